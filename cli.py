@@ -1,0 +1,611 @@
+"""The command line: one command for each step of the road, and `demo`, which walks it all.
+
+    egodistill demo                                              # everything, on a small rendered world
+    egodistill prepare segments.csv --out store --clip-frames 16
+    egodistill finetune store --out teacher.pt                   # a teacher, on labels
+    egodistill extract store --teacher teacher.pt
+    egodistill pretrain store --teacher slowfast --out imu.pt    # stage 1
+    egodistill distill store --teacher slowfast --init imu.pt --out student.pt
+    egodistill evaluate store --checkpoint student.pt
+    egodistill predict walk.mp4 --checkpoint student.pt
+
+`egodistill COMMAND --help` lists a command's options. Each training command can be killed and given again: it goes
+on where it was. This is the only file that knows all the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import egodistill
+from egodistill import EgoDistill, Training, data, synthetic, teachers
+
+__all__ = ["main"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns the exit code. Errors that the user can mend are one line on stderr, without traceback."""
+    parser = argparse.ArgumentParser(prog="egodistill", description=__doc__.split("\n")[0])
+    parser.add_argument("--version", action="version", version=f"egodistill {egodistill.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for add in (
+        add_demo, add_synthesize, add_prepare, add_finetune, add_extract, add_pretrain, add_distill, add_evaluate,
+        add_measure, add_predict,
+    ):  # fmt: skip
+        add(commands)
+    arguments = parser.parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except (ValueError, OSError) as error:
+        print(f"\negodistill {arguments.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
+    return 0
+
+
+def command(commands: Any, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Options that several commands share
+
+
+def training_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
+    """The fields of `Training` as options; `checkpoint` is made of --out."""
+    group = parser.add_argument_group("training")
+    for field in fields(Training):
+        default = defaults.get(field.name, field.default)
+        name = "--" + field.name.replace("_", "-")
+        if field.name in ("epochs", "batch_size", "seed", "learning_rate", "decay", "weight_decay"):
+            group.add_argument(name, type=type(field.default), default=default, help=" ")
+        elif field.name == "decay_epochs":
+            group.add_argument(name, type=int, nargs="*", default=default, help="the learning rate drops after these")
+        elif field.name == "precision":
+            group.add_argument(name, choices=("fp32", "bf16"), default=default, help=" ")
+    device_option(group)
+
+
+def device_option(parser: Any) -> None:
+    parser.add_argument("--device", help="cpu, cuda, ...; a GPU is used where there is one")
+
+
+def training_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    given = {field.name: getattr(arguments, field.name) for field in fields(Training) if hasattr(arguments, field.name)}
+    given["decay_epochs"] = tuple(given["decay_epochs"])
+    return given | {"checkpoint": training_file(arguments.out)}
+
+
+def training_file(out: str | os.PathLike) -> Path:
+    """Where a stage keeps what it needs to go on after a kill."""
+    return Path(f"{out}.training")
+
+
+def student_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("student")
+    group.add_argument("--num-frames", type=int, default=1, help="N, frames a clip")
+    group.add_argument("--image-encoder", default="resnet18", help="any classification network of torchvision")
+    group.add_argument("--image-weights", default="imagenet", help="imagenet, none, or a file of weights")
+    group.add_argument("--no-imu", action="store_true", help="VisOnly and VisOnly-Distill: frames only")
+    group.add_argument("--imu-vector", choices=("flatten", "mean"), default="flatten", help=" ")
+    group.add_argument("--init", metavar="FILE", help="start from this student (of an earlier stage) instead")
+
+
+def student_of(arguments: argparse.Namespace, store: data.ClipStore, teacher: str | None) -> EgoDistill:
+    """The student to train: from --init, or a new one that fits the store and the teacher's feature."""
+    if arguments.init:
+        return EgoDistill.load(arguments.init)
+    weights = None if arguments.image_weights == "none" else arguments.image_weights
+    torch.manual_seed(arguments.seed)
+    return EgoDistill(
+        len(store.class_names),
+        feature_dim=store.read(f"{teacher}.feature", [0]).shape[1] if teacher else 768,
+        num_frames=arguments.num_frames,
+        image_encoder=arguments.image_encoder,
+        image_weights=weights,
+        use_imu=not arguments.no_imu,
+        imu_vector=arguments.imu_vector,
+        frame_size=store.settings["frame_size"],
+        class_names=store.class_names,
+    )
+
+
+def open_split(path: str, split: str) -> data.ClipStore:
+    store = data.ClipStore(path)
+    return store if split == "all" else store.split(split)
+
+
+def store_options(parser: argparse.ArgumentParser, split: str) -> None:
+    parser.add_argument("store", help="folder that `egodistill prepare` made")
+    parser.add_argument("--split", default=split, help="which clips: train, test, ... or all")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The road, a command a step
+
+
+def add_synthesize(commands: Any) -> None:
+    parser = command(commands, "synthesize", run_synthesize, "render a small egocentric world in EPIC-KITCHENS' layout")
+    parser.add_argument("out", help="folder to write")
+    parser.add_argument("--seed", type=int, default=0, help=" ")
+    parser.add_argument("--train-acts", type=int, default=800, help="annotated acts of the training wearers")
+    parser.add_argument("--test-acts", type=int, default=400, help="annotated acts of the evaluation wearers")
+    parser.add_argument("--label-noise", type=float, default=0.25, help="share of wrong training verbs")
+
+
+def run_synthesize(a: argparse.Namespace) -> None:
+    world = synthetic.render(
+        a.out, seed=a.seed, train_acts=a.train_acts, test_acts=a.test_acts, label_noise=a.label_noise
+    )
+    say(f"{world.root}: annotations in {world.annotations}\n  egodistill prepare {world.annotations} --root {world.root} --out STORE")
+
+
+def add_prepare(commands: Any) -> None:
+    parser = command(commands, "prepare", run_prepare, "decode every clip once, into a clip store")
+    parser.add_argument("annotations", help="an EPIC-KITCHENS table, or your own: video,start,stop,label[,imu][,split]")
+    parser.add_argument("--root", help="EPIC-KITCHENS' folder of videos (default: the table's folder)")
+    parser.add_argument("--out", required=True, help="folder of the store")
+    parser.add_argument("--num-frames", type=int, nargs="+", default=[1], help="frames a clip for the students")
+    parser.add_argument("--frame-size", type=int, default=224, help="their height and width")
+    parser.add_argument("--clip-frames", type=int, default=None, help="frames of the dense clip for teachers (none)")
+    parser.add_argument("--clip-size", type=int, default=224, help="their height and width")
+    parser.add_argument("--no-imu", action="store_true", help="leave head motion out")
+    parser.add_argument("--min-instances", type=int, default=1, help="drop rarer classes (EPIC-KITCHENS)")
+    parser.add_argument("--workers", type=int, default=None, help="processes (all cores)")
+    parser.add_argument("--max-bad", type=float, default=0.1, help="share of clips that may fail")
+
+
+def run_prepare(a: argparse.Namespace) -> None:
+    segments = read_segments(a.annotations, a.root, a.min_instances)
+    store = data.prepare(
+        segments, a.out, num_frames=tuple(a.num_frames), frame_size=a.frame_size, clip_frames=a.clip_frames,
+        clip_size=a.clip_size, imu=not a.no_imu, workers=a.workers, max_bad=a.max_bad,
+    )  # fmt: skip
+    describe_store(store, segments)
+
+
+def read_segments(annotations: str, root: str | None, min_instances: int = 1) -> data.SegmentList:
+    """Either kind of table, told apart by its header."""
+    with open(annotations, newline="", encoding="utf-8-sig") as file:
+        header = next(csv.reader(file), [])
+    if "narration_id" in header:
+        return data.read_epic_kitchens(annotations, root or Path(annotations).parent, min_instances=min_instances)
+    return data.read_csv(annotations)
+
+
+def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
+    hours = sum(segment.stop - segment.start for segment in segments) / 3600
+    counts = Counter(clip["split"] for clip in store.clips)
+    say(
+        f"{store.path}: {len(store)} clips ({', '.join(f'{n} {split}' for split, n in sorted(counts.items()))}) of "
+        f"{len({s.video for s in segments})} videos, {hours:.2f} hours in {len(store.class_names)} classes"
+    )
+    for reason, count in segments.dropped.items():
+        say(f"  left out, {reason}: {count} segments")
+    for failure in store.failures[:10]:
+        say(f"  failed: {failure['id']} at {failure['start']:.2f} s: {failure['reason']}")
+    if len(store.failures) > 10:
+        say(f"  ... and {len(store.failures) - 10} more in {store.path / 'failures.jsonl'}")
+
+
+def add_finetune(commands: Any) -> None:
+    parser = command(commands, "finetune", run_finetune, "train a SlowFast teacher on a store's labels")
+    store_options(parser, "train")
+    parser.add_argument("--out", required=True, help="file to write the teacher to")
+    parser.add_argument("--teacher", metavar="FILE", help="start from this teacher instead of random weights")
+    parser.add_argument("--name", default="slowfast", help="name of the teacher and of its outputs in a store")
+    parser.add_argument("--width", type=int, default=64, help="channels of the slow pathway's first layer")
+    parser.add_argument("--beta", type=int, default=8, help="how much narrower the fast pathway is")
+    parser.add_argument("--depths", type=int, nargs=4, default=[3, 4, 6, 3], help="blocks of the four stages")
+    training_options(parser)
+
+
+def run_finetune(a: argparse.Namespace) -> None:
+    store = open_split(a.store, a.split)
+    if a.teacher:
+        teacher = teachers.Teacher.load(a.teacher)
+    else:
+        if "clip" not in store.names:
+            raise ValueError(f"{a.store} has no dense clips; give --clip-frames to egodistill prepare")
+        torch.manual_seed(a.seed)
+        shape = store.read("clip", [0]).shape
+        teacher = teachers.slowfast(
+            len(store.class_names), class_names=store.class_names, name=a.name, frames=shape[1], size=shape[-1],
+            width=a.width, beta=a.beta, depths=a.depths,
+        )  # fmt: skip
+    history = egodistill.finetune(teacher, store, **training_of(a))
+    teacher.save(a.out)
+    say(f"{a.out}: loss {history[-1]['loss']:.3f}, top-1 on its training clips {100 * history[-1]['top1']:.1f} %")
+
+
+def add_extract(commands: Any) -> None:
+    parser = command(commands, "extract", run_extract, "write a teacher's features and logits into a store")
+    store_options(parser, "all")
+    parser.add_argument("--teacher", metavar="FILE", required=True, help="file that `egodistill finetune` wrote")
+    parser.add_argument("--batch-size", type=int, default=8, help="clips at a time")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help=" ")
+    device_option(parser)
+
+
+def run_extract(a: argparse.Namespace) -> None:
+    store, teacher = open_split(a.store, a.split), teachers.Teacher.load(a.teacher)
+    teachers.extract(teacher, store, batch_size=a.batch_size, device=a.device, precision=a.precision)
+    say(f"{a.store}: {teacher.name}.feature and {teacher.name}.logits of {len(store)} clips")
+
+
+def add_pretrain(commands: Any) -> None:
+    parser = command(commands, "pretrain", run_pretrain, "stage 1: teach the IMU encoder by itself (section 3.4)")
+    store_options(parser, "train")
+    parser.add_argument("--teacher", required=True, help="name of the extracted teacher, such as slowfast")
+    parser.add_argument("--out", required=True, help="file to write the student to")
+    student_options(parser)
+    training_options(parser)
+
+
+def run_pretrain(a: argparse.Namespace) -> None:
+    store = open_split(a.store, a.split)
+    model = student_of(a, store, a.teacher)
+    history = egodistill.pretrain_imu(model, store, teacher=a.teacher, **training_of(a))
+    model.save(a.out)
+    last = history[-1]
+    say(f"{a.out}: loss {last['loss']:.3f}, own IMU found in its batch {100 * last['matching']:.1f} % of the time")
+
+
+def add_distill(commands: Any) -> None:
+    parser = command(commands, "distill", run_distill, "stage 2: distil the teacher into a student (section 3.3)")
+    store_options(parser, "train")
+    parser.add_argument("--teacher", required=True, help="name of the extracted teacher, such as slowfast")
+    parser.add_argument("--out", required=True, help="file to write the student to")
+    parser.add_argument("--alpha", type=float, default=0.95, help="weight of L_KD against L_GT")
+    parser.add_argument("--beta", type=float, default=1.0, help="weight of L_1")
+    parser.add_argument("--tau", type=float, default=1.0, help="temperature of L_KD (the paper: 10 for Ego4D)")
+    parser.add_argument("--tau-squared", action="store_true", help="multiply L_KD by tau^2")
+    student_options(parser)
+    training_options(parser)
+
+
+def run_distill(a: argparse.Namespace) -> None:
+    store = open_split(a.store, a.split)
+    model = student_of(a, store, a.teacher)
+    history = egodistill.distill(
+        model, store, teacher=a.teacher, alpha=a.alpha, beta=a.beta, tau=a.tau, tau_squared=a.tau_squared, **training_of(a)
+    )
+    model.save(a.out)
+    say(f"{a.out}: loss {history[-1]['loss']:.3f}, top-1 on its training clips {100 * history[-1]['top1']:.1f} %")
+
+
+def add_evaluate(commands: Any) -> None:
+    parser = command(commands, "evaluate", run_evaluate, "per-video top-1 of a student or teacher")
+    store_options(parser, "test")
+    parser.add_argument("--checkpoint", required=True, help="file of the student or teacher")
+    parser.add_argument("--teacher", help="name of an extracted teacher, to print the distance to its features")
+    parser.add_argument("--out", help="write all numbers to this JSON file")
+    device_option(parser)
+
+
+def run_evaluate(a: argparse.Namespace) -> None:
+    store = open_split(a.store, a.split)
+    result = egodistill.evaluate(load_model(a.checkpoint), store, teacher=a.teacher, device=a.device)
+    say(str(result) + (f", feature distance {result.feature_distance:.4f}" if a.teacher else ""))
+    width = max(map(len, result.per_class))
+    for k, (name, accuracy) in enumerate(result.per_class.items()):
+        count = int(result.confusion[store.class_names.index(name)].sum())
+        say(f"  {name:<{width}}  {100 * accuracy:6.2f} % of {count}")
+    if a.out:
+        numbers = {"top1": result.top1, "per_class": result.per_class, "class_names": store.class_names,
+                   "confusion": result.confusion.tolist(), "feature_distance": result.feature_distance,
+                   "segments": len(result.labels), "clips": result.clips}  # fmt: skip
+        write_text(a.out, json.dumps(numbers, indent=1))
+
+
+def load_model(path: str) -> nn.Module:
+    """A student or a teacher, by what the file says it is."""
+    kind = egodistill.read_tensors(path).get("format")
+    return EgoDistill.load(path) if kind == egodistill.STUDENT_FORMAT else teachers.Teacher.load(path)
+
+
+def add_measure(commands: Any) -> None:
+    parser = command(commands, "measure", run_measure, "multiply-adds, parameters and run time of a model")
+    parser.add_argument("--checkpoint", nargs="*", default=[], help="files; none: the paper's student and SlowFast 8x8 R50")
+    parser.add_argument("--batch-size", type=int, default=32, help=" ")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help=" ")
+    parser.add_argument("--repeats", type=int, default=10, help=" ")
+    device_option(parser)
+
+
+def run_measure(a: argparse.Namespace) -> None:
+    models = {path: load_model(path) for path in a.checkpoint}
+    if not models:
+        models = {"EgoDistill, N = 1": EgoDistill(62, image_weights=None), "SlowFast 8x8 R50": teachers.slowfast(400)}
+    rows = []
+    for name, model in models.items():
+        cost = egodistill.measure(
+            model, batch_size=a.batch_size, device=a.device, precision=a.precision, repeats=a.repeats
+        )
+        rows.append([name, f"{cost.gmacs:.4f}", f"{cost.params:,}", f"{cost.ms_per_clip:.2f}"])
+    say(table(["model", "GMACs", "parameters", "ms a clip"], rows))
+    say(f"{GMACS}\nMedian time at batch {a.batch_size}, {a.precision}, on {cost.device}.")
+
+
+def add_predict(commands: Any) -> None:
+    parser = command(commands, "predict", run_predict, "classify a recording, clip by clip")
+    parser.add_argument("video")
+    parser.add_argument("--checkpoint", required=True, help="file of a student")
+    parser.add_argument("--imu", nargs="+", metavar="CSV", help="one table, or accelerometer and gyroscope; none: in the video")
+    parser.add_argument("--stride", type=float, help="seconds from clip to clip (the clip's length)")
+    parser.add_argument("--top", type=int, default=3, help="classes to name")
+    parser.add_argument("--out", help="also write the rows to this .csv or .json file")
+    device_option(parser)
+
+
+def run_predict(a: argparse.Namespace) -> None:
+    if a.out and Path(a.out).suffix not in (".csv", ".json"):
+        raise ValueError(f"--out ends in .csv or .json, so that the format is clear; got {a.out}")
+    imu = a.imu if a.imu is None or len(a.imu) > 1 else a.imu[0]
+    rows = []
+    for clip in egodistill.predict(
+        EgoDistill.load(a.checkpoint), a.video, imu, stride=a.stride, top=a.top, device=a.device
+    ):
+        rows.append(clip)
+        best = "  ".join(f"{name} {score:.2f}" for name, score in clip.classes) or f"none: {clip.problem}"
+        say(f"{clip.start:8.2f} {clip.stop:8.2f} s  {best}")
+    if a.out and Path(a.out).suffix == ".json":
+        keys = ("start", "stop", "classes", "problem")
+        write_text(a.out, json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=1))
+    elif a.out:
+        with egodistill.whole(Path(a.out)) as part, open(part, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            columns = [f"{what}_{k + 1}" for k in range(a.top) for what in ("class", "score")]
+            writer.writerow(["start", "stop", *columns, "problem"])
+            for clip in rows:
+                cells = [cell for pair in clip.classes for cell in pair]
+                cells += [""] * (len(columns) - len(cells))
+                writer.writerow([f"{clip.start:.3f}", f"{clip.stop:.3f}", *cells, clip.problem or ""])
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    with egodistill.whole(Path(path)) as part:
+        part.write_text(text + "\n", encoding="utf-8")
+
+
+GMACS = "GMACs: billions of multiply-adds a clip, half of what torch's FlopCounterMode counts (no norms, no pooling)."
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Columns of text: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = []
+    for row in [header, ["-" * width for width in widths], *rows]:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The demo: the paper's comparison on the rendered world
+
+# Sizes are chosen for two cores and ten minutes. The paper's are 224 pixels, ResNet-18, MotionFormer, 50 to 150 epochs.
+DEMO: dict[str, Any] = {
+    "train_acts": 800,
+    "test_acts": 400,
+    "pixels": 96,
+    "clip_frames": 16,
+    "teacher": {"width": 24, "beta": 3, "depths": (1, 1, 1, 1), "stem_size": 5, "dropout": 0.3},
+    "image_encoder": "shufflenet_v2_x0_5",
+    "teacher_training": {"epochs": 10, "decay_epochs": (6, 9), "learning_rate": 1e-3, "batch_size": 32},
+    "student_training": {"epochs": 12, "decay_epochs": (8, 11), "learning_rate": 1e-3, "batch_size": 32},
+    "pretraining": {"epochs": 20, "decay_epochs": (12, 17), "learning_rate": 1e-3, "batch_size": 64},
+    "distillation": {"alpha": 0.95, "beta": 1.0, "tau": 1.0},
+}
+QUICK: dict[str, Any] = DEMO | {
+    "train_acts": 48,
+    "test_acts": 24,
+    "teacher_training": DEMO["teacher_training"] | {"epochs": 2, "decay_epochs": ()},
+    "student_training": DEMO["student_training"] | {"epochs": 2, "decay_epochs": ()},
+    "pretraining": DEMO["pretraining"] | {"epochs": 2, "decay_epochs": (), "batch_size": 32},
+}
+TEACHER = "slowfast"
+STUDENTS = ("EgoDistill", "VisOnly-Distill", "VisIMU", "VisOnly")
+
+
+def add_demo(commands: Any) -> None:
+    parser = command(commands, "demo", run_demo, "the paper's comparison on a small rendered world, in ten minutes")
+    parser.add_argument("--out", default="egodistill-demo", help="folder for everything")
+    parser.add_argument("--seeds", default="0", help="seeds of the training runs, such as 0,1,2")
+    parser.add_argument("--quick", action="store_true", help="a smoke run of about a minute; its accuracies mean nothing")
+    parser.add_argument(
+        "--image-weights", default="none", help="start of the image encoders: none (random), imagenet, or a file"
+    )
+
+
+def run_demo(a: argparse.Namespace) -> None:
+    try:
+        seeds = [int(seed) for seed in a.seeds.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--seeds takes whole numbers with commas between, such as 0,1,2; got {a.seeds!r}") from error
+    size, out, began = QUICK if a.quick else DEMO, Path(a.out), time.monotonic()
+    size = size | {"image_weights": a.image_weights}
+    claim(out, json.loads(json.dumps(size)))
+    say(f"Everything goes to {out}/. Interrupt at will: the same command goes on where it stopped.\n")
+
+    say("1. Render a world: wearers, head motion, kitchen things (the files are laid out as EPIC-KITCHENS is)")
+    pixels = size["pixels"]
+    world = synthetic.render(
+        out / "world", train_acts=size["train_acts"], test_acts=size["test_acts"], size=(pixels, pixels)
+    )
+    say("2. Prepare: decode every clip once into a clip store")
+    segments = data.read_epic_kitchens(world.annotations, world.root)
+    store = data.prepare(
+        segments, out / "store", frame_size=pixels, clip_frames=size["clip_frames"], clip_size=pixels
+    )
+    describe_store(store, segments)
+    runs = [run_seed(seed, out, size, store) for seed in seeds]
+
+    models = {}
+    for name in ("teacher", *STUDENTS):
+        costs, top1 = runs[0][name], [100 * run[name]["top1"] for run in runs]
+        models[name] = costs | {
+            "top1": statistics.mean(top1), "top1_std": statistics.stdev(top1) if len(top1) > 1 else None, "top1_seeds": top1
+        }  # fmt: skip
+    report(models, seeds, a.quick)
+    settings = size | {"seeds": seeds, "quick": a.quick, "ceilings": synthetic.ceilings(), "seconds": time.monotonic() - began,
+                       "versions": {"egodistill": egodistill.__version__, "torch": torch.__version__},
+                       "threads": torch.get_num_threads()}  # fmt: skip
+    write_text(out / "results.json", json.dumps({"models": models, "settings": settings}, indent=1))
+    say(f"\n{out / 'results.json'} holds these numbers. This run took {(time.monotonic() - began) / 60:.1f} minutes.")
+
+
+def claim(out: Path, size: dict[str, Any]) -> None:
+    """A folder holds a demo of one size, so that no step is taken from another one."""
+    note = out / "demo.json"
+    if note.exists() and json.loads(note.read_text(encoding="utf-8")) != size:
+        raise ValueError(f"{out} holds a demo of other settings (see {note}); give another --out, or delete the folder")
+    if not note.exists() and out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} exists and holds no demo; give --out a new folder")
+    write_text(note, json.dumps(size, indent=1))
+
+
+def run_seed(seed: int, out: Path, size: dict[str, Any], store: data.ClipStore) -> dict[str, dict[str, Any]]:
+    """Train the teacher and the four students with one seed: {model: top1, gmacs, params, ms_per_clip, inputs}."""
+    folder = out / f"seed-{seed}"
+    train, test = store.split("train"), store.split("test")
+    name = f"{TEACHER}-{seed}"  # Its outputs in the store.
+    weights = None if size["image_weights"] == "none" else size["image_weights"]
+
+    def stage(file: str, title: str, load: Callable, build: Callable, fit: Callable, settings: dict[str, Any]) -> Any:
+        """Load what an earlier run finished, or make it: a stage is finished when its file is there."""
+        path = folder / file
+        say(f"{title}{' (already there)' if path.exists() else ''}")
+        if path.exists():
+            return load(path)
+        torch.manual_seed(seed)
+        model = build()
+        fit(model, checkpoint=training_file(path), seed=seed, **settings)
+        model.save(path)
+        training_file(path).unlink()
+        return model
+
+    def build_teacher() -> teachers.Teacher:
+        teacher = teachers.slowfast(
+            len(store.class_names), class_names=store.class_names, name=name, frames=size["clip_frames"],
+            size=size["pixels"], **size["teacher"],
+        )  # fmt: skip
+        return teacher.to(memory_format=torch.channels_last_3d)
+
+    say(f"\nSeed {seed}")
+    teacher = stage(
+        "teacher.pt", "3. Train the teacher, a narrow SlowFast, on all frames of the clips", teachers.Teacher.load,
+        build_teacher, lambda model, **kw: egodistill.finetune(model, train, **kw),
+        size["teacher_training"] | {"precision": "bf16"},
+    )  # fmt: skip
+    teacher.to(memory_format=torch.channels_last_3d)
+    say("4. Let it watch every clip")
+    teachers.extract(teacher, store, batch_size=32, precision="bf16")
+
+    def student(start: EgoDistill | None = None, use_imu: bool = True) -> EgoDistill:
+        model = EgoDistill(
+            len(store.class_names), feature_dim=teacher.feature_dim, image_encoder=size["image_encoder"],
+            image_weights=weights, use_imu=use_imu, frame_size=size["pixels"],
+        )  # fmt: skip
+        if start is not None:
+            model.image_encoder.load_state_dict(start.image_encoder.state_dict())
+        return model
+
+    def distil(model: EgoDistill, **kw: Any) -> None:
+        egodistill.distill(model, train, teacher=name, **size["distillation"], **kw)
+
+    def label(model: EgoDistill, **kw: Any) -> None:
+        egodistill.finetune(model, train, **kw)
+
+    def pretrain(model: EgoDistill, **kw: Any) -> None:
+        egodistill.pretrain_imu(model, train, teacher=name, **kw)
+
+    load, settings = EgoDistill.load, size["student_training"]
+    models = {"teacher": teacher}
+    models["VisOnly"] = stage(
+        "visonly.pt", "5. VisOnly: one frame, trained on labels", load, lambda: student(use_imu=False), label, settings
+    )
+    models["VisOnly-Distill"] = stage(
+        "visonly-distill.pt", "6. VisOnly-Distill: one frame, distilled", load, lambda: student(use_imu=False), distil, settings
+    )
+    models["VisIMU"] = stage(
+        "visimu.pt", "7. VisIMU: one frame and head motion, trained on labels (image encoder from VisOnly)", load,
+        lambda: student(models["VisOnly"]), label, settings,
+    )  # fmt: skip
+    pretrained = stage(
+        "pretrained.pt", "8. EgoDistill, stage 1: the IMU encoder by itself (frozen image encoder: VisOnly-Distill's)", load,
+        lambda: student(models["VisOnly-Distill"]), pretrain, size["pretraining"],
+    )  # fmt: skip
+    models["EgoDistill"] = stage(
+        "egodistill.pt", "9. EgoDistill, stage 2: one frame and head motion, distilled", load, lambda: pretrained, distil, settings
+    )
+    results = {}
+    for key, model in models.items():
+        evaluation = egodistill.evaluate(model, test, progress=False)
+        cost = egodistill.measure(model)
+        results[key] = {
+            "top1": evaluation.top1, "gmacs": cost.gmacs, "params": cost.params, "ms_per_clip": cost.ms_per_clip,
+            "inputs": describe_inputs(model), "per_class": evaluation.per_class,
+        }  # fmt: skip
+    return results
+
+
+def describe_inputs(model: nn.Module) -> list[str]:
+    frames = f"{model.clip_spec.frames} frames" if "clip" in model.inputs else f"{model.num_frames} frame"
+    return [frames, *(name for name in model.inputs if name == "imu")]
+
+
+def report(models: dict[str, dict[str, Any]], seeds: list[int], quick: bool) -> None:
+    rows = []
+    for name, model in models.items():
+        top1 = f"{model['top1']:.1f}" + (f" ± {model['top1_std']:.1f}" if model["top1_std"] is not None else "")
+        inputs = " + ".join(model["inputs"]).replace("imu", "IMU")
+        rows.append([name, inputs, f"{model['gmacs']:.3f}", f"{model['params'] / 1e6:.2f} M", f"{model['ms_per_clip']:.2f}", top1])
+    say("\nTop-1 (%) on wearers never seen in training" + (f", mean and deviation of {len(seeds)} seeds" if len(seeds) > 1 else ""))
+    say(table(["model", "inputs", "GMACs", "parameters", "ms a clip", "top-1"], rows))
+    limits = synthetic.ceilings()
+    say(
+        f"Nobody can do better here than {100 * limits['frame']:.0f} from one frame and "
+        f"{100 * limits['frame + imu']:.1f} from one frame and head motion.\n{GMACS}"
+    )
+    ratio = models["teacher"]["gmacs"] / models["EgoDistill"]["gmacs"]
+    with torch.device("meta"):  # Counting needs shapes, no numbers.
+        paper = {
+            "SlowFast 8x8 R50 (34.6 M parameters)": teachers.slowfast(400),
+            "EgoDistill, ResNet-18, one frame (20.6 M parameters)": EgoDistill(62, image_weights=None),
+        }
+    say(f"Here the student needs {ratio:.0f} times fewer multiply-adds than its teacher. At the paper's size (224 pixels):")
+    for name, model in paper.items():
+        say(f"  {name}: {egodistill.count_macs(model, torch.device('meta')) / 1e9:.2f} GMACs")
+    say("  MotionFormer, as the paper counts it: 369.51 GMACs, 198 times the student's.")
+    if quick:
+        say("This was a quick run: its accuracies mean nothing.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

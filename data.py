@@ -1,0 +1,1374 @@
+"""From annotated first-person videos to a clip store: frames, IMU windows and labels on disk.
+
+The road, in the order of this file::
+
+    annotations --read_*--> [Segment] --prepare()--> ClipStore --read()--> numpy arrays
+
+A *segment* is an annotated stretch of a video, a *clip* a window of 64/30 s inside it, and a *clip
+store* a folder of plain ``.npy`` files with everything that would otherwise be decoded anew in
+every epoch: decode once, train often. This file needs numpy and PyAV only and can be copied alone::
+
+    from egodistill import data
+
+    segments = data.read_epic_kitchens("EPIC_100_train.csv", "/videos/EPIC-KITCHENS")
+    print(segments.dropped)                             # what was left out, and why
+    store = data.prepare(segments, "store", num_frames=(1, 8), clip_frames=16)
+    train = store.split("train")
+    batch = train.read("frames_8", [0, 5, 7])           # uint8 [3, 8, 3, 224, 224], RGB
+    imu = train.read("imu", [0, 5, 7])                  # float32 [3, 422, 6], m/s2 and rad/s
+
+Times are seconds on the video's own clock, the one a player shows: zero is where the file starts.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import copy
+import csv
+import dataclasses
+import heapq
+import io
+import itertools
+import json
+import math
+import os
+import queue
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+__all__ = [
+    "Segment", "SegmentList", "read_epic_kitchens", "read_csv", "Imu", "read_imu", "parse_gpmf",
+    "VideoInfo", "probe", "read_frames", "frames_at", "clip_starts", "clip_times", "prepare",
+    "ClipStore", "DataError", "VideoError", "CoverageError", "CLIP_SECONDS", "IMU_RATE",
+    "IMU_SAMPLES",
+]
+
+CLIP_SECONDS = 64 / 30  # the teacher's 16 frames at stride 4 and 30 fps
+IMU_RATE = 198.0  # Hz
+IMU_SAMPLES = 422  # floor(CLIP_SECONDS * IMU_RATE)
+
+
+class DataError(ValueError):
+    """Annotations, IMU data, settings or a store that cannot be used as they are."""
+
+
+class CoverageError(DataError):
+    """The IMU does not cover the window that was asked for."""
+
+
+class VideoError(OSError):
+    """A video that cannot be opened, or a frame that cannot be had from it."""
+
+
+# --- Annotations -> segments ---------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """An annotated stretch of a video, ``start`` to ``stop`` in seconds.
+
+    ``imu`` is one CSV, a pair of CSVs (accelerometer, gyroscope), or None: telemetry in the video.
+    """
+
+    id: str
+    video: str
+    start: float
+    stop: float
+    label: str | None = None
+    imu: str | tuple[str, str] | None = None
+    split: str = "train"
+
+    def __post_init__(self) -> None:  # paths and numpy numbers are welcome; a store holds JSON
+        imu = self.imu
+        if isinstance(imu, (tuple, list)):
+            imu = tuple(os.fspath(path) for path in imu)
+        elif imu is not None:
+            imu = os.fspath(imu)
+        plain = {"video": os.fspath(self.video), "start": float(self.start),
+                 "stop": float(self.stop), "imu": imu}
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+
+
+class SegmentList(list):
+    """A list of segments that also says what its reader left out: ``dropped``, reason -> rows."""
+
+    def __init__(self, segments: Iterable[Segment] = (), dropped: dict[str, int] | None = None):
+        super().__init__(segments)
+        self.dropped = dict(dropped or {})
+
+
+def read_epic_kitchens(
+    annotations: str | os.PathLike,
+    root: str | os.PathLike,
+    *,
+    evaluation_wearers: Sequence[str] = ("P30", "P35", "P37"),
+    min_instances: int = 1,
+) -> SegmentList:
+    """The verb segments of an EPIC-KITCHENS-100 table whose videos have IMU files under ``root``.
+
+    Videos are ``<root>/<Pxx>/videos/<video_id>.MP4``, their IMU
+    ``<root>/<Pxx>/meta_data/<video_id>-accl.csv`` and ``-gyro.csv``. All videos with IMU that have
+    labels are in EPIC_100_train.csv, so the paper's evaluation wearers are split off from it here:
+    segments of ``evaluation_wearers`` get split "test", all others "train".
+
+    The label is the verb class' key in EPIC_100_verb_classes.csv where that lies beside the table,
+    else the class' commonest verb in the table. Classes with fewer than ``min_instances`` segments
+    are dropped. ``.dropped`` of the result counts what was left out.
+    Raises DataError, with file and row, for a table that cannot be read.
+    """
+    annotations, root = Path(annotations), Path(root)
+    needed = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp",
+              "verb", "verb_class")
+    dropped: collections.Counter[str] = collections.Counter()
+    spellings: dict[int, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    has_imu: dict[str, bool] = {}
+    found: list[tuple[int, Segment]] = []
+    for where, row in _table(annotations, needed):
+        wearer, video_id = row["participant_id"], row["video_id"]
+        for name in (wearer, video_id):
+            if not re.fullmatch(r"\w[\w-]*", name):  # nothing that could climb out of the root
+                raise DataError(f"{where}: {name!r} is not the id of a participant or a video")
+        start, stop = _stretch(where, row["start_timestamp"], row["stop_timestamp"])
+        if not row["verb_class"].isdecimal():
+            raise DataError(f"{where}: verb_class {row['verb_class']!r} is not a whole number")
+        verb_class = int(row["verb_class"])
+        spellings[verb_class][row["verb"]] += 1
+        folder = root / wearer
+        imu = tuple(str(folder / "meta_data" / f"{video_id}-{s}.csv") for s in ("accl", "gyro"))
+        if video_id not in has_imu:
+            has_imu[video_id] = all(os.path.isfile(path) for path in imu)
+        if not has_imu[video_id]:
+            dropped["the video has no IMU files"] += 1
+            continue
+        split = "test" if wearer in evaluation_wearers else "train"
+        video = str(folder / "videos" / f"{video_id}.MP4")
+        segment = Segment(row["narration_id"], video, start, stop, None, imu, split)
+        found.append((verb_class, segment))
+    if not found:
+        hint = ""
+        if "validation" in annotations.name:
+            hint = (" No video of the official validation split has IMU: "
+                    "the paper's train and evaluation videos are all in EPIC_100_train.csv.")
+        raise DataError(
+            f"{annotations}: none of its {len(has_imu)} videos has IMU files "
+            f"<Pxx>/meta_data/<video_id>-accl.csv and -gyro.csv under {root}.{hint}"
+        )
+    names = _verb_names(annotations.with_name("EPIC_100_verb_classes.csv"), spellings)
+    instances = collections.Counter(verb_class for verb_class, _ in found)
+    segments = []
+    for verb_class, segment in found:
+        if instances[verb_class] < min_instances:
+            dropped[f"the class has fewer than {min_instances} segments"] += 1
+        else:
+            segments.append(dataclasses.replace(segment, label=names[verb_class]))
+    return SegmentList(segments, dropped)
+
+
+def _verb_names(table: Path, spellings: dict[int, collections.Counter[str]]) -> dict[int, str]:
+    """The name of each verb class: its official key, else its commonest spelling."""
+    if table.is_file():
+        keys = {int(row["id"]): row["key"] for _, row in _table(table, ("id", "key"))}
+        if missing := set(spellings) - set(keys):
+            raise DataError(f"{table}: has no verb class {min(missing)}, which the annotations use")
+        return {verb_class: keys[verb_class] for verb_class in spellings}
+    names: dict[int, str] = {}
+    for verb_class in sorted(spellings):
+        name = spellings[verb_class].most_common(1)[0][0]
+        # Two classes must not become one because annotators used one word for both.
+        names[verb_class] = f"{name} ({verb_class})" if name in names.values() else name
+    return names
+
+
+def read_csv(path: str | os.PathLike) -> SegmentList:
+    """Segments of your own videos, from a table ``video,start,stop,label[,imu][,split][,id]``.
+
+    start and stop are seconds or HH:MM:SS.sss; paths are relative to the table's folder. ``imu`` is
+    one CSV, two separated by ';' (accelerometer;gyroscope), or empty: telemetry inside the video.
+    An empty label means none, an empty split "train". Raises DataError that names file and row.
+    """
+    path = Path(path)
+    segments, ids = SegmentList(), set()
+    for where, row in _table(path, ("video", "start", "stop", "label")):
+        start, stop = _stretch(where, row["start"], row["stop"])
+        video = _existing(where, path.parent, row["video"])
+        sources = [s.strip() for s in (row.get("imu") or "").split(";") if s.strip()]
+        if len(sources) > 2:
+            raise DataError(f"{where}: imu is one file or 'accl.csv;gyro.csv', not {row['imu']!r}")
+        files = tuple(_existing(where, path.parent, source) for source in sources)
+        imu = (None, *files)[-1] if len(files) < 2 else files
+        name = row.get("id") or f"{Path(video).stem}_{len(segments)}"
+        if name in ids:
+            raise DataError(f"{where}: the id {name!r} was used before")
+        ids.add(name)
+        split = row.get("split") or "train"
+        segments.append(Segment(name, video, start, stop, row["label"] or None, imu, split))
+    if not segments:
+        raise DataError(f"{path}: the table has no rows")
+    return segments
+
+
+def _table(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Rows of a CSV with header, each with the words that an error about it starts with."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            if missing := [name for name in needed if name not in (reader.fieldnames or ())]:
+                raise DataError(f"{path}: no column {', '.join(missing)}; it has "
+                                f"{', '.join(reader.fieldnames or ()) or 'no header'}")
+            for row in reader:
+                where = f"{path}, row {reader.line_num}"
+                if any(row[name] is None for name in needed):
+                    raise DataError(f"{where}: fewer cells than the header")
+                yield where, {k: v.strip() for k, v in row.items() if isinstance(v, str)}
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a CSV table in UTF-8: {error}") from error
+
+
+def _stretch(where: str, start: str, stop: str) -> tuple[float, float]:
+    """Start and stop in seconds, from '83.5' or '00:01:23.50'."""
+    seconds = []
+    for text in (start, stop):
+        parts = text.split(":")
+        try:
+            value = sum(float(part) * 60**i for i, part in enumerate(reversed(parts)))
+        except ValueError:
+            value = math.nan
+        if not (0 <= value < math.inf and len(parts) <= 3 and "-" not in text):
+            raise DataError(f"{where}: {text!r} is not a time in seconds or HH:MM:SS")
+        seconds.append(value)
+    if seconds[1] <= seconds[0]:
+        raise DataError(f"{where}: stop {stop} does not come after start {start}")
+    return seconds[0], seconds[1]
+
+
+def _existing(where: str, folder: Path, name: str) -> str:
+    if not name or not (folder / name).is_file():
+        raise DataError(f"{where}: no such file: {folder / name if name else '(empty cell)'}")
+    return str(folder / name)
+
+
+# --- IMU -----------------------------------------------------------------------------------------
+
+GAP_STEPS = 5  # a step of over five times the median step is a gap
+
+
+@dataclasses.dataclass(eq=False)
+class Imu:
+    """Samples of an accelerometer [n, 3] in m/s2 and a gyroscope [m, 3] in rad/s.
+
+    Each has its own times, float64, ascending, in seconds on the video's clock. Gravity is in.
+    """
+
+    accel_time: np.ndarray
+    accel: np.ndarray
+    gyro_time: np.ndarray
+    gyro: np.ndarray
+
+    @cached_property
+    def median_steps(self) -> tuple[float, float]:
+        """The usual step between two samples, in seconds: (accelerometer, gyroscope)."""
+        steps = (np.diff(stamps) for stamps in (self.accel_time, self.gyro_time))
+        return tuple(float(np.median(step)) if len(step) else 0.0 for step in steps)
+
+    def window(
+        self,
+        start: float,
+        samples: int = IMU_SAMPLES,
+        rate: float = IMU_RATE,
+        *,
+        min_coverage: float = 0.95,
+        max_gap: float | None = None,
+    ) -> np.ndarray:
+        """Both sensors at ``start + i / rate``, float32 [samples, 6]: accelerometer, gyroscope.
+
+        Linear interpolation between the real time stamps (no low-pass filter). A point is covered
+        where it lies between two samples at most ``max_gap`` seconds apart, by default five times
+        the sensor's median step. CoverageError where less than ``min_coverage`` of the points is
+        covered; the few points left uncovered are interpolated across the gap or held at the end.
+        """
+        grid = start + np.arange(samples) / rate
+        window = np.empty((samples, 6), np.float32)
+        sensors = (("accelerometer", self.accel_time, self.accel),
+                   ("gyroscope", self.gyro_time, self.gyro))
+        for i, (sensor, stamps, values) in enumerate(sensors):
+            largest = GAP_STEPS * self.median_steps[i] if max_gap is None else max_gap
+            first = max(np.searchsorted(stamps, grid[0], side="right") - 1, 0)
+            last = np.searchsorted(stamps, grid[-1]) + 1
+            stamps, values = stamps[first:last], values[first:last]
+            covered = _covered(stamps, grid, largest)
+            if covered.mean() < min_coverage:
+                raise CoverageError(
+                    f"the {sensor} covers {covered.mean():.1%} of {grid[0]:.3f} to {grid[-1]:.3f} s"
+                    f" (at least {min_coverage:.0%} is asked for); {_longest_gap(grid, covered)}"
+                )
+            for axis in range(3):
+                window[:, 3 * i + axis] = np.interp(grid, stamps, values[:, axis])
+        return window
+
+
+def _covered(stamps: np.ndarray, grid: np.ndarray, max_gap: float) -> np.ndarray:
+    """Whether each point of the grid lies between two samples at most ``max_gap`` apart."""
+    if len(stamps) < 2:
+        return np.zeros(len(grid), bool)
+    after = np.clip(np.searchsorted(stamps, grid), 1, len(stamps) - 1)
+    before = after - 1
+    inside = (stamps[before] <= grid) & (grid <= stamps[after])
+    return inside & (stamps[after] - stamps[before] <= max_gap)
+
+
+def _longest_gap(grid: np.ndarray, covered: np.ndarray) -> str:
+    edges = np.flatnonzero(np.diff(np.concatenate(([1], covered, [1])).astype(int)))
+    starts, stops = edges[::2], edges[1::2]
+    k = np.argmax(stops - starts)
+    return f"no samples from {grid[starts[k]]:.3f} to {grid[stops[k] - 1]:.3f} s"
+
+
+def read_imu(source: str | os.PathLike | Sequence[str | os.PathLike]) -> Imu:
+    """Read an IMU recording: a CSV, a pair of CSVs (accelerometer, gyroscope), or a GoPro video.
+
+    CSV columns, in any order and among others, upper or lower case:
+
+    - EPIC-KITCHENS: ``Milliseconds`` with ``AcclX,AcclY,AcclZ`` and / or ``GyroX,GyroY,GyroZ``
+    - Ego4D: ``canonical_timestamp_ms,gyro_x,gyro_y,gyro_z,accl_x,accl_y,accl_z``
+    - plain: ``time,ax,ay,az,gx,gy,gz``, the time in seconds
+
+    Rows without a number in a sensor's columns ('', NULL, nan) are no samples of that sensor.
+    Samples are sorted by time, repeated stamps dropped; axes stay those of the file. Video
+    telemetry (GPMF) comes in the camera's axes: X to the left, Y to the user, Z up.
+    Raises DataError (or VideoError for the video) that names the file.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        if len(source) != 2:
+            raise DataError(f"an IMU source is one file or a pair of files, not {source!r}")
+        accel = _read_imu_csv(Path(source[0]), ("accelerometer",))
+        gyro = _read_imu_csv(Path(source[1]), ("gyroscope",))
+        return Imu(*accel, *gyro)
+    path = Path(source)
+    if path.suffix.lower() == ".csv":
+        return Imu(*_read_imu_csv(path, ("accelerometer", "gyroscope")))
+    return _read_telemetry(path)
+
+
+_IMU_COLUMNS = (  # time, its unit in seconds, the axes of either sensor; in lower case
+    ("milliseconds", 1e-3, {"accelerometer": ("acclx", "accly", "acclz"),
+                            "gyroscope": ("gyrox", "gyroy", "gyroz")}),
+    ("canonical_timestamp_ms", 1e-3, {"accelerometer": ("accl_x", "accl_y", "accl_z"),
+                                      "gyroscope": ("gyro_x", "gyro_y", "gyro_z")}),
+    ("time", 1.0, {"accelerometer": ("ax", "ay", "az"), "gyroscope": ("gx", "gy", "gz")}),
+)
+_LATEST_STAMP = 1e6  # seconds, eleven days: anything beyond is no time since the video's start
+
+
+def _read_imu_csv(path: Path, sensors: Sequence[str]) -> list[np.ndarray]:
+    """Times and values of each sensor asked for."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file: {error}") from error
+    first, _, body = text.partition("\n")
+    header = [name.strip().strip('"').lower() for name in first.split(",")]
+    layouts = [layout for layout in _IMU_COLUMNS if layout[0] in header]
+    if not layouts:
+        known = ", ".join(layout[0] for layout in _IMU_COLUMNS)
+        raise DataError(f"{path}: no time column ({known}) in its header {first.strip()!r}")
+    time_column, unit, axes = layouts[0]
+    columns = [time_column]
+    for sensor in sensors:
+        if missing := [axis for axis in axes[sensor] if axis not in header]:
+            raise DataError(f"{path}: no {sensor} column {', '.join(missing)} in {first.strip()!r}")
+        columns += axes[sensor]
+    if not body.strip():
+        raise DataError(f"{path}: has a header but no samples")
+    table = _numbers(path, body, [header.index(name) for name in columns])
+    result = []
+    for i, sensor in enumerate(sensors):
+        stamps, values = table[:, 0] * unit, table[:, 1 + 3 * i : 4 + 3 * i]
+        usable = np.isfinite(values).all(axis=1) & (np.abs(stamps) < _LATEST_STAMP)  # NaN: False
+        stamps, chosen = np.unique(stamps[usable], return_index=True)
+        if len(stamps) < 2:
+            raise DataError(f"{path}: {len(stamps)} usable {sensor} samples in {len(table)} rows")
+        result += [stamps, np.ascontiguousarray(values[usable][chosen])]
+    return result
+
+
+def _numbers(path: Path, body: str, columns: Sequence[int]) -> np.ndarray:
+    """These columns of comma-separated numbers, empty cells and NULL as NaN, float64."""
+    body = body.replace("\r", "").replace("NULL", "nan").replace("null", "nan")
+    if ",," in body or ",\n" in body or "\n," in body or body[0] == "," or body[-1] == ",":
+        body = re.sub(r"(?m)^(?=,)|(?<=,)(?=,|$)", "nan", body)
+    try:
+        return np.loadtxt(io.StringIO(body), delimiter=",", usecols=columns, ndmin=2, comments=None)
+    except ValueError as error:
+        # numpy's words name the row, counted from the first one below the header
+        raise DataError(f"{path}: {error} (rows counted below the header)") from error
+
+
+# GPMF, the telemetry of GoPro cameras: elements of key, type, size, repeat and data, big-endian.
+# The format is described at https://github.com/gopro/gpmf-parser.
+
+_GPMF_NUMBERS = {
+    "b": "i1", "B": "u1", "s": ">i2", "S": ">u2", "l": ">i4", "L": ">u4", "j": ">i8", "J": ">u8",
+    "f": ">f4", "d": ">f8", "q": ">i4", "Q": ">i8",
+}
+_GPMF_FIXED_POINT = {"q": 2.0**16, "Q": 2.0**32}
+# Stored axes of cameras that do not say it (no ORIN): letter = camera axis, lower case = negative.
+_GPMF_AXES = {"Fusion": "yXZ"}
+_GPMF_DEFAULT_AXES = "ZXY"  # HERO5, and HERO6 with early firmware
+
+
+def parse_gpmf(payload: bytes) -> tuple[np.ndarray, np.ndarray] | None:
+    """Accelerometer [n, 3] in m/s2 and gyroscope [m, 3] in rad/s of one GPMF payload, float64.
+
+    Columns are the camera's axes X (left as seen from behind), Y (to the user), Z (up). None where
+    no device in the payload has both sensors; of several the first that has. Raises DataError for
+    a payload that is cut off or broken.
+    """
+    for key, kind, _, device in _gpmf_elements(payload):
+        if key != "DEVC" or kind != "\0":
+            continue
+        name, sensors = "", {}
+        for key, kind, _, content in _gpmf_elements(device):
+            if key == "DVNM":
+                name = content.decode("latin-1").strip("\0 ")
+            elif key == "STRM" and kind == "\0":
+                stream = {key: rest for key, *rest in _gpmf_elements(content)}
+                for sensor in ("ACCL", "GYRO"):
+                    if sensor in stream:
+                        sensors[sensor] = stream
+        if len(sensors) == 2:
+            axes = _GPMF_AXES.get(name, _GPMF_DEFAULT_AXES)
+            return tuple(_gpmf_sensor(key, sensors[key], axes) for key in ("ACCL", "GYRO"))
+    return None
+
+
+def _gpmf_elements(data: bytes) -> Iterator[tuple[str, str, int, bytes]]:
+    """Key, type, structure size and data of each element on one level."""
+    at = 0
+    while at < len(data):
+        if not any(data[at : at + 4]):
+            return  # zero bytes may follow the last element
+        if at + 8 > len(data):
+            raise DataError(f"GPMF is cut off: {len(data) - at} bytes left for a header of 8")
+        key, kind, size, repeat = struct.unpack_from(">4scBH", data, at)
+        length = size * repeat
+        if at + 8 + length > len(data):
+            raise DataError(
+                f"GPMF is cut off: {key!r} announces {length} bytes, {len(data) - at - 8} are left"
+            )
+        yield key.decode("latin-1"), kind.decode("latin-1"), size, data[at + 8 : at + 8 + length]
+        at += 8 + (length + 3) // 4 * 4
+
+
+def _gpmf_sensor(key: str, stream: dict[str, list], axes: str) -> np.ndarray:
+    """Physical values of one sensor's stream in camera axes X, Y, Z."""
+    values = _gpmf_numbers(key, *stream[key])
+    if "SCAL" in stream:
+        values = values / _gpmf_numbers("SCAL", *stream["SCAL"]).reshape(-1)
+    if "ORIN" in stream:
+        axes = stream["ORIN"][2].decode("latin-1").strip("\0 ")
+    if sorted(axes.upper()) != ["X", "Y", "Z"] or values.shape[1] != 3:
+        raise DataError(f"GPMF {key} has {values.shape[1]} channels, axes {axes!r}: not X, Y, Z")
+    camera = np.empty_like(values)
+    for channel, axis in enumerate(axes):
+        camera[:, "XYZ".index(axis.upper())] = values[:, channel] * (1 if axis.isupper() else -1)
+    return camera
+
+
+def _gpmf_numbers(key: str, kind: str, size: int, data: bytes) -> np.ndarray:
+    if kind not in _GPMF_NUMBERS or not size or size % np.dtype(_GPMF_NUMBERS[kind]).itemsize:
+        raise DataError(f"GPMF {key} has type {kind!r} of size {size}, which is not numeric")
+    numbers = np.frombuffer(data, _GPMF_NUMBERS[kind]).astype(np.float64)
+    channels = size // np.dtype(_GPMF_NUMBERS[kind]).itemsize
+    return numbers.reshape(-1, channels) / _GPMF_FIXED_POINT.get(kind, 1.0)
+
+
+def _read_telemetry(video: Path) -> Imu:
+    """The IMU inside a GoPro video, timed by the clock of its telemetry packets."""
+    with _open_video(video) as container:
+        streams = list(container.streams.data)
+        named = [s for s in streams if "GoPro MET" in s.metadata.get("handler_name", "")]
+        packets = _telemetry_packets(container, named or streams)  # some programs rename them all
+    parsed = []
+    for start, duration, payload in packets:
+        try:
+            imu = parse_gpmf(payload)
+        except DataError as error:
+            raise DataError(f"{video}: telemetry packet at {start:.3f} s: {error}") from error
+        if imu is not None:
+            parsed.append((start, duration, imu))
+    if not parsed:
+        raise DataError(f"{video}: no IMU: it carries no telemetry of accelerometer and gyroscope")
+    starts, durations, imus = zip(*parsed, strict=True)
+    sensors = []
+    for samples in zip(*imus, strict=True):
+        stamps = _packet_clock(starts, durations, [len(values) for values in samples])
+        stamps, chosen = np.unique(stamps, return_index=True)
+        sensors += [stamps, np.concatenate(samples)[chosen]]
+    return Imu(*sensors)
+
+
+def _telemetry_packets(
+    container: av.container.InputContainer, candidates: list[av.stream.Stream]
+) -> list[tuple[float, float, bytes]]:
+    """Start, duration (s) and bytes of each GPMF packet of the first stream that holds any."""
+    _read_only(container, candidates)  # gigabytes of pictures lie between the telemetry
+    zero, chosen, packets = _zero(container), None, []
+    for packet in container.demux(candidates) if candidates else ():
+        if packet.pts is not None and packet.size >= 8 and bytes(packet)[:4] == b"DEVC":
+            chosen = packet.stream.index if chosen is None else chosen
+            if packet.stream.index == chosen:
+                base = packet.stream.time_base
+                start = float(packet.pts * base) - zero
+                packets.append((start, float((packet.duration or 0) * base), bytes(packet)))
+    return packets
+
+
+def _packet_clock(
+    starts: Sequence[float], durations: Sequence[float], counts: Sequence[int]
+) -> np.ndarray:
+    """Times of all samples: those of a packet lie evenly in its duration."""
+    steps = [d / n if n and d else np.nan for d, n in zip(durations, counts, strict=True)]
+    usual = np.nanmedian(steps) if np.isfinite(steps).any() else 1 / IMU_RATE
+    # The last packet may be announced far longer than its samples last.
+    if not abs(steps[-1] / usual - 1) <= 0.1:
+        steps[-1] = usual
+    times = [start + np.arange(n) * (step if step == step else usual)
+             for start, step, n in zip(starts, steps, counts, strict=True)]
+    return np.concatenate(times)
+
+
+# --- Video ---------------------------------------------------------------------------------------
+
+_ROUNDING = 1e-6  # seconds: a frame at 1/30 s is on screen at t = 0.0333333
+_END_TOLERANCE = 0.1  # seconds for which the last frame may stand in after its own end
+_REORDER = 4  # frames held back to sort them: some phones write times out of order
+_BLIND_SEEK = 10.0  # seconds ahead from which seeking pays without a table of key frames
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoInfo:
+    """Duration in seconds, mean frames a second, width and height as coded (before rotation)."""
+
+    duration: float
+    fps: float
+    width: int
+    height: int
+
+
+def probe(video: str | os.PathLike) -> VideoInfo:
+    """What the header of a video says; nothing is decoded. Raises VideoError."""
+    with _open_video(video) as container:
+        stream = _video_stream(container, video)
+        if stream.duration:
+            end = ((stream.start_time or 0) + stream.duration) * stream.time_base
+            duration = float(end) - _zero(container)
+        elif container.duration:  # Matroska knows the length of the whole file only
+            duration = container.duration / 1e6
+        else:
+            raise VideoError(f"{video}: says nothing about its duration")
+        return VideoInfo(duration, float(stream.average_rate or 0), stream.width, stream.height)
+
+
+def read_frames(
+    video: str | os.PathLike,
+    times: Sequence[float] | np.ndarray,
+    size: int | None = None,
+    *,
+    crop: bool = False,
+    threads: int = 0,
+) -> np.ndarray:
+    """The frames on screen at ``times`` (seconds, any order), uint8 RGB [n, 3, H, W].
+
+    The frame on screen at t is the last one with time <= t; before the first frame it is the first,
+    and the last frame stands until 0.1 s after its own end. Rotation is applied. ``size`` makes
+    H = W = size, by squeezing the picture or, with ``crop``, from its centre square. ``threads`` is
+    the number of decoder threads, 0 for FFmpeg's choice. Broken packets are skipped.
+    Raises VideoError, with file and time, for a video that cannot be read or a frame that is lost.
+    """
+    scaler = _Scaler(size, crop and size is not None)
+    pictures: list[np.ndarray | None] = [None] * len(times)
+    for index, frame in frames_at(video, times, threads=threads):
+        if frame is None:
+            raise VideoError(_lost(video, times[index]))
+        pictures[index] = scaler(frame)
+    if not pictures:
+        raise DataError(f"{video}: no times were given")
+    return np.stack(pictures)
+
+
+def frames_at(
+    video: str | os.PathLike, times: Sequence[float] | np.ndarray, *, threads: int = 0
+) -> Iterator[tuple[int, av.VideoFrame | None]]:
+    """One pass over a video: (index into ``times``, decoded frame) in the order of the times.
+
+    Only a handful of decoded frames is held at once. None in place of a frame that is lost: past
+    the end of what can be decoded, or in a stretch of broken packets. Raises VideoError.
+    """
+    if not np.isfinite(times).all():
+        raise DataError(f"{video}: not every time that was asked for is a number")
+    with _open_video(video) as container:
+        stream = _video_stream(container, video)
+        stream.codec_context.thread_count = threads
+        if threads != 1:
+            stream.codec_context.thread_type = "AUTO"
+        reader = _FrameReader(container, stream, video)
+        for index in np.argsort(times, kind="stable"):
+            yield int(index), reader.at(float(times[index]))
+
+
+class _FrameReader:
+    """Walks through one video, forwards only; skips ahead where a later key frame allows it."""
+
+    def __init__(self, container, stream, video) -> None:
+        self.container, self.stream, self.video = container, stream, video
+        self.zero = _zero(container)
+        self._start(container.demux(stream))
+
+    def at(self, seconds: float) -> av.VideoFrame | None:
+        """The frame on screen at this time, not before the last one asked for."""
+        seconds += _ROUNDING
+
+        def passed() -> bool:
+            return self.next is not None and self._time(self.next) <= seconds
+
+        if passed() and self._worth_seeking(seconds):
+            self._seek(seconds)
+        while passed():
+            self.shown, self.next = self.next, next(self.frames, None)
+        frame = self.shown or self.next
+        if frame is None:
+            return None
+        lasts_until = self._time(frame) + self._duration(frame) + _END_TOLERANCE
+        # In a healthy video a frame may stand for minutes; after broken packets it hides others.
+        return None if (self.next is None or self.broken) and seconds > lasts_until else frame
+
+    def _time(self, frame: av.VideoFrame) -> float:
+        return float(frame.pts * self.stream.time_base) - self.zero
+
+    def _duration(self, frame: av.VideoFrame) -> float:
+        usual = 1 / float(self.stream.average_rate or 25)
+        return float((frame.duration or 0) * self.stream.time_base) or usual
+
+    def _worth_seeking(self, seconds: float) -> bool:
+        """Whether a key frame lies between the packet read last and this time."""
+        entries = self.stream.index_entries
+        if len(entries) < 2:
+            return seconds - self._time(self.next) > _BLIND_SEEK
+        key = entries[max(entries.search_timestamp(self._ticks(seconds)), 0)]
+        return key.is_keyframe and key.timestamp > self.position
+
+    def _seek(self, seconds: float) -> None:
+        """Go to a key frame that is shown at or before this time."""
+        # The table of key frames holds decoding times; one of them may be shown too late.
+        for back in (0, 1, 4, 16, 64, math.inf):
+            start = max(seconds - back, 0.0)
+            try:
+                self.container.seek(self._ticks(start), stream=self.stream, backward=True)
+            except av.error.FFmpegError:  # a container that cannot seek: go on decoding
+                return
+            packets = self.container.demux(self.stream)
+            first = next(packets)
+            self._start(itertools.chain([first], packets))
+            shown = math.inf if first.pts is None else first.pts * self.stream.time_base - self.zero
+            if shown <= seconds and self.next is not None and self._time(self.next) <= seconds:
+                return
+
+    def _ticks(self, seconds: float) -> int:
+        return math.floor((seconds + self.zero) / self.stream.time_base)
+
+    def _start(self, packets: Iterator[av.Packet]) -> None:
+        self.position, self.broken = -math.inf, 0
+        self.frames = self._decode(packets)
+        self.shown: av.VideoFrame | None = None
+        self.next = next(self.frames, None)
+
+    def _decode(self, packets: Iterator[av.Packet]) -> Iterator[av.VideoFrame]:
+        """Frames in the order of their times."""
+        held: list[tuple[int, int, av.VideoFrame]] = []
+        order = itertools.count()
+        for packet in packets:
+            if packet.dts is not None:
+                self.position = packet.dts
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                self.broken += 1
+                continue
+            for frame in frames:
+                if frame.pts is None:
+                    raise VideoError(f"{self.video}: its frames carry no times")
+                heapq.heappush(held, (frame.pts, next(order), frame))
+                if len(held) > _REORDER:
+                    yield heapq.heappop(held)[-1]
+        while held:
+            yield heapq.heappop(held)[-1]
+
+
+class _Scaler:
+    """Makes pictures of one size out of decoded frames; its tables are built once."""
+
+    def __init__(self, size: int | None, crop: bool = False) -> None:
+        self.size, self.crop, self.reformatter = size, crop, VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """A frame as upright RGB, uint8 [3, H, W]."""
+        width, height, size = frame.width, frame.height, self.size
+        if size:
+            scale = size / min(width, height)
+            crop = (round(width * scale), round(height * scale))
+            width, height = crop if self.crop else (size, size)
+        shrinks = width < frame.width or height < frame.height
+        picture = self.reformatter.reformat(
+            frame, width, height, "rgb24", threads=1,  # more cost more to start than they gain
+            interpolation="AREA" if shrinks else "BILINEAR",
+        ).to_ndarray()
+        if self.crop:
+            top, left = (height - size) // 2, (width - size) // 2
+            picture = picture[top : top + size, left : left + size]
+        picture = np.rot90(picture, round(frame.rotation / 90))
+        return np.ascontiguousarray(picture.transpose(2, 0, 1))
+
+
+def _lost(video: str | os.PathLike, seconds: float) -> str:
+    return f"{video}: no frame at {seconds:.3f} s: the video ends before, or its data are broken"
+
+
+@contextlib.contextmanager
+def _open_video(video: str | os.PathLike) -> Iterator[av.container.InputContainer]:
+    """An open container that is closed in any case; FFmpeg's errors become VideoErrors."""
+    path = Path(video)
+    if not path.is_file():
+        raise VideoError(f"{video}: " + ("is a folder" if path.is_dir() else "no such file"))
+    if not path.stat().st_size:
+        raise VideoError(f"{video}: is empty (0 bytes)")
+    try:
+        container = av.open(str(path), metadata_errors="ignore")
+    except (av.error.FFmpegError, OSError) as error:
+        raise VideoError(
+            f"{video}: cannot be opened: {error.strerror}. It is no video, or was cut off before "
+            "its index was written"
+        ) from error
+    with container:
+        try:
+            yield container
+        except av.error.FFmpegError as error:
+            raise VideoError(f"{video}: {error.strerror}") from error
+
+
+def _video_stream(
+    container: av.container.InputContainer, video: str | os.PathLike
+) -> av.video.stream.VideoStream:
+    if not container.streams.video:
+        raise VideoError(f"{video}: has no video stream")
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise VideoError(f"{video}: FFmpeg has no decoder for its video stream")
+    _read_only(container, [stream])
+    return stream
+
+
+def _read_only(
+    container: av.container.InputContainer, streams: Sequence[av.stream.Stream]
+) -> None:
+    """Skip the packets of all other streams unread, where PyAV can (from 18 on)."""
+    for other in container.streams:
+        if other not in streams and hasattr(other, "discard"):
+            other.discard = av.stream.Discard.all
+
+
+def _zero(container: av.container.InputContainer) -> float:
+    """Where a player's clock starts: transport streams begin at some other time than zero."""
+    return max(0.0, (container.start_time or 0) / 1e6)
+
+
+# --- Segments -> clips ---------------------------------------------------------------------------
+
+
+def clip_starts(
+    start: float, stop: float, duration: float, seconds: float = CLIP_SECONDS
+) -> list[float]:
+    """Where the clips lie that cover a segment of a video of ``duration`` seconds.
+
+    ceil(length / seconds) clips, at least one, spread evenly from the segment's start to its end.
+    A segment shorter than a clip gets one clip around its centre. Clips that would reach over an
+    end of the video are moved inside; in a video shorter than a clip the clip starts at 0.
+    Raises DataError for a segment that is empty or lies behind the video's end.
+    """
+    if not (0 <= start < stop < math.inf and seconds > 0):
+        raise DataError(f"{start} to {stop} s cannot be cut into clips of {seconds} s")
+    if start >= duration:
+        raise DataError(f"the segment starts at {start:.3f} s, the video ends at {duration:.3f} s")
+    stop = min(stop, duration)
+    count = max(1, math.ceil((stop - start) / seconds - 1e-9))
+    if count == 1:
+        starts = [(start + stop - seconds) / 2]
+    else:
+        starts = np.linspace(start, stop - seconds, count).tolist()
+    return [max(0.0, min(t, duration - seconds)) for t in starts]
+
+
+def clip_times(start: float, count: int, seconds: float = CLIP_SECONDS) -> np.ndarray:
+    """Times of ``count`` frames: the centres of equal parts of the clip, so 1 is its middle."""
+    return start + (np.arange(count) + 0.5) / count * seconds
+
+
+# --- Clips -> store ------------------------------------------------------------------------------
+
+_FORMAT = "egodistill clip store 1"
+_MISSING, _OK, _FAILED = 0, 1, 2  # values of status.npy
+
+
+def prepare(
+    segments: Sequence[Segment],
+    out: str | os.PathLike,
+    *,
+    num_frames: int | Sequence[int] = (1,),
+    frame_size: int = 224,
+    clip_frames: int | None = None,
+    clip_size: int = 224,
+    imu: bool = True,
+    ends: bool = True,
+    workers: int | None = None,
+    max_bad: float = 0.1,
+    retry_failed: bool = False,
+    progress: bool = True,
+    class_names: Sequence[str] | None = None,
+) -> ClipStore:
+    """Decode every clip of ``segments`` once, into the folder ``out``; finish it if it was begun.
+
+    The arrays, a row a clip (see ClipStore):
+
+    - ``frames_N`` uint8 [n, N, 3, frame_size, frame_size] for each N of ``num_frames``, at the
+      centres of N equal parts of the clip; squeezed to the square, as in the paper
+    - ``ends`` uint8 [n, 2, 3, frame_size, frame_size]: the frames at the clip's start and end
+    - ``clip`` uint8 [n, clip_frames, 3, clip_size, clip_size], for video teachers, which want an
+      undistorted picture: its centre square
+    - ``imu`` float32 [n, 422, 6]: accelerometer in m/s2, gyroscope in rad/s, gravity included
+
+    ``workers`` processes read a video each (None: one a core, 1: all in this process). A call
+    that was killed at any moment goes on where it stopped when it is made again. A clip that cannot
+    be read is recorded with its reason in ``failures.jsonl`` and left alone until ``retry_failed``.
+    ``class_names`` fixes the order of the classes (default: the labels, sorted).
+
+    Raises DataError where ``out`` holds something else, a label is not among ``class_names``, the
+    disk is too small, or, once all is done, more than the share ``max_bad`` of the clips failed.
+    """
+    segments = list(segments)
+    counts = [num_frames] if isinstance(num_frames, int) else sorted(set(num_frames))
+    settings = {"num_frames": counts, "frame_size": frame_size, "clip_frames": clip_frames,
+                "clip_size": clip_size, "imu": imu, "ends": ends,
+                "clip_seconds": CLIP_SECONDS, "imu_rate": IMU_RATE, "imu_samples": IMU_SAMPLES}
+    if not segments:
+        raise DataError("there are no segments to prepare")
+    if min(*counts, frame_size, clip_frames or 1, clip_size) < 1:
+        raise DataError(f"frame counts and sizes must be at least 1: {settings}")
+    names = _class_names(segments, class_names)
+    workers = workers or os.cpu_count() or 1
+    path = Path(out)
+    if (path / "store.json").exists():
+        _check_same(path, segments, settings, names)
+    else:
+        _create(path, segments, settings, names, workers)
+
+    store = ClipStore(path, _unfinished=True)
+    status = store._map("status", "r+")
+    if retry_failed:
+        status[status == _FAILED] = _MISSING
+    jobs = collections.defaultdict(list)  # the missing clips of each recording
+    for row in np.flatnonzero(status == _MISSING):
+        segment = store._segments[store._clips[row]["segment"]]
+        jobs[segment.video, segment.imu].append(int(row))
+    by_size = sorted(jobs.values(), key=len, reverse=True)  # the longest job must not come last
+    with _progress(status, progress):
+        if min(workers, len(by_size)) > 1:
+            _fill_in_processes(store, by_size, min(workers, len(by_size)))
+        else:
+            for rows in by_size:
+                collections.deque(_fill(store, rows), maxlen=0)
+
+    store = ClipStore(path, _unfinished=True)
+    failures = store.failures
+    if failures:
+        share = len(failures) / len(status)
+        text = (f"{len(failures)} of {len(status)} clips ({share:.1%}) could not be prepared, "
+                f"the reasons are in {path / 'failures.jsonl'}. The first: {failures[0]['reason']}")
+        if share > max_bad:
+            raise DataError(f"{text}. That is over max_bad = {max_bad:.1%}; the others are kept.")
+        warnings.warn(text, stacklevel=2)
+    return store
+
+
+def _class_names(segments: Sequence[Segment], class_names: Sequence[str] | None) -> list[str]:
+    labels = {segment.label for segment in segments if segment.label is not None}
+    names = sorted(labels) if class_names is None else list(class_names)
+    if len(set(names)) < len(names):
+        raise DataError("class_names holds a name twice")
+    if unknown := sorted(labels - set(names)):
+        raise DataError(f"the label {unknown[0]!r} is not among the {len(names)} class_names")
+    return names
+
+
+def _create(
+    path: Path, segments: list[Segment], settings: dict, class_names: list[str], workers: int
+) -> None:
+    """Lay the store out on disk, all clips missing. Its header comes last: with it, it exists."""
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        videos = sorted({segment.video for segment in segments})
+        durations = dict(zip(videos, pool.map(_duration, videos), strict=True))
+    clips = []
+    for i, segment in enumerate(segments):
+        try:
+            starts = clip_starts(segment.start, segment.stop, durations[segment.video])
+        except DataError:  # one clip, which will fail with this reason
+            starts = clip_starts(segment.start, segment.stop, math.inf)
+        clips += [{"segment": i, "start": start} for start in starts]
+
+    n, size, clip_size = len(clips), settings["frame_size"], settings["clip_size"]
+    arrays = {"status": ("uint8", [n]), "label": ("int64", [n]), "segment": ("int64", [n])}
+    for count in settings["num_frames"]:
+        arrays[f"frames_{count}"] = ("uint8", [n, count, 3, size, size])
+    if settings["ends"]:
+        arrays["ends"] = ("uint8", [n, 2, 3, size, size])
+    if settings["clip_frames"]:
+        arrays["clip"] = ("uint8", [n, settings["clip_frames"], 3, clip_size, clip_size])
+    if settings["imu"]:
+        arrays["imu"] = ("float32", [n, settings["imu_samples"], 6])
+    entries = {name: {"file": f"{name}.npy", "dtype": dtype, "shape": shape}
+               for name, (dtype, shape) in arrays.items()}
+
+    path.mkdir(parents=True, exist_ok=True)
+    ours = {entry["file"] for entry in entries.values()} | {"segments.json", "clips.json"}
+    for file in path.iterdir():
+        if file.name.removesuffix(".partial") not in ours:
+            raise DataError(f"{path}: holds {file.name} but no store.json; give an empty folder")
+    needed = sum(math.prod(shape) * np.dtype(dtype).itemsize for dtype, shape in arrays.values())
+    free = shutil.disk_usage(path).free
+    if needed > free:  # writing to a mapped file on a full disk would kill the process
+        raise DataError(f"{path}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+    for entry in entries.values():
+        _allocate(path, entry)
+    of_class = {name: i for i, name in enumerate(class_names)}
+    of_segment = np.array([clip["segment"] for clip in clips])
+    np.lib.format.open_memmap(path / "segment.npy", "r+")[:] = of_segment
+    labels = np.array([of_class.get(segment.label, -1) for segment in segments])
+    np.lib.format.open_memmap(path / "label.npy", "r+")[:] = labels[of_segment]
+    _write_json(path / "segments.json", [dataclasses.asdict(segment) for segment in segments])
+    _write_json(path / "clips.json", clips)
+    header = {"format": _FORMAT, "settings": settings, "class_names": class_names}
+    _write_json(path / "store.json", header | {"arrays": entries})
+
+
+def _duration(video: str) -> float:
+    try:
+        return probe(video).duration
+    except VideoError:  # reported when its clips are read
+        return math.inf
+
+
+def _check_same(
+    path: Path, segments: list[Segment], settings: dict, class_names: list[str]
+) -> None:
+    """Refuse to go on with a store that was made from something else, and say what differs."""
+    old = ClipStore(path, _unfinished=True)
+    advice = f"Give another folder, or delete {path} to begin anew."
+    for name in settings | old.settings:
+        before, now = old.settings.get(name), settings.get(name)
+        if before != now:
+            raise DataError(f"{path}: was prepared with {name} = {before}, not {now}. {advice}")
+    before, now = len(old._segments), len(segments)
+    if before != now:
+        raise DataError(f"{path}: was prepared from {before} segments, not {now}. {advice}")
+    for i, (before, now) in enumerate(zip(old._segments, segments, strict=True)):
+        if before != now:
+            raise DataError(f"{path}: segment {i} was {before}, now it is {now}. {advice}")
+    if class_names != old.class_names:
+        raise DataError(f"{path}: was prepared with other class names. {advice}")
+
+
+def _fill(store: ClipStore, rows: Sequence[int]) -> Iterator[int]:
+    """Read the clips of one recording and yield each row once it is settled: written, or failed."""
+    settings = store.settings
+    segments = {row: store._segments[store._clips[row]["segment"]] for row in rows}
+    starts = {row: store._clips[row]["start"] for row in rows}
+    status = store._map("status", "r+")
+
+    video, source = segments[rows[0]].video, segments[rows[0]].imu
+    try:
+        duration = probe(video).duration
+        recording = read_imu(source or video) if settings["imu"] else None
+    except (DataError, VideoError) as error:
+        for row in rows:
+            yield _fail(store, row, error)
+        return
+
+    # What to read: (time, row, array, place in the row). A clip that is longer than its video ends
+    # with the last frame.
+    wanted, left = [], collections.Counter()
+    for row in rows:
+        try:
+            if segments[row].start >= duration:
+                raise DataError(f"{video}: ends at {duration:.3f} s, before the segment begins")
+            if recording is not None:
+                store._map("imu", "r+")[row] = recording.window(starts[row])
+        except CoverageError as error:
+            yield _fail(store, row, f"{source or video}: {error}")
+            continue
+        except DataError as error:
+            yield _fail(store, row, error)
+            continue
+        times = {f"frames_{n}": clip_times(starts[row], n) for n in settings["num_frames"]}
+        if settings["ends"]:
+            times["ends"] = [starts[row], starts[row] + CLIP_SECONDS]
+        if settings["clip_frames"]:
+            times["clip"] = clip_times(starts[row], settings["clip_frames"])
+        for name in times:
+            wanted += [(min(t, duration), row, name, k) for k, t in enumerate(times[name])]
+            left[row] += len(times[name])
+        if not left[row]:  # a store of IMU windows alone
+            status[row] = _OK
+            yield row
+
+    # One pass over the video; each frame is written where it belongs as soon as it is decoded.
+    squeezed, cropped = _Scaler(settings["frame_size"]), _Scaler(settings["clip_size"], crop=True)
+    try:
+        for index, frame in frames_at(video, [t for t, *_ in wanted], threads=1):
+            seconds, row, name, k = wanted[index]
+            if row not in left:  # failed before
+                continue
+            if frame is None:
+                del left[row]
+                yield _fail(store, row, _lost(video, seconds))
+                continue
+            picture = (cropped if name == "clip" else squeezed)(frame)
+            store._map(name, "r+")[row, k] = picture
+            left[row] -= 1
+            if not left[row]:
+                status[row] = _OK  # the data first, then the status
+                del left[row]
+                yield row
+    except VideoError as error:
+        for row in left:
+            yield _fail(store, row, error)
+
+
+def _fail(store: ClipStore, row: int, reason: Exception | str) -> int:
+    """Record why a clip cannot be prepared: first the reason, then the status."""
+    line = {"clip": row, **store._clip(row), "status": "failed", "reason": str(reason)}
+    with open(store.path / "failures.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    store._map("status", "r+")[row] = _FAILED
+    return row
+
+
+def _fill_in_processes(store: ClipStore, jobs: Sequence[list[int]], workers: int) -> None:
+    """Have ``_fill`` done by ``workers`` processes at a time, each for a bundle of recordings.
+
+    A process is this very file run as a script (see its end): a caller needs no ``__main__`` guard,
+    no lock is forked, and a decoder that crashes costs one recording. All they say to each other
+    lies in the store.
+    """
+    size = max(1, len(jobs) // (8 * workers))  # small enough to spread, large enough to start for
+    bundles = queue.SimpleQueue()
+    for i in range(0, len(jobs), size):
+        bundles.put(list(jobs[i : i + size]))
+    status = store._map("status", "r+")
+    running: set[subprocess.Popen] = set()
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.is_set():
+            try:
+                bundle = bundles.get_nowait()
+            except queue.Empty:
+                return
+            command = [sys.executable, os.path.abspath(__file__), str(store.path)]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+            running.add(process)
+            process.communicate(json.dumps(bundle))
+            running.discard(process)
+            left = [rows for rows in bundle if (status[rows] == _MISSING).any()]
+            if not left or ended.is_set():
+                continue
+            video = store._segments[store._clips[left[0][0]]["segment"]].video
+            if process.returncode not in _CRASHES:
+                raise DataError(
+                    f"the process that read {video} ended with code {process.returncode} (-9: "
+                    "perhaps for want of memory); what is done is kept, the same call goes on"
+                )
+            for row in left[0]:
+                if status[row] == _MISSING:
+                    _fail(store, row, f"{video}: crashed the decoder (code {process.returncode})")
+            if left[1:]:
+                bundles.put(left[1:])
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        try:
+            futures = [pool.submit(work) for _ in range(workers)]
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+        finally:
+            ended.set()
+            for process in list(running):
+                process.kill()
+
+
+# What a decoder does to its process when it meets data it was not written for. Other ends, such as
+# a scheduler's SIGTERM, say nothing about the video.
+_CRASHES = {-getattr(signal, name, 0) for name in ("SIGSEGV", "SIGABRT", "SIGFPE", "SIGILL")} - {0}
+
+
+def _serve(path: str) -> None:
+    """A process of prepare(): settle the clips of the recordings whose rows come in on stdin."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    parent = os.getppid()
+    store = ClipStore(path, _unfinished=True)
+    for rows in json.load(sys.stdin):
+        for _ in _fill(store, rows):
+            if os.getppid() != parent:  # it was killed, and may have been started again
+                return
+
+
+@contextlib.contextmanager
+def _progress(status: np.ndarray, enabled: bool) -> Iterator[None]:
+    """A line on stderr while the clips are settled, by whatever process: done, speed, time left."""
+    total = np.count_nonzero(status == _MISSING)
+    began, finished = time.monotonic(), threading.Event()
+
+    def show() -> None:
+        last = False
+        while not last:
+            last = finished.wait(0.5)
+            done = total - np.count_nonzero(status == _MISSING)
+            speed = done / (time.monotonic() - began)
+            left = f"{(total - done) / speed:.0f}" if done else "?"
+            print(f"\rprepare: {done}/{total} clips, {speed:.1f} clips/s, {left} s left  ",
+                  end="\n" if last else "", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=show)
+    if enabled and total:
+        thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        if thread.ident:
+            thread.join()
+
+
+# --- The store -----------------------------------------------------------------------------------
+
+
+class ClipStore:
+    """A folder of ``.npy`` arrays with one row a clip, and views of it.
+
+    - ``store.json``: settings, class names, and file, dtype and shape of every array
+    - ``segments.json``, ``clips.json``: the segments, and segment and start of every clip
+    - ``status.npy`` (0 missing, 1 ok, 2 failed), ``failures.jsonl``: the reasons
+    - ``label.npy`` (-1: none), ``segment.npy``, and the arrays that ``prepare`` lists
+    - arrays of ``add``, such as teacher outputs, each with a ``.done.npy`` that marks its rows
+
+    A view shows the usable clips only, of one split or of all; indices count within the view.
+    Raises DataError, with the file, for a folder that is no store or an array that is damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, _unfinished: bool = False) -> None:
+        self.path = Path(path)
+        self._maps: dict[tuple[str, str], np.ndarray] = {}
+        header = _read_json(self.path / "store.json")
+        if not isinstance(header, dict) or header.get("format") != _FORMAT:
+            raise DataError(f"{self.path / 'store.json'}: is not the header of a clip store")
+        self.settings: dict = header["settings"]
+        self.class_names: list[str] = header["class_names"]
+        self._arrays: dict[str, dict] = header["arrays"]
+        self._segments = [Segment(**s) for s in _read_json(self.path / "segments.json")]
+        self._clips: list[dict] = _read_json(self.path / "clips.json")
+        for name in self._arrays:
+            self._map(name)
+        status = self._map("status")
+        self._rows = np.flatnonzero(status == _OK)
+        if not _unfinished and (missing := np.count_nonzero(status == _MISSING)):
+            text = f"{self.path}: {missing} of {len(status)} clips are not prepared yet"
+            warnings.warn(f"{text}; the same call of prepare() goes on with them", stacklevel=2)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"ClipStore({str(self.path)!r}, {len(self)} clips, {', '.join(self.names)})"
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_maps": {}}  # a copy in another process maps the files itself
+
+    @property
+    def names(self) -> list[str]:
+        """The arrays that ``read`` knows, bookkeeping left out."""
+        return [name for name in self._arrays
+                if name not in ("status", "label", "segment") and not name.endswith(".done")]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Index into ``class_names`` of each clip, int64; -1 where there is no label."""
+        return self._map("label")[self._rows]
+
+    @property
+    def segments(self) -> np.ndarray:
+        """Index of the segment that each clip belongs to, int64."""
+        return self._map("segment")[self._rows]
+
+    @property
+    def clips(self) -> list[dict]:
+        """What each clip is: segment id, video, start and stop (s), label, split, status."""
+        return [self._clip(row) for row in self._rows]
+
+    @property
+    def failures(self) -> list[dict]:
+        """Clips of the whole folder that could not be prepared, each with its reason."""
+        reasons = {}
+        if (self.path / "failures.jsonl").exists():
+            with open(self.path / "failures.jsonl", encoding="utf-8") as file:
+                for line in file:
+                    with contextlib.suppress(ValueError):  # half a line of a killed process
+                        failure = json.loads(line)
+                        reasons[failure["clip"]] = failure["reason"]
+        rows = np.flatnonzero(self._map("status") == _FAILED).tolist()
+        return [{"clip": k, **self._clip(k), "reason": reasons.get(k, "unknown")} for k in rows]
+
+    @property
+    def splits(self) -> list[str]:
+        return sorted({self._segments[i].split for i in self.segments})
+
+    def split(self, name: str) -> ClipStore:
+        """A view of the same folder with the clips of this split only."""
+        if name not in self.splits:
+            raise DataError(f"{self.path}: no usable clip of split {name!r}, only of {self.splits}")
+        view = copy.copy(self)
+        chosen = [self._segments[i].split == name for i in self.segments]
+        view._rows = self._rows[np.array(chosen)]
+        view._maps = self._maps
+        return view
+
+    def read(self, name: str, index) -> np.ndarray:
+        """A fresh copy of these rows of an array; ``index`` as numpy takes it, of view rows."""
+        rows = self._rows[index]
+        if f"{name}.done" in self._arrays and not self._map(f"{name}.done")[rows].all():
+            raise DataError(f"{self.path}: {name} is not written yet for all the clips asked for")
+        return np.array(self._map(name)[rows])
+
+    def add(self, name: str, shape: Sequence[int], dtype) -> None:
+        """Make room for an array of ``shape`` a clip, or find the one there is.
+
+        Any number of processes may ``write`` to it; only one at a time may ``add``.
+        """
+        if not re.fullmatch(r"\w[\w.-]*", name) or name.endswith(".done"):
+            raise DataError(f"{name!r} cannot be the name of an array")
+        header = _read_json(self.path / "store.json")
+        arrays = header["arrays"]
+        n = len(self._clips)
+        new = {"file": f"{name}.npy", "dtype": np.dtype(dtype).name, "shape": [n, *map(int, shape)]}
+        if name not in arrays:
+            done = {"file": f"{name}.done.npy", "dtype": "uint8", "shape": [n]}
+            for entry in (new, done):
+                _allocate(self.path, entry)
+            arrays |= {name: new, f"{name}.done": done}
+            _write_json(self.path / "store.json", header)
+        elif arrays[name] != new or f"{name}.done" not in arrays:
+            raise DataError(f"{self.path}: has {name} already, as {arrays[name]} and not {new}")
+        self._arrays.update(arrays)
+
+    def write(self, name: str, index, values: np.ndarray) -> None:
+        """Write these rows of an array made by ``add``, then mark them done."""
+        if f"{name}.done" not in self._arrays:
+            raise DataError(f"{self.path}: {name} was not made by add(), it cannot be written")
+        array, rows, values = self._map(name, "r+"), self._rows[index], np.asarray(values)
+        if values.shape != (*rows.shape, *array.shape[1:]) or not np.can_cast(
+            values.dtype, array.dtype, "same_kind"
+        ):
+            raise DataError(
+                f"{self.path}: {name} takes {array.dtype} {(*rows.shape, *array.shape[1:])}, "
+                f"not {values.dtype} {values.shape}"
+            )
+        array[rows] = values
+        self._map(f"{name}.done", "r+")[rows] = 1
+
+    def done(self, name: str) -> np.ndarray:
+        """Whether each clip's row of an array is written, bool [len]."""
+        if f"{name}.done" in self._arrays:
+            return self._map(f"{name}.done")[self._rows] != 0
+        self._map(name)
+        return np.ones(len(self), bool)  # prepare's arrays: the view holds finished clips only
+
+    def _clip(self, row: int) -> dict:
+        segment, start = self._segments[self._clips[row]["segment"]], self._clips[row]["start"]
+        status = ("missing", "ok", "failed")[self._map("status")[row]]
+        return {"id": segment.id, "video": segment.video, "start": start,
+                "stop": start + self.settings["clip_seconds"], "label": segment.label,
+                "split": segment.split, "status": status}
+
+    def _map(self, name: str, mode: str = "r") -> np.ndarray:
+        """An array's file in memory, shared with all processes that map it."""
+        if (name, mode) not in self._maps:
+            if name not in self._arrays:
+                raise DataError(f"{self.path}: has no array {name!r}, only {', '.join(self.names)}")
+            entry = self._arrays[name]
+            file = self.path / entry["file"]
+            try:
+                array = np.load(file, mmap_mode=mode, allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise DataError(f"{file}: missing or cut off: {error}") from error
+            if array.dtype != entry["dtype"] or list(array.shape) != entry["shape"]:
+                raise DataError(f"{file}: is {array.dtype} {array.shape}, not {entry} (store.json)")
+            self._maps[name, mode] = array.view(np.ndarray)
+        return self._maps[name, mode]
+
+
+def _allocate(path: Path, entry: dict) -> None:
+    """An array of zeros in its final size; its name appears once the file is whole."""
+    partial = path / (entry["file"] + ".partial")
+    shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
+    np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
+    os.replace(partial, path / entry["file"])
+
+
+def _write_json(path: Path, value: dict | list) -> None:
+    """Write a file whole or not at all; a list gets a line an item."""
+    partial = path.with_name(path.name + ".partial")
+    if isinstance(value, list):
+        text = "[\n" + ",\n".join(json.dumps(item) for item in value) + "\n]\n"
+    else:
+        text = json.dumps(value, indent=1) + "\n"
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _read_json(path: Path) -> dict | list:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: is damaged: {error}") from error
+
+
+if __name__ == "__main__":  # a worker process of prepare()
+    _serve(sys.argv[1])

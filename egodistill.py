@@ -1,0 +1,1000 @@
+"""EgoDistill: one frame and the wearer's head motion instead of a heavy video model.
+
+An implementation of "EgoDistill: Egocentric Head Motion Distillation for Efficient Video Understanding" (Tan,
+Nagarajan, Grauman, NeurIPS 2023). The student, its losses, its training stages, its evaluation and its cost:
+
+    from egodistill import EgoDistill, data, distill, evaluate, measure, predict, pretrain_imu
+
+    train, test = (data.ClipStore("store").split(name) for name in ("train", "test"))
+    model = EgoDistill(num_classes=len(train.class_names))
+    pretrain_imu(model, train, teacher="motionformer")          # stage 1: section 3.4
+    distill(model, train, teacher="motionformer", tau=10.0)     # stage 2: section 3.3
+    print(evaluate(model, test).top1, measure(model).gmacs)
+    model.save("student.pt")
+    for clip in predict(model, "walk.mp4"):                     # head motion out of the GoPro file itself
+        print(clip.start, clip.classes[0])
+
+Four students of the paper are one class: EgoDistill; VisOnly-Distill (`use_imu=False`); VisIMU and VisOnly are the
+same two trained on labels alone, by `finetune()` instead of `distill()`.
+
+A model, student or teacher, is a torch module that names what it reads, `model.inputs = ("frames", "imu")`, takes
+these tensors in that order and returns `(feature, logits)`. A store is anything with `data.ClipStore`'s reading
+face. So any of them goes through the same loop, and this file needs no other file of the package but in `predict()`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import pickle
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+# The modules lie flat in one folder. A module with a `__path__` is a package to Python, so that `egodistill.data` is
+# found beside this file in a checkout as it is in an installed package.
+__path__ = [os.path.dirname(os.path.abspath(__file__))]
+__version__ = "0.1.0"
+
+__all__ = [
+    "EGO4D",
+    "EPIC_KITCHENS",
+    "Cost",
+    "EgoDistill",
+    "EgoDistillError",
+    "Evaluation",
+    "IMUEncoder",
+    "IMUPredictor",
+    "Output",
+    "Prediction",
+    "Training",
+    "distill",
+    "evaluate",
+    "finetune",
+    "measure",
+    "predict",
+    "pretrain_imu",
+]
+
+CLIP_SECONDS = 64 / 30  # 64 frames at 30 per second, what the paper's teachers see.
+IMU_RATE = 198.0  # Hz
+IMU_SAMPLES = 422  # of one clip
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# Stage 2 as the paper trained it (section 4.1, appendix C): `distill(model, store, teacher=..., **EGO4D)`.
+EGO4D: dict[str, Any] = {"tau": 10.0, "epochs": 150, "decay_epochs": (90, 120)}
+EPIC_KITCHENS: dict[str, Any] = {"tau": 1.0, "epochs": 50, "decay_epochs": (30, 40)}
+
+
+class EgoDistillError(ValueError):
+    """Something given does not fit; the message says what, where, and what would."""
+
+
+class Output(NamedTuple):
+    """What every model returns: feature [B, D] and class logits [B, C] (no softmax)."""
+
+    feature: Tensor
+    logits: Tensor
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The student (sections 3.2 and 3.3, appendix C)
+
+
+class IMUEncoder(nn.Module):
+    """Five-layer dilated 1-D CNN over head motion, f_M: imu [B, T, 6] -> feature map [B, width, T].
+
+    Layers, kernels and dilations of Brossard, Bonnabel and Barrau ("Denoising IMU gyroscopes with deep learning for
+    open-loop attitude estimation", 2020), to which the paper refers. All padding is on the left and repeats the first
+    sample, so each output sees the present and the past only; the 511 samples that it sees are more than a clip has.
+
+    `width` is that of the last layer. Neither paper gives it; 16 comes nearest to the published parameter count.
+    """
+
+    def __init__(self, width: int = 16, dropout: float = 0.1) -> None:
+        super().__init__()
+        kernel, channels, dilations = 7, (6, 16, 32, 64, 128), (1, 4, 16, 64)
+        layers: list[nn.Module] = [nn.ReplicationPad1d(((kernel - 1) * sum(dilations), 0))]
+        for before, after, dilation in zip(channels, channels[1:], dilations, strict=False):
+            layers += [
+                nn.Conv1d(before, after, kernel, dilation=dilation),
+                nn.BatchNorm1d(after),
+                nn.GELU(),
+                nn.Dropout(dropout),
+            ]
+        self.cnn = nn.Sequential(*layers, nn.Conv1d(channels[-1], width, 1))
+
+    def forward(self, imu: Tensor) -> Tensor:
+        return self.cnn(imu.transpose(1, 2))
+
+
+class IMUPredictor(nn.Module):
+    """h of section 3.4: image features of a clip's first and last frame [B, d] each -> IMU feature [B, D].
+
+    `hidden` is the width of its hidden layer (as in the fusion network, since the paper gives no form), None = linear.
+    """
+
+    def __init__(self, image_dim: int, imu_dim: int, hidden: int | None = 1024) -> None:
+        super().__init__()
+        self.layers = perceptron(2 * image_dim, [] if hidden is None else [hidden], imu_dim)
+
+    def forward(self, first: Tensor, last: Tensor) -> Tensor:
+        return self.layers(torch.cat([first, last], dim=1))
+
+
+def perceptron(before: int, hidden: list[int], after: int) -> nn.Sequential:
+    """Fully connected layers with a ReLU after each but the last."""
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(before, width), nn.ReLU()]
+        before = width
+    return nn.Sequential(*layers, nn.Linear(before, after))
+
+
+class EgoDistill(nn.Module):
+    """The student Phi: N frames and head motion -> the teacher's feature and class logits (figure 2, right).
+
+    num_classes      C.
+    feature_dim      D, the size of the teacher's feature (768 for MotionFormer).
+    num_frames       N. One frame is the clip's centre frame; more go through a GRU, whose last state is used.
+    image_encoder    f_I, any classification network of torchvision by its name, without its classifier.
+    image_weights    "imagenet" (torchvision downloads them), a state dict or the path of one, or None for random.
+    use_imu          False: VisOnly and VisOnly-Distill.
+    frame_size       Height and width of the frames it is trained on, kept for `predict()`.
+    class_names      C names; taken from the store in training when not given.
+
+    Where the paper is silent (README, "Choices"):
+
+    imu_width        Width of the IMU encoder's last layer.
+    imu_vector       "flatten" the IMU feature map over time, or its "mean" over time (accepts any length).
+    hidden, fusion_layers   Width and number of hidden layers in the fusion network.
+
+    Forward takes frames uint8 [B, N, 3, H, W] (RGB) and imu float [B, 422, 6] (m/s2 and rad/s, gravity included). It
+    normalises the frames and removes the IMU's mean over each clip and channel by itself; EgoDistillError names
+    both shapes where one does not fit. It returns `Output(feature [B, D], logits [B, C])`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        feature_dim: int = 768,
+        num_frames: int = 1,
+        image_encoder: str = "resnet18",
+        image_weights: str | os.PathLike | Mapping[str, Tensor] | None = "imagenet",
+        use_imu: bool = True,
+        imu_width: int = 16,
+        imu_vector: str = "flatten",
+        imu_samples: int = IMU_SAMPLES,
+        imu_rate: float = IMU_RATE,
+        hidden: int = 1024,
+        fusion_layers: int = 2,
+        frame_size: int = 224,
+        clip_seconds: float = CLIP_SECONDS,
+        class_names: list[str] | None = None,
+    ) -> None:
+        super().__init__()
+        if imu_vector not in ("flatten", "mean"):
+            raise EgoDistillError(f"imu_vector is 'flatten' or 'mean', not {imu_vector!r}")
+        if num_classes < 1 or num_frames < 1:
+            raise EgoDistillError(f"num_classes={num_classes} and num_frames={num_frames} must be at least 1")
+        if class_names is not None and len(class_names) != num_classes:
+            raise EgoDistillError(f"{len(class_names)} class names for num_classes={num_classes}")
+        # All but the weights, so that `load()` builds the same model again.
+        self.arguments = {
+            "num_classes": num_classes, "feature_dim": feature_dim, "num_frames": num_frames,
+            "image_encoder": image_encoder, "use_imu": use_imu, "imu_width": imu_width, "imu_vector": imu_vector,
+            "imu_samples": imu_samples, "imu_rate": imu_rate, "hidden": hidden, "fusion_layers": fusion_layers,
+            "frame_size": frame_size, "clip_seconds": clip_seconds,
+        }  # fmt: skip
+        self.inputs = ("frames", "imu") if use_imu else ("frames",)
+        self.num_frames, self.frame_size, self.clip_seconds = num_frames, frame_size, clip_seconds
+        self.imu_samples, self.imu_rate, self.imu_vector = imu_samples, imu_rate, imu_vector
+        self.feature_dim, self.num_classes = feature_dim, num_classes
+        self.class_names = list(class_names) if class_names is not None else None
+
+        self.image_encoder, self.image_dim = build_image_encoder(image_encoder, image_weights)
+        fused = self.image_dim
+        if num_frames > 1:
+            self.gru = nn.GRU(self.image_dim, 512, batch_first=True)
+            fused = 512
+        if use_imu:
+            self.imu_encoder = IMUEncoder(imu_width)
+            self.imu_dim = imu_width * imu_samples if imu_vector == "flatten" else imu_width
+            fused += self.imu_dim
+        self.fusion = perceptron(fused, [hidden] * fusion_layers, feature_dim)
+        self.classifier = nn.Linear(feature_dim, num_classes)
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def forward(self, frames: Tensor, imu: Tensor | None = None) -> Output:
+        image = self.aggregate(self.encode_frames(frames))
+        return self.fuse(image, None if imu is None else self.encode_imu(imu))
+
+    def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor:
+        """f_I on each frame: uint8 [B, N, 3, H, W] -> [B, N, d]. `count` is the N wanted, by default the model's."""
+        count = count or self.num_frames
+        if frames.ndim != 5 or frames.shape[1:3] != (count, 3) or frames.dtype != torch.uint8:
+            raise EgoDistillError(
+                f"frames are uint8 [batch, {count}, 3, height, width]; got {describe(frames)}. Frames come as the "
+                f"store or data.read_frames() gives them: RGB, channels first, not normalised."
+            )
+        pixels = ((frames.flatten(0, 1) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return self.image_encoder(pixels).unflatten(0, frames.shape[:2])
+
+    def aggregate(self, features: Tensor) -> Tensor:
+        """z_I: frame features [B, N, d] -> [B, d], or the GRU's last state [B, 512] when N > 1."""
+        return self.gru(features)[1][-1] if self.num_frames > 1 else features[:, 0]
+
+    def encode_imu(self, imu: Tensor) -> Tensor:
+        """z_M: imu float [B, T, 6], physical units -> [B, width * T] (or [B, width] with imu_vector="mean")."""
+        if "imu" not in self.inputs:
+            raise EgoDistillError("this model was built with use_imu=False and takes frames only")
+        fixed = self.imu_vector == "flatten"
+        length = self.imu_samples if fixed else "samples"
+        if imu.ndim != 3 or imu.shape[2] != 6 or (fixed and imu.shape[1] != length) or not imu.is_floating_point():
+            raise EgoDistillError(
+                f"imu is float [batch, {length}, 6] (accelerometer xyz in m/s2, gyroscope xyz in rad/s); got {describe(imu)}"
+            )
+        # Appendix C: sensor bias and gravity differ from clip to clip, only the motion within the clip is kept.
+        features = self.imu_encoder(imu - imu.mean(dim=1, keepdim=True))
+        return features.flatten(1) if fixed else features.mean(dim=2)
+
+    def fuse(self, image: Tensor, imu: Tensor | None) -> Output:
+        """Pi and the classifier: z_I [B, d] and z_M -> (z_phi [B, D], logits [B, C])."""
+        if imu is None and "imu" in self.inputs:
+            raise EgoDistillError("this model needs head motion beside the frames: model(frames, imu)")
+        feature = self.fusion(image if imu is None else torch.cat([image, imu], dim=1))
+        return Output(feature, self.classifier(feature))
+
+    def example(self, batch_size: int = 1) -> tuple[Tensor, ...]:
+        """Random inputs of the right shape and dtype, for `measure()`."""
+        frames = torch.randint(256, (batch_size, self.num_frames, 3, self.frame_size, self.frame_size), dtype=torch.uint8)
+        return (frames, torch.randn(batch_size, self.imu_samples, 6))[: len(self.inputs)]
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write one file that `load()` needs nothing else for: arguments, class names and weights."""
+        write_checkpoint(
+            path,
+            {
+                "format": STUDENT_FORMAT,
+                "arguments": self.arguments,
+                "class_names": self.class_names,
+                "weights": self.state_dict(),
+            },
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> EgoDistill:
+        """The model that `save()` wrote, in evaluation mode. EgoDistillError names the file where it does not fit."""
+        content = read_checkpoint(path, STUDENT_FORMAT)
+        model = cls(**content["arguments"], class_names=content["class_names"], image_weights=None)
+        load_strictly(model, content["weights"], f"the checkpoint {path}")
+        return model.eval()
+
+
+STUDENT_FORMAT = "egodistill student 1"
+
+
+def describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def build_image_encoder(name: str, weights: str | os.PathLike | Mapping[str, Tensor] | None) -> tuple[nn.Module, int]:
+    """A torchvision classification network without its classifier, and the size of the feature that it gives."""
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        raise EgoDistillError(
+            f"image_encoder={name!r} is no classification network of torchvision {torchvision.__version__}; "
+            f"torchvision.models.list_models() lists them, for example 'resnet18' or 'mobilenet_v3_large'"
+        )
+    if isinstance(weights, str) and weights == "imagenet":
+        try:
+            encoder = torchvision.models.get_model(name, weights="DEFAULT" if name != "resnet18" else "IMAGENET1K_V1")
+        except OSError as error:
+            raise EgoDistillError(
+                f"the ImageNet weights of {name} could not be downloaded ({error}). Without a network, give "
+                f"image_weights=PATH (torchvision's .pth file, fetched elsewhere), or None to start from random weights."
+            ) from error
+    else:
+        encoder = torchvision.models.get_model(name, weights=None)
+    head = next((head for head in ("fc", "classifier", "head", "heads") if hasattr(encoder, head)), None)
+    if head is None:
+        raise EgoDistillError(f"image_encoder={name!r}: no classifier called fc, classifier, head or heads to take off")
+    # SqueezeNet's classifier is a convolution, with the pooling behind it; everyone else pools before.
+    pools = any(isinstance(layer, nn.Conv2d) for layer in getattr(encoder, head).modules())
+    setattr(encoder, head, nn.AdaptiveAvgPool2d(1) if pools else nn.Identity())
+    if weights is not None and weights != "imagenet":
+        source = f"the image weights {weights}" if isinstance(weights, (str, os.PathLike)) else "the image weights"
+        state = weights if isinstance(weights, Mapping) else read_tensors(weights)
+        load_strictly(encoder, {k: v for k, v in state.items() if not k.startswith(f"{head}.")}, source)
+    encoder.to(memory_format=torch.channels_last)
+    with torch.no_grad():  # Found out, not typed in.
+        size = encoder.eval()(torch.zeros(1, 3, 224, 224)).shape[1]
+    return nn.Sequential(encoder.train(), nn.Flatten()), size
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Losses: pure functions of tensors, in the paper's order. All are means over the batch.
+
+
+def action_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """L_ACT and L_GT, equations 1 and 5: cross-entropy of logits [B, C] with class numbers [B]."""
+    return F.cross_entropy(logits.float(), labels)
+
+
+def feature_loss(student: Tensor, teacher: Tensor, *, reduction: str = "mean") -> Tensor:
+    """L_1, equation 3: features [B, D]. "mean" over the dimensions keeps beta = 1 meaningful for any D; or "sum"."""
+    distance = (student.float() - teacher.float()).abs()
+    if reduction not in ("mean", "sum"):
+        raise EgoDistillError(f"the reduction of L_1 over dimensions is 'mean' or 'sum', not {reduction!r}")
+    return distance.mean() if reduction == "mean" else distance.sum(dim=1).mean()
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, tau: float, *, tau_squared: bool = False) -> Tensor:
+    """L_KD, equation 4: KL(softmax(teacher / tau) || softmax(student / tau)) of logits [B, C].
+
+    As printed it has no factor tau^2, so that at tau = 10 its gradient is about a hundredth of that at 1;
+    `tau_squared` puts it in (Hinton, Vinyals, Dean 2015, section 2).
+    """
+    wanted, given = (F.log_softmax(logits.float() / tau, dim=1) for logits in (teacher, student))
+    divergence = F.kl_div(given, wanted, reduction="batchmean", log_target=True)
+    return divergence * tau**2 if tau_squared else divergence
+
+
+def contrastive_loss(predicted: Tensor, actual: Tensor, tau: float = 0.1, *, symmetric: bool = False) -> Tensor:
+    """L_NCE, equation 7: IMU features predicted from images [B, D] against the true ones of all clips in the batch.
+
+    Row i is right when its cosine similarity is highest in column i. `symmetric` adds the other direction.
+    """
+    similarity = F.normalize(predicted.float(), dim=1) @ F.normalize(actual.float(), dim=1).T / tau
+    own = torch.arange(len(similarity), device=similarity.device)
+    rows = F.cross_entropy(similarity, own)
+    return (rows + F.cross_entropy(similarity.T, own)) / 2 if symmetric else rows
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Training: three stages over one loop
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings that all stages share; each is a keyword argument of `finetune`, `pretrain_imu` and `distill`."""
+
+    epochs: int = 50
+    batch_size: int = 64
+    learning_rate: float = 1e-4
+    decay_epochs: tuple[int, ...] = (30, 40)  # The learning rate is multiplied by `decay` after these epochs.
+    decay: float = 0.1
+    weight_decay: float = 0.01  # AdamW's own default; the paper gives none.
+    seed: int = 0  # The order of the data and dropout depend on it, on the epoch and the step, and on nothing else.
+    precision: str = "fp32"  # or "bf16": automatic mixed precision
+    device: str | None = None  # None: a GPU where there is one
+    checkpoint: str | os.PathLike | None = None  # File to resume from and to write while training.
+    checkpoint_seconds: float = 300.0  # How often to write it within an epoch; it is always written after each.
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 2 or self.precision not in ("fp32", "bf16"):
+            raise EgoDistillError(
+                "training needs epochs >= 1, batch_size >= 2 and precision 'fp32' or 'bf16'; "
+                f"got {self.epochs}, {self.batch_size} and {self.precision!r}"
+            )
+
+    def rate(self, epoch: int) -> float:
+        """Learning rate in an epoch, counted from 0."""
+        return self.learning_rate * self.decay ** sum(epoch >= step for step in self.decay_epochs)
+
+
+History = list[dict[str, float]]
+
+
+def finetune(model: nn.Module, store: Any, **training: Any) -> History:
+    """Train any model, teacher or student, on labels alone: L_ACT (equation 1). VisOnly and VisIMU are trained so.
+
+    `training` are fields of `Training`. Parameters with requires_grad=False stay as they are. Returns one dict an
+    epoch: loss, top1 (on the training clips, as they are seen), clips_per_second, loader_share, learning_rate.
+    """
+    settings = Training(**training)
+    names = arrays_of(model, store)
+
+    def step(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        logits = model(*(batch[name] for name in names)).logits
+        return {"loss": action_loss(logits, batch["label"]), "top1": (logits.argmax(1) == batch["label"]).float().mean()}
+
+    return train(model, store, names, step, settings, {"stage": "finetune"})
+
+
+def pretrain_imu(
+    model: EgoDistill,
+    store: Any,
+    *,
+    teacher: str | None,
+    predictor: IMUPredictor | None = None,
+    nce_tau: float = 0.1,
+    nce_weight: float = 1.0,
+    l1_weight: float = 1.0,
+    l1_reduction: str = "mean",
+    symmetric: bool = False,
+    **training: Any,
+) -> History:
+    """Stage 1, section 3.4: self-supervised training of the IMU encoder, the predictor h and the fusion network.
+
+    Loss: L_NCE (equation 7) + L_1 to the feature of `teacher`, the name under which `teachers.extract()` wrote to the
+    store (None together with l1_weight=0). The image encoder is frozen and in evaluation mode (fine-tuning it here
+    makes it collapse, as the paper's footnote says), so the features of all frames are computed once and kept in
+    memory: (N + 2) x 512 numbers a clip. A GRU, whose start is random, is trained along. h is not part of the
+    student; give your own `predictor` to keep it. History: loss, nce, l1, matching (the share of clips whose predicted
+    IMU feature is nearest to the clip's own in its batch).
+    """
+    settings = Training(**training)
+    if "imu" not in model.inputs:
+        raise EgoDistillError("pretrain_imu() trains the IMU encoder, and this model was built with use_imu=False")
+    if teacher is None and l1_weight:
+        raise EgoDistillError("the L_1 part of stage 1 needs teacher=NAME; or set l1_weight=0 to leave it out")
+    names = [*arrays_of(model, store), "ends"]
+    need(store, "ends", "prepare(..., ends=True)")
+    if predictor is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            predictor = IMUPredictor(model.image_dim, model.imu_dim)
+    device = settings_device(settings)
+    features = frozen_features(model, store, names[0], settings)
+    targets = [f"{teacher}.feature"] if l1_weight else []
+    for target in targets:
+        need(store, target, f"teachers.extract() with the teacher {teacher!r}")
+
+    def step(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        frames = features[batch["row"]].to(device)
+        actual = model.encode_imu(batch["imu"])
+        predicted = predictor(frames[:, 0], frames[:, -1])
+        nce = contrastive_loss(predicted, actual, nce_tau, symmetric=symmetric)
+        nearest = (F.normalize(predicted.float(), dim=1) @ F.normalize(actual.float(), dim=1).T).argmax(1)
+        losses = {"loss": nce_weight * nce, "nce": nce}
+        if l1_weight:
+            feature = model.fuse(model.aggregate(frames[:, 1:-1]), actual).feature
+            losses["l1"] = feature_loss(feature, batch[targets[0]], reduction=l1_reduction)
+            losses["loss"] = losses["loss"] + l1_weight * losses["l1"]
+        losses["matching"] = (nearest == torch.arange(len(nearest), device=nearest.device)).float().mean()
+        return losses
+
+    frozen = [p for p in (*model.image_encoder.parameters(), *model.classifier.parameters()) if p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        what = {
+            "stage": "pretrain_imu", "teacher": teacher, "nce_tau": nce_tau, "nce_weight": nce_weight,
+            "l1_weight": l1_weight, "l1_reduction": l1_reduction, "symmetric": symmetric,
+        }  # fmt: skip
+        both = nn.ModuleDict({"model": model, "predictor": predictor})
+        return train(both, store, ["imu", *targets], step, settings, what)
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+
+@torch.no_grad()
+def frozen_features(model: EgoDistill, store: Any, frames: str, settings: Training) -> Tensor:
+    """Image features of each clip's first frame, its N frames and its last frame: float32 [clips, N + 2, d]."""
+    device = settings_device(settings)
+    model.to(device).image_encoder.eval()
+    bar = Progress("image features", len(store), show=settings.progress)
+    found = []
+    for batch, _ in read_ahead(store, [frames, "ends"], torch.arange(len(store)), settings.batch_size, device):
+        stack = torch.cat([batch["ends"][:, :1], batch[frames], batch["ends"][:, 1:]], dim=1)
+        with autocast(device, settings.precision):
+            found.append(model.encode_frames(stack, stack.shape[1]).float().cpu())
+        bar.step(len(stack))
+    bar.close()
+    return torch.cat(found)
+
+
+def distill(
+    model: nn.Module,
+    store: Any,
+    *,
+    teacher: str,
+    alpha: float = 0.95,
+    beta: float = 1.0,
+    tau: float = 1.0,
+    tau_squared: bool = False,
+    l1_reduction: str = "mean",
+    **training: Any,
+) -> History:
+    """Stage 2, equation 6: alpha L_KD + (1 - alpha) L_GT + beta L_1, all parts of the student trainable.
+
+    `teacher` is the name under which `teachers.extract()` wrote its features and logits to the store. Defaults are
+    the paper's for EPIC-KITCHENS; `**EGO4D` holds those for Ego4D. History: loss, kd, gt, l1, top1.
+    """
+    settings = Training(**training)
+    names = arrays_of(model, store)
+    targets = [f"{teacher}.feature", f"{teacher}.logits"]
+    for target in targets:
+        need(store, target, f"teachers.extract() with the teacher {teacher!r}")
+
+    def step(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        feature, logits = model(*(batch[name] for name in names))
+        wanted_feature, wanted_logits = (batch[target] for target in targets)
+        if feature.shape != wanted_feature.shape:
+            raise EgoDistillError(
+                f"the student's feature is {describe(feature)} and the teacher's {describe(wanted_feature)}; build the "
+                f"student with feature_dim={wanted_feature.shape[1]}"
+            )
+        kd = distillation_loss(logits, wanted_logits, tau, tau_squared=tau_squared)
+        gt = action_loss(logits, batch["label"])
+        l1 = feature_loss(feature, wanted_feature, reduction=l1_reduction)
+        top1 = (logits.argmax(1) == batch["label"]).float().mean()
+        return {"loss": alpha * kd + (1 - alpha) * gt + beta * l1, "kd": kd, "gt": gt, "l1": l1, "top1": top1}
+
+    what = {
+        "stage": "distill", "teacher": teacher, "alpha": alpha, "beta": beta, "tau": tau,
+        "tau_squared": tau_squared, "l1_reduction": l1_reduction,
+    }  # fmt: skip
+    return train(model, store, names + targets, step, settings, what)
+
+
+def train(
+    model: nn.Module,
+    store: Any,
+    names: list[str],
+    step: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    settings: Training,
+    what: dict[str, Any],
+) -> History:
+    """The loop of all stages: AdamW over shuffled batches, `step(batch)` gives the loss and what else to report.
+
+    A batch holds the arrays `names` of the store, "label" and "row". With `settings.checkpoint`, a run that was
+    killed and is started again with the same arguments goes on from the last step that was saved, and ends with the
+    same weights as an undisturbed one (bit by bit on CPU); a finished one is loaded. The history is also written
+    beside the checkpoint, a JSON line an epoch.
+    """
+    if len(store) < 2:
+        raise EgoDistillError(f"{len(store)} clips are too few to train on; is the split right, did prepare() fail?")
+    device = settings_device(settings)
+    model.to(device).train()
+    for part in model.modules():  # A frozen image encoder keeps its statistics, too.
+        if isinstance(part, nn.modules.batchnorm._NormBase) and part.weight is not None and not part.weight.requires_grad:
+            part.eval()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+    state: dict[str, Any] = {"epoch": 0, "step": 0, "sums": {}, "history": []}
+    about = what | asdict(settings) | {"clips": len(store), "class_names": store.class_names}
+    for key in ("device", "checkpoint", "checkpoint_seconds", "progress"):  # These may change between two runs.
+        del about[key]
+    about = json.loads(json.dumps(about))
+    path = Path(settings.checkpoint) if settings.checkpoint is not None else None
+    if path is not None and path.exists():
+        content = read_checkpoint(path, TRAINING_FORMAT)
+        other = {k: (content["about"].get(k), v) for k, v in about.items() if content["about"].get(k) != v}
+        if other:
+            differences = "; ".join(f"{name} was {was!r} and is now {now!r}" for name, (was, now) in other.items())
+            raise EgoDistillError(f"the checkpoint {path} is of another run: {differences}. Delete it or give another one.")
+        load_strictly(model, content["weights"], f"the checkpoint {path}")
+        optimizer.load_state_dict(content["optimizer"])
+        state = content["state"]
+
+    def save() -> None:
+        if path is not None:
+            content = {"about": about, "state": state, "weights": model.state_dict(), "optimizer": optimizer.state_dict()}
+            write_checkpoint(path, {"format": TRAINING_FORMAT, **content})
+
+    bar = Progress(what["stage"], len(store) * settings.epochs, show=settings.progress and state["epoch"] < settings.epochs)
+    bar.begin((state["epoch"] * len(store)) + state["step"] * settings.batch_size)
+    saved = time.monotonic()
+    while state["epoch"] < settings.epochs:
+        epoch = state["epoch"]
+        for group in optimizer.param_groups:
+            group["lr"] = settings.rate(epoch)
+        order = torch.randperm(len(store), generator=torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch))
+        rest, began = order[state["step"] * settings.batch_size :], time.monotonic()
+        waited = seen = 0
+        for batch, wait in read_ahead(store, names, rest, settings.batch_size, device):
+            waited += wait
+            count = len(batch["row"])
+            if count > 1:  # Batch norm and negatives want company.
+                with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                    torch.manual_seed((settings.seed * 1_000_003 + epoch) * 1_000_003 + state["step"])
+                    with autocast(device, settings.precision):
+                        losses = step(batch)
+                    optimizer.zero_grad(set_to_none=True)
+                    losses["loss"].backward()
+                    optimizer.step()
+                values = {name: float(value.detach()) for name, value in losses.items()}
+                if not math.isfinite(values["loss"]):
+                    raise EgoDistillError(
+                        f"{what['stage']}: the loss is {values['loss']} in epoch {epoch}, step {state['step']} (clips "
+                        f"{batch['row'].tolist()[:8]}...). Lower the learning rate, or look at these clips' inputs."
+                    )
+                for name, value in [*values.items(), ("clips", 1.0)]:
+                    state["sums"][name] = state["sums"].get(name, 0.0) + value * count
+            state["step"] += 1
+            seen += count
+            bar.step(count, f"loss {values['loss']:.3f}")
+            if time.monotonic() - saved > settings.checkpoint_seconds:
+                save()
+                saved = time.monotonic()
+        spent = time.monotonic() - began
+        clips = state["sums"].pop("clips")
+        state["history"].append(
+            {name: value / clips for name, value in state["sums"].items()}
+            | {"learning_rate": settings.rate(epoch), "clips_per_second": seen / spent, "loader_share": waited / spent}
+        )
+        state |= {"epoch": epoch + 1, "step": 0, "sums": {}}
+        save()
+        saved = time.monotonic()
+        if path is not None:
+            lines = "".join(json.dumps({"epoch": k + 1} | row) + "\n" for k, row in enumerate(state["history"]))
+            with whole(path.with_suffix(".jsonl")) as part:
+                part.write_text(lines)
+    bar.close()
+    model.eval()
+    return state["history"]
+
+
+TRAINING_FORMAT = "egodistill training 1"
+
+
+def arrays_of(model: nn.Module, store: Any) -> list[str]:
+    """Names of the store's arrays that a model reads, in its order; and a check that model and store fit."""
+    frames = f"frames_{getattr(model, 'num_frames', 1)}"
+    names = [frames if name == "frames" else name for name in model.inputs]
+    ways = {"clip": "prepare(..., clip_frames=T)", "imu": "prepare(..., imu=True)"}
+    for name in names:
+        need(store, name, ways.get(name, f"prepare(..., num_frames={frames.removeprefix('frames_')})"))
+    if getattr(model, "class_names", None) is None:
+        model.class_names = list(store.class_names)
+    if list(model.class_names) != list(store.class_names):
+        raise EgoDistillError(
+            f"model and store have other class names: {shorten(model.class_names)} and {shorten(store.class_names)}"
+        )
+    if hasattr(model, "num_classes") and model.num_classes != len(store.class_names):
+        raise EgoDistillError(f"the model has {model.num_classes} classes and the store {len(store.class_names)}")
+    if frames in names:
+        size = store.read(frames, [0]).shape[-1] if len(store) else model.frame_size
+        if size != model.frame_size:
+            raise EgoDistillError(
+                f"the store's frames are {size} pixels wide and the model's {model.frame_size}; build it with frame_size={size}"
+            )
+    return names
+
+
+def need(store: Any, name: str, way: str) -> None:
+    if name not in store.names:
+        raise EgoDistillError(f"the store has no array {name!r} (it has {', '.join(store.names)}); {way} makes it")
+
+
+def shorten(names: list[str]) -> str:
+    return f"{len(names)} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
+
+
+def read_ahead(
+    store: Any, names: list[str], rows: Tensor, batch_size: int, device: torch.device
+) -> Iterator[tuple[dict[str, Tensor], float]]:
+    """Batches of the store, the next one read by a thread during work on this one; and the seconds waited for each."""
+    labels = torch.as_tensor(store.labels)
+
+    def read(part: Tensor) -> dict[str, Tensor]:
+        batch = {name: torch.from_numpy(store.read(name, part.numpy())) for name in names}
+        batch |= {"label": labels[part], "row": part}
+        return {name: value if name == "row" else value.to(device, non_blocking=True) for name, value in batch.items()}
+
+    parts = list(rows.split(batch_size))
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(read, parts[0]) if parts else None
+        for k in range(len(parts)):
+            began = time.monotonic()
+            batch = ahead.result()
+            waited = time.monotonic() - began
+            if k + 1 < len(parts):
+                ahead = pool.submit(read, parts[k + 1])
+            yield batch, waited
+
+
+def settings_device(settings: Training) -> torch.device:
+    return pick_device(settings.device)
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, else a GPU where there is one."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Evaluation and cost
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy over the segments ("videos") of a store."""
+
+    top1: float  # Share of segments whose class is right, 0 to 1.
+    per_class: dict[str, float]  # The same for each class that occurs.
+    confusion: Tensor  # int64 [C, C]: rows are the true class, columns the predicted one.
+    scores: Tensor  # float32 [segments, C]: class scores averaged over each segment's clips.
+    labels: Tensor  # int64 [segments]
+    feature_distance: float | None  # Mean absolute difference of clip features to the teacher's.
+    clips: int
+
+    def __str__(self) -> str:
+        return f"top-1 {100 * self.top1:.2f} % of {len(self.labels)} segments ({self.clips} clips)"
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    store: Any,
+    *,
+    teacher: str | None = None,
+    batch_size: int = 64,
+    device: str | None = None,
+    precision: str = "fp32",
+    progress: bool = True,
+) -> Evaluation:
+    """Per-video top-1 (section 4.1): softmax scores averaged over the clips that cover a segment, then the best class.
+
+    With `teacher`, the mean absolute distance between the model's features and those in the store under that name.
+    """
+    names = arrays_of(model, store)
+    if not len(store):
+        raise EgoDistillError("there are no clips to evaluate on; is the split right, did prepare() fail?")
+    targets = [f"{teacher}.feature"] if teacher else []
+    for target in targets:
+        need(store, target, f"teachers.extract() with the teacher {teacher!r}")
+    place, training = pick_device(device), model.training
+    model.to(place).eval()
+    bar = Progress("evaluate", len(store), show=progress)
+    scores, distance = [], 0.0
+    for batch, _ in read_ahead(store, names + targets, torch.arange(len(store)), batch_size, place):
+        with autocast(place, precision):
+            feature, logits = model(*(batch[name] for name in names))
+        scores.append(logits.float().softmax(1).cpu())
+        for target in targets:
+            distance += float(feature_loss(feature, batch[target])) * len(feature)
+        bar.step(len(logits))
+    bar.close()
+    model.train(training)
+
+    scores = torch.cat(scores)
+    _, segment = torch.unique(torch.as_tensor(store.segments), return_inverse=True)
+    total = torch.zeros(int(segment.max()) + 1, scores.shape[1]).index_add_(0, segment, scores)
+    total /= torch.bincount(segment)[:, None]
+    labels = torch.zeros(len(total), dtype=torch.int64).index_copy_(0, segment, torch.as_tensor(store.labels))
+    classes = scores.shape[1]
+    confusion = torch.bincount(labels * classes + total.argmax(1), minlength=classes**2).view(classes, classes)
+    count, right = confusion.sum(1), confusion.diagonal()
+    return Evaluation(
+        top1=float(right.sum() / count.sum()),
+        per_class={store.class_names[k]: float(right[k] / count[k]) for k in range(classes) if count[k]},
+        confusion=confusion,
+        scores=total,
+        labels=labels,
+        feature_distance=distance / len(store) if teacher else None,
+        clips=len(store),
+    )
+
+
+class Cost(NamedTuple):
+    """What a model costs for one clip. GMACs are billions of multiply-adds: half of what torch's FlopCounterMode counts
+    (convolutions and matrix products; no norms, activations or pooling)."""
+
+    gmacs: float
+    params: int
+    ms_per_clip: float
+    batch_size: int
+    device: str
+
+
+@torch.no_grad()
+def measure(
+    model: nn.Module,
+    *,
+    batch_size: int = 32,
+    device: str | None = None,
+    precision: str = "fp32",
+    repeats: int = 10,
+) -> Cost:
+    """Multiply-adds, parameters and median milliseconds a clip of a model with an `example(batch_size)` method.
+
+    The time is the median of `repeats` forward passes after two for warming up, divided by the batch size; on a GPU it
+    is taken with device events. Reading and decoding are not part of it.
+    """
+    place, training = pick_device(device), model.training
+    model.to(place).eval()
+    macs = count_macs(model, place)
+    batch = tuple(x.to(place) for x in model.example(batch_size))
+    times = []
+    for k in range(repeats + 2):
+        if place.type == "cuda":
+            began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            began.record()
+        start = time.perf_counter()
+        with autocast(place, precision):
+            model(*batch)
+        spent = 1e3 * (time.perf_counter() - start)
+        if place.type == "cuda":
+            ended.record()
+            ended.synchronize()
+            spent = began.elapsed_time(ended)
+        if k >= 2:
+            times.append(spent / batch_size)
+    model.train(training)
+    return Cost(
+        gmacs=macs / 1e9,
+        params=sum(p.numel() for p in model.parameters()),
+        ms_per_clip=float(torch.tensor(times).median()),
+        batch_size=batch_size,
+        device=torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",
+    )
+
+
+@torch.no_grad()
+def count_macs(model: nn.Module, device: torch.device) -> float:
+    """Multiply-adds for one clip, of a model in evaluation mode. On the meta device nothing is computed."""
+    training = model.training
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(*(x.to(device) for x in model.example(1)))
+    model.train(training)
+    return counter.get_total_flops() / 2
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Prediction
+
+
+class Prediction(NamedTuple):
+    """One clip of a recording: where it is (s), its best classes with their scores, or why there are none."""
+
+    start: float
+    stop: float
+    classes: list[tuple[str, float]]
+    problem: str | None = None
+
+
+@torch.no_grad()
+def predict(
+    model: EgoDistill,
+    video: str | os.PathLike,
+    imu: str | os.PathLike | tuple[str | os.PathLike, str | os.PathLike] | None = None,
+    *,
+    stride: float | None = None,
+    top: int = 5,
+    batch_size: int = 16,
+    device: str | None = None,
+) -> Iterator[Prediction]:
+    """Classify a whole recording, clip by clip (every `stride` seconds, by default one clip after the other).
+
+    `imu` is what `data.read_imu()` takes: a table, a pair of tables, or None for telemetry inside the video. Memory
+    does not grow with the recording. A clip that cannot be classified, for head motion is missing there, comes with
+    `problem` saying so and no classes.
+    """
+    from egodistill import data  # The only need of a sibling in this file.
+
+    place = pick_device(device)
+    model.to(place).eval()
+    names = model.class_names or [str(k) for k in range(model.num_classes)]
+    duration = data.probe(video).duration
+    motion = data.read_imu(imu if imu is not None else video) if "imu" in model.inputs else None
+    stride, length = stride or model.clip_seconds, model.clip_seconds
+    if stride <= 0:
+        raise EgoDistillError(f"stride is in seconds and above 0; got {stride}")
+    starts = [k * stride for k in range(max(1, math.floor((duration - length) / stride + 1 + 1e-6)))]
+    for k in range(0, len(starts), batch_size):
+        group, windows, problems = starts[k : k + batch_size], {}, {}
+        for start in group:
+            try:
+                if motion is not None:
+                    windows[start] = motion.window(start, samples=model.imu_samples, rate=model.imu_rate)
+            except data.CoverageError as error:
+                problems[start] = str(error)
+        good = [start for start in group if start not in problems]
+        answers: dict[float, list[tuple[str, float]]] = {}
+        if good:
+            times = [start + (i + 0.5) / model.num_frames * length for start in good for i in range(model.num_frames)]
+            frames = torch.from_numpy(data.read_frames(video, times, size=model.frame_size))
+            batch = [frames.unflatten(0, (len(good), model.num_frames))]
+            if motion is not None:
+                batch.append(torch.stack([torch.from_numpy(windows[start]) for start in good]))
+            scores = model(*(x.to(place) for x in batch)).logits.float().softmax(1).cpu()
+            best = scores.topk(min(top, scores.shape[1]), dim=1)
+            for start, values, classes in zip(good, best.values.tolist(), best.indices.tolist(), strict=True):
+                answers[start] = [(names[c], v) for c, v in zip(classes, values, strict=True)]
+        for start in group:
+            yield Prediction(start, start + length, answers.get(start, []), problems.get(start))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Files and the terminal
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Write to the yielded temporary path; it is renamed to `path` when all went well, and removed when not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_checkpoint(path: str | os.PathLike, content: dict[str, Any]) -> None:
+    with whole(Path(path)) as part:
+        torch.save(content, part)
+
+
+def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
+    """A file of tensors and plain values; never runs code that it may hold (`weights_only`)."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise EgoDistillError(f"there is no file {path}") from error
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        raise EgoDistillError(f"{path} cannot be read as a checkpoint (truncated, or of another kind): {error}") from error
+    if not isinstance(content, dict):
+        raise EgoDistillError(f"{path} holds a {type(content).__name__}, not a dict of weights")
+    return content
+
+
+def read_checkpoint(path: str | os.PathLike, expected: str) -> dict[str, Any]:
+    content = read_tensors(path)
+    if content.get("format") != expected:
+        raise EgoDistillError(f"{path} is no {expected!r} file; its format is {content.get('format')!r}")
+    return content
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """load_state_dict with one message that lists all that does not fit."""
+    own = module.state_dict()
+    # Files older than 2018 have no such counters; batch norm does not use them at its default momentum.
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in own]
+    shapes = [f"{k} {list(state[k].shape)} for {list(own[k].shape)}" for k in own if k in state and state[k].shape != own[k].shape]
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    if any(faults.values()):
+        told = "; ".join(f"{len(keys)} {fault} ({', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''})"
+                         for fault, keys in faults.items() if keys)  # fmt: skip
+        raise EgoDistillError(f"{source} do{'' if source.endswith('weights') else 'es'} not fit this model: {told}")
+    module.load_state_dict(own | dict(state))
+
+
+class Progress:
+    """One line on stderr: how far a long step is, how fast it goes, how long it still takes."""
+
+    def __init__(self, title: str, total: int, *, show: bool = True) -> None:
+        self.title, self.total, self.show, self.shown = title, total, show, 0.0
+        self.begin(0)
+
+    def begin(self, done: int) -> None:
+        self.done, self.first, self.start = done, done, time.monotonic()
+
+    def step(self, count: int, note: str = "") -> None:
+        self.done += count
+        now = time.monotonic()
+        if not self.show or (now - self.shown < 0.2 and self.done < self.total):
+            return
+        self.shown = now
+        speed = (self.done - self.first) / max(now - self.start, 1e-9)
+        left = (self.total - self.done) / max(speed, 1e-9)
+        line = f"{self.title:<22} {self.done:>7}/{self.total} clips  {speed:7.1f} clips/s  {left:5.0f} s left  {note}"
+        print(f"\r{line:<95}", end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.show:
+            print(file=sys.stderr)

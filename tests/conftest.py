@@ -1,0 +1,32 @@
+"""Fixtures that several test files share."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def sample_data() -> Path:
+    """The folder of small real recordings; skips where there is none."""
+    folder = os.environ.get("EGODISTILL_SAMPLE_DATA")
+    if not folder:
+        pytest.skip(
+            "needs real recordings: set EGODISTILL_SAMPLE_DATA to the folder that holds "
+            "gopro/, epic-kitchens-100/, decoder-clips/ and so on"
+        )
+    path = Path(folder).resolve()
+    if not path.is_dir():
+        pytest.fail(f"EGODISTILL_SAMPLE_DATA is {folder!r}, which is not a folder")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    """Tests use as many threads as OMP_NUM_THREADS says; a change made by one is undone."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else None
+    yield
+    if before is not None and torch.get_num_threads() != before:
+        torch.set_num_threads(before)

@@ -1,0 +1,1140 @@
+"""The data road: tables, IMU, frames and the clip store, on files made here and on real ones."""
+
+import csv
+import json
+import math
+import os
+import pickle
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import wave
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from egodistill import data
+
+BITS, WIDTH, HEIGHT, TICKS = 10, 80, 48, 30000
+
+
+@pytest.fixture(scope="session")
+def sample(sample_data):
+    """Path of a real file below the folder of small real recordings."""
+    return lambda name: str(sample_data / name)
+
+
+# --- Files made on the spot ----------------------------------------------------------------------
+
+
+def paint(number):
+    """A picture that shows its number as ten vertical bars, black or white."""
+    bars = [255 * (number >> bit & 1) for bit in range(BITS)]
+    row = np.repeat(np.array(bars, np.uint8), WIDTH // BITS)
+    return np.broadcast_to(row[None, :, None], (HEIGHT, WIDTH, 3))
+
+
+def number_of(picture):
+    """The number painted in a [3, H, W] picture of any size."""
+    row = picture.mean((0, 1))
+    bars = [part[len(part) // 3 : -(len(part) // 3) or None] for part in np.array_split(row, BITS)]
+    return sum((bar.mean() > 128) << bit for bit, bar in enumerate(bars))
+
+
+def write_video(path, times, codec="libx264", pictures=None, **options):
+    """A video whose i-th frame is on screen from times[i] on and shows the number i."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=30)
+        height, width = (HEIGHT, WIDTH) if pictures is None else pictures[0].shape[:2]
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, TICKS)
+        stream.options = {key.replace("_", "-"): str(value) for key, value in options.items()}
+        for i, seconds in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(paint(i) if pictures is None else pictures[i]), "rgb24"
+            )
+            frame.pts, frame.time_base = round(seconds * TICKS), Fraction(1, TICKS)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return str(path)
+
+
+STEADY = np.arange(150) / 25
+X264 = {"bf": 3, "g": 24, "crf": 10, "preset": "veryfast"}
+
+
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory):
+    """Six seconds at 25 fps with B-frames and a key frame every 24."""
+    return write_video(tmp_path_factory.mktemp("video") / "steady.mp4", STEADY, **X264)
+
+
+def write_table(path, header, rows):
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def ramp(stamps, slope, offset=0.0):
+    """Three channels that grow linearly with time, each with a slope of its own."""
+    return np.outer(stamps, np.array([1.0, -2.0, 0.5]) * slope) + offset
+
+
+def write_epic_imu(folder, name, seconds, slope=1.0):
+    """An EPIC-KITCHENS pair of IMU files with ramps; both sensors have stamps of their own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    accel, gyro = np.arange(-1, seconds, 1 / 200), np.arange(-0.998, seconds, 1 / 190)
+    sensors = (("Accl", accel, ramp(accel, slope, 9.8)), ("Gyro", gyro, ramp(gyro, -slope)))
+    for word, stamps, values in sensors:
+        rows = np.column_stack([stamps * 1000, values])
+        header = f"Milliseconds,{word}X,{word}Y,{word}Z"
+        path = folder / f"{name}-{word.lower()}.csv"
+        np.savetxt(path, rows, "%.6f", delimiter=",", header=header, comments="")
+    return tuple(str(folder / f"{name}-{kind}.csv") for kind in ("accl", "gyro"))
+
+
+# --- Tables --------------------------------------------------------------------------------------
+
+EPIC = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp", "verb",
+        "verb_class")
+
+
+def epic_row(number, video, verb="take", verb_class=0, start="00:00:01.50", stop="00:01:02.25"):
+    return f"{video}_{number}", video.split("_")[0], video, start, stop, verb, verb_class
+
+
+def test_epic_kitchens_reads_times_split_labels_and_paths(tmp_path):
+    for video in ("P01_101", "P30_107"):
+        write_epic_imu(tmp_path / video[:3] / "meta_data", video, 2)
+    write_epic_imu(tmp_path / "P02" / "meta_data", "P02_101", 2)
+    os.remove(tmp_path / "P02/meta_data/P02_101-gyro.csv")
+    rows = [epic_row(0, "P01_101", "pick-up"), epic_row(1, "P30_107", "grab"),
+            epic_row(2, "P01_101", "grab"), epic_row(3, "P02_101", "grab"),
+            epic_row(4, "P01_101", "wash", 2, "01:00:00.1", "01:00:00.35")]
+    table = write_table(tmp_path / "EPIC_100_train.csv", EPIC, rows)
+    found = data.read_epic_kitchens(table, tmp_path)
+    first = found[0]
+    assert first.id == "P01_101_0" and (first.start, first.stop) == (1.5, 62.25)
+    assert first.video == str(tmp_path / "P01/videos/P01_101.MP4")
+    assert first.imu == tuple(
+        str(tmp_path / f"P01/meta_data/P01_101-{kind}.csv") for kind in ("accl", "gyro")
+    )
+    assert [s.split for s in found] == ["train", "test", "train", "train"]
+    assert [s.label for s in found] == ["grab", "grab", "grab", "wash"]  # the commonest spelling
+    assert found[3].start == pytest.approx(3600.1) and found[3].stop == pytest.approx(3600.35)
+    assert found.dropped == {"the video has no IMU files": 1}
+    few = data.read_epic_kitchens(table, tmp_path, min_instances=2, evaluation_wearers=["P01"])
+    assert [s.split for s in few] == ["test", "train", "test"]
+    assert sum(few.dropped.values()) == 2
+    write_table(tmp_path / "EPIC_100_verb_classes.csv", ("id", "key"), [(0, "TAKE"), (2, "WASH")])
+    assert {s.label for s in data.read_epic_kitchens(table, tmp_path)} == {"TAKE", "WASH"}
+
+
+def test_two_epic_classes_with_one_spelling_stay_two(tmp_path):
+    write_epic_imu(tmp_path / "P01" / "meta_data", "P01_101", 2)
+    rows = [epic_row(0, "P01_101", "turn", 3), epic_row(1, "P01_101", "turn", 7)]
+    table = write_table(tmp_path / "a.csv", EPIC, rows)
+    assert len({s.label for s in data.read_epic_kitchens(table, tmp_path)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (epic_row(0, "../P01_101"), "row 3.*id of a participant"),
+        (epic_row(0, "P01_101/x"), "row 3.*id of a participant"),
+        (epic_row(0, "P01_101", start="xx"), "row 3.*'xx' is not a time"),
+        (epic_row(0, "P01_101", start="nan"), "row 3.*'nan' is not a time"),
+        (epic_row(0, "P01_101", start="00:02:00"), "row 3.*does not come after"),
+        (epic_row(0, "P01_101", verb_class="?"), "row 3.*verb_class '\\?'"),
+        (epic_row(0, "P01_101")[:5], "row 3.*fewer cells"),
+    ],
+)
+def test_epic_kitchens_names_file_and_row(tmp_path, row, words):
+    write_epic_imu(tmp_path / "P01" / "meta_data", "P01_101", 2)
+    table = write_table(tmp_path / "a.csv", EPIC, [epic_row(9, "P01_101"), row])
+    with pytest.raises(data.DataError, match=f"a.csv, {words}"):
+        data.read_epic_kitchens(table, tmp_path)
+
+
+def test_epic_kitchens_without_imu_or_labels_says_so(tmp_path):
+    table = write_table(tmp_path / "EPIC_100_validation.csv", EPIC, [epic_row(0, "P01_11")])
+    with pytest.raises(data.DataError, match="validation split has IMU"):
+        data.read_epic_kitchens(table, tmp_path)
+    table = write_table(tmp_path / "test_timestamps.csv", EPIC[:5], [epic_row(0, "P01_11")[:5]])
+    with pytest.raises(data.DataError, match="no column verb, verb_class"):
+        data.read_epic_kitchens(table, tmp_path)
+
+
+def test_real_epic_kitchens_tables(sample, tmp_path):
+    """The README's counts: P30 has 11 videos, 2,842 rows and 56 verb classes, all with IMU."""
+    with open(sample("epic-kitchens-100/imu_videos.csv"), newline="") as file:
+        for row in csv.DictReader(file):
+            folder = tmp_path / row["participant_id"] / "meta_data"
+            folder.mkdir(parents=True, exist_ok=True)
+            for kind in ("accl", "gyro"):
+                (folder / f"{row['video_id']}-{kind}.csv").touch()
+    found = data.read_epic_kitchens(
+        sample("epic-kitchens-100/EPIC_100_uda_target_val.csv"), tmp_path
+    )
+    assert len(found) == 7906 and not found.dropped
+    test = [s for s in found if s.split == "test"]
+    assert len(test) == 2842 and len({s.video for s in test}) == 11
+    assert len({s.label for s in test}) == 56
+    assert (found[0].label, found[0].start, found[0].stop) == ("turn-on", 2.6, 3.86)
+    joined = data.read_epic_kitchens(
+        sample("epic-kitchens-100/imu_train_subset_joined.csv"), tmp_path
+    )
+    assert len(joined) == 5138 and {s.split for s in joined} == {"train"}
+    with pytest.raises(data.DataError, match=r"none of its 138 videos.*validation"):
+        data.read_epic_kitchens(sample("epic-kitchens-100/EPIC_100_validation.csv"), tmp_path)
+
+
+def test_read_csv(tmp_path):
+    for name in ("a.mp4", "a.csv", "g.csv"):
+        (tmp_path / name).touch()
+    header = ("video", "start", "stop", "label", "imu", "split", "id")
+    rows = [("a.mp4", "1.5", "3", "cut", "a.csv;g.csv", "test", "x"),
+            ("a.mp4", "0:01:01", "62.5", "", "", "", ""), ("a.mp4", 0, 1, "cut", "a.csv", "", "")]
+    found = data.read_csv(write_table(tmp_path / "t.csv", header, rows))
+    pair = (str(tmp_path / "a.csv"), str(tmp_path / "g.csv"))
+    assert found[0] == data.Segment("x", str(tmp_path / "a.mp4"), 1.5, 3.0, "cut", pair, "test")
+    assert (found[1].start, found[1].label, found[1].imu) == (61.0, None, None)
+    assert found[1].split == "train" and found[2].imu == pair[0]
+    assert len({s.id for s in found}) == 3
+    paths = replace(found[0], video=tmp_path / "a.mp4", imu=[tmp_path / "a.csv", pair[1]])
+    assert paths == found[0]  # paths are as good as strings
+    short = write_table(tmp_path / "s.csv", header[:4], [("a.mp4", 0, 1, "cut")])
+    assert data.read_csv(short)[0].imu is None
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (("b.mp4", 0, 1, "x", ""), "row 2: no such file: .*b.mp4"),
+        (("a.mp4", 1, 1, "x", ""), "row 2: stop 1 does not come after start 1"),
+        (("a.mp4", -1, 1, "x", ""), "row 2: '-1' is not a time"),
+        (("a.mp4", 0, "inf", "x", ""), "row 2: 'inf' is not a time"),
+        (("a.mp4", 0, 1, "x", "no.csv"), "row 2: no such file: .*no.csv"),
+        (("a.mp4", 0, 1, "x", "a.mp4;a.mp4;a.mp4"), "row 2: imu is one file"),
+    ],
+)
+def test_read_csv_names_file_and_row(tmp_path, row, words):
+    (tmp_path / "a.mp4").touch()
+    table = write_table(tmp_path / "t.csv", ("video", "start", "stop", "label", "imu"), [row])
+    with pytest.raises(data.DataError, match=f"t.csv, {words}"):
+        data.read_csv(table)
+    with pytest.raises(data.DataError, match="no column label; it has video, start, stop"):
+        data.read_csv(write_table(table, ("video", "start", "stop"), []))
+    with pytest.raises(data.DataError, match=r"gone.csv: cannot be read"):
+        data.read_csv(tmp_path / "gone.csv")
+
+
+# --- IMU -----------------------------------------------------------------------------------------
+
+
+def made_imu(seconds=10.0, drop=()):
+    """Ramps at uneven stamps, without the stretches ``drop``."""
+    rng = np.random.default_rng(0)
+    stamps = []
+    for rate in (200, 400):
+        times = np.arange(0, seconds, 1 / rate)
+        times[1:] += rng.uniform(-0.3, 0.3, len(times) - 1) / rate
+        for start, stop in drop:
+            times = times[(times < start) | (times > stop)]
+        stamps.append(times)
+    return data.Imu(stamps[0], ramp(stamps[0], 1, 9.8), stamps[1], ramp(stamps[1], -3))
+
+
+def test_window_is_linear_interpolation_at_real_stamps():
+    window = made_imu().window(3.217)
+    grid = 3.217 + np.arange(422) / 198
+    assert window.shape == (422, 6) and window.dtype == np.float32
+    np.testing.assert_allclose(window[:, :3], ramp(grid, 1, 9.8), atol=1e-5)
+    np.testing.assert_allclose(window[:, 3:], ramp(grid, -3), atol=1e-5)
+    other = made_imu().window(1.0, samples=50, rate=25)
+    np.testing.assert_allclose(other[:, 0], 1 + np.arange(50) / 25 + 9.8, atol=1e-5)
+
+
+def test_window_refuses_what_the_imu_does_not_cover():
+    gap = made_imu(drop=[(4.0, 4.5)])
+    with pytest.raises(data.CoverageError, match=r"accelerometer covers 76.* 3\.99\d to 4\.500 s"):
+        gap.window(3.0)
+    assert np.isfinite(gap.window(3.0, min_coverage=0.7)).all()
+    assert np.isfinite(gap.window(3.0, max_gap=1.0)).all()
+    assert np.isfinite(made_imu(drop=[(4.0, 4.09)]).window(3.0)).all()  # under 5 %
+    gap.window(1.8), gap.window(4.51)  # windows beside the gap are whole
+    for start in (-1.0, 8.0, 12.0, -50.0):  # over an end of the recording, and far outside
+        with pytest.raises(data.CoverageError, match=r"no samples from"):
+            gap.window(start)
+    gyro_gap = made_imu()
+    keep = (gyro_gap.gyro_time < 4) | (gyro_gap.gyro_time > 4.5)
+    gyro_gap.gyro_time, gyro_gap.gyro = gyro_gap.gyro_time[keep], gyro_gap.gyro[keep]
+    with pytest.raises(data.CoverageError, match="gyroscope covers"):
+        gyro_gap.window(3.0)
+
+
+def test_window_is_fast():
+    imu = made_imu(600)
+    imu.window(5.0)
+    began = time.perf_counter()
+    for start in range(100):
+        imu.window(start)
+    assert (time.perf_counter() - began) / 100 < 0.005
+
+
+def test_epic_pair_is_sorted_and_cleaned(tmp_path):
+    accel = tmp_path / "a.csv"
+    accel.write_text(
+        "\ufeffMilliseconds,AcclX,AcclY,AcclZ\r\n10,3,0,0\r\n-5,1,0,0\r\n0,2,0,0\r\n10,9,9,9\r\n"
+        "15,nan,0,0\r\n20,,0,0\r\nNULL,7,7,7\r\n1e15,8,8,8\r\n25,5,6,7\r\n"
+    )
+    gyro = write_table(tmp_path / "g.csv", ("Milliseconds", "GyroX", "GyroY", "GyroZ"),
+                       [(0, 0.1, 0.2, 0.3), (4, 0.4, 0.5, 0.6)])
+    imu = data.read_imu((accel, gyro))
+    np.testing.assert_allclose(imu.accel_time, [-0.005, 0, 0.010, 0.025])
+    np.testing.assert_allclose(imu.accel, [[1, 0, 0], [2, 0, 0], [3, 0, 0], [5, 6, 7]])
+    np.testing.assert_allclose(imu.gyro_time, [0, 0.004])
+    np.testing.assert_allclose(imu.gyro, [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
+
+
+def test_single_csv_in_ego4d_and_plain_columns(tmp_path):
+    header = ("component_idx", "component_timestamp_ms", "canonical_timestamp_ms", "gyro_x",
+              "gyro_y", "gyro_z", "accl_x", "accl_y", "accl_z")
+    rows = [(0, 0, 100, 1, 2, 3, 4, 5, 6), (0, 5, 105, 1, 2, 3, "", "", ""), (1, 5, "", *[9] * 6),
+            (1, 0, 110, 7, 8, 9, 10, 11, 12)]
+    imu = data.read_imu(write_table(tmp_path / "e.csv", header, rows))
+    np.testing.assert_allclose(imu.accel_time, [0.1, 0.11])
+    np.testing.assert_allclose(imu.accel, [[4, 5, 6], [10, 11, 12]])
+    np.testing.assert_allclose(imu.gyro_time, [0.1, 0.105, 0.11])
+    np.testing.assert_allclose(imu.gyro, [[1, 2, 3], [1, 2, 3], [7, 8, 9]])
+    plain = write_table(tmp_path / "p.CSV", ("gz", "gy", "gx", "note", "time", "ax", "ay", "az"),
+                        [(6, 5, 4, "one", 0.5, 1, 2, 3), (6, 5, 4, "two", 0.6, 1, 2, 3)])
+    imu = data.read_imu(plain)
+    np.testing.assert_allclose(imu.accel_time, [0.5, 0.6])
+    np.testing.assert_allclose((imu.accel[0], imu.gyro[0]), [[1, 2, 3], [4, 5, 6]])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("t,ax,ay,az\n1,2,3,4\n", "no time column"),
+        ("time,ax,ay,az\n1,2,3,4\n", "no gyroscope column gx, gy, gz"),
+        ("time,ax,ay,az,gx,gy,gz\n", "no samples"),
+        ("time,ax,ay,az,gx,gy,gz\n1,2,3,4,5,6,7\n2,2,x,4,5,6,7\n", "'x'.*row 1"),
+        ("time,ax,ay,az,gx,gy,gz\n1,2,3,4,5,6,7\n2,2\n", "row"),
+        ("time,ax,ay,az,gx,gy,gz\n1,,,,5,6,7\n2,,,,5,6,7\n", "0 usable accelerometer samples"),
+        ("\x00\x01", "no time column"),
+    ],
+)
+def test_imu_csv_errors_name_the_file(tmp_path, text, words):
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(data.DataError, match=f"bad.csv: .*{words}"):
+        data.read_imu(tmp_path / "bad.csv")
+
+
+def test_long_imu_csv_loads_in_about_a_second(tmp_path):
+    stamps = np.arange(600_000) * 5.05
+    rows = "".join(f"{t:.3f},-1.32,0.64,9.41\n" for t in stamps.tolist())
+    (tmp_path / "a.csv").write_text("Milliseconds,AcclX,AcclY,AcclZ\n" + rows)
+    began = time.perf_counter()
+    result = data._read_imu_csv(tmp_path / "a.csv", ("accelerometer",))
+    assert len(result[0]) == 600_000 and time.perf_counter() - began < 6  # slow CI machines
+
+
+# GPMF
+
+
+def klv(key, kind, size, *rows):
+    content = b"".join(rows)
+    repeat = len(content) // size if size else 0
+    head = key.encode() + struct.pack(">cBH", kind.encode(), size, repeat)
+    return head + content + b"\xee" * (-len(content) % 4)  # padding may hold anything
+
+
+def nest(key, *elements):
+    content = b"".join(elements)
+    return key.encode() + struct.pack(">cBH", b"\0", 1, len(content)) + content
+
+
+def shorts(*values):
+    return struct.pack(f">{len(values)}h", *values)
+
+
+def device(accel, gyro, name=b"Test", orin=b"YxZ", scale=10):
+    """A payload with gyroscope before accelerometer, odd elements between, sizes not of 4."""
+    axes = [klv("ORIN", "c", 1, orin)] if orin else []
+    return nest(
+        "DEVC", klv("DVNM", "c", 1, name), nest("STRM", klv("STNM", "c", 1, b"empty")),
+        nest("STRM", klv("abcd", "l", 4, bytes(4)), klv("SCAL", "s", 2, shorts(100, 10, 1)), *axes,
+             klv("GYRO", "s", 6, *[shorts(*row) for row in gyro])),
+        nest("STRM", klv("SCAL", "s", 2, shorts(scale)), *axes,
+             klv("ACCL", "s", 6, *[shorts(*row) for row in accel])),
+    )
+
+
+def test_gpmf_scales_and_turns_axes():
+    payload = device([(10, 20, 30)], [(100, 20, 3), (200, 40, 6), (300, 60, 9)]) + b"\0" * 12
+    accel, gyro = data.parse_gpmf(payload)
+    np.testing.assert_allclose(accel, [[-2, 1, 3]])  # stored Y, -X, Z
+    np.testing.assert_allclose(gyro, [[-2, 1, 3], [-4, 2, 6], [-6, 3, 9]])
+    accel, _ = data.parse_gpmf(device([(10, 20, 30)], [(0, 0, 0)], orin=None))
+    np.testing.assert_allclose(accel, [[2, 3, 1]])  # stored Z, X, Y where the camera does not say
+    accel, _ = data.parse_gpmf(device([(10, 20, 30)], [(0, 0, 0)], name=b"Fusion", orin=None))
+    np.testing.assert_allclose(accel, [[2, -1, 3]])  # stored -Y, X, Z
+    sensor = nest("DEVC", nest("STRM", klv("ACCL", "s", 6, shorts(1, 1, 1))))
+    accel, _ = data.parse_gpmf(sensor + payload)  # a foreign sensor comes first in the payload
+    np.testing.assert_allclose(accel, [[-2, 1, 3]])
+    assert data.parse_gpmf(sensor) is None and data.parse_gpmf(b"") is None
+
+
+def test_gpmf_that_is_cut_off_is_an_error_at_every_length():
+    payload = device([(1, 2, 3)], [(1, 2, 3)])
+    for length in range(1, len(payload)):
+        with pytest.raises(data.DataError, match="GPMF"):
+            data.parse_gpmf(payload[:length])
+    with pytest.raises(data.DataError, match="not numeric"):
+        data.parse_gpmf(payload.replace(b"ACCLs", b"ACCLc"))
+    with pytest.raises(data.DataError, match="axes 'YxY'"):
+        data.parse_gpmf(payload.replace(b"YxZ", b"YxY"))
+
+
+def test_real_gpmf_payloads(sample):
+    """Sample counts, mean norms and SCAL of the README; gravity points up the Z axis."""
+    expected = {"hero5": (199, 399, 10.07), "hero6": (204, 204, None), "Fusion": (197, 3300, 9.64)}
+    for name, (accels, gyros, norm) in expected.items():
+        accel, gyro = data.parse_gpmf(Path(sample(f"gopro/{name}.raw")).read_bytes())
+        assert accel.shape == (accels, 3) and gyro.shape == (gyros, 3)
+        assert norm is None or np.linalg.norm(accel, axis=1).mean() == pytest.approx(norm, abs=0.01)
+        assert accel.mean(0).argmax() == 2 and accel.mean(0)[2] > 8.5
+    both = Path(sample("gopro/consecutive1.raw")).read_bytes()
+    cut = both.index(b"DEVC", 4)
+    payloads = [data.parse_gpmf(part) for part in (both[:cut], both[cut:])]
+    assert [len(accel) for accel, _ in payloads] == [228, 216]
+    assert [len(gyro) for _, gyro in payloads] == [228, 216]
+    assert data.parse_gpmf(Path(sample("gopro/mp4header.raw")).read_bytes()) is None
+    hero5 = Path(sample("gopro/hero5.raw")).read_bytes()
+    start = hero5.index(b"GYROs") + 8
+    raw = np.frombuffer(hero5[start : start + 6], ">i2")
+    np.testing.assert_allclose(data.parse_gpmf(hero5)[1][0], raw[[1, 2, 0]] / 3755)
+
+
+def test_real_gopro_video(sample):
+    imu = data.read_imu(sample("gopro/max-heromode.mp4"))
+    assert len(imu.accel) == len(imu.gyro) == 2082
+    for stamps in (imu.accel_time, imu.gyro_time):
+        rate = (len(stamps) - 1) / (stamps[-1] - stamps[0])
+        assert rate == pytest.approx(197.48, abs=0.01) and stamps[0] == 0
+    assert np.linalg.norm(imu.accel, axis=1).mean() == pytest.approx(9.835, abs=0.001)
+    np.testing.assert_allclose(imu.accel.mean(0), [-0.06, 1.31, 9.70], atol=0.005)
+    table = data.read_imu(sample("gopro-derived/walk_imu.csv"))  # written by other code
+    for name in ("accel_time", "accel", "gyro_time", "gyro"):
+        np.testing.assert_allclose(getattr(imu, name), getattr(table, name), atol=1e-6)
+    aria = data.read_imu(sample("aria-everyday/imu-right.csv"))
+    assert aria.accel_time[0] == pytest.approx(-0.0373, abs=1e-4) and len(aria.gyro) == 400
+    assert np.linalg.norm(aria.accel, axis=1).mean() == pytest.approx(9.78, abs=0.01)
+
+
+def mux_telemetry(sample, path, packets, handler=None):
+    """An MP4 with these (start ms, duration ms, payload) packets in a GoPro telemetry track."""
+    with av.open(sample("gopro/max-heromode.mp4")) as gopro, av.open(str(path), "w") as out:
+        met = next(s for s in gopro.streams.data if "MET" in s.metadata["handler_name"])
+        stream = out.add_stream_from_template(met)
+        if handler is not None:
+            stream.metadata["handler_name"] = handler
+        for start, duration, payload in packets:
+            packet = av.Packet(payload)
+            packet.stream, packet.time_base = stream, met.time_base
+            packet.pts = packet.dts = start
+            packet.duration = duration
+            out.mux(packet)
+    return path
+
+
+def test_telemetry_follows_the_packet_clock(sample, tmp_path):
+    payloads = [device([(0, 0, i)] * n, [(0, 0, i)] * n) for i, n in enumerate((200, 198, 14))]
+    packets = [(0, 1000, payloads[0]), (1000, 990, payloads[1]), (1990, 1001, payloads[2])]
+    imu = data.read_imu(mux_telemetry(sample, tmp_path / "a.mp4", packets))
+    np.testing.assert_allclose(imu.accel_time[:200], np.arange(200) / 200, atol=1e-9)
+    # The last packet is announced for 1001 ms; its 14 samples last 14 usual steps.
+    np.testing.assert_allclose(imu.accel_time[398:], 1.990 + np.arange(14) / 200, atol=1e-4)
+    np.testing.assert_allclose(imu.accel[[0, 200, 411], 2], [0, 0.1, 0.2])
+    renamed = mux_telemetry(sample, tmp_path / "b.mp4", packets, handler="Data")
+    assert len(data.read_imu(renamed).accel) == 412
+    broken = mux_telemetry(sample, tmp_path / "c.mp4", [(0, 1000, payloads[0][:-8])])
+    with pytest.raises(data.DataError, match=r"c.mp4: telemetry packet at 0.000 s: GPMF is cut"):
+        data.read_imu(broken)
+
+
+def test_video_without_telemetry_says_no_imu(steady, sample):
+    for video in (steady, sample("gopro-derived/walk_vp9_30fps.mp4")):
+        with pytest.raises(data.DataError, match="no IMU"):
+            data.read_imu(video)
+
+
+# --- Frames --------------------------------------------------------------------------------------
+
+
+def expected_numbers(starts, times):
+    """The rule itself: the last frame with time <= t, the first before the first frame."""
+    return [max(np.searchsorted(starts, t + 1e-6, side="right") - 1, 0) for t in times]
+
+
+def ask(starts, seed=0):
+    """Times that catch a reader out: on the boundaries, beside them, in between, unsorted."""
+    rng = np.random.default_rng(seed)
+    end = starts[-1] + 0.02
+    picked = rng.choice(starts, 12)
+    times = np.concatenate([
+        picked, picked - 1e-4, picked + 1e-4, (starts[3:5] + starts[4:6]) / 2,
+        rng.uniform(0, end, 12), [0, -1, starts[-1], end, starts[7], starts[7]],
+    ])
+    return rng.permutation(times)
+
+
+H265 = {"preset": "ultrafast", "x265_params": "keyint=20:crf=8:log-level=0"}
+UNEVEN = np.cumsum(np.resize([0.0334, 0.0667, 0.0167, 0.5, 0.1001], 150)) - 0.0334
+OPEN_GOP = X264 | {"x264_params": "open-gop=1:keyint=15:min-keyint=15:scenecut=0:bframes=3"}
+
+
+@pytest.mark.parametrize(
+    ("name", "starts", "codec", "options"),
+    [
+        ("bframes.mp4", STEADY, "libx264", X264),
+        ("one_key.mp4", STEADY, "libx264", X264 | {"g": 1000}),
+        ("open_gop.mp4", STEADY, "libx264", OPEN_GOP),
+        ("uneven.mp4", np.round(UNEVEN * TICKS) / TICKS, "libx264", X264),
+        ("late.mp4", STEADY + 0.7, "libx264", X264),
+        ("h265.mp4", STEADY, "libx265", H265),
+        ("vp9.webm", STEADY, "libvpx-vp9", {"g": 30, "deadline": "realtime", "crf": 5, "b": 0}),
+        ("bframes.mkv", STEADY, "libx264", X264),
+        ("mpeg4.avi", STEADY, "mpeg4", {"g": 12, "qscale": 1}),
+        ("transport.ts", STEADY, "libx264", X264),
+    ],
+)
+def test_frames_are_exact(tmp_path, name, starts, codec, options):
+    video = write_video(tmp_path / name, starts, codec, **options)
+    if name in ("late.mp4", "transport.ts"):  # a player's clock starts with the first frame
+        starts = starts - starts[0]
+    starts = np.round(starts, 3) if name.endswith(("webm", "mkv")) else starts
+    for seed in range(4):
+        times = ask(starts, seed)
+        found = data.read_frames(video, times, threads=seed % 2)
+        assert found.shape == (len(times), 3, HEIGHT, WIDTH) and found.dtype == np.uint8
+        assert [number_of(p) for p in found] == expected_numbers(starts, times)
+        few = np.sort(times)[[3, -8]]
+        found = data.read_frames(video, few, 40)
+        assert [number_of(p) for p in found] == expected_numbers(starts, few)
+
+
+def test_reader_skips_ahead_but_decodes_nothing_twice(steady, monkeypatch):
+    seen = []
+    decode = data._FrameReader._decode
+
+    def counted(self, packets):
+        for frame in decode(self, packets):
+            seen.append(frame.pts)
+            yield frame
+
+    monkeypatch.setattr(data._FrameReader, "_decode", counted)
+    data.read_frames(steady, [5.9])
+    assert len(seen) < 40  # of 150
+    seen.clear()
+    data.read_frames(steady, STEADY)
+    assert len(seen) == len(set(seen)) == 150
+
+
+def test_first_key_frame_after_the_wanted_time_is_not_taken(tmp_path):
+    """With B-frames a key frame is decoded before frames that are shown before it."""
+    video = write_video(tmp_path / "a.mp4", STEADY, **OPEN_GOP)
+    for i in range(1, 150):
+        assert number_of(data.read_frames(video, [STEADY[i]])[0]) == i
+
+
+def test_size_crop_and_colour(tmp_path):
+    picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    picture[:, :16], picture[:, 16:64], picture[:, 64:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    video = write_video(tmp_path / "a.mp4", [0, 0.04], pictures=[picture] * 2, crf=1)
+    whole = data.read_frames(video, [0])[0]
+    assert whole[0, 24, 4] > 200 and whole[2, 24, 4] < 60  # red is the first channel, on the left
+    assert whole[2, 24, 76] > 200 and whole[0, 24, 76] < 60
+    squeezed = data.read_frames(video, [0], 40)[0]
+    assert squeezed.shape == (3, 40, 40)
+    assert squeezed[0, 20, 2] > 200 and squeezed[2, 20, 37] > 200
+    cropped = data.read_frames(video, [0], 24, crop=True)[0]  # exactly the green middle
+    assert cropped.shape == (3, 24, 24) and cropped[1, :, 1:-1].min() > 200
+    assert data.read_frames(video, [0], 96)[0].shape == (3, 96, 96)
+
+
+def test_last_frame_stands_a_moment_longer(steady):
+    assert number_of(data.read_frames(steady, [5.96 + 0.04 + 0.09])[0]) == 149
+    with pytest.raises(data.VideoError, match=r"steady.mp4: no frame at 6.200 s"):
+        data.read_frames(steady, [0, 6.2])
+    with pytest.raises(data.DataError, match=r"steady.mp4: not every time"):
+        data.read_frames(steady, [0, np.nan])
+    found = list(data.frames_at(steady, [6.2, 1.0, 0.0]))
+    assert [index for index, _ in found] == [2, 1, 0] and found[-1][1] is None
+
+
+def test_videos_that_cannot_be_read(steady, tmp_path):
+    content = Path(steady).read_bytes()
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "noindex.mp4").write_bytes(content[: content.rindex(b"moov") - 4])
+    (tmp_path / "text.mp4").write_text("hello")
+    with wave.open(str(tmp_path / "audio.wav"), "wb") as audio:
+        audio.setparams((1, 2, 8000, 0, "NONE", ""))
+        audio.writeframes(b"\0\0" * 8000)
+    cases = {"gone.mp4": "no such file", ".": "is a folder", "empty.mp4": "0 bytes",
+             "noindex.mp4": "cannot be opened.*index", "text.mp4": "cannot be opened",
+             "audio.wav": "no video stream"}
+    for name, words in cases.items():
+        for call in (lambda path: data.read_frames(path, [0]), data.probe):
+            with pytest.raises(data.VideoError, match=words) as caught:
+                call(tmp_path / name)
+            assert str(tmp_path / name) in str(caught.value)
+
+
+def break_packets(video, path, numbers):
+    """A copy of a video with the bytes of some packets overwritten."""
+    content = bytearray(Path(video).read_bytes())
+    with av.open(str(video)) as container:
+        for i, packet in enumerate(container.demux(video=0)):
+            if i in numbers:
+                content[packet.pos : packet.pos + packet.size] = b"\xff" * packet.size
+    Path(path).write_bytes(content)
+    return str(path)
+
+
+def test_broken_packets_cost_no_other_frames_and_hide_none(tmp_path):
+    video = write_video(tmp_path / "a.mp4", STEADY, bf=0, g=1, crf=10)  # every frame a key frame
+    one = break_packets(video, tmp_path / "one.mp4", {50})
+    found = [number_of(p) for p in data.read_frames(one, STEADY[[0, 49, 51, 149]])]
+    assert found == [0, 49, 51, 149]
+    many = break_packets(video, tmp_path / "many.mp4", set(range(50, 80)))
+    assert number_of(data.read_frames(many, [STEADY[80]])[0]) == 80
+    times = [0.0, STEADY[65], STEADY[100]]
+    lost = [frame is None for _, frame in data.frames_at(many, times)]
+    assert lost == [False, True, False]
+    with pytest.raises(data.VideoError, match=r"many.mp4: no frame at 2.600 s"):
+        data.read_frames(many, times)
+    tail = break_packets(video, tmp_path / "tail.mp4", set(range(140, 150)))
+    with pytest.raises(data.VideoError, match=r"tail.mp4: no frame at 5.960 s"):
+        data.read_frames(tail, [STEADY[149]])
+
+
+def test_containers_are_closed(steady):
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    for _ in range(20):
+        data.read_frames(steady, [0])
+        data.probe(steady)
+        with pytest.raises(data.VideoError):
+            data.read_frames(steady, [99])
+        next(data.frames_at(steady, [0, 1])), next(data.frames_at(steady, [0, 1]))
+    after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    assert after <= before + 1
+
+
+CLIPS = {  # frames, width, height as shown, seconds
+    "decoder-clips/nasa_13013_bframes_multistream.mp4": (325, 320, 180, 13.0),
+    "decoder-clips/h264_bt709_full_range.mp4": (30, 1280, 720, 1.0),
+    "decoder-clips/h265_128x128.mp4": (10, 128, 128, 1.0),
+    "decoder-clips/h265_10bit.mp4": (30, 200, 200, 1.0),
+    "decoder-clips/av1_640x360.mkv": (125, 640, 360, 5.0),
+    "decoder-clips/rotate_90.mov": (3, 320, 568, 0.1),
+    "decoder-clips/rotate_180.mov": (3, 568, 320, 0.1),
+    "decoder-clips/unordered_4frames.mov": (4, 50, 50, 0.125),
+    "decoder-clips/vfr_h265_nonmonotonic.mp4": (146, 1376, 1840, 5.005),
+    "decoder-clips/corrupted.mp4": (49, 1280, 720, 5.0),
+    "gopro/max-heromode.mp4": (315, 848, 480, 10.5105),
+    "gopro-derived/walk_vp9_30fps.mp4": (315, 424, 240, 10.5),
+    "aria-everyday/rgb.mp4": (8, 704, 704, 0.399),
+}
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_real_clips_give_the_frames_of_a_full_decode(sample, name):
+    count, width, height, seconds = CLIPS[name]
+    video, everything = sample(name), []
+    threads = 1 if "corrupted" in name else 0  # what is made up for lost data depends on threads
+    with av.open(video) as container:  # the simple, slow way
+        container.streams.video[0].codec_context.thread_count = threads
+        for packet in container.demux(video=0):
+            try:
+                everything += [(f.time, f) for f in packet.decode()]
+            except av.error.InvalidDataError:
+                assert "corrupted" in name
+        everything.sort(key=lambda item: item[0])
+        assert len(everything) == count
+        starts = np.array([start for start, _ in everything])
+        times = np.array([seconds, starts[-1], *starts[:8], *np.linspace(0, seconds, 5)])
+        numbers = expected_numbers(starts, times)
+        wanted = {}
+        for n in set(numbers):
+            picture = everything[n][1].to_ndarray(format="rgb24")
+            wanted[n] = np.rot90(picture, everything[n][1].rotation // 90)
+    assert data.probe(video).duration == pytest.approx(seconds, abs=1e-6)
+    found = data.read_frames(video, times, threads=threads)
+    assert found.shape == (len(times), 3, height, width)
+    for picture, n in zip(found, numbers, strict=True):
+        np.testing.assert_array_equal(picture.transpose(1, 2, 0), wanted[n])
+
+
+# --- Clips ---------------------------------------------------------------------------------------
+
+CLIP = 64 / 30
+
+
+def test_clip_starts_closed_form():
+    assert data.clip_starts(2, 2 + 3 * CLIP, 100) == pytest.approx([2, 2 + CLIP, 2 + 2 * CLIP])
+    assert data.clip_starts(10, 15, 100, 2) == pytest.approx([10, 11.5, 13])
+    assert data.clip_starts(0, 1, 100, 2) == [0]  # centred at 0.5, moved inside
+    assert data.clip_starts(99, 100, 100, 2) == [98]
+    assert data.clip_starts(98.5, 200, 100, 1) == pytest.approx([98.5, 99])
+    assert data.clip_starts(0.2, 0.9, 1.0) == [0]  # the video is shorter than a clip
+    rng = np.random.default_rng(0)
+    for centre, half in zip(rng.uniform(5, 95, 200), rng.uniform(0.01, CLIP / 2, 200), strict=True):
+        (start,) = data.clip_starts(centre - half, centre + half, 100)
+        assert abs(start + CLIP / 2 - centre) < 1e-9
+    for start, length in zip(rng.uniform(0, 50, 200), rng.uniform(0.1, 30, 200), strict=True):
+        starts = data.clip_starts(start, start + length, 100)
+        assert len(starts) == max(1, math.ceil(length / CLIP))
+        if len(starts) > 1:  # covers the segment from end to end, evenly, without holes
+            assert starts[0] == pytest.approx(start) and starts[-1] + CLIP == pytest.approx(
+                start + length
+            )
+            assert np.ptp(np.diff(starts)) < 1e-9 and np.diff(starts).max() <= CLIP + 1e-9
+
+
+@pytest.mark.parametrize("bad", [(1, 1, 9), (2, 1, 9), (-1, 1, 9), (9, 10, 9), (0, math.inf, 9)])
+def test_clip_starts_refuses_nonsense(bad):
+    with pytest.raises(data.DataError):
+        data.clip_starts(*bad)
+
+
+def test_clip_times_are_centres_of_equal_parts():
+    assert data.clip_times(3, 1, 2).tolist() == [4]
+    np.testing.assert_allclose(data.clip_times(3, 4, 2), [3.25, 3.75, 4.25, 4.75])
+
+
+# --- The store -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory):
+    """Three recordings of 6 s with IMU, painted frame numbers, and nine segments in them."""
+    folder = tmp_path_factory.mktemp("kitchen")
+    segments = []
+    for v, name in enumerate(("P01_101", "P02_102", "P30_103")):
+        video = write_video(folder / f"{name}.MP4", STEADY, **X264)
+        imu = write_epic_imu(folder, name, 7, slope=v + 1)
+        split = "test" if v == 2 else "train"
+        for k, (start, stop) in enumerate([(0.5, 1.0), (1.0, 4.0), (4.5, 6.0)]):
+            label = ("wash", "cut", None if v == 0 else "take")[k]
+            segments.append(data.Segment(f"{name}_{k}", video, start, stop, label, imu, split))
+    return segments
+
+
+OPTIONS = {"num_frames": (1, 4), "frame_size": 40, "clip_frames": 3, "clip_size": 24,
+           "progress": False, "workers": 1}
+
+
+@pytest.fixture(scope="module")
+def store(kitchen, tmp_path_factory):
+    return data.prepare(kitchen, tmp_path_factory.mktemp("store") / "s", **OPTIONS)
+
+
+def arrays_of(path):
+    return {file.name: file.read_bytes() for file in sorted(Path(path).glob("*.npy"))}
+
+
+def test_prepared_store_holds_what_was_painted(store, kitchen):
+    assert len(store) == 12  # the middle segments are longer than a clip
+    assert store.names == ["frames_1", "frames_4", "ends", "clip", "imu"]
+    assert store.class_names == ["cut", "take", "wash"] and store.splits == ["test", "train"]
+    assert store.settings["frame_size"] == 40 and store.settings["num_frames"] == [1, 4]
+    assert store.segments.tolist() == [0, 1, 1, 2, 3, 4, 4, 5, 6, 7, 7, 8]
+    assert store.labels.tolist() == [2, 0, 0, -1, 2, 0, 0, 1, 2, 0, 0, 1]
+    assert store.labels.dtype == store.segments.dtype == np.int64
+    everything = {name: store.read(name, np.arange(12)) for name in store.names}
+    assert everything["frames_4"].shape == (12, 4, 3, 40, 40)
+    assert everything["clip"].shape == (12, 3, 3, 24, 24)
+    assert everything["imu"].shape == (12, 422, 6) and everything["imu"].dtype == np.float32
+    for row, clip in enumerate(store.clips):
+        segment = kitchen[store.segments[row]]
+        assert (clip["id"], clip["video"], clip["label"]) == (
+            segment.id, segment.video, segment.label)
+        assert (clip["split"], clip["status"]) == (segment.split, "ok")
+        start = clip["start"]
+        assert clip["stop"] - start == pytest.approx(CLIP)
+        times = {"frames_1": [start + CLIP / 2], "ends": [start, start + CLIP],
+                 "frames_4": [start + (i + 0.5) / 4 * CLIP for i in range(4)]}
+        for name, wanted in times.items():
+            numbers = [number_of(picture) for picture in everything[name][row]]
+            assert numbers == expected_numbers(STEADY, wanted)
+        clip_times = [start + (i + 0.5) / 3 * CLIP for i in range(3)]
+        frames = data.read_frames(segment.video, clip_times, 24, crop=True, threads=1)
+        np.testing.assert_array_equal(everything["clip"][row], frames)
+        slope = (kitchen.index(segment) // 3) + 1
+        grid = start + np.arange(422) / 198
+        np.testing.assert_allclose(everything["imu"][row, :, :3], ramp(grid, slope, 9.8), atol=1e-4)
+        np.testing.assert_allclose(everything["imu"][row, :, 3:], ramp(grid, -slope), atol=1e-4)
+
+
+def test_header_lists_every_array_and_numpy_maps_them(store):
+    header = json.loads((store.path / "store.json").read_text())
+    for entry in header["arrays"].values():
+        array = np.load(store.path / entry["file"], mmap_mode="r", allow_pickle=False)
+        assert array.dtype == entry["dtype"] and list(array.shape) == entry["shape"]
+    assert {e["file"] for e in header["arrays"].values()} == {
+        f.name for f in store.path.glob("*.npy")
+    }
+    assert not list(store.path.glob("*.partial"))
+    clips = json.loads((store.path / "clips.json").read_text())
+    assert len(clips) == 12 and set(clips[0]) == {"segment", "start"}
+
+
+def test_views_and_copies(store):
+    test = store.split("test")
+    assert len(test) == 4 and len(store) == 12 and test.path == store.path
+    assert test.segments.tolist() == [6, 7, 7, 8] and {c["split"] for c in test.clips} == {"test"}
+    rows = test.read("imu", [3, 0, 0])
+    np.testing.assert_array_equal(rows, store.read("imu", np.array([11, 8, 8])))
+    assert type(rows) is np.ndarray and rows.flags.owndata
+    rows[:] = 0
+    assert test.read("imu", [3]).any()
+    with pytest.raises(data.DataError, match=r"'val'.*test.*train"):
+        store.split("val")
+    with pytest.raises(data.DataError, match=r"no array 'depth'.*frames_1"):
+        store.read("depth", [0])
+    with pytest.raises(IndexError):
+        test.read("imu", [4])
+    twin = pickle.loads(pickle.dumps(test))
+    np.testing.assert_array_equal(twin.read("imu", [1]), test.read("imu", [1]))
+
+
+def test_workers_change_nothing(store, kitchen, tmp_path):
+    other = data.prepare(kitchen, tmp_path / "s", **OPTIONS | {"workers": 2})
+    assert arrays_of(other.path) == arrays_of(store.path)
+
+
+def test_workers_need_no_main_guard(kitchen, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(f"""import pickle, sys
+sys.path.insert(0, {str(Path(data.__file__).parent)!r})
+import data
+segments = [data.Segment(*fields) for fields in pickle.load(open(sys.argv[1], "rb"))]
+store = data.prepare(segments, sys.argv[2], workers=2, frame_size=16)
+print(len(store), "torch" in sys.modules)
+""")
+    fields = ("id", "video", "start", "stop", "label", "imu", "split")
+    plain = [tuple(getattr(s, f) for f in fields) for s in kitchen]
+    (tmp_path / "segments").write_bytes(pickle.dumps(plain))
+    command = [sys.executable, script, tmp_path / "segments", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "12 False\n", done.stderr
+    assert "12/12 clips" in done.stderr and "clips/s" in done.stderr
+
+
+KILLED = """
+import pickle, sys
+sys.path.insert(0, sys.argv[1])
+import data
+fields, options = pickle.load(open(sys.argv[2], "rb"))
+data.prepare([data.Segment(*f) for f in fields], sys.argv[3], **options)
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_run_goes_on_where_it_stopped(tmp_path, workers):
+    """80 overlapping segments in two recordings, killed after the first clip and in the middle."""
+    imu = write_epic_imu(tmp_path, "x", 7)
+    large = [np.kron(paint(i), np.ones((10, 8, 1), np.uint8)) for i in range(60)]
+    videos = [write_video(tmp_path / "a.mp4", STEADY[:60], pictures=large, preset="ultrafast")]
+    videos.append(str(shutil.copy(videos[0], tmp_path / "b.mp4")))
+    fields = [(str(i), videos[i % 2], i / 500, i / 500 + 2, "ab"[i % 2], imu) for i in range(80)]
+    options = {"num_frames": 16, "frame_size": 24, "clip_frames": 16, "clip_size": 24,
+               "progress": False, "workers": workers}
+    segments = [data.Segment(*f) for f in fields]
+    whole = data.prepare(segments, tmp_path / "whole", **options).path
+    (tmp_path / "arguments").write_bytes(pickle.dumps((fields, options)))
+    out, in_the_middle = tmp_path / "killed", 0
+    root = Path(data.__file__).parent
+    command = [sys.executable, "-c", KILLED, root, tmp_path / "arguments", out]
+    for wanted in (1, 30):
+        process = subprocess.Popen(command)
+        while process.poll() is None:
+            if (out / "store.json").exists() and np.load(out / "status.npy").sum() >= wanted:
+                break
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        time.sleep(0.3)  # workers notice that their parent is gone
+        done = np.load(out / "status.npy") == 1
+        in_the_middle += not done.all()
+        for name in ("frames_16", "ends", "clip", "imu"):
+            killed, undisturbed = np.load(out / f"{name}.npy"), np.load(whole / f"{name}.npy")
+            np.testing.assert_array_equal(killed[done], undisturbed[done])
+        if not done.all():
+            with pytest.warns(UserWarning, match="not prepared yet"):
+                assert len(data.ClipStore(out)) == np.count_nonzero(done)
+    assert in_the_middle, "the runs were over before they could be killed"
+    data.prepare(segments, out, **options)
+    assert arrays_of(out) == arrays_of(whole)
+
+
+def test_kill_before_the_header_leaves_a_folder_that_can_be_used(kitchen, tmp_path, monkeypatch):
+    write = data._write_json
+
+    def die(path, value):
+        if path.name == "store.json":
+            raise KeyboardInterrupt
+        write(path, value)
+
+    monkeypatch.setattr(data, "_write_json", die)
+    with pytest.raises(KeyboardInterrupt):
+        data.prepare(kitchen, tmp_path / "s", **OPTIONS)
+    monkeypatch.undo()
+    assert len(data.prepare(kitchen, tmp_path / "s", **OPTIONS)) == 12
+
+
+def test_rerun_reads_nothing_that_is_there(store, kitchen, monkeypatch):
+    def forbidden(*_):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(data, "_fill", forbidden)
+    assert len(data.prepare(kitchen, store.path, **OPTIONS)) == 12
+
+
+def test_rerun_with_something_else_is_refused(store, kitchen):
+    before = arrays_of(store.path)
+    changes = [({"num_frames": 1}, r"num_frames = \[1, 4\], not \[1\]"),
+               ({"frame_size": 32}, "frame_size = 40, not 32"), ({"imu": False}, "imu = True"),
+               ({"class_names": ["wash", "take", "cut"]}, "class names")]
+    for change, words in changes:
+        with pytest.raises(data.DataError, match=f"{words}.*another folder"):
+            data.prepare(kitchen, store.path, **OPTIONS | change)
+    with pytest.raises(data.DataError, match="9 segments, not 8"):
+        data.prepare(kitchen[:-1], store.path, **OPTIONS)
+    with pytest.raises(data.DataError, match=r"segment 0 was.*P01_101_0.*now.*P01_101_1"):
+        data.prepare([kitchen[1], kitchen[0], *kitchen[2:]], store.path, **OPTIONS)
+    assert arrays_of(store.path) == before
+
+
+def test_labels_outside_the_class_names(kitchen, tmp_path):
+    with pytest.raises(data.DataError, match="'take' is not among the 2 class_names"):
+        data.prepare(kitchen, tmp_path / "s", **OPTIONS, class_names=["cut", "wash"])
+    assert not (tmp_path / "s").exists()
+    names = ["zzz", "wash", "take", "cut"]
+    few = {"num_frames": (), "ends": False, "workers": 1, "progress": False}
+    store = data.prepare(kitchen, tmp_path / "s", **few, class_names=names)
+    assert store.class_names == names and store.labels.tolist()[:4] == [1, 3, 3, -1]
+    assert store.names == ["imu"] and len(store) == 12
+
+
+def test_foreign_folder_is_left_alone(kitchen, tmp_path):
+    (tmp_path / "thesis.tex").write_text("ten years of work")
+    with pytest.raises(data.DataError, match=r"holds thesis.tex but no store.json"):
+        data.prepare(kitchen, tmp_path, **OPTIONS)
+    assert [f.name for f in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bad_clips_are_reported_and_the_rest_survives(kitchen, tmp_path, workers):
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(Path(kitchen[3].video).read_bytes()[:3000])
+    segments = [replace(s, video=str(bad)) if "P02" in s.id else s for s in kitchen]
+    segments[0] = replace(segments[0], start=10.0, stop=11.0)  # behind the video's end
+    options = OPTIONS | {"workers": workers}
+    with pytest.raises(data.DataError, match=r"5 of 12 clips \(41.7%\).*max_bad = 10.0%"):
+        data.prepare(segments, tmp_path / "s", **options)
+    with pytest.warns(UserWarning, match=r"5 of 12 clips \(41.7%\) could not be prepared"):
+        store = data.prepare(segments, tmp_path / "s", **options, max_bad=0.42)
+    assert len(store) == 7 and store.segments.tolist() == [1, 1, 2, 6, 7, 7, 8]
+    reasons = {failure["id"]: failure["reason"] for failure in store.failures}
+    assert re.search("ends at 5.99. s, before the segment begins", reasons["P01_101_0"])
+    assert str(bad) in reasons["P02_102_1"]
+    lines = (tmp_path / "s/failures.jsonl").read_text().splitlines()
+    assert len(lines) == 5  # a failed clip is not tried again unasked
+    shutil.copy(kitchen[3].video, bad)
+    with pytest.warns(UserWarning, match="1 of 12 clips"):
+        store = data.prepare(segments, tmp_path / "s", **options, retry_failed=True)
+    assert len(store) == 11
+
+
+def test_lost_frames_and_uncovered_imu_cost_their_clips_only(kitchen, tmp_path):
+    source = write_video(tmp_path / "a.mp4", STEADY, bf=0, g=1, crf=10)
+    video = break_packets(source, tmp_path / "b.mp4", set(range(90, 125)))
+    imu = write_epic_imu(tmp_path, "short", 5.5)
+    segments = [data.Segment(str(t), video, t, t + 1, "x", imu) for t in (0.6, 3.6, 5)]
+    with pytest.warns(UserWarning, match="2 of 3"):
+        store = data.prepare(segments, tmp_path / "s", **OPTIONS, max_bad=0.9)
+    assert store.segments.tolist() == [0]
+    reasons = [failure["reason"] for failure in store.failures]
+    assert "b.mp4: no frame at" in reasons[0] and "accelerometer covers" in reasons[1]
+    assert "short-accl.csv" in reasons[1]
+
+
+def test_video_shorter_than_a_clip(tmp_path):
+    video = write_video(tmp_path / "a.mp4", STEADY[:25], **X264)
+    segment = data.Segment("s", video, 0.2, 0.9, "x", write_epic_imu(tmp_path, "x", 4))
+    store = data.prepare([segment], tmp_path / "s", **OPTIONS)
+    assert store.clips[0]["start"] == 0
+    assert [number_of(p) for p in store.read("frames_4", 0)] == [6, 20, 24, 24]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell script stands in for Python")
+@pytest.mark.parametrize(("signum", "words"), [("SEGV", "12 of 12"), ("KILL", "code -9")])
+def test_a_worker_that_dies(kitchen, tmp_path, monkeypatch, signum, words):
+    """A crash of the decoder is the video's fault; a kill says nothing and ends the run."""
+    fake = tmp_path / "python"
+    fake.write_text(f"#!/bin/sh\nkill -{signum} $$\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(fake))
+    with pytest.raises(data.DataError, match=words):
+        data.prepare(kitchen, tmp_path / "s", **OPTIONS | {"workers": 2})
+    status = np.load(tmp_path / "s/status.npy")
+    assert (status == (2 if signum == "SEGV" else 0)).all()
+    monkeypatch.undo()
+    store = data.prepare(kitchen, tmp_path / "s", **OPTIONS, retry_failed=True)
+    assert len(store) == 12 and not store.failures
+
+
+class Recorder:
+    """Stands in for a mapped array and notes what is written, in order."""
+
+    def __init__(self, name, array, log):
+        self.name, self.array, self.log = name, array, log
+
+    def __getattr__(self, name):
+        return getattr(self.array, name)
+
+    def __getitem__(self, index):
+        return self.array[index]
+
+    def __setitem__(self, index, value):
+        self.log.append((self.name, np.atleast_1d(index[0] if isinstance(index, tuple) else index)))
+        self.array[index] = value
+
+    def __eq__(self, other):
+        return self.array == other
+
+    __hash__ = None
+
+
+@pytest.fixture
+def log(monkeypatch):
+    written, mapped = [], data.ClipStore._map
+
+    def recorded(self, name, mode="r"):
+        array = mapped(self, name, mode)
+        return Recorder(name, array, written) if mode == "r+" else array
+
+    monkeypatch.setattr(data.ClipStore, "_map", recorded)
+    return written
+
+
+def test_data_are_written_before_the_status(kitchen, tmp_path, log):
+    data.prepare(kitchen[:2], tmp_path / "s", **OPTIONS)
+    for row in range(3):
+        names = [name for name, rows in log if row in rows]
+        assert names[-1] == "status" and names.count("status") == 1
+        assert {"frames_1", "frames_4", "ends", "clip", "imu"} == set(names[:-1])
+
+
+def test_teacher_outputs(store, kitchen, tmp_path, log):
+    path = shutil.copytree(store.path, tmp_path / "s")
+    store = data.ClipStore(path)
+    test = store.split("test")
+    store.add("t.feature", (5,), np.float32)
+    assert "t.feature" in store.names and not store.done("t.feature").any()
+    with pytest.raises(data.DataError, match="not written yet"):
+        store.read("t.feature", [0])
+    values = np.arange(10, dtype=np.float32).reshape(2, 5)
+    del log[:]
+    test = data.ClipStore(path).split("test")
+    test.add("t.feature", (5,), "float32")  # finds it
+    test.write("t.feature", np.array([3, 0]), values)
+    assert [name for name, _ in log] == ["t.feature", "t.feature.done"]  # data first, then the mark
+    assert test.done("t.feature").tolist() == [True, False, False, True]
+    assert np.flatnonzero(store.done("t.feature")).tolist() == [8, 11]
+    np.testing.assert_array_equal(store.read("t.feature", [8, 11]), values[::-1])
+    np.testing.assert_array_equal(np.load(path / "t.feature.npy", mmap_mode="r")[11], values[0])
+    assert np.load(path / "t.feature.done.npy").sum() == 2
+    assert store.done("imu").all()
+    assert "t.feature" in data.ClipStore(path).names and len(data.ClipStore(path)) == 12
+    assert len(data.prepare(kitchen, path, **OPTIONS)) == 12  # going on does not mind them
+    for change in ((6,), np.float32), ((5,), np.float16):
+        with pytest.raises(data.DataError, match=r"has t.feature already"):
+            store.add("t.feature", *change)
+    with pytest.raises(data.DataError, match="not made by add"):
+        store.write("imu", [0], np.zeros((1, 422, 6), np.float32))
+    for wrong in (np.zeros((2, 4), np.float32), np.zeros((1, 5)), np.zeros((2, 5), complex)):
+        with pytest.raises(data.DataError, match=r"t.feature takes float32 \(2, 5\)"):
+            store.write("t.feature", [0, 1], wrong)
+    with pytest.raises(data.DataError, match="cannot be the name"):
+        store.add("../x", (1,), np.float32)
+
+
+def test_damaged_stores_are_named(store, tmp_path):
+    def copy(name):
+        return shutil.copytree(store.path, tmp_path / name)
+
+    path = copy("cut")
+    (path / "imu.npy").write_bytes((store.path / "imu.npy").read_bytes()[:-100])
+    with pytest.raises(data.DataError, match=r"imu.npy: missing or cut off"):
+        data.ClipStore(path)
+    path = copy("gone")
+    (path / "ends.npy").unlink()
+    with pytest.raises(data.DataError, match=r"ends.npy: missing"):
+        data.ClipStore(path)
+    path = copy("other")
+    np.save(path / "label.npy", np.zeros(3))
+    with pytest.raises(data.DataError, match=r"label.npy: is float64 \(3,\)"):
+        data.ClipStore(path)
+    path = copy("pickled")
+    np.save(path / "label.npy", np.array([{}] * 12, object), allow_pickle=True)
+    with pytest.raises(data.DataError, match=r"label.npy"):
+        data.ClipStore(path)
+    for name, text in (("json", '{"arrays": 1}'), ("list", "[1]"), ("broken", '{"format')):
+        path = copy(name)
+        (path / "store.json").write_text(text)
+        with pytest.raises(data.DataError, match=r"store.json: is (not the header|damaged)"):
+            data.ClipStore(path)
+    with pytest.raises(data.DataError, match=r"store.json: cannot be read"):
+        data.ClipStore(tmp_path / "nowhere")
+
+
+def test_full_disk_is_seen_before_anything_is_written(kitchen, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(data.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(data.DataError, match=r"GB are needed, 0.0 GB are free"):
+        data.prepare(kitchen, tmp_path / "s", **OPTIONS)
+
+
+def test_real_gopro_walk_through_the_store(sample, tmp_path):
+    """Telemetry in the video and the Ego4D-like pair of the same walk give the same clips."""
+    gopro = data.Segment("a", sample("gopro/max-heromode.mp4"), 1.0, 9.0, "walk")
+    pair = data.Segment("b", sample("gopro-derived/walk_vp9_30fps.mp4"), 1.0, 9.0, "walk",
+                        sample("gopro-derived/walk_imu.csv"))
+    store = data.prepare([gopro, pair], tmp_path / "s", frame_size=32, workers=1, progress=False)
+    assert store.segments.tolist() == [0] * 4 + [1] * 4 and not store.failures
+    imu, frames = (store.read(name, np.arange(8)) for name in ("imu", "frames_1"))
+    np.testing.assert_allclose(imu[:4], imu[4:], atol=1e-4)
+    assert imu[:, :, 2].mean() == pytest.approx(9.7, abs=0.1)
+    for one, other in zip(frames[:4], frames[4:], strict=True):  # re-encoded, with more contrast
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.98
+
+
+def test_imports_nothing_but_numpy_and_av():
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); import data; "
+            "print([m for m in ('torch', 'egodistill', 'teachers') if m in sys.modules])")
+    command = [sys.executable, "-c", code, str(Path(data.__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stderr

@@ -1,0 +1,579 @@
+"""The method: counts, losses, stages, resuming, evaluation, prediction."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import egodistill as E
+from egodistill import EgoDistill, EgoDistillError, Output
+
+ROOT = Path(E.__file__).parent
+CLASSES = ["close", "open", "put", "take"]
+
+
+class Store:
+    """A store in memory. The class is told by the frame's colour (pair) and the sign of a ramp in the gyroscope."""
+
+    def __init__(self, clips=32, size=32, seed=0, feature_dim=12):
+        rng = np.random.default_rng(seed)
+        self.class_names, self.path = CLASSES, None
+        self.labels = np.arange(clips) % 4
+        self.segments = np.arange(clips)
+        colour = np.array([40, 40, 210, 210])[self.labels][:, None, None, None]
+        sign = np.where(self.labels % 2, 1.0, -1.0)[:, None, None]
+        frame = (colour + rng.integers(-30, 30, (clips, 3, size, size))).astype(np.uint8)
+        ramp = np.zeros((clips, E.IMU_SAMPLES, 6))
+        ramp[:, :, 5:] = sign * np.linspace(-1, 1, E.IMU_SAMPLES)[None, :, None]
+        imu = ramp + rng.normal(0, 0.1, ramp.shape) + rng.normal(0, 3, (clips, 1, 6))  # bias and gravity
+        self.arrays = {
+            "frames_1": frame[:, None],
+            "ends": np.stack([frame, frame[:, :, ::-1]], 1),
+            "imu": imu.astype(np.float32),
+            "t.feature": rng.normal(size=(4, feature_dim)).astype(np.float32)[self.labels],
+            "t.logits": (8 * np.eye(4, dtype=np.float32) + rng.normal(0, 0.1, (4, 4)).astype(np.float32))[self.labels],
+        }
+
+    def __len__(self):
+        return len(self.labels)
+
+    @property
+    def names(self):
+        return list(self.arrays)
+
+    def read(self, name, index):
+        return self.arrays[name][index].copy()
+
+
+def small(seed=0, **arguments):
+    torch.manual_seed(seed)
+    options = {"feature_dim": 12, "image_weights": None, "frame_size": 32, "hidden": 32} | arguments
+    return EgoDistill(4, **options)
+
+
+QUIET = {"progress": False, "device": "cpu"}
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+# --- The student
+
+
+def test_counts_of_the_paper_sized_student():
+    """The closed forms of the reference: 62 classes, N = 1, D = 768."""
+    with torch.device("meta"):
+        model = EgoDistill(62, image_weights=None)
+        assert sum(p.numel() for p in model.parameters()) == 20_579_070
+        assert E.count_macs(model, torch.device("meta")) / 1e9 == pytest.approx(1.8634, abs=5e-5)
+        four = EgoDistill(62, image_weights=None, num_frames=4)
+    assert sum(p.numel() for p in four.parameters()) == 20_579_070 + 1_575_936
+    assert sum(p.numel() for p in E.IMUEncoder(3).parameters()) == 77_043
+    assert sum(p.numel() for p in E.IMUEncoder(16).parameters()) == 78_720
+
+
+@pytest.mark.parametrize("width", [3, 16])
+def test_imu_encoder_agrees_with_the_released_network(sample_data, width):
+    """Golden vectors of Brossard et al.'s code: catches a wrong pad, dilation, kernel, order or axis."""
+    folder = sample_data.parent / "reference" / "baselines"
+    if not folder.is_dir():
+        pytest.skip(f"needs the golden vectors in {folder}")
+
+    def z(name, shape):
+        return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+
+    encoder, state = E.IMUEncoder(width).eval(), {}
+    for key, value in encoder.state_dict().items():
+        shape = tuple(value.shape)
+        if key.endswith("num_batches_tracked"):
+            state[key] = torch.tensor(0)
+            continue
+        norm = key.split(".")[1] in ("2", "6", "10", "14")
+        if key.endswith("running_var"):
+            array = 1 + 0.1 * np.random.default_rng(zlib.crc32(key.encode())).random(shape)
+        else:
+            array = (1 if norm and key.endswith("weight") else 0) + 0.02 * z(key, shape)
+        state[key] = torch.tensor(array.astype(np.float32))
+    encoder.load_state_dict(state)
+    imu = torch.tensor((40 * z("input:imu", (2, 422, 6))).astype(np.float32))
+    golden = np.load(folder / "listen_to_look_and_imu.npz")[f"imu_out{width}"]
+    with torch.no_grad():
+        ours = encoder(imu).numpy()
+    assert ours.shape == golden.shape == (2, width, 422)
+    np.testing.assert_allclose(ours, golden, atol=1e-6)
+
+
+def test_imu_encoder_sees_the_past_only():
+    encoder = E.IMUEncoder().eval()
+    imu = torch.randn(1, 422, 6)
+    later = imu.clone()
+    later[:, 300:] += 1.0
+    with torch.no_grad():
+        a, b = encoder(imu), encoder(later)
+    assert torch.equal(a[:, :, :300], b[:, :, :300]) and not torch.allclose(a[:, :, 300:], b[:, :, 300:])
+
+
+def test_student_ignores_constant_parts_of_the_imu_only():
+    model = small().eval()
+    frames, imu = model.example(2)
+    with torch.no_grad():
+        plain = model(frames, imu)
+        shifted = model(frames, imu + torch.tensor([1.0, -2.0, 9.81, 0.1, 0.2, 0.3]))
+        mirrored = model(frames, -imu)
+    assert torch.allclose(plain.logits, shifted.logits, atol=1e-4)
+    assert not torch.allclose(plain.logits, mirrored.logits, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("resnet18", 512), ("mobilenet_v2", 1280), ("mobilenet_v3_large", 960), ("regnet_y_800mf", 784),
+     ("regnet_y_1_6gf", 888), ("efficientnet_b0", 1280), ("squeezenet1_0", 512)],
+)  # fmt: skip
+def test_image_encoders_by_name(name, size):
+    model = small(image_encoder=name).eval()
+    assert model.image_dim == size
+    feature, logits = model(*model.example(2))
+    assert feature.shape == (2, 12) and logits.shape == (2, 4)
+
+
+def test_frames_are_normalised_as_imagenet_weights_want():
+    class Look(nn.Module):
+        def forward(self, x):
+            self.seen = x
+            return x.mean((2, 3))
+
+    model = small(image_encoder="resnet18")
+    model.image_encoder = Look()
+    model.encode_frames(torch.tensor([124, 0, 255], dtype=torch.uint8).view(1, 1, 3, 1, 1).expand(1, 1, 3, 4, 4))
+    wanted = [(v / 255 - m) / s for v, m, s in zip((124, 0, 255), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)]
+    assert model.image_encoder.seen[0, :, 0, 0].tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_several_frames_are_ordered():
+    model = small(num_frames=3).eval()
+    frames, imu = model.example(2)
+    with torch.no_grad():
+        assert not torch.allclose(model(frames, imu).feature, model(frames.flip(1), imu).feature, atol=1e-6)
+        states, _ = model.gru(model.encode_frames(frames))
+        assert torch.allclose(model.aggregate(model.encode_frames(frames)), states[:, -1], atol=1e-6)
+
+
+def test_only_imu_switch_and_vector():
+    assert small(use_imu=False).inputs == ("frames",)
+    model = small(imu_vector="mean").eval()
+    frames, _ = model.example(2)
+    assert model(frames, torch.randn(2, 100, 6)).logits.shape == (2, 4)
+    assert model.imu_dim == 16
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda f, i: (f.float(), i), ["uint8", "float32 [2, 1, 3, 32, 32]"]),
+        (lambda f, i: (f[:, 0], i), ["[batch, 1, 3, height, width]", "[2, 3, 32, 32]"]),
+        (lambda f, i: (f.permute(0, 1, 3, 4, 2), i), ["[2, 1, 32, 32, 3]"]),
+        (lambda f, i: (f, i[:, :400]), ["422", "[2, 400, 6]"]),
+        (lambda f, i: (f, i.transpose(1, 2)), ["[2, 6, 422]"]),
+        (lambda f, i: (f, i.long()), ["float", "int64"]),
+        (lambda f, i: (f,), ["head motion"]),
+    ],
+)
+def test_wrong_inputs_are_named(spoil, words):
+    model = small()
+    with pytest.raises(EgoDistillError) as error:
+        model(*spoil(*model.example(2)))
+    assert all(word in str(error.value) for word in words)
+
+
+def test_image_weights_from_a_file_are_strict(tmp_path):
+    import torchvision
+
+    torch.manual_seed(3)
+    full = torchvision.models.resnet18().state_dict()
+    assert len(full) == 122
+    torch.save(full, tmp_path / "resnet18.pth")
+    model = small(image_weights=tmp_path / "resnet18.pth")
+    assert torch.equal(model.image_encoder[0].layer4[1].conv2.weight, full["layer4.1.conv2.weight"])
+    assert same(small(image_weights=full).image_encoder, model.image_encoder)
+    del full["layer1.0.conv1.weight"]
+    full["extra"] = torch.zeros(1)
+    full["conv1.weight"] = torch.zeros(64, 1, 7, 7)
+    with pytest.raises(EgoDistillError) as error:
+        small(image_weights=full)
+    assert all(word in str(error.value) for word in ("layer1.0.conv1.weight", "extra", "[64, 1, 7, 7] for [64, 3, 7, 7]"))
+    with pytest.raises(EgoDistillError, match=r"nowhere\.pth"):
+        small(image_weights=tmp_path / "nowhere.pth")
+
+
+def test_real_mobilenet_weights_load(sample_data):
+    """Real ImageNet weights: without their classifier they load strictly, and see differences between pictures."""
+    model = small(image_encoder="mobilenet_v2", image_weights=sample_data / "weights" / "mobilenet_v2_imagenet_features.pt")
+    assert all(torch.isfinite(p).all() for p in model.image_encoder.parameters())
+    with pytest.raises(EgoDistillError, match="do not fit|does not fit"):
+        small(image_encoder="resnet18", image_weights=sample_data / "weights" / "mobilenet_v2_imagenet_features.pt")
+
+
+def test_save_and_load(tmp_path):
+    model = small(num_frames=2, class_names=CLASSES).eval()
+    model.save(tmp_path / "student.pt")
+    again = EgoDistill.load(tmp_path / "student.pt")
+    assert same(model, again) and again.class_names == CLASSES and again.arguments == model.arguments
+    assert not again.training
+    with torch.no_grad():
+        inputs = model.example(1)
+        assert torch.equal(model(*inputs).logits, again(*inputs).logits)
+    assert [p.name for p in tmp_path.iterdir()] == ["student.pt"]
+
+
+def test_bad_checkpoints_are_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    path = tmp_path / "student.pt"
+    small().save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(EgoDistillError, match=r"student\.pt"):
+        EgoDistill.load(path)
+    torch.save({"format": Evil()}, path)
+    with pytest.raises(EgoDistillError, match=r"student\.pt"):
+        EgoDistill.load(path)
+    assert not (tmp_path / "ran").exists()
+    torch.save({"format": "other"}, path)
+    with pytest.raises(EgoDistillError, match="format is 'other'"):
+        EgoDistill.load(path)
+    path.write_bytes(whole)
+    content = torch.load(path, weights_only=True)
+    del content["weights"]["classifier.bias"]
+    torch.save(content, path)
+    with pytest.raises(EgoDistillError, match=r"1 missing \(classifier\.bias\)"):
+        EgoDistill.load(path)
+
+
+# --- Losses
+
+
+def test_action_loss_is_cross_entropy():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    wanted = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(1))) / 2
+    assert float(E.action_loss(logits, torch.tensor([0, 0]))) == pytest.approx(wanted)
+
+
+def test_feature_loss():
+    a, b = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 5.0]])
+    assert float(E.feature_loss(a, b)) == pytest.approx((0 + 2 + 3 + 1) / 4)
+    assert float(E.feature_loss(a, b, reduction="sum")) == pytest.approx((2 + 4) / 2)
+
+
+def test_distillation_loss_is_the_divergence_from_teacher_to_student():
+    student, teacher, tau = torch.tensor([[1.0, 0.0, -1.0]]), torch.tensor([[0.0, 2.0, 0.0]]), 2.0
+    p, q = (torch.exp(x[0] / tau) / torch.exp(x[0] / tau).sum() for x in (teacher, student))
+    wanted = float((p * (p / q).log()).sum())
+    assert float(E.distillation_loss(student, teacher, tau)) == pytest.approx(wanted, rel=1e-5)
+    assert float(E.distillation_loss(student, teacher, tau, tau_squared=True)) == pytest.approx(4 * wanted, rel=1e-5)
+    assert float(E.distillation_loss(teacher, teacher, tau)) == pytest.approx(0, abs=1e-6)
+    both = E.distillation_loss(student.repeat(5, 1), teacher.repeat(5, 1), tau)
+    assert float(both) == pytest.approx(wanted, rel=1e-5)  # a mean over the batch
+
+
+def test_contrastive_loss_follows_equation_7():
+    torch.manual_seed(0)
+    predicted, actual = torch.randn(4, 8), torch.randn(4, 8)
+    total = 0.0
+    for i in range(4):
+        sim = [
+            math.exp(float(predicted[i] @ actual[j] / predicted[i].norm() / actual[j].norm()) / 0.1) for j in range(4)
+        ]
+        total -= math.log(sim[i] / sum(sim))
+    assert float(E.contrastive_loss(predicted, actual)) == pytest.approx(total / 4, rel=1e-4)
+    assert float(E.contrastive_loss(3 * predicted, 0.1 * actual)) == pytest.approx(total / 4, rel=1e-4)
+    other = float(E.contrastive_loss(actual, predicted))
+    symmetric = float(E.contrastive_loss(predicted, actual, symmetric=True))
+    assert symmetric == pytest.approx((total / 4 + other) / 2, rel=1e-4) and other != pytest.approx(total / 4, rel=1e-3)
+
+
+def test_total_of_equation_6():
+    store, model = Store(16), small()
+    losses = []
+    for alpha, beta in ((1.0, 0.0), (0.0, 0.0), (0.0, 1.0), (0.95, 2.0)):
+        twin = small()
+        twin.load_state_dict(model.state_dict())
+        history = E.distill(
+            twin, store, teacher="t", alpha=alpha, beta=beta, tau=4.0, epochs=1, batch_size=16, **QUIET
+        )
+        losses.append(history[0])
+    kd, gt, both, mixed = losses
+    assert kd["loss"] == pytest.approx(kd["kd"]) and gt["loss"] == pytest.approx(gt["gt"])
+    assert both["loss"] == pytest.approx(both["gt"] + both["l1"], rel=1e-5)
+    assert mixed["loss"] == pytest.approx(0.95 * mixed["kd"] + 0.05 * mixed["gt"] + 2 * mixed["l1"], rel=1e-5)
+
+
+# --- Training
+
+
+FAST = {"epochs": 12, "batch_size": 8, "learning_rate": 2e-3, "decay_epochs": (9,), **QUIET}
+
+
+def test_a_student_learns_from_labels_and_needs_both_inputs():
+    store = Store(32)
+    both, frames = small(), small(use_imu=False)
+    E.finetune(both, store, **FAST)
+    E.finetune(frames, store, **FAST)
+    fresh = Store(32, seed=5)
+    assert E.evaluate(both, fresh, **QUIET).top1 >= 0.9
+    assert E.evaluate(frames, fresh, **QUIET).top1 <= 0.75  # The gyroscope alone tells the verb of a pair.
+
+
+def test_a_student_learns_from_the_teacher():
+    store, model = Store(32), small()
+    before = E.evaluate(model, store, teacher="t", **QUIET).feature_distance
+    store.labels = np.zeros_like(store.labels)  # The labels say nothing: only the teacher can teach.
+    history = E.distill(model, store, teacher="t", alpha=1.0, **FAST)
+    store.labels = Store(32).labels
+    result = E.evaluate(model, store, teacher="t", **QUIET)
+    assert result.top1 >= 0.9 and result.feature_distance < 0.95 * before
+    assert history[-1]["l1"] < history[0]["l1"] and history[-1]["kd"] < history[0]["kd"]
+    assert [row["learning_rate"] for row in history] == [2e-3] * 9 + [pytest.approx(2e-4)] * 3
+
+
+def test_presets_are_the_papers():
+    assert E.EGO4D == {"tau": 10.0, "epochs": 150, "decay_epochs": (90, 120)}
+    assert E.EPIC_KITCHENS == {"tau": 1.0, "epochs": 50, "decay_epochs": (30, 40)}
+    paper = E.Training()
+    assert (paper.epochs, paper.batch_size, paper.learning_rate, paper.decay_epochs) == (50, 64, 1e-4, (30, 40))
+    assert [paper.rate(epoch) for epoch in (0, 29, 30, 40)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-6])
+
+
+def test_pretraining_matches_head_motion_and_leaves_the_image_encoder():
+    store, model = Store(32), small()
+    # Each clip's motion of its own: the last frame is shifted by what the gyroscope says.
+    rng = np.random.default_rng(1)
+    for k in range(32):
+        shift = rng.integers(-12, 13)
+        store.arrays["ends"][k, 1] = np.roll(store.arrays["ends"][k, 0], shift, axis=2)
+        store.arrays["imu"][k, :, 3] += shift / 12 * np.sin(np.linspace(0, 6, E.IMU_SAMPLES))
+    image, classifier = (
+        {k: v.clone() for k, v in part.state_dict().items()} for part in (model.image_encoder, model.classifier)
+    )
+    imu = model.imu_encoder.cnn[1].weight.clone()
+    history = E.pretrain_imu(model, store, teacher="t", **FAST | {"epochs": 25, "batch_size": 16, "decay_epochs": ()})
+    assert all(torch.equal(v, image[k]) for k, v in model.image_encoder.state_dict().items())  # batch statistics, too
+    assert all(torch.equal(v, classifier[k]) for k, v in model.classifier.state_dict().items())
+    assert not torch.equal(imu, model.imu_encoder.cnn[1].weight)
+    assert history[-1]["nce"] < history[0]["nce"] and history[-1]["l1"] < history[0]["l1"]
+    assert history[-1]["loss"] == pytest.approx(history[-1]["nce"] + history[-1]["l1"], rel=1e-5)
+    assert history[-1]["matching"] > history[0]["matching"]
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_pretraining_encodes_each_clip_once(monkeypatch):
+    store, model = Store(32), small()
+    seen = []
+    encode = model.encode_frames
+    monkeypatch.setattr(model, "encode_frames", lambda frames, count: seen.append(len(frames)) or encode(frames, count))
+    E.pretrain_imu(model, store, teacher="t", **FAST)
+    assert sum(seen) == 32
+
+
+def test_order_of_the_data_depends_on_seed_and_epoch_alone():
+    store, rows = Store(16), []
+
+    class Probe(nn.Module):
+        inputs = ("imu",)
+
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(6, 4)
+
+        def forward(self, imu):
+            if self.training:
+                rows.append(imu[:, 0, 0].tolist())
+            return Output(imu.mean(1), self.layer(imu.mean(1)))
+
+    def run(seed, **change):
+        rows.clear()
+        torch.manual_seed(np.random.randint(1000))
+        E.finetune(Probe(), store, **FAST | {"epochs": 2, "seed": seed} | change)
+        return [list(row) for row in rows]
+
+    first = run(0)
+    assert first == run(0) and first != run(1) and first[:2] != first[2:]
+    flat = [value for row in first[:2] for value in row]
+    assert sorted(flat) == sorted(store.arrays["imu"][:, 0, 0].tolist())  # each clip once an epoch
+
+
+SCRIPT = """
+    import os, signal, sys
+    sys.path[:0] = [{root!r}, {root!r} + "/tests"]
+    import torch
+    torch.set_num_threads(1)
+    import egodistill as E
+    import test_egodistill as T
+    stage, out, kill_at = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    model, store = T.small(), T.Store(24)
+    settings = T.QUIET | dict(epochs=4, batch_size=8, learning_rate=1e-3, decay_epochs=(2,),
+                              checkpoint=out + ".training", checkpoint_seconds=0.0)
+    step = torch.optim.AdamW.step
+    count = [0]
+    def counted(self, *a, **k):
+        count[0] += 1
+        if count[0] == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, *a, **k)
+    torch.optim.AdamW.step = counted
+    if stage == "finetune":
+        E.finetune(model, store, **settings)
+    elif stage == "distill":
+        E.distill(model, store, teacher="t", **settings)
+    else:
+        E.pretrain_imu(model, store, teacher="t", **settings)
+    model.save(out)
+    print(count[0])
+"""
+
+
+@pytest.mark.parametrize("stage", ["finetune", "pretrain_imu", "distill"])
+def test_a_killed_run_ends_with_the_same_bits(tmp_path, stage):
+    script = tmp_path / "run.py"
+    script.write_text(textwrap.dedent(SCRIPT.format(root=str(ROOT))))
+
+    def run(out, kill_at):
+        command = [sys.executable, str(script), stage, str(tmp_path / out), str(kill_at)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+    whole = run("whole.pt", 0)
+    assert whole.returncode == 0 and int(whole.stdout) == 12, whole.stderr
+    assert run("killed.pt", 5).returncode == -signal.SIGKILL  # in the second epoch
+    assert run("killed.pt", 4).returncode == -signal.SIGKILL  # and again
+    rest = run("killed.pt", 0)
+    assert rest.returncode == 0 and int(rest.stdout) == 12 - 4 - 3, rest.stderr
+    assert same(EgoDistill.load(tmp_path / "whole.pt"), EgoDistill.load(tmp_path / "killed.pt"))
+    histories = [(tmp_path / f"{name}.pt.jsonl").read_text().splitlines() for name in ("whole", "killed")]
+    for a, b in zip(*histories, strict=True):
+        a, b = json.loads(a), json.loads(b)
+        assert a["loss"] == b["loss"] and a["epoch"] == b["epoch"]
+    assert int(run("killed.pt", 0).stdout) == 0  # a finished run is not done again
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    store = Store(16)
+    settings = FAST | {"epochs": 1, "checkpoint": tmp_path / "c.pt"}
+    E.distill(small(), store, teacher="t", **settings)
+    with pytest.raises(EgoDistillError, match=r"c\.pt.*tau was 1\.0 and is now 2\.0"):
+        E.distill(small(), store, teacher="t", tau=2.0, **settings)
+
+
+def test_training_says_what_does_not_fit():
+    store = Store(16)
+    with pytest.raises(EgoDistillError, match=r"no array 'other\.feature'.*extract"):
+        E.distill(small(), store, teacher="other", **FAST)
+    with pytest.raises(EgoDistillError, match="feature_dim=12"):
+        E.distill(small(feature_dim=9), store, teacher="t", **FAST)
+    with pytest.raises(EgoDistillError, match="frames_4.*num_frames=4"):
+        E.finetune(small(num_frames=4), store, **FAST)
+    with pytest.raises(EgoDistillError, match="frame_size=32"):
+        E.finetune(small(frame_size=64), store, **FAST)
+    with pytest.raises(EgoDistillError, match="class names"):
+        E.finetune(small(class_names=CLASSES[::-1]), store, **FAST)
+    with pytest.raises(EgoDistillError, match="use_imu=False"):
+        E.pretrain_imu(small(use_imu=False), store, teacher="t", **FAST)
+    with pytest.raises(TypeError, match="epoch"):
+        E.finetune(small(), store, epoch=3)
+    store.arrays["imu"][3] = np.nan
+    with pytest.raises(EgoDistillError, match="loss is nan in epoch 0"):
+        E.finetune(small(), store, **FAST)
+
+
+def test_mixed_precision_trains():
+    store, model = Store(32), small()
+    E.finetune(model, store, **FAST | {"precision": "bf16"})
+    assert E.evaluate(model, store, precision="bf16", **QUIET).top1 >= 0.9
+
+
+# --- Evaluation
+
+
+def test_evaluation_averages_scores_over_the_clips_of_a_segment():
+    class Fixed(nn.Module):
+        """Scores are what the store's array says."""
+
+        inputs, class_names = ("scores",), CLASSES
+
+        def forward(self, scores):
+            return Output(scores, scores.log())
+
+    store = Store(5)
+    store.labels = np.array([0, 0, 1, 1, 1])
+    store.segments = np.array([7, 7, 3, 3, 3])  # any numbers, in any order
+    scores = [[0.9, 0.1, 0, 0], [0.4, 0.6, 0, 0], [0.55, 0.45, 0, 0], [0.6, 0.4, 0, 0], [0.0, 0.0, 1, 0]]
+    store.arrays["scores"] = np.array(scores, dtype=np.float32) + 1e-9
+    store.arrays["t.feature"] = store.arrays["scores"] + 0.25
+    result = E.evaluate(Fixed(), store, teacher="t", **QUIET)
+    # Segment 7: mean (0.65, 0.35): class 0, right. Segment 3: mean (0.383, 0.283, 0.333): class 0, wrong.
+    assert result.top1 == 0.5 and result.per_class == {"close": 1.0, "open": 0.0}
+    assert result.confusion.tolist() == [[1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert result.scores.shape == (2, 4) and result.clips == 5
+    assert result.feature_distance == pytest.approx(0.25, abs=1e-5)
+
+
+def test_measure():
+    cost = E.measure(small(), batch_size=2, repeats=2, device="cpu")
+    assert cost.params == sum(p.numel() for p in small().parameters())
+    assert cost.ms_per_clip > 0 and cost.device == "cpu"
+    linear = nn.Linear(10, 5)
+    linear.example = lambda batch: (torch.zeros(batch, 10),)
+    assert E.measure(linear, batch_size=1, repeats=1, device="cpu").gmacs == pytest.approx(50e-9)
+
+
+def test_reading_ahead_hides_the_reading():
+    class Slow(Store):
+        def read(self, name, index):
+            time.sleep(0.02)
+            return super().read(name, index)
+
+    waits = []
+    for _, wait in E.read_ahead(Slow(32), ["imu"], torch.arange(32), 4, torch.device("cpu")):
+        time.sleep(0.04)
+        waits.append(wait)
+    assert len(waits) == 8 and np.median(waits[1:]) < 0.01
+
+
+# --- Prediction
+
+
+def test_predict_on_a_real_recording(sample_data):
+    """The GoPro walk: clips one after another, head motion out of the MP4 itself."""
+    model = small(class_names=CLASSES)
+    video = sample_data / "gopro" / "max-heromode.mp4"
+    rows = list(E.predict(model, video, batch_size=2))
+    assert [round(row.start, 3) for row in rows] == [0.0, 2.133, 4.267, 6.4]
+    assert all(row.stop - row.start == pytest.approx(64 / 30) for row in rows)
+    for row in rows:
+        assert row.problem is None and len(row.classes) == 4
+        assert sum(score for _, score in row.classes) == pytest.approx(1, abs=1e-4)
+        assert [s for _, s in row.classes] == sorted((s for _, s in row.classes), reverse=True)
+    again = list(E.predict(model, video, batch_size=16))
+    for a, b in zip(rows, again, strict=True):
+        assert dict(a.classes) == pytest.approx(dict(b.classes), abs=1e-4)
+
+
+def test_predict_says_where_head_motion_is_missing(sample_data, tmp_path):
+    table = (sample_data / "gopro-derived" / "walk_imu.csv").read_text().splitlines()
+    kept = [line for k, line in enumerate(table) if k == 0 or not 2000 < float(line.split(",")[2]) < 4000]
+    (tmp_path / "imu.csv").write_text("\n".join(kept) + "\n")
+    rows = list(E.predict(small(), sample_data / "gopro-derived" / "walk_vp9_30fps.mp4", tmp_path / "imu.csv"))
+    assert [bool(row.classes) for row in rows] == [False, False, True, True]
+    assert "covers" in rows[0].problem

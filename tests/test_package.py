@@ -1,0 +1,213 @@
+"""The package as others get it: what a wheel holds, and that it works on every road there is.
+
+Nothing is downloaded. Each installation goes into an empty environment that sees the third-party
+packages of the running one through a folder of links, in which egodistill itself is left out: an
+installed copy must not stand in for the one under test.
+"""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from importlib.metadata import PathDistribution
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# Every Python file at the root is a module of the package; one that setup.py forgets is missed.
+MODULES = sorted({path.stem for path in ROOT.glob("*.py")} - {"setup", "egodistill"})
+RUNTIME = {"torch", "torchvision", "numpy", "av"}
+PIP = ("--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet")
+NOT_SOURCE = {"build", "dist", "__pycache__", "egodistill.egg-info", ".venv", ".git"}
+
+
+def run(*command, cwd, path=None) -> str:
+    """Runs a command with no trace of this process's Python settings; returns what it printed."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    env |= {"PYTHONDONTWRITEBYTECODE": "1"} | ({"PYTHONPATH": str(path)} if path else {})
+    command = [str(part) for part in command]
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command} in {cwd}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def source_files() -> list[Path]:
+    """Files that git tracks or would offer to add; in an unpacked sdist, all that was not built."""
+    if (ROOT / ".git").exists():
+        listed = run("git", "ls-files", "-z", "-co", "--exclude-standard", cwd=ROOT).split("\0")
+        names = {name for name in listed if name}
+    else:
+        names = {path.relative_to(ROOT) for path in ROOT.rglob("*")}
+        names = {name for name in names if NOT_SOURCE.isdisjoint(name.parts)}
+    return [path for path in sorted(ROOT / name for name in names) if path.is_file()]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A copy of the source, so that building leaves nothing in the checkout."""
+    copy = tmp_path_factory.mktemp("source")
+    for path in source_files():
+        target = copy / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def third_party(tmp_path_factory) -> Path:
+    """Links to all that is installed beside this Python, but for egodistill and names like ours."""
+    links = tmp_path_factory.mktemp("third_party")
+    for folder in map(Path, sys.path):
+        if folder.name not in ("site-packages", "dist-packages") or not folder.is_dir():
+            continue
+        for entry in folder.iterdir():
+            ours = "egodistill" in entry.name or entry.stem in MODULES or entry.suffix == ".pth"
+            if not ours and not (links / entry.name).exists():
+                (links / entry.name).symlink_to(entry)
+    return links
+
+
+@pytest.fixture
+def empty_environment(tmp_path, third_party) -> Path:
+    """The `bin` folder of a new environment that has the third-party packages and no egodistill."""
+    where = tmp_path / "environment"
+    venv.create(where, with_pip=False, symlinks=True)
+    (site_packages,) = where.glob("lib/python*/site-packages")
+    (site_packages / "third_party.pth").write_text(f"{third_party}\n")
+    return where / "bin"
+
+
+@pytest.fixture(scope="module")
+def built(checkout, third_party, tmp_path_factory) -> dict[str, Path]:
+    """The sdist of the checkout, and the wheel that comes out of that sdist."""
+    out = tmp_path_factory.mktemp("dist")
+    backend = "import sys; from setuptools import build_meta as b; b.build_{}(sys.argv[1])"
+    run(sys.executable, "-S", "-c", backend.format("sdist"), out, cwd=checkout, path=third_party)
+    (sdist,) = out.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(out)
+    (unpacked,) = (path for path in out.iterdir() if path.is_dir())
+    run(sys.executable, "-S", "-c", backend.format("wheel"), out, cwd=unpacked, path=third_party)
+    (wheel,) = out.glob("*.whl")
+    return {"sdist": sdist, "wheel": wheel, "unpacked": unpacked}
+
+
+@pytest.fixture(scope="module")
+def version() -> str:
+    source = (ROOT / "egodistill.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE).group(1)
+
+
+def test_wheel_holds_one_package_with_every_module(built):
+    names = set(zipfile.ZipFile(built["wheel"]).namelist())
+    files = {name for name in names if ".dist-info/" not in name}
+    modules = {f"egodistill/{name}.py" for name in ("__init__", *MODULES)}
+    assert files == modules | {"egodistill/py.typed"}
+    assert any(name.endswith("LICENSE") for name in names)
+
+
+def test_sdist_holds_tests_and_papers(built, checkout):
+    """What is needed to test the sdist, and what a distributor must pass on."""
+    there = {str(path.relative_to(built["unpacked"])) for path in built["unpacked"].rglob("*")}
+    wanted = {str(path.relative_to(checkout)) for path in (checkout / "tests").rglob("*.py")}
+    wanted |= {"LICENSE", "CITATION.cff", "CHANGELOG.md", "README.md", "pyproject.toml", "py.typed"}
+    assert wanted <= there
+
+
+def test_metadata(built, version):
+    with zipfile.ZipFile(built["wheel"]) as archive:
+        folders = [path for path in zipfile.Path(archive).iterdir() if "dist-info" in path.name]
+        metadata = PathDistribution(folders[0]).metadata
+    assert metadata["Version"] == version
+    assert metadata["Requires-Python"] == ">=3.10"
+    always = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
+    assert {re.match(r"[\w-]+", line).group() for line in always} == RUNTIME
+    assert {"tutorials", "test"} <= set(metadata.get_all("Provides-Extra"))
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\n## {version}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+IMPORT_ALL = """
+import importlib, importlib.util, pathlib, sys
+import egodistill
+home = pathlib.Path(sys.argv[1])
+assert egodistill.__version__ == sys.argv[2], egodistill.__version__
+for name in sys.argv[4:]:
+    module = importlib.import_module("egodistill." + name)
+    assert home in pathlib.Path(module.__file__).parents, module.__file__
+    if sys.argv[3] == "installed":
+        assert importlib.util.find_spec(name) is None, f"{name} is a top-level module"
+from egodistill import data, teachers
+"""
+
+
+def check(python, *, home, version, cwd, road="installed"):
+    """Every module imports as egodistill.NAME from `home`; installed, none of them as NAME."""
+    run(python, "-c", IMPORT_ALL, Path(home).resolve(), version, road, *MODULES, cwd=cwd)
+
+
+def test_road_checkout(checkout, empty_environment, version):
+    python = empty_environment / "python"
+    check(python, home=checkout, version=version, cwd=checkout, road="checkout")
+    assert version in run(python, "-m", "egodistill.cli", "--version", cwd=checkout)
+
+
+@pytest.mark.parametrize("road", ["pip install .", "pip install -e .", "pip install SDIST"])
+def test_road_installed(road, checkout, built, empty_environment, version, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    python = empty_environment / "python"
+    what = built["sdist"] if road.endswith("SDIST") else road.removeprefix("pip install ")
+    run(python, "-m", "pip", "install", *PIP, *str(what).split(), cwd=checkout)
+    home = checkout if "-e" in road else empty_environment.parent
+    check(python, home=home, version=version, cwd=elsewhere)
+    assert version in run(empty_environment / "egodistill", "--version", cwd=elsewhere)
+
+
+@pytest.mark.parametrize("name", ["data", "teachers", "egodistill"])
+def test_file_works_when_copied_alone(name, empty_environment, tmp_path):
+    """Someone copies one file into a project: it imports, and offers what its `__all__` says."""
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy2(ROOT / f"{name}.py", alone)
+    code = f"import {name} as m; assert m.__all__; [getattr(m, n) for n in m.__all__]"
+    run(empty_environment / "python", "-c", code, cwd=alone)
+
+
+@pytest.mark.parametrize("name", ["egodistill", *MODULES])
+def test_modules_import_declared_packages_only(name):
+    """Anywhere in a file, also in functions: the standard library, ourselves, the run-time four."""
+    tree = ast.parse((ROOT / f"{name}.py").read_text(encoding="utf-8"))
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports fail in a checkout: egodistill.py is a file"
+            imported.add(node.module.split(".")[0])
+    assert imported - set(sys.stdlib_module_names) <= RUNTIME | {"egodistill"}
+
+
+# Written so that this file does not match itself.
+FORBIDDEN = re.compile(
+    r"/(?:work|root|farm)/|/tmp/(?:bash_job[s]|v/|plan/)|pypi[.]org|python[h]osted|registry[.]npmjs|deb[.]debian"
+)
+
+
+def test_no_path_of_a_machine_and_no_package_index():
+    found = []
+    for path in source_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        for number, line in enumerate(text.splitlines(), 1):
+            if FORBIDDEN.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
+    assert not found, "\n".join(found)
