@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import math
 import os
 import statistics
 import sys
@@ -83,16 +82,30 @@ def training_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
         default = defaults.get(field.name, field.default)
         name = "--" + field.name.replace("_", "-")
         if field.name in ("epochs", "batch_size", "seed", "learning_rate", "decay", "weight_decay"):
-            group.add_argument(name, type=type(field.default), default=default, help=" ")
+            group.add_argument(name, type=type(field.default), default=default, help="default: %(default)s")
         elif field.name == "decay_epochs":
             group.add_argument(name, type=int, nargs="*", default=default, help="the learning rate drops after these")
         elif field.name == "precision":
-            group.add_argument(name, choices=("fp32", "bf16"), default=default, help=" ")
+            group.add_argument(name, choices=("fp32", "bf16"), default=default, help="default: %(default)s")
     device_option(group)
 
 
 def device_option(parser: Any) -> None:
-    parser.add_argument("--device", help="cpu, cuda, ...; a GPU is used where there is one")
+    parser.add_argument("--device", type=usable_device, help="cpu, cuda, ...; a GPU is used where there is one")
+
+
+def usable_device(name: str) -> str:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # A torch without CUDA asserts.
+        raise argparse.ArgumentTypeError(f"{name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return name
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
 
 
 def training_of(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -112,7 +125,7 @@ def student_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--image-encoder", default="resnet18", help="any classification network of torchvision")
     group.add_argument("--image-weights", default="imagenet", help="imagenet, none, or a file of weights")
     group.add_argument("--no-imu", action="store_true", help="VisOnly and VisOnly-Distill: frames only")
-    group.add_argument("--imu-vector", choices=("flatten", "mean"), default="flatten", help=" ")
+    group.add_argument("--imu-vector", choices=("flatten", "mean"), default="flatten", help="default: %(default)s")
     group.add_argument("--init", metavar="FILE", help="start from this student (of an earlier stage) instead")
 
 
@@ -152,7 +165,7 @@ def store_options(parser: argparse.ArgumentParser, split: str) -> None:
 def add_synthesize(commands: Any) -> None:
     parser = command(commands, "synthesize", run_synthesize, "render a small egocentric world in EPIC-KITCHENS' layout")
     parser.add_argument("out", help="folder to write")
-    parser.add_argument("--seed", type=int, default=0, help=" ")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--train-acts", type=int, default=800, help="annotated acts of the training wearers")
     parser.add_argument("--test-acts", type=int, default=400, help="annotated acts of the evaluation wearers")
     parser.add_argument("--label-noise", type=float, default=0.25, help="share of wrong training verbs")
@@ -162,7 +175,10 @@ def run_synthesize(a: argparse.Namespace) -> None:
     world = synthetic.render(
         a.out, seed=a.seed, train_acts=a.train_acts, test_acts=a.test_acts, label_noise=a.label_noise
     )
-    say(f"{world.root}: annotations in {world.annotations}\n  egodistill prepare {world.annotations} --root {world.root} --out STORE")
+    say(
+        f"{world.root}: annotations in {world.annotations}\n"
+        f"  egodistill prepare {world.annotations} --root {world.root} --out STORE"
+    )
 
 
 def add_prepare(commands: Any) -> None:
@@ -176,7 +192,7 @@ def add_prepare(commands: Any) -> None:
     parser.add_argument("--clip-size", type=int, default=224, help="their height and width")
     parser.add_argument("--no-imu", action="store_true", help="leave head motion out")
     parser.add_argument("--min-instances", type=int, default=1, help="drop rarer classes (EPIC-KITCHENS)")
-    parser.add_argument("--workers", type=int, default=None, help="processes (all cores)")
+    parser.add_argument("--workers", type=positive, default=None, help="processes (all cores)")
     parser.add_argument("--max-bad", type=float, default=0.1, help="share of clips that may fail")
 
 
@@ -247,8 +263,8 @@ def add_extract(commands: Any) -> None:
     parser = command(commands, "extract", run_extract, "write a teacher's features and logits into a store")
     store_options(parser, "all")
     parser.add_argument("--teacher", metavar="FILE", required=True, help="file that `egodistill finetune` wrote")
-    parser.add_argument("--batch-size", type=int, default=8, help="clips at a time")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help=" ")
+    parser.add_argument("--batch-size", type=positive, default=8, help="clips at a time")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
     device_option(parser)
 
 
@@ -293,7 +309,14 @@ def run_distill(a: argparse.Namespace) -> None:
     store = open_split(a.store, a.split)
     model = student_of(a, store, a.teacher)
     history = egodistill.distill(
-        model, store, teacher=a.teacher, alpha=a.alpha, beta=a.beta, tau=a.tau, tau_squared=a.tau_squared, **training_of(a)
+        model,
+        store,
+        teacher=a.teacher,
+        alpha=a.alpha,
+        beta=a.beta,
+        tau=a.tau,
+        tau_squared=a.tau_squared,
+        **training_of(a),
     )
     model.save(a.out)
     say(f"{a.out}: loss {history[-1]['loss']:.3f}, top-1 on its training clips {100 * history[-1]['top1']:.1f} %")
@@ -313,7 +336,7 @@ def run_evaluate(a: argparse.Namespace) -> None:
     result = egodistill.evaluate(load_model(a.checkpoint), store, teacher=a.teacher, device=a.device)
     say(str(result) + (f", feature distance {result.feature_distance:.4f}" if a.teacher else ""))
     width = max(map(len, result.per_class))
-    for k, (name, accuracy) in enumerate(result.per_class.items()):
+    for _k, (name, accuracy) in enumerate(result.per_class.items()):
         count = int(result.confusion[store.class_names.index(name)].sum())
         say(f"  {name:<{width}}  {100 * accuracy:6.2f} % of {count}")
     if a.out:
@@ -331,10 +354,12 @@ def load_model(path: str) -> nn.Module:
 
 def add_measure(commands: Any) -> None:
     parser = command(commands, "measure", run_measure, "multiply-adds, parameters and run time of a model")
-    parser.add_argument("--checkpoint", nargs="*", default=[], help="files; none: the paper's student and SlowFast 8x8 R50")
-    parser.add_argument("--batch-size", type=int, default=32, help=" ")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help=" ")
-    parser.add_argument("--repeats", type=int, default=10, help=" ")
+    parser.add_argument(
+        "--checkpoint", nargs="*", default=[], help="files; none: the paper's student and SlowFast 8x8 R50"
+    )
+    parser.add_argument("--batch-size", type=positive, default=32, help="default: %(default)s")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
+    parser.add_argument("--repeats", type=positive, default=10, help="default: %(default)s")
     device_option(parser)
 
 
@@ -356,9 +381,11 @@ def add_predict(commands: Any) -> None:
     parser = command(commands, "predict", run_predict, "classify a recording, clip by clip")
     parser.add_argument("video")
     parser.add_argument("--checkpoint", required=True, help="file of a student")
-    parser.add_argument("--imu", nargs="+", metavar="CSV", help="one table, or accelerometer and gyroscope; none: in the video")
+    parser.add_argument(
+        "--imu", nargs="+", metavar="CSV", help="one table, or accelerometer and gyroscope; none: in the video"
+    )
     parser.add_argument("--stride", type=float, help="seconds from clip to clip (the clip's length)")
-    parser.add_argument("--top", type=int, default=3, help="classes to name")
+    parser.add_argument("--top", type=positive, default=3, help="classes to name")
     parser.add_argument("--out", help="also write the rows to this .csv or .json file")
     device_option(parser)
 
@@ -411,15 +438,16 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 # Sizes are chosen for two cores and ten minutes. The paper's are 224 pixels, ResNet-18, MotionFormer, 50 to 150 epochs.
 DEMO: dict[str, Any] = {
-    "train_acts": 800,
+    "train_acts": 1200,
     "test_acts": 400,
-    "pixels": 96,
+    "video_pixels": 96,
+    "pixels": 64,
     "clip_frames": 16,
-    "teacher": {"width": 24, "beta": 3, "depths": (1, 1, 1, 1), "stem_size": 5, "dropout": 0.3},
+    "teacher": {"width": 48, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.0},
     "image_encoder": "shufflenet_v2_x0_5",
-    "teacher_training": {"epochs": 10, "decay_epochs": (6, 9), "learning_rate": 1e-3, "batch_size": 32},
-    "student_training": {"epochs": 12, "decay_epochs": (8, 11), "learning_rate": 1e-3, "batch_size": 32},
-    "pretraining": {"epochs": 20, "decay_epochs": (12, 17), "learning_rate": 1e-3, "batch_size": 64},
+    "teacher_training": {"epochs": 7, "decay_epochs": (4, 6), "learning_rate": 2e-3, "batch_size": 16},
+    "student_training": {"epochs": 8, "decay_epochs": (5, 7), "learning_rate": 1e-3, "batch_size": 32},
+    "pretraining": {"epochs": 10, "decay_epochs": (6, 9), "learning_rate": 1e-3, "batch_size": 64},
     "distillation": {"alpha": 0.95, "beta": 1.0, "tau": 1.0},
 }
 QUICK: dict[str, Any] = DEMO | {
@@ -437,7 +465,9 @@ def add_demo(commands: Any) -> None:
     parser = command(commands, "demo", run_demo, "the paper's comparison on a small rendered world, in ten minutes")
     parser.add_argument("--out", default="egodistill-demo", help="folder for everything")
     parser.add_argument("--seeds", default="0", help="seeds of the training runs, such as 0,1,2")
-    parser.add_argument("--quick", action="store_true", help="a smoke run of about a minute; its accuracies mean nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="a smoke run of about a minute; its accuracies mean nothing"
+    )
     parser.add_argument(
         "--image-weights", default="none", help="start of the image encoders: none (random), imagenet, or a file"
     )
@@ -451,17 +481,18 @@ def run_demo(a: argparse.Namespace) -> None:
     size, out, began = QUICK if a.quick else DEMO, Path(a.out), time.monotonic()
     size = size | {"image_weights": a.image_weights}
     claim(out, json.loads(json.dumps(size)))
+    for part in out.rglob(".*.part*"):  # What a killed run left half written.
+        part.unlink(missing_ok=True)
     say(f"Everything goes to {out}/. Interrupt at will: the same command goes on where it stopped.\n")
 
     say("1. Render a world: wearers, head motion, kitchen things (the files are laid out as EPIC-KITCHENS is)")
-    pixels = size["pixels"]
     world = synthetic.render(
-        out / "world", train_acts=size["train_acts"], test_acts=size["test_acts"], size=(pixels, pixels)
+        out / "world", train_acts=size["train_acts"], test_acts=size["test_acts"], size=(size["video_pixels"],) * 2
     )
     say("2. Prepare: decode every clip once into a clip store")
     segments = data.read_epic_kitchens(world.annotations, world.root)
     store = data.prepare(
-        segments, out / "store", frame_size=pixels, clip_frames=size["clip_frames"], clip_size=pixels
+        segments, out / "store", frame_size=size["pixels"], clip_frames=size["clip_frames"], clip_size=size["pixels"]
     )
     describe_store(store, segments)
     runs = [run_seed(seed, out, size, store) for seed in seeds]
@@ -470,7 +501,9 @@ def run_demo(a: argparse.Namespace) -> None:
     for name in ("teacher", *STUDENTS):
         costs, top1 = runs[0][name], [100 * run[name]["top1"] for run in runs]
         models[name] = costs | {
-            "top1": statistics.mean(top1), "top1_std": statistics.stdev(top1) if len(top1) > 1 else None, "top1_seeds": top1
+            "top1": statistics.mean(top1),
+            "top1_std": statistics.stdev(top1) if len(top1) > 1 else None,
+            "top1_seeds": top1,
         }  # fmt: skip
     report(models, seeds, a.quick)
     settings = size | {"seeds": seeds, "quick": a.quick, "ceilings": synthetic.ceilings(), "seconds": time.monotonic() - began,
@@ -485,7 +518,8 @@ def claim(out: Path, size: dict[str, Any]) -> None:
     note = out / "demo.json"
     if note.exists() and json.loads(note.read_text(encoding="utf-8")) != size:
         raise ValueError(f"{out} holds a demo of other settings (see {note}); give another --out, or delete the folder")
-    if not note.exists() and out.exists() and any(out.iterdir()):
+    # A run killed while it wrote its note leaves a part of it.
+    if not note.exists() and out.exists() and any(not file.name.startswith(".demo.json.") for file in out.iterdir()):
         raise ValueError(f"{out} exists and holds no demo; give --out a new folder")
     write_text(note, json.dumps(size, indent=1))
 
@@ -502,6 +536,7 @@ def run_seed(seed: int, out: Path, size: dict[str, Any], store: data.ClipStore) 
         path = folder / file
         say(f"{title}{' (already there)' if path.exists() else ''}")
         if path.exists():
+            training_file(path).unlink(missing_ok=True)  # Killed between the last two lines of this.
             return load(path)
         torch.manual_seed(seed)
         model = build()
@@ -551,7 +586,12 @@ def run_seed(seed: int, out: Path, size: dict[str, Any], store: data.ClipStore) 
         "visonly.pt", "5. VisOnly: one frame, trained on labels", load, lambda: student(use_imu=False), label, settings
     )
     models["VisOnly-Distill"] = stage(
-        "visonly-distill.pt", "6. VisOnly-Distill: one frame, distilled", load, lambda: student(use_imu=False), distil, settings
+        "visonly-distill.pt",
+        "6. VisOnly-Distill: one frame, distilled",
+        load,
+        lambda: student(use_imu=False),
+        distil,
+        settings,
     )
     models["VisIMU"] = stage(
         "visimu.pt", "7. VisIMU: one frame and head motion, trained on labels (image encoder from VisOnly)", load,
@@ -562,7 +602,12 @@ def run_seed(seed: int, out: Path, size: dict[str, Any], store: data.ClipStore) 
         lambda: student(models["VisOnly-Distill"]), pretrain, size["pretraining"],
     )  # fmt: skip
     models["EgoDistill"] = stage(
-        "egodistill.pt", "9. EgoDistill, stage 2: one frame and head motion, distilled", load, lambda: pretrained, distil, settings
+        "egodistill.pt",
+        "9. EgoDistill, stage 2: one frame and head motion, distilled",
+        load,
+        lambda: pretrained,
+        distil,
+        settings,
     )
     results = {}
     for key, model in models.items():
@@ -585,8 +630,20 @@ def report(models: dict[str, dict[str, Any]], seeds: list[int], quick: bool) -> 
     for name, model in models.items():
         top1 = f"{model['top1']:.1f}" + (f" ± {model['top1_std']:.1f}" if model["top1_std"] is not None else "")
         inputs = " + ".join(model["inputs"]).replace("imu", "IMU")
-        rows.append([name, inputs, f"{model['gmacs']:.3f}", f"{model['params'] / 1e6:.2f} M", f"{model['ms_per_clip']:.2f}", top1])
-    say("\nTop-1 (%) on wearers never seen in training" + (f", mean and deviation of {len(seeds)} seeds" if len(seeds) > 1 else ""))
+        rows.append(
+            [
+                name,
+                inputs,
+                f"{model['gmacs']:.3f}",
+                f"{model['params'] / 1e6:.2f} M",
+                f"{model['ms_per_clip']:.2f}",
+                top1,
+            ]
+        )
+    say(
+        "\nTop-1 (%) on wearers never seen in training"
+        + (f", mean and deviation of {len(seeds)} seeds" if len(seeds) > 1 else "")
+    )
     say(table(["model", "inputs", "GMACs", "parameters", "ms a clip", "top-1"], rows))
     limits = synthetic.ceilings()
     say(
@@ -599,7 +656,10 @@ def report(models: dict[str, dict[str, Any]], seeds: list[int], quick: bool) -> 
             "SlowFast 8x8 R50 (34.6 M parameters)": teachers.slowfast(400),
             "EgoDistill, ResNet-18, one frame (20.6 M parameters)": EgoDistill(62, image_weights=None),
         }
-    say(f"Here the student needs {ratio:.0f} times fewer multiply-adds than its teacher. At the paper's size (224 pixels):")
+    say(
+        f"Here the student needs {ratio:.0f} times fewer multiply-adds than its teacher. "
+        "At the paper's size (224 pixels):"
+    )
     for name, model in paper.items():
         say(f"  {name}: {egodistill.count_macs(model, torch.device('meta')) / 1e9:.2f} GMACs")
     say("  MotionFormer, as the paper counts it: 369.51 GMACs, 198 times the student's.")

@@ -246,7 +246,8 @@ class EgoDistill(nn.Module):
         length = self.imu_samples if fixed else "samples"
         if imu.ndim != 3 or imu.shape[2] != 6 or (fixed and imu.shape[1] != length) or not imu.is_floating_point():
             raise EgoDistillError(
-                f"imu is float [batch, {length}, 6] (accelerometer xyz in m/s2, gyroscope xyz in rad/s); got {describe(imu)}"
+                f"imu is float [batch, {length}, 6] (accelerometer xyz in m/s2, gyroscope xyz in rad/s); "
+                f"got {describe(imu)}"
             )
         # Appendix C: sensor bias and gravity differ from clip to clip, only the motion within the clip is kept.
         features = self.imu_encoder(imu - imu.mean(dim=1, keepdim=True))
@@ -261,7 +262,9 @@ class EgoDistill(nn.Module):
 
     def example(self, batch_size: int = 1) -> tuple[Tensor, ...]:
         """Random inputs of the right shape and dtype, for `measure()`."""
-        frames = torch.randint(256, (batch_size, self.num_frames, 3, self.frame_size, self.frame_size), dtype=torch.uint8)
+        frames = torch.randint(
+            256, (batch_size, self.num_frames, 3, self.frame_size, self.frame_size), dtype=torch.uint8
+        )
         return (frames, torch.randn(batch_size, self.imu_samples, 6))[: len(self.inputs)]
 
     def save(self, path: str | os.PathLike) -> None:
@@ -305,7 +308,7 @@ def build_image_encoder(name: str, weights: str | os.PathLike | Mapping[str, Ten
         except OSError as error:
             raise EgoDistillError(
                 f"the ImageNet weights of {name} could not be downloaded ({error}). Without a network, give "
-                f"image_weights=PATH (torchvision's .pth file, fetched elsewhere), or None to start from random weights."
+                f"image_weights=PATH (torchvision's .pth file, fetched elsewhere), or None for random weights."
             ) from error
     else:
         encoder = torchvision.models.get_model(name, weights=None)
@@ -411,7 +414,10 @@ def finetune(model: nn.Module, store: Any, **training: Any) -> History:
 
     def step(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         logits = model(*(batch[name] for name in names)).logits
-        return {"loss": action_loss(logits, batch["label"]), "top1": (logits.argmax(1) == batch["label"]).float().mean()}
+        return {
+            "loss": action_loss(logits, batch["label"]),
+            "top1": (logits.argmax(1) == batch["label"]).float().mean(),
+        }
 
     return train(model, store, names, step, settings, {"stage": "finetune"})
 
@@ -564,7 +570,11 @@ def train(
     device = settings_device(settings)
     model.to(device).train()
     for part in model.modules():  # A frozen image encoder keeps its statistics, too.
-        if isinstance(part, nn.modules.batchnorm._NormBase) and part.weight is not None and not part.weight.requires_grad:
+        if (
+            isinstance(part, nn.modules.batchnorm._NormBase)
+            and part.weight is not None
+            and not part.weight.requires_grad
+        ):
             part.eval()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -580,17 +590,26 @@ def train(
         other = {k: (content["about"].get(k), v) for k, v in about.items() if content["about"].get(k) != v}
         if other:
             differences = "; ".join(f"{name} was {was!r} and is now {now!r}" for name, (was, now) in other.items())
-            raise EgoDistillError(f"the checkpoint {path} is of another run: {differences}. Delete it or give another one.")
+            raise EgoDistillError(
+                f"the checkpoint {path} is of another run: {differences}. Delete it or give another one."
+            )
         load_strictly(model, content["weights"], f"the checkpoint {path}")
         optimizer.load_state_dict(content["optimizer"])
         state = content["state"]
 
     def save() -> None:
         if path is not None:
-            content = {"about": about, "state": state, "weights": model.state_dict(), "optimizer": optimizer.state_dict()}
+            content = {
+                "about": about,
+                "state": state,
+                "weights": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+            }
             write_checkpoint(path, {"format": TRAINING_FORMAT, **content})
 
-    bar = Progress(what["stage"], len(store) * settings.epochs, show=settings.progress and state["epoch"] < settings.epochs)
+    bar = Progress(
+        what["stage"], len(store) * settings.epochs, show=settings.progress and state["epoch"] < settings.epochs
+    )
     bar.begin((state["epoch"] * len(store)) + state["step"] * settings.batch_size)
     saved = time.monotonic()
     while state["epoch"] < settings.epochs:
@@ -665,7 +684,8 @@ def arrays_of(model: nn.Module, store: Any) -> list[str]:
         size = store.read(frames, [0]).shape[-1] if len(store) else model.frame_size
         if size != model.frame_size:
             raise EgoDistillError(
-                f"the store's frames are {size} pixels wide and the model's {model.frame_size}; build it with frame_size={size}"
+                f"the store's frames are {size} pixels wide and the model's {model.frame_size}; "
+                f"build it with frame_size={size}"
             )
     return names
 
@@ -946,7 +966,9 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise EgoDistillError(f"there is no file {path}") from error
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise EgoDistillError(f"{path} cannot be read as a checkpoint (truncated, or of another kind): {error}") from error
+        raise EgoDistillError(
+            f"{path} cannot be read as a checkpoint (truncated, or of another kind): {error}"
+        ) from error
     if not isinstance(content, dict):
         raise EgoDistillError(f"{path} holds a {type(content).__name__}, not a dict of weights")
     return content
@@ -965,7 +987,11 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
     # Files older than 2018 have no such counters; batch norm does not use them at its default momentum.
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
-    shapes = [f"{k} {list(state[k].shape)} for {list(own[k].shape)}" for k in own if k in state and state[k].shape != own[k].shape]
+    shapes = [
+        f"{k} {list(state[k].shape)} for {list(own[k].shape)}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     if any(faults.values()):
         told = "; ".join(f"{len(keys)} {fault} ({', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''})"

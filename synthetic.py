@@ -42,6 +42,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import csv
+import itertools
 import json
 import math
 import multiprocessing
@@ -141,6 +142,8 @@ def render(
             f"a world needs 1 to 29 training wearers and an act for each wearer; got train_wearers={train_wearers}, "
             f"train_acts={train_acts}, test_acts={test_acts}"
         )
+    if seed < 0:
+        raise WorldError(f"seed is a whole number from 0 on; got {seed}")
     if any(side % 2 or side < 32 for side in size):
         raise WorldError(f"size is (width, height) in even numbers of at least 32 pixels; got {tuple(size)}")
     settings = {
@@ -173,11 +176,18 @@ def render(
     else:
         # Spawned, not forked: torch's thread pools do not survive a fork.
         context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with concurrent.futures.ProcessPoolExecutor(
+            workers, context, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
             jobs = {pool.submit(recording.write, out): recording for recording in todo}
-            for job in concurrent.futures.as_completed(jobs):
-                job.result()
-                bar.step(jobs[job].acts)
+            try:
+                for job in concurrent.futures.as_completed(jobs):
+                    job.result()
+                    bar.step(jobs[job].acts)
+            except BaseException:  # Ctrl-C too: else the pool would render all the rest before it ends.
+                for job in jobs:
+                    job.cancel()
+                raise
     bar.close()
 
     header = (
@@ -383,7 +393,9 @@ class HeadMotion:
         before, here, after = (self.state(t + d) for d in (-step, 0.0, step))
         r = self.rotation(here)
         turn = np.swapaxes(r, 1, 2) @ (self.rotation(after) - self.rotation(before)) / (2 * step)
-        rate = np.stack([turn[:, 2, 1] - turn[:, 1, 2], turn[:, 0, 2] - turn[:, 2, 0], turn[:, 1, 0] - turn[:, 0, 1]], 1)
+        rate = np.stack(
+            [turn[:, 2, 1] - turn[:, 1, 2], turn[:, 0, 2] - turn[:, 2, 0], turn[:, 1, 0] - turn[:, 0, 1]], 1
+        )
         acceleration = (after[3:] - 2 * here[3:] + before[3:]).T / step**2
         acceleration[:, 2] += GRAVITY  # a - g, with g pointing down
         return np.einsum("nij,ni->nj", r, acceleration), rate / 2
@@ -561,7 +573,10 @@ class Camera:
         on = ((dz < -1e-3) & (cx * cx + cy * cy < 1.1)).view(count, 1, *shape)
         grid = torch.stack([cx, cy], -1).clamp(-2, 2) / 1.1
         top = grid_sample(
-            room.counter.expand(count, -1, -1, -1), grid.view(count, *shape, 2), padding_mode="border", align_corners=False
+            room.counter.expand(count, -1, -1, -1),
+            grid.view(count, *shape, 2),
+            padding_mode="border",
+            align_corners=False,
         )
         picture = torch.where(on, top, picture)
 
@@ -714,9 +729,9 @@ class Recording:
         camera = Camera(self.width, self.height)
         times = np.arange(round(self.duration * FRAME_RATE)) / FRAME_RATE
         lights = [np.clip(rng.normal(1.0, 0.06, 3) * rng.uniform(0.7, 1.15), 0.5, 1.3) for _ in acts]
-        turns = [(a.centre + b.centre) / 2 for a, b in zip(acts, acts[1:], strict=False)]
+        turns = [(a.centre + b.centre) / 2 for a, b in itertools.pairwise(acts)]
         edges = [0.0, *(edge for turn in turns for edge in (turn - TURN / 2, turn + TURN / 2)), math.inf]
-        for k, (begin, end) in enumerate(zip(edges, edges[1:], strict=False)):
+        for k, (begin, end) in enumerate(itertools.pairwise(edges)):
             t = times[(times >= begin) & (times < end)]
             if not t.size:
                 continue
@@ -728,7 +743,7 @@ class Recording:
     def _write_imu(self, motion: HeadMotion, tables: list[Path]) -> None:
         """Accelerometer and gyroscope as two tables with stamps of their own, as EPIC-KITCHENS has them."""
         rng = self.rng(4)
-        # Title, first stamp (s), rate (Hz), white noise, bias, drift of the bias (in the sensor's unit, per root second).
+        # Title, first stamp (s), rate (Hz), white noise, bias, its drift (per root second), in the sensor's unit.
         sensors = (("Accl", 0.0, 197.9, 0.06, 0.1, 0.02), ("Gyro", 0.0021, 198.2, 0.006, 0.015, 0.002))
         for which, (title, first, rate, noise, bias, drift) in enumerate(sensors):
             t = first + np.arange(int((self.duration - first) * rate)) / rate
@@ -737,7 +752,9 @@ class Recording:
             values = clean + rng.normal(0, bias, 3) + walk + rng.normal(0, noise, clean.shape)
             with whole(tables[which]) as part, open(part, "w") as file:
                 file.write(f"Milliseconds,{title}X,{title}Y,{title}Z\n")
-                file.writelines("%.6f,%.6f,%.6f,%.6f\n" % (ms, *row) for ms, row in zip(t * 1e3, values, strict=True))
+                file.writelines(
+                    "{:.6f},{:.6f},{:.6f},{:.6f}\n".format(ms, *row) for ms, row in zip(t * 1e3, values, strict=True)
+                )
 
 
 def timestamp(seconds: float, digits: int = 2) -> str:
@@ -772,7 +789,9 @@ class Progress:
         self.shown = now
         speed = (self.done - self.first) / max(now - self.start, 1e-9)
         left = (self.total - self.done) / max(speed, 1e-9)
-        line = f"{self.title:<22} {self.done:>6}/{self.total} {self.unit}  {speed:8.1f} {self.unit}/s  {left:5.0f} s left"
+        line = (
+            f"{self.title:<22} {self.done:>6}/{self.total} {self.unit}  {speed:8.1f} {self.unit}/s  {left:5.0f} s left"
+        )
         print(f"\r{line:<79}", end="", file=sys.stderr, flush=True)
 
     def close(self) -> None:

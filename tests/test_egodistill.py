@@ -157,7 +157,9 @@ def test_frames_are_normalised_as_imagenet_weights_want():
     model = small(image_encoder="resnet18")
     model.image_encoder = Look()
     model.encode_frames(torch.tensor([124, 0, 255], dtype=torch.uint8).view(1, 1, 3, 1, 1).expand(1, 1, 3, 4, 4))
-    wanted = [(v / 255 - m) / s for v, m, s in zip((124, 0, 255), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)]
+    wanted = [
+        (v / 255 - m) / s for v, m, s in zip((124, 0, 255), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
+    ]
     assert model.image_encoder.seen[0, :, 0, 0].tolist() == pytest.approx(wanted, abs=1e-5)
 
 
@@ -212,16 +214,20 @@ def test_image_weights_from_a_file_are_strict(tmp_path):
     full["conv1.weight"] = torch.zeros(64, 1, 7, 7)
     with pytest.raises(EgoDistillError) as error:
         small(image_weights=full)
-    assert all(word in str(error.value) for word in ("layer1.0.conv1.weight", "extra", "[64, 1, 7, 7] for [64, 3, 7, 7]"))
+    assert all(
+        word in str(error.value) for word in ("layer1.0.conv1.weight", "extra", "[64, 1, 7, 7] for [64, 3, 7, 7]")
+    )
     with pytest.raises(EgoDistillError, match=r"nowhere\.pth"):
         small(image_weights=tmp_path / "nowhere.pth")
 
 
 def test_real_mobilenet_weights_load(sample_data):
     """Real ImageNet weights: without their classifier they load strictly, and see differences between pictures."""
-    model = small(image_encoder="mobilenet_v2", image_weights=sample_data / "weights" / "mobilenet_v2_imagenet_features.pt")
+    model = small(
+        image_encoder="mobilenet_v2", image_weights=sample_data / "weights" / "mobilenet_v2_imagenet_features.pt"
+    )
     assert all(torch.isfinite(p).all() for p in model.image_encoder.parameters())
-    with pytest.raises(EgoDistillError, match="do not fit|does not fit"):
+    with pytest.raises(EgoDistillError, match="not fit this model"):
         small(image_encoder="resnet18", image_weights=sample_data / "weights" / "mobilenet_v2_imagenet_features.pt")
 
 
@@ -311,9 +317,7 @@ def test_total_of_equation_6():
     for alpha, beta in ((1.0, 0.0), (0.0, 0.0), (0.0, 1.0), (0.95, 2.0)):
         twin = small()
         twin.load_state_dict(model.state_dict())
-        history = E.distill(
-            twin, store, teacher="t", alpha=alpha, beta=beta, tau=4.0, epochs=1, batch_size=16, **QUIET
-        )
+        history = E.distill(twin, store, teacher="t", alpha=alpha, beta=beta, tau=4.0, epochs=1, batch_size=16, **QUIET)
         losses.append(history[0])
     kd, gt, both, mixed = losses
     assert kd["loss"] == pytest.approx(kd["kd"]) and gt["loss"] == pytest.approx(gt["gt"])
@@ -482,7 +486,7 @@ def test_training_says_what_does_not_fit():
         E.distill(small(), store, teacher="other", **FAST)
     with pytest.raises(EgoDistillError, match="feature_dim=12"):
         E.distill(small(feature_dim=9), store, teacher="t", **FAST)
-    with pytest.raises(EgoDistillError, match="frames_4.*num_frames=4"):
+    with pytest.raises(EgoDistillError, match=r"frames_4.*num_frames=4"):
         E.finetune(small(num_frames=4), store, **FAST)
     with pytest.raises(EgoDistillError, match="frame_size=32"):
         E.finetune(small(frame_size=64), store, **FAST)

@@ -1,0 +1,596 @@
+"""The command line: a real recording all the way, errors, the demo, kill and go on.
+
+The demo runs in miniature: the same steps on 22 clips of 32 pixels.
+"""
+
+import contextlib
+import csv
+import functools
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+import pytest
+import torch
+
+import egodistill
+from egodistill import EgoDistill, cli, data, synthetic, teachers
+
+ROOT = Path(egodistill.__file__).parent
+
+
+def run(capsys, *command) -> str:
+    """Run a command that has to succeed; returns what it printed."""
+    code = cli.main([str(part) for part in command])
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    return printed.out
+
+
+def weights(path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["weights"]
+
+
+def same(a: Path, b: Path) -> bool:
+    """Whether two files of a model hold the same weights, bit by bit."""
+    one, two = weights(a), weights(b)
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+# --- A real recording
+
+
+def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
+    """prepare, finetune, extract, pretrain, distill, evaluate, measure, predict; the telemetry is
+    taken out of the MP4."""
+    video = sample_data / "gopro" / "max-heromode.mp4"
+    seconds = 64 / 30
+    table, store = tmp_path / "segments.csv", tmp_path / "store"
+    rows = ["video,start,stop,label,split,imu"]
+    for k, what in enumerate(("walk,train", "turn,test", "turn,train", "walk,test")):
+        rows.append(f"{video},{k * seconds},{(k + 1) * seconds},{what},")
+    rows.append(f"{video},00:00:08.3,00:00:10.3,turn,train,")
+    table.write_text("\n".join(rows) + "\n")
+
+    out = run(
+        capsys, "prepare", table, "--out", store, "--frame-size", 64, "--clip-frames", 8,
+        "--clip-size", 64,
+    )  # fmt: skip
+    assert f"{store}: 5 clips (2 test, 3 train) of 1 videos" in out and "2 classes" in out
+    opened = data.ClipStore(store)
+    assert opened.class_names == ["turn", "walk"]
+    assert opened.read("clip", [0]).shape == (1, 8, 3, 64, 64)
+    assert opened.read("imu", [0])[0, :, 2].mean() == pytest.approx(9.8, abs=1)  # Z is up
+
+    teacher, start, student = (tmp_path / f"{name}.pt" for name in ("teacher", "imu", "student"))
+    short = ["--epochs", 1, "--batch-size", 2, "--learning-rate", 1e-4]
+    finetune = ["finetune", store, "--out", teacher, "--width", 8, "--beta", 4]
+    finetune += ["--depths", 1, 1, 1, 1, *short]
+    assert re.match(rf"{teacher}: loss \d.*, top-1 on its training clips", run(capsys, *finetune))
+    before = teacher.stat().st_size, weights(teacher)
+    run(capsys, *finetune)  # Given again, a finished command changes nothing.
+    again = weights(teacher)
+    assert all(torch.equal(before[1][key], again[key]) for key in again)
+
+    out = run(capsys, "extract", store, "--teacher", teacher)
+    assert "slowfast.feature and slowfast.logits of 5 clips" in out
+    feature = data.ClipStore(store).read("slowfast.feature", np.arange(5))
+    expected = teachers.Teacher.load(teacher)(torch.from_numpy(opened.read("clip", np.arange(5))))
+    np.testing.assert_allclose(feature, expected.feature.detach(), atol=1e-4)
+
+    small = ["--image-encoder", "shufflenet_v2_x0_5", "--image-weights", "none"]
+    of = ["--teacher", "slowfast"]
+    out = run(capsys, "pretrain", store, *of, "--out", start, *small, *short)
+    assert re.match(rf"{start}: loss \d.*own IMU found in its batch", out)
+    out = run(capsys, "distill", store, *of, "--init", start, "--out", student, *short)
+    assert re.match(rf"{student}: loss \d.*, top-1 on its training clips", out)
+    # It starts from stage 1, from which two steps of 1e-4 lead nowhere else.
+    model = EgoDistill.load(student)
+    moved = [
+        float((value - weights(start)[name]).detach().abs().max())
+        for name, value in model.named_parameters()
+    ]
+    assert 0 < max(moved) < 1e-3
+    frames_only = tmp_path / "frames.pt"
+    run(capsys, "distill", store, *of, "--no-imu", "--out", frames_only, *small, *short)
+    assert EgoDistill.load(frames_only).inputs == ("frames",)
+
+    numbers = tmp_path / "evaluation.json"
+    out = run(capsys, "evaluate", store, "--checkpoint", student, *of, "--out", numbers)
+    result = egodistill.evaluate(
+        model, data.ClipStore(store).split("test"), teacher="slowfast", progress=False
+    )
+    found = json.loads(numbers.read_text())
+    assert out.startswith(f"{result}, feature distance {result.feature_distance:.4f}\n")
+    assert re.search(rf"turn +{100 * result.per_class['turn']:.2f} % of 1\n", out)
+    assert found["top1"] == result.top1 and found["segments"] == found["clips"] == 2
+    assert found["confusion"] == result.confusion.tolist()
+    assert found["class_names"] == model.class_names
+    out = run(capsys, "evaluate", store, "--checkpoint", teacher, "--split", "all")
+    assert "of 5 segments (5 clips)" in out
+
+    cost = egodistill.measure(model, batch_size=1, repeats=1)
+    out = run(
+        capsys, "measure", "--checkpoint", student, teacher, "--batch-size", 2, "--repeats", 2
+    )
+    assert re.search(rf"student.pt +{cost.gmacs:.4f} +{cost.params:,} +\d+\.\d\d\n", out)
+    assert "teacher.pt" in out and "half of what torch's FlopCounterMode counts" in out
+
+    asked = ["predict", video, "--checkpoint", student, "--top", 2, "--out"]
+    out = run(capsys, *asked, tmp_path / "walk.json")
+    assert run(capsys, *asked, tmp_path / "walk.csv") == out
+    rows = json.loads((tmp_path / "walk.json").read_text())
+    with open(tmp_path / "walk.csv", newline="") as file:
+        cells = list(csv.DictReader(file))
+    assert len(rows) == len(cells) == len(out.splitlines()) == 4
+    for k, (row, cell, line) in enumerate(zip(rows, cells, out.splitlines(), strict=True)):
+        assert (row["start"], row["stop"]) == pytest.approx((k * seconds, (k + 1) * seconds))
+        assert row["problem"] is None and cell["problem"] == ""
+        (best, high), (second, low) = row["classes"]
+        assert {best, second} == {"turn", "walk"} and high >= low
+        assert high + low == pytest.approx(1)
+        assert (cell["class_1"], float(cell["score_1"])) == (best, high)
+        assert (cell["class_2"], float(cell["score_2"])) == (second, low)
+        assert (float(cell["start"]), float(cell["stop"])) == pytest.approx(
+            (row["start"], row["stop"]), abs=1e-3
+        )
+        assert f"{row['start']:.2f}" in line and f"{best} {high:.2f}  {second} {low:.2f}" in line
+    # The test segments are clips of the recording's own grid: prepare and predict must agree on
+    # their pictures and motion.
+    for segment, k in enumerate((1, 3)):
+        assert result.scores[segment, 1].item() == pytest.approx(
+            dict(rows[k]["classes"])["walk"], abs=1e-5
+        )
+    assert len({high for row in rows for _, high in row["classes"]}) == 8
+
+
+# --- Errors and help
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """A folder with what the failing commands below are given."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "notes.txt").write_text("hello\n")
+    (folder / "no-stop.csv").write_text("video,start,label\nwalk.mp4,0,walk\n")
+    (folder / "full").mkdir()
+    (folder / "full" / ".thesis.part").write_text("not ours")
+    encoder = {"image_encoder": "shufflenet_v2_x0_5", "image_weights": None}
+    EgoDistill(2, use_imu=False, frame_size=64, **encoder).save(folder / "student.pt")
+    narrow = {"width": 8, "beta": 4, "depths": (1, 1, 1, 1)}
+    teachers.slowfast(2, frames=8, size=64, **narrow).save(folder / "teacher.pt")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command, told",
+    [
+        ("finetune nowhere --out t.pt", "nowhere/store.json"),
+        ("evaluate nowhere --checkpoint student.pt", "nowhere/store.json"),
+        ("extract full --teacher teacher.pt", "full/store.json"),
+        ("prepare none.csv --out store", "none.csv"),
+        ("prepare no-stop.csv --out store", "no-stop.csv: no column stop; it has video, start"),
+        ("predict walk.mp4 --checkpoint none.pt", "none.pt"),
+        ("measure --checkpoint none.pt", "none.pt"),
+        ("predict walk.mp4 --checkpoint teacher.pt", "teacher.pt is no 'egodistill student"),
+        ("predict walk.mp4 --checkpoint notes.txt", "notes.txt cannot be read as a checkpoint"),
+        ("predict none.mp4 --checkpoint student.pt", "none.mp4: no such file"),
+        ("predict notes.txt --checkpoint student.pt", "notes.txt: cannot be opened"),
+        # Before any work: neither of the other two files is there.
+        ("predict none.mp4 --checkpoint none.pt --out x.txt", "--out ends in .csv or .json"),
+        ("synthesize world --train-acts 1", "train_acts=1"),
+        ("demo --out full", "full exists and holds no demo"),
+        ("demo --out new --seeds x", "--seeds takes whole numbers with commas between, such"),
+        ("demo --out notes.txt", "notes.txt"),
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_1(command, told, files, monkeypatch, capsys):
+    monkeypatch.chdir(files)
+    before = sorted(files.rglob("*"))
+    assert cli.main(command.split()) == 1
+    printed = capsys.readouterr()
+    lines = printed.err.strip().splitlines()
+    assert len(lines) == 1 and told in lines[0], printed.err
+    assert lines[0].startswith(f"egodistill {command.split()[0]}: ") and not printed.out
+    assert sorted(files.rglob("*")) == before  # Nothing half made, nothing of others removed.
+
+
+@pytest.mark.parametrize(
+    "command, told",
+    [
+        ("", "COMMAND"),
+        ("distil store", "invalid choice: 'distil'"),
+        ("distill store --out x.pt", "--teacher"),
+        ("predict a.mp4 --checkpoint student.pt --device nonsense", "--device: 'nonsense' cannot"),
+        ("predict a.mp4 --checkpoint student.pt --top 0", "--top: '0' is no whole number of at"),
+        ("measure --batch-size 0", "--batch-size: '0' is no whole number of at least 1"),
+        ("distill store --teacher t --out x.pt --precision fp16", "fp16"),
+    ],
+)
+def test_a_usage_error_is_exit_code_2(command, told, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command.split())
+    assert ended.value.code == 2 and told in capsys.readouterr().err
+
+
+def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
+    def interrupt(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load_model", interrupt)
+    assert cli.main(["measure", "--checkpoint", "student.pt"]) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+
+
+def test_version_and_errors_of_the_module_run_as_a_script():
+    def script(*command):
+        command = [sys.executable, "-m", "egodistill.cli", *command]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+    done = script("--version")
+    assert (done.returncode, done.stdout) == (0, f"egodistill {egodistill.__version__}\n")
+    done = script("measure", "--checkpoint", "no such file.pt")
+    assert done.returncode == 1
+    assert done.stderr.strip() == "egodistill measure: there is no file no such file.pt"
+
+
+TRAINING = (
+    "--epochs --batch-size --learning-rate --decay-epochs --decay --weight-decay --seed "
+    "--precision --device"
+)
+STUDENT = "--num-frames --image-encoder --image-weights --no-imu --imu-vector --init"
+OPTIONS = {
+    "demo": "--out --seeds --quick --image-weights",
+    "synthesize": "out --seed --train-acts --test-acts --label-noise",
+    "prepare": "annotations --root --out --num-frames --frame-size --clip-frames --clip-size "
+    "--no-imu --min-instances --workers --max-bad",
+    "finetune": f"store --split --out --teacher --name --width --beta --depths {TRAINING}",
+    "extract": "store --split --teacher --batch-size --precision --device",
+    "pretrain": f"store --split --teacher --out {STUDENT} {TRAINING}",
+    "distill": f"store --split --teacher --out --alpha --beta --tau --tau-squared {STUDENT} "
+    f"{TRAINING}",
+    "evaluate": "store --split --checkpoint --teacher --out --device",
+    "measure": "--checkpoint --batch-size --precision --repeats --device",
+    "predict": "video --checkpoint --imu --stride --top --out --device",
+}
+
+
+def help_of(capsys, *command: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command, "--help"])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_names_every_command_and_option_in_100_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    front = help_of(capsys)
+    assert set(re.findall(r"(?m)^    ([a-z]+)(?: |$)", front)) == set(OPTIONS)
+    for name, options in OPTIONS.items():
+        text = help_of(capsys, name)
+        assert max(map(len, (front + text).splitlines())) <= 100
+        entries = re.findall(r"(?m)^  ([\w-]+)(?:[ ,]|$)", text.split("\n\n", 1)[1])
+        assert sorted(entries) == sorted([*options.split(), "-h"]), name
+        # Each says what it is for: after some blanks, or on the next line.
+        for option in options.split():
+            assert option == "video" or re.search(rf"(?m)^  {option}\b[^\n]*(  |\n {{5,}})\S", text)
+    text = " ".join(help_of(capsys, "distill").split())
+    assert "--epochs EPOCHS default: 50 " in text
+    assert "--learning-rate LEARNING_RATE default: 0.0001 " in text
+
+
+# --- The demo in miniature
+
+
+class Narrow(EgoDistill):
+    """The demo's student with a thin fusion network: writing the wide one's 10 million weights and
+    their optimizer after each step is all that a small demo would wait for."""
+
+    def __init__(self, num_classes, *, image_encoder="resnet18", **others):
+        thin = {} if image_encoder == "resnet18" else {"hidden": 16}
+        super().__init__(num_classes, image_encoder=image_encoder, **(thin | others))
+
+
+def miniature(patch, cores: int) -> None:
+    """Make `demo --quick` a matter of seconds. Checkpoints are written after each step."""
+    training = {"epochs": 2, "decay_epochs": (1,), "learning_rate": 1e-3, "batch_size": 8}
+    training |= {"checkpoint_seconds": 0.0}
+    sizes = {
+        # Fewer than 16 frames leave the slow pathway 2, for which the gradients of torch 2.13's bf16
+        # convolutions with a kernel of 3 are garbage on some CPUs (oneDNN reads what nobody wrote).
+        "train_acts": 16, "test_acts": 6, "video_pixels": 32, "pixels": 32, "clip_frames": 16,
+        "teacher": {"width": 8, "beta": 4, "depths": (1, 1, 1, 1)},
+        "teacher_training": training, "student_training": training, "pretraining": training,
+    }  # fmt: skip
+    patch(cli, "QUICK", cli.QUICK | sizes)
+    patch(cli, "EgoDistill", Narrow)
+    patch(egodistill, "measure", functools.partial(egodistill.measure, batch_size=2, repeats=1))
+    patch(os, "cpu_count", lambda: cores)
+
+
+STAGES = ("teacher", "visonly", "visonly-distill", "visimu", "pretrained", "egodistill")
+
+
+class Demo:
+    """What a run of the miniature demo did: what it printed, and each call of a training stage."""
+
+    def __init__(self, out: Path, seeds: str) -> None:
+        self.out, self.calls = out, []
+        printed, errors = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch:
+            miniature(patch.setattr, cores=1)
+            for name in ("finetune", "distill", "pretrain_imu"):
+                patch.setattr(egodistill, name, self.spy(name))
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
+                code = cli.main(["demo", "--quick", "--out", str(out), "--seeds", seeds])
+        self.printed = printed.getvalue()
+        assert code == 0, errors.getvalue()
+        self.results = json.loads((out / "results.json").read_text())
+
+    def spy(self, name):
+        real = getattr(egodistill, name)
+
+        def stage(model, store, **options):
+            start = {key: value.clone() for key, value in model.state_dict().items()}
+            splits = {clip["split"] for clip in store.clips}
+            self.calls.append((name, model.inputs, start, splits, options))
+            return real(model, store, **options)
+
+        return stage
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Demo:
+    return Demo(tmp_path_factory.mktemp("demo") / "out", "0,1")
+
+
+def test_demo_trains_what_the_paper_compares(demo):
+    """Stages in order, each on the training clips alone, each from the right start."""
+    imu = ("frames", "imu")
+    expected = [
+        ("finetune", ("clip",)), ("finetune", imu[:1]), ("distill", imu[:1]), ("finetune", imu),
+        ("pretrain_imu", imu), ("distill", imu),
+    ]  # fmt: skip
+    assert [call[:2] for call in demo.calls] == 2 * expected
+    for k, (name, _, start, splits, options) in enumerate(demo.calls):
+        seed, stage = divmod(k, len(STAGES))
+        folder = demo.out / f"seed-{seed}"
+        assert splits == {"train"} and options["seed"] == seed
+        assert options["checkpoint"] == folder / f"{STAGES[stage]}.pt.training"
+        assert name == "finetune" or options["teacher"] == f"slowfast-{seed}"
+        origin = {"visimu": "visonly", "pretrained": "visonly-distill", "egodistill": "pretrained"}
+        if origin := origin.get(STAGES[stage]):
+            trained = weights(folder / f"{origin}.pt")
+            whole = origin == "pretrained"
+            keys = [key for key in trained if whole or key.startswith("image_encoder")]
+            assert keys and all(torch.equal(start[key], trained[key]) for key in keys)
+    assert not same(demo.out / "seed-0" / "egodistill.pt", demo.out / "seed-1" / "egodistill.pt")
+
+
+def test_demo_reports_each_model(demo):
+    """results.json has its schema, its numbers are those of the files, the table has them all."""
+    assert set(demo.results) == {"models", "settings"}
+    models, settings = demo.results["models"], demo.results["settings"]
+    assert set(models) == {"EgoDistill", "VisOnly-Distill", "VisIMU", "VisOnly", "teacher"}
+    assert settings["seeds"] == [0, 1] and settings["quick"] is True
+    assert settings["train_acts"] == 16 and settings["image_weights"] == "none"
+    inputs = dict.fromkeys(("EgoDistill", "VisIMU"), ["1 frame", "imu"]) | {"teacher": ["16 frames"]}
+    test = data.ClipStore(demo.out / "store").split("test")
+    table = demo.printed[demo.printed.index("Top-1 (%)") :]
+    for name, row in models.items():
+        assert {"top1", "top1_std", "gmacs", "params", "ms_per_clip", "inputs"} <= set(row)
+        assert row["inputs"] == inputs.get(name, ["1 frame"])
+        load = teachers.Teacher.load if name == "teacher" else EgoDistill.load
+        runs = [load(demo.out / f"seed-{seed}" / f"{name.lower()}.pt") for seed in (0, 1)]
+        top1 = [100 * egodistill.evaluate(model, test, progress=False).top1 for model in runs]
+        assert row["top1_seeds"] == top1
+        assert (row["top1"], row["top1_std"]) == pytest.approx((mean(top1), stdev(top1)))
+        cost = egodistill.measure(runs[0], batch_size=2, repeats=1)
+        assert (row["gmacs"], row["params"]) == (cost.gmacs, cost.params) and row["ms_per_clip"] > 0
+        cells = [
+            name, " + ".join(row["inputs"]).replace("imu", "IMU"), f"{cost.gmacs:.3f}",
+            f"{cost.params / 1e6:.2f} M", f"{row['ms_per_clip']:.2f}",
+            f"{mean(top1):.1f} ± {stdev(top1):.1f}",
+        ]  # fmt: skip
+        assert re.search(rf"(?m)^{' +'.join(map(re.escape, cells))}$", table), (cells, table)
+    assert "deviation of 2 seeds" in table and "its accuracies mean nothing" in table
+    # The costs at the paper's size, and the definition beside them.
+    assert "SlowFast 8x8 R50 (34.6 M parameters): 50.31 GMACs" in table
+    assert "EgoDistill, ResNet-18, one frame (20.6 M parameters): 1.86 GMACs" in table
+    assert "half of what torch's FlopCounterMode counts" in table
+    assert f"Everything goes to {demo.out}/" in demo.printed
+    assert not unfinished(demo.out)
+
+
+def unfinished(out: Path) -> list[Path]:
+    return [path for end in ("*.part*", "*.training") for path in out.rglob(end)]
+
+
+def test_demo_given_again_redoes_nothing_and_says_the_same(demo):
+    ends = ("*.MP4", "*-accl.csv", "*.npy", "*.pt")
+    work = [path for end in ends for path in demo.out.rglob(end)]
+    assert len(work) > 40
+    before = {path: path.stat().st_mtime_ns for path in work}
+    again = Demo(demo.out, "0,1")
+    assert again.calls == []
+    assert {path: path.stat().st_mtime_ns for path in work} == before
+    assert again.printed.count("(already there)") == 12
+    for name, row in again.results["models"].items():
+        assert row["top1_seeds"] == demo.results["models"][name]["top1_seeds"]
+        assert re.search(rf"(?m)^{name} .* ± \d", again.printed)
+
+
+def test_demo_of_other_settings_is_refused(demo, capsys):
+    """The folder holds a quick one."""
+    assert cli.main(["demo", "--out", str(demo.out)]) == 1
+    assert "holds a demo of other settings" in capsys.readouterr().err
+
+
+# --- Kill and go on
+
+
+def die_on(event: str, told: str, time_: int) -> None:
+    """SIGKILL this process just before the nth time that it does `event` with arguments `told`."""
+    seen = 0
+
+    def hook(name, arguments):
+        nonlocal seen
+        if name == event and told in str(arguments):
+            seen += 1
+            if seen == time_:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def die_while_rendering() -> None:
+    """... as soon as the first recording is there, with two processes at work on others."""
+    synthetic.Progress.step = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+
+
+MOMENTS = {
+    "before its note is there": lambda: die_on("os.rename", "/demo.json'", 1),
+    "while rendering": die_while_rendering,
+    "while decoding": lambda: die_on("subprocess.Popen", "data.py", 2),
+    "in the teacher's second step": lambda: die_on("os.rename", "/teacher.pt.training'", 2),
+    "between the teacher's features and its logits": lambda: die_on(
+        "os.rename", "/slowfast-0.logits.npy'", 1
+    ),
+    "with VisOnly saved and its progress not yet removed": lambda: die_on(
+        "os.remove", "/visonly.pt.training'", 1
+    ),
+    "in stage 1, between two epochs": lambda: die_on("os.rename", "/pretrained.pt.training'", 4),
+    "in the last step of stage 2": lambda: die_on("os.rename", "/egodistill.pt.training'", 6),
+}
+
+
+def killed_again_and_again(out: str, threads: str) -> None:
+    """A demo killed at each of MOMENTS and started again, as a program of its own: prints for each
+    moment the signal that ended it and the number of processes that it left behind."""
+    torch.set_num_threads(int(threads))
+    miniature(setattr, cores=2)
+    for arm in MOMENTS.values():
+        child = os.fork()  # Before any computing, so that there are no threads to lose.
+        if child == 0:
+            os.setsid()
+            arm()
+            os._exit(cli.main(["demo", "--quick", "--out", out]))
+        _, status = os.waitpid(child, 0)
+        left = 1
+        deadline = time.monotonic() + 5
+        while left and time.monotonic() < deadline:
+            time.sleep(0.05)
+            left = group_size(child)
+        if left:
+            os.killpg(child, signal.SIGKILL)
+        print(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, left, flush=True)
+
+
+def group_size(group: int) -> int:
+    """Processes of a group that are still running."""
+    listed = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True).stdout
+    pairs = [line.split() for line in listed.splitlines()]
+    return sum(int(found) == group and not state.startswith("Z") for found, state in pairs)
+
+
+@pytest.fixture(scope="module")
+def killed(demo, tmp_path_factory) -> tuple[Path, dict[str, list[int]]]:
+    """A demo that was killed at each of MOMENTS: its folder; moment -> (signal, processes left)."""
+    if not hasattr(os, "fork"):
+        pytest.skip("needs os.fork and SIGKILL")
+    out = tmp_path_factory.mktemp("killed") / "out"
+    code = "import sys, test_cli; test_cli.killed_again_and_again(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, str(out), str(torch.get_num_threads())]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if re.fullmatch(r"\d+ \d+", line)]
+    assert len(lines) == len(MOMENTS), done.stdout + done.stderr
+    ends = [[int(number) for number in line.split()] for line in lines]
+    return out, dict(zip(MOMENTS, ends, strict=True))
+
+
+def test_demo_killed_anywhere_ends_with_the_same_bits(demo, killed):
+    out, ends = killed
+    assert {moment for moment, end in ends.items() if end[0] == signal.SIGKILL} == set(MOMENTS)
+    last = Demo(out, "0")
+    # What was finished is not made again.
+    assert [call[0] for call in last.calls] == ["distill"]
+    assert last.printed.count("(already there)") == 5
+    for stage in STAGES:
+        assert same(out / "seed-0" / f"{stage}.pt", demo.out / "seed-0" / f"{stage}.pt"), stage
+    for name, row in last.results["models"].items():
+        assert row["top1_seeds"] == demo.results["models"][name]["top1_seeds"][:1]
+        assert row["top1_std"] is None
+    assert not unfinished(out)
+
+
+def test_demo_killed_leaves_no_process_behind(killed):
+    """A process of the rendering that outlives its parent would keep half a gigabyte for ever."""
+    assert {moment: left for moment, (_, left) in killed[1].items() if left} == {}
+
+
+# --- Options reach what they are options of
+
+
+def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
+    given = {}
+
+    def distill(model, store, **options):
+        given.update(options)
+        return [{"loss": 0.0, "top1": 0.0}]
+
+    monkeypatch.setattr(egodistill, "distill", distill)
+    command = ["distill", str(demo.out / "store"), "--teacher", "slowfast-0"]
+    command += ["--init", str(demo.out / "seed-0" / "pretrained.pt"), "--out", str(tmp_path / "s.pt")]
+    assert cli.main(command) == 0
+    # What is not given is the paper's for EPIC-KITCHENS.
+    paper = {"alpha": 0.95, "beta": 1.0, "batch_size": 64, "learning_rate": 1e-4}
+    assert (paper | egodistill.EPIC_KITCHENS).items() <= given.items()
+    options = (
+        "--alpha 0.5 --beta 2 --tau 3 --tau-squared --epochs 4 --batch-size 5 --learning-rate 0.6 "
+        "--decay-epochs 2 3 --decay 0.7 --weight-decay 0.8 --seed 9 --precision bf16 --device cpu"
+    )
+    assert cli.main(command + options.split()) == 0
+    assert given == {
+        "teacher": "slowfast-0", "alpha": 0.5, "beta": 2.0, "tau": 3.0, "tau_squared": True,
+        "epochs": 4, "batch_size": 5, "learning_rate": 0.6, "decay_epochs": (2, 3), "decay": 0.7,
+        "weight_decay": 0.8, "seed": 9, "precision": "bf16", "device": "cpu",
+        "checkpoint": tmp_path / "s.pt.training",
+    }  # fmt: skip
+
+
+def test_synthesize_and_prepare_are_of_one_layout(demo, tmp_path, monkeypatch, capsys):
+    given = {}
+
+    def render(out, **options):
+        given.update(options, out=out)
+        return synthetic.World(demo.out / "world", demo.out / "world" / "EPIC_100_train.csv")
+
+    monkeypatch.setattr(synthetic, "render", render)
+    options = "--seed 1 --train-acts 9 --test-acts 4 --label-noise 0.5"
+    out = run(capsys, "synthesize", "world", *options.split())
+    assert given == {"out": "world", "seed": 1, "train_acts": 9, "test_acts": 4, "label_noise": 0.5}
+    # The command that it names works as it stands.
+    command = out.splitlines()[1].split()
+    assert command[:2] == ["egodistill", "prepare"] and command[-1] == "STORE"
+    sizes = "--num-frames 1 3 --frame-size 32 --no-imu --min-instances 2 --workers 1"
+    out = run(capsys, *command[1:-1], tmp_path / "store", *sizes.split())
+    store = data.ClipStore(tmp_path / "store")
+    assert len(store) == 22 and f"{len(store.split('test'))} test" in out
+    assert sorted(store.names) == ["ends", "frames_1", "frames_3"]
+    assert store.read("frames_3", [0]).shape == (1, 3, 3, 32, 32)
+    assert np.array_equal(
+        store.read("frames_1", np.arange(22)),
+        data.ClipStore(demo.out / "store").read("frames_1", np.arange(22)),
+    )
