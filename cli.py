@@ -438,16 +438,16 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 # Sizes are chosen for two cores and ten minutes. The paper's are 224 pixels, ResNet-18, MotionFormer, 50 to 150 epochs.
 DEMO: dict[str, Any] = {
-    "train_acts": 1200,
+    "train_acts": 1400,
     "test_acts": 400,
     "video_pixels": 96,
     "pixels": 64,
     "clip_frames": 16,
     "teacher": {"width": 48, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.0},
     "image_encoder": "shufflenet_v2_x0_5",
-    "teacher_training": {"epochs": 7, "decay_epochs": (4, 6), "learning_rate": 2e-3, "batch_size": 16},
-    "student_training": {"epochs": 8, "decay_epochs": (5, 7), "learning_rate": 1e-3, "batch_size": 32},
-    "pretraining": {"epochs": 10, "decay_epochs": (6, 9), "learning_rate": 1e-3, "batch_size": 64},
+    "teacher_training": {"epochs": 6, "decay_epochs": (4, 5), "learning_rate": 2e-3, "batch_size": 16},
+    "student_training": {"epochs": 6, "decay_epochs": (4, 5), "learning_rate": 1e-3, "batch_size": 32},
+    "pretraining": {"epochs": 8, "decay_epochs": (5, 7), "learning_rate": 1e-3, "batch_size": 64},
     "distillation": {"alpha": 0.95, "beta": 1.0, "tau": 1.0},
 }
 QUICK: dict[str, Any] = DEMO | {
@@ -458,7 +458,8 @@ QUICK: dict[str, Any] = DEMO | {
     "pretraining": DEMO["pretraining"] | {"epochs": 2, "decay_epochs": (), "batch_size": 32},
 }
 TEACHER = "slowfast"
-STUDENTS = ("EgoDistill", "VisOnly-Distill", "VisIMU", "VisOnly")
+WITHOUT = "EgoDistill without stage 1"
+STUDENTS = ("EgoDistill", WITHOUT, "VisOnly-Distill", "VisIMU", "VisOnly")
 
 
 def add_demo(commands: Any) -> None:
@@ -506,9 +507,14 @@ def run_demo(a: argparse.Namespace) -> None:
             "top1_seeds": top1,
         }  # fmt: skip
     report(models, seeds, a.quick)
-    settings = size | {"seeds": seeds, "quick": a.quick, "ceilings": synthetic.ceilings(), "seconds": time.monotonic() - began,
-                       "versions": {"egodistill": egodistill.__version__, "torch": torch.__version__},
-                       "threads": torch.get_num_threads()}  # fmt: skip
+    settings = size | {
+        "seeds": seeds,
+        "quick": a.quick,
+        "ceilings": synthetic.ceilings(),
+        "versions": {"egodistill": egodistill.__version__, "torch": torch.__version__},
+        "threads": torch.get_num_threads(),
+        "seconds": time.monotonic() - began,
+    }
     write_text(out / "results.json", json.dumps({"models": models, "settings": settings}, indent=1))
     say(f"\n{out / 'results.json'} holds these numbers. This run took {(time.monotonic() - began) / 60:.1f} minutes.")
 
@@ -531,7 +537,7 @@ def run_seed(seed: int, out: Path, size: dict[str, Any], store: data.ClipStore) 
     name = f"{TEACHER}-{seed}"  # Its outputs in the store.
     weights = None if size["image_weights"] == "none" else size["image_weights"]
 
-    def stage(file: str, title: str, load: Callable, build: Callable, fit: Callable, settings: dict[str, Any]) -> Any:
+    def stage(file: str, title: str, build: Callable, fit: Callable, settings: dict[str, Any], load: Callable) -> Any:
         """Load what an earlier run finished, or make it: a stage is finished when its file is there."""
         path = folder / file
         say(f"{title}{' (already there)' if path.exists() else ''}")
@@ -540,7 +546,7 @@ def run_seed(seed: int, out: Path, size: dict[str, Any], store: data.ClipStore) 
             return load(path)
         torch.manual_seed(seed)
         model = build()
-        fit(model, checkpoint=training_file(path), seed=seed, **settings)
+        fit(model, train, checkpoint=training_file(path), seed=seed, **settings)
         model.save(path)
         training_file(path).unlink()
         return model
@@ -554,10 +560,13 @@ def run_seed(seed: int, out: Path, size: dict[str, Any], store: data.ClipStore) 
 
     say(f"\nSeed {seed}")
     teacher = stage(
-        "teacher.pt", "3. Train the teacher, a narrow SlowFast, on all frames of the clips", teachers.Teacher.load,
-        build_teacher, lambda model, **kw: egodistill.finetune(model, train, **kw),
+        "teacher.pt",
+        "3. Train the teacher, a narrow SlowFast, on all frames of the clips",
+        build_teacher,
+        egodistill.finetune,
         size["teacher_training"] | {"precision": "bf16"},
-    )  # fmt: skip
+        teachers.Teacher.load,
+    )
     teacher.to(memory_format=torch.channels_last_3d)
     say("4. Let it watch every clip")
     teachers.extract(teacher, store, batch_size=32, precision="bf16")
@@ -571,44 +580,29 @@ def run_seed(seed: int, out: Path, size: dict[str, Any], store: data.ClipStore) 
             model.image_encoder.load_state_dict(start.image_encoder.state_dict())
         return model
 
-    def distil(model: EgoDistill, **kw: Any) -> None:
-        egodistill.distill(model, train, teacher=name, **size["distillation"], **kw)
-
-    def label(model: EgoDistill, **kw: Any) -> None:
-        egodistill.finetune(model, train, **kw)
-
-    def pretrain(model: EgoDistill, **kw: Any) -> None:
-        egodistill.pretrain_imu(model, train, teacher=name, **kw)
-
-    load, settings = EgoDistill.load, size["student_training"]
-    models = {"teacher": teacher}
-    models["VisOnly"] = stage(
-        "visonly.pt", "5. VisOnly: one frame, trained on labels", load, lambda: student(use_imu=False), label, settings
+    models: dict[str, nn.Module] = {"teacher": teacher}
+    distilling = egodistill.distill, size["student_training"] | size["distillation"] | {"teacher": name}
+    labelling = egodistill.finetune, size["student_training"]
+    pretraining = egodistill.pretrain_imu, size["pretraining"] | {"teacher": name}
+    # The image encoder of a student with head motion starts as that of its counterpart without: in the paper all start
+    # from ImageNet's weights, which would need a download here (--image-weights imagenet).
+    plan = (
+        ("VisOnly", "one frame, trained on labels", lambda: student(use_imu=False), *labelling),
+        ("VisOnly-Distill", "one frame, distilled", lambda: student(use_imu=False), *distilling),
+        ("VisIMU", "one frame and head motion, trained on labels", lambda: student(models["VisOnly"]), *labelling),
+        (WITHOUT, "the control: distilled at once", lambda: student(models["VisOnly-Distill"]), *distilling),
+        (
+            "Pretrained",
+            "EgoDistill's stage 1, the IMU encoder by itself (frozen image encoder: VisOnly-Distill's)",
+            lambda: student(models["VisOnly-Distill"]),
+            *pretraining,
+        ),
+        ("EgoDistill", "stage 2: one frame and head motion, distilled", lambda: models["Pretrained"], *distilling),
     )
-    models["VisOnly-Distill"] = stage(
-        "visonly-distill.pt",
-        "6. VisOnly-Distill: one frame, distilled",
-        load,
-        lambda: student(use_imu=False),
-        distil,
-        settings,
-    )
-    models["VisIMU"] = stage(
-        "visimu.pt", "7. VisIMU: one frame and head motion, trained on labels (image encoder from VisOnly)", load,
-        lambda: student(models["VisOnly"]), label, settings,
-    )  # fmt: skip
-    pretrained = stage(
-        "pretrained.pt", "8. EgoDistill, stage 1: the IMU encoder by itself (frozen image encoder: VisOnly-Distill's)", load,
-        lambda: student(models["VisOnly-Distill"]), pretrain, size["pretraining"],
-    )  # fmt: skip
-    models["EgoDistill"] = stage(
-        "egodistill.pt",
-        "9. EgoDistill, stage 2: one frame and head motion, distilled",
-        load,
-        lambda: pretrained,
-        distil,
-        settings,
-    )
+    for number, (key, title, build, fit, settings) in enumerate(plan, 5):
+        file = key.lower().replace(" ", "-") + ".pt"
+        models[key] = stage(file, f"{number}. {key}: {title}", build, fit, settings, EgoDistill.load)
+    del models["Pretrained"]
     results = {}
     for key, model in models.items():
         evaluation = egodistill.evaluate(model, test, progress=False)

@@ -411,6 +411,7 @@ def finetune(model: nn.Module, store: Any, **training: Any) -> History:
     """
     settings = Training(**training)
     names = arrays_of(model, store)
+    need_labels(store)
 
     def step(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         logits = model(*(batch[name] for name in names)).logits
@@ -525,6 +526,7 @@ def distill(
     """
     settings = Training(**training)
     names = arrays_of(model, store)
+    need_labels(store)
     targets = [f"{teacher}.feature", f"{teacher}.logits"]
     for target in targets:
         need(store, target, f"teachers.extract() with the teacher {teacher!r}")
@@ -569,15 +571,13 @@ def train(
         raise EgoDistillError(f"{len(store)} clips are too few to train on; is the split right, did prepare() fail?")
     device = settings_device(settings)
     model.to(device).train()
-    for part in model.modules():  # A frozen image encoder keeps its statistics, too.
-        if (
-            isinstance(part, nn.modules.batchnorm._NormBase)
-            and part.weight is not None
-            and not part.weight.requires_grad
-        ):
-            part.eval()
+    for part in model.modules():
+        frozen = isinstance(part, BATCH_NORMS) and part.affine and not part.weight.requires_grad
+        part.train(part.training and not frozen)  # A frozen image encoder keeps its statistics, too.
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=device.type in ("cpu", "cuda")
+    )
 
     state: dict[str, Any] = {"epoch": 0, "step": 0, "sums": {}, "history": []}
     about = what | asdict(settings) | {"clips": len(store), "class_names": store.class_names}
@@ -616,29 +616,30 @@ def train(
         epoch = state["epoch"]
         for group in optimizer.param_groups:
             group["lr"] = settings.rate(epoch)
-        order = torch.randperm(len(store), generator=torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch))
+        order = torch.randperm(len(store), generator=torch.Generator().manual_seed(mix(settings.seed, epoch)))
+        if len(order) % settings.batch_size == 1:  # Batch norm and negatives want company.
+            order = order[:-1]
         rest, began = order[state["step"] * settings.batch_size :], time.monotonic()
         waited = seen = 0
         for batch, wait in read_ahead(store, names, rest, settings.batch_size, device):
-            waited += wait
-            count = len(batch["row"])
-            if count > 1:  # Batch norm and negatives want company.
-                with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                    torch.manual_seed((settings.seed * 1_000_003 + epoch) * 1_000_003 + state["step"])
-                    with autocast(device, settings.precision):
-                        losses = step(batch)
-                    optimizer.zero_grad(set_to_none=True)
-                    losses["loss"].backward()
-                    optimizer.step()
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                torch.manual_seed(mix(settings.seed, epoch, state["step"]))
+                with autocast(device, settings.precision):
+                    losses = step(batch)
                 values = {name: float(value.detach()) for name, value in losses.items()}
                 if not math.isfinite(values["loss"]):
                     raise EgoDistillError(
                         f"{what['stage']}: the loss is {values['loss']} in epoch {epoch}, step {state['step']} (clips "
                         f"{batch['row'].tolist()[:8]}...). Lower the learning rate, or look at these clips' inputs."
                     )
-                for name, value in [*values.items(), ("clips", 1.0)]:
-                    state["sums"][name] = state["sums"].get(name, 0.0) + value * count
+                optimizer.zero_grad(set_to_none=True)
+                losses["loss"].backward()
+                optimizer.step()
+            count = len(batch["row"])
+            for name, value in [*values.items(), ("clips", 1.0)]:
+                state["sums"][name] = state["sums"].get(name, 0.0) + value * count
             state["step"] += 1
+            waited += wait
             seen += count
             bar.step(count, f"loss {values['loss']:.3f}")
             if time.monotonic() - saved > settings.checkpoint_seconds:
@@ -663,6 +664,15 @@ def train(
 
 
 TRAINING_FORMAT = "egodistill training 1"
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def mix(*numbers: int) -> int:
+    """One seed out of several numbers."""
+    seed = 0
+    for number in numbers:
+        seed = (seed * 1_000_003 + number) % 2**63
+    return seed
 
 
 def arrays_of(model: nn.Module, store: Any) -> list[str]:
@@ -688,6 +698,12 @@ def arrays_of(model: nn.Module, store: Any) -> list[str]:
                 f"build it with frame_size={size}"
             )
     return names
+
+
+def need_labels(store: Any) -> None:
+    count = int((torch.as_tensor(store.labels) < 0).sum())
+    if count:
+        raise EgoDistillError(f"{count} of {len(store)} clips have no label; give a split whose segments all have one")
 
 
 def need(store: Any, name: str, way: str) -> None:
@@ -773,6 +789,7 @@ def evaluate(
     names = arrays_of(model, store)
     if not len(store):
         raise EgoDistillError("there are no clips to evaluate on; is the split right, did prepare() fail?")
+    need_labels(store)
     targets = [f"{teacher}.feature"] if teacher else []
     for target in targets:
         need(store, target, f"teachers.extract() with the teacher {teacher!r}")

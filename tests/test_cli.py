@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -94,10 +95,7 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
     assert re.match(rf"{student}: loss \d.*, top-1 on its training clips", out)
     # It starts from stage 1, from which two steps of 1e-4 lead nowhere else.
     model = EgoDistill.load(student)
-    moved = [
-        float((value - weights(start)[name]).detach().abs().max())
-        for name, value in model.named_parameters()
-    ]
+    moved = [float((value - weights(start)[name]).detach().abs().max()) for name, value in model.named_parameters()]
     assert 0 < max(moved) < 1e-3
     frames_only = tmp_path / "frames.pt"
     run(capsys, "distill", store, *of, "--no-imu", "--out", frames_only, *small, *short)
@@ -105,9 +103,7 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
 
     numbers = tmp_path / "evaluation.json"
     out = run(capsys, "evaluate", store, "--checkpoint", student, *of, "--out", numbers)
-    result = egodistill.evaluate(
-        model, data.ClipStore(store).split("test"), teacher="slowfast", progress=False
-    )
+    result = egodistill.evaluate(model, data.ClipStore(store).split("test"), teacher="slowfast", progress=False)
     found = json.loads(numbers.read_text())
     assert out.startswith(f"{result}, feature distance {result.feature_distance:.4f}\n")
     assert re.search(rf"turn +{100 * result.per_class['turn']:.2f} % of 1\n", out)
@@ -118,9 +114,7 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
     assert "of 5 segments (5 clips)" in out
 
     cost = egodistill.measure(model, batch_size=1, repeats=1)
-    out = run(
-        capsys, "measure", "--checkpoint", student, teacher, "--batch-size", 2, "--repeats", 2
-    )
+    out = run(capsys, "measure", "--checkpoint", student, teacher, "--batch-size", 2, "--repeats", 2)
     assert re.search(rf"student.pt +{cost.gmacs:.4f} +{cost.params:,} +\d+\.\d\d\n", out)
     assert "teacher.pt" in out and "half of what torch's FlopCounterMode counts" in out
 
@@ -139,16 +133,12 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
         assert high + low == pytest.approx(1)
         assert (cell["class_1"], float(cell["score_1"])) == (best, high)
         assert (cell["class_2"], float(cell["score_2"])) == (second, low)
-        assert (float(cell["start"]), float(cell["stop"])) == pytest.approx(
-            (row["start"], row["stop"]), abs=1e-3
-        )
+        assert (float(cell["start"]), float(cell["stop"])) == pytest.approx((row["start"], row["stop"]), abs=1e-3)
         assert f"{row['start']:.2f}" in line and f"{best} {high:.2f}  {second} {low:.2f}" in line
     # The test segments are clips of the recording's own grid: prepare and predict must agree on
     # their pictures and motion.
     for segment, k in enumerate((1, 3)):
-        assert result.scores[segment, 1].item() == pytest.approx(
-            dict(rows[k]["classes"])["walk"], abs=1e-5
-        )
+        assert result.scores[segment, 1].item() == pytest.approx(dict(rows[k]["classes"])["walk"], abs=1e-5)
     assert len({high for row in rows for _, high in row["classes"]}) == 8
 
 
@@ -230,22 +220,22 @@ def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
     assert "the same command goes on from there" in capsys.readouterr().err
 
 
-def test_version_and_errors_of_the_module_run_as_a_script():
-    def script(*command):
-        command = [sys.executable, "-m", "egodistill.cli", *command]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-
-    done = script("--version")
+def test_version_of_the_checkout_run_as_a_script():
+    command = [sys.executable, "-m", "egodistill.cli", "--version"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, f"egodistill {egodistill.__version__}\n")
-    done = script("measure", "--checkpoint", "no such file.pt")
-    assert done.returncode == 1
-    assert done.stderr.strip() == "egodistill measure: there is no file no such file.pt"
 
 
-TRAINING = (
-    "--epochs --batch-size --learning-rate --decay-epochs --decay --weight-decay --seed "
-    "--precision --device"
-)
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+def test_the_exit_code_is_that_of_the_process(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["egodistill", "measure", "--checkpoint", "no such.pt"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("egodistill.cli", run_name="__main__")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.strip() == "egodistill measure: there is no file no such.pt"
+
+
+TRAINING = "--epochs --batch-size --learning-rate --decay-epochs --decay --weight-decay --seed --precision --device"
 STUDENT = "--num-frames --image-encoder --image-weights --no-imu --imu-vector --init"
 OPTIONS = {
     "demo": "--out --seeds --quick --image-weights",
@@ -255,8 +245,7 @@ OPTIONS = {
     "finetune": f"store --split --out --teacher --name --width --beta --depths {TRAINING}",
     "extract": "store --split --teacher --batch-size --precision --device",
     "pretrain": f"store --split --teacher --out {STUDENT} {TRAINING}",
-    "distill": f"store --split --teacher --out --alpha --beta --tau --tau-squared {STUDENT} "
-    f"{TRAINING}",
+    "distill": f"store --split --teacher --out --alpha --beta --tau --tau-squared {STUDENT} {TRAINING}",
     "evaluate": "store --split --checkpoint --teacher --out --device",
     "measure": "--checkpoint --batch-size --precision --repeats --device",
     "predict": "video --checkpoint --imu --stride --top --out --device",
@@ -316,7 +305,10 @@ def miniature(patch, cores: int) -> None:
     patch(os, "cpu_count", lambda: cores)
 
 
-STAGES = ("teacher", "visonly", "visonly-distill", "visimu", "pretrained", "egodistill")
+CONTROL = "EgoDistill without stage 1"
+STAGES = (
+    "teacher", "visonly", "visonly-distill", "visimu", "egodistill-without-stage-1", "pretrained", "egodistill",
+)  # fmt: skip
 
 
 class Demo:
@@ -357,7 +349,7 @@ def test_demo_trains_what_the_paper_compares(demo):
     imu = ("frames", "imu")
     expected = [
         ("finetune", ("clip",)), ("finetune", imu[:1]), ("distill", imu[:1]), ("finetune", imu),
-        ("pretrain_imu", imu), ("distill", imu),
+        ("distill", imu), ("pretrain_imu", imu), ("distill", imu),
     ]  # fmt: skip
     assert [call[:2] for call in demo.calls] == 2 * expected
     for k, (name, _, start, splits, options) in enumerate(demo.calls):
@@ -366,7 +358,12 @@ def test_demo_trains_what_the_paper_compares(demo):
         assert splits == {"train"} and options["seed"] == seed
         assert options["checkpoint"] == folder / f"{STAGES[stage]}.pt.training"
         assert name == "finetune" or options["teacher"] == f"slowfast-{seed}"
-        origin = {"visimu": "visonly", "pretrained": "visonly-distill", "egodistill": "pretrained"}
+        origin = {
+            "visimu": "visonly",
+            "egodistill-without-stage-1": "visonly-distill",
+            "pretrained": "visonly-distill",
+            "egodistill": "pretrained",
+        }
         if origin := origin.get(STAGES[stage]):
             trained = weights(folder / f"{origin}.pt")
             whole = origin == "pretrained"
@@ -379,17 +376,18 @@ def test_demo_reports_each_model(demo):
     """results.json has its schema, its numbers are those of the files, the table has them all."""
     assert set(demo.results) == {"models", "settings"}
     models, settings = demo.results["models"], demo.results["settings"]
-    assert set(models) == {"EgoDistill", "VisOnly-Distill", "VisIMU", "VisOnly", "teacher"}
+    assert set(models) == {"EgoDistill", CONTROL, "VisOnly-Distill", "VisIMU", "VisOnly", "teacher"}
     assert settings["seeds"] == [0, 1] and settings["quick"] is True
     assert settings["train_acts"] == 16 and settings["image_weights"] == "none"
-    inputs = dict.fromkeys(("EgoDistill", "VisIMU"), ["1 frame", "imu"]) | {"teacher": ["16 frames"]}
+    both = ["1 frame", "imu"]
+    inputs = {"EgoDistill": both, CONTROL: both, "VisIMU": both, "teacher": ["16 frames"]}
     test = data.ClipStore(demo.out / "store").split("test")
     table = demo.printed[demo.printed.index("Top-1 (%)") :]
     for name, row in models.items():
         assert {"top1", "top1_std", "gmacs", "params", "ms_per_clip", "inputs"} <= set(row)
         assert row["inputs"] == inputs.get(name, ["1 frame"])
         load = teachers.Teacher.load if name == "teacher" else EgoDistill.load
-        runs = [load(demo.out / f"seed-{seed}" / f"{name.lower()}.pt") for seed in (0, 1)]
+        runs = [load(demo.out / f"seed-{seed}" / f"{name.lower().replace(' ', '-')}.pt") for seed in (0, 1)]
         top1 = [100 * egodistill.evaluate(model, test, progress=False).top1 for model in runs]
         assert row["top1_seeds"] == top1
         assert (row["top1"], row["top1_std"]) == pytest.approx((mean(top1), stdev(top1)))
@@ -422,7 +420,7 @@ def test_demo_given_again_redoes_nothing_and_says_the_same(demo):
     again = Demo(demo.out, "0,1")
     assert again.calls == []
     assert {path: path.stat().st_mtime_ns for path in work} == before
-    assert again.printed.count("(already there)") == 12
+    assert again.printed.count("(already there)") == 14
     for name, row in again.results["models"].items():
         assert row["top1_seeds"] == demo.results["models"][name]["top1_seeds"]
         assert re.search(rf"(?m)^{name} .* ± \d", again.printed)
@@ -461,12 +459,8 @@ MOMENTS = {
     "while rendering": die_while_rendering,
     "while decoding": lambda: die_on("subprocess.Popen", "data.py", 2),
     "in the teacher's second step": lambda: die_on("os.rename", "/teacher.pt.training'", 2),
-    "between the teacher's features and its logits": lambda: die_on(
-        "os.rename", "/slowfast-0.logits.npy'", 1
-    ),
-    "with VisOnly saved and its progress not yet removed": lambda: die_on(
-        "os.remove", "/visonly.pt.training'", 1
-    ),
+    "between the teacher's features and its logits": lambda: die_on("os.rename", "/slowfast-0.logits.npy'", 1),
+    "with VisOnly saved and its progress not yet removed": lambda: die_on("os.remove", "/visonly.pt.training'", 1),
     "in stage 1, between two epochs": lambda: die_on("os.rename", "/pretrained.pt.training'", 4),
     "in the last step of stage 2": lambda: die_on("os.rename", "/egodistill.pt.training'", 6),
 }
@@ -489,16 +483,19 @@ def killed_again_and_again(out: str, threads: str) -> None:
         while left and time.monotonic() < deadline:
             time.sleep(0.05)
             left = group_size(child)
-        if left:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
         print(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, left, flush=True)
 
 
 def group_size(group: int) -> int:
-    """Processes of a group that are still running."""
-    listed = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True).stdout
-    pairs = [line.split() for line in listed.splitlines()]
-    return sum(int(found) == group and not state.startswith("Z") for found, state in pairs)
+    """Processes of a group that are still running (0 where there is no /proc to tell)."""
+    count = 0
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # It ended in between.
+            state, _, found = file.read_text().rpartition(")")[2].split()[:3]
+            count += int(found) == group and state != "Z"
+    return count
 
 
 @pytest.fixture(scope="module")
@@ -510,9 +507,7 @@ def killed(demo, tmp_path_factory) -> tuple[Path, dict[str, list[int]]]:
     code = "import sys, test_cli; test_cli.killed_again_and_again(*sys.argv[1:])"
     command = [sys.executable, "-c", code, str(out), str(torch.get_num_threads())]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    done = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if re.fullmatch(r"\d+ \d+", line)]
     assert len(lines) == len(MOMENTS), done.stdout + done.stderr
@@ -526,7 +521,7 @@ def test_demo_killed_anywhere_ends_with_the_same_bits(demo, killed):
     last = Demo(out, "0")
     # What was finished is not made again.
     assert [call[0] for call in last.calls] == ["distill"]
-    assert last.printed.count("(already there)") == 5
+    assert last.printed.count("(already there)") == 6
     for stage in STAGES:
         assert same(out / "seed-0" / f"{stage}.pt", demo.out / "seed-0" / f"{stage}.pt"), stage
     for name, row in last.results["models"].items():
@@ -568,6 +563,33 @@ def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
         "weight_decay": 0.8, "seed": 9, "precision": "bf16", "device": "cpu",
         "checkpoint": tmp_path / "s.pt.training",
     }  # fmt: skip
+
+
+def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(files, monkeypatch, capsys):
+    given = []
+
+    def predict(model, video, imu, **options):
+        given.append((video, imu, options))
+        yield egodistill.Prediction(0.0, 64 / 30, [("1", 0.75), ("0", 0.25)])
+        yield egodistill.Prediction(64 / 30, 128 / 30, [], "no head motion, from 3.1 s on")
+
+    monkeypatch.setattr(egodistill, "predict", predict)
+    monkeypatch.chdir(files)
+    command = ["predict", "a.mp4", "--checkpoint", "student.pt"]
+    for imu in ([], ["a.csv"], ["a.csv", "g.csv"]):
+        out = run(capsys, *command, *(["--imu", *imu] if imu else []), "--out", "rows.csv")
+    assert given == [
+        ("a.mp4", imu, {"stride": None, "top": 3, "device": None}) for imu in (None, "a.csv", ["a.csv", "g.csv"])
+    ]
+    assert out.splitlines()[1].endswith("s  none: no head motion, from 3.1 s on")
+    with open("rows.csv", newline="") as file:
+        assert list(csv.reader(file)) == [
+            "start stop class_1 score_1 class_2 score_2 class_3 score_3 problem".split(),
+            ["0.000", "2.133", "1", "0.75", "0", "0.25", "", "", ""],
+            ["2.133", "4.267", *6 * [""], "no head motion, from 3.1 s on"],
+        ]
+    run(capsys, *command, "--stride", "0.5", "--top", "1", "--device", "cpu")
+    assert given[-1][2] == {"stride": 0.5, "top": 1, "device": "cpu"}
 
 
 def test_synthesize_and_prepare_are_of_one_layout(demo, tmp_path, monkeypatch, capsys):

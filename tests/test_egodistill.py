@@ -343,13 +343,12 @@ def test_a_student_learns_from_labels_and_needs_both_inputs():
 
 def test_a_student_learns_from_the_teacher():
     store, model = Store(32), small()
-    before = E.evaluate(model, store, teacher="t", **QUIET).feature_distance
     store.labels = np.zeros_like(store.labels)  # The labels say nothing: only the teacher can teach.
     history = E.distill(model, store, teacher="t", alpha=1.0, **FAST)
     store.labels = Store(32).labels
     result = E.evaluate(model, store, teacher="t", **QUIET)
-    assert result.top1 >= 0.9 and result.feature_distance < 0.95 * before
-    assert history[-1]["l1"] < history[0]["l1"] and history[-1]["kd"] < history[0]["kd"]
+    assert result.top1 >= 0.9
+    assert history[-1]["l1"] < 0.8 * history[0]["l1"] and history[-1]["kd"] < 0.5 * history[0]["kd"]
     assert [row["learning_rate"] for row in history] == [2e-3] * 9 + [pytest.approx(2e-4)] * 3
 
 
@@ -496,6 +495,11 @@ def test_training_says_what_does_not_fit():
         E.pretrain_imu(small(use_imu=False), store, teacher="t", **FAST)
     with pytest.raises(TypeError, match="epoch"):
         E.finetune(small(), store, epoch=3)
+    unlabelled = Store(16)
+    unlabelled.labels[3] = -1
+    for use in (lambda: E.finetune(small(), unlabelled, **FAST), lambda: E.evaluate(small(), unlabelled, **QUIET)):
+        with pytest.raises(EgoDistillError, match="1 of 16 clips have no label"):
+            use()
     store.arrays["imu"][3] = np.nan
     with pytest.raises(EgoDistillError, match="loss is nan in epoch 0"):
         E.finetune(small(), store, **FAST)
