@@ -380,6 +380,8 @@ class Training:
     learning_rate: float = 1e-4
     decay_epochs: tuple[int, ...] = (30, 40)  # The learning rate is multiplied by `decay` after these epochs.
     decay: float = 0.1
+    schedule: str = "step"  # the paper's; or "cosine", down to zero, which wastes less of a short training
+    warmup_epochs: float = 0.0  # The learning rate rises from zero over these.
     weight_decay: float = 0.01  # AdamW's own default; the paper gives none.
     seed: int = 0  # The order of the data and dropout depend on it, on the epoch and the step, and on nothing else.
     precision: str = "fp32"  # or "bf16": automatic mixed precision
@@ -389,15 +391,21 @@ class Training:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2 or self.precision not in ("fp32", "bf16"):
+        if self.epochs < 1 or self.batch_size < 2:
             raise EgoDistillError(
-                "training needs epochs >= 1, batch_size >= 2 and precision 'fp32' or 'bf16'; "
-                f"got {self.epochs}, {self.batch_size} and {self.precision!r}"
+                f"training needs epochs >= 1 and batch_size >= 2; got {self.epochs}, {self.batch_size}"
             )
+        for name, choices in (("precision", ("fp32", "bf16")), ("schedule", ("step", "cosine"))):
+            if getattr(self, name) not in choices:
+                raise EgoDistillError(f"{name} is one of {choices}; got {getattr(self, name)!r}")
 
-    def rate(self, epoch: int) -> float:
-        """Learning rate in an epoch, counted from 0."""
-        return self.learning_rate * self.decay ** sum(epoch >= step for step in self.decay_epochs)
+    def rate(self, epoch: float) -> float:
+        """Learning rate at a time counted in epochs from 0, such as 2.5 in the middle of the third."""
+        if self.schedule == "cosine":
+            factor = (1 + math.cos(math.pi * min(epoch / self.epochs, 1.0))) / 2
+        else:
+            factor = self.decay ** sum(epoch >= step for step in self.decay_epochs)
+        return self.learning_rate * factor * (min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0)
 
 
 History = list[dict[str, float]]
@@ -614,14 +622,15 @@ def train(
     saved = time.monotonic()
     while state["epoch"] < settings.epochs:
         epoch = state["epoch"]
-        for group in optimizer.param_groups:
-            group["lr"] = settings.rate(epoch)
         order = torch.randperm(len(store), generator=torch.Generator().manual_seed(mix(settings.seed, epoch)))
         if len(order) % settings.batch_size == 1:  # Batch norm and negatives want company.
             order = order[:-1]
         rest, began = order[state["step"] * settings.batch_size :], time.monotonic()
         waited = seen = 0
         for batch, wait in read_ahead(store, names, rest, settings.batch_size, device):
+            rate = settings.rate(epoch + state["step"] * settings.batch_size / len(order))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 torch.manual_seed(mix(settings.seed, epoch, state["step"]))
                 with autocast(device, settings.precision):
@@ -649,7 +658,7 @@ def train(
         clips = state["sums"].pop("clips")
         state["history"].append(
             {name: value / clips for name, value in state["sums"].items()}
-            | {"learning_rate": settings.rate(epoch), "clips_per_second": seen / spent, "loader_share": waited / spent}
+            | {"learning_rate": rate, "clips_per_second": seen / spent, "loader_share": waited / spent}
         )
         state |= {"epoch": epoch + 1, "step": 0, "sums": {}}
         save()

@@ -45,7 +45,6 @@ import csv
 import itertools
 import json
 import math
-import multiprocessing
 import os
 import sys
 import time
@@ -169,25 +168,18 @@ def render(
     done = sum(r.acts for r in plan) - sum(r.acts for r in todo)
     workers = min(workers or os.cpu_count() or 1, max(1, len(todo)))
     bar = Progress("render", sum(r.acts for r in plan), "clips", show=progress and bool(todo), done=done)
-    if workers == 1:
-        for recording in todo:
-            recording.write(out)
-            bar.step(recording.acts)
-    else:
-        # Spawned, not forked: torch's thread pools do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(
-            workers, context, initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
-            jobs = {pool.submit(recording.write, out): recording for recording in todo}
-            try:
-                for job in concurrent.futures.as_completed(jobs):
-                    job.result()
-                    bar.step(jobs[job].acts)
-            except BaseException:  # Ctrl-C too: else the pool would render all the rest before it ends.
-                for job in jobs:
-                    job.cancel()
-                raise
+    # Threads are enough: torch, numpy and the encoder let go of the interpreter while they work. Each computes on one
+    # core; what the caller had set comes back at the end.
+    threads = torch.get_num_threads()
+    pool = concurrent.futures.ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        jobs = {pool.submit(recording.write, out): recording for recording in todo}
+        for job in concurrent.futures.as_completed(jobs):
+            job.result()
+            bar.step(jobs[job].acts)
+    finally:  # Ctrl-C too: what has not begun is left for the next call.
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
     bar.close()
 
     header = (

@@ -357,7 +357,11 @@ def test_presets_are_the_papers():
     assert E.EPIC_KITCHENS == {"tau": 1.0, "epochs": 50, "decay_epochs": (30, 40)}
     paper = E.Training()
     assert (paper.epochs, paper.batch_size, paper.learning_rate, paper.decay_epochs) == (50, 64, 1e-4, (30, 40))
-    assert [paper.rate(epoch) for epoch in (0, 29, 30, 40)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-6])
+    assert [paper.rate(epoch) for epoch in (0, 29.9, 30, 40)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-6])
+    smooth = E.Training(epochs=10, schedule="cosine", warmup_epochs=2, learning_rate=1.0)
+    assert [smooth.rate(epoch) for epoch in (0, 1, 2, 5, 10)] == pytest.approx([0, 0.4878, 0.9045, 0.5, 0], abs=1e-4)
+    with pytest.raises(EgoDistillError, match=r"schedule.*'linear'"):
+        E.Training(schedule="linear")
 
 
 def test_pretraining_matches_head_motion_and_leaves_the_image_encoder():
