@@ -658,7 +658,11 @@ def train(
         clips = state["sums"].pop("clips")
         state["history"].append(
             {name: value / clips for name, value in state["sums"].items()}
-            | {"learning_rate": rate, "clips_per_second": seen / spent, "loader_share": waited / spent}
+            | {
+                "learning_rate": settings.rate(epoch + 0.5),
+                "clips_per_second": seen / spent,
+                "loader_share": waited / spent,
+            }
         )
         state |= {"epoch": epoch + 1, "step": 0, "sums": {}}
         save()
@@ -735,7 +739,7 @@ def read_ahead(
         batch |= {"label": labels[part], "row": part}
         return {name: value if name == "row" else value.to(device, non_blocking=True) for name, value in batch.items()}
 
-    parts = list(rows.split(batch_size))
+    parts = [part for part in rows.split(batch_size) if len(part)]
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(read, parts[0]) if parts else None
         for k in range(len(parts)):

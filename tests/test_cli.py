@@ -235,7 +235,10 @@ def test_the_exit_code_is_that_of_the_process(monkeypatch, capsys):
     assert capsys.readouterr().err.strip() == "egodistill measure: there is no file no such.pt"
 
 
-TRAINING = "--epochs --batch-size --learning-rate --decay-epochs --decay --weight-decay --seed --precision --device"
+TRAINING = (
+    "--epochs --batch-size --learning-rate --decay-epochs --decay --weight-decay --schedule --warmup-epochs --seed "
+    "--precision --device"
+)
 STUDENT = "--num-frames --image-encoder --image-weights --no-imu --imu-vector --init"
 OPTIONS = {
     "demo": "--out --seeds --quick --image-weights",
@@ -554,12 +557,14 @@ def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
     assert (paper | egodistill.EPIC_KITCHENS).items() <= given.items()
     options = (
         "--alpha 0.5 --beta 2 --tau 3 --tau-squared --epochs 4 --batch-size 5 --learning-rate 0.6 "
-        "--decay-epochs 2 3 --decay 0.7 --weight-decay 0.8 --seed 9 --precision bf16 --device cpu"
+        "--decay-epochs 2 3 --decay 0.7 --weight-decay 0.8 --seed 9 --precision bf16 --device cpu "
+        "--schedule cosine --warmup-epochs 1.5"
     )
     assert cli.main(command + options.split()) == 0
     assert given == {
         "teacher": "slowfast-0", "alpha": 0.5, "beta": 2.0, "tau": 3.0, "tau_squared": True,
-        "epochs": 4, "batch_size": 5, "learning_rate": 0.6, "decay_epochs": (2, 3), "decay": 0.7,
+        "epochs": 4, "batch_size": 5, "learning_rate": 0.6, "schedule": "cosine",
+        "warmup_epochs": 1.5, "decay_epochs": (2, 3), "decay": 0.7,
         "weight_decay": 0.8, "seed": 9, "precision": "bf16", "device": "cpu",
         "checkpoint": tmp_path / "s.pt.training",
     }  # fmt: skip

@@ -348,7 +348,7 @@ def test_a_student_learns_from_the_teacher():
     store.labels = Store(32).labels
     result = E.evaluate(model, store, teacher="t", **QUIET)
     assert result.top1 >= 0.9
-    assert history[-1]["l1"] < 0.8 * history[0]["l1"] and history[-1]["kd"] < 0.5 * history[0]["kd"]
+    assert history[-1]["kd"] < 0.5 * history[0]["kd"]
     assert [row["learning_rate"] for row in history] == [2e-3] * 9 + [pytest.approx(2e-4)] * 3
 
 

@@ -671,7 +671,7 @@ def test_interrupted_rendering_goes_on(world, tmp_path, monkeypatch, capsys):
     assert re.search(r"render +22/22 clips +[\d.]+ clips/s", capsys.readouterr().err)
     assert contents(root) == contents(world.root)
     kept = {file for file, stamp in stamps.items() if file.stat().st_mtime_ns == stamp}
-    assert kept == set(stamps) - set(rest)
+    assert kept >= set(stamps) - set(rest)
     synthetic.render(root, workers=1, **SETTINGS | {"progress": True})  # nothing to do, no bar
     assert capsys.readouterr().err == ""
 
