@@ -762,6 +762,9 @@ def _open_video(video: str | os.PathLike) -> Iterator[av.container.InputContaine
         raise VideoError(f"{video}: " + ("is a folder" if path.is_dir() else "no such file"))
     if not path.stat().st_size:
         raise VideoError(f"{video}: is empty (0 bytes)")
+    # torchvision up to 0.25 turns PyAV's logging on when it is imported. Decoder threads then wait for the interpreter
+    # lock to log, and can wait for ever.
+    av.logging.set_level(None)
     try:
         container = av.open(str(path), metadata_errors="ignore")
     except (av.error.FFmpegError, OSError) as error:
