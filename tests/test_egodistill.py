@@ -136,6 +136,21 @@ def test_student_ignores_constant_parts_of_the_imu_only():
     assert not torch.allclose(plain.logits, mirrored.logits, atol=1e-4)
 
 
+def test_imu_encoder_gets_the_readings_with_their_sign_and_without_their_mean():
+    class Look(nn.Module):
+        def forward(self, imu):
+            self.seen = imu
+            return imu.transpose(1, 2)
+
+    model = small()
+    model.imu_encoder = Look()
+    imu = torch.randn(2, 422, 6) + torch.arange(6.0)
+    vector = model.encode_imu(imu)
+    wanted = imu.double() - imu.double().mean(1, keepdim=True)
+    assert torch.allclose(model.imu_encoder.seen.double(), wanted, atol=1e-5)
+    assert torch.equal(vector, model.imu_encoder.seen.transpose(1, 2).flatten(1))
+
+
 @pytest.mark.parametrize(
     ("name", "size"),
     [("resnet18", 512), ("mobilenet_v2", 1280), ("mobilenet_v3_large", 960), ("regnet_y_800mf", 784),
@@ -530,11 +545,12 @@ def test_evaluation_averages_scores_over_the_clips_of_a_segment():
     store = Store(5)
     store.labels = np.array([0, 0, 1, 1, 1])
     store.segments = np.array([7, 7, 3, 3, 3])  # any numbers, in any order
-    scores = [[0.9, 0.1, 0, 0], [0.4, 0.6, 0, 0], [0.55, 0.45, 0, 0], [0.6, 0.4, 0, 0], [0.0, 0.0, 1, 0]]
+    scores = [[0.9, 0.0999, 0.0001, 0], [0.001, 0.3, 0.699, 0], [0.55, 0.45, 0, 0], [0.6, 0.4, 0, 0], [0.0, 0.0, 1, 0]]
     store.arrays["scores"] = np.array(scores, dtype=np.float32) + 1e-9
     store.arrays["t.feature"] = store.arrays["scores"] + 0.25
     result = E.evaluate(Fixed(), store, teacher="t", **QUIET)
-    # Segment 7: mean (0.65, 0.35): class 0, right. Segment 3: mean (0.383, 0.283, 0.333): class 0, wrong.
+    # Segment 7: mean scores (0.45, 0.2, 0.35), class 0, right; mean logits would say class 1.
+    # Segment 3: mean scores (0.383, 0.283, 0.333), class 0, wrong.
     assert result.top1 == 0.5 and result.per_class == {"close": 1.0, "open": 0.0}
     assert result.confusion.tolist() == [[1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
     assert result.scores.shape == (2, 4) and result.clips == 5
