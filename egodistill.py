@@ -940,7 +940,8 @@ def predict(
     names = model.class_names or [str(k) for k in range(model.num_classes)]
     duration = data.probe(video).duration
     motion = data.read_imu(imu if imu is not None else video) if "imu" in model.inputs else None
-    stride, length = stride or model.clip_seconds, model.clip_seconds
+    length = model.clip_seconds
+    stride = length if stride is None else stride
     if stride <= 0:
         raise EgoDistillError(f"stride is in seconds and above 0; got {stride}")
     starts = [k * stride for k in range(max(1, math.floor((duration - length) / stride + 1 + 1e-6)))]
