@@ -464,7 +464,7 @@ def pretrain_imu(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             predictor = IMUPredictor(model.image_dim, model.imu_dim)
-    device = settings_device(settings)
+    device = pick_device(settings.device)
     features = frozen_features(model, store, names[0], settings)
     targets = [f"{teacher}.feature"] if l1_weight else []
     for target in targets:
@@ -502,7 +502,7 @@ def pretrain_imu(
 @torch.no_grad()
 def frozen_features(model: EgoDistill, store: Any, frames: str, settings: Training) -> Tensor:
     """Image features of each clip's first frame, its N frames and its last frame: float32 [clips, N + 2, d]."""
-    device = settings_device(settings)
+    device = pick_device(settings.device)
     model.to(device).image_encoder.eval()
     bar = Progress("image features", len(store), show=settings.progress)
     found = []
@@ -577,11 +577,11 @@ def train(
     """
     if len(store) < 2:
         raise EgoDistillError(f"{len(store)} clips are too few to train on; is the split right, did prepare() fail?")
-    device = settings_device(settings)
+    device = pick_device(settings.device)
     model.to(device).train()
     for part in model.modules():
-        frozen = isinstance(part, BATCH_NORMS) and part.affine and not part.weight.requires_grad
-        part.train(part.training and not frozen)  # A frozen image encoder keeps its statistics, too.
+        if isinstance(part, BATCH_NORMS) and part.affine and not part.weight.requires_grad:
+            part.eval()  # A frozen image encoder keeps its statistics, too.
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=device.type in ("cpu", "cuda")
@@ -749,10 +749,6 @@ def read_ahead(
             if k + 1 < len(parts):
                 ahead = pool.submit(read, parts[k + 1])
             yield batch, waited
-
-
-def settings_device(settings: Training) -> torch.device:
-    return pick_device(settings.device)
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
@@ -997,8 +993,10 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise EgoDistillError(f"there is no file {path}") from error
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        # torch's own words run over many lines and advise to switch its guard off.
         raise EgoDistillError(
-            f"{path} cannot be read as a checkpoint (truncated, or of another kind): {error}"
+            f"{path} cannot be read as a checkpoint: it is cut off, of another kind, or holds code "
+            f"({type(error).__name__})"
         ) from error
     if not isinstance(content, dict):
         raise EgoDistillError(f"{path} holds a {type(content).__name__}, not a dict of weights")
