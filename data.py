@@ -1276,7 +1276,7 @@ class ClipStore:
         rows = self._rows[index]
         if f"{name}.done" in self._arrays and not self._map(f"{name}.done")[rows].all():
             raise DataError(f"{self.path}: {name} is not written yet for all the clips asked for")
-        return np.array(self._map(name)[rows])
+        return np.take(self._map(name), rows, axis=0)
 
     def add(self, name: str, shape: Sequence[int], dtype) -> None:
         """Make room for an array of ``shape`` a clip, or find the one there is.
