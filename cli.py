@@ -337,7 +337,7 @@ def run_evaluate(a: argparse.Namespace) -> None:
     result = egodistill.evaluate(load_model(a.checkpoint), store, teacher=a.teacher, device=a.device)
     say(str(result) + (f", feature distance {result.feature_distance:.4f}" if a.teacher else ""))
     width = max(map(len, result.per_class))
-    for _k, (name, accuracy) in enumerate(result.per_class.items()):
+    for name, accuracy in result.per_class.items():
         count = int(result.confusion[store.class_names.index(name)].sum())
         say(f"  {name:<{width}}  {100 * accuracy:6.2f} % of {count}")
     if a.out:
@@ -507,7 +507,10 @@ def run_demo(a: argparse.Namespace) -> None:
             "top1": statistics.mean(top1),
             "top1_std": statistics.stdev(top1) if len(top1) > 1 else None,
             "top1_seeds": top1,
-        }  # fmt: skip
+            "per_class": {
+                verb: statistics.mean(100 * run[name]["per_class"][verb] for run in runs) for verb in costs["per_class"]
+            },
+        }
     report(models, seeds, a.quick)
     settings = size | {
         "seeds": seeds,
