@@ -6,7 +6,8 @@ The road, in the order of this file::
 
 A *segment* is an annotated stretch of a video, a *clip* a window of 64/30 s inside it, and a *clip
 store* a folder of plain ``.npy`` files with everything that would otherwise be decoded anew in
-every epoch: decode once, train often. This file needs numpy and PyAV only and can be copied alone::
+every epoch: decode once, train often. This file needs numpy and PyAV only and can be copied alone
+(with gpmf.py beside it where the IMU is a GoPro's)::
 
     from egodistill import data
 
@@ -38,7 +39,6 @@ import queue
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import threading
@@ -53,7 +53,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 __all__ = [
-    "Segment", "SegmentList", "read_epic_kitchens", "read_csv", "Imu", "read_imu", "parse_gpmf",
+    "Segment", "SegmentList", "read_epic_kitchens", "read_csv", "Imu", "read_imu",
     "VideoInfo", "probe", "read_frames", "frames_at", "clip_starts", "clip_times", "prepare",
     "ClipStore", "DataError", "VideoError", "CoverageError", "CLIP_SECONDS", "IMU_RATE",
     "IMU_SAMPLES",
@@ -276,12 +276,14 @@ class Imu:
     """Samples of an accelerometer [n, 3] in m/s2 and a gyroscope [m, 3] in rad/s.
 
     Each has its own times, float64, ascending, in seconds on the video's clock. Gravity is in.
+    ``notes`` says in words what is odd about the recording: rows left out, axes that are unknown.
     """
 
     accel_time: np.ndarray
     accel: np.ndarray
     gyro_time: np.ndarray
     gyro: np.ndarray
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def median_steps(self) -> tuple[float, float]:
@@ -424,138 +426,25 @@ def _numbers(path: Path, body: str, columns: Sequence[int]) -> np.ndarray:
         raise DataError(f"{path}: {error} (rows counted below the header)") from error
 
 
-# GPMF, the telemetry of GoPro cameras: elements of key, type, size, repeat and data, big-endian.
-# The format is described at https://github.com/gopro/gpmf-parser.
-
-_GPMF_NUMBERS = {
-    "b": "i1", "B": "u1", "s": ">i2", "S": ">u2", "l": ">i4", "L": ">u4", "j": ">i8", "J": ">u8",
-    "f": ">f4", "d": ">f8", "q": ">i4", "Q": ">i8",
-}
-_GPMF_FIXED_POINT = {"q": 2.0**16, "Q": 2.0**32}
-# Stored axes of cameras that do not say it (no ORIN): letter = camera axis, lower case = negative.
-_GPMF_AXES = {"Fusion": "yXZ"}
-_GPMF_DEFAULT_AXES = "ZXY"  # HERO5, and HERO6 with early firmware
-
-
-def parse_gpmf(payload: bytes) -> tuple[np.ndarray, np.ndarray] | None:
-    """Accelerometer [n, 3] in m/s2 and gyroscope [m, 3] in rad/s of one GPMF payload, float64.
-
-    Columns are the camera's axes X (left as seen from behind), Y (to the user), Z (up). None where
-    no device in the payload has both sensors; of several the first that has. Raises DataError for
-    a payload that is cut off or broken.
-    """
-    for key, kind, _, device in _gpmf_elements(payload):
-        if key != "DEVC" or kind != "\0":
-            continue
-        name, sensors = "", {}
-        for key, kind, _, content in _gpmf_elements(device):
-            if key == "DVNM":
-                name = content.decode("latin-1").strip("\0 ")
-            elif key == "STRM" and kind == "\0":
-                stream = {key: rest for key, *rest in _gpmf_elements(content)}
-                for sensor in ("ACCL", "GYRO"):
-                    if sensor in stream:
-                        sensors[sensor] = stream
-        if len(sensors) == 2:
-            axes = _GPMF_AXES.get(name, _GPMF_DEFAULT_AXES)
-            return tuple(_gpmf_sensor(key, sensors[key], axes) for key in ("ACCL", "GYRO"))
-    return None
-
-
-def _gpmf_elements(data: bytes) -> Iterator[tuple[str, str, int, bytes]]:
-    """Key, type, structure size and data of each element on one level."""
-    at = 0
-    while at < len(data):
-        if not any(data[at : at + 4]):
-            return  # zero bytes may follow the last element
-        if at + 8 > len(data):
-            raise DataError(f"GPMF is cut off: {len(data) - at} bytes left for a header of 8")
-        key, kind, size, repeat = struct.unpack_from(">4scBH", data, at)
-        length = size * repeat
-        if at + 8 + length > len(data):
-            raise DataError(
-                f"GPMF is cut off: {key!r} announces {length} bytes, {len(data) - at - 8} are left"
-            )
-        yield key.decode("latin-1"), kind.decode("latin-1"), size, data[at + 8 : at + 8 + length]
-        at += 8 + (length + 3) // 4 * 4
-
-
-def _gpmf_sensor(key: str, stream: dict[str, list], axes: str) -> np.ndarray:
-    """Physical values of one sensor's stream in camera axes X, Y, Z."""
-    values = _gpmf_numbers(key, *stream[key])
-    if "SCAL" in stream:
-        values = values / _gpmf_numbers("SCAL", *stream["SCAL"]).reshape(-1)
-    if "ORIN" in stream:
-        axes = stream["ORIN"][2].decode("latin-1").strip("\0 ")
-    if sorted(axes.upper()) != ["X", "Y", "Z"] or values.shape[1] != 3:
-        raise DataError(f"GPMF {key} has {values.shape[1]} channels, axes {axes!r}: not X, Y, Z")
-    camera = np.empty_like(values)
-    for channel, axis in enumerate(axes):
-        camera[:, "XYZ".index(axis.upper())] = values[:, channel] * (1 if axis.isupper() else -1)
-    return camera
-
-
-def _gpmf_numbers(key: str, kind: str, size: int, data: bytes) -> np.ndarray:
-    if kind not in _GPMF_NUMBERS or not size or size % np.dtype(_GPMF_NUMBERS[kind]).itemsize:
-        raise DataError(f"GPMF {key} has type {kind!r} of size {size}, which is not numeric")
-    numbers = np.frombuffer(data, _GPMF_NUMBERS[kind]).astype(np.float64)
-    channels = size // np.dtype(_GPMF_NUMBERS[kind]).itemsize
-    return numbers.reshape(-1, channels) / _GPMF_FIXED_POINT.get(kind, 1.0)
-
-
 def _read_telemetry(video: Path) -> Imu:
-    """The IMU inside a GoPro video, timed by the clock of its telemetry packets."""
-    with _open_video(video) as container:
-        streams = list(container.streams.data)
-        named = [s for s in streams if "GoPro MET" in s.metadata.get("handler_name", "")]
-        packets = _telemetry_packets(container, named or streams)  # some programs rename them all
-    parsed = []
-    for start, duration, payload in packets:
+    """The IMU inside a GoPro video."""
+    if __package__:
+        from . import gpmf
+    else:  # copied alone, or run as a worker of prepare()
         try:
-            imu = parse_gpmf(payload)
-        except DataError as error:
-            raise DataError(f"{video}: telemetry packet at {start:.3f} s: {error}") from error
-        if imu is not None:
-            parsed.append((start, duration, imu))
-    if not parsed:
-        raise DataError(f"{video}: no IMU: it carries no telemetry of accelerometer and gyroscope")
-    starts, durations, imus = zip(*parsed, strict=True)
-    sensors = []
-    for samples in zip(*imus, strict=True):
-        stamps = _packet_clock(starts, durations, [len(values) for values in samples])
-        stamps, chosen = np.unique(stamps, return_index=True)
-        sensors += [stamps, np.concatenate(samples)[chosen]]
-    return Imu(*sensors)
-
-
-def _telemetry_packets(
-    container: av.container.InputContainer, candidates: list[av.stream.Stream]
-) -> list[tuple[float, float, bytes]]:
-    """Start, duration (s) and bytes of each GPMF packet of the first stream that holds any."""
-    _read_only(container, candidates)  # gigabytes of pictures lie between the telemetry
-    zero, chosen, packets = _zero(container), None, []
-    for packet in container.demux(candidates) if candidates else ():
-        if packet.pts is not None and packet.size >= 8 and bytes(packet)[:4] == b"DEVC":
-            chosen = packet.stream.index if chosen is None else chosen
-            if packet.stream.index == chosen:
-                base = packet.stream.time_base
-                start = float(packet.pts * base) - zero
-                packets.append((start, float((packet.duration or 0) * base), bytes(packet)))
-    return packets
-
-
-def _packet_clock(
-    starts: Sequence[float], durations: Sequence[float], counts: Sequence[int]
-) -> np.ndarray:
-    """Times of all samples: those of a packet lie evenly in its duration."""
-    steps = [d / n if n and d else np.nan for d, n in zip(durations, counts, strict=True)]
-    usual = np.nanmedian(steps) if np.isfinite(steps).any() else 1 / IMU_RATE
-    # The last packet may be announced far longer than its samples last.
-    if not abs(steps[-1] / usual - 1) <= 0.1:
-        steps[-1] = usual
-    times = [start + np.arange(n) * (step if step == step else usual)
-             for start, step, n in zip(starts, steps, counts, strict=True)]
-    return np.concatenate(times)
+            import gpmf
+        except ModuleNotFoundError as error:
+            raise DataError(f"{video}: to read its telemetry, put gpmf.py beside data.py") from error
+    with _open_video(video) as container:
+        zero = _zero(container)
+        try:
+            found = gpmf.read(container)
+        except gpmf.GPMFError as error:
+            raise DataError(f"{video}: no IMU: {error}") from error
+    notes = list(found.broken)
+    if found.axes != "XYZ":
+        notes.append(f"the axes stay as the camera ({found.device or 'unnamed'}) stores them: it does not name them")
+    return Imu(found.accel_time - zero, found.accel, found.gyro_time - zero, found.gyro, tuple(notes))
 
 
 # --- Video ---------------------------------------------------------------------------------------

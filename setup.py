@@ -20,6 +20,7 @@ PACKAGE = "egodistill"
 MODULES = {
     "__init__": "egodistill.py",
     "data": "data.py",
+    "gpmf": "gpmf.py",
     "teachers": "teachers.py",
     "synthetic": "synthetic.py",
     "cli": "cli.py",

@@ -8,7 +8,6 @@ import pickle
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -349,83 +348,6 @@ def test_long_imu_csv_loads_in_about_a_second(tmp_path):
     assert len(result[0]) == 600_000 and time.perf_counter() - began < 6  # slow CI machines
 
 
-# GPMF
-
-
-def klv(key, kind, size, *rows):
-    content = b"".join(rows)
-    repeat = len(content) // size if size else 0
-    head = key.encode() + struct.pack(">cBH", kind.encode(), size, repeat)
-    return head + content + b"\xee" * (-len(content) % 4)  # padding may hold anything
-
-
-def nest(key, *elements):
-    content = b"".join(elements)
-    return key.encode() + struct.pack(">cBH", b"\0", 1, len(content)) + content
-
-
-def shorts(*values):
-    return struct.pack(f">{len(values)}h", *values)
-
-
-def device(accel, gyro, name=b"Test", orin=b"YxZ", scale=10):
-    """A payload with gyroscope before accelerometer, odd elements between, sizes not of 4."""
-    axes = [klv("ORIN", "c", 1, orin)] if orin else []
-    return nest(
-        "DEVC", klv("DVNM", "c", 1, name), nest("STRM", klv("STNM", "c", 1, b"empty")),
-        nest("STRM", klv("abcd", "l", 4, bytes(4)), klv("SCAL", "s", 2, shorts(100, 10, 1)), *axes,
-             klv("GYRO", "s", 6, *[shorts(*row) for row in gyro])),
-        nest("STRM", klv("SCAL", "s", 2, shorts(scale)), *axes,
-             klv("ACCL", "s", 6, *[shorts(*row) for row in accel])),
-    )
-
-
-def test_gpmf_scales_and_turns_axes():
-    payload = device([(10, 20, 30)], [(100, 20, 3), (200, 40, 6), (300, 60, 9)]) + b"\0" * 12
-    accel, gyro = data.parse_gpmf(payload)
-    np.testing.assert_allclose(accel, [[-2, 1, 3]])  # stored Y, -X, Z
-    np.testing.assert_allclose(gyro, [[-2, 1, 3], [-4, 2, 6], [-6, 3, 9]])
-    accel, _ = data.parse_gpmf(device([(10, 20, 30)], [(0, 0, 0)], orin=None))
-    np.testing.assert_allclose(accel, [[2, 3, 1]])  # stored Z, X, Y where the camera does not say
-    accel, _ = data.parse_gpmf(device([(10, 20, 30)], [(0, 0, 0)], name=b"Fusion", orin=None))
-    np.testing.assert_allclose(accel, [[2, -1, 3]])  # stored -Y, X, Z
-    sensor = nest("DEVC", nest("STRM", klv("ACCL", "s", 6, shorts(1, 1, 1))))
-    accel, _ = data.parse_gpmf(sensor + payload)  # a foreign sensor comes first in the payload
-    np.testing.assert_allclose(accel, [[-2, 1, 3]])
-    assert data.parse_gpmf(sensor) is None and data.parse_gpmf(b"") is None
-
-
-def test_gpmf_that_is_cut_off_is_an_error_at_every_length():
-    payload = device([(1, 2, 3)], [(1, 2, 3)])
-    for length in range(1, len(payload)):
-        with pytest.raises(data.DataError, match="GPMF"):
-            data.parse_gpmf(payload[:length])
-    with pytest.raises(data.DataError, match="not numeric"):
-        data.parse_gpmf(payload.replace(b"ACCLs", b"ACCLc"))
-    with pytest.raises(data.DataError, match="axes 'YxY'"):
-        data.parse_gpmf(payload.replace(b"YxZ", b"YxY"))
-
-
-def test_real_gpmf_payloads(sample):
-    """Sample counts, mean norms and SCAL of the README; gravity points up the Z axis."""
-    expected = {"hero5": (199, 399, 10.07), "hero6": (204, 204, None), "Fusion": (197, 3300, 9.64)}
-    for name, (accels, gyros, norm) in expected.items():
-        accel, gyro = data.parse_gpmf(Path(sample(f"gopro/{name}.raw")).read_bytes())
-        assert accel.shape == (accels, 3) and gyro.shape == (gyros, 3)
-        assert norm is None or np.linalg.norm(accel, axis=1).mean() == pytest.approx(norm, abs=0.01)
-        assert accel.mean(0).argmax() == 2 and accel.mean(0)[2] > 8.5
-    both = Path(sample("gopro/consecutive1.raw")).read_bytes()
-    cut = both.index(b"DEVC", 4)
-    payloads = [data.parse_gpmf(part) for part in (both[:cut], both[cut:])]
-    assert [len(accel) for accel, _ in payloads] == [228, 216]
-    assert [len(gyro) for _, gyro in payloads] == [228, 216]
-    assert data.parse_gpmf(Path(sample("gopro/mp4header.raw")).read_bytes()) is None
-    hero5 = Path(sample("gopro/hero5.raw")).read_bytes()
-    start = hero5.index(b"GYROs") + 8
-    raw = np.frombuffer(hero5[start : start + 6], ">i2")
-    np.testing.assert_allclose(data.parse_gpmf(hero5)[1][0], raw[[1, 2, 0]] / 3755)
-
-
 def test_real_gopro_video(sample):
     imu = data.read_imu(sample("gopro/max-heromode.mp4"))
     assert len(imu.accel) == len(imu.gyro) == 2082
@@ -440,37 +362,6 @@ def test_real_gopro_video(sample):
     aria = data.read_imu(sample("aria-everyday/imu-right.csv"))
     assert aria.accel_time[0] == pytest.approx(-0.0373, abs=1e-4) and len(aria.gyro) == 400
     assert np.linalg.norm(aria.accel, axis=1).mean() == pytest.approx(9.78, abs=0.01)
-
-
-def mux_telemetry(sample, path, packets, handler=None):
-    """An MP4 with these (start ms, duration ms, payload) packets in a GoPro telemetry track."""
-    with av.open(sample("gopro/max-heromode.mp4")) as gopro, av.open(str(path), "w") as out:
-        met = next(s for s in gopro.streams.data if "MET" in s.metadata["handler_name"])
-        stream = out.add_stream_from_template(met)
-        if handler is not None:
-            stream.metadata["handler_name"] = handler
-        for start, duration, payload in packets:
-            packet = av.Packet(payload)
-            packet.stream, packet.time_base = stream, met.time_base
-            packet.pts = packet.dts = start
-            packet.duration = duration
-            out.mux(packet)
-    return path
-
-
-def test_telemetry_follows_the_packet_clock(sample, tmp_path):
-    payloads = [device([(0, 0, i)] * n, [(0, 0, i)] * n) for i, n in enumerate((200, 198, 14))]
-    packets = [(0, 1000, payloads[0]), (1000, 990, payloads[1]), (1990, 1001, payloads[2])]
-    imu = data.read_imu(mux_telemetry(sample, tmp_path / "a.mp4", packets))
-    np.testing.assert_allclose(imu.accel_time[:200], np.arange(200) / 200, atol=1e-9)
-    # The last packet is announced for 1001 ms; its 14 samples last 14 usual steps.
-    np.testing.assert_allclose(imu.accel_time[398:], 1.990 + np.arange(14) / 200, atol=1e-4)
-    np.testing.assert_allclose(imu.accel[[0, 200, 411], 2], [0, 0.1, 0.2])
-    renamed = mux_telemetry(sample, tmp_path / "b.mp4", packets, handler="Data")
-    assert len(data.read_imu(renamed).accel) == 412
-    broken = mux_telemetry(sample, tmp_path / "c.mp4", [(0, 1000, payloads[0][:-8])])
-    with pytest.raises(data.DataError, match=r"c.mp4: telemetry packet at 0.000 s: GPMF is cut"):
-        data.read_imu(broken)
 
 
 def test_video_without_telemetry_says_no_imu(steady, sample):

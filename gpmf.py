@@ -1,0 +1,223 @@
+"""GPMF: accelerometer and gyroscope out of GoPro videos (HERO5 to HERO11, MAX, Fusion). Needs PyAV and numpy only.
+
+    import av, gpmf
+
+    with av.open("GH010001.MP4") as container:
+        imu = gpmf.read(container)
+    print(imu.device, imu.axes, imu.accel.shape, imu.gyro_time[:3])
+
+A GoPro writes its telemetry as a data stream of the MP4, a packet about every second. A packet is a tree of elements:
+key, type, size and repeat, then the data, all big-endian (https://github.com/gopro/gpmf-parser describes it). Bytes to
+physical values is `parse()`, packets to samples with times is `read()`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+__all__ = ["GPMFError", "Payload", "Telemetry", "parse", "read"]
+
+
+class GPMFError(ValueError):
+    """Telemetry that is cut off or broken, or that holds no accelerometer and gyroscope."""
+
+
+class Payload(NamedTuple):
+    """One packet: accelerometer [n, 3] in m/s2 and gyroscope [m, 3] in rad/s, float64, camera, and axes of the columns.
+
+    ``axes`` is "XYZ" for the camera's own: X to the left as seen from behind, Y out of the back to the user, Z up (a
+    camera held still and upright reads +9.8 on Z); or "stored", where nothing tells which channel is which.
+    """
+
+    accel: np.ndarray
+    gyro: np.ndarray
+    device: str
+    axes: str
+
+
+class Telemetry(NamedTuple):
+    """A whole recording: times in seconds of the container's clock [n] and values [n, 3] of both sensors.
+
+    ``axes`` and ``device`` as in `Payload`; ``broken`` says of each packet that could not be read when and why.
+    """
+
+    accel_time: np.ndarray
+    accel: np.ndarray
+    gyro_time: np.ndarray
+    gyro: np.ndarray
+    device: str
+    axes: str
+    broken: list[str]
+
+
+# --- A packet's bytes -> physical values -----------------------------------------------------------------------
+
+NUMBERS = {
+    "b": "i1", "B": "u1", "s": ">i2", "S": ">u2", "l": ">i4", "L": ">u4", "j": ">i8", "J": ">u8",
+    "f": ">f4", "d": ">f8", "q": ">i4", "Q": ">i8",
+}  # fmt: skip
+FIXED_POINT = {"q": 2.0**16, "Q": 2.0**32}
+TREE = "\0"  # the type of an element that holds elements
+
+
+def parse(payload: bytes) -> Payload | None:
+    """Read one packet; None where no device in it has both sensors, and of several the first that has.
+
+    Raises GPMFError for a packet that is cut off or broken. Keys that mean nothing here are skipped.
+    """
+    for key, kind, _, device in elements(payload):
+        if key != "DEVC" or kind != TREE:
+            continue
+        name, sensors = "", {}
+        for key, kind, _, content in elements(device):
+            if key == "DVNM":
+                name = text(content)
+            elif key == "STRM" and kind == TREE:
+                stream = {key: rest for key, *rest in elements(content)}
+                sensors |= {sensor: stream for sensor in ("ACCL", "GYRO") if sensor in stream}
+        if len(sensors) == 2:
+            (accel, axes), (gyro, others) = (values_of(key, sensors[key], name) for key in ("ACCL", "GYRO"))
+            return Payload(accel, gyro, name, axes if axes == others else "stored")
+    return None
+
+
+def elements(data: bytes) -> Iterator[tuple[str, str, int, bytes]]:
+    """Key, type, structure size and data of each element on one level."""
+    at = 0
+    while at < len(data):
+        if not any(data[at : at + 4]):
+            return  # Zero bytes may follow the last element.
+        if at + 8 > len(data):
+            raise GPMFError(f"GPMF is cut off: {len(data) - at} bytes left for a header of 8")
+        key, kind, size, repeat = struct.unpack_from(">4scBH", data, at)
+        length = size * repeat
+        if at + 8 + length > len(data):
+            raise GPMFError(f"GPMF is cut off: {key!r} announces {length} bytes, {len(data) - at - 8} are left")
+        yield key.decode("latin-1"), kind.decode("latin-1"), size, data[at + 8 : at + 8 + length]
+        at += 8 + (length + 3) // 4 * 4
+
+
+def text(content: bytes) -> str:
+    return content.decode("latin-1").strip("\0 ")
+
+
+def values_of(key: str, stream: dict[str, list], device: str) -> tuple[np.ndarray, str]:
+    """A sensor's physical values and their axes, "XYZ" or "stored"."""
+    values = numbers(key, *stream[key])
+    if values.shape[1] != 3:
+        raise GPMFError(f"GPMF {key} has {values.shape[1]} channels, not 3")
+    if "SCAL" in stream:
+        scale = numbers("SCAL", *stream["SCAL"]).reshape(-1)
+        if len(scale) not in (1, 3) or not scale.all():
+            raise GPMFError(f"GPMF {key} is to be divided by SCAL = {scale.tolist()}")
+        values = values / scale
+    turn = channels_to_camera(key, stream, device)
+    return (values, "stored") if turn is None else (values @ turn.T, "XYZ")
+
+
+def channels_to_camera(key: str, stream: dict[str, list], device: str) -> np.ndarray | None:
+    """The matrix [3, 3] from stored channels to camera axes; None where nothing tells it.
+
+    ORIN names each channel: letter = camera axis, lower case = negative. MTRX leads from the channels to the order that
+    ORIO names. Cameras that have neither describe their channels in words, but for the Fusion, whose words are wrong.
+    """
+    if "ORIN" in stream:
+        return permutation(key, text(stream["ORIN"][2]))
+    if "MTRX" in stream and "ORIO" in stream:
+        matrix = numbers("MTRX", *stream["MTRX"])
+        if matrix.size != 9:
+            raise GPMFError(f"GPMF {key} has a matrix of {matrix.size} numbers, not 9")
+        return permutation(key, text(stream["ORIO"][2])) @ matrix.reshape(3, 3)
+    if device == "Fusion":
+        return permutation(key, "yXZ")
+    words = text(stream["STNM"][2]).lower() if "STNM" in stream else ""
+    if "up/down, right/left, forw" in words or "(z,x,y)" in words:  # HERO5, and HERO6 with early firmware
+        return permutation(key, "ZXY")
+    return None
+
+
+def permutation(key: str, axes: str) -> np.ndarray:
+    """The signed permutation that sorts channels named by letters, such as 'YxZ', into X, Y, Z."""
+    if sorted(axes.upper()) != ["X", "Y", "Z"]:
+        raise GPMFError(f"GPMF {key} has the axes {axes!r}, which are not X, Y and Z")
+    turn = np.zeros((3, 3))
+    for channel, axis in enumerate(axes):
+        turn["XYZ".index(axis.upper()), channel] = 1 if axis.isupper() else -1
+    return turn
+
+
+def numbers(key: str, kind: str, size: int, data: bytes) -> np.ndarray:
+    """An element's numbers, float64 [repeat, channels]."""
+    if kind not in NUMBERS or not size or size % np.dtype(NUMBERS[kind]).itemsize:
+        raise GPMFError(f"GPMF {key} has type {kind!r} of size {size}, which is not numeric")
+    found = np.frombuffer(data, NUMBERS[kind]).astype(np.float64)
+    return found.reshape(-1, size // np.dtype(NUMBERS[kind]).itemsize) / FIXED_POINT.get(kind, 1.0)
+
+
+# --- A video's packets -> samples with times -------------------------------------------------------------------
+
+
+def read(container: av.container.InputContainer) -> Telemetry:
+    """Read the accelerometer and gyroscope of an open GoPro video.
+
+    No sampling rate is stored, so a packet's samples are spread evenly over its duration. (Against the STMP of newer
+    cameras this is 1 to 5 ms late.) A packet that is broken leaves a gap, and a word in ``broken``. Raises GPMFError
+    where there is no telemetry of both sensors, or none that can be read.
+    """
+    good, broken = [], []
+    for start, duration, payload in packets(container):
+        try:
+            parsed = parse(payload)
+        except GPMFError as error:
+            broken.append(f"telemetry packet at {start:.3f} s: {error}")
+            continue
+        if parsed is not None:
+            good.append((start, duration, parsed))
+    if not good:
+        raise GPMFError("; ".join(broken[:1]) or "it carries no telemetry of accelerometer and gyroscope")
+    starts, durations, payloads = zip(*good, strict=True)
+    sensors = []
+    for name in ("accel", "gyro"):
+        values = [getattr(payload, name) for payload in payloads]
+        stamps = packet_clock(starts, durations, [len(v) for v in values])
+        stamps, chosen = np.unique(stamps, return_index=True)
+        sensors += [stamps, np.concatenate(values)[chosen]]
+    axes = "XYZ" if all(payload.axes == "XYZ" for payload in payloads) else "stored"
+    return Telemetry(*sensors, payloads[0].device, axes, broken)
+
+
+def packets(container: av.container.InputContainer) -> list[tuple[float, float, bytes]]:
+    """Start and duration (s) and bytes of the packets of the first data stream that holds GPMF."""
+    streams = list(container.streams.data)
+    named = [s for s in streams if "GoPro MET" in s.metadata.get("handler_name", "")]
+    candidates = named or streams  # Some programs rewrite the names.
+    for other in container.streams:  # Gigabytes of pictures lie between the telemetry; PyAV can skip them from 18 on.
+        if other not in candidates and hasattr(other, "discard"):
+            other.discard = av.stream.Discard.all
+    chosen, found = None, []
+    for packet in container.demux(candidates) if candidates else ():
+        if packet.pts is not None and packet.size >= 8 and bytes(packet)[:4] == b"DEVC":
+            chosen = packet.stream.index if chosen is None else chosen
+            if packet.stream.index == chosen:
+                base = packet.stream.time_base
+                found.append((float(packet.pts * base), float((packet.duration or 0) * base), bytes(packet)))
+    return found
+
+
+def packet_clock(starts: Sequence[float], durations: Sequence[float], counts: Sequence[int]) -> np.ndarray:
+    """Times of all samples: those of a packet lie evenly in its duration."""
+    steps = [d / n if n and d else np.nan for d, n in zip(durations, counts, strict=True)]
+    usual = np.nanmedian(steps) if np.isfinite(steps).any() else 1 / 200  # Hz, what these cameras are said to do
+    # The last packet may be announced far longer than its samples last.
+    if not abs(steps[-1] / usual - 1) <= 0.1:
+        steps[-1] = usual
+    times = [
+        start + np.arange(n) * (step if np.isfinite(step) else usual)
+        for start, step, n in zip(starts, steps, counts, strict=True)
+    ]
+    return np.concatenate(times)

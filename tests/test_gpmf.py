@@ -1,0 +1,175 @@
+"""GoPro telemetry: bytes made here, payloads of real cameras, and packets muxed into real videos."""
+
+import struct
+
+import av
+import numpy as np
+import pytest
+
+from egodistill import data, gpmf
+
+
+@pytest.fixture(scope="session")
+def sample(sample_data):
+    """Path of a real file below the folder of small real recordings."""
+    return lambda name: sample_data / name
+
+
+def klv(key, kind, size, *rows):
+    content = b"".join(rows)
+    repeat = len(content) // size if size else 0
+    head = key.encode() + struct.pack(">cBH", kind.encode(), size, repeat)
+    return head + content + b"\xee" * (-len(content) % 4)  # Padding may hold anything.
+
+
+def nest(key, *elements):
+    content = b"".join(elements)
+    return key.encode() + struct.pack(">cBH", b"\0", 1, len(content)) + content
+
+
+def shorts(*values):
+    return struct.pack(f">{len(values)}h", *values)
+
+
+def orin(axes):
+    return [klv("ORIN", "c", 1, axes)]
+
+
+def matrix(axes, *rows):
+    return [klv("MTRX", "f", 36, struct.pack(">9f", *rows)), klv("ORIO", "c", 1, axes)]
+
+
+def device(accel, gyro, name=b"Test", axes=orin(b"YxZ"), scale=10):  # noqa: B008
+    """A payload with gyroscope before accelerometer, odd elements between, sizes not of 4."""
+    return nest(
+        "DEVC", klv("DVNM", "c", 1, name), nest("STRM", klv("STNM", "c", 1, b"empty")),
+        nest("STRM", klv("abcd", "l", 4, bytes(4)), klv("SCAL", "s", 2, shorts(100, 10, 1)), *axes,
+             klv("GYRO", "s", 6, *[shorts(*row) for row in gyro])),
+        nest("STRM", klv("SCAL", "s", 2, shorts(scale)), *axes,
+             klv("ACCL", "s", 6, *[shorts(*row) for row in accel])),
+    )  # fmt: skip
+
+
+def test_values_are_scaled():
+    payload = device([(10, 20, 30)], [(100, 20, 3), (200, 40, 6), (300, 60, 9)]) + b"\0" * 12
+    found = gpmf.parse(payload)
+    np.testing.assert_allclose(found.accel, [[-2, 1, 3]])  # Stored as Y, -X, Z.
+    np.testing.assert_allclose(found.gyro, [[-2, 1, 3], [-4, 2, 6], [-6, 3, 9]])
+    assert (found.device, found.axes) == ("Test", "XYZ")
+
+
+@pytest.mark.parametrize(
+    ("name", "axes", "expected", "known"),
+    [
+        (b"Hero11", orin(b"ZXY"), [2, 3, 1], "XYZ"),
+        (b"Matrix", matrix(b"ZXY", 0, -1, 0, 1, 0, 0, 0, 0, 1), [1, 3, -2], "XYZ"),  # Z, X, Y = -2nd, 1st, 3rd
+        (b"Both", orin(b"XYZ") + matrix(b"XYZ", *[0] * 9), [1, 2, 3], "XYZ"),
+        (b"Fusion", [], [2, -1, 3], "XYZ"),
+        (b"Camera", [klv("STNM", "c", 1, b"Gyroscope (z,x,y)")], [2, 3, 1], "XYZ"),
+        (b"Unknown", [], [1, 2, 3], "stored"),
+    ],
+)
+def test_channels_are_turned_into_the_cameras_axes(name, axes, expected, known):
+    found = gpmf.parse(device([(10, 20, 30)], [(100, 20, 3)], name=name, axes=axes))
+    np.testing.assert_allclose(found.accel, [expected])
+    np.testing.assert_allclose(found.gyro, [np.array(expected)])
+    assert found.axes == known
+
+
+def test_the_device_with_both_sensors_is_taken():
+    foreign = nest("DEVC", nest("STRM", klv("ACCL", "s", 6, shorts(1, 1, 1))))
+    found = gpmf.parse(foreign + device([(10, 20, 30)], [(0, 0, 0)]))
+    np.testing.assert_allclose(found.accel, [[-2, 1, 3]])
+    assert gpmf.parse(foreign) is None and gpmf.parse(b"") is None
+
+
+def test_a_payload_that_is_cut_off_is_an_error_at_every_length():
+    payload = device([(1, 2, 3)], [(1, 2, 3)])
+    for length in range(1, len(payload)):
+        with pytest.raises(gpmf.GPMFError, match="GPMF"):
+            gpmf.parse(payload[:length])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (b"ACCLs", b"ACCLc", "not numeric"),
+        (b"YxZ", b"YxY", "axes 'YxY'"),
+        (b"SCALs\2\0\1\0\x0a", b"SCALs\2\0\1\0\0", r"SCAL = \[0.0\]"),
+        (b"ACCLs\6\0\1", b"ACCLs\2\0\3", "1 channels"),
+    ],
+)
+def test_broken_payloads(old, new, words):
+    payload = device([(1, 2, 3)], [(1, 2, 3)])
+    assert old in payload
+    with pytest.raises(gpmf.GPMFError, match=words):
+        gpmf.parse(payload.replace(old, new))
+
+
+def test_real_payloads(sample):
+    """Sample counts, mean norms and SCAL of the README; gravity points up the Z axis."""
+    expected = {"hero5": (199, 399, 10.07), "hero6": (204, 204, None), "Fusion": (197, 3300, 9.64)}
+    for name, (accels, gyros, norm) in expected.items():
+        found = gpmf.parse(sample(f"gopro/{name}.raw").read_bytes())
+        assert found.accel.shape == (accels, 3) and found.gyro.shape == (gyros, 3) and found.axes == "XYZ"
+        assert norm is None or np.linalg.norm(found.accel, axis=1).mean() == pytest.approx(norm, abs=0.01)
+        assert found.accel.mean(0).argmax() == 2 and found.accel.mean(0)[2] > 8.5
+    both = sample("gopro/consecutive1.raw").read_bytes()
+    cut = both.index(b"DEVC", 4)
+    first, second = (gpmf.parse(part) for part in (both[:cut], both[cut:]))
+    assert (len(first.accel), len(first.gyro), len(second.accel), len(second.gyro)) == (228, 228, 216, 216)
+    # ORIN and the matrix beside it say the same.
+    by_matrix = gpmf.parse(both[:cut].replace(b"ORIN", b"nirO"))
+    np.testing.assert_allclose(by_matrix.accel, first.accel)
+    assert gpmf.parse(sample("gopro/mp4header.raw").read_bytes()) is None
+    hero5 = sample("gopro/hero5.raw").read_bytes()
+    start = hero5.index(b"GYROs") + 8
+    raw = np.frombuffer(hero5[start : start + 6], ">i2")
+    np.testing.assert_allclose(gpmf.parse(hero5).gyro[0], raw[[1, 2, 0]] / 3755)
+
+
+def mux(sample, path, packets, handler=None):
+    """An MP4 with these (start ms, duration ms, payload) packets in a GoPro telemetry track."""
+    with av.open(str(sample("gopro/max-heromode.mp4"))) as gopro, av.open(str(path), "w") as out:
+        met = next(s for s in gopro.streams.data if "MET" in s.metadata["handler_name"])
+        stream = out.add_stream_from_template(met)
+        if handler is not None:
+            stream.metadata["handler_name"] = handler
+        for start, duration, payload in packets:
+            packet = av.Packet(payload)
+            packet.stream, packet.time_base = stream, met.time_base
+            packet.pts = packet.dts = start
+            packet.duration = duration
+            out.mux(packet)
+    return path
+
+
+def test_telemetry_follows_the_packet_clock(sample, tmp_path):
+    payloads = [device([(0, 0, i)] * n, [(0, 0, i)] * n) for i, n in enumerate((200, 198, 14))]
+    packets = [(0, 1000, payloads[0]), (1000, 990, payloads[1]), (1990, 1001, payloads[2])]
+    with av.open(str(mux(sample, tmp_path / "a.mp4", packets))) as container:
+        imu = gpmf.read(container)
+    np.testing.assert_allclose(imu.accel_time[:200], np.arange(200) / 200, atol=1e-9)
+    # The last packet is announced for 1001 ms; its 14 samples last 14 usual steps.
+    np.testing.assert_allclose(imu.accel_time[398:], 1.990 + np.arange(14) / 200, atol=1e-4)
+    np.testing.assert_allclose(imu.accel[[0, 200, 411], 2], [0, 0.1, 0.2])
+    renamed = mux(sample, tmp_path / "b.mp4", packets, handler="Data")
+    assert len(data.read_imu(renamed).accel) == 412
+
+
+def test_a_broken_packet_leaves_a_gap_and_a_note(sample, tmp_path):
+    payload = device([(0, 0, 1)] * 200, [(0, 0, 1)] * 200)
+    packets = [(0, 1000, payload), (1000, 1000, payload[:-8]), (2000, 1000, payload)]
+    imu = data.read_imu(mux(sample, tmp_path / "a.mp4", packets))
+    assert len(imu.gyro) == 400 and not ((imu.gyro_time >= 1) & (imu.gyro_time < 2)).any()
+    assert len(imu.notes) == 1 and "at 1.000 s: GPMF is cut off" in imu.notes[0]
+    broken = mux(sample, tmp_path / "b.mp4", packets[1:2])
+    with pytest.raises(data.DataError, match=r"b.mp4: no IMU: telemetry packet at 1.000 s: GPMF is cut"):
+        data.read_imu(broken)
+
+
+def test_unknown_axes_are_said(sample, tmp_path):
+    payload = device([(10, 20, 30)] * 200, [(0, 0, 1)] * 200, name=b"Karma", axes=[])
+    imu = data.read_imu(mux(sample, tmp_path / "a.mp4", [(0, 1000, payload)]))
+    np.testing.assert_allclose(imu.accel[0], [1, 2, 3])
+    assert "Karma" in imu.notes[0] and "does not name them" in imu.notes[0]
