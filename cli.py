@@ -43,8 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"egodistill {egodistill.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (
-        add_demo, add_synthesize, add_prepare, add_finetune, add_extract, add_pretrain, add_distill, add_evaluate,
-        add_measure, add_predict,
+        add_demo, add_synthesize, add_segments, add_prepare, add_finetune, add_extract, add_pretrain, add_distill,
+        add_evaluate, add_measure, add_predict,
     ):  # fmt: skip
         add(commands)
     arguments = parser.parse_args(argv)
@@ -60,11 +60,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command(commands: Any, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = commands.add_parser(name, help=text, description=text, formatter_class=HelpWithDefaults)
     parser.set_defaults(run=run)
     return parser
+
+
+class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Names the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        says_nothing = action.required or action.default is None or action.default is False or action.default == []
+        return action.help if says_nothing else super()._get_help_string(action)
 
 
 def say(text: str) -> None:
@@ -182,37 +188,94 @@ def run_synthesize(a: argparse.Namespace) -> None:
     )
 
 
+def segment_options(parser: argparse.ArgumentParser) -> None:
+    """What the readers of annotations take; `read_segments` reads."""
+    parser.add_argument(
+        "annotations", help="EPIC-KITCHENS' table, Ego4D's fho_main.json, or your own table: video,start,stop,label,..."
+    )
+    parser.add_argument("--root", help="folder of the data set's videos and IMU (default: that of the annotations)")
+    parser.add_argument("--min-instances", type=positive, help="drop rarer classes (EPIC-KITCHENS: 1, Ego4D: 2)")
+    parser.add_argument("--split-seed", type=int, default=0, help="of Ego4D's random split")
+    parser.add_argument("--audio", action="store_true", help="only videos with sound; prepare stores it")
+    parser.add_argument("--imu-offsets", metavar="CSV", help="table video,imu_offset that `egodistill check` wrote")
+
+
+def read_segments(a: argparse.Namespace) -> data.SegmentList:
+    """Any kind of annotations, told apart by their suffix and header."""
+    path, root = Path(a.annotations), a.root or Path(a.annotations).parent
+    rare = {} if a.min_instances is None else {"min_instances": a.min_instances}
+    if path.suffix.lower() == ".json":
+        segments = data.read_ego4d(path, root, seed=a.split_seed, audio=a.audio, **rare)
+    else:
+        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+            header = file.readline()
+        if "narration_id" in header:
+            segments = data.read_epic_kitchens(path, root, audio=a.audio, **rare)
+        else:
+            segments = data.read_csv(path)
+    return data.with_imu_offsets(segments, a.imu_offsets) if a.imu_offsets else segments
+
+
+def add_segments(commands: Any) -> None:
+    parser = command(commands, "segments", run_segments, "show what annotations hold, and what is left out")
+    segment_options(parser)
+    parser.add_argument("--classes", type=positive, default=20, help="classes to list, the largest first")
+
+
+def run_segments(a: argparse.Namespace) -> None:
+    segments = read_segments(a)
+    splits = sorted({segment.split for segment in segments})
+    rows = []
+    for split in splits:
+        part = [segment for segment in segments if segment.split == split]
+        lengths = sorted(segment.stop - segment.start for segment in part)
+        rows.append(
+            [
+                split, f"{len({s.video for s in part})}", f"{len(part):,}", f"{sum(lengths) / 3600:.2f}",
+                f"{statistics.median(lengths):.2f}", f"{lengths[0]:.2f} to {lengths[-1]:.2f}",
+                f"{len({s.label for s in part if s.label is not None})}",
+            ]
+        )  # fmt: skip
+    say(table(["split", "videos", "segments", "hours", "median s", "shortest, longest", "classes"], rows))
+    counts = {split: Counter(s.label for s in segments if s.split == split) for split in splits}
+    total = Counter(segment.label for segment in segments)
+    largest = total.most_common(a.classes)
+    say("\n" + table(["class", *splits], [[str(c), *(f"{counts[p][c]:,}" for p in splits)] for c, _ in largest]))
+    if len(total) > len(largest):
+        say(f"... and {len(total) - len(largest)} more classes (--classes)")
+    if missing := [c for c in total if c is not None and "train" in counts and not counts["train"][c]]:
+        say(f"never in train: {', '.join(sorted(missing))}")
+    for reason, count in segments.dropped.items():
+        say(f"left out, {reason}: {count:,} segments")
+
+
 def add_prepare(commands: Any) -> None:
     parser = command(commands, "prepare", run_prepare, "decode every clip once, into a clip store")
-    parser.add_argument("annotations", help="an EPIC-KITCHENS table, or your own: video,start,stop,label[,imu][,split]")
-    parser.add_argument("--root", help="EPIC-KITCHENS' folder of videos (default: the table's folder)")
+    segment_options(parser)
     parser.add_argument("--out", required=True, help="folder of the store")
-    parser.add_argument("--num-frames", type=int, nargs="+", default=[1], help="frames a clip for the students")
-    parser.add_argument("--frame-size", type=int, default=224, help="their height and width")
-    parser.add_argument("--clip-frames", type=int, default=None, help="frames of the dense clip for teachers (none)")
-    parser.add_argument("--clip-size", type=int, default=224, help="their height and width")
+    parser.add_argument("--num-frames", type=positive, nargs="+", default=[1], help="frames a clip for the students")
+    parser.add_argument("--frame-size", type=positive, default=224, help="their height and width")
+    parser.add_argument("--sampling", choices=data.SAMPLING, default="uniform", help="which frames (Table 4)")
+    parser.add_argument("--key-frames", action="store_true", help="take the nearest key frames instead: cheap, inexact")
+    parser.add_argument("--clip-frames", type=positive, help="frames of the dense clip for teachers (none)")
+    parser.add_argument("--clip-size", type=positive, default=224, help="their height and width")
     parser.add_argument("--no-imu", action="store_true", help="leave head motion out")
-    parser.add_argument("--min-instances", type=int, default=1, help="drop rarer classes (EPIC-KITCHENS)")
-    parser.add_argument("--workers", type=positive, default=None, help="processes (all cores)")
+    parser.add_argument("--zero-accel", action="store_true", help="zeros where a recording has no accelerometer")
+    parser.add_argument("--min-coverage", type=float, default=0.95, help="share of a clip that the IMU must cover")
+    parser.add_argument("--workers", type=positive, help="processes (all cores)")
     parser.add_argument("--max-bad", type=float, default=0.1, help="share of clips that may fail")
+    parser.add_argument("--retry-failed", action="store_true", help="try the failed clips of an earlier run again")
 
 
 def run_prepare(a: argparse.Namespace) -> None:
-    segments = read_segments(a.annotations, a.root, a.min_instances)
+    segments = read_segments(a)
     store = data.prepare(
         segments, a.out, num_frames=tuple(a.num_frames), frame_size=a.frame_size, clip_frames=a.clip_frames,
-        clip_size=a.clip_size, imu=not a.no_imu, workers=a.workers, max_bad=a.max_bad,
+        clip_size=a.clip_size, imu=not a.no_imu, audio=a.audio, sampling=a.sampling, exact=not a.key_frames,
+        min_coverage=a.min_coverage, zero_accel=a.zero_accel, workers=a.workers, max_bad=a.max_bad,
+        retry_failed=a.retry_failed,
     )  # fmt: skip
     describe_store(store, segments)
-
-
-def read_segments(annotations: str, root: str | None, min_instances: int = 1) -> data.SegmentList:
-    """Either kind of table, told apart by its header."""
-    with open(annotations, newline="", encoding="utf-8-sig") as file:
-        header = next(csv.reader(file), [])
-    if "narration_id" in header:
-        return data.read_epic_kitchens(annotations, root or Path(annotations).parent, min_instances=min_instances)
-    return data.read_csv(annotations)
 
 
 def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
@@ -228,6 +291,10 @@ def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
         say(f"  failed: {failure['id']} at {failure['start']:.2f} s: {failure['reason']}")
     if len(store.failures) > 10:
         say(f"  ... and {len(store.failures) - 10} more in {store.path / 'failures.jsonl'}")
+    for source, notes in list(store.notes.items())[:10]:
+        say(f"  note: {source}: {'; '.join(notes)}")
+    if len(store.notes) > 10:
+        say(f"  ... and {len(store.notes) - 10} more in {store.path / 'notes.jsonl'}")
 
 
 def add_finetune(commands: Any) -> None:

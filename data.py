@@ -29,6 +29,8 @@ import contextlib
 import copy
 import csv
 import dataclasses
+import functools
+import hashlib
 import heapq
 import io
 import itertools
@@ -45,18 +47,18 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
 __all__ = [
-    "Segment", "SegmentList", "read_epic_kitchens", "read_csv", "Imu", "read_imu",
-    "VideoInfo", "probe", "read_frames", "frames_at", "clip_starts", "clip_times", "prepare",
-    "ClipStore", "DataError", "VideoError", "CoverageError", "CLIP_SECONDS", "IMU_RATE",
-    "IMU_SAMPLES",
+    "Segment", "SegmentList", "read_epic_kitchens", "read_ego4d", "read_csv", "with_imu_offsets",
+    "Imu", "read_imu", "VideoInfo", "probe", "read_frames", "frames_at", "read_audio", "log_mel",
+    "clip_starts", "clip_times", "prepare", "ClipStore", "DataError", "VideoError",
+    "CoverageError", "CLIP_SECONDS", "IMU_RATE", "IMU_SAMPLES",
 ]
 
 CLIP_SECONDS = 64 / 30  # the teacher's 16 frames at stride 4 and 30 fps
@@ -84,6 +86,8 @@ class Segment:
     """An annotated stretch of a video, ``start`` to ``stop`` in seconds.
 
     ``imu`` is one CSV, a pair of CSVs (accelerometer, gyroscope), or None: telemetry in the video.
+    A sample stamped t was taken at ``imu_offset + imu_stretch * t`` seconds of the video: public
+    recordings are off by up to a second (`egodistill check` measures it).
     """
 
     id: str
@@ -93,6 +97,8 @@ class Segment:
     label: str | None = None
     imu: str | tuple[str, str] | None = None
     split: str = "train"
+    imu_offset: float = 0.0
+    imu_stretch: float = 1.0
 
     def __post_init__(self) -> None:  # paths and numpy numbers are welcome; a store holds JSON
         imu = self.imu
@@ -101,7 +107,8 @@ class Segment:
         elif imu is not None:
             imu = os.fspath(imu)
         plain = {"video": os.fspath(self.video), "start": float(self.start),
-                 "stop": float(self.stop), "imu": imu}
+                 "stop": float(self.stop), "imu": imu, "imu_offset": float(self.imu_offset),
+                 "imu_stretch": float(self.imu_stretch)}
         for name, value in plain.items():
             object.__setattr__(self, name, value)
 
@@ -118,15 +125,18 @@ def read_epic_kitchens(
     annotations: str | os.PathLike,
     root: str | os.PathLike,
     *,
+    split: str = "wearer",
     evaluation_wearers: Sequence[str] = ("P30", "P35", "P37"),
     min_instances: int = 1,
+    audio: bool = False,
 ) -> SegmentList:
     """The verb segments of an EPIC-KITCHENS-100 table whose videos have IMU files under ``root``.
 
     Videos are ``<root>/<Pxx>/videos/<video_id>.MP4``, their IMU
     ``<root>/<Pxx>/meta_data/<video_id>-accl.csv`` and ``-gyro.csv``. All videos with IMU that have
     labels are in EPIC_100_train.csv, so the paper's evaluation wearers are split off from it here:
-    segments of ``evaluation_wearers`` get split "test", all others "train".
+    with ``split="wearer"`` segments of ``evaluation_wearers`` get split "test", all others "train".
+    Any other word becomes the split of all. ``audio`` leaves out videos that have no sound.
 
     The label is the verb class' key in EPIC_100_verb_classes.csv where that lies beside the table,
     else the class' commonest verb in the table. Classes with fewer than ``min_instances`` segments
@@ -138,7 +148,7 @@ def read_epic_kitchens(
               "verb", "verb_class")
     dropped: collections.Counter[str] = collections.Counter()
     spellings: dict[int, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    has_imu: dict[str, bool] = {}
+    lacks: dict[str, str | None] = {}  # video -> why it cannot be used
     found: list[tuple[int, Segment]] = []
     for where, row in _table(annotations, needed):
         wearer, video_id = row["participant_id"], row["video_id"]
@@ -152,14 +162,21 @@ def read_epic_kitchens(
         spellings[verb_class][row["verb"]] += 1
         folder = root / wearer
         imu = tuple(str(folder / "meta_data" / f"{video_id}-{s}.csv") for s in ("accl", "gyro"))
-        if video_id not in has_imu:
-            has_imu[video_id] = all(os.path.isfile(path) for path in imu)
-        if not has_imu[video_id]:
-            dropped["the video has no IMU files"] += 1
-            continue
-        split = "test" if wearer in evaluation_wearers else "train"
         video = str(folder / "videos" / f"{video_id}.MP4")
-        segment = Segment(row["narration_id"], video, start, stop, None, imu, split)
+        if video_id not in lacks:
+            lacks[video_id] = None
+            if not all(os.path.isfile(path) for path in imu):
+                lacks[video_id] = "the video has no IMU files"
+            elif audio and not probe(video).has_audio:
+                lacks[video_id] = "the video has no audio"
+        if reason := lacks[video_id]:
+            dropped[reason] += 1
+            continue
+        if split != "wearer":
+            part = split
+        else:
+            part = "test" if wearer in evaluation_wearers else "train"
+        segment = Segment(row["narration_id"], video, start, stop, None, imu, part)
         found.append((verb_class, segment))
     if not found:
         hint = ""
@@ -167,7 +184,7 @@ def read_epic_kitchens(
             hint = (" No video of the official validation split has IMU: "
                     "the paper's train and evaluation videos are all in EPIC_100_train.csv.")
         raise DataError(
-            f"{annotations}: none of its {len(has_imu)} videos has IMU files "
+            f"{annotations}: none of its {len(lacks)} videos has {'sound and ' * audio}IMU files "
             f"<Pxx>/meta_data/<video_id>-accl.csv and -gyro.csv under {root}.{hint}"
         )
     names = _verb_names(annotations.with_name("EPIC_100_verb_classes.csv"), spellings)
@@ -175,10 +192,13 @@ def read_epic_kitchens(
     segments = []
     for verb_class, segment in found:
         if instances[verb_class] < min_instances:
-            dropped[f"the class has fewer than {min_instances} segments"] += 1
+            dropped[_RARE.format(min_instances)] += 1
         else:
             segments.append(dataclasses.replace(segment, label=names[verb_class]))
     return SegmentList(segments, dropped)
+
+
+_RARE = "the class has fewer than {} segments"
 
 
 def _verb_names(table: Path, spellings: dict[int, collections.Counter[str]]) -> dict[int, str]:
@@ -196,12 +216,246 @@ def _verb_names(table: Path, spellings: dict[int, collections.Counter[str]]) -> 
     return names
 
 
-def read_csv(path: str | os.PathLike) -> SegmentList:
+EGO4D_FPS = 30  # of all canonical videos and clips, and so of their frame numbers
+
+
+def read_ego4d(
+    annotations: str | os.PathLike,
+    root: str | os.PathLike,
+    *,
+    seed: int = 0,
+    test_share: float = 0.3,
+    min_instances: int = 2,
+    audio: bool = False,
+) -> SegmentList:
+    """The verb segments of Ego4D's hands-and-objects annotations (fho_main.json, or fho.json).
+
+    A segment is an action from its pre_frame to its post_frame, its label the structured verb. Left
+    out, and counted in ``.dropped``, are actions that are rejected, invalid, warned of, annotated
+    twice, or without critical frames or verb; videos without IMU file, with two views (is_stereo)
+    or, with ``audio``, without sound; and classes with fewer than ``min_instances`` actions.
+
+    Files lie below ``root``, or below its v2 or v1: ``imu/<video_uid>.csv``, and the first that is
+    there of ``full_scale/<video_uid>.mp4``, ``video_540ss/<video_uid>.mp4`` and
+    ``clips/<clip_uid>.mp4``. ``ego4d.json``, where it is there, tells of stereo and sound.
+
+    The paper splits at random, 70:30 within each class. Here the order is that of a hash of
+    ``seed`` and the narration's uid, so that it does not depend on the rest of the file; a class of
+    two has one on each side. The file is read a video at a time. Raises DataError with its name.
+    """
+    annotations, root = Path(annotations), Path(root)
+    if not 0 < test_share < 1:
+        raise DataError(f"test_share is a share of each class, 0 < share < 1; got {test_share}")
+    folders = [root, root / "v2", root / "v1"]
+    about = {}
+    for folder in folders:
+        if (folder / "ego4d.json").is_file() and not about:
+            for where, _, video in _json_items(folder / "ego4d.json", ("videos",)):
+                sound = (video.get("video_metadata") or {}).get("audio_duration_sec")
+                about[_uid(where, video.get("video_uid"))] = video.get("is_stereo"), sound
+
+    dropped: collections.Counter[str] = collections.Counter()
+    by_class: dict[str, list[tuple[bytes, Segment]]] = collections.defaultdict(list)
+    seen = set()
+    videos = 0
+    for where, key, video in _json_items(annotations, ("videos", "video_data")):
+        videos += 1
+        uid = _uid(where, video.get("video_uid", key))
+        stereo, sound = about.get(uid, (False, True))
+        imu = _first_file(folders, f"imu/{uid}.csv")
+        whole = _first_file(folders, f"full_scale/{uid}.mp4", f"video_540ss/{uid}.mp4")
+        for interval in video.get("annotated_intervals") or ():
+            clip = interval.get("clip_uid")
+            clip = _first_file(folders, f"clips/{_uid(where, clip)}.mp4") if clip else None
+            for action in interval.get("narrated_actions") or ():
+                narration = action.get("narration_annotation_uid") or action.get("uid")
+                key = narration, action.get("start_sec"), action.get("end_sec")
+                pre, post, problem = _critical_frames(action)
+                if key in seen:
+                    problem = "annotated twice"
+                elif problem:
+                    pass
+                elif imu is None:
+                    problem = "the video has no IMU file"
+                elif stereo:
+                    problem = "the video shows two views (stereo)"
+                elif audio and not sound:
+                    problem = "the video has no audio"
+                elif whole is None and clip is None:
+                    problem = "neither the video nor its clip is there"
+                seen.add(key)
+                if problem:
+                    dropped[problem] += 1
+                    continue
+                file, shift = whole, 0.0
+                if file is None:  # a clip's clock starts later than that of video and IMU
+                    inside = (action.get("clip_critical_frames") or {}).get("pre_frame")
+                    if not isinstance(inside, int):
+                        dropped["no critical frames"] += 1
+                        continue
+                    file, shift = clip, (inside - pre) / EGO4D_FPS
+                order = hashlib.sha256(f"{seed} {key}".encode()).digest()
+                segment = Segment(
+                    f"{uid}_{pre}_{post}_{order[:4].hex()}", file, pre / EGO4D_FPS + shift,
+                    post / EGO4D_FPS + shift, action["structured_verb"], imu, imu_offset=shift,
+                )
+                by_class[segment.label].append((order, segment))
+    segments = SegmentList([], dropped)
+    for actions in by_class.values():
+        if len(actions) < min_instances:
+            segments.dropped[_RARE.format(min_instances)] = (
+                segments.dropped.get(_RARE.format(min_instances), 0) + len(actions)
+            )
+            continue
+        tests = min(max(1, round(test_share * len(actions))), len(actions) - 1)
+        for rank, (_, segment) in enumerate(sorted(actions, key=lambda pair: pair[0])):
+            split = "test" if rank < tests else "train"
+            segments.append(dataclasses.replace(segment, split=split))
+    if not segments:
+        why = "; ".join(f"{n} actions: {reason}" for reason, n in segments.dropped.items())
+        raise DataError(f"{annotations}: no usable action in {videos} videos under {root}. {why}")
+    segments.sort(key=lambda segment: (segment.video, segment.start, segment.id))
+    return segments
+
+
+def _critical_frames(action: dict) -> tuple[int, int, str | None]:
+    """pre_frame and post_frame of an action, and why it cannot be used."""
+    frames = action.get("critical_frames")
+    if not frames:  # they may be in the list of boxes instead
+        frames = {f.get("frame_type"): f.get("frame_number") for f in action.get("frames") or ()}
+    pre, post = frames.get("pre_frame"), frames.get("post_frame")
+    for flag, reason in (("is_rejected", "rejected"), ("is_invalid_annotation", "invalid"),
+                         ("warnings", "with warnings")):
+        if action.get(flag):
+            return 0, 0, reason
+    if action.get("is_valid_action") is False:
+        return 0, 0, "invalid"
+    if not isinstance(pre, int) or not isinstance(post, int):
+        return 0, 0, "no critical frames"
+    if not (isinstance(action.get("structured_verb"), str) and action["structured_verb"]):
+        return 0, 0, "no structured verb"
+    if not max(0, action.get("start_frame") or 0) <= pre < post:
+        return 0, 0, "pre_frame and post_frame are not in order"
+    return pre, post, None
+
+
+def _uid(where: str, uid: object) -> str:
+    """An id that becomes a file's name: nothing that could climb out of the root."""
+    if not isinstance(uid, str) or not re.fullmatch(r"\w[\w-]*", uid):
+        raise DataError(f"{where}: {uid!r} is not the uid of a video or clip")
+    return uid
+
+
+def _first_file(folders: Sequence[Path], *names: str) -> str | None:
+    for name in names:
+        for folder in folders:
+            if (folder / name).is_file():
+                return str(folder / name)
+    return None
+
+
+_JSON_CHUNK = 1 << 20  # characters
+_JSON_WORD = 1 << 20  # the longest string that may be cut by the end of what was read
+
+
+def _json_items(path: Path, names: Sequence[str]) -> Iterator[tuple[str, str | None, dict]]:
+    """The objects in the list or dict that a JSON file holds under one of these names.
+
+    Each with the words that an error about it starts with, and its key in a dict. Only one object
+    is held at a time. Raises DataError with file and place.
+    """
+    decoder = json.JSONDecoder()
+    text, at, base = "", 0, 0
+
+    def more() -> bool:
+        nonlocal text, at, base
+        chunk = file.read(max(_JSON_CHUNK, len(text) - at))  # twice as much each time
+        text, at, base = text[at:] + chunk, 0, base + at
+        return bool(chunk)
+
+    def broken(place: int, why: str) -> DataError:
+        return DataError(f"{path}: cut off, or not JSON, at character {base + place}: {why}")
+
+    def next_sign() -> str:
+        nonlocal at
+        while True:
+            at = _JSON_SPACE.match(text, at).end()
+            if at < len(text):
+                return text[at]
+            if not more():
+                raise broken(at, "it ends here")
+
+    def take(signs: str) -> str:
+        nonlocal at
+        if (sign := next_sign()) not in signs:
+            raise broken(at, f"expected one of {signs}")
+        at += 1
+        return sign
+
+    def value() -> Any:
+        nonlocal at
+        next_sign()
+        while True:
+            try:
+                found, end = decoder.raw_decode(text, at)
+            except json.JSONDecodeError as error:
+                # More text may complete what is at the end of this one, and nothing else.
+                if len(text) - error.pos > _JSON_WORD or not more():
+                    raise broken(error.pos, error.msg) from error
+                continue
+            except RecursionError as error:
+                raise broken(at, "nested too deep") from error
+            if (end == len(text) or text[end] in ".eE+-") and more():  # a number may go on
+                continue
+            at = end
+            return found
+
+    def members(opened: str) -> Iterator[str | None]:
+        """The keys of a dict or Nones of a list, each to be followed by a call of value()."""
+        nonlocal at
+        closing = "]" if opened == "[" else "}"
+        while next_sign() != closing:
+            key = None
+            if opened == "{":
+                key = value()
+                take(":")
+            yield key
+            if next_sign() != closing:
+                take(",")
+        at += 1
+
+    found = False
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for name in members(take("{")):
+                if name not in names:
+                    value()
+                    continue
+                found = True
+                for number, key in enumerate(members(take("[{"))):
+                    item, where = value(), f"{path}, {name}[{number if key is None else key!r}]"
+                    if not isinstance(item, dict):
+                        raise DataError(f"{where}: is not an object")
+                    yield where, key, item
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not text in UTF-8: {error}") from error
+    if not found:
+        raise DataError(f"{path}: has no {' or '.join(map(repr, names))} at its top level")
+
+
+_JSON_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = None) -> SegmentList:
     """Segments of your own videos, from a table ``video,start,stop,label[,imu][,split][,id]``.
 
     start and stop are seconds or HH:MM:SS.sss; paths are relative to the table's folder. ``imu`` is
     one CSV, two separated by ';' (accelerometer;gyroscope), or empty: telemetry inside the video.
-    An empty label means none, an empty split "train". Raises DataError that names file and row.
+    Columns ``imu_offset`` (s) and ``imu_stretch`` are those of Segment. An empty label means none,
+    an empty split "train". A label that is not among ``class_names``, where they are given, is an
+    error. Raises DataError that names file and row.
     """
     path = Path(path)
     segments, ids = SegmentList(), set()
@@ -217,11 +471,55 @@ def read_csv(path: str | os.PathLike) -> SegmentList:
         if name in ids:
             raise DataError(f"{where}: the id {name!r} was used before")
         ids.add(name)
-        split = row.get("split") or "train"
-        segments.append(Segment(name, video, start, stop, row["label"] or None, imu, split))
+        label = row["label"] or None
+        if class_names is not None and label is not None and label not in class_names:
+            raise DataError(f"{where}: {label!r} is not among the {len(class_names)} class names")
+        offset, stretch = _clock(where, row)
+        segments.append(Segment(
+            name, video, start, stop, label, imu, row.get("split") or "train", offset, stretch
+        ))
     if not segments:
         raise DataError(f"{path}: the table has no rows")
     return segments
+
+
+def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> SegmentList:
+    """The same segments, IMU clocks corrected by a table ``video,imu_offset[,imu_stretch]``.
+
+    A video is named by its path, or by its file name with or without suffix; `egodistill check`
+    writes such a table. An offset is added to what a segment has. Raises DataError with the row
+    for a name that no segment's video has, or that several have.
+    """
+    result = SegmentList(segments, getattr(segments, "dropped", None))
+    paths = sorted({segment.video for segment in result})
+    clocks = {}
+    for where, row in _table(Path(table), ("video", "imu_offset")):
+        named = [p for p in paths if row["video"] in (p, Path(p).name, Path(p).stem)]
+        if len(named) != 1:
+            raise DataError(f"{where}: {row['video']!r} is the name of {len(named)} videos, not 1")
+        clocks[named[0]] = _clock(where, row)
+    for i, segment in enumerate(result):
+        offset, stretch = clocks.get(segment.video, (0.0, 1.0))
+        result[i] = dataclasses.replace(
+            segment, imu_offset=segment.imu_offset * stretch + offset,
+            imu_stretch=segment.imu_stretch * stretch,
+        )
+    return result
+
+
+def _clock(where: str, row: dict[str, str]) -> tuple[float, float]:
+    """Offset in seconds and stretch of an IMU's clock."""
+    values = []
+    for name, usual in (("imu_offset", 0.0), ("imu_stretch", 1.0)):
+        try:
+            values.append(float(row.get(name) or usual))
+        except ValueError:
+            values.append(math.nan)
+        if not math.isfinite(values[-1]):
+            raise DataError(f"{where}: {name} {row[name]!r} is not a number")
+    if not 0.5 < values[1] < 2:
+        raise DataError(f"{where}: imu_stretch {values[1]} is a factor near 1")
+    return values[0], values[1]
 
 
 def _table(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -285,11 +583,32 @@ class Imu:
     gyro: np.ndarray
     notes: tuple[str, ...] = ()
 
-    @cached_property
+    @functools.cached_property
     def median_steps(self) -> tuple[float, float]:
         """The usual step between two samples, in seconds: (accelerometer, gyroscope)."""
         steps = (np.diff(stamps) for stamps in (self.accel_time, self.gyro_time))
         return tuple(float(np.median(step)) if len(step) else 0.0 for step in steps)
+
+    def on_clock(self, offset: float = 0.0, stretch: float = 1.0) -> Imu:
+        """The same samples with every time t moved to ``offset + stretch * t``."""
+        if (offset, stretch) == (0.0, 1.0):
+            return self
+        accel_time, gyro_time = (offset + stretch * t for t in (self.accel_time, self.gyro_time))
+        return Imu(accel_time, self.accel, gyro_time, self.gyro, self.notes)
+
+    def covers(self, times: np.ndarray, *, max_gap: float | None = None) -> np.ndarray:
+        """Which of these ascending times lie between two close samples: bool [n, 2], a column a sensor.
+
+        Close are samples at most ``max_gap`` seconds apart, by default five times the sensor's
+        median step. The columns are accelerometer and gyroscope.
+        """
+        columns = []
+        for stamps, step in zip((self.accel_time, self.gyro_time), self.median_steps, strict=True):
+            largest = GAP_STEPS * step if max_gap is None else max_gap
+            first = max(np.searchsorted(stamps, times[0], side="right") - 1, 0)
+            last = np.searchsorted(stamps, times[-1]) + 1
+            columns.append(_covered(stamps[first:last], times, largest))
+        return np.stack(columns, axis=1)
 
     def window(
         self,
@@ -302,28 +621,26 @@ class Imu:
     ) -> np.ndarray:
         """Both sensors at ``start + i / rate``, float32 [samples, 6]: accelerometer, gyroscope.
 
-        Linear interpolation between the real time stamps (no low-pass filter). A point is covered
-        where it lies between two samples at most ``max_gap`` seconds apart, by default five times
-        the sensor's median step. CoverageError where less than ``min_coverage`` of the points is
-        covered; the few points left uncovered are interpolated across the gap or held at the end.
+        Linear interpolation between the real time stamps (no low-pass filter). CoverageError where
+        a sensor covers less than ``min_coverage`` of the points (see ``covers``); the few that are
+        left uncovered are interpolated across the gap or held at the end.
         """
         grid = start + np.arange(samples) / rate
         window = np.empty((samples, 6), np.float32)
+        covered = self.covers(grid, max_gap=max_gap)
         sensors = (("accelerometer", self.accel_time, self.accel),
                    ("gyroscope", self.gyro_time, self.gyro))
         for i, (sensor, stamps, values) in enumerate(sensors):
-            largest = GAP_STEPS * self.median_steps[i] if max_gap is None else max_gap
+            if (share := covered[:, i].mean()) < min_coverage:
+                raise CoverageError(
+                    f"the {sensor} covers {share:.1%} of {grid[0]:.3f} to {grid[-1]:.3f} s"
+                    f" (at least {min_coverage:.0%} is asked for); {_longest_gap(grid, covered[:, i])}"
+                )
             first = max(np.searchsorted(stamps, grid[0], side="right") - 1, 0)
             last = np.searchsorted(stamps, grid[-1]) + 1
-            stamps, values = stamps[first:last], values[first:last]
-            covered = _covered(stamps, grid, largest)
-            if covered.mean() < min_coverage:
-                raise CoverageError(
-                    f"the {sensor} covers {covered.mean():.1%} of {grid[0]:.3f} to {grid[-1]:.3f} s"
-                    f" (at least {min_coverage:.0%} is asked for); {_longest_gap(grid, covered)}"
-                )
             for axis in range(3):
-                window[:, 3 * i + axis] = np.interp(grid, stamps, values[:, axis])
+                column = values[first:last, axis]
+                window[:, 3 * i + axis] = np.interp(grid, stamps[first:last], column)
         return window
 
 
@@ -344,7 +661,12 @@ def _longest_gap(grid: np.ndarray, covered: np.ndarray) -> str:
     return f"no samples from {grid[starts[k]]:.3f} to {grid[stops[k] - 1]:.3f} s"
 
 
-def read_imu(source: str | os.PathLike | Sequence[str | os.PathLike]) -> Imu:
+def read_imu(
+    source: str | os.PathLike | Sequence[str | os.PathLike],
+    *,
+    duration: float | None = None,
+    zero_accel: bool = False,
+) -> Imu:
     """Read an IMU recording: a CSV, a pair of CSVs (accelerometer, gyroscope), or a GoPro video.
 
     CSV columns, in any order and among others, upper or lower case:
@@ -353,21 +675,36 @@ def read_imu(source: str | os.PathLike | Sequence[str | os.PathLike]) -> Imu:
     - Ego4D: ``canonical_timestamp_ms,gyro_x,gyro_y,gyro_z,accl_x,accl_y,accl_z``
     - plain: ``time,ax,ay,az,gx,gy,gz``, the time in seconds
 
-    Rows without a number in a sensor's columns ('', NULL, nan) are no samples of that sensor.
-    Samples are sorted by time, repeated stamps dropped; axes stay those of the file. Video
-    telemetry (GPMF) comes in the camera's axes: X to the left, Y to the user, Z up.
+    Rows without a number in a sensor's columns ('', NULL, nan) are no samples of that sensor. Rows
+    with an absurd time are left out: where the video's ``duration`` in seconds is given, more than
+    a second before or after it (or a clip's length). Samples are sorted by time, repeated stamps
+    dropped; axes stay those of the file. Some Ego4D recordings have no accelerometer at all: an
+    error, or zeros at the gyroscope's times with ``zero_accel``. All this is said in ``.notes``.
+
+    Video telemetry (GPMF) comes in the camera's axes: X to the left, Y to the user, Z up.
     Raises DataError (or VideoError for the video) that names the file.
     """
-    if not isinstance(source, (str, os.PathLike)):
-        if len(source) != 2:
-            raise DataError(f"an IMU source is one file or a pair of files, not {source!r}")
-        accel = _read_imu_csv(Path(source[0]), ("accelerometer",))
-        gyro = _read_imu_csv(Path(source[1]), ("gyroscope",))
-        return Imu(*accel, *gyro)
-    path = Path(source)
-    if path.suffix.lower() == ".csv":
-        return Imu(*_read_imu_csv(path, ("accelerometer", "gyroscope")))
-    return _read_telemetry(path)
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        if path.suffix.lower() != ".csv":
+            return _read_telemetry(path)
+        files = [(path, ("accelerometer", "gyroscope"))]
+    elif len(source) == 2:
+        files = [(Path(source[0]), ("accelerometer",)), (Path(source[1]), ("gyroscope",))]
+    else:
+        raise DataError(f"an IMU source is one file or a pair of files, not {source!r}")
+    samples: list[np.ndarray] = []
+    notes: list[str] = []
+    for path, sensors in files:
+        samples += _read_imu_csv(path, sensors, duration, notes, may_lack_accel=zero_accel)
+    accel_time, accel, gyro_time, gyro = samples
+    if not len(accel):
+        accel_time, accel = gyro_time, np.zeros_like(gyro)
+        notes.append("there is no accelerometer; it is set to zero")
+    else:
+        pairs = [(i, k) for i, k in ((0, 1), (0, 2), (1, 2)) if (accel[:, i] == accel[:, k]).all()]
+        notes += [f"the accelerometer's {'XYZ'[i]} and {'XYZ'[k]} are the same" for i, k in pairs]
+    return Imu(accel_time, accel, gyro_time, gyro, tuple(notes))
 
 
 _IMU_COLUMNS = (  # time, its unit in seconds, the axes of either sensor; in lower case
@@ -380,8 +717,10 @@ _IMU_COLUMNS = (  # time, its unit in seconds, the axes of either sensor; in low
 _LATEST_STAMP = 1e6  # seconds, eleven days: anything beyond is no time since the video's start
 
 
-def _read_imu_csv(path: Path, sensors: Sequence[str]) -> list[np.ndarray]:
-    """Times and values of each sensor asked for."""
+def _read_imu_csv(
+    path: Path, sensors: Sequence[str], duration: float | None, notes: list[str], may_lack_accel: bool
+) -> list[np.ndarray]:
+    """Times and values of each sensor asked for; ``notes`` gets a line for what is odd."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -403,14 +742,30 @@ def _read_imu_csv(path: Path, sensors: Sequence[str]) -> list[np.ndarray]:
     if not body.strip():
         raise DataError(f"{path}: has a header but no samples")
     table = _numbers(path, body, [header.index(name) for name in columns])
+    stamps = table[:, 0] * unit
+    earliest, latest = -_LATEST_STAMP, _LATEST_STAMP
+    if duration:
+        earliest, latest = -1.0, max(duration, CLIP_SECONDS) + 1
+    timely = (stamps >= earliest) & (stamps <= latest)  # NaN: False
+    if absurd := len(timely) - np.count_nonzero(timely):
+        notes.append(f"{path.name}: {absurd} of {len(timely)} rows have no usable time")
+    if (np.diff(stamps[timely]) < 0).any():
+        notes.append(f"{path.name}: the rows are not in the order of their times")
     result = []
     for i, sensor in enumerate(sensors):
-        stamps, values = table[:, 0] * unit, table[:, 1 + 3 * i : 4 + 3 * i]
-        usable = np.isfinite(values).all(axis=1) & (np.abs(stamps) < _LATEST_STAMP)  # NaN: False
-        stamps, chosen = np.unique(stamps[usable], return_index=True)
-        if len(stamps) < 2:
-            raise DataError(f"{path}: {len(stamps)} usable {sensor} samples in {len(table)} rows")
-        result += [stamps, np.ascontiguousarray(values[usable][chosen])]
+        values = table[:, 1 + 3 * i : 4 + 3 * i]
+        usable = timely & np.isfinite(values).all(axis=1)
+        if empty := np.count_nonzero(timely & ~usable):
+            notes.append(f"{path.name}: {empty} of {len(timely)} rows have no {sensor}")
+        found, chosen = np.unique(stamps[usable], return_index=True)
+        if repeated := np.count_nonzero(usable) - len(found):
+            notes.append(f"{path.name}: {repeated} {sensor} samples repeat a time, and are left out")
+        if len(found) < 2 and not (may_lack_accel and sensor == "accelerometer" and not len(found)):
+            hint = " (zero_accel would take zeros)" if sensor == "accelerometer" else ""
+            raise DataError(
+                f"{path}: {len(found)} usable {sensor} samples in {len(table)} rows{hint}"
+            )
+        result += [found, np.ascontiguousarray(values[usable][chosen])]
     return result
 
 
@@ -457,12 +812,13 @@ _BLIND_SEEK = 10.0  # seconds ahead from which seeking pays without a table of k
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-    """Duration in seconds, mean frames a second, width and height as coded (before rotation)."""
+    """Duration (s), mean frames a second, width and height as coded (before rotation), sound."""
 
     duration: float
     fps: float
     width: int
     height: int
+    has_audio: bool
 
 
 def probe(video: str | os.PathLike) -> VideoInfo:
@@ -476,7 +832,8 @@ def probe(video: str | os.PathLike) -> VideoInfo:
             duration = container.duration / 1e6
         else:
             raise VideoError(f"{video}: says nothing about its duration")
-        return VideoInfo(duration, float(stream.average_rate or 0), stream.width, stream.height)
+        fps, has_audio = float(stream.average_rate or 0), bool(container.streams.audio)
+        return VideoInfo(duration, fps, stream.width, stream.height, has_audio)
 
 
 def read_frames(
@@ -694,6 +1051,135 @@ def _zero(container: av.container.InputContainer) -> float:
     return max(0.0, (container.start_time or 0) / 1e6)
 
 
+# --- Sound ---------------------------------------------------------------------------------------
+
+AUDIO_RATE = 16000  # Hz, mono
+AUDIO_SECONDS = 2.0
+AUDIO_BANDS = 40
+_AUDIO_WINDOW, _AUDIO_HOP = 400, 160  # samples: 25 and 10 ms
+_AUDIO_STEPS = round(AUDIO_SECONDS * AUDIO_RATE) // _AUDIO_HOP + 1  # 201
+_AUDIO_SKIP = 5.0  # seconds ahead from which seeking pays
+_AUDIO_JUMP = 0.02  # seconds by which a frame's time may be off before it counts as a gap
+
+
+def read_audio(
+    video: str | os.PathLike, starts: Sequence[float], seconds: float = AUDIO_SECONDS
+) -> np.ndarray:
+    """The sound from each of these times on, mono float32 [n, seconds * 16000] between -1 and 1.
+
+    All channels are mixed and resampled to 16 kHz. Raises VideoError, with file and time, for a
+    video without sound, or where over a twentieth of a stretch is missing (zeros fill the rest).
+    """
+    result: list[np.ndarray | None] = [None] * len(starts)
+    for index, sound in audio_at(video, starts, seconds):
+        if sound is None:
+            raise VideoError(f"{video}: sound is missing near {starts[index]:.3f} s")
+        result[index] = sound
+    if not result:
+        raise DataError(f"{video}: no times were given")
+    return np.stack(result)
+
+
+def audio_at(
+    video: str | os.PathLike, starts: Sequence[float], seconds: float = AUDIO_SECONDS
+) -> Iterator[tuple[int, np.ndarray | None]]:
+    """One pass over a video's sound: (index into ``starts``, mono float32 samples at 16 kHz).
+
+    In the order of the starts, a stretch at a time; None for one that over a twentieth is missing
+    of. Raises VideoError.
+    """
+    if not np.isfinite(starts).all():
+        raise DataError(f"{video}: not every time that was asked for is a number")
+    count = round(seconds * AUDIO_RATE)
+    with _open_video(video) as container:
+        if not container.streams.audio:
+            raise VideoError(f"{video}: has no audio")
+        stream = container.streams.audio[0]
+        _read_only(container, [stream])
+        zero = _zero(container)
+        pieces = _sound(container, stream, zero)
+        held: collections.deque[tuple[int, np.ndarray]] = collections.deque()
+        heard = 0  # the sample up to which the sound was decoded
+        for index in np.argsort(starts, kind="stable"):
+            first = round(float(starts[index]) * AUDIO_RATE)
+            if first - heard > _AUDIO_SKIP * AUDIO_RATE:
+                ahead = max(0.0, starts[index] - 1.0)  # a decoder needs a moment to settle
+                with contextlib.suppress(av.error.FFmpegError):  # a container that cannot seek
+                    container.seek(math.floor((ahead + zero) / stream.time_base), stream=stream)
+                    pieces = _sound(container, stream, zero)
+                    held.clear()
+            while held and held[0][0] + len(held[0][1]) <= first:
+                held.popleft()
+            while heard < first + count and (piece := next(pieces, None)) is not None:
+                heard = piece[0] + len(piece[1])
+                if heard > first:
+                    held.append(piece)
+            sound, missing = np.zeros(count, np.float32), np.ones(count, bool)
+            for begin, samples in held:
+                low, high = max(begin, first), min(begin + len(samples), first + count)
+                if low < high:
+                    sound[low - first : high - first] = samples[low - begin : high - begin]
+                    missing[low - first : high - first] = False
+            yield int(index), None if missing.mean() > 0.05 else sound
+
+
+def _sound(container, stream, zero: float) -> Iterator[tuple[int, np.ndarray]]:
+    """Decoded sound from here on: number of the first sample since the video's zero, samples."""
+    resampler, anchor, taken, given = None, 0.0, 0.0, 0
+
+    def piece(frames: Sequence[av.AudioFrame]) -> Iterator[tuple[int, np.ndarray]]:
+        nonlocal given
+        for frame in frames:
+            samples = frame.to_ndarray()[0]
+            yield round(anchor * AUDIO_RATE) + given, samples
+            given += len(samples)
+
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            continue  # leaves a gap, which the times of the next frames show
+        for frame in frames:
+            if frame.pts is None:
+                continue
+            seconds = float(frame.pts * frame.time_base) - zero
+            if resampler is None or abs(seconds - anchor - taken) > _AUDIO_JUMP:
+                if resampler is not None:
+                    yield from piece(resampler.resample(None))
+                resampler = av.AudioResampler(format="flt", layout="mono", rate=AUDIO_RATE)
+                anchor, taken, given = seconds, 0.0, 0
+            taken += frame.samples / frame.sample_rate
+            yield from piece(resampler.resample(frame))
+    if resampler is not None:
+        yield from piece(resampler.resample(None))
+
+
+def log_mel(sound: np.ndarray) -> np.ndarray:
+    """Sound at 16 kHz [..., n] as ListenToLook hears it: float32 [..., n // 160 + 1, 40].
+
+    Power in 40 triangular mel bands from 0 to 8 kHz, of Hann windows of 400 samples each 160,
+    centred (ends mirrored); log(x + 1e-6). The paper's sources leave mel scale (here 2595
+    log10(1 + f / 700)), mirrored ends and the 1e-6 open.
+    """
+    edge = _AUDIO_WINDOW // 2
+    padded = np.pad(sound, [(0, 0)] * (sound.ndim - 1) + [(edge, edge)], mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, _AUDIO_WINDOW, axis=-1)
+    windows = windows[..., ::_AUDIO_HOP, :] * np.hanning(_AUDIO_WINDOW + 1)[:-1]
+    power = np.abs(np.fft.rfft(windows)) ** 2
+    return np.log(power @ _mel_bands().T + 1e-6).astype(np.float32)
+
+
+@functools.cache
+def _mel_bands() -> np.ndarray:
+    """Weights of the bands over the frequencies of a spectrum, [40, 201]."""
+    highest = 2595 * np.log10(1 + AUDIO_RATE / 2 / 700)
+    corners = 700 * (10 ** (np.linspace(0, highest, AUDIO_BANDS + 2) / 2595) - 1)
+    low, middle, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
+    frequencies = np.fft.rfftfreq(_AUDIO_WINDOW, 1 / AUDIO_RATE)
+    rising, falling = (frequencies - low) / (middle - low), (high - frequencies) / (high - middle)
+    return np.maximum(0, np.minimum(rising, falling))
+
+
 # --- Segments -> clips ---------------------------------------------------------------------------
 
 
@@ -720,15 +1206,44 @@ def clip_starts(
     return [max(0.0, min(t, duration - seconds)) for t in starts]
 
 
-def clip_times(start: float, count: int, seconds: float = CLIP_SECONDS) -> np.ndarray:
-    """Times of ``count`` frames: the centres of equal parts of the clip, so 1 is its middle."""
-    return start + (np.arange(count) + 0.5) / count * seconds
+SAMPLING = ("uniform", "random", "first", "last", "centre")
+_STEP = 1 / 30  # seconds: the clip's 64 frames, of which the rules but "uniform" choose
+
+
+def clip_times(
+    start: float,
+    count: int,
+    seconds: float = CLIP_SECONDS,
+    *,
+    sampling: str = "uniform",
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
+    """Times of ``count`` frames of a clip, ascending, by one of the rules of the paper's Table 4.
+
+    "uniform" takes the centres of equal parts of the clip, so 1 is its middle. The others take
+    neighbours of a thirtieth of a second: "first", "last" and "centre" from these places of the
+    clip, "random" any of its frames, drawn by ``rng``. DataError for a clip that holds fewer.
+    """
+    if sampling == "uniform":
+        return start + (np.arange(count) + 0.5) / count * seconds
+    frames = round(seconds / _STEP)
+    if sampling not in SAMPLING or count > frames:
+        raise DataError(f"cannot sample {count} of {frames} frames by {sampling!r}; rules: {SAMPLING}")
+    if sampling == "random":
+        chosen = np.sort((rng or np.random.default_rng()).choice(frames, count, replace=False))
+    else:
+        before = {"first": 0, "centre": (frames - count) / 2, "last": frames - count}[sampling]
+        chosen = before + np.arange(count)
+    return start + (chosen + 0.5) / frames * seconds
 
 
 # --- Clips -> store ------------------------------------------------------------------------------
 
 _FORMAT = "egodistill clip store 1"
 _MISSING, _OK, _FAILED = 0, 1, 2  # values of status.npy
+# What stores that were made before these settings existed were made with.
+_LATER = {"audio": False, "sampling": "uniform", "seed": None, "exact": True, "min_coverage": 0.95,
+          "zero_accel": False}
 
 
 def prepare(
@@ -740,7 +1255,13 @@ def prepare(
     clip_frames: int | None = None,
     clip_size: int = 224,
     imu: bool = True,
+    audio: bool = False,
     ends: bool = True,
+    sampling: str = "uniform",
+    seed: int = 0,
+    exact: bool = True,
+    min_coverage: float = 0.95,
+    zero_accel: bool = False,
     workers: int | None = None,
     max_bad: float = 0.1,
     retry_failed: bool = False,
@@ -752,11 +1273,14 @@ def prepare(
     The arrays, a row a clip (see ClipStore):
 
     - ``frames_N`` uint8 [n, N, 3, frame_size, frame_size] for each N of ``num_frames``, at the
-      centres of N equal parts of the clip; squeezed to the square, as in the paper
+      centres of N equal parts of the clip or by another rule of ``clip_times`` (``seed`` is that of
+      "random"); squeezed to the square, as in the paper. Without ``exact`` the nearest key frames
     - ``ends`` uint8 [n, 2, 3, frame_size, frame_size]: the frames at the clip's start and end
     - ``clip`` uint8 [n, clip_frames, 3, clip_size, clip_size], for video teachers, which want an
       undistorted picture: its centre square
-    - ``imu`` float32 [n, 422, 6]: accelerometer in m/s2, gyroscope in rad/s, gravity included
+    - ``imu`` float32 [n, 422, 6]: accelerometer in m/s2, gyroscope in rad/s, gravity included. A
+      clip of which a sensor covers less than ``min_coverage`` fails; ``zero_accel`` is read_imu's
+    - ``audio`` float32 [n, 201, 40]: log mel bands of the clip's middle two seconds, see log_mel
 
     ``workers`` processes read a video each (None: one a core, 1: all in this process). A call
     that was killed at any moment goes on where it stopped when it is made again. A clip that cannot
@@ -769,12 +1293,16 @@ def prepare(
     segments = list(segments)
     counts = [num_frames] if isinstance(num_frames, int) else sorted(set(num_frames))
     settings = {"num_frames": counts, "frame_size": frame_size, "clip_frames": clip_frames,
-                "clip_size": clip_size, "imu": imu, "ends": ends,
+                "clip_size": clip_size, "imu": imu, "audio": audio, "ends": ends,
+                "sampling": sampling, "seed": seed if sampling == "random" else None,
+                "exact": exact, "min_coverage": min_coverage, "zero_accel": zero_accel,
                 "clip_seconds": CLIP_SECONDS, "imu_rate": IMU_RATE, "imu_samples": IMU_SAMPLES}
     if not segments:
         raise DataError("there are no segments to prepare")
     if min(*counts, frame_size, clip_frames or 1, clip_size) < 1:
         raise DataError(f"frame counts and sizes must be at least 1: {settings}")
+    for count in counts:  # says so now, and not for each clip, where the rule does not fit
+        clip_times(0.0, count, sampling=sampling)
     names = _class_names(segments, class_names)
     workers = workers or os.cpu_count() or 1
     path = Path(out)
@@ -790,7 +1318,8 @@ def prepare(
     jobs = collections.defaultdict(list)  # the missing clips of each recording
     for row in np.flatnonzero(status == _MISSING):
         segment = store._segments[store._clips[row]["segment"]]
-        jobs[segment.video, segment.imu].append(int(row))
+        clock = segment.imu_offset, segment.imu_stretch
+        jobs[segment.video, segment.imu, clock].append(int(row))
     by_size = sorted(jobs.values(), key=len, reverse=True)  # the longest job must not come last
     with _progress(status, progress):
         if min(workers, len(by_size)) > 1:
@@ -846,6 +1375,8 @@ def _create(
         arrays["clip"] = ("uint8", [n, settings["clip_frames"], 3, clip_size, clip_size])
     if settings["imu"]:
         arrays["imu"] = ("float32", [n, settings["imu_samples"], 6])
+    if settings["audio"]:
+        arrays["audio"] = ("float32", [n, _AUDIO_STEPS, AUDIO_BANDS])
     entries = {name: {"file": f"{name}.npy", "dtype": dtype, "shape": shape}
                for name, (dtype, shape) in arrays.items()}
 
@@ -905,10 +1436,18 @@ def _fill(store: ClipStore, rows: Sequence[int]) -> Iterator[int]:
     starts = {row: store._clips[row]["start"] for row in rows}
     status = store._map("status", "r+")
 
-    video, source = segments[rows[0]].video, segments[rows[0]].imu
+    first = segments[rows[0]]
+    video, source, recording = first.video, first.imu, None
     try:
-        duration = probe(video).duration
-        recording = read_imu(source or video) if settings["imu"] else None
+        info = probe(video)
+        duration = info.duration
+        if settings["imu"]:
+            recording = read_imu(
+                source or video, duration=duration, zero_accel=settings["zero_accel"]
+            ).on_clock(first.imu_offset, first.imu_stretch)
+            _note(store, source or video, recording.notes)
+        if settings["audio"] and not info.has_audio:
+            raise VideoError(f"{video}: has no audio")
     except (DataError, VideoError) as error:
         for row in rows:
             yield _fail(store, row, error)
@@ -917,19 +1456,24 @@ def _fill(store: ClipStore, rows: Sequence[int]) -> Iterator[int]:
     # What to read: (time, row, array, place in the row). A clip that is longer than its video ends
     # with the last frame.
     wanted, left = [], collections.Counter()
+    sampling = settings["sampling"]
     for row in rows:
         try:
             if segments[row].start >= duration:
                 raise DataError(f"{video}: ends at {duration:.3f} s, before the segment begins")
             if recording is not None:
-                store._map("imu", "r+")[row] = recording.window(starts[row])
+                store._map("imu", "r+")[row] = recording.window(
+                    starts[row], min_coverage=settings["min_coverage"]
+                )
         except CoverageError as error:
             yield _fail(store, row, f"{source or video}: {error}")
             continue
         except DataError as error:
             yield _fail(store, row, error)
             continue
-        times = {f"frames_{n}": clip_times(starts[row], n) for n in settings["num_frames"]}
+        rng = np.random.default_rng([settings["seed"] or 0, row])
+        times = {f"frames_{n}": clip_times(starts[row], n, sampling=sampling, rng=rng)
+                 for n in settings["num_frames"]}
         if settings["ends"]:
             times["ends"] = [starts[row], starts[row] + CLIP_SECONDS]
         if settings["clip_frames"]:
@@ -937,6 +1481,7 @@ def _fill(store: ClipStore, rows: Sequence[int]) -> Iterator[int]:
         for name in times:
             wanted += [(min(t, duration), row, name, k) for k, t in enumerate(times[name])]
             left[row] += len(times[name])
+        left[row] += settings["audio"]
         if not left[row]:  # a store of IMU windows alone
             status[row] = _OK
             yield row
@@ -944,6 +1489,21 @@ def _fill(store: ClipStore, rows: Sequence[int]) -> Iterator[int]:
     # One pass over the video; each frame is written where it belongs as soon as it is decoded.
     squeezed, cropped = _Scaler(settings["frame_size"]), _Scaler(settings["clip_size"], crop=True)
     try:
+        if settings["audio"]:
+            heard = list(left)
+            begins = [starts[row] + (CLIP_SECONDS - AUDIO_SECONDS) / 2 for row in heard]
+            for index, sound in audio_at(video, begins):
+                row = heard[index]
+                if sound is None:
+                    del left[row]
+                    yield _fail(store, row, f"{video}: sound is missing near {begins[index]:.3f} s")
+                    continue
+                store._map("audio", "r+")[row] = log_mel(sound)
+                left[row] -= 1
+                if not left[row]:
+                    status[row] = _OK
+                    del left[row]
+                    yield row
         for index, frame in frames_at(video, [t for t, *_ in wanted], threads=1):
             seconds, row, name, k = wanted[index]
             if row not in left:  # failed before
@@ -962,6 +1522,13 @@ def _fill(store: ClipStore, rows: Sequence[int]) -> Iterator[int]:
     except VideoError as error:
         for row in left:
             yield _fail(store, row, error)
+
+
+def _note(store: ClipStore, source: str | tuple[str, str], notes: Sequence[str]) -> None:
+    """Keep what is odd about an IMU recording for whoever looks at the store."""
+    if notes:
+        with open(store.path / "notes.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"imu": source, "notes": list(notes)}) + "\n")
 
 
 def _fail(store: ClipStore, row: int, reason: Exception | str) -> int:
@@ -1077,6 +1644,7 @@ class ClipStore:
     - ``store.json``: settings, class names, and file, dtype and shape of every array
     - ``segments.json``, ``clips.json``: the segments, and segment and start of every clip
     - ``status.npy`` (0 missing, 1 ok, 2 failed), ``failures.jsonl``: the reasons
+    - ``notes.jsonl``: what is odd about the IMU recordings, where anything is
     - ``label.npy`` (-1: none), ``segment.npy``, and the arrays that ``prepare`` lists
     - arrays of ``add``, such as teacher outputs, each with a ``.done.npy`` that marks its rows
 
@@ -1090,7 +1658,7 @@ class ClipStore:
         header = _read_json(self.path / "store.json")
         if not isinstance(header, dict) or header.get("format") != _FORMAT:
             raise DataError(f"{self.path / 'store.json'}: is not the header of a clip store")
-        self.settings: dict = header["settings"]
+        self.settings: dict = _LATER | header["settings"]
         self.class_names: list[str] = header["class_names"]
         self._arrays: dict[str, dict] = header["arrays"]
         self._segments = [Segment(**s) for s in _read_json(self.path / "segments.json")]
@@ -1136,15 +1704,19 @@ class ClipStore:
     @property
     def failures(self) -> list[dict]:
         """Clips of the whole folder that could not be prepared, each with its reason."""
-        reasons = {}
-        if (self.path / "failures.jsonl").exists():
-            with open(self.path / "failures.jsonl", encoding="utf-8") as file:
-                for line in file:
-                    with contextlib.suppress(ValueError):  # half a line of a killed process
-                        failure = json.loads(line)
-                        reasons[failure["clip"]] = failure["reason"]
+        lines = _json_lines(self.path / "failures.jsonl")
+        reasons = {line["clip"]: line["reason"] for line in lines}
         rows = np.flatnonzero(self._map("status") == _FAILED).tolist()
         return [{"clip": k, **self._clip(k), "reason": reasons.get(k, "unknown")} for k in rows]
+
+    @property
+    def notes(self) -> dict[str, list[str]]:
+        """What was odd about the IMU recordings: file -> words, see Imu.notes."""
+        found = {}
+        for line in _json_lines(self.path / "notes.jsonl"):
+            source = line["imu"]
+            found[source if isinstance(source, str) else " and ".join(source)] = line["notes"]
+        return found
 
     @property
     def splits(self) -> list[str]:
@@ -1251,6 +1823,15 @@ def _write_json(path: Path, value: dict | list) -> None:
         text = json.dumps(value, indent=1) + "\n"
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
+
+
+def _json_lines(path: Path) -> Iterator[dict]:
+    """The whole lines of a file to which several processes append; a killed one leaves a half."""
+    if path.exists():
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                with contextlib.suppress(ValueError):
+                    yield json.loads(line)
 
 
 def _read_json(path: Path) -> dict | list:
