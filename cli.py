@@ -32,7 +32,7 @@ import torch
 from torch import nn
 
 import egodistill
-from egodistill import EgoDistill, Training, data, synthetic, teachers
+from egodistill import EgoDistill, Training, data, recordings, synthetic, teachers
 
 __all__ = ["main"]
 
@@ -43,8 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"egodistill {egodistill.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (
-        add_demo, add_synthesize, add_segments, add_prepare, add_finetune, add_extract, add_pretrain, add_distill,
-        add_evaluate, add_measure, add_predict,
+        add_demo, add_synthesize, add_segments, add_check, add_transcode, add_prepare, add_finetune, add_extract,
+        add_pretrain, add_distill, add_evaluate, add_measure, add_predict,
     ):  # fmt: skip
         add(commands)
     arguments = parser.parse_args(argv)
@@ -247,6 +247,79 @@ def run_segments(a: argparse.Namespace) -> None:
         say(f"never in train: {', '.join(sorted(missing))}")
     for reason, count in segments.dropped.items():
         say(f"left out, {reason}: {count:,} segments")
+
+
+def add_check(commands: Any) -> None:
+    parser = command(commands, "check", run_check, "look at recordings: IMU, gaps, offset to the picture, faults")
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="or a table of your own, for all its videos")
+    parser.add_argument(
+        "--imu", nargs="+", metavar="CSV", help="of a single video: one table, or two; none: telemetry in the video"
+    )
+    parser.add_argument("--no-offset", action="store_true", help="do not compare picture and gyroscope")
+    parser.add_argument("--max-offset", type=float, default=2.0, help="seconds either way to look for it")
+    parser.add_argument("--out", metavar="CSV", help="write the offsets that are reliable, for --imu-offsets of prepare")
+
+
+def run_check(a: argparse.Namespace) -> None:
+    if a.imu and len(a.videos) > 1:
+        raise ValueError(f"--imu names the IMU of one video, and {len(a.videos)} are given; put them into a table")
+    sources: dict[str, Any] = {}
+    for name in a.videos:
+        if name.lower().endswith(".csv"):
+            sources |= {segment.video: segment.imu for segment in data.read_csv(name)}
+        else:
+            sources[name] = a.imu and (a.imu if len(a.imu) > 1 else a.imu[0])
+    say(recordings.HEADER)
+    offsets = []
+    for video, imu in sources.items():
+        found = recordings.check(video, imu, offset=not a.no_offset, max_offset=a.max_offset)
+        say(found.row())
+        if found.offset is not None and found.offset.reliable:
+            offsets.append(f"{video},{found.offset.seconds:.3f}")
+    if a.out:
+        write_text(a.out, "\n".join(["video,imu_offset", *offsets]))
+        say(f"{a.out}: {len(offsets)} of {len(sources)} recordings have a reliable offset")
+
+
+def add_transcode(commands: Any) -> None:
+    parser = command(commands, "transcode", run_transcode, "make working copies that are quick to read")
+    parser.add_argument("videos", nargs="+", metavar="VIDEO")
+    parser.add_argument("--out", required=True, help="folder for the copies")
+    parser.add_argument("--short-side", type=positive, default=256, help="pixels")
+    parser.add_argument("--keyframe-every", type=positive, default=12, help="frames")
+    parser.add_argument("--quality", type=int, default=23, help="x264's CRF, lower is better and larger")
+    parser.add_argument("--measure", action="store_true", help="time how much faster the copy is read")
+    parser.add_argument("--overwrite", action="store_true", help="make copies that are there again")
+
+
+def run_transcode(a: argparse.Namespace) -> None:
+    out = Path(a.out)
+    out.mkdir(parents=True, exist_ok=True)
+    copies = {video: out / f"{Path(video).stem}.mp4" for video in a.videos}
+    if len(set(copies.values())) < len(copies):
+        raise ValueError(f"two of the videos would have the same name in {out}; give each its own --out")
+    rows, failures = [], []
+    for video, copy in copies.items():
+        if copy.exists() and not a.overwrite:
+            say(f"{copy} is already there")
+            continue
+        try:
+            made = recordings.transcode(
+                video, copy, short_side=a.short_side, keyframe_every=a.keyframe_every, quality=a.quality,
+                measure=a.measure, overwrite=a.overwrite,
+            )  # fmt: skip
+        except OSError as error:  # One bad video must not end the work on a thousand.
+            failures.append(str(error))
+            continue
+        speed = f"{made.speedup:.1f}" if made.speedup else "-"
+        sizes = [f"{size / 1e6:.1f}" for size in (made.source_bytes, made.copy_bytes)]
+        rows.append([copy.name, *sizes, f"{made.frames:,}", f"{made.broken_packets}", speed])
+        for name in made.left_out:
+            say(f"{copy}: without {name}, which MP4 cannot hold")
+    if rows:
+        say(table(["copy", "MB before", "MB after", "frames", "broken", "times faster"], rows))
+    if failures:
+        raise ValueError("; ".join(failures))
 
 
 def add_prepare(commands: Any) -> None:

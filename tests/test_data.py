@@ -1203,6 +1203,31 @@ def test_notes_of_the_imu_stay_with_the_store(kitchen, tmp_path):
     assert "x-accl.csv: the rows are not in the order of their times" in notes[" and ".join(imu)]
 
 
+MEASURED = """
+import re, sys
+from egodistill import data
+segments = [data.Segment(f"s{k}", sys.argv[1], 2 * k, 2 * k + 2, "x") for k in range(int(sys.argv[2]))]
+store = data.prepare(segments, sys.argv[3], frame_size=32, imu=False, ends=False, workers=1, progress=False)
+print(len(store), int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
+def test_memory_does_not_grow_with_the_recording(tmp_path):
+    """Twenty times the video and the segments: the peak stays, where 6,000 held pictures would be 1.3 GB."""
+    noise = np.random.default_rng(0).integers(0, 256, (10, 240, 320, 3)).astype(np.uint8)
+    peaks = []
+    for k, count in enumerate((300, 6000)):
+        times = np.arange(count) / 25
+        video = write_video(tmp_path / f"{k}.mp4", times, pictures=[noise[i % 10] for i in range(count)],
+                            preset="ultrafast", g=50, crf=45)
+        command = [sys.executable, "-c", MEASURED, video, str(count // 50), str(tmp_path / f"s{k}")]
+        clips, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        assert int(clips) == count // 50
+        peaks.append(int(peak))
+    assert peaks[1] < peaks[0] + 40
+
+
 def test_video_shorter_than_a_clip(tmp_path):
     video = write_video(tmp_path / "a.mp4", STEADY[:25], **X264)
     segment = data.Segment("s", video, 0.2, 0.9, "x", write_epic_imu(tmp_path, "x", 4))
