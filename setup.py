@@ -22,6 +22,7 @@ MODULES = {
     "data": "data.py",
     "teachers": "teachers.py",
     "synthetic": "synthetic.py",
+    "recordings": "recordings.py",
     "cli": "cli.py",
 }
 TYPED = "py.typed"
