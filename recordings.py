@@ -123,7 +123,10 @@ def _look(video: str | os.PathLike, stretches: int, seconds: float, samples: int
 
         def packets(start: float, key_frames_only: bool = False) -> Iterator[av.Packet]:
             if start > 0:
-                container.seek(math.floor((start + zero) / tick), stream=stream, backward=True)
+                try:
+                    container.seek(math.floor((start + zero) / tick), stream=stream, backward=True)
+                except av.error.FFmpegError:  # behind the place where the file was cut off
+                    return
             for packet in container.demux(stream):
                 if packet.is_keyframe and packet.pts is not None:
                     keys.add(round(float(packet.pts * tick) - zero, 6))
@@ -253,8 +256,8 @@ class Offset:
     the same search over all offsets. `reliable` says whether the true one stands clearly above that.
 
     `stretches` has an offset for each stretch that was looked at, `drift` is the slope of a line through them (s/s;
-    1e-4 is 0.36 s an hour), None where fewer than three say anything. `pixels_per_radian` [2, 3] is the shift to the right
-    and down that a turn about each gyroscope axis makes, in pixels of the picture as coded: which axis is which.
+    1e-4 is 0.36 s an hour), None where fewer than three say anything. `pixels_per_radian` [2, 3] tells which
+    axis is which: the shift to the right and down that a turn about each makes, in pixels of the picture as coded.
     """
 
     seconds: float
@@ -317,10 +320,12 @@ def _offset(video: str | os.PathLike, look: _Look, imu: Imu, max_offset: float) 
     lags = np.arange(-count, count + 1) * _LAG_STEP
     moments = np.stack([_moments(motion, stamps, angles, lags) for motion in look.motions])
     if not moments.any():
-        raise data.DataError(f"{video}: the gyroscope has no samples at the times of the pictures ({stamps[0]:.1f} to "
-                             f"{stamps[-1]:.1f} s), or the pictures show nothing")
+        raise data.DataError(f"{video}: the gyroscope ({stamps[0]:.1f} to {stamps[-1]:.1f} s) has to reach {max_offset} s "
+                             "beyond some of the pictures on both sides, and these have to move")
     curve = _multiple_correlation(moments.sum(0))
     seconds, best = _peak(lags, curve)
+    if not curve[best] > 1e-6:
+        raise data.DataError(f"{video}: the gyroscope never turns, or the picture never moves: no offset shows")
 
     # Each stretch by itself, with one common map from axes to pixels: nothing is fitted to it but its offset. The map
     # comes from all stretches at the common offset, then at their own, in case they drift apart.
@@ -454,6 +459,7 @@ class Check:
     broken_packets: int | None = None  # these five: among the pictures that were looked at
     unordered_frames: int | None = None
     repeated_frames: int | None = None
+    last_frame: float | None = None  # s; long before the duration where a file was cut off
     blank: tuple[tuple[float, float], ...] = ()  # (start, stop) in s
     frozen: tuple[tuple[float, float], ...] = ()
     imu: str | None = None  # where it comes from
@@ -465,6 +471,7 @@ class Check:
     absurd_stamps: int | None = None  # over a second before or after the video
     same_axes: tuple[str, ...] = ()  # axes with identical readings
     offset: Offset | None = None
+    no_offset: str | None = None  # why there is none, though there is an IMU
 
     @property
     def notes(self) -> list[str]:
@@ -478,6 +485,8 @@ class Check:
                             (self.repeated_frames, "frames with the time of another one")):
             if count:
                 notes.append(f"{count} {what} where it was looked at")
+        if self.last_frame is not None and self.duration - self.last_frame > 0.5:
+            notes.append(f"no picture after {self.last_frame:.2f} s: the file may be cut off")
         for name, found in (("blank", self.blank), ("frozen", self.frozen)):
             if found:
                 more = f" and {len(found) - 1} more stretches" if len(found) > 1 else ""
@@ -505,6 +514,11 @@ class Check:
                          f"{self.offset.chance:.2f} comes by chance")
         elif self.offset is not None and abs(self.offset.seconds) > 0.05:
             notes.append(f"add {self.offset.seconds:+.3f} s to the IMU's stamps")
+        if self.offset is not None and self.offset.reliable and self.offset.drift is not None:
+            if abs(growth := self.offset.drift * self.duration) > 0.05:
+                notes.append(f"the offset grows by {growth:+.2f} s from start to end")
+        if self.no_offset:
+            notes.append(f"no offset: {self.no_offset}")
         return notes
 
     def row(self) -> str:
@@ -567,6 +581,8 @@ def check(
     try:
         info = data.probe(video)
         known |= {"duration": info.duration, "fps": info.fps, "width": info.width, "height": info.height}
+        if not info.width:  # what FFmpeg takes for raw video, such as a file of telemetry
+            raise data.VideoError(f"{video}: is no video: it has no picture size")
         known |= _header(video)
         look = _look(video, stretches, seconds, samples)
         known |= _pictures(look, info.duration)
@@ -579,7 +595,10 @@ def check(
         )
         known |= _sensors(recording, info.duration) | _raw_stamps(imu, info.duration)
         if offset:
-            known["offset"] = _offset(video, look, recording, max_offset)
+            try:
+                known["offset"] = _offset(video, look, recording, max_offset)
+            except data.DataError as error:
+                known["no_offset"] = str(error)
     except (data.VideoError, data.DataError) as error:
         known["problem"] = str(error)
     except (av.error.FFmpegError, OSError, ValueError) as error:  # whatever else a broken file comes up with
@@ -603,10 +622,12 @@ def _pictures(look: _Look, duration: float) -> dict:
     return {
         "rotation": look.rotation,
         "keyframe_every": float(np.median(spacing)) if len(spacing) else duration,
-        "variable_rate": bool(len(steps) and odd.mean() > 0.05),
+        # A broken packet leaves a step of two frames in a steady rate, too.
+        "variable_rate": bool(odd.sum() > 2 * look.faults.broken + 0.01 * len(steps)),
         "broken_packets": look.faults.broken,
         "unordered_frames": look.faults.unordered,
         "repeated_frames": look.faults.repeated,
+        "last_frame": float(look.times[-1]),
         "blank": _runs(look.times, look.blank),
         # A single picture twice is how one frame rate becomes another.
         "frozen": tuple(run for run in _runs(look.times, look.frozen & ~look.blank) if run[1] - run[0] >= 0.5),
@@ -623,7 +644,7 @@ def _has_telemetry(video: str | os.PathLike) -> bool:
     from egodistill import data
 
     with data._open_video(video) as container:
-        return bool(container.streams.data)
+        return bool(data._telemetry_packets(container, _telemetry(container)))
 
 
 def _sensors(imu: Imu, duration: float) -> dict:
@@ -740,6 +761,10 @@ def transcode(
         raise data.DataError(f"{out}: there is no folder {out.parent}")
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     try:
+        partial.touch()
+    except OSError as error:
+        raise data.DataError(f"{out}: cannot be written: {error.strerror}") from error
+    try:
         faults, frames, left_out = _transcode(video, partial, short_side, keyframe_every, quality)
         os.replace(partial, out)
     finally:
@@ -767,7 +792,9 @@ def _transcode(
     from egodistill import data
 
     with data._open_video(video) as source:
-        stream = data._video_stream(source, video)
+        if not source.streams.video or source.streams.video[0].codec_context is None:
+            raise data.VideoError(f"{video}: has no video stream that FFmpeg can decode")
+        stream = source.streams.video[0]
         stream.thread_type = "AUTO"
         zero = round(data._zero(source) / stream.time_base)  # in ticks: differences between frames stay exact
         others = [*source.streams.audio, *_telemetry(source)]
