@@ -235,7 +235,7 @@ def _vertex(three: np.ndarray) -> float:
 
 _LAG_STEP = 0.01  # s between the lags that are tried; the peak is interpolated
 _DECOYS = 19  # false gyroscopes that the true one has to beat
-_CLEAR = 0.25  # how far above them, as a share of what is left from there to 1
+_CLEAR = 0.15  # how far above them, as a share of what is left from there to 1
 
 
 class Stretch(NamedTuple):
@@ -528,9 +528,10 @@ class Check:
         if self.duration is not None:
             cells |= {
                 "length": f"{self.duration // 60:.0f}:{self.duration % 60:04.1f}",
-                "picture": f"{self.width}x{self.height}", "fps": f"{self.fps:.2f}", "codec": self.codec,
-                "audio": "yes" if self.audio else "no",
+                "picture": f"{self.width}x{self.height}", "fps": f"{self.fps:.2f}",
             }
+        if self.codec is not None:
+            cells |= {"codec": self.codec, "audio": "yes" if self.audio else "no"}
         if self.keyframe_every is not None:
             cells["key"] = f"{self.keyframe_every:.1f}s"
         if self.gyro is not None:
@@ -847,6 +848,7 @@ def _transcode(
                     picture_time = picture_time if anchored else 0
                 picture = paint(frame)
                 picture.pts, picture.time_base = picture_time, stream.time_base
+                picture.pict_type = av.video.frame.PictureType.NONE  # the original's key frames are not the copy's
                 durations[picture_time] = frame.duration or usual
                 write(encoder.encode(picture))
                 frames += 1
