@@ -121,7 +121,7 @@ def _look(video: str | os.PathLike, stretches: int, seconds: float, samples: int
         zero, tick = data._zero(container), stream.time_base
         faults, motions, keys, seen, rotation = _Faults(), [], set(), [], 0
 
-        def packets(start: float, key_frames_only: bool = False) -> Iterator[av.Packet]:
+        def packets(start: float) -> Iterator[av.Packet]:
             if start > 0:
                 try:
                     container.seek(math.floor((start + zero) / tick), stream=stream, backward=True)
@@ -149,11 +149,10 @@ def _look(video: str | os.PathLike, stretches: int, seconds: float, samples: int
             if len(motion.times) > 1:
                 motions.append(motion.result())
 
+        stream.codec_context.skip_frame = "NONKEY"  # the key frame before a moment is the one that comes alone
         for moment in np.linspace(0, duration, samples + 2)[1:-1] if samples else ():
             if any(start <= moment < start + length for start in starts):
                 continue
-            # The key frame before is all that is decoded: the one frame that comes alone.
-            stream.codec_context.skip_frame = "NONKEY"
             for frame in _frames(packets(moment), faults, reorder=0):
                 now = float(frame.pts * tick) - zero
                 seen.append((now, float(grey(frame).std()) < _BLANK, False))
@@ -349,9 +348,7 @@ def _offset(video: str | os.PathLike, look: _Look, imu: Imu, max_offset: float) 
     )
     inside = 0 < best < len(lags) - 1
     reliable = bool(inside and curve[best] - chance > _CLEAR * (1 - chance))
-    return Offset(
-        seconds, float(curve[best]), chance, reliable, _drift(found), tuple(found), pixels.T,
-    )
+    return Offset(seconds, float(curve[best]), chance, reliable, _drift(found), tuple(found), pixels.T)
 
 
 def _angles(imu: Imu) -> tuple[np.ndarray, np.ndarray]:

@@ -108,6 +108,7 @@ def test_uneven_frame_times_do_not_blur_the_offset(folder):
     stamps, rates = gyroscope(times[-1] + 1)
     offset = recordings.estimate_offset(video, gyro_only(stamps - 0.3, rates), max_offset=1)
     assert offset.reliable and offset.seconds == pytest.approx(0.3, abs=0.01)
+    assert offset.correlation > 0.99
 
 
 @pytest.mark.parametrize("lag", [0.30, -0.30])
