@@ -478,6 +478,7 @@ def test_what_is_refused(panned, tmp_path):
     with pytest.raises(data.VideoError, match="cannot be opened"):
         recordings.transcode(tmp_path / "text.mp4", out, overwrite=True)
     assert out.read_text() == "something of value"  # a failure costs nothing
+    assert not list(tmp_path.glob("*.partial"))
     recordings.transcode(panned, out, overwrite=True)
     assert data.probe(out).duration == pytest.approx(12)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["copy.mp4", "link.mp4", "text.mp4"]
