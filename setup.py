@@ -23,6 +23,7 @@ MODULES = {
     "gpmf": "gpmf.py",
     "teachers": "teachers.py",
     "synthetic": "synthetic.py",
+    "recordings": "recordings.py",
     "cli": "cli.py",
 }
 TYPED = "py.typed"

@@ -1,0 +1,492 @@
+"""Recordings whose faults are planted: lags, drifts, blanks, lost packets, uneven times, all of them found."""
+
+import dataclasses
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from egodistill import data, recordings, synthetic
+
+RATE = 25
+FOCAL = 120.0  # pixels a radian of the rendered pan
+
+
+# --- A textured wall, a camera that pans over it, and its gyroscope --------------------------------
+
+
+def angle(t: np.ndarray, seed: int) -> np.ndarray:
+    """A smooth angle in rad, at any time."""
+    rng = np.random.default_rng(seed)
+    frequency, phase = rng.uniform(0.15, 2.0, 12), rng.uniform(0, 2 * math.pi, 12)
+    amplitude = 0.12 * rng.rayleigh(1.0, 12) / (1 + frequency)
+    return (amplitude * np.sin(2 * math.pi * frequency * np.asarray(t)[:, None] + phase)).sum(1)
+
+
+def gyroscope(seconds: float, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Stamps, and rates of turn about a pitch, a roll and a yaw axis, with noise and bias."""
+    t = np.arange(0, seconds, 1 / 198)
+    rates = [(angle(t + 1e-3, seed + k) - angle(t - 1e-3, seed + k)) / 2e-3 for k in (1, 2, 0)]
+    noise = np.random.default_rng(seed).normal(0, 0.01, (len(t), 3))
+    return t, np.stack(rates, 1) + noise + [0.02, -0.01, 0.03]
+
+
+def pan(path: Path, times: np.ndarray, seed: int = 1, size: tuple[int, int] = (160, 120)) -> Path:
+    """A video of a wall seen by a camera that yaws and nods; times may be uneven. The wall is shifted exactly."""
+    rng = np.random.default_rng(seed)
+    wall = np.fft.fft2(np.kron(rng.uniform(0, 255, (40, 50)), np.ones((8, 8))))
+    fy, fx = np.fft.fftfreq(320)[:, None], np.fft.fftfreq(400)[None]
+    wall *= np.exp(-(fx**2 + fy**2) / (2 * 0.08**2))
+    yaw, pitch = angle(times, seed), angle(times, seed + 1)
+    tick = Fraction(1, 90_000)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"crf": "20", "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = tick
+        for t, x, y in zip(times, FOCAL * yaw, FOCAL * pitch, strict=True):
+            picture = np.real(np.fft.ifft2(wall * np.exp(-2j * np.pi * (fx * x + fy * y))))
+            picture = picture[100 : 100 + size[1], 120 : 120 + size[0]].clip(0, 255).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="gray")
+            frame = frame.reformat(format="yuv420p")
+            frame.pts, frame.time_base = round(t / tick), tick
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def gyro_only(stamps: np.ndarray, rates: np.ndarray) -> data.Imu:
+    return data.Imu(np.empty(0), np.empty((0, 3)), stamps, rates)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("recordings")
+
+
+@pytest.fixture(scope="module")
+def panned(folder) -> Path:
+    return pan(folder / "pan.mp4", np.arange(12 * RATE) / RATE)
+
+
+@pytest.fixture(scope="module")
+def world(folder) -> synthetic.World:
+    return synthetic.render(folder / "world", train_acts=8, test_acts=3, train_wearers=1, progress=False)
+
+
+def files_of(world: synthetic.World) -> tuple[Path, tuple[Path, Path]]:
+    wearer = world.root / "P01"
+    return wearer / "videos" / "P01_101.MP4", tuple(
+        wearer / "meta_data" / f"P01_101-{sensor}.csv" for sensor in ("accl", "gyro")
+    )
+
+
+# --- Offset ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lag", [0.30, -0.30, 1.234])
+@pytest.mark.parametrize(("order", "signs"), [((0, 1, 2), (1, 1, 1)), ((2, 0, 1), (-1, 1, -1))])
+def test_planted_lag_is_found(panned, lag, order, signs):
+    stamps, rates = gyroscope(12)
+    imu = gyro_only(stamps - lag, rates[:, order] * signs)  # stamps that are `lag` too early need it added
+    offset = recordings.estimate_offset(panned, imu)
+    assert offset.reliable
+    assert offset.seconds == pytest.approx(lag, abs=0.005)
+    assert offset.correlation > 0.98 > offset.chance
+    # Yaw moves the picture sideways, pitch up and down, roll neither, at FOCAL pixels a radian.
+    expected = np.zeros((2, 3))
+    expected[0, order.index(2)], expected[1, order.index(0)] = FOCAL, FOCAL
+    np.testing.assert_allclose(offset.pixels_per_radian, expected * signs, atol=0.03 * FOCAL)
+
+
+def test_uneven_frame_times_do_not_blur_the_offset(folder):
+    times = np.cumsum(np.random.default_rng(0).choice([0.02, 0.04, 0.1], 200))
+    times -= times[0]
+    video = pan(folder / "uneven.mp4", times)
+    stamps, rates = gyroscope(times[-1] + 1)
+    offset = recordings.estimate_offset(video, gyro_only(stamps - 0.3, rates), max_offset=1)
+    assert offset.reliable and offset.seconds == pytest.approx(0.3, abs=0.01)
+    assert offset.correlation > 0.99
+
+
+@pytest.mark.parametrize("lag", [0.30, -0.30])
+def test_lag_in_a_rendered_world(world, lag):
+    video, files = files_of(world)
+    imu = data.read_imu(files)
+    late = dataclasses.replace(imu, gyro_time=imu.gyro_time - lag, gyro=-imu.gyro[:, [1, 2, 0]])
+    offset = recordings.estimate_offset(video, late, max_offset=1)
+    assert offset.reliable and offset.seconds == pytest.approx(lag, abs=0.02)
+
+
+def test_drift_shows_in_the_stretches(folder):
+    video = pan(folder / "long.mp4", np.arange(40 * RATE) / RATE)
+    stamps, rates = gyroscope(40)
+    imu = gyro_only((stamps - 0.2) / 1.004, rates)  # 0.2 s early at the start, 0.36 s at the end
+    offset = recordings.estimate_offset(video, imu, stretches=4, seconds=6)
+    assert len(offset.stretches) == 4
+    assert offset.drift == pytest.approx(0.004, rel=0.1)
+    for stretch in offset.stretches:
+        assert stretch.stop - stretch.start == pytest.approx(6, abs=0.1)
+        middle = (stretch.start + stretch.stop) / 2
+        assert stretch.seconds == pytest.approx(0.2 + 0.004 * middle, abs=0.02)
+        assert stretch.correlation > 0.97
+    notes = recordings._pictures(recordings._look(video, 4, 6.0), 40.0)
+    assert notes["keyframe_every"] == pytest.approx(10, abs=0.1)  # x264's usual 250 frames
+
+
+def test_only_the_stretches_are_decoded(folder, panned, monkeypatch):
+    decoded = []
+    meter = recordings._MotionMeter.__call__
+    monkeypatch.setattr(recordings._MotionMeter, "__call__", lambda self, now, frame: (
+        decoded.append(now), meter(self, now, frame))[1])
+    recordings._look(panned, 2, 2.0)
+    assert len(decoded) == pytest.approx(2 * 2 * RATE, abs=3)
+    assert min(decoded) == 0 and max(decoded) > 11.9  # from one end to the other
+
+
+@pytest.mark.parametrize("smooth", [1, 80])
+@pytest.mark.parametrize("seed", range(4))
+def test_noise_is_no_reliable_answer(panned, smooth, seed):
+    stamps, rates = gyroscope(12)
+    noise = np.random.default_rng(seed).normal(0, 1, rates.shape)
+    noise = np.stack([np.convolve(axis, np.hanning(smooth + 2), "same") for axis in noise.T], 1)
+    offset = recordings.estimate_offset(panned, gyro_only(stamps, noise))
+    assert not offset.reliable
+    assert offset.correlation < 0.65
+
+
+def test_offset_at_the_edge_of_the_search_is_not_trusted(panned):
+    stamps, rates = gyroscope(12)
+    offset = recordings.estimate_offset(panned, gyro_only(stamps - 0.55, rates), max_offset=0.5)
+    assert offset.seconds == pytest.approx(0.5, abs=0.01) and not offset.reliable
+
+
+def test_stabilised_walk_is_not_trusted(sample_data):
+    """The camera hides its turns: at the true offset, 0, the correlation is 0.7 over the whole walk, chance 0.7."""
+    video = sample_data / "gopro" / "max-heromode.mp4"
+    narrow = recordings.estimate_offset(video, max_offset=0.05)
+    assert 0.6 < narrow.correlation < 0.8
+    assert not recordings.estimate_offset(video).reliable
+
+
+def test_what_offsets_cannot_be_had_from(panned, tmp_path):
+    stamps, rates = gyroscope(12)
+    with pytest.raises(data.DataError, match="never turns"):
+        recordings.estimate_offset(panned, gyro_only(stamps, np.zeros_like(rates)))
+    with pytest.raises(data.DataError, match="beyond some of the pictures"):
+        recordings.estimate_offset(panned, gyro_only(stamps + 100, rates))
+    with pytest.raises(data.DataError, match="too few pictures"):
+        recordings.estimate_offset(pan(tmp_path / "short.mp4", np.arange(5) / RATE), gyro_only(stamps, rates))
+    with pytest.raises(data.DataError, match="max_offset"):
+        recordings.estimate_offset(panned, gyro_only(stamps, rates), max_offset=0)
+    with pytest.raises(data.VideoError, match="no such file"):
+        recordings.estimate_offset(tmp_path / "none.mp4", gyro_only(stamps, rates))
+
+
+# --- Check -----------------------------------------------------------------------------------------
+
+
+def ego4d_csv(path: Path, stamps_ms, rates: np.ndarray, accel: np.ndarray | None) -> Path:
+    lines = ["canonical_timestamp_ms,gyro_x,gyro_y,gyro_z,accl_x,accl_y,accl_z"]
+    for i, stamp in enumerate(stamps_ms):
+        cells = [stamp, *rates[i], *(("", "", "") if accel is None else accel[i])]
+        lines.append(",".join(str(cell) for cell in cells))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_check_of_a_healthy_recording(world):
+    video, files = files_of(world)
+    found = recordings.check(video, files)
+    info = data.probe(video)
+    assert found.problem is None and found.notes == []
+    assert (found.duration, found.fps, found.width, found.height) == (
+        info.duration, info.fps, info.width, info.height)
+    assert (found.codec, found.audio, found.rotation, found.variable_rate) == ("h264", False, 0, False)
+    assert found.broken_packets == found.unordered_frames == found.repeated_frames == 0
+    assert found.accel.rate == pytest.approx(197.9, abs=0.1)
+    assert found.gyro.rate == pytest.approx(198.2, abs=0.1)
+    assert found.gyro.coverage > 0.99 and found.gyro.gaps == 0
+    assert 9.5 < found.gravity < 10.2
+    assert found.unordered_stamps == found.repeated_stamps == found.absurd_stamps == 0
+    assert found.offset.reliable and abs(found.offset.seconds) < 0.02
+    assert [stream in found.imu for stream in ("-accl.csv", "-gyro.csv")] == [True, True]
+
+
+def test_check_finds_what_is_wrong_with_the_stamps(panned, tmp_path):
+    stamps, rates = gyroscope(12)
+    accel = np.random.default_rng(0).normal((0, 0, 9.8), 0.1, rates.shape)
+    accel[:, 1] = accel[:, 0]
+    keep = (stamps < 5) | (stamps > 6.5)  # a gap of 1.5 s
+    milliseconds = 1000 * (stamps[keep] - 0.3)
+    milliseconds[[100, 101]] = milliseconds[[101, 100]]
+    milliseconds[200] = milliseconds[199]
+    milliseconds[-2:] = 9e6, 9e12  # sense for nobody, nor for data.read_imu
+    file = ego4d_csv(tmp_path / "imu.csv", milliseconds, rates[keep], accel[keep])
+    found = recordings.check(panned, file)
+    assert found.problem is None
+    assert (found.unordered_stamps, found.repeated_stamps, found.absurd_stamps) == (1, 1, 2)
+    assert found.gyro.gaps == 1 and found.gyro.longest_gap == pytest.approx(1.5, abs=0.02)
+    assert found.gyro.coverage == pytest.approx((12 - 1.5 - 0.3) / 12, abs=0.01)
+    assert 1 / found.gyro.median_step == pytest.approx(198, abs=0.5)
+    assert found.gyro.rate == pytest.approx(198 * 10.5 / 12, abs=1)  # stamps beyond the video do not count
+    assert found.same_axes == ("accelerometer x", "accelerometer y")
+    assert found.offset.reliable and found.offset.seconds == pytest.approx(0.3, abs=0.02)
+    notes = "\n".join(found.notes)
+    for words in ("1 IMU stamps out of order", "1 IMU stamps repeated", "2 IMU stamps over a second outside",
+                  "1 gaps, the longest 1.5", "same readings", "add +0."):
+        assert words in notes
+
+
+def test_check_without_accelerometer(panned, tmp_path):
+    stamps, rates = gyroscope(12)
+    found = recordings.check(panned, ego4d_csv(tmp_path / "imu.csv", 1000 * stamps, rates, None))
+    assert found.problem is None and found.accel is None and found.gravity is None
+    assert "no accelerometer" in found.notes
+    assert found.offset.reliable
+
+
+def painted(path: Path, pictures, rate: int = RATE, **options) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "10", "preset": "veryfast", **options})
+        stream.height, stream.width, stream.pix_fmt = *pictures[0].shape[:2], "yuv420p"
+        for picture in pictures:
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_check_sees_blank_and_frozen_pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (64, 80, 3), dtype=np.uint8) for _ in range(6 * RATE)]
+    for i in range(RATE, 2 * RATE):  # black from 1 s to 2 s, one picture from 3 s to 4 s
+        pictures[i] = np.zeros((64, 80, 3), np.uint8)
+        pictures[i + 2 * RATE] = pictures[3 * RATE - 1]
+    found = recordings.check(painted(tmp_path / "faulty.mp4", pictures))
+    (blank,), (frozen,) = found.blank, found.frozen
+    assert blank == pytest.approx((1.0, 2.0 - 1 / RATE), abs=1e-6)
+    assert frozen == pytest.approx((3.0, 4.0 - 1 / RATE), abs=0.1)
+    assert any("blank from 1.00" in note for note in found.notes)
+    assert any("frozen from 3.0" in note for note in found.notes)
+    assert found.imu is None and found.gyro is None and found.problem is None
+
+
+def test_key_frames_between_the_stretches_are_looked_at(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (64, 80, 3), dtype=np.uint8) for _ in range(8 * RATE)]
+    pictures[3 * RATE : 5 * RATE] = [np.zeros((64, 80, 3), np.uint8)] * (2 * RATE)
+    video = painted(tmp_path / "redacted.mp4", pictures, g="5")
+    assert recordings.check(video, stretches=2, seconds=1, samples=0).blank == ()
+    (found,) = recordings.check(video, stretches=2, seconds=1, samples=40).blank
+    assert 3.0 <= found[0] < 3.4 and 4.6 < found[1] < 5.0
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("corrupted.mp4", {"broken_packets": 1, "variable_rate": False, "codec": "h264"}),
+        ("vfr_h265_nonmonotonic.mp4",
+         {"unordered_frames": 1, "variable_rate": True, "codec": "hevc", "audio": True, "width": 1376}),
+        ("rotate_90.mov", {"rotation": -90, "width": 568, "height": 320}),
+        ("rotate_180.mov", {"rotation": -180}),
+        ("av1_640x360.mkv", {"codec": "av1", "variable_rate": False, "rotation": 0}),
+        ("nasa_13013_bframes_multistream.mp4", {"width": 320, "unordered_frames": 0, "audio": True}),
+        ("h265_10bit.mp4", {"codec": "hevc", "broken_packets": 0}),
+        ("h264_bt709_full_range.mp4", {"fps": 30}),
+        ("h265_128x128.mp4", {"fps": 10}),
+        ("unordered_4frames.mov", {"width": 50}),
+    ],
+)
+def test_check_of_real_clips(sample_data, name, expected):
+    found = recordings.check(sample_data / "decoder-clips" / name)
+    assert found.problem is None and found.imu is None
+    assert {key: getattr(found, key) for key in expected} == expected
+    assert all(len(line) <= 100 for line in found.row().splitlines())
+
+
+def test_check_of_a_gopro_video(sample_data):
+    found = recordings.check(sample_data / "gopro" / "max-heromode.mp4")
+    assert found.problem is None and found.imu == "telemetry" and found.audio
+    assert found.gyro.rate == pytest.approx(197.48, abs=0.05) and found.gyro.coverage > 0.99
+    assert found.gravity == pytest.approx(9.835, abs=0.001)
+    assert found.keyframe_every == pytest.approx(10 * 1001 / 30000, abs=0.01)  # 32 key frames in 315
+    assert found.unordered_stamps is None  # nothing in telemetry says so
+
+
+def test_check_never_raises(sample_data, panned, tmp_path):
+    gopro = (sample_data / "gopro" / "max-heromode.mp4").read_bytes()
+    (tmp_path / "zero.mp4").write_bytes(b"")
+    (tmp_path / "cut.mp4").write_bytes(gopro[: len(gopro) // 2])
+    (tmp_path / "text.mp4").write_text("not a video\n" * 100)
+    (tmp_path / "bad.csv").write_text("time,gx\n0,1\n")
+    cases = [
+        (tmp_path / "zero.mp4", None, "0 bytes"), (tmp_path / "cut.mp4", None, "cannot be opened"),
+        (tmp_path / "text.mp4", None, "cannot be opened"), (tmp_path, None, "is a folder"),
+        (tmp_path / "none.mp4", None, "no such file"), (sample_data / "gopro" / "hero5.raw", None, "no picture size"),
+        (panned, tmp_path / "bad.csv", "no gyroscope column"), (panned, tmp_path / "none.csv", "cannot be read"),
+        (panned, panned, "no telemetry"), (panned, tmp_path, "is a folder"),
+    ]
+    for video, imu, words in cases:
+        found = recordings.check(video, imu)
+        assert words in found.problem, found.problem
+        assert words in " ".join(found.row().split())
+        assert all(len(line) <= 100 or " " not in line.strip() for line in found.row().splitlines())
+
+
+def test_a_file_cut_off_behind_its_index(panned, tmp_path):
+    whole = tmp_path / "whole.mp4"
+    with av.open(str(panned)) as source, av.open(str(whole), "w", options={"movflags": "faststart"}) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    found = recordings.check(cut, seconds=3)
+    assert found.duration == pytest.approx(12) and 3 < found.last_frame < 9
+    assert any("cut off" in note for note in found.notes)
+    assert not any("cut off" in note for note in recordings.check(whole, seconds=3).notes)
+
+
+def test_rows_stand_under_their_header(world):
+    video, files = files_of(world)
+    row = recordings.check(video, files).row()
+    assert "\n" not in row and len(row) <= 100
+    assert len(recordings.HEADER) <= 100
+    values = dict(zip(recordings.HEADER.replace("IMU Hz", "IMU").split(), row.split(), strict=True))
+    assert values["file"] == "P01_101.MP4" and values["picture"] == "96x96" and values["IMU"] == "198.2"
+    assert values["codec"] == "h264" and float(values["corr"]) > 0.9
+    assert recordings.HEADER.index("codec") == row.index(" h264")
+
+
+# --- Working copies --------------------------------------------------------------------------------
+
+
+def frame_times(video: Path) -> list[tuple[float, bool]]:
+    with av.open(str(video), metadata_errors="ignore") as container:
+        stream = container.streams.video[0]
+        zero = max(0.0, container.start_time / 1e6)
+        return sorted((float(f.pts * stream.time_base) - zero, f.key_frame) for f in container.decode(stream))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nasa_13013_bframes_multistream.mp4", "vfr_h265_nonmonotonic.mp4", "rotate_90.mov", "rotate_180.mov",
+     "h264_bt709_full_range.mp4", "h265_10bit.mp4", "av1_640x360.mkv", "unordered_4frames.mov"],
+)
+def test_copy_shows_the_same_picture_at_the_same_time(sample_data, tmp_path, name):
+    video, out = sample_data / "decoder-clips" / name, tmp_path / "copy.mp4"
+    result = recordings.transcode(video, out, quality=18)
+    before, after = frame_times(video), frame_times(out)
+    assert len(after) == result.frames and result.broken_packets == 0
+    assert [t for t, _ in before] == [t for t, _ in after]  # to the last bit
+    assert data.probe(out).duration == pytest.approx(data.probe(video).duration, abs=1e-4)
+    keys = [i for i, (_, key) in enumerate(after) if key]
+    assert keys == list(range(0, len(after), 12))
+    times = np.random.default_rng(0).uniform(0, before[-1][0], 6)
+    wanted, got = (data.read_frames(file, times, 64).astype(float) for file in (video, out))
+    difference = np.abs(wanted - got).mean((1, 2, 3))
+    assert difference.max() < 3
+    assert result.copy_bytes == out.stat().st_size and result.source_bytes == video.stat().st_size
+    assert [file.name for file in tmp_path.iterdir()] == ["copy.mp4"]
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+def test_painted_frame_numbers_survive(tmp_path, uneven):
+    """Every frame tells its own number, in eight black and white bars, at the middle of its own time."""
+    video, out, count, tick = tmp_path / "numbers.mp4", tmp_path / "copy.mp4", 100, Fraction(1, 90_000)
+    steps = np.random.default_rng(1).integers(900, 9000, count) if uneven else np.full(count, 3600)
+    stamps = np.cumsum(steps) - steps[0]
+    with av.open(str(video), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"bf": "3", "g": "250", "crf": "15"})
+        stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = tick
+        for number, stamp in enumerate(stamps):
+            bits = [255 * (number >> k & 1) for k in range(8)]
+            picture = np.repeat(np.array(bits, np.uint8), 80)[None].repeat(360, 0)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="gray").reformat(format="yuv420p")
+            frame.pts, frame.time_base = int(stamp), tick
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    recordings.transcode(video, out, short_side=90)
+    assert (data.probe(out).width, data.probe(out).height) == (160, 90)
+    times = (stamps[:-1] + np.diff(stamps) / 2) * float(tick)
+    pictures = data.read_frames(out, times)[:, 1].mean(1)  # [n, width]
+    bits = pictures[:, 10::20] > 127
+    assert (bits @ (1 << np.arange(8)) == np.arange(count - 1)).all()
+
+
+def test_telemetry_and_audio_are_kept(sample_data, tmp_path):
+    video, out = sample_data / "gopro" / "max-heromode.mp4", tmp_path / "copy.mp4"
+    result = recordings.transcode(video, out)
+    assert result.left_out == () and result.copy_bytes < result.source_bytes
+    for field in ("accel_time", "accel", "gyro_time", "gyro"):
+        before, after = (getattr(data.read_imu(file), field) for file in (video, out))
+        assert before.dtype == after.dtype and np.array_equal(before, after)
+
+    def audio(file: Path) -> list[tuple[int, bytes]]:
+        with av.open(str(file), metadata_errors="ignore") as container:
+            return [(p.pts, bytes(p)) for p in container.demux(container.streams.audio[0]) if p.size]
+
+    assert len(audio(video)) > 400 and audio(video) == audio(out)
+
+
+def test_clock_of_a_file_that_starts_late(tmp_path, panned):
+    """A transport stream starts at 1.4 s; what its player calls zero is zero in the copy."""
+    video, out = tmp_path / "late.ts", tmp_path / "copy.mp4"
+    with av.open(str(panned)) as source, av.open(str(video), "w") as target:
+        stream = target.add_stream("libx264", rate=RATE, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        for frame in source.decode(source.streams.video[0]):
+            frame.pts, frame.pict_type = frame.pts + round(1.4 / frame.time_base), av.video.frame.PictureType.NONE
+            target.mux(stream.encode(frame))
+        target.mux(stream.encode(None))
+    with av.open(str(video)) as container:
+        assert container.start_time > 1_000_000
+    recordings.transcode(video, out)
+    np.testing.assert_allclose([t for t, _ in frame_times(out)], [t for t, _ in frame_times(video)], atol=2e-6)
+
+
+def test_broken_packets_are_counted(sample_data, tmp_path):
+    result = recordings.transcode(sample_data / "decoder-clips" / "corrupted.mp4", tmp_path / "copy.mp4")
+    assert (result.frames, result.broken_packets) == (49, 1)
+
+
+def test_what_is_refused(panned, tmp_path):
+    original = panned.read_bytes()
+    for out, words in ((panned, "never written over"), (tmp_path / "copy.mkv", "end in .mp4"),
+                       (tmp_path / "none" / "copy.mp4", "no folder")):
+        for overwrite in (False, True):
+            with pytest.raises(data.DataError, match=words):
+                recordings.transcode(panned, out, overwrite=overwrite)
+    link = tmp_path / "link.mp4"
+    link.symlink_to(panned)
+    with pytest.raises(data.DataError, match="never written over"):
+        recordings.transcode(panned, link, overwrite=True)
+    assert panned.read_bytes() == original
+
+    out = tmp_path / "copy.mp4"
+    out.write_text("something of value")
+    with pytest.raises(data.DataError, match="overwrite=True"):
+        recordings.transcode(panned, out)
+    assert out.read_text() == "something of value"
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(data.VideoError, match="cannot be opened"):
+        recordings.transcode(tmp_path / "text.mp4", out, overwrite=True)
+    assert out.read_text() == "something of value"  # a failure costs nothing
+    assert not list(tmp_path.glob("*.partial"))
+    recordings.transcode(panned, out, overwrite=True)
+    assert data.probe(out).duration == pytest.approx(12)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["copy.mp4", "link.mp4", "text.mp4"]
+    for setting in ({"short_side": 8}, {"keyframe_every": 0}, {"quality": 60}):
+        with pytest.raises(data.DataError, match=str(next(iter(setting.values())))):
+            recordings.transcode(panned, tmp_path / "new.mp4", **setting)
+
+
+def test_speedup_is_measured_on_request(panned, tmp_path):
+    assert recordings.transcode(panned, tmp_path / "a.mp4").speedup is None
+    assert recordings.transcode(panned, tmp_path / "b.mp4", measure=True).speedup > 1.5  # 12 frames to decode, not 250
