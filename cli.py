@@ -257,7 +257,7 @@ def add_check(commands: Any) -> None:
     )
     parser.add_argument("--no-offset", action="store_true", help="do not compare picture and gyroscope")
     parser.add_argument("--max-offset", type=float, default=2.0, help="seconds either way to look for it")
-    parser.add_argument("--out", metavar="CSV", help="write the offsets that are reliable, for --imu-offsets of prepare")
+    parser.add_argument("--out", metavar="CSV", help="table of the reliable offsets, for prepare --imu-offsets")
 
 
 def run_check(a: argparse.Namespace) -> None:

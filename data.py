@@ -701,9 +701,10 @@ def read_imu(
     if not len(accel):
         accel_time, accel = gyro_time, np.zeros_like(gyro)
         notes.append("there is no accelerometer; it is set to zero")
-    else:
-        pairs = [(i, k) for i, k in ((0, 1), (0, 2), (1, 2)) if (accel[:, i] == accel[:, k]).all()]
-        notes += [f"the accelerometer's {'XYZ'[i]} and {'XYZ'[k]} are the same" for i, k in pairs]
+    for sensor, values in (("accelerometer", accel), ("gyroscope", gyro)):
+        for i, k in ((0, 1), (0, 2), (1, 2)):
+            if values.any() and (values[:, i] == values[:, k]).all():
+                notes.append(f"the {sensor}'s {'XYZ'[i]} and {'XYZ'[k]} are the same: a faulty export?")
     return Imu(accel_time, accel, gyro_time, gyro, tuple(notes))
 
 
@@ -755,7 +756,7 @@ def _read_imu_csv(
     for i, sensor in enumerate(sensors):
         values = table[:, 1 + 3 * i : 4 + 3 * i]
         usable = timely & np.isfinite(values).all(axis=1)
-        if empty := np.count_nonzero(timely & ~usable):
+        if 0 < (empty := np.count_nonzero(timely & ~usable)) < np.count_nonzero(timely):
             notes.append(f"{path.name}: {empty} of {len(timely)} rows have no {sensor}")
         found, chosen = np.unique(stamps[usable], return_index=True)
         if repeated := np.count_nonzero(usable) - len(found):

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-__all__ = ["GPMFError", "Payload", "Telemetry", "parse", "read"]
+__all__ = ["GPMFError", "Payload", "Telemetry", "packets", "parse", "read", "streams"]
 
 
 class GPMFError(ValueError):
@@ -191,11 +191,15 @@ def read(container: av.container.InputContainer) -> Telemetry:
     return Telemetry(*sensors, payloads[0].device, axes, broken)
 
 
+def streams(container: av.container.InputContainer) -> list[av.stream.Stream]:
+    """The streams that may hold GPMF: by their name, else all of data, since some programs rewrite the names."""
+    candidates = list(container.streams.data)
+    return [s for s in candidates if "GoPro MET" in s.metadata.get("handler_name", "")] or candidates
+
+
 def packets(container: av.container.InputContainer) -> list[tuple[float, float, bytes]]:
-    """Start and duration (s) and bytes of the packets of the first data stream that holds GPMF."""
-    streams = list(container.streams.data)
-    named = [s for s in streams if "GoPro MET" in s.metadata.get("handler_name", "")]
-    candidates = named or streams  # Some programs rewrite the names.
+    """Start and duration (s) and bytes of the packets of the first stream that holds GPMF."""
+    candidates = streams(container)
     for other in container.streams:  # Gigabytes of pictures lie between the telemetry; PyAV can skip them from 18 on.
         if other not in candidates and hasattr(other, "discard"):
             other.discard = av.stream.Discard.all

@@ -287,24 +287,17 @@ def estimate_offset(
     some 10 to 20 ms.
     Raises VideoError or DataError where there is nothing to compare.
     """
-    imu = _gyroscope(video, imu)
+    imu = _read_imu(video, imu)
     return _offset(video, _look(video, stretches, seconds), imu, max_offset)
 
 
-def _gyroscope(video: str | os.PathLike, imu) -> Imu:
-    """The IMU as `data.read_imu` reads it, also where its accelerometer is missing, which has no samples then."""
+def _read_imu(video: str | os.PathLike, imu, duration: float | None = None) -> Imu:
+    """The IMU as `data.read_imu` reads it; the accelerometer may be missing, and is zero then."""
     from egodistill import data
 
     if isinstance(imu, data.Imu):
         return imu
-    source = video if imu is None else imu
-    try:
-        return data.read_imu(source)
-    except data.DataError:
-        if not isinstance(source, (str, os.PathLike)) or Path(source).suffix.lower() != ".csv":
-            raise
-        stamps, values = data._read_imu_csv(Path(source), ("gyroscope",))
-        return data.Imu(np.empty(0), np.empty((0, 3)), stamps, values)
+    return data.read_imu(video if imu is None else imu, duration=duration, zero_accel=True)
 
 
 def _offset(video: str | os.PathLike, look: _Look, imu: Imu, max_offset: float) -> Offset:
@@ -463,10 +456,7 @@ class Check:
     accel: SensorCheck | None = None
     gyro: SensorCheck | None = None
     gravity: float | None = None  # mean norm of the acceleration, m/s2
-    unordered_stamps: int | None = None  # in the file, before data.read_imu sorts them; None for telemetry
-    repeated_stamps: int | None = None
-    absurd_stamps: int | None = None  # over a second before or after the video
-    same_axes: tuple[str, ...] = ()  # axes with identical readings
+    imu_notes: tuple[str, ...] = ()  # data.Imu.notes: rows left out, axes that are unknown or alike
     offset: Offset | None = None
     no_offset: str | None = None  # why there is none, though there is an IMU
 
@@ -488,8 +478,6 @@ class Check:
             if found:
                 more = f" and {len(found) - 1} more stretches" if len(found) > 1 else ""
                 notes.append(f"the picture is {name} from {found[0][0]:.2f} to {found[0][1]:.2f} s{more}")
-        if self.imu and self.gyro and self.accel is None:
-            notes.append("no accelerometer")
         for name, sensor in (("accelerometer", self.accel), ("gyroscope", self.gyro)):
             if sensor and sensor.gaps:
                 notes.append(f"{name}: {sensor.gaps} gaps, the longest {sensor.longest_gap:.2f} s")
@@ -498,12 +486,7 @@ class Check:
             if sensor and abs(sensor.rate * sensor.median_step - 1) > 0.05:
                 notes.append(f"{name}: {sensor.rate:.1f} samples a second, though the usual step is "
                              f"1/{1 / sensor.median_step:.1f} s")
-        for count, what in ((self.unordered_stamps, "out of order"), (self.repeated_stamps, "repeated"),
-                            (self.absurd_stamps, "over a second outside the video")):
-            if count:
-                notes.append(f"{count} IMU stamps {what}")
-        if self.same_axes:
-            notes.append(f"{' and '.join(self.same_axes)} have the same readings: a faulty export?")
+        notes += self.imu_notes
         if self.gravity is not None and not 9 < self.gravity < 11:
             notes.append(f"mean acceleration {self.gravity:.2f} m/s2, gravity alone is 9.81")
         if self.offset is not None and not self.offset.reliable:
@@ -587,11 +570,11 @@ def check(
         # Telemetry that is not there is no fault of a video; a file that was named and cannot be read is one.
         if imu is None and not _has_telemetry(video):
             return Check(**known)
-        recording = _gyroscope(video, imu)
+        recording = _read_imu(video, imu, info.duration)
         known["imu"] = "telemetry" if imu is None else (
             os.fspath(imu) if isinstance(imu, (str, os.PathLike)) else " + ".join(os.fspath(path) for path in imu)
         )
-        known |= _sensors(recording, info.duration) | _raw_stamps(imu, info.duration)
+        known |= _sensors(recording, info.duration)
         if offset:
             try:
                 known["offset"] = _offset(video, look, recording, max_offset)
@@ -639,24 +622,17 @@ def _runs(times: np.ndarray, flags: np.ndarray) -> tuple[tuple[float, float], ..
 
 
 def _has_telemetry(video: str | os.PathLike) -> bool:
-    from egodistill import data
+    from egodistill import data, gpmf
 
     with data._open_video(video) as container:
-        return bool(data._telemetry_packets(container, _telemetry(container)))
+        return bool(gpmf.packets(container))
 
 
 def _sensors(imu: Imu, duration: float) -> dict:
-    found: dict = {"accel": _sensor(imu.accel_time, duration), "gyro": _sensor(imu.gyro_time, duration)}
-    columns = {f"accelerometer {axis}": imu.accel[:, i] for i, axis in enumerate("xyz")}
-    columns |= {f"gyroscope {axis}": imu.gyro[:, i] for i, axis in enumerate("xyz")}
-    found["same_axes"] = next(
-        ((a, b) for a, b in itertools.combinations(columns, 2)
-         if len(columns[a]) and a[0] == b[0] and np.array_equal(columns[a], columns[b])), (),
-    )
-    if len(imu.accel):
+    accel = imu.accel_time if imu.accel.any() else imu.accel_time[:0]  # zeros stand for a missing one
+    found: dict = {"accel": _sensor(accel, duration), "gyro": _sensor(imu.gyro_time, duration), "imu_notes": imu.notes}
+    if len(accel):
         found["gravity"] = float(np.linalg.norm(imu.accel, axis=1).mean())
-    stamps = np.concatenate([imu.accel_time, imu.gyro_time])
-    found["absurd_stamps"] = int(len(stamps) - _sensible(stamps, duration).sum())
     return found
 
 
@@ -681,26 +657,6 @@ def _sensor(stamps: np.ndarray, duration: float) -> SensorCheck | None:
         gaps=int(gaps.sum()),
         longest_gap=float(steps[gaps].max()) if gaps.any() else 0.0,
     )
-
-
-def _raw_stamps(imu, duration: float) -> dict:
-    """Order, repetitions and range of the stamps as they stand in the CSV files, before anyone sorted them."""
-    from egodistill import data
-
-    paths = [imu] if isinstance(imu, (str, os.PathLike)) else list(imu or ())
-    counts = {"unordered_stamps": 0, "repeated_stamps": 0, "absurd_stamps": 0}
-    for path in map(Path, paths):
-        if path.suffix.lower() != ".csv":
-            return {}
-        first, _, body = path.read_text(encoding="utf-8-sig").partition("\n")
-        header = [name.strip().strip('"').lower() for name in first.split(",")]
-        column, unit = next((name, unit) for name, unit, _ in data._IMU_COLUMNS if name in header)
-        stamps = data._numbers(path, body, [header.index(column)])[:, 0] * unit
-        stamps = stamps[np.isfinite(stamps)]
-        counts["unordered_stamps"] += int((np.diff(stamps) < 0).sum())
-        counts["repeated_stamps"] += len(stamps) - len(np.unique(stamps))
-        counts["absurd_stamps"] += int((~_sensible(stamps, duration)).sum())
-    return counts if paths else {}
 
 
 # --- Working copies ------------------------------------------------------------------------------
@@ -787,7 +743,7 @@ def _seconds_to_read(video: Path, times: np.ndarray) -> float:
 def _transcode(
     video: Path, partial: Path, short_side: int, keyframe_every: int, quality: int
 ) -> tuple[_Faults, int, tuple[str, ...]]:
-    from egodistill import data
+    from egodistill import data, gpmf
 
     with data._open_video(video) as source:
         if not source.streams.video or source.streams.video[0].codec_context is None:
@@ -795,7 +751,7 @@ def _transcode(
         stream = source.streams.video[0]
         stream.thread_type = "AUTO"
         zero = round(data._zero(source) / stream.time_base)  # in ticks: differences between frames stay exact
-        others = [*source.streams.audio, *_telemetry(source)]
+        others = [*source.streams.audio, *gpmf.streams(source)]
         copied = [other for other in others if _fits_mp4(other)]
         left_out = tuple(f"{other.type} ({other.codec_context.name})" if other.codec_context else other.type
                          for other in others if other not in copied)
@@ -905,12 +861,6 @@ def _encoder(
     context.framerate = source.average_rate or 25
     context.colorspace, context.color_range = picture.colorspace, picture.color_range
     return stream
-
-
-def _telemetry(source: av.container.InputContainer) -> list[av.stream.Stream]:
-    """The streams that data.read_imu looks for its GPMF in."""
-    streams = list(source.streams.data)
-    return [s for s in streams if "GoPro MET" in s.metadata.get("handler_name", "")] or streams
 
 
 def _mirror(target: av.container.OutputContainer, source: av.stream.Stream) -> av.stream.Stream:
