@@ -150,6 +150,68 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
     assert np.diff(sorted(walk)).min() > 1e-3
 
 
+def test_ego4d_as_it_is_downloaded(sample_data, tmp_path, capsys):
+    """segments and prepare on a real walk laid out as Ego4D, with actions made up."""
+    walk, root = sample_data / "gopro-derived", tmp_path / "ego4d"
+    (root / "v2" / "full_scale").mkdir(parents=True)
+    (root / "v2" / "imu").mkdir()
+    (root / "v2" / "full_scale" / "walk.mp4").symlink_to(walk / "walk_vp9_30fps.mp4")
+    (root / "v2" / "imu" / "walk.csv").symlink_to(walk / "walk_imu.csv")
+    actions = [
+        {"narration_annotation_uid": f"n{k}", "start_sec": 0, "end_sec": 8, "start_frame": 0, "structured_verb": verb,
+         "critical_frames": {"pre_frame": 60 * k + 30, "post_frame": 60 * k + 60}, "is_rejected": k == 4}
+        for k, verb in enumerate(["turn", "walk", "walk", "turn", "turn"])
+    ]  # fmt: skip
+    table = root / "fho_main.json"
+    video = {"video_uid": "walk", "annotated_intervals": [{"clip_uid": None, "narrated_actions": actions}]}
+    table.write_text(json.dumps({"version": "v2", "videos": [video]}))
+    out = run(capsys, "segments", table)
+    assert re.search(r"^test +1 +2 +0.00 +1.00 +1.00 to 1.00 +2$", out, re.MULTILINE)
+    assert re.search(r"^turn +1 +1$", out, re.MULTILINE) and "left out, rejected: 1 segments" in out
+    out = run(
+        capsys, "prepare", table, "--out", tmp_path / "store", "--frame-size", 32, "--num-frames", 2,
+        "--sampling", "first",
+    )  # fmt: skip
+    assert "4 clips (2 test, 2 train) of 1 videos" in out
+    store = data.ClipStore(tmp_path / "store")
+    assert store.settings["sampling"] == "first" and store.class_names == ["turn", "walk"]
+    offsets = tmp_path / "offsets.csv"
+    offsets.write_text("video,imu_offset\nwalk,0.5\n")
+    run(
+        capsys, "prepare", table, "--out", tmp_path / "moved", "--frame-size", 32, "--imu-offsets", offsets,
+        "--min-coverage", 0.5,
+    )  # fmt: skip
+    imu = data.read_imu(walk / "walk_imu.csv").on_clock(0.5)
+    moved = data.ClipStore(tmp_path / "moved")
+    window = imu.window(moved.clips[1]["start"], min_coverage=0.5)
+    np.testing.assert_allclose(moved.read("imu", 1), window, atol=1e-6)
+
+
+def test_check_and_transcode(sample_data, tmp_path, capsys):
+    world = synthetic.render(tmp_path / "world", train_acts=16, test_acts=3, train_wearers=1, progress=False)
+    video = next((world.root / "P01" / "videos").iterdir())
+    imu = [next((world.root / "P01" / "meta_data").glob(f"*-{kind}.csv")) for kind in ("accl", "gyro")]
+    offsets = tmp_path / "offsets.csv"
+    out = run(capsys, "check", video, "--imu", *imu, "--out", offsets)
+    header, row, *notes = out.splitlines()
+    assert header.startswith("file ") and row.startswith(video.name) and "198" in row
+    assert max(map(len, [header, row, *notes])) <= 100
+    assert offsets.read_text().startswith("video,imu_offset\n")
+    gopro = sample_data / "gopro" / "max-heromode.mp4"
+    copy = tmp_path / "copies" / "max-heromode.mp4"
+    out = run(capsys, "transcode", gopro, "--out", copy.parent, "--short-side", 64)
+    assert re.search(r"^max-heromode.mp4 +3.7 +\d", out, re.MULTILINE)
+    np.testing.assert_array_equal(data.read_imu(copy).gyro, data.read_imu(gopro).gyro)
+    assert "is already there" in run(capsys, "transcode", gopro, "--out", copy.parent)
+    empty = tmp_path / "empty.mp4"
+    empty.touch()
+    assert cli.main(["transcode", str(empty), str(gopro), "--out", str(tmp_path / "more"), "--short-side", "32"]) == 1
+    printed = capsys.readouterr()
+    assert "empty.mp4: is empty" in printed.err and (tmp_path / "more" / "max-heromode.mp4").exists()
+    assert cli.main(["check", str(gopro), str(video), "--imu", "a.csv"]) == 1
+    assert "put them into a table" in capsys.readouterr().err
+
+
 # --- Errors and help
 
 
