@@ -21,6 +21,7 @@ MODULES = {
     "__init__": "egodistill.py",
     "data": "data.py",
     "teachers": "teachers.py",
+    "baselines": "baselines.py",
     "synthetic": "synthetic.py",
     "cli": "cli.py",
 }
