@@ -16,8 +16,8 @@ from torchvision.models.video.mvit import MSBlockConfig
 
 import egodistill as E
 from egodistill import baselines as B
-from egodistill.baselines import STTS, AdaFuse, BaselineError, ListenToLook
 
+AdaFuse, STTS, ListenToLook, BaselineError = B.AdaFuse, B.STTS, B.ListenToLook, B.BaselineError
 META = torch.device("meta")
 CLASSES = ["close", "open", "put", "take"]
 QUIET = {"progress": False, "device": "cpu"}
@@ -59,7 +59,8 @@ class Store:
         tones = np.sin(2 * np.pi * np.array([300, 800, 2000, 5000])[self.labels, None] * time)
         self.arrays = {
             "frames_4": frames.clip(0, 255).astype(np.uint8),
-            "frames_1": rng.integers(0, 256, (clips, 1, 3, size, size), dtype=np.uint8),  # says nothing
+            # Says nothing: each picture is there with every class.
+            "frames_1": rng.integers(0, 256, (clips // 4, 1, 3, size, size), dtype=np.uint8).repeat(4, axis=0),
             "audio": (0.3 * tones + rng.normal(0, 0.01, tones.shape)).astype(np.float32),
             "t.feature": rng.normal(size=(4, 12)).astype(np.float32)[self.labels],
             "t.logits": 8 * np.eye(4, dtype=np.float32)[self.labels],
@@ -700,10 +701,10 @@ def test_adafuse_learns_and_reports_its_efficiency():
 @pytest.mark.parametrize("efficiency", ["upb", "real"])
 def test_efficiency_loss_presses_the_count_down(efficiency):
     store, model = Store(), adafuse(efficiency=efficiency, efficiency_weight=1e4)
-    history = E.finetune(model, store, epochs=8, batch_size=8, learning_rate=3e-3, decay_epochs=(), **QUIET)
+    history = E.finetune(model, store, epochs=16, batch_size=8, learning_rate=1e-2, decay_epochs=(), **QUIET)
     floor = model.frame_macs - sum(b + (a if efficiency == "real" else 0) for a, b in model.block_macs)
     above = [row["efficiency"] / 1e4 * 1e9 - floor for row in (history[0], history[-1])]
-    assert above[1] < 0.6 * above[0]
+    assert above[1] < 0.3 * above[0]
 
 
 @pytest.mark.parametrize("jacobian", ["diagonal", "full"])
@@ -711,9 +712,9 @@ def test_stts_learns_while_its_noise_fades(jacobian):
     store, model = Store(size=64), stts(jacobian=jacobian, dropout=0.0, drop_path=0.0)
     seen, told = [], model.set_progress
     model.set_progress = lambda share: (seen.append(share), told(share))
-    history = E.finetune(model, store, epochs=12, batch_size=8, learning_rate=3e-3, decay_epochs=(), **QUIET)
-    assert seen == pytest.approx([k / 24 for k in range(24)])
-    assert model.sigma == pytest.approx(0.1 / 24)
+    history = E.finetune(model, store, epochs=30, batch_size=8, learning_rate=3e-3, decay_epochs=(), **QUIET)
+    assert seen == pytest.approx([k / 60 for k in range(60)])
+    assert model.sigma == pytest.approx(0.1 / 60)
     assert history[-1]["loss"] < 0.5 * history[0]["loss"]
     assert E.evaluate(model, store, **QUIET).top1 == 1.0
 
@@ -735,10 +736,10 @@ def test_stts_goes_on_after_a_kill_with_the_same_noise(tmp_path):
 
 
 def test_listener_learns_from_the_teacher_what_only_sound_tells():
-    store, model = Store(), listener()
-    options = {"epochs": 15, "batch_size": 8, "learning_rate": 3e-3, "decay_epochs": (), **QUIET}
+    store, model = Store(clips=32), listener()
+    options = {"epochs": 60, "batch_size": 8, "learning_rate": 1e-2, "schedule": "cosine", **QUIET}
     history = E.distill(model, store, teacher="t", **options)
-    assert history[-1]["l1"] < 0.5 * history[0]["l1"] and history[-1]["kd"] < 0.3 * history[0]["kd"]
+    assert history[-1]["l1"] < 0.7 * history[0]["l1"] and history[-1]["kd"] < 0.5 * history[0]["kd"]
     assert E.evaluate(model, store, **QUIET).top1 == 1.0
     store.arrays["audio"][:] = 0
     assert E.evaluate(model, store, **QUIET).top1 == 0.25
