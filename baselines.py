@@ -650,8 +650,9 @@ class STTS(Baseline):
                 f"STTS: time_ratio={time_ratio} keeps {self.keep_times} of the {times} temporal tokens that "
                 f"{num_frames} frames make; it must be 1 to {times}"
             )
+        self.time_scorer = None if time_ratio is None else Scorer(2 * width)
+        self.space_scorer = None if space_ratio is None else Scorer(4 * width)
         if time_ratio is not None:
-            self.time_scorer = Scorer(2 * width)
             self.register_buffer("time_table", torch.arange(times * side**2).view(times, -1), persistent=False)
         side //= 4
         if space_ratio is not None:
@@ -662,7 +663,6 @@ class STTS(Baseline):
                     f"{side} x {side}; it must be above 0 and at most 1"
                 )
             self.window_stride = max((side - self.window) // 2, 1)
-            self.space_scorer = Scorer(4 * width)
             cells = torch.arange(side**2).view(side, side)
             windows = cells.unfold(0, self.window, self.window_stride).unfold(1, self.window, self.window_stride)
             self.register_buffer("space_table", windows.flatten(2).flatten(0, 1).contiguous(), persistent=False)
@@ -676,7 +676,9 @@ class STTS(Baseline):
         if weights is not None:
             state, source = pretrained(weights, "kinetics", "MViT_V1_B_Weights.KINETICS400_V1", "head.")
             state = self.fit_positions({slowfast_name(key): value for key, value in state.items()})
-            keep = ["head."] + ["time_scorer.", "space_scorer."] * (not any("_scorer." in key for key in state))
+            keep = ["head."]
+            if not any("_scorer." in key for key in state):  # A plain MViT; the scorers start at random.
+                keep += ["time_scorer.", "space_scorer."]
             load_strictly(self, state, source, keep)
 
     def forward(self, frames: Tensor) -> Output:
@@ -692,10 +694,10 @@ class STTS(Baseline):
         x = x + self.pos_embed_spatial[:, None] + self.pos_embed_temporal[:, :, None]
         x = torch.cat([(self.cls_token + self.pos_embed_class).expand(len(x), -1, -1), x.flatten(1, 2)], dim=1)
         self.selection = {}
-        if hasattr(self, "time_scorer"):
+        if self.time_scorer is not None:
             x, grid = self.select_times(x, grid)
         for number, block in enumerate(self.blocks):
-            if number == self.space_block and hasattr(self, "space_scorer"):
+            if number == self.space_block and self.space_scorer is not None:
                 x, grid = self.select_window(x, grid)
             x, grid = block(x, grid)
         feature = self.norm(x[:, 0])

@@ -440,8 +440,8 @@ def test_real_gflops_by_hand(last_frame):
                     unread += clip[2 if last_frame == "released" else 3][channel] != B.KEEP
     upb, real, dense = model.gflops()
     assert dense == 4 * model.frame_macs / 1e9
-    assert dense - upb == pytest.approx(4 * skipped / 40 * second / 1e9, rel=1e-2)
-    assert dense - real == pytest.approx(4 * (unread * first + skipped * second) / 40 / 1e9, rel=1e-2)
+    assert dense - upb == pytest.approx(4 * skipped / 40 * second / 1e9, rel=1e-4)
+    assert dense - real == pytest.approx(4 * (unread * first + skipped * second) / 40 / 1e9, rel=1e-4)
 
 
 def test_temporal_shift_by_hand():
@@ -567,7 +567,7 @@ def test_stts_selects_what_scores_best():
         def forward(self, tokens):
             return self.scores.expand(len(tokens), -1)
 
-    model.time_scorer = Given([0.1, 0.9, 0.2, 0.8])
+    model.time_scorer = Given([0.1, 0.8, 0.2, 0.9])  # the best is the last: order is that of time
     grid = (4, 2, 2)
     x = torch.cat([torch.full((2, 1, 8), -1.0), torch.arange(16.0).view(1, 16, 1).expand(2, 16, 8)], dim=1)
     model.time_table = torch.arange(16).view(4, 4)
@@ -830,6 +830,9 @@ def test_files_that_do_not_fit(tmp_path):
     path.write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(BaselineError, match=r"model\.pt cannot be read"):
         B.Baseline.load(path)
+    torch.save({"format": B.BASELINE_FORMAT, "model": Store()}, path)  # more than tensors: code would have to run
+    with pytest.raises(BaselineError, match=r"model\.pt cannot be read"):
+        B.Baseline.load(path)
     torch.save([1], path)
     with pytest.raises(BaselineError, match="holds a list"):
         B.Baseline.load(path)
@@ -845,11 +848,12 @@ def test_pretrained_weights_that_do_not_fit(tmp_path, monkeypatch):
     wrapped = ListenToLook(4, weights=tmp_path / "r18.pth")
     assert torch.equal(wrapped.image.conv1.weight, state["conv1.weight"])
 
-    def offline(*_, **__):
-        raise OSError("no route to host")
 
-    monkeypatch.setattr(torchvision._internally_replaced_utils, "load_state_dict_from_url", offline)
-    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", offline)
+    class Offline:
+        def get_state_dict(self, **options):
+            raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision.models, "get_weight", lambda name: Offline())
     for build in (AdaFuse, STTS, ListenToLook):
         with pytest.raises(BaselineError, match=r"could not be downloaded \(no route to host\).*weights=PATH"):
             build(4)
