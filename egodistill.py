@@ -422,10 +422,12 @@ def finetune(model: nn.Module, store: Any, **training: Any) -> History:
     need_labels(store)
 
     def step(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        logits = model(*(batch[name] for name in names)).logits
+        output = model(*(batch[name] for name in names))
+        extra = own_losses(model, output, batch)
         return {
-            "loss": action_loss(logits, batch["label"]),
-            "top1": (logits.argmax(1) == batch["label"]).float().mean(),
+            "loss": action_loss(output.logits, batch["label"]) + sum(extra.values()),
+            "top1": (output.logits.argmax(1) == batch["label"]).float().mean(),
+            **extra,
         }
 
     return train(model, store, names, step, settings, {"stage": "finetune"})
@@ -540,7 +542,7 @@ def distill(
         need(store, target, f"teachers.extract() with the teacher {teacher!r}")
 
     def step(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        feature, logits = model(*(batch[name] for name in names))
+        feature, logits = output = model(*(batch[name] for name in names))
         wanted_feature, wanted_logits = (batch[target] for target in targets)
         if feature.shape != wanted_feature.shape:
             raise EgoDistillError(
@@ -551,13 +553,20 @@ def distill(
         gt = action_loss(logits, batch["label"])
         l1 = feature_loss(feature, wanted_feature, reduction=l1_reduction)
         top1 = (logits.argmax(1) == batch["label"]).float().mean()
-        return {"loss": alpha * kd + (1 - alpha) * gt + beta * l1, "kd": kd, "gt": gt, "l1": l1, "top1": top1}
+        extra = own_losses(model, output, batch)
+        loss = alpha * kd + (1 - alpha) * gt + beta * l1 + sum(extra.values())
+        return {"loss": loss, "kd": kd, "gt": gt, "l1": l1, "top1": top1, **extra}
 
     what = {
         "stage": "distill", "teacher": teacher, "alpha": alpha, "beta": beta, "tau": tau,
         "tau_squared": tau_squared, "l1_reduction": l1_reduction,
     }  # fmt: skip
     return train(model, store, names + targets, step, settings, what)
+
+
+def own_losses(model: nn.Module, output: Output, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a model adds to the loss by itself (AdaFuse: its efficiency), under the names for the history."""
+    return model.extra_loss(output, batch) if hasattr(model, "extra_loss") else {}
 
 
 def train(
@@ -628,7 +637,10 @@ def train(
         rest, began = order[state["step"] * settings.batch_size :], time.monotonic()
         waited = seen = 0
         for batch, wait in read_ahead(store, names, rest, settings.batch_size, device):
-            rate = settings.rate(epoch + state["step"] * settings.batch_size / len(order))
+            moment = epoch + state["step"] * settings.batch_size / len(order)
+            rate = settings.rate(moment)
+            if hasattr(model, "set_progress"):  # A model that changes in the course of training, such as STTS.
+                model.set_progress(moment / settings.epochs)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -692,7 +704,11 @@ def arrays_of(model: nn.Module, store: Any) -> list[str]:
     """Names of the store's arrays that a model reads, in its order; and a check that model and store fit."""
     frames = f"frames_{getattr(model, 'num_frames', 1)}"
     names = [frames if name == "frames" else name for name in model.inputs]
-    ways = {"clip": "prepare(..., clip_frames=T)", "imu": "prepare(..., imu=True)"}
+    ways = {
+        "clip": "prepare(..., clip_frames=T)",
+        "imu": "prepare(..., imu=True)",
+        "audio": "prepare(..., audio=True)",
+    }
     for name in names:
         need(store, name, ways.get(name, f"prepare(..., num_frames={frames.removeprefix('frames_')})"))
     if getattr(model, "class_names", None) is None:

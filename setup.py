@@ -22,6 +22,7 @@ MODULES = {
     "data": "data.py",
     "gpmf": "gpmf.py",
     "teachers": "teachers.py",
+    "baselines": "baselines.py",
     "synthetic": "synthetic.py",
     "recordings": "recordings.py",
     "cli": "cli.py",

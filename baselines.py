@@ -1,0 +1,1036 @@
+"""What the paper compares with: AdaFuse, STTS and ListenToLook, three other ways to spend less on a video.
+
+    from egodistill import baselines, data, distill, evaluate, finetune
+
+    train, test = (data.ClipStore("store").split(name) for name in ("train", "test"))
+    model = baselines.AdaFuse(len(train.class_names))               # skips and reuses channels from frame to frame
+    model = baselines.STTS(len(train.class_names))                  # drops tokens in time and space
+    finetune(model, train)                                          # on labels; each model adds its own loss
+    model = baselines.ListenToLook(len(train.class_names), feature_dim=768)
+    distill(model, train, teacher="motionformer")                   # the only one of the three with a teacher
+    print(evaluate(model, test).top1)
+    model.save("baseline.pt")
+    model = baselines.Baseline.load("baseline.pt")
+
+All take the same frames as the student, uint8 [B, N, 3, H, W] in RGB, normalise them by themselves and return
+`Output(feature, logits)`. They follow the code that their authors released (mengyuest/AdaFuse, wangjk666/STTS,
+facebookresearch/Listen-to-Look) and agree with it number by number; where that code and its paper differ, or where
+neither says, the choice is an argument. What they save is not time by itself: the released AdaFuse computes every
+channel and then masks it, and so does this one, so that its GFLOPs are those that a policy would need (`gflops()`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = [
+    "STTS_VARIANTS",
+    "AdaFuse",
+    "Baseline",
+    "BaselineError",
+    "Gflops",
+    "ListenToLook",
+    "Output",
+    "STTS",
+    "log_mel",
+    "perturbed_topk",
+    "straight_through_gumbel",
+]
+
+CLIP_SECONDS = 64 / 30
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of RGB
+KINETICS = ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
+AUDIO_RATE = 16_000  # Hz
+AUDIO_SAMPLES = 32_000  # 2.0 s: 201 spectrogram frames, with which the published operation count comes out
+
+Weights = str | os.PathLike | Mapping[str, Tensor] | None
+
+
+class BaselineError(ValueError):
+    """Something given does not fit; the message says what, where, and what would."""
+
+
+class Output(NamedTuple):
+    """What every model returns: feature [B, D] and class logits [B, C] (no softmax)."""
+
+    feature: Tensor
+    logits: Tensor
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What the three have in common
+
+
+class Baseline(nn.Module):
+    """Base of the three: frames in, a file out. `Baseline.load(path)` gives back whichever of them was saved."""
+
+    inputs: tuple[str, ...] = ("frames",)
+
+    def __init__(self, given: dict[str, Any], normalise: tuple[Sequence[float], Sequence[float]]) -> None:
+        """`given` are the local names of a subclass's constructor: all its arguments, kept for `load()`."""
+        super().__init__()
+        self.arguments = {k: v for k, v in given.items() if k not in ("self", "__class__", "weights", "class_names")}
+        for name, lowest in (("num_classes", 1), ("num_frames", 1), ("frame_size", 32), ("width", 1)):
+            if self.arguments[name] < lowest:
+                raise BaselineError(f"{type(self).__name__}: {name} is at least {lowest}; got {self.arguments[name]}")
+        names = given["class_names"]
+        if names is not None and len(names) != given["num_classes"]:
+            raise BaselineError(f"{len(names)} class names for num_classes={given['num_classes']}")
+        self.num_classes, self.num_frames, self.frame_size, self.clip_seconds = (
+            given[name] for name in ("num_classes", "num_frames", "frame_size", "clip_seconds")
+        )
+        self.class_names = list(names) if names is not None else None
+        for name, values in zip(("mean", "std"), normalise, strict=True):
+            self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def pixels(self, frames: Tensor) -> Tensor:
+        """Normalised frames: uint8 [B, N, 3, H, W] -> float of the same shape."""
+        if frames.ndim != 5 or frames.shape[1:3] != (self.num_frames, 3) or frames.dtype != torch.uint8:
+            raise BaselineError(
+                f"{type(self).__name__} reads frames as uint8 [batch, {self.num_frames}, 3, height, width]; got "
+                f"{describe(frames)}. Frames come as the store keeps them, neither scaled nor normalised."
+            )
+        return (frames.float() - self.mean) / self.std
+
+    def example(self, batch_size: int = 1) -> tuple[Tensor, ...]:
+        """Random inputs of the right shape and dtype, for `measure()`."""
+        shape = (batch_size, self.num_frames, 3, self.frame_size, self.frame_size)
+        return (torch.randint(256, shape, dtype=torch.uint8),)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write one file that `load()` needs nothing else for; it is complete or absent."""
+        content = {
+            "format": BASELINE_FORMAT,
+            "model": type(self).__name__,
+            "arguments": self.arguments,
+            "class_names": self.class_names,
+            "weights": self.state_dict(),
+        }
+        with whole(Path(path)) as part:
+            torch.save(content, part)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Baseline:
+        """The model that `save()` wrote, in evaluation mode. BaselineError names the file where it does not fit."""
+        content = read_tensors(path)
+        if content.get("format") != BASELINE_FORMAT:
+            raise BaselineError(f"{path} is no {BASELINE_FORMAT!r} file; its format is {content.get('format')!r}")
+        kinds = {kind.__name__: kind for kind in (AdaFuse, STTS, ListenToLook)}
+        kind = kinds.get(content["model"])
+        if kind is None or not issubclass(kind, cls):
+            raise BaselineError(f"{path} holds the model {content['model']!r}; this is {cls.__name__}.load()")
+        try:
+            model = kind(**content["arguments"], class_names=content["class_names"], weights=None)
+        except TypeError as error:
+            raise BaselineError(f"the arguments in {path} are not those of {kind.__name__}: {error}") from error
+        load_strictly(model, content["weights"], f"the checkpoint {path}")
+        return model.eval()
+
+
+BASELINE_FORMAT = "egodistill baseline 1"
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut, as ResNet-18 has them; parts are named as in torchvision."""
+
+    expansion = 1
+
+    def __init__(self, before: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = conv(before, width, 3, stride), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv(width, width, 3), nn.BatchNorm2d(width)
+        self.downsample = projection(before, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolution and a shortcut, as ResNet-50 has them (v1.5: the 3x3 has the stride).
+
+    `inside` takes the place of x for the convolutions, the shortcut's own included; `between` changes what leaves
+    the first one. Both are AdaFuse's.
+    """
+
+    expansion = 4
+
+    def __init__(self, before: int, width: int, stride: int) -> None:
+        super().__init__()
+        after = width * self.expansion
+        self.conv1, self.bn1 = conv(before, width, 1), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv(width, width, 3, stride), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = conv(width, after, 1), nn.BatchNorm2d(after)
+        self.downsample = projection(before, after, stride)
+
+    def forward(
+        self, x: Tensor, inside: Tensor | None = None, between: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        inside = x if inside is None else inside
+        y = F.relu(self.bn1(self.conv1(inside)))
+        y = F.relu(self.bn2(self.conv2(y if between is None else between(y))))
+        return F.relu(self.bn3(self.conv3(y)) + (x if self.downsample is None else self.downsample(inside)))
+
+
+def conv(before: int, after: int, size: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(before, after, size, stride, size // 2, bias=False)
+
+
+def projection(before: int, after: int, stride: int) -> nn.Sequential | None:
+    """What a shortcut needs where the number of channels or the size changes."""
+    if before == after and stride == 1:
+        return None
+    return nn.Sequential(conv(before, after, 1, stride), nn.BatchNorm2d(after))
+
+
+class ResNet(nn.Module):
+    """torchvision's ResNet without its classifier, of any width and depth: [B, channels, H, W] -> [B, D, h, w].
+
+    torchvision fixes the stem at 64 channels, three of them in, and a stride of 2. `state_dict()` has its layout.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: Sequence[int],
+        width: int,
+        channels: int = 3,
+        stem_stride: int = 2,
+    ) -> None:
+        super().__init__()
+        if len(depths) != 4 or min(depths) < 1:
+            raise BaselineError(f"depths are the blocks of four stages, at least one each; got {tuple(depths)}")
+        self.conv1, self.bn1 = conv(channels, width, 7, stem_stride), nn.BatchNorm2d(width)
+        before = width
+        for stage, depth in enumerate(depths):
+            inner, blocks = width * 2**stage, []
+            for number in range(depth):
+                blocks.append(block(before, inner, 2 if stage and not number else 1))
+                before = inner * block.expansion
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.feature_dim = before
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return [*self.layer1, *self.layer2, *self.layer3, *self.layer4]
+
+    def stem(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# AdaFuse (Meng et al., "AdaFuse: Adaptive Temporal Fusion Network for Efficient Action Recognition", ICLR 2021)
+
+SKIP, REUSE, KEEP = 0, 1, 2  # what a policy does with a channel of a frame
+
+
+class Gflops(NamedTuple):
+    """Billions of operations for one clip, by the rule that AdaFuse's authors count with (see `AdaFuse.gflops`)."""
+
+    upb: float  # Upper bound: only what reads a skipped channel is saved.
+    real: float  # What nobody reads is saved, too.
+    dense: float  # Nothing is saved.
+
+
+class Policy(nn.Module):
+    """Pooled block inputs of the previous and this frame [F, 2 * Cin] -> log-probabilities of actions [F, w, 3]."""
+
+    def __init__(self, first: nn.Linear, second: nn.Linear) -> None:
+        super().__init__()
+        self.fc0, self.bn, self.fc1 = first, nn.BatchNorm1d(first.out_features), second
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        scores = self.fc1(F.relu(self.bn(self.fc0(pooled)))).unflatten(1, (-1, 3))
+        return scores.float().softmax(2).clamp(min=1e-8).log()
+
+
+class AdaFuse(Baseline):
+    """A policy decides for each frame and channel: skip it, reuse the previous frame's, or keep it. ResNet-50.
+
+    num_classes      C. The feature is the mean over the frames of the pooled last map, D = 32 * width.
+    gates            "last": only the blocks of the last stage have a policy, each its own. This is the configuration
+                     of the released training script and of the paper's 38.85 M parameters. "all": every block has
+                     one, and those of equal shape share all but the batch norm (the released AdaFuse-R50-TSN).
+    temporal_shift   TSM (Lin et al., ICCV 2019): an eighth of the channels come from the next frame, another eighth
+                     from the previous one. It costs no operation that is counted.
+    num_frames, frame_size, width, depths   T, height and width, channels of the stem, blocks a stage.
+    weights          "imagenet" (torchvision downloads them), a ResNet-50 state dict of torchvision or the path of
+                     one, or None for random. The policies and the classifier start at random in any case.
+
+    Where the released code and its paper differ, or a choice is left:
+
+    sample_at_evaluation   The released code draws noise at evaluation, too; False takes the likeliest action.
+    last_frame             In `real`, "released" looks at the last but one frame in place of the last, by a leftover
+                           loop variable; "corrected" looks at the last.
+    efficiency             Which count is pressed down: "upb", or "real" (as for Something-Something v2, there with
+                           efficiency_weight=0.075).
+    efficiency_weight      Its weight in the loss, in 1 / GFLOPs a frame.
+    tau                    Temperature of the Gumbel softmax; constant, since nothing reads the released decay option.
+    policy_hidden          "last": hidden units of each policy (1024). "all": hidden units times channels (196608).
+    history_gradient       False: no gradient through what is reused of the previous frame.
+
+    After a forward pass `decisions` holds the actions, uint8 [B, T, w] a gated block (0 skip, 1 reuse, 2 keep).
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        gates: str = "last",
+        temporal_shift: bool = False,
+        num_frames: int = 4,
+        frame_size: int = 224,
+        width: int = 64,
+        depths: Sequence[int] = (3, 4, 6, 3),
+        dropout: float = 0.5,
+        sample_at_evaluation: bool = False,
+        last_frame: str = "released",
+        efficiency: str = "upb",
+        efficiency_weight: float = 0.125,
+        tau: float = 0.67,
+        policy_hidden: int | None = None,
+        history_gradient: bool = True,
+        clip_seconds: float = CLIP_SECONDS,
+        weights: Weights = "imagenet",
+        class_names: list[str] | None = None,
+    ) -> None:
+        super().__init__(locals(), IMAGENET)
+        options = {"gates": ("last", "all"), "last_frame": ("released", "corrected"), "efficiency": ("upb", "real")}
+        for name, choices in options.items():
+            if self.arguments[name] not in choices:
+                raise BaselineError(f"AdaFuse: {name} is one of {choices}; got {self.arguments[name]!r}")
+        if temporal_shift and width < 8:
+            raise BaselineError(f"AdaFuse: temporal_shift moves an eighth of the channels; width={width} is below 8")
+        self.temporal_shift, self.history_gradient, self.last_frame = temporal_shift, history_gradient, last_frame
+        self.sample_at_evaluation, self.tau = sample_at_evaluation, tau
+        self.efficiency, self.efficiency_weight = efficiency, efficiency_weight
+
+        self.backbone = ResNet(Bottleneck, depths, width)
+        if weights is not None:
+            load_strictly(self.backbone, *pretrained(weights, "imagenet", "ResNet50_Weights.IMAGENET1K_V1", "fc."))
+        self.feature_dim = self.backbone.feature_dim
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = small_linear(self.feature_dim, num_classes)
+        blocks = self.backbone.blocks
+        self.first_gate = 0 if gates == "all" else len(blocks) - depths[3]
+        self.policies = nn.ModuleList()
+        shared: dict[tuple[int, int], tuple[nn.Linear, nn.Linear]] = {}
+        for number, block in enumerate(blocks[self.first_gate :]):
+            before, channels = block.conv1.in_channels, block.conv1.out_channels
+            hidden = (policy_hidden or 1024) if gates == "last" else max(1, (policy_hidden or 196_608) // channels)
+            key = (before, channels) if gates == "all" else (number, 0)
+            if key not in shared:
+                shared[key] = small_linear(2 * before, hidden), small_linear(hidden, 3 * channels)
+            self.policies.append(Policy(*shared[key]))
+        self.frame_macs, self.block_macs = self.count()
+        self.decisions: list[Tensor] = []
+        self.spent: Tensor | None = None
+
+    def forward(self, frames: Tensor) -> Output:
+        return self.encode(self.pixels(frames))
+
+    def encode(self, pixels: Tensor) -> Output:
+        """Normalised frames, float [B, T, 3, H, W]. The logits are the mean over those of the frames."""
+        count = pixels.shape[1]
+        x = self.backbone.stem(pixels.flatten(0, 1))
+        actions = []
+        for number, block in enumerate(self.backbone.blocks):
+            inside, between = shift(x, count) if self.temporal_shift else x, None
+            if number >= self.first_gate:
+                actions.append(self.decide(self.policies[number - self.first_gate], inside, count))
+                between = partial(self.merge, action=actions[-1])
+            x = block(x, inside, between)
+        self.remember(actions)
+        feature = x.mean((2, 3)).unflatten(0, (-1, count))
+        return Output(feature.mean(1), self.classifier(self.dropout(feature)).mean(1))
+
+    def decide(self, policy: Policy, x: Tensor, count: int) -> Tensor:
+        """One-hot actions [B, T, w, 3] of a block with the input x [B * T, Cin, H, W]."""
+        pooled = x.mean((2, 3)).unflatten(0, (-1, count))
+        both = torch.cat([earlier(pooled), pooled], dim=2)
+        log_probabilities = policy(both.flatten(0, 1))
+        noise = gumbel_noise(log_probabilities) if self.training or self.sample_at_evaluation else None
+        return straight_through_gumbel(log_probabilities, noise, self.tau).unflatten(0, (-1, count))
+
+    def merge(self, y: Tensor, action: Tensor) -> Tensor:
+        """Channels y [B * T, w, H, W] as they go on: kept, taken from the previous frame (its own, unmasked), or 0."""
+        y = y.unflatten(0, action.shape[:2])
+        previous = earlier(y if self.history_gradient else y.detach())
+        keep, reuse = (action[..., k, None, None].to(y.dtype) for k in (KEEP, REUSE))
+        return (keep * y + reuse * previous).flatten(0, 1)
+
+    def count(self) -> tuple[int, list[tuple[int, int]]]:
+        """Operations of a frame when nothing is saved, and (first, second convolution) of each gated block.
+
+        thop's rule, by which the authors count: multiply-adds of convolutions and linear layers without their
+        biases, 4 a number in a batch norm, 1 a number read or written by the global pool.
+        """
+        gated = set(self.backbone.blocks[self.first_gate :])
+        side = halve(self.frame_size)
+        total = with_norm(self.backbone.conv1, side)
+        side, saved = halve(side), []
+        for block in self.backbone.blocks:
+            after = halve(side) if block.conv2.stride[0] == 2 else side
+            total += with_norm(block.conv1, side) + with_norm(block.conv2, after) + with_norm(block.conv3, after)
+            if block.downsample is not None:
+                total += with_norm(block.downsample[0], after)
+            if block in gated:
+                saved.append((block.conv1.weight.numel() * side**2, block.conv2.weight.numel() * after**2))
+            side = after
+        total += self.feature_dim * (side**2 + 1) + self.classifier.weight.numel()
+        for policy in self.policies:
+            total += policy.fc0.weight.numel() + 4 * policy.bn.num_features + policy.fc1.weight.numel()
+        return total, saved
+
+    def remember(self, actions: list[Tensor]) -> None:
+        """Keep what was decided and what it costs: GFLOPs a frame, (upb, real), differentiable in training."""
+        self.decisions = [action.detach().argmax(3).to(torch.uint8) for action in actions]
+        upb = real = self.frame_macs / 1e9
+        for action, (first, second) in zip(actions, self.block_macs, strict=True):
+            skip, reuse, keep = action.unbind(3)
+            downstream = skip.mean()
+            # Nobody reads a channel that is not kept now and not reused by the next frame.
+            unread = (1 - keep[:, :-1]) * (1 - reuse[:, 1:])
+            last = 1 - (keep[:, -2 if self.last_frame == "released" and keep.shape[1] > 1 else -1])
+            upstream = torch.cat([unread, last[:, None]], dim=1).mean()
+            upb = upb - downstream * second / 1e9
+            real = real - (upstream * first + downstream * second) / 1e9
+        spent = torch.stack([upb, real])
+        # Outside of training nobody takes it, and a graph that stays would hold memory and forbid copies.
+        self.spent = spent if self.training else spent.detach()
+
+    def gflops(self) -> Gflops:
+        """What the last batch would cost a clip on average, at `frame_size`, if masked channels were not computed."""
+        if not self.decisions:
+            raise BaselineError("AdaFuse.gflops() tells what a batch cost; run the model on one first")
+        if self.spent is None:
+            raise BaselineError("extra_loss() has taken the cost of the last training batch; ask before it")
+        upb, real = (self.num_frames * float(value) for value in self.spent.detach())
+        return Gflops(upb, real, self.num_frames * self.frame_macs / 1e9)
+
+    def extra_loss(self, output: Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the training loop adds to its loss: the weighted GFLOPs a frame of the batch that just went through."""
+        if self.spent is None:
+            raise BaselineError("AdaFuse.extra_loss() belongs after a forward pass, once")
+        spent, self.spent = self.spent, None
+        return {"efficiency": self.efficiency_weight * spent[("upb", "real").index(self.efficiency)].abs()}
+
+
+def gumbel_noise(like: Tensor) -> Tensor:
+    """Standard Gumbel noise of the shape of a tensor."""
+    uniform = torch.rand(like.shape, device=like.device, dtype=torch.float32).clamp(1e-6, 1 - 1e-6)
+    return -torch.log(-torch.log(uniform))
+
+
+def straight_through_gumbel(log_probabilities: Tensor, noise: Tensor | None, tau: float) -> Tensor:
+    """One-hot choice along the last axis; its gradient is that of softmax((log p + noise) / tau).
+
+    `noise` is that of `gumbel_noise` for a draw, None for the likeliest (Jang, Gu, Poole, ICLR 2017).
+    """
+    scores = log_probabilities if noise is None else log_probabilities + noise
+    hard = F.one_hot(scores.argmax(-1), scores.shape[-1]).to(scores.dtype)
+    soft = (scores / tau).softmax(-1)
+    return hard + (soft - soft.detach())
+
+
+def earlier(x: Tensor) -> Tensor:
+    """[B, T, ...] one frame later: what the previous frame had, zeros for the first."""
+    return torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], dim=1)
+
+
+def shift(x: Tensor, count: int) -> Tensor:
+    """Temporal shift of [B * T, C, H, W]: C // 8 channels of the next frame, C // 8 of the previous, the rest."""
+    x = x.unflatten(0, (-1, count))
+    part = x.shape[2] // 8
+    following, previous = x[:, 1:, :part], x[:, :, part : 2 * part]
+    following = torch.cat([following, torch.zeros_like(x[:, :1, :part])], dim=1)
+    return torch.cat([following, earlier(previous), x[:, :, 2 * part :]], dim=2).flatten(0, 1)
+
+
+def small_linear(before: int, after: int) -> nn.Linear:
+    layer = nn.Linear(before, after)
+    nn.init.normal_(layer.weight, std=0.001)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def halve(side: int) -> int:
+    """Size after a convolution or a pool with stride 2."""
+    return (side + 1) // 2
+
+
+def with_norm(layer: nn.Conv2d, side: int) -> int:
+    return (layer.weight.numel() + 4 * layer.out_channels) * side**2
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# STTS (Wang et al., "Efficient Video Transformers with Spatial-Temporal Token Selection", ECCV 2022)
+
+# Settings of the released configurations, which are not the ratios of their names.
+STTS_VARIANTS: dict[str, dict[str, float | None]] = {
+    "T0.5-S0.7": {"time_ratio": 0.5, "space_ratio": 0.7367},
+    "T0.8-S0.9": {"time_ratio": 0.75, "space_ratio": 0.863},
+    "full": {"time_ratio": None, "space_ratio": None},
+}
+
+
+class PoolingAttention(nn.Module):
+    """Multi-head attention whose queries, keys and values are pooled by depthwise convolutions; MViT's."""
+
+    def __init__(self, dim: int, heads: int, query_stride: int, key_stride: int) -> None:
+        super().__init__()
+        self.heads, head_dim = heads, dim // heads
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        strides = {"k": key_stride, "v": key_stride} | ({"q": query_stride} if query_stride > 1 else {})
+        self.pooled = sorted(strides)
+        for name, stride in strides.items():
+            pool = nn.Conv3d(head_dim, head_dim, 3, (1, stride, stride), 1, groups=head_dim, bias=False)
+            self.add_module(f"pool_{name}", pool)
+            self.add_module(f"norm_{name}", nn.LayerNorm(head_dim))  # eps 1e-5, unlike all other norms here
+
+    def forward(self, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        qkv = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [3, B, heads, 1 + n, d]
+        q, k, v = (self.pool(name, part, grid) for name, part in zip("qkv", qkv, strict=True))
+        # Written out: what scaled_dot_product_attention does on CPUs is invisible to torch's operation counter.
+        attention = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(3)
+        return self.proj((attention @ v).transpose(1, 2).flatten(2))
+
+    def pool(self, name: str, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        if name not in self.pooled:
+            return x
+        x = pool_grid(x.flatten(0, 1), grid, getattr(self, f"pool_{name}"))
+        return getattr(self, f"norm_{name}")(x).unflatten(0, (-1, self.heads))
+
+
+def pool_grid(x: Tensor, grid: tuple[int, int, int], pool: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply a 3-D pool to all tokens but the class token, which comes first: [B, 1 + n, d] -> [B, 1 + m, d]."""
+    tokens = x[:, 1:].transpose(1, 2).unflatten(2, grid)
+    return torch.cat([x[:, :1], pool(tokens).flatten(2).transpose(1, 2)], dim=1)
+
+
+class PoolingBlock(nn.Module):
+    """Attention and perceptron of MViT, named as in PySlowFast. The width changes in the perceptron."""
+
+    def __init__(
+        self, before: int, after: int, heads: int, query_stride: int, key_stride: int, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.stride = query_stride
+        self.norm1, self.norm2 = nn.LayerNorm(before, eps=1e-6), nn.LayerNorm(before, eps=1e-6)
+        self.attn = PoolingAttention(before, heads, query_stride, key_stride)
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(before, 4 * before), "fc2": nn.Linear(4 * before, after)})
+        self.proj = nn.Linear(before, after) if before != after else None
+        self.drop_path = torchvision.ops.StochasticDepth(drop_path, "row")
+
+    def forward(self, x: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, tuple[int, int, int]]:
+        attended = self.attn(self.norm1(x), grid)
+        if self.stride > 1:
+            x = pool_grid(x, grid, partial(F.max_pool3d, kernel_size=(1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)))
+            grid = (grid[0], halve(grid[1]), halve(grid[2]))
+        x = x + self.drop_path(attended)
+        y = self.norm2(x)
+        x = x if self.proj is None else self.proj(y)
+        return x + self.drop_path(self.mlp["fc2"](F.gelu(self.mlp["fc1"](y)))), grid
+
+
+class Scorer(nn.Module):
+    """How much each token matters: [B, n, C] -> [B, n]. Half of the channels look at the token, half at all."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.in_conv = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU())
+        self.out_conv = nn.Sequential(
+            nn.Linear(dim, dim // 2), nn.GELU(), nn.Linear(dim // 2, dim // 4), nn.GELU(), nn.Linear(dim // 4, 1)
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        own, common = self.in_conv(tokens).chunk(2, dim=2)
+        return self.out_conv(torch.cat([own, common.mean(1, keepdim=True).expand_as(own)], dim=2)).squeeze(2)
+
+
+class STTS(Baseline):
+    """MViT-B that keeps the frames, and one window within them, that score best.
+
+    num_classes      C. The feature is the normalised class token, D = 8 * width.
+    time_ratio       Share of the temporal tokens (two frames each) that are kept, before the first block; None: all.
+    space_ratio      Share of the area that the kept window has, before the second block of the third stage; None:
+                     all. `STTS(C, **STTS_VARIANTS["T0.8-S0.9"])` gives the released settings. With 4 frames there
+                     are two temporal tokens, and every valid ratio below 1 keeps one of them.
+    num_frames, frame_size, width, depths   T, height and width, channels of the first block, blocks a stage.
+    drop_path        Of the last block; it rises linearly from 0.
+    weights          "kinetics" (MViT-B 16x4 on Kinetics-400, which torchvision downloads), a state dict in the layout
+                     of torchvision, PySlowFast or STTS, or the path of one, or None for random. The classifier is
+                     left out of it; position embeddings are interpolated where frames or size differ (ours: the
+                     checkpoint from which the authors started is not released).
+
+    Where the released code and its paper differ, or a choice is left:
+
+    sigma            Scale of the noise in training; it falls linearly to 0 over the training (`set_progress`).
+    samples          Draws of noise a selection.
+    jacobian         Gradient of the selection: "diagonal" is the released one, which lets a score hear only of its
+                     own candidate; "full" is that of the perturbed maximum (Berthet et al., NeurIPS 2020).
+
+    At evaluation the selection is a plain top-k. `selection` holds that of the last forward pass: for "time" and
+    "space" the scores [B, candidates] (for space a row a kept frame), scaled to 0..1, and the chosen [B, k] in order.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        time_ratio: float | None = 0.5,
+        space_ratio: float | None = 0.7367,
+        num_frames: int = 4,
+        frame_size: int = 224,
+        width: int = 96,
+        depths: Sequence[int] = (1, 2, 11, 2),
+        dropout: float = 0.5,
+        drop_path: float = 0.2,
+        sigma: float = 0.1,
+        samples: int = 500,
+        jacobian: str = "diagonal",
+        clip_seconds: float = CLIP_SECONDS,
+        weights: Weights = "kinetics",
+        class_names: list[str] | None = None,
+    ) -> None:
+        super().__init__(locals(), KINETICS)
+        if len(depths) != 4 or min(depths) < 1 or depths[2] < 2:
+            raise BaselineError(f"STTS: depths are the blocks of four stages, two or more in the third; got {depths}")
+        if frame_size % 32 or width % 4:
+            raise BaselineError(f"STTS: frame_size={frame_size} must be a multiple of 32 and width={width} of 4")
+        if jacobian not in ("diagonal", "full"):
+            raise BaselineError(f"STTS: jacobian is 'diagonal' or 'full'; got {jacobian!r}")
+        self.samples, self.jacobian, self.sigma = samples, jacobian, sigma
+        self.selection: dict[str, tuple[Tensor, Tensor]] = {}
+
+        times, side = (num_frames + 1) // 2, frame_size // 4
+        self.grid = (times, side, side)
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(3, width, (3, 7, 7), (2, 4, 4), (1, 3, 3))})
+        self.cls_token, self.pos_embed_class = (nn.Parameter(torch.zeros(1, 1, width)) for _ in range(2))
+        self.pos_embed_spatial = nn.Parameter(torch.zeros(1, side**2, width))
+        self.pos_embed_temporal = nn.Parameter(torch.zeros(1, times, width))
+        self.blocks = nn.ModuleList()
+        stages = [(stage, number) for stage, depth in enumerate(depths) for number in range(depth)]
+        for k, (stage, number) in enumerate(stages):
+            before = width * 2**stage
+            after = 2 * before if number == depths[stage] - 1 and stage < 3 else before
+            query, key = 2 if stage and not number else 1, 8 >> stage
+            rate = drop_path * k / max(len(stages) - 1, 1)
+            self.blocks.append(PoolingBlock(before, after, 2**stage, query, key, rate))
+        self.feature_dim = 8 * width
+        self.norm = nn.LayerNorm(self.feature_dim, eps=1e-6)
+        self.dropout, self.head = nn.Dropout(dropout), nn.Linear(self.feature_dim, num_classes)
+
+        self.space_block = depths[0] + depths[1] + 1
+        self.keep_times = times if time_ratio is None else int(times * time_ratio)
+        if not 1 <= self.keep_times <= times:
+            raise BaselineError(
+                f"STTS: time_ratio={time_ratio} keeps {self.keep_times} of the {times} temporal tokens that "
+                f"{num_frames} frames make; it must be 1 to {times}"
+            )
+        self.time_scorer = None if time_ratio is None else Scorer(2 * width)
+        self.space_scorer = None if space_ratio is None else Scorer(4 * width)
+        if time_ratio is not None:
+            self.register_buffer("time_table", torch.arange(times * side**2).view(times, -1), persistent=False)
+        side //= 4
+        if space_ratio is not None:
+            self.window = math.isqrt(max(0, int(side**2 * space_ratio)))
+            if not 1 <= self.window <= side:
+                raise BaselineError(
+                    f"STTS: space_ratio={space_ratio} makes windows of {self.window} x {self.window} on a map of "
+                    f"{side} x {side}; it must be above 0 and at most 1"
+                )
+            self.window_stride = max((side - self.window) // 2, 1)
+            cells = torch.arange(side**2).view(side, side)
+            windows = cells.unfold(0, self.window, self.window_stride).unfold(1, self.window, self.window_stride)
+            self.register_buffer("space_table", windows.flatten(2).flatten(0, 1).contiguous(), persistent=False)
+
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        for parameter in (self.cls_token, self.pos_embed_class, self.pos_embed_spatial, self.pos_embed_temporal):
+            nn.init.trunc_normal_(parameter, std=0.02)
+        if weights is not None:
+            state, source = pretrained(weights, "kinetics", "MViT_V1_B_Weights.KINETICS400_V1", "head.")
+            state = self.fit_positions({slowfast_name(key): value for key, value in state.items()})
+            keep = ["head."]
+            if not any("_scorer." in key for key in state):  # A plain MViT; the scorers start at random.
+                keep += ["time_scorer.", "space_scorer."]
+            load_strictly(self, state, source, keep)
+
+    def forward(self, frames: Tensor) -> Output:
+        return self.encode(self.pixels(frames))
+
+    def encode(self, pixels: Tensor) -> Output:
+        """Normalised frames, float [B, T, 3, H, W]."""
+        x = self.patch_embed["proj"](pixels.transpose(1, 2))
+        if x.shape[2:] != self.grid:
+            raise BaselineError(f"STTS was built for frames of {self.frame_size} pixels; got {describe(pixels)}")
+        grid = self.grid
+        x = x.flatten(3).permute(0, 2, 3, 1)  # [B, times, side * side, width]
+        x = x + self.pos_embed_spatial[:, None] + self.pos_embed_temporal[:, :, None]
+        x = torch.cat([(self.cls_token + self.pos_embed_class).expand(len(x), -1, -1), x.flatten(1, 2)], dim=1)
+        self.selection = {}
+        if self.time_scorer is not None:
+            x, grid = self.select_times(x, grid)
+        for number, block in enumerate(self.blocks):
+            if number == self.space_block and self.space_scorer is not None:
+                x, grid = self.select_window(x, grid)
+            x, grid = block(x, grid)
+        feature = self.norm(x[:, 0])
+        return Output(feature, self.head(self.dropout(feature)))
+
+    def select_times(self, x: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, tuple[int, int, int]]:
+        """The best temporal tokens, in order. What is scored is their mean and maximum over all places."""
+        maps = x[:, 1:].unflatten(1, (grid[0], -1))
+        scores = self.time_scorer(torch.cat([maps.mean(2), maps.amax(2)], dim=2))
+        tokens = self.select("time", x[:, 1:], scores, self.time_table, self.keep_times)
+        return torch.cat([x[:, :1], tokens], dim=1), (self.keep_times, *grid[1:])
+
+    def select_window(self, x: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, tuple[int, int, int]]:
+        """The best window of each frame. A window's score is the mean over those of its tokens."""
+        tokens = x[:, 1:].unflatten(1, (grid[0], -1)).flatten(0, 1)
+        scores = self.space_scorer(tokens).view(-1, 1, *grid[1:])
+        scores = F.avg_pool2d(scores, self.window, self.window_stride).flatten(1)
+        tokens = self.select("space", tokens, scores, self.space_table, 1).reshape(len(x), -1, x.shape[2])
+        return torch.cat([x[:, :1], tokens], dim=1), (grid[0], self.window, self.window)
+
+    def select(self, name: str, tokens: Tensor, scores: Tensor, table: Tensor, k: int) -> Tensor:
+        """k of the candidates, groups of L tokens that `table` [d, L] lists: [B, n, C] -> [B, k * L, C].
+
+        In training each selected candidate is a mean of all, weighted by how often noisy scores choose it.
+        """
+        low, high = scores.float().aminmax(dim=1, keepdim=True)
+        scores = (scores.float() - low) / (high - low + 1e-5)
+        index = scores.topk(k, dim=1).indices.sort(dim=1).values
+        self.selection[name] = (scores.detach(), index)
+        if self.training and self.sigma > NO_NOISE:
+            chosen = perturbed_topk(scores, k, self.sigma, samples=self.samples, jacobian=self.jacobian)
+            return torch.einsum("bkd,bdlc->bklc", chosen.to(tokens.dtype), tokens[:, table]).flatten(1, 2)
+        return tokens.take_along_dim(table[index].flatten(1)[:, :, None], dim=1)
+
+    def set_progress(self, share: float) -> None:
+        """The training loop tells how much of it is done, 0 to 1: the noise fades."""
+        self.sigma = self.arguments["sigma"] * (1 - share)
+
+    def fit_positions(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Position embeddings stretched to this model's number of frames and frame size."""
+        state = dict(state)
+        for name in ("cls_token", "pos_embed_class", "pos_embed_spatial", "pos_embed_temporal"):
+            if name in state:
+                state[name] = state[name].reshape(1, -1, state[name].shape[-1])  # torchvision leaves out the ones
+        if (times := state.get("pos_embed_temporal")) is not None and times.shape[1] != self.grid[0]:
+            stretched = F.interpolate(times.transpose(1, 2), self.grid[0], mode="linear")
+            state["pos_embed_temporal"] = stretched.transpose(1, 2)
+        if (places := state.get("pos_embed_spatial")) is not None and places.shape[1] != self.grid[1] ** 2:
+            maps = places.transpose(1, 2).unflatten(2, (math.isqrt(places.shape[1]), -1))
+            stretched = F.interpolate(maps, self.grid[1:], mode="bilinear", antialias=True)
+            state["pos_embed_spatial"] = stretched.flatten(2).transpose(1, 2)
+        return state
+
+
+NO_NOISE = 1e-20
+
+
+def gaussian_noise(x: Tensor, samples: int) -> Tensor:
+    return torch.randn(len(x), samples, x.shape[1], device=x.device, dtype=x.dtype)
+
+
+def perturbed_topk(
+    x: Tensor, k: int, sigma: float, *, samples: int = 500, noise: Tensor | None = None, jacobian: str = "diagonal"
+) -> Tensor:
+    """How often each of d candidates comes j-th, by index, among the k best of noisy scores: [B, d] -> [B, k, d].
+
+    The mean over `samples` draws of x + sigma * noise, noise standard normal [B, samples, d]. It is differentiable
+    (Cordonnier et al., "Differentiable Patch Selection for Image Recognition", CVPR 2021), by an estimate from the
+    same draws: the derivative of the mean of f(x + sigma Z) by x_c is the mean of f(x + sigma Z) Z_c / sigma.
+    `jacobian="full"` is that for all pairs; "diagonal", as released, drops those of different candidates. Without
+    noise (sigma <= 1e-20) the gradient is zero.
+    """
+    if jacobian not in ("diagonal", "full"):
+        raise BaselineError(f"jacobian is 'diagonal' or 'full'; got {jacobian!r}")
+    if not 1 <= k <= x.shape[1]:
+        raise BaselineError(f"k={k} of {x.shape[1]} candidates cannot be chosen")
+    noise = gaussian_noise(x, samples) if noise is None else noise
+    return PerturbedTopK.apply(x, k, sigma, noise, jacobian)
+
+
+class PerturbedTopK(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, k: int, sigma: float, noise: Tensor, jacobian: str) -> Tensor:
+        chosen = (x[:, None] + sigma * noise).topk(k, dim=2).indices.sort(dim=2).values
+        chosen = F.one_hot(chosen, x.shape[1]).to(x.dtype)  # [B, samples, k, d]
+        full = jacobian == "full"
+        ctx.scale = 1 / (sigma * noise.shape[1]) if sigma > NO_NOISE else 0.0
+        ctx.contraction = "bkd,bkdc->bc" if full else "bkd,bkd->bd"
+        ctx.save_for_backward(torch.einsum("bskd,bsc->bkdc" if full else "bskd,bsd->bkd", chosen, noise))
+        return chosen.mean(1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        return ctx.scale * torch.einsum(ctx.contraction, gradient, *ctx.saved_tensors), None, None, None, None
+
+
+def slowfast_name(key: str) -> str:
+    """The name of a parameter here, given that in a checkpoint of torchvision, PySlowFast or STTS."""
+    names = {
+        "conv_proj.": "patch_embed.proj.",
+        "pos_encoding.class_token": "cls_token",
+        "pos_encoding.class_pos": "pos_embed_class",
+        "pos_encoding.spatial_pos": "pos_embed_spatial",
+        "pos_encoding.temporal_pos": "pos_embed_temporal",
+        ".project.0.": ".proj.",
+        ".project.": ".proj.",
+        ".pool.weight": ".weight",
+        ".mlp.0.": ".mlp.fc1.",
+        ".mlp.3.": ".mlp.fc2.",
+        "_score_predictor.0.score_network.": "_scorer.",
+    }
+    for letter in "qkv":
+        names[f".pool_{letter}.norm_act.0."] = f".norm_{letter}."
+    for old, new in names.items():
+        key = key.replace(old, new)
+    return key
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# ListenToLook (Gao et al., "Listen to Look: Action Recognition by Previewing Audio", CVPR 2020): its IMG-AUD network
+
+
+class AudioNet(nn.Module):
+    """ResNet-18 over a log-mel spectrogram [B, frames, bands] -> [B, 8 * width].
+
+    Its stem keeps the size (stride 1). A 1x1 convolution, with the frequency axis as its channels, collapses what is
+    left of that axis; then the maximum over time.
+    """
+
+    def __init__(self, bands: int, depths: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.resnet = ResNet(BasicBlock, depths, width, channels=1, stem_stride=1)
+        for _ in range(4):
+            bands = halve(bands)
+        self.frequency = nn.Conv2d(bands, 1, 1)
+
+    def forward(self, spectrogram: Tensor) -> Tensor:
+        maps = self.resnet(spectrogram[:, None])  # [B, D, t, f]
+        return self.frequency(maps.permute(0, 3, 2, 1)).squeeze(1).amax(1)
+
+
+class ListenToLook(Baseline):
+    """One frame, or a few, and the clip's sound -> the teacher's feature and class logits.
+
+    num_classes      C.
+    feature_dim      D, the size of the teacher's feature. 512 is the original's, and the one with which the paper's
+                     25.53 M parameters come out; `distill()` from a teacher of 768 needs 768 (25.81 M).
+    num_frames       N. The image features of several go through a GRU, whose last state is used.
+    gru              True: one frame goes through the GRU, too, as the paper's parameter count has it. None: only
+                     several frames do.
+    hidden           Width of the fusion network's hidden layer.
+    audio_samples    Length of what is heard, from the middle of the clip's sound (2.0 s at 16 kHz). The clip is longer;
+                     with 2.0 s the paper's operation count comes out.
+    mel_bands        Bands of the spectrogram. The released network fits 33 to 48; 40 is our choice among them.
+    frame_size, width, depths   Height and width, channels of both stems, blocks a stage.
+    weights          "imagenet" (torchvision downloads them), a ResNet-18 state dict of torchvision or the path of
+                     one, for both networks but the sound's stem; or None for random.
+
+    Forward takes frames uint8 [B, N, 3, H, W] and audio [B, S], mono at 16 kHz, S >= audio_samples: float in -1..1,
+    or int16. The spectrogram is made by `log_mel()`. For training use `distill()`; the authors' own distillation, L1
+    of the features and the divergence of the class scores, is that with alpha=1.
+    """
+
+    inputs = ("frames", "audio")
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        feature_dim: int = 512,
+        num_frames: int = 1,
+        gru: bool | None = None,
+        frame_size: int = 224,
+        width: int = 64,
+        depths: Sequence[int] = (2, 2, 2, 2),
+        hidden: int = 1024,
+        audio_samples: int = AUDIO_SAMPLES,
+        mel_bands: int = 40,
+        clip_seconds: float = CLIP_SECONDS,
+        weights: Weights = "imagenet",
+        class_names: list[str] | None = None,
+    ) -> None:
+        super().__init__(locals(), IMAGENET)
+        if gru is False and num_frames > 1:
+            raise BaselineError(f"ListenToLook: num_frames={num_frames} need the GRU; leave gru out")
+        if audio_samples < 400 or mel_bands < 1:
+            raise BaselineError(
+                f"ListenToLook: audio_samples={audio_samples} must be at least 400, and mel_bands={mel_bands} 1"
+            )
+        self.feature_dim, self.audio_samples = feature_dim, audio_samples
+        self.image = ResNet(BasicBlock, depths, width)
+        self.audio = AudioNet(mel_bands, depths, width)
+        size = self.image.feature_dim
+        self.gru = nn.GRU(size, size, batch_first=True) if gru or num_frames > 1 else None
+        self.fusion = nn.Sequential(nn.Linear(2 * size, hidden), nn.ReLU(), nn.Linear(hidden, feature_dim))
+        self.classifier = nn.Linear(feature_dim, num_classes)
+        for layer in (self.audio.resnet.conv1, self.audio.frequency, self.fusion[0], self.fusion[2], self.classifier):
+            nn.init.normal_(layer.weight, std=0.02)
+        if weights is not None:
+            state, source = pretrained(weights, "imagenet", "ResNet18_Weights.IMAGENET1K_V1", "fc.")
+            load_strictly(self.image, state, source)
+            state = {key: value for key, value in state.items() if key != "conv1.weight"}
+            load_strictly(self.audio.resnet, state, source, keep=["conv1."])
+        self.register_buffer("mel", mel_filters(mel_bands), persistent=False)
+
+    def forward(self, frames: Tensor, audio: Tensor) -> Output:
+        return self.encode(self.pixels(frames), self.spectrogram(audio))
+
+    def encode(self, pixels: Tensor, spectrogram: Tensor) -> Output:
+        """Normalised frames, float [B, N, 3, H, W], and log-mel spectrogram [B, frames, bands]."""
+        image = self.aggregate(self.image(pixels.flatten(0, 1)).mean((2, 3)).unflatten(0, pixels.shape[:2]))
+        feature = self.fusion(torch.cat([image, self.audio(spectrogram)], dim=1))
+        return Output(feature, self.classifier(feature))
+
+    def aggregate(self, features: Tensor) -> Tensor:
+        """Image features of the frames [B, N, d] -> [B, d]."""
+        return features[:, 0] if self.gru is None else self.gru(features)[1][-1]
+
+    def spectrogram(self, audio: Tensor) -> Tensor:
+        """The middle `audio_samples` of the sound [B, S] as log-mel spectrogram [B, frames, bands]."""
+        kind = audio.is_floating_point() or audio.dtype == torch.int16
+        if audio.ndim != 2 or audio.shape[1] < self.audio_samples or not kind:
+            raise BaselineError(
+                f"ListenToLook hears audio as float (-1 to 1) or int16 [batch, samples], mono at {AUDIO_RATE} Hz, "
+                f"at least {self.audio_samples} samples; got {describe(audio)}"
+            )
+        start = (audio.shape[1] - self.audio_samples) // 2
+        audio = audio[:, start : start + self.audio_samples]
+        return log_mel(audio / 32768 if audio.dtype == torch.int16 else audio, filters=self.mel)
+
+    def example(self, batch_size: int = 1) -> tuple[Tensor, ...]:
+        return (*super().example(batch_size), torch.rand(batch_size, self.audio_samples) * 2 - 1)
+
+
+def log_mel(audio: Tensor, *, bands: int = 40, filters: Tensor | None = None) -> Tensor:
+    """Log-mel spectrogram of mono sound at 16 kHz: float [B, S] in -1..1 -> float32 [B, 1 + S // 160, bands].
+
+    Hann window of 400 samples (25 ms), hop 160 (10 ms), as Listen to Look and EgoDistill say. They leave the rest
+    open; ours is: FFT of the window's length, centred frames with mirrored ends, power, `bands` triangles spaced
+    evenly on the mel scale over 0 to 8 kHz, log(x + 1e-6). `filters` are those of `mel_filters()`, when at hand.
+    """
+    if audio.shape[-1] <= 200:
+        raise BaselineError(f"log_mel() needs more than 200 samples to mirror at the ends; got {describe(audio)}")
+    place = audio.device.type
+    # Squares of small numbers need all the digits. (The meta device, for counting, has no autocast.)
+    with contextlib.nullcontext() if place == "meta" else torch.autocast(place, enabled=False):
+        audio = audio.float()
+        window = torch.hann_window(400, device=audio.device)
+        power = torch.stft(audio, 400, 160, window=window, center=True, return_complex=True).abs() ** 2
+        filters = mel_filters(bands).to(audio.device) if filters is None else filters
+        return torch.log(power.transpose(1, 2) @ filters + 1e-6)
+
+
+def mel_filters(bands: int) -> Tensor:
+    """Triangles over the 201 bins of a spectrum up to 8 kHz, peak 1: [201, bands]. Mel: 2595 log10(1 + f / 700)."""
+    top = 2595 * math.log10(1 + AUDIO_RATE / 2 / 700)
+    edges = 700 * (10 ** (torch.linspace(0, top, bands + 2, dtype=torch.float64) / 2595) - 1)
+    bins = torch.linspace(0, AUDIO_RATE / 2, 201, dtype=torch.float64)[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    return torch.minimum(rising, falling).clamp(min=0).float()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def pretrained(weights: Weights, keyword: str, published: str, head: str) -> tuple[dict[str, Tensor], str]:
+    """Weights without their classifier, whose names begin with `head`, and what to call them in an error."""
+    if isinstance(weights, Mapping):
+        state, source = weights, "the weights given"
+    elif weights == keyword:
+        try:
+            state = torchvision.models.get_weight(published).get_state_dict(progress=False, check_hash=True)
+        except OSError as error:
+            raise BaselineError(
+                f"the weights {published} could not be downloaded ({error}). Without a network, give weights=PATH "
+                f"(torchvision's .pth file, fetched elsewhere), or None for random weights."
+            ) from error
+        source = f"torchvision's {published}"
+    else:
+        state, source = read_tensors(weights), f"the file {weights}"
+        state = next((state[key] for key in ("model_state", "state_dict", "model") if key in state), state)
+    return {key: value for key, value in state.items() if not key.startswith(head)}, source
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Write to the yielded temporary path; it is renamed to `path` when all went well, and removed when not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
+    """A file of tensors and plain values; never runs code that it may hold (`weights_only`)."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise BaselineError(f"there is no file {path}") from error
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        raise BaselineError(f"{path} cannot be read as a checkpoint (damaged, or of another kind): {error}") from error
+    if not isinstance(content, dict):
+        raise BaselineError(f"{path} holds a {type(content).__name__}, not a dict of weights")
+    return content
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str, keep: Sequence[str] = ()) -> None:
+    """load_state_dict with one message that lists all that does not fit. Names that begin as `keep` may be absent."""
+    own = module.state_dict()
+    # Files older than 2018 have no such counters; batch norm does not use them at its default momentum.
+    optional = [key for key in own if key.startswith(tuple(keep)) or key.endswith("num_batches_tracked")]
+    missing = [key for key in own if key not in state and key not in optional]
+    unexpected = [key for key in state if key not in own]
+    shapes = [
+        f"{key} {list(state[key].shape)} for {list(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    if any(faults.values()):
+        told = "; ".join(
+            f"{len(keys)} {fault} ({', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''})"
+            for fault, keys in faults.items()
+            if keys
+        )
+        raise BaselineError(f"{source}: not the weights of this {type(module).__name__}: {told}")
+    module.load_state_dict(own | dict(state))
