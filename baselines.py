@@ -44,7 +44,6 @@ __all__ = [
     "ListenToLook",
     "Output",
     "STTS",
-    "log_mel",
     "perturbed_topk",
     "straight_through_gumbel",
 ]
@@ -52,8 +51,6 @@ __all__ = [
 CLIP_SECONDS = 64 / 30
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of RGB
 KINETICS = ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
-AUDIO_RATE = 16_000  # Hz
-AUDIO_SAMPLES = 32_000  # 2.0 s: 201 spectrogram frames, with which the published operation count comes out
 
 Weights = str | os.PathLike | Mapping[str, Tensor] | None
 
@@ -849,16 +846,15 @@ class ListenToLook(Baseline):
     gru              True: one frame goes through the GRU, too, as the paper's parameter count has it. None: only
                      several frames do.
     hidden           Width of the fusion network's hidden layer.
-    audio_samples    Length of what is heard, from the middle of the clip's sound (2.0 s at 16 kHz). The clip is longer;
-                     with 2.0 s the paper's operation count comes out.
-    mel_bands        Bands of the spectrogram. The released network fits 33 to 48; 40 is our choice among them.
+    audio_steps, mel_bands   Size of the spectrogram. 201 steps of 10 ms (2.0 s of the longer clip) give the paper's
+                     operation count; the released network fits 33 to 48 bands, and 40 is our choice among them.
     frame_size, width, depths   Height and width, channels of both stems, blocks a stage.
     weights          "imagenet" (torchvision downloads them), a ResNet-18 state dict of torchvision or the path of
                      one, for both networks but the sound's stem; or None for random.
 
-    Forward takes frames uint8 [B, N, 3, H, W] and audio [B, S], mono at 16 kHz, S >= audio_samples: float in -1..1,
-    or int16. The spectrogram is made by `log_mel()`. For training use `distill()`; the authors' own distillation, L1
-    of the features and the divergence of the class scores, is that with alpha=1.
+    Forward takes frames uint8 [B, N, 3, H, W] and the sound as a log-mel spectrogram, float [B, steps, bands], which
+    `data.prepare(..., audio=True)` writes and `data.log_mel()` makes. For training use `distill()`; the authors' own
+    distillation, L1 of the features and the divergence of the class scores, is that with alpha=1.
     """
 
     inputs = ("frames", "audio")
@@ -874,7 +870,7 @@ class ListenToLook(Baseline):
         width: int = 64,
         depths: Sequence[int] = (2, 2, 2, 2),
         hidden: int = 1024,
-        audio_samples: int = AUDIO_SAMPLES,
+        audio_steps: int = 201,
         mel_bands: int = 40,
         clip_seconds: float = CLIP_SECONDS,
         weights: Weights = "imagenet",
@@ -883,11 +879,11 @@ class ListenToLook(Baseline):
         super().__init__(locals(), IMAGENET)
         if gru is False and num_frames > 1:
             raise BaselineError(f"ListenToLook: num_frames={num_frames} need the GRU; leave gru out")
-        if audio_samples < 400 or mel_bands < 1:
+        if audio_steps < 1 or mel_bands < 1:
             raise BaselineError(
-                f"ListenToLook: audio_samples={audio_samples} must be at least 400, and mel_bands={mel_bands} 1"
+                f"ListenToLook: audio_steps={audio_steps} and mel_bands={mel_bands} must be at least 1"
             )
-        self.feature_dim, self.audio_samples = feature_dim, audio_samples
+        self.feature_dim, self.audio_steps, self.mel_bands = feature_dim, audio_steps, mel_bands
         self.image = ResNet(BasicBlock, depths, width)
         self.audio = AudioNet(mel_bands, depths, width)
         size = self.image.feature_dim
@@ -901,10 +897,14 @@ class ListenToLook(Baseline):
             load_strictly(self.image, state, source)
             state = {key: value for key, value in state.items() if key != "conv1.weight"}
             load_strictly(self.audio.resnet, state, source, keep=["conv1."])
-        self.register_buffer("mel", mel_filters(mel_bands), persistent=False)
 
     def forward(self, frames: Tensor, audio: Tensor) -> Output:
-        return self.encode(self.pixels(frames), self.spectrogram(audio))
+        if audio.ndim != 3 or audio.shape[2] != self.mel_bands or not audio.is_floating_point():
+            raise BaselineError(
+                f"ListenToLook hears sound as a float spectrogram [batch, steps, {self.mel_bands}]; "
+                f"got {describe(audio)}"
+            )
+        return self.encode(self.pixels(frames), audio)
 
     def encode(self, pixels: Tensor, spectrogram: Tensor) -> Output:
         """Normalised frames, float [B, N, 3, H, W], and log-mel spectrogram [B, frames, bands]."""
@@ -916,49 +916,8 @@ class ListenToLook(Baseline):
         """Image features of the frames [B, N, d] -> [B, d]."""
         return features[:, 0] if self.gru is None else self.gru(features)[1][-1]
 
-    def spectrogram(self, audio: Tensor) -> Tensor:
-        """The middle `audio_samples` of the sound [B, S] as log-mel spectrogram [B, frames, bands]."""
-        kind = audio.is_floating_point() or audio.dtype == torch.int16
-        if audio.ndim != 2 or audio.shape[1] < self.audio_samples or not kind:
-            raise BaselineError(
-                f"ListenToLook hears audio as float (-1 to 1) or int16 [batch, samples], mono at {AUDIO_RATE} Hz, "
-                f"at least {self.audio_samples} samples; got {describe(audio)}"
-            )
-        start = (audio.shape[1] - self.audio_samples) // 2
-        audio = audio[:, start : start + self.audio_samples]
-        return log_mel(audio / 32768 if audio.dtype == torch.int16 else audio, filters=self.mel)
-
     def example(self, batch_size: int = 1) -> tuple[Tensor, ...]:
-        return (*super().example(batch_size), torch.rand(batch_size, self.audio_samples) * 2 - 1)
-
-
-def log_mel(audio: Tensor, *, bands: int = 40, filters: Tensor | None = None) -> Tensor:
-    """Log-mel spectrogram of mono sound at 16 kHz: float [B, S] in -1..1 -> float32 [B, 1 + S // 160, bands].
-
-    Hann window of 400 samples (25 ms), hop 160 (10 ms), as Listen to Look and EgoDistill say. They leave the rest
-    open; ours is: FFT of the window's length, centred frames with mirrored ends, power, `bands` triangles spaced
-    evenly on the mel scale over 0 to 8 kHz, log(x + 1e-6). `filters` are those of `mel_filters()`, when at hand.
-    """
-    if audio.shape[-1] <= 200:
-        raise BaselineError(f"log_mel() needs more than 200 samples to mirror at the ends; got {describe(audio)}")
-    place = audio.device.type
-    # Squares of small numbers need all the digits. (The meta device, for counting, has no autocast.)
-    with contextlib.nullcontext() if place == "meta" else torch.autocast(place, enabled=False):
-        audio = audio.float()
-        window = torch.hann_window(400, device=audio.device)
-        power = torch.stft(audio, 400, 160, window=window, center=True, return_complex=True).abs() ** 2
-        filters = mel_filters(bands).to(audio.device) if filters is None else filters
-        return torch.log(power.transpose(1, 2) @ filters + 1e-6)
-
-
-def mel_filters(bands: int) -> Tensor:
-    """Triangles over the 201 bins of a spectrum up to 8 kHz, peak 1: [201, bands]. Mel: 2595 log10(1 + f / 700)."""
-    top = 2595 * math.log10(1 + AUDIO_RATE / 2 / 700)
-    edges = 700 * (10 ** (torch.linspace(0, top, bands + 2, dtype=torch.float64) / 2595) - 1)
-    bins = torch.linspace(0, AUDIO_RATE / 2, 201, dtype=torch.float64)[:, None]
-    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    return torch.minimum(rising, falling).clamp(min=0).float()
+        return (*super().example(batch_size), torch.randn(batch_size, self.audio_steps, self.mel_bands))
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ import dataclasses
 import functools
 import hashlib
 import heapq
+import importlib
 import io
 import itertools
 import json
@@ -784,13 +785,10 @@ def _numbers(path: Path, body: str, columns: Sequence[int]) -> np.ndarray:
 
 def _read_telemetry(video: Path) -> Imu:
     """The IMU inside a GoPro video."""
-    if __package__:
-        from . import gpmf
-    else:  # copied alone, or run as a worker of prepare()
-        try:
-            import gpmf
-        except ModuleNotFoundError as error:
-            raise DataError(f"{video}: to read its telemetry, put gpmf.py beside data.py") from error
+    try:  # beside this file, which may lie in any package, or run as a worker of prepare()
+        gpmf = importlib.import_module(f"{__package__}.gpmf" if __package__ else "gpmf")
+    except ModuleNotFoundError as error:
+        raise DataError(f"{video}: to read its telemetry, put gpmf.py beside data.py") from error
     with _open_video(video) as container:
         zero = _zero(container)
         try:

@@ -193,7 +193,8 @@ def test_check_and_transcode(sample_data, tmp_path, capsys):
     imu = [next((world.root / "P01" / "meta_data").glob(f"*-{kind}.csv")) for kind in ("accl", "gyro")]
     offsets = tmp_path / "offsets.csv"
     out = run(capsys, "check", video, "--imu", *imu, "--out", offsets)
-    header, row, *notes = out.splitlines()
+    header, row, *notes, last = out.splitlines()
+    assert last == f"{offsets}: 1 of 1 recordings have a reliable offset"
     assert header.startswith("file ") and row.startswith(video.name) and "198" in row
     assert max(map(len, [header, row, *notes])) <= 100
     assert offsets.read_text().startswith("video,imu_offset\n")
