@@ -143,7 +143,8 @@ def torchcodec_frames(video: str, wanted: Sequence[int], threads: int):
     from torchcodec.transforms import Resize
 
     # "approximate" spares it a scan of the file: its fastest way, and right where frames are evenly spaced, as here.
-    decoder = VideoDecoder(video, num_ffmpeg_threads=threads, seek_mode="approximate", transforms=[Resize((SIZE, SIZE))])
+    small = [Resize((SIZE, SIZE))]
+    decoder = VideoDecoder(video, num_ffmpeg_threads=threads, seek_mode="approximate", transforms=small)
     return decoder.get_frames_played_at(moments(wanted)).data
 
 
@@ -310,7 +311,7 @@ def main() -> None:
                 partial = path.with_suffix(".partial")
                 render(partial, SIZES[size], seconds, key_every, bframes)
                 partial.rename(path)
-            methods = {"ours": ours, "limit": Limit(str(path)), **rivals}
+            methods = {"ours": ours, "limit": Limit(str(path)), **rivals, "key frames": ours_nearest}
             for row, (calls, threads) in rows.items():
                 found = measure(methods, str(path), calls, threads, repeats)
                 print_row(f"{row} x{threads}", found, sum(map(len, calls)), columns)
