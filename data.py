@@ -717,9 +717,11 @@ class _FrameReader:
                 if self._worth_seeking(ticks):
                     self._seek(ticks)
                 self._decode_to(ticks, following)
-                for back in (0, self.second):  # lost: look for what may stand in for it
-                    if self.wanted in self.decoded or (not self.skipped and self._past(ticks)):
+                for back in (0, self.second):
+                    lost = self.wanted not in self.decoded
+                    if not (lost and not self._past(ticks)) and not (self.skipped and (lost or self.broken)):
                         break
+                    # What stands in for a lost frame, and what a decoder makes up, may lie in one left out.
                     self.can_skip = False
                     self._seek(ticks - back)
                     self._decode_to(ticks, following)
@@ -758,7 +760,7 @@ class _FrameReader:
         self.decoded: dict[int, av.VideoFrame] = {}
         self.position = self.until = -math.inf  # decoded up to there; on screen until then
         self.wanted: int | None = None
-        self.ended = self.emptied = self.skipped = False
+        self.ended = self.emptied = self.skipped = self.broken = False
 
     def _worth_seeking(self, ticks: int) -> bool:
         """Whether going on from a later key frame is cheaper than decoding all that lies between."""
@@ -772,12 +774,11 @@ class _FrameReader:
     def _seek(self, ticks: float) -> None:
         """Go to a key frame that is shown at or before this time."""
         before = self.position
-        # The table may hold times of decoding, and a key frame may be shown later than it tells.
+        # Some containers seek by times of decoding: their key frame may be shown too late.
         for back in (0, 1, 4, 16, 64, math.inf):
             start = max(ticks - back * self.second, self.tick(0))
-            key = self.key_before(start)
             try:
-                self.container.seek(math.floor(start) if key is None else key, stream=self.stream)
+                self.container.seek(math.floor(start), stream=self.stream)
             except av.error.FFmpegError:  # a container that cannot seek: go on decoding
                 return
             self._start(self.container.demux(self.stream))
@@ -789,7 +790,7 @@ class _FrameReader:
             first = self.ahead[0] if self.ahead else None
             if first is not None and first.pts is not None and first.pts <= ticks:
                 break
-        if key is None and self.ahead and (self.ahead[0].dts or 0) <= before:
+        if self.ahead and (self.ahead[0].dts or 0) <= before:
             self.blind_seek = math.inf  # it has led back: there are few key frames
 
     def _look_ahead(self) -> None:
@@ -841,18 +842,20 @@ class _FrameReader:
         try:
             frames = self.codec.decode(packet)
         except av.error.InvalidDataError:
+            self.broken = True
             return
         for frame in frames:
             if frame.pts is None:
                 raise VideoError(f"{self.video}: its frames carry no times")
+            self.broken |= frame.is_corrupt
             self.decoded[frame.pts] = frame
 
     def _is_wanted(self, packet: av.Packet) -> bool:
         """Whether one of the times lies between this packet's and the next one on screen."""
-        if packet.pts is None:
+        if packet.pts is None or packet.pts == self.wanted:
             return True
         after = bisect.bisect_right(self.stamps, packet.pts)
-        if after == len(self.stamps) or after < 2:  # the end is not in sight, or the first frame
+        if after == len(self.stamps):  # the next one is not in sight
             return True
         place = bisect.bisect_left(self.ticks, packet.pts)
         return place < len(self.ticks) and self.ticks[place] < self.stamps[after]
@@ -884,8 +887,9 @@ class _FrameReader:
         if len(entries) > 1 and (after is not None or ticks <= entries[len(entries) - 1].timestamp + self.lag):
             for listed in (before, after):
                 if listed is not None:
-                    self.container.seek(listed, stream=self.stream)
-                    keys += itertools.islice(filter(_is_key, self.container.demux(self.stream)), 1)
+                    self.container.seek(listed + self.lag, stream=self.stream)
+                    found = filter(_is_key, self.container.demux(self.stream))
+                    keys += itertools.islice((key for key in found if key.pts >= listed), 1)
         else:  # no table that reaches there: read on, without decoding
             self._seek(ticks)
             for packet in filter(_is_key, itertools.chain(self.ahead, self.packets)):
