@@ -698,9 +698,11 @@ class _FrameReader:
         # Emptying the decoder and seeking costs as much as some frames, more where threads wait.
         self.pause = self.usual * max(2, self.codec.thread_count or _cores())
         self.blind_seek = _BLIND_SEEK * self.second
-        if len(stream.index_entries) < 2:
+        if "matroska" in container.format.name:  # reads its table of key frames when it first seeks
             with contextlib.suppress(av.error.FFmpegError):
-                container.seek(0)  # Matroska reads its table of key frames when it first seeks
+                container.seek(0)
+        # What others list later on, as they read, is full of holes.
+        self.has_table = len(stream.index_entries) > 1
         self._start(container.demux(stream))
         self._look_ahead()
         entries = stream.index_entries  # some list the times of decoding, others those on screen
@@ -745,7 +747,7 @@ class _FrameReader:
 
     def key_before(self, ticks: int) -> int | None:
         """Where the table says that decoding has to start for this time; None without a table."""
-        return self._listed(ticks, backward=True) if len(self.stream.index_entries) > 1 else None
+        return self._listed(ticks, backward=True) if self.has_table else None
 
     def _listed(self, ticks: float, backward: bool) -> int | None:
         """The listed time of the last key frame shown by then, or of the first one shown later."""
@@ -765,7 +767,7 @@ class _FrameReader:
     def _worth_seeking(self, ticks: int) -> bool:
         """Whether going on from a later key frame is cheaper than decoding all that lies between."""
         if self.emptied:
-            return True
+            return bool(self.ahead)  # else the end was reached and all is decoded
         key = self.key_before(ticks)
         if key is None:
             return ticks - self.position > self.blind_seek and self.position > -math.inf
@@ -776,7 +778,7 @@ class _FrameReader:
         before = self.position
         # Some containers seek by times of decoding: their key frame may be shown too late.
         for back in (0, 1, 4, 16, 64, math.inf):
-            start = max(ticks - back * self.second, self.tick(0))
+            start = max(ticks - back * self.second, self.tick(-1))  # before the first frame
             try:
                 self.container.seek(math.floor(start), stream=self.stream)
             except av.error.FFmpegError:  # a container that cannot seek: go on decoding
@@ -804,7 +806,7 @@ class _FrameReader:
 
     def _decode_to(self, ticks: int, following: int | None) -> None:
         """Decode until the frame on screen at this time is there, or must be held for lost."""
-        while not self.emptied:
+        while True:
             # No frame is shown before it is decoded; a few more packets for files that break this.
             while not (arrived := self.ended or self._read_past(ticks)) and len(self.ahead) < _LOOK_AHEAD:
                 self._look_ahead()
@@ -814,7 +816,7 @@ class _FrameReader:
                 self.wanted = self.stamps[0] if self.stamps else None
                 if self.wanted in self.decoded:
                     return
-                if sum(pts > ticks for pts in self.decoded) > _REORDER:
+                if self.emptied or sum(pts > ticks for pts in self.decoded) > _REORDER:
                     return
             fed = arrived and self.wanted is not None and all(p.pts != self.wanted for p in self.ahead)
             if not self.ahead or (fed and (following is None or self._worth_seeking(following))):
@@ -884,7 +886,7 @@ class _FrameReader:
         entries = self.stream.index_entries
         before, after = self._listed(ticks, backward=True), self._listed(ticks, backward=False)
         keys = []
-        if len(entries) > 1 and (after is not None or ticks <= entries[len(entries) - 1].timestamp + self.lag):
+        if self.has_table and (after is not None or ticks <= entries[len(entries) - 1].timestamp + self.lag):
             for listed in (before, after):
                 if listed is not None:
                     self.container.seek(listed + self.lag, stream=self.stream)

