@@ -14,7 +14,7 @@ code. Three requests are made of each, all at 224 x 224 RGB:
 
 `limit` is a bare loop that is told beforehand which packets the wanted frames depend on, decodes only those, and makes
 the same pictures of them. Methods take turns, round after round. A cell is the median, over the rounds, of a method's
-time over the time of ours in the same round: above 1 it is slower. With one thread it is the time of the processor
+time over the time of ours in the same round: above 1 it is slower; `-` is what nobody would wait for. With one thread it is the time of the processor
 (other programs on the machine do not count), with all cores the time on the clock. The bar code in every picture is
 read: `!3` after a number says that three frames were the wrong ones or never came.
 """
@@ -30,7 +30,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -276,12 +276,13 @@ def measure(methods: dict[str, Method], video: str, calls: list[list[int]], thre
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="files of 20 s and 3 rounds, not 60 s and 7")
+    parser.add_argument("--quick", action="store_true", help="files of 10 s (256p: 20 s) and 3 rounds, not 60 s and 7")
     parser.add_argument("--folder", help="keep the rendered files here and find them again")
     parser.add_argument("--only", default="", help="rows whose name holds this, such as '256p' or 'sparse'")
     parser.add_argument("--repeats", type=int, help="rounds a row")
     arguments = parser.parse_args()
-    seconds, repeats = (20, arguments.repeats or 3) if arguments.quick else (60, arguments.repeats or 7)
+    lengths = {"1080p": 10, "256p": 20} if arguments.quick else dict.fromkeys(SIZES, 60)
+    repeats = arguments.repeats or (3 if arguments.quick else 7)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     rivals = {name: method for name, (module, method) in RIVALS.items() if usable(module)}
     if "OpenCV" in rivals:
@@ -293,15 +294,15 @@ def main() -> None:
                 for name in ("av", "numpy", "torchcodec", "decord", "cv2") if usable(name)]  # fmt: skip
     print(f"Python {platform.python_version()}, {', '.join(versions)}")
     print(f"FFmpeg of PyAV: libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}")
-    print(f"{processor()}, {cores} cores; files of {seconds} s, {repeats} rounds; load {os.getloadavg()[0]:.1f}")
+    print(f"{processor()}, {cores} cores; files of {lengths} s, {repeats} rounds; load {os.getloadavg()[0]:.1f}")
     print("cells: time / ours (CPU time with 1 thread, wall time with all cores); !n: n frames are wrong\n")
     columns = ["limit", *RIVALS, "key frames"]
-    print(f"{'file and request':28}{'ms/frame':>9} " + " ".join(f"{name:>15}" for name in columns) + "   verdict")
+    print(f"{'file and request':29}{'ms/frame':>9} " + " ".join(f"{name:>15}" for name in columns) + "   verdict")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(arguments.folder or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for size, bframes, key_every in itertools.product(SIZES, (0, 3), (12, 60, 250)):
-            name = f"{size} key/{key_every:<3} {'B' if bframes else '-'}"
+        for size, bframes, key_every in itertools.product(SIZES, (3, 0), (12, 60, 250)):
+            name, seconds = f"{size} key/{key_every:<3} {'B' if bframes else '-'}", lengths[size]
             rows = {f"{name} {what}": job for what, job in requests(seconds, cores).items()}
             rows = {row: job for row, job in rows.items() if arguments.only in row}
             if not rows:
@@ -313,16 +314,18 @@ def main() -> None:
                 partial.rename(path)
             methods = {"ours": ours, "limit": Limit(str(path)), **rivals, "key frames": ours_nearest}
             for row, (calls, threads) in rows.items():
-                found = measure(methods, str(path), calls, threads, repeats)
-                print_row(f"{row} x{threads}", found, sum(map(len, calls)), columns)
+                taken = {name: method for name, method in methods.items()
+                         if row.endswith("sparse") or method is not pyav_seek_each}  # fmt: skip
+                found = measure(taken, str(path), calls, threads, repeats)
+                print_row(f"{row} x{threads}", found, sum(map(len, calls)), columns, methods)
 
 
-def print_row(row: str, found: dict, frames: int, columns: list[str]) -> None:
+def print_row(row: str, found: dict, frames: int, columns: list[str], installed: Collection[str]) -> None:
     mine, wrong = found["ours"]
     cells, best = [], np.inf
     for name in columns:
         if name not in found:
-            cells.append("not installed")
+            cells.append("-" if name in installed else "not installed")
             continue
         ratio = float(np.median(found[name][0] / mine))
         cells.append(f"{ratio:.2f}" + (f" !{found[name][1]}" if found[name][1] else ""))
@@ -330,7 +333,7 @@ def print_row(row: str, found: dict, frames: int, columns: list[str]) -> None:
             best = min(best, ratio)
     verdict = f"{wrong} FRAMES WRONG" if wrong else "fastest" if best >= 1 else f"{100 / best - 100:.0f} % behind"
     text = " ".join(f"{cell:>15}" for cell in cells)
-    print(f"{row:28}{1000 * np.median(mine) / frames:9.2f} {text}   {verdict}", flush=True)
+    print(f"{row:29}{1000 * np.median(mine) / frames:9.2f} {text}   {verdict}", flush=True)
 
 
 def processor() -> str:
