@@ -617,19 +617,26 @@ def read_frames(
     threads = threads or _cores()
     pictures: list[np.ndarray | None] = [None] * len(times)
 
-    def read(part: np.ndarray, threads: int) -> None:
+    def read(reader: _FrameReader, part: np.ndarray) -> None:
         scaler = _Scaler(size, crop and size is not None)
-        for index, frame in frames_at(video, times[part], exact=exact, threads=threads):
+        for index, frame in reader.frames(times[part], exact=exact, threads=share):
             if frame is None:
                 raise VideoError(_lost(video, times[part[index]]))
             pictures[part[index]] = scaler(frame)
 
-    parts = _parts(video, times, threads) if threads > 1 else [np.arange(len(times))]
-    if len(parts) == 1:
-        read(parts[0], threads)
-    else:
-        with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
-            list(pool.map(read, parts, [threads // len(parts)] * len(parts)))
+    def read_beside(part: np.ndarray) -> None:
+        with _open_video(video) as container:
+            read(_FrameReader(container, video), part)
+
+    with _open_video(video) as container:
+        reader = _FrameReader(container, video)
+        first, *others = reader.parts(times, threads)
+        share = threads // (1 + len(others))
+        with concurrent.futures.ThreadPoolExecutor(len(others) or 1) as pool:
+            running = [pool.submit(read_beside, part) for part in others]
+            read(reader, first)
+            for part in running:
+                part.result()
     return np.stack(pictures)
 
 
@@ -646,16 +653,8 @@ def frames_at(
     the end of what can be decoded, or in a stretch of broken packets. ``exact`` as in
     ``read_frames``; ``threads`` help one decoder, 0 for FFmpeg's choice. Raises VideoError.
     """
-    if not np.isfinite(times).all():
-        raise DataError(f"{video}: not every time that was asked for is a number")
     with _open_video(video) as container:
-        stream = _video_stream(container, video)
-        stream.codec_context.thread_count = threads
-        if threads != 1:
-            stream.codec_context.thread_type = "AUTO"
-        order = np.argsort(times, kind="stable")
-        reader = _FrameReader(container, stream, video, [float(times[i]) for i in order])
-        yield from zip(order.tolist(), reader.exact() if exact else reader.nearest(), strict=True)
+        yield from _FrameReader(container, video).frames(times, exact=exact, threads=threads)
 
 
 def _cores() -> int:
@@ -663,20 +662,6 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _parts(video: str | os.PathLike, times: np.ndarray, count: int) -> list[np.ndarray]:
-    """Indices into ``times`` in at most ``count`` parts of neighbours, cut where a key frame lies between."""
-    order = np.argsort(times, kind="stable")
-    if not np.isfinite(times).all() or len(times) < 2:
-        return [order]
-    with _open_video(video) as container:
-        reader = _FrameReader(container, _video_stream(container, video), video, [])
-        keys = np.array([reader.key_before(reader.tick(t)) or 0 for t in times[order]])
-    cuts = np.flatnonzero(np.diff(keys)) + 1
-    ends = [round(i * len(order) / count) for i in range(1, count)]
-    chosen = {int(cuts[np.abs(cuts - end).argmin()]) for end in ends} if len(cuts) else ()
-    return np.split(order, sorted(chosen))
 
 
 class _FrameReader:
@@ -688,15 +673,13 @@ class _FrameReader:
     key frame where that one comes later. Times are whole ticks of the stream's clock.
     """
 
-    def __init__(self, container, stream, video, times: Sequence[float]) -> None:
-        self.container, self.stream, self.video = container, stream, video
+    def __init__(self, container: av.container.InputContainer, video: str | os.PathLike) -> None:
+        self.container, self.video = container, video
+        self.stream = stream = _video_stream(container, video)
         self.codec, self.zero = stream.codec_context, _zero(container)
         self.second = 1 / float(stream.time_base)
         self.usual = max(1, round(self.second / float(stream.average_rate or 25)))  # a frame's length
-        self.ticks = [self.tick(seconds) for seconds in times]  # ascending
         self.can_skip = _tells_unreferenced(self.codec)
-        # Emptying the decoder and seeking costs as much as some frames, more where threads wait.
-        self.pause = self.usual * max(2, self.codec.thread_count or _cores())
         self.blind_seek = _BLIND_SEEK * self.second
         if "matroska" in container.format.name:  # reads its table of key frames when it first seeks
             with contextlib.suppress(av.error.FFmpegError):
@@ -709,10 +692,38 @@ class _FrameReader:
         listed = len(entries) and self.ahead and self.ahead[0].pts is not None
         self.lag = self.ahead[0].pts - entries[0].timestamp if listed else 0
 
-    def tick(self, seconds: float) -> int:
+    def frames(
+        self, times: Sequence[float] | np.ndarray, *, exact: bool, threads: int
+    ) -> Iterator[tuple[int, av.VideoFrame | None]]:
+        """``frames_at`` of this video; a reader can do it once."""
+        order = self._sorted(times)
+        self.codec.thread_count = threads
+        if threads != 1:
+            self.codec.thread_type = "AUTO"
+        # Emptying the decoder and seeking costs as much as some frames, more where threads wait.
+        self.pause = self.usual * max(2, threads or _cores())
+        self.ticks = [self._tick(float(times[i])) for i in order]
+        yield from zip(order.tolist(), self._exact() if exact else self._nearest(), strict=True)
+
+    def parts(self, times: np.ndarray, count: int) -> list[np.ndarray]:
+        """At most ``count`` parts of the times, as indices, with a key frame between any two."""
+        order = self._sorted(times)
+        keys = [self._key_before(self._tick(t)) or 0 for t in times[order]] if count > 1 else []
+        cuts = np.flatnonzero(np.diff(keys)) + 1
+        if not len(cuts):
+            return [order]
+        ends = [round(i * len(order) / count) for i in range(1, count)]
+        return np.split(order, sorted({int(cuts[np.abs(cuts - end).argmin()]) for end in ends}))
+
+    def _sorted(self, times: Sequence[float] | np.ndarray) -> np.ndarray:
+        if not np.isfinite(times).all():
+            raise DataError(f"{self.video}: not every time that was asked for is a number")
+        return np.argsort(times, kind="stable")
+
+    def _tick(self, seconds: float) -> int:
         return math.floor((seconds + _ROUNDING + self.zero) / self.stream.time_base)
 
-    def exact(self) -> Iterator[av.VideoFrame | None]:
+    def _exact(self) -> Iterator[av.VideoFrame | None]:
         """The frame on screen at each time."""
         for ticks, following in itertools.zip_longest(self.ticks, self.ticks[1:]):
             if ticks >= self.until:
@@ -729,7 +740,7 @@ class _FrameReader:
                     self._decode_to(ticks, following)
             yield self._shown(ticks)
 
-    def nearest(self) -> Iterator[av.VideoFrame | None]:
+    def _nearest(self) -> Iterator[av.VideoFrame | None]:
         """The key frame nearest to each time, decoded alone."""
         keys: list[av.Packet] = []
         decoded, frame = None, None
@@ -745,7 +756,7 @@ class _FrameReader:
                 frame = next(iter(self.decoded.values()), None)
             yield frame
 
-    def key_before(self, ticks: int) -> int | None:
+    def _key_before(self, ticks: int) -> int | None:
         """Where the table says that decoding has to start for this time; None without a table."""
         return self._listed(ticks, backward=True) if self.has_table else None
 
@@ -768,7 +779,7 @@ class _FrameReader:
         """Whether going on from a later key frame is cheaper than decoding all that lies between."""
         if self.emptied:
             return bool(self.ahead)  # else the end was reached and all is decoded
-        key = self.key_before(ticks)
+        key = self._key_before(ticks)
         if key is None:
             return ticks - self.position > self.blind_seek and self.position > -math.inf
         return key > self.position + self.pause if self.position > -math.inf else key > 0
@@ -778,7 +789,7 @@ class _FrameReader:
         before = self.position
         # Some containers seek by times of decoding: their key frame may be shown too late.
         for back in (0, 1, 4, 16, 64, math.inf):
-            start = max(ticks - back * self.second, self.tick(-1))  # before the first frame
+            start = max(ticks - back * self.second, self._tick(-1))  # before the first frame
             try:
                 self.container.seek(math.floor(start), stream=self.stream)
             except av.error.FFmpegError:  # a container that cannot seek: go on decoding

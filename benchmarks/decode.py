@@ -14,9 +14,9 @@ code. Three requests are made of each, all at 224 x 224 RGB:
 
 `limit` is a bare loop that is told beforehand which packets the wanted frames depend on, decodes only those, and makes
 the same pictures of them. Methods take turns, round after round. A cell is the median, over the rounds, of a method's
-time over the time of ours in the same round: above 1 it is slower; `-` is what nobody would wait for. With one thread it is the time of the processor
-(other programs on the machine do not count), with all cores the time on the clock. The bar code in every picture is
-read: `!3` after a number says that three frames were the wrong ones or never came.
+time over the time of ours in the same round: above 1 it is slower; `-` is what nobody would wait for. With one thread
+it is the time of the processor (other programs on the machine do not count), with all cores the time on the clock. The
+bar code in every picture is read: `!3` after a number says that three frames were the wrong ones or never came.
 """
 
 from __future__ import annotations

@@ -697,7 +697,8 @@ def test_threads_share_the_recording_out_and_change_nothing(steady, decoded):
     times = np.random.default_rng(0).permutation(np.repeat(STEADY[::2], 2))
     expected = data.read_frames(steady, times, threads=1)
     alone = len(decoded)
-    parts = data._parts(steady, times, 3)
+    with data._open_video(steady) as container:
+        parts = data._FrameReader(container, steady).parts(times, 3)
     assert len(parts) == 3 and sorted(np.concatenate(parts)) == list(range(len(times)))
     assert min(map(len, parts)) > len(times) / 5
     for threads in (0, 2, 3, 64):
