@@ -744,6 +744,7 @@ class _FrameReader:
         """The key frame nearest to each time, decoded alone."""
         keys: list[av.Packet] = []
         decoded, frame = None, None
+        self.can_skip = False
         for ticks in self.ticks:
             if not keys or ticks >= self.until:
                 keys = self._keys_around(ticks)
@@ -779,10 +780,11 @@ class _FrameReader:
         """Whether going on from a later key frame is cheaper than decoding all that lies between."""
         if self.emptied:
             return bool(self.ahead)  # else the end was reached and all is decoded
+        position = self.position
+        if position == -math.inf and self.ahead:  # nothing is decoded yet
+            position = self.ahead[0].dts or 0
         key = self._key_before(ticks)
-        if key is None:
-            return ticks - self.position > self.blind_seek and self.position > -math.inf
-        return key > self.position + self.pause if self.position > -math.inf else key > 0
+        return ticks > position + self.blind_seek if key is None else key > position + self.pause
 
     def _seek(self, ticks: float) -> None:
         """Go to a key frame that is shown at or before this time."""
@@ -847,10 +849,9 @@ class _FrameReader:
 
     def _decode(self, packet: av.Packet | None) -> None:
         if packet is not None:
-            if self.can_skip:
-                skip = not self._is_wanted(packet)
-                self.codec.skip_frame = "NONREF" if skip else "DEFAULT"
-                self.skipped |= skip
+            skip = self.can_skip and not self._is_wanted(packet)
+            self.codec.skip_frame = "NONREF" if skip else "DEFAULT"
+            self.skipped |= skip
             self.position = self.position if packet.dts is None else packet.dts
         try:
             frames = self.codec.decode(packet)
