@@ -714,6 +714,8 @@ def test_memory_stays_flat(steady):
     statm = Path("/proc/self/statm")
     if not statm.exists():
         pytest.skip("reads the memory in use from /proc")
+    if int(av.__version__.split(".")[0]) < 18:
+        pytest.skip("PyAV 17 keeps some memory of each decoder, in a bare loop too")
 
     def in_use(calls):
         for i in range(calls):
