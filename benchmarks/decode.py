@@ -1,8 +1,8 @@
 """How fast do frames come out of a video? `data.read_frames()` beside what a user would take instead.
 
     pip install torchcodec decord2 opencv-python-headless    # each is left out where it is missing
-    python benchmarks/decode.py                  # about half an hour on two cores, most of it the rivals' slow rows
-    python benchmarks/decode.py --quick          # some minutes: shorter files, fewer repeats
+    python benchmarks/decode.py                  # files of a minute, seven rounds: leave it alone for long
+    python benchmarks/decode.py --quick          # shorter files, fewer rounds
     python benchmarks/decode.py --only 1080p     # the rows whose name holds this
 
 The files are rendered here: a moving texture under fresh noise, 30 fps, H.264, every frame wearing its number as a bar
@@ -15,8 +15,9 @@ code. Three requests are made of each, all at 224 x 224 RGB:
 `limit` is a bare loop that is told beforehand which packets the wanted frames depend on, decodes only those, and makes
 the same pictures of them. Methods take turns, round after round. A cell is the median, over the rounds, of a method's
 time over the time of ours in the same round: above 1 it is slower; `-` is what nobody would wait for. With one thread
-it is the time of the processor (other programs on the machine do not count), with all cores the time on the clock. The
-bar code in every picture is read: `!3` after a number says that three frames were the wrong ones or never came.
+it is the time of the processor (other programs on the machine do not count), with all cores the time on the clock, and
+below it that of the processors: on a busy machine the first is a matter of luck. The bar code in every picture is read:
+`!3` after a number says that three frames were the wrong ones or never came.
 """
 
 from __future__ import annotations
@@ -257,16 +258,15 @@ def requests(seconds: int, cores: int) -> dict[str, tuple[list[list[int]], int]]
 
 
 def measure(methods: dict[str, Method], video: str, calls: list[list[int]], threads: int, repeats: int) -> dict:
-    """Per method: its time in each round (s), and how many frames were wrong."""
-    clock = time.process_time if threads == 1 else time.perf_counter
-    times: dict[str, list[float]] = {name: [] for name in methods}
+    """Per method: its times in each round (s, on the clock and of the processor), and how many frames were wrong."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
     wrong = dict.fromkeys(methods, 0)
     for round_ in range(repeats):
         order = list(methods)[round_ % len(methods) :] + list(methods)[: round_ % len(methods)]
         for name in order:
-            began = clock()
+            began = time.perf_counter(), time.process_time()
             found = [methods[name](video, wanted, threads) for wanted in calls]
-            times[name].append(clock() - began)
+            times[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
             if not round_ and methods[name] is not ours_nearest:
                 for pictures, wanted in zip(found, calls, strict=True):
                     seen = numbers(pictures)
@@ -295,9 +295,9 @@ def main() -> None:
     print(f"Python {platform.python_version()}, {', '.join(versions)}")
     print(f"FFmpeg of PyAV: libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}")
     print(f"{processor()}, {cores} cores; files of {lengths} s, {repeats} rounds; load {os.getloadavg()[0]:.1f}")
-    print("cells: time / ours (CPU time with 1 thread, wall time with all cores); !n: n frames are wrong\n")
+    print("cells: time / ours; !n: n frames are wrong; -: not run\n")
     columns = ["limit", *RIVALS, "key frames"]
-    print(f"{'file and request':29}{'ms/frame':>9} " + " ".join(f"{name:>15}" for name in columns) + "   verdict")
+    print(f"{'file and request':33}{'ms/frame':>9} " + " ".join(f"{name:>15}" for name in columns) + "   verdict")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(arguments.folder or temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -317,10 +317,14 @@ def main() -> None:
                 taken = {name: method for name, method in methods.items()
                          if row.endswith("sparse") or method is not pyav_seek_each}  # fmt: skip
                 found = measure(taken, str(path), calls, threads, repeats)
-                print_row(f"{row} x{threads}", found, sum(map(len, calls)), columns, methods)
+                for clock in ("wall", "CPU") if threads > 1 else ("CPU",):
+                    print_row(f"{row} x{threads} {clock}", found, clock, sum(map(len, calls)), columns, methods)
 
 
-def print_row(row: str, found: dict, frames: int, columns: list[str], installed: Collection[str]) -> None:
+def print_row(
+    row: str, found: dict, clock: str, frames: int, columns: list[str], installed: Collection[str]
+) -> None:
+    found = {name: (times[:, int(clock == "CPU")], wrong) for name, (times, wrong) in found.items()}
     mine, wrong = found["ours"]
     cells, best = [], np.inf
     for name in columns:
@@ -333,7 +337,7 @@ def print_row(row: str, found: dict, frames: int, columns: list[str], installed:
             best = min(best, ratio)
     verdict = f"{wrong} FRAMES WRONG" if wrong else "fastest" if best >= 1 else f"{100 / best - 100:.0f} % behind"
     text = " ".join(f"{cell:>15}" for cell in cells)
-    print(f"{row:29}{1000 * np.median(mine) / frames:9.2f} {text}   {verdict}", flush=True)
+    print(f"{row:33}{1000 * np.median(mine) / frames:9.2f} {text}   {verdict}", flush=True)
 
 
 def processor() -> str:
