@@ -23,6 +23,7 @@ Times are seconds on the video's own clock, the one a player shows: zero is wher
 
 from __future__ import annotations
 
+import bisect
 import collections
 import concurrent.futures
 import contextlib
@@ -31,7 +32,6 @@ import csv
 import dataclasses
 import functools
 import hashlib
-import heapq
 import importlib
 import io
 import itertools
@@ -806,6 +806,7 @@ def _read_telemetry(video: Path) -> Imu:
 _ROUNDING = 1e-6  # seconds: a frame at 1/30 s is on screen at t = 0.0333333
 _END_TOLERANCE = 0.1  # seconds for which the last frame may stand in after its own end
 _REORDER = 4  # frames held back to sort them: some phones write times out of order
+_LOOK_AHEAD = 32  # packets read before they are decoded, to learn in which order they are shown
 _BLIND_SEEK = 10.0  # seconds ahead from which seeking pays without a table of key frames
 
 
@@ -841,133 +842,337 @@ def read_frames(
     size: int | None = None,
     *,
     crop: bool = False,
+    exact: bool = True,
     threads: int = 0,
 ) -> np.ndarray:
     """The frames on screen at ``times`` (seconds, any order), uint8 RGB [n, 3, H, W].
 
     The frame on screen at t is the last one with time <= t; before the first frame it is the first,
-    and the last frame stands until 0.1 s after its own end. Rotation is applied. ``size`` makes
-    H = W = size, by squeezing the picture or, with ``crop``, from its centre square. ``threads`` is
-    the number of decoder threads, 0 for FFmpeg's choice. Broken packets are skipped.
+    and the last frame stands until 0.1 s after its own end. With ``exact=False`` it is the key frame
+    whose time is nearest to t, of two equally near the earlier: the cheapest frame there is, as it
+    is decoded alone. Rotation is applied. ``size`` makes H = W = size, by squeezing the picture or,
+    with ``crop``, from its centre square. ``threads`` is the number of threads that decode, 0 for
+    one a core: each reads a stretch of the recording, or they share the only one. Broken packets
+    are skipped.
     Raises VideoError, with file and time, for a video that cannot be read or a frame that is lost.
     """
-    scaler = _Scaler(size, crop and size is not None)
-    pictures: list[np.ndarray | None] = [None] * len(times)
-    for index, frame in frames_at(video, times, threads=threads):
-        if frame is None:
-            raise VideoError(_lost(video, times[index]))
-        pictures[index] = scaler(frame)
-    if not pictures:
+    times = np.asarray(times, np.float64)
+    if not times.size:
         raise DataError(f"{video}: no times were given")
+    threads = threads or _cores()
+    pictures: list[np.ndarray | None] = [None] * len(times)
+
+    def read(reader: _FrameReader, part: np.ndarray) -> None:
+        scaler = _Scaler(size, crop and size is not None)
+        for index, frame in reader.frames(times[part], exact=exact, threads=share):
+            if frame is None:
+                raise VideoError(_lost(video, times[part[index]]))
+            pictures[part[index]] = scaler(frame)
+
+    def read_beside(part: np.ndarray) -> None:
+        with _open_video(video) as container:
+            read(_FrameReader(container, video), part)
+
+    with _open_video(video) as container:
+        reader = _FrameReader(container, video)
+        first, *others = reader.parts(times, threads)
+        share = threads // (1 + len(others))
+        with concurrent.futures.ThreadPoolExecutor(len(others) or 1) as pool:
+            running = [pool.submit(read_beside, part) for part in others]
+            read(reader, first)
+            for part in running:
+                part.result()
     return np.stack(pictures)
 
 
 def frames_at(
-    video: str | os.PathLike, times: Sequence[float] | np.ndarray, *, threads: int = 0
+    video: str | os.PathLike,
+    times: Sequence[float] | np.ndarray,
+    *,
+    exact: bool = True,
+    threads: int = 0,
 ) -> Iterator[tuple[int, av.VideoFrame | None]]:
     """One pass over a video: (index into ``times``, decoded frame) in the order of the times.
 
     Only a handful of decoded frames is held at once. None in place of a frame that is lost: past
-    the end of what can be decoded, or in a stretch of broken packets. Raises VideoError.
+    the end of what can be decoded, or in a stretch of broken packets. ``exact`` as in
+    ``read_frames``; ``threads`` help one decoder, 0 for FFmpeg's choice. Raises VideoError.
     """
-    if not np.isfinite(times).all():
-        raise DataError(f"{video}: not every time that was asked for is a number")
     with _open_video(video) as container:
-        stream = _video_stream(container, video)
-        stream.codec_context.thread_count = threads
-        if threads != 1:
-            stream.codec_context.thread_type = "AUTO"
-        reader = _FrameReader(container, stream, video)
-        for index in np.argsort(times, kind="stable"):
-            yield int(index), reader.at(float(times[index]))
+        yield from _FrameReader(container, video).frames(times, exact=exact, threads=threads)
+
+
+def _cores() -> int:
+    """Those that this process may use: a container or a scheduler may have given it few."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class _FrameReader:
-    """Walks through one video, forwards only; skips ahead where a later key frame allows it."""
+    """Walks through one video, forwards, and decodes as little as the wanted frames allow.
 
-    def __init__(self, container, stream, video) -> None:
-        self.container, self.stream, self.video = container, stream, video
-        self.zero = _zero(container)
+    Packets say when their frames are shown, so what is wanted is known before anything is decoded:
+    frames that no other refers to are left out unless they are wanted themselves, the decoder is
+    emptied once it has all that a wanted frame needs, and it goes on from the next wanted frame's
+    key frame where that one comes later. Times are whole ticks of the stream's clock.
+    """
+
+    def __init__(self, container: av.container.InputContainer, video: str | os.PathLike) -> None:
+        self.container, self.video = container, video
+        self.stream = stream = _video_stream(container, video)
+        self.codec, self.zero = stream.codec_context, _zero(container)
+        self.second = 1 / float(stream.time_base)
+        self.usual = max(1, round(self.second / float(stream.average_rate or 25)))  # a frame's length
+        self.can_skip = _tells_unreferenced(self.codec)
+        self.blind_seek = _BLIND_SEEK * self.second
+        if "matroska" in container.format.name:  # reads its table of key frames when it first seeks
+            with contextlib.suppress(av.error.FFmpegError):
+                container.seek(0)
+        # What others list later on, as they read, is full of holes.
+        self.has_table = len(stream.index_entries) > 1
         self._start(container.demux(stream))
+        self._look_ahead()
+        entries = stream.index_entries  # some list the times of decoding, others those on screen
+        listed = len(entries) and self.ahead and self.ahead[0].pts is not None
+        self.lag = self.ahead[0].pts - entries[0].timestamp if listed else 0
 
-    def at(self, seconds: float) -> av.VideoFrame | None:
-        """The frame on screen at this time, not before the last one asked for."""
-        seconds += _ROUNDING
+    def frames(
+        self, times: Sequence[float] | np.ndarray, *, exact: bool, threads: int
+    ) -> Iterator[tuple[int, av.VideoFrame | None]]:
+        """``frames_at`` of this video; a reader can do it once."""
+        order = self._sorted(times)
+        self.codec.thread_count = threads
+        if threads != 1:
+            self.codec.thread_type = "AUTO"
+        # Emptying the decoder and seeking costs as much as some frames, more where threads wait.
+        self.pause = self.usual * max(2, threads or _cores())
+        self.ticks = [self._tick(float(times[i])) for i in order]
+        yield from zip(order.tolist(), self._exact() if exact else self._nearest(), strict=True)
 
-        def passed() -> bool:
-            return self.next is not None and self._time(self.next) <= seconds
+    def parts(self, times: np.ndarray, count: int) -> list[np.ndarray]:
+        """At most ``count`` parts of the times, as indices, with a key frame between any two."""
+        order = self._sorted(times)
+        keys = [self._key_before(self._tick(t)) or 0 for t in times[order]] if count > 1 else []
+        cuts = np.flatnonzero(np.diff(keys)) + 1
+        if not len(cuts):
+            return [order]
+        ends = [round(i * len(order) / count) for i in range(1, count)]
+        return np.split(order, sorted({int(cuts[np.abs(cuts - end).argmin()]) for end in ends}))
 
-        if passed() and self._worth_seeking(seconds):
-            self._seek(seconds)
-        while passed():
-            self.shown, self.next = self.next, next(self.frames, None)
-        frame = self.shown or self.next
-        if frame is None:
-            return None
-        lasts_until = self._time(frame) + self._duration(frame) + _END_TOLERANCE
-        # In a healthy video a frame may stand for minutes; after broken packets it hides others.
-        return None if (self.next is None or self.broken) and seconds > lasts_until else frame
+    def _sorted(self, times: Sequence[float] | np.ndarray) -> np.ndarray:
+        if not np.isfinite(times).all():
+            raise DataError(f"{self.video}: not every time that was asked for is a number")
+        return np.argsort(times, kind="stable")
 
-    def _time(self, frame: av.VideoFrame) -> float:
-        return float(frame.pts * self.stream.time_base) - self.zero
+    def _tick(self, seconds: float) -> int:
+        return math.floor((seconds + _ROUNDING + self.zero) / self.stream.time_base)
 
-    def _duration(self, frame: av.VideoFrame) -> float:
-        usual = 1 / float(self.stream.average_rate or 25)
-        return float((frame.duration or 0) * self.stream.time_base) or usual
+    def _exact(self) -> Iterator[av.VideoFrame | None]:
+        """The frame on screen at each time."""
+        for ticks, following in itertools.zip_longest(self.ticks, self.ticks[1:]):
+            if ticks >= self.until:
+                if self._worth_seeking(ticks):
+                    self._seek(ticks)
+                self._decode_to(ticks, following)
+                for back in (0, self.second):
+                    lost = self.wanted not in self.decoded
+                    if not (lost and not self._past(ticks)) and not (self.skipped and (lost or self.broken)):
+                        break
+                    # What stands in for a lost frame, and what a decoder makes up, may lie in one left out.
+                    self.can_skip = False
+                    self._seek(ticks - back)
+                    self._decode_to(ticks, following)
+            yield self._shown(ticks)
 
-    def _worth_seeking(self, seconds: float) -> bool:
-        """Whether a key frame lies between the packet read last and this time."""
+    def _nearest(self) -> Iterator[av.VideoFrame | None]:
+        """The key frame nearest to each time, decoded alone."""
+        keys: list[av.Packet] = []
+        decoded, frame = None, None
+        self.can_skip = False
+        for ticks in self.ticks:
+            if not keys or ticks >= self.until:
+                keys = self._keys_around(ticks)
+            key = min(keys, key=lambda packet: abs(packet.pts - ticks), default=None)
+            if key is not None and key.pts != decoded:
+                self.codec.flush_buffers()
+                decoded, self.decoded = key.pts, {}
+                self._decode(key)
+                self._decode(None)
+                frame = next(iter(self.decoded.values()), None)
+            yield frame
+
+    def _key_before(self, ticks: int) -> int | None:
+        """Where the table says that decoding has to start for this time; None without a table."""
+        return self._listed(ticks, backward=True) if self.has_table else None
+
+    def _listed(self, ticks: float, backward: bool) -> int | None:
+        """The listed time of the last key frame shown by then, or of the first one shown later."""
         entries = self.stream.index_entries
-        if len(entries) < 2:
-            return seconds - self._time(self.next) > _BLIND_SEEK
-        key = entries[max(entries.search_timestamp(self._ticks(seconds)), 0)]
-        return key.is_keyframe and key.timestamp > self.position
-
-    def _seek(self, seconds: float) -> None:
-        """Go to a key frame that is shown at or before this time."""
-        # The table of key frames holds decoding times; one of them may be shown too late.
-        for back in (0, 1, 4, 16, 64, math.inf):
-            start = max(seconds - back, 0.0)
-            try:
-                self.container.seek(self._ticks(start), stream=self.stream, backward=True)
-            except av.error.FFmpegError:  # a container that cannot seek: go on decoding
-                return
-            packets = self.container.demux(self.stream)
-            first = next(packets)
-            self._start(itertools.chain([first], packets))
-            shown = math.inf if first.pts is None else first.pts * self.stream.time_base - self.zero
-            if shown <= seconds and self.next is not None and self._time(self.next) <= seconds:
-                return
-
-    def _ticks(self, seconds: float) -> int:
-        return math.floor((seconds + self.zero) / self.stream.time_base)
+        place = entries.search_timestamp(math.floor(ticks) - self.lag + (not backward), backward=backward)
+        return entries[place].timestamp if place >= 0 and entries[place].is_keyframe else None
 
     def _start(self, packets: Iterator[av.Packet]) -> None:
-        self.position, self.broken = -math.inf, 0
-        self.frames = self._decode(packets)
-        self.shown: av.VideoFrame | None = None
-        self.next = next(self.frames, None)
+        self.packets = packets
+        self.ahead: collections.deque[av.Packet] = collections.deque()  # read, not yet decoded
+        self.stamps: list[int] = []  # of the packets read, in order, from the wanted frame's on
+        self.decoded: dict[int, av.VideoFrame] = {}
+        self.position = self.until = -math.inf  # decoded up to there; on screen until then
+        self.wanted: int | None = None
+        self.ended = self.emptied = self.skipped = self.broken = False
 
-    def _decode(self, packets: Iterator[av.Packet]) -> Iterator[av.VideoFrame]:
-        """Frames in the order of their times."""
-        held: list[tuple[int, int, av.VideoFrame]] = []
-        order = itertools.count()
-        for packet in packets:
-            if packet.dts is not None:
-                self.position = packet.dts
+    def _worth_seeking(self, ticks: int) -> bool:
+        """Whether going on from a later key frame is cheaper than decoding all that lies between."""
+        if self.emptied:
+            return bool(self.ahead)  # else the end was reached and all is decoded
+        position = self.position
+        if position == -math.inf and self.ahead:  # nothing is decoded yet
+            position = self.ahead[0].dts or 0
+        key = self._key_before(ticks)
+        return ticks > position + self.blind_seek if key is None else key > position + self.pause
+
+    def _seek(self, ticks: float) -> None:
+        """Go to a key frame that is shown at or before this time."""
+        before = self.position
+        # Some containers seek by times of decoding: their key frame may be shown too late.
+        for back in (0, 1, 4, 16, 64, math.inf):
+            start = max(ticks - back * self.second, self._tick(-1))  # before the first frame
             try:
-                frames = packet.decode()
-            except av.error.InvalidDataError:
-                self.broken += 1
-                continue
-            for frame in frames:
-                if frame.pts is None:
-                    raise VideoError(f"{self.video}: its frames carry no times")
-                heapq.heappush(held, (frame.pts, next(order), frame))
-                if len(held) > _REORDER:
-                    yield heapq.heappop(held)[-1]
-        while held:
-            yield heapq.heappop(held)[-1]
+                self.container.seek(math.floor(start), stream=self.stream)
+            except av.error.FFmpegError:  # a container that cannot seek: go on decoding
+                return
+            self._start(self.container.demux(self.stream))
+            self._look_ahead()
+            while back < math.inf and self.ahead and not self.ahead[0].is_keyframe:
+                self.ahead.clear()
+                self.stamps.clear()
+                self._look_ahead()
+            first = self.ahead[0] if self.ahead else None
+            if first is not None and first.pts is not None and first.pts <= ticks:
+                break
+        if self.ahead and (self.ahead[0].dts or 0) <= before:
+            self.blind_seek = math.inf  # it has led back: there are few key frames
+
+    def _look_ahead(self) -> None:
+        packet = next(self.packets, None)
+        if packet is None or not packet.size:
+            self.ended = True
+            return
+        self.ahead.append(packet)
+        if packet.pts is not None and not packet.is_discard:
+            bisect.insort(self.stamps, packet.pts)
+
+    def _decode_to(self, ticks: int, following: int | None) -> None:
+        """Decode until the frame on screen at this time is there, or must be held for lost."""
+        while True:
+            # No frame is shown before it is decoded; a few more packets for files that break this.
+            while not (arrived := self.ended or self._read_past(ticks)) and len(self.ahead) < _LOOK_AHEAD:
+                self._look_ahead()
+            place = bisect.bisect_right(self.stamps, ticks)
+            del self.stamps[: max(place - 1, 0)]
+            if arrived:
+                self.wanted = self.stamps[0] if self.stamps else None
+                if self.wanted in self.decoded:
+                    return
+                if self.emptied or sum(pts > ticks for pts in self.decoded) > _REORDER:
+                    return
+            fed = arrived and self.wanted is not None and all(p.pts != self.wanted for p in self.ahead)
+            if not self.ahead or (fed and (following is None or self._worth_seeking(following))):
+                self._decode(None)
+                self.emptied = True
+            else:
+                self._decode(self.ahead.popleft())
+                if not arrived:  # on the way: nothing but the last frame may be of use
+                    for pts in sorted(self.decoded)[:-1]:
+                        del self.decoded[pts]
+
+    def _read_past(self, ticks: int) -> bool:
+        if len(self.ahead) < _REORDER:
+            return False
+        dts = self.ahead[-_REORDER].dts
+        return dts is not None and dts > ticks
+
+    def _decode(self, packet: av.Packet | None) -> None:
+        if packet is not None:
+            skip = self.can_skip and not self._is_wanted(packet)
+            self.codec.skip_frame = "NONREF" if skip else "DEFAULT"
+            self.skipped |= skip
+            self.position = self.position if packet.dts is None else packet.dts
+        try:
+            frames = self.codec.decode(packet)
+        except av.error.InvalidDataError:
+            self.broken = True
+            return
+        for frame in frames:
+            if frame.pts is None:
+                raise VideoError(f"{self.video}: its frames carry no times")
+            self.broken |= frame.is_corrupt
+            self.decoded[frame.pts] = frame
+
+    def _is_wanted(self, packet: av.Packet) -> bool:
+        """Whether one of the times lies between this packet's and the next one on screen."""
+        if packet.pts is None or packet.pts == self.wanted:
+            return True
+        after = bisect.bisect_right(self.stamps, packet.pts)
+        if after == len(self.stamps):  # the next one is not in sight
+            return True
+        place = bisect.bisect_left(self.ticks, packet.pts)
+        return place < len(self.ticks) and self.ticks[place] < self.stamps[after]
+
+    def _past(self, ticks: int) -> list[int]:
+        return [pts for pts in self.decoded if pts <= ticks]
+
+    def _shown(self, ticks: int) -> av.VideoFrame | None:
+        past = self._past(ticks)
+        pts = max(past, default=min(self.decoded, default=None))
+        if pts is None:
+            return None
+        for earlier in past:
+            if earlier != pts:
+                del self.decoded[earlier]
+        frame = self.decoded[pts]
+        if pts == self.wanted and len(self.stamps) > 1:  # it may stand for minutes
+            self.until = self.stamps[1]
+            return frame
+        # The last one, or what comes before a lost one, must not hide what is missing.
+        end = pts + (frame.duration or self.usual) + _END_TOLERANCE * self.second
+        return frame if ticks <= end else None
+
+    def _keys_around(self, ticks: int) -> list[av.Packet]:
+        """The packets of the key frames before and after a time, as many as there are."""
+        entries = self.stream.index_entries
+        before, after = self._listed(ticks, backward=True), self._listed(ticks, backward=False)
+        keys = []
+        if self.has_table and (after is not None or ticks <= entries[len(entries) - 1].timestamp + self.lag):
+            for listed in (before, after):
+                if listed is not None:
+                    self.container.seek(listed + self.lag, stream=self.stream)
+                    found = filter(_is_key, self.container.demux(self.stream))
+                    keys += itertools.islice((key for key in found if key.pts >= listed), 1)
+        else:  # no table that reaches there: read on, without decoding
+            self._seek(ticks)
+            for packet in filter(_is_key, itertools.chain(self.ahead, self.packets)):
+                keys = [*keys[-1:], packet]
+                if packet.pts > ticks:
+                    break
+        self.until = keys[-1].pts if keys and keys[-1].pts > ticks else math.inf
+        return keys
+
+
+def _is_key(packet: av.Packet) -> bool:
+    return packet.is_keyframe and packet.pts is not None and not packet.is_discard
+
+
+def _tells_unreferenced(codec: av.VideoCodecContext) -> bool:
+    """Whether the decoder can tell which frames no other one refers to.
+
+    In H.264 they are marked. So they are in H.265, but only with regard to their own temporal layer:
+    there may be no more than one, which the MP4 and Matroska header says in five bits of byte 21.
+    """
+    header = codec.extradata or b""
+    if codec.name == "hevc":
+        return len(header) > 21 and header[0] == 1 and header[21] >> 3 & 7 == 1
+    return codec.name == "h264"
 
 
 class _Scaler:
@@ -1273,7 +1478,8 @@ def prepare(
 
     - ``frames_N`` uint8 [n, N, 3, frame_size, frame_size] for each N of ``num_frames``, at the
       centres of N equal parts of the clip or by another rule of ``clip_times`` (``seed`` is that of
-      "random"); squeezed to the square, as in the paper. Without ``exact`` the nearest key frames
+      "random"); squeezed to the square, as in the paper. Without ``exact`` these and the ends are
+      the nearest key frames, which cost far less
     - ``ends`` uint8 [n, 2, 3, frame_size, frame_size]: the frames at the clip's start and end
     - ``clip`` uint8 [n, clip_frames, 3, clip_size, clip_size], for video teachers, which want an
       undistorted picture: its centre square
@@ -1486,6 +1692,15 @@ def _fill(store: ClipStore, rows: Sequence[int]) -> Iterator[int]:
             yield row
 
     # One pass over the video; each frame is written where it belongs as soon as it is decoded.
+    def written(row: int) -> bool:
+        """One more part of the row is written; was it the last?"""
+        left[row] -= 1
+        if left[row]:
+            return False
+        del left[row]
+        status[row] = _OK  # the data first, then the status
+        return True
+
     squeezed, cropped = _Scaler(settings["frame_size"]), _Scaler(settings["clip_size"], crop=True)
     try:
         if settings["audio"]:
@@ -1498,26 +1713,25 @@ def _fill(store: ClipStore, rows: Sequence[int]) -> Iterator[int]:
                     yield _fail(store, row, f"{video}: sound is missing near {begins[index]:.3f} s")
                     continue
                 store._map("audio", "r+")[row] = log_mel(sound)
-                left[row] -= 1
-                if not left[row]:
-                    status[row] = _OK
-                    del left[row]
+                if written(row):
                     yield row
-        for index, frame in frames_at(video, [t for t, *_ in wanted], threads=1):
-            seconds, row, name, k = wanted[index]
-            if row not in left:  # failed before
-                continue
-            if frame is None:
-                del left[row]
-                yield _fail(store, row, _lost(video, seconds))
-                continue
-            picture = (cropped if name == "clip" else squeezed)(frame)
-            store._map(name, "r+")[row, k] = picture
-            left[row] -= 1
-            if not left[row]:
-                status[row] = _OK  # the data first, then the status
-                del left[row]
-                yield row
+        # A teacher's clip is of exact frames in any case.
+        for exact in (True, False):
+            chosen = [want for want in wanted if (settings["exact"] or want[2] == "clip") is exact]
+            times = [seconds for seconds, *_ in chosen]
+            for index, frame in frames_at(video, times, exact=exact, threads=1) if chosen else ():
+                seconds, row, name, k = chosen[index]
+                if row not in left:  # failed before
+                    continue
+                if frame is None:
+                    del left[row]
+                    yield _fail(store, row, _lost(video, seconds))
+                    continue
+                # Each frame is written where it belongs as soon as it is decoded.
+                picture = (cropped if name == "clip" else squeezed)(frame)
+                store._map(name, "r+")[row, k] = picture
+                if written(row):
+                    yield row
     except VideoError as error:
         for row in left:
             yield _fail(store, row, error)

@@ -51,7 +51,7 @@ def number_of(picture):
 
 def write_video(path, times, codec="libx264", pictures=None, **options):
     """A video whose i-th frame is on screen from times[i] on and shows the number i."""
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=options.pop("container", None)) as container:
         stream = container.add_stream(codec, rate=30)
         height, width = (HEIGHT, WIDTH) if pictures is None else pictures[0].shape[:2]
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -625,21 +625,30 @@ def test_frames_are_exact(tmp_path, name, starts, codec, options):
         assert [number_of(p) for p in found] == expected_numbers(starts, few)
 
 
-def test_reader_skips_ahead_but_decodes_nothing_twice(steady, monkeypatch):
+@pytest.fixture
+def decoded(monkeypatch):
+    """The times of all frames that come out of the decoder, wanted or not."""
     seen = []
     decode = data._FrameReader._decode
 
-    def counted(self, packets):
-        for frame in decode(self, packets):
-            seen.append(frame.pts)
-            yield frame
+    def counted(self, packet):
+        before = set(self.decoded)
+        decode(self, packet)
+        seen.extend(set(self.decoded) - before)
 
     monkeypatch.setattr(data._FrameReader, "_decode", counted)
-    data.read_frames(steady, [5.9])
-    assert len(seen) < 40  # of 150
-    seen.clear()
-    data.read_frames(steady, STEADY)
-    assert len(seen) == len(set(seen)) == 150
+    return seen
+
+
+def test_reader_skips_ahead_but_decodes_nothing_twice(steady, decoded):
+    data.read_frames(steady, [5.7], threads=1)  # frame 142; the key frame before it is 112
+    assert len(decoded) < 20  # nothing refers to some twelve of the 31
+    decoded.clear()
+    data.read_frames(steady, [0.1, 5.0], threads=1)  # frames 2 and 125
+    assert len(decoded) < 14
+    decoded.clear()
+    data.read_frames(steady, STEADY, threads=1)
+    assert len(decoded) == len(set(decoded)) == 150
 
 
 def test_first_key_frame_after_the_wanted_time_is_not_taken(tmp_path):
@@ -718,6 +727,97 @@ def test_broken_packets_cost_no_other_frames_and_hide_none(tmp_path):
     tail = break_packets(video, tmp_path / "tail.mp4", set(range(140, 150)))
     with pytest.raises(data.VideoError, match=r"tail.mp4: no frame at 5.960 s"):
         data.read_frames(tail, [STEADY[149]])
+
+
+TEMPORAL_LAYERS = {"preset": "ultrafast", "x265_params": "keyint=40:bframes=3:temporal-layers=3:log-level=0"}
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options", "skips"),
+    [("a.mp4", "libx264", X264, True), ("a.mkv", "libx264", X264, True), ("a.mp4", "libx265", H265, True),
+     ("a.mp4", "libx265", TEMPORAL_LAYERS, False), ("a.mp4", "mpeg4", {"bf": 2, "g": 20}, False)],
+)  # fmt: skip
+def test_frames_left_out_change_no_pixel(tmp_path, decoded, name, codec, options, skips):
+    """In H.265 a frame of a lower temporal layer that its own layer does without may serve a higher one."""
+    rng = np.random.default_rng(0)
+    ground = rng.integers(0, 256, (HEIGHT + 64, WIDTH + 64, 3), np.uint8)
+    pictures = [ground[i % 64 :, i // 2 % 64 :][:HEIGHT, :WIDTH] for i in range(100)]
+    video = write_video(tmp_path / name, STEADY[:100], codec, pictures=pictures, **options)
+    with av.open(video) as container:
+        everything = sorted(container.decode(video=0), key=lambda frame: frame.pts)
+        everything = [frame.to_ndarray(format="rgb24").transpose(2, 0, 1) for frame in everything]
+    for k in range(0, 100, 7):
+        found = data.read_frames(video, [STEADY[k] + 0.02], threads=1)[0]
+        np.testing.assert_array_equal(found, everything[k])
+    single = len(decoded)
+    decoded.clear()
+    found = data.read_frames(video, STEADY[:100:7] + 0.02, threads=1)
+    np.testing.assert_array_equal(found, everything[::7])
+    assert (len(decoded) < 85) == skips and single >= len(decoded)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_a_video_with_one_key_frame_is_decoded_once(tmp_path, decoded, name):
+    video = write_video(tmp_path / name, np.arange(120) / 4, bf=0, x264_params="keyint=1000:scenecut=0")
+    found = data.read_frames(video, [0, 11, 22, 29], threads=1)
+    assert [number_of(p) for p in found] == [0, 44, 88, 116]
+    assert len(decoded) < 125  # 117 and one start over, after which the reader knows
+    with av.open(video) as container:
+        packets = list(container.demux(video=0))
+    assert sum(packet.is_keyframe for packet in packets) == 1
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "fragments.mp4"])
+@pytest.mark.parametrize("bframes", [0, 3])
+def test_nearest_key_frame(tmp_path, decoded, name, bframes):
+    options = X264 | {"bf": bframes, "x264_params": "keyint=20:min-keyint=20:scenecut=0"}
+    options |= {"container": {"movflags": "frag_keyframe+empty_moov"}} if name == "fragments.mp4" else {}
+    video = write_video(tmp_path / name, STEADY, **options)
+    keys = np.arange(0, 150, 20)
+    times = np.random.default_rng(0).permutation([*np.arange(0.003, 6, 0.07), 0.4, -1, 9])  # 0.4: a tie
+    nearest = [int(keys[np.abs(STEADY[keys] - max(t, 0)).argmin()]) for t in times]
+    for threads in (1, 4):
+        decoded.clear()
+        found = data.read_frames(video, times, exact=False, threads=threads)
+        assert [number_of(p) for p in found] == nearest
+        assert len(keys) == len(set(decoded)) <= len(decoded) <= len(keys) + threads - 1
+    decoded.clear()
+    assert number_of(data.read_frames(video, [3.7], exact=False, threads=1)[0]) == 100 and len(decoded) == 1
+
+
+def test_threads_share_the_recording_out_and_change_nothing(steady, decoded):
+    times = np.random.default_rng(0).permutation(np.repeat(STEADY[::2], 2))
+    expected = data.read_frames(steady, times, threads=1)
+    alone = len(decoded)
+    with data._open_video(steady) as container:
+        parts = data._FrameReader(container, steady).parts(times, 3)
+    assert len(parts) == 3 and sorted(np.concatenate(parts)) == list(range(len(times)))
+    assert min(map(len, parts)) > len(times) / 5
+    for threads in (0, 2, 3, 64):
+        decoded.clear()
+        np.testing.assert_array_equal(data.read_frames(steady, times, threads=threads), expected)
+        assert len(decoded) < alone + 32  # no part decodes what belongs to another one
+    with pytest.raises(data.VideoError, match=r"steady.mp4: no frame at 9.000 s"):
+        data.read_frames(steady, [0, 2, 4, 9], threads=3)
+
+
+def test_memory_stays_flat(steady):
+    """A frame of this video is 6 kB, its decoder some hundred: ten kept of a hundred calls would show."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("reads the memory in use from /proc")
+    if int(av.__version__.split(".")[0]) < 18:
+        pytest.skip("PyAV 17 keeps some memory of each decoder, in a bare loop too")
+
+    def in_use(calls):
+        for i in range(calls):
+            data.read_frames(steady, [i % 60 / 10, 5.5], 32, threads=1 + i % 2)
+            data.read_frames(steady, [i % 60 / 10], exact=False, threads=1)
+            next(data.frames_at(steady, [0, 5], threads=1))
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = in_use(60)
+    assert in_use(200) - before < 4e6
 
 
 def test_containers_are_closed(steady):
@@ -1032,12 +1132,12 @@ data.prepare([data.Segment(*f) for f in fields], sys.argv[3], **options)
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_run_goes_on_where_it_stopped(tmp_path, workers):
-    """80 overlapping segments in two recordings, killed after the first clip and in the middle."""
+    """80 segments along two recordings, killed after the first clip and in the middle."""
     imu = write_epic_imu(tmp_path, "x", 7)
-    large = [np.kron(paint(i), np.ones((10, 8, 1), np.uint8)) for i in range(60)]
-    videos = [write_video(tmp_path / "a.mp4", STEADY[:60], pictures=large, preset="ultrafast")]
+    large = [np.kron(paint(i), np.ones((10, 8, 1), np.uint8)) for i in range(150)]
+    videos = [write_video(tmp_path / "a.mp4", STEADY, pictures=large, preset="ultrafast")]
     videos.append(str(shutil.copy(videos[0], tmp_path / "b.mp4")))
-    fields = [(str(i), videos[i % 2], i / 500, i / 500 + 2, "ab"[i % 2], imu) for i in range(80)]
+    fields = [(str(i), videos[i % 2], i / 21, i / 21 + 2, "ab"[i % 2], imu) for i in range(80)]
     options = {"num_frames": 16, "frame_size": 24, "clip_frames": 16, "clip_size": 24,
                "progress": False, "workers": workers}
     segments = [data.Segment(*f) for f in fields]
@@ -1188,6 +1288,14 @@ def test_prepare_with_other_settings(kitchen, tmp_path):
         data.prepare(kitchen[:1], tmp_path / "f", **OPTIONS)
     with pytest.raises(data.DataError, match="'middle'"):
         data.prepare(kitchen[:1], tmp_path / "m", **OPTIONS | {"sampling": "middle"})
+    keys = data.prepare(kitchen[:2], tmp_path / "k", **OPTIONS | {"exact": False})
+    for row, clip in enumerate(keys.clips):
+        times = clip["start"] + (np.arange(4) + 0.5) / 4 * CLIP
+        numbers = [number_of(p) for p in keys.read("frames_4", row)]
+        assert numbers == [number_of(p) for p in data.read_frames(clip["video"], times, exact=False)]
+        assert numbers != expected_numbers(STEADY, times)
+        dense = data.read_frames(clip["video"], clip["start"] + (np.arange(3) + 0.5) / 3 * CLIP, 24, crop=True)
+        np.testing.assert_array_equal(keys.read("clip", row), dense)
     with pytest.warns(UserWarning, match="1 of 1 clips"):
         silent = data.prepare(kitchen[:1], tmp_path / "q", **OPTIONS | {"audio": True, "max_bad": 1.0})
     assert "has no audio" in silent.failures[0]["reason"]

@@ -1,0 +1,352 @@
+"""How fast do frames come out of a video? `data.read_frames()` beside what a user would take instead.
+
+    pip install torchcodec decord2 opencv-python-headless    # each is left out where it is missing
+    python benchmarks/decode.py                  # files of a minute, seven rounds: leave it alone for long
+    python benchmarks/decode.py --quick          # shorter files, fewer rounds
+    python benchmarks/decode.py --only 1080p     # the rows whose name holds this
+
+The files are rendered here: a moving texture under fresh noise, 30 fps, H.264, every frame wearing its number as a bar
+code. Three requests are made of each, all at 224 x 224 RGB:
+
+- sparse: one frame out of every 2 s, the whole recording in one call, one thread
+- dense: a clip of 16 frames out of 64, one call a clip, three clips a round, one thread
+- whole: every fourth frame of the recording in one call, on all cores
+
+`limit` is a bare loop that is told beforehand which packets the wanted frames depend on, decodes only those, and makes
+the same pictures of them. Methods take turns, round after round. A cell is the median, over the rounds, of a method's
+time over the time of ours in the same round: above 1 it is slower; `-` is what nobody would wait for. With one thread
+it is the time of the processor (other programs on the machine do not count), with all cores the time on the clock, and
+below it that of the processors: on a busy machine the first is a matter of luck. The bar code in every picture is read:
+`!3` after a number says that three frames were the wrong ones or never came.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import importlib
+import itertools
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Collection, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout's egodistill, installed or not.
+
+from egodistill import data
+
+FPS, SIZE, BITS = 30, 224, 12
+SIZES = {"1080p": (1920, 1080), "256p": (456, 256)}
+Method = Callable[[str, Sequence[int], int], object]  # (video, frame numbers in order, threads) -> pictures
+
+
+# --- The files -----------------------------------------------------------------------------------
+
+
+def render(path: Path, size: tuple[int, int], seconds: int, key_every: int, bframes: int) -> None:
+    """A moving texture under noise, each frame's number in twelve bars along the upper edge."""
+    rng = np.random.default_rng(0)
+    width, height = size
+    margin = 64
+    texture = np.zeros((height + margin, width + margin), np.float32)
+    for grain in (4, 16, 64):  # octaves of noise, the coarser the stronger
+        coarse = rng.normal(0, 12 * grain**0.25, (texture.shape[0] // grain + 1, texture.shape[1] // grain + 1))
+        texture += np.kron(coarse, np.ones((grain, grain)))[: texture.shape[0], : texture.shape[1]]
+    noise = rng.normal(0, 4, (height + margin, width + margin)).astype(np.float32)
+    colour = rng.integers(90, 166, ((height + 15) // 16, (width + 15) // 16)).repeat(8, 0).repeat(8, 1)
+    colour = colour[: height // 2, : width // 2].astype(np.uint8)
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {"preset": "veryfast", "crf": "23", "bf": str(bframes), "g": str(key_every),
+                          "keyint_min": str(key_every), "sc_threshold": "0"}  # fmt: skip
+        for i in range(seconds * FPS):
+            y, x = (round(margin / 2 * (1 + np.sin(i * speed))) for speed in (0.031, 0.047))
+            ny, nx = rng.integers(0, margin, 2)
+            luma = 126 + texture[y : y + height, x : x + width] + noise[ny : ny + height, nx : nx + width]
+            luma = luma.clip(16, 235).astype(np.uint8)
+            bars = np.array([235 if i >> bit & 1 else 16 for bit in range(BITS)], np.uint8)
+            luma[: height // 8] = bars[np.arange(width) * BITS // width]
+            planes = [luma, np.roll(colour, x, 1), np.roll(colour, -y, 0)]
+            picture = np.concatenate([plane.ravel() for plane in planes]).reshape(height * 3 // 2, width)
+            frame = av.VideoFrame.from_ndarray(picture, "yuv420p")
+            frame.pts, frame.time_base = i, Fraction(1, FPS)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def numbers(pictures) -> list[int]:
+    """The frame numbers that pictures [n, 3, H, W] or [n, H, W, 3] wear."""
+    pictures = np.asarray(pictures)
+    if pictures.shape[1] == 3:
+        pictures = pictures.transpose(0, 2, 3, 1)
+    strip = pictures[:, 2 : SIZE // 8 - 4].mean((1, 3))
+    bars = strip[:, ((np.arange(BITS) + 0.5) * SIZE / BITS).astype(int)] > 128
+    return (bars << np.arange(BITS)).sum(1).tolist()
+
+
+# --- The methods ---------------------------------------------------------------------------------
+
+
+def moments(wanted: Sequence[int]) -> list[float]:
+    return [(k + 0.5) / FPS for k in wanted]  # in the middle of a frame's time, where no rounding is in doubt
+
+
+def ours(video: str, wanted: Sequence[int], threads: int) -> np.ndarray:
+    return data.read_frames(video, moments(wanted), SIZE, threads=threads)
+
+
+def ours_nearest(video: str, wanted: Sequence[int], threads: int) -> np.ndarray:
+    return data.read_frames(video, moments(wanted), SIZE, threads=threads, exact=False)
+
+
+def picture_of(frame: av.VideoFrame) -> np.ndarray:
+    return frame.to_ndarray(width=SIZE, height=SIZE, format="rgb24", interpolation="AREA")
+
+
+def pyav_from_start(video: str, wanted: Sequence[int], threads: int) -> np.ndarray:
+    pictures, left = [], list(wanted)[::-1]
+    with av.open(video) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count, stream.codec_context.thread_type = threads, "AUTO"
+        for i, frame in enumerate(container.decode(stream)):
+            while left and left[-1] == i:
+                pictures.append(picture_of(frame))
+                left.pop()
+            if not left:
+                break
+    return np.stack(pictures)
+
+
+def pyav_seek_each(video: str, wanted: Sequence[int], threads: int) -> np.ndarray:
+    pictures = []
+    with av.open(video) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count, stream.codec_context.thread_type = threads, "AUTO"
+        for seconds in moments(wanted):
+            container.seek(int(seconds / stream.time_base), stream=stream)
+            for frame in container.decode(stream):
+                if frame.time + 1 / FPS > seconds:
+                    pictures.append(picture_of(frame))
+                    break
+    return np.stack(pictures)
+
+
+def torchcodec_frames(video: str, wanted: Sequence[int], threads: int):
+    from torchcodec.decoders import VideoDecoder
+    from torchcodec.transforms import Resize
+
+    # "approximate" spares it a scan of the file: its fastest way, and right where frames are evenly spaced, as here.
+    small = [Resize((SIZE, SIZE))]
+    decoder = VideoDecoder(video, num_ffmpeg_threads=threads, seek_mode="approximate", transforms=small)
+    return decoder.get_frames_played_at(moments(wanted)).data
+
+
+def decord_frames(video: str, wanted: Sequence[int], threads: int) -> np.ndarray:
+    import decord
+
+    return decord.VideoReader(video, width=SIZE, height=SIZE, num_threads=threads).get_batch(list(wanted)).asnumpy()
+
+
+def opencv_frames(video: str, wanted: Sequence[int], threads: int) -> np.ndarray:
+    import cv2
+
+    capture, pictures, position = cv2.VideoCapture(video, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads]), [], 0
+    for k in wanted:
+        if not 0 <= k - position < FPS:  # a jump; within a clip it is cheaper to go on
+            capture.set(cv2.CAP_PROP_POS_FRAMES, k)
+            position = k
+        while position < k:
+            capture.grab()
+            position += 1
+        found, picture = capture.read()
+        position += 1
+        picture = picture if found else np.zeros((SIZE, SIZE, 3), np.uint8)
+        small = cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+        pictures.append(cv2.cvtColor(small, cv2.COLOR_BGR2RGB))
+    capture.release()
+    return np.stack(pictures)
+
+
+RIVALS: dict[str, tuple[str, Method]] = {  # column -> (module it needs, method)
+    "PyAV from start": ("av", pyav_from_start),
+    "PyAV seek each": ("av", pyav_seek_each),
+    "torchcodec": ("torchcodec.decoders", torchcodec_frames),
+    "decord": ("decord", decord_frames),
+    "OpenCV": ("cv2", opencv_frames),
+}
+
+
+class Limit:
+    """The least that can be decoded, with everything known beforehand but the pictures themselves."""
+
+    def __init__(self, video: str) -> None:
+        with av.open(video) as container:
+            stream = container.streams.video[0]
+            packets = [(packet.pts, packet.is_keyframe) for packet in container.demux(stream) if packet.size]
+        with av.open(video) as container:
+            container.streams.video[0].codec_context.skip_frame = "NONREF"
+            self.referred_to = {frame.pts for frame in container.decode(video=0)}
+        self.shown = sorted(pts for pts, _ in packets)
+        self.groups: list[list[int]] = []  # packets from one key frame to the next, in the order of decoding
+        for pts, is_key in packets:
+            if is_key:
+                self.groups.append([])
+            self.groups[-1].append(pts)
+
+    def __call__(self, video: str, wanted: Sequence[int], threads: int) -> np.ndarray:
+        keep = {self.shown[k] for k in wanted}
+        plan = []
+        for group in self.groups:
+            last = max((i for i, pts in enumerate(group) if pts in keep), default=None)
+            if last is not None:
+                plan.append((group[0], {pts for pts in group[: last + 1] if pts in self.referred_to or pts in keep}))
+        parts = [plan[i * len(plan) // threads : (i + 1) * len(plan) // threads] for i in range(threads)]
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            run = map if threads == 1 else pool.map
+            return np.concatenate(list(run(lambda part: self.decode(video, part, keep), filter(None, parts))))
+
+    def decode(self, video: str, plan: list[tuple[int, set[int]]], keep: set[int]) -> np.ndarray:
+        pictures = {}
+        with av.open(video) as container:
+            stream = container.streams.video[0]
+            codec = stream.codec_context
+            codec.thread_count = 1
+            for key, needed in plan:
+                container.seek(key, stream=stream)
+                left = len(needed)
+                for packet in container.demux(stream):
+                    if packet.pts not in needed:
+                        continue
+                    left -= 1
+                    for frame in packet.decode() + ([] if left else codec.decode(None)):
+                        if frame.pts in keep:
+                            pictures[frame.pts] = picture_of(frame)
+                    if not left:
+                        break
+        return np.stack([pictures[pts] for pts in sorted(pictures)])
+
+
+# --- The table -----------------------------------------------------------------------------------
+
+
+def usable(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except Exception:  # a package that is there and cannot be loaded is as good as none
+        return False
+    return True
+
+
+def requests(seconds: int, cores: int) -> dict[str, tuple[list[list[int]], int]]:
+    """What is asked for: name -> (frame numbers of each call, threads)."""
+    frames, rng = seconds * FPS, np.random.default_rng(1)
+    sparse = [int(k) + int(rng.integers(0, 2 * FPS)) for k in range(0, frames, 2 * FPS)]
+    starts = rng.integers(0, frames - 64, 3)
+    return {
+        "sparse": ([sparse], 1),
+        "dense": ([list(range(start, start + 64, 4)) for start in starts.tolist()], 1),
+        "whole": ([list(range(0, frames, 4))], cores),
+    }
+
+
+def measure(methods: dict[str, Method], video: str, calls: list[list[int]], threads: int, repeats: int) -> dict:
+    """Per method: its times in each round (s, on the clock and of the processor), and how many frames were wrong."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
+    wrong = dict.fromkeys(methods, 0)
+    for round_ in range(repeats):
+        order = list(methods)[round_ % len(methods) :] + list(methods)[: round_ % len(methods)]
+        for name in order:
+            began = time.perf_counter(), time.process_time()
+            found = [methods[name](video, wanted, threads) for wanted in calls]
+            times[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
+            if not round_ and methods[name] is not ours_nearest:
+                for pictures, wanted in zip(found, calls, strict=True):
+                    seen = numbers(pictures)
+                    wrong[name] += sum(a != b for a, b in itertools.zip_longest(seen, wanted))
+    return {name: (np.array(times[name]), wrong[name]) for name in methods}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="files of 10 s (256p: 20 s) and 3 rounds, not 60 s and 7")
+    parser.add_argument("--folder", help="keep the rendered files here and find them again")
+    parser.add_argument("--only", default="", help="rows whose name holds this, such as '256p' or 'sparse'")
+    parser.add_argument("--repeats", type=int, help="rounds a row")
+    arguments = parser.parse_args()
+    lengths = {"1080p": 10, "256p": 20} if arguments.quick else dict.fromkeys(SIZES, 60)
+    repeats = arguments.repeats or (3 if arguments.quick else 7)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    rivals = {name: method for name, (module, method) in RIVALS.items() if usable(module)}
+    if "OpenCV" in rivals:
+        importlib.import_module("cv2").setNumThreads(1)  # its resizing; the decoder's threads are set a call
+    if "torchcodec" in rivals:
+        importlib.import_module("torch").set_num_threads(1)
+
+    versions = [f"{name} {importlib.import_module(name).__version__}"
+                for name in ("av", "numpy", "torchcodec", "decord", "cv2") if usable(name)]  # fmt: skip
+    print(f"Python {platform.python_version()}, {', '.join(versions)}")
+    print(f"FFmpeg of PyAV: libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}")
+    print(f"{processor()}, {cores} cores; files of {lengths} s, {repeats} rounds; load {os.getloadavg()[0]:.1f}")
+    print("cells: time / ours; !n: n frames are wrong; -: not run\n")
+    columns = ["limit", *RIVALS, "key frames"]
+    print(f"{'file and request':33}{'ms/frame':>9} " + " ".join(f"{name:>15}" for name in columns) + "   verdict")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(arguments.folder or temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        for size, bframes, key_every in itertools.product(SIZES, (3, 0), (12, 60, 250)):
+            name, seconds = f"{size} key/{key_every:<3} {'B' if bframes else '-'}", lengths[size]
+            rows = {f"{name} {what}": job for what, job in requests(seconds, cores).items()}
+            rows = {row: job for row, job in rows.items() if arguments.only in row}
+            if not rows:
+                continue
+            path = folder / f"{size}_{key_every}_{bframes}_{seconds}.mp4"
+            if not path.exists():
+                partial = path.with_suffix(".partial")
+                render(partial, SIZES[size], seconds, key_every, bframes)
+                partial.rename(path)
+            methods = {"ours": ours, "limit": Limit(str(path)), **rivals, "key frames": ours_nearest}
+            for row, (calls, threads) in rows.items():
+                taken = {name: method for name, method in methods.items()
+                         if row.endswith("sparse") or method is not pyav_seek_each}  # fmt: skip
+                found = measure(taken, str(path), calls, threads, repeats)
+                for clock in ("wall", "CPU") if threads > 1 else ("CPU",):
+                    print_row(f"{row} x{threads} {clock}", found, clock, sum(map(len, calls)), columns, methods)
+
+
+def print_row(
+    row: str, found: dict, clock: str, frames: int, columns: list[str], installed: Collection[str]
+) -> None:
+    found = {name: (times[:, int(clock == "CPU")], wrong) for name, (times, wrong) in found.items()}
+    mine, wrong = found["ours"]
+    cells, best = [], np.inf
+    for name in columns:
+        if name not in found:
+            cells.append("-" if name in installed else "not installed")
+            continue
+        ratio = float(np.median(found[name][0] / mine))
+        cells.append(f"{ratio:.2f}" + (f" !{found[name][1]}" if found[name][1] else ""))
+        if name in RIVALS and not found[name][1]:  # speed of wrong frames is no speed
+            best = min(best, ratio)
+    verdict = f"{wrong} FRAMES WRONG" if wrong else "fastest" if best >= 1 else f"{100 / best - 100:.0f} % behind"
+    text = " ".join(f"{cell:>15}" for cell in cells)
+    print(f"{row:33}{1000 * np.median(mine) / frames:9.2f} {text}   {verdict}", flush=True)
+
+
+def processor() -> str:
+    if Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()
