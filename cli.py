@@ -527,6 +527,7 @@ def add_predict(commands: Any) -> None:
     )
     parser.add_argument("--stride", type=float, help="seconds from clip to clip (the clip's length)")
     parser.add_argument("--top", type=positive, default=3, help="classes to name")
+    parser.add_argument("--key-frames", action="store_true", help="look at the nearest key frames: cheap, inexact")
     parser.add_argument("--out", help="also write the rows to this .csv or .json file")
     device_option(parser)
 
@@ -537,7 +538,7 @@ def run_predict(a: argparse.Namespace) -> None:
     imu = a.imu if a.imu is None or len(a.imu) > 1 else a.imu[0]
     rows = []
     for clip in egodistill.predict(
-        EgoDistill.load(a.checkpoint), a.video, imu, stride=a.stride, top=a.top, device=a.device
+        EgoDistill.load(a.checkpoint), a.video, imu, stride=a.stride, top=a.top, exact=not a.key_frames, device=a.device
     ):
         rows.append(clip)
         best = "  ".join(f"{name} {score:.2f}" for name, score in clip.classes) or f"none: {clip.problem}"

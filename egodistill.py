@@ -936,12 +936,14 @@ def predict(
     *,
     stride: float | None = None,
     top: int = 5,
+    exact: bool = True,
     batch_size: int = 16,
     device: str | None = None,
 ) -> Iterator[Prediction]:
     """Classify a whole recording, clip by clip (every `stride` seconds, by default one clip after the other).
 
-    `imu` is what `data.read_imu()` takes: a table, a pair of tables, or None for telemetry inside the video. Memory
+    `imu` is what `data.read_imu()` takes: a table, a pair of tables, or None for telemetry inside the video. Without
+    `exact` the key frames nearest to the clips' frames are looked at, which are cheap to decode. Memory for pictures
     does not grow with the recording. A clip that cannot be classified, for head motion is missing there, comes with
     `problem` saying so and no classes.
     """
@@ -951,7 +953,9 @@ def predict(
     model.to(place).eval()
     names = model.class_names or [str(k) for k in range(model.num_classes)]
     duration = data.probe(video).duration
-    motion = data.read_imu(imu if imu is not None else video) if "imu" in model.inputs else None
+    motion = None
+    if "imu" in model.inputs:
+        motion = data.read_imu(imu if imu is not None else video, duration=duration)
     length = model.clip_seconds
     stride = length if stride is None else stride
     if stride <= 0:
@@ -969,7 +973,7 @@ def predict(
         answers: dict[float, list[tuple[str, float]]] = {}
         if good:
             times = [start + (i + 0.5) / model.num_frames * length for start in good for i in range(model.num_frames)]
-            frames = torch.from_numpy(data.read_frames(video, times, size=model.frame_size))
+            frames = torch.from_numpy(data.read_frames(video, times, size=model.frame_size, exact=exact))
             batch = [frames.unflatten(0, (len(good), model.num_frames))]
             if motion is not None:
                 batch.append(torch.stack([torch.from_numpy(windows[start]) for start in good]))

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import egodistill as E
-from egodistill import EgoDistill, EgoDistillError, Output
+from egodistill import EgoDistill, EgoDistillError, Output, data
 
 ROOT = Path(E.__file__).parent
 CLASSES = ["close", "open", "put", "take"]
@@ -596,6 +596,12 @@ def test_predict_on_a_real_recording(sample_data):
     again = list(E.predict(model, video, batch_size=16))
     for a, b in zip(rows, again, strict=True):
         assert dict(a.classes) == pytest.approx(dict(b.classes), abs=1e-4)
+    cheap = next(E.predict(model, video, exact=False))
+    frames = torch.from_numpy(data.read_frames(video, [32 / 30], size=model.frame_size, exact=False))[None]
+    window = torch.from_numpy(data.read_imu(video).window(0.0))[None]
+    scores = model(frames, window).logits.softmax(1)[0].tolist()
+    assert dict(cheap.classes) == pytest.approx(dict(zip(CLASSES, scores, strict=True)), abs=1e-4)
+    assert dict(cheap.classes) != pytest.approx(dict(rows[0].classes), abs=1e-4)
 
 
 def test_predict_says_where_head_motion_is_missing(sample_data, tmp_path):
