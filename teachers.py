@@ -104,11 +104,11 @@ class ClipSpec:
                 f"frames={self.frames}, size={self.size} and seconds={self.seconds} "
                 "must all be positive"
             )
-        for field in ("mean", "std"):
-            values = tuple(float(value) for value in getattr(self, field))
-            if len(values) != 3 or (field == "std" and min(values) <= 0):
-                raise TeacherError(f"{field} is {values}; it needs three numbers, std above 0")
-            object.__setattr__(self, field, values)  # a list would make the spec unhashable
+        for name in ("mean", "std"):
+            values = tuple(float(value) for value in getattr(self, name))
+            if len(values) != 3 or (name == "std" and min(values) <= 0):
+                raise TeacherError(f"{name} is {values}; it needs three numbers, std above 0")
+            object.__setattr__(self, name, values)  # a list would make the spec unhashable
 
 
 # ---------------------------------------------------------------------------------------------
@@ -662,19 +662,32 @@ class _TrajectoryAttention(nn.Module):
 
     def _trajectories(self, q: Tensor, k: Tensor, v: Tensor, time: int) -> Tensor:
         """q, k, v [B, H, S, d] -> [B, S, C]."""
-        batch, heads, tokens, dim = q.shape
-        width = heads * dim
-        # Space. Every query looks into every frame by itself, so frames are a batch dimension.
+        # A CPU takes one clip and the queries of one frame at a time: what they need stays in its
+        # cache, and the trajectories never lie in memory as a whole. A GPU is kept busy by all.
+        on_cpu = q.device.type == "cpu"
+        if on_cpu and len(q) > 1:
+            clips = zip(q.split(1), k.split(1), v.split(1), strict=True)
+            return torch.cat([self._trajectories(*clip, time) for clip in clips])
+        # Frames are a batch dimension of the keys, for every query looks into each by itself.
         k, v = (
             y.unflatten(2, (time, -1)).permute(2, 0, 1, 3, 4).flatten(0, 1) for y in (k, v)
         )  # [T B, H, P, d]
-        q = q.expand(time, -1, -1, -1, -1).flatten(0, 1)  # [T B, H, S, d]
-        x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-        x = x.reshape(time, batch * tokens, width)  # x[t, n]: what query n found in frame t
+        step = 1 if on_cpu else time
+        parts = q.unflatten(2, (time, -1)).split(step, 2)  # [B, H, T', P, d] each
+        return torch.cat([self._along(part, k, v, i * step) for i, part in enumerate(parts)], 1)
 
-        # Time. The trajectory is asked by what the query found in its own frame.
-        own = x.view(time, batch, time, -1, width).diagonal(dim1=0, dim2=2)  # [B, P, C, T]
-        own = own.permute(0, 3, 1, 2).reshape(batch * tokens, width)
+    def _along(self, q: Tensor, k: Tensor, v: Tensor, start: int) -> Tensor:
+        """The queries q [B, H, T', P, d] of the frames from ``start`` on -> [B, T' P, C]."""
+        batch, heads, count, patches, dim = q.shape
+        time, width = len(k) // batch, heads * dim
+        # Space: x[t, n] is what query n, one of N = B T' P, finds in frame t.
+        q = q.flatten(2, 3).expand(time, -1, -1, -1, -1).flatten(0, 1)  # [T B, H, T' P, d]
+        x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        x = x.reshape(time, batch * count * patches, width)
+
+        # Time: the trajectory is asked by what the query found in its own frame.
+        own = x[start : start + count].view(count, batch, count, patches, width)
+        own = own.diagonal(dim1=0, dim2=2).permute(0, 3, 1, 2).reshape(-1, width)  # [N, C]
         q = self.proj_q(own).unflatten(1, (heads, dim)) * dim**-0.5
         # q · (W x + b) = (Wᵀ q) · x + q · b, and a constant drops out of the softmax over frames:
         # so W goes to the query, which has T times fewer rows than the tokens.
@@ -687,11 +700,11 @@ class _TrajectoryAttention(nn.Module):
             y = torch.einsum("nht,tnc->nhc", attention, x)
             y = torch.einsum("nhc,hdc->nhd", y, to_value)
             y = y + self.proj_kv.bias[width:].unflatten(0, (heads, dim))
-        return y.reshape(batch, tokens, width)
+        return y.reshape(batch, count * patches, width)
 
     def _trajectories_as_released(self, q: Tensor, k: Tensor, v: Tensor, time: int) -> Tensor:
         """The same in the order of the released code, every product written out."""
-        batch, heads, tokens, dim = q.shape
+        heads, dim = q.shape[1], q.shape[3]
         k, v = (y.unflatten(2, (time, -1)) for y in (k, v))  # [B, H, T, P, d]
         attention = torch.einsum("bhsd,bhtpd->bhstp", q * dim**-0.5, k).softmax(4)
         x = torch.einsum("bhstp,bhtpd->bsthd", attention, v).flatten(3)  # [B, S, T, C]
@@ -727,6 +740,8 @@ class MViT(nn.Module):
         kv_stride: spatial stride of pooled keys and values in the first stage; a stage halves it.
         pool_unstrided: pool keys and values also where that stride is 1. The oldest file of
             PySlowFast is reported to have been trained without (SlowFast issue 456).
+        pool_eps: of the LayerNorms after pooling. pytorchvideo has 1e-5 there, PySlowFast and
+            torchvision have 1e-6 everywhere.
         dropout: on the feature, before the classifier.
         drop_path: share of skipped residual branches in training, of the last block; it grows
             linearly from 0 at the first.
@@ -747,6 +762,7 @@ class MViT(nn.Module):
         depths: Sequence[int] = (1, 2, 11, 2),
         kv_stride: int = 8,
         pool_unstrided: bool = True,
+        pool_eps: float = _EPS,
         dropout: float = 0.5,
         drop_path: float = 0.2,
     ) -> None:
@@ -765,6 +781,7 @@ class MViT(nn.Module):
             "depths": tuple(depths),
             "kv_stride": kv_stride,
             "pool_unstrided": pool_unstrided,
+            "pool_eps": pool_eps,
             "dropout": dropout,
             "drop_path": drop_path,
         }
@@ -792,6 +809,7 @@ class MViT(nn.Module):
                     heads,
                     q_stride=2 if stage and i == 0 else 1,
                     kv_stride=stride if stride > 1 or pool_unstrided else None,
+                    pool_eps=pool_eps,
                     drop_path=next(rates),
                 )
                 self.blocks.append(block)
@@ -831,11 +849,12 @@ class _MViTBlock(nn.Module):
         *,
         q_stride: int,
         kv_stride: int | None,
+        pool_eps: float,
         drop_path: float,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=_EPS)
-        self.attn = _PoolingAttention(width, heads, q_stride, kv_stride)
+        self.attn = _PoolingAttention(width, heads, q_stride, kv_stride, pool_eps)
         self.norm2 = nn.LayerNorm(width, eps=_EPS)
         self.mlp = _mlp(width, 4 * width, out)
         self.proj = nn.Linear(width, out) if out != width else None
@@ -863,7 +882,9 @@ class _PoolingAttention(nn.Module):
     A stride of 1 leaves queries as they are, None leaves keys and values as they are.
     """
 
-    def __init__(self, width: int, heads: int, q_stride: int, kv_stride: int | None) -> None:
+    def __init__(
+        self, width: int, heads: int, q_stride: int, kv_stride: int | None, pool_eps: float
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
@@ -874,7 +895,7 @@ class _PoolingAttention(nn.Module):
             if stride is not None:  # one convolution for all heads
                 dim = width // heads
                 pool = _Conv3d(dim, dim, 3, (1, stride, stride), 1, groups=dim, bias=False)
-                norm = nn.LayerNorm(dim, eps=_EPS)
+                norm = nn.LayerNorm(dim, eps=pool_eps)
             self.add_module(f"pool_{name}", pool)
             self.add_module(f"norm_{name}", norm)
 
@@ -1542,7 +1563,7 @@ def _from_checkpoint(
             "with new_head=True, or leave num_classes out"
         )
 
-    settings = settings | _decided_by_shapes(network, weights, settings)
+    settings = settings | _decided_by_file(layout, weights, settings)
     with torch.device("meta"):  # no memory and no random numbers for weights to come
         net = network(classes, **settings)
     wanted = net.state_dict()
@@ -1587,14 +1608,16 @@ def _read(path: Path, unsafe_pickle: bool) -> Any:
 class _ArraysOnly(pickle.Unpickler):
     """A pickle may name any function to be called; here it gets what makes numpy arrays."""
 
-    allowed = {
-        ("collections", "OrderedDict"),
-        ("_codecs", "encode"),
-        ("numpy", "dtype"),
-        ("numpy", "ndarray"),
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy.core.multiarray", "scalar"),
-    }
+    allowed = frozenset(
+        {
+            ("collections", "OrderedDict"),
+            ("_codecs", "encode"),
+            ("numpy", "dtype"),
+            ("numpy", "ndarray"),
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy.core.multiarray", "scalar"),
+        }
+    )
 
     def find_class(self, module: str, name: str) -> Any:
         if (module.replace("numpy._core", "numpy.core"), name) not in self.allowed:
@@ -1819,20 +1842,24 @@ def _classes_of(weights: Mapping[str, Any]) -> int | tuple[int, ...] | None:
     return found[0] if len(found) == 1 else found or None
 
 
-def _decided_by_shapes(
-    network: type[nn.Module], weights: Mapping[str, Any], settings: Mapping[str, Any]
+def _decided_by_file(
+    layout: _Layout, weights: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Options that are to be read off the checkpoint, for it can only be meant in one way."""
-    if network is MotionFormer:  # crops of another size are wanted: the learnt positions stay
+    """Options that a checkpoint leaves no choice about."""
+    if layout.network is MotionFormer:  # crops of another size are wanted: the learnt positions stay
         positions = weights.get("pos_embed")
         if isinstance(positions, Tensor) and positions.ndim == 3 and positions.shape[1] > 1:
             side = math.isqrt(positions.shape[1] - 1)
             return {"size": side * settings.get("patch", 16)}
-    if network is X3D:
+    if layout.network is X3D:
         return {"first_shortcut_norm": "s2.pathway0_res0.branch1_bn.weight" in weights}
-    if network is MViT:
-        last = max((int(k.split(".")[1]) for k in weights if k.startswith("blocks.")), default=0)
-        return {"pool_unstrided": f"blocks.{last}.attn.pool_k.weight" in weights}
+    if layout.network is MViT:
+        last = sum(settings.get("depths", (1, 2, 11, 2))) - 1
+        return {
+            "pool_unstrided": f"blocks.{last}.attn.pool_k.weight" in weights,
+            # Their attention takes LayerNorm as torch has it; 2.7e-5 of a feature tell.
+            "pool_eps": 1e-5 if layout.source == "pytorchvideo" else _EPS,
+        }
     return {}
 
 
