@@ -1,4 +1,4 @@
-"""MotionFormer in the library's form and as released: how much faster, how much less memory, and by how much they differ.
+"""MotionFormer in the library's form and as released: how much faster, how much less memory, and is it the same?
 
     python benchmarks/teachers.py                                    # every cell: half an hour on two cores
     python benchmarks/teachers.py --batch-sizes 1 --precisions fp32  # three minutes
@@ -21,8 +21,7 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # The checkout's egodistill, installed or not.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout's egodistill, installed or not.
 
 from egodistill import teachers
 
@@ -97,8 +96,8 @@ def main() -> None:
     if "cuda" in devices:
         names["cuda"] = torch.cuda.get_device_name()
     print(f"torch {torch.__version__}, MotionFormer 16x4, {', '.join(names[device] for device in arguments.devices)}")
-    print("device | values | batch | precision | seconds: released | library | ratio | peak MB: released | library | ratio")
-    print("    | MB above idle: released | library | ratio | greatest difference of a feature")
+    print("device | values | batch | precision | s released | s library | ratio | MB released | MB library | ratio")
+    print("    | MB above idle released | MB above idle library | ratio | greatest difference of a feature")
     for device in arguments.devices:
         for value_step in arguments.value_steps:
             for batch_size in arguments.batch_sizes:
