@@ -225,8 +225,8 @@ class Teacher(nn.Module):
         ``feature_layer`` names its last classifier (a linear layer or a convolution), as in
         ``module.named_modules()``: what goes in is the feature, what comes out the logits. What the
         model does afterwards (a softmax, say) is left out; further positions in time and space are
-        averaged. Without ``class_names`` the classes are called "0", "1", ...; ``name`` is the class's
-        name in small letters unless given.
+        averaged. Without ``class_names`` the classes are called "0", "1", ...; ``name`` is that of the
+        module's class in small letters unless given.
 
             r3d = Teacher.wrap(r3d_18(), feature_layer="fc", clip_spec=ClipSpec(16, 112))
             swin = Teacher.wrap(swin3d_t(), feature_layer="head", clip_spec=ClipSpec(32, 224))
@@ -400,8 +400,9 @@ def _check_clip(x: Tensor, frames: int | None = None, size: int | None = None) -
 class _Conv3d(nn.Conv3d):
     """Convolution whose weights learn nothing wrong from short clips.
 
-    On CPUs, torch 2.13 leaves the bf16 weight gradient of a kernel that is longer in time than its
-    input (3 over 2 frames, say) partly undefined. Such a layer is small: it is computed in fp32.
+    On CPUs with bf16, torch 2.13 computes a wrong weight gradient, often of undefined numbers, where
+    the kernel is longer in time than its input (3 over 2 frames, say; 1 frame is right). Such layers
+    are small: in training they are computed in fp32.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -1475,7 +1476,7 @@ def load(
     published = MODELS[name]
     known = signature(published.network).parameters
     ours = {one.name for one in fields(ClipSpec)}
-    strange = sorted(set(options) - set(known) - ours | set(options) & {"num_classes"})
+    strange = sorted(set(options) - set(known) - ours)
     if strange:
         raise TeacherError(
             f"{name} has no option {strange[0]!r}; it has {', '.join(sorted({*known, *ours}))}"
