@@ -394,7 +394,9 @@ def _check_clip(x: Tensor, frames: int | None = None, size: int | None = None) -
     wanted = ("B", 3, frames or "T", size or "H", size or "W")
     pairs = zip(x.shape, wanted, strict=False)
     if x.ndim != 5 or any(isinstance(b, int) and a != b for a, b in pairs):
-        raise TeacherError(f"the clip is {list(x.shape)}; it must be [{', '.join(map(str, wanted))}]")
+        raise TeacherError(
+            f"the clip is {list(x.shape)}; it must be [{', '.join(map(str, wanted))}]"
+        )
 
 
 class _Conv3d(nn.Conv3d):
@@ -687,7 +689,7 @@ class _TrajectoryAttention(nn.Module):
         x = x.reshape(time, batch * count * patches, width)
 
         # Time: the trajectory is asked by what the query found in its own frame.
-        own = x[start : start + count].view(count, batch, count, patches, width)
+        own = x[start : start + count].unflatten(1, (batch, count, patches))
         own = own.diagonal(dim1=0, dim2=2).permute(0, 3, 1, 2).reshape(-1, width)  # [N, C]
         q = self.proj_q(own).unflatten(1, (heads, dim)) * dim**-0.5
         # q · (W x + b) = (Wᵀ q) · x + q · b, and a constant drops out of the softmax over frames:
@@ -722,6 +724,8 @@ class _TrajectoryAttention(nn.Module):
 # ---------------------------------------------------------------------------------------------
 # MViT (Fan et al., "Multiscale Vision Transformers", ICCV 2021)
 # ---------------------------------------------------------------------------------------------
+
+_Grid = tuple[int, int, int]  # tokens in time, height and width
 
 
 class MViT(nn.Module):
@@ -863,9 +867,7 @@ class _MViTBlock(nn.Module):
         self.pool_skip = nn.MaxPool3d((1, 3, 3), stride, (0, 1, 1)) if q_stride > 1 else None
         self.drop_path = drop_path
 
-    def forward(
-        self, x: Tensor, grid: tuple[int, int, int]
-    ) -> tuple[Tensor, tuple[int, int, int]]:
+    def forward(self, x: Tensor, grid: _Grid) -> tuple[Tensor, _Grid]:
         """Tokens [B, 1 + S, C] that lie on ``grid`` -> the same of the next block."""
         attended, out_grid = self.attn(self.norm1(x), grid)
         if self.pool_skip is not None:
@@ -900,18 +902,14 @@ class _PoolingAttention(nn.Module):
             self.add_module(f"pool_{name}", pool)
             self.add_module(f"norm_{name}", norm)
 
-    def forward(
-        self, x: Tensor, grid: tuple[int, int, int]
-    ) -> tuple[Tensor, tuple[int, int, int]]:
+    def forward(self, x: Tensor, grid: _Grid) -> tuple[Tensor, _Grid]:
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, out_grid = self._pooled("q", q, grid)
         k, v = self._pooled("k", k, grid)[0], self._pooled("v", v, grid)[0]
         x = F.scaled_dot_product_attention(q, k, v)  # [B, heads, 1 + S, d]
         return self.proj(x.transpose(1, 2).flatten(2)), out_grid
 
-    def _pooled(
-        self, name: str, x: Tensor, grid: tuple[int, int, int]
-    ) -> tuple[Tensor, tuple[int, int, int]]:
+    def _pooled(self, name: str, x: Tensor, grid: _Grid) -> tuple[Tensor, _Grid]:
         pool = getattr(self, f"pool_{name}")
         if pool is None:
             return x, grid
@@ -919,9 +917,7 @@ class _PoolingAttention(nn.Module):
         return getattr(self, f"norm_{name}")(x), grid  # over the class token, too
 
 
-def _pool_tokens(
-    pool: nn.Module, x: Tensor, grid: tuple[int, int, int]
-) -> tuple[Tensor, tuple[int, int, int]]:
+def _pool_tokens(pool: nn.Module, x: Tensor, grid: _Grid) -> tuple[Tensor, _Grid]:
     """Tokens [B, heads, 1 + S, d] on ``grid`` -> pooled tokens, their grid; the class token stays."""
     first, rest = x[:, :, :1], x[:, :, 1:]
     maps = rest.transpose(2, 3).unflatten(3, grid).flatten(0, 1)  # [B heads, d, T, h, w]
@@ -1390,9 +1386,7 @@ def _motionformer(frames: int, rate: int, size: int, datasets: str) -> dict[str,
     found = {f"motionformer_{name}": Published(MotionFormer, 400, spec, other, options)}
     if epic:
         spec = replace(spec, channels="BGR")
-        found[f"epic_motionformer_{name}"] = Published(
-            MotionFormer, (97, 300), spec, epic, options
-        )
+        found[f"epic_motionformer_{name}"] = Published(MotionFormer, (97, 300), spec, epic, options)
     return found
 
 
@@ -1847,7 +1841,7 @@ def _decided_by_file(
     layout: _Layout, weights: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Options that a checkpoint leaves no choice about."""
-    if layout.network is MotionFormer:  # crops of another size are wanted: the learnt positions stay
+    if layout.network is MotionFormer:  # a larger crop resizes the learnt positions
         positions = weights.get("pos_embed")
         if isinstance(positions, Tensor) and positions.ndim == 3 and positions.shape[1] > 1:
             side = math.isqrt(positions.shape[1] - 1)

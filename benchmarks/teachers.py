@@ -1,7 +1,7 @@
 """MotionFormer in the library's form and as released: how much faster, how much less memory, and is it the same?
 
-    python benchmarks/teachers.py                                    # every cell: half an hour on two cores
-    python benchmarks/teachers.py --batch-sizes 1 --precisions fp32  # three minutes
+    python benchmarks/teachers.py                                     # every cell; batch 8 takes long on a CPU
+    python benchmarks/teachers.py --batch-sizes 1 --value-steps original projected --repeats 1
 
 Both forms have the same weights (random ones) and see the same random clips. Each measurement is a process of its own,
 and the two forms take turns, so that a busy machine disturbs both. Of a form, the fastest round counts, and in it the

@@ -334,13 +334,13 @@ def test_mvit_equals_torchvision_s():
         MSBlockConfig(2, 24, 48, [], [3, 3, 3], [], [1, 2, 2]),
         MSBlockConfig(4, 48, 48, [3, 3, 3], [3, 3, 3], [1, 2, 2], [1, 1, 1]),
     ]
-    official = settle(
-        MViT((32, 32), 4, stages, False, False, False, False, num_classes=3)
-    ).eval()
+    official = settle(MViT((32, 32), 4, stages, False, False, False, False, num_classes=3)).eval()
     teacher = teachers.load("mvit_b_16x4", official.state_dict(), progress=False, **SMALL_MVIT)
     clip = torch.randn(2, 3, 4, 32, 32)
     with torch.no_grad():
-        torch.testing.assert_close(teacher.encode(clip).logits, official(clip), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            teacher.encode(clip).logits, official(clip), rtol=1e-4, atol=1e-5
+        )
     with pytest.raises(teachers.TeacherError, match=r"\[1, 3, 4, 64, 32\].*\[B, 3, 4, 32, 32\]"):
         teacher.encode(torch.randn(1, 3, 4, 64, 32))
 
@@ -409,6 +409,21 @@ def test_the_others_learn_too(name):
     assert loss < 0.1
 
 
+@pytest.mark.parametrize("name", ["motionformer_16x4", "mvit_b_16x4", "x3d_m"])
+def test_the_others_in_mixed_precision(name):
+    teacher = teachers.load(name, None, 3, progress=False, **SMALL[name])
+    clip = torch.from_numpy(random_clips(4, frames=teacher.clip_spec.frames))
+    with torch.no_grad():
+        plain = teacher(clip).feature
+    with torch.autocast("cpu", torch.bfloat16):
+        found, logits = teacher(clip)
+        assert not torch.equal(found.float(), plain)  # it was used
+    assert nn.functional.cosine_similarity(found.float(), plain).min() > 0.99
+    logits.float().logsumexp(1).sum().backward()
+    learnt = [p.grad for p in teacher.parameters() if p.grad is not None]
+    assert len(learnt) > 20 and all(gradient.isfinite().all() for gradient in learnt)
+
+
 @pytest.mark.parametrize("name", ["motionformer_16x4", "mvit_b_16x4"])
 def test_gradient_checkpointing_changes_no_gradient(name):
     teacher = small(name).train()
@@ -449,7 +464,9 @@ def test_gradients_of_short_clips_in_bf16(kernel, frames):
             y = layer(x.bfloat16() if mixed else x)
         (y.float() * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum().backward()
         found.append(layer.weight.grad.clone())
-    torch.testing.assert_close(found[1], found[0], rtol=0.05, atol=0.02 * found[0].abs().max().item())
+    torch.testing.assert_close(
+        found[1], found[0], rtol=0.05, atol=0.02 * found[0].abs().max().item()
+    )
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16  # where nothing is learnt, nothing is slower
 
@@ -815,7 +832,9 @@ def as_pytorchvideo(state, network):
         if stage:
             number, pathway, block, rest = stage.groups()
             path = "" if network == "x3d_m" else f"multipathway_blocks.{pathway}."
-            rest = re.sub(r"^branch1\.", "branch1_conv.", rest).replace("branch1_bn", "branch1_norm")
+            rest = re.sub(r"^branch1\.", "branch1_conv.", rest).replace(
+                "branch1_bn", "branch1_norm"
+            )
             rest = rest.replace("branch2.se.fc1", "branch2.norm_b.1.block.0")
             rest = rest.replace("branch2.se.fc2", "branch2.norm_b.1.block.2")
             norm_b = "norm_b.0" if network == "x3d_m" else "norm_b"
@@ -1034,7 +1053,10 @@ def drop(key):
         (lambda s: s.update({"norm.bias": torch.zeros(24, dtype=torch.int64)}), ["int64"]),
         (lambda s: s.update({"norm.bias": "text"}), ["norm.bias: not a tensor but a str"]),
         (lambda s: s["norm.bias"].fill_(math.nan), ["norm.bias: not all", "finite"]),
-        (lambda s: [s.pop(k) for k in list(s) if "blocks" in k], ["missing: blocks.0", "and 12 more"]),
+        (
+            lambda s: [s.pop(k) for k in list(s) if "blocks" in k],
+            ["missing: blocks.0", "and 12 more"],
+        ),
     ],
 )
 def test_checkpoints_that_do_not_fit_are_refused(tmp_path, edit, words):
