@@ -1,8 +1,9 @@
-"""Teachers: the published SlowFast number by number, the face of all teachers, and extract()."""
+"""Teachers: the published models number by number, the face of all teachers, checkpoints, extract()."""
 
 import json
 import math
 import pickle
+import re
 import zlib
 from dataclasses import replace
 
@@ -11,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models.video import r3d_18
+from torchvision.models.video import MViT, r3d_18, swin3d_t
+from torchvision.models.video.mvit import MSBlockConfig
 
 from egodistill import teachers
 
@@ -38,67 +40,438 @@ def random_clips(count, frames=8, size=32, seed=0):
     return rng.integers(0, 256, (count, frames, 3, size, size), dtype=np.uint8)
 
 
-# --- the published SlowFast ------------------------------------------------------------------
+# --- the published models --------------------------------------------------------------------
 
 
 def fill(key, shape):
     """The value that the golden vectors were made with: a function of a parameter's name."""
     rng = np.random.default_rng([zlib.crc32(key.encode()), 0])
-    kind = key.rsplit(".", 1)[-1]
-    if kind == "num_batches_tracked":
+    if key.endswith("num_batches_tracked"):
         return np.zeros(shape, np.int64)
-    if kind == "running_var":
+    if key.endswith("running_var"):
         return np.float32(0.5 + rng.random(shape))
     value = rng.standard_normal(shape)
-    if kind == "weight":
-        value = value / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 else 1 + 0.1 * value
-    else:
+    if key.endswith((".bias", "running_mean")):
         value *= 0.1
+    elif key.endswith(".weight"):
+        value = value / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 else 1 + 0.1 * value
+    else:  # tokens and positions
+        value *= 0.2
     return np.float32(value)
 
 
 @pytest.fixture(scope="module")
 def golden(sample_data):
-    """(manifest, folder, the published network with the weights of the golden vectors)."""
+    """(manifest, folder) of the outputs of the official code."""
     folder = sample_data.parent / "reference" / "teachers"
     if not (folder / "manifest.json").is_file():
         pytest.skip(f"needs the golden vectors of the official code in {folder}")
     manifest = json.loads((folder / "manifest.json").read_text())
-    probe = manifest["probe"]["s1.pathway0_stem.bn.running_var (64)"]
-    np.testing.assert_allclose(fill("s1.pathway0_stem.bn.running_var", (64,))[:5], probe, rtol=1e-6)
+    for key, shape in (
+        ("s1.pathway0_stem.bn.running_var", (64,)),
+        ("cls_token", (1, 1, 768)),
+        ("patch_embed.proj.weight", (96, 3, 3, 7, 7)),
+    ):
+        probe = manifest["probe"][f"{key} ({','.join(map(str, shape))})"]
+        np.testing.assert_allclose(fill(key, shape).ravel()[:5], probe, rtol=1e-6)
+    return manifest, folder
 
-    layout = manifest["layouts"]["slowfast_8x8_r50.pyslowfast"]["keys"]
-    with torch.device("meta"):
-        net = teachers.SlowFast(400)
-    state = {key: torch.as_tensor(fill(key, tuple(shape))) for key, shape in layout.items()}
-    net.load_state_dict(state, strict=True, assign=True)
-    return manifest, folder, net.eval()
+
+GOLDEN = {
+    "motionformer_ek_224_16x4": ("epic_motionformer_16x4", {}),
+    "motionformer_ek_224_16x4_projected_v": (
+        "epic_motionformer_16x4",
+        {"value_step": "projected"},
+    ),
+    "slowfast_8x8_r50_224_pyslowfast": ("slowfast_8x8_r50", {}),
+    "slowfast_8x8_r50_256_pyslowfast": ("slowfast_8x8_r50", {"size": 256}),
+    "slowfast_8x8_r50_224_pytorchvideo": ("slowfast_8x8_r50", {}),
+    "slowfast_8x8_r50_256_pytorchvideo": ("slowfast_8x8_r50", {"size": 256}),
+    "x3d_m_224_pyslowfast": ("x3d_m", {}),
+    "x3d_m_256_pyslowfast": ("x3d_m", {"size": 256}),
+    "x3d_m_224_pytorchvideo": ("x3d_m", {}),
+    "x3d_m_256_pytorchvideo": ("x3d_m", {"size": 256}),
+    "mvit_b_16x4_224_pyslowfast": ("mvit_b_16x4", {}),
+    "mvit_b_16x4_224_pytorchvideo": ("mvit_b_16x4", {}),
+    "mvit_b_16x4_224_torchvision": ("mvit_b_16x4", {}),
+}
 
 
-@pytest.mark.parametrize("size", [224, 256])
-def test_slowfast_equals_the_official_code(golden, size):
-    manifest, folder, net = golden
-    case = manifest["cases"][f"slowfast_8x8_r50_{size}_pyslowfast"]
-    clip = np.random.default_rng(0).standard_normal(case["clip_shape"]).astype(np.float32)
-    with np.load(folder / case["file"]) as official, torch.no_grad():
-        found = net.positions(torch.from_numpy(clip))
-        for name, values in found._asdict().items():
-            wanted = official[name]
-            if size == 224:  # one position, which the file leaves out
+@pytest.mark.parametrize("case", GOLDEN)
+def test_it_equals_the_official_code(golden, case):
+    """Through load(), from the official layout; about 2 GB and half a minute for the largest."""
+    manifest, folder = golden
+    assert set(GOLDEN) == set(manifest["cases"])
+    about = manifest["cases"][case]
+    layout = manifest["layouts"][about["layout"]]
+    state = {k: torch.as_tensor(fill(k, tuple(shape))) for k, shape in layout["keys"].items()}
+    name, options = GOLDEN[case]
+    teacher = teachers.load(name, state, progress=False, **options)
+    assert sum(p.numel() for p in teacher.parameters()) == layout["parameters"]
+    assert f"{layout['num_keys']} tensors" in teacher.origin
+
+    clip = np.random.default_rng(0).standard_normal(about["clip_shape"], np.float64)
+    clip = torch.from_numpy(clip.astype(np.float32))
+    with np.load(folder / about["file"]) as official, torch.no_grad():
+        several = hasattr(teacher.net, "positions")
+        found = (teacher.net.positions if several else teacher.encode)(clip)._asdict()
+        if "noun_logits" in official:
+            found["verb_logits"] = found.pop("logits")
+            found["noun_logits"] = teacher.net.head1(found["feature"])
+        for array, values in found.items():
+            wanted = official[array]
+            if several and wanted.ndim == 2:  # one position, which the file leaves out
                 wanted = wanted[:, None, None]
             assert values.shape == wanted.shape
-            np.testing.assert_allclose(values, wanted, rtol=case["rtol"], atol=case["atol"])
+            np.testing.assert_allclose(values, wanted, rtol=about["rtol"], atol=about["atol"])
 
 
-def test_size_and_cost_of_the_published_slowfast():
+def meta(name, num_classes=None, **options):
     with torch.device("meta"):
-        net = teachers.SlowFast(400)
-        clip = torch.empty(1, 3, 32, 224, 224)
-    assert sum(parameter.numel() for parameter in net.parameters()) == 34_566_488
+        return teachers.load(name, None, num_classes, progress=False, **options)
+
+
+def gmacs(teacher):
     with FlopCounterMode(display=False) as counter:
-        feature, logits = net(clip)
-    assert counter.get_total_flops() / 2e9 == pytest.approx(50.30858, abs=5e-6)
-    assert (feature.shape, logits.shape) == ((1, 2304), (1, 400))
+        teacher(teacher.example()[0].to("meta"))
+    return counter.get_total_flops() / 2e9
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "parameters", "wanted"),
+    [
+        # What the EgoDistill paper counts: 108.91 M, and 369.51 G with 0.15 G of LayerNorms.
+        ("epic_motionformer_16x4", {"num_classes": 97, "fast": False}, 108_911_713, 369.35850),
+        ("epic_motionformer_16x4", {"fast": False}, 109_142_413, 369.35850),  # one head runs
+        ("epic_motionformer_16x4", {}, 109_142_413, 204.15823),
+        ("motionformer_16x4", {}, 109_144_720, 204.15847),
+        ("slowfast_8x8_r50", {}, 34_566_488, 50.30858),
+        ("slowfast_8x8_r50", {"size": 256}, 34_566_488, 65.71165),
+        ("x3d_m", {}, 3_794_322, 4.73247),
+        ("x3d_m", {"first_shortcut_norm": False}, 3_794_274, 4.73247),
+        ("x3d_m", {"size": 256}, 3_794_322, 6.18573),
+        ("mvit_b_16x4", {}, 36_610_672, 70.59941),
+    ],
+)
+def test_size_and_cost_of_the_published_models(name, options, parameters, wanted):
+    teacher = meta(name, **options)
+    assert sum(parameter.numel() for parameter in teacher.parameters()) == parameters
+    assert gmacs(teacher) == pytest.approx(wanted, abs=6e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "wanted"), [("xs", 3.8, 0.60), ("s", 3.8, 1.96), ("l", 6.2, 18.37)]
+)
+def test_size_and_cost_of_the_other_x3d(name, millions, wanted):
+    """PySlowFast's model zoo has these numbers."""
+    teacher = meta(f"x3d_{name}")
+    assert sum(p.numel() for p in teacher.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+    assert gmacs(teacher) == pytest.approx(wanted, abs=0.0065)
+
+
+@pytest.mark.parametrize("name", teachers.MODELS)
+def test_every_name_builds_its_model(name):
+    teacher = meta(name)
+    spec = teacher.clip_spec
+    frames, rate = next((int(a), int(b)) for a, b in re.findall(r"(\d+)x(\d+)", f"{name} 8x8"))
+    if name.startswith("x3d"):
+        frames, rate = {"xs": (4, 12), "s": (13, 6)}.get(name[4:], (16, 5))
+    if name.startswith("slowfast"):
+        assert len(teacher.net.slow_index) == frames
+        frames, rate = 32, 2
+    assert (spec.frames, spec.seconds) == (frames, frames * rate / 30)
+    assert (spec.channels == "BGR") == name.startswith("epic")
+    assert spec.mean[0] == spec.mean[2] == (0.5 if "motionformer" in name else 0.45)
+    assert len(teacher.class_names) == (97 if name.startswith("epic") else 400)
+    assert teacher(teacher.example(2)[0].to("meta")).feature.shape == (2, teacher.feature_dim)
+    published = teachers.MODELS[name]
+    assert published.released or name == "motionformer_16x8"
+    assert all(file.startswith("ek_") == name.startswith("epic") for file in published.released)
+
+
+# --- MotionFormer ----------------------------------------------------------------------------
+
+SMALL_MOTIONFORMER = {"frames": 6, "size": 32, "patch": 8, "width": 24, "depth": 2, "heads": 3}
+SMALL_MVIT = {"frames": 4, "size": 32, "width": 12, "depths": (1, 2, 1), "kv_stride": 4}
+SMALL_X3D = {"frames": 4, "size": 32, "width": 8, "depth_factor": 1.0, "feature_dim": 20}
+SMALL_SLOWFAST = {"frames": 8, "size": 32, **NARROW}
+SMALL = {
+    "motionformer_16x4": SMALL_MOTIONFORMER,
+    "epic_motionformer_16x4": SMALL_MOTIONFORMER,
+    "mvit_b_16x4": SMALL_MVIT,
+    "x3d_m": SMALL_X3D,
+    "slowfast_8x8_r50": SMALL_SLOWFAST,
+}
+
+
+def settle(net):
+    """Random values everywhere, so large that every part of a network is seen in its outputs."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for key, value in net.state_dict().items():
+            if not key.endswith("num_batches_tracked"):
+                noise = torch.randn(value.shape, generator=generator)
+                if key.endswith("running_var"):
+                    value.copy_(0.5 + noise.abs())
+                elif value.ndim > 1:
+                    value.copy_(noise * 1.5 / math.sqrt(math.prod(value.shape[1:])))
+                else:
+                    value.copy_((1.0 if key.endswith("weight") else 0.0) + 0.2 * noise)
+    return net
+
+
+def small(name, num_classes=None, **options):
+    if num_classes is None:
+        num_classes = (3, 5) if name.startswith("epic") else 3
+    options = {**SMALL[name], **options}
+    teacher = teachers.load(name, None, num_classes, progress=False, **options)
+    settle(teacher.net)
+    return teacher
+
+
+def trajectory_attention(attn, x, time):
+    """Section 3.2 of the MotionFormer paper, one query and one head at a time."""
+    width, heads = x.shape[1], attn.heads
+    dim = width // heads
+    q, k, v = attn.qkv(x).split(width, 1)
+    patches = (len(x) - 1) // time
+    out = torch.zeros_like(x)
+    for h in range(heads):
+        part = slice(h * dim, (h + 1) * dim)
+        scores = k[:, part] @ q[0, part] / math.sqrt(dim)
+        out[0, part] = scores.softmax(0) @ v[:, part]
+    for s in range(1, len(x)):
+        trajectory = torch.zeros(time, width, dtype=x.dtype)
+        for t in range(time):
+            frame = slice(1 + t * patches, 1 + (t + 1) * patches)
+            for h in range(heads):
+                part = slice(h * dim, (h + 1) * dim)
+                scores = k[frame, part] @ q[s, part] / math.sqrt(dim)
+                trajectory[t, part] = scores.softmax(0) @ v[frame, part]
+        query = attn.proj_q(trajectory[(s - 1) // patches])
+        key, value = attn.proj_kv(trajectory).split(width, 1)
+        value = value if attn.projected else trajectory
+        for h in range(heads):
+            part = slice(h * dim, (h + 1) * dim)
+            out[s, part] = (key[:, part] @ query[part] / math.sqrt(dim)).softmax(0) @ value[:, part]
+    return attn.proj(out)
+
+
+@pytest.mark.parametrize("value_step", ["original", "projected"])
+def test_both_forms_of_trajectory_attention_equal_the_paper_s(value_step):
+    net = small("motionformer_16x4", value_step=value_step).net.double()
+    attn = net.blocks[0].attn
+    assert attn.fast
+    torch.manual_seed(0)
+    x = torch.randn(2, 1 + 3 * 5, 24, dtype=torch.float64, requires_grad=True)
+    wanted = torch.stack([trajectory_attention(attn, one, 3) for one in x])
+    gradients = torch.autograd.grad(wanted.square().sum(), [x, attn.proj_kv.weight])
+    for attn.fast in (True, False):
+        found = attn(x, 3)
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+        again = torch.autograd.grad(found.square().sum(), [x, attn.proj_kv.weight])
+        for one, other in zip(again, gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
+
+
+def test_a_gpu_takes_all_frames_at_once():
+    """The step that a GPU takes, tried on the CPU: all clips and frames of queries in one go."""
+    attn = small("motionformer_16x4", value_step="projected").net.blocks[0].attn.double()
+    q, k, v = torch.randn(3, 2, 3, 12, 8, dtype=torch.float64)  # [B, H, S, d]
+    wanted = attn._trajectories(q, k, v, 4)
+    k, v = (y.unflatten(2, (4, 3)).permute(2, 0, 1, 3, 4).flatten(0, 1) for y in (k, v))
+    for step in (2, 4):
+        parts = q.unflatten(2, (4, 3)).split(step, 2)
+        found = [attn._along(part, k, v, i * step) for i, part in enumerate(parts)]
+        torch.testing.assert_close(torch.cat(found, 1), wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_the_fast_form_of_a_whole_network():
+    fast, released = small("motionformer_16x4"), small("motionformer_16x4", fast=False)
+    clip = torch.from_numpy(random_clips(2, frames=6))
+    with torch.no_grad():
+        for one, other in zip(fast(clip), released(clip), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        projected = small("motionformer_16x4", value_step="projected")
+        assert (projected(clip).feature - fast(clip).feature).abs().max() > 0.1
+
+
+def test_positions_of_another_crop_are_resized():
+    net = small("motionformer_16x4").net
+    with torch.no_grad():
+        net.pos_embed[0, 1:] = torch.arange(4.0).repeat(4)[:, None]  # each patch knows its column
+        net.pos_embed[0, 1:, 1] = torch.arange(4.0).repeat_interleave(4)  # and its row
+    assert torch.equal(net._spatial((4, 4)), net.pos_embed[0, 1:])
+    wide = net._spatial((4, 8)).unflatten(0, (4, 8))
+    assert (wide[:, 1:, 0] > wide[:, :-1, 0]).all()  # columns grow to the right
+    torch.testing.assert_close(wide[..., 1].mean(1), torch.arange(4.0))  # rows stay
+    with torch.no_grad():
+        assert net(torch.randn(1, 3, 6, 48, 40)).feature.shape == (1, 24)
+    with pytest.raises(teachers.TeacherError, match=r"36 x 32.*multiples of.*8"):
+        net(torch.randn(1, 3, 6, 36, 32))
+
+
+def test_verbs_are_distilled_unless_nouns_are_asked_for():
+    verbs, nouns = small("epic_motionformer_16x4"), small("epic_motionformer_16x4", head="noun")
+    clip = torch.from_numpy(random_clips(2, frames=6))
+    with torch.no_grad():
+        feature, logits = verbs(clip)
+        torch.testing.assert_close(logits, verbs.net.head0(feature))
+        torch.testing.assert_close(nouns(clip).logits, verbs.net.head1(feature))
+    assert (len(verbs.class_names), len(nouns.class_names)) == (3, 5)
+    assert verbs.classifier is verbs.net.head0 and nouns.classifier is nouns.net.head1
+
+
+# --- MViT and X3D ----------------------------------------------------------------------------
+
+
+def test_mvit_equals_torchvision_s():
+    """An implementation of other people, with a grid that is not square in time and space."""
+    torch.manual_seed(0)
+    stages = [
+        MSBlockConfig(1, 12, 24, [], [3, 3, 3], [], [1, 4, 4]),
+        MSBlockConfig(2, 24, 24, [3, 3, 3], [3, 3, 3], [1, 2, 2], [1, 2, 2]),
+        MSBlockConfig(2, 24, 48, [], [3, 3, 3], [], [1, 2, 2]),
+        MSBlockConfig(4, 48, 48, [3, 3, 3], [3, 3, 3], [1, 2, 2], [1, 1, 1]),
+    ]
+    official = settle(MViT((32, 32), 4, stages, False, False, False, False, num_classes=3)).eval()
+    teacher = teachers.load("mvit_b_16x4", official.state_dict(), progress=False, **SMALL_MVIT)
+    clip = torch.randn(2, 3, 4, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            teacher.encode(clip).logits, official(clip), rtol=1e-4, atol=1e-5
+        )
+    with pytest.raises(teachers.TeacherError, match=r"\[1, 3, 4, 64, 32\].*\[B, 3, 4, 32, 32\]"):
+        teacher.encode(torch.randn(1, 3, 4, 64, 32))
+
+
+def test_squeeze_excitation_widths():
+    """A sixteenth in multiples of 8, as the published X3D has them, and never 10 % less."""
+    widths = {24: 8, 54: 8, 108: 8, 216: 16, 432: 32, 864: 56}
+    for channels, wanted in widths.items():
+        assert teachers._SqueezeExcitation(channels).fc1.out_channels == wanted
+
+
+def test_x3d_averages_positions():
+    net = small("x3d_m", pool=1).net
+    clip = torch.randn(1, 3, 4, 64, 96)
+    with torch.no_grad():
+        places, mean = net.positions(clip), net(clip)
+    assert places.logits.shape == (1, 2, 3, 3)
+    assert not torch.allclose(places.feature[:, 0], places.feature[:, 1], atol=1e-3)
+    for one, every in zip(mean, places, strict=True):
+        torch.testing.assert_close(one, every.flatten(1, 2).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("motionformer_16x4", {"frames": 5}, ["tubelet=2", "frames=5"]),
+        ("motionformer_16x4", {"heads": 5}, ["heads=5", "width=24"]),
+        ("motionformer_16x4", {"value_step": "both"}, ["value_step", "'both'", "projected"]),
+        ("motionformer_16x4", {"num_classes": (1, 2, 3)}, ["(1, 2, 3)"]),
+        ("mvit_b_16x4", {"size": 30}, ["size=30"]),
+        ("x3d_m", {"pool": 0}, ["pool=0"]),
+        ("x3d_m", {"colour": 1}, ["x3d_m", "'colour'", "depth_factor", "channels"]),
+        ("x3d_m", {"class_names": ["a", "b"], "num_classes": 3}, ["2 class names", "3 classes"]),
+        ("x3d_m", {"class_names": ["a"], "num_classes": 3}, ["1 class names"]),
+    ],
+)
+def test_impossible_models_are_refused(name, options, words):
+    with pytest.raises(teachers.TeacherError) as caught:
+        teachers.load(name, progress=False, **{**SMALL[name], "num_classes": 3, **options})
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(teachers.TeacherError, match=r"'x3d'.*x3d_m"):
+        teachers.load("x3d")
+
+
+@pytest.mark.parametrize("name", ["motionformer_16x4", "mvit_b_16x4", "x3d_m"])
+def test_the_others_learn_too(name):
+    """Fresh weights fit eight clips that differ only in the order of their frames."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    options = {"dropout": 0.0} if name != "motionformer_16x4" else {}
+    if name != "x3d_m":
+        options["drop_path"] = 0.0
+    spec = {**SMALL[name], "frames": 8, **options}
+    net = teachers.load(name, None, 2, progress=False, **spec).net.train()
+    forwards = torch.randn(4, 3, 1, 32, 32) + torch.linspace(-2, 2, 8).view(1, 1, 8, 1, 1)
+    clips, labels = torch.cat([forwards, forwards.flip(2)]), torch.tensor([0] * 4 + [1] * 4)
+    optimiser = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(20):
+        loss = nn.functional.cross_entropy(net(clips).logits, labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert loss < 0.1
+
+
+@pytest.mark.parametrize("name", ["motionformer_16x4", "mvit_b_16x4", "x3d_m"])
+def test_the_others_in_mixed_precision(name):
+    teacher = teachers.load(name, None, 3, progress=False, **SMALL[name])
+    clip = torch.from_numpy(random_clips(4, frames=teacher.clip_spec.frames))
+    with torch.no_grad():
+        plain = teacher(clip).feature
+    with torch.autocast("cpu", torch.bfloat16):
+        found, logits = teacher(clip)
+        assert not torch.equal(found.float(), plain)  # it was used
+    assert nn.functional.cosine_similarity(found.float(), plain).min() > 0.99
+    logits.float().logsumexp(1).sum().backward()
+    learnt = [p.grad for p in teacher.parameters() if p.grad is not None]
+    assert len(learnt) > 20 and all(gradient.isfinite().all() for gradient in learnt)
+
+
+@pytest.mark.parametrize("name", ["motionformer_16x4", "mvit_b_16x4"])
+def test_gradient_checkpointing_changes_no_gradient(name):
+    teacher = small(name).train()
+    clip = torch.from_numpy(random_clips(2, frames=teacher.clip_spec.frames))
+    found = []
+    for teacher.net.gradient_checkpointing in (False, True):
+        torch.manual_seed(0)  # the same branches are dropped
+        teacher.zero_grad()
+        teacher(clip).logits.square().sum().backward()
+        found.append([p.grad.clone() for p in teacher.parameters() if p.grad is not None])
+    assert len(found[0]) > 20
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_drop_path_drops_whole_branches_of_clips():
+    torch.manual_seed(0)
+    x = torch.ones(4000, 3, 2)
+    y = teachers._drop_path(x, 0.25, True)
+    assert torch.equal(y, y[:, :1, :1].expand_as(y))
+    assert y.unique().tolist() == [0.0, pytest.approx(4 / 3)]
+    assert y.mean().item() == pytest.approx(1, abs=0.03)
+    assert teachers._drop_path(x, 0.25, False) is x
+    rates = [block.drop_path for block in small("mvit_b_16x4", drop_path=0.3).net.blocks]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize(("kernel", "frames"), [((3, 1, 1), 2), ((5, 1, 1), 2), ((7, 1, 1), 4)])
+def test_gradients_of_short_clips_in_bf16(kernel, frames):
+    """torch 2.13 alone gives numbers of any size here, on CPUs that have bf16."""
+    torch.manual_seed(0)
+    layer = teachers._conv((32, 8), kernel)
+    x = torch.randn(4, 32, frames, 7, 7)
+    found = []
+    for mixed in (False, True):
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            y = layer(x.bfloat16() if mixed else x)
+        (y.float() * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum().backward()
+        found.append(layer.weight.grad.clone())
+    torch.testing.assert_close(
+        found[1], found[0], rtol=0.05, atol=0.02 * found[0].abs().max().item()
+    )
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16  # where nothing is learnt, nothing is slower
+
+
+# --- SlowFast --------------------------------------------------------------------------------
 
 
 def test_the_slow_pathway_sees_a_truncated_linspace():
@@ -291,6 +664,40 @@ def test_example_is_what_forward_takes():
     assert teacher(*teacher.example(2)).logits.shape == (2, 3)
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_every_network_behind_the_face(name, tmp_path):
+    """uint8 RGB of any size in, encode() of the clip normalised by hand out; kept by save()."""
+    teacher = small(name)
+    spec = teacher.clip_spec
+    clip = random_clips(2, frames=spec.frames, size=spec.size)
+    x = (clip / 255 - 0.5) / 0.5 if "motionformer" in name else (clip / 255 - 0.45) / 0.225
+    if name.startswith("epic"):  # OpenCV's order, in which they were trained
+        x = x[:, :, ::-1]
+    x = torch.from_numpy(np.float32(x.transpose(0, 2, 1, 3, 4)))
+    with torch.no_grad():
+        wanted, found = teacher.encode(x), teacher(torch.from_numpy(clip))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert found.feature.shape == (2, teacher.feature_dim) and not teacher.training
+    torch.testing.assert_close(teacher.classifier(found.feature), found.logits)
+
+    teacher.origin = "somewhere"
+    teacher.save(tmp_path / "teacher.pt")
+    copy = teachers.Teacher.load(tmp_path / "teacher.pt")
+    with torch.no_grad():
+        assert torch.equal(copy(torch.from_numpy(clip)).logits, found.logits)
+    assert (copy.origin, copy.clip_spec, copy.name) == ("somewhere", spec, name)
+    large = torch.from_numpy(random_clips(1, frames=spec.frames, size=2 * spec.size))
+    assert teacher(large).logits.shape == (1, len(teacher.class_names))
+
+
+@pytest.mark.parametrize("name", ["motionformer_16x4", "mvit_b_16x4", "x3d_m"])
+def test_clips_of_another_shape_are_refused_by_networks(name):
+    net = small(name).net
+    with pytest.raises(teachers.TeacherError, match=r"\[1, 4, 8, 32, 32\].*\[B, 3, "):
+        net(torch.zeros(1, 4, 8, 32, 32))
+
+
 # --- files -----------------------------------------------------------------------------------
 
 
@@ -413,6 +820,320 @@ def test_code_in_a_file_does_not_run(tmp_path, writer):
     assert not (tmp_path / "ran").exists()
 
 
+# --- published checkpoints -------------------------------------------------------------------
+
+
+def as_pytorchvideo(state, network):
+    """Keys as pytorchvideo has them, from ours (= PySlowFast's)."""
+    renamed = {}
+    for key, value in state.items():
+        stage = re.match(r"s(\d)\.pathway(\d)_res(\d+)\.(.*)", key)
+        fusion = re.match(r"s(\d)_fuse\.(conv_f2s|bn)\.(.*)", key)
+        if stage:
+            number, pathway, block, rest = stage.groups()
+            path = "" if network == "x3d_m" else f"multipathway_blocks.{pathway}."
+            rest = re.sub(r"^branch1\.", "branch1_conv.", rest).replace(
+                "branch1_bn", "branch1_norm"
+            )
+            rest = rest.replace("branch2.se.fc1", "branch2.norm_b.1.block.0")
+            rest = rest.replace("branch2.se.fc2", "branch2.norm_b.1.block.2")
+            norm_b = "norm_b.0" if network == "x3d_m" else "norm_b"
+            rest = re.sub(r"branch2\.b_bn", f"branch2.{norm_b}", rest)
+            rest = re.sub(r"branch2\.([ac])_bn", r"branch2.norm_\1", rest)
+            rest = re.sub(r"branch2\.([abc])\.", r"branch2.conv_\1.", rest)
+            key = f"blocks.{int(number) - 1}.{path}res_blocks.{block}.{rest}"
+        elif fusion:
+            number, part, rest = fusion.groups()
+            part = {"conv_f2s": "conv_fast_to_slow", "bn": "norm"}[part]
+            key = f"blocks.{int(number) - 1}.multipathway_fusion.{part}.{rest}"
+        elif network == "x3d_m":
+            key = key.replace("s1.pathway0_stem.conv_xy", "blocks.0.conv.conv_t")
+            key = key.replace("s1.pathway0_stem.conv", "blocks.0.conv.conv_xy")
+            key = key.replace("s1.pathway0_stem.bn", "blocks.0.norm")
+            key = key.replace("head.conv_5_bn", "blocks.5.pool.pre_norm")
+            key = key.replace("head.conv_5", "blocks.5.pool.pre_conv")
+            key = key.replace("head.lin_5", "blocks.5.pool.post_conv")
+            key = key.replace("head.projection", "blocks.5.proj")
+        else:
+            key = re.sub(r"s1\.pathway(\d)_stem", r"blocks.0.multipathway_blocks.\1", key)
+            key = key.replace(".bn.", ".norm.").replace("head.projection", "blocks.6.proj")
+        renamed[key] = value
+    return renamed
+
+
+def as_caffe2(state):
+    """Blobs of a SlowFast as Caffe2 names them, which counts no batches and knows momentum."""
+    norm = {"weight": "s", "bias": "b", "running_mean": "rm", "running_var": "riv"}
+    fused = {"1": "t_pool1_subsample"}
+    fused |= {k: f"t_res{k}_0_branch2c_bn_subsample" for k in "234"}  # depth 1: the last is 0
+    blobs = {"lr": np.float32(0.1), "model_iter": np.int64(3)}
+    for key, value in state.items():
+        *path, last = key.split(".")
+        if last == "num_batches_tracked":
+            continue
+        t = "t_" if "pathway1" in key else ""
+        letter = norm[last] if "bn" in path[-1] else {"weight": "w", "bias": "b"}[last]
+        if path[0] == "head":
+            blob = f"pred_{letter}"
+        elif path[0].endswith("_fuse"):
+            blob = fused[path[0][1]] + ("_bn_" if path[1] == "bn" else "_") + letter
+        elif path[0] == "s1":
+            blob = t + (f"res_conv1_bn_{letter}" if path[2] == "bn" else f"conv1_{letter}")
+        else:
+            blob = f"{t}res{path[0][1]}_{path[1][-1]}_" + "".join(path[2:]) + f"_{letter}"
+        blobs[blob] = value.numpy()
+        blobs[f"{blob}_momentum"] = value.numpy()
+    return blobs
+
+
+def as_published(name, layout):
+    """(the teacher that a file was made from, what lies in the file)."""
+    shortcut = {"first_shortcut_norm": False} if (name, layout) == ("x3d_m", "pytorchvideo") else {}
+    if name == "mvit_b_16x4" and layout == "pytorchvideo":
+        shortcut = {"pool_eps": 1e-5}
+    teacher = small(name, **shortcut)
+    state = dict(teacher.net.state_dict())
+    if layout == "pytorchvideo" and name != "mvit_b_16x4":
+        state = as_pytorchvideo(state, name)
+    elif layout == "Caffe2":
+        state = as_caffe2(state)
+    elif layout == "pytorchvideo":
+        places = {"patch_embed.proj": "patch_embed.patch_model", "norm.": "norm_embed."}
+        places["head.projection"] = "head.proj"
+        for key in list(state):
+            new = key if key.startswith("blocks") else f"cls_positional_encoding.{key}"
+            for ours, theirs in places.items():
+                new = key.replace(ours, theirs) if key.startswith(ours) else new
+            state[new] = state.pop(key)
+            if ".attn.qkv." in key:
+                for letter, part in zip("qkv", state.pop(key).chunk(3), strict=True):
+                    state[key.replace("qkv", letter)] = part
+            if ".attn.pool_k." in key:  # a second name for the same tensor
+                alias = key.replace("pool_k.", "_attention_pool_k.pool.")
+                state[alias] = state[key]
+    return teacher, state
+
+
+LAYOUTS = [
+    ("motionformer_16x4", "Motionformer"),
+    ("epic_motionformer_16x4", "Motionformer"),
+    ("mvit_b_16x4", "PySlowFast"),
+    ("mvit_b_16x4", "pytorchvideo"),
+    ("x3d_m", "PySlowFast"),
+    ("x3d_m", "pytorchvideo"),
+    ("slowfast_8x8_r50", "PySlowFast"),
+    ("slowfast_8x8_r50", "pytorchvideo"),
+    ("slowfast_8x8_r50", "Caffe2"),
+]
+
+
+@pytest.mark.parametrize(("name", "layout"), LAYOUTS)
+def test_every_layout_is_recognised(name, layout, tmp_path, capsys):
+    wanted, state = as_published(name, layout)
+    path = tmp_path / ("file.pkl" if layout == "Caffe2" else "file.pyth")
+    if layout == "Caffe2":
+        path.write_bytes(pickle.dumps({"blobs": state}, 2))
+    else:
+        torch.save({"epoch": 3, "model_state": state, "optimizer_state": {}, "cfg": "A: 1"}, path)
+    unsafe = layout == "Caffe2"
+    found = teachers.load(name, path, unsafe_pickle=unsafe, **SMALL[name])
+    clip = torch.from_numpy(random_clips(2, frames=found.clip_spec.frames))
+    with torch.no_grad():
+        for one, other in zip(found(clip), wanted(clip), strict=True):
+            assert torch.equal(one, other)
+    said = capsys.readouterr().err
+    ignored = [key for key in state if re.search("_attention_pool|momentum|^lr$|^model_iter", key)]
+    for word in (name, str(path), layout, f"{len(state) - len(ignored)} tensors"):
+        assert word in said
+    assert (f"ignoring {len(ignored)}" in said) == bool(ignored)
+    assert found.net.options == {**wanted.net.options}
+
+
+@pytest.mark.parametrize("container", ["state_dict", "bare", "module.", "half", "mapping"])
+def test_containers(container, tmp_path):
+    wanted = small("x3d_m")
+    state = wanted.net.state_dict()
+    if container == "module.":
+        state = {f"module.{key}": value for key, value in state.items()}
+    if container == "half":
+        state = {k: v.double() if v.is_floating_point() else v for k, v in state.items()}
+    content = {"state_dict": state} if container == "state_dict" else state
+    if container != "mapping":
+        torch.save(content, tmp_path / "x.pth")
+        content = tmp_path / "x.pth"
+    found = teachers.load("x3d_m", content, progress=False, **SMALL_X3D)
+    for key, value in found.net.state_dict().items():
+        assert torch.equal(value, wanted.net.state_dict()[key])
+    assert found.net.head.projection.weight.dtype == torch.float32
+    with torch.no_grad():  # the caller's own tensors are not the teacher's
+        found.net.head.projection.weight.zero_()
+    assert wanted.net.head.projection.weight.abs().min() > 0
+
+
+def test_x3d_with_and_without_the_first_shortcut_norm():
+    state = as_published("x3d_m", "pytorchvideo")[1]
+    found = teachers.load("x3d_m", state, progress=False, **SMALL_X3D)
+    assert found.net.s2.pathway0_res0.branch1_bn is None
+    state = as_published("x3d_m", "PySlowFast")[1]
+    found = teachers.load("x3d_m", state, progress=False, **SMALL_X3D)
+    assert found.net.s2.pathway0_res0.branch1_bn is not None
+
+
+def test_the_oldest_mvit_pools_nothing_where_there_is_no_stride():
+    options = {**SMALL_MVIT, "kv_stride": 2}  # strides of 2, 1 and 1
+    old = teachers.load("mvit_b_16x4", None, 3, pool_unstrided=False, progress=False, **options)
+    assert "blocks.3.attn.pool_k.weight" not in old.net.state_dict()
+    found = teachers.load("mvit_b_16x4", settle(old.net).state_dict(), progress=False, **options)
+    assert found.net.options["pool_unstrided"] is False
+
+
+def test_learnt_positions_come_from_the_checkpoint():
+    """A larger crop resizes them; it does not ask for a checkpoint of its own."""
+    state = small("motionformer_16x4").net.state_dict()
+    options = {**SMALL_MOTIONFORMER, "size": 64}
+    found = teachers.load("motionformer_16x4", state, progress=False, **options)
+    assert (found.clip_spec.size, found.net.grid) == (64, 4)
+    assert found(*found.example()).feature.shape == (1, 24)
+
+
+def test_classes_of_a_checkpoint(capsys):
+    state = small("x3d_m", 7).net.state_dict()
+    assert teachers.load("x3d_m", state, **SMALL_X3D).class_names == list("0123456")
+    labels = [f"verb {i}" for i in range(7)]
+    assert teachers.load("x3d_m", state, class_names=labels, **SMALL_X3D).class_names == labels
+    for wrong in ({"num_classes": 3}, {"class_names": ["a", "b", "c"]}):
+        with pytest.raises(teachers.TeacherError, match=r"\b7 classes.*new_head=True"):
+            teachers.load("x3d_m", state, **wrong, **SMALL_X3D)
+
+    capsys.readouterr()
+    torch.manual_seed(0)
+    new = teachers.load("x3d_m", state, class_names=["a", "b"], new_head=True, **SMALL_X3D)
+    assert "fresh classifier of 2 classes in place of its 7" in capsys.readouterr().err
+    assert new.net.head.projection.weight.shape == (2, 20)
+    assert 0.001 < new.net.head.projection.weight.std() < 0.1
+    assert not new.net.head.projection.bias.any()
+    assert torch.equal(new.net.head.lin_5.weight, state["head.lin_5.weight"])
+
+    del state["head.projection.weight"], state["head.projection.bias"]
+    with pytest.raises(teachers.TeacherError, match="no classifier"):
+        teachers.load("x3d_m", state, **SMALL_X3D)
+    assert len(teachers.load("x3d_m", state, 4, new_head=True, **SMALL_X3D).class_names) == 4
+    with pytest.raises(teachers.TeacherError, match="num_classes or class_names"):
+        teachers.load("x3d_m", state, new_head=True, **SMALL_X3D)
+
+
+def test_two_heads_mean_another_order_of_channels():
+    """The weights of EPIC-KITCHENS fit Kinetics' network all too well: only colours would differ."""
+    two = small("epic_motionformer_16x4").net.state_dict()
+    one = small("motionformer_16x4").net.state_dict()
+    for name, state in (("motionformer_16x4", two), ("epic_motionformer_16x4", one)):
+        with pytest.raises(teachers.TeacherError, match=r"BGR.*epic_"):
+            teachers.load(name, state, progress=False, **SMALL_MOTIONFORMER)
+    options = {"progress": False, **SMALL_MOTIONFORMER}
+    meant = teachers.load("motionformer_16x4", two, (3, 5), **options)
+    assert meant.clip_spec.channels == "RGB"
+    start = teachers.load("epic_motionformer_16x4", two, 4, new_head=True, **options)
+    assert start.net.head.weight.shape == (4, 24) and start.clip_spec.channels == "BGR"
+    assert "head0.weight" not in start.net.state_dict()
+
+
+def drop(key):
+    return lambda state: state.pop(key)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (drop("blocks.1.norm1.bias"), ["missing: blocks.1.norm1.bias"]),
+        (lambda s: s.update(extra=torch.zeros(2)), ["unexpected: extra"]),
+        (
+            lambda s: s.update({"temp_embed": torch.zeros(1, 4, 24)}),
+            ["temp_embed", "[1, 4, 24] in the file", "[1, 3, 24] in the network"],
+        ),
+        (lambda s: s.update({"norm.bias": torch.zeros(24, dtype=torch.int64)}), ["int64"]),
+        (lambda s: s.update({"norm.bias": "text"}), ["norm.bias: not a tensor but a str"]),
+        (lambda s: s["norm.bias"].fill_(math.nan), ["norm.bias: not all", "finite"]),
+        (
+            lambda s: [s.pop(k) for k in list(s) if "blocks" in k],
+            ["missing: blocks.0", "and 12 more"],
+        ),
+    ],
+)
+def test_checkpoints_that_do_not_fit_are_refused(tmp_path, edit, words):
+    state = {k: v.clone() for k, v in small("motionformer_16x4").net.state_dict().items()}
+    edit(state)
+    torch.save({"model_state": state}, tmp_path / "bad.pyth")
+    with pytest.raises(teachers.TeacherError) as caught:
+        teachers.load("motionformer_16x4", tmp_path / "bad.pyth", **SMALL_MOTIONFORMER)
+    assert all(word in str(caught.value) for word in [str(tmp_path / "bad.pyth"), *words])
+
+
+def test_problems_are_told_in_the_words_of_the_file():
+    state = as_published("x3d_m", "pytorchvideo")[1]
+    state["blocks.5.pool.pre_conv.weight"] = torch.zeros(3)
+    with pytest.raises(teachers.TeacherError, match=r"blocks\.5\.pool\.pre_conv\.weight: .*\[3\]"):
+        teachers.load("x3d_m", state, **SMALL_X3D)
+
+
+def test_weights_of_another_model_are_named():
+    state = as_published("x3d_m", "pytorchvideo")[1]
+    with pytest.raises(
+        teachers.TeacherError, match=r"X3D weights.*pytorchvideo.*SlowFast.*asked for.*x3d_m"
+    ):
+        teachers.load("slowfast_8x8_r50", state, **SMALL_SLOWFAST)
+    with pytest.raises(teachers.TeacherError, match=r"missing: s2\.pathway0_res1"):  # another size
+        teachers.load("x3d_m", small("x3d_m").net.state_dict(), **{**SMALL_X3D, "depth_factor": 2})
+    for strange in ({"fc.weight": torch.zeros(2)}, {}):
+        with pytest.raises(teachers.TeacherError, match="none of the layouts"):
+            teachers.load("x3d_m", strange)
+    with pytest.raises(teachers.TeacherError, match="no weights by name"):
+        teachers.load("x3d_m", {1: torch.zeros(2)})
+
+
+def test_damaged_and_foreign_checkpoints_are_named(tmp_path):
+    whole = tmp_path / "whole.pyth"
+    torch.save({"model_state": small("x3d_m").net.state_dict()}, whole)
+    files = {
+        "cut.pyth": whole.read_bytes()[:-3000],
+        "text.pth": b"<html>404 not found</html>\n" * 30,
+        "empty.pyth": b"",
+        "text.pkl": b"not a pickle",
+        "empty.pkl": b"",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    torch.save([1, 2], tmp_path / "list.pyth")
+    small("x3d_m").save(tmp_path / "ours.pt")
+    for name, words in [*((name, "cannot be read") for name in files), ("list.pyth", "a list"),
+                        ("ours.pt", r"Teacher\.load")]:  # fmt: skip
+        with pytest.raises(teachers.TeacherError, match=rf"{re.escape(name)} .*{words}"):
+            teachers.load("x3d_m", tmp_path / name, unsafe_pickle=True)
+    for name in ("absent.pyth", "absent.pkl"):
+        with pytest.raises(FileNotFoundError, match=name):
+            teachers.load("x3d_m", tmp_path / name, unsafe_pickle=True)
+
+
+@pytest.mark.parametrize("name", ["x.pyth", "x.pkl", "zip.pyth"])
+@pytest.mark.parametrize("unsafe", [False, True])
+def test_code_in_a_checkpoint_does_not_run(tmp_path, name, unsafe):
+    """Not even with unsafe_pickle: of a pickle, only arrays are taken."""
+    content = {"model_state": {"x": Malicious(tmp_path / "ran")}, "blobs": {}}
+    if name.startswith("zip"):
+        torch.save(content, tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(pickle.dumps(content, 2))
+    with pytest.raises(teachers.TeacherError, match=name):
+        teachers.load("slowfast_8x8_r50", tmp_path / name, unsafe_pickle=unsafe)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_caffe2_files_ask_for_trust(tmp_path):
+    blobs = as_published("slowfast_8x8_r50", "Caffe2")[1]
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"blobs": blobs}, 2))
+    with pytest.raises(teachers.TeacherError, match=r"x\.pkl.*run any code.*unsafe_pickle=True"):
+        teachers.load("slowfast_8x8_r50", tmp_path / "x.pkl", **SMALL_SLOWFAST)
+
+
 # --- other people's models -------------------------------------------------------------------
 
 
@@ -444,6 +1165,21 @@ def test_wrap_takes_feature_and_logits_of_a_torchvision_model():
         teachers.Teacher.wrap(
             module, feature_layer="fc", clip_spec=teachers.ClipSpec(4, 32), class_names=["a", "b"]
         )
+
+
+def test_wrap_takes_a_video_transformer_in_one_line():
+    torch.manual_seed(0)
+    module = swin3d_t(num_classes=4).eval()
+    spec = teachers.ClipSpec(4, 64)
+    teacher = teachers.Teacher.wrap(module, feature_layer="head", clip_spec=spec)
+    assert (teacher.feature_dim, teacher.name) == (768, "swintransformer3d")
+    assert teacher.class_names == ["0", "1", "2", "3"] and teacher.classifier is module.head
+    with torch.no_grad():
+        feature, logits = teacher(*teacher.example(2))
+        assert feature.shape == (2, 768)
+        torch.testing.assert_close(logits, module.head(feature))
+        x = torch.randn(1, 3, 4, 64, 64)
+        torch.testing.assert_close(teacher.encode(x).logits, module(x))
 
 
 class Positions(nn.Module):
