@@ -41,7 +41,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 # The modules lie flat in one folder. A module with a `__path__` is a package to Python, so that `egodistill.data` is
 # found beside this file in a checkout as it is in an installed package.
@@ -909,7 +909,10 @@ def measure(
 def count_macs(model: nn.Module, device: torch.device) -> float:
     """Multiply-adds for one clip, of a model in evaluation mode. On the meta device nothing is computed."""
     training = model.training
-    with FlopCounterMode(display=False) as counter:
+    # Of all ways to compute attention, torch does not know how to count the one for CPUs.
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    mapping = {attention: lambda q, k, v, *rest, out_shape=None, **options: sdpa_flop_count(q, k, v)}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         model.eval()(*(x.to(device) for x in model.example(1)))
     model.train(training)
     return counter.get_total_flops() / 2

@@ -566,6 +566,20 @@ def test_measure():
     assert E.measure(linear, batch_size=1, repeats=1, device="cpu").gmacs == pytest.approx(50e-9)
 
 
+def test_attention_is_counted_on_a_cpu():
+    """Two products of 6 x 5 scores with 4 channels, in 3 heads: torch's counter itself says nothing there."""
+
+    class Attention(torch.nn.Module):
+        def example(self, batch_size):
+            return [torch.randn(batch_size, 3, length, 4) for length in (6, 5, 5)]
+
+        def forward(self, q, k, v):
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+    for device in ("cpu", "meta"):
+        assert E.count_macs(Attention(), torch.device(device)) == 2 * 3 * 6 * 5 * 4
+
+
 def test_reading_ahead_hides_the_reading():
     class Slow(Store):
         def read(self, name, index):
