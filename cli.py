@@ -4,8 +4,8 @@
     egodistill prepare segments.csv --out store --clip-frames 16
     egodistill finetune store --out teacher.pt                   # a teacher, on labels
     egodistill extract store --teacher teacher.pt
-    egodistill pretrain store --teacher slowfast --out imu.pt    # stage 1
-    egodistill distill store --teacher slowfast --init imu.pt --out student.pt
+    egodistill pretrain store --teacher teacher --out imu.pt    # stage 1
+    egodistill distill store --teacher teacher --init imu.pt --out student.pt
     egodistill evaluate store --checkpoint student.pt
     egodistill predict walk.mp4 --checkpoint student.pt
 
@@ -16,6 +16,7 @@ on where it was. This is the only file that knows all the others.
 from __future__ import annotations
 
 import argparse
+import ast
 import csv
 import json
 import os
@@ -43,8 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"egodistill {egodistill.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (
-        add_demo, add_synthesize, add_segments, add_check, add_transcode, add_prepare, add_finetune, add_extract,
-        add_pretrain, add_distill, add_evaluate, add_measure, add_predict,
+        add_demo, add_synthesize, add_segments, add_check, add_transcode, add_prepare, add_teachers, add_finetune,
+        add_extract, add_pretrain, add_distill, add_evaluate, add_measure, add_predict,
     ):  # fmt: skip
         add(commands)
     arguments = parser.parse_args(argv)
@@ -370,31 +371,73 @@ def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
         say(f"  ... and {len(store.notes) - 10} more in {store.path / 'notes.jsonl'}")
 
 
+def add_teachers(commands: Any) -> None:
+    command(commands, "teachers", run_teachers, "list the video models that can teach, and what they cost")
+
+
+def run_teachers(a: argparse.Namespace) -> None:
+    rows = []
+    for name, published in teachers.MODELS.items():
+        with torch.device("meta"):
+            teacher = teachers.load(name, progress=False)
+            gmacs = egodistill.count_macs(teacher, torch.device("meta")) / 1e9
+        spec, params = teacher.clip_spec, sum(p.numel() for p in teacher.parameters())
+        cells = [f"{params / 1e6:.2f} M", f"{gmacs:.2f}", f"{teacher.feature_dim}"]
+        cells += [f"{spec.frames}x{spec.size} {spec.channels}", published.released[0] if published.released else "none"]
+        rows.append([name, *cells])
+    say(table(["model", "params", "GMACs", "feature", "clip", "released, for one, as"], rows))
+    say(f"{GMACS}\nMotionFormer is counted as it runs here; as released it takes 369 GMACs a clip (16x4).")
+
+
 def add_finetune(commands: Any) -> None:
-    parser = command(commands, "finetune", run_finetune, "train a SlowFast teacher on a store's labels")
+    parser = command(commands, "finetune", run_finetune, "train a teacher on a store's labels")
     store_options(parser, "train")
     parser.add_argument("--out", required=True, help="file to write the teacher to")
-    parser.add_argument("--teacher", metavar="FILE", help="start from this teacher instead of random weights")
-    parser.add_argument("--name", default="slowfast", help="name of the teacher and of its outputs in a store")
-    parser.add_argument("--width", type=int, default=64, help="channels of the slow pathway's first layer")
-    parser.add_argument("--beta", type=int, default=8, help="how much narrower the fast pathway is")
-    parser.add_argument("--depths", type=int, nargs=4, default=[3, 4, 6, 3], help="blocks of the four stages")
+    parser.add_argument("--teacher", metavar="FILE", help="go on from a teacher that this command wrote")
+    parser.add_argument("--model", default="slowfast_8x8_r50", help="or one of these (`egodistill teachers`)")
+    parser.add_argument("--checkpoint", metavar="FILE", help="published weights of the model; none: fresh ones")
+    parser.add_argument("--name", default="teacher", help="name of the teacher and of its outputs in a store")
+    parser.add_argument(
+        "--option", metavar="NAME=VALUE", nargs="+", action="extend", default=[], type=option,
+        help="of the network or its clip, such as depths=(1,1,1,1) or drop_path=0.1",
+    )  # fmt: skip
+    parser.add_argument("--head-only", action="store_true", help="train nothing but the classifier")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
     training_options(parser)
+
+
+def option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):  # a word
+        return name, value
 
 
 def run_finetune(a: argparse.Namespace) -> None:
     store = open_split(a.store, a.split)
+    if "clip" not in store.names:
+        raise ValueError(f"{a.store} has no dense clips; give --clip-frames to egodistill prepare")
     if a.teacher:
         teacher = teachers.Teacher.load(a.teacher)
     else:
-        if "clip" not in store.names:
-            raise ValueError(f"{a.store} has no dense clips; give --clip-frames to egodistill prepare")
         torch.manual_seed(a.seed)
-        shape = store.read("clip", [0]).shape
-        teacher = teachers.slowfast(
-            len(store.class_names), class_names=store.class_names, name=a.name, frames=shape[1], size=shape[-1],
-            width=a.width, beta=a.beta, depths=a.depths,
-        )  # fmt: skip
+        _, frames, _, _, size = store.read("clip", [0]).shape
+        options = dict(a.option)
+        if a.checkpoint is None:  # A fresh network fits the store; published weights want the clip they know.
+            options = {"frames": frames, "size": size} | options
+        teacher = teachers.load(
+            a.model, a.checkpoint, class_names=store.class_names, new_head=a.checkpoint is not None, **options
+        )
+        teacher.name = a.name
+    if a.head_only:
+        teacher.freeze_trunk()
+    if a.gradient_checkpointing:
+        if not hasattr(teacher.net, "gradient_checkpointing"):
+            raise ValueError(f"{type(teacher.net).__name__} has no gradient checkpointing; MotionFormer and MViT have")
+        teacher.net.gradient_checkpointing = True
     history = egodistill.finetune(teacher, store, **training_of(a))
     teacher.save(a.out)
     say(f"{a.out}: loss {history[-1]['loss']:.3f}, top-1 on its training clips {100 * history[-1]['top1']:.1f} %")
@@ -404,6 +447,7 @@ def add_extract(commands: Any) -> None:
     parser = command(commands, "extract", run_extract, "write a teacher's features and logits into a store")
     store_options(parser, "all")
     parser.add_argument("--teacher", metavar="FILE", required=True, help="file that `egodistill finetune` wrote")
+    parser.add_argument("--views", type=int, choices=(1, 3), default=1, help="3: left, middle, right of larger clips")
     parser.add_argument("--batch-size", type=positive, default=8, help="clips at a time")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
     device_option(parser)
@@ -411,14 +455,16 @@ def add_extract(commands: Any) -> None:
 
 def run_extract(a: argparse.Namespace) -> None:
     store, teacher = open_split(a.store, a.split), teachers.Teacher.load(a.teacher)
-    teachers.extract(teacher, store, batch_size=a.batch_size, device=a.device, precision=a.precision)
+    teachers.extract(
+        teacher, store, views=a.views, batch_size=a.batch_size, device=a.device, precision=a.precision
+    )
     say(f"{a.store}: {teacher.name}.feature and {teacher.name}.logits of {len(store)} clips")
 
 
 def add_pretrain(commands: Any) -> None:
     parser = command(commands, "pretrain", run_pretrain, "stage 1: teach the IMU encoder by itself (section 3.4)")
     store_options(parser, "train")
-    parser.add_argument("--teacher", required=True, help="name of the extracted teacher, such as slowfast")
+    parser.add_argument("--teacher", required=True, help="name of the extracted teacher, as --name of finetune said")
     parser.add_argument("--out", required=True, help="file to write the student to")
     student_options(parser)
     training_options(parser)
@@ -436,7 +482,7 @@ def run_pretrain(a: argparse.Namespace) -> None:
 def add_distill(commands: Any) -> None:
     parser = command(commands, "distill", run_distill, "stage 2: distil the teacher into a student (section 3.3)")
     store_options(parser, "train")
-    parser.add_argument("--teacher", required=True, help="name of the extracted teacher, such as slowfast")
+    parser.add_argument("--teacher", required=True, help="name of the extracted teacher, as --name of finetune said")
     parser.add_argument("--out", required=True, help="file to write the student to")
     parser.add_argument("--alpha", type=float, default=0.95, help="weight of L_KD against L_GT")
     parser.add_argument("--beta", type=float, default=1.0, help="weight of L_1")
@@ -586,7 +632,12 @@ DEMO: dict[str, Any] = {
     "video_pixels": 96,
     "pixels": 64,
     "clip_frames": 16,
-    "teacher": {"width": 48, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.0},
+    # The first is the comparison's teacher; --teachers adds others (the paper's Table 2).
+    "teachers": {
+        "slowfast": {
+            "model": "slowfast_8x8_r50", "width": 48, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.0,
+        },
+    },
     "image_encoder": "shufflenet_v2_x0_5",
     "teacher_training": {"epochs": 8, "learning_rate": 2e-3, "batch_size": 16} | ANNEAL,
     "student_training": {"epochs": 6, "learning_rate": 1e-3, "batch_size": 32} | ANNEAL,
@@ -610,6 +661,9 @@ def add_demo(commands: Any) -> None:
     parser.add_argument("--out", default="egodistill-demo", help="folder for everything")
     parser.add_argument("--seeds", default="0", help="seeds of the training runs, such as 0,1,2")
     parser.add_argument(
+        "--teachers", default=TEACHER, help="all: also distil a small X3D, MViT and MotionFormer (Table 2), hours"
+    )
+    parser.add_argument(
         "--quick", action="store_true", help="a smoke run of about a minute; its accuracies mean nothing"
     )
     parser.add_argument(
@@ -624,6 +678,9 @@ def run_demo(a: argparse.Namespace) -> None:
         raise ValueError(f"--seeds takes whole numbers with commas between, such as 0,1,2; got {a.seeds!r}") from error
     size, out, began = QUICK if a.quick else DEMO, Path(a.out), time.monotonic()
     size = size | {"image_weights": a.image_weights}
+    kinds = list(size["teachers"]) if a.teachers == "all" else a.teachers.split(",")
+    if kinds[0] != TEACHER or set(kinds) - set(size["teachers"]) or len(set(kinds)) < len(kinds):
+        raise ValueError(f"--teachers is all, or a part of {','.join(size['teachers'])} that begins with {TEACHER}")
     claim(out, json.loads(json.dumps(size)))
     for part in out.rglob(".*.part*"):  # What a killed run left half written.
         part.unlink(missing_ok=True)
@@ -639,20 +696,14 @@ def run_demo(a: argparse.Namespace) -> None:
         segments, out / "store", frame_size=size["pixels"], clip_frames=size["clip_frames"], clip_size=size["pixels"]
     )
     describe_store(store, segments)
-    runs = [run_seed(seed, out, size, store) for seed in seeds]
-
-    models = {}
-    for name in ("teacher", *STUDENTS):
-        costs, top1 = runs[0][name], [100 * run[name]["top1"] for run in runs]
-        models[name] = costs | {
-            "top1": statistics.mean(top1),
-            "top1_std": statistics.stdev(top1) if len(top1) > 1 else None,
-            "top1_seeds": top1,
-            "per_class": {
-                verb: statistics.mean(100 * run[name]["per_class"][verb] for run in runs) for verb in costs["per_class"]
-            },
-        }
+    first, *others = kinds
+    models = over_seeds([run_seed(seed, first, out, size, store) for seed in seeds])
     report(models, seeds, a.quick)
+    by_teacher = {first: models}
+    for kind in others:
+        by_teacher[kind] = over_seeds([run_seed(seed, kind, out, size, store, comparison=False) for seed in seeds])
+    if others:
+        report_teachers(by_teacher)
     settings = size | {
         "seeds": seeds,
         "quick": a.quick,
@@ -661,7 +712,8 @@ def run_demo(a: argparse.Namespace) -> None:
         "threads": torch.get_num_threads(),
         "seconds": time.monotonic() - began,
     }
-    write_text(out / "results.json", json.dumps({"models": models, "settings": settings}, indent=1))
+    results = {"models": models, "settings": settings} | ({"teachers": by_teacher} if others else {})
+    write_text(out / "results.json", json.dumps(results, indent=1))
     say(f"\n{out / 'results.json'} holds these numbers. This run took {(time.monotonic() - began) / 60:.1f} minutes.")
 
 
@@ -676,11 +728,32 @@ def claim(out: Path, size: dict[str, Any]) -> None:
     write_text(note, json.dumps(size, indent=1))
 
 
-def run_seed(seed: int, out: Path, size: dict[str, Any], store: data.ClipStore) -> dict[str, dict[str, Any]]:
-    """Train the teacher and the four students with one seed: {model: top1, gmacs, params, ms_per_clip, inputs}."""
-    folder = out / f"seed-{seed}"
+def over_seeds(runs: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Mean and deviation of the accuracies of several runs: {model: numbers}."""
+    models = {}
+    for name in ("teacher", *(student for student in STUDENTS if student in runs[0])):
+        costs, top1 = runs[0][name], [100 * run[name]["top1"] for run in runs]
+        models[name] = costs | {
+            "top1": statistics.mean(top1),
+            "top1_std": statistics.stdev(top1) if len(top1) > 1 else None,
+            "top1_seeds": top1,
+            "per_class": {
+                verb: statistics.mean(100 * run[name]["per_class"][verb] for run in runs) for verb in costs["per_class"]
+            },
+        }
+    return models
+
+
+def run_seed(
+    seed: int, kind: str, out: Path, size: dict[str, Any], store: data.ClipStore, comparison: bool = True
+) -> dict[str, dict[str, Any]]:
+    """Train a teacher and its students with one seed: {model: top1, gmacs, params, ms_per_clip, inputs}.
+
+    Without the `comparison` only the distilled ones, VisOnly-Distill and EgoDistill.
+    """
+    folder = out / (f"seed-{seed}" if comparison else f"seed-{seed}-{kind}")
     train, test = store.split("train"), store.split("test")
-    name = f"{TEACHER}-{seed}"  # Its outputs in the store.
+    name = f"{kind}-{seed}"  # Its outputs in the store.
     weights = None if size["image_weights"] == "none" else size["image_weights"]
 
     def stage(file: str, title: str, build: Callable, fit: Callable, settings: dict[str, Any], load: Callable) -> Any:
@@ -698,16 +771,17 @@ def run_seed(seed: int, out: Path, size: dict[str, Any], store: data.ClipStore) 
         return model
 
     def build_teacher() -> teachers.Teacher:
-        teacher = teachers.slowfast(
-            len(store.class_names), class_names=store.class_names, name=name, frames=size["clip_frames"],
-            size=size["pixels"], **size["teacher"],
-        )  # fmt: skip
+        settings = {"frames": size["clip_frames"], "size": size["pixels"], **size["teachers"][kind]}
+        model = settings.pop("model")
+        teacher = teachers.load(model, class_names=store.class_names, progress=False, **settings)
+        teacher.name = name
         return teacher.to(memory_format=torch.channels_last_3d)
 
-    say(f"\nSeed {seed}")
+    say(f"\nSeed {seed}, teacher {kind}")
+    network = teachers.MODELS[size["teachers"][kind]["model"]].network.__name__
     teacher = stage(
         "teacher.pt",
-        "3. Train the teacher, a narrow SlowFast, on all frames of the clips",
+        f"3. Train the teacher, a small {network}, on all frames of the clips",
         build_teacher,
         egodistill.finetune,
         size["teacher_training"] | {"precision": "bf16"},
@@ -745,6 +819,8 @@ def run_seed(seed: int, out: Path, size: dict[str, Any], store: data.ClipStore) 
         ),
         ("EgoDistill", "stage 2: one frame and head motion, distilled", lambda: models["Pretrained"], *distilling),
     )
+    if not comparison:
+        plan = tuple(step for step in plan if step[0] in ("VisOnly-Distill", "Pretrained", "EgoDistill"))
     for number, (key, title, build, fit, settings) in enumerate(plan, 5):
         file = key.lower().replace(" ", "-") + ".pt"
         models[key] = stage(file, f"{number}. {key}: {title}", build, fit, settings, EgoDistill.load)
@@ -765,10 +841,25 @@ def describe_inputs(model: nn.Module) -> list[str]:
     return [frames, *(name for name in model.inputs if name == "imu")]
 
 
+def accuracy(model: dict[str, Any]) -> str:
+    return f"{model['top1']:.1f}" + (f" ± {model['top1_std']:.1f}" if model["top1_std"] is not None else "")
+
+
+def report_teachers(by_teacher: dict[str, dict[str, Any]]) -> None:
+    rows = [
+        [
+            kind, f"{models['teacher']['gmacs']:.3f}", f"{models['teacher']['params'] / 1e6:.2f} M",
+            *(accuracy(models[name]) for name in ("teacher", "VisOnly-Distill", "EgoDistill")),
+        ]
+        for kind, models in by_teacher.items()
+    ]  # fmt: skip
+    say("\nOther teachers (the paper's Table 2), top-1 (%)")
+    say(table(["teacher", "GMACs", "parameters", "teacher's", "VisOnly-Distill", "EgoDistill"], rows))
+
+
 def report(models: dict[str, dict[str, Any]], seeds: list[int], quick: bool) -> None:
     rows = []
     for name, model in models.items():
-        top1 = f"{model['top1']:.1f}" + (f" ± {model['top1_std']:.1f}" if model["top1_std"] is not None else "")
         inputs = " + ".join(model["inputs"]).replace("imu", "IMU")
         rows.append(
             [
@@ -777,7 +868,7 @@ def report(models: dict[str, dict[str, Any]], seeds: list[int], quick: bool) -> 
                 f"{model['gmacs']:.3f}",
                 f"{model['params'] / 1e6:.2f} M",
                 f"{model['ms_per_clip']:.2f}",
-                top1,
+                accuracy(model),
             ]
         )
     say(

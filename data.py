@@ -55,6 +55,11 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
+
 __all__ = [
     "Segment", "SegmentList", "read_epic_kitchens", "read_ego4d", "read_csv", "with_imu_offsets",
     "Imu", "read_imu", "VideoInfo", "probe", "read_frames", "frames_at", "read_audio", "log_mel",
@@ -1959,10 +1964,14 @@ class ClipStore:
     def add(self, name: str, shape: Sequence[int], dtype) -> None:
         """Make room for an array of ``shape`` a clip, or find the one there is.
 
-        Any number of processes may ``write`` to it; only one at a time may ``add``.
+        Any number of processes may do so at a time, and ``write`` to it.
         """
         if not re.fullmatch(r"\w[\w.-]*", name) or name.endswith(".done"):
             raise DataError(f"{name!r} cannot be the name of an array")
+        with _one_at_a_time(self.path):
+            self._add(name, shape, dtype)
+
+    def _add(self, name: str, shape: Sequence[int], dtype) -> None:
         header = _read_json(self.path / "store.json")
         arrays = header["arrays"]
         n = len(self._clips)
@@ -2021,6 +2030,15 @@ class ClipStore:
                 raise DataError(f"{file}: is {array.dtype} {array.shape}, not {entry} (store.json)")
             self._maps[name, mode] = array.view(np.ndarray)
         return self._maps[name, mode]
+
+
+@contextlib.contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Keep other processes out of a store's header; the system lets go when this one dies."""
+    with open(path / "store.lock", "a", encoding="utf-8") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _allocate(path: Path, entry: dict) -> None:

@@ -38,6 +38,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from inspect import signature
@@ -203,6 +204,12 @@ class Teacher(nn.Module):
     def classifier(self) -> nn.Module:
         """The layer from feature to logits, for trainings that change it alone."""
         return self.net.get_submodule(self.net.classifier)
+
+    def freeze_trunk(self) -> Teacher:
+        """Leave nothing but the classifier to be trained; batch norms keep their statistics, too."""
+        self.requires_grad_(False)
+        self.classifier.requires_grad_(True)
+        return self
 
     def example(self, batch_size: int = 1) -> tuple[Tensor]:
         """Random input of the right shape and type, for ``measure()``."""
@@ -1939,9 +1946,12 @@ def extract(
     teacher: Teacher,
     store: Any,
     *,
+    views: int = 1,
     batch_size: int = 8,
     device: str | torch.device | None = None,
     precision: str = "fp32",
+    rank: int | None = None,
+    world_size: int | None = None,
     progress: bool = True,
     overwrite: bool = False,
 ) -> None:
@@ -1953,14 +1963,22 @@ def extract(
 
     Args:
         store: a ``data.ClipStore`` or a split of it.
+        views: 1, the clip resized to the teacher's size; or 3, crops of that size at the left, in
+            the middle and at the right of a larger one (``prepare(..., clip_size=256)``). Features
+            are averaged, and so are probabilities, as the authors of all four networks do; the
+            logits are the logarithm of these.
         batch_size: clips at a time.
-        device: where to compute; the GPU if there is one, unless given. The teacher is moved back
+        device: where to compute; a GPU if there is one, unless given. The teacher is moved back
             afterwards.
         precision: "fp32", or "bf16" for mixed precision.
+        rank, world_size: this process's share: each world_size-th of the lacking clips. From the
+            environment (RANK, WORLD_SIZE; LOCAL_RANK chooses the GPU) unless given, as torchrun
+            sets them. The processes need not know each other; what one that died leaves undone is
+            done when the command is given again.
         progress: show a bar on stderr.
         overwrite: compute all clips again, also where outputs of another teacher are; these must
-            all be of this ``store``. Should such a run be killed, only another one with
-            ``overwrite=True`` is accepted, which begins anew.
+            all be of this ``store``, and one process does it. Should such a run be killed, only
+            another one with ``overwrite=True`` is accepted, which begins anew.
 
     "{teacher.name}.teacher.json" beside the arrays keeps the teacher's fingerprint, so that outputs
     of two teachers never meet under one name.
@@ -1970,12 +1988,19 @@ def extract(
     """
     if precision not in ("fp32", "bf16"):
         raise TeacherError(f"precision is {precision!r}; it must be 'fp32' or 'bf16'")
-    _check_store(teacher, store)
+    rank = int(os.environ.get("RANK", 0)) if rank is None else rank
+    world_size = int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
+    if not 0 <= rank < world_size:
+        raise TeacherError(f"rank {rank} is not one of the {world_size} of world_size")
+    if overwrite and world_size > 1:
+        raise TeacherError("overwrite=True is for a single process, and world_size is above 1")
+    _check_store(teacher, store, views)
     record = Path(store.path) / f"{teacher.name}.teacher.json"
     identity = {
         "teacher": teacher.name,
         "fingerprint": _fingerprint(teacher),
         "precision": precision,
+        "views": views,
         "clip_spec": asdict(teacher.clip_spec),
     }
     arrays = (f"{teacher.name}.feature", f"{teacher.name}.logits")
@@ -1989,16 +2014,18 @@ def extract(
     lacking = np.ones(len(store), bool)
     if not overwrite:
         lacking = ~(np.asarray(store.done(arrays[0])) & np.asarray(store.done(arrays[1])))
-    rows = np.flatnonzero(lacking)
+    # Shares are of all clips, so that they do not depend on how far the others have come.
+    rows = np.flatnonzero(lacking & (np.arange(len(store)) % world_size == rank))
 
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device is None:
+        local = os.environ.get("LOCAL_RANK", "0")
+        device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
     bar = _Progress(f"{teacher.name}: extract", len(rows), shown=progress)
     with _evaluating(teacher, device), torch.no_grad(), closing(bar):
-        for start in range(0, len(rows), batch_size):
-            index = rows[start : start + batch_size]
-            clip = torch.from_numpy(store.read("clip", index)).to(device)
+        for index, clip in _read_ahead(store, rows, batch_size):
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                output = teacher(clip)
+                output = _viewed(teacher, clip.to(device), views)
             for array, values in zip(arrays, output, strict=True):
                 if not values.isfinite().all():
                     raise TeacherError(
@@ -2011,7 +2038,34 @@ def extract(
         _write_json(record, identity)
 
 
-def _check_store(teacher: Teacher, store: Any) -> None:
+def _read_ahead(store: Any, rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Batches of clips with their rows, each read while the one before is looked at."""
+    batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+    with ThreadPoolExecutor(1) as reader:
+        coming = [reader.submit(store.read, "clip", batch) for batch in batches[:1]]
+        for k, batch in enumerate(batches):
+            clip = coming.pop().result()
+            coming = [reader.submit(store.read, "clip", then) for then in batches[k + 1 : k + 2]]
+            yield batch, torch.from_numpy(clip)
+
+
+def _viewed(teacher: Teacher, clip: Tensor, views: int) -> Output:
+    """The teacher's output, averaged over views of the clip."""
+    if views == 1:
+        return teacher(clip)
+    size = teacher.clip_spec.size
+    top, middle = (math.ceil((side - size) / 2) for side in clip.shape[3:])
+    seen = [
+        teacher(clip[..., top : top + size, left : left + size])
+        for left in (0, middle, clip.shape[4] - size)
+    ]
+    features, logits = (torch.stack([value.float() for value in one]) for one in zip(*seen, strict=True))
+    return Output(features.mean(0), logits.log_softmax(2).logsumexp(0) - math.log(len(seen)))
+
+
+def _check_store(teacher: Teacher, store: Any, views: int) -> None:
+    if views not in (1, 3):
+        raise TeacherError(f"views is {views}; it must be 1 or 3")
     ours, theirs = teacher.class_names, list(store.class_names)
     if ours != theirs:
         pairs = enumerate(zip(ours, theirs, strict=False))
@@ -2028,11 +2082,17 @@ def _check_store(teacher: Teacher, store: Any) -> None:
             f"prepare(..., clip_frames={frames}, clip_size={teacher.clip_spec.size})"
         )
     if len(store):
-        found = store.read("clip", np.array([0])).shape[1]
+        _, found, _, height, width = store.read("clip", np.array([0])).shape
         if found != frames:
             raise TeacherError(
                 f"the clips of the store {store.path} have {found} frames, teacher "
                 f"{teacher.name!r} wants {frames}; use prepare(..., clip_frames={frames})"
+            )
+        size = teacher.clip_spec.size
+        if views > 1 and (height < size or width <= size):
+            raise TeacherError(
+                f"the clips of the store {store.path} have {width} x {height} pixels, too few for "
+                f"{views} views of {size}; use prepare(..., clip_size={round(size * 8 / 7)})"
             )
 
 
@@ -2051,14 +2111,17 @@ def _claim(
 ) -> dict[str, Any]:
     """Put the teacher's name on its arrays; refuse where they are another teacher's."""
     found = json.loads(record.read_text()) if record.exists() else {}
-    differs = [key for key in ("fingerprint", "precision") if found.get(key) != identity[key]]
+    found.setdefault("views", 1)  # before there was a choice
+    differs = [
+        key for key in ("fingerprint", "precision", "views") if found.get(key) != identity[key]
+    ]
     written = set(found.get("splits", []))
     if not overwrite and found.get("unfinished"):
         raise TeacherError(
             f"{record}: a run with overwrite=True was interrupted, so outputs of two teachers "
             "may lie side by side; run it again with overwrite=True"
         )
-    if not overwrite and differs and (present or found):
+    if not overwrite and differs and (present or len(found) > 1):
         raise TeacherError(
             f"{record}: the outputs in this store have the {differs[0]} {found.get(differs[0])}, "
             f"this run has {identity[differs[0]]}; give the teacher another name, or compute "

@@ -73,8 +73,8 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
 
     teacher, start, student = (tmp_path / f"{name}.pt" for name in ("teacher", "imu", "student"))
     short = ["--epochs", 1, "--batch-size", 2, "--learning-rate", 1e-4]
-    finetune = ["finetune", store, "--out", teacher, "--width", 8, "--beta", 4]
-    finetune += ["--depths", 1, 1, 1, 1, *short]
+    finetune = ["finetune", store, "--out", teacher, "--name", "slowfast", *short]
+    finetune += ["--option", "width=8", "beta=4", "depths=(1,1,1,1)"]
     assert re.match(rf"{teacher}: loss \d.*, top-1 on its training clips", run(capsys, *finetune))
     before = teacher.stat().st_size, weights(teacher)
     run(capsys, *finetune)  # Given again, a finished command changes nothing.
@@ -315,19 +315,57 @@ TRAINING = (
     "--precision --device"
 )
 STUDENT = "--num-frames --image-encoder --image-weights --no-imu --imu-vector --init"
+SEGMENTS = "annotations --root --min-instances --split-seed --audio --imu-offsets"
 OPTIONS = {
-    "demo": "--out --seeds --quick --image-weights",
+    "demo": "--out --seeds --teachers --quick --image-weights",
     "synthesize": "out --seed --train-acts --test-acts --label-noise",
-    "prepare": "annotations --root --out --num-frames --frame-size --clip-frames --clip-size "
-    "--no-imu --min-instances --workers --max-bad",
-    "finetune": f"store --split --out --teacher --name --width --beta --depths {TRAINING}",
-    "extract": "store --split --teacher --batch-size --precision --device",
+    "segments": f"{SEGMENTS} --classes",
+    "check": "VIDEO --imu --no-offset --max-offset --out",
+    "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
+    "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --clip-frames --clip-size --no-imu "
+    "--zero-accel --min-coverage --workers --max-bad --retry-failed",
+    "teachers": "",
+    "finetune": f"store --split --out --teacher --model --checkpoint --name --option --head-only "
+    f"--gradient-checkpointing {TRAINING}",
+    "extract": "store --split --teacher --views --batch-size --precision --device",
     "pretrain": f"store --split --teacher --out {STUDENT} {TRAINING}",
     "distill": f"store --split --teacher --out --alpha --beta --tau --tau-squared {STUDENT} {TRAINING}",
     "evaluate": "store --split --checkpoint --teacher --out --device",
     "measure": "--checkpoint --batch-size --precision --repeats --device",
-    "predict": "video --checkpoint --imu --stride --top --out --device",
+    "predict": "video --checkpoint --imu --stride --top --key-frames --out --device",
 }
+
+
+def test_the_list_of_teachers(capsys):
+    out = run(capsys, "teachers")
+    assert max(map(len, out.splitlines()[:-2])) <= 100
+    assert re.search(r"^x3d_m +3.79 M +4.73 +2048 +16x224 RGB +x3d_m.pyth$", out, re.MULTILINE)
+    assert re.search(r"^epic_motionformer_16x4 +109.14 M +204.16 +768 +16x224 BGR +ek_motion", out, re.MULTILINE)
+    assert len(re.findall(r"^[a-z0-9_]+ +[\d.]+ M ", out, re.MULTILINE)) == len(teachers.MODELS)
+
+
+def test_finetune_options(sample_data, tmp_path, capsys):
+    """Head only and gradient checkpointing of a small MViT; what does not fit is said."""
+    rows = [f"{sample_data / 'gopro' / 'max-heromode.mp4'},{k},{k + 2},{'ab'[k % 2]}" for k in range(4)]
+    (tmp_path / "t.csv").write_text("\n".join(["video,start,stop,label", *rows]))
+    store = tmp_path / "store"
+    clips = ["--frame-size", 32, "--clip-frames", 4, "--clip-size", 32]
+    run(capsys, "prepare", tmp_path / "t.csv", "--out", store, *clips)
+    short = ["--epochs", 1, "--batch-size", 2, "--learning-rate", 0.01]
+    asked = ["finetune", store, "--model", "mvit_b_16x4", *short, "--option", "depths=(1,1,1,1)", "width=16"]
+    run(capsys, *asked, "--head-only", "--gradient-checkpointing", "--out", tmp_path / "t.pt")
+    torch.manual_seed(0)
+    fresh = teachers.load("mvit_b_16x4", None, 2, frames=4, size=32, depths=(1, 1, 1, 1), width=16, progress=False)
+    trained, before = weights(tmp_path / "t.pt"), fresh.net.state_dict()
+    moved = {name for name, value in before.items() if not torch.equal(value, trained[name])}
+    assert moved == {f"{fresh.net.classifier}.weight", f"{fresh.net.classifier}.bias"}
+    small = ["--model", "x3d_xs", "--option", "width=4"]
+    for extra, words in (
+        ([*small, "--gradient-checkpointing"], "no option 'width'|has no gradient checkpointing"),
+        (["--model", "x3d"], "there is no model 'x3d'; the names are"),
+    ):
+        assert cli.main([str(x) for x in ["finetune", store, *extra, "--out", tmp_path / "u.pt"]]) == 1
+        assert re.search(words, capsys.readouterr().err)
 
 
 def help_of(capsys, *command: str) -> str:
@@ -348,7 +386,7 @@ def test_help_names_every_command_and_option_in_100_columns(capsys, monkeypatch)
         assert sorted(entries) == sorted([*options.split(), "-h"]), name
         # Each says what it is for: after some blanks, or on the next line.
         for option in options.split():
-            assert option == "video" or re.search(rf"(?m)^  {option}\b[^\n]*(  |\n {{5,}})\S", text)
+            assert option in ("video", "VIDEO") or re.search(rf"(?m)^  {option}\b[^\n]*(  |\n {{5,}})\S", text)
     text = " ".join(help_of(capsys, "distill").split())
     assert "--epochs EPOCHS default: 50 " in text
     assert "--learning-rate LEARNING_RATE default: 0.0001 " in text
@@ -374,7 +412,10 @@ def miniature(patch, cores: int) -> None:
         # Fewer than 16 frames leave the slow pathway 2, for which the gradients of torch 2.13's bf16
         # convolutions with a kernel of 3 are garbage on some CPUs (oneDNN reads what nobody wrote).
         "train_acts": 16, "test_acts": 6, "video_pixels": 32, "pixels": 32, "clip_frames": 16,
-        "teacher": {"width": 8, "beta": 4, "depths": (1, 1, 1, 1)},
+        "teachers": {
+            "slowfast": {"model": "slowfast_8x8_r50", "width": 8, "beta": 4, "depths": (1, 1, 1, 1)},
+            "x3d": {"model": "x3d_m", "width": 4, "depth_factor": 0.5, "feature_dim": 16, "pool": 1},
+        },
         "teacher_training": training, "student_training": training, "pretraining": training,
     }  # fmt: skip
     patch(cli, "QUICK", cli.QUICK | sizes)
@@ -392,7 +433,7 @@ STAGES = (
 class Demo:
     """What a run of the miniature demo did: what it printed, and each call of a training stage."""
 
-    def __init__(self, out: Path, seeds: str) -> None:
+    def __init__(self, out: Path, seeds: str, *options: str) -> None:
         self.out, self.calls = out, []
         printed, errors = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch:
@@ -400,7 +441,7 @@ class Demo:
             for name in ("finetune", "distill", "pretrain_imu"):
                 patch.setattr(egodistill, name, self.spy(name))
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
-                code = cli.main(["demo", "--quick", "--out", str(out), "--seeds", seeds])
+                code = cli.main(["demo", "--quick", "--out", str(out), "--seeds", seeds, *options])
         self.printed = printed.getvalue()
         assert code == 0, errors.getvalue()
         self.results = json.loads((out / "results.json").read_text())
@@ -502,6 +543,27 @@ def test_demo_given_again_redoes_nothing_and_says_the_same(demo):
     for name, row in again.results["models"].items():
         assert row["top1_seeds"] == demo.results["models"][name]["top1_seeds"]
         assert re.search(rf"(?m)^{name} .* ± \d", again.printed)
+
+
+def test_demo_with_more_teachers(demo, capsys):
+    """Only the distilled students are trained from another teacher, and from its outputs; a table has them all."""
+    more = Demo(demo.out, "0", "--teachers", "all")
+    assert [call[0] for call in more.calls] == ["finetune", "distill", "pretrain_imu", "distill"]
+    assert all(options["teacher"] == "x3d-0" for *_, options in more.calls[1:])
+    models = more.results["teachers"]
+    assert set(models) == {"slowfast", "x3d"} and models["slowfast"] == more.results["models"]
+    assert set(models["x3d"]) == {"teacher", "VisOnly-Distill", "EgoDistill"}
+    folder = demo.out / "seed-0-x3d"
+    teacher, student = teachers.Teacher.load(folder / "teacher.pt"), EgoDistill.load(folder / "egodistill.pt")
+    assert type(teacher.net) is teachers.X3D and student.feature_dim == teacher.feature_dim == 16
+    test = data.ClipStore(demo.out / "store").split("test")
+    top1 = [100 * egodistill.evaluate(model, test, progress=False).top1 for model in (teacher, student)]
+    assert [models["x3d"][name]["top1"] for name in ("teacher", "EgoDistill")] == top1
+    only = f"{models['x3d']['VisOnly-Distill']['top1']:.1f}"
+    row = rf"(?m)^x3d +\d\.\d+ +\d\.\d\d M +{top1[0]:.1f} +{only} +{top1[1]:.1f}$"
+    assert re.search(row, more.printed), more.printed
+    assert cli.main(["demo", "--quick", "--teachers", "x3d"]) == 1
+    assert "begins with slowfast" in capsys.readouterr().err
 
 
 def test_demo_of_other_settings_is_refused(demo, capsys):
@@ -659,7 +721,8 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
     for imu in ([], ["a.csv"], ["a.csv", "g.csv"]):
         out = run(capsys, *command, *(["--imu", *imu] if imu else []), "--out", "rows.csv")
     assert given == [
-        ("a.mp4", imu, {"stride": None, "top": 3, "device": None}) for imu in (None, "a.csv", ["a.csv", "g.csv"])
+        ("a.mp4", imu, {"stride": None, "top": 3, "exact": True, "device": None})
+        for imu in (None, "a.csv", ["a.csv", "g.csv"])
     ]
     assert out.splitlines()[1].endswith("s  none: no head motion, from 3.1 s on")
     with open("rows.csv", newline="") as file:
@@ -669,7 +732,7 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
             ["2.133", "4.267", *6 * [""], "no head motion, from 3.1 s on"],
         ]
     run(capsys, *command, "--stride", "0.5", "--top", "1", "--device", "cpu")
-    assert given[-1][2] == {"stride": 0.5, "top": 1, "device": "cpu"}
+    assert given[-1][2] == {"stride": 0.5, "top": 1, "exact": True, "device": "cpu"}
 
 
 def test_synthesize_and_prepare_are_of_one_layout(demo, tmp_path, monkeypatch, capsys):

@@ -614,8 +614,8 @@ def test_predict_on_a_real_recording(sample_data):
     frames = torch.from_numpy(data.read_frames(video, [32 / 30], size=model.frame_size, exact=False))[None]
     window = torch.from_numpy(data.read_imu(video).window(0.0))[None]
     scores = model(frames, window).logits.softmax(1)[0].tolist()
-    assert dict(cheap.classes) == pytest.approx(dict(zip(CLASSES, scores, strict=True)), abs=1e-4)
-    assert dict(cheap.classes) != pytest.approx(dict(rows[0].classes), abs=1e-4)
+    assert dict(cheap.classes) == pytest.approx(dict(zip(CLASSES, scores, strict=True)), abs=2e-6)
+    assert dict(cheap.classes) != pytest.approx(dict(rows[0].classes), abs=5e-6)
 
 
 def test_predict_says_where_head_motion_is_missing(sample_data, tmp_path):

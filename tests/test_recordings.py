@@ -325,7 +325,7 @@ def test_check_never_raises(sample_data, panned, tmp_path):
         (tmp_path / "zero.mp4", None, "0 bytes"), (tmp_path / "cut.mp4", None, "cannot be opened"),
         (tmp_path / "text.mp4", None, "cannot be opened"), (tmp_path, None, "is a folder"),
         (tmp_path / "none.mp4", None, "no such file"), (sample_data / "gopro" / "hero5.raw", None, "no picture size"),
-        (panned, tmp_path / "bad.csv", "no gyroscope column"), (panned, tmp_path / "none.csv", "cannot be read"),
+        (panned, tmp_path / "bad.csv", "no accelerometer column"), (panned, tmp_path / "none.csv", "cannot be read"),
         (panned, panned, "no telemetry"), (panned, tmp_path, "is a folder"),
     ]
     for video, imu, words in cases:

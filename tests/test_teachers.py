@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import re
+import time
 import zlib
 from dataclasses import replace
 
@@ -1366,6 +1367,69 @@ def test_extract_in_bf16_is_close(store):
     assert nn.functional.cosine_similarity(found, wanted).min() > 0.999
     with pytest.raises(teachers.TeacherError, match="fp16"):
         teachers.extract(teacher, store, precision="fp16")
+
+
+def test_extract_averages_three_views(tmp_path):
+    """Left, middle and right of a wide clip: features are averaged, and probabilities."""
+    teacher = narrow()
+    clips = torch.from_numpy(random_clips(3, size=37))
+    store = Store(tmp_path, clips.numpy())
+    teachers.extract(teacher, store, views=3, batch_size=2, progress=False)
+    with torch.no_grad():
+        seen = [teacher(clips[..., 3:35, left : left + 32].contiguous()) for left in (0, 3, 5)]
+    feature = torch.stack([one.feature for one in seen]).mean(0)
+    probability = torch.stack([one.logits.softmax(1) for one in seen]).mean(0)
+    np.testing.assert_allclose(store.arrays["slowfast.feature"], feature, atol=1e-5)
+    found = torch.from_numpy(store.arrays["slowfast.logits"]).softmax(1)
+    np.testing.assert_allclose(found, probability, atol=1e-5)
+    with pytest.raises(teachers.TeacherError, match=r"views 3, this run has 1"):
+        teachers.extract(teacher, store, progress=False)
+    with pytest.raises(teachers.TeacherError, match=r"too few for 3 views of 32; .*clip_size=37"):
+        teachers.extract(teacher, Store(tmp_path, random_clips(2)), views=3)
+    with pytest.raises(teachers.TeacherError, match="views is 2"):
+        teachers.extract(teacher, store, views=2)
+
+
+def test_extract_shares_the_clips_by_rank(store, monkeypatch):
+    """Each process takes its share, by arguments or as torchrun sets them; a dead one's is taken up."""
+    teacher = narrow()
+    teachers.extract(teacher, store, rank=1, world_size=3, progress=False)
+    assert np.flatnonzero(store.done("slowfast.feature")).tolist() == [1, 4]
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    teachers.extract(teacher, store, progress=False)
+    assert np.flatnonzero(store.done("slowfast.logits")).tolist() == [0, 1, 3, 4]
+    with pytest.raises(teachers.TeacherError, match="for a single process"):
+        teachers.extract(teacher, store, overwrite=True)
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("WORLD_SIZE")
+    sizes = count_clips(teacher)
+    teachers.extract(teacher, store, progress=False)
+    assert sizes == [1] and store.done("slowfast.feature").all()
+    with pytest.raises(teachers.TeacherError, match="rank 3 is not one of the 3"):
+        teachers.extract(teacher, store, rank=3, world_size=3)
+
+
+def test_extract_reads_ahead(store):
+    """The next batch is read while the teacher looks at this one."""
+    teacher, asked, seen = narrow(), [], []
+    read = store.read
+    store.read = lambda name, index: (asked.append(list(index)), read(name, index))[1]
+
+    def look(*_):
+        time.sleep(0.05)
+        seen.append(len(asked))
+
+    teacher.net.register_forward_hook(look)
+    teachers.extract(teacher, store, batch_size=2, progress=False)
+    assert asked[1:] == [[0, 1], [2, 3], [4]]  # the first is the check that the clips fit
+    assert seen == [3, 4, 4]
+
+
+def test_frozen_trunk_leaves_the_classifier():
+    teacher = narrow().freeze_trunk()
+    trained = [name for name, value in teacher.named_parameters() if value.requires_grad]
+    assert trained == ["net.head.projection.weight", "net.head.projection.bias"]
 
 
 def test_extract_refuses_stores_that_do_not_fit(tmp_path):
