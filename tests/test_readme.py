@@ -1,0 +1,56 @@
+"""The README: its Python runs, its commands exist, its table names them all."""
+
+import argparse
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import egodistill
+from egodistill import cli
+
+ROOT = Path(egodistill.__file__).parent
+README = (ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else ""
+pytestmark = pytest.mark.skipif(not README, reason="no README.md beside the package: not a checkout")
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_python_runs(code, capsys):
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out
+
+
+def commands():
+    """Each line of the README that calls egodistill, in a block or in the text."""
+    blocks = "\n".join(re.findall(r"```\w*\n(.*?)```", README, re.DOTALL)).splitlines()
+    for line in dict.fromkeys(blocks + re.findall(r"`([^`\n]*)`", README)):
+        found = re.search(r"(?:^|&& |=1 )egodistill ([a-z].*)", line)
+        if found and "..." not in found[1]:
+            yield shlex.split(found[1], comments=True)
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_commands_are_understood(words, monkeypatch):
+    """They parse: every command and option is there. Nothing is run."""
+    parsed = []
+
+    def parse(self, given=None, namespace=None):
+        parsed.append(real(self, given, namespace))
+        raise KeyboardInterrupt
+
+    real = argparse.ArgumentParser.parse_args
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+    if len(words) == 1 and words != ["demo"]:  # Only its name.
+        words = [*words, "--help"]
+    with pytest.raises((KeyboardInterrupt, SystemExit)) as ended:
+        cli.main(words)
+    assert (parsed and parsed[0].command == words[0]) or ended.value.code == 0
+
+
+def test_the_table_names_every_command(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    known = set(re.findall(r"(?m)^    ([a-z]+)(?: |$)", capsys.readouterr().out))
+    rows = re.findall(r"(?m)^\| ((?:`[a-z]+`(?:, )?)+) \| ", README)
+    assert known == {name for row in rows for name in re.findall(r"`([a-z]+)`", row)}
