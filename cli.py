@@ -271,15 +271,18 @@ def run_check(a: argparse.Namespace) -> None:
         else:
             sources[name] = a.imu and (a.imu if len(a.imu) > 1 else a.imu[0])
     say(recordings.HEADER)
-    offsets = []
+    offsets, unusable = [], 0
     for video, imu in sources.items():
         found = recordings.check(video, imu, offset=not a.no_offset, max_offset=a.max_offset)
         say(found.row())
+        unusable += found.problem is not None
         if found.offset is not None and found.offset.reliable:
             offsets.append(f"{video},{found.offset.seconds:.3f}")
     if a.out:
         write_text(a.out, "\n".join(["video,imu_offset", *offsets]))
         say(f"{a.out}: {len(offsets)} of {len(sources)} recordings have a reliable offset")
+    if unusable:
+        raise ValueError(f"{unusable} of {len(sources)} recordings cannot be used")
 
 
 def add_transcode(commands: Any) -> None:
@@ -636,6 +639,19 @@ DEMO: dict[str, Any] = {
     "teachers": {
         "slowfast": {
             "model": "slowfast_8x8_r50", "width": 48, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.0,
+            "precision": "bf16",
+        },
+        "x3d": {
+            "model": "x3d_m", "width": 12, "depth_factor": 0.5, "feature_dim": 512, "pool": 2, "dropout": 0.0,
+            "precision": "fp32",
+        },
+        "mvit": {
+            "model": "mvit_b_16x4", "width": 32, "depths": (1, 1, 2, 1), "kv_stride": 4, "dropout": 0.0,
+            "drop_path": 0.0, "precision": "fp32",
+        },
+        "motionformer": {
+            "model": "motionformer_16x4", "width": 192, "depth": 4, "heads": 3, "patch": 16, "drop_path": 0.0,
+            "precision": "bf16",
         },
     },
     "image_encoder": "shufflenet_v2_x0_5",
@@ -772,24 +788,25 @@ def run_seed(
 
     def build_teacher() -> teachers.Teacher:
         settings = {"frames": size["clip_frames"], "size": size["pixels"], **size["teachers"][kind]}
-        model = settings.pop("model")
+        model, _ = settings.pop("model"), settings.pop("precision")
         teacher = teachers.load(model, class_names=store.class_names, progress=False, **settings)
         teacher.name = name
         return teacher.to(memory_format=torch.channels_last_3d)
 
     say(f"\nSeed {seed}, teacher {kind}")
     network = teachers.MODELS[size["teachers"][kind]["model"]].network.__name__
+    precision = size["teachers"][kind]["precision"]
     teacher = stage(
         "teacher.pt",
         f"3. Train the teacher, a small {network}, on all frames of the clips",
         build_teacher,
         egodistill.finetune,
-        size["teacher_training"] | {"precision": "bf16"},
+        size["teacher_training"] | {"precision": precision},
         teachers.Teacher.load,
     )
     teacher.to(memory_format=torch.channels_last_3d)
     say("4. Let it watch every clip")
-    teachers.extract(teacher, store, batch_size=32, precision="bf16")
+    teachers.extract(teacher, store, batch_size=32, precision=precision)
 
     def student(start: EgoDistill | None = None, use_imu: bool = True) -> EgoDistill:
         model = EgoDistill(

@@ -209,6 +209,9 @@ def test_check_and_transcode(sample_data, tmp_path, capsys):
     assert cli.main(["transcode", str(empty), str(gopro), "--out", str(tmp_path / "more"), "--short-side", "32"]) == 1
     printed = capsys.readouterr()
     assert "empty.mp4: is empty" in printed.err and (tmp_path / "more" / "max-heromode.mp4").exists()
+    assert cli.main(["check", str(gopro), str(empty), "--no-offset"]) == 1
+    printed = capsys.readouterr()
+    assert "empty.mp4: is empty" in printed.out and "1 of 2 recordings cannot be used" in printed.err
     assert cli.main(["check", str(gopro), str(video), "--imu", "a.csv"]) == 1
     assert "put them into a table" in capsys.readouterr().err
 
@@ -413,8 +416,12 @@ def miniature(patch, cores: int) -> None:
         # convolutions with a kernel of 3 are garbage on some CPUs (oneDNN reads what nobody wrote).
         "train_acts": 16, "test_acts": 6, "video_pixels": 32, "pixels": 32, "clip_frames": 16,
         "teachers": {
-            "slowfast": {"model": "slowfast_8x8_r50", "width": 8, "beta": 4, "depths": (1, 1, 1, 1)},
-            "x3d": {"model": "x3d_m", "width": 4, "depth_factor": 0.5, "feature_dim": 16, "pool": 1},
+            "slowfast": {
+                "model": "slowfast_8x8_r50", "width": 8, "beta": 4, "depths": (1, 1, 1, 1), "precision": "bf16",
+            },
+            "x3d": {
+                "model": "x3d_m", "width": 4, "depth_factor": 0.5, "feature_dim": 16, "pool": 1, "precision": "fp32",
+            },
         },
         "teacher_training": training, "student_training": training, "pretraining": training,
     }  # fmt: skip

@@ -557,6 +557,31 @@ def test_evaluation_averages_scores_over_the_clips_of_a_segment():
     assert result.feature_distance == pytest.approx(0.25, abs=1e-5)
 
 
+def test_imu_encoder_learns_from_real_motion(sample_data):
+    """Four activities of a smart watch, 40 recordings to learn from and 40 others; chance is 25 %."""
+    with np.load(sample_data / "imu-activity" / "basicmotions.npz", allow_pickle=False) as file:
+        sets = {name: (file[f"x_{name}"], file[f"y_{name}"]) for name in ("train", "test")}
+    names = sorted(set(sets["train"][1].tolist()))
+    windows = {}
+    for name, (motion, labels) in sets.items():
+        assert motion.shape == (40, 6, 100) and names == ["Badminton", "Running", "Standing", "Walking"]
+        stamps = np.arange(100) / 10
+        imus = [data.Imu(stamps, one[:3].T.astype(float), stamps, one[3:].T.astype(float)) for one in motion]
+        x = np.stack([imu.window(0.0, rate=422 / 9.9, min_coverage=0.9) for imu in imus])
+        windows[name] = torch.from_numpy(x), torch.tensor([names.index(label) for label in labels])
+    torch.manual_seed(0)
+    model = nn.Sequential(E.IMUEncoder(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(16, 4))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    x, y = windows["train"]
+    for _ in range(30):
+        nn.functional.cross_entropy(model(x - x.mean(1, keepdim=True)), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    x, y = windows["test"]
+    with torch.no_grad():
+        assert (model.eval()(x - x.mean(1, keepdim=True)).argmax(1) == y).float().mean() > 0.8
+
+
 def test_measure():
     cost = E.measure(small(), batch_size=2, repeats=2, device="cpu")
     assert cost.params == sum(p.numel() for p in small().parameters())
