@@ -202,19 +202,21 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_segments(a: argparse.Namespace) -> data.SegmentList:
-    """Any kind of annotations, told apart by their suffix and header."""
-    path, root = Path(a.annotations), a.root or Path(a.annotations).parent
     rare = {} if a.min_instances is None else {"min_instances": a.min_instances}
-    if path.suffix.lower() == ".json":
-        segments = data.read_ego4d(path, root, seed=a.split_seed, audio=a.audio, **rare)
-    else:
-        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-            header = file.readline()
-        if "narration_id" in header:
-            segments = data.read_epic_kitchens(path, root, audio=a.audio, **rare)
-        else:
-            segments = data.read_csv(path)
+    segments = read_annotations(a.annotations, a.root, seed=a.split_seed, audio=a.audio, **rare)
     return data.with_imu_offsets(segments, a.imu_offsets) if a.imu_offsets else segments
+
+
+def read_annotations(annotations: str, root: str | None, *, seed: int = 0, **options: Any) -> data.SegmentList:
+    """Any kind of annotations, told apart by their suffix and header."""
+    path, folder = Path(annotations), root or Path(annotations).parent
+    if path.suffix.lower() == ".json":
+        return data.read_ego4d(path, folder, seed=seed, **options)
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+        header = file.readline()
+    if "narration_id" in header:
+        return data.read_epic_kitchens(path, folder, **options)
+    return data.read_csv(path)
 
 
 def add_segments(commands: Any) -> None:
@@ -252,7 +254,8 @@ def run_segments(a: argparse.Namespace) -> None:
 
 def add_check(commands: Any) -> None:
     parser = command(commands, "check", run_check, "look at recordings: IMU, gaps, offset to the picture, faults")
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="or a table of your own, for all its videos")
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="or annotations, for all of their videos")
+    parser.add_argument("--root", help="folder of the data set's videos and IMU (default: that of the annotations)")
     parser.add_argument(
         "--imu", nargs="+", metavar="CSV", help="of a single video: one table, or two; none: telemetry in the video"
     )
@@ -266,8 +269,8 @@ def run_check(a: argparse.Namespace) -> None:
         raise ValueError(f"--imu names the IMU of one video, and {len(a.videos)} are given; put them into a table")
     sources: dict[str, Any] = {}
     for name in a.videos:
-        if name.lower().endswith(".csv"):
-            sources |= {segment.video: segment.imu for segment in data.read_csv(name)}
+        if name.lower().endswith((".csv", ".json")):
+            sources |= {segment.video: segment.imu for segment in read_annotations(name, a.root)}
         else:
             sources[name] = a.imu and (a.imu if len(a.imu) > 1 else a.imu[0])
     say(recordings.HEADER)

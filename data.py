@@ -729,12 +729,13 @@ def _read_imu_csv(
 ) -> list[np.ndarray]:
     """Times and values of each sensor asked for; ``notes`` gets a line for what is odd."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with open(path, encoding="utf-8-sig") as file:
+            first = file.readline()
+            empty = not any(line.strip() for line in file)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file: {error}") from error
-    first, _, body = text.partition("\n")
     header = [name.strip().strip('"').lower() for name in first.split(",")]
     layouts = [layout for layout in _IMU_COLUMNS if layout[0] in header]
     if not layouts:
@@ -746,9 +747,9 @@ def _read_imu_csv(
         if missing := [axis for axis in axes[sensor] if axis not in header]:
             raise DataError(f"{path}: no {sensor} column {', '.join(missing)} in {first.strip()!r}")
         columns += axes[sensor]
-    if not body.strip():
+    if empty:
         raise DataError(f"{path}: has a header but no samples")
-    table = _numbers(path, body, [header.index(name) for name in columns])
+    table = _numbers(path, [header.index(name) for name in columns])
     stamps = table[:, 0] * unit
     earliest, latest = -_LATEST_STAMP, _LATEST_STAMP
     if duration:
@@ -776,17 +777,24 @@ def _read_imu_csv(
     return result
 
 
-def _numbers(path: Path, body: str, columns: Sequence[int]) -> np.ndarray:
+def _numbers(path: Path, columns: Sequence[int]) -> np.ndarray:
     """These columns of comma-separated numbers, empty cells and NULL as NaN, float64."""
-    def parsed(text: str) -> np.ndarray:
-        return np.loadtxt(io.StringIO(text), delimiter=",", usecols=columns, ndmin=2, comments=None)
+
+    def parsed(source: Path | io.StringIO) -> np.ndarray:
+        return np.loadtxt(
+            source, delimiter=",", usecols=columns, ndmin=2, comments=None, skiprows=1,
+            encoding="utf-8-sig",
+        )
 
     try:
-        return parsed(body)
+        return parsed(path)
     except ValueError:  # looking for empty cells first would take half as long again
-        body = body.replace("\r", "").replace("NULL", "nan").replace("null", "nan")
+        pass
     try:
-        return parsed(re.sub(r"(?m)^(?=,)|(?<=,)(?=,|$)", "nan", body))
+        text = path.read_text(encoding="utf-8-sig").replace("NULL", "nan").replace("null", "nan")
+        return parsed(io.StringIO(re.sub(r"(?m)^(?=,)|(?<=,)(?=,|$)", "nan", text)))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file: {error}") from error
     except ValueError as error:
         # numpy's words name the row, counted from the first one below the header
         raise DataError(f"{path}: {error} (rows counted below the header)") from error
@@ -816,6 +824,7 @@ _ROUNDING = 1e-6  # seconds: a frame at 1/30 s is on screen at t = 0.0333333
 _END_TOLERANCE = 0.1  # seconds for which the last frame may stand in after its own end
 _REORDER = 4  # frames held back to sort them: some phones write times out of order
 _LOOK_AHEAD = 32  # packets read before they are decoded, to learn in which order they are shown
+_UNEVEN = 1.3  # the longest part of a recording that is read in parts, to the mean one
 _BLIND_SEEK = 10.0  # seconds ahead from which seeking pays without a table of key frames
 
 
@@ -967,7 +976,9 @@ class _FrameReader:
         if not len(cuts):
             return [order]
         ends = [round(i * len(order) / count) for i in range(1, count)]
-        return np.split(order, sorted({int(cuts[np.abs(cuts - end).argmin()]) for end in ends}))
+        parts = np.split(order, sorted({int(cuts[np.abs(cuts - end).argmin()]) for end in ends}))
+        # With few key frames one part may be most of the work; the threads do better on one decoder.
+        return parts if max(map(len, parts)) <= _UNEVEN * len(order) / count else [order]
 
     def _sorted(self, times: Sequence[float] | np.ndarray) -> np.ndarray:
         if not np.isfinite(times).all():

@@ -198,6 +198,9 @@ def test_check_and_transcode(sample_data, tmp_path, capsys):
     assert header.startswith("file ") and row.startswith(video.name) and "198" in row
     assert max(map(len, [header, row, *notes])) <= 100
     assert offsets.read_text().startswith("video,imu_offset\n")
+    asked = ["check", world.annotations, "--root", world.root, "--no-offset"]
+    rows = run(capsys, *asked).splitlines()
+    assert len(rows) == 1 + len({s.video for s in data.read_epic_kitchens(world.annotations, world.root)})
     gopro = sample_data / "gopro" / "max-heromode.mp4"
     copy = tmp_path / "copies" / "max-heromode.mp4"
     out = run(capsys, "transcode", gopro, "--out", copy.parent, "--short-side", 64)
@@ -323,7 +326,7 @@ OPTIONS = {
     "demo": "--out --seeds --teachers --quick --image-weights",
     "synthesize": "out --seed --train-acts --test-acts --label-noise",
     "segments": f"{SEGMENTS} --classes",
-    "check": "VIDEO --imu --no-offset --max-offset --out",
+    "check": "VIDEO --root --imu --no-offset --max-offset --out",
     "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
     "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --clip-frames --clip-size --no-imu "
     "--zero-accel --min-coverage --workers --max-bad --retry-failed",
