@@ -270,42 +270,35 @@ def read_ego4d(
         stereo, sound = about.get(uid, (False, True))
         imu = _first_file(folders, f"imu/{uid}.csv")
         whole = _first_file(folders, f"full_scale/{uid}.mp4", f"video_540ss/{uid}.mp4")
-        for interval in video.get("annotated_intervals") or ():
-            clip = interval.get("clip_uid")
-            clip = _first_file(folders, f"clips/{_uid(where, clip)}.mp4") if clip else None
-            for action in interval.get("narrated_actions") or ():
-                narration = action.get("narration_annotation_uid") or action.get("uid")
-                key = narration, action.get("start_sec"), action.get("end_sec")
-                pre, post, problem = _critical_frames(action)
-                if key in seen:
-                    problem = "annotated twice"
-                elif problem:
-                    pass
-                elif imu is None:
-                    problem = "the video has no IMU file"
-                elif stereo:
-                    problem = "the video shows two views (stereo)"
-                elif audio and not sound:
-                    problem = "the video has no audio"
-                elif whole is None and clip is None:
+        lacks = None
+        if imu is None:
+            lacks = "the video has no IMU file"
+        elif stereo:
+            lacks = "the video shows two views (stereo)"
+        elif audio and not sound:
+            lacks = "the video has no audio"
+        for clip_uid, action, pre, post, inside, problem in _ego4d_actions(where, video):
+            clip = _first_file(folders, f"clips/{_uid(where, clip_uid)}.mp4") if clip_uid else None
+            narration = action.get("narration_annotation_uid") or action.get("uid")
+            identity = str((uid, narration, action.get("start_sec"), action.get("end_sec")))
+            problem = ("annotated twice" if identity in seen else problem) or lacks
+            if whole is None and problem is None:
+                if clip is None:
                     problem = "neither the video nor its clip is there"
-                seen.add(key)
-                if problem:
-                    dropped[problem] += 1
-                    continue
-                file, shift = whole, 0.0
-                if file is None:  # a clip's clock starts later than that of video and IMU
-                    inside = (action.get("clip_critical_frames") or {}).get("pre_frame")
-                    if not isinstance(inside, int):
-                        dropped["no critical frames"] += 1
-                        continue
-                    file, shift = clip, (inside - pre) / EGO4D_FPS
-                order = hashlib.sha256(f"{seed} {key}".encode()).digest()
-                segment = Segment(
-                    f"{uid}_{pre}_{post}_{order[:4].hex()}", file, pre / EGO4D_FPS + shift,
-                    post / EGO4D_FPS + shift, action["structured_verb"], imu, imu_offset=shift,
-                )
-                by_class[segment.label].append((order, segment))
+                elif inside is None:
+                    problem = "no critical frames"
+            seen.add(identity)
+            if problem:
+                dropped[problem] += 1
+                continue
+            # A clip's clock starts later than that of the video and its IMU.
+            shift = 0.0 if whole else (inside - pre) / EGO4D_FPS
+            order = hashlib.sha256(f"{seed} {identity}".encode()).digest()
+            segment = Segment(
+                f"{uid}_{pre}_{post}_{order[:4].hex()}", whole or clip, pre / EGO4D_FPS + shift,
+                post / EGO4D_FPS + shift, action["structured_verb"], imu, imu_offset=shift,
+            )
+            by_class[segment.label].append((order, segment))
     segments = SegmentList([], dropped)
     for actions in by_class.values():
         if len(actions) < min_instances:
@@ -324,25 +317,41 @@ def read_ego4d(
     return segments
 
 
-def _critical_frames(action: dict) -> tuple[int, int, str | None]:
-    """pre_frame and post_frame of an action, and why it cannot be used."""
-    frames = action.get("critical_frames")
-    if not frames:  # they may be in the list of boxes instead
-        frames = {f.get("frame_type"): f.get("frame_number") for f in action.get("frames") or ()}
-    pre, post = frames.get("pre_frame"), frames.get("post_frame")
+def _ego4d_actions(
+    where: str, video: dict
+) -> Iterator[tuple[Any, dict, int, int, int | None, str | None]]:
+    """Clip uid, action, pre_frame, post_frame, pre_frame in the clip, and why it cannot be used."""
+    try:
+        for interval in video.get("annotated_intervals") or ():
+            for action in interval.get("narrated_actions") or ():
+                frames = action.get("critical_frames")
+                if not frames:  # they may be in the list of boxes instead
+                    boxes = action.get("frames") or ()
+                    frames = {box.get("frame_type"): box.get("frame_number") for box in boxes}
+                pre, post = frames.get("pre_frame"), frames.get("post_frame")
+                inside = (action.get("clip_critical_frames") or {}).get("pre_frame")
+                problem = _problem(action, pre, post)
+                yield (interval.get("clip_uid"), action, pre, post,
+                       inside if isinstance(inside, int) else None, problem)
+    except (AttributeError, TypeError) as error:
+        raise DataError(f"{where}: is not laid out as Ego4D's annotations are: {error}") from error
+
+
+def _problem(action: dict, pre: Any, post: Any) -> str | None:
+    """The usual filter of public code."""
     for flag, reason in (("is_rejected", "rejected"), ("is_invalid_annotation", "invalid"),
                          ("warnings", "with warnings")):
         if action.get(flag):
-            return 0, 0, reason
+            return reason
     if action.get("is_valid_action") is False:
-        return 0, 0, "invalid"
+        return "invalid"
     if not isinstance(pre, int) or not isinstance(post, int):
-        return 0, 0, "no critical frames"
+        return "no critical frames"
     if not (isinstance(action.get("structured_verb"), str) and action["structured_verb"]):
-        return 0, 0, "no structured verb"
+        return "no structured verb"
     if not max(0, action.get("start_frame") or 0) <= pre < post:
-        return 0, 0, "pre_frame and post_frame are not in order"
-    return pre, post, None
+        return "pre_frame and post_frame are not in order"
+    return None
 
 
 def _uid(where: str, uid: object) -> str:

@@ -370,6 +370,13 @@ def test_ego4d_split_is_70_30_in_each_class_and_stays(tmp_path):
     assert tests(data.read_ego4d(table, root, seed=1)) != tests(found)
 
 
+def test_ego4d_actions_without_a_uid_are_told_apart_by_their_video(tmp_path):
+    root = ego4d_root(tmp_path, *[name for v in "ab" for name in (f"imu/{v}.csv", f"full_scale/{v}.mp4")])
+    table = write_json(root / "f.json", {"videos": [ego4d_video(v, ego4d_action(None)) for v in "ab"]})
+    found = data.read_ego4d(table, root)
+    assert len(found) == 2 and len({s.id for s in found}) == 2 and not found.dropped
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -384,6 +391,10 @@ def test_ego4d_split_is_70_30_in_each_class_and_stays(tmp_path):
         ('{"videos": [{"video_uid": "a", "x": ' + "[" * 100_000, "nested too deep|cut off"),
         ('{"videos": [{"x": nope}]}', "Expecting value"),
         ('{"videos": []}', "no usable action in 0 videos"),
+        ('{"videos": [{"video_uid": "a", "annotated_intervals": [3]}]}', "not laid out as Ego4D's"),
+        ('{"videos": [{"video_uid": "a", "annotated_intervals": 3}]}', "not laid out as Ego4D's"),
+        ('{"videos": [{"video_uid": "a", "annotated_intervals": [{"narrated_actions": [{"critical_frames": [1]}]}]}]}',
+         "not laid out as Ego4D's"),
     ],
 )  # fmt: skip
 def test_ego4d_files_that_are_broken(tmp_path, text, words):
