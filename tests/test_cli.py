@@ -365,7 +365,16 @@ def test_finetune_options(sample_data, tmp_path, capsys):
     trained, before = weights(tmp_path / "t.pt"), fresh.net.state_dict()
     moved = {name for name, value in before.items() if not torch.equal(value, trained[name])}
     assert moved == {f"{fresh.net.classifier}.weight", f"{fresh.net.classifier}.bias"}
-    small = ["--model", "x3d_xs", "--option", "width=4"]
+    # Published weights of other classes: the trunk stays, the classifier is new.
+    narrow = {"width": 8, "pool": 1, "size": 32}
+    published = teachers.load("x3d_xs", None, 5, progress=False, **narrow)
+    torch.save({"model_state": published.net.state_dict()}, tmp_path / "x3d_xs.pyth")
+    small = ["--model", "x3d_xs", "--option", *(f"{name}={value}" for name, value in narrow.items())]
+    asked = ["finetune", store, *small, "--checkpoint", tmp_path / "x3d_xs.pyth", "--head-only", *short]
+    run(capsys, *asked, "--out", tmp_path / "x.pt")
+    trained, before = weights(tmp_path / "x.pt"), published.net.state_dict()
+    assert {len(trained[f"{published.net.classifier}.weight"])} == {2}
+    assert all(torch.equal(trained[name], value) for name, value in before.items() if "projection" not in name)
     for extra, words in (
         ([*small, "--gradient-checkpointing"], "no option 'width'|has no gradient checkpointing"),
         (["--model", "x3d"], "there is no model 'x3d'; the names are"),
