@@ -434,6 +434,9 @@ def miniature(patch, cores: int) -> None:
             "x3d": {
                 "model": "x3d_m", "width": 4, "depth_factor": 0.5, "feature_dim": 16, "pool": 1, "precision": "fp32",
             },
+            "motionformer": {
+                "model": "motionformer_16x4", "width": 16, "depth": 1, "heads": 2, "patch": 16, "precision": "bf16",
+            },
         },
         "teacher_training": training, "student_training": training, "pretraining": training,
     }  # fmt: skip
@@ -567,10 +570,11 @@ def test_demo_given_again_redoes_nothing_and_says_the_same(demo):
 def test_demo_with_more_teachers(demo, capsys):
     """Only the distilled students are trained from another teacher, and from its outputs; a table has them all."""
     more = Demo(demo.out, "0", "--teachers", "all")
-    assert [call[0] for call in more.calls] == ["finetune", "distill", "pretrain_imu", "distill"]
-    assert all(options["teacher"] == "x3d-0" for *_, options in more.calls[1:])
+    assert [call[0] for call in more.calls] == 2 * ["finetune", "distill", "pretrain_imu", "distill"]
+    taught = [options["teacher"] for name, *_, options in more.calls if name != "finetune"]
+    assert taught == 3 * ["x3d-0"] + 3 * ["motionformer-0"]
     models = more.results["teachers"]
-    assert set(models) == {"slowfast", "x3d"} and models["slowfast"] == more.results["models"]
+    assert set(models) == {"slowfast", "x3d", "motionformer"} and models["slowfast"] == more.results["models"]
     assert set(models["x3d"]) == {"teacher", "VisOnly-Distill", "EgoDistill"}
     folder = demo.out / "seed-0-x3d"
     teacher, student = teachers.Teacher.load(folder / "teacher.pt"), EgoDistill.load(folder / "egodistill.pt")
