@@ -654,7 +654,7 @@ DEMO: dict[str, Any] = {
         },
         "motionformer": {
             "model": "motionformer_16x4", "width": 192, "depth": 4, "heads": 3, "patch": 16, "drop_path": 0.0,
-            "precision": "bf16",
+            "precision": "fp32",
         },
     },
     "image_encoder": "shufflenet_v2_x0_5",

@@ -647,6 +647,9 @@ class _MotionFormerBlock(nn.Module):
         return x + _drop_path(self.mlp(self.norm2(x)), self.drop_path, self.training)
 
 
+_MANY = 1 << 22  # numbers: 16 MB of trajectories
+
+
 class _TrajectoryAttention(nn.Module):
     """Section 3.2 of that paper: attend within each frame, then along the frames so found.
 
@@ -672,9 +675,10 @@ class _TrajectoryAttention(nn.Module):
 
     def _trajectories(self, q: Tensor, k: Tensor, v: Tensor, time: int) -> Tensor:
         """q, k, v [B, H, S, d] -> [B, S, C]."""
-        # A CPU takes one clip and the queries of one frame at a time: what they need stays in its
-        # cache, and the trajectories never lie in memory as a whole. A GPU is kept busy by all.
-        on_cpu = q.device.type == "cpu"
+        # A CPU takes one clip and the queries of one frame at a time where trajectories are many:
+        # what they need stays in its cache, and they never lie in memory as a whole. A GPU, and
+        # the short steps of a small network, are kept busy by all.
+        on_cpu = q.device.type == "cpu" and q.numel() * time > _MANY
         if on_cpu and len(q) > 1:
             clips = zip(q.split(1), k.split(1), v.split(1), strict=True)
             return torch.cat([self._trajectories(*clip, time) for clip in clips])
