@@ -216,6 +216,8 @@ def read_annotations(annotations: str, root: str | None, *, seed: int = 0, **opt
         header = file.readline()
     if "narration_id" in header:
         return data.read_epic_kitchens(path, folder, **options)
+    if "min_instances" in options:
+        raise ValueError(f"{path}: --min-instances is for public data sets; take rare classes out of your own table")
     return data.read_csv(path)
 
 
@@ -270,13 +272,15 @@ def run_check(a: argparse.Namespace) -> None:
     sources: dict[str, Any] = {}
     for name in a.videos:
         if name.lower().endswith((".csv", ".json")):
-            sources |= {segment.video: segment.imu for segment in read_annotations(name, a.root)}
+            sources |= {s.video: (s.imu, s.imu_offset) for s in read_annotations(name, a.root)}
         else:
-            sources[name] = a.imu and (a.imu if len(a.imu) > 1 else a.imu[0])
+            sources[name] = a.imu and (a.imu if len(a.imu) > 1 else a.imu[0]), 0.0
     say(recordings.HEADER)
     offsets, unusable = [], 0
-    for video, imu in sources.items():
-        found = recordings.check(video, imu, offset=not a.no_offset, max_offset=a.max_offset)
+    for video, (imu, known) in sources.items():
+        found = recordings.check(
+            video, imu, imu_offset=known, offset=not a.no_offset, max_offset=a.max_offset
+        )
         say(found.row())
         unusable += found.problem is not None
         if found.offset is not None and found.offset.reliable:

@@ -173,8 +173,8 @@ def read_epic_kitchens(
             lacks[video_id] = None
             if not all(os.path.isfile(path) for path in imu):
                 lacks[video_id] = "the video has no IMU files"
-            elif audio and not probe(video).has_audio:
-                lacks[video_id] = "the video has no audio"
+            elif audio:
+                lacks[video_id] = _lacks_audio(video)
         if reason := lacks[video_id]:
             dropped[reason] += 1
             continue
@@ -205,6 +205,13 @@ def read_epic_kitchens(
 
 
 _RARE = "the class has fewer than {} segments"
+
+
+def _lacks_audio(video: str) -> str | None:
+    try:
+        return None if probe(video).has_audio else "the video has no audio"
+    except VideoError:
+        return "the video cannot be opened"
 
 
 def _verb_names(table: Path, spellings: dict[int, collections.Counter[str]]) -> dict[int, str]:
@@ -299,22 +306,20 @@ def read_ego4d(
                 post / EGO4D_FPS + shift, action["structured_verb"], imu, imu_offset=shift,
             )
             by_class[segment.label].append((order, segment))
-    segments = SegmentList([], dropped)
+    segments = []
     for actions in by_class.values():
         if len(actions) < min_instances:
-            segments.dropped[_RARE.format(min_instances)] = (
-                segments.dropped.get(_RARE.format(min_instances), 0) + len(actions)
-            )
+            dropped[_RARE.format(min_instances)] += len(actions)
             continue
         tests = min(max(1, round(test_share * len(actions))), len(actions) - 1)
         for rank, (_, segment) in enumerate(sorted(actions, key=lambda pair: pair[0])):
             split = "test" if rank < tests else "train"
             segments.append(dataclasses.replace(segment, split=split))
     if not segments:
-        why = "; ".join(f"{n} actions: {reason}" for reason, n in segments.dropped.items())
+        why = "; ".join(f"{n} actions: {reason}" for reason, n in dropped.items())
         raise DataError(f"{annotations}: no usable action in {videos} videos under {root}. {why}")
     segments.sort(key=lambda segment: (segment.video, segment.start, segment.id))
-    return segments
+    return SegmentList(segments, dropped)
 
 
 def _ego4d_actions(
@@ -611,6 +616,16 @@ class Imu:
         accel_time, gyro_time = (offset + stretch * t for t in (self.accel_time, self.gyro_time))
         return Imu(accel_time, self.accel, gyro_time, self.gyro, self.notes)
 
+    def inside(self, duration: float) -> Imu:
+        """Without the samples over a second before or after a video of ``duration`` s, which it notes."""
+        sensors = []
+        for stamps, values in ((self.accel_time, self.accel), (self.gyro_time, self.gyro)):
+            kept = (stamps >= -1) & (stamps <= duration + 1)
+            sensors += [stamps[kept], values[kept]]
+        lost = max(len(self.accel) - len(sensors[1]), len(self.gyro) - len(sensors[3]))
+        notes = (f"{lost} samples lie over a second outside the video",) if lost else ()
+        return Imu(*sensors, self.notes + notes)
+
     def covers(self, times: np.ndarray, *, max_gap: float | None = None) -> np.ndarray:
         """Which of these ascending times lie between two close samples: bool [n, 2], a column a sensor.
 
@@ -679,7 +694,6 @@ def _longest_gap(grid: np.ndarray, covered: np.ndarray) -> str:
 def read_imu(
     source: str | os.PathLike | Sequence[str | os.PathLike],
     *,
-    duration: float | None = None,
     zero_accel: bool = False,
 ) -> Imu:
     """Read an IMU recording: a CSV, a pair of CSVs (accelerometer, gyroscope), or a GoPro video.
@@ -690,11 +704,11 @@ def read_imu(
     - Ego4D: ``canonical_timestamp_ms,gyro_x,gyro_y,gyro_z,accl_x,accl_y,accl_z``
     - plain: ``time,ax,ay,az,gx,gy,gz``, the time in seconds
 
-    Rows without a number in a sensor's columns ('', NULL, nan) are no samples of that sensor. Rows
-    with an absurd time are left out: where the video's ``duration`` in seconds is given, more than
-    a second before or after it (or a clip's length). Samples are sorted by time, repeated stamps
-    dropped; axes stay those of the file. Some Ego4D recordings have no accelerometer at all: an
-    error, or zeros at the gyroscope's times with ``zero_accel``. All this is said in ``.notes``.
+    Rows without a number in a sensor's columns ('', NULL, nan) are no samples of that sensor, rows
+    with an absurd time (none, or beyond eleven days) are left out. Samples are sorted by time,
+    repeated stamps dropped; axes stay those of the file. Some Ego4D recordings have no
+    accelerometer at all: an error, or zeros at the gyroscope's times with ``zero_accel``. All this
+    is said in ``.notes``.
 
     Video telemetry (GPMF) comes in the camera's axes: X to the left, Y to the user, Z up.
     Raises DataError (or VideoError for the video) that names the file.
@@ -711,7 +725,7 @@ def read_imu(
     samples: list[np.ndarray] = []
     notes: list[str] = []
     for path, sensors in files:
-        samples += _read_imu_csv(path, sensors, duration, notes, may_lack_accel=zero_accel)
+        samples += _read_imu_csv(path, sensors, notes, may_lack_accel=zero_accel)
     accel_time, accel, gyro_time, gyro = samples
     if not len(accel):
         accel_time, accel = gyro_time, np.zeros_like(gyro)
@@ -734,7 +748,7 @@ _LATEST_STAMP = 1e6  # seconds, eleven days: anything beyond is no time since th
 
 
 def _read_imu_csv(
-    path: Path, sensors: Sequence[str], duration: float | None, notes: list[str], may_lack_accel: bool
+    path: Path, sensors: Sequence[str], notes: list[str], may_lack_accel: bool
 ) -> list[np.ndarray]:
     """Times and values of each sensor asked for; ``notes`` gets a line for what is odd."""
     try:
@@ -760,10 +774,7 @@ def _read_imu_csv(
         raise DataError(f"{path}: has a header but no samples")
     table = _numbers(path, [header.index(name) for name in columns])
     stamps = table[:, 0] * unit
-    earliest, latest = -_LATEST_STAMP, _LATEST_STAMP
-    if duration:
-        earliest, latest = -1.0, max(duration, CLIP_SECONDS) + 1
-    timely = (stamps >= earliest) & (stamps <= latest)  # NaN: False
+    timely = np.abs(stamps) < _LATEST_STAMP  # NaN: False
     if absurd := len(timely) - np.count_nonzero(timely):
         notes.append(f"{path.name}: {absurd} of {len(timely)} rows have no usable time")
     if (np.diff(stamps[timely]) < 0).any():
@@ -1676,9 +1687,8 @@ def _fill(store: ClipStore, rows: Sequence[int]) -> Iterator[int]:
         info = probe(video)
         duration = info.duration
         if settings["imu"]:
-            recording = read_imu(
-                source or video, duration=duration, zero_accel=settings["zero_accel"]
-            ).on_clock(first.imu_offset, first.imu_stretch)
+            recording = read_imu(source or video, zero_accel=settings["zero_accel"])
+            recording = recording.on_clock(first.imu_offset, first.imu_stretch)
             _note(store, source or video, recording.notes)
         if settings["audio"] and not info.has_audio:
             raise VideoError(f"{video}: has no audio")

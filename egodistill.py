@@ -956,9 +956,7 @@ def predict(
     model.to(place).eval()
     names = model.class_names or [str(k) for k in range(model.num_classes)]
     duration = data.probe(video).duration
-    motion = None
-    if "imu" in model.inputs:
-        motion = data.read_imu(imu if imu is not None else video, duration=duration)
+    motion = data.read_imu(imu if imu is not None else video) if "imu" in model.inputs else None
     length = model.clip_seconds
     stride = length if stride is None else stride
     if stride <= 0:
@@ -975,7 +973,7 @@ def predict(
         good = [start for start in group if start not in problems]
         answers: dict[float, list[tuple[str, float]]] = {}
         if good:
-            times = [start + (i + 0.5) / model.num_frames * length for start in good for i in range(model.num_frames)]
+            times = [t for start in good for t in data.clip_times(start, model.num_frames, length)]
             frames = torch.from_numpy(data.read_frames(video, times, size=model.frame_size, exact=exact))
             batch = [frames.unflatten(0, (len(good), model.num_frames))]
             if motion is not None:

@@ -291,13 +291,13 @@ def estimate_offset(
     return _offset(video, _look(video, stretches, seconds), imu, max_offset)
 
 
-def _read_imu(video: str | os.PathLike, imu, duration: float | None = None) -> Imu:
+def _read_imu(video: str | os.PathLike, imu) -> Imu:
     """The IMU as `data.read_imu` reads it; the accelerometer may be missing, and is zero then."""
     from egodistill import data
 
     if isinstance(imu, data.Imu):
         return imu
-    return data.read_imu(video if imu is None else imu, duration=duration, zero_accel=True)
+    return data.read_imu(video if imu is None else imu, zero_accel=True)
 
 
 def _offset(video: str | os.PathLike, look: _Look, imu: Imu, max_offset: float) -> Offset:
@@ -418,7 +418,6 @@ def _drift(stretches: Sequence[Stretch]) -> float | None:
 
 # --- What a recording is like --------------------------------------------------------------------
 
-_SLACK = 1.0  # s before and after the video within which a stamp makes sense
 
 
 class SensorCheck(NamedTuple):
@@ -543,6 +542,7 @@ def check(
     video: str | os.PathLike,
     imu: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
     *,
+    imu_offset: float = 0.0,
     offset: bool = True,
     max_offset: float = 2.0,
     stretches: int = 6,
@@ -551,8 +551,10 @@ def check(
 ) -> Check:
     """Look at a recording: header, pictures, IMU, and the offset between the two.
 
-    `imu` is what `data.read_imu` takes; None: the telemetry in the video, if there is any. Decoded are `stretches` of
-    `seconds` each, spread evenly, and `samples` key frames between them: what is wrong elsewhere is not seen.
+    `imu` is what `data.read_imu` takes; None: the telemetry in the video, if there is any. `imu_offset` is that of a
+    Segment: seconds that its stamps are known to be off, as those of a clip cut out of a longer video. Decoded are
+    `stretches` of `seconds` each, spread evenly, and `samples` key frames between them: what is wrong elsewhere is not
+    seen.
     A file that cannot be read raises nothing: its `problem` holds the reason, so that a thousand can be checked.
     """
     from egodistill import data
@@ -570,7 +572,7 @@ def check(
         # Telemetry that is not there is no fault of a video; a file that was named and cannot be read is one.
         if imu is None and not _has_telemetry(video):
             return Check(**known)
-        recording = _read_imu(video, imu, info.duration)
+        recording = _read_imu(video, imu).on_clock(imu_offset).inside(info.duration)
         known["imu"] = "telemetry" if imu is None else (
             os.fspath(imu) if isinstance(imu, (str, os.PathLike)) else " + ".join(os.fspath(path) for path in imu)
         )
@@ -636,14 +638,9 @@ def _sensors(imu: Imu, duration: float) -> dict:
     return found
 
 
-def _sensible(stamps: np.ndarray, duration: float) -> np.ndarray:
-    return (stamps >= -_SLACK - 1e-6) & (stamps <= duration + _SLACK)
-
-
 def _sensor(stamps: np.ndarray, duration: float) -> SensorCheck | None:
     from egodistill import data
 
-    stamps = stamps[_sensible(stamps, duration)]
     if len(stamps) < 2:
         return None
     steps = np.diff(stamps)

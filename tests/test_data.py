@@ -278,6 +278,8 @@ def test_epic_split_by_another_word_and_videos_without_sound(tmp_path):
     assert {s.split for s in data.read_epic_kitchens(table, tmp_path, split="all")} == {"all"}
     heard = data.read_epic_kitchens(table, tmp_path, audio=True)
     assert [s.id for s in heard] == ["P30_107_1"] and heard.dropped == {"the video has no audio": 1}
+    Path(tmp_path / "P01/videos/P01_101.MP4").write_bytes(b"")  # one bad video among many
+    assert data.read_epic_kitchens(table, tmp_path, audio=True).dropped == {"the video cannot be opened": 1}
 
 
 def ego4d_action(uid, pre=60, post=120, verb="cut_(trim)", **others):
@@ -487,13 +489,16 @@ def test_what_is_odd_about_an_imu_file_is_noted(tmp_path):
     rows = [(10 * i, 1, 2, 3, i, i + 1, i + 1) for i in range(100)]
     rows += [(30, 1, 2, 3, 4, 5, 5), (1e9, 1, 2, 3, 4, 5, 5), (-1500, 1, 2, 3, 4, 5, 5), (999, 1, 2, 3, "", "", "")]
     path = write_table(tmp_path / "e.csv", header, rows)
-    imu = data.read_imu(path, duration=1.0)
-    assert len(imu.accel) == 100 and len(imu.gyro) == 101 and imu.accel_time[0] == 0
+    imu = data.read_imu(path)
+    assert len(imu.accel) == 101 and len(imu.gyro) == 102 and imu.accel_time[0] == -1.5
+    inside = imu.inside(1.0)
+    assert len(inside.accel) == 100 and inside.accel_time[0] == 0
+    assert inside.notes == (*imu.notes, "1 samples lie over a second outside the video")
+    assert imu.inside(2.0).gyro_time[-1] == pytest.approx(0.999) and imu.on_clock(0.6).inside(1.0).notes == imu.notes
     notes = "; ".join(imu.notes)
-    for words in ("2 of 104 rows have no usable time", "not in the order", "1 accelerometer samples repeat",
+    for words in ("1 of 104 rows have no usable time", "not in the order", "1 accelerometer samples repeat",
                   "1 of 104 rows have no accelerometer", "the accelerometer's Y and Z are the same"):
         assert words in notes
-    assert len(data.read_imu(path).accel) == 101 + 1  # without a duration a second before zero may be
     assert data.read_imu(write_table(tmp_path / "g.csv", header, [(10 * i, 1, 2, 3, i, 2 * i, 0) for i in range(9)])
                          ).notes == ()
 
@@ -1310,6 +1315,16 @@ def test_prepare_with_other_settings(kitchen, tmp_path):
     with pytest.warns(UserWarning, match="1 of 1 clips"):
         silent = data.prepare(kitchen[:1], tmp_path / "q", **OPTIONS | {"audio": True, "max_bad": 1.0})
     assert "has no audio" in silent.failures[0]["reason"]
+
+
+def test_a_clip_cut_out_of_a_long_video_finds_its_head_motion(tmp_path):
+    """As Ego4D's clips have it: the IMU's stamps are those of the video, far beyond the clip's own length."""
+    video = write_video(tmp_path / "clip.mp4", STEADY, **X264)
+    imu = write_epic_imu(tmp_path, "long", 60)
+    segment = data.Segment("s", video, 1.0, 2.0, "x", imu, imu_offset=-40.0)
+    store = data.prepare([segment], tmp_path / "s", **OPTIONS)
+    grid = store.clips[0]["start"] + 40 + np.arange(422) / 198
+    np.testing.assert_allclose(store.read("imu", 0)[:, :3], ramp(grid, 1, 9.8), atol=1e-3)
 
 
 def test_notes_of_the_imu_stay_with_the_store(kitchen, tmp_path):
