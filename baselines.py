@@ -21,13 +21,11 @@ channel and then masks it, and so does this one, so that its GFLOPs are those th
 
 from __future__ import annotations
 
-import contextlib
+import importlib
 import math
 import os
-import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -115,13 +113,12 @@ class Baseline(nn.Module):
             "class_names": self.class_names,
             "weights": self.state_dict(),
         }
-        with whole(Path(path)) as part:
-            torch.save(content, part)
+        egodistill().write_checkpoint(path, content)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Baseline:
-        """The model that `save()` wrote, in evaluation mode. BaselineError names the file where it does not fit."""
-        content = read_tensors(path)
+        """The model that `save()` wrote, in evaluation mode. ValueErrors name the file where it does not fit."""
+        content = egodistill().read_tensors(path)
         if content.get("format") != BASELINE_FORMAT:
             raise BaselineError(f"{path} is no {BASELINE_FORMAT!r} file; its format is {content.get('format')!r}")
         kinds = {kind.__name__: kind for kind in (AdaFuse, STTS, ListenToLook)}
@@ -132,7 +129,7 @@ class Baseline(nn.Module):
             model = kind(**content["arguments"], class_names=content["class_names"], weights=None)
         except TypeError as error:
             raise BaselineError(f"the arguments in {path} are not those of {kind.__name__}: {error}") from error
-        load_strictly(model, content["weights"], f"the checkpoint {path}")
+        egodistill().load_strictly(model, content["weights"], f"the checkpoint {path}")
         return model.eval()
 
 
@@ -326,7 +323,8 @@ class AdaFuse(Baseline):
 
         self.backbone = ResNet(Bottleneck, depths, width)
         if weights is not None:
-            load_strictly(self.backbone, *pretrained(weights, "imagenet", "ResNet50_Weights.IMAGENET1K_V1", "fc."))
+            state, source = pretrained(weights, "imagenet", "ResNet50_Weights.IMAGENET1K_V1", "fc.")
+            egodistill().load_strictly(self.backbone, state, source)
         self.feature_dim = self.backbone.feature_dim
         self.dropout = nn.Dropout(dropout)
         self.classifier = small_linear(self.feature_dim, num_classes)
@@ -493,65 +491,6 @@ STTS_VARIANTS: dict[str, dict[str, float | None]] = {
 }
 
 
-class PoolingAttention(nn.Module):
-    """Multi-head attention whose queries, keys and values are pooled by depthwise convolutions; MViT's."""
-
-    def __init__(self, dim: int, heads: int, query_stride: int, key_stride: int) -> None:
-        super().__init__()
-        self.heads, head_dim = heads, dim // heads
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        strides = {"k": key_stride, "v": key_stride} | ({"q": query_stride} if query_stride > 1 else {})
-        self.pooled = sorted(strides)
-        for name, stride in strides.items():
-            pool = nn.Conv3d(head_dim, head_dim, 3, (1, stride, stride), 1, groups=head_dim, bias=False)
-            self.add_module(f"pool_{name}", pool)
-            self.add_module(f"norm_{name}", nn.LayerNorm(head_dim))  # eps 1e-5, unlike all other norms here
-
-    def forward(self, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        qkv = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [3, B, heads, 1 + n, d]
-        q, k, v = (self.pool(name, part, grid) for name, part in zip("qkv", qkv, strict=True))
-        # Written out: what scaled_dot_product_attention does on CPUs is invisible to torch's operation counter.
-        attention = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(3)
-        return self.proj((attention @ v).transpose(1, 2).flatten(2))
-
-    def pool(self, name: str, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        if name not in self.pooled:
-            return x
-        x = pool_grid(x.flatten(0, 1), grid, getattr(self, f"pool_{name}"))
-        return getattr(self, f"norm_{name}")(x).unflatten(0, (-1, self.heads))
-
-
-def pool_grid(x: Tensor, grid: tuple[int, int, int], pool: Callable[[Tensor], Tensor]) -> Tensor:
-    """Apply a 3-D pool to all tokens but the class token, which comes first: [B, 1 + n, d] -> [B, 1 + m, d]."""
-    tokens = x[:, 1:].transpose(1, 2).unflatten(2, grid)
-    return torch.cat([x[:, :1], pool(tokens).flatten(2).transpose(1, 2)], dim=1)
-
-
-class PoolingBlock(nn.Module):
-    """Attention and perceptron of MViT, named as in PySlowFast. The width changes in the perceptron."""
-
-    def __init__(
-        self, before: int, after: int, heads: int, query_stride: int, key_stride: int, drop_path: float
-    ) -> None:
-        super().__init__()
-        self.stride = query_stride
-        self.norm1, self.norm2 = nn.LayerNorm(before, eps=1e-6), nn.LayerNorm(before, eps=1e-6)
-        self.attn = PoolingAttention(before, heads, query_stride, key_stride)
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(before, 4 * before), "fc2": nn.Linear(4 * before, after)})
-        self.proj = nn.Linear(before, after) if before != after else None
-        self.drop_path = torchvision.ops.StochasticDepth(drop_path, "row")
-
-    def forward(self, x: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, tuple[int, int, int]]:
-        attended = self.attn(self.norm1(x), grid)
-        if self.stride > 1:
-            x = pool_grid(x, grid, partial(F.max_pool3d, kernel_size=(1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)))
-            grid = (grid[0], halve(grid[1]), halve(grid[2]))
-        x = x + self.drop_path(attended)
-        y = self.norm2(x)
-        x = x if self.proj is None else self.proj(y)
-        return x + self.drop_path(self.mlp["fc2"](F.gelu(self.mlp["fc1"](y)))), grid
-
-
 class Scorer(nn.Module):
     """How much each token matters: [B, n, C] -> [B, n]. Half of the channels look at the token, half at all."""
 
@@ -612,7 +551,9 @@ class STTS(Baseline):
         weights: Weights = "kinetics",
         class_names: list[str] | None = None,
     ) -> None:
-        super().__init__(locals(), KINETICS)
+        from egodistill.teachers import MViTBlock
+
+        super().__init__({k: v for k, v in locals().items() if k != "MViTBlock"}, KINETICS)
         if len(depths) != 4 or min(depths) < 1 or depths[2] < 2:
             raise BaselineError(f"STTS: depths are the blocks of four stages, two or more in the third; got {depths}")
         if frame_size % 32 or width % 4:
@@ -635,7 +576,9 @@ class STTS(Baseline):
             after = 2 * before if number == depths[stage] - 1 and stage < 3 else before
             query, key = 2 if stage and not number else 1, 8 >> stage
             rate = drop_path * k / max(len(stages) - 1, 1)
-            self.blocks.append(PoolingBlock(before, after, 2**stage, query, key, rate))
+            # eps 1e-5 after pooling, unlike all other norms here
+            strides = {"q_stride": query, "kv_stride": key}
+            self.blocks.append(MViTBlock(before, after, 2**stage, **strides, pool_eps=1e-5, drop_path=rate))
         self.feature_dim = 8 * width
         self.norm = nn.LayerNorm(self.feature_dim, eps=1e-6)
         self.dropout, self.head = nn.Dropout(dropout), nn.Linear(self.feature_dim, num_classes)
@@ -676,7 +619,7 @@ class STTS(Baseline):
             keep = ["head."]
             if not any("_scorer." in key for key in state):  # A plain MViT; the scorers start at random.
                 keep += ["time_scorer.", "space_scorer."]
-            load_strictly(self, state, source, keep)
+            egodistill().load_strictly(self, state, source, keep)
 
     def forward(self, frames: Tensor) -> Output:
         return self.encode(self.pixels(frames))
@@ -894,9 +837,9 @@ class ListenToLook(Baseline):
             nn.init.normal_(layer.weight, std=0.02)
         if weights is not None:
             state, source = pretrained(weights, "imagenet", "ResNet18_Weights.IMAGENET1K_V1", "fc.")
-            load_strictly(self.image, state, source)
+            egodistill().load_strictly(self.image, state, source)
             state = {key: value for key, value in state.items() if key != "conv1.weight"}
-            load_strictly(self.audio.resnet, state, source, keep=["conv1."])
+            egodistill().load_strictly(self.audio.resnet, state, source, keep=["conv1."])
 
     def forward(self, frames: Tensor, audio: Tensor) -> Output:
         if audio.ndim != 3 or audio.shape[2] != self.mel_bands or not audio.is_floating_point():
@@ -924,6 +867,11 @@ class ListenToLook(Baseline):
 # Files
 
 
+def egodistill() -> Any:
+    """The package, for its checkpoints; at import this file needs no sibling."""
+    return importlib.import_module("egodistill")
+
+
 def describe(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
@@ -942,54 +890,6 @@ def pretrained(weights: Weights, keyword: str, published: str, head: str) -> tup
             ) from error
         source = f"torchvision's {published}"
     else:
-        state, source = read_tensors(weights), f"the file {weights}"
+        state, source = egodistill().read_tensors(weights), f"the file {weights}"
         state = next((state[key] for key in ("model_state", "state_dict", "model") if key in state), state)
     return {key: value for key, value in state.items() if not key.startswith(head)}, source
-
-
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Write to the yielded temporary path; it is renamed to `path` when all went well, and removed when not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
-    """A file of tensors and plain values; never runs code that it may hold (`weights_only`)."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise BaselineError(f"there is no file {path}") from error
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise BaselineError(f"{path} cannot be read as a checkpoint (damaged, or of another kind): {error}") from error
-    if not isinstance(content, dict):
-        raise BaselineError(f"{path} holds a {type(content).__name__}, not a dict of weights")
-    return content
-
-
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str, keep: Sequence[str] = ()) -> None:
-    """load_state_dict with one message that lists all that does not fit. Names that begin as `keep` may be absent."""
-    own = module.state_dict()
-    # Files older than 2018 have no such counters; batch norm does not use them at its default momentum.
-    optional = [key for key in own if key.startswith(tuple(keep)) or key.endswith("num_batches_tracked")]
-    missing = [key for key in own if key not in state and key not in optional]
-    unexpected = [key for key in state if key not in own]
-    shapes = [
-        f"{key} {list(state[key].shape)} for {list(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-    if any(faults.values()):
-        told = "; ".join(
-            f"{len(keys)} {fault} ({', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''})"
-            for fault, keys in faults.items()
-            if keys
-        )
-        raise BaselineError(f"{source}: not the weights of this {type(module).__name__}: {told}")
-    module.load_state_dict(own | dict(state))

@@ -31,7 +31,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -1031,11 +1031,12 @@ def read_checkpoint(path: str | os.PathLike, expected: str) -> dict[str, Any]:
     return content
 
 
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """load_state_dict with one message that lists all that does not fit."""
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str, keep: Sequence[str] = ()) -> None:
+    """load_state_dict with one message that lists all that does not fit. Names that begin as `keep` may be absent."""
     own = module.state_dict()
     # Files older than 2018 have no such counters; batch norm does not use them at its default momentum.
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    optional = [key for key in own if key.startswith(tuple(keep)) or key.endswith("num_batches_tracked")]
+    missing = [key for key in own if key not in state and key not in optional]
     unexpected = [key for key in state if key not in own]
     shapes = [
         f"{k} {list(state[k].shape)} for {list(own[k].shape)}"

@@ -819,7 +819,7 @@ class MViT(nn.Module):
             stride = max(kv_stride >> stage, 1)
             for i in range(depth):
                 widens = i == depth - 1 and stage < len(depths) - 1
-                block = _MViTBlock(
+                block = MViTBlock(
                     width,
                     width * 2 if widens else width,
                     heads,
@@ -854,7 +854,7 @@ class MViT(nn.Module):
         return Output(feature, self.head(feature))
 
 
-class _MViTBlock(nn.Module):
+class MViTBlock(nn.Module):
     """Attention works in the width that comes in; the MLP leads to the width that goes out."""
 
     def __init__(
