@@ -663,7 +663,7 @@ class STTS(Baseline):
 
         In training each selected candidate is a mean of all, weighted by how often noisy scores choose it.
         """
-        low, high = scores.float().aminmax(dim=1, keepdim=True)
+        low, high = (extreme(scores.float(), dim=1, keepdim=True) for extreme in (torch.amin, torch.amax))
         scores = (scores.float() - low) / (high - low + 1e-5)
         index = scores.topk(k, dim=1).indices.sort(dim=1).values
         self.selection[name] = (scores.detach(), index)

@@ -4,7 +4,7 @@
     egodistill prepare segments.csv --out store --clip-frames 16
     egodistill finetune store --out teacher.pt                   # a teacher, on labels
     egodistill extract store --teacher teacher.pt
-    egodistill pretrain store --teacher teacher --out imu.pt    # stage 1
+    egodistill pretrain store --teacher teacher --out imu.pt     # stage 1
     egodistill distill store --teacher teacher --init imu.pt --out student.pt
     egodistill evaluate store --checkpoint student.pt
     egodistill predict walk.mp4 --checkpoint student.pt
@@ -435,7 +435,8 @@ def run_finetune(a: argparse.Namespace) -> None:
     else:
         torch.manual_seed(a.seed)
         _, frames, _, _, size = store.read("clip", [0]).shape
-        options = dict(a.option)
+        # What it is trained on is what it will expect, however long the clips of its first authors were.
+        options = {"seconds": store.settings["clip_seconds"]} | dict(a.option)
         if a.checkpoint is None:  # A fresh network fits the store; published weights want the clip they know.
             options = {"frames": frames, "size": size} | options
         teacher = teachers.load(
@@ -645,20 +646,20 @@ DEMO: dict[str, Any] = {
     # The first is the comparison's teacher; --teachers adds others (the paper's Table 2).
     "teachers": {
         "slowfast": {
-            "model": "slowfast_8x8_r50", "width": 48, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.0,
-            "precision": "bf16",
+            "model": "slowfast_8x8_r50", "precision": "bf16",
+            "options": {"width": 48, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.0},
         },
         "x3d": {
-            "model": "x3d_m", "width": 12, "depth_factor": 0.5, "feature_dim": 512, "pool": 2, "dropout": 0.0,
-            "precision": "fp32",
+            "model": "x3d_m", "precision": "fp32",
+            "options": {"width": 12, "depth_factor": 0.5, "feature_dim": 512, "pool": 2, "dropout": 0.0},
         },
         "mvit": {
-            "model": "mvit_b_16x4", "width": 32, "depths": (1, 1, 2, 1), "kv_stride": 4, "dropout": 0.0,
-            "drop_path": 0.0, "precision": "fp32",
+            "model": "mvit_b_16x4", "precision": "fp32",
+            "options": {"width": 32, "depths": (1, 1, 2, 1), "kv_stride": 4, "dropout": 0.0, "drop_path": 0.0},
         },
         "motionformer": {
-            "model": "motionformer_16x4", "width": 192, "depth": 4, "heads": 3, "patch": 16, "drop_path": 0.0,
-            "precision": "fp32",
+            "model": "motionformer_16x4", "precision": "fp32",
+            "options": {"width": 192, "depth": 4, "heads": 3, "patch": 16, "drop_path": 0.0},
         },
     },
     "image_encoder": "shufflenet_v2_x0_5",
@@ -683,6 +684,7 @@ def add_demo(commands: Any) -> None:
     parser = command(commands, "demo", run_demo, "the paper's comparison on a small rendered world, in ten minutes")
     parser.add_argument("--out", default="egodistill-demo", help="folder for everything")
     parser.add_argument("--seeds", default="0", help="seeds of the training runs, such as 0,1,2")
+    parser.add_argument("--world-seed", type=int, default=0, help="of the world; choose settings on another than 0")
     parser.add_argument(
         "--teachers", default=TEACHER, help="all: also distil a small X3D, MViT and MotionFormer (Table 2), hours"
     )
@@ -700,7 +702,7 @@ def run_demo(a: argparse.Namespace) -> None:
     except ValueError as error:
         raise ValueError(f"--seeds takes whole numbers with commas between, such as 0,1,2; got {a.seeds!r}") from error
     size, out, began = QUICK if a.quick else DEMO, Path(a.out), time.monotonic()
-    size = size | {"image_weights": a.image_weights}
+    size = size | {"image_weights": a.image_weights, "world_seed": a.world_seed}
     kinds = list(size["teachers"]) if a.teachers == "all" else a.teachers.split(",")
     if kinds[0] != TEACHER or set(kinds) - set(size["teachers"]) or len(set(kinds)) < len(kinds):
         raise ValueError(f"--teachers is all, or a part of {','.join(size['teachers'])} that begins with {TEACHER}")
@@ -711,8 +713,9 @@ def run_demo(a: argparse.Namespace) -> None:
 
     say("1. Render a world: wearers, head motion, kitchen things (the files are laid out as EPIC-KITCHENS is)")
     world = synthetic.render(
-        out / "world", train_acts=size["train_acts"], test_acts=size["test_acts"], size=(size["video_pixels"],) * 2
-    )
+        out / "world", seed=size["world_seed"], train_acts=size["train_acts"], test_acts=size["test_acts"],
+        size=(size["video_pixels"],) * 2,
+    )  # fmt: skip
     say("2. Prepare: decode every clip once into a clip store")
     segments = data.read_epic_kitchens(world.annotations, world.root)
     store = data.prepare(
@@ -784,7 +787,7 @@ def run_seed(
     """
     folder = out / (f"seed-{seed}" if comparison else f"seed-{seed}-{kind}")
     train, test = store.split("train"), store.split("test")
-    name = f"{kind}-{seed}"  # Its outputs in the store.
+    name, chosen = f"{kind}-{seed}", size["teachers"][kind]  # Its outputs in the store, what it is.
     weights = None if size["image_weights"] == "none" else size["image_weights"]
 
     def stage(file: str, title: str, build: Callable, fit: Callable, settings: dict[str, Any], load: Callable) -> Any:
@@ -802,26 +805,25 @@ def run_seed(
         return model
 
     def build_teacher() -> teachers.Teacher:
-        settings = {"frames": size["clip_frames"], "size": size["pixels"], **size["teachers"][kind]}
-        model, _ = settings.pop("model"), settings.pop("precision")
-        teacher = teachers.load(model, class_names=store.class_names, progress=False, **settings)
+        clip = {"frames": size["clip_frames"], "size": size["pixels"], "seconds": data.CLIP_SECONDS}
+        teacher = teachers.load(
+            chosen["model"], class_names=store.class_names, progress=False, **clip, **chosen["options"]
+        )
         teacher.name = name
         return channels_last(teacher)
 
     say(f"\nSeed {seed}, teacher {kind}")
-    network = teachers.MODELS[size["teachers"][kind]["model"]].network.__name__
-    precision = size["teachers"][kind]["precision"]
     teacher = stage(
         "teacher.pt",
-        f"3. Train the teacher, a small {network}, on all frames of the clips",
+        f"3. Train the teacher, a small {teachers.MODELS[chosen['model']].network.__name__}, on all frames",
         build_teacher,
         egodistill.finetune,
-        size["teacher_training"] | {"precision": precision},
+        size["teacher_training"] | {"precision": chosen["precision"]},
         teachers.Teacher.load,
     )
     channels_last(teacher)
     say("4. Let it watch every clip")
-    teachers.extract(teacher, store, batch_size=32, precision=precision)
+    teachers.extract(teacher, store, batch_size=32, precision=chosen["precision"])
 
     def student(start: EgoDistill | None = None, use_imu: bool = True) -> EgoDistill:
         model = EgoDistill(

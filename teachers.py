@@ -36,6 +36,7 @@ import pickle
 import re
 import sys
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -2092,6 +2093,13 @@ def _check_store(teacher: Teacher, store: Any, views: int) -> None:
                 f"the clips of the store {store.path} have {found} frames, teacher "
                 f"{teacher.name!r} wants {frames}; use prepare(..., clip_frames={frames})"
             )
+        seconds = getattr(store, "settings", {}).get("clip_seconds", teacher.clip_spec.seconds)
+        if abs(seconds / teacher.clip_spec.seconds - 1) > 0.01:
+            warnings.warn(
+                f"the clips of the store {store.path} last {seconds:.2f} s, those that teacher "
+                f"{teacher.name!r} was trained on {teacher.clip_spec.seconds:.2f} s",
+                stacklevel=3,
+            )
         size = teacher.clip_spec.size
         if views > 1 and (height < size or width <= size):
             raise TeacherError(
@@ -2114,8 +2122,8 @@ def _claim(
     record: Path, identity: dict[str, Any], splits: set[str], *, present: bool, overwrite: bool
 ) -> dict[str, Any]:
     """Put the teacher's name on its arrays; refuse where they are another teacher's."""
-    found = json.loads(record.read_text()) if record.exists() else {}
-    found.setdefault("views", 1)  # before there was a choice
+    # Records made before there was a choice have no word about views.
+    found = {"views": 1, **json.loads(record.read_text())} if record.exists() else {}
     differs = [
         key for key in ("fingerprint", "precision", "views") if found.get(key) != identity[key]
     ]
@@ -2125,7 +2133,7 @@ def _claim(
             f"{record}: a run with overwrite=True was interrupted, so outputs of two teachers "
             "may lie side by side; run it again with overwrite=True"
         )
-    if not overwrite and differs and (present or len(found) > 1):
+    if not overwrite and differs and (present or found):
         raise TeacherError(
             f"{record}: the outputs in this store have the {differs[0]} {found.get(differs[0])}, "
             f"this run has {identity[differs[0]]}; give the teacher another name, or compute "

@@ -173,6 +173,10 @@ def test_ego4d_as_it_is_downloaded(sample_data, tmp_path, capsys):
         "--sampling", "first",
     )  # fmt: skip
     assert "4 clips (2 test, 2 train) of 1 videos" in out
+    own = tmp_path / "own.csv"
+    own.write_text("video,start,stop,label\n")
+    assert cli.main(["segments", str(own), "--min-instances", "2"]) == 1
+    assert "--min-instances is for public data sets" in capsys.readouterr().err
     store = data.ClipStore(tmp_path / "store")
     assert store.settings["sampling"] == "first" and store.class_names == ["turn", "walk"]
     offsets = tmp_path / "offsets.csv"
@@ -323,7 +327,7 @@ TRAINING = (
 STUDENT = "--num-frames --image-encoder --image-weights --no-imu --imu-vector --init"
 SEGMENTS = "annotations --root --min-instances --split-seed --audio --imu-offsets"
 OPTIONS = {
-    "demo": "--out --seeds --teachers --quick --image-weights",
+    "demo": "--out --seeds --world-seed --teachers --quick --image-weights",
     "synthesize": "out --seed --train-acts --test-acts --label-noise",
     "segments": f"{SEGMENTS} --classes",
     "check": "VIDEO --root --imu --no-offset --max-offset --out",
@@ -361,6 +365,7 @@ def test_finetune_options(sample_data, tmp_path, capsys):
     asked = ["finetune", store, "--model", "mvit_b_16x4", *short, "--option", "depths=(1,1,1,1)", "width=16"]
     run(capsys, *asked, "--head-only", "--gradient-checkpointing", "--out", tmp_path / "t.pt")
     torch.manual_seed(0)
+    assert teachers.Teacher.load(tmp_path / "t.pt").clip_spec.seconds == data.CLIP_SECONDS
     fresh = teachers.load("mvit_b_16x4", None, 2, frames=4, size=32, depths=(1, 1, 1, 1), width=16, progress=False)
     trained, before = weights(tmp_path / "t.pt"), fresh.net.state_dict()
     moved = {name for name, value in before.items() if not torch.equal(value, trained[name])}
@@ -429,13 +434,16 @@ def miniature(patch, cores: int) -> None:
         "train_acts": 16, "test_acts": 6, "video_pixels": 32, "pixels": 32, "clip_frames": 16,
         "teachers": {
             "slowfast": {
-                "model": "slowfast_8x8_r50", "width": 8, "beta": 4, "depths": (1, 1, 1, 1), "precision": "bf16",
+                "model": "slowfast_8x8_r50", "precision": "bf16",
+                "options": {"width": 8, "beta": 4, "depths": (1, 1, 1, 1)},
             },
             "x3d": {
-                "model": "x3d_m", "width": 4, "depth_factor": 0.5, "feature_dim": 16, "pool": 1, "precision": "fp32",
+                "model": "x3d_m", "precision": "fp32",
+                "options": {"width": 4, "depth_factor": 0.5, "feature_dim": 16, "pool": 1},
             },
             "motionformer": {
-                "model": "motionformer_16x4", "width": 16, "depth": 1, "heads": 2, "patch": 16, "precision": "bf16",
+                "model": "motionformer_16x4", "precision": "bf16",
+                "options": {"width": 16, "depth": 1, "heads": 2, "patch": 16},
             },
         },
         "teacher_training": training, "student_training": training, "pretraining": training,
@@ -578,6 +586,7 @@ def test_demo_with_more_teachers(demo, capsys):
     assert set(models["x3d"]) == {"teacher", "VisOnly-Distill", "EgoDistill"}
     folder = demo.out / "seed-0-x3d"
     teacher, student = teachers.Teacher.load(folder / "teacher.pt"), EgoDistill.load(folder / "egodistill.pt")
+    assert teacher.clip_spec.seconds == data.CLIP_SECONDS  # not the 2.67 s of the published one
     assert type(teacher.net) is teachers.X3D and student.feature_dim == teacher.feature_dim == 16
     test = data.ClipStore(demo.out / "store").split("test")
     top1 = [100 * egodistill.evaluate(model, test, progress=False).top1 for model in (teacher, student)]

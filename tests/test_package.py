@@ -170,7 +170,7 @@ def test_road_installed(road, checkout, built, empty_environment, version, tmp_p
     assert version in run(empty_environment / "egodistill", "--version", cwd=elsewhere)
 
 
-@pytest.mark.parametrize("name", ["data", "gpmf", "teachers", "baselines", "egodistill"])
+@pytest.mark.parametrize("name", ["data", "gpmf", "teachers", "synthetic", "egodistill"])
 def test_file_works_when_copied_alone(name, empty_environment, tmp_path):
     """Someone copies one file into a project: it imports, and offers what its `__all__` says."""
     alone = tmp_path / "alone"

@@ -1392,6 +1392,12 @@ def test_extract_averages_three_views(tmp_path):
         teachers.extract(teacher, store, views=2)
 
 
+def test_extract_says_where_clips_last_longer_than_the_teacher_s(store):
+    store.settings = {"clip_seconds": 80 / 30}
+    with pytest.warns(UserWarning, match=r"last 2.67 s, those that teacher 'slowfast' was trained on 2.13 s"):
+        teachers.extract(narrow(), store, progress=False)
+
+
 def test_extract_shares_the_clips_by_rank(store, monkeypatch):
     """Each process takes its share, by arguments or as torchrun sets them; a dead one's is taken up."""
     teacher = narrow()
