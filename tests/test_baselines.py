@@ -626,7 +626,10 @@ def test_stts_takes_the_weights_of_torchvision():
     frames = torch.randint(256, (2, 4, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
         wanted = theirs(((frames / 255 - 0.45) / 0.225).transpose(1, 2))
-        assert torch.allclose(model(frames).feature, wanted, atol=2e-3)  # their norms have another epsilon
+        for module in model.modules():  # After pooling torchvision has another epsilon than the released STTS.
+            if isinstance(module, nn.LayerNorm) and module.eps == 1e-5 and module.normalized_shape == (96,):
+                module.eps = 1e-6
+        assert torch.allclose(model(frames).feature, wanted, atol=1e-5)
     more = STTS(4, num_frames=8, frame_size=96, weights=theirs.state_dict())
     own, given = more.pos_embed_temporal[0], theirs.pos_encoding.temporal_pos
     assert own.shape == (4, 96) and torch.allclose(own[1], 0.75 * given[0] + 0.25 * given[1], atol=1e-6)
