@@ -28,7 +28,6 @@ import contextlib
 import json
 import math
 import os
-import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -1013,8 +1012,8 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise EgoDistillError(f"there is no file {path}") from error
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        # torch's own words run over many lines and advise to switch its guard off.
+    except Exception as error:  # torch has no common class for all that a file can have
+        # Its own words run over many lines and advise to switch its guard off.
         raise EgoDistillError(
             f"{path} cannot be read as a checkpoint: it is cut off, of another kind, or holds code "
             f"({type(error).__name__})"

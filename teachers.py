@@ -327,9 +327,10 @@ def _load_safely(path: str | os.PathLike[str], what: str) -> Any:
     except FileNotFoundError:
         raise
     except Exception as error:  # torch has no common class for all that a file can have
+        # Its own words run over many lines and advise to switch its guard off.
         raise TeacherError(
-            f"{path} cannot be read as {what}; it is damaged or of another kind "
-            f"({type(error).__name__}: {str(error)[:200]})"
+            f"{path} cannot be read as {what}: it is cut off, of another kind, or holds code "
+            f"({type(error).__name__})"
         ) from error
 
 
