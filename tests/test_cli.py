@@ -231,6 +231,7 @@ def files(tmp_path_factory) -> Path:
     """A folder with what the failing commands below are given."""
     folder = tmp_path_factory.mktemp("files")
     (folder / "notes.txt").write_text("hello\n")
+    (folder / "rows.csv").write_text("start,stop,class_1\n0,1,walk\n")  # to a pickle reader a stack that is empty
     (folder / "no-stop.csv").write_text("video,start,label\nwalk.mp4,0,walk\n")
     (folder / "full").mkdir()
     (folder / "full" / ".thesis.part").write_text("not ours")
@@ -253,6 +254,7 @@ def files(tmp_path_factory) -> Path:
         ("measure --checkpoint none.pt", "none.pt"),
         ("predict walk.mp4 --checkpoint teacher.pt", "teacher.pt is no 'egodistill student"),
         ("predict walk.mp4 --checkpoint notes.txt", "notes.txt cannot be read as a checkpoint"),
+        ("measure --checkpoint rows.csv", "rows.csv cannot be read as a checkpoint"),
         ("predict none.mp4 --checkpoint student.pt", "none.mp4: no such file"),
         ("predict notes.txt --checkpoint student.pt", "notes.txt: cannot be opened"),
         # Before any work: neither of the other two files is there.
