@@ -25,15 +25,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import egodistill
-from egodistill import EgoDistill, Training, data, recordings, synthetic, teachers
+from egodistill import EgoDistill, Training, data, experiments, recordings, synthetic, teachers
 
 __all__ = ["main"]
 
@@ -45,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (
         add_demo, add_synthesize, add_segments, add_check, add_transcode, add_prepare, add_teachers, add_finetune,
-        add_extract, add_pretrain, add_distill, add_evaluate, add_measure, add_predict,
+        add_extract, add_pretrain, add_distill, add_evaluate, add_compare, add_ablate, add_measure, add_predict,
     ):  # fmt: skip
         add(commands)
     arguments = parser.parse_args(argv)
@@ -119,12 +118,7 @@ def positive(text: str) -> int:
 def training_of(arguments: argparse.Namespace) -> dict[str, Any]:
     given = {field.name: getattr(arguments, field.name) for field in fields(Training) if hasattr(arguments, field.name)}
     given["decay_epochs"] = tuple(given["decay_epochs"])
-    return given | {"checkpoint": training_file(arguments.out)}
-
-
-def training_file(out: str | os.PathLike) -> Path:
-    """Where a stage keeps what it needs to go on after a kill."""
-    return Path(f"{out}.training")
+    return given | {"checkpoint": experiments.training_file(arguments.out)}
 
 
 def student_options(parser: argparse.ArgumentParser) -> None:
@@ -531,7 +525,7 @@ def add_evaluate(commands: Any) -> None:
 
 def run_evaluate(a: argparse.Namespace) -> None:
     store = open_split(a.store, a.split)
-    result = egodistill.evaluate(load_model(a.checkpoint), store, teacher=a.teacher, device=a.device)
+    result = egodistill.evaluate(experiments.load(a.checkpoint), store, teacher=a.teacher, device=a.device)
     say(str(result) + (f", feature distance {result.feature_distance:.4f}" if a.teacher else ""))
     width = max(map(len, result.per_class))
     for name, accuracy in result.per_class.items():
@@ -542,12 +536,6 @@ def run_evaluate(a: argparse.Namespace) -> None:
                    "confusion": result.confusion.tolist(), "feature_distance": result.feature_distance,
                    "segments": len(result.labels), "clips": result.clips}  # fmt: skip
         write_text(a.out, json.dumps(numbers, indent=1))
-
-
-def load_model(path: str) -> nn.Module:
-    """A student or a teacher, by what the file says it is."""
-    kind = egodistill.read_tensors(path).get("format")
-    return EgoDistill.load(path) if kind == egodistill.STUDENT_FORMAT else teachers.Teacher.load(path)
 
 
 def add_measure(commands: Any) -> None:
@@ -562,7 +550,7 @@ def add_measure(commands: Any) -> None:
 
 
 def run_measure(a: argparse.Namespace) -> None:
-    models = {path: load_model(path) for path in a.checkpoint}
+    models = {path: experiments.load(path) for path in a.checkpoint}
     if not models:
         models = {"EgoDistill, N = 1": EgoDistill(62, image_weights=None), "SlowFast 8x8 R50": teachers.slowfast(400)}
     rows = []
@@ -633,57 +621,187 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# The demo: the paper's comparison on the rendered world
+# The paper's experiments
+
+
+def experiment_options(parser: argparse.ArgumentParser) -> None:
+    """What `compare` and `ablate` have in common; `bench_of` reads them."""
+    parser.add_argument("store", help="folder that `egodistill prepare` made, with splits train and test")
+    parser.add_argument("--teacher", required=True, help="name of the extracted teacher; {seed} in it is the seed")
+    parser.add_argument("--out", required=True, help="folder for weights and results; what is there is not done again")
+    parser.add_argument("--seeds", type=numbers, default="0,1,2", help="of the training runs (default: %(default)s)")
+    parser.add_argument("--scale", choices=list(SCALES), default="epic", help="the paper's sizes and schedules for "
+                        "EPIC-KITCHENS or Ego4D, or the demo's small ones (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--epochs", type=positive, help="other than the scale's")
+    parser.add_argument("--batch-size", type=positive, help="other than the scale's")
+    parser.add_argument(
+        "--weights", metavar="NAME=FILE", nargs="+", action="extend", default=[], type=option,
+        help="start of the image networks: students=resnet18.pth AdaFuse=resnet50.pth STTS=... ListenToLook=..., or "
+        "NAME=None for random; without, torchvision downloads them (at the scales of the paper)",
+    )  # fmt: skip
+    parser.add_argument("--jobs", type=positive, default=1, help="runs at a time, which share the cores")
+    device_option(parser)
+
+
+SCALES = {"epic": experiments.EPIC_KITCHENS, "ego4d": experiments.EGO4D, "small": experiments.SMALL}
+
+
+def numbers(text: str) -> list[int]:
+    if not all(part.isdecimal() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers with commas between, such as 0,1,2")
+    return list(dict.fromkeys(map(int, text.split(","))))
+
+
+def bench_of(a: argparse.Namespace, frames: dict[str, str]) -> experiments.Bench:
+    scale = dict(SCALES[a.scale])
+    given = {name: getattr(a, name) for name in ("epochs", "batch_size") if getattr(a, name)}
+    for stage in ("training", "pretraining"):
+        scale[stage] = scale[stage] | given
+    for name, weights in a.weights:
+        if name not in ("students", *(rival.split()[0] for rival in experiments.RIVALS)):
+            raise ValueError(f"--weights names students, AdaFuse, STTS or ListenToLook; got {name!r}")
+        scale[name] = scale[name] | {"image_weights" if name == "students" else "weights": weights}
+    return experiments.Bench(a.store, a.out, scale, frames=frames, device=a.device)
+
+
+def add_compare(commands: Any) -> None:
+    parser = command(commands, "compare", run_compare, "all methods of the paper's Figure 3, accuracy against cost")
+    experiment_options(parser)
+    parser.add_argument("--num-frames", type=positive, nargs="+", help="N (those of 1, 2, 4 that the store has)")
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help=f"of {', '.join(every_method())} (all)")
+    parser.add_argument("--teacher-checkpoint", metavar="FILE", help="of the teacher, to know what it costs")
+
+
+def every_method() -> tuple[str, ...]:
+    return (*experiments.STUDENTS, *experiments.RIVALS)
+
+
+def run_compare(a: argparse.Namespace) -> None:
+    store = data.ClipStore(a.store)
+    counts = a.num_frames or [n for n in (1, 2, 4) if f"frames_{n}" in store.names]
+    methods = a.methods or every_method()
+    if "audio" not in store.names and a.methods is None:
+        methods = [name for name in methods if name != "ListenToLook"]
+        say("without ListenToLook: the store has no sound (prepare --audio)")
+    bench = bench_of(a, {})
+    runs = experiments.comparison(bench, teacher=a.teacher, seeds=a.seeds, num_frames=counts, methods=methods)
+    bench.perform(runs, a.jobs)
+    report_comparison(bench, runs, a.teacher, a.seeds, a.teacher_checkpoint)
+
+
+def report_comparison(
+    bench: experiments.Bench, runs: list[experiments.Run], teacher: str, seeds: list[int], checkpoint: str | None
+) -> None:
+    """The table to the screen, and compare.json, .csv, .png and .svg to the bench's folder."""
+    found = [experiments.teacher_row(bench, teacher, seeds, checkpoint), *experiments.rows(bench, runs)]
+    say(f"\nTop-1 (%) on the split {bench.test}" + spread(seeds))
+    say(cost_table(found))
+    say(f"{GMACS}\nAdaFuse's are those that its decisions would need; this code, as the released one, computes all.")
+    stem = Path(bench.out, "compare")
+    files = experiments.write_rows(found, stem, {"seeds": seeds, **about_this_run(bench)})
+    try:
+        files += experiments.draw(found, stem, "Accuracy against cost" + spread(seeds))
+    except ImportError:
+        say('No figure: it needs matplotlib, which `pip install "egodistill[tutorials]"` brings.')
+    say(f"Written: {', '.join(map(str, files))}")
+
+
+def add_ablate(commands: Any) -> None:
+    parser = command(commands, "ablate", run_ablate, "what each loss and the choice of frames give (Tables 1 and 4)")
+    experiment_options(parser)
+    parser.add_argument(
+        "--frame-stores", metavar="STORE", nargs="+", default=[],
+        help="the same annotations prepared with another --sampling, for Table 4",
+    )  # fmt: skip
+    parser.add_argument("--num-frames", type=positive, default=4, help="N of Table 4 (default: %(default)s)")
+
+
+def run_ablate(a: argparse.Namespace) -> None:
+    bench = bench_of(a, {data.ClipStore(path).settings["sampling"]: path for path in a.frame_stores})
+    losses = experiments.ablation(a.teacher, a.seeds)
+    choices = experiments.frame_choices(bench, a.teacher, a.seeds, a.num_frames) if a.frame_stores else []
+    bench.perform([*losses, *choices], a.jobs)
+    found = experiments.rows(bench, losses, costs=False)
+    say("\nTable 1: EgoDistill with N = 1, top-1 (%)" + spread(a.seeds))
+    say(table(["losses", "top-1"], [[n, accuracy(one)] for n, one in zip(experiments.ABLATIONS, found, strict=True)]))
+    if choices:
+        found += (frames := experiments.rows(bench, choices, costs=False))
+        say(f"\nTable 4: the choice of frames, EgoDistill with N = {a.num_frames}, top-1 (%)" + spread(a.seeds))
+        say(table(["frames", "top-1"], [[one.run.sampling, accuracy(one)] for one in frames]))
+    files = experiments.write_rows(found, Path(a.out, "ablate"), {"seeds": a.seeds, **about_this_run(bench)})
+    say(f"Written: {', '.join(map(str, files))}")
+
+
+def about_this_run(bench: experiments.Bench) -> dict[str, Any]:
+    versions = {"egodistill": egodistill.__version__, "torch": torch.__version__}
+    return {"versions": versions, "threads": torch.get_num_threads(), "scale": bench.scale}
+
+
+def spread(seeds: list[int]) -> str:
+    return f", mean and deviation of {len(seeds)} seeds" if len(seeds) > 1 else ""
+
+
+def accuracy(one: experiments.Row) -> str:
+    return f"{one.top1:.1f}" + (f" ± {one.deviation:.1f}" if one.deviation is not None else "")
+
+
+def cost_table(found: list[experiments.Row]) -> str:
+    """Rows with what each model reads and costs."""
+    lines = []
+    for one in found:
+        cells = ["-" if value is None else f"{value:{how}}" for value, how in
+                 ((one.gmacs, ".3f"), (one.params and one.params / 1e6, ".2f"), (one.ms_per_clip, ".2f"))]  # fmt: skip
+        without = " without stage 1" * (set(experiments.STAGE_1) <= set(one.run.lacking))
+        lines.append([one.method + without, one.inputs, *cells, accuracy(one)])
+    return table(["model", "inputs", "GMACs", "M parameters", "ms a clip", "top-1"], lines)
+
 
 # Sizes are chosen for two cores and ten minutes. The paper's are 224 pixels, ResNet-18, MotionFormer, 50 to 150 epochs.
-ANNEAL = {"schedule": "cosine", "warmup_epochs": 1.5}  # Few epochs: the paper's steps would waste the last of them.
+_TEACHING = {"epochs": 8, "learning_rate": 2e-3, "batch_size": 16} | experiments.ANNEAL
 DEMO: dict[str, Any] = {
     "train_acts": 1200,
     "test_acts": 400,
     "video_pixels": 96,
     "pixels": 64,
     "clip_frames": 16,
+    "num_frames": (1, 2, 4),
     # The first is the comparison's teacher; --teachers adds others (the paper's Table 2).
     "teachers": {
         "slowfast": {
-            "model": "slowfast_8x8_r50", "precision": "bf16",
+            "model": "slowfast_8x8_r50", "precision": "bf16", "training": _TEACHING,
             "options": {"width": 48, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.0},
         },
         "x3d": {
-            "model": "x3d_m", "precision": "fp32",
+            "model": "x3d_m", "precision": "fp32", "training": _TEACHING,
             "options": {"width": 12, "depth_factor": 0.5, "feature_dim": 512, "pool": 2, "dropout": 0.0},
         },
         "mvit": {
-            "model": "mvit_b_16x4", "precision": "fp32",
+            "model": "mvit_b_16x4", "precision": "fp32", "training": _TEACHING,
             "options": {"width": 32, "depths": (1, 1, 2, 1), "kv_stride": 4, "dropout": 0.0, "drop_path": 0.0},
         },
         "motionformer": {
-            "model": "motionformer_16x4", "precision": "fp32",
+            "model": "motionformer_16x4", "precision": "fp32", "training": _TEACHING,
             "options": {"width": 192, "depth": 4, "heads": 3, "patch": 16, "drop_path": 0.0},
         },
     },
-    "image_encoder": "shufflenet_v2_x0_5",
-    "teacher_training": {"epochs": 8, "learning_rate": 2e-3, "batch_size": 16} | ANNEAL,
-    "student_training": {"epochs": 6, "learning_rate": 1e-3, "batch_size": 32} | ANNEAL,
-    "pretraining": {"epochs": 6, "learning_rate": 1e-3, "batch_size": 64} | ANNEAL,
-    "distillation": {"alpha": 0.95, "beta": 1.0, "tau": 1.0},
+    "scale": experiments.SMALL,
 }
 QUICK: dict[str, Any] = DEMO | {
     "train_acts": 48,
     "test_acts": 24,
-    "teacher_training": DEMO["teacher_training"] | {"epochs": 2},
-    "student_training": DEMO["student_training"] | {"epochs": 2},
-    "pretraining": DEMO["pretraining"] | {"epochs": 2, "batch_size": 32},
-}
+    "teachers": {name: how | {"training": how["training"] | {"epochs": 2}} for name, how in DEMO["teachers"].items()},
+    "scale": experiments.SMALL | {
+        "training": experiments.SMALL["training"] | {"epochs": 2},
+        "pretraining": experiments.SMALL["pretraining"] | {"epochs": 2, "batch_size": 32},
+    },
+}  # fmt: skip
 TEACHER = "slowfast"
-WITHOUT = "EgoDistill without stage 1"
-STUDENTS = ("EgoDistill", WITHOUT, "VisOnly-Distill", "VisIMU", "VisOnly")
 
 
 def add_demo(commands: Any) -> None:
     parser = command(commands, "demo", run_demo, "the paper's comparison on a small rendered world, in ten minutes")
     parser.add_argument("--out", default="egodistill-demo", help="folder for everything")
-    parser.add_argument("--seeds", default="0", help="seeds of the training runs, such as 0,1,2")
+    parser.add_argument("--seeds", type=numbers, default="0", help="of the training runs, such as 0,1,2")
     parser.add_argument("--world-seed", type=int, default=0, help="of the world; choose settings on another than 0")
     parser.add_argument(
         "--teachers", default=TEACHER, help="all: also distil a small X3D, MViT and MotionFormer (Table 2), hours"
@@ -694,15 +812,14 @@ def add_demo(commands: Any) -> None:
     parser.add_argument(
         "--image-weights", default="none", help="start of the image encoders: none (random), imagenet, or a file"
     )
+    parser.add_argument("--jobs", type=positive, default=1, help="runs at a time, which share the cores")
 
 
 def run_demo(a: argparse.Namespace) -> None:
-    try:
-        seeds = [int(seed) for seed in a.seeds.split(",")]
-    except ValueError as error:
-        raise ValueError(f"--seeds takes whole numbers with commas between, such as 0,1,2; got {a.seeds!r}") from error
     size, out, began = QUICK if a.quick else DEMO, Path(a.out), time.monotonic()
-    size = size | {"image_weights": a.image_weights, "world_seed": a.world_seed}
+    weights = None if a.image_weights == "none" else a.image_weights
+    scale = size["scale"] | {"students": size["scale"]["students"] | {"image_weights": weights}}
+    size = size | {"scale": scale, "world_seed": a.world_seed}
     kinds = list(size["teachers"]) if a.teachers == "all" else a.teachers.split(",")
     if kinds[0] != TEACHER or set(kinds) - set(size["teachers"]) or len(set(kinds)) < len(kinds):
         raise ValueError(f"--teachers is all, or a part of {','.join(size['teachers'])} that begins with {TEACHER}")
@@ -719,28 +836,44 @@ def run_demo(a: argparse.Namespace) -> None:
     say("2. Prepare: decode every clip once into a clip store")
     segments = data.read_epic_kitchens(world.annotations, world.root)
     store = data.prepare(
-        segments, out / "store", frame_size=size["pixels"], clip_frames=size["clip_frames"], clip_size=size["pixels"]
-    )
+        segments, out / "store", num_frames=size["num_frames"], frame_size=size["pixels"], audio=True,
+        clip_frames=size["clip_frames"], clip_size=size["pixels"],
+    )  # fmt: skip
     describe_store(store, segments)
-    first, *others = kinds
-    models = over_seeds([run_seed(seed, first, out, size, store) for seed in seeds])
-    report(models, seeds, a.quick)
-    by_teacher = {first: models}
-    for kind in others:
-        by_teacher[kind] = over_seeds([run_seed(seed, kind, out, size, store, comparison=False) for seed in seeds])
-    if others:
-        report_teachers(by_teacher)
-    settings = size | {
-        "seeds": seeds,
-        "quick": a.quick,
-        "ceilings": synthetic.ceilings(),
-        "versions": {"egodistill": egodistill.__version__, "torch": torch.__version__},
-        "threads": torch.get_num_threads(),
-        "seconds": time.monotonic() - began,
-    }
-    results = {"models": models, "settings": settings} | ({"teachers": by_teacher} if others else {})
-    write_text(out / "results.json", json.dumps(results, indent=1))
-    say(f"\n{out / 'results.json'} holds these numbers. This run took {(time.monotonic() - began) / 60:.1f} minutes.")
+    say("\n3. Train a teacher, let it watch every clip, pretrain the IMU encoder (stage 1), distil (stage 2), evaluate")
+    named = {kind: kind + "-{seed}" for kind in kinds}
+    bench = experiments.Bench(
+        str(out / "store"), str(out), scale, teachers={name: size["teachers"][kind] for kind, name in named.items()}
+    )
+    comparison = [demo_runs(name, a.seeds, alone=kind == TEACHER) for kind, name in named.items()]
+    bench.perform([run for runs in comparison for run in runs], a.jobs)
+
+    found = [experiments.rows(bench, runs) for runs in comparison]
+    say("\nTop-1 (%) on wearers never seen in training" + spread(a.seeds))
+    say(cost_table(found[0]))
+    report_limits(found[0])
+    if len(kinds) > 1:
+        say("\nOther teachers (the paper's Table 2), top-1 (%)" + spread(a.seeds))
+        say(teachers_table(dict(zip(kinds, found, strict=True))))
+    if a.quick:
+        say("This was a quick run: its accuracies mean nothing.")
+    about = {"seeds": a.seeds, "quick": a.quick, "ceilings": synthetic.ceilings(), **about_this_run(bench)}
+    files = experiments.write_rows([one for rows in found for one in rows], out / "results", about)
+    say(f"\n{files[0]} holds these numbers. This run took {(time.monotonic() - began) / 60:.1f} minutes.")
+    say(
+        f"Next, all methods with 1, 2 and 4 frames (Figure 3), an hour: egodistill compare {out / 'store'} "
+        f"--teacher {named[TEACHER]} --out {out} --scale small"
+    )
+
+
+def demo_runs(teacher: str, seeds: list[int], alone: bool) -> list[experiments.Run]:
+    """A teacher and the students of the demo's table; of a teacher beside the first only what is distilled from it."""
+    run = experiments.Run("EgoDistill", teacher=teacher)
+    runs = [replace(run, method="teacher"), run, replace(run, method="VisOnly-Distill")]
+    if alone:
+        runs.insert(2, replace(run, lacking=experiments.STAGE_1))
+        runs += [experiments.Run("VisIMU"), experiments.Run("VisOnly")]
+    return [replace(run, seed=seed) for seed in seeds for run in runs]
 
 
 def claim(out: Path, size: dict[str, Any]) -> None:
@@ -754,182 +887,36 @@ def claim(out: Path, size: dict[str, Any]) -> None:
     write_text(note, json.dumps(size, indent=1))
 
 
-def channels_last(teacher: teachers.Teacher) -> teachers.Teacher:
-    """Convolutions over space and time are faster so on CPUs; other weights have no such layout."""
-    for layer in teacher.modules():
-        if isinstance(layer, nn.Conv3d):
-            layer.to(memory_format=torch.channels_last_3d)
-    return teacher
+def teachers_table(found: dict[str, list[experiments.Row]]) -> str:
+    lines = []
+    for kind, rows in found.items():
+        by_method = {one.method: one for one in rows if not one.run.lacking}
+        teacher = by_method["teacher"]
+        cells = [accuracy(by_method[name]) for name in ("teacher", "VisOnly-Distill", "EgoDistill")]
+        lines.append([kind, f"{teacher.gmacs:.3f}", f"{teacher.params / 1e6:.2f}", *cells])
+    return table(["teacher", "GMACs", "M parameters", "teacher's", "VisOnly-Distill", "EgoDistill"], lines)
 
 
-def over_seeds(runs: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Mean and deviation of the accuracies of several runs: {model: numbers}."""
-    models = {}
-    for name in ("teacher", *(student for student in STUDENTS if student in runs[0])):
-        costs, top1 = runs[0][name], [100 * run[name]["top1"] for run in runs]
-        models[name] = costs | {
-            "top1": statistics.mean(top1),
-            "top1_std": statistics.stdev(top1) if len(top1) > 1 else None,
-            "top1_seeds": top1,
-            "per_class": {
-                verb: statistics.mean(100 * run[name]["per_class"][verb] for run in runs) for verb in costs["per_class"]
-            },
-        }
-    return models
-
-
-def run_seed(
-    seed: int, kind: str, out: Path, size: dict[str, Any], store: data.ClipStore, comparison: bool = True
-) -> dict[str, dict[str, Any]]:
-    """Train a teacher and its students with one seed: {model: top1, gmacs, params, ms_per_clip, inputs}.
-
-    Without the `comparison` only the distilled ones, VisOnly-Distill and EgoDistill.
-    """
-    folder = out / (f"seed-{seed}" if comparison else f"seed-{seed}-{kind}")
-    train, test = store.split("train"), store.split("test")
-    name, chosen = f"{kind}-{seed}", size["teachers"][kind]  # Its outputs in the store, what it is.
-    weights = None if size["image_weights"] == "none" else size["image_weights"]
-
-    def stage(file: str, title: str, build: Callable, fit: Callable, settings: dict[str, Any], load: Callable) -> Any:
-        """Load what an earlier run finished, or make it: a stage is finished when its file is there."""
-        path = folder / file
-        say(f"{title}{' (already there)' if path.exists() else ''}")
-        if path.exists():
-            training_file(path).unlink(missing_ok=True)  # Killed between the last two lines of this.
-            return load(path)
-        torch.manual_seed(seed)
-        model = build()
-        fit(model, train, checkpoint=training_file(path), seed=seed, **settings)
-        model.save(path)
-        training_file(path).unlink()
-        return model
-
-    def build_teacher() -> teachers.Teacher:
-        clip = {"frames": size["clip_frames"], "size": size["pixels"], "seconds": data.CLIP_SECONDS}
-        teacher = teachers.load(
-            chosen["model"], class_names=store.class_names, progress=False, **clip, **chosen["options"]
-        )
-        teacher.name = name
-        return channels_last(teacher)
-
-    say(f"\nSeed {seed}, teacher {kind}")
-    teacher = stage(
-        "teacher.pt",
-        f"3. Train the teacher, a small {teachers.MODELS[chosen['model']].network.__name__}, on all frames",
-        build_teacher,
-        egodistill.finetune,
-        size["teacher_training"] | {"precision": chosen["precision"]},
-        teachers.Teacher.load,
-    )
-    channels_last(teacher)
-    say("4. Let it watch every clip")
-    teachers.extract(teacher, store, batch_size=32, precision=chosen["precision"])
-
-    def student(start: EgoDistill | None = None, use_imu: bool = True) -> EgoDistill:
-        model = EgoDistill(
-            len(store.class_names), feature_dim=teacher.feature_dim, image_encoder=size["image_encoder"],
-            image_weights=weights, use_imu=use_imu, frame_size=size["pixels"],
-        )  # fmt: skip
-        if start is not None:
-            model.image_encoder.load_state_dict(start.image_encoder.state_dict())
-        return model
-
-    models: dict[str, nn.Module] = {"teacher": teacher}
-    distilling = egodistill.distill, size["student_training"] | size["distillation"] | {"teacher": name}
-    labelling = egodistill.finetune, size["student_training"]
-    pretraining = egodistill.pretrain_imu, size["pretraining"] | {"teacher": name}
-    # The image encoder of a student with head motion starts as that of its counterpart without: in the paper all start
-    # from ImageNet's weights, which would need a download here (--image-weights imagenet).
-    plan = (
-        ("VisOnly", "one frame, trained on labels", lambda: student(use_imu=False), *labelling),
-        ("VisOnly-Distill", "one frame, distilled", lambda: student(use_imu=False), *distilling),
-        ("VisIMU", "one frame and head motion, trained on labels", lambda: student(models["VisOnly"]), *labelling),
-        (WITHOUT, "the control: distilled at once", lambda: student(models["VisOnly-Distill"]), *distilling),
-        (
-            "Pretrained",
-            "EgoDistill's stage 1, the IMU encoder by itself (frozen image encoder: VisOnly-Distill's)",
-            lambda: student(models["VisOnly-Distill"]),
-            *pretraining,
-        ),
-        ("EgoDistill", "stage 2: one frame and head motion, distilled", lambda: models["Pretrained"], *distilling),
-    )
-    if not comparison:
-        plan = tuple(step for step in plan if step[0] in ("VisOnly-Distill", "Pretrained", "EgoDistill"))
-    for number, (key, title, build, fit, settings) in enumerate(plan, 5):
-        file = key.lower().replace(" ", "-") + ".pt"
-        models[key] = stage(file, f"{number}. {key}: {title}", build, fit, settings, EgoDistill.load)
-    del models["Pretrained"]
-    results = {}
-    for key, model in models.items():
-        evaluation = egodistill.evaluate(model, test, progress=False)
-        cost = egodistill.measure(model)
-        results[key] = {
-            "top1": evaluation.top1, "gmacs": cost.gmacs, "params": cost.params, "ms_per_clip": cost.ms_per_clip,
-            "inputs": describe_inputs(model), "per_class": evaluation.per_class,
-        }  # fmt: skip
-    return results
-
-
-def describe_inputs(model: nn.Module) -> list[str]:
-    frames = f"{model.clip_spec.frames} frames" if "clip" in model.inputs else f"{model.num_frames} frame"
-    return [frames, *(name for name in model.inputs if name == "imu")]
-
-
-def accuracy(model: dict[str, Any]) -> str:
-    return f"{model['top1']:.1f}" + (f" ± {model['top1_std']:.1f}" if model["top1_std"] is not None else "")
-
-
-def report_teachers(by_teacher: dict[str, dict[str, Any]]) -> None:
-    rows = [
-        [
-            kind, f"{models['teacher']['gmacs']:.3f}", f"{models['teacher']['params'] / 1e6:.2f} M",
-            *(accuracy(models[name]) for name in ("teacher", "VisOnly-Distill", "EgoDistill")),
-        ]
-        for kind, models in by_teacher.items()
-    ]  # fmt: skip
-    say("\nOther teachers (the paper's Table 2), top-1 (%)")
-    say(table(["teacher", "GMACs", "parameters", "teacher's", "VisOnly-Distill", "EgoDistill"], rows))
-
-
-def report(models: dict[str, dict[str, Any]], seeds: list[int], quick: bool) -> None:
-    rows = []
-    for name, model in models.items():
-        inputs = " + ".join(model["inputs"]).replace("imu", "IMU")
-        rows.append(
-            [
-                name,
-                inputs,
-                f"{model['gmacs']:.3f}",
-                f"{model['params'] / 1e6:.2f} M",
-                f"{model['ms_per_clip']:.2f}",
-                accuracy(model),
-            ]
-        )
-    say(
-        "\nTop-1 (%) on wearers never seen in training"
-        + (f", mean and deviation of {len(seeds)} seeds" if len(seeds) > 1 else "")
-    )
-    say(table(["model", "inputs", "GMACs", "parameters", "ms a clip", "top-1"], rows))
+def report_limits(found: list[experiments.Row]) -> None:
+    """What can be reached on the rendered world, and what the same comparison costs at the paper's size."""
     limits = synthetic.ceilings()
     say(
         f"Nobody can do better here than {100 * limits['frame']:.0f} from one frame and "
         f"{100 * limits['frame + imu']:.1f} from one frame and head motion.\n{GMACS}"
     )
-    ratio = models["teacher"]["gmacs"] / models["EgoDistill"]["gmacs"]
+    gmacs = {one.method: one.gmacs for one in found}
     with torch.device("meta"):  # Counting needs shapes, no numbers.
         paper = {
             "SlowFast 8x8 R50 (34.6 M parameters)": teachers.slowfast(400),
             "EgoDistill, ResNet-18, one frame (20.6 M parameters)": EgoDistill(62, image_weights=None),
         }
     say(
-        f"Here the student needs {ratio:.0f} times fewer multiply-adds than its teacher. "
-        "At the paper's size (224 pixels):"
+        f"Here the student needs {gmacs['teacher'] / gmacs['EgoDistill']:.0f} times fewer multiply-adds than its "
+        "teacher. At the paper's size (224 pixels):"
     )
     for name, model in paper.items():
         say(f"  {name}: {egodistill.count_macs(model, torch.device('meta')) / 1e9:.2f} GMACs")
     say("  MotionFormer, as the paper counts it: 369.51 GMACs, 198 times the student's.")
-    if quick:
-        say("This was a quick run: its accuracies mean nothing.")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ MODULES = {
     "teachers": "teachers.py",
     "baselines": "baselines.py",
     "synthetic": "synthetic.py",
+    "experiments": "experiments.py",
     "recordings": "recordings.py",
     "cli": "cli.py",
 }

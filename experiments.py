@@ -1,0 +1,586 @@
+"""The paper's experiments as one command each: students and rivals under one protocol, over seeds.
+
+    from egodistill import experiments
+
+    bench = experiments.Bench("store", "out", experiments.SMALL)       # a clip store with a teacher's outputs
+    runs = experiments.comparison(bench, teacher="motionformer", seeds=(0, 1, 2))
+    bench.perform(runs, jobs=2)                                        # trains and evaluates what is not done yet
+    for row in experiments.rows(bench, runs):                          # means over the seeds, and what each costs
+        print(row.method, row.frames, row.top1, row.gmacs)
+    experiments.draw(experiments.rows(bench, runs), "out/compare")     # accuracy against cost: the paper's Figure 3
+
+`comparison()` is Figure 3, `ablation()` Table 1, `frame_choices()` Table 4. Table 2 is a comparison with other
+teachers, which a bench can train itself (`teachers`, as `egodistill demo` does). A run is a file of weights and a
+JSON of its accuracy in `out/seed-N/`: what is there is not done again, and a run that was killed goes on where it was.
+
+The protocol. Every method sees the same clips, is trained by the same loop and judged by `evaluate()`. In the paper all
+image networks start from ImageNet's weights. A scale without such weights puts a stand-in in their place: an image
+encoder trained on the store's labels ("start", one a seed), from which all students begin. The rivals' networks are of
+another kind and cannot begin from it, so they train for twice the epochs: every image network has then seen every
+clip as often.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import csv
+import json
+import multiprocessing
+import os
+import re
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import egodistill
+from egodistill import EgoDistill, baselines, data, teachers
+
+__all__ = [
+    "EGO4D", "EPIC_KITCHENS", "SMALL", "Bench", "Row", "Run", "ablation", "comparison", "draw", "frame_choices",
+    "rows", "write_rows",
+]  # fmt: skip
+
+STUDENTS = ("VisOnly", "VisOnly-Distill", "VisIMU", "EgoDistill")
+STTS = tuple(f"STTS {variant}" for variant in baselines.STTS_VARIANTS)
+RIVALS = ("ListenToLook", "AdaFuse", *STTS)
+DISTILLED = ("VisOnly-Distill", "EgoDistill", "ListenToLook")
+STAGE_1 = ("nce", "pretrain_l1")  # the losses of stage 1, as `Run.lacking` names them
+STAGE_2 = ("kd", "l1", "gt")
+
+# A scale is how large the networks are and how long they train. The paper's:
+_PAPER = {"epochs": 50, "batch_size": 64, "learning_rate": 1e-4, "decay_epochs": (30, 40)}
+EPIC_KITCHENS: dict[str, Any] = {
+    "students": {"image_encoder": "resnet18", "image_weights": "imagenet"},
+    "feature_dim": 768,  # of students that have no teacher
+    "AdaFuse": {"weights": "imagenet"},
+    "STTS": {"weights": "kinetics"},
+    "ListenToLook": {"weights": "imagenet"},
+    "training": _PAPER,
+    "pretraining": _PAPER,
+    "distillation": {"alpha": 0.95, "beta": 1.0, "tau": 1.0},
+}
+EGO4D: dict[str, Any] = EPIC_KITCHENS | {
+    "training": _PAPER | {"epochs": 150, "decay_epochs": (90, 120)},
+    "distillation": {"alpha": 0.95, "beta": 1.0, "tau": 10.0},
+}
+# Two cores, minutes, 64 pixels, and no weights to start from: a run of the demo's size.
+ANNEAL = {"schedule": "cosine", "warmup_epochs": 1.5}  # Few epochs: the paper's steps would waste the last of them.
+SMALL: dict[str, Any] = {
+    "students": {"image_encoder": "shufflenet_v2_x0_5", "image_weights": None},
+    "feature_dim": 1920,  # that of the demo's SlowFast
+    "AdaFuse": {"weights": None, "width": 16, "depths": (1, 1, 1, 1), "policy_hidden": 64, "dropout": 0.0},
+    "STTS": {"weights": None, "width": 32, "depths": (1, 1, 2, 1), "dropout": 0.0, "drop_path": 0.0, "samples": 100},
+    "ListenToLook": {"weights": None, "width": 16, "depths": (1, 1, 1, 1)},
+    "training": {"epochs": 6, "learning_rate": 1e-3, "batch_size": 32} | ANNEAL,
+    "pretraining": {"epochs": 6, "learning_rate": 1e-3, "batch_size": 64} | ANNEAL,
+    "distillation": {"alpha": 0.95, "beta": 1.0, "tau": 1.0},
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network trained with one seed.
+
+    method     A student or a rival by the paper's name; or what these need: "teacher", "start", "stage 1".
+    teacher    Name of its outputs in the store; "{seed}" in it stands for the seed.
+    lacking    Losses left out: of stage 2 "kd", "l1", "gt", of stage 1 "nce", "pretrain_l1" (both: no stage 1).
+    sampling   Which frames of a clip it sees, one of `data.SAMPLING`.
+    """
+
+    method: str
+    seed: int = 0
+    frames: int = 1
+    teacher: str | None = None
+    lacking: tuple[str, ...] = ()
+    sampling: str = "uniform"
+
+    @property
+    def outputs(self) -> str:
+        """The teacher's name in the store."""
+        return self.teacher.format(seed=self.seed)
+
+    @property
+    def name(self) -> str:
+        """Of its files below the bench's folder, and in messages."""
+        if self.method == "teacher":
+            parts = [self.outputs]
+        elif self.method == "start":
+            parts = ["start"]
+        else:
+            parts = [self.method, f"n{self.frames}", *([self.outputs] if self.teacher else [])]
+            parts += [f"without-{loss}" for loss in self.lacking]
+            parts += [] if self.sampling == "uniform" else [self.sampling]
+        return f"seed-{self.seed}/" + re.sub(r"[^\w.-]+", "-", "-".join(parts)).lower()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where runs are made: a store, a folder, a scale.
+
+    store        Folder of a clip store with the splits `train` and `test`.
+    out          Folder for weights and results; a bench refuses one of another scale or store.
+    scale        Sizes and schedules: EPIC_KITCHENS, EGO4D, SMALL, or your own.
+    teachers     Teachers to train where a run names one of them: {name: how}, `egodistill demo` shows how.
+    frames       Stores prepared from the same annotations with another sampling: {sampling: folder}.
+    """
+
+    store: str
+    out: str
+    scale: Mapping[str, Any]
+    train: str = "train"
+    test: str = "test"
+    teachers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    frames: Mapping[str, str] = field(default_factory=dict)
+    device: str | None = None
+    progress: bool = True
+
+    def claim(self) -> None:
+        """A folder holds runs of one scale and store, so that no result is taken from another one."""
+        store = data.ClipStore(self.store)
+        counts = {split: len(store.split(split)) for split in (self.train, self.test)}
+        about = {"scale": self.scale, "clips": counts, "class_names": store.class_names}
+        about = json.loads(json.dumps(about))
+        note = Path(self.out, "bench.json")
+        if note.exists():
+            found = json.loads(note.read_text(encoding="utf-8"))
+            if other := [key for key in about if found.get(key) != about[key]]:
+                raise ValueError(
+                    f"{self.out} holds runs of another {' and '.join(other)} (see {note}); give another folder"
+                )
+        else:
+            write_json(note, about)
+
+    def path(self, run: Run, suffix: str = ".pt") -> Path:
+        return Path(self.out, run.name + suffix)
+
+    def splits(self, run: Run) -> tuple[Any, Any]:
+        """The clips to train on and to be judged by, with the frames that the run sees."""
+        store = data.ClipStore(self.store)
+        if run.sampling != store.settings["sampling"]:
+            if run.sampling not in self.frames:
+                raise ValueError(f"frames by {run.sampling!r} need a store of their own: prepare --sampling")
+            other = data.ClipStore(self.frames[run.sampling])
+            return tuple(OtherFrames(store.split(part), other.split(part)) for part in (self.train, self.test))
+        return store.split(self.train), store.split(self.test)
+
+    def needs(self, run: Run) -> list[Run]:
+        """What has to be there before a run can be made."""
+        if run.method in ("teacher", "start"):
+            return []
+        first = [Run("teacher", run.seed, teacher=run.teacher)] if run.teacher in self.teachers else []
+        if run.method == "EgoDistill" and not set(STAGE_1) <= set(run.lacking):
+            return [*first, stage_1(run)]
+        return first + [Run("start", run.seed)] * self.has_start(run)
+
+    def has_start(self, run: Run) -> bool:
+        return self.scale["students"]["image_weights"] is None and run.method in (*STUDENTS, "stage 1")
+
+    def perform(self, runs: Iterable[Run], jobs: int = 1) -> None:
+        """Make all runs and what they need, `jobs` at a time in processes of their own that share the cores."""
+        self.claim()
+        order: dict[Run, None] = {}  # what comes before what needs it
+
+        def visit(run: Run) -> None:
+            if run not in order:
+                for needed in self.needs(run):
+                    visit(needed)
+                order[run] = None
+
+        for run in runs:
+            visit(run)
+        todo = [run for run in order if not self.is_done(run)]
+        if jobs == 1 or len(todo) < 2:
+            for number, run in enumerate(todo, 1):
+                print(f"[{number}/{len(todo)}] {run.name}", flush=True)
+                print(f"    {self.make(run)}", flush=True)
+            return
+        waiting, running, quiet = list(todo), {}, replace(self, progress=False)
+        threads = max(1, torch.get_num_threads() // jobs)
+        pool = concurrent.futures.ProcessPoolExecutor(
+            jobs, multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
+        )
+        try:
+            while waiting or running:
+                for run in list(waiting):
+                    if all(self.is_done(needed) for needed in self.needs(run)):
+                        waiting.remove(run)
+                        running[pool.submit(quiet.make, run)] = run
+                for job in concurrent.futures.wait(running, return_when="FIRST_COMPLETED").done:
+                    run, told = running.pop(job), job.result()
+                    number = len(todo) - len(waiting) - len(running)
+                    print(f"[{number}/{len(todo)}] {run.name}: {told}", flush=True)
+        finally:  # Ctrl-C and failures, too: what has not begun is left for the next call.
+            pool.shutdown(cancel_futures=True)
+
+    def is_done(self, run: Run) -> bool:
+        return self.path(run, ".json").exists()
+
+    def make(self, run: Run) -> str:
+        """Train what is not trained yet, judge it, write both down. Returns what to tell."""
+        path, began = self.path(run), time.monotonic()
+        train, test = self.splits(run)
+        if path.exists():
+            model = load(path)
+        else:
+            torch.manual_seed(run.seed)
+            model = self.build(run, train)
+            fit, settings = self.recipe(run)
+            fit(
+                model, train, seed=run.seed, device=self.device, progress=self.progress,
+                checkpoint=training_file(path), **settings,
+            )  # fmt: skip
+            model.save(path)
+        if run.method == "teacher":
+            model.name = run.outputs
+            how = self.teachers[run.teacher]
+            teachers.extract(
+                model, data.ClipStore(self.store), batch_size=32, precision=how["precision"], device=self.device,
+                progress=self.progress,
+            )  # fmt: skip
+        result: dict[str, Any] = {"run": asdict(run), "seconds": time.monotonic() - began}
+        told = "trained"
+        if run.method != "stage 1":
+            found = egodistill.evaluate(model, test, device=self.device, precision="fp32", progress=False)
+            result |= {"top1": found.top1, "per_class": found.per_class, "segments": len(found.labels)}
+            told = f"top-1 {100 * found.top1:.1f} %"
+        if isinstance(model, baselines.AdaFuse):
+            result["gmacs"] = policy_gmacs(model, test)
+        write_json(self.path(run, ".json"), result)
+        training_file(path).unlink(missing_ok=True)
+        return f"{told} ({result['seconds']:.0f} s)"
+
+    def build(self, run: Run, store: Any) -> nn.Module:
+        """A new network for a run, or the one that it goes on with."""
+        if run.method == "teacher":
+            return build_teacher(self.teachers[run.teacher], run.outputs, store)
+        size, classes = store.settings["frame_size"], len(store.class_names)
+        width = store.read(f"{run.outputs}.feature", [0]).shape[1] if run.teacher else self.scale["feature_dim"]
+        if run.method in RIVALS:
+            kind = run.method.split()[0]
+            options = self.scale[kind] | {"num_frames": run.frames, "frame_size": size}
+            if kind == "AdaFuse":
+                return build_adafuse(classes, options)
+            options |= baselines.STTS_VARIANTS[run.method.split()[1]] if kind == "STTS" else {"feature_dim": width}
+            return getattr(baselines, kind)(classes, **options)
+        if run.method == "EgoDistill" and not set(STAGE_1) <= set(run.lacking):
+            return EgoDistill.load(self.path(stage_1(run)))
+        model = EgoDistill(
+            classes,
+            feature_dim=width,
+            num_frames=run.frames,
+            use_imu=run.method in ("VisIMU", "EgoDistill", "stage 1"),
+            frame_size=size,
+            **self.scale["students"],
+        )
+        if self.has_start(run):
+            start = EgoDistill.load(self.path(Run("start", run.seed)))
+            model.image_encoder.load_state_dict(start.image_encoder.state_dict())
+        return model
+
+    def recipe(self, run: Run) -> tuple[Any, dict[str, Any]]:
+        """The stage that trains a run, and its settings."""
+        if run.method == "teacher":
+            how = self.teachers[run.teacher]
+            return egodistill.finetune, how["training"] | {"precision": how["precision"]}
+        settings = dict(self.scale["training"])
+        if run.method in RIVALS:
+            settings |= self.scale.get(f"{run.method.split()[0]} training", {})
+            if self.scale["students"]["image_weights"] is None:  # See "The protocol" above.
+                settings["epochs"] *= 2
+        if run.method == "stage 1":
+            weights = {"nce_weight": "nce", "l1_weight": "pretrain_l1"}
+            weights = {name: float(loss not in run.lacking) for name, loss in weights.items()}
+            return egodistill.pretrain_imu, self.scale["pretraining"] | weights | {"teacher": run.outputs}
+        if run.method not in DISTILLED:
+            return egodistill.finetune, settings
+        losses = dict(self.scale["distillation"])
+        if "kd" in run.lacking or "gt" in run.lacking:
+            losses["alpha"] = float("gt" in run.lacking)
+        if "l1" in run.lacking:
+            losses["beta"] = 0.0
+        return egodistill.distill, settings | losses | {"teacher": run.outputs}
+
+
+def stage_1(run: Run) -> Run:
+    """The stage 1 from which a run of EgoDistill goes on."""
+    return replace(run, method="stage 1", lacking=tuple(loss for loss in run.lacking if loss in STAGE_1))
+
+
+def load(path: str | os.PathLike) -> nn.Module:
+    """A student, a teacher or a baseline, by what the file says it is."""
+    kind = egodistill.read_tensors(path).get("format")
+    kinds = {egodistill.STUDENT_FORMAT: EgoDistill, baselines.BASELINE_FORMAT: baselines.Baseline}
+    model = kinds.get(kind, teachers.Teacher).load(path)
+    return channels_last(model) if isinstance(model, teachers.Teacher) else model
+
+
+def training_file(out: str | os.PathLike) -> Path:
+    """Where a stage keeps what it needs to go on after a kill."""
+    return Path(f"{out}.training")
+
+
+def build_teacher(how: Mapping[str, Any], name: str, store: Any) -> teachers.Teacher:
+    """A fresh teacher that fits the store's clips."""
+    clip = {"frames": store.settings["clip_frames"], "size": store.settings["clip_size"]}
+    teacher = teachers.load(
+        how["model"], class_names=store.class_names, progress=False, seconds=store.settings["clip_seconds"],
+        **clip, **how["options"],
+    )  # fmt: skip
+    teacher.name = name
+    return channels_last(teacher)
+
+
+def channels_last(teacher: teachers.Teacher) -> teachers.Teacher:
+    """Convolutions over space and time are faster so on CPUs; other weights have no such layout."""
+    for layer in teacher.modules():
+        if isinstance(layer, nn.Conv3d):
+            layer.to(memory_format=torch.channels_last_3d)
+    return teacher
+
+
+def build_adafuse(classes: int, options: dict[str, Any]) -> baselines.AdaFuse:
+    """AdaFuse at any size, pressed to save as hard as at its own: its loss is in GFLOPs, and a small one has few."""
+    model = baselines.AdaFuse(classes, **options)
+    published = 4.147  # GFLOPs a frame of the released one, which goes with the weight of 0.125
+    share = published / (model.frame_macs / 1e9)
+    return model if 0.95 < share < 1.05 else baselines.AdaFuse(classes, **options, efficiency_weight=0.125 * share)
+
+
+@torch.no_grad()
+def policy_gmacs(model: baselines.AdaFuse, store: Any) -> float:
+    """Billions of operations a clip that AdaFuse's decisions on these clips would need ("upb", as published)."""
+    device = next(model.parameters()).device
+    names, total = egodistill.arrays_of(model, store), 0.0
+    for batch, _ in egodistill.read_ahead(store, names, torch.arange(len(store)), 64, device):
+        model.eval()(*(batch[name] for name in names))
+        total += model.gflops().upb * len(batch["row"])
+    return total / len(store)
+
+
+class OtherFrames:
+    """A store whose frames are those of another one, made of the same clips with another sampling."""
+
+    def __init__(self, store: data.ClipStore, other: data.ClipStore) -> None:
+        ours, theirs = ([(clip["id"], clip["start"]) for clip in one.clips] for one in (store, other))
+        if ours != theirs:
+            raise ValueError(f"{store.path} and {other.path} hold other clips; prepare both from the same annotations")
+        self.store, self.other = store, other
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def read(self, name: str, index: Any) -> Any:
+        return (self.other if name.startswith("frames_") else self.store).read(name, index)
+
+
+class Stored(nn.Module):
+    """A teacher's outputs as they lie in the store, so that it can be evaluated without running it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.inputs = (f"{name}.feature", f"{name}.logits")
+
+    def forward(self, feature: Tensor, logits: Tensor) -> egodistill.Output:
+        return egodistill.Output(feature, logits)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The paper's tables and its figure, as lists of runs
+
+
+def comparison(
+    bench: Bench,
+    *,
+    teacher: str,
+    seeds: Sequence[int] = (0, 1, 2),
+    num_frames: Sequence[int] = (1, 2, 4),
+    methods: Sequence[str] = (*STUDENTS, *RIVALS),
+) -> list[Run]:
+    """Figure 3: every method with every number of frames; AdaFuse and STTS with the largest of them, as in the paper.
+
+    Variants of STTS that keep the same tokens at this size (at 64 pixels two do) are one run. ValueError for a method
+    that is none.
+    """
+    if unknown := sorted(set(methods) - {*STUDENTS, *RIVALS}):
+        raise ValueError(f"there is no method {unknown[0]!r}; there are {', '.join((*STUDENTS, *RIVALS))}")
+    runs, kept = [], {}
+    for method in methods:
+        most = [max(num_frames)]
+        if method in STTS:
+            with torch.device("meta"):
+                run = Run(method, frames=most[0])
+                model = bench.build(run, data.ClipStore(bench.store))
+            if kept.setdefault((model.keep_times, getattr(model, "window", None)), method) != method:
+                continue
+        for frames in most if method in ("AdaFuse", *STTS) else sorted(num_frames):
+            runs.append(Run(method, frames=frames, teacher=teacher if method in DISTILLED else None))
+    return [replace(run, seed=seed) for seed in seeds for run in runs]
+
+
+# Table 1: the losses that a row lacks, in the paper's order. It prints Ego4D's and EPIC-KITCHENS' top-1; which of the
+# rows between is which is lost in the text that we have.
+ABLATIONS: dict[str, tuple[str, ...]] = {
+    "labels and IMU only (VisIMU)": (*STAGE_2[:2], *STAGE_1),
+    "without L_KD": ("kd",),
+    "without L_1": ("l1",),
+    "without L_GT": ("gt",),
+    "without stage 1": STAGE_1,
+    "stage 1 without L_1": ("pretrain_l1",),
+    "stage 1 without L_NCE": ("nce",),
+    "EgoDistill": (),
+}
+
+
+def ablation(teacher: str, seeds: Sequence[int] = (0, 1, 2)) -> list[Run]:
+    """Table 1: EgoDistill with N = 1, each loss of both stages left out in turn."""
+    runs = [Run("EgoDistill", teacher=teacher, lacking=lacking) for lacking in ABLATIONS.values()]
+    runs[0] = Run("VisIMU")
+    return [replace(run, seed=seed) for seed in seeds for run in runs]
+
+
+def frame_choices(bench: Bench, teacher: str, seeds: Sequence[int] = (0, 1, 2), frames: int = 4) -> list[Run]:
+    """Table 4: EgoDistill with N = 4, the frames chosen by each rule that the bench has a store for."""
+    own = data.ClipStore(bench.store).settings["sampling"]
+    choices = [rule for rule in data.SAMPLING if rule == own or rule in bench.frames]
+    runs = [Run("EgoDistill", frames=frames, teacher=teacher, sampling=rule) for rule in choices]
+    return [replace(run, seed=seed) for seed in seeds for run in runs]
+
+
+class Row(NamedTuple):
+    """A method over its seeds: accuracy in %, and what it costs a clip (`egodistill.measure`)."""
+
+    method: str
+    frames: int
+    inputs: str
+    top1: float
+    deviation: float | None
+    top1_seeds: list[float]
+    gmacs: float | None
+    params: int | None
+    ms_per_clip: float | None
+    per_class: dict[str, float]
+    run: Run
+
+
+def rows(bench: Bench, runs: Iterable[Run], batch_size: int = 32, costs: bool = True) -> list[Row]:
+    """A row for each kind of run, mean and deviation over seeds; costs are of the first seed, measured now, in turn."""
+    kinds: dict[Run, list[Run]] = {}
+    for run in runs:
+        kinds.setdefault(replace(run, seed=0), []).append(run)
+    table = []
+    for kind, members in kinds.items():
+        found = [json.loads(bench.path(run, ".json").read_text(encoding="utf-8")) for run in members]
+        model = load(bench.path(members[0]))
+        cost = None
+        if costs:
+            cost = egodistill.measure(model, batch_size=batch_size, device=bench.device, precision="fp32")
+        gmacs = cost and cost.gmacs
+        if "gmacs" in found[0]:  # AdaFuse: what its policy would need.
+            gmacs = statistics.mean(one["gmacs"] for one in found)
+        table.append(row(kind, found, describe_inputs(model), gmacs, cost))
+    return table
+
+
+def row(kind: Run, found: list[dict[str, Any]], inputs: str, gmacs: float | None, cost: Any) -> Row:
+    top1 = [100 * one["top1"] for one in found]
+    return Row(
+        method=kind.method, frames=kind.frames, inputs=inputs, top1=statistics.mean(top1),
+        deviation=statistics.stdev(top1) if len(top1) > 1 else None, top1_seeds=top1, gmacs=gmacs,
+        params=cost and cost.params, ms_per_clip=cost and cost.ms_per_clip,
+        per_class={name: statistics.mean(100 * one["per_class"][name] for one in found)
+                   for name in found[0]["per_class"]}, run=kind,
+    )  # fmt: skip
+
+
+def teacher_row(bench: Bench, teacher: str, seeds: Sequence[int], checkpoint: str | None = None) -> Row:
+    """The teacher by its outputs in the store; its costs where its file is given ("{seed}" stands for the seed)."""
+    run = Run("teacher", seeds[0], teacher=teacher)
+    _, test = bench.splits(run)
+    found = []
+    for name in dict.fromkeys(teacher.format(seed=seed) for seed in seeds):
+        result = egodistill.evaluate(Stored(name), test, device=bench.device, precision="fp32", progress=False)
+        found.append({"top1": result.top1, "per_class": result.per_class})
+    model = load(checkpoint.format(seed=seeds[0])) if checkpoint else None
+    cost = model and egodistill.measure(model, device=bench.device, precision="fp32")
+    return row(run, found, describe_inputs(model) if model else "clip", cost and cost.gmacs, cost)
+
+
+def describe_inputs(model: nn.Module) -> str:
+    count = model.clip_spec.frames if "clip" in model.inputs else model.num_frames
+    names = {"imu": "IMU", "audio": "sound"}
+    return " + ".join([f"{count} frame{'s' * (count > 1)}", *(names[name] for name in model.inputs if name in names)])
+
+
+def write_rows(table: list[Row], stem: str | os.PathLike, about: Mapping[str, Any]) -> list[Path]:
+    """`stem`.json with everything, `stem`.csv with a line a row."""
+    json_file, csv_file = Path(f"{stem}.json"), Path(f"{stem}.csv")
+    write_json(json_file, {"rows": [one._asdict() | {"run": asdict(one.run)} for one in table], "about": dict(about)})
+    columns = ["method", "frames", "inputs", "lacking", "sampling", "top1", "deviation", "gmacs", "params",
+               "ms_per_clip"]  # fmt: skip
+    with egodistill.whole(csv_file) as part, open(part, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for one in table:
+            cells = one._asdict() | {"lacking": " ".join(one.run.lacking), "sampling": one.run.sampling}
+            writer.writerow(["" if cells[name] is None else cells[name] for name in columns])
+    return [json_file, csv_file]
+
+
+def write_json(path: Path, content: Any) -> None:
+    with egodistill.whole(path) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The figure
+
+# Marker, line and grey value tell the methods apart in print as well; the colours are Okabe and Ito's.
+STYLES: dict[str, dict[str, Any]] = {
+    "EgoDistill": {"color": "#D55E00", "marker": "o", "linewidth": 2.4, "markersize": 8},
+    "VisIMU": {"color": "#E69F00", "marker": "s", "linestyle": "--"},
+    "VisOnly-Distill": {"color": "#0072B2", "marker": "^"},
+    "VisOnly": {"color": "#56B4E9", "marker": "v", "linestyle": "--"},
+    "ListenToLook": {"color": "#009E73", "marker": "D", "linestyle": "-."},
+    "AdaFuse": {"color": "#000000", "marker": "P", "linestyle": "none", "markersize": 9},
+    "STTS": {"color": "#CC79A7", "marker": "X", "linestyle": ":", "markersize": 9},
+    "teacher": {"color": "#555555", "marker": "*", "linestyle": "none", "markersize": 13},
+}
+
+
+def draw(table: Sequence[Row], stem: str | os.PathLike, title: str = "") -> list[Path]:
+    """Accuracy against GMACs, the paper's Figure 3, as `stem`.png and `stem`.svg; needs matplotlib (ImportError)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xscale="log", xlabel="GMACs a clip (billions of multiply-adds)", ylabel="top-1 (%)")
+    for method, style in STYLES.items():
+        line = sorted(
+            (one for one in table if one.method.split()[0] == method and one.gmacs), key=lambda one: one.gmacs
+        )
+        if not line:
+            continue
+        x, y = [one.gmacs for one in line], [one.top1 for one in line]
+        axes.errorbar(x, y, yerr=[one.deviation or 0.0 for one in line], capsize=3, label=method, **style)
+        if method in ("EgoDistill", "VisOnly-Distill"):
+            for one in line:
+                place = {"xytext": (0, 11), "textcoords": "offset points", "ha": "center", "fontsize": 9}
+                axes.annotate(f"N = {one.frames}", (one.gmacs, one.top1 + (one.deviation or 0.0)), **place)
+    axes.grid(which="major", alpha=0.35)
+    axes.set_title(title, fontsize=11)
+    figure.legend(loc="outside right center", frameon=False)
+    files = [Path(f"{stem}.{suffix}") for suffix in ("png", "svg")]
+    for file in files:
+        with egodistill.whole(file) as part:
+            figure.savefig(part, format=file.suffix[1:], dpi=150)
+    return files
