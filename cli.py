@@ -772,16 +772,19 @@ DEMO: dict[str, Any] = {
             "options": {"width": 48, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.0},
         },
         "x3d": {
-            "model": "x3d_m", "precision": "fp32", "training": _TEACHING,
-            "options": {"width": 12, "depth_factor": 0.5, "feature_dim": 512, "pool": 2, "dropout": 0.0},
+            "model": "x3d_m", "precision": "fp32", "training": _TEACHING | {"epochs": 9, "learning_rate": 5e-3},
+            "options": {
+                "width": 12, "depth_factor": 0.5, "bottleneck": 1.5, "feature_dim": 512, "pool": 2, "dropout": 0.0,
+            },
         },
         "mvit": {
-            "model": "mvit_b_16x4", "precision": "fp32", "training": _TEACHING,
-            "options": {"width": 32, "depths": (1, 1, 2, 1), "kv_stride": 4, "dropout": 0.0, "drop_path": 0.0},
+            "model": "mvit_b_16x4", "precision": "fp32", "training": _TEACHING | {"epochs": 12}, "narrow": True,
+            "options": {"width": 16, "depths": (1, 1, 1, 1), "kv_stride": 8, "dropout": 0.0, "drop_path": 0.0},
         },
         "motionformer": {
-            "model": "motionformer_16x4", "precision": "fp32", "training": _TEACHING,
-            "options": {"width": 192, "depth": 4, "heads": 3, "patch": 16, "drop_path": 0.0},
+            "model": "motionformer_16x4", "precision": "fp32", "narrow": True,
+            "training": _TEACHING | {"epochs": 10, "learning_rate": 1e-3, "weight_decay": 0.1},
+            "options": {"width": 96, "depth": 2, "heads": 4, "patch": 16, "drop_path": 0.1},
         },
     },
     "scale": experiments.SMALL,

@@ -226,7 +226,7 @@ class Bench:
         """Train what is not trained yet, judge it, write both down. Returns what to tell."""
         path, began = self.path(run), time.monotonic()
         train, test = self.splits(run)
-        if path.exists():
+        if path.exists():  # Killed before it was judged.
             model = load(path)
         else:
             torch.manual_seed(run.seed)
@@ -237,6 +237,7 @@ class Bench:
                 checkpoint=training_file(path), **settings,
             )  # fmt: skip
             model.save(path)
+        training_file(path).unlink(missing_ok=True)
         if run.method == "teacher":
             model.name = run.outputs
             how = self.teachers[run.teacher]
@@ -253,7 +254,6 @@ class Bench:
         if isinstance(model, baselines.AdaFuse):
             result["gmacs"] = policy_gmacs(model, test)
         write_json(self.path(run, ".json"), result)
-        training_file(path).unlink(missing_ok=True)
         return f"{told} ({result['seconds']:.0f} s)"
 
     def build(self, run: Run, store: Any) -> nn.Module:
@@ -494,7 +494,7 @@ class Row(NamedTuple):
     run: Run
 
 
-def rows(bench: Bench, runs: Iterable[Run], batch_size: int = 32, costs: bool = True) -> list[Row]:
+def rows(bench: Bench, runs: Iterable[Run], *, costs: bool = True) -> list[Row]:
     """A row for each kind of run, mean and deviation over seeds; costs are of the first seed, measured now, in turn."""
     kinds: dict[Run, list[Run]] = {}
     for run in runs:
@@ -503,9 +503,7 @@ def rows(bench: Bench, runs: Iterable[Run], batch_size: int = 32, costs: bool = 
     for kind, members in kinds.items():
         found = [json.loads(bench.path(run, ".json").read_text(encoding="utf-8")) for run in members]
         model = load(bench.path(members[0]))
-        cost = None
-        if costs:
-            cost = egodistill.measure(model, batch_size=batch_size, device=bench.device, precision="fp32")
+        cost = egodistill.measure(model, device=bench.device, precision="fp32") if costs else None
         gmacs = cost and cost.gmacs
         if "gmacs" in found[0]:  # AdaFuse: what its policy would need.
             gmacs = statistics.mean(one["gmacs"] for one in found)

@@ -22,6 +22,14 @@ def sample_data() -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """A finished `egodistill demo` of two seeds in miniature."""
+    from miniature import Demo
+
+    return Demo(tmp_path_factory.mktemp("demo") / "out", "0,1")
+
+
 @pytest.fixture(autouse=True)
 def _threads():
     """Tests use as many threads as OMP_NUM_THREADS says; a change made by one is undone."""

@@ -5,8 +5,6 @@ The demo runs in miniature: the same steps on 22 clips of 32 pixels.
 
 import contextlib
 import csv
-import functools
-import io
 import json
 import os
 import re
@@ -21,6 +19,7 @@ from statistics import mean, stdev
 import numpy as np
 import pytest
 import torch
+from miniature import Demo, miniature, same, unfinished, weights
 
 import egodistill
 from egodistill import EgoDistill, cli, data, synthetic, teachers
@@ -34,16 +33,6 @@ def run(capsys, *command) -> str:
     printed = capsys.readouterr()
     assert code == 0, printed.err
     return printed.out
-
-
-def weights(path) -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=True)["weights"]
-
-
-def same(a: Path, b: Path) -> bool:
-    """Whether two files of a model hold the same weights, bit by bit."""
-    one, two = weights(a), weights(b)
-    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
 # --- A real recording
@@ -261,7 +250,6 @@ def files(tmp_path_factory) -> Path:
         ("predict none.mp4 --checkpoint none.pt --out x.txt", "--out ends in .csv or .json"),
         ("synthesize world --train-acts 1", "train_acts=1"),
         ("demo --out full", "full exists and holds no demo"),
-        ("demo --out new --seeds x", "--seeds takes whole numbers with commas between, such"),
         ("demo --out notes.txt", "notes.txt"),
     ],
 )
@@ -327,9 +315,12 @@ TRAINING = (
     "--precision --device"
 )
 STUDENT = "--num-frames --image-encoder --image-weights --no-imu --imu-vector --init"
+EXPERIMENT = "store --teacher --out --seeds --scale --epochs --batch-size --weights --jobs --device"
 SEGMENTS = "annotations --root --min-instances --split-seed --audio --imu-offsets"
 OPTIONS = {
-    "demo": "--out --seeds --world-seed --teachers --quick --image-weights",
+    "demo": "--out --seeds --world-seed --teachers --quick --image-weights --jobs",
+    "compare": f"{EXPERIMENT} --num-frames --methods --teacher-checkpoint",
+    "ablate": f"{EXPERIMENT} --frame-stores --num-frames",
     "synthesize": "out --seed --train-acts --test-acts --label-noise",
     "segments": f"{SEGMENTS} --classes",
     "check": "VIDEO --root --imu --no-offset --max-offset --out",
@@ -417,137 +408,64 @@ def test_help_names_every_command_and_option_in_100_columns(capsys, monkeypatch)
 # --- The demo in miniature
 
 
-class Narrow(EgoDistill):
-    """The demo's student with a thin fusion network: writing the wide one's 10 million weights and
-    their optimizer after each step is all that a small demo would wait for."""
-
-    def __init__(self, num_classes, *, image_encoder="resnet18", **others):
-        thin = {} if image_encoder == "resnet18" else {"hidden": 16}
-        super().__init__(num_classes, image_encoder=image_encoder, **(thin | others))
-
-
-def miniature(patch, cores: int) -> None:
-    """Make `demo --quick` a matter of seconds. Checkpoints are written after each step."""
-    training = {"epochs": 2, "decay_epochs": (1,), "learning_rate": 1e-3, "batch_size": 8}
-    training |= {"checkpoint_seconds": 0.0}
-    sizes = {
-        # Fewer than 16 frames leave the slow pathway 2, for which the gradients of torch 2.13's bf16
-        # convolutions with a kernel of 3 are garbage on some CPUs (oneDNN reads what nobody wrote).
-        "train_acts": 16, "test_acts": 6, "video_pixels": 32, "pixels": 32, "clip_frames": 16,
-        "teachers": {
-            "slowfast": {
-                "model": "slowfast_8x8_r50", "precision": "bf16",
-                "options": {"width": 8, "beta": 4, "depths": (1, 1, 1, 1)},
-            },
-            "x3d": {
-                "model": "x3d_m", "precision": "fp32",
-                "options": {"width": 4, "depth_factor": 0.5, "feature_dim": 16, "pool": 1},
-            },
-            "motionformer": {
-                "model": "motionformer_16x4", "precision": "bf16",
-                "options": {"width": 16, "depth": 1, "heads": 2, "patch": 16},
-            },
-        },
-        "teacher_training": training, "student_training": training, "pretraining": training,
-    }  # fmt: skip
-    patch(cli, "QUICK", cli.QUICK | sizes)
-    patch(cli, "EgoDistill", Narrow)
-    patch(egodistill, "measure", functools.partial(egodistill.measure, batch_size=2, repeats=1))
-    patch(os, "cpu_count", lambda: cores)
+STAGES = {
+    "teacher": "slowfast-{0}", "start": "start", "stage 1": "stage-1-n1-slowfast-{0}",
+    "EgoDistill": "egodistill-n1-slowfast-{0}",
+    "EgoDistill without": "egodistill-n1-slowfast-{0}-without-nce-without-pretrain_l1",
+    "VisOnly-Distill": "visonly-distill-n1-slowfast-{0}", "VisIMU": "visimu-n1", "VisOnly": "visonly-n1",
+}  # fmt: skip
 
 
-CONTROL = "EgoDistill without stage 1"
-STAGES = (
-    "teacher", "visonly", "visonly-distill", "visimu", "egodistill-without-stage-1", "pretrained", "egodistill",
-)  # fmt: skip
-
-
-class Demo:
-    """What a run of the miniature demo did: what it printed, and each call of a training stage."""
-
-    def __init__(self, out: Path, seeds: str, *options: str) -> None:
-        self.out, self.calls = out, []
-        printed, errors = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch:
-            miniature(patch.setattr, cores=1)
-            for name in ("finetune", "distill", "pretrain_imu"):
-                patch.setattr(egodistill, name, self.spy(name))
-            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
-                code = cli.main(["demo", "--quick", "--out", str(out), "--seeds", seeds, *options])
-        self.printed = printed.getvalue()
-        assert code == 0, errors.getvalue()
-        self.results = json.loads((out / "results.json").read_text())
-
-    def spy(self, name):
-        real = getattr(egodistill, name)
-
-        def stage(model, store, **options):
-            start = {key: value.clone() for key, value in model.state_dict().items()}
-            splits = {clip["split"] for clip in store.clips}
-            self.calls.append((name, model.inputs, start, splits, options))
-            return real(model, store, **options)
-
-        return stage
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> Demo:
-    return Demo(tmp_path_factory.mktemp("demo") / "out", "0,1")
+def file_of(out: Path, stage: str, seed: int) -> Path:
+    return out / f"seed-{seed}" / (STAGES[stage].format(seed) + ".pt")
 
 
 def test_demo_trains_what_the_paper_compares(demo):
     """Stages in order, each on the training clips alone, each from the right start."""
     imu = ("frames", "imu")
     expected = [
-        ("finetune", ("clip",)), ("finetune", imu[:1]), ("distill", imu[:1]), ("finetune", imu),
-        ("distill", imu), ("pretrain_imu", imu), ("distill", imu),
+        ("finetune", ("clip",)), ("finetune", imu[:1]), ("pretrain_imu", imu), ("distill", imu),
+        ("distill", imu), ("distill", imu[:1]), ("finetune", imu), ("finetune", imu[:1]),
     ]  # fmt: skip
     assert [call[:2] for call in demo.calls] == 2 * expected
     for k, (name, _, start, splits, options) in enumerate(demo.calls):
-        seed, stage = divmod(k, len(STAGES))
-        folder = demo.out / f"seed-{seed}"
+        seed, number = divmod(k, len(STAGES))
+        stage = list(STAGES)[number]
         assert splits == {"train"} and options["seed"] == seed
-        assert options["checkpoint"] == folder / f"{STAGES[stage]}.pt.training"
+        assert options["checkpoint"] == Path(f"{file_of(demo.out, stage, seed)}.training")
         assert name == "finetune" or options["teacher"] == f"slowfast-{seed}"
-        origin = {
-            "visimu": "visonly",
-            "egodistill-without-stage-1": "visonly-distill",
-            "pretrained": "visonly-distill",
-            "egodistill": "pretrained",
-        }
-        if origin := origin.get(STAGES[stage]):
-            trained = weights(folder / f"{origin}.pt")
-            whole = origin == "pretrained"
-            keys = [key for key in trained if whole or key.startswith("image_encoder")]
+        if stage not in ("teacher", "start"):
+            origin = "stage 1" if stage == "EgoDistill" else "start"
+            trained = weights(file_of(demo.out, origin, seed))
+            keys = [key for key in trained if origin == "stage 1" or key.startswith("image_encoder")]
             assert keys and all(torch.equal(start[key], trained[key]) for key in keys)
-    assert not same(demo.out / "seed-0" / "egodistill.pt", demo.out / "seed-1" / "egodistill.pt")
+    assert not same(*(file_of(demo.out, "EgoDistill", seed) for seed in (0, 1)))
 
 
 def test_demo_reports_each_model(demo):
     """results.json has its schema, its numbers are those of the files, the table has them all."""
-    assert set(demo.results) == {"models", "settings"}
-    models, settings = demo.results["models"], demo.results["settings"]
-    assert set(models) == {"EgoDistill", CONTROL, "VisOnly-Distill", "VisIMU", "VisOnly", "teacher"}
-    assert settings["seeds"] == [0, 1] and settings["quick"] is True
-    assert settings["train_acts"] == 16 and settings["image_weights"] == "none"
-    both = ["1 frame", "imu"]
-    inputs = {"EgoDistill": both, CONTROL: both, "VisIMU": both, "teacher": ["16 frames"]}
+    rows, about = demo.rows, demo.results["about"]
+    assert set(rows) == set(STAGES) - {"start", "stage 1"}
+    assert about["seeds"] == [0, 1] and about["quick"] is True
+    both = "1 frame + IMU"
+    inputs = {"EgoDistill": both, "EgoDistill without": both, "VisIMU": both, "teacher": "16 frames"}
     test = data.ClipStore(demo.out / "store").split("test")
     table = demo.printed[demo.printed.index("Top-1 (%)") :]
-    for name, row in models.items():
-        assert {"top1", "top1_std", "gmacs", "params", "ms_per_clip", "inputs"} <= set(row)
-        assert row["inputs"] == inputs.get(name, ["1 frame"])
+    for name, row in rows.items():
+        assert row["inputs"] == inputs.get(name, "1 frame")
         load = teachers.Teacher.load if name == "teacher" else EgoDistill.load
-        runs = [load(demo.out / f"seed-{seed}" / f"{name.lower().replace(' ', '-')}.pt") for seed in (0, 1)]
-        top1 = [100 * egodistill.evaluate(model, test, progress=False).top1 for model in runs]
-        assert row["top1_seeds"] == top1
-        assert (row["top1"], row["top1_std"]) == pytest.approx((mean(top1), stdev(top1)))
+        runs = [load(file_of(demo.out, name, seed)) for seed in (0, 1)]
+        found = [egodistill.evaluate(model, test, precision="fp32", progress=False) for model in runs]
+        top1 = [100 * one.top1 for one in found]
+        assert row["top1_seeds"] == pytest.approx(top1)
+        assert (row["top1"], row["deviation"]) == pytest.approx((mean(top1), stdev(top1)))
+        for verb, share in row["per_class"].items():
+            assert share == pytest.approx(100 * mean(one.per_class[verb] for one in found))
         cost = egodistill.measure(runs[0], batch_size=2, repeats=1)
         assert (row["gmacs"], row["params"]) == (cost.gmacs, cost.params) and row["ms_per_clip"] > 0
         cells = [
-            name, " + ".join(row["inputs"]).replace("imu", "IMU"), f"{cost.gmacs:.3f}",
-            f"{cost.params / 1e6:.2f} M", f"{row['ms_per_clip']:.2f}",
-            f"{mean(top1):.1f} ± {stdev(top1):.1f}",
+            name + " stage 1" * ("without" in name), row["inputs"], f"{cost.gmacs:.3f}", f"{cost.params / 1e6:.2f}",
+            f"{row['ms_per_clip']:.2f}", f"{mean(top1):.1f} ± {stdev(top1):.1f}",
         ]  # fmt: skip
         assert re.search(rf"(?m)^{' +'.join(map(re.escape, cells))}$", table), (cells, table)
     assert "deviation of 2 seeds" in table and "its accuracies mean nothing" in table
@@ -559,10 +477,6 @@ def test_demo_reports_each_model(demo):
     assert not unfinished(demo.out)
 
 
-def unfinished(out: Path) -> list[Path]:
-    return [path for end in ("*.part*", "*.training") for path in out.rglob(end)]
-
-
 def test_demo_given_again_redoes_nothing_and_says_the_same(demo):
     ends = ("*.MP4", "*-accl.csv", "*.npy", "*.pt")
     work = [path for end in ends for path in demo.out.rglob(end)]
@@ -571,33 +485,42 @@ def test_demo_given_again_redoes_nothing_and_says_the_same(demo):
     again = Demo(demo.out, "0,1")
     assert again.calls == []
     assert {path: path.stat().st_mtime_ns for path in work} == before
-    assert again.printed.count("(already there)") == 14
-    for name, row in again.results["models"].items():
-        assert row["top1_seeds"] == demo.results["models"][name]["top1_seeds"]
+    for name, row in again.rows.items():
+        assert row["top1_seeds"] == demo.rows[name]["top1_seeds"]
         assert re.search(rf"(?m)^{name} .* ± \d", again.printed)
 
 
 def test_demo_with_more_teachers(demo, capsys):
     """Only the distilled students are trained from another teacher, and from its outputs; a table has them all."""
     more = Demo(demo.out, "0", "--teachers", "all")
-    assert [call[0] for call in more.calls] == 2 * ["finetune", "distill", "pretrain_imu", "distill"]
+    assert [call[0] for call in more.calls] == 2 * ["finetune", "pretrain_imu", "distill", "distill"]
     taught = [options["teacher"] for name, *_, options in more.calls if name != "finetune"]
     assert taught == 3 * ["x3d-0"] + 3 * ["motionformer-0"]
-    models = more.results["teachers"]
-    assert set(models) == {"slowfast", "x3d", "motionformer"} and models["slowfast"] == more.results["models"]
-    assert set(models["x3d"]) == {"teacher", "VisOnly-Distill", "EgoDistill"}
-    folder = demo.out / "seed-0-x3d"
-    teacher, student = teachers.Teacher.load(folder / "teacher.pt"), EgoDistill.load(folder / "egodistill.pt")
+    rates = [options["learning_rate"] for name, *_, options in more.calls if name == "finetune"]
+    assert rates == [0.02, 1e-3]  # each teacher's own
+    narrow = more.calls[4][2]
+    assert narrow["net.blocks.0.mlp.fc1.weight"].std() == pytest.approx(0.6 / 16**0.5, rel=0.2)  # not 0.02
+    folder = demo.out / "seed-0"
+    teacher = teachers.Teacher.load(folder / "x3d-0.pt")
+    students = [EgoDistill.load(folder / f"{name}-n1-x3d-0.pt") for name in ("visonly-distill", "egodistill")]
     assert teacher.clip_spec.seconds == data.CLIP_SECONDS  # not the 2.67 s of the published one
-    assert type(teacher.net) is teachers.X3D and student.feature_dim == teacher.feature_dim == 16
+    assert type(teacher.net) is teachers.X3D and students[1].feature_dim == teacher.feature_dim == 16
     test = data.ClipStore(demo.out / "store").split("test")
-    top1 = [100 * egodistill.evaluate(model, test, progress=False).top1 for model in (teacher, student)]
-    assert [models["x3d"][name]["top1"] for name in ("teacher", "EgoDistill")] == top1
-    only = f"{models['x3d']['VisOnly-Distill']['top1']:.1f}"
-    row = rf"(?m)^x3d +\d\.\d+ +\d\.\d\d M +{top1[0]:.1f} +{only} +{top1[1]:.1f}$"
-    assert re.search(row, more.printed), more.printed
+    found = [egodistill.evaluate(model, test, precision="fp32", progress=False) for model in (teacher, *students)]
+    assert [more.rows[f"{name} x3d"]["top1"] for name in ("teacher", "VisOnly-Distill", "EgoDistill")] == [
+        pytest.approx(100 * one.top1) for one in found
+    ]
+    row = r" +".join(f"{100 * one.top1:.1f}" for one in found)
+    assert re.search(rf"(?m)^x3d +\d\.\d+ +\d\.\d\d +{row}$", more.printed), more.printed
     assert cli.main(["demo", "--quick", "--teachers", "x3d"]) == 1
     assert "begins with slowfast" in capsys.readouterr().err
+
+
+def test_seeds_are_numbers_with_commas(capsys):
+    with pytest.raises(SystemExit):
+        cli.main("demo --out new --seeds 0,x".split())
+    assert "'0,x' is not whole numbers with commas between, such as 0,1,2" in capsys.readouterr().err
+    assert cli.numbers("3,0,3") == [3, 0]  # a seed is not counted twice
 
 
 def test_demo_of_other_settings_is_refused(demo, capsys):
@@ -632,11 +555,12 @@ MOMENTS = {
     "before its note is there": lambda: die_on("os.rename", "/demo.json'", 1),
     "while rendering": die_while_rendering,
     "while decoding": lambda: die_on("subprocess.Popen", "data.py", 2),
-    "in the teacher's second step": lambda: die_on("os.rename", "/teacher.pt.training'", 2),
+    "in the teacher's second step": lambda: die_on("os.rename", "/slowfast-0.pt.training'", 2),
     "between the teacher's features and its logits": lambda: die_on("os.rename", "/slowfast-0.logits.npy'", 1),
-    "with VisOnly saved and its progress not yet removed": lambda: die_on("os.remove", "/visonly.pt.training'", 1),
-    "in stage 1, between two epochs": lambda: die_on("os.rename", "/pretrained.pt.training'", 4),
-    "in the last step of stage 2": lambda: die_on("os.rename", "/egodistill.pt.training'", 6),
+    "with the start saved and its progress not yet removed": lambda: die_on("os.remove", "/start.pt.training'", 1),
+    "in stage 1, between two epochs": lambda: die_on("os.rename", "/stage-1-n1-slowfast-0.pt.training'", 4),
+    "in the last step of stage 2": lambda: die_on("os.rename", "/egodistill-n1-slowfast-0.pt.training'", 6),
+    "with VisOnly trained and not yet judged": lambda: die_on("os.rename", "/visonly-n1.json'", 1),
 }
 
 
@@ -693,14 +617,12 @@ def test_demo_killed_anywhere_ends_with_the_same_bits(demo, killed):
     out, ends = killed
     assert {moment for moment, end in ends.items() if end[0] == signal.SIGKILL} == set(MOMENTS)
     last = Demo(out, "0")
-    # What was finished is not made again.
-    assert [call[0] for call in last.calls] == ["distill"]
-    assert last.printed.count("(already there)") == 6
+    assert last.calls == []  # What was finished is not made again.
     for stage in STAGES:
-        assert same(out / "seed-0" / f"{stage}.pt", demo.out / "seed-0" / f"{stage}.pt"), stage
-    for name, row in last.results["models"].items():
-        assert row["top1_seeds"] == demo.results["models"][name]["top1_seeds"][:1]
-        assert row["top1_std"] is None
+        assert same(file_of(out, stage, 0), file_of(demo.out, stage, 0)), stage
+    for name, row in last.rows.items():
+        assert row["top1_seeds"] == demo.rows[name]["top1_seeds"][:1]
+        assert row["deviation"] is None
     assert not unfinished(out)
 
 
@@ -721,7 +643,7 @@ def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
 
     monkeypatch.setattr(egodistill, "distill", distill)
     command = ["distill", str(demo.out / "store"), "--teacher", "slowfast-0"]
-    command += ["--init", str(demo.out / "seed-0" / "pretrained.pt"), "--out", str(tmp_path / "s.pt")]
+    command += ["--init", str(file_of(demo.out, "stage 1", 0)), "--out", str(tmp_path / "s.pt")]
     assert cli.main(command) == 0
     # What is not given is the paper's for EPIC-KITCHENS.
     paper = {"alpha": 0.95, "beta": 1.0, "batch_size": 64, "learning_rate": 1e-4}

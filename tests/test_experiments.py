@@ -1,0 +1,345 @@
+"""The paper's experiments: what each run is made of, what is done again and what is not, tables and figure."""
+
+import contextlib
+import csv
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from egodistill.experiments import ABLATIONS, STAGE_1, Bench, OtherFrames, Run
+from miniature import SCALE, miniature, same, unfinished
+
+import egodistill
+from egodistill import EgoDistill, baselines, cli, data, experiments, teachers
+
+
+def bench_of(demo, out=None, **options) -> Bench:
+    return Bench(str(demo.out / "store"), str(out or demo.out), SCALE, progress=False, **options)
+
+
+# --- What a run is
+
+
+def test_runs_have_names_of_their_own():
+    every = [
+        Run("teacher", teacher="x-{seed}"), Run("start"), Run("VisOnly"), Run("VisOnly", frames=2), Run("VisOnly", 1),
+        *(Run("EgoDistill", teacher="x-{seed}", lacking=lacking) for lacking in ABLATIONS.values()),
+        Run("EgoDistill", teacher="y"), Run("EgoDistill", teacher="x-{seed}", sampling="first"),
+        Run("stage 1", teacher="x-{seed}"), *(Run(method) for method in experiments.RIVALS),
+    ]  # fmt: skip
+    names = [run.name for run in every]
+    assert len(set(names)) == len(names)
+    assert Run("EgoDistill", 3, 4, "x-{seed}").name == "seed-3/egodistill-n4-x-3"
+    assert Run("STTS T0.5-S0.7").name == "seed-0/stts-t0.5-s0.7-n1"  # no blanks, nothing that climbs out
+
+
+def test_each_loss_is_left_out_by_name(tmp_path):
+    bench = Bench("store", str(tmp_path), experiments.EPIC_KITCHENS)
+    paper = {"alpha": 0.95, "beta": 1.0, "tau": 1.0}
+    changed = {"kd": {"alpha": 0.0}, "gt": {"alpha": 1.0}, "l1": {"beta": 0.0}, "nce": {}}
+    for loss, change in changed.items():
+        fit, settings = bench.recipe(Run("EgoDistill", teacher="t", lacking=(loss,)))
+        assert fit is egodistill.distill and settings["teacher"] == "t"
+        assert {name: settings[name] for name in paper} == paper | change
+    for loss, wanted in (("nce", (0.0, 1.0)), ("pretrain_l1", (1.0, 0.0)), ("kd", (1.0, 1.0))):
+        run = experiments.stage_1(Run("EgoDistill", teacher="t", lacking=(loss,)))
+        fit, settings = bench.recipe(run)
+        assert fit is egodistill.pretrain_imu and (settings["nce_weight"], settings["l1_weight"]) == wanted
+        assert run.name == Run("stage 1", teacher="t", lacking=() if loss == "kd" else (loss,)).name
+    assert {bench.recipe(Run(method))[0] for method in ("VisOnly", "VisIMU", "AdaFuse")} == {egodistill.finetune}
+    assert bench.recipe(Run("ListenToLook", teacher="t"))[0] is egodistill.distill
+    ego4d = replace(bench, scale=experiments.EGO4D).recipe(Run("EgoDistill", teacher="t"))[1]
+    assert (ego4d["tau"], ego4d["epochs"], ego4d["decay_epochs"]) == (10.0, 150, (90, 120))
+
+
+def test_image_networks_see_every_clip_as_often(tmp_path):
+    """Without ImageNet's weights students start from one that was trained, so the others train twice as long."""
+    for scale, factor in ((experiments.SMALL, 2), (experiments.EPIC_KITCHENS, 1)):
+        bench = Bench("store", str(tmp_path), scale)
+        epochs = scale["training"]["epochs"]
+        for run in (Run("VisOnly"), Run("EgoDistill", teacher="t", lacking=STAGE_1)):
+            assert bench.recipe(run)[1]["epochs"] == epochs
+            assert bench.needs(run) == [Run("start")] * (factor - 1)
+        for run in (Run("AdaFuse"), Run("ListenToLook", teacher="t"), Run("STTS full")):
+            assert bench.recipe(run)[1]["epochs"] == factor * epochs and bench.needs(run) == []
+        assert bench.recipe(Run("start"))[1]["epochs"] == epochs
+        pretrained = Run("EgoDistill", teacher="t")
+        assert bench.needs(pretrained) == [replace(pretrained, method="stage 1")]
+
+
+def test_variants_of_stts_that_are_one_at_this_size_are_one_run(demo):
+    bench = bench_of(demo)
+    methods = [run.method for run in experiments.comparison(bench, teacher="t", seeds=(0,))]
+    assert methods.count("EgoDistill") == 3 and methods.count("AdaFuse") == 1
+    assert [method for method in methods if method in experiments.STTS] == ["STTS T0.5-S0.7", "STTS full"]
+    large = replace(bench, scale=SCALE)
+    store = data.ClipStore(bench.store)
+    kept = {}
+    for size in (64, 224):
+        store.settings["frame_size"] = size
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(data, "ClipStore", lambda path: store)
+            kept[size] = [experiments.kept_tokens(large, method, 4) for method in experiments.STTS]
+    assert kept[64] == [(1, 3), (1, 3), (2, 0)] and kept[224] == [(1, 12), (1, 13), (2, 0)]
+    with pytest.raises(ValueError, match="no method 'Ego'"):
+        experiments.comparison(bench, teacher="t", methods=["Ego"])
+
+
+def test_adafuse_is_pressed_to_save_as_hard_at_any_size():
+    """The weighted cost of computing everything, at the start of training, is that of the released one."""
+    options = {"weights": None, "num_frames": 4, "frame_size": 64}
+    small = experiments.build_adafuse(8, options | {"width": 16, "depths": (1, 1, 1, 1)})
+    assert small.efficiency_weight * small.frame_macs / 1e9 == pytest.approx(0.125 * 4.147)
+    with torch.device("meta"):
+        released = experiments.build_adafuse(62, options | {"frame_size": 224})
+    assert released.efficiency_weight == 0.125
+
+
+# --- Commands, on the store and the runs of the demo
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """`--scale small` is the miniature's."""
+    miniature(monkeypatch.setattr, cores=1)
+    monkeypatch.setitem(cli.SCALES, "small", SCALE)
+
+
+@pytest.fixture(scope="module")
+def compared(demo):
+    """`compare` in the demo's folder: what it printed, and which files were there before."""
+    before = {path: path.stat().st_mtime_ns for path in demo.out.rglob("seed-*/*")}
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        miniature(patch.setattr, cores=1)
+        patch.setitem(cli.SCALES, "small", SCALE)
+        assert cli.main(COMPARE.format(demo.out).split()) == 0
+    return printed.getvalue(), before
+
+
+COMPARE = (
+    "compare {0}/store --teacher slowfast-{{seed}} --out {0} --scale small --seeds 0,1 --num-frames 1 2 "
+    "--methods VisOnly-Distill EgoDistill ListenToLook AdaFuse "
+    "--teacher-checkpoint {0}/seed-{{seed}}/slowfast-{{seed}}.pt"
+)
+
+
+def test_compare_takes_what_the_demo_has_trained(demo, compared):
+    printed, before = compared
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    made = {f"{path.parent.name}/{path.stem}" for path in demo.out.rglob("seed-*/*.pt") if path not in before}
+    wanted = {
+        f"seed-{seed}/{name.format(seed)}"
+        for seed in (0, 1)
+        for name in (
+            "visonly-distill-n2-slowfast-{0}", "stage-1-n2-slowfast-{0}", "egodistill-n2-slowfast-{0}",
+            "listentolook-n1-slowfast-{0}", "listentolook-n2-slowfast-{0}", "adafuse-n2",
+        )
+    }  # fmt: skip
+    assert made == wanted
+    assert f"[12/12] {max(wanted)}" in printed or printed.count("/12] ") == 12
+    assert not unfinished(demo.out)
+
+
+def test_compare_writes_what_it_prints(demo, compared):
+    printed, _ = compared
+    content = json.loads((demo.out / "compare.json").read_text())
+    rows = {(row["method"], row["frames"]): row for row in content["rows"]}
+    assert set(rows) == {
+        ("teacher", 1), *((name, n) for name in ("VisOnly-Distill", "EgoDistill", "ListenToLook") for n in (1, 2)),
+        ("AdaFuse", 2),
+    }  # fmt: skip
+    test = data.ClipStore(demo.out / "store").split("test")
+    for (method, _frames), row in rows.items():
+        run = Run(**row["run"] | {"lacking": tuple(row["run"]["lacking"])})
+        models = [experiments.load(demo.out / (replace(run, seed=seed).name + ".pt")) for seed in (0, 1)]
+        top1 = [100 * egodistill.evaluate(model, test, precision="fp32", progress=False).top1 for model in models]
+        assert row["top1_seeds"] == pytest.approx(top1), method
+        assert row["top1"] == pytest.approx(np.mean(top1)) and row["deviation"] == pytest.approx(np.std(top1, ddof=1))
+        if method != "AdaFuse":
+            assert row["gmacs"] == pytest.approx(egodistill.count_macs(models[0], torch.device("cpu")) / 1e9)
+        assert row["params"] == sum(p.numel() for p in models[0].parameters()) and row["ms_per_clip"] > 0
+        cells = [method, row["inputs"], f"{row['gmacs']:.3f}", f"{row['params'] / 1e6:.2f}"]
+        assert any(line.split("  ")[0] == method and all(c in line for c in cells) for line in printed.splitlines())
+    assert rows["ListenToLook", 1]["inputs"] == "1 frame + sound" and rows["AdaFuse", 2]["inputs"] == "2 frames"
+    assert rows["teacher", 1]["inputs"] == "16 frames"
+    with open(demo.out / "compare.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == len(rows)
+    for line in lines[1:]:
+        row = rows[line["method"], int(line["frames"])]
+        assert float(line["top1"]) == row["top1"] and float(line["gmacs"]) == row["gmacs"]
+        assert int(line["params"]) == row["params"]
+    assert (demo.out / "compare.png").read_bytes()[:4] == b"\x89PNG"
+    assert "<svg" in (demo.out / "compare.svg").read_text()
+
+
+def test_adafuse_costs_what_its_decisions_need(demo, compared):
+    model = baselines.Baseline.load(demo.out / "seed-0" / "adafuse-n2.pt")
+    test = data.ClipStore(demo.out / "store").split("test")
+    each = []
+    for k in range(len(test)):
+        model(torch.from_numpy(test.read("frames_2", [k])))
+        each.append(model.gflops().upb)
+    found = json.loads((demo.out / "seed-0" / "adafuse-n2.json").read_text())["gmacs"]
+    assert found == pytest.approx(np.mean(each), rel=1e-5) and found < model.gflops().dense
+
+
+def test_compare_given_again_trains_nothing(demo, compared, small, monkeypatch, capsys):
+    for name in ("finetune", "distill", "pretrain_imu"):
+        monkeypatch.setattr(egodistill, name, lambda *_, **__: pytest.fail("trained again"))
+    # One whose judgement is missing (killed in between) is judged and not trained again.
+    judged = demo.out / "seed-1" / "adafuse-n2.json"
+    before = json.loads(judged.read_text())
+    judged.unlink()
+    assert cli.main(COMPARE.format(demo.out).split()) == 0
+    assert "[1/1] seed-1/adafuse-n2" in capsys.readouterr().out
+    assert json.loads(judged.read_text())["top1"] == before["top1"]
+
+
+def test_teacher_is_judged_by_what_lies_in_the_store(demo):
+    row = experiments.teacher_row(bench_of(demo), "slowfast-{seed}", [0, 1])
+    test = data.ClipStore(demo.out / "store").split("test")
+    for seed in (0, 1):
+        teacher = teachers.Teacher.load(demo.out / f"seed-{seed}" / f"slowfast-{seed}.pt")
+        assert row.top1_seeds[seed] == pytest.approx(100 * egodistill.evaluate(teacher, test, progress=False).top1)
+    assert row.gmacs is None and row.params is None  # nobody said which network it is
+    one = experiments.teacher_row(bench_of(demo), "slowfast-1", [0, 1])  # without {seed} the same for all
+    assert one.top1_seeds == row.top1_seeds[1:] and one.deviation is None
+
+
+def test_ablate_makes_tables_1_and_4(demo, small, tmp_path, capsys):
+    others = []
+    for rule in ("first", "last"):
+        options = ["--sampling", rule, "--num-frames", "2", "--frame-size", "32", "--workers", "1"]
+        table, others = demo.out / "world" / "EPIC_100_train.csv", [*others, str(tmp_path / rule)]
+        assert cli.main(["prepare", str(table), "--out", others[-1], *options]) == 0
+    command = f"ablate {demo.out}/store --teacher slowfast-{{seed}} --out {demo.out} --scale small --seeds 0"
+    assert cli.main([*command.split(), "--frame-stores", *others, "--num-frames", "2"]) == 0
+    printed = capsys.readouterr().out
+    rows = json.loads((demo.out / "ablate.json").read_text())["rows"]
+    assert [row["run"]["lacking"] for row in rows[1:8]] == [list(part) for part in list(ABLATIONS.values())[1:]]
+    assert rows[0]["method"] == "VisIMU"
+    assert [row["run"]["sampling"] for row in rows[8:]] == ["uniform", "first", "last"]
+    assert all(row["gmacs"] is None for row in rows)  # they are all of one size
+    for name, row in zip(ABLATIONS, rows[:8], strict=True):
+        assert f"{name}  " in printed and any(
+            line.startswith(name) and line.endswith(f" {row['top1']:.1f}") for line in printed.splitlines()
+        )
+    folder = demo.out / "seed-0"
+    pairs = [("egodistill-n1-slowfast-0", f"egodistill-n1-slowfast-0-without-{loss}") for loss in ("kd", "l1", "gt")]
+    pairs += [("stage-1-n1-slowfast-0", f"stage-1-n1-slowfast-0-without-{loss}") for loss in STAGE_1]
+    pairs += [("egodistill-n2-slowfast-0-first", "egodistill-n2-slowfast-0-last")]
+    assert not any(same(folder / f"{one}.pt", folder / f"{other}.pt") for one, other in pairs)
+
+
+def test_other_frames_come_from_the_other_store_alone(demo, tmp_path):
+    segments = data.read_epic_kitchens(demo.out / "world" / "EPIC_100_train.csv", demo.out / "world")
+    first = data.prepare(segments, tmp_path / "first", num_frames=(4,), frame_size=32, sampling="first", workers=1)
+    store = data.ClipStore(demo.out / "store")
+    both, rows = OtherFrames(store.split("test"), first.split("test")), np.arange(3)
+    assert np.array_equal(both.read("frames_4", rows), first.split("test").read("frames_4", rows))
+    assert np.array_equal(both.read("imu", rows), store.split("test").read("imu", rows))
+    assert len(both) == 6 and both.class_names == store.class_names and "slowfast-0.logits" in both.names
+    with pytest.raises(ValueError, match="hold other clips"):
+        OtherFrames(store.split("test"), first.split("train"))
+    bench = bench_of(demo, frames={"first": str(tmp_path / "first")})
+    run = Run("EgoDistill", frames=4, teacher="slowfast-{seed}", sampling="first")
+    train, test = bench.splits(run)
+    assert np.array_equal(test.read("frames_4", rows), both.read("frames_4", rows)) and len(train) == 16
+    with pytest.raises(ValueError, match="prepare --sampling"):
+        bench.splits(replace(run, sampling="last"))
+
+
+def test_runs_in_processes_give_the_same(demo, compared, tmp_path, capsys):
+    """Two at a time, in processes of their own: the same weights, bit by bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # one each, as many as the in-process runs have
+    runs = [Run("AdaFuse", frames=2), Run("ListenToLook", teacher="slowfast-{seed}")]
+    try:
+        bench_of(demo, tmp_path).perform(runs, jobs=2)
+    finally:
+        torch.set_num_threads(threads)
+    assert capsys.readouterr().out.count("/2] seed-0/") == 2
+    for run in runs:
+        found = json.loads((tmp_path / f"{run.name}.json").read_text())
+        assert found["top1"] == json.loads((demo.out / f"{run.name}.json").read_text())["top1"]
+        if threads == 1:
+            assert same(tmp_path / f"{run.name}.pt", demo.out / f"{run.name}.pt")
+    assert not unfinished(tmp_path)
+
+
+def test_a_failure_ends_the_other_processes(demo, tmp_path):
+    runs = [Run("ListenToLook", teacher="nobody"), Run("AdaFuse", frames=2)]
+    with pytest.raises(ValueError, match="nobody"):
+        bench_of(demo, tmp_path).perform(runs, jobs=2)
+
+
+# --- Errors
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--scale epic", "holds runs of another scale"),
+        ("--epochs 3", "holds runs of another scale"),
+        ("--methods EgoDistill Ego", "no method 'Ego'"),
+        ("--weights AdaFuses=x.pth", "--weights names students, AdaFuse, STTS or ListenToLook; got 'AdaFuses'"),
+        ("--teacher nobody --methods EgoDistill --out {new}", "has no array 'nobody.feature'"),
+        ("--num-frames 3 --methods VisOnly --out {new}", "prepare(..., num_frames=3)"),
+    ],
+)
+def test_errors_of_compare_name_the_way_out(demo, small, tmp_path, capsys, options, says):
+    command = f"compare {demo.out}/store --teacher slowfast-{{seed}} --out {demo.out} --scale small --seeds 0"
+    assert cli.main([*command.split(), *options.format(new=tmp_path / "new").split()]) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_weights_and_epochs_reach_the_bench():
+    command = "compare s --teacher t --out o --epochs 7 --batch-size 5 --weights students=r18.pth STTS=None"
+    with pytest.MonkeyPatch.context() as patch:
+        given = []
+        patch.setattr(cli, "run_compare", given.append)
+        assert cli.main(command.split()) == 0
+    scale = cli.bench_of(given[0], {}).scale
+    assert scale["students"]["image_weights"] == "r18.pth" and scale["STTS"]["weights"] is None
+    assert scale["AdaFuse"]["weights"] == "imagenet"  # the paper's, where nothing else is said
+    for stage in ("training", "pretraining"):
+        assert (scale[stage]["epochs"], scale[stage]["batch_size"]) == (7, 5)
+    assert experiments.EPIC_KITCHENS["training"]["epochs"] == 50  # untouched
+
+
+# --- The figure
+
+
+def test_figure_has_a_line_for_each_method(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    monkeypatch.setattr(egodistill, "whole", contextlib.nullcontext)
+    methods = [("EgoDistill", n) for n in (4, 1, 2)] + [("STTS full", 4), ("STTS T0.5-S0.7", 4), ("VisOnly", 1)]
+    table = [
+        experiments.Row(name, n, "", 50.0 + n, 1.0, [], 0.1 * n * len(name), 1, 1.0, {}, Run(name, frames=n))
+        for name, n in methods
+    ]
+    unknown = table[-1]._replace(method="teacher", gmacs=None)  # its cost is not known: no point
+    files = experiments.draw([*table, unknown], tmp_path / "figure", "A title")
+    assert [file.name for file in files] == ["figure.png", "figure.svg"]
+    axes = drawn[0].axes[0]
+    lines = {one.get_label(): one for one in axes.containers}
+    assert set(lines) == {"EgoDistill", "STTS", "VisOnly"}
+    x, y = lines["EgoDistill"].lines[0].get_data()
+    assert list(x) == sorted(x) and list(y) == [51.0, 52.0, 54.0]
+    assert axes.get_xscale() == "log" and "GMACs" in axes.get_xlabel() and "%" in axes.get_ylabel()
+    assert {text.get_text() for text in axes.texts} == {"N = 1", "N = 2", "N = 4"}
+
+
+def test_load_knows_all_kinds_of_files(demo, compared):
+    folder = demo.out / "seed-0"
+    kinds = {"slowfast-0": teachers.Teacher, "visonly-n1": EgoDistill, "adafuse-n2": baselines.AdaFuse}
+    for name, kind in kinds.items():
+        assert type(experiments.load(folder / f"{name}.pt")) is kind
