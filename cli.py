@@ -26,7 +26,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +72,13 @@ SHARED = ("finetune", "extract", "pretrain", "distill")  # Under torchrun the fi
 
 
 def fails_first() -> bool:
-    """Whether no other process of this run has failed before: an error of one ends all, and is told once."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "MASTER_ADDR" not in os.environ:
+    """Whether no other process of this run, on this machine, has failed before: what ends one ends all, and is told
+    once. Of several machines each process tells it."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "MASTER_ADDR" not in os.environ or not egodistill.on_one_machine():
         return True
     try:
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = distributed.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=5))
-        return store.add(f"egodistill failed {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", 1) == 1
-    except (KeyError, RuntimeError):  # Without torchrun the first process keeps the store, and is gone.
+        return egodistill.torchrun_store().add("failed", 1) == 1
+    except RuntimeError:  # Without torchrun's own, the first process keeps the store, and is gone.
         return True
 
 

@@ -647,7 +647,6 @@ def train(
         del about[key]
     about = json.loads(json.dumps(about))
     path = Path(settings.checkpoint) if settings.checkpoint is not None else None
-    kept = f" The last checkpoint, {path}, is kept." if path is not None else ""
     content: dict[str, Any] = {"about": about}
     if path is not None and is_first() and path.exists():
         content = read_checkpoint(path, TRAINING_FORMAT)
@@ -663,11 +662,14 @@ def train(
         state = content["state"]
     copy_from_first(model)
 
+    def kept() -> str:
+        return f" The last checkpoint, {path}, is kept." if path is not None and path.exists() else ""
+
     def save() -> None:
         if not all(bool(parameter.isfinite().all()) for parameter in trained):
             raise EgoDistillError(
                 f"{what['stage']}: weights are no longer finite in epoch {state['epoch']}, step {state['step']}. "
-                f"Lower the learning rate.{kept}"
+                f"Lower the learning rate.{kept()}"
             )
         if path is not None and is_first():
             content = {
@@ -708,7 +710,7 @@ def train(
                 if not math.isfinite(values["loss"]):
                     raise EgoDistillError(
                         f"{what['stage']}: the loss is {values['loss']} in epoch {epoch}, step {state['step']} (clips "
-                        f"{clip_ids(store, rows)}). Lower the learning rate, or look at these clips' inputs.{kept}"
+                        f"{clip_ids(store, rows)}). Lower the learning rate, or look at these clips' inputs.{kept()}"
                     )
                 optimizer.zero_grad(set_to_none=True)
                 (share.weight * losses["loss"]).backward()
@@ -863,7 +865,24 @@ def join(device: torch.device) -> None:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        meeting: dict[str, Any] = {}
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and on_one_machine():
+            rank, processes = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
+            meeting = {"store": torchrun_store(), "rank": rank, "world_size": processes}
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE, **meeting)
+
+
+def on_one_machine() -> bool:
+    return os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+
+
+def torchrun_store() -> distributed.Store:
+    """Where processes of one machine meet. torchrun keeps it over restarts, with the addresses of processes that have
+    died (pytorch issue 135712), at which the new ones would wait for each other: so each attempt has its own part."""
+    store = distributed.TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=PATIENCE
+    )
+    return distributed.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 
 def members() -> tuple[int, int]:
