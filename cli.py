@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed, nn
 
 import egodistill
 from egodistill import EgoDistill, Training, data, experiments, recordings, synthetic, teachers
@@ -48,15 +49,37 @@ def main(argv: list[str] | None = None) -> int:
     ):  # fmt: skip
         add(commands)
     arguments = parser.parse_args(argv)
+    if arguments.command not in SHARED and "MASTER_ADDR" in os.environ:
+        if int(os.environ.get("RANK", 0)):
+            return 0
+        os.environ["WORLD_SIZE"] = "1"  # Nobody is there to be met.
     try:
         arguments.run(arguments)
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
     except (ValueError, OSError) as error:
-        print(f"\negodistill {arguments.command}: {error}", file=sys.stderr)
+        if fails_first():
+            print(f"\negodistill {arguments.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        if fails_first():
+            print("\ninterrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
         return 130
     return 0
+
+
+SHARED = ("finetune", "extract", "pretrain", "distill")  # Under torchrun the first process does the others alone.
+
+
+def fails_first() -> bool:
+    """Whether no other process of this run, on this machine, has failed before: what ends one ends all, and is told
+    once. Of several machines each process tells it."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "MASTER_ADDR" not in os.environ or not egodistill.on_one_machine():
+        return True
+    try:
+        return egodistill.torchrun_store().add("failed", 1) == 1
+    except RuntimeError:  # Without torchrun's own, the first process keeps the store, and is gone.
+        return True
 
 
 def command(commands: Any, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
@@ -94,6 +117,8 @@ def training_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
         elif field.name in ("precision", "schedule"):
             choices = {"precision": ("fp32", "bf16"), "schedule": ("step", "cosine")}[field.name]
             group.add_argument(name, choices=choices, default=default, help="default: %(default)s")
+        elif field.name == "sync_batch_norm":
+            group.add_argument(name, action="store_true", help="under torchrun on GPUs: batch norm over all processes")
     device_option(group)
 
 
@@ -119,6 +144,18 @@ def training_of(arguments: argparse.Namespace) -> dict[str, Any]:
     given = {field.name: getattr(arguments, field.name) for field in fields(Training) if hasattr(arguments, field.name)}
     given["decay_epochs"] = tuple(given["decay_epochs"])
     return given | {"checkpoint": experiments.training_file(arguments.out)}
+
+
+def keep(model: nn.Module, out: str, result: str) -> None:
+    """Write the trained model and say what came out, in one process of those that trained it."""
+    if egodistill.is_first():
+        model.save(out)
+        say(f"{out}: {result}")
+
+
+def outcome(history: egodistill.History) -> str:
+    last = history[-1]
+    return f"loss {last['loss']:.3f}, top-1 on its training clips {100 * last['top1']:.1f} %"
 
 
 def student_options(parser: argparse.ArgumentParser) -> None:
@@ -444,8 +481,7 @@ def run_finetune(a: argparse.Namespace) -> None:
             raise ValueError(f"{type(teacher.net).__name__} has no gradient checkpointing; MotionFormer and MViT have")
         teacher.net.gradient_checkpointing = True
     history = egodistill.finetune(teacher, store, **training_of(a))
-    teacher.save(a.out)
-    say(f"{a.out}: loss {history[-1]['loss']:.3f}, top-1 on its training clips {100 * history[-1]['top1']:.1f} %")
+    keep(teacher, a.out, outcome(history))
 
 
 def add_extract(commands: Any) -> None:
@@ -479,9 +515,9 @@ def run_pretrain(a: argparse.Namespace) -> None:
     store = open_split(a.store, a.split)
     model = student_of(a, store, a.teacher)
     history = egodistill.pretrain_imu(model, store, teacher=a.teacher, **training_of(a))
-    model.save(a.out)
     last = history[-1]
-    say(f"{a.out}: loss {last['loss']:.3f}, own IMU found in its batch {100 * last['matching']:.1f} % of the time")
+    matching = f"own IMU found in its batch {100 * last['matching']:.1f} % of the time"
+    keep(model, a.out, f"loss {last['loss']:.3f}, {matching}")
 
 
 def add_distill(commands: Any) -> None:
@@ -510,8 +546,7 @@ def run_distill(a: argparse.Namespace) -> None:
         tau_squared=a.tau_squared,
         **training_of(a),
     )
-    model.save(a.out)
-    say(f"{a.out}: loss {history[-1]['loss']:.3f}, top-1 on its training clips {100 * history[-1]['top1']:.1f} %")
+    keep(model, a.out, outcome(history))
 
 
 def add_evaluate(commands: Any) -> None:

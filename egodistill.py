@@ -25,20 +25,23 @@ face. So any of them goes through the same loop, and this file needs no other fi
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
@@ -53,6 +56,7 @@ __all__ = [
     "Cost",
     "EgoDistill",
     "EgoDistillError",
+    "EgoDistillOSError",
     "Evaluation",
     "IMUEncoder",
     "IMUPredictor",
@@ -79,6 +83,10 @@ EPIC_KITCHENS: dict[str, Any] = {"tau": 1.0, "epochs": 50, "decay_epochs": (30, 
 
 class EgoDistillError(ValueError):
     """Something given does not fit; the message says what, where, and what would."""
+
+
+class EgoDistillOSError(EgoDistillError, OSError):
+    """The world around does not go along: a file cannot be written, a process of the training is gone."""
 
 
 class Output(NamedTuple):
@@ -388,6 +396,7 @@ class Training:
     checkpoint: str | os.PathLike | None = None  # File to resume from and to write while training.
     checkpoint_seconds: float = 300.0  # How often to write it within an epoch; it is always written after each.
     progress: bool = True
+    sync_batch_norm: bool = False  # Several processes, GPUs only: batch norm over the whole batch.
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
@@ -410,6 +419,23 @@ class Training:
 History = list[dict[str, float]]
 
 
+def ends_together(stage: Callable[..., History]) -> Callable[..., History]:
+    """An error in one process of a training ends it in all: its closed connections wake those that wait for it."""
+
+    @functools.wraps(stage)
+    def run(*arguments: Any, **options: Any) -> History:
+        try:
+            return stage(*arguments, **options)
+        except BaseException:
+            # NCCL would wait for the others here; there the end of this process, and torchrun, end the rest.
+            if members()[1] > 1 and distributed.get_backend() == "gloo":
+                distributed.destroy_process_group()
+            raise
+
+    return run
+
+
+@ends_together
 def finetune(model: nn.Module, store: Any, **training: Any) -> History:
     """Train any model, teacher or student, on labels alone: L_ACT (equation 1). VisOnly and VisIMU are trained so.
 
@@ -420,7 +446,7 @@ def finetune(model: nn.Module, store: Any, **training: Any) -> History:
     names = arrays_of(model, store)
     need_labels(store)
 
-    def step(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def step(batch: dict[str, Tensor], share: Share) -> dict[str, Tensor]:
         output = model(*(batch[name] for name in names))
         extra = own_losses(model, output, batch)
         return {
@@ -432,6 +458,7 @@ def finetune(model: nn.Module, store: Any, **training: Any) -> History:
     return train(model, store, names, step, settings, {"stage": "finetune"})
 
 
+@ends_together
 def pretrain_imu(
     model: EgoDistill,
     store: Any,
@@ -452,7 +479,7 @@ def pretrain_imu(
     makes it collapse, as the paper's footnote says), so the features of all frames are computed once and kept in
     memory: (N + 2) x 512 numbers a clip. A GRU, whose start is random, is trained along. h is not part of the
     student; give your own `predictor` to keep it. History: loss, nce, l1, matching (the share of clips whose predicted
-    IMU feature is nearest to the clip's own in its batch).
+    IMU feature is nearest to the clip's own in its batch). Under torchrun the clips of all processes are negatives.
     """
     settings = Training(**training)
     if "imu" not in model.inputs:
@@ -466,17 +493,19 @@ def pretrain_imu(
             torch.manual_seed(settings.seed)
             predictor = IMUPredictor(model.image_dim, model.imu_dim)
     device = pick_device(settings.device)
+    join(device)
     features = frozen_features(model, store, names[0], settings)
     targets = [f"{teacher}.feature"] if l1_weight else []
     for target in targets:
         need(store, target, f"teachers.extract() with the teacher {teacher!r}")
 
-    def step(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def step(batch: dict[str, Tensor], share: Share) -> dict[str, Tensor]:
         frames = features[batch["row"]].to(device)
         actual = model.encode_imu(batch["imu"])
         predicted = predictor(frames[:, 0], frames[:, -1])
-        nce = contrastive_loss(predicted, actual, nce_tau, symmetric=symmetric)
-        nearest = (F.normalize(predicted.float(), dim=1) @ F.normalize(actual.float(), dim=1).T).argmax(1)
+        queries, keys = share.gather(predicted), share.gather(actual)
+        nce = contrastive_loss(queries, keys, nce_tau, symmetric=symmetric)
+        nearest = (F.normalize(queries.float(), dim=1) @ F.normalize(keys.float(), dim=1).T).argmax(1)
         losses = {"loss": nce_weight * nce, "nce": nce}
         if l1_weight:
             feature = model.fuse(model.aggregate(frames[:, 1:-1]), actual).feature
@@ -505,17 +534,21 @@ def frozen_features(model: EgoDistill, store: Any, frames: str, settings: Traini
     """Image features of each clip's first frame, its N frames and its last frame: float32 [clips, N + 2, d]."""
     device = pick_device(settings.device)
     model.to(device).image_encoder.eval()
-    bar = Progress("image features", len(store), show=settings.progress)
-    found = []
-    for batch, _ in read_ahead(store, [frames, "ends"], torch.arange(len(store)), settings.batch_size, device):
+    bar = Progress("image features", len(store), show=settings.progress and is_first())
+    rows, size, found = torch.arange(len(store)), settings.batch_size, []
+    for part, (batch, _) in zip(
+        rows.split(size), read_ahead(store, [frames, "ends"], rows, size, device, own_rows), strict=True
+    ):
         stack = torch.cat([batch["ends"][:, :1], batch[frames], batch["ends"][:, 1:]], dim=1)
         with autocast(device, settings.precision):
-            found.append(model.encode_frames(stack, stack.shape[1]).float().cpu())
-        bar.step(len(stack))
+            features = model.encode_frames(stack, stack.shape[1]).float()
+        found.append(Share.of(len(part)).gather(features).cpu())
+        bar.step(len(part))
     bar.close()
     return torch.cat(found)
 
 
+@ends_together
 def distill(
     model: nn.Module,
     store: Any,
@@ -540,7 +573,7 @@ def distill(
     for target in targets:
         need(store, target, f"teachers.extract() with the teacher {teacher!r}")
 
-    def step(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def step(batch: dict[str, Tensor], share: Share) -> dict[str, Tensor]:
         feature, logits = output = model(*(batch[name] for name in names))
         wanted_feature, wanted_logits = (batch[target] for target in targets)
         if feature.shape != wanted_feature.shape:
@@ -572,24 +605,36 @@ def train(
     model: nn.Module,
     store: Any,
     names: list[str],
-    step: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    step: Callable[[dict[str, Tensor], Share], dict[str, Tensor]],
     settings: Training,
     what: dict[str, Any],
 ) -> History:
-    """The loop of all stages: AdamW over shuffled batches, `step(batch)` gives the loss and what else to report.
+    """The loop of all stages: AdamW over shuffled batches, `step(batch, share)` gives the loss and what else to report.
 
-    A batch holds the arrays `names` of the store, "label" and "row". With `settings.checkpoint`, a run that was
-    killed and is started again with the same arguments goes on from the last step that was saved, and ends with the
-    same weights as an undisturbed one (bit by bit on CPU); a finished one is loaded. The history is also written
-    beside the checkpoint, a JSON line an epoch.
+    A batch holds the arrays `names` of the store, "label" and "row"; what `step` gives are means over it.
+
+    With `settings.checkpoint`, a run that was killed and is started again with the same arguments goes on from the last
+    step that was saved, and ends with the same weights as an undisturbed one (bit by bit on CPU); a finished one is
+    loaded. The history is also written beside the checkpoint, a JSON line an epoch.
+
+    Under torchrun, each of K processes takes its share of every batch, and they sum their gradients: what one process
+    with that batch gives. So a run may go on with another K. Batch norm in training is the exception: it sees
+    the clips of its process alone (unless `sync_batch_norm`), and its running statistics become, after each step,
+    their mean over the processes, weighted by clips. Process 0 writes the files; all return the same history.
     """
     if len(store) < 2:
         raise EgoDistillError(f"{len(store)} clips are too few to train on; is the split right, did prepare() fail?")
     device = pick_device(settings.device)
+    join(device)
+    rank, processes = members()
     model.to(device).train()
     for part in model.modules():
         if isinstance(part, BATCH_NORMS) and part.affine and not part.weight.requires_grad:
             part.eval()  # A frozen image encoder keeps its statistics, too.
+    if settings.sync_batch_norm and processes > 1:
+        if device.type != "cuda":
+            raise EgoDistillError(f"sync_batch_norm needs GPUs, torch has no such batch norm for {device.type!r}")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=device.type in ("cpu", "cuda")
@@ -597,24 +642,36 @@ def train(
 
     state: dict[str, Any] = {"epoch": 0, "step": 0, "sums": {}, "history": []}
     about = what | asdict(settings) | {"clips": len(store), "class_names": store.class_names}
-    for key in ("device", "checkpoint", "checkpoint_seconds", "progress"):  # These may change between two runs.
+    # These may change between two runs.
+    for key in ("device", "checkpoint", "checkpoint_seconds", "progress", "sync_batch_norm"):
         del about[key]
     about = json.loads(json.dumps(about))
     path = Path(settings.checkpoint) if settings.checkpoint is not None else None
-    if path is not None and path.exists():
+    content: dict[str, Any] = {"about": about}
+    if path is not None and is_first() and path.exists():
         content = read_checkpoint(path, TRAINING_FORMAT)
-        other = {k: (content["about"].get(k), v) for k, v in about.items() if content["about"].get(k) != v}
-        if other:
-            differences = "; ".join(f"{name} was {was!r} and is now {now!r}" for name, (was, now) in other.items())
-            raise EgoDistillError(
-                f"the checkpoint {path} is of another run: {differences}. Delete it or give another one."
-            )
+    content = from_first(content)
+    other = {k: (content["about"].get(k), v) for k, v in about.items() if content["about"].get(k) != v}
+    if other:
+        differences = "; ".join(f"{name} was {was!r} and is now {now!r}" for name, (was, now) in other.items())
+        source = f"the checkpoint {path}" if "state" in content else "process 0"
+        raise EgoDistillError(f"{source} is of another run: {differences}. Delete it or give another one.")
+    if "state" in content:
         load_strictly(model, content["weights"], f"the checkpoint {path}")
         optimizer.load_state_dict(content["optimizer"])
         state = content["state"]
+    copy_from_first(model)
+
+    def kept() -> str:
+        return f" The last checkpoint, {path}, is kept." if path is not None and path.exists() else ""
 
     def save() -> None:
-        if path is not None:
+        if not all(bool(parameter.isfinite().all()) for parameter in trained):
+            raise EgoDistillError(
+                f"{what['stage']}: weights are no longer finite in epoch {state['epoch']}, step {state['step']}. "
+                f"Lower the learning rate.{kept()}"
+            )
+        if path is not None and is_first():
             content = {
                 "about": about,
                 "state": state,
@@ -623,9 +680,8 @@ def train(
             }
             write_checkpoint(path, {"format": TRAINING_FORMAT, **content})
 
-    bar = Progress(
-        what["stage"], len(store) * settings.epochs, show=settings.progress and state["epoch"] < settings.epochs
-    )
+    show = settings.progress and is_first() and state["epoch"] < settings.epochs
+    bar = Progress(what["stage"], len(store) * settings.epochs, show=show)
     bar.begin((state["epoch"] * len(store)) + state["step"] * settings.batch_size)
     saved = time.monotonic()
     while state["epoch"] < settings.epochs:
@@ -635,7 +691,9 @@ def train(
             order = order[:-1]
         rest, began = order[state["step"] * settings.batch_size :], time.monotonic()
         waited = seen = 0
-        for batch, wait in read_ahead(store, names, rest, settings.batch_size, device):
+        for batch, wait in read_ahead(store, names, rest, settings.batch_size, device, own_rows):
+            rows = order[state["step"] * settings.batch_size :][: settings.batch_size]
+            share = Share.of(len(rows))
             moment = epoch + state["step"] * settings.batch_size / len(order)
             rate = settings.rate(moment)
             if hasattr(model, "set_progress"):  # A model that changes in the course of training, such as STTS.
@@ -643,19 +701,22 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                torch.manual_seed(mix(settings.seed, epoch, state["step"]))
+                # Dropout differs from process to process; the first is seeded as a single one.
+                torch.manual_seed(mix(settings.seed, epoch, state["step"], *([rank] if rank else [])))
                 with autocast(device, settings.precision):
-                    losses = step(batch)
-                values = {name: float(value.detach()) for name, value in losses.items()}
+                    losses = step(batch, share)
+                means = total([share.weight * float(value.detach()) for value in losses.values()], device)
+                values = dict(zip(losses, means, strict=True))
                 if not math.isfinite(values["loss"]):
                     raise EgoDistillError(
                         f"{what['stage']}: the loss is {values['loss']} in epoch {epoch}, step {state['step']} (clips "
-                        f"{batch['row'].tolist()[:8]}...). Lower the learning rate, or look at these clips' inputs."
+                        f"{clip_ids(store, rows)}). Lower the learning rate, or look at these clips' inputs.{kept()}"
                     )
                 optimizer.zero_grad(set_to_none=True)
-                losses["loss"].backward()
+                (share.weight * losses["loss"]).backward()
+                sum_gradients(model, trained, share.weight)
                 optimizer.step()
-            count = len(batch["row"])
+            count = len(rows)
             for name, value in [*values.items(), ("clips", 1.0)]:
                 state["sums"][name] = state["sums"].get(name, 0.0) + value * count
             state["step"] += 1
@@ -665,23 +726,23 @@ def train(
             if time.monotonic() - saved > settings.checkpoint_seconds:
                 save()
                 saved = time.monotonic()
-        spent = time.monotonic() - began
+        spent, waited = total([time.monotonic() - began, waited], device)
         clips = state["sums"].pop("clips")
         state["history"].append(
             {name: value / clips for name, value in state["sums"].items()}
             | {
                 "learning_rate": settings.rate(epoch + 0.5),
-                "clips_per_second": seen / spent,
+                "clips_per_second": seen * processes / spent,
                 "loader_share": waited / spent,
             }
         )
         state |= {"epoch": epoch + 1, "step": 0, "sums": {}}
-        save()
-        saved = time.monotonic()
-        if path is not None:
+        if path is not None and is_first():  # Before the checkpoint: a run that is finished is not begun again.
             lines = "".join(json.dumps({"epoch": k + 1} | row) + "\n" for k, row in enumerate(state["history"]))
             with whole(path.with_suffix(".jsonl")) as part:
                 part.write_text(lines)
+        save()
+        saved = time.monotonic()
     bar.close()
     model.eval()
     return state["history"]
@@ -728,6 +789,12 @@ def arrays_of(model: nn.Module, store: Any) -> list[str]:
     return names
 
 
+def clip_ids(store: Any, rows: Tensor) -> str:
+    """What the store calls these clips; their rows where it has no names."""
+    clips = getattr(store, "clips", None)
+    return ", ".join(str(clips[row]["id"] if clips else row) for row in rows.tolist())
+
+
 def need_labels(store: Any) -> None:
     count = int((torch.as_tensor(store.labels) < 0).sum())
     if count:
@@ -744,9 +811,17 @@ def shorten(names: list[str]) -> str:
 
 
 def read_ahead(
-    store: Any, names: list[str], rows: Tensor, batch_size: int, device: torch.device
+    store: Any,
+    names: list[str],
+    rows: Tensor,
+    batch_size: int,
+    device: torch.device,
+    pick: Callable[[Tensor], Tensor] = lambda rows: rows,
 ) -> Iterator[tuple[dict[str, Tensor], float]]:
-    """Batches of the store, the next one read by a thread during work on this one; and the seconds waited for each."""
+    """Batches of the store, the next one read by a thread during work on this one; and the seconds waited for each.
+
+    `pick` takes out of the rows of a batch those to read.
+    """
     labels = torch.as_tensor(store.labels)
 
     def read(part: Tensor) -> dict[str, Tensor]:
@@ -754,7 +829,7 @@ def read_ahead(
         batch |= {"label": labels[part], "row": part}
         return {name: value if name == "row" else value.to(device, non_blocking=True) for name, value in batch.items()}
 
-    parts = [part for part in rows.split(batch_size) if len(part)]
+    parts = [pick(part) for part in rows.split(batch_size) if len(part)]
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(read, parts[0]) if parts else None
         for k in range(len(parts)):
@@ -767,12 +842,177 @@ def read_ahead(
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, else a GPU where there is one."""
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """The device asked for, else a GPU where there is one; of several, that of this process under torchrun."""
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if place == torch.device("cuda") and "LOCAL_RANK" in os.environ:
+        place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return place
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Several processes, under torchrun. Gradients are summed by hand, in one message a step: frozen parts, several forward
+# passes and losses of a model's own need no care then.
+
+PATIENCE = timedelta(minutes=5)  # A process that says nothing for so long is given up; writing a checkpoint takes less.
+
+
+def join(device: torch.device) -> None:
+    """Meet the other processes that torchrun tells of (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), unless done."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        meeting: dict[str, Any] = {}
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and on_one_machine():
+            rank, processes = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
+            meeting = {"store": torchrun_store(), "rank": rank, "world_size": processes}
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE, **meeting)
+
+
+def on_one_machine() -> bool:
+    return os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+
+
+def torchrun_store() -> distributed.Store:
+    """Where processes of one machine meet. torchrun keeps it over restarts, with the addresses of processes that have
+    died (pytorch issue 135712), at which the new ones would wait for each other: so each attempt has its own part."""
+    store = distributed.TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=PATIENCE
+    )
+    return distributed.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+
+
+def members() -> tuple[int, int]:
+    """The rank of this process, and how many train together."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def is_first() -> bool:
+    """Whether this process writes the files and shows the progress."""
+    return members()[0] == 0
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """What torch says in many lines when another process has died."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise EgoDistillOSError(
+            f"another process of this training is gone or does not answer; its own error tells why "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
+def all_sum(tensor: Tensor) -> Tensor:
+    """The sum over all processes, in place."""
+    if members()[1] > 1:
+        with told():
+            distributed.all_reduce(tensor)
+    return tensor
+
+
+def total(values: list[float], device: torch.device) -> list[float]:
+    """Each value summed over all processes."""
+    return values if members()[1] == 1 else all_sum(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
+
+
+def from_first(content: dict[str, Any]) -> dict[str, Any]:
+    """What process 0 has: the others' machines need not see its files."""
+    box = [content]
+    if members()[1] > 1:
+        with told():
+            distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+@torch.no_grad()
+def copy_from_first(model: nn.Module) -> None:
+    """Weights and buffers of process 0, so that all begin as one."""
+    for own in model.state_dict().values() if members()[1] > 1 else ():
+        value = own.contiguous()
+        with told():
+            distributed.broadcast(value, src=0)
+        own.copy_(value)
+
+
+class SumOfAll(torch.autograd.Function):
+    """all_sum() with a gradient: what all processes' losses say about it."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        return all_sum(own.clone())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return all_sum(gradient.clone(memory_format=torch.contiguous_format))
+
+
+class Share(NamedTuple):
+    """This process's part of a batch of `total` clips: those from `start` to `stop`.
+
+    Each process has two clips at least, since batch norm and negatives want company. In a batch too small for that
+    the last processes have none: they look on, with the first one's clips and without weight, for all have to take
+    part in every message.
+    """
+
+    start: int
+    stop: int
+    total: int
+
+    @classmethod
+    def of(cls, total: int) -> Share:
+        rank, processes = members()
+        active = max(1, min(processes, total // 2))
+        return cls(*(min(k, active) * total // active for k in (rank, rank + 1)), total)
+
+    @property
+    def weight(self) -> float:
+        """How much of the batch's mean this part's mean is."""
+        return (self.stop - self.start) / self.total
+
+    def gather(self, own: Tensor) -> Tensor:
+        """Rows of this process [b, ...] -> those of all, in the batch's order [total, ...], with gradients to each."""
+        if members()[1] == 1:
+            return own
+        own = own[: self.stop - self.start].float()
+        before, after = (own.new_zeros(count, *own.shape[1:]) for count in (self.start, self.total - self.stop))
+        return SumOfAll.apply(torch.cat([before, own, after]))
+
+
+def own_rows(rows: Tensor) -> Tensor:
+    """Out of the rows of a batch, those that this process reads."""
+    share = Share.of(len(rows))
+    return rows[share.start : share.stop] if share.weight else rows[:2]
+
+
+@torch.no_grad()
+def sum_gradients(model: nn.Module, trained: list[nn.Parameter], weight: float) -> None:
+    """Sum the gradients of weighted losses over the processes, and average the statistics of batch norm."""
+    if members()[1] == 1:
+        return
+    norms = [part for part in model.modules() if isinstance(part, BATCH_NORMS) and part.training]
+    statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
+    used = [parameter.grad is not None for parameter in trained]
+    for parameter in trained:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    values = [*(parameter.grad for parameter in trained), *statistics]
+    for value in statistics:
+        value.mul_(weight)
+    flags = torch.tensor(used, dtype=torch.float32, device=trained[0].device)
+    message = all_sum(torch.cat([flags, *(value.flatten() for value in values)]))
+    flags, *pieces = message.split([len(flags), *(value.numel() for value in values)])
+    for value, piece in zip(values, pieces, strict=True):
+        value.copy_(piece.view_as(value))
+    for parameter, anywhere in zip(trained, flags.tolist(), strict=True):
+        if not anywhere:  # No gradient is not the same to AdamW as one of zeros.
+            parameter.grad = None
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -1002,8 +1242,25 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_checkpoint(path: str | os.PathLike, content: dict[str, Any]) -> None:
-    with whole(Path(path)) as part:
-        torch.save(content, part)
+    try:
+        with whole(Path(path)) as part, open(part, "wb") as file:
+            torch.save(content, file)
+    except (OSError, RuntimeError) as error:
+        # torch covers the system's words with its own.
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        folder = next(folder for folder in Path(path).absolute().parents if folder.is_dir())
+        raise EgoDistillOSError(
+            f"{path} cannot be written ({reason}): it needs {tensor_bytes(content) / 1e6:.1f} MB, and "
+            f"{shutil.disk_usage(folder).free / 1e6:.1f} MB are free there. A file that stood there before is whole."
+        ) from error
+
+
+def tensor_bytes(content: Any) -> int:
+    """Bytes of all tensors in nested dicts and lists."""
+    if isinstance(content, Tensor):
+        return content.numel() * content.element_size()
+    values = content.values() if isinstance(content, Mapping) else content if isinstance(content, (list, tuple)) else ()
+    return sum(map(tensor_bytes, values))
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, Any]:

@@ -56,6 +56,14 @@ class Store:
         return self.arrays[name][index].copy()
 
 
+class Named(Store):
+    """Clips have ids, as in data.ClipStore."""
+
+    @property
+    def clips(self):
+        return [{"id": f"clip-{k}"} for k in range(len(self))]
+
+
 def small(seed=0, **arguments):
     torch.manual_seed(seed)
     options = {"feature_dim": 12, "image_weights": None, "frame_size": 32, "hidden": 32} | arguments
@@ -444,7 +452,7 @@ SCRIPT = """
     torch.set_num_threads(1)
     import egodistill as E
     import test_egodistill as T
-    stage, out, kill_at = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    stage, out, kill_at, kill = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     model, store = T.small(), T.Store(24)
     settings = T.QUIET | dict(epochs=4, batch_size=8, learning_rate=1e-3, decay_epochs=(2,),
                               checkpoint=out + ".training", checkpoint_seconds=0.0)
@@ -453,7 +461,7 @@ SCRIPT = """
     def counted(self, *a, **k):
         count[0] += 1
         if count[0] == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), kill)
         return step(self, *a, **k)
     torch.optim.AdamW.step = counted
     if stage == "finetune":
@@ -472,14 +480,15 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, stage):
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent(SCRIPT.format(root=str(ROOT))))
 
-    def run(out, kill_at):
-        command = [sys.executable, str(script), stage, str(tmp_path / out), str(kill_at)]
+    def run(out, kill_at, kill=signal.SIGKILL):
+        command = [sys.executable, str(script), stage, str(tmp_path / out), str(kill_at), str(int(kill))]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
     whole = run("whole.pt", 0)
     assert whole.returncode == 0 and int(whole.stdout) == 12, whole.stderr
     assert run("killed.pt", 5).returncode == -signal.SIGKILL  # in the second epoch
-    assert run("killed.pt", 4).returncode == -signal.SIGKILL  # and again
+    stopped = run("killed.pt", 4, signal.SIGINT)  # and Ctrl-C
+    assert stopped.returncode == -signal.SIGINT and "KeyboardInterrupt" in stopped.stderr
     rest = run("killed.pt", 0)
     assert rest.returncode == 0 and int(rest.stdout) == 12 - 4 - 3, rest.stderr
     assert same(EgoDistill.load(tmp_path / "whole.pt"), EgoDistill.load(tmp_path / "killed.pt"))
@@ -496,6 +505,72 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     E.distill(small(), store, teacher="t", **settings)
     with pytest.raises(EgoDistillError, match=r"c\.pt.*tau was 1\.0 and is now 2\.0"):
         E.distill(small(), store, teacher="t", tau=2.0, **settings)
+
+
+def test_another_list_of_classes_is_refused(tmp_path):
+    """By the checkpoint of a run, and by a student that a file holds."""
+    store, other = Store(16), Store(16)
+    other.class_names = [*CLASSES[:3], "wash"]
+    settings = FAST | {"epochs": 1, "checkpoint": tmp_path / "c.pt"}
+    model = small()
+    E.distill(model, store, teacher="t", **settings)
+    with pytest.raises(EgoDistillError, match=r"c\.pt.*class_names was .*'take'.* and is now .*'wash'"):
+        E.distill(small(), other, teacher="t", **settings)
+    model.save(tmp_path / "student.pt")
+    for use in (lambda m: E.distill(m, other, teacher="t", **FAST), lambda m: E.evaluate(m, other, **QUIET)):
+        with pytest.raises(EgoDistillError, match=r"other class names: 4 .*take.* and 4 .*wash"):
+            use(EgoDistill.load(tmp_path / "student.pt"))
+
+
+def test_a_loss_that_is_not_finite_names_step_clips_and_the_last_checkpoint(tmp_path):
+    store, path = Named(16), tmp_path / "c.pt"
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(E.mix(0, 1))).tolist()  # of the second epoch
+    read = store.read
+
+    def spoilt(name, index):
+        array = read(name, index)
+        if name == "imu" and index.tolist() == order[8:]:
+            array[2] = np.nan
+        return array
+
+    store.read = spoilt
+    with pytest.raises(EgoDistillError) as error:
+        E.finetune(small(), store, **FAST | {"checkpoint": path})
+    assert "in epoch 1, step 1" in str(error.value) and f"{path}, is kept" in str(error.value)
+    assert ", ".join(f"clip-{row}" for row in order[8:]) in str(error.value)
+    content = torch.load(path, weights_only=True)
+    assert content["state"]["epoch"] == 1 and all(v.isfinite().all() for v in content["weights"].values())
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
+    """The loss is still finite when the step spoils the weights."""
+    step = torch.optim.AdamW.step
+
+    def spoil(self):
+        step(self)
+        self.param_groups[0]["params"][0].data[0] = math.inf
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
+    with pytest.raises(EgoDistillError, match="weights are no longer finite in epoch 0, step 1"):
+        E.finetune(small(), Store(16), **FAST | {"checkpoint": tmp_path / "c.pt", "checkpoint_seconds": 0.0})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
+    resource = pytest.importorskip("resource")
+    path, model = tmp_path / "student.pt", small(image_encoder="squeezenet1_1")
+    model.save(path)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))  # writing fails as on a full disk
+    try:
+        with pytest.raises(OSError) as error:
+            model.save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert isinstance(error.value, EgoDistillError) and str(path) in str(error.value)
+    assert f"needs {len(before) / 1e6:.0f}" in str(error.value) and "too large" in str(error.value).lower()
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["student.pt"]
 
 
 def test_training_says_what_does_not_fit():

@@ -1,0 +1,347 @@
+"""Training with several processes: what two give is what one gives, and what ends one ends both."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_egodistill import QUIET, Named, Store, same, small
+from torch import distributed
+
+import egodistill as E
+from egodistill import EgoDistill, EgoDistillError, cli
+
+ROOT = Path(E.__file__).parent
+STAGES = ("finetune", "pretrain_imu", "distill")
+# Batches of 9, 9 and 3 clips: shares of 4 and 5, and one process that looks on.
+SETTINGS = {"epochs": 2, "batch_size": 9, "learning_rate": 0.05, "decay_epochs": (1,), "weight_decay": 0.0, **QUIET}
+BRIEF = SETTINGS | {"epochs": 1, "learning_rate": 1e-3}
+
+
+def still(model):
+    """Without what one process does otherwise: batch norm in training, and dropout."""
+    for part in model.modules():
+        if isinstance(part, E.BATCH_NORMS):
+            part.requires_grad_(False)  # The loop leaves these in evaluation mode.
+        elif isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    return model
+
+
+def run(stage, model, store, *, stop=0, **settings):
+    """A stage with plain gradient descent, so that weights differ as gradients do; `stop` ends it in that step."""
+    steps = []
+
+    def descend(parameters, lr, weight_decay, fused):
+        optimizer = torch.optim.SGD(parameters, lr=lr)
+        step = optimizer.step
+
+        def counted():
+            steps.append(1)
+            if len(steps) == stop:
+                raise InterruptedError
+            step()
+
+        optimizer.step = counted
+        return optimizer
+
+    teacher = {} if stage == "finetune" else {"teacher": "t"}
+    adamw, torch.optim.AdamW = torch.optim.AdamW, descend
+    try:
+        return getattr(E, stage)(model, store, **SETTINGS | settings, **teacher)
+    finally:
+        torch.optim.AdamW = adamw
+
+
+def student():
+    return still(small(image_encoder="squeezenet1_1"))
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+# --- What both processes do, each scenario in a group of its own. Its results are looked at in the tests below.
+
+
+def do_stages(rank, folder):
+    found = {}
+    for stage in STAGES:
+        model = student()
+        found[stage] = run(stage, model, Store(21)), weights(model)
+    return found
+
+
+def do_negatives(rank, folder):
+    """Gradients of the contrastive loss by this process's own rows, when each has its share of the rows."""
+    found = {}
+    for rows in (5, 3):
+        predicted, actual = rows_of(rows)
+        share, own = E.Share.of(rows), E.own_rows(torch.arange(rows))
+        mine = [x[own].requires_grad_() for x in (predicted, actual)]
+        loss = E.contrastive_loss(*(share.gather(x) for x in mine), symmetric=True)
+        (share.weight * loss).backward()
+        found[rows] = share.start, share.stop, float(loss.detach()), [x.grad for x in mine]
+    return found
+
+
+def rows_of(count):
+    generator = torch.Generator().manual_seed(count)
+    return [torch.randn(count, 7, generator=generator) for _ in range(2)]
+
+
+def do_parts(rank, folder):
+    """Another start in each process, batch norm, dropout, a part that only one of them uses, and one that none does."""
+
+    class Parts(EgoDistill):
+        def forward(self, *inputs):
+            feature, logits = super().forward(*inputs)
+            return E.Output(feature, logits + self.extra if distributed.get_rank() else logits)
+
+        def extra_loss(self, output, batch):
+            return {"size": output.logits.square().mean()}
+
+    torch.manual_seed(rank)
+    model = Parts(4, feature_dim=12, image_encoder="squeezenet1_1", image_weights=None, frame_size=32, hidden=32)
+    model.extra, model.unused = (torch.nn.Parameter(torch.ones(4)) for _ in range(2))
+    draws = []
+    model.imu_encoder.cnn[4].register_forward_hook(lambda part, inputs, output: draws.append(output[:4, 0] == 0))
+    history = E.distill(model, Store(8), teacher="t", **BRIEF | {"batch_size": 8})
+    return history, weights(model), draws
+
+
+def do_resume(rank, folder):
+    """Go on with what one process began; begin what one process will end."""
+    model = student()
+    rest = run("distill", model, Store(21), checkpoint=folder / "one.pt", checkpoint_seconds=0.0)
+    with pytest.raises(InterruptedError):
+        run("distill", student(), Store(21), checkpoint=folder / "two.pt", checkpoint_seconds=0.0, stop=5)
+    return rest, weights(model)
+
+
+def do_nan(rank, folder):
+    """One clip that only one process reads."""
+    store = Named(21)
+    store.arrays["imu"][11] = np.nan
+    with pytest.raises(EgoDistillError) as error:
+        E.distill(student(), store, teacher="t", **BRIEF)
+    return str(error.value)
+
+
+def do_command(rank, folder):
+    """What torchrun starts, undisturbed."""
+    cli.open_split = lambda path, split: Kept(21)
+    assert cli.main(command(folder / "whole.pt")) == 0
+
+
+class Kept(Store):
+    settings = {"frame_size": 32}  # noqa: RUF012
+
+
+def command(out):
+    return ["distill", "store", "--teacher", "t", "--out", str(out), "--image-encoder", "squeezenet1_1",
+            "--image-weights", "none", "--epochs", "2", "--batch-size", "8", "--device", "cpu"]  # fmt: skip
+
+
+def do_loss_of_one(rank, folder):
+    """An error that process 1 alone has, and outlives: process 0 must not wait for it."""
+    store = Store(21)
+    if rank:
+        store.read = lambda name, index: (_ for _ in ()).throw(OSError("the disk of machine 1 is gone"))
+    with pytest.raises(OSError) as error:
+        E.finetune(student(), store, **BRIEF)
+    if rank:
+        for _ in range(1200):
+            time.sleep(0.1 * (not (folder / "told").exists()))
+    else:
+        (folder / "told").touch()
+    return type(error.value).__name__, str(error.value), (folder / "told").exists()
+
+
+SCENARIOS = {
+    f.__name__.removeprefix("do_"): f
+    for f in (do_stages, do_negatives, do_parts, do_resume, do_nan, do_command, do_loss_of_one)
+}
+
+
+def work(rank, folder):
+    torch.set_num_threads(1)
+    for name, scenario in SCENARIOS.items():
+        # A file to meet at needs no port that is free.
+        distributed.init_process_group("gloo", init_method=f"file://{folder}/{name}", rank=rank, world_size=2)
+        found = scenario(rank, folder)
+        torch.save(found, folder / f"{name}.{rank}")
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """What each of two processes found, in each scenario."""
+    folder = tmp_path_factory.mktemp("both")
+    with pytest.raises(InterruptedError):
+        run("distill", student(), Store(21), checkpoint=folder / "one.pt", checkpoint_seconds=0.0, stop=3)
+    torch.multiprocessing.spawn(work, (folder,), nprocs=2)
+    found = {
+        name: [torch.load(folder / f"{name}.{rank}", weights_only=False) for rank in range(2)] for name in SCENARIOS
+    }
+    return found | {"folder": folder}
+
+
+def close(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+MEASURED = ("clips_per_second", "loader_share")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_processes_give_what_one_gives(both, stage):
+    """Losses and weights after six steps of plain descent: those are the sum of all gradients."""
+    model = student()
+    before = weights(model)
+    history = run(stage, model, Store(21))
+    (first, ours), (second, theirs) = (found[stage] for found in both["stages"])
+    assert first == second and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert max(float((ours[name] - before[name]).abs().max()) for name in ours) > 1e-2
+    close(ours, weights(model))
+    for one, two in zip(history, first, strict=True):
+        assert one.keys() == two.keys()
+        for name in one.keys() - set(MEASURED):
+            assert two[name] == pytest.approx(one[name], abs=1e-5), name
+
+
+@pytest.mark.parametrize("rows", [5, 3])
+def test_negatives_of_all_processes_have_their_gradient(both, rows):
+    inputs = [x.requires_grad_() for x in rows_of(rows)]
+    loss = E.contrastive_loss(*inputs, symmetric=True)
+    loss.backward()
+    (start, middle, *_), (again, stop, *_) = (found[rows] for found in both["negatives"])
+    assert (start, middle, again, stop) == ((0, 2, 2, 5) if rows == 5 else (0, 3, 3, 3))
+    for start, stop, ours, gradients in (found[rows] for found in both["negatives"]):
+        assert ours == pytest.approx(float(loss.detach()), abs=1e-6)
+        for whole, own in zip(inputs, gradients, strict=True):
+            wanted = whole.grad[start:stop] if stop > start else torch.zeros_like(own)
+            torch.testing.assert_close(own, wanted, rtol=0, atol=1e-6)
+
+
+def test_all_processes_hold_the_same_model(both):
+    (history, ours, mine), (other, theirs, yours) = both["parts"]
+    assert history == other and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert set(history[0]) >= {"loss", "kd", "gt", "l1", "size", "top1"}
+    torch.manual_seed(0)  # process 0 began with this model, and all others with its
+    alone = small(image_encoder="squeezenet1_1")
+    E.distill(alone, Store(8), teacher="t", **BRIEF | {"batch_size": 8})
+    close({"mean": ours["imu_encoder.cnn.2.running_mean"]}, {"mean": alone.imu_encoder.cnn[2].running_mean})
+    # Dropout is drawn anew in each process, though their clips stand in the same places.
+    assert len(mine) == len(yours) == 1 and not torch.equal(mine[0], yours[0])
+    assert not torch.equal(ours["extra"], torch.ones(4)) and torch.equal(ours["unused"], torch.ones(4))
+
+
+def test_a_run_goes_on_with_another_number_of_processes(both):
+    model = student()
+    history = run("distill", model, Store(21))
+    for rest, ours in both["resume"]:  # one process, then two
+        close(ours, weights(model))
+        assert [row["loss"] for row in rest] == pytest.approx([row["loss"] for row in history], abs=1e-5)
+    again = student()
+    path = both["folder"] / "two.pt"
+    assert (torch.load(path)["state"]["epoch"], torch.load(path)["state"]["step"]) == (1, 1)
+    run("distill", again, Store(21), checkpoint=path)
+    close(weights(again), weights(model))
+    lines = (both["folder"] / "one.jsonl").read_text().splitlines()
+    assert [json.loads(line)["loss"] for line in lines] == [row["loss"] for row in both["resume"][0][0]]
+
+
+def test_one_bad_clip_ends_both_with_its_batch(both):
+    first, second = both["nan"]
+    assert first == second and "loss is nan in epoch 0, step" in first
+    named = first.partition("(clips ")[2].partition(")")[0].split(", ")
+    assert "clip-11" in named and len(named) in (3, 9)
+
+
+def test_an_error_of_one_ends_both_at_once(both):
+    (kind, words, _), (_, own, told) = both["loss_of_one"]
+    assert own == "the disk of machine 1 is gone" and told
+    assert kind == "EgoDistillOSError" and "another process" in words
+
+
+# --- The command under torchrun
+
+SCRIPT = """
+    import os, signal, sys
+    sys.path[:0] = [{root!r}, {root!r} + "/tests"]
+    import torch
+    import test_distributed as T
+    from egodistill import cli
+    fault, at, *command = sys.argv[1:]
+    cli.open_split = lambda path, split: T.Kept(21)
+    step, count = torch.optim.AdamW.step, [0]
+    def counted(self, *arguments):
+        count[0] += 1
+        if count[0] == int(at) and os.environ["RANK"] == "1":
+            if fault == "raise":
+                raise OSError("a fault of process 1")
+            if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+                os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, *arguments)
+    torch.optim.AdamW.step = counted
+    sys.exit(cli.main(command))
+"""
+
+
+@pytest.fixture
+def torchrun(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT.format(root=str(ROOT))))
+
+    def start(fault, at, out, *, restarts=0):
+        return subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+             f"--max-restarts={restarts}", str(script), fault, str(at), *command(out)],
+            capture_output=True, text=True, timeout=600, cwd=tmp_path,
+        )  # fmt: skip
+
+    return start
+
+
+def test_torchrun_goes_on_after_a_kill(tmp_path, both, torchrun):
+    done = torchrun("kill", 5, tmp_path / "killed.pt", restarts=1)  # in the second epoch
+    assert done.returncode == 0 and done.stdout.count("killed.pt: loss") == 1, done.stderr
+    assert done.stderr.count("42/42 clips") == 1  # one progress bar
+    assert same(EgoDistill.load(tmp_path / "killed.pt"), EgoDistill.load(both["folder"] / "whole.pt"))
+
+
+def test_torchrun_tells_an_error_once(tmp_path, torchrun):
+    done = torchrun("raise", 2, tmp_path / "raised.pt")
+    assert done.returncode != 0 and "a fault of process 1" in done.stderr
+    assert done.stderr.count("egodistill distill:") == 1, done.stderr
+
+
+def test_what_fails_several_processes_is_told_by_the_first(monkeypatch):
+    assert cli.fails_first() and cli.fails_first()  # alone
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True)
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port, "WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert [cli.fails_first() for _ in range(3)] == [True, False, False]
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert [cli.fails_first() for _ in range(3)] == [True, False, False]
+
+
+def test_one_process_evaluates(monkeypatch):
+    ran = []
+    monkeypatch.setattr(cli, "run_evaluate", lambda arguments: ran.append(os.environ["WORLD_SIZE"]))
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["evaluate", "store", "--checkpoint", "c.pt"]) == 0 and ran == []
+    monkeypatch.setenv("RANK", "0")
+    assert cli.main(["evaluate", "store", "--checkpoint", "c.pt"]) == 0 and ran == ["1"]
