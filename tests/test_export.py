@@ -1,7 +1,7 @@
 """Exported files against their original: every format that is at hand here runs for real.
 
-The student is small (32 pixels) and untrained, but its batch norms are moved off their start, and its inputs have
-gravity and colour: a file without normalisation, without the IMU's mean, or with a transposed axis gives other outputs.
+The student is small and untrained, but its batch norms are moved off their start, and its inputs have gravity and
+colour: a file without normalisation, without the IMU's mean, or with a transposed axis gives other outputs.
 """
 
 import copy
@@ -29,7 +29,8 @@ COMPILER = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None
 
 def student(seed=0, **arguments) -> EgoDistill:
     torch.manual_seed(seed)
-    options = {"feature_dim": 12, "image_weights": None, "frame_size": 32, "hidden": 32, "class_names": CLASSES}
+    options = {"feature_dim": 12, "image_weights": None, "frame_size": 32, "hidden": 32, "class_names": CLASSES,
+               "image_encoder": "squeezenet1_1"}  # quick to trace
     model = EgoDistill(4, **(options | arguments)).eval()
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
@@ -90,7 +91,7 @@ def assert_same(model: EgoDistill, file, tolerance=1e-5) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"num_frames": 3}, {"use_imu": False, "image_encoder": "mobilenet_v3_small"}, {"imu_vector": "mean"}],
+    [{"image_encoder": "resnet18"}, {"num_frames": 3}, {"use_imu": False}, {"imu_vector": "mean"}],
     ids=str,
 )
 def test_program_agrees(arguments, tmp_path):
@@ -121,7 +122,7 @@ def test_bf16_is_near_and_half_as_large(tmp_path):
     export.export(model, tmp_path / "half.pt2", precision="bf16")
     assert_same(model, tmp_path / "half.pt2", tolerance=0.05)
     full, half = ((tmp_path / f"{name}.pt2").stat().st_size for name in ("full", "half"))
-    assert half < 0.55 * full
+    assert half < 0.6 * full
 
 
 @MODERN
@@ -144,7 +145,7 @@ def test_onnx_agrees(precision, tmp_path):
 def test_compiled_agrees(precision, tmp_path):
     if precision == "int8":
         pytest.importorskip("torchao", exc_type=ImportError)
-    model, file = student(image_encoder="alexnet", frame_size=64), tmp_path / "student.pt2"
+    model, file = student(), tmp_path / "student.pt2"
     store = Clips(model) if precision == "int8" else None
     export.export(model, file, format="aoti", precision=precision, calibrate=store)
     assert_same(model, file, 1e-5 if precision == "fp32" else 0.05)
@@ -173,7 +174,7 @@ def test_residual_blocks_have_a_relu_for_each_place():
 
 def test_int8_resnet18_student_is_near_and_a_quarter_as_large(tmp_path):
     pytest.importorskip("torchao", exc_type=ImportError)
-    model, file = student(hidden=256), tmp_path / "student.pt2"
+    model, file = student(image_encoder="resnet18"), tmp_path / "student.pt2"
     description = export.export(model, file, precision="int8", calibrate=Clips(model), calibration_clips=8)
     assert description["calibration"] == {"clips": 8, "random": False}
     assert_same(model, file, tolerance=0.05)
