@@ -8,6 +8,7 @@
     egodistill distill store --teacher teacher --init imu.pt --out student.pt
     egodistill evaluate store --checkpoint student.pt
     egodistill predict walk.mp4 --checkpoint student.pt
+    egodistill export student.pt --out student.pt2               # for a device
 
 `egodistill COMMAND --help` lists a command's options. Each training command can be killed and given again: it goes
 on where it was. This is the only file that knows all the others.
@@ -33,7 +34,7 @@ import torch
 from torch import distributed, nn
 
 import egodistill
-from egodistill import EgoDistill, Training, data, experiments, recordings, synthetic, teachers
+from egodistill import EgoDistill, Training, data, experiments, export, recordings, synthetic, teachers
 
 __all__ = ["main"]
 
@@ -45,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (
         add_demo, add_synthesize, add_segments, add_check, add_transcode, add_prepare, add_teachers, add_finetune,
-        add_extract, add_pretrain, add_distill, add_evaluate, add_compare, add_ablate, add_measure, add_predict,
+        add_extract, add_pretrain, add_distill, add_evaluate, add_compare, add_ablate, add_export, add_measure,
+        add_predict,
     ):  # fmt: skip
         add(commands)
     arguments = parser.parse_args(argv)
@@ -571,6 +573,53 @@ def run_evaluate(a: argparse.Namespace) -> None:
                    "confusion": result.confusion.tolist(), "feature_distance": result.feature_distance,
                    "segments": len(result.labels), "clips": result.clips}  # fmt: skip
         write_text(a.out, json.dumps(numbers, indent=1))
+
+
+def add_export(commands: Any) -> None:
+    parser = command(commands, "export", run_export, "write a student as one file for a device")
+    parser.add_argument("checkpoint", help="file of the student")
+    parser.add_argument("--out", required=True, help="file to write, .pt2 or .onnx; FILE.json beside it describes it")
+    parser.add_argument(
+        "--format", choices=tuple(export.FORMATS), default="export",
+        help="a program for torch, one compiled by AOTInductor, or ONNX",
+    )  # fmt: skip
+    parser.add_argument("--precision", choices=export.PRECISIONS, default="fp32", help="of weights and arithmetic")
+    parser.add_argument("--calibrate", metavar="STORE", help="clips that show int8 the range of activations")
+    parser.add_argument("--calibrate-split", default="train", help="which clips: train, test, ... or all")
+    parser.add_argument("--calibrate-clips", type=positive, default=256, help="how many of them")
+    parser.add_argument("--check", metavar="STORE", help="run file and original on these clips (--calibrate)")
+    parser.add_argument("--check-split", default="test", help="which clips: train, test, ... or all")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is already there")
+
+
+def run_export(a: argparse.Namespace) -> None:
+    model = EgoDistill.load(a.checkpoint)
+    if a.calibrate and a.precision != "int8":
+        raise ValueError(f"--calibrate is for int8; {a.precision} needs no calibration (--check compares)")
+    calibrate = open_split(a.calibrate, a.calibrate_split) if a.calibrate else None
+    check = open_split(a.check or a.calibrate, a.check_split) if a.check or a.calibrate else None
+    description = export.export(
+        model, a.out, format=a.format, precision=a.precision, calibrate=calibrate,
+        calibration_clips=a.calibrate_clips, overwrite=a.overwrite,
+    )  # fmt: skip
+    say(f"{a.out}: {a.format}, {a.precision}, {Path(a.out).stat().st_size / 1e6:.1f} MB; what to feed it: {a.out}.json")
+    say(f"to run it: {description['run']}")
+    if check is not None:
+        say("\n" + comparison_table(export.compare(model, check, [a.out]), len(check)))
+
+
+def comparison_table(rows: list[export.Comparison], clips: int) -> str:
+    header = ["file", "format", "precision", "labels agree %", "feature differs", "top-1 %", "MB", "ms a clip"]
+    cells = [
+        [
+            Path(row.file).name, row.kind, row.precision, f"{100 * row.agreement:.2f}", f"{row.feature_difference:.1e}",
+            "-" if row.top1 is None else f"{100 * row.top1:.2f}", f"{row.megabytes:.1f}", f"{row.milliseconds:.2f}",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return (
+        f"{table(header, cells)}\n{clips} clips, top-1 clip by clip; time: batch 1 on one core, the processor's, median"
+    )
 
 
 def add_measure(commands: Any) -> None:

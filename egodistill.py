@@ -329,10 +329,29 @@ def build_image_encoder(name: str, weights: str | os.PathLike | Mapping[str, Ten
         source = f"the image weights {weights}" if isinstance(weights, (str, os.PathLike)) else "the image weights"
         state = weights if isinstance(weights, Mapping) else read_tensors(weights)
         load_strictly(encoder, {k: v for k, v in state.items() if not k.startswith(f"{head}.")}, source)
+    give_each_place_a_relu(encoder)
     encoder.to(memory_format=torch.channels_last)
     with torch.no_grad():  # Found out, not typed in.
         size = encoder.eval()(torch.zeros(1, 3, 224, 224)).shape[1]
     return nn.Sequential(encoder.train(), nn.Flatten()), size
+
+
+def give_each_place_a_relu(encoder: nn.Module) -> None:
+    """torchvision's residual blocks call one ReLU module at two or three places, and quantisers refuse such blocks.
+
+    Here every place has its own. A ReLU has no weights, so the names in a state dict stay torchvision's.
+    """
+    residual = (torchvision.models.resnet.BasicBlock, torchvision.models.resnet.Bottleneck)
+    for parent in list(encoder.modules()):
+        for name, block in parent.named_children():
+            if isinstance(block, residual):
+                traced = torch.fx.symbolic_trace(block)
+                for node in traced.graph.nodes:
+                    if node.target == "relu" and node.name != "relu":  # relu_1, relu_2
+                        node.target = node.name
+                        traced.add_submodule(node.name, nn.ReLU(inplace=True))
+                traced.recompile()
+                setattr(parent, name, traced)
 
 
 # ---------------------------------------------------------------------------------------------------------------

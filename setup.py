@@ -26,6 +26,7 @@ MODULES = {
     "synthetic": "synthetic.py",
     "experiments": "experiments.py",
     "recordings": "recordings.py",
+    "export": "export.py",
     "cli": "cli.py",
 }
 TYPED = "py.typed"
@@ -81,6 +82,8 @@ setup(
     install_requires=["torch>=2.4", "torchvision>=0.19", "numpy>=1.26.4", "av>=17.0"],
     extras_require={
         "tutorials": TUTORIALS,
+        # What export.py asks for by name when a format or int8 needs it; torch.export and AOTInductor need none.
+        "export": ["onnx", "onnxscript", "onnxruntime", "torchao"],
         # setuptools: tests/test_package.py builds without a downloaded build environment.
         "test": ["pytest", "ruff", "setuptools>=70.1", *TUTORIALS],
     },

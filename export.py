@@ -1,0 +1,471 @@
+"""A student as one file for a device: exported, compiled or quantised, and compared with the original.
+
+    from egodistill import EgoDistill, data, export
+
+    model, store = EgoDistill.load("student.pt"), data.ClipStore("store")
+    export.export(model, "student.pt2")                                              # torch alone runs it
+    export.export(model, "fast.pt2", format="aoti", precision="int8", calibrate=store.split("train"))
+    export.export(model, "student.onnx", format="onnx")
+    for row in export.compare(model, store.split("test"), ["student.pt2", "fast.pt2", "student.onnx"]):
+        print(row)
+    feature, logits = export.load("fast.pt2")(frames, imu)                           # a model as any other
+
+| format | what it is | what makes it beside torch |
+| --- | --- | --- |
+| `export` | a `torch.export` program; any device that torch runs on | nothing |
+| `aoti` | compiled by AOTInductor for the processor that it is made on; the fastest there | torch 2.6, a C++ compiler |
+| `onnx` | ONNX, for onnxruntime and others | torch 2.6, onnx, onnxscript (onnxruntime to run it) |
+
+int8 is static quantisation after training: convolutions and fully connected layers of the image encoder and the fusion
+network, by torchao's PT2E flow and its quantiser for x86. As `export` it is small but slow, for torch runs each
+rounding as a step of its own; `aoti` runs integer kernels.
+
+Normalisation of the frames and removal of the IMU's mean are inside the file. All else that a programmer of the device
+has to know (shapes, colour order, resizing, rate, units, class names) stands in a JSON beside it, `FILE.json`. It is
+written last: a file without it was not finished.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import egodistill
+from egodistill import EgoDistill, Output
+
+__all__ = ["FORMATS", "PRECISIONS", "Comparison", "ExportError", "Exported", "compare", "export", "load"]
+
+DESCRIPTION_FORMAT = "egodistill export 1"
+PRECISIONS = ("fp32", "bf16", "int8")
+BATCH = 16  # clips at a time, in calibration and comparison
+
+
+class ExportError(ValueError):
+    """A model cannot be exported so, or a file cannot be run; the message says why, and what to install or do."""
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+def export(
+    model: EgoDistill,
+    path: str | os.PathLike,
+    *,
+    format: str = "export",
+    precision: str = "fp32",
+    calibrate: Any = None,
+    calibration_clips: int = 256,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write a student to `path` (.pt2, or .onnx) and its description to `path`.json; returns the description.
+
+    The batch is dynamic, from 1 on; the number of frames is the model's. `calibrate` is a store whose clips
+    (`calibration_clips` of them, evenly spread) show the range of activations to int8; without it, random inputs do,
+    with a warning. ExportError where something is missing, does not go together, or would be overwritten.
+    """
+    path = Path(path)
+    check_request(model, path, format, precision, overwrite)
+    if precision == "int8" and calibrate is None:
+        text = "int8 is calibrated on random inputs, which look like no clip: expect wrong classes; give a store"
+        warnings.warn(text, stacklevel=2)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of its own internals here, and of nothing that a user could mend.
+        program, calibration = trace(Plain(model, precision), model), None
+        if precision == "int8":
+            if calibrate is None:
+                calibration, clips = {"clips": BATCH, "random": True}, [model_inputs(model, BATCH)]
+            else:
+                calibration = {"clips": min(calibration_clips, len(calibrate)), "random": False}
+                clips = store_clips(model, calibrate, calibration_clips)
+            program = trace(quantise(program, clips), model)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            part = Path(folder, path.name)
+            FORMATS[format].write(program, model, part)
+            description = describe(model, part, format, precision, calibration)
+            described = Path(folder, description_of(path).name)
+            described.write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            description_of(path).unlink(missing_ok=True)  # From here on the old file is not whole, nor the new one yet.
+            os.replace(part, path)
+            os.replace(described, description_of(path))
+    return description
+
+
+def description_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def check_request(model: Any, path: Path, format: str, precision: str, overwrite: bool) -> None:
+    """All that can be refused before any work is done."""
+    if not isinstance(model, EgoDistill):
+        raise ExportError(f"students are exported, of the class EgoDistill; got {type(model).__name__}")
+    for name, value, known in (("format", format, tuple(FORMATS)), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise ExportError(f"{name} is one of {known}; got {value!r}")
+    suffix = FORMATS[format].suffix
+    if path.suffix != suffix:
+        raise ExportError(f"a file of the format {format!r} ends in {suffix}; got {path}")
+    for file in (path, description_of(path)):
+        if file.exists() and not overwrite:
+            raise ExportError(f"{file} is already there; overwrite it on purpose (overwrite=True, --overwrite)")
+    if (format, precision) == ("onnx", "bf16"):
+        raise ExportError("onnxruntime has no bf16 convolution for CPUs; export ONNX in fp32 or int8")
+    if format != "export" and torch_version() < (2, 6):
+        raise ExportError(f"the format {format!r} needs torch 2.6 or later; this is {torch.__version__}")
+    if format == "onnx":
+        need("onnx", "onnxscript", purpose="to write ONNX")
+    if format == "aoti":
+        compiler = os.environ.get("CXX", {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++"))
+        if shutil.which(compiler) is None:
+            raise ExportError(f"the format 'aoti' needs a C++ compiler; {compiler} is not found, $CXX can name another")
+    if precision == "int8":
+        need("torchao", purpose="to quantise to int8")
+
+
+def torch_version() -> tuple[int, ...]:
+    return tuple(int(part) for part in torch.__version__.split(".")[:2])
+
+
+def need(*packages: str, purpose: str) -> list[ModuleType]:
+    """Optional packages (or modules of theirs), imported; ExportError says how to install what is missing."""
+    try:
+        return [importlib.import_module(package) for package in packages]
+    except ImportError as error:
+        names = " ".join(dict.fromkeys(package.split(".")[0] for package in packages))
+        raise ExportError(f"{names.replace(' ', ' and ')} wanted {purpose}: pip install {names} ({error})") from error
+
+
+class Plain(nn.Module):
+    """A student whose outputs are a plain tuple of float32: a file that holds `Output` would need this library to load.
+
+    For bf16 the networks are turned to it, while normalisation and the IMU's mean stay in float32.
+    """
+
+    def __init__(self, model: EgoDistill, precision: str = "fp32") -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).cpu().eval()
+        if precision == "bf16":
+            for name, child in list(self.model.named_children()):
+                child.bfloat16()
+                if name in ("image_encoder", "imu_encoder"):
+                    setattr(self.model, name, nn.Sequential(Cast(), child))
+
+    def forward(self, frames: Tensor, imu: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        feature, logits = self.model(frames, imu)
+        return feature.float(), logits.float()
+
+
+class Cast(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.bfloat16()
+
+
+def trace(module: nn.Module, model: EgoDistill) -> torch.export.ExportedProgram:
+    example = model_inputs(model, 2)  # With 1, torch would take the batch for a constant.
+    batch = torch.export.Dim("batch", min=1)
+    return torch.export.export(module, example, dynamic_shapes=tuple({0: batch} for _ in example))
+
+
+def model_inputs(model: EgoDistill, batch_size: int) -> tuple[Tensor, ...]:
+    """The model's random example, the same each time, on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return tuple(x.cpu() for x in model.example(batch_size))
+
+
+def store_clips(model: EgoDistill, store: Any, count: int | None = None) -> Iterator[tuple[Tensor, ...]]:
+    """What the model reads of a store's clips, in batches: of all, or of `count` evenly spread ones."""
+    names = egodistill.arrays_of(model, store)
+    if not len(store):
+        raise ExportError("the store has no clips")
+    rows = np.arange(len(store))
+    if count is not None and count < len(store):
+        rows = np.linspace(0, len(store) - 1, count).round().astype(int)
+    for k in range(0, len(rows), BATCH):
+        yield tuple(torch.from_numpy(store.read(name, rows[k : k + BATCH])) for name in names)
+
+
+def quantise(program: torch.export.ExportedProgram, clips: Iterable[tuple[Tensor, ...]]) -> nn.Module:
+    """Static quantisation of an exported program after training, with activations' ranges as these clips have them."""
+    pt2e, x86 = need(
+        "torchao.quantization.pt2e.quantize_pt2e",
+        "torchao.quantization.pt2e.quantizer.x86_inductor_quantizer",
+        purpose="to quantise to int8",
+    )
+    quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
+    prepared = pt2e.prepare_pt2e(program.module(), quantizer)
+    for inputs in clips:
+        prepared(*inputs)
+    converted = pt2e.convert_pt2e(prepared)
+    used = {node.target for node in converted.graph.nodes if node.op == "get_attr"}
+    for name in [*dict(converted.named_parameters()), *dict(converted.named_buffers())]:
+        if name not in used:  # The float weights are still there, and would make the file five times larger.
+            where, _, leaf = name.rpartition(".")
+            delattr(converted.get_submodule(where), leaf)
+    return converted
+
+
+def describe(
+    model: EgoDistill, path: Path, format: str, precision: str, calibration: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What a programmer needs to call the file without this library."""
+    count, size, seconds = model.num_frames, model.frame_size, model.clip_seconds
+    frames = {
+        "name": "frames",
+        "dtype": "uint8",
+        "shape": ["batch", count, 3, size, size],
+        "axes": ["batch", "frame", "channel", "row", "column"],
+        "colour": "RGB",
+        "values": "0 to 255, not normalised",
+        "resizing": "the whole upright picture is squeezed to the square, nothing is cut off: area averaging where "
+        "width or height shrinks, bilinear where neither does (FFmpeg's swscale, AREA and BILINEAR)",
+        "seconds_from_clip_start": [(k + 0.5) / count * seconds for k in range(count)],
+        "which": "the frame on screen at that time: the last one that does not begin after it",
+    }
+    imu = {
+        "name": "imu",
+        "dtype": "float32",
+        "shape": ["batch", model.imu_samples, 6],
+        "axes": ["batch", "sample", "channel"],
+        "channels": [f"{sensor} {axis}" for sensor in ("accelerometer", "gyroscope") for axis in "xyz"],
+        "units": ["m/s2"] * 3 + ["rad/s"] * 3,
+        "directions": "as in the recordings that the model was trained on (GoPro: x left, y to the user, z up)",
+        "gravity": "included",
+        "rate_hz": model.imu_rate,
+        "sampling": "sample k at k / rate_hz seconds after the clip's start, linear between the readings' own times",
+    }
+    modules = {"onnx": ("onnx", "onnxscript")}.get(format, ()) + (("torchao",) if precision == "int8" else ())
+    return {
+        "format": DESCRIPTION_FORMAT,
+        "file": path.name,
+        "kind": format,
+        "precision": precision,
+        "calibration": calibration,
+        "run": FORMATS[format].run.format(file=path.name, inputs=", ".join(model.inputs), imports=IMPORTS[precision]),
+        "clip_seconds": seconds,
+        "inputs": [{"frames": frames, "imu": imu}[name] for name in model.inputs],
+        "batch": "any, from 1 on",
+        "outputs": [
+            {"name": "feature", "dtype": "float32", "shape": ["batch", model.feature_dim]},
+            {"name": "logits", "dtype": "float32", "shape": ["batch", model.num_classes],
+             "values": "class scores before the softmax, in the order of class_names"},
+        ],
+        "class_names": model.class_names,
+        "inside": ["normalisation of the frames (ImageNet's mean and deviation)"]
+        + ["removal of the IMU's mean over the clip, channel by channel"] * ("imu" in model.inputs),
+        "compiled_for": f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+        if format == "aoti" else None,
+        "versions": {"egodistill": egodistill.__version__, "torch": torch.__version__}
+        | {name: importlib.import_module(name).__version__ for name in modules},
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Formats: how each is written and run
+
+
+class Format(NamedTuple):
+    suffix: str
+    write: Callable[[torch.export.ExportedProgram, EgoDistill, Path], None]
+    open: Callable[[Path, Sequence[str]], Callable[..., Sequence[Tensor]]]
+    run: str  # The same for a reader of the description.
+
+
+def write_program(program: torch.export.ExportedProgram, model: EgoDistill, path: Path) -> None:
+    torch.export.save(program, path)
+
+
+def open_program(path: Path, names: Sequence[str]) -> Callable[..., Sequence[Tensor]]:
+    importlib.import_module("torch.ao.quantization.fx._decomposed")  # Makes the operators known that int8 files call.
+    return torch.export.load(path).module()
+
+
+def write_compiled(program: torch.export.ExportedProgram, model: EgoDistill, path: Path) -> None:
+    # Frozen weights are folded and packed for the processor, and integer kernels found. How many threads run it is
+    # for the one who runs it to say.
+    configs = {"freezing": True, "cpp.dynamic_threads": True}
+    torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=configs)
+
+
+def open_compiled(path: Path, names: Sequence[str]) -> Callable[..., Sequence[Tensor]]:
+    return torch._inductor.aoti_load_package(str(path))
+
+
+def write_onnx(program: torch.export.ExportedProgram, model: EgoDistill, path: Path) -> None:
+    made = torch.onnx.export(
+        program, input_names=list(model.inputs), output_names=list(Output._fields), dynamo=True, verbose=False
+    )
+    if hasattr(made, "rename_axes"):  # Older torch leaves its own name for the batch, such as s41.
+        made.rename_axes({str(symbol): "batch" for symbol in program.range_constraints})
+    made.save(path, external_data=False)
+
+
+def open_onnx(path: Path, names: Sequence[str]) -> Callable[..., Sequence[Tensor]]:
+    (onnxruntime,) = need("onnxruntime", purpose="to run ONNX")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(*inputs: Tensor) -> list[Tensor]:
+        given = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(x) for x in session.run(list(Output._fields), given)]
+
+    return run
+
+
+IMPORTS = {
+    "fp32": "import torch",
+    "bf16": "import torch",
+    "int8": "import torch, torch.ao.quantization.fx._decomposed",  # Not needed by compiled code, nor in its way.
+}
+FORMATS = {
+    "export": Format(
+        ".pt2", write_program, open_program, "{imports}; torch.export.load('{file}').module()({inputs})"
+    ),
+    "aoti": Format(
+        ".pt2", write_compiled, open_compiled,
+        "import torch; torch._inductor.aoti_load_package('{file}')({inputs}), or AOTIModelPackageLoader in C++",
+    ),
+    "onnx": Format(
+        ".onnx", write_onnx, open_onnx, "onnxruntime.InferenceSession('{file}').run(None, inputs by name)"
+    ),
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Running
+
+
+class Exported(nn.Module):
+    """An exported file as a model: takes what its description names, returns `Output`, goes through `evaluate()`.
+
+    CPU only. It runs on as many threads as torch has been told when the file is loaded.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        super().__init__()
+        path = Path(path)
+        self.description = read_description(path)
+        arrays = {entry["name"]: entry for entry in self.description["inputs"]}
+        self.inputs = tuple(arrays)
+        _, self.num_frames, _, self.frame_size, _ = arrays["frames"]["shape"]
+        if "imu" in arrays:
+            self.imu_samples, self.imu_rate = arrays["imu"]["shape"][1], arrays["imu"]["rate_hz"]
+        self.clip_seconds, self.class_names = self.description["clip_seconds"], self.description["class_names"]
+        self.feature_dim, self.num_classes = (entry["shape"][1] for entry in self.description["outputs"])
+        opened = FORMATS[self.description["kind"]].open(path, self.inputs)
+        # torch's own classes for loaded files are modules that refuse train() and eval(), so none becomes a child.
+        self.run = lambda *inputs: opened(*inputs)
+
+    @torch.no_grad()
+    def forward(self, *inputs: Tensor) -> Output:
+        return Output(*self.run(*inputs))
+
+
+def load(path: str | os.PathLike) -> Exported:
+    """The file that `export()` wrote, ready to run. ExportError where it, its description or a package is missing."""
+    return Exported(path)
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    described = description_of(path)
+    for file, why in (
+        (path, "there is no such file"),
+        (described, "it is missing: the export was interrupted, or the file comes from elsewhere"),
+    ):
+        if not file.is_file():
+            raise ExportError(f"{file}: {why}")
+    try:
+        description = json.loads(described.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ExportError(f"{described} is no JSON: {error}") from error
+    if not isinstance(description, dict) or description.get("format") != DESCRIPTION_FORMAT:
+        raise ExportError(f"{described} is no description of the format {DESCRIPTION_FORMAT!r}")
+    return description
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Comparison with the original
+
+
+class Comparison(NamedTuple):
+    """One file beside the model that it was made of."""
+
+    file: str  # "original" for the model itself, in eager torch
+    kind: str
+    precision: str
+    agreement: float  # Share of clips with the original's label, 0 to 1.
+    feature_difference: float  # The largest of all clips and dimensions.
+    top1: float | None  # Share of clips with the right label; None where some clip of the store has none.
+    megabytes: float
+    milliseconds: float  # One clip on one core.
+
+
+@torch.no_grad()
+def compare(
+    model: EgoDistill, store: Any, paths: Sequence[str | os.PathLike], *, repeats: int = 20
+) -> list[Comparison]:
+    """Every exported file against its original on all clips of a store, the original's own row first.
+
+    All run on one thread. The time is the median of `repeats` runs of a single clip; the models take turns, and the
+    processor's time is taken, not that of the clock, so that other programs disturb less. Reading is not part of it.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        original = copy.deepcopy(model).cpu().eval()
+        models = [original, *(load(path) for path in paths)]
+        batches = [[run(*clips) for run in models] for clips in store_clips(model, store)]
+        outputs = [Output(*map(torch.cat, zip(*parts, strict=True))) for parts in zip(*batches, strict=True)]
+        first = next(store_clips(model, store, 1))
+        times = milliseconds(models, tuple(x[:1] for x in first), repeats)
+    finally:
+        torch.set_num_threads(threads)
+    labels, wanted = torch.as_tensor(store.labels), outputs[0]
+    sizes = [sum(x.nbytes for x in model.state_dict().values()), *(Path(path).stat().st_size for path in paths)]
+    names = [("original", "eager", "fp32")]
+    names += [(str(path), run.description["kind"], run.description["precision"])
+              for path, run in zip(paths, models[1:], strict=True)]  # fmt: skip
+    rows = []
+    for name, output, size, spent in zip(names, outputs, sizes, times, strict=True):
+        chosen = output.logits.argmax(1)
+        rows.append(
+            Comparison(
+                *name,
+                agreement=float((chosen == wanted.logits.argmax(1)).float().mean()),
+                feature_difference=float((output.feature - wanted.feature).abs().max()),
+                top1=float((chosen == labels).float().mean()) if (labels >= 0).all() else None,
+                megabytes=size / 1e6,
+                milliseconds=spent,
+            )
+        )
+    return rows
+
+
+def milliseconds(models: Sequence[nn.Module], inputs: tuple[Tensor, ...], repeats: int) -> list[float]:
+    """Median processor time of each model, in turns; the first three rounds warm up."""
+    times: list[list[float]] = [[] for _ in models]
+    for _ in range(repeats + 3):
+        for model, own in zip(models, times, strict=True):
+            began = time.process_time()
+            model(*inputs)
+            own.append(1e3 * (time.process_time() - began))
+    return [statistics.median(own[3:]) for own in times]

@@ -1,0 +1,403 @@
+"""Exported files against their original: every format that is at hand here runs for real.
+
+The student is small and untrained, but its batch norms are moved off their start, and its inputs have gravity and
+colour: a file without normalisation, without the IMU's mean, or with a transposed axis gives other outputs.
+"""
+
+import copy
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import egodistill as E
+from egodistill import EgoDistill, Output, cli, data, export, teachers
+
+CLASSES = ["close", "open", "put", "take"]
+MODERN = pytest.mark.skipif(export.torch_version() < (2, 6), reason="needs torch 2.6 or later")
+COMPILER = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler")
+
+
+def student(seed=0, **arguments) -> EgoDistill:
+    torch.manual_seed(seed)
+    options = {"feature_dim": 12, "image_weights": None, "frame_size": 32, "hidden": 32, "class_names": CLASSES,
+               "image_encoder": "squeezenet1_1"}  # quick to trace
+    model = EgoDistill(4, **(options | arguments)).eval()
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            nn.init.normal_(module.running_mean, 0, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    model.classifier.weight.data *= 30  # Labels depend on the clip.
+    return model
+
+
+class Clips:
+    """A store in memory, with other colours for the three channels and gravity in the accelerometer."""
+
+    def __init__(self, model: EgoDistill, count=12):
+        rng = np.random.default_rng(0)
+        size, frames = model.frame_size, model.num_frames
+        colour = rng.integers(0, 256, (count, frames, 3, 1, 1))
+        pixels = (colour + rng.integers(-40, 40, (count, frames, 3, size, size))).clip(0, 255).astype(np.uint8)
+        imu = rng.normal([0, 0, 9.8, 0.3, 0, 0], 1, (count, model.imu_samples, 6)).astype(np.float32)
+        self.arrays = {f"frames_{frames}": pixels, "imu": imu}
+        self.class_names, self.labels = CLASSES, np.arange(count) % 4
+        self.segments = np.arange(count)
+
+    def __len__(self):
+        return len(self.labels)
+
+    @property
+    def names(self):
+        return list(self.arrays)
+
+    def read(self, name, index):
+        return self.arrays[name][index].copy()
+
+
+def inputs(model: EgoDistill, count: int) -> tuple[torch.Tensor, ...]:
+    return next(export.store_clips(model, Clips(model, count)))
+
+
+def original(model: EgoDistill, *clips: torch.Tensor) -> Output:
+    with torch.no_grad():
+        return model(*clips)
+
+
+def assert_same(model: EgoDistill, file, tolerance=1e-5) -> None:
+    """Feature and logits, for one clip and for more than the file was traced with."""
+    run = export.load(file)
+    for count in (1, 3):
+        clips = inputs(model, count)
+        expected, given = original(model, *clips), run(*clips)
+        assert isinstance(given, Output)
+        assert given.feature.shape == (count, 12) and given.logits.shape == (count, 4)
+        for one, other in zip(given, expected, strict=True):
+            assert one.dtype == torch.float32
+            torch.testing.assert_close(one, other, atol=tolerance * float(other.abs().max()), rtol=0)
+
+
+# --- The formats
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"image_encoder": "resnet18"}, {"num_frames": 3}, {"use_imu": False}, {"imu_vector": "mean"}],
+    ids=str,
+)
+def test_program_agrees(arguments, tmp_path):
+    model = student(**arguments)
+    export.export(model, tmp_path / "student.pt2")
+    assert_same(model, tmp_path / "student.pt2")
+
+
+def test_program_runs_where_this_library_is_not(tmp_path):
+    """By the line that its description gives, in a process that cannot import egodistill."""
+    model = student()
+    clips = inputs(model, 2)
+    torch.save(clips, tmp_path / "clips.pt")
+    run = export.export(model, tmp_path / "student.pt2")["run"]
+    code = (
+        "import sys; sys.modules['egodistill'] = None\n"
+        f"import torch; frames, imu = torch.load('clips.pt', weights_only=True)\n{run.replace('; ', '; outputs = ')}\n"
+        "torch.save([x.detach() for x in outputs], 'outputs.pt')"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, check=True)
+    for one, other in zip(torch.load(tmp_path / "outputs.pt", weights_only=True), original(model, *clips), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_bf16_is_near_and_half_as_large(tmp_path):
+    model = student()
+    export.export(model, tmp_path / "full.pt2")
+    export.export(model, tmp_path / "half.pt2", precision="bf16")
+    assert_same(model, tmp_path / "half.pt2", tolerance=0.05)
+    full, half = ((tmp_path / f"{name}.pt2").stat().st_size for name in ("full", "half"))
+    assert half < 0.6 * full
+
+
+@MODERN
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_onnx_agrees(precision, tmp_path):
+    for package in ("onnx", "onnxscript", "onnxruntime", *["torchao"] * (precision == "int8")):
+        pytest.importorskip(package, exc_type=ImportError)
+    model, file = student(num_frames=2 if precision == "fp32" else 1), tmp_path / "student.onnx"
+    store = Clips(model) if precision == "int8" else None
+    description = export.export(model, file, format="onnx", precision=precision, calibrate=store)
+    assert_same(model, file, 1e-5 if precision == "fp32" else 0.05)
+    graph = importlib.import_module("onnx").load(file).graph
+    assert [value.name for value in graph.input] == [entry["name"] for entry in description["inputs"]]
+    assert [value.name for value in graph.output] == [entry["name"] for entry in description["outputs"]]
+
+
+@MODERN
+@COMPILER
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_compiled_agrees(precision, tmp_path):
+    if precision == "int8":
+        pytest.importorskip("torchao", exc_type=ImportError)
+    model, file = student(), tmp_path / "student.pt2"
+    store = Clips(model) if precision == "int8" else None
+    export.export(model, file, format="aoti", precision=precision, calibrate=store)
+    assert_same(model, file, 1e-5 if precision == "fp32" else 0.05)
+
+
+# --- int8
+
+
+def test_residual_blocks_have_a_relu_for_each_place():
+    """torchao's quantiser refuses a module that is called twice. Names, weights and outputs stay torchvision's."""
+    for name, count in (("resnet18", 17), ("resnet50", 49)):
+        torch.manual_seed(0)
+        theirs = torchvision.models.get_model(name).eval()
+        ours, _ = E.build_image_encoder(name, theirs.state_dict())
+        theirs.fc = nn.Identity()
+        assert list(ours[0].state_dict()) == list(theirs.state_dict())
+        calls = []
+        for module in ours.modules():
+            if isinstance(module, nn.ReLU):
+                module.register_forward_hook(lambda module, *_, calls=calls: calls.append(id(module)))
+        pixels = torch.randn(2, 3, 64, 64)
+        with torch.no_grad():
+            torch.testing.assert_close(ours.eval()(pixels), theirs(pixels))
+        assert len(set(calls)) == len(calls) == count
+
+
+def test_int8_resnet18_student_is_near_and_a_quarter_as_large(tmp_path):
+    pytest.importorskip("torchao", exc_type=ImportError)
+    model, file = student(image_encoder="resnet18"), tmp_path / "student.pt2"
+    description = export.export(model, file, precision="int8", calibrate=Clips(model), calibration_clips=8)
+    assert description["calibration"] == {"clips": 8, "random": False}
+    assert_same(model, file, tolerance=0.05)
+    assert file.stat().st_size < 0.3 * sum(x.nbytes for x in model.state_dict().values())
+    program = torch.export.load(file)
+    # ResNet-18's 20 convolutions, two hidden layers, the feature and the classifier.
+    assert sum("dequantize_per_channel" in str(node.target) for node in program.graph.nodes) == 24
+
+
+def test_calibration_reads_clips_evenly_spread_and_warns_where_there_are_none(tmp_path):
+    model = student()
+    store = Clips(model, 40)
+    chosen = torch.cat([imu for _, imu in export.store_clips(model, store, 20)])
+    assert torch.equal(chosen, torch.from_numpy(store.arrays["imu"][np.linspace(0, 39, 20).round().astype(int)]))
+    pytest.importorskip("torchao", exc_type=ImportError)
+    with pytest.warns(UserWarning, match="random inputs"):
+        description = export.export(model, tmp_path / "student.pt2", precision="int8")
+    assert description["calibration"]["random"]
+
+
+# --- The description
+
+
+def test_description_says_what_the_file_does_not(tmp_path):
+    model, file = student(num_frames=2, imu_rate=100.0, imu_samples=213), tmp_path / "student.pt2"
+    returned = export.export(model, file)
+    written = json.loads((tmp_path / "student.pt2.json").read_text(encoding="utf-8"))
+    assert written == returned
+    frames, imu = written["inputs"]
+    assert (frames["name"], frames["dtype"], frames["colour"]) == ("frames", "uint8", "RGB")
+    assert frames["shape"] == ["batch", 2, 3, 32, 32] and len(frames["axes"]) == 5
+    assert frames["seconds_from_clip_start"] == pytest.approx(data.clip_times(0.0, 2).tolist())
+    assert "squeezed" in frames["resizing"] and "area" in frames["resizing"] and "bilinear" in frames["resizing"]
+    assert (imu["name"], imu["dtype"], imu["rate_hz"]) == ("imu", "float32", 100.0)
+    assert imu["shape"] == ["batch", 213, 6] and imu["units"] == ["m/s2"] * 3 + ["rad/s"] * 3
+    assert imu["channels"][0] == "accelerometer x" and imu["channels"][5] == "gyroscope z"
+    assert [(x["name"], x["shape"]) for x in written["outputs"]] == [
+        ("feature", ["batch", 12]), ("logits", ["batch", 4]),
+    ]  # fmt: skip
+    assert written["class_names"] == CLASSES and written["clip_seconds"] == pytest.approx(64 / 30)
+    assert len(written["inside"]) == 2 and written["precision"] == "fp32" and written["kind"] == "export"
+    assert written["versions"] == {"egodistill": E.__version__, "torch": torch.__version__}
+
+
+def test_description_of_a_student_without_head_motion(tmp_path):
+    description = export.export(student(use_imu=False), tmp_path / "student.pt2")
+    assert [entry["name"] for entry in description["inputs"]] == ["frames"]
+    assert len(description["inside"]) == 1 and description["run"].endswith("(frames)")
+
+
+# --- Files
+
+
+def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
+    model, file = student(), tmp_path / "student.pt2"
+
+    def killed(program, model, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setitem(export.FORMATS, "export", export.FORMATS["export"]._replace(write=killed))
+        with pytest.raises(KeyboardInterrupt):
+            export.export(model, file)
+        assert not list(tmp_path.iterdir())
+
+    export.export(model, file)
+    before = file.read_bytes()
+    with pytest.raises(export.ExportError, match=r"already there.*--overwrite"):
+        export.export(model, file)
+    with monkeypatch.context() as patch:
+        patch.setitem(export.FORMATS, "export", export.FORMATS["export"]._replace(write=killed))
+        with pytest.raises(KeyboardInterrupt):
+            export.export(model, file, overwrite=True)
+    assert file.read_bytes() == before
+    assert_same(model, file)
+
+    other = student(seed=1)
+    real, calls = os.replace, []
+
+    def killed_between(*paths):
+        calls.append(paths)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        real(*paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed_between)
+        with pytest.raises(KeyboardInterrupt):
+            export.export(other, file, overwrite=True)
+    with pytest.raises(export.ExportError, match=r"student\.pt2\.json: it is missing: the export was interrupted"):
+        export.load(file)
+    export.export(other, file, overwrite=True)
+    assert_same(other, file)
+
+
+def test_exporting_leaves_the_model_as_it_was(tmp_path):
+    model = student().train()
+    before = copy.deepcopy(model.state_dict())
+    export.export(model, tmp_path / "student.pt2", precision="bf16")
+    assert model.training and all(torch.equal(model.state_dict()[key], before[key]) for key in before)
+
+
+def missing(name, monkeypatch) -> None:
+    real = importlib.import_module
+
+    def import_module(wanted, *rest):
+        if wanted.split(".")[0] == name:
+            raise ImportError(f"No module named {wanted!r}")
+        return real(wanted, *rest)
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("a.pt", {}, r"ends in \.pt2; got .*a\.pt"),
+        ("a.pt2", {"format": "onnx"}, r"ends in \.onnx"),
+        ("a.pt2", {"format": "tflite"}, "'export', 'aoti', 'onnx'.*'tflite'"),
+        ("a.pt2", {"precision": "int4"}, "'fp32', 'bf16', 'int8'.*'int4'"),
+        ("a.onnx", {"format": "onnx", "precision": "bf16"}, "fp32 or int8"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(name, options, words, tmp_path):
+    with pytest.raises(export.ExportError, match=words):
+        export.export(student(), tmp_path / name, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_missing_is_named(tmp_path, monkeypatch):
+    model = student()
+    with pytest.raises(export.ExportError, match="of the class EgoDistill; got Teacher"):
+        export.export(teachers.load("x3d_m", None, 4, frames=4, size=64, width=8, pool=2, progress=False), "a.pt2")
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
+    with pytest.raises(export.ExportError, match=r"needs torch 2\.6 or later; this is 2\.5\.1"):
+        export.export(model, tmp_path / "a.pt2", format="aoti")
+    monkeypatch.setattr(torch, "__version__", "2.13.0")
+    missing("onnxscript", monkeypatch)
+    with pytest.raises(export.ExportError, match="pip install onnx onnxscript"):
+        export.export(model, tmp_path / "a.onnx", format="onnx")
+    missing("torchao", monkeypatch)
+    with pytest.raises(export.ExportError, match="pip install torchao"):
+        export.export(model, tmp_path / "a.pt2", precision="int8")
+    missing("onnxruntime", monkeypatch)
+    with pytest.raises(export.ExportError, match="pip install onnxruntime"):
+        export.open_onnx(tmp_path / "a.onnx", ["frames"])
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(export.ExportError, match="needs a C\\+\\+ compiler; no-such-compiler is not found"):
+        export.export(model, tmp_path / "a.pt2", format="aoti")
+    with pytest.raises(export.ExportError, match=r"a\.pt2: there is no such file"):
+        export.load(tmp_path / "a.pt2")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": "another"}'])
+def test_a_spoilt_description_is_refused(text, tmp_path):
+    (tmp_path / "a.pt2").write_bytes(b"x")
+    (tmp_path / "a.pt2.json").write_text(text)
+    with pytest.raises(export.ExportError, match=r"a\.pt2\.json is no"):
+        export.load(tmp_path / "a.pt2")
+
+
+# --- Comparison and command
+
+
+def test_comparison_tells_right_from_wrong(tmp_path):
+    model, other = student(), student(seed=1)
+    right, wrong, store = tmp_path / "right.pt2", tmp_path / "wrong.pt2", Clips(model, 40)
+    export.export(model, right)
+    export.export(other, wrong)
+    first, second, third = export.compare(model, store, [right, wrong], repeats=1)
+    clips = [torch.from_numpy(array) for array in store.arrays.values()]
+    labels = [original(one, *clips).logits.argmax(1) for one in (model, other)]
+    assert len(set(labels[0].tolist())) > 1, "a student that always says the same proves nothing"
+    truth = torch.from_numpy(store.labels)
+    assert first[:5] == ("original", "eager", "fp32", 1.0, 0.0)
+    assert second.agreement == 1.0 and second.feature_difference < 1e-5
+    assert third.agreement == pytest.approx(float((labels[0] == labels[1]).float().mean())) and third.agreement < 1
+    assert third.feature_difference > 1e-3
+    for row, chosen in ((first, labels[0]), (second, labels[0]), (third, labels[1])):
+        assert row.top1 == pytest.approx(float((chosen == truth).float().mean())) and row.milliseconds > 0
+    assert second.megabytes == right.stat().st_size / 1e6
+    store.labels[0] = -1
+    assert export.compare(model, store, [], repeats=1)[0].top1 is None
+
+
+def test_an_exported_file_goes_through_evaluate(tmp_path):
+    model, file = student(), tmp_path / "student.pt2"
+    store = Clips(model)
+    export.export(model, file)
+    ours, theirs = (E.evaluate(m, store, device="cpu", progress=False) for m in (export.load(file), model))
+    assert ours.top1 == theirs.top1
+    torch.testing.assert_close(ours.scores, theirs.scores)
+
+
+def test_command(tmp_path, capsys, monkeypatch):
+    model, checkpoint, file = student(), tmp_path / "student.pt", tmp_path / "out" / "student.pt2"
+    model.save(checkpoint)
+    monkeypatch.setattr(cli, "open_split", lambda path, split: Clips(model))
+    assert cli.main(["export", str(checkpoint), "--out", str(file), "--check", "store"]) == 0
+    printed = capsys.readouterr().out
+    row = next(line for line in printed.splitlines() if line.startswith("student.pt2"))
+    assert row.split()[:4] == ["student.pt2", "export", "fp32", "100.00"] and "original" in printed
+    assert_same(model, file)
+
+    (tmp_path / "text.pt").write_text("no weights")
+    torch.save({"format": "another"}, tmp_path / "another.pt")
+    free = str(tmp_path / "free.pt2")
+    for words, told in (
+        ([str(checkpoint), "--out", str(file)], "already there"),
+        ([str(checkpoint), "--out", "a.onnx"], "ends in .pt2"),
+        ([str(tmp_path / "text.pt"), "--out", free], "cannot be read as a checkpoint"),
+        ([str(tmp_path / "another.pt"), "--out", free], "is no 'egodistill student 1' file"),
+        ([str(tmp_path / "none.pt"), "--out", free], "there is no file"),
+        ([str(checkpoint), "--out", free, "--calibrate", "store"], "--calibrate is for int8"),
+    ):
+        assert cli.main(["export", *words]) == 1
+        error = capsys.readouterr().err.strip()
+        assert told in error and "\n" not in error
+    assert cli.main(["export", str(checkpoint), "--out", str(file), "--overwrite"]) == 0
+
+
+def test_nothing_is_warned_of_that_a_user_could_not_mend(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export.export(student(), tmp_path / "student.pt2")
