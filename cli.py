@@ -753,7 +753,7 @@ def add_compare(commands: Any) -> None:
     experiment_options(parser)
     parser.add_argument("--num-frames", type=positive, nargs="+", help="N (those of 1, 2, 4 that the store has)")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help=f"of {', '.join(every_method())} (all)")
-    parser.add_argument("--teacher-checkpoint", metavar="FILE", help="of the teacher, to know what it costs")
+    parser.add_argument("--teacher-checkpoint", metavar="FILE", help="of the teacher, for its costs (the demo's is found)")
 
 
 def every_method() -> tuple[str, ...]:
@@ -781,8 +781,9 @@ def report_comparison(
     say(f"\nTop-1 (%) on the split {bench.test}" + spread(seeds))
     say(cost_table(found))
     say(f"{GMACS}\nAdaFuse's are those that its decisions would need; this code, as the released one, computes all.")
-    stem = Path(bench.out, "compare")
-    files = experiments.write_rows(found, stem, {"seeds": seeds, **about_this_run(bench)})
+    stem, hours = Path(bench.out, "compare"), bench.hours(runs)
+    say(f"Training them, and what they start from, took {60 * hours:.0f} minutes, run by run added up.")
+    files = experiments.write_rows(found, stem, {"seeds": seeds, "hours": hours, **about_this_run(bench)})
     try:
         files += experiments.draw(found, stem, "Accuracy against cost" + spread(seeds))
     except ImportError:
@@ -812,7 +813,8 @@ def run_ablate(a: argparse.Namespace) -> None:
         found += (frames := experiments.rows(bench, choices, costs=False))
         say(f"\nTable 4: the choice of frames, EgoDistill with N = {a.num_frames}, top-1 (%)" + spread(a.seeds))
         say(table(["frames", "top-1"], [[one.run.sampling, accuracy(one)] for one in frames]))
-    files = experiments.write_rows(found, Path(a.out, "ablate"), {"seeds": a.seeds, **about_this_run(bench)})
+    about = {"seeds": a.seeds, "hours": bench.hours([*losses, *choices]), **about_this_run(bench)}
+    files = experiments.write_rows(found, Path(a.out, "ablate"), about)
     say(f"Written: {', '.join(map(str, files))}")
 
 

@@ -185,17 +185,7 @@ class Bench:
     def perform(self, runs: Iterable[Run], jobs: int = 1) -> None:
         """Make all runs and what they need, `jobs` at a time in processes of their own that share the cores."""
         self.claim()
-        order: dict[Run, None] = {}  # what comes before what needs it
-
-        def visit(run: Run) -> None:
-            if run not in order:
-                for needed in self.needs(run):
-                    visit(needed)
-                order[run] = None
-
-        for run in runs:
-            visit(run)
-        todo = [run for run in order if not self.is_done(run)]
+        todo = [run for run in self.in_order(runs) if not self.is_done(run)]
         if jobs == 1 or len(todo) < 2:
             for number, run in enumerate(todo, 1):
                 print(f"[{number}/{len(todo)}] {run.name}", flush=True)
@@ -218,6 +208,25 @@ class Bench:
                     print(f"[{number}/{len(todo)}] {run.name}: {told}", flush=True)
         finally:  # Ctrl-C and failures, too: what has not begun is left for the next call.
             pool.shutdown(cancel_futures=True)
+
+    def in_order(self, runs: Iterable[Run]) -> list[Run]:
+        """The runs and all that they need, each after what it needs."""
+        order: dict[Run, None] = {}
+
+        def visit(run: Run) -> None:
+            if run not in order:
+                for needed in self.needs(run):
+                    visit(needed)
+                order[run] = None
+
+        for run in runs:
+            visit(run)
+        return list(order)
+
+    def hours(self, runs: Iterable[Run]) -> float:
+        """What finished runs and all that they need took, added up."""
+        files = [self.path(run, ".json") for run in self.in_order(runs)]
+        return sum(json.loads(file.read_text(encoding="utf-8"))["seconds"] for file in files) / 3600
 
     def is_done(self, run: Run) -> bool:
         return self.path(run, ".json").exists()
@@ -522,15 +531,18 @@ def row(kind: Run, found: list[dict[str, Any]], inputs: str, gmacs: float | None
     )  # fmt: skip
 
 
-def teacher_row(bench: Bench, teacher: str, seeds: Sequence[int], checkpoint: str | None = None) -> Row:
-    """The teacher by its outputs in the store; its costs where its file is given ("{seed}" stands for the seed)."""
+def teacher_row(bench: Bench, teacher: str, seeds: Sequence[int], checkpoint: str | os.PathLike | None = None) -> Row:
+    """The teacher by its outputs in the store. What it costs is known where it is a file: `checkpoint` ("{seed}" in it
+    stands for the seed), or one that the bench has trained itself."""
     run = Run("teacher", seeds[0], teacher=teacher)
+    if checkpoint is None and bench.path(run).exists():
+        checkpoint = bench.path(run)
     _, test = bench.splits(run)
     found = []
     for name in dict.fromkeys(teacher.format(seed=seed) for seed in seeds):
         result = egodistill.evaluate(Stored(name), test, device=bench.device, precision="fp32", progress=False)
         found.append({"top1": result.top1, "per_class": result.per_class})
-    model = load(checkpoint.format(seed=seeds[0])) if checkpoint else None
+    model = load(str(checkpoint).format(seed=seeds[0])) if checkpoint else None
     cost = model and egodistill.measure(model, device=bench.device, precision="fp32")
     return row(run, found, describe_inputs(model) if model else "clip", cost and cost.gmacs, cost)
 

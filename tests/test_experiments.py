@@ -122,8 +122,7 @@ def compared(demo):
 
 COMPARE = (
     "compare {0}/store --teacher slowfast-{{seed}} --out {0} --scale small --seeds 0,1 --num-frames 1 2 "
-    "--methods VisOnly-Distill EgoDistill ListenToLook AdaFuse "
-    "--teacher-checkpoint {0}/seed-{{seed}}/slowfast-{{seed}}.pt"
+    "--methods VisOnly-Distill EgoDistill ListenToLook AdaFuse"
 )
 
 
@@ -201,7 +200,7 @@ def test_compare_given_again_trains_nothing(demo, compared, small, monkeypatch, 
 
 
 def test_teacher_is_judged_by_what_lies_in_the_store(demo):
-    row = experiments.teacher_row(bench_of(demo), "slowfast-{seed}", [0, 1])
+    row = experiments.teacher_row(bench_of(demo, demo.out / "elsewhere"), "slowfast-{seed}", [0, 1])
     test = data.ClipStore(demo.out / "store").split("test")
     for seed in (0, 1):
         teacher = teachers.Teacher.load(demo.out / f"seed-{seed}" / f"slowfast-{seed}.pt")
