@@ -8,6 +8,7 @@
     egodistill distill store --teacher teacher --init imu.pt --out student.pt
     egodistill evaluate store --checkpoint student.pt
     egodistill predict walk.mp4 --checkpoint student.pt
+    egodistill compare store --teacher teacher --out comparison  # all methods, accuracy against cost
     egodistill export student.pt --out student.pt2               # for a device
 
 `egodistill COMMAND --help` lists a command's options. Each training command can be killed and given again: it goes
@@ -753,7 +754,7 @@ def add_compare(commands: Any) -> None:
     experiment_options(parser)
     parser.add_argument("--num-frames", type=positive, nargs="+", help="N (those of 1, 2, 4 that the store has)")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help=f"of {', '.join(every_method())} (all)")
-    parser.add_argument("--teacher-checkpoint", metavar="FILE", help="of the teacher, for its costs (the demo's is found)")
+    parser.add_argument("--teacher-checkpoint", metavar="FILE", help="to know its costs (the demo's is found)")
 
 
 def every_method() -> tuple[str, ...]:
