@@ -607,8 +607,10 @@ def draw(table: Sequence[Row], stem: str | os.PathLike, title: str = "") -> list
         axes.errorbar(x, y, yerr=[one.deviation or 0.0 for one in line], capsize=3, label=method, **style)
         if method in ("EgoDistill", "VisOnly-Distill"):
             for one in line:
-                place = {"xytext": (0, 11), "textcoords": "offset points", "ha": "center", "fontsize": 9}
-                axes.annotate(f"N = {one.frames}", (one.gmacs, one.top1 + (one.deviation or 0.0)), **place)
+                place = {"xytext": (-9, 0), "textcoords": "offset points", "ha": "right", "va": "center", "fontsize": 9}
+                axes.annotate(f"N = {one.frames}", (one.gmacs, one.top1), **place)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.margins(x=0.14, y=0.08)
     axes.grid(which="major", alpha=0.35)
     axes.set_title(title, fontsize=11)
     figure.legend(loc="outside right center", frameon=False)
