@@ -22,18 +22,19 @@ import json
 import os
 import statistics
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 import egodistill
-from egodistill import EgoDistill, Training, data, recordings, synthetic, teachers
+from egodistill import EgoDistill, Training, baselines, data, recordings, synthetic, teachers
 
 __all__ = ["main"]
 
@@ -108,6 +109,18 @@ def usable_device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:  # A torch without CUDA asserts.
         raise argparse.ArgumentTypeError(f"{name!r} cannot be used: {str(error).splitlines()[0]}") from error
     return name
+
+
+def inference_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 where hardware is made for it"
+    )
+    parser.add_argument("--compile", action="store_true", help="through torch.compile: a minute at first, then faster")
+    device_option(parser)
+
+
+def inference_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in ("precision", "compile", "device")}
 
 
 def positive(text: str) -> int:
@@ -526,12 +539,12 @@ def add_evaluate(commands: Any) -> None:
     parser.add_argument("--checkpoint", required=True, help="file of the student or teacher")
     parser.add_argument("--teacher", help="name of an extracted teacher, to print the distance to its features")
     parser.add_argument("--out", help="write all numbers to this JSON file")
-    device_option(parser)
+    inference_options(parser)
 
 
 def run_evaluate(a: argparse.Namespace) -> None:
     store = open_split(a.store, a.split)
-    result = egodistill.evaluate(load_model(a.checkpoint), store, teacher=a.teacher, device=a.device)
+    result = egodistill.evaluate(load_model(a.checkpoint), store, teacher=a.teacher, **inference_of(a))
     say(str(result) + (f", feature distance {result.feature_distance:.4f}" if a.teacher else ""))
     width = max(map(len, result.per_class))
     for name, accuracy in result.per_class.items():
@@ -540,39 +553,132 @@ def run_evaluate(a: argparse.Namespace) -> None:
     if a.out:
         numbers = {"top1": result.top1, "per_class": result.per_class, "class_names": store.class_names,
                    "confusion": result.confusion.tolist(), "feature_distance": result.feature_distance,
-                   "segments": len(result.labels), "clips": result.clips}  # fmt: skip
+                   "segments": len(result.labels), "clips": result.clips, "precision": result.precision}  # fmt: skip
         write_text(a.out, json.dumps(numbers, indent=1))
 
 
 def load_model(path: str) -> nn.Module:
-    """A student or a teacher, by what the file says it is."""
+    """A student, a baseline or a teacher, by what the file says it is."""
     kind = egodistill.read_tensors(path).get("format")
-    return EgoDistill.load(path) if kind == egodistill.STUDENT_FORMAT else teachers.Teacher.load(path)
+    load = {egodistill.STUDENT_FORMAT: EgoDistill.load, baselines.BASELINE_FORMAT: baselines.Baseline.load}
+    return load.get(kind, teachers.Teacher.load)(path)
+
+
+class Published(NamedTuple):
+    """A row of the paper's Table 3: one clip, on one A40 at batch 32."""
+
+    gmacs: float
+    ms_per_clip: float
+    params: float
+
+
+STTS = Published(7.19, 1.63, 36.63e6)
+VIDEO = Published(369.51, 10.70, 108.91e6)
+# The paper's Table 3 with the 62 classes that its parameters fit: {row: (published, how to build it)}.
+TABLE_3: dict[str, tuple[Published, Callable[[], nn.Module]]] = {
+    "Video": (VIDEO, lambda: teachers.load("motionformer_16x4", None, 62, fast=False, progress=False)),
+    "MotionFormer": (VIDEO, lambda: teachers.load("motionformer_16x4", None, 62, progress=False)),
+    "AdaFuse": (Published(15.20, 2.04, 38.85e6), lambda: baselines.AdaFuse(62, weights=None)),
+    "STTS-T0.8-S0.9": (STTS, lambda: baselines.STTS(62, weights=None, **baselines.STTS_VARIANTS["T0.8-S0.9"])),
+    "STTS-T0.5-S0.7": (STTS, lambda: baselines.STTS(62, weights=None, **baselines.STTS_VARIANTS["T0.5-S0.7"])),
+    "ListenToLook": (Published(3.10, 0.43, 25.53e6), lambda: baselines.ListenToLook(62, gru=True, weights=None)),
+    "EgoDistill": (Published(1.91, 0.25, 20.56e6), lambda: EgoDistill(62, image_weights=None)),
+}
+# Why ours and the published numbers differ, as far as it is known; {} is `adafuse_counts`. A note serves all rows that
+# begin with its name.
+NOTES = {
+    "Video": "MotionFormer 16x4 in the order of operations of its authors' code.",
+    "MotionFormer": "the same network and outputs in this library's order of operations.",
+    "AdaFuse": "computes every channel and masks some. With every gate at skip, its policy's best case, {skipping:.2f} "
+    "would be left; by thop's rule {thop_skipping:.2f}, which is the published number, of {thop:.2f}.",
+    "STTS": "no setting of the released code gives 7.19 and 36.63 M.",
+    "ListenToLook": "one frame through its GRU, a feature of 512 numbers, sound of 201 x 40. thop says 3.10, for it "
+    "counts the sound's first layer four times (3.02 without that).",
+    "EgoDistill": "no reading of the paper gives 1.91 and 20.56 M; this one is nearest (1.87 by thop's rule).",
+}
+TABLE_3_LEGEND = (
+    "ratio: how many times less than Video. Published: Table 3 of the paper, one A40, batch 32.",
+    "The published GFLOPs are multiply-adds, too, and fit thop's rule, which adds 4 for each number in a batch norm. "
+    "The published parameters fit a head of 62 classes, as here.",
+)
 
 
 def add_measure(commands: Any) -> None:
-    parser = command(commands, "measure", run_measure, "multiply-adds, parameters and run time of a model")
+    text = "multiply-adds, parameters and run time: the paper's Table 3 on this machine, or models of your own"
+    parser = command(commands, "measure", run_measure, text)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--checkpoint", metavar="FILE", nargs="+", help="models of your own; none: those of Table 3")
+    which.add_argument("--models", metavar="NAME", nargs="+", choices=TABLE_3, help=f"of Table 3: {', '.join(TABLE_3)}")
+    parser.add_argument("--batch-size", type=positive, default=32, help="clips at a time")
+    parser.add_argument("--repeats", type=positive, default=10, help="timed passes of a model, at most")
     parser.add_argument(
-        "--checkpoint", nargs="*", default=[], help="files; none: the paper's student and SlowFast 8x8 R50"
+        "--seconds", type=float, default=30, help="no further pass of a model begins after these, but two are timed"
     )
-    parser.add_argument("--batch-size", type=positive, default=32, help="default: %(default)s")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
-    parser.add_argument("--repeats", type=positive, default=10, help="default: %(default)s")
-    device_option(parser)
+    parser.add_argument("--out", metavar="JSON", help="write all numbers to this file")
+    inference_options(parser)
 
 
 def run_measure(a: argparse.Namespace) -> None:
-    models = {path: load_model(path) for path in a.checkpoint}
-    if not models:
-        models = {"EgoDistill, N = 1": EgoDistill(62, image_weights=None), "SlowFast 8x8 R50": teachers.slowfast(400)}
-    rows = []
+    if a.checkpoint:
+        models = {path: load_model(path) for path in a.checkpoint}
+    else:
+        models = {name: build() for name, (_, build) in TABLE_3.items() if name in (a.models or TABLE_3)}
+    costs: dict[str, egodistill.Cost] = {}
     for name, model in models.items():
-        cost = egodistill.measure(
-            model, batch_size=a.batch_size, device=a.device, precision=a.precision, repeats=a.repeats
+        print(f"measuring {name}", file=sys.stderr)
+        costs[name] = egodistill.measure(
+            model, batch_size=a.batch_size, repeats=a.repeats, seconds=a.seconds, **inference_of(a)
         )
-        rows.append([name, f"{cost.gmacs:.4f}", f"{cost.params:,}", f"{cost.ms_per_clip:.2f}"])
-    say(table(["model", "GMACs", "parameters", "ms a clip"], rows))
-    say(f"{GMACS}\nMedian time at batch {a.batch_size}, {a.precision}, on {cost.device}.")
+    rows = {name: c._asdict() for name, c in costs.items()}
+    header, cells = cost_rows(costs) if a.checkpoint else table_3_rows(costs)
+    say(table(header, cells))
+    cost, passes = next(iter(costs.values())), min(c.repeats for c in costs.values())
+    how = f"{cost.precision}{', compiled' if a.compile else ''}, on {cost.device}"
+    notes = [] if a.checkpoint else [*TABLE_3_LEGEND, *notes_on(models, costs)]
+    for note in (GMACS, f"Time: at batch {a.batch_size}, {how}; median of at least {passes} passes.", *notes):
+        say(textwrap.fill(note, 100, subsequent_indent="  "))
+    if cost.precision != "fp32" or a.compile:
+        cells = [[name, f"{100 * c.same_top1:.1f} %", f"{100 * c.feature_error:.2f} %"] for name, c in costs.items()]
+        say("\nAgainst uncompiled fp32, on random inputs; differences as a share of the largest feature:")
+        say(table(["model", "equal top-1", "largest difference"], cells))
+    if a.out:
+        if not a.checkpoint:
+            rows = {name: row | {"published": TABLE_3[name][0]._asdict()} for name, row in rows.items()}
+        write_text(a.out, json.dumps({"models": rows, "compiled": a.compile, "notes": notes}, indent=1))
+
+
+def notes_on(models: dict[str, nn.Module], costs: dict[str, egodistill.Cost]) -> list[str]:
+    """The notes on those rows of Table 3 that were measured, with AdaFuse's numbers."""
+    numbers = adafuse_counts(models["AdaFuse"], costs["AdaFuse"].gmacs) if "AdaFuse" in models else {}
+    return [
+        f"- {name}: {note.format(**numbers)}"
+        for name, note in NOTES.items()
+        if any(row.startswith(name) for row in models)
+    ]
+
+
+def adafuse_counts(model: baselines.AdaFuse, dense: float) -> dict[str, float]:
+    """What would be left with every gate at skip, in billions a clip, by our counter and by thop's rule."""
+    thop = model.num_frames * model.frame_macs / 1e9
+    saved = model.num_frames * sum(second for _, second in model.block_macs) / 1e9
+    return {"skipping": dense - saved, "thop": thop, "thop_skipping": thop - saved}
+
+
+def cost_rows(costs: dict[str, egodistill.Cost]) -> tuple[list[str], list[list[str]]]:
+    rows = [[name, f"{c.gmacs:.4f}", f"{c.params:,}", f"{c.ms_per_clip:.2f}"] for name, c in costs.items()]
+    return ["model", "GMACs", "parameters", "ms a clip"], rows
+
+
+def table_3_rows(costs: dict[str, egodistill.Cost]) -> tuple[list[str], list[list[str]]]:
+    """Ours, how many times less than Video that is, and the published numbers."""
+    video, rows = costs.get("Video"), []
+    for name, c in costs.items():
+        ratio = [f"{video.gmacs / c.gmacs:.1f}", f"{video.ms_per_clip / c.ms_per_clip:.1f}"] if video else ["-", "-"]
+        ours = [f"{c.gmacs:.2f}", ratio[0], f"{c.ms_per_clip:.2f}", ratio[1], f"{c.params / 1e6:.2f}"]
+        published = TABLE_3[name][0]
+        theirs = [f"{published.gmacs:.2f}", f"{published.ms_per_clip:.2f}", f"{published.params / 1e6:.2f}"]
+        rows.append([name, *ours, *theirs])
+    return ["model", "GMACs", "ratio", "ms a clip", "ratio", "M params", "published: GFLOPs", "ms", "M params"], rows
 
 
 def add_predict(commands: Any) -> None:
@@ -586,7 +692,7 @@ def add_predict(commands: Any) -> None:
     parser.add_argument("--top", type=positive, default=3, help="classes to name")
     parser.add_argument("--key-frames", action="store_true", help="look at the nearest key frames: cheap, inexact")
     parser.add_argument("--out", help="also write the rows to this .csv or .json file")
-    device_option(parser)
+    inference_options(parser)
 
 
 def run_predict(a: argparse.Namespace) -> None:
@@ -595,8 +701,9 @@ def run_predict(a: argparse.Namespace) -> None:
     imu = a.imu if a.imu is None or len(a.imu) > 1 else a.imu[0]
     rows = []
     for clip in egodistill.predict(
-        EgoDistill.load(a.checkpoint), a.video, imu, stride=a.stride, top=a.top, exact=not a.key_frames, device=a.device
-    ):
+        EgoDistill.load(a.checkpoint), a.video, imu, stride=a.stride, top=a.top, exact=not a.key_frames,
+        **inference_of(a),
+    ):  # fmt: skip
         rows.append(clip)
         best = "  ".join(f"{name} {score:.2f}" for name, score in clip.classes) or f"none: {clip.problem}"
         say(f"{clip.start:8.2f} {clip.stop:8.2f} s  {best}")
@@ -619,7 +726,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         part.write_text(text + "\n", encoding="utf-8")
 
 
-GMACS = "GMACs: billions of multiply-adds a clip, half of what torch's FlopCounterMode counts (no norms, no pooling)."
+GMACS = "GMACs: billions of multiply-adds a clip, half of what torch's FlopCounterMode counts (no norms)."
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -861,8 +968,8 @@ def run_seed(
     del models["Pretrained"]
     results = {}
     for key, model in models.items():
-        evaluation = egodistill.evaluate(model, test, progress=False)
-        cost = egodistill.measure(model)
+        evaluation = egodistill.evaluate(model, test, precision="fp32", progress=False)
+        cost = egodistill.measure(model, precision="fp32")
         results[key] = {
             "top1": evaluation.top1, "gmacs": cost.gmacs, "params": cost.params, "ms_per_clip": cost.ms_per_clip,
             "inputs": describe_inputs(model), "per_class": evaluation.per_class,
