@@ -24,6 +24,7 @@ import json
 import os
 import statistics
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -135,6 +136,18 @@ def usable_device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:  # A torch without CUDA asserts.
         raise argparse.ArgumentTypeError(f"{name!r} cannot be used: {str(error).splitlines()[0]}") from error
     return name
+
+
+def inference_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 where hardware is made for it"
+    )
+    parser.add_argument("--compile", action="store_true", help="through torch.compile: a minute at first, then faster")
+    device_option(parser)
+
+
+def inference_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in ("precision", "compile", "device")}
 
 
 def positive(text: str) -> int:
@@ -558,12 +571,12 @@ def add_evaluate(commands: Any) -> None:
     parser.add_argument("--checkpoint", required=True, help="file of the student or teacher")
     parser.add_argument("--teacher", help="name of an extracted teacher, to print the distance to its features")
     parser.add_argument("--out", help="write all numbers to this JSON file")
-    device_option(parser)
+    inference_options(parser)
 
 
 def run_evaluate(a: argparse.Namespace) -> None:
     store = open_split(a.store, a.split)
-    result = egodistill.evaluate(experiments.load(a.checkpoint), store, teacher=a.teacher, device=a.device)
+    result = egodistill.evaluate(experiments.load(a.checkpoint), store, teacher=a.teacher, **inference_of(a))
     say(str(result) + (f", feature distance {result.feature_distance:.4f}" if a.teacher else ""))
     width = max(map(len, result.per_class))
     for name, accuracy in result.per_class.items():
@@ -572,7 +585,7 @@ def run_evaluate(a: argparse.Namespace) -> None:
     if a.out:
         numbers = {"top1": result.top1, "per_class": result.per_class, "class_names": store.class_names,
                    "confusion": result.confusion.tolist(), "feature_distance": result.feature_distance,
-                   "segments": len(result.labels), "clips": result.clips}  # fmt: skip
+                   "segments": len(result.labels), "clips": result.clips, "precision": result.precision}  # fmt: skip
         write_text(a.out, json.dumps(numbers, indent=1))
 
 
@@ -624,28 +637,67 @@ def comparison_table(rows: list[export.Comparison], clips: int) -> str:
 
 
 def add_measure(commands: Any) -> None:
-    parser = command(commands, "measure", run_measure, "multiply-adds, parameters and run time of a model")
+    text = "multiply-adds, parameters and run time: the paper's Table 3 on this machine, or models of your own"
+    parser = command(commands, "measure", run_measure, text)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--checkpoint", metavar="FILE", nargs="+", help="models of your own; none: those of Table 3")
+    which.add_argument(
+        "--models", metavar="NAME", nargs="+", choices=experiments.TABLE_3,
+        help=f"of Table 3: {', '.join(experiments.TABLE_3)}",
+    )  # fmt: skip
+    parser.add_argument("--batch-size", type=positive, default=32, help="clips at a time")
+    parser.add_argument("--repeats", type=positive, default=10, help="timed passes of a model, at most")
     parser.add_argument(
-        "--checkpoint", nargs="*", default=[], help="files; none: the paper's student and SlowFast 8x8 R50"
+        "--seconds", type=float, default=30, help="no further pass of a model begins after these, but two are timed"
     )
-    parser.add_argument("--batch-size", type=positive, default=32, help="default: %(default)s")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
-    parser.add_argument("--repeats", type=positive, default=10, help="default: %(default)s")
-    device_option(parser)
+    parser.add_argument("--out", metavar="JSON", help="write all numbers to this file")
+    inference_options(parser)
 
 
 def run_measure(a: argparse.Namespace) -> None:
-    models = {path: experiments.load(path) for path in a.checkpoint}
-    if not models:
-        models = {"EgoDistill, N = 1": EgoDistill(62, image_weights=None), "SlowFast 8x8 R50": teachers.slowfast(400)}
-    rows = []
+    if a.checkpoint:
+        models = {path: experiments.load(path) for path in a.checkpoint}
+    else:
+        models = {name: experiments.TABLE_3[name][1]() for name in a.models or experiments.TABLE_3}
+    costs: dict[str, egodistill.Cost] = {}
     for name, model in models.items():
-        cost = egodistill.measure(
-            model, batch_size=a.batch_size, device=a.device, precision=a.precision, repeats=a.repeats
+        print(f"measuring {name}", file=sys.stderr)
+        costs[name] = egodistill.measure(
+            model, batch_size=a.batch_size, repeats=a.repeats, seconds=a.seconds, **inference_of(a)
         )
-        rows.append([name, f"{cost.gmacs:.4f}", f"{cost.params:,}", f"{cost.ms_per_clip:.2f}"])
-    say(table(["model", "GMACs", "parameters", "ms a clip"], rows))
-    say(f"{GMACS}\nMedian time at batch {a.batch_size}, {a.precision}, on {cost.device}.")
+    rows = {name: c._asdict() for name, c in costs.items()}
+    header, cells = cost_rows(costs) if a.checkpoint else table_3_rows(costs)
+    say(table(header, cells))
+    cost, passes = next(iter(costs.values())), min(c.repeats for c in costs.values())
+    how = f"{cost.precision}{', compiled' if a.compile else ''}, on {cost.device}"
+    notes = [] if a.checkpoint else [*experiments.TABLE_3_LEGEND, *experiments.notes_on(models, costs)]
+    for note in (GMACS, f"Time: at batch {a.batch_size}, {how}; median of at least {passes} passes.", *notes):
+        say(textwrap.fill(note, 100, subsequent_indent="  "))
+    if cost.precision != "fp32" or a.compile:
+        cells = [[name, f"{100 * c.same_top1:.1f} %", f"{100 * c.feature_error:.2f} %"] for name, c in costs.items()]
+        say("\nAgainst uncompiled fp32, on random inputs; differences as a share of the largest feature:")
+        say(table(["model", "equal top-1", "largest difference"], cells))
+    if a.out:
+        if not a.checkpoint:
+            rows = {name: row | {"published": experiments.TABLE_3[name][0]._asdict()} for name, row in rows.items()}
+        write_text(a.out, json.dumps({"models": rows, "compiled": a.compile, "notes": notes}, indent=1))
+
+
+def cost_rows(costs: dict[str, egodistill.Cost]) -> tuple[list[str], list[list[str]]]:
+    rows = [[name, f"{c.gmacs:.4f}", f"{c.params:,}", f"{c.ms_per_clip:.2f}"] for name, c in costs.items()]
+    return ["model", "GMACs", "parameters", "ms a clip"], rows
+
+
+def table_3_rows(costs: dict[str, egodistill.Cost]) -> tuple[list[str], list[list[str]]]:
+    """Ours, how many times less than Video that is, and the published numbers."""
+    video, rows = costs.get("Video"), []
+    for name, c in costs.items():
+        ratio = [f"{video.gmacs / c.gmacs:.1f}", f"{video.ms_per_clip / c.ms_per_clip:.1f}"] if video else ["-", "-"]
+        ours = [f"{c.gmacs:.2f}", ratio[0], f"{c.ms_per_clip:.2f}", ratio[1], f"{c.params / 1e6:.2f}"]
+        published = experiments.TABLE_3[name][0]
+        theirs = [f"{published.gmacs:.2f}", f"{published.ms_per_clip:.2f}", f"{published.params / 1e6:.2f}"]
+        rows.append([name, *ours, *theirs])
+    return ["model", "GMACs", "ratio", "ms a clip", "ratio", "M params", "published: GFLOPs", "ms", "M params"], rows
 
 
 def add_predict(commands: Any) -> None:
@@ -659,7 +711,7 @@ def add_predict(commands: Any) -> None:
     parser.add_argument("--top", type=positive, default=3, help="classes to name")
     parser.add_argument("--key-frames", action="store_true", help="look at the nearest key frames: cheap, inexact")
     parser.add_argument("--out", help="also write the rows to this .csv or .json file")
-    device_option(parser)
+    inference_options(parser)
 
 
 def run_predict(a: argparse.Namespace) -> None:
@@ -668,8 +720,9 @@ def run_predict(a: argparse.Namespace) -> None:
     imu = a.imu if a.imu is None or len(a.imu) > 1 else a.imu[0]
     rows = []
     for clip in egodistill.predict(
-        EgoDistill.load(a.checkpoint), a.video, imu, stride=a.stride, top=a.top, exact=not a.key_frames, device=a.device
-    ):
+        EgoDistill.load(a.checkpoint), a.video, imu, stride=a.stride, top=a.top, exact=not a.key_frames,
+        **inference_of(a),
+    ):  # fmt: skip
         rows.append(clip)
         best = "  ".join(f"{name} {score:.2f}" for name, score in clip.classes) or f"none: {clip.problem}"
         say(f"{clip.start:8.2f} {clip.stop:8.2f} s  {best}")
@@ -692,7 +745,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         part.write_text(text + "\n", encoding="utf-8")
 
 
-GMACS = "GMACs: billions of multiply-adds a clip, half of what torch's FlopCounterMode counts (no norms, no pooling)."
+GMACS = "GMACs: billions of multiply-adds a clip, half of what torch's FlopCounterMode counts (no norms)."
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

@@ -30,6 +30,7 @@ import json
 import math
 import os
 import shutil
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -868,8 +869,52 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     return place
 
 
+def pick_precision(device: torch.device, precision: str) -> str:
+    """What "auto" stands for: bf16 where the hardware has matrix units for it (a machine never changes), else fp32.
+
+    Those are NVIDIA's GPUs from compute capability 8 on, and CPUs with AMX where torch tells (2.4 does not). AVX-512's
+    bf16 instruction by itself does not count: with it the student took 1.5 times as long as in fp32 (Intel Xeon).
+    """
+    if precision not in ("auto", "fp32", "bf16"):
+        raise EgoDistillError(f"precision is 'auto', 'fp32' or 'bf16'; got {precision!r}")
+    if precision != "auto":
+        return precision
+    fast = False
+    if device.type == "cuda":
+        fast = torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+    elif device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        fast = bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return "bf16" if fast else "fp32"
+
+
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def compiled(model: nn.Module) -> Callable[..., Any]:
+    """The model through torch.compile; where that fails (no compiler, say) the model as it is, and a line on stderr.
+
+    What is compiled is for the size of the first batch. A smaller last one runs uncompiled: it would compile once more.
+    """
+    fast: Callable[..., Any] | None = None
+    size = 0
+
+    def run(*inputs: Tensor) -> Any:
+        nonlocal fast, size
+        size = size or len(inputs[0])
+        if fast is model or len(inputs[0]) != size:
+            return model(*inputs)
+        try:
+            if fast is None:
+                fast = torch.compile(model)
+            return fast(*inputs)
+        except Exception as error:  # Dynamo, its backends and compilers have no common class.
+            output = model(*inputs)  # Raises by itself where the fault is the input's.
+            fast, reason = model, (str(error).strip() or type(error).__name__).splitlines()[0]
+            print(f"torch.compile failed, so the model runs uncompiled: {reason}", file=sys.stderr)
+            return output
+
+    return run
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -1049,9 +1094,10 @@ class Evaluation:
     labels: Tensor  # int64 [segments]
     feature_distance: float | None  # Mean absolute difference of clip features to the teacher's.
     clips: int
+    precision: str = "fp32"  # What the model ran in, "fp32" or "bf16".
 
     def __str__(self) -> str:
-        return f"top-1 {100 * self.top1:.2f} % of {len(self.labels)} segments ({self.clips} clips)"
+        return f"top-1 {100 * self.top1:.2f} % of {len(self.labels)} segments ({self.clips} clips, {self.precision})"
 
 
 @torch.no_grad()
@@ -1062,12 +1108,15 @@ def evaluate(
     teacher: str | None = None,
     batch_size: int = 64,
     device: str | None = None,
-    precision: str = "fp32",
+    precision: str = "auto",
+    compile: bool = False,
     progress: bool = True,
 ) -> Evaluation:
     """Per-video top-1 (section 4.1): softmax scores averaged over the clips that cover a segment, then the best class.
 
     With `teacher`, the mean absolute distance between the model's features and those in the store under that name.
+    `precision` is "fp32", "bf16", or "auto": bf16 where the hardware has matrix units for it (see `pick_precision`).
+    `compile` goes through torch.compile, which takes a minute at first. EgoDistillError says what the store lacks.
     """
     names = arrays_of(model, store)
     if not len(store):
@@ -1077,12 +1126,14 @@ def evaluate(
     for target in targets:
         need(store, target, f"teachers.extract() with the teacher {teacher!r}")
     place, training = pick_device(device), model.training
+    precision = pick_precision(place, precision)
     model.to(place).eval()
+    run = compiled(model) if compile else model
     bar = Progress("evaluate", len(store), show=progress)
     scores, distance = [], 0.0
     for batch, _ in read_ahead(store, names + targets, torch.arange(len(store)), batch_size, place):
         with autocast(place, precision):
-            feature, logits = model(*(batch[name] for name in names))
+            feature, logits = run(*(batch[name] for name in names))
         scores.append(logits.float().softmax(1).cpu())
         for target in targets:
             distance += float(feature_loss(feature, batch[target])) * len(feature)
@@ -1106,6 +1157,7 @@ def evaluate(
         labels=labels,
         feature_distance=distance / len(store) if teacher else None,
         clips=len(store),
+        precision=precision,
     )
 
 
@@ -1118,6 +1170,10 @@ class Cost(NamedTuple):
     ms_per_clip: float
     batch_size: int
     device: str
+    precision: str = "fp32"  # What the model ran in, "fp32" or "bf16".
+    repeats: int = 0  # Passes that the time is the median of.
+    same_top1: float = 1.0  # Share of clips whose best class is that of fp32, uncompiled; on random inputs.
+    feature_error: float = 0.0  # Largest difference of a feature to that of fp32, as a share of the largest feature.
 
 
 @torch.no_grad()
@@ -1126,41 +1182,70 @@ def measure(
     *,
     batch_size: int = 32,
     device: str | None = None,
-    precision: str = "fp32",
+    precision: str = "auto",
+    compile: bool = False,
     repeats: int = 10,
+    seconds: float | None = None,
 ) -> Cost:
     """Multiply-adds, parameters and median milliseconds a clip of a model with an `example(batch_size)` method.
 
     The time is the median of `repeats` forward passes after two for warming up, divided by the batch size; on a GPU it
-    is taken with device events. Reading and decoding are not part of it.
+    is taken with device events. Reading and decoding are not part of it. After `seconds` no further pass begins, but
+    two are always timed; a first pass that takes longer than that is all of the warming up.
+    `precision` and `compile` are those of `evaluate()`; what they change is told by `same_top1` and `feature_error`.
     """
+    if batch_size < 1 or repeats < 1:
+        raise EgoDistillError(f"batch_size={batch_size} and repeats={repeats} must be at least 1")
     place, training = pick_device(device), model.training
+    precision = pick_precision(place, precision)
     model.to(place).eval()
     macs = count_macs(model, place)
     batch = tuple(x.to(place) for x in model.example(batch_size))
-    times = []
-    for k in range(repeats + 2):
-        if place.type == "cuda":
-            began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            began.record()
-        start = time.perf_counter()
+    run = compiled(model) if compile else model
+
+    def spent() -> tuple[Any, float]:
+        """What the model gives, and the milliseconds that took."""
         with autocast(place, precision):
-            model(*batch)
-        spent = 1e3 * (time.perf_counter() - start)
-        if place.type == "cuda":
-            ended.record()
-            ended.synchronize()
-            spent = began.elapsed_time(ended)
-        if k >= 2:
-            times.append(spent / batch_size)
+            if place.type == "cuda":
+                began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                began.record()
+                output = run(*batch)
+                ended.record()
+                ended.synchronize()
+                return output, began.elapsed_time(ended)
+            start = time.perf_counter()
+            return run(*batch), 1e3 * (time.perf_counter() - start)
+
+    budget = math.inf if seconds is None else 1e3 * seconds
+    output, first = spent()
+    if first < budget:
+        output, _ = spent()
+    times: list[float] = []
+    while len(times) < repeats and (len(times) < 2 or sum(times) < budget):
+        output, passed = spent()
+        times.append(passed)
+    agreement = {}
+    if precision != "fp32" or compile:
+        agreement = agree(output, model(*batch))
     model.train(training)
     return Cost(
         gmacs=macs / 1e9,
         params=sum(p.numel() for p in model.parameters()),
-        ms_per_clip=float(torch.tensor(times).median()),
+        ms_per_clip=statistics.median(times) / batch_size,
         batch_size=batch_size,
-        device=torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",
+        device=torch.cuda.get_device_name(place) if place.type == "cuda" else place.type,
+        precision=precision,
+        repeats=len(times),
+        **agreement,
     )
+
+
+def agree(fast: Output, exact: Output) -> dict[str, float]:
+    """How near two outputs for the same clips are, as `Cost` names it."""
+    (feature, logits), (wanted, scores) = fast, exact
+    error = (feature.float() - wanted.float()).abs().max() / wanted.abs().max()
+    same = (logits.argmax(1) == scores.argmax(1)).float().mean()
+    return {"same_top1": float(same), "feature_error": float(error)}
 
 
 @torch.no_grad()
@@ -1200,18 +1285,22 @@ def predict(
     exact: bool = True,
     batch_size: int = 16,
     device: str | None = None,
+    precision: str = "auto",
+    compile: bool = False,
 ) -> Iterator[Prediction]:
     """Classify a whole recording, clip by clip (every `stride` seconds, by default one clip after the other).
 
     `imu` is what `data.read_imu()` takes: a table, a pair of tables, or None for telemetry inside the video. Without
     `exact` the key frames nearest to the clips' frames are looked at, which are cheap to decode. Memory for pictures
     does not grow with the recording. A clip that cannot be classified, for head motion is missing there, comes with
-    `problem` saying so and no classes.
+    `problem` saying so and no classes. `precision` and `compile` are those of `evaluate()`.
     """
     from egodistill import data  # The only need of a sibling in this file.
 
     place = pick_device(device)
+    precision = pick_precision(place, precision)
     model.to(place).eval()
+    run = compiled(model) if compile else model
     names = model.class_names or [str(k) for k in range(model.num_classes)]
     duration = data.probe(video).duration
     motion = data.read_imu(imu if imu is not None else video) if "imu" in model.inputs else None
@@ -1236,7 +1325,8 @@ def predict(
             batch = [frames.unflatten(0, (len(good), model.num_frames))]
             if motion is not None:
                 batch.append(torch.stack([torch.from_numpy(windows[start]) for start in good]))
-            scores = model(*(x.to(place) for x in batch)).logits.float().softmax(1).cpu()
+            with autocast(place, precision):
+                scores = run(*(x.to(place) for x in batch)).logits.float().softmax(1).cpu()
             best = scores.topk(min(top, scores.shape[1]), dim=1)
             for start, values, classes in zip(good, best.values.tolist(), best.indices.tolist(), strict=True):
                 answers[start] = [(names[c], v) for c, v in zip(classes, values, strict=True)]

@@ -22,7 +22,7 @@ import torch
 from miniature import Demo, miniature, same, unfinished, weights
 
 import egodistill
-from egodistill import EgoDistill, cli, data, synthetic, teachers
+from egodistill import EgoDistill, baselines, cli, data, synthetic, teachers
 
 ROOT = Path(egodistill.__file__).parent
 
@@ -99,8 +99,9 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
     assert found["top1"] == result.top1 and found["segments"] == found["clips"] == 2
     assert found["confusion"] == result.confusion.tolist()
     assert found["class_names"] == model.class_names
-    out = run(capsys, "evaluate", store, "--checkpoint", teacher, "--split", "all")
-    assert "of 5 segments (5 clips)" in out
+    assert found["precision"] == result.precision
+    out = run(capsys, "evaluate", store, "--checkpoint", teacher, "--split", "all", "--precision", "fp32")
+    assert "of 5 segments (5 clips, fp32)" in out
 
     cost = egodistill.measure(model, batch_size=1, repeats=1)
     out = run(capsys, "measure", "--checkpoint", student, teacher, "--batch-size", 2, "--repeats", 2)
@@ -277,6 +278,8 @@ def test_an_error_is_one_line_and_exit_code_1(command, told, files, monkeypatch,
         ("predict a.mp4 --checkpoint student.pt --device nonsense", "--device: 'nonsense' cannot"),
         ("predict a.mp4 --checkpoint student.pt --top 0", "--top: '0' is no whole number of at"),
         ("measure --batch-size 0", "--batch-size: '0' is no whole number of at least 1"),
+        ("measure --models SlowFast", "invalid choice: 'SlowFast'"),
+        ("measure --models Video --checkpoint x.pt", "not allowed with argument --models"),
         ("distill store --teacher t --out x.pt --precision fp16", "fp16"),
     ],
 )
@@ -314,6 +317,7 @@ TRAINING = (
     "--epochs --batch-size --learning-rate --decay-epochs --decay --weight-decay --schedule --warmup-epochs --seed "
     "--precision --device"
 )
+INFERENCE = "--precision --compile --device"
 STUDENT = "--num-frames --image-encoder --image-weights --no-imu --imu-vector --init"
 EXPERIMENT = "store --teacher --out --seeds --scale --epochs --batch-size --weights --jobs --device"
 SEGMENTS = "annotations --root --min-instances --split-seed --audio --imu-offsets"
@@ -333,9 +337,9 @@ OPTIONS = {
     "extract": "store --split --teacher --views --batch-size --precision --device",
     "pretrain": f"store --split --teacher --out {STUDENT} {TRAINING}",
     "distill": f"store --split --teacher --out --alpha --beta --tau --tau-squared {STUDENT} {TRAINING}",
-    "evaluate": "store --split --checkpoint --teacher --out --device",
-    "measure": "--checkpoint --batch-size --precision --repeats --device",
-    "predict": "video --checkpoint --imu --stride --top --key-frames --out --device",
+    "evaluate": f"store --split --checkpoint --teacher --out {INFERENCE}",
+    "measure": f"--checkpoint --models --batch-size --repeats --seconds --out {INFERENCE}",
+    "predict": f"video --checkpoint --imu --stride --top --key-frames --out {INFERENCE}",
 }
 
 
@@ -345,6 +349,76 @@ def test_the_list_of_teachers(capsys):
     assert re.search(r"^x3d_m +3.79 M +4.73 +2048 +16x224 RGB +x3d_m.pyth$", out, re.MULTILINE)
     assert re.search(r"^epic_motionformer_16x4 +109.14 M +204.16 +768 +16x224 BGR +ek_motion", out, re.MULTILINE)
     assert len(re.findall(r"^[a-z0-9_]+ +[\d.]+ M ", out, re.MULTILINE)) == len(teachers.MODELS)
+
+
+def test_measure_prints_table_3(monkeypatch, tmp_path, capsys):
+    """The real networks, without numbers; what takes minutes is left out: a model takes the time of its MACs."""
+    asked = []
+
+    def measure(model, **options):
+        asked.append(options)
+        gmacs = egodistill.count_macs(model, torch.device("meta")) / 1e9
+        params = sum(p.numel() for p in model.parameters())
+        return egodistill.Cost(gmacs, params, 10 * gmacs, 32, "cpu", "bf16", 3, 0.96875, 0.0123)
+
+    monkeypatch.setattr(egodistill, "measure", measure)
+    numbers = tmp_path / "costs.json"
+    with torch.device("meta"):
+        out = run(capsys, "measure", "--precision", "bf16", "--seconds", 5, "--out", numbers)
+    assert max(map(len, out.splitlines())) <= 100
+    inference = {"precision": "bf16", "compile": False, "device": None}
+    assert asked == 7 * [{"batch_size": 32, "repeats": 10, "seconds": 5.0} | inference]
+    # ours: GMACs, ratio, ms, ratio, M parameters; published: GFLOPs, ms, M parameters
+    expected = """
+        Video           369.36    1.0  3693.58    1.0  108.88  369.51  10.70  108.91
+        MotionFormer    204.16    1.8  2041.58    1.8  108.88  369.51  10.70  108.91
+        AdaFuse          16.41   22.5   164.10   22.5   38.85   15.20   2.04   38.85
+        STTS-T0.8-S0.9    6.90   53.5    68.98   53.5   36.65    7.19   1.63   36.63
+        STTS-T0.5-S0.7    6.19   59.6    61.93   59.6   36.65    7.19   1.63   36.63
+        ListenToLook      3.01  122.8    30.07  122.8   25.53    3.10   0.43   25.53
+        EgoDistill        1.86  198.2    18.63  198.2   20.58    1.91   0.25   20.56
+    """
+    lines = [line.split() for line in out.splitlines()]
+    assert [line.split() for line in expected.strip().splitlines()] == lines[2:9]
+    told = " ".join(out.split())
+    # The golden counts of the reference: what a policy would leave, by half of torch's count and by thop's.
+    assert "best case, 15.02 would be left; by thop's rule 15.20, which is the published number, of 16.59." in told
+    assert "at batch 32, bf16, on cpu; median of at least 3 passes" in told and told.count("- STTS:") == 1
+    assert "half of what torch's FlopCounterMode counts" in told and "head of 62 classes" in told
+    assert re.search(r"EgoDistill +96.9 % +1.23 %\n", out)
+    found = json.loads(numbers.read_text())
+    assert list(found["models"]) == [line[0] for line in lines[2:9]] and len(found["notes"]) == 8
+    student = found["models"]["EgoDistill"]
+    assert student["published"] == {"gmacs": 1.91, "ms_per_clip": 0.25, "params": 20.56e6}
+    assert (student["params"], student["same_top1"], student["repeats"]) == (20_579_070, 0.96875, 3)
+
+    with torch.device("meta"):
+        out = run(capsys, "measure", "--models", "EgoDistill", "--batch-size", 2, "--repeats", 1, "--compile")
+    assert asked[7:] == [
+        {"batch_size": 2, "repeats": 1, "seconds": 30, "precision": "auto", "compile": True, "device": None}
+    ]
+    assert re.search(r"EgoDistill +1.86 +- +18.63 +- +20.58", out) and "AdaFuse" not in out and "bf16, compiled" in out
+
+
+def test_measure_knows_every_kind_of_file(files, tmp_path, capsys):
+    path = tmp_path / "adafuse.pt"
+    baselines.AdaFuse(4, weights=None, frame_size=32, width=8, depths=(1, 1, 1, 1), policy_hidden=8).save(path)
+    kinds = {path: baselines.AdaFuse, files / "student.pt": EgoDistill, files / "teacher.pt": teachers.Teacher}
+    numbers = tmp_path / "costs.json"
+    out = run(
+        capsys, "measure", "--checkpoint", *kinds, "--batch-size", 2, "--repeats", 1, "--precision", "bf16",
+        "--out", numbers,
+    )  # fmt: skip
+    found = json.loads(numbers.read_text())["models"]
+    for file, kind in kinds.items():
+        model, cost = experiments.load(file), found[str(file)]
+        assert type(model) is kind
+        assert cost["params"] == sum(p.numel() for p in model.parameters()) and cost["precision"] == "bf16"
+        assert f"{cost['params']:,}" in out and f"{100 * cost['feature_error']:.2f} %" in out
+        assert 0 < cost["feature_error"] < 0.5 and "published" not in cost
+    assert "thop" not in out
+    out = run(capsys, "measure", "--checkpoint", path, "--batch-size", 2, "--repeats", 1, "--precision", "fp32")
+    assert "Against" not in out
 
 
 def test_finetune_options(sample_data, tmp_path, capsys):
@@ -673,11 +747,12 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
 
     monkeypatch.setattr(egodistill, "predict", predict)
     monkeypatch.chdir(files)
+    plain = {"precision": "auto", "compile": False, "device": None}
     command = ["predict", "a.mp4", "--checkpoint", "student.pt"]
     for imu in ([], ["a.csv"], ["a.csv", "g.csv"]):
         out = run(capsys, *command, *(["--imu", *imu] if imu else []), "--out", "rows.csv")
     assert given == [
-        ("a.mp4", imu, {"stride": None, "top": 3, "exact": True, "device": None})
+        ("a.mp4", imu, {"stride": None, "top": 3, "exact": True} | plain)
         for imu in (None, "a.csv", ["a.csv", "g.csv"])
     ]
     assert out.splitlines()[1].endswith("s  none: no head motion, from 3.1 s on")

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import egodistill as E
-from egodistill import EgoDistill, EgoDistillError, Output, data
+from egodistill import EgoDistill, EgoDistillError, Output, baselines, data
 
 ROOT = Path(E.__file__).parent
 CLASSES = ["close", "open", "put", "take"]
@@ -664,6 +664,161 @@ def test_measure():
     linear = nn.Linear(10, 5)
     linear.example = lambda batch: (torch.zeros(batch, 10),)
     assert E.measure(linear, batch_size=1, repeats=1, device="cpu").gmacs == pytest.approx(50e-9)
+
+
+def test_measure_keeps_to_its_time():
+    """The model is run once to count, then to warm up and for the clock."""
+
+    class Slow(nn.Linear):
+        runs = 0
+
+        def example(self, batch):
+            return (torch.zeros(batch, 3),)
+
+        def forward(self, x):
+            self.runs += 1
+            time.sleep(0.02)
+            return super().forward(x)
+
+    for options, runs, repeats in (
+        ({"repeats": 4}, 1 + 2 + 4, 4),
+        ({"repeats": 4, "seconds": 60}, 1 + 2 + 4, 4),
+        ({"repeats": 4, "seconds": 0.001}, 1 + 1 + 2, 2),
+        ({"repeats": 1, "seconds": 0.001}, 1 + 1 + 1, 1),
+    ):
+        model = Slow(3, 3)
+        cost = E.measure(model, batch_size=2, device="cpu", precision="fp32", **options)
+        assert (model.runs, cost.repeats) == (runs, repeats), options
+        assert cost.ms_per_clip >= 9.9
+    cost = E.measure(Slow(3, 3), batch_size=1, device="cpu", precision="fp32", repeats=99, seconds=0.2)
+    assert 2 <= cost.repeats <= 10
+    with pytest.raises(EgoDistillError, match="batch_size=0 and repeats=10 must be at least 1"):
+        E.measure(small(), batch_size=0)
+
+
+def test_agreement_with_fp32():
+    exact = Output(torch.tensor([[1.0, -4.0], [2.0, 0.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+    fast = Output(torch.tensor([[1.0, -3.0], [2.5, 0.0]]), torch.tensor([[0.0, 9.0], [0.0, 1.0]]))
+    assert E.agree(fast, exact) == {"same_top1": 0.5, "feature_error": 0.25}
+    cost = E.measure(small(), batch_size=4, repeats=1, device="cpu", precision="fp32")
+    assert (cost.precision, cost.same_top1, cost.feature_error) == ("fp32", 1.0, 0.0)
+    cost = E.measure(small(), batch_size=4, repeats=1, device="cpu", precision="bf16")
+    assert cost.precision == "bf16" and 0 < cost.feature_error < 0.05
+
+
+# --- What inference runs in
+
+
+def pretend(monkeypatch, **capabilities):
+    """A processor that has these."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+
+
+def test_auto_is_bf16_where_the_hardware_has_matrix_units(monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda", 1)
+    pretend(monkeypatch, avx512_bf16=True, amx_bf16=True)
+    assert E.pick_precision(cpu, "auto") == "bf16"
+    assert E.pick_precision(cpu, "fp32") == "fp32" and E.pick_precision(torch.device("mps"), "auto") == "fp32"
+    for other in ({"avx512_bf16": True, "amx_bf16": False}, {"neon": True, "bf16": True}, {}):
+        pretend(monkeypatch, **other)
+        assert E.pick_precision(cpu, "auto") == "fp32" and E.pick_precision(cpu, "bf16") == "bf16"
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # torch 2.4
+    assert E.pick_precision(cpu, "auto") == "fp32"
+    for capability, expected in (((7, 5), "fp32"), ((8, 0), "bf16"), ((12, 0), "bf16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        assert E.pick_precision(cuda, "auto") == expected
+    monkeypatch.setattr(torch.version, "hip", "6.2")  # Its numbers mean something else.
+    assert E.pick_precision(cuda, "auto") == "fp32"
+    with pytest.raises(EgoDistillError, match="'auto', 'fp32' or 'bf16'; got 'fp16'"):
+        E.measure(small(), precision="fp16")
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_inference_runs_in_what_auto_found(amx, sample_data, monkeypatch):
+    pretend(monkeypatch, amx_bf16=amx)
+    model, store, ran = small(class_names=CLASSES, use_imu=False), Store(8), []
+    model.classifier.register_forward_hook(lambda layer, inputs, output: ran.append((output.dtype, output.grad_fn)))
+    dtype, name = (torch.bfloat16, "bf16") if amx else (torch.float32, "fp32")
+    assert E.evaluate(model, store, **QUIET).precision == name
+    next(E.predict(model, sample_data / "gopro" / "max-heromode.mp4", exact=False, device="cpu"))
+    assert ran == [(dtype, None)] * 2
+    assert E.measure(model, batch_size=1, repeats=1, device="cpu").precision == name
+    # counted, warmed up and timed; then fp32 again to compare with
+    assert [found for found, _ in ran[2:]] == [torch.float32] + [dtype] * 3 + [torch.float32] * amx
+    ran.clear()
+    assert E.evaluate(model, store, precision="fp32", **QUIET).precision == "fp32" and ran == [(torch.float32, None)]
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: EgoDistill(4, image_weights=None, frame_size=64),
+        lambda: EgoDistill(4, image_weights=None, frame_size=64, image_encoder="shufflenet_v2_x0_5"),
+        lambda: baselines.AdaFuse(4, weights=None, frame_size=64, width=16),
+        lambda: baselines.ListenToLook(4, weights=None, frame_size=64),
+    ],
+)
+def test_convolutions_get_channels_last(build):
+    """By 25 % the faster layout on CPUs, and that of tensor cores. Where a map is 1 x 1 there is no telling."""
+    model, told = build().eval(), []
+
+    def tell(layer, inputs, output):
+        if output.shape[1] > 1 and output.shape[2] * output.shape[3] > 1:
+            told.append(output.is_contiguous(memory_format=torch.channels_last))
+
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(tell)
+    with torch.no_grad():
+        model(*model.example(2))
+    assert len(told) >= 20 and all(told)
+
+
+def test_compile_gives_the_same(monkeypatch, capsys):
+    """Through Dynamo, without a compiler. The last batch is smaller and goes through the model as it is."""
+    sizes, real = [], torch.compile
+
+    def spy(model):
+        fast = real(model, backend="eager")
+
+        def run(*inputs):
+            sizes.append(len(inputs[0]))
+            return fast(*inputs)
+
+        return run
+
+    store, model = Store(10), small()
+    plain = E.evaluate(model, store, batch_size=4, precision="fp32", **QUIET)
+    monkeypatch.setattr(torch, "compile", spy)
+    fast = E.evaluate(model, store, batch_size=4, precision="fp32", compile=True, **QUIET)
+    assert torch.allclose(fast.scores, plain.scores, atol=1e-6) and sizes == [4, 4]
+    cost = E.measure(model, batch_size=3, repeats=2, device="cpu", precision="fp32", compile=True)
+    assert sizes[2:] == [3] * 4 and cost.feature_error < 1e-5 and cost.same_top1 == 1.0
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("when", ["at once", "in the first batch"])
+def test_without_a_compiler_the_model_runs_as_it_is(when, monkeypatch, sample_data, capsys):
+    def compile_(model):
+        def run(*inputs):
+            raise RuntimeError("No working C++ compiler found\nand much more")
+
+        return run() if when == "at once" else run
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    store, model = Store(10), small(class_names=CLASSES)
+    plain = E.evaluate(model, store, batch_size=4, **QUIET)
+    assert not capsys.readouterr().err
+    assert torch.equal(E.evaluate(model, store, batch_size=4, compile=True, **QUIET).scores, plain.scores)
+    line = "torch.compile failed, so the model runs uncompiled: No working C++ compiler found\n"
+    assert capsys.readouterr().err == line
+    video = sample_data / "gopro" / "max-heromode.mp4"
+    assert list(E.predict(model, video, batch_size=2, compile=True)) == list(E.predict(model, video, batch_size=2))
+    assert capsys.readouterr().err == line
+    frames, imu = model.example(2)
+    with pytest.raises(EgoDistillError, match=r"imu is float \[batch, 422, 6\]"):  # The model's own, and no word more.
+        E.compiled(model)(frames, imu[:, 1:])
+    assert not capsys.readouterr().err
 
 
 def test_attention_is_counted_on_a_cpu():
