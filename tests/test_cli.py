@@ -22,7 +22,7 @@ import torch
 from miniature import Demo, miniature, same, unfinished, weights
 
 import egodistill
-from egodistill import EgoDistill, baselines, cli, data, synthetic, teachers
+from egodistill import EgoDistill, baselines, cli, data, experiments, synthetic, teachers
 
 ROOT = Path(egodistill.__file__).parent
 
