@@ -26,6 +26,7 @@ import statistics
 import sys
 import textwrap
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -47,7 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"egodistill {egodistill.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (
-        add_demo, add_synthesize, add_segments, add_check, add_transcode, add_prepare, add_teachers, add_finetune,
+        add_demo, add_synthesize, add_segments, add_check, add_transcode, add_prepare, add_status, add_teachers,
+        add_finetune,
         add_extract, add_pretrain, add_distill, add_evaluate, add_compare, add_ablate, add_export, add_measure,
         add_predict,
     ):  # fmt: skip
@@ -72,7 +74,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-SHARED = ("finetune", "extract", "pretrain", "distill")  # Under torchrun the first process does the others alone.
+# Under torchrun the first process does the other commands alone.
+SHARED = ("prepare", "finetune", "extract", "pretrain", "distill")
 
 
 def fails_first() -> bool:
@@ -406,7 +409,8 @@ def run_prepare(a: argparse.Namespace) -> None:
         min_coverage=a.min_coverage, zero_accel=a.zero_accel, workers=a.workers, max_bad=a.max_bad,
         retry_failed=a.retry_failed,
     )  # fmt: skip
-    describe_store(store, segments)
+    if int(os.environ.get("RANK", 0)) == 0:
+        describe_store(store, segments)
 
 
 def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
@@ -426,6 +430,47 @@ def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
         say(f"  note: {source}: {'; '.join(notes)}")
     if len(store.notes) > 10:
         say(f"  ... and {len(store.notes) - 10} more in {store.path / 'notes.jsonl'}")
+
+
+def add_status(commands: Any) -> None:
+    parser = command(commands, "status", run_status, "what a store holds, what failed and why, how fast it grows")
+    parser.add_argument("store", help="folder that `egodistill prepare` made, also while it is at work")
+    parser.add_argument("--seconds", type=float, default=2.0, help="look twice, so far apart, to tell the speed")
+
+
+def run_status(a: argparse.Namespace) -> None:
+    store, before = unfinished_store(a.store), settled(a.store)
+    counts = store.counts
+    say(table(["split", "ok", "failed", "missing"], [[split, *map(str, n.values())] for split, n in counts.items()]))
+    reasons = Counter(failure["reason"].replace(failure["video"], "VIDEO") for failure in store.failures)
+    for reason, count in reasons.most_common(10):
+        say(f"failed: {count} clips, {reason}")
+    if len(reasons) > 10:
+        say(f"... and {len(reasons) - 10} more reasons, in {store.path / 'failures.jsonl'}")
+    time.sleep(a.seconds)
+    rows = []
+    for name, (done, total) in settled(a.store).items():
+        speed = (done - before.get(name, (0, 0))[0]) / a.seconds
+        left = f"{(total - done) / speed:.0f} s" if speed > 0 else "-"
+        rows.append([name, f"{done:,} of {total:,}", f"{speed:.1f}" if speed > 0 else "-", left])
+    say("\n" + table(["step", "clips", "a second", "left"], rows))
+    if any(n["missing"] for n in counts.values()):
+        say("The same `egodistill prepare` goes on with what is missing.")
+
+
+def unfinished_store(path: str) -> data.ClipStore:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # It would say that clips are missing.
+        return data.ClipStore(path)
+
+
+def settled(path: str) -> dict[str, tuple[int, int]]:
+    """Clips that need no more work and all, for prepare (failed ones count) and for each teacher's extract."""
+    store = unfinished_store(path)
+    counts = [count for split in store.counts.values() for count in split.items()]
+    found = {"prepare": (sum(n for what, n in counts if what != "missing"), sum(n for _, n in counts))}
+    outputs = [name for name in store.names if name.endswith(".logits")]
+    return found | {f"extract {n.removesuffix('.logits')}": (int(store.done(n).sum()), len(store)) for n in outputs}
 
 
 def add_teachers(commands: Any) -> None:

@@ -1507,6 +1507,8 @@ def prepare(
     min_coverage: float = 0.95,
     zero_accel: bool = False,
     workers: int | None = None,
+    rank: int | None = None,
+    world_size: int | None = None,
     max_bad: float = 0.1,
     retry_failed: bool = False,
     progress: bool = True,
@@ -1530,6 +1532,12 @@ def prepare(
     ``workers`` processes read a video each (None: one a core, 1: all in this process). A call
     that was killed at any moment goes on where it stopped when it is made again. A clip that cannot
     be read is recorded with its reason in ``failures.jsonl`` and left alone until ``retry_failed``.
+
+    Several machines share the work over a common folder: each call reads the recordings of its
+    ``rank`` of ``world_size`` (None: as RANK and WORLD_SIZE in the environment say, else all). They
+    need not know each other, and may begin at any time; what one that died leaves undone is done
+    when it is started again.
+
     ``class_names`` fixes the order of the classes (default: the labels, sorted).
 
     Raises DataError where ``out`` holds something else, a label is not among ``class_names``, the
@@ -1550,22 +1558,32 @@ def prepare(
         clip_times(0.0, count, sampling=sampling)
     names = _class_names(segments, class_names)
     workers = workers or os.cpu_count() or 1
+    rank = int(os.environ.get("RANK", 0)) if rank is None else rank
+    world_size = int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
+    if not 0 <= rank < world_size:
+        raise DataError(f"rank {rank} is not one of the {world_size} of world_size")
     path = Path(out)
-    if (path / "store.json").exists():
-        _check_same(path, segments, settings, names)
-    else:
-        _create(path, segments, settings, names, workers)
+    path.mkdir(parents=True, exist_ok=True)
+    with _one_at_a_time(path):  # one creates it, the others wait and find it
+        if (path / "store.json").exists():
+            _check_same(path, segments, settings, names)
+        else:
+            _create(path, segments, settings, names, workers)
 
     store = ClipStore(path, _unfinished=True)
     status = store._map("status", "r+")
-    if retry_failed:
-        status[status == _FAILED] = _MISSING
-    jobs = collections.defaultdict(list)  # the missing clips of each recording
-    for row in np.flatnonzero(status == _MISSING):
-        segment = store._segments[store._clips[row]["segment"]]
+    recordings = collections.defaultdict(list)  # the clips of each
+    for row, clip in enumerate(store._clips):
+        segment = store._segments[clip["segment"]]
         clock = segment.imu_offset, segment.imu_stretch
-        jobs[segment.video, segment.imu, clock].append(int(row))
-    by_size = sorted(jobs.values(), key=len, reverse=True)  # the longest job must not come last
+        recordings[segment.video, segment.imu, clock].append(row)
+    # Shares are of all recordings, so that they do not depend on how far the others have come.
+    share = [np.array(rows) for rows in list(recordings.values())[rank::world_size]]
+    if retry_failed:
+        for rows in share:
+            status[rows[status[rows] == _FAILED]] = _MISSING
+    jobs = [rows[status[rows] == _MISSING].tolist() for rows in share]
+    by_size = sorted(filter(None, jobs), key=len, reverse=True)  # the longest must not come last
     with _progress(status, progress):
         if min(workers, len(by_size)) > 1:
             _fill_in_processes(store, by_size, min(workers, len(by_size)))
@@ -1625,8 +1643,8 @@ def _create(
     entries = {name: {"file": f"{name}.npy", "dtype": dtype, "shape": shape}
                for name, (dtype, shape) in arrays.items()}
 
-    path.mkdir(parents=True, exist_ok=True)
-    ours = {entry["file"] for entry in entries.values()} | {"segments.json", "clips.json"}
+    ours = {entry["file"] for entry in entries.values()}
+    ours |= {"segments.json", "clips.json", "store.lock"}
     for file in path.iterdir():
         if file.name.removesuffix(".partial") not in ours:
             raise DataError(f"{path}: holds {file.name} but no store.json; give an empty folder")
@@ -1952,6 +1970,17 @@ class ClipStore:
     def clips(self) -> list[dict]:
         """What each clip is: segment id, video, start and stop (s), label, split, status."""
         return [self._clip(row) for row in self._rows]
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How many clips of each split are "ok", "failed" and still "missing", in the whole folder."""
+        status = np.load(self.path / "status.npy", allow_pickle=False)  # as it is now
+        counts: dict[str, dict[str, int]] = {}
+        for clip, value in zip(self._clips, status, strict=True):
+            split = self._segments[clip["segment"]].split
+            of_split = counts.setdefault(split, {"ok": 0, "failed": 0, "missing": 0})
+            of_split[("missing", "ok", "failed")[value]] += 1
+        return counts
 
     @property
     def failures(self) -> list[dict]:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -331,6 +332,9 @@ OPTIONS = {
     "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
     "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --clip-frames --clip-size --no-imu "
     "--zero-accel --min-coverage --workers --max-bad --retry-failed",
+    "status": "store --seconds",
+    "export": "checkpoint --out --format --precision --calibrate --calibrate-split --calibrate-clips --check "
+    "--check-split --overwrite",
     "teachers": "",
     "finetune": f"store --split --out --teacher --model --checkpoint --name --option --head-only "
     f"--gradient-checkpointing {TRAINING}",
@@ -588,6 +592,30 @@ def test_demo_with_more_teachers(demo, capsys):
     assert re.search(rf"(?m)^x3d +\d\.\d+ +\d\.\d\d +{row}$", more.printed), more.printed
     assert cli.main(["demo", "--quick", "--teachers", "x3d"]) == 1
     assert "begins with slowfast" in capsys.readouterr().err
+
+
+def test_status_tells_what_is_there_what_failed_and_how_fast(demo, tmp_path, monkeypatch, capsys):
+    out = run(capsys, "status", demo.out / "store", "--seconds", "0.01")
+    assert re.search(r"(?m)^test +6 +0 +0$", out) and re.search(r"(?m)^train +16 +0 +0$", out)
+    assert re.search(r"(?m)^prepare +22 of 22 +- +-$", out) and re.search(r"(?m)^extract slowfast-1 +22 of 22", out)
+    assert "goes on" not in out
+
+    # A store of which a half is prepared, with a recording that cannot be read, while another clip is written.
+    table, root = demo.out / "world" / "EPIC_100_train.csv", tmp_path / "world"
+    shutil.copytree(demo.out / "world", root)
+    broken = root / "P30" / "videos" / "P30_101.MP4"
+    broken.write_bytes(b"no video")
+    command = ["prepare", root / table.name, "--out", tmp_path / "half", "--frame-size", "32", "--max-bad", "0.5"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.warns(UserWarning, match="could not be prepared"):
+        run(capsys, *command, "--workers", "1")
+    status = np.lib.format.open_memmap(tmp_path / "half" / "status.npy", "r+")
+    done = int((status > 0).sum())
+    missing = int(np.flatnonzero(status == 0)[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: status.__setitem__(missing, 1))
+    out = run(capsys, "status", tmp_path / "half", "--seconds", "0.5")
+    assert f"prepare  {done + 1} of 22       2.0  {(22 - done - 1) / 2:.0f} s" in out
+    assert "failed: 2 clips, VIDEO" in out and "The same `egodistill prepare` goes on" in out
 
 
 def test_seeds_are_numbers_with_commas(capsys):

@@ -1119,6 +1119,41 @@ def test_workers_change_nothing(store, kitchen, tmp_path):
     assert arrays_of(other.path) == arrays_of(store.path)
 
 
+def test_machines_share_the_work_without_knowing_each_other(store, kitchen, tmp_path, monkeypatch):
+    """Each reads its own recordings; all together, also begun at once, give what one gives."""
+    alone = tmp_path / "alone"
+    for rank in (1, 0, 2):  # three recordings of four clips
+        part = data.prepare(kitchen, alone, **OPTIONS, rank=rank, world_size=3)
+        written = np.flatnonzero(np.load(alone / "status.npy"))
+        assert {4 * rank, 4 * rank + 3} <= set(written.tolist())
+        assert sum(n["ok"] for n in part.counts.values()) == len(written) == len(part)
+        assert part.counts["test"]["missing"] == (0 if rank == 2 else 4)
+    assert arrays_of(alone) == arrays_of(store.path) and len(part) == 12
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    fields = ("id", "video", "start", "stop", "label", "imu", "split")
+    plain = [tuple(getattr(s, f) for f in fields) for s in kitchen]
+    (tmp_path / "given").write_bytes(pickle.dumps((plain, OPTIONS)))
+    command = [sys.executable, "-c", KILLED, str(Path(data.__file__).parent), tmp_path / "given", tmp_path / "both"]
+    scripts = [subprocess.Popen(command, env=os.environ | {"RANK": str(rank)}) for rank in (0, 1)]
+    assert [script.wait(60) for script in scripts] == [0, 0]
+    assert arrays_of(tmp_path / "both") == arrays_of(store.path)
+    with pytest.raises(data.DataError, match="rank 2 is not one of the 2"):
+        data.prepare(kitchen, alone, **OPTIONS, rank=2)
+
+
+def test_failed_clips_are_tried_again_by_whose_they_are(kitchen, tmp_path, monkeypatch):
+    broken = [replace(s, video=str(tmp_path / "no.mp4")) if "P30" in s.id or "P01" in s.id else s for s in kitchen]
+    with pytest.raises(data.DataError, match="max_bad"):
+        data.prepare(broken, tmp_path / "s", **OPTIONS)
+    tried = []
+    monkeypatch.setattr(data, "_fill", lambda store, rows: iter(tried.append(rows) or ()))
+    with pytest.warns(UserWarning, match="could not be prepared"):
+        data.prepare(broken, tmp_path / "s", **OPTIONS, retry_failed=True, max_bad=1.0, rank=0, world_size=3)
+    status = np.load(tmp_path / "s" / "status.npy")
+    assert tried == [[0, 1, 2, 3]] and status.tolist() == 4 * [0] + 4 * [1] + 4 * [2]
+
+
 def test_workers_need_no_main_guard(kitchen, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(f"""import pickle, sys
