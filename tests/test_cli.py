@@ -316,7 +316,7 @@ def test_the_exit_code_is_that_of_the_process(monkeypatch, capsys):
 
 TRAINING = (
     "--epochs --batch-size --learning-rate --decay-epochs --decay --weight-decay --schedule --warmup-epochs --seed "
-    "--precision --device"
+    "--precision --sync-batch-norm --device"
 )
 INFERENCE = "--precision --compile --device"
 STUDENT = "--num-frames --image-encoder --image-weights --no-imu --imu-vector --init"
@@ -614,7 +614,7 @@ def test_status_tells_what_is_there_what_failed_and_how_fast(demo, tmp_path, mon
     missing = int(np.flatnonzero(status == 0)[0])
     monkeypatch.setattr(time, "sleep", lambda seconds: status.__setitem__(missing, 1))
     out = run(capsys, "status", tmp_path / "half", "--seconds", "0.5")
-    assert f"prepare  {done + 1} of 22       2.0  {(22 - done - 1) / 2:.0f} s" in out
+    assert re.search(rf"(?m)^prepare +{done + 1} of 22 +2.0 +{(22 - done - 1) / 2:.0f} s$", out)
     assert "failed: 2 clips, VIDEO" in out and "The same `egodistill prepare` goes on" in out
 
 
@@ -753,14 +753,14 @@ def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
     options = (
         "--alpha 0.5 --beta 2 --tau 3 --tau-squared --epochs 4 --batch-size 5 --learning-rate 0.6 "
         "--decay-epochs 2 3 --decay 0.7 --weight-decay 0.8 --seed 9 --precision bf16 --device cpu "
-        "--schedule cosine --warmup-epochs 1.5"
+        "--schedule cosine --warmup-epochs 1.5 --sync-batch-norm"
     )
     assert cli.main(command + options.split()) == 0
     assert given == {
         "teacher": "slowfast-0", "alpha": 0.5, "beta": 2.0, "tau": 3.0, "tau_squared": True,
         "epochs": 4, "batch_size": 5, "learning_rate": 0.6, "schedule": "cosine",
         "warmup_epochs": 1.5, "decay_epochs": (2, 3), "decay": 0.7,
-        "weight_decay": 0.8, "seed": 9, "precision": "bf16", "device": "cpu",
+        "weight_decay": 0.8, "seed": 9, "precision": "bf16", "device": "cpu", "sync_batch_norm": True,
         "checkpoint": tmp_path / "s.pt.training",
     }  # fmt: skip
 
@@ -790,8 +790,9 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
             ["0.000", "2.133", "1", "0.75", "0", "0.25", "", "", ""],
             ["2.133", "4.267", *6 * [""], "no head motion, from 3.1 s on"],
         ]
-    run(capsys, *command, "--stride", "0.5", "--top", "1", "--device", "cpu")
-    assert given[-1][2] == {"stride": 0.5, "top": 1, "exact": True, "device": "cpu"}
+    run(capsys, *command, "--stride", "0.5", "--top", "1", "--device", "cpu", "--precision", "bf16", "--compile")
+    own = {"stride": 0.5, "top": 1, "exact": True}
+    assert given[-1][2] == own | {"device": "cpu", "precision": "bf16", "compile": True}
 
 
 def test_synthesize_and_prepare_are_of_one_layout(demo, tmp_path, monkeypatch, capsys):
