@@ -369,7 +369,7 @@ def _uid(where: str, uid: object) -> str:
 def _first_file(folders: Sequence[Path], *names: str) -> str | None:
     for name in names:
         for folder in folders:
-            if (folder / name).is_file():
+            if os.path.isfile(folder / name):
                 return str(folder / name)
     return None
 
@@ -579,7 +579,7 @@ def _stretch(where: str, start: str, stop: str) -> tuple[float, float]:
 
 
 def _existing(where: str, folder: Path, name: str) -> str:
-    if not name or not (folder / name).is_file():
+    if not name or not os.path.isfile(folder / name):  # False, too, for what can be no file's name
         raise DataError(f"{where}: no such file: {folder / name if name else '(empty cell)'}")
     return str(folder / name)
 
