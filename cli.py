@@ -817,6 +817,7 @@ def experiment_options(parser: argparse.ArgumentParser) -> None:
                         "EPIC-KITCHENS or Ego4D, or the demo's small ones (default: %(default)s)")  # fmt: skip
     parser.add_argument("--epochs", type=positive, help="other than the scale's")
     parser.add_argument("--batch-size", type=positive, help="other than the scale's")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of training (fp32)")
     parser.add_argument(
         "--weights", metavar="NAME=FILE", nargs="+", action="extend", default=[], type=option,
         help="start of the image networks: students=resnet18.pth AdaFuse=resnet50.pth STTS=... ListenToLook=..., or "
@@ -837,7 +838,7 @@ def numbers(text: str) -> list[int]:
 
 def bench_of(a: argparse.Namespace, frames: dict[str, str]) -> experiments.Bench:
     scale = dict(SCALES[a.scale])
-    given = {name: getattr(a, name) for name in ("epochs", "batch_size") if getattr(a, name)}
+    given = {name: getattr(a, name) for name in ("epochs", "batch_size", "precision") if getattr(a, name)}
     for stage in ("training", "pretraining"):
         scale[stage] = scale[stage] | given
     for name, weights in a.weights:

@@ -320,7 +320,7 @@ TRAINING = (
 )
 INFERENCE = "--precision --compile --device"
 STUDENT = "--num-frames --image-encoder --image-weights --no-imu --imu-vector --init"
-EXPERIMENT = "store --teacher --out --seeds --scale --epochs --batch-size --weights --jobs --device"
+EXPERIMENT = "store --teacher --out --seeds --scale --epochs --batch-size --precision --weights --jobs --device"
 SEGMENTS = "annotations --root --min-instances --split-seed --audio --imu-offsets"
 OPTIONS = {
     "demo": "--out --seeds --world-seed --teachers --quick --image-weights --jobs",

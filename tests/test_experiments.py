@@ -299,7 +299,7 @@ def test_errors_of_compare_name_the_way_out(demo, small, tmp_path, capsys, optio
 
 
 def test_weights_and_epochs_reach_the_bench():
-    command = "compare s --teacher t --out o --epochs 7 --batch-size 5 --weights students=r18.pth STTS=None"
+    command = "compare s --teacher t --out o --epochs 7 --batch-size 5 --precision bf16 --weights students=r18.pth STTS=None"
     with pytest.MonkeyPatch.context() as patch:
         given = []
         patch.setattr(cli, "run_compare", given.append)
@@ -308,7 +308,7 @@ def test_weights_and_epochs_reach_the_bench():
     assert scale["students"]["image_weights"] == "r18.pth" and scale["STTS"]["weights"] is None
     assert scale["AdaFuse"]["weights"] == "imagenet"  # the paper's, where nothing else is said
     for stage in ("training", "pretraining"):
-        assert (scale[stage]["epochs"], scale[stage]["batch_size"]) == (7, 5)
+        assert (scale[stage]["epochs"], scale[stage]["batch_size"], scale[stage]["precision"]) == (7, 5, "bf16")
     assert experiments.EPIC_KITCHENS["training"]["epochs"] == 50  # untouched
 
 

@@ -20,8 +20,8 @@ from egodistill import data, gpmf
 
 CASES = int(os.environ.get("EGODISTILL_FUZZ", 10_000))
 NASTY = (
-    "", " ", "nan", "NULL", "inf", "-inf", "-1", "0", "1e309", "9" * 400, "0x10", "1_0", "null", "true", "[]", "{}", '"',
-    ",", "\n", "\r\n", "\x00", "\ufeff", "\u0664", "../../P01", "..", "/etc/passwd", "P01/../..", "\\", "00:00:-1",
+    "", " ", "nan", "NULL", "inf", "-inf", "-1", "0", "1e309", "9" * 400, "0x10", "1_0", "null", "true", "[]", "{}",
+    '"', ",", "\n", "\r\n", "\x00", "\ufeff", "\u0664", "../../P01", "..", "/etc/passwd", "P01/../..", "\\", "00:00:-1",
     "1:2:3:4", "[" * 2000, "é",
 )  # fmt: skip
 
