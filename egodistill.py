@@ -1191,7 +1191,7 @@ def measure(
 
     The time is the median of `repeats` forward passes after two for warming up, divided by the batch size; on a GPU it
     is taken with device events. Reading and decoding are not part of it. After `seconds` no further pass begins, but
-    two are always timed; a first pass that takes longer than that is all of the warming up.
+    two are always timed; a first pass that takes longer than that needs no warming up, and is one of them.
     `precision` and `compile` are those of `evaluate()`; what they change is told by `same_top1` and `feature_error`.
     """
     if batch_size < 1 or repeats < 1:
@@ -1218,9 +1218,9 @@ def measure(
 
     budget = math.inf if seconds is None else 1e3 * seconds
     output, first = spent()
-    if first < budget:
-        output, _ = spent()
-    times: list[float] = []
+    times = [first] if first > budget else []
+    if not times:
+        spent()
     while len(times) < repeats and (len(times) < 2 or sum(times) < budget):
         output, passed = spent()
         times.append(passed)

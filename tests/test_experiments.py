@@ -299,7 +299,8 @@ def test_errors_of_compare_name_the_way_out(demo, small, tmp_path, capsys, optio
 
 
 def test_weights_and_epochs_reach_the_bench():
-    command = "compare s --teacher t --out o --epochs 7 --batch-size 5 --precision bf16 --weights students=r18.pth STTS=None"
+    command = "compare s --teacher t --out o --epochs 7 --batch-size 5 --precision bf16"
+    command += " --weights students=r18.pth STTS=None"
     with pytest.MonkeyPatch.context() as patch:
         given = []
         patch.setattr(cli, "run_compare", given.append)
