@@ -1309,8 +1309,11 @@ def predict(
     if stride <= 0:
         raise EgoDistillError(f"stride is in seconds and above 0; got {stride}")
     starts = [k * stride for k in range(max(1, math.floor((duration - length) / stride + 1 + 1e-6)))]
-    for k in range(0, len(starts), batch_size):
-        group, windows, problems = starts[k : k + batch_size], {}, {}
+    groups = [starts[k : k + batch_size] for k in range(0, len(starts), batch_size)]
+
+    def look(group: list[float]) -> tuple[dict[float, str], list[Tensor]]:
+        """What is wrong with some of the clips, and the model's inputs for the others."""
+        windows, problems = {}, {}
         for start in group:
             try:
                 if motion is not None:
@@ -1318,20 +1321,32 @@ def predict(
             except data.CoverageError as error:
                 problems[start] = str(error)
         good = [start for start in group if start not in problems]
-        answers: dict[float, list[tuple[str, float]]] = {}
-        if good:
-            times = [t for start in good for t in data.clip_times(start, model.num_frames, length)]
-            frames = torch.from_numpy(data.read_frames(video, times, size=model.frame_size, exact=exact))
-            batch = [frames.unflatten(0, (len(good), model.num_frames))]
-            if motion is not None:
-                batch.append(torch.stack([torch.from_numpy(windows[start]) for start in good]))
-            with autocast(place, precision):
-                scores = run(*(x.to(place) for x in batch)).logits.float().softmax(1).cpu()
-            best = scores.topk(min(top, scores.shape[1]), dim=1)
-            for start, values, classes in zip(good, best.values.tolist(), best.indices.tolist(), strict=True):
-                answers[start] = [(names[c], v) for c, v in zip(classes, values, strict=True)]
-        for start in group:
-            yield Prediction(start, start + length, answers.get(start, []), problems.get(start))
+        if not good:
+            return problems, []
+        times = [t for start in good for t in data.clip_times(start, model.num_frames, length)]
+        frames = torch.from_numpy(data.read_frames(video, times, size=model.frame_size, exact=exact))
+        inputs = [frames.unflatten(0, (len(good), model.num_frames))]
+        if motion is not None:
+            inputs.append(torch.stack([torch.from_numpy(windows[start]) for start in good]))
+        return problems, inputs
+
+    with ThreadPoolExecutor(1) as pool:  # It reads the next clips while the model works on these.
+        ahead = pool.submit(look, groups[0])
+        for k, group in enumerate(groups):
+            problems, inputs = ahead.result()
+            if k + 1 < len(groups):
+                ahead = pool.submit(look, groups[k + 1])
+            answers: list[list[tuple[str, float]]] = []
+            if inputs:
+                with autocast(place, precision):
+                    scores = run(*(x.to(place) for x in inputs)).logits.float().softmax(1).cpu()
+                best = scores.topk(min(top, scores.shape[1]), dim=1)
+                for values, classes in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+                    answers.append([(names[c], v) for c, v in zip(classes, values, strict=True)])
+            told = iter(answers)
+            for start in group:
+                problem = problems.get(start)
+                yield Prediction(start, start + length, [] if problem else next(told), problem)
 
 
 # ---------------------------------------------------------------------------------------------------------------

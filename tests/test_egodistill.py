@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import zlib
 from pathlib import Path
@@ -871,6 +872,35 @@ def test_predict_on_a_real_recording(sample_data):
     scores = model(frames, window).logits.softmax(1)[0].tolist()
     assert dict(cheap.classes) == pytest.approx(dict(zip(CLASSES, scores, strict=True)), abs=2e-6)
     assert dict(cheap.classes) != pytest.approx(dict(rows[0].classes), abs=5e-6)
+
+
+def test_predict_reads_the_next_clips_while_the_model_works(monkeypatch):
+    """Not more than one group ahead, so that memory does not grow; and each clip gets its own frames."""
+    begun = [threading.Event() for _ in range(6)]
+    reads, runs = [], []
+
+    def read_frames(video, times, size, exact):
+        begun[len(reads)].set()
+        reads.append(list(times))
+        return np.stack([np.full((3, size, size), round(10 * time), np.uint8) for time in times])
+
+    class Eyes(nn.Module):
+        inputs, num_frames, num_classes, frame_size, clip_seconds, class_names = ("frames",), 1, 2, 4, 2.0, None
+
+        def forward(self, frames):
+            assert len(reads) <= len(runs) + 2  # these, and the next
+            runs.append(len(frames))
+            assert len(runs) == 5 or begun[len(runs)].wait(10)  # the next ones are being read by now
+            seen = frames[:, 0, 0, 0, 0].float()
+            return Output(seen[:, None], torch.stack([seen, 0 * seen], 1) / 100)
+
+    monkeypatch.setattr(data, "probe", lambda video: data.VideoInfo(20.0, 30.0, 8, 8, False))
+    monkeypatch.setattr(data, "read_frames", read_frames)
+    rows = list(E.predict(Eyes(), "walk.mp4", batch_size=2, device="cpu"))
+    assert [row.start for row in rows] == [2.0 * k for k in range(10)] and runs == 5 * [2]
+    for row in rows:  # the middle of the clip, in tenths of a second
+        score = torch.tensor([10 * (row.start + 1.0) / 100, 0.0]).softmax(0)[0]
+        assert row.classes[0] == ("0", pytest.approx(float(score)))
 
 
 def test_predict_says_where_head_motion_is_missing(sample_data, tmp_path):
