@@ -1,0 +1,176 @@
+"""A 50-minute recording, from file to labels: the teacher that watches all of it, and the student that glances.
+
+    python benchmarks/recording.py                               # about an hour on two cores
+    python benchmarks/recording.py --minutes 2 --teacher-seconds 5 --num-frames 1     # to see how it works
+
+The recording is 1080p at 30 fps, H.264 with a key frame each second, as phones write it, and its head motion a table
+beside it. It is one rendered piece of `--piece-seconds` whose packets are repeated, so that making it takes minutes: a
+decoder has the same work with each repetition. The working copy (`recordings.transcode`, here of the piece) is repeated
+in the same way. Both networks have random weights and the paper's size.
+
+Student: `predict()`, which decodes the next clips while the model works on these. "decoding" and "model" are what each
+of the two takes alone, the larger one bounds the whole. Teacher: 16 frames of each clip of 64 through MotionFormer, as
+released and in this library's form, on the first `--teacher-seconds`, stretched to the whole length. Memory is the peak
+of a process that does nothing else, on the whole recording and on a tenth of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout's egodistill, installed or not.
+
+from egodistill import EgoDistill, data, predict, recordings, teachers
+
+WIDTH, HEIGHT, RATE = 1920, 1080, 30
+
+
+def render(path: Path, seconds: float) -> None:
+    """A textured wall that a shaking camera pans over, with the noise of a sensor."""
+    rng = np.random.default_rng(0)
+    margin = 240
+    small = rng.integers(0, 256, (1 + (HEIGHT + margin) // 24, 1 + (WIDTH + margin) // 24, 3), np.uint8)
+    wall = small.repeat(24, 0).repeat(24, 1)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.options = {"preset": "veryfast", "crf": "23", "g": str(RATE), "bf": "0", "sc_threshold": "0"}
+        for k in range(round(seconds * RATE)):
+            x, y = (round(margin / 2 * (1 + np.sin(0.11 * k * speed))) for speed in (1.0, 0.7))
+            grain = rng.integers(0, 6, (HEIGHT // 4, WIDTH // 4, 1), np.uint8).repeat(4, 0).repeat(4, 1)
+            picture = np.ascontiguousarray(wall[y : y + HEIGHT, x : x + WIDTH] // 2 + 60 + grain)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def repeat(piece: Path, out: Path, times: int) -> None:
+    """The piece again and again: its packets as they are, each time later."""
+    with av.open(str(piece)) as first:
+        source = first.streams.video[0]
+        packets = [packet for packet in first.demux(source) if packet.dts is not None]
+        length = round(Fraction(source.frames, RATE) / source.time_base)
+        with av.open(str(out), "w") as container:
+            stream = container.add_stream_from_template(source)
+            stamps = [(packet.pts, packet.dts) for packet in packets]
+            for k in range(times):
+                for packet, (pts, dts) in zip(packets, stamps, strict=True):
+                    packet.stream, packet.pts, packet.dts = stream, pts + k * length, dts + k * length
+                    packet.time_base = source.time_base
+                    container.mux(packet)
+
+
+def write_imu(path: Path, seconds: float) -> None:
+    time_ = np.arange(0, seconds, 1 / 198)
+    values = np.random.default_rng(1).normal(0, 0.3, (len(time_), 6))
+    values[:, 2] += 9.8
+    header = "time,ax,ay,az,gx,gy,gz"
+    np.savetxt(path, np.column_stack([time_, values]), fmt="%.5f", delimiter=",", header=header, comments="")
+
+
+def clock(work) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def watch(student: EgoDistill, video: Path, imu: Path, exact: bool) -> int:
+    return sum(1 for clip in predict(student, video, imu, exact=exact) if clip.classes)
+
+
+def decode(student: EgoDistill, video: Path, minutes: float, exact: bool) -> None:
+    """The frames of all clips, in the groups in which predict() takes them."""
+    starts = np.arange(0, minutes * 60 - student.clip_seconds, student.clip_seconds)
+    for k in range(0, len(starts), 16):
+        times = [t for start in starts[k : k + 16] for t in data.clip_times(start, student.num_frames)]
+        data.read_frames(video, times, size=student.frame_size, exact=exact)
+
+
+@torch.inference_mode()
+def think(student: EgoDistill, clips: int) -> None:
+    batch = student.example(16)
+    for _ in range(-(-clips // 16)):
+        student(*batch)
+
+
+@torch.inference_mode()
+def teach(teacher: teachers.Teacher, video: Path, seconds: float) -> None:
+    """All clips of the first seconds: dense frames, cropped, four clips at a time."""
+    starts = np.arange(0, seconds - data.CLIP_SECONDS + 1e-6, data.CLIP_SECONDS)
+    for k in range(0, len(starts), 4):
+        part = starts[k : k + 4]
+        times = [t for start in part for t in data.clip_times(start, 16)]
+        frames = torch.from_numpy(data.read_frames(video, times, size=224, crop=True))
+        teacher(frames.unflatten(0, (len(part), 16)))
+
+
+def peak(video: Path, imu: Path) -> float:
+    """MB of a process that predicts the labels of a recording."""
+    command = [sys.executable, __file__, "--one", json.dumps([str(video), str(imu)])]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--minutes", type=float, default=50)
+    parser.add_argument("--piece-seconds", type=int, default=20)
+    parser.add_argument("--teacher-seconds", type=float, default=20)
+    parser.add_argument("--num-frames", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # What a process of its own is to look at, as JSON.
+    arguments = parser.parse_args()
+    if arguments.one:
+        video, imu = json.loads(arguments.one)
+        watch(EgoDistill(8, image_weights=None), Path(video), Path(imu), True)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3))
+        return
+
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.minutes:g} minutes of 1080p30")
+    with tempfile.TemporaryDirectory() as folder:
+        piece, small, imu = (Path(folder, name) for name in ("piece.mp4", "small.mp4", "imu.csv"))
+        times = max(1, round(arguments.minutes * 60 / arguments.piece_seconds))
+        minutes = times * arguments.piece_seconds / 60
+        render(piece, arguments.piece_seconds)
+        copying = clock(lambda: recordings.transcode(piece, small)) * times
+        whole, copy, tenth = (Path(folder, name) for name in ("whole.mp4", "copy.mp4", "tenth.mp4"))
+        repeat(piece, whole, times)
+        repeat(small, copy, times)
+        repeat(piece, tenth, max(1, times // 10))
+        write_imu(imu, minutes * 60)
+        sizes = [f"{file.stat().st_size / 1e6:.0f} MB" for file in (whole, copy)]
+        print(f"recording {sizes[0]}, working copy {sizes[1]} (made in {copying:.0f} s, once)\n")
+
+        print("what | seconds | decoding | model | times the teacher's speed")
+        released = 0.0
+        for name, fast in (("MotionFormer, as released", False), ("MotionFormer, this library's form", True)):
+            teacher = teachers.load("motionformer_16x4", None, 8, fast=fast, progress=False).eval()
+            seen = arguments.teacher_seconds // data.CLIP_SECONDS * data.CLIP_SECONDS
+            spent = clock(lambda teacher=teacher, seen=seen: teach(teacher, whole, seen)) * minutes * 60 / seen
+            released = released or spent
+            print(f"{name} | {spent:.0f} (from {seen:.0f} s) | | | {released / spent:.1f}", flush=True)
+        for count in arguments.num_frames:
+            student = EgoDistill(8, num_frames=count, image_weights=None).eval()
+            watch(student, tenth, imu, True)  # warms up
+            for name, video, exact in (
+                ("exact frames", whole, True), ("key frames", whole, False), ("working copy", copy, True),
+            ):  # fmt: skip
+                alone = clock(lambda s=student, v=video, e=exact: decode(s, v, minutes, e))
+                spent = clock(lambda s=student, v=video, e=exact: watch(s, v, imu, e))
+                model = clock(lambda s=student: think(s, int(minutes * 60 / data.CLIP_SECONDS)))
+                cells = (f"EgoDistill, N = {count}, {name}", f"{spent:.1f}", f"{alone:.1f}", f"{model:.1f}")
+                print(" | ".join(cells), f"| {released / spent:.0f}", flush=True)
+        print(f"\npeak memory: {peak(whole, imu):.0f} MB, on a tenth of the recording {peak(tenth, imu):.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
