@@ -840,8 +840,10 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
             ["0.000", "2.133", "1", "0.75", "0", "0.25", "", "", ""],
             ["2.133", "4.267", *6 * [""], "no head motion, from 3.1 s on"],
         ]
-    run(capsys, *command, "--stride", "0.5", "--top", "1", "--device", "cpu")
-    assert given[-1][2] == {"stride": 0.5, "top": 1, "exact": True, "device": "cpu"}
+    run(capsys, *command, "--stride", "0.5", "--top", "1", "--device", "cpu", "--precision", "bf16", "--compile")
+    assert given[-1][2] == {
+        "stride": 0.5, "top": 1, "exact": True, "precision": "bf16", "compile": True, "device": "cpu",
+    }  # fmt: skip
 
 
 def test_synthesize_and_prepare_are_of_one_layout(demo, tmp_path, monkeypatch, capsys):
