@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 import wave
@@ -1140,6 +1141,18 @@ def test_machines_share_the_work_without_knowing_each_other(store, kitchen, tmp_
     assert arrays_of(tmp_path / "both") == arrays_of(store.path)
     with pytest.raises(data.DataError, match="rank 2 is not one of the 2"):
         data.prepare(kitchen, alone, **OPTIONS, rank=2)
+
+
+def test_a_store_is_laid_out_by_one_at_a_time(kitchen, tmp_path):
+    path = tmp_path / "s"
+    path.mkdir()
+    with data._one_at_a_time(path):
+        other = threading.Thread(target=data.prepare, args=(kitchen, path), kwargs=OPTIONS)
+        other.start()
+        other.join(0.5)
+        assert other.is_alive() and not (path / "store.json").exists()
+    other.join(60)
+    assert len(data.ClipStore(path)) == 12
 
 
 def test_failed_clips_are_tried_again_by_whose_they_are(kitchen, tmp_path, monkeypatch):
