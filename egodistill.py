@@ -929,11 +929,12 @@ def join(device: torch.device) -> None:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        meeting: dict[str, Any] = {}
-        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and on_one_machine():
-            rank, processes = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
-            meeting = {"store": torchrun_store(), "rank": rank, "world_size": processes}
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE, **meeting)
+        backend, meeting = "nccl" if device.type == "cuda" else "gloo", {}
+        with told():
+            if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and on_one_machine():
+                rank, processes = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
+                meeting = {"store": torchrun_store(), "rank": rank, "world_size": processes}
+            distributed.init_process_group(backend, timeout=PATIENCE, **meeting)
 
 
 def on_one_machine() -> bool:

@@ -112,17 +112,19 @@ def do_parts(rank, folder):
     model.extra, model.unused = (torch.nn.Parameter(torch.ones(4)) for _ in range(2))
     draws = []
     model.imu_encoder.cnn[4].register_forward_hook(lambda part, inputs, output: draws.append(output[:4, 0] == 0))
-    history = E.distill(model, Store(8), teacher="t", **BRIEF | {"batch_size": 8})
+    history = E.distill(model, Store(8), teacher="t", **BRIEF | {"batch_size": 8, "weight_decay": 0.1})
     return history, weights(model), draws
 
 
 def do_resume(rank, folder):
     """Go on with what one process began; begin what one process will end."""
-    model = student()
+    model, written, whole = student(), [], E.whole
+    E.whole = lambda path: written.append(path.name) or whole(path)
     rest = run("distill", model, Store(21), checkpoint=folder / "one.pt", checkpoint_seconds=0.0)
+    E.whole = whole
     with pytest.raises(InterruptedError):
         run("distill", student(), Store(21), checkpoint=folder / "two.pt", checkpoint_seconds=0.0, stop=5)
-    return rest, weights(model)
+    return rest, weights(model), set(written)
 
 
 def do_nan(rank, folder):
@@ -249,9 +251,10 @@ def test_all_processes_hold_the_same_model(both):
 def test_a_run_goes_on_with_another_number_of_processes(both):
     model = student()
     history = run("distill", model, Store(21))
-    for rest, ours in both["resume"]:  # one process, then two
+    for rest, ours, written in both["resume"]:  # one process, then two
         close(ours, weights(model))
         assert [row["loss"] for row in rest] == pytest.approx([row["loss"] for row in history], abs=1e-5)
+        assert written == ({"one.pt", "one.jsonl"} if ours is both["resume"][0][1] else set())
     again = student()
     path = both["folder"] / "two.pt"
     assert (torch.load(path)["state"]["epoch"], torch.load(path)["state"]["step"]) == (1, 1)
