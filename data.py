@@ -1563,6 +1563,7 @@ def prepare(
     if not 0 <= rank < world_size:
         raise DataError(f"rank {rank} is not one of the {world_size} of world_size")
     path = Path(out)
+    _refuse_strangers(path, settings)
     path.mkdir(parents=True, exist_ok=True)
     with _one_at_a_time(path):  # one creates it, the others wait and find it
         if (path / "store.json").exists():
@@ -1628,26 +1629,9 @@ def _create(
             starts = clip_starts(segment.start, segment.stop, math.inf)
         clips += [{"segment": i, "start": start} for start in starts]
 
-    n, size, clip_size = len(clips), settings["frame_size"], settings["clip_size"]
-    arrays = {"status": ("uint8", [n]), "label": ("int64", [n]), "segment": ("int64", [n])}
-    for count in settings["num_frames"]:
-        arrays[f"frames_{count}"] = ("uint8", [n, count, 3, size, size])
-    if settings["ends"]:
-        arrays["ends"] = ("uint8", [n, 2, 3, size, size])
-    if settings["clip_frames"]:
-        arrays["clip"] = ("uint8", [n, settings["clip_frames"], 3, clip_size, clip_size])
-    if settings["imu"]:
-        arrays["imu"] = ("float32", [n, settings["imu_samples"], 6])
-    if settings["audio"]:
-        arrays["audio"] = ("float32", [n, _AUDIO_STEPS, AUDIO_BANDS])
+    arrays = _arrays(settings, len(clips))
     entries = {name: {"file": f"{name}.npy", "dtype": dtype, "shape": shape}
                for name, (dtype, shape) in arrays.items()}
-
-    ours = {entry["file"] for entry in entries.values()}
-    ours |= {"segments.json", "clips.json", "store.lock"}
-    for file in path.iterdir():
-        if file.name.removesuffix(".partial") not in ours:
-            raise DataError(f"{path}: holds {file.name} but no store.json; give an empty folder")
     needed = sum(math.prod(shape) * np.dtype(dtype).itemsize for dtype, shape in arrays.values())
     free = shutil.disk_usage(path).free
     if needed > free:  # writing to a mapped file on a full disk would kill the process
@@ -1663,6 +1647,33 @@ def _create(
     _write_json(path / "clips.json", clips)
     header = {"format": _FORMAT, "settings": settings, "class_names": class_names}
     _write_json(path / "store.json", header | {"arrays": entries})
+
+
+def _arrays(settings: dict, n: int) -> dict[str, tuple[str, list[int]]]:
+    """Dtype and shape of each array of a store of ``n`` clips."""
+    size, clip_size = settings["frame_size"], settings["clip_size"]
+    arrays = {"status": ("uint8", [n]), "label": ("int64", [n]), "segment": ("int64", [n])}
+    for count in settings["num_frames"]:
+        arrays[f"frames_{count}"] = ("uint8", [n, count, 3, size, size])
+    if settings["ends"]:
+        arrays["ends"] = ("uint8", [n, 2, 3, size, size])
+    if settings["clip_frames"]:
+        arrays["clip"] = ("uint8", [n, settings["clip_frames"], 3, clip_size, clip_size])
+    if settings["imu"]:
+        arrays["imu"] = ("float32", [n, settings["imu_samples"], 6])
+    if settings["audio"]:
+        arrays["audio"] = ("float32", [n, _AUDIO_STEPS, AUDIO_BANDS])
+    return arrays
+
+
+def _refuse_strangers(path: Path, settings: dict) -> None:
+    """A store begins in a folder of its own, or where one was begun that is like it."""
+    ours = {f"{name}.npy" for name in _arrays(settings, 0)}
+    ours |= {"segments.json", "clips.json", "store.lock", "store.json"}
+    for file in path.iterdir() if path.exists() else ():
+        strange = file.name.removesuffix(".partial") not in ours
+        if strange and not (path / "store.json").exists():
+            raise DataError(f"{path}: holds {file.name} but no store.json; give an empty folder")
 
 
 def _duration(video: str) -> float:

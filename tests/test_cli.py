@@ -294,7 +294,7 @@ def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
     def interrupt(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "load_model", interrupt)
+    monkeypatch.setattr(experiments, "load", interrupt)
     assert cli.main(["measure", "--checkpoint", "student.pt"]) == 130
     assert "the same command goes on from there" in capsys.readouterr().err
 

@@ -204,7 +204,7 @@ def test_check_of_a_healthy_recording(world):
     assert found.problem is None and found.notes == []
     assert (found.duration, found.fps, found.width, found.height) == (
         info.duration, info.fps, info.width, info.height)
-    assert (found.codec, found.audio, found.rotation, found.variable_rate) == ("h264", False, 0, False)
+    assert (found.codec, found.audio, found.rotation, found.variable_rate) == ("h264", True, 0, False)
     assert found.broken_packets == found.unordered_frames == found.repeated_frames == 0
     assert found.accel.rate == pytest.approx(197.9, abs=0.1)
     assert found.gyro.rate == pytest.approx(198.2, abs=0.1)
