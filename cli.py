@@ -1049,10 +1049,11 @@ def run_demo(a: argparse.Namespace) -> None:
     about = {"seeds": a.seeds, "quick": a.quick, "ceilings": synthetic.ceilings(), **about_this_run(bench)}
     files = experiments.write_rows([one for rows in found for one in rows], out / "results", about)
     say(f"\n{files[0]} holds these numbers. This run took {(time.monotonic() - began) / 60:.1f} minutes.")
-    say(
-        f"Next, all methods with 1, 2 and 4 frames (Figure 3), an hour: egodistill compare {out / 'store'} "
-        f"--teacher {named[TEACHER]} --out {out} --scale small"
-    )
+    if not a.quick:
+        say(
+            f"Next, all methods with 1, 2 and 4 frames (Figure 3), an hour or two:\n"
+            f"  egodistill compare {out / 'store'} --teacher {named[TEACHER]} --out {out} --scale small"
+        )
 
 
 def demo_runs(teacher: str, seeds: list[int], alone: bool) -> list[experiments.Run]:
