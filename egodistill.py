@@ -29,6 +29,7 @@ import functools
 import json
 import math
 import os
+import re
 import shutil
 import statistics
 import sys
@@ -157,7 +158,8 @@ class EgoDistill(nn.Module):
     num_classes      C.
     feature_dim      D, the size of the teacher's feature (768 for MotionFormer).
     num_frames       N. One frame is the clip's centre frame; more go through a GRU, whose last state is used.
-    image_encoder    f_I, any classification network of torchvision by its name, without its classifier.
+    image_encoder    f_I, any classification network of torchvision by its name, without its classifier; or
+                     "resnet10xW", a small one for small frames: a residual block a stage, W to 8 W channels.
     image_weights    "imagenet" (torchvision downloads them), a state dict or the path of one, or None for random.
     use_imu          False: VisOnly and VisOnly-Distill.
     frame_size       Height and width of the frames it is trained on, kept for `predict()`.
@@ -304,7 +306,15 @@ def describe(tensor: Tensor) -> str:
 
 
 def build_image_encoder(name: str, weights: str | os.PathLike | Mapping[str, Tensor] | None) -> tuple[nn.Module, int]:
-    """A torchvision classification network without its classifier, and the size of the feature that it gives."""
+    """A classification network without its classifier, and the size of the feature that it gives."""
+    if small := re.fullmatch(r"resnet10x([1-9]\d*)", name):
+        if isinstance(weights, str) and weights == "imagenet":
+            raise EgoDistillError(f"image_encoder={name!r} has no published weights; give image_weights=None or a file")
+        encoder, size = small_resnet(int(small[1]))
+        if weights is not None:
+            state = weights if isinstance(weights, Mapping) else read_tensors(weights)
+            load_strictly(encoder, state, "the image weights")
+        return encoder, size
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise EgoDistillError(
             f"image_encoder={name!r} is no classification network of torchvision {torchvision.__version__}; "
@@ -335,6 +345,26 @@ def build_image_encoder(name: str, weights: str | os.PathLike | Mapping[str, Ten
     with torch.no_grad():  # Found out, not typed in.
         size = encoder.eval()(torch.zeros(1, 3, 224, 224)).shape[1]
     return nn.Sequential(encoder.train(), nn.Flatten()), size
+
+
+def small_resnet(width: int) -> tuple[nn.Module, int]:
+    """A ResNet with a block a stage and `width` channels in the first: for frames of 64 pixels and random weights."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
+    ]  # fmt: skip
+    before = width
+    for stage in range(4):
+        after, stride, shortcut = width * 2**stage, 2 if stage else 1, None
+        if stage:
+            shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+        layers.append(torchvision.models.resnet.BasicBlock(before, after, stride, shortcut))
+        before = after
+    encoder = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    give_each_place_a_relu(encoder)
+    return encoder.to(memory_format=torch.channels_last), before
 
 
 def give_each_place_a_relu(encoder: nn.Module) -> None:

@@ -72,7 +72,8 @@ EGO4D: dict[str, Any] = EPIC_KITCHENS | {
 # Two cores, minutes, 64 pixels, and no weights to start from: a run of the demo's size.
 ANNEAL = {"schedule": "cosine", "warmup_epochs": 1.5}  # Few epochs: the paper's steps would waste the last of them.
 SMALL: dict[str, Any] = {
-    "students": {"image_encoder": "shufflenet_v2_x0_5", "image_weights": None},
+    # ListenToLook's image network, too, is this one.
+    "students": {"image_encoder": "resnet10x16", "image_weights": None},
     "feature_dim": 1920,  # that of the demo's SlowFast
     "AdaFuse": {"weights": None, "width": 16, "depths": (1, 1, 1, 1), "policy_hidden": 64, "dropout": 0.0},
     "STTS": {"weights": None, "width": 32, "depths": (1, 1, 2, 1), "dropout": 0.0, "drop_path": 0.0, "samples": 100},
