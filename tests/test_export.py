@@ -45,15 +45,15 @@ def student(seed=0, **arguments) -> EgoDistill:
 
 
 class Clips:
-    """A store in memory, with other colours for the three channels and gravity in the accelerometer."""
+    """The first of 40 clips in memory, with other colours for the three channels and gravity in the accelerometer."""
 
     def __init__(self, model: EgoDistill, count=12):
         rng = np.random.default_rng(0)
         size, frames = model.frame_size, model.num_frames
-        colour = rng.integers(0, 256, (count, frames, 3, 1, 1))
-        pixels = (colour + rng.integers(-40, 40, (count, frames, 3, size, size))).clip(0, 255).astype(np.uint8)
-        imu = rng.normal([0, 0, 9.8, 0.3, 0, 0], 1, (count, model.imu_samples, 6)).astype(np.float32)
-        self.arrays = {f"frames_{frames}": pixels, "imu": imu}
+        colour = rng.integers(0, 256, (40, frames, 3, 1, 1))
+        pixels = (colour + rng.integers(-40, 40, (40, frames, 3, size, size))).clip(0, 255).astype(np.uint8)
+        imu = rng.normal([0, 0, 9.8, 0.3, 0, 0], 1, (40, model.imu_samples, 6)).astype(np.float32)
+        self.arrays = {f"frames_{frames}": pixels[:count], "imu": imu[:count]}
         self.class_names, self.labels = CLASSES, np.arange(count) % 4
         self.segments = np.arange(count)
 
