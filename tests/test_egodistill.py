@@ -697,6 +697,33 @@ def test_measure_keeps_to_its_time():
         E.measure(small(), batch_size=0)
 
 
+def test_small_resnet_is_the_one_of_listentolook(tmp_path):
+    """Number by number; it is saved by its name, and has no weights to download."""
+    torch.manual_seed(0)
+    theirs = baselines.ResNet(baselines.BasicBlock, (1, 1, 1, 1), 16).eval()
+    options = {"image_encoder": "resnet10x16", "frame_size": 64, "use_imu": False}
+    model = EgoDistill(4, image_weights=None, **options).eval()
+    ours = model.image_encoder
+    assert model.image_dim == 128 and len(ours.state_dict()) == len(theirs.state_dict())
+    names = dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True))
+    for value in names.values():
+        if value.is_floating_point():
+            value += 0.1 * torch.rand_like(value)
+    again = EgoDistill(4, image_weights=names, **options).eval()
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        wanted = theirs(pixels).mean((2, 3))
+        torch.testing.assert_close(again.image_encoder(pixels), wanted, rtol=1e-4, atol=1e-5)
+        assert (ours(pixels) - wanted).abs().max() > 0.01
+    again.save(tmp_path / "small.pt")
+    loaded = EgoDistill.load(tmp_path / "small.pt")
+    assert torch.equal(loaded.image_encoder(pixels), again.image_encoder(pixels))
+    with pytest.raises(EgoDistillError, match=r"resnet10x16.*no published weights"):
+        EgoDistill(4, **options)
+    with pytest.raises(EgoDistillError, match="no classification network"):
+        EgoDistill(4, image_encoder="resnet10x0", image_weights=None)
+
+
 def test_agreement_with_fp32():
     exact = Output(torch.tensor([[1.0, -4.0], [2.0, 0.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
     fast = Output(torch.tensor([[1.0, -3.0], [2.5, 0.0]]), torch.tensor([[0.0, 9.0], [0.0, 1.0]]))
