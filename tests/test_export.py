@@ -137,7 +137,7 @@ def test_onnx_agrees(precision, tmp_path):
     model, file = student(num_frames=2 if precision == "fp32" else 1), tmp_path / "student.onnx"
     store = Clips(model) if precision == "int8" else None
     description = export.export(model, file, format="onnx", precision=precision, calibrate=store)
-    assert_same(model, file, 1e-5 if precision == "fp32" else 0.1)
+    assert_same(model, file, 1e-4 if precision == "fp32" else 0.1)
     graph = importlib.import_module("onnx").load(file).graph
     assert [value.name for value in graph.input] == [entry["name"] for entry in description["inputs"]]
     assert [value.name for value in graph.output] == [entry["name"] for entry in description["outputs"]]
@@ -152,7 +152,7 @@ def test_compiled_agrees(precision, tmp_path):
     model, file = student(), tmp_path / "student.pt2"
     store = Clips(model) if precision == "int8" else None
     export.export(model, file, format="aoti", precision=precision, calibrate=store)
-    assert_same(model, file, 1e-5 if precision == "fp32" else 0.1)
+    assert_same(model, file, 1e-4 if precision == "fp32" else 0.1)  # Folded weights change the order of sums.
 
 
 # --- int8
