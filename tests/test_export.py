@@ -85,9 +85,10 @@ def assert_same(model: EgoDistill, file, tolerance=1e-5) -> None:
         expected, given = original(model, *clips), run(*clips)
         assert isinstance(given, Output)
         assert given.feature.shape == (count, 12) and given.logits.shape == (count, 4)
-        for one, other in zip(given, expected, strict=True):
+        sums = expected.feature, expected.logits - model.classifier.bias.detach()  # The bias takes much away.
+        for one, other, size in zip(given, expected, sums, strict=True):
             assert one.dtype == torch.float32
-            torch.testing.assert_close(one, other, atol=tolerance * float(other.abs().max()), rtol=0)
+            torch.testing.assert_close(one, other, atol=tolerance * float(size.abs().max()), rtol=0)
 
 
 # --- The formats
@@ -137,7 +138,7 @@ def test_onnx_agrees(precision, tmp_path):
     model, file = student(num_frames=2 if precision == "fp32" else 1), tmp_path / "student.onnx"
     store = Clips(model) if precision == "int8" else None
     description = export.export(model, file, format="onnx", precision=precision, calibrate=store)
-    assert_same(model, file, 1e-4 if precision == "fp32" else 0.1)
+    assert_same(model, file, 1e-5 if precision == "fp32" else 0.05)
     graph = importlib.import_module("onnx").load(file).graph
     assert [value.name for value in graph.input] == [entry["name"] for entry in description["inputs"]]
     assert [value.name for value in graph.output] == [entry["name"] for entry in description["outputs"]]
@@ -152,7 +153,7 @@ def test_compiled_agrees(precision, tmp_path):
     model, file = student(), tmp_path / "student.pt2"
     store = Clips(model) if precision == "int8" else None
     export.export(model, file, format="aoti", precision=precision, calibrate=store)
-    assert_same(model, file, 1e-4 if precision == "fp32" else 0.1)  # Folded weights change the order of sums.
+    assert_same(model, file, 1e-5 if precision == "fp32" else 0.05)
 
 
 # --- int8
@@ -180,9 +181,9 @@ def test_residual_blocks_have_a_relu_for_each_place():
 def test_int8_resnet18_student_is_near_and_a_quarter_as_large(tmp_path):
     pytest.importorskip("torchao", exc_type=ImportError)
     model, file = student(image_encoder="resnet18"), tmp_path / "student.pt2"
-    description = export.export(model, file, precision="int8", calibrate=Clips(model), calibration_clips=8)
-    assert description["calibration"] == {"clips": 8, "random": False}
-    assert_same(model, file, tolerance=0.1)
+    description = export.export(model, file, precision="int8", calibrate=Clips(model))
+    assert description["calibration"] == {"clips": 12, "random": False}
+    assert_same(model, file, tolerance=0.05)
     assert file.stat().st_size < 0.3 * sum(x.nbytes for x in model.state_dict().values())
     program = torch.export.load(file)
     # ResNet-18's 20 convolutions, two hidden layers, the feature and the classifier.
