@@ -852,18 +852,14 @@ def add_compare(commands: Any) -> None:
     parser = command(commands, "compare", run_compare, "all methods of the paper's Figure 3, accuracy against cost")
     experiment_options(parser)
     parser.add_argument("--num-frames", type=positive, nargs="+", help="N (those of 1, 2, 4 that the store has)")
-    parser.add_argument("--methods", nargs="+", metavar="NAME", help=f"of {', '.join(every_method())} (all)")
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help=f"of {', '.join(experiments.METHODS)} (all)")
     parser.add_argument("--teacher-checkpoint", metavar="FILE", help="to know its costs (the demo's is found)")
-
-
-def every_method() -> tuple[str, ...]:
-    return (*experiments.STUDENTS, *experiments.RIVALS)
 
 
 def run_compare(a: argparse.Namespace) -> None:
     store = data.ClipStore(a.store)
     counts = a.num_frames or [n for n in (1, 2, 4) if f"frames_{n}" in store.names]
-    methods = a.methods or every_method()
+    methods = a.methods or experiments.METHODS
     if "audio" not in store.names and a.methods is None:
         methods = [name for name in methods if name != "ListenToLook"]
         say("without ListenToLook: the store has no sound (prepare --audio)")
@@ -907,8 +903,9 @@ def run_ablate(a: argparse.Namespace) -> None:
     choices = experiments.frame_choices(bench, a.teacher, a.seeds, a.num_frames) if a.frame_stores else []
     bench.perform([*losses, *choices], a.jobs)
     found = experiments.rows(bench, losses, costs=False)
+    names = ["labels and IMU only (VisIMU)", *experiments.ABLATIONS]
     say("\nTable 1: EgoDistill with N = 1, top-1 (%)" + spread(a.seeds))
-    say(table(["losses", "top-1"], [[n, accuracy(one)] for n, one in zip(experiments.ABLATIONS, found, strict=True)]))
+    say(table(["losses", "top-1"], [[n, accuracy(one)] for n, one in zip(names, found, strict=True)]))
     if choices:
         found += (frames := experiments.rows(bench, choices, costs=False))
         say(f"\nTable 4: the choice of frames, EgoDistill with N = {a.num_frames}, top-1 (%)" + spread(a.seeds))

@@ -107,3 +107,13 @@ def row_name(row: dict) -> str:
 
 def unfinished(out: Path) -> list[Path]:
     return [path for end in ("*.part*", "*.training") for path in out.rglob(end)]
+
+
+def group_size(group: int) -> int:
+    """Processes of a group that are still running (0 where there is no /proc to tell)."""
+    count = 0
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # It ended in between.
+            state, _, found = file.read_text().rpartition(")")[2].split()[:3]
+            count += int(found) == group and state != "Z"
+    return count

@@ -20,7 +20,7 @@ from statistics import mean, stdev
 import numpy as np
 import pytest
 import torch
-from miniature import Demo, miniature, same, unfinished, weights
+from miniature import Demo, group_size, miniature, same, unfinished, weights
 
 import egodistill
 from egodistill import EgoDistill, baselines, cli, data, experiments, synthetic, teachers
@@ -686,16 +686,6 @@ def killed_again_and_again(out: str, threads: str) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
         print(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, left, flush=True)
-
-
-def group_size(group: int) -> int:
-    """Processes of a group that are still running (0 where there is no /proc to tell)."""
-    count = 0
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # It ended in between.
-            state, _, found = file.read_text().rpartition(")")[2].split()[:3]
-            count += int(found) == group and state != "Z"
-    return count
 
 
 @pytest.fixture(scope="module")

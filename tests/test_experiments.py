@@ -4,13 +4,19 @@ import contextlib
 import csv
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from egodistill.experiments import ABLATIONS, STAGE_1, Bench, OtherFrames, Run
-from miniature import SCALE, miniature, same, unfinished
+from miniature import SCALE, group_size, miniature, same, unfinished
 
 import egodistill
 from egodistill import EgoDistill, baselines, cli, data, experiments, teachers
@@ -224,11 +230,11 @@ def test_ablate_makes_tables_1_and_4(demo, small, tmp_path, capsys):
     assert cli.main([*command.split(), "--frame-stores", *others, "--num-frames", "2"]) == 0
     printed = capsys.readouterr().out
     rows = json.loads((demo.out / "ablate.json").read_text())["rows"]
-    assert [row["run"]["lacking"] for row in rows[1:8]] == [list(part) for part in list(ABLATIONS.values())[1:]]
+    assert [row["run"]["lacking"] for row in rows[1:8]] == [list(part) for part in ABLATIONS.values()]
     assert rows[0]["method"] == "VisIMU"
     assert [row["run"]["sampling"] for row in rows[8:]] == ["uniform", "first", "last"]
     assert all(row["gmacs"] is None for row in rows)  # they are all of one size
-    for name, row in zip(ABLATIONS, rows[:8], strict=True):
+    for name, row in zip(["labels and IMU only (VisIMU)", *ABLATIONS], rows[:8], strict=True):
         assert f"{name}  " in printed and any(
             line.startswith(name) and line.endswith(f" {row['top1']:.1f}") for line in printed.splitlines()
         )
@@ -272,6 +278,36 @@ def test_runs_in_processes_give_the_same(demo, compared, tmp_path, capsys):
         found, before = (json.loads((out / f"{run.name}.json").read_text()) for out in (tmp_path, demo.out))
         assert found["top1"] == before["top1"]
     assert not unfinished(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc, to see which processes are left")
+def test_processes_end_with_the_one_that_began_them(demo, tmp_path):
+    """Also where it is killed: each would keep half a gigabyte for ever."""
+    code = (
+        "import sys; from egodistill import experiments as e; from miniature import SCALE\n"
+        "if __name__ == '__main__':\n"
+        "    runs = [e.Run(m, frames=2) for m in ('AdaFuse', 'STTS full')]\n"
+        "    e.Bench(*sys.argv[1:], SCALE).perform(runs, jobs=2)\n"
+    )
+    (tmp_path / "script.py").write_text(code)
+    path = os.pathsep.join([str(Path(experiments.__file__).parent), str(Path(__file__).parent)])
+    command = [sys.executable, tmp_path / "script.py", demo.out / "store", tmp_path / "out"]
+    parent = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, start_new_session=True)
+
+    def wait(until) -> None:
+        deadline = time.monotonic() + 120
+        while not until() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert until()
+
+    try:
+        wait(lambda: list((tmp_path / "out").rglob("*.training")))  # At work.
+        parent.kill()
+        parent.wait(10)
+        wait(lambda: group_size(parent.pid) == 0)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
 
 
 def test_a_failure_ends_the_other_processes(demo, tmp_path):
