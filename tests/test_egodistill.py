@@ -451,6 +451,7 @@ SCRIPT = """
     sys.path[:0] = [{root!r}, {root!r} + "/tests"]
     import torch
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ignored in the background of a shell.
     import egodistill as E
     import test_egodistill as T
     stage, out, kill_at, kill = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
