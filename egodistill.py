@@ -64,6 +64,7 @@ __all__ = [
     "IMUPredictor",
     "Output",
     "Prediction",
+    "Retrieval",
     "Training",
     "distill",
     "evaluate",
@@ -71,6 +72,7 @@ __all__ = [
     "measure",
     "predict",
     "pretrain_imu",
+    "retrieve",
 ]
 
 CLIP_SECONDS = 64 / 30  # 64 frames at 30 per second, what the paper's teachers see.
@@ -1149,28 +1151,22 @@ def evaluate(
     `precision` is "fp32", "bf16", or "auto": bf16 where the hardware has matrix units for it (see `pick_precision`).
     `compile` goes through torch.compile, which takes a minute at first. EgoDistillError says what the store lacks.
     """
-    names = arrays_of(model, store)
     if not len(store):
         raise EgoDistillError("there are no clips to evaluate on; is the split right, did prepare() fail?")
     need_labels(store)
     targets = [f"{teacher}.feature"] if teacher else []
     for target in targets:
         need(store, target, f"teachers.extract() with the teacher {teacher!r}")
-    place, training = pick_device(device), model.training
-    precision = pick_precision(place, precision)
-    model.to(place).eval()
-    run = compiled(model) if compile else model
-    bar = Progress("evaluate", len(store), show=progress)
+    precision = pick_precision(pick_device(device), precision)
     scores, distance = [], 0.0
-    for batch, _ in read_ahead(store, names + targets, torch.arange(len(store)), batch_size, place):
-        with autocast(place, precision):
-            feature, logits = run(*(batch[name] for name in names))
-        scores.append(logits.float().softmax(1).cpu())
+    found = outputs(
+        model, store, targets, batch_size=batch_size, device=device, precision=precision, compile=compile,
+        progress=progress,
+    )  # fmt: skip
+    for output, batch in found:
+        scores.append(output.logits.float().softmax(1).cpu())
         for target in targets:
-            distance += float(feature_loss(feature, batch[target])) * len(feature)
-        bar.step(len(logits))
-    bar.close()
-    model.train(training)
+            distance += float(feature_loss(output.feature, batch[target])) * len(output.feature)
 
     scores = torch.cat(scores)
     _, segment = torch.unique(torch.as_tensor(store.segments), return_inverse=True)
@@ -1190,6 +1186,97 @@ def evaluate(
         clips=len(store),
         precision=precision,
     )
+
+
+@torch.no_grad()
+def outputs(
+    model: nn.Module,
+    store: Any,
+    targets: Sequence[str] = (),
+    *,
+    batch_size: int,
+    device: str | None,
+    precision: str = "fp32",
+    compile: bool = False,
+    progress: bool,
+) -> Iterator[tuple[Output, dict[str, Tensor]]]:
+    """What a model in evaluation mode gives for all clips, batch by batch in their order, and the batch: the arrays
+    that the model reads and `targets`."""
+    names, place = arrays_of(model, store), pick_device(device)
+    bar = Progress("evaluate", len(store), show=progress)
+    with evaluating(model, place):
+        run = compiled(model) if compile else model
+        for batch, _ in read_ahead(store, [*names, *targets], torch.arange(len(store)), batch_size, place):
+            with autocast(place, precision):
+                output = run(*(batch[name] for name in names))
+            yield output, batch
+            bar.step(len(output.logits))
+    bar.close()
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """The model there in evaluation mode, and in the mode that it was in again afterwards."""
+    training = model.training
+    model.to(device).eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+class Retrieval(NamedTuple):
+    """The clips of a store that are nearest to each query, the nearest first."""
+
+    rows: Tensor  # int64 [Q, top]: rows of the store, `store.clips[row]` tells what a clip is
+    distance: Tensor  # float32 [Q, top]
+
+
+@torch.no_grad()
+def retrieve(
+    model: nn.Module,
+    store: Any,
+    *inputs: Tensor,
+    teacher: str | None = None,
+    top: int = 5,
+    metric: str = "cosine",
+    batch_size: int = 64,
+    device: str | None = None,
+    progress: bool = True,
+) -> Retrieval:
+    """Find clips by a frame and a head motion (section 4.4, figure 6).
+
+    `inputs` are Q queries as the model reads them, such as frames uint8 [Q, N, 3, H, W] and imu float [Q, 422, 6]; one
+    frame beside several head motions is `frames.expand(Q, ...)`. Their features are compared with those of all clips
+    of the store: with `teacher`, what it saw in the whole clip (the array "NAME.feature"), else the model's own.
+    `metric` is "cosine" (1 - similarity) or "l1" (mean absolute difference); the paper names none. Runs in fp32.
+    EgoDistillError where the store lacks an array, features differ in size, or `top` is more than there are clips.
+    """
+    if metric not in ("cosine", "l1"):
+        raise EgoDistillError(f"metric is 'cosine' or 'l1', not {metric!r}")
+    if not 1 <= top <= len(store):
+        raise EgoDistillError(f"top={top} of {len(store)} clips")
+    names = arrays_of(model, store)
+    if len(inputs) != len(names):
+        raise EgoDistillError(f"the model reads {', '.join(names)}; got {len(inputs)} inputs")
+    if teacher:
+        need(store, f"{teacher}.feature", f"teachers.extract() with the teacher {teacher!r}")
+        gallery = torch.from_numpy(store.read(f"{teacher}.feature", range(len(store)))).float()
+    else:
+        found = outputs(model, store, batch_size=batch_size, device=device, progress=progress)
+        gallery = torch.cat([output.feature.float().cpu() for output, _ in found])
+    place = pick_device(device)
+    with evaluating(model, place):
+        parts = zip(*(x.split(batch_size) for x in inputs), strict=True)
+        queries = torch.cat([model(*(x.to(place) for x in part)).feature.float().cpu() for part in parts])
+    if queries.shape[1] != gallery.shape[1]:
+        raise EgoDistillError(f"the model's feature has {queries.shape[1]} numbers and {teacher}'s {gallery.shape[1]}")
+    if metric == "cosine":
+        distances = 1 - F.normalize(queries, dim=1) @ F.normalize(gallery, dim=1).T
+    else:
+        distances = torch.cdist(queries, gallery, p=1) / queries.shape[1]
+    distance, rows = distances.topk(top, largest=False)
+    return Retrieval(rows, distance)
 
 
 class Cost(NamedTuple):

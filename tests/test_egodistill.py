@@ -634,6 +634,63 @@ def test_evaluation_averages_scores_over_the_clips_of_a_segment():
     assert result.feature_distance == pytest.approx(0.25, abs=1e-5)
 
 
+class Mirror(nn.Module):
+    """The feature of a clip is what is given."""
+
+    inputs, class_names = ("place",), CLASSES
+
+    def forward(self, place):
+        return Output(place, torch.zeros(len(place), 4))
+
+
+def mirrored(places):
+    store = Store(len(places))
+    store.arrays["place"] = np.array(places, dtype=np.float32)
+    return store
+
+
+def test_retrieval_finds_the_nearest_clips_by_the_metric_asked_for():
+    store = mirrored([[10.0, 0.0], [0.0, 1.0], [0.6, 0.6]])
+    query = torch.tensor([[1.0, 0.1], [0.1, 2.0]])
+    found = E.retrieve(Mirror(), store, query, top=2, **QUIET)
+    assert found.rows.tolist() == [[0, 2], [1, 2]]  # By direction; lengths say nothing.
+    assert found.distance[0, 0] == pytest.approx(1 - 1 / math.hypot(1, 0.1), abs=1e-6)
+    found = E.retrieve(Mirror(), store, query, top=3, metric="l1", **QUIET)
+    assert found.rows.tolist() == [[2, 1, 0], [1, 2, 0]]
+    assert found.distance[0].tolist() == pytest.approx([0.45, 0.95, 4.55], abs=1e-6)
+    with pytest.raises(EgoDistillError, match="'cosine' or 'l1'"):
+        E.retrieve(Mirror(), store, query, metric="l2", **QUIET)
+
+
+def test_retrieval_from_what_a_teacher_saw():
+    store = mirrored([[1.0, 0.0], [0.0, 1.0]])
+    store.arrays["t.feature"] = np.array([[0.0, 1.0], [1.0, 0.0]], dtype=np.float32)  # the other way round
+    query = torch.tensor([[1.0, 0.0]] * 3)
+    found = E.retrieve(Mirror(), store, query, teacher="t", top=1, batch_size=2, **QUIET)
+    assert found.rows.tolist() == [[1]] * 3
+    store.arrays["t.feature"] = np.zeros((2, 5), dtype=np.float32)
+    for options, words in (({"teacher": "t"}, "has 2 numbers and t's 5"), ({"teacher": "u"}, "extract"), ({}, "top=5")):
+        with pytest.raises(EgoDistillError, match=words):
+            E.retrieve(Mirror(), store, query, top=1 if options else 5, **options, **QUIET)
+    with pytest.raises(EgoDistillError, match="reads place; got 2 inputs"):
+        E.retrieve(Mirror(), store, query, query, top=1, **QUIET)
+
+
+def test_one_frame_with_other_head_motion_finds_other_clips():
+    """Figure 6: the student with head motion answers by the motion, that of frames alone gives one answer."""
+    store = Store(32)
+    both, frames = small(), small(use_imu=False)
+    E.finetune(both, store, **FAST)
+    frame = torch.from_numpy(store.read("frames_1", [0])).expand(2, -1, -1, -1, -1)
+    imu = torch.from_numpy(store.read("imu", [0, 1]))
+    both.train()  # Dropout would make the answer one of chance.
+    found = E.retrieve(both, store, frame, imu, top=1, **QUIET)
+    assert found.rows[0] == 0 and found.distance[0] == pytest.approx(0, abs=1e-5) and both.training
+    assert store.labels[found.rows[1]] == store.labels[1]
+    alone = E.retrieve(frames, store, frame, top=3, **QUIET).rows
+    assert alone[0].tolist() == alone[1].tolist()
+
+
 def test_imu_encoder_learns_from_real_motion(sample_data):
     """Four activities of a smart watch, 40 recordings to learn from and 40 others; chance is 25 %."""
     with np.load(sample_data / "imu-activity" / "basicmotions.npz", allow_pickle=False) as file:
