@@ -9,7 +9,7 @@ decoder has the same work with each repetition. The working copy (`recordings.tr
 in the same way. Both networks have random weights and the paper's size.
 
 Student: `predict()`, which decodes the next clips while the model works on these. "decoding" and "model" are what each
-of the two takes alone, the larger one bounds the whole. Teacher: 16 frames of each clip of 64 through MotionFormer, as
+of the two takes alone (a tenth of the recording, stretched), the larger one bounds the whole. Teacher: 16 frames of each clip of 64 through MotionFormer, as
 released and in this library's form, on the first `--teacher-seconds`, stretched to the whole length. Memory is the peak
 of a process that does nothing else, on the whole recording and on a tenth of it.
 """
@@ -164,9 +164,9 @@ def main() -> None:
             for name, video, exact in (
                 ("exact frames", whole, True), ("key frames", whole, False), ("working copy", copy, True),
             ):  # fmt: skip
-                alone = clock(lambda s=student, v=video, e=exact: decode(s, v, minutes, e))
+                alone = 10 * clock(lambda s=student, v=video, e=exact: decode(s, v, minutes / 10, e))
                 spent = clock(lambda s=student, v=video, e=exact: watch(s, v, imu, e))
-                model = clock(lambda s=student: think(s, int(minutes * 60 / data.CLIP_SECONDS)))
+                model = 10 * clock(lambda s=student: think(s, int(minutes * 6 / data.CLIP_SECONDS)))
                 cells = (f"EgoDistill, N = {count}, {name}", f"{spent:.1f}", f"{alone:.1f}", f"{model:.1f}")
                 print(" | ".join(cells), f"| {released / spent:.0f}", flush=True)
         print(f"\npeak memory: {peak(whole, imu):.0f} MB, on a tenth of the recording {peak(tenth, imu):.0f} MB")

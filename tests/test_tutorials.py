@@ -1,0 +1,107 @@
+"""The notebooks: each runs from top to bottom on a smaller world, and is committed with what it printed and drew."""
+
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import egodistill
+
+FOLDER = Path(egodistill.__file__).parent / "tutorials"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+pytestmark = pytest.mark.skipif(not NOTEBOOKS, reason="no tutorials beside the package: not a checkout")
+
+# What the cells tagged "parameters" say instead, so that a notebook is a matter of seconds.
+SMALL = {
+    "01_data": {"train_acts": 64, "test_acts": 24},
+    "02_teacher_and_imu_pretraining": {"epochs": 1},
+    "03_distillation": {"epochs": 1},
+    "04_efficiency": {"rows": ["ListenToLook", "EgoDistill"], "seconds": 0.1, "film_seconds": 5},
+    "05_what_it_learned": {},
+}
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def code_cells(path):
+    return [cell for cell in read(path)["cells"] if cell["cell_type"] == "code"]
+
+
+def is_parameters(cell):
+    return "parameters" in cell["metadata"].get("tags", ())
+
+
+def outputs(path):
+    return [output for cell in code_cells(path) for output in cell["outputs"]]
+
+
+def test_all_tutorials_are_here():
+    assert [path.stem for path in NOTEBOOKS] == list(SMALL)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_is_committed_as_it_ran(path):
+    """In one go from top to bottom, without errors and warnings, with its pictures, without this machine's names."""
+    cells = code_cells(path)
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert sum(map(is_parameters, cells)) == 1
+    found = outputs(path)
+    assert {output["output_type"] for output in found} <= {"stream", "display_data"}
+    assert not [output["text"] for output in found if output.get("name") == "stderr"]
+    assert sum("image/png" in output.get("data", ()) for output in found) >= 2
+    printed = "".join("".join(output.get("text", ())) for output in found)
+    source = "".join("".join(cell["source"]) for cell in read(path)["cells"])
+    assert not re.search(r"/(home|root|tmp|work|Users)/|[A-Z]:\\", printed + source)
+    assert path.stat().st_size < 2e6
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_its_links_lead_somewhere(path):
+    text = "".join("".join(cell["source"]) for cell in read(path)["cells"] if cell["cell_type"] == "markdown")
+    links = re.findall(r"\]\(([^)#]+)\)", text)
+    assert all((FOLDER / link).exists() for link in links if "://" not in link)
+    following = NOTEBOOKS[NOTEBOOKS.index(path) + 1 :]
+    assert not following or following[0].name in links
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder that they run in one after the other, as a reader's would be."""
+    return tmp_path_factory.mktemp("tutorials")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_runs(path, place, monkeypatch):
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    notebook = nbformat.read(path, 4)
+    cell = next(cell for cell in notebook.cells if is_parameters(cell))
+    names = set(re.findall(r"(?m)^(\w+) = ", cell.source))
+    assert set(SMALL[path.stem]) <= names, "a parameter that the notebook does not have"
+    cell.source += "".join(f"\n{name} = {value!r}" for name, value in SMALL[path.stem].items())
+    # The kernel is this Python with the checkout that is tested, whatever is installed.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    began = time.monotonic()
+    client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(place)}})
+    try:
+        client.execute()
+    except nbclient.exceptions.CellExecutionError as error:
+        pytest.fail(f"{path.name}: {error}")
+    heard = [o.text for c in notebook.cells if c.cell_type == "code" for o in c.outputs if o.get("name") == "stderr"]
+    assert not heard
+    print(f"{path.stem}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+
+
+def test_an_earlier_notebook_is_asked_for(tmp_path, monkeypatch):
+    """Notebook 3 in an empty folder says which one to run first."""
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    notebook = nbformat.read(FOLDER / "03_distillation.ipynb", 4)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]))
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="run notebooks 1 and 2 first"):
+        nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
