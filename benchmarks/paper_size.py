@@ -136,8 +136,9 @@ def main() -> None:
             cells += [f"{hours(stage, one, train, test, first, second):.1f}", disk]
         more = 6.1e-3 * DATASETS["EPIC-KITCHENS"][0] if stage == "stage 1" else 0.0
         print(f"| {stage} | {one['seconds']:.3f} | {one['MB'] + more:.0f} | " + " | ".join(cells) + " |")
-    print(f"\nStage 1 also computes the image features once, {found['stage 1']['once']:.3f} s a training clip, which is "
-          "in its hours; its memory is that for EPIC-KITCHENS.")  # fmt: skip
+    once = found["stage 1"]["once"]
+    print(f"\nStage 1 also computes the image features once, {once:.3f} s a training clip, which is in its hours; its "
+          "memory is that for EPIC-KITCHENS.")  # fmt: skip
 
 
 if __name__ == "__main__":
