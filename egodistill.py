@@ -3,7 +3,7 @@
 An implementation of "EgoDistill: Egocentric Head Motion Distillation for Efficient Video Understanding" (Tan,
 Nagarajan, Grauman, NeurIPS 2023). The student, its losses, its training stages, its evaluation and its cost:
 
-    from egodistill import EgoDistill, data, distill, evaluate, measure, predict, pretrain_imu
+    from egodistill import EgoDistill, data, distill, evaluate, measure, predict, pretrain_imu, retrieve
 
     train, test = (data.ClipStore("store").split(name) for name in ("train", "test"))
     model = EgoDistill(num_classes=len(train.class_names))
@@ -13,6 +13,8 @@ Nagarajan, Grauman, NeurIPS 2023). The student, its losses, its training stages,
     model.save("student.pt")
     for clip in predict(model, "walk.mp4"):                     # head motion out of the GoPro file itself
         print(clip.start, clip.classes[0])
+    frames, imu = (torch.from_numpy(test.read(name, [0])) for name in ("frames_1", "imu"))
+    print(retrieve(model, test, frames, imu, teacher="motionformer").rows)     # clips that look and move like this one
 
 Four students of the paper are one class: EgoDistill; VisOnly-Distill (`use_imu=False`); VisIMU and VisOnly are the
 same two trained on labels alone, by `finetune()` instead of `distill()`.
