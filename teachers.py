@@ -1990,7 +1990,8 @@ def extract(
     of two teachers never meet under one name.
 
     Raises TeacherError if the store's classes or frames are not the teacher's, if it has no "clip"
-    array, if its outputs are of another teacher, or if an output is not finite.
+    array, if its outputs are of another teacher, or if an output is not finite. Warns where the
+    store's clips last longer or shorter than those that the teacher was trained on.
     """
     if precision not in ("fp32", "bf16"):
         raise TeacherError(f"precision is {precision!r}; it must be 'fp32' or 'bf16'")
