@@ -117,7 +117,11 @@ class Baseline(nn.Module):
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Baseline:
-        """The model that `save()` wrote, in evaluation mode. ValueErrors name the file where it does not fit."""
+        """The model that `save()` wrote, in evaluation mode.
+
+        BaselineError names the file where it holds something else, EgoDistillError where it is not there, cannot be
+        read, or its weights do not fit. Both are ValueErrors.
+        """
         content = egodistill().read_tensors(path)
         if content.get("format") != BASELINE_FORMAT:
             raise BaselineError(f"{path} is no {BASELINE_FORMAT!r} file; its format is {content.get('format')!r}")

@@ -288,7 +288,8 @@ class Teacher(nn.Module):
         """Read what ``save`` wrote; the teacher is in evaluation mode, on the CPU.
 
         Raises TeacherError, which names the file, if it is damaged, of another kind, or if its
-        weights are not exactly those of its network. It runs no code from the file.
+        weights are not exactly those of its network; FileNotFoundError if there is no such file. It
+        runs no code from the file.
         """
         content = _load_safely(path, "a teacher")
         if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
