@@ -117,7 +117,11 @@ class Baseline(nn.Module):
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Baseline:
-        """The model that `save()` wrote, in evaluation mode. ValueErrors name the file where it does not fit."""
+        """The model that `save()` wrote, in evaluation mode.
+
+        BaselineError names the file where it holds something else, EgoDistillError where it is not there, cannot be
+        read, or its weights do not fit. Both are ValueErrors.
+        """
         content = egodistill().read_tensors(path)
         if content.get("format") != BASELINE_FORMAT:
             raise BaselineError(f"{path} is no {BASELINE_FORMAT!r} file; its format is {content.get('format')!r}")
@@ -440,9 +444,10 @@ def gumbel_noise(like: Tensor) -> Tensor:
 
 
 def straight_through_gumbel(log_probabilities: Tensor, noise: Tensor | None, tau: float) -> Tensor:
-    """One-hot choice along the last axis; its gradient is that of softmax((log p + noise) / tau).
+    """One-hot choice along the last axis, float [..., n] -> float [..., n].
 
-    `noise` is that of `gumbel_noise` for a draw, None for the likeliest (Jang, Gu, Poole, ICLR 2017).
+    Its gradient is that of softmax((log p + noise) / tau). `noise` is that of `gumbel_noise` for a draw, None for the
+    likeliest (Jang, Gu, Poole, ICLR 2017).
     """
     scores = log_probabilities if noise is None else log_probabilities + noise
     hard = F.one_hot(scores.argmax(-1), scores.shape[-1]).to(scores.dtype)
@@ -708,7 +713,7 @@ def perturbed_topk(
     (Cordonnier et al., "Differentiable Patch Selection for Image Recognition", CVPR 2021), by an estimate from the
     same draws: the derivative of the mean of f(x + sigma Z) by x_c is the mean of f(x + sigma Z) Z_c / sigma.
     `jacobian="full"` is that for all pairs; "diagonal", as released, drops those of different candidates. Without
-    noise (sigma <= 1e-20) the gradient is zero.
+    noise (sigma <= 1e-20) the gradient is zero. BaselineError for another `jacobian`, or a k that is not 1 to d.
     """
     if jacobian not in ("diagonal", "full"):
         raise BaselineError(f"jacobian is 'diagonal' or 'full'; got {jacobian!r}")

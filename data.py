@@ -892,7 +892,8 @@ def read_frames(
     with ``crop``, from its centre square. ``threads`` is the number of threads that decode, 0 for
     one a core: each reads a stretch of the recording, or they share the only one. Broken packets
     are skipped.
-    Raises VideoError, with file and time, for a video that cannot be read or a frame that is lost.
+    Raises VideoError, with file and time, for a video that cannot be read or a frame that is lost;
+    DataError where no times are given.
     """
     times = np.asarray(times, np.float64)
     if not times.size:
@@ -1312,7 +1313,8 @@ def read_audio(
     """The sound from each of these times on, mono float32 [n, seconds * 16000] between -1 and 1.
 
     All channels are mixed and resampled to 16 kHz. Raises VideoError, with file and time, for a
-    video without sound, or where over a twentieth of a stretch is missing (zeros fill the rest).
+    video without sound, or where over a twentieth of a stretch is missing (zeros fill the rest);
+    DataError where no times are given.
     """
     result: list[np.ndarray | None] = [None] * len(starts)
     for index, sound in audio_at(video, starts, seconds):
@@ -1466,7 +1468,8 @@ def clip_times(
 
     "uniform" takes the centres of equal parts of the clip, so 1 is its middle. The others take
     neighbours of a thirtieth of a second: "first", "last" and "centre" from these places of the
-    clip, "random" any of its frames, drawn by ``rng``. DataError for a clip that holds fewer.
+    clip, "random" any of its frames, drawn by ``rng``. float64 [count]; DataError for a clip that
+    holds fewer, and for another rule.
     """
     if sampling == "uniform":
         return start + (np.arange(count) + 0.5) / count * seconds
@@ -1929,7 +1932,9 @@ class ClipStore:
     - ``label.npy`` (-1: none), ``segment.npy``, and the arrays that ``prepare`` lists
     - arrays of ``add``, such as teacher outputs, each with a ``.done.npy`` that marks its rows
 
-    A view shows the usable clips only, of one split or of all; indices count within the view.
+    A view shows the usable clips only, of one split or of all; indices count within the view, and
+    ``len()`` is their number. ``path`` is the folder, ``class_names`` the C names that labels count
+    in, ``settings`` what ``prepare`` was told.
     Raises DataError, with the file, for a folder that is no store or an array that is damaged.
     """
 
@@ -2012,10 +2017,11 @@ class ClipStore:
 
     @property
     def splits(self) -> list[str]:
+        """The splits that usable clips of this view are of, sorted."""
         return sorted({self._segments[i].split for i in self.segments})
 
     def split(self, name: str) -> ClipStore:
-        """A view of the same folder with the clips of this split only."""
+        """A view of the same folder with the clips of this split only; DataError where it has none."""
         if name not in self.splits:
             raise DataError(f"{self.path}: no usable clip of split {name!r}, only of {self.splits}")
         view = copy.copy(self)
@@ -2025,7 +2031,10 @@ class ClipStore:
         return view
 
     def read(self, name: str, index) -> np.ndarray:
-        """A fresh copy of these rows of an array; ``index`` as numpy takes it, of view rows."""
+        """A fresh copy of these rows of an array; ``index`` as numpy takes it, of view rows.
+
+        DataError for a name that is not there, or rows that are not written yet.
+        """
         rows = self._rows[index]
         if f"{name}.done" in self._arrays and not self._map(f"{name}.done")[rows].all():
             raise DataError(f"{self.path}: {name} is not written yet for all the clips asked for")
@@ -2034,7 +2043,8 @@ class ClipStore:
     def add(self, name: str, shape: Sequence[int], dtype) -> None:
         """Make room for an array of ``shape`` a clip, or find the one there is.
 
-        Any number of processes may do so at a time, and ``write`` to it.
+        Any number of processes may do so at a time, and ``write`` to it. DataError where the one
+        there is has another shape or dtype.
         """
         if not re.fullmatch(r"\w[\w.-]*", name) or name.endswith(".done"):
             raise DataError(f"{name!r} cannot be the name of an array")
@@ -2057,7 +2067,10 @@ class ClipStore:
         self._arrays.update(arrays)
 
     def write(self, name: str, index, values: np.ndarray) -> None:
-        """Write these rows of an array made by ``add``, then mark them done."""
+        """Write these rows of an array made by ``add``, then mark them done.
+
+        ``values`` are [rows, *shape]; DataError for another shape, or an array of ``prepare``.
+        """
         if f"{name}.done" not in self._arrays:
             raise DataError(f"{self.path}: {name} was not made by add(), it cannot be written")
         array, rows, values = self._map(name, "r+"), self._rows[index], np.asarray(values)

@@ -113,7 +113,8 @@ class IMUEncoder(nn.Module):
     open-loop attitude estimation", 2020), to which the paper refers. All padding is on the left and repeats the first
     sample, so each output sees the present and the past only; the 511 samples that it sees are more than a clip has.
 
-    `width` is that of the last layer. Neither paper gives it; 16 comes nearest to the published parameter count.
+    `width` is that of the last layer. Neither paper gives it; 16 comes nearest to the published parameter count. Bias
+    and gravity are to be removed before, as `EgoDistill.encode_imu()` does.
     """
 
     def __init__(self, width: int = 16, dropout: float = 0.1) -> None:
@@ -167,6 +168,7 @@ class EgoDistill(nn.Module):
     image_weights    "imagenet" (torchvision downloads them), a state dict or the path of one, or None for random.
     use_imu          False: VisOnly and VisOnly-Distill.
     frame_size       Height and width of the frames it is trained on, kept for `predict()`.
+    clip_seconds, imu_samples, imu_rate   Length of a clip (s), its IMU samples, their rate (Hz); for `predict()`, too.
     class_names      C names; taken from the store in training when not given.
 
     Where the paper is silent (README, "Choices"):
@@ -495,6 +497,9 @@ def finetune(model: nn.Module, store: Any, **training: Any) -> History:
 
     `training` are fields of `Training`. Parameters with requires_grad=False stay as they are. Returns one dict an
     epoch: loss, top1 (on the training clips, as they are seen), clips_per_second, loader_share, learning_rate.
+    EgoDistillError where the store lacks an array (and what makes it), model and store differ in classes or frame size,
+    a clip has no label, the checkpoint is of another run, or the loss is no longer finite (and for which clips);
+    EgoDistillOSError where the checkpoint cannot be written or another process is gone. So do the other two stages.
     """
     settings = Training(**training)
     names = arrays_of(model, store)
@@ -534,6 +539,7 @@ def pretrain_imu(
     memory: (N + 2) x 512 numbers a clip. A GRU, whose start is random, is trained along. h is not part of the
     student; give your own `predictor` to keep it. History: loss, nce, l1, matching (the share of clips whose predicted
     IMU feature is nearest to the clip's own in its batch). Under torchrun the clips of all processes are negatives.
+    Raises what `finetune()` does (labels are not needed), and EgoDistillError for a model without IMU.
     """
     settings = Training(**training)
     if "imu" not in model.inputs:
@@ -619,6 +625,7 @@ def distill(
 
     `teacher` is the name under which `teachers.extract()` wrote its features and logits to the store. Defaults are
     the paper's for EPIC-KITCHENS; `**EGO4D` holds those for Ego4D. History: loss, kd, gt, l1, top1.
+    Raises what `finetune()` does, and EgoDistillError where the student's feature is not of the teacher's size.
     """
     settings = Training(**training)
     names = arrays_of(model, store)
@@ -1414,6 +1421,8 @@ def predict(
     `exact` the key frames nearest to the clips' frames are looked at, which are cheap to decode. Memory for pictures
     does not grow with the recording. A clip that cannot be classified, for head motion is missing there, comes with
     `problem` saying so and no classes. `precision` and `compile` are those of `evaluate()`.
+    With the first clip comes EgoDistillError for a `stride` that is not above 0, data.VideoError or data.DataError for
+    a file that cannot be read; later, data.VideoError for a frame that is lost.
     """
     from egodistill import data  # The only need of a sibling in this file.
 

@@ -161,6 +161,7 @@ class Bench:
             write_json(note, about)
 
     def path(self, run: Run, suffix: str = ".pt") -> Path:
+        """A run's file of weights, or with the suffix ".json" that of its result."""
         return Path(self.out, run.name + suffix)
 
     def splits(self, run: Run) -> tuple[Any, Any]:
@@ -186,7 +187,11 @@ class Bench:
         return self.scale["students"]["image_weights"] is None and run.method in (*STUDENTS, "stage 1")
 
     def perform(self, runs: Iterable[Run], jobs: int = 1) -> None:
-        """Make all runs and what they need, `jobs` at a time in processes of their own that share the cores."""
+        """Make all runs and what they need, `jobs` at a time in processes of their own that share the cores.
+
+        A line a run goes to stdout. ValueError where the folder holds runs of another scale or store, or a run's frames
+        need a store that is not there; what training raises comes through, and what was finished before it stays.
+        """
         self.claim()
         todo = [run for run in self.in_order(runs) if not self.is_done(run)]
         if jobs == 1 or len(todo) < 2:
@@ -521,7 +526,10 @@ class Row(NamedTuple):
 
 
 def rows(bench: Bench, runs: Iterable[Run], *, costs: bool = True) -> list[Row]:
-    """A row for each kind of run, mean and deviation over seeds; costs are of the first seed, measured now, in turn."""
+    """A row for each kind of run, mean and deviation over seeds; costs are of the first seed, measured now, in turn.
+
+    FileNotFoundError for a run that has not been made.
+    """
     kinds: dict[Run, list[Run]] = {}
     for run in runs:
         kinds.setdefault(replace(run, seed=0), []).append(run)
@@ -571,7 +579,7 @@ def describe_inputs(model: nn.Module) -> str:
 
 
 def write_rows(table: list[Row], stem: str | os.PathLike, about: Mapping[str, Any]) -> list[Path]:
-    """`stem`.json with everything, `stem`.csv with a line a row."""
+    """`stem`.json with everything, `about` (a dict of your own) included, `stem`.csv with a line a row; both paths."""
     json_file, csv_file = Path(f"{stem}.json"), Path(f"{stem}.csv")
     write_json(json_file, {"rows": [one._asdict() | {"run": asdict(one.run)} for one in table], "about": dict(about)})
     columns = ["method", "frames", "inputs", "lacking", "sampling", "top1", "deviation", "gmacs", "params",

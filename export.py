@@ -427,6 +427,8 @@ def compare(
 
     All run on one thread. The time is the median of `repeats` runs of a single clip; the models take turns, and the
     processor's time is taken, not that of the clock, so that other programs disturb less. Reading is not part of it.
+    ExportError where a file cannot be loaded or the store has no clips, EgoDistillError where it lacks what the model
+    reads.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

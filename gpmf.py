@@ -163,7 +163,7 @@ def numbers(key: str, kind: str, size: int, data: bytes) -> np.ndarray:
 
 
 def read(container: av.container.InputContainer) -> Telemetry:
-    """Read the accelerometer and gyroscope of an open GoPro video.
+    """Read the accelerometer and gyroscope of a GoPro video that PyAV has opened.
 
     No sampling rate is stored, so a packet's samples are spread evenly over its duration. (Against the STMP of newer
     cameras this is 1 to 5 ms late.) A packet that is broken leaves a gap, and a word in ``broken``. Raises GPMFError
@@ -192,13 +192,19 @@ def read(container: av.container.InputContainer) -> Telemetry:
 
 
 def streams(container: av.container.InputContainer) -> list[av.stream.Stream]:
-    """The streams that may hold GPMF: by their name, else all of data, since some programs rewrite the names."""
+    """The streams that may hold GPMF: by their name, else all of data, since some programs rewrite the names.
+
+    An empty list where there is no data stream.
+    """
     candidates = list(container.streams.data)
     return [s for s in candidates if "GoPro MET" in s.metadata.get("handler_name", "")] or candidates
 
 
 def packets(container: av.container.InputContainer) -> list[tuple[float, float, bytes]]:
-    """Start and duration (s) and bytes of the packets of the first stream that holds GPMF."""
+    """Start and duration (s, on the container's clock) and bytes of the packets of the first stream that holds GPMF.
+
+    An empty list where none does. The container is read to its end.
+    """
     candidates = streams(container)
     for other in container.streams:  # Gigabytes of pictures lie between the telemetry; PyAV can skip them from 18 on.
         if other not in candidates and hasattr(other, "discard"):

@@ -105,7 +105,10 @@ PAIRS = (
 
 
 def ceilings(pairs: tuple[Pair, ...] = PAIRS) -> dict[str, float]:
-    """Highest possible top-1 accuracy by input, as derived in the module's docstring."""
+    """Highest possible top-1 accuracy (0 to 1) from "frame", "frame + imu", "frame + audio" and "clip".
+
+    Derived in the module's docstring.
+    """
     return {
         "frame": 0.5,
         "frame + imu": sum((1 + pair.follow) / 2 for pair in pairs) / len(pairs),
@@ -670,6 +673,7 @@ class Recording:
 
     @property
     def duration(self) -> float:
+        """Length of the video in seconds."""
         return (self.acts + 0.5) * PERIOD
 
     def rows(self) -> list[list]:
@@ -694,11 +698,13 @@ class Recording:
         return rows
 
     def files(self, root: Path) -> list[Path]:
+        """Where `write()` puts its video, accelerometer table and gyroscope table."""
         folder = root / self.name.split("_")[0]
         tables = [folder / "meta_data" / f"{self.name}-{sensor}.csv" for sensor in ("accl", "gyro")]
         return [folder / "videos" / f"{self.name}.MP4", *tables]
 
     def exists(self, root: Path) -> bool:
+        """Whether all three are there."""
         return all(file.exists() for file in self.files(root))
 
     def write(self, root: Path) -> None:

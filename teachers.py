@@ -288,7 +288,8 @@ class Teacher(nn.Module):
         """Read what ``save`` wrote; the teacher is in evaluation mode, on the CPU.
 
         Raises TeacherError, which names the file, if it is damaged, of another kind, or if its
-        weights are not exactly those of its network. It runs no code from the file.
+        weights are not exactly those of its network; FileNotFoundError if there is no such file. It
+        runs no code from the file.
         """
         content = _load_safely(path, "a teacher")
         if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
@@ -1990,7 +1991,8 @@ def extract(
     of two teachers never meet under one name.
 
     Raises TeacherError if the store's classes or frames are not the teacher's, if it has no "clip"
-    array, if its outputs are of another teacher, or if an output is not finite.
+    array, if its outputs are of another teacher, or if an output is not finite. Warns where the
+    store's clips last longer or shorter than those that the teacher was trained on.
     """
     if precision not in ("fp32", "bf16"):
         raise TeacherError(f"precision is {precision!r}; it must be 'fp32' or 'bf16'")
