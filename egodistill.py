@@ -92,7 +92,7 @@ class EgoDistillError(ValueError):
 
 
 class EgoDistillOSError(EgoDistillError, OSError):
-    """The world around does not go along: a file cannot be written, a process of the training is gone."""
+    """The world around does not go along: a file is missing or cannot be written, a process of the training is gone."""
 
 
 class Output(NamedTuple):
@@ -1521,7 +1521,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise EgoDistillError(f"there is no file {path}") from error
+        raise EgoDistillOSError(f"there is no file {path}") from error
     except Exception as error:  # torch has no common class for all that a file can have
         # Its own words run over many lines and advise to switch its guard off.
         raise EgoDistillError(
