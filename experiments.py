@@ -15,9 +15,9 @@ JSON of its accuracy in `out/seed-N/`: what is there is not done again, and a ru
 
 The protocol. Every method sees the same clips, is trained by the same loop and judged by `evaluate()`. In the paper all
 image networks start from ImageNet's weights. A scale without such weights puts a stand-in in their place: an image
-encoder trained on the store's labels ("start", one a seed), from which all students begin. The rivals' networks are of
-another kind and cannot begin from it, so they train for twice the epochs: every image network has then seen every
-clip as often.
+encoder trained on the store's labels ("start", one a seed), from which all students begin, and ListenToLook where its
+image network is the same one. AdaFuse's and STTS's are of another kind and cannot begin from it, so they train for
+twice the epochs: every image network has then seen every clip as often.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ EGO4D: dict[str, Any] = EPIC_KITCHENS | {
 # Two cores, minutes, 64 pixels, and no weights to start from: a run of the demo's size.
 ANNEAL = {"schedule": "cosine", "warmup_epochs": 1.5}  # Few epochs: the paper's steps would waste the last of them.
 SMALL: dict[str, Any] = {
-    # ListenToLook's image network, too, is this one.
+    # ListenToLook's image network, too, is this one, see `Bench.starts`.
     "students": {"image_encoder": "resnet10x16", "image_weights": None},
     "feature_dim": 1920,  # that of the demo's SlowFast
     "AdaFuse": {"weights": None, "width": 16, "depths": (1, 1, 1, 1), "policy_hidden": 64, "dropout": 0.0},
@@ -184,7 +184,16 @@ class Bench:
         return first + [Run("start", run.seed)] * self.has_start(run)
 
     def has_start(self, run: Run) -> bool:
-        return self.scale["students"]["image_weights"] is None and run.method in (*STUDENTS, "stage 1")
+        """Whether a run's image network begins from the stand-in for ImageNet's weights."""
+        return self.scale["students"]["image_weights"] is None and run.method in self.starts
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """Methods with the students' image network."""
+        options = {"width": 64, "depths": (2, 2, 2, 2)} | self.scale["ListenToLook"]
+        width, depths = options["width"], tuple(options["depths"])
+        name = {(64, (2, 2, 2, 2)): "resnet18", (width, (1, 1, 1, 1)): f"resnet10x{width}"}.get((width, depths))
+        return (*STUDENTS, "stage 1", *(["ListenToLook"] if name == self.scale["students"]["image_encoder"] else []))
 
     def perform(self, runs: Iterable[Run], jobs: int = 1) -> None:
         """Make all runs and what they need, `jobs` at a time in processes of their own that share the cores.
@@ -286,7 +295,11 @@ class Bench:
             if kind == "AdaFuse":
                 return build_adafuse(classes, options)
             if kind == "ListenToLook":
-                return baselines.ListenToLook(classes, feature_dim=width, **options)
+                model = baselines.ListenToLook(classes, feature_dim=width, **options)
+                if self.has_start(run):  # The same layers in the same order, under other names.
+                    state = self.start(run).state_dict().values()
+                    model.image.load_state_dict(dict(zip(model.image.state_dict(), state, strict=True)))
+                return model
             model = baselines.STTS(classes, **options, **baselines.STTS_VARIANTS[run.method.split()[1]])
             if self.scale.get("narrow"):
                 strong_start(model, model.head)
@@ -302,9 +315,11 @@ class Bench:
             **self.scale["students"],
         )
         if self.has_start(run):
-            start = EgoDistill.load(self.path(Run("start", run.seed)))
-            model.image_encoder.load_state_dict(start.image_encoder.state_dict())
+            model.image_encoder.load_state_dict(self.start(run).state_dict())
         return model
+
+    def start(self, run: Run) -> nn.Module:
+        return EgoDistill.load(self.path(Run("start", run.seed))).image_encoder
 
     def recipe(self, run: Run) -> tuple[Any, dict[str, Any]]:
         """The stage that trains a run, and its settings."""
@@ -314,7 +329,7 @@ class Bench:
         settings = dict(self.scale["training"])
         if run.method in RIVALS:
             settings |= self.scale.get(f"{run.method.split()[0]} training", {})
-            if self.scale["students"]["image_weights"] is None:  # See "The protocol" above.
+            if self.scale["students"]["image_weights"] is None and not self.has_start(run):  # See "The protocol" above.
                 settings["epochs"] *= 2
         if run.method == "stage 1":
             weights = {"nce_weight": "nce", "l1_weight": "pretrain_l1"}
@@ -691,9 +706,12 @@ def draw(table: Sequence[Row], stem: str | os.PathLike, title: str = "") -> list
         x, y = [one.gmacs for one in line], [one.top1 for one in line]
         axes.errorbar(x, y, yerr=[one.deviation or 0.0 for one in line], capsize=3, label=method, **style)
         if method in ("EgoDistill", "VisOnly-Distill"):
-            for one in line:
-                place = {"xytext": (-9, 0), "textcoords": "offset points", "ha": "right", "va": "center", "fontsize": 9}
-                axes.annotate(f"N = {one.frames}", (one.gmacs, one.top1), **place)
+            for number, one in enumerate(line):  # Beside the line, not on it.
+                side = {"xytext": (-9, 0), "ha": "right"} if number == 0 else {"xytext": (9, 0), "ha": "left"}
+                axes.annotate(
+                    f"N = {one.frames}", (one.gmacs, one.top1), textcoords="offset points", va="center", fontsize=9,
+                    **side,
+                )  # fmt: skip
     axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(x=0.14, y=0.08)
     axes.grid(which="major", alpha=0.35)

@@ -62,18 +62,32 @@ def test_each_loss_is_left_out_by_name(tmp_path):
 
 
 def test_image_networks_see_every_clip_as_often(tmp_path):
-    """Without ImageNet's weights students start from one that was trained, so the others train twice as long."""
+    """Without ImageNet's weights those of the students' kind start from one that was trained; others train for longer."""
     for scale, factor in ((experiments.SMALL, 2), (experiments.EPIC_KITCHENS, 1)):
         bench = Bench("store", str(tmp_path), scale)
         epochs = scale["training"]["epochs"]
-        for run in (Run("VisOnly"), Run("EgoDistill", teacher="t", lacking=STAGE_1)):
+        for run in (Run("VisOnly"), Run("EgoDistill", teacher="t", lacking=STAGE_1), Run("ListenToLook", teacher="t")):
             assert bench.recipe(run)[1]["epochs"] == epochs
             assert bench.needs(run) == [Run("start")] * (factor - 1)
-        for run in (Run("AdaFuse"), Run("ListenToLook", teacher="t"), Run("STTS full")):
+        for run in (Run("AdaFuse"), Run("STTS full")):
             assert bench.recipe(run)[1]["epochs"] == factor * epochs and bench.needs(run) == []
         assert bench.recipe(Run("start"))[1]["epochs"] == epochs
         pretrained = Run("EgoDistill", teacher="t")
         assert bench.needs(pretrained) == [replace(pretrained, method="stage 1")]
+    other = {"students": {"image_encoder": "mobilenet_v3_small", "image_weights": None}}
+    bench = Bench("store", str(tmp_path), experiments.SMALL | other)
+    assert bench.needs(Run("ListenToLook", teacher="t")) == []  # Its network is another one then.
+
+
+def test_listen_to_look_begins_with_the_students_image_network(demo):
+    """The same feature for the same frame: catches layers that went to each other's place."""
+    bench, run = bench_of(demo), Run("ListenToLook", 1, 2, "slowfast-{seed}")
+    start = EgoDistill.load(demo.out / "seed-1" / "start.pt")
+    model = bench.build(run, data.ClipStore(bench.store)).eval()
+    frames = torch.randint(256, (3, 2, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        seen = model.image(model.pixels(frames).flatten(0, 1)).mean((2, 3))
+        assert torch.allclose(seen, start.encode_frames(frames, 2).flatten(0, 1), atol=1e-5) and seen.std() > 1e-3
 
 
 def test_variants_of_stts_that_are_one_at_this_size_are_one_run(demo):
