@@ -62,7 +62,7 @@ def test_each_loss_is_left_out_by_name(tmp_path):
 
 
 def test_image_networks_see_every_clip_as_often(tmp_path):
-    """Without ImageNet's weights those of the students' kind start from one that was trained; others train for longer."""
+    """Without ImageNet's weights networks of the students' kind have a trained start, others train for longer."""
     for scale, factor in ((experiments.SMALL, 2), (experiments.EPIC_KITCHENS, 1)):
         bench = Bench("store", str(tmp_path), scale)
         epochs = scale["training"]["epochs"]
