@@ -558,18 +558,12 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
-    resource = pytest.importorskip("resource")
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, full_disk):
     path, model = tmp_path / "student.pt", small(image_encoder="squeezenet1_1")
     model.save(path)
     before = path.read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))  # writing fails as on a full disk
-    try:
-        with pytest.raises(OSError) as error:
-            model.save(path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with full_disk(len(before) // 2), pytest.raises(OSError) as error:
+        model.save(path)
     assert isinstance(error.value, EgoDistillError) and str(path) in str(error.value)
     assert f"needs {len(before) / 1e6:.0f}" in str(error.value) and "too large" in str(error.value).lower()
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["student.pt"]
