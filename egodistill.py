@@ -1392,6 +1392,10 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         yield part
         os.replace(part, path)
+    except OSError as error:
+        if error.filename is None:  # The system says "No space left on device" and not where.
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 
