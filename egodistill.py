@@ -1393,9 +1393,9 @@ def whole(path: Path) -> Iterator[Path]:
         yield part
         os.replace(part, path)
     except OSError as error:
-        if error.filename is None:  # The system says "No space left on device" and not where.
-            error.filename = str(path)
-        raise
+        if error.errno is None or error.filename not in (None, str(part)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # "No space left on device" says not where
     finally:
         part.unlink(missing_ok=True)
 
