@@ -1635,9 +1635,11 @@ def _create(
     arrays = _arrays(settings, len(clips))
     entries = {name: {"file": f"{name}.npy", "dtype": dtype, "shape": shape}
                for name, (dtype, shape) in arrays.items()}
+    for entry in entries.values():  # what a call that was killed here has left
+        (path / entry["file"]).unlink(missing_ok=True)
     needed = sum(math.prod(shape) * np.dtype(dtype).itemsize for dtype, shape in arrays.values())
     free = shutil.disk_usage(path).free
-    if needed > free:  # writing to a mapped file on a full disk would kill the process
+    if needed > free:
         raise DataError(f"{path}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
     for entry in entries.values():
         _allocate(path, entry)
@@ -1811,15 +1813,15 @@ def _fill(store: ClipStore, rows: Sequence[int]) -> Iterator[int]:
 def _note(store: ClipStore, source: str | tuple[str, str], notes: Sequence[str]) -> None:
     """Keep what is odd about an IMU recording for whoever looks at the store."""
     if notes:
-        with open(store.path / "notes.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"imu": source, "notes": list(notes)}) + "\n")
+        _append(store.path / "notes.jsonl", {"imu": source, "notes": list(notes)})
 
 
 def _fail(store: ClipStore, row: int, reason: Exception | str) -> int:
     """Record why a clip cannot be prepared: first the reason, then the status."""
+    if store._map("status")[row] == _OK:  # by another process, meanwhile
+        return row
     line = {"clip": row, **store._clip(row), "status": "failed", "reason": str(reason)}
-    with open(store.path / "failures.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    _append(store.path / "failures.jsonl", line)
     store._map("status", "r+")[row] = _FAILED
     return row
 
@@ -1840,6 +1842,8 @@ def _fill_in_processes(store: ClipStore, jobs: Sequence[list[int]], workers: int
     ended = threading.Event()
 
     def work() -> None:
+        if hasattr(signal, "pthread_sigmask"):  # The processes inherit this: Ctrl-C is the parent's business.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         while not ended.is_set():
             try:
                 bundle = bundles.get_nowait()
@@ -1856,8 +1860,9 @@ def _fill_in_processes(store: ClipStore, jobs: Sequence[list[int]], workers: int
             video = store._segments[store._clips[left[0][0]]["segment"]].video
             if process.returncode not in _CRASHES:
                 raise DataError(
-                    f"the process that read {video} ended with code {process.returncode} (-9: "
-                    "perhaps for want of memory); what is done is kept, the same call goes on"
+                    f"the process that read {video} ended with code {process.returncode} "
+                    f"({_ENDS.get(process.returncode, 'what it said stands above')}); what is done "
+                    "is kept, the same call goes on"
                 )
             for row in left[0]:
                 if status[row] == _MISSING:
@@ -1879,17 +1884,22 @@ def _fill_in_processes(store: ClipStore, jobs: Sequence[list[int]], workers: int
 # What a decoder does to its process when it meets data it was not written for. Other ends, such as
 # a scheduler's SIGTERM, say nothing about the video.
 _CRASHES = {-getattr(signal, name, 0) for name in ("SIGSEGV", "SIGABRT", "SIGFPE", "SIGILL")} - {0}
+_ENDS = {-9: "killed, perhaps for want of memory",
+         -getattr(signal, "SIGBUS", 7): "perhaps for want of room on the disk"}
 
 
 def _serve(path: str) -> None:
     """A process of prepare(): settle the clips of the recordings whose rows come in on stdin."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be held back, see work()
     parent = os.getppid()
-    store = ClipStore(path, _unfinished=True)
-    for rows in json.load(sys.stdin):
-        for _ in _fill(store, rows):
-            if os.getppid() != parent:  # it was killed, and may have been started again
-                return
+    try:
+        store = ClipStore(path, _unfinished=True)
+        for rows in json.load(sys.stdin):
+            for _ in _fill(store, rows):
+                if os.getppid() != parent:  # it was killed, and may have been started again
+                    return
+    except (DataError, OSError) as error:
+        sys.exit(f"prepare: {error}")
 
 
 @contextlib.contextmanager
@@ -1942,15 +1952,29 @@ class ClipStore:
         self.path = Path(path)
         self._maps: dict[tuple[str, str], np.ndarray] = {}
         header = _read_json(self.path / "store.json")
-        if not isinstance(header, dict) or header.get("format") != _FORMAT:
-            raise DataError(f"{self.path / 'store.json'}: is not the header of a clip store")
-        self.settings: dict = _LATER | header["settings"]
-        self.class_names: list[str] = header["class_names"]
-        self._arrays: dict[str, dict] = header["arrays"]
-        self._segments = [Segment(**s) for s in _read_json(self.path / "segments.json")]
-        self._clips: list[dict] = _read_json(self.path / "clips.json")
-        for name in self._arrays:
-            self._map(name)
+        form = header.get("format") if isinstance(header, dict) else None
+        if form != _FORMAT:
+            text = f"{self.path / 'store.json'}: is not the header of a clip store"
+            if str(form).startswith(_FORMAT.rstrip("0123456789")):
+                text = (f"{self.path}: is an {form!r}, made by another version of this library; this "
+                        f"one reads {_FORMAT!r}. Use that version, or prepare another folder")
+            raise DataError(text)
+        try:
+            self.settings: dict = _LATER | header["settings"]
+            self.class_names: list[str] = header["class_names"]
+            self._arrays: dict[str, dict] = header["arrays"]
+            self._segments = [Segment(**s) for s in _read_json(self.path / "segments.json")]
+            self._clips: list[dict] = _read_json(self.path / "clips.json")
+            of_segment = np.array([clip["segment"] for clip in self._clips])
+            for name in self._arrays:
+                self._map(name)
+            fits = np.array_equal(of_segment, self._map("segment"))
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{self.path}: its JSON files are damaged, or made by another version of "
+                            f"this library ({type(error).__name__}: {error})") from error
+        if not fits:
+            raise DataError(f"{self.path}: clips.json is not of the same clips as segment.npy; were "
+                            "files of two stores mixed?")
         status = self._map("status")
         self._rows = np.flatnonzero(status == _OK)
         if not _unfinished and (missing := np.count_nonzero(status == _MISSING)):
@@ -2125,26 +2149,69 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
 
 
 def _allocate(path: Path, entry: dict) -> None:
-    """An array of zeros in its final size; its name appears once the file is whole."""
-    partial = path / (entry["file"] + ".partial")
+    """An array of zeros in its final size; its name appears once the file is whole.
+
+    Its room on the disk is taken now: once the disk is full, writing to a mapped file whose room
+    is still to be found kills the process (SIGBUS). Only macOS and Windows cannot say so beforehand.
+    """
     shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
-    np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
-    os.replace(partial, path / entry["file"])
+    with _whole(path / entry["file"]) as partial:
+        np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            with open(partial, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
 
 
 def _write_json(path: Path, value: dict | list) -> None:
     """Write a file whole or not at all; a list gets a line an item."""
-    partial = path.with_name(path.name + ".partial")
     if isinstance(value, list):
         text = "[\n" + ",\n".join(json.dumps(item) for item in value) + "\n]\n"
     else:
         text = json.dumps(value, indent=1) + "\n"
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with _whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A temporary name for a file, which becomes ``path`` when all went well and is removed when not.
+
+    One process at a time: the name is always the same, so that nothing of a killed one stays.
+    """
+    partial = path.with_name(path.name + ".partial")
+    with _told(path):
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What the system says when a file cannot be written, with its name and the way out."""
+    try:
+        yield
+    except OSError as error:
+        free = shutil.disk_usage(path.parent).free
+        raise DataError(
+            f"{path}: cannot be written: {error.strerror or error}; {free / 1e6:.0f} MB are free there. What is "
+            "done is kept, the same call goes on"
+        ) from error
+
+
+def _append(path: Path, line: dict) -> None:
+    """Add a line to a file to which several processes add; a half one that stands there is ended first."""
+    text = json.dumps(line).encode() + b"\n"
+    with _told(path), open(path, "ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            text = b"\n" * (file.read(1) != b"\n") + text
+        file.write(text)
 
 
 def _json_lines(path: Path) -> Iterator[dict]:
-    """The whole lines of a file to which several processes append; a killed one leaves a half."""
+    """The whole lines of a file to which several processes append; a full disk leaves a half."""
     if path.exists():
         with open(path, encoding="utf-8") as file:
             for line in file:

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import io
 import json
 import os
 import platform
@@ -96,16 +97,20 @@ def export(
                 calibration = {"clips": min(calibration_clips, len(calibrate)), "random": False}
                 clips = store_clips(model, calibrate, calibration_clips)
             program = trace(quantise(program, clips), model)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            part = Path(folder, path.name)
-            FORMATS[format].write(program, model, part)
-            description = describe(model, part, format, precision, calibration)
-            described = Path(folder, description_of(path).name)
-            described.write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            description_of(path).unlink(missing_ok=True)  # From here on the old file is not whole, nor the new one yet.
-            os.replace(part, path)
-            os.replace(described, description_of(path))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+                part = Path(folder, path.name)
+                FORMATS[format].write(program, model, part)
+                description = describe(model, part, format, precision, calibration)
+                described = Path(folder, description_of(path).name)
+                described.write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+                description_of(path).unlink(missing_ok=True)  # From here on the old file is not whole, nor the new yet.
+                os.replace(part, path)
+                os.replace(described, description_of(path))
+        except (OSError, RuntimeError) as error:  # torch has a RuntimeError for all that can go wrong
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ExportError(f"{path} cannot be made ({reason}); a file that stood there before is whole") from error
     return description
 
 
@@ -290,19 +295,32 @@ class Format(NamedTuple):
 
 
 def write_program(program: torch.export.ExportedProgram, model: EgoDistill, path: Path) -> None:
-    torch.export.save(program, path)
+    content = io.BytesIO()  # To a path on a full disk torch would write until its own C++ ends the process.
+    torch.export.save(program, content)
+    path.write_bytes(content.getbuffer())
 
 
 def open_program(path: Path, names: Sequence[str]) -> Callable[..., Sequence[Tensor]]:
     importlib.import_module("torch.ao.quantization.fx._decomposed")  # Makes the operators known that int8 files call.
-    return torch.export.load(path).module()
+    # torch would unpickle what the file says is pickled, code and all, and has no other way to be told not to.
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        return torch.export.load(path).module()
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 def write_compiled(program: torch.export.ExportedProgram, model: EgoDistill, path: Path) -> None:
     # Frozen weights are folded and packed for the processor, and integer kernels found. How many threads run it is
     # for the one who runs it to say.
     configs = {"freezing": True, "cpp.dynamic_threads": True}
-    torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=configs)
+    content = io.BytesIO()  # as in write_program()
+    torch._inductor.aoti_compile_and_package(program, package_path=content, inductor_configs=configs)
+    path.write_bytes(content.getbuffer())
 
 
 def open_compiled(path: Path, names: Sequence[str]) -> Callable[..., Sequence[Tensor]]:
@@ -371,7 +389,15 @@ class Exported(nn.Module):
             self.imu_samples, self.imu_rate = arrays["imu"]["shape"][1], arrays["imu"]["rate_hz"]
         self.clip_seconds, self.class_names = self.description["clip_seconds"], self.description["class_names"]
         self.feature_dim, self.num_classes = (entry["shape"][1] for entry in self.description["outputs"])
-        opened = FORMATS[self.description["kind"]].open(path, self.inputs)
+        try:
+            opened = FORMATS[self.description["kind"]].open(path, self.inputs)
+        except ExportError:
+            raise
+        except Exception as error:  # torch and onnxruntime have no common class for all that a file can have
+            raise ExportError(
+                f"{path} cannot be opened: it is cut off, of another kind, or holds what is no part of a program "
+                f"({type(error).__name__})"
+            ) from error
         # torch's own classes for loaded files are modules that refuse train() and eval(), so none becomes a child.
         self.run = lambda *inputs: opened(*inputs)
 
@@ -381,7 +407,9 @@ class Exported(nn.Module):
 
 
 def load(path: str | os.PathLike) -> Exported:
-    """The file that `export()` wrote, ready to run. ExportError where it, its description or a package is missing."""
+    """The file that `export()` wrote, ready to run. ExportError where it, its description or a package is missing or
+    damaged. A file is a program, a compiled one machine code: like any program, open it if you trust where it is from.
+    """
     return Exported(path)
 
 

@@ -18,6 +18,7 @@ own clock, as everywhere in this package.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import heapq
 import io
 import itertools
@@ -718,6 +719,11 @@ def transcode(
     try:
         faults, frames, left_out = _transcode(video, partial, short_side, keyframe_every, quality)
         os.replace(partial, out)
+    except data.VideoError as error:
+        cause = error.__cause__  # FFmpeg's words for what it could not write, under the name of what it reads
+        if getattr(cause, "errno", None) in _FULL:
+            raise data.DataError(f"{out}: cannot be written: {cause.strerror}; make room, and repeat") from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
     speedup = None
@@ -726,6 +732,9 @@ def transcode(
         speedup = _seconds_to_read(video, times) / _seconds_to_read(out, times) if len(times) else None
     return Transcoded(str(out), video.stat().st_size, out.stat().st_size, frames, faults.broken, faults.repeated,
                       left_out, speedup)
+
+
+_FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
 
 
 def _seconds_to_read(video: Path, times: np.ndarray) -> float:

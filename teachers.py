@@ -52,6 +52,11 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
+
 __all__ = [
     "ClipSpec",
     "Output",
@@ -259,7 +264,7 @@ class Teacher(nn.Module):
         """Write one file that ``load`` needs nothing else for.
 
         It is complete or absent: it gets its name after all is written. Raises TeacherError for a
-        network that is not of this file.
+        network that is not of this file, and where the system cannot write, say on a full disk.
         """
         architecture = type(self.net).__name__
         if _networks().get(architecture) is not type(self.net):
@@ -280,8 +285,8 @@ class Teacher(nn.Module):
             "origin": self.origin,
             "weights": self.net.state_dict(),
         }
-        with _replacing(Path(path)) as partial:
-            torch.save(content, partial)
+        with _replacing(Path(path)) as partial, open(partial, "wb") as file:
+            torch.save(content, file)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Teacher:
@@ -342,6 +347,13 @@ def _replacing(path: Path) -> Iterator[Path]:
     try:
         yield partial
         os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        # torch covers the system's words with its own.
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise TeacherError(
+            f"{path} cannot be written ({reason}). What stood there before is whole; make room or "
+            "give another place, and the same call goes on"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -1988,11 +2000,12 @@ def extract(
             another one with ``overwrite=True`` is accepted, which begins anew.
 
     "{teacher.name}.teacher.json" beside the arrays keeps the teacher's fingerprint, so that outputs
-    of two teachers never meet under one name.
+    of two teachers never meet under one name, also not where both are at work at a time.
 
     Raises TeacherError if the store's classes or frames are not the teacher's, if it has no "clip"
-    array, if its outputs are of another teacher, or if an output is not finite. Warns where the
-    store's clips last longer or shorter than those that the teacher was trained on.
+    array, if its outputs are of another teacher, or become so in between, or if an output is not
+    finite. Warns where the store's clips last longer or shorter than those that the teacher was
+    trained on.
     """
     if precision not in ("fp32", "bf16"):
         raise TeacherError(f"precision is {precision!r}; it must be 'fp32' or 'bf16'")
@@ -2014,7 +2027,8 @@ def extract(
     arrays = (f"{teacher.name}.feature", f"{teacher.name}.logits")
     present = any(array in store.names for array in arrays)
     splits = set(store.splits)
-    identity = _claim(record, identity, splits, present=present, overwrite=overwrite)
+    with _one_at_a_time(record.parent):
+        identity = _claim(record, identity, splits, present=present, overwrite=overwrite)
 
     widths = (teacher.feature_dim, len(teacher.class_names))
     for array, width in zip(arrays, widths, strict=True):
@@ -2034,6 +2048,11 @@ def extract(
         for index, clip in _read_ahead(store, rows, batch_size):
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 output = _viewed(teacher, clip.to(device), views)
+            if _differences(found := _read_record(record), identity):
+                raise TeacherError(
+                    f"{record}: another run has overwritten these outputs by those of the "
+                    f"fingerprint {found.get('fingerprint')}; this one ends, and has spoilt none of them"
+                )
             for array, values in zip(arrays, output, strict=True):
                 if not values.isfinite().all():
                     raise TeacherError(
@@ -2125,11 +2144,8 @@ def _claim(
     record: Path, identity: dict[str, Any], splits: set[str], *, present: bool, overwrite: bool
 ) -> dict[str, Any]:
     """Put the teacher's name on its arrays; refuse where they are another teacher's."""
-    # Records made before there was a choice have no word about views.
-    found = {"views": 1, **json.loads(record.read_text())} if record.exists() else {}
-    differs = [
-        key for key in ("fingerprint", "precision", "views") if found.get(key) != identity[key]
-    ]
+    found = _read_record(record)
+    differs = _differences(found, identity)
     written = set(found.get("splits", []))
     if not overwrite and found.get("unfinished"):
         raise TeacherError(
@@ -2150,6 +2166,33 @@ def _claim(
     claimed = {**identity, "splits": sorted(written | splits)}
     _write_json(record, {**claimed, "unfinished": True} if overwrite else claimed)
     return claimed
+
+
+def _read_record(record: Path) -> dict[str, Any]:
+    """Whose outputs lie in the store; {} where there is no record."""
+    try:
+        # Records made before there was a choice have no word about views.
+        return {"views": 1, **json.loads(record.read_text())} if record.exists() else {}
+    except (OSError, TypeError, ValueError) as error:
+        raise TeacherError(
+            f"{record} cannot be read ({error}). Without it nobody knows whose outputs these are: "
+            "delete it and compute all of them again with overwrite=True"
+        ) from error
+
+
+def _differences(found: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+    return [
+        key for key in ("fingerprint", "precision", "views") if found.get(key) != identity[key]
+    ]
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Of two teachers under one name, the second one has to see the first; as in data.py."""
+    with open(folder / "store.lock", "a", encoding="utf-8") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -28,6 +29,23 @@ def demo(tmp_path_factory):
     from miniature import Demo
 
     return Demo(tmp_path_factory.mktemp("demo") / "out", "0,1")
+
+
+@pytest.fixture
+def full_disk():
+    """`with full_disk(n):` no file can grow beyond n bytes, so that writing ends in its middle as on a full disk."""
+    resource = pytest.importorskip("resource")
+
+    @contextlib.contextmanager
+    def limited(size):
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    return limited
 
 
 @pytest.fixture(autouse=True)

@@ -112,9 +112,14 @@ def unfinished(out: Path) -> list[Path]:
 
 def group_size(group: int) -> int:
     """Processes of a group that are still running (0 where there is no /proc to tell)."""
-    count = 0
+    return len(group_of(group))
+
+
+def group_of(group: int) -> list[int]:
+    found = []
     for file in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # It ended in between.
-            state, _, found = file.read_text().rpartition(")")[2].split()[:3]
-            count += int(found) == group and state != "Z"
-    return count
+            state, _, its = file.read_text().rpartition(")")[2].split()[:3]
+            if int(its) == group and state != "Z":
+                found.append(int(file.parent.name))
+    return found

@@ -1,6 +1,9 @@
 """The data road: tables, IMU, frames and the clip store, on files made here and on real ones."""
 
+import contextlib
 import csv
+import dataclasses
+import errno
 import json
 import math
 import os
@@ -21,6 +24,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from miniature import group_of
 
 from egodistill import data
 
@@ -406,6 +410,28 @@ def test_ego4d_files_that_are_broken(tmp_path, text, words):
         data.read_ego4d(tmp_path / "f.json", tmp_path)
     with pytest.raises(data.DataError, match=r"gone.json: cannot be read"):
         data.read_ego4d(tmp_path / "gone.json", tmp_path)
+
+
+def test_code_in_a_table_does_not_run(tmp_path):
+    """A pickle under the name of each kind of table, alone and in the cells of one: to all readers it is text."""
+
+    class Evil:
+        def __reduce__(self):
+            return open, (str(tmp_path / "ran"), "w")
+
+    (tmp_path / "a.mp4").touch()
+    header = "video,start,stop,label,imu,imu_offset,Milliseconds,AcclX,AcclY,AcclZ,GyroX,GyroY,GyroZ," + ",".join(EPIC)
+    for number in (0, 2):
+        code = pickle.dumps(Evil(), number)
+        for name in ("x.csv", "fho_main.json"):
+            for content in (code, header.encode() + b"\n" + (code.replace(b"\n", b" ") + b",") * 20 + b"\n"):
+                path = tmp_path / name
+                path.write_bytes(content)
+                for read in (data.read_csv, lambda p: data.read_epic_kitchens(p, tmp_path), data.read_imu,
+                             lambda p: data.read_ego4d(p, tmp_path), lambda p: data.with_imu_offsets([], p)):
+                    with pytest.raises((data.DataError, data.VideoError), match=name.replace(".", r"\.")):
+                        read(path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_ego4d_file_is_read_a_video_at_a_time(tmp_path, monkeypatch):
@@ -1155,6 +1181,20 @@ def test_a_store_is_laid_out_by_one_at_a_time(kitchen, tmp_path):
     assert len(data.ClipStore(path)) == 12
 
 
+def test_two_writers_of_the_same_rows_give_what_one_gives(store, kitchen, tmp_path):
+    """The same command twice at a time, with the same rank: nobody's rows are spoilt."""
+    fields = [dataclasses.astuple(segment) for segment in kitchen]
+    (tmp_path / "given").write_bytes(pickle.dumps((fields, OPTIONS)))
+    command = [sys.executable, "-c", KILLED, str(Path(data.__file__).parent), tmp_path / "given", tmp_path / "s"]
+    scripts = [subprocess.Popen(command) for _ in range(2)]
+    assert [script.wait(60) for script in scripts] == [0, 0]
+    assert arrays_of(tmp_path / "s") == arrays_of(store.path)
+    # One of them can read a clip no longer (its machine lost the disk) that the other has finished.
+    broken = data.ClipStore(tmp_path / "s")
+    data._fail(broken, 5, "no such file")
+    assert len(data.ClipStore(tmp_path / "s")) == 12 and not broken.failures
+
+
 def test_failed_clips_are_tried_again_by_whose_they_are(kitchen, tmp_path, monkeypatch):
     broken = [replace(s, video=str(tmp_path / "no.mp4")) if "P30" in s.id or "P01" in s.id else s for s in kitchen]
     with pytest.raises(data.DataError, match="max_bad"):
@@ -1232,6 +1272,51 @@ def test_killed_run_goes_on_where_it_stopped(tmp_path, workers):
     assert arrays_of(out) == arrays_of(whole)
 
 
+INTERRUPTED = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # Ignored in the background of a shell.
+try:
+    exec(sys.argv.pop(1))
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="counts the processes that are left in /proc")
+@pytest.mark.parametrize(("workers", "clips"), [(1, 1), (2, 0), (2, 1)])
+def test_ctrl_c_ends_all_processes_and_spoils_nothing(store, kitchen, tmp_path, workers, clips):
+    """Pressed as the processes start, and after the first clip; a terminal sends it to all of them."""
+    segments = [dataclasses.replace(kitchen[i], id=f"{k} {i}") for k in range(40) for i in range(9)]
+    options = OPTIONS | {"workers": workers}
+    (tmp_path / "given").write_bytes(pickle.dumps(([dataclasses.astuple(s) for s in segments], options)))
+    out, root = tmp_path / "s", Path(data.__file__).parent
+    command = [sys.executable, "-c", INTERRUPTED, KILLED, str(root), tmp_path / "given", out]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while process.poll() is None:
+        if (out / "store.json").exists() and np.load(out / "status.npy").sum() >= clips:
+            if clips or len(group_of(process.pid)) > 1:
+                break
+        time.sleep(0.002)
+    for worker in set(group_of(process.pid)) - {process.pid}:  # It may reach them long before the parent.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGINT)
+    time.sleep(0.15 * (clips == 0))
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "")
+    deadline = time.monotonic() + 5
+    while group_of(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not group_of(process.pid)
+    # 160 clips a recording: none was read to its end first.
+    assert 160 * (3 - workers) < np.count_nonzero(np.load(out / "status.npy") == 0) <= 480 - clips
+    whole = data.prepare(segments, out, **options)
+    for name in store.names:
+        rows = store.read(name, np.arange(12))
+        for k in range(40):
+            np.testing.assert_array_equal(whole.read(name, np.arange(12 * k, 12 * k + 12)), rows)
+
+
 def test_kill_before_the_header_leaves_a_folder_that_can_be_used(kitchen, tmp_path, monkeypatch):
     write = data._write_json
 
@@ -1268,6 +1353,31 @@ def test_rerun_with_something_else_is_refused(store, kitchen):
     with pytest.raises(data.DataError, match=r"segment 0 was.*P01_101_0.*now.*P01_101_1"):
         data.prepare([kitchen[1], kitchen[0], *kitchen[2:]], store.path, **OPTIONS)
     assert arrays_of(store.path) == before
+
+
+def test_a_store_of_another_version_or_of_mixed_files_is_refused(store, kitchen, tmp_path):
+    """By whoever opens it and by prepare(), which leaves it as it is."""
+
+    def change(file, edit):
+        path = shutil.copytree(store.path, tmp_path / "s", dirs_exist_ok=True)
+        content = json.loads((path / file).read_text())
+        (path / file).write_text(json.dumps(edit(content) or content))
+        before = arrays_of(path) | {file: (path / file).read_bytes()}
+        for use in (data.ClipStore, lambda p: data.prepare(kitchen, p, **OPTIONS)):
+            with pytest.raises(data.DataError) as error:
+                use(path)
+            assert str(path) in str(error.value)
+        assert arrays_of(path) | {file: (path / file).read_bytes()} == before
+        return str(error.value)
+
+    said = change("store.json", lambda header: header.update(format="egodistill clip store 2"))
+    assert "'egodistill clip store 2', made by another version" in said and "prepare another folder" in said
+    for lacking in ("settings", "class_names", "arrays"):
+        assert f"'{lacking}'" in change("store.json", lambda header, key=lacking: header.pop(key) and None)
+    assert "'colour'" in change("segments.json", lambda all: all[0].update(colour="red"))
+    assert "'segment'" in change("clips.json", lambda all: all[0].pop("segment") and None)
+    assert "of two stores mixed" in change("clips.json", lambda all: all[:-1])
+    assert "of two stores mixed" in change("clips.json", lambda all: all[1:] + all[:1])
 
 
 def test_labels_outside_the_class_names(kitchen, tmp_path):
@@ -1545,6 +1655,58 @@ def test_full_disk_is_seen_before_anything_is_written(kitchen, tmp_path, monkeyp
     monkeypatch.setattr(data.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(data.DataError, match=r"GB are needed, 0.0 GB are free"):
         data.prepare(kitchen, tmp_path / "s", **OPTIONS)
+
+
+def test_full_disk_while_the_arrays_are_made(kitchen, store, tmp_path, full_disk):
+    """Of prepare() and of a teacher's outputs; nothing half made stays, and the same call goes on."""
+    path = tmp_path / "s"
+    largest = max(file.stat().st_size for file in store.path.iterdir())
+    with full_disk(largest - 1), pytest.raises(data.DataError, match=r"s/\w+\.npy: cannot be written: File too large"):
+        data.prepare(kitchen, path, **OPTIONS)
+    assert not (path / "store.json").exists() and not list(path.glob("*.partial"))
+    assert arrays_of(data.prepare(kitchen, path, **OPTIONS).path) == arrays_of(store.path)
+    header, files = (path / "store.json").read_bytes(), sorted(path.iterdir())
+    made = data.ClipStore(path)
+    with full_disk(4096), pytest.raises(data.DataError, match=r"s/t\.feature\.npy: cannot be written.*MB are free"):
+        made.add("t.feature", (1000,), np.float32)
+    with full_disk(len(header)), pytest.raises(data.DataError, match=r"s/store\.json: cannot be written"):
+        made.add("t.x", (1,), np.float32)
+    assert (path / "store.json").read_bytes() == header and made.names == data.ClipStore(path).names
+    assert {file.name for file in path.iterdir()} - {file.name for file in files} == {"t.x.npy", "t.x.done.npy"}
+    made.add("t.x", (1,), np.float32)
+    made.write("t.x", np.arange(12), np.ones((12, 1), np.float32))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot take room on the disk")
+def test_arrays_have_their_room_on_the_disk_from_the_start(kitchen, tmp_path, monkeypatch):
+    """A disk that is full later then kills no process that writes to a mapped file."""
+    store = data.prepare(kitchen, tmp_path / "s", **OPTIONS, rank=0, world_size=3)
+    store.add("t.feature", (100_000,), np.float32)
+    for file in store.path.glob("*.npy"):
+        assert file.stat().st_blocks * 512 >= file.stat().st_size, file
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: (_ for _ in ()).throw(full))
+    with pytest.raises(data.DataError, match=r"t\.logits\.npy: cannot be written: No space.*the same call goes on"):
+        store.add("t.logits", (3,), np.float32)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_full_disk_while_a_failure_is_noted(kitchen, tmp_path, full_disk, workers, capfd):
+    """Half a line is written of it. The clip stays missing, and is noted when there is room again."""
+    segments = [replace(s, video=str(tmp_path / f"{s.id[:7]}.mp4")) for s in kitchen]
+    options = OPTIONS | {"workers": workers}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "_fill", lambda *_: iter(()))
+        data.prepare(segments, tmp_path / "s", **OPTIONS)
+    words = "failures.jsonl: cannot be written: File too large" if workers == 1 else "ended with code 1 .*stands above"
+    with full_disk(700), pytest.raises(data.DataError, match=words):
+        data.prepare(segments, tmp_path / "s", **options)
+    said = capfd.readouterr().err
+    assert "Traceback" not in said and ("failures.jsonl: cannot be written" in said) is (workers > 1)
+    assert (tmp_path / "s" / "failures.jsonl").stat().st_size == 700
+    with pytest.warns(UserWarning, match="12 of 12 clips"):
+        store = data.prepare(segments, tmp_path / "s", **options, max_bad=1.0)
+    assert [failure["reason"].endswith("no such file") for failure in store.failures] == [True] * 12
 
 
 def test_real_gopro_walk_through_the_store(sample, tmp_path):

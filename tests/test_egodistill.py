@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import egodistill as E
-from egodistill import EgoDistill, EgoDistillError, Output, baselines, data
+from egodistill import EgoDistill, EgoDistillError, Output, baselines, data, experiments
 
 ROOT = Path(E.__file__).parent
 CLASSES = ["close", "open", "put", "take"]
@@ -501,6 +501,25 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, stage):
     assert int(run("killed.pt", 0).stdout) == 0  # a finished run is not done again
 
 
+def test_code_in_a_file_does_not_run_whoever_reads_it(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return open, (str(tmp_path / "ran"), "w")
+
+    path = tmp_path / "evil.pt"
+    torch.save({"format": E.TRAINING_FORMAT, "about": Evil()}, path)
+    for read in (
+        EgoDistill.load,
+        baselines.Baseline.load,
+        experiments.load,
+        lambda path: small(image_weights=path),
+        lambda path: E.distill(small(), Store(16), teacher="t", **FAST | {"checkpoint": path}),
+    ):
+        with pytest.raises(EgoDistillError, match=r"evil\.pt cannot be read as a checkpoint.*holds code"):
+            read(path)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     store = Store(16)
     settings = FAST | {"epochs": 1, "checkpoint": tmp_path / "c.pt"}
@@ -558,21 +577,24 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
-    resource = pytest.importorskip("resource")
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, full_disk):
     path, model = tmp_path / "student.pt", small(image_encoder="squeezenet1_1")
     model.save(path)
     before = path.read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))  # writing fails as on a full disk
-    try:
-        with pytest.raises(OSError) as error:
-            model.save(path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with full_disk(len(before) // 2), pytest.raises(OSError) as error:
+        model.save(path)
     assert isinstance(error.value, EgoDistillError) and str(path) in str(error.value)
     assert f"needs {len(before) / 1e6:.0f}" in str(error.value) and "too large" in str(error.value).lower()
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["student.pt"]
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path, full_disk):
+    """Of texts, such as tables of results: the system's own words name no file."""
+    path = tmp_path / "results.json"
+    path.write_text("old")
+    with full_disk(100), pytest.raises(OSError, match=r"File too large: '.*/results\.json'"), E.whole(path) as part:
+        part.write_text("new" * 100)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_training_says_what_does_not_fit():

@@ -6,12 +6,16 @@ colour: a file without normalisation, without the IMU's mean, or with a transpos
 
 import copy
 import importlib
+import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -275,6 +279,104 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
         export.load(file)
     export.export(other, file, overwrite=True)
     assert_same(other, file)
+
+
+@pytest.fixture(scope="module")
+def traced():
+    """A student, and its program: tracing is what takes long."""
+    model = student(use_imu=False)
+    with torch.no_grad():
+        return model, export.trace(export.Plain(model, "fp32"), model)
+
+
+@pytest.fixture
+def quick(traced, monkeypatch):
+    monkeypatch.setattr(export, "trace", lambda *_: traced[1])
+    return traced[0]
+
+
+def killed_again_and_again(file):
+    """export() killed with half of the file written, and just before either of its files gets its name."""
+    torch.set_num_threads(1)
+    model = student(use_imu=False)
+    with torch.no_grad():
+        program = export.trace(export.Plain(model, "fp32"), model)
+    export.trace = lambda *_: program
+    for k, name in enumerate((None, Path(file).name, f"{Path(file).name}.json")):
+        child = os.fork()
+        if child == 0:
+
+            def half(path, content):
+                with open(path, "wb") as part:
+                    part.write(content[: len(content) // 2])
+                    part.flush()
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            def hook(event, arguments, name=name):
+                if event == "os.rename" and Path(arguments[1]).name == name:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            if name is None:
+                Path.write_bytes = half
+            sys.addaudithook(hook)
+            export.export(model, file)
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        shutil.copytree(Path(file).parent, Path(file).parent.with_name(f"after-{k}"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork and SIGKILL")
+def test_export_killed_anywhere_leaves_nothing_that_is_taken_for_whole(quick, tmp_path):
+    (tmp_path / "out").mkdir()
+    file = tmp_path / "out" / "student.pt2"
+    root = Path(E.__file__).parent
+    code = "import sys, test_export; test_export.killed_again_and_again(*sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, file], capture_output=True, text=True, timeout=300,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")])},
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout.split() == ["-9"] * 3, done.stdout + done.stderr
+    for k, words in enumerate(("there is no such file", "there is no such file", "the export was interrupted")):
+        with pytest.raises(export.ExportError, match=words):
+            export.load(tmp_path / f"after-{k}" / file.name)
+    export.export(quick, file, overwrite=True)
+    assert_same(quick, file)
+
+
+def test_a_full_disk_is_told_and_leaves_the_old_file(quick, tmp_path, full_disk):
+    """With torch's own writing the process would be gone: its C++ ends it when the disk is full."""
+    file = tmp_path / "student.pt2"
+    with full_disk(100_000), pytest.raises(export.ExportError, match=r"student\.pt2 cannot be made \(.*File too large"):
+        export.export(quick, file)
+    assert not list(tmp_path.iterdir())
+    export.export(quick, file)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with full_disk(100_000), pytest.raises(export.ExportError, match="that stood there before is whole"):
+        export.export(quick, file, overwrite=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_damaged_files_are_named_and_code_in_them_does_not_run(quick, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return open, (str(tmp_path / "ran"), "w")
+
+    file = tmp_path / "student.pt2"
+    export.export(quick, file)
+    content, evil = file.read_bytes(), io.BytesIO()
+    for damaged in (content[: len(content) // 2], b"", b"not a program"):
+        file.write_bytes(damaged)
+        with pytest.raises(export.ExportError, match=r"student\.pt2 cannot be opened: it is cut off"):
+            export.load(file)
+    torch.save({"x": Evil()}, evil)
+    with zipfile.ZipFile(io.BytesIO(content)) as sound, zipfile.ZipFile(file, "w") as spoilt:
+        for name in sound.namelist():
+            pickled = name.endswith(".pt") and sound.read(name).startswith(b"PK")
+            spoilt.writestr(name, evil.getvalue() if pickled else sound.read(name))
+    assert Path(file).read_bytes().count(b"ran") and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+    with pytest.raises(export.ExportError, match=r"student\.pt2 cannot be opened.*no part of a program"):
+        export.load(file)
+    assert not (tmp_path / "ran").exists() and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
 def test_exporting_leaves_the_model_as_it_was(tmp_path):

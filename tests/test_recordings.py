@@ -486,6 +486,14 @@ def test_what_is_refused(panned, tmp_path):
             recordings.transcode(panned, tmp_path / "new.mp4", **setting)
 
 
+def test_a_full_disk_is_the_copys_fault_and_not_the_originals(panned, tmp_path, full_disk):
+    out = tmp_path / "copy.mp4"
+    out.write_text("something of value")
+    with full_disk(20_000), pytest.raises(data.DataError, match=r"copy\.mp4: cannot be written: File too large"):
+        recordings.transcode(panned, out, overwrite=True)
+    assert out.read_text() == "something of value" and list(tmp_path.iterdir()) == [out]
+
+
 def test_speedup_is_measured_on_request(panned, tmp_path):
     assert recordings.transcode(panned, tmp_path / "a.mp4").speedup is None
     assert recordings.transcode(panned, tmp_path / "b.mp4", measure=True).speedup > 1.5  # 12 frames to decode, not 250

@@ -729,6 +729,13 @@ def test_interrupted_rendering_goes_on(world, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(("size", "file"), [(10, "world.json"), (9000, "P01_101-accl.csv"), (60_000, "P01_101.MP4")])
+def test_full_disk_is_told_with_the_file(tmp_path, full_disk, size, file):
+    with full_disk(size), pytest.raises(OSError, match=rf"File too large.*{file}'"):
+        synthetic.render(tmp_path / "w", train_acts=1, test_acts=3, train_wearers=1, workers=1, progress=False)
+    assert not list((tmp_path / "w").rglob("*.part")) and not list((tmp_path / "w").rglob(file))
+
+
 def test_failure_ends_the_rendering_and_not_only_its_recording(tmp_path):
     """So does Ctrl-C: what waits for a process is not begun any more."""
     (tmp_path / "P01").mkdir()

@@ -2,21 +2,29 @@
 
 import json
 import math
+import os
 import pickle
 import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
 import time
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from test_data import write_video
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.video import MViT, r3d_18, swin3d_t
 from torchvision.models.video.mvit import MSBlockConfig
 
-from egodistill import teachers
+from egodistill import data, teachers
 
 LABELS = ["take", "put", "wash"]
 NARROW = {"width": 8, "beta": 4, "depths": (1, 1, 1, 1), "fusion_kernel": 5}
@@ -728,7 +736,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     before = path.read_bytes()
 
     def killed(content, target):
-        target.write_bytes(b"half")
+        target.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", killed)
@@ -736,6 +744,16 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
         narrow(seed=2).save(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, full_disk):
+    path = tmp_path / "teacher.pt"
+    narrow(seed=1).save(path)
+    before = path.read_bytes()
+    with full_disk(len(before) // 2), pytest.raises(teachers.TeacherError) as error:
+        narrow(seed=2).save(path)
+    assert f"{path} cannot be written ([Errno 27] File too large" in str(error.value) and "room" in str(error.value)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def change(path, edit):
@@ -1358,6 +1376,226 @@ def test_extract_refuses_outputs_of_unknown_origin(store):
     (store.path / "slowfast.teacher.json").unlink()
     with pytest.raises(teachers.TeacherError, match="fingerprint None"):
         teachers.extract(narrow(), store, progress=False)
+
+
+def test_a_damaged_record_is_named(store):
+    for text in ("{", "[1]", "3"):
+        (store.path / "slowfast.teacher.json").write_text(text)
+        with pytest.raises(teachers.TeacherError, match=r"slowfast\.teacher\.json cannot be read.*delete it.*over"):
+            teachers.extract(narrow(), store, progress=False)
+
+
+def test_the_second_of_two_teachers_with_one_name_sees_the_first(store):
+    """Both begin at once: while one puts its name on the arrays, the other waits."""
+    refused = []
+
+    def second():
+        with pytest.raises(teachers.TeacherError, match="fingerprint") as error:
+            teachers.extract(narrow(seed=1), store, progress=False)
+        refused.append(error)
+
+    other = threading.Thread(target=second)
+    with teachers._one_at_a_time(store.path):
+        other.start()
+        other.join(0.5)
+        assert other.is_alive() and not (store.path / "slowfast.teacher.json").exists()
+        (store.path / "slowfast.teacher.json").write_text('{"fingerprint": "of the first"}')
+    other.join(60)
+    assert len(refused) == 1 and not store.flags
+
+
+def test_a_run_that_is_overwritten_by_another_teacher_spoils_none_of_its_outputs(store):
+    first, second = narrow(seed=0), narrow(seed=1)
+    sizes = []
+
+    def overtaken(*_):
+        sizes.append(1)
+        if len(sizes) == 2:  # while the first teacher looks at its second batch
+            teachers.extract(second, store, overwrite=True, progress=False)
+
+    first.net.register_forward_pre_hook(overtaken)
+    with pytest.raises(teachers.TeacherError, match=r"slowfast\.teacher\.json: another run has overwritten"):
+        teachers.extract(first, store, batch_size=2, progress=False)
+    with torch.no_grad():
+        wanted = second(torch.from_numpy(store.arrays["clip"])).feature
+    np.testing.assert_allclose(store.arrays["slowfast.feature"], wanted, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A clip store on disk with twelve clips of two recordings, and nothing else."""
+    path = tmp_path_factory.mktemp("folder")
+    segments = []
+    for k in range(2):
+        video = write_video(path / f"{k}.mp4", np.arange(400) / 25)
+        segments += [data.Segment(f"{k} {i}", video, 2.5 * i, 2.5 * i + 2, LABELS[i % 3]) for i in range(6)]
+    options = {"num_frames": (), "ends": False, "imu": False, "clip_frames": 8, "clip_size": 32,
+               "class_names": LABELS}  # fmt: skip
+    return data.prepare(segments, path / "s", **options, workers=1, progress=False).path
+
+
+def outputs(path):
+    """Outputs of a store on disk: which rows of features and logits are marked, and their content."""
+    store = data.ClipStore(path)
+    found = {}
+    for name in ("slowfast.feature", "slowfast.logits"):
+        if name in store.names:
+            found[name] = store.done(name), np.load(path / f"{name}.npy")
+    return found
+
+
+# Each moment is one of a run that goes on where the one before was killed: a file that gets its name, or a row that is
+# written to an array, by half of its numbers.
+MOMENTS = {
+    "its name is not on the arrays yet": ("os.rename", "slowfast.teacher.json", 1),
+    "no features yet": ("os.rename", "slowfast.feature.npy", 1),
+    "features whose marks are not there": ("os.rename", "slowfast.feature.done.npy", 1),
+    "arrays that the header does not know": ("os.rename", "store.json", 1),
+    "features and no logits": ("os.rename", "slowfast.logits.npy", 1),
+    "half of a row of features": ("write", "slowfast.feature", 1),
+    "features without mark": ("write", "slowfast.feature.done", 1),
+    "half of a row of logits": ("write", "slowfast.logits", 2),
+    "logits without mark": ("write", "slowfast.logits.done", 2),
+    "Ctrl-C": ("write", "slowfast.feature", 2),
+}
+
+
+class Dying:
+    """Stands in for a mapped array, of which the nth write is the process's last act, and not a whole one."""
+
+    def __init__(self, array, die):
+        self.array, self.die = array, die
+
+    def __getattr__(self, name):
+        return getattr(self.array, name)
+
+    def __setitem__(self, rows, values):
+        if self.array.ndim > 1:
+            self.array[rows, : self.array.shape[1] // 2] = values[:, : self.array.shape[1] // 2]
+        self.die()
+        self.array[rows] = values
+
+
+def killed_again_and_again(path):
+    """extract() in a process of its own, killed at each of MOMENTS; prints how it ended, keeps what it left."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ignored in the background of a shell.
+    teacher = narrow()
+    for k, (moment, (event, where, nth)) in enumerate(MOMENTS.items()):
+        child = os.fork()  # Before any computing, so that there are no threads to lose.
+        if child == 0:
+            seen, kind, mapped = [], signal.SIGINT if moment == "Ctrl-C" else signal.SIGKILL, data.ClipStore._map
+
+            def die(seen=seen, nth=nth, kind=kind):
+                seen.append(1)
+                if len(seen) == nth:
+                    os.kill(os.getpid(), kind)
+
+            def hook(name, arguments, event=event, where=where, die=die):
+                if name == event and str(arguments[1]).endswith(f"/{where}"):
+                    die()
+
+            def mapped_to_die(self, name, mode="r", where=where, die=die, mapped=mapped):
+                array = mapped(self, name, mode)
+                return Dying(array, die) if (name, mode) == (where, "r+") else array
+
+            if event == "write":
+                data.ClipStore._map = mapped_to_die
+            else:
+                sys.addaudithook(hook)
+            try:
+                teachers.extract(teacher, data.ClipStore(path), batch_size=2, progress=False)
+            except KeyboardInterrupt:
+                os._exit(130)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+        shutil.copytree(path, f"{path}-{k}")
+
+
+def script(*command):
+    """A function of this file in a process of its own."""
+    root = Path(data.__file__).parent
+    code = "import sys, test_teachers as T; getattr(T, sys.argv[1])(*sys.argv[2:])"
+    paths = os.pathsep.join([str(root), str(root / "tests")])
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, command)], env=os.environ | {"PYTHONPATH": paths},
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork and SIGKILL")
+def test_extract_killed_anywhere_leaves_no_row_that_is_taken_for_whole(folder, tmp_path):
+    whole, path = (shutil.copytree(folder, tmp_path / name) for name in ("whole", "killed"))
+    teachers.extract(narrow(), data.ClipStore(whole), batch_size=2, progress=False)
+    wanted = outputs(whole)
+    said, errors = (process := script("killed_again_and_again", path)).communicate(timeout=120)
+    assert process.returncode == 0 and said.split() == ["-9"] * 9 + ["130"], said + errors
+    finished = []
+    for k in range(len(MOMENTS)):
+        found = outputs(Path(f"{path}-{k}"))
+        finished.append({name: int(done.sum()) for name, (done, _) in found.items()})
+        for name, (done, values) in found.items():
+            np.testing.assert_array_equal(values[done], wanted[name][1][done], err_msg=list(MOMENTS)[k])
+    assert finished[3] == {} and finished[5] == {"slowfast.feature": 0, "slowfast.logits": 0}
+    assert finished[-1]["slowfast.feature"] < 12 and not outputs(path)["slowfast.logits"][0].all()
+    teachers.extract(narrow(), data.ClipStore(path), batch_size=2, progress=False)
+    for name, (done, values) in outputs(path).items():
+        assert done.all()
+        np.testing.assert_array_equal(values, wanted[name][1])
+    files = {file.name for file in Path(path).iterdir()}
+    # A record that has not got its name lies there, hidden; it is in nobody's way.
+    assert {name for name in files if not name.startswith(".")} == {file.name for file in whole.iterdir()}
+
+
+def shared_among_processes(path):
+    """Rank 1 of 2, killed at its third clip; then ranks 0 and 1, and a process that does all, at a time."""
+    torch.set_num_threads(1)
+    teacher = narrow()
+
+    def begin(rank, world_size, die_at=0):
+        child, seen = os.fork(), []
+        if child == 0:
+
+            def look(*_):
+                seen.append(1)
+                if len(seen) == die_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            teacher.net.register_forward_hook(look)
+            share = {"rank": rank, "world_size": world_size}
+            teachers.extract(teacher, data.ClipStore(path), batch_size=1, progress=False, **share)
+            os._exit(0)
+        return child
+
+    for at_a_time in ([(1, 2, 3)], [(0, 2), (1, 2), (0, 1)]):
+        for child in [begin(*share) for share in at_a_time]:
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        shutil.copytree(path, f"{path}-{len(at_a_time)}")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork and SIGKILL")
+def test_processes_extract_into_one_store_and_a_dead_ones_share_is_taken_up(folder, tmp_path):
+    """Three writers at a time, also of the same rows, give the same bits as one."""
+    whole, path = (shutil.copytree(folder, tmp_path / name) for name in ("whole", "shared"))
+    teachers.extract(narrow(), data.ClipStore(whole), batch_size=1, progress=False)
+    said, errors = (process := script("shared_among_processes", path)).communicate(timeout=120)
+    assert process.returncode == 0 and said.split() == ["-9", "0", "0", "0"], said + errors
+    assert np.flatnonzero(outputs(Path(f"{path}-1"))["slowfast.logits"][0]).tolist() == [1, 3]
+    for name, (done, values) in outputs(path).items():
+        assert done.all()
+        np.testing.assert_array_equal(values, outputs(whole)[name][1])
+
+
+def test_extract_on_a_full_disk_says_so_and_goes_on(folder, tmp_path, full_disk):
+    path = shutil.copytree(folder, tmp_path / "s")
+    for size, file in ((10, r"slowfast\.teacher\.json"), (2000, r"slowfast\.feature\.npy")):
+        before = {file.name: file.read_bytes() for file in path.iterdir() if file.name != "store.lock"}
+        with full_disk(size), pytest.raises(ValueError, match=rf"s/{file}:? cannot be written.*the same call goes on"):
+            teachers.extract(narrow(), data.ClipStore(path), progress=False)
+        left = {file.name: file.read_bytes() for file in path.iterdir()}
+        assert before.items() <= left.items()
+        assert not [name for name in left if "partial" in name] and outputs(path) == {}
+    teachers.extract(narrow(), data.ClipStore(path), progress=False)
+    assert all(done.all() for done, _ in outputs(path).values())
 
 
 def test_extract_in_bf16_is_close(store):

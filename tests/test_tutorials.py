@@ -20,7 +20,7 @@ SMALL = {
     "01_data": {"train_acts": 64, "test_acts": 24},
     "02_teacher_and_imu_pretraining": {"epochs": 1},
     "03_distillation": {"epochs": 1},
-    "04_efficiency": {"rows": ["ListenToLook", "EgoDistill"], "seconds": 0.1, "film_seconds": 5},
+    "04_efficiency": {"rows": ["ListenToLook", "EgoDistill"], "seconds": 0.1, "film_seconds": 4, "places": 1},
     "05_what_it_learned": {},
 }
 
