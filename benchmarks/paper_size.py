@@ -7,7 +7,7 @@ Each stage runs on `--clips` clips of the paper's size (224 pixels, ResNet-18, N
 `--teacher-clips` of them), cut from a rendered 1080p30 recording with a key frame each second. Its seconds a clip are
 stretched to the numbers of clips and epochs of the paper; nothing is added for what a longer run may meet (slow disks,
 other programs). Memory is the peak of a process that does nothing else; it does not depend on the number of clips but
-in stage 1, which keeps the image features: 6 kB a clip, added here. Disk is the store's bytes a clip; nine tenths are
+in stage 1, which keeps the image features: 6 kB a clip, added here. Disk is the store's bytes a clip; five sixths are
 the dense clips, which only the teacher reads.
 """
 
