@@ -1,6 +1,6 @@
 """A 50-minute recording, from file to labels: the teacher that watches all of it, and the student that glances.
 
-    python benchmarks/recording.py                               # about an hour on two cores
+    python benchmarks/recording.py                               # twenty minutes on two cores
     python benchmarks/recording.py --minutes 2 --teacher-seconds 5 --num-frames 1     # to see how it works
 
 The recording is 1080p at 30 fps, H.264 with a key frame each second, as phones write it, and its head motion a table
