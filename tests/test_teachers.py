@@ -1524,6 +1524,7 @@ def script(*command):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork and SIGKILL")
 def test_extract_killed_anywhere_leaves_no_row_that_is_taken_for_whole(folder, tmp_path):
+    torch.set_num_threads(1)  # As in the processes below: the same sums in the same order.
     whole, path = (shutil.copytree(folder, tmp_path / name) for name in ("whole", "killed"))
     teachers.extract(narrow(), data.ClipStore(whole), batch_size=2, progress=False)
     wanted = outputs(whole)
@@ -1575,6 +1576,7 @@ def shared_among_processes(path):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork and SIGKILL")
 def test_processes_extract_into_one_store_and_a_dead_ones_share_is_taken_up(folder, tmp_path):
     """Three writers at a time, also of the same rows, give the same bits as one."""
+    torch.set_num_threads(1)  # As above.
     whole, path = (shutil.copytree(folder, tmp_path / name) for name in ("whole", "shared"))
     teachers.extract(narrow(), data.ClipStore(whole), batch_size=1, progress=False)
     said, errors = (process := script("shared_among_processes", path)).communicate(timeout=120)
