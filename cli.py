@@ -813,8 +813,10 @@ def experiment_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher", required=True, help="name of the extracted teacher; {seed} in it is the seed")
     parser.add_argument("--out", required=True, help="folder for weights and results; what is there is not done again")
     parser.add_argument("--seeds", type=numbers, default="0,1,2", help="of the training runs (default: %(default)s)")
-    parser.add_argument("--scale", choices=list(SCALES), default="epic", help="the paper's sizes and schedules for "
-                        "EPIC-KITCHENS or Ego4D, or the demo's small ones (default: %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--scale", choices=list(experiments.SCALES), default="epic", help="the paper's sizes and schedules for "
+        "EPIC-KITCHENS or Ego4D, or the demo's small ones (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--epochs", type=positive, help="other than the scale's")
     parser.add_argument("--batch-size", type=positive, help="other than the scale's")
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="of training (fp32)")
@@ -827,9 +829,6 @@ def experiment_options(parser: argparse.ArgumentParser) -> None:
     device_option(parser)
 
 
-SCALES = {"epic": experiments.EPIC_KITCHENS, "ego4d": experiments.EGO4D, "small": experiments.SMALL}
-
-
 def numbers(text: str) -> list[int]:
     if not all(part.isdecimal() for part in text.split(",")):
         raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers with commas between, such as 0,1,2")
@@ -837,7 +836,7 @@ def numbers(text: str) -> list[int]:
 
 
 def bench_of(a: argparse.Namespace, frames: dict[str, str]) -> experiments.Bench:
-    scale = dict(SCALES[a.scale])
+    scale = dict(experiments.SCALES[a.scale])
     given = {name: getattr(a, name) for name in ("epochs", "batch_size", "precision") if getattr(a, name)}
     for stage in ("training", "pretraining"):
         scale[stage] = scale[stage] | given
@@ -940,6 +939,7 @@ def cost_table(found: list[experiments.Row]) -> str:
 
 
 # Sizes are chosen for two cores and ten minutes. The paper's are 224 pixels, ResNet-18, MotionFormer, 50 to 150 epochs.
+_SMALL = experiments.SCALES["small"]
 _TEACHING = {"epochs": 8, "learning_rate": 2e-3, "batch_size": 16} | experiments.ANNEAL
 DEMO: dict[str, Any] = {
     "train_acts": 1200,
@@ -970,15 +970,15 @@ DEMO: dict[str, Any] = {
             "options": {"width": 96, "depth": 2, "heads": 4, "patch": 16, "drop_path": 0.1},
         },
     },
-    "scale": experiments.SMALL,
+    "scale": _SMALL,
 }
 QUICK: dict[str, Any] = DEMO | {
     "train_acts": 48,
     "test_acts": 24,
     "teachers": {name: how | {"training": how["training"] | {"epochs": 2}} for name, how in DEMO["teachers"].items()},
-    "scale": experiments.SMALL | {
-        "training": experiments.SMALL["training"] | {"epochs": 2},
-        "pretraining": experiments.SMALL["pretraining"] | {"epochs": 2, "batch_size": 32},
+    "scale": _SMALL | {
+        "training": _SMALL["training"] | {"epochs": 2},
+        "pretraining": _SMALL["pretraining"] | {"epochs": 2, "batch_size": 32},
     },
 }  # fmt: skip
 TEACHER = "slowfast"

@@ -1401,7 +1401,6 @@ class Prediction(NamedTuple):
     problem: str | None = None
 
 
-@torch.no_grad()
 def predict(
     model: EgoDistill,
     video: str | os.PathLike,
@@ -1421,8 +1420,8 @@ def predict(
     `exact` the key frames nearest to the clips' frames are looked at, which are cheap to decode. Memory for pictures
     does not grow with the recording. A clip that cannot be classified, for head motion is missing there, comes with
     `problem` saying so and no classes. `precision` and `compile` are those of `evaluate()`.
-    With the first clip comes EgoDistillError for a `stride` that is not above 0, data.VideoError or data.DataError for
-    a file that cannot be read; later, data.VideoError for a frame that is lost.
+    EgoDistillError for a `stride` that is not above 0 comes at once, as do data.VideoError and data.DataError for a
+    file that cannot be read; data.VideoError for a frame that is lost comes in its clip's place.
     """
     from egodistill import data  # The only need of a sibling in this file.
 
@@ -1459,23 +1458,29 @@ def predict(
             inputs.append(torch.stack([torch.from_numpy(windows[start]) for start in good]))
         return problems, inputs
 
-    with ThreadPoolExecutor(1) as pool:  # It reads the next clips while the model works on these.
-        ahead = pool.submit(look, groups[0])
-        for k, group in enumerate(groups):
-            problems, inputs = ahead.result()
-            if k + 1 < len(groups):
-                ahead = pool.submit(look, groups[k + 1])
-            answers: list[list[tuple[str, float]]] = []
-            if inputs:
-                with autocast(place, precision):
-                    scores = run(*(x.to(place) for x in inputs)).logits.float().softmax(1).cpu()
-                best = scores.topk(min(top, scores.shape[1]), dim=1)
-                for values, classes in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-                    answers.append([(names[c], v) for c, v in zip(classes, values, strict=True)])
-            told = iter(answers)
-            for start in group:
-                problem = problems.get(start)
-                yield Prediction(start, start + length, [] if problem else next(told), problem)
+    def classify(inputs: list[Tensor]) -> Iterator[list[tuple[str, float]]]:
+        """The best classes of each clip."""
+        if not inputs:
+            return
+        with torch.no_grad(), autocast(place, precision):
+            scores = run(*(x.to(place) for x in inputs)).logits.float().softmax(1).cpu()
+        best = scores.topk(min(top, scores.shape[1]), dim=1)
+        for values, classes in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            yield [(names[c], value) for c, value in zip(classes, values, strict=True)]
+
+    def clips() -> Iterator[Prediction]:
+        with ThreadPoolExecutor(1) as pool:  # It reads the next clips while the model works on these.
+            ahead = pool.submit(look, groups[0])
+            for k, group in enumerate(groups):
+                problems, inputs = ahead.result()
+                if k + 1 < len(groups):
+                    ahead = pool.submit(look, groups[k + 1])
+                told = classify(inputs)
+                for start in group:
+                    problem = problems.get(start)
+                    yield Prediction(start, start + length, [] if problem else next(told), problem)
+
+    return clips()
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
     from egodistill import experiments
 
-    bench = experiments.Bench("store", "out", experiments.SMALL)       # a clip store with a teacher's outputs
+    bench = experiments.Bench("store", "out", experiments.SCALES["epic"])   # a clip store with a teacher's outputs
     runs = experiments.comparison(bench, teacher="motionformer", seeds=(0, 1, 2))
     bench.perform(runs, jobs=2)                                        # trains and evaluates what is not done yet
     for row in experiments.rows(bench, runs):                          # means over the seeds, and what each costs
@@ -44,7 +44,7 @@ import egodistill
 from egodistill import EgoDistill, baselines, data, teachers
 
 __all__ = [
-    "EGO4D", "EPIC_KITCHENS", "SMALL", "TABLE_3", "Bench", "Row", "Run", "ablation", "comparison", "draw",
+    "SCALES", "TABLE_3", "Bench", "Row", "Run", "ablation", "comparison", "draw",
     "frame_choices", "rows", "write_rows",
 ]  # fmt: skip
 
@@ -57,7 +57,7 @@ STAGE_1 = ("nce", "pretrain_l1")  # the losses of stage 1, as `Run.lacking` name
 
 # A scale is how large the networks are and how long they train. The paper's:
 _PAPER = {"epochs": 50, "batch_size": 64, "learning_rate": 1e-4, "decay_epochs": (30, 40)}
-EPIC_KITCHENS: dict[str, Any] = {
+_EPIC: dict[str, Any] = {
     "students": {"image_encoder": "resnet18", "image_weights": "imagenet"},
     "feature_dim": 768,  # of students that have no teacher
     "AdaFuse": {"weights": "imagenet"},
@@ -67,13 +67,13 @@ EPIC_KITCHENS: dict[str, Any] = {
     "pretraining": _PAPER,
     "distillation": {"alpha": 0.95, "beta": 1.0, "tau": 1.0},
 }
-EGO4D: dict[str, Any] = EPIC_KITCHENS | {
+_EGO4D: dict[str, Any] = _EPIC | {
     "training": _PAPER | {"epochs": 150, "decay_epochs": (90, 120)},
     "distillation": {"alpha": 0.95, "beta": 1.0, "tau": 10.0},
 }
 # Two cores, minutes, 64 pixels, and no weights to start from: a run of the demo's size.
 ANNEAL = {"schedule": "cosine", "warmup_epochs": 1.5}  # Few epochs: the paper's steps would waste the last of them.
-SMALL: dict[str, Any] = {
+_SMALL: dict[str, Any] = {
     # ListenToLook's image network, too, is this one, see `Bench.starts`.
     "students": {"image_encoder": "resnet10x16", "image_weights": None},
     "feature_dim": 1920,  # that of the demo's SlowFast
@@ -85,6 +85,7 @@ SMALL: dict[str, Any] = {
     "pretraining": {"epochs": 6, "learning_rate": 1e-3, "batch_size": 64} | ANNEAL,
     "distillation": {"alpha": 0.95, "beta": 1.0, "tau": 1.0},
 }
+SCALES = {"epic": _EPIC, "ego4d": _EGO4D, "small": _SMALL}
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class Bench:
 
     store        Folder of a clip store with the splits `train` and `test`.
     out          Folder for weights and results; a bench refuses one of another scale or store.
-    scale        Sizes and schedules: EPIC_KITCHENS, EGO4D, SMALL, or your own.
+    scale        Sizes and schedules: one of SCALES, or your own.
     teachers     Teachers to train where a run names one of them: {name: how}, `egodistill demo` shows how.
     frames       Stores prepared from the same annotations with another sampling: {sampling: folder}.
     """

@@ -9,10 +9,10 @@ decoder has the same work with each repetition. The working copy (`recordings.tr
 in the same way. Both networks have random weights and the paper's size.
 
 Student: `predict()`, which decodes the next clips while the model works on these. "decoding" and "model" are what each
-of the two takes alone (on a tenth of the recording, stretched); the larger one bounds the whole. Teacher: 16 frames of
-each clip of 64 through MotionFormer, as released and in this library's form, on the first `--teacher-seconds`,
-stretched to the whole length. Memory is the peak of a process that does nothing else, on the whole recording and on a
-tenth of it.
+of the two takes alone, on a tenth of the recording, stretched. Both use all cores, so on few of them the whole takes
+nearly their sum, and the larger one is what to make faster. Teacher: 16 frames of each clip of 64 through MotionFormer,
+as released and in this library's form, on the first `--teacher-seconds`, stretched to the whole length. Memory is the
+peak of a process that does nothing else, on the whole recording and on a tenth of it.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Narrow(EgoDistill):
 
 
 TRAINING = {"epochs": 2, "decay_epochs": (1,), "learning_rate": 1e-3, "batch_size": 8, "checkpoint_seconds": 0.0}
-SCALE = experiments.SMALL | {
+SCALE = experiments.SCALES["small"] | {
     "students": {"image_encoder": "resnet10x4", "image_weights": None},
     "training": TRAINING, "pretraining": TRAINING, "feature_dim": 16,
     "AdaFuse": {"weights": None, "width": 8, "depths": (1, 1, 1, 1), "policy_hidden": 8},

@@ -1017,3 +1017,15 @@ def test_predict_says_where_head_motion_is_missing(sample_data, tmp_path):
     rows = list(E.predict(small(), sample_data / "gopro-derived" / "walk_vp9_30fps.mp4", tmp_path / "imu.csv"))
     assert [bool(row.classes) for row in rows] == [False, False, True, True]
     assert "covers" in rows[0].problem
+
+
+def test_predict_says_at_once_what_does_not_fit(sample_data, tmp_path):
+    """At the call, and not where the clips are asked for."""
+    model, video = small(), sample_data / "gopro" / "max-heromode.mp4"
+    with pytest.raises(E.EgoDistillError, match="above 0; got -1"):
+        E.predict(model, video, stride=-1)
+    with pytest.raises(data.VideoError, match="nothing"):
+        E.predict(model, tmp_path / "nothing.mp4")
+    (tmp_path / "imu.csv").write_text("what,is,this\n1,2,3\n")
+    with pytest.raises(data.DataError, match="imu"):
+        E.predict(model, video, tmp_path / "imu.csv")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from egodistill.experiments import ABLATIONS, STAGE_1, Bench, OtherFrames, Run
+from egodistill.experiments import ABLATIONS, SCALES, STAGE_1, Bench, OtherFrames, Run
 from miniature import SCALE, group_size, miniature, same, unfinished
 
 import egodistill
@@ -44,7 +44,7 @@ def test_runs_have_names_of_their_own():
 
 
 def test_each_loss_is_left_out_by_name(tmp_path):
-    bench = Bench("store", str(tmp_path), experiments.EPIC_KITCHENS)
+    bench = Bench("store", str(tmp_path), SCALES["epic"])
     paper = {"alpha": 0.95, "beta": 1.0, "tau": 1.0}
     changed = {"kd": {"alpha": 0.0}, "gt": {"alpha": 1.0}, "l1": {"beta": 0.0}, "nce": {}}
     for loss, change in changed.items():
@@ -58,13 +58,13 @@ def test_each_loss_is_left_out_by_name(tmp_path):
         assert run.name == Run("stage 1", teacher="t", lacking=() if loss == "kd" else (loss,)).name
     assert {bench.recipe(Run(method))[0] for method in ("VisOnly", "VisIMU", "AdaFuse")} == {egodistill.finetune}
     assert bench.recipe(Run("ListenToLook", teacher="t"))[0] is egodistill.distill
-    ego4d = replace(bench, scale=experiments.EGO4D).recipe(Run("EgoDistill", teacher="t"))[1]
+    ego4d = replace(bench, scale=SCALES["ego4d"]).recipe(Run("EgoDistill", teacher="t"))[1]
     assert (ego4d["tau"], ego4d["epochs"], ego4d["decay_epochs"]) == (10.0, 150, (90, 120))
 
 
 def test_image_networks_see_every_clip_as_often(tmp_path):
     """Without ImageNet's weights networks of the students' kind have a trained start, others train for longer."""
-    for scale, factor in ((experiments.SMALL, 2), (experiments.EPIC_KITCHENS, 1)):
+    for scale, factor in ((SCALES["small"], 2), (SCALES["epic"], 1)):
         bench = Bench("store", str(tmp_path), scale)
         epochs = scale["training"]["epochs"]
         for run in (Run("VisOnly"), Run("EgoDistill", teacher="t", lacking=STAGE_1), Run("ListenToLook", teacher="t")):
@@ -76,7 +76,7 @@ def test_image_networks_see_every_clip_as_often(tmp_path):
         pretrained = Run("EgoDistill", teacher="t")
         assert bench.needs(pretrained) == [replace(pretrained, method="stage 1")]
     other = {"students": {"image_encoder": "mobilenet_v3_small", "image_weights": None}}
-    bench = Bench("store", str(tmp_path), experiments.SMALL | other)
+    bench = Bench("store", str(tmp_path), SCALES["small"] | other)
     assert bench.needs(Run("ListenToLook", teacher="t")) == []  # Its network is another one then.
 
 
@@ -126,7 +126,7 @@ def test_adafuse_is_pressed_to_save_as_hard_at_any_size():
 def small(monkeypatch):
     """`--scale small` is the miniature's."""
     miniature(monkeypatch.setattr, cores=1)
-    monkeypatch.setitem(cli.SCALES, "small", SCALE)
+    monkeypatch.setitem(SCALES, "small", SCALE)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def compared(demo):
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         miniature(patch.setattr, cores=1)
-        patch.setitem(cli.SCALES, "small", SCALE)
+        patch.setitem(SCALES, "small", SCALE)
         assert cli.main(COMPARE.format(demo.out).split()) == 0
     return printed.getvalue(), before
 
@@ -367,7 +367,7 @@ def test_weights_and_epochs_reach_the_bench():
     assert scale["AdaFuse"]["weights"] == "imagenet"  # the paper's, where nothing else is said
     for stage in ("training", "pretraining"):
         assert (scale[stage]["epochs"], scale[stage]["batch_size"], scale[stage]["precision"]) == (7, 5, "bf16")
-    assert experiments.EPIC_KITCHENS["training"]["epochs"] == 50  # untouched
+    assert SCALES["epic"]["training"]["epochs"] == 50  # untouched
 
 
 # --- The figure
