@@ -35,6 +35,7 @@ import re
 import shutil
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -1469,7 +1470,7 @@ def predict(
             yield [(names[c], value) for c, value in zip(classes, values, strict=True)]
 
     def clips() -> Iterator[Prediction]:
-        with ThreadPoolExecutor(1) as pool:  # It reads the next clips while the model works on these.
+        with ThreadPoolExecutor(1, initializer=give_way) as pool:  # It reads the next while the model works on these.
             ahead = pool.submit(look, groups[0])
             for k, group in enumerate(groups):
                 problems, inputs = ahead.result()
@@ -1481,6 +1482,19 @@ def predict(
                     yield Prediction(start, start + length, [] if problem else next(told), problem)
 
     return clips()
+
+
+def give_way() -> None:
+    """Lower the priority of this thread, and of those that it will begin; only on Linux has a thread one of its own.
+
+    Where decoding and the model share the cores, the model's threads wait for each other as often as a decoder takes
+    the place of one of them, and they wait by spinning. So decoders take what the model leaves: exact frames of a
+    1080p recording came 17 % sooner (two cores of an AMD EPYC).
+    """
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        with contextlib.suppress(OSError):  # A sandbox may forbid it.
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + 5)
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -984,9 +984,11 @@ def test_predict_on_a_real_recording(sample_data):
 def test_predict_reads_the_next_clips_while_the_model_works(monkeypatch):
     """Not more than one group ahead, so that memory does not grow; and each clip gets its own frames."""
     begun = [threading.Event() for _ in range(6)]
-    reads, runs = [], []
+    reads, runs, priorities = [], [], set()
 
     def read_frames(video, times, size, exact):
+        if sys.platform == "linux":
+            priorities.add(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
         begun[len(reads)].set()
         reads.append(list(times))
         return np.stack([np.full((3, size, size), round(10 * time), np.uint8) for time in times])
@@ -1008,6 +1010,8 @@ def test_predict_reads_the_next_clips_while_the_model_works(monkeypatch):
     for row in rows:  # the middle of the clip, in tenths of a second
         score = torch.tensor([10 * (row.start + 1.0) / 100, 0.0]).softmax(0)[0]
         assert row.classes[0] == ("0", pytest.approx(float(score)))
+    if sys.platform == "linux":  # What reads gives way to the model.
+        assert priorities == {os.getpriority(os.PRIO_PROCESS, 0) + 5}
 
 
 def test_predict_says_where_head_motion_is_missing(sample_data, tmp_path):
