@@ -911,21 +911,27 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     return place
 
 
-def pick_precision(device: torch.device, precision: str) -> str:
-    """What "auto" stands for: bf16 where the hardware has matrix units for it (a machine never changes), else fp32.
+def pick_precision(device: torch.device, precision: str, model: Any = None) -> str:
+    """What "auto" stands for: bf16 where the hardware is fast at it (a machine never changes), else fp32.
 
-    Those are NVIDIA's GPUs from compute capability 8 on, and CPUs with AMX where torch tells (2.4 does not). AVX-512's
-    bf16 instruction by itself does not count: with it the student took 1.5 times as long as in fp32 (Intel Xeon).
+    That is on NVIDIA's GPUs from compute capability 8 on; on CPUs with AMX; and on AMD's with AVX-512's bf16 products
+    (Zen 4 and later; on a Zen 5 students and baselines took 0.4 to 0.7 of the time). On an Intel Xeon with these and no
+    AMX the student took 1.5 times as long. torch tells which it is from 2.5 on. A model that can run in one alone, as
+    an exported file, says so by its attribute `precision`.
     """
     if precision not in ("auto", "fp32", "bf16"):
         raise EgoDistillError(f"precision is 'auto', 'fp32' or 'bf16'; got {precision!r}")
     if precision != "auto":
         return precision
+    if own := getattr(model, "precision", None):
+        return own
     fast = False
     if device.type == "cuda":
         fast = torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
     elif device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
-        fast = bool(torch.cpu.get_capabilities().get("amx_bf16"))
+        cpu = torch.cpu.get_capabilities()
+        amd = str(cpu.get("cpu_name", "")).startswith("AMD")
+        fast = bool(cpu.get("amx_bf16") or (amd and cpu.get("avx512_bf16")))
     return "bf16" if fast else "fp32"
 
 
@@ -1158,7 +1164,7 @@ def evaluate(
     """Per-video top-1 (section 4.1): softmax scores averaged over the clips that cover a segment, then the best class.
 
     With `teacher`, the mean absolute distance between the model's features and those in the store under that name.
-    `precision` is "fp32", "bf16", or "auto": bf16 where the hardware has matrix units for it (see `pick_precision`).
+    `precision` is "fp32", "bf16", or "auto": bf16 where the hardware is fast at it (see `pick_precision`).
     `compile` goes through torch.compile, which takes a minute at first. EgoDistillError says what the store lacks.
     """
     if not len(store):
@@ -1167,7 +1173,7 @@ def evaluate(
     targets = [f"{teacher}.feature"] if teacher else []
     for target in targets:
         need(store, target, f"teachers.extract() with the teacher {teacher!r}")
-    precision = pick_precision(pick_device(device), precision)
+    precision = pick_precision(pick_device(device), precision, model)
     scores, distance = [], 0.0
     found = outputs(
         model, store, targets, batch_size=batch_size, device=device, precision=precision, compile=compile,
@@ -1325,7 +1331,7 @@ def measure(
     if batch_size < 1 or repeats < 1:
         raise EgoDistillError(f"batch_size={batch_size} and repeats={repeats} must be at least 1")
     place, training = pick_device(device), model.training
-    precision = pick_precision(place, precision)
+    precision = pick_precision(place, precision, model)
     model.to(place).eval()
     macs = count_macs(model, place)
     batch = tuple(x.to(place) for x in model.example(batch_size))
@@ -1368,9 +1374,9 @@ def measure(
     )
 
 
-def agree(fast: Output, exact: Output) -> dict[str, float]:
-    """How near two outputs for the same clips are, as `Cost` names it."""
-    (feature, logits), (wanted, scores) = fast, exact
+def agree(fast: Output | Tensor, exact: Output | Tensor) -> dict[str, float]:
+    """How near two outputs for the same clips are, as `Cost` names it; a model that gives one tensor has one."""
+    (feature, logits), (wanted, scores) = (x if isinstance(x, tuple) else (x, x) for x in (fast, exact))
     error = (feature.float() - wanted.float()).abs().max() / wanted.abs().max()
     same = (logits.argmax(1) == scores.argmax(1)).float().mean()
     return {"same_top1": float(same), "feature_error": float(error)}
@@ -1427,7 +1433,7 @@ def predict(
     from egodistill import data  # The only need of a sibling in this file.
 
     place = pick_device(device)
-    precision = pick_precision(place, precision)
+    precision = pick_precision(place, precision, model)
     model.to(place).eval()
     run = compiled(model) if compile else model
     names = model.class_names or [str(k) for k in range(model.num_classes)]

@@ -387,6 +387,7 @@ class Exported(nn.Module):
         _, self.num_frames, _, self.frame_size, _ = arrays["frames"]["shape"]
         if "imu" in arrays:
             self.imu_samples, self.imu_rate = arrays["imu"]["shape"][1], arrays["imu"]["rate_hz"]
+        self.precision = self.description["precision"]
         self.clip_seconds, self.class_names = self.description["clip_seconds"], self.description["class_names"]
         self.feature_dim, self.num_classes = (entry["shape"][1] for entry in self.description["outputs"])
         try:
@@ -403,7 +404,8 @@ class Exported(nn.Module):
 
     @torch.no_grad()
     def forward(self, *inputs: Tensor) -> Output:
-        return Output(*self.run(*inputs))
+        with torch.autocast("cpu", enabled=False):  # A program has its types already, and breaks on others.
+            return Output(*self.run(*inputs))
 
 
 def load(path: str | os.PathLike) -> Exported:

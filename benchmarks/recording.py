@@ -86,8 +86,8 @@ def clock(work) -> float:
     return time.perf_counter() - began
 
 
-def watch(student: EgoDistill, video: Path, imu: Path, exact: bool) -> int:
-    return sum(1 for clip in predict(student, video, imu, exact=exact) if clip.classes)
+def watch(student: EgoDistill, video: Path, imu: Path, exact: bool, precision: str) -> int:
+    return sum(1 for clip in predict(student, video, imu, exact=exact, precision=precision) if clip.classes)
 
 
 def decode(student: EgoDistill, video: Path, minutes: float, exact: bool) -> None:
@@ -99,10 +99,11 @@ def decode(student: EgoDistill, video: Path, minutes: float, exact: bool) -> Non
 
 
 @torch.inference_mode()
-def think(student: EgoDistill, clips: int) -> None:
+def think(student: EgoDistill, clips: int, precision: str) -> None:
     batch = student.example(16)
-    for _ in range(-(-clips // 16)):
-        student(*batch)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        for _ in range(-(-clips // 16)):
+            student(*batch)
 
 
 @torch.inference_mode()
@@ -128,11 +129,12 @@ def main() -> None:
     parser.add_argument("--piece-seconds", type=int, default=20)
     parser.add_argument("--teacher-seconds", type=float, default=20)
     parser.add_argument("--num-frames", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the student")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # What a process of its own is to look at, as JSON.
     arguments = parser.parse_args()
     if arguments.one:
         video, imu = json.loads(arguments.one)
-        watch(EgoDistill(8, image_weights=None), Path(video), Path(imu), True)
+        watch(EgoDistill(8, image_weights=None), Path(video), Path(imu), True, "fp32")
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3))
         return
 
@@ -161,13 +163,14 @@ def main() -> None:
             print(f"{name} | {spent:.0f} (from {seen:.0f} s) | | | {released / spent:.1f}", flush=True)
         for count in arguments.num_frames:
             student = EgoDistill(8, num_frames=count, image_weights=None).eval()
-            watch(student, tenth, imu, True)  # warms up
+            precision = arguments.precision
+            watch(student, tenth, imu, True, precision)  # warms up
             for name, video, exact in (
                 ("exact frames", whole, True), ("key frames", whole, False), ("working copy", copy, True),
             ):  # fmt: skip
                 alone = 10 * clock(lambda s=student, v=video, e=exact: decode(s, v, minutes / 10, e))
-                spent = clock(lambda s=student, v=video, e=exact: watch(s, v, imu, e))
-                model = 10 * clock(lambda s=student: think(s, int(minutes * 6 / data.CLIP_SECONDS)))
+                spent = clock(lambda s=student, v=video, e=exact: watch(s, v, imu, e, precision))
+                model = 10 * clock(lambda s=student: think(s, int(minutes * 6 / data.CLIP_SECONDS), precision))
                 cells = (f"EgoDistill, N = {count}, {name}", f"{spent:.1f}", f"{alone:.1f}", f"{model:.1f}")
                 print(" | ".join(cells), f"| {released / spent:.0f}", flush=True)
         print(f"\npeak memory: {peak(whole, imu):.0f} MB, on a tenth of the recording {peak(tenth, imu):.0f} MB")

@@ -469,13 +469,18 @@ def test_comparison_tells_right_from_wrong(tmp_path):
     assert export.compare(model, store, [], repeats=1)[0].top1 is None
 
 
-def test_an_exported_file_goes_through_evaluate(tmp_path):
+def test_an_exported_file_goes_through_evaluate(tmp_path, monkeypatch):
     model, file = student(), tmp_path / "student.pt2"
     store = Clips(model)
     export.export(model, file)
-    ours, theirs = (E.evaluate(m, store, device="cpu", progress=False) for m in (export.load(file), model))
-    assert ours.top1 == theirs.top1
-    torch.testing.assert_close(ours.scores, theirs.scores)
+    quiet = {"device": "cpu", "progress": False}
+    theirs = E.evaluate(model, store, precision="fp32", **quiet)
+    for precision in ("auto", "bf16"):  # It keeps to its own, also where bf16 is faster.
+        ours = E.evaluate(export.load(file), store, precision=precision, **quiet)
+        assert ours.top1 == theirs.top1
+        torch.testing.assert_close(ours.scores, theirs.scores)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    assert E.evaluate(export.load(file), store, **quiet).precision == "fp32"
 
 
 def test_command(tmp_path, capsys, monkeypatch):

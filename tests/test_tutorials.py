@@ -58,7 +58,14 @@ def test_it_is_committed_as_it_ran(path):
     printed = "".join("".join(output.get("text", ())) for output in found)
     source = "".join("".join(cell["source"]) for cell in read(path)["cells"])
     assert not re.search(r"/(home|root|tmp|work|Users)/|[A-Z]:\\", printed + source)
+    assert max(map(len, printed.splitlines())) <= 100  # a page is no wider
     assert path.stat().st_size < 2.5e6
+
+
+def test_the_first_one_ran_in_an_empty_folder():
+    """As a reader's does: what notebook 2 adds to the store is not in the list that notebook 1 prints."""
+    printed = "".join("".join(output.get("text", ())) for output in outputs(NOTEBOOKS[0]))
+    assert "frames_4" in printed and "slowfast" not in printed
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
