@@ -154,7 +154,7 @@ def main() -> None:
         print(f"recording {sizes[0]}, working copy {sizes[1]} (made in {copying:.0f} s, once)\n")
 
         print("what | seconds | decoding | model | times the teacher's speed")
-        released = 0.0
+        released, precision = 0.0, arguments.precision
         for name, fast in (("MotionFormer, as released", False), ("MotionFormer, this library's form", True)):
             teacher = teachers.load("motionformer_16x4", None, 8, fast=fast, progress=False).eval()
             seen = arguments.teacher_seconds // data.CLIP_SECONDS * data.CLIP_SECONDS
@@ -163,7 +163,6 @@ def main() -> None:
             print(f"{name} | {spent:.0f} (from {seen:.0f} s) | | | {released / spent:.1f}", flush=True)
         for count in arguments.num_frames:
             student = EgoDistill(8, num_frames=count, image_weights=None).eval()
-            precision = arguments.precision
             watch(student, tenth, imu, True, precision)  # warms up
             for name, video, exact in (
                 ("exact frames", whole, True), ("key frames", whole, False), ("working copy", copy, True),
