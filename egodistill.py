@@ -916,8 +916,8 @@ def pick_precision(device: torch.device, precision: str, model: Any = None) -> s
 
     That is on NVIDIA's GPUs from compute capability 8 on; on CPUs with AMX; and on AMD's with AVX-512's bf16 products
     (Zen 4 and later; on a Zen 5 students and baselines took 0.4 to 0.7 of the time). On an Intel Xeon with these and no
-    AMX the student took 1.5 times as long. torch tells which it is from 2.5 on. A model that can run in one alone, as
-    an exported file, says so by its attribute `precision`.
+    AMX the student took 1.5 times as long. An older torch tells less of a CPU, which is then fp32 (2.4 tells nothing).
+    A model that can run in one alone, as an exported file, says so by its attribute `precision`.
     """
     if precision not in ("auto", "fp32", "bf16"):
         raise EgoDistillError(f"precision is 'auto', 'fp32' or 'bf16'; got {precision!r}")
