@@ -938,8 +938,8 @@ def cost_table(found: list[experiments.Row]) -> str:
     return table(["model", "inputs", "GMACs", "M parameters", "ms a clip", "top-1"], lines)
 
 
-# Sizes are chosen for two cores and ten minutes. The paper's are 224 pixels, ResNet-18, MotionFormer, 50 to 150 epochs.
 _SMALL = experiments.SCALES["small"]
+# Sizes are chosen for two cores and ten minutes. The paper's are 224 pixels, ResNet-18, MotionFormer, 50 to 150 epochs.
 _TEACHING = {"epochs": 8, "learning_rate": 2e-3, "batch_size": 16} | experiments.ANNEAL
 DEMO: dict[str, Any] = {
     "train_acts": 1200,
@@ -1048,7 +1048,7 @@ def run_demo(a: argparse.Namespace) -> None:
     say(f"\n{files[0]} holds these numbers. This run took {(time.monotonic() - began) / 60:.1f} minutes.")
     if not a.quick:
         say(
-            f"Next, all methods with 1, 2 and 4 frames (Figure 3), an hour or two:\n"
+            f"Next, all methods with 1, 2 and 4 frames (Figure 3), about an hour:\n"
             f"  egodistill compare {out / 'store'} --teacher {named[TEACHER]} --out {out} --scale small"
         )
 

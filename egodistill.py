@@ -917,14 +917,15 @@ def pick_precision(device: torch.device, precision: str, model: Any = None) -> s
     That is on NVIDIA's GPUs from compute capability 8 on; on CPUs with AMX; and on AMD's with AVX-512's bf16 products
     (Zen 4 and later; on a Zen 5 students and baselines took 0.4 to 0.7 of the time). On an Intel Xeon with these and no
     AMX the student took 1.5 times as long. An older torch tells less of a CPU, which is then fp32 (2.4 tells nothing).
-    A model that can run in one alone, as an exported file, says so by its attribute `precision`.
+    A model that can run in one alone, as an exported file, says so by its attribute `precision`, which holds whatever
+    is asked for.
     """
     if precision not in ("auto", "fp32", "bf16"):
         raise EgoDistillError(f"precision is 'auto', 'fp32' or 'bf16'; got {precision!r}")
-    if precision != "auto":
-        return precision
     if own := getattr(model, "precision", None):
         return own
+    if precision != "auto":
+        return precision
     fast = False
     if device.type == "cuda":
         fast = torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
@@ -1432,6 +1433,10 @@ def predict(
     """
     from egodistill import data  # The only need of a sibling in this file.
 
+    length = model.clip_seconds
+    stride = length if stride is None else stride
+    if stride <= 0:
+        raise EgoDistillError(f"stride is in seconds and above 0; got {stride}")
     place = pick_device(device)
     precision = pick_precision(place, precision, model)
     model.to(place).eval()
@@ -1439,10 +1444,6 @@ def predict(
     names = model.class_names or [str(k) for k in range(model.num_classes)]
     duration = data.probe(video).duration
     motion = data.read_imu(imu if imu is not None else video) if "imu" in model.inputs else None
-    length = model.clip_seconds
-    stride = length if stride is None else stride
-    if stride <= 0:
-        raise EgoDistillError(f"stride is in seconds and above 0; got {stride}")
     starts = [k * stride for k in range(max(1, math.floor((duration - length) / stride + 1 + 1e-6)))]
     groups = [starts[k : k + batch_size] for k in range(0, len(starts), batch_size)]
 
@@ -1494,8 +1495,8 @@ def give_way() -> None:
     """Lower the priority of this thread, and of those that it will begin; only on Linux has a thread one of its own.
 
     Where decoding and the model share the cores, the model's threads wait for each other as often as a decoder takes
-    the place of one of them, and they wait by spinning. So decoders take what the model leaves: exact frames of a
-    1080p recording came 17 % sooner (two cores of an AMD EPYC).
+    the place of one of them, and they wait by spinning. So decoders take what the model leaves (CONTRIBUTING.md has
+    what that gives).
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()

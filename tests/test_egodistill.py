@@ -746,7 +746,8 @@ def test_measure():
     linear.example = lambda batch: (torch.zeros(batch, 10),)
     for precision in ("fp32", "bf16"):  # A model that gives one tensor will do.
         cost = E.measure(linear, batch_size=1, repeats=1, device="cpu", precision=precision)
-        assert cost.gmacs == pytest.approx(50e-9) and cost.feature_error < 0.01
+        assert cost.gmacs == pytest.approx(50e-9)
+        assert 1e-5 < cost.feature_error < 0.01 if precision == "bf16" else cost.feature_error == 0
 
 
 def test_measure_keeps_to_its_time():
