@@ -33,7 +33,7 @@ def main() -> None:
         kept.append(100 * float((fast.scores.argmax(1) == exact.scores.argmax(1)).float().mean()))
         name = f"{file.parent.name}/{file.stem}"
         print(f"{name:40} fp32 {100 * exact.top1:.2f}  bf16 {100 * fast.top1:.2f}  same {kept[-1]:.1f} %", flush=True)
-    print(f"{len(moved)} networks: top-1 moves by {max(moved):.2f} points at most, {min(kept):.1f} % of the labels stay")
+    print(f"{len(moved)} networks: top-1 moves by {max(moved):.2f} points at most, {min(kept):.1f} % of labels stay")
 
 
 if __name__ == "__main__":
