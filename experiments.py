@@ -204,6 +204,9 @@ class Bench:
         """
         self.claim()
         todo = [run for run in self.in_order(runs) if not self.is_done(run)]
+        for run in todo:  # Before hours of training, not after them.
+            if run.teacher and run.teacher not in self.teachers:
+                egodistill.need(data.ClipStore(self.store), f"{run.outputs}.feature", "extract with that teacher")
         if jobs == 1 or len(todo) < 2:
             for number, run in enumerate(todo, 1):
                 print(f"[{number}/{len(todo)}] {run.name}", flush=True)

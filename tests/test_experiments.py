@@ -330,9 +330,16 @@ def test_processes_end_with_the_one_that_began_them(demo, tmp_path):
 
 
 def test_a_failure_ends_the_other_processes(demo, tmp_path):
-    runs = [Run("ListenToLook", teacher="nobody"), Run("AdaFuse", frames=2)]
-    with pytest.raises(ValueError, match="nobody"):
+    runs = [Run("AdaFuse", frames=3), Run("AdaFuse", frames=2)]
+    with pytest.raises(ValueError, match="num_frames=3"):
         bench_of(demo, tmp_path).perform(runs, jobs=2)
+
+
+def test_a_missing_teacher_is_told_before_anything_is_trained(demo, tmp_path):
+    runs = [Run("AdaFuse", frames=2), Run("ListenToLook", teacher="nobody")]
+    with pytest.raises(ValueError, match=r"has no array 'nobody\.feature'"):
+        bench_of(demo, tmp_path).perform(runs)
+    assert not list(tmp_path.rglob("seed-*"))
 
 
 # --- Errors
