@@ -846,6 +846,9 @@ _REORDER = 4  # frames held back to sort them: some phones write times out of or
 _LOOK_AHEAD = 32  # packets read before they are decoded, to learn in which order they are shown
 _UNEVEN = 1.3  # the longest part of a recording that is read in parts, to the mean one
 _BLIND_SEEK = 10.0  # seconds ahead from which seeking pays without a table of key frames
+# Titles and the like that are not UTF-8 must not make a video unreadable. PyAV 19 always keeps their bytes as surrogate
+# escapes, and removed this argument.
+_OPEN_OPTIONS = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -1257,7 +1260,7 @@ def _open_video(video: str | os.PathLike) -> Iterator[av.container.InputContaine
     # lock to log, and can wait for ever.
     av.logging.set_level(None)
     try:
-        container = av.open(str(path), metadata_errors="ignore")
+        container = av.open(str(path), **_OPEN_OPTIONS)
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(
             f"{video}: cannot be opened: {error.strerror}. It is no video, or was cut off before "

@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 from miniature import group_of
 
-from egodistill import data
+from egodistill import data, recordings
 
 BITS, WIDTH, HEIGHT, TICKS = 10, 80, 48, 30000
 
@@ -56,8 +56,11 @@ def number_of(picture):
 
 def write_video(path, times, codec="libx264", pictures=None, **options):
     """A video whose i-th frame is on screen from times[i] on and shows the number i."""
+    titles = options.pop("metadata", {})
     with av.open(str(path), "w", options=options.pop("container", None)) as container:
+        container.metadata.update(titles)
         stream = container.add_stream(codec, rate=30)
+        stream.metadata.update(titles)
         height, width = (HEIGHT, WIDTH) if pictures is None else pictures[0].shape[:2]
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, TICKS)
@@ -74,6 +77,13 @@ def write_video(path, times, codec="libx264", pictures=None, **options):
 
 STEADY = np.arange(150) / 25
 X264 = {"bf": 3, "g": 24, "crf": 10, "preset": "veryfast"}
+
+
+def with_latin1(path, text, replacement):
+    """Replace a text in a file by one of the same length that is not UTF-8."""
+    content, replacement = Path(path).read_bytes(), replacement.encode("latin-1")
+    assert len(text) == len(replacement) and text.encode() in content
+    Path(path).write_bytes(content.replace(text.encode(), replacement))
 
 
 @pytest.fixture(scope="module")
@@ -666,6 +676,21 @@ def test_frames_are_exact(tmp_path, name, starts, codec, options):
         few = np.sort(times)[[3, -8]]
         found = data.read_frames(video, few, 40)
         assert [number_of(p) for p in found] == expected_numbers(starts, few)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+def test_metadata_that_are_not_utf8_do_not_hide_a_video(suffix, tmp_path):
+    """Old PyAV raises for them unless told not to, and PyAV 19 has no way to tell it so."""
+    titles = {"title": "A TITLE ..", "handler_name": "HANDLER.."}
+    video = write_video(tmp_path / f"latin.{suffix}", STEADY[:30], codec="mpeg4", metadata=titles)
+    with_latin1(video, "A TITLE ..", "Caf\xe9 na\xefve")
+    if suffix == "mp4":
+        with_latin1(video, "HANDLER..", "Cam\xe9ra \xb51")
+    assert data.probe(video).duration == pytest.approx(1.2, abs=0.05)
+    assert [number_of(p) for p in data.read_frames(video, STEADY[:30:7])] == list(range(0, 30, 7))
+    copy = tmp_path / "copy.mp4"
+    recordings.transcode(video, copy)
+    assert [number_of(p) for p in data.read_frames(copy, STEADY[:30:7])] == list(range(0, 30, 7))
 
 
 @pytest.fixture

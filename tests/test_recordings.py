@@ -366,7 +366,7 @@ def test_rows_stand_under_their_header(world):
 
 
 def frame_times(video: Path) -> list[tuple[float, bool]]:
-    with av.open(str(video), metadata_errors="ignore") as container:
+    with av.open(str(video), **data._OPEN_OPTIONS) as container:
         stream = container.streams.video[0]
         zero = max(0.0, container.start_time / 1e6)
         return sorted((float(f.pts * stream.time_base) - zero, f.key_frame) for f in container.decode(stream))
@@ -428,7 +428,7 @@ def test_telemetry_and_audio_are_kept(sample_data, tmp_path):
         assert before.dtype == after.dtype and np.array_equal(before, after)
 
     def audio(file: Path) -> list[tuple[int, bytes]]:
-        with av.open(str(file), metadata_errors="ignore") as container:
+        with av.open(str(file), **data._OPEN_OPTIONS) as container:
             return [(p.pts, bytes(p)) for p in container.demux(container.streams.audio[0]) if p.size]
 
     assert len(audio(video)) > 400 and audio(video) == audio(out)
