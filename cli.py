@@ -121,9 +121,10 @@ def training_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
             group.add_argument(name, type=type(field.default), default=default, help="default: %(default)s")
         elif field.name == "decay_epochs":
             group.add_argument(name, type=int, nargs="*", default=default, help="the learning rate drops after these")
-        elif field.name in ("precision", "schedule"):
-            choices = {"precision": ("fp32", "bf16"), "schedule": ("step", "cosine")}[field.name]
-            group.add_argument(name, choices=choices, default=default, help="default: %(default)s")
+        elif field.name == "precision":
+            precision_option(group, default)
+        elif field.name == "schedule":
+            group.add_argument(name, choices=("step", "cosine"), default=default, help="default: %(default)s")
         elif field.name == "sync_batch_norm":
             group.add_argument(name, action="store_true", help="under torchrun on GPUs: batch norm over all processes")
     device_option(group)
@@ -141,10 +142,20 @@ def usable_device(name: str) -> str:
     return name
 
 
+def precision_option(parser: Any, default: str | None) -> None:
+    text = "auto: bf16 where this machine is fast at it, else fp32; default: " + ("%(default)s" if default else "fp32")
+    parser.add_argument("--precision", choices=egodistill.PRECISIONS, default=default, help=text)
+
+
+def report_precision(precision: str | None, device: str | None = None) -> None:
+    """Print what "auto" is on this machine, and why; to stderr, since results may go to stdout."""
+    if precision == "auto" and not int(os.environ.get("RANK", 0)):
+        fast, reason = egodistill.bf16_speed(egodistill.pick_device(device))
+        print(f"precision {'bf16' if fast else 'fp32'}, because {reason}", file=sys.stderr)
+
+
 def inference_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 where hardware is made for it"
-    )
+    precision_option(parser, "auto")
     parser.add_argument("--compile", action="store_true", help="through torch.compile: a minute at first, then faster")
     device_option(parser)
 
@@ -162,6 +173,7 @@ def positive(text: str) -> int:
 def training_of(arguments: argparse.Namespace) -> dict[str, Any]:
     given = {field.name: getattr(arguments, field.name) for field in fields(Training) if hasattr(arguments, field.name)}
     given["decay_epochs"] = tuple(given["decay_epochs"])
+    report_precision(arguments.precision, arguments.device)
     return given | {"checkpoint": experiments.training_file(arguments.out)}
 
 
@@ -551,15 +563,15 @@ def add_extract(commands: Any) -> None:
     parser.add_argument("--teacher", metavar="FILE", required=True, help="file that `egodistill finetune` wrote")
     parser.add_argument("--views", type=int, choices=(1, 3), default=1, help="3: left, middle, right of larger clips")
     parser.add_argument("--batch-size", type=positive, default=8, help="clips at a time")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
+    precision_option(parser, "fp32")
     device_option(parser)
 
 
 def run_extract(a: argparse.Namespace) -> None:
     store, teacher = open_split(a.store, a.split), teachers.Teacher.load(a.teacher)
-    teachers.extract(
-        teacher, store, views=a.views, batch_size=a.batch_size, device=a.device, precision=a.precision
-    )
+    report_precision(a.precision, a.device)
+    precision = egodistill.pick_precision(egodistill.pick_device(a.device), a.precision)
+    teachers.extract(teacher, store, views=a.views, batch_size=a.batch_size, device=a.device, precision=precision)
     say(f"{a.store}: {teacher.name}.feature and {teacher.name}.logits of {len(store)} clips")
 
 
@@ -622,6 +634,7 @@ def add_evaluate(commands: Any) -> None:
 def run_evaluate(a: argparse.Namespace) -> None:
     store = open_split(a.store, a.split)
     result = egodistill.evaluate(experiments.load(a.checkpoint), store, teacher=a.teacher, **inference_of(a))
+    report_precision(a.precision, a.device)
     say(str(result) + (f", feature distance {result.feature_distance:.4f}" if a.teacher else ""))
     width = max(map(len, result.per_class))
     for name, accuracy in result.per_class.items():
@@ -705,11 +718,11 @@ def run_measure(a: argparse.Namespace) -> None:
     else:
         models = {name: experiments.TABLE_3[name][1]() for name in a.models or experiments.TABLE_3}
     costs: dict[str, egodistill.Cost] = {}
+    how = {"batch_size": a.batch_size, "repeats": a.repeats, "seconds": a.seconds, **inference_of(a)}
     for name, model in models.items():
         print(f"measuring {name}", file=sys.stderr)
-        costs[name] = egodistill.measure(
-            model, batch_size=a.batch_size, repeats=a.repeats, seconds=a.seconds, **inference_of(a)
-        )
+        costs[name] = egodistill.measure(model, **how)
+    report_precision(a.precision, a.device)
     rows = {name: c._asdict() for name, c in costs.items()}
     header, cells = cost_rows(costs) if a.checkpoint else table_3_rows(costs)
     say(table(header, cells))
@@ -764,10 +777,12 @@ def run_predict(a: argparse.Namespace) -> None:
         raise ValueError(f"--out ends in .csv or .json, so that the format is clear; got {a.out}")
     imu = a.imu if a.imu is None or len(a.imu) > 1 else a.imu[0]
     rows = []
-    for clip in egodistill.predict(
+    clips = egodistill.predict(
         EgoDistill.load(a.checkpoint), a.video, imu, stride=a.stride, top=a.top, exact=not a.key_frames,
         **inference_of(a),
-    ):  # fmt: skip
+    )  # fmt: skip
+    report_precision(a.precision, a.device)
+    for clip in clips:
         rows.append(clip)
         best = "  ".join(f"{name} {score:.2f}" for name, score in clip.classes) or f"none: {clip.problem}"
         say(f"{clip.start:8.2f} {clip.stop:8.2f} s  {best}")
@@ -819,7 +834,7 @@ def experiment_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--epochs", type=positive, help="other than the scale's")
     parser.add_argument("--batch-size", type=positive, help="other than the scale's")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of training (fp32)")
+    precision_option(parser, None)
     parser.add_argument(
         "--weights", metavar="NAME=FILE", nargs="+", action="extend", default=[], type=option,
         help="start of the image networks: students=resnet18.pth AdaFuse=resnet50.pth STTS=... ListenToLook=..., or "
@@ -837,7 +852,10 @@ def numbers(text: str) -> list[int]:
 
 def bench_of(a: argparse.Namespace, frames: dict[str, str]) -> experiments.Bench:
     scale = dict(experiments.SCALES[a.scale])
-    given = {name: getattr(a, name) for name in ("epochs", "batch_size", "precision") if getattr(a, name)}
+    given = {name: getattr(a, name) for name in ("epochs", "batch_size") if getattr(a, name)}
+    if a.precision:
+        report_precision(a.precision, a.device)
+        given["precision"] = egodistill.pick_precision(egodistill.pick_device(a.device), a.precision)
     for stage in ("training", "pretraining"):
         scale[stage] = scale[stage] | given
     for name, weights in a.weights:
@@ -951,7 +969,7 @@ DEMO: dict[str, Any] = {
     # The first is the comparison's teacher; --teachers adds others (the paper's Table 2).
     "teachers": {
         "slowfast": {
-            "model": "slowfast_8x8_r50", "precision": "bf16", "training": _TEACHING,
+            "model": "slowfast_8x8_r50", "precision": "auto", "training": _TEACHING,
             "options": {"width": 48, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.0},
         },
         "x3d": {
@@ -1005,11 +1023,14 @@ def run_demo(a: argparse.Namespace) -> None:
     size, out, began = QUICK if a.quick else DEMO, Path(a.out), time.monotonic()
     weights = None if a.image_weights == "none" else a.image_weights
     scale = size["scale"] | {"students": size["scale"]["students"] | {"image_weights": weights}}
-    size = size | {"scale": scale, "world_seed": a.world_seed}
+    size = with_precision(size | {"scale": scale, "world_seed": a.world_seed}, out / DEMO_NOTE)
     kinds = list(size["teachers"]) if a.teachers == "all" else a.teachers.split(",")
     if kinds[0] != TEACHER or set(kinds) - set(size["teachers"]) or len(set(kinds)) < len(kinds):
         raise ValueError(f"--teachers is all, or a part of {','.join(size['teachers'])} that begins with {TEACHER}")
     claim(out, json.loads(json.dumps(size)))
+    report_precision("auto")
+    for name in kinds:
+        say(f"The teacher {name} trains in {size['teachers'][name]['precision']}.")
     for part in out.rglob(".*.part*"):  # What a killed run left half written.
         part.unlink(missing_ok=True)
     say(f"Everything goes to {out}/. Interrupt at will: the same command goes on where it stopped.\n")
@@ -1043,7 +1064,9 @@ def run_demo(a: argparse.Namespace) -> None:
         say(teachers_table(dict(zip(kinds, found, strict=True))))
     if a.quick:
         say("This was a quick run: its accuracies mean nothing.")
-    about = {"seeds": a.seeds, "quick": a.quick, "ceilings": synthetic.ceilings(), **about_this_run(bench)}
+    precision = {named[kind]: size["teachers"][kind]["precision"] for kind in kinds}
+    about = {"seeds": a.seeds, "quick": a.quick, "ceilings": synthetic.ceilings(), "precision": precision}
+    about |= about_this_run(bench)
     files = experiments.write_rows([one for rows in found for one in rows], out / "results", about)
     say(f"\n{files[0]} holds these numbers. This run took {(time.monotonic() - began) / 60:.1f} minutes.")
     if not a.quick:
@@ -1063,9 +1086,23 @@ def demo_runs(teacher: str, seeds: list[int], alone: bool) -> list[experiments.R
     return [replace(run, seed=seed) for seed in seeds for run in runs]
 
 
+DEMO_NOTE = "demo.json"
+
+
+def with_precision(size: dict[str, Any], note: Path) -> dict[str, Any]:
+    """Replace each teacher's "auto" by what it began with in this folder, else by what suits this machine."""
+    begun = json.loads(note.read_text(encoding="utf-8")).get("teachers", {}) if note.exists() else {}
+    best, chosen = egodistill.pick_precision(egodistill.pick_device(None), "auto"), {}
+    for name, how in size["teachers"].items():
+        if how["precision"] == "auto":
+            how = how | {"precision": begun.get(name, {}).get("precision", best)}
+        chosen[name] = how
+    return size | {"teachers": chosen}
+
+
 def claim(out: Path, size: dict[str, Any]) -> None:
     """A folder holds a demo of one size, so that no step is taken from another one."""
-    note = out / "demo.json"
+    note = out / DEMO_NOTE
     if note.exists() and json.loads(note.read_text(encoding="utf-8")) != size:
         raise ValueError(f"{out} holds a demo of other settings (see {note}); give another --out, or delete the folder")
     # A run killed while it wrote its note leaves a part of it.

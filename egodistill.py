@@ -448,7 +448,7 @@ class Training:
     warmup_epochs: float = 0.0  # The learning rate rises from zero over these.
     weight_decay: float = 0.01  # AdamW's own default; the paper gives none.
     seed: int = 0  # The order of the data and dropout depend on it, on the epoch and the step, and on nothing else.
-    precision: str = "fp32"  # or "bf16": automatic mixed precision
+    precision: str = "fp32"  # or "bf16", automatic mixed precision; or "auto": bf16 where it is faster
     device: str | None = None  # None: a GPU where there is one
     checkpoint: str | os.PathLike | None = None  # File to resume from and to write while training.
     checkpoint_seconds: float = 300.0  # How often to write it within an epoch; it is always written after each.
@@ -460,9 +460,10 @@ class Training:
             raise EgoDistillError(
                 f"training needs epochs >= 1 and batch_size >= 2; got {self.epochs}, {self.batch_size}"
             )
-        for name, choices in (("precision", ("fp32", "bf16")), ("schedule", ("step", "cosine"))):
-            if getattr(self, name) not in choices:
-                raise EgoDistillError(f"{name} is one of {choices}; got {getattr(self, name)!r}")
+        if self.schedule not in ("step", "cosine"):
+            raise EgoDistillError(f"schedule is 'step' or 'cosine'; got {self.schedule!r}")
+        # Written down as chosen, so that a run that goes on elsewhere does not change its precision in silence.
+        object.__setattr__(self, "precision", pick_precision(pick_device(self.device), self.precision))
 
     def rate(self, epoch: float) -> float:
         """Learning rate at a time counted in epochs from 0, such as 2.5 in the middle of the third."""
@@ -911,29 +912,50 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     return place
 
 
-def pick_precision(device: torch.device, precision: str, model: Any = None) -> str:
-    """What "auto" stands for: bf16 where the hardware is fast at it (a machine never changes), else fp32.
+PRECISIONS = ("auto", "fp32", "bf16")
 
-    That is on NVIDIA's GPUs from compute capability 8 on; on CPUs with AMX; and on AMD's with AVX-512's bf16 products
-    (Zen 4 and later; on a Zen 5 students and baselines took 0.4 to 0.7 of the time). On an Intel Xeon with these and no
-    AMX the student took 1.5 times as long. An older torch tells less of a CPU, which is then fp32 (2.4 tells nothing).
-    A model that can run in one alone, as an exported file, says so by its attribute `precision`, which holds whatever
-    is asked for.
+
+def bf16_speed(device: torch.device) -> tuple[bool, str]:
+    """Return whether bf16 is faster than fp32 on a device, and the reason as a clause that follows "because".
+
+    It is on NVIDIA GPUs from compute capability 8 on, on CPUs with AMX, and on AMD CPUs with AVX-512's bf16 products
+    (Zen 4 and later; on a Zen 5 students and baselines took 0.4 to 0.7 of the time). On an Intel Xeon with these
+    products and no AMX the student took 1.5 times as long; where oneDNN emulates bf16, a training step took 12 to 25
+    times as long. A CPU that torch does not describe (torch 2.4 describes none) counts as slow.
     """
-    if precision not in ("auto", "fp32", "bf16"):
+    if device.type == "cuda":
+        if torch.version.hip is not None:
+            return False, "bf16 was not measured on AMD GPUs"
+        major, minor = torch.cuda.get_device_capability(device)
+        return major >= 8, f"the GPU has compute capability {major}.{minor}"
+    if device.type != "cpu":
+        return False, f"bf16 was not measured on {device.type!r} devices"
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return False, f"torch {torch.__version__} does not say what this CPU is fast at"
+    cpu = torch.cpu.get_capabilities()
+    name = str(cpu.get("cpu_name") or "this CPU")
+    # What the CPU can do and what oneDNN may use differ: the environment may limit its instruction set.
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False, f"oneDNN has no bf16 kernels for the instruction set of {name}"
+    if cpu.get("amx_bf16"):
+        return True, f"{name} has AMX"
+    if name.startswith("AMD"):
+        return bool(cpu.get("avx512_bf16")), f"{name} has {'' if cpu.get('avx512_bf16') else 'no '}AVX512_BF16"
+    return False, f"{name} has no AMX"
+
+
+def pick_precision(device: torch.device, precision: str, model: Any = None) -> str:
+    """Return "fp32" or "bf16"; "auto" is bf16 where `bf16_speed()` says that it is faster.
+
+    A model that runs in one precision only, such as an exported file, has an attribute `precision`, which wins.
+    """
+    if precision not in PRECISIONS:
         raise EgoDistillError(f"precision is 'auto', 'fp32' or 'bf16'; got {precision!r}")
     if own := getattr(model, "precision", None):
         return own
-    if precision != "auto":
-        return precision
-    fast = False
-    if device.type == "cuda":
-        fast = torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
-    elif device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
-        cpu = torch.cpu.get_capabilities()
-        amd = str(cpu.get("cpu_name", "")).startswith("AMD")
-        fast = bool(cpu.get("amx_bf16") or (amd and cpu.get("avx512_bf16")))
-    return "bf16" if fast else "fp32"
+    if precision == "auto":
+        return "bf16" if bf16_speed(device)[0] else "fp32"
+    return precision
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:

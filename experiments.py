@@ -256,12 +256,12 @@ class Bench:
         """Train what is not trained yet, judge it, write both down. Returns what to tell."""
         path, began = self.path(run), time.monotonic()
         train, test = self.splits(run)
+        fit, settings = self.recipe(run)
         if path.exists():  # Killed before it was judged.
             model = load(path)
         else:
             torch.manual_seed(run.seed)
             model = self.build(run, train)
-            fit, settings = self.recipe(run)
             fit(
                 model, train, seed=run.seed, device=self.device, progress=self.progress,
                 checkpoint=training_file(path), **settings,
@@ -275,7 +275,8 @@ class Bench:
                 model, data.ClipStore(self.store), batch_size=32, precision=how["precision"], device=self.device,
                 progress=self.progress,
             )  # fmt: skip
-        result: dict[str, Any] = {"run": asdict(run), "seconds": time.monotonic() - began}
+        precision = settings.get("precision", egodistill.Training.precision)
+        result: dict[str, Any] = {"run": asdict(run), "seconds": time.monotonic() - began, "precision": precision}
         told = "trained"
         if run.method != "stage 1":
             with policy_gmacs(model) as spent:

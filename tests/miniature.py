@@ -51,7 +51,7 @@ def miniature(patch, cores: int) -> None:
         "train_acts": 16, "test_acts": 6, "video_pixels": 32, "pixels": 32, "clip_frames": 16,
         "teachers": {
             "slowfast": {
-                "model": "slowfast_8x8_r50", "precision": "bf16", "training": TRAINING,
+                "model": "slowfast_8x8_r50", "precision": "auto", "training": TRAINING,
                 "options": {"width": 8, "beta": 4, "depths": (1, 1, 1, 1)},
             },
             "x3d": {
@@ -59,7 +59,7 @@ def miniature(patch, cores: int) -> None:
                 "options": {"width": 4, "depth_factor": 0.5, "feature_dim": 16, "pool": 1},
             },
             "motionformer": {
-                "model": "motionformer_16x4", "precision": "bf16", "training": TRAINING, "narrow": True,
+                "model": "motionformer_16x4", "precision": "auto", "training": TRAINING, "narrow": True,
                 "options": {"width": 16, "depth": 1, "heads": 2, "patch": 16},
             },
         },

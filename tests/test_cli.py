@@ -36,6 +36,11 @@ def run(capsys, *command) -> str:
     return printed.out
 
 
+def auto() -> str:
+    """The precision that "auto" stands for on this machine."""
+    return egodistill.pick_precision(torch.device("cpu"), "auto")
+
+
 # --- A real recording
 
 
@@ -100,7 +105,7 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
     assert found["top1"] == result.top1 and found["segments"] == found["clips"] == 2
     assert found["confusion"] == result.confusion.tolist()
     assert found["class_names"] == model.class_names
-    assert found["precision"] == result.precision
+    assert found["precision"] == result.precision == auto()
     out = run(capsys, "evaluate", store, "--checkpoint", teacher, "--split", "all", "--precision", "fp32")
     assert "of 5 segments (5 clips, fp32)" in out
 
@@ -623,6 +628,27 @@ def test_seeds_are_numbers_with_commas(capsys):
         cli.main("demo --out new --seeds 0,x".split())
     assert "'0,x' is not whole numbers with commas between, such as 0,1,2" in capsys.readouterr().err
     assert cli.numbers("3,0,3") == [3, 0]  # a seed is not counted twice
+
+
+def test_demo_takes_the_precision_that_suits_the_machine_and_keeps_it(demo, tmp_path, monkeypatch, capsys):
+    assert f"The teacher slowfast trains in {auto()}." in demo.printed
+    size = json.loads((demo.out / "demo.json").read_text())
+    assert size["teachers"]["slowfast"]["precision"] == auto()
+    assert demo.results["about"]["precision"] == {"slowfast-{seed}": auto()}
+    runs = {name: json.loads((demo.out / f"seed-0/{name}.json").read_text()) for name in ("slowfast-0", "visonly-n1")}
+    assert (runs["slowfast-0"]["precision"], runs["visonly-n1"]["precision"]) == (auto(), "fp32")
+    taught = [options["precision"] for name, *_, options in demo.calls if name == "finetune" and "precision" in options]
+    assert taught == 2 * [auto()]
+
+    note, slow = tmp_path / "demo.json", {"amx_bf16": False, "cpu_name": "A laptop"}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: slow, raising=False)
+    for begun in ("fp32", "bf16"):
+        note.write_text(json.dumps({"teachers": {"slowfast": {"precision": begun}}}))
+        assert cli.with_precision(cli.DEMO, note)["teachers"]["slowfast"]["precision"] == begun
+    chosen = cli.with_precision(cli.DEMO, tmp_path / "none.json")
+    assert [how["precision"] for how in chosen["teachers"].values()] == 4 * ["fp32"]
+    cli.report_precision("auto")
+    assert re.match("precision fp32, because .*A laptop", capsys.readouterr().err)
 
 
 def test_demo_of_other_settings_is_refused(demo, capsys):

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -820,33 +821,58 @@ def test_agreement_with_fp32():
 # --- What inference runs in
 
 
-def pretend(monkeypatch, **capabilities):
-    """A processor that has these."""
+def pretend(monkeypatch, kernels=True, **capabilities):
+    """A processor that has these, and a oneDNN with or without bf16 kernels for it."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: kernels)
 
 
-def test_auto_is_bf16_where_the_hardware_is_fast_at_it(monkeypatch):
-    cpu, cuda = torch.device("cpu"), torch.device("cuda", 1)
-    pretend(monkeypatch, avx512_bf16=True, amx_bf16=True)
-    assert E.pick_precision(cpu, "auto") == "bf16"
-    assert E.pick_precision(cpu, "fp32") == "fp32" and E.pick_precision(torch.device("mps"), "auto") == "fp32"
-    pretend(monkeypatch, avx512_bf16=True, amx_bf16=False, cpu_name="AMD EPYC")
-    assert E.pick_precision(cpu, "auto") == "bf16"
-    for other in (
-        {"avx512_bf16": True, "amx_bf16": False, "cpu_name": "Intel Xeon"}, {"avx512_bf16": True, "amx_bf16": False},
-        {"avx512_bf16": False, "cpu_name": "AMD EPYC"}, {"neon": True, "bf16": True}, {},
-    ):  # fmt: skip
-        pretend(monkeypatch, **other)
-        assert E.pick_precision(cpu, "auto") == "fp32" and E.pick_precision(cpu, "bf16") == "bf16"
-    monkeypatch.delattr(torch.cpu, "get_capabilities")  # torch 2.4
-    assert E.pick_precision(cpu, "auto") == "fp32"
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "expected, reason, capabilities",
+    [
+        ("bf16", "Intel Xeon has AMX", {"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}),
+        ("bf16", "AMD EPYC has AVX512_BF16", {"avx512_bf16": True, "amx_bf16": False, "cpu_name": "AMD EPYC"}),
+        ("fp32", "AMD EPYC has no AVX512_BF16", {"avx512_bf16": False, "cpu_name": "AMD EPYC"}),
+        ("fp32", "Intel Xeon has no AMX", {"avx512_bf16": True, "amx_bf16": False, "cpu_name": "Intel Xeon"}),
+        ("fp32", "this CPU has no AMX", {"neon": True, "bf16": True}),
+        ("fp32", "this CPU has no AMX", {}),
+        ("fp32", "no bf16 kernels", {"amx_bf16": True, "cpu_name": "Intel Xeon", "kernels": False}),
+    ],
+)
+def test_auto_is_bf16_where_the_processor_is_fast_at_it(expected, reason, capabilities, monkeypatch):
+    pretend(monkeypatch, **capabilities)
+    fast, why = E.bf16_speed(CPU)
+    assert fast is (expected == "bf16") and reason in why
+    assert E.pick_precision(CPU, "auto") == E.Training(precision="auto", device="cpu").precision == expected
+    for given in ("fp32", "bf16"):  # what is asked for holds
+        assert E.pick_precision(CPU, given) == E.Training(precision=given).precision == given
+
+
+def test_auto_elsewhere(monkeypatch):
+    cuda = torch.device("cuda", 1)
+    assert E.pick_precision(torch.device("mps"), "auto") == "fp32"
     for capability, expected in (((7, 5), "fp32"), ((8, 0), "bf16"), ((12, 0), "bf16")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
         assert E.pick_precision(cuda, "auto") == expected
     monkeypatch.setattr(torch.version, "hip", "6.2")  # Its numbers mean something else.
     assert E.pick_precision(cuda, "auto") == "fp32"
-    with pytest.raises(EgoDistillError, match="'auto', 'fp32' or 'bf16'; got 'fp16'"):
-        E.measure(small(), precision="fp16")
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # torch 2.4 has none
+    assert E.pick_precision(CPU, "auto") == "fp32" and "does not say" in E.bf16_speed(CPU)[1]
+    for wrong in (lambda: E.measure(small(), precision="fp16"), lambda: E.Training(precision="fp16")):
+        with pytest.raises(EgoDistillError, match="'auto', 'fp32' or 'bf16'; got 'fp16'"):
+            wrong()
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="oneDNN's limit is for x86")
+def test_auto_heeds_a_limit_of_the_instruction_set():
+    """A limit that oneDNN is given does not change what the processor says of itself."""
+    code = "import torch, egodistill as E; print(E.pick_precision(torch.device('cpu'), 'auto'))"
+    limit = os.environ | {"DNNL_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=limit, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "fp32"
 
 
 @pytest.mark.parametrize("amx", [True, False])
