@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import ast
 import csv
+import faulthandler
 import json
 import os
 import statistics
@@ -44,6 +45,8 @@ __all__ = ["main"]
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code. Errors that the user can mend are one line on stderr, without traceback."""
+    if sys.__stderr__ is not None and not faulthandler.is_enabled():
+        faulthandler.enable(sys.__stderr__)  # a crash inside a library names the line of ours that called it
     parser = argparse.ArgumentParser(prog="egodistill", description=__doc__.split("\n")[0])
     parser.add_argument("--version", action="version", version=f"egodistill {egodistill.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

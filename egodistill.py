@@ -53,7 +53,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 # The modules lie flat in one folder. A module with a `__path__` is a package to Python, so that `egodistill.data` is
 # found beside this file in a checkout as it is in an installed package.
 __path__ = [os.path.dirname(os.path.abspath(__file__))]
-__version__ = "0.1.0"
+__version__ = "0.1.1"
 
 __all__ = [
     "EGO4D",
@@ -1636,3 +1636,9 @@ class Progress:
     def close(self) -> None:
         if self.show:
             print(file=sys.stderr)
+
+
+if __name__ == "__main__":  # `python -m egodistill` in a checkout; an installed package has __main__.py
+    from egodistill.cli import main
+
+    sys.exit(main())

@@ -8,34 +8,28 @@ in an editable install nothing is moved: there egodistill.py itself, by its `__p
 package.
 """
 
+import atexit
 import os
 import re
+import shutil
+import tempfile
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
 PACKAGE = "egodistill"
-# The one list of what is shipped: module in the package -> file at the root.
-MODULES = {
-    "__init__": "egodistill.py",
-    "data": "data.py",
-    "gpmf": "gpmf.py",
-    "teachers": "teachers.py",
-    "baselines": "baselines.py",
-    "synthetic": "synthetic.py",
-    "experiments": "experiments.py",
-    "recordings": "recordings.py",
-    "export": "export.py",
-    "cli": "cli.py",
-}
+HOME = "https://github.com/egodistill/egodistill"
+ROOT = Path(__file__).resolve().parent
+# What is shipped: module in the package -> file at the root.
+MODULES = {path.stem: path.name for path in sorted(ROOT.glob("*.py")) if path.name != "setup.py"}
+MODULES["__init__"] = MODULES.pop(PACKAGE)
 TYPED = "py.typed"
 TUTORIALS = ["jupyter", "matplotlib"]
-ROOT = Path(__file__).resolve().parent
 
 
 class BuildPy(build_py):
-    """Builds the flat files as one package."""
+    """Build the flat files as one package."""
 
     def find_modules(self):
         return [(PACKAGE, module, file) for module, file in MODULES.items()]
@@ -47,7 +41,7 @@ class BuildPy(build_py):
 
 
 def version() -> str:
-    """`__version__` of egodistill.py, read and not imported: building must not need torch."""
+    """Return `__version__` of egodistill.py, which is read and not imported: building must not need torch."""
     source = (ROOT / MODULES["__init__"]).read_text(encoding="utf-8")
     found = re.search(r'^__version__\s*=\s*"([^"]+)"', source, flags=re.MULTILINE)
     if found is None:
@@ -55,37 +49,69 @@ def version() -> str:
     return found.group(1)
 
 
+def package_page(readme: str) -> str:
+    """Return the README for the page of a package index, which has neither the repository's files nor a checkout."""
+    tag = f"v{version()}"
+    readme = re.sub(r"(!\[[^]]*\])\((?!https?:|#)([^)]+)\)", rf"\1({HOME}/raw/{tag}/\2)", readme)
+    readme = re.sub(r"(?<!!)(\[[^]]*\])\((?!https?:|#)([^)]+)\)", rf"\1({HOME}/blob/{tag}/\2)", readme)
+    return re.sub(r'pip install ("?)\.(?=[\s\[])', rf"pip install \1{PACKAGE}", readme)
+
+
+def build_options() -> dict[str, dict[str, str]]:
+    """Return where setuptools puts what it makes on the way: elsewhere if the checkout cannot be written."""
+    if os.access(ROOT, os.W_OK):
+        return {}
+    scratch = tempfile.mkdtemp(prefix=f"{PACKAGE}-build-")
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    return {"egg_info": {"egg_base": scratch}, "build": {"build_base": scratch}}
+
+
 setup(
     name=PACKAGE,
     version=version(),
     description="EgoDistill: egocentric video understanding from few frames and head motion",
-    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description=package_page((ROOT / "README.md").read_text(encoding="utf-8")),
     long_description_content_type="text/markdown",
     author="The egodistill authors",
-    license="MIT",
+    url=HOME,
+    project_urls={
+        "Documentation": f"{HOME}/blob/main/REFERENCE.md",
+        "Source": HOME,
+        "Issues": f"{HOME}/issues",
+        "Changelog": f"{HOME}/blob/main/CHANGELOG.md",
+        "Paper": "https://arxiv.org/abs/2301.02217",
+    },
+    license_expression="MIT",
     license_files=["LICENSE"],
     keywords=["egocentric video", "IMU", "knowledge distillation", "action recognition", "pytorch"],
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",
+        "Natural Language :: English",
         "Operating System :: OS Independent",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Multimedia :: Video",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
     # The editable install maps this name to egodistill.py alone; see BuildPy for the wheel.
     py_modules=[PACKAGE],
     cmdclass={"build_py": BuildPy},
+    options=build_options(),
     python_requires=">=3.10",
-    # The tests were run with exactly these lower bounds, see CONTRIBUTING.md. An upper bound would
-    # need a known break.
+    # The oldest versions on which the whole suite passes; .ci/oldest.txt holds the same for CI, a test compares them.
+    # An upper bound would need a known break that cannot be bridged.
     install_requires=["torch>=2.4", "torchvision>=0.19", "numpy>=1.26.4", "av>=17.0"],
     extras_require={
         "tutorials": TUTORIALS,
         # What export.py asks for by name when a format or int8 needs it; torch.export and AOTInductor need none.
         "export": ["onnx", "onnxscript", "onnxruntime", "torchao"],
         # setuptools: tests/test_package.py builds without a downloaded build environment.
-        "test": ["pytest", "ruff", "setuptools>=70.1", *TUTORIALS],
+        "test": ["pytest", "ruff", "setuptools>=77", *TUTORIALS],
     },
     entry_points={"console_scripts": [f"{PACKAGE} = {PACKAGE}.cli:main"]},
     zip_safe=False,

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import venv
+import warnings
 import zipfile
 from importlib.metadata import PathDistribution
 from pathlib import Path
@@ -130,7 +131,77 @@ def test_metadata(built, version):
     assert {re.match(r"[\w-]+", line).group() for line in always} == RUNTIME
     assert {"tutorials", "test"} <= set(metadata.get_all("Provides-Extra"))
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
-    assert f"\n## {version}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"\n## {version} \(\d{{4}}-\d\d-\d\d\)\n", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+    assert metadata["License-Expression"] == "MIT" and metadata["License-File"] == "LICENSE"
+    labels = [line.split(", ")[0] for line in metadata.get_all("Project-URL")]
+    assert {"Documentation", "Source", "Issues", "Changelog", "Paper"} <= set(labels)
+    assert "Programming Language :: Python :: 3.10" in metadata.get_all("Classifier")
+
+
+LINK = re.compile(r"!?\[[^]]*\]\(([^)]+)\)")
+
+
+def test_readme_works_on_a_package_page(built):
+    """There is no checkout beside it, so pictures and links lead to the repository and the command names the package."""
+    with zipfile.ZipFile(built["wheel"]) as archive:
+        folders = [path for path in zipfile.Path(archive).iterdir() if "dist-info" in path.name]
+        page = PathDistribution(folders[0]).metadata.get_payload()
+    source = (ROOT / "README.md").read_text(encoding="utf-8")
+    inside = {link for link in LINK.findall(source) if not link.startswith(("https:", "#"))}
+    assert len(inside) > 5 and all((ROOT / link).exists() for link in inside)
+    outside = LINK.findall(page)
+    assert len(outside) == len(LINK.findall(source)) and all(re.match("https:|#", link) for link in outside)
+    assert re.search(r"!\[[^]]*\]\(https://[^)]+/raw/v[^)]+[.]png\)", page)
+    assert "pip install egodistill && egodistill demo" in page and "pip install ." not in page
+    assert 'pip install "egodistill[tutorials]"' in page and 'pip install ".[' not in page
+
+
+def test_oldest_versions_are_the_lower_bounds(built):
+    with zipfile.ZipFile(built["wheel"]) as archive:
+        folders = [path for path in zipfile.Path(archive).iterdir() if "dist-info" in path.name]
+        needed = [line for line in PathDistribution(folders[0]).requires if "extra ==" not in line]
+    pinned = dict(line.split("==") for line in (ROOT / ".ci/oldest.txt").read_text().splitlines() if "==" in line)
+    bounds = dict(line.split(">=") for line in needed)
+    assert pinned.keys() == bounds.keys() == RUNTIME
+    for name, bound in bounds.items():
+        assert pinned[name].split(".")[: len(bound.split("."))] == bound.split("."), name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="takes root's right to write anywhere away, as Linux does")
+def test_a_wheel_comes_out_of_a_checkout_that_cannot_be_written(checkout, third_party, tmp_path):
+    """As from a folder that is mounted read-only into a container."""
+    source, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(checkout, source)
+    out.mkdir()
+    before = sorted(source.rglob("*"))
+    for path in (source, *before):
+        path.chmod(0o555)
+    # PR_CAPBSET_DROP of CAP_DAC_OVERRIDE takes effect at the next exec.
+    mortal = "import ctypes, os, sys; ctypes.CDLL(None).prctl(24, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    build = (
+        "import sys; from setuptools import build_meta as b; out = sys.argv[1]; b.get_requires_for_build_wheel(); "
+        "b.prepare_metadata_for_build_wheel(out); b.build_wheel(out)"
+    )
+    try:
+        python = (sys.executable, "-S", "-c")
+        run(*python, mortal, *python, build, out, cwd=source, path=third_party)
+    finally:
+        for path in (source, *before):
+            path.chmod(0o755)
+    (wheel,) = out.glob("*.whl")
+    assert "egodistill/data.py" in zipfile.ZipFile(wheel).namelist()
+    assert sorted(source.rglob("*")) == before
+
+
+def test_a_deprecated_call_of_ours_is_an_error():
+    """What a dependency will take away is seen before its next release; the calls of others are their own matter."""
+    for module in ("egodistill", "egodistill.data", "test_data"):
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+            with pytest.raises(category):
+                warnings.warn_explicit("old", category, "file.py", 1, module=module)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.warn_explicit("old", DeprecationWarning, "file.py", 1, module="torch.nn")
+    assert len(caught) < 2
 
 
 IMPORT_ALL = """
@@ -141,7 +212,7 @@ assert egodistill.__version__ == sys.argv[2], egodistill.__version__
 for name in sys.argv[4:]:
     module = importlib.import_module("egodistill." + name)
     assert home in pathlib.Path(module.__file__).parents, module.__file__
-    if sys.argv[3] == "installed":
+    if sys.argv[3] == "installed" and name != "__main__":
         assert importlib.util.find_spec(name) is None, f"{name} is a top-level module"
 from egodistill import data, teachers
 """
@@ -155,7 +226,8 @@ def check(python, *, home, version, cwd, road="installed"):
 def test_road_checkout(checkout, empty_environment, version):
     python = empty_environment / "python"
     check(python, home=checkout, version=version, cwd=checkout, road="checkout")
-    assert version in run(python, "-m", "egodistill.cli", "--version", cwd=checkout)
+    for module in ("egodistill", "egodistill.cli"):
+        assert version in run(python, "-m", module, "--version", cwd=checkout)
 
 
 @pytest.mark.parametrize("road", ["pip install .", "pip install -e .", "pip install SDIST"])
@@ -168,6 +240,7 @@ def test_road_installed(road, checkout, built, empty_environment, version, tmp_p
     home = checkout if "-e" in road else empty_environment.parent
     check(python, home=home, version=version, cwd=elsewhere)
     assert version in run(empty_environment / "egodistill", "--version", cwd=elsewhere)
+    assert version in run(python, "-m", "egodistill", "--version", cwd=elsewhere)
 
 
 @pytest.mark.parametrize("name", ["data", "gpmf", "teachers", "synthetic", "egodistill"])
