@@ -295,6 +295,18 @@ def test_a_usage_error_is_exit_code_2(command, told, capsys):
     assert ended.value.code == 2 and told in capsys.readouterr().err
 
 
+def test_a_crash_names_its_line():
+    """A library that takes the process down leaves the line of ours that called it."""
+    code = (
+        "import ctypes, sys; from egodistill import cli, experiments; "
+        "experiments.load = lambda path: ctypes.string_at(0); sys.exit(cli.main(['measure', '--checkpoint', 'x.pt']))"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONFAULTHANDLER"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode not in (0, 1)
+    assert re.search(r'cli.py", line \d+ in run_measure', done.stderr), done.stderr
+
+
 def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
     def interrupt(path):
         raise KeyboardInterrupt
