@@ -142,7 +142,7 @@ LINK = re.compile(r"!?\[[^]]*\]\(([^)]+)\)")
 
 
 def test_readme_works_on_a_package_page(built):
-    """There is no checkout beside it, so pictures and links lead to the repository and the command names the package."""
+    """Pictures and links lead to the repository, and the command names the package: no checkout is beside it."""
     with zipfile.ZipFile(built["wheel"]) as archive:
         folders = [path for path in zipfile.Path(archive).iterdir() if "dist-info" in path.name]
         page = PathDistribution(folders[0]).metadata.get_payload()
