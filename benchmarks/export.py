@@ -21,6 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout's egodistill, installed or not.
 
+import egodistill
 from egodistill import EgoDistill, cli, data, export
 
 
@@ -45,10 +46,13 @@ def main() -> None:
     parser.add_argument("checkpoint", nargs="?", help="file of a student")
     parser.add_argument("store", nargs="?", help="folder of its clips, with the splits train and test")
     parser.add_argument("--formats", nargs="+", choices=tuple(export.FORMATS), default=tuple(export.FORMATS))
-    parser.add_argument("--precisions", nargs="+", choices=export.PRECISIONS, default=export.PRECISIONS)
+    parser.add_argument("--precisions", nargs="+", choices=export.PRECISIONS, help="all; bf16 where it is fast")
     parser.add_argument("--clips", type=cli.positive, default=64, help="random clips, where no store is given")
     parser.add_argument("--repeats", type=cli.positive, default=30, help="rounds of the time")
     a = parser.parse_args()
+    fast, reason = egodistill.bf16_speed(torch.device("cpu"))
+    precisions = a.precisions or [name for name in export.PRECISIONS if name != "bf16" or fast]
+    print(f"precisions {', '.join(precisions)}: {reason}")
     torch.manual_seed(0)
     model = EgoDistill.load(a.checkpoint) if a.checkpoint else EgoDistill(62, image_weights=None).eval()
     if a.store:
@@ -58,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = []
         for format in a.formats:
-            for precision in a.precisions:
+            for precision in precisions:
                 path = Path(folder, f"{format}-{precision}{export.FORMATS[format].suffix}")
                 try:
                     export.export(model, path, format=format, precision=precision, calibrate=train)

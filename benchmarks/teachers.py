@@ -23,6 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout's egodistill, installed or not.
 
+import egodistill
 from egodistill import teachers
 
 FORMS = {"released": False, "library": True}
@@ -81,7 +82,7 @@ def main() -> None:
     devices = ["cpu"] + ["cuda"] * torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
+    parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), help="fp32, and bf16 where it is fast")
     parser.add_argument("--value-steps", nargs="+", choices=("original", "projected"), default=["original"])
     parser.add_argument("--devices", nargs="+", choices=("cpu", "cuda"), default=devices)
     parser.add_argument("--repeats", type=int, default=3)
@@ -99,9 +100,12 @@ def main() -> None:
     print("device | values | batch | precision | s released | s library | ratio | MB released | MB library | ratio")
     print("    | MB above idle released | MB above idle library | ratio | greatest difference of a feature")
     for device in arguments.devices:
+        fast, reason = egodistill.bf16_speed(torch.device(device))
+        precisions = arguments.precisions or (["fp32", "bf16"] if fast else ["fp32"])
+        print(f"{device} in {' and '.join(precisions)}: {reason}")
         for value_step in arguments.value_steps:
             for batch_size in arguments.batch_sizes:
-                for precision in arguments.precisions:
+                for precision in precisions:
                     found = {form: [] for form in FORMS}
                     for _ in range(arguments.rounds):
                         for form in FORMS:
