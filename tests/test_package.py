@@ -92,7 +92,7 @@ def built(checkout, third_party, tmp_path_factory) -> dict[str, Path]:
     run(sys.executable, "-S", "-c", backend.format("sdist"), out, cwd=checkout, path=third_party)
     (sdist,) = out.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        archive.extractall(out)
+        archive.extractall(out, filter="data")
     (unpacked,) = (path for path in out.iterdir() if path.is_dir())
     run(sys.executable, "-S", "-c", backend.format("wheel"), out, cwd=unpacked, path=third_party)
     (wheel,) = out.glob("*.whl")
