@@ -1408,17 +1408,28 @@ def agree(fast: Output | Tensor, exact: Output | Tensor) -> dict[str, float]:
     return {"same_top1": float(same), "feature_error": float(error)}
 
 
-@torch.no_grad()
 def count_macs(model: nn.Module, device: torch.device) -> float:
-    """Multiply-adds for one clip, of a model in evaluation mode. On the meta device nothing is computed."""
+    """Multiply-adds for one clip, of a model in evaluation mode. On the meta device nothing is computed.
+
+    Raise EgoDistillError if no operation of a model that has weights can be seen.
+    """
     training = model.training
     # Of all ways to compute attention, torch does not know how to count the one for CPUs.
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     mapping = {attention: lambda q, k, v, *rest, out_shape=None, **options: sdpa_flop_count(q, k, v)}
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        model.eval()(*(x.to(device) for x in model.example(1)))
+    # In inference mode, and for inputs made in it, torch 2.4 counts neither convolutions nor linear layers.
+    with torch.inference_mode(False), torch.no_grad():
+        inputs = [x.to(device, copy=True) for x in model.example(1)]
+        with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+            model.eval()(*inputs)
     model.train(training)
-    return counter.get_total_flops() / 2
+    count = counter.get_total_flops() / 2
+    if not count and any(parameter.ndim > 1 for parameter in model.parameters()):
+        raise EgoDistillError(
+            f"{type(model).__name__} has weights, but torch {torch.__version__} counts no multiply-adds in it: it does "
+            f"not see inside custom operators. Measure a module made of torch's own layers and operators"
+        )
+    return count
 
 
 # ---------------------------------------------------------------------------------------------------------------
