@@ -851,7 +851,7 @@ def test_small_resnet_is_the_one_of_listentolook(tmp_path):
         EgoDistill(4, image_encoder="resnet10x0", image_weights=None)
 
 
-@pytest.mark.parametrize(("width", "instructions"), [(4, "AVX2"), (4, "ALL"), (12, "AVX512_CORE")])
+@pytest.mark.parametrize(("width", "instructions"), [(4, "AVX2"), (4, "ALL"), (8, "AVX512_CORE")])
 def test_gradients_of_narrow_shortcuts(width, instructions):
     """oneDNN's strided 1x1 kernels are wrong below 8 channels with AVX2, below 16 with AVX-512."""
     gradients.check("student", width, instructions)
