@@ -190,7 +190,8 @@ def projection(before: int, after: int, stride: int) -> nn.Sequential | None:
     """What a shortcut needs where the number of channels or the size changes."""
     if before == after and stride == 1:
         return None
-    return nn.Sequential(conv(before, after, 1, stride), nn.BatchNorm2d(after))
+    pointwise = egodistill().PointwiseConv2d(before, after, 1, stride, bias=False)
+    return nn.Sequential(pointwise, nn.BatchNorm2d(after))
 
 
 class ResNet(nn.Module):

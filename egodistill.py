@@ -363,7 +363,7 @@ def small_resnet(width: int) -> tuple[nn.Module, int]:
     for stage in range(4):
         after, stride, shortcut = width * 2**stage, 2 if stage else 1, None
         if stage:
-            shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+            shortcut = nn.Sequential(PointwiseConv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
         layers.append(torchvision.models.resnet.BasicBlock(before, after, stride, shortcut))
         before = after
     encoder = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -372,6 +372,31 @@ def small_resnet(width: int) -> tuple[nn.Module, int]:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     give_each_place_a_relu(encoder)
     return encoder.to(memory_format=torch.channels_last), before
+
+
+class PointwiseConv2d(nn.Conv2d):
+    """1x1 convolution that keeps few input channels away from oneDNN's strided kernel.
+
+    In the backward pass of a strided 1x1 convolution in channels_last, oneDNN's kernels for x86 write outside of
+    their workspace if there are fewer input channels than the kernel's block: 8 with AVX2, 16 with AVX-512
+    (uxlfoundation/oneDNN#6035). The process crashes, hangs, or continues with wrong gradients. Here such a layer
+    selects the pixels first and convolves them with stride 1, which gives the same output.
+    """
+
+    largest_block = 16
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride == (1, 1) or self.in_channels // self.groups >= self.largest_block:
+            return super().forward(x)
+        rows, columns = self.stride
+        return F.conv2d(x[..., ::rows, ::columns], self.weight, self.bias, groups=self.groups)
+
+
+class BlockTracer(torch.fx.Tracer):
+    """Traces the calls of a block's own submodules, and nothing inside them."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return True
 
 
 def give_each_place_a_relu(encoder: nn.Module) -> None:
@@ -383,7 +408,7 @@ def give_each_place_a_relu(encoder: nn.Module) -> None:
     for parent in list(encoder.modules()):
         for name, block in parent.named_children():
             if isinstance(block, residual):
-                traced = torch.fx.symbolic_trace(block)
+                traced = torch.fx.GraphModule(block, BlockTracer().trace(block), type(block).__name__)
                 for node in traced.graph.nodes:
                     if node.target == "relu" and node.name != "relu":  # relu_1, relu_2
                         node.target = node.name
@@ -1405,17 +1430,28 @@ def agree(fast: Output | Tensor, exact: Output | Tensor) -> dict[str, float]:
     return {"same_top1": float(same), "feature_error": float(error)}
 
 
-@torch.no_grad()
 def count_macs(model: nn.Module, device: torch.device) -> float:
-    """Multiply-adds for one clip, of a model in evaluation mode. On the meta device nothing is computed."""
+    """Multiply-adds for one clip, of a model in evaluation mode. On the meta device nothing is computed.
+
+    Raise EgoDistillError if no operation of a model that has weights can be seen.
+    """
     training = model.training
     # Of all ways to compute attention, torch does not know how to count the one for CPUs.
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     mapping = {attention: lambda q, k, v, *rest, out_shape=None, **options: sdpa_flop_count(q, k, v)}
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        model.eval()(*(x.to(device) for x in model.example(1)))
+    # In inference mode, and for inputs made in it, torch 2.4 counts neither convolutions nor linear layers.
+    with torch.inference_mode(False), torch.no_grad():
+        inputs = [x.to(device, copy=True) for x in model.example(1)]
+        with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+            model.eval()(*inputs)
     model.train(training)
-    return counter.get_total_flops() / 2
+    count = counter.get_total_flops() / 2
+    if not count and any(parameter.ndim > 1 for parameter in model.parameters()):
+        raise EgoDistillError(
+            f"{type(model).__name__} has weights, but torch {torch.__version__} counts no multiply-adds in it: it does "
+            f"not see inside custom operators. Measure a module made of torch's own layers and operators"
+        )
+    return count
 
 
 # ---------------------------------------------------------------------------------------------------------------

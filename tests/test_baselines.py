@@ -5,6 +5,7 @@ import json
 import math
 import zlib
 
+import gradients
 import numpy as np
 import pytest
 import torch
@@ -319,6 +320,13 @@ def test_gflops_of_one_action_everywhere(action, upb, real):
     with torch.no_grad():
         model.encode(torch.zeros(1, 4, 3, 32, 32))
     assert model.gflops() == pytest.approx((upb, real, 16.588152832), abs=2e-6)
+
+
+@pytest.mark.parametrize("instructions", ["AVX2", "ALL"])
+@pytest.mark.parametrize(("network", "width"), [("BasicBlock", 4), ("Bottleneck", 1)])
+def test_gradients_of_narrow_shortcuts(network, width, instructions):
+    """The image networks of ListenToLook and AdaFuse; see the test of this name for the student."""
+    gradients.check(network, width, instructions)
 
 
 @pytest.mark.parametrize(

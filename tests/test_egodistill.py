@@ -13,10 +13,13 @@ import time
 import zlib
 from pathlib import Path
 
+import gradients
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import egodistill as E
 from egodistill import EgoDistill, EgoDistillError, Output, baselines, data, experiments
@@ -751,6 +754,47 @@ def test_measure():
         assert 1e-5 < cost.feature_error < 0.01 if precision == "bf16" else cost.feature_error == 0
 
 
+@pytest.mark.parametrize("built_inside", [False, True])
+def test_operations_are_counted_in_inference_mode(built_inside):
+    """torch 2.4 sees no operation there and counts 0."""
+    torch.manual_seed(0)
+    model, cpu = small(), torch.device("cpu")
+    wanted = E.count_macs(model, cpu)
+    assert wanted > 1e6
+    with torch.inference_mode():
+        model = small() if built_inside else model
+        assert E.count_macs(model, cpu) == wanted
+        assert E.measure(model, batch_size=1, repeats=1, device="cpu", precision="fp32").gmacs == wanted / 1e9
+        assert torch.is_inference_mode_enabled()
+
+
+@torch.library.custom_op("egodistill_tests::hidden_linear", mutates_args=())
+def hidden_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return x @ weight.T
+
+
+def test_a_count_of_zero_is_an_error():
+    """Operations that the counter cannot see are not free. A model without weights has none."""
+
+    class Hidden(nn.Linear):
+        def example(self, batch):
+            return (torch.zeros(batch, 3),)
+
+        def forward(self, x):
+            return hidden_linear(x, self.weight)
+
+    class Mean(nn.Module):
+        example = Hidden.example
+
+        def forward(self, x):
+            return x.mean(1, keepdim=True)
+
+    model, cpu = Hidden(3, 2).train(), torch.device("cpu")
+    with pytest.raises(EgoDistillError, match=r"Hidden has weights.* no multiply-adds .*custom operators"):
+        E.count_macs(model, cpu)
+    assert model.training and E.count_macs(Mean(), cpu) == 0
+
+
 def test_measure_keeps_to_its_time():
     """The model is run once to count, then to warm up and for the clock."""
 
@@ -806,6 +850,43 @@ def test_small_resnet_is_the_one_of_listentolook(tmp_path):
         EgoDistill(4, **options)
     with pytest.raises(EgoDistillError, match="no classification network"):
         EgoDistill(4, image_encoder="resnet10x0", image_weights=None)
+
+
+@pytest.mark.parametrize(("width", "instructions"), [(4, "AVX2"), (4, "ALL"), (8, "AVX512_CORE")])
+def test_gradients_of_narrow_shortcuts(width, instructions):
+    """oneDNN's strided 1x1 kernels are wrong below 8 channels with AVX2, below 16 with AVX-512."""
+    gradients.check("student", width, instructions)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("channels", "stride"), [(4, 2), (12, (2, 3)), (16, 2), (4, 1)])
+def test_pointwise_convolution(channels, stride, groups):
+    """It gives the numbers of torch's own, under the same names and for the same multiply-adds."""
+    torch.manual_seed(0)
+    plain = nn.Conv2d(channels, 8, 1, stride, groups=groups)
+    layer = E.PointwiseConv2d(channels, 8, 1, stride, groups=groups)
+    layer.load_state_dict(plain.state_dict())
+    x = torch.randn(2, channels, 9, 7)
+    found = []
+    for module in (plain, layer):
+        x.grad, x.requires_grad = None, True
+        with FlopCounterMode(display=False) as counter:
+            output = module(x)
+        output.square().sum().backward()
+        found.append([output, x.grad, module.weight.grad, module.bias.grad, torch.tensor(counter.get_total_flops())])
+    torch.testing.assert_close(*found)
+    last = x.detach().contiguous(memory_format=torch.channels_last)
+    assert layer.to(memory_format=torch.channels_last)(last).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_no_encoder_of_torchvision_has_narrow_shortcuts():
+    """All of its strided 1x1 convolutions are wider than the broken kernels, so that they are left as they are."""
+    found = []
+    for name in ("resnet18", "resnet50", "regnet_x_400mf", "regnet_y_400mf"):  # the kinds that have such layers
+        for layer in torchvision.models.get_model(name, weights=None).modules():
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.stride != (1, 1):
+                found.append(layer.in_channels // layer.groups)
+    assert len(found) == 14 and min(found) >= E.PointwiseConv2d.largest_block
 
 
 def test_agreement_with_fp32():
