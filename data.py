@@ -1861,7 +1861,9 @@ def _fill_in_processes(store: ClipStore, jobs: Sequence[list[int]], workers: int
             except queue.Empty:
                 return
             command = [sys.executable, os.path.abspath(__file__), str(store.path)]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, creationflags=_NO_CTRL_C)
+            # On Windows a group of its own keeps Ctrl-C from the process, as the signal mask does elsewhere.
+            group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, encoding="utf-8", creationflags=group)
             running.add(process)
             # The pipe stays open until the process has ended: to the process, its end means that this one has died.
             with contextlib.suppress(OSError):  # It crashed before it read its rows; its exit code is judged below.
@@ -1896,9 +1898,6 @@ def _fill_in_processes(store: ClipStore, jobs: Sequence[list[int]], workers: int
             for process in list(running):
                 process.kill()
 
-
-# Keeps a terminal's Ctrl-C from the worker processes on Windows; elsewhere their signal mask does.
-_NO_CTRL_C = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 
 # What a decoder does to its process when it meets data it was not written for. Other ends, such as
 # a scheduler's SIGTERM, say nothing about the video.
