@@ -279,7 +279,7 @@ def road(out, *ranks):
     torch.manual_seed(0)
     teacher = teachers.load(
         "x3d_m", None, len(store.class_names), class_names=store.class_names, width=8, depth_factor=0.5,
-        feature_dim=16, pool=1, progress=False,
+        feature_dim=16, pool=1, stride=4, progress=False,
     )
     for teacher.name in ("x3d", "again"):
         for rank in ranks:
