@@ -75,7 +75,7 @@ def run_command(argv: list[str] | None) -> int:
         if distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
     except (ValueError, OSError) as error:
-        if drop_closed_output():
+        if isinstance(error, OSError) and error.errno in CLOSED_PIPE and error.filename is None:
             return 128 + 13  # What a shell makes of SIGPIPE.
         if fails_first():
             print(f"\negodistill {arguments.command}: {error}", file=sys.stderr)
@@ -102,21 +102,19 @@ def fails_first() -> bool:
         return True
 
 
-def drop_closed_output() -> bool:
-    """Return whether the reader of stdout or stderr has gone, as in `egodistill ... | head -1`; then drop the rest.
+# What a pipe whose reader has gone gives, as in `egodistill ... | head -1`: on Windows "invalid argument" as well.
+CLOSED_PIPE = {errno.EPIPE} | ({errno.EINVAL} if os.name == "nt" else set())
 
-    Otherwise the interpreter would report it when it ends.
-    """
-    closed = False
+
+def drop_closed_output() -> None:
+    """Drop what stdout or stderr still hold for a reader that has gone: the interpreter would complain at its end."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
                 stream.flush()
         except OSError as error:
-            if error.errno in (errno.EPIPE, errno.EINVAL):  # The second one is Windows'.
+            if error.errno in CLOSED_PIPE:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-                closed = True
-    return closed
 
 
 def command(commands: Any, name: str, run: Callable, text: str) -> argparse.ArgumentParser:

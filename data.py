@@ -2096,7 +2096,7 @@ class ClipStore:
         """Make room for an array of ``shape`` a clip, or find the one there is.
 
         Any number of processes may do so at a time, and ``write`` to it. DataError where the one
-        there is has another shape or dtype.
+        there is has another shape or dtype, or where ``name`` can be no file's on Windows or macOS.
         """
         if not re.fullmatch(r"\w[\w.-]*", name) or name.lower().endswith(".done"):
             raise DataError(f"{name!r} cannot be the name of an array")
