@@ -78,8 +78,9 @@ def test_a_letter_that_the_encoding_lacks_ends_no_command(tmp_path, variables, s
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a pipe of POSIX")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("command", ["segments", "--help"])
-def test_a_reader_that_goes_ends_a_command_in_silence(tmp_path, command):
+def test_a_reader_that_goes_ends_a_command_in_silence(tmp_path, command, unbuffered):
     """As in `egodistill segments table.csv | head -1`."""
     (tmp_path / "a.mp4").touch()
     table = tmp_path / "segments.csv"
@@ -87,7 +88,10 @@ def test_a_reader_that_goes_ends_a_command_in_silence(tmp_path, command):
     table.write_text("\n".join(["video,start,stop,label", *rows]) + "\n")
     options = ["segments", str(table), "--classes", "10000"] if command == "segments" else ["--help"]
     arguments = [sys.executable, "-m", "egodistill.cli", *options]
-    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     if command == "segments":
         process.stdout.readline()
     process.stdout.close()

@@ -1334,14 +1334,13 @@ def test_workers_end_when_their_parent_is_killed(kitchen, tmp_path):
     assert len(group_of(process.pid)) > 1
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 60
     while group_of(process.pid) and time.monotonic() < deadline:
         time.sleep(0.01)
-    left = group_of(process.pid)
-    missing = np.count_nonzero(np.load(out / "status.npy") == 0)
-    for worker in left:
-        os.kill(worker, signal.SIGKILL)
-    assert not left and missing
+    assert not group_of(process.pid)
+    # 1,600 clips a recording: none was read to its end first.
+    missing = np.load(out / "status.npy").reshape(400, 3, 4) == 0
+    assert missing.any((0, 2)).all()
 
 
 def test_kill_before_the_header_leaves_a_folder_that_can_be_used(kitchen, tmp_path, monkeypatch):

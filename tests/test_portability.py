@@ -94,7 +94,7 @@ sys.path.insert(0, sys.argv[1])
 import teachers
 print("waits", flush=True)
 with teachers._one_at_a_time(Path(sys.argv[2])):
-    print("held", flush=True)
+    Path(sys.argv[2], "held").touch()
 """
 
 
@@ -107,12 +107,13 @@ def test_the_locks_of_data_and_teachers_exclude_each_other(tmp_path, msvcrt, kil
     assert first.stdout.readline() == "held\n"
     second = python(WAIT, ROOT, tmp_path, env=environment)
     assert second.stdout.readline() == "waits\n"
-    with pytest.raises(subprocess.TimeoutExpired):
-        second.wait(0.5)
+    time.sleep(0.5)
+    assert not (tmp_path / "held").exists()
     if killed:
         first.kill()
     first.communicate("\n")
-    assert ends_well(second, 10) == "held\n"
+    ends_well(second)
+    assert (tmp_path / "held").exists()
 
 
 def test_no_lock_is_an_error(world, tmp_path, monkeypatch):
@@ -213,20 +214,20 @@ def test_cores_are_those_of_the_process(monkeypatch, count):
 
 def test_as_many_workers_as_cores_of_the_process(world, tmp_path, monkeypatch):
     workers = []
-    monkeypatch.setattr(data, "_cores", lambda: 2)
+    monkeypatch.setattr(data, "_cores", lambda: 3)
     monkeypatch.setattr(data, "_fill_in_processes", lambda store, jobs, count: workers.append(count))
     segments = data.read_epic_kitchens(world.annotations, world.root)
     data.prepare(segments, tmp_path / "store", frame_size=16, progress=False)
-    assert workers == [2]
+    assert workers == [3]
 
     executor = synthetic.concurrent.futures.ThreadPoolExecutor
-    monkeypatch.setattr(synthetic, "cores", lambda: 2)
+    monkeypatch.setattr(synthetic, "cores", lambda: 3)
     monkeypatch.setattr(
         synthetic.concurrent.futures, "ThreadPoolExecutor",
         lambda count, **options: workers.append(count) or executor(count, **options),
     )  # fmt: skip
     synthetic.render(tmp_path / "w", train_acts=3, test_acts=3, train_wearers=3, size=(32, 32), progress=False)
-    assert workers == [2, 2]
+    assert workers == [3, 3]
 
 
 @pytest.mark.parametrize(("value", "wanted"), [(None, True), ("1", True), ("0", False)])
@@ -257,7 +258,8 @@ def test_clocks_that_stand_still(world, tmp_path, monkeypatch, capsys):
     raised = []
     monkeypatch.setattr(threading, "excepthook", raised.append)
     store = data.prepare(segments, tmp_path / "store", frame_size=32, workers=1, progress=True)
-    assert not raised and f"{len(segments)}/{len(segments)} clips" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert not raised and f"{len(segments)}/{len(segments)} clips" in said and "inf" not in said
     student = EgoDistill(len(store.class_names), feature_dim=8, image_encoder="resnet10x8", image_weights=None,
                          use_imu=False, hidden=8, frame_size=32)  # fmt: skip
     (epoch,) = egodistill.finetune(student, store, epochs=1, batch_size=4, progress=False)
@@ -293,7 +295,7 @@ def road(out, *ranks):
     torch.manual_seed(0)
     teacher = teachers.load(
         "x3d_m", None, len(store.class_names), class_names=store.class_names, width=8, depth_factor=0.5,
-        feature_dim=16, pool=1, stride=4, progress=False,
+        feature_dim=16, pool=1, seconds=64 / 30, progress=False,
     )
     for teacher.name in ("x3d", "again"):
         for rank in ranks:
