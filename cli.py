@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import ast
 import csv
+import errno
 import faulthandler
 import json
 import os
@@ -44,9 +45,19 @@ __all__ = ["main"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns the exit code. Errors that the user can mend are one line on stderr, without traceback."""
+    """Run a command and return the exit code. An error that the user can mend is one line on stderr, no traceback."""
     if sys.__stderr__ is not None and not faulthandler.is_enabled():
         faulthandler.enable(sys.__stderr__)  # a crash inside a library names the line of ours that called it
+    for stream in (sys.stdout, sys.stderr):  # A letter that the terminal's encoding lacks is shown as \u043f.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return run_command(argv)
+    finally:
+        drop_closed_output()
+
+
+def run_command(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="egodistill", description=__doc__.split("\n")[0])
     parser.add_argument("--version", action="version", version=f"egodistill {egodistill.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -67,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
         if distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
     except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in CLOSED_PIPE and error.filename is None:
+            return 128 + 13  # What a shell makes of SIGPIPE.
         if fails_first():
             print(f"\negodistill {arguments.command}: {error}", file=sys.stderr)
         return 1
@@ -90,6 +103,21 @@ def fails_first() -> bool:
         return egodistill.torchrun_store().add("failed", 1) == 1
     except RuntimeError:  # Without torchrun's own, the first process keeps the store, and is gone.
         return True
+
+
+# What a pipe whose reader has gone gives, as in `egodistill ... | head -1`: on Windows "invalid argument" as well.
+CLOSED_PIPE = {errno.EPIPE} | ({errno.EINVAL} if os.name == "nt" else set())
+
+
+def drop_closed_output() -> None:
+    """Drop what stdout or stderr still hold for a reader that has gone: the interpreter would complain at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError as error:
+            if error.errno in CLOSED_PIPE:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def command(commands: Any, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
@@ -349,9 +377,10 @@ def run_check(a: argparse.Namespace) -> None:
         say(found.row())
         unusable += found.problem is not None
         if found.offset is not None and found.offset.reliable:
-            offsets.append(f"{video},{found.offset.seconds:.3f}")
+            offsets.append([video, f"{found.offset.seconds:.3f}"])
     if a.out:
-        write_text(a.out, "\n".join(["video,imu_offset", *offsets]))
+        with egodistill.whole(Path(a.out)) as part, open(part, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([["video", "imu_offset"], *offsets])
         say(f"{a.out}: {len(offsets)} of {len(sources)} recordings have a reliable offset")
     if unusable:
         raise ValueError(f"{unusable} of {len(sources)} recordings cannot be used")
@@ -1108,8 +1137,8 @@ def claim(out: Path, size: dict[str, Any]) -> None:
     note = out / DEMO_NOTE
     if note.exists() and json.loads(note.read_text(encoding="utf-8")) != size:
         raise ValueError(f"{out} holds a demo of other settings (see {note}); give another --out, or delete the folder")
-    # A run killed while it wrote its note leaves a part of it.
-    if not note.exists() and out.exists() and any(not file.name.startswith(".demo.json.") for file in out.iterdir()):
+    # A run killed while it wrote its note leaves a part of it, whose name begins with a dot as those of macOS do.
+    if not note.exists() and out.exists() and any(not data.is_system_file(file.name) for file in out.iterdir()):
         raise ValueError(f"{out} exists and holds no demo; give --out a new folder")
     write_text(note, json.dumps(size, indent=1))
 

@@ -57,8 +57,12 @@ from av.video.reformatter import VideoReformatter
 
 try:
     import fcntl
-except ModuleNotFoundError:  # Windows
+except ModuleNotFoundError:
     fcntl = None
+try:
+    import msvcrt  # Windows
+except ModuleNotFoundError:
+    msvcrt = None
 
 __all__ = [
     "Segment", "SegmentList", "read_epic_kitchens", "read_ego4d", "read_csv", "with_imu_offsets",
@@ -945,7 +949,9 @@ def frames_at(
 
 
 def _cores() -> int:
-    """Those that this process may use: a container or a scheduler may have given it few."""
+    """Return how many processors this process may use: a container or a scheduler may have given it few."""
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        return os.process_cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -1563,7 +1569,7 @@ def prepare(
     for count in counts:  # says so now, and not for each clip, where the rule does not fit
         clip_times(0.0, count, sampling=sampling)
     names = _class_names(segments, class_names)
-    workers = workers or os.cpu_count() or 1
+    workers = workers or _cores()
     rank = int(os.environ.get("RANK", 0)) if rank is None else rank
     world_size = int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
     if not 0 <= rank < world_size:
@@ -1679,9 +1685,14 @@ def _refuse_strangers(path: Path, settings: dict) -> None:
     ours = {f"{name}.npy" for name in _arrays(settings, 0)}
     ours |= {"segments.json", "clips.json", "store.lock", "store.json"}
     for file in path.iterdir() if path.exists() else ():
-        strange = file.name.removesuffix(".partial") not in ours
+        strange = file.name.removesuffix(".partial") not in ours and not is_system_file(file.name)
         if strange and not (path / "store.json").exists():
             raise DataError(f"{path}: holds {file.name} but no store.json; give an empty folder")
+
+
+def is_system_file(name: str) -> bool:
+    """Return whether a desktop put a file of this name into a folder, such as .DS_Store or Thumbs.db."""
+    return name.startswith(".") or name.lower() in ("thumbs.db", "ehthumbs.db", "desktop.ini")
 
 
 def _duration(video: str) -> float:
@@ -1853,9 +1864,16 @@ def _fill_in_processes(store: ClipStore, jobs: Sequence[list[int]], workers: int
             except queue.Empty:
                 return
             command = [sys.executable, os.path.abspath(__file__), str(store.path)]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+            # On Windows a group of its own keeps Ctrl-C from the process, as the signal mask does elsewhere.
+            group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, encoding="utf-8", creationflags=group)
             running.add(process)
-            process.communicate(json.dumps(bundle))
+            # The pipe stays open until the process has ended: to the process, its end means that this one has died.
+            with contextlib.suppress(OSError):  # It crashed before it read its rows; its exit code is judged below.
+                print(json.dumps(bundle), file=process.stdin, flush=True)
+            process.wait()
+            with contextlib.suppress(OSError):
+                process.stdin.close()
             running.discard(process)
             left = [rows for rows in bundle if (status[rows] == _MISSING).any()]
             if not left or ended.is_set():
@@ -1887,22 +1905,32 @@ def _fill_in_processes(store: ClipStore, jobs: Sequence[list[int]], workers: int
 # What a decoder does to its process when it meets data it was not written for. Other ends, such as
 # a scheduler's SIGTERM, say nothing about the video.
 _CRASHES = {-getattr(signal, name, 0) for name in ("SIGSEGV", "SIGABRT", "SIGFPE", "SIGILL")} - {0}
+# The same on Windows: access violation, division by zero, illegal instruction, heap corruption, stack overrun, abort().
+_CRASHES |= {0xC0000005, 0xC0000094, 0xC000001D, 0xC0000374, 0xC0000409, 3}
 _ENDS = {-9: "killed, perhaps for want of memory",
          -getattr(signal, "SIGBUS", 7): "perhaps for want of room on the disk"}
 
 
 def _serve(path: str) -> None:
-    """A process of prepare(): settle the clips of the recordings whose rows come in on stdin."""
+    """Run as a process of prepare(): settle the clips of the recordings whose rows are the first line on stdin."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be held back, see work()
-    parent = os.getppid()
+    jobs = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         store = ClipStore(path, _unfinished=True)
-        for rows in json.load(sys.stdin):
-            for _ in _fill(store, rows):
-                if os.getppid() != parent:  # it was killed, and may have been started again
-                    return
+        for rows in jobs:
+            collections.deque(_fill(store, rows), maxlen=0)
     except (DataError, OSError) as error:
         sys.exit(f"prepare: {error}")
+
+
+def _end_with_parent() -> None:
+    """End this process when the other end of stdin closes: its parent has died, and may have been started again.
+
+    The parent's process number is no sign of that: Windows keeps the number of a dead parent.
+    """
+    os.read(0, 1)
+    os._exit(1)
 
 
 @contextlib.contextmanager
@@ -1916,7 +1944,7 @@ def _progress(status: np.ndarray, enabled: bool) -> Iterator[None]:
         while not last:
             last = finished.wait(0.5)
             done = total - np.count_nonzero(status == _MISSING)
-            speed = done / (time.monotonic() - began)
+            speed = done / max(time.monotonic() - began, 1e-9)
             left = f"{(total - done) / speed:.0f}" if done else "?"
             print(f"\rprepare: {done}/{total} clips, {speed:.1f} clips/s, {left} s left  ",
                   end="\n" if last else "", file=sys.stderr, flush=True)
@@ -2071,10 +2099,12 @@ class ClipStore:
         """Make room for an array of ``shape`` a clip, or find the one there is.
 
         Any number of processes may do so at a time, and ``write`` to it. DataError where the one
-        there is has another shape or dtype.
+        there is has another shape or dtype, or where ``name`` can be no file's on Windows or macOS.
         """
-        if not re.fullmatch(r"\w[\w.-]*", name) or name.endswith(".done"):
+        if not re.fullmatch(r"\w[\w.-]*", name) or name.lower().endswith(".done"):
             raise DataError(f"{name!r} cannot be the name of an array")
+        if name.split(".")[0].upper() in _DEVICES:
+            raise DataError(f"{name!r} cannot be the name of an array: Windows keeps it for a device")
         with _one_at_a_time(self.path):
             self._add(name, shape, dtype)
 
@@ -2083,6 +2113,10 @@ class ClipStore:
         arrays = header["arrays"]
         n = len(self._clips)
         new = {"file": f"{name}.npy", "dtype": np.dtype(dtype).name, "shape": [n, *map(int, shape)]}
+        if twins := [other for other in arrays if other != name and other.casefold() == name.casefold()]:
+            raise DataError(
+                f"{self.path}: has {twins[0]} already; Windows and macOS cannot tell a file {name} from it"
+            )
         if name not in arrays:
             done = {"file": f"{name}.done.npy", "dtype": "uint8", "shape": [n]}
             for entry in (new, done):
@@ -2142,13 +2176,31 @@ class ClipStore:
         return self._maps[name, mode]
 
 
+# Names that no file on Windows can have, whatever its suffix.
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")}
+
+
 @contextlib.contextmanager
 def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Keep other processes out of a store's header; the system lets go when this one dies."""
+    """Hold the lock on a store's header; the system releases it should this process die. teachers.py has it, too."""
     with open(path / "store.lock", "a", encoding="utf-8") as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            yield
+        elif msvcrt is not None:
+            while True:
+                with contextlib.suppress(PermissionError):  # another process has it
+                    file.seek(0)
+                    msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+                    break
+                time.sleep(0.01)
+            try:
+                yield
+            finally:
+                file.seek(0)
+                msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+        else:
+            raise DataError(f"{path}: cannot be written: this Python has no file locks (fcntl or msvcrt)")
 
 
 def _allocate(path: Path, entry: dict) -> None:
@@ -2185,9 +2237,19 @@ def _whole(path: Path) -> Iterator[Path]:
     with _told(path):
         try:
             yield partial
-            os.replace(partial, path)
+            replace_file(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Rename a file to ``target``. Windows refuses while another process reads that one: try for a second."""
+    for _ in range(20):
+        with contextlib.suppress(PermissionError):
+            os.replace(source, target)
+            return
+        time.sleep(0.05)
+    os.replace(source, target)
 
 
 @contextlib.contextmanager

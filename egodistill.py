@@ -814,7 +814,7 @@ def train(
             if time.monotonic() - saved > settings.checkpoint_seconds:
                 save()
                 saved = time.monotonic()
-        spent, waited = total([time.monotonic() - began, waited], device)
+        spent, waited = total([max(time.monotonic() - began, 1e-9), waited], device)  # A clock may move in 15.6 ms.
         clips = state["sums"].pop("clips")
         state["history"].append(
             {name: value / clips for name, value in state["sums"].items()}
@@ -828,7 +828,7 @@ def train(
         if path is not None and is_first():  # Before the checkpoint: a run that is finished is not begun again.
             lines = "".join(json.dumps({"epoch": k + 1} | row) + "\n" for k, row in enumerate(state["history"]))
             with whole(path.with_suffix(".jsonl")) as part:
-                part.write_text(lines)
+                part.write_text(lines, encoding="utf-8")
         save()
         saved = time.monotonic()
     bar.close()
@@ -1041,7 +1041,11 @@ def torchrun_store() -> distributed.Store:
     """Where processes of one machine meet. torchrun keeps it over restarts, with the addresses of processes that have
     died (pytorch issue 135712), at which the new ones would wait for each other: so each attempt has its own part."""
     store = distributed.TCPStore(
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=PATIENCE
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=False,
+        timeout=PATIENCE,
+        use_libuv=os.environ.get("USE_LIBUV", "1") == "1",  # As torch reads it; torch for Windows has no libuv.
     )
     return distributed.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
@@ -1556,7 +1560,7 @@ def give_way() -> None:
     the place of one of them, and they wait by spinning. So decoders take what the model leaves (CONTRIBUTING.md has
     what that gives).
     """
-    if sys.platform == "linux":
+    if sys.platform == "linux" and hasattr(os, "setpriority"):
         thread = threading.get_native_id()
         with contextlib.suppress(OSError):  # A sandbox may forbid it.
             os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + 5)
@@ -1573,13 +1577,23 @@ def whole(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
-        os.replace(part, path)
+        replace_file(part, path)
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(part)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error  # "No space left on device" says not where
     finally:
         part.unlink(missing_ok=True)
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Rename a file to `target`. Windows refuses while another process reads that one: try for a second."""
+    for _ in range(20):
+        with contextlib.suppress(PermissionError):
+            os.replace(source, target)
+            return
+        time.sleep(0.05)
+    os.replace(source, target)
 
 
 def write_checkpoint(path: str | os.PathLike, content: dict[str, Any]) -> None:

@@ -212,7 +212,7 @@ class Bench:
                 print(f"[{number}/{len(todo)}] {run.name}", flush=True)
                 print(f"    {self.make(run)}", flush=True)
             return
-        waiting, running, quiet = list(todo), {}, replace(self, progress=False)
+        waiting, running, unfinished, quiet = list(todo), {}, set(todo), replace(self, progress=False)
         threads = max(1, torch.get_num_threads() // jobs)
         pool = concurrent.futures.ProcessPoolExecutor(
             jobs, multiprocessing.get_context("spawn"), initializer=begin_worker, initargs=(threads,)
@@ -220,11 +220,12 @@ class Bench:
         try:
             while waiting or running:
                 for run in list(waiting):
-                    if all(self.is_done(needed) for needed in self.needs(run)):
+                    if unfinished.isdisjoint(self.needs(run)):
                         waiting.remove(run)
                         running[pool.submit(quiet.make, run)] = run
                 for job in concurrent.futures.wait(running, return_when="FIRST_COMPLETED").done:
                     run, told = running.pop(job), job.result()
+                    unfinished.remove(run)
                     number = len(todo) - len(waiting) - len(running)
                     print(f"[{number}/{len(todo)}] {run.name}: {told}", flush=True)
         finally:  # Ctrl-C and failures, too: what has not begun is left for the next call.
@@ -250,7 +251,14 @@ class Bench:
         return sum(json.loads(file.read_text(encoding="utf-8"))["seconds"] for file in files) / 3600
 
     def is_done(self, run: Run) -> bool:
-        return self.path(run, ".json").exists()
+        """Return whether a run has its result, and the store a teacher's outputs for all of its clips."""
+        if not self.path(run, ".json").exists():
+            return False
+        if run.method != "teacher":
+            return True
+        store = data.ClipStore(self.store)
+        arrays = (f"{run.outputs}.feature", f"{run.outputs}.logits")
+        return all(name in store.names and store.done(name).all() for name in arrays)
 
     def make(self, run: Run) -> str:
         """Train what is not trained yet, judge it, write both down. Returns what to tell."""

@@ -106,8 +106,8 @@ def export(
                 described = Path(folder, description_of(path).name)
                 described.write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
                 description_of(path).unlink(missing_ok=True)  # From here on the old file is not whole, nor the new yet.
-                os.replace(part, path)
-                os.replace(described, description_of(path))
+                egodistill.replace_file(part, path)
+                egodistill.replace_file(described, description_of(path))
         except (OSError, RuntimeError) as error:  # torch has a RuntimeError for all that can go wrong
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ExportError(f"{path} cannot be made ({reason}); a file that stood there before is whole") from error
@@ -142,7 +142,7 @@ def check_request(model: Any, path: Path, format: str, precision: str, overwrite
         if shutil.which(compiler) is None:
             raise ExportError(f"the format 'aoti' needs a C++ compiler; {compiler} is not found, $CXX can name another")
     if precision == "int8":
-        need("torchao", purpose="to quantise to int8")
+        quantisation()
 
 
 def torch_version() -> tuple[int, ...]:
@@ -156,6 +156,18 @@ def need(*packages: str, purpose: str) -> list[ModuleType]:
     except ImportError as error:
         names = " ".join(dict.fromkeys(package.split(".")[0] for package in packages))
         raise ExportError(f"{names.replace(' ', ' and ')} wanted {purpose}: pip install {names} ({error})") from error
+
+
+def quantisation() -> list[ModuleType]:
+    """Import torchao's modules for int8. Raise ExportError where they are missing, or the processor has no int8."""
+    try:
+        return need(
+            "torchao.quantization.pt2e.quantize_pt2e",
+            "torchao.quantization.pt2e.quantizer.x86_inductor_quantizer",
+            purpose="to quantise to int8",
+        )
+    except AttributeError as error:  # Torch for Apple's processors lacks operators of x86 (torchao issue 4403).
+        raise ExportError(f"int8 needs an x86 processor: torchao cannot be imported here ({error})") from error
 
 
 class Plain(nn.Module):
@@ -210,11 +222,7 @@ def store_clips(model: EgoDistill, store: Any, count: int | None = None) -> Iter
 
 def quantise(program: torch.export.ExportedProgram, clips: Iterable[tuple[Tensor, ...]]) -> nn.Module:
     """Static quantisation of an exported program after training, with activations' ranges as these clips have them."""
-    pt2e, x86 = need(
-        "torchao.quantization.pt2e.quantize_pt2e",
-        "torchao.quantization.pt2e.quantizer.x86_inductor_quantizer",
-        purpose="to quantise to int8",
-    )
+    pt2e, x86 = quantisation()
     quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
     prepared = pt2e.prepare_pt2e(program.module(), quantizer)
     for inputs in clips:
@@ -493,11 +501,28 @@ def compare(
 
 
 def milliseconds(models: Sequence[nn.Module], inputs: tuple[Tensor, ...], repeats: int) -> list[float]:
-    """Median processor time of each model, in turns; the first three rounds warm up."""
+    """Return the median processor time of each model, in turns; the first three rounds warm up.
+
+    A model runs until the clock has moved by at least 12 of its steps: once, but on Windows for 0.2 s.
+    """
+    least = 12 * clock_step()
     times: list[list[float]] = [[] for _ in models]
     for _ in range(repeats + 3):
         for model, own in zip(models, times, strict=True):
-            began = time.process_time()
-            model(*inputs)
-            own.append(1e3 * (time.process_time() - began))
+            count, spent, began = 0, 0.0, time.process_time()
+            while spent < least:
+                model(*inputs)
+                count += 1
+                spent = time.process_time() - began
+            own.append(1e3 * spent / count)
     return [statistics.median(own[3:]) for own in times]
+
+
+def clock_step() -> float:
+    """Return the step, in seconds, in which the clock of this process moves: 15.6 ms on Windows, 1 us on Linux."""
+    began = first = last = time.process_time()
+    while first == began:
+        first = last = time.process_time()
+    while last == first:
+        last = time.process_time()
+    return last - first

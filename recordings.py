@@ -718,7 +718,7 @@ def transcode(
         raise data.DataError(f"{out}: cannot be written: {error.strerror}") from error
     try:
         faults, frames, left_out = _transcode(video, partial, short_side, keyframe_every, quality)
-        os.replace(partial, out)
+        data.replace_file(partial, out)
     except data.VideoError as error:
         cause = error.__cause__  # FFmpeg's words for what it could not write, under the name of what it reads
         if getattr(cause, "errno", None) in _FULL:

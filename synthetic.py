@@ -165,11 +165,11 @@ def render(
     }  # fmt: skip
     settings = json.loads(json.dumps(settings))
     note = out / "world.json"
-    if note.exists() and json.loads(note.read_text()) != settings:
+    if note.exists() and json.loads(note.read_text(encoding="utf-8")) != settings:
         raise WorldError(f"{out} holds a world of other settings (see {note}); choose another folder or delete it")
     out.mkdir(parents=True, exist_ok=True)
     with whole(note) as part:
-        part.write_text(json.dumps(settings, indent=1))
+        part.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
     train = [f"P{k + 1:02d}" for k in range(train_wearers)]
     plan = [
@@ -180,7 +180,7 @@ def render(
     ]
     todo = [recording for recording in plan if not recording.exists(out)]
     done = sum(r.acts for r in plan) - sum(r.acts for r in todo)
-    workers = min(workers or os.cpu_count() or 1, max(1, len(todo)))
+    workers = min(workers or cores(), max(1, len(todo)))
     bar = Progress("render", sum(r.acts for r in plan), "clips", show=progress and bool(todo), done=done)
     # Threads are enough: torch, numpy and the encoder let go of the interpreter while they work. Each computes on one
     # core; what the caller had set comes back at the end.
@@ -208,6 +208,15 @@ def render(
         rows = [[number, verb, [verb], "synthetic"] for number, verb in sorted(verbs)]
         csv.writer(file).writerows([["id", "key", "instances", "category"], *rows])
     return World(out, table)
+
+
+def cores() -> int:
+    """Return how many processors this process may use: a container or a scheduler may have given it few."""
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def shares(total: int, parts: int) -> list[int]:
@@ -787,7 +796,7 @@ class Recording:
             clean = motion.imu(t)[which]
             walk = np.cumsum(rng.normal(0, drift / math.sqrt(rate), clean.shape), axis=0)
             values = clean + rng.normal(0, bias, 3) + walk + rng.normal(0, noise, clean.shape)
-            with whole(tables[which]) as part, open(part, "w") as file:
+            with whole(tables[which]) as part, open(part, "w", encoding="utf-8") as file:
                 file.write(f"Milliseconds,{title}X,{title}Y,{title}Z\n")
                 file.writelines(
                     "{:.6f},{:.6f},{:.6f},{:.6f}\n".format(ms, *row) for ms, row in zip(t * 1e3, values, strict=True)
@@ -806,13 +815,23 @@ def whole(path: Path):
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
-        os.replace(part, path)
+        replace_file(part, path)
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(part)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error  # "No space left on device" says not where
     finally:
         part.unlink(missing_ok=True)
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Rename a file to `target`. Windows refuses while another process reads that one: try for a second."""
+    for _ in range(20):
+        with contextlib.suppress(PermissionError):
+            os.replace(source, target)
+            return
+        time.sleep(0.05)
+    os.replace(source, target)
 
 
 class Progress:

@@ -40,7 +40,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from inspect import signature
 from pathlib import Path
@@ -54,8 +54,12 @@ from torch import Tensor, nn
 
 try:
     import fcntl
-except ModuleNotFoundError:  # Windows
+except ModuleNotFoundError:
     fcntl = None
+try:
+    import msvcrt  # Windows
+except ModuleNotFoundError:
+    msvcrt = None
 
 __all__ = [
     "ClipSpec",
@@ -346,7 +350,7 @@ def _replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
-        os.replace(partial, path)
+        replace_file(partial, path)
     except (OSError, RuntimeError) as error:
         # torch covers the system's words with its own.
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
@@ -356,6 +360,16 @@ def _replacing(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Rename a file to `target`. Windows refuses while another process reads that one: try for a second."""
+    for _ in range(20):
+        with suppress(PermissionError):
+            os.replace(source, target)
+            return
+        time.sleep(0.05)
+    os.replace(source, target)
 
 
 class _Wrapped(nn.Module):
@@ -2172,7 +2186,7 @@ def _read_record(record: Path) -> dict[str, Any]:
     """Whose outputs lie in the store; {} where there is no record."""
     try:
         # Records made before there was a choice have no word about views.
-        return {"views": 1, **json.loads(record.read_text())} if record.exists() else {}
+        return {"views": 1, **json.loads(record.read_text(encoding="utf-8"))} if record.exists() else {}
     except (OSError, TypeError, ValueError) as error:
         raise TeacherError(
             f"{record} cannot be read ({error}). Without it nobody knows whose outputs these are: "
@@ -2188,16 +2202,30 @@ def _differences(found: Mapping[str, Any], identity: Mapping[str, Any]) -> list[
 
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Of two teachers under one name, the second one has to see the first; as in data.py."""
+    """Hold the store's lock, as data.py does: of two teachers under one name, the second has to see the first."""
     with open(folder / "store.lock", "a", encoding="utf-8") as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            yield
+        elif msvcrt is not None:
+            while True:
+                with suppress(PermissionError):  # another process has it
+                    file.seek(0)
+                    msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+                    break
+                time.sleep(0.01)
+            try:
+                yield
+            finally:
+                file.seek(0)
+                msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+        else:
+            raise TeacherError(f"{folder}: cannot be written: this Python has no file locks (fcntl or msvcrt)")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     with _replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n")
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -2238,5 +2266,5 @@ class _Progress:
             rate = self.done / max(self.last - self.start, 1e-9)
             left = (self.total - self.done) / rate if rate else 0.0
             line = f"{self.title} {self.done}/{self.total}, {rate:.1f} clips/s, {left:.0f} s left"
-            start = "\r\x1b[K" if self.terminal else ""  # back to the first column, line cleared
-            print(start + line, end=end, file=sys.stderr, flush=True)
+            drawn = f"\r{line:<79}" if self.terminal else line  # spaces cover the line before
+            print(drawn, end=end, file=sys.stderr, flush=True)

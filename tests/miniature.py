@@ -4,14 +4,13 @@ import contextlib
 import functools
 import io
 import json
-import os
 from pathlib import Path
 
 import pytest
 import torch
 
 import egodistill
-from egodistill import EgoDistill, cli, experiments
+from egodistill import EgoDistill, cli, data, experiments, synthetic
 
 
 def weights(path) -> dict[str, torch.Tensor]:
@@ -68,7 +67,8 @@ def miniature(patch, cores: int) -> None:
     patch(cli, "QUICK", cli.QUICK | sizes)
     patch(experiments, "EgoDistill", Narrow)
     patch(egodistill, "measure", functools.partial(egodistill.measure, batch_size=2, repeats=1))
-    patch(os, "cpu_count", lambda: cores)
+    patch(data, "_cores", lambda: cores)
+    patch(synthetic, "cores", lambda: cores)
 
 
 class Demo:

@@ -41,6 +41,69 @@ def auto() -> str:
     return egodistill.pick_precision(torch.device("cpu"), "auto")
 
 
+def test_a_demo_begins_in_a_folder_that_a_desktop_has_looked_at(tmp_path):
+    (tmp_path / ".DS_Store").touch()
+    (tmp_path / "Thumbs.db").touch()
+    cli.claim(tmp_path, {"pixels": 1})
+    assert json.loads((tmp_path / "demo.json").read_text()) == {"pixels": 1}
+
+
+# --- What is printed
+
+PRINT = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from egodistill import cli
+code = cli.main(sys.argv[1:])
+cli.say("84.1 \\u00b1 0.5")
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"PYTHONIOENCODING": "cp1252"}, "84.1 ± 0.5"),
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "84.1 \\xb1 0.5"),
+    ],
+    ids=["cp1252", "ascii"],
+)
+def test_a_letter_that_the_encoding_lacks_ends_no_command(tmp_path, variables, said):
+    """Neither on stdout nor on stderr."""
+    (tmp_path / "a.mp4").touch()
+    table = tmp_path / "segments.csv"
+    table.write_text("video,start,stop,label\na.mp4,0,2,привет\na.mp4,2,4,walk\n", encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "PYTHON"))}
+    command = [sys.executable, "-c", PRINT, str(ROOT), "segments", str(table)]
+    done = subprocess.run(command, env=environment | variables, capture_output=True)
+    printed = done.stdout.decode("cp1252")
+    assert done.returncode == 0, done.stderr
+    escaped = "привет".encode("ascii", "backslashreplace").decode()
+    assert re.search(rf"^{re.escape(escaped)} +1$", printed, re.MULTILINE) and said in printed
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pipe of POSIX")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["segments", "--help"])
+def test_a_reader_that_goes_ends_a_command_in_silence(tmp_path, command, unbuffered):
+    """As in `egodistill segments table.csv | head -1`."""
+    (tmp_path / "a.mp4").touch()
+    table = tmp_path / "segments.csv"
+    rows = [f"a.mp4,{k},{k + 1},class {k}" for k in range(10_000)]  # more than a pipe holds
+    table.write_text("\n".join(["video,start,stop,label", *rows]) + "\n")
+    options = ["segments", str(table), "--classes", "10000"] if command == "segments" else ["--help"]
+    arguments = [sys.executable, "-m", "egodistill.cli", *options]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    if command == "segments":
+        process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(60) == (141 if command == "segments" else 0)
+
+
 # --- A real recording
 
 
@@ -192,12 +255,17 @@ def test_check_and_transcode(sample_data, tmp_path, capsys):
     video = next((world.root / "P01" / "videos").iterdir())
     imu = [next((world.root / "P01" / "meta_data").glob(f"*-{kind}.csv")) for kind in ("accl", "gyro")]
     offsets = tmp_path / "offsets.csv"
+    video = video.rename(video.with_name("P01, the first.MP4"))  # A comma is no end of a cell.
     out = run(capsys, "check", video, "--imu", *imu, "--out", offsets)
     header, row, *notes, last = out.splitlines()
     assert last == f"{offsets}: 1 of 1 recordings have a reliable offset"
     assert header.startswith("file ") and row.startswith(video.name) and "198" in row
     assert max(map(len, [header, row, *notes])) <= 100
     assert offsets.read_text().startswith("video,imu_offset\n")
+    (moved,) = data.with_imu_offsets([data.Segment("a", video, 0, 2, imu=imu)], offsets)
+    ((_, written),) = list(csv.reader(offsets.open(newline="")))[1:]
+    assert moved.imu_offset == float(written) and f"{float(written):+.3f}" in row
+    video.rename(video.with_name("P01_101.MP4"))
     asked = ["check", world.annotations, "--root", world.root, "--no-offset"]
     rows = run(capsys, *asked).splitlines()
     assert len(rows) == 1 + len({s.video for s in data.read_epic_kitchens(world.annotations, world.root)})

@@ -1342,6 +1342,32 @@ def test_ctrl_c_ends_all_processes_and_spoils_nothing(store, kitchen, tmp_path, 
             np.testing.assert_array_equal(whole.read(name, np.arange(12 * k, 12 * k + 12)), rows)
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="counts the processes that are left in /proc")
+def test_workers_end_when_their_parent_is_killed(kitchen, tmp_path):
+    """Also where a process keeps the number of its dead parent, as on Windows."""
+    segments = [dataclasses.replace(kitchen[i], id=f"{k} {i}") for k in range(400) for i in range(9)]
+    options = OPTIONS | {"workers": 2}
+    (tmp_path / "given").write_bytes(pickle.dumps(([dataclasses.astuple(s) for s in segments], options)))
+    (tmp_path / "sitecustomize.py").write_text("import os\nos.getppid = lambda: 1\n")
+    out, environment = tmp_path / "s", os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", KILLED, str(Path(data.__file__).parent), tmp_path / "given", out]
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not ((out / "store.json").exists() and np.load(out / "status.npy").any()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    assert len(group_of(process.pid)) > 1
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 60
+    while group_of(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not group_of(process.pid)
+    # 1,600 clips a recording: none was read to its end first.
+    missing = np.load(out / "status.npy").reshape(400, 3, 4) == 0
+    assert missing.any((0, 2)).all()
+
+
 def test_kill_before_the_header_leaves_a_folder_that_can_be_used(kitchen, tmp_path, monkeypatch):
     write = data._write_json
 
@@ -1421,6 +1447,14 @@ def test_foreign_folder_is_left_alone(kitchen, tmp_path):
     with pytest.raises(data.DataError, match=r"holds thesis.tex but no store.json"):
         data.prepare(kitchen, tmp_path, **OPTIONS)
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_a_desktop_has_looked_at_is_empty(kitchen, tmp_path):
+    names = {".DS_Store", "._s", ".directory", "Thumbs.db", "desktop.ini"}
+    for name in names:
+        (tmp_path / name).touch()
+    assert len(data.prepare(kitchen, tmp_path, **OPTIONS)) == 12
+    assert names < {file.name for file in tmp_path.iterdir()}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -1570,6 +1604,47 @@ def test_a_worker_that_dies(kitchen, tmp_path, monkeypatch, signum, words):
     assert len(store) == 12 and not store.failures
 
 
+class Windows(subprocess.Popen):
+    """Windows' arguments and exit codes: the code 77 stands for `code`, which no process here can have."""
+
+    code, groups = 0, ()
+
+    def __init__(self, *arguments, creationflags=0, **options):
+        type(self).groups = (*self.groups, creationflags)
+        super().__init__(*arguments, **options)
+
+    def wait(self, timeout=None):
+        self.returncode = super().wait(timeout)
+        self.returncode = self.code if self.returncode == 77 else self.returncode
+        return self.returncode
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a script stands in for Python")
+@pytest.mark.parametrize("code", [0xC0000005, 0xC0000094, 0xC000001D, 0xC0000374, 0xC0000409, 3])
+def test_a_crash_on_windows_costs_one_recording(kitchen, tmp_path, monkeypatch, code):
+    """The first recording's worker crashes, the others do their work. None of them hears of Ctrl-C."""
+    fake = tmp_path / "python"
+    fake.write_text(f"""#!{sys.executable}
+import io, sys
+sys.path.insert(0, {str(Path(data.__file__).parent)!r})
+import data
+line = sys.stdin.readline()
+if line.startswith("[[0, "):
+    sys.exit(77)
+sys.stdin = io.StringIO(line)
+data._serve(sys.argv[2])
+""")
+    fake.chmod(0o755)
+    Windows.code, Windows.groups = code, ()
+    monkeypatch.setattr(sys, "executable", str(fake))
+    monkeypatch.setattr(subprocess, "Popen", Windows)
+    monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 512, raising=False)
+    with pytest.warns(UserWarning, match=rf"4 of 12 clips.*crashed the decoder \(code {code}\)"):
+        store = data.prepare(kitchen, tmp_path / "s", **OPTIONS | {"workers": 2}, max_bad=0.5)
+    assert len(store) == 8 and {failure["clip"] for failure in store.failures} == {0, 1, 2, 3}
+    assert Windows.groups == (512,) * 3
+
+
 class Recorder:
     """Stands in for a mapped array and notes what is written, in order."""
 
@@ -1644,6 +1719,20 @@ def test_teacher_outputs(store, kitchen, tmp_path, log):
             store.write("t.feature", [0, 1], wrong)
     with pytest.raises(data.DataError, match="cannot be the name"):
         store.add("../x", (1,), np.float32)
+
+
+def test_names_that_windows_and_macos_cannot_have(store, tmp_path):
+    store = data.ClipStore(shutil.copytree(store.path, tmp_path / "s"))
+    for name in ("CON", "nul", "Aux.feature", "COM1.logits", "lpt9"):
+        with pytest.raises(data.DataError, match=f"'{name}' cannot be the name of an array: Windows"):
+            store.add(name, (1,), np.float32)
+    store.add("Teacher.feature", (1,), np.float32)
+    store.add("console.feature", (1,), np.float32)
+    for name, other in (("teacher.feature", "Teacher.feature"), ("Status", "status"), ("IMU", "imu")):
+        with pytest.raises(data.DataError, match=f"has {other} already.*Windows and macOS.*{name}"):
+            store.add(name, (1,), np.float32)
+    assert data.ClipStore(store.path).names[-2:] == ["Teacher.feature", "console.feature"]
+    store.add("Teacher.feature", (1,), np.float32)  # finds it
 
 
 def test_damaged_stores_are_named(store, tmp_path):

@@ -437,6 +437,57 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
         export.load(tmp_path / "a.pt2")
 
 
+def test_int8_on_apples_processors_is_refused_in_a_sentence(tmp_path, monkeypatch, capsys):
+    """torchao's quantizer for x86 asks for an operator that torch has not there (torchao issue 4403)."""
+    for name in ("torchao", "torchao.quantization", "torchao.quantization.pt2e", "torchao.quantization.pt2e.quantizer"):
+        folder = tmp_path / "site" / name.replace(".", "/")
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").touch()
+    (tmp_path / "site/torchao/quantization/pt2e/quantize_pt2e.py").touch()
+    (folder / "x86_inductor_quantizer.py").write_text("import torch\ntorch.ops.onednn.no_such_operator\n")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchao"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    student().save(tmp_path / "student.pt")
+    command = ["export", str(tmp_path / "student.pt"), "--precision", "int8", "--out", str(tmp_path / "a.pt2")]
+    try:
+        assert cli.main(command) == 1
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchao"]:
+            del sys.modules[name]
+    said = capsys.readouterr().err
+    assert said.startswith("\negodistill export: int8 needs an x86 processor: ") and said.count("\n") == 2, said
+    assert "no_such_operator" in said and not list(tmp_path.glob("a.pt2*"))
+
+
+@pytest.mark.parametrize("step", [1e-6, 1 / 64])
+def test_times_are_right_by_a_coarse_clock(monkeypatch, step):
+    """By one that moves in 15.6 ms, too, with models of 2 and 30 ms."""
+    now = 0.0
+
+    def clock():
+        nonlocal now
+        now += 3e-7
+        return now // step * step
+
+    def model(milliseconds):
+        def run():
+            nonlocal now
+            now += milliseconds / 1e3
+            calls.append(milliseconds)
+
+        return run
+
+    calls = []
+    monkeypatch.setattr(export.time, "process_time", clock)
+    found = export.milliseconds([model(2.0), model(30.0)], (), repeats=5)
+    assert found == pytest.approx([2.0, 30.0], rel=0.1)
+    if step < 1e-3:
+        assert calls.count(2.0) == calls.count(30.0) == 8  # as before: one run a measurement
+    else:
+        assert calls.count(2.0) > 8 * 90
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": "another"}'])
 def test_a_spoilt_description_is_refused(text, tmp_path):
     (tmp_path / "a.pt2").write_bytes(b"x")

@@ -1378,6 +1378,17 @@ def test_extract_refuses_outputs_of_unknown_origin(store):
         teachers.extract(narrow(), store, progress=False)
 
 
+def test_progress_covers_its_last_line_with_spaces(capsys, monkeypatch):
+    """An old console of Windows shows the escape that clears a line."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    bar = teachers._Progress("slowfast: extract", 1000)
+    bar.add(999)
+    bar._draw("")
+    bar.close()
+    said = capsys.readouterr().err
+    assert "\x1b" not in said and {len(line) for line in said.rstrip("\n").split("\r")[1:]} == {79}
+
+
 def test_a_damaged_record_is_named(store):
     for text in ("{", "[1]", "3"):
         (store.path / "slowfast.teacher.json").write_text(text)

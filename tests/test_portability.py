@@ -1,0 +1,405 @@
+"""Windows and macOS, as far as Linux can simulate them (see foreign.py)."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import foreign
+import numpy as np
+import pytest
+import torch
+from foreign import linux_only
+
+import egodistill
+from egodistill import EgoDistill, data, experiments, synthetic, teachers
+
+ROOT = Path(egodistill.__file__).parent
+LOCKS = [pytest.param(False, id="fcntl"), pytest.param(True, id="msvcrt", marks=linux_only)]
+
+
+def lock_environment(tmp_path, msvcrt: bool) -> dict[str, str]:
+    return foreign.environment(tmp_path / "foreign", foreign.MSVCRT) if msvcrt else dict(os.environ)
+
+
+def python(script: str, *arguments, **options) -> subprocess.Popen:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def ends_well(process: subprocess.Popen, seconds: float = 120) -> str:
+    """Wait for a process that has to succeed; return what it printed."""
+    printed, errors = process.communicate(timeout=seconds)
+    assert process.returncode == 0, errors
+    return printed
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    return synthetic.render(folder, train_acts=8, test_acts=3, train_wearers=1, size=(32, 32), progress=False)
+
+
+def small_store(world, out) -> data.ClipStore:
+    segments = data.read_epic_kitchens(world.annotations, world.root)
+    return data.prepare(segments, out, frame_size=16, workers=1, progress=False)
+
+
+# --- Locks
+
+ADD = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import data
+assert (data.fcntl is None) is (sys.argv[2] == "msvcrt")
+store, rank = data.ClipStore(sys.argv[3]), sys.argv[4]
+ready = Path(sys.argv[3]).parent / f"ready-{rank}"
+ready.touch()
+while not ready.with_name(f"ready-{1 - int(rank)}").exists():
+    time.sleep(0.001)
+for k in range(25):
+    store.add(f"t{rank}.{k}", (2,), "float32")
+"""
+
+
+@pytest.mark.parametrize("msvcrt", LOCKS)
+def test_two_processes_that_add_to_a_store_lose_nothing(world, tmp_path, msvcrt):
+    store, environment = small_store(world, tmp_path / "store"), lock_environment(tmp_path, msvcrt)
+    before, kind = store.names, "msvcrt" if msvcrt else "fcntl"
+    processes = [python(ADD, ROOT, kind, store.path, rank, env=environment) for rank in (0, 1)]
+    for process in processes:
+        ends_well(process)
+    wanted = {f"t{rank}.{k}" for rank in (0, 1) for k in range(25)}
+    assert set(data.ClipStore(store.path).names) == {*before, *wanted}
+
+
+HOLD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import data
+with data._one_at_a_time(Path(sys.argv[2])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+WAIT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import teachers
+print("waits", flush=True)
+with teachers._one_at_a_time(Path(sys.argv[2])):
+    Path(sys.argv[2], "held").touch()
+"""
+
+
+@pytest.mark.parametrize("msvcrt", LOCKS)
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_locks_of_data_and_teachers_exclude_each_other(tmp_path, msvcrt, killed):
+    """The second waits until the first lets go, or is killed."""
+    environment = lock_environment(tmp_path, msvcrt)
+    first = python(HOLD, ROOT, tmp_path, env=environment, stdin=subprocess.PIPE)
+    assert first.stdout.readline() == "held\n"
+    second = python(WAIT, ROOT, tmp_path, env=environment)
+    assert second.stdout.readline() == "waits\n"
+    time.sleep(0.5)
+    assert not (tmp_path / "held").exists()
+    if killed:
+        first.kill()
+    first.communicate("\n")
+    ends_well(second)
+    assert (tmp_path / "held").exists()
+
+
+def test_no_lock_is_an_error(world, tmp_path, monkeypatch):
+    store = small_store(world, tmp_path / "store")
+    for module, error in ((data, data.DataError), (teachers, teachers.TeacherError)):
+        monkeypatch.setattr(module, "fcntl", None)
+        monkeypatch.setattr(module, "msvcrt", None)
+        with pytest.raises(error, match="no file locks"), module._one_at_a_time(tmp_path):
+            pass
+    with pytest.raises(data.DataError, match="no file locks"):
+        store.add("t.feature", (2,), "float32")
+    assert len(data.ClipStore(store.path)) == len(store)  # Reading needs none.
+
+
+def test_a_teacher_whose_outputs_are_lost_is_not_done(world, tmp_path):
+    store = small_store(world, tmp_path / "store")
+    bench = experiments.Bench(str(store.path), str(tmp_path / "out"), {}, teachers={"t-{seed}": {}})
+    run = experiments.Run("teacher", teacher="t-{seed}")
+    bench.path(run, ".json").parent.mkdir(parents=True)
+    bench.path(run, ".json").write_text("{}")
+    for what in ("feature", "logits"):
+        assert not bench.is_done(run)
+        store.add(f"t-0.{what}", (2,), np.float32)
+        assert not bench.is_done(run)
+        store.write(f"t-0.{what}", np.arange(len(store)), np.zeros((len(store), 2), np.float32))
+    assert bench.is_done(run)
+
+
+# --- Files that another process reads
+
+
+def rename_in_data(target):
+    data._write_json(target, {"a": 1})
+
+
+def rename_in_teachers(target):
+    teachers._write_json(target, {"a": 1})
+
+
+def rename_in_egodistill(target):
+    with egodistill.whole(target) as part:
+        part.write_text("a", encoding="utf-8")
+
+
+def rename_in_synthetic(target):
+    with synthetic.whole(target) as part:
+        part.write_text("a", encoding="utf-8")
+
+
+RENAMES = [rename_in_data, rename_in_teachers, rename_in_egodistill, rename_in_synthetic]
+
+
+@pytest.mark.parametrize("rename", RENAMES)
+def test_a_rename_that_is_refused_is_tried_again(tmp_path, monkeypatch, rename):
+    target, real, refusals = tmp_path / "file.json", os.replace, []
+
+    def refuse(*paths, times):
+        if len(refusals) < times:
+            refusals.append(paths)
+            raise PermissionError(13, "Access is denied", *map(str, paths))
+        real(*paths)
+
+    monkeypatch.setattr(os, "replace", lambda *paths: refuse(*paths, times=2))
+    rename(target)
+    assert len(refusals) == 2 and target.exists()
+    before = target.read_bytes()
+
+    monkeypatch.setattr(os, "replace", lambda *paths: refuse(*paths, times=10**9))
+    began = time.monotonic()
+    with pytest.raises((OSError, ValueError), match=r"file\.json.*Access is denied|Access is denied.*file\.json"):
+        rename(target)
+    assert 0.5 < time.monotonic() - began < 10
+    assert [file.name for file in tmp_path.iterdir()] == ["file.json"] and target.read_bytes() == before
+
+
+def test_other_files_are_renamed_by_the_same_helpers():
+    """All but a helper's own two calls of os.replace."""
+    for name in ("data", "teachers", "egodistill", "synthetic", "recordings", "export", "experiments", "cli"):
+        text = (ROOT / f"{name}.py").read_text(encoding="utf-8")
+        helper = "def replace_file(" in text
+        assert text.count("os.replace(") == 2 * helper and ".rename(" not in text, name
+
+
+# --- Processors, processes, torchrun
+
+
+@pytest.mark.parametrize("count", [data._cores, synthetic.cores])
+def test_cores_are_those_of_the_process(monkeypatch, count):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "process_cpu_count", lambda: 3, raising=False)
+    assert count() == 3
+    monkeypatch.delattr(os, "process_cpu_count")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {5, 7}, raising=False)
+    assert count() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert count() == 64
+
+
+def test_as_many_workers_as_cores_of_the_process(world, tmp_path, monkeypatch):
+    workers = []
+    monkeypatch.setattr(data, "_cores", lambda: 3)
+    monkeypatch.setattr(data, "_fill_in_processes", lambda store, jobs, count: workers.append(count))
+    segments = data.read_epic_kitchens(world.annotations, world.root)
+    data.prepare(segments, tmp_path / "store", frame_size=16, progress=False)
+    assert workers == [3]
+
+    executor = synthetic.concurrent.futures.ThreadPoolExecutor
+    monkeypatch.setattr(synthetic, "cores", lambda: 3)
+    monkeypatch.setattr(
+        synthetic.concurrent.futures, "ThreadPoolExecutor",
+        lambda count, **options: workers.append(count) or executor(count, **options),
+    )  # fmt: skip
+    synthetic.render(tmp_path / "w", train_acts=3, test_acts=3, train_wearers=3, size=(32, 32), progress=False)
+    assert workers == [3, 3]
+
+
+@pytest.mark.parametrize(("value", "wanted"), [(None, True), ("1", True), ("0", False)])
+def test_the_store_of_torchrun_uses_libuv_as_torch_does(monkeypatch, value, wanted):
+    made = []
+
+    def store(*arguments, **options):
+        made.append(options)
+        return torch.distributed.HashStore()
+
+    monkeypatch.setattr(torch.distributed, "TCPStore", store)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    monkeypatch.delenv("USE_LIBUV", raising=False)
+    if value is not None:
+        monkeypatch.setenv("USE_LIBUV", value)
+    egodistill.torchrun_store()
+    assert [options["use_libuv"] for options in made] == [wanted]
+
+
+# --- Clocks
+
+
+def test_clocks_that_stand_still(world, tmp_path, monkeypatch, capsys):
+    """An epoch and a short preparation take 0.0 s by a clock that moves in 15.6 ms."""
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    segments = data.read_epic_kitchens(world.annotations, world.root)
+    raised = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    store = data.prepare(segments, tmp_path / "store", frame_size=32, workers=1, progress=True)
+    said = capsys.readouterr().err
+    assert not raised and f"{len(segments)}/{len(segments)} clips" in said and "inf" not in said
+    student = EgoDistill(len(store.class_names), feature_dim=8, image_encoder="resnet10x8", image_weights=None,
+                         use_imu=False, hidden=8, frame_size=32)  # fmt: skip
+    (epoch,) = egodistill.finetune(student, store, epochs=1, batch_size=4, progress=False)
+    assert epoch["clips_per_second"] > 0
+
+
+# --- The whole road
+
+ROAD = """
+import hashlib, json, sys, time
+from pathlib import Path
+if __name__ == "__main__":
+    sys.path.insert(0, sys.argv[1])
+import egodistill
+from egodistill import EgoDistill, data, synthetic, teachers
+import torch
+
+def road(out, *ranks):
+    torch.set_num_threads(1)
+    if 0 in ranks:
+        world = synthetic.render(
+            out / "world", train_acts=12, test_acts=6, train_wearers=2, size=(32, 32), progress=False
+        )
+        segments = data.read_epic_kitchens(world.annotations, world.root)
+        data.prepare(
+            segments, out / "store", num_frames=1, frame_size=32, clip_frames=16, clip_size=32, workers=2,
+            progress=False,
+        )
+        (out / "prepared").touch()
+    while not (out / "prepared").exists():
+        time.sleep(0.01)
+    store = data.ClipStore(out / "store")
+    torch.manual_seed(0)
+    teacher = teachers.load(
+        "x3d_m", None, len(store.class_names), class_names=store.class_names, width=8, depth_factor=0.5,
+        feature_dim=16, pool=1, seconds=64 / 30, progress=False,
+    )
+    for teacher.name in ("x3d", "again"):
+        for rank in ranks:
+            teachers.extract(teacher, store, batch_size=2, rank=rank, world_size=2, progress=False)
+    if 0 not in ranks:
+        return
+    while not all(store.done(f"{name}.{what}").all() for name in ("x3d", "again") for what in ("feature", "logits")):
+        time.sleep(0.01)
+    student = EgoDistill(
+        len(store.class_names), feature_dim=16, image_encoder="resnet10x8", image_weights=None, hidden=16,
+        frame_size=32,
+    )
+    history = egodistill.distill(
+        student, store.split("train"), teacher="x3d", epochs=2, batch_size=6, checkpoint=out / "s.pt.training",
+        checkpoint_seconds=0.0, progress=False,
+    )
+    student.save(out / "student.pt")
+    found = egodistill.evaluate(EgoDistill.load(out / "student.pt"), store.split("test"), progress=False)
+    files = sorted([*out.glob("store/*.npy"), *out.glob("world/P*/*/*")])
+    (out / "results.json").write_text(json.dumps({
+        "losses": [epoch["loss"] for epoch in history],
+        "scores": found.scores.tolist(),
+        "files": {str(file.relative_to(out)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
+    }), encoding="utf-8")
+
+if __name__ == "__main__":
+    road(Path(sys.argv[2]), int(sys.argv[3]))
+"""
+
+
+@linux_only
+def test_the_whole_road_gives_there_what_it_gives_here(tmp_path):
+    script = tmp_path / "road.py"
+    script.write_text(ROAD, encoding="utf-8")
+    # A text file that is opened in the system's own encoding is an error, too.
+    own = ["__main__", "data", *(f"egodistill{name}" for name in ("", ".data", ".synthetic", ".teachers"))]
+    environment = foreign.environment(
+        tmp_path / "foreign",
+        PYTHONWARNDEFAULTENCODING="1",
+        PYTHONWARNINGS=",".join(f"error::EncodingWarning:{module}" for module in own),
+        OMP_NUM_THREADS="1",
+    )
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir(), there.mkdir()
+    command = [sys.executable, str(script), str(ROOT), str(there)]
+    options = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*command, rank], **options) for rank in "01"]
+    try:
+        for process in processes:
+            ends_well(process)
+    finally:
+        for process in processes:
+            process.kill()
+    runpy.run_path(str(script))["road"](here, 0, 1)
+    results = [json.loads((out / "results.json").read_text(encoding="utf-8")) for out in (here, there)]
+    assert results[0] == results[1]
+    assert {"store/imu.npy", "store/x3d.logits.npy", "store/again.feature.npy"} <= results[0]["files"].keys()
+    assert np.isfinite(results[0]["losses"]).all() and len(results[0]["losses"]) == 2
+
+
+CHECK = """
+import os, signal, sys, time
+assert not any(hasattr(os, name) for name in ("posix_fallocate", "sched_getaffinity", "setpriority"))
+assert not hasattr(signal, "pthread_sigmask")
+assert all(64 * clock() % 1 == 0 for clock in (time.time, time.monotonic, time.perf_counter, time.process_time))
+try:
+    import fcntl
+except ModuleNotFoundError:
+    import msvcrt
+file = open(sys.argv[1], "a")
+assert (file.encoding, sys.stdout.encoding, sys.flags.utf8_mode) == ("ANSI_X3.4-1968", "cp1252", 0)
+twin = open(sys.argv[1], "a")
+msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+try:
+    msvcrt.locking(twin.fileno(), msvcrt.LK_NBLCK, 1)
+    raise AssertionError
+except PermissionError:
+    msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+    msvcrt.locking(twin.fileno(), msvcrt.LK_NBLCK, 1)
+for call in (os.remove, os.unlink, lambda path: os.replace(path, path + "2"), lambda path: os.rename(__file__, path)):
+    try:
+        call(sys.argv[1])
+        raise AssertionError
+    except PermissionError:
+        pass
+file.close(), twin.close()
+import mmap
+with open(sys.argv[1], "r+b") as file:
+    file.write(b"mapped")
+    file.flush()
+    mapped = mmap.mmap(file.fileno(), 0)
+try:
+    os.remove(sys.argv[1])
+    raise AssertionError
+except PermissionError:
+    mapped.close()
+os.remove(sys.argv[1])
+"""
+
+
+@linux_only
+def test_the_simulation_is_as_described(tmp_path):
+    script = tmp_path / "check.py"
+    script.write_text(CHECK, encoding="utf-8")
+    command = [sys.executable, str(script), str(tmp_path / "file")]
+    done = subprocess.run(command, env=foreign.environment(tmp_path / "foreign"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
