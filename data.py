@@ -30,6 +30,7 @@ import contextlib
 import copy
 import csv
 import dataclasses
+import faulthandler
 import functools
 import hashlib
 import importlib
@@ -1914,6 +1915,7 @@ _ENDS = {-9: "killed, perhaps for want of memory",
 def _serve(path: str) -> None:
     """Run as a process of prepare(): settle the clips of the recordings whose rows are the first line on stdin."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be held back, see work()
+    faulthandler.enable()  # what crashes a decoder is named by its line
     jobs = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
