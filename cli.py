@@ -1137,10 +1137,16 @@ def claim(out: Path, size: dict[str, Any]) -> None:
     note = out / DEMO_NOTE
     if note.exists() and json.loads(note.read_text(encoding="utf-8")) != size:
         raise ValueError(f"{out} holds a demo of other settings (see {note}); give another --out, or delete the folder")
-    # A run killed while it wrote its note leaves a part of it, whose name begins with a dot as those of macOS do.
-    if not note.exists() and out.exists() and any(not data.is_system_file(file.name) for file in out.iterdir()):
+    # A run killed while it wrote its note leaves a part of it.
+    if not note.exists() and out.exists() and any(map(is_foreign, out.iterdir())):
         raise ValueError(f"{out} exists and holds no demo; give --out a new folder")
     write_text(note, json.dumps(size, indent=1))
+
+
+def is_foreign(file: Path) -> bool:
+    """Return whether a file is neither a part of a demo's note nor a desktop's. A demo removes ".*.part*" from its
+    folder, so other names that begin with a dot are foreign, too."""
+    return not file.name.startswith(".demo.json.") and not data.is_system_file(file.name)
 
 
 def teachers_table(found: dict[str, list[experiments.Row]]) -> str:

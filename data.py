@@ -1686,14 +1686,14 @@ def _refuse_strangers(path: Path, settings: dict) -> None:
     ours = {f"{name}.npy" for name in _arrays(settings, 0)}
     ours |= {"segments.json", "clips.json", "store.lock", "store.json"}
     for file in path.iterdir() if path.exists() else ():
-        strange = file.name.removesuffix(".partial") not in ours and not is_system_file(file.name)
-        if strange and not (path / "store.json").exists():
+        strange = file.name.removesuffix(".partial") not in ours and not file.name.startswith(".")
+        if strange and not is_system_file(file.name) and not (path / "store.json").exists():
             raise DataError(f"{path}: holds {file.name} but no store.json; give an empty folder")
 
 
 def is_system_file(name: str) -> bool:
-    """Return whether a desktop put a file of this name into a folder, such as .DS_Store or Thumbs.db."""
-    return name.startswith(".") or name.lower() in ("thumbs.db", "ehthumbs.db", "desktop.ini")
+    """Return whether a desktop leaves files of this name in the folders that it shows."""
+    return name.lower() in (".ds_store", ".localized", ".directory", "thumbs.db", "ehthumbs.db", "desktop.ini")
 
 
 def _duration(video: str) -> float:

@@ -71,21 +71,19 @@ def in_use(path):
                 pass
     return False
 
-def refusing(call, count):
-    @functools.wraps(call)
-    def refuse(*paths, **options):
-        for path in paths[:count]:
-            if not options and os.path.isfile(path) and in_use(path):
-                raise PermissionError(errno.EACCES, "The file is used by another process", path)
-        return call(*paths, **options)
-    return refuse
+def refuse(call, count, *paths, **options):
+    for path in paths[:count]:
+        if not options and os.path.isfile(path) and in_use(path):
+            raise PermissionError(errno.EACCES, "The file is used by another process", path)
+    return call(*paths, **options)
 
+# Like the functions of C that they replace, partials do not turn into methods where a class holds them.
 for name, count in (("replace", 2), ("rename", 2), ("unlink", 1), ("remove", 1)):
-    setattr(os, name, refusing(getattr(os, name), count))
+    setattr(os, name, functools.partial(refuse, getattr(os, name), count))
 """
 
 LESS = """
-import math, os, signal, time
+import functools, math, os, signal, time
 
 os.process_cpu_count = os.cpu_count  # In 3.13 it uses sched_getaffinity.
 for module, names in ((os, ("posix_fallocate", "sched_getaffinity", "setpriority")), (signal, ("pthread_sigmask",))):
@@ -93,10 +91,10 @@ for module, names in ((os, ("posix_fallocate", "sched_getaffinity", "setpriority
         delattr(module, name)
 
 def coarse(clock):
-    return lambda: math.floor(clock() * 64) / 64
+    return math.floor(clock() * 64) / 64
 
 for name in ("time", "monotonic", "perf_counter", "process_time"):
-    setattr(time, name, coarse(getattr(time, name)))
+    setattr(time, name, functools.partial(coarse, getattr(time, name)))
 """
 
 ENCODINGS = {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
