@@ -190,8 +190,7 @@ def projection(before: int, after: int, stride: int) -> nn.Sequential | None:
     """What a shortcut needs where the number of channels or the size changes."""
     if before == after and stride == 1:
         return None
-    pointwise = egodistill().PointwiseConv2d(before, after, 1, stride, bias=False)
-    return nn.Sequential(pointwise, nn.BatchNorm2d(after))
+    return egodistill().shortcut(before, after, stride)
 
 
 class ResNet(nn.Module):
@@ -395,7 +394,7 @@ class AdaFuse(Baseline):
             after = halve(side) if block.conv2.stride[0] == 2 else side
             total += with_norm(block.conv1, side) + with_norm(block.conv2, after) + with_norm(block.conv3, after)
             if block.downsample is not None:
-                total += with_norm(block.downsample[0], after)
+                total += with_norm(block.downsample[-2], after)
             if block in gated:
                 saved.append((block.conv1.weight.numel() * side**2, block.conv2.weight.numel() * after**2))
             side = after

@@ -37,6 +37,7 @@ import statistics
 import sys
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -361,10 +362,9 @@ def small_resnet(width: int) -> tuple[nn.Module, int]:
     ]  # fmt: skip
     before = width
     for stage in range(4):
-        after, stride, shortcut = width * 2**stage, 2 if stage else 1, None
-        if stage:
-            shortcut = nn.Sequential(PointwiseConv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
-        layers.append(torchvision.models.resnet.BasicBlock(before, after, stride, shortcut))
+        after, stride = width * 2**stage, 2 if stage else 1
+        downsample = shortcut(before, after, stride) if stage else None
+        layers.append(torchvision.models.resnet.BasicBlock(before, after, stride, downsample))
         before = after
     encoder = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     for module in encoder.modules():
@@ -374,29 +374,33 @@ def small_resnet(width: int) -> tuple[nn.Module, int]:
     return encoder.to(memory_format=torch.channels_last), before
 
 
-class PointwiseConv2d(nn.Conv2d):
-    """1x1 convolution that keeps few input channels away from oneDNN's strided kernel.
+def shortcut(before: int, after: int, stride: int) -> nn.Sequential:
+    """1x1 convolution and batch norm of a residual block's shortcut, named "0" and "1" as in torchvision.
 
-    In the backward pass of a strided 1x1 convolution in channels_last, oneDNN's kernels for x86 write outside of
-    their workspace if there are fewer input channels than the kernel's block: 8 with AVX2, 16 with AVX-512
-    (uxlfoundation/oneDNN#6035). The process crashes, hangs, or continues with wrong gradients. Here such a layer
-    selects the pixels first and convolves them with stride 1, which gives the same output.
+    In the backward pass of a strided 1x1 convolution in channels_last, oneDNN's kernels for x86 write outside of their
+    workspace if there are fewer input channels than the kernel's block: 8 with AVX2, 16 with AVX-512
+    (uxlfoundation/oneDNN#6035). The process crashes, hangs, or continues with wrong gradients. So narrow shortcuts
+    select the pixels first and convolve them with stride 1, which gives the same numbers.
     """
+    layers: dict[str, nn.Module] = {}
+    if stride > 1 and before < LARGEST_BLOCK:
+        layers["pixels"], stride = Pixels(stride), 1
+    layers |= {"0": nn.Conv2d(before, after, 1, stride, bias=False), "1": nn.BatchNorm2d(after)}
+    return nn.Sequential(OrderedDict(layers))
 
-    largest_block = 16
+
+LARGEST_BLOCK = 16  # channels that oneDNN's kernels take together, in the largest vectors
+
+
+class Pixels(nn.Module):
+    """Selects every `stride`-th row and column: [B, C, H, W] -> [B, C, h, w]."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.stride == (1, 1) or self.in_channels // self.groups >= self.largest_block:
-            return super().forward(x)
-        rows, columns = self.stride
-        return F.conv2d(x[..., ::rows, ::columns], self.weight, self.bias, groups=self.groups)
-
-
-class BlockTracer(torch.fx.Tracer):
-    """Traces the calls of a block's own submodules, and nothing inside them."""
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return True
+        return x[..., :: self.stride, :: self.stride]
 
 
 def give_each_place_a_relu(encoder: nn.Module) -> None:
@@ -408,7 +412,7 @@ def give_each_place_a_relu(encoder: nn.Module) -> None:
     for parent in list(encoder.modules()):
         for name, block in parent.named_children():
             if isinstance(block, residual):
-                traced = torch.fx.GraphModule(block, BlockTracer().trace(block), type(block).__name__)
+                traced = torch.fx.symbolic_trace(block)
                 for node in traced.graph.nodes:
                     if node.target == "relu" and node.name != "relu":  # relu_1, relu_2
                         node.target = node.name

@@ -100,7 +100,13 @@ def assert_same(model: EgoDistill, file, tolerance=1e-5) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"image_encoder": "resnet18"}, {"num_frames": 3}, {"use_imu": False}, {"imu_vector": "mean"}],
+    [
+        {"image_encoder": "resnet18"},
+        {"image_encoder": "resnet10x4"},
+        {"num_frames": 3},
+        {"use_imu": False},
+        {"imu_vector": "mean"},
+    ],
     ids=str,
 )
 def test_program_agrees(arguments, tmp_path):
@@ -192,6 +198,23 @@ def test_int8_resnet18_student_is_near_and_a_quarter_as_large(tmp_path):
     program = torch.export.load(file)
     # ResNet-18's 20 convolutions, two hidden layers, the feature and the classifier.
     assert sum("dequantize_per_channel" in str(node.target) for node in program.graph.nodes) == 24
+
+
+@MODERN
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_students_with_narrow_shortcuts_are_written_as_onnx_and_int8(precision, tmp_path):
+    """Their shortcuts select pixels in a step of its own; the convolution behind it is still quantised."""
+    for package in ("onnx", "onnxscript", "onnxruntime", *["torchao"] * (precision == "int8")):
+        pytest.importorskip(package, exc_type=ImportError)
+    model, file = student(image_encoder="resnet10x4"), tmp_path / "student.onnx"
+    store = Clips(model) if precision == "int8" else None
+    export.export(model, file, format="onnx", precision=precision, calibrate=store)
+    assert_same(model, file, 1e-5 if precision == "fp32" else 0.05)
+    if precision == "int8":
+        export.export(model, tmp_path / "student.pt2", precision=precision, calibrate=store)
+        program = torch.export.load(tmp_path / "student.pt2")
+        # 12 convolutions, two hidden layers, the feature and the classifier
+        assert sum("dequantize_per_channel" in str(node.target) for node in program.graph.nodes) == 16
 
 
 def test_calibration_reads_clips_evenly_spread_and_warns_where_there_are_none(tmp_path):
