@@ -1561,7 +1561,7 @@ def give_way() -> None:
     """Lower the priority of this thread, and of those that it will begin; only on Linux has a thread one of its own.
 
     Where decoding and the model share the cores, the model's threads wait for each other as often as a decoder takes
-    the place of one of them, and they wait by spinning. So decoders take what the model leaves (CONTRIBUTING.md has
+    the place of one of them, and they wait by spinning. So decoders take what the model leaves (LOG.md has
     what that gives).
     """
     if sys.platform == "linux" and hasattr(os, "setpriority"):
