@@ -53,6 +53,10 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         return run_command(argv)
+    except OSError as error:
+        if not is_closed_pipe(error):
+            raise
+        return 128 + 13  # What a shell makes of SIGPIPE.
     finally:
         drop_closed_output()
 
@@ -78,8 +82,8 @@ def run_command(argv: list[str] | None) -> int:
         if distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
     except (ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in CLOSED_PIPE and error.filename is None:
-            return 128 + 13  # What a shell makes of SIGPIPE.
+        if is_closed_pipe(error):
+            raise
         if fails_first():
             print(f"\negodistill {arguments.command}: {error}", file=sys.stderr)
         return 1
@@ -109,6 +113,10 @@ def fails_first() -> bool:
 CLOSED_PIPE = {errno.EPIPE} | ({errno.EINVAL} if os.name == "nt" else set())
 
 
+def is_closed_pipe(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in CLOSED_PIPE and error.filename is None
+
+
 def drop_closed_output() -> None:
     """Drop what stdout or stderr still hold for a reader that has gone: the interpreter would complain at its end."""
     for stream in (sys.stdout, sys.stderr):
@@ -116,7 +124,7 @@ def drop_closed_output() -> None:
             if stream is not None:
                 stream.flush()
         except OSError as error:
-            if error.errno in CLOSED_PIPE:
+            if is_closed_pipe(error):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

@@ -101,7 +101,7 @@ def test_a_reader_that_goes_ends_a_command_in_silence(tmp_path, command, unbuffe
         process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == b""
-    assert process.wait(60) == (141 if command == "segments" else 0)
+    assert process.wait(60) in ([141] if command == "segments" else [0, 141])  # Python 3.10's --help raises, too
 
 
 # --- A real recording
