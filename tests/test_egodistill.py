@@ -627,6 +627,12 @@ def test_training_says_what_does_not_fit():
         E.finetune(small(), store, **FAST)
 
 
+BF16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bf16 kernels for this processor: minutes"
+)
+
+
+@BF16
 def test_mixed_precision_trains():
     store, model = Store(32), small()
     E.finetune(model, store, **FAST | {"precision": "bf16"})
