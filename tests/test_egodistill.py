@@ -628,7 +628,8 @@ def test_training_says_what_does_not_fit():
 
 
 BF16 = pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bf16 kernels for this processor, and emulating them takes minutes"
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+    reason="oneDNN has no bf16 kernels for this processor, and emulating them takes minutes",
 )
 
 
