@@ -964,13 +964,18 @@ def bf16_speed(device: torch.device) -> tuple[bool, str]:
     cpu = torch.cpu.get_capabilities()
     name = str(cpu.get("cpu_name") or "this CPU")
     # What the CPU can do and what oneDNN may use differ: the environment may limit its instruction set.
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if not has_bf16_kernels():
         return False, f"oneDNN has no bf16 kernels for the instruction set of {name}"
     if cpu.get("amx_bf16"):
         return True, f"{name} has AMX"
     if name.startswith("AMD"):
         return bool(cpu.get("avx512_bf16")), f"{name} has {'' if cpu.get('avx512_bf16') else 'no '}AVX512_BF16"
     return False, f"{name} has no AMX"
+
+
+def has_bf16_kernels() -> bool:
+    """Return whether oneDNN, where torch is built with it, computes in bf16 on this CPU and does not emulate it."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def pick_precision(device: torch.device, precision: str, model: Any = None) -> str:

@@ -628,7 +628,7 @@ def test_training_says_what_does_not_fit():
 
 
 BF16 = pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+    not E.has_bf16_kernels(),
     reason="oneDNN has no bf16 kernels for this processor, and emulating them takes minutes",
 )
 
@@ -914,7 +914,7 @@ def test_agreement_with_fp32():
 def pretend(monkeypatch, kernels=True, **capabilities):
     """A processor that has these, and a oneDNN with or without bf16 kernels for it."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: kernels)
+    monkeypatch.setattr(E, "has_bf16_kernels", lambda: kernels)
 
 
 CPU = torch.device("cpu")
