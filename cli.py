@@ -84,11 +84,11 @@ def run_command(argv: list[str] | None) -> int:
     except (ValueError, OSError) as error:
         if is_closed_pipe(error):
             raise
-        if fails_first():
+        if is_first_failure(error):
             print(f"\negodistill {arguments.command}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        if fails_first():
+    except KeyboardInterrupt as error:
+        if is_first_failure(error):
             print("\ninterrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
         return 130
     return 0
@@ -98,15 +98,10 @@ def run_command(argv: list[str] | None) -> int:
 SHARED = ("prepare", "finetune", "extract", "pretrain", "distill")
 
 
-def fails_first() -> bool:
-    """Whether no other process of this run, on this machine, has failed before: what ends one ends all, and is told
-    once. Of several machines each process tells it."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "MASTER_ADDR" not in os.environ or not egodistill.on_one_machine():
-        return True
-    try:
-        return egodistill.torchrun_store().add("failed", 1) == 1
-    except RuntimeError:  # Without torchrun's own, the first process keeps the store, and is gone.
-        return True
+def is_first_failure(error: BaseException) -> bool:
+    """Return whether to print an error: under torchrun that of the process that failed first."""
+    known = getattr(error, "is_first_failure", None)  # a training stage asks before it wakes up the others
+    return egodistill.is_first_failure() if known is None else known
 
 
 # What a pipe whose reader has gone gives, as in `egodistill ... | head -1`: on Windows "invalid argument" as well.

@@ -513,7 +513,9 @@ def ends_together(stage: Callable[..., History]) -> Callable[..., History]:
     def run(*arguments: Any, **options: Any) -> History:
         try:
             return stage(*arguments, **options)
-        except BaseException:
+        except BaseException as error:
+            # Asked before the others wake up: their errors follow from this one.
+            error.is_first_failure = is_first_failure()
             # NCCL would wait for the others here; there the end of this process, and torchrun, end the rest.
             if members()[1] > 1 and distributed.get_backend() == "gloo":
                 distributed.destroy_process_group()
@@ -1057,6 +1059,19 @@ def torchrun_store() -> distributed.Store:
         use_libuv=os.environ.get("USE_LIBUV", "1") == "1",  # As torch reads it; torch for Windows has no libuv.
     )
     return distributed.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+
+
+def is_first_failure() -> bool:
+    """Return whether no other process of this run, on this machine, has failed before.
+
+    What ends one process ends all, and one error is enough. On several machines each process reports its own.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "MASTER_ADDR" not in os.environ or not on_one_machine():
+        return True
+    try:
+        return torchrun_store().add("failed", 1) == 1
+    except RuntimeError:  # Without torchrun's own, the first process keeps the store, and is gone.
+        return True
 
 
 def members() -> tuple[int, int]:

@@ -331,14 +331,14 @@ def test_torchrun_tells_an_error_once(tmp_path, torchrun):
 
 
 def test_what_fails_several_processes_is_told_by_the_first(monkeypatch):
-    assert cli.fails_first() and cli.fails_first()  # alone
+    assert E.is_first_failure() and E.is_first_failure()  # alone
     store = distributed.TCPStore("127.0.0.1", 0, is_master=True)
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port, "WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert [cli.fails_first() for _ in range(3)] == [True, False, False]
+    assert [E.is_first_failure() for _ in range(3)] == [True, False, False]
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert [cli.fails_first() for _ in range(3)] == [True, False, False]
+    assert [E.is_first_failure() for _ in range(3)] == [True, False, False]
 
 
 def test_one_process_evaluates(monkeypatch):
