@@ -375,7 +375,7 @@ def small_resnet(width: int) -> tuple[nn.Module, int]:
 
 
 def shortcut(before: int, after: int, stride: int) -> nn.Sequential:
-    """1x1 convolution and batch norm of a residual block's shortcut, named "0" and "1" as in torchvision.
+    """Return the 1x1 convolution and batch norm of a residual shortcut, named "0" and "1" as in torchvision.
 
     In the backward pass of a strided 1x1 convolution in channels_last, oneDNN's kernels for x86 write outside of their
     workspace if there are fewer input channels than the kernel's block: 8 with AVX2, 16 with AVX-512
@@ -393,7 +393,7 @@ LARGEST_BLOCK = 16  # channels that oneDNN's kernels take together, in the large
 
 
 class Pixels(nn.Module):
-    """Selects every `stride`-th row and column: [B, C, H, W] -> [B, C, h, w]."""
+    """Select every `stride`-th row and column: [B, C, H, W] -> [B, C, h, w]."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -1459,7 +1459,7 @@ def agree(fast: Output | Tensor, exact: Output | Tensor) -> dict[str, float]:
 
 
 def count_macs(model: nn.Module, device: torch.device) -> float:
-    """Multiply-adds for one clip, of a model in evaluation mode. On the meta device nothing is computed.
+    """Return the multiply-adds for one clip, of a model in evaluation mode. On the meta device nothing is computed.
 
     Raise EgoDistillError if no operation of a model that has weights can be seen.
     """
@@ -1581,8 +1581,8 @@ def give_way() -> None:
     """Lower the priority of this thread, and of those that it will begin; only on Linux has a thread one of its own.
 
     Where decoding and the model share the cores, the model's threads wait for each other as often as a decoder takes
-    the place of one of them, and they wait by spinning. So decoders take what the model leaves (LOG.md has
-    what that gives).
+    the place of one of them, and they wait by spinning. So decoders take what the model leaves (LOG.md has the
+    figures).
     """
     if sys.platform == "linux" and hasattr(os, "setpriority"):
         thread = threading.get_native_id()
