@@ -828,9 +828,7 @@ class ListenToLook(Baseline):
         if gru is False and num_frames > 1:
             raise BaselineError(f"ListenToLook: num_frames={num_frames} need the GRU; leave gru out")
         if audio_steps < 1 or mel_bands < 1:
-            raise BaselineError(
-                f"ListenToLook: audio_steps={audio_steps} and mel_bands={mel_bands} must be at least 1"
-            )
+            raise BaselineError(f"ListenToLook: audio_steps={audio_steps} and mel_bands={mel_bands} must be at least 1")
         self.feature_dim, self.audio_steps, self.mel_bands = feature_dim, audio_steps, mel_bands
         self.image = ResNet(BasicBlock, depths, width)
         self.audio = AudioNet(mel_bands, depths, width)

@@ -66,11 +66,25 @@ def run_command(argv: list[str] | None) -> int:
     parser.add_argument("--version", action="version", version=f"egodistill {egodistill.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (
-        add_demo, add_synthesize, add_segments, add_check, add_transcode, add_prepare, add_status, add_teachers,
+        add_demo,
+        add_synthesize,
+        add_segments,
+        add_check,
+        add_transcode,
+        add_prepare,
+        add_status,
+        add_teachers,
         add_finetune,
-        add_extract, add_pretrain, add_distill, add_evaluate, add_compare, add_ablate, add_export, add_measure,
+        add_extract,
+        add_pretrain,
+        add_distill,
+        add_evaluate,
+        add_compare,
+        add_ablate,
+        add_export,
+        add_measure,
         add_predict,
-    ):  # fmt: skip
+    ):
         add(commands)
     arguments = parser.parse_args(argv)
     if arguments.command not in SHARED and "MASTER_ADDR" in os.environ:
@@ -332,11 +346,15 @@ def run_segments(a: argparse.Namespace) -> None:
         lengths = sorted(segment.stop - segment.start for segment in part)
         rows.append(
             [
-                split, f"{len({s.video for s in part})}", f"{len(part):,}", f"{sum(lengths) / 3600:.2f}",
-                f"{statistics.median(lengths):.2f}", f"{lengths[0]:.2f} to {lengths[-1]:.2f}",
+                split,
+                f"{len({s.video for s in part})}",
+                f"{len(part):,}",
+                f"{sum(lengths) / 3600:.2f}",
+                f"{statistics.median(lengths):.2f}",
+                f"{lengths[0]:.2f} to {lengths[-1]:.2f}",
                 f"{len({s.label for s in part if s.label is not None})}",
             ]
-        )  # fmt: skip
+        )
     say(table(["split", "videos", "segments", "hours", "median s", "shortest, longest", "classes"], rows))
     counts = {split: Counter(s.label for s in segments if s.split == split) for split in splits}
     total = Counter(segment.label for segment in segments)
@@ -374,9 +392,7 @@ def run_check(a: argparse.Namespace) -> None:
     say(recordings.HEADER)
     offsets, unusable = [], 0
     for video, (imu, known) in sources.items():
-        found = recordings.check(
-            video, imu, imu_offset=known, offset=not a.no_offset, max_offset=a.max_offset
-        )
+        found = recordings.check(video, imu, imu_offset=known, offset=not a.no_offset, max_offset=a.max_offset)
         say(found.row())
         unusable += found.problem is not None
         if found.offset is not None and found.offset.reliable:
@@ -413,9 +429,14 @@ def run_transcode(a: argparse.Namespace) -> None:
             continue
         try:
             made = recordings.transcode(
-                video, copy, short_side=a.short_side, keyframe_every=a.keyframe_every, quality=a.quality,
-                measure=a.measure, overwrite=a.overwrite,
-            )  # fmt: skip
+                video,
+                copy,
+                short_side=a.short_side,
+                keyframe_every=a.keyframe_every,
+                quality=a.quality,
+                measure=a.measure,
+                overwrite=a.overwrite,
+            )
         except OSError as error:  # One bad video must not end the work on a thousand.
             failures.append(str(error))
             continue
@@ -451,11 +472,22 @@ def add_prepare(commands: Any) -> None:
 def run_prepare(a: argparse.Namespace) -> None:
     segments = read_segments(a)
     store = data.prepare(
-        segments, a.out, num_frames=tuple(a.num_frames), frame_size=a.frame_size, clip_frames=a.clip_frames,
-        clip_size=a.clip_size, imu=not a.no_imu, audio=a.audio, sampling=a.sampling, exact=not a.key_frames,
-        min_coverage=a.min_coverage, zero_accel=a.zero_accel, workers=a.workers, max_bad=a.max_bad,
+        segments,
+        a.out,
+        num_frames=tuple(a.num_frames),
+        frame_size=a.frame_size,
+        clip_frames=a.clip_frames,
+        clip_size=a.clip_size,
+        imu=not a.no_imu,
+        audio=a.audio,
+        sampling=a.sampling,
+        exact=not a.key_frames,
+        min_coverage=a.min_coverage,
+        zero_accel=a.zero_accel,
+        workers=a.workers,
+        max_bad=a.max_bad,
         retry_failed=a.retry_failed,
-    )  # fmt: skip
+    )
     if int(os.environ.get("RANK", 0)) == 0:
         describe_store(store, segments)
 
@@ -547,9 +579,14 @@ def add_finetune(commands: Any) -> None:
     parser.add_argument("--checkpoint", metavar="FILE", help="published weights of the model; none: fresh ones")
     parser.add_argument("--name", default="teacher", help="name of the teacher and of its outputs in a store")
     parser.add_argument(
-        "--option", metavar="NAME=VALUE", nargs="+", action="extend", default=[], type=option,
+        "--option",
+        metavar="NAME=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        type=option,
         help="of the network or its clip, such as depths=(1,1,1,1) or drop_path=0.1",
-    )  # fmt: skip
+    )
     parser.add_argument("--head-only", action="store_true", help="train nothing but the classifier")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
     training_options(parser)
@@ -676,9 +713,16 @@ def run_evaluate(a: argparse.Namespace) -> None:
         count = int(result.confusion[store.class_names.index(name)].sum())
         say(f"  {name:<{width}}  {100 * accuracy:6.2f} % of {count}")
     if a.out:
-        numbers = {"top1": result.top1, "per_class": result.per_class, "class_names": store.class_names,
-                   "confusion": result.confusion.tolist(), "feature_distance": result.feature_distance,
-                   "segments": len(result.labels), "clips": result.clips, "precision": result.precision}  # fmt: skip
+        numbers = {
+            "top1": result.top1,
+            "per_class": result.per_class,
+            "class_names": store.class_names,
+            "confusion": result.confusion.tolist(),
+            "feature_distance": result.feature_distance,
+            "segments": len(result.labels),
+            "clips": result.clips,
+            "precision": result.precision,
+        }
         write_text(a.out, json.dumps(numbers, indent=1))
 
 
@@ -687,9 +731,11 @@ def add_export(commands: Any) -> None:
     parser.add_argument("checkpoint", help="file of the student")
     parser.add_argument("--out", required=True, help="file to write, .pt2 or .onnx; FILE.json beside it describes it")
     parser.add_argument(
-        "--format", choices=tuple(export.FORMATS), default="export",
+        "--format",
+        choices=tuple(export.FORMATS),
+        default="export",
         help="a program for torch, one compiled by AOTInductor, or ONNX",
-    )  # fmt: skip
+    )
     parser.add_argument("--precision", choices=export.PRECISIONS, default="fp32", help="of weights and arithmetic")
     parser.add_argument("--calibrate", metavar="STORE", help="clips that show int8 the range of activations")
     parser.add_argument("--calibrate-split", default="train", help="which clips: train, test, ... or all")
@@ -706,9 +752,14 @@ def run_export(a: argparse.Namespace) -> None:
     calibrate = open_split(a.calibrate, a.calibrate_split) if a.calibrate else None
     check = open_split(a.check or a.calibrate, a.check_split) if a.check or a.calibrate else None
     description = export.export(
-        model, a.out, format=a.format, precision=a.precision, calibrate=calibrate,
-        calibration_clips=a.calibrate_clips, overwrite=a.overwrite,
-    )  # fmt: skip
+        model,
+        a.out,
+        format=a.format,
+        precision=a.precision,
+        calibrate=calibrate,
+        calibration_clips=a.calibrate_clips,
+        overwrite=a.overwrite,
+    )
     say(f"{a.out}: {a.format}, {a.precision}, {Path(a.out).stat().st_size / 1e6:.1f} MB; what to feed it: {a.out}.json")
     say(f"to run it: {description['run']}")
     if check is not None:
@@ -719,11 +770,17 @@ def comparison_table(rows: list[export.Comparison], clips: int) -> str:
     header = ["file", "format", "precision", "labels agree %", "feature differs", "top-1 %", "MB", "ms a clip"]
     cells = [
         [
-            Path(row.file).name, row.kind, row.precision, f"{100 * row.agreement:.2f}", f"{row.feature_difference:.1e}",
-            "-" if row.top1 is None else f"{100 * row.top1:.2f}", f"{row.megabytes:.1f}", f"{row.milliseconds:.2f}",
+            Path(row.file).name,
+            row.kind,
+            row.precision,
+            f"{100 * row.agreement:.2f}",
+            f"{row.feature_difference:.1e}",
+            "-" if row.top1 is None else f"{100 * row.top1:.2f}",
+            f"{row.megabytes:.1f}",
+            f"{row.milliseconds:.2f}",
         ]
         for row in rows
-    ]  # fmt: skip
+    ]
     return (
         f"{table(header, cells)}\n{clips} clips, top-1 clip by clip; time: batch 1 on one core, the processor's, median"
     )
@@ -735,9 +792,12 @@ def add_measure(commands: Any) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--checkpoint", metavar="FILE", nargs="+", help="models of your own; none: those of Table 3")
     which.add_argument(
-        "--models", metavar="NAME", nargs="+", choices=experiments.TABLE_3,
+        "--models",
+        metavar="NAME",
+        nargs="+",
+        choices=experiments.TABLE_3,
         help=f"of Table 3: {', '.join(experiments.TABLE_3)}",
-    )  # fmt: skip
+    )
     parser.add_argument("--batch-size", type=positive, default=32, help="clips at a time")
     parser.add_argument("--repeats", type=positive, default=10, help="timed passes of a model, at most")
     parser.add_argument(
@@ -813,9 +873,14 @@ def run_predict(a: argparse.Namespace) -> None:
     imu = a.imu if a.imu is None or len(a.imu) > 1 else a.imu[0]
     rows = []
     clips = egodistill.predict(
-        EgoDistill.load(a.checkpoint), a.video, imu, stride=a.stride, top=a.top, exact=not a.key_frames,
+        EgoDistill.load(a.checkpoint),
+        a.video,
+        imu,
+        stride=a.stride,
+        top=a.top,
+        exact=not a.key_frames,
         **inference_of(a),
-    )  # fmt: skip
+    )
     report_precision(a.precision, a.device)
     for clip in clips:
         rows.append(clip)
@@ -864,17 +929,25 @@ def experiment_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="folder for weights and results; what is there is not done again")
     parser.add_argument("--seeds", type=numbers, default="0,1,2", help="of the training runs (default: %(default)s)")
     parser.add_argument(
-        "--scale", choices=list(experiments.SCALES), default="epic", help="the paper's sizes and schedules for "
+        "--scale",
+        choices=list(experiments.SCALES),
+        default="epic",
+        help="the paper's sizes and schedules for "
         "EPIC-KITCHENS or Ego4D, or the demo's small ones (default: %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument("--epochs", type=positive, help="other than the scale's")
     parser.add_argument("--batch-size", type=positive, help="other than the scale's")
     precision_option(parser, None)
     parser.add_argument(
-        "--weights", metavar="NAME=FILE", nargs="+", action="extend", default=[], type=option,
+        "--weights",
+        metavar="NAME=FILE",
+        nargs="+",
+        action="extend",
+        default=[],
+        type=option,
         help="start of the image networks: students=resnet18.pth AdaFuse=resnet50.pth STTS=... ListenToLook=..., or "
         "NAME=None for random; without, torchvision downloads them (at the scales of the paper)",
-    )  # fmt: skip
+    )
     parser.add_argument("--jobs", type=positive, default=1, help="runs at a time, which share the cores")
     device_option(parser)
 
@@ -943,9 +1016,12 @@ def add_ablate(commands: Any) -> None:
     parser = command(commands, "ablate", run_ablate, "what each loss and the choice of frames give (Tables 1 and 4)")
     experiment_options(parser)
     parser.add_argument(
-        "--frame-stores", metavar="STORE", nargs="+", default=[],
+        "--frame-stores",
+        metavar="STORE",
+        nargs="+",
+        default=[],
         help="the same annotations prepared with another --sampling, for Table 4",
-    )  # fmt: skip
+    )
     parser.add_argument("--num-frames", type=positive, default=4, help="N of Table 4 (default: %(default)s)")
 
 
@@ -984,8 +1060,10 @@ def cost_table(found: list[experiments.Row]) -> str:
     """Rows with what each model reads and costs."""
     lines = []
     for one in found:
-        cells = ["-" if value is None else f"{value:{how}}" for value, how in
-                 ((one.gmacs, ".3f"), (one.params and one.params / 1e6, ".2f"), (one.ms_per_clip, ".2f"))]  # fmt: skip
+        cells = [
+            "-" if value is None else f"{value:{how}}"
+            for value, how in ((one.gmacs, ".3f"), (one.params and one.params / 1e6, ".2f"), (one.ms_per_clip, ".2f"))
+        ]
         without = " without stage 1" * (set(experiments.STAGE_1) <= set(one.run.lacking))
         lines.append([one.method + without, one.inputs, *cells, accuracy(one)])
     return table(["model", "inputs", "GMACs", "M parameters", "ms a clip", "top-1"], lines)
@@ -1004,21 +1082,35 @@ DEMO: dict[str, Any] = {
     # The first is the comparison's teacher; --teachers adds others (the paper's Table 2).
     "teachers": {
         "slowfast": {
-            "model": "slowfast_8x8_r50", "precision": "auto", "training": _TEACHING,
+            "model": "slowfast_8x8_r50",
+            "precision": "auto",
+            "training": _TEACHING,
             "options": {"width": 48, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.0},
         },
         "x3d": {
-            "model": "x3d_m", "precision": "fp32", "training": _TEACHING | {"epochs": 9, "learning_rate": 5e-3},
+            "model": "x3d_m",
+            "precision": "fp32",
+            "training": _TEACHING | {"epochs": 9, "learning_rate": 5e-3},
             "options": {
-                "width": 12, "depth_factor": 0.5, "bottleneck": 1.5, "feature_dim": 512, "pool": 2, "dropout": 0.0,
+                "width": 12,
+                "depth_factor": 0.5,
+                "bottleneck": 1.5,
+                "feature_dim": 512,
+                "pool": 2,
+                "dropout": 0.0,
             },
         },
         "mvit": {
-            "model": "mvit_b_16x4", "precision": "fp32", "training": _TEACHING | {"epochs": 12}, "narrow": True,
+            "model": "mvit_b_16x4",
+            "precision": "fp32",
+            "training": _TEACHING | {"epochs": 12},
+            "narrow": True,
             "options": {"width": 16, "depths": (1, 1, 1, 1), "kv_stride": 8, "dropout": 0.0, "drop_path": 0.0},
         },
         "motionformer": {
-            "model": "motionformer_16x4", "precision": "fp32", "narrow": True,
+            "model": "motionformer_16x4",
+            "precision": "fp32",
+            "narrow": True,
             "training": _TEACHING | {"epochs": 10, "learning_rate": 1e-3, "weight_decay": 0.1},
             "options": {"width": 96, "depth": 2, "heads": 4, "patch": 16, "drop_path": 0.1},
         },
@@ -1029,11 +1121,12 @@ QUICK: dict[str, Any] = DEMO | {
     "train_acts": 48,
     "test_acts": 24,
     "teachers": {name: how | {"training": how["training"] | {"epochs": 2}} for name, how in DEMO["teachers"].items()},
-    "scale": _SMALL | {
+    "scale": _SMALL
+    | {
         "training": _SMALL["training"] | {"epochs": 2},
         "pretraining": _SMALL["pretraining"] | {"epochs": 2, "batch_size": 32},
     },
-}  # fmt: skip
+}
 TEACHER = "slowfast"
 
 
@@ -1072,15 +1165,23 @@ def run_demo(a: argparse.Namespace) -> None:
 
     say("1. Render a world: wearers, head motion, kitchen things (the files are laid out as EPIC-KITCHENS is)")
     world = synthetic.render(
-        out / "world", seed=size["world_seed"], train_acts=size["train_acts"], test_acts=size["test_acts"],
+        out / "world",
+        seed=size["world_seed"],
+        train_acts=size["train_acts"],
+        test_acts=size["test_acts"],
         size=(size["video_pixels"],) * 2,
-    )  # fmt: skip
+    )
     say("2. Prepare: decode every clip once into a clip store")
     segments = data.read_epic_kitchens(world.annotations, world.root)
     store = data.prepare(
-        segments, out / "store", num_frames=size["num_frames"], frame_size=size["pixels"], audio=True,
-        clip_frames=size["clip_frames"], clip_size=size["pixels"],
-    )  # fmt: skip
+        segments,
+        out / "store",
+        num_frames=size["num_frames"],
+        frame_size=size["pixels"],
+        audio=True,
+        clip_frames=size["clip_frames"],
+        clip_size=size["pixels"],
+    )
     describe_store(store, segments)
     say("\n3. Train a teacher, let it watch every clip, pretrain the IMU encoder (stage 1), distil (stage 2), evaluate")
     named = {kind: kind + "-{seed}" for kind in kinds}

@@ -66,10 +66,30 @@ except ModuleNotFoundError:
     msvcrt = None
 
 __all__ = [
-    "Segment", "SegmentList", "read_epic_kitchens", "read_ego4d", "read_csv", "with_imu_offsets",
-    "Imu", "read_imu", "VideoInfo", "probe", "read_frames", "frames_at", "read_audio", "log_mel",
-    "clip_starts", "clip_times", "prepare", "ClipStore", "DataError", "VideoError",
-    "CoverageError", "CLIP_SECONDS", "IMU_RATE", "IMU_SAMPLES",
+    "Segment",
+    "SegmentList",
+    "read_epic_kitchens",
+    "read_ego4d",
+    "read_csv",
+    "with_imu_offsets",
+    "Imu",
+    "read_imu",
+    "VideoInfo",
+    "probe",
+    "read_frames",
+    "frames_at",
+    "read_audio",
+    "log_mel",
+    "clip_starts",
+    "clip_times",
+    "prepare",
+    "ClipStore",
+    "DataError",
+    "VideoError",
+    "CoverageError",
+    "CLIP_SECONDS",
+    "IMU_RATE",
+    "IMU_SAMPLES",
 ]
 
 CLIP_SECONDS = 64 / 30  # the teacher's 16 frames at stride 4 and 30 fps
@@ -117,9 +137,14 @@ class Segment:
             imu = tuple(os.fspath(path) for path in imu)
         elif imu is not None:
             imu = os.fspath(imu)
-        plain = {"video": os.fspath(self.video), "start": float(self.start),
-                 "stop": float(self.stop), "imu": imu, "imu_offset": float(self.imu_offset),
-                 "imu_stretch": float(self.imu_stretch)}
+        plain = {
+            "video": os.fspath(self.video),
+            "start": float(self.start),
+            "stop": float(self.stop),
+            "imu": imu,
+            "imu_offset": float(self.imu_offset),
+            "imu_stretch": float(self.imu_stretch),
+        }
         for name, value in plain.items():
             object.__setattr__(self, name, value)
 
@@ -155,8 +180,7 @@ def read_epic_kitchens(
     Raises DataError, with file and row, for a table that cannot be read.
     """
     annotations, root = Path(annotations), Path(root)
-    needed = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp",
-              "verb", "verb_class")
+    needed = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp", "verb", "verb_class")
     dropped: collections.Counter[str] = collections.Counter()
     spellings: dict[int, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     lacks: dict[str, str | None] = {}  # video -> why it cannot be used
@@ -192,8 +216,10 @@ def read_epic_kitchens(
     if not found:
         hint = ""
         if "validation" in annotations.name:
-            hint = (" No video of the official validation split has IMU: "
-                    "the paper's train and evaluation videos are all in EPIC_100_train.csv.")
+            hint = (
+                " No video of the official validation split has IMU: "
+                "the paper's train and evaluation videos are all in EPIC_100_train.csv."
+            )
         raise DataError(
             f"{annotations}: none of its {len(lacks)} videos has {'sound and ' * audio}IMU files "
             f"<Pxx>/meta_data/<video_id>-accl.csv and -gyro.csv under {root}.{hint}"
@@ -307,8 +333,13 @@ def read_ego4d(
             shift = 0.0 if whole else (inside - pre) / EGO4D_FPS
             order = hashlib.sha256(f"{seed} {identity}".encode()).digest()
             segment = Segment(
-                f"{uid}_{pre}_{post}_{order[:4].hex()}", whole or clip, pre / EGO4D_FPS + shift,
-                post / EGO4D_FPS + shift, action["structured_verb"], imu, imu_offset=shift,
+                f"{uid}_{pre}_{post}_{order[:4].hex()}",
+                whole or clip,
+                pre / EGO4D_FPS + shift,
+                post / EGO4D_FPS + shift,
+                action["structured_verb"],
+                imu,
+                imu_offset=shift,
             )
             by_class[segment.label].append((order, segment))
     segments = []
@@ -327,9 +358,7 @@ def read_ego4d(
     return SegmentList(segments, dropped)
 
 
-def _ego4d_actions(
-    where: str, video: dict
-) -> Iterator[tuple[Any, dict, int, int, int | None, str | None]]:
+def _ego4d_actions(where: str, video: dict) -> Iterator[tuple[Any, dict, int, int, int | None, str | None]]:
     """Clip uid, action, pre_frame, post_frame, pre_frame in the clip, and why it cannot be used."""
     try:
         for interval in video.get("annotated_intervals") or ():
@@ -341,16 +370,25 @@ def _ego4d_actions(
                 pre, post = frames.get("pre_frame"), frames.get("post_frame")
                 inside = (action.get("clip_critical_frames") or {}).get("pre_frame")
                 problem = _problem(action, pre, post)
-                yield (interval.get("clip_uid"), action, pre, post,
-                       inside if isinstance(inside, int) else None, problem)
+                yield (
+                    interval.get("clip_uid"),
+                    action,
+                    pre,
+                    post,
+                    inside if isinstance(inside, int) else None,
+                    problem,
+                )
     except (AttributeError, TypeError) as error:
         raise DataError(f"{where}: is not laid out as Ego4D's annotations are: {error}") from error
 
 
 def _problem(action: dict, pre: Any, post: Any) -> str | None:
     """The usual filter of public code."""
-    for flag, reason in (("is_rejected", "rejected"), ("is_invalid_annotation", "invalid"),
-                         ("warnings", "with warnings")):
+    for flag, reason in (
+        ("is_rejected", "rejected"),
+        ("is_invalid_annotation", "invalid"),
+        ("warnings", "with warnings"),
+    ):
         if action.get(flag):
             return reason
     if action.get("is_valid_action") is False:
@@ -500,9 +538,7 @@ def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = Non
         if class_names is not None and label is not None and label not in class_names:
             raise DataError(f"{where}: {label!r} is not among the {len(class_names)} class names")
         offset, stretch = _clock(where, row)
-        segments.append(Segment(
-            name, video, start, stop, label, imu, row.get("split") or "train", offset, stretch
-        ))
+        segments.append(Segment(name, video, start, stop, label, imu, row.get("split") or "train", offset, stretch))
     if not segments:
         raise DataError(f"{path}: the table has no rows")
     return segments
@@ -526,7 +562,8 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
     for i, segment in enumerate(result):
         offset, stretch = clocks.get(segment.video, (0.0, 1.0))
         result[i] = dataclasses.replace(
-            segment, imu_offset=segment.imu_offset * stretch + offset,
+            segment,
+            imu_offset=segment.imu_offset * stretch + offset,
             imu_stretch=segment.imu_stretch * stretch,
         )
     return result
@@ -553,8 +590,10 @@ def _table(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, s
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
             if missing := [name for name in needed if name not in (reader.fieldnames or ())]:
-                raise DataError(f"{path}: no column {', '.join(missing)}; it has "
-                                f"{', '.join(reader.fieldnames or ()) or 'no header'}")
+                raise DataError(
+                    f"{path}: no column {', '.join(missing)}; it has "
+                    f"{', '.join(reader.fieldnames or ()) or 'no header'}"
+                )
             for row in reader:
                 where = f"{path}, row {reader.line_num}"
                 if any(row[name] is None for name in needed):
@@ -663,8 +702,7 @@ class Imu:
         grid = start + np.arange(samples) / rate
         window = np.empty((samples, 6), np.float32)
         covered = self.covers(grid, max_gap=max_gap)
-        sensors = (("accelerometer", self.accel_time, self.accel),
-                   ("gyroscope", self.gyro_time, self.gyro))
+        sensors = (("accelerometer", self.accel_time, self.accel), ("gyroscope", self.gyro_time, self.gyro))
         for i, (sensor, stamps, values) in enumerate(sensors):
             if (share := covered[:, i].mean()) < min_coverage:
                 raise CoverageError(
@@ -743,18 +781,18 @@ def read_imu(
 
 
 _IMU_COLUMNS = (  # time, its unit in seconds, the axes of either sensor; in lower case
-    ("milliseconds", 1e-3, {"accelerometer": ("acclx", "accly", "acclz"),
-                            "gyroscope": ("gyrox", "gyroy", "gyroz")}),
-    ("canonical_timestamp_ms", 1e-3, {"accelerometer": ("accl_x", "accl_y", "accl_z"),
-                                      "gyroscope": ("gyro_x", "gyro_y", "gyro_z")}),
+    ("milliseconds", 1e-3, {"accelerometer": ("acclx", "accly", "acclz"), "gyroscope": ("gyrox", "gyroy", "gyroz")}),
+    (
+        "canonical_timestamp_ms",
+        1e-3,
+        {"accelerometer": ("accl_x", "accl_y", "accl_z"), "gyroscope": ("gyro_x", "gyro_y", "gyro_z")},
+    ),
     ("time", 1.0, {"accelerometer": ("ax", "ay", "az"), "gyroscope": ("gx", "gy", "gz")}),
 )
 _LATEST_STAMP = 1e6  # seconds, eleven days: anything beyond is no time since the video's start
 
 
-def _read_imu_csv(
-    path: Path, sensors: Sequence[str], notes: list[str], may_lack_accel: bool
-) -> list[np.ndarray]:
+def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack_accel: bool) -> list[np.ndarray]:
     """Times and values of each sensor asked for; ``notes`` gets a line for what is odd."""
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -795,9 +833,7 @@ def _read_imu_csv(
             notes.append(f"{path.name}: {repeated} {sensor} samples repeat a time, and are left out")
         if len(found) < 2 and not (may_lack_accel and sensor == "accelerometer" and not len(found)):
             hint = " (zero_accel would take zeros)" if sensor == "accelerometer" else ""
-            raise DataError(
-                f"{path}: {len(found)} usable {sensor} samples in {len(table)} rows{hint}"
-            )
+            raise DataError(f"{path}: {len(found)} usable {sensor} samples in {len(table)} rows{hint}")
         result += [found, np.ascontiguousarray(values[usable][chosen])]
     return result
 
@@ -807,7 +843,12 @@ def _numbers(path: Path, columns: Sequence[int]) -> np.ndarray:
 
     def parsed(source: Path | io.StringIO) -> np.ndarray:
         return np.loadtxt(
-            source, delimiter=",", usecols=columns, ndmin=2, comments=None, skiprows=1,
+            source,
+            delimiter=",",
+            usecols=columns,
+            ndmin=2,
+            comments=None,
+            skiprows=1,
             encoding="utf-8-sig",
         )
 
@@ -1241,7 +1282,11 @@ class _Scaler:
             width, height = crop if self.crop else (size, size)
         shrinks = width < frame.width or height < frame.height
         picture = self.reformatter.reformat(
-            frame, width, height, "rgb24", threads=1,  # more cost more to start than they gain
+            frame,
+            width,
+            height,
+            "rgb24",
+            threads=1,  # more cost more to start than they gain
             interpolation="AREA" if shrinks else "BILINEAR",
         ).to_ndarray()
         if self.crop:
@@ -1270,8 +1315,7 @@ def _open_video(video: str | os.PathLike) -> Iterator[av.container.InputContaine
         container = av.open(str(path), **_OPEN_OPTIONS)
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(
-            f"{video}: cannot be opened: {error.strerror}. It is no video, or was cut off before "
-            "its index was written"
+            f"{video}: cannot be opened: {error.strerror}. It is no video, or was cut off before its index was written"
         ) from error
     with container:
         try:
@@ -1280,9 +1324,7 @@ def _open_video(video: str | os.PathLike) -> Iterator[av.container.InputContaine
             raise VideoError(f"{video}: {error.strerror}") from error
 
 
-def _video_stream(
-    container: av.container.InputContainer, video: str | os.PathLike
-) -> av.video.stream.VideoStream:
+def _video_stream(container: av.container.InputContainer, video: str | os.PathLike) -> av.video.stream.VideoStream:
     if not container.streams.video:
         raise VideoError(f"{video}: has no video stream")
     stream = container.streams.video[0]
@@ -1292,9 +1334,7 @@ def _video_stream(
     return stream
 
 
-def _read_only(
-    container: av.container.InputContainer, streams: Sequence[av.stream.Stream]
-) -> None:
+def _read_only(container: av.container.InputContainer, streams: Sequence[av.stream.Stream]) -> None:
     """Skip the packets of all other streams unread, where PyAV can (from 18 on)."""
     for other in container.streams:
         if other not in streams and hasattr(other, "discard"):
@@ -1317,9 +1357,7 @@ _AUDIO_SKIP = 5.0  # seconds ahead from which seeking pays
 _AUDIO_JUMP = 0.02  # seconds by which a frame's time may be off before it counts as a gap
 
 
-def read_audio(
-    video: str | os.PathLike, starts: Sequence[float], seconds: float = AUDIO_SECONDS
-) -> np.ndarray:
+def read_audio(video: str | os.PathLike, starts: Sequence[float], seconds: float = AUDIO_SECONDS) -> np.ndarray:
     """The sound from each of these times on, mono float32 [n, seconds * 16000] between -1 and 1.
 
     All channels are mixed and resampled to 16 kHz. Raises VideoError, with file and time, for a
@@ -1439,9 +1477,7 @@ def _mel_bands() -> np.ndarray:
 # --- Segments -> clips ---------------------------------------------------------------------------
 
 
-def clip_starts(
-    start: float, stop: float, duration: float, seconds: float = CLIP_SECONDS
-) -> list[float]:
+def clip_starts(start: float, stop: float, duration: float, seconds: float = CLIP_SECONDS) -> list[float]:
     """Where the clips lie that cover a segment of a video of ``duration`` seconds.
 
     ceil(length / seconds) clips, at least one, spread evenly from the segment's start to its end.
@@ -1499,8 +1535,7 @@ def clip_times(
 _FORMAT = "egodistill clip store 1"
 _MISSING, _OK, _FAILED = 0, 1, 2  # values of status.npy
 # What stores that were made before these settings existed were made with.
-_LATER = {"audio": False, "sampling": "uniform", "seed": None, "exact": True, "min_coverage": 0.95,
-          "zero_accel": False}
+_LATER = {"audio": False, "sampling": "uniform", "seed": None, "exact": True, "min_coverage": 0.95, "zero_accel": False}
 
 
 def prepare(
@@ -1558,11 +1593,23 @@ def prepare(
     """
     segments = list(segments)
     counts = [num_frames] if isinstance(num_frames, int) else sorted(set(num_frames))
-    settings = {"num_frames": counts, "frame_size": frame_size, "clip_frames": clip_frames,
-                "clip_size": clip_size, "imu": imu, "audio": audio, "ends": ends,
-                "sampling": sampling, "seed": seed if sampling == "random" else None,
-                "exact": exact, "min_coverage": min_coverage, "zero_accel": zero_accel,
-                "clip_seconds": CLIP_SECONDS, "imu_rate": IMU_RATE, "imu_samples": IMU_SAMPLES}
+    settings = {
+        "num_frames": counts,
+        "frame_size": frame_size,
+        "clip_frames": clip_frames,
+        "clip_size": clip_size,
+        "imu": imu,
+        "audio": audio,
+        "ends": ends,
+        "sampling": sampling,
+        "seed": seed if sampling == "random" else None,
+        "exact": exact,
+        "min_coverage": min_coverage,
+        "zero_accel": zero_accel,
+        "clip_seconds": CLIP_SECONDS,
+        "imu_rate": IMU_RATE,
+        "imu_samples": IMU_SAMPLES,
+    }
     if not segments:
         raise DataError("there are no segments to prepare")
     if min(*counts, frame_size, clip_frames or 1, clip_size) < 1:
@@ -1609,8 +1656,10 @@ def prepare(
     failures = store.failures
     if failures:
         share = len(failures) / len(status)
-        text = (f"{len(failures)} of {len(status)} clips ({share:.1%}) could not be prepared, "
-                f"the reasons are in {path / 'failures.jsonl'}. The first: {failures[0]['reason']}")
+        text = (
+            f"{len(failures)} of {len(status)} clips ({share:.1%}) could not be prepared, "
+            f"the reasons are in {path / 'failures.jsonl'}. The first: {failures[0]['reason']}"
+        )
         if share > max_bad:
             raise DataError(f"{text}. That is over max_bad = {max_bad:.1%}; the others are kept.")
         warnings.warn(text, stacklevel=2)
@@ -1627,9 +1676,7 @@ def _class_names(segments: Sequence[Segment], class_names: Sequence[str] | None)
     return names
 
 
-def _create(
-    path: Path, segments: list[Segment], settings: dict, class_names: list[str], workers: int
-) -> None:
+def _create(path: Path, segments: list[Segment], settings: dict, class_names: list[str], workers: int) -> None:
     """Lay the store out on disk, all clips missing. Its header comes last: with it, it exists."""
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         videos = sorted({segment.video for segment in segments})
@@ -1643,8 +1690,7 @@ def _create(
         clips += [{"segment": i, "start": start} for start in starts]
 
     arrays = _arrays(settings, len(clips))
-    entries = {name: {"file": f"{name}.npy", "dtype": dtype, "shape": shape}
-               for name, (dtype, shape) in arrays.items()}
+    entries = {name: {"file": f"{name}.npy", "dtype": dtype, "shape": shape} for name, (dtype, shape) in arrays.items()}
     for entry in entries.values():  # what a call that was killed here has left
         (path / entry["file"]).unlink(missing_ok=True)
     needed = sum(math.prod(shape) * np.dtype(dtype).itemsize for dtype, shape in arrays.values())
@@ -1703,9 +1749,7 @@ def _duration(video: str) -> float:
         return math.inf
 
 
-def _check_same(
-    path: Path, segments: list[Segment], settings: dict, class_names: list[str]
-) -> None:
+def _check_same(path: Path, segments: list[Segment], settings: dict, class_names: list[str]) -> None:
     """Refuse to go on with a store that was made from something else, and say what differs."""
     old = ClipStore(path, _unfinished=True)
     advice = f"Give another folder, or delete {path} to begin anew."
@@ -1755,9 +1799,7 @@ def _fill(store: ClipStore, rows: Sequence[int]) -> Iterator[int]:
             if segments[row].start >= duration:
                 raise DataError(f"{video}: ends at {duration:.3f} s, before the segment begins")
             if recording is not None:
-                store._map("imu", "r+")[row] = recording.window(
-                    starts[row], min_coverage=settings["min_coverage"]
-                )
+                store._map("imu", "r+")[row] = recording.window(starts[row], min_coverage=settings["min_coverage"])
         except CoverageError as error:
             yield _fail(store, row, f"{source or video}: {error}")
             continue
@@ -1765,8 +1807,7 @@ def _fill(store: ClipStore, rows: Sequence[int]) -> Iterator[int]:
             yield _fail(store, row, error)
             continue
         rng = np.random.default_rng([settings["seed"] or 0, row])
-        times = {f"frames_{n}": clip_times(starts[row], n, sampling=sampling, rng=rng)
-                 for n in settings["num_frames"]}
+        times = {f"frames_{n}": clip_times(starts[row], n, sampling=sampling, rng=rng) for n in settings["num_frames"]}
         if settings["ends"]:
             times["ends"] = [starts[row], starts[row] + CLIP_SECONDS]
         if settings["clip_frames"]:
@@ -1908,8 +1949,10 @@ def _fill_in_processes(store: ClipStore, jobs: Sequence[list[int]], workers: int
 _CRASHES = {-getattr(signal, name, 0) for name in ("SIGSEGV", "SIGABRT", "SIGFPE", "SIGILL")} - {0}
 # The same on Windows: access violation, division by zero, illegal instruction, heap corruption, stack overrun, abort().
 _CRASHES |= {0xC0000005, 0xC0000094, 0xC000001D, 0xC0000374, 0xC0000409, 3}
-_ENDS = {-9: "killed, perhaps for want of memory",
-         -getattr(signal, "SIGBUS", 7): "perhaps for want of room on the disk"}
+_ENDS = {
+    -9: "killed, perhaps for want of memory",
+    -getattr(signal, "SIGBUS", 7): "perhaps for want of room on the disk",
+}
 
 
 def _serve(path: str) -> None:
@@ -1948,8 +1991,12 @@ def _progress(status: np.ndarray, enabled: bool) -> Iterator[None]:
             done = total - np.count_nonzero(status == _MISSING)
             speed = done / max(time.monotonic() - began, 1e-9)
             left = f"{(total - done) / speed:.0f}" if done else "?"
-            print(f"\rprepare: {done}/{total} clips, {speed:.1f} clips/s, {left} s left  ",
-                  end="\n" if last else "", file=sys.stderr, flush=True)
+            print(
+                f"\rprepare: {done}/{total} clips, {speed:.1f} clips/s, {left} s left  ",
+                end="\n" if last else "",
+                file=sys.stderr,
+                flush=True,
+            )
 
     thread = threading.Thread(target=show)
     if enabled and total:
@@ -1989,8 +2036,10 @@ class ClipStore:
         if form != _FORMAT:
             text = f"{self.path / 'store.json'}: is not the header of a clip store"
             if str(form).startswith(_FORMAT.rstrip("0123456789")):
-                text = (f"{self.path}: is an {form!r}, made by another version of this library; this "
-                        f"one reads {_FORMAT!r}. Use that version, or prepare another folder")
+                text = (
+                    f"{self.path}: is an {form!r}, made by another version of this library; this "
+                    f"one reads {_FORMAT!r}. Use that version, or prepare another folder"
+                )
             raise DataError(text)
         try:
             self.settings: dict = _LATER | header["settings"]
@@ -2003,11 +2052,14 @@ class ClipStore:
                 self._map(name)
             fits = np.array_equal(of_segment, self._map("segment"))
         except (KeyError, TypeError) as error:
-            raise DataError(f"{self.path}: its JSON files are damaged, or made by another version of "
-                            f"this library ({type(error).__name__}: {error})") from error
+            raise DataError(
+                f"{self.path}: its JSON files are damaged, or made by another version of "
+                f"this library ({type(error).__name__}: {error})"
+            ) from error
         if not fits:
-            raise DataError(f"{self.path}: clips.json is not of the same clips as segment.npy; were "
-                            "files of two stores mixed?")
+            raise DataError(
+                f"{self.path}: clips.json is not of the same clips as segment.npy; were files of two stores mixed?"
+            )
         status = self._map("status")
         self._rows = np.flatnonzero(status == _OK)
         if not _unfinished and (missing := np.count_nonzero(status == _MISSING)):
@@ -2026,8 +2078,9 @@ class ClipStore:
     @property
     def names(self) -> list[str]:
         """The arrays that ``read`` knows, bookkeeping left out."""
-        return [name for name in self._arrays
-                if name not in ("status", "label", "segment") and not name.endswith(".done")]
+        return [
+            name for name in self._arrays if name not in ("status", "label", "segment") and not name.endswith(".done")
+        ]
 
     @property
     def labels(self) -> np.ndarray:
@@ -2116,9 +2169,7 @@ class ClipStore:
         n = len(self._clips)
         new = {"file": f"{name}.npy", "dtype": np.dtype(dtype).name, "shape": [n, *map(int, shape)]}
         if twins := [other for other in arrays if other != name and other.casefold() == name.casefold()]:
-            raise DataError(
-                f"{self.path}: has {twins[0]} already; Windows and macOS cannot tell a file {name} from it"
-            )
+            raise DataError(f"{self.path}: has {twins[0]} already; Windows and macOS cannot tell a file {name} from it")
         if name not in arrays:
             done = {"file": f"{name}.done.npy", "dtype": "uint8", "shape": [n]}
             for entry in (new, done):
@@ -2137,9 +2188,7 @@ class ClipStore:
         if f"{name}.done" not in self._arrays:
             raise DataError(f"{self.path}: {name} was not made by add(), it cannot be written")
         array, rows, values = self._map(name, "r+"), self._rows[index], np.asarray(values)
-        if values.shape != (*rows.shape, *array.shape[1:]) or not np.can_cast(
-            values.dtype, array.dtype, "same_kind"
-        ):
+        if values.shape != (*rows.shape, *array.shape[1:]) or not np.can_cast(values.dtype, array.dtype, "same_kind"):
             raise DataError(
                 f"{self.path}: {name} takes {array.dtype} {(*rows.shape, *array.shape[1:])}, "
                 f"not {values.dtype} {values.shape}"
@@ -2157,9 +2206,15 @@ class ClipStore:
     def _clip(self, row: int) -> dict:
         segment, start = self._segments[self._clips[row]["segment"]], self._clips[row]["start"]
         status = ("missing", "ok", "failed")[self._map("status")[row]]
-        return {"id": segment.id, "video": segment.video, "start": start,
-                "stop": start + self.settings["clip_seconds"], "label": segment.label,
-                "split": segment.split, "status": status}
+        return {
+            "id": segment.id,
+            "video": segment.video,
+            "start": start,
+            "stop": start + self.settings["clip_seconds"],
+            "label": segment.label,
+            "split": segment.split,
+            "status": status,
+        }
 
     def _map(self, name: str, mode: str = "r") -> np.ndarray:
         """An array's file in memory, shared with all processes that map it."""

@@ -212,11 +212,20 @@ class EgoDistill(nn.Module):
             raise EgoDistillError(f"{len(class_names)} class names for num_classes={num_classes}")
         # All but the weights, so that `load()` builds the same model again.
         self.arguments = {
-            "num_classes": num_classes, "feature_dim": feature_dim, "num_frames": num_frames,
-            "image_encoder": image_encoder, "use_imu": use_imu, "imu_width": imu_width, "imu_vector": imu_vector,
-            "imu_samples": imu_samples, "imu_rate": imu_rate, "hidden": hidden, "fusion_layers": fusion_layers,
-            "frame_size": frame_size, "clip_seconds": clip_seconds,
-        }  # fmt: skip
+            "num_classes": num_classes,
+            "feature_dim": feature_dim,
+            "num_frames": num_frames,
+            "image_encoder": image_encoder,
+            "use_imu": use_imu,
+            "imu_width": imu_width,
+            "imu_vector": imu_vector,
+            "imu_samples": imu_samples,
+            "imu_rate": imu_rate,
+            "hidden": hidden,
+            "fusion_layers": fusion_layers,
+            "frame_size": frame_size,
+            "clip_seconds": clip_seconds,
+        }
         self.inputs = ("frames", "imu") if use_imu else ("frames",)
         self.num_frames, self.frame_size, self.clip_seconds = num_frames, frame_size, clip_seconds
         self.imu_samples, self.imu_rate, self.imu_vector = imu_samples, imu_rate, imu_vector
@@ -358,8 +367,11 @@ def build_image_encoder(name: str, weights: str | os.PathLike | Mapping[str, Ten
 def small_resnet(width: int) -> tuple[nn.Module, int]:
     """A ResNet with a block a stage and `width` channels in the first: for frames of 64 pixels and random weights."""
     layers: list[nn.Module] = [
-        nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
-    ]  # fmt: skip
+        nn.Conv2d(3, width, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, 2, 1),
+    ]
     before = width
     for stage in range(4):
         after, stride = width * 2**stage, 2 if stage else 1
@@ -612,9 +624,14 @@ def pretrain_imu(
         parameter.requires_grad_(False)
     try:
         what = {
-            "stage": "pretrain_imu", "teacher": teacher, "nce_tau": nce_tau, "nce_weight": nce_weight,
-            "l1_weight": l1_weight, "l1_reduction": l1_reduction, "symmetric": symmetric,
-        }  # fmt: skip
+            "stage": "pretrain_imu",
+            "teacher": teacher,
+            "nce_tau": nce_tau,
+            "nce_weight": nce_weight,
+            "l1_weight": l1_weight,
+            "l1_reduction": l1_reduction,
+            "symmetric": symmetric,
+        }
         both = nn.ModuleDict({"model": model, "predictor": predictor})
         return train(both, store, ["imu", *targets], step, settings, what)
     finally:
@@ -684,9 +701,14 @@ def distill(
         return {"loss": loss, "kd": kd, "gt": gt, "l1": l1, "top1": top1, **extra}
 
     what = {
-        "stage": "distill", "teacher": teacher, "alpha": alpha, "beta": beta, "tau": tau,
-        "tau_squared": tau_squared, "l1_reduction": l1_reduction,
-    }  # fmt: skip
+        "stage": "distill",
+        "teacher": teacher,
+        "alpha": alpha,
+        "beta": beta,
+        "tau": tau,
+        "tau_squared": tau_squared,
+        "l1_reduction": l1_reduction,
+    }
     return train(model, store, names + targets, step, settings, what)
 
 
@@ -1252,9 +1274,15 @@ def evaluate(
     precision = pick_precision(pick_device(device), precision, model)
     scores, distance = [], 0.0
     found = outputs(
-        model, store, targets, batch_size=batch_size, device=device, precision=precision, compile=compile,
+        model,
+        store,
+        targets,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        compile=compile,
         progress=progress,
-    )  # fmt: skip
+    )
     for output, batch in found:
         scores.append(output.logits.float().softmax(1).cpu())
         for target in targets:
@@ -1680,8 +1708,11 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str, k
     ]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     if any(faults.values()):
-        told = "; ".join(f"{len(keys)} {fault} ({', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''})"
-                         for fault, keys in faults.items() if keys)  # fmt: skip
+        told = "; ".join(
+            f"{len(keys)} {fault} ({', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''})"
+            for fault, keys in faults.items()
+            if keys
+        )
         raise EgoDistillError(f"{source} do{'' if source.endswith('weights') else 'es'} not fit this model: {told}")
     module.load_state_dict(own | dict(state))
 

@@ -44,9 +44,18 @@ import egodistill
 from egodistill import EgoDistill, baselines, data, teachers
 
 __all__ = [
-    "SCALES", "TABLE_3", "Bench", "Row", "Run", "ablation", "comparison", "draw",
-    "frame_choices", "rows", "write_rows",
-]  # fmt: skip
+    "SCALES",
+    "TABLE_3",
+    "Bench",
+    "Row",
+    "Run",
+    "ablation",
+    "comparison",
+    "draw",
+    "frame_choices",
+    "rows",
+    "write_rows",
+]
 
 STUDENTS = ("VisOnly", "VisOnly-Distill", "VisIMU", "EgoDistill")
 STTS = tuple(f"STTS {variant}" for variant in baselines.STTS_VARIANTS)
@@ -271,18 +280,27 @@ class Bench:
             torch.manual_seed(run.seed)
             model = self.build(run, train)
             fit(
-                model, train, seed=run.seed, device=self.device, progress=self.progress,
-                checkpoint=training_file(path), **settings,
-            )  # fmt: skip
+                model,
+                train,
+                seed=run.seed,
+                device=self.device,
+                progress=self.progress,
+                checkpoint=training_file(path),
+                **settings,
+            )
             model.save(path)
         training_file(path).unlink(missing_ok=True)
         if run.method == "teacher":
             model.name = run.outputs
             how = self.teachers[run.teacher]
             teachers.extract(
-                model, data.ClipStore(self.store), batch_size=32, precision=how["precision"], device=self.device,
+                model,
+                data.ClipStore(self.store),
+                batch_size=32,
+                precision=how["precision"],
+                device=self.device,
                 progress=self.progress,
-            )  # fmt: skip
+            )
         precision = settings.get("precision", egodistill.Training.precision)
         result: dict[str, Any] = {"run": asdict(run), "seconds": time.monotonic() - began, "precision": precision}
         told = "trained"
@@ -391,9 +409,13 @@ def build_teacher(how: Mapping[str, Any], name: str, store: Any) -> teachers.Tea
     """A fresh teacher that fits the store's clips."""
     clip = {"frames": store.settings["clip_frames"], "size": store.settings["clip_size"]}
     teacher = teachers.load(
-        how["model"], class_names=store.class_names, progress=False, seconds=store.settings["clip_seconds"],
-        **clip, **how["options"],
-    )  # fmt: skip
+        how["model"],
+        class_names=store.class_names,
+        progress=False,
+        seconds=store.settings["clip_seconds"],
+        **clip,
+        **how["options"],
+    )
     teacher.name = name
     if how.get("narrow"):
         strong_start(teacher, teacher.classifier)
@@ -576,12 +598,20 @@ def rows(bench: Bench, runs: Iterable[Run], *, costs: bool = True) -> list[Row]:
 def row(kind: Run, found: list[dict[str, Any]], inputs: str, gmacs: float | None, cost: Any) -> Row:
     top1 = [100 * one["top1"] for one in found]
     return Row(
-        method=kind.method, frames=kind.frames, inputs=inputs, top1=statistics.mean(top1),
-        deviation=statistics.stdev(top1) if len(top1) > 1 else None, top1_seeds=top1, gmacs=gmacs,
-        params=cost and cost.params, ms_per_clip=cost and cost.ms_per_clip,
-        per_class={name: statistics.mean(100 * one["per_class"][name] for one in found)
-                   for name in found[0]["per_class"]}, run=kind,
-    )  # fmt: skip
+        method=kind.method,
+        frames=kind.frames,
+        inputs=inputs,
+        top1=statistics.mean(top1),
+        deviation=statistics.stdev(top1) if len(top1) > 1 else None,
+        top1_seeds=top1,
+        gmacs=gmacs,
+        params=cost and cost.params,
+        ms_per_clip=cost and cost.ms_per_clip,
+        per_class={
+            name: statistics.mean(100 * one["per_class"][name] for one in found) for name in found[0]["per_class"]
+        },
+        run=kind,
+    )
 
 
 def teacher_row(bench: Bench, teacher: str, seeds: Sequence[int], checkpoint: str | os.PathLike | None = None) -> Row:
@@ -610,8 +640,18 @@ def write_rows(table: list[Row], stem: str | os.PathLike, about: Mapping[str, An
     """`stem`.json with everything, `about` (a dict of your own) included, `stem`.csv with a line a row; both paths."""
     json_file, csv_file = Path(f"{stem}.json"), Path(f"{stem}.csv")
     write_json(json_file, {"rows": [one._asdict() | {"run": asdict(one.run)} for one in table], "about": dict(about)})
-    columns = ["method", "frames", "inputs", "lacking", "sampling", "top1", "deviation", "gmacs", "params",
-               "ms_per_clip"]  # fmt: skip
+    columns = [
+        "method",
+        "frames",
+        "inputs",
+        "lacking",
+        "sampling",
+        "top1",
+        "deviation",
+        "gmacs",
+        "params",
+        "ms_per_clip",
+    ]
     with egodistill.whole(csv_file) as part, open(part, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
@@ -722,9 +762,13 @@ def draw(table: Sequence[Row], stem: str | os.PathLike, title: str = "") -> list
             for number, one in enumerate(line):  # Beside the line, not on it.
                 side = {"xytext": (-9, 0), "ha": "right"} if number == 0 else {"xytext": (9, 0), "ha": "left"}
                 axes.annotate(
-                    f"N = {one.frames}", (one.gmacs, one.top1), textcoords="offset points", va="center", fontsize=9,
+                    f"N = {one.frames}",
+                    (one.gmacs, one.top1),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=9,
                     **side,
-                )  # fmt: skip
+                )
     axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(x=0.14, y=0.08)
     axes.grid(which="major", alpha=0.35)

@@ -278,17 +278,22 @@ def describe(
         "batch": "any, from 1 on",
         "outputs": [
             {"name": "feature", "dtype": "float32", "shape": ["batch", model.feature_dim]},
-            {"name": "logits", "dtype": "float32", "shape": ["batch", model.num_classes],
-             "values": "class scores before the softmax, in the order of class_names"},
+            {
+                "name": "logits",
+                "dtype": "float32",
+                "shape": ["batch", model.num_classes],
+                "values": "class scores before the softmax, in the order of class_names",
+            },
         ],
         "class_names": model.class_names,
         "inside": ["normalisation of the frames (ImageNet's mean and deviation)"]
         + ["removal of the IMU's mean over the clip, channel by channel"] * ("imu" in model.inputs),
         "compiled_for": f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-        if format == "aoti" else None,
+        if format == "aoti"
+        else None,
         "versions": {"egodistill": egodistill.__version__, "torch": torch.__version__}
         | {name: importlib.import_module(name).__version__ for name in modules},
-    }  # fmt: skip
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -363,17 +368,15 @@ IMPORTS = {
     "int8": "import torch, torch.ao.quantization.fx._decomposed",  # Not needed by compiled code, nor in its way.
 }
 FORMATS = {
-    "export": Format(
-        ".pt2", write_program, open_program, "{imports}; torch.export.load('{file}').module()({inputs})"
-    ),
+    "export": Format(".pt2", write_program, open_program, "{imports}; torch.export.load('{file}').module()({inputs})"),
     "aoti": Format(
-        ".pt2", write_compiled, open_compiled,
+        ".pt2",
+        write_compiled,
+        open_compiled,
         "import torch; torch._inductor.aoti_load_package('{file}')({inputs}), or AOTIModelPackageLoader in C++",
     ),
-    "onnx": Format(
-        ".onnx", write_onnx, open_onnx, "onnxruntime.InferenceSession('{file}').run(None, inputs by name)"
-    ),
-}  # fmt: skip
+    "onnx": Format(".onnx", write_onnx, open_onnx, "onnxruntime.InferenceSession('{file}').run(None, inputs by name)"),
+}
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -482,8 +485,10 @@ def compare(
     labels, wanted = torch.as_tensor(store.labels), outputs[0]
     sizes = [sum(x.nbytes for x in model.state_dict().values()), *(Path(path).stat().st_size for path in paths)]
     names = [("original", "eager", "fp32")]
-    names += [(str(path), run.description["kind"], run.description["precision"])
-              for path, run in zip(paths, models[1:], strict=True)]  # fmt: skip
+    names += [
+        (str(path), run.description["kind"], run.description["precision"])
+        for path, run in zip(paths, models[1:], strict=True)
+    ]
     rows = []
     for name, output, size, spent in zip(names, outputs, sizes, times, strict=True):
         chosen = output.logits.argmax(1)

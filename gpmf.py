@@ -58,9 +58,19 @@ class Telemetry(NamedTuple):
 # --- A packet's bytes -> physical values -----------------------------------------------------------------------
 
 NUMBERS = {
-    "b": "i1", "B": "u1", "s": ">i2", "S": ">u2", "l": ">i4", "L": ">u4", "j": ">i8", "J": ">u8",
-    "f": ">f4", "d": ">f8", "q": ">i4", "Q": ">i8",
-}  # fmt: skip
+    "b": "i1",
+    "B": "u1",
+    "s": ">i2",
+    "S": ">u2",
+    "l": ">i4",
+    "L": ">u4",
+    "j": ">i8",
+    "J": ">u8",
+    "f": ">f4",
+    "d": ">f8",
+    "q": ">i4",
+    "Q": ">i8",
+}
 FIXED_POINT = {"q": 2.0**16, "Q": 2.0**32}
 TREE = "\0"  # the type of an element that holds elements
 

@@ -38,7 +38,15 @@ if TYPE_CHECKING:
     from egodistill.data import Imu
 
 __all__ = [
-    "estimate_offset", "Offset", "Stretch", "check", "Check", "SensorCheck", "HEADER", "transcode", "Transcoded",
+    "estimate_offset",
+    "Offset",
+    "Stretch",
+    "check",
+    "Check",
+    "SensorCheck",
+    "HEADER",
+    "transcode",
+    "Transcoded",
 ]
 
 _WIDTH = 100  # columns of a terminal that a row of `check` fits in
@@ -207,8 +215,10 @@ class _MotionMeter:
             y, x = np.unravel_index(surface.argmax(), surface.shape)
             column = surface[np.arange(y - 1, y + 2) % surface.shape[0], x]
             row = surface[y, np.arange(x - 1, x + 2) % surface.shape[1]]
-            shift = [_signed(at + _vertex(np.log(np.maximum(three, 1e-9))), n)
-                     for at, three, n in ((x, row, surface.shape[1]), (y, column, surface.shape[0]))]
+            shift = [
+                _signed(at + _vertex(np.log(np.maximum(three, 1e-9))), n)
+                for at, three, n in ((x, row, surface.shape[1]), (y, column, surface.shape[0]))
+            ]
             self.shifts.append([self.grey.factor * s for s in shift])
             self.weights.append(min(1.0, float(surface[y, x]) / self.highest))
         self.times.append(now)
@@ -313,8 +323,10 @@ def _offset(video: str | os.PathLike, look: _Look, imu: Imu, max_offset: float) 
     lags = np.arange(-count, count + 1) * _LAG_STEP
     moments = np.stack([_moments(motion, stamps, angles, lags) for motion in look.motions])
     if not moments.any():
-        raise data.DataError(f"{video}: the gyroscope ({stamps[0]:.1f} to {stamps[-1]:.1f} s) has to reach "
-                             f"{max_offset} s beyond some of the pictures on both sides, and these have to move")
+        raise data.DataError(
+            f"{video}: the gyroscope ({stamps[0]:.1f} to {stamps[-1]:.1f} s) has to reach "
+            f"{max_offset} s beyond some of the pictures on both sides, and these have to move"
+        )
     curve = _multiple_correlation(moments.sum(0))
     seconds, best = _peak(lags, curve)
     if not curve[best] > 1e-6:
@@ -335,9 +347,7 @@ def _offset(video: str | os.PathLike, look: _Look, imu: Imu, max_offset: float) 
 
     coarse = lags[::3]
     chance = max(
-        float(_multiple_correlation(
-            sum(_moments(motion, stamps, decoy, coarse) for motion in look.motions)
-        ).max())
+        float(_multiple_correlation(sum(_moments(motion, stamps, decoy, coarse) for motion in look.motions)).max())
         for decoy in _decoys(stamps, angles)
     )
     inside = 0 < best < len(lags) - 1
@@ -420,7 +430,6 @@ def _drift(stretches: Sequence[Stretch]) -> float | None:
 # --- What a recording is like --------------------------------------------------------------------
 
 
-
 class SensorCheck(NamedTuple):
     """One sensor's stamps: samples a second, usual step (s), share of the video covered, gaps and the longest (s)."""
 
@@ -468,8 +477,11 @@ class Check:
             notes.append(f"stored turned by {self.rotation} degrees")
         if self.variable_rate:
             notes.append("variable frame rate: pick frames by time, never by number")
-        for count, what in ((self.broken_packets, "broken packets"), (self.unordered_frames, "frames out of order"),
-                            (self.repeated_frames, "frames with the time of another one")):
+        for count, what in (
+            (self.broken_packets, "broken packets"),
+            (self.unordered_frames, "frames out of order"),
+            (self.repeated_frames, "frames with the time of another one"),
+        ):
             if count:
                 notes.append(f"{count} {what} where it was looked at")
         if self.last_frame is not None and self.duration - self.last_frame > 0.5:
@@ -484,14 +496,18 @@ class Check:
             if sensor and sensor.coverage < 0.98:
                 notes.append(f"{name}: covers {sensor.coverage:.1%} of the video")
             if sensor and abs(sensor.rate * sensor.median_step - 1) > 0.05:
-                notes.append(f"{name}: {sensor.rate:.1f} samples a second, though the usual step is "
-                             f"1/{1 / sensor.median_step:.1f} s")
+                notes.append(
+                    f"{name}: {sensor.rate:.1f} samples a second, though the usual step is "
+                    f"1/{1 / sensor.median_step:.1f} s"
+                )
         notes += self.imu_notes
         if self.gravity is not None and not 9 < self.gravity < 11:
             notes.append(f"mean acceleration {self.gravity:.2f} m/s2, gravity alone is 9.81")
         if self.offset is not None and not self.offset.reliable:
-            notes.append(f"no reliable offset: correlation {self.offset.correlation:.2f}, "
-                         f"{self.offset.chance:.2f} comes by chance")
+            notes.append(
+                f"no reliable offset: correlation {self.offset.correlation:.2f}, "
+                f"{self.offset.chance:.2f} comes by chance"
+            )
         elif self.offset is not None and abs(self.offset.seconds) > 0.05:
             notes.append(f"add {self.offset.seconds:+.3f} s to the IMU's stamps")
         if self.offset is not None and self.offset.reliable and self.offset.drift is not None:
@@ -508,32 +524,52 @@ class Check:
         if self.duration is not None:
             cells |= {
                 "length": f"{self.duration // 60:.0f}:{self.duration % 60:04.1f}",
-                "picture": f"{self.width}x{self.height}", "fps": f"{self.fps:.2f}",
+                "picture": f"{self.width}x{self.height}",
+                "fps": f"{self.fps:.2f}",
             }
         if self.codec is not None:
             cells |= {"codec": self.codec, "audio": "yes" if self.audio else "no"}
         if self.keyframe_every is not None:
             cells["key"] = f"{self.keyframe_every:.1f}s"
         if self.gyro is not None:
-            cells |= {"IMU Hz": f"{self.gyro.rate:.1f}", "cover": f"{self.gyro.coverage:.0%}",
-                      "gaps": f"{self.gyro.gaps}"}
+            cells |= {
+                "IMU Hz": f"{self.gyro.rate:.1f}",
+                "cover": f"{self.gyro.coverage:.0%}",
+                "gaps": f"{self.gyro.gaps}",
+            }
         if self.offset is not None:
-            cells |= {"offset": f"{self.offset.seconds:+.3f}" + ("" if self.offset.reliable else "?"),
-                      "corr": f"{self.offset.correlation:.2f}"}
+            cells |= {
+                "offset": f"{self.offset.seconds:+.3f}" + ("" if self.offset.reliable else "?"),
+                "corr": f"{self.offset.correlation:.2f}",
+            }
         lines = [_line(cells)]
         for note in [*([self.problem] if self.problem else []), *self.notes]:
             lines += textwrap.wrap(note, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
         return "\n".join(lines)
 
 
-_COLUMNS = {"file": -24, "length": 7, "picture": 9, "fps": 6, "codec": 5, "key": 6, "audio": 5, "IMU Hz": 6,
-            "cover": 5, "gaps": 4, "offset": 8, "corr": 4}  # fmt: skip
+_COLUMNS = {
+    "file": -24,
+    "length": 7,
+    "picture": 9,
+    "fps": 6,
+    "codec": 5,
+    "key": 6,
+    "audio": 5,
+    "IMU Hz": 6,
+    "cover": 5,
+    "gaps": 4,
+    "offset": 8,
+    "corr": 4,
+}
 
 
 def _line(cells: dict[str, str]) -> str:
     texts = (cells.get(name, "-") for name in _COLUMNS)
-    return " ".join(text.ljust(-width) if width < 0 else text.rjust(width)
-                    for text, width in zip(texts, _COLUMNS.values(), strict=True)).rstrip()
+    return " ".join(
+        text.ljust(-width) if width < 0 else text.rjust(width)
+        for text, width in zip(texts, _COLUMNS.values(), strict=True)
+    ).rstrip()
 
 
 HEADER = _line({name: name for name in _COLUMNS})
@@ -574,8 +610,12 @@ def check(
         if imu is None and not _has_telemetry(video):
             return Check(**known)
         recording = _read_imu(video, imu).on_clock(imu_offset).inside(info.duration)
-        known["imu"] = "telemetry" if imu is None else (
-            os.fspath(imu) if isinstance(imu, (str, os.PathLike)) else " + ".join(os.fspath(path) for path in imu)
+        known["imu"] = (
+            "telemetry"
+            if imu is None
+            else (
+                os.fspath(imu) if isinstance(imu, (str, os.PathLike)) else " + ".join(os.fspath(path) for path in imu)
+            )
         )
         known |= _sensors(recording, info.duration)
         if offset:
@@ -701,8 +741,10 @@ def transcode(
 
     video, out = Path(video), Path(out)
     if short_side < 16 or keyframe_every < 1 or not 0 <= quality <= 51:
-        raise data.DataError(f"{video}: short_side from 16, keyframe_every from 1 and quality from 0 to 51 are needed, "
-                             f"not {short_side}, {keyframe_every} and {quality}")
+        raise data.DataError(
+            f"{video}: short_side from 16, keyframe_every from 1 and quality from 0 to 51 are needed, "
+            f"not {short_side}, {keyframe_every} and {quality}"
+        )
     if out.suffix.lower() != ".mp4":
         raise data.DataError(f"{out}: a working copy is an MP4 file, so its name has to end in .mp4")
     if out.exists() and video.exists() and out.samefile(video):
@@ -730,8 +772,9 @@ def transcode(
     if measure:
         times = np.arange(1.0, data.probe(out).duration, 2.0)[:100]
         speedup = _seconds_to_read(video, times) / _seconds_to_read(out, times) if len(times) else None
-    return Transcoded(str(out), video.stat().st_size, out.stat().st_size, frames, faults.broken, faults.repeated,
-                      left_out, speedup)
+    return Transcoded(
+        str(out), video.stat().st_size, out.stat().st_size, frames, faults.broken, faults.repeated, left_out, speedup
+    )
 
 
 _FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
@@ -759,8 +802,11 @@ def _transcode(
         zero = round(data._zero(source) / stream.time_base)  # in ticks: differences between frames stay exact
         others = [*source.streams.audio, *gpmf.streams(source)]
         copied = [other for other in others if _fits_mp4(other)]
-        left_out = tuple(f"{other.type} ({other.codec_context.name})" if other.codec_context else other.type
-                         for other in others if other not in copied)
+        left_out = tuple(
+            f"{other.type} ({other.codec_context.name})" if other.codec_context else other.type
+            for other in others
+            if other not in copied
+        )
         data._read_only(source, [stream, *copied])
         faults = _Faults()
         # Empty edits at a stream's start are counted in the movie's own time scale, by default milliseconds.
@@ -843,8 +889,9 @@ class _Painter:
 
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
         turns = round(frame.rotation / 90) % 4
-        small = self.reformatter.reformat(frame, *self.size, "yuv444p" if turns else "yuv420p",
-                                          interpolation=self.how, threads=1)
+        small = self.reformatter.reformat(
+            frame, *self.size, "yuv444p" if turns else "yuv420p", interpolation=self.how, threads=1
+        )
         if not turns:
             return small
         planes = np.rot90(small.to_ndarray(), turns, axes=(1, 2))
@@ -854,13 +901,18 @@ class _Painter:
 
 
 def _encoder(
-    target: av.container.OutputContainer, picture: av.VideoFrame, source: av.video.stream.VideoStream,
-    keyframe_every: int, quality: int,
+    target: av.container.OutputContainer,
+    picture: av.VideoFrame,
+    source: av.video.stream.VideoStream,
+    keyframe_every: int,
+    quality: int,
 ) -> av.video.stream.VideoStream:
     """A new H.264 stream for pictures like this one, with the times and colours of the source."""
     keys = f"keyint={keyframe_every}:min-keyint={keyframe_every}:scenecut=0"
-    stream = target.add_stream("libx264", options={"crf": str(quality), "preset": "veryfast", "tune": "fastdecode",
-                                                   "bf": "0", "x264-params": keys})
+    stream = target.add_stream(
+        "libx264",
+        options={"crf": str(quality), "preset": "veryfast", "tune": "fastdecode", "bf": "0", "x264-params": keys},
+    )
     context = stream.codec_context
     context.width, context.height, context.pix_fmt = picture.width, picture.height, "yuv420p"
     stream.time_base = context.time_base = source.time_base

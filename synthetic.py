@@ -160,9 +160,14 @@ def render(
     if any(side % 2 or side < 32 for side in size):
         raise WorldError(f"size is (width, height) in even numbers of at least 32 pixels; got {tuple(size)}")
     settings = {
-        "seed": seed, "train_acts": train_acts, "test_acts": test_acts, "train_wearers": train_wearers,
-        "size": list(size), "label_noise": label_noise, "pairs": [asdict(pair) for pair in PAIRS],
-    }  # fmt: skip
+        "seed": seed,
+        "train_acts": train_acts,
+        "test_acts": test_acts,
+        "train_wearers": train_wearers,
+        "size": list(size),
+        "label_noise": label_noise,
+        "pairs": [asdict(pair) for pair in PAIRS],
+    }
     settings = json.loads(json.dumps(settings))
     note = out / "world.json"
     if note.exists() and json.loads(note.read_text(encoding="utf-8")) != settings:
@@ -700,10 +705,24 @@ class Recording:
             start, stop = act.centre - act.length / 2, act.centre + act.length / 2
             noun, noun_class = done.noun, done.classes[2]
             rows.append(
-                [f"{self.name}_{k}", self.name.split("_")[0], self.name, timestamp(act.centre, 3), timestamp(start),
-                 timestamp(stop), max(1, int(start * 50)), max(1, int(stop * 50)), f"{name} {noun}", name,
-                 said.classes[verb % 2], noun, noun_class, [noun], [noun_class]]
-            )  # fmt: skip
+                [
+                    f"{self.name}_{k}",
+                    self.name.split("_")[0],
+                    self.name,
+                    timestamp(act.centre, 3),
+                    timestamp(start),
+                    timestamp(stop),
+                    max(1, int(start * 50)),
+                    max(1, int(stop * 50)),
+                    f"{name} {noun}",
+                    name,
+                    said.classes[verb % 2],
+                    noun,
+                    noun_class,
+                    [noun],
+                    [noun_class],
+                ]
+            )
         return rows
 
     def files(self, root: Path) -> list[Path]:

@@ -112,8 +112,7 @@ class ClipSpec:
             raise TeacherError(f"channels is {self.channels!r}; it must be 'RGB' or 'BGR'")
         if self.frames < 1 or self.size < 1 or not self.seconds > 0:
             raise TeacherError(
-                f"frames={self.frames}, size={self.size} and seconds={self.seconds} "
-                "must all be positive"
+                f"frames={self.frames}, size={self.size} and seconds={self.seconds} must all be positive"
             )
         for name in ("mean", "std"):
             values = tuple(float(value) for value in getattr(self, name))
@@ -162,9 +161,7 @@ class Teacher(nn.Module):
     ) -> None:
         super().__init__()
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-            raise TeacherError(
-                f"the name {name!r} becomes part of file names: use letters, digits, '_' and '-'"
-            )
+            raise TeacherError(f"the name {name!r} becomes part of file names: use letters, digits, '_' and '-'")
         self.net = net
         self.clip_spec = clip_spec
         self.feature_dim = int(feature_dim)
@@ -190,9 +187,9 @@ class Teacher(nn.Module):
             )
         x = clip.float()
         if clip.shape[3:] != (spec.size, spec.size):
-            x = F.interpolate(
-                x.flatten(0, 1), (spec.size, spec.size), mode="bilinear", antialias=True
-            ).unflatten(0, clip.shape[:2])
+            x = F.interpolate(x.flatten(0, 1), (spec.size, spec.size), mode="bilinear", antialias=True).unflatten(
+                0, clip.shape[:2]
+            )
         if spec.channels == "BGR":
             x = x.flip(2)
         x = (x / 255 - self._mean) / self._std
@@ -253,9 +250,7 @@ class Teacher(nn.Module):
         if class_names is None:
             class_names = [str(i) for i in range(classes)]
         if classes != len(class_names):
-            raise TeacherError(
-                f"layer {feature_layer!r} gives {classes} scores for {len(class_names)} class names"
-            )
+            raise TeacherError(f"layer {feature_layer!r} gives {classes} scores for {len(class_names)} class names")
         return cls(
             net,
             clip_spec=clip_spec,
@@ -322,8 +317,7 @@ class Teacher(nn.Module):
             weights = dict(content["weights"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise TeacherError(
-                f"the description in {path} does not build a teacher "
-                f"({type(error).__name__}: {error})"
+                f"the description in {path} does not build a teacher ({type(error).__name__}: {error})"
             ) from error
         teacher.origin = str(content.get("origin", ""))
         _fit(net, weights, path, exact=True)
@@ -339,8 +333,7 @@ def _load_safely(path: str | os.PathLike[str], what: str) -> Any:
     except Exception as error:  # torch has no common class for all that a file can have
         # Its own words run over many lines and advise to switch its guard off.
         raise TeacherError(
-            f"{path} cannot be read as {what}: it is cut off, of another kind, or holds code "
-            f"({type(error).__name__})"
+            f"{path} cannot be read as {what}: it is cut off, of another kind, or holds code ({type(error).__name__})"
         ) from error
 
 
@@ -384,8 +377,7 @@ class _Wrapped(nn.Module):
         if feature_layer not in layers:
             last = [name for name, layer in layers.items() if hasattr(layer, "weight")][-5:]
             raise TeacherError(
-                f"{type(module).__name__} has no layer {feature_layer!r}; its last layers with "
-                f"weights are {last}"
+                f"{type(module).__name__} has no layer {feature_layer!r}; its last layers with weights are {last}"
             )
         layer = layers[feature_layer]
         weight = getattr(layer, "weight", None)
@@ -398,18 +390,13 @@ class _Wrapped(nn.Module):
     def forward(self, x: Tensor) -> Output:
         layer = self.get_submodule(self.classifier)
         seen: list[tuple[Tensor, Tensor]] = []
-        handle = layer.register_forward_hook(
-            lambda _, inputs, output: seen.append((inputs[0], output))
-        )
+        handle = layer.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
         try:
             self.module(x)
         finally:
             handle.remove()
         if len(seen) != 1:
-            raise TeacherError(
-                f"layer {self.classifier!r} ran {len(seen)} times for one batch; a classifier "
-                "runs once"
-            )
+            raise TeacherError(f"layer {self.classifier!r} ran {len(seen)} times for one batch; a classifier runs once")
         # Channels are last in a linear layer and second in a convolution.
         last = isinstance(layer, nn.Linear)
         feature, logits = (value.movedim(-1, 1) if last else value for value in seen[0])
@@ -430,9 +417,7 @@ def _check_clip(x: Tensor, frames: int | None = None, size: int | None = None) -
     wanted = ("B", 3, frames or "T", size or "H", size or "W")
     pairs = zip(x.shape, wanted, strict=False)
     if x.ndim != 5 or any(isinstance(b, int) and a != b for a, b in pairs):
-        raise TeacherError(
-            f"the clip is {list(x.shape)}; it must be [{', '.join(map(str, wanted))}]"
-        )
+        raise TeacherError(f"the clip is {list(x.shape)}; it must be [{', '.join(map(str, wanted))}]")
 
 
 class _Conv3d(nn.Conv3d):
@@ -613,9 +598,7 @@ class MotionFormer(nn.Module):
         cube = (tubelet, patch, patch)
         self.patch_embed_3d = nn.ModuleDict({"proj": nn.Conv3d(3, width, cube, cube)})
         self.blocks = nn.ModuleList(
-            _MotionFormerBlock(
-                width, heads, int(mlp_ratio * width), value_step == "projected", fast, rate
-            )
+            _MotionFormerBlock(width, heads, int(mlp_ratio * width), value_step == "projected", fast, rate)
             for rate in _linear(drop_path, depth)
         )
         self.norm = nn.LayerNorm(width, eps=_EPS)
@@ -636,8 +619,7 @@ class MotionFormer(nn.Module):
         _check_clip(x, self.frames)
         if x.shape[3] % self.patch or x.shape[4] % self.patch:
             raise TeacherError(
-                f"a clip of {x.shape[3]} x {x.shape[4]} pixels; both must be multiples of the "
-                f"patches' {self.patch}"
+                f"a clip of {x.shape[3]} x {x.shape[4]} pixels; both must be multiples of the patches' {self.patch}"
             )
         x = self.patch_embed_3d["proj"](x)  # [B, D, T', h, w]
         time, *grid = x.shape[2:]
@@ -661,9 +643,7 @@ class MotionFormer(nn.Module):
 
 
 class _MotionFormerBlock(nn.Module):
-    def __init__(
-        self, width: int, heads: int, hidden: int, projected: bool, fast: bool, drop_path: float
-    ) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, projected: bool, fast: bool, drop_path: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=_EPS)
         self.attn = _TrajectoryAttention(width, heads, projected, fast)
@@ -712,9 +692,7 @@ class _TrajectoryAttention(nn.Module):
             clips = zip(q.split(1), k.split(1), v.split(1), strict=True)
             return torch.cat([self._trajectories(*clip, time) for clip in clips])
         # Frames are a batch dimension of the keys, for every query looks into each by itself.
-        k, v = (
-            y.unflatten(2, (time, -1)).permute(2, 0, 1, 3, 4).flatten(0, 1) for y in (k, v)
-        )  # [T B, H, P, d]
+        k, v = (y.unflatten(2, (time, -1)).permute(2, 0, 1, 3, 4).flatten(0, 1) for y in (k, v))  # [T B, H, P, d]
         step = 1 if on_cpu else time
         parts = q.unflatten(2, (time, -1)).split(step, 2)  # [B, H, T', P, d] each
         return torch.cat([self._along(part, k, v, i * step) for i, part in enumerate(parts)], 1)
@@ -834,9 +812,7 @@ class MViT(nn.Module):
         self.gradient_checkpointing = False
 
         time, side = frames // 2, size // 4
-        self.patch_embed = nn.ModuleDict(
-            {"proj": nn.Conv3d(3, width, (3, 7, 7), (2, 4, 4), (1, 3, 3))}
-        )
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(3, width, (3, 7, 7), (2, 4, 4), (1, 3, 3))})
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed_spatial = nn.Parameter(torch.zeros(1, side**2, width))
         self.pos_embed_temporal = nn.Parameter(torch.zeros(1, time, width))
@@ -862,9 +838,7 @@ class MViT(nn.Module):
             heads *= 2
         self.feature_dim = width
         self.norm = nn.LayerNorm(width, eps=_EPS)
-        self.head = nn.Sequential(
-            OrderedDict(dropout=nn.Dropout(dropout), projection=nn.Linear(width, num_classes))
-        )
+        self.head = nn.Sequential(OrderedDict(dropout=nn.Dropout(dropout), projection=nn.Linear(width, num_classes)))
         _initialise_transformer(self)
 
     def forward(self, x: Tensor) -> Output:
@@ -925,9 +899,7 @@ class _PoolingAttention(nn.Module):
     A stride of 1 leaves queries as they are, None leaves keys and values as they are.
     """
 
-    def __init__(
-        self, width: int, heads: int, q_stride: int, kv_stride: int | None, pool_eps: float
-    ) -> None:
+    def __init__(self, width: int, heads: int, q_stride: int, kv_stride: int | None, pool_eps: float) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
@@ -1023,13 +995,11 @@ class SlowFast(nn.Module):
         super().__init__()
         if frames % alpha:
             raise TeacherError(
-                f"alpha={alpha} does not divide frames={frames}: the slow pathway needs a whole "
-                "number of frames"
+                f"alpha={alpha} does not divide frames={frames}: the slow pathway needs a whole number of frames"
             )
         if width % beta:
             raise TeacherError(
-                f"beta={beta} does not divide width={width}: the fast pathway needs a whole "
-                "number of channels"
+                f"beta={beta} does not divide width={width}: the fast pathway needs a whole number of channels"
             )
         stages = {
             "depths": tuple(depths),
@@ -1189,9 +1159,7 @@ class _Stage(nn.Module):
         for pathway in range(2):
             channels = (inputs[pathway], inner[pathway])
             for i in range(depth):
-                block = _Bottleneck(
-                    *channels, time_kernels[pathway], stride if i == 0 else 1, i == 0
-                )
+                block = _Bottleneck(*channels, time_kernels[pathway], stride if i == 0 else 1, i == 0)
                 self.add_module(f"pathway{pathway}_res{i}", block)
                 channels = (inner[pathway] * _EXPANSION, inner[pathway])
 
@@ -1318,9 +1286,7 @@ class X3D(nn.Module):
 class _X3DBlock(nn.Module):
     """Widen, filter each channel by itself in space and time, weigh the channels, narrow."""
 
-    def __init__(
-        self, into: int, inner: int, out: int, *, first: bool, squeeze: bool, shortcut_norm: bool
-    ) -> None:
+    def __init__(self, into: int, inner: int, out: int, *, first: bool, squeeze: bool, shortcut_norm: bool) -> None:
         super().__init__()
         stride = (1, 2, 2) if first else (1, 1, 1)
         self.branch1: nn.Module | None = None
@@ -1372,9 +1338,7 @@ class _SqueezeExcitation(nn.Module):
 class _X3DHead(nn.Module):
     """The average pool lies before the widest layer, which so costs next to nothing."""
 
-    def __init__(
-        self, into: int, inner: int, feature_dim: int, num_classes: int, pool: int, dropout: float
-    ) -> None:
+    def __init__(self, into: int, inner: int, feature_dim: int, num_classes: int, pool: int, dropout: float) -> None:
         super().__init__()
         self.pool = pool
         self.conv_5 = _conv((into, inner), (1, 1, 1))
@@ -1512,9 +1476,7 @@ def load(
     ours = {one.name for one in fields(ClipSpec)}
     strange = sorted(set(options) - set(known) - ours)
     if strange:
-        raise TeacherError(
-            f"{name} has no option {strange[0]!r}; it has {', '.join(sorted({*known, *ours}))}"
-        )
+        raise TeacherError(f"{name} has no option {strange[0]!r}; it has {', '.join(sorted({*known, *ours}))}")
     spec = replace(published.clip_spec, **{k: v for k, v in options.items() if k in ours})
     settings = {
         **{k: getattr(spec, k) for k in ("frames", "size") if k in known},
@@ -1545,9 +1507,7 @@ def load(
             f"{len(labels)} class names for the {count} classes of {name}; new_head=True would "
             "replace the classifier of a checkpoint"
         )
-    teacher = Teacher(
-        net, clip_spec=spec, feature_dim=net.feature_dim, class_names=labels, name=name
-    )
+    teacher = Teacher(net, clip_spec=spec, feature_dim=net.feature_dim, class_names=labels, name=name)
     teacher.origin = origin
     if progress:
         print(f"{name}: {origin} ({spec.channels} clips)", file=sys.stderr)
@@ -1580,9 +1540,7 @@ def _from_checkpoint(
     heads = _classes_of(weights)
     if num_classes is None and not new_head:
         if heads is None:
-            raise TeacherError(
-                f"{where} has no classifier; give num_classes and new_head=True to start one"
-            )
+            raise TeacherError(f"{where} has no classifier; give num_classes and new_head=True to start one")
         if isinstance(heads, tuple) != isinstance(published.num_classes, tuple):
             raise TeacherError(
                 f"{where} has classifiers for {heads} classes, the published model for "
@@ -1616,8 +1574,7 @@ def _from_checkpoint(
     _fit(net, weights, where, names=names, copy=given)
     ignoring = f", ignoring {len(ignored)} such as {ignored[0]}" if ignored else ""
     return net, (
-        f"{len(state) - len(ignored)} tensors of {where} in the layout of {layout.source}"
-        f"{ignoring}, with {said}"
+        f"{len(state) - len(ignored)} tensors of {where} in the layout of {layout.source}{ignoring}, with {said}"
     )
 
 
@@ -1675,10 +1632,7 @@ def _weights_in(content: Any, where: str) -> dict[str, Tensor]:
                 break
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         raise TeacherError(f"{where} holds no weights by name; its content is {_kind(content)}")
-    state = {
-        key: torch.from_numpy(value) if _is_numbers(value) else value
-        for key, value in content.items()
-    }
+    state = {key: torch.from_numpy(value) if _is_numbers(value) else value for key, value in content.items()}
     if state and all(key.startswith("module.") for key in state):  # saved from DataParallel
         state = {key.removeprefix("module."): value for key, value in state.items()}
     return state
@@ -1830,9 +1784,7 @@ def _recognise(state: Mapping[str, Any], where: str) -> _Layout:
     )
 
 
-def _rename(
-    state: Mapping[str, Any], layout: _Layout
-) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+def _rename(state: Mapping[str, Any], layout: _Layout) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     """Weights by our keys, {our key: the key in the file}, and the keys that are no weights."""
     weights: dict[str, Any] = {}
     names: dict[str, str] = {}
@@ -1877,9 +1829,7 @@ def _classes_of(weights: Mapping[str, Any]) -> int | tuple[int, ...] | None:
     return found[0] if len(found) == 1 else found or None
 
 
-def _decided_by_file(
-    layout: _Layout, weights: Mapping[str, Any], settings: Mapping[str, Any]
-) -> dict[str, Any]:
+def _decided_by_file(layout: _Layout, weights: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Options that a checkpoint leaves no choice about."""
     if layout.network is MotionFormer:  # a larger crop resizes the learnt positions
         positions = weights.get("pos_embed")
@@ -2096,10 +2046,7 @@ def _viewed(teacher: Teacher, clip: Tensor, views: int) -> Output:
         return teacher(clip)
     size = teacher.clip_spec.size
     top, middle = (math.ceil((side - size) / 2) for side in clip.shape[3:])
-    seen = [
-        teacher(clip[..., top : top + size, left : left + size])
-        for left in (0, middle, clip.shape[4] - size)
-    ]
+    seen = [teacher(clip[..., top : top + size, left : left + size]) for left in (0, middle, clip.shape[4] - size)]
     features, logits = (torch.stack([value.float() for value in one]) for one in zip(*seen, strict=True))
     return Output(features.mean(0), logits.log_softmax(2).logsumexp(0) - math.log(len(seen)))
 
@@ -2195,9 +2142,7 @@ def _read_record(record: Path) -> dict[str, Any]:
 
 
 def _differences(found: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
-    return [
-        key for key in ("fingerprint", "precision", "views") if found.get(key) != identity[key]
-    ]
+    return [key for key in ("fingerprint", "precision", "views") if found.get(key) != identity[key]]
 
 
 @contextmanager

@@ -65,8 +65,14 @@ def render(path: Path, size: tuple[int, int], seconds: int, key_every: int, bfra
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.options = {"preset": "veryfast", "crf": "23", "bf": str(bframes), "g": str(key_every),
-                          "keyint_min": str(key_every), "sc_threshold": "0"}  # fmt: skip
+        stream.options = {
+            "preset": "veryfast",
+            "crf": "23",
+            "bf": str(bframes),
+            "g": str(key_every),
+            "keyint_min": str(key_every),
+            "sc_threshold": "0",
+        }
         for i in range(seconds * FPS):
             y, x = (round(margin / 2 * (1 + np.sin(i * speed))) for speed in (0.031, 0.047))
             ny, nx = rng.integers(0, margin, 2)
@@ -290,8 +296,11 @@ def main() -> None:
     if "torchcodec" in rivals:
         importlib.import_module("torch").set_num_threads(1)
 
-    versions = [f"{name} {importlib.import_module(name).__version__}"
-                for name in ("av", "numpy", "torchcodec", "decord", "cv2") if usable(name)]  # fmt: skip
+    versions = [
+        f"{name} {importlib.import_module(name).__version__}"
+        for name in ("av", "numpy", "torchcodec", "decord", "cv2")
+        if usable(name)
+    ]
     print(f"Python {platform.python_version()}, {', '.join(versions)}")
     print(f"FFmpeg of PyAV: libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}")
     print(f"{processor()}, {cores} cores; files of {lengths} s, {repeats} rounds; load {os.getloadavg()[0]:.1f}")
@@ -314,16 +323,17 @@ def main() -> None:
                 partial.rename(path)
             methods = {"ours": ours, "limit": Limit(str(path)), **rivals, "key frames": ours_nearest}
             for row, (calls, threads) in rows.items():
-                taken = {name: method for name, method in methods.items()
-                         if row.endswith("sparse") or method is not pyav_seek_each}  # fmt: skip
+                taken = {
+                    name: method
+                    for name, method in methods.items()
+                    if row.endswith("sparse") or method is not pyav_seek_each
+                }
                 found = measure(taken, str(path), calls, threads, repeats)
                 for clock in ("wall", "CPU") if threads > 1 else ("CPU",):
                     print_row(f"{row} x{threads} {clock}", found, clock, sum(map(len, calls)), columns, methods)
 
 
-def print_row(
-    row: str, found: dict, clock: str, frames: int, columns: list[str], installed: Collection[str]
-) -> None:
+def print_row(row: str, found: dict, clock: str, frames: int, columns: list[str], installed: Collection[str]) -> None:
     found = {name: (times[:, int(clock == "CPU")], wrong) for name, (times, wrong) in found.items()}
     mine, wrong = found["ours"]
     cells, best = [], np.inf

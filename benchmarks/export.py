@@ -72,8 +72,10 @@ def main() -> None:
                     files.append(path)
         print(cli.comparison_table(export.compare(model, test, files, repeats=a.repeats), len(test)))
     capability = torch.backends.cpu.get_cpu_capability()
-    print(f"torch {torch.__version__}, {platform.machine()}, {capability}, {model.arguments['image_encoder']}, "
-          f"{model.frame_size} pixels, N = {model.num_frames}")  # fmt: skip
+    print(
+        f"torch {torch.__version__}, {platform.machine()}, {capability}, {model.arguments['image_encoder']}, "
+        f"{model.frame_size} pixels, N = {model.num_frames}"
+    )
 
 
 if __name__ == "__main__":

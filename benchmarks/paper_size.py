@@ -39,10 +39,17 @@ SETTINGS = {"batch_size": 64, "epochs": 1, "progress": False}
 def prepare(folder: Path, clips: int, jobs: int) -> dict[str, float]:
     """The videos' decoding is shared by processes, one a core, each with a recording of its own."""
     segments = [
-        data.Segment(f"{k}", folder / f"{k % jobs}.mp4", start, start + data.CLIP_SECONDS, CLASSES[k % 97],
-                     folder / "imu.csv", "train")
+        data.Segment(
+            f"{k}",
+            folder / f"{k % jobs}.mp4",
+            start,
+            start + data.CLIP_SECONDS,
+            CLASSES[k % 97],
+            folder / "imu.csv",
+            "train",
+        )
         for k, start in enumerate(data.CLIP_SECONDS * (np.arange(clips) // jobs))
-    ]  # fmt: skip
+    ]
     began = time.perf_counter()
     data.prepare(segments, folder / "store", clip_frames=16, class_names=CLASSES, progress=False)
     spent = time.perf_counter() - began
@@ -89,8 +96,13 @@ STAGES = {"prepare": prepare, "extract": extract, "stage 1": stage_1, "stage 2":
 
 
 def hours(stage: str, found: dict[str, float], train: int, test: int, first: int, second: int) -> float:
-    clips = {"prepare": train + test, "extract": train + test, "stage 1": train * first, "stage 2": train * second,
-             "evaluate": test}[stage]  # fmt: skip
+    clips = {
+        "prepare": train + test,
+        "extract": train + test,
+        "stage 1": train * first,
+        "stage 2": train * second,
+        "evaluate": test,
+    }[stage]
     return (clips * found["seconds"] + train * found.get("once", 0.0)) / 3600
 
 
@@ -121,8 +133,17 @@ def main() -> None:
         write_imu(folder / "imu.csv", length + 20)
         found = {}
         for stage in STAGES:
-            command = [sys.executable, __file__, "--stage", stage, name, "--clips", str(arguments.clips),
-                       "--teacher-clips", str(arguments.teacher_clips)]  # fmt: skip
+            command = [
+                sys.executable,
+                __file__,
+                "--stage",
+                stage,
+                name,
+                "--clips",
+                str(arguments.clips),
+                "--teacher-clips",
+                str(arguments.teacher_clips),
+            ]
             found[stage] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
             print(f"{stage}: {found[stage]}", file=sys.stderr, flush=True)
 
@@ -137,8 +158,10 @@ def main() -> None:
         more = 6.1e-3 * DATASETS["EPIC-KITCHENS"][0] if stage == "stage 1" else 0.0
         print(f"| {stage} | {one['seconds']:.3f} | {one['MB'] + more:.0f} | " + " | ".join(cells) + " |")
     once = found["stage 1"]["once"]
-    print(f"\nStage 1 also computes the image features once, {once:.3f} s a training clip, which is in its hours; its "
-          "memory is that for EPIC-KITCHENS.")  # fmt: skip
+    print(
+        f"\nStage 1 also computes the image features once, {once:.3f} s a training clip, which is in its hours; its "
+        "memory is that for EPIC-KITCHENS."
+    )
 
 
 if __name__ == "__main__":

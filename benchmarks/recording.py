@@ -165,8 +165,10 @@ def main() -> None:
             student = EgoDistill(8, num_frames=count, image_weights=None).eval()
             watch(student, tenth, imu, True, precision)  # warms up
             for name, video, exact in (
-                ("exact frames", whole, True), ("key frames", whole, False), ("working copy", copy, True),
-            ):  # fmt: skip
+                ("exact frames", whole, True),
+                ("key frames", whole, False),
+                ("working copy", copy, True),
+            ):
                 alone = 10 * clock(lambda s=student, v=video, e=exact: decode(s, v, minutes / 10, e))
                 spent = clock(lambda s=student, v=video, e=exact: watch(s, v, imu, e, precision))
                 model = 10 * clock(lambda s=student: think(s, int(minutes * 6 / data.CLIP_SECONDS), precision))

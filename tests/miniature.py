@@ -35,11 +35,13 @@ class Narrow(EgoDistill):
 TRAINING = {"epochs": 2, "decay_epochs": (1,), "learning_rate": 1e-3, "batch_size": 8, "checkpoint_seconds": 0.0}
 SCALE = experiments.SCALES["small"] | {
     "students": {"image_encoder": "resnet10x4", "image_weights": None},
-    "training": TRAINING, "pretraining": TRAINING, "feature_dim": 16,
+    "training": TRAINING,
+    "pretraining": TRAINING,
+    "feature_dim": 16,
     "AdaFuse": {"weights": None, "width": 8, "depths": (1, 1, 1, 1), "policy_hidden": 8},
     "STTS": {"weights": None, "width": 8, "depths": (1, 1, 2, 1), "samples": 4},
     "ListenToLook": {"weights": None, "width": 4, "depths": (1, 1, 1, 1), "hidden": 16},
-}  # fmt: skip
+}
 
 
 def miniature(patch, cores: int) -> None:
@@ -47,23 +49,34 @@ def miniature(patch, cores: int) -> None:
     sizes = {
         # Fewer than 16 frames leave the slow pathway 2, for which the gradients of torch 2.13's bf16
         # convolutions with a kernel of 3 are garbage on some CPUs (oneDNN reads what nobody wrote).
-        "train_acts": 16, "test_acts": 6, "video_pixels": 32, "pixels": 32, "clip_frames": 16,
+        "train_acts": 16,
+        "test_acts": 6,
+        "video_pixels": 32,
+        "pixels": 32,
+        "clip_frames": 16,
         "teachers": {
             "slowfast": {
-                "model": "slowfast_8x8_r50", "precision": "auto", "training": TRAINING,
+                "model": "slowfast_8x8_r50",
+                "precision": "auto",
+                "training": TRAINING,
                 "options": {"width": 8, "beta": 4, "depths": (1, 1, 1, 1)},
             },
             "x3d": {
-                "model": "x3d_m", "precision": "fp32", "training": TRAINING | {"learning_rate": 0.02},
+                "model": "x3d_m",
+                "precision": "fp32",
+                "training": TRAINING | {"learning_rate": 0.02},
                 "options": {"width": 4, "depth_factor": 0.5, "feature_dim": 16, "pool": 1},
             },
             "motionformer": {
-                "model": "motionformer_16x4", "precision": "auto", "training": TRAINING, "narrow": True,
+                "model": "motionformer_16x4",
+                "precision": "auto",
+                "training": TRAINING,
+                "narrow": True,
                 "options": {"width": 16, "depth": 1, "heads": 2, "patch": 16},
             },
         },
         "scale": SCALE,
-    }  # fmt: skip
+    }
     patch(cli, "QUICK", cli.QUICK | sizes)
     patch(experiments, "EgoDistill", Narrow)
     patch(egodistill, "measure", functools.partial(egodistill.measure, batch_size=2, repeats=1))

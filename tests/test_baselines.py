@@ -623,9 +623,14 @@ def test_stts_takes_the_weights_of_torchvision():
         for first, last in [(k == 0, k == depth - 1) for k in range(depth)]
     ]  # as mvit_v1_b() has them; that function fixes 16 frames of 224 pixels
     theirs = torchvision.models.video.MViT(
-        spatial_size=(64, 64), temporal_size=4, block_setting=blocks, residual_pool=False,
-        residual_with_cls_embed=False, rel_pos_embed=False, proj_after_attn=False,
-    ).eval()  # fmt: skip
+        spatial_size=(64, 64),
+        temporal_size=4,
+        block_setting=blocks,
+        residual_pool=False,
+        residual_with_cls_embed=False,
+        rel_pos_embed=False,
+        proj_after_attn=False,
+    ).eval()
     with META:
         published = torchvision.models.video.mvit_v1_b(weights=None)
     assert list(published.state_dict()) == list(theirs.state_dict())
@@ -819,7 +824,6 @@ def test_pretrained_weights_that_do_not_fit(tmp_path, monkeypatch):
     torch.save({"model_state": state}, tmp_path / "r18.pth")
     wrapped = ListenToLook(4, weights=tmp_path / "r18.pth")
     assert torch.equal(wrapped.image.conv1.weight, state["conv1.weight"])
-
 
     class Offline:
         def get_state_dict(self, **options):

@@ -94,9 +94,7 @@ def test_a_reader_that_goes_ends_a_command_in_silence(tmp_path, command, unbuffe
     options = ["segments", str(table), "--classes", "10000"] if command == "segments" else ["--help"]
     arguments = [sys.executable, "-m", "egodistill.cli", *options]
     environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
-    process = subprocess.Popen(
-        arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     if command == "segments":
         process.stdout.readline()
     process.stdout.close()
@@ -120,9 +118,18 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
     table.write_text("\n".join(rows) + "\n")
 
     out = run(
-        capsys, "prepare", table, "--out", store, "--frame-size", 64, "--clip-frames", 8,
-        "--clip-size", 64,
-    )  # fmt: skip
+        capsys,
+        "prepare",
+        table,
+        "--out",
+        store,
+        "--frame-size",
+        64,
+        "--clip-frames",
+        8,
+        "--clip-size",
+        64,
+    )
     assert f"{store}: 5 clips (2 test, 3 train) of 1 videos" in out and "2 classes" in out
     opened = data.ClipStore(store)
     assert opened.class_names == ["turn", "walk"]
@@ -217,10 +224,17 @@ def test_ego4d_as_it_is_downloaded(sample_data, tmp_path, capsys):
     (root / "v2" / "full_scale" / "walk.mp4").symlink_to(walk / "walk_vp9_30fps.mp4")
     (root / "v2" / "imu" / "walk.csv").symlink_to(walk / "walk_imu.csv")
     actions = [
-        {"narration_annotation_uid": f"n{k}", "start_sec": 0, "end_sec": 8, "start_frame": 0, "structured_verb": verb,
-         "critical_frames": {"pre_frame": 60 * k + 30, "post_frame": 60 * k + 60}, "is_rejected": k == 4}
+        {
+            "narration_annotation_uid": f"n{k}",
+            "start_sec": 0,
+            "end_sec": 8,
+            "start_frame": 0,
+            "structured_verb": verb,
+            "critical_frames": {"pre_frame": 60 * k + 30, "post_frame": 60 * k + 60},
+            "is_rejected": k == 4,
+        }
         for k, verb in enumerate(["turn", "walk", "walk", "turn", "turn"])
-    ]  # fmt: skip
+    ]
     table = root / "fho_main.json"
     video = {"video_uid": "walk", "annotated_intervals": [{"clip_uid": None, "narrated_actions": actions}]}
     table.write_text(json.dumps({"version": "v2", "videos": [video]}))
@@ -228,9 +242,18 @@ def test_ego4d_as_it_is_downloaded(sample_data, tmp_path, capsys):
     assert re.search(r"^test +1 +2 +0.00 +1.00 +1.00 to 1.00 +2$", out, re.MULTILINE)
     assert re.search(r"^turn +1 +1$", out, re.MULTILINE) and "left out, rejected: 1 segments" in out
     out = run(
-        capsys, "prepare", table, "--out", tmp_path / "store", "--frame-size", 32, "--num-frames", 2,
-        "--sampling", "first",
-    )  # fmt: skip
+        capsys,
+        "prepare",
+        table,
+        "--out",
+        tmp_path / "store",
+        "--frame-size",
+        32,
+        "--num-frames",
+        2,
+        "--sampling",
+        "first",
+    )
     assert "4 clips (2 test, 2 train) of 1 videos" in out
     own = tmp_path / "own.csv"
     own.write_text("video,start,stop,label\n")
@@ -241,9 +264,18 @@ def test_ego4d_as_it_is_downloaded(sample_data, tmp_path, capsys):
     offsets = tmp_path / "offsets.csv"
     offsets.write_text("video,imu_offset\nwalk,0.5\n")
     run(
-        capsys, "prepare", table, "--out", tmp_path / "moved", "--frame-size", 32, "--imu-offsets", offsets,
-        "--min-coverage", 0.5,
-    )  # fmt: skip
+        capsys,
+        "prepare",
+        table,
+        "--out",
+        tmp_path / "moved",
+        "--frame-size",
+        32,
+        "--imu-offsets",
+        offsets,
+        "--min-coverage",
+        0.5,
+    )
     imu = data.read_imu(walk / "walk_imu.csv").on_clock(0.5)
     moved = data.ClipStore(tmp_path / "moved")
     window = imu.window(moved.clips[1]["start"], min_coverage=0.5)
@@ -495,9 +527,19 @@ def test_measure_knows_every_kind_of_file(files, tmp_path, capsys):
     kinds = {path: baselines.AdaFuse, files / "student.pt": EgoDistill, files / "teacher.pt": teachers.Teacher}
     numbers = tmp_path / "costs.json"
     out = run(
-        capsys, "measure", "--checkpoint", *kinds, "--batch-size", 2, "--repeats", 1, "--precision", "bf16",
-        "--out", numbers,
-    )  # fmt: skip
+        capsys,
+        "measure",
+        "--checkpoint",
+        *kinds,
+        "--batch-size",
+        2,
+        "--repeats",
+        1,
+        "--precision",
+        "bf16",
+        "--out",
+        numbers,
+    )
     found = json.loads(numbers.read_text())["models"]
     for file, kind in kinds.items():
         model, cost = experiments.load(file), found[str(file)]
@@ -572,11 +614,15 @@ def test_help_names_every_command_and_option_in_100_columns(capsys, monkeypatch)
 
 
 STAGES = {
-    "teacher": "slowfast-{0}", "start": "start", "stage 1": "stage-1-n1-slowfast-{0}",
+    "teacher": "slowfast-{0}",
+    "start": "start",
+    "stage 1": "stage-1-n1-slowfast-{0}",
     "EgoDistill": "egodistill-n1-slowfast-{0}",
     "EgoDistill without": "egodistill-n1-slowfast-{0}-without-nce-without-pretrain_l1",
-    "VisOnly-Distill": "visonly-distill-n1-slowfast-{0}", "VisIMU": "visimu-n1", "VisOnly": "visonly-n1",
-}  # fmt: skip
+    "VisOnly-Distill": "visonly-distill-n1-slowfast-{0}",
+    "VisIMU": "visimu-n1",
+    "VisOnly": "visonly-n1",
+}
 
 
 def file_of(out: Path, stage: str, seed: int) -> Path:
@@ -587,9 +633,15 @@ def test_demo_trains_what_the_paper_compares(demo):
     """Stages in order, each on the training clips alone, each from the right start."""
     imu = ("frames", "imu")
     expected = [
-        ("finetune", ("clip",)), ("finetune", imu[:1]), ("pretrain_imu", imu), ("distill", imu),
-        ("distill", imu), ("distill", imu[:1]), ("finetune", imu), ("finetune", imu[:1]),
-    ]  # fmt: skip
+        ("finetune", ("clip",)),
+        ("finetune", imu[:1]),
+        ("pretrain_imu", imu),
+        ("distill", imu),
+        ("distill", imu),
+        ("distill", imu[:1]),
+        ("finetune", imu),
+        ("finetune", imu[:1]),
+    ]
     assert [call[:2] for call in demo.calls] == 2 * expected
     for k, (name, _, start, splits, options) in enumerate(demo.calls):
         seed, number = divmod(k, len(STAGES))
@@ -627,9 +679,13 @@ def test_demo_reports_each_model(demo):
         cost = egodistill.measure(runs[0], batch_size=2, repeats=1)
         assert (row["gmacs"], row["params"]) == (cost.gmacs, cost.params) and row["ms_per_clip"] > 0
         cells = [
-            name + " stage 1" * ("without" in name), row["inputs"], f"{cost.gmacs:.3f}", f"{cost.params / 1e6:.2f}",
-            f"{row['ms_per_clip']:.2f}", f"{mean(top1):.1f} ± {stdev(top1):.1f}",
-        ]  # fmt: skip
+            name + " stage 1" * ("without" in name),
+            row["inputs"],
+            f"{cost.gmacs:.3f}",
+            f"{cost.params / 1e6:.2f}",
+            f"{row['ms_per_clip']:.2f}",
+            f"{mean(top1):.1f} ± {stdev(top1):.1f}",
+        ]
         assert re.search(rf"(?m)^{' +'.join(map(re.escape, cells))}$", table), (cells, table)
     assert "deviation of 2 seeds" in table and "its accuracies mean nothing" in table
     # The costs at the paper's size, and the definition beside them.
@@ -853,12 +909,25 @@ def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
     )
     assert cli.main(command + options.split()) == 0
     assert given == {
-        "teacher": "slowfast-0", "alpha": 0.5, "beta": 2.0, "tau": 3.0, "tau_squared": True,
-        "epochs": 4, "batch_size": 5, "learning_rate": 0.6, "schedule": "cosine",
-        "warmup_epochs": 1.5, "decay_epochs": (2, 3), "decay": 0.7,
-        "weight_decay": 0.8, "seed": 9, "precision": "bf16", "device": "cpu", "sync_batch_norm": True,
+        "teacher": "slowfast-0",
+        "alpha": 0.5,
+        "beta": 2.0,
+        "tau": 3.0,
+        "tau_squared": True,
+        "epochs": 4,
+        "batch_size": 5,
+        "learning_rate": 0.6,
+        "schedule": "cosine",
+        "warmup_epochs": 1.5,
+        "decay_epochs": (2, 3),
+        "decay": 0.7,
+        "weight_decay": 0.8,
+        "seed": 9,
+        "precision": "bf16",
+        "device": "cpu",
+        "sync_batch_norm": True,
         "checkpoint": tmp_path / "s.pt.training",
-    }  # fmt: skip
+    }
 
 
 def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(files, monkeypatch, capsys):
@@ -876,8 +945,7 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
     for imu in ([], ["a.csv"], ["a.csv", "g.csv"]):
         out = run(capsys, *command, *(["--imu", *imu] if imu else []), "--out", "rows.csv")
     assert given == [
-        ("a.mp4", imu, {"stride": None, "top": 3, "exact": True} | plain)
-        for imu in (None, "a.csv", ["a.csv", "g.csv"])
+        ("a.mp4", imu, {"stride": None, "top": 3, "exact": True} | plain) for imu in (None, "a.csv", ["a.csv", "g.csv"])
     ]
     assert out.splitlines()[1].endswith("s  none: no head motion, from 3.1 s on")
     with open("rows.csv", newline="") as file:

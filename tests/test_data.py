@@ -118,8 +118,7 @@ def write_epic_imu(folder, name, seconds, slope=1.0):
 
 # --- Tables --------------------------------------------------------------------------------------
 
-EPIC = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp", "verb",
-        "verb_class")
+EPIC = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp", "verb", "verb_class")
 
 
 def epic_row(number, video, verb="take", verb_class=0, start="00:00:01.50", stop="00:01:02.25"):
@@ -131,17 +130,19 @@ def test_epic_kitchens_reads_times_split_labels_and_paths(tmp_path):
         write_epic_imu(tmp_path / video[:3] / "meta_data", video, 2)
     write_epic_imu(tmp_path / "P02" / "meta_data", "P02_101", 2)
     os.remove(tmp_path / "P02/meta_data/P02_101-gyro.csv")
-    rows = [epic_row(0, "P01_101", "pick-up"), epic_row(1, "P30_107", "grab"),
-            epic_row(2, "P01_101", "grab"), epic_row(3, "P02_101", "grab"),
-            epic_row(4, "P01_101", "wash", 2, "01:00:00.1", "01:00:00.35")]
+    rows = [
+        epic_row(0, "P01_101", "pick-up"),
+        epic_row(1, "P30_107", "grab"),
+        epic_row(2, "P01_101", "grab"),
+        epic_row(3, "P02_101", "grab"),
+        epic_row(4, "P01_101", "wash", 2, "01:00:00.1", "01:00:00.35"),
+    ]
     table = write_table(tmp_path / "EPIC_100_train.csv", EPIC, rows)
     found = data.read_epic_kitchens(table, tmp_path)
     first = found[0]
     assert first.id == "P01_101_0" and (first.start, first.stop) == (1.5, 62.25)
     assert first.video == str(tmp_path / "P01/videos/P01_101.MP4")
-    assert first.imu == tuple(
-        str(tmp_path / f"P01/meta_data/P01_101-{kind}.csv") for kind in ("accl", "gyro")
-    )
+    assert first.imu == tuple(str(tmp_path / f"P01/meta_data/P01_101-{kind}.csv") for kind in ("accl", "gyro"))
     assert [s.split for s in found] == ["train", "test", "train", "train"]
     assert [s.label for s in found] == ["grab", "grab", "grab", "wash"]  # the commonest spelling
     assert found[3].start == pytest.approx(3600.1) and found[3].stop == pytest.approx(3600.35)
@@ -196,17 +197,13 @@ def test_real_epic_kitchens_tables(sample, tmp_path):
             folder.mkdir(parents=True, exist_ok=True)
             for kind in ("accl", "gyro"):
                 (folder / f"{row['video_id']}-{kind}.csv").touch()
-    found = data.read_epic_kitchens(
-        sample("epic-kitchens-100/EPIC_100_uda_target_val.csv"), tmp_path
-    )
+    found = data.read_epic_kitchens(sample("epic-kitchens-100/EPIC_100_uda_target_val.csv"), tmp_path)
     assert len(found) == 7906 and not found.dropped
     test = [s for s in found if s.split == "test"]
     assert len(test) == 2842 and len({s.video for s in test}) == 11
     assert len({s.label for s in test}) == 56
     assert (found[0].label, found[0].start, found[0].stop) == ("turn-on", 2.6, 3.86)
-    joined = data.read_epic_kitchens(
-        sample("epic-kitchens-100/imu_train_subset_joined.csv"), tmp_path
-    )
+    joined = data.read_epic_kitchens(sample("epic-kitchens-100/imu_train_subset_joined.csv"), tmp_path)
     assert len(joined) == 5138 and {s.split for s in joined} == {"train"}
     with pytest.raises(data.DataError, match=r"none of its 138 videos.*validation"):
         data.read_epic_kitchens(sample("epic-kitchens-100/EPIC_100_validation.csv"), tmp_path)
@@ -216,8 +213,11 @@ def test_read_csv(tmp_path):
     for name in ("a.mp4", "a.csv", "g.csv"):
         (tmp_path / name).touch()
     header = ("video", "start", "stop", "label", "imu", "split", "id")
-    rows = [("a.mp4", "1.5", "3", "cut", "a.csv;g.csv", "test", "x"),
-            ("a.mp4", "0:01:01", "62.5", "", "", "", ""), ("a.mp4", 0, 1, "cut", "a.csv", "", "")]
+    rows = [
+        ("a.mp4", "1.5", "3", "cut", "a.csv;g.csv", "test", "x"),
+        ("a.mp4", "0:01:01", "62.5", "", "", "", ""),
+        ("a.mp4", 0, 1, "cut", "a.csv", "", ""),
+    ]
     found = data.read_csv(write_table(tmp_path / "t.csv", header, rows))
     pair = (str(tmp_path / "a.csv"), str(tmp_path / "g.csv"))
     assert found[0] == data.Segment("x", str(tmp_path / "a.mp4"), 1.5, 3.0, "cut", pair, "test")
@@ -255,8 +255,9 @@ def test_read_csv_names_file_and_row(tmp_path, row, words):
 def test_csv_columns_for_clock_and_classes(tmp_path):
     (tmp_path / "a.mp4").touch()
     header = ("video", "start", "stop", "label", "imu_offset", "imu_stretch")
-    table = write_table(tmp_path / "t.csv", header, [("a.mp4", 0, 1, "cut", "-0.25", "1.01"),
-                                                     ("a.mp4", 0, 1, "cut", "", "")])
+    table = write_table(
+        tmp_path / "t.csv", header, [("a.mp4", 0, 1, "cut", "-0.25", "1.01"), ("a.mp4", 0, 1, "cut", "", "")]
+    )
     first, second = data.read_csv(table, class_names=["cut"])
     assert (first.imu_offset, first.imu_stretch) == (-0.25, 1.01)
     assert (second.imu_offset, second.imu_stretch) == (0.0, 1.0)
@@ -269,10 +270,14 @@ def test_csv_columns_for_clock_and_classes(tmp_path):
 
 
 def test_imu_offsets_from_a_table(tmp_path):
-    segments = [data.Segment("1", "/x/a.mp4", 0, 1, imu_offset=0.5), data.Segment("2", "/x/b.mp4", 0, 1),
-                data.Segment("3", "/y/b.mp4", 0, 1)]
-    table = write_table(tmp_path / "o.csv", ("video", "imu_offset", "imu_stretch"),
-                        [("a", "0.25", "1.1"), ("/y/b.mp4", "-1", "")])
+    segments = [
+        data.Segment("1", "/x/a.mp4", 0, 1, imu_offset=0.5),
+        data.Segment("2", "/x/b.mp4", 0, 1),
+        data.Segment("3", "/y/b.mp4", 0, 1),
+    ]
+    table = write_table(
+        tmp_path / "o.csv", ("video", "imu_offset", "imu_stretch"), [("a", "0.25", "1.1"), ("/y/b.mp4", "-1", "")]
+    )
     moved = data.with_imu_offsets(data.SegmentList(segments, {"why": 1}), table)
     assert [s.imu_offset for s in moved] == pytest.approx([0.5 * 1.1 + 0.25, 0, -1])
     assert [s.imu_stretch for s in moved] == [1.1, 1, 1] and moved.dropped == {"why": 1}
@@ -298,10 +303,19 @@ def test_epic_split_by_another_word_and_videos_without_sound(tmp_path):
 
 
 def ego4d_action(uid, pre=60, post=120, verb="cut_(trim)", **others):
-    return {"narration_annotation_uid": uid, "start_sec": 1.0, "end_sec": 9.0, "start_frame": 30,
-            "is_rejected": False, "is_invalid_annotation": False, "warnings": [],
-            "structured_verb": verb, "critical_frames": {"pre_frame": pre, "post_frame": post},
-            "clip_critical_frames": {"pre_frame": pre - 15, "post_frame": post - 15}, **others}
+    return {
+        "narration_annotation_uid": uid,
+        "start_sec": 1.0,
+        "end_sec": 9.0,
+        "start_frame": 30,
+        "is_rejected": False,
+        "is_invalid_annotation": False,
+        "warnings": [],
+        "structured_verb": verb,
+        "critical_frames": {"pre_frame": pre, "post_frame": post},
+        "clip_critical_frames": {"pre_frame": pre - 15, "post_frame": post - 15},
+        **others,
+    }
 
 
 def ego4d_video(uid, *actions, clip=None):
@@ -322,32 +336,52 @@ def write_json(path, value):
 
 
 def test_ego4d_segments_and_what_is_left_out(tmp_path):
-    root = ego4d_root(tmp_path, "v2/imu/a.csv", "v2/full_scale/a.mp4", "v2/video_540ss/a.mp4",
-                      "imu/b.csv", "v2/clips/c1.mp4", "v2/imu/s.csv", "v2/full_scale/s.mp4",
-                      "v2/imu/x.csv")
-    frames = [{"frame_type": "pre_frame", "frame_number": 90},
-              {"frame_type": "post_frame", "frame_number": 99}]
+    root = ego4d_root(
+        tmp_path,
+        "v2/imu/a.csv",
+        "v2/full_scale/a.mp4",
+        "v2/video_540ss/a.mp4",
+        "imu/b.csv",
+        "v2/clips/c1.mp4",
+        "v2/imu/s.csv",
+        "v2/full_scale/s.mp4",
+        "v2/imu/x.csv",
+    )
+    frames = [{"frame_type": "pre_frame", "frame_number": 90}, {"frame_type": "post_frame", "frame_number": 99}]
     videos = [
         ego4d_video(
-            "a", ego4d_action("n1"), ego4d_action("n1"), ego4d_action("n2", is_rejected=True),
-            ego4d_action("n3", is_invalid_annotation=True), ego4d_action("n4", warnings=["far"]),
-            ego4d_action("n5", critical_frames=None), ego4d_action("n6", verb=None),
-            ego4d_action("n7", pre=120, post=60), ego4d_action("n8", pre=20),
-            ego4d_action("n9", critical_frames=None, frames=frames), ego4d_action("r", verb="rare"),
+            "a",
+            ego4d_action("n1"),
+            ego4d_action("n1"),
+            ego4d_action("n2", is_rejected=True),
+            ego4d_action("n3", is_invalid_annotation=True),
+            ego4d_action("n4", warnings=["far"]),
+            ego4d_action("n5", critical_frames=None),
+            ego4d_action("n6", verb=None),
+            ego4d_action("n7", pre=120, post=60),
+            ego4d_action("n8", pre=20),
+            ego4d_action("n9", critical_frames=None, frames=frames),
+            ego4d_action("r", verb="rare"),
         ),
-        ego4d_video("b", ego4d_action("m1", pre=300, post=330, clip_critical_frames={"pre_frame": 45}),
-                    clip="c1"),
-        ego4d_video("s", ego4d_action("m2")), ego4d_video("x", ego4d_action("m3")),
+        ego4d_video("b", ego4d_action("m1", pre=300, post=330, clip_critical_frames={"pre_frame": 45}), clip="c1"),
+        ego4d_video("s", ego4d_action("m2")),
+        ego4d_video("x", ego4d_action("m3")),
         ego4d_video("noimu", ego4d_action("m4")),
     ]
-    about = {"version": "v2", "clips": [], "videos": [
-        {"video_uid": "s", "is_stereo": True}, {"video_uid": "a", "is_stereo": False,
-         "video_metadata": {"audio_duration_sec": 9.0}}]}
+    about = {
+        "version": "v2",
+        "clips": [],
+        "videos": [
+            {"video_uid": "s", "is_stereo": True},
+            {"video_uid": "a", "is_stereo": False, "video_metadata": {"audio_duration_sec": 9.0}},
+        ],
+    }
     write_json(root / "ego4d.json", about)
     table = write_json(root / "fho_main.json", {"version": "v2", "videos": videos})
     found = data.read_ego4d(table, root)
-    whole, boxed, clip = (next(s for s in found if word in (s.video, s.start)) for word in
-                          (2.0, 3.0, str(root / "v2/clips/c1.mp4")))
+    whole, boxed, clip = (
+        next(s for s in found if word in (s.video, s.start)) for word in (2.0, 3.0, str(root / "v2/clips/c1.mp4"))
+    )
     assert (whole.video, whole.imu) == (str(root / "v2/full_scale/a.mp4"), str(root / "v2/imu/a.csv"))
     assert (whole.stop, whole.label, whole.imu_offset) == (4.0, "cut_(trim)", 0)
     assert boxed.stop == 3.3
@@ -355,10 +389,17 @@ def test_ego4d_segments_and_what_is_left_out(tmp_path):
     assert (clip.start, clip.stop, clip.imu_offset) == (1.5, 2.5, -8.5)
     assert len(found) == 3 and {s.split for s in found} == {"train", "test"}
     assert found.dropped == {
-        "annotated twice": 1, "rejected": 1, "invalid": 1, "with warnings": 1, "no critical frames": 1,
-        "no structured verb": 1, "pre_frame and post_frame are not in order": 2,
-        "the video shows two views (stereo)": 1, "neither the video nor its clip is there": 1,
-        "the video has no IMU file": 1, "the class has fewer than 2 segments": 1,
+        "annotated twice": 1,
+        "rejected": 1,
+        "invalid": 1,
+        "with warnings": 1,
+        "no critical frames": 1,
+        "no structured verb": 1,
+        "pre_frame and post_frame are not in order": 2,
+        "the video shows two views (stereo)": 1,
+        "neither the video nor its clip is there": 1,
+        "the video has no IMU file": 1,
+        "the class has fewer than 2 segments": 1,
     }
     assert len(data.read_ego4d(table, root, min_instances=1)) == 4  # 'rare' goes to train or test
     write_json(root / "ego4d.json", {"videos": [{"video_uid": "a", "video_metadata": {"audio_duration_sec": None}}]})
@@ -372,8 +413,10 @@ def test_ego4d_segments_and_what_is_left_out(tmp_path):
 
 def test_ego4d_split_is_70_30_in_each_class_and_stays(tmp_path):
     root = ego4d_root(tmp_path, "imu/a.csv", "full_scale/a.mp4")
-    actions = [ego4d_action(f"n{i}", pre=30 + i, post=400, verb=verb)
-               for i, verb in enumerate(["two"] * 2 + ["three"] * 3 + ["many"] * 100)]
+    actions = [
+        ego4d_action(f"n{i}", pre=30 + i, post=400, verb=verb)
+        for i, verb in enumerate(["two"] * 2 + ["three"] * 3 + ["many"] * 100)
+    ]
     table = write_json(root / "f.json", {"videos": [ego4d_video("a", *actions)]})
 
     def tests(found):
@@ -410,10 +453,13 @@ def test_ego4d_actions_without_a_uid_are_told_apart_by_their_video(tmp_path):
         ('{"videos": []}', "no usable action in 0 videos"),
         ('{"videos": [{"video_uid": "a", "annotated_intervals": [3]}]}', "not laid out as Ego4D's"),
         ('{"videos": [{"video_uid": "a", "annotated_intervals": 3}]}', "not laid out as Ego4D's"),
-        ('{"videos": [{"video_uid": "a", "annotated_intervals": [{"narrated_actions": [{"critical_frames": [1]}]}]}]}',
-         "not laid out as Ego4D's"),
+        (
+            '{"videos": [{"video_uid": "a", "annotated_intervals":'
+            ' [{"narrated_actions": [{"critical_frames": [1]}]}]}]}',
+            "not laid out as Ego4D's",
+        ),
     ],
-)  # fmt: skip
+)
 def test_ego4d_files_that_are_broken(tmp_path, text, words):
     (tmp_path / "f.json").write_text(text)
     with pytest.raises(data.DataError, match=f"f.json.*({words})"):
@@ -437,8 +483,13 @@ def test_code_in_a_table_does_not_run(tmp_path):
             for content in (code, header.encode() + b"\n" + (code.replace(b"\n", b" ") + b",") * 20 + b"\n"):
                 path = tmp_path / name
                 path.write_bytes(content)
-                for read in (data.read_csv, lambda p: data.read_epic_kitchens(p, tmp_path), data.read_imu,
-                             lambda p: data.read_ego4d(p, tmp_path), lambda p: data.with_imu_offsets([], p)):
+                for read in (
+                    data.read_csv,
+                    lambda p: data.read_epic_kitchens(p, tmp_path),
+                    data.read_imu,
+                    lambda p: data.read_ego4d(p, tmp_path),
+                    lambda p: data.with_imu_offsets([], p),
+                ):
                     with pytest.raises((data.DataError, data.VideoError), match=name.replace(".", r"\.")):
                         read(path)
     assert not (tmp_path / "ran").exists()
@@ -533,11 +584,18 @@ def test_what_is_odd_about_an_imu_file_is_noted(tmp_path):
     assert inside.notes == (*imu.notes, "1 samples lie over a second outside the video")
     assert imu.inside(2.0).gyro_time[-1] == pytest.approx(0.999) and imu.on_clock(0.6).inside(1.0).notes == imu.notes
     notes = "; ".join(imu.notes)
-    for words in ("1 of 104 rows have no usable time", "not in the order", "1 accelerometer samples repeat",
-                  "1 of 104 rows have no accelerometer", "the accelerometer's Y and Z are the same"):
+    for words in (
+        "1 of 104 rows have no usable time",
+        "not in the order",
+        "1 accelerometer samples repeat",
+        "1 of 104 rows have no accelerometer",
+        "the accelerometer's Y and Z are the same",
+    ):
         assert words in notes
-    assert data.read_imu(write_table(tmp_path / "g.csv", header, [(10 * i, 1, 2, 3, i, 2 * i, 0) for i in range(9)])
-                         ).notes == ()
+    assert (
+        data.read_imu(write_table(tmp_path / "g.csv", header, [(10 * i, 1, 2, 3, i, 2 * i, 0) for i in range(9)])).notes
+        == ()
+    )
 
 
 def test_missing_accelerometer_is_zero_on_request_only(tmp_path):
@@ -557,8 +615,9 @@ def test_epic_pair_is_sorted_and_cleaned(tmp_path):
         "\ufeffMilliseconds,AcclX,AcclY,AcclZ\r\n10,3,0,0\r\n-5,1,0,0\r\n0,2,0,0\r\n10,9,9,9\r\n"
         "15,nan,0,0\r\n20,,0,0\r\nNULL,7,7,7\r\n1e15,8,8,8\r\n25,5,6,7\r\n"
     )
-    gyro = write_table(tmp_path / "g.csv", ("Milliseconds", "GyroX", "GyroY", "GyroZ"),
-                       [(0, 0.1, 0.2, 0.3), (4, 0.4, 0.5, 0.6)])
+    gyro = write_table(
+        tmp_path / "g.csv", ("Milliseconds", "GyroX", "GyroY", "GyroZ"), [(0, 0.1, 0.2, 0.3), (4, 0.4, 0.5, 0.6)]
+    )
     imu = data.read_imu((accel, gyro))
     np.testing.assert_allclose(imu.accel_time, [-0.005, 0, 0.010, 0.025])
     np.testing.assert_allclose(imu.accel, [[1, 0, 0], [2, 0, 0], [3, 0, 0], [5, 6, 7]])
@@ -567,17 +626,33 @@ def test_epic_pair_is_sorted_and_cleaned(tmp_path):
 
 
 def test_single_csv_in_ego4d_and_plain_columns(tmp_path):
-    header = ("component_idx", "component_timestamp_ms", "canonical_timestamp_ms", "gyro_x",
-              "gyro_y", "gyro_z", "accl_x", "accl_y", "accl_z")
-    rows = [(0, 0, 100, 1, 2, 3, 4, 5, 6), (0, 5, 105, 1, 2, 3, "", "", ""), (1, 5, "", *[9] * 6),
-            (1, 0, 110, 7, 8, 9, 10, 11, 12)]
+    header = (
+        "component_idx",
+        "component_timestamp_ms",
+        "canonical_timestamp_ms",
+        "gyro_x",
+        "gyro_y",
+        "gyro_z",
+        "accl_x",
+        "accl_y",
+        "accl_z",
+    )
+    rows = [
+        (0, 0, 100, 1, 2, 3, 4, 5, 6),
+        (0, 5, 105, 1, 2, 3, "", "", ""),
+        (1, 5, "", *[9] * 6),
+        (1, 0, 110, 7, 8, 9, 10, 11, 12),
+    ]
     imu = data.read_imu(write_table(tmp_path / "e.csv", header, rows))
     np.testing.assert_allclose(imu.accel_time, [0.1, 0.11])
     np.testing.assert_allclose(imu.accel, [[4, 5, 6], [10, 11, 12]])
     np.testing.assert_allclose(imu.gyro_time, [0.1, 0.105, 0.11])
     np.testing.assert_allclose(imu.gyro, [[1, 2, 3], [1, 2, 3], [7, 8, 9]])
-    plain = write_table(tmp_path / "p.CSV", ("gz", "gy", "gx", "note", "time", "ax", "ay", "az"),
-                        [(6, 5, 4, "one", 0.5, 1, 2, 3), (6, 5, 4, "two", 0.6, 1, 2, 3)])
+    plain = write_table(
+        tmp_path / "p.CSV",
+        ("gz", "gy", "gx", "note", "time", "ax", "ay", "az"),
+        [(6, 5, 4, "one", 0.5, 1, 2, 3), (6, 5, 4, "two", 0.6, 1, 2, 3)],
+    )
     imu = data.read_imu(plain)
     np.testing.assert_allclose(imu.accel_time, [0.5, 0.6])
     np.testing.assert_allclose((imu.accel[0], imu.gyro[0]), [[1, 2, 3], [4, 5, 6]])
@@ -636,10 +711,16 @@ def ask(starts, seed=0):
     rng = np.random.default_rng(seed)
     end = starts[-1] + 0.02
     picked = rng.choice(starts, 12)
-    times = np.concatenate([
-        picked, picked - 1e-4, picked + 1e-4, (starts[3:5] + starts[4:6]) / 2,
-        rng.uniform(0, end, 12), [0, -1, starts[-1], end, starts[7], starts[7]],
-    ])
+    times = np.concatenate(
+        [
+            picked,
+            picked - 1e-4,
+            picked + 1e-4,
+            (starts[3:5] + starts[4:6]) / 2,
+            rng.uniform(0, end, 12),
+            [0, -1, starts[-1], end, starts[7], starts[7]],
+        ]
+    )
     return rng.permutation(times)
 
 
@@ -759,9 +840,14 @@ def test_videos_that_cannot_be_read(steady, tmp_path):
     with wave.open(str(tmp_path / "audio.wav"), "wb") as audio:
         audio.setparams((1, 2, 8000, 0, "NONE", ""))
         audio.writeframes(b"\0\0" * 8000)
-    cases = {"gone.mp4": "no such file", ".": "is a folder", "empty.mp4": "0 bytes",
-             "noindex.mp4": "cannot be opened.*index", "text.mp4": "cannot be opened",
-             "audio.wav": "no video stream"}
+    cases = {
+        "gone.mp4": "no such file",
+        ".": "is a folder",
+        "empty.mp4": "0 bytes",
+        "noindex.mp4": "cannot be opened.*index",
+        "text.mp4": "cannot be opened",
+        "audio.wav": "no video stream",
+    }
     for name, words in cases.items():
         for call in (lambda path: data.read_frames(path, [0]), data.probe):
             with pytest.raises(data.VideoError, match=words) as caught:
@@ -802,9 +888,14 @@ TEMPORAL_LAYERS = {"preset": "ultrafast", "x265_params": "keyint=40:bframes=3:te
 
 @pytest.mark.parametrize(
     ("name", "codec", "options", "skips"),
-    [("a.mp4", "libx264", X264, True), ("a.mkv", "libx264", X264, True), ("a.mp4", "libx265", H265, True),
-     ("a.mp4", "libx265", TEMPORAL_LAYERS, False), ("a.mp4", "mpeg4", {"bf": 2, "g": 20}, False)],
-)  # fmt: skip
+    [
+        ("a.mp4", "libx264", X264, True),
+        ("a.mkv", "libx264", X264, True),
+        ("a.mp4", "libx265", H265, True),
+        ("a.mp4", "libx265", TEMPORAL_LAYERS, False),
+        ("a.mp4", "mpeg4", {"bf": 2, "g": 20}, False),
+    ],
+)
 def test_frames_left_out_change_no_pixel(tmp_path, decoded, name, codec, options, skips):
     """In H.265 a frame of a lower temporal layer that its own layer does without may serve a higher one."""
     rng = np.random.default_rng(0)
@@ -1035,9 +1126,7 @@ def test_clip_starts_closed_form():
         starts = data.clip_starts(start, start + length, 100)
         assert len(starts) == max(1, math.ceil(length / CLIP))
         if len(starts) > 1:  # covers the segment from end to end, evenly, without holes
-            assert starts[0] == pytest.approx(start) and starts[-1] + CLIP == pytest.approx(
-                start + length
-            )
+            assert starts[0] == pytest.approx(start) and starts[-1] + CLIP == pytest.approx(start + length)
             assert np.ptp(np.diff(starts)) < 1e-9 and np.diff(starts).max() <= CLIP + 1e-9
 
 
@@ -1088,8 +1177,7 @@ def kitchen(tmp_path_factory):
     return segments
 
 
-OPTIONS = {"num_frames": (1, 4), "frame_size": 40, "clip_frames": 3, "clip_size": 24,
-           "progress": False, "workers": 1}
+OPTIONS = {"num_frames": (1, 4), "frame_size": 40, "clip_frames": 3, "clip_size": 24, "progress": False, "workers": 1}
 
 
 @pytest.fixture(scope="module")
@@ -1115,13 +1203,15 @@ def test_prepared_store_holds_what_was_painted(store, kitchen):
     assert everything["imu"].shape == (12, 422, 6) and everything["imu"].dtype == np.float32
     for row, clip in enumerate(store.clips):
         segment = kitchen[store.segments[row]]
-        assert (clip["id"], clip["video"], clip["label"]) == (
-            segment.id, segment.video, segment.label)
+        assert (clip["id"], clip["video"], clip["label"]) == (segment.id, segment.video, segment.label)
         assert (clip["split"], clip["status"]) == (segment.split, "ok")
         start = clip["start"]
         assert clip["stop"] - start == pytest.approx(CLIP)
-        times = {"frames_1": [start + CLIP / 2], "ends": [start, start + CLIP],
-                 "frames_4": [start + (i + 0.5) / 4 * CLIP for i in range(4)]}
+        times = {
+            "frames_1": [start + CLIP / 2],
+            "ends": [start, start + CLIP],
+            "frames_4": [start + (i + 0.5) / 4 * CLIP for i in range(4)],
+        }
         for name, wanted in times.items():
             numbers = [number_of(picture) for picture in everything[name][row]]
             assert numbers == expected_numbers(STEADY, wanted)
@@ -1139,9 +1229,7 @@ def test_header_lists_every_array_and_numpy_maps_them(store):
     for entry in header["arrays"].values():
         array = np.load(store.path / entry["file"], mmap_mode="r", allow_pickle=False)
         assert array.dtype == entry["dtype"] and list(array.shape) == entry["shape"]
-    assert {e["file"] for e in header["arrays"].values()} == {
-        f.name for f in store.path.glob("*.npy")
-    }
+    assert {e["file"] for e in header["arrays"].values()} == {f.name for f in store.path.glob("*.npy")}
     assert not list(store.path.glob("*.partial"))
     clips = json.loads((store.path / "clips.json").read_text())
     assert len(clips) == 12 and set(clips[0]) == {"segment", "start"}
@@ -1267,8 +1355,14 @@ def test_killed_run_goes_on_where_it_stopped(tmp_path, workers):
     videos = [write_video(tmp_path / "a.mp4", STEADY, pictures=large, preset="ultrafast")]
     videos.append(str(shutil.copy(videos[0], tmp_path / "b.mp4")))
     fields = [(str(i), videos[i % 2], i / 21, i / 21 + 2, "ab"[i % 2], imu) for i in range(80)]
-    options = {"num_frames": 16, "frame_size": 24, "clip_frames": 16, "clip_size": 24,
-               "progress": False, "workers": workers}
+    options = {
+        "num_frames": 16,
+        "frame_size": 24,
+        "clip_frames": 16,
+        "clip_size": 24,
+        "progress": False,
+        "workers": workers,
+    }
     segments = [data.Segment(*f) for f in fields]
     whole = data.prepare(segments, tmp_path / "whole", **options).path
     (tmp_path / "arguments").write_bytes(pickle.dumps((fields, options)))
@@ -1393,9 +1487,12 @@ def test_rerun_reads_nothing_that_is_there(store, kitchen, monkeypatch):
 
 def test_rerun_with_something_else_is_refused(store, kitchen):
     before = arrays_of(store.path)
-    changes = [({"num_frames": 1}, r"num_frames = \[1, 4\], not \[1\]"),
-               ({"frame_size": 32}, "frame_size = 40, not 32"), ({"imu": False}, "imu = True"),
-               ({"class_names": ["wash", "take", "cut"]}, "class names")]
+    changes = [
+        ({"num_frames": 1}, r"num_frames = \[1, 4\], not \[1\]"),
+        ({"frame_size": 32}, "frame_size = 40, not 32"),
+        ({"imu": False}, "imu = True"),
+        ({"class_names": ["wash", "take", "cut"]}, "class names"),
+    ]
     for change, words in changes:
         with pytest.raises(data.DataError, match=f"{words}.*another folder"):
             data.prepare(kitchen, store.path, **OPTIONS | change)
@@ -1497,8 +1594,10 @@ def test_prepare_with_other_settings(kitchen, tmp_path):
     """Sampling rule, IMU clock, coverage and sound reach the store."""
     video = write_sound(tmp_path / "a.mp4", chirp(np.arange(6 * 16000) / 16000), 16000, pictures=180)
     imu = write_epic_imu(tmp_path, "x", 7)
-    segments = [data.Segment("s", video, 1.5, 3.0, "x", imu, imu_offset=0.5),
-                data.Segment("late", video, 5.0, 5.9, "x", imu, imu_offset=-2.5)]
+    segments = [
+        data.Segment("s", video, 1.5, 3.0, "x", imu, imu_offset=0.5),
+        data.Segment("late", video, 5.0, 5.9, "x", imu, imu_offset=-2.5),
+    ]
     options = OPTIONS | {"num_frames": 2, "audio": True, "max_bad": 0.5}
     with pytest.warns(UserWarning, match="1 of 2 clips"):
         store = data.prepare(segments, tmp_path / "s", **options)
@@ -1513,8 +1612,10 @@ def test_prepare_with_other_settings(kitchen, tmp_path):
     first = data.prepare(kitchen[:1], tmp_path / "f", **OPTIONS | {"sampling": "first"})
     starts = first.clips[0]["start"] + (np.arange(4) + 0.5) / 30
     assert [number_of(p) for p in first.read("frames_4", 0)] == expected_numbers(STEADY, starts)
-    drawn = [data.prepare(kitchen[:1], tmp_path / f"r{k}", **OPTIONS | {"sampling": "random", "seed": k % 2})
-             for k in range(3)]
+    drawn = [
+        data.prepare(kitchen[:1], tmp_path / f"r{k}", **OPTIONS | {"sampling": "random", "seed": k % 2})
+        for k in range(3)
+    ]
     frames = [s.read("frames_4", 0) for s in drawn]
     assert (frames[0] == frames[2]).all() and (frames[0] != frames[1]).any()
     with pytest.raises(data.DataError, match="prepared with sampling = first, not uniform"):
@@ -1570,8 +1671,14 @@ def test_memory_does_not_grow_with_the_recording(tmp_path):
     peaks = []
     for k, count in enumerate((300, 6000)):
         times = np.arange(count) / 25
-        video = write_video(tmp_path / f"{k}.mp4", times, pictures=[noise[i % 10] for i in range(count)],
-                            preset="ultrafast", g=50, crf=45)
+        video = write_video(
+            tmp_path / f"{k}.mp4",
+            times,
+            pictures=[noise[i % 10] for i in range(count)],
+            preset="ultrafast",
+            g=50,
+            crf=45,
+        )
         command = [sys.executable, "-c", MEASURED, video, str(count // 50), str(tmp_path / f"s{k}")]
         clips, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
         assert int(clips) == count // 50
@@ -1826,8 +1933,9 @@ def test_full_disk_while_a_failure_is_noted(kitchen, tmp_path, full_disk, worker
 def test_real_gopro_walk_through_the_store(sample, tmp_path):
     """Telemetry in the video and the Ego4D-like pair of the same walk give the same clips."""
     gopro = data.Segment("a", sample("gopro/max-heromode.mp4"), 1.0, 9.0, "walk")
-    pair = data.Segment("b", sample("gopro-derived/walk_vp9_30fps.mp4"), 1.0, 9.0, "walk",
-                        sample("gopro-derived/walk_imu.csv"))
+    pair = data.Segment(
+        "b", sample("gopro-derived/walk_vp9_30fps.mp4"), 1.0, 9.0, "walk", sample("gopro-derived/walk_imu.csv")
+    )
     store = data.prepare([gopro, pair], tmp_path / "s", frame_size=32, workers=1, progress=False)
     assert store.segments.tolist() == [0] * 4 + [1] * 4 and not store.failures
     imu, frames = (store.read(name, np.arange(8)) for name in ("imu", "frames_1"))
@@ -1838,8 +1946,10 @@ def test_real_gopro_walk_through_the_store(sample, tmp_path):
 
 
 def test_imports_nothing_but_numpy_and_av():
-    code = ("import sys; sys.path.insert(0, sys.argv[1]); import data; "
-            "print([m for m in ('torch', 'egodistill', 'teachers') if m in sys.modules])")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import data; "
+        "print([m for m in ('torch', 'egodistill', 'teachers') if m in sys.modules])"
+    )
     command = [sys.executable, "-c", code, str(Path(data.__file__).parent)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout == "[]\n", done.stderr

@@ -147,8 +147,24 @@ class Kept(Store):
 
 
 def command(out):
-    return ["distill", "store", "--teacher", "t", "--out", str(out), "--image-encoder", "squeezenet1_1",
-            "--image-weights", "none", "--epochs", "2", "--batch-size", "8", "--device", "cpu"]  # fmt: skip
+    return [
+        "distill",
+        "store",
+        "--teacher",
+        "t",
+        "--out",
+        str(out),
+        "--image-encoder",
+        "squeezenet1_1",
+        "--image-weights",
+        "none",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "8",
+        "--device",
+        "cpu",
+    ]
 
 
 def do_loss_of_one(rank, folder):
@@ -309,10 +325,23 @@ def torchrun(tmp_path):
 
     def start(fault, at, out, *, restarts=0):
         return subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-             f"--max-restarts={restarts}", str(script), fault, str(at), *command(out)],
-            capture_output=True, text=True, timeout=600, cwd=tmp_path,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                "--nproc-per-node=2",
+                f"--max-restarts={restarts}",
+                str(script),
+                fault,
+                str(at),
+                *command(out),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            cwd=tmp_path,
+        )
 
     return start
 

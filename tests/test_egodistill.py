@@ -166,9 +166,16 @@ def test_imu_encoder_gets_the_readings_with_their_sign_and_without_their_mean():
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("resnet18", 512), ("mobilenet_v2", 1280), ("mobilenet_v3_large", 960), ("regnet_y_800mf", 784),
-     ("regnet_y_1_6gf", 888), ("efficientnet_b0", 1280), ("squeezenet1_0", 512)],
-)  # fmt: skip
+    [
+        ("resnet18", 512),
+        ("mobilenet_v2", 1280),
+        ("mobilenet_v3_large", 960),
+        ("regnet_y_800mf", 784),
+        ("regnet_y_1_6gf", 888),
+        ("efficientnet_b0", 1280),
+        ("squeezenet1_0", 512),
+    ],
+)
 def test_image_encoders_by_name(name, size):
     model = small(image_encoder=name).eval()
     assert model.image_dim == size

@@ -32,11 +32,17 @@ def bench_of(demo, out=None, **options) -> Bench:
 
 def test_runs_have_names_of_their_own():
     every = [
-        Run("teacher", teacher="x-{seed}"), Run("start"), Run("VisOnly"), Run("VisOnly", frames=2), Run("VisOnly", 1),
+        Run("teacher", teacher="x-{seed}"),
+        Run("start"),
+        Run("VisOnly"),
+        Run("VisOnly", frames=2),
+        Run("VisOnly", 1),
         *(Run("EgoDistill", teacher="x-{seed}", lacking=lacking) for lacking in ABLATIONS.values()),
-        Run("EgoDistill", teacher="y"), Run("EgoDistill", teacher="x-{seed}", sampling="first"),
-        Run("stage 1", teacher="x-{seed}"), *(Run(method) for method in experiments.RIVALS),
-    ]  # fmt: skip
+        Run("EgoDistill", teacher="y"),
+        Run("EgoDistill", teacher="x-{seed}", sampling="first"),
+        Run("stage 1", teacher="x-{seed}"),
+        *(Run(method) for method in experiments.RIVALS),
+    ]
     names = [run.name for run in every]
     assert len(set(names)) == len(names)
     assert Run("EgoDistill", 3, 4, "x-{seed}").name == "seed-3/egodistill-n4-x-3"
@@ -155,10 +161,14 @@ def test_compare_takes_what_the_demo_has_trained(demo, compared):
         f"seed-{seed}/{name.format(seed)}"
         for seed in (0, 1)
         for name in (
-            "visonly-distill-n2-slowfast-{0}", "stage-1-n2-slowfast-{0}", "egodistill-n2-slowfast-{0}",
-            "listentolook-n1-slowfast-{0}", "listentolook-n2-slowfast-{0}", "adafuse-n2",
+            "visonly-distill-n2-slowfast-{0}",
+            "stage-1-n2-slowfast-{0}",
+            "egodistill-n2-slowfast-{0}",
+            "listentolook-n1-slowfast-{0}",
+            "listentolook-n2-slowfast-{0}",
+            "adafuse-n2",
         )
-    }  # fmt: skip
+    }
     assert made == wanted
     assert f"[12/12] {max(wanted)}" in printed or printed.count("/12] ") == 12
     assert not unfinished(demo.out)
@@ -169,9 +179,10 @@ def test_compare_writes_what_it_prints(demo, compared):
     content = json.loads((demo.out / "compare.json").read_text())
     rows = {(row["method"], row["frames"]): row for row in content["rows"]}
     assert set(rows) == {
-        ("teacher", 1), *((name, n) for name in ("VisOnly-Distill", "EgoDistill", "ListenToLook") for n in (1, 2)),
+        ("teacher", 1),
+        *((name, n) for name in ("VisOnly-Distill", "EgoDistill", "ListenToLook") for n in (1, 2)),
         ("AdaFuse", 2),
-    }  # fmt: skip
+    }
     test = data.ClipStore(demo.out / "store").split("test")
     for (method, _frames), row in rows.items():
         run = Run(**row["run"] | {"lacking": tuple(row["run"]["lacking"])})

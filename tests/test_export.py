@@ -33,8 +33,14 @@ COMPILER = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None
 
 def student(seed=0, **arguments) -> EgoDistill:
     torch.manual_seed(seed)
-    options = {"feature_dim": 12, "image_weights": None, "frame_size": 32, "hidden": 32, "class_names": CLASSES,
-               "image_encoder": "squeezenet1_1"}  # quick to trace
+    options = {
+        "feature_dim": 12,
+        "image_weights": None,
+        "frame_size": 32,
+        "hidden": 32,
+        "class_names": CLASSES,
+        "image_encoder": "squeezenet1_1",
+    }  # quick to trace
     model = EgoDistill(4, **(options | arguments)).eval()
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
@@ -245,8 +251,9 @@ def test_description_says_what_the_file_does_not(tmp_path):
     assert imu["shape"] == ["batch", 213, 6] and imu["units"] == ["m/s2"] * 3 + ["rad/s"] * 3
     assert imu["channels"][0] == "accelerometer x" and imu["channels"][5] == "gyroscope z"
     assert [(x["name"], x["shape"]) for x in written["outputs"]] == [
-        ("feature", ["batch", 12]), ("logits", ["batch", 4]),
-    ]  # fmt: skip
+        ("feature", ["batch", 12]),
+        ("logits", ["batch", 4]),
+    ]
     assert written["class_names"] == CLASSES and written["clip_seconds"] == pytest.approx(64 / 30)
     assert len(written["inside"]) == 2 and written["precision"] == "fp32" and written["kind"] == "export"
     assert written["versions"] == {"egodistill": E.__version__, "torch": torch.__version__}
@@ -355,9 +362,12 @@ def test_export_killed_anywhere_leaves_nothing_that_is_taken_for_whole(quick, tm
     root = Path(E.__file__).parent
     code = "import sys, test_export; test_export.killed_again_and_again(*sys.argv[1:])"
     done = subprocess.run(
-        [sys.executable, "-c", code, file], capture_output=True, text=True, timeout=300,
+        [sys.executable, "-c", code, file],
+        capture_output=True,
+        text=True,
+        timeout=300,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")])},
-    )  # fmt: skip
+    )
     assert done.returncode == 0 and done.stdout.split() == ["-9"] * 3, done.stdout + done.stderr
     for k, words in enumerate(("there is no such file", "there is no such file", "the export was interrupted")):
         with pytest.raises(export.ExportError, match=words):

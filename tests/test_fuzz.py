@@ -1,6 +1,6 @@
 """Ten thousand damaged inputs: each is read, or refused by the library's own error, quickly and in little memory.
 
-    EGODISTILL_FUZZ=100000 pytest tests/test_fuzz.py     # more of them, of other seeds
+EGODISTILL_FUZZ=100000 pytest tests/test_fuzz.py     # more of them, of other seeds
 """
 
 import json
@@ -20,10 +20,39 @@ from egodistill import data, gpmf
 
 CASES = int(os.environ.get("EGODISTILL_FUZZ", 10_000))
 NASTY = (
-    "", " ", "nan", "NULL", "inf", "-inf", "-1", "0", "1e309", "9" * 400, "0x10", "1_0", "null", "true", "[]", "{}",
-    '"', ",", "\n", "\r\n", "\x00", "\ufeff", "\u0664", "../../P01", "..", "/etc/passwd", "P01/../..", "\\", "00:00:-1",
-    "1:2:3:4", "[" * 2000, "é",
-)  # fmt: skip
+    "",
+    " ",
+    "nan",
+    "NULL",
+    "inf",
+    "-inf",
+    "-1",
+    "0",
+    "1e309",
+    "9" * 400,
+    "0x10",
+    "1_0",
+    "null",
+    "true",
+    "[]",
+    "{}",
+    '"',
+    ",",
+    "\n",
+    "\r\n",
+    "\x00",
+    "\ufeff",
+    "\u0664",
+    "../../P01",
+    "..",
+    "/etc/passwd",
+    "P01/../..",
+    "\\",
+    "00:00:-1",
+    "1:2:3:4",
+    "[" * 2000,
+    "é",
+)
 
 
 def damage(content: bytes, rng: random.Random) -> bytes:
@@ -145,10 +174,15 @@ class Ego4d(File):
             (root / file).parent.mkdir(parents=True, exist_ok=True)
             (root / file).touch()
         actions = [
-            {"structured_verb": "cut" if k % 2 else "wash", "narration_annotation_uid": f"n{k}", "start_sec": k,
-             "critical_frames": {"pre_frame": 30 * k, "post_frame": 30 * k + 60}, "is_rejected": False}
+            {
+                "structured_verb": "cut" if k % 2 else "wash",
+                "narration_annotation_uid": f"n{k}",
+                "start_sec": k,
+                "critical_frames": {"pre_frame": 30 * k, "post_frame": 30 * k + 60},
+                "is_rejected": False,
+            }
             for k in range(8)
-        ]  # fmt: skip
+        ]
         video = {"video_uid": "walk", "annotated_intervals": [{"clip_uid": None, "narrated_actions": actions}]}
         self.sound = json.dumps({"version": "v2", "videos": [video]}).encode()
 

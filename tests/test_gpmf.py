@@ -42,12 +42,18 @@ def matrix(axes, *rows):
 def device(accel, gyro, name=b"Test", axes=orin(b"YxZ"), scale=10):  # noqa: B008
     """A payload with gyroscope before accelerometer, odd elements between, sizes not of 4."""
     return nest(
-        "DEVC", klv("DVNM", "c", 1, name), nest("STRM", klv("STNM", "c", 1, b"empty")),
-        nest("STRM", klv("abcd", "l", 4, bytes(4)), klv("SCAL", "s", 2, shorts(100, 10, 1)), *axes,
-             klv("GYRO", "s", 6, *[shorts(*row) for row in gyro])),
-        nest("STRM", klv("SCAL", "s", 2, shorts(scale)), *axes,
-             klv("ACCL", "s", 6, *[shorts(*row) for row in accel])),
-    )  # fmt: skip
+        "DEVC",
+        klv("DVNM", "c", 1, name),
+        nest("STRM", klv("STNM", "c", 1, b"empty")),
+        nest(
+            "STRM",
+            klv("abcd", "l", 4, bytes(4)),
+            klv("SCAL", "s", 2, shorts(100, 10, 1)),
+            *axes,
+            klv("GYRO", "s", 6, *[shorts(*row) for row in gyro]),
+        ),
+        nest("STRM", klv("SCAL", "s", 2, shorts(scale)), *axes, klv("ACCL", "s", 6, *[shorts(*row) for row in accel])),
+    )
 
 
 def test_values_are_scaled():

@@ -223,9 +223,10 @@ def test_as_many_workers_as_cores_of_the_process(world, tmp_path, monkeypatch):
     executor = synthetic.concurrent.futures.ThreadPoolExecutor
     monkeypatch.setattr(synthetic, "cores", lambda: 3)
     monkeypatch.setattr(
-        synthetic.concurrent.futures, "ThreadPoolExecutor",
+        synthetic.concurrent.futures,
+        "ThreadPoolExecutor",
         lambda count, **options: workers.append(count) or executor(count, **options),
-    )  # fmt: skip
+    )
     synthetic.render(tmp_path / "w", train_acts=3, test_acts=3, train_wearers=3, size=(32, 32), progress=False)
     assert workers == [3, 3]
 
@@ -260,8 +261,15 @@ def test_clocks_that_stand_still(world, tmp_path, monkeypatch, capsys):
     store = data.prepare(segments, tmp_path / "store", frame_size=32, workers=1, progress=True)
     said = capsys.readouterr().err
     assert not raised and f"{len(segments)}/{len(segments)} clips" in said and "inf" not in said
-    student = EgoDistill(len(store.class_names), feature_dim=8, image_encoder="resnet10x8", image_weights=None,
-                         use_imu=False, hidden=8, frame_size=32)  # fmt: skip
+    student = EgoDistill(
+        len(store.class_names),
+        feature_dim=8,
+        image_encoder="resnet10x8",
+        image_weights=None,
+        use_imu=False,
+        hidden=8,
+        frame_size=32,
+    )
     (epoch,) = egodistill.finetune(student, store, epochs=1, batch_size=4, progress=False)
     assert epoch["clips_per_second"] > 0
 

@@ -139,8 +139,9 @@ def test_drift_shows_in_the_stretches(folder):
 def test_only_the_stretches_are_decoded(folder, panned, monkeypatch):
     decoded = []
     meter = recordings._MotionMeter.__call__
-    monkeypatch.setattr(recordings._MotionMeter, "__call__", lambda self, now, frame: (
-        decoded.append(now), meter(self, now, frame))[1])
+    monkeypatch.setattr(
+        recordings._MotionMeter, "__call__", lambda self, now, frame: (decoded.append(now), meter(self, now, frame))[1]
+    )
     recordings._look(panned, 2, 2.0)
     assert len(decoded) == pytest.approx(2 * 2 * RATE, abs=3)
     assert min(decoded) == 0 and max(decoded) > 11.9  # from one end to the other
@@ -202,8 +203,7 @@ def test_check_of_a_healthy_recording(world):
     found = recordings.check(video, files)
     info = data.probe(video)
     assert found.problem is None and found.notes == []
-    assert (found.duration, found.fps, found.width, found.height) == (
-        info.duration, info.fps, info.width, info.height)
+    assert (found.duration, found.fps, found.width, found.height) == (info.duration, info.fps, info.width, info.height)
     assert (found.codec, found.audio, found.rotation, found.variable_rate) == ("h264", True, 0, False)
     assert found.broken_packets == found.unordered_frames == found.repeated_frames == 0
     assert found.accel.rate == pytest.approx(197.9, abs=0.1)
@@ -233,9 +233,15 @@ def test_check_finds_what_is_wrong_with_the_stamps(panned, tmp_path):
     assert found.gyro.rate == pytest.approx(198 * 10.5 / 12, abs=1)  # stamps beyond the video do not count
     assert found.offset.reliable and found.offset.seconds == pytest.approx(0.3, abs=0.02)
     notes = "\n".join(found.notes)
-    for words in ("rows are not in the order", "1 gyroscope samples repeat a time",
-                  "1 of 2079 rows have no usable time", "1 samples lie over a second outside",
-                  "1 gaps, the longest 1.5", "accelerometer's X and Y are the same", "add +0."):
+    for words in (
+        "rows are not in the order",
+        "1 gyroscope samples repeat a time",
+        "1 of 2079 rows have no usable time",
+        "1 samples lie over a second outside",
+        "1 gaps, the longest 1.5",
+        "accelerometer's X and Y are the same",
+        "add +0.",
+    ):
         assert words in notes
 
 
@@ -287,8 +293,10 @@ def test_key_frames_between_the_stretches_are_looked_at(tmp_path):
     ("name", "expected"),
     [
         ("corrupted.mp4", {"broken_packets": 1, "variable_rate": False, "codec": "h264"}),
-        ("vfr_h265_nonmonotonic.mp4",
-         {"unordered_frames": 1, "variable_rate": True, "codec": "hevc", "audio": True, "width": 1376}),
+        (
+            "vfr_h265_nonmonotonic.mp4",
+            {"unordered_frames": 1, "variable_rate": True, "codec": "hevc", "audio": True, "width": 1376},
+        ),
         ("rotate_90.mov", {"rotation": -90, "width": 568, "height": 320}),
         ("rotate_180.mov", {"rotation": -180}),
         ("av1_640x360.mkv", {"codec": "av1", "variable_rate": False, "rotation": 0}),
@@ -322,11 +330,16 @@ def test_check_never_raises(sample_data, panned, tmp_path):
     (tmp_path / "text.mp4").write_text("not a video\n" * 100)
     (tmp_path / "bad.csv").write_text("time,gx\n0,1\n")
     cases = [
-        (tmp_path / "zero.mp4", None, "0 bytes"), (tmp_path / "cut.mp4", None, "cannot be opened"),
-        (tmp_path / "text.mp4", None, "cannot be opened"), (tmp_path, None, "is a folder"),
-        (tmp_path / "none.mp4", None, "no such file"), (sample_data / "gopro" / "hero5.raw", None, "no picture size"),
-        (panned, tmp_path / "bad.csv", "no accelerometer column"), (panned, tmp_path / "none.csv", "cannot be read"),
-        (panned, panned, "no telemetry"), (panned, tmp_path, "is a folder"),
+        (tmp_path / "zero.mp4", None, "0 bytes"),
+        (tmp_path / "cut.mp4", None, "cannot be opened"),
+        (tmp_path / "text.mp4", None, "cannot be opened"),
+        (tmp_path, None, "is a folder"),
+        (tmp_path / "none.mp4", None, "no such file"),
+        (sample_data / "gopro" / "hero5.raw", None, "no picture size"),
+        (panned, tmp_path / "bad.csv", "no accelerometer column"),
+        (panned, tmp_path / "none.csv", "cannot be read"),
+        (panned, panned, "no telemetry"),
+        (panned, tmp_path, "is a folder"),
     ]
     for video, imu, words in cases:
         found = recordings.check(video, imu)
@@ -374,8 +387,16 @@ def frame_times(video: Path) -> list[tuple[float, bool]]:
 
 @pytest.mark.parametrize(
     "name",
-    ["nasa_13013_bframes_multistream.mp4", "vfr_h265_nonmonotonic.mp4", "rotate_90.mov", "rotate_180.mov",
-     "h264_bt709_full_range.mp4", "h265_10bit.mp4", "av1_640x360.mkv", "unordered_4frames.mov"],
+    [
+        "nasa_13013_bframes_multistream.mp4",
+        "vfr_h265_nonmonotonic.mp4",
+        "rotate_90.mov",
+        "rotate_180.mov",
+        "h264_bt709_full_range.mp4",
+        "h265_10bit.mp4",
+        "av1_640x360.mkv",
+        "unordered_4frames.mov",
+    ],
 )
 def test_copy_shows_the_same_picture_at_the_same_time(sample_data, tmp_path, name):
     video, out = sample_data / "decoder-clips" / name, tmp_path / "copy.mp4"
@@ -457,8 +478,11 @@ def test_broken_packets_are_counted(sample_data, tmp_path):
 
 def test_what_is_refused(panned, tmp_path):
     original = panned.read_bytes()
-    for out, words in ((panned, "never written over"), (tmp_path / "copy.mkv", "end in .mp4"),
-                       (tmp_path / "none" / "copy.mp4", "no folder")):
+    for out, words in (
+        (panned, "never written over"),
+        (tmp_path / "copy.mkv", "end in .mp4"),
+        (tmp_path / "none" / "copy.mp4", "no folder"),
+    ):
         for overwrite in (False, True):
             with pytest.raises(data.DataError, match=words):
                 recordings.transcode(panned, out, overwrite=overwrite)

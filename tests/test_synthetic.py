@@ -20,8 +20,7 @@ Camera, HeadMotion, Recording = synthetic.Camera, synthetic.HeadMotion, syntheti
 Placed, Room = synthetic.Placed, synthetic.Room
 
 GRAVITY = 9.81
-SETTINGS = {"seed": 5, "train_acts": 16, "test_acts": 6, "train_wearers": 2, "size": (40, 32),
-            "progress": False}
+SETTINGS = {"seed": 5, "train_acts": 16, "test_acts": 6, "train_wearers": 2, "size": (40, 32), "progress": False}
 TRAINING, EVALUATION = ("P01", "P02"), ("P30", "P35", "P37")
 # What render() must have made of these settings: name, acts, share of wrong verbs.
 RECORDINGS = [
@@ -55,10 +54,20 @@ def contents(root, pattern="**/*"):
 def one_act(pair=0, backward=False, **changes):
     """An act of a typical wearer, ten seconds after the start, with the head going along."""
     act = synthetic.Act(
-        pair=pair, backward=backward, centre=10.0, offset=0.07, duration=1.1, hesitation=0.1,
-        lag=0.05, follow=0.9, lean=(0.03, -0.02, 0.01), azimuth=0.6, pitch=0.3, length=1.8,
+        pair=pair,
+        backward=backward,
+        centre=10.0,
+        offset=0.07,
+        duration=1.1,
+        hesitation=0.1,
+        lag=0.05,
+        follow=0.9,
+        lean=(0.03, -0.02, 0.01),
+        azimuth=0.6,
+        pitch=0.3,
+        length=1.8,
         appearance=7,
-    )  # fmt: skip
+    )
     return replace(act, **changes)
 
 
@@ -71,8 +80,7 @@ def steady(*acts):
 
 def axes(yaw, pitch, roll):
     """Camera axes (left, back, up) as columns, from where the camera looks and how it is tilted."""
-    forward = np.array([math.cos(pitch) * math.cos(yaw), math.cos(pitch) * math.sin(yaw),
-                        -math.sin(pitch)])
+    forward = np.array([math.cos(pitch) * math.cos(yaw), math.cos(pitch) * math.sin(yaw), -math.sin(pitch)])
     level = np.array([-math.sin(yaw), math.cos(yaw), 0])
     upright = np.cross(forward, level)
     left = math.cos(roll) * level - math.sin(roll) * upright  # a positive roll lowers the left side
@@ -189,8 +197,7 @@ def test_imu_files_are_the_motion_with_noise_bias_and_drift(tmp_path):
 
     imu = data.read_imu(paths)
     assert len(imu.accel) != len(imu.gyro)
-    sensors = ((imu.accel_time, imu.accel, 197.9, 0.06, 0.1),
-               (imu.gyro_time, imu.gyro, 198.2, 0.006, 0.015))
+    sensors = ((imu.accel_time, imu.accel, 197.9, 0.06, 0.1), (imu.gyro_time, imu.gyro, 198.2, 0.006, 0.015))
     for k, (stamps, values, rate, noise, bias) in enumerate(sensors):
         np.testing.assert_allclose(np.diff(stamps), 1 / rate, atol=2e-9)
         assert stamps[0] < 0.003
@@ -205,8 +212,12 @@ def test_imu_files_are_the_motion_with_noise_bias_and_drift(tmp_path):
     for number in range(101, 113):
         paths, clean = imu_files(Recording(f"P03_{number}", 1), tmp_path)
         other = data.read_imu(paths)
-        offsets.append([(other.accel - clean.imu(other.accel_time)[0])[:100].mean(0) / 0.1,
-                        (other.gyro - clean.imu(other.gyro_time)[1])[:100].mean(0) / 0.015])
+        offsets.append(
+            [
+                (other.accel - clean.imu(other.accel_time)[0])[:100].mean(0) / 0.1,
+                (other.gyro - clean.imu(other.gyro_time)[1])[:100].mean(0) / 0.015,
+            ]
+        )
     spread = np.sqrt(np.square(offsets).mean((0, 2)))  # 36 numbers a sensor
     np.testing.assert_allclose(spread, 1, atol=0.4)
 
@@ -256,8 +267,7 @@ def turns(tmp_path_factory):
     begins = [(a.centre + b.centre) / 2 - 0.275 for a, b in itertools.pairwise(acts)]
     frames = np.array([np.ceil(t * FRAME_RATE) + np.arange(11) for t in begins]) / FRAME_RATE
     pictures = data.read_frames(video, frames.ravel() + 1e-3).reshape(*frames.shape, 3, 96, 96)
-    shifts = np.array([[picture_shift(a, b) for a, b in itertools.pairwise(turn)]
-                       for turn in pictures])
+    shifts = np.array([[picture_shift(a, b) for a, b in itertools.pairwise(turn)] for turn in pictures])
     return motion, data.read_imu(tables), frames, shifts.reshape(-1, 2)
 
 
@@ -404,8 +414,7 @@ def test_backward_verb_is_the_forward_verb_in_the_mirror_of_time(number, wearer)
     done = forward.progress(there)
     assert done[0] == 0 and done[-1] == 1
     assert (np.diff(done) >= 0).all()
-    np.testing.assert_allclose(forward.progress(there, forward.lag),
-                               forward.progress(there - forward.lag), atol=1e-12)
+    np.testing.assert_allclose(forward.progress(there, forward.lag), forward.progress(there - forward.lag), atol=1e-12)
     presence = forward.presence(there)
     assert presence[0] == presence[-1] == 0 and presence[26] == 1
 
@@ -570,9 +579,7 @@ def test_layout_is_that_of_epic_kitchens(world):
     )
     assert len(rows) == 22 and len({row["narration_id"] for row in rows}) == 22
     first = rows[0]
-    assert (first["narration_id"], first["participant_id"], first["video_id"]) == (
-        "P01_101_0", "P01", "P01_101"
-    )  # fmt: skip
+    assert (first["narration_id"], first["participant_id"], first["video_id"]) == ("P01_101_0", "P01", "P01_101")
     assert re.fullmatch(r"00:00:0\d\.\d\d", first["start_timestamp"])
 
     segments = data.read_epic_kitchens(world.annotations, world.root)
@@ -587,9 +594,17 @@ def test_long_recordings_are_cut_and_acts_shared_evenly(tmp_path, monkeypatch):
     monkeypatch.setattr(Recording, "write", lambda self, root: written.append(self))
     world = synthetic.render(tmp_path, train_acts=205, test_acts=7, train_wearers=2, workers=1)
     names = [(recording.name, recording.acts) for recording in written]
-    assert names == [("P01_101", 34), ("P01_102", 34), ("P01_103", 34), ("P02_101", 34),
-                     ("P02_102", 34), ("P02_103", 35), ("P30_101", 2), ("P35_101", 2),
-                     ("P37_101", 3)]  # fmt: skip
+    assert names == [
+        ("P01_101", 34),
+        ("P01_102", 34),
+        ("P01_103", 34),
+        ("P02_101", 34),
+        ("P02_102", 34),
+        ("P02_103", 35),
+        ("P30_101", 2),
+        ("P35_101", 2),
+        ("P37_101", 3),
+    ]
     assert len(table(world)) == 212
     # Habits are the person's, acts and sway the recording's.
     (one, acts, motion), (same, others, motion_2), (other, *_) = (
@@ -647,16 +662,23 @@ def test_centre_of_an_annotation_is_exactly_a_frame(world):
             assert 1.6 <= round(segment.stop - segment.start, 6) <= 2.0  # less than a clip
             (start,) = data.clip_starts(segment.start, segment.stop, info.duration)
             frame = data.read_frames(video, data.clip_times(start, 1))[0]
-            errors = [np.abs(frame - picture.astype(int)).mean() for picture in
-                      pictures[number - 1 : number + 2]]
+            errors = [np.abs(frame - picture.astype(int)).mean() for picture in pictures[number - 1 : number + 2]]
             assert errors[1] < 1 and min(errors[0], errors[2]) > 2 * errors[1]
     assert next(segments, None) is None
 
 
 def test_world_goes_through_the_clip_store(world, tmp_path):
     segments = data.read_epic_kitchens(world.annotations, world.root)
-    store = data.prepare(segments, tmp_path / "store", num_frames=(1, 4), frame_size=32,
-                         clip_frames=8, clip_size=32, workers=1, progress=False)
+    store = data.prepare(
+        segments,
+        tmp_path / "store",
+        num_frames=(1, 4),
+        frame_size=32,
+        clip_frames=8,
+        clip_size=32,
+        workers=1,
+        progress=False,
+    )
     assert len(store) == 22 and not store.failures and store.splits == ["test", "train"]
     assert store.class_names == sorted(v for pair in PAIRS for v in (pair.forward, pair.backward))
     assert [store.class_names[k] for k in store.labels] == [row["verb"] for row in table(world)]
@@ -690,8 +712,7 @@ def test_evaluation_wearers_do_not_depend_on_the_training_wearers(world, tmp_pat
     other = synthetic.render(tmp_path / "other", workers=1, **SETTINGS | changes)
     one, two = (contents(w.root, "P3*/**/*") for w in (world, other))
     assert len(one) == 9 and one == two
-    one, two = ([row for row in table(w) if row["participant_id"] in EVALUATION]
-                for w in (world, other))
+    one, two = ([row for row in table(w) if row["participant_id"] in EVALUATION] for w in (world, other))
     assert one == two
 
 
@@ -741,13 +762,16 @@ def test_failure_ends_the_rendering_and_not_only_its_recording(tmp_path):
     (tmp_path / "P01").mkdir()
     (tmp_path / "P01" / "videos").write_text("a file in the way")
     with pytest.raises(FileExistsError):
-        synthetic.render(tmp_path, train_wearers=29, train_acts=29, test_acts=9, size=(32, 32),
-                         workers=2, progress=False)
+        synthetic.render(
+            tmp_path, train_wearers=29, train_acts=29, test_acts=9, size=(32, 32), workers=2, progress=False
+        )
     assert len(list(tmp_path.glob("P*/videos/*.MP4"))) < 16 and not list(tmp_path.glob("*.csv"))
 
 
-@pytest.mark.parametrize("change", [{"seed": 6}, {"train_acts": 17}, {"test_acts": 7},
-                                    {"train_wearers": 3}, {"size": (32, 40)}, {"label_noise": 0}])
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 6}, {"train_acts": 17}, {"test_acts": 7}, {"train_wearers": 3}, {"size": (32, 40)}, {"label_noise": 0}],
+)
 def test_folder_with_another_world_is_refused_and_kept(world, change):
     before = contents(world.root)
     with pytest.raises(synthetic.WorldError, match=re.escape(str(world.root))):
@@ -755,11 +779,21 @@ def test_folder_with_another_world_is_refused_and_kept(world, change):
     assert contents(world.root) == before
 
 
-@pytest.mark.parametrize("change", [
-    {"label_noise": 1.0}, {"label_noise": -0.1}, {"label_noise": math.nan}, {"train_wearers": 0},
-    {"train_wearers": 30}, {"train_acts": 1}, {"test_acts": 2}, {"size": (33, 32)},
-    {"size": (32, 30)}, {"seed": -1},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"label_noise": 1.0},
+        {"label_noise": -0.1},
+        {"label_noise": math.nan},
+        {"train_wearers": 0},
+        {"train_wearers": 30},
+        {"train_acts": 1},
+        {"test_acts": 2},
+        {"size": (33, 32)},
+        {"size": (32, 30)},
+        {"seed": -1},
+    ],
+)
 def test_arguments_that_make_no_world_are_named(tmp_path, change):
     (name,) = change
     with pytest.raises(synthetic.WorldError, match=name):

@@ -169,9 +169,7 @@ def test_size_and_cost_of_the_published_models(name, options, parameters, wanted
     assert gmacs(teacher) == pytest.approx(wanted, abs=6e-6)
 
 
-@pytest.mark.parametrize(
-    ("name", "millions", "wanted"), [("xs", 3.8, 0.60), ("s", 3.8, 1.96), ("l", 6.2, 18.37)]
-)
+@pytest.mark.parametrize(("name", "millions", "wanted"), [("xs", 3.8, 0.60), ("s", 3.8, 1.96), ("l", 6.2, 18.37)])
 def test_size_and_cost_of_the_other_x3d(name, millions, wanted):
     """PySlowFast's model zoo has these numbers."""
     teacher = meta(f"x3d_{name}")
@@ -350,9 +348,7 @@ def test_mvit_equals_torchvision_s():
     teacher = teachers.load("mvit_b_16x4", official.state_dict(), progress=False, **SMALL_MVIT)
     clip = torch.randn(2, 3, 4, 32, 32)
     with torch.no_grad():
-        torch.testing.assert_close(
-            teacher.encode(clip).logits, official(clip), rtol=1e-4, atol=1e-5
-        )
+        torch.testing.assert_close(teacher.encode(clip).logits, official(clip), rtol=1e-4, atol=1e-5)
     with pytest.raises(teachers.TeacherError, match=r"\[1, 3, 4, 64, 32\].*\[B, 3, 4, 32, 32\]"):
         teacher.encode(torch.randn(1, 3, 4, 64, 32))
 
@@ -476,9 +472,7 @@ def test_gradients_of_short_clips_in_bf16(kernel, frames):
             y = layer(x.bfloat16() if mixed else x)
         (y.float() * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum().backward()
         found.append(layer.weight.grad.clone())
-    torch.testing.assert_close(
-        found[1], found[0], rtol=0.05, atol=0.02 * found[0].abs().max().item()
-    )
+    torch.testing.assert_close(found[1], found[0], rtol=0.05, atol=0.02 * found[0].abs().max().item())
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16  # where nothing is learnt, nothing is slower
 
@@ -555,9 +549,7 @@ def test_mixed_precision_and_memory_format():
         feature, logits = net(clip)
     assert len(outputs) == 38 and all(output.dtype == torch.bfloat16 for output in outputs)
     if egodistill.has_bf16_kernels():  # torch's own bf16 convolutions are contiguous
-        assert all(
-            output.is_contiguous(memory_format=torch.channels_last_3d) for output in outputs
-        )
+        assert all(output.is_contiguous(memory_format=torch.channels_last_3d) for output in outputs)
     nn.functional.cross_entropy(logits.float(), torch.tensor([0, 3])).backward()
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
@@ -639,9 +631,7 @@ def test_errors_say_what_came_and_what_is_wanted(clip, came):
 
 def test_outputs_of_another_shape_are_refused():
     spec = teachers.ClipSpec(2, 4)
-    teacher = teachers.Teacher(
-        Recorder(), clip_spec=spec, feature_dim=3, class_names=["a", "b", "c"]
-    )
+    teacher = teachers.Teacher(Recorder(), clip_spec=spec, feature_dim=3, class_names=["a", "b", "c"])
     with pytest.raises(teachers.TeacherError, match=r"\(1, 2\).*\(1, 3\)"):
         teacher(torch.zeros(1, 2, 3, 4, 4, dtype=torch.uint8))
 
@@ -662,9 +652,7 @@ def test_bad_descriptions_are_refused():
 def test_factory_defaults_are_the_published_model():
     with torch.device("meta"):
         teacher = teachers.slowfast(5)
-    assert teacher.clip_spec == teachers.ClipSpec(
-        32, 224, 64 / 30, (0.45,) * 3, (0.225,) * 3, "RGB"
-    )
+    assert teacher.clip_spec == teachers.ClipSpec(32, 224, 64 / 30, (0.45,) * 3, (0.225,) * 3, "RGB")
     assert (teacher.feature_dim, teacher.name, teacher.inputs) == (2304, "slowfast", ("clip",))
     assert teacher.class_names == ["0", "1", "2", "3", "4"]
 
@@ -831,9 +819,7 @@ class Malicious:
         return (open, (str(self.path), "w"))
 
 
-@pytest.mark.parametrize(
-    "writer", [torch.save, lambda x, path: path.write_bytes(pickle.dumps(x, 2))]
-)
+@pytest.mark.parametrize("writer", [torch.save, lambda x, path: path.write_bytes(pickle.dumps(x, 2))])
 def test_code_in_a_file_does_not_run(tmp_path, writer):
     writer({"format": "egodistill.teacher", "version": Malicious(tmp_path / "ran")}, tmp_path / "x")
     with pytest.raises(teachers.TeacherError):
@@ -853,9 +839,7 @@ def as_pytorchvideo(state, network):
         if stage:
             number, pathway, block, rest = stage.groups()
             path = "" if network == "x3d_m" else f"multipathway_blocks.{pathway}."
-            rest = re.sub(r"^branch1\.", "branch1_conv.", rest).replace(
-                "branch1_bn", "branch1_norm"
-            )
+            rest = re.sub(r"^branch1\.", "branch1_conv.", rest).replace("branch1_bn", "branch1_norm")
             rest = rest.replace("branch2.se.fc1", "branch2.norm_b.1.block.0")
             rest = rest.replace("branch2.se.fc2", "branch2.norm_b.1.block.2")
             norm_b = "norm_b.0" if network == "x3d_m" else "norm_b"
@@ -1098,9 +1082,7 @@ def test_problems_are_told_in_the_words_of_the_file():
 
 def test_weights_of_another_model_are_named():
     state = as_published("x3d_m", "pytorchvideo")[1]
-    with pytest.raises(
-        teachers.TeacherError, match=r"X3D weights.*pytorchvideo.*SlowFast.*asked for.*x3d_m"
-    ):
+    with pytest.raises(teachers.TeacherError, match=r"X3D weights.*pytorchvideo.*SlowFast.*asked for.*x3d_m"):
         teachers.load("slowfast_8x8_r50", state, **SMALL_SLOWFAST)
     with pytest.raises(teachers.TeacherError, match=r"missing: s2\.pathway0_res1"):  # another size
         teachers.load("x3d_m", small("x3d_m").net.state_dict(), **{**SMALL_X3D, "depth_factor": 2})
@@ -1125,8 +1107,11 @@ def test_damaged_and_foreign_checkpoints_are_named(tmp_path):
         (tmp_path / name).write_bytes(content)
     torch.save([1, 2], tmp_path / "list.pyth")
     small("x3d_m").save(tmp_path / "ours.pt")
-    for name, words in [*((name, "cannot be read") for name in files), ("list.pyth", "a list"),
-                        ("ours.pt", r"Teacher\.load")]:  # fmt: skip
+    for name, words in [
+        *((name, "cannot be read") for name in files),
+        ("list.pyth", "a list"),
+        ("ours.pt", r"Teacher\.load"),
+    ]:
         with pytest.raises(teachers.TeacherError, match=rf"{re.escape(name)} .*{words}") as error:
             teachers.load("x3d_m", tmp_path / name, unsafe_pickle=True)
         assert "weights_only" not in str(error.value)  # torch's advice is to switch the guard off
@@ -1180,13 +1165,9 @@ def test_wrap_takes_feature_and_logits_of_a_torchvision_model():
     with pytest.raises(teachers.TeacherError, match=r"torch\.save"):
         teacher.save("r3d.pt")
     with pytest.raises(teachers.TeacherError, match=r"'head'.*fc"):
-        teachers.Teacher.wrap(
-            module, feature_layer="head", clip_spec=teachers.ClipSpec(4, 32), class_names=LABELS
-        )
+        teachers.Teacher.wrap(module, feature_layer="head", clip_spec=teachers.ClipSpec(4, 32), class_names=LABELS)
     with pytest.raises(teachers.TeacherError, match="3 scores for 2"):
-        teachers.Teacher.wrap(
-            module, feature_layer="fc", clip_spec=teachers.ClipSpec(4, 32), class_names=["a", "b"]
-        )
+        teachers.Teacher.wrap(module, feature_layer="fc", clip_spec=teachers.ClipSpec(4, 32), class_names=["a", "b"])
 
 
 def test_wrap_takes_a_video_transformer_in_one_line():
@@ -1330,9 +1311,7 @@ def test_extract_keeps_two_teachers_apart(store):
     kept = store.arrays["slowfast.feature"].copy()
 
     second = narrow(seed=1)
-    with pytest.raises(
-        teachers.TeacherError, match=r"slowfast\.teacher\.json.*fingerprint.*overwrite"
-    ):
+    with pytest.raises(teachers.TeacherError, match=r"slowfast\.teacher\.json.*fingerprint.*overwrite"):
         teachers.extract(second, store, progress=False)
     same_weights = narrow(seed=0)
     same_weights.clip_spec = replace(same_weights.clip_spec, channels="BGR")
@@ -1440,8 +1419,7 @@ def folder(tmp_path_factory):
     for k in range(2):
         video = write_video(path / f"{k}.mp4", np.arange(400) / 25)
         segments += [data.Segment(f"{k} {i}", video, 2.5 * i, 2.5 * i + 2, LABELS[i % 3]) for i in range(6)]
-    options = {"num_frames": (), "ends": False, "imu": False, "clip_frames": 8, "clip_size": 32,
-               "class_names": LABELS}  # fmt: skip
+    options = {"num_frames": (), "ends": False, "imu": False, "clip_frames": 8, "clip_size": 32, "class_names": LABELS}
     return data.prepare(segments, path / "s", **options, workers=1, progress=False).path
 
 
@@ -1529,8 +1507,13 @@ def script(*command):
     root = Path(data.__file__).parent
     code = "import sys, test_teachers as T; getattr(T, sys.argv[1])(*sys.argv[2:])"
     paths = os.pathsep.join([str(root), str(root / "tests")])
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, command)], env=os.environ | {"PYTHONPATH": paths},
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, command)],
+        env=os.environ | {"PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork and SIGKILL")
