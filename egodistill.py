@@ -60,6 +60,7 @@ __all__ = [
     "EGO4D",
     "EPIC_KITCHENS",
     "Cost",
+    "DataError",
     "EgoDistill",
     "EgoDistillError",
     "EgoDistillOSError",
@@ -93,8 +94,12 @@ class EgoDistillError(ValueError):
     """Something given does not fit; the message says what, where, and what would."""
 
 
+class DataError(EgoDistillError):
+    """A file, annotations or a store that cannot be used as they are; or a folder that holds another run."""
+
+
 class EgoDistillOSError(EgoDistillError, OSError):
-    """The world around does not go along: a file is missing or cannot be written, a process of the training is gone."""
+    """A problem outside the library: a file is missing or unwritable, or a training process has died."""
 
 
 class Output(NamedTuple):
