@@ -1,0 +1,195 @@
+"""Files of models and of trainings: written whole, read without running code, loaded strictly.
+
+    from egodistill import checkpoints
+
+    checkpoints.save_model(model, "model.pt")               # a student, a teacher or a baseline
+    model = checkpoints.load_model("model.pt")              # whichever of them it holds, in evaluation mode
+
+A model file is what `torch.save()` makes of a dict: format, class, arguments of its constructor, class names, weights.
+A class that can be saved has `arguments`, a dict of plain values, `class_names`, and `from_arguments()`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from egodistill import EgoDistillError, EgoDistillOSError, files
+
+__all__ = ["load_model", "load_strictly", "read_checkpoint", "read_tensors", "save_model", "write_checkpoint"]
+
+MODEL_FORMAT = "egodistill model 1"
+# The classes that a model file may name, and their modules. They are imported when a file is read.
+MODEL_CLASSES = {
+    "EgoDistill": "student",
+    "Teacher": "teachers",
+    "AdaFuse": "baselines",
+    "STTS": "baselines",
+    "ListenToLook": "baselines",
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Models
+
+
+def save_model(model: nn.Module, path: str | os.PathLike) -> None:
+    """Write a model to one file that `load_model()` needs nothing else for; it is complete or absent.
+
+    Raise EgoDistillError for a class that no file may name, EgoDistillOSError if the file cannot be written.
+    """
+    name = type(model).__name__
+    if name not in MODEL_CLASSES:
+        raise EgoDistillError(f"{name} is no model of this library; keep its weights by torch.save(model.state_dict())")
+    content = {
+        "format": MODEL_FORMAT,
+        "class": name,
+        "arguments": model.arguments,
+        "class_names": model.class_names,
+        "weights": model.state_dict(),
+    }
+    write_checkpoint(path, content)
+
+
+def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None) -> nn.Module:
+    """Return the model in a file, in evaluation mode, on the CPU.
+
+    Raise EgoDistillError, with the file's name, if it holds something else than a model (of the class `expected`, or
+    one derived from it, where that is given), is damaged, or if its weights do not fit.
+    """
+    content = read_checkpoint(path, MODEL_FORMAT)
+    try:
+        name = content["class"]
+        kind = getattr(importlib.import_module(f"egodistill.{MODEL_CLASSES[name]}"), name)
+        arguments, class_names, weights = content["arguments"], content["class_names"], dict(content["weights"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise EgoDistillError(f"{path} does not describe a model ({type(error).__name__}: {error})") from error
+    if expected is not None and not issubclass(kind, expected):
+        raise EgoDistillError(f"{path} holds a model of the class {name}; this is {expected.__name__}.load()")
+    try:
+        model = kind.from_arguments(arguments, class_names)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise EgoDistillError(
+            f"the arguments in {path} do not build a model of the class {name} ({type(error).__name__}: {error})"
+        ) from error
+    load_strictly(model, weights, f"the file {path}")
+    return model.eval()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Weights
+
+
+def load_strictly(
+    module: nn.Module,
+    weights: Mapping[str, Any],
+    source: str,
+    *,
+    names: Mapping[str, str] | None = None,
+    keep: Sequence[str] = (),
+) -> None:
+    """Load weights into a module, or raise EgoDistillError with all that does not fit.
+
+    `source` begins the message. `names` are the file's names of our keys, for the message. Parameters whose names begin
+    as one of `keep` may be absent, and stay as they are. Floating point numbers of another precision are converted. A
+    module on the meta device gets tensors of its own.
+    """
+    names, own = names or {}, module.state_dict()
+    # Files older than 2018 do not count batches; batch norm does not use the count at its default momentum.
+    optional = [key for key in own if key.startswith(tuple(keep)) or key.endswith("num_batches_tracked")]
+    faults: dict[str, list[str]] = {
+        "missing": [key for key in own if key not in weights and key not in optional],
+        "unexpected": [names.get(key, key) for key in weights if key not in own],
+        "not tensors": [],
+        "of another shape or kind": [],
+        "not finite": [],
+    }
+    for key, target in own.items():
+        value, name = weights.get(key, target), names.get(key, key)
+        if not isinstance(value, Tensor):
+            faults["not tensors"].append(f"{name}: {type(value).__name__}")
+        elif value.shape != target.shape or value.is_floating_point() != target.is_floating_point():
+            faults["of another shape or kind"].append(
+                f"{name}: {value.dtype} {list(value.shape)} for {target.dtype} {list(target.shape)}"
+            )
+        elif not value.is_meta and not value.isfinite().all():
+            faults["not finite"].append(name)
+    if any(faults.values()):
+        told = [f"{len(keys)} {fault} ({shorten(keys)})" for fault, keys in faults.items() if keys]
+        verb = "do" if source.endswith("weights") else "does"
+        raise EgoDistillError(f"{source} {verb} not fit this {type(module).__name__}: {'; '.join(told)}")
+    fitting = own | {key: value for key, value in weights.items() if key in own}
+    if any(value.is_meta for value in own.values()):
+        for key, value in fitting.items():
+            if value.is_meta:  # a counter of batches that the file lacks
+                value = torch.zeros(value.shape, dtype=value.dtype)
+            fitting[key] = value.detach().to(own[key].dtype, copy=True).contiguous()
+        module.load_state_dict(fitting, assign=True)
+    else:
+        module.load_state_dict(fitting)
+
+
+def shorten(names: Sequence[str], count: int = 5) -> str:
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
+    """Write a dict of tensors and plain values. Raise EgoDistillOSError if there is no room for it."""
+    try:
+        with files.atomic_write(path) as part, open(part, "wb") as file:
+            torch.save(dict(content), file)
+    except (EgoDistillOSError, RuntimeError) as error:
+        # torch covers the system's words with its own.
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        if isinstance(reason, EgoDistillOSError):
+            raise
+        raise EgoDistillOSError(
+            f"{path}: cannot be written ({reason}); it needs {tensor_bytes(content) / 1e6:.1f} MB. What was there "
+            f"before is unchanged"
+        ) from error
+
+
+def tensor_bytes(content: Any) -> int:
+    """Return the bytes of all tensors in nested dicts and lists."""
+    if isinstance(content, Tensor):
+        return content.numel() * content.element_size()
+    values = content.values() if isinstance(content, Mapping) else content if isinstance(content, (list, tuple)) else ()
+    return sum(map(tensor_bytes, values))
+
+
+def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
+    """Return a file's dict of tensors and plain values; code that it may hold never runs (`weights_only`).
+
+    Raise EgoDistillOSError if there is no such file, EgoDistillError if it is damaged or of another kind.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise EgoDistillOSError(f"there is no file {path}") from error
+    except Exception as error:  # torch has no common class for all that a file can hold
+        # Its own words run over many lines and advise to switch its guard off.
+        raise EgoDistillError(
+            f"{path} cannot be read as a checkpoint: it is cut off, of another kind, or holds code "
+            f"({type(error).__name__})"
+        ) from error
+    if not isinstance(content, dict):
+        raise EgoDistillError(f"{path} holds a {type(content).__name__}, not a dict of weights")
+    return content
+
+
+def read_checkpoint(path: str | os.PathLike, expected: str) -> dict[str, Any]:
+    """Return what `write_checkpoint()` wrote under the "format" `expected`; raise EgoDistillError for another one."""
+    content = read_tensors(path)
+    if content.get("format") != expected:
+        raise EgoDistillError(f"{path} is no {expected!r} file; its format is {content.get('format')!r}")
+    return content
