@@ -14,7 +14,6 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -150,12 +149,10 @@ def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> Non
             torch.save(dict(content), file)
     except (EgoDistillOSError, RuntimeError) as error:
         # torch covers the system's words with its own.
-        reason = error.__context__ if isinstance(error.__context__, OSError) else error
-        if isinstance(reason, EgoDistillOSError):
-            raise
+        causes = [cause for cause in (error.__cause__, error.__context__) if isinstance(cause, OSError)]
         raise EgoDistillOSError(
-            f"{path}: cannot be written ({reason}); it needs {tensor_bytes(content) / 1e6:.1f} MB. What was there "
-            f"before is unchanged"
+            f"{path}: cannot be written ({causes[0] if causes else error}): it needs {tensor_bytes(content) / 1e6:.1f} "
+            f"MB, and {files.free_megabytes(path):.1f} MB are free there. What was there before is unchanged"
         ) from error
 
 

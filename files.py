@@ -44,6 +44,7 @@ __all__ = [
     "available_cores",
     "differences",
     "disk_errors",
+    "free_megabytes",
     "is_system_file",
     "job_share",
     "lock",
@@ -111,12 +112,16 @@ def disk_errors(path: Path) -> Iterator[None]:
         about = path if error.filename is None else Path(os.fsdecode(error.filename))
         if about != path and about not in path.parents and not about.name.startswith(f".{path.name}."):
             raise  # about another file, which the caller read meanwhile
-        folder = next((folder for folder in path.absolute().parents if folder.is_dir()), None)
-        free = f"; {shutil.disk_usage(folder).free / 1e6:.1f} MB are free there" if folder else ""
         raise EgoDistillOSError(
-            f"{path}: cannot be written: {error.strerror or error}{free}. What was there before is unchanged; "
-            f"the same call continues from it"
+            f"{path}: cannot be written: {error.strerror or error}; {free_megabytes(path):.1f} MB are free there. What "
+            f"was there before is unchanged; the same call continues from it"
         ) from error
+
+
+def free_megabytes(path: str | os.PathLike) -> float:
+    """Return the free space, in MB, where `path` is or would be."""
+    folder = next(folder for folder in (Path(path).absolute(), *Path(path).absolute().parents) if folder.is_dir())
+    return shutil.disk_usage(folder).free / 1e6
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
