@@ -1,9 +1,14 @@
-"""Files of models and of trainings: written whole, read without running code, loaded strictly.
+"""Files of models, of trainings and of published weights: written whole, read without running code, loaded strictly.
 
     from egodistill import checkpoints
 
     checkpoints.save_model(model, "model.pt")               # a student, a teacher or a baseline
     model = checkpoints.load_model("model.pt")              # whichever of them it holds, in evaluation mode
+
+    state = checkpoints.read_weights("x3d_m.pyth")          # published weights, by the names of their authors
+    layout = checkpoints.find_layout(state, layouts, "x3d_m.pyth")
+    weights, names, ignored = checkpoints.rename(state, layout)
+    checkpoints.load_strictly(net, weights, "x3d_m.pyth", names=names)
 
 A model file is what `torch.save()` makes of a dict: format, class, arguments of its constructor, class names, weights.
 A class that can be saved has `arguments`, a dict of plain values, `class_names`, and `from_arguments()`.
@@ -13,15 +18,30 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+import pickle
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from egodistill import EgoDistillError, EgoDistillOSError, files
 
-__all__ = ["load_model", "load_strictly", "read_checkpoint", "read_tensors", "save_model", "write_checkpoint"]
+__all__ = [
+    "Layout",
+    "find_layout",
+    "load_model",
+    "load_strictly",
+    "read_checkpoint",
+    "read_tensors",
+    "read_weights",
+    "rename",
+    "save_model",
+    "write_checkpoint",
+]
 
 MODEL_FORMAT = "egodistill model 1"
 # The classes that a model file may name, and their modules. They are imported when a file is read.
@@ -190,3 +210,146 @@ def read_checkpoint(path: str | os.PathLike, expected: str) -> dict[str, Any]:
     if content.get("format") != expected:
         raise EgoDistillError(f"{path} is no {expected!r} file; its format is {content.get('format')!r}")
     return content
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Published weights
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one code base names the weights of one network; the networks' files have these as plain data.
+
+    source       The code base.
+    marker       Matches the beginning of a key that only this layout has.
+    rules        (pattern, replacement), applied one after the other, lead from its keys to ours.
+    ignored      Matches whole keys that are no weights.
+    joined       {ours: theirs}: parts of keys whose tensors are put together along the first dimension.
+    dimensions   {our key: n}: tensors that get leading dimensions of 1 up to n.
+    """
+
+    network: type[nn.Module]
+    source: str
+    marker: str
+    rules: tuple[tuple[str, str], ...] = ()
+    ignored: str = "(?!)"  # nothing
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    dimensions: Mapping[str, int] = field(default_factory=dict)
+
+
+def read_weights(checkpoint: str | os.PathLike | Mapping[str, Any], *, unsafe_pickle: bool = False) -> dict[str, Any]:
+    """Return the weights by name in a file as its authors released it, or in the content of one.
+
+    `unsafe_pickle` also reads Caffe2's files (.pkl), of which only numpy arrays are taken. Raise EgoDistillOSError if
+    there is no such file, EgoDistillError if it is damaged, or holds something else than weights by name.
+    """
+    source = "the given state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)
+    if isinstance(checkpoint, Mapping):
+        content: Any = checkpoint
+    elif source.endswith(".pkl"):
+        content = read_caffe2(source, unsafe_pickle)
+    else:
+        content = read_tensors(source)
+    if isinstance(content, Mapping) and content.get("format") == MODEL_FORMAT:
+        raise EgoDistillError(f"{source} was written by this library; read it with {content.get('class')}.load()")
+    for key in ("model_state", "state_dict", "model", "blobs"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
+        inside = f" of {list(content)[:5]}" if isinstance(content, Mapping) else ""
+        raise EgoDistillError(f"{source} holds no weights by name; its content is a {type(content).__name__}{inside}")
+    state = {key: torch.from_numpy(value) if is_numbers(value) else value for key, value in content.items()}
+    if state and all(key.startswith("module.") for key in state):  # saved from DataParallel
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state
+
+
+def is_numbers(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fiu"
+
+
+def read_caffe2(path: str, unsafe_pickle: bool) -> Any:
+    """Return the content of a Caffe2 file, a Python pickle, of which nothing but numpy arrays may come out."""
+    if not unsafe_pickle:
+        raise EgoDistillError(
+            f"{path} is a Caffe2 file, a Python pickle, and pickles can run any code when they are read. If you trust "
+            f"its source, give unsafe_pickle=True"
+        )
+    try:
+        with open(path, "rb") as file:
+            return ArraysOnly(file, encoding="latin1").load()
+    except FileNotFoundError as error:
+        raise EgoDistillOSError(f"there is no file {path}") from error
+    except Exception as error:  # a damaged pickle can raise almost anything
+        raise EgoDistillError(
+            f"{path} cannot be read as a Caffe2 file ({type(error).__name__}: {str(error)[:200]})"
+        ) from error
+
+
+class ArraysOnly(pickle.Unpickler):
+    """A pickle may name any function to be called; this reader calls only those that make numpy arrays."""
+
+    allowed = frozenset(
+        {
+            ("collections", "OrderedDict"),
+            ("_codecs", "encode"),
+            ("numpy", "dtype"),
+            ("numpy", "ndarray"),
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy.core.multiarray", "scalar"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module.replace("numpy._core", "numpy.core"), name) not in self.allowed:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
+        if module.startswith("numpy") and name in ("_reconstruct", "scalar"):
+            # Their module has another name since numpy 2; an array and a number know it.
+            example = np.zeros(0) if name == "_reconstruct" else np.float32(0)
+            return example.__reduce__()[0]
+        return super().find_class(module, name)
+
+
+def find_layout(state: Mapping[str, Any], layouts: Iterable[Layout], source: str) -> Layout:
+    """Return the first layout whose marker is among the names; raise EgoDistillError, which lists them, for none."""
+    known = []
+    for layout in layouts:
+        if any(re.match(layout.marker, key) for key in state):
+            return layout
+        known.append(f"{layout.network.__name__} of {layout.source}")
+    raise EgoDistillError(
+        f"{source} has none of the layouts that are known here ({', '.join(known)}). It begins with {list(state)[:5]}"
+    )
+
+
+def rename(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """Return weights by our names, {our name: the name in `state`}, and the names of what is no weight."""
+    weights: dict[str, Any] = {}
+    names: dict[str, str] = {}
+    ignored = []
+    for key, value in state.items():
+        if re.fullmatch(layout.ignored, key):
+            ignored.append(key)
+            continue
+        ours = key
+        for pattern, replacement in layout.rules:
+            ours = re.sub(pattern, replacement, ours)
+        ours = key if ours in weights else ours  # two of one name: the second one is then unexpected
+        weights[ours], names[ours] = value, key
+    for whole, parts in layout.joined.items():
+        join(weights, names, whole, parts)
+    for key, count in layout.dimensions.items():
+        value = weights.get(key)
+        if isinstance(value, Tensor) and value.ndim < count:
+            weights[key] = value[(None,) * (count - value.ndim)]
+    return weights, names, ignored
+
+
+def join(weights: dict[str, Any], names: dict[str, str], whole: str, parts: tuple[str, ...]) -> None:
+    """Put the tensors whose names differ only in `parts` together under the name that has `whole` there."""
+    for first in [key for key in weights if parts[0] in key]:
+        keys = [first.replace(parts[0], part) for part in parts]
+        if all(isinstance(weights.get(key), Tensor) for key in keys):
+            ours = first.replace(parts[0], whole)
+            weights[ours], names[ours] = torch.cat([weights.pop(key) for key in keys]), names[first]

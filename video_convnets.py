@@ -1,0 +1,628 @@
+"""Convolutional video networks, SlowFast and X3D: normalised clip -> (feature, logits).
+
+    from egodistill.video_convnets import PUBLISHED, SlowFast, X3D
+
+    net = SlowFast(400)                                     # the published 8x8 ResNet-50, with random weights
+    feature, logits = net(clip)                             # float [B, 3, 32, 224, 224] -> [B, 2304] and [B, 400]
+    net = X3D(5, width=8, depth_factor=0.5, pool=2)         # a small one
+    PUBLISHED["x3d_m"]["clip"]                              # frames, size, seconds, mean and deviation of its clips
+
+Numbers equal those of the authors' code. Parameters are named as in PySlowFast; `LAYOUTS` has the names of other code
+bases. `egodistill.teachers.load()` reads their files. No network applies a softmax. Sizes are in multiply-adds, half of
+what torch's FlopCounterMode counts. This file can be copied alone: it needs torch only.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["LAYOUTS", "PUBLISHED", "X3D", "SlowFast"]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The same in video_transformers.py: each of the two files can be copied alone
+
+
+def record_arguments(init: Callable) -> Callable:
+    """Decorate a constructor: keep its arguments, defaults included, in `self.arguments`."""
+
+    @functools.wraps(init)
+    def build(self: nn.Module, *given: Any, **options: Any) -> None:
+        bound = inspect.signature(init).bind(self, *given, **options)
+        bound.apply_defaults()
+        _, *arguments = bound.arguments.items()
+        init(self, *given, **options)
+        self.arguments = dict(arguments)
+
+    return build
+
+
+def check_clip(x: Tensor, frames: int | None = None, size: int | None = None) -> None:
+    """Raise ValueError unless x is a normalised clip [B, 3, T, H, W]; None leaves a size open."""
+    wanted = ("B", 3, frames or "T", size or "H", size or "W")
+    pairs = zip(x.shape, wanted, strict=False)
+    if x.ndim != 5 or any(isinstance(b, int) and a != b for a, b in pairs):
+        raise ValueError(f"the clip is {list(x.shape)}; it must be [{', '.join(map(str, wanted))}]")
+
+
+class Conv3d(nn.Conv3d):
+    """Conv3d that works around a wrong bf16 weight gradient on CPUs.
+
+    With bf16 on CPUs, torch 2.13 computes a wrong weight gradient, often of undefined numbers, if the kernel is longer
+    in time than its input (3 over 2 frames, for example; 1 frame is right). Such layers are small, so in training they
+    are computed in fp32.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        trained = torch.is_grad_enabled() and self.weight.requires_grad
+        if trained and x.device.type == "cpu" and x.shape[2] < self.kernel_size[0]:
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x.to(self.weight.dtype))
+        return super().forward(x)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Parts of both networks
+
+
+def conv(
+    channels: tuple[int, int],
+    kernel: tuple[int, int, int],
+    stride: tuple[int, int, int] = (1, 1, 1),
+    groups: int = 1,
+) -> nn.Conv3d:
+    """Return a convolution that keeps the size at stride 1; batch norm follows, so it has no bias."""
+    padding = tuple(size // 2 for size in kernel)
+    return Conv3d(*channels, kernel, stride, padding, groups=groups, bias=False)
+
+
+def channels_last(weight: Tensor) -> bool:
+    return weight.is_contiguous(memory_format=torch.channels_last_3d) and not weight.is_contiguous()
+
+
+def average_pool(x: Tensor, side: int) -> Tensor:
+    """Average [B, C, T, H, W] over time and over squares of `side` with stride 1: [B, C, h, w].
+
+    A smaller map is averaged as a whole.
+    """
+    x = x.mean(2)
+    return F.avg_pool2d(x, (min(side, x.shape[2]), min(side, x.shape[3])), stride=1)
+
+
+def initialise(net: nn.Module) -> None:
+    """Draw first weights: those of He et al. 2015 for convolutions, and zeros at the end of residual branches.
+
+    Without these zeros (Goyal et al. 2017), deep networks diverge in the first steps.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, (Bottleneck, X3DBlock)):
+            nn.init.zeros_(module.branch2.c_bn.weight)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(module.bias)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# SlowFast (Feichtenhofer et al., "SlowFast Networks for Video Recognition", ICCV 2019)
+
+# A fusion brings twice the fast channels to the slow pathway (section 3.4 of that paper).
+FUSION_RATIO = 2
+# A bottleneck widens its inner channels by this at the end, as in every ResNet-50.
+EXPANSION = 4
+# Side of the last average pool: what a 224-pixel crop leaves after a stride of 32.
+POOL = 7
+
+
+class SlowFast(nn.Module):
+    """Two pathways over one clip: few frames and many channels, many frames and few channels.
+
+    The defaults are the published 8x8 ResNet-50 (34.6 M parameters at 400 classes, 50.3 G multiply-adds at 224 pixels,
+    a feature of 2304 numbers). Parameters are named as in PySlowFast (pathway 0 is the slow one), so `state_dict()` has
+    the layout of its released files.
+
+    Args:
+        num_classes: C, the number of scores.
+        frames: T, frames of the clip; the fast pathway sees them all.
+        alpha: the slow pathway sees T / alpha of them, which must be a whole number.
+        width: channels of the slow stem; the feature has 32 * (width + width / beta) numbers.
+        beta: the fast pathway has width / beta channels.
+        depths: bottleneck blocks of the stages s2 to s5.
+        stem_time_kernels: frames under the first convolution, slow and fast.
+        slow_time_kernels, fast_time_kernels: frames under the first convolution of a block, s2 to s5.
+        fusion_kernel: frames under the convolution that leads from the fast to the slow pathway.
+        stem_size: side in pixels of the kernel of the first convolution.
+        dropout: on the feature, before the classifier.
+
+    Time kernels are odd: an even one would shift the pathways against each other.
+    """
+
+    classifier = "head.projection"
+    classifiers = (classifier,)  # names that a classifier can have in a state dict
+
+    @record_arguments
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        frames: int = 32,
+        alpha: int = 4,
+        width: int = 64,
+        beta: int = 8,
+        depths: Sequence[int] = (3, 4, 6, 3),
+        stem_time_kernels: Sequence[int] = (1, 5),
+        slow_time_kernels: Sequence[int] = (1, 1, 3, 3),
+        fast_time_kernels: Sequence[int] = (3, 3, 3, 3),
+        fusion_kernel: int = 7,
+        stem_size: int = 7,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if frames % alpha:
+            raise ValueError(
+                f"alpha={alpha} does not divide frames={frames}: the slow pathway needs a whole number of frames"
+            )
+        if width % beta:
+            raise ValueError(
+                f"beta={beta} does not divide width={width}: the fast pathway needs a whole number of channels"
+            )
+        for name, values in (
+            ("depths", depths),
+            ("slow_time_kernels", slow_time_kernels),
+            ("fast_time_kernels", fast_time_kernels),
+        ):
+            if len(values) != 4 or min(values) < 1:
+                raise ValueError(f"{name} is {tuple(values)}; it needs four numbers from 1, s2 to s5")
+        kernels = (*stem_time_kernels, *slow_time_kernels, *fast_time_kernels, fusion_kernel)
+        if not all(kernel % 2 for kernel in (*kernels, stem_size)):
+            raise ValueError(f"kernels must be odd, but they are {kernels} and {stem_size}")
+        self.frames = frames
+        self.slow_index = slow_index(frames, alpha)
+
+        slow, fast = width, width // beta
+        self.s1 = nn.ModuleDict(
+            {
+                "pathway0_stem": stem(slow, stem_time_kernels[0], stem_size),
+                "pathway1_stem": stem(fast, stem_time_kernels[1], stem_size),
+            }
+        )
+        self.s1_fuse = Fusion(fast, fusion_kernel, alpha)
+        for number in range(4):
+            inner = (width * 2**number, width // beta * 2**number)
+            stage = Stage(
+                inputs=(slow + FUSION_RATIO * fast, fast),
+                inner=inner,
+                time_kernels=(slow_time_kernels[number], fast_time_kernels[number]),
+                depth=depths[number],
+                stride=1 if number == 0 else 2,
+            )
+            self.add_module(f"s{number + 2}", stage)
+            slow, fast = inner[0] * EXPANSION, inner[1] * EXPANSION
+            if number < 3:
+                self.add_module(f"s{number + 2}_fuse", Fusion(fast, fusion_kernel, alpha))
+        self.feature_dim = slow + fast
+        self.head = SlowFastHead(self.feature_dim, num_classes, dropout)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return feature [B, D] and logits [B, C] of a normalised clip, float [B, 3, T, H, W].
+
+        A crop larger than 224 pixels has several positions (see `positions()`); feature and logits are both averaged
+        over them.
+        """
+        feature, logits = self.positions(x)
+        return feature.mean((1, 2)), logits.mean((1, 2))
+
+    def positions(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return feature [B, h, w, D] and logits [B, h, w, C] of a normalised clip, float [B, 3, T, H, W].
+
+        h x w are the places of a 7 x 7 average pool with stride 1 on the last map: 1 x 1 up to 224 pixels (smaller
+        crops are pooled whole), 2 x 2 at 256.
+        """
+        check_clip(x, self.frames)
+        # Clips get the weights' memory format, or each layer would convert its input.
+        if channels_last(self.s1["pathway0_stem"].conv.weight):
+            x = x.contiguous(memory_format=torch.channels_last_3d)
+        slow = x.index_select(2, torch.tensor(self.slow_index, device=x.device))
+        slow, fast = self.s1["pathway0_stem"](slow), self.s1["pathway1_stem"](x)
+        slow, fast = self.s2(self.s1_fuse(slow, fast), fast)
+        slow, fast = self.s3(self.s2_fuse(slow, fast), fast)
+        slow, fast = self.s4(self.s3_fuse(slow, fast), fast)
+        slow, fast = self.s5(self.s4_fuse(slow, fast), fast)
+        return self.head(slow, fast)
+
+    @staticmethod
+    def options_from(weights: Mapping[str, Any], source: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options that a checkpoint decides: none."""
+        return {}
+
+
+def slow_index(frames: int, alpha: int) -> tuple[int, ...]:
+    """Return the frames of the slow pathway: linspace(0, T - 1, T / alpha), truncated.
+
+    PySlowFast takes these and not every alpha-th frame. 32 frames and alpha 4 give 0, 4, 8, 13, 17, 22, 26, 31.
+    """
+    count = frames // alpha
+    return (0,) if count == 1 else tuple(i * (frames - 1) // (count - 1) for i in range(count))
+
+
+def stem(channels: int, time_kernel: int, size: int) -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict(
+            conv=conv((3, channels), (time_kernel, size, size), (1, 2, 2)),
+            bn=nn.BatchNorm3d(channels),
+            relu=nn.ReLU(inplace=True),
+            pool=nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+        )
+    )
+
+
+class Fusion(nn.Module):
+    """Lateral connection: concatenate the fast pathway, slowed down, behind the slow channels."""
+
+    def __init__(self, fast: int, kernel: int, alpha: int) -> None:
+        super().__init__()
+        channels = (fast, FUSION_RATIO * fast)
+        self.conv_f2s = conv(channels, (kernel, 1, 1), (alpha, 1, 1))
+        self.bn = nn.BatchNorm3d(channels[1])
+
+    def forward(self, slow: Tensor, fast: Tensor) -> Tensor:
+        return torch.cat([slow, F.relu(self.bn(self.conv_f2s(fast)), inplace=True)], 1)
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, into: int, inner: int, time_kernel: int, stride: int, first: bool) -> None:
+        super().__init__()
+        out = inner * EXPANSION
+        self.branch1: nn.Module | None = None
+        if first:  # every stage projects its first shortcut, even if the size does not change
+            self.branch1 = conv((into, out), (1, 1, 1), (1, stride, stride))
+            self.branch1_bn = nn.BatchNorm3d(out)
+        self.branch2 = nn.Sequential(
+            OrderedDict(
+                a=conv((into, inner), (time_kernel, 1, 1)),
+                a_bn=nn.BatchNorm3d(inner),
+                a_relu=nn.ReLU(inplace=True),
+                b=conv((inner, inner), (1, 3, 3), (1, stride, stride)),
+                b_bn=nn.BatchNorm3d(inner),
+                b_relu=nn.ReLU(inplace=True),
+                c=conv((inner, out), (1, 1, 1)),
+                c_bn=nn.BatchNorm3d(out),
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.branch1 is None else self.branch1_bn(self.branch1(x))
+        return F.relu(self.branch2(x).add_(shortcut), inplace=True)
+
+
+class Stage(nn.Module):
+    """`depth` blocks for each pathway; the pairs are (slow, fast)."""
+
+    def __init__(
+        self,
+        *,
+        inputs: tuple[int, int],
+        inner: tuple[int, int],
+        time_kernels: tuple[int, int],
+        depth: int,
+        stride: int,
+    ) -> None:
+        super().__init__()
+        self.depth = depth
+        for pathway in range(2):
+            channels = (inputs[pathway], inner[pathway])
+            for i in range(depth):
+                block = Bottleneck(*channels, time_kernels[pathway], stride if i == 0 else 1, i == 0)
+                self.add_module(f"pathway{pathway}_res{i}", block)
+                channels = (inner[pathway] * EXPANSION, inner[pathway])
+
+    def forward(self, slow: Tensor, fast: Tensor) -> tuple[Tensor, Tensor]:
+        for i in range(self.depth):
+            slow = getattr(self, f"pathway0_res{i}")(slow)
+            fast = getattr(self, f"pathway1_res{i}")(fast)
+        return slow, fast
+
+
+class SlowFastHead(nn.Module):
+    def __init__(self, feature_dim: int, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.projection = nn.Linear(feature_dim, num_classes)
+
+    def forward(self, slow: Tensor, fast: Tensor) -> tuple[Tensor, Tensor]:
+        maps = [average_pool(x, POOL) for x in (slow, fast)]
+        feature = torch.cat(maps, 1).permute(0, 2, 3, 1)  # [B, h, w, D]
+        return feature, self.projection(self.dropout(feature))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# X3D (Feichtenhofer, "X3D: Expanding Architectures for Efficient Video Recognition", CVPR 2020)
+
+
+class X3D(nn.Module):
+    """A narrow network of depthwise space-time convolutions, grown along one axis at a time.
+
+    The defaults are the published X3D-M (3.8 M parameters at 400 classes, 4.7 G multiply-adds for 16 frames of 224
+    pixels, a feature of 2048 numbers); XS and S are the same network on fewer frames and pixels, L is a deeper one.
+    Parameters are named as in PySlowFast.
+
+    Args:
+        num_classes: C, the number of scores.
+        width: channels of the stem and of the stage s2; each further stage doubles them.
+        depth_factor: the stages have this times 1, 2, 5 and 3 blocks, rounded up.
+        bottleneck: channels inside a block, as a multiple of its output channels.
+        feature_dim: D, the length of the feature.
+        pool: side of the last average pool, a 32nd of the crop that the network was trained on; larger crops have
+            several positions (see `positions()`).
+        first_shortcut_norm: batch norm on the first shortcut of the stage s2: PySlowFast has it, pytorchvideo has not.
+        dropout: on the feature, before the classifier.
+    """
+
+    classifier = "head.projection"
+    classifiers = (classifier,)
+
+    @record_arguments
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        width: int = 24,
+        depth_factor: float = 2.2,
+        bottleneck: float = 2.25,
+        feature_dim: int = 2048,
+        pool: int = 7,
+        first_shortcut_norm: bool = True,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if width < 1 or not depth_factor > 0 or not bottleneck > 0 or pool < 1:
+            raise ValueError(
+                f"width={width}, depth_factor={depth_factor}, bottleneck={bottleneck} and "
+                f"pool={pool} must all be positive"
+            )
+        self.feature_dim = feature_dim
+        stem = OrderedDict(
+            conv_xy=conv((3, width), (1, 3, 3), (1, 2, 2)),
+            conv=conv((width, width), (5, 1, 1), groups=width),  # time, one filter per channel
+            bn=nn.BatchNorm3d(width),
+            relu=nn.ReLU(inplace=True),
+        )
+        self.s1 = nn.ModuleDict({"pathway0_stem": nn.Sequential(stem)})
+        into = width
+        for number, base in enumerate((1, 2, 5, 3)):
+            out = width * 2**number
+            inner = int(bottleneck * out)
+            stage = nn.Sequential()
+            for i in range(math.ceil(depth_factor * base)):
+                block = X3DBlock(
+                    into,
+                    inner,
+                    out,
+                    first=i == 0,
+                    squeeze=i % 2 == 0,
+                    shortcut_norm=number > 0 or first_shortcut_norm,
+                )
+                stage.add_module(f"pathway0_res{i}", block)
+                into = out
+            self.add_module(f"s{number + 2}", stage)
+        self.head = X3DHead(into, inner, feature_dim, num_classes, pool, dropout)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return feature [B, D] and logits [B, C] of a normalised clip, float [B, 3, T, H, W].
+
+        Both are averaged over the positions of a large crop.
+        """
+        feature, logits = self.positions(x)
+        return feature.mean((1, 2)), logits.mean((1, 2))
+
+    def positions(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return feature [B, h, w, D] and logits [B, h, w, C] of a normalised clip, float [B, 3, T, H, W].
+
+        h x w are the places of the last average pool, with stride 1.
+        """
+        check_clip(x)
+        if channels_last(self.s2.pathway0_res0.branch2.b.weight):
+            x = x.contiguous(memory_format=torch.channels_last_3d)
+        x = self.s1["pathway0_stem"](x)
+        return self.head(self.s5(self.s4(self.s3(self.s2(x)))))
+
+    @staticmethod
+    def options_from(weights: Mapping[str, Any], source: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options that a checkpoint decides."""
+        return {"first_shortcut_norm": "s2.pathway0_res0.branch1_bn.weight" in weights}
+
+
+class X3DBlock(nn.Module):
+    """Widen, filter each channel separately in space and time, weight the channels, narrow."""
+
+    def __init__(self, into: int, inner: int, out: int, *, first: bool, squeeze: bool, shortcut_norm: bool) -> None:
+        super().__init__()
+        stride = (1, 2, 2) if first else (1, 1, 1)
+        self.branch1: nn.Module | None = None
+        if first:
+            self.branch1 = conv((into, out), (1, 1, 1), stride)
+            self.branch1_bn = nn.BatchNorm3d(out) if shortcut_norm else None
+        layers: OrderedDict[str, nn.Module] = OrderedDict(
+            a=conv((into, inner), (1, 1, 1)),
+            a_bn=nn.BatchNorm3d(inner),
+            a_relu=nn.ReLU(inplace=True),
+            b=conv((inner, inner), (3, 3, 3), stride, groups=inner),
+            b_bn=nn.BatchNorm3d(inner),
+        )
+        if squeeze:
+            layers["se"] = SqueezeExcitation(inner)
+        layers.update(
+            b_swish=nn.SiLU(inplace=True),
+            c=conv((inner, out), (1, 1, 1)),
+            c_bn=nn.BatchNorm3d(out),
+        )
+        self.branch2 = nn.Sequential(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x
+        if self.branch1 is not None:
+            shortcut = self.branch1(x)
+            shortcut = shortcut if self.branch1_bn is None else self.branch1_bn(shortcut)
+        return F.relu(self.branch2(x).add_(shortcut), inplace=True)
+
+
+class SqueezeExcitation(nn.Module):
+    """Weight each channel by a function of the means of all channels (Hu et al. 2018)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        # A sixteenth, as the nearest multiple of 8 that is not more than 10 % below it.
+        exact = channels / 16
+        inner = max(8, int(exact + 4) // 8 * 8)
+        inner += 8 if inner < 0.9 * exact else 0
+        self.fc1 = nn.Conv3d(channels, inner, 1)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc2 = nn.Conv3d(inner, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.fc2(self.relu(self.fc1(x.mean((2, 3, 4), keepdim=True))))
+        return x * weight.sigmoid()
+
+
+class X3DHead(nn.Module):
+    """Classifier whose average pool comes before the widest layer, so that this layer costs next to nothing."""
+
+    def __init__(self, into: int, inner: int, feature_dim: int, num_classes: int, pool: int, dropout: float) -> None:
+        super().__init__()
+        self.pool = pool
+        self.conv_5 = conv((into, inner), (1, 1, 1))
+        self.conv_5_bn = nn.BatchNorm3d(inner)
+        self.lin_5 = conv((inner, feature_dim), (1, 1, 1))  # no BatchNorm here
+        self.dropout = nn.Dropout(dropout)
+        self.projection = nn.Linear(feature_dim, num_classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.relu(self.conv_5_bn(self.conv_5(x)), inplace=True)
+        x = self.lin_5(average_pool(x, self.pool)[:, :, None])
+        feature = F.relu(x[:, :, 0], inplace=True).permute(0, 2, 3, 1)  # [B, h, w, D]
+        return feature, self.projection(self.dropout(feature))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Published models and the names of their weights
+
+
+def published(network: type[nn.Module], frames: int, rate: int, size: int, *released: str, **options: Any) -> dict:
+    """Return an entry of PUBLISHED: a network that sees every `rate`-th frame at 30 per second."""
+    clip = {"frames": frames, "size": size, "seconds": frames * rate / 30, "mean": (0.45,) * 3, "std": (0.225,) * 3}
+    return {"network": network, "num_classes": 400, "clip": clip, "released": released, "options": options}
+
+
+# What the authors released: network and its options, classes, clips, names of the files. Pixels are divided by 255,
+# then normalised by mean and deviation.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "slowfast_8x8_r50": published(SlowFast, 32, 2, 224, "SLOWFAST_8x8_R50.pkl", "SLOWFAST_8x8_R50.pyth"),
+    "slowfast_4x16_r50": published(
+        SlowFast, 32, 2, 224, "SLOWFAST_4x16_R50.pkl", "SLOWFAST_4x16_R50.pyth", alpha=8, fusion_kernel=5
+    ),
+    # A 32nd of the crop is pooled.
+    "x3d_xs": published(X3D, 4, 12, 160, "x3d_xs.pyth", pool=5),
+    "x3d_s": published(X3D, 13, 6, 160, "x3d_s.pyth", pool=5),
+    "x3d_m": published(X3D, 16, 5, 224, "x3d_m.pyth", pool=7),
+    "x3d_l": published(X3D, 16, 5, 312, "x3d_l.pyth", pool=10, depth_factor=5.0),
+}
+
+# pytorchvideo names the blocks of both networks alike.
+PYTORCHVIDEO_BLOCKS = (
+    (r"\.branch1_conv\.", ".branch1."),
+    (r"\.branch1_norm\.", ".branch1_bn."),
+    (r"\.branch2\.conv_([abc])\.", r".branch2.\1."),
+    (r"\.branch2\.norm_([abc])\.", r".branch2.\1_bn."),
+)
+
+# How each code base names the weights of a network. The first layout whose marker is found is taken.
+#   marker       matches the beginning of a key that no later layout has
+#   rules        (pattern, replacement), applied one after the other, lead from its keys to ours
+#   ignored      matches whole keys that are no weights
+LAYOUTS: tuple[dict[str, Any], ...] = (
+    {
+        "network": SlowFast,
+        "source": "pytorchvideo",
+        "marker": r"blocks\.\d\.multipathway_",
+        "rules": (
+            (r"^blocks\.0\.multipathway_blocks\.(\d)\.conv\.", r"s1.pathway\1_stem.conv."),
+            (r"^blocks\.0\.multipathway_blocks\.(\d)\.norm\.", r"s1.pathway\1_stem.bn."),
+            *((rf"^blocks\.{k}\.multipathway_fusion\.", f"s{k + 1}_fuse.") for k in range(4)),
+            (r"_fuse\.conv_fast_to_slow\.", "_fuse.conv_f2s."),
+            (r"_fuse\.norm\.", "_fuse.bn."),
+            *(
+                (rf"^blocks\.{k}\.multipathway_blocks\.(\d)\.res_blocks\.(\d+)\.", rf"s{k + 1}.pathway\1_res\2.")
+                for k in range(1, 5)
+            ),
+            *PYTORCHVIDEO_BLOCKS,
+            (r"^blocks\.6\.proj\.", "head.projection."),
+        ),
+    },
+    {
+        "network": SlowFast,
+        "source": "Caffe2",
+        "marker": r"t_conv1_w|t_res\d_|t_pool1_",
+        "rules": (
+            (r"^pred_", "head.projection_"),
+            (r"^t_pool1_subsample_", "s1_fuse.conv_f2s_"),
+            (r"^t_res(\d)_\d+_branch2c_bn_subsample_", r"s\1_fuse.conv_f2s_"),
+            (r"_fuse\.conv_f2s_bn_", "_fuse.bn_"),
+            # The fast pathway is called t_...; its blocks are numbered like those of the slow one.
+            (r"^t_(?:res_)?conv1_", "s1.pathway1_stem.conv_"),
+            (r"^(?:res_)?conv1_", "s1.pathway0_stem.conv_"),
+            (r"_stem\.conv_bn_", "_stem.bn_"),
+            (r"^t_res(\d)_(\d+)_branch", r"s\1.pathway1_res\2.branch"),
+            (r"^res(\d)_(\d+)_branch", r"s\1.pathway0_res\2.branch"),
+            (r"\.branch2([abc])_", r".branch2.\1_"),
+            # Four letters per batch norm; "riv" is a variance, despite its name.
+            (r"_s$", ".weight"),
+            (r"_b$", ".bias"),
+            (r"_rm$", ".running_mean"),
+            (r"_riv$", ".running_var"),
+            (r"_w$", ".weight"),
+        ),
+        "ignored": r".*_momentum|lr|model_iter",
+    },
+    {
+        "network": SlowFast,
+        "source": "PySlowFast",
+        "marker": r"s\d_fuse\.|s\d\.pathway1_",
+    },
+    {
+        "network": X3D,
+        "source": "pytorchvideo",
+        "marker": r"blocks\.0\.conv\.conv_|blocks\.\d\.res_blocks\.",
+        "rules": (
+            # Their names of the stem's convolutions are crossed: conv_t is the spatial one.
+            (r"^blocks\.0\.conv\.conv_t\.", "s1.pathway0_stem.conv_xy."),
+            (r"^blocks\.0\.conv\.conv_xy\.", "s1.pathway0_stem.conv."),
+            (r"^blocks\.0\.norm\.", "s1.pathway0_stem.bn."),
+            *((rf"^blocks\.{k}\.res_blocks\.(\d+)\.", rf"s{k + 1}.pathway0_res\1.") for k in range(1, 5)),
+            (r"\.norm_b\.0\.", ".norm_b."),
+            (r"\.norm_b\.1\.block\.0\.", ".se.fc1."),
+            (r"\.norm_b\.1\.block\.2\.", ".se.fc2."),
+            *PYTORCHVIDEO_BLOCKS,
+            (r"^blocks\.5\.pool\.pre_conv\.", "head.conv_5."),
+            (r"^blocks\.5\.pool\.pre_norm\.", "head.conv_5_bn."),
+            (r"^blocks\.5\.pool\.post_conv\.", "head.lin_5."),
+            (r"^blocks\.5\.proj\.", "head.projection."),
+        ),
+    },
+    {
+        "network": X3D,
+        "source": "PySlowFast",
+        "marker": r"s1\.pathway0_stem\.conv_xy\.|s\d\.pathway0_res\d+\.branch2\.se\.",
+    },
+)

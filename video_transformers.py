@@ -1,0 +1,658 @@
+"""Video transformers, MotionFormer and MViT: normalised clip -> (feature, logits).
+
+    from egodistill.video_transformers import PUBLISHED, MotionFormer, MViT
+
+    net = MotionFormer(400)                                 # the published 16x4 model, with random weights
+    feature, logits = net(clip)                             # float [B, 3, 16, 224, 224] -> [B, 768] and [B, 400]
+    net = MViT(5, frames=8, size=64, depths=(1, 1, 2, 1))   # a small one
+    PUBLISHED["motionformer_16x4"]["clip"]                  # frames, size, seconds, mean and deviation of its clips
+
+Numbers equal those of the authors' code. Parameters are named as in the files that they released; `LAYOUTS` has the
+names of other code bases. `egodistill.teachers.load()` reads those files. No network applies a softmax. Sizes are in
+multiply-adds, half of what torch's FlopCounterMode counts. This file can be copied alone: it needs torch only.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["LAYOUTS", "PUBLISHED", "MViT", "MViTBlock", "MotionFormer", "initialise", "mvit_blocks"]
+
+EPS = 1e-6  # of each LayerNorm; torch's default of 1e-5 is visible in the features
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The same in video_convnets.py: each of the two files can be copied alone
+
+
+def record_arguments(init: Callable) -> Callable:
+    """Decorate a constructor: keep its arguments, defaults included, in `self.arguments`."""
+
+    @functools.wraps(init)
+    def build(self: nn.Module, *given: Any, **options: Any) -> None:
+        bound = inspect.signature(init).bind(self, *given, **options)
+        bound.apply_defaults()
+        _, *arguments = bound.arguments.items()
+        init(self, *given, **options)
+        self.arguments = dict(arguments)
+
+    return build
+
+
+def check_clip(x: Tensor, frames: int | None = None, size: int | None = None) -> None:
+    """Raise ValueError unless x is a normalised clip [B, 3, T, H, W]; None leaves a size open."""
+    wanted = ("B", 3, frames or "T", size or "H", size or "W")
+    pairs = zip(x.shape, wanted, strict=False)
+    if x.ndim != 5 or any(isinstance(b, int) and a != b for a, b in pairs):
+        raise ValueError(f"the clip is {list(x.shape)}; it must be [{', '.join(map(str, wanted))}]")
+
+
+class Conv3d(nn.Conv3d):
+    """Conv3d that works around a wrong bf16 weight gradient on CPUs.
+
+    With bf16 on CPUs, torch 2.13 computes a wrong weight gradient, often of undefined numbers, if the kernel is longer
+    in time than its input (3 over 2 frames, for example; 1 frame is right). Such layers are small, so in training they
+    are computed in fp32.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        trained = torch.is_grad_enabled() and self.weight.requires_grad
+        if trained and x.device.type == "cpu" and x.shape[2] < self.kernel_size[0]:
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x.to(self.weight.dtype))
+        return super().forward(x)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Parts of both transformers
+
+
+def mlp(width: int, hidden: int, out: int) -> nn.Sequential:
+    layers = OrderedDict(fc1=nn.Linear(width, hidden), gelu=nn.GELU(), fc2=nn.Linear(hidden, out))
+    return nn.Sequential(layers)
+
+
+def drop_rates(last: float, depth: int) -> list[float]:
+    """Return `depth` numbers from 0 to `last` in equal steps."""
+    return [last * i / max(depth - 1, 1) for i in range(depth)]
+
+
+def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Leave out a residual branch of some clips: stochastic depth (Huang et al. 2016)."""
+    if not training or rate == 0.0:
+        return x
+    kept = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device) >= rate
+    return x * (kept / (1.0 - rate)).to(x.dtype)
+
+
+def run_block(block: nn.Module, x: Any, *rest: Any, checkpointed: bool) -> Any:
+    """Run a block; with `checkpointed`, in training, compute it again in the backward pass to save memory."""
+    if checkpointed and torch.is_grad_enabled():
+        return torch.utils.checkpoint.checkpoint(block, x, *rest, use_reentrant=False)
+    return block(x, *rest)
+
+
+def initialise(net: nn.Module) -> None:
+    """Draw first weights, as every vision transformer does: linear layers and the network's own parameters."""
+    for module in net.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+    for parameter in net.parameters(recurse=False):  # tokens and positions
+        nn.init.trunc_normal_(parameter, std=0.02)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# MotionFormer (Patrick et al., "Keeping Your Eye on the Ball", NeurIPS 2021)
+
+
+class MotionFormer(nn.Module):
+    """Vision transformer over space-time patches that follows each of them along its trajectory.
+
+    The defaults are the released 16x4 model at 224 pixels (108.9 M parameters, a feature of 768 numbers). Parameters
+    are named as in facebookresearch/Motionformer.
+
+    Args:
+        num_classes: C; or two numbers, verbs and nouns, for the models of EPIC-KITCHENS.
+        frames: T, frames of the clip, a multiple of `tubelet`.
+        size: side in pixels of the crop that has a learnt position for each patch. Crops of another size get them
+            resized.
+        patch, tubelet: side in pixels and length in frames of one patch.
+        width, depth, heads, mlp_ratio: of the transformer; `heads` divides `width`.
+        head: with two heads, the one that gives the logits, "verb" or "noun".
+        value_step: what the softmax over frames averages. "original": the trajectory tokens, as the released weights
+            were trained. "projected": their projection, as in the paper. No checkpoint records `value_step`: the
+            weights have the same shapes.
+        fast: compute the trajectory attention in the order that needs 45 % less arithmetic and no [S, S] matrix. False
+            computes it as the released code does, with the 369.5 G multiply-adds that the EgoDistill paper counts.
+            Outputs agree to rounding.
+        drop_path: share of residual branches that training skips in the last block; it grows linearly from 0 in the
+            first.
+
+    Set `gradient_checkpointing` to True to trade time for memory in training.
+    """
+
+    classifiers = ("head", "head0", "head1")  # names that a classifier can have in a state dict
+
+    @record_arguments
+    def __init__(
+        self,
+        num_classes: int | Sequence[int],
+        *,
+        frames: int = 16,
+        size: int = 224,
+        patch: int = 16,
+        tubelet: int = 2,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        mlp_ratio: float = 4.0,
+        head: str = "verb",
+        value_step: str = "original",
+        fast: bool = True,
+        drop_path: float = 0.2,
+    ) -> None:
+        super().__init__()
+        classes = (num_classes,) if isinstance(num_classes, int) else tuple(num_classes)
+        if len(classes) not in (1, 2):
+            raise ValueError(f"num_classes is {num_classes}; it must be one number or two")
+        for name, value, choices in (
+            ("head", head, ("verb", "noun")),
+            ("value_step", value_step, ("original", "projected")),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r}; it must be one of {choices}")
+        if frames % tubelet or size % patch or width % heads:
+            raise ValueError(
+                f"tubelet={tubelet} must divide frames={frames}, patch={patch} size={size}, and "
+                f"heads={heads} width={width}"
+            )
+        self.frames, self.patch, self.grid = frames, patch, size // patch
+        self.feature_dim = width
+        self.gradient_checkpointing = False
+
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid**2, width))
+        self.temp_embed = nn.Parameter(torch.zeros(1, frames // tubelet, width))
+        # Every released file contains the image model's 2-D embedding, which never runs.
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, patch)})
+        self.patch_embed.requires_grad_(False)
+        cube = (tubelet, patch, patch)
+        self.patch_embed_3d = nn.ModuleDict({"proj": nn.Conv3d(3, width, cube, cube)})
+        self.blocks = nn.ModuleList(
+            MotionFormerBlock(width, heads, int(mlp_ratio * width), value_step == "projected", fast, rate)
+            for rate in drop_rates(drop_path, depth)
+        )
+        self.norm = nn.LayerNorm(width, eps=EPS)
+        self.pre_logits = nn.Sequential(OrderedDict(fc=nn.Linear(width, width), tanh=nn.Tanh()))
+        names = ("head",) if len(classes) == 1 else ("head0", "head1")  # head0: verbs
+        for name, count in zip(names, classes, strict=True):
+            self.add_module(name, nn.Linear(width, count))
+        self.classifier = names[-1 if head == "noun" else 0]
+        initialise(self)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return feature [B, D] and logits [B, C] of a normalised clip, float [B, 3, T, H, W]."""
+        feature = self.features(x)
+        return feature, self.get_submodule(self.classifier)(feature)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return what each head reads: normalised clip, float [B, 3, T, H, W] -> feature [B, D]."""
+        check_clip(x, self.frames)
+        if x.shape[3] % self.patch or x.shape[4] % self.patch:
+            raise ValueError(
+                f"a clip of {x.shape[3]} x {x.shape[4]} pixels; both must be multiples of the patches' {self.patch}"
+            )
+        x = self.patch_embed_3d["proj"](x)  # [B, D, T', h, w]
+        time, *grid = x.shape[2:]
+        # Token (t, p) has the position of p plus that of t: [T', h w, D], in the order of time.
+        position = self.spatial_positions(grid) + self.temp_embed[0, :, None]
+        x = x.flatten(2).transpose(1, 2) + position.flatten(0, 1)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
+        x = torch.cat([first, x], 1)
+        for block in self.blocks:
+            x = run_block(block, x, time, checkpointed=self.gradient_checkpointing)
+        return self.pre_logits(self.norm(x[:, 0]))  # of the class token
+
+    def spatial_positions(self, grid: Sequence[int]) -> Tensor:
+        """Return the learnt positions of patches [h w, D], resized if the crop has another size."""
+        learnt = self.pos_embed[:, 1:]
+        if tuple(grid) == (self.grid, self.grid):
+            return learnt[0]
+        square = learnt.transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        resized = F.interpolate(square, tuple(grid), mode="bicubic", align_corners=False)
+        return resized.flatten(2).transpose(1, 2)[0]
+
+    @staticmethod
+    def options_from(weights: Mapping[str, Any], source: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options that a checkpoint decides; a larger crop resizes its learnt positions."""
+        positions = weights.get("pos_embed")
+        if not isinstance(positions, Tensor) or positions.ndim != 3 or positions.shape[1] < 2:
+            return {}
+        return {"size": math.isqrt(positions.shape[1] - 1) * options.get("patch", 16)}
+
+
+class MotionFormerBlock(nn.Module):
+    def __init__(self, width: int, heads: int, hidden: int, projected: bool, fast: bool, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=EPS)
+        self.attn = TrajectoryAttention(width, heads, projected, fast)
+        self.norm2 = nn.LayerNorm(width, eps=EPS)
+        self.mlp = mlp(width, hidden, width)
+        self.drop_path = drop_path
+
+    def forward(self, x: Tensor, time: int) -> Tensor:
+        x = x + drop_path(self.attn(self.norm1(x), time), self.drop_path, self.training)
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path, self.training)
+
+
+LARGE = 1 << 22  # numbers: 16 MB of trajectories
+
+
+class TrajectoryAttention(nn.Module):
+    """Section 3.2 of that paper: attend within each frame, then along the frames of the trajectory.
+
+    Shapes: T frames of P patches make S = T P tokens of width C = H d, in H heads.
+    """
+
+    def __init__(self, width: int, heads: int, projected: bool, fast: bool) -> None:
+        super().__init__()
+        self.heads, self.projected, self.fast = heads, projected, fast
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj_q = nn.Linear(width, width)
+        self.proj_kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, time: int) -> Tensor:
+        """Return the next tokens from tokens [B, 1 + S, C], the class token first."""
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        # The class token attends to all tokens at once and has no trajectory: [B, H, 1, d].
+        first = F.scaled_dot_product_attention(q[:, :, :1], k, v)
+        trajectories = self.trajectories if self.fast else self.trajectories_as_released
+        rest = trajectories(q[:, :, 1:], k[:, :, 1:], v[:, :, 1:], time)
+        return self.proj(torch.cat([first.transpose(1, 2).flatten(2), rest], 1))
+
+    def trajectories(self, q: Tensor, k: Tensor, v: Tensor, time: int) -> Tensor:
+        """Return [B, S, C] from q, k, v [B, H, S, d]."""
+        # If there are many trajectories, a CPU takes one clip and the queries of one frame at a time: they stay in its
+        # cache and are never in memory as a whole. A GPU, and a small network, take all at once.
+        on_cpu = q.device.type == "cpu" and q.numel() * time > LARGE
+        if on_cpu and len(q) > 1:
+            clips = zip(q.split(1), k.split(1), v.split(1), strict=True)
+            return torch.cat([self.trajectories(*clip, time) for clip in clips])
+        # Frames are a batch dimension of the keys, because each query attends to each frame separately.
+        k, v = (y.unflatten(2, (time, -1)).permute(2, 0, 1, 3, 4).flatten(0, 1) for y in (k, v))  # [T B, H, P, d]
+        step = 1 if on_cpu else time
+        parts = q.unflatten(2, (time, -1)).split(step, 2)  # [B, H, T', P, d] each
+        return torch.cat([self.along(part, k, v, i * step) for i, part in enumerate(parts)], 1)
+
+    def along(self, q: Tensor, k: Tensor, v: Tensor, start: int) -> Tensor:
+        """Return [B, T' P, C] for the queries q [B, H, T', P, d] of the frames from `start` on."""
+        batch, heads, count, patches, dim = q.shape
+        time, width = len(k) // batch, heads * dim
+        # Space: x[t, n] is what query n, one of N = B T' P, finds in frame t.
+        q = q.flatten(2, 3).expand(time, -1, -1, -1, -1).flatten(0, 1)  # [T B, H, T' P, d]
+        x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        x = x.reshape(time, batch * count * patches, width)
+
+        # Time: the query along the trajectory is what the query found in its own frame.
+        own = x[start : start + count].unflatten(1, (batch, count, patches))
+        own = own.diagonal(dim1=0, dim2=2).permute(0, 3, 1, 2).reshape(-1, width)  # [N, C]
+        q = self.proj_q(own).unflatten(1, (heads, dim)) * dim**-0.5
+        # q · (W x + b) = (Wᵀ q) · x + q · b, and a constant drops out of the softmax over frames:
+        # so W is applied to the query, which has T times fewer rows than the tokens.
+        to_key, to_value = self.proj_kv.weight.unflatten(0, (2, heads, dim))  # [H, d, C] each
+        q = torch.einsum("nhd,hdc->nhc", q, to_key)
+        attention = torch.einsum("nhc,tnc->nht", q, x).softmax(2)
+        if not self.projected:
+            y = torch.einsum("nht,tnhd->nhd", attention, x.unflatten(2, (heads, dim)))
+        else:  # Likewise: Σ a (W x + b) = W (Σ a x) + b, because the weights a add up to one.
+            y = torch.einsum("nht,tnc->nhc", attention, x)
+            y = torch.einsum("nhc,hdc->nhd", y, to_value)
+            y = y + self.proj_kv.bias[width:].unflatten(0, (heads, dim))
+        return y.reshape(batch, count * patches, width)
+
+    def trajectories_as_released(self, q: Tensor, k: Tensor, v: Tensor, time: int) -> Tensor:
+        """Return the same, computed in the order of the released code."""
+        heads, dim = q.shape[1], q.shape[3]
+        k, v = (y.unflatten(2, (time, -1)) for y in (k, v))  # [B, H, T, P, d]
+        attention = torch.einsum("bhsd,bhtpd->bhstp", q * dim**-0.5, k).softmax(4)
+        x = torch.einsum("bhstp,bhtpd->bsthd", attention, v).flatten(3)  # [B, S, T, C]
+        own = x.unflatten(1, (time, -1)).diagonal(dim1=1, dim2=3)  # [B, P, C, T]
+        own = own.permute(0, 3, 1, 2).flatten(1, 2)  # [B, S, C]
+        q = self.proj_q(own).unflatten(2, (heads, dim)) * dim**-0.5
+        k, v = self.proj_kv(x).unflatten(3, (2, heads, dim)).unbind(3)  # [B, S, T, H, d]
+        attention = torch.einsum("bshd,bsthd->bsht", q, k).softmax(3)
+        if not self.projected:
+            v = x.unflatten(3, (heads, dim))
+        return torch.einsum("bsht,bsthd->bshd", attention, v).flatten(2)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# MViT (Fan et al., "Multiscale Vision Transformers", ICCV 2021)
+
+Grid = tuple[int, int, int]  # tokens in time, height and width
+
+
+class MViT(nn.Module):
+    """Transformer whose stages halve the resolution and double the channels, as a ResNet does.
+
+    The defaults are the published MViT-B 16x4 with pooling by convolutions (36.6 M parameters at 400 classes, 70.6 G
+    multiply-adds, a feature of 768 numbers). Parameters are named as in PySlowFast.
+
+    Args:
+        num_classes: C, the number of scores.
+        frames: T, frames of the clip, an even number.
+        size: side of the clip in pixels, a multiple of 4.
+        width, heads: of the first stage. A stage has twice as many heads as the one before, and the last block of a
+            stage doubles the width.
+        depths: blocks of the stages.
+        kv_stride: spatial stride of pooled keys and values in the first stage; a stage halves it.
+        pool_unstrided: pool keys and values also where that stride is 1. The oldest file of PySlowFast is reported to
+            have been trained without (SlowFast issue 456).
+        pool_eps: of the LayerNorms after pooling. pytorchvideo has 1e-5 there, PySlowFast and torchvision have 1e-6
+            everywhere.
+        dropout: on the feature, before the classifier.
+        drop_path: share of residual branches that training skips in the last block; it grows linearly from 0 in the
+            first.
+
+    Set `gradient_checkpointing` to True to trade time for memory in training.
+    """
+
+    classifier = "head.projection"
+    classifiers = (classifier,)
+
+    @record_arguments
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        frames: int = 16,
+        size: int = 224,
+        width: int = 96,
+        heads: int = 1,
+        depths: Sequence[int] = (1, 2, 11, 2),
+        kv_stride: int = 8,
+        pool_unstrided: bool = True,
+        pool_eps: float = EPS,
+        dropout: float = 0.5,
+        drop_path: float = 0.2,
+    ) -> None:
+        super().__init__()
+        if frames % 2 or size % 4 or width % heads or min(depths) < 1:
+            raise ValueError(
+                f"frames={frames} must be even, size={size} a multiple of 4, width={width} one of "
+                f"heads={heads}, and depths={tuple(depths)} at least 1 each"
+            )
+        self.frames, self.size = frames, size
+        self.gradient_checkpointing = False
+
+        time, side = frames // 2, size // 4
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(3, width, (3, 7, 7), (2, 4, 4), (1, 3, 3))})
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed_spatial = nn.Parameter(torch.zeros(1, side**2, width))
+        self.pos_embed_temporal = nn.Parameter(torch.zeros(1, time, width))
+        self.pos_embed_class = nn.Parameter(torch.zeros(1, 1, width))
+
+        self.blocks = mvit_blocks(
+            width,
+            heads,
+            depths,
+            kv_stride=kv_stride,
+            pool_unstrided=pool_unstrided,
+            pool_eps=pool_eps,
+            drop_path=drop_path,
+        )
+        self.feature_dim = width << (len(depths) - 1)
+        self.norm = nn.LayerNorm(self.feature_dim, eps=EPS)
+        projection = nn.Linear(self.feature_dim, num_classes)
+        self.head = nn.Sequential(OrderedDict(dropout=nn.Dropout(dropout), projection=projection))
+        initialise(self)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return feature [B, D] and logits [B, C] of a normalised clip, float [B, 3, T, size, size]."""
+        check_clip(x, self.frames, self.size)
+        x = self.patch_embed["proj"](x)  # [B, D, T', h, w]
+        grid = tuple(x.shape[2:])
+        # Token (t, p) has the position of p plus that of t: [T', h w, D], in the order of time.
+        position = self.pos_embed_spatial + self.pos_embed_temporal[0, :, None]
+        x = x.flatten(2).transpose(1, 2) + position.flatten(0, 1)
+        first = (self.cls_token + self.pos_embed_class).expand(len(x), -1, -1)
+        x = torch.cat([first, x], 1)
+        for block in self.blocks:
+            x, grid = run_block(block, x, grid, checkpointed=self.gradient_checkpointing)
+        feature = self.norm(x[:, 0])  # of the class token
+        return feature, self.head(feature)
+
+    @staticmethod
+    def options_from(weights: Mapping[str, Any], source: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options that a checkpoint, in the layout of `source`, decides."""
+        last = sum(options.get("depths", (1, 2, 11, 2))) - 1
+        return {
+            "pool_unstrided": f"blocks.{last}.attn.pool_k.weight" in weights,
+            # pytorchvideo's attention has torch's LayerNorm; a feature differs by 2.7e-5.
+            "pool_eps": 1e-5 if source == "pytorchvideo" else EPS,
+        }
+
+
+def mvit_blocks(
+    width: int,
+    heads: int,
+    depths: Sequence[int],
+    *,
+    kv_stride: int,
+    pool_unstrided: bool = True,
+    pool_eps: float,
+    drop_path: float,
+) -> nn.ModuleList:
+    """Return the blocks of an MViT; the arguments are those of `MViT`."""
+    rates = iter(drop_rates(drop_path, sum(depths)))
+    blocks = nn.ModuleList()
+    for stage, depth in enumerate(depths):
+        stride = max(kv_stride >> stage, 1)
+        for number in range(depth):
+            widens = number == depth - 1 and stage < len(depths) - 1
+            block = MViTBlock(
+                width,
+                2 * width if widens else width,
+                heads,
+                q_stride=2 if stage and number == 0 else 1,
+                kv_stride=stride if stride > 1 or pool_unstrided else None,
+                pool_eps=pool_eps,
+                drop_path=next(rates),
+            )
+            blocks.append(block)
+            width = 2 * width if widens else width
+        heads *= 2
+    return blocks
+
+
+class MViTBlock(nn.Module):
+    """Pooling attention in the input's width, then an MLP that leads to the output's width."""
+
+    def __init__(
+        self,
+        width: int,
+        out: int,
+        heads: int,
+        *,
+        q_stride: int,
+        kv_stride: int | None,
+        pool_eps: float,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=EPS)
+        self.attn = PoolingAttention(width, heads, q_stride, kv_stride, pool_eps)
+        self.norm2 = nn.LayerNorm(width, eps=EPS)
+        self.mlp = mlp(width, 4 * width, out)
+        self.proj = nn.Linear(width, out) if out != width else None
+        stride = (1, q_stride, q_stride)
+        self.pool_skip = nn.MaxPool3d((1, 3, 3), stride, (0, 1, 1)) if q_stride > 1 else None
+        self.drop_path = drop_path
+
+    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        """Return the next block's tokens and grid from tokens [B, 1 + S, C] on `grid`."""
+        attended, out_grid = self.attn(self.norm1(x), grid)
+        if self.pool_skip is not None:
+            x = pool_tokens(self.pool_skip, x[:, None], grid)[0][:, 0]
+        x = x + drop_path(attended, self.drop_path, self.training)
+        y = self.norm2(x)
+        if self.proj is not None:  # a new width is projected from the normalised tokens
+            x = self.proj(y)
+        return x + drop_path(self.mlp(y), self.drop_path, self.training), out_grid
+
+
+class PoolingAttention(nn.Module):
+    """Section 3.1 of that paper: attention whose queries, keys and values are pooled first.
+
+    Queries are not pooled at a stride of 1, keys and values are not pooled if it is None.
+    """
+
+    def __init__(self, width: int, heads: int, q_stride: int, kv_stride: int | None, pool_eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        strides = {"q": q_stride if q_stride > 1 else None, "k": kv_stride, "v": kv_stride}
+        for name, stride in strides.items():
+            pool = norm = None
+            if stride is not None:  # one convolution for all heads
+                dim = width // heads
+                pool = Conv3d(dim, dim, 3, (1, stride, stride), 1, groups=dim, bias=False)
+                norm = nn.LayerNorm(dim, eps=pool_eps)
+            self.add_module(f"pool_{name}", pool)
+            self.add_module(f"norm_{name}", norm)
+
+    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, out_grid = self.pooled("q", q, grid)
+        k, v = self.pooled("k", k, grid)[0], self.pooled("v", v, grid)[0]
+        x = F.scaled_dot_product_attention(q, k, v)  # [B, heads, 1 + S, d]
+        return self.proj(x.transpose(1, 2).flatten(2)), out_grid
+
+    def pooled(self, name: str, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        pool = getattr(self, f"pool_{name}")
+        if pool is None:
+            return x, grid
+        x, grid = pool_tokens(pool, x, grid)
+        return getattr(self, f"norm_{name}")(x), grid  # of the class token, too
+
+
+def pool_tokens(pool: nn.Module, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+    """Pool tokens [B, heads, 1 + S, d] on `grid`; return them and their grid. The class token stays as it is."""
+    first, rest = x[:, :, :1], x[:, :, 1:]
+    maps = rest.transpose(2, 3).unflatten(3, grid).flatten(0, 1)  # [B heads, d, T, h, w]
+    maps = pool(maps)
+    rest = maps.flatten(2).transpose(1, 2).unflatten(0, x.shape[:2])
+    return torch.cat([first, rest], 2), tuple(maps.shape[2:])
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Published models and the names of their weights
+
+
+def motionformer(frames: int, rate: int, size: int, *datasets: str) -> dict[str, Any]:
+    """Return an entry of PUBLISHED: a MotionFormer that sees every `rate`-th frame at 30 per second.
+
+    The clips of EPIC-KITCHENS ("ek") came from OpenCV as BGR, and the authors' loader did not convert them (reference:
+    Motionformer's epickitchens loader). Mean and deviation are the same for all channels, so only the accuracy differs.
+    """
+    epic = datasets == ("ek",)
+    half = (0.5, 0.5, 0.5)
+    clip = {"frames": frames, "size": size, "seconds": frames * rate / 30, "mean": half, "std": half}
+    return {
+        "network": MotionFormer,
+        "num_classes": (97, 300) if epic else 400,
+        "clip": clip | {"channels": "BGR" if epic else "RGB"},
+        "released": tuple(f"{dataset}_motionformer_{size}_{frames}x{rate}.pyth" for dataset in datasets),
+        "options": {"size": 224},  # at 336 pixels, too: the positions are resized at run time
+    }
+
+
+# What the authors released: network and its options, classes, clips, names of the files. Pixels are divided by 255,
+# then normalised by mean and deviation.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "motionformer_16x4": motionformer(16, 4, 224, "k400", "k600", "ssv2"),
+    "epic_motionformer_16x4": motionformer(16, 4, 224, "ek"),
+    "motionformer_16x8": motionformer(16, 8, 224),
+    "motionformer_32x3": motionformer(32, 3, 224, "k400", "k600", "ssv2"),
+    "epic_motionformer_32x3": motionformer(32, 3, 224, "ek"),
+    "motionformer_336_16x4": motionformer(16, 4, 336, "ssv2"),
+    "epic_motionformer_336_16x4": motionformer(16, 4, 336, "ek"),
+    "motionformer_336_16x8": motionformer(16, 8, 336, "k400", "k600"),
+    "mvit_b_16x4": {
+        "network": MViT,
+        "num_classes": 400,
+        "clip": {"frames": 16, "size": 224, "seconds": 64 / 30, "mean": (0.45,) * 3, "std": (0.225,) * 3},
+        # pytorchvideo and torchvision; PySlowFast's file has no name of its own.
+        "released": ("MVIT_B_16x4.pyth", "mvit_v1_b-dbeb1030.pth"),
+    },
+}
+
+# Some files hold q, k and v separately, and torchvision's tokens and positions lack dimensions of 1.
+MVIT_SHAPES = {
+    "joined": {".attn.qkv.": (".attn.q.", ".attn.k.", ".attn.v.")},
+    "dimensions": {"cls_token": 3, "pos_embed_spatial": 3, "pos_embed_temporal": 3, "pos_embed_class": 3},
+}
+
+# How each code base names the weights of a network. The first layout whose marker is found is taken.
+#   marker       matches the beginning of a key that no later layout has
+#   rules        (pattern, replacement), applied one after the other, lead from its keys to ours
+#   ignored      matches whole keys that are no weights
+#   joined       {ours: theirs}, parts of keys whose tensors are put together along the first dimension
+#   dimensions   {our key: n}, tensors that get leading dimensions of 1 up to n
+LAYOUTS: tuple[dict[str, Any], ...] = (
+    {
+        "network": MotionFormer,
+        "source": "Motionformer",
+        "marker": r"patch_embed_3d\.|blocks\.\d+\.attn\.proj_kv\.",
+    },
+    {
+        "network": MViT,
+        "source": "pytorchvideo",
+        "marker": r"cls_positional_encoding\.|patch_embed\.patch_model\.",
+        "rules": (
+            (r"^patch_embed\.patch_model\.", "patch_embed.proj."),
+            (r"^cls_positional_encoding\.", ""),
+            (r"^norm_embed\.", "norm."),
+            (r"^head\.proj\.", "head.projection."),
+        ),
+        "ignored": r".*\.attn\._attention_pool_[qkv]\..*",  # a second name for pool_q, norm_q, ...
+        **MVIT_SHAPES,
+    },
+    {
+        "network": MViT,
+        "source": "torchvision",
+        "marker": r"pos_encoding\.|conv_proj\.|blocks\.\d+\.attn\.project\.",
+        "rules": (
+            (r"^conv_proj\.", "patch_embed.proj."),
+            (r"^pos_encoding\.class_token$", "cls_token"),
+            (r"^pos_encoding\.(spatial|temporal|class)_pos$", r"pos_embed_\1"),
+            (r"\.attn\.project\.0\.", ".attn.proj."),
+            (r"\.attn\.pool_([qkv])\.pool\.", r".attn.pool_\1."),
+            (r"\.attn\.pool_([qkv])\.norm_act\.0\.", r".attn.norm_\1."),
+            (r"\.mlp\.0\.", ".mlp.fc1."),
+            (r"\.mlp\.3\.", ".mlp.fc2."),
+            (r"^(blocks\.\d+)\.project\.", r"\1.proj."),
+            (r"^head\.1\.", "head.projection."),
+        ),
+        **MVIT_SHAPES,
+    },
+    {
+        "network": MViT,
+        "source": "PySlowFast",
+        "marker": r"pos_embed_spatial|blocks\.\d+\.attn\.pool_[qkv]\.",
+        **MVIT_SHAPES,
+    },
+)
