@@ -164,8 +164,8 @@ def evaluation(model: nn.Module, device: torch.device) -> Iterator[None]:
 def lower_thread_priority() -> None:
     """Lower the priority of this thread, and of those that it will begin; only on Linux has a thread one of its own.
 
-    If decoding and the model share the cores, the model's threads wait for each other whenever a decoder takes the place
-    of one of them, and they wait by spinning. So decoders get what the model leaves (LOG.md has the figures).
+    If decoding and the model share the cores, the model's threads wait for each other whenever a decoder takes the
+    place of one of them, and they wait by spinning. So decoders get what the model leaves (LOG.md has the figures).
     """
     if sys.platform == "linux" and hasattr(os, "setpriority"):
         thread = threading.get_native_id()
@@ -198,8 +198,8 @@ def on_one_machine() -> bool:
 def torchrun_store() -> distributed.Store:
     """Return the store through which processes of one machine find each other.
 
-    torchrun keeps it over restarts, with the addresses of processes that have died (pytorch issue 135712). New processes
-    would wait for each other at those, so each attempt has its own part of the store.
+    torchrun keeps it over restarts, with the addresses of processes that have died (pytorch issue 135712). New
+    processes would wait for each other at those, so each attempt has its own part of the store.
     """
     store = distributed.TCPStore(
         os.environ["MASTER_ADDR"],
