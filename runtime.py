@@ -41,6 +41,7 @@ __all__ = [
     "is_first",
     "is_first_failure",
     "join_processes",
+    "leave_processes",
     "lower_thread_priority",
     "pick_device",
     "pick_precision",
@@ -191,6 +192,12 @@ def join_processes(device: torch.device) -> None:
             distributed.init_process_group(backend, timeout=TIMEOUT, **meeting)
 
 
+def leave_processes() -> None:
+    """End the connections to the other processes, if there are any."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def on_one_machine() -> bool:
     return os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
 
@@ -236,7 +243,7 @@ def propagate_failure(stage: Callable[..., Any]) -> Callable[..., Any]:
             error.is_first_failure = is_first_failure()
             # NCCL would wait for the others here; there the end of this process, and torchrun, end the rest.
             if rank_and_world_size()[1] > 1 and distributed.get_backend() == "gloo":
-                distributed.destroy_process_group()
+                leave_processes()
             raise
 
     return run
