@@ -64,7 +64,7 @@ def require_array(store: Any, name: str, way: str) -> None:
 
 
 def require_teacher(store: Any, teacher: str, *outputs: str) -> list[str]:
-    """Return the names of a teacher's outputs ("feature", "logits") in the store; raise EgoDistillError if one lacks."""
+    """Return the names of a teacher's outputs ("feature", "logits"); raise EgoDistillError if the store lacks one."""
     names = [f"{teacher}.{output}" for output in outputs]
     for name in names:
         require_array(store, name, f"teachers.extract() with the teacher {teacher!r}")
@@ -98,8 +98,8 @@ def read(
 ) -> Iterator[tuple[dict[str, Tensor], float]]:
     """Yield batches of these rows of the store, and the seconds waited for each: a thread reads the next one.
 
-    A batch holds the arrays `names`, "label" [b] and "row" [b] (on the CPU). `pick` selects those of a batch's rows that
-    are read.
+    A batch holds the arrays `names`, "label" [b] and "row" [b] (on the CPU). `pick` selects those of a batch's rows
+    that are read.
     """
     source = _Source(store, names, device)
     parts = [part if pick is None else pick(part) for part in rows.split(batch_size) if len(part)]

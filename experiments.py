@@ -25,7 +25,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import csv
-import json
 import multiprocessing
 import os
 import re
@@ -38,10 +37,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from egodistill.student import Output
+from egodistill.training import Training
 from torch import Tensor, nn
 
-import egodistill
-from egodistill import EgoDistill, baselines, data, teachers
+from egodistill import (
+    EgoDistill,
+    baselines,
+    batches,
+    checkpoints,
+    data,
+    distillation,
+    files,
+    inference,
+    teachers,
+)
 
 __all__ = [
     "SCALES",
@@ -159,20 +169,19 @@ class Bench:
         store = data.ClipStore(self.store)
         counts = {split: len(store.split(split)) for split in (self.train, self.test)}
         about = {"scale": self.scale, "clips": counts, "class_names": store.class_names}
-        about = json.loads(json.dumps(about))
         note = Path(self.out, "bench.json")
         if note.exists():
-            found = json.loads(note.read_text(encoding="utf-8"))
-            if other := [key for key in about if found.get(key) != about[key]]:
-                raise ValueError(
-                    f"{self.out} holds runs of another {' and '.join(other)} (see {note}); give another folder"
-                )
+            files.require_same_run(note, files.read_json(note), about, f"Give another folder than {self.out}.")
         else:
-            write_json(note, about)
+            files.write_json(note, about)
 
     def path(self, run: Run, suffix: str = ".pt") -> Path:
         """A run's file of weights, or with the suffix ".json" that of its result."""
         return Path(self.out, run.name + suffix)
+
+    def result(self, run: Run) -> dict[str, Any]:
+        """Return what was found for a finished run. Raise DataError if there is nothing."""
+        return files.read_json(self.path(run, ".json"))
 
     def splits(self, run: Run) -> tuple[Any, Any]:
         """The clips to train on and to be judged by, with the frames that the run sees."""
@@ -215,7 +224,7 @@ class Bench:
         todo = [run for run in self.in_order(runs) if not self.is_done(run)]
         for run in todo:  # Before hours of training, not after them.
             if run.teacher and run.teacher not in self.teachers:
-                egodistill.need(data.ClipStore(self.store), f"{run.outputs}.feature", "extract with that teacher")
+                batches.require_teacher(data.ClipStore(self.store), run.outputs, "feature")
         if jobs == 1 or len(todo) < 2:
             for number, run in enumerate(todo, 1):
                 print(f"[{number}/{len(todo)}] {run.name}", flush=True)
@@ -256,8 +265,7 @@ class Bench:
 
     def hours(self, runs: Iterable[Run]) -> float:
         """What finished runs and all that they need took, added up."""
-        files = [self.path(run, ".json") for run in self.in_order(runs)]
-        return sum(json.loads(file.read_text(encoding="utf-8"))["seconds"] for file in files) / 3600
+        return sum(self.result(run)["seconds"] for run in self.in_order(runs)) / 3600
 
     def is_done(self, run: Run) -> bool:
         """Return whether a run has its result, and the store a teacher's outputs for all of its clips."""
@@ -301,17 +309,17 @@ class Bench:
                 device=self.device,
                 progress=self.progress,
             )
-        precision = settings.get("precision", egodistill.Training.precision)
+        precision = settings.get("precision", Training.precision)
         result: dict[str, Any] = {"run": asdict(run), "seconds": time.monotonic() - began, "precision": precision}
         told = "trained"
         if run.method != "stage 1":
             with policy_gmacs(model) as spent:
-                found = egodistill.evaluate(model, test, device=self.device, precision="fp32", progress=False)
+                found = inference.evaluate(model, test, device=self.device, precision="fp32", progress=False)
             result |= {"top1": found.top1, "per_class": found.per_class, "segments": len(found.labels)}
             told = f"top-1 {100 * found.top1:.1f} %"
             if spent:
                 result["gmacs"] = sum(spent) / len(test)
-        write_json(self.path(run, ".json"), result)
+        files.write_json(self.path(run, ".json"), result)
         return f"{told} ({result['seconds']:.0f} s)"
 
     def build(self, run: Run, store: Any) -> nn.Module:
@@ -327,9 +335,8 @@ class Bench:
                 return build_adafuse(classes, options)
             if kind == "ListenToLook":
                 model = baselines.ListenToLook(classes, feature_dim=width, **options)
-                if self.has_start(run):  # The same layers in the same order, under other names.
-                    state = self.start(run).state_dict().values()
-                    model.image.load_state_dict(dict(zip(model.image.state_dict(), state, strict=True)))
+                if self.has_start(run):
+                    model.image.load_state_dict(self.start(run).state_dict())
                 return model
             model = baselines.STTS(classes, **options, **baselines.STTS_VARIANTS[run.method.split()[1]])
             if self.scale.get("narrow"):
@@ -356,7 +363,7 @@ class Bench:
         """The stage that trains a run, and its settings."""
         if run.method == "teacher":
             how = self.teachers[run.teacher]
-            return egodistill.finetune, how["training"] | {"precision": how["precision"]}
+            return distillation.finetune, how["training"] | {"precision": how["precision"]}
         settings = dict(self.scale["training"])
         if run.method in RIVALS:
             settings |= self.scale.get(f"{run.method.split()[0]} training", {})
@@ -365,15 +372,15 @@ class Bench:
         if run.method == "stage 1":
             weights = {"nce_weight": "nce", "l1_weight": "pretrain_l1"}
             weights = {name: float(loss not in run.lacking) for name, loss in weights.items()}
-            return egodistill.pretrain_imu, self.scale["pretraining"] | weights | {"teacher": run.outputs}
+            return distillation.pretrain_imu, self.scale["pretraining"] | weights | {"teacher": run.outputs}
         if run.method not in DISTILLED:
-            return egodistill.finetune, settings
+            return distillation.finetune, settings
         losses = dict(self.scale["distillation"])
         if "kd" in run.lacking or "gt" in run.lacking:
             losses["alpha"] = float("gt" in run.lacking)
         if "l1" in run.lacking:
             losses["beta"] = 0.0
-        return egodistill.distill, settings | losses | {"teacher": run.outputs}
+        return distillation.distill, settings | losses | {"teacher": run.outputs}
 
 
 def begin_worker(threads: int) -> None:
@@ -394,9 +401,7 @@ def stage_1(run: Run) -> Run:
 
 def load(path: str | os.PathLike) -> nn.Module:
     """A student, a teacher or a baseline, by what the file says it is."""
-    kind = egodistill.read_tensors(path).get("format")
-    kinds = {egodistill.STUDENT_FORMAT: EgoDistill, baselines.BASELINE_FORMAT: baselines.Baseline}
-    model = kinds.get(kind, teachers.Teacher).load(path)
+    model = checkpoints.load_model(path)
     return channels_last(model) if isinstance(model, teachers.Teacher) else model
 
 
@@ -490,8 +495,8 @@ class Stored(nn.Module):
         super().__init__()
         self.inputs = (f"{name}.feature", f"{name}.logits")
 
-    def forward(self, feature: Tensor, logits: Tensor) -> egodistill.Output:
-        return egodistill.Output(feature, logits)
+    def forward(self, feature: Tensor, logits: Tensor) -> Output:
+        return Output(feature, logits)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -560,7 +565,7 @@ def frame_choices(bench: Bench, teacher: str, seeds: Sequence[int] = (0, 1, 2), 
 
 
 class Row(NamedTuple):
-    """A method over its seeds: accuracy in %, and what it costs a clip (`egodistill.measure`)."""
+    """A method over its seeds: accuracy in %, and what it costs a clip (`inference.measure`)."""
 
     method: str
     frames: int
@@ -578,16 +583,16 @@ class Row(NamedTuple):
 def rows(bench: Bench, runs: Iterable[Run], *, costs: bool = True) -> list[Row]:
     """A row for each kind of run, mean and deviation over seeds; costs are of the first seed, measured now, in turn.
 
-    FileNotFoundError for a run that has not been made.
+    DataError for a run that has not been made.
     """
     kinds: dict[Run, list[Run]] = {}
     for run in runs:
         kinds.setdefault(replace(run, seed=0), []).append(run)
     table = []
     for kind, members in kinds.items():
-        found = [json.loads(bench.path(run, ".json").read_text(encoding="utf-8")) for run in members]
+        found = [bench.result(run) for run in members]
         model = load(bench.path(members[0]))
-        cost = egodistill.measure(model, device=bench.device, precision="fp32") if costs else None
+        cost = inference.measure(model, device=bench.device, precision="fp32") if costs else None
         gmacs = cost and cost.gmacs
         if "gmacs" in found[0]:  # AdaFuse: what its policy would need.
             gmacs = statistics.mean(one["gmacs"] for one in found)
@@ -623,10 +628,10 @@ def teacher_row(bench: Bench, teacher: str, seeds: Sequence[int], checkpoint: st
     _, test = bench.splits(run)
     found = []
     for name in dict.fromkeys(teacher.format(seed=seed) for seed in seeds):
-        result = egodistill.evaluate(Stored(name), test, device=bench.device, precision="fp32", progress=False)
+        result = inference.evaluate(Stored(name), test, device=bench.device, precision="fp32", progress=False)
         found.append({"top1": result.top1, "per_class": result.per_class})
     model = load(str(checkpoint).format(seed=seeds[0])) if checkpoint else None
-    cost = model and egodistill.measure(model, device=bench.device, precision="fp32")
+    cost = model and inference.measure(model, device=bench.device, precision="fp32")
     return row(run, found, describe_inputs(model) if model else "clip", cost and cost.gmacs, cost)
 
 
@@ -639,7 +644,9 @@ def describe_inputs(model: nn.Module) -> str:
 def write_rows(table: list[Row], stem: str | os.PathLike, about: Mapping[str, Any]) -> list[Path]:
     """`stem`.json with everything, `about` (a dict of your own) included, `stem`.csv with a line a row; both paths."""
     json_file, csv_file = Path(f"{stem}.json"), Path(f"{stem}.csv")
-    write_json(json_file, {"rows": [one._asdict() | {"run": asdict(one.run)} for one in table], "about": dict(about)})
+    files.write_json(
+        json_file, {"rows": [one._asdict() | {"run": asdict(one.run)} for one in table], "about": dict(about)}
+    )
     columns = [
         "method",
         "frames",
@@ -652,18 +659,13 @@ def write_rows(table: list[Row], stem: str | os.PathLike, about: Mapping[str, An
         "params",
         "ms_per_clip",
     ]
-    with egodistill.whole(csv_file) as part, open(part, "w", newline="", encoding="utf-8") as file:
+    with files.atomic_write(csv_file) as part, open(part, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for one in table:
             cells = one._asdict() | {"lacking": " ".join(one.run.lacking), "sampling": one.run.sampling}
             writer.writerow(["" if cells[name] is None else cells[name] for name in columns])
     return [json_file, csv_file]
-
-
-def write_json(path: Path, content: Any) -> None:
-    with egodistill.whole(path) as part:
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -709,7 +711,7 @@ TABLE_3_LEGEND = (
 )
 
 
-def notes_on(models: dict[str, nn.Module], costs: dict[str, egodistill.Cost]) -> list[str]:
+def notes_on(models: dict[str, nn.Module], costs: dict[str, inference.Cost]) -> list[str]:
     """The notes on those rows of Table 3 that were measured, with AdaFuse's numbers."""
     numbers = adafuse_counts(models["AdaFuse"], costs["AdaFuse"].gmacs) if "AdaFuse" in models else {}
     return [
@@ -774,8 +776,8 @@ def draw(table: Sequence[Row], stem: str | os.PathLike, title: str = "") -> list
     axes.grid(which="major", alpha=0.35)
     axes.set_title(title, fontsize=11)
     figure.legend(loc="outside right center", frameon=False)
-    files = [Path(f"{stem}.{suffix}") for suffix in ("png", "svg")]
-    for file in files:
-        with egodistill.whole(file) as part:
+    paths = [Path(f"{stem}.{suffix}") for suffix in ("png", "svg")]
+    for file in paths:
+        with files.atomic_write(file) as part:
             figure.savefig(part, format=file.suffix[1:], dpi=150)
-    return files
+    return paths

@@ -46,10 +46,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from egodistill.student import EgoDistill, Output
 from torch import Tensor, nn
 
 import egodistill
-from egodistill import EgoDistill, Output
+from egodistill import EgoDistillError, batches, files
 
 __all__ = ["FORMATS", "PRECISIONS", "Comparison", "ExportError", "Exported", "compare", "export", "load"]
 
@@ -58,7 +59,7 @@ PRECISIONS = ("fp32", "bf16", "int8")
 BATCH = 16  # clips at a time, in calibration and comparison
 
 
-class ExportError(ValueError):
+class ExportError(EgoDistillError):
     """A model cannot be exported so, or a file cannot be run; the message says why, and what to install or do."""
 
 
@@ -106,8 +107,8 @@ def export(
                 described = Path(folder, description_of(path).name)
                 described.write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
                 description_of(path).unlink(missing_ok=True)  # From here on the old file is not whole, nor the new yet.
-                egodistill.replace_file(part, path)
-                egodistill.replace_file(described, description_of(path))
+                files.replace_file(part, path)
+                files.replace_file(described, description_of(path))
         except (OSError, RuntimeError) as error:  # torch has a RuntimeError for all that can go wrong
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ExportError(f"{path} cannot be made ({reason}); a file that stood there before is whole") from error
@@ -210,7 +211,7 @@ def model_inputs(model: EgoDistill, batch_size: int) -> tuple[Tensor, ...]:
 
 def store_clips(model: EgoDistill, store: Any, count: int | None = None) -> Iterator[tuple[Tensor, ...]]:
     """What the model reads of a store's clips, in batches: of all, or of `count` evenly spread ones."""
-    names = egodistill.arrays_of(model, store)
+    names = batches.arrays_of(model, store)
     if not len(store):
         raise ExportError("the store has no clips")
     rows = np.arange(len(store))

@@ -41,6 +41,7 @@ __all__ = [
     "is_first",
     "is_first_failure",
     "join_processes",
+    "leave_processes",
     "lower_thread_priority",
     "pick_device",
     "pick_precision",
@@ -164,8 +165,8 @@ def evaluation(model: nn.Module, device: torch.device) -> Iterator[None]:
 def lower_thread_priority() -> None:
     """Lower the priority of this thread, and of those that it will begin; only on Linux has a thread one of its own.
 
-    If decoding and the model share the cores, the model's threads wait for each other whenever a decoder takes the place
-    of one of them, and they wait by spinning. So decoders get what the model leaves (LOG.md has the figures).
+    If decoding and the model share the cores, the model's threads wait for each other whenever a decoder takes the
+    place of one of them, and they wait by spinning. So decoders get what the model leaves (LOG.md has the figures).
     """
     if sys.platform == "linux" and hasattr(os, "setpriority"):
         thread = threading.get_native_id()
@@ -191,6 +192,12 @@ def join_processes(device: torch.device) -> None:
             distributed.init_process_group(backend, timeout=TIMEOUT, **meeting)
 
 
+def leave_processes() -> None:
+    """End the connections to the other processes, if there are any."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def on_one_machine() -> bool:
     return os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
 
@@ -198,8 +205,8 @@ def on_one_machine() -> bool:
 def torchrun_store() -> distributed.Store:
     """Return the store through which processes of one machine find each other.
 
-    torchrun keeps it over restarts, with the addresses of processes that have died (pytorch issue 135712). New processes
-    would wait for each other at those, so each attempt has its own part of the store.
+    torchrun keeps it over restarts, with the addresses of processes that have died (pytorch issue 135712). New
+    processes would wait for each other at those, so each attempt has its own part of the store.
     """
     store = distributed.TCPStore(
         os.environ["MASTER_ADDR"],
@@ -236,7 +243,7 @@ def propagate_failure(stage: Callable[..., Any]) -> Callable[..., Any]:
             error.is_first_failure = is_first_failure()
             # NCCL would wait for the others here; there the end of this process, and torchrun, end the rest.
             if rank_and_world_size()[1] > 1 and distributed.get_backend() == "gloo":
-                distributed.destroy_process_group()
+                leave_processes()
             raise
 
     return run

@@ -1,0 +1,406 @@
+"""The commands that make the paper's tables: `demo`, `compare` and `ablate`.
+
+egodistill demo                                         # the main comparison on a small rendered world
+egodistill compare store --teacher NAME --out FOLDER    # every method of Figure 3
+egodistill ablate store --teacher NAME --out FOLDER     # Tables 1 and 4
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from egodistill.commands import (
+    GMACS,
+    describe_store,
+    device_option,
+    option,
+    positive,
+    precision_option,
+    report_precision,
+    table,
+)
+
+import egodistill
+from egodistill import EgoDistill, data, experiments, files, inference, runtime, synthetic, teachers
+
+__all__ = ["COMMANDS", "DEMO", "QUICK"]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The paper's experiments
+
+
+def experiment_options(parser: argparse.ArgumentParser) -> None:
+    """What `compare` and `ablate` have in common; `bench_of` reads them."""
+    parser.add_argument("store", help="folder that `egodistill prepare` made, with splits train and test")
+    parser.add_argument("--teacher", required=True, help="name of the extracted teacher; {seed} in it is the seed")
+    parser.add_argument("--out", required=True, help="folder for weights and results; what is there is not done again")
+    parser.add_argument("--seeds", type=numbers, default="0,1,2", help="of the training runs (default: %(default)s)")
+    parser.add_argument(
+        "--scale",
+        choices=list(experiments.SCALES),
+        default="epic",
+        help="the paper's sizes and schedules for "
+        "EPIC-KITCHENS or Ego4D, or the demo's small ones (default: %(default)s)",
+    )
+    parser.add_argument("--epochs", type=positive, help="other than the scale's")
+    parser.add_argument("--batch-size", type=positive, help="other than the scale's")
+    precision_option(parser, None)
+    parser.add_argument(
+        "--weights",
+        metavar="NAME=FILE",
+        nargs="+",
+        action="extend",
+        default=[],
+        type=option,
+        help="start of the image networks: students=resnet18.pth AdaFuse=resnet50.pth STTS=... ListenToLook=..., or "
+        "NAME=None for random; without, torchvision downloads them (at the scales of the paper)",
+    )
+    parser.add_argument("--jobs", type=positive, default=1, help="runs at a time, which share the cores")
+    device_option(parser)
+
+
+def numbers(text: str) -> list[int]:
+    if not all(part.isdecimal() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers with commas between, such as 0,1,2")
+    return list(dict.fromkeys(map(int, text.split(","))))
+
+
+def bench_of(a: argparse.Namespace, frames: dict[str, str]) -> experiments.Bench:
+    scale = dict(experiments.SCALES[a.scale])
+    given = {name: getattr(a, name) for name in ("epochs", "batch_size") if getattr(a, name)}
+    if a.precision:
+        report_precision(a.precision, a.device)
+        given["precision"] = runtime.pick_precision(runtime.pick_device(a.device), a.precision)
+    for stage in ("training", "pretraining"):
+        scale[stage] = scale[stage] | given
+    for name, weights in a.weights:
+        if name not in ("students", *(rival.split()[0] for rival in experiments.RIVALS)):
+            raise ValueError(f"--weights names students, AdaFuse, STTS or ListenToLook; got {name!r}")
+        scale[name] = scale[name] | {"image_weights" if name == "students" else "weights": weights}
+    return experiments.Bench(a.store, a.out, scale, frames=frames, device=a.device)
+
+
+def compare_options(parser: argparse.ArgumentParser) -> None:
+    experiment_options(parser)
+    parser.add_argument("--num-frames", type=positive, nargs="+", help="N (those of 1, 2, 4 that the store has)")
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help=f"of {', '.join(experiments.METHODS)} (all)")
+    parser.add_argument("--teacher-checkpoint", metavar="FILE", help="to know its costs (the demo's is found)")
+
+
+def run_compare(a: argparse.Namespace) -> None:
+    store = data.ClipStore(a.store)
+    counts = a.num_frames or [n for n in (1, 2, 4) if f"frames_{n}" in store.names]
+    methods = a.methods or experiments.METHODS
+    if "audio" not in store.names and a.methods is None:
+        methods = [name for name in methods if name != "ListenToLook"]
+        print("without ListenToLook: the store has no sound (prepare --audio)")
+    bench = bench_of(a, {})
+    runs = experiments.comparison(bench, teacher=a.teacher, seeds=a.seeds, num_frames=counts, methods=methods)
+    bench.perform(runs, a.jobs)
+    report_comparison(bench, runs, a.teacher, a.seeds, a.teacher_checkpoint)
+
+
+def report_comparison(
+    bench: experiments.Bench, runs: list[experiments.Run], teacher: str, seeds: list[int], checkpoint: str | None
+) -> None:
+    """The table to the screen, and compare.json, .csv, .png and .svg to the bench's folder."""
+    found = [experiments.teacher_row(bench, teacher, seeds, checkpoint), *experiments.rows(bench, runs)]
+    print(f"\nTop-1 (%) on the split {bench.test}" + spread(seeds))
+    print(cost_table(found))
+    print(f"{GMACS}\nAdaFuse's are those that its decisions would need; this code, as the released one, computes all.")
+    stem, hours = Path(bench.out, "compare"), bench.hours(runs)
+    print(f"Training them, and what they start from, took {60 * hours:.0f} minutes, run by run added up.")
+    written = experiments.write_rows(found, stem, {"seeds": seeds, "hours": hours, **about_this_run(bench)})
+    try:
+        written += experiments.draw(found, stem, "Accuracy against cost" + spread(seeds))
+    except ImportError:
+        print('No figure: it needs matplotlib, which `pip install "egodistill[tutorials]"` brings.')
+    print(f"Written: {', '.join(map(str, written))}")
+
+
+def ablate_options(parser: argparse.ArgumentParser) -> None:
+    experiment_options(parser)
+    parser.add_argument(
+        "--frame-stores",
+        metavar="STORE",
+        nargs="+",
+        default=[],
+        help="the same annotations prepared with another --sampling, for Table 4",
+    )
+    parser.add_argument("--num-frames", type=positive, default=4, help="N of Table 4 (default: %(default)s)")
+
+
+def run_ablate(a: argparse.Namespace) -> None:
+    bench = bench_of(a, {data.ClipStore(path).settings["sampling"]: path for path in a.frame_stores})
+    losses = experiments.ablation(a.teacher, a.seeds)
+    choices = experiments.frame_choices(bench, a.teacher, a.seeds, a.num_frames) if a.frame_stores else []
+    bench.perform([*losses, *choices], a.jobs)
+    found = experiments.rows(bench, losses, costs=False)
+    names = ["labels and IMU only (VisIMU)", *experiments.ABLATIONS]
+    print("\nTable 1: EgoDistill with N = 1, top-1 (%)" + spread(a.seeds))
+    print(table(["losses", "top-1"], [[n, accuracy(one)] for n, one in zip(names, found, strict=True)]))
+    if choices:
+        found += (frames := experiments.rows(bench, choices, costs=False))
+        print(f"\nTable 4: the choice of frames, EgoDistill with N = {a.num_frames}, top-1 (%)" + spread(a.seeds))
+        print(table(["frames", "top-1"], [[one.run.sampling, accuracy(one)] for one in frames]))
+    about = {"seeds": a.seeds, "hours": bench.hours([*losses, *choices]), **about_this_run(bench)}
+    written = experiments.write_rows(found, Path(a.out, "ablate"), about)
+    print(f"Written: {', '.join(map(str, written))}")
+
+
+def about_this_run(bench: experiments.Bench) -> dict[str, Any]:
+    versions = {"egodistill": egodistill.__version__, "torch": torch.__version__}
+    return {"versions": versions, "threads": torch.get_num_threads(), "scale": bench.scale}
+
+
+def spread(seeds: list[int]) -> str:
+    return f", mean and deviation of {len(seeds)} seeds" if len(seeds) > 1 else ""
+
+
+def accuracy(one: experiments.Row) -> str:
+    return f"{one.top1:.1f}" + (f" ± {one.deviation:.1f}" if one.deviation is not None else "")
+
+
+def cost_table(found: list[experiments.Row]) -> str:
+    """Rows with what each model reads and costs."""
+    lines = []
+    for one in found:
+        cells = [
+            "-" if value is None else f"{value:{how}}"
+            for value, how in ((one.gmacs, ".3f"), (one.params and one.params / 1e6, ".2f"), (one.ms_per_clip, ".2f"))
+        ]
+        without = " without stage 1" * (set(experiments.STAGE_1) <= set(one.run.lacking))
+        lines.append([one.method + without, one.inputs, *cells, accuracy(one)])
+    return table(["model", "inputs", "GMACs", "M parameters", "ms a clip", "top-1"], lines)
+
+
+_SMALL = experiments.SCALES["small"]
+# Sizes are chosen for two cores and ten minutes. The paper's are 224 pixels, ResNet-18, MotionFormer, 50 to 150 epochs.
+_TEACHING = {"epochs": 8, "learning_rate": 2e-3, "batch_size": 16} | experiments.ANNEAL
+DEMO: dict[str, Any] = {
+    "train_acts": 1200,
+    "test_acts": 400,
+    "video_pixels": 96,
+    "pixels": 64,
+    "clip_frames": 16,
+    "num_frames": (1, 2, 4),
+    # The first is the comparison's teacher; --teachers adds others (the paper's Table 2).
+    "teachers": {
+        "slowfast": {
+            "model": "slowfast_8x8_r50",
+            "precision": "auto",
+            "training": _TEACHING,
+            "options": {"width": 48, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.0},
+        },
+        "x3d": {
+            "model": "x3d_m",
+            "precision": "fp32",
+            "training": _TEACHING | {"epochs": 9, "learning_rate": 5e-3},
+            "options": {
+                "width": 12,
+                "depth_factor": 0.5,
+                "bottleneck": 1.5,
+                "feature_dim": 512,
+                "pool": 2,
+                "dropout": 0.0,
+            },
+        },
+        "mvit": {
+            "model": "mvit_b_16x4",
+            "precision": "fp32",
+            "training": _TEACHING | {"epochs": 12},
+            "narrow": True,
+            "options": {"width": 16, "depths": (1, 1, 1, 1), "kv_stride": 8, "dropout": 0.0, "drop_path": 0.0},
+        },
+        "motionformer": {
+            "model": "motionformer_16x4",
+            "precision": "fp32",
+            "narrow": True,
+            "training": _TEACHING | {"epochs": 10, "learning_rate": 1e-3, "weight_decay": 0.1},
+            "options": {"width": 96, "depth": 2, "heads": 4, "patch": 16, "drop_path": 0.1},
+        },
+    },
+    "scale": _SMALL,
+}
+QUICK: dict[str, Any] = DEMO | {
+    "train_acts": 48,
+    "test_acts": 24,
+    "teachers": {name: how | {"training": how["training"] | {"epochs": 2}} for name, how in DEMO["teachers"].items()},
+    "scale": _SMALL
+    | {
+        "training": _SMALL["training"] | {"epochs": 2},
+        "pretraining": _SMALL["pretraining"] | {"epochs": 2, "batch_size": 32},
+    },
+}
+TEACHER = "slowfast"
+
+
+def demo_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", default="egodistill-demo", help="folder for everything")
+    parser.add_argument("--seeds", type=numbers, default="0", help="of the training runs, such as 0,1,2")
+    parser.add_argument("--world-seed", type=int, default=0, help="of the world; choose settings on another than 0")
+    parser.add_argument(
+        "--teachers", default=TEACHER, help="all: also distil a small X3D, MViT and MotionFormer (Table 2), hours"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a smoke run of about a minute; its accuracies mean nothing"
+    )
+    parser.add_argument(
+        "--image-weights", default="none", help="start of the image encoders: none (random), imagenet, or a file"
+    )
+    parser.add_argument("--jobs", type=positive, default=1, help="runs at a time, which share the cores")
+
+
+def run_demo(a: argparse.Namespace) -> None:
+    size, out, began = QUICK if a.quick else DEMO, Path(a.out), time.monotonic()
+    weights = None if a.image_weights == "none" else a.image_weights
+    scale = size["scale"] | {"students": size["scale"]["students"] | {"image_weights": weights}}
+    size = with_precision(size | {"scale": scale, "world_seed": a.world_seed}, out / DEMO_NOTE)
+    kinds = list(size["teachers"]) if a.teachers == "all" else a.teachers.split(",")
+    if kinds[0] != TEACHER or set(kinds) - set(size["teachers"]) or len(set(kinds)) < len(kinds):
+        raise ValueError(f"--teachers is all, or a part of {','.join(size['teachers'])} that begins with {TEACHER}")
+    claim(out, size)
+    report_precision("auto")
+    for name in kinds:
+        print(f"The teacher {name} trains in {size['teachers'][name]['precision']}.")
+    for part in out.rglob(".*.part*"):  # What a killed run left half written.
+        part.unlink(missing_ok=True)
+    print(f"Everything goes to {out}/. Interrupt at will: the same command goes on where it stopped.\n")
+
+    print("1. Render a world: wearers, head motion, kitchen things (the files are laid out as EPIC-KITCHENS is)")
+    world = synthetic.render(
+        out / "world",
+        seed=size["world_seed"],
+        train_acts=size["train_acts"],
+        test_acts=size["test_acts"],
+        size=(size["video_pixels"],) * 2,
+    )
+    print("2. Prepare: decode every clip once into a clip store")
+    segments = data.read_epic_kitchens(world.annotations, world.root)
+    store = data.prepare(
+        segments,
+        out / "store",
+        num_frames=size["num_frames"],
+        frame_size=size["pixels"],
+        audio=True,
+        clip_frames=size["clip_frames"],
+        clip_size=size["pixels"],
+    )
+    describe_store(store, segments)
+    print(
+        "\n3. Train a teacher, let it watch every clip, pretrain the IMU encoder (stage 1), distil (stage 2), evaluate"
+    )
+    named = {kind: kind + "-{seed}" for kind in kinds}
+    bench = experiments.Bench(
+        str(out / "store"), str(out), scale, teachers={name: size["teachers"][kind] for kind, name in named.items()}
+    )
+    comparison = [demo_runs(name, a.seeds, alone=kind == TEACHER) for kind, name in named.items()]
+    bench.perform([run for runs in comparison for run in runs], a.jobs)
+
+    found = [experiments.rows(bench, runs) for runs in comparison]
+    print("\nTop-1 (%) on wearers never seen in training" + spread(a.seeds))
+    print(cost_table(found[0]))
+    report_limits(found[0])
+    if len(kinds) > 1:
+        print("\nOther teachers (the paper's Table 2), top-1 (%)" + spread(a.seeds))
+        print(teachers_table(dict(zip(kinds, found, strict=True))))
+    if a.quick:
+        print("This was a quick run: its accuracies mean nothing.")
+    precision = {named[kind]: size["teachers"][kind]["precision"] for kind in kinds}
+    about = {"seeds": a.seeds, "quick": a.quick, "ceilings": synthetic.ceilings(), "precision": precision}
+    about |= about_this_run(bench)
+    written = experiments.write_rows([one for rows in found for one in rows], out / "results", about)
+    print(f"\n{written[0]} holds these numbers. This run took {(time.monotonic() - began) / 60:.1f} minutes.")
+    if not a.quick:
+        print(
+            f"Next, all methods with 1, 2 and 4 frames (Figure 3), about an hour:\n"
+            f"  egodistill compare {out / 'store'} --teacher {named[TEACHER]} --out {out} --scale small"
+        )
+
+
+def demo_runs(teacher: str, seeds: list[int], alone: bool) -> list[experiments.Run]:
+    """A teacher and the students of the demo's table; of a teacher beside the first only what is distilled from it."""
+    run = experiments.Run("EgoDistill", teacher=teacher)
+    runs = [replace(run, method="teacher"), run, replace(run, method="VisOnly-Distill")]
+    if alone:
+        runs.insert(2, replace(run, lacking=experiments.STAGE_1))
+        runs += [experiments.Run("VisIMU"), experiments.Run("VisOnly")]
+    return [replace(run, seed=seed) for seed in seeds for run in runs]
+
+
+DEMO_NOTE = "demo.json"
+
+
+def with_precision(size: dict[str, Any], note: Path) -> dict[str, Any]:
+    """Replace each teacher's "auto" by what it began with in this folder, else by what suits this machine."""
+    begun = files.read_json(note).get("teachers", {}) if note.exists() else {}
+    best, chosen = runtime.pick_precision(runtime.pick_device(None), "auto"), {}
+    for name, how in size["teachers"].items():
+        if how["precision"] == "auto":
+            how = how | {"precision": begun.get(name, {}).get("precision", best)}
+        chosen[name] = how
+    return size | {"teachers": chosen}
+
+
+def claim(out: Path, size: dict[str, Any]) -> None:
+    """Refuse a folder that holds a demo of other settings, or something else."""
+    note = out / DEMO_NOTE
+    if note.exists():
+        files.require_same_run(note, files.read_json(note), size, "Give another --out, or delete the folder.")
+        return
+    # A run killed while it wrote its note leaves a part of it.
+    if out.exists() and any(map(is_foreign, out.iterdir())):
+        raise ValueError(f"{out} exists and holds no demo; give --out a new folder")
+    files.write_json(note, size)
+
+
+def is_foreign(file: Path) -> bool:
+    """Return whether a file is neither a part of a demo's note nor a desktop's. A demo removes ".*.part*" from its
+    folder, so other names that begin with a dot are foreign, too."""
+    return not file.name.startswith(".demo.json.") and not files.is_system_file(file.name)
+
+
+def teachers_table(found: dict[str, list[experiments.Row]]) -> str:
+    lines = []
+    for kind, rows in found.items():
+        by_method = {one.method: one for one in rows if not one.run.lacking}
+        teacher = by_method["teacher"]
+        cells = [accuracy(by_method[name]) for name in ("teacher", "VisOnly-Distill", "EgoDistill")]
+        lines.append([kind, f"{teacher.gmacs:.3f}", f"{teacher.params / 1e6:.2f}", *cells])
+    return table(["teacher", "GMACs", "M parameters", "teacher's", "VisOnly-Distill", "EgoDistill"], lines)
+
+
+def report_limits(found: list[experiments.Row]) -> None:
+    """What can be reached on the rendered world, and what the same comparison costs at the paper's size."""
+    limits = synthetic.ceilings()
+    print(
+        f"Nobody can do better here than {100 * limits['frame']:.0f} from one frame and "
+        f"{100 * limits['frame + imu']:.1f} from one frame and head motion.\n{GMACS}"
+    )
+    gmacs = {one.method: one.gmacs for one in found}
+    with torch.device("meta"):  # Counting needs shapes, no numbers.
+        paper = {
+            "SlowFast 8x8 R50 (34.6 M parameters)": teachers.slowfast(400),
+            "EgoDistill, ResNet-18, one frame (20.6 M parameters)": EgoDistill(62, image_weights=None),
+        }
+    print(
+        f"Here the student needs {gmacs['teacher'] / gmacs['EgoDistill']:.0f} times fewer multiply-adds than its "
+        "teacher. At the paper's size (224 pixels):"
+    )
+    for name, model in paper.items():
+        print(f"  {name}: {inference.count_macs(model, torch.device('meta')) / 1e9:.2f} GMACs")
+    print("  MotionFormer, as the paper counts it: 369.51 GMACs, 198 times the student's.")
+
+
+COMMANDS: dict[str, tuple[Callable, Callable]] = {
+    "compare": (compare_options, run_compare),
+    "ablate": (ablate_options, run_ablate),
+    "demo": (demo_options, run_demo),
+}

@@ -1,0 +1,293 @@
+"""The training loop of all stages: settings, shuffled batches, checkpoints to resume from, several processes.
+
+    from egodistill import training
+
+    settings = training.Training(epochs=50, checkpoint="run.training")
+    history = training.train(objective, store, settings)
+
+An objective is a module that holds what is trained and computes the losses of a batch: `distillation` has those of the
+paper's stages.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from egodistill.runtime import Share
+from torch import Tensor, nn
+
+from egodistill import EgoDistillError, batches, checkpoints, files, runtime
+
+__all__ = ["History", "Objective", "Training", "fold_seed", "train"]
+
+TRAINING_FORMAT = "egodistill training 1"
+# Settings in which a resumed run may differ.
+FREE_SETTINGS = ("device", "checkpoint", "checkpoint_seconds", "progress", "sync_batch_norm")
+
+History = list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings that all stages share; each is a keyword argument of `finetune`, `pretrain_imu` and `distill`."""
+
+    epochs: int = 50
+    batch_size: int = 64
+    learning_rate: float = 1e-4
+    decay_epochs: tuple[int, ...] = (30, 40)  # The learning rate is multiplied by `decay` after these epochs.
+    decay: float = 0.1
+    schedule: str = "step"  # the paper's; or "cosine", down to zero, which wastes less of a short training
+    warmup_epochs: float = 0.0  # The learning rate rises from zero over these.
+    weight_decay: float = 0.01  # AdamW's own default; the paper gives none.
+    seed: int = 0  # The order of the data and dropout depend on it, on the epoch and the step, and on nothing else.
+    precision: str = "fp32"  # or "bf16", automatic mixed precision; or "auto": bf16 where it is faster
+    device: str | None = None  # None: a GPU where there is one
+    checkpoint: str | os.PathLike | None = None  # File to resume from and to write while training.
+    checkpoint_seconds: float = 300.0  # How often to write it within an epoch; it is always written after each.
+    progress: bool = True
+    sync_batch_norm: bool = False  # Several processes, GPUs only: batch norm over the whole batch.
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 2:
+            raise EgoDistillError(
+                f"training needs epochs >= 1 and batch_size >= 2; got {self.epochs}, {self.batch_size}"
+            )
+        if self.schedule not in ("step", "cosine"):
+            raise EgoDistillError(f"schedule is 'step' or 'cosine'; got {self.schedule!r}")
+        # Written down as chosen, so that a run that goes on elsewhere does not change its precision in silence.
+        device = runtime.pick_device(self.device)
+        object.__setattr__(self, "precision", runtime.pick_precision(device, self.precision))
+
+    def rate(self, epoch: float) -> float:
+        """Learning rate at a time counted in epochs from 0, such as 2.5 in the middle of the third."""
+        if self.schedule == "cosine":
+            factor = (1 + math.cos(math.pi * min(epoch / self.epochs, 1.0))) / 2
+        else:
+            factor = self.decay ** sum(epoch >= step for step in self.decay_epochs)
+        return self.learning_rate * factor * (min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0)
+
+
+class Objective(nn.Module):
+    """What a stage trains and minimises: the model, the arrays it reads, and the losses of a batch.
+
+    model    The network of the stage; other modules of the objective are trained, too.
+    reads    Names of the store's arrays.
+    record   Settings that a resumed run must share with the one that it continues.
+    """
+
+    def __init__(self, model: nn.Module, reads: list[str], record: dict[str, Any]) -> None:
+        super().__init__()
+        self.model, self.reads, self.record = model, reads, record
+
+    @property
+    def stage(self) -> str:
+        """Return the name of the stage, for messages."""
+        return self.record["stage"]
+
+    def forward(self, batch: dict[str, Tensor], share: Share) -> dict[str, Tensor]:
+        """Return means over this process's part of a batch: "loss", which is minimised, and what else to report."""
+        raise NotImplementedError
+
+    def set_progress(self, done: float) -> None:
+        """Tell a model that changes in the course of a training, such as STTS, how much of it is done, 0 to 1."""
+        if hasattr(self.model, "set_progress"):
+            self.model.set_progress(done)
+
+
+def train(objective: Objective, store: Any, settings: Training) -> History:
+    """Minimise an objective by AdamW over shuffled batches of a store; return one dict per epoch.
+
+    With `settings.checkpoint`, a run that was killed and is started again with the same arguments continues from the
+    last step that was saved, and ends with the same weights as an undisturbed one (bit by bit on CPU); a finished one
+    is loaded. The history is also written beside the checkpoint, one JSON line per epoch.
+
+    Under torchrun, each of K processes takes its share of every batch, and they sum their gradients: this gives what
+    one process with that batch gives, so a run may continue with another K. Batch norm in training is the exception: it
+    sees the clips of its process alone (unless `sync_batch_norm`), and its running statistics become, after each step,
+    their mean over the processes, weighted by clips. Process 0 writes the files; all return the same history.
+    """
+    if len(store) < 2:
+        raise EgoDistillError(f"{len(store)} clips are too few to train on; is the split right, did prepare() fail?")
+    loop = TrainingLoop(objective, store, settings)
+    loop.resume()
+    return loop.run()
+
+
+class TrainingLoop:
+    """One run of `train()`: what it trains, how far it is, and its steps."""
+
+    def __init__(self, objective: Objective, store: Any, settings: Training) -> None:
+        self.store, self.settings = store, settings
+        self.device = runtime.pick_device(settings.device)
+        runtime.join_processes(self.device)
+        self.objective = prepare_modules(objective, self.device, settings.sync_batch_norm)
+        self.trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.trained,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),
+        )
+        self.path = Path(settings.checkpoint) if settings.checkpoint is not None else None
+        chosen = {name: value for name, value in asdict(settings).items() if name not in FREE_SETTINGS}
+        self.about = objective.record | chosen | {"clips": len(store), "class_names": store.class_names}
+        # How far it is: the step in the epoch, sums over the steps of the epoch, and the epochs before.
+        self.epoch, self.step, self.sums, self.history = 0, 0, {}, []
+        self.saved = time.monotonic()
+
+    def resume(self) -> None:
+        """Continue from the checkpoint of process 0, if there is one; raise DataError if it is of another run."""
+        content: dict[str, Any] = {"about": self.about}
+        if self.path is not None and runtime.is_first() and self.path.exists():
+            content = checkpoints.read_checkpoint(self.path, TRAINING_FORMAT)
+        content = runtime.broadcast_object(content)
+        found = "state" in content
+        source = f"the checkpoint {self.path}" if found else "process 0"
+        files.require_same_run(source, content["about"], self.about, "Delete it, or give another one.")
+        if found:
+            checkpoints.load_strictly(self.objective, content["weights"], source)
+            self.optimizer.load_state_dict(content["optimizer"])
+            state = content["state"]
+            self.epoch, self.step, self.sums, self.history = (
+                state[name] for name in ("epoch", "step", "sums", "history")
+            )
+        runtime.broadcast_weights(self.objective)
+
+    def run(self) -> History:
+        """Train the epochs that are left."""
+        clips, epochs = len(self.store), self.settings.epochs
+        done = self.epoch * clips + self.step * self.settings.batch_size
+        show = self.settings.progress and runtime.is_first() and self.epoch < epochs
+        with files.Progress(self.objective.stage, clips * epochs, done=done, show=show) as bar:
+            while self.epoch < epochs:
+                self.run_epoch(bar)
+        self.objective.eval()
+        return self.history
+
+    def run_epoch(self, bar: files.Progress) -> None:
+        """Train what is left of an epoch, then add it to the history and save."""
+        order = shuffled(len(self.store), self.settings, self.epoch)
+        size, began = self.settings.batch_size, time.monotonic()
+        rest = order[self.step * size :]
+        waited = seen = 0
+        for batch, wait in batches.read(self.store, self.objective.reads, rest, size, self.device, own_rows):
+            rows = order[self.step * size :][:size]
+            loss = self.run_step(batch, rows, self.epoch + self.step * size / len(order))
+            self.step += 1
+            waited += wait
+            seen += len(rows)
+            bar.step(len(rows), f"loss {loss:.3f}")
+            if time.monotonic() - self.saved > self.settings.checkpoint_seconds:
+                self.save()
+        spent = max(time.monotonic() - began, 1e-9)  # A clock may move in 15.6 ms.
+        self.end_epoch(seen, spent, waited)
+
+    def run_step(self, batch: dict[str, Tensor], rows: Tensor, moment: float) -> float:
+        """Take one step of the optimiser at a moment counted in epochs; return the loss over all processes."""
+        settings, share = self.settings, Share.of(len(rows))
+        self.objective.set_progress(moment / settings.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.rate(moment)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            # Dropout differs from process to process; the first is seeded as a single one.
+            rank, _ = runtime.rank_and_world_size()
+            torch.manual_seed(fold_seed(settings.seed, self.epoch, self.step, *([rank] if rank else [])))
+            with runtime.autocast(self.device, settings.precision):
+                losses = self.objective(batch, share)
+            parts = [share.weight * float(value.detach()) for value in losses.values()]
+            means = dict(zip(losses, runtime.sum_over_processes(parts, self.device), strict=True))
+            if not math.isfinite(means["loss"]):
+                raise EgoDistillError(
+                    f"{self.objective.stage}: the loss is {means['loss']} in epoch {self.epoch}, step {self.step} "
+                    f"(clips {batches.clip_ids(self.store, rows)}). Lower the learning rate, or look at the inputs of "
+                    f"these clips.{self.kept()}"
+                )
+            self.optimizer.zero_grad(set_to_none=True)
+            (share.weight * losses["loss"]).backward()
+            runtime.sum_gradients(self.objective, self.trained, share.weight)
+            self.optimizer.step()
+        for name, value in {**means, "clips": 1.0}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * len(rows)
+        return means["loss"]
+
+    def end_epoch(self, seen: int, spent: float, waited: float) -> None:
+        """Add the epoch's means to the history, and save."""
+        spent, waited = runtime.sum_over_processes([spent, waited], self.device)
+        clips = self.sums.pop("clips")
+        self.history.append(
+            {name: value / clips for name, value in self.sums.items()}
+            | {
+                "learning_rate": self.settings.rate(self.epoch + 0.5),
+                "clips_per_second": seen * runtime.rank_and_world_size()[1] / spent,
+                "loader_share": waited / spent,
+            }
+        )
+        self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
+        if self.path is not None and runtime.is_first():  # Before the checkpoint: a finished run is not begun again.
+            lines = [json.dumps({"epoch": number} | row) + "\n" for number, row in enumerate(self.history, 1)]
+            with files.atomic_write(self.path.with_suffix(".jsonl")) as part:
+                part.write_text("".join(lines), encoding="utf-8")
+        self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint, in process 0. Raise EgoDistillError if weights are no longer finite."""
+        if not all(bool(parameter.isfinite().all()) for parameter in self.trained):
+            raise EgoDistillError(
+                f"{self.objective.stage}: weights are no longer finite in epoch {self.epoch}, step {self.step}. Lower "
+                f"the learning rate.{self.kept()}"
+            )
+        if self.path is not None and runtime.is_first():
+            state = {"epoch": self.epoch, "step": self.step, "sums": self.sums, "history": self.history}
+            content = {
+                "format": TRAINING_FORMAT,
+                "about": self.about,
+                "state": state,
+                "weights": self.objective.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            checkpoints.write_checkpoint(self.path, content)
+        self.saved = time.monotonic()
+
+    def kept(self) -> str:
+        """Return a sentence about the last checkpoint, for an error."""
+        return f" The last checkpoint, {self.path}, is kept." if self.path is not None and self.path.exists() else ""
+
+
+def prepare_modules(objective: Objective, device: torch.device, sync_batch_norm: bool) -> Objective:
+    """Return the objective on its device in training mode; batch norms that are frozen keep their statistics."""
+    objective.to(device).train()
+    for part in objective.modules():
+        if isinstance(part, runtime.BATCH_NORMS) and part.affine and not part.weight.requires_grad:
+            part.eval()
+    if sync_batch_norm and runtime.rank_and_world_size()[1] > 1:
+        if device.type != "cuda":
+            raise EgoDistillError(f"sync_batch_norm needs GPUs, torch has no such batch norm for {device.type!r}")
+        return nn.SyncBatchNorm.convert_sync_batchnorm(objective)
+    return objective
+
+
+def shuffled(clips: int, settings: Training, epoch: int) -> Tensor:
+    """Return the order of the clips in an epoch, int64; it depends on the seed and the epoch alone."""
+    order = torch.randperm(clips, generator=torch.Generator().manual_seed(fold_seed(settings.seed, epoch)))
+    # Batch norm and the contrastive loss need at least two clips.
+    return order[:-1] if len(order) % settings.batch_size == 1 else order
+
+
+def own_rows(rows: Tensor) -> Tensor:
+    """Return those rows of a batch that this process reads."""
+    return Share.of(len(rows)).rows(rows)
+
+
+def fold_seed(*numbers: int) -> int:
+    """Return one seed made of several numbers."""
+    seed = 0
+    for number in numbers:
+        seed = (seed * 1_000_003 + number) % 2**63
+    return seed
