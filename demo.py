@@ -387,7 +387,7 @@ def report_limits(found: list[experiments.Row]) -> None:
     gmacs = {one.method: one.gmacs for one in found}
     with torch.device("meta"):  # Counting needs shapes, no numbers.
         paper = {
-            "SlowFast 8x8 R50 (34.6 M parameters)": teachers.slowfast(400),
+            "SlowFast 8x8 R50 (34.6 M parameters)": teachers.load("slowfast_8x8_r50", progress=False),
             "EgoDistill, ResNet-18, one frame (20.6 M parameters)": EgoDistill(62, image_weights=None),
         }
     print(

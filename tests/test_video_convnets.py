@@ -1,0 +1,144 @@
+"""SlowFast and X3D: pathways, positions, sizes, precision."""
+
+import numpy as np
+import pytest
+import torch
+from small_teachers import NARROW, narrow, small
+from torch import nn
+
+from egodistill import runtime, video_convnets
+
+# --- X3D -------------------------------------------------------------------------------------
+
+
+def test_squeeze_excitation_widths():
+    """A sixteenth in multiples of 8, as the published X3D has them, and never 10 % less."""
+    widths = {24: 8, 54: 8, 108: 8, 216: 16, 432: 32, 864: 56}
+    for channels, wanted in widths.items():
+        assert video_convnets.SqueezeExcitation(channels).fc1.out_channels == wanted
+
+
+def test_x3d_averages_positions():
+    net = small("x3d_m", pool=1).net
+    clip = torch.randn(1, 3, 4, 64, 96)
+    with torch.no_grad():
+        places, mean = net.positions(clip), net(clip)
+    feature, logits = places
+    assert logits.shape == (1, 2, 3, 3)
+    assert not torch.allclose(feature[:, 0], feature[:, 1], atol=1e-3)
+    for one, every in zip(mean, places, strict=True):
+        torch.testing.assert_close(one, every.flatten(1, 2).mean(1))
+
+
+# --- SlowFast --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kernel", "frames"), [((3, 1, 1), 2), ((5, 1, 1), 2), ((7, 1, 1), 4)])
+def test_gradients_of_short_clips_in_bf16(kernel, frames):
+    """torch 2.13 alone gives numbers of any size here, on CPUs that have bf16."""
+    torch.manual_seed(0)
+    layer = video_convnets.conv((32, 8), kernel)
+    x = torch.randn(4, 32, frames, 7, 7)
+    found = []
+    for mixed in (False, True):
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            y = layer(x.bfloat16() if mixed else x)
+        (y.float() * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum().backward()
+        found.append(layer.weight.grad.clone())
+    torch.testing.assert_close(found[1], found[0], rtol=0.05, atol=0.02 * found[0].abs().max().item())
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16  # where nothing is learnt, nothing is slower
+
+
+def test_the_slow_pathway_sees_a_truncated_linspace():
+    assert video_convnets.SlowFast(2, **NARROW).slow_index == (0, 4, 8, 13, 17, 22, 26, 31)
+    for frames, alpha in ((16, 4), (16, 2), (64, 4), (8, 8)):
+        index = video_convnets.SlowFast(2, frames=frames, alpha=alpha, **NARROW).slow_index
+        assert index == tuple(np.linspace(0, frames - 1, frames // alpha).astype(int))
+
+
+def test_the_pathways_see_their_frames():
+    """A change in one frame reaches the slow stem only if it is a frame of the slow pathway."""
+    net = narrow().net
+    seen = []
+    net.s1["pathway0_stem"].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    clip = torch.arange(8.0).view(1, 1, 8, 1, 1).expand(1, 3, 8, 32, 32)
+    net(clip)
+    assert seen[0][0, 0, :, 0, 0].tolist() == [0, 7]
+
+
+@pytest.mark.parametrize("alpha", [2, 4, 8, 16])
+def test_any_alpha_and_depth(alpha):
+    net = video_convnets.SlowFast(5, frames=16, alpha=alpha, width=16, beta=8, depths=(1, 2, 2, 1))
+    feature, logits = net(torch.randn(2, 3, 16, 64, 48))
+    assert (feature.shape, logits.shape) == ((2, 32 * 18), (2, 5))
+    assert "s3.pathway1_res1.branch2.a.weight" in net.state_dict()
+    assert "s3.pathway1_res1.branch1.weight" not in net.state_dict()
+
+
+def test_large_crops_are_averaged_over_positions():
+    net = narrow().net
+    clip = torch.randn(1, 3, 8, 256, 224)
+    with torch.no_grad():
+        places, mean = net.positions(clip), net(clip)
+    feature, _ = places
+    assert feature.shape == (1, 2, 1, net.feature_dim)
+    assert not torch.allclose(feature[:, 0], feature[:, 1], atol=1e-3)
+    for one, every in zip(mean, places, strict=True):
+        torch.testing.assert_close(one, (every[:, 0, 0] + every[:, 1, 0]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"frames": 30}, ["alpha=4", "frames=30"]),
+        ({"width": 20, "beta": 8}, ["beta=8", "width=20"]),
+        ({"depths": (1, 1, 1)}, ["depths", "(1, 1, 1)"]),
+        ({"slow_time_kernels": (1, 1, 2, 3)}, ["odd", "2"]),
+    ],
+)
+def test_impossible_networks_are_refused(options, words):
+    with pytest.raises(ValueError) as caught:
+        video_convnets.SlowFast(2, **options)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_mixed_precision_and_memory_format():
+    torch.manual_seed(0)
+    net = video_convnets.SlowFast(4, frames=16, width=16, beta=4, depths=(1, 1, 1, 1), dropout=0.0)
+    clip = torch.randn(2, 3, 16, 112, 112)
+    plain = net(clip)
+    net = net.to(memory_format=torch.channels_last_3d)
+    for one, other in zip(plain, net(clip), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+    outputs = []
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv3d):
+            layer.register_forward_hook(lambda layer, inputs, output: outputs.append(output))
+    with torch.autocast("cpu", torch.bfloat16):
+        feature, logits = net(clip)
+    assert len(outputs) == 38 and all(output.dtype == torch.bfloat16 for output in outputs)
+    if runtime.has_bf16_kernels():  # torch's own bf16 convolutions are contiguous
+        assert all(output.is_contiguous(memory_format=torch.channels_last_3d) for output in outputs)
+    nn.functional.cross_entropy(logits.float(), torch.tensor([0, 3])).backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    assert torch.nn.functional.cosine_similarity(feature.float(), plain[0]).min() > 0.999
+
+
+def test_it_learns():
+    """Fresh weights fit eight clips that differ only in the order of their frames."""
+    torch.set_num_threads(1)  # for layers this small, more threads only wait for each other
+    torch.manual_seed(0)
+    net = video_convnets.SlowFast(2, frames=8, dropout=0.0, **NARROW)
+    forwards = torch.randn(4, 3, 8, 32, 32).cumsum(2)
+    clips, labels = torch.cat([forwards, forwards.flip(2)]), torch.tensor([0] * 4 + [1] * 4)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3)
+    for _ in range(30):
+        loss = nn.functional.cross_entropy(net(clips)[1], labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert loss < 0.1

@@ -1,0 +1,159 @@
+"""MotionFormer and MViT: their attention by hand, sizes, training, memory."""
+
+import math
+
+import pytest
+import torch
+from small_teachers import SMALL_MVIT, random_clips, settle, small
+from torchvision.models.video import MViT
+from torchvision.models.video.mvit import MSBlockConfig
+
+from egodistill import teachers, video_transformers
+
+# --- MotionFormer ----------------------------------------------------------------------------
+
+
+def trajectory_attention(attn, x, time):
+    """Section 3.2 of the MotionFormer paper, one query and one head at a time."""
+    width, heads = x.shape[1], attn.heads
+    dim = width // heads
+    q, k, v = attn.qkv(x).split(width, 1)
+    patches = (len(x) - 1) // time
+    out = torch.zeros_like(x)
+    for h in range(heads):
+        part = slice(h * dim, (h + 1) * dim)
+        scores = k[:, part] @ q[0, part] / math.sqrt(dim)
+        out[0, part] = scores.softmax(0) @ v[:, part]
+    for s in range(1, len(x)):
+        trajectory = torch.zeros(time, width, dtype=x.dtype)
+        for t in range(time):
+            frame = slice(1 + t * patches, 1 + (t + 1) * patches)
+            for h in range(heads):
+                part = slice(h * dim, (h + 1) * dim)
+                scores = k[frame, part] @ q[s, part] / math.sqrt(dim)
+                trajectory[t, part] = scores.softmax(0) @ v[frame, part]
+        query = attn.proj_q(trajectory[(s - 1) // patches])
+        key, value = attn.proj_kv(trajectory).split(width, 1)
+        value = value if attn.projected else trajectory
+        for h in range(heads):
+            part = slice(h * dim, (h + 1) * dim)
+            out[s, part] = (key[:, part] @ query[part] / math.sqrt(dim)).softmax(0) @ value[:, part]
+    return attn.proj(out)
+
+
+@pytest.mark.parametrize("many", [0, 1 << 22])  # a clip and a frame at a time, or all at once
+@pytest.mark.parametrize("value_step", ["original", "projected"])
+def test_both_forms_of_trajectory_attention_equal_the_paper_s(value_step, many, monkeypatch):
+    monkeypatch.setattr(video_transformers, "LARGE", many)
+    net = small("motionformer_16x4", value_step=value_step).net.double()
+    attn = net.blocks[0].attn
+    assert attn.fast
+    torch.manual_seed(0)
+    x = torch.randn(2, 1 + 3 * 5, 24, dtype=torch.float64, requires_grad=True)
+    wanted = torch.stack([trajectory_attention(attn, one, 3) for one in x])
+    gradients = torch.autograd.grad(wanted.square().sum(), [x, attn.proj_kv.weight])
+    for attn.fast in (True, False):
+        found = attn(x, 3)
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+        again = torch.autograd.grad(found.square().sum(), [x, attn.proj_kv.weight])
+        for one, other in zip(again, gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
+
+
+def test_queries_of_several_frames_at_a_time():
+    """Any number of frames of queries in one go gives the same; a GPU takes all."""
+    attn = small("motionformer_16x4", value_step="projected").net.blocks[0].attn.double()
+    q, k, v = torch.randn(3, 2, 3, 12, 8, dtype=torch.float64)  # [B, H, S, d]
+    wanted = attn.trajectories(q, k, v, 4)
+    k, v = (y.unflatten(2, (4, 3)).permute(2, 0, 1, 3, 4).flatten(0, 1) for y in (k, v))
+    for step in (2, 4):
+        parts = q.unflatten(2, (4, 3)).split(step, 2)
+        found = [attn.along(part, k, v, i * step) for i, part in enumerate(parts)]
+        torch.testing.assert_close(torch.cat(found, 1), wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_the_fast_form_of_a_whole_network():
+    fast, released = small("motionformer_16x4"), small("motionformer_16x4", fast=False)
+    clip = torch.from_numpy(random_clips(2, frames=6))
+    with torch.no_grad():
+        for one, other in zip(fast(clip), released(clip), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        projected = small("motionformer_16x4", value_step="projected")
+        assert (projected(clip).feature - fast(clip).feature).abs().max() > 0.1
+
+
+def test_positions_of_another_crop_are_resized():
+    net = small("motionformer_16x4").net
+    with torch.no_grad():
+        net.pos_embed[0, 1:] = torch.arange(4.0).repeat(4)[:, None]  # each patch knows its column
+        net.pos_embed[0, 1:, 1] = torch.arange(4.0).repeat_interleave(4)  # and its row
+    assert torch.equal(net.spatial_positions((4, 4)), net.pos_embed[0, 1:])
+    wide = net.spatial_positions((4, 8)).unflatten(0, (4, 8))
+    assert (wide[:, 1:, 0] > wide[:, :-1, 0]).all()  # columns grow to the right
+    torch.testing.assert_close(wide[..., 1].mean(1), torch.arange(4.0))  # rows stay
+    with torch.no_grad():
+        assert net(torch.randn(1, 3, 6, 48, 40))[0].shape == (1, 24)
+    with pytest.raises(ValueError, match=r"36 x 32.*multiples of.*8"):
+        net(torch.randn(1, 3, 6, 36, 32))
+
+
+def test_verbs_are_distilled_unless_nouns_are_asked_for():
+    verbs, nouns = small("epic_motionformer_16x4"), small("epic_motionformer_16x4", head="noun")
+    clip = torch.from_numpy(random_clips(2, frames=6))
+    with torch.no_grad():
+        feature, logits = verbs(clip)
+        torch.testing.assert_close(logits, verbs.net.head0(feature))
+        torch.testing.assert_close(nouns(clip).logits, verbs.net.head1(feature))
+    assert (len(verbs.class_names), len(nouns.class_names)) == (3, 5)
+    assert verbs.classifier is verbs.net.head0 and nouns.classifier is nouns.net.head1
+
+
+# --- MViT ------------------------------------------------------------------------------------
+
+
+def test_mvit_equals_torchvision_s():
+    """An implementation of other people, with a grid that is not square in time and space."""
+    torch.manual_seed(0)
+    stages = [
+        MSBlockConfig(1, 12, 24, [], [3, 3, 3], [], [1, 4, 4]),
+        MSBlockConfig(2, 24, 24, [3, 3, 3], [3, 3, 3], [1, 2, 2], [1, 2, 2]),
+        MSBlockConfig(2, 24, 48, [], [3, 3, 3], [], [1, 2, 2]),
+        MSBlockConfig(4, 48, 48, [3, 3, 3], [3, 3, 3], [1, 2, 2], [1, 1, 1]),
+    ]
+    official = settle(MViT((32, 32), 4, stages, False, False, False, False, num_classes=3)).eval()
+    teacher = teachers.load("mvit_b_16x4", official.state_dict(), progress=False, **SMALL_MVIT)
+    clip = torch.randn(2, 3, 4, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(teacher.encode(clip).logits, official(clip), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"\[1, 3, 4, 64, 32\].*\[B, 3, 4, 32, 32\]"):
+        teacher.encode(torch.randn(1, 3, 4, 64, 32))
+
+
+# --- both ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["motionformer_16x4", "mvit_b_16x4"])
+def test_gradient_checkpointing_changes_no_gradient(name):
+    teacher = small(name).train()
+    clip = torch.from_numpy(random_clips(2, frames=teacher.clip_spec.frames))
+    found = []
+    for teacher.net.gradient_checkpointing in (False, True):
+        torch.manual_seed(0)  # the same branches are dropped
+        teacher.zero_grad()
+        teacher(clip).logits.square().sum().backward()
+        found.append([p.grad.clone() for p in teacher.parameters() if p.grad is not None])
+    assert len(found[0]) > 20
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_drop_path_drops_whole_branches_of_clips():
+    torch.manual_seed(0)
+    x = torch.ones(4000, 3, 2)
+    y = video_transformers.drop_path(x, 0.25, True)
+    assert torch.equal(y, y[:, :1, :1].expand_as(y))
+    assert y.unique().tolist() == [0.0, pytest.approx(4 / 3)]
+    assert y.mean().item() == pytest.approx(1, abs=0.03)
+    assert video_transformers.drop_path(x, 0.25, False) is x
+    rates = [block.drop_path for block in small("mvit_b_16x4", drop_path=0.3).net.blocks]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
