@@ -1,4 +1,4 @@
-"""What the paper compares with: AdaFuse, STTS and ListenToLook, three other ways to spend less on a video.
+"""Baselines of the paper: AdaFuse, STTS and ListenToLook, three other ways to spend less on a video.
 
     from egodistill import baselines, data, distill, evaluate, finetune
 
@@ -12,16 +12,15 @@
     model.save("baseline.pt")
     model = baselines.Baseline.load("baseline.pt")
 
-All take the same frames as the student, uint8 [B, N, 3, H, W] in RGB, normalise them by themselves and return
+All take the same frames as the student, uint8 [B, N, 3, H, W] in RGB, normalise them and return
 `Output(feature, logits)`. They follow the code that their authors released (mengyuest/AdaFuse, wangjk666/STTS,
 facebookresearch/Listen-to-Look) and agree with it number by number; where that code and its paper differ, or where
-neither says, the choice is an argument. What they save is not time by itself: the released AdaFuse computes every
-channel and then masks it, and so does this one, so that its GFLOPs are those that a policy would need (`gflops()`).
+neither gives a value, the choice is an argument. What they save is not time: the released AdaFuse computes each channel
+and then masks it, and so does this one. Its GFLOPs are those that a policy would need (`gflops()`).
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +32,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from egodistill import CLIP_SECONDS, EgoDistillError, checkpoints, student, video_transformers
+
 __all__ = [
     "STTS_VARIANTS",
     "AdaFuse",
@@ -40,28 +41,17 @@ __all__ = [
     "BaselineError",
     "Gflops",
     "ListenToLook",
-    "Output",
     "STTS",
     "perturbed_topk",
     "straight_through_gumbel",
 ]
 
-CLIP_SECONDS = 64 / 30
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of RGB
+IMAGENET = (student.IMAGENET_MEAN, student.IMAGENET_STD)  # mean and deviation of RGB
 KINETICS = ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
 
-Weights = str | os.PathLike | Mapping[str, Tensor] | None
 
-
-class BaselineError(ValueError):
+class BaselineError(EgoDistillError):
     """Something given does not fit; the message says what, where, and what would."""
-
-
-class Output(NamedTuple):
-    """What every model returns: feature [B, D] and class logits [B, C] (no softmax)."""
-
-    feature: Tensor
-    logits: Tensor
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -69,173 +59,82 @@ class Output(NamedTuple):
 
 
 class Baseline(nn.Module):
-    """Base of the three: frames in, a file out. `Baseline.load(path)` gives back whichever of them was saved."""
+    """Base of the three. `Baseline.load(path)` returns whichever of them was saved."""
 
     inputs: tuple[str, ...] = ("frames",)
 
-    def __init__(self, given: dict[str, Any], normalise: tuple[Sequence[float], Sequence[float]]) -> None:
-        """`given` are the local names of a subclass's constructor: all its arguments, kept for `load()`."""
+    def __init__(
+        self,
+        normalise: tuple[Sequence[float], Sequence[float]],
+        num_classes: int,
+        num_frames: int,
+        frame_size: int,
+        width: int,
+        clip_seconds: float,
+        class_names: list[str] | None,
+    ) -> None:
+        """`normalise` are mean and deviation of RGB pixels from 0 to 1; the rest are arguments of each subclass."""
         super().__init__()
-        self.arguments = {k: v for k, v in given.items() if k not in ("self", "__class__", "weights", "class_names")}
-        for name, lowest in (("num_classes", 1), ("num_frames", 1), ("frame_size", 32), ("width", 1)):
-            if self.arguments[name] < lowest:
-                raise BaselineError(f"{type(self).__name__}: {name} is at least {lowest}; got {self.arguments[name]}")
-        names = given["class_names"]
-        if names is not None and len(names) != given["num_classes"]:
-            raise BaselineError(f"{len(names)} class names for num_classes={given['num_classes']}")
-        self.num_classes, self.num_frames, self.frame_size, self.clip_seconds = (
-            given[name] for name in ("num_classes", "num_frames", "frame_size", "clip_seconds")
-        )
-        self.class_names = list(names) if names is not None else None
+        lowest = {"num_classes": (num_classes, 1), "num_frames": (num_frames, 1), "frame_size": (frame_size, 32)}
+        for name, (value, least) in (lowest | {"width": (width, 1)}).items():
+            if value < least:
+                raise BaselineError(f"{type(self).__name__}: {name} is at least {least}; got {value}")
+        if class_names is not None and len(class_names) != num_classes:
+            raise BaselineError(f"{len(class_names)} class names for num_classes={num_classes}")
+        self.num_classes, self.num_frames, self.frame_size = num_classes, num_frames, frame_size
+        self.clip_seconds = clip_seconds
+        self.class_names = list(class_names) if class_names is not None else None
         for name, values in zip(("mean", "std"), normalise, strict=True):
             self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def pixels(self, frames: Tensor) -> Tensor:
-        """Normalised frames: uint8 [B, N, 3, H, W] -> float of the same shape."""
+        """Return normalised frames: uint8 [B, N, 3, H, W] -> float of the same shape."""
         if frames.ndim != 5 or frames.shape[1:3] != (self.num_frames, 3) or frames.dtype != torch.uint8:
             raise BaselineError(
                 f"{type(self).__name__} reads frames as uint8 [batch, {self.num_frames}, 3, height, width]; got "
-                f"{describe(frames)}. Frames come as the store keeps them, neither scaled nor normalised."
+                f"{student.describe(frames)}. Frames come as the store keeps them, neither scaled nor normalised."
             )
         return (frames.float() - self.mean) / self.std
 
     def example(self, batch_size: int = 1) -> tuple[Tensor, ...]:
-        """Random inputs of the right shape and dtype, for `measure()`."""
+        """Return random inputs of the right shape and dtype, for `measure()`."""
         shape = (batch_size, self.num_frames, 3, self.frame_size, self.frame_size)
         return (torch.randint(256, shape, dtype=torch.uint8),)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write one file that `load()` needs nothing else for; it is complete or absent."""
-        content = {
-            "format": BASELINE_FORMAT,
-            "model": type(self).__name__,
-            "arguments": self.arguments,
-            "class_names": self.class_names,
-            "weights": self.state_dict(),
-        }
-        egodistill().write_checkpoint(path, content)
+        checkpoints.save_model(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Baseline:
-        """The model that `save()` wrote, in evaluation mode.
+        """Return the model that `save()` wrote, in evaluation mode. Raise EgoDistillError with the file's name."""
+        return checkpoints.load_model(path, cls)
 
-        BaselineError names the file where it holds something else, EgoDistillError where it is not there, cannot be
-        read, or its weights do not fit. Both are ValueErrors.
-        """
-        content = egodistill().read_tensors(path)
-        if content.get("format") != BASELINE_FORMAT:
-            raise BaselineError(f"{path} is no {BASELINE_FORMAT!r} file; its format is {content.get('format')!r}")
-        kinds = {kind.__name__: kind for kind in (AdaFuse, STTS, ListenToLook)}
-        kind = kinds.get(content["model"])
-        if kind is None or not issubclass(kind, cls):
-            raise BaselineError(f"{path} holds the model {content['model']!r}; this is {cls.__name__}.load()")
-        try:
-            model = kind(**content["arguments"], class_names=content["class_names"], weights=None)
-        except TypeError as error:
-            raise BaselineError(f"the arguments in {path} are not those of {kind.__name__}: {error}") from error
-        egodistill().load_strictly(model, content["weights"], f"the checkpoint {path}")
-        return model.eval()
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any], class_names: list[str] | None) -> Baseline:
+        """Return the model that `arguments` describe, for `load()`; its weights are random."""
+        return cls(**arguments, class_names=class_names, weights=None)
 
 
-BASELINE_FORMAT = "egodistill baseline 1"
+def require_choices(model: nn.Module, **options: tuple[str, tuple[str, ...]]) -> None:
+    """Raise BaselineError if an option, {name: (value, choices)}, is none of its choices."""
+    for name, (value, choices) in options.items():
+        if value not in choices:
+            raise BaselineError(f"{type(model).__name__}: {name} is one of {choices}; got {value!r}")
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, as ResNet-18 has them; parts are named as in torchvision."""
+def pretrained(weights: student.Weights, keyword: str, published: str, head: str) -> tuple[dict[str, Tensor], str]:
+    """Return weights without their classifier, whose names begin with `head`, and what to call them in an error.
 
-    expansion = 1
-
-    def __init__(self, before: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = conv(before, width, 3, stride), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = conv(width, width, 3), nn.BatchNorm2d(width)
-        self.downsample = projection(before, width, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + (x if self.downsample is None else self.downsample(x)))
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution and a shortcut, as ResNet-50 has them (v1.5: the 3x3 has the stride).
-
-    `inside` takes the place of x for the convolutions, the shortcut's own included; `between` changes what leaves
-    the first one. Both are AdaFuse's.
+    If `weights` is `keyword`, torchvision downloads those of the name `published`.
     """
-
-    expansion = 4
-
-    def __init__(self, before: int, width: int, stride: int) -> None:
-        super().__init__()
-        after = width * self.expansion
-        self.conv1, self.bn1 = conv(before, width, 1), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = conv(width, width, 3, stride), nn.BatchNorm2d(width)
-        self.conv3, self.bn3 = conv(width, after, 1), nn.BatchNorm2d(after)
-        self.downsample = projection(before, after, stride)
-
-    def forward(
-        self, x: Tensor, inside: Tensor | None = None, between: Callable[[Tensor], Tensor] | None = None
-    ) -> Tensor:
-        inside = x if inside is None else inside
-        y = F.relu(self.bn1(self.conv1(inside)))
-        y = F.relu(self.bn2(self.conv2(y if between is None else between(y))))
-        return F.relu(self.bn3(self.conv3(y)) + (x if self.downsample is None else self.downsample(inside)))
-
-
-def conv(before: int, after: int, size: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(before, after, size, stride, size // 2, bias=False)
-
-
-def projection(before: int, after: int, stride: int) -> nn.Sequential | None:
-    """What a shortcut needs where the number of channels or the size changes."""
-    if before == after and stride == 1:
-        return None
-    return egodistill().shortcut(before, after, stride)
-
-
-class ResNet(nn.Module):
-    """torchvision's ResNet without its classifier, of any width and depth: [B, channels, H, W] -> [B, D, h, w].
-
-    torchvision fixes the stem at 64 channels, three of them in, and a stride of 2. `state_dict()` has its layout.
-    """
-
-    def __init__(
-        self,
-        block: type[BasicBlock] | type[Bottleneck],
-        depths: Sequence[int],
-        width: int,
-        channels: int = 3,
-        stem_stride: int = 2,
-    ) -> None:
-        super().__init__()
-        if len(depths) != 4 or min(depths) < 1:
-            raise BaselineError(f"depths are the blocks of four stages, at least one each; got {tuple(depths)}")
-        self.conv1, self.bn1 = conv(channels, width, 7, stem_stride), nn.BatchNorm2d(width)
-        before = width
-        for stage, depth in enumerate(depths):
-            inner, blocks = width * 2**stage, []
-            for number in range(depth):
-                blocks.append(block(before, inner, 2 if stage and not number else 1))
-                before = inner * block.expansion
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.feature_dim = before
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.to(memory_format=torch.channels_last)
-
-    @property
-    def blocks(self) -> list[nn.Module]:
-        return [*self.layer1, *self.layer2, *self.layer3, *self.layer4]
-
-    def stem(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        for block in self.blocks:
-            x = block(x)
-        return x
+    if isinstance(weights, str) and weights == keyword:
+        state = student.download_weights(torchvision.models.get_weight(published), published)
+        source = f"torchvision's {published}"
+    else:
+        state = checkpoints.read_weights(weights)
+        source = "the given weights" if isinstance(weights, Mapping) else f"the file {weights}"
+    return {key: value for key, value in state.items() if not key.startswith(head)}, source
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -245,11 +144,28 @@ SKIP, REUSE, KEEP = 0, 1, 2  # what a policy does with a channel of a frame
 
 
 class Gflops(NamedTuple):
-    """Billions of operations for one clip, by the rule that AdaFuse's authors count with (see `AdaFuse.gflops`)."""
+    """Billions of operations for one clip, by the rule of AdaFuse's authors (see `AdaFuse.count()`)."""
 
     upb: float  # Upper bound: only what reads a skipped channel is saved.
     real: float  # What nobody reads is saved, too.
     dense: float  # Nothing is saved.
+
+
+class GatedBottleneck(student.Bottleneck):
+    """Bottleneck with AdaFuse's two changes: a temporal shift of its input, and gates behind the first convolution.
+
+    `inside` replaces x for the convolutions, the shortcut's own included; `between` changes the first one's output.
+    """
+
+    def forward(
+        self, x: Tensor, inside: Tensor | None = None, between: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        inside = x if inside is None else inside
+        y = self.relu1(self.bn1(self.conv1(inside)))
+        y = self.relu2(self.bn2(self.conv2(y if between is None else between(y))))
+        y = self.bn3(self.conv3(y))
+        y += x if self.downsample is None else self.downsample(inside)
+        return self.relu3(y)
 
 
 class Policy(nn.Module):
@@ -269,29 +185,30 @@ class AdaFuse(Baseline):
 
     num_classes      C. The feature is the mean over the frames of the pooled last map, D = 32 * width.
     gates            "last": only the blocks of the last stage have a policy, each its own. This is the configuration
-                     of the released training script and of the paper's 38.85 M parameters. "all": every block has
+                     of the released training script and of the paper's 38.85 M parameters. "all": each block has
                      one, and those of equal shape share all but the batch norm (the released AdaFuse-R50-TSN).
     temporal_shift   TSM (Lin et al., ICCV 2019): an eighth of the channels come from the next frame, another eighth
                      from the previous one. It costs no operation that is counted.
-    num_frames, frame_size, width, depths   T, height and width, channels of the stem, blocks a stage.
+    num_frames, frame_size, width, depths   T, height and width, channels of the stem, blocks per stage.
     weights          "imagenet" (torchvision downloads them), a ResNet-50 state dict of torchvision or the path of
                      one, or None for random. The policies and the classifier start at random in any case.
 
     Where the released code and its paper differ, or a choice is left:
 
     sample_at_evaluation   The released code draws noise at evaluation, too; False takes the likeliest action.
-    last_frame             In `real`, "released" looks at the last but one frame in place of the last, by a leftover
-                           loop variable; "corrected" looks at the last.
-    efficiency             Which count is pressed down: "upb", or "real" (as for Something-Something v2, there with
+    last_frame             In `real`, "released" reads the last but one frame in place of the last, because of a
+                           leftover loop variable; "corrected" reads the last.
+    efficiency             Which count the loss reduces: "upb", or "real" (as for Something-Something v2, there with
                            efficiency_weight=0.075).
-    efficiency_weight      Its weight in the loss, in 1 / GFLOPs a frame.
-    tau                    Temperature of the Gumbel softmax; constant, since nothing reads the released decay option.
+    efficiency_weight      Its weight in the loss, in 1 / GFLOPs per frame.
+    tau                    Temperature of the Gumbel softmax; constant, because nothing reads the released decay option.
     policy_hidden          "last": hidden units of each policy (1024). "all": hidden units times channels (196608).
     history_gradient       False: no gradient through what is reused of the previous frame.
 
-    After a forward pass `decisions` holds the actions, uint8 [B, T, w] a gated block (0 skip, 1 reuse, 2 keep).
+    After a forward pass `decisions` holds the actions, uint8 [B, T, w] per gated block (0 skip, 1 reuse, 2 keep).
     """
 
+    @student.record_arguments("weights", "class_names")
     def __init__(
         self,
         num_classes: int,
@@ -311,47 +228,53 @@ class AdaFuse(Baseline):
         policy_hidden: int | None = None,
         history_gradient: bool = True,
         clip_seconds: float = CLIP_SECONDS,
-        weights: Weights = "imagenet",
+        weights: student.Weights = "imagenet",
         class_names: list[str] | None = None,
     ) -> None:
-        super().__init__(locals(), IMAGENET)
-        options = {"gates": ("last", "all"), "last_frame": ("released", "corrected"), "efficiency": ("upb", "real")}
-        for name, choices in options.items():
-            if self.arguments[name] not in choices:
-                raise BaselineError(f"AdaFuse: {name} is one of {choices}; got {self.arguments[name]!r}")
+        super().__init__(IMAGENET, num_classes, num_frames, frame_size, width, clip_seconds, class_names)
+        require_choices(
+            self,
+            gates=(gates, ("last", "all")),
+            last_frame=(last_frame, ("released", "corrected")),
+            efficiency=(efficiency, ("upb", "real")),
+        )
         if temporal_shift and width < 8:
             raise BaselineError(f"AdaFuse: temporal_shift moves an eighth of the channels; width={width} is below 8")
         self.temporal_shift, self.history_gradient, self.last_frame = temporal_shift, history_gradient, last_frame
         self.sample_at_evaluation, self.tau = sample_at_evaluation, tau
         self.efficiency, self.efficiency_weight = efficiency, efficiency_weight
 
-        self.backbone = ResNet(Bottleneck, depths, width)
+        self.backbone = build_resnet(GatedBottleneck, depths, width)
         if weights is not None:
             state, source = pretrained(weights, "imagenet", "ResNet50_Weights.IMAGENET1K_V1", "fc.")
-            egodistill().load_strictly(self.backbone, state, source)
+            checkpoints.load_strictly(self.backbone, state, source)
         self.feature_dim = self.backbone.feature_dim
         self.dropout = nn.Dropout(dropout)
         self.classifier = small_linear(self.feature_dim, num_classes)
-        blocks = self.backbone.blocks
-        self.first_gate = 0 if gates == "all" else len(blocks) - depths[3]
-        self.policies = nn.ModuleList()
-        shared: dict[tuple[int, int], tuple[nn.Linear, nn.Linear]] = {}
-        for number, block in enumerate(blocks[self.first_gate :]):
-            before, channels = block.conv1.in_channels, block.conv1.out_channels
-            hidden = (policy_hidden or 1024) if gates == "last" else max(1, (policy_hidden or 196_608) // channels)
-            key = (before, channels) if gates == "all" else (number, 0)
-            if key not in shared:
-                shared[key] = small_linear(2 * before, hidden), small_linear(hidden, 3 * channels)
-            self.policies.append(Policy(*shared[key]))
+        self.first_gate = 0 if gates == "all" else len(self.backbone.blocks) - depths[3]
+        self.policies = self.build_policies(shared=gates == "all", hidden=policy_hidden)
         self.frame_macs, self.block_macs = self.count()
         self.decisions: list[Tensor] = []
         self.spent: Tensor | None = None
 
-    def forward(self, frames: Tensor) -> Output:
+    def build_policies(self, *, shared: bool, hidden: int | None) -> nn.ModuleList:
+        """Return a policy for each gated block; with `shared`, those of equal shape share all but the batch norm."""
+        policies = nn.ModuleList()
+        layers: dict[tuple[int, int], tuple[nn.Linear, nn.Linear]] = {}
+        for number, block in enumerate(self.backbone.blocks[self.first_gate :]):
+            before, channels = block.conv1.in_channels, block.conv1.out_channels
+            units = max(1, (hidden or 196_608) // channels) if shared else hidden or 1024
+            key = (before, channels) if shared else (number, 0)
+            if key not in layers:
+                layers[key] = small_linear(2 * before, units), small_linear(units, 3 * channels)
+            policies.append(Policy(*layers[key]))
+        return policies
+
+    def forward(self, frames: Tensor) -> student.Output:
         return self.encode(self.pixels(frames))
 
-    def encode(self, pixels: Tensor) -> Output:
-        """Normalised frames, float [B, T, 3, H, W]. The logits are the mean over those of the frames."""
+    def encode(self, pixels: Tensor) -> student.Output:
+        """Return the outputs for normalised frames, float [B, T, 3, H, W]. The logits are the mean over the frames'."""
         count = pixels.shape[1]
         x = self.backbone.stem(pixels.flatten(0, 1))
         actions = []
@@ -363,10 +286,10 @@ class AdaFuse(Baseline):
             x = block(x, inside, between)
         self.remember(actions)
         feature = x.mean((2, 3)).unflatten(0, (-1, count))
-        return Output(feature.mean(1), self.classifier(self.dropout(feature)).mean(1))
+        return student.Output(feature.mean(1), self.classifier(self.dropout(feature)).mean(1))
 
     def decide(self, policy: Policy, x: Tensor, count: int) -> Tensor:
-        """One-hot actions [B, T, w, 3] of a block with the input x [B * T, Cin, H, W]."""
+        """Return one-hot actions [B, T, w, 3] of a block with the input x [B * T, Cin, H, W]."""
         pooled = x.mean((2, 3)).unflatten(0, (-1, count))
         both = torch.cat([earlier(pooled), pooled], dim=2)
         log_probabilities = policy(both.flatten(0, 1))
@@ -374,17 +297,17 @@ class AdaFuse(Baseline):
         return straight_through_gumbel(log_probabilities, noise, self.tau).unflatten(0, (-1, count))
 
     def merge(self, y: Tensor, action: Tensor) -> Tensor:
-        """Channels y [B * T, w, H, W] as they go on: kept, taken from the previous frame (its own, unmasked), or 0."""
+        """Return channels y [B * T, w, H, W] kept, replaced by the previous frame's (unmasked), or 0."""
         y = y.unflatten(0, action.shape[:2])
         previous = earlier(y if self.history_gradient else y.detach())
         keep, reuse = (action[..., k, None, None].to(y.dtype) for k in (KEEP, REUSE))
         return (keep * y + reuse * previous).flatten(0, 1)
 
     def count(self) -> tuple[int, list[tuple[int, int]]]:
-        """Operations of a frame when nothing is saved, and (first, second convolution) of each gated block.
+        """Return the operations of a frame if nothing is saved, and (first, second convolution) of each gated block.
 
-        thop's rule, by which the authors count: multiply-adds of convolutions and linear layers without their
-        biases, 4 a number in a batch norm, 1 a number read or written by the global pool.
+        The authors count by thop's rule: multiply-adds of convolutions and linear layers without their biases, 4 per
+        number in a batch norm, 1 per number that the global pool reads or writes.
         """
         gated = set(self.backbone.blocks[self.first_gate :])
         side = halve(self.frame_size)
@@ -404,7 +327,7 @@ class AdaFuse(Baseline):
         return total, saved
 
     def remember(self, actions: list[Tensor]) -> None:
-        """Keep what was decided and what it costs: GFLOPs a frame, (upb, real), differentiable in training."""
+        """Keep the decisions and their cost: GFLOPs per frame, (upb, real), differentiable in training."""
         self.decisions = [action.detach().argmax(3).to(torch.uint8) for action in actions]
         upb = real = self.frame_macs / 1e9
         for action, (first, second) in zip(actions, self.block_macs, strict=True):
@@ -417,20 +340,20 @@ class AdaFuse(Baseline):
             upb = upb - downstream * second / 1e9
             real = real - (upstream * first + downstream * second) / 1e9
         spent = torch.stack([upb, real])
-        # Outside of training nobody takes it, and a graph that stays would hold memory and forbid copies.
+        # Outside of training nobody takes it; a graph that stays would hold memory and prevent copies.
         self.spent = spent if self.training else spent.detach()
 
     def gflops(self) -> Gflops:
-        """What the last batch would cost a clip on average, at `frame_size`, if masked channels were not computed."""
+        """Return the last batch's mean cost of a clip, at `frame_size`, if masked channels were not computed."""
         if not self.decisions:
-            raise BaselineError("AdaFuse.gflops() tells what a batch cost; run the model on one first")
+            raise BaselineError("AdaFuse.gflops() returns the cost of a batch; run the model on one first")
         if self.spent is None:
             raise BaselineError("extra_loss() has taken the cost of the last training batch; ask before it")
         upb, real = (self.num_frames * float(value) for value in self.spent.detach())
         return Gflops(upb, real, self.num_frames * self.frame_macs / 1e9)
 
-    def extra_loss(self, output: Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the training loop adds to its loss: the weighted GFLOPs a frame of the batch that just went through."""
+    def extra_loss(self, output: student.Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the training loop adds to its loss: the weighted GFLOPs per frame of the last batch."""
         if self.spent is None:
             raise BaselineError("AdaFuse.extra_loss() belongs after a forward pass, once")
         spent, self.spent = self.spent, None
@@ -438,16 +361,16 @@ class AdaFuse(Baseline):
 
 
 def gumbel_noise(like: Tensor) -> Tensor:
-    """Standard Gumbel noise of the shape of a tensor."""
+    """Return standard Gumbel noise of the shape of a tensor."""
     uniform = torch.rand(like.shape, device=like.device, dtype=torch.float32).clamp(1e-6, 1 - 1e-6)
     return -torch.log(-torch.log(uniform))
 
 
 def straight_through_gumbel(log_probabilities: Tensor, noise: Tensor | None, tau: float) -> Tensor:
-    """One-hot choice along the last axis, float [..., n] -> float [..., n].
+    """Return a one-hot choice along the last axis, float [..., n] -> float [..., n].
 
-    Its gradient is that of softmax((log p + noise) / tau). `noise` is that of `gumbel_noise` for a draw, None for the
-    likeliest (Jang, Gu, Poole, ICLR 2017).
+    Its gradient is that of softmax((log p + noise) / tau) (Jang, Gu, Poole, ICLR 2017). With `gumbel_noise()` it is a
+    draw, with None the likeliest choice.
     """
     scores = log_probabilities if noise is None else log_probabilities + noise
     hard = F.one_hot(scores.argmax(-1), scores.shape[-1]).to(scores.dtype)
@@ -456,17 +379,25 @@ def straight_through_gumbel(log_probabilities: Tensor, noise: Tensor | None, tau
 
 
 def earlier(x: Tensor) -> Tensor:
-    """[B, T, ...] one frame later: what the previous frame had, zeros for the first."""
+    """Return what the previous frame had, zeros for the first: [B, T, ...] -> the same shape."""
     return torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], dim=1)
 
 
 def shift(x: Tensor, count: int) -> Tensor:
-    """Temporal shift of [B * T, C, H, W]: C // 8 channels of the next frame, C // 8 of the previous, the rest."""
+    """Shift [B * T, C, H, W] in time: C // 8 channels of the next frame, C // 8 of the previous, then this one's."""
     x = x.unflatten(0, (-1, count))
     part = x.shape[2] // 8
     following, previous = x[:, 1:, :part], x[:, :, part : 2 * part]
     following = torch.cat([following, torch.zeros_like(x[:, :1, :part])], dim=1)
     return torch.cat([following, earlier(previous), x[:, :, 2 * part :]], dim=2).flatten(0, 1)
+
+
+def build_resnet(block: type[nn.Module], depths: Sequence[int], width: int, **options: int) -> student.ResNet:
+    """Return a ResNet; raise BaselineError if the depths do not fit."""
+    try:
+        return student.ResNet(block, depths, width, **options)
+    except ValueError as error:
+        raise BaselineError(str(error)) from error
 
 
 def small_linear(before: int, after: int) -> nn.Linear:
@@ -477,18 +408,19 @@ def small_linear(before: int, after: int) -> nn.Linear:
 
 
 def halve(side: int) -> int:
-    """Size after a convolution or a pool with stride 2."""
+    """Return the size after a convolution or a pool with stride 2."""
     return (side + 1) // 2
 
 
 def with_norm(layer: nn.Conv2d, side: int) -> int:
+    """Return the operations of a convolution and its batch norm on a map of `side` x `side`."""
     return (layer.weight.numel() + 4 * layer.out_channels) * side**2
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # STTS (Wang et al., "Efficient Video Transformers with Spatial-Temporal Token Selection", ECCV 2022)
 
-# Settings of the released configurations, which are not the ratios of their names.
+# The released configurations, whose settings are not the ratios in their names.
 STTS_VARIANTS: dict[str, dict[str, float | None]] = {
     "T0.5-S0.7": {"time_ratio": 0.5, "space_ratio": 0.7367},
     "T0.8-S0.9": {"time_ratio": 0.75, "space_ratio": 0.863},
@@ -497,7 +429,7 @@ STTS_VARIANTS: dict[str, dict[str, float | None]] = {
 
 
 class Scorer(nn.Module):
-    """How much each token matters: [B, n, C] -> [B, n]. Half of the channels look at the token, half at all."""
+    """Score each token: [B, n, C] -> [B, n]. Half of the channels are the token's, half the mean of all."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -512,31 +444,32 @@ class Scorer(nn.Module):
 
 
 class STTS(Baseline):
-    """MViT-B that keeps the frames, and one window within them, that score best.
+    """MViT-B that keeps the frames with the best scores, and in them the window with the best score.
 
     num_classes      C. The feature is the normalised class token, D = 8 * width.
     time_ratio       Share of the temporal tokens (two frames each) that are kept, before the first block; None: all.
     space_ratio      Share of the area that the kept window has, before the second block of the third stage; None:
                      all. `STTS(C, **STTS_VARIANTS["T0.8-S0.9"])` gives the released settings. With 4 frames there
                      are two temporal tokens, and every valid ratio below 1 keeps one of them.
-    num_frames, frame_size, width, depths   T, height and width, channels of the first block, blocks a stage.
+    num_frames, frame_size, width, depths   T, height and width, channels of the first block, blocks per stage.
     drop_path        Of the last block; it rises linearly from 0.
     weights          "kinetics" (MViT-B 16x4 on Kinetics-400, which torchvision downloads), a state dict in the layout
-                     of torchvision, PySlowFast or STTS, or the path of one, or None for random. The classifier is
-                     left out of it; position embeddings are interpolated where frames or size differ (ours: the
-                     checkpoint from which the authors started is not released).
+                     of torchvision, PySlowFast, pytorchvideo or STTS, or the path of one, or None for random. Its
+                     classifier is left out; position embeddings are interpolated if frames or size differ (our choice:
+                     the checkpoint from which the authors started is not released).
 
     Where the released code and its paper differ, or a choice is left:
 
     sigma            Scale of the noise in training; it falls linearly to 0 over the training (`set_progress`).
-    samples          Draws of noise a selection.
-    jacobian         Gradient of the selection: "diagonal" is the released one, which lets a score hear only of its
-                     own candidate; "full" is that of the perturbed maximum (Berthet et al., NeurIPS 2020).
+    samples          Draws of noise per selection.
+    jacobian         Gradient of the selection: "diagonal" is the released one, in which a score depends only on its own
+                     candidate; "full" is that of the perturbed maximum (Berthet et al., NeurIPS 2020).
 
     At evaluation the selection is a plain top-k. `selection` holds that of the last forward pass: for "time" and
-    "space" the scores [B, candidates] (for space a row a kept frame), scaled to 0..1, and the chosen [B, k] in order.
+    "space" the scores [B, candidates] (for space a row per kept frame), scaled to 0..1, and the chosen [B, k] in order.
     """
 
+    @student.record_arguments("weights", "class_names")
     def __init__(
         self,
         num_classes: int,
@@ -553,87 +486,87 @@ class STTS(Baseline):
         samples: int = 500,
         jacobian: str = "diagonal",
         clip_seconds: float = CLIP_SECONDS,
-        weights: Weights = "kinetics",
+        weights: student.Weights = "kinetics",
         class_names: list[str] | None = None,
     ) -> None:
-        from egodistill.teachers import MViTBlock
-
-        super().__init__({k: v for k, v in locals().items() if k != "MViTBlock"}, KINETICS)
+        super().__init__(KINETICS, num_classes, num_frames, frame_size, width, clip_seconds, class_names)
         if len(depths) != 4 or min(depths) < 1 or depths[2] < 2:
             raise BaselineError(f"STTS: depths are the blocks of four stages, two or more in the third; got {depths}")
         if frame_size % 32 or width % 4:
             raise BaselineError(f"STTS: frame_size={frame_size} must be a multiple of 32 and width={width} of 4")
-        if jacobian not in ("diagonal", "full"):
-            raise BaselineError(f"STTS: jacobian is 'diagonal' or 'full'; got {jacobian!r}")
+        require_jacobian(jacobian)
         self.samples, self.jacobian, self.sigma = samples, jacobian, sigma
         self.selection: dict[str, tuple[Tensor, Tensor]] = {}
+        self.grid = ((num_frames + 1) // 2, frame_size // 4, frame_size // 4)
+        self.build_transformer(width, depths, drop_path)
+        self.dropout, self.head = nn.Dropout(dropout), nn.Linear(self.feature_dim, num_classes)
+        self.space_block = depths[0] + depths[1] + 1
+        self.build_time_selection(time_ratio, 2 * width)
+        self.build_space_selection(space_ratio, 4 * width)
+        video_transformers.initialise(self)
+        if weights is not None:
+            self.load_pretrained(weights)
 
-        times, side = (num_frames + 1) // 2, frame_size // 4
-        self.grid = (times, side, side)
+    def build_transformer(self, width: int, depths: Sequence[int], drop_path: float) -> None:
+        """Build MViT's patches, positions and blocks, with its names."""
+        times, side, _ = self.grid
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(3, width, (3, 7, 7), (2, 4, 4), (1, 3, 3))})
         self.cls_token, self.pos_embed_class = (nn.Parameter(torch.zeros(1, 1, width)) for _ in range(2))
         self.pos_embed_spatial = nn.Parameter(torch.zeros(1, side**2, width))
         self.pos_embed_temporal = nn.Parameter(torch.zeros(1, times, width))
-        self.blocks = nn.ModuleList()
-        stages = [(stage, number) for stage, depth in enumerate(depths) for number in range(depth)]
-        for k, (stage, number) in enumerate(stages):
-            before = width * 2**stage
-            after = 2 * before if number == depths[stage] - 1 and stage < 3 else before
-            query, key = 2 if stage and not number else 1, 8 >> stage
-            rate = drop_path * k / max(len(stages) - 1, 1)
-            # eps 1e-5 after pooling, unlike all other norms here
-            strides = {"q_stride": query, "kv_stride": key}
-            self.blocks.append(MViTBlock(before, after, 2**stage, **strides, pool_eps=1e-5, drop_path=rate))
+        # The norms after pooling have an eps of 1e-5, unlike all others here.
+        self.blocks = video_transformers.mvit_blocks(width, 1, depths, kv_stride=8, pool_eps=1e-5, drop_path=drop_path)
         self.feature_dim = 8 * width
         self.norm = nn.LayerNorm(self.feature_dim, eps=1e-6)
-        self.dropout, self.head = nn.Dropout(dropout), nn.Linear(self.feature_dim, num_classes)
 
-        self.space_block = depths[0] + depths[1] + 1
-        self.keep_times = times if time_ratio is None else int(times * time_ratio)
+    def build_time_selection(self, ratio: float | None, dim: int) -> None:
+        """Build the scorer of temporal tokens and the table of their places; None keeps all."""
+        times, side, _ = self.grid
+        self.keep_times = times if ratio is None else int(times * ratio)
         if not 1 <= self.keep_times <= times:
             raise BaselineError(
-                f"STTS: time_ratio={time_ratio} keeps {self.keep_times} of the {times} temporal tokens that "
-                f"{num_frames} frames make; it must be 1 to {times}"
+                f"STTS: time_ratio={ratio} keeps {self.keep_times} of the {times} temporal tokens that "
+                f"{self.num_frames} frames make; it must be 1 to {times}"
             )
-        self.time_scorer = None if time_ratio is None else Scorer(2 * width)
-        self.space_scorer = None if space_ratio is None else Scorer(4 * width)
-        if time_ratio is not None:
+        self.time_scorer = None if ratio is None else Scorer(dim)
+        if ratio is not None:
             self.register_buffer("time_table", torch.arange(times * side**2).view(times, -1), persistent=False)
-        side //= 4
-        if space_ratio is not None:
-            self.window = math.isqrt(max(0, int(side**2 * space_ratio)))
-            if not 1 <= self.window <= side:
-                raise BaselineError(
-                    f"STTS: space_ratio={space_ratio} makes windows of {self.window} x {self.window} on a map of "
-                    f"{side} x {side}; it must be above 0 and at most 1"
-                )
-            self.window_stride = max((side - self.window) // 2, 1)
-            cells = torch.arange(side**2).view(side, side)
-            windows = cells.unfold(0, self.window, self.window_stride).unfold(1, self.window, self.window_stride)
-            self.register_buffer("space_table", windows.flatten(2).flatten(0, 1).contiguous(), persistent=False)
 
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-        for parameter in (self.cls_token, self.pos_embed_class, self.pos_embed_spatial, self.pos_embed_temporal):
-            nn.init.trunc_normal_(parameter, std=0.02)
-        if weights is not None:
-            state, source = pretrained(weights, "kinetics", "MViT_V1_B_Weights.KINETICS400_V1", "head.")
-            state = self.fit_positions({slowfast_name(key): value for key, value in state.items()})
-            keep = ["head."]
-            if not any("_scorer." in key for key in state):  # A plain MViT; the scorers start at random.
-                keep += ["time_scorer.", "space_scorer."]
-            egodistill().load_strictly(self, state, source, keep)
+    def build_space_selection(self, ratio: float | None, dim: int) -> None:
+        """Build the scorer of windows and the table of their places on the third stage's map; None keeps all."""
+        self.space_scorer = None if ratio is None else Scorer(dim)
+        if ratio is None:
+            return
+        side = self.grid[1] // 4
+        self.window = math.isqrt(max(0, int(side**2 * ratio)))
+        if not 1 <= self.window <= side:
+            raise BaselineError(
+                f"STTS: space_ratio={ratio} makes windows of {self.window} x {self.window} on a map of "
+                f"{side} x {side}; it must be above 0 and at most 1"
+            )
+        self.window_stride = max((side - self.window) // 2, 1)
+        cells = torch.arange(side**2).view(side, side)
+        windows = cells.unfold(0, self.window, self.window_stride).unfold(1, self.window, self.window_stride)
+        self.register_buffer("space_table", windows.flatten(2).flatten(0, 1).contiguous(), persistent=False)
 
-    def forward(self, frames: Tensor) -> Output:
+    def load_pretrained(self, weights: student.Weights) -> None:
+        """Load published weights; the classifier, and the scorers of a plain MViT, stay random."""
+        state, source = pretrained(weights, "kinetics", "MViT_V1_B_Weights.KINETICS400_V1", "head.")
+        layout = checkpoints.find_layout(state, STTS_LAYOUTS, source)
+        state, names, _ = checkpoints.rename(state, layout)
+        keep = ["head."] if layout.source == "STTS" else ["head.", "time_scorer.", "space_scorer."]
+        checkpoints.load_strictly(self, self.fit_positions(state), source, names=names, keep=keep)
+
+    def forward(self, frames: Tensor) -> student.Output:
         return self.encode(self.pixels(frames))
 
-    def encode(self, pixels: Tensor) -> Output:
-        """Normalised frames, float [B, T, 3, H, W]."""
+    def encode(self, pixels: Tensor) -> student.Output:
+        """Return the outputs for normalised frames, float [B, T, 3, H, W]."""
         x = self.patch_embed["proj"](pixels.transpose(1, 2))
         if x.shape[2:] != self.grid:
-            raise BaselineError(f"STTS was built for frames of {self.frame_size} pixels; got {describe(pixels)}")
+            raise BaselineError(
+                f"STTS was built for frames of {self.frame_size} pixels; got {student.describe(pixels)}"
+            )
         grid = self.grid
         x = x.flatten(3).permute(0, 2, 3, 1)  # [B, times, side * side, width]
         x = x + self.pos_embed_spatial[:, None] + self.pos_embed_temporal[:, :, None]
@@ -646,17 +579,17 @@ class STTS(Baseline):
                 x, grid = self.select_window(x, grid)
             x, grid = block(x, grid)
         feature = self.norm(x[:, 0])
-        return Output(feature, self.head(self.dropout(feature)))
+        return student.Output(feature, self.head(self.dropout(feature)))
 
     def select_times(self, x: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, tuple[int, int, int]]:
-        """The best temporal tokens, in order. What is scored is their mean and maximum over all places."""
+        """Return the best temporal tokens, in order, and their grid; a score reads mean and maximum over all places."""
         maps = x[:, 1:].unflatten(1, (grid[0], -1))
         scores = self.time_scorer(torch.cat([maps.mean(2), maps.amax(2)], dim=2))
         tokens = self.select("time", x[:, 1:], scores, self.time_table, self.keep_times)
         return torch.cat([x[:, :1], tokens], dim=1), (self.keep_times, *grid[1:])
 
     def select_window(self, x: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, tuple[int, int, int]]:
-        """The best window of each frame. A window's score is the mean over those of its tokens."""
+        """Return the best window of each frame, and the grid; a window's score is the mean of its tokens' scores."""
         tokens = x[:, 1:].unflatten(1, (grid[0], -1)).flatten(0, 1)
         scores = self.space_scorer(tokens).view(-1, 1, *grid[1:])
         scores = F.avg_pool2d(scores, self.window, self.window_stride).flatten(1)
@@ -664,9 +597,9 @@ class STTS(Baseline):
         return torch.cat([x[:, :1], tokens], dim=1), (grid[0], self.window, self.window)
 
     def select(self, name: str, tokens: Tensor, scores: Tensor, table: Tensor, k: int) -> Tensor:
-        """k of the candidates, groups of L tokens that `table` [d, L] lists: [B, n, C] -> [B, k * L, C].
+        """Return k of the candidates, groups of L tokens that `table` [d, L] lists: [B, n, C] -> [B, k * L, C].
 
-        In training each selected candidate is a mean of all, weighted by how often noisy scores choose it.
+        In training each selected candidate is a mean of all, weighted by how often noisy scores choose them.
         """
         low, high = (extreme(scores.float(), dim=1, keepdim=True) for extreme in (torch.amin, torch.amax))
         scores = (scores.float() - low) / (high - low + 1e-5)
@@ -678,15 +611,12 @@ class STTS(Baseline):
         return tokens.take_along_dim(table[index].flatten(1)[:, :, None], dim=1)
 
     def set_progress(self, share: float) -> None:
-        """The training loop tells how much of it is done, 0 to 1: the noise fades."""
+        """Let the noise fade; the training loop calls this with the share that is done, 0 to 1."""
         self.sigma = self.arguments["sigma"] * (1 - share)
 
     def fit_positions(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Position embeddings stretched to this model's number of frames and frame size."""
+        """Return the weights with position embeddings stretched to this model's number of frames and frame size."""
         state = dict(state)
-        for name in ("cls_token", "pos_embed_class", "pos_embed_spatial", "pos_embed_temporal"):
-            if name in state:
-                state[name] = state[name].reshape(1, -1, state[name].shape[-1])  # torchvision leaves out the ones
         if (times := state.get("pos_embed_temporal")) is not None and times.shape[1] != self.grid[0]:
             stretched = F.interpolate(times.transpose(1, 2), self.grid[0], mode="linear")
             state["pos_embed_temporal"] = stretched.transpose(1, 2)
@@ -697,6 +627,21 @@ class STTS(Baseline):
         return state
 
 
+# A released STTS names its scorers in its own way and the rest as PySlowFast does.
+STTS_LAYOUTS = (
+    checkpoints.Layout(
+        video_transformers.MViT,
+        "STTS",
+        r"(time|space)_score_predictor\.",
+        ((r"_score_predictor\.0\.score_network\.", "_scorer."),),
+        **video_transformers.MVIT_SHAPES,
+    ),
+    *(
+        checkpoints.Layout(**plain)
+        for plain in video_transformers.LAYOUTS
+        if plain["network"] is video_transformers.MViT
+    ),
+)
 NO_NOISE = 1e-20
 
 
@@ -707,16 +652,15 @@ def gaussian_noise(x: Tensor, samples: int) -> Tensor:
 def perturbed_topk(
     x: Tensor, k: int, sigma: float, *, samples: int = 500, noise: Tensor | None = None, jacobian: str = "diagonal"
 ) -> Tensor:
-    """How often each of d candidates comes j-th, by index, among the k best of noisy scores: [B, d] -> [B, k, d].
+    """Return how often each of d candidates is the j-th, by index, of the k best noisy scores: [B, d] -> [B, k, d].
 
     The mean over `samples` draws of x + sigma * noise, noise standard normal [B, samples, d]. It is differentiable
     (Cordonnier et al., "Differentiable Patch Selection for Image Recognition", CVPR 2021), by an estimate from the
     same draws: the derivative of the mean of f(x + sigma Z) by x_c is the mean of f(x + sigma Z) Z_c / sigma.
     `jacobian="full"` is that for all pairs; "diagonal", as released, drops those of different candidates. Without
-    noise (sigma <= 1e-20) the gradient is zero. BaselineError for another `jacobian`, or a k that is not 1 to d.
+    noise (sigma <= 1e-20) the gradient is zero. Raise BaselineError for another `jacobian`, or a k that is not 1 to d.
     """
-    if jacobian not in ("diagonal", "full"):
-        raise BaselineError(f"jacobian is 'diagonal' or 'full'; got {jacobian!r}")
+    require_jacobian(jacobian)
     if not 1 <= k <= x.shape[1]:
         raise BaselineError(f"k={k} of {x.shape[1]} candidates cannot be chosen")
     noise = gaussian_noise(x, samples) if noise is None else noise
@@ -739,26 +683,9 @@ class PerturbedTopK(torch.autograd.Function):
         return ctx.scale * torch.einsum(ctx.contraction, gradient, *ctx.saved_tensors), None, None, None, None
 
 
-def slowfast_name(key: str) -> str:
-    """The name of a parameter here, given that in a checkpoint of torchvision, PySlowFast or STTS."""
-    names = {
-        "conv_proj.": "patch_embed.proj.",
-        "pos_encoding.class_token": "cls_token",
-        "pos_encoding.class_pos": "pos_embed_class",
-        "pos_encoding.spatial_pos": "pos_embed_spatial",
-        "pos_encoding.temporal_pos": "pos_embed_temporal",
-        ".project.0.": ".proj.",
-        ".project.": ".proj.",
-        ".pool.weight": ".weight",
-        ".mlp.0.": ".mlp.fc1.",
-        ".mlp.3.": ".mlp.fc2.",
-        "_score_predictor.0.score_network.": "_scorer.",
-    }
-    for letter in "qkv":
-        names[f".pool_{letter}.norm_act.0."] = f".norm_{letter}."
-    for old, new in names.items():
-        key = key.replace(old, new)
-    return key
+def require_jacobian(jacobian: str) -> None:
+    if jacobian not in ("diagonal", "full"):
+        raise BaselineError(f"jacobian is 'diagonal' or 'full'; got {jacobian!r}")
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -769,18 +696,18 @@ class AudioNet(nn.Module):
     """ResNet-18 over a log-mel spectrogram [B, frames, bands] -> [B, 8 * width].
 
     Its stem keeps the size (stride 1). A 1x1 convolution, with the frequency axis as its channels, collapses what is
-    left of that axis; then the maximum over time.
+    left of that axis; then the maximum over time is taken.
     """
 
     def __init__(self, bands: int, depths: Sequence[int], width: int) -> None:
         super().__init__()
-        self.resnet = ResNet(BasicBlock, depths, width, channels=1, stem_stride=1)
+        self.resnet = build_resnet(student.BasicBlock, depths, width, channels=1, stem_stride=1)
         for _ in range(4):
             bands = halve(bands)
         self.frequency = nn.Conv2d(bands, 1, 1)
 
     def forward(self, spectrogram: Tensor) -> Tensor:
-        maps = self.resnet(spectrogram[:, None])  # [B, D, t, f]
+        maps = self.resnet.maps(spectrogram[:, None])  # [B, D, t, f]
         return self.frequency(maps.permute(0, 3, 2, 1)).squeeze(1).amax(1)
 
 
@@ -790,15 +717,15 @@ class ListenToLook(Baseline):
     num_classes      C.
     feature_dim      D, the size of the teacher's feature. 512 is the original's, and the one with which the paper's
                      25.53 M parameters come out; `distill()` from a teacher of 768 needs 768 (25.81 M).
-    num_frames       N. The image features of several go through a GRU, whose last state is used.
-    gru              True: one frame goes through the GRU, too, as the paper's parameter count has it. None: only
-                     several frames do.
+    num_frames       N. The image features of several frames go through a GRU, whose last state is used.
+    gru              True: one frame goes through the GRU, too, as in the paper's parameter count. None: only several
+                     frames do.
     hidden           Width of the fusion network's hidden layer.
     audio_steps, mel_bands   Size of the spectrogram. 201 steps of 10 ms (2.0 s of the longer clip) give the paper's
                      operation count; the released network fits 33 to 48 bands, and 40 is our choice among them.
-    frame_size, width, depths   Height and width, channels of both stems, blocks a stage.
+    frame_size, width, depths   Height and width, channels of both stems, blocks per stage.
     weights          "imagenet" (torchvision downloads them), a ResNet-18 state dict of torchvision or the path of
-                     one, for both networks but the sound's stem; or None for random.
+                     one, for both networks except the sound's stem; or None for random.
 
     Forward takes frames uint8 [B, N, 3, H, W] and the sound as a log-mel spectrogram, float [B, steps, bands], which
     `data.prepare(..., audio=True)` writes and `data.log_mel()` makes. For training use `distill()`; the authors' own
@@ -807,6 +734,7 @@ class ListenToLook(Baseline):
 
     inputs = ("frames", "audio")
 
+    @student.record_arguments("weights", "class_names")
     def __init__(
         self,
         num_classes: int,
@@ -821,16 +749,16 @@ class ListenToLook(Baseline):
         audio_steps: int = 201,
         mel_bands: int = 40,
         clip_seconds: float = CLIP_SECONDS,
-        weights: Weights = "imagenet",
+        weights: student.Weights = "imagenet",
         class_names: list[str] | None = None,
     ) -> None:
-        super().__init__(locals(), IMAGENET)
+        super().__init__(IMAGENET, num_classes, num_frames, frame_size, width, clip_seconds, class_names)
         if gru is False and num_frames > 1:
             raise BaselineError(f"ListenToLook: num_frames={num_frames} need the GRU; leave gru out")
         if audio_steps < 1 or mel_bands < 1:
             raise BaselineError(f"ListenToLook: audio_steps={audio_steps} and mel_bands={mel_bands} must be at least 1")
         self.feature_dim, self.audio_steps, self.mel_bands = feature_dim, audio_steps, mel_bands
-        self.image = ResNet(BasicBlock, depths, width)
+        self.image = build_resnet(student.BasicBlock, depths, width)
         self.audio = AudioNet(mel_bands, depths, width)
         size = self.image.feature_dim
         self.gru = nn.GRU(size, size, batch_first=True) if gru or num_frames > 1 else None
@@ -840,59 +768,27 @@ class ListenToLook(Baseline):
             nn.init.normal_(layer.weight, std=0.02)
         if weights is not None:
             state, source = pretrained(weights, "imagenet", "ResNet18_Weights.IMAGENET1K_V1", "fc.")
-            egodistill().load_strictly(self.image, state, source)
+            checkpoints.load_strictly(self.image, state, source)
             state = {key: value for key, value in state.items() if key != "conv1.weight"}
-            egodistill().load_strictly(self.audio.resnet, state, source, keep=["conv1."])
+            checkpoints.load_strictly(self.audio.resnet, state, source, keep=["conv1."])
 
-    def forward(self, frames: Tensor, audio: Tensor) -> Output:
+    def forward(self, frames: Tensor, audio: Tensor) -> student.Output:
         if audio.ndim != 3 or audio.shape[2] != self.mel_bands or not audio.is_floating_point():
             raise BaselineError(
-                f"ListenToLook hears sound as a float spectrogram [batch, steps, {self.mel_bands}]; "
-                f"got {describe(audio)}"
+                f"ListenToLook reads sound as a float spectrogram [batch, steps, {self.mel_bands}]; "
+                f"got {student.describe(audio)}"
             )
         return self.encode(self.pixels(frames), audio)
 
-    def encode(self, pixels: Tensor, spectrogram: Tensor) -> Output:
-        """Normalised frames, float [B, N, 3, H, W], and log-mel spectrogram [B, frames, bands]."""
-        image = self.aggregate(self.image(pixels.flatten(0, 1)).mean((2, 3)).unflatten(0, pixels.shape[:2]))
+    def encode(self, pixels: Tensor, spectrogram: Tensor) -> student.Output:
+        """Return the outputs for normalised frames, float [B, N, 3, H, W], and spectrogram [B, steps, bands]."""
+        image = self.aggregate(self.image.maps(pixels.flatten(0, 1)).mean((2, 3)).unflatten(0, pixels.shape[:2]))
         feature = self.fusion(torch.cat([image, self.audio(spectrogram)], dim=1))
-        return Output(feature, self.classifier(feature))
+        return student.Output(feature, self.classifier(feature))
 
     def aggregate(self, features: Tensor) -> Tensor:
-        """Image features of the frames [B, N, d] -> [B, d]."""
+        """Return one image feature: those of the frames [B, N, d] -> [B, d]."""
         return features[:, 0] if self.gru is None else self.gru(features)[1][-1]
 
     def example(self, batch_size: int = 1) -> tuple[Tensor, ...]:
         return (*super().example(batch_size), torch.randn(batch_size, self.audio_steps, self.mel_bands))
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Files
-
-
-def egodistill() -> Any:
-    """The package, for its checkpoints; at import this file needs no sibling."""
-    return importlib.import_module("egodistill")
-
-
-def describe(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-
-
-def pretrained(weights: Weights, keyword: str, published: str, head: str) -> tuple[dict[str, Tensor], str]:
-    """Weights without their classifier, whose names begin with `head`, and what to call them in an error."""
-    if isinstance(weights, Mapping):
-        state, source = weights, "the weights given"
-    elif weights == keyword:
-        try:
-            state = torchvision.models.get_weight(published).get_state_dict(progress=False, check_hash=True)
-        except OSError as error:
-            raise BaselineError(
-                f"the weights {published} could not be downloaded ({error}). Without a network, give weights=PATH "
-                f"(torchvision's .pth file, fetched elsewhere), or None for random weights."
-            ) from error
-        source = f"torchvision's {published}"
-    else:
-        state, source = egodistill().read_tensors(weights), f"the file {weights}"
-        state = next((state[key] for key in ("model_state", "state_dict", "model") if key in state), state)
-    return {key: value for key, value in state.items() if not key.startswith(head)}, source

@@ -269,12 +269,17 @@ def imagenet_weights(name: str) -> Mapping[str, Tensor]:
     """Return torchvision's ImageNet weights of a network; they are downloaded once."""
     published = torchvision.models.get_model_weights(name)
     published = published["IMAGENET1K_V1"] if name == "resnet18" else published.DEFAULT  # the paper's ResNet-18
+    return download_weights(published, f"the ImageNet weights of {name}")
+
+
+def download_weights(published: torchvision.models.WeightsEnum, name: str) -> Mapping[str, Tensor]:
+    """Return torchvision's weights; raise ValueError, with their `name`, if they cannot be downloaded."""
     try:
         return published.get_state_dict(progress=True, check_hash=True)
     except OSError as error:
         raise ValueError(
-            f"the ImageNet weights of {name} could not be downloaded ({error}). Without a network connection, give a "
-            f"path (torchvision's .pth file, fetched elsewhere) in place of 'imagenet', or None for random weights"
+            f"{name} could not be downloaded ({error}). Without a network connection, give a path (torchvision's .pth "
+            f"file, fetched elsewhere) in place of the name, or None for random weights"
         ) from error
 
 

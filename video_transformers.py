@@ -26,7 +26,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["LAYOUTS", "PUBLISHED", "MViT", "MViTBlock", "MotionFormer", "initialise", "mvit_blocks"]
+__all__ = ["LAYOUTS", "MVIT_SHAPES", "PUBLISHED", "MViT", "MotionFormer", "initialise", "mvit_blocks"]
 
 EPS = 1e-6  # of each LayerNorm; torch's default of 1e-5 is visible in the features
 

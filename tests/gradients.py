@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 import egodistill
-from egodistill import baselines
+from egodistill import baselines, student
 
 NETWORKS = {
     "student": lambda width: egodistill.small_resnet(width)[0],
-    "BasicBlock": lambda width: baselines.ResNet(baselines.BasicBlock, (1, 1, 1, 1), width),  # ListenToLook's
-    "Bottleneck": lambda width: baselines.ResNet(baselines.Bottleneck, (1, 1, 1, 1), width),  # AdaFuse's
+    "BasicBlock": lambda width: student.ResNet(student.BasicBlock, (1, 1, 1, 1), width),  # ListenToLook's
+    "Bottleneck": lambda width: student.ResNet(baselines.GatedBottleneck, (1, 1, 1, 1), width),  # AdaFuse's
 }
 
 
