@@ -13,11 +13,11 @@ import sys
 import torch
 from torch import nn
 
-import egodistill
+from egodistill import student
 from egodistill import baselines
 
 NETWORKS = {
-    "student": lambda width: egodistill.small_resnet(width)[0],
+    "student": lambda width: student.build_image_encoder(f"resnet10x{width}", None)[0],
     "BasicBlock": lambda width: baselines.ResNet(baselines.BasicBlock, (1, 1, 1, 1), width),  # ListenToLook's
     "Bottleneck": lambda width: baselines.ResNet(baselines.Bottleneck, (1, 1, 1, 1), width),  # AdaFuse's
 }
