@@ -13,8 +13,8 @@ import sys
 import torch
 from torch import nn
 
-from egodistill import student
-from egodistill import baselines
+import egodistill
+from egodistill import baselines, student
 
 NETWORKS = {
     "student": lambda width: student.build_image_encoder(f"resnet10x{width}", None)[0],
