@@ -22,8 +22,20 @@ import pytest
 import torch
 from miniature import Demo, group_size, miniature, same, unfinished, weights
 
-import egodistill
-from egodistill import EgoDistill, baselines, cli, commands, data, demo, distillation, experiments, files, inference, runtime, synthetic, teachers
+import egodistill.demo
+from egodistill import (
+    EgoDistill,
+    baselines,
+    cli,
+    commands,
+    data,
+    distillation,
+    experiments,
+    inference,
+    runtime,
+    synthetic,
+    teachers,
+)
 
 ROOT = Path(egodistill.__file__).parent
 
@@ -44,7 +56,7 @@ def auto() -> str:
 def test_a_demo_begins_in_a_folder_that_a_desktop_has_looked_at(tmp_path):
     (tmp_path / ".DS_Store").touch()
     (tmp_path / "Thumbs.db").touch()
-    demo.claim(tmp_path, {"pixels": 1})
+    egodistill.demo.claim(tmp_path, {"pixels": 1})
     assert json.loads((tmp_path / "demo.json").read_text()) == {"pixels": 1}
 
 
@@ -487,8 +499,8 @@ def test_measure_prints_table_3(monkeypatch, tmp_path, capsys):
     with torch.device("meta"):
         out = run(capsys, "measure", "--precision", "bf16", "--seconds", 5, "--out", numbers)
     assert max(map(len, out.splitlines())) <= 100
-    inference = {"precision": "bf16", "compile": False, "device": None}
-    assert asked == 7 * [{"batch_size": 32, "repeats": 10, "seconds": 5.0} | inference]
+    how = {"precision": "bf16", "compile": False, "device": None}
+    assert asked == 7 * [{"batch_size": 32, "repeats": 10, "seconds": 5.0} | how]
     # ours: GMACs, ratio, ms, ratio, M parameters; published: GFLOPs, ms, M parameters
     expected = """
         Video           369.36    1.0  3693.58    1.0  108.88  369.51  10.70  108.91
@@ -763,7 +775,7 @@ def test_seeds_are_numbers_with_commas(capsys):
     with pytest.raises(SystemExit):
         cli.main("demo --out new --seeds 0,x".split())
     assert "'0,x' is not whole numbers with commas between, such as 0,1,2" in capsys.readouterr().err
-    assert demo.numbers("3,0,3") == [3, 0]  # a seed is not counted twice
+    assert egodistill.demo.numbers("3,0,3") == [3, 0]  # a seed is not counted twice
 
 
 def test_demo_takes_the_precision_that_suits_the_machine_and_keeps_it(demo, tmp_path, monkeypatch, capsys):
@@ -780,8 +792,8 @@ def test_demo_takes_the_precision_that_suits_the_machine_and_keeps_it(demo, tmp_
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: slow, raising=False)
     for begun in ("fp32", "bf16"):
         note.write_text(json.dumps({"teachers": {"slowfast": {"precision": begun}}}))
-        assert demo.with_precision(demo.DEMO, note)["teachers"]["slowfast"]["precision"] == begun
-    chosen = demo.with_precision(demo.DEMO, tmp_path / "none.json")
+        assert egodistill.demo.with_precision(egodistill.demo.DEMO, note)["teachers"]["slowfast"]["precision"] == begun
+    chosen = egodistill.demo.with_precision(egodistill.demo.DEMO, tmp_path / "none.json")
     assert [how["precision"] for how in chosen["teachers"].values()] == 4 * ["fp32"]
     commands.report_precision("auto")
     assert re.match("precision fp32, because .*A laptop", capsys.readouterr().err)

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toys import QUIET, Named, Store, same, small
 from torch import distributed
+from toys import QUIET, Named, Store, same, small
 
 import egodistill
-from egodistill import EgoDistill, EgoDistillError, checkpoints, cli, commands, distillation, files, runtime
+from egodistill import EgoDistill, EgoDistillError, cli, commands, distillation, files, runtime
 from egodistill.student import Output
 from egodistill.training import own_rows
 

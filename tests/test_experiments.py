@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from egodistill.experiments import ABLATIONS, SCALES, STAGE_1, Bench, OtherFrames, Run
 from miniature import SCALE, group_size, miniature, same, unfinished
 
-from egodistill import EgoDistill, baselines, cli, data, demo, distillation, experiments, files, inference, teachers
+import egodistill.demo
+from egodistill import EgoDistill, baselines, cli, data, distillation, experiments, inference, teachers
+from egodistill.experiments import ABLATIONS, SCALES, STAGE_1, Bench, OtherFrames, Run
 
 
 def bench_of(demo, out=None, **options) -> Bench:
@@ -377,9 +378,9 @@ def test_weights_and_epochs_reach_the_bench():
     command += " --weights students=r18.pth STTS=None"
     with pytest.MonkeyPatch.context() as patch:
         given = []
-        patch.setitem(demo.COMMANDS, "compare", (demo.compare_options, given.append))
+        patch.setitem(egodistill.demo.COMMANDS, "compare", (egodistill.demo.compare_options, given.append))
         assert cli.main(command.split()) == 0
-    scale = demo.bench_of(given[0], {}).scale
+    scale = egodistill.demo.bench_of(given[0], {}).scale
     assert scale["students"]["image_weights"] == "r18.pth" and scale["STTS"]["weights"] is None
     assert scale["AdaFuse"]["weights"] == "imagenet"  # the paper's, where nothing else is said
     for stage in ("training", "pretraining"):
@@ -395,7 +396,7 @@ def test_figure_has_a_line_for_each_method(tmp_path, monkeypatch):
 
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
-    monkeypatch.setattr(files, "atomic_write", contextlib.nullcontext)
+    monkeypatch.setattr(egodistill.files, "atomic_write", contextlib.nullcontext)
     methods = [("EgoDistill", n) for n in (4, 1, 2)] + [("STTS full", 4), ("STTS T0.5-S0.7", 4), ("VisOnly", 1)]
     table = [
         experiments.Row(name, n, "", 50.0 + n, 1.0, [], 0.1 * n * len(name), 1, 1.0, {}, Run(name, frames=n))

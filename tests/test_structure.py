@@ -140,7 +140,7 @@ def test_public_names_exist(module):
     assert module not in sys.stdlib_module_names
     listed = [node for node in tree(module).body if isinstance(node, ast.Assign) and node.targets[0].id == "__all__"]
     assert len(listed) == 1, "no __all__"
-    code = f"import egodistill.{module} as m; [getattr(m, name) for name in m.__all__]; assert set(m.__all__) <= set(dir(m))"
+    code = f"import egodistill.{module} as m; [getattr(m, name) for name in m.__all__]"
     code = code.replace("egodistill.egodistill", "egodistill")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
