@@ -63,9 +63,12 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
 
     Raise EgoDistillError for a class that no file may name, EgoDistillOSError if the file cannot be written.
     """
-    name = type(model).__name__
-    if name not in MODEL_CLASSES:
-        raise EgoDistillError(f"{name} is no model of this library; keep its weights by torch.save(model.state_dict())")
+    name = next((kind.__name__ for kind in type(model).__mro__ if kind.__name__ in MODEL_CLASSES), None)
+    if name is None:
+        raise EgoDistillError(
+            f"{type(model).__name__} is no model of this library; keep its weights by "
+            "torch.save(model.state_dict(), path)"
+        )
     content = {
         "format": MODEL_FORMAT,
         "class": name,

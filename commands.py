@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from egodistill.training import History, Training
 from torch import nn
 
 from egodistill import (
@@ -38,6 +37,7 @@ from egodistill import (
     synthetic,
     teachers,
 )
+from egodistill.training import History, Training
 
 __all__ = ["COMMANDS"]
 

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+import egodistill
+from egodistill import EgoDistill, data, experiments, files, inference, runtime, synthetic, teachers
 from egodistill.commands import (
     GMACS,
     describe_store,
@@ -25,9 +28,6 @@ from egodistill.commands import (
     report_precision,
     table,
 )
-
-import egodistill
-from egodistill import EgoDistill, data, experiments, files, inference, runtime, synthetic, teachers
 
 __all__ = ["COMMANDS", "DEMO", "QUICK"]
 

@@ -18,13 +18,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from egodistill.runtime import Share
-from egodistill.student import EgoDistill, IMUPredictor, Output, describe
-from egodistill.training import History, Objective, Training, own_rows, train
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from egodistill import EgoDistillError, batches, files, runtime
+from egodistill.runtime import Share
+from egodistill.student import EgoDistill, IMUPredictor, Output, describe
+from egodistill.training import History, Objective, Training, own_rows, train
 
 __all__ = [
     "EGO4D",

@@ -37,8 +37,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from egodistill.student import Output
-from egodistill.training import Training
 from torch import Tensor, nn
 
 from egodistill import (
@@ -52,6 +50,8 @@ from egodistill import (
     inference,
     teachers,
 )
+from egodistill.student import Output
+from egodistill.training import Training
 
 __all__ = [
     "SCALES",

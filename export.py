@@ -46,11 +46,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from egodistill.student import EgoDistill, Output
 from torch import Tensor, nn
 
 import egodistill
 from egodistill import EgoDistillError, batches, files
+from egodistill.student import EgoDistill, Output
 
 __all__ = ["FORMATS", "PRECISIONS", "Comparison", "ExportError", "Exported", "compare", "export", "load"]
 

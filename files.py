@@ -276,11 +276,12 @@ class Progress:
     """
 
     def __init__(self, title: str, total: int, *, unit: str = "clips", done: int = 0, show: bool = True) -> None:
-        self.title, self.total, self.unit, self.show = title, total, unit, show
+        self.title, self.total, self.unit = title, total, unit
         self.done = self.first = done
         self.began = self.drawn = time.monotonic()
         self.note = ""
-        self.terminal = sys.stderr is not None and sys.stderr.isatty()
+        self.show = show and sys.stderr is not None  # Under pythonw on Windows there is none.
+        self.terminal = self.show and sys.stderr.isatty()
 
     def __enter__(self) -> Progress:
         return self

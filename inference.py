@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from egodistill.student import EgoDistill, Output
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from egodistill import EgoDistillError, batches, data, files, runtime
+from egodistill.student import EgoDistill, Output
 
 __all__ = [
     "Cost",

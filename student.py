@@ -293,21 +293,22 @@ def load_image_weights(encoder: nn.Module, weights: Weights, head: str) -> None:
         except OSError as error:
             raise ValueError(f"{source} cannot be read: {error.strerror or error}") from error
         except Exception as error:  # torch has no common class for all that a file can hold
-            raise ValueError(f"{source} cannot be read as a file of weights ({type(error).__name__})") from error
+            raise ValueError(
+                f"{source} cannot be read: it is cut off, of another kind, or holds code ({type(error).__name__})"
+            ) from error
         if not isinstance(weights, dict):
             raise ValueError(f"{source} hold a {type(weights).__name__}, not weights by name")
+    own = encoder.state_dict()
     state = {key: value for key, value in weights.items() if not key.startswith(f"{head}.")}
-    try:
-        found = encoder.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # of another shape
-        raise ValueError(f"{source} do not fit this {type(encoder).__name__}: {error}") from error
     # Files older than 2018 do not count batches; batch norm does not use the count at its default momentum.
-    missing = [key for key in found.missing_keys if not key.endswith("num_batches_tracked")]
-    if missing or found.unexpected_keys:
-        raise ValueError(
-            f"{source} do not fit this {type(encoder).__name__}: {len(missing)} missing ({', '.join(missing[:5])}), "
-            f"{len(found.unexpected_keys)} unexpected ({', '.join(found.unexpected_keys[:5])})"
-        )
+    faults = [f"missing {key}" for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    faults += [f"unexpected {key}" for key in state if key not in own]
+    shapes = {key: (list(state[key].shape), list(own[key].shape)) for key in own if key in state}
+    faults += [f"{key} {found} for {wanted}" for key, (found, wanted) in shapes.items() if found != wanted]
+    if faults:
+        told = "; ".join(faults[:6]) + (f"; and {len(faults) - 6} more" if len(faults) > 6 else "")
+        raise ValueError(f"{source} do not fit this {type(encoder).__name__}: {told}")
+    encoder.load_state_dict(own | state)
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from egodistill.runtime import Share
 from torch import Tensor, nn
 
 from egodistill import EgoDistillError, batches, checkpoints, files, runtime
+from egodistill.runtime import Share
 
 __all__ = ["History", "Objective", "Training", "fold_seed", "train"]
 

@@ -21,8 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout's egodistill, installed or not.
 
-import egodistill
-from egodistill import EgoDistill, cli, data, export
+from egodistill import EgoDistill, commands, data, export, runtime
 
 
 class RandomClips:
@@ -47,10 +46,10 @@ def main() -> None:
     parser.add_argument("store", nargs="?", help="folder of its clips, with the splits train and test")
     parser.add_argument("--formats", nargs="+", choices=tuple(export.FORMATS), default=tuple(export.FORMATS))
     parser.add_argument("--precisions", nargs="+", choices=export.PRECISIONS, help="all; bf16 where it is fast")
-    parser.add_argument("--clips", type=cli.positive, default=64, help="random clips, where no store is given")
-    parser.add_argument("--repeats", type=cli.positive, default=30, help="rounds of the time")
+    parser.add_argument("--clips", type=commands.positive, default=64, help="random clips, where no store is given")
+    parser.add_argument("--repeats", type=commands.positive, default=30, help="rounds of the time")
     a = parser.parse_args()
-    fast, reason = egodistill.bf16_speed(torch.device("cpu"))
+    fast, reason = runtime.bf16_speed(torch.device("cpu"))
     precisions = a.precisions or [name for name in export.PRECISIONS if name != "bf16" or fast]
     print(f"precisions {', '.join(precisions)}: {reason}")
     torch.manual_seed(0)
@@ -70,7 +69,7 @@ def main() -> None:
                     print(f"left out, {format} in {precision}: {error}")
                 else:
                     files.append(path)
-        print(cli.comparison_table(export.compare(model, test, files, repeats=a.repeats), len(test)))
+        print(commands.comparison_table(export.compare(model, test, files, repeats=a.repeats), len(test)))
     capability = torch.backends.cpu.get_cpu_capability()
     print(
         f"torch {torch.__version__}, {platform.machine()}, {capability}, {model.arguments['image_encoder']}, "

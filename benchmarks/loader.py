@@ -21,8 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout's egodistill, installed or not.
 
-import egodistill
-from egodistill import EgoDistill, data, synthetic
+from egodistill import EgoDistill, data, distillation, synthetic
 
 
 def main() -> None:
@@ -41,7 +40,7 @@ def main() -> None:
             for name in store.names:
                 store.read(name, order[k : k + arguments.batch_size])
         reading = len(store) / (time.perf_counter() - began)
-        history = egodistill.finetune(
+        history = distillation.finetune(
             EgoDistill(len(store.class_names), image_weights=None),
             store,
             epochs=arguments.epochs,

@@ -17,7 +17,7 @@ import egodistill
 from egodistill import baselines, student
 
 NETWORKS = {
-    "student": lambda width: egodistill.small_resnet(width)[0],
+    "student": lambda width: student.build_image_encoder(f"resnet10x{width}", None)[0],
     "BasicBlock": lambda width: student.ResNet(student.BasicBlock, (1, 1, 1, 1), width),  # ListenToLook's
     "Bottleneck": lambda width: student.ResNet(baselines.GatedBottleneck, (1, 1, 1, 1), width),  # AdaFuse's
 }

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import egodistill
-from egodistill import EgoDistill, cli, data, experiments, synthetic
+from egodistill import EgoDistill, cli, demo, distillation, experiments, files, inference
 
 
 def weights(path) -> dict[str, torch.Tensor]:
@@ -77,11 +76,10 @@ def miniature(patch, cores: int) -> None:
         },
         "scale": SCALE,
     }
-    patch(cli, "QUICK", cli.QUICK | sizes)
+    patch(demo, "QUICK", demo.QUICK | sizes)
     patch(experiments, "EgoDistill", Narrow)
-    patch(egodistill, "measure", functools.partial(egodistill.measure, batch_size=2, repeats=1))
-    patch(data, "_cores", lambda: cores)
-    patch(synthetic, "cores", lambda: cores)
+    patch(inference, "measure", functools.partial(inference.measure, batch_size=2, repeats=1))
+    patch(files, "available_cores", lambda: cores)
 
 
 class Demo:
@@ -93,7 +91,7 @@ class Demo:
         with pytest.MonkeyPatch.context() as patch:
             miniature(patch.setattr, cores=1)
             for name in ("finetune", "distill", "pretrain_imu"):
-                patch.setattr(egodistill, name, self.spy(name))
+                patch.setattr(distillation, name, self.spy(name))
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
                 code = cli.main(["demo", "--quick", "--out", str(out), "--seeds", seeds, *options])
         self.printed = printed.getvalue()
@@ -102,7 +100,7 @@ class Demo:
         self.rows = {row_name(row): row for row in self.results["rows"]}
 
     def spy(self, name):
-        real = getattr(egodistill, name)
+        real = getattr(distillation, name)
 
         def stage(model, store, **options):
             start = {key: value.clone() for key, value in model.state_dict().items()}

@@ -17,7 +17,7 @@ from torchvision.models.video.mvit import MSBlockConfig
 
 import egodistill as E
 from egodistill import baselines as B
-from egodistill import student
+from egodistill import inference, student
 
 AdaFuse, STTS, ListenToLook, BaselineError = B.AdaFuse, B.STTS, B.ListenToLook, B.BaselineError
 META = torch.device("meta")
@@ -288,7 +288,7 @@ def test_frames_of_listen_to_look_go_through_a_gru(golden):
 
 
 def cost(model):
-    return sum(p.numel() for p in model.parameters()), E.count_macs(model, META) / 1e9
+    return sum(p.numel() for p in model.parameters()), inference.count_macs(model, META) / 1e9
 
 
 def test_counts_of_adafuse():
@@ -363,7 +363,7 @@ def test_counts_of_listen_to_look():
         with FlopCounterMode(display=False) as counter:
             models[62].eval().encode(torch.zeros(1, 1, 3, 224, 224), torch.zeros(1, 201, 40))
     assert counter.get_total_flops() / 2e9 == pytest.approx(3.0070, abs=5e-5)
-    assert E.count_macs(models[62], META) == counter.get_total_flops() / 2
+    assert inference.count_macs(models[62], META) == counter.get_total_flops() / 2
 
 
 # --- AdaFuse, part by part

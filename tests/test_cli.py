@@ -22,8 +22,20 @@ import pytest
 import torch
 from miniature import Demo, group_size, miniature, same, unfinished, weights
 
-import egodistill
-from egodistill import EgoDistill, baselines, cli, data, experiments, synthetic, teachers
+import egodistill.demo
+from egodistill import (
+    EgoDistill,
+    baselines,
+    cli,
+    commands,
+    data,
+    distillation,
+    experiments,
+    inference,
+    runtime,
+    synthetic,
+    teachers,
+)
 
 ROOT = Path(egodistill.__file__).parent
 
@@ -38,13 +50,13 @@ def run(capsys, *command) -> str:
 
 def auto() -> str:
     """The precision that "auto" stands for on this machine."""
-    return egodistill.pick_precision(torch.device("cpu"), "auto")
+    return runtime.pick_precision(torch.device("cpu"), "auto")
 
 
 def test_a_demo_begins_in_a_folder_that_a_desktop_has_looked_at(tmp_path):
     (tmp_path / ".DS_Store").touch()
     (tmp_path / "Thumbs.db").touch()
-    cli.claim(tmp_path, {"pixels": 1})
+    egodistill.demo.claim(tmp_path, {"pixels": 1})
     assert json.loads((tmp_path / "demo.json").read_text()) == {"pixels": 1}
 
 
@@ -55,7 +67,7 @@ import sys
 sys.path.insert(0, sys.argv.pop(1))
 from egodistill import cli
 code = cli.main(sys.argv[1:])
-cli.say("84.1 \\u00b1 0.5")
+print("84.1 \\u00b1 0.5")
 sys.exit(code)
 """
 
@@ -168,7 +180,7 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
 
     numbers = tmp_path / "evaluation.json"
     out = run(capsys, "evaluate", store, "--checkpoint", student, *of, "--out", numbers)
-    result = egodistill.evaluate(model, data.ClipStore(store).split("test"), teacher="slowfast", progress=False)
+    result = inference.evaluate(model, data.ClipStore(store).split("test"), teacher="slowfast", progress=False)
     found = json.loads(numbers.read_text())
     assert out.startswith(f"{result}, feature distance {result.feature_distance:.4f}\n")
     assert re.search(rf"turn +{100 * result.per_class['turn']:.2f} % of 1\n", out)
@@ -179,7 +191,7 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
     out = run(capsys, "evaluate", store, "--checkpoint", teacher, "--split", "all", "--precision", "fp32")
     assert "of 5 segments (5 clips, fp32)" in out
 
-    cost = egodistill.measure(model, batch_size=1, repeats=1)
+    cost = inference.measure(model, batch_size=1, repeats=1)
     out = run(capsys, "measure", "--checkpoint", student, teacher, "--batch-size", 2, "--repeats", 2)
     assert re.search(rf"student.pt +{cost.gmacs:.4f} +{cost.params:,} +\d+\.\d\d\n", out)
     assert "teacher.pt" in out and "half of what torch's FlopCounterMode counts" in out
@@ -208,7 +220,7 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
     keen = EgoDistill(2, image_weights=None, frame_size=64, hidden=64, class_names=["turn", "walk"])
     keen.classifier.weight.data *= 30
     keen.save(tmp_path / "keen.pt")
-    scores = egodistill.evaluate(keen, data.ClipStore(store).split("test"), progress=False).scores
+    scores = inference.evaluate(keen, data.ClipStore(store).split("test"), progress=False).scores
     run(capsys, "predict", video, "--checkpoint", tmp_path / "keen.pt", "--out", tmp_path / "keen.json")
     rows = json.loads((tmp_path / "keen.json").read_text())
     walk = [dict(row["classes"])["walk"] for row in rows]
@@ -405,7 +417,7 @@ def test_a_crash_names_its_line():
     env = {name: value for name, value in os.environ.items() if name != "PYTHONFAULTHANDLER"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode not in (0, 1)
-    assert re.search(r'cli.py", line \d+ in run_measure', done.stderr), done.stderr
+    assert re.search(r'commands.py", line \d+ in run_measure', done.stderr), done.stderr
 
 
 def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
@@ -479,17 +491,17 @@ def test_measure_prints_table_3(monkeypatch, tmp_path, capsys):
 
     def measure(model, **options):
         asked.append(options)
-        gmacs = egodistill.count_macs(model, torch.device("meta")) / 1e9
+        gmacs = inference.count_macs(model, torch.device("meta")) / 1e9
         params = sum(p.numel() for p in model.parameters())
-        return egodistill.Cost(gmacs, params, 10 * gmacs, 32, "cpu", "bf16", 3, 0.96875, 0.0123)
+        return inference.Cost(gmacs, params, 10 * gmacs, 32, "cpu", "bf16", 3, 0.96875, 0.0123)
 
-    monkeypatch.setattr(egodistill, "measure", measure)
+    monkeypatch.setattr(inference, "measure", measure)
     numbers = tmp_path / "costs.json"
     with torch.device("meta"):
         out = run(capsys, "measure", "--precision", "bf16", "--seconds", 5, "--out", numbers)
     assert max(map(len, out.splitlines())) <= 100
-    inference = {"precision": "bf16", "compile": False, "device": None}
-    assert asked == 7 * [{"batch_size": 32, "repeats": 10, "seconds": 5.0} | inference]
+    how = {"precision": "bf16", "compile": False, "device": None}
+    assert asked == 7 * [{"batch_size": 32, "repeats": 10, "seconds": 5.0} | how]
     # ours: GMACs, ratio, ms, ratio, M parameters; published: GFLOPs, ms, M parameters
     expected = """
         Video           369.36    1.0  3693.58    1.0  108.88  369.51  10.70  108.91
@@ -671,13 +683,13 @@ def test_demo_reports_each_model(demo):
         assert row["inputs"] == inputs.get(name, "1 frame")
         load = teachers.Teacher.load if name == "teacher" else EgoDistill.load
         runs = [load(file_of(demo.out, name, seed)) for seed in (0, 1)]
-        found = [egodistill.evaluate(model, test, precision="fp32", progress=False) for model in runs]
+        found = [inference.evaluate(model, test, precision="fp32", progress=False) for model in runs]
         top1 = [100 * one.top1 for one in found]
         assert row["top1_seeds"] == pytest.approx(top1)
         assert (row["top1"], row["deviation"]) == pytest.approx((mean(top1), stdev(top1)))
         for verb, share in row["per_class"].items():
             assert share == pytest.approx(100 * mean(one.per_class[verb] for one in found))
-        cost = egodistill.measure(runs[0], batch_size=2, repeats=1)
+        cost = inference.measure(runs[0], batch_size=2, repeats=1)
         assert (row["gmacs"], row["params"]) == (cost.gmacs, cost.params) and row["ms_per_clip"] > 0
         cells = [
             name + " stage 1" * ("without" in name),
@@ -726,7 +738,7 @@ def test_demo_with_more_teachers(demo, capsys):
     assert teacher.clip_spec.seconds == data.CLIP_SECONDS  # not the 2.67 s of the published one
     assert type(teacher.net).__name__ == "X3D" and students[1].feature_dim == teacher.feature_dim == 16
     test = data.ClipStore(demo.out / "store").split("test")
-    found = [egodistill.evaluate(model, test, precision="fp32", progress=False) for model in (teacher, *students)]
+    found = [inference.evaluate(model, test, precision="fp32", progress=False) for model in (teacher, *students)]
     assert [more.rows[f"{name} x3d"]["top1"] for name in ("teacher", "VisOnly-Distill", "EgoDistill")] == [
         pytest.approx(100 * one.top1) for one in found
     ]
@@ -764,7 +776,7 @@ def test_seeds_are_numbers_with_commas(capsys):
     with pytest.raises(SystemExit):
         cli.main("demo --out new --seeds 0,x".split())
     assert "'0,x' is not whole numbers with commas between, such as 0,1,2" in capsys.readouterr().err
-    assert cli.numbers("3,0,3") == [3, 0]  # a seed is not counted twice
+    assert egodistill.demo.numbers("3,0,3") == [3, 0]  # a seed is not counted twice
 
 
 def test_demo_takes_the_precision_that_suits_the_machine_and_keeps_it(demo, tmp_path, monkeypatch, capsys):
@@ -781,10 +793,10 @@ def test_demo_takes_the_precision_that_suits_the_machine_and_keeps_it(demo, tmp_
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: slow, raising=False)
     for begun in ("fp32", "bf16"):
         note.write_text(json.dumps({"teachers": {"slowfast": {"precision": begun}}}))
-        assert cli.with_precision(cli.DEMO, note)["teachers"]["slowfast"]["precision"] == begun
-    chosen = cli.with_precision(cli.DEMO, tmp_path / "none.json")
+        assert egodistill.demo.with_precision(egodistill.demo.DEMO, note)["teachers"]["slowfast"]["precision"] == begun
+    chosen = egodistill.demo.with_precision(egodistill.demo.DEMO, tmp_path / "none.json")
     assert [how["precision"] for how in chosen["teachers"].values()] == 4 * ["fp32"]
-    cli.report_precision("auto")
+    commands.report_precision("auto")
     assert re.match("precision fp32, because .*A laptop", capsys.readouterr().err)
 
 
@@ -896,7 +908,7 @@ def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
         given.update(options)
         return [{"loss": 0.0, "top1": 0.0}]
 
-    monkeypatch.setattr(egodistill, "distill", distill)
+    monkeypatch.setattr(distillation, "distill", distill)
     command = ["distill", str(demo.out / "store"), "--teacher", "slowfast-0"]
     command += ["--init", str(file_of(demo.out, "stage 1", 0)), "--out", str(tmp_path / "s.pt")]
     assert cli.main(command) == 0
@@ -936,10 +948,10 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
 
     def predict(model, video, imu, **options):
         given.append((video, imu, options))
-        yield egodistill.Prediction(0.0, 64 / 30, [("1", 0.75), ("0", 0.25)])
-        yield egodistill.Prediction(64 / 30, 128 / 30, [], "no head motion, from 3.1 s on")
+        yield inference.Prediction(0.0, 64 / 30, [("1", 0.75), ("0", 0.25)])
+        yield inference.Prediction(64 / 30, 128 / 30, [], "no head motion, from 3.1 s on")
 
-    monkeypatch.setattr(egodistill, "predict", predict)
+    monkeypatch.setattr(inference, "predict", predict)
     monkeypatch.chdir(files)
     plain = {"precision": "auto", "compile": False, "device": None}
     command = ["predict", "a.mp4", "--checkpoint", "student.pt"]

@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_egodistill import QUIET, Named, Store, same, small
 from torch import distributed
+from toys import QUIET, Named, Store, same, small
 
-import egodistill as E
-from egodistill import EgoDistill, EgoDistillError, cli
+import egodistill
+from egodistill import EgoDistill, EgoDistillError, cli, commands, distillation, files, runtime
+from egodistill.student import Output
+from egodistill.training import own_rows
 
-ROOT = Path(E.__file__).parent
+ROOT = Path(egodistill.__file__).parent
 STAGES = ("finetune", "pretrain_imu", "distill")
 # Batches of 9, 9 and 3 clips: shares of 4 and 5, and one process that looks on.
 SETTINGS = {"epochs": 2, "batch_size": 9, "learning_rate": 0.05, "decay_epochs": (1,), "weight_decay": 0.0, **QUIET}
@@ -27,7 +29,7 @@ BRIEF = SETTINGS | {"epochs": 1, "learning_rate": 1e-3}
 def still(model):
     """Without what one process does otherwise: batch norm in training, and dropout."""
     for part in model.modules():
-        if isinstance(part, E.BATCH_NORMS):
+        if isinstance(part, runtime.BATCH_NORMS):
             part.requires_grad_(False)  # The loop leaves these in evaluation mode.
         elif isinstance(part, torch.nn.Dropout):
             part.p = 0.0
@@ -54,7 +56,7 @@ def run(stage, model, store, *, stop=0, **settings):
     teacher = {} if stage == "finetune" else {"teacher": "t"}
     adamw, torch.optim.AdamW = torch.optim.AdamW, descend
     try:
-        return getattr(E, stage)(model, store, **SETTINGS | settings, **teacher)
+        return getattr(distillation, stage)(model, store, **SETTINGS | settings, **teacher)
     finally:
         torch.optim.AdamW = adamw
 
@@ -83,9 +85,9 @@ def do_negatives(rank, folder):
     found = {}
     for rows in (5, 3):
         predicted, actual = rows_of(rows)
-        share, own = E.Share.of(rows), E.own_rows(torch.arange(rows))
+        share, own = runtime.Share.of(rows), own_rows(torch.arange(rows))
         mine = [x[own].requires_grad_() for x in (predicted, actual)]
-        loss = E.contrastive_loss(*(share.gather(x) for x in mine), symmetric=True)
+        loss = distillation.contrastive_loss(*(share.gather(x) for x in mine), symmetric=True)
         (share.weight * loss).backward()
         found[rows] = share.start, share.stop, float(loss.detach()), [x.grad for x in mine]
     return found
@@ -102,7 +104,7 @@ def do_parts(rank, folder):
     class Parts(EgoDistill):
         def forward(self, *inputs):
             feature, logits = super().forward(*inputs)
-            return E.Output(feature, logits + self.extra if distributed.get_rank() else logits)
+            return Output(feature, logits + self.extra if distributed.get_rank() else logits)
 
         def extra_loss(self, output, batch):
             return {"size": output.logits.square().mean()}
@@ -112,16 +114,16 @@ def do_parts(rank, folder):
     model.extra, model.unused = (torch.nn.Parameter(torch.ones(4)) for _ in range(2))
     draws = []
     model.imu_encoder.cnn[4].register_forward_hook(lambda part, inputs, output: draws.append(output[:4, 0] == 0))
-    history = E.distill(model, Store(8), teacher="t", **BRIEF | {"batch_size": 8, "weight_decay": 0.1})
+    history = distillation.distill(model, Store(8), teacher="t", **BRIEF | {"batch_size": 8, "weight_decay": 0.1})
     return history, weights(model), draws
 
 
 def do_resume(rank, folder):
     """Go on with what one process began; begin what one process will end."""
-    model, written, whole = student(), [], E.whole
-    E.whole = lambda path: written.append(path.name) or whole(path)
+    model, written, atomic_write = student(), [], files.atomic_write
+    files.atomic_write = lambda path: written.append(path.name) or atomic_write(path)
     rest = run("distill", model, Store(21), checkpoint=folder / "one.pt", checkpoint_seconds=0.0)
-    E.whole = whole
+    files.atomic_write = atomic_write
     with pytest.raises(InterruptedError):
         run("distill", student(), Store(21), checkpoint=folder / "two.pt", checkpoint_seconds=0.0, stop=5)
     return rest, weights(model), set(written)
@@ -132,13 +134,13 @@ def do_nan(rank, folder):
     store = Named(21)
     store.arrays["imu"][11] = np.nan
     with pytest.raises(EgoDistillError) as error:
-        E.distill(student(), store, teacher="t", **BRIEF)
+        distillation.distill(student(), store, teacher="t", **BRIEF)
     return str(error.value)
 
 
 def do_command(rank, folder):
     """What torchrun starts, undisturbed."""
-    cli.open_split = lambda path, split: Kept(21)
+    commands.open_split = lambda path, split: Kept(21)
     assert cli.main(command(folder / "whole.pt")) == 0
 
 
@@ -173,7 +175,7 @@ def do_loss_of_one(rank, folder):
     if rank:
         store.read = lambda name, index: (_ for _ in ()).throw(OSError("the disk of machine 1 is gone"))
     with pytest.raises(OSError) as error:
-        E.finetune(student(), store, **BRIEF)
+        distillation.finetune(student(), store, **BRIEF)
     if rank:
         for _ in range(1200):
             time.sleep(0.1 * (not (folder / "told").exists()))
@@ -240,7 +242,7 @@ def test_two_processes_give_what_one_gives(both, stage):
 @pytest.mark.parametrize("rows", [5, 3])
 def test_negatives_of_all_processes_have_their_gradient(both, rows):
     inputs = [x.requires_grad_() for x in rows_of(rows)]
-    loss = E.contrastive_loss(*inputs, symmetric=True)
+    loss = distillation.contrastive_loss(*inputs, symmetric=True)
     loss.backward()
     (start, middle, *_), (again, stop, *_) = (found[rows] for found in both["negatives"])
     assert (start, middle, again, stop) == ((0, 2, 2, 5) if rows == 5 else (0, 3, 3, 3))
@@ -257,7 +259,7 @@ def test_all_processes_hold_the_same_model(both):
     assert set(history[0]) >= {"loss", "kd", "gt", "l1", "size", "top1"}
     torch.manual_seed(0)  # process 0 began with this model, and all others with its
     alone = small(image_encoder="squeezenet1_1")
-    E.distill(alone, Store(8), teacher="t", **BRIEF | {"batch_size": 8})
+    distillation.distill(alone, Store(8), teacher="t", **BRIEF | {"batch_size": 8})
     close({"mean": ours["imu_encoder.cnn.2.running_mean"]}, {"mean": alone.imu_encoder.cnn[2].running_mean})
     # Dropout is drawn anew in each process, though their clips stand in the same places.
     assert len(mine) == len(yours) == 1 and not torch.equal(mine[0], yours[0])
@@ -303,7 +305,7 @@ SCRIPT = """
     import test_distributed as T
     from egodistill import cli
     fault, at, *command = sys.argv[1:]
-    cli.open_split = lambda path, split: T.Kept(21)
+    commands.open_split = lambda path, split: T.Kept(21)
     step, count = torch.optim.AdamW.step, [0]
     def counted(self, *arguments):
         count[0] += 1
@@ -360,14 +362,14 @@ def test_torchrun_tells_an_error_once(tmp_path, torchrun):
 
 
 def test_what_fails_several_processes_is_told_by_the_first(monkeypatch):
-    assert E.is_first_failure() and E.is_first_failure()  # alone
+    assert runtime.is_first_failure() and runtime.is_first_failure()  # alone
     store = distributed.TCPStore("127.0.0.1", 0, is_master=True)
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port, "WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert [E.is_first_failure() for _ in range(3)] == [True, False, False]
+    assert [runtime.is_first_failure() for _ in range(3)] == [True, False, False]
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert [E.is_first_failure() for _ in range(3)] == [True, False, False]
+    assert [runtime.is_first_failure() for _ in range(3)] == [True, False, False]
 
 
 def test_one_process_evaluates(monkeypatch):

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from egodistill.experiments import ABLATIONS, SCALES, STAGE_1, Bench, OtherFrames, Run
 from miniature import SCALE, group_size, miniature, same, unfinished
 
-import egodistill
-from egodistill import EgoDistill, baselines, cli, data, experiments, teachers
+import egodistill.demo
+from egodistill import EgoDistill, baselines, cli, data, distillation, experiments, inference, teachers
+from egodistill.experiments import ABLATIONS, SCALES, STAGE_1, Bench, OtherFrames, Run
 
 
 def bench_of(demo, out=None, **options) -> Bench:
@@ -55,15 +55,15 @@ def test_each_loss_is_left_out_by_name(tmp_path):
     changed = {"kd": {"alpha": 0.0}, "gt": {"alpha": 1.0}, "l1": {"beta": 0.0}, "nce": {}}
     for loss, change in changed.items():
         fit, settings = bench.recipe(Run("EgoDistill", teacher="t", lacking=(loss,)))
-        assert fit is egodistill.distill and settings["teacher"] == "t"
+        assert fit is distillation.distill and settings["teacher"] == "t"
         assert {name: settings[name] for name in paper} == paper | change
     for loss, wanted in (("nce", (0.0, 1.0)), ("pretrain_l1", (1.0, 0.0)), ("kd", (1.0, 1.0))):
         run = experiments.stage_1(Run("EgoDistill", teacher="t", lacking=(loss,)))
         fit, settings = bench.recipe(run)
-        assert fit is egodistill.pretrain_imu and (settings["nce_weight"], settings["l1_weight"]) == wanted
+        assert fit is distillation.pretrain_imu and (settings["nce_weight"], settings["l1_weight"]) == wanted
         assert run.name == Run("stage 1", teacher="t", lacking=() if loss == "kd" else (loss,)).name
-    assert {bench.recipe(Run(method))[0] for method in ("VisOnly", "VisIMU", "AdaFuse")} == {egodistill.finetune}
-    assert bench.recipe(Run("ListenToLook", teacher="t"))[0] is egodistill.distill
+    assert {bench.recipe(Run(method))[0] for method in ("VisOnly", "VisIMU", "AdaFuse")} == {distillation.finetune}
+    assert bench.recipe(Run("ListenToLook", teacher="t"))[0] is distillation.distill
     ego4d = replace(bench, scale=SCALES["ego4d"]).recipe(Run("EgoDistill", teacher="t"))[1]
     assert (ego4d["tau"], ego4d["epochs"], ego4d["decay_epochs"]) == (10.0, 150, (90, 120))
 
@@ -187,10 +187,10 @@ def test_compare_writes_what_it_prints(demo, compared):
     for (method, _frames), row in rows.items():
         run = Run(**row["run"] | {"lacking": tuple(row["run"]["lacking"])})
         models = [experiments.load(demo.out / (replace(run, seed=seed).name + ".pt")) for seed in (0, 1)]
-        top1 = [100 * egodistill.evaluate(model, test, precision="fp32", progress=False).top1 for model in models]
+        top1 = [100 * inference.evaluate(model, test, precision="fp32", progress=False).top1 for model in models]
         assert row["top1_seeds"] == pytest.approx(top1), method
         assert row["top1"] == pytest.approx(np.mean(top1)) and row["deviation"] == pytest.approx(np.std(top1, ddof=1))
-        gmacs = egodistill.count_macs(models[0], torch.device("cpu")) / 1e9
+        gmacs = inference.count_macs(models[0], torch.device("cpu")) / 1e9
         if method == "AdaFuse":  # What its policies need, in the mean over the seeds.
             files = [demo.out / f"seed-{seed}" / "adafuse-n2.json" for seed in (0, 1)]
             gmacs = np.mean([json.loads(file.read_text())["gmacs"] for file in files])
@@ -224,7 +224,7 @@ def test_adafuse_costs_what_its_decisions_need(demo, compared):
 
 def test_compare_given_again_trains_nothing(demo, compared, small, monkeypatch, capsys):
     for name in ("finetune", "distill", "pretrain_imu"):
-        monkeypatch.setattr(egodistill, name, lambda *_, **__: pytest.fail("trained again"))
+        monkeypatch.setattr(distillation, name, lambda *_, **__: pytest.fail("trained again"))
     # One whose judgement is missing (killed in between) is judged and not trained again.
     judged = demo.out / "seed-1" / "adafuse-n2.json"
     before = json.loads(judged.read_text())
@@ -239,7 +239,7 @@ def test_teacher_is_judged_by_what_lies_in_the_store(demo):
     test = data.ClipStore(demo.out / "store").split("test")
     for seed in (0, 1):
         teacher = teachers.Teacher.load(demo.out / f"seed-{seed}" / f"slowfast-{seed}.pt")
-        found = egodistill.evaluate(teacher, test, precision="fp32", progress=False)
+        found = inference.evaluate(teacher, test, precision="fp32", progress=False)
         assert row.top1_seeds[seed] == pytest.approx(100 * found.top1)
     assert row.gmacs is None and row.params is None  # nobody said which network it is
     one = experiments.teacher_row(bench_of(demo), "slowfast-1", [0, 1])  # without {seed} the same for all
@@ -378,9 +378,9 @@ def test_weights_and_epochs_reach_the_bench():
     command += " --weights students=r18.pth STTS=None"
     with pytest.MonkeyPatch.context() as patch:
         given = []
-        patch.setattr(cli, "run_compare", given.append)
+        patch.setitem(egodistill.demo.COMMANDS, "compare", (egodistill.demo.compare_options, given.append))
         assert cli.main(command.split()) == 0
-    scale = cli.bench_of(given[0], {}).scale
+    scale = egodistill.demo.bench_of(given[0], {}).scale
     assert scale["students"]["image_weights"] == "r18.pth" and scale["STTS"]["weights"] is None
     assert scale["AdaFuse"]["weights"] == "imagenet"  # the paper's, where nothing else is said
     for stage in ("training", "pretraining"):
@@ -396,7 +396,7 @@ def test_figure_has_a_line_for_each_method(tmp_path, monkeypatch):
 
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
-    monkeypatch.setattr(egodistill, "whole", contextlib.nullcontext)
+    monkeypatch.setattr(egodistill.files, "atomic_write", contextlib.nullcontext)
     methods = [("EgoDistill", n) for n in (4, 1, 2)] + [("STTS full", 4), ("STTS T0.5-S0.7", 4), ("VisOnly", 1)]
     table = [
         experiments.Row(name, n, "", 50.0 + n, 1.0, [], 0.1 * n * len(name), 1, 1.0, {}, Run(name, frames=n))

@@ -23,8 +23,9 @@ import torch
 import torchvision
 from torch import nn
 
-import egodistill as E
-from egodistill import EgoDistill, Output, cli, data, export, teachers
+import egodistill
+from egodistill import EgoDistill, Output, cli, commands, data, evaluate, export, teachers
+from egodistill.student import build_image_encoder
 
 CLASSES = ["close", "open", "put", "take"]
 MODERN = pytest.mark.skipif(export.torch_version() < (2, 6), reason="needs torch 2.6 or later")
@@ -180,10 +181,10 @@ def test_residual_blocks_have_a_relu_for_each_place():
     for name, count in (("resnet18", 17), ("resnet50", 49)):
         torch.manual_seed(0)
         theirs = torchvision.models.get_model(name).eval()
-        ours, _ = E.build_image_encoder(name, theirs.state_dict())
+        ours, _ = build_image_encoder(name, theirs.state_dict())
         theirs.fc = nn.Identity()
         theirs.to(memory_format=torch.channels_last)  # as ours, so that sums have the same order
-        assert list(ours[0].state_dict()) == list(theirs.state_dict())
+        assert list(ours.state_dict()) == list(theirs.state_dict())
         calls = []
         for module in ours.modules():
             if isinstance(module, nn.ReLU):
@@ -256,7 +257,7 @@ def test_description_says_what_the_file_does_not(tmp_path):
     ]
     assert written["class_names"] == CLASSES and written["clip_seconds"] == pytest.approx(64 / 30)
     assert len(written["inside"]) == 2 and written["precision"] == "fp32" and written["kind"] == "export"
-    assert written["versions"] == {"egodistill": E.__version__, "torch": torch.__version__}
+    assert written["versions"] == {"egodistill": egodistill.__version__, "torch": torch.__version__}
 
 
 def test_description_of_a_student_without_head_motion(tmp_path):
@@ -359,7 +360,7 @@ def killed_again_and_again(file):
 def test_export_killed_anywhere_leaves_nothing_that_is_taken_for_whole(quick, tmp_path):
     (tmp_path / "out").mkdir()
     file = tmp_path / "out" / "student.pt2"
-    root = Path(E.__file__).parent
+    root = Path(egodistill.__file__).parent
     code = "import sys, test_export; test_export.killed_again_and_again(*sys.argv[1:])"
     done = subprocess.run(
         [sys.executable, "-c", code, file],
@@ -558,10 +559,10 @@ def test_an_exported_file_goes_through_evaluate(tmp_path, monkeypatch):
     store = Clips(model)
     export.export(model, file)
     quiet = {"device": "cpu", "progress": False}
-    theirs = E.evaluate(model, store, precision="fp32", **quiet)
+    theirs = evaluate(model, store, precision="fp32", **quiet)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
     for precision in ("auto", "bf16"):  # It keeps to its own, also where bf16 is faster.
-        ours = E.evaluate(export.load(file), store, precision=precision, **quiet)
+        ours = evaluate(export.load(file), store, precision=precision, **quiet)
         assert ours.top1 == theirs.top1 and ours.precision == "fp32"
         torch.testing.assert_close(ours.scores, theirs.scores)
     batch = model.example(2)
@@ -574,7 +575,7 @@ def test_an_exported_file_goes_through_evaluate(tmp_path, monkeypatch):
 def test_command(tmp_path, capsys, monkeypatch):
     model, checkpoint, file = student(), tmp_path / "student.pt", tmp_path / "out" / "student.pt2"
     model.save(checkpoint)
-    monkeypatch.setattr(cli, "open_split", lambda path, split: Clips(model))
+    monkeypatch.setattr(commands, "open_split", lambda path, split: Clips(model))
     assert cli.main(["export", str(checkpoint), "--out", str(file), "--check", "store"]) == 0
     printed = capsys.readouterr().out
     row = next(line for line in printed.splitlines() if line.startswith("student.pt2"))

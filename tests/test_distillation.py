@@ -1,0 +1,183 @@
+"""Losses and stages: equations, what is learnt, what does not fit."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from toys import CLASSES, FAST, QUIET, Store, small
+
+from egodistill import (
+    EGO4D,
+    EPIC_KITCHENS,
+    IMU_SAMPLES,
+    EgoDistillError,
+    Training,
+    distill,
+    distillation,
+    evaluate,
+    finetune,
+    pretrain_imu,
+    runtime,
+)
+
+
+def test_action_loss_is_cross_entropy():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    wanted = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(1))) / 2
+    assert float(distillation.action_loss(logits, torch.tensor([0, 0]))) == pytest.approx(wanted)
+
+
+def test_feature_loss():
+    a, b = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 5.0]])
+    assert float(distillation.feature_loss(a, b)) == pytest.approx((0 + 2 + 3 + 1) / 4)
+    assert float(distillation.feature_loss(a, b, reduction="sum")) == pytest.approx((2 + 4) / 2)
+
+
+def test_distillation_loss_is_the_divergence_from_teacher_to_student():
+    student, teacher, tau = torch.tensor([[1.0, 0.0, -1.0]]), torch.tensor([[0.0, 2.0, 0.0]]), 2.0
+    p, q = (torch.exp(x[0] / tau) / torch.exp(x[0] / tau).sum() for x in (teacher, student))
+    wanted = float((p * (p / q).log()).sum())
+    assert float(distillation.distillation_loss(student, teacher, tau)) == pytest.approx(wanted, rel=1e-5)
+    assert float(distillation.distillation_loss(student, teacher, tau, tau_squared=True)) == pytest.approx(
+        4 * wanted, rel=1e-5
+    )
+    assert float(distillation.distillation_loss(teacher, teacher, tau)) == pytest.approx(0, abs=1e-6)
+    both = distillation.distillation_loss(student.repeat(5, 1), teacher.repeat(5, 1), tau)
+    assert float(both) == pytest.approx(wanted, rel=1e-5)  # a mean over the batch
+
+
+def test_contrastive_loss_follows_equation_7():
+    torch.manual_seed(0)
+    predicted, actual = torch.randn(4, 8), torch.randn(4, 8)
+    total = 0.0
+    for i in range(4):
+        sim = [
+            math.exp(float(predicted[i] @ actual[j] / predicted[i].norm() / actual[j].norm()) / 0.1) for j in range(4)
+        ]
+        total -= math.log(sim[i] / sum(sim))
+    assert float(distillation.contrastive_loss(predicted, actual)) == pytest.approx(total / 4, rel=1e-4)
+    assert float(distillation.contrastive_loss(3 * predicted, 0.1 * actual)) == pytest.approx(total / 4, rel=1e-4)
+    other = float(distillation.contrastive_loss(actual, predicted))
+    symmetric = float(distillation.contrastive_loss(predicted, actual, symmetric=True))
+    assert symmetric == pytest.approx((total / 4 + other) / 2, rel=1e-4) and other != pytest.approx(total / 4, rel=1e-3)
+
+
+def test_total_of_equation_6():
+    store, model = Store(16), small()
+    losses = []
+    for alpha, beta in ((1.0, 0.0), (0.0, 0.0), (0.0, 1.0), (0.95, 2.0)):
+        twin = small()
+        twin.load_state_dict(model.state_dict())
+        history = distill(twin, store, teacher="t", alpha=alpha, beta=beta, tau=4.0, epochs=1, batch_size=16, **QUIET)
+        losses.append(history[0])
+    kd, gt, both, mixed = losses
+    assert kd["loss"] == pytest.approx(kd["kd"]) and gt["loss"] == pytest.approx(gt["gt"])
+    assert both["loss"] == pytest.approx(both["gt"] + both["l1"], rel=1e-5)
+    assert mixed["loss"] == pytest.approx(0.95 * mixed["kd"] + 0.05 * mixed["gt"] + 2 * mixed["l1"], rel=1e-5)
+
+
+def test_a_student_learns_from_labels_and_needs_both_inputs():
+    store = Store(32)
+    both, frames = small(), small(use_imu=False)
+    finetune(both, store, **FAST)
+    finetune(frames, store, **FAST)
+    fresh = Store(32, seed=5)
+    assert evaluate(both, fresh, **QUIET).top1 >= 0.9
+    assert evaluate(frames, fresh, **QUIET).top1 <= 0.75  # The gyroscope alone tells the verb of a pair.
+
+
+def test_a_student_learns_from_the_teacher():
+    store, model = Store(32), small()
+    store.labels = np.zeros_like(store.labels)  # The labels say nothing: only the teacher can teach.
+    history = distill(model, store, teacher="t", alpha=1.0, **FAST)
+    store.labels = Store(32).labels
+    result = evaluate(model, store, teacher="t", **QUIET)
+    assert result.top1 >= 0.9
+    assert history[-1]["kd"] < 0.5 * history[0]["kd"]
+    assert [row["learning_rate"] for row in history] == [2e-3] * 9 + [pytest.approx(2e-4)] * 3
+
+
+def test_presets_are_the_papers():
+    assert EGO4D == {"tau": 10.0, "epochs": 150, "decay_epochs": (90, 120)}
+    assert EPIC_KITCHENS == {"tau": 1.0, "epochs": 50, "decay_epochs": (30, 40)}
+    paper = Training()
+    assert (paper.epochs, paper.batch_size, paper.learning_rate, paper.decay_epochs) == (50, 64, 1e-4, (30, 40))
+    assert [paper.rate(epoch) for epoch in (0, 29.9, 30, 40)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-6])
+    smooth = Training(epochs=10, schedule="cosine", warmup_epochs=2, learning_rate=1.0)
+    assert [smooth.rate(epoch) for epoch in (0, 1, 2, 5, 10)] == pytest.approx([0, 0.4878, 0.9045, 0.5, 0], abs=1e-4)
+    with pytest.raises(EgoDistillError, match=r"schedule.*'linear'"):
+        Training(schedule="linear")
+
+
+def test_pretraining_matches_head_motion_and_leaves_the_image_encoder():
+    store, model = Store(32), small()
+    # Each clip's motion of its own: the last frame is shifted by what the gyroscope says.
+    rng = np.random.default_rng(1)
+    for k in range(32):
+        shift = rng.integers(-12, 13)
+        store.arrays["ends"][k, 1] = np.roll(store.arrays["ends"][k, 0], shift, axis=2)
+        store.arrays["imu"][k, :, 3] += shift / 12 * np.sin(np.linspace(0, 6, IMU_SAMPLES))
+    image, classifier = (
+        {k: v.clone() for k, v in part.state_dict().items()} for part in (model.image_encoder, model.classifier)
+    )
+    imu = model.imu_encoder.cnn[1].weight.clone()
+    history = pretrain_imu(model, store, teacher="t", **FAST | {"epochs": 25, "batch_size": 16, "decay_epochs": ()})
+    assert all(torch.equal(v, image[k]) for k, v in model.image_encoder.state_dict().items())  # batch statistics, too
+    assert all(torch.equal(v, classifier[k]) for k, v in model.classifier.state_dict().items())
+    assert not torch.equal(imu, model.imu_encoder.cnn[1].weight)
+    assert history[-1]["nce"] < history[0]["nce"] and history[-1]["l1"] < history[0]["l1"]
+    assert history[-1]["loss"] == pytest.approx(history[-1]["nce"] + history[-1]["l1"], rel=1e-5)
+    assert history[-1]["matching"] > history[0]["matching"]
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_pretraining_encodes_each_clip_once(monkeypatch):
+    store, model = Store(32), small()
+    seen = []
+    encode = model.encode_frames
+    monkeypatch.setattr(model, "encode_frames", lambda frames, count: seen.append(len(frames)) or encode(frames, count))
+    pretrain_imu(model, store, teacher="t", **FAST)
+    assert sum(seen) == 32
+
+
+def test_training_says_what_does_not_fit():
+    store = Store(16)
+    with pytest.raises(EgoDistillError, match=r"no array 'other\.feature'.*extract"):
+        distill(small(), store, teacher="other", **FAST)
+    with pytest.raises(EgoDistillError, match="feature_dim=12"):
+        distill(small(feature_dim=9), store, teacher="t", **FAST)
+    with pytest.raises(EgoDistillError, match=r"frames_4.*num_frames=4"):
+        finetune(small(num_frames=4), store, **FAST)
+    with pytest.raises(EgoDistillError, match="frame_size=32"):
+        finetune(small(frame_size=64), store, **FAST)
+    with pytest.raises(EgoDistillError, match="class names"):
+        finetune(small(class_names=CLASSES[::-1]), store, **FAST)
+    with pytest.raises(EgoDistillError, match="use_imu=False"):
+        pretrain_imu(small(use_imu=False), store, teacher="t", **FAST)
+    with pytest.raises(TypeError, match="epoch"):
+        finetune(small(), store, epoch=3)
+    unlabelled = Store(16)
+    unlabelled.labels[3] = -1
+    for use in (
+        lambda: finetune(small(), unlabelled, **FAST),
+        lambda: evaluate(small(), unlabelled, **QUIET),
+    ):
+        with pytest.raises(EgoDistillError, match="1 of 16 clips have no label"):
+            use()
+    store.arrays["imu"][3] = np.nan
+    with pytest.raises(EgoDistillError, match="loss is nan in epoch 0"):
+        finetune(small(), store, **FAST)
+
+
+BF16 = pytest.mark.skipif(
+    not runtime.has_bf16_kernels(),
+    reason="oneDNN has no bf16 kernels for this processor, and emulating them takes minutes",
+)
+
+
+@BF16
+def test_mixed_precision_trains():
+    store, model = Store(32), small()
+    finetune(model, store, **FAST | {"precision": "bf16"})
+    assert evaluate(model, store, precision="bf16", **QUIET).top1 >= 0.9

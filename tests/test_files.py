@@ -1,0 +1,164 @@
+"""Atomic writes, progress, reading ahead, the same run. Locks between processes are in test_portability.py."""
+
+import io
+import os
+import sys
+import threading
+import time
+
+import pytest
+
+from egodistill import DataError, EgoDistillOSError, files
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "results.csv"
+    with files.atomic_write(path) as part:
+        part.write_text("a")
+        assert not path.exists()
+    assert path.read_text() == "a"
+    with pytest.raises(KeyError), files.atomic_write(path) as part:
+        part.write_text("half")
+        raise KeyError
+    assert path.read_text() == "a" and os.listdir(path.parent) == ["results.csv"]
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path, full_disk):
+    """The system's own words name no file."""
+    path = tmp_path / "results.json"
+    path.write_text("old")
+    words = r"/results\.json: cannot be written: File too large; .* MB are free"
+    with full_disk(100), pytest.raises(EgoDistillOSError, match=words), files.atomic_write(path) as part:
+        part.write_text("new" * 100)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_about_another_file_keeps_its_own_words(tmp_path):
+    """What a block reads is not what it writes."""
+    with pytest.raises(FileNotFoundError, match=r"input\.txt") as error, files.atomic_write(tmp_path / "out.txt"):
+        open(tmp_path / "elsewhere" / "input.txt")
+    assert not isinstance(error.value, EgoDistillOSError)
+
+
+def test_parts_of_killed_processes_are_removed(tmp_path):
+    for name in (".a.npy.123.part", ".a.npy.45.part", ".b.npy.123.part", "a.npy"):
+        (tmp_path / name).touch()
+    files.remove_parts(tmp_path / "a.npy")
+    assert sorted(os.listdir(tmp_path)) == [".b.npy.123.part", "a.npy"]
+
+
+def test_json_files(tmp_path):
+    path = tmp_path / "one.json"
+    for value in ({"a": [1, None, "ä"]}, [{"a": 1}, {"b": 2}], []):
+        files.write_json(path, value)
+        assert files.read_json(path) == value
+    files.write_json(path, [1, 2])
+    assert path.read_text() == "[\n1,\n2\n]\n"
+    path.write_text('{"a": ')
+    with pytest.raises(DataError, match=r"one\.json: is damaged"):
+        files.read_json(path)
+    with pytest.raises(DataError, match=r"two\.json: cannot be read: No such file"):
+        files.read_json(tmp_path / "two.json")
+
+
+def test_lines_survive_an_incomplete_one(tmp_path):
+    path = tmp_path / "notes.jsonl"
+    assert list(files.read_lines(path)) == []
+    files.append_line(path, {"a": 1})
+    with open(path, "a") as file:
+        file.write('{"b": ')  # a process that was killed, or a full disk
+    files.append_line(path, {"c": 3})
+    assert list(files.read_lines(path)) == [{"a": 1}, {"c": 3}]
+
+
+def test_a_job_is_shared_as_given_or_as_the_environment_says(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert files.job_share() == (0, 1) and files.job_share(1, 3) == (1, 3)
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert files.job_share() == (2, 4) and files.job_share(0) == (0, 4)
+    with pytest.raises(DataError, match="rank 4 is not one of the 4"):
+        files.job_share(4)
+
+
+def test_differences_are_those_of_the_json(tmp_path):
+    """A note on disk has lists for tuples and texts for paths' keys: that is no difference."""
+    before = {"sizes": [1, 2], "rate": 0.5, "gone": 1}
+    assert files.differences(before, {"sizes": (1, 2), "rate": 0.5, "gone": 1}) == {}
+    now = {"sizes": (1, 3), "rate": 0.5, "new": None, "more": 2}
+    assert files.differences(before, now) == {"sizes": ([1, 2], [1, 3]), "more": (None, 2), "gone": (1, None)}
+    files.require_same_run("note.json", before, before, "")
+    with pytest.raises(DataError, match=r"note\.json: .*sizes was \[1, 2\] and is now \[1, 3\].*Give another folder\."):
+        files.require_same_run("note.json", before, now, "Give another folder.")
+
+
+def test_reading_ahead_reads_one_ahead_and_no_more():
+    begun, read = [], []
+
+    def slow(item):
+        read.append(item)
+        time.sleep(0.03)
+        return item * item
+
+    waits = []
+    for k, (value, waited) in enumerate(files.read_ahead(range(6), slow, lambda: begun.append(threading.get_ident()))):
+        assert value == k * k
+        time.sleep(0.06)
+        assert read == list(range(min(k + 2, 6)))
+        waits.append(waited)
+    assert waits[0] > 0.02 and sorted(waits[1:])[2] < 0.02
+    assert len(begun) == 1 and begun[0] != threading.get_ident()
+    assert list(files.read_ahead([], slow)) == []
+
+
+def test_an_error_while_reading_ahead_comes_in_its_place():
+    def read(item):
+        if item == 2:
+            raise OSError("the third is broken")
+        return item
+
+    seen = []
+    with pytest.raises(OSError, match="the third is broken"):
+        for value, _ in files.read_ahead(range(5), read):
+            seen.append(value)
+    assert seen == [0, 1]
+
+
+def test_progress_in_a_terminal_and_in_a_log(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    terminal, log = Terminal(), io.StringIO()
+    for stream in (terminal, log):
+        monkeypatch.setattr(sys, "stderr", stream)
+        now[0] = 100.0
+        with files.Progress("extract", 100, done=20) as bar:
+            for _ in range(40):
+                now[0] += 1
+                bar.step(2, "loss 0.5")
+    line = "extract: 100/100 clips, 2.0 clips/s, 0 s left"
+    lines = terminal.getvalue().split("\r")
+    assert lines[1].strip() == "extract: 22/100 clips, 2.0 clips/s, 39 s left, loss 0.5"
+    assert (
+        lines[-1].startswith(line)
+        and lines[-1].endswith("\n")
+        and len({len(line.rstrip("\n")) for line in lines[1:]}) == 1
+    )
+    assert log.getvalue().splitlines() == [f"{line}, loss 0.5"]  # less than a minute: the last state alone
+    hidden = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", hidden)
+    with files.Progress("extract", 100, show=False) as bar:
+        bar.step(100)
+    assert hidden.getvalue() == ""
+
+
+def test_progress_without_stderr(monkeypatch):
+    """As under pythonw on Windows."""
+    monkeypatch.setattr(sys, "stderr", None)
+    with files.Progress("extract", 2) as bar:
+        bar.step(2)

@@ -1,0 +1,282 @@
+"""Evaluation, search, costs, prediction."""
+
+import math
+import os
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from toys import CLASSES, FAST, QUIET, Store, small
+
+import egodistill
+from egodistill import EgoDistillError, Output, data, evaluate, finetune, inference, measure, predict, retrieve
+
+
+def test_evaluation_averages_scores_over_the_clips_of_a_segment():
+    class Fixed(nn.Module):
+        """Scores are what the store's array says."""
+
+        inputs, class_names = ("scores",), CLASSES
+
+        def forward(self, scores):
+            return Output(scores, scores.log())
+
+    store = Store(5)
+    store.labels = np.array([0, 0, 1, 1, 1])
+    store.segments = np.array([7, 7, 3, 3, 3])  # any numbers, in any order
+    scores = [[0.9, 0.0999, 0.0001, 0], [0.001, 0.3, 0.699, 0], [0.55, 0.45, 0, 0], [0.6, 0.4, 0, 0], [0.0, 0.0, 1, 0]]
+    store.arrays["scores"] = np.array(scores, dtype=np.float32) + 1e-9
+    store.arrays["t.feature"] = store.arrays["scores"] + 0.25
+    result = evaluate(Fixed(), store, teacher="t", **QUIET)
+    # Segment 7: mean scores (0.45, 0.2, 0.35), class 0, right; mean logits would say class 1.
+    # Segment 3: mean scores (0.383, 0.283, 0.333), class 0, wrong.
+    assert result.top1 == 0.5 and result.per_class == {"close": 1.0, "open": 0.0}
+    assert result.confusion.tolist() == [[1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert result.scores.shape == (2, 4) and result.clips == 5
+    assert result.feature_distance == pytest.approx(0.25, abs=1e-5)
+
+
+class Mirror(nn.Module):
+    """The feature of a clip is what is given."""
+
+    inputs, class_names = ("place",), CLASSES
+
+    def forward(self, place):
+        return Output(place, torch.zeros(len(place), 4))
+
+
+def mirrored(places):
+    store = Store(len(places))
+    store.arrays["place"] = np.array(places, dtype=np.float32)
+    return store
+
+
+def test_retrieval_finds_the_nearest_clips_by_the_metric_asked_for():
+    store = mirrored([[10.0, 0.0], [0.0, 1.0], [0.6, 0.6]])
+    query = torch.tensor([[1.0, 0.1], [0.1, 2.0]])
+    found = retrieve(Mirror(), store, query, top=2, **QUIET)
+    assert found.rows.tolist() == [[0, 2], [1, 2]]  # By direction; lengths say nothing.
+    assert found.distance[0, 0] == pytest.approx(1 - 1 / math.hypot(1, 0.1), abs=1e-6)
+    found = retrieve(Mirror(), store, query, top=3, metric="l1", **QUIET)
+    assert found.rows.tolist() == [[2, 1, 0], [1, 2, 0]]
+    assert found.distance[0].tolist() == pytest.approx([0.45, 0.95, 4.55], abs=1e-6)
+    with pytest.raises(EgoDistillError, match="'cosine' or 'l1'"):
+        retrieve(Mirror(), store, query, metric="l2", **QUIET)
+
+
+def test_retrieval_from_what_a_teacher_saw():
+    store = mirrored([[1.0, 0.0], [0.0, 1.0]])
+    store.arrays["t.feature"] = np.array([[0.0, 1.0], [1.0, 0.0]], dtype=np.float32)  # the other way round
+    query = torch.tensor([[1.0, 0.0]] * 3)
+    found = retrieve(Mirror(), store, query, teacher="t", top=1, batch_size=2, **QUIET)
+    assert found.rows.tolist() == [[1]] * 3
+    store.arrays["t.feature"] = np.zeros((2, 5), dtype=np.float32)
+    for options, words in (({"teacher": "t"}, "has 2 numbers and t's 5"), ({"teacher": "u"}, "extract"), ({}, "top=5")):
+        with pytest.raises(EgoDistillError, match=words):
+            retrieve(Mirror(), store, query, top=1 if options else 5, **options, **QUIET)
+    with pytest.raises(EgoDistillError, match="reads place; got 2 inputs"):
+        retrieve(Mirror(), store, query, query, top=1, **QUIET)
+
+
+def test_one_frame_with_other_head_motion_finds_other_clips():
+    """Figure 6: the student with head motion answers by the motion, that of frames alone gives one answer."""
+    store = Store(32)
+    both, frames = small(), small(use_imu=False)
+    finetune(both, store, **FAST)
+    frame = torch.from_numpy(store.read("frames_1", [0])).expand(2, -1, -1, -1, -1)
+    imu = torch.from_numpy(store.read("imu", [0, 1]))
+    both.train()  # Dropout would make the answer one of chance.
+    found = retrieve(both, store, frame, imu, top=1, **QUIET)
+    assert found.rows[0] == 0 and found.distance[0] == pytest.approx(0, abs=1e-5) and both.training
+    assert store.labels[found.rows[1]] == store.labels[1]
+    alone = retrieve(frames, store, frame, top=3, **QUIET).rows
+    assert alone[0].tolist() == alone[1].tolist()
+
+
+def test_measure():
+    cost = measure(small(), batch_size=2, repeats=2, device="cpu")
+    assert cost.params == sum(p.numel() for p in small().parameters())
+    assert cost.ms_per_clip > 0 and cost.device == "cpu"
+    linear = nn.Linear(10, 5)
+    linear.example = lambda batch: (torch.zeros(batch, 10),)
+    for precision in ("fp32", "bf16"):  # A model that gives one tensor will do.
+        cost = measure(linear, batch_size=1, repeats=1, device="cpu", precision=precision)
+        assert cost.gmacs == pytest.approx(50e-9)
+        assert 1e-5 < cost.feature_error < 0.01 if precision == "bf16" else cost.feature_error == 0
+
+
+@pytest.mark.parametrize("built_inside", [False, True])
+def test_operations_are_counted_in_inference_mode(built_inside):
+    """torch 2.4 sees no operation there and counts 0."""
+    torch.manual_seed(0)
+    model, cpu = small(), torch.device("cpu")
+    wanted = inference.count_macs(model, cpu)
+    assert wanted > 1e6
+    with torch.inference_mode():
+        model = small() if built_inside else model
+        assert inference.count_macs(model, cpu) == wanted
+        assert measure(model, batch_size=1, repeats=1, device="cpu", precision="fp32").gmacs == wanted / 1e9
+        assert torch.is_inference_mode_enabled()
+
+
+@torch.library.custom_op("egodistill_tests::hidden_linear", mutates_args=())
+def hidden_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return x @ weight.T
+
+
+def test_a_count_of_zero_is_an_error():
+    """Operations that the counter cannot see are not free. A model without weights has none."""
+
+    class Hidden(nn.Linear):
+        def example(self, batch):
+            return (torch.zeros(batch, 3),)
+
+        def forward(self, x):
+            return hidden_linear(x, self.weight)
+
+    class Mean(nn.Module):
+        example = Hidden.example
+
+        def forward(self, x):
+            return x.mean(1, keepdim=True)
+
+    model, cpu = Hidden(3, 2).train(), torch.device("cpu")
+    with pytest.raises(EgoDistillError, match=r"Hidden has weights.* no multiply-adds .*custom operators"):
+        inference.count_macs(model, cpu)
+    assert model.training and inference.count_macs(Mean(), cpu) == 0
+
+
+def test_measure_keeps_to_its_time():
+    """The model is run once to count, then to warm up and for the clock."""
+
+    class Slow(nn.Linear):
+        runs = 0
+
+        def example(self, batch):
+            return (torch.zeros(batch, 3),)
+
+        def forward(self, x):
+            self.runs += 1
+            time.sleep(0.02)
+            return super().forward(x)
+
+    for options, runs, repeats in (
+        ({"repeats": 4}, 1 + 2 + 4, 4),
+        ({"repeats": 4, "seconds": 60}, 1 + 2 + 4, 4),
+        ({"repeats": 4, "seconds": 0.001}, 1 + 2, 2),
+        ({"repeats": 1, "seconds": 0.001}, 1 + 1, 1),
+    ):
+        model = Slow(3, 3)
+        cost = measure(model, batch_size=2, device="cpu", precision="fp32", **options)
+        assert (model.runs, cost.repeats) == (runs, repeats), options
+        assert cost.ms_per_clip >= 9.9
+    cost = measure(Slow(3, 3), batch_size=1, device="cpu", precision="fp32", repeats=99, seconds=0.2)
+    assert 2 <= cost.repeats <= 10
+    with pytest.raises(EgoDistillError, match="batch_size=0 and repeats=10 must be at least 1"):
+        measure(small(), batch_size=0)
+
+
+def test_agreement_with_fp32():
+    exact = Output(torch.tensor([[1.0, -4.0], [2.0, 0.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+    fast = Output(torch.tensor([[1.0, -3.0], [2.5, 0.0]]), torch.tensor([[0.0, 9.0], [0.0, 1.0]]))
+    assert inference.output_error(fast, exact) == {"same_top1": 0.5, "feature_error": 0.25}
+    cost = measure(small(), batch_size=4, repeats=1, device="cpu", precision="fp32")
+    assert (cost.precision, cost.same_top1, cost.feature_error) == ("fp32", 1.0, 0.0)
+    cost = measure(small(), batch_size=4, repeats=1, device="cpu", precision="bf16")
+    assert cost.precision == "bf16" and 0 < cost.feature_error < 0.05
+
+
+def test_attention_is_counted_on_a_cpu():
+    """Two products of 6 x 5 scores with 4 channels, in 3 heads: torch's counter itself says nothing there."""
+
+    class Attention(torch.nn.Module):
+        def example(self, batch_size):
+            return [torch.randn(batch_size, 3, length, 4) for length in (6, 5, 5)]
+
+        def forward(self, q, k, v):
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+    for device in ("cpu", "meta"):
+        assert inference.count_macs(Attention(), torch.device(device)) == 2 * 3 * 6 * 5 * 4
+
+
+def test_predict_on_a_real_recording(sample_data):
+    """The GoPro walk: clips one after another, head motion out of the MP4 itself."""
+    model = small(class_names=CLASSES)
+    video = sample_data / "gopro" / "max-heromode.mp4"
+    exactly = {"precision": "fp32", "device": "cpu"}
+    rows = list(predict(model, video, batch_size=2, **exactly))
+    assert [round(row.start, 3) for row in rows] == [0.0, 2.133, 4.267, 6.4]
+    assert all(row.stop - row.start == pytest.approx(64 / 30) for row in rows)
+    for row in rows:
+        assert row.problem is None and len(row.classes) == 4
+        assert sum(score for _, score in row.classes) == pytest.approx(1, abs=1e-4)
+        assert [s for _, s in row.classes] == sorted((s for _, s in row.classes), reverse=True)
+    again = list(predict(model, video, batch_size=16, **exactly))
+    for a, b in zip(rows, again, strict=True):
+        assert dict(a.classes) == pytest.approx(dict(b.classes), abs=1e-4)
+    cheap = next(predict(model, video, exact=False, **exactly))
+    frames = torch.from_numpy(data.read_frames(video, [32 / 30], size=model.frame_size, exact=False))[None]
+    window = torch.from_numpy(data.read_imu(video).window(0.0))[None]
+    assert model.training  # the mode that it was in
+    scores = model.eval()(frames, window).logits.softmax(1)[0].tolist()
+    assert dict(cheap.classes) == pytest.approx(dict(zip(CLASSES, scores, strict=True)), abs=2e-6)
+    assert dict(cheap.classes) != pytest.approx(dict(rows[0].classes), abs=5e-6)
+
+
+def test_predict_reads_the_next_clips_while_the_model_works(monkeypatch):
+    """Not more than one group ahead, so that memory does not grow; and each clip gets its own frames."""
+    begun = [threading.Event() for _ in range(6)]
+    reads, runs, priorities = [], [], set()
+
+    def read_frames(video, times, size, exact):
+        if sys.platform == "linux":
+            priorities.add(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        begun[len(reads)].set()
+        reads.append(list(times))
+        return np.stack([np.full((3, size, size), round(10 * time), np.uint8) for time in times])
+
+    class Eyes(nn.Module):
+        inputs, num_frames, num_classes, frame_size, clip_seconds, class_names = ("frames",), 1, 2, 4, 2.0, None
+
+        def forward(self, frames):
+            assert len(reads) <= len(runs) + 2  # these, and the next
+            runs.append(len(frames))
+            assert len(runs) == 5 or begun[len(runs)].wait(10)  # the next ones are being read by now
+            seen = frames[:, 0, 0, 0, 0].float()
+            return Output(seen[:, None], torch.stack([seen, 0 * seen], 1) / 100)
+
+    monkeypatch.setattr(data, "probe", lambda video: data.VideoInfo(20.0, 30.0, 8, 8, False))
+    monkeypatch.setattr(data, "read_frames", read_frames)
+    rows = list(predict(Eyes(), "walk.mp4", batch_size=2, device="cpu"))
+    assert [row.start for row in rows] == [2.0 * k for k in range(10)] and runs == 5 * [2]
+    for row in rows:  # the middle of the clip, in tenths of a second
+        score = torch.tensor([10 * (row.start + 1.0) / 100, 0.0]).softmax(0)[0]
+        assert row.classes[0] == ("0", pytest.approx(float(score)))
+    if sys.platform == "linux":  # What reads gives way to the model.
+        assert priorities == {os.getpriority(os.PRIO_PROCESS, 0) + 5}
+
+
+def test_predict_says_where_head_motion_is_missing(sample_data, tmp_path):
+    table = (sample_data / "gopro-derived" / "walk_imu.csv").read_text().splitlines()
+    kept = [line for k, line in enumerate(table) if k == 0 or not 2000 < float(line.split(",")[2]) < 4000]
+    (tmp_path / "imu.csv").write_text("\n".join(kept) + "\n")
+    rows = list(predict(small(), sample_data / "gopro-derived" / "walk_vp9_30fps.mp4", tmp_path / "imu.csv"))
+    assert [bool(row.classes) for row in rows] == [False, False, True, True]
+    assert "covers" in rows[0].problem
+
+
+def test_predict_says_at_once_what_does_not_fit(sample_data, tmp_path):
+    """At the call, and not where the clips are asked for."""
+    model, video = small(), sample_data / "gopro" / "max-heromode.mp4"
+    with pytest.raises(egodistill.EgoDistillError, match="above 0; got -1"):
+        predict(model, video, stride=-1)
+    with pytest.raises(data.VideoError, match="nothing"):
+        predict(model, tmp_path / "nothing.mp4")
+    (tmp_path / "imu.csv").write_text("what,is,this\n1,2,3\n")
+    with pytest.raises(data.DataError, match="imu"):
+        predict(model, video, tmp_path / "imu.csv")

@@ -1,0 +1,133 @@
+"""Precision and compilation."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from toys import CLASSES, QUIET, Store, small
+
+import egodistill
+from egodistill import EgoDistillError, Training, evaluate, measure, predict, runtime
+
+ROOT = Path(egodistill.__file__).parent
+
+
+def pretend(monkeypatch, kernels=True, **capabilities):
+    """A processor that has these, and a oneDNN with or without bf16 kernels for it."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    monkeypatch.setattr(runtime, "has_bf16_kernels", lambda: kernels)
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "expected, reason, capabilities",
+    [
+        ("bf16", "Intel Xeon has AMX", {"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}),
+        ("bf16", "AMD EPYC has AVX512_BF16", {"avx512_bf16": True, "amx_bf16": False, "cpu_name": "AMD EPYC"}),
+        ("fp32", "AMD EPYC has no AVX512_BF16", {"avx512_bf16": False, "cpu_name": "AMD EPYC"}),
+        ("fp32", "Intel Xeon has no AMX", {"avx512_bf16": True, "amx_bf16": False, "cpu_name": "Intel Xeon"}),
+        ("fp32", "this CPU has no AMX", {"neon": True, "bf16": True}),
+        ("fp32", "this CPU has no AMX", {}),
+        ("fp32", "no bf16 kernels", {"amx_bf16": True, "cpu_name": "Intel Xeon", "kernels": False}),
+    ],
+)
+def test_auto_is_bf16_where_the_processor_is_fast_at_it(expected, reason, capabilities, monkeypatch):
+    pretend(monkeypatch, **capabilities)
+    fast, why = runtime.bf16_speed(CPU)
+    assert fast is (expected == "bf16") and reason in why
+    assert runtime.pick_precision(CPU, "auto") == Training(precision="auto", device="cpu").precision == expected
+    for given in ("fp32", "bf16"):  # what is asked for holds
+        assert runtime.pick_precision(CPU, given) == Training(precision=given).precision == given
+
+
+def test_auto_elsewhere(monkeypatch):
+    cuda = torch.device("cuda", 1)
+    assert runtime.pick_precision(torch.device("mps"), "auto") == "fp32"
+    for capability, expected in (((7, 5), "fp32"), ((8, 0), "bf16"), ((12, 0), "bf16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        assert runtime.pick_precision(cuda, "auto") == expected
+    monkeypatch.setattr(torch.version, "hip", "6.2")  # Its numbers mean something else.
+    assert runtime.pick_precision(cuda, "auto") == "fp32"
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # torch 2.4 has none
+    assert runtime.pick_precision(CPU, "auto") == "fp32" and "does not say" in runtime.bf16_speed(CPU)[1]
+    for wrong in (lambda: measure(small(), precision="fp16"), lambda: Training(precision="fp16")):
+        with pytest.raises(EgoDistillError, match="'auto', 'fp32' or 'bf16'; got 'fp16'"):
+            wrong()
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="oneDNN's limit is for x86")
+def test_auto_heeds_a_limit_of_the_instruction_set():
+    """A limit that oneDNN is given does not change what the processor says of itself."""
+    code = "import torch; from egodistill import runtime; print(runtime.pick_precision(torch.device('cpu'), 'auto'))"
+    limit = os.environ | {"DNNL_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=limit, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "fp32"
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_inference_runs_in_what_auto_found(amx, sample_data, monkeypatch):
+    pretend(monkeypatch, amx_bf16=amx)
+    model, store, ran = small(class_names=CLASSES, use_imu=False), Store(8), []
+    model.classifier.register_forward_hook(lambda layer, inputs, output: ran.append((output.dtype, output.grad_fn)))
+    dtype, name = (torch.bfloat16, "bf16") if amx else (torch.float32, "fp32")
+    assert evaluate(model, store, **QUIET).precision == name
+    next(predict(model, sample_data / "gopro" / "max-heromode.mp4", exact=False, device="cpu"))
+    assert ran == [(dtype, None)] * 2
+    assert measure(model, batch_size=1, repeats=1, device="cpu").precision == name
+    # counted, warmed up and timed; then fp32 again to compare with
+    assert [found for found, _ in ran[2:]] == [torch.float32] + [dtype] * 3 + [torch.float32] * amx
+    ran.clear()
+    assert evaluate(model, store, precision="fp32", **QUIET).precision == "fp32" and ran == [(torch.float32, None)]
+
+
+def test_compile_gives_the_same(monkeypatch, capsys):
+    """Through Dynamo, without a compiler. The last batch is smaller and goes through the model as it is."""
+    sizes, real = [], torch.compile
+
+    def spy(model):
+        fast = real(model, backend="eager")
+
+        def run(*inputs):
+            sizes.append(len(inputs[0]))
+            return fast(*inputs)
+
+        return run
+
+    store, model = Store(10), small()
+    plain = evaluate(model, store, batch_size=4, precision="fp32", **QUIET)
+    monkeypatch.setattr(torch, "compile", spy)
+    fast = evaluate(model, store, batch_size=4, precision="fp32", compile=True, **QUIET)
+    assert torch.allclose(fast.scores, plain.scores, atol=1e-6) and sizes == [4, 4]
+    cost = measure(model, batch_size=3, repeats=2, device="cpu", precision="fp32", compile=True)
+    assert sizes[2:] == [3] * 4 and cost.feature_error < 1e-5 and cost.same_top1 == 1.0
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("when", ["at once", "in the first batch"])
+def test_without_a_compiler_the_model_runs_as_it_is(when, monkeypatch, sample_data, capsys):
+    def compile_(model):
+        def run(*inputs):
+            raise RuntimeError("No working C++ compiler found\nand much more")
+
+        return run() if when == "at once" else run
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    store, model = Store(10), small(class_names=CLASSES)
+    plain = evaluate(model, store, batch_size=4, **QUIET)
+    assert not capsys.readouterr().err
+    assert torch.equal(evaluate(model, store, batch_size=4, compile=True, **QUIET).scores, plain.scores)
+    line = "torch.compile failed, so the model runs uncompiled: No working C++ compiler found\n"
+    assert capsys.readouterr().err == line
+    video = sample_data / "gopro" / "max-heromode.mp4"
+    assert list(predict(model, video, batch_size=2, compile=True)) == list(predict(model, video, batch_size=2))
+    assert capsys.readouterr().err == line
+    frames, imu = model.example(2)
+    with pytest.raises(ValueError, match=r"imu is float \[batch, 422, 6\]"):  # The model's own, and no word more.
+        runtime.Compiled(model)(frames, imu[:, 1:])
+    assert not capsys.readouterr().err

@@ -1,0 +1,259 @@
+"""The rules of the code base: which module may import which, what can be copied alone, what starts without torch."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import egodistill
+
+ROOT = Path(egodistill.__file__).parent
+MODULES = sorted(path.stem for path in ROOT.glob("*.py") if path.name not in ("setup.py", "__main__.py", "__init__.py"))
+pytestmark = pytest.mark.skipif("egodistill" not in MODULES, reason="not a checkout: modules lie elsewhere")
+
+# Module -> the siblings that it imports. "egodistill" is the door: errors, constants, the version.
+ARROWS = {
+    # doors
+    "egodistill": "",
+    "data": "egodistill annotations files imu store video",
+    "teachers": "egodistill checkpoints files runtime store student video_convnets video_transformers",
+    "cli": "egodistill",
+    # method
+    "student": "",
+    "distillation": "egodistill batches files runtime student training",
+    "training": "egodistill batches checkpoints files runtime",
+    "inference": "egodistill batches data files runtime student",
+    "batches": "egodistill files",
+    "runtime": "egodistill",
+    "checkpoints": "egodistill files",
+    "files": "egodistill",
+    # recordings and stores
+    "annotations": "egodistill files video",
+    "store": "egodistill annotations files",
+    "video": "",
+    "imu": "",
+    "gpmf": "",
+    "recordings": "egodistill files gpmf imu offset video",
+    "offset": "egodistill imu video",
+    # networks
+    "video_transformers": "",
+    "video_convnets": "",
+    # paper and tools
+    "baselines": "egodistill checkpoints student video_transformers",
+    "synthetic": "egodistill files",
+    "experiments": "egodistill",
+    "export": "egodistill batches files student",
+    "commands": "egodistill",
+    "demo": "egodistill",
+}
+# Imports inside functions, with their reasons.
+LATE = {
+    "egodistill": "cli",  # `python -m egodistill`, at the end of the file
+    "cli": "runtime",  # it needs torch, and a list of the commands does not
+}
+COPYABLE = ("student", "video_transformers", "video_convnets", "video", "imu", "gpmf")
+
+
+def tree(module: str) -> ast.Module:
+    return ast.parse((ROOT / f"{module}.py").read_text(encoding="utf-8"))
+
+
+def siblings(node: ast.AST) -> set[str]:
+    """The modules of the project that an import statement names."""
+    if isinstance(node, ast.Import):
+        names = [name.name for name in node.names]
+        return {name.partition(".")[2] or name for name in names if name.split(".")[0] == "egodistill"}
+    if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "egodistill":
+        inner = node.module.partition(".")[2]
+        if inner:
+            return {inner}
+        return {name.name if name.name in MODULES else "egodistill" for name in node.names}
+    return set()
+
+
+def imports(module: str) -> tuple[set[str], set[str]]:
+    """The siblings that a module imports at its top, and those that it imports later. Those for types do not count."""
+    code = tree(module)
+    typing = {
+        id(node)
+        for block in code.body
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        for node in ast.walk(block)
+    }
+    top = set().union(*(siblings(node) for node in code.body))
+    every = set().union(*(siblings(node) for node in ast.walk(code) if id(node) not in typing))
+    return top, every - top
+
+
+def test_every_module_has_its_arrows():
+    assert set(ARROWS) == set(MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_are_the_allowed_ones(module):
+    top, late = imports(module)
+    assert top == set(ARROWS[module].split())
+    assert late == set(LATE.get(module, "").split())
+
+
+def test_arrows_point_one_way():
+    done: set[str] = set()
+    while left := [module for module in ARROWS if module not in done]:
+        free = [module for module in left if set(ARROWS[module].split()) <= done]
+        assert free, f"a circle among {left}"
+        done.update(free)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_private_name_crosses_a_boundary(module):
+    """Neither `module._name` nor `object._name` of something that is not the class's own."""
+    code, found = tree(module), []
+    for node in ast.walk(code):
+        if isinstance(node, ast.ImportFrom) and siblings(node):
+            found += [name.name for name in node.names if name.name.startswith("_")]
+        if isinstance(node, ast.Attribute) and re.match(r"_[^_]", node.attr):
+            owner = ast.unparse(node.value)
+            own = owner in ("self", "cls") or node.attr in (
+                "_asdict",
+                "_fields",
+                "_replace",
+            )  # a NamedTuple's are public
+            foreign = owner.split(".")[0] in ("torch", "os")
+            found += [] if own or foreign else [f"{owner}.{node.attr}"]
+    assert found == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_closure_changes_its_surroundings(module):
+    assert not any(isinstance(node, ast.Nonlocal) for node in ast.walk(tree(module)))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_public_names_exist(module):
+    """And no module has the name of one of the standard library, which would hide it in a checkout."""
+    assert module not in sys.stdlib_module_names
+    listed = [node for node in tree(module).body if isinstance(node, ast.Assign) and node.targets[0].id == "__all__"]
+    assert len(listed) == 1, "no __all__"
+    code = f"import egodistill.{module} as m; [getattr(m, name) for name in m.__all__]"
+    code = code.replace("egodistill.egodistill", "egodistill")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# --- Copied alone
+
+# What a stranger does with a copy; `SAMPLES` is the folder of real recordings, or None.
+USES = {
+    "student": """
+        import student, torch
+        model = student.EgoDistill(3, image_weights=None, frame_size=32)
+        assert model.eval()(*model.example(2)).logits.shape == (2, 3)
+        try:
+            model.save("student.pt")
+        except ValueError as error:
+            assert "checkpoints.py" in str(error)
+        else:
+            raise AssertionError
+        """,
+    "video_transformers": """
+        import torch, video_transformers
+        model = video_transformers.MViT(3, frames=4, size=32, width=8, depths=(1, 1)).eval()
+        feature, logits = model(torch.randn(2, 3, 4, 32, 32))
+        assert feature.shape == (2, 16) and logits.shape == (2, 3)
+        """,
+    "video_convnets": """
+        import torch, video_convnets
+        model = video_convnets.X3D(3, width=4, depth_factor=0.5, feature_dim=16, pool=1).eval()
+        feature, logits = model(torch.randn(2, 3, 4, 32, 32))
+        assert feature.shape == (2, 16) and logits.shape == (2, 3)
+        """,
+    "video": """
+        import video
+        try:
+            video.probe("nothing.mp4")
+        except OSError as error:
+            assert "nothing.mp4" in str(error)
+        else:
+            raise AssertionError
+        if SAMPLES:
+            frames = video.read_frames(SAMPLES + "/gopro/max-heromode.mp4", [1.0, 2.0], size=16)
+            assert frames.shape == (2, 3, 16, 16)
+        """,
+    "imu": """
+        import imu
+        with open("a.csv", "w") as file:
+            file.write("time,ax,ay,az,gx,gy,gz\\n" + "".join(f"{k / 200},0,0,9.8,0,0,{k}\\n" for k in range(600)))
+        window = imu.read_imu("a.csv").window(0.2)
+        assert window.shape == (422, 6) and abs(window[0, 5] - 40) < 1e-3
+        if SAMPLES:
+            try:
+                imu.read_imu(SAMPLES + "/gopro/max-heromode.mp4")
+            except ValueError as error:
+                assert "gpmf.py" in str(error)
+            else:
+                raise AssertionError
+        """,
+    "gpmf": """
+        import gpmf
+        try:
+            list(gpmf.parse(b"no telemetry"))
+        except ValueError as error:
+            pass
+        """,
+}
+
+
+@pytest.mark.parametrize("module", COPYABLE)
+def test_a_copy_works_beside_a_strangers_modules(module, tmp_path):
+    """In a folder with a `data.py` and so on of someone else's, and without this package."""
+    for other in MODULES:
+        if other != module:
+            (tmp_path / f"{other}.py").write_text("raise RuntimeError('a stranger\\'s own module was imported')\n")
+    (tmp_path / "gpmf.py").unlink(missing_ok=True)
+    (tmp_path / "egodistill.py").unlink()
+    shutil.copy(ROOT / f"{module}.py", tmp_path)
+    samples = os.environ.get("EGODISTILL_SAMPLE_DATA")
+    (tmp_path / "use.py").write_text(f"SAMPLES = {samples!r}\n" + textwrap.dedent(USES[module]))
+    # Without site packages of ours: an installed egodistill must not help.
+    block = "import sys, runpy; sys.modules['egodistill'] = None; sys.path[0] = '.'; runpy.run_path('use.py')"
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", COPYABLE)
+def test_a_copyable_module_names_no_sibling(module):
+    top, late = imports(module)
+    assert top == late == set()
+
+
+# --- What starts without torch
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import egodistill; dir(egodistill)",
+        "from egodistill import data",
+        "from egodistill import recordings",
+        "from egodistill import cli; sys.argv[1:] = ['--help']; cli.main()",
+        "from egodistill import cli; sys.argv[1:] = ['--version']; cli.main()",
+    ],
+)
+def test_light_imports_leave_torch_out(code):
+    check = "\nfinally:\n    assert not {'torch', 'torchvision'} & set(sys.modules)"
+    code = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass{check}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names_of_the_door_are_where_it_says():
+    for name in egodistill.__all__:
+        assert getattr(egodistill, name) is not None and name in dir(egodistill)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        egodistill.nothing  # noqa: B018

@@ -1,0 +1,362 @@
+"""The student: counts, golden vectors, inputs, image networks, files."""
+
+import os
+import zlib
+
+import gradients
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from toys import CLASSES, same, small
+
+from egodistill import EgoDistill, EgoDistillError, baselines, data, inference, student
+
+
+def test_counts_of_the_paper_sized_student():
+    """The closed forms of the reference: 62 classes, N = 1, D = 768."""
+    with torch.device("meta"):
+        model = EgoDistill(62, image_weights=None)
+        assert sum(p.numel() for p in model.parameters()) == 20_579_070
+        assert inference.count_macs(model, torch.device("meta")) / 1e9 == pytest.approx(1.8634, abs=5e-5)
+        four = EgoDistill(62, image_weights=None, num_frames=4)
+    assert sum(p.numel() for p in four.parameters()) == 20_579_070 + 1_575_936
+    assert sum(p.numel() for p in student.IMUEncoder(3).parameters()) == 77_043
+    assert sum(p.numel() for p in student.IMUEncoder(16).parameters()) == 78_720
+
+
+@pytest.mark.parametrize("width", [3, 16])
+def test_imu_encoder_agrees_with_the_released_network(sample_data, width):
+    """Golden vectors of Brossard et al.'s code: catches a wrong pad, dilation, kernel, order or axis."""
+    folder = sample_data.parent / "reference" / "baselines"
+    if not folder.is_dir():
+        pytest.skip(f"needs the golden vectors in {folder}")
+
+    def z(name, shape):
+        return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+
+    encoder, state = student.IMUEncoder(width).eval(), {}
+    for key, value in encoder.state_dict().items():
+        shape = tuple(value.shape)
+        if key.endswith("num_batches_tracked"):
+            state[key] = torch.tensor(0)
+            continue
+        norm = key.split(".")[1] in ("2", "6", "10", "14")
+        if key.endswith("running_var"):
+            array = 1 + 0.1 * np.random.default_rng(zlib.crc32(key.encode())).random(shape)
+        else:
+            array = (1 if norm and key.endswith("weight") else 0) + 0.02 * z(key, shape)
+        state[key] = torch.tensor(array.astype(np.float32))
+    encoder.load_state_dict(state)
+    imu = torch.tensor((40 * z("input:imu", (2, 422, 6))).astype(np.float32))
+    golden = np.load(folder / "listen_to_look_and_imu.npz")[f"imu_out{width}"]
+    with torch.no_grad():
+        ours = encoder(imu).numpy()
+    assert ours.shape == golden.shape == (2, width, 422)
+    np.testing.assert_allclose(ours, golden, atol=1e-6)
+
+
+def test_imu_encoder_sees_the_past_only():
+    encoder = student.IMUEncoder().eval()
+    imu = torch.randn(1, 422, 6)
+    later = imu.clone()
+    later[:, 300:] += 1.0
+    with torch.no_grad():
+        a, b = encoder(imu), encoder(later)
+    assert torch.equal(a[:, :, :300], b[:, :, :300]) and not torch.allclose(a[:, :, 300:], b[:, :, 300:])
+
+
+def test_student_ignores_constant_parts_of_the_imu_only():
+    model = small().eval()
+    frames, imu = model.example(2)
+    with torch.no_grad():
+        plain = model(frames, imu)
+        shifted = model(frames, imu + torch.tensor([1.0, -2.0, 9.81, 0.1, 0.2, 0.3]))
+        mirrored = model(frames, -imu)
+    assert torch.allclose(plain.logits, shifted.logits, atol=1e-4)
+    assert not torch.allclose(plain.logits, mirrored.logits, atol=1e-4)
+
+
+def test_imu_encoder_gets_the_readings_with_their_sign_and_without_their_mean():
+    class Look(nn.Module):
+        def forward(self, imu):
+            self.seen = imu
+            return imu.transpose(1, 2)
+
+    model = small()
+    model.imu_encoder = Look()
+    imu = torch.randn(2, 422, 6) + torch.arange(6.0)
+    vector = model.encode_imu(imu)
+    wanted = imu.double() - imu.double().mean(1, keepdim=True)
+    assert torch.allclose(model.imu_encoder.seen.double(), wanted, atol=1e-5)
+    assert torch.equal(vector, model.imu_encoder.seen.transpose(1, 2).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("resnet18", 512),
+        ("mobilenet_v2", 1280),
+        ("mobilenet_v3_large", 960),
+        ("regnet_y_800mf", 784),
+        ("regnet_y_1_6gf", 888),
+        ("efficientnet_b0", 1280),
+        ("squeezenet1_0", 512),
+    ],
+)
+def test_image_encoders_by_name(name, size):
+    model = small(image_encoder=name).eval()
+    assert model.image_dim == size
+    feature, logits = model(*model.example(2))
+    assert feature.shape == (2, 12) and logits.shape == (2, 4)
+
+
+def test_frames_are_normalised_as_imagenet_weights_want():
+    class Look(nn.Module):
+        def forward(self, x):
+            self.seen = x
+            return x.mean((2, 3))
+
+    model = small(image_encoder="resnet18")
+    model.image_encoder = Look()
+    model.encode_frames(torch.tensor([124, 0, 255], dtype=torch.uint8).view(1, 1, 3, 1, 1).expand(1, 1, 3, 4, 4))
+    wanted = [
+        (v / 255 - m) / s for v, m, s in zip((124, 0, 255), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
+    ]
+    assert model.image_encoder.seen[0, :, 0, 0].tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_several_frames_are_ordered():
+    model = small(num_frames=3).eval()
+    frames, imu = model.example(2)
+    with torch.no_grad():
+        assert not torch.allclose(model(frames, imu).feature, model(frames.flip(1), imu).feature, atol=1e-6)
+        states, _ = model.gru(model.encode_frames(frames))
+        assert torch.allclose(model.aggregate(model.encode_frames(frames)), states[:, -1], atol=1e-6)
+
+
+def test_only_imu_switch_and_vector():
+    assert small(use_imu=False).inputs == ("frames",)
+    model = small(imu_vector="mean").eval()
+    frames, _ = model.example(2)
+    assert model(frames, torch.randn(2, 100, 6)).logits.shape == (2, 4)
+    assert model.imu_dim == 16
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda f, i: (f.float(), i), ["uint8", "float32 [2, 1, 3, 32, 32]"]),
+        (lambda f, i: (f[:, 0], i), ["[batch, 1, 3, height, width]", "[2, 3, 32, 32]"]),
+        (lambda f, i: (f.permute(0, 1, 3, 4, 2), i), ["[2, 1, 32, 32, 3]"]),
+        (lambda f, i: (f, i[:, :400]), ["422", "[2, 400, 6]"]),
+        (lambda f, i: (f, i.transpose(1, 2)), ["[2, 6, 422]"]),
+        (lambda f, i: (f, i.long()), ["float", "int64"]),
+        (lambda f, i: (f,), ["head motion"]),
+    ],
+)
+def test_wrong_inputs_are_named(spoil, words):
+    model = small()
+    with pytest.raises(ValueError) as error:
+        model(*spoil(*model.example(2)))
+    assert all(word in str(error.value) for word in words)
+
+
+def test_image_weights_from_a_file_are_strict(tmp_path):
+    import torchvision
+
+    torch.manual_seed(3)
+    full = torchvision.models.resnet18().state_dict()
+    assert len(full) == 122
+    torch.save(full, tmp_path / "resnet18.pth")
+    model = small(image_weights=tmp_path / "resnet18.pth")
+    assert torch.equal(model.image_encoder.layer4[1].conv2.weight, full["layer4.1.conv2.weight"])
+    assert same(small(image_weights=full).image_encoder, model.image_encoder)
+    del full["layer1.0.conv1.weight"]
+    full["extra"] = torch.zeros(1)
+    full["conv1.weight"] = torch.zeros(64, 1, 7, 7)
+    with pytest.raises(ValueError) as error:
+        small(image_weights=full)
+    assert all(
+        word in str(error.value) for word in ("layer1.0.conv1.weight", "extra", "[64, 1, 7, 7] for [64, 3, 7, 7]")
+    )
+    with pytest.raises(ValueError, match=r"nowhere\.pth"):
+        small(image_weights=tmp_path / "nowhere.pth")
+
+
+def test_real_mobilenet_weights_load(sample_data):
+    """Real ImageNet weights: without their classifier they load strictly, and see differences between pictures."""
+    model = small(
+        image_encoder="mobilenet_v2", image_weights=sample_data / "weights" / "mobilenet_v2_imagenet_features.pt"
+    )
+    assert all(torch.isfinite(p).all() for p in model.image_encoder.parameters())
+    with pytest.raises(ValueError, match="not fit this ResNet"):
+        small(image_encoder="resnet18", image_weights=sample_data / "weights" / "mobilenet_v2_imagenet_features.pt")
+
+
+def test_save_and_load(tmp_path):
+    model = small(num_frames=2, class_names=CLASSES).eval()
+    model.save(tmp_path / "student.pt")
+    again = EgoDistill.load(tmp_path / "student.pt")
+    assert same(model, again) and again.class_names == CLASSES and again.arguments == model.arguments
+    assert not again.training
+    with torch.no_grad():
+        inputs = model.example(1)
+        assert torch.equal(model(*inputs).logits, again(*inputs).logits)
+    assert [p.name for p in tmp_path.iterdir()] == ["student.pt"]
+
+
+def test_bad_checkpoints_are_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    path = tmp_path / "student.pt"
+    small().save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(EgoDistillError, match=r"student\.pt"):
+        EgoDistill.load(path)
+    torch.save({"format": Evil()}, path)
+    with pytest.raises(EgoDistillError, match=r"student\.pt"):
+        EgoDistill.load(path)
+    assert not (tmp_path / "ran").exists()
+    torch.save({"format": "other"}, path)
+    with pytest.raises(EgoDistillError, match="format is 'other'"):
+        EgoDistill.load(path)
+    path.write_bytes(whole)
+    content = torch.load(path, weights_only=True)
+    del content["weights"]["classifier.bias"]
+    torch.save(content, path)
+    with pytest.raises(EgoDistillError, match=r"1 missing \(classifier\.bias\)"):
+        EgoDistill.load(path)
+
+
+@pytest.mark.parametrize(("name", "depths"), [("resnet10x64", (1, 1, 1, 1)), ("resnet18", (2, 2, 2, 2))])
+def test_our_resnets_are_torchvisions(name, depths, tmp_path):
+    """Number by number, with its names; saved by the name."""
+    torch.manual_seed(0)
+    theirs = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, list(depths)).eval()
+    for value in theirs.state_dict().values():
+        if value.is_floating_point():
+            value += 0.1 * torch.rand_like(value)
+    options = {"image_encoder": name, "frame_size": 64, "use_imu": False}
+    model = EgoDistill(4, image_weights=theirs.state_dict(), **options).eval()
+    fresh = EgoDistill(4, image_weights=None, **options).eval()
+    theirs.fc = nn.Identity()
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        wanted = theirs(pixels)
+        torch.testing.assert_close(model.image_encoder(pixels), wanted, rtol=1e-4, atol=1e-5)
+        assert (fresh.image_encoder(pixels) - wanted).abs().max() > 0.01
+    model.save(tmp_path / "small.pt")
+    loaded = EgoDistill.load(tmp_path / "small.pt")
+    assert torch.equal(loaded.image_encoder(pixels), model.image_encoder(pixels))
+
+
+@pytest.mark.parametrize("name", list(student.RESNETS))
+def test_all_resnets_have_torchvisions_weights(name):
+    with torch.device("meta"):
+        theirs = torchvision.models.get_model(name, weights=None).state_dict()
+        ours, size = student.build_image_encoder(name, None)
+    wanted = {key: value.shape for key, value in theirs.items() if not key.startswith("fc.")}
+    assert {key: value.shape for key, value in ours.state_dict().items()} == wanted
+    assert size == theirs["fc.weight"].shape[1]
+
+
+def test_unknown_image_encoders_are_refused():
+    with pytest.raises(ValueError, match=r"resnet10x16.*no published weights"):
+        EgoDistill(4, image_encoder="resnet10x16")
+    with pytest.raises(ValueError, match="no classification network"):
+        EgoDistill(4, image_encoder="resnet10x0", image_weights=None)
+
+
+@pytest.mark.parametrize(("width", "instructions"), [(4, "AVX2"), (4, "ALL"), (8, "AVX512_CORE")])
+def test_gradients_of_narrow_shortcuts(width, instructions):
+    """oneDNN's strided 1x1 kernels are wrong below 8 channels with AVX2, below 16 with AVX-512."""
+    gradients.check("student", width, instructions)
+
+
+@pytest.mark.parametrize(("channels", "stride"), [(2, 2), (4, 2), (12, 3), (16, 2), (4, 1)])
+def test_shortcuts(channels, stride):
+    """Wherever they select pixels first, numbers, names and multiply-adds are those of a strided convolution."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(channels, 8, 1, stride, bias=False), nn.BatchNorm2d(8))
+    ours = student.shortcut(channels, 8, stride)
+    assert list(ours.state_dict()) == list(plain.state_dict())
+    assert (len(ours) == 3) == (channels < 16 and stride > 1)
+    ours.load_state_dict(plain.state_dict())
+    x, found = torch.randn(2, channels, 9, 7), []
+    for module in (plain, ours):
+        x.grad, x.requires_grad = None, True
+        with FlopCounterMode(display=False) as counter:
+            output = module(x)
+        output.pow(3).sum().backward()
+        gradients = [parameter.grad for parameter in module.parameters()]
+        found.append([output, x.grad, *gradients, torch.tensor(counter.get_total_flops())])
+    torch.testing.assert_close(*found)
+    with torch.no_grad():
+        last = x.contiguous(memory_format=torch.channels_last)
+        assert ours.to(memory_format=torch.channels_last)(last).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_no_encoder_of_torchvision_has_narrow_shortcuts():
+    """All of its strided 1x1 convolutions are wider than the broken kernels, so that they are left as they are."""
+    found = []
+    for name in ("resnet18", "resnet50", "regnet_x_400mf", "regnet_y_400mf"):  # the kinds that have such layers
+        for layer in torchvision.models.get_model(name, weights=None).modules():
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.stride != (1, 1):
+                found.append(layer.in_channels // layer.groups)
+    assert len(found) == 14 and min(found) >= student.LARGEST_BLOCK
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: EgoDistill(4, image_weights=None, frame_size=64),
+        lambda: EgoDistill(4, image_weights=None, frame_size=64, image_encoder="shufflenet_v2_x0_5"),
+        lambda: baselines.AdaFuse(4, weights=None, frame_size=64, width=16),
+        lambda: baselines.ListenToLook(4, weights=None, frame_size=64),
+    ],
+)
+def test_convolutions_get_channels_last(build):
+    """By 25 % the faster layout on CPUs, and that of tensor cores. Where a map is 1 x 1 there is no telling."""
+    model, told = build().eval(), []
+
+    def tell(layer, inputs, output):
+        if output.shape[1] > 1 and output.shape[2] * output.shape[3] > 1:
+            told.append(output.is_contiguous(memory_format=torch.channels_last))
+
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(tell)
+    with torch.no_grad():
+        model(*model.example(2))
+    assert len(told) >= 20 and all(told)
+
+
+def test_imu_encoder_learns_from_real_motion(sample_data):
+    """Four activities of a smart watch, 40 recordings to learn from and 40 others; chance is 25 %."""
+    with np.load(sample_data / "imu-activity" / "basicmotions.npz", allow_pickle=False) as file:
+        sets = {name: (file[f"x_{name}"], file[f"y_{name}"]) for name in ("train", "test")}
+    names = sorted(set(sets["train"][1].tolist()))
+    windows = {}
+    for name, (motion, labels) in sets.items():
+        assert motion.shape == (40, 6, 100) and names == ["Badminton", "Running", "Standing", "Walking"]
+        stamps = np.arange(100) / 10
+        imus = [data.Imu(stamps, one[:3].T.astype(float), stamps, one[3:].T.astype(float)) for one in motion]
+        x = np.stack([imu.window(0.0, rate=422 / 9.9, min_coverage=0.9) for imu in imus])
+        windows[name] = torch.from_numpy(x), torch.tensor([names.index(label) for label in labels])
+    torch.manual_seed(0)
+    model = nn.Sequential(student.IMUEncoder(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(16, 4))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    x, y = windows["train"]
+    for _ in range(30):
+        nn.functional.cross_entropy(model(x - x.mean(1, keepdim=True)), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    x, y = windows["test"]
+    with torch.no_grad():
+        assert (model.eval()(x - x.mean(1, keepdim=True)).argmax(1) == y).float().mean() > 0.8

@@ -1,0 +1,163 @@
+"""The loop: order, resuming, refusals."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from toys import CLASSES, FAST, QUIET, Named, Store, same, small
+
+import egodistill
+from egodistill import EgoDistill, EgoDistillError, Output, distill, evaluate, finetune, training
+
+ROOT = Path(egodistill.__file__).parent
+
+
+def test_order_of_the_data_depends_on_seed_and_epoch_alone():
+    store, rows = Store(16), []
+
+    class Probe(nn.Module):
+        inputs = ("imu",)
+
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(6, 4)
+
+        def forward(self, imu):
+            if self.training:
+                rows.append(imu[:, 0, 0].tolist())
+            return Output(imu.mean(1), self.layer(imu.mean(1)))
+
+    def run(seed, **change):
+        rows.clear()
+        torch.manual_seed(np.random.randint(1000))
+        finetune(Probe(), store, **FAST | {"epochs": 2, "seed": seed} | change)
+        return [list(row) for row in rows]
+
+    first = run(0)
+    assert first == run(0) and first != run(1) and first[:2] != first[2:]
+    flat = [value for row in first[:2] for value in row]
+    assert sorted(flat) == sorted(store.arrays["imu"][:, 0, 0].tolist())  # each clip once an epoch
+
+
+SCRIPT = """
+    import os, signal, sys
+    sys.path[:0] = [{root!r}, {root!r} + "/tests"]
+    import torch
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ignored in the background of a shell.
+    import egodistill, toys
+    stage, out, kill_at, kill = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    model, store = toys.small(), toys.Store(24)
+    settings = toys.QUIET | dict(epochs=4, batch_size=8, learning_rate=1e-3, decay_epochs=(2,),
+                              checkpoint=out + ".training", checkpoint_seconds=0.0)
+    step = torch.optim.AdamW.step
+    count = [0]
+    def counted(self, *a, **k):
+        count[0] += 1
+        if count[0] == kill_at:
+            os.kill(os.getpid(), kill)
+        return step(self, *a, **k)
+    torch.optim.AdamW.step = counted
+    if stage == "finetune":
+        egodistill.finetune(model, store, **settings)
+    elif stage == "distill":
+        egodistill.distill(model, store, teacher="t", **settings)
+    else:
+        egodistill.pretrain_imu(model, store, teacher="t", **settings)
+    model.save(out)
+    print(count[0])
+"""
+
+
+@pytest.mark.parametrize("stage", ["finetune", "pretrain_imu", "distill"])
+def test_a_killed_run_ends_with_the_same_bits(tmp_path, stage):
+    script = tmp_path / "run.py"
+    script.write_text(textwrap.dedent(SCRIPT.format(root=str(ROOT))))
+
+    def run(out, kill_at, kill=signal.SIGKILL):
+        command = [sys.executable, str(script), stage, str(tmp_path / out), str(kill_at), str(int(kill))]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+    whole = run("whole.pt", 0)
+    assert whole.returncode == 0 and int(whole.stdout) == 12, whole.stderr
+    assert run("killed.pt", 5).returncode == -signal.SIGKILL  # in the second epoch
+    stopped = run("killed.pt", 4, signal.SIGINT)  # and Ctrl-C
+    assert stopped.returncode == -signal.SIGINT and "KeyboardInterrupt" in stopped.stderr
+    rest = run("killed.pt", 0)
+    assert rest.returncode == 0 and int(rest.stdout) == 12 - 4 - 3, rest.stderr
+    assert same(EgoDistill.load(tmp_path / "whole.pt"), EgoDistill.load(tmp_path / "killed.pt"))
+    histories = [(tmp_path / f"{name}.pt.jsonl").read_text().splitlines() for name in ("whole", "killed")]
+    for a, b in zip(*histories, strict=True):
+        a, b = json.loads(a), json.loads(b)
+        assert a["loss"] == b["loss"] and a["epoch"] == b["epoch"]
+    assert int(run("killed.pt", 0).stdout) == 0  # a finished run is not done again
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    store = Store(16)
+    settings = FAST | {"epochs": 1, "checkpoint": tmp_path / "c.pt"}
+    distill(small(), store, teacher="t", **settings)
+    with pytest.raises(EgoDistillError, match=r"c\.pt.*tau was 1\.0 and is now 2\.0"):
+        distill(small(), store, teacher="t", tau=2.0, **settings)
+
+
+def test_another_list_of_classes_is_refused(tmp_path):
+    """By the checkpoint of a run, and by a student that a file holds."""
+    store, other = Store(16), Store(16)
+    other.class_names = [*CLASSES[:3], "wash"]
+    settings = FAST | {"epochs": 1, "checkpoint": tmp_path / "c.pt"}
+    model = small()
+    distill(model, store, teacher="t", **settings)
+    with pytest.raises(EgoDistillError, match=r"c\.pt.*class_names was .*'take'.* and is now .*'wash'"):
+        distill(small(), other, teacher="t", **settings)
+    model.save(tmp_path / "student.pt")
+    for use in (
+        lambda m: distill(m, other, teacher="t", **FAST),
+        lambda m: evaluate(m, other, **QUIET),
+    ):
+        with pytest.raises(EgoDistillError, match=r"other class names: 4 .*take.* and 4 .*wash"):
+            use(EgoDistill.load(tmp_path / "student.pt"))
+
+
+def test_a_loss_that_is_not_finite_names_step_clips_and_the_last_checkpoint(tmp_path):
+    store, path = Named(16), tmp_path / "c.pt"
+    order = torch.randperm(
+        16, generator=torch.Generator().manual_seed(training.fold_seed(0, 1))
+    ).tolist()  # of the second epoch
+    read = store.read
+
+    def spoilt(name, index):
+        array = read(name, index)
+        if name == "imu" and index.tolist() == order[8:]:
+            array[2] = np.nan
+        return array
+
+    store.read = spoilt
+    with pytest.raises(EgoDistillError) as error:
+        finetune(small(), store, **FAST | {"checkpoint": path})
+    assert "in epoch 1, step 1" in str(error.value) and f"{path}, is kept" in str(error.value)
+    assert ", ".join(f"clip-{row}" for row in order[8:]) in str(error.value)
+    content = torch.load(path, weights_only=True)
+    assert content["state"]["epoch"] == 1 and all(v.isfinite().all() for v in content["weights"].values())
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
+    """The loss is still finite when the step spoils the weights."""
+    step = torch.optim.AdamW.step
+
+    def spoil(self):
+        step(self)
+        self.param_groups[0]["params"][0].data[0] = math.inf
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
+    with pytest.raises(EgoDistillError, match="weights are no longer finite in epoch 0, step 1"):
+        finetune(small(), Store(16), **FAST | {"checkpoint": tmp_path / "c.pt", "checkpoint_seconds": 0.0})
+    assert list(tmp_path.iterdir()) == []

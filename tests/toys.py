@@ -1,0 +1,65 @@
+"""Small students and a store in memory, for tests."""
+
+import numpy as np
+import torch
+
+from egodistill import IMU_SAMPLES, EgoDistill
+
+CLASSES = ["close", "open", "put", "take"]
+
+
+class Store:
+    """A store in memory. The class is told by the frame's colour (pair) and the sign of a ramp in the gyroscope."""
+
+    def __init__(self, clips=32, size=32, seed=0, feature_dim=12):
+        rng = np.random.default_rng(seed)
+        self.class_names, self.path = CLASSES, None
+        self.labels = np.arange(clips) % 4
+        self.segments = np.arange(clips)
+        colour = np.array([40, 40, 210, 210])[self.labels][:, None, None, None]
+        sign = np.where(self.labels % 2, 1.0, -1.0)[:, None, None]
+        frame = (colour + rng.integers(-30, 30, (clips, 3, size, size))).astype(np.uint8)
+        ramp = np.zeros((clips, IMU_SAMPLES, 6))
+        ramp[:, :, 5:] = sign * np.linspace(-1, 1, IMU_SAMPLES)[None, :, None]
+        imu = ramp + rng.normal(0, 0.1, ramp.shape) + rng.normal(0, 3, (clips, 1, 6))  # bias and gravity
+        self.arrays = {
+            "frames_1": frame[:, None],
+            "ends": np.stack([frame, frame[:, :, ::-1]], 1),
+            "imu": imu.astype(np.float32),
+            "t.feature": rng.normal(size=(4, feature_dim)).astype(np.float32)[self.labels],
+            "t.logits": (8 * np.eye(4, dtype=np.float32) + rng.normal(0, 0.1, (4, 4)).astype(np.float32))[self.labels],
+        }
+
+    def __len__(self):
+        return len(self.labels)
+
+    @property
+    def names(self):
+        return list(self.arrays)
+
+    def read(self, name, index):
+        return self.arrays[name][index].copy()
+
+
+class Named(Store):
+    """Clips have ids, as in data.ClipStore."""
+
+    @property
+    def clips(self):
+        return [{"id": f"clip-{k}"} for k in range(len(self))]
+
+
+def small(seed=0, **arguments):
+    torch.manual_seed(seed)
+    options = {"feature_dim": 12, "image_weights": None, "frame_size": 32, "hidden": 32} | arguments
+    return EgoDistill(4, **options)
+
+
+QUIET = {"progress": False, "device": "cpu"}
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+FAST = {"epochs": 12, "batch_size": 8, "learning_rate": 2e-3, "decay_epochs": (9,), **QUIET}
