@@ -23,8 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout's egodistill, installed or not.
 
-import egodistill
-from egodistill import teachers
+from egodistill import runtime, teachers
 
 FORMS = {"released": False, "library": True}
 
@@ -100,7 +99,7 @@ def main() -> None:
     print("device | values | batch | precision | s released | s library | ratio | MB released | MB library | ratio")
     print("    | MB above idle released | MB above idle library | ratio | greatest difference of a feature")
     for device in arguments.devices:
-        fast, reason = egodistill.bf16_speed(torch.device(device))
+        fast, reason = runtime.bf16_speed(torch.device(device))
         precisions = arguments.precisions or (["fp32", "bf16"] if fast else ["fp32"])
         print(f"{device} in {' and '.join(precisions)}: {reason}")
         for value_step in arguments.value_steps:

@@ -16,7 +16,7 @@ import torch
 from foreign import linux_only
 
 import egodistill
-from egodistill import EgoDistill, data, experiments, synthetic, teachers
+from egodistill import DataError, EgoDistill, data, experiments, files, synthetic
 
 ROOT = Path(egodistill.__file__).parent
 LOCKS = [pytest.param(False, id="fcntl"), pytest.param(True, id="msvcrt", marks=linux_only)]
@@ -91,9 +91,9 @@ WAIT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import teachers
+from egodistill import files
 print("waits", flush=True)
-with teachers._one_at_a_time(Path(sys.argv[2])):
+with files.lock(Path(sys.argv[2], "store.lock")):
     Path(sys.argv[2], "held").touch()
 """
 
@@ -118,11 +118,13 @@ def test_the_locks_of_data_and_teachers_exclude_each_other(tmp_path, msvcrt, kil
 
 def test_no_lock_is_an_error(world, tmp_path, monkeypatch):
     store = small_store(world, tmp_path / "store")
-    for module, error in ((data, data.DataError), (teachers, teachers.TeacherError)):
+    for module in (data, files):
         monkeypatch.setattr(module, "fcntl", None)
         monkeypatch.setattr(module, "msvcrt", None)
-        with pytest.raises(error, match="no file locks"), module._one_at_a_time(tmp_path):
-            pass
+    with pytest.raises(data.DataError, match="no file locks"), data._one_at_a_time(tmp_path):
+        pass
+    with pytest.raises(DataError, match="cannot be locked"), files.lock(tmp_path / "store.lock"):
+        pass
     with pytest.raises(data.DataError, match="no file locks"):
         store.add("t.feature", (2,), "float32")
     assert len(data.ClipStore(store.path)) == len(store)  # Reading needs none.
@@ -149,8 +151,8 @@ def rename_in_data(target):
     data._write_json(target, {"a": 1})
 
 
-def rename_in_teachers(target):
-    teachers._write_json(target, {"a": 1})
+def rename_in_files(target):
+    files.write_json(target, {"a": 1})
 
 
 def rename_in_egodistill(target):
@@ -163,7 +165,7 @@ def rename_in_synthetic(target):
         part.write_text("a", encoding="utf-8")
 
 
-RENAMES = [rename_in_data, rename_in_teachers, rename_in_egodistill, rename_in_synthetic]
+RENAMES = [rename_in_data, rename_in_files, rename_in_egodistill, rename_in_synthetic]
 
 
 @pytest.mark.parametrize("rename", RENAMES)
