@@ -92,7 +92,9 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None)
         arguments, class_names, weights = content["arguments"], content["class_names"], dict(content["weights"])
     except (KeyError, TypeError, ValueError) as error:
         raise EgoDistillError(f"{path} does not describe a model ({type(error).__name__}: {error})") from error
-    if expected is not None and not issubclass(kind, expected):
+    if expected is not None and issubclass(expected, kind):
+        kind = expected  # it may be a class of the caller's own
+    elif expected is not None and not issubclass(kind, expected):
         raise EgoDistillError(f"{path} holds a model of the class {name}; this is {expected.__name__}.load()")
     try:
         model = kind.from_arguments(arguments, class_names)

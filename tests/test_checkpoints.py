@@ -199,6 +199,19 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, full_disk):
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["student.pt"]
 
 
+def test_a_class_of_ones_own_loads_what_it_saved(tmp_path):
+    class Mine(EgoDistill):
+        pass
+
+    torch.manual_seed(0)
+    model = Mine(2, image_encoder="resnet10x4", image_weights=None, hidden=8)
+    model.save(tmp_path / "mine.pt")
+    assert type(EgoDistill.load(tmp_path / "mine.pt")) is EgoDistill
+    again = Mine.load(tmp_path / "mine.pt")
+    assert type(again) is Mine and again.arguments == model.arguments
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
 # --- published weights -----------------------------------------------------------------------
 
 

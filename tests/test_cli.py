@@ -361,7 +361,10 @@ def files(tmp_path_factory) -> Path:
         ("prepare no-stop.csv --out store", "no-stop.csv: no column stop; it has video, start"),
         ("predict walk.mp4 --checkpoint none.pt", "none.pt"),
         ("measure --checkpoint none.pt", "none.pt"),
-        ("predict walk.mp4 --checkpoint teacher.pt", "teacher.pt is no 'egodistill student"),
+        (
+            "predict walk.mp4 --checkpoint teacher.pt",
+            "teacher.pt holds a model of the class Teacher; this is EgoDistill.load()",
+        ),
         ("predict walk.mp4 --checkpoint notes.txt", "notes.txt cannot be read as a checkpoint"),
         ("measure --checkpoint rows.csv", "rows.csv cannot be read as a checkpoint"),
         ("predict none.mp4 --checkpoint student.pt", "none.mp4: no such file"),
@@ -578,9 +581,9 @@ def test_finetune_options(sample_data, tmp_path, capsys):
     torch.manual_seed(0)
     assert teachers.Teacher.load(tmp_path / "t.pt").clip_spec.seconds == data.CLIP_SECONDS
     fresh = teachers.load("mvit_b_16x4", None, 2, frames=4, size=32, depths=(1, 1, 1, 1), width=16, progress=False)
-    trained, before = weights(tmp_path / "t.pt"), fresh.net.state_dict()
+    trained, before = weights(tmp_path / "t.pt"), fresh.state_dict()
     moved = {name for name, value in before.items() if not torch.equal(value, trained[name])}
-    assert moved == {f"{fresh.net.classifier}.weight", f"{fresh.net.classifier}.bias"}
+    assert moved == {f"net.{fresh.net.classifier}.weight", f"net.{fresh.net.classifier}.bias"}
     # Published weights of other classes: the trunk stays, the classifier is new.
     narrow = {"width": 8, "pool": 1, "size": 32}
     published = teachers.load("x3d_xs", None, 5, progress=False, **narrow)
@@ -588,8 +591,8 @@ def test_finetune_options(sample_data, tmp_path, capsys):
     small = ["--model", "x3d_xs", "--option", *(f"{name}={value}" for name, value in narrow.items())]
     asked = ["finetune", store, *small, "--checkpoint", tmp_path / "x3d_xs.pyth", "--head-only", *short]
     run(capsys, *asked, "--out", tmp_path / "x.pt")
-    trained, before = weights(tmp_path / "x.pt"), published.net.state_dict()
-    assert {len(trained[f"{published.net.classifier}.weight"])} == {2}
+    trained, before = weights(tmp_path / "x.pt"), published.state_dict()
+    assert {len(trained[f"net.{published.net.classifier}.weight"])} == {2}
     assert all(torch.equal(trained[name], value) for name, value in before.items() if "projection" not in name)
     for extra, words in (
         ([*small, "--gradient-checkpointing"], "no option 'width'|has no gradient checkpointing"),
