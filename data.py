@@ -46,7 +46,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -56,14 +55,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-try:
-    import fcntl
-except ModuleNotFoundError:
-    fcntl = None
-try:
-    import msvcrt  # Windows
-except ModuleNotFoundError:
-    msvcrt = None
+from egodistill import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, files
 
 __all__ = [
     "Segment",
@@ -91,14 +83,6 @@ __all__ = [
     "IMU_RATE",
     "IMU_SAMPLES",
 ]
-
-CLIP_SECONDS = 64 / 30  # the teacher's 16 frames at stride 4 and 30 fps
-IMU_RATE = 198.0  # Hz
-IMU_SAMPLES = 422  # floor(CLIP_SECONDS * IMU_RATE)
-
-
-class DataError(ValueError):
-    """Annotations, IMU data, settings or a store that cannot be used as they are."""
 
 
 class CoverageError(DataError):
@@ -1534,8 +1518,6 @@ def clip_times(
 
 _FORMAT = "egodistill clip store 1"
 _MISSING, _OK, _FAILED = 0, 1, 2  # values of status.npy
-# What stores that were made before these settings existed were made with.
-_LATER = {"audio": False, "sampling": "uniform", "seed": None, "exact": True, "min_coverage": 0.95, "zero_accel": False}
 
 
 def prepare(
@@ -1617,15 +1599,12 @@ def prepare(
     for count in counts:  # says so now, and not for each clip, where the rule does not fit
         clip_times(0.0, count, sampling=sampling)
     names = _class_names(segments, class_names)
-    workers = workers or _cores()
-    rank = int(os.environ.get("RANK", 0)) if rank is None else rank
-    world_size = int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
-    if not 0 <= rank < world_size:
-        raise DataError(f"rank {rank} is not one of the {world_size} of world_size")
+    workers = workers or files.available_cores()
+    rank, world_size = files.job_share(rank, world_size)
     path = Path(out)
     _refuse_strangers(path, settings)
     path.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(path):  # one creates it, the others wait and find it
+    with files.lock(path / "store.lock"):  # one creates it, the others wait and find it
         if (path / "store.json").exists():
             _check_same(path, segments, settings, names)
         else:
@@ -1645,7 +1624,7 @@ def prepare(
             status[rows[status[rows] == _FAILED]] = _MISSING
     jobs = [rows[status[rows] == _MISSING].tolist() for rows in share]
     by_size = sorted(filter(None, jobs), key=len, reverse=True)  # the longest must not come last
-    with _progress(status, progress):
+    with _Progress(status, progress):
         if min(workers, len(by_size)) > 1:
             _fill_in_processes(store, by_size, min(workers, len(by_size)))
         else:
@@ -1704,10 +1683,10 @@ def _create(path: Path, segments: list[Segment], settings: dict, class_names: li
     np.lib.format.open_memmap(path / "segment.npy", "r+")[:] = of_segment
     labels = np.array([of_class.get(segment.label, -1) for segment in segments])
     np.lib.format.open_memmap(path / "label.npy", "r+")[:] = labels[of_segment]
-    _write_json(path / "segments.json", [dataclasses.asdict(segment) for segment in segments])
-    _write_json(path / "clips.json", clips)
+    files.write_json(path / "segments.json", [dataclasses.asdict(segment) for segment in segments])
+    files.write_json(path / "clips.json", clips)
     header = {"format": _FORMAT, "settings": settings, "class_names": class_names}
-    _write_json(path / "store.json", header | {"arrays": entries})
+    files.write_json(path / "store.json", header | {"arrays": entries})
 
 
 def _arrays(settings: dict, n: int) -> dict[str, tuple[str, list[int]]]:
@@ -1732,14 +1711,9 @@ def _refuse_strangers(path: Path, settings: dict) -> None:
     ours = {f"{name}.npy" for name in _arrays(settings, 0)}
     ours |= {"segments.json", "clips.json", "store.lock", "store.json"}
     for file in path.iterdir() if path.exists() else ():
-        strange = file.name.removesuffix(".partial") not in ours and not file.name.startswith(".")
-        if strange and not is_system_file(file.name) and not (path / "store.json").exists():
+        strange = file.name not in ours and not file.name.startswith(".")
+        if strange and not files.is_system_file(file.name) and not (path / "store.json").exists():
             raise DataError(f"{path}: holds {file.name} but no store.json; give an empty folder")
-
-
-def is_system_file(name: str) -> bool:
-    """Return whether a desktop leaves files of this name in the folders that it shows."""
-    return name.lower() in (".ds_store", ".localized", ".directory", "thumbs.db", "ehthumbs.db", "desktop.ini")
 
 
 def _duration(video: str) -> float:
@@ -1750,21 +1724,15 @@ def _duration(video: str) -> float:
 
 
 def _check_same(path: Path, segments: list[Segment], settings: dict, class_names: list[str]) -> None:
-    """Refuse to go on with a store that was made from something else, and say what differs."""
+    """Refuse to continue a store that was made from something else, and say what differs."""
     old = ClipStore(path, _unfinished=True)
-    advice = f"Give another folder, or delete {path} to begin anew."
-    for name in settings | old.settings:
-        before, now = old.settings.get(name), settings.get(name)
-        if before != now:
-            raise DataError(f"{path}: was prepared with {name} = {before}, not {now}. {advice}")
-    before, now = len(old._segments), len(segments)
-    if before != now:
-        raise DataError(f"{path}: was prepared from {before} segments, not {now}. {advice}")
-    for i, (before, now) in enumerate(zip(old._segments, segments, strict=True)):
-        if before != now:
-            raise DataError(f"{path}: segment {i} was {before}, now it is {now}. {advice}")
-    if class_names != old.class_names:
-        raise DataError(f"{path}: was prepared with other class names. {advice}")
+    before = old.settings | {"segments": len(old._segments), "class_names": old.class_names}
+    now = settings | {"segments": len(segments), "class_names": class_names}
+    for i, (one, other) in enumerate(zip(old._segments, segments, strict=False)):
+        if one != other:
+            before[f"segment {i}"], now[f"segment {i}"] = dataclasses.asdict(one), dataclasses.asdict(other)
+            break
+    files.require_same_run(path, before, now, f"Give another folder, or delete {path} to begin anew.")
 
 
 def _fill(store: ClipStore, rows: Sequence[int]) -> Iterator[int]:
@@ -1869,7 +1837,7 @@ def _fill(store: ClipStore, rows: Sequence[int]) -> Iterator[int]:
 def _note(store: ClipStore, source: str | tuple[str, str], notes: Sequence[str]) -> None:
     """Keep what is odd about an IMU recording for whoever looks at the store."""
     if notes:
-        _append(store.path / "notes.jsonl", {"imu": source, "notes": list(notes)})
+        files.append_line(store.path / "notes.jsonl", {"imu": source, "notes": list(notes)})
 
 
 def _fail(store: ClipStore, row: int, reason: Exception | str) -> int:
@@ -1877,7 +1845,7 @@ def _fail(store: ClipStore, row: int, reason: Exception | str) -> int:
     if store._map("status")[row] == _OK:  # by another process, meanwhile
         return row
     line = {"clip": row, **store._clip(row), "status": "failed", "reason": str(reason)}
-    _append(store.path / "failures.jsonl", line)
+    files.append_line(store.path / "failures.jsonl", line)
     store._map("status", "r+")[row] = _FAILED
     return row
 
@@ -1885,9 +1853,9 @@ def _fail(store: ClipStore, row: int, reason: Exception | str) -> int:
 def _fill_in_processes(store: ClipStore, jobs: Sequence[list[int]], workers: int) -> None:
     """Have ``_fill`` done by ``workers`` processes at a time, each for a bundle of recordings.
 
-    A process is this very file run as a script (see its end): a caller needs no ``__main__`` guard,
-    no lock is forked, and a decoder that crashes costs one recording. All they say to each other
-    lies in the store.
+    A process imports this module and calls ``serve()``: a caller needs no ``__main__`` guard, no
+    lock is forked, and a decoder that crashes costs one recording. All they say to each other lies
+    in the store.
     """
     size = max(1, len(jobs) // (8 * workers))  # small enough to spread, large enough to start for
     bundles = queue.SimpleQueue()
@@ -1905,7 +1873,7 @@ def _fill_in_processes(store: ClipStore, jobs: Sequence[list[int]], workers: int
                 bundle = bundles.get_nowait()
             except queue.Empty:
                 return
-            command = [sys.executable, os.path.abspath(__file__), str(store.path)]
+            command = [sys.executable, "-c", _WORKER, _package_root(), str(store.path)]
             # On Windows a group of its own keeps Ctrl-C from the process, as the signal mask does elsewhere.
             group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
             process = subprocess.Popen(command, stdin=subprocess.PIPE, encoding="utf-8", creationflags=group)
@@ -1955,7 +1923,20 @@ _ENDS = {
 }
 
 
-def _serve(path: str) -> None:
+# The package is found where this process found it, and nothing else there comes before the standard library.
+_WORKER = (
+    "import sys; sys.path[0] = sys.argv[1]; import egodistill; sys.path.append(sys.path.pop(0)); "
+    "from egodistill import data; data.serve(sys.argv[2])"
+)
+
+
+def _package_root() -> str:
+    """Return the folder in which Python finds the package: a checkout, or the one that an install filled."""
+    folder = Path(os.path.abspath(__file__)).parent
+    return str(folder if (folder / "egodistill.py").is_file() else folder.parent)
+
+
+def serve(path: str) -> None:
     """Run as a process of prepare(): settle the clips of the recordings whose rows are the first line on stdin."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be held back, see work()
     faulthandler.enable()  # what crashes a decoder is named by its line
@@ -1978,35 +1959,30 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-@contextlib.contextmanager
-def _progress(status: np.ndarray, enabled: bool) -> Iterator[None]:
-    """A line on stderr while the clips are settled, by whatever process: done, speed, time left."""
-    total = np.count_nonzero(status == _MISSING)
-    began, finished = time.monotonic(), threading.Event()
+class _Progress:
+    """Shows how many clips are settled, by whatever process, while a `with` block runs."""
 
-    def show() -> None:
-        last = False
-        while not last:
-            last = finished.wait(0.5)
-            done = total - np.count_nonzero(status == _MISSING)
-            speed = done / max(time.monotonic() - began, 1e-9)
-            left = f"{(total - done) / speed:.0f}" if done else "?"
-            print(
-                f"\rprepare: {done}/{total} clips, {speed:.1f} clips/s, {left} s left  ",
-                end="\n" if last else "",
-                file=sys.stderr,
-                flush=True,
-            )
+    def __init__(self, status: np.ndarray, show: bool) -> None:
+        self.status, self.missing = status, np.count_nonzero(status == _MISSING)
+        self.bar = files.Progress("prepare", self.missing, show=show and self.missing > 0)
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._watch)
 
-    thread = threading.Thread(target=show)
-    if enabled and total:
-        thread.start()
-    try:
-        yield
-    finally:
-        finished.set()
-        if thread.ident:
-            thread.join()
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.ended.set()
+        self.thread.join()
+
+    def _watch(self) -> None:
+        with self.bar:
+            while not self.ended.wait(0.5):
+                self.bar.update(self._settled())
+            self.bar.update(self._settled())
+
+    def _settled(self) -> int:
+        return int(self.missing - np.count_nonzero(self.status == _MISSING))
 
 
 # --- The store -----------------------------------------------------------------------------------
@@ -2031,7 +2007,7 @@ class ClipStore:
     def __init__(self, path: str | os.PathLike, *, _unfinished: bool = False) -> None:
         self.path = Path(path)
         self._maps: dict[tuple[str, str], np.ndarray] = {}
-        header = _read_json(self.path / "store.json")
+        header = files.read_json(self.path / "store.json")
         form = header.get("format") if isinstance(header, dict) else None
         if form != _FORMAT:
             text = f"{self.path / 'store.json'}: is not the header of a clip store"
@@ -2042,11 +2018,11 @@ class ClipStore:
                 )
             raise DataError(text)
         try:
-            self.settings: dict = _LATER | header["settings"]
+            self.settings: dict = header["settings"]
             self.class_names: list[str] = header["class_names"]
             self._arrays: dict[str, dict] = header["arrays"]
-            self._segments = [Segment(**s) for s in _read_json(self.path / "segments.json")]
-            self._clips: list[dict] = _read_json(self.path / "clips.json")
+            self._segments = [Segment(**s) for s in files.read_json(self.path / "segments.json")]
+            self._clips: list[dict] = files.read_json(self.path / "clips.json")
             of_segment = np.array([clip["segment"] for clip in self._clips])
             for name in self._arrays:
                 self._map(name)
@@ -2111,7 +2087,7 @@ class ClipStore:
     @property
     def failures(self) -> list[dict]:
         """Clips of the whole folder that could not be prepared, each with its reason."""
-        lines = _json_lines(self.path / "failures.jsonl")
+        lines = files.read_lines(self.path / "failures.jsonl")
         reasons = {line["clip"]: line["reason"] for line in lines}
         rows = np.flatnonzero(self._map("status") == _FAILED).tolist()
         return [{"clip": k, **self._clip(k), "reason": reasons.get(k, "unknown")} for k in rows]
@@ -2120,7 +2096,7 @@ class ClipStore:
     def notes(self) -> dict[str, list[str]]:
         """What was odd about the IMU recordings: file -> words, see Imu.notes."""
         found = {}
-        for line in _json_lines(self.path / "notes.jsonl"):
+        for line in files.read_lines(self.path / "notes.jsonl"):
             source = line["imu"]
             found[source if isinstance(source, str) else " and ".join(source)] = line["notes"]
         return found
@@ -2160,11 +2136,11 @@ class ClipStore:
             raise DataError(f"{name!r} cannot be the name of an array")
         if name.split(".")[0].upper() in _DEVICES:
             raise DataError(f"{name!r} cannot be the name of an array: Windows keeps it for a device")
-        with _one_at_a_time(self.path):
+        with files.lock(self.path / "store.lock"):
             self._add(name, shape, dtype)
 
     def _add(self, name: str, shape: Sequence[int], dtype) -> None:
-        header = _read_json(self.path / "store.json")
+        header = files.read_json(self.path / "store.json")
         arrays = header["arrays"]
         n = len(self._clips)
         new = {"file": f"{name}.npy", "dtype": np.dtype(dtype).name, "shape": [n, *map(int, shape)]}
@@ -2175,7 +2151,7 @@ class ClipStore:
             for entry in (new, done):
                 _allocate(self.path, entry)
             arrays |= {name: new, f"{name}.done": done}
-            _write_json(self.path / "store.json", header)
+            files.write_json(self.path / "store.json", header)
         elif arrays[name] != new or f"{name}.done" not in arrays:
             raise DataError(f"{self.path}: has {name} already, as {arrays[name]} and not {new}")
         self._arrays.update(arrays)
@@ -2237,29 +2213,6 @@ class ClipStore:
 _DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")}
 
 
-@contextlib.contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Hold the lock on a store's header; the system releases it should this process die. teachers.py has it, too."""
-    with open(path / "store.lock", "a", encoding="utf-8") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-        elif msvcrt is not None:
-            while True:
-                with contextlib.suppress(PermissionError):  # another process has it
-                    file.seek(0)
-                    msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-                    break
-                time.sleep(0.01)
-            try:
-                yield
-            finally:
-                file.seek(0)
-                msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
-        else:
-            raise DataError(f"{path}: cannot be written: this Python has no file locks (fcntl or msvcrt)")
-
-
 def _allocate(path: Path, entry: dict) -> None:
     """An array of zeros in its final size; its name appears once the file is whole.
 
@@ -2267,88 +2220,9 @@ def _allocate(path: Path, entry: dict) -> None:
     is still to be found kills the process (SIGBUS). Only macOS and Windows cannot say so beforehand.
     """
     shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
-    with _whole(path / entry["file"]) as partial:
+    files.remove_parts(path / entry["file"])
+    with files.atomic_write(path / entry["file"]) as partial:
         np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
         if hasattr(os, "posix_fallocate"):
             with open(partial, "r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
-
-
-def _write_json(path: Path, value: dict | list) -> None:
-    """Write a file whole or not at all; a list gets a line an item."""
-    if isinstance(value, list):
-        text = "[\n" + ",\n".join(json.dumps(item) for item in value) + "\n]\n"
-    else:
-        text = json.dumps(value, indent=1) + "\n"
-    with _whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary name for a file, which becomes ``path`` when all went well and is removed when not.
-
-    One process at a time: the name is always the same, so that nothing of a killed one stays.
-    """
-    partial = path.with_name(path.name + ".partial")
-    with _told(path):
-        try:
-            yield partial
-            replace_file(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def replace_file(source: Path, target: Path) -> None:
-    """Rename a file to ``target``. Windows refuses while another process reads that one: try for a second."""
-    for _ in range(20):
-        with contextlib.suppress(PermissionError):
-            os.replace(source, target)
-            return
-        time.sleep(0.05)
-    os.replace(source, target)
-
-
-@contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """What the system says when a file cannot be written, with its name and the way out."""
-    try:
-        yield
-    except OSError as error:
-        free = shutil.disk_usage(path.parent).free
-        raise DataError(
-            f"{path}: cannot be written: {error.strerror or error}; {free / 1e6:.0f} MB are free there. What is "
-            "done is kept, the same call goes on"
-        ) from error
-
-
-def _append(path: Path, line: dict) -> None:
-    """Add a line to a file to which several processes add; a half one that stands there is ended first."""
-    text = json.dumps(line).encode() + b"\n"
-    with _told(path), open(path, "ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            text = b"\n" * (file.read(1) != b"\n") + text
-        file.write(text)
-
-
-def _json_lines(path: Path) -> Iterator[dict]:
-    """The whole lines of a file to which several processes append; a full disk leaves a half."""
-    if path.exists():
-        with open(path, encoding="utf-8") as file:
-            for line in file:
-                with contextlib.suppress(ValueError):
-                    yield json.loads(line)
-
-
-def _read_json(path: Path) -> dict | list:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{path}: is damaged: {error}") from error
-
-
-if __name__ == "__main__":  # a worker process of prepare()
-    _serve(sys.argv[1])

@@ -34,6 +34,8 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from egodistill import files
+
 if TYPE_CHECKING:
     from egodistill.data import Imu
 
@@ -753,21 +755,15 @@ def transcode(
         raise data.DataError(f"{out}: exists; give another name" + ("" if out.is_dir() else ", or overwrite=True"))
     if not out.parent.is_dir():
         raise data.DataError(f"{out}: there is no folder {out.parent}")
-    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
-    try:
-        partial.touch()
-    except OSError as error:
-        raise data.DataError(f"{out}: cannot be written: {error.strerror}") from error
-    try:
-        faults, frames, left_out = _transcode(video, partial, short_side, keyframe_every, quality)
-        data.replace_file(partial, out)
-    except data.VideoError as error:
-        cause = error.__cause__  # FFmpeg's words for what it could not write, under the name of what it reads
-        if getattr(cause, "errno", None) in _FULL:
-            raise data.DataError(f"{out}: cannot be written: {cause.strerror}; make room, and repeat") from error
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
+    with files.atomic_write(out) as part:
+        part.touch()  # FFmpeg's error would name the video
+        try:
+            faults, frames, left_out = _transcode(video, part, short_side, keyframe_every, quality)
+        except data.VideoError as error:
+            cause = error.__cause__  # FFmpeg's words for what it could not write, under the name of what it reads
+            if getattr(cause, "errno", None) in _FULL:
+                raise OSError(cause.errno, cause.strerror, str(part)) from error
+            raise
     speedup = None
     if measure:
         times = np.arange(1.0, data.probe(out).duration, 2.0)[:100]
