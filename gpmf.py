@@ -1,26 +1,27 @@
 """GPMF: accelerometer and gyroscope out of GoPro videos (HERO5 to HERO11, MAX, Fusion). Needs PyAV and numpy only.
 
-    import av, gpmf
+    import gpmf     # or: from egodistill import gpmf
 
-    with av.open("GH010001.MP4") as container:
-        imu = gpmf.read(container)
-    print(imu.device, imu.axes, imu.accel.shape, imu.gyro_time[:3])
+    motion = gpmf.read_video("GH010001.MP4")
+    print(motion.device, motion.axes, motion.accel.shape, motion.gyro_time[:3])
 
 A GoPro writes its telemetry as a data stream of the MP4, a packet about every second. A packet is a tree of elements:
 key, type, size and repeat, then the data, all big-endian (https://github.com/gopro/gpmf-parser describes it). Bytes to
-physical values is `parse()`, packets to samples with times is `read()`.
+physical values is `parse()`, packets to samples with times is `read()`, of a video that PyAV has opened.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import av
 import numpy as np
 
-__all__ = ["GPMFError", "Payload", "Telemetry", "packets", "parse", "read", "streams"]
+__all__ = ["GPMFError", "Payload", "Telemetry", "packets", "parse", "read", "read_video", "streams"]
 
 
 class GPMFError(ValueError):
@@ -170,6 +171,31 @@ def numbers(key: str, kind: str, size: int, data: bytes) -> np.ndarray:
 
 
 # --- A video's packets -> samples with times -------------------------------------------------------------------
+
+
+# Titles and the like that are not UTF-8 must not make a video unreadable. PyAV 19 always keeps their bytes as surrogate
+# escapes, and removed this argument.
+OPEN_OPTIONS = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
+def read_video(video: str | os.PathLike) -> Telemetry:
+    """Read the accelerometer and gyroscope of a GoPro video, with times on the clock that a player shows.
+
+    As `read()`, but counted from where the file starts. Raise GPMFError also for a file that cannot be opened.
+    """
+    path = Path(video)
+    if not path.is_file():
+        raise GPMFError("it is a folder" if path.is_dir() else "no such file")
+    # torchvision up to 0.25 turns PyAV's logging on when it is imported. Decoder threads then wait for the interpreter
+    # lock to log, and can wait for ever.
+    av.logging.set_level(None)
+    try:
+        with av.open(str(path), **OPEN_OPTIONS) as container:
+            zero = max(0.0, (container.start_time or 0) / 1e6)
+            found = read(container)
+    except av.error.FFmpegError as error:
+        raise GPMFError(f"it cannot be read as a video: {error.strerror}") from error
+    return found._replace(accel_time=found.accel_time - zero, gyro_time=found.gyro_time - zero)
 
 
 def read(container: av.container.InputContainer) -> Telemetry:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_data import write_video
+from painted import write_video
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.video import MViT, r3d_18, swin3d_t
@@ -1473,7 +1473,7 @@ def killed_again_and_again(path):
     for k, (moment, (event, where, nth)) in enumerate(MOMENTS.items()):
         child = os.fork()  # Before any computing, so that there are no threads to lose.
         if child == 0:
-            seen, kind, mapped = [], signal.SIGINT if moment == "Ctrl-C" else signal.SIGKILL, data.ClipStore._map
+            seen, kind, mapped = [], signal.SIGINT if moment == "Ctrl-C" else signal.SIGKILL, StoreFiles.array
 
             def die(seen=seen, nth=nth, kind=kind):
                 seen.append(1)
@@ -1489,7 +1489,7 @@ def killed_again_and_again(path):
                 return Dying(array, die) if (name, mode) == (where, "r+") else array
 
             if event == "write":
-                data.ClipStore._map = mapped_to_die
+                StoreFiles.array = mapped_to_die
             else:
                 sys.addaudithook(hook)
             try:
