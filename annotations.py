@@ -22,7 +22,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TextIO
 
 from egodistill import DataError
 from egodistill.video import VideoError, probe
@@ -103,8 +103,11 @@ def read_annotations(
         options["min_instances"] = min_instances
     if path.suffix.lower() == ".json":
         return read_ego4d(path, folder, seed=seed, **options)
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        header = file.readline()
+    try:
+        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+            header = file.readline()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     if "narration_id" in header:
         return read_epic_kitchens(path, folder, **options)
     if min_instances is not None:
@@ -245,67 +248,18 @@ def read_ego4d(
     annotations, root = Path(annotations), Path(root)
     if not 0 < test_share < 1:
         raise DataError(f"test_share is a share of each class, 0 < share < 1; got {test_share}")
-    folders = [root, root / "v2", root / "v1"]
-    about = {}
-    for folder in folders:
-        if (folder / "ego4d.json").is_file() and not about:
-            for where, _, video in _json_items(folder / "ego4d.json", ("videos",)):
-                sound = (video.get("video_metadata") or {}).get("audio_duration_sec")
-                about[_uid(where, video.get("video_uid"))] = video.get("is_stereo"), sound
-
-    dropped: collections.Counter[str] = collections.Counter()
+    reader, videos = _Ego4d(root, audio=audio, seed=seed), 0
     by_class: dict[str, list[tuple[bytes, Segment]]] = collections.defaultdict(list)
-    seen = set()
-    videos = 0
-    for where, key, video in _json_items(annotations, ("videos", "video_data")):
+    for where, key, video in json_items(annotations, ("videos", "video_data")):
         videos += 1
-        uid = _uid(where, video.get("video_uid", key))
-        stereo, sound = about.get(uid, (False, True))
-        imu = _first_file(folders, f"imu/{uid}.csv")
-        whole = _first_file(folders, f"full_scale/{uid}.mp4", f"video_540ss/{uid}.mp4")
-        lacks = None
-        if imu is None:
-            lacks = "the video has no IMU file"
-        elif stereo:
-            lacks = "the video shows two views (stereo)"
-        elif audio and not sound:
-            lacks = "the video has no audio"
-        for clip_uid, action, pre, post, inside, problem in _ego4d_actions(where, video):
-            clip = _first_file(folders, f"clips/{_uid(where, clip_uid)}.mp4") if clip_uid else None
-            narration = action.get("narration_annotation_uid") or action.get("uid")
-            identity = str((uid, narration, action.get("start_sec"), action.get("end_sec")))
-            problem = ("annotated twice" if identity in seen else problem) or lacks
-            if whole is None and problem is None:
-                if clip is None:
-                    problem = "neither the video nor its clip is there"
-                elif inside is None:
-                    problem = "no critical frames"
-            seen.add(identity)
-            if problem:
-                dropped[problem] += 1
-                continue
-            # A clip's clock starts later than that of the video and its IMU.
-            shift = 0.0 if whole else (inside - pre) / EGO4D_FPS
-            order = hashlib.sha256(f"{seed} {identity}".encode()).digest()
-            segment = Segment(
-                f"{uid}_{pre}_{post}_{order[:4].hex()}",
-                whole or clip,
-                pre / EGO4D_FPS + shift,
-                post / EGO4D_FPS + shift,
-                action["structured_verb"],
-                imu,
-                imu_offset=shift,
-            )
+        for order, segment in reader.segments(where, _uid(where, video.get("video_uid", key)), video):
             by_class[segment.label].append((order, segment))
-    segments = []
+    segments, dropped = [], reader.dropped
     for actions in by_class.values():
         if len(actions) < min_instances:
             dropped[_RARE.format(min_instances)] += len(actions)
-            continue
-        tests = min(max(1, round(test_share * len(actions))), len(actions) - 1)
-        for rank, (_, segment) in enumerate(sorted(actions, key=lambda pair: pair[0])):
-            split = "test" if rank < tests else "train"
-            segments.append(dataclasses.replace(segment, split=split))
+        else:
+            segments += _split(actions, test_share)
     if not segments:
         why = "; ".join(f"{n} actions: {reason}" for reason, n in dropped.items())
         raise DataError(f"{annotations}: no usable action in {videos} videos under {root}. {why}")
@@ -313,8 +267,84 @@ def read_ego4d(
     return SegmentList(segments, dropped)
 
 
-def _ego4d_actions(where: str, video: dict) -> Iterator[tuple[Any, dict, int, int, int | None, str | None]]:
-    """Clip uid, action, pre_frame, post_frame, pre_frame in the clip, and why it cannot be used."""
+def _split(actions: list[tuple[bytes, Segment]], test_share: float) -> list[Segment]:
+    """Return the actions of a class, split in the order that comes with each; both sides get one at least."""
+    tests = min(max(1, round(test_share * len(actions))), len(actions) - 1)
+    return [
+        dataclasses.replace(segment, split="test" if rank < tests else "train")
+        for rank, (_, segment) in enumerate(sorted(actions, key=lambda pair: pair[0]))
+    ]
+
+
+class _Action(NamedTuple):
+    """An annotated action: what it is, frame numbers in its video, why it cannot be used if it cannot."""
+
+    content: dict[str, Any]
+    clip_uid: Any
+    pre: int
+    post: int
+    pre_in_clip: int | None
+    problem: str | None
+
+
+class _Ego4d:
+    """Ego4D's files below a folder, and the segments of the actions in its videos. ``dropped`` counts the others."""
+
+    def __init__(self, root: Path, *, audio: bool, seed: int) -> None:
+        self.folders = [root, root / "v2", root / "v1"]
+        self.audio, self.seed = audio, seed
+        self.dropped: collections.Counter[str] = collections.Counter()
+        self.seen: set[str] = set()
+        self.about: dict[str, tuple[Any, Any]] = {}  # uid -> has two views, seconds of sound
+        if found := self.file("ego4d.json"):
+            for where, _, video in json_items(Path(found), ("videos",)):
+                sound = (video.get("video_metadata") or {}).get("audio_duration_sec")
+                self.about[_uid(where, video.get("video_uid"))] = video.get("is_stereo"), sound
+
+    def file(self, *names: str) -> str | None:
+        """Return the path of the first of these files that is there."""
+        paths = (folder / name for name in names for folder in self.folders)
+        return next((str(path) for path in paths if os.path.isfile(path)), None)
+
+    def segments(self, where: str, uid: str, video: dict) -> Iterator[tuple[bytes, Segment]]:
+        """Yield the usable actions of a video as segments, each with what orders it for the split."""
+        imu = self.file(f"imu/{uid}.csv")
+        whole = self.file(f"full_scale/{uid}.mp4", f"video_540ss/{uid}.mp4")
+        lacks = self.problem_of(uid, imu)
+        for action in _ego4d_actions(where, video):
+            clip = self.file(f"clips/{_uid(where, action.clip_uid)}.mp4") if action.clip_uid else None
+            content = action.content
+            narration = content.get("narration_annotation_uid") or content.get("uid")
+            identity = str((uid, narration, content.get("start_sec"), content.get("end_sec")))
+            problem = ("annotated twice" if identity in self.seen else action.problem) or lacks
+            if whole is None and problem is None:
+                if clip is None:
+                    problem = "neither the video nor its clip is there"
+                elif action.pre_in_clip is None:
+                    problem = "no critical frames"
+            self.seen.add(identity)
+            if problem:
+                self.dropped[problem] += 1
+                continue
+            order = hashlib.sha256(f"{self.seed} {identity}".encode()).digest()
+            # A clip's clock starts later than that of the video and its IMU.
+            shift = 0.0 if whole else (action.pre_in_clip - action.pre) / EGO4D_FPS
+            start, stop = (frame / EGO4D_FPS + shift for frame in (action.pre, action.post))
+            name = f"{uid}_{action.pre}_{action.post}_{order[:4].hex()}"
+            label = content["structured_verb"]
+            yield order, Segment(name, whole or clip, start, stop, label, imu, imu_offset=shift)
+
+    def problem_of(self, uid: str, imu: str | None) -> str | None:
+        """Return why none of a video's actions can be used, if so."""
+        stereo, sound = self.about.get(uid, (False, True))
+        if imu is None:
+            return "the video has no IMU file"
+        if stereo:
+            return "the video shows two views (stereo)"
+        return "the video has no audio" if self.audio and not sound else None
+
+
+def _ego4d_actions(where: str, video: dict) -> Iterator[_Action]:
     try:
         for interval in video.get("annotated_intervals") or ():
             for action in interval.get("narrated_actions") or ():
@@ -324,15 +354,8 @@ def _ego4d_actions(where: str, video: dict) -> Iterator[tuple[Any, dict, int, in
                     frames = {box.get("frame_type"): box.get("frame_number") for box in boxes}
                 pre, post = frames.get("pre_frame"), frames.get("post_frame")
                 inside = (action.get("clip_critical_frames") or {}).get("pre_frame")
-                problem = _problem(action, pre, post)
-                yield (
-                    interval.get("clip_uid"),
-                    action,
-                    pre,
-                    post,
-                    inside if isinstance(inside, int) else None,
-                    problem,
-                )
+                inside = inside if isinstance(inside, int) else None
+                yield _Action(action, interval.get("clip_uid"), pre, post, inside, _problem(action, pre, post))
     except (AttributeError, TypeError) as error:
         raise DataError(f"{where}: is not laid out as Ego4D's annotations are: {error}") from error
 
@@ -364,94 +387,25 @@ def _uid(where: str, uid: object) -> str:
     return uid
 
 
-def _first_file(folders: Sequence[Path], *names: str) -> str | None:
-    for name in names:
-        for folder in folders:
-            if os.path.isfile(folder / name):
-                return str(folder / name)
-    return None
+def json_items(
+    path: Path, names: Sequence[str], chunk: int = 1 << 20
+) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
+    """Yield the objects in the list or dict that a JSON file holds under one of these names.
 
-
-_JSON_CHUNK = 1 << 20  # characters
-_JSON_WORD = 1 << 20  # the longest string that may be cut by the end of what was read
-
-
-def _json_items(path: Path, names: Sequence[str]) -> Iterator[tuple[str, str | None, dict]]:
-    """The objects in the list or dict that a JSON file holds under one of these names.
-
-    Each with the words that an error about it starts with, and its key in a dict. Only one object
-    is held at a time. Raises DataError with file and place.
+    Each comes with the words that an error about it starts with, and its key in a dict. Only one object
+    is held at a time; ``chunk`` is how many characters are read at once. Raise DataError with file and place.
     """
-    decoder = json.JSONDecoder()
-    text, at, base = "", 0, 0
-
-    def more() -> bool:
-        nonlocal text, at, base
-        chunk = file.read(max(_JSON_CHUNK, len(text) - at))  # twice as much each time
-        text, at, base = text[at:] + chunk, 0, base + at
-        return bool(chunk)
-
-    def broken(place: int, why: str) -> DataError:
-        return DataError(f"{path}: cut off, or not JSON, at character {base + place}: {why}")
-
-    def next_sign() -> str:
-        nonlocal at
-        while True:
-            at = _JSON_SPACE.match(text, at).end()
-            if at < len(text):
-                return text[at]
-            if not more():
-                raise broken(at, "it ends here")
-
-    def take(signs: str) -> str:
-        nonlocal at
-        if (sign := next_sign()) not in signs:
-            raise broken(at, f"expected one of {signs}")
-        at += 1
-        return sign
-
-    def value() -> Any:
-        nonlocal at
-        next_sign()
-        while True:
-            try:
-                found, end = decoder.raw_decode(text, at)
-            except json.JSONDecodeError as error:
-                # More text may complete what is at the end of this one, and nothing else.
-                if len(text) - error.pos > _JSON_WORD or not more():
-                    raise broken(error.pos, error.msg) from error
-                continue
-            except RecursionError as error:
-                raise broken(at, "nested too deep") from error
-            if (end == len(text) or text[end] in ".eE+-") and more():  # a number may go on
-                continue
-            at = end
-            return found
-
-    def members(opened: str) -> Iterator[str | None]:
-        """The keys of a dict or Nones of a list, each to be followed by a call of value()."""
-        nonlocal at
-        closing = "]" if opened == "[" else "}"
-        while next_sign() != closing:
-            key = None
-            if opened == "{":
-                key = value()
-                take(":")
-            yield key
-            if next_sign() != closing:
-                take(",")
-        at += 1
-
     found = False
     try:
         with open(path, encoding="utf-8-sig") as file:
-            for name in members(take("{")):
+            reader = JSONReader(file, path, chunk)
+            for name in reader.members("{"):
                 if name not in names:
-                    value()
+                    reader.value()
                     continue
                 found = True
-                for number, key in enumerate(members(take("[{"))):
-                    item, where = value(), f"{path}, {name}[{number if key is None else key!r}]"
+                for number, key in enumerate(reader.members("[{")):
+                    item, where = reader.value(), f"{path}, {name}[{number if key is None else key!r}]"
                     if not isinstance(item, dict):
                         raise DataError(f"{where}: is not an object")
                     yield where, key, item
@@ -463,7 +417,74 @@ def _json_items(path: Path, names: Sequence[str]) -> Iterator[tuple[str, str | N
         raise DataError(f"{path}: has no {' or '.join(map(repr, names))} at its top level")
 
 
-_JSON_SPACE = re.compile(r"[ \t\r\n]*")
+class JSONReader:
+    """Reads a JSON file value by value, so that a large list need not be held as a whole.
+
+    Raise DataError, with file and place, for what is not JSON.
+    """
+
+    SPACE = re.compile(r"[ \t\r\n]*")
+    LONGEST_WORD = 1 << 20  # characters of a string that may be cut by the end of what was read
+
+    def __init__(self, file: TextIO, path: Path, chunk: int) -> None:
+        self.file, self.path, self.chunk = file, path, chunk
+        self.decoder = json.JSONDecoder()
+        self.text, self.at = "", 0  # what was read, and how far it is decoded
+        self.base = 0  # the place of the text in the file, in characters
+
+    def members(self, brackets: str) -> Iterator[str | None]:
+        """Walk the list ("[") or dict ("{") that comes next: yield keys or Nones, each to be followed by `value()`."""
+        opened = self._take(brackets)
+        closing = "]" if opened == "[" else "}"
+        while self._next_sign() != closing:
+            key = None
+            if opened == "{":
+                key = self.value()
+                self._take(":")
+            yield key
+            if self._next_sign() != closing:
+                self._take(",")
+        self.at += 1
+
+    def value(self) -> Any:
+        """Return the value that comes next."""
+        self._next_sign()
+        while True:
+            try:
+                found, end = self.decoder.raw_decode(self.text, self.at)
+            except json.JSONDecodeError as error:
+                # More text may complete what is at the end of this one, and nothing else.
+                if len(self.text) - error.pos > self.LONGEST_WORD or not self._read_more():
+                    raise self._broken(error.pos, error.msg) from error
+                continue
+            except RecursionError as error:
+                raise self._broken(self.at, "nested too deep") from error
+            if (end == len(self.text) or self.text[end] in ".eE+-") and self._read_more():  # a number may go on
+                continue
+            self.at = end
+            return found
+
+    def _take(self, signs: str) -> str:
+        if (sign := self._next_sign()) not in signs:
+            raise self._broken(self.at, f"expected one of {signs}")
+        self.at += 1
+        return sign
+
+    def _next_sign(self) -> str:
+        while True:
+            self.at = self.SPACE.match(self.text, self.at).end()
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self._read_more():
+                raise self._broken(self.at, "it ends here")
+
+    def _read_more(self) -> bool:
+        chunk = self.file.read(max(self.chunk, len(self.text) - self.at))  # twice as much each time
+        self.text, self.at, self.base = self.text[self.at :] + chunk, 0, self.base + self.at
+        return bool(chunk)
+
+    def _broken(self, place: int, why: str) -> DataError:
+        return DataError(f"{self.path}: cut off, or not JSON, at character {self.base + place}: {why}")
 
 
 def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = None) -> SegmentList:

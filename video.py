@@ -363,7 +363,7 @@ class FrameReader:
             self.position = self.position if packet.dts is None else packet.dts
         try:
             frames = self.codec.decode(packet)
-        except av.error.InvalidValueError:
+        except av.error.InvalidDataError:
             self.broken = True
             return
         for frame in frames:
@@ -637,7 +637,7 @@ def _sound(container, stream, zero: float) -> Iterator[tuple[int, np.ndarray]]:
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
-        except av.error.InvalidValueError:
+        except av.error.InvalidDataError:
             continue  # leaves a gap, which the times of the next frames show
         for frame in frames:
             if frame.pts is None:
