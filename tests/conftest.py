@@ -56,6 +56,24 @@ def store(kitchen, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def panned(tmp_path_factory):
+    """A video of twelve seconds in which a camera pans over a wall."""
+    import numpy as np
+    from panned import RATE, pan
+
+    return pan(tmp_path_factory.mktemp("panned") / "pan.mp4", np.arange(12 * RATE) / RATE)
+
+
+@pytest.fixture(scope="session")
+def wearer(tmp_path_factory):
+    """A rendered world of one training wearer."""
+    from egodistill import synthetic
+
+    folder = tmp_path_factory.mktemp("wearer")
+    return synthetic.render(folder, train_acts=8, test_acts=3, train_wearers=1, progress=False)
+
+
+@pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     """A finished `egodistill demo` of two seeds in miniature."""
     from miniature import Demo
