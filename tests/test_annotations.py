@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import pickle
+import subprocess
+import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -428,3 +430,11 @@ def test_formats_are_told_apart(tmp_path):
     for gone in ("gone.csv", "gone.json"):
         with pytest.raises(DataError, match=f"{gone}: cannot be read"):
             annotations.read_annotations(tmp_path / gone)
+
+
+def test_the_module_is_found_under_its_name():
+    """`from __future__ import annotations` in egodistill.py would put something else there."""
+    code = "from egodistill import annotations; annotations.read_csv; print('found')"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=Path(annotations.__file__).parent, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "found\n", done.stderr

@@ -1,6 +1,6 @@
 """Ten thousand damaged inputs: each is read, or refused by the library's own error, quickly and in little memory.
 
-    EGODISTILL_FUZZ=100000 pytest tests/test_fuzz.py     # more of them, of other seeds
+EGODISTILL_FUZZ=100000 pytest tests/test_fuzz.py     # more of them, of other seeds
 """
 
 import json

@@ -26,6 +26,7 @@ from torchvision.models.video.mvit import MSBlockConfig
 
 import egodistill
 from egodistill import data, teachers
+from egodistill.store import StoreFiles
 
 LABELS = ["take", "put", "wash"]
 NARROW = {"width": 8, "beta": 4, "depths": (1, 1, 1, 1), "fusion_kernel": 5}
