@@ -242,31 +242,23 @@ def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack
 
 
 def _numbers(path: Path, columns: Sequence[int]) -> np.ndarray:
-    """These columns of comma-separated numbers, empty cells and NULL as NaN, float64."""
-
-    def parsed(source: Path | io.StringIO) -> np.ndarray:
-        return np.loadtxt(
-            source,
-            delimiter=",",
-            usecols=columns,
-            ndmin=2,
-            comments=None,
-            skiprows=1,
-            encoding="utf-8-sig",
-        )
-
+    """Return these columns of comma-separated numbers, empty cells and NULL as NaN, float64."""
     try:
-        return parsed(path)
+        return _parse_numbers(path, columns)
     except ValueError:  # looking for empty cells first would take half as long again
         pass
     try:
         text = path.read_text(encoding="utf-8-sig").replace("NULL", "nan").replace("null", "nan")
-        return parsed(io.StringIO(re.sub(r"(?m)^(?=,)|(?<=,)(?=,|$)", "nan", text)))
+        return _parse_numbers(io.StringIO(re.sub(r"(?m)^(?=,)|(?<=,)(?=,|$)", "nan", text)), columns)
     except UnicodeDecodeError as error:
         raise IMUError(f"{path}: not a text file: {error}") from error
     except ValueError as error:
         # numpy's words name the row, counted from the first one below the header
         raise IMUError(f"{path}: {error} (rows counted below the header)") from error
+
+
+def _parse_numbers(source: Path | io.StringIO, columns: Sequence[int]) -> np.ndarray:
+    return np.loadtxt(source, delimiter=",", usecols=columns, ndmin=2, comments=None, skiprows=1, encoding="utf-8-sig")
 
 
 def _read_telemetry(video: Path) -> Imu:

@@ -101,54 +101,79 @@ def survey(video: str | os.PathLike, stretches: int, seconds: float, samples: in
     length = min(seconds, duration) if count > 1 else min(max(seconds, duration), 2 * seconds)
     starts = np.linspace(0, max(duration - length, 0), count)
     with open_video(video) as container:
-        stream = video_stream(container, video)
-        stream.thread_type = "AUTO"
-        zero, tick = clock_zero(container), stream.time_base
-        faults, motions, keys, seen, rotation = Faults(), [], set(), [], 0
-
-        def packets(start: float) -> Iterator[av.Packet]:
-            if start > 0:
-                try:
-                    container.seek(math.floor((start + zero) / tick), stream=stream, backward=True)
-                except av.error.FFmpegError:  # behind the place where the file was cut off
-                    return
-            for packet in container.demux(stream):
-                if packet.is_keyframe and packet.pts is not None:
-                    keys.add(round(float(packet.pts * tick) - zero, 6))
-                yield packet
-
-        grey = GreyScaler(stream.width, stream.height)
+        surveyor = _Surveyor(container, video)
         for start in starts:
-            motion = MotionMeter(grey)
-            for frame in ordered_frames(packets(start), faults):
-                now = float(frame.pts * tick) - zero
-                if now < start - 1e-6:
-                    continue
-                if now >= start + length:
-                    break
-                rotation = frame.rotation
-                if motion.times and now <= motion.times[-1]:
-                    faults.repeated += 1
-                    continue
-                seen.append((now, *motion(now, frame)))
-            if len(motion.times) > 1:
-                motions.append(motion.result())
-
-        stream.codec_context.skip_frame = "NONKEY"  # the key frame before a moment is the one that comes alone
+            surveyor.look_at(start, start + length)
+        surveyor.key_frames_only()
         for moment in np.linspace(0, duration, samples + 2)[1:-1] if samples else ():
-            if any(start <= moment < start + length for start in starts):
+            if not any(start <= moment < start + length for start in starts):
+                surveyor.look_before(moment)
+        return surveyor.result()
+
+
+class _Surveyor:
+    """Looks at the pictures of an open video."""
+
+    def __init__(self, container: av.container.InputContainer, video: str | os.PathLike) -> None:
+        self.container, self.video = container, video
+        self.stream = video_stream(container, video)
+        self.stream.thread_type = "AUTO"
+        self.zero, self.tick = clock_zero(container), self.stream.time_base
+        self.grey = GreyScaler(self.stream.width, self.stream.height)
+        self.faults, self.motions, self.rotation = Faults(), [], 0
+        self.keys: set[float] = set()
+        self.seen: list[tuple[float, bool, bool]] = []  # time, blank, frozen
+
+    def look_at(self, start: float, stop: float) -> None:
+        """Decode a stretch and measure how the picture moves in it."""
+        motion = MotionMeter(self.grey)
+        for frame in ordered_frames(self._packets(start), self.faults):
+            now = self._seconds(frame.pts)
+            if now < start - 1e-6:
                 continue
-            for frame in ordered_frames(packets(moment), faults, reorder=0):
-                now = float(frame.pts * tick) - zero
-                seen.append((now, float(grey(frame).std()) < _BLANK, False))
+            if now >= stop:
                 break
-        if not seen:
-            raise VideoError(f"{video}: not one picture could be decoded")
-        # The file's own table knows all of them, where it has one; its times are those of decoding, a little early.
-        index = [float(entry.timestamp * tick) - zero for entry in stream.index_entries if entry.is_keyframe]
-    seen = sorted(set(seen))
-    times, blank, frozen = (np.array(column) for column in zip(*seen, strict=True))
-    return Survey(motions, times, blank, frozen, index if len(index) >= len(keys) else sorted(keys), rotation, faults)
+            self.rotation = frame.rotation
+            if motion.times and now <= motion.times[-1]:
+                self.faults.repeated += 1
+                continue
+            self.seen.append((now, *motion(now, frame)))
+        if len(motion.times) > 1:
+            self.motions.append(motion.result())
+
+    def key_frames_only(self) -> None:
+        """Decode nothing else from now on."""
+        self.stream.codec_context.skip_frame = "NONKEY"
+
+    def look_before(self, moment: float) -> None:
+        """Decode the key frame before a moment."""
+        for frame in ordered_frames(self._packets(moment), self.faults, reorder=0):
+            self.seen.append((self._seconds(frame.pts), float(self.grey(frame).std()) < _BLANK, False))
+            break
+
+    def result(self) -> Survey:
+        if not self.seen:
+            raise VideoError(f"{self.video}: not one picture could be decoded")
+        # The file's own table knows all key frames, if it has one; its times are those of decoding, a little early.
+        listed = [self._seconds(entry.timestamp) for entry in self.stream.index_entries if entry.is_keyframe]
+        keys = listed if len(listed) >= len(self.keys) else sorted(self.keys)
+        times, blank, frozen = (np.array(column) for column in zip(*sorted(set(self.seen)), strict=True))
+        return Survey(self.motions, times, blank, frozen, keys, self.rotation, self.faults)
+
+    def _packets(self, start: float) -> Iterator[av.Packet]:
+        if start > 0:
+            try:
+                place = math.floor((start + self.zero) / self.tick)
+                self.container.seek(place, stream=self.stream, backward=True)
+            except av.error.FFmpegError:  # behind the place where the file was cut off
+                return
+        for packet in self.container.demux(self.stream):
+            if packet.is_keyframe and packet.pts is not None:
+                self.keys.add(round(self._seconds(packet.pts), 6))
+            yield packet
+
+    def _seconds(self, ticks: int) -> float:
+        return float(ticks * self.tick) - self.zero
 
 
 class GreyScaler:

@@ -357,7 +357,9 @@ def transcode(
     with files.atomic_write(out) as part:
         part.touch()  # FFmpeg's error would name the video
         try:
-            faults, frames, left_out = _transcode(video, part, short_side, keyframe_every, quality)
+            with open_video(video) as source:
+                copier = _Copier(source, video)
+                copier.write(part, short_side, keyframe_every, quality)
         except VideoError as error:
             cause = error.__cause__  # FFmpeg's words for what it could not write, under the name of what it reads
             if getattr(cause, "errno", None) in _FULL:
@@ -368,7 +370,14 @@ def transcode(
         times = np.arange(1.0, probe(out).duration, 2.0)[:100]
         speedup = _seconds_to_read(video, times) / _seconds_to_read(out, times) if len(times) else None
     return Transcoded(
-        str(out), video.stat().st_size, out.stat().st_size, frames, faults.broken, faults.repeated, left_out, speedup
+        path=str(out),
+        source_bytes=video.stat().st_size,
+        copy_bytes=out.stat().st_size,
+        frames=copier.frames,
+        broken_packets=copier.faults.broken,
+        repeated_frames=copier.faults.repeated,
+        left_out=copier.left_out,
+        speedup=speedup,
     )
 
 
@@ -382,77 +391,86 @@ def _seconds_to_read(video: Path, times: np.ndarray) -> float:
     return time.perf_counter() - began
 
 
-def _transcode(
-    video: Path, partial: Path, short_side: int, keyframe_every: int, quality: int
-) -> tuple[Faults, int, tuple[str, ...]]:
+class _Copier:
+    """Copies an open video: pictures are made anew, packets of sound and telemetry go over as they are."""
 
-    with open_video(video) as source:
+    def __init__(self, source: av.container.InputContainer, video: Path) -> None:
         if not source.streams.video or source.streams.video[0].codec_context is None:
             raise VideoError(f"{video}: has no video stream that FFmpeg can decode")
-        stream = source.streams.video[0]
+        self.source, self.video = source, video
+        self.stream = stream = source.streams.video[0]
         stream.thread_type = "AUTO"
-        zero = round(clock_zero(source) / stream.time_base)  # in ticks: differences between frames stay exact
+        self.zero = round(clock_zero(source) / stream.time_base)  # in ticks: differences between frames stay exact
         others = [*source.streams.audio, *gpmf.streams(source)]
-        copied = [other for other in others if _fits_mp4(other)]
-        left_out = tuple(
+        self.copied = [other for other in others if _fits_mp4(other)]
+        self.left_out = tuple(
             f"{other.type} ({other.codec_context.name})" if other.codec_context else other.type
             for other in others
-            if other not in copied
+            if other not in self.copied
         )
-        discard_others(source, [stream, *copied])
-        faults = Faults()
+        discard_others(source, [stream, *self.copied])
+        self.faults, self.frames = Faults(), 0
+        self.encoder: av.video.stream.VideoStream | None = None
+        self.copies: dict[int, av.stream.Stream] = {}
+        self.early: list[av.Packet] = []  # what came before the first picture
+        self.durations: dict[int, int] = {}
+
+    def write(self, out: Path, short_side: int, keyframe_every: int, quality: int) -> None:
+        """Write the whole copy."""
+        starts = [other.start_time * other.time_base for other in self.copied if other.start_time is not None]
+        anchored = any(start <= self.zero * self.stream.time_base for start in starts)
+        usual = round(1 / (float(self.stream.average_rate or 25) * self.stream.time_base))
         # Empty edits at a stream's start are counted in the movie's own time scale, by default milliseconds.
-        scale = {"movie_timescale": str(stream.time_base.denominator)}
-        with av.open(str(partial), "w", format="mp4", options=scale) as target:
-            encoder, copies, early, durations, frames = None, {}, [], {}, 0
-
-            def copy(packet: av.Packet) -> None:
-                shift = round(zero * stream.time_base / packet.time_base)
-                packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-                packet.stream = copies[packet.stream.index]
-                target.mux(packet)
-
-            def write(packets: Sequence[av.Packet]) -> None:
-                for packet in packets:
-                    packet.duration = durations.pop(packet.pts)  # the encoder counts in mean steps
-                    target.mux(packet)
-
-            def pictures() -> Iterator[av.Packet]:
-                """Packets to decode, on the way to which those of the other streams go over as they are."""
-                for packet in source.demux([stream, *copied]):
-                    if packet.stream is stream:
-                        yield packet
-                    elif packet.dts is None or packet.pts is None:
-                        continue
-                    elif encoder is None:  # the first packet that is written closes the list of streams
-                        early.append(packet)
-                    else:
-                        copy(packet)
-
-            starts = [other.start_time * other.time_base for other in copied if other.start_time is not None]
-            anchored = any(start <= zero * stream.time_base for start in starts)
-            usual = round(1 / (float(stream.average_rate or 25) * stream.time_base))
-            for frame in _in_order(ordered_frames(pictures(), faults), faults):
-                picture_time = frame.pts - zero
-                if encoder is None:
+        scale = {"movie_timescale": str(self.stream.time_base.denominator)}
+        with av.open(str(out), "w", format="mp4", options=scale) as target:
+            self.target = target
+            for frame in _in_order(ordered_frames(self._pictures(), self.faults), self.faults):
+                picture_time = frame.pts - self.zero
+                if self.encoder is None:
                     paint = _Painter(frame, short_side)
-                    encoder = _encoder(target, paint(frame), stream, keyframe_every, quality)
-                    copies |= {other.index: _mirror(target, other) for other in copied}
-                    for packet in early:
-                        copy(packet)
-                    # A player's clock starts with the first thing in a file: where nothing else is there at zero, a
-                    # late first picture would become it. It is on screen before its own time anyway.
+                    self._begin(paint(frame), keyframe_every, quality)
+                    # A player's clock starts with the first thing in a file: if nothing else is there at zero, a late
+                    # first picture would become it. It is on screen before its own time anyway.
                     picture_time = picture_time if anchored else 0
                 picture = paint(frame)
-                picture.pts, picture.time_base = picture_time, stream.time_base
+                picture.pts, picture.time_base = picture_time, self.stream.time_base
                 picture.pict_type = av.video.frame.PictureType.NONE  # the original's key frames are not the copy's
-                durations[picture_time] = frame.duration or usual
-                write(encoder.encode(picture))
-                frames += 1
-            if encoder is None:
-                raise VideoError(f"{video}: not one picture could be decoded")
-            write(encoder.encode(None))
-    return faults, frames, left_out
+                self.durations[picture_time] = frame.duration or usual
+                self._mux(self.encoder.encode(picture))
+                self.frames += 1
+            if self.encoder is None:
+                raise VideoError(f"{self.video}: not one picture could be decoded")
+            self._mux(self.encoder.encode(None))
+
+    def _begin(self, picture: av.VideoFrame, keyframe_every: int, quality: int) -> None:
+        """Make the copy's streams and write what was to come before the first picture."""
+        self.encoder = _encoder(self.target, picture, self.stream, keyframe_every, quality)
+        self.copies = {other.index: _mirror(self.target, other) for other in self.copied}
+        for packet in self.early:
+            self._copy(packet)
+
+    def _pictures(self) -> Iterator[av.Packet]:
+        """Yield the packets to decode; those of the other streams are copied on the way."""
+        for packet in self.source.demux([self.stream, *self.copied]):
+            if packet.stream is self.stream:
+                yield packet
+            elif packet.dts is None or packet.pts is None:
+                continue
+            elif self.encoder is None:  # the first packet that is written closes the list of streams
+                self.early.append(packet)
+            else:
+                self._copy(packet)
+
+    def _copy(self, packet: av.Packet) -> None:
+        shift = round(self.zero * self.stream.time_base / packet.time_base)
+        packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+        packet.stream = self.copies[packet.stream.index]
+        self.target.mux(packet)
+
+    def _mux(self, packets: Sequence[av.Packet]) -> None:
+        for packet in packets:
+            packet.duration = self.durations.pop(packet.pts)  # the encoder counts in mean steps
+            self.target.mux(packet)
 
 
 def _in_order(frames: Iterator[av.VideoFrame], faults: Faults) -> Iterator[av.VideoFrame]:

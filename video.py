@@ -120,28 +120,36 @@ def read_frames(
         raise ValueError(f"{video}: no times were given")
     threads = threads or _cores()
     pictures: list[np.ndarray | None] = [None] * len(times)
-
-    def read(reader: FrameReader, part: np.ndarray) -> None:
-        scaler = Scaler(size, crop and size is not None)
-        for index, frame in reader.frames(times[part], exact=exact, threads=share):
-            if frame is None:
-                raise lost_frame(video, times[part[index]])
-            pictures[part[index]] = scaler(frame)
-
-    def read_beside(part: np.ndarray) -> None:
-        with open_video(video) as container:
-            read(FrameReader(container, video), part)
-
     with open_video(video) as container:
         reader = FrameReader(container, video)
-        first, *others = reader.parts(times, threads)
-        share = threads // (1 + len(others))
-        with concurrent.futures.ThreadPoolExecutor(len(others) or 1) as pool:
-            running = [pool.submit(read_beside, part) for part in others]
-            read(reader, first)
-            for part in running:
-                part.result()
+        parts = reader.parts(times, threads)
+        options = {"size": size, "crop": crop, "exact": exact, "threads": threads // len(parts)}
+        with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
+            running = [pool.submit(_read_beside, video, times[part], **options) for part in parts[1:]]
+            results = [_read_pictures(reader, times[parts[0]], **options), *(one.result() for one in running)]
+    for part, found in zip(parts, results, strict=True):
+        for index, picture in zip(part, found, strict=True):
+            pictures[index] = picture
     return np.stack(pictures)
+
+
+def _read_pictures(
+    reader: FrameReader, times: np.ndarray, *, size: int | None, crop: bool, exact: bool, threads: int
+) -> list[np.ndarray]:
+    """Return the pictures at these times, in their order."""
+    scaler = Scaler(size, crop and size is not None)
+    pictures: list[np.ndarray | None] = [None] * len(times)
+    for index, frame in reader.frames(times, exact=exact, threads=threads):
+        if frame is None:
+            raise lost_frame(reader.video, times[index])
+        pictures[index] = scaler(frame)
+    return pictures
+
+
+def _read_beside(video: str | os.PathLike, times: np.ndarray, **options) -> list[np.ndarray]:
+    """Do the same with a decoder of its own."""
+    with open_video(video) as container:
+        return _read_pictures(FrameReader(container, video), times, **options)
 
 
 def frames_at(
@@ -596,17 +604,16 @@ def audio_at(
             raise VideoError(f"{video}: has no audio")
         stream = container.streams.audio[0]
         discard_others(container, [stream])
-        zero = clock_zero(container)
-        pieces = _sound(container, stream, zero)
+        decoder = _Sound(container, stream)
+        pieces = decoder.pieces()
         held: collections.deque[tuple[int, np.ndarray]] = collections.deque()
         heard = 0  # the sample up to which the sound was decoded
         for index in np.argsort(starts, kind="stable"):
             first = round(float(starts[index]) * AUDIO_RATE)
             if first - heard > _AUDIO_SKIP * AUDIO_RATE:
                 ahead = max(0.0, starts[index] - 1.0)  # a decoder needs a moment to settle
-                with contextlib.suppress(av.error.FFmpegError):  # a container that cannot seek
-                    container.seek(math.floor((ahead + zero) / stream.time_base), stream=stream)
-                    pieces = _sound(container, stream, zero)
+                if decoder.seek(ahead):
+                    pieces = decoder.pieces()
                     held.clear()
             while held and held[0][0] + len(held[0][1]) <= first:
                 held.popleft()
@@ -623,35 +630,54 @@ def audio_at(
             yield int(index), None if missing.mean() > 0.05 else sound
 
 
-def _sound(container, stream, zero: float) -> Iterator[tuple[int, np.ndarray]]:
-    """Decoded sound from here on: number of the first sample since the video's zero, samples."""
-    resampler, anchor, taken, given = None, 0.0, 0.0, 0
+class _Sound:
+    """Decodes sound as mono at AUDIO_RATE. Its samples are counted from the frame after the last gap."""
 
-    def piece(frames: Sequence[av.AudioFrame]) -> Iterator[tuple[int, np.ndarray]]:
-        nonlocal given
+    def __init__(self, container: av.container.InputContainer, stream: av.audio.stream.AudioStream) -> None:
+        self.container, self.stream, self.zero = container, stream, clock_zero(container)
+        self.resampler: av.AudioResampler | None = None
+        self.anchor = self.taken = 0.0  # where counting began, and how much went into the resampler since, in seconds
+        self.given = 0  # samples that came out of it since
+
+    def seek(self, seconds: float) -> bool:
+        """Go to a time; return whether the container can."""
+        try:
+            self.container.seek(math.floor((seconds + self.zero) / self.stream.time_base), stream=self.stream)
+        except av.error.FFmpegError:
+            return False
+        return True
+
+    def pieces(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the sound from here on: number of the first sample since the video's zero, samples."""
+        self.resampler = None
+        for packet in self.container.demux(self.stream):
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                continue  # leaves a gap, which the times of the next frames show
+            for frame in frames:
+                if frame.pts is not None:
+                    yield from self._resampled(frame)
+        yield from self._drained()
+
+    def _resampled(self, frame: av.AudioFrame) -> Iterator[tuple[int, np.ndarray]]:
+        seconds = float(frame.pts * frame.time_base) - self.zero
+        if self.resampler is None or abs(seconds - self.anchor - self.taken) > _AUDIO_JUMP:
+            yield from self._drained()
+            self.resampler = av.AudioResampler(format="flt", layout="mono", rate=AUDIO_RATE)
+            self.anchor, self.taken, self.given = seconds, 0.0, 0
+        self.taken += frame.samples / frame.sample_rate
+        yield from self._numbered(self.resampler.resample(frame))
+
+    def _drained(self) -> Iterator[tuple[int, np.ndarray]]:
+        if self.resampler is not None:
+            yield from self._numbered(self.resampler.resample(None))
+
+    def _numbered(self, frames: Sequence[av.AudioFrame]) -> Iterator[tuple[int, np.ndarray]]:
         for frame in frames:
             samples = frame.to_ndarray()[0]
-            yield round(anchor * AUDIO_RATE) + given, samples
-            given += len(samples)
-
-    for packet in container.demux(stream):
-        try:
-            frames = packet.decode()
-        except av.error.InvalidDataError:
-            continue  # leaves a gap, which the times of the next frames show
-        for frame in frames:
-            if frame.pts is None:
-                continue
-            seconds = float(frame.pts * frame.time_base) - zero
-            if resampler is None or abs(seconds - anchor - taken) > _AUDIO_JUMP:
-                if resampler is not None:
-                    yield from piece(resampler.resample(None))
-                resampler = av.AudioResampler(format="flt", layout="mono", rate=AUDIO_RATE)
-                anchor, taken, given = seconds, 0.0, 0
-            taken += frame.samples / frame.sample_rate
-            yield from piece(resampler.resample(frame))
-    if resampler is not None:
-        yield from piece(resampler.resample(None))
+            yield round(self.anchor * AUDIO_RATE) + self.given, samples
+            self.given += len(samples)
 
 
 def log_mel(sound: np.ndarray) -> np.ndarray:
