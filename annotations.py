@@ -124,7 +124,7 @@ def read_epic_kitchens(
     min_instances: int = 1,
     audio: bool = False,
 ) -> SegmentList:
-    """The verb segments of an EPIC-KITCHENS-100 table whose videos have IMU files under ``root``.
+    """Read the verb segments of an EPIC-KITCHENS-100 table whose videos have IMU files under ``root``.
 
     Videos are ``<root>/<Pxx>/videos/<video_id>.MP4``, their IMU
     ``<root>/<Pxx>/meta_data/<video_id>-accl.csv`` and ``-gyro.csv``. All videos with IMU that have
@@ -132,45 +132,26 @@ def read_epic_kitchens(
     with ``split="wearer"`` segments of ``evaluation_wearers`` get split "test", all others "train".
     Any other word becomes the split of all. ``audio`` leaves out videos that have no sound.
 
-    The label is the verb class' key in EPIC_100_verb_classes.csv where that lies beside the table,
+    The label is the verb class' key in EPIC_100_verb_classes.csv if that is beside the table,
     else the class' commonest verb in the table. Classes with fewer than ``min_instances`` segments
     are dropped. ``.dropped`` of the result counts what was left out.
-    Raises DataError, with file and row, for a table that cannot be read.
+    Raise DataError, with file and row, for a table that cannot be read.
     """
     annotations, root = Path(annotations), Path(root)
-    needed = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp", "verb", "verb_class")
     dropped: collections.Counter[str] = collections.Counter()
     spellings: dict[int, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     lacks: dict[str, str | None] = {}  # video -> why it cannot be used
     found: list[tuple[int, Segment]] = []
-    for where, row in _table(annotations, needed):
-        wearer, video_id = row["participant_id"], row["video_id"]
-        for name in (wearer, video_id):
-            if not re.fullmatch(r"\w[\w-]*", name):  # nothing that could climb out of the root
-                raise DataError(f"{where}: {name!r} is not the id of a participant or a video")
-        start, stop = _stretch(where, row["start_timestamp"], row["stop_timestamp"])
-        if not row["verb_class"].isdecimal():
-            raise DataError(f"{where}: verb_class {row['verb_class']!r} is not a whole number")
-        verb_class = int(row["verb_class"])
+    for where, row in _table(annotations, EPIC_COLUMNS):
+        verb_class, segment = _epic_segment(where, row, root)
         spellings[verb_class][row["verb"]] += 1
-        folder = root / wearer
-        imu = tuple(str(folder / "meta_data" / f"{video_id}-{s}.csv") for s in ("accl", "gyro"))
-        video = str(folder / "videos" / f"{video_id}.MP4")
-        if video_id not in lacks:
-            lacks[video_id] = None
-            if not all(os.path.isfile(path) for path in imu):
-                lacks[video_id] = "the video has no IMU files"
-            elif audio:
-                lacks[video_id] = _lacks_audio(video)
-        if reason := lacks[video_id]:
+        if segment.video not in lacks:
+            lacks[segment.video] = _epic_problem(segment, audio)
+        if reason := lacks[segment.video]:
             dropped[reason] += 1
             continue
-        if split != "wearer":
-            part = split
-        else:
-            part = "test" if wearer in evaluation_wearers else "train"
-        segment = Segment(row["narration_id"], video, start, stop, None, imu, part)
-        found.append((verb_class, segment))
+        part = split if split != "wearer" else "test" if row["participant_id"] in evaluation_wearers else "train"
+        found.append((verb_class, dataclasses.replace(segment, split=part)))
     if not found:
         hint = ""
         if "validation" in annotations.name:
@@ -178,8 +159,9 @@ def read_epic_kitchens(
                 " No video of the official validation split has IMU: "
                 "the paper's train and evaluation videos are all in EPIC_100_train.csv."
             )
+        needed = "sound and IMU files" if audio else "IMU files"
         raise DataError(
-            f"{annotations}: none of its {len(lacks)} videos has {'sound and ' * audio}IMU files "
+            f"{annotations}: none of its {len(lacks)} videos has {needed} "
             f"<Pxx>/meta_data/<video_id>-accl.csv and -gyro.csv under {root}.{hint}"
         )
     names = _verb_names(annotations.with_name("EPIC_100_verb_classes.csv"), spellings)
@@ -193,18 +175,48 @@ def read_epic_kitchens(
     return SegmentList(segments, dropped)
 
 
-_RARE = "the class has fewer than {} segments"
+EPIC_COLUMNS = (
+    "narration_id",
+    "participant_id",
+    "video_id",
+    "start_timestamp",
+    "stop_timestamp",
+    "verb",
+    "verb_class",
+)
 
 
-def _lacks_audio(video: str) -> str | None:
+def _epic_segment(where: str, row: dict[str, str], root: Path) -> tuple[int, Segment]:
+    """Return the verb class of a row, and its segment without label and split."""
+    wearer, video_id = row["participant_id"], row["video_id"]
+    for name in (wearer, video_id):
+        if not re.fullmatch(r"\w[\w-]*", name):  # nothing that could climb out of the root
+            raise DataError(f"{where}: {name!r} is not the id of a participant or a video")
+    start, stop = _stretch(where, row["start_timestamp"], row["stop_timestamp"])
+    if not row["verb_class"].isdecimal():
+        raise DataError(f"{where}: verb_class {row['verb_class']!r} is not a whole number")
+    imu = tuple(str(root / wearer / "meta_data" / f"{video_id}-{sensor}.csv") for sensor in ("accl", "gyro"))
+    video = str(root / wearer / "videos" / f"{video_id}.MP4")
+    return int(row["verb_class"]), Segment(row["narration_id"], video, start, stop, None, imu)
+
+
+def _epic_problem(segment: Segment, audio: bool) -> str | None:
+    """Return why a segment's video cannot be used, if so."""
+    if not all(os.path.isfile(path) for path in segment.imu):
+        return "the video has no IMU files"
+    if not audio:
+        return None
     try:
-        return None if probe(video).has_audio else "the video has no audio"
+        return None if probe(segment.video).has_audio else "the video has no audio"
     except VideoError:
         return "the video cannot be opened"
 
 
+_RARE = "the class has fewer than {} segments"
+
+
 def _verb_names(table: Path, spellings: dict[int, collections.Counter[str]]) -> dict[int, str]:
-    """The name of each verb class: its official key, else its commonest spelling."""
+    """Return the name of each verb class: its official key, else its commonest spelling."""
     if table.is_file():
         keys = {int(row["id"]): row["key"] for _, row in _table(table, ("id", "key"))}
         if missing := set(spellings) - set(keys):
@@ -230,7 +242,7 @@ def read_ego4d(
     min_instances: int = 2,
     audio: bool = False,
 ) -> SegmentList:
-    """The verb segments of Ego4D's hands-and-objects annotations (fho_main.json, or fho.json).
+    """Read the verb segments of Ego4D's hands-and-objects annotations (fho_main.json, or fho.json).
 
     A segment is an action from its pre_frame to its post_frame, its label the structured verb. Left
     out, and counted in ``.dropped``, are actions that are rejected, invalid, warned of, annotated
@@ -239,11 +251,11 @@ def read_ego4d(
 
     Files lie below ``root``, or below its v2 or v1: ``imu/<video_uid>.csv``, and the first that is
     there of ``full_scale/<video_uid>.mp4``, ``video_540ss/<video_uid>.mp4`` and
-    ``clips/<clip_uid>.mp4``. ``ego4d.json``, where it is there, tells of stereo and sound.
+    ``clips/<clip_uid>.mp4``. ``ego4d.json``, if it is there, says which are stereo and which have sound.
 
     The paper splits at random, 70:30 within each class. Here the order is that of a hash of
     ``seed`` and the narration's uid, so that it does not depend on the rest of the file; a class of
-    two has one on each side. The file is read a video at a time. Raises DataError with its name.
+    two has one on each side. The file is read a video at a time. Raise DataError with its name.
     """
     annotations, root = Path(annotations), Path(root)
     if not 0 < test_share < 1:
@@ -361,7 +373,7 @@ def _ego4d_actions(where: str, video: dict) -> Iterator[_Action]:
 
 
 def _problem(action: dict, pre: Any, post: Any) -> str | None:
-    """The usual filter of public code."""
+    """Return why an action cannot be used, by the usual filter of public code."""
     for flag, reason in (
         ("is_rejected", "rejected"),
         ("is_invalid_annotation", "invalid"),
@@ -381,7 +393,7 @@ def _problem(action: dict, pre: Any, post: Any) -> str | None:
 
 
 def _uid(where: str, uid: object) -> str:
-    """An id that becomes a file's name: nothing that could climb out of the root."""
+    """Return an id that becomes a file's name; DataError for one that could climb out of the root."""
     if not isinstance(uid, str) or not re.fullmatch(r"\w[\w-]*", uid):
         raise DataError(f"{where}: {uid!r} is not the uid of a video or clip")
     return uid
@@ -488,13 +500,13 @@ class JSONReader:
 
 
 def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = None) -> SegmentList:
-    """Segments of your own videos, from a table ``video,start,stop,label[,imu][,split][,id]``.
+    """Read segments of your own videos from a table ``video,start,stop,label[,imu][,split][,id]``.
 
     start and stop are seconds or HH:MM:SS.sss; paths are relative to the table's folder. ``imu`` is
     one CSV, two separated by ';' (accelerometer;gyroscope), or empty: telemetry inside the video.
     Columns ``imu_offset`` (s) and ``imu_stretch`` are those of Segment. An empty label means none,
-    an empty split "train". A label that is not among ``class_names``, where they are given, is an
-    error. Raises DataError that names file and row.
+    an empty split "train". A label that is not among ``class_names``, if they are given, is an
+    error. Raise DataError that names file and row.
     """
     path = Path(path)
     segments, ids = SegmentList(), set()
@@ -521,10 +533,10 @@ def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = Non
 
 
 def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> SegmentList:
-    """The same segments, IMU clocks corrected by a table ``video,imu_offset[,imu_stretch]``.
+    """Return the same segments, IMU clocks corrected by a table ``video,imu_offset[,imu_stretch]``.
 
     A video is named by its path, or by its file name with or without suffix; `egodistill check`
-    writes such a table. An offset is added to what a segment has. Raises DataError with the row
+    writes such a table. An offset is added to what a segment has. Raise DataError with the row
     for a name that no segment's video has, or that several have.
     """
     result = SegmentList(segments, getattr(segments, "dropped", None))
@@ -546,7 +558,7 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
 
 
 def _clock(where: str, row: dict[str, str]) -> tuple[float, float]:
-    """Offset in seconds and stretch of an IMU's clock."""
+    """Return the offset in seconds and the stretch of an IMU's clock."""
     values = []
     for name, usual in (("imu_offset", 0.0), ("imu_stretch", 1.0)):
         try:
@@ -561,7 +573,7 @@ def _clock(where: str, row: dict[str, str]) -> tuple[float, float]:
 
 
 def _table(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Rows of a CSV with header, each with the words that an error about it starts with."""
+    """Yield the rows of a CSV with header, each with the words that an error about it starts with."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
@@ -582,7 +594,7 @@ def _table(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, s
 
 
 def _stretch(where: str, start: str, stop: str) -> tuple[float, float]:
-    """Start and stop in seconds, from '83.5' or '00:01:23.50'."""
+    """Return start and stop in seconds, from '83.5' or '00:01:23.50'."""
     seconds = []
     for text in (start, stop):
         parts = text.split(":")

@@ -96,12 +96,12 @@ __all__ = [
 
 
 def clip_starts(start: float, stop: float, duration: float, seconds: float = CLIP_SECONDS) -> list[float]:
-    """Where the clips lie that cover a segment of a video of ``duration`` seconds.
+    """Return the starts of the clips that cover a segment of a video of ``duration`` seconds.
 
     ceil(length / seconds) clips, at least one, spread evenly from the segment's start to its end.
     A segment shorter than a clip gets one clip around its centre. Clips that would reach over an
     end of the video are moved inside; in a video shorter than a clip the clip starts at 0.
-    Raises DataError for a segment that is empty or lies behind the video's end.
+    Raise DataError for a segment that is empty or lies behind the video's end.
     """
     if not (0 <= start < stop < math.inf and seconds > 0):
         raise DataError(f"{start} to {stop} s cannot be cut into clips of {seconds} s")
@@ -193,7 +193,7 @@ def prepare(
 ) -> ClipStore:
     """Decode every clip of ``segments`` once, into the folder ``out``; finish it if it was begun.
 
-    The arrays, a row a clip (see ClipStore):
+    The arrays, one row per clip (see ClipStore):
 
     - ``frames_N`` uint8 [n, N, 3, frame_size, frame_size] for each N of ``num_frames``, at the
       centres of N equal parts of the clip or by another rule of ``clip_times`` (``seed`` is that of
@@ -206,7 +206,7 @@ def prepare(
       clip of which a sensor covers less than ``min_coverage`` fails; ``zero_accel`` is read_imu's
     - ``audio`` float32 [n, 201, 40]: log mel bands of the clip's middle two seconds, see log_mel
 
-    ``workers`` processes read a video each (None: one a core, 1: all in this process). A call
+    ``workers`` processes read a video each (None: one per core, 1: all in this process). A call
     that was killed at any moment goes on where it stopped when it is made again. A clip that cannot
     be read is recorded with its reason in ``failures.jsonl`` and left alone until ``retry_failed``.
 
@@ -217,7 +217,7 @@ def prepare(
 
     ``class_names`` fixes the order of the classes (default: the labels, sorted).
 
-    Raises DataError where ``out`` holds something else, a label is not among ``class_names``, the
+    Raise DataError if ``out`` holds something else, a label is not among ``class_names``, the
     disk is too small, or, once all is done, more than the share ``max_bad`` of the clips failed.
     """
     segments = list(segments)
@@ -421,7 +421,7 @@ class _Filler:
                 self._written(row)
 
     def _written(self, row: int) -> None:
-        """One more part of the row is written."""
+        """Count one more part of the row as written."""
         self.left[row] -= 1
         if not self.left[row]:
             self._finish(row)  # the data first, then the status

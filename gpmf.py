@@ -77,9 +77,9 @@ TREE = "\0"  # the type of an element that holds elements
 
 
 def parse(payload: bytes) -> Payload | None:
-    """Read one packet; None where no device in it has both sensors, and of several the first that has.
+    """Read one packet; None if no device in it has both sensors, and of several the first that has.
 
-    Raises GPMFError for a packet that is cut off or broken. Keys that mean nothing here are skipped.
+    Raise GPMFError for a packet that is cut off or broken. Keys that mean nothing here are skipped.
     """
     for key, kind, _, device in elements(payload):
         if key != "DEVC" or kind != TREE:
@@ -98,7 +98,7 @@ def parse(payload: bytes) -> Payload | None:
 
 
 def elements(data: bytes) -> Iterator[tuple[str, str, int, bytes]]:
-    """Key, type, structure size and data of each element on one level."""
+    """Yield key, type, structure size and data of each element on one level."""
     at = 0
     while at < len(data):
         if not any(data[at : at + 4]):
@@ -118,7 +118,7 @@ def text(content: bytes) -> str:
 
 
 def values_of(key: str, stream: dict[str, list], device: str) -> tuple[np.ndarray, str]:
-    """A sensor's physical values and their axes, "XYZ" or "stored"."""
+    """Return a sensor's physical values and their axes, "XYZ" or "stored"."""
     values = numbers(key, *stream[key])
     if values.shape[1] != 3:
         raise GPMFError(f"GPMF {key} has {values.shape[1]} channels, not 3")
@@ -132,7 +132,7 @@ def values_of(key: str, stream: dict[str, list], device: str) -> tuple[np.ndarra
 
 
 def channels_to_camera(key: str, stream: dict[str, list], device: str) -> np.ndarray | None:
-    """The matrix [3, 3] from stored channels to camera axes; None where nothing tells it.
+    """Return the matrix [3, 3] from stored channels to camera axes; None if nothing tells it.
 
     ORIN names each channel: letter = camera axis, lower case = negative. MTRX leads from the channels to the order that
     ORIO names. Cameras that have neither describe their channels in words, but for the Fusion, whose words are wrong.
@@ -153,7 +153,7 @@ def channels_to_camera(key: str, stream: dict[str, list], device: str) -> np.nda
 
 
 def permutation(key: str, axes: str) -> np.ndarray:
-    """The signed permutation that sorts channels named by letters, such as 'YxZ', into X, Y, Z."""
+    """Return the signed permutation that sorts channels named by letters, such as 'YxZ', into X, Y, Z."""
     if sorted(axes.upper()) != ["X", "Y", "Z"]:
         raise GPMFError(f"GPMF {key} has the axes {axes!r}, which are not X, Y and Z")
     turn = np.zeros((3, 3))
@@ -163,7 +163,7 @@ def permutation(key: str, axes: str) -> np.ndarray:
 
 
 def numbers(key: str, kind: str, size: int, data: bytes) -> np.ndarray:
-    """An element's numbers, float64 [repeat, channels]."""
+    """Return an element's numbers, float64 [repeat, channels]."""
     if kind not in NUMBERS or not size or size % np.dtype(NUMBERS[kind]).itemsize:
         raise GPMFError(f"GPMF {key} has type {kind!r} of size {size}, which is not numeric")
     found = np.frombuffer(data, NUMBERS[kind]).astype(np.float64)
@@ -202,8 +202,8 @@ def read(container: av.container.InputContainer) -> Telemetry:
     """Read the accelerometer and gyroscope of a GoPro video that PyAV has opened.
 
     No sampling rate is stored, so a packet's samples are spread evenly over its duration. (Against the STMP of newer
-    cameras this is 1 to 5 ms late.) A packet that is broken leaves a gap, and a word in ``broken``. Raises GPMFError
-    where there is no telemetry of both sensors, or none that can be read.
+    cameras this is 1 to 5 ms late.) A packet that is broken leaves a gap, and a word in ``broken``. Raise GPMFError
+    if there is no telemetry of both sensors, or none that can be read.
     """
     good, broken = [], []
     for start, duration, payload in packets(container):
@@ -228,18 +228,18 @@ def read(container: av.container.InputContainer) -> Telemetry:
 
 
 def streams(container: av.container.InputContainer) -> list[av.stream.Stream]:
-    """The streams that may hold GPMF: by their name, else all of data, since some programs rewrite the names.
+    """Return the streams that may hold GPMF: by their name, else all of data, since some programs rewrite the names.
 
-    An empty list where there is no data stream.
+    An empty list if there is no data stream.
     """
     candidates = list(container.streams.data)
     return [s for s in candidates if "GoPro MET" in s.metadata.get("handler_name", "")] or candidates
 
 
 def packets(container: av.container.InputContainer) -> list[tuple[float, float, bytes]]:
-    """Start and duration (s, on the container's clock) and bytes of the packets of the first stream that holds GPMF.
+    """Return start, duration (s, on the container's clock) and bytes of each packet of the first stream of GPMF.
 
-    An empty list where none does. The container is read to its end.
+    An empty list if none does. The container is read to its end.
     """
     candidates = streams(container)
     for other in container.streams:  # Gigabytes of pictures lie between the telemetry; PyAV can skip them from 18 on.
@@ -256,7 +256,7 @@ def packets(container: av.container.InputContainer) -> list[tuple[float, float, 
 
 
 def packet_clock(starts: Sequence[float], durations: Sequence[float], counts: Sequence[int]) -> np.ndarray:
-    """Times of all samples: those of a packet lie evenly in its duration."""
+    """Return the times of all samples: those of a packet are evenly in its duration."""
     steps = [d / n if n and d else np.nan for d, n in zip(durations, counts, strict=True)]
     usual = np.nanmedian(steps) if np.isfinite(steps).any() else 1 / 200  # Hz, what these cameras are said to do
     # The last packet may be announced far longer than its samples last.

@@ -52,19 +52,19 @@ class Imu:
 
     @functools.cached_property
     def median_steps(self) -> tuple[float, float]:
-        """The usual step between two samples, in seconds: (accelerometer, gyroscope)."""
+        """Return the usual step between two samples, in seconds: (accelerometer, gyroscope)."""
         steps = (np.diff(stamps) for stamps in (self.accel_time, self.gyro_time))
         return tuple(float(np.median(step)) if len(step) else 0.0 for step in steps)
 
     def on_clock(self, offset: float = 0.0, stretch: float = 1.0) -> Imu:
-        """The same samples with every time t moved to ``offset + stretch * t``."""
+        """Return the same samples with every time t moved to ``offset + stretch * t``."""
         if (offset, stretch) == (0.0, 1.0):
             return self
         accel_time, gyro_time = (offset + stretch * t for t in (self.accel_time, self.gyro_time))
         return Imu(accel_time, self.accel, gyro_time, self.gyro, self.notes)
 
     def inside(self, duration: float) -> Imu:
-        """Without the samples over a second before or after a video of ``duration`` s, which it notes."""
+        """Leave out the samples over a second before or after a video of ``duration`` s, and note it."""
         sensors = []
         for stamps, values in ((self.accel_time, self.accel), (self.gyro_time, self.gyro)):
             kept = (stamps >= -1) & (stamps <= duration + 1)
@@ -74,7 +74,7 @@ class Imu:
         return Imu(*sensors, self.notes + notes)
 
     def covers(self, times: np.ndarray, *, max_gap: float | None = None) -> np.ndarray:
-        """Which of these ascending times lie between two close samples: bool [n, 2], a column a sensor.
+        """Return which of these ascending times lie between two close samples: bool [n, 2], one column per sensor.
 
         Close are samples at most ``max_gap`` seconds apart, by default five times the sensor's
         median step. The columns are accelerometer and gyroscope.
@@ -96,9 +96,9 @@ class Imu:
         min_coverage: float = 0.95,
         max_gap: float | None = None,
     ) -> np.ndarray:
-        """Both sensors at ``start + i / rate``, float32 [samples, 6]: accelerometer, gyroscope.
+        """Return both sensors at ``start + i / rate``, float32 [samples, 6]: accelerometer, gyroscope.
 
-        Linear interpolation between the real time stamps (no low-pass filter). CoverageError where
+        Linear interpolation between the real time stamps (no low-pass filter). CoverageError if
         a sensor covers less than ``min_coverage`` of the points (see ``covers``); the few that are
         left uncovered are interpolated across the gap or held at the end.
         """
@@ -121,7 +121,7 @@ class Imu:
 
 
 def _covered(stamps: np.ndarray, grid: np.ndarray, max_gap: float) -> np.ndarray:
-    """Whether each point of the grid lies between two samples at most ``max_gap`` apart."""
+    """Return whether each point of the grid lies between two samples at most ``max_gap`` apart."""
     if len(stamps) < 2:
         return np.zeros(len(grid), bool)
     after = np.clip(np.searchsorted(stamps, grid), 1, len(stamps) - 1)
@@ -157,7 +157,7 @@ def read_imu(
     is said in ``.notes``.
 
     Video telemetry (GPMF) comes in the camera's axes: X to the left, Y to the user, Z up.
-    Raises IMUError that names the file.
+    Raise IMUError that names the file.
     """
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
@@ -196,7 +196,7 @@ _LATEST_STAMP = 1e6  # seconds, eleven days: anything beyond is no time since th
 
 
 def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack_accel: bool) -> list[np.ndarray]:
-    """Times and values of each sensor asked for; ``notes`` gets a line for what is odd."""
+    """Return times and values of each sensor asked for; ``notes`` gets a line for what is odd."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             first = file.readline()

@@ -68,7 +68,7 @@ class Survey(NamedTuple):
 
 
 def ordered_frames(packets: Iterator[av.Packet], faults: Faults, reorder: int = 4) -> Iterator[av.VideoFrame]:
-    """Decoded frames in the order of their times; a few are held back, since some phones write them out of order."""
+    """Yield decoded frames in the order of their times; some phones write them out of order, so a few are held back."""
     held: list[tuple[int, int, av.VideoFrame]] = []
     order, latest = itertools.count(), -math.inf
     for packet in packets:
@@ -204,7 +204,7 @@ class MotionMeter:
         self.picture = self.spectrum = None
 
     def __call__(self, now: float, frame: av.VideoFrame) -> tuple[bool, bool]:
-        """Take the next picture in; whether it is blank, and whether it is the same as the last one."""
+        """Take the next picture in; return whether it is blank, and whether it is the same as the last one."""
         picture = self.grey(frame)
         spectrum = np.fft.rfft2((picture - picture.mean()) * self.window)
         frozen = False
@@ -231,12 +231,12 @@ class MotionMeter:
 
 
 def _signed(shift: float, size: int) -> float:
-    """A shift on a ring of this size as the nearer one of its two directions."""
+    """Return a shift on a ring of this size as the nearer one of its two directions."""
     return (shift + size / 2) % size - size / 2
 
 
 def _vertex(three: np.ndarray) -> float:
-    """Where, from the middle one, the parabola through three equally spaced values has its vertex, -0.5 to 0.5."""
+    """Return the vertex of the parabola through three equally spaced values, from the middle one, -0.5 to 0.5."""
     before, middle, after = (float(v) for v in three)
     bend = before - 2 * middle + after
     return min(0.5, max(-0.5, (before - after) / (2 * bend))) if bend < 0 else 0.0
@@ -288,7 +288,7 @@ def estimate_offset(
     stretches: int = 6,
     seconds: float = 20.0,
 ) -> Offset:
-    """The number of seconds to add to the IMU's stamps so that its gyroscope fits the motion in the picture.
+    """Return the number of seconds to add to the IMU's stamps so that its gyroscope fits the motion in the picture.
 
     `imu` is what `read_imu` takes or gives; None: the telemetry in the video. Offsets up to `max_offset` either
     way are tried. Only `stretches` stretches of `seconds` each, spread evenly, are decoded, whatever the length.
@@ -297,21 +297,15 @@ def estimate_offset(
     interval, for each offset: axes may lie in any order and have any sign. A picture stabilised by the camera hides
     the motion and lowers the correlation. What remains unknown is when within a frame's time the camera exposed it,
     some 10 to 20 ms.
-    Raises VideoError or DataError where there is nothing to compare.
+    Raise VideoError, IMUError or DataError if there is nothing to compare.
     """
     if not isinstance(imu, Imu):
         imu = read_imu(video if imu is None else imu, zero_accel=True)
     return offset_of(video, survey(video, stretches, seconds), imu, max_offset)
 
 
-def _read_imu(video: str | os.PathLike, imu) -> Imu:
-    """The IMU as `read_imu` reads it; the accelerometer may be missing, and is zero then."""
-    if isinstance(imu, Imu):
-        return imu
-    return read_imu(video if imu is None else imu, zero_accel=True)
-
-
 def offset_of(video: str | os.PathLike, seen: Survey, imu: Imu, max_offset: float) -> Offset:
+    """Compare what `survey()` saw of a video with the gyroscope of an IMU; DataError if there is nothing to compare."""
     if not 0 < max_offset < math.inf:
         raise DataError(f"max_offset is a number of seconds above 0, not {max_offset}")
     if sum(len(motion.shifts) for motion in seen.motions) < 20:
@@ -354,14 +348,14 @@ def offset_of(video: str | os.PathLike, seen: Survey, imu: Imu, max_offset: floa
 
 
 def _angles(imu: Imu) -> tuple[np.ndarray, np.ndarray]:
-    """Angle turned about each axis since the first sample, rad [n, 3], at the gyroscope's stamps."""
+    """Return the angle turned about each axis since the first sample, rad [n, 3], at the gyroscope's stamps."""
     stamps, rate = np.asarray(imu.gyro_time, np.float64), np.asarray(imu.gyro, np.float64)
     turned = (rate[1:] + rate[:-1]) / 2 * np.diff(stamps)[:, None]
     return stamps, np.concatenate([np.zeros((1, 3)), np.cumsum(turned, axis=0)])
 
 
 def _decoys(stamps: np.ndarray, angles: np.ndarray) -> Iterator[np.ndarray]:
-    """The same motion run backwards from different moments: as smooth and as strong, and never in step."""
+    """Yield the same motion run backwards from different moments: as smooth and as strong, and never in step."""
     even = np.linspace(stamps[0], stamps[-1], len(stamps))
     steps = np.diff(np.stack([np.interp(even, stamps, axis) for axis in angles.T], 1), axis=0)[::-1]
     for k in range(_DECOYS):
@@ -371,7 +365,7 @@ def _decoys(stamps: np.ndarray, angles: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _moments(motion: Motion, stamps: np.ndarray, angles: np.ndarray, lags: np.ndarray) -> np.ndarray:
-    """Covariances, not divided by the count, of the turn rates about three axes and two shift rates: [lags, 5, 5]."""
+    """Return undivided covariances of the turn rates about three axes and two shift rates, [lags, 5, 5]."""
     # An IMU whose stamps are `lag` too early has at t - lag what the picture shows at t.
     times = motion.times[None] - lags[:, None]
     steps = np.diff(motion.times)[None, :, None]
@@ -386,7 +380,7 @@ def _moments(motion: Motion, stamps: np.ndarray, angles: np.ndarray, lags: np.nd
 
 
 def _map(moments: np.ndarray) -> np.ndarray:
-    """Least-squares map [..., 3, 2] from the turn about three axes to the picture's shift."""
+    """Return the least-squares map [..., 3, 2] from the turn about three axes to the picture's shift."""
     axes = moments[..., :3, :3]
     # A hair of ridge: an axis may be dead, or two may be the same.
     ridge = 1e-6 * np.trace(axes, axis1=-2, axis2=-1)[..., None, None] + 1e-12
@@ -394,14 +388,14 @@ def _map(moments: np.ndarray) -> np.ndarray:
 
 
 def _multiple_correlation(moments: np.ndarray) -> np.ndarray:
-    """Root of the share of the picture's motion that the best map from the gyroscope explains, [...], 0 to 1."""
+    """Return the root of the share of the picture's motion that the best map from the gyroscope explains, [...]."""
     explained = (moments[..., :3, 3:] * _map(moments)).sum((-2, -1))
     total = np.trace(moments[..., 3:, 3:], axis1=-2, axis2=-1)
     return np.sqrt(np.clip(explained / np.maximum(total, 1e-9), 0, 1))
 
 
 def _correlation(moments: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Correlation of the picture's motion with what a given map makes of the gyroscope, [...], -1 to 1."""
+    """Return the correlation of the picture's motion with what a given map makes of the gyroscope, [...], -1 to 1."""
     both = (moments[..., :3, 3:] * pixels).sum((-2, -1))
     made = np.einsum("ik,...ij,jk->...", pixels, moments[..., :3, :3], pixels)
     seen = np.trace(moments[..., 3:, 3:], axis1=-2, axis2=-1)
@@ -409,7 +403,7 @@ def _correlation(moments: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 
 
 def _peak(lags: np.ndarray, curve: np.ndarray) -> tuple[float, int]:
-    """The lag of the highest point, interpolated, and the index of the sample nearest to it."""
+    """Return the lag of the highest point, interpolated, and the index of the sample nearest to it."""
     best = int(curve.argmax())
     if not 0 < best < len(lags) - 1:
         return float(lags[best]), best
@@ -417,7 +411,7 @@ def _peak(lags: np.ndarray, curve: np.ndarray) -> tuple[float, int]:
 
 
 def _drift(stretches: Sequence[Stretch]) -> float | None:
-    """Slope of a line through the offsets of those stretches that say something."""
+    """Return the slope of a line through the offsets of those stretches that say something."""
     usable = [s for s in stretches if s.correlation > 0.5 * max(s.correlation for s in stretches)]
     if len(usable) < 3:
         return None

@@ -81,7 +81,7 @@ class Check:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences for all that is out of the ordinary."""
+        """Sentences about all that is out of the ordinary."""
         notes = []
         if self.rotation:
             notes.append(f"stored turned by {self.rotation} degrees")
@@ -128,7 +128,7 @@ class Check:
         return notes
 
     def row(self) -> str:
-        """One line below HEADER of at most 100 columns, and an indented line for each note."""
+        """Return one line below HEADER of at most 100 columns, and an indented line for each note."""
         name = Path(self.path).name
         cells = {"file": name if len(name) <= 24 else "..." + name[-21:]}
         if self.duration is not None:
@@ -265,7 +265,7 @@ def _pictures(seen: Survey, duration: float) -> dict:
 
 
 def _runs(times: np.ndarray, flags: np.ndarray) -> tuple[tuple[float, float], ...]:
-    """First and last time of each run of pictures that have the flag."""
+    """Return the first and last time of each run of pictures that have the flag."""
     edges = np.flatnonzero(np.diff(np.concatenate(([0], flags, [0])).astype(int)))
     return tuple((float(times[a]), float(times[b - 1])) for a, b in zip(edges[::2], edges[1::2], strict=True))
 
@@ -338,7 +338,7 @@ def transcode(
     There are no B-frames and no deblocking, which made sparse reading over twice as fast for 7 % more bytes.
 
     The file appears under its name once it is whole. With `measure`, both files are read for one frame every 2 s.
-    Raises DataError for settings or an `out` that cannot be used, VideoError for a video that cannot be read.
+    Raise DataError for settings or an `out` that cannot be used, VideoError for a video that cannot be read.
     """
     video, out = Path(video), Path(out)
     if short_side < 16 or keyframe_every < 1 or not 0 <= quality <= 51:
@@ -474,7 +474,7 @@ class _Copier:
 
 
 def _in_order(frames: Iterator[av.VideoFrame], faults: Faults) -> Iterator[av.VideoFrame]:
-    """Frames of strictly growing times; of several with one time the last, which is the one on screen."""
+    """Yield frames of strictly growing times; of several with one time the last, which is the one on screen."""
     waiting = None
     for frame in frames:
         if waiting is not None and frame.pts <= waiting.pts:
@@ -517,7 +517,7 @@ def _encoder(
     keyframe_every: int,
     quality: int,
 ) -> av.video.stream.VideoStream:
-    """A new H.264 stream for pictures like this one, with the times and colours of the source."""
+    """Return a new H.264 stream for pictures like this one, with the times and colours of the source."""
     keys = f"keyint={keyframe_every}:min-keyint={keyframe_every}:scenecut=0"
     stream = target.add_stream(
         "libx264",
@@ -532,7 +532,7 @@ def _encoder(
 
 
 def _mirror(target: av.container.OutputContainer, source: av.stream.Stream) -> av.stream.Stream:
-    """A stream of the target that takes the packets of a source's stream as they are."""
+    """Return a stream of the target that takes the packets of a source's stream as they are."""
     stream = target.add_stream_from_template(source)
     for name in ("handler_name", "language"):
         if name in source.metadata:
@@ -541,7 +541,7 @@ def _mirror(target: av.container.OutputContainer, source: av.stream.Stream) -> a
 
 
 def _fits_mp4(source: av.stream.Stream) -> bool:
-    """Whether MP4 has a place for such a stream: the muxer says so when it writes a header."""
+    """Return whether MP4 has a place for such a stream: the muxer says so when it writes a header."""
     try:
         with av.open(io.BytesIO(), "w", format="mp4") as trial:
             _mirror(trial, source)

@@ -80,7 +80,7 @@ class VideoInfo:
 
 
 def probe(video: str | os.PathLike) -> VideoInfo:
-    """What the header of a video says; nothing is decoded. Raises VideoError."""
+    """Return what the header of a video says; nothing is decoded. Raise VideoError if it cannot be read."""
     with open_video(video) as container:
         stream = video_stream(container, video)
         if stream.duration:
@@ -103,7 +103,7 @@ def read_frames(
     exact: bool = True,
     threads: int = 0,
 ) -> np.ndarray:
-    """The frames on screen at ``times`` (seconds, any order), uint8 RGB [n, 3, H, W].
+    """Return the frames on screen at ``times`` (seconds, any order), uint8 RGB [n, 3, H, W].
 
     The frame on screen at t is the last one with time <= t; before the first frame it is the first,
     and the last frame stands until 0.1 s after its own end. With ``exact=False`` it is the key frame
@@ -112,8 +112,8 @@ def read_frames(
     with ``crop``, from its centre square. ``threads`` is the number of threads that decode, 0 for
     one a core: each reads a stretch of the recording, or they share the only one. Broken packets
     are skipped.
-    Raises VideoError, with file and time, for a video that cannot be read or a frame that is lost;
-    ValueError where no times are given.
+    Raise VideoError, with file and time, for a video that cannot be read or a frame that is lost;
+    ValueError if no times are given.
     """
     times = np.asarray(times, np.float64)
     if not times.size:
@@ -159,11 +159,11 @@ def frames_at(
     exact: bool = True,
     threads: int = 0,
 ) -> Iterator[tuple[int, av.VideoFrame | None]]:
-    """One pass over a video: (index into ``times``, decoded frame) in the order of the times.
+    """Decode in one pass over a video: yield (index into ``times``, decoded frame) in the order of the times.
 
     Only a handful of decoded frames is held at once. None in place of a frame that is lost: past
     the end of what can be decoded, or in a stretch of broken packets. ``exact`` as in
-    ``read_frames``; ``threads`` help one decoder, 0 for FFmpeg's choice. Raises VideoError.
+    ``read_frames``; ``threads`` help one decoder, 0 for FFmpeg's choice. Raise VideoError.
     """
     with open_video(video) as container:
         yield from FrameReader(container, video).frames(times, exact=exact, threads=threads)
@@ -209,7 +209,7 @@ class FrameReader:
     def frames(
         self, times: Sequence[float] | np.ndarray, *, exact: bool, threads: int
     ) -> Iterator[tuple[int, av.VideoFrame | None]]:
-        """``frames_at`` of this video; a reader can do it once."""
+        """Do what `frames_at()` does, of this video; a reader can do it once."""
         order = self._sorted(times)
         self.codec.thread_count = threads
         if threads != 1:
@@ -220,7 +220,7 @@ class FrameReader:
         yield from zip(order.tolist(), self._exact() if exact else self._nearest(), strict=True)
 
     def parts(self, times: np.ndarray, count: int) -> list[np.ndarray]:
-        """At most ``count`` parts of the times, as indices, with a key frame between any two."""
+        """Return at most ``count`` parts of the times, as indices, with a key frame between any two."""
         order = self._sorted(times)
         keys = [self._key_before(self._tick(t)) or 0 for t in times[order]] if count > 1 else []
         cuts = np.flatnonzero(np.diff(keys)) + 1
@@ -240,7 +240,7 @@ class FrameReader:
         return math.floor((seconds + _ROUNDING + self.zero) / self.stream.time_base)
 
     def _exact(self) -> Iterator[av.VideoFrame | None]:
-        """The frame on screen at each time."""
+        """Yield the frame on screen at each time."""
         for ticks, following in itertools.zip_longest(self.ticks, self.ticks[1:]):
             if ticks >= self.until:
                 if self._worth_seeking(ticks):
@@ -257,7 +257,7 @@ class FrameReader:
             yield self._shown(ticks)
 
     def _nearest(self) -> Iterator[av.VideoFrame | None]:
-        """The key frame nearest to each time, decoded alone."""
+        """Yield the key frame nearest to each time, decoded alone."""
         keys: list[av.Packet] = []
         decoded, frame = None, None
         self.can_skip = False
@@ -274,11 +274,11 @@ class FrameReader:
             yield frame
 
     def _key_before(self, ticks: int) -> int | None:
-        """Where the table says that decoding has to start for this time; None without a table."""
+        """Return where the table says that decoding has to start for this time; None without a table."""
         return self._listed(ticks, backward=True) if self.has_table else None
 
     def _listed(self, ticks: float, backward: bool) -> int | None:
-        """The listed time of the last key frame shown by then, or of the first one shown later."""
+        """Return the listed time of the last key frame shown by then, or of the first one shown later."""
         entries = self.stream.index_entries
         place = entries.search_timestamp(math.floor(ticks) - self.lag + (not backward), backward=backward)
         return entries[place].timestamp if place >= 0 and entries[place].is_keyframe else None
@@ -293,7 +293,7 @@ class FrameReader:
         self.ended = self.emptied = self.skipped = self.broken = False
 
     def _worth_seeking(self, ticks: int) -> bool:
-        """Whether going on from a later key frame is cheaper than decoding all that lies between."""
+        """Return whether going on from a later key frame is cheaper than decoding all that lies between."""
         if self.emptied:
             return bool(self.ahead)  # else the end was reached and all is decoded
         position = self.position
@@ -334,7 +334,7 @@ class FrameReader:
             bisect.insort(self.stamps, packet.pts)
 
     def _decode_to(self, ticks: int, following: int | None) -> None:
-        """Decode until the frame on screen at this time is there, or must be held for lost."""
+        """Decode until the frame on screen at this time is there, or must be counted as lost."""
         while True:
             # No frame is shown before it is decoded; a few more packets for files that break this.
             while not (arrived := self.ended or self._read_past(ticks)) and len(self.ahead) < _LOOK_AHEAD:
@@ -381,7 +381,7 @@ class FrameReader:
             self.decoded[frame.pts] = frame
 
     def _is_wanted(self, packet: av.Packet) -> bool:
-        """Whether one of the times lies between this packet's and the next one on screen."""
+        """Return whether one of the times lies between this packet's and the next one on screen."""
         if packet.pts is None or packet.pts == self.wanted:
             return True
         after = bisect.bisect_right(self.stamps, packet.pts)
@@ -410,7 +410,7 @@ class FrameReader:
         return frame if ticks <= end else None
 
     def _keys_around(self, ticks: int) -> list[av.Packet]:
-        """The packets of the key frames before and after a time, as many as there are."""
+        """Return the packets of the key frames before and after a time, as many as there are."""
         entries = self.stream.index_entries
         before, after = self._listed(ticks, backward=True), self._listed(ticks, backward=False)
         keys = []
@@ -435,7 +435,7 @@ def _is_key(packet: av.Packet) -> bool:
 
 
 def _tells_unreferenced(codec: av.VideoCodecContext) -> bool:
-    """Whether the decoder can tell which frames no other one refers to.
+    """Return whether the decoder can tell which frames no other one refers to.
 
     In H.264 they are marked. So they are in H.265, but only with regard to their own temporal layer:
     there may be no more than one, which the MP4 and Matroska header says in five bits of byte 21.
@@ -453,7 +453,7 @@ class Scaler:
         self.size, self.crop, self.reformatter = size, crop, VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """A frame as upright RGB, uint8 [3, H, W]."""
+        """Return a frame as upright RGB, uint8 [3, H, W]."""
         width, height, size = frame.width, frame.height, self.size
         if size:
             scale = size / min(width, height)
@@ -482,7 +482,7 @@ def lost_frame(video: str | os.PathLike, seconds: float) -> VideoError:
 
 @contextlib.contextmanager
 def open_video(video: str | os.PathLike) -> Iterator[av.container.InputContainer]:
-    """An open container that is closed in any case; FFmpeg's errors become VideoErrors."""
+    """Yield an open container, closed at the end of the block; FFmpeg's errors become VideoErrors."""
     path = Path(video)
     if not path.is_file():
         raise VideoError(f"{video}: " + ("is a folder" if path.is_dir() else "no such file"))
@@ -522,7 +522,7 @@ def discard_others(container: av.container.InputContainer, streams: Sequence[av.
 
 
 def clock_zero(container: av.container.InputContainer) -> float:
-    """Where a player's clock starts: transport streams begin at some other time than zero."""
+    """Return where a player's clock starts, in seconds: transport streams begin at some other time than zero."""
     return max(0.0, (container.start_time or 0) / 1e6)
 
 
@@ -540,7 +540,7 @@ def clip_times(
     sampling: str = "uniform",
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """Times of ``count`` frames of a clip, ascending, by one of the rules of the paper's Table 4.
+    """Return the times of ``count`` frames of a clip, ascending, by one of the rules of the paper's Table 4.
 
     "uniform" takes the centres of equal parts of the clip, so 1 is its middle. The others take
     neighbours of a thirtieth of a second: "first", "last" and "centre" from these places of the
@@ -572,11 +572,11 @@ _AUDIO_JUMP = 0.02  # seconds by which a frame's time may be off before it count
 
 
 def read_audio(video: str | os.PathLike, starts: Sequence[float], seconds: float = AUDIO_SECONDS) -> np.ndarray:
-    """The sound from each of these times on, mono float32 [n, seconds * 16000] between -1 and 1.
+    """Return the sound from each of these times on, mono float32 [n, seconds * 16000] between -1 and 1.
 
-    All channels are mixed and resampled to 16 kHz. Raises VideoError, with file and time, for a
-    video without sound, or where over a twentieth of a stretch is missing (zeros fill the rest);
-    ValueError where no times are given.
+    All channels are mixed and resampled to 16 kHz. Raise VideoError, with file and time, for a
+    video without sound, or if over a twentieth of a stretch is missing (zeros fill the rest);
+    ValueError if no times are given.
     """
     result: list[np.ndarray | None] = [None] * len(starts)
     for index, sound in audio_at(video, starts, seconds):
@@ -591,10 +591,10 @@ def read_audio(video: str | os.PathLike, starts: Sequence[float], seconds: float
 def audio_at(
     video: str | os.PathLike, starts: Sequence[float], seconds: float = AUDIO_SECONDS
 ) -> Iterator[tuple[int, np.ndarray | None]]:
-    """One pass over a video's sound: (index into ``starts``, mono float32 samples at 16 kHz).
+    """Decode a video's sound in one pass: yield (index into ``starts``, mono float32 samples at 16 kHz).
 
-    In the order of the starts, a stretch at a time; None for one that over a twentieth is missing
-    of. Raises VideoError.
+    In the order of the starts, a stretch at a time; None for one of which over a twentieth is missing.
+    Raise VideoError.
     """
     if not np.isfinite(starts).all():
         raise ValueError(f"{video}: not every time that was asked for is a number")
@@ -681,7 +681,7 @@ class _Sound:
 
 
 def log_mel(sound: np.ndarray) -> np.ndarray:
-    """Sound at 16 kHz [..., n] as ListenToLook hears it: float32 [..., n // 160 + 1, 40].
+    """Return sound at 16 kHz [..., n] as ListenToLook hears it: float32 [..., n // 160 + 1, 40].
 
     Power in 40 triangular mel bands from 0 to 8 kHz, of Hann windows of 400 samples each 160,
     centred (ends mirrored); log(x + 1e-6). The paper's sources leave mel scale (here 2595
@@ -697,7 +697,7 @@ def log_mel(sound: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _mel_bands() -> np.ndarray:
-    """Weights of the bands over the frequencies of a spectrum, [40, 201]."""
+    """Return the weights of the bands over the frequencies of a spectrum, [40, 201]."""
     highest = 2595 * np.log10(1 + AUDIO_RATE / 2 / 700)
     corners = 700 * (10 ** (np.linspace(0, highest, AUDIO_BANDS + 2) / 2595) - 1)
     low, middle, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
