@@ -262,8 +262,9 @@ class ClipStore:
         """Return a view of the same folder with the clips of this split only; DataError if it has none."""
         if name not in self.splits:
             raise DataError(f"{self.path}: no usable clip of split {name!r}, only of {self.splits}")
+        chosen = [self._files.segments[i].split == name for i in self.segments]
         view = copy.copy(self)
-        view._rows = self._rows[[self._files.segments[i].split == name for i in self.segments]]
+        vars(view).update(_rows=self._rows[np.array(chosen)])
         return view
 
     def read(self, name: str, index: Any) -> np.ndarray:

@@ -59,7 +59,7 @@ import numpy as np
 import torch
 from torch.nn.functional import grid_sample, interpolate
 
-from egodistill import files
+from egodistill import EgoDistillError, files
 
 __all__ = ["PAIRS", "Pair", "Recording", "World", "WorldError", "ceilings", "render"]
 
@@ -122,7 +122,7 @@ class World(NamedTuple):
     annotations: Path
 
 
-class WorldError(ValueError):
+class WorldError(EgoDistillError):
     """A world that cannot be rendered where or as asked."""
 
 
