@@ -14,7 +14,6 @@ import statistics
 import sys
 import textwrap
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields
@@ -26,6 +25,7 @@ from torch import nn
 
 from egodistill import (
     EgoDistill,
+    annotations,
     data,
     distillation,
     experiments,
@@ -38,6 +38,7 @@ from egodistill import (
     teachers,
 )
 from egodistill.training import History, Training
+from egodistill.video import SAMPLING
 
 __all__ = ["COMMANDS"]
 
@@ -198,23 +199,10 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_segments(a: argparse.Namespace) -> data.SegmentList:
-    rare = {} if a.min_instances is None else {"min_instances": a.min_instances}
-    segments = read_annotations(a.annotations, a.root, seed=a.split_seed, audio=a.audio, **rare)
-    return data.with_imu_offsets(segments, a.imu_offsets) if a.imu_offsets else segments
-
-
-def read_annotations(annotations: str, root: str | None, *, seed: int = 0, **options: Any) -> data.SegmentList:
-    """Any kind of annotations, told apart by their suffix and header."""
-    path, folder = Path(annotations), root or Path(annotations).parent
-    if path.suffix.lower() == ".json":
-        return data.read_ego4d(path, folder, seed=seed, **options)
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        header = file.readline()
-    if "narration_id" in header:
-        return data.read_epic_kitchens(path, folder, **options)
-    if "min_instances" in options:
-        raise ValueError(f"{path}: --min-instances is for public data sets; take rare classes out of your own table")
-    return data.read_csv(path)
+    segments = annotations.read_annotations(
+        a.annotations, a.root, seed=a.split_seed, min_instances=a.min_instances, audio=a.audio
+    )
+    return annotations.with_imu_offsets(segments, a.imu_offsets) if a.imu_offsets else segments
 
 
 def segments_options(parser: argparse.ArgumentParser) -> None:
@@ -270,7 +258,7 @@ def run_check(a: argparse.Namespace) -> None:
     sources: dict[str, Any] = {}
     for name in a.videos:
         if name.lower().endswith((".csv", ".json")):
-            sources |= {s.video: (s.imu, s.imu_offset) for s in read_annotations(name, a.root)}
+            sources |= {s.video: (s.imu, s.imu_offset) for s in annotations.read_annotations(name, a.root)}
         else:
             sources[name] = a.imu and (a.imu if len(a.imu) > 1 else a.imu[0]), 0.0
     print(recordings.HEADER)
@@ -339,7 +327,7 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="folder of the store")
     parser.add_argument("--num-frames", type=positive, nargs="+", default=[1], help="frames a clip for the students")
     parser.add_argument("--frame-size", type=positive, default=224, help="their height and width")
-    parser.add_argument("--sampling", choices=data.SAMPLING, default="uniform", help="which frames (Table 4)")
+    parser.add_argument("--sampling", choices=SAMPLING, default="uniform", help="which frames (Table 4)")
     parser.add_argument("--key-frames", action="store_true", help="take the nearest key frames instead: cheap, inexact")
     parser.add_argument("--clip-frames", type=positive, help="frames of the dense clip for teachers (none)")
     parser.add_argument("--clip-size", type=positive, default=224, help="their height and width")
@@ -399,7 +387,7 @@ def status_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_status(a: argparse.Namespace) -> None:
-    store, before = unfinished_store(a.store), settled(a.store)
+    store, before = data.ClipStore(a.store, unfinished=True), settled(a.store)
     counts = store.counts
     print(table(["split", "ok", "failed", "missing"], [[split, *map(str, n.values())] for split, n in counts.items()]))
     reasons = Counter(failure["reason"].replace(failure["video"], "VIDEO") for failure in store.failures)
@@ -418,15 +406,9 @@ def run_status(a: argparse.Namespace) -> None:
         print("The same `egodistill prepare` goes on with what is missing.")
 
 
-def unfinished_store(path: str) -> data.ClipStore:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # It would say that clips are missing.
-        return data.ClipStore(path)
-
-
 def settled(path: str) -> dict[str, tuple[int, int]]:
     """Clips that need no more work and all, for prepare (failed ones count) and for each teacher's extract."""
-    store = unfinished_store(path)
+    store = data.ClipStore(path, unfinished=True)
     counts = [count for split in store.counts.values() for count in split.items()]
     found = {"prepare": (sum(n for what, n in counts if what != "missing"), sum(n for _, n in counts))}
     outputs = [name for name in store.names if name.endswith(".logits")]

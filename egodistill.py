@@ -31,8 +31,7 @@ A tour of the modules, each with its own introduction (`help(egodistill.student)
 This module itself imports nothing heavy: commands start quickly, and processes that decode videos do without torch.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: that name would hide the module `egodistill.annotations`.
 import importlib
 import os
 import sys

@@ -49,6 +49,7 @@ from egodistill import (
     files,
     inference,
     teachers,
+    video,
 )
 from egodistill.student import Output
 from egodistill.training import Training
@@ -114,7 +115,7 @@ class Run:
     method     A student or a rival by the paper's name; or what these need: "teacher", "start", "stage 1".
     teacher    Name of its outputs in the store; "{seed}" in it stands for the seed.
     lacking    Losses left out: of stage 2 "kd", "l1", "gt", of stage 1 "nce", "pretrain_l1" (both: no stage 1).
-    sampling   Which frames of a clip it sees, one of `data.SAMPLING`.
+    sampling   Which frames of a clip it sees, one of `video.SAMPLING`.
     """
 
     method: str
@@ -559,7 +560,7 @@ def ablation(teacher: str, seeds: Sequence[int] = (0, 1, 2)) -> list[Run]:
 def frame_choices(bench: Bench, teacher: str, seeds: Sequence[int] = (0, 1, 2), frames: int = 4) -> list[Run]:
     """Table 4: EgoDistill with N = 4, the frames chosen by each rule that the bench has a store for."""
     own = data.ClipStore(bench.store).settings["sampling"]
-    choices = [rule for rule in data.SAMPLING if rule == own or rule in bench.frames]
+    choices = [rule for rule in video.SAMPLING if rule == own or rule in bench.frames]
     runs = [Run("EgoDistill", frames=frames, teacher=teacher, sampling=rule) for rule in choices]
     return [replace(run, seed=seed) for seed in seeds for run in runs]
 

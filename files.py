@@ -106,9 +106,9 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn an error about writing `path` into EgoDistillOSError that names the file and the free space."""
     try:
         yield
-    except EgoDistillOSError:
-        raise
     except OSError as error:
+        if error.errno is None:
+            raise  # EgoDistillOSError, or another error that did not come from the system
         about = path if error.filename is None else Path(os.fsdecode(error.filename))
         if about != path and about not in path.parents and not about.name.startswith(f".{path.name}."):
             raise  # about another file, which the caller read meanwhile

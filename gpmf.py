@@ -1,26 +1,27 @@
 """GPMF: accelerometer and gyroscope out of GoPro videos (HERO5 to HERO11, MAX, Fusion). Needs PyAV and numpy only.
 
-    import av, gpmf
+    import gpmf     # or: from egodistill import gpmf
 
-    with av.open("GH010001.MP4") as container:
-        imu = gpmf.read(container)
-    print(imu.device, imu.axes, imu.accel.shape, imu.gyro_time[:3])
+    motion = gpmf.read_video("GH010001.MP4")
+    print(motion.device, motion.axes, motion.accel.shape, motion.gyro_time[:3])
 
 A GoPro writes its telemetry as a data stream of the MP4, a packet about every second. A packet is a tree of elements:
 key, type, size and repeat, then the data, all big-endian (https://github.com/gopro/gpmf-parser describes it). Bytes to
-physical values is `parse()`, packets to samples with times is `read()`.
+physical values is `parse()`, packets to samples with times is `read()`, of a video that PyAV has opened.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import av
 import numpy as np
 
-__all__ = ["GPMFError", "Payload", "Telemetry", "packets", "parse", "read", "streams"]
+__all__ = ["GPMFError", "Payload", "Telemetry", "packets", "parse", "read", "read_video", "streams"]
 
 
 class GPMFError(ValueError):
@@ -76,9 +77,9 @@ TREE = "\0"  # the type of an element that holds elements
 
 
 def parse(payload: bytes) -> Payload | None:
-    """Read one packet; None where no device in it has both sensors, and of several the first that has.
+    """Read one packet; None if no device in it has both sensors, and of several the first that has.
 
-    Raises GPMFError for a packet that is cut off or broken. Keys that mean nothing here are skipped.
+    Raise GPMFError for a packet that is cut off or broken. Keys that mean nothing here are skipped.
     """
     for key, kind, _, device in elements(payload):
         if key != "DEVC" or kind != TREE:
@@ -97,7 +98,7 @@ def parse(payload: bytes) -> Payload | None:
 
 
 def elements(data: bytes) -> Iterator[tuple[str, str, int, bytes]]:
-    """Key, type, structure size and data of each element on one level."""
+    """Yield key, type, structure size and data of each element on one level."""
     at = 0
     while at < len(data):
         if not any(data[at : at + 4]):
@@ -117,7 +118,7 @@ def text(content: bytes) -> str:
 
 
 def values_of(key: str, stream: dict[str, list], device: str) -> tuple[np.ndarray, str]:
-    """A sensor's physical values and their axes, "XYZ" or "stored"."""
+    """Return a sensor's physical values and their axes, "XYZ" or "stored"."""
     values = numbers(key, *stream[key])
     if values.shape[1] != 3:
         raise GPMFError(f"GPMF {key} has {values.shape[1]} channels, not 3")
@@ -131,7 +132,7 @@ def values_of(key: str, stream: dict[str, list], device: str) -> tuple[np.ndarra
 
 
 def channels_to_camera(key: str, stream: dict[str, list], device: str) -> np.ndarray | None:
-    """The matrix [3, 3] from stored channels to camera axes; None where nothing tells it.
+    """Return the matrix [3, 3] from stored channels to camera axes; None if nothing tells it.
 
     ORIN names each channel: letter = camera axis, lower case = negative. MTRX leads from the channels to the order that
     ORIO names. Cameras that have neither describe their channels in words, but for the Fusion, whose words are wrong.
@@ -152,7 +153,7 @@ def channels_to_camera(key: str, stream: dict[str, list], device: str) -> np.nda
 
 
 def permutation(key: str, axes: str) -> np.ndarray:
-    """The signed permutation that sorts channels named by letters, such as 'YxZ', into X, Y, Z."""
+    """Return the signed permutation that sorts channels named by letters, such as 'YxZ', into X, Y, Z."""
     if sorted(axes.upper()) != ["X", "Y", "Z"]:
         raise GPMFError(f"GPMF {key} has the axes {axes!r}, which are not X, Y and Z")
     turn = np.zeros((3, 3))
@@ -162,7 +163,7 @@ def permutation(key: str, axes: str) -> np.ndarray:
 
 
 def numbers(key: str, kind: str, size: int, data: bytes) -> np.ndarray:
-    """An element's numbers, float64 [repeat, channels]."""
+    """Return an element's numbers, float64 [repeat, channels]."""
     if kind not in NUMBERS or not size or size % np.dtype(NUMBERS[kind]).itemsize:
         raise GPMFError(f"GPMF {key} has type {kind!r} of size {size}, which is not numeric")
     found = np.frombuffer(data, NUMBERS[kind]).astype(np.float64)
@@ -172,12 +173,37 @@ def numbers(key: str, kind: str, size: int, data: bytes) -> np.ndarray:
 # --- A video's packets -> samples with times -------------------------------------------------------------------
 
 
+# Titles and the like that are not UTF-8 must not make a video unreadable. PyAV 19 always keeps their bytes as surrogate
+# escapes, and removed this argument.
+OPEN_OPTIONS = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
+def read_video(video: str | os.PathLike) -> Telemetry:
+    """Read the accelerometer and gyroscope of a GoPro video, with times on the clock that a player shows.
+
+    As `read()`, but counted from where the file starts. Raise GPMFError also for a file that cannot be opened.
+    """
+    path = Path(video)
+    if not path.is_file():
+        raise GPMFError("it is a folder" if path.is_dir() else "no such file")
+    # torchvision up to 0.25 turns PyAV's logging on when it is imported. Decoder threads then wait for the interpreter
+    # lock to log, and can wait for ever.
+    av.logging.set_level(None)
+    try:
+        with av.open(str(path), **OPEN_OPTIONS) as container:
+            zero = max(0.0, (container.start_time or 0) / 1e6)
+            found = read(container)
+    except av.error.FFmpegError as error:
+        raise GPMFError(f"it cannot be read as a video: {error.strerror}") from error
+    return found._replace(accel_time=found.accel_time - zero, gyro_time=found.gyro_time - zero)
+
+
 def read(container: av.container.InputContainer) -> Telemetry:
     """Read the accelerometer and gyroscope of a GoPro video that PyAV has opened.
 
     No sampling rate is stored, so a packet's samples are spread evenly over its duration. (Against the STMP of newer
-    cameras this is 1 to 5 ms late.) A packet that is broken leaves a gap, and a word in ``broken``. Raises GPMFError
-    where there is no telemetry of both sensors, or none that can be read.
+    cameras this is 1 to 5 ms late.) A packet that is broken leaves a gap, and a word in ``broken``. Raise GPMFError
+    if there is no telemetry of both sensors, or none that can be read.
     """
     good, broken = [], []
     for start, duration, payload in packets(container):
@@ -202,18 +228,18 @@ def read(container: av.container.InputContainer) -> Telemetry:
 
 
 def streams(container: av.container.InputContainer) -> list[av.stream.Stream]:
-    """The streams that may hold GPMF: by their name, else all of data, since some programs rewrite the names.
+    """Return the streams that may hold GPMF: by their name, else all of data, since some programs rewrite the names.
 
-    An empty list where there is no data stream.
+    An empty list if there is no data stream.
     """
     candidates = list(container.streams.data)
     return [s for s in candidates if "GoPro MET" in s.metadata.get("handler_name", "")] or candidates
 
 
 def packets(container: av.container.InputContainer) -> list[tuple[float, float, bytes]]:
-    """Start and duration (s, on the container's clock) and bytes of the packets of the first stream that holds GPMF.
+    """Return start, duration (s, on the container's clock) and bytes of each packet of the first stream of GPMF.
 
-    An empty list where none does. The container is read to its end.
+    An empty list if none does. The container is read to its end.
     """
     candidates = streams(container)
     for other in container.streams:  # Gigabytes of pictures lie between the telemetry; PyAV can skip them from 18 on.
@@ -230,7 +256,7 @@ def packets(container: av.container.InputContainer) -> list[tuple[float, float, 
 
 
 def packet_clock(starts: Sequence[float], durations: Sequence[float], counts: Sequence[int]) -> np.ndarray:
-    """Times of all samples: those of a packet lie evenly in its duration."""
+    """Return the times of all samples: those of a packet are evenly in its duration."""
     steps = [d / n if n and d else np.nan for d, n in zip(durations, counts, strict=True)]
     usual = np.nanmedian(steps) if np.isfinite(steps).any() else 1 / 200  # Hz, what these cameras are said to do
     # The last packet may be announced far longer than its samples last.

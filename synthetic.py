@@ -46,14 +46,10 @@ annotations do; a student trained on them directly inherits the errors, a distil
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import csv
 import itertools
-import json
 import math
 import os
-import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -62,6 +58,8 @@ import av
 import numpy as np
 import torch
 from torch.nn.functional import grid_sample, interpolate
+
+from egodistill import EgoDistillError, files
 
 __all__ = ["PAIRS", "Pair", "Recording", "World", "WorldError", "ceilings", "render"]
 
@@ -124,7 +122,7 @@ class World(NamedTuple):
     annotations: Path
 
 
-class WorldError(ValueError):
+class WorldError(EgoDistillError):
     """A world that cannot be rendered where or as asked."""
 
 
@@ -168,13 +166,13 @@ def render(
         "label_noise": label_noise,
         "pairs": [asdict(pair) for pair in PAIRS],
     }
-    settings = json.loads(json.dumps(settings))
     note = out / "world.json"
-    if note.exists() and json.loads(note.read_text(encoding="utf-8")) != settings:
-        raise WorldError(f"{out} holds a world of other settings (see {note}); choose another folder or delete it")
-    out.mkdir(parents=True, exist_ok=True)
-    with whole(note) as part:
-        part.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    if note.exists() and (different := files.differences(files.read_json(note), settings)):
+        raise WorldError(
+            f"{out} holds a world of other settings (see {note}: {', '.join(different)}); "
+            f"choose another folder or delete it"
+        )
+    files.write_json(note, settings)
 
     train = [f"P{k + 1:02d}" for k in range(train_wearers)]
     plan = [
@@ -185,8 +183,8 @@ def render(
     ]
     todo = [recording for recording in plan if not recording.exists(out)]
     done = sum(r.acts for r in plan) - sum(r.acts for r in todo)
-    workers = min(workers or cores(), max(1, len(todo)))
-    bar = Progress("render", sum(r.acts for r in plan), "clips", show=progress and bool(todo), done=done)
+    workers = min(workers or files.available_cores(), max(1, len(todo)))
+    bar = files.Progress("render", sum(r.acts for r in plan), show=progress and bool(todo), done=done)
     # Threads are enough: torch, numpy and the encoder let go of the interpreter while they work. Each computes on one
     # core; what the caller had set comes back at the end.
     threads = torch.get_num_threads()
@@ -206,22 +204,14 @@ def render(
         "stop_frame,narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes"
     ).split(",")
     table = out / "EPIC_100_train.csv"
-    with whole(table) as part, open(part, "w", newline="", encoding="utf-8") as file:
+    with files.atomic_write(table) as part, open(part, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *(row for recording in plan for row in recording.rows())])
-    with whole(out / "EPIC_100_verb_classes.csv") as part, open(part, "w", newline="", encoding="utf-8") as file:
+    classes = out / "EPIC_100_verb_classes.csv"
+    with files.atomic_write(classes) as part, open(part, "w", newline="", encoding="utf-8") as file:
         verbs = [(p.classes[i], (p.forward, p.backward)[i]) for p in PAIRS for i in (0, 1)]
         rows = [[number, verb, [verb], "synthetic"] for number, verb in sorted(verbs)]
         csv.writer(file).writerows([["id", "key", "instances", "category"], *rows])
     return World(out, table)
-
-
-def cores() -> int:
-    """Return how many processors this process may use: a container or a scheduler may have given it few."""
-    if hasattr(os, "process_cpu_count"):  # Python 3.13
-        return os.process_cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def shares(total: int, parts: int) -> list[int]:
@@ -748,7 +738,7 @@ class Recording:
             noise_texture(rng, 256, 256, (12, 32, 80), 0.12)[None].clamp(0, 1),
             wearer.counter,
         )
-        with whole(video) as part, av.open(str(part), "w", format="mp4") as container:
+        with files.atomic_write(video) as part, av.open(str(part), "w", format="mp4") as container:
             stream = container.add_stream("libx264", rate=FRAME_RATE)
             stream.width, stream.height, stream.pix_fmt = self.width, self.height, "yuv420p"
             # One thread and no B-frames: the same bytes on every machine, whatever its cores.
@@ -815,7 +805,7 @@ class Recording:
             clean = motion.imu(t)[which]
             walk = np.cumsum(rng.normal(0, drift / math.sqrt(rate), clean.shape), axis=0)
             values = clean + rng.normal(0, bias, 3) + walk + rng.normal(0, noise, clean.shape)
-            with whole(tables[which]) as part, open(part, "w", encoding="utf-8") as file:
+            with files.atomic_write(tables[which]) as part, open(part, "w", encoding="utf-8") as file:
                 file.write(f"Milliseconds,{title}X,{title}Y,{title}Z\n")
                 file.writelines(
                     "{:.6f},{:.6f},{:.6f},{:.6f}\n".format(ms, *row) for ms, row in zip(t * 1e3, values, strict=True)
@@ -826,53 +816,3 @@ def timestamp(seconds: float, digits: int = 2) -> str:
     """HH:MM:SS.ss as in the annotation tables."""
     minutes, rest = divmod(round(seconds * 10**digits), 60 * 10**digits)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest / 10**digits:0{3 + digits}.{digits}f}"
-
-
-@contextlib.contextmanager
-def whole(path: Path):
-    """Write to the yielded temporary path; it is renamed to `path` when all went well, and removed when not."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        replace_file(part, path)
-    except OSError as error:
-        if error.errno is None or error.filename not in (None, str(part)):
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error  # "No space left on device" says not where
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def replace_file(source: Path, target: Path) -> None:
-    """Rename a file to `target`. Windows refuses while another process reads that one: try for a second."""
-    for _ in range(20):
-        with contextlib.suppress(PermissionError):
-            os.replace(source, target)
-            return
-        time.sleep(0.05)
-    os.replace(source, target)
-
-
-class Progress:
-    """One line on stderr that says how far a long step is, how fast, and how long it still takes."""
-
-    def __init__(self, title: str, total: int, unit: str, *, show: bool = True, done: int = 0) -> None:
-        self.title, self.total, self.unit, self.show = title, total, unit, show
-        self.done, self.first, self.start, self.shown = done, done, time.monotonic(), 0.0
-
-    def step(self, count: int = 1) -> None:
-        self.done += count
-        now = time.monotonic()
-        if not self.show or (now - self.shown < 0.2 and self.done < self.total):
-            return
-        self.shown = now
-        speed = (self.done - self.first) / max(now - self.start, 1e-9)
-        left = (self.total - self.done) / max(speed, 1e-9)
-        line = (
-            f"{self.title:<22} {self.done:>6}/{self.total} {self.unit}  {speed:8.1f} {self.unit}/s  {left:5.0f} s left"
-        )
-        print(f"\r{line:<79}", end="", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self.show:
-            print(file=sys.stderr)

@@ -30,7 +30,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,6 @@ from torch import Tensor, nn
 
 from egodistill import (
     CLIP_SECONDS,
-    DataError,
     EgoDistillError,
     checkpoints,
     files,
@@ -49,6 +47,7 @@ from egodistill import (
     video_convnets,
     video_transformers,
 )
+from egodistill.store import claim_outputs
 
 __all__ = ["MODELS", "ClipSpec", "Published", "Teacher", "TeacherError", "extract", "load"]
 
@@ -539,9 +538,9 @@ def extract(
     "{teacher.name}.teacher.json" beside the arrays keeps the teacher's fingerprint, so that outputs of two teachers
     never mix under one name, not even if both run at the same time.
 
-    Raise TeacherError if the store's classes or frames are not the teacher's, if it has no "clip" array, if its outputs
-    are another teacher's, or become so in between, or if an output is not finite. Warn if the store's clips last longer
-    or shorter than those on which the teacher was trained.
+    Raise TeacherError if the store's classes or frames are not the teacher's, if it has no "clip" array, or if an output
+    is not finite; DataError if the outputs in the store are another teacher's, or become so in between. Warn if the
+    store's clips last longer or shorter than those on which the teacher was trained.
     """
     device = runtime.pick_device(device)
     precision = runtime.pick_precision(device, precision)
@@ -549,19 +548,10 @@ def extract(
     if overwrite and world_size > 1:
         raise TeacherError("overwrite=True is for a single process, and world_size is above 1")
     check_store(teacher, store, views)
-    record = Path(store.path) / f"{teacher.name}.teacher.json"
-    identity = {
-        "teacher": teacher.name,
-        "fingerprint": fingerprint(teacher),
-        "precision": precision,
-        "views": views,
-        "clip_spec": asdict(teacher.clip_spec),
-    }
+    identity = {"fingerprint": fingerprint(teacher), "precision": precision, "views": views}
+    about = {"teacher": teacher.name, "clip_spec": asdict(teacher.clip_spec)}
+    claim = claim_outputs(store, teacher.name, identity, about=about, overwrite=overwrite)
     arrays = (f"{teacher.name}.feature", f"{teacher.name}.logits")
-    present = any(array in store.names for array in arrays)
-    with files.lock(record.parent / "store.lock"):
-        identity = claim_outputs(record, identity, set(store.splits), present=present, overwrite=overwrite)
-
     widths = (teacher.feature_dim, len(teacher.class_names))
     for array, width in zip(arrays, widths, strict=True):
         store.add(array, (width,), np.float32)
@@ -576,11 +566,11 @@ def extract(
         for (part, clip), _ in files.read_ahead(parts, partial(read_clips, store)):
             with runtime.autocast(device, precision):
                 output = run_views(teacher, clip.to(device), views)
-            check_claim(record, identity)
+            claim.check()
             write_output(store, arrays, part, output)
             bar.step(len(part))
     if overwrite:
-        files.write_json(record, identity)
+        claim.finish()
 
 
 def check_store(teacher: Teacher, store: Any, views: int) -> None:
@@ -663,67 +653,3 @@ def fingerprint(teacher: Teacher) -> str:
         digest.update(f"{key} {value.dtype} {list(value.shape)}".encode())
         digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# "{name}.teacher.json" in a store: whose outputs are in the arrays of that name
-
-IDENTITY = ("fingerprint", "precision", "views")
-
-
-def claim_outputs(
-    record: Path, identity: dict[str, Any], splits: set[str], *, present: bool, overwrite: bool
-) -> dict[str, Any]:
-    """Write whose outputs come into the arrays; raise TeacherError if others are in them. The store is locked."""
-    found = read_record(record)
-    changed = changes(found, identity)
-    written = set(found.get("splits", []))
-    if not overwrite and found.get("unfinished"):
-        raise TeacherError(
-            f"{record}: a run with overwrite=True was interrupted, so outputs of two teachers "
-            "may be mixed; run it again with overwrite=True"
-        )
-    if not overwrite and changed and (present or found):
-        name, (before, now) = next(iter(changed.items()))
-        raise TeacherError(
-            f"{record}: the outputs in this store have the {name} {before}, this run has {now}; give the teacher "
-            "another name, or compute all of them again with overwrite=True"
-        )
-    if overwrite and (changed or found.get("unfinished")) and written - splits:
-        raise TeacherError(
-            f"{record}: overwriting only {sorted(splits)} would leave another teacher's outputs "
-            f"in {sorted(written - splits)}; give extract() the whole store"
-        )
-    claimed = {**identity, "splits": sorted(written | splits)}
-    files.write_json(record, {**claimed, "unfinished": True} if overwrite else claimed)
-    return claimed
-
-
-def check_claim(record: Path, identity: Mapping[str, Any]) -> None:
-    """Raise TeacherError if another run has taken over the arrays in the meantime."""
-    if changes(found := read_record(record), identity):
-        raise TeacherError(
-            f"{record}: another run has overwritten these outputs by those of the "
-            f"fingerprint {found.get('fingerprint')}; this one ends, and has changed none of them"
-        )
-
-
-def read_record(record: Path) -> dict[str, Any]:
-    """Return whose outputs the store has; {} if there is no record."""
-    if not record.exists():
-        return {}
-    try:
-        found = files.read_json(record)
-        if not isinstance(found, dict):
-            raise DataError(f"{record}: is damaged: it holds a {type(found).__name__}")
-        return found
-    except DataError as error:
-        raise TeacherError(
-            f"{error}. Without it nobody knows whose outputs these are: delete it and compute all of them again with "
-            "overwrite=True"
-        ) from error
-
-
-def changes(found: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return what differs of what decides the outputs: {name: (in the record, in this run)}."""
-    return files.differences(*({key: one.get(key) for key in IDENTITY} for one in (found, identity)))

@@ -40,7 +40,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout's egodistill, installed or not.
 
-from egodistill import data
+from egodistill import data, files
 
 FPS, SIZE, BITS = 30, 224, 12
 SIZES = {"1080p": (1920, 1080), "256p": (456, 256)}
@@ -289,7 +289,7 @@ def main() -> None:
     arguments = parser.parse_args()
     lengths = {"1080p": 10, "256p": 20} if arguments.quick else dict.fromkeys(SIZES, 60)
     repeats = arguments.repeats or (3 if arguments.quick else 7)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = files.available_cores()
     rivals = {name: method for name, (module, method) in RIVALS.items() if usable(module)}
     if "OpenCV" in rivals:
         importlib.import_module("cv2").setNumThreads(1)  # its resizing; the decoder's threads are set a call
@@ -318,9 +318,8 @@ def main() -> None:
                 continue
             path = folder / f"{size}_{key_every}_{bframes}_{seconds}.mp4"
             if not path.exists():
-                partial = path.with_suffix(".partial")
-                render(partial, SIZES[size], seconds, key_every, bframes)
-                partial.rename(path)
+                with files.atomic_write(path) as part:
+                    render(part, SIZES[size], seconds, key_every, bframes)
             methods = {"ours": ours, "limit": Limit(str(path)), **rivals, "key frames": ours_nearest}
             for row, (calls, threads) in rows.items():
                 taken = {

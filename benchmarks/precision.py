@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout's egodistill, installed or not.
 
-from egodistill import data, evaluate, experiments
+from egodistill import data, evaluate, experiments, video
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("folder", help="where `demo` or `compare` put their networks")
     arguments = parser.parse_args()
     test = data.ClipStore(arguments.store).split("test")
-    choices = tuple(f"-{name}" for name in data.SAMPLING)
+    choices = tuple(f"-{name}" for name in video.SAMPLING)
     moved, kept = [], []
     for file in sorted(Path(arguments.folder).glob("seed-*/*.pt")):
         if file.stem.startswith(("stage-1", "start")) or "-without-" in file.stem or file.stem.endswith(choices):

@@ -24,6 +24,56 @@ def sample_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def sample(sample_data):
+    """Return the path of a real file below the folder of small real recordings."""
+    return lambda name: str(sample_data / name)
+
+
+@pytest.fixture(scope="session")
+def steady(tmp_path_factory):
+    """Six seconds at 25 fps with B-frames and a key frame every 24."""
+    from painted import STEADY, X264, write_video
+
+    return write_video(tmp_path_factory.mktemp("video") / "steady.mp4", STEADY, **X264)
+
+
+@pytest.fixture(scope="session")
+def kitchen(tmp_path_factory):
+    """Three recordings of 6 s with IMU, painted frame numbers, and nine segments in them."""
+    from painted import kitchen_segments
+
+    return kitchen_segments(tmp_path_factory.mktemp("kitchen"))
+
+
+@pytest.fixture(scope="session")
+def store(kitchen, tmp_path_factory):
+    """The clips of the kitchen, prepared with OPTIONS; tests leave it as it is."""
+    from painted import OPTIONS
+
+    from egodistill import data
+
+    return data.prepare(kitchen, tmp_path_factory.mktemp("store") / "s", **OPTIONS)
+
+
+@pytest.fixture(scope="session")
+def panned(tmp_path_factory):
+    """A video of twelve seconds in which a camera pans over a wall."""
+    import numpy as np
+    from panned import RATE, pan
+
+    return pan(tmp_path_factory.mktemp("panned") / "pan.mp4", np.arange(12 * RATE) / RATE)
+
+
+@pytest.fixture(scope="session")
+def wearer(tmp_path_factory):
+    """A rendered world of one training wearer."""
+    from egodistill import synthetic
+
+    folder = tmp_path_factory.mktemp("wearer")
+    return synthetic.render(folder, train_acts=8, test_acts=3, train_wearers=1, progress=False)
+
+
+@pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     """A finished `egodistill demo` of two seeds in miniature."""
     from miniature import Demo

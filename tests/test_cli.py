@@ -270,7 +270,7 @@ def test_ego4d_as_it_is_downloaded(sample_data, tmp_path, capsys):
     own = tmp_path / "own.csv"
     own.write_text("video,start,stop,label\n")
     assert cli.main(["segments", str(own), "--min-instances", "2"]) == 1
-    assert "--min-instances is for public data sets" in capsys.readouterr().err
+    assert "min_instances is for public data sets" in capsys.readouterr().err
     store = data.ClipStore(tmp_path / "store")
     assert store.settings["sampling"] == "first" and store.class_names == ["turn", "walk"]
     offsets = tmp_path / "offsets.csv"
@@ -828,13 +828,13 @@ def die_on(event: str, told: str, time_: int) -> None:
 
 def die_while_rendering() -> None:
     """... as soon as the first recording is there, with two processes at work on others."""
-    synthetic.Progress.step = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    files.Progress.step = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 
 
 MOMENTS = {
     "before its note is there": lambda: die_on("os.rename", "/demo.json'", 1),
     "while rendering": die_while_rendering,
-    "while decoding": lambda: die_on("subprocess.Popen", "data.py", 2),
+    "while decoding": lambda: die_on("subprocess.Popen", "data.serve", 2),
     "in the teacher's second step": lambda: die_on("os.rename", "/slowfast-0.pt.training'", 2),
     "between the teacher's features and its logits": lambda: die_on("os.rename", "/slowfast-0.logits.npy'", 1),
     "with the start saved and its progress not yet removed": lambda: die_on("os.remove", "/start.pt.training'", 1),

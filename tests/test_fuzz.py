@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from test_gpmf import device
 
-from egodistill import data, gpmf
+from egodistill import DataError, annotations, gpmf
+from egodistill.imu import IMUError, read_imu
 
 CASES = int(os.environ.get("EGODISTILL_FUZZ", 10_000))
 NASTY = (
@@ -125,7 +126,7 @@ class ImuTable(File):
         return "\n".join(["Milliseconds,AcclX,AcclY,AcclZ,GyroX,GyroY,GyroZ", *rows]).replace("NULL", "1").encode()
 
     def look(self) -> None:
-        found = data.read_imu(self.path)
+        found = read_imu(self.path)
         for stamps, values in ((found.accel_time, found.accel), (found.gyro_time, found.gyro)):
             assert np.isfinite(values).all() and (np.diff(stamps) > 0).all() and values.shape == (len(stamps), 3)
 
@@ -140,7 +141,7 @@ class OwnTable(File):
         self.sound = "\n".join(["video,start,stop,label,imu,split", *rows]).encode()
 
     def look(self) -> None:
-        check(data.read_csv(self.path))
+        check(annotations.read_csv(self.path))
 
 
 class Epic(File):
@@ -158,7 +159,7 @@ class Epic(File):
         self.sound = "\n".join([header, *rows]).encode()
 
     def look(self) -> None:
-        check(found := data.read_epic_kitchens(self.path, self.root))
+        check(found := annotations.read_epic_kitchens(self.path, self.root))
         for segment in found:
             for file in (segment.video, *segment.imu):
                 assert Path(file).resolve().is_relative_to(self.root.resolve()), file
@@ -187,12 +188,12 @@ class Ego4d(File):
         self.sound = json.dumps({"version": "v2", "videos": [video]}).encode()
 
     def look(self) -> None:
-        check(found := data.read_ego4d(self.path, self.root))
+        check(found := annotations.read_ego4d(self.path, self.root))
         for segment in found:
             assert Path(segment.video).resolve().is_relative_to(self.root.resolve())
 
 
-def check(segments: data.SegmentList) -> None:
+def check(segments: annotations.SegmentList) -> None:
     for segment in segments:
         assert 0 <= segment.start < segment.stop < float("inf"), segment
 
@@ -207,7 +208,7 @@ def test_damaged_inputs_end_in_clean_errors(reader, tmp_path):
         began = time.process_time()
         try:
             reader.read(content)
-        except (data.DataError, gpmf.GPMFError):
+        except (DataError, IMUError, gpmf.GPMFError):
             refused += 1
         except Exception as error:
             pytest.fail(f"case {case}: {type(error).__name__}: {error}; the input: {content!r:.2000}")

@@ -6,7 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from egodistill import data, gpmf
+from egodistill import gpmf
+from egodistill.imu import IMUError, read_imu
 
 
 @pytest.fixture(scope="session")
@@ -160,22 +161,40 @@ def test_telemetry_follows_the_packet_clock(sample, tmp_path):
     np.testing.assert_allclose(imu.accel_time[398:], 1.990 + np.arange(14) / 200, atol=1e-4)
     np.testing.assert_allclose(imu.accel[[0, 200, 411], 2], [0, 0.1, 0.2])
     renamed = mux(sample, tmp_path / "b.mp4", packets, handler="Data")
-    assert len(data.read_imu(renamed).accel) == 412
+    assert len(read_imu(renamed).accel) == 412
 
 
 def test_a_broken_packet_leaves_a_gap_and_a_note(sample, tmp_path):
     payload = device([(0, 0, 1)] * 200, [(0, 0, 1)] * 200)
     packets = [(0, 1000, payload), (1000, 1000, payload[:-8]), (2000, 1000, payload)]
-    imu = data.read_imu(mux(sample, tmp_path / "a.mp4", packets))
+    imu = read_imu(mux(sample, tmp_path / "a.mp4", packets))
     assert len(imu.gyro) == 400 and not ((imu.gyro_time >= 1) & (imu.gyro_time < 2)).any()
     assert len(imu.notes) == 1 and "at 1.000 s: GPMF is cut off" in imu.notes[0]
     broken = mux(sample, tmp_path / "b.mp4", packets[1:2])
-    with pytest.raises(data.DataError, match=r"b.mp4: no IMU: telemetry packet at 1.000 s: GPMF is cut"):
-        data.read_imu(broken)
+    with pytest.raises(IMUError, match=r"b.mp4: no IMU: telemetry packet at 1.000 s: GPMF is cut"):
+        read_imu(broken)
 
 
 def test_unknown_axes_are_said(sample, tmp_path):
     payload = device([(10, 20, 30)] * 200, [(0, 0, 1)] * 200, name=b"Karma", axes=[])
-    imu = data.read_imu(mux(sample, tmp_path / "a.mp4", [(0, 1000, payload)]))
+    imu = read_imu(mux(sample, tmp_path / "a.mp4", [(0, 1000, payload)]))
     np.testing.assert_allclose(imu.accel[0], [1, 2, 3])
     assert "Karma" in imu.notes[0] and "does not name them" in imu.notes[0]
+
+
+def test_a_file_that_cannot_be_read_as_a_video(sample, tmp_path):
+    video = sample("gopro/max-heromode.mp4")
+    with av.open(str(video), **gpmf.OPEN_OPTIONS) as container:
+        expected = gpmf.read(container)
+    for one, other in zip(gpmf.read_video(video), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    (tmp_path / "text.mp4").write_text("hello")
+    for path, words in (
+        (tmp_path / "none.mp4", "no such file"),
+        (tmp_path, "a folder"),
+        (tmp_path / "text.mp4", "as a video"),
+    ):
+        with pytest.raises(gpmf.GPMFError, match=words):
+            gpmf.read_video(path)
+        with pytest.raises(IMUError, match=f"{path.name}: no IMU: .*{words}"):
+            read_imu(path)

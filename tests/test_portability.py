@@ -16,7 +16,7 @@ import torch
 from foreign import linux_only
 
 import egodistill
-from egodistill import DataError, EgoDistill, data, experiments, files, synthetic
+from egodistill import EgoDistill, data, experiments, files, runtime, synthetic
 
 ROOT = Path(egodistill.__file__).parent
 LOCKS = [pytest.param(False, id="fcntl"), pytest.param(True, id="msvcrt", marks=linux_only)]
@@ -55,8 +55,8 @@ ADD = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import data
-assert (data.fcntl is None) is (sys.argv[2] == "msvcrt")
+from egodistill import data, files
+assert (files.fcntl is None) is (sys.argv[2] == "msvcrt")
 store, rank = data.ClipStore(sys.argv[3]), sys.argv[4]
 ready = Path(sys.argv[3]).parent / f"ready-{rank}"
 ready.touch()
@@ -82,8 +82,8 @@ HOLD = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import data
-with data._one_at_a_time(Path(sys.argv[2])):
+from egodistill import files
+with files.lock(Path(sys.argv[2], "lock")):
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -93,14 +93,14 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from egodistill import files
 print("waits", flush=True)
-with files.lock(Path(sys.argv[2], "store.lock")):
+with files.lock(Path(sys.argv[2], "lock")):
     Path(sys.argv[2], "held").touch()
 """
 
 
 @pytest.mark.parametrize("msvcrt", LOCKS)
 @pytest.mark.parametrize("killed", [False, True])
-def test_the_locks_of_data_and_teachers_exclude_each_other(tmp_path, msvcrt, killed):
+def test_two_processes_never_hold_a_lock_at_a_time(tmp_path, msvcrt, killed):
     """The second waits until the first lets go, or is killed."""
     environment = lock_environment(tmp_path, msvcrt)
     first = python(HOLD, ROOT, tmp_path, env=environment, stdin=subprocess.PIPE)
@@ -118,14 +118,9 @@ def test_the_locks_of_data_and_teachers_exclude_each_other(tmp_path, msvcrt, kil
 
 def test_no_lock_is_an_error(world, tmp_path, monkeypatch):
     store = small_store(world, tmp_path / "store")
-    for module in (data, files):
-        monkeypatch.setattr(module, "fcntl", None)
-        monkeypatch.setattr(module, "msvcrt", None)
-    with pytest.raises(data.DataError, match="no file locks"), data._one_at_a_time(tmp_path):
-        pass
-    with pytest.raises(DataError, match="cannot be locked"), files.lock(tmp_path / "store.lock"):
-        pass
-    with pytest.raises(data.DataError, match="no file locks"):
+    monkeypatch.setattr(files, "fcntl", None)
+    monkeypatch.setattr(files, "msvcrt", None)
+    with pytest.raises(data.DataError, match=r"store\.lock: cannot be locked: .* neither fcntl nor msvcrt"):
         store.add("t.feature", (2,), "float32")
     assert len(data.ClipStore(store.path)) == len(store)  # Reading needs none.
 
@@ -147,28 +142,16 @@ def test_a_teacher_whose_outputs_are_lost_is_not_done(world, tmp_path):
 # --- Files that another process reads
 
 
-def rename_in_data(target):
-    data._write_json(target, {"a": 1})
+def write_text(target):
+    with files.atomic_write(target) as part:
+        part.write_text("a", encoding="utf-8")
 
 
-def rename_in_files(target):
+def write_json(target):
     files.write_json(target, {"a": 1})
 
 
-def rename_in_egodistill(target):
-    with egodistill.whole(target) as part:
-        part.write_text("a", encoding="utf-8")
-
-
-def rename_in_synthetic(target):
-    with synthetic.whole(target) as part:
-        part.write_text("a", encoding="utf-8")
-
-
-RENAMES = [rename_in_data, rename_in_files, rename_in_egodistill, rename_in_synthetic]
-
-
-@pytest.mark.parametrize("rename", RENAMES)
+@pytest.mark.parametrize("rename", [write_text, write_json])
 def test_a_rename_that_is_refused_is_tried_again(tmp_path, monkeypatch, rename):
     target, real, refusals = tmp_path / "file.json", os.replace, []
 
@@ -191,39 +174,36 @@ def test_a_rename_that_is_refused_is_tried_again(tmp_path, monkeypatch, rename):
     assert [file.name for file in tmp_path.iterdir()] == ["file.json"] and target.read_bytes() == before
 
 
-def test_other_files_are_renamed_by_the_same_helpers():
-    """All but a helper's own two calls of os.replace."""
-    for name in ("data", "teachers", "egodistill", "synthetic", "recordings", "export", "experiments", "cli"):
-        text = (ROOT / f"{name}.py").read_text(encoding="utf-8")
-        helper = "def replace_file(" in text
-        assert text.count("os.replace(") == 2 * helper and ".rename(" not in text, name
+def test_other_files_are_renamed_by_the_same_helper():
+    """All but the helper's own two calls of os.replace."""
+    for file in ROOT.glob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        assert text.count("os.replace(") == 2 * (file.name == "files.py") and ".rename(" not in text, file
 
 
 # --- Processors, processes, torchrun
 
 
-@pytest.mark.parametrize("count", [data._cores, synthetic.cores])
-def test_cores_are_those_of_the_process(monkeypatch, count):
+def test_cores_are_those_of_the_process(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "process_cpu_count", lambda: 3, raising=False)
-    assert count() == 3
+    assert files.available_cores() == 3
     monkeypatch.delattr(os, "process_cpu_count")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {5, 7}, raising=False)
-    assert count() == 2
+    assert files.available_cores() == 2
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert count() == 64
+    assert files.available_cores() == 64
 
 
 def test_as_many_workers_as_cores_of_the_process(world, tmp_path, monkeypatch):
     workers = []
-    monkeypatch.setattr(data, "_cores", lambda: 3)
-    monkeypatch.setattr(data, "_fill_in_processes", lambda store, jobs, count: workers.append(count))
+    monkeypatch.setattr(files, "available_cores", lambda: 3)
+    monkeypatch.setattr(data, "fill_in_processes", lambda store, jobs, count: workers.append(count))
     segments = data.read_epic_kitchens(world.annotations, world.root)
     data.prepare(segments, tmp_path / "store", frame_size=16, progress=False)
     assert workers == [3]
 
     executor = synthetic.concurrent.futures.ThreadPoolExecutor
-    monkeypatch.setattr(synthetic, "cores", lambda: 3)
     monkeypatch.setattr(
         synthetic.concurrent.futures,
         "ThreadPoolExecutor",
@@ -247,7 +227,7 @@ def test_the_store_of_torchrun_uses_libuv_as_torch_does(monkeypatch, value, want
     monkeypatch.delenv("USE_LIBUV", raising=False)
     if value is not None:
         monkeypatch.setenv("USE_LIBUV", value)
-    egodistill.torchrun_store()
+    runtime.torchrun_store()
     assert [options["use_libuv"] for options in made] == [wanted]
 
 
@@ -341,7 +321,19 @@ def test_the_whole_road_gives_there_what_it_gives_here(tmp_path):
     script = tmp_path / "road.py"
     script.write_text(ROAD, encoding="utf-8")
     # A text file that is opened in the system's own encoding is an error, too.
-    own = ["__main__", "data", *(f"egodistill{name}" for name in ("", ".data", ".synthetic", ".teachers"))]
+    names = (
+        "data",
+        "store",
+        "annotations",
+        "video",
+        "imu",
+        "files",
+        "synthetic",
+        "teachers",
+        "training",
+        "checkpoints",
+    )
+    own = ["__main__", "egodistill", *(f"egodistill.{name}" for name in names)]
     environment = foreign.environment(
         tmp_path / "foreign",
         PYTHONWARNDEFAULTENCODING="1",

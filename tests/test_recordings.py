@@ -1,190 +1,16 @@
-"""Recordings whose faults are planted: lags, drifts, blanks, lost packets, uneven times, all of them found."""
+"""Recordings whose faults are planted: gaps, blanks, lost packets, uneven times, all of them found; working copies."""
 
-import dataclasses
-import math
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from panned import RATE, files_of, gyroscope
 
-from egodistill import data, recordings, synthetic
-
-RATE = 25
-FOCAL = 120.0  # pixels a radian of the rendered pan
-
-
-# --- A textured wall, a camera that pans over it, and its gyroscope --------------------------------
-
-
-def angle(t: np.ndarray, seed: int) -> np.ndarray:
-    """A smooth angle in rad, at any time."""
-    rng = np.random.default_rng(seed)
-    frequency, phase = rng.uniform(0.15, 2.0, 12), rng.uniform(0, 2 * math.pi, 12)
-    amplitude = 0.12 * rng.rayleigh(1.0, 12) / (1 + frequency)
-    return (amplitude * np.sin(2 * math.pi * frequency * np.asarray(t)[:, None] + phase)).sum(1)
-
-
-def gyroscope(seconds: float, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Stamps, and rates of turn about a pitch, a roll and a yaw axis, with noise and bias."""
-    t = np.arange(0, seconds, 1 / 198)
-    rates = [(angle(t + 1e-3, seed + k) - angle(t - 1e-3, seed + k)) / 2e-3 for k in (1, 2, 0)]
-    noise = np.random.default_rng(seed).normal(0, 0.01, (len(t), 3))
-    return t, np.stack(rates, 1) + noise + [0.02, -0.01, 0.03]
-
-
-def pan(path: Path, times: np.ndarray, seed: int = 1, size: tuple[int, int] = (160, 120)) -> Path:
-    """A video of a wall seen by a camera that yaws and nods; times may be uneven. The wall is shifted exactly."""
-    rng = np.random.default_rng(seed)
-    wall = np.fft.fft2(np.kron(rng.uniform(0, 255, (40, 50)), np.ones((8, 8))))
-    fy, fx = np.fft.fftfreq(320)[:, None], np.fft.fftfreq(400)[None]
-    wall *= np.exp(-(fx**2 + fy**2) / (2 * 0.08**2))
-    yaw, pitch = angle(times, seed), angle(times, seed + 1)
-    tick = Fraction(1, 90_000)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=RATE, options={"crf": "20", "preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        stream.time_base = stream.codec_context.time_base = tick
-        for t, x, y in zip(times, FOCAL * yaw, FOCAL * pitch, strict=True):
-            picture = np.real(np.fft.ifft2(wall * np.exp(-2j * np.pi * (fx * x + fy * y))))
-            picture = picture[100 : 100 + size[1], 120 : 120 + size[0]].clip(0, 255).astype(np.uint8)
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="gray")
-            frame = frame.reformat(format="yuv420p")
-            frame.pts, frame.time_base = round(t / tick), tick
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
-def gyro_only(stamps: np.ndarray, rates: np.ndarray) -> data.Imu:
-    return data.Imu(np.empty(0), np.empty((0, 3)), stamps, rates)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("recordings")
-
-
-@pytest.fixture(scope="module")
-def panned(folder) -> Path:
-    return pan(folder / "pan.mp4", np.arange(12 * RATE) / RATE)
-
-
-@pytest.fixture(scope="module")
-def world(folder) -> synthetic.World:
-    return synthetic.render(folder / "world", train_acts=8, test_acts=3, train_wearers=1, progress=False)
-
-
-def files_of(world: synthetic.World) -> tuple[Path, tuple[Path, Path]]:
-    wearer = world.root / "P01"
-    return wearer / "videos" / "P01_101.MP4", tuple(
-        wearer / "meta_data" / f"P01_101-{sensor}.csv" for sensor in ("accl", "gyro")
-    )
-
-
-# --- Offset ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("lag", [0.30, -0.30, 1.234])
-@pytest.mark.parametrize(("order", "signs"), [((0, 1, 2), (1, 1, 1)), ((2, 0, 1), (-1, 1, -1))])
-def test_planted_lag_is_found(panned, lag, order, signs):
-    stamps, rates = gyroscope(12)
-    imu = gyro_only(stamps - lag, rates[:, order] * signs)  # stamps that are `lag` too early need it added
-    offset = recordings.estimate_offset(panned, imu)
-    assert offset.reliable
-    assert offset.seconds == pytest.approx(lag, abs=0.005)
-    assert offset.correlation > 0.98 > offset.chance
-    # Yaw moves the picture sideways, pitch up and down, roll neither, at FOCAL pixels a radian.
-    expected = np.zeros((2, 3))
-    expected[0, order.index(2)], expected[1, order.index(0)] = FOCAL, FOCAL
-    np.testing.assert_allclose(offset.pixels_per_radian, expected * signs, atol=0.03 * FOCAL)
-
-
-def test_uneven_frame_times_do_not_blur_the_offset(folder):
-    times = np.cumsum(np.random.default_rng(0).choice([0.02, 0.04, 0.1], 200))
-    times -= times[0]
-    video = pan(folder / "uneven.mp4", times)
-    stamps, rates = gyroscope(times[-1] + 1)
-    offset = recordings.estimate_offset(video, gyro_only(stamps - 0.3, rates), max_offset=1)
-    assert offset.reliable and offset.seconds == pytest.approx(0.3, abs=0.01)
-    assert offset.correlation > 0.99
-
-
-@pytest.mark.parametrize("lag", [0.30, -0.30])
-def test_lag_in_a_rendered_world(world, lag):
-    video, files = files_of(world)
-    imu = data.read_imu(files)
-    late = dataclasses.replace(imu, gyro_time=imu.gyro_time - lag, gyro=-imu.gyro[:, [1, 2, 0]])
-    offset = recordings.estimate_offset(video, late, max_offset=1)
-    assert offset.reliable and offset.seconds == pytest.approx(lag, abs=0.02)
-
-
-def test_drift_shows_in_the_stretches(folder):
-    video = pan(folder / "long.mp4", np.arange(40 * RATE) / RATE)
-    stamps, rates = gyroscope(40)
-    imu = gyro_only((stamps - 0.2) / 1.004, rates)  # 0.2 s early at the start, 0.36 s at the end
-    offset = recordings.estimate_offset(video, imu, stretches=4, seconds=6)
-    assert len(offset.stretches) == 4
-    assert offset.drift == pytest.approx(0.004, rel=0.1)
-    for stretch in offset.stretches:
-        assert stretch.stop - stretch.start == pytest.approx(6, abs=0.1)
-        middle = (stretch.start + stretch.stop) / 2
-        assert stretch.seconds == pytest.approx(0.2 + 0.004 * middle, abs=0.02)
-        assert stretch.correlation > 0.97
-    notes = recordings._pictures(recordings._look(video, 4, 6.0), 40.0)
-    assert notes["keyframe_every"] == pytest.approx(10, abs=0.1)  # x264's usual 250 frames
-
-
-def test_only_the_stretches_are_decoded(folder, panned, monkeypatch):
-    decoded = []
-    meter = recordings._MotionMeter.__call__
-    monkeypatch.setattr(
-        recordings._MotionMeter, "__call__", lambda self, now, frame: (decoded.append(now), meter(self, now, frame))[1]
-    )
-    recordings._look(panned, 2, 2.0)
-    assert len(decoded) == pytest.approx(2 * 2 * RATE, abs=3)
-    assert min(decoded) == 0 and max(decoded) > 11.9  # from one end to the other
-
-
-@pytest.mark.parametrize("smooth", [1, 80])
-@pytest.mark.parametrize("seed", range(4))
-def test_noise_is_no_reliable_answer(panned, smooth, seed):
-    stamps, rates = gyroscope(12)
-    noise = np.random.default_rng(seed).normal(0, 1, rates.shape)
-    noise = np.stack([np.convolve(axis, np.hanning(smooth + 2), "same") for axis in noise.T], 1)
-    offset = recordings.estimate_offset(panned, gyro_only(stamps, noise))
-    assert not offset.reliable
-    assert offset.correlation < 0.65
-
-
-def test_offset_at_the_edge_of_the_search_is_not_trusted(panned):
-    stamps, rates = gyroscope(12)
-    offset = recordings.estimate_offset(panned, gyro_only(stamps - 0.55, rates), max_offset=0.5)
-    assert offset.seconds == pytest.approx(0.5, abs=0.01) and not offset.reliable
-
-
-def test_stabilised_walk_is_not_trusted(sample_data):
-    """The camera hides its turns: at the true offset, 0, the correlation is 0.7 over the whole walk, chance 0.7."""
-    video = sample_data / "gopro" / "max-heromode.mp4"
-    narrow = recordings.estimate_offset(video, max_offset=0.05)
-    assert 0.6 < narrow.correlation < 0.8
-    assert not recordings.estimate_offset(video).reliable
-
-
-def test_what_offsets_cannot_be_had_from(panned, tmp_path):
-    stamps, rates = gyroscope(12)
-    with pytest.raises(data.DataError, match="never turns"):
-        recordings.estimate_offset(panned, gyro_only(stamps, np.zeros_like(rates)))
-    with pytest.raises(data.DataError, match="beyond some of the pictures"):
-        recordings.estimate_offset(panned, gyro_only(stamps + 100, rates))
-    with pytest.raises(data.DataError, match="too few pictures"):
-        recordings.estimate_offset(pan(tmp_path / "short.mp4", np.arange(5) / RATE), gyro_only(stamps, rates))
-    with pytest.raises(data.DataError, match="max_offset"):
-        recordings.estimate_offset(panned, gyro_only(stamps, rates), max_offset=0)
-    with pytest.raises(data.VideoError, match="no such file"):
-        recordings.estimate_offset(tmp_path / "none.mp4", gyro_only(stamps, rates))
-
+from egodistill import DataError, EgoDistillOSError, gpmf, recordings
+from egodistill.imu import read_imu
+from egodistill.video import VideoError, probe, read_frames
 
 # --- Check -----------------------------------------------------------------------------------------
 
@@ -198,10 +24,10 @@ def ego4d_csv(path: Path, stamps_ms, rates: np.ndarray, accel: np.ndarray | None
     return path
 
 
-def test_check_of_a_healthy_recording(world):
-    video, files = files_of(world)
+def test_check_of_a_healthy_recording(wearer):
+    video, files = files_of(wearer)
     found = recordings.check(video, files)
-    info = data.probe(video)
+    info = probe(video)
     assert found.problem is None and found.notes == []
     assert (found.duration, found.fps, found.width, found.height) == (info.duration, info.fps, info.width, info.height)
     assert (found.codec, found.audio, found.rotation, found.variable_rate) == ("h264", True, 0, False)
@@ -223,7 +49,7 @@ def test_check_finds_what_is_wrong_with_the_stamps(panned, tmp_path):
     milliseconds = 1000 * (stamps[keep] - 0.3)
     milliseconds[[100, 101]] = milliseconds[[101, 100]]
     milliseconds[200] = milliseconds[199]
-    milliseconds[-2:] = 9e6, 9e12  # sense for nobody, nor for data.read_imu
+    milliseconds[-2:] = 9e6, 9e12  # sense for nobody, nor for read_imu
     file = ego4d_csv(tmp_path / "imu.csv", milliseconds, rates[keep], accel[keep])
     found = recordings.check(panned, file)
     assert found.problem is None
@@ -364,8 +190,8 @@ def test_a_file_cut_off_behind_its_index(panned, tmp_path):
     assert not any("cut off" in note for note in recordings.check(whole, seconds=3).notes)
 
 
-def test_rows_stand_under_their_header(world):
-    video, files = files_of(world)
+def test_rows_stand_under_their_header(wearer):
+    video, files = files_of(wearer)
     row = recordings.check(video, files).row()
     assert "\n" not in row and len(row) <= 100
     assert len(recordings.HEADER) <= 100
@@ -379,7 +205,7 @@ def test_rows_stand_under_their_header(world):
 
 
 def frame_times(video: Path) -> list[tuple[float, bool]]:
-    with av.open(str(video), **data._OPEN_OPTIONS) as container:
+    with av.open(str(video), **gpmf.OPEN_OPTIONS) as container:
         stream = container.streams.video[0]
         zero = max(0.0, container.start_time / 1e6)
         return sorted((float(f.pts * stream.time_base) - zero, f.key_frame) for f in container.decode(stream))
@@ -404,11 +230,11 @@ def test_copy_shows_the_same_picture_at_the_same_time(sample_data, tmp_path, nam
     before, after = frame_times(video), frame_times(out)
     assert len(after) == result.frames and result.broken_packets == 0
     assert [t for t, _ in before] == [t for t, _ in after]  # to the last bit
-    assert data.probe(out).duration == pytest.approx(data.probe(video).duration, abs=1e-4)
+    assert probe(out).duration == pytest.approx(probe(video).duration, abs=1e-4)
     keys = [i for i, (_, key) in enumerate(after) if key]
     assert keys == list(range(0, len(after), 12))
     times = np.random.default_rng(0).uniform(0, before[-1][0], 6)
-    wanted, got = (data.read_frames(file, times, 64).astype(float) for file in (video, out))
+    wanted, got = (read_frames(file, times, 64).astype(float) for file in (video, out))
     difference = np.abs(wanted - got).mean((1, 2, 3))
     assert difference.max() < 3
     assert result.copy_bytes == out.stat().st_size and result.source_bytes == video.stat().st_size
@@ -433,9 +259,9 @@ def test_painted_frame_numbers_survive(tmp_path, uneven):
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     recordings.transcode(video, out, short_side=90)
-    assert (data.probe(out).width, data.probe(out).height) == (160, 90)
+    assert (probe(out).width, probe(out).height) == (160, 90)
     times = (stamps[:-1] + np.diff(stamps) / 2) * float(tick)
-    pictures = data.read_frames(out, times)[:, 1].mean(1)  # [n, width]
+    pictures = read_frames(out, times)[:, 1].mean(1)  # [n, width]
     bits = pictures[:, 10::20] > 127
     assert (bits @ (1 << np.arange(8)) == np.arange(count - 1)).all()
 
@@ -445,11 +271,11 @@ def test_telemetry_and_audio_are_kept(sample_data, tmp_path):
     result = recordings.transcode(video, out)
     assert result.left_out == () and result.copy_bytes < result.source_bytes
     for field in ("accel_time", "accel", "gyro_time", "gyro"):
-        before, after = (getattr(data.read_imu(file), field) for file in (video, out))
+        before, after = (getattr(read_imu(file), field) for file in (video, out))
         assert before.dtype == after.dtype and np.array_equal(before, after)
 
     def audio(file: Path) -> list[tuple[int, bytes]]:
-        with av.open(str(file), **data._OPEN_OPTIONS) as container:
+        with av.open(str(file), **gpmf.OPEN_OPTIONS) as container:
             return [(p.pts, bytes(p)) for p in container.demux(container.streams.audio[0]) if p.size]
 
     assert len(audio(video)) > 400 and audio(video) == audio(out)
@@ -484,36 +310,36 @@ def test_what_is_refused(panned, tmp_path):
         (tmp_path / "none" / "copy.mp4", "no folder"),
     ):
         for overwrite in (False, True):
-            with pytest.raises(data.DataError, match=words):
+            with pytest.raises(DataError, match=words):
                 recordings.transcode(panned, out, overwrite=overwrite)
     link = tmp_path / "link.mp4"
     link.symlink_to(panned)
-    with pytest.raises(data.DataError, match="never written over"):
+    with pytest.raises(DataError, match="never written over"):
         recordings.transcode(panned, link, overwrite=True)
     assert panned.read_bytes() == original
 
     out = tmp_path / "copy.mp4"
     out.write_text("something of value")
-    with pytest.raises(data.DataError, match="overwrite=True"):
+    with pytest.raises(DataError, match="overwrite=True"):
         recordings.transcode(panned, out)
     assert out.read_text() == "something of value"
     (tmp_path / "text.mp4").write_text("no video")
-    with pytest.raises(data.VideoError, match="cannot be opened"):
+    with pytest.raises(VideoError, match="cannot be opened"):
         recordings.transcode(tmp_path / "text.mp4", out, overwrite=True)
     assert out.read_text() == "something of value"  # a failure costs nothing
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".*.part"))
     recordings.transcode(panned, out, overwrite=True)
-    assert data.probe(out).duration == pytest.approx(12)
+    assert probe(out).duration == pytest.approx(12)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["copy.mp4", "link.mp4", "text.mp4"]
     for setting in ({"short_side": 8}, {"keyframe_every": 0}, {"quality": 60}):
-        with pytest.raises(data.DataError, match=str(next(iter(setting.values())))):
+        with pytest.raises(DataError, match=str(next(iter(setting.values())))):
             recordings.transcode(panned, tmp_path / "new.mp4", **setting)
 
 
 def test_a_full_disk_is_the_copys_fault_and_not_the_originals(panned, tmp_path, full_disk):
     out = tmp_path / "copy.mp4"
     out.write_text("something of value")
-    with full_disk(20_000), pytest.raises(data.DataError, match=r"copy\.mp4: cannot be written: File too large"):
+    with full_disk(20_000), pytest.raises(EgoDistillOSError, match=r"copy\.mp4: cannot be written: File too large"):
         recordings.transcode(panned, out, overwrite=True)
     assert out.read_text() == "something of value" and list(tmp_path.iterdir()) == [out]
 

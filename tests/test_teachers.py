@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from painted import write_video
 from small_teachers import LABELS, NARROW, SMALL, gmacs, meta, narrow, random_clips, small
-from test_data import write_video
 from torch import nn
 from torchvision.models.video import r3d_18, swin3d_t
 
 from egodistill import DataError, EgoDistillError, Output, data, files, teachers
+from egodistill.store import StoreFiles
 
 # --- the published models --------------------------------------------------------------------
 
@@ -668,7 +669,7 @@ def killed_again_and_again(path):
     for k, (moment, (event, where, nth)) in enumerate(MOMENTS.items()):
         child = os.fork()  # Before any computing, so that there are no threads to lose.
         if child == 0:
-            seen, kind, mapped = [], signal.SIGINT if moment == "Ctrl-C" else signal.SIGKILL, data.ClipStore._map
+            seen, kind, mapped = [], signal.SIGINT if moment == "Ctrl-C" else signal.SIGKILL, StoreFiles.array
 
             def die(seen=seen, nth=nth, kind=kind):
                 seen.append(1)
@@ -684,7 +685,7 @@ def killed_again_and_again(path):
                 return Dying(array, die) if (name, mode) == (where, "r+") else array
 
             if event == "write":
-                data.ClipStore._map = mapped_to_die
+                StoreFiles.array = mapped_to_die
             else:
                 sys.addaudithook(hook)
             try:

@@ -1,0 +1,279 @@
+"""Accelerometer and gyroscope samples with real time stamps, and windows of them. Needs numpy only; copy it alone.
+
+    import imu      # or: from egodistill import imu
+
+    motion = imu.read_imu("walk.csv")           # or a pair of tables, or a GoPro video (with gpmf.py beside this file)
+    print(motion.notes)                         # what is odd about the recording
+    window = motion.window(12.5)                # float32 [422, 6]: m/s2 and rad/s at 198 Hz from 12.5 s on
+
+Times are seconds on the video's own clock, the one a player shows: zero is where the file starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import io
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["GAP_STEPS", "CoverageError", "IMUError", "Imu", "read_imu"]
+
+
+class IMUError(ValueError):
+    """An IMU recording that cannot be used as it is."""
+
+
+class CoverageError(IMUError):
+    """The IMU does not cover the window that was asked for."""
+
+
+GAP_STEPS = 5  # a step of over five times the median step is a gap
+
+
+@dataclasses.dataclass(eq=False)
+class Imu:
+    """Samples of an accelerometer [n, 3] in m/s2 and a gyroscope [m, 3] in rad/s.
+
+    Each has its own times, float64, ascending, in seconds on the video's clock. Gravity is in.
+    ``notes`` says in words what is odd about the recording: rows left out, axes that are unknown.
+    """
+
+    accel_time: np.ndarray
+    accel: np.ndarray
+    gyro_time: np.ndarray
+    gyro: np.ndarray
+    notes: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def median_steps(self) -> tuple[float, float]:
+        """Return the usual step between two samples, in seconds: (accelerometer, gyroscope)."""
+        steps = (np.diff(stamps) for stamps in (self.accel_time, self.gyro_time))
+        return tuple(float(np.median(step)) if len(step) else 0.0 for step in steps)
+
+    def on_clock(self, offset: float = 0.0, stretch: float = 1.0) -> Imu:
+        """Return the same samples with every time t moved to ``offset + stretch * t``."""
+        if (offset, stretch) == (0.0, 1.0):
+            return self
+        accel_time, gyro_time = (offset + stretch * t for t in (self.accel_time, self.gyro_time))
+        return Imu(accel_time, self.accel, gyro_time, self.gyro, self.notes)
+
+    def inside(self, duration: float) -> Imu:
+        """Leave out the samples over a second before or after a video of ``duration`` s, and note it."""
+        sensors = []
+        for stamps, values in ((self.accel_time, self.accel), (self.gyro_time, self.gyro)):
+            kept = (stamps >= -1) & (stamps <= duration + 1)
+            sensors += [stamps[kept], values[kept]]
+        lost = max(len(self.accel) - len(sensors[1]), len(self.gyro) - len(sensors[3]))
+        notes = (f"{lost} samples lie over a second outside the video",) if lost else ()
+        return Imu(*sensors, self.notes + notes)
+
+    def covers(self, times: np.ndarray, *, max_gap: float | None = None) -> np.ndarray:
+        """Return which of these ascending times lie between two close samples: bool [n, 2], one column per sensor.
+
+        Close are samples at most ``max_gap`` seconds apart, by default five times the sensor's
+        median step. The columns are accelerometer and gyroscope.
+        """
+        columns = []
+        for stamps, step in zip((self.accel_time, self.gyro_time), self.median_steps, strict=True):
+            largest = GAP_STEPS * step if max_gap is None else max_gap
+            first = max(np.searchsorted(stamps, times[0], side="right") - 1, 0)
+            last = np.searchsorted(stamps, times[-1]) + 1
+            columns.append(_covered(stamps[first:last], times, largest))
+        return np.stack(columns, axis=1)
+
+    def window(
+        self,
+        start: float,
+        samples: int = 422,
+        rate: float = 198.0,
+        *,
+        min_coverage: float = 0.95,
+        max_gap: float | None = None,
+    ) -> np.ndarray:
+        """Return both sensors at ``start + i / rate``, float32 [samples, 6]: accelerometer, gyroscope.
+
+        Linear interpolation between the real time stamps (no low-pass filter). CoverageError if
+        a sensor covers less than ``min_coverage`` of the points (see ``covers``); the few that are
+        left uncovered are interpolated across the gap or held at the end.
+        """
+        grid = start + np.arange(samples) / rate
+        window = np.empty((samples, 6), np.float32)
+        covered = self.covers(grid, max_gap=max_gap)
+        sensors = (("accelerometer", self.accel_time, self.accel), ("gyroscope", self.gyro_time, self.gyro))
+        for i, (sensor, stamps, values) in enumerate(sensors):
+            if (share := covered[:, i].mean()) < min_coverage:
+                raise CoverageError(
+                    f"the {sensor} covers {share:.1%} of {grid[0]:.3f} to {grid[-1]:.3f} s"
+                    f" (at least {min_coverage:.0%} is asked for); {_longest_gap(grid, covered[:, i])}"
+                )
+            first = max(np.searchsorted(stamps, grid[0], side="right") - 1, 0)
+            last = np.searchsorted(stamps, grid[-1]) + 1
+            for axis in range(3):
+                column = values[first:last, axis]
+                window[:, 3 * i + axis] = np.interp(grid, stamps[first:last], column)
+        return window
+
+
+def _covered(stamps: np.ndarray, grid: np.ndarray, max_gap: float) -> np.ndarray:
+    """Return whether each point of the grid lies between two samples at most ``max_gap`` apart."""
+    if len(stamps) < 2:
+        return np.zeros(len(grid), bool)
+    after = np.clip(np.searchsorted(stamps, grid), 1, len(stamps) - 1)
+    before = after - 1
+    inside = (stamps[before] <= grid) & (grid <= stamps[after])
+    return inside & (stamps[after] - stamps[before] <= max_gap)
+
+
+def _longest_gap(grid: np.ndarray, covered: np.ndarray) -> str:
+    edges = np.flatnonzero(np.diff(np.concatenate(([1], covered, [1])).astype(int)))
+    starts, stops = edges[::2], edges[1::2]
+    k = np.argmax(stops - starts)
+    return f"no samples from {grid[starts[k]]:.3f} to {grid[stops[k] - 1]:.3f} s"
+
+
+def read_imu(
+    source: str | os.PathLike | Sequence[str | os.PathLike],
+    *,
+    zero_accel: bool = False,
+) -> Imu:
+    """Read an IMU recording: a CSV, a pair of CSVs (accelerometer, gyroscope), or a GoPro video.
+
+    CSV columns, in any order and among others, upper or lower case:
+
+    - EPIC-KITCHENS: ``Milliseconds`` with ``AcclX,AcclY,AcclZ`` and / or ``GyroX,GyroY,GyroZ``
+    - Ego4D: ``canonical_timestamp_ms,gyro_x,gyro_y,gyro_z,accl_x,accl_y,accl_z``
+    - plain: ``time,ax,ay,az,gx,gy,gz``, the time in seconds
+
+    Rows without a number in a sensor's columns ('', NULL, nan) are no samples of that sensor, rows
+    with an absurd time (none, or beyond eleven days) are left out. Samples are sorted by time,
+    repeated stamps dropped; axes stay those of the file. Some Ego4D recordings have no
+    accelerometer at all: an error, or zeros at the gyroscope's times with ``zero_accel``. All this
+    is said in ``.notes``.
+
+    Video telemetry (GPMF) comes in the camera's axes: X to the left, Y to the user, Z up.
+    Raise IMUError that names the file.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        if path.suffix.lower() != ".csv":
+            return _read_telemetry(path)
+        files = [(path, ("accelerometer", "gyroscope"))]
+    elif len(source) == 2:
+        files = [(Path(source[0]), ("accelerometer",)), (Path(source[1]), ("gyroscope",))]
+    else:
+        raise IMUError(f"an IMU source is one file or a pair of files, not {source!r}")
+    samples: list[np.ndarray] = []
+    notes: list[str] = []
+    for path, sensors in files:
+        samples += _read_imu_csv(path, sensors, notes, may_lack_accel=zero_accel)
+    accel_time, accel, gyro_time, gyro = samples
+    if not len(accel):
+        accel_time, accel = gyro_time, np.zeros_like(gyro)
+        notes.append("there is no accelerometer; it is set to zero")
+    for sensor, values in (("accelerometer", accel), ("gyroscope", gyro)):
+        for i, k in ((0, 1), (0, 2), (1, 2)):
+            if values.any() and (values[:, i] == values[:, k]).all():
+                notes.append(f"the {sensor}'s {'XYZ'[i]} and {'XYZ'[k]} are the same: a faulty export?")
+    return Imu(accel_time, accel, gyro_time, gyro, tuple(notes))
+
+
+_IMU_COLUMNS = (  # time, its unit in seconds, the axes of either sensor; in lower case
+    ("milliseconds", 1e-3, {"accelerometer": ("acclx", "accly", "acclz"), "gyroscope": ("gyrox", "gyroy", "gyroz")}),
+    (
+        "canonical_timestamp_ms",
+        1e-3,
+        {"accelerometer": ("accl_x", "accl_y", "accl_z"), "gyroscope": ("gyro_x", "gyro_y", "gyro_z")},
+    ),
+    ("time", 1.0, {"accelerometer": ("ax", "ay", "az"), "gyroscope": ("gx", "gy", "gz")}),
+)
+_LATEST_STAMP = 1e6  # seconds, eleven days: anything beyond is no time since the video's start
+
+
+def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack_accel: bool) -> list[np.ndarray]:
+    """Return times and values of each sensor asked for; ``notes`` gets a line for what is odd."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            first = file.readline()
+            empty = not any(line.strip() for line in file)
+    except OSError as error:
+        raise IMUError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise IMUError(f"{path}: not a text file: {error}") from error
+    header = [name.strip().strip('"').lower() for name in first.split(",")]
+    layouts = [layout for layout in _IMU_COLUMNS if layout[0] in header]
+    if not layouts:
+        known = ", ".join(layout[0] for layout in _IMU_COLUMNS)
+        raise IMUError(f"{path}: no time column ({known}) in its header {first.strip()!r}")
+    time_column, unit, axes = layouts[0]
+    columns = [time_column]
+    for sensor in sensors:
+        if missing := [axis for axis in axes[sensor] if axis not in header]:
+            raise IMUError(f"{path}: no {sensor} column {', '.join(missing)} in {first.strip()!r}")
+        columns += axes[sensor]
+    if empty:
+        raise IMUError(f"{path}: has a header but no samples")
+    table = _numbers(path, [header.index(name) for name in columns])
+    stamps = table[:, 0] * unit
+    timely = np.abs(stamps) < _LATEST_STAMP  # NaN: False
+    if absurd := len(timely) - np.count_nonzero(timely):
+        notes.append(f"{path.name}: {absurd} of {len(timely)} rows have no usable time")
+    if (np.diff(stamps[timely]) < 0).any():
+        notes.append(f"{path.name}: the rows are not in the order of their times")
+    result = []
+    for i, sensor in enumerate(sensors):
+        values = table[:, 1 + 3 * i : 4 + 3 * i]
+        usable = timely & np.isfinite(values).all(axis=1)
+        if 0 < (empty := np.count_nonzero(timely & ~usable)) < np.count_nonzero(timely):
+            notes.append(f"{path.name}: {empty} of {len(timely)} rows have no {sensor}")
+        found, chosen = np.unique(stamps[usable], return_index=True)
+        if repeated := np.count_nonzero(usable) - len(found):
+            notes.append(f"{path.name}: {repeated} {sensor} samples repeat a time, and are left out")
+        if len(found) < 2 and not (may_lack_accel and sensor == "accelerometer" and not len(found)):
+            hint = " (zero_accel would take zeros)" if sensor == "accelerometer" else ""
+            raise IMUError(f"{path}: {len(found)} usable {sensor} samples in {len(table)} rows{hint}")
+        result += [found, np.ascontiguousarray(values[usable][chosen])]
+    return result
+
+
+def _numbers(path: Path, columns: Sequence[int]) -> np.ndarray:
+    """Return these columns of comma-separated numbers, empty cells and NULL as NaN, float64."""
+    try:
+        return _parse_numbers(path, columns)
+    except ValueError:  # looking for empty cells first would take half as long again
+        pass
+    try:
+        text = path.read_text(encoding="utf-8-sig").replace("NULL", "nan").replace("null", "nan")
+        return _parse_numbers(io.StringIO(re.sub(r"(?m)^(?=,)|(?<=,)(?=,|$)", "nan", text)), columns)
+    except UnicodeDecodeError as error:
+        raise IMUError(f"{path}: not a text file: {error}") from error
+    except ValueError as error:
+        # numpy's words name the row, counted from the first one below the header
+        raise IMUError(f"{path}: {error} (rows counted below the header)") from error
+
+
+def _parse_numbers(source: Path | io.StringIO, columns: Sequence[int]) -> np.ndarray:
+    return np.loadtxt(source, delimiter=",", usecols=columns, ndmin=2, comments=None, skiprows=1, encoding="utf-8-sig")
+
+
+def _read_telemetry(video: Path) -> Imu:
+    """Return the IMU inside a GoPro video."""
+    try:  # beside this file, which may be a part of any package, or of none
+        gpmf = importlib.import_module(f"{__package__}.gpmf" if __package__ else "gpmf")
+    except ModuleNotFoundError as error:
+        if not str(error.name).endswith("gpmf"):
+            raise  # gpmf.py is there, but not what it needs
+        raise IMUError(f"{video}: to read its telemetry, put gpmf.py beside imu.py") from error
+    try:
+        found = gpmf.read_video(video)
+    except gpmf.GPMFError as error:
+        raise IMUError(f"{video}: no IMU: {error}") from error
+    notes = list(found.broken)
+    if found.axes != "XYZ":
+        notes.append(f"the axes stay as the camera ({found.device or 'unnamed'}) stores them: it does not name them")
+    return Imu(found.accel_time, found.accel, found.gyro_time, found.gyro, tuple(notes))

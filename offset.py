@@ -1,0 +1,419 @@
+"""How an IMU lies in time against its video: the picture's motion is compared with the gyroscope's.
+
+    from egodistill import offset
+
+    found = offset.estimate_offset("GX010042.MP4")          # or ("walk.mp4", ("walk-accl.csv", "walk-gyro.csv"))
+    if found.reliable:
+        print(f"add {found.seconds:+.3f} s to the IMU's stamps (correlation {found.correlation:.2f})")
+
+`survey` decodes stretches of a video and measures how the picture moves; `offset_of` compares that with an IMU. Times
+are seconds on the video's own clock, as everywhere in this package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import itertools
+import math
+import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from egodistill import DataError
+from egodistill.imu import Imu, read_imu
+from egodistill.video import VideoError, clock_zero, open_video, probe, video_stream
+
+__all__ = ["Faults", "Offset", "Stretch", "Survey", "estimate_offset", "offset_of", "ordered_frames", "survey"]
+
+# --- Pictures, small and grey --------------------------------------------------------------------
+
+_SHORT_SIDE = 128  # pixels of the grey pictures: about 1/8 of 1080
+_BLANK = 2.0  # standard deviation, in grey levels of 255, below which a picture shows nothing
+_SAME = 0.02  # mean difference, in grey levels, below which two pictures are one
+
+
+@dataclasses.dataclass
+class Faults:
+    """What was wrong with a video while it was decoded."""
+
+    broken: int = 0  # packets that no picture could be had from
+    unordered: int = 0  # pictures that came before a picture with an earlier time
+    repeated: int = 0  # pictures with the time of another one
+
+
+@dataclasses.dataclass
+class Motion:
+    """How the picture moved through one stretch: n + 1 times, and what lies between them."""
+
+    times: np.ndarray  # [n + 1], s
+    shifts: np.ndarray  # [n, 2], pixels to the right and down of the picture as coded
+    weights: np.ndarray  # [n], 0: nothing in common with the picture before, 1: the same picture moved
+
+
+class Survey(NamedTuple):
+    """All that was seen of a video's pictures."""
+
+    motions: list[Motion]
+    times: np.ndarray  # [m], s, ascending, of every picture looked at
+    blank: np.ndarray  # [m], bool
+    frozen: np.ndarray  # [m], bool: the same as the picture before
+    keys: list[float]  # times of the key frames that are known of, s, ascending
+    rotation: int  # degrees
+    faults: Faults
+
+
+def ordered_frames(packets: Iterator[av.Packet], faults: Faults, reorder: int = 4) -> Iterator[av.VideoFrame]:
+    """Yield decoded frames in the order of their times; some phones write them out of order, so a few are held back."""
+    held: list[tuple[int, int, av.VideoFrame]] = []
+    order, latest = itertools.count(), -math.inf
+    for packet in packets:
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            faults.broken += 1
+            continue
+        for frame in frames:
+            if frame.pts is None:
+                continue
+            faults.unordered += frame.pts < latest
+            latest = max(latest, frame.pts)
+            heapq.heappush(held, (frame.pts, next(order), frame))
+            if len(held) > reorder:
+                yield heapq.heappop(held)[-1]
+    while held:
+        yield heapq.heappop(held)[-1]
+
+
+def survey(video: str | os.PathLike, stretches: int, seconds: float, samples: int = 0) -> Survey:
+    """Decode stretches spread over a video, and `samples` key frames between them.
+
+    Held in memory: two small pictures, and a few numbers for each that was decoded.
+    """
+    if stretches < 1 or seconds <= 0:
+        raise DataError(f"{video}: cannot look at {stretches} stretches of {seconds} s")
+    duration = probe(video).duration
+    count = max(1, min(stretches, int(duration / seconds)))
+    length = min(seconds, duration) if count > 1 else min(max(seconds, duration), 2 * seconds)
+    starts = np.linspace(0, max(duration - length, 0), count)
+    with open_video(video) as container:
+        surveyor = _Surveyor(container, video)
+        for start in starts:
+            surveyor.look_at(start, start + length)
+        surveyor.key_frames_only()
+        for moment in np.linspace(0, duration, samples + 2)[1:-1] if samples else ():
+            if not any(start <= moment < start + length for start in starts):
+                surveyor.look_before(moment)
+        return surveyor.result()
+
+
+class _Surveyor:
+    """Looks at the pictures of an open video."""
+
+    def __init__(self, container: av.container.InputContainer, video: str | os.PathLike) -> None:
+        self.container, self.video = container, video
+        self.stream = video_stream(container, video)
+        self.stream.thread_type = "AUTO"
+        self.zero, self.tick = clock_zero(container), self.stream.time_base
+        self.grey = GreyScaler(self.stream.width, self.stream.height)
+        self.faults, self.motions, self.rotation = Faults(), [], 0
+        self.keys: set[float] = set()
+        self.seen: list[tuple[float, bool, bool]] = []  # time, blank, frozen
+
+    def look_at(self, start: float, stop: float) -> None:
+        """Decode a stretch and measure how the picture moves in it."""
+        motion = MotionMeter(self.grey)
+        for frame in ordered_frames(self._packets(start), self.faults):
+            now = self._seconds(frame.pts)
+            if now < start - 1e-6:
+                continue
+            if now >= stop:
+                break
+            self.rotation = frame.rotation
+            if motion.times and now <= motion.times[-1]:
+                self.faults.repeated += 1
+                continue
+            self.seen.append((now, *motion(now, frame)))
+        if len(motion.times) > 1:
+            self.motions.append(motion.result())
+
+    def key_frames_only(self) -> None:
+        """Decode nothing else from now on."""
+        self.stream.codec_context.skip_frame = "NONKEY"
+
+    def look_before(self, moment: float) -> None:
+        """Decode the key frame before a moment."""
+        for frame in ordered_frames(self._packets(moment), self.faults, reorder=0):
+            self.seen.append((self._seconds(frame.pts), float(self.grey(frame).std()) < _BLANK, False))
+            break
+
+    def result(self) -> Survey:
+        if not self.seen:
+            raise VideoError(f"{self.video}: not one picture could be decoded")
+        # The file's own table knows all key frames, if it has one; its times are those of decoding, a little early.
+        listed = [self._seconds(entry.timestamp) for entry in self.stream.index_entries if entry.is_keyframe]
+        keys = listed if len(listed) >= len(self.keys) else sorted(self.keys)
+        times, blank, frozen = (np.array(column) for column in zip(*sorted(set(self.seen)), strict=True))
+        return Survey(self.motions, times, blank, frozen, keys, self.rotation, self.faults)
+
+    def _packets(self, start: float) -> Iterator[av.Packet]:
+        if start > 0:
+            try:
+                place = math.floor((start + self.zero) / self.tick)
+                self.container.seek(place, stream=self.stream, backward=True)
+            except av.error.FFmpegError:  # behind the place where the file was cut off
+                return
+        for packet in self.container.demux(self.stream):
+            if packet.is_keyframe and packet.pts is not None:
+                self.keys.add(round(self._seconds(packet.pts), 6))
+            yield packet
+
+    def _seconds(self, ticks: int) -> float:
+        return float(ticks * self.tick) - self.zero
+
+
+class GreyScaler:
+    """Makes small grey pictures, float32 [h, w], of decoded frames."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.factor = max(1.0, min(width, height) / _SHORT_SIDE)
+        self.size = max(8, round(width / self.factor)), max(8, round(height / self.factor))
+        self.reformatter = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        small = self.reformatter.reformat(frame, *self.size, "gray", interpolation="AREA", threads=1)
+        return small.to_ndarray().astype(np.float32)
+
+
+class MotionMeter:
+    """Shift from each picture to the next by phase correlation (Kuglin and Hines 1975), to a fraction of a pixel."""
+
+    def __init__(self, grey: GreyScaler) -> None:
+        self.grey, self.times, self.shifts, self.weights = grey, [], [], []
+        width, height = grey.size
+        self.window = np.outer(np.hanning(height), np.hanning(width)).astype(np.float32)
+        # With a Gaussian low-pass the correlation of a shifted picture is a Gaussian around the shift, whose centre
+        # three samples give exactly. It also drops the frequencies that hold the codec's noise.
+        fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
+        self.low_pass = np.exp(-((fx / 0.15) ** 2 + (fy / 0.15) ** 2)).astype(np.float32)
+        self.highest = np.fft.irfft2(self.low_pass, s=(height, width))[0, 0]
+        self.picture = self.spectrum = None
+
+    def __call__(self, now: float, frame: av.VideoFrame) -> tuple[bool, bool]:
+        """Take the next picture in; return whether it is blank, and whether it is the same as the last one."""
+        picture = self.grey(frame)
+        spectrum = np.fft.rfft2((picture - picture.mean()) * self.window)
+        frozen = False
+        if self.spectrum is not None:
+            frozen = float(np.abs(picture - self.picture).mean()) < _SAME
+            cross = np.conj(self.spectrum) * spectrum
+            cross *= self.low_pass / (np.abs(cross) + 1e-6)
+            surface = np.fft.irfft2(cross, s=picture.shape)
+            y, x = np.unravel_index(surface.argmax(), surface.shape)
+            column = surface[np.arange(y - 1, y + 2) % surface.shape[0], x]
+            row = surface[y, np.arange(x - 1, x + 2) % surface.shape[1]]
+            shift = [
+                _signed(at + _vertex(np.log(np.maximum(three, 1e-9))), n)
+                for at, three, n in ((x, row, surface.shape[1]), (y, column, surface.shape[0]))
+            ]
+            self.shifts.append([self.grey.factor * s for s in shift])
+            self.weights.append(min(1.0, float(surface[y, x]) / self.highest))
+        self.times.append(now)
+        self.picture, self.spectrum = picture, spectrum
+        return float(picture.std()) < _BLANK, frozen
+
+    def result(self) -> Motion:
+        return Motion(np.array(self.times), np.array(self.shifts), np.array(self.weights))
+
+
+def _signed(shift: float, size: int) -> float:
+    """Return a shift on a ring of this size as the nearer one of its two directions."""
+    return (shift + size / 2) % size - size / 2
+
+
+def _vertex(three: np.ndarray) -> float:
+    """Return the vertex of the parabola through three equally spaced values, from the middle one, -0.5 to 0.5."""
+    before, middle, after = (float(v) for v in three)
+    bend = before - 2 * middle + after
+    return min(0.5, max(-0.5, (before - after) / (2 * bend))) if bend < 0 else 0.0
+
+
+# --- Offset between picture and gyroscope --------------------------------------------------------
+
+_LAG_STEP = 0.01  # s between the lags that are tried; the peak is interpolated
+_DECOYS = 19  # false gyroscopes that the true one has to beat
+_CLEAR = 0.15  # how far above them, as a share of what is left from there to 1
+
+
+class Stretch(NamedTuple):
+    """What one stretch of a recording says about its offset; correlation 0: nothing."""
+
+    start: float
+    stop: float
+    seconds: float
+    correlation: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Offset:
+    """How an IMU lies in time against its video: add `seconds` to its stamps and it fits the picture.
+
+    `correlation` is the multiple correlation of the picture's shift with the three gyroscope axes at that offset, 0
+    to 1. `chance` is the highest one that false gyroscopes reach: the true one run backwards and moved around, with
+    the same search over all offsets. `reliable` says whether the true one stands clearly above that.
+
+    `stretches` has an offset for each stretch that was looked at, `drift` is the slope of a line through them (s/s;
+    1e-4 is 0.36 s an hour), None where fewer than three say anything. `pixels_per_radian` [2, 3] tells which
+    axis is which: the shift to the right and down that a turn about each makes, in pixels of the picture as coded.
+    """
+
+    seconds: float
+    correlation: float
+    chance: float
+    reliable: bool
+    drift: float | None
+    stretches: tuple[Stretch, ...]
+    pixels_per_radian: np.ndarray
+
+
+def estimate_offset(
+    video: str | os.PathLike,
+    imu: Imu | str | os.PathLike | Sequence[str | os.PathLike] | None = None,
+    *,
+    max_offset: float = 2.0,
+    stretches: int = 6,
+    seconds: float = 20.0,
+) -> Offset:
+    """Return the number of seconds to add to the IMU's stamps so that its gyroscope fits the motion in the picture.
+
+    `imu` is what `read_imu` takes or gives; None: the telemetry in the video. Offsets up to `max_offset` either
+    way are tried. Only `stretches` stretches of `seconds` each, spread evenly, are decoded, whatever the length.
+
+    The picture's shift between neighbouring frames is regressed on the turn about the three gyroscope axes in the same
+    interval, for each offset: axes may lie in any order and have any sign. A picture stabilised by the camera hides
+    the motion and lowers the correlation. What remains unknown is when within a frame's time the camera exposed it,
+    some 10 to 20 ms.
+    Raise VideoError, IMUError or DataError if there is nothing to compare.
+    """
+    if not isinstance(imu, Imu):
+        imu = read_imu(video if imu is None else imu, zero_accel=True)
+    return offset_of(video, survey(video, stretches, seconds), imu, max_offset)
+
+
+def offset_of(video: str | os.PathLike, seen: Survey, imu: Imu, max_offset: float) -> Offset:
+    """Compare what `survey()` saw of a video with the gyroscope of an IMU; DataError if there is nothing to compare."""
+    if not 0 < max_offset < math.inf:
+        raise DataError(f"max_offset is a number of seconds above 0, not {max_offset}")
+    if sum(len(motion.shifts) for motion in seen.motions) < 20:
+        raise DataError(f"{video}: too few pictures to compare with a gyroscope")
+    stamps, angles = _angles(imu)
+    count = math.ceil(max_offset / _LAG_STEP)
+    lags = np.arange(-count, count + 1) * _LAG_STEP
+    moments = np.stack([_moments(motion, stamps, angles, lags) for motion in seen.motions])
+    if not moments.any():
+        raise DataError(
+            f"{video}: the gyroscope ({stamps[0]:.1f} to {stamps[-1]:.1f} s) has to reach "
+            f"{max_offset} s beyond some of the pictures on both sides, and these have to move"
+        )
+    curve = _multiple_correlation(moments.sum(0))
+    seconds, best = _peak(lags, curve)
+    if not curve[best] > 1e-6:
+        raise DataError(f"{video}: the gyroscope never turns, or the picture never moves: no offset shows")
+
+    # Each stretch by itself, with one common map from axes to pixels: nothing is fitted to it but its offset. The map
+    # comes from all stretches at the common offset, then at their own, in case they drift apart.
+    chosen = np.full(len(moments), best)
+    for _ in range(3):
+        together = moments[np.arange(len(moments)), chosen].sum(0)
+        pixels = _map(together)
+        curves = [_correlation(own, pixels) for own in moments]
+        chosen = np.array([own.argmax() for own in curves])
+    found = []
+    for motion, own in zip(seen.motions, curves, strict=True):
+        at, k = _peak(lags, own)
+        found.append(Stretch(float(motion.times[0]), float(motion.times[-1]), at, max(float(own[k]), 0.0)))
+
+    coarse = lags[::3]
+    chance = max(
+        float(_multiple_correlation(sum(_moments(motion, stamps, decoy, coarse) for motion in seen.motions)).max())
+        for decoy in _decoys(stamps, angles)
+    )
+    inside = 0 < best < len(lags) - 1
+    reliable = bool(inside and curve[best] - chance > _CLEAR * (1 - chance))
+    return Offset(seconds, float(curve[best]), chance, reliable, _drift(found), tuple(found), pixels.T)
+
+
+def _angles(imu: Imu) -> tuple[np.ndarray, np.ndarray]:
+    """Return the angle turned about each axis since the first sample, rad [n, 3], at the gyroscope's stamps."""
+    stamps, rate = np.asarray(imu.gyro_time, np.float64), np.asarray(imu.gyro, np.float64)
+    turned = (rate[1:] + rate[:-1]) / 2 * np.diff(stamps)[:, None]
+    return stamps, np.concatenate([np.zeros((1, 3)), np.cumsum(turned, axis=0)])
+
+
+def _decoys(stamps: np.ndarray, angles: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the same motion run backwards from different moments: as smooth and as strong, and never in step."""
+    even = np.linspace(stamps[0], stamps[-1], len(stamps))
+    steps = np.diff(np.stack([np.interp(even, stamps, axis) for axis in angles.T], 1), axis=0)[::-1]
+    for k in range(_DECOYS):
+        rolled = np.roll(steps, round(len(steps) * k / _DECOYS), axis=0)
+        path = np.concatenate([np.zeros((1, 3)), np.cumsum(rolled, axis=0)])
+        yield np.stack([np.interp(stamps, even, axis) for axis in path.T], 1)
+
+
+def _moments(motion: Motion, stamps: np.ndarray, angles: np.ndarray, lags: np.ndarray) -> np.ndarray:
+    """Return undivided covariances of the turn rates about three axes and two shift rates, [lags, 5, 5]."""
+    # An IMU whose stamps are `lag` too early has at t - lag what the picture shows at t.
+    times = motion.times[None] - lags[:, None]
+    steps = np.diff(motion.times)[None, :, None]
+    turns = np.stack([np.interp(times, stamps, axis) for axis in angles.T], -1)
+    shifts = np.broadcast_to(motion.shifts, (len(lags), *motion.shifts.shape))
+    rates = np.concatenate([np.diff(turns, axis=1), shifts], -1) / steps
+    # Every lag is judged by the same pictures, or a lag that loses the wildest ones at an end would look the best.
+    covered = (times[:, :-1] >= stamps[0]) & (times[:, 1:] <= stamps[-1])
+    weights = (motion.weights * covered.all(0))[None, :, None]
+    rates = rates - (weights * rates).sum(1, keepdims=True) / max(weights.sum(), 1e-9)
+    return np.swapaxes(weights * rates, 1, 2) @ rates
+
+
+def _map(moments: np.ndarray) -> np.ndarray:
+    """Return the least-squares map [..., 3, 2] from the turn about three axes to the picture's shift."""
+    axes = moments[..., :3, :3]
+    # A hair of ridge: an axis may be dead, or two may be the same.
+    ridge = 1e-6 * np.trace(axes, axis1=-2, axis2=-1)[..., None, None] + 1e-12
+    return np.linalg.solve(axes + ridge * np.eye(3), moments[..., :3, 3:])
+
+
+def _multiple_correlation(moments: np.ndarray) -> np.ndarray:
+    """Return the root of the share of the picture's motion that the best map from the gyroscope explains, [...]."""
+    explained = (moments[..., :3, 3:] * _map(moments)).sum((-2, -1))
+    total = np.trace(moments[..., 3:, 3:], axis1=-2, axis2=-1)
+    return np.sqrt(np.clip(explained / np.maximum(total, 1e-9), 0, 1))
+
+
+def _correlation(moments: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Return the correlation of the picture's motion with what a given map makes of the gyroscope, [...], -1 to 1."""
+    both = (moments[..., :3, 3:] * pixels).sum((-2, -1))
+    made = np.einsum("ik,...ij,jk->...", pixels, moments[..., :3, :3], pixels)
+    seen = np.trace(moments[..., 3:, 3:], axis1=-2, axis2=-1)
+    return both / np.sqrt(np.maximum(made * seen, 1e-18))
+
+
+def _peak(lags: np.ndarray, curve: np.ndarray) -> tuple[float, int]:
+    """Return the lag of the highest point, interpolated, and the index of the sample nearest to it."""
+    best = int(curve.argmax())
+    if not 0 < best < len(lags) - 1:
+        return float(lags[best]), best
+    return float(lags[best] + _LAG_STEP * _vertex(curve[best - 1 : best + 2])), best
+
+
+def _drift(stretches: Sequence[Stretch]) -> float | None:
+    """Return the slope of a line through the offsets of those stretches that say something."""
+    usable = [s for s in stretches if s.correlation > 0.5 * max(s.correlation for s in stretches)]
+    if len(usable) < 3:
+        return None
+    middles = [(s.start + s.stop) / 2 for s in usable]
+    return float(np.polyfit(middles, [s.seconds for s in usable], 1, w=[s.correlation for s in usable])[0])

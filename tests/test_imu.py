@@ -1,0 +1,188 @@
+"""IMU recordings: tables, telemetry, windows and their coverage."""
+
+import numpy as np
+import pytest
+from painted import ramp, write_table
+
+from egodistill.imu import CoverageError, Imu, IMUError, read_imu
+
+
+def made_imu(seconds=10.0, drop=()):
+    """Ramps at uneven stamps, without the stretches ``drop``."""
+    rng = np.random.default_rng(0)
+    stamps = []
+    for rate in (200, 400):
+        times = np.arange(0, seconds, 1 / rate)
+        times[1:] += rng.uniform(-0.3, 0.3, len(times) - 1) / rate
+        for start, stop in drop:
+            times = times[(times < start) | (times > stop)]
+        stamps.append(times)
+    return Imu(stamps[0], ramp(stamps[0], 1, 9.8), stamps[1], ramp(stamps[1], -3))
+
+
+def test_window_is_linear_interpolation_at_real_stamps():
+    window = made_imu().window(3.217)
+    grid = 3.217 + np.arange(422) / 198
+    assert window.shape == (422, 6) and window.dtype == np.float32
+    np.testing.assert_allclose(window[:, :3], ramp(grid, 1, 9.8), atol=1e-5)
+    np.testing.assert_allclose(window[:, 3:], ramp(grid, -3), atol=1e-5)
+    other = made_imu().window(1.0, samples=50, rate=25)
+    np.testing.assert_allclose(other[:, 0], 1 + np.arange(50) / 25 + 9.8, atol=1e-5)
+
+
+def test_window_refuses_what_the_imu_does_not_cover():
+    gap = made_imu(drop=[(4.0, 4.5)])
+    with pytest.raises(CoverageError, match=r"accelerometer covers 76.* 3\.99\d to 4\.500 s"):
+        gap.window(3.0)
+    assert np.isfinite(gap.window(3.0, min_coverage=0.7)).all()
+    assert np.isfinite(gap.window(3.0, max_gap=1.0)).all()
+    assert np.isfinite(made_imu(drop=[(4.0, 4.09)]).window(3.0)).all()  # under 5 %
+    gap.window(1.8), gap.window(4.51)  # windows beside the gap are whole
+    for start in (-1.0, 8.0, 12.0, -50.0):  # over an end of the recording, and far outside
+        with pytest.raises(CoverageError, match=r"no samples from"):
+            gap.window(start)
+    gyro_gap = made_imu()
+    keep = (gyro_gap.gyro_time < 4) | (gyro_gap.gyro_time > 4.5)
+    gyro_gap.gyro_time, gyro_gap.gyro = gyro_gap.gyro_time[keep], gyro_gap.gyro[keep]
+    with pytest.raises(CoverageError, match="gyroscope covers"):
+        gyro_gap.window(3.0)
+
+
+def test_coverage_mask_and_another_clock():
+    imu = made_imu(drop=[(4.0, 4.5)])
+    times = np.arange(0, 9, 0.1)
+    mask = imu.covers(times)
+    expected = (times < 4.0) | (times > 4.5)
+    assert mask.shape == (90, 2)
+    np.testing.assert_array_equal(mask[:, 0], expected)
+    np.testing.assert_array_equal(mask[:, 1], expected)
+    assert imu.covers(times, max_gap=1.0).all() and not imu.covers(np.array([-1.0, 11.0])).any()
+    moved = imu.on_clock(0.3, 1.02)  # a sample stamped t was taken at 0.3 + 1.02 t
+    np.testing.assert_allclose(moved.window(6.0), imu.window((6.0 - 0.3) / 1.02, rate=198 * 1.02), atol=1e-5)
+    assert imu.on_clock() is imu
+
+
+def test_what_is_odd_about_an_imu_file_is_noted(tmp_path):
+    header = ("canonical_timestamp_ms", "gyro_x", "gyro_y", "gyro_z", "accl_x", "accl_y", "accl_z")
+    rows = [(10 * i, 1, 2, 3, i, i + 1, i + 1) for i in range(100)]
+    rows += [(30, 1, 2, 3, 4, 5, 5), (1e9, 1, 2, 3, 4, 5, 5), (-1500, 1, 2, 3, 4, 5, 5), (999, 1, 2, 3, "", "", "")]
+    path = write_table(tmp_path / "e.csv", header, rows)
+    imu = read_imu(path)
+    assert len(imu.accel) == 101 and len(imu.gyro) == 102 and imu.accel_time[0] == -1.5
+    inside = imu.inside(1.0)
+    assert len(inside.accel) == 100 and inside.accel_time[0] == 0
+    assert inside.notes == (*imu.notes, "1 samples lie over a second outside the video")
+    assert imu.inside(2.0).gyro_time[-1] == pytest.approx(0.999) and imu.on_clock(0.6).inside(1.0).notes == imu.notes
+    notes = "; ".join(imu.notes)
+    for words in (
+        "1 of 104 rows have no usable time",
+        "not in the order",
+        "1 accelerometer samples repeat",
+        "1 of 104 rows have no accelerometer",
+        "the accelerometer's Y and Z are the same",
+    ):
+        assert words in notes
+    assert (
+        read_imu(write_table(tmp_path / "g.csv", header, [(10 * i, 1, 2, 3, i, 2 * i, 0) for i in range(9)])).notes
+        == ()
+    )
+
+
+def test_missing_accelerometer_is_zero_on_request_only(tmp_path):
+    header = ("canonical_timestamp_ms", "gyro_x", "gyro_y", "gyro_z", "accl_x", "accl_y", "accl_z")
+    path = write_table(tmp_path / "e.csv", header, [(5 * i, i, 2, 3, "", "", "") for i in range(1000)])
+    with pytest.raises(IMUError, match=r"0 usable accelerometer samples in 1000 rows \(zero_accel"):
+        read_imu(path)
+    imu = read_imu(path, zero_accel=True)
+    window = imu.window(1.0)
+    assert not window[:, :3].any() and window[0, 3] == pytest.approx(200)
+    assert "there is no accelerometer; it is set to zero" in imu.notes
+
+
+def test_epic_pair_is_sorted_and_cleaned(tmp_path):
+    accel = tmp_path / "a.csv"
+    accel.write_text(
+        "\ufeffMilliseconds,AcclX,AcclY,AcclZ\r\n10,3,0,0\r\n-5,1,0,0\r\n0,2,0,0\r\n10,9,9,9\r\n"
+        "15,nan,0,0\r\n20,,0,0\r\nNULL,7,7,7\r\n1e15,8,8,8\r\n25,5,6,7\r\n"
+    )
+    gyro = write_table(
+        tmp_path / "g.csv", ("Milliseconds", "GyroX", "GyroY", "GyroZ"), [(0, 0.1, 0.2, 0.3), (4, 0.4, 0.5, 0.6)]
+    )
+    imu = read_imu((accel, gyro))
+    np.testing.assert_allclose(imu.accel_time, [-0.005, 0, 0.010, 0.025])
+    np.testing.assert_allclose(imu.accel, [[1, 0, 0], [2, 0, 0], [3, 0, 0], [5, 6, 7]])
+    np.testing.assert_allclose(imu.gyro_time, [0, 0.004])
+    np.testing.assert_allclose(imu.gyro, [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
+
+
+def test_single_csv_in_ego4d_and_plain_columns(tmp_path):
+    header = (
+        "component_idx",
+        "component_timestamp_ms",
+        "canonical_timestamp_ms",
+        "gyro_x",
+        "gyro_y",
+        "gyro_z",
+        "accl_x",
+        "accl_y",
+        "accl_z",
+    )
+    rows = [
+        (0, 0, 100, 1, 2, 3, 4, 5, 6),
+        (0, 5, 105, 1, 2, 3, "", "", ""),
+        (1, 5, "", *[9] * 6),
+        (1, 0, 110, 7, 8, 9, 10, 11, 12),
+    ]
+    imu = read_imu(write_table(tmp_path / "e.csv", header, rows))
+    np.testing.assert_allclose(imu.accel_time, [0.1, 0.11])
+    np.testing.assert_allclose(imu.accel, [[4, 5, 6], [10, 11, 12]])
+    np.testing.assert_allclose(imu.gyro_time, [0.1, 0.105, 0.11])
+    np.testing.assert_allclose(imu.gyro, [[1, 2, 3], [1, 2, 3], [7, 8, 9]])
+    plain = write_table(
+        tmp_path / "p.CSV",
+        ("gz", "gy", "gx", "note", "time", "ax", "ay", "az"),
+        [(6, 5, 4, "one", 0.5, 1, 2, 3), (6, 5, 4, "two", 0.6, 1, 2, 3)],
+    )
+    imu = read_imu(plain)
+    np.testing.assert_allclose(imu.accel_time, [0.5, 0.6])
+    np.testing.assert_allclose((imu.accel[0], imu.gyro[0]), [[1, 2, 3], [4, 5, 6]])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("t,ax,ay,az\n1,2,3,4\n", "no time column"),
+        ("time,ax,ay,az\n1,2,3,4\n", "no gyroscope column gx, gy, gz"),
+        ("time,ax,ay,az,gx,gy,gz\n", "no samples"),
+        ("time,ax,ay,az,gx,gy,gz\n1,2,3,4,5,6,7\n2,2,x,4,5,6,7\n", "'x'.*row 1"),
+        ("time,ax,ay,az,gx,gy,gz\n1,2,3,4,5,6,7\n2,2\n", "row"),
+        ("time,ax,ay,az,gx,gy,gz\n1,,,,5,6,7\n2,,,,5,6,7\n", "0 usable accelerometer samples"),
+        ("\x00\x01", "no time column"),
+    ],
+)
+def test_imu_csv_errors_name_the_file(tmp_path, text, words):
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(IMUError, match=f"bad.csv: .*{words}"):
+        read_imu(tmp_path / "bad.csv")
+
+
+def test_real_gopro_video(sample):
+    imu = read_imu(sample("gopro/max-heromode.mp4"))
+    assert len(imu.accel) == len(imu.gyro) == 2082
+    for stamps in (imu.accel_time, imu.gyro_time):
+        rate = (len(stamps) - 1) / (stamps[-1] - stamps[0])
+        assert rate == pytest.approx(197.48, abs=0.01) and stamps[0] == 0
+    assert np.linalg.norm(imu.accel, axis=1).mean() == pytest.approx(9.835, abs=0.001)
+    np.testing.assert_allclose(imu.accel.mean(0), [-0.06, 1.31, 9.70], atol=0.005)
+    table = read_imu(sample("gopro-derived/walk_imu.csv"))  # written by other code
+    for name in ("accel_time", "accel", "gyro_time", "gyro"):
+        np.testing.assert_allclose(getattr(imu, name), getattr(table, name), atol=1e-6)
+    aria = read_imu(sample("aria-everyday/imu-right.csv"))
+    assert aria.accel_time[0] == pytest.approx(-0.0373, abs=1e-4) and len(aria.gyro) == 400
+    assert np.linalg.norm(aria.accel, axis=1).mean() == pytest.approx(9.78, abs=0.01)
+
+
+def test_video_without_telemetry_says_no_imu(steady, sample):
+    for video in (steady, sample("gopro-derived/walk_vp9_30fps.mp4")):
+        with pytest.raises(IMUError, match="no IMU"):
+            read_imu(video)

@@ -1,0 +1,112 @@
+"""Picture motion against the gyroscope: planted lags and drifts are found, and noise is not believed."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from panned import FOCAL, RATE, files_of, gyro_only, gyroscope, pan
+
+from egodistill import DataError
+from egodistill.imu import read_imu
+from egodistill.offset import MotionMeter, estimate_offset, survey
+from egodistill.video import VideoError
+
+
+@pytest.mark.parametrize("lag", [0.30, -0.30, 1.234])
+@pytest.mark.parametrize(("order", "signs"), [((0, 1, 2), (1, 1, 1)), ((2, 0, 1), (-1, 1, -1))])
+def test_planted_lag_is_found(panned, lag, order, signs):
+    stamps, rates = gyroscope(12)
+    imu = gyro_only(stamps - lag, rates[:, order] * signs)  # stamps that are `lag` too early need it added
+    offset = estimate_offset(panned, imu)
+    assert offset.reliable
+    assert offset.seconds == pytest.approx(lag, abs=0.005)
+    assert offset.correlation > 0.98 > offset.chance
+    # Yaw moves the picture sideways, pitch up and down, roll neither, at FOCAL pixels a radian.
+    expected = np.zeros((2, 3))
+    expected[0, order.index(2)], expected[1, order.index(0)] = FOCAL, FOCAL
+    np.testing.assert_allclose(offset.pixels_per_radian, expected * signs, atol=0.03 * FOCAL)
+
+
+def test_uneven_frame_times_do_not_blur_the_offset(tmp_path):
+    times = np.cumsum(np.random.default_rng(0).choice([0.02, 0.04, 0.1], 200))
+    times -= times[0]
+    video = pan(tmp_path / "uneven.mp4", times)
+    stamps, rates = gyroscope(times[-1] + 1)
+    offset = estimate_offset(video, gyro_only(stamps - 0.3, rates), max_offset=1)
+    assert offset.reliable and offset.seconds == pytest.approx(0.3, abs=0.01)
+    assert offset.correlation > 0.99
+
+
+@pytest.mark.parametrize("lag", [0.30, -0.30])
+def test_lag_in_a_rendered_world(wearer, lag):
+    video, files = files_of(wearer)
+    imu = read_imu(files)
+    late = dataclasses.replace(imu, gyro_time=imu.gyro_time - lag, gyro=-imu.gyro[:, [1, 2, 0]])
+    offset = estimate_offset(video, late, max_offset=1)
+    assert offset.reliable and offset.seconds == pytest.approx(lag, abs=0.02)
+
+
+def test_drift_shows_in_the_stretches(tmp_path):
+    video = pan(tmp_path / "long.mp4", np.arange(40 * RATE) / RATE)
+    stamps, rates = gyroscope(40)
+    imu = gyro_only((stamps - 0.2) / 1.004, rates)  # 0.2 s early at the start, 0.36 s at the end
+    offset = estimate_offset(video, imu, stretches=4, seconds=6)
+    assert len(offset.stretches) == 4
+    assert offset.drift == pytest.approx(0.004, rel=0.1)
+    for stretch in offset.stretches:
+        assert stretch.stop - stretch.start == pytest.approx(6, abs=0.1)
+        middle = (stretch.start + stretch.stop) / 2
+        assert stretch.seconds == pytest.approx(0.2 + 0.004 * middle, abs=0.02)
+        assert stretch.correlation > 0.97
+    keys = survey(video, 4, 6.0).keys
+    assert np.median(np.diff(keys)) == pytest.approx(10, abs=0.1)  # x264's usual 250 frames
+
+
+def test_only_the_stretches_are_decoded(panned, monkeypatch):
+    decoded = []
+    meter = MotionMeter.__call__
+    monkeypatch.setattr(
+        MotionMeter, "__call__", lambda self, now, frame: (decoded.append(now), meter(self, now, frame))[1]
+    )
+    assert len(survey(panned, 2, 2.0).times) == len(decoded)
+    assert len(decoded) == pytest.approx(2 * 2 * RATE, abs=3)
+    assert min(decoded) == 0 and max(decoded) > 11.9  # from one end to the other
+
+
+@pytest.mark.parametrize("smooth", [1, 80])
+@pytest.mark.parametrize("seed", range(4))
+def test_noise_is_no_reliable_answer(panned, smooth, seed):
+    stamps, rates = gyroscope(12)
+    noise = np.random.default_rng(seed).normal(0, 1, rates.shape)
+    noise = np.stack([np.convolve(axis, np.hanning(smooth + 2), "same") for axis in noise.T], 1)
+    offset = estimate_offset(panned, gyro_only(stamps, noise))
+    assert not offset.reliable
+    assert offset.correlation < 0.65
+
+
+def test_offset_at_the_edge_of_the_search_is_not_trusted(panned):
+    stamps, rates = gyroscope(12)
+    offset = estimate_offset(panned, gyro_only(stamps - 0.55, rates), max_offset=0.5)
+    assert offset.seconds == pytest.approx(0.5, abs=0.01) and not offset.reliable
+
+
+def test_stabilised_walk_is_not_trusted(sample_data):
+    """The camera hides its turns: at the true offset, 0, the correlation is 0.7 over the whole walk, chance 0.7."""
+    video = sample_data / "gopro" / "max-heromode.mp4"
+    narrow = estimate_offset(video, max_offset=0.05)
+    assert 0.6 < narrow.correlation < 0.8
+    assert not estimate_offset(video).reliable
+
+
+def test_what_offsets_cannot_be_had_from(panned, tmp_path):
+    stamps, rates = gyroscope(12)
+    with pytest.raises(DataError, match="never turns"):
+        estimate_offset(panned, gyro_only(stamps, np.zeros_like(rates)))
+    with pytest.raises(DataError, match="beyond some of the pictures"):
+        estimate_offset(panned, gyro_only(stamps + 100, rates))
+    with pytest.raises(DataError, match="too few pictures"):
+        estimate_offset(pan(tmp_path / "short.mp4", np.arange(5) / RATE), gyro_only(stamps, rates))
+    with pytest.raises(DataError, match="max_offset"):
+        estimate_offset(panned, gyro_only(stamps, rates), max_offset=0)
+    with pytest.raises(VideoError, match="no such file"):
+        estimate_offset(tmp_path / "none.mp4", gyro_only(stamps, rates))

@@ -1,0 +1,377 @@
+"""The clip store: its files, views of it, arrays that are added, and what is refused."""
+
+import dataclasses
+import errno
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from painted import KILLED, OPTIONS, arrays_of
+
+from egodistill import DataError, EgoDistillOSError, data, files
+from egodistill.store import ClipStore, StoreFiles, StoreWriter, claim_outputs, outputs_record
+
+
+def test_header_lists_every_array_and_numpy_maps_them(store):
+    header = json.loads((store.path / "store.json").read_text())
+    for entry in header["arrays"].values():
+        array = np.load(store.path / entry["file"], mmap_mode="r", allow_pickle=False)
+        assert array.dtype == entry["dtype"] and list(array.shape) == entry["shape"]
+    assert {e["file"] for e in header["arrays"].values()} == {f.name for f in store.path.glob("*.npy")}
+    assert not list(store.path.glob(".*.part"))
+    clips = json.loads((store.path / "clips.json").read_text())
+    assert len(clips) == 12 and set(clips[0]) == {"segment", "start"}
+
+
+def test_views_and_copies(store):
+    test = store.split("test")
+    assert len(test) == 4 and len(store) == 12 and test.path == store.path
+    assert test.segments.tolist() == [6, 7, 7, 8] and {c["split"] for c in test.clips} == {"test"}
+    rows = test.read("imu", [3, 0, 0])
+    np.testing.assert_array_equal(rows, store.read("imu", np.array([11, 8, 8])))
+    assert type(rows) is np.ndarray and rows.flags.owndata
+    rows[:] = 0
+    assert test.read("imu", [3]).any()
+    with pytest.raises(DataError, match=r"'val'.*test.*train"):
+        store.split("val")
+    with pytest.raises(DataError, match=r"no array 'depth'.*frames_1"):
+        store.read("depth", [0])
+    with pytest.raises(IndexError):
+        test.read("imu", [4])
+    twin = pickle.loads(pickle.dumps(test))
+    np.testing.assert_array_equal(twin.read("imu", [1]), test.read("imu", [1]))
+
+
+def test_a_store_is_laid_out_by_one_at_a_time(kitchen, tmp_path):
+    path = tmp_path / "s"
+    path.mkdir()
+    with files.lock(path / "store.lock"):
+        other = threading.Thread(target=data.prepare, args=(kitchen, path), kwargs=OPTIONS)
+        other.start()
+        other.join(0.5)
+        assert other.is_alive() and not (path / "store.json").exists()
+    other.join(60)
+    assert len(ClipStore(path)) == 12
+
+
+def test_two_writers_of_the_same_rows_give_what_one_gives(store, kitchen, tmp_path):
+    """The same command twice at a time, with the same rank: nobody's rows are spoilt."""
+    fields = [dataclasses.astuple(segment) for segment in kitchen]
+    (tmp_path / "given").write_bytes(pickle.dumps((fields, OPTIONS)))
+    command = [sys.executable, "-c", KILLED, str(Path(data.__file__).parent), tmp_path / "given", tmp_path / "s"]
+    scripts = [subprocess.Popen(command) for _ in range(2)]
+    assert [script.wait(60) for script in scripts] == [0, 0]
+    assert arrays_of(tmp_path / "s") == arrays_of(store.path)
+    # One of them can read a clip no longer (its machine lost the disk) that the other has finished.
+    StoreWriter(tmp_path / "s").fail(5, "no such file")
+    left = ClipStore(tmp_path / "s")
+    assert len(left) == 12 and not left.failures
+
+
+def test_kill_before_the_header_leaves_a_folder_that_can_be_used(kitchen, tmp_path, monkeypatch):
+    write = files.write_json
+
+    def die(path, value):
+        if path.name == "store.json":
+            raise KeyboardInterrupt
+        write(path, value)
+
+    monkeypatch.setattr(files, "write_json", die)
+    with pytest.raises(KeyboardInterrupt):
+        data.prepare(kitchen, tmp_path / "s", **OPTIONS)
+    monkeypatch.undo()
+    assert len(data.prepare(kitchen, tmp_path / "s", **OPTIONS)) == 12
+
+
+def test_rerun_with_something_else_is_refused(store, kitchen):
+    before = arrays_of(store.path)
+    changes = [
+        ({"num_frames": 1}, r"num_frames was \[1, 4\] and is now \[1\]"),
+        ({"frame_size": 32}, "frame_size was 40 and is now 32"),
+        ({"imu": False}, "imu was True and is now False"),
+        ({"class_names": ["wash", "take", "cut"]}, r"class_names was \['cut', .* and is now \['wash', "),
+    ]
+    for change, words in changes:
+        with pytest.raises(DataError, match=f"{words}.*another folder"):
+            data.prepare(kitchen, store.path, **OPTIONS | change)
+    with pytest.raises(DataError, match="segments was 9 and is now 8"):
+        data.prepare(kitchen[:-1], store.path, **OPTIONS)
+    with pytest.raises(DataError, match=r"segment 0 was.*P01_101_0.*is now.*P01_101_1"):
+        data.prepare([kitchen[1], kitchen[0], *kitchen[2:]], store.path, **OPTIONS)
+    assert arrays_of(store.path) == before
+
+
+def test_a_store_of_another_version_or_of_mixed_files_is_refused(store, kitchen, tmp_path):
+    """By whoever opens it and by prepare(), which leaves it as it is."""
+
+    def change(file, edit):
+        path = shutil.copytree(store.path, tmp_path / "s", dirs_exist_ok=True)
+        content = json.loads((path / file).read_text())
+        (path / file).write_text(json.dumps(edit(content) or content))
+        before = arrays_of(path) | {file: (path / file).read_bytes()}
+        for use in (ClipStore, lambda p: data.prepare(kitchen, p, **OPTIONS)):
+            with pytest.raises(DataError) as error:
+                use(path)
+            assert str(path) in str(error.value)
+        assert arrays_of(path) | {file: (path / file).read_bytes()} == before
+        return str(error.value)
+
+    said = change("store.json", lambda header: header.update(format="egodistill clip store 2"))
+    assert "'egodistill clip store 2', made by another version" in said and "prepare another folder" in said
+    for lacking in ("settings", "class_names", "arrays"):
+        assert f"'{lacking}'" in change("store.json", lambda header, key=lacking: header.pop(key) and None)
+    assert "'colour'" in change("segments.json", lambda all: all[0].update(colour="red"))
+    assert "'segment'" in change("clips.json", lambda all: all[0].pop("segment") and None)
+    assert "of two stores mixed" in change("clips.json", lambda all: all[:-1])
+    assert "of two stores mixed" in change("clips.json", lambda all: all[1:] + all[:1])
+
+
+def test_foreign_folder_is_left_alone(kitchen, tmp_path):
+    (tmp_path / "thesis.tex").write_text("ten years of work")
+    with pytest.raises(DataError, match=r"holds thesis.tex but no store.json"):
+        data.prepare(kitchen, tmp_path, **OPTIONS)
+    assert [f.name for f in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_a_desktop_has_looked_at_is_empty(kitchen, tmp_path):
+    names = {".DS_Store", "._s", ".directory", "Thumbs.db", "desktop.ini"}
+    for name in names:
+        (tmp_path / name).touch()
+    assert len(data.prepare(kitchen, tmp_path, **OPTIONS)) == 12
+    assert names < {file.name for file in tmp_path.iterdir()}
+
+
+class Recorder:
+    """Stands in for a mapped array and notes what is written, in order."""
+
+    def __init__(self, name, array, log):
+        self.name, self.array, self.log = name, array, log
+
+    def __getattr__(self, name):
+        return getattr(self.array, name)
+
+    def __getitem__(self, index):
+        return self.array[index]
+
+    def __setitem__(self, index, value):
+        self.log.append((self.name, np.atleast_1d(index[0] if isinstance(index, tuple) else index)))
+        self.array[index] = value
+
+    def __eq__(self, other):
+        return self.array == other
+
+    __hash__ = None
+
+
+@pytest.fixture
+def log(monkeypatch):
+    written, mapped = [], StoreFiles.array
+
+    def recorded(self, name, mode="r"):
+        array = mapped(self, name, mode)
+        return Recorder(name, array, written) if mode == "r+" else array
+
+    monkeypatch.setattr(StoreFiles, "array", recorded)
+    return written
+
+
+def test_data_are_written_before_the_status(kitchen, tmp_path, log):
+    data.prepare(kitchen[:2], tmp_path / "s", **OPTIONS)
+    for row in range(3):
+        names = [name for name, rows in log if row in rows]
+        assert names[-1] == "status" and names.count("status") == 1
+        assert {"frames_1", "frames_4", "ends", "clip", "imu"} == set(names[:-1])
+
+
+def test_teacher_outputs(store, kitchen, tmp_path, log):
+    path = shutil.copytree(store.path, tmp_path / "s")
+    store = ClipStore(path)
+    test = store.split("test")
+    store.add("t.feature", (5,), np.float32)
+    assert "t.feature" in store.names and not store.done("t.feature").any()
+    with pytest.raises(DataError, match="not written yet"):
+        store.read("t.feature", [0])
+    values = np.arange(10, dtype=np.float32).reshape(2, 5)
+    del log[:]
+    test = ClipStore(path).split("test")
+    test.add("t.feature", (5,), "float32")  # finds it
+    test.write("t.feature", np.array([3, 0]), values)
+    assert [name for name, _ in log] == ["t.feature", "t.feature.done"]  # data first, then the mark
+    assert test.done("t.feature").tolist() == [True, False, False, True]
+    assert np.flatnonzero(store.done("t.feature")).tolist() == [8, 11]
+    np.testing.assert_array_equal(store.read("t.feature", [8, 11]), values[::-1])
+    np.testing.assert_array_equal(np.load(path / "t.feature.npy", mmap_mode="r")[11], values[0])
+    assert np.load(path / "t.feature.done.npy").sum() == 2
+    assert store.done("imu").all()
+    assert "t.feature" in ClipStore(path).names and len(ClipStore(path)) == 12
+    assert len(data.prepare(kitchen, path, **OPTIONS)) == 12  # going on does not mind them
+    for change in ((6,), np.float32), ((5,), np.float16):
+        with pytest.raises(DataError, match=r"has t.feature already"):
+            store.add("t.feature", *change)
+    with pytest.raises(DataError, match="not made by add"):
+        store.write("imu", [0], np.zeros((1, 422, 6), np.float32))
+    for wrong in (np.zeros((2, 4), np.float32), np.zeros((1, 5)), np.zeros((2, 5), complex)):
+        with pytest.raises(DataError, match=r"t.feature takes float32 \(2, 5\)"):
+            store.write("t.feature", [0, 1], wrong)
+    with pytest.raises(DataError, match="cannot be the name"):
+        store.add("../x", (1,), np.float32)
+
+
+def test_names_that_windows_and_macos_cannot_have(store, tmp_path):
+    store = ClipStore(shutil.copytree(store.path, tmp_path / "s"))
+    for name in ("CON", "nul", "Aux.feature", "COM1.logits", "lpt9"):
+        with pytest.raises(DataError, match=f"'{name}' cannot be the name of an array: Windows"):
+            store.add(name, (1,), np.float32)
+    store.add("Teacher.feature", (1,), np.float32)
+    store.add("console.feature", (1,), np.float32)
+    for name, other in (("teacher.feature", "Teacher.feature"), ("Status", "status"), ("IMU", "imu")):
+        with pytest.raises(DataError, match=f"has {other} already.*Windows and macOS.*{name}"):
+            store.add(name, (1,), np.float32)
+    assert ClipStore(store.path).names[-2:] == ["Teacher.feature", "console.feature"]
+    store.add("Teacher.feature", (1,), np.float32)  # finds it
+
+
+def test_damaged_stores_are_named(store, tmp_path):
+    def copy(name):
+        return shutil.copytree(store.path, tmp_path / name)
+
+    path = copy("cut")
+    (path / "imu.npy").write_bytes((store.path / "imu.npy").read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"imu.npy: missing or cut off"):
+        ClipStore(path)
+    path = copy("gone")
+    (path / "ends.npy").unlink()
+    with pytest.raises(DataError, match=r"ends.npy: missing"):
+        ClipStore(path)
+    path = copy("other")
+    np.save(path / "label.npy", np.zeros(3))
+    with pytest.raises(DataError, match=r"label.npy: is float64 \(3,\)"):
+        ClipStore(path)
+    path = copy("pickled")
+    np.save(path / "label.npy", np.array([{}] * 12, object), allow_pickle=True)
+    with pytest.raises(DataError, match=r"label.npy"):
+        ClipStore(path)
+    for name, text in (("json", '{"arrays": 1}'), ("list", "[1]"), ("broken", '{"format')):
+        path = copy(name)
+        (path / "store.json").write_text(text)
+        with pytest.raises(DataError, match=r"store.json: is (not the header|damaged)"):
+            ClipStore(path)
+    with pytest.raises(DataError, match=r"store.json: cannot be read"):
+        ClipStore(tmp_path / "nowhere")
+
+
+def test_full_disk_is_seen_before_anything_is_written(kitchen, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DataError, match=r"GB are needed, 0.0 GB are free"):
+        data.prepare(kitchen, tmp_path / "s", **OPTIONS)
+
+
+def test_full_disk_while_the_arrays_are_made(kitchen, store, tmp_path, full_disk):
+    """Of prepare() and of a teacher's outputs; nothing half made stays, and the same call goes on."""
+    path = tmp_path / "s"
+    largest = max(file.stat().st_size for file in store.path.iterdir())
+    with (
+        full_disk(largest - 1),
+        pytest.raises(EgoDistillOSError, match=r"s/\w+\.npy: cannot be written: File too large"),
+    ):
+        data.prepare(kitchen, path, **OPTIONS)
+    assert not (path / "store.json").exists() and not list(path.glob(".*.part"))
+    assert arrays_of(data.prepare(kitchen, path, **OPTIONS).path) == arrays_of(store.path)
+    header, files = (path / "store.json").read_bytes(), sorted(path.iterdir())
+    made = ClipStore(path)
+    with full_disk(4096), pytest.raises(EgoDistillOSError, match=r"s/t\.feature\.npy: cannot be written.*MB are free"):
+        made.add("t.feature", (1000,), np.float32)
+    with full_disk(len(header)), pytest.raises(EgoDistillOSError, match=r"s/store\.json: cannot be written"):
+        made.add("t.x", (1,), np.float32)
+    assert (path / "store.json").read_bytes() == header and made.names == ClipStore(path).names
+    assert {file.name for file in path.iterdir()} - {file.name for file in files} == {"t.x.npy", "t.x.done.npy"}
+    made.add("t.x", (1,), np.float32)
+    made.write("t.x", np.arange(12), np.ones((12, 1), np.float32))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot take room on the disk")
+def test_arrays_have_their_room_on_the_disk_from_the_start(kitchen, tmp_path, monkeypatch):
+    """A disk that is full later then kills no process that writes to a mapped file."""
+    store = data.prepare(kitchen, tmp_path / "s", **OPTIONS, rank=0, world_size=3)
+    store.add("t.feature", (100_000,), np.float32)
+    for file in store.path.glob("*.npy"):
+        assert file.stat().st_blocks * 512 >= file.stat().st_size, file
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: (_ for _ in ()).throw(full))
+    with pytest.raises(
+        EgoDistillOSError, match=r"t\.logits\.npy: cannot be written: No space.*the same call continues"
+    ):
+        store.add("t.logits", (3,), np.float32)
+
+
+def test_parts_of_a_killed_process_go_when_a_store_is_laid_out(kitchen, tmp_path):
+    """They may hold as much room as the arrays themselves."""
+    for name in (".imu.npy.1.part", ".frames_1.npy.77.part"):
+        (tmp_path / name).write_bytes(bytes(1000))
+    store = data.prepare(kitchen, tmp_path, **OPTIONS)
+    (tmp_path / ".t.feature.npy.3.part").touch()
+    store.add("t.feature", (5,), np.float32)
+    assert len(store) == 12 and not list(tmp_path.glob(".*.part"))
+
+
+def test_a_writer_says_what_is_missing(store, tmp_path):
+    path = shutil.copytree(store.path, tmp_path / "s")
+    writer = StoreWriter(path)
+    assert len(writer) == 12 and not len(writer.missing())
+    assert [rows.tolist() for rows in writer.recordings()] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    np.load(path / "status.npy", mmap_mode="r+")[[1, 5, 6]] = 0, 2, 2  # missing, failed, failed
+    assert writer.missing().tolist() == [1] and not len(writer.missing([5, 6]))
+    with pytest.warns(UserWarning, match="1 of 12 clips are not prepared yet"):
+        ClipStore(path)
+    assert len(ClipStore(path, unfinished=True)) == 9
+    writer.retry(np.array([4, 5]))
+    assert writer.missing().tolist() == [1, 5]
+    writer.write(1, "frames_4", 7, place=2)
+    writer.finish(1)
+    writer.fail(5, "broken")
+    assert not len(writer.missing())
+    assert (ClipStore(path).read("frames_4", 1)[2] == 7).all()
+    assert {f["clip"]: f["reason"] for f in ClipStore(path).failures} == {5: "broken", 6: "unknown"}
+    assert (writer.segment(5), writer.start(5)) == (writer.segment(6), ClipStore(path).failures[0]["start"])
+
+
+def test_outputs_of_two_teachers_never_meet(store, tmp_path):
+    path = shutil.copytree(store.path, tmp_path / "s")
+    train, whole = ClipStore(path).split("train"), ClipStore(path)
+    first, second = ({"fingerprint": name, "views": 1} for name in ("first", "second"))
+    assert outputs_record(whole, "t") == {}
+    claim = claim_outputs(train, "t", first, about={"teacher": "t"})
+    assert outputs_record(whole, "t") == {"teacher": "t", **first, "splits": ["train"]}
+    claim_outputs(whole, "t", first)  # the same teacher goes on
+    assert outputs_record(whole, "t")["splits"] == ["test", "train"]
+    with pytest.raises(DataError, match=r"t\.teacher\.json: .* have the fingerprint first, this run has second"):
+        claim_outputs(whole, "t", second)
+    with pytest.raises(DataError, match=r"overwriting only \['train'\].*teacher's outputs in \['test'\]"):
+        claim_outputs(train, "t", second, overwrite=True)
+    claim.check()
+    other = claim_outputs(whole, "t", second, overwrite=True)
+    with pytest.raises(DataError, match="overwritten these outputs by those of the fingerprint second"):
+        claim.check()
+    with pytest.raises(DataError, match="was interrupted"):
+        claim_outputs(whole, "t", second)
+    other.check()
+    other.finish()
+    claim_outputs(whole, "t", second)
+    for text in ("{", "[1]", ""):
+        (path / "t.teacher.json").write_text(text)
+        with pytest.raises(DataError, match=r"t\.teacher\.json cannot be read"):
+            claim_outputs(whole, "t", second)
+    (path / "t.teacher.json").unlink()
+    claim_outputs(whole, "t", first)  # no outputs are there yet
+    (path / "t.teacher.json").unlink()
+    whole.add("t.feature", (2,), np.float32)
+    with pytest.raises(DataError, match="have the fingerprint None"):
+        claim_outputs(whole, "t", first)

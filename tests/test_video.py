@@ -1,0 +1,423 @@
+"""Frames and sound: of files made here, whose frames show their numbers, and of real ones."""
+
+import math
+import os
+import wave
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from painted import (
+    HEIGHT,
+    STEADY,
+    TICKS,
+    WIDTH,
+    X264,
+    break_packets,
+    chirp,
+    expected_numbers,
+    number_of,
+    with_latin1,
+    write_sound,
+    write_video,
+)
+
+from egodistill import recordings
+from egodistill.video import (
+    FrameReader,
+    VideoError,
+    clip_times,
+    frames_at,
+    log_mel,
+    open_video,
+    probe,
+    read_audio,
+    read_frames,
+)
+
+
+def ask(starts, seed=0):
+    """Times that catch a reader out: on the boundaries, beside them, in between, unsorted."""
+    rng = np.random.default_rng(seed)
+    end = starts[-1] + 0.02
+    picked = rng.choice(starts, 12)
+    times = np.concatenate(
+        [
+            picked,
+            picked - 1e-4,
+            picked + 1e-4,
+            (starts[3:5] + starts[4:6]) / 2,
+            rng.uniform(0, end, 12),
+            [0, -1, starts[-1], end, starts[7], starts[7]],
+        ]
+    )
+    return rng.permutation(times)
+
+
+H265 = {"preset": "ultrafast", "x265_params": "keyint=20:crf=8:log-level=0"}
+
+
+UNEVEN = np.cumsum(np.resize([0.0334, 0.0667, 0.0167, 0.5, 0.1001], 150)) - 0.0334
+
+
+OPEN_GOP = X264 | {"x264_params": "open-gop=1:keyint=15:min-keyint=15:scenecut=0:bframes=3"}
+
+
+@pytest.mark.parametrize(
+    ("name", "starts", "codec", "options"),
+    [
+        ("bframes.mp4", STEADY, "libx264", X264),
+        ("one_key.mp4", STEADY, "libx264", X264 | {"g": 1000}),
+        ("open_gop.mp4", STEADY, "libx264", OPEN_GOP),
+        ("uneven.mp4", np.round(UNEVEN * TICKS) / TICKS, "libx264", X264),
+        ("late.mp4", STEADY + 0.7, "libx264", X264),
+        ("h265.mp4", STEADY, "libx265", H265),
+        ("vp9.webm", STEADY, "libvpx-vp9", {"g": 30, "deadline": "realtime", "crf": 5, "b": 0}),
+        ("bframes.mkv", STEADY, "libx264", X264),
+        ("mpeg4.avi", STEADY, "mpeg4", {"g": 12, "qscale": 1}),
+        ("transport.ts", STEADY, "libx264", X264),
+    ],
+)
+def test_frames_are_exact(tmp_path, name, starts, codec, options):
+    video = write_video(tmp_path / name, starts, codec, **options)
+    if name in ("late.mp4", "transport.ts"):  # a player's clock starts with the first frame
+        starts = starts - starts[0]
+    starts = np.round(starts, 3) if name.endswith(("webm", "mkv")) else starts
+    for seed in range(4):
+        times = ask(starts, seed)
+        found = read_frames(video, times, threads=seed % 2)
+        assert found.shape == (len(times), 3, HEIGHT, WIDTH) and found.dtype == np.uint8
+        assert [number_of(p) for p in found] == expected_numbers(starts, times)
+        few = np.sort(times)[[3, -8]]
+        found = read_frames(video, few, 40)
+        assert [number_of(p) for p in found] == expected_numbers(starts, few)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+def test_metadata_that_are_not_utf8_do_not_hide_a_video(suffix, tmp_path):
+    """Old PyAV raises for them unless told not to, and PyAV 19 has no way to tell it so."""
+    titles = {"title": "A TITLE ..", "handler_name": "HANDLER.."}
+    video = write_video(tmp_path / f"latin.{suffix}", STEADY[:30], codec="mpeg4", metadata=titles)
+    with_latin1(video, "A TITLE ..", "Caf\xe9 na\xefve")
+    if suffix == "mp4":
+        with_latin1(video, "HANDLER..", "Cam\xe9ra \xb51")
+    assert probe(video).duration == pytest.approx(1.2, abs=0.05)
+    assert [number_of(p) for p in read_frames(video, STEADY[:30:7])] == list(range(0, 30, 7))
+    copy = tmp_path / "copy.mp4"
+    recordings.transcode(video, copy)
+    assert [number_of(p) for p in read_frames(copy, STEADY[:30:7])] == list(range(0, 30, 7))
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The times of all frames that come out of the decoder, wanted or not."""
+    seen = []
+    decode = FrameReader.decode
+
+    def counted(self, packet):
+        before = set(self.decoded)
+        decode(self, packet)
+        seen.extend(set(self.decoded) - before)
+
+    monkeypatch.setattr(FrameReader, "decode", counted)
+    return seen
+
+
+def test_reader_skips_ahead_but_decodes_nothing_twice(steady, decoded):
+    read_frames(steady, [5.7], threads=1)  # frame 142; the key frame before it is 112
+    assert len(decoded) < 20  # nothing refers to some twelve of the 31
+    decoded.clear()
+    read_frames(steady, [0.1, 5.0], threads=1)  # frames 2 and 125
+    assert len(decoded) < 14
+    decoded.clear()
+    read_frames(steady, STEADY, threads=1)
+    assert len(decoded) == len(set(decoded)) == 150
+
+
+def test_first_key_frame_after_the_wanted_time_is_not_taken(tmp_path):
+    """With B-frames a key frame is decoded before frames that are shown before it."""
+    video = write_video(tmp_path / "a.mp4", STEADY, **OPEN_GOP)
+    for i in range(1, 150):
+        assert number_of(read_frames(video, [STEADY[i]])[0]) == i
+
+
+def test_size_crop_and_colour(tmp_path):
+    picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    picture[:, :16], picture[:, 16:64], picture[:, 64:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    video = write_video(tmp_path / "a.mp4", [0, 0.04], pictures=[picture] * 2, crf=1)
+    whole = read_frames(video, [0])[0]
+    assert whole[0, 24, 4] > 200 and whole[2, 24, 4] < 60  # red is the first channel, on the left
+    assert whole[2, 24, 76] > 200 and whole[0, 24, 76] < 60
+    squeezed = read_frames(video, [0], 40)[0]
+    assert squeezed.shape == (3, 40, 40)
+    assert squeezed[0, 20, 2] > 200 and squeezed[2, 20, 37] > 200
+    cropped = read_frames(video, [0], 24, crop=True)[0]  # exactly the green middle
+    assert cropped.shape == (3, 24, 24) and cropped[1, :, 1:-1].min() > 200
+    assert read_frames(video, [0], 96)[0].shape == (3, 96, 96)
+
+
+def test_last_frame_stands_a_moment_longer(steady):
+    assert number_of(read_frames(steady, [5.96 + 0.04 + 0.09])[0]) == 149
+    with pytest.raises(VideoError, match=r"steady.mp4: no frame at 6.200 s"):
+        read_frames(steady, [0, 6.2])
+    with pytest.raises(ValueError, match=r"steady.mp4: not every time"):
+        read_frames(steady, [0, np.nan])
+    found = list(frames_at(steady, [6.2, 1.0, 0.0]))
+    assert [index for index, _ in found] == [2, 1, 0] and found[-1][1] is None
+
+
+def test_videos_that_cannot_be_read(steady, tmp_path):
+    content = Path(steady).read_bytes()
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "noindex.mp4").write_bytes(content[: content.rindex(b"moov") - 4])
+    (tmp_path / "text.mp4").write_text("hello")
+    with wave.open(str(tmp_path / "audio.wav"), "wb") as audio:
+        audio.setparams((1, 2, 8000, 0, "NONE", ""))
+        audio.writeframes(b"\0\0" * 8000)
+    cases = {
+        "gone.mp4": "no such file",
+        ".": "is a folder",
+        "empty.mp4": "0 bytes",
+        "noindex.mp4": "cannot be opened.*index",
+        "text.mp4": "cannot be opened",
+        "audio.wav": "no video stream",
+    }
+    for name, words in cases.items():
+        for call in (lambda path: read_frames(path, [0]), probe):
+            with pytest.raises(VideoError, match=words) as caught:
+                call(tmp_path / name)
+            assert str(tmp_path / name) in str(caught.value)
+
+
+def test_broken_packets_cost_no_other_frames_and_hide_none(tmp_path):
+    video = write_video(tmp_path / "a.mp4", STEADY, bf=0, g=1, crf=10)  # every frame a key frame
+    one = break_packets(video, tmp_path / "one.mp4", {50})
+    found = [number_of(p) for p in read_frames(one, STEADY[[0, 49, 51, 149]])]
+    assert found == [0, 49, 51, 149]
+    many = break_packets(video, tmp_path / "many.mp4", set(range(50, 80)))
+    assert number_of(read_frames(many, [STEADY[80]])[0]) == 80
+    times = [0.0, STEADY[65], STEADY[100]]
+    lost = [frame is None for _, frame in frames_at(many, times)]
+    assert lost == [False, True, False]
+    with pytest.raises(VideoError, match=r"many.mp4: no frame at 2.600 s"):
+        read_frames(many, times)
+    tail = break_packets(video, tmp_path / "tail.mp4", set(range(140, 150)))
+    with pytest.raises(VideoError, match=r"tail.mp4: no frame at 5.960 s"):
+        read_frames(tail, [STEADY[149]])
+
+
+TEMPORAL_LAYERS = {"preset": "ultrafast", "x265_params": "keyint=40:bframes=3:temporal-layers=3:log-level=0"}
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options", "skips"),
+    [
+        ("a.mp4", "libx264", X264, True),
+        ("a.mkv", "libx264", X264, True),
+        ("a.mp4", "libx265", H265, True),
+        ("a.mp4", "libx265", TEMPORAL_LAYERS, False),
+        ("a.mp4", "mpeg4", {"bf": 2, "g": 20}, False),
+    ],
+)
+def test_frames_left_out_change_no_pixel(tmp_path, decoded, name, codec, options, skips):
+    """In H.265 a frame of a lower temporal layer that its own layer does without may serve a higher one."""
+    rng = np.random.default_rng(0)
+    ground = rng.integers(0, 256, (HEIGHT + 64, WIDTH + 64, 3), np.uint8)
+    pictures = [ground[i % 64 :, i // 2 % 64 :][:HEIGHT, :WIDTH] for i in range(100)]
+    video = write_video(tmp_path / name, STEADY[:100], codec, pictures=pictures, **options)
+    with av.open(video) as container:
+        everything = sorted(container.decode(video=0), key=lambda frame: frame.pts)
+        everything = [frame.to_ndarray(format="rgb24").transpose(2, 0, 1) for frame in everything]
+    for k in range(0, 100, 7):
+        found = read_frames(video, [STEADY[k] + 0.02], threads=1)[0]
+        np.testing.assert_array_equal(found, everything[k])
+    single = len(decoded)
+    decoded.clear()
+    found = read_frames(video, STEADY[:100:7] + 0.02, threads=1)
+    np.testing.assert_array_equal(found, everything[::7])
+    assert (len(decoded) < 85) == skips and single >= len(decoded)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_a_video_with_one_key_frame_is_decoded_once(tmp_path, decoded, name):
+    video = write_video(tmp_path / name, np.arange(120) / 4, bf=0, x264_params="keyint=1000:scenecut=0")
+    found = read_frames(video, [0, 11, 22, 29], threads=1)
+    assert [number_of(p) for p in found] == [0, 44, 88, 116]
+    assert len(decoded) < 125  # 117 and one start over, after which the reader knows
+    with av.open(video) as container:
+        packets = list(container.demux(video=0))
+    assert sum(packet.is_keyframe for packet in packets) == 1
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "fragments.mp4"])
+@pytest.mark.parametrize("bframes", [0, 3])
+def test_nearest_key_frame(tmp_path, decoded, name, bframes):
+    options = X264 | {"bf": bframes, "x264_params": "keyint=20:min-keyint=20:scenecut=0"}
+    options |= {"container": {"movflags": "frag_keyframe+empty_moov"}} if name == "fragments.mp4" else {}
+    video = write_video(tmp_path / name, STEADY, **options)
+    keys = np.arange(0, 150, 20)
+    times = np.random.default_rng(0).permutation([*np.arange(0.003, 6, 0.07), 0.4, -1, 9])  # 0.4: a tie
+    nearest = [int(keys[np.abs(STEADY[keys] - max(t, 0)).argmin()]) for t in times]
+    for threads in (1, 4):
+        decoded.clear()
+        found = read_frames(video, times, exact=False, threads=threads)
+        assert [number_of(p) for p in found] == nearest
+        assert len(keys) == len(set(decoded)) <= len(decoded) <= len(keys) + threads - 1
+    decoded.clear()
+    assert number_of(read_frames(video, [3.7], exact=False, threads=1)[0]) == 100 and len(decoded) == 1
+
+
+def test_threads_share_the_recording_out_and_change_nothing(steady, decoded):
+    times = np.random.default_rng(0).permutation(np.repeat(STEADY[::2], 2))
+    expected = read_frames(steady, times, threads=1)
+    alone = len(decoded)
+    with open_video(steady) as container:
+        parts = FrameReader(container, steady).parts(times, 3)
+    assert len(parts) == 3 and sorted(np.concatenate(parts)) == list(range(len(times)))
+    assert min(map(len, parts)) > len(times) / 5
+    for threads in (0, 2, 3, 64):
+        decoded.clear()
+        np.testing.assert_array_equal(read_frames(steady, times, threads=threads), expected)
+        assert len(decoded) < alone + 32  # no part decodes what belongs to another one
+    with pytest.raises(VideoError, match=r"steady.mp4: no frame at 9.000 s"):
+        read_frames(steady, [0, 2, 4, 9], threads=3)
+
+
+def test_memory_stays_flat(steady):
+    """A frame of this video is 6 kB, its decoder some hundred: ten kept of a hundred calls would show."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("reads the memory in use from /proc")
+    if int(av.__version__.split(".")[0]) < 18:
+        pytest.skip("PyAV 17 keeps some memory of each decoder, in a bare loop too")
+
+    def in_use(calls):
+        for i in range(calls):
+            read_frames(steady, [i % 60 / 10, 5.5], 32, threads=1 + i % 2)
+            read_frames(steady, [i % 60 / 10], exact=False, threads=1)
+            next(frames_at(steady, [0, 5], threads=1))
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = in_use(60)
+    assert in_use(200) - before < 4e6
+
+
+def test_containers_are_closed(steady):
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    for _ in range(20):
+        read_frames(steady, [0])
+        probe(steady)
+        with pytest.raises(VideoError):
+            read_frames(steady, [99])
+        next(frames_at(steady, [0, 1])), next(frames_at(steady, [0, 1]))
+    after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    assert after <= before + 1
+
+
+CLIPS = {  # frames, width, height as shown, seconds
+    "decoder-clips/nasa_13013_bframes_multistream.mp4": (325, 320, 180, 13.0),
+    "decoder-clips/h264_bt709_full_range.mp4": (30, 1280, 720, 1.0),
+    "decoder-clips/h265_128x128.mp4": (10, 128, 128, 1.0),
+    "decoder-clips/h265_10bit.mp4": (30, 200, 200, 1.0),
+    "decoder-clips/av1_640x360.mkv": (125, 640, 360, 5.0),
+    "decoder-clips/rotate_90.mov": (3, 320, 568, 0.1),
+    "decoder-clips/rotate_180.mov": (3, 568, 320, 0.1),
+    "decoder-clips/unordered_4frames.mov": (4, 50, 50, 0.125),
+    "decoder-clips/vfr_h265_nonmonotonic.mp4": (146, 1376, 1840, 5.005),
+    "decoder-clips/corrupted.mp4": (49, 1280, 720, 5.0),
+    "gopro/max-heromode.mp4": (315, 848, 480, 10.5105),
+    "gopro-derived/walk_vp9_30fps.mp4": (315, 424, 240, 10.5),
+    "aria-everyday/rgb.mp4": (8, 704, 704, 0.399),
+}
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_real_clips_give_the_frames_of_a_full_decode(sample, name):
+    count, width, height, seconds = CLIPS[name]
+    video, everything = sample(name), []
+    threads = 1 if "corrupted" in name else 0  # what is made up for lost data depends on threads
+    with av.open(video) as container:  # the simple, slow way
+        container.streams.video[0].codec_context.thread_count = threads
+        for packet in container.demux(video=0):
+            try:
+                everything += [(f.time, f) for f in packet.decode()]
+            except av.error.InvalidDataError:
+                assert "corrupted" in name
+        everything.sort(key=lambda item: item[0])
+        assert len(everything) == count
+        starts = np.array([start for start, _ in everything])
+        times = np.array([seconds, starts[-1], *starts[:8], *np.linspace(0, seconds, 5)])
+        numbers = expected_numbers(starts, times)
+        wanted = {}
+        for n in set(numbers):
+            picture = everything[n][1].to_ndarray(format="rgb24")
+            wanted[n] = np.rot90(picture, everything[n][1].rotation // 90)
+    assert probe(video).duration == pytest.approx(seconds, abs=1e-6)
+    found = read_frames(video, times, threads=threads)
+    assert found.shape == (len(times), 3, height, width)
+    for picture, n in zip(found, numbers, strict=True):
+        np.testing.assert_array_equal(picture.transpose(1, 2, 0), wanted[n])
+
+
+@pytest.mark.parametrize(("rate", "channels", "delay"), [(48000, 2, 0.0), (44100, 1, 0.5), (16000, 1, 0.0)])
+def test_sound_is_where_the_player_has_it(tmp_path, rate, channels, delay):
+    times = np.arange(12 * rate) / rate
+    video = write_sound(tmp_path / "a.mp4", chirp(times), rate, channels=channels, delay=delay)
+    starts = [8.2, 1.0, 1.3]  # not in order, one after a long way
+    heard = read_audio(video, starts)
+    assert heard.shape == (3, 32000) and heard.dtype == np.float32
+    for start, sound in zip(starts, heard, strict=True):
+        expected = chirp(start - delay + np.arange(32000) / 16000)
+        lags = range(-40, 41)
+        fit = [np.corrcoef(sound[500:-500], expected[500 + k : 31500 + k])[0, 1] for k in lags]
+        # An MP4 tells the start of a late track in milliseconds: 16 samples.
+        assert max(fit) > 0.98 and abs(lags[int(np.argmax(fit))]) <= (16 if delay else 1)
+
+
+def test_missing_sound_is_said(tmp_path, steady):
+    rate = 16000
+    video = write_sound(tmp_path / "a.mkv", chirp(np.arange(9 * rate) / rate), rate, codec="flac", drop=[(3, 4)])
+    np.testing.assert_allclose(read_audio(video, [6.0])[0], chirp(6 + np.arange(32000) / rate), atol=1e-3)
+    for start in (2.0, 8.0):
+        with pytest.raises(VideoError, match=f"a.mkv: sound is missing near {start:.3f} s"):
+            read_audio(video, [start])
+    with pytest.raises(VideoError, match=r"steady.mp4: has no audio"):
+        read_audio(steady, [0])
+
+
+def test_log_mel_hears_a_tone_in_its_band():
+    assert log_mel(np.zeros(32000, np.float32)).shape == (201, 40)
+    assert log_mel(np.zeros((2, 3, 32000))).max() == pytest.approx(math.log(1e-6))
+    times = np.arange(32000) / 16000
+    centres = 700 * (10 ** (np.arange(1, 41) * 2595 * np.log10(1 + 8000 / 700) / 41 / 2595) - 1)
+    for band in (5, 20, 38):
+        bands = log_mel(np.sin(2 * np.pi * centres[band] * times))
+        assert bands[3:-3].mean(0).argmax() == band and bands.dtype == np.float32
+    # Power: twice the sound is four times the energy, and a Hann window of 400 has the gain 200.
+    loud, soft = (log_mel(a * np.sin(2 * np.pi * 1000 * times))[100].max() for a in (2, 1))
+    assert loud - soft == pytest.approx(math.log(4), abs=1e-3)
+    assert 0.5 * 1e4 < np.exp(soft) < 1e4
+
+
+def test_clip_times_are_centres_of_equal_parts():
+    assert clip_times(3, 1, 2).tolist() == [4]
+    np.testing.assert_allclose(clip_times(3, 4, 2), [3.25, 3.75, 4.25, 4.75])
+
+
+def test_clip_times_of_the_other_rules():
+    step = 2.0 / 60
+    first = clip_times(3, 4, 2, sampling="first")
+    np.testing.assert_allclose(first, 3 + (np.arange(4) + 0.5) * step)
+    np.testing.assert_allclose(clip_times(3, 4, 2, sampling="last"), 5 - (np.arange(4)[::-1] + 0.5) * step)
+    centre = clip_times(3, 4, 2, sampling="centre")
+    assert centre.mean() == pytest.approx(4) and np.diff(centre) == pytest.approx([step] * 3)
+    drawn = [clip_times(3, 4, 2, sampling="random", rng=np.random.default_rng(k)) for k in (0, 0, 1)]
+    assert (drawn[0] == drawn[1]).all() and (drawn[0] != drawn[2]).any()
+    for times in drawn:
+        assert (np.diff(times) > step / 2).all() and 3 < times[0] and times[-1] < 5
+        np.testing.assert_allclose(times % step, (3 + step / 2) % step, atol=1e-9)
+    with pytest.raises(ValueError, match="'middle'"):
+        clip_times(3, 4, sampling="middle")
+    with pytest.raises(ValueError, match="65 of 64 frames by 'first'"):
+        clip_times(3, 65, sampling="first")

@@ -1,0 +1,706 @@
+"""Frames and sound of a video at any times. Needs numpy and PyAV only; copy it alone.
+
+    import video    # or: from egodistill import video
+
+    info = video.probe("walk.mp4")                              # VideoInfo(duration=10.5, fps=29.97, ...)
+    frames = video.read_frames("walk.mp4", [0.5, 7.25], 224)    # uint8 [2, 3, 224, 224], RGB
+    sound = video.read_audio("walk.mp4", [0.5])                 # float32 [1, 32000], 16 kHz
+    times = video.clip_times(3.0, 8)                            # of 8 frames of a clip that starts at 3 s
+
+Times are seconds on the video's own clock, the one a player shows: zero is where the file starts.
+"""
+
+from __future__ import annotations
+
+import bisect
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import itertools
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+__all__ = [
+    "AUDIO_BANDS",
+    "AUDIO_RATE",
+    "AUDIO_SECONDS",
+    "AUDIO_STEPS",
+    "SAMPLING",
+    "FrameReader",
+    "Scaler",
+    "VideoError",
+    "VideoInfo",
+    "audio_at",
+    "clip_times",
+    "clock_zero",
+    "discard_others",
+    "frames_at",
+    "log_mel",
+    "lost_frame",
+    "open_video",
+    "probe",
+    "read_audio",
+    "read_frames",
+    "video_stream",
+]
+
+
+class VideoError(OSError):
+    """A video that cannot be opened, or a frame that cannot be had from it."""
+
+
+_ROUNDING = 1e-6  # seconds: a frame at 1/30 s is on screen at t = 0.0333333
+_END_TOLERANCE = 0.1  # seconds for which the last frame may stand in after its own end
+_REORDER = 4  # frames held back to sort them: some phones write times out of order
+_LOOK_AHEAD = 32  # packets read before they are decoded, to learn in which order they are shown
+_UNEVEN = 1.3  # the longest part of a recording that is read in parts, to the mean one
+_BLIND_SEEK = 10.0  # seconds ahead from which seeking pays without a table of key frames
+# Titles and the like that are not UTF-8 must not make a video unreadable. PyAV 19 always keeps their bytes as surrogate
+# escapes, and removed this argument.
+_OPEN_OPTIONS = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoInfo:
+    """Duration (s), mean frames a second, width and height as coded (before rotation), sound."""
+
+    duration: float
+    fps: float
+    width: int
+    height: int
+    has_audio: bool
+
+
+def probe(video: str | os.PathLike) -> VideoInfo:
+    """Return what the header of a video says; nothing is decoded. Raise VideoError if it cannot be read."""
+    with open_video(video) as container:
+        stream = video_stream(container, video)
+        if stream.duration:
+            end = ((stream.start_time or 0) + stream.duration) * stream.time_base
+            duration = float(end) - clock_zero(container)
+        elif container.duration:  # Matroska knows the length of the whole file only
+            duration = container.duration / 1e6
+        else:
+            raise VideoError(f"{video}: says nothing about its duration")
+        fps, has_audio = float(stream.average_rate or 0), bool(container.streams.audio)
+        return VideoInfo(duration, fps, stream.width, stream.height, has_audio)
+
+
+def read_frames(
+    video: str | os.PathLike,
+    times: Sequence[float] | np.ndarray,
+    size: int | None = None,
+    *,
+    crop: bool = False,
+    exact: bool = True,
+    threads: int = 0,
+) -> np.ndarray:
+    """Return the frames on screen at ``times`` (seconds, any order), uint8 RGB [n, 3, H, W].
+
+    The frame on screen at t is the last one with time <= t; before the first frame it is the first,
+    and the last frame stands until 0.1 s after its own end. With ``exact=False`` it is the key frame
+    whose time is nearest to t, of two equally near the earlier: the cheapest frame there is, as it
+    is decoded alone. Rotation is applied. ``size`` makes H = W = size, by squeezing the picture or,
+    with ``crop``, from its centre square. ``threads`` is the number of threads that decode, 0 for
+    one a core: each reads a stretch of the recording, or they share the only one. Broken packets
+    are skipped.
+    Raise VideoError, with file and time, for a video that cannot be read or a frame that is lost;
+    ValueError if no times are given.
+    """
+    times = np.asarray(times, np.float64)
+    if not times.size:
+        raise ValueError(f"{video}: no times were given")
+    threads = threads or _cores()
+    pictures: list[np.ndarray | None] = [None] * len(times)
+    with open_video(video) as container:
+        reader = FrameReader(container, video)
+        parts = reader.parts(times, threads)
+        options = {"size": size, "crop": crop, "exact": exact, "threads": threads // len(parts)}
+        with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
+            running = [pool.submit(_read_beside, video, times[part], **options) for part in parts[1:]]
+            results = [_read_pictures(reader, times[parts[0]], **options), *(one.result() for one in running)]
+    for part, found in zip(parts, results, strict=True):
+        for index, picture in zip(part, found, strict=True):
+            pictures[index] = picture
+    return np.stack(pictures)
+
+
+def _read_pictures(
+    reader: FrameReader, times: np.ndarray, *, size: int | None, crop: bool, exact: bool, threads: int
+) -> list[np.ndarray]:
+    """Return the pictures at these times, in their order."""
+    scaler = Scaler(size, crop and size is not None)
+    pictures: list[np.ndarray | None] = [None] * len(times)
+    for index, frame in reader.frames(times, exact=exact, threads=threads):
+        if frame is None:
+            raise lost_frame(reader.video, times[index])
+        pictures[index] = scaler(frame)
+    return pictures
+
+
+def _read_beside(video: str | os.PathLike, times: np.ndarray, **options) -> list[np.ndarray]:
+    """Do the same with a decoder of its own."""
+    with open_video(video) as container:
+        return _read_pictures(FrameReader(container, video), times, **options)
+
+
+def frames_at(
+    video: str | os.PathLike,
+    times: Sequence[float] | np.ndarray,
+    *,
+    exact: bool = True,
+    threads: int = 0,
+) -> Iterator[tuple[int, av.VideoFrame | None]]:
+    """Decode in one pass over a video: yield (index into ``times``, decoded frame) in the order of the times.
+
+    Only a handful of decoded frames is held at once. None in place of a frame that is lost: past
+    the end of what can be decoded, or in a stretch of broken packets. ``exact`` as in
+    ``read_frames``; ``threads`` help one decoder, 0 for FFmpeg's choice. Raise VideoError.
+    """
+    with open_video(video) as container:
+        yield from FrameReader(container, video).frames(times, exact=exact, threads=threads)
+
+
+def _cores() -> int:
+    """Return how many processors this process may use: a container or a scheduler may have given it few."""
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class FrameReader:
+    """Walks through one video, forwards, and decodes as little as the wanted frames allow.
+
+    Packets say when their frames are shown, so what is wanted is known before anything is decoded:
+    frames that no other refers to are left out unless they are wanted themselves, the decoder is
+    emptied once it has all that a wanted frame needs, and it goes on from the next wanted frame's
+    key frame where that one comes later. Times are whole ticks of the stream's clock.
+    """
+
+    def __init__(self, container: av.container.InputContainer, video: str | os.PathLike) -> None:
+        self.container, self.video = container, video
+        self.stream = stream = video_stream(container, video)
+        self.codec, self.zero = stream.codec_context, clock_zero(container)
+        self.second = 1 / float(stream.time_base)
+        self.usual = max(1, round(self.second / float(stream.average_rate or 25)))  # a frame's length
+        self.can_skip = _tells_unreferenced(self.codec)
+        self.blind_seek = _BLIND_SEEK * self.second
+        if "matroska" in container.format.name:  # reads its table of key frames when it first seeks
+            with contextlib.suppress(av.error.FFmpegError):
+                container.seek(0)
+        # What others list later on, as they read, is full of holes.
+        self.has_table = len(stream.index_entries) > 1
+        self._start(container.demux(stream))
+        self._look_ahead()
+        entries = stream.index_entries  # some list the times of decoding, others those on screen
+        listed = len(entries) and self.ahead and self.ahead[0].pts is not None
+        self.lag = self.ahead[0].pts - entries[0].timestamp if listed else 0
+
+    def frames(
+        self, times: Sequence[float] | np.ndarray, *, exact: bool, threads: int
+    ) -> Iterator[tuple[int, av.VideoFrame | None]]:
+        """Do what `frames_at()` does, of this video; a reader can do it once."""
+        order = self._sorted(times)
+        self.codec.thread_count = threads
+        if threads != 1:
+            self.codec.thread_type = "AUTO"
+        # Emptying the decoder and seeking costs as much as some frames, more where threads wait.
+        self.pause = self.usual * max(2, threads or _cores())
+        self.ticks = [self._tick(float(times[i])) for i in order]
+        yield from zip(order.tolist(), self._exact() if exact else self._nearest(), strict=True)
+
+    def parts(self, times: np.ndarray, count: int) -> list[np.ndarray]:
+        """Return at most ``count`` parts of the times, as indices, with a key frame between any two."""
+        order = self._sorted(times)
+        keys = [self._key_before(self._tick(t)) or 0 for t in times[order]] if count > 1 else []
+        cuts = np.flatnonzero(np.diff(keys)) + 1
+        if not len(cuts):
+            return [order]
+        ends = [round(i * len(order) / count) for i in range(1, count)]
+        parts = np.split(order, sorted({int(cuts[np.abs(cuts - end).argmin()]) for end in ends}))
+        # With few key frames one part may be most of the work; the threads do better on one decoder.
+        return parts if max(map(len, parts)) <= _UNEVEN * len(order) / count else [order]
+
+    def _sorted(self, times: Sequence[float] | np.ndarray) -> np.ndarray:
+        if not np.isfinite(times).all():
+            raise ValueError(f"{self.video}: not every time that was asked for is a number")
+        return np.argsort(times, kind="stable")
+
+    def _tick(self, seconds: float) -> int:
+        return math.floor((seconds + _ROUNDING + self.zero) / self.stream.time_base)
+
+    def _exact(self) -> Iterator[av.VideoFrame | None]:
+        """Yield the frame on screen at each time."""
+        for ticks, following in itertools.zip_longest(self.ticks, self.ticks[1:]):
+            if ticks >= self.until:
+                if self._worth_seeking(ticks):
+                    self._seek(ticks)
+                self._decode_to(ticks, following)
+                for back in (0, self.second):
+                    lost = self.wanted not in self.decoded
+                    if not (lost and not self._past(ticks)) and not (self.skipped and (lost or self.broken)):
+                        break
+                    # What stands in for a lost frame, and what a decoder makes up, may lie in one left out.
+                    self.can_skip = False
+                    self._seek(ticks - back)
+                    self._decode_to(ticks, following)
+            yield self._shown(ticks)
+
+    def _nearest(self) -> Iterator[av.VideoFrame | None]:
+        """Yield the key frame nearest to each time, decoded alone."""
+        keys: list[av.Packet] = []
+        decoded, frame = None, None
+        self.can_skip = False
+        for ticks in self.ticks:
+            if not keys or ticks >= self.until:
+                keys = self._keys_around(ticks)
+            key = min(keys, key=lambda packet: abs(packet.pts - ticks), default=None)
+            if key is not None and key.pts != decoded:
+                self.codec.flush_buffers()
+                decoded, self.decoded = key.pts, {}
+                self.decode(key)
+                self.decode(None)
+                frame = next(iter(self.decoded.values()), None)
+            yield frame
+
+    def _key_before(self, ticks: int) -> int | None:
+        """Return where the table says that decoding has to start for this time; None without a table."""
+        return self._listed(ticks, backward=True) if self.has_table else None
+
+    def _listed(self, ticks: float, backward: bool) -> int | None:
+        """Return the listed time of the last key frame shown by then, or of the first one shown later."""
+        entries = self.stream.index_entries
+        place = entries.search_timestamp(math.floor(ticks) - self.lag + (not backward), backward=backward)
+        return entries[place].timestamp if place >= 0 and entries[place].is_keyframe else None
+
+    def _start(self, packets: Iterator[av.Packet]) -> None:
+        self.packets = packets
+        self.ahead: collections.deque[av.Packet] = collections.deque()  # read, not yet decoded
+        self.stamps: list[int] = []  # of the packets read, in order, from the wanted frame's on
+        self.decoded: dict[int, av.VideoFrame] = {}
+        self.position = self.until = -math.inf  # decoded up to there; on screen until then
+        self.wanted: int | None = None
+        self.ended = self.emptied = self.skipped = self.broken = False
+
+    def _worth_seeking(self, ticks: int) -> bool:
+        """Return whether going on from a later key frame is cheaper than decoding all that lies between."""
+        if self.emptied:
+            return bool(self.ahead)  # else the end was reached and all is decoded
+        position = self.position
+        if position == -math.inf and self.ahead:  # nothing is decoded yet
+            position = self.ahead[0].dts or 0
+        key = self._key_before(ticks)
+        return ticks > position + self.blind_seek if key is None else key > position + self.pause
+
+    def _seek(self, ticks: float) -> None:
+        """Go to a key frame that is shown at or before this time."""
+        before = self.position
+        # Some containers seek by times of decoding: their key frame may be shown too late.
+        for back in (0, 1, 4, 16, 64, math.inf):
+            start = max(ticks - back * self.second, self._tick(-1))  # before the first frame
+            try:
+                self.container.seek(math.floor(start), stream=self.stream)
+            except av.error.FFmpegError:  # a container that cannot seek: go on decoding
+                return
+            self._start(self.container.demux(self.stream))
+            self._look_ahead()
+            while back < math.inf and self.ahead and not self.ahead[0].is_keyframe:
+                self.ahead.clear()
+                self.stamps.clear()
+                self._look_ahead()
+            first = self.ahead[0] if self.ahead else None
+            if first is not None and first.pts is not None and first.pts <= ticks:
+                break
+        if self.ahead and (self.ahead[0].dts or 0) <= before:
+            self.blind_seek = math.inf  # it has led back: there are few key frames
+
+    def _look_ahead(self) -> None:
+        packet = next(self.packets, None)
+        if packet is None or not packet.size:
+            self.ended = True
+            return
+        self.ahead.append(packet)
+        if packet.pts is not None and not packet.is_discard:
+            bisect.insort(self.stamps, packet.pts)
+
+    def _decode_to(self, ticks: int, following: int | None) -> None:
+        """Decode until the frame on screen at this time is there, or must be counted as lost."""
+        while True:
+            # No frame is shown before it is decoded; a few more packets for files that break this.
+            while not (arrived := self.ended or self._read_past(ticks)) and len(self.ahead) < _LOOK_AHEAD:
+                self._look_ahead()
+            place = bisect.bisect_right(self.stamps, ticks)
+            del self.stamps[: max(place - 1, 0)]
+            if arrived:
+                self.wanted = self.stamps[0] if self.stamps else None
+                if self.wanted in self.decoded:
+                    return
+                if self.emptied or sum(pts > ticks for pts in self.decoded) > _REORDER:
+                    return
+            fed = arrived and self.wanted is not None and all(p.pts != self.wanted for p in self.ahead)
+            if not self.ahead or (fed and (following is None or self._worth_seeking(following))):
+                self.decode(None)
+                self.emptied = True
+            else:
+                self.decode(self.ahead.popleft())
+                if not arrived:  # on the way: nothing but the last frame may be of use
+                    for pts in sorted(self.decoded)[:-1]:
+                        del self.decoded[pts]
+
+    def _read_past(self, ticks: int) -> bool:
+        if len(self.ahead) < _REORDER:
+            return False
+        dts = self.ahead[-_REORDER].dts
+        return dts is not None and dts > ticks
+
+    def decode(self, packet: av.Packet | None) -> None:
+        if packet is not None:
+            skip = self.can_skip and not self._is_wanted(packet)
+            self.codec.skip_frame = "NONREF" if skip else "DEFAULT"
+            self.skipped |= skip
+            self.position = self.position if packet.dts is None else packet.dts
+        try:
+            frames = self.codec.decode(packet)
+        except av.error.InvalidDataError:
+            self.broken = True
+            return
+        for frame in frames:
+            if frame.pts is None:
+                raise VideoError(f"{self.video}: its frames carry no times")
+            self.broken |= frame.is_corrupt
+            self.decoded[frame.pts] = frame
+
+    def _is_wanted(self, packet: av.Packet) -> bool:
+        """Return whether one of the times lies between this packet's and the next one on screen."""
+        if packet.pts is None or packet.pts == self.wanted:
+            return True
+        after = bisect.bisect_right(self.stamps, packet.pts)
+        if after == len(self.stamps):  # the next one is not in sight
+            return True
+        place = bisect.bisect_left(self.ticks, packet.pts)
+        return place < len(self.ticks) and self.ticks[place] < self.stamps[after]
+
+    def _past(self, ticks: int) -> list[int]:
+        return [pts for pts in self.decoded if pts <= ticks]
+
+    def _shown(self, ticks: int) -> av.VideoFrame | None:
+        past = self._past(ticks)
+        pts = max(past, default=min(self.decoded, default=None))
+        if pts is None:
+            return None
+        for earlier in past:
+            if earlier != pts:
+                del self.decoded[earlier]
+        frame = self.decoded[pts]
+        if pts == self.wanted and len(self.stamps) > 1:  # it may stand for minutes
+            self.until = self.stamps[1]
+            return frame
+        # The last one, or what comes before a lost one, must not hide what is missing.
+        end = pts + (frame.duration or self.usual) + _END_TOLERANCE * self.second
+        return frame if ticks <= end else None
+
+    def _keys_around(self, ticks: int) -> list[av.Packet]:
+        """Return the packets of the key frames before and after a time, as many as there are."""
+        entries = self.stream.index_entries
+        before, after = self._listed(ticks, backward=True), self._listed(ticks, backward=False)
+        keys = []
+        if self.has_table and (after is not None or ticks <= entries[len(entries) - 1].timestamp + self.lag):
+            for listed in (before, after):
+                if listed is not None:
+                    self.container.seek(listed + self.lag, stream=self.stream)
+                    found = filter(_is_key, self.container.demux(self.stream))
+                    keys += itertools.islice((key for key in found if key.pts >= listed), 1)
+        else:  # no table that reaches there: read on, without decoding
+            self._seek(ticks)
+            for packet in filter(_is_key, itertools.chain(self.ahead, self.packets)):
+                keys = [*keys[-1:], packet]
+                if packet.pts > ticks:
+                    break
+        self.until = keys[-1].pts if keys and keys[-1].pts > ticks else math.inf
+        return keys
+
+
+def _is_key(packet: av.Packet) -> bool:
+    return packet.is_keyframe and packet.pts is not None and not packet.is_discard
+
+
+def _tells_unreferenced(codec: av.VideoCodecContext) -> bool:
+    """Return whether the decoder can tell which frames no other one refers to.
+
+    In H.264 they are marked. So they are in H.265, but only with regard to their own temporal layer:
+    there may be no more than one, which the MP4 and Matroska header says in five bits of byte 21.
+    """
+    header = codec.extradata or b""
+    if codec.name == "hevc":
+        return len(header) > 21 and header[0] == 1 and header[21] >> 3 & 7 == 1
+    return codec.name == "h264"
+
+
+class Scaler:
+    """Makes pictures of one size out of decoded frames; its tables are built once."""
+
+    def __init__(self, size: int | None, crop: bool = False) -> None:
+        self.size, self.crop, self.reformatter = size, crop, VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """Return a frame as upright RGB, uint8 [3, H, W]."""
+        width, height, size = frame.width, frame.height, self.size
+        if size:
+            scale = size / min(width, height)
+            crop = (round(width * scale), round(height * scale))
+            width, height = crop if self.crop else (size, size)
+        shrinks = width < frame.width or height < frame.height
+        picture = self.reformatter.reformat(
+            frame,
+            width,
+            height,
+            "rgb24",
+            threads=1,  # more cost more to start than they gain
+            interpolation="AREA" if shrinks else "BILINEAR",
+        ).to_ndarray()
+        if self.crop:
+            top, left = (height - size) // 2, (width - size) // 2
+            picture = picture[top : top + size, left : left + size]
+        picture = np.rot90(picture, round(frame.rotation / 90))
+        return np.ascontiguousarray(picture.transpose(2, 0, 1))
+
+
+def lost_frame(video: str | os.PathLike, seconds: float) -> VideoError:
+    """Return the error for a frame that cannot be had."""
+    return VideoError(f"{video}: no frame at {seconds:.3f} s: the video ends before, or its data are broken")
+
+
+@contextlib.contextmanager
+def open_video(video: str | os.PathLike) -> Iterator[av.container.InputContainer]:
+    """Yield an open container, closed at the end of the block; FFmpeg's errors become VideoErrors."""
+    path = Path(video)
+    if not path.is_file():
+        raise VideoError(f"{video}: " + ("is a folder" if path.is_dir() else "no such file"))
+    if not path.stat().st_size:
+        raise VideoError(f"{video}: is empty (0 bytes)")
+    # torchvision up to 0.25 turns PyAV's logging on when it is imported. Decoder threads then wait for the interpreter
+    # lock to log, and can wait for ever.
+    av.logging.set_level(None)
+    try:
+        container = av.open(str(path), **_OPEN_OPTIONS)
+    except (av.error.FFmpegError, OSError) as error:
+        raise VideoError(
+            f"{video}: cannot be opened: {error.strerror}. It is no video, or was cut off before its index was written"
+        ) from error
+    with container:
+        try:
+            yield container
+        except av.error.FFmpegError as error:
+            raise VideoError(f"{video}: {error.strerror}") from error
+
+
+def video_stream(container: av.container.InputContainer, video: str | os.PathLike) -> av.video.stream.VideoStream:
+    if not container.streams.video:
+        raise VideoError(f"{video}: has no video stream")
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise VideoError(f"{video}: FFmpeg has no decoder for its video stream")
+    discard_others(container, [stream])
+    return stream
+
+
+def discard_others(container: av.container.InputContainer, streams: Sequence[av.stream.Stream]) -> None:
+    """Skip the packets of all other streams unread, where PyAV can (from 18 on)."""
+    for other in container.streams:
+        if other not in streams and hasattr(other, "discard"):
+            other.discard = av.stream.Discard.all
+
+
+def clock_zero(container: av.container.InputContainer) -> float:
+    """Return where a player's clock starts, in seconds: transport streams begin at some other time than zero."""
+    return max(0.0, (container.start_time or 0) / 1e6)
+
+
+# --- Which frames of a clip ----------------------------------------------------------------------
+
+SAMPLING = ("uniform", "random", "first", "last", "centre")
+_STEP = 1 / 30  # seconds: the clip's 64 frames, of which the rules but "uniform" choose
+
+
+def clip_times(
+    start: float,
+    count: int,
+    seconds: float = 64 / 30,
+    *,
+    sampling: str = "uniform",
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
+    """Return the times of ``count`` frames of a clip, ascending, by one of the rules of the paper's Table 4.
+
+    "uniform" takes the centres of equal parts of the clip, so 1 is its middle. The others take
+    neighbours of a thirtieth of a second: "first", "last" and "centre" from these places of the
+    clip, "random" any of its frames, drawn by ``rng``. float64 [count]; ValueError for a clip that
+    holds fewer, and for another rule.
+    """
+    if sampling == "uniform":
+        return start + (np.arange(count) + 0.5) / count * seconds
+    frames = round(seconds / _STEP)
+    if sampling not in SAMPLING or count > frames:
+        raise ValueError(f"cannot sample {count} of {frames} frames by {sampling!r}; rules: {SAMPLING}")
+    if sampling == "random":
+        chosen = np.sort((rng or np.random.default_rng()).choice(frames, count, replace=False))
+    else:
+        before = {"first": 0, "centre": (frames - count) / 2, "last": frames - count}[sampling]
+        chosen = before + np.arange(count)
+    return start + (chosen + 0.5) / frames * seconds
+
+
+# --- Sound ---------------------------------------------------------------------------------------
+
+AUDIO_RATE = 16000  # Hz, mono
+AUDIO_SECONDS = 2.0
+AUDIO_BANDS = 40
+_AUDIO_WINDOW, _AUDIO_HOP = 400, 160  # samples: 25 and 10 ms
+AUDIO_STEPS = round(AUDIO_SECONDS * AUDIO_RATE) // _AUDIO_HOP + 1  # 201
+_AUDIO_SKIP = 5.0  # seconds ahead from which seeking pays
+_AUDIO_JUMP = 0.02  # seconds by which a frame's time may be off before it counts as a gap
+
+
+def read_audio(video: str | os.PathLike, starts: Sequence[float], seconds: float = AUDIO_SECONDS) -> np.ndarray:
+    """Return the sound from each of these times on, mono float32 [n, seconds * 16000] between -1 and 1.
+
+    All channels are mixed and resampled to 16 kHz. Raise VideoError, with file and time, for a
+    video without sound, or if over a twentieth of a stretch is missing (zeros fill the rest);
+    ValueError if no times are given.
+    """
+    result: list[np.ndarray | None] = [None] * len(starts)
+    for index, sound in audio_at(video, starts, seconds):
+        if sound is None:
+            raise VideoError(f"{video}: sound is missing near {starts[index]:.3f} s")
+        result[index] = sound
+    if not result:
+        raise ValueError(f"{video}: no times were given")
+    return np.stack(result)
+
+
+def audio_at(
+    video: str | os.PathLike, starts: Sequence[float], seconds: float = AUDIO_SECONDS
+) -> Iterator[tuple[int, np.ndarray | None]]:
+    """Decode a video's sound in one pass: yield (index into ``starts``, mono float32 samples at 16 kHz).
+
+    In the order of the starts, a stretch at a time; None for one of which over a twentieth is missing.
+    Raise VideoError.
+    """
+    if not np.isfinite(starts).all():
+        raise ValueError(f"{video}: not every time that was asked for is a number")
+    count = round(seconds * AUDIO_RATE)
+    with open_video(video) as container:
+        if not container.streams.audio:
+            raise VideoError(f"{video}: has no audio")
+        stream = container.streams.audio[0]
+        discard_others(container, [stream])
+        decoder = _Sound(container, stream)
+        pieces = decoder.pieces()
+        held: collections.deque[tuple[int, np.ndarray]] = collections.deque()
+        heard = 0  # the sample up to which the sound was decoded
+        for index in np.argsort(starts, kind="stable"):
+            first = round(float(starts[index]) * AUDIO_RATE)
+            if first - heard > _AUDIO_SKIP * AUDIO_RATE:
+                ahead = max(0.0, starts[index] - 1.0)  # a decoder needs a moment to settle
+                if decoder.seek(ahead):
+                    pieces = decoder.pieces()
+                    held.clear()
+            while held and held[0][0] + len(held[0][1]) <= first:
+                held.popleft()
+            while heard < first + count and (piece := next(pieces, None)) is not None:
+                heard = piece[0] + len(piece[1])
+                if heard > first:
+                    held.append(piece)
+            sound, missing = np.zeros(count, np.float32), np.ones(count, bool)
+            for begin, samples in held:
+                low, high = max(begin, first), min(begin + len(samples), first + count)
+                if low < high:
+                    sound[low - first : high - first] = samples[low - begin : high - begin]
+                    missing[low - first : high - first] = False
+            yield int(index), None if missing.mean() > 0.05 else sound
+
+
+class _Sound:
+    """Decodes sound as mono at AUDIO_RATE. Its samples are counted from the frame after the last gap."""
+
+    def __init__(self, container: av.container.InputContainer, stream: av.audio.stream.AudioStream) -> None:
+        self.container, self.stream, self.zero = container, stream, clock_zero(container)
+        self.resampler: av.AudioResampler | None = None
+        self.anchor = self.taken = 0.0  # where counting began, and how much went into the resampler since, in seconds
+        self.given = 0  # samples that came out of it since
+
+    def seek(self, seconds: float) -> bool:
+        """Go to a time; return whether the container can."""
+        try:
+            self.container.seek(math.floor((seconds + self.zero) / self.stream.time_base), stream=self.stream)
+        except av.error.FFmpegError:
+            return False
+        return True
+
+    def pieces(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the sound from here on: number of the first sample since the video's zero, samples."""
+        self.resampler = None
+        for packet in self.container.demux(self.stream):
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                continue  # leaves a gap, which the times of the next frames show
+            for frame in frames:
+                if frame.pts is not None:
+                    yield from self._resampled(frame)
+        yield from self._drained()
+
+    def _resampled(self, frame: av.AudioFrame) -> Iterator[tuple[int, np.ndarray]]:
+        seconds = float(frame.pts * frame.time_base) - self.zero
+        if self.resampler is None or abs(seconds - self.anchor - self.taken) > _AUDIO_JUMP:
+            yield from self._drained()
+            self.resampler = av.AudioResampler(format="flt", layout="mono", rate=AUDIO_RATE)
+            self.anchor, self.taken, self.given = seconds, 0.0, 0
+        self.taken += frame.samples / frame.sample_rate
+        yield from self._numbered(self.resampler.resample(frame))
+
+    def _drained(self) -> Iterator[tuple[int, np.ndarray]]:
+        if self.resampler is not None:
+            yield from self._numbered(self.resampler.resample(None))
+
+    def _numbered(self, frames: Sequence[av.AudioFrame]) -> Iterator[tuple[int, np.ndarray]]:
+        for frame in frames:
+            samples = frame.to_ndarray()[0]
+            yield round(self.anchor * AUDIO_RATE) + self.given, samples
+            self.given += len(samples)
+
+
+def log_mel(sound: np.ndarray) -> np.ndarray:
+    """Return sound at 16 kHz [..., n] as ListenToLook hears it: float32 [..., n // 160 + 1, 40].
+
+    Power in 40 triangular mel bands from 0 to 8 kHz, of Hann windows of 400 samples each 160,
+    centred (ends mirrored); log(x + 1e-6). The paper's sources leave mel scale (here 2595
+    log10(1 + f / 700)), mirrored ends and the 1e-6 open.
+    """
+    edge = _AUDIO_WINDOW // 2
+    padded = np.pad(sound, [(0, 0)] * (sound.ndim - 1) + [(edge, edge)], mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, _AUDIO_WINDOW, axis=-1)
+    windows = windows[..., ::_AUDIO_HOP, :] * np.hanning(_AUDIO_WINDOW + 1)[:-1]
+    power = np.abs(np.fft.rfft(windows)) ** 2
+    return np.log(power @ _mel_bands().T + 1e-6).astype(np.float32)
+
+
+@functools.cache
+def _mel_bands() -> np.ndarray:
+    """Return the weights of the bands over the frequencies of a spectrum, [40, 201]."""
+    highest = 2595 * np.log10(1 + AUDIO_RATE / 2 / 700)
+    corners = 700 * (10 ** (np.linspace(0, highest, AUDIO_BANDS + 2) / 2595) - 1)
+    low, middle, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
+    frequencies = np.fft.rfftfreq(_AUDIO_WINDOW, 1 / AUDIO_RATE)
+    rising, falling = (frequencies - low) / (middle - low), (high - frequencies) / (high - middle)
+    return np.maximum(0, np.minimum(rising, falling))
