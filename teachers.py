@@ -538,9 +538,9 @@ def extract(
     "{teacher.name}.teacher.json" beside the arrays keeps the teacher's fingerprint, so that outputs of two teachers
     never mix under one name, not even if both run at the same time.
 
-    Raise TeacherError if the store's classes or frames are not the teacher's, if it has no "clip" array, or if an output
-    is not finite; DataError if the outputs in the store are another teacher's, or become so in between. Warn if the
-    store's clips last longer or shorter than those on which the teacher was trained.
+    Raise TeacherError if the store's classes or frames are not the teacher's, if it has no "clip" array, or if an
+    output is not finite; DataError if the outputs in the store are another teacher's, or become so in between. Warn if
+    the store's clips last longer or shorter than those on which the teacher was trained.
     """
     device = runtime.pick_device(device)
     precision = runtime.pick_precision(device, precision)

@@ -119,7 +119,7 @@ def test_no_private_name_crosses_a_boundary(module):
             found += [name.name for name in node.names if name.name.startswith("_")]
         if isinstance(node, ast.Attribute) and re.match(r"_[^_]", node.attr):
             owner = ast.unparse(node.value)
-            own = owner in ("self", "cls") or node.attr in (
+            own = owner in ("self", "cls", "super()") or node.attr in (
                 "_asdict",
                 "_fields",
                 "_replace",

@@ -518,13 +518,13 @@ def test_extract_keeps_two_teachers_apart(store):
     kept = store.arrays["slowfast.feature"].copy()
 
     second = narrow(seed=1)
-    with pytest.raises(teachers.TeacherError, match=r"slowfast\.teacher\.json.*fingerprint.*overwrite"):
+    with pytest.raises(DataError, match=r"slowfast\.teacher\.json.*fingerprint.*overwrite"):
         teachers.extract(second, store, progress=False)
     same_weights = narrow(seed=0)
     same_weights.clip_spec = replace(same_weights.clip_spec, channels="BGR")
-    with pytest.raises(teachers.TeacherError, match="fingerprint"):
+    with pytest.raises(DataError, match="fingerprint"):
         teachers.extract(same_weights, store, progress=False)
-    with pytest.raises(teachers.TeacherError, match=r"precision fp32.*bf16"):
+    with pytest.raises(DataError, match=r"precision fp32.*bf16"):
         teachers.extract(first, store, precision="bf16", progress=False)
     np.testing.assert_array_equal(store.arrays["slowfast.feature"], kept)
 
@@ -534,7 +534,7 @@ def test_extract_keeps_two_teachers_apart(store):
     with pytest.raises(KeyboardInterrupt):
         teachers.extract(killed, store, batch_size=2, overwrite=True, progress=False)
     for teacher in (first, second):
-        with pytest.raises(teachers.TeacherError, match="interrupted"):
+        with pytest.raises(DataError, match="interrupted"):
             teachers.extract(teacher, store, progress=False)
 
     sizes = count_clips(second)
@@ -550,7 +550,7 @@ def test_overwriting_a_part_may_not_leave_another_teacher_in_the_rest(store):
     first, second = narrow(seed=0), narrow(seed=1)
     teachers.extract(first, store, progress=False)
     store.splits = ["train"]
-    with pytest.raises(teachers.TeacherError, match=r"\['train'\].*another.*\['test'\]"):
+    with pytest.raises(DataError, match=r"\['train'\].*another.*\['test'\]"):
         teachers.extract(second, store, overwrite=True, progress=False)
     teachers.extract(first, store, overwrite=True, progress=False)  # the same one may
     store.splits = ["test", "train"]
@@ -560,14 +560,14 @@ def test_overwriting_a_part_may_not_leave_another_teacher_in_the_rest(store):
 def test_extract_refuses_outputs_of_unknown_origin(store):
     teachers.extract(narrow(), store, progress=False)
     (store.path / "slowfast.teacher.json").unlink()
-    with pytest.raises(teachers.TeacherError, match="fingerprint None"):
+    with pytest.raises(DataError, match="fingerprint None"):
         teachers.extract(narrow(), store, progress=False)
 
 
 def test_a_damaged_record_is_named(store):
     for text in ("{", "[1]", "3"):
         (store.path / "slowfast.teacher.json").write_text(text)
-        with pytest.raises(teachers.TeacherError, match=r"slowfast\.teacher\.json: is damaged.*delete it.*over"):
+        with pytest.raises(DataError, match=r"slowfast\.teacher\.json: is damaged.*delete it.*over"):
             teachers.extract(narrow(), store, progress=False)
 
 
@@ -576,7 +576,7 @@ def test_the_second_of_two_teachers_with_one_name_sees_the_first(store):
     refused = []
 
     def second():
-        with pytest.raises(teachers.TeacherError, match="fingerprint") as error:
+        with pytest.raises(DataError, match="fingerprint") as error:
             teachers.extract(narrow(seed=1), store, progress=False)
         refused.append(error)
 
@@ -600,7 +600,7 @@ def test_a_run_that_is_overwritten_by_another_teacher_spoils_none_of_its_outputs
             teachers.extract(second, store, overwrite=True, progress=False)
 
     first.net.register_forward_pre_hook(overtaken)
-    with pytest.raises(teachers.TeacherError, match=r"slowfast\.teacher\.json: another run has overwritten"):
+    with pytest.raises(DataError, match=r"slowfast\.teacher\.json: another run has overwritten"):
         teachers.extract(first, store, batch_size=2, progress=False)
     with torch.no_grad():
         wanted = second(torch.from_numpy(store.arrays["clip"])).feature
@@ -818,11 +818,11 @@ def test_extract_averages_three_views(tmp_path):
     np.testing.assert_allclose(store.arrays["slowfast.feature"], feature, atol=1e-5)
     found = torch.from_numpy(store.arrays["slowfast.logits"]).softmax(1)
     np.testing.assert_allclose(found, probability, atol=1e-5)
-    with pytest.raises(teachers.TeacherError, match=r"views 3, this run has 1"):
+    with pytest.raises(DataError, match=r"views 3, this run has 1"):
         teachers.extract(teacher, store, progress=False)
-    with pytest.raises(teachers.TeacherError, match=r"too few for 3 views of 32; .*clip_size=37"):
+    with pytest.raises(DataError, match=r"too few for 3 views of 32; .*clip_size=37"):
         teachers.extract(teacher, Store(tmp_path, random_clips(2)), views=3)
-    with pytest.raises(teachers.TeacherError, match="views is 2"):
+    with pytest.raises(DataError, match="views is 2"):
         teachers.extract(teacher, store, views=2)
 
 
