@@ -177,7 +177,7 @@ def test_a_rename_that_is_refused_is_tried_again(tmp_path, monkeypatch, rename):
 def test_other_files_are_renamed_by_the_same_helper():
     """All but the helper's own two calls of os.replace."""
     for file in ROOT.glob("*.py"):
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8").replace("checkpoints.rename(", "")  # names in a file of weights
         assert text.count("os.replace(") == 2 * (file.name == "files.py") and ".rename(" not in text, file
 
 
