@@ -96,8 +96,13 @@ def inference_options(parser: argparse.ArgumentParser) -> None:
     device_option(parser)
 
 
+def given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Return some of the options as keyword arguments."""
+    return {name: getattr(arguments, name) for name in names}
+
+
 def inference_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(arguments, name) for name in ("precision", "compile", "device")}
+    return given(arguments, "precision", "compile", "device")
 
 
 def positive(text: str) -> int:
@@ -300,13 +305,7 @@ def run_transcode(a: argparse.Namespace) -> None:
             continue
         try:
             made = recordings.transcode(
-                video,
-                copy,
-                short_side=a.short_side,
-                keyframe_every=a.keyframe_every,
-                quality=a.quality,
-                measure=a.measure,
-                overwrite=a.overwrite,
+                video, copy, **given(a, "short_side", "keyframe_every", "quality", "measure", "overwrite")
             )
         except OSError as error:  # One bad video must not end the work on a thousand.
             failures.append(str(error))
@@ -540,16 +539,8 @@ def distill_options(parser: argparse.ArgumentParser) -> None:
 def run_distill(a: argparse.Namespace) -> None:
     store = open_split(a.store, a.split)
     model = student_of(a, store, a.teacher)
-    history = distillation.distill(
-        model,
-        store,
-        teacher=a.teacher,
-        alpha=a.alpha,
-        beta=a.beta,
-        tau=a.tau,
-        tau_squared=a.tau_squared,
-        **training_of(a),
-    )
+    losses = given(a, "teacher", "alpha", "beta", "tau", "tau_squared")
+    history = distillation.distill(model, store, **losses, **training_of(a))
     keep(model, a.out, outcome(history))
 
 

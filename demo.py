@@ -274,6 +274,35 @@ def run_demo(a: argparse.Namespace) -> None:
         part.unlink(missing_ok=True)
     print(f"Everything goes to {out}/. Interrupt at will: the same command goes on where it stopped.\n")
 
+    make_store(size, out)
+    print(
+        "\n3. Train a teacher, let it watch every clip, pretrain the IMU encoder (stage 1), distil (stage 2), evaluate"
+    )
+    named = {kind: kind + "-{seed}" for kind in kinds}
+    bench = experiments.Bench(
+        str(out / "store"), str(out), scale, teachers={name: size["teachers"][kind] for kind, name in named.items()}
+    )
+    comparison = [demo_runs(name, a.seeds, alone=kind == TEACHER) for kind, name in named.items()]
+    bench.perform([run for runs in comparison for run in runs], a.jobs)
+
+    found = [experiments.rows(bench, runs) for runs in comparison]
+    report_demo(dict(zip(kinds, found, strict=True)), a.seeds)
+    if a.quick:
+        print("This was a quick run: its accuracies mean nothing.")
+    precision = {named[kind]: size["teachers"][kind]["precision"] for kind in kinds}
+    about = {"seeds": a.seeds, "quick": a.quick, "ceilings": synthetic.ceilings(), "precision": precision}
+    about |= about_this_run(bench)
+    written = experiments.write_rows([one for rows in found for one in rows], out / "results", about)
+    print(f"\n{written[0]} holds these numbers. This run took {(time.monotonic() - began) / 60:.1f} minutes.")
+    if not a.quick:
+        print(
+            f"Next, all methods with 1, 2 and 4 frames (Figure 3), about an hour:\n"
+            f"  egodistill compare {out / 'store'} --teacher {named[TEACHER]} --out {out} --scale small"
+        )
+
+
+def make_store(size: dict[str, Any], out: Path) -> None:
+    """Render the demo's world, and decode it into a store."""
     print("1. Render a world: wearers, head motion, kitchen things (the files are laid out as EPIC-KITCHENS is)")
     world = synthetic.render(
         out / "world",
@@ -294,35 +323,16 @@ def run_demo(a: argparse.Namespace) -> None:
         clip_size=size["pixels"],
     )
     describe_store(store, segments)
-    print(
-        "\n3. Train a teacher, let it watch every clip, pretrain the IMU encoder (stage 1), distil (stage 2), evaluate"
-    )
-    named = {kind: kind + "-{seed}" for kind in kinds}
-    bench = experiments.Bench(
-        str(out / "store"), str(out), scale, teachers={name: size["teachers"][kind] for kind, name in named.items()}
-    )
-    comparison = [demo_runs(name, a.seeds, alone=kind == TEACHER) for kind, name in named.items()]
-    bench.perform([run for runs in comparison for run in runs], a.jobs)
 
-    found = [experiments.rows(bench, runs) for runs in comparison]
-    print("\nTop-1 (%) on wearers never seen in training" + spread(a.seeds))
-    print(cost_table(found[0]))
-    report_limits(found[0])
-    if len(kinds) > 1:
-        print("\nOther teachers (the paper's Table 2), top-1 (%)" + spread(a.seeds))
-        print(teachers_table(dict(zip(kinds, found, strict=True))))
-    if a.quick:
-        print("This was a quick run: its accuracies mean nothing.")
-    precision = {named[kind]: size["teachers"][kind]["precision"] for kind in kinds}
-    about = {"seeds": a.seeds, "quick": a.quick, "ceilings": synthetic.ceilings(), "precision": precision}
-    about |= about_this_run(bench)
-    written = experiments.write_rows([one for rows in found for one in rows], out / "results", about)
-    print(f"\n{written[0]} holds these numbers. This run took {(time.monotonic() - began) / 60:.1f} minutes.")
-    if not a.quick:
-        print(
-            f"Next, all methods with 1, 2 and 4 frames (Figure 3), about an hour:\n"
-            f"  egodistill compare {out / 'store'} --teacher {named[TEACHER]} --out {out} --scale small"
-        )
+
+def report_demo(found: dict[str, list[experiments.Row]], seeds: list[int]) -> None:
+    """Print the demo's table, and that of other teachers if there are any."""
+    print("\nTop-1 (%) on wearers never seen in training" + spread(seeds))
+    print(cost_table(found[TEACHER]))
+    report_limits(found[TEACHER])
+    if len(found) > 1:
+        print("\nOther teachers (the paper's Table 2), top-1 (%)" + spread(seeds))
+        print(teachers_table(found))
 
 
 def demo_runs(teacher: str, seeds: list[int], alone: bool) -> list[experiments.Run]:

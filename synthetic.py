@@ -50,6 +50,7 @@ import csv
 import itertools
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -146,17 +147,7 @@ def render(
     holds a world of other settings is refused with WorldError.
     """
     out = Path(out)
-    if not 0 <= label_noise < 1:
-        raise WorldError(f"label_noise is a share of the training labels, 0 <= share < 1; got {label_noise}")
-    if train_wearers not in range(1, 30) or train_acts < train_wearers or test_acts < len(EVALUATION_WEARERS):
-        raise WorldError(
-            f"a world needs 1 to 29 training wearers and an act for each wearer; got train_wearers={train_wearers}, "
-            f"train_acts={train_acts}, test_acts={test_acts}"
-        )
-    if seed < 0:
-        raise WorldError(f"seed is a whole number from 0 on; got {seed}")
-    if any(side % 2 or side < 32 for side in size):
-        raise WorldError(f"size is (width, height) in even numbers of at least 32 pixels; got {tuple(size)}")
+    check_request(seed, train_acts, test_acts, train_wearers, size, label_noise)
     settings = {
         "seed": seed,
         "train_acts": train_acts,
@@ -173,7 +164,6 @@ def render(
             f"choose another folder or delete it"
         )
     files.write_json(note, settings)
-
     train = [f"P{k + 1:02d}" for k in range(train_wearers)]
     plan = [
         Recording(f"{name}_{101 + number}", acts, seed, *size, noise)
@@ -181,24 +171,50 @@ def render(
         for name, share in zip(names, shares(total, len(names)), strict=True)
         for number, acts in enumerate(shares(share, math.ceil(share / 50)))  # Recordings of two minutes or so.
     ]
+    write_recordings(plan, out, workers, progress)
+    return World(out, write_tables(plan, out))
+
+
+def check_request(
+    seed: int, train_acts: int, test_acts: int, train_wearers: int, size: tuple[int, int], label_noise: float
+) -> None:
+    """Raise WorldError if no such world can be rendered."""
+    if not 0 <= label_noise < 1:
+        raise WorldError(f"label_noise is a share of the training labels, 0 <= share < 1; got {label_noise}")
+    if train_wearers not in range(1, 30) or train_acts < train_wearers or test_acts < len(EVALUATION_WEARERS):
+        raise WorldError(
+            f"a world needs 1 to 29 training wearers and an act for each wearer; got train_wearers={train_wearers}, "
+            f"train_acts={train_acts}, test_acts={test_acts}"
+        )
+    if seed < 0:
+        raise WorldError(f"seed is a whole number from 0 on; got {seed}")
+    if any(side % 2 or side < 32 for side in size):
+        raise WorldError(f"size is (width, height) in even numbers of at least 32 pixels; got {tuple(size)}")
+
+
+def write_recordings(plan: Sequence[Recording], out: Path, workers: int | None, progress: bool) -> None:
+    """Write those of the recordings that are not there yet, in several threads."""
     todo = [recording for recording in plan if not recording.exists(out)]
-    done = sum(r.acts for r in plan) - sum(r.acts for r in todo)
+    total, left = (sum(recording.acts for recording in some) for some in (plan, todo))
     workers = min(workers or files.available_cores(), max(1, len(todo)))
-    bar = files.Progress("render", sum(r.acts for r in plan), show=progress and bool(todo), done=done)
-    # Threads are enough: torch, numpy and the encoder let go of the interpreter while they work. Each computes on one
-    # core; what the caller had set comes back at the end.
+    # Threads are enough: torch, numpy and the encoder release the interpreter while they work. Each computes on one
+    # core; the caller's number of threads is restored at the end.
     threads = torch.get_num_threads()
     pool = concurrent.futures.ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        jobs = {pool.submit(recording.write, out): recording for recording in todo}
-        for job in concurrent.futures.as_completed(jobs):
-            job.result()
-            bar.step(jobs[job].acts)
-    finally:  # Ctrl-C too: what has not begun is left for the next call.
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
-    bar.close()
+    show = progress and bool(todo)
+    with files.Progress("render", total, unit="acts", done=total - left, show=show) as bar:
+        try:
+            jobs = {pool.submit(recording.write, out): recording for recording in todo}
+            for job in concurrent.futures.as_completed(jobs):
+                job.result()
+                bar.step(jobs[job].acts)
+        finally:  # Ctrl-C too: what has not begun is left for the next call.
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
 
+
+def write_tables(plan: Sequence[Recording], out: Path) -> Path:
+    """Write the annotations and the verb classes in EPIC-KITCHENS' layout; return the path of the annotations."""
     header = (
         "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,"
         "stop_frame,narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes"
@@ -206,12 +222,12 @@ def render(
     table = out / "EPIC_100_train.csv"
     with files.atomic_write(table) as part, open(part, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *(row for recording in plan for row in recording.rows())])
+    verbs = [(pair.classes[i], (pair.forward, pair.backward)[i]) for pair in PAIRS for i in (0, 1)]
+    rows = [[number, verb, [verb], "synthetic"] for number, verb in sorted(verbs)]
     classes = out / "EPIC_100_verb_classes.csv"
     with files.atomic_write(classes) as part, open(part, "w", newline="", encoding="utf-8") as file:
-        verbs = [(p.classes[i], (p.forward, p.backward)[i]) for p in PAIRS for i in (0, 1)]
-        rows = [[number, verb, [verb], "synthetic"] for number, verb in sorted(verbs)]
         csv.writer(file).writerows([["id", "key", "instances", "category"], *rows])
-    return World(out, table)
+    return table
 
 
 def shares(total: int, parts: int) -> list[int]:

@@ -742,7 +742,7 @@ def test_interrupted_rendering_goes_on(world, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Camera, "render", render)
     assert capsys.readouterr().err == ""
     synthetic.render(root, workers=1, **SETTINGS | {"progress": True})
-    assert re.search(r"render: 22/22 clips, [\d.]+ clips/s", capsys.readouterr().err)
+    assert re.search(r"render: 22/22 acts, [\d.]+ acts/s", capsys.readouterr().err)
     assert contents(root) == contents(world.root)
     kept = {file for file, stamp in stamps.items() if file.stat().st_mtime_ns == stamp}
     assert kept >= set(stamps) - set(rest)
