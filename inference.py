@@ -378,7 +378,7 @@ def predict(
     `exact` the key frames nearest to the clips' frames are looked at, which are cheap to decode. Memory for pictures
     does not grow with the recording. A clip that cannot be classified, for head motion is missing there, comes with
     `problem` saying so and no classes. `precision` and `compile` are those of `evaluate()`.
-    EgoDistillError for a `stride` that is not above 0 comes at once, as do data.VideoError and data.DataError for a
+    EgoDistillError for a `stride` that is not above 0 comes at once, as do data.VideoError and data.IMUError for a
     file that cannot be read; data.VideoError for a frame that is lost comes in its clip's place.
     """
     stride = model.clip_seconds if stride is None else stride
