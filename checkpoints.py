@@ -102,7 +102,7 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None)
         raise EgoDistillError(
             f"the arguments in {path} do not build a model of the class {name} ({type(error).__name__}: {error})"
         ) from error
-    load_strictly(model, weights, f"the file {path}")
+    load_strictly(model, weights, f"the file {path}", exact=True)
     return model.eval()
 
 
@@ -117,12 +117,13 @@ def load_strictly(
     *,
     names: Mapping[str, str] | None = None,
     keep: Sequence[str] = (),
+    exact: bool = False,
 ) -> None:
     """Load weights into a module, or raise EgoDistillError with all that does not fit.
 
     `source` begins the message. `names` are the file's names of our keys, for the message. Parameters whose names begin
-    as one of `keep` may be absent, and stay as they are. Floating point numbers of another precision are converted. A
-    module on the meta device gets tensors of its own.
+    as one of `keep` may be absent, and stay as they are. Floating point numbers of another precision are converted,
+    unless `exact`: then they do not fit. A module on the meta device gets tensors of its own.
     """
     names, own = names or {}, module.state_dict()
     # Files older than 2018 do not count batches; batch norm does not use the count at its default momentum.
@@ -138,7 +139,7 @@ def load_strictly(
         value, name = weights.get(key, target), names.get(key, key)
         if not isinstance(value, Tensor):
             faults["not tensors"].append(f"{name}: {type(value).__name__}")
-        elif value.shape != target.shape or value.is_floating_point() != target.is_floating_point():
+        elif value.shape != target.shape or not same_kind(value.dtype, target.dtype, exact):
             faults["of another shape or kind"].append(
                 f"{name}: {value.dtype} {list(value.shape)} for {target.dtype} {list(target.shape)}"
             )
@@ -157,6 +158,10 @@ def load_strictly(
         module.load_state_dict(fitting, assign=True)
     else:
         module.load_state_dict(fitting)
+
+
+def same_kind(found: torch.dtype, wanted: torch.dtype, exact: bool) -> bool:
+    return found == wanted if exact else found.is_floating_point == wanted.is_floating_point
 
 
 def shorten(names: Sequence[str], count: int = 5) -> str:

@@ -222,10 +222,22 @@ def job_share(rank: int | None = None, world_size: int | None = None) -> tuple[i
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the settings in which two runs differ: {name: (before, now)}. Values are compared as JSON holds them."""
-    before, now = (json.loads(json.dumps(dict(one))) for one in (before, now))
+    """Return the settings in which two runs differ: {name: (before, now)}, nested ones as "outer.inner".
+
+    Values are compared as JSON holds them.
+    """
+    before, now = (flatten(json.loads(json.dumps(dict(one)))) for one in (before, now))
     names = [*now, *(name for name in before if name not in now)]
     return {name: (before.get(name), now.get(name)) for name in names if before.get(name) != now.get(name)}
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one dict with dotted names."""
+    found = {}
+    for name, value in settings.items():
+        inner = isinstance(value, dict) and value
+        found |= flatten(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
+    return found
 
 
 def require_same_run(source: Any, before: Mapping[str, Any], now: Mapping[str, Any], advice: str) -> None:
@@ -234,9 +246,8 @@ def require_same_run(source: Any, before: Mapping[str, Any], now: Mapping[str, A
     The message begins with `source`, names each setting that differs with both values, and ends with `advice`.
     """
     if different := differences(before, now):
-        told = "; ".join(
-            f"{name} was {shorten(old)} and is now {shorten(new)}" for name, (old, new) in different.items()
-        )
+        told = [f"{name} was {shorten(old)} and is now {shorten(new)}" for name, (old, new) in different.items()]
+        told = "; ".join(told[:5]) + (f"; and {len(told) - 5} more" if len(told) > 5 else "")
         raise DataError(f"{source}: was begun with other settings: {told}. {advice}")
 
 

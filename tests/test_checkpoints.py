@@ -102,6 +102,10 @@ def count_a_weight(content):
     content["weights"]["net.head.projection.bias"] = torch.zeros(3, dtype=torch.int64)
 
 
+def round_a_weight(content):
+    content["weights"]["net.head.projection.bias"] = torch.zeros(3, dtype=torch.float16)
+
+
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
@@ -109,6 +113,7 @@ def count_a_weight(content):
         (add_a_weight, ["1 unexpected (net.s9.weight)"]),
         (reshape_a_weight, ["head.projection.bias", "[7]", "[3]"]),
         (count_a_weight, ["head.projection.bias", "int64"]),
+        (round_a_weight, ["head.projection.bias", "float16"]),
         (lambda content: content.update(format="other"), ["no 'egodistill model 1' file", "'other'"]),
         (lambda content: content.update({"class": "Nothing"}), ["Nothing"]),
         (lambda content: content.update({"class": "EgoDistill"}), ["class EgoDistill", "Teacher.load()"]),

@@ -303,7 +303,7 @@ SCRIPT = """
     sys.path[:0] = [{root!r}, {root!r} + "/tests"]
     import torch
     import test_distributed as T
-    from egodistill import cli
+    from egodistill import cli, commands
     fault, at, *command = sys.argv[1:]
     commands.open_split = lambda path, split: T.Kept(21)
     step, count = torch.optim.AdamW.step, [0]
@@ -374,7 +374,9 @@ def test_what_fails_several_processes_is_told_by_the_first(monkeypatch):
 
 def test_one_process_evaluates(monkeypatch):
     ran = []
-    monkeypatch.setattr(cli, "run_evaluate", lambda arguments: ran.append(os.environ["WORLD_SIZE"]))
+    add_options, _ = commands.COMMANDS["evaluate"]
+    evaluate = (add_options, lambda arguments: ran.append(os.environ["WORLD_SIZE"]))
+    monkeypatch.setitem(commands.COMMANDS, "evaluate", evaluate)
     for name, value in {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     assert cli.main(["evaluate", "store", "--checkpoint", "c.pt"]) == 0 and ran == []

@@ -589,7 +589,7 @@ def test_command(tmp_path, capsys, monkeypatch):
         ([str(checkpoint), "--out", str(file)], "already there"),
         ([str(checkpoint), "--out", "a.onnx"], "ends in .pt2"),
         ([str(tmp_path / "text.pt"), "--out", free], "cannot be read as a checkpoint"),
-        ([str(tmp_path / "another.pt"), "--out", free], "is no 'egodistill student 1' file"),
+        ([str(tmp_path / "another.pt"), "--out", free], "is no 'egodistill model 1' file"),
         ([str(tmp_path / "none.pt"), "--out", free], "there is no file"),
         ([str(checkpoint), "--out", free, "--calibrate", "store"], "--calibrate is for int8"),
     ):

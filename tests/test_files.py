@@ -93,6 +93,8 @@ def test_differences_are_those_of_the_json(tmp_path):
     assert files.differences(before, {"sizes": (1, 2), "rate": 0.5, "gone": 1}) == {}
     now = {"sizes": (1, 3), "rate": 0.5, "new": None, "more": 2}
     assert files.differences(before, now) == {"sizes": ([1, 2], [1, 3]), "more": (None, 2), "gone": (1, None)}
+    nested = {"scale": {"width": 8, "depths": [1, 1]}, "none": {}}
+    assert files.differences(nested, {"scale": {"width": 9, "depths": (1, 1)}, "none": {}}) == {"scale.width": (8, 9)}
     files.require_same_run("note.json", before, before, "")
     with pytest.raises(DataError, match=r"note\.json: .*sizes was \[1, 2\] and is now \[1, 3\].*Give another folder\."):
         files.require_same_run("note.json", before, now, "Give another folder.")

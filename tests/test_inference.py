@@ -278,5 +278,5 @@ def test_predict_says_at_once_what_does_not_fit(sample_data, tmp_path):
     with pytest.raises(data.VideoError, match="nothing"):
         predict(model, tmp_path / "nothing.mp4")
     (tmp_path / "imu.csv").write_text("what,is,this\n1,2,3\n")
-    with pytest.raises(data.DataError, match="imu"):
+    with pytest.raises(data.IMUError, match="imu"):
         predict(model, video, tmp_path / "imu.csv")

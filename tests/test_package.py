@@ -121,6 +121,16 @@ def test_sdist_holds_tests_and_papers(built, checkout):
     assert wanted <= there
 
 
+def check_release_notes(version):
+    """A release has its dated entry and is what is cited; what comes after it is "Unreleased"."""
+    changes, citation = ((ROOT / name).read_text(encoding="utf-8") for name in ("CHANGELOG.md", "CITATION.cff"))
+    released = re.findall(r"(?m)^## ([\d.]+) \(\d{4}-\d\d-\d\d\)$", changes)
+    coming, dev, _ = version.partition(".dev")
+    assert re.findall(r"(?m)^## Unreleased \((.*)\)$", changes) == ([coming] if dev else [])
+    assert dev or released[0] == version
+    assert f"\nversion: {released[0]}\n" in citation
+
+
 def test_metadata(built, version):
     with zipfile.ZipFile(built["wheel"]) as archive:
         folders = [path for path in zipfile.Path(archive).iterdir() if "dist-info" in path.name]
@@ -130,8 +140,7 @@ def test_metadata(built, version):
     always = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     assert {re.match(r"[\w-]+", line).group() for line in always} == RUNTIME
     assert {"tutorials", "test"} <= set(metadata.get_all("Provides-Extra"))
-    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
-    assert re.search(rf"\n## {version} \(\d{{4}}-\d\d-\d\d\)\n", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+    check_release_notes(version)
     assert metadata["License-Expression"] == "MIT" and metadata["License-File"] == "LICENSE"
     labels = [line.split(", ")[0] for line in metadata.get_all("Project-URL")]
     assert {"Documentation", "Source", "Issues", "Changelog", "Paper"} <= set(labels)

@@ -47,10 +47,12 @@ ARROWS = {
     # paper and tools
     "baselines": "egodistill checkpoints student video_transformers",
     "synthetic": "egodistill files",
-    "experiments": "egodistill",
+    "experiments": "egodistill baselines batches checkpoints data distillation files inference student teachers"
+    " training video",
     "export": "egodistill batches files student",
-    "commands": "egodistill",
-    "demo": "egodistill",
+    "commands": "egodistill annotations data distillation experiments export files inference recordings runtime"
+    " synthetic teachers training video",
+    "demo": "egodistill commands data experiments files inference runtime synthetic teachers",
 }
 # Imports inside functions, with their reasons.
 LATE = {

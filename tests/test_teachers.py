@@ -567,7 +567,7 @@ def test_extract_refuses_outputs_of_unknown_origin(store):
 def test_a_damaged_record_is_named(store):
     for text in ("{", "[1]", "3"):
         (store.path / "slowfast.teacher.json").write_text(text)
-        with pytest.raises(DataError, match=r"slowfast\.teacher\.json: is damaged.*delete it.*over"):
+        with pytest.raises(DataError, match=r"slowfast\.teacher\.json cannot be read.*delete it.*over"):
             teachers.extract(narrow(), store, progress=False)
 
 
@@ -820,9 +820,9 @@ def test_extract_averages_three_views(tmp_path):
     np.testing.assert_allclose(found, probability, atol=1e-5)
     with pytest.raises(DataError, match=r"views 3, this run has 1"):
         teachers.extract(teacher, store, progress=False)
-    with pytest.raises(DataError, match=r"too few for 3 views of 32; .*clip_size=37"):
+    with pytest.raises(teachers.TeacherError, match=r"too few for 3 views of 32; .*clip_size=37"):
         teachers.extract(teacher, Store(tmp_path, random_clips(2)), views=3)
-    with pytest.raises(DataError, match="views is 2"):
+    with pytest.raises(teachers.TeacherError, match="views is 2"):
         teachers.extract(teacher, store, views=2)
 
 
