@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout's egodistill, installed or not.
 
-from egodistill import data, evaluate, experiments, video
+from egodistill import checkpoints, data, evaluate, video
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     for file in sorted(Path(arguments.folder).glob("seed-*/*.pt")):
         if file.stem.startswith(("stage-1", "start")) or "-without-" in file.stem or file.stem.endswith(choices):
             continue
-        model = experiments.load(file)
+        model = checkpoints.load_model(file)
         exact, fast = (evaluate(model, test, precision=name, progress=False) for name in ("fp32", "bf16"))
         moved.append(100 * abs(fast.top1 - exact.top1))
         kept.append(100 * float((fast.scores.argmax(1) == exact.scores.argmax(1)).float().mean()))

@@ -71,6 +71,8 @@ def test_what_is_odd_about_an_imu_file_is_noted(tmp_path):
     assert len(imu.accel) == 101 and len(imu.gyro) == 102 and imu.accel_time[0] == -1.5
     inside = imu.inside(1.0)
     assert len(inside.accel) == 100 and inside.accel_time[0] == 0
+    np.testing.assert_array_equal(inside.accel, imu.accel[1:])
+    np.testing.assert_array_equal(inside.gyro, imu.gyro[1:])
     assert inside.notes == (*imu.notes, "1 samples lie over a second outside the video")
     assert imu.inside(2.0).gyro_time[-1] == pytest.approx(0.999) and imu.on_clock(0.6).inside(1.0).notes == imu.notes
     notes = "; ".join(imu.notes)
