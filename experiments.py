@@ -40,7 +40,9 @@ import torch
 from torch import Tensor, nn
 
 from egodistill import (
+    DataError,
     EgoDistill,
+    EgoDistillError,
     baselines,
     batches,
     checkpoints,
@@ -189,7 +191,7 @@ class Bench:
         store = data.ClipStore(self.store)
         if run.sampling != store.settings["sampling"]:
             if run.sampling not in self.frames:
-                raise ValueError(f"frames by {run.sampling!r} need a store of their own: prepare --sampling")
+                raise DataError(f"frames by {run.sampling!r} need a store of their own: prepare --sampling")
             other = data.ClipStore(self.frames[run.sampling])
             return tuple(OtherFrames(store.split(part), other.split(part)) for part in (self.train, self.test))
         return store.split(self.train), store.split(self.test)
@@ -218,7 +220,7 @@ class Bench:
     def perform(self, runs: Iterable[Run], jobs: int = 1) -> None:
         """Make all runs and what they need, `jobs` at a time in processes of their own that share the cores.
 
-        A line a run goes to stdout. ValueError where the folder holds runs of another scale or store, or a run's frames
+        A line a run goes to stdout. DataError where the folder holds runs of another scale or store, or a run's frames
         need a store that is not there; what training raises comes through, and what was finished before it stays.
         """
         self.claim()
@@ -476,7 +478,7 @@ class OtherFrames:
     def __init__(self, store: data.ClipStore, other: data.ClipStore) -> None:
         ours, theirs = ([(clip["id"], clip["start"]) for clip in one.clips] for one in (store, other))
         if ours != theirs:
-            raise ValueError(f"{store.path} and {other.path} hold other clips; prepare both from the same annotations")
+            raise DataError(f"{store.path} and {other.path} hold other clips; prepare both from the same annotations")
         self.store, self.other = store, other
 
     def __getattr__(self, name: str) -> Any:
@@ -514,11 +516,11 @@ def comparison(
 ) -> list[Run]:
     """Figure 3: every method with every number of frames; AdaFuse and STTS with the largest of them, as in the paper.
 
-    Variants of STTS that keep the same tokens at this size (at 64 pixels two do) are one run. ValueError for a method
-    that is none.
+    Variants of STTS that keep the same tokens at this size (at 64 pixels two do) are one run. EgoDistillError for a
+    method that is none.
     """
     if unknown := sorted(set(methods) - set(METHODS)):
-        raise ValueError(f"there is no method {unknown[0]!r}; there are {', '.join(METHODS)}")
+        raise EgoDistillError(f"there is no method {unknown[0]!r}; there are {', '.join(METHODS)}")
     runs, kept = [], {}
     for method in methods:
         most = [max(num_frames)]
