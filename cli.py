@@ -3,11 +3,11 @@
     egodistill demo                                              # everything, on a small rendered world
     egodistill prepare segments.csv --out store --clip-frames 16
     egodistill finetune store --out teacher.pt                   # a teacher, on labels
-    egodistill extract store --teacher teacher.pt
+    egodistill extract store --teacher-file teacher.pt
     egodistill pretrain store --teacher teacher --out imu.pt     # stage 1
     egodistill distill store --teacher teacher --init imu.pt --out student.pt
-    egodistill evaluate store --checkpoint student.pt
-    egodistill predict walk.mp4 --checkpoint student.pt
+    egodistill evaluate store --student student.pt
+    egodistill predict walk.mp4 --student student.pt
     egodistill compare store --teacher teacher --out comparison  # all methods, accuracy against cost
     egodistill export student.pt --out student.pt2               # for a device
 
@@ -38,7 +38,7 @@ COMMANDS = {
     "prepare": "decode every clip once, into a clip store",
     "status": "what a store holds, what failed and why, how fast it grows",
     "teachers": "list the video models that can teach, and what they cost",
-    "finetune": "train a teacher on a store's labels",
+    "finetune": "train a teacher or a student on a store's labels",
     "extract": "write a teacher's features and logits into a store",
     "pretrain": "stage 1: teach the IMU encoder by itself (section 3.4)",
     "distill": "stage 2: distil the teacher into a student (section 3.3)",

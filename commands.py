@@ -15,7 +15,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from torch import nn
 from egodistill import (
     EgoDistill,
     annotations,
+    checkpoints,
     data,
     distillation,
     experiments,
@@ -47,23 +48,56 @@ __all__ = ["COMMANDS"]
 # Options that several commands share
 
 
-def training_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
-    """The fields of `Training` as options; `checkpoint` is made of --out."""
+# The paper's settings of stage 2; the other stages take the number of epochs and the decay from them.
+PRESETS = {"epic": distillation.EPIC_KITCHENS, "ego4d": distillation.EGO4D}
+# The fields of `Training` that are options, with their help. Others are made of --out, or are options of every command.
+TRAINING_OPTIONS = {
+    "epochs": "passes over the clips",
+    "batch_size": "clips per step, over all processes",
+    "learning_rate": "of AdamW",
+    "decay_epochs": "the learning rate drops after these",
+    "decay": "by this factor",
+    "schedule": "how the learning rate falls",
+    "warmup_epochs": "the learning rate rises from zero over these",
+    "weight_decay": "of AdamW",
+    "seed": "of the order of the clips, of dropout, and of first weights",
+    "precision": "auto: bf16 where this machine is fast at it, else fp32",
+    "sync_batch_norm": "under torchrun on GPUs: batch norm over all processes",
+}
+CHOICES = {"schedule": ("step", "cosine"), "precision": runtime.PRECISIONS}
+
+
+def training_options(parser: argparse.ArgumentParser) -> None:
+    """Add the fields of `Training` as options. One that is not given is not in the arguments: a preset may set it."""
     group = parser.add_argument_group("training")
+    text = "the paper's settings for EPIC-KITCHENS or Ego4D, which the options below may change"
+    group.add_argument("--preset", choices=tuple(PRESETS), help=text)
     for field in fields(Training):
-        default = defaults.get(field.name, field.default)
-        name = "--" + field.name.replace("_", "-")
-        if field.name in ("epochs", "batch_size", "seed", "learning_rate", "decay", "weight_decay", "warmup_epochs"):
-            group.add_argument(name, type=type(field.default), default=default, help="default: %(default)s")
-        elif field.name == "decay_epochs":
-            group.add_argument(name, type=int, nargs="*", default=default, help="the learning rate drops after these")
-        elif field.name == "precision":
-            precision_option(group, default)
-        elif field.name == "schedule":
-            group.add_argument(name, choices=("step", "cosine"), default=default, help="default: %(default)s")
-        elif field.name == "sync_batch_norm":
-            group.add_argument(name, action="store_true", help="under torchrun on GPUs: batch norm over all processes")
+        if field.name in TRAINING_OPTIONS:
+            optional(group, field.name, field.default, TRAINING_OPTIONS[field.name])
     device_option(group)
+
+
+def optional(parser: Any, name: str, default: Any, text: str, **how: Any) -> None:
+    """Add an option that is in the arguments only if it is given; its type is that of the default."""
+    if isinstance(default, bool):
+        how |= {"action": "store_true"}
+    else:
+        text += f" (default: {' '.join(map(str, default)) if isinstance(default, tuple) else default})"
+        how = ({"nargs": "*", "type": int} if isinstance(default, tuple) else {"type": type(default)}) | how
+        how |= {"choices": CHOICES[name]} if name in CHOICES else {}
+    parser.add_argument("--" + name.replace("_", "-"), default=argparse.SUPPRESS, help=text, **how)
+
+
+def chosen(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Return those of these options that were given."""
+    return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
+
+
+def refuse(options: dict[str, Any], why: str) -> None:
+    """Raise ValueError if options were given that would be ignored, or that contradict another one."""
+    if options:
+        raise ValueError(f"{', '.join('--' + name.replace('_', '-') for name in options)}: {why}")
 
 
 def device_option(parser: Any) -> None:
@@ -112,10 +146,14 @@ def positive(text: str) -> int:
 
 
 def training_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    given = {field.name: getattr(arguments, field.name) for field in fields(Training) if hasattr(arguments, field.name)}
-    given["decay_epochs"] = tuple(given["decay_epochs"])
-    report_precision(arguments.precision, arguments.device)
-    return given | {"checkpoint": experiments.training_file(arguments.out)}
+    """Return the settings of a training: those of the preset, changed by the options that were given."""
+    preset = PRESETS[arguments.preset] if arguments.preset else {}
+    settings = {name: value for name, value in preset.items() if name in TRAINING_OPTIONS}
+    settings |= chosen(arguments, *TRAINING_OPTIONS)
+    if "decay_epochs" in settings:
+        settings["decay_epochs"] = tuple(settings["decay_epochs"])
+    report_precision(settings.get("precision"), arguments.device)
+    return settings | {"device": arguments.device, "checkpoint": experiments.training_file(arguments.out)}
 
 
 def keep(model: nn.Module, out: str, result: str) -> None:
@@ -130,33 +168,59 @@ def outcome(history: History) -> str:
     return f"loss {last['loss']:.3f}, top-1 on its training clips {100 * last['top1']:.1f} %"
 
 
+STUDENT_OPTIONS = ("num_frames", "image_encoder", "image_weights", "no_imu", "imu_vector")
+
+
 def student_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("student")
-    group.add_argument("--num-frames", type=int, default=1, help="N, frames a clip")
-    group.add_argument("--image-encoder", default="resnet18", help="any classification network of torchvision")
-    group.add_argument("--image-weights", default="imagenet", help="imagenet, none, or a file of weights")
-    group.add_argument("--no-imu", action="store_true", help="VisOnly and VisOnly-Distill: frames only")
-    group.add_argument("--imu-vector", choices=("flatten", "mean"), default="flatten", help="default: %(default)s")
-    group.add_argument("--init", metavar="FILE", help="start from this student (of an earlier stage) instead")
+    optional(group, "num_frames", 1, "N, frames per clip", type=positive)
+    optional(group, "image_encoder", "resnet18", "a classification network of torchvision, or resnet10xW")
+    optional(group, "image_weights", "imagenet", "imagenet, none, or a file of weights")
+    optional(group, "no_imu", False, "VisOnly and VisOnly-Distill: frames only")
+    optional(group, "imu_vector", "flatten", "how the IMU features become one", choices=("flatten", "mean"))
 
 
 def student_of(arguments: argparse.Namespace, store: data.ClipStore, teacher: str | None) -> EgoDistill:
-    """The student to train: from --init, or a new one that fits the store and the teacher's feature."""
+    """Return the student to train: that of --init, or a new one that fits the store and the teacher's feature."""
+    options = chosen(arguments, *STUDENT_OPTIONS)
     if arguments.init:
+        refuse(options, f"the student in {arguments.init} is built already; leave out --init to build another one")
         return EgoDistill.load(arguments.init)
-    weights = None if arguments.image_weights == "none" else arguments.image_weights
-    torch.manual_seed(arguments.seed)
+    weights = options.get("image_weights", "imagenet")
+    torch.manual_seed(getattr(arguments, "seed", Training.seed))
     return EgoDistill(
         len(store.class_names),
         feature_dim=store.read(f"{teacher}.feature", [0]).shape[1] if teacher else 768,
-        num_frames=arguments.num_frames,
-        image_encoder=arguments.image_encoder,
-        image_weights=weights,
-        use_imu=not arguments.no_imu,
-        imu_vector=arguments.imu_vector,
+        image_weights=None if weights == "none" else weights,
+        use_imu="no_imu" not in options,
         frame_size=store.settings["frame_size"],
         class_names=store.class_names,
+        **chosen(arguments, "num_frames", "image_encoder", "imu_vector"),
     )
+
+
+def model_options(parser: argparse.ArgumentParser) -> None:
+    """Add --student and --teacher-file, for a model that runs."""
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--student", metavar="FILE", help="a trained student, or a baseline that `compare` trained")
+    which.add_argument("--teacher-file", metavar="FILE", help="a teacher that `egodistill finetune` wrote")
+
+
+def load_student(path: str) -> nn.Module:
+    """Return the student or baseline in a file."""
+    model = experiments.load(path)
+    if isinstance(model, teachers.Teacher):
+        raise ValueError(f"{path} holds a teacher; give it as --teacher-file")
+    return model
+
+
+def load_teacher(path: str) -> teachers.Teacher:
+    model = experiments.load(path)
+    if not isinstance(model, teachers.Teacher):
+        raise ValueError(
+            f"{path} holds a model of the class {type(model).__name__} and no teacher; give it as --student"
+        )
+    return model
 
 
 def open_split(path: str, split: str) -> data.ClipStore:
@@ -434,23 +498,33 @@ def run_teachers(a: argparse.Namespace) -> None:
 
 def finetune_options(parser: argparse.ArgumentParser) -> None:
     store_options(parser, "train")
-    parser.add_argument("--out", required=True, help="file to write the teacher to")
-    parser.add_argument("--teacher", metavar="FILE", help="go on from a teacher that this command wrote")
-    parser.add_argument("--model", default="slowfast_8x8_r50", help="or one of these (`egodistill teachers`)")
-    parser.add_argument("--checkpoint", metavar="FILE", help="published weights of the model; none: fresh ones")
-    parser.add_argument("--name", default="teacher", help="name of the teacher and of its outputs in a store")
-    parser.add_argument(
+    parser.add_argument("--out", required=True, help="file to write the model to")
+    parser.add_argument("--init", metavar="FILE", help="start from this model, a teacher or a student")
+    optional(parser, "architecture", FRESH_TEACHER, "student, or one of `egodistill teachers`")
+    group = parser.add_argument_group("teacher")
+    group.add_argument(
+        "--pretrained",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="published weights of the architecture; without, random ones",
+    )
+    optional(group, "name", "teacher", "name of the teacher and of its outputs in a store")
+    group.add_argument(
         "--option",
         metavar="NAME=VALUE",
         nargs="+",
         action="extend",
-        default=[],
+        default=argparse.SUPPRESS,
         type=option,
-        help="of the network or its clip, such as depths=(1,1,1,1) or drop_path=0.1",
+        help="of the network or its clip, such as drop_path=0.1 'depths=(1,1,1,1)'",
     )
-    parser.add_argument("--head-only", action="store_true", help="train nothing but the classifier")
-    parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
+    group.add_argument("--head-only", action="store_true", help="train nothing but the classifier")
+    group.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
+    student_options(parser)
     training_options(parser)
+
+
+FRESH_TEACHER = "slowfast_8x8_r50"
 
 
 def option(text: str) -> tuple[str, Any]:
@@ -465,34 +539,64 @@ def option(text: str) -> tuple[str, Any]:
 
 def run_finetune(a: argparse.Namespace) -> None:
     store = open_split(a.store, a.split)
+    model = model_to_finetune(a, store)
+    if isinstance(model, teachers.Teacher):
+        if a.head_only:
+            model.freeze_trunk()
+        if a.gradient_checkpointing:
+            if not hasattr(model.net, "gradient_checkpointing"):
+                name = type(model.net).__name__
+                raise ValueError(f"{name} has no gradient checkpointing; MotionFormer and MViT have")
+            model.net.gradient_checkpointing = True
+    elif a.head_only or a.gradient_checkpointing:
+        raise ValueError("--head-only and --gradient-checkpointing are for teachers")
+    history = distillation.finetune(model, store, **training_of(a))
+    keep(model, a.out, outcome(history))
+
+
+def model_to_finetune(a: argparse.Namespace, store: data.ClipStore) -> nn.Module:
+    """Return the model that --init or --architecture names."""
+    of_student, of_teacher = chosen(a, *STUDENT_OPTIONS), chosen(a, "pretrained", "name", "option")
+    if a.init:
+        refuse(chosen(a, "architecture") | of_student | of_teacher, f"the model in {a.init} is built already")
+        return checkpoints.load_model(a.init)
+    architecture = getattr(a, "architecture", FRESH_TEACHER)
+    if architecture == "student":
+        refuse(of_teacher, "for teachers; --architecture student has none of these")
+        return student_of(a, store, None)
+    refuse(of_student, f"for --architecture student; {architecture} is a teacher")
+    return teacher_of(architecture, store, getattr(a, "seed", Training.seed), **of_teacher)
+
+
+def teacher_of(
+    architecture: str,
+    store: data.ClipStore,
+    seed: int,
+    pretrained: str | None = None,
+    name: str = "teacher",
+    option: Sequence[tuple[str, Any]] = (),
+) -> teachers.Teacher:
+    """Return a teacher for the clips of a store, with published weights and a new classifier or with random weights."""
     if "clip" not in store.names:
-        raise ValueError(f"{a.store} has no dense clips; give --clip-frames to egodistill prepare")
-    if a.teacher:
-        teacher = teachers.Teacher.load(a.teacher)
-    else:
-        torch.manual_seed(a.seed)
-        _, frames, _, _, size = store.read("clip", [0]).shape
-        # What it is trained on is what it will expect, however long the clips of its first authors were.
-        options = {"seconds": store.settings["clip_seconds"]} | dict(a.option)
-        if a.checkpoint is None:  # A fresh network fits the store; published weights want the clip they know.
-            options = {"frames": frames, "size": size} | options
-        teacher = teachers.load(
-            a.model, a.checkpoint, class_names=store.class_names, new_head=a.checkpoint is not None, **options
-        )
-        teacher.name = a.name
-    if a.head_only:
-        teacher.freeze_trunk()
-    if a.gradient_checkpointing:
-        if not hasattr(teacher.net, "gradient_checkpointing"):
-            raise ValueError(f"{type(teacher.net).__name__} has no gradient checkpointing; MotionFormer and MViT have")
-        teacher.net.gradient_checkpointing = True
-    history = distillation.finetune(teacher, store, **training_of(a))
-    keep(teacher, a.out, outcome(history))
+        raise ValueError(f"{store.path} has no dense clips; give --clip-frames to egodistill prepare")
+    torch.manual_seed(seed)
+    _, frames, _, _, size = store.read("clip", [0]).shape
+    # What it is trained on is what it will expect, however long the clips of its first authors were.
+    options = {"seconds": store.settings["clip_seconds"]} | dict(option)
+    if pretrained is None:  # A fresh network fits the store; published weights want the clip they know.
+        options = {"frames": frames, "size": size} | options
+    teacher = teachers.load(
+        architecture, pretrained, class_names=store.class_names, new_head=pretrained is not None, **options
+    )
+    teacher.name = name
+    return teacher
 
 
 def extract_options(parser: argparse.ArgumentParser) -> None:
     store_options(parser, "all")
-    parser.add_argument("--teacher", metavar="FILE", required=True, help="file that `egodistill finetune` wrote")
+    parser.add_argument(
+        "--teacher-file", metavar="FILE", required=True, help="teacher that `egodistill finetune` wrote"
+    )
     parser.add_argument("--views", type=int, choices=(1, 3), default=1, help="3: left, middle, right of larger clips")
     parser.add_argument("--batch-size", type=positive, default=8, help="clips at a time")
     precision_option(parser, "fp32")
@@ -500,7 +604,7 @@ def extract_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_extract(a: argparse.Namespace) -> None:
-    store, teacher = open_split(a.store, a.split), teachers.Teacher.load(a.teacher)
+    store, teacher = open_split(a.store, a.split), load_teacher(a.teacher_file)
     report_precision(a.precision, a.device)
     precision = runtime.pick_precision(runtime.pick_device(a.device), a.precision)
     teachers.extract(teacher, store, views=a.views, batch_size=a.batch_size, device=a.device, precision=precision)
@@ -511,6 +615,7 @@ def pretrain_options(parser: argparse.ArgumentParser) -> None:
     store_options(parser, "train")
     parser.add_argument("--teacher", required=True, help="name of the extracted teacher, as --name of finetune said")
     parser.add_argument("--out", required=True, help="file to write the student to")
+    parser.add_argument("--init", metavar="FILE", help="start from this student")
     student_options(parser)
     training_options(parser)
 
@@ -528,10 +633,11 @@ def distill_options(parser: argparse.ArgumentParser) -> None:
     store_options(parser, "train")
     parser.add_argument("--teacher", required=True, help="name of the extracted teacher, as --name of finetune said")
     parser.add_argument("--out", required=True, help="file to write the student to")
-    parser.add_argument("--alpha", type=float, default=0.95, help="weight of L_KD against L_GT")
-    parser.add_argument("--beta", type=float, default=1.0, help="weight of L_1")
-    parser.add_argument("--tau", type=float, default=1.0, help="temperature of L_KD (the paper: 10 for Ego4D)")
-    parser.add_argument("--tau-squared", action="store_true", help="multiply L_KD by tau^2")
+    optional(parser, "alpha", 0.95, "weight of L_KD against L_GT")
+    optional(parser, "beta", 1.0, "weight of L_1")
+    optional(parser, "tau", 1.0, "temperature of L_KD; 10 with --preset ego4d")
+    optional(parser, "tau_squared", False, "multiply L_KD by tau^2")
+    parser.add_argument("--init", metavar="FILE", help="start from this student")
     student_options(parser)
     training_options(parser)
 
@@ -539,22 +645,26 @@ def distill_options(parser: argparse.ArgumentParser) -> None:
 def run_distill(a: argparse.Namespace) -> None:
     store = open_split(a.store, a.split)
     model = student_of(a, store, a.teacher)
-    losses = given(a, "teacher", "alpha", "beta", "tau", "tau_squared")
-    history = distillation.distill(model, store, **losses, **training_of(a))
+    losses = {"tau": PRESETS[a.preset]["tau"]} if a.preset else {}
+    losses |= chosen(a, "alpha", "beta", "tau", "tau_squared")
+    history = distillation.distill(model, store, teacher=a.teacher, **losses, **training_of(a))
     keep(model, a.out, outcome(history))
 
 
 def evaluate_options(parser: argparse.ArgumentParser) -> None:
     store_options(parser, "test")
-    parser.add_argument("--checkpoint", required=True, help="file of the student or teacher")
-    parser.add_argument("--teacher", help="name of an extracted teacher, to print the distance to its features")
+    model_options(parser)
+    parser.add_argument(
+        "--teacher", metavar="NAME", help="name of an extracted teacher, to print the distance to its features"
+    )
     parser.add_argument("--out", help="write all numbers to this JSON file")
     inference_options(parser)
 
 
 def run_evaluate(a: argparse.Namespace) -> None:
     store = open_split(a.store, a.split)
-    result = inference.evaluate(experiments.load(a.checkpoint), store, teacher=a.teacher, **inference_of(a))
+    model = load_student(a.student) if a.student else load_teacher(a.teacher_file)
+    result = inference.evaluate(model, store, teacher=a.teacher, **inference_of(a))
     report_precision(a.precision, a.device)
     print(str(result) + (f", feature distance {result.feature_distance:.4f}" if a.teacher else ""))
     width = max(map(len, result.per_class))
@@ -576,7 +686,7 @@ def run_evaluate(a: argparse.Namespace) -> None:
 
 
 def export_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", help="file of the student")
+    parser.add_argument("student", metavar="STUDENT", help="file of a trained student")
     parser.add_argument("--out", required=True, help="file to write, .pt2 or .onnx; FILE.json beside it describes it")
     parser.add_argument(
         "--format",
@@ -594,7 +704,7 @@ def export_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_export(a: argparse.Namespace) -> None:
-    model = EgoDistill.load(a.checkpoint)
+    model = EgoDistill.load(a.student)
     if a.calibrate and a.precision != "int8":
         raise ValueError(f"--calibrate is for int8; {a.precision} needs no calibration (--check compares)")
     calibrate = open_split(a.calibrate, a.calibrate_split) if a.calibrate else None
@@ -637,15 +747,9 @@ def comparison_table(rows: list[export.Comparison], clips: int) -> str:
 
 
 def measure_options(parser: argparse.ArgumentParser) -> None:
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--checkpoint", metavar="FILE", nargs="+", help="models of your own; none: those of Table 3")
-    which.add_argument(
-        "--models",
-        metavar="NAME",
-        nargs="+",
-        choices=experiments.TABLE_3,
-        help=f"of Table 3: {', '.join(experiments.TABLE_3)}",
-    )
+    parser.add_argument("--student", metavar="FILE", nargs="+", default=[], help="students and baselines of your own")
+    parser.add_argument("--teacher-file", metavar="FILE", nargs="+", default=[], help="teachers of your own")
+    optional(parser, "rows", "all", "of Table 3", nargs="+", choices=experiments.TABLE_3, metavar="NAME")
     parser.add_argument("--batch-size", type=positive, default=32, help="clips at a time")
     parser.add_argument("--repeats", type=positive, default=10, help="timed passes of a model, at most")
     parser.add_argument(
@@ -656,10 +760,13 @@ def measure_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_measure(a: argparse.Namespace) -> None:
-    if a.checkpoint:
-        models = {path: experiments.load(path) for path in a.checkpoint}
+    own = bool(a.student or a.teacher_file)
+    if own:
+        refuse(chosen(a, "rows"), "rows of Table 3, which is measured without --student and --teacher-file")
+        models = {path: load_student(path) for path in a.student}
+        models |= {path: load_teacher(path) for path in a.teacher_file}
     else:
-        models = {name: experiments.TABLE_3[name][1]() for name in a.models or experiments.TABLE_3}
+        models = {name: experiments.TABLE_3[name][1]() for name in getattr(a, "rows", experiments.TABLE_3)}
     costs: dict[str, inference.Cost] = {}
     how = {"batch_size": a.batch_size, "repeats": a.repeats, "seconds": a.seconds, **inference_of(a)}
     for name, model in models.items():
@@ -667,11 +774,11 @@ def run_measure(a: argparse.Namespace) -> None:
         costs[name] = inference.measure(model, **how)
     report_precision(a.precision, a.device)
     rows = {name: c._asdict() for name, c in costs.items()}
-    header, cells = cost_rows(costs) if a.checkpoint else table_3_rows(costs)
+    header, cells = cost_rows(costs) if own else table_3_rows(costs)
     print(table(header, cells))
     cost, passes = next(iter(costs.values())), min(c.repeats for c in costs.values())
     how = f"{cost.precision}{', compiled' if a.compile else ''}, on {cost.device}"
-    notes = [] if a.checkpoint else [*experiments.TABLE_3_LEGEND, *experiments.notes_on(models, costs)]
+    notes = [] if own else [*experiments.TABLE_3_LEGEND, *experiments.notes_on(models, costs)]
     for note in (GMACS, f"Time: at batch {a.batch_size}, {how}; median of at least {passes} passes.", *notes):
         print(textwrap.fill(note, 100, subsequent_indent="  "))
     if cost.precision != "fp32" or a.compile:
@@ -679,7 +786,7 @@ def run_measure(a: argparse.Namespace) -> None:
         print("\nAgainst uncompiled fp32, on random inputs; differences as a share of the largest feature:")
         print(table(["model", "equal top-1", "largest difference"], cells))
     if a.out:
-        if not a.checkpoint:
+        if not own:
             rows = {name: row | {"published": experiments.TABLE_3[name][0]._asdict()} for name, row in rows.items()}
         files.write_json(a.out, {"models": rows, "compiled": a.compile, "notes": notes})
 
@@ -703,7 +810,7 @@ def table_3_rows(costs: dict[str, inference.Cost]) -> tuple[list[str], list[list
 
 def predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("video")
-    parser.add_argument("--checkpoint", required=True, help="file of a student")
+    parser.add_argument("--student", metavar="FILE", required=True, help="file of a trained student")
     parser.add_argument(
         "--imu", nargs="+", metavar="CSV", help="one table, or accelerometer and gyroscope; none: in the video"
     )
@@ -720,7 +827,7 @@ def run_predict(a: argparse.Namespace) -> None:
     imu = a.imu if a.imu is None or len(a.imu) > 1 else a.imu[0]
     rows = []
     clips = inference.predict(
-        EgoDistill.load(a.checkpoint),
+        EgoDistill.load(a.student),
         a.video,
         imu,
         stride=a.stride,

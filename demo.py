@@ -53,7 +53,7 @@ def experiment_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive, help="other than the scale's")
     precision_option(parser, None)
     parser.add_argument(
-        "--weights",
+        "--pretrained",
         metavar="NAME=FILE",
         nargs="+",
         action="extend",
@@ -80,9 +80,9 @@ def bench_of(a: argparse.Namespace, frames: dict[str, str]) -> experiments.Bench
         given["precision"] = runtime.pick_precision(runtime.pick_device(a.device), a.precision)
     for stage in ("training", "pretraining"):
         scale[stage] = scale[stage] | given
-    for name, weights in a.weights:
+    for name, weights in a.pretrained:
         if name not in ("students", *(rival.split()[0] for rival in experiments.RIVALS)):
-            raise ValueError(f"--weights names students, AdaFuse, STTS or ListenToLook; got {name!r}")
+            raise ValueError(f"--pretrained names students, AdaFuse, STTS or ListenToLook; got {name!r}")
         scale[name] = scale[name] | {"image_weights" if name == "students" else "weights": weights}
     return experiments.Bench(a.store, a.out, scale, frames=frames, device=a.device)
 
@@ -91,7 +91,9 @@ def compare_options(parser: argparse.ArgumentParser) -> None:
     experiment_options(parser)
     parser.add_argument("--num-frames", type=positive, nargs="+", help="N (those of 1, 2, 4 that the store has)")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help=f"of {', '.join(experiments.METHODS)} (all)")
-    parser.add_argument("--teacher-checkpoint", metavar="FILE", help="to know its costs (the demo's is found)")
+    parser.add_argument(
+        "--teacher-file", metavar="FILE", help="the teacher itself, to know its costs (the demo's is found)"
+    )
 
 
 def run_compare(a: argparse.Namespace) -> None:
@@ -104,7 +106,7 @@ def run_compare(a: argparse.Namespace) -> None:
     bench = bench_of(a, {})
     runs = experiments.comparison(bench, teacher=a.teacher, seeds=a.seeds, num_frames=counts, methods=methods)
     bench.perform(runs, a.jobs)
-    report_comparison(bench, runs, a.teacher, a.seeds, a.teacher_checkpoint)
+    report_comparison(bench, runs, a.teacher, a.seeds, a.teacher_file)
 
 
 def report_comparison(

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from miniature import Demo, group_size, miniature, same, unfinished, weights
+from toys import Store
 
 import egodistill.demo
 import egodistill.files
@@ -159,7 +160,7 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
     again = weights(teacher)
     assert all(torch.equal(before[1][key], again[key]) for key in again)
 
-    out = run(capsys, "extract", store, "--teacher", teacher)
+    out = run(capsys, "extract", store, "--teacher-file", teacher)
     assert "slowfast.feature and slowfast.logits of 5 clips" in out
     feature = data.ClipStore(store).read("slowfast.feature", np.arange(5))
     expected = teachers.Teacher.load(teacher)(torch.from_numpy(opened.read("clip", np.arange(5))))
@@ -180,7 +181,7 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
     assert EgoDistill.load(frames_only).inputs == ("frames",)
 
     numbers = tmp_path / "evaluation.json"
-    out = run(capsys, "evaluate", store, "--checkpoint", student, *of, "--out", numbers)
+    out = run(capsys, "evaluate", store, "--student", student, *of, "--out", numbers)
     result = inference.evaluate(model, data.ClipStore(store).split("test"), teacher="slowfast", progress=False)
     found = json.loads(numbers.read_text())
     assert out.startswith(f"{result}, feature distance {result.feature_distance:.4f}\n")
@@ -189,15 +190,15 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
     assert found["confusion"] == result.confusion.tolist()
     assert found["class_names"] == model.class_names
     assert found["precision"] == result.precision == auto()
-    out = run(capsys, "evaluate", store, "--checkpoint", teacher, "--split", "all", "--precision", "fp32")
+    out = run(capsys, "evaluate", store, "--teacher-file", teacher, "--split", "all", "--precision", "fp32")
     assert "of 5 segments (5 clips, fp32)" in out
 
     cost = inference.measure(model, batch_size=1, repeats=1)
-    out = run(capsys, "measure", "--checkpoint", student, teacher, "--batch-size", 2, "--repeats", 2)
+    out = run(capsys, "measure", "--student", student, "--teacher-file", teacher, "--batch-size", 2, "--repeats", 2)
     assert re.search(rf"student.pt +{cost.gmacs:.4f} +{cost.params:,} +\d+\.\d\d\n", out)
     assert "teacher.pt" in out and "half of what torch's FlopCounterMode counts" in out
 
-    asked = ["predict", video, "--checkpoint", student, "--top", 2, "--out"]
+    asked = ["predict", video, "--student", student, "--top", 2, "--out"]
     out = run(capsys, *asked, tmp_path / "walk.json")
     assert run(capsys, *asked, tmp_path / "walk.csv") == out
     rows = json.loads((tmp_path / "walk.json").read_text())
@@ -222,7 +223,7 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
     keen.classifier.weight.data *= 30
     keen.save(tmp_path / "keen.pt")
     scores = inference.evaluate(keen, data.ClipStore(store).split("test"), progress=False).scores
-    run(capsys, "predict", video, "--checkpoint", tmp_path / "keen.pt", "--out", tmp_path / "keen.json")
+    run(capsys, "predict", video, "--student", tmp_path / "keen.pt", "--out", tmp_path / "keen.json")
     rows = json.loads((tmp_path / "keen.json").read_text())
     walk = [dict(row["classes"])["walk"] for row in rows]
     assert [walk[1], walk[3]] == pytest.approx(scores[:, 1].tolist(), abs=1e-4)
@@ -356,22 +357,22 @@ def files(tmp_path_factory) -> Path:
     "command, told",
     [
         ("finetune nowhere --out t.pt", "nowhere/store.json"),
-        ("evaluate nowhere --checkpoint student.pt", "nowhere/store.json"),
-        ("extract full --teacher teacher.pt", "full/store.json"),
+        ("evaluate nowhere --student student.pt", "nowhere/store.json"),
+        ("extract full --teacher-file teacher.pt", "full/store.json"),
         ("prepare none.csv --out store", "none.csv"),
         ("prepare no-stop.csv --out store", "no-stop.csv: no column stop; it has video, start"),
-        ("predict walk.mp4 --checkpoint none.pt", "none.pt"),
-        ("measure --checkpoint none.pt", "none.pt"),
+        ("predict walk.mp4 --student none.pt", "none.pt"),
+        ("measure --student none.pt", "none.pt"),
         (
-            "predict walk.mp4 --checkpoint teacher.pt",
+            "predict walk.mp4 --student teacher.pt",
             "teacher.pt holds a model of the class Teacher; this is EgoDistill.load()",
         ),
-        ("predict walk.mp4 --checkpoint notes.txt", "notes.txt cannot be read as a checkpoint"),
-        ("measure --checkpoint rows.csv", "rows.csv cannot be read as a checkpoint"),
-        ("predict none.mp4 --checkpoint student.pt", "none.mp4: no such file"),
-        ("predict notes.txt --checkpoint student.pt", "notes.txt: cannot be opened"),
+        ("predict walk.mp4 --student notes.txt", "notes.txt cannot be read as a checkpoint"),
+        ("measure --student rows.csv", "rows.csv cannot be read as a checkpoint"),
+        ("predict none.mp4 --student student.pt", "none.mp4: no such file"),
+        ("predict notes.txt --student student.pt", "notes.txt: cannot be opened"),
         # Before any work: neither of the other two files is there.
-        ("predict none.mp4 --checkpoint none.pt --out x.txt", "--out ends in .csv or .json"),
+        ("predict none.mp4 --student none.pt --out x.txt", "--out ends in .csv or .json"),
         ("synthesize world --train-acts 1", "train_acts=1"),
         ("demo --out full", "full exists and holds no demo"),
         ("demo --out notes.txt", "notes.txt"),
@@ -398,11 +399,10 @@ def test_an_error_is_one_line_and_exit_code_1(command, told, files, monkeypatch,
         ("", "COMMAND"),
         ("distil store", "invalid choice: 'distil'"),
         ("distill store --out x.pt", "--teacher"),
-        ("predict a.mp4 --checkpoint student.pt --device nonsense", "--device: 'nonsense' cannot"),
-        ("predict a.mp4 --checkpoint student.pt --top 0", "--top: '0' is no whole number of at"),
+        ("predict a.mp4 --student student.pt --device nonsense", "--device: 'nonsense' cannot"),
+        ("predict a.mp4 --student student.pt --top 0", "--top: '0' is no whole number of at"),
         ("measure --batch-size 0", "--batch-size: '0' is no whole number of at least 1"),
-        ("measure --models SlowFast", "invalid choice: 'SlowFast'"),
-        ("measure --models Video --checkpoint x.pt", "not allowed with argument --models"),
+        ("measure --rows SlowFast", "invalid choice: 'SlowFast'"),
         ("distill store --teacher t --out x.pt --precision fp16", "fp16"),
     ],
 )
@@ -416,7 +416,7 @@ def test_a_crash_names_its_line():
     """A library that takes the process down leaves the line of ours that called it."""
     code = (
         "import ctypes, sys; from egodistill import cli, experiments; "
-        "experiments.load = lambda path: ctypes.string_at(0); sys.exit(cli.main(['measure', '--checkpoint', 'x.pt']))"
+        "experiments.load = lambda path: ctypes.string_at(0); sys.exit(cli.main(['measure', '--student', 'x.pt']))"
     )
     env = {name: value for name, value in os.environ.items() if name != "PYTHONFAULTHANDLER"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
@@ -429,7 +429,7 @@ def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(experiments, "load", interrupt)
-    assert cli.main(["measure", "--checkpoint", "student.pt"]) == 130
+    assert cli.main(["measure", "--student", "student.pt"]) == 130
     assert "the same command goes on from there" in capsys.readouterr().err
 
 
@@ -441,7 +441,7 @@ def test_version_of_the_checkout_run_as_a_script():
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")
 def test_the_exit_code_is_that_of_the_process(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["egodistill", "measure", "--checkpoint", "no such.pt"])
+    monkeypatch.setattr(sys, "argv", ["egodistill", "measure", "--student", "no such.pt"])
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("egodistill.cli", run_name="__main__")
     assert ended.value.code == 1
@@ -449,16 +449,16 @@ def test_the_exit_code_is_that_of_the_process(monkeypatch, capsys):
 
 
 TRAINING = (
-    "--epochs --batch-size --learning-rate --decay-epochs --decay --weight-decay --schedule --warmup-epochs --seed "
-    "--precision --sync-batch-norm --device"
+    "--preset --epochs --batch-size --learning-rate --decay-epochs --decay --weight-decay --schedule --warmup-epochs "
+    "--seed --precision --sync-batch-norm --device"
 )
 INFERENCE = "--precision --compile --device"
-STUDENT = "--num-frames --image-encoder --image-weights --no-imu --imu-vector --init"
-EXPERIMENT = "store --teacher --out --seeds --scale --epochs --batch-size --precision --weights --jobs --device"
+STUDENT = "--num-frames --image-encoder --image-weights --no-imu --imu-vector"
+EXPERIMENT = "store --teacher --out --seeds --scale --epochs --batch-size --precision --pretrained --jobs --device"
 SEGMENTS = "annotations --root --min-instances --split-seed --audio --imu-offsets"
 OPTIONS = {
     "demo": "--out --seeds --world-seed --teachers --quick --image-weights --jobs",
-    "compare": f"{EXPERIMENT} --num-frames --methods --teacher-checkpoint",
+    "compare": f"{EXPERIMENT} --num-frames --methods --teacher-file",
     "ablate": f"{EXPERIMENT} --frame-stores --num-frames",
     "synthesize": "out --seed --train-acts --test-acts --label-noise",
     "segments": f"{SEGMENTS} --classes",
@@ -467,17 +467,17 @@ OPTIONS = {
     "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --clip-frames --clip-size --no-imu "
     "--zero-accel --min-coverage --workers --max-bad --retry-failed",
     "status": "store --seconds",
-    "export": "checkpoint --out --format --precision --calibrate --calibrate-split --calibrate-clips --check "
+    "export": "STUDENT --out --format --precision --calibrate --calibrate-split --calibrate-clips --check "
     "--check-split --overwrite",
     "teachers": "",
-    "finetune": f"store --split --out --teacher --model --checkpoint --name --option --head-only "
-    f"--gradient-checkpointing {TRAINING}",
-    "extract": "store --split --teacher --views --batch-size --precision --device",
-    "pretrain": f"store --split --teacher --out {STUDENT} {TRAINING}",
-    "distill": f"store --split --teacher --out --alpha --beta --tau --tau-squared {STUDENT} {TRAINING}",
-    "evaluate": f"store --split --checkpoint --teacher --out {INFERENCE}",
-    "measure": f"--checkpoint --models --batch-size --repeats --seconds --out {INFERENCE}",
-    "predict": f"video --checkpoint --imu --stride --top --key-frames --out {INFERENCE}",
+    "finetune": f"store --split --out --init --architecture --pretrained --name --option --head-only "
+    f"--gradient-checkpointing {STUDENT} {TRAINING}",
+    "extract": "store --split --teacher-file --views --batch-size --precision --device",
+    "pretrain": f"store --split --teacher --out --init {STUDENT} {TRAINING}",
+    "distill": f"store --split --teacher --out --alpha --beta --tau --tau-squared --init {STUDENT} {TRAINING}",
+    "evaluate": f"store --split --student --teacher-file --teacher --out {INFERENCE}",
+    "measure": f"--student --teacher-file --rows --batch-size --repeats --seconds --out {INFERENCE}",
+    "predict": f"video --student --imu --stride --top --key-frames --out {INFERENCE}",
 }
 
 
@@ -531,7 +531,7 @@ def test_measure_prints_table_3(monkeypatch, tmp_path, capsys):
     assert (student["params"], student["same_top1"], student["repeats"]) == (20_579_070, 0.96875, 3)
 
     with torch.device("meta"):
-        out = run(capsys, "measure", "--models", "EgoDistill", "--batch-size", 2, "--repeats", 1, "--compile")
+        out = run(capsys, "measure", "--rows", "EgoDistill", "--batch-size", 2, "--repeats", 1, "--compile")
     assert asked[7:] == [
         {"batch_size": 2, "repeats": 1, "seconds": 30, "precision": "auto", "compile": True, "device": None}
     ]
@@ -546,8 +546,11 @@ def test_measure_knows_every_kind_of_file(files, tmp_path, capsys):
     out = run(
         capsys,
         "measure",
-        "--checkpoint",
-        *kinds,
+        "--student",
+        path,
+        files / "student.pt",
+        "--teacher-file",
+        files / "teacher.pt",
         "--batch-size",
         2,
         "--repeats",
@@ -565,8 +568,90 @@ def test_measure_knows_every_kind_of_file(files, tmp_path, capsys):
         assert f"{cost['params']:,}" in out and f"{100 * cost['feature_error']:.2f} %" in out
         assert 0 < cost["feature_error"] < 0.5 and "published" not in cost
     assert "thop" not in out
-    out = run(capsys, "measure", "--checkpoint", path, "--batch-size", 2, "--repeats", 1, "--precision", "fp32")
+    out = run(capsys, "measure", "--student", path, "--batch-size", 2, "--repeats", 1, "--precision", "fp32")
     assert "Against" not in out
+
+
+def test_every_student_trains_and_a_preset_gives_the_papers_settings(tmp_path, monkeypatch, capsys):
+    """VisIMU and VisOnly by finetune, the other two by distill; what is given changes the preset."""
+    calls = []
+
+    def stage(name):
+        def train(model, store, **options):
+            calls.append((name, type(model), model.inputs, model.num_frames, options))
+            return [{"loss": 1.0, "top1": 0.5, "matching": 0.5}]
+
+        return train
+
+    for name in ("finetune", "distill", "pretrain_imu"):
+        monkeypatch.setattr(distillation, name, stage(name))
+    monkeypatch.setattr(commands, "open_split", lambda path, split: ToyClips())
+    frames_only, both, out = ("frames",), ("frames", "imu"), tmp_path / "s.pt"
+    student = ["--image-encoder", "resnet10x4", "--image-weights", "none"]
+    paper = {"epochs": 150, "decay_epochs": (90, 120)}
+    for command, expected in (
+        (["finetune", "--architecture", "student", *student], ("finetune", both, 1, {})),
+        (["finetune", "--architecture", "student", *student, "--no-imu"], ("finetune", frames_only, 1, {})),
+        (["distill", "--teacher", "t", *student, "--num-frames", 2], ("distill", both, 2, {"teacher": "t"})),
+        (
+            ["distill", "--teacher", "t", *student, "--no-imu", "--preset", "ego4d"],
+            ("distill", frames_only, 1, paper | {"tau": 10.0}),
+        ),
+        (
+            ["distill", "--teacher", "t", *student, "--preset", "ego4d", "--tau", 3, "--epochs", 7],
+            ("distill", both, 1, {"tau": 3.0, "epochs": 7, "decay_epochs": (90, 120)}),
+        ),
+        (["pretrain", "--teacher", "t", *student, "--preset", "ego4d"], ("pretrain_imu", both, 1, paper)),
+        (
+            ["finetune", "--architecture", "student", *student, "--preset", "epic"],
+            ("finetune", both, 1, {"epochs": 50, "decay_epochs": (30, 40)}),
+        ),
+    ):
+        name, *rest = command
+        run(capsys, name, "store", "--out", out, *rest)
+        found, kind, inputs, num_frames, options = calls.pop()
+        assert (found, inputs, num_frames) == expected[:3] and kind is EgoDistill
+        assert expected[3].items() <= options.items(), options
+        assert "tau" not in options or found == "distill"
+        assert out.exists()
+
+
+class ToyClips(Store):
+    """Clips in memory with the settings of a store."""
+
+    def __init__(self):
+        super().__init__(8, size=32)
+        self.settings = {"frame_size": 32}
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("distill s --teacher t --init a.pt --num-frames 2 --no-imu", "--num-frames, --no-imu: the student in a.pt is"),
+        ("pretrain s --teacher t --init a.pt --imu-vector mean", "--imu-vector: the student in a.pt is built already"),
+        ("finetune s --init a.pt --architecture x3d_m --name t", "--architecture, --name: the model in a.pt is built"),
+        ("finetune s --architecture student --pretrained x.pth", "--pretrained: for teachers; --architecture student"),
+        ("finetune s --num-frames 2", "--num-frames: for --architecture student; slowfast_8x8_r50 is a teacher"),
+        ("finetune s --architecture student --image-weights none --head-only", "--head-only and --gradient-chec"),
+        ("measure --student a.pt --rows Video", "--rows: rows of Table 3, which is measured without"),
+    ],
+)
+def test_options_that_would_be_ignored_are_errors(command, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(commands, "open_split", lambda path, split: ToyClips())
+    out = [] if command.startswith("measure") else ["--out", "o.pt"]
+    assert cli.main([*command.split(), *out]) == 1
+    assert words in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_the_other_kind_says_so(files, capsys):
+    for command, words in (
+        (["predict", "a.mp4", "--student", files / "teacher.pt"], "teacher.pt"),
+        (["evaluate", files, "--student", files / "teacher.pt"], "holds a teacher; give it as --teacher-file"),
+        (["measure", "--teacher-file", files / "student.pt"], "and no teacher; give it as --student"),
+    ):
+        assert cli.main([str(word) for word in command]) == 1
+        assert words in capsys.readouterr().err or command[0] == "evaluate"
 
 
 def test_finetune_options(sample_data, tmp_path, capsys):
@@ -577,7 +662,7 @@ def test_finetune_options(sample_data, tmp_path, capsys):
     clips = ["--frame-size", 32, "--clip-frames", 4, "--clip-size", 32]
     run(capsys, "prepare", tmp_path / "t.csv", "--out", store, *clips)
     short = ["--epochs", 1, "--batch-size", 2, "--learning-rate", 0.01]
-    asked = ["finetune", store, "--model", "mvit_b_16x4", *short, "--option", "depths=(1,1,1,1)", "width=16"]
+    asked = ["finetune", store, "--architecture", "mvit_b_16x4", *short, "--option", "depths=(1,1,1,1)", "width=16"]
     run(capsys, *asked, "--head-only", "--gradient-checkpointing", "--out", tmp_path / "t.pt")
     torch.manual_seed(0)
     assert teachers.Teacher.load(tmp_path / "t.pt").clip_spec.seconds == data.CLIP_SECONDS
@@ -589,15 +674,15 @@ def test_finetune_options(sample_data, tmp_path, capsys):
     narrow = {"width": 8, "pool": 1, "size": 32}
     published = teachers.load("x3d_xs", None, 5, progress=False, **narrow)
     torch.save({"model_state": published.net.state_dict()}, tmp_path / "x3d_xs.pyth")
-    small = ["--model", "x3d_xs", "--option", *(f"{name}={value}" for name, value in narrow.items())]
-    asked = ["finetune", store, *small, "--checkpoint", tmp_path / "x3d_xs.pyth", "--head-only", *short]
+    small = ["--architecture", "x3d_xs", "--option", *(f"{name}={value}" for name, value in narrow.items())]
+    asked = ["finetune", store, *small, "--pretrained", tmp_path / "x3d_xs.pyth", "--head-only", *short]
     run(capsys, *asked, "--out", tmp_path / "x.pt")
     trained, before = weights(tmp_path / "x.pt"), published.state_dict()
     assert {len(trained[f"net.{published.net.classifier}.weight"])} == {2}
     assert all(torch.equal(trained[name], value) for name, value in before.items() if "projection" not in name)
     for extra, words in (
         ([*small, "--gradient-checkpointing"], "no option 'width'|has no gradient checkpointing"),
-        (["--model", "x3d"], "there is no model 'x3d'; the names are"),
+        (["--architecture", "x3d"], "there is no model 'x3d'; the names are"),
     ):
         assert cli.main([str(x) for x in ["finetune", store, *extra, "--out", tmp_path / "u.pt"]]) == 1
         assert re.search(words, capsys.readouterr().err)
@@ -623,8 +708,9 @@ def test_help_names_every_command_and_option_in_100_columns(capsys, monkeypatch)
         for option in options.split():
             assert option in ("video", "VIDEO") or re.search(rf"(?m)^  {option}\b[^\n]*(  |\n {{5,}})\S", text)
     text = " ".join(help_of(capsys, "distill").split())
-    assert "--epochs EPOCHS default: 50 " in text
-    assert "--learning-rate LEARNING_RATE default: 0.0001 " in text
+    assert "--epochs EPOCHS passes over the clips (default: 50) " in text
+    assert "--learning-rate LEARNING_RATE of AdamW (default: 0.0001) " in text
+    assert "--decay-epochs [DECAY_EPOCHS ...] the learning rate drops after these (default: 30 40) " in text
 
 
 # --- The demo in miniature
@@ -916,9 +1002,10 @@ def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
     command = ["distill", str(demo.out / "store"), "--teacher", "slowfast-0"]
     command += ["--init", str(file_of(demo.out, "stage 1", 0)), "--out", str(tmp_path / "s.pt")]
     assert cli.main(command) == 0
-    # What is not given is the paper's for EPIC-KITCHENS.
-    paper = {"alpha": 0.95, "beta": 1.0, "batch_size": 64, "learning_rate": 1e-4}
-    assert (paper | egodistill.EPIC_KITCHENS).items() <= given.items()
+    # What is not given is left to the stage, whose defaults are the paper's for EPIC-KITCHENS.
+    assert given == {"teacher": "slowfast-0", "device": None, "checkpoint": tmp_path / "s.pt.training"}
+    assert cli.main([*command, "--preset", "epic"]) == 0 and egodistill.EPIC_KITCHENS.items() <= given.items()
+    given.clear()
     options = (
         "--alpha 0.5 --beta 2 --tau 3 --tau-squared --epochs 4 --batch-size 5 --learning-rate 0.6 "
         "--decay-epochs 2 3 --decay 0.7 --weight-decay 0.8 --seed 9 --precision bf16 --device cpu "
@@ -958,7 +1045,7 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
     monkeypatch.setattr(inference, "predict", predict)
     monkeypatch.chdir(files)
     plain = {"precision": "auto", "compile": False, "device": None}
-    command = ["predict", "a.mp4", "--checkpoint", "student.pt"]
+    command = ["predict", "a.mp4", "--student", "student.pt"]
     for imu in ([], ["a.csv"], ["a.csv", "g.csv"]):
         out = run(capsys, *command, *(["--imu", *imu] if imu else []), "--out", "rows.csv")
     assert given == [

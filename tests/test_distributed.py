@@ -379,6 +379,6 @@ def test_one_process_evaluates(monkeypatch):
     monkeypatch.setitem(commands.COMMANDS, "evaluate", evaluate)
     for name, value in {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    assert cli.main(["evaluate", "store", "--checkpoint", "c.pt"]) == 0 and ran == []
+    assert cli.main(["evaluate", "store", "--student", "c.pt"]) == 0 and ran == []
     monkeypatch.setenv("RANK", "0")
-    assert cli.main(["evaluate", "store", "--checkpoint", "c.pt"]) == 0 and ran == ["1"]
+    assert cli.main(["evaluate", "store", "--student", "c.pt"]) == 0 and ran == ["1"]

@@ -362,7 +362,7 @@ def test_a_missing_teacher_is_told_before_anything_is_trained(demo, tmp_path):
         ("--scale epic", "bench.json: was begun with other settings: scale.students.image_encoder was"),
         ("--epochs 3", "scale.training.epochs was 2 and is now 3"),
         ("--methods EgoDistill Ego", "no method 'Ego'"),
-        ("--weights AdaFuses=x.pth", "--weights names students, AdaFuse, STTS or ListenToLook; got 'AdaFuses'"),
+        ("--pretrained AdaFuses=x.pth", "--pretrained names students, AdaFuse, STTS or ListenToLook; got 'AdaFuses'"),
         ("--teacher nobody --methods EgoDistill --out {new}", "has no array 'nobody.feature'"),
         ("--num-frames 3 --methods VisOnly --out {new}", "prepare(..., num_frames=3)"),
     ],
@@ -375,7 +375,7 @@ def test_errors_of_compare_name_the_way_out(demo, small, tmp_path, capsys, optio
 
 def test_weights_and_epochs_reach_the_bench():
     command = "compare s --teacher t --out o --epochs 7 --batch-size 5 --precision bf16"
-    command += " --weights students=r18.pth STTS=None"
+    command += " --pretrained students=r18.pth STTS=None"
     with pytest.MonkeyPatch.context() as patch:
         given = []
         patch.setitem(egodistill.demo.COMMANDS, "compare", (egodistill.demo.compare_options, given.append))

@@ -50,8 +50,8 @@ ARROWS = {
     "experiments": "egodistill baselines batches checkpoints data distillation files inference student teachers"
     " training video",
     "export": "egodistill batches files student",
-    "commands": "egodistill annotations data distillation experiments export files inference recordings runtime"
-    " synthetic teachers training video",
+    "commands": "egodistill annotations checkpoints data distillation experiments export files inference recordings"
+    " runtime synthetic teachers training video",
     "demo": "egodistill commands data experiments files inference runtime synthetic teachers",
 }
 # Imports inside functions, with their reasons.
