@@ -37,6 +37,7 @@ __all__ = [
     "broadcast_object",
     "broadcast_weights",
     "evaluation",
+    "gather",
     "has_bf16_kernels",
     "is_first",
     "is_first_failure",
@@ -339,20 +340,30 @@ class Share(NamedTuple):
 
     def rows(self, batch: Tensor) -> Tensor:
         """Return those of a batch's rows that this process reads."""
-        return batch[self.start : self.stop] if self.weight else batch[:2]
+        return batch[self.start : self.stop] if self.stop > self.start else batch[:2]
 
-    @property
-    def weight(self) -> float:
-        """Return the weight of this part's mean in the mean of the batch."""
-        return (self.stop - self.start) / self.total
+    def weights(self, clips: int, device: torch.device) -> Tensor:
+        """Return the weight of each clip that this process reads: 1, or 0 if it has none of its own, float [clips]."""
+        return torch.full((clips,), float(self.stop > self.start), device=device)
 
-    def gather(self, own: Tensor) -> Tensor:
-        """Return the rows of all processes in the batch's order: [b, ...] -> [total, ...], with gradients to each."""
-        if rank_and_world_size()[1] == 1:
-            return own
-        own = own[: self.stop - self.start].float()
-        before, after = (own.new_zeros(count, *own.shape[1:]) for count in (self.start, self.total - self.stop))
-        return SumOfAll.apply(torch.cat([before, own, after]))
+
+def gather(own: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows of all processes that have a weight, in the order of the batch, with gradients to each.
+
+    Also return the places of this process's rows among them, int64 [b]; a row without weight has place 0.
+    """
+    counts = weight > 0
+    places = (counts.cumsum(0) - 1).clamp(min=0)
+    if rank_and_world_size()[1] == 1:
+        return own[counts], places
+    rank, processes = rank_and_world_size()
+    numbers = torch.zeros(processes, dtype=torch.int64, device=own.device)
+    numbers[rank] = counts.sum()
+    numbers = all_reduce_sum(numbers).tolist()
+    start, stop, total = sum(numbers[:rank]), sum(numbers[: rank + 1]), sum(numbers)
+    own = own[counts].float()
+    before, after = (own.new_zeros(count, *own.shape[1:]) for count in (start, total - stop))
+    return SumOfAll.apply(torch.cat([before, own, after])), torch.where(counts, places + start, 0)
 
 
 @torch.no_grad()

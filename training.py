@@ -27,7 +27,7 @@ from egodistill.runtime import Share
 
 __all__ = ["History", "Objective", "Training", "fold_seed", "train"]
 
-TRAINING_FORMAT = "egodistill training 1"
+TRAINING_FORMAT = "egodistill training 2"
 # Settings in which a resumed run may differ.
 FREE_SETTINGS = ("device", "checkpoint", "checkpoint_seconds", "progress", "sync_batch_norm")
 
@@ -91,8 +91,12 @@ class Objective(nn.Module):
         """Return the name of the stage, for messages."""
         return self.record["stage"]
 
-    def forward(self, batch: dict[str, Tensor], share: Share) -> dict[str, Tensor]:
-        """Return means over this process's part of a batch: "loss", which is minimised, and what else to report."""
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return values per clip [b]: "loss", whose mean is minimised, and what else to report.
+
+        "loss" is 0 for a clip to which no term applies; NaN in the others is left out of their means. The batch holds
+        the arrays of `reads`, "label", "row", and "weight": under torchrun, 0 for clips that a process only looks at.
+        """
         raise NotImplementedError
 
     def set_progress(self, done: float) -> None:
@@ -138,7 +142,7 @@ class TrainingLoop:
         self.path = Path(settings.checkpoint) if settings.checkpoint is not None else None
         chosen = {name: value for name, value in asdict(settings).items() if name not in FREE_SETTINGS}
         self.about = objective.record | chosen | {"clips": len(store), "class_names": store.class_names}
-        # How far it is: the step in the epoch, sums over the steps of the epoch, and the epochs before.
+        # How far it is: the step in the epoch, [sum, weight] of each value over its steps, and the epochs before.
         self.epoch, self.step, self.sums, self.history = 0, 0, {}, []
         self.saved = time.monotonic()
 
@@ -191,7 +195,8 @@ class TrainingLoop:
 
     def run_step(self, batch: dict[str, Tensor], rows: Tensor, moment: float) -> float:
         """Take one step of the optimiser at a moment counted in epochs; return the loss over all processes."""
-        settings, share = self.settings, Share.of(len(rows))
+        settings = self.settings
+        batch["weight"] = Share.of(len(rows)).weights(len(batch["row"]), self.device)
         self.objective.set_progress(moment / settings.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.rate(moment)
@@ -200,29 +205,28 @@ class TrainingLoop:
             rank, _ = runtime.rank_and_world_size()
             torch.manual_seed(fold_seed(settings.seed, self.epoch, self.step, *([rank] if rank else [])))
             with runtime.autocast(self.device, settings.precision):
-                losses = self.objective(batch, share)
-            parts = [share.weight * float(value.detach()) for value in losses.values()]
-            means = dict(zip(losses, runtime.sum_over_processes(parts, self.device), strict=True))
-            if not math.isfinite(means["loss"]):
+                values = self.objective(batch)
+            sums = weighted_sums(values, batch["weight"])
+            loss, weight = sums["loss"]
+            if not math.isfinite(loss):
                 raise EgoDistillError(
-                    f"{self.objective.stage}: the loss is {means['loss']} in epoch {self.epoch}, step {self.step} "
+                    f"{self.objective.stage}: the loss is {loss / weight} in epoch {self.epoch}, step {self.step} "
                     f"(clips {batches.clip_ids(self.store, rows)}). Lower the learning rate, or look at the inputs of "
                     f"these clips.{self.kept()}"
                 )
             self.optimizer.zero_grad(set_to_none=True)
-            (share.weight * losses["loss"]).backward()
-            runtime.sum_gradients(self.objective, self.trained, share.weight)
+            ((batch["weight"] * values["loss"]).sum() / weight).backward()
+            runtime.sum_gradients(self.objective, self.trained, float(batch["weight"].sum()) / weight)
             self.optimizer.step()
-        for name, value in {**means, "clips": 1.0}.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value * len(rows)
-        return means["loss"]
+        for name, pair in sums.items():
+            self.sums[name] = [a + b for a, b in zip(self.sums.get(name, (0.0, 0.0)), pair, strict=True)]
+        return loss / weight
 
     def end_epoch(self, seen: int, spent: float, waited: float) -> None:
         """Add the epoch's means to the history, and save."""
         spent, waited = runtime.sum_over_processes([spent, waited], self.device)
-        clips = self.sums.pop("clips")
         self.history.append(
-            {name: value / clips for name, value in self.sums.items()}
+            {name: total / weight if weight else math.nan for name, (total, weight) in self.sums.items()}
             | {
                 "learning_rate": self.settings.rate(self.epoch + 0.5),
                 "clips_per_second": seen * runtime.rank_and_world_size()[1] / spent,
@@ -258,6 +262,26 @@ class TrainingLoop:
     def kept(self) -> str:
         """Return a sentence about the last checkpoint, for an error."""
         return f" The last checkpoint, {self.path}, is kept." if self.path is not None and self.path.exists() else ""
+
+
+def weighted_sums(values: dict[str, Tensor], weight: Tensor) -> dict[str, list[float]]:
+    """Return the sum over the clips of all processes, and the sum of their weights, of each value per clip.
+
+    A clip whose value is NaN is left out, but not if it is the loss.
+    """
+    for name, value in values.items():
+        if value.shape != weight.shape:
+            raise EgoDistillError(
+                f"the objective gives {name!r} as {list(value.shape)} for a batch of {len(weight)} clips; it is one "
+                f"value per clip, [{len(weight)}]"
+            )
+    table = torch.stack([value.detach() for value in values.values()]).cpu().double()
+    known = ~table.isnan()
+    known[list(values).index("loss")] = True
+    weights = torch.where(known, weight.cpu().double(), 0.0)
+    pairs = torch.stack([torch.where(weights > 0, weights * table, 0.0).sum(1), weights.sum(1)], dim=1)
+    summed = runtime.sum_over_processes(pairs.flatten().tolist(), weight.device)
+    return {name: summed[2 * place : 2 * place + 2] for place, name in enumerate(values)}
 
 
 def prepare_modules(objective: Objective, device: torch.device, sync_batch_norm: bool) -> Objective:

@@ -87,9 +87,12 @@ def do_negatives(rank, folder):
         predicted, actual = rows_of(rows)
         share, own = runtime.Share.of(rows), own_rows(torch.arange(rows))
         mine = [x[own].requires_grad_() for x in (predicted, actual)]
-        loss = distillation.contrastive_loss(*(share.gather(x) for x in mine), symmetric=True)
-        (share.weight * loss).backward()
-        found[rows] = share.start, share.stop, float(loss.detach()), [x.grad for x in mine]
+        weight = share.weights(len(own), torch.device("cpu"))
+        (queries, places), (keys, _) = (runtime.gather(x, weight) for x in mine)
+        loss = distillation.contrastive_loss(queries, keys, symmetric=True)
+        ((weight * loss[places]).sum() / rows).backward()
+        assert places.tolist() == (own.tolist() if share.stop > share.start else [0, 0])
+        found[rows] = share.start, share.stop, float(loss.detach().mean()), [x.grad for x in mine]
     return found
 
 
@@ -107,7 +110,7 @@ def do_parts(rank, folder):
             return Output(feature, logits + self.extra if distributed.get_rank() else logits)
 
         def extra_loss(self, output, batch):
-            return {"size": output.logits.square().mean()}
+            return {"size": output.logits.square().mean(1)}
 
     torch.manual_seed(rank)
     model = Parts(4, feature_dim=12, image_encoder="squeezenet1_1", image_weights=None, frame_size=32, hidden=32)
@@ -242,7 +245,7 @@ def test_two_processes_give_what_one_gives(both, stage):
 @pytest.mark.parametrize("rows", [5, 3])
 def test_negatives_of_all_processes_have_their_gradient(both, rows):
     inputs = [x.requires_grad_() for x in rows_of(rows)]
-    loss = distillation.contrastive_loss(*inputs, symmetric=True)
+    loss = distillation.contrastive_loss(*inputs, symmetric=True).mean()
     loss.backward()
     (start, middle, *_), (again, stop, *_) = (found[rows] for found in both["negatives"])
     assert (start, middle, again, stop) == ((0, 2, 2, 5) if rows == 5 else (0, 3, 3, 3))
