@@ -62,7 +62,7 @@ def training_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
         elif field.name == "schedule":
             group.add_argument(name, choices=("step", "cosine"), default=default, help="default: %(default)s")
         elif field.name == "sync_batch_norm":
-            group.add_argument(name, action="store_true", help="under torchrun on GPUs: batch norm over all processes")
+            group.add_argument(name, action="store_true", help="under torchrun: batch norm over all processes")
     device_option(group)
 
 

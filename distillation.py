@@ -175,6 +175,7 @@ class PretrainIMU(Objective):
         self.predictor, self.features, self.targets = predictor, features, targets
         self.nce_tau, self.nce_weight, self.symmetric = nce_tau, nce_weight, symmetric
         self.l1_weight, self.l1_reduction = l1_weight, l1_reduction
+        self.find_unused = not l1_weight  # The fusion network has no gradient then.
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         frames = self.features[batch["row"]].to(batch["imu"].device)
