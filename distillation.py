@@ -143,16 +143,14 @@ def correct(logits: Tensor, labels: Tensor) -> Tensor:
 class PretrainIMU(Objective):
     """nce_weight L_NCE + l1_weight L_1 of section 3.4, on image features that are computed once.
 
-    features    float32 [clips, N + 2, d]: of each clip's first frame, its N frames, and its last frame.
-
-    The other arguments are those of `pretrain_imu()`.
+    The arguments are those of `pretrain_imu()`; `frames` is the store's array of the frames that the model reads.
     """
 
     def __init__(
         self,
         model: EgoDistill,
         predictor: IMUPredictor,
-        features: Tensor,
+        frames: str,
         *,
         teacher: str | None,
         nce_tau: float,
@@ -172,10 +170,14 @@ class PretrainIMU(Objective):
         }
         targets = [f"{teacher}.feature"] if l1_weight else []
         super().__init__(model, ["imu", *targets], record)
-        self.predictor, self.features, self.targets = predictor, features, targets
+        self.predictor, self.frames, self.targets = predictor, frames, targets
+        self.features = torch.empty(0)
         self.nce_tau, self.nce_weight, self.symmetric = nce_tau, nce_weight, symmetric
         self.l1_weight, self.l1_reduction = l1_weight, l1_reduction
         self.find_unused = not l1_weight  # The fusion network has no gradient then.
+
+    def begin(self, store: Any, settings: Training) -> None:
+        self.features = frozen_features(self.model, store, self.frames, settings)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         frames = self.features[batch["row"]].to(batch["imu"].device)
@@ -229,12 +231,10 @@ def pretrain_imu(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             predictor = IMUPredictor(model.image_dim, model.imu_dim)
-    runtime.join_processes(runtime.pick_device(settings.device))
-    features = frozen_features(model, store, frames, settings)
     objective = PretrainIMU(
         model,
         predictor,
-        features,
+        frames,
         teacher=teacher,
         nce_tau=nce_tau,
         nce_weight=nce_weight,

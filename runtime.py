@@ -45,6 +45,7 @@ __all__ = [
     "is_first",
     "is_first_failure",
     "join_processes",
+    "keep_frozen_statistics",
     "leave_processes",
     "lower_thread_priority",
     "parallel",
@@ -172,6 +173,13 @@ def evaluation(model: nn.Module, device: torch.device) -> Iterator[None]:
             layer.training = mode
         if home != device:
             model.to(home)
+
+
+def keep_frozen_statistics(model: nn.Module) -> None:
+    """Put the batch norms whose weights are not trained into evaluation mode: their statistics stay as they are."""
+    for part in model.modules():
+        if isinstance(part, BATCH_NORMS) and part.affine and not part.weight.requires_grad:
+            part.eval()
 
 
 def lower_thread_priority() -> None:

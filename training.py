@@ -104,6 +104,9 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
+    def begin(self, store: Any, settings: Training) -> None:
+        """Compute what the training needs, on its device: called once, and not if a finished run is loaded."""
+
     def set_progress(self, done: float) -> None:
         """Tell a model that changes in the course of a training, such as STTS, how much of it is done, 0 to 1."""
         if hasattr(self.model, "set_progress"):
@@ -176,6 +179,8 @@ class TrainingLoop:
         """Train the epochs that are left."""
         clips, epochs = len(self.store), self.settings.epochs
         done = self.epoch * clips + self.step * self.settings.batch_size
+        if self.epoch < epochs:
+            self.objective.begin(self.store, self.settings)
         show = self.settings.progress and runtime.is_first() and self.epoch < epochs
         with files.Progress(self.objective.stage, clips * epochs, done=done, show=show) as bar:
             while self.epoch < epochs:
@@ -311,9 +316,7 @@ def weighted_sums(values: dict[str, Tensor], weight: Tensor) -> dict[str, list[f
 def prepare_modules(objective: Objective, device: torch.device, sync_batch_norm: bool) -> None:
     """Put an objective on its device in training mode; batch norms that are frozen keep their statistics."""
     objective.to(device).train()
-    for part in objective.modules():
-        if isinstance(part, runtime.BATCH_NORMS) and part.affine and not part.weight.requires_grad:
-            part.eval()
+    runtime.keep_frozen_statistics(objective)
     if sync_batch_norm and runtime.rank_and_world_size()[1] > 1:
         runtime.sync_batch_norm(objective)
 

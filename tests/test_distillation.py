@@ -142,6 +142,14 @@ def test_pretraining_encodes_each_clip_once(monkeypatch):
     assert sum(seen) == 32
 
 
+def test_a_finished_pretraining_encodes_nothing(tmp_path, monkeypatch):
+    store, settings = Store(16), FAST | {"epochs": 1, "checkpoint": tmp_path / "c.pt"}
+    first = pretrain_imu(small(), store, teacher="t", **settings)
+    model = small()
+    monkeypatch.setattr(model, "encode_frames", lambda *_: pytest.fail("nothing is to be trained"))
+    assert pretrain_imu(model, store, teacher="t", **settings) == first
+
+
 def test_training_says_what_does_not_fit():
     store = Store(16)
     with pytest.raises(EgoDistillError, match=r"no array 'other\.feature'.*extract"):
