@@ -446,7 +446,7 @@ def finetune_options(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         type=option,
-        help="of the network or its clip, such as depths=(1,1,1,1) or drop_path=0.1",
+        help="of the network or its clip, such as drop_path=0.1 'depths=(1,1,1,1)'",
     )
     parser.add_argument("--head-only", action="store_true", help="train nothing but the classifier")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")

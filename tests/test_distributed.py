@@ -439,3 +439,4 @@ def test_one_process_evaluates(monkeypatch):
     assert cli.main(["evaluate", "store", "--checkpoint", "c.pt"]) == 0 and ran == []
     monkeypatch.setenv("RANK", "0")
     assert cli.main(["evaluate", "store", "--checkpoint", "c.pt"]) == 0 and ran == ["1"]
+    assert os.environ["WORLD_SIZE"] == "2"  # as the caller set it
