@@ -327,16 +327,16 @@ class AdaFuse(Baseline):
         return total, saved
 
     def remember(self, actions: list[Tensor]) -> None:
-        """Keep the decisions and their cost: GFLOPs per frame, (upb, real), differentiable in training."""
+        """Keep the decisions and their cost: GFLOPs per frame, (upb, real) of each clip, differentiable in training."""
         self.decisions = [action.detach().argmax(3).to(torch.uint8) for action in actions]
-        upb = real = self.frame_macs / 1e9
+        upb = real = torch.full((len(actions[0]),), self.frame_macs / 1e9, device=actions[0].device)
         for action, (first, second) in zip(actions, self.block_macs, strict=True):
             skip, reuse, keep = action.unbind(3)
-            downstream = skip.mean()
+            downstream = skip.mean((1, 2))
             # Nobody reads a channel that is not kept now and not reused by the next frame.
             unread = (1 - keep[:, :-1]) * (1 - reuse[:, 1:])
             last = 1 - (keep[:, -2 if self.last_frame == "released" and keep.shape[1] > 1 else -1])
-            upstream = torch.cat([unread, last[:, None]], dim=1).mean()
+            upstream = torch.cat([unread, last[:, None]], dim=1).mean((1, 2))
             upb = upb - downstream * second / 1e9
             real = real - (upstream * first + downstream * second) / 1e9
         spent = torch.stack([upb, real])
@@ -349,11 +349,11 @@ class AdaFuse(Baseline):
             raise BaselineError("AdaFuse.gflops() returns the cost of a batch; run the model on one first")
         if self.spent is None:
             raise BaselineError("extra_loss() has taken the cost of the last training batch; ask before it")
-        upb, real = (self.num_frames * float(value) for value in self.spent.detach())
+        upb, real = (self.num_frames * float(value) for value in self.spent.detach().mean(1))
         return Gflops(upb, real, self.num_frames * self.frame_macs / 1e9)
 
     def extra_loss(self, output: student.Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what the training loop adds to its loss: the weighted GFLOPs per frame of the last batch."""
+        """Return what the training loop adds to its loss: the weighted GFLOPs per frame of each clip, [B]."""
         if self.spent is None:
             raise BaselineError("AdaFuse.extra_loss() belongs after a forward pass, once")
         spent, self.spent = self.spent, None

@@ -18,11 +18,13 @@ on where it was. This is the only file that knows all the others.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import faulthandler
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 
 import egodistill
 
@@ -71,10 +73,28 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_command(argv: list[str] | None) -> int:
     arguments = parse(argv)
-    if arguments.command not in SHARED and "MASTER_ADDR" in os.environ:
-        if int(os.environ.get("RANK", 0)):
-            return 0
-        os.environ["WORLD_SIZE"] = "1"  # Nobody is there to be met.
+    if arguments.command in SHARED or "MASTER_ADDR" not in os.environ:
+        return run_parsed(arguments)
+    if int(os.environ.get("RANK", 0)):
+        return 0
+    with environment("WORLD_SIZE", "1"):  # Nobody is there to be met.
+        return run_parsed(arguments)
+
+
+@contextlib.contextmanager
+def environment(name: str, value: str) -> Iterator[None]:
+    """Set a variable of the environment inside the block."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def run_parsed(arguments: argparse.Namespace) -> int:
     try:
         arguments.run(arguments)
         leave_processes()

@@ -62,7 +62,7 @@ TRAINING_OPTIONS = {
     "weight_decay": "of AdamW",
     "seed": "of the order of the clips, of dropout, and of first weights",
     "precision": "auto: bf16 where this machine is fast at it, else fp32",
-    "sync_batch_norm": "under torchrun on GPUs: batch norm over all processes",
+    "sync_batch_norm": "under torchrun: batch norm over all processes",
 }
 CHOICES = {"schedule": ("step", "cosine"), "precision": runtime.PRECISIONS}
 

@@ -47,42 +47,42 @@ EPIC_KITCHENS: dict[str, Any] = {"tau": 1.0, "epochs": 50, "decay_epochs": (30, 
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Losses: pure functions of tensors, in the paper's order. All are means over the batch.
+# Losses: pure functions of tensors, in the paper's order. Each gives one value per clip, [B]; the paper's are means.
 
 
 def action_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """L_ACT and L_GT, equations 1 and 5: cross-entropy of logits [B, C] with class numbers [B]."""
-    return F.cross_entropy(logits.float(), labels)
+    """L_ACT and L_GT, equations 1 and 5: cross-entropy of logits [B, C] with class numbers [B] -> [B]."""
+    return F.cross_entropy(logits.float(), labels, reduction="none")
 
 
 def feature_loss(student: Tensor, teacher: Tensor, *, reduction: str = "mean") -> Tensor:
-    """L_1, equation 3: features [B, D]. "mean" over the dimensions keeps beta = 1 meaningful for any D; or "sum"."""
-    distance = (student.float() - teacher.float()).abs()
+    """L_1, equation 3: features [B, D] -> [B]. "mean" over the dimensions keeps beta = 1 meaningful for any D."""
     if reduction not in ("mean", "sum"):
         raise EgoDistillError(f"the reduction of L_1 over dimensions is 'mean' or 'sum', not {reduction!r}")
-    return distance.mean() if reduction == "mean" else distance.sum(dim=1).mean()
+    distance = (student.float() - teacher.float()).abs()
+    return distance.mean(dim=1) if reduction == "mean" else distance.sum(dim=1)
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, tau: float, *, tau_squared: bool = False) -> Tensor:
-    """L_KD, equation 4: KL(softmax(teacher / tau) || softmax(student / tau)) of logits [B, C].
+    """L_KD, equation 4: KL(softmax(teacher / tau) || softmax(student / tau)) of logits [B, C] -> [B].
 
     As printed it has no factor tau^2, so that at tau = 10 its gradient is about a hundredth of that at 1;
     `tau_squared` puts it in (Hinton, Vinyals, Dean 2015, section 2).
     """
     wanted, given = (F.log_softmax(logits.float() / tau, dim=1) for logits in (teacher, student))
-    divergence = F.kl_div(given, wanted, reduction="batchmean", log_target=True)
+    divergence = F.kl_div(given, wanted, reduction="none", log_target=True).sum(dim=1)
     return divergence * tau**2 if tau_squared else divergence
 
 
 def contrastive_loss(predicted: Tensor, actual: Tensor, tau: float = 0.1, *, symmetric: bool = False) -> Tensor:
-    """L_NCE, equation 7: IMU features predicted from images [B, D] against the true ones of all clips in the batch.
+    """L_NCE, equation 7: IMU features predicted from images [B, D] against the true ones of the whole batch -> [B].
 
     Row i is right when its cosine similarity is highest in column i. `symmetric` adds the other direction.
     """
     similarity = cosine_similarity(predicted, actual) / tau
     own = torch.arange(len(similarity), device=similarity.device)
-    rows = F.cross_entropy(similarity, own)
-    return (rows + F.cross_entropy(similarity.T, own)) / 2 if symmetric else rows
+    rows = F.cross_entropy(similarity, own, reduction="none")
+    return (rows + F.cross_entropy(similarity.T, own, reduction="none")) / 2 if symmetric else rows
 
 
 def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
@@ -102,12 +102,12 @@ class Finetune(Objective):
         batches.require_labels(store)
         super().__init__(model, reads, {"stage": "finetune"})
 
-    def forward(self, batch: dict[str, Tensor], share: Share) -> dict[str, Tensor]:
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         output = self.model(*(batch[name] for name in self.reads))
         extra = extra_losses(self.model, output, batch)
         return {
             "loss": action_loss(output.logits, batch["label"]) + sum(extra.values()),
-            "top1": accuracy(output.logits, batch["label"]),
+            "top1": correct(output.logits, batch["label"]),
             **extra,
         }
 
@@ -127,12 +127,13 @@ def finetune(model: nn.Module, store: Any, **training: Any) -> History:
 
 
 def extra_losses(model: nn.Module, output: Output, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return what a model adds to the loss by itself (AdaFuse: its efficiency), by its name in the history."""
+    """Return what a model adds to each clip's loss by itself (AdaFuse: its efficiency), by names for the history."""
     return model.extra_loss(output, batch) if hasattr(model, "extra_loss") else {}
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    return (logits.argmax(1) == labels).float().mean()
+def correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return 1.0 for each clip whose best class is its label, else 0.0."""
+    return (logits.argmax(1) == labels).float()
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -142,16 +143,14 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 class PretrainIMU(Objective):
     """nce_weight L_NCE + l1_weight L_1 of section 3.4, on image features that are computed once.
 
-    features    float32 [clips, N + 2, d]: of each clip's first frame, its N frames, and its last frame.
-
-    The other arguments are those of `pretrain_imu()`.
+    The arguments are those of `pretrain_imu()`; `frames` is the store's array of the frames that the model reads.
     """
 
     def __init__(
         self,
         model: EgoDistill,
         predictor: IMUPredictor,
-        features: Tensor,
+        frames: str,
         *,
         teacher: str | None,
         nce_tau: float,
@@ -171,23 +170,28 @@ class PretrainIMU(Objective):
         }
         targets = [f"{teacher}.feature"] if l1_weight else []
         super().__init__(model, ["imu", *targets], record)
-        self.predictor, self.features, self.targets = predictor, features, targets
+        self.predictor, self.frames, self.targets = predictor, frames, targets
+        self.features = torch.empty(0)
         self.nce_tau, self.nce_weight, self.symmetric = nce_tau, nce_weight, symmetric
         self.l1_weight, self.l1_reduction = l1_weight, l1_reduction
+        self.find_unused = not l1_weight  # The fusion network has no gradient then.
 
-    def forward(self, batch: dict[str, Tensor], share: Share) -> dict[str, Tensor]:
+    def begin(self, store: Any, settings: Training) -> None:
+        self.features = frozen_features(self.model, store, self.frames, settings)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         frames = self.features[batch["row"]].to(batch["imu"].device)
         actual = self.model.encode_imu(batch["imu"])
         predicted = self.predictor(frames[:, 0], frames[:, -1])
-        queries, keys = share.gather(predicted), share.gather(actual)
-        nce = contrastive_loss(queries, keys, self.nce_tau, symmetric=self.symmetric)
+        # The clips of all processes are negatives; `own` are the places of this one's among them.
+        (queries, own), (keys, _) = (runtime.gather(x, batch["weight"]) for x in (predicted, actual))
+        nce = contrastive_loss(queries, keys, self.nce_tau, symmetric=self.symmetric)[own]
         losses = {"loss": self.nce_weight * nce, "nce": nce}
         for target in self.targets:
             feature = self.model.fuse(self.model.aggregate(frames[:, 1:-1]), actual).feature
             losses["l1"] = feature_loss(feature, batch[target], reduction=self.l1_reduction)
             losses["loss"] = losses["loss"] + self.l1_weight * losses["l1"]
-        own = torch.arange(len(queries), device=queries.device)
-        return losses | {"matching": accuracy(cosine_similarity(queries, keys), own)}
+        return losses | {"matching": correct(cosine_similarity(queries[own], keys), own)}
 
 
 @runtime.propagate_failure
@@ -227,12 +231,10 @@ def pretrain_imu(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             predictor = IMUPredictor(model.image_dim, model.imu_dim)
-    runtime.join_processes(runtime.pick_device(settings.device))
-    features = frozen_features(model, store, frames, settings)
     objective = PretrainIMU(
         model,
         predictor,
-        features,
+        frames,
         teacher=teacher,
         nce_tau=nce_tau,
         nce_weight=nce_weight,
@@ -266,10 +268,11 @@ def frozen_features(model: EgoDistill, store: Any, frames: str, settings: Traini
     show = settings.progress and runtime.is_first()
     with files.Progress("image features", len(store), show=show) as bar, runtime.evaluation(model, device):
         for part, (batch, _) in zip(rows.split(size), coming, strict=True):
+            weight = Share.of(len(part)).weights(len(batch["row"]), device)
             stack = torch.cat([batch["ends"][:, :1], batch[frames], batch["ends"][:, 1:]], dim=1)
             with runtime.autocast(device, settings.precision):
                 features = model.encode_frames(stack, stack.shape[1]).float()
-            found.append(Share.of(len(part)).gather(features).cpu())
+            found.append(runtime.gather(features, weight)[0].cpu())
             bar.step(len(part))
     return torch.cat(found)
 
@@ -310,7 +313,7 @@ class Distill(Objective):
         self.alpha, self.beta, self.tau = alpha, beta, tau
         self.tau_squared, self.l1_reduction = tau_squared, l1_reduction
 
-    def forward(self, batch: dict[str, Tensor], share: Share) -> dict[str, Tensor]:
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         feature, logits = output = self.model(*(batch[name] for name in self.inputs))
         teacher = Output(*(batch[name] for name in self.targets))
         if feature.shape != teacher.feature.shape:
@@ -323,7 +326,7 @@ class Distill(Objective):
         l1 = feature_loss(feature, teacher.feature, reduction=self.l1_reduction)
         extra = extra_losses(self.model, output, batch)
         loss = self.alpha * kd + (1 - self.alpha) * gt + self.beta * l1 + sum(extra.values())
-        return {"loss": loss, "kd": kd, "gt": gt, "l1": l1, "top1": accuracy(logits, batch["label"]), **extra}
+        return {"loss": loss, "kd": kd, "gt": gt, "l1": l1, "top1": correct(logits, batch["label"]), **extra}
 
 
 @runtime.propagate_failure

@@ -7,14 +7,15 @@
     with runtime.evaluation(model, device), runtime.autocast(device, precision):
         output = model(frames.to(device))
 
-Under torchrun, the processes of a training share each batch (`Share`) and sum their gradients (`sum_gradients`), so
-that they compute what one process with that batch computes.
+Under torchrun, the processes of a training share each batch (`Share`), and DistributedDataParallel averages their
+gradients (`parallel`), so that they compute what one process with that batch computes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import os
 import sys
 import threading
@@ -24,6 +25,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from egodistill import EgoDistillError, EgoDistillOSError
 
@@ -33,26 +36,36 @@ __all__ = [
     "Compiled",
     "Share",
     "autocast",
+    "average_statistics",
     "bf16_speed",
     "broadcast_object",
-    "broadcast_weights",
     "evaluation",
+    "gather",
     "has_bf16_kernels",
     "is_first",
     "is_first_failure",
     "join_processes",
+    "keep_frozen_statistics",
     "leave_processes",
     "lower_thread_priority",
+    "parallel",
     "pick_device",
     "pick_precision",
     "propagate_failure",
     "rank_and_world_size",
-    "sum_gradients",
+    "share_batch_norm",
+    "sync_batch_norm",
     "sum_over_processes",
 ]
 
 PRECISIONS = ("auto", "fp32", "bf16")
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+# The option of DistributedDataParallel that leaves buffers alone in a forward pass; torch 2.13 has another name for it.
+KEEP_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
 TIMEOUT = timedelta(minutes=5)  # A process that says nothing for so long is given up; writing a checkpoint takes less.
 
 
@@ -162,6 +175,13 @@ def evaluation(model: nn.Module, device: torch.device) -> Iterator[None]:
             model.to(home)
 
 
+def keep_frozen_statistics(model: nn.Module) -> None:
+    """Put the batch norms whose weights are not trained into evaluation mode: their statistics stay as they are."""
+    for part in model.modules():
+        if isinstance(part, BATCH_NORMS) and part.affine and not part.weight.requires_grad:
+            part.eval()
+
+
 def lower_thread_priority() -> None:
     """Lower the priority of this thread, and of those that it will begin; only on Linux has a thread one of its own.
 
@@ -175,8 +195,7 @@ def lower_thread_priority() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Several processes, under torchrun. Gradients are summed by hand, in one message per step, so that frozen parts,
-# several forward passes and losses of a model's own need no special care.
+# Several processes, under torchrun
 
 
 def join_processes(device: torch.device) -> None:
@@ -267,6 +286,8 @@ def distributed_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
+            raise  # an error of the model's own, in a forward or backward pass
         raise EgoDistillOSError(
             f"another process of this training is gone or does not answer; its own error tells why "
             f"({str(error).splitlines()[0]})"
@@ -295,16 +316,6 @@ def broadcast_object(content: dict[str, Any]) -> dict[str, Any]:
         with distributed_errors():
             distributed.broadcast_object_list(box, src=0)
     return box[0]
-
-
-@torch.no_grad()
-def broadcast_weights(model: nn.Module) -> None:
-    """Copy weights and buffers of process 0 to all, so that all begin with the same model."""
-    for own in model.state_dict().values() if rank_and_world_size()[1] > 1 else ():
-        value = own.contiguous()
-        with distributed_errors():
-            distributed.broadcast(value, src=0)
-        own.copy_(value)
 
 
 class SumOfAll(torch.autograd.Function):
@@ -339,41 +350,111 @@ class Share(NamedTuple):
 
     def rows(self, batch: Tensor) -> Tensor:
         """Return those of a batch's rows that this process reads."""
-        return batch[self.start : self.stop] if self.weight else batch[:2]
+        return batch[self.start : self.stop] if self.stop > self.start else batch[:2]
 
-    @property
-    def weight(self) -> float:
-        """Return the weight of this part's mean in the mean of the batch."""
-        return (self.stop - self.start) / self.total
+    def weights(self, clips: int, device: torch.device) -> Tensor:
+        """Return the weight of each clip that this process reads: 1, or 0 if it has none of its own, float [clips]."""
+        return torch.full((clips,), float(self.stop > self.start), device=device)
 
-    def gather(self, own: Tensor) -> Tensor:
-        """Return the rows of all processes in the batch's order: [b, ...] -> [total, ...], with gradients to each."""
-        if rank_and_world_size()[1] == 1:
-            return own
-        own = own[: self.stop - self.start].float()
-        before, after = (own.new_zeros(count, *own.shape[1:]) for count in (self.start, self.total - self.stop))
-        return SumOfAll.apply(torch.cat([before, own, after]))
+
+def gather(own: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows of all processes that have a weight, in the order of the batch, with gradients to each.
+
+    Also return the places of this process's rows among them, int64 [b]; a row without weight has place 0.
+    """
+    counts = weight > 0
+    places = (counts.cumsum(0) - 1).clamp(min=0)
+    if rank_and_world_size()[1] == 1:
+        return own[counts], places
+    rank, processes = rank_and_world_size()
+    numbers = torch.zeros(processes, dtype=torch.int64, device=own.device)
+    numbers[rank] = counts.sum()
+    numbers = all_reduce_sum(numbers).tolist()
+    start, stop, total = sum(numbers[:rank]), sum(numbers[: rank + 1]), sum(numbers)
+    own = own[counts].float()
+    before, after = (own.new_zeros(count, *own.shape[1:]) for count in (start, total - stop))
+    return SumOfAll.apply(torch.cat([before, own, after])), torch.where(counts, places + start, 0)
+
+
+def parallel(objective: nn.Module, *, find_unused: bool) -> nn.Module:
+    """Return a module that calls the objective and, in its backward pass, averages gradients over the processes.
+
+    Weights and buffers become those of process 0. With `find_unused`, a step may leave parameters without a gradient,
+    in some processes or in all.
+    """
+    if rank_and_world_size()[1] == 1:
+        return objective
+    options: dict[str, Any] = {
+        "find_unused_parameters": find_unused,
+        "gradient_as_bucket_view": True,
+        KEEP_BUFFERS: False,
+    }
+    with distributed_errors():
+        for buffer in objective.buffers():
+            distributed.broadcast(buffer, src=0)
+        return DistributedDataParallel(objective, **options)
 
 
 @torch.no_grad()
-def sum_gradients(model: nn.Module, trained: list[nn.Parameter], weight: float) -> None:
-    """Sum the gradients of weighted losses over the processes, and average the statistics of batch norm."""
-    if rank_and_world_size()[1] == 1:
-        return
+def average_statistics(model: nn.Module, weight: float) -> None:
+    """Average the running statistics of batch norms in training over the processes, of which this one has `weight`."""
     norms = [part for part in model.modules() if isinstance(part, BATCH_NORMS) and part.training]
     statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
-    used = [parameter.grad is not None for parameter in trained]
-    for parameter in trained:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    values = [*(parameter.grad for parameter in trained), *statistics]
-    for value in statistics:
-        value.mul_(weight)
-    flags = torch.tensor(used, dtype=torch.float32, device=trained[0].device)
-    message = all_reduce_sum(torch.cat([flags, *(value.flatten() for value in values)]))
-    flags, *pieces = message.split([len(flags), *(value.numel() for value in values)])
-    for value, piece in zip(values, pieces, strict=True):
+    if not statistics or rank_and_world_size()[1] == 1:
+        return
+    message = all_reduce_sum(weight * torch.cat([value.flatten() for value in statistics]))
+    for value, piece in zip(statistics, message.split([value.numel() for value in statistics]), strict=True):
         value.copy_(piece.view_as(value))
-    for parameter, anywhere in zip(trained, flags.tolist(), strict=True):
-        if not anywhere:  # No gradient is not the same to AdamW as one of zeros.
-            parameter.grad = None
+
+
+class SyncBatchNorm(nn.BatchNorm1d):
+    """Batch norm over the clips of all processes, of any shape and on any device.
+
+    Clips of a process without a share do not count. torch's own class counts them, and works on GPUs alone.
+    """
+
+    share = Share(0, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rank, processes = rank_and_world_size()
+        if not self.training or processes == 1:
+            return super().forward(x)
+        dims = [0, *range(2, x.ndim)]
+        count = x.new_full((1,), x.numel() / x.shape[1] * (self.share.stop > self.share.start), dtype=torch.float32)
+        variance, mean = torch.var_mean(x.float(), dims, correction=0)
+        own = torch.cat([count, mean, variance])
+        place = F.one_hot(torch.tensor(rank, device=x.device), processes)[:, None]
+        counts, means, variances = SumOfAll.apply(place * own).split([1, len(mean), len(mean)], dim=1)
+        total = counts.sum()
+        mean = (counts * means).sum(0) / total
+        variance = (counts * (variances + (means - mean).square())).sum(0) / total
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(variance * total / (total - 1), momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        return (x * scale.view(shape) + (self.bias - mean * scale).view(shape)).to(x.dtype)
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        """Accept any shape."""
+
+
+def sync_batch_norm(model: nn.Module) -> None:
+    """Replace the batch norms of a model by ones that see the clips of all processes."""
+    for parent in list(model.modules()):
+        for name, norm in list(parent.named_children()):
+            if isinstance(norm, BATCH_NORMS) and norm.affine and norm.track_running_stats:
+                synced = SyncBatchNorm(norm.num_features, norm.eps, norm.momentum)
+                synced.load_state_dict(norm.state_dict())
+                synced.weight, synced.bias = norm.weight, norm.bias
+                synced.to(norm.weight.device).train(norm.training)
+                setattr(parent, name, synced)
+
+
+def share_batch_norm(model: nn.Module, share: Share) -> None:
+    """Tell the batch norms that see all processes which part of the next batch this one has."""
+    for part in model.modules():
+        if isinstance(part, SyncBatchNorm):
+            part.share = share

@@ -167,10 +167,21 @@ class Teacher(nn.Module):
         """The layer from feature to logits, for trainings that change it alone."""
         return self.net.get_submodule(self.net.classifier)
 
+    @property
+    def find_unused(self) -> bool:
+        """Return whether a step may leave parameters without a gradient, as a training of several processes asks."""
+        return getattr(self.net, "find_unused", False)
+
     def freeze_trunk(self) -> Teacher:
         """Let nothing but the classifier be trained; the statistics of batch norms do not change, either."""
         self.requires_grad_(False)
         self.classifier.requires_grad_(True)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Set the mode of all layers, except of batch norms whose weights are frozen: these keep their statistics."""
+        super().train(mode)
+        runtime.keep_frozen_statistics(self)
         return self
 
     def example(self, batch_size: int = 1) -> tuple[Tensor]:
@@ -259,6 +270,8 @@ class Teacher(nn.Module):
 
 class Wrapped(nn.Module):
     """Somebody else's model; a hook on its classifier takes feature and logits during each run."""
+
+    find_unused = True  # Nobody knows; what follows the classifier, for one, has no gradient.
 
     def __init__(self, module: nn.Module, feature_layer: str) -> None:
         super().__init__()

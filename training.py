@@ -27,7 +27,7 @@ from egodistill.runtime import Share
 
 __all__ = ["History", "Objective", "Training", "fold_seed", "train"]
 
-TRAINING_FORMAT = "egodistill training 1"
+TRAINING_FORMAT = "egodistill training 2"
 # Settings in which a resumed run may differ.
 FREE_SETTINGS = ("device", "checkpoint", "checkpoint_seconds", "progress", "sync_batch_norm")
 
@@ -52,7 +52,7 @@ class Training:
     checkpoint: str | os.PathLike | None = None  # File to resume from and to write while training.
     checkpoint_seconds: float = 300.0  # How often to write it within an epoch; it is always written after each.
     progress: bool = True
-    sync_batch_norm: bool = False  # Several processes, GPUs only: batch norm over the whole batch.
+    sync_batch_norm: bool = False  # Several processes: batch norm over the whole batch.
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
@@ -80,7 +80,12 @@ class Objective(nn.Module):
     model    The network of the stage; other modules of the objective are trained, too.
     reads    Names of the store's arrays.
     record   Settings that a resumed run must share with the one that it continues.
+
+    Under torchrun, a step that leaves trained parameters without a gradient needs `find_unused = True`, of the
+    objective or of its model (DistributedDataParallel's `find_unused_parameters`).
     """
+
+    find_unused = False
 
     def __init__(self, model: nn.Module, reads: list[str], record: dict[str, Any]) -> None:
         super().__init__()
@@ -91,9 +96,16 @@ class Objective(nn.Module):
         """Return the name of the stage, for messages."""
         return self.record["stage"]
 
-    def forward(self, batch: dict[str, Tensor], share: Share) -> dict[str, Tensor]:
-        """Return means over this process's part of a batch: "loss", which is minimised, and what else to report."""
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return values per clip [b]: "loss", whose mean is minimised, and what else to report.
+
+        "loss" is 0 for a clip to which no term applies; NaN in the others is left out of their means. The batch holds
+        the arrays of `reads`, "label", "row", and "weight": under torchrun, 0 for clips that a process only looks at.
+        """
         raise NotImplementedError
+
+    def begin(self, store: Any, settings: Training) -> None:
+        """Compute what the training needs, on its device: called once, and not if a finished run is loaded."""
 
     def set_progress(self, done: float) -> None:
         """Tell a model that changes in the course of a training, such as STTS, how much of it is done, 0 to 1."""
@@ -108,10 +120,11 @@ def train(objective: Objective, store: Any, settings: Training) -> History:
     last step that was saved, and ends with the same weights as an undisturbed one (bit by bit on CPU); a finished one
     is loaded. The history is also written beside the checkpoint, one JSON line per epoch.
 
-    Under torchrun, each of K processes takes its share of every batch, and they sum their gradients: this gives what
-    one process with that batch gives, so a run may continue with another K. Batch norm in training is the exception: it
-    sees the clips of its process alone (unless `sync_batch_norm`), and its running statistics become, after each step,
-    their mean over the processes, weighted by clips. Process 0 writes the files; all return the same history.
+    Under torchrun, each of K processes takes its share of every batch, and DistributedDataParallel averages their
+    gradients: this gives what one process with that batch gives, so a run may continue with another K. Batch norm in
+    training is the exception: it sees the clips of its process alone (unless `sync_batch_norm`), and its running
+    statistics become, after each step, their mean over the processes, weighted by clips. Process 0 writes the files;
+    all return the same history.
     """
     if len(store) < 2:
         raise EgoDistillError(f"{len(store)} clips are too few to train on; is the split right, did prepare() fail?")
@@ -127,8 +140,11 @@ class TrainingLoop:
         self.store, self.settings = store, settings
         self.device = runtime.pick_device(settings.device)
         runtime.join_processes(self.device)
-        self.objective = prepare_modules(objective, self.device, settings.sync_batch_norm)
+        self.objective = objective
+        prepare_modules(objective, self.device, settings.sync_batch_norm)
         self.trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        self.find_unused = objective.find_unused or getattr(objective.model, "find_unused", False)
+        self.parallel = runtime.parallel(objective, find_unused=self.find_unused)
         self.optimizer = torch.optim.AdamW(
             self.trained,
             lr=settings.learning_rate,
@@ -138,7 +154,7 @@ class TrainingLoop:
         self.path = Path(settings.checkpoint) if settings.checkpoint is not None else None
         chosen = {name: value for name, value in asdict(settings).items() if name not in FREE_SETTINGS}
         self.about = objective.record | chosen | {"clips": len(store), "class_names": store.class_names}
-        # How far it is: the step in the epoch, sums over the steps of the epoch, and the epochs before.
+        # How far it is: the step in the epoch, [sum, weight] of each value over its steps, and the epochs before.
         self.epoch, self.step, self.sums, self.history = 0, 0, {}, []
         self.saved = time.monotonic()
 
@@ -158,12 +174,13 @@ class TrainingLoop:
             self.epoch, self.step, self.sums, self.history = (
                 state[name] for name in ("epoch", "step", "sums", "history")
             )
-        runtime.broadcast_weights(self.objective)
 
     def run(self) -> History:
         """Train the epochs that are left."""
         clips, epochs = len(self.store), self.settings.epochs
         done = self.epoch * clips + self.step * self.settings.batch_size
+        if self.epoch < epochs:
+            self.objective.begin(self.store, self.settings)
         show = self.settings.progress and runtime.is_first() and self.epoch < epochs
         with files.Progress(self.objective.stage, clips * epochs, done=done, show=show) as bar:
             while self.epoch < epochs:
@@ -192,37 +209,53 @@ class TrainingLoop:
     def run_step(self, batch: dict[str, Tensor], rows: Tensor, moment: float) -> float:
         """Take one step of the optimiser at a moment counted in epochs; return the loss over all processes."""
         settings, share = self.settings, Share.of(len(rows))
+        rank, processes = runtime.rank_and_world_size()
+        batch["weight"] = share.weights(len(batch["row"]), self.device)
+        if settings.sync_batch_norm:
+            runtime.share_batch_norm(self.objective, share)
         self.objective.set_progress(moment / settings.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.rate(moment)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             # Dropout differs from process to process; the first is seeded as a single one.
-            rank, _ = runtime.rank_and_world_size()
             torch.manual_seed(fold_seed(settings.seed, self.epoch, self.step, *([rank] if rank else [])))
-            with runtime.autocast(self.device, settings.precision):
-                losses = self.objective(batch, share)
-            parts = [share.weight * float(value.detach()) for value in losses.values()]
-            means = dict(zip(losses, runtime.sum_over_processes(parts, self.device), strict=True))
-            if not math.isfinite(means["loss"]):
+            with runtime.distributed_errors(), runtime.autocast(self.device, settings.precision):
+                values = self.parallel(batch)
+            sums = weighted_sums(values, batch["weight"])
+            loss, weight = sums["loss"]
+            if not math.isfinite(loss):
                 raise EgoDistillError(
-                    f"{self.objective.stage}: the loss is {means['loss']} in epoch {self.epoch}, step {self.step} "
+                    f"{self.objective.stage}: the loss is {loss / weight} in epoch {self.epoch}, step {self.step} "
                     f"(clips {batches.clip_ids(self.store, rows)}). Lower the learning rate, or look at the inputs of "
                     f"these clips.{self.kept()}"
                 )
             self.optimizer.zero_grad(set_to_none=True)
-            (share.weight * losses["loss"]).backward()
-            runtime.sum_gradients(self.objective, self.trained, share.weight)
+            with runtime.distributed_errors():  # DistributedDataParallel takes the mean over K processes.
+                ((batch["weight"] * values["loss"]).sum() * processes / weight).backward()
+            if processes > 1 and not self.find_unused:
+                self.require_gradients()
+            runtime.average_statistics(self.objective, float(batch["weight"].sum()) / weight)
             self.optimizer.step()
-        for name, value in {**means, "clips": 1.0}.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value * len(rows)
-        return means["loss"]
+        for name, pair in sums.items():
+            self.sums[name] = [a + b for a, b in zip(self.sums.get(name, (0.0, 0.0)), pair, strict=True)]
+        return loss / weight
+
+    def require_gradients(self) -> None:
+        """Raise EgoDistillError if the step left a parameter without a gradient, which the other processes wait for."""
+        lacking = [
+            name for name, value in self.objective.named_parameters() if value.requires_grad and value.grad is None
+        ]
+        if lacking:
+            raise EgoDistillError(
+                f"{self.objective.stage}: {len(lacking)} trained parameters such as {lacking[0]} have no gradient. "
+                f"With several processes, give the model an attribute `find_unused = True`, or freeze them"
+            )
 
     def end_epoch(self, seen: int, spent: float, waited: float) -> None:
         """Add the epoch's means to the history, and save."""
         spent, waited = runtime.sum_over_processes([spent, waited], self.device)
-        clips = self.sums.pop("clips")
         self.history.append(
-            {name: value / clips for name, value in self.sums.items()}
+            {name: total / weight if weight else math.nan for name, (total, weight) in self.sums.items()}
             | {
                 "learning_rate": self.settings.rate(self.epoch + 0.5),
                 "clips_per_second": seen * runtime.rank_and_world_size()[1] / spent,
@@ -260,17 +293,32 @@ class TrainingLoop:
         return f" The last checkpoint, {self.path}, is kept." if self.path is not None and self.path.exists() else ""
 
 
-def prepare_modules(objective: Objective, device: torch.device, sync_batch_norm: bool) -> Objective:
-    """Return the objective on its device in training mode; batch norms that are frozen keep their statistics."""
+def weighted_sums(values: dict[str, Tensor], weight: Tensor) -> dict[str, list[float]]:
+    """Return the sum over the clips of all processes, and the sum of their weights, of each value per clip.
+
+    A clip whose value is NaN is left out, but not if it is the loss.
+    """
+    for name, value in values.items():
+        if value.shape != weight.shape:
+            raise EgoDistillError(
+                f"the objective gives {name!r} as {list(value.shape)} for a batch of {len(weight)} clips; it is one "
+                f"value per clip, [{len(weight)}]"
+            )
+    table = torch.stack([value.detach() for value in values.values()]).cpu().double()
+    known = ~table.isnan()
+    known[list(values).index("loss")] = True
+    weights = torch.where(known, weight.cpu().double(), 0.0)
+    pairs = torch.stack([torch.where(weights > 0, weights * table, 0.0).sum(1), weights.sum(1)], dim=1)
+    summed = runtime.sum_over_processes(pairs.flatten().tolist(), weight.device)
+    return {name: summed[2 * place : 2 * place + 2] for place, name in enumerate(values)}
+
+
+def prepare_modules(objective: Objective, device: torch.device, sync_batch_norm: bool) -> None:
+    """Put an objective on its device in training mode; batch norms that are frozen keep their statistics."""
     objective.to(device).train()
-    for part in objective.modules():
-        if isinstance(part, runtime.BATCH_NORMS) and part.affine and not part.weight.requires_grad:
-            part.eval()
+    runtime.keep_frozen_statistics(objective)
     if sync_batch_norm and runtime.rank_and_world_size()[1] > 1:
-        if device.type != "cuda":
-            raise EgoDistillError(f"sync_batch_norm needs GPUs, torch has no such batch norm for {device.type!r}")
-        return nn.SyncBatchNorm.convert_sync_batchnorm(objective)
-    return objective
+        runtime.sync_batch_norm(objective)
 
 
 def shuffled(clips: int, settings: Training, epoch: int) -> Tensor:

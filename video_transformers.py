@@ -143,6 +143,7 @@ class MotionFormer(nn.Module):
     """
 
     classifiers = ("head", "head0", "head1")  # names that a classifier can have in a state dict
+    find_unused = True  # Its files hold layers and biases that no output depends on.
 
     @record_arguments
     def __init__(

@@ -654,6 +654,17 @@ def test_a_file_of_the_other_kind_says_so(files, capsys):
         assert words in capsys.readouterr().err or command[0] == "evaluate"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no sh")
+def test_the_example_of_an_option_is_valid_in_a_shell(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["finetune", "--help"])
+    example = " ".join(capsys.readouterr().out.split()).partition("such as ")[2].partition(" --")[0]
+    assert "depths" in example
+    done = subprocess.run(["sh", "-c", f"printf '%s\\n' {example}"], capture_output=True, text=True)
+    assert done.stdout.split() == ["drop_path=0.1", "depths=(1,1,1,1)"], done.stderr
+    assert [commands.option(word) for word in done.stdout.split()] == [("drop_path", 0.1), ("depths", (1, 1, 1, 1))]
+
+
 def test_finetune_options(sample_data, tmp_path, capsys):
     """Head only and gradient checkpointing of a small MViT; what does not fit is said."""
     rows = [f"{sample_data / 'gopro' / 'max-heromode.mp4'},{k},{k + 2},{'ab'[k % 2]}" for k in range(4)]

@@ -31,7 +31,12 @@ def still(model):
     for part in model.modules():
         if isinstance(part, runtime.BATCH_NORMS):
             part.requires_grad_(False)  # The loop leaves these in evaluation mode.
-        elif isinstance(part, torch.nn.Dropout):
+    return without_dropout(model)
+
+
+def without_dropout(model):
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
             part.p = 0.0
     return model
 
@@ -72,12 +77,17 @@ def weights(model):
 # --- What both processes do, each scenario in a group of its own. Its results are looked at in the tests below.
 
 
-def do_stages(rank, folder):
+def do_stages(rank, folder, **settings):
     found = {}
     for stage in STAGES:
         model = student()
-        found[stage] = run(stage, model, Store(21)), weights(model)
+        found[stage] = run(stage, model, Store(21), **settings), weights(model)
     return found
+
+
+def do_three(rank, folder):
+    """Batches of 8, 8 and 5 clips: shares of 2, 3 and 3, then of 2, 3 and none."""
+    return do_stages(rank, folder, batch_size=8)
 
 
 def do_negatives(rank, folder):
@@ -87,9 +97,12 @@ def do_negatives(rank, folder):
         predicted, actual = rows_of(rows)
         share, own = runtime.Share.of(rows), own_rows(torch.arange(rows))
         mine = [x[own].requires_grad_() for x in (predicted, actual)]
-        loss = distillation.contrastive_loss(*(share.gather(x) for x in mine), symmetric=True)
-        (share.weight * loss).backward()
-        found[rows] = share.start, share.stop, float(loss.detach()), [x.grad for x in mine]
+        weight = share.weights(len(own), torch.device("cpu"))
+        (queries, places), (keys, _) = (runtime.gather(x, weight) for x in mine)
+        loss = distillation.contrastive_loss(queries, keys, symmetric=True)
+        ((weight * loss[places]).sum() / rows).backward()
+        assert places.tolist() == (own.tolist() if share.stop > share.start else [0, 0])
+        found[rows] = share.start, share.stop, float(loss.detach().mean()), [x.grad for x in mine]
     return found
 
 
@@ -102,20 +115,38 @@ def do_parts(rank, folder):
     """Another start in each process, batch norm, dropout, a part that only one of them uses, and one that none does."""
 
     class Parts(EgoDistill):
+        find_unused = True
+
         def forward(self, *inputs):
             feature, logits = super().forward(*inputs)
             return Output(feature, logits + self.extra if distributed.get_rank() else logits)
 
         def extra_loss(self, output, batch):
-            return {"size": output.logits.square().mean()}
+            return {"size": output.logits.square().mean(1)}
 
     torch.manual_seed(rank)
     model = Parts(4, feature_dim=12, image_encoder="squeezenet1_1", image_weights=None, frame_size=32, hidden=32)
+    model.imu_encoder.cnn[2].running_mean += rank
     model.extra, model.unused = (torch.nn.Parameter(torch.ones(4)) for _ in range(2))
     draws = []
     model.imu_encoder.cnn[4].register_forward_hook(lambda part, inputs, output: draws.append(output[:4, 0] == 0))
     history = distillation.distill(model, Store(8), teacher="t", **BRIEF | {"batch_size": 8, "weight_decay": 0.1})
     return history, weights(model), draws
+
+
+def do_unused(rank, folder):
+    """A parameter that no step uses, and that the model does not tell of."""
+    model = student()
+    model.unused = torch.nn.Parameter(torch.ones(4))
+    with pytest.raises(EgoDistillError) as error:
+        distillation.finetune(model, Store(8), **BRIEF | {"batch_size": 8})
+    return str(error.value)
+
+
+def do_sync(rank, folder):
+    """Batch norm over all clips: shares of 4 and 5, and a process whose clips must not count."""
+    model = without_dropout(small(image_encoder="resnet10x8"))
+    return run("finetune", model, Store(21), sync_batch_norm=True), weights(model)
 
 
 def do_resume(rank, folder):
@@ -184,18 +215,16 @@ def do_loss_of_one(rank, folder):
     return type(error.value).__name__, str(error.value), (folder / "told").exists()
 
 
-SCENARIOS = {
-    f.__name__.removeprefix("do_"): f
-    for f in (do_stages, do_negatives, do_parts, do_resume, do_nan, do_command, do_loss_of_one)
-}
+SCENARIOS = ("stages", "negatives", "parts", "unused", "sync", "resume", "nan", "command", "loss_of_one")
 
 
-def work(rank, folder):
+def work(rank, folder, scenarios, processes):
     torch.set_num_threads(1)
-    for name, scenario in SCENARIOS.items():
+    for name in scenarios:
         # A file to meet at needs no port that is free.
-        distributed.init_process_group("gloo", init_method=f"file://{folder}/{name}", rank=rank, world_size=2)
-        found = scenario(rank, folder)
+        meeting = f"file://{folder}/{name}"
+        distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
+        found = globals()[f"do_{name}"](rank, folder)
         torch.save(found, folder / f"{name}.{rank}")
         if distributed.is_initialized():
             distributed.destroy_process_group()
@@ -207,11 +236,13 @@ def both(tmp_path_factory):
     folder = tmp_path_factory.mktemp("both")
     with pytest.raises(InterruptedError):
         run("distill", student(), Store(21), checkpoint=folder / "one.pt", checkpoint_seconds=0.0, stop=3)
-    torch.multiprocessing.spawn(work, (folder,), nprocs=2)
-    found = {
-        name: [torch.load(folder / f"{name}.{rank}", weights_only=False) for rank in range(2)] for name in SCENARIOS
-    }
-    return found | {"folder": folder}
+    return spawn(folder, SCENARIOS, 2) | {"folder": folder}
+
+
+def spawn(folder, scenarios, processes):
+    torch.multiprocessing.spawn(work, (folder, scenarios, processes), nprocs=processes)
+    ranks = range(processes)
+    return {name: [torch.load(folder / f"{name}.{rank}", weights_only=False) for rank in ranks] for name in scenarios}
 
 
 def close(a, b):
@@ -239,10 +270,21 @@ def test_two_processes_give_what_one_gives(both, stage):
             assert two[name] == pytest.approx(one[name], abs=1e-5), name
 
 
+def test_three_processes_give_what_one_gives(tmp_path):
+    ranks = spawn(tmp_path, ["three"], 3)["three"]
+    for stage in STAGES:
+        model = student()
+        history = run(stage, model, Store(21), batch_size=8)
+        for rows, ours in (found[stage] for found in ranks):
+            close(ours, weights(model))
+            for one, several in zip(history, rows, strict=True):
+                assert all(several[name] == pytest.approx(one[name], abs=1e-5) for name in one.keys() - set(MEASURED))
+
+
 @pytest.mark.parametrize("rows", [5, 3])
 def test_negatives_of_all_processes_have_their_gradient(both, rows):
     inputs = [x.requires_grad_() for x in rows_of(rows)]
-    loss = distillation.contrastive_loss(*inputs, symmetric=True)
+    loss = distillation.contrastive_loss(*inputs, symmetric=True).mean()
     loss.backward()
     (start, middle, *_), (again, stop, *_) = (found[rows] for found in both["negatives"])
     assert (start, middle, again, stop) == ((0, 2, 2, 5) if rows == 5 else (0, 3, 3, 3))
@@ -264,6 +306,21 @@ def test_all_processes_hold_the_same_model(both):
     # Dropout is drawn anew in each process, though their clips stand in the same places.
     assert len(mine) == len(yours) == 1 and not torch.equal(mine[0], yours[0])
     assert not torch.equal(ours["extra"], torch.ones(4)) and torch.equal(ours["unused"], torch.ones(4))
+
+
+def test_a_parameter_without_gradient_is_an_error(both):
+    """Or the processes' weights would drift apart."""
+    assert all(
+        "1 trained parameters such as model.unused" in words and "find_unused" in words for words in both["unused"]
+    )
+
+
+def test_batch_norm_over_all_processes_counts_each_clip_once(both):
+    model = without_dropout(small(image_encoder="resnet10x8"))
+    history = run("finetune", model, Store(21))
+    for rows, ours in both["sync"]:
+        close(ours, weights(model))
+        assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in history], abs=1e-5)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(both):
@@ -382,3 +439,4 @@ def test_one_process_evaluates(monkeypatch):
     assert cli.main(["evaluate", "store", "--student", "c.pt"]) == 0 and ran == []
     monkeypatch.setenv("RANK", "0")
     assert cli.main(["evaluate", "store", "--student", "c.pt"]) == 0 and ran == ["1"]
+    assert os.environ["WORLD_SIZE"] == "2"  # as the caller set it

@@ -228,6 +228,28 @@ def test_predict_on_a_real_recording(sample_data):
     assert dict(cheap.classes) != pytest.approx(dict(rows[0].classes), abs=5e-6)
 
 
+@pytest.mark.parametrize("name", ["evaluate", "retrieve", "measure", "predict", "predict, left early"])
+def test_the_model_is_left_as_it_was(name, sample_data):
+    """Each layer in its mode: those that a caller froze, too."""
+    model, store = small(class_names=CLASSES), Store(8)
+    model.train()
+    model.image_encoder.eval()
+    model.imu_encoder.cnn[2].eval()
+    modes = [layer.training for layer in model.modules()]
+    options = {"device": "cpu"}
+    if name == "evaluate":
+        evaluate(model, store, progress=False, **options)
+    elif name == "retrieve":
+        retrieve(model, store, *model.example(1), progress=False, **options)
+    elif name == "measure":
+        measure(model, batch_size=2, repeats=1, **options)
+    else:
+        rows = predict(model, sample_data / "gopro" / "max-heromode.mp4", batch_size=1, **options)
+        assert next(rows).classes
+        rows.close() if "early" in name else list(rows)
+    assert [layer.training for layer in model.modules()] == modes
+
+
 def test_predict_reads_the_next_clips_while_the_model_works(monkeypatch):
     """Not more than one group ahead, so that memory does not grow; and each clip gets its own frames."""
     begun = [threading.Event() for _ in range(6)]

@@ -131,3 +131,13 @@ def test_without_a_compiler_the_model_runs_as_it_is(when, monkeypatch, sample_da
     with pytest.raises(ValueError, match=r"imu is float \[batch, 422, 6\]"):  # The model's own, and no word more.
         runtime.Compiled(model)(frames, imu[:, 1:])
     assert not capsys.readouterr().err
+
+
+def test_evaluation_brings_the_model_back(monkeypatch):
+    """To its device, after an error, too."""
+    model, moves = small(), []
+    monkeypatch.setattr(model, "to", lambda device: moves.append(device) or model)
+    with pytest.raises(KeyError), runtime.evaluation(model, torch.device("cuda")):
+        assert not model.training and moves == [torch.device("cuda")]
+        raise KeyError
+    assert model.training and moves == [torch.device("cuda"), CPU]

@@ -874,6 +874,28 @@ def test_frozen_trunk_leaves_the_classifier():
     assert trained == ["net.head.projection.weight", "net.head.projection.bias"]
 
 
+def test_a_frozen_trunk_keeps_its_statistics():
+    """In anybody's loop, not in ours alone."""
+    teacher = narrow().train().freeze_trunk()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    for mode in (True, False, True):
+        assert teacher.train(mode).training == mode
+        teacher(*teacher.example(2))
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    teacher.requires_grad_(True).train()(*teacher.example(2))
+    assert not torch.equal(
+        teacher.state_dict()["net.s1.pathway0_stem.bn.running_mean"], before["net.s1.pathway0_stem.bn.running_mean"]
+    )
+
+
+@pytest.mark.parametrize("name", list(SMALL))
+def test_a_network_tells_of_parameters_without_gradient(name):
+    """Several processes that train it have to know."""
+    teacher = small(name).train()
+    sum(value.sum() for value in teacher(*teacher.example(2))).backward()
+    assert teacher.find_unused == any(parameter.grad is None for parameter in teacher.parameters())
+
+
 def test_extract_refuses_stores_that_do_not_fit(tmp_path):
     teacher = narrow()
     with pytest.raises(teachers.TeacherError, match=r"class 1: \['put'\] and \['pour'\]"):

@@ -161,3 +161,30 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     with pytest.raises(EgoDistillError, match="weights are no longer finite in epoch 0, step 1"):
         finetune(small(), Store(16), **FAST | {"checkpoint": tmp_path / "c.pt", "checkpoint_seconds": 0.0})
     assert list(tmp_path.iterdir()) == []
+
+
+class Parts(training.Objective):
+    """Terms that apply to some clips: `known` to all that are even, and `never` to none."""
+
+    def __init__(self, shape=lambda value: value):
+        super().__init__(nn.Linear(6, 1, bias=False), ["imu"], {"stage": "parts"})
+        self.shape = shape
+
+    def forward(self, batch):
+        values, even = self.model(batch["imu"].mean(1))[:, 0].square(), batch["row"] % 2 == 0
+        known = torch.where(even, values, math.nan)
+        return {"loss": self.shape(values * even), "known": known, "never": torch.full_like(values, math.nan)}
+
+
+def test_a_term_counts_where_it_applies():
+    """The loss is a mean over all clips, another value over those that have one."""
+    store, objective = Store(16), Parts()
+    values = objective.model(torch.from_numpy(store.arrays["imu"]).mean(1))[:, 0].square().detach()
+    (row,) = training.train(objective, store, training.Training(epochs=1, batch_size=16, **QUIET))
+    assert row["loss"] == pytest.approx(float(values[::2].sum()) / 16, rel=1e-5)
+    assert row["known"] == pytest.approx(float(values[::2].mean()), rel=1e-5) and math.isnan(row["never"])
+
+
+def test_an_objective_gives_one_value_per_clip():
+    with pytest.raises(EgoDistillError, match=r"gives 'loss' as \[\] for a batch of 16 clips; .* \[16\]"):
+        training.train(Parts(torch.mean), Store(16), training.Training(epochs=1, batch_size=16, **QUIET))
