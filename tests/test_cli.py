@@ -644,14 +644,18 @@ def test_options_that_would_be_ignored_are_errors(command, words, tmp_path, monk
     assert words in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
-def test_a_file_of_the_other_kind_says_so(files, capsys):
+def test_a_file_of_the_other_kind_says_so(files, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "open_split", lambda path, split: None)
+    teacher, student = str(files / "teacher.pt"), str(files / "student.pt")
     for command, words in (
-        (["predict", "a.mp4", "--student", files / "teacher.pt"], "teacher.pt"),
-        (["evaluate", files, "--student", files / "teacher.pt"], "holds a teacher; give it as --teacher-file"),
-        (["measure", "--teacher-file", files / "student.pt"], "and no teacher; give it as --student"),
+        (["evaluate", "s", "--student", teacher], "holds a teacher; give it as --teacher-file"),
+        (["evaluate", "s", "--teacher-file", student], "and no teacher; give it as --student"),
+        (["extract", "s", "--teacher-file", student], "and no teacher; give it as --student"),
+        (["measure", "--student", teacher], "holds a teacher; give it as --teacher-file"),
+        (["measure", "--teacher-file", student], "and no teacher; give it as --student"),
     ):
-        assert cli.main([str(word) for word in command]) == 1
-        assert words in capsys.readouterr().err or command[0] == "evaluate"
+        assert cli.main(command) == 1
+        assert words in capsys.readouterr().err, command
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no sh")
