@@ -263,13 +263,16 @@ def run_check(a: argparse.Namespace) -> None:
     sources: dict[str, Any] = {}
     for name in a.videos:
         if name.lower().endswith((".csv", ".json")):
-            sources |= {s.video: (s.imu, s.imu_offset) for s in annotations.read_annotations(name, a.root)}
+            sources |= {
+                s.video: (s.imu, s.imu_offset, s.imu_stretch) for s in annotations.read_annotations(name, a.root)
+            }
         else:
-            sources[name] = a.imu and (a.imu if len(a.imu) > 1 else a.imu[0]), 0.0
+            sources[name] = a.imu and (a.imu if len(a.imu) > 1 else a.imu[0]), 0.0, 1.0
     print(recordings.HEADER)
     offsets, unusable = [], 0
-    for video, (imu, known) in sources.items():
-        found = recordings.check(video, imu, imu_offset=known, offset=not a.no_offset, max_offset=a.max_offset)
+    for video, (imu, known, stretch) in sources.items():
+        clock = {"imu_offset": known, "imu_stretch": stretch}
+        found = recordings.check(video, imu, **clock, offset=not a.no_offset, max_offset=a.max_offset)
         print(found.row())
         unusable += found.problem is not None
         if found.offset is not None and found.offset.reliable:
@@ -356,6 +359,7 @@ def run_prepare(a: argparse.Namespace) -> None:
         workers=a.workers,
         max_bad=a.max_bad,
         retry_failed=a.retry_failed,
+        **files.environment_share(),  # several machines, or processes of torchrun, share the recordings
     )
     if int(os.environ.get("RANK", 0)) == 0:
         describe_store(store, segments)
@@ -503,7 +507,8 @@ def run_extract(a: argparse.Namespace) -> None:
     store, teacher = open_split(a.store, a.split), teachers.Teacher.load(a.teacher)
     report_precision(a.precision, a.device)
     precision = runtime.pick_precision(runtime.pick_device(a.device), a.precision)
-    teachers.extract(teacher, store, views=a.views, batch_size=a.batch_size, device=a.device, precision=precision)
+    how = {"views": a.views, "batch_size": a.batch_size, "device": a.device, "precision": precision}
+    teachers.extract(teacher, store, **how, **files.environment_share())
     print(f"{a.store}: {teacher.name}.feature and {teacher.name}.logits of {len(store)} clips")
 
 

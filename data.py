@@ -184,8 +184,8 @@ def prepare(
     min_coverage: float = 0.95,
     zero_accel: bool = False,
     workers: int | None = None,
-    rank: int | None = None,
-    world_size: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
     max_bad: float = 0.1,
     retry_failed: bool = False,
     progress: bool = True,
@@ -211,9 +211,9 @@ def prepare(
     be read is recorded with its reason in ``failures.jsonl`` and left alone until ``retry_failed``.
 
     Several machines share the work over a common folder: each call reads the recordings of its
-    ``rank`` of ``world_size`` (None: as RANK and WORLD_SIZE in the environment say, else all). They
-    need not know each other, and may begin at any time; what one that died leaves undone is done
-    when it is started again.
+    ``rank`` of ``world_size``, by default all. They need not know each other, and may begin at any
+    time; what one that died leaves undone is done when it is started again. Variables such as
+    torchrun's are not looked at: `files.environment_share()` gives what they say.
 
     ``class_names`` fixes the order of the classes (default: the labels, sorted).
 
@@ -250,7 +250,7 @@ def prepare(
         raise DataError(str(error)) from error
     names = _class_names(segments, class_names)
     workers = workers or files.available_cores()
-    rank, world_size = files.job_share(rank, world_size)
+    files.check_share(rank, world_size)
     clips = functools.partial(find_clips, segments, workers)
     store = StoreWriter.begin(out, segments, clips, clip_arrays(settings), settings, names)
     # Shares are of all recordings, so that they do not depend on how far the others have come.
