@@ -55,6 +55,7 @@ class StoreFiles:
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
         self.maps: dict[tuple[str, str], np.ndarray] = {}
+        self.stamp = self.header_stamp()
         header = files.read_json(self.path / "store.json")
         self.check_format(header)
         try:
@@ -95,15 +96,40 @@ class StoreFiles:
             )
         raise DataError(f"{self.path / 'store.json'}: is not the header of a clip store")
 
+    def header_stamp(self) -> tuple[int, ...]:
+        """Return what changes with the header: it is replaced as a whole. () if there is none."""
+        try:
+            found = os.stat(self.path / "store.json")
+        except OSError:
+            return ()
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def refresh(self) -> None:
+        """See the arrays that were added since by any process."""
+        if (stamp := self.header_stamp()) != self.stamp:
+            self.arrays.update(files.read_json(self.path / "store.json")["arrays"])
+            self.stamp = stamp
+
+    def has(self, name: str) -> bool:
+        """Return whether there is such an array by now."""
+        if name not in self.arrays:
+            self.refresh()
+        return name in self.arrays
+
+    def is_added(self, name: str) -> bool:
+        """Return whether an array was made by `add()`, so that its rows are marked once they are written."""
+        return self.has(name) and f"{name}.done" in self.arrays
+
     @property
     def names(self) -> list[str]:
         """The arrays without those for bookkeeping."""
+        self.refresh()
         return [n for n in self.arrays if n not in ("status", "label", "segment") and not n.endswith(".done")]
 
     def array(self, name: str, mode: str = "r") -> np.ndarray:
         """Return an array's file in memory, shared with all processes that map it."""
         if (name, mode) not in self.maps:
-            if name not in self.arrays:
+            if not self.has(name):
                 raise DataError(f"{self.path}: has no array {name!r}, only {', '.join(self.names)}")
             entry = self.arrays[name]
             file = self.path / entry["file"]
@@ -187,7 +213,8 @@ class ClipStore:
 
     A view shows the usable clips only, of one split or of all; indices count within the view, and
     ``len()`` is their number. ``path`` is the folder, ``class_names`` the C names that labels count
-    in, ``settings`` what ``prepare`` was told. ``unfinished`` leaves out the warning about clips that
+    in, ``settings`` what ``prepare`` was told. Arrays that any process adds later are seen, too.
+    ``unfinished`` leaves out the warning about clips that
     are not prepared yet. Raise DataError, with the file, for a folder that is no store or an array
     that is damaged.
     """
@@ -273,7 +300,7 @@ class ClipStore:
         DataError for a name that is not there, or rows that are not written yet.
         """
         rows = self._rows[index]
-        if f"{name}.done" in self._files.arrays and not self._files.array(f"{name}.done")[rows].all():
+        if self._files.is_added(name) and not self._files.array(f"{name}.done")[rows].all():
             raise DataError(f"{self.path}: {name} is not written yet for all the clips asked for")
         return np.take(self._files.array(name), rows, axis=0)
 
@@ -295,7 +322,7 @@ class ClipStore:
 
         ``values`` are [rows, *shape]; DataError for another shape, or an array of ``prepare``.
         """
-        if f"{name}.done" not in self._files.arrays:
+        if not self._files.is_added(name):
             raise DataError(f"{self.path}: {name} was not made by add(), it cannot be written")
         array, rows, values = self._files.array(name, "r+"), self._rows[index], np.asarray(values)
         if values.shape != (*rows.shape, *array.shape[1:]) or not np.can_cast(values.dtype, array.dtype, "same_kind"):
@@ -308,7 +335,7 @@ class ClipStore:
 
     def done(self, name: str) -> np.ndarray:
         """Return whether each clip's row of an array is written, bool [len]."""
-        if f"{name}.done" in self._files.arrays:
+        if self._files.is_added(name):
             return self._files.array(f"{name}.done")[self._rows] != 0
         self._files.array(name)
         return np.ones(len(self), bool)  # prepare's arrays: the view holds finished clips only
