@@ -241,13 +241,17 @@ def read_ego4d(
     test_share: float = 0.3,
     min_instances: int = 2,
     audio: bool = False,
+    keep_other: bool = False,
 ) -> SegmentList:
     """Read the verb segments of Ego4D's hands-and-objects annotations (fho_main.json, or fho.json).
 
     A segment is an action from its pre_frame to its post_frame, its label the structured verb. Left
-    out, and counted in ``.dropped``, are actions that are rejected, invalid, warned of, annotated
-    twice, or without critical frames or verb; videos without IMU file, with two views (is_stereo)
-    or, with ``audio``, without sound; and classes with fewer than ``min_instances`` actions.
+    out, and counted in ``.dropped`` by the first reason that applies, are actions in redacted
+    intervals; rejected, invalid or warned of; without critical frames or verb; videos without IMU
+    file, with two views (is_stereo) or, with ``audio``, without sound; of the actions that remain,
+    the second time that one is annotated; and classes with fewer than ``min_instances`` actions.
+    The verb "[other]" stands for any that the taxonomy lacks, and is no class unless ``keep_other``:
+    the paper's label is "the annotated verb", and it does not say what it did with these.
 
     Files lie below ``root``, or below its v2 or v1: ``imu/<video_uid>.csv``, and the first that is
     there of ``full_scale/<video_uid>.mp4``, ``video_540ss/<video_uid>.mp4`` and
@@ -260,7 +264,7 @@ def read_ego4d(
     annotations, root = Path(annotations), Path(root)
     if not 0 < test_share < 1:
         raise DataError(f"test_share is a share of each class, 0 < share < 1; got {test_share}")
-    reader, videos = _Ego4d(root, audio=audio, seed=seed), 0
+    reader, videos = _Ego4d(root, audio=audio, keep_other=keep_other, seed=seed), 0
     by_class: dict[str, list[tuple[bytes, Segment]]] = collections.defaultdict(list)
     for where, key, video in json_items(annotations, ("videos", "video_data")):
         videos += 1
@@ -302,9 +306,9 @@ class _Action(NamedTuple):
 class _Ego4d:
     """Ego4D's files below a folder, and the segments of the actions in its videos. ``dropped`` counts the others."""
 
-    def __init__(self, root: Path, *, audio: bool, seed: int) -> None:
+    def __init__(self, root: Path, *, audio: bool, keep_other: bool, seed: int) -> None:
         self.folders = [root, root / "v2", root / "v1"]
-        self.audio, self.seed = audio, seed
+        self.audio, self.keep_other, self.seed = audio, keep_other, seed
         self.dropped: collections.Counter[str] = collections.Counter()
         self.seen: set[str] = set()
         self.about: dict[str, tuple[Any, Any]] = {}  # uid -> has two views, seconds of sound
@@ -328,16 +332,18 @@ class _Ego4d:
             content = action.content
             narration = content.get("narration_annotation_uid") or content.get("uid")
             identity = str((uid, narration, content.get("start_sec"), content.get("end_sec")))
-            problem = ("annotated twice" if identity in self.seen else action.problem) or lacks
+            problem = action.problem or self.other_verb(content) or lacks
             if whole is None and problem is None:
                 if clip is None:
                     problem = "neither the video nor its clip is there"
                 elif action.pre_in_clip is None:
                     problem = "no critical frames"
-            self.seen.add(identity)
+            if problem is None and identity in self.seen:  # an unusable twin does not stand for it
+                problem = "annotated twice"
             if problem:
                 self.dropped[problem] += 1
                 continue
+            self.seen.add(identity)
             order = hashlib.sha256(f"{self.seed} {identity}".encode()).digest()
             # A clip's clock starts later than that of the video and its IMU.
             shift = 0.0 if whole else (action.pre_in_clip - action.pre) / EGO4D_FPS
@@ -345,6 +351,10 @@ class _Ego4d:
             name = f"{uid}_{action.pre}_{action.post}_{order[:4].hex()}"
             label = content["structured_verb"]
             yield order, Segment(name, whole or clip, start, stop, label, imu, imu_offset=shift)
+
+    def other_verb(self, action: dict) -> str | None:
+        """Return why an action is left out whose verb is none of the taxonomy, unless these are to be kept."""
+        return "the verb is [other]" if action["structured_verb"] == "[other]" and not self.keep_other else None
 
     def problem_of(self, uid: str, imu: str | None) -> str | None:
         """Return why none of a video's actions can be used, if so."""
@@ -367,7 +377,8 @@ def _ego4d_actions(where: str, video: dict) -> Iterator[_Action]:
                 pre, post = frames.get("pre_frame"), frames.get("post_frame")
                 inside = (action.get("clip_critical_frames") or {}).get("pre_frame")
                 inside = inside if isinstance(inside, int) else None
-                yield _Action(action, interval.get("clip_uid"), pre, post, inside, _problem(action, pre, post))
+                problem = "redacted" if interval.get("redacted") else _problem(action, pre, post)
+                yield _Action(action, interval.get("clip_uid"), pre, post, inside, problem)
     except (AttributeError, TypeError) as error:
         raise DataError(f"{where}: is not laid out as Ego4D's annotations are: {error}") from error
 
