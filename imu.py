@@ -107,9 +107,11 @@ class Imu:
         sensors = (("accelerometer", self.accel_time, self.accel), ("gyroscope", self.gyro_time, self.gyro))
         for i, (sensor, stamps, values) in enumerate(sensors):
             if (share := covered[:, i].mean()) < min_coverage:
+                usual = self.median_steps[i]
+                slow = f"; its samples are {usual:.3f} s apart, over max_gap={max_gap}" if usual > max_gap else ""
                 raise CoverageError(
                     f"the {sensor} covers {share:.1%} of {grid[0]:.3f} to {grid[-1]:.3f} s"
-                    f" (at least {min_coverage:.0%} is asked for); {_longest_gap(grid, covered[:, i])}"
+                    f" (at least {min_coverage:.0%} is asked for); {_longest_gap(grid, covered[:, i])}{slow}"
                 )
             first = max(np.searchsorted(stamps, grid[0], side="right") - 1, 0)
             last = np.searchsorted(stamps, grid[-1]) + 1

@@ -605,7 +605,8 @@ def check_clips(teacher: Teacher, store: Any, views: int) -> None:
             f"the clips of the store {store.path} have {found} frames, teacher "
             f"{teacher.name!r} needs {spec.frames}; use prepare(..., clip_frames={spec.frames})"
         )
-    seconds = getattr(store, "settings", {}).get("clip_seconds", spec.seconds)
+    specs = getattr(store, "specs", {})
+    seconds = specs["clip"].seconds if "clip" in specs else spec.seconds
     if abs(seconds / spec.seconds - 1) > 0.01:
         warnings.warn(
             f"the clips of the store {store.path} last {seconds:.2f} s, those on which teacher "

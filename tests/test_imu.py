@@ -74,6 +74,8 @@ def test_a_window_does_not_depend_on_the_rest_of_the_recording():
     assert alone.covers(grid).all() and not alone.covers(grid, max_gap=0.03).all()
     assert longer.covers(np.arange(10, 20, 0.01)).all()  # 20 Hz are just enough
     assert not longer.covers(np.arange(10, 20, 0.01), max_gap=0.04).any()
+    with pytest.raises(CoverageError, match=r"its samples are 0\.050 s apart, over max_gap=0\.04"):
+        longer.window(10.0, max_gap=0.04)
 
 
 def test_what_is_odd_about_an_imu_file_is_noted(tmp_path):

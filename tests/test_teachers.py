@@ -22,7 +22,7 @@ from small_teachers import LABELS, NARROW, SMALL, gmacs, meta, narrow, random_cl
 from torch import nn
 from torchvision.models.video import r3d_18, swin3d_t
 
-from egodistill import DataError, EgoDistillError, Output, data, files, teachers
+from egodistill import DataError, EgoDistillError, Output, clips, data, files, teachers
 from egodistill.store import StoreFiles
 
 # --- the published models --------------------------------------------------------------------
@@ -827,7 +827,7 @@ def test_extract_averages_three_views(tmp_path):
 
 
 def test_extract_says_where_clips_last_longer_than_the_teacher_s(store):
-    store.settings = {"clip_seconds": 80 / 30}
+    store.specs = {"clip": clips.ClipSpec(frames=8, size=32, crop=True, seconds=80 / 30)}
     with pytest.warns(UserWarning, match=r"last 2.67 s, those on which teacher 'slowfast' was trained 2.13 s"):
         teachers.extract(narrow(), store, progress=False)
 
