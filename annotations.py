@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from egodistill import DataError
-from egodistill.video import VideoError, probe
+from egodistill.clips import Recording
+from egodistill.video import VideoError
 
 __all__ = [
     "Segment",
@@ -40,11 +41,10 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """An annotated stretch of a video, ``start`` to ``stop`` in seconds.
+    """An annotated stretch of a recording, ``start`` to ``stop`` in seconds.
 
-    ``imu`` is one CSV, a pair of CSVs (accelerometer, gyroscope), or None: telemetry in the video.
-    A sample stamped t was taken at ``imu_offset + imu_stretch * t`` seconds of the video: public
-    recordings are off by up to a second (`egodistill check` measures it).
+    ``video``, ``imu``, ``imu_offset``, ``imu_stretch`` and ``wearer`` are those of ``recording``:
+    flat here, as in a row of a table.
     """
 
     id: str
@@ -56,23 +56,18 @@ class Segment:
     split: str = "train"
     imu_offset: float = 0.0
     imu_stretch: float = 1.0
+    wearer: str | None = None
 
     def __post_init__(self) -> None:  # paths and numpy numbers are welcome; a store holds JSON
-        imu = self.imu
-        if isinstance(imu, (tuple, list)):
-            imu = tuple(os.fspath(path) for path in imu)
-        elif imu is not None:
-            imu = os.fspath(imu)
-        plain = {
-            "video": os.fspath(self.video),
-            "start": float(self.start),
-            "stop": float(self.stop),
-            "imu": imu,
-            "imu_offset": float(self.imu_offset),
-            "imu_stretch": float(self.imu_stretch),
-        }
-        for name, value in plain.items():
+        own = self.recording
+        plain = {name: getattr(own, name) for name in ("video", "imu", "imu_offset", "imu_stretch")}
+        for name, value in {**plain, "start": float(self.start), "stop": float(self.stop)}.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def recording(self) -> Recording:
+        """The recording that this is a stretch of."""
+        return Recording(self.video, self.imu, self.imu_offset, self.imu_stretch, self.wearer)
 
 
 class SegmentList(list):
@@ -197,7 +192,7 @@ def _epic_segment(where: str, row: dict[str, str], root: Path) -> tuple[int, Seg
         raise DataError(f"{where}: verb_class {row['verb_class']!r} is not a whole number")
     imu = tuple(str(root / wearer / "meta_data" / f"{video_id}-{sensor}.csv") for sensor in ("accl", "gyro"))
     video = str(root / wearer / "videos" / f"{video_id}.MP4")
-    return int(row["verb_class"]), Segment(row["narration_id"], video, start, stop, None, imu)
+    return int(row["verb_class"]), Segment(row["narration_id"], video, start, stop, None, imu, wearer=wearer)
 
 
 def _epic_problem(segment: Segment, audio: bool) -> str | None:
@@ -207,7 +202,7 @@ def _epic_problem(segment: Segment, audio: bool) -> str | None:
     if not audio:
         return None
     try:
-        return None if probe(segment.video).has_audio else "the video has no audio"
+        return None if segment.recording.probe().has_audio else "the video has no audio"
     except VideoError:
         return "the video cannot be opened"
 
@@ -241,13 +236,17 @@ def read_ego4d(
     test_share: float = 0.3,
     min_instances: int = 2,
     audio: bool = False,
+    keep_other: bool = False,
 ) -> SegmentList:
     """Read the verb segments of Ego4D's hands-and-objects annotations (fho_main.json, or fho.json).
 
     A segment is an action from its pre_frame to its post_frame, its label the structured verb. Left
-    out, and counted in ``.dropped``, are actions that are rejected, invalid, warned of, annotated
-    twice, or without critical frames or verb; videos without IMU file, with two views (is_stereo)
-    or, with ``audio``, without sound; and classes with fewer than ``min_instances`` actions.
+    out, and counted in ``.dropped`` by the first reason that applies, are actions in redacted
+    intervals; rejected, invalid or warned of; without critical frames or verb; videos without IMU
+    file, with two views (is_stereo) or, with ``audio``, without sound; of the actions that remain,
+    the second time that one is annotated; and classes with fewer than ``min_instances`` actions.
+    The verb "[other]" stands for any that the taxonomy lacks, and is no class unless ``keep_other``:
+    the paper's label is "the annotated verb", and it does not say what it did with these.
 
     Files lie below ``root``, or below its v2 or v1: ``imu/<video_uid>.csv``, and the first that is
     there of ``full_scale/<video_uid>.mp4``, ``video_540ss/<video_uid>.mp4`` and
@@ -260,7 +259,7 @@ def read_ego4d(
     annotations, root = Path(annotations), Path(root)
     if not 0 < test_share < 1:
         raise DataError(f"test_share is a share of each class, 0 < share < 1; got {test_share}")
-    reader, videos = _Ego4d(root, audio=audio, seed=seed), 0
+    reader, videos = _Ego4d(root, audio=audio, keep_other=keep_other, seed=seed), 0
     by_class: dict[str, list[tuple[bytes, Segment]]] = collections.defaultdict(list)
     for where, key, video in json_items(annotations, ("videos", "video_data")):
         videos += 1
@@ -302,16 +301,17 @@ class _Action(NamedTuple):
 class _Ego4d:
     """Ego4D's files below a folder, and the segments of the actions in its videos. ``dropped`` counts the others."""
 
-    def __init__(self, root: Path, *, audio: bool, seed: int) -> None:
+    def __init__(self, root: Path, *, audio: bool, keep_other: bool, seed: int) -> None:
         self.folders = [root, root / "v2", root / "v1"]
-        self.audio, self.seed = audio, seed
+        self.audio, self.keep_other, self.seed = audio, keep_other, seed
         self.dropped: collections.Counter[str] = collections.Counter()
         self.seen: set[str] = set()
-        self.about: dict[str, tuple[Any, Any]] = {}  # uid -> has two views, seconds of sound
+        self.about: dict[str, tuple[Any, Any, Any]] = {}  # uid -> has two views, seconds of sound, wearer
         if found := self.file("ego4d.json"):
             for where, _, video in json_items(Path(found), ("videos",)):
                 sound = (video.get("video_metadata") or {}).get("audio_duration_sec")
-                self.about[_uid(where, video.get("video_uid"))] = video.get("is_stereo"), sound
+                about = video.get("is_stereo"), sound, video.get("fb_participant_id")
+                self.about[_uid(where, video.get("video_uid"))] = about
 
     def file(self, *names: str) -> str | None:
         """Return the path of the first of these files that is there."""
@@ -328,27 +328,34 @@ class _Ego4d:
             content = action.content
             narration = content.get("narration_annotation_uid") or content.get("uid")
             identity = str((uid, narration, content.get("start_sec"), content.get("end_sec")))
-            problem = ("annotated twice" if identity in self.seen else action.problem) or lacks
+            problem = action.problem or self.other_verb(content) or lacks
             if whole is None and problem is None:
                 if clip is None:
                     problem = "neither the video nor its clip is there"
                 elif action.pre_in_clip is None:
                     problem = "no critical frames"
-            self.seen.add(identity)
+            if problem is None and identity in self.seen:  # an unusable twin does not stand for it
+                problem = "annotated twice"
             if problem:
                 self.dropped[problem] += 1
                 continue
+            self.seen.add(identity)
             order = hashlib.sha256(f"{self.seed} {identity}".encode()).digest()
             # A clip's clock starts later than that of the video and its IMU.
             shift = 0.0 if whole else (action.pre_in_clip - action.pre) / EGO4D_FPS
             start, stop = (frame / EGO4D_FPS + shift for frame in (action.pre, action.post))
             name = f"{uid}_{action.pre}_{action.post}_{order[:4].hex()}"
-            label = content["structured_verb"]
-            yield order, Segment(name, whole or clip, start, stop, label, imu, imu_offset=shift)
+            label, wearer = content["structured_verb"], self.about.get(uid, (None, None, None))[2]
+            wearer = None if wearer is None else str(wearer)
+            yield order, Segment(name, whole or clip, start, stop, label, imu, imu_offset=shift, wearer=wearer)
+
+    def other_verb(self, action: dict) -> str | None:
+        """Return why an action is left out whose verb is none of the taxonomy, unless these are to be kept."""
+        return "the verb is [other]" if action["structured_verb"] == "[other]" and not self.keep_other else None
 
     def problem_of(self, uid: str, imu: str | None) -> str | None:
         """Return why none of a video's actions can be used, if so."""
-        stereo, sound = self.about.get(uid, (False, True))
+        stereo, sound, _ = self.about.get(uid, (False, True, None))
         if imu is None:
             return "the video has no IMU file"
         if stereo:
@@ -367,7 +374,8 @@ def _ego4d_actions(where: str, video: dict) -> Iterator[_Action]:
                 pre, post = frames.get("pre_frame"), frames.get("post_frame")
                 inside = (action.get("clip_critical_frames") or {}).get("pre_frame")
                 inside = inside if isinstance(inside, int) else None
-                yield _Action(action, interval.get("clip_uid"), pre, post, inside, _problem(action, pre, post))
+                problem = "redacted" if interval.get("redacted") else _problem(action, pre, post)
+                yield _Action(action, interval.get("clip_uid"), pre, post, inside, problem)
     except (AttributeError, TypeError) as error:
         raise DataError(f"{where}: is not laid out as Ego4D's annotations are: {error}") from error
 
@@ -504,7 +512,7 @@ def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = Non
 
     start and stop are seconds or HH:MM:SS.sss; paths are relative to the table's folder. ``imu`` is
     one CSV, two separated by ';' (accelerometer;gyroscope), or empty: telemetry inside the video.
-    Columns ``imu_offset`` (s) and ``imu_stretch`` are those of Segment. An empty label means none,
+    Columns ``imu_offset`` (s), ``imu_stretch`` and ``wearer`` are those of Segment. An empty label means none,
     an empty split "train". A label that is not among ``class_names``, if they are given, is an
     error. Raise DataError that names file and row.
     """
@@ -526,7 +534,8 @@ def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = Non
         if class_names is not None and label is not None and label not in class_names:
             raise DataError(f"{where}: {label!r} is not among the {len(class_names)} class names")
         offset, stretch = _clock(where, row)
-        segments.append(Segment(name, video, start, stop, label, imu, row.get("split") or "train", offset, stretch))
+        split, wearer = row.get("split") or "train", row.get("wearer") or None
+        segments.append(Segment(name, video, start, stop, label, imu, split, offset, stretch, wearer))
     if not segments:
         raise DataError(f"{path}: the table has no rows")
     return segments

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from egodistill import EgoDistillError, files
+from egodistill import EgoDistillError, clips, files
 
-__all__ = ["arrays_of", "clip_ids", "read", "require_array", "require_labels", "require_teacher"]
+__all__ = ["arrays_of", "clip_ids", "read", "require_array", "require_clips", "require_labels", "require_teacher"]
 
 # How `data.prepare()` makes the array that a model reads; {frames} is its number of frames.
 PREPARATION = {
@@ -32,12 +32,12 @@ def arrays_of(model: nn.Module, store: Any) -> list[str]:
     """Return the names of the store's arrays that a model reads, in its order, after checking that the two fit.
 
     A model without class names gets the store's. Raise EgoDistillError if the store lacks an array (and what makes
-    it), or if classes or frame sizes differ.
+    it), or if classes differ, or what a clip holds: its length, size and choice of frames, rate of the IMU.
     """
-    count = getattr(model, "num_frames", 1)
+    count, spec = getattr(model, "num_frames", 1), clips.spec_of(model)
     names = []
     for kind in model.inputs:
-        names.append(f"frames_{count}" if kind == "frames" else kind)
+        names.append(clips.frames_name(spec) if kind == "frames" else kind)
         require_array(store, names[-1], PREPARATION.get(kind, "another preparation").format(frames=count))
     if getattr(model, "class_names", None) is None:
         model.class_names = list(store.class_names)
@@ -48,13 +48,29 @@ def arrays_of(model: nn.Module, store: Any) -> list[str]:
     if hasattr(model, "num_classes") and model.num_classes != len(store.class_names):
         raise EgoDistillError(f"the model has {model.num_classes} classes and the store {len(store.class_names)}")
     if "frames" in model.inputs and len(store):
-        size = store.read(f"frames_{count}", [0]).shape[-1]
+        size = store.read(clips.frames_name(spec), [0]).shape[-1]
         if size != model.frame_size:
             raise EgoDistillError(
                 f"the store's frames are {size} pixels wide and the model's {model.frame_size}; "
                 f"build it with frame_size={size}"
             )
+    require_clips(store, names, spec)
     return names
+
+
+def require_clips(store: Any, names: Sequence[str], spec: clips.ClipSpec) -> None:
+    """Raise EgoDistillError if these arrays hold other clips than a model reads; a store that does not say passes."""
+    specs = getattr(store, "specs", {})
+    for name in names:
+        different = clips.differences(spec, specs[name]) if name in specs else {}
+        if different:
+            told = "; ".join(
+                f"{field} is {theirs} there, {ours} in the model" for field, (ours, theirs) in different.items()
+            )
+            raise EgoDistillError(
+                f"the store's {name!r} are not the clips that the model reads: {told}. Build the model for these, or "
+                f"prepare others"
+            )
 
 
 def require_array(store: Any, name: str, way: str) -> None:

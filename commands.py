@@ -193,9 +193,9 @@ def student_of(arguments: argparse.Namespace, store: data.ClipStore, teacher: st
         feature_dim=store.read(f"{teacher}.feature", [0]).shape[1] if teacher else 768,
         image_weights=None if weights == "none" else weights,
         use_imu="no_imu" not in options,
-        frame_size=store.settings["frame_size"],
         class_names=store.class_names,
         **chosen(arguments, "num_frames", "image_encoder", "imu_vector"),
+        **frames_of(store, options.get("num_frames", 1)),
     )
 
 
@@ -221,6 +221,16 @@ def load_teacher(path: str) -> teachers.Teacher:
             f"{path} holds a model of the class {type(model).__name__} and no teacher; give it as --student"
         )
     return model
+
+
+def frames_of(store: data.ClipStore, count: int) -> dict[str, Any]:
+    """Return how the store's frames are chosen, as arguments of a student; the uniform ones where it has several."""
+    found = [spec for name, spec in store.specs.items() if name.startswith(f"frames_{count}")]
+    found = [spec for spec in found if spec.frames == count]
+    if not found:
+        return {"frame_size": store.settings["frame_size"]}  # training says what is missing
+    spec = next((spec for spec in found if spec.sampling == "uniform"), found[0])
+    return {"frame_size": spec.size, "sampling": spec.sampling, "exact": spec.exact}
 
 
 def open_split(path: str, split: str) -> data.ClipStore:
@@ -321,19 +331,24 @@ def check_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="CSV", help="table of the reliable offsets, for prepare --imu-offsets")
 
 
+def imu_of(a: argparse.Namespace) -> Any:
+    """Return what --imu names: one table, a pair, or None."""
+    return a.imu if a.imu is None or len(a.imu) > 1 else a.imu[0]
+
+
 def run_check(a: argparse.Namespace) -> None:
     if a.imu and len(a.videos) > 1:
         raise ValueError(f"--imu names the IMU of one video, and {len(a.videos)} are given; put them into a table")
-    sources: dict[str, Any] = {}
+    sources: dict[str, data.Recording] = {}
     for name in a.videos:
         if name.lower().endswith((".csv", ".json")):
-            sources |= {s.video: (s.imu, s.imu_offset) for s in annotations.read_annotations(name, a.root)}
+            sources |= {s.video: s.recording for s in annotations.read_annotations(name, a.root)}
         else:
-            sources[name] = a.imu and (a.imu if len(a.imu) > 1 else a.imu[0]), 0.0
+            sources[name] = data.open_recording(name, imu_of(a))
     print(recordings.HEADER)
     offsets, unusable = [], 0
-    for video, (imu, known) in sources.items():
-        found = recordings.check(video, imu, imu_offset=known, offset=not a.no_offset, max_offset=a.max_offset)
+    for video, recording in sources.items():
+        found = recordings.check(recording, offset=not a.no_offset, max_offset=a.max_offset)
         print(found.row())
         unusable += found.problem is not None
         if found.offset is not None and found.offset.reliable:
@@ -390,7 +405,10 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="folder of the store")
     parser.add_argument("--num-frames", type=positive, nargs="+", default=[1], help="frames a clip for the students")
     parser.add_argument("--frame-size", type=positive, default=224, help="their height and width")
-    parser.add_argument("--sampling", choices=SAMPLING, default="uniform", help="which frames (Table 4)")
+    rules = ", ".join(SAMPLING)
+    parser.add_argument(
+        "--sampling", metavar="RULE", choices=SAMPLING, nargs="+", default=["uniform"], help=f"which frames: {rules}"
+    )
     parser.add_argument("--key-frames", action="store_true", help="take the nearest key frames instead: cheap, inexact")
     parser.add_argument("--clip-frames", type=positive, help="frames of the dense clip for teachers (none)")
     parser.add_argument("--clip-size", type=positive, default=224, help="their height and width")
@@ -420,6 +438,7 @@ def run_prepare(a: argparse.Namespace) -> None:
         workers=a.workers,
         max_bad=a.max_bad,
         retry_failed=a.retry_failed,
+        **files.environment_share(),  # several machines, or processes of torchrun, share the recordings
     )
     if int(os.environ.get("RANK", 0)) == 0:
         describe_store(store, segments)
@@ -582,7 +601,7 @@ def teacher_of(
     torch.manual_seed(seed)
     _, frames, _, _, size = store.read("clip", [0]).shape
     # What it is trained on is what it will expect, however long the clips of its first authors were.
-    options = {"seconds": store.settings["clip_seconds"]} | dict(option)
+    options = {"seconds": store.specs["clip"].seconds} | dict(option)
     if pretrained is None:  # A fresh network fits the store; published weights want the clip they know.
         options = {"frames": frames, "size": size} | options
     teacher = teachers.load(
@@ -607,7 +626,8 @@ def run_extract(a: argparse.Namespace) -> None:
     store, teacher = open_split(a.store, a.split), load_teacher(a.teacher_file)
     report_precision(a.precision, a.device)
     precision = runtime.pick_precision(runtime.pick_device(a.device), a.precision)
-    teachers.extract(teacher, store, views=a.views, batch_size=a.batch_size, device=a.device, precision=precision)
+    how = {"views": a.views, "batch_size": a.batch_size, "device": a.device, "precision": precision}
+    teachers.extract(teacher, store, **how, **files.environment_share())
     print(f"{a.store}: {teacher.name}.feature and {teacher.name}.logits of {len(store)} clips")
 
 
@@ -814,6 +834,12 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--imu", nargs="+", metavar="CSV", help="one table, or accelerometer and gyroscope; none: in the video"
     )
+    parser.add_argument(
+        "--imu-offset", type=float, default=0.0, help="seconds to add to the IMU's stamps, as in training"
+    )
+    parser.add_argument("--imu-stretch", type=float, default=1.0, help="factor of its stamps")
+    parser.add_argument("--zero-accel", action="store_true", help="zeros where the recording has no accelerometer")
+    parser.add_argument("--min-coverage", type=float, default=0.95, help="share of a clip that the IMU must cover")
     parser.add_argument("--stride", type=float, help="seconds from clip to clip (the clip's length)")
     parser.add_argument("--top", type=positive, default=3, help="classes to name")
     parser.add_argument("--key-frames", action="store_true", help="look at the nearest key frames: cheap, inexact")
@@ -824,15 +850,13 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
 def run_predict(a: argparse.Namespace) -> None:
     if a.out and Path(a.out).suffix not in (".csv", ".json"):
         raise ValueError(f"--out ends in .csv or .json, so that the format is clear; got {a.out}")
-    imu = a.imu if a.imu is None or len(a.imu) > 1 else a.imu[0]
     rows = []
     clips = inference.predict(
         EgoDistill.load(a.student),
         a.video,
-        imu,
-        stride=a.stride,
-        top=a.top,
-        exact=not a.key_frames,
+        imu_of(a),
+        **given(a, "imu_offset", "imu_stretch", "zero_accel", "min_coverage", "stride", "top"),
+        exact=False if a.key_frames else None,
         **inference_of(a),
     )
     report_precision(a.precision, a.device)

@@ -12,7 +12,7 @@
 The data flow, and the module of each step::
 
     annotations --read_*--> [Segment] --prepare()--> ClipStore --read()--> numpy arrays
-      annotations.py               video.py, imu.py      store.py
+      annotations.py                  clips.py           store.py
 
 A *segment* is an annotated stretch of a video, a *clip* a window of 64/30 s inside it. What users of a store need from
 the other modules can be had here, too. Times are seconds on the video's own clock, the one a player shows: zero is
@@ -21,7 +21,6 @@ where the file starts.
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import contextlib
 import faulthandler
@@ -35,28 +34,22 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from egodistill import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, files
 from egodistill.annotations import Segment, SegmentList, read_csv, read_ego4d, read_epic_kitchens, with_imu_offsets
-from egodistill.imu import CoverageError, Imu, IMUError, read_imu
-from egodistill.store import ClipStore, StoreWriter
+from egodistill.clips import ClipSpec, Recording, clip_starts, decode_clips, frames_name, open_recording
+from egodistill.imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu
+from egodistill.store import ClipStore, StoreWriter, folds
 from egodistill.video import (
-    AUDIO_BANDS,
-    AUDIO_SECONDS,
-    AUDIO_STEPS,
-    Scaler,
     VideoError,
     VideoInfo,
-    audio_at,
     clip_times,
     frames_at,
     log_mel,
-    lost_frame,
     probe,
     read_audio,
     read_frames,
@@ -77,10 +70,14 @@ __all__ = [
     "frames_at",
     "read_audio",
     "log_mel",
+    "Recording",
+    "open_recording",
+    "ClipSpec",
     "clip_starts",
     "clip_times",
     "prepare",
     "ClipStore",
+    "folds",
     "DataError",
     "IMUError",
     "VideoError",
@@ -93,27 +90,6 @@ __all__ = [
 
 # ---------------------------------------------------------------------------------------------------------------
 # Which clips, and the arrays of a store
-
-
-def clip_starts(start: float, stop: float, duration: float, seconds: float = CLIP_SECONDS) -> list[float]:
-    """Return the starts of the clips that cover a segment of a video of ``duration`` seconds.
-
-    ceil(length / seconds) clips, at least one, spread evenly from the segment's start to its end.
-    A segment shorter than a clip gets one clip around its centre. Clips that would reach over an
-    end of the video are moved inside; in a video shorter than a clip the clip starts at 0.
-    Raise DataError for a segment that is empty or lies behind the video's end.
-    """
-    if not (0 <= start < stop < math.inf and seconds > 0):
-        raise DataError(f"{start} to {stop} s cannot be cut into clips of {seconds} s")
-    if start >= duration:
-        raise DataError(f"the segment starts at {start:.3f} s, the video ends at {duration:.3f} s")
-    stop = min(stop, duration)
-    count = max(1, math.ceil((stop - start) / seconds - 1e-9))
-    if count == 1:
-        starts = [(start + stop - seconds) / 2]
-    else:
-        starts = np.linspace(start, stop - seconds, count).tolist()
-    return [max(0.0, min(t, duration - seconds)) for t in starts]
 
 
 def find_clips(segments: Sequence[Segment], workers: int) -> list[tuple[int, float]]:
@@ -138,19 +114,24 @@ def _duration(video: str) -> float:
         return math.inf
 
 
-def clip_arrays(settings: dict[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return dtype and shape of a clip's part of each array that these settings of `prepare()` ask for."""
-    size, clip_size = settings["frame_size"], settings["clip_size"]
-    arrays = {f"frames_{count}": ("uint8", (count, 3, size, size)) for count in settings["num_frames"]}
+def clip_specs(settings: Mapping[str, Any]) -> dict[str, ClipSpec]:
+    """Return what a clip holds in each array that these settings of `prepare()` ask for."""
+    plain = {"size": settings["frame_size"], "exact": settings["exact"]}
+    frames = [
+        ClipSpec(frames=count, sampling=rule, seed=settings["seed"] or 0, **plain)
+        for rule in settings["sampling"]
+        for count in settings["num_frames"]
+    ]
+    specs = {frames_name(spec): spec for spec in frames}
     if settings["ends"]:
-        arrays["ends"] = ("uint8", (2, 3, size, size))
-    if settings["clip_frames"]:
-        arrays["clip"] = ("uint8", (settings["clip_frames"], 3, clip_size, clip_size))
+        specs["ends"] = ClipSpec(frames=2, sampling="ends", **plain)
+    if settings["clip_frames"]:  # of exact frames in any case
+        specs["clip"] = ClipSpec(frames=settings["clip_frames"], size=settings["clip_size"], crop=True)
     if settings["imu"]:
-        arrays["imu"] = ("float32", (settings["imu_samples"], 6))
+        specs["imu"] = ClipSpec(imu_samples=IMU_SAMPLES)
     if settings["audio"]:
-        arrays["audio"] = ("float32", (AUDIO_STEPS, AUDIO_BANDS))
-    return arrays
+        specs["audio"] = ClipSpec(audio=True)
+    return specs
 
 
 def _class_names(segments: Sequence[Segment], class_names: Sequence[str] | None) -> list[str]:
@@ -178,14 +159,15 @@ def prepare(
     imu: bool = True,
     audio: bool = False,
     ends: bool = True,
-    sampling: str = "uniform",
+    sampling: str | Sequence[str] = "uniform",
     seed: int = 0,
     exact: bool = True,
     min_coverage: float = 0.95,
+    max_gap: float = MAX_GAP,
     zero_accel: bool = False,
     workers: int | None = None,
-    rank: int | None = None,
-    world_size: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
     max_bad: float = 0.1,
     retry_failed: bool = False,
     progress: bool = True,
@@ -196,14 +178,17 @@ def prepare(
     The arrays, one row per clip (see ClipStore):
 
     - ``frames_N`` uint8 [n, N, 3, frame_size, frame_size] for each N of ``num_frames``, at the
-      centres of N equal parts of the clip or by another rule of ``clip_times`` (``seed`` is that of
-      "random"); squeezed to the square, as in the paper. Without ``exact`` these and the ends are
-      the nearest key frames, which cost far less
+      centres of N equal parts of the clip; squeezed to the square, as in the paper. With other
+      rules of ``clip_times`` in ``sampling``, one or several, ``frames_N_first`` and so on
+      (``seed`` is that of "random"). Without ``exact`` these and the ends are the nearest key
+      frames, which cost far less. Beside each, ``frames_N.times`` float64 [n, N]: when they were
+      taken
     - ``ends`` uint8 [n, 2, 3, frame_size, frame_size]: the frames at the clip's start and end
     - ``clip`` uint8 [n, clip_frames, 3, clip_size, clip_size], for video teachers, which want an
       undistorted picture: its centre square
     - ``imu`` float32 [n, 422, 6]: accelerometer in m/s2, gyroscope in rad/s, gravity included. A
-      clip of which a sensor covers less than ``min_coverage`` fails; ``zero_accel`` is read_imu's
+      clip of which a sensor covers less than ``min_coverage``, without gaps over ``max_gap``
+      seconds, fails; ``zero_accel`` is read_imu's
     - ``audio`` float32 [n, 201, 40]: log mel bands of the clip's middle two seconds, see log_mel
 
     ``workers`` processes read a video each (None: one per core, 1: all in this process). A call
@@ -211,9 +196,9 @@ def prepare(
     be read is recorded with its reason in ``failures.jsonl`` and left alone until ``retry_failed``.
 
     Several machines share the work over a common folder: each call reads the recordings of its
-    ``rank`` of ``world_size`` (None: as RANK and WORLD_SIZE in the environment say, else all). They
-    need not know each other, and may begin at any time; what one that died leaves undone is done
-    when it is started again.
+    ``rank`` of ``world_size``, by default all. They need not know each other, and may begin at any
+    time; what one that died leaves undone is done when it is started again. Variables such as
+    torchrun's are not looked at: `files.environment_share()` gives what they say.
 
     ``class_names`` fixes the order of the classes (default: the labels, sorted).
 
@@ -221,38 +206,31 @@ def prepare(
     disk is too small, or, once all is done, more than the share ``max_bad`` of the clips failed.
     """
     segments = list(segments)
-    counts = [num_frames] if isinstance(num_frames, int) else sorted(set(num_frames))
     settings = {
-        "num_frames": counts,
+        "num_frames": [num_frames] if isinstance(num_frames, int) else sorted(set(num_frames)),
         "frame_size": frame_size,
         "clip_frames": clip_frames,
         "clip_size": clip_size,
         "imu": imu,
         "audio": audio,
         "ends": ends,
-        "sampling": sampling,
-        "seed": seed if sampling == "random" else None,
+        "sampling": [sampling] if isinstance(sampling, str) else list(dict.fromkeys(sampling)),
+        "seed": seed if "random" in sampling else None,
         "exact": exact,
         "min_coverage": min_coverage,
+        "max_gap": max_gap,
         "zero_accel": zero_accel,
-        "clip_seconds": CLIP_SECONDS,
-        "imu_rate": IMU_RATE,
-        "imu_samples": IMU_SAMPLES,
     }
     if not segments:
         raise DataError("there are no segments to prepare")
-    if min(*counts, frame_size, clip_frames or 1, clip_size) < 1:
+    if min(*settings["num_frames"], frame_size, clip_frames or 1, clip_size) < 1:
         raise DataError(f"frame counts and sizes must be at least 1: {settings}")
-    try:
-        for count in counts:  # say so now, and not for each clip, if the rule does not fit
-            clip_times(0.0, count, CLIP_SECONDS, sampling=sampling)
-    except ValueError as error:
-        raise DataError(str(error)) from error
+    specs = clip_specs(settings)
     names = _class_names(segments, class_names)
     workers = workers or files.available_cores()
-    rank, world_size = files.job_share(rank, world_size)
+    files.check_share(rank, world_size)
     clips = functools.partial(find_clips, segments, workers)
-    store = StoreWriter.begin(out, segments, clips, clip_arrays(settings), settings, names)
+    store = StoreWriter.begin(out, segments, clips, specs, names, settings=settings)
     # Shares are of all recordings, so that they do not depend on how far the others have come.
     share = store.recordings()[rank::world_size]
     if retry_failed:
@@ -317,123 +295,27 @@ class _Progress:
 
 def fill(store: StoreWriter, rows: Sequence[int]) -> None:
     """Read these clips, all of one recording, into the store; each ends up finished or failed."""
-    _Filler(store, rows).run()
-
-
-class _Filler:
-    """Reads the clips of one recording in one pass over it; what is read is written at once."""
-
-    def __init__(self, store: StoreWriter, rows: Sequence[int]) -> None:
-        self.store, self.rows, self.settings = store, rows, store.settings
-        self.recording = store.segment(rows[0])
-        self.video = self.recording.video
-        self.imu_source = self.recording.imu or self.video
-        self.starts = {row: store.start(row) for row in rows}
-        self.left: dict[int, int] = {}  # how many parts each row lacks that is not settled yet
-        self.wanted: list[tuple[float, int, str, int]] = []  # time of a frame, its row, array and place in the row
-        squeezed, cropped = Scaler(self.settings["frame_size"]), Scaler(self.settings["clip_size"], crop=True)
-        self.scalers = collections.defaultdict(lambda: squeezed, clip=cropped)
-
-    def run(self) -> None:
-        try:
-            duration, motion = self._open()
-        except (IMUError, VideoError) as error:
-            self._fail(self.rows, error)
-            return
-        for row in self.rows:
-            try:
-                self._write_window(row, duration, motion)
-            except (DataError, IMUError) as error:
-                self._fail([row], error)
-            else:
-                self._plan(row, duration)
-        try:
-            if self.settings["audio"]:
-                self._write_sound()
-            for exact in (True, False):
-                self._write_frames(exact)
-        except VideoError as error:
-            self._fail(list(self.left), error)
-
-    def _open(self) -> tuple[float, Imu | None]:
-        """Return the video's duration, and the IMU on the video's clock if it is wanted."""
-        info, motion = probe(self.video), None
-        if self.settings["imu"]:
-            motion = read_imu(self.imu_source, zero_accel=self.settings["zero_accel"])
-            motion = motion.on_clock(self.recording.imu_offset, self.recording.imu_stretch)
-            self.store.note(self.imu_source, motion.notes)
-        if self.settings["audio"] and not info.has_audio:
-            raise VideoError(f"{self.video}: has no audio")
-        return info.duration, motion
-
-    def _write_window(self, row: int, duration: float, motion: Imu | None) -> None:
-        if self.store.segment(row).start >= duration:
-            raise DataError(f"{self.video}: ends at {duration:.3f} s, before the segment begins")
-        if motion is None:
-            return
-        samples, rate, least = (self.settings[name] for name in ("imu_samples", "imu_rate", "min_coverage"))
-        try:
-            self.store.write(row, "imu", motion.window(self.starts[row], samples, rate, min_coverage=least))
-        except CoverageError as error:
-            raise DataError(f"{self.imu_source}: {error}") from error
-
-    def _plan(self, row: int, duration: float) -> None:
-        """Note which frames the row needs. A clip that is longer than its video ends with the last frame."""
-        settings, start, seconds = self.settings, self.starts[row], self.settings["clip_seconds"]
-        rng = np.random.default_rng([settings["seed"] or 0, row])
-        times = {
-            f"frames_{n}": clip_times(start, n, seconds, sampling=settings["sampling"], rng=rng)
-            for n in settings["num_frames"]
-        }
-        if settings["ends"]:
-            times["ends"] = [start, start + seconds]
-        if settings["clip_frames"]:
-            times["clip"] = clip_times(start, settings["clip_frames"], seconds)
-        for name in times:
-            self.wanted += [(min(t, duration), row, name, k) for k, t in enumerate(times[name])]
-        self.left[row] = sum(map(len, times.values())) + settings["audio"]
-        if not self.left[row]:  # a store of IMU windows alone
-            self._finish(row)
-
-    def _write_sound(self) -> None:
-        rows = list(self.left)
-        begins = [self.starts[row] + (self.settings["clip_seconds"] - AUDIO_SECONDS) / 2 for row in rows]
-        for index, sound in audio_at(self.video, begins):
-            if sound is None:
-                self._fail([rows[index]], f"{self.video}: sound is missing near {begins[index]:.3f} s")
-            else:
-                self.store.write(rows[index], "audio", log_mel(sound))
-                self._written(rows[index])
-
-    def _write_frames(self, exact: bool) -> None:
-        """Write those frames that are to be exact, or those that are to be the nearest key frames."""
-        # A teacher's clip is of exact frames in any case.
-        wanted = [one for one in self.wanted if (self.settings["exact"] or one[2] == "clip") is exact]
-        times = [seconds for seconds, *_ in wanted]
-        for index, frame in frames_at(self.video, times, exact=exact, threads=1) if wanted else ():
-            seconds, row, name, place = wanted[index]
-            if row not in self.left:  # failed before
-                continue
-            if frame is None:
-                self._fail([row], lost_frame(self.video, seconds))
-            else:
-                self.store.write(row, name, self.scalers[name](frame), place)
-                self._written(row)
-
-    def _written(self, row: int) -> None:
-        """Count one more part of the row as written."""
-        self.left[row] -= 1
-        if not self.left[row]:
-            self._finish(row)  # the data first, then the status
-
-    def _finish(self, row: int) -> None:
-        del self.left[row]
-        self.store.finish(row)
-
-    def _fail(self, rows: Sequence[int], reason: Exception | str) -> None:
+    recording = replace(store.segment(rows[0]).recording, zero_accel=store.settings["zero_accel"])
+    try:
+        duration = recording.probe().duration
+        if "imu" in store.specs:
+            store.note(recording.imu_source, recording.motion().notes)
+    except (IMUError, VideoError) as error:
         for row in rows:
-            self.left.pop(row, None)
-            self.store.fail(row, reason)
+            store.fail(row, error)
+        return
+    starts = {}
+    for row in rows:
+        if store.segment(row).start < duration:
+            starts[row] = store.start(row)
+        else:
+            store.fail(row, f"{recording.video}: ends at {duration:.3f} s, before the segment begins")
+    limits = {name: store.settings[name] for name in ("min_coverage", "max_gap")}
+    for row, found in decode_clips(recording, starts, store.specs, **limits):
+        if isinstance(found, Exception):
+            store.fail(row, found)
+        else:
+            store.write(row, found)
 
 
 # ---------------------------------------------------------------------------------------------------------------

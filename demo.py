@@ -72,7 +72,7 @@ def numbers(text: str) -> list[int]:
     return list(dict.fromkeys(map(int, text.split(","))))
 
 
-def bench_of(a: argparse.Namespace, frames: dict[str, str]) -> experiments.Bench:
+def bench_of(a: argparse.Namespace) -> experiments.Bench:
     scale = dict(experiments.SCALES[a.scale])
     given = {name: getattr(a, name) for name in ("epochs", "batch_size") if getattr(a, name)}
     if a.precision:
@@ -84,7 +84,7 @@ def bench_of(a: argparse.Namespace, frames: dict[str, str]) -> experiments.Bench
         if name not in ("students", *(rival.split()[0] for rival in experiments.RIVALS)):
             raise ValueError(f"--pretrained names students, AdaFuse, STTS or ListenToLook; got {name!r}")
         scale[name] = scale[name] | {"image_weights" if name == "students" else "weights": weights}
-    return experiments.Bench(a.store, a.out, scale, frames=frames, device=a.device)
+    return experiments.Bench(a.store, a.out, scale, device=a.device)
 
 
 def compare_options(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +103,7 @@ def run_compare(a: argparse.Namespace) -> None:
     if "audio" not in store.names and a.methods is None:
         methods = [name for name in methods if name != "ListenToLook"]
         print("without ListenToLook: the store has no sound (prepare --audio)")
-    bench = bench_of(a, {})
+    bench = bench_of(a)
     runs = experiments.comparison(bench, teacher=a.teacher, seeds=a.seeds, num_frames=counts, methods=methods)
     bench.perform(runs, a.jobs)
     report_comparison(bench, runs, a.teacher, a.seeds, a.teacher_file)
@@ -129,20 +129,13 @@ def report_comparison(
 
 def ablate_options(parser: argparse.ArgumentParser) -> None:
     experiment_options(parser)
-    parser.add_argument(
-        "--frame-stores",
-        metavar="STORE",
-        nargs="+",
-        default=[],
-        help="the same annotations prepared with another --sampling, for Table 4",
-    )
     parser.add_argument("--num-frames", type=positive, default=4, help="N of Table 4 (default: %(default)s)")
 
 
 def run_ablate(a: argparse.Namespace) -> None:
-    bench = bench_of(a, {data.ClipStore(path).settings["sampling"]: path for path in a.frame_stores})
-    losses = experiments.ablation(a.teacher, a.seeds)
-    choices = experiments.frame_choices(bench, a.teacher, a.seeds, a.num_frames) if a.frame_stores else []
+    bench, losses = bench_of(a), experiments.ablation(a.teacher, a.seeds)
+    choices = experiments.frame_choices(bench, a.teacher, a.seeds, a.num_frames)
+    choices = choices if len({run.sampling for run in choices}) > 1 else []
     bench.perform([*losses, *choices], a.jobs)
     found = experiments.rows(bench, losses, costs=False)
     names = ["labels and IMU only (VisIMU)", *experiments.ABLATIONS]

@@ -24,7 +24,7 @@ A tour of the modules, each with its own introduction (`help(egodistill.student)
 
     doors        data (videos to clips on disk), teachers (video models and their outputs), cli (commands)
     method       student, distillation, training, inference; batches, runtime, checkpoints, files
-    recordings   annotations, store, video, imu, gpmf, recordings, offset
+    recordings   annotations, clips, store, video, imu, gpmf, recordings, offset
     networks     video_transformers, video_convnets
     paper        baselines, synthetic, experiments, export
 

@@ -46,6 +46,7 @@ from egodistill import (
     baselines,
     batches,
     checkpoints,
+    clips,
     data,
     distillation,
     files,
@@ -154,7 +155,6 @@ class Bench:
     out          Folder for weights and results; a bench refuses one of another scale or store.
     scale        Sizes and schedules: one of SCALES, or your own.
     teachers     Teachers to train where a run names one of them: {name: how}, `egodistill demo` shows how.
-    frames       Stores prepared from the same annotations with another sampling: {sampling: folder}.
     """
 
     store: str
@@ -163,7 +163,6 @@ class Bench:
     train: str = "train"
     test: str = "test"
     teachers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    frames: Mapping[str, str] = field(default_factory=dict)
     device: str | None = None
     progress: bool = True
 
@@ -187,13 +186,12 @@ class Bench:
         return files.read_json(self.path(run, ".json"))
 
     def splits(self, run: Run) -> tuple[Any, Any]:
-        """The clips to train on and to be judged by, with the frames that the run sees."""
+        """The clips to train on and to be judged by."""
         store = data.ClipStore(self.store)
-        if run.sampling != store.settings["sampling"]:
-            if run.sampling not in self.frames:
-                raise DataError(f"frames by {run.sampling!r} need a store of their own: prepare --sampling")
-            other = data.ClipStore(self.frames[run.sampling])
-            return tuple(OtherFrames(store.split(part), other.split(part)) for part in (self.train, self.test))
+        if run.sampling != "uniform" and run.sampling not in samplings(store, run.frames):
+            raise DataError(
+                f"{self.store}: lacks {run.frames} frames by {run.sampling!r}: prepare --sampling makes them"
+            )
         return store.split(self.train), store.split(self.test)
 
     def needs(self, run: Run) -> list[Run]:
@@ -287,9 +285,11 @@ class Bench:
         fit, settings = self.recipe(run)
         if path.exists():  # Killed before it was judged.
             model = load(path)
+            model.sampling = run.sampling
         else:
             torch.manual_seed(run.seed)
             model = self.build(run, train)
+            model.sampling = run.sampling
             fit(
                 model,
                 train,
@@ -353,6 +353,8 @@ class Bench:
             num_frames=run.frames,
             use_imu=run.method in ("VisIMU", "EgoDistill", "stage 1"),
             frame_size=size,
+            sampling=run.sampling,
+            exact=store.settings["exact"],
             **self.scale["students"],
         )
         if self.has_start(run):
@@ -420,7 +422,7 @@ def build_teacher(how: Mapping[str, Any], name: str, store: Any) -> teachers.Tea
         how["model"],
         class_names=store.class_names,
         progress=False,
-        seconds=store.settings["clip_seconds"],
+        seconds=store.specs["clip"].seconds,
         **clip,
         **how["options"],
     )
@@ -470,25 +472,6 @@ def policy_gmacs(model: nn.Module) -> Iterator[list[float]]:
         yield spent
     finally:
         hook.remove()
-
-
-class OtherFrames:
-    """A store whose frames are those of another one, made of the same clips with another sampling."""
-
-    def __init__(self, store: data.ClipStore, other: data.ClipStore) -> None:
-        ours, theirs = ([(clip["id"], clip["start"]) for clip in one.clips] for one in (store, other))
-        if ours != theirs:
-            raise DataError(f"{store.path} and {other.path} hold other clips; prepare both from the same annotations")
-        self.store, self.other = store, other
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.store, name)
-
-    def __len__(self) -> int:
-        return len(self.store)
-
-    def read(self, name: str, index: Any) -> Any:
-        return (self.other if name.startswith("frames_") else self.store).read(name, index)
 
 
 class Stored(nn.Module):
@@ -560,11 +543,16 @@ def ablation(teacher: str, seeds: Sequence[int] = (0, 1, 2)) -> list[Run]:
 
 
 def frame_choices(bench: Bench, teacher: str, seeds: Sequence[int] = (0, 1, 2), frames: int = 4) -> list[Run]:
-    """Table 4: EgoDistill with N = 4, the frames chosen by each rule that the bench has a store for."""
-    own = data.ClipStore(bench.store).settings["sampling"]
-    choices = [rule for rule in video.SAMPLING if rule == own or rule in bench.frames]
+    """Table 4: EgoDistill with N = 4, the frames chosen by each rule that the store has frames of."""
+    choices = samplings(data.ClipStore(bench.store), frames)
     runs = [Run("EgoDistill", frames=frames, teacher=teacher, sampling=rule) for rule in choices]
     return [replace(run, seed=seed) for seed in seeds for run in runs]
+
+
+def samplings(store: data.ClipStore, frames: int) -> list[str]:
+    """Return the rules by which a store's frames of this number are chosen."""
+    names = {rule: clips.frames_name(clips.ClipSpec(frames=frames, sampling=rule)) for rule in video.SAMPLING}
+    return [rule for rule, name in names.items() if name in store.names]
 
 
 class Row(NamedTuple):

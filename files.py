@@ -42,11 +42,12 @@ __all__ = [
     "append_line",
     "atomic_write",
     "available_cores",
+    "check_share",
     "differences",
     "disk_errors",
+    "environment_share",
     "free_megabytes",
     "is_system_file",
-    "job_share",
     "lock",
     "read_ahead",
     "read_json",
@@ -205,16 +206,23 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def job_share(rank: int | None = None, world_size: int | None = None) -> tuple[int, int]:
-    """Return this process's number and how many share a job: as given, else RANK and WORLD_SIZE, else 0 and 1.
+def environment_share() -> dict[str, int]:
+    """Return the share of a job that RANK and WORLD_SIZE name, as arguments `rank` and `world_size`; else the whole.
 
-    For jobs whose processes need not know each other. Raise DataError if the number is not one of them.
+    For commands whose processes need not know each other. Functions take a share only where a caller asks for one.
     """
-    rank = int(os.environ.get("RANK", 0)) if rank is None else rank
-    world_size = int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
+    given = {name: os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
+    try:
+        return {name.lower(): int(text) for name, text in given.items()}
+    except ValueError as error:
+        told = " and ".join(f"{name}={text!r}" for name, text in given.items())
+        raise DataError(f"{told} in the environment are not two whole numbers") from error
+
+
+def check_share(rank: int, world_size: int) -> None:
+    """Raise DataError if a process's number is not one of those that share a job."""
     if not 0 <= rank < world_size:
         raise DataError(f"rank {rank} is not one of the {world_size} of world_size")
-    return rank, world_size
 
 
 # ---------------------------------------------------------------------------------------------------------------

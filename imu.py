@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["GAP_STEPS", "CoverageError", "IMUError", "Imu", "read_imu"]
+__all__ = ["MAX_GAP", "CoverageError", "IMUError", "Imu", "read_imu"]
 
 
 class IMUError(ValueError):
@@ -33,7 +33,7 @@ class CoverageError(IMUError):
     """The IMU does not cover the window that was asked for."""
 
 
-GAP_STEPS = 5  # a step of over five times the median step is a gap
+MAX_GAP = 0.05  # seconds: two samples further apart have a gap between them; sensors of 20 Hz and more have none
 
 
 @dataclasses.dataclass(eq=False)
@@ -73,18 +73,17 @@ class Imu:
         notes = (f"{lost} samples lie over a second outside the video",) if lost else ()
         return Imu(*sensors, self.notes + notes)
 
-    def covers(self, times: np.ndarray, *, max_gap: float | None = None) -> np.ndarray:
+    def covers(self, times: np.ndarray, *, max_gap: float = MAX_GAP) -> np.ndarray:
         """Return which of these ascending times lie between two close samples: bool [n, 2], one column per sensor.
 
-        Close are samples at most ``max_gap`` seconds apart, by default five times the sensor's
-        median step. The columns are accelerometer and gyroscope.
+        Close are samples at most ``max_gap`` seconds apart, whatever the rest of the recording is
+        like. The columns are accelerometer and gyroscope.
         """
         columns = []
-        for stamps, step in zip((self.accel_time, self.gyro_time), self.median_steps, strict=True):
-            largest = GAP_STEPS * step if max_gap is None else max_gap
+        for stamps in (self.accel_time, self.gyro_time):
             first = max(np.searchsorted(stamps, times[0], side="right") - 1, 0)
             last = np.searchsorted(stamps, times[-1]) + 1
-            columns.append(_covered(stamps[first:last], times, largest))
+            columns.append(_covered(stamps[first:last], times, max_gap))
         return np.stack(columns, axis=1)
 
     def window(
@@ -94,7 +93,7 @@ class Imu:
         rate: float = 198.0,
         *,
         min_coverage: float = 0.95,
-        max_gap: float | None = None,
+        max_gap: float = MAX_GAP,
     ) -> np.ndarray:
         """Return both sensors at ``start + i / rate``, float32 [samples, 6]: accelerometer, gyroscope.
 
@@ -108,9 +107,11 @@ class Imu:
         sensors = (("accelerometer", self.accel_time, self.accel), ("gyroscope", self.gyro_time, self.gyro))
         for i, (sensor, stamps, values) in enumerate(sensors):
             if (share := covered[:, i].mean()) < min_coverage:
+                usual = self.median_steps[i]
+                slow = f"; its samples are {usual:.3f} s apart, over max_gap={max_gap}" if usual > max_gap else ""
                 raise CoverageError(
                     f"the {sensor} covers {share:.1%} of {grid[0]:.3f} to {grid[-1]:.3f} s"
-                    f" (at least {min_coverage:.0%} is asked for); {_longest_gap(grid, covered[:, i])}"
+                    f" (at least {min_coverage:.0%} is asked for); {_longest_gap(grid, covered[:, i])}{slow}"
                 )
             first = max(np.searchsorted(stamps, grid[0], side="right") - 1, 0)
             last = np.searchsorted(stamps, grid[-1]) + 1
@@ -127,7 +128,7 @@ def _covered(stamps: np.ndarray, grid: np.ndarray, max_gap: float) -> np.ndarray
     after = np.clip(np.searchsorted(stamps, grid), 1, len(stamps) - 1)
     before = after - 1
     inside = (stamps[before] <= grid) & (grid <= stamps[after])
-    return inside & (stamps[after] - stamps[before] <= max_gap)
+    return inside & (stamps[after] - stamps[before] <= max_gap + 1e-6)  # stamps are rounded
 
 
 def _longest_gap(grid: np.ndarray, covered: np.ndarray) -> str:
@@ -272,8 +273,22 @@ def _read_telemetry(video: Path) -> Imu:
     try:
         found = gpmf.read_video(video)
     except gpmf.GPMFError as error:
+        if _is_text(video):
+            raise IMUError(
+                f"{video}: is text, not a video with telemetry; if it is a table, its name has to end in .csv"
+            ) from error
         raise IMUError(f"{video}: no IMU: {error}") from error
     notes = list(found.broken)
     if found.axes != "XYZ":
         notes.append(f"the axes stay as the camera ({found.device or 'unnamed'}) stores them: it does not name them")
     return Imu(found.accel_time, found.accel, found.gyro_time, found.gyro, tuple(notes))
+
+
+def _is_text(path: Path) -> bool:
+    """Return whether a file begins as text does: printable characters in UTF-8, and at least one."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(256).decode("utf-8-sig", errors="ignore")
+    except OSError:
+        return False
+    return bool(start) and all(letter.isprintable() or letter.isspace() for letter in start)

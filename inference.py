@@ -20,15 +20,18 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from egodistill import EgoDistillError, batches, data, files, runtime
+from egodistill import EgoDistillError, batches, files, runtime
+from egodistill.clips import ClipSpec, Recording, decode_clips, open_recording, spec_of
+from egodistill.imu import MAX_GAP
 from egodistill.student import EgoDistill, Output
 
 __all__ = [
@@ -343,10 +346,6 @@ def count_macs(model: nn.Module, device: torch.device) -> float:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Prediction
-
-
-# ---------------------------------------------------------------------------------------------------------------
 # Recordings
 
 
@@ -361,12 +360,17 @@ class Prediction(NamedTuple):
 
 def predict(
     model: EgoDistill,
-    video: str | os.PathLike,
+    video: str | os.PathLike | Recording,
     imu: str | os.PathLike | tuple[str | os.PathLike, str | os.PathLike] | None = None,
     *,
+    imu_offset: float = 0.0,
+    imu_stretch: float = 1.0,
+    zero_accel: bool = False,
+    min_coverage: float = 0.95,
+    max_gap: float = MAX_GAP,
     stride: float | None = None,
     top: int = 5,
-    exact: bool = True,
+    exact: bool | None = None,
     batch_size: int = 16,
     device: str | None = None,
     precision: str = "auto",
@@ -374,19 +378,26 @@ def predict(
 ) -> Iterator[Prediction]:
     """Classify a whole recording, clip by clip (every `stride` seconds, by default one clip after the other).
 
-    `imu` is what `data.read_imu()` takes: a table, a pair of tables, or None for telemetry inside the video. Without
-    `exact` the key frames nearest to the clips' frames are looked at, which are cheap to decode. Memory for pictures
-    does not grow with the recording. A clip that cannot be classified, for head motion is missing there, comes with
-    `problem` saying so and no classes. `precision` and `compile` are those of `evaluate()`.
-    EgoDistillError for a `stride` that is not above 0 comes at once, as do data.VideoError and data.IMUError for a
-    file that cannot be read; data.VideoError for a frame that is lost comes in its clip's place.
+    `video`, `imu`, `imu_offset`, `imu_stretch` and `zero_accel` are those of `clips.open_recording()`; give the clock
+    with which the student's training clips were prepared. `min_coverage` and `max_gap` are those of `data.prepare()`.
+    Frames are chosen as the student was trained; `exact=False` takes the nearest key frames, which are cheap to decode.
+
+    The recording is decoded in one pass, and memory does not grow with it. A clip that cannot be classified, because
+    head motion is missing there or a frame is lost, comes with `problem` saying so and no classes. `precision` and
+    `compile` are those of `evaluate()`. EgoDistillError for a `stride` that is not above 0 comes at once, as do
+    VideoError and IMUError for a file that cannot be read.
     """
-    stride = model.clip_seconds if stride is None else stride
+    spec = spec_of(model).complete()
+    stride = spec.seconds if stride is None else stride
     if stride <= 0:
         raise EgoDistillError(f"stride is in seconds and above 0; got {stride}")
-    reader = RecordingClips(model, video, imu, exact)
-    starts = strided_starts(reader.duration, model.clip_seconds, stride)
-    groups = [starts[k : k + batch_size] for k in range(0, len(starts), batch_size)]
+    recording = open_recording(video, imu, imu_offset=imu_offset, imu_stretch=imu_stretch, zero_accel=zero_accel)
+    spec = spec if exact is None else replace(spec, exact=exact)
+    starts = strided_starts(recording.probe().duration, spec.seconds, stride)
+    if spec.imu_samples:
+        recording.motion()  # says now what is wrong with the file
+    reader = ClipReader(recording, spec, starts, model.inputs, min_coverage=min_coverage, max_gap=max_gap)
+    groups = [range(k, min(k + batch_size, len(starts))) for k in range(0, len(starts), batch_size)]
     place = runtime.pick_device(device)
     precision = runtime.pick_precision(place, precision, model)
     return classify_groups(model, reader, groups, top=top, device=place, precision=precision, compile=compile)
@@ -397,37 +408,34 @@ def strided_starts(duration: float, length: float, stride: float) -> list[float]
     return [k * stride for k in range(max(1, math.floor((duration - length) / stride + 1 + 1e-6)))]
 
 
-class RecordingClips:
-    """What a model reads of a recording: frames and IMU windows of clips."""
+class ClipReader:
+    """What a model reads of a recording, group by group of its clips, out of one pass over it."""
 
-    def __init__(self, model: EgoDistill, video: Any, imu: Any, exact: bool) -> None:
-        self.model, self.video, self.exact = model, video, exact
-        self.duration = data.probe(video).duration
-        self.motion = data.read_imu(imu if imu is not None else video) if "imu" in model.inputs else None
+    def __init__(
+        self, recording: Recording, spec: ClipSpec, starts: Sequence[float], inputs: Sequence[str], **limits: Any
+    ) -> None:
+        self.starts, self.inputs, self.seconds = starts, inputs, spec.seconds
+        self.early: dict[int, Any] = {}  # errors that are known before their turn
+        rows = dict(enumerate(starts))
+        self.coming = decode_clips(recording, rows, spec.parts(), threads=0, **limits)
 
-    def read(self, starts: Sequence[float]) -> tuple[dict[float, str], list[Tensor]]:
-        """Return what is wrong with some of the clips, and the model's inputs for the others."""
-        model, windows, problems = self.model, {}, {}
-        for start in starts if self.motion is not None else ():
-            try:
-                windows[start] = self.motion.window(start, samples=model.imu_samples, rate=model.imu_rate)
-            except data.CoverageError as error:
-                problems[start] = str(error)
-        good = [start for start in starts if start not in problems]
+    def read(self, rows: Sequence[int]) -> tuple[dict[int, str], list[Tensor]]:
+        """Return what is wrong with some of the next clips, and the model's inputs for the others."""
+        while any(row not in self.early for row in rows):
+            row, found = next(self.coming)
+            self.early[row] = found
+        found = {row: self.early.pop(row) for row in rows}
+        problems = {row: str(error) for row, error in found.items() if isinstance(error, Exception)}
+        good = [arrays for row, arrays in found.items() if row not in problems]
         if not good:
             return problems, []
-        times = [t for start in good for t in data.clip_times(start, model.num_frames, model.clip_seconds)]
-        frames = torch.from_numpy(data.read_frames(self.video, times, size=model.frame_size, exact=self.exact))
-        inputs = [frames.unflatten(0, (len(good), model.num_frames))]
-        if self.motion is not None:
-            inputs.append(torch.stack([torch.from_numpy(windows[start]) for start in good]))
-        return problems, inputs
+        return problems, [torch.from_numpy(np.stack([arrays[name] for arrays in good])) for name in self.inputs]
 
 
 def classify_groups(
     model: EgoDistill,
-    reader: RecordingClips,
-    groups: Sequence[Sequence[float]],
+    reader: ClipReader,
+    groups: Sequence[Sequence[int]],
     *,
     top: int,
     device: torch.device,
@@ -446,7 +454,7 @@ def classify_groups(
                     scores = run(*(x.to(device) for x in inputs)).logits.float().softmax(1).cpu()
                 values, classes = (x.tolist() for x in scores.topk(min(top, scores.shape[1]), dim=1))
                 best = iter([list(zip(*pair, strict=True)) for pair in zip(classes, values, strict=True)])
-            for start in group:
-                problem = problems.get(start)
+            for row in group:
+                problem, start = problems.get(row), reader.starts[row]
                 found = [] if problem else [(names[number], value) for number, value in next(best)]
-                yield Prediction(start, start + model.clip_seconds, found, problem)
+                yield Prediction(start, start + reader.seconds, found, problem)

@@ -246,7 +246,7 @@ def _vertex(three: np.ndarray) -> float:
 
 _LAG_STEP = 0.01  # s between the lags that are tried; the peak is interpolated
 _DECOYS = 19  # false gyroscopes that the true one has to beat
-_CLEAR = 0.15  # how far above them, as a share of what is left from there to 1
+_CLEAR = 0.25  # how far above them, as a share of what is left from there to 1
 
 
 class Stretch(NamedTuple):
@@ -264,7 +264,8 @@ class Offset:
 
     `correlation` is the multiple correlation of the picture's shift with the three gyroscope axes at that offset, 0
     to 1. `chance` is the highest one that false gyroscopes reach: the true one run backwards and moved around, with
-    the same search over all offsets. `reliable` says whether the true one stands clearly above that.
+    the same search over all offsets. `reason` says why the offset is not to be trusted: the true one does not stand
+    clearly above that, or lies at the edge of the search. None: it is `reliable`.
 
     `stretches` has an offset for each stretch that was looked at, `drift` is the slope of a line through them (s/s;
     1e-4 is 0.36 s an hour), None where fewer than three say anything. `pixels_per_radian` [2, 3] tells which
@@ -274,10 +275,15 @@ class Offset:
     seconds: float
     correlation: float
     chance: float
-    reliable: bool
+    reason: str | None
     drift: float | None
     stretches: tuple[Stretch, ...]
     pixels_per_radian: np.ndarray
+
+    @property
+    def reliable(self) -> bool:
+        """Whether nothing speaks against the offset."""
+        return self.reason is None
 
 
 def estimate_offset(
@@ -316,8 +322,8 @@ def offset_of(video: str | os.PathLike, seen: Survey, imu: Imu, max_offset: floa
     moments = np.stack([_moments(motion, stamps, angles, lags) for motion in seen.motions])
     if not moments.any():
         raise DataError(
-            f"{video}: the gyroscope ({stamps[0]:.1f} to {stamps[-1]:.1f} s) has to reach "
-            f"{max_offset} s beyond some of the pictures on both sides, and these have to move"
+            f"{video}: the gyroscope ({stamps[0]:.1f} to {stamps[-1]:.1f} s) covers none of the pictures that were "
+            f"looked at, at no offset up to {max_offset} s, or these do not move"
         )
     curve = _multiple_correlation(moments.sum(0))
     seconds, best = _peak(lags, curve)
@@ -342,9 +348,16 @@ def offset_of(video: str | os.PathLike, seen: Survey, imu: Imu, max_offset: floa
         float(_multiple_correlation(sum(_moments(motion, stamps, decoy, coarse) for motion in seen.motions)).max())
         for decoy in _decoys(stamps, angles)
     )
-    inside = 0 < best < len(lags) - 1
-    reliable = bool(inside and curve[best] - chance > _CLEAR * (1 - chance))
-    return Offset(seconds, float(curve[best]), chance, reliable, _drift(found), tuple(found), pixels.T)
+    reason = None
+    if not 0 < best < len(lags) - 1:
+        reason = f"{seconds:+.2f} s is at the edge of the {max_offset:g} s that were searched either way"
+    elif not curve[best] - chance > _CLEAR * (1 - chance):
+        compared = sum(float(motion.times[-1] - motion.times[0]) for motion in seen.motions)
+        reason = (
+            f"in {compared:.1f} s of pictures the correlation is {curve[best]:.2f}, {chance:.2f} comes by chance: the "
+            f"wearer hardly turns there, the camera stabilises the picture, or the IMU is of another recording"
+        )
+    return Offset(seconds, float(curve[best]), chance, reason, _drift(found), tuple(found), pixels.T)
 
 
 def _angles(imu: Imu) -> tuple[np.ndarray, np.ndarray]:
@@ -372,10 +385,17 @@ def _moments(motion: Motion, stamps: np.ndarray, angles: np.ndarray, lags: np.nd
     turns = np.stack([np.interp(times, stamps, axis) for axis in angles.T], -1)
     shifts = np.broadcast_to(motion.shifts, (len(lags), *motion.shifts.shape))
     rates = np.concatenate([np.diff(turns, axis=1), shifts], -1) / steps
-    # Every lag is judged by the same pictures, or a lag that loses the wildest ones at an end would look the best.
     covered = (times[:, :-1] >= stamps[0]) & (times[:, 1:] <= stamps[-1])
-    weights = (motion.weights * covered.all(0))[None, :, None]
-    rates = rates - (weights * rates).sum(1, keepdims=True) / max(weights.sum(), 1e-9)
+    moments = _covariances(rates, (motion.weights * covered)[..., None])
+    # At each lag the gyroscope has to explain the motion in all pictures that it covers at any lag, or a lag that loses
+    # the wildest ones at an end would look the best.
+    moments[:, 3:, 3:] = _covariances(rates[:1, :, 3:], (motion.weights * covered.any(0))[None, :, None])
+    return moments
+
+
+def _covariances(rates: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return undivided covariances [lags, k, k] of rates [lags, n, k], with weights [lags, n, 1]."""
+    rates = rates - (weights * rates).sum(1, keepdims=True) / np.maximum(weights.sum(1, keepdims=True), 1e-9)
     return np.swapaxes(weights * rates, 1, 2) @ rates
 
 

@@ -28,7 +28,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from egodistill import DataError, files, gpmf
-from egodistill.imu import GAP_STEPS, Imu, IMUError, read_imu
+from egodistill.clips import Recording, open_recording
+from egodistill.imu import MAX_GAP, Imu, IMUError
 from egodistill.offset import Faults, Offset, Survey, offset_of, ordered_frames, survey
 from egodistill.video import VideoError, clock_zero, discard_others, frames_at, open_video, probe, video_stream
 
@@ -114,10 +115,7 @@ class Check:
         if self.gravity is not None and not 9 < self.gravity < 11:
             notes.append(f"mean acceleration {self.gravity:.2f} m/s2, gravity alone is 9.81")
         if self.offset is not None and not self.offset.reliable:
-            notes.append(
-                f"no reliable offset: correlation {self.offset.correlation:.2f}, "
-                f"{self.offset.chance:.2f} comes by chance"
-            )
+            notes.append(f"no reliable offset: {self.offset.reason}")
         elif self.offset is not None and abs(self.offset.seconds) > 0.05:
             notes.append(f"add {self.offset.seconds:+.3f} s to the IMU's stamps")
         if self.offset is not None and self.offset.reliable and self.offset.drift is not None:
@@ -186,10 +184,11 @@ HEADER = _line({name: name for name in _COLUMNS})
 
 
 def check(
-    video: str | os.PathLike,
+    video: str | os.PathLike | Recording,
     imu: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
     *,
     imu_offset: float = 0.0,
+    imu_stretch: float = 1.0,
     offset: bool = True,
     max_offset: float = 2.0,
     stretches: int = 6,
@@ -198,16 +197,18 @@ def check(
 ) -> Check:
     """Look at a recording: header, pictures, IMU, and the offset between the two.
 
-    `imu` is what `read_imu` takes; None: the telemetry in the video, if there is any. `imu_offset` is that of a
-    Segment: seconds that its stamps are known to be off, as those of a clip cut out of a longer video. Decoded are
-    `stretches` of `seconds` each, spread evenly, and `samples` key frames between them: what is wrong elsewhere is not
-    seen.
+    `video`, `imu`, `imu_offset` and `imu_stretch` are those of `clips.open_recording()`: the clock is what is known of
+    it, such as the seconds at which a clip was cut out of a longer video. Telemetry is looked for in a video without
+    IMU files. Decoded are `stretches` of `seconds` each, spread evenly, and `samples` key frames between them: what
+    is wrong elsewhere is not seen.
     A file that cannot be read raises nothing: its `problem` holds the reason, so that a thousand can be checked.
     """
     # What becomes known goes in here, so that it is kept when something later fails.
-    known: dict = {"path": os.fspath(video)}
+    recording = open_recording(video, imu, imu_offset=imu_offset, imu_stretch=imu_stretch)
+    recording, video = dataclasses.replace(recording, zero_accel=True), recording.video
+    known: dict = {"path": video}
     try:
-        info = probe(video)
+        info = recording.probe()
         known |= {"duration": info.duration, "fps": info.fps, "width": info.width, "height": info.height}
         if not info.width:  # what FFmpeg takes for raw video, such as a file of telemetry
             raise VideoError(f"{video}: is no video: it has no picture size")
@@ -215,20 +216,15 @@ def check(
         seen = survey(video, stretches, seconds, samples)
         known |= _pictures(seen, info.duration)
         # Telemetry that is not there is no fault of a video; a file that was named and cannot be read is one.
-        if imu is None and not _has_telemetry(video):
+        if recording.imu is None and not _has_telemetry(video):
             return Check(**known)
-        recording = read_imu(video if imu is None else imu, zero_accel=True).on_clock(imu_offset).inside(info.duration)
-        known["imu"] = (
-            "telemetry"
-            if imu is None
-            else (
-                os.fspath(imu) if isinstance(imu, (str, os.PathLike)) else " + ".join(os.fspath(path) for path in imu)
-            )
-        )
-        known |= _sensors(recording, info.duration)
+        motion = recording.motion().inside(info.duration)
+        source = recording.imu
+        known["imu"] = "telemetry" if source is None else source if isinstance(source, str) else " + ".join(source)
+        known |= _sensors(motion, info.duration)
         if offset:
             try:
-                known["offset"] = offset_of(video, seen, recording, max_offset)
+                known["offset"] = offset_of(video, seen, motion, max_offset)
             except DataError as error:
                 known["no_offset"] = str(error)
     except (VideoError, IMUError, DataError) as error:
@@ -289,7 +285,7 @@ def _sensor(stamps: np.ndarray, duration: float) -> SensorCheck | None:
         return None
     steps = np.diff(stamps)
     usual = float(np.median(steps))
-    gaps = steps > GAP_STEPS * usual
+    gaps = steps > MAX_GAP + 1e-6  # as Imu.window() counts them
     inside = np.diff(np.clip(stamps, 0, duration))
     return SensorCheck(
         rate=(len(stamps) - 1) / float(stamps[-1] - stamps[0]),

@@ -6,6 +6,8 @@
     batch = train.read("frames_8", [0, 5, 7])           # uint8 [3, 8, 3, 224, 224], RGB
     train.add("t.feature", (768,), "float32")           # make room for outputs of a teacher,
     train.write("t.feature", [0, 5], features)          # and write those of two clips
+    parts = store.folds(train, 3)                       # [n]: clips of one wearer are in one part
+    rest = train.select(parts != 0)                     # what a teacher of the fold 0 may see
 
 `ClipStore` reads, and adds arrays. `StoreWriter` lays a store out and fills it. `claim_outputs()` keeps the outputs of
 two teachers apart. Everything that is on disk, and in which format, is in this file.
@@ -15,27 +17,33 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import json
 import math
 import os
 import re
+import shlex
 import shutil
 import warnings
-from collections import defaultdict
+import zlib
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from egodistill import DataError, files
+from egodistill import CLIP_SECONDS, DataError, files
 from egodistill.annotations import Segment
+from egodistill.clips import ClipSpec, Recording
 
-__all__ = ["ClipStore", "OutputClaim", "StoreWriter", "claim_outputs", "outputs_record"]
+__all__ = ["ClipStore", "OutputClaim", "StoreWriter", "claim_outputs", "folds", "outputs_record"]
 
-FORMAT = "egodistill clip store 1"
+FORMAT = "egodistill clip store 2"
 MISSING, OK, FAILED = 0, 1, 2  # values of status.npy
 STATUS = ("missing", "ok", "failed")
+# Of every store, a value per clip. "checksum" is that of all that was prepared for the clip.
+BOOKKEEPING = {"status": ("uint8", ()), "label": ("int64", ()), "segment": ("int64", ()), "checksum": ("uint32", ())}
 # Names that no file on Windows can have, whatever its suffix.
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")}
 
@@ -47,19 +55,21 @@ DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT")
 class StoreFiles:
     """The files of one store: header, segments and clips in memory, arrays mapped from disk.
 
-    ``settings`` and ``class_names`` are what `data.prepare()` was given, ``segments`` the annotated stretches and
-    ``clips`` the segment and start of each row. Raise DataError, with the file, for a folder that is no store or an
-    array that is damaged.
+    ``settings`` and ``class_names`` are what `data.prepare()` was given, ``specs`` what its arrays hold of a clip,
+    ``segments`` the annotated stretches and ``clips`` the segment and start of each row. Raise DataError, with the
+    file, for a folder that is no store or an array that is damaged.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
         self.maps: dict[tuple[str, str], np.ndarray] = {}
+        self.stamp = self.header_stamp()
         header = files.read_json(self.path / "store.json")
         self.check_format(header)
         try:
             self.settings: dict[str, Any] = header["settings"]
             self.class_names: list[str] = header["class_names"]
+            self.specs = {name: ClipSpec(**spec) for name, spec in header["specs"].items()}
             self.arrays: dict[str, dict] = header["arrays"]
             self.segments = [Segment(**segment) for segment in files.read_json(self.path / "segments.json")]
             self.clips: list[dict] = files.read_json(self.path / "clips.json")
@@ -88,6 +98,11 @@ class StoreFiles:
         form = header.get("format") if isinstance(header, dict) else None
         if form == FORMAT:
             return
+        if form == "egodistill clip store 1":
+            raise DataError(
+                f"{self.path}: is an {form!r}, of version 0.1, without wearers, specs and frame times. Make it anew, "
+                f"from its annotations: {_prepare_command(header.get('settings', {}))}"
+            )
         if str(form).startswith(FORMAT.rstrip("0123456789")):
             raise DataError(
                 f"{self.path}: is an {form!r}, made by another version of this library; this "
@@ -95,15 +110,40 @@ class StoreFiles:
             )
         raise DataError(f"{self.path / 'store.json'}: is not the header of a clip store")
 
+    def header_stamp(self) -> tuple[int, ...]:
+        """Return what changes with the header: it is replaced as a whole. () if there is none."""
+        try:
+            found = os.stat(self.path / "store.json")
+        except OSError:
+            return ()
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def refresh(self) -> None:
+        """See the arrays that were added since by any process."""
+        if (stamp := self.header_stamp()) != self.stamp:
+            self.arrays.update(files.read_json(self.path / "store.json")["arrays"])
+            self.stamp = stamp
+
+    def has(self, name: str) -> bool:
+        """Return whether there is such an array by now."""
+        if name not in self.arrays:
+            self.refresh()
+        return name in self.arrays
+
+    def is_added(self, name: str) -> bool:
+        """Return whether an array was made by `add()`, so that its rows are marked once they are written."""
+        return self.has(name) and f"{name}.done" in self.arrays
+
     @property
     def names(self) -> list[str]:
-        """The arrays without those for bookkeeping."""
-        return [n for n in self.arrays if n not in ("status", "label", "segment") and not n.endswith(".done")]
+        """The arrays without those for bookkeeping, and without the times of frames."""
+        self.refresh()
+        return [name for name in self.arrays if name not in BOOKKEEPING and not name.endswith((".done", ".times"))]
 
     def array(self, name: str, mode: str = "r") -> np.ndarray:
         """Return an array's file in memory, shared with all processes that map it."""
         if (name, mode) not in self.maps:
-            if name not in self.arrays:
+            if not self.has(name):
                 raise DataError(f"{self.path}: has no array {name!r}, only {', '.join(self.names)}")
             entry = self.arrays[name]
             file = self.path / entry["file"]
@@ -121,13 +161,15 @@ class StoreFiles:
         return self.segments[self.clips[row]["segment"]]
 
     def describe(self, row: int) -> dict[str, Any]:
-        """Return what a clip is: segment id, video, start and stop (s), label, split, status."""
+        """Return what a clip is: segment id, video, wearer, start and stop (s), label, split, status."""
         segment, start = self.segment(row), self.clips[row]["start"]
+        seconds = next((spec.seconds for spec in self.specs.values()), CLIP_SECONDS)
         return {
             "id": segment.id,
             "video": segment.video,
+            "wearer": segment.wearer,
             "start": start,
-            "stop": start + self.settings["clip_seconds"],
+            "stop": start + seconds,
             "label": segment.label,
             "split": segment.split,
             "status": STATUS[self.array("status")[row]],
@@ -149,6 +191,19 @@ class StoreFiles:
         elif arrays[name] != new or f"{name}.done" not in arrays:
             raise DataError(f"{self.path}: has {name} already, as {arrays[name]} and not {new}")
         self.arrays.update(arrays)
+
+
+def _prepare_command(settings: Mapping[str, Any]) -> str:
+    """Return the command that makes a store of these settings, those of a store of version 0.1."""
+    options = ["--num-frames", *settings.get("num_frames", [1]), "--frame-size", settings.get("frame_size", 224)]
+    options += ["--sampling", settings.get("sampling", "uniform")]
+    if settings.get("clip_frames"):
+        options += ["--clip-frames", settings["clip_frames"], "--clip-size", settings["clip_size"]]
+    options += ["--min-coverage", settings.get("min_coverage", 0.95)]
+    flags = {"--key-frames": not settings.get("exact", True), "--no-imu": not settings.get("imu", True)}
+    flags |= {"--audio": settings.get("audio"), "--zero-accel": settings.get("zero_accel")}
+    options += [name for name, wanted in flags.items() if wanted]
+    return shlex.join(map(str, ["egodistill", "prepare", "ANNOTATIONS", "--out", "NEW", *options]))
 
 
 def lock_of(path: str | os.PathLike) -> Path:
@@ -178,23 +233,30 @@ def allocate(path: Path, entry: Mapping[str, Any]) -> None:
 class ClipStore:
     """A folder of ``.npy`` arrays with one row per clip, and views of it.
 
-    - ``store.json``: settings, class names, and file, dtype and shape of every array
+    - ``store.json``: settings, class names, the spec of each prepared array, and file, dtype and
+      shape of every array
     - ``segments.json``, ``clips.json``: the segments, and segment and start of every clip
     - ``status.npy`` (0 missing, 1 ok, 2 failed), ``failures.jsonl``: the reasons
     - ``notes.jsonl``: what is odd about the IMU recordings, if anything is
-    - ``label.npy`` (-1: none), ``segment.npy``, and the arrays that ``prepare`` lists
+    - ``label.npy`` (-1: none), ``segment.npy``, ``checksum.npy``, and the arrays that ``prepare``
+      lists; beside frames their times, such as ``frames_4.times.npy``
     - arrays of ``add``, such as teacher outputs, each with a ``.done.npy`` that marks its rows
 
-    A view shows the usable clips only, of one split or of all; indices count within the view, and
-    ``len()`` is their number. ``path`` is the folder, ``class_names`` the C names that labels count
-    in, ``settings`` what ``prepare`` was told. ``unfinished`` leaves out the warning about clips that
-    are not prepared yet. Raise DataError, with the file, for a folder that is no store or an array
-    that is damaged.
+    A view shows the usable clips only, of one split or of all; indices count within the view, and ``len()`` is their
+    number. ``path`` is the folder, ``class_names`` the C names that labels count in, ``settings`` what ``prepare``
+    was told, ``specs`` what its arrays hold of a clip. Arrays that any process adds later are seen, too.
+    ``unfinished`` leaves out the warning about clips that are not prepared yet. Raise DataError, with the file, for a
+    folder that is no store or an array that is damaged.
     """
 
     def __init__(self, path: str | os.PathLike, *, unfinished: bool = False) -> None:
-        self._files = StoreFiles(path)
-        self.path, self.settings, self.class_names = self._files.path, self._files.settings, self._files.class_names
+        self._files = found = StoreFiles(path)
+        self.path, self.settings, self.specs, self.class_names = (
+            found.path,
+            found.settings,
+            found.specs,
+            found.class_names,
+        )
         status = self._files.array("status")
         self._rows = np.flatnonzero(status == OK)
         if not unfinished and (missing := np.count_nonzero(status == MISSING)):
@@ -224,7 +286,7 @@ class ClipStore:
 
     @property
     def clips(self) -> list[dict]:
-        """What each clip is: segment id, video, start and stop (s), label, split, status."""
+        """What each clip is: segment id, video, wearer, start and stop (s), label, split, status."""
         return [self._files.describe(row) for row in self._rows]
 
     @property
@@ -262,10 +324,31 @@ class ClipStore:
         """Return a view of the same folder with the clips of this split only; DataError if it has none."""
         if name not in self.splits:
             raise DataError(f"{self.path}: no usable clip of split {name!r}, only of {self.splits}")
-        chosen = [self._files.segments[i].split == name for i in self.segments]
+        return self.select(np.array([self._files.segments[i].split == name for i in self.segments]))
+
+    def select(self, rows: Any) -> ClipStore:
+        """Return a view of these clips only, in this order; ``rows`` as numpy takes them, of this view."""
+        chosen = self._rows[rows]
+        if chosen.ndim != 1:
+            raise DataError(f"{self.path}: rows are a list of numbers or of truth values, not {rows!r}")
         view = copy.copy(self)
-        vars(view).update(_rows=self._rows[np.array(chosen)])
+        vars(view).update(_rows=chosen)
         return view
+
+    @property
+    def wearers(self) -> list[str | None]:
+        """Who wore the camera in each clip; None where the annotations do not say."""
+        return [self._files.segments[i].wearer for i in self.segments]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what was prepared for the clips of this view: specs, classes, labels, and the arrays' content."""
+        about = {"specs": {name: dataclasses.asdict(spec) for name, spec in self.specs.items()}}
+        about |= {"format": FORMAT, "class_names": self.class_names}
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+        for values in (self._rows, self.labels, self.segments, self._files.array("checksum")[self._rows]):
+            digest.update(np.ascontiguousarray(values, np.int64).tobytes())
+        return digest.hexdigest()
 
     def read(self, name: str, index: Any) -> np.ndarray:
         """Return a fresh copy of these rows of an array; ``index`` as numpy takes it, of view rows.
@@ -273,7 +356,7 @@ class ClipStore:
         DataError for a name that is not there, or rows that are not written yet.
         """
         rows = self._rows[index]
-        if f"{name}.done" in self._files.arrays and not self._files.array(f"{name}.done")[rows].all():
+        if self._files.is_added(name) and not self._files.array(f"{name}.done")[rows].all():
             raise DataError(f"{self.path}: {name} is not written yet for all the clips asked for")
         return np.take(self._files.array(name), rows, axis=0)
 
@@ -295,7 +378,7 @@ class ClipStore:
 
         ``values`` are [rows, *shape]; DataError for another shape, or an array of ``prepare``.
         """
-        if f"{name}.done" not in self._files.arrays:
+        if not self._files.is_added(name):
             raise DataError(f"{self.path}: {name} was not made by add(), it cannot be written")
         array, rows, values = self._files.array(name, "r+"), self._rows[index], np.asarray(values)
         if values.shape != (*rows.shape, *array.shape[1:]) or not np.can_cast(values.dtype, array.dtype, "same_kind"):
@@ -308,7 +391,7 @@ class ClipStore:
 
     def done(self, name: str) -> np.ndarray:
         """Return whether each clip's row of an array is written, bool [len]."""
-        if f"{name}.done" in self._files.arrays:
+        if self._files.is_added(name):
             return self._files.array(f"{name}.done")[self._rows] != 0
         self._files.array(name)
         return np.ones(len(self), bool)  # prepare's arrays: the view holds finished clips only
@@ -328,7 +411,9 @@ class StoreWriter:
     def __init__(self, path: str | os.PathLike) -> None:
         self._files = StoreFiles(path)
         self._status = self._files.array("status", "r+")
-        self.path, self.settings = self._files.path, self._files.settings
+        self.path, self.settings, self.specs = self._files.path, self._files.settings, self._files.specs
+        prepared = [name for name in self._files.arrays if name not in BOOKKEEPING and not name.endswith(".done")]
+        self.names = [name for name in prepared if not self._files.is_added(name)]
 
     @classmethod
     def begin(
@@ -336,26 +421,36 @@ class StoreWriter:
         path: str | os.PathLike,
         segments: Sequence[Segment],
         find_clips: Callable[[], list[tuple[int, float]]],
-        arrays: Mapping[str, tuple[str, Sequence[int]]],
-        settings: dict[str, Any],
+        specs: Mapping[str, ClipSpec],
         class_names: Sequence[str],
+        *,
+        arrays: Mapping[str, tuple[str, Sequence[int]]] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> StoreWriter:
         """Lay a store out in the folder `path`, all its rows missing, or find the one that was begun there.
 
         ``find_clips()`` returns the number of the segment and the start in seconds of each clip; it is called for a
-        new store only. ``arrays`` has dtype and shape of a clip's part of each array. Raise DataError if the folder
-        holds something else or a store of other settings, or if the disk is too small.
+        new store only. ``specs`` has a spec of one kind for each array, ``arrays`` dtype and shape of a clip's part of
+        arrays of another kind, ``settings`` whatever else has to be the same when a store is filled further. Raise
+        DataError if the folder holds something else or a store of other settings, or if the disk is too small.
         """
-        path = Path(path)
-        bookkeeping = {"status": ("uint8", ()), "label": ("int64", ()), "segment": ("int64", ())}
-        arrays = bookkeeping | dict(arrays)
-        _check_folder(path, arrays)
+        path, settings = Path(path), dict(settings or {})
+        entries = BOOKKEEPING | dict(arrays or {})
+        for name, spec in specs.items():
+            entries |= spec.arrays(name)
+        _check_folder(path, entries)
         path.mkdir(parents=True, exist_ok=True)
+        header = {
+            "format": FORMAT,
+            "settings": settings,
+            "specs": {name: dataclasses.asdict(spec) for name, spec in specs.items()},
+            "class_names": list(class_names),
+        }
         with files.lock(lock_of(path)):  # one lays it out, the others wait and find it
             if (path / "store.json").exists():
-                _check_same(path, segments, settings, class_names)
+                _check_same(path, segments, header)
             else:
-                _lay_out(path, segments, find_clips(), arrays, settings, class_names)
+                _lay_out(path, segments, find_clips(), entries, header)
         return cls(path)
 
     def __len__(self) -> int:
@@ -371,10 +466,9 @@ class StoreWriter:
 
     def recordings(self) -> list[np.ndarray]:
         """Return the rows of each recording: a video, its IMU and the clock of that."""
-        rows = defaultdict(list)
+        rows: dict[Recording, list[int]] = defaultdict(list)
         for row in range(len(self)):
-            segment = self.segment(row)
-            rows[segment.video, segment.imu, segment.imu_offset, segment.imu_stretch].append(row)
+            rows[self.segment(row).recording].append(row)
         return [np.array(found) for found in rows.values()]
 
     def missing(self, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
@@ -386,12 +480,17 @@ class StoreWriter:
         """Make those of the rows that failed missing again."""
         self._status[rows[self._status[rows] == FAILED]] = MISSING
 
-    def write(self, row: int, name: str, values: np.ndarray, place: int | None = None) -> None:
-        """Write a clip's part of an array, or what belongs at one place in it."""
-        self._files.array(name, "r+")[row if place is None else (row, place)] = values
-
-    def finish(self, row: int) -> None:
-        """Record that all parts of a clip are written."""
+    def write(self, row: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write a clip's part of all arrays, and then record that it is finished. Raise DataError if one is lacking."""
+        if set(arrays) != set(self.names):
+            raise DataError(f"{self.path}: a clip has the arrays {', '.join(self.names)}; got {', '.join(arrays)}")
+        checksum = 0
+        for name in arrays:
+            target = self._files.array(name, "r+")
+            values = np.ascontiguousarray(arrays[name], target.dtype)
+            target[row] = values
+            checksum = zlib.crc32(values, checksum)
+        self._files.array("checksum", "r+")[row] = checksum
         self._status[row] = OK
 
     def fail(self, row: int, reason: Exception | str) -> None:
@@ -417,18 +516,18 @@ def _check_folder(path: Path, arrays: Mapping[str, Any]) -> None:
             raise DataError(f"{path}: holds {file.name} but no store.json; give an empty folder")
 
 
-def _check_same(
-    path: Path, segments: Sequence[Segment], settings: Mapping[str, Any], class_names: Sequence[str]
-) -> None:
+def _check_same(path: Path, segments: Sequence[Segment], header: Mapping[str, Any]) -> None:
     """Raise DataError, with what differs, for a store that was begun from something else."""
-    old = StoreFiles(path)
+    old, advice = StoreFiles(path), f"Give another folder, or delete {path} to begin anew."
     before = old.settings | {"segments": len(old.segments), "class_names": old.class_names}
-    now = settings | {"segments": len(segments), "class_names": list(class_names)}
+    now = header["settings"] | {"segments": len(segments), "class_names": header["class_names"]}
     for i, (one, other) in enumerate(zip(old.segments, segments, strict=False)):
         if one != other:
             before[f"segment {i}"], now[f"segment {i}"] = dataclasses.asdict(one), dataclasses.asdict(other)
             break
-    files.require_same_run(path, before, now, f"Give another folder, or delete {path} to begin anew.")
+    files.require_same_run(path, before, now, advice)
+    specs = {name: dataclasses.asdict(spec) for name, spec in old.specs.items()}
+    files.require_same_run(path, specs, header["specs"], advice)
 
 
 def _lay_out(
@@ -436,8 +535,7 @@ def _lay_out(
     segments: Sequence[Segment],
     clips: Sequence[tuple[int, float]],
     arrays: Mapping[str, tuple[str, Sequence[int]]],
-    settings: dict[str, Any],
-    class_names: Sequence[str],
+    header: Mapping[str, Any],
 ) -> None:
     """Lay the store out on disk, all clips missing. Its header comes last: with it, it exists."""
     entries = {
@@ -453,15 +551,40 @@ def _lay_out(
         raise DataError(f"{path}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
     for entry in entries.values():
         allocate(path, entry)
-    of_class = {name: i for i, name in enumerate(class_names)}
+    of_class = {name: i for i, name in enumerate(header["class_names"])}
     of_segment = np.array([segment for segment, _ in clips])
     labels = np.array([of_class.get(segment.label, -1) for segment in segments])
     for name, values in (("segment", of_segment), ("label", labels[of_segment])):
         np.lib.format.open_memmap(path / f"{name}.npy", "r+")[:] = values
     files.write_json(path / "segments.json", [dataclasses.asdict(segment) for segment in segments])
     files.write_json(path / "clips.json", [{"segment": segment, "start": start} for segment, start in clips])
-    header = {"format": FORMAT, "settings": settings, "class_names": list(class_names)}
-    files.write_json(path / "store.json", header | {"arrays": entries})
+    files.write_json(path / "store.json", {**header, "arrays": entries})
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Parts of a store
+
+
+def folds(store: ClipStore, count: int, by: str = "wearer") -> np.ndarray:
+    """Return a number from 0 to ``count`` - 1 for each clip, int64 [len(store)], so that a teacher need not teach what
+    it has seen: one trained on ``store.select(folds != k)`` gives its outputs for the clips of the part k.
+
+    Clips of one wearer, or with ``by="video"`` of one video, have one number; the parts are as equal as that allows,
+    and the same for the same clips. Raise DataError if there are too few of them, or if a clip's wearer is unknown.
+    """
+    if by not in ("wearer", "video"):
+        raise DataError(f"by is 'wearer' or 'video', not {by!r}")
+    groups = store.wearers if by == "wearer" else [clip["video"] for clip in store.clips]
+    if unknown := sum(group is None for group in groups):
+        raise DataError(f"{store.path}: nothing says who wore the camera in {unknown} clips; give by='video'")
+    sizes = Counter(groups)
+    if not 2 <= count <= len(sizes):
+        raise DataError(f"{store.path}: {len(sizes)} {by}s cannot make {count} folds; from 2 to {len(sizes)} can")
+    filled, fold_of = [0] * count, {}
+    for group in sorted(sizes, key=lambda group: (-sizes[group], group)):  # the largest first, where there is most room
+        fold_of[group] = filled.index(min(filled))
+        filled[fold_of[group]] += sizes[group]
+    return np.array([fold_of[group] for group in groups], np.int64)
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -377,6 +377,7 @@ class EgoDistill(nn.Module):
     image_weights    "imagenet" (torchvision downloads them), a state dict or the path of one, or None for random.
     use_imu          False: VisOnly and VisOnly-Distill.
     frame_size       Height and width of the frames it is trained on, kept for `predict()`.
+    sampling, exact  Which frames it is trained on: a rule of `video.clip_times()`; exact ones, or nearest key frames.
     clip_seconds, imu_samples, imu_rate   Length of a clip (s), its IMU samples, their rate (Hz); for `predict()`, too.
     class_names      C names; taken from the store in training when not given.
 
@@ -408,6 +409,8 @@ class EgoDistill(nn.Module):
         hidden: int = 1024,
         fusion_layers: int = 2,
         frame_size: int = 224,
+        sampling: str = "uniform",
+        exact: bool = True,
         clip_seconds: float = CLIP_SECONDS,
         class_names: list[str] | None = None,
     ) -> None:
@@ -420,6 +423,7 @@ class EgoDistill(nn.Module):
             raise ValueError(f"{len(class_names)} class names for num_classes={num_classes}")
         self.inputs = ("frames", "imu") if use_imu else ("frames",)
         self.num_frames, self.frame_size, self.clip_seconds = num_frames, frame_size, clip_seconds
+        self.sampling, self.exact = sampling, exact
         self.imu_samples, self.imu_rate, self.imu_vector = imu_samples, imu_rate, imu_vector
         self.feature_dim, self.num_classes = feature_dim, num_classes
         self.class_names = list(class_names) if class_names is not None else None

@@ -522,8 +522,8 @@ def extract(
     batch_size: int = 8,
     device: str | torch.device | None = None,
     precision: str = "fp32",
-    rank: int | None = None,
-    world_size: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
     progress: bool = True,
     overwrite: bool = False,
 ) -> None:
@@ -540,9 +540,9 @@ def extract(
         batch_size: clips at a time.
         device: where to compute; by default a GPU if there is one. Afterwards the teacher is moved back.
         precision: "fp32", "bf16" for mixed precision, or "auto".
-        rank, world_size: this process's share: each world_size-th of the lacking clips. By default from the
-            environment (RANK, WORLD_SIZE; LOCAL_RANK chooses the GPU), as torchrun sets them. The processes need not
-            know each other; the same command again does what a dead one left undone.
+        rank, world_size: this process's share: each world_size-th clip, by default all. Under torchrun,
+            `**files.environment_share()` asks for the share of this process, and LOCAL_RANK chooses the GPU. The
+            processes need not know each other; the same call again does what a dead one left undone.
         progress: show a bar on stderr.
         overwrite: compute all clips again, also where another teacher's outputs are; these must all be of this `store`,
             and one process does it. If such a run is killed, only another one with `overwrite=True` is accepted, which
@@ -557,7 +557,7 @@ def extract(
     """
     device = runtime.pick_device(device)
     precision = runtime.pick_precision(device, precision)
-    rank, world_size = files.job_share(rank, world_size)
+    files.check_share(rank, world_size)
     if overwrite and world_size > 1:
         raise TeacherError("overwrite=True is for a single process, and world_size is above 1")
     check_store(teacher, store, views)
@@ -618,7 +618,8 @@ def check_clips(teacher: Teacher, store: Any, views: int) -> None:
             f"the clips of the store {store.path} have {found} frames, teacher "
             f"{teacher.name!r} needs {spec.frames}; use prepare(..., clip_frames={spec.frames})"
         )
-    seconds = getattr(store, "settings", {}).get("clip_seconds", spec.seconds)
+    specs = getattr(store, "specs", {})
+    seconds = specs["clip"].seconds if "clip" in specs else spec.seconds
     if abs(seconds / spec.seconds - 1) > 0.01:
         warnings.warn(
             f"the clips of the store {store.path} last {seconds:.2f} s, those on which teacher "

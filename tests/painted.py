@@ -140,7 +140,7 @@ def kitchen_segments(folder):
         split = "test" if v == 2 else "train"
         for k, (start, stop) in enumerate([(0.5, 1.0), (1.0, 4.0), (4.5, 6.0)]):
             label = ("wash", "cut", None if v == 0 else "take")[k]
-            segments.append(Segment(f"{name}_{k}", video, start, stop, label, imu, split))
+            segments.append(Segment(f"{name}_{k}", video, start, stop, label, imu, split, wearer=name[:3]))
     return segments
 
 

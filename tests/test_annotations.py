@@ -303,11 +303,30 @@ def test_ego4d_segments_and_what_is_left_out(tmp_path):
     assert len(annotations.read_ego4d(table, root, min_instances=1)) == 4  # 'rare' goes to train or test
     write_json(root / "ego4d.json", {"videos": [{"video_uid": "a", "video_metadata": {"audio_duration_sec": None}}]})
     sound = annotations.read_ego4d(table, root, audio=True, min_instances=1)
-    assert sound.dropped["the video has no audio"] == 3 and next(s.label for s in sound) == "cut_(trim)"
+    assert sound.dropped["the video has no audio"] == 4 and next(s.label for s in sound) == "cut_(trim)"
     write_json(root / "ego4d.json", about)
     # The consortium's master file: a dict of videos.
     master = {"video_data": {v.pop("video_uid"): v for v in videos}, "state_changes": {"x": 1}}
     assert annotations.read_ego4d(write_json(root / "fho.json", master), root) == found
+
+
+def test_ego4d_filters_before_it_looks_for_twins(tmp_path):
+    root = ego4d_root(tmp_path, "imu/a.csv", "full_scale/a.mp4")
+    video = ego4d_video("a", ego4d_action("n1", is_rejected=True), ego4d_action("n1"), ego4d_action("n1"))
+    hidden = {"clip_uid": None, "redacted": True, "narrated_actions": [ego4d_action("n2"), ego4d_action("n2")]}
+    video["annotated_intervals"].append(hidden)
+    others = ego4d_video("a", *(ego4d_action(f"o{k}", verb="[other]") for k in range(3)))
+    table = write_json(root / "f.json", {"videos": [video, others]})
+    found = annotations.read_ego4d(table, root, min_instances=1)
+    assert [s.label for s in found] == ["cut_(trim)"]
+    assert found.dropped == {
+        "rejected": 1,
+        "annotated twice": 1,
+        "redacted": 2,
+        "the verb is [other]": 3,
+    }
+    found = annotations.read_ego4d(table, root, min_instances=1, keep_other=True)
+    assert sorted(s.label for s in found) == ["[other]"] * 3 + ["cut_(trim)"]
 
 
 def test_ego4d_split_is_70_30_in_each_class_and_stays(tmp_path):

@@ -274,7 +274,7 @@ def test_ego4d_as_it_is_downloaded(sample_data, tmp_path, capsys):
     assert cli.main(["segments", str(own), "--min-instances", "2"]) == 1
     assert "min_instances is for public data sets" in capsys.readouterr().err
     store = data.ClipStore(tmp_path / "store")
-    assert store.settings["sampling"] == "first" and store.class_names == ["turn", "walk"]
+    assert store.settings["sampling"] == ["first"] and store.class_names == ["turn", "walk"]
     offsets = tmp_path / "offsets.csv"
     offsets.write_text("video,imu_offset\nwalk,0.5\n")
     run(
@@ -459,7 +459,7 @@ SEGMENTS = "annotations --root --min-instances --split-seed --audio --imu-offset
 OPTIONS = {
     "demo": "--out --seeds --world-seed --teachers --quick --image-weights --jobs",
     "compare": f"{EXPERIMENT} --num-frames --methods --teacher-file",
-    "ablate": f"{EXPERIMENT} --frame-stores --num-frames",
+    "ablate": f"{EXPERIMENT} --num-frames",
     "synthesize": "out --seed --train-acts --test-acts --label-noise",
     "segments": f"{SEGMENTS} --classes",
     "check": "VIDEO --root --imu --no-offset --max-offset --out",
@@ -477,7 +477,8 @@ OPTIONS = {
     "distill": f"store --split --teacher --out --alpha --beta --tau --tau-squared --init {STUDENT} {TRAINING}",
     "evaluate": f"store --split --student --teacher-file --teacher --out {INFERENCE}",
     "measure": f"--student --teacher-file --rows --batch-size --repeats --seconds --out {INFERENCE}",
-    "predict": f"video --student --imu --stride --top --key-frames --out {INFERENCE}",
+    "predict": "video --student --imu --imu-offset --imu-stretch --zero-accel --min-coverage --stride --top "
+    f"--key-frames --out {INFERENCE}",
 }
 
 
@@ -865,7 +866,7 @@ def test_status_tells_what_is_there_what_failed_and_how_fast(demo, tmp_path, mon
     broken = root / "P30" / "videos" / "P30_101.MP4"
     broken.write_bytes(b"no video")
     command = ["prepare", root / table.name, "--out", tmp_path / "half", "--frame-size", "32", "--max-bad", "0.5"]
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("WORLD_SIZE", "2")  # the command takes the share that the environment names
     with pytest.warns(UserWarning, match="could not be prepared"):
         run(capsys, *command, "--workers", "1")
     status = np.lib.format.open_memmap(tmp_path / "half" / "status.npy", "r+")
@@ -1059,12 +1060,13 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
 
     monkeypatch.setattr(inference, "predict", predict)
     monkeypatch.chdir(files)
-    plain = {"precision": "auto", "compile": False, "device": None}
+    clock = {"imu_offset": 0.0, "imu_stretch": 1.0, "zero_accel": False, "min_coverage": 0.95}
+    plain = {"precision": "auto", "compile": False, "device": None} | clock
     command = ["predict", "a.mp4", "--student", "student.pt"]
     for imu in ([], ["a.csv"], ["a.csv", "g.csv"]):
         out = run(capsys, *command, *(["--imu", *imu] if imu else []), "--out", "rows.csv")
     assert given == [
-        ("a.mp4", imu, {"stride": None, "top": 3, "exact": True} | plain) for imu in (None, "a.csv", ["a.csv", "g.csv"])
+        ("a.mp4", imu, {"stride": None, "top": 3, "exact": None} | plain) for imu in (None, "a.csv", ["a.csv", "g.csv"])
     ]
     assert out.splitlines()[1].endswith("s  none: no head motion, from 3.1 s on")
     with open("rows.csv", newline="") as file:
@@ -1074,8 +1076,13 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
             ["2.133", "4.267", *6 * [""], "no head motion, from 3.1 s on"],
         ]
     run(capsys, *command, "--stride", "0.5", "--top", "1", "--device", "cpu", "--precision", "bf16", "--compile")
-    own = {"stride": 0.5, "top": 1, "exact": True}
+    own = {"stride": 0.5, "top": 1, "exact": None} | clock
     assert given[-1][2] == own | {"device": "cpu", "precision": "bf16", "compile": True}
+    run(capsys, *command, *"--imu-offset 0.2 --imu-stretch 1.001 --zero-accel --min-coverage 0.5 --key-frames".split())
+    assert {"imu_offset": 0.2, "imu_stretch": 1.001, "zero_accel": True, "min_coverage": 0.5}.items() <= given[-1][
+        2
+    ].items()
+    assert given[-1][2]["exact"] is False
 
 
 def test_synthesize_and_prepare_are_of_one_layout(demo, tmp_path, monkeypatch, capsys):

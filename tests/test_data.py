@@ -115,16 +115,23 @@ def test_machines_share_the_work_without_knowing_each_other(store, kitchen, tmp_
         assert part.counts["test"]["missing"] == (0 if rank == 2 else 4)
     assert arrays_of(alone) == arrays_of(store.path) and len(part) == 12
 
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    fields = ("id", "video", "start", "stop", "label", "imu", "split")
-    plain = [tuple(getattr(s, f) for f in fields) for s in kitchen]
-    (tmp_path / "given").write_bytes(pickle.dumps((plain, OPTIONS)))
-    command = [sys.executable, "-c", KILLED, str(Path(data.__file__).parent), tmp_path / "given", tmp_path / "both"]
-    scripts = [subprocess.Popen(command, env=os.environ | {"RANK": str(rank)}) for rank in (0, 1)]
+    plain = [dataclasses.astuple(s) for s in kitchen]
+    root, scripts = str(Path(data.__file__).parent), []
+    for rank in (0, 1):
+        given = tmp_path / f"given-{rank}"
+        given.write_bytes(pickle.dumps((plain, OPTIONS | {"rank": rank, "world_size": 2})))
+        scripts.append(subprocess.Popen([sys.executable, "-c", KILLED, root, given, tmp_path / "both"]))
     assert [script.wait(60) for script in scripts] == [0, 0]
     assert arrays_of(tmp_path / "both") == arrays_of(store.path)
     with pytest.raises(data.DataError, match="rank 2 is not one of the 2"):
-        data.prepare(kitchen, alone, **OPTIONS, rank=2)
+        data.prepare(kitchen, alone, **OPTIONS, rank=2, world_size=2)
+
+
+def test_no_share_is_taken_unasked(kitchen, tmp_path, monkeypatch):
+    """The variables of torchrun are there in many a shell and job; a whole store is what was asked for."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert len(data.prepare(kitchen, tmp_path / "s", **OPTIONS)) == 12
 
 
 def test_failed_clips_are_tried_again_by_whose_they_are(kitchen, tmp_path, monkeypatch):
@@ -148,8 +155,7 @@ segments = [data.Segment(*fields) for fields in pickle.load(open(sys.argv[1], "r
 store = data.prepare(segments, sys.argv[2], workers=2, frame_size=16)
 print(len(store), "torch" in sys.modules)
 """)
-    fields = ("id", "video", "start", "stop", "label", "imu", "split")
-    plain = [tuple(getattr(s, f) for f in fields) for s in kitchen]
+    plain = [dataclasses.astuple(s) for s in kitchen]
     (tmp_path / "segments").write_bytes(pickle.dumps(plain))
     command = [sys.executable, script, tmp_path / "segments", tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -348,14 +354,14 @@ def test_prepare_with_other_settings(kitchen, tmp_path):
 
     first = data.prepare(kitchen[:1], tmp_path / "f", **OPTIONS | {"sampling": "first"})
     starts = first.clips[0]["start"] + (np.arange(4) + 0.5) / 30
-    assert [number_of(p) for p in first.read("frames_4", 0)] == expected_numbers(STEADY, starts)
+    assert [number_of(p) for p in first.read("frames_4_first", 0)] == expected_numbers(STEADY, starts)
     drawn = [
         data.prepare(kitchen[:1], tmp_path / f"r{k}", **OPTIONS | {"sampling": "random", "seed": k % 2})
         for k in range(3)
     ]
-    frames = [s.read("frames_4", 0) for s in drawn]
+    frames = [s.read("frames_4_random", 0) for s in drawn]
     assert (frames[0] == frames[2]).all() and (frames[0] != frames[1]).any()
-    with pytest.raises(data.DataError, match="sampling was 'first' and is now 'uniform'"):
+    with pytest.raises(data.DataError, match=r"sampling was \['first'\] and is now \['uniform'\]"):
         data.prepare(kitchen[:1], tmp_path / "f", **OPTIONS)
     with pytest.raises(data.DataError, match="'middle'"):
         data.prepare(kitchen[:1], tmp_path / "m", **OPTIONS | {"sampling": "middle"})

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -19,8 +20,8 @@ import torch
 from miniature import SCALE, group_size, miniature, same, unfinished
 
 import egodistill.demo
-from egodistill import EgoDistill, baselines, cli, data, distillation, experiments, inference, teachers
-from egodistill.experiments import ABLATIONS, SCALES, STAGE_1, Bench, OtherFrames, Run
+from egodistill import EgoDistill, baselines, batches, cli, data, distillation, experiments, inference, teachers
+from egodistill.experiments import ABLATIONS, SCALES, STAGE_1, Bench, Run
 
 
 def bench_of(demo, out=None, **options) -> Bench:
@@ -246,14 +247,21 @@ def test_teacher_is_judged_by_what_lies_in_the_store(demo):
     assert one.top1_seeds == row.top1_seeds[1:] and one.deviation is None
 
 
-def test_ablate_makes_tables_1_and_4(demo, small, tmp_path, capsys):
-    others = []
-    for rule in ("first", "last"):
-        options = ["--sampling", rule, "--num-frames", "2", "--frame-size", "32", "--workers", "1"]
-        table, others = demo.out / "world" / "EPIC_100_train.csv", [*others, str(tmp_path / rule)]
-        assert cli.main(["prepare", str(table), "--out", others[-1], *options]) == 0
-    command = f"ablate {demo.out}/store --teacher slowfast-{{seed}} --out {demo.out} --scale small --seeds 0"
-    assert cli.main([*command.split(), "--frame-stores", *others, "--num-frames", "2"]) == 0
+@pytest.fixture(scope="module")
+def sampled(demo, tmp_path_factory):
+    """The demo's clips in a store with three choices of two frames, and with what a teacher of the demo says."""
+    segments = data.read_epic_kitchens(demo.out / "world" / "EPIC_100_train.csv", demo.out / "world")
+    clip = data.ClipStore(demo.out / "store").specs["clip"]
+    options = {"num_frames": (1, 2), "frame_size": 32, "clip_frames": clip.frames, "clip_size": clip.size, "workers": 1}
+    path = tmp_path_factory.mktemp("sampled") / "s"
+    store = data.prepare(segments, path, sampling=("uniform", "first", "last"), progress=False, **options)
+    teachers.extract(teachers.Teacher.load(demo.out / "seed-0" / "slowfast-0.pt"), store, progress=False)
+    return store
+
+
+def test_ablate_makes_tables_1_and_4(demo, small, sampled, capsys):
+    command = f"ablate {sampled.path} --teacher slowfast-{{seed}} --out {demo.out} --scale small --seeds 0"
+    assert cli.main([*command.split(), "--num-frames", "2"]) == 0
     printed = capsys.readouterr().out
     rows = json.loads((demo.out / "ablate.json").read_text())["rows"]
     assert [row["run"]["lacking"] for row in rows[1:8]] == [list(part) for part in ABLATIONS.values()]
@@ -271,22 +279,26 @@ def test_ablate_makes_tables_1_and_4(demo, small, tmp_path, capsys):
     assert not any(same(folder / f"{one}.pt", folder / f"{other}.pt") for one, other in pairs)
 
 
-def test_other_frames_come_from_the_other_store_alone(demo, tmp_path):
-    segments = data.read_epic_kitchens(demo.out / "world" / "EPIC_100_train.csv", demo.out / "world")
-    first = data.prepare(segments, tmp_path / "first", num_frames=(4,), frame_size=32, sampling="first", workers=1)
-    store = data.ClipStore(demo.out / "store")
-    both, rows = OtherFrames(store.split("test"), first.split("test")), np.arange(3)
-    assert np.array_equal(both.read("frames_4", rows), first.split("test").read("frames_4", rows))
-    assert np.array_equal(both.read("imu", rows), store.split("test").read("imu", rows))
-    assert len(both) == 6 and both.class_names == store.class_names and "slowfast-0.logits" in both.names
-    with pytest.raises(ValueError, match="hold other clips"):
-        OtherFrames(store.split("test"), first.split("train"))
-    bench = bench_of(demo, frames={"first": str(tmp_path / "first")})
-    run = Run("EgoDistill", frames=4, teacher="slowfast-{seed}", sampling="first")
+def test_runs_see_the_frames_of_their_rule(demo, sampled):
+    """Of one store, by a view that goes through copying and splitting as any other."""
+    bench = replace(bench_of(demo), store=str(sampled.path))
+    assert [run.sampling for run in experiments.frame_choices(bench, "slowfast-0", seeds=(0,), frames=2)] == [
+        "uniform",
+        "first",
+        "last",
+    ]
+    run = Run("VisOnly", frames=2, sampling="first")
     train, test = bench.splits(run)
-    assert np.array_equal(test.read("frames_4", rows), both.read("frames_4", rows)) and len(train) == 16
+    model = bench.build(replace(run, sampling="first", method="VisIMU"), train)
+    assert (model.sampling, model.exact) == ("first", True)
+    twin = pickle.loads(pickle.dumps(test))
+    assert np.array_equal(
+        twin.select([2]).read("frames_2_first", [0]), sampled.split("test").read("frames_2_first", [2])
+    )
+    assert (test.read("frames_2_first", [0]) != test.read("frames_2", [0])).any()
+    assert batches.arrays_of(model, test) == ["frames_2_first", "imu"]
     with pytest.raises(ValueError, match="prepare --sampling"):
-        bench.splits(replace(run, sampling="last"))
+        bench.splits(replace(run, sampling="centre"))
 
 
 def test_runs_in_processes_give_the_same(demo, compared, tmp_path, capsys):
@@ -380,7 +392,7 @@ def test_weights_and_epochs_reach_the_bench():
         given = []
         patch.setitem(egodistill.demo.COMMANDS, "compare", (egodistill.demo.compare_options, given.append))
         assert cli.main(command.split()) == 0
-    scale = egodistill.demo.bench_of(given[0], {}).scale
+    scale = egodistill.demo.bench_of(given[0]).scale
     assert scale["students"]["image_weights"] == "r18.pth" and scale["STTS"]["weights"] is None
     assert scale["AdaFuse"]["weights"] == "imagenet"  # the paper's, where nothing else is said
     for stage in ("training", "pretraining"):

@@ -76,15 +76,19 @@ def test_lines_survive_an_incomplete_one(tmp_path):
     assert list(files.read_lines(path)) == [{"a": 1}, {"c": 3}]
 
 
-def test_a_job_is_shared_as_given_or_as_the_environment_says(monkeypatch):
+def test_the_share_of_a_job_that_the_environment_names(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert files.job_share() == (0, 1) and files.job_share(1, 3) == (1, 3)
+    assert files.environment_share() == {"rank": 0, "world_size": 1}
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert files.job_share() == (2, 4) and files.job_share(0) == (0, 4)
+    assert files.environment_share() == {"rank": 2, "world_size": 4}
+    files.check_share(**files.environment_share())
     with pytest.raises(DataError, match="rank 4 is not one of the 4"):
-        files.job_share(4)
+        files.check_share(4, 4)
+    monkeypatch.setenv("RANK", "two")
+    with pytest.raises(DataError, match="RANK='two' and WORLD_SIZE='4'"):
+        files.environment_share()
 
 
 def test_differences_are_those_of_the_json(tmp_path):

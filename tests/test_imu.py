@@ -62,6 +62,22 @@ def test_coverage_mask_and_another_clock():
     assert imu.on_clock() is imu
 
 
+def test_a_window_does_not_depend_on_the_rest_of_the_recording():
+    """The same samples, alone and in front of a sparse hour: a limit in seconds decides alike."""
+    stamps = np.arange(0, 4, 1 / 200)
+    stamps = stamps[(stamps < 1.5) | (stamps > 1.54)]  # 8 steps
+    later = np.concatenate([stamps, np.arange(4, 1000, 1 / 20)])
+    alone, longer = (Imu(t, ramp(t, 1), t, ramp(t, 2)) for t in (stamps, later))
+    grid = np.arange(0.5, 3.0, 0.01)
+    np.testing.assert_array_equal(alone.covers(grid), longer.covers(grid))
+    np.testing.assert_array_equal(alone.window(0.5), longer.window(0.5))
+    assert alone.covers(grid).all() and not alone.covers(grid, max_gap=0.03).all()
+    assert longer.covers(np.arange(10, 20, 0.01)).all()  # 20 Hz are just enough
+    assert not longer.covers(np.arange(10, 20, 0.01), max_gap=0.04).any()
+    with pytest.raises(CoverageError, match=r"its samples are 0\.050 s apart, over max_gap=0\.04"):
+        longer.window(10.0, max_gap=0.04)
+
+
 def test_what_is_odd_about_an_imu_file_is_noted(tmp_path):
     header = ("canonical_timestamp_ms", "gyro_x", "gyro_y", "gyro_z", "accl_x", "accl_y", "accl_z")
     rows = [(10 * i, 1, 2, 3, i, i + 1, i + 1) for i in range(100)]
@@ -166,6 +182,16 @@ def test_imu_csv_errors_name_the_file(tmp_path, text, words):
     (tmp_path / "bad.csv").write_text(text)
     with pytest.raises(IMUError, match=f"bad.csv: .*{words}"):
         read_imu(tmp_path / "bad.csv")
+
+
+def test_a_table_under_another_suffix_is_no_broken_video(tmp_path):
+    for name in ("imu.txt", "imu"):
+        (tmp_path / name).write_text("time,ax,ay,az,gx,gy,gz\n1,2,3,4,5,6,7\n")
+        with pytest.raises(IMUError, match=rf"{name}: .*text.*name has to end in \.csv"):
+            read_imu(tmp_path / name)
+    (tmp_path / "noise.mp4").write_bytes(bytes(range(256)) * 9)
+    with pytest.raises(IMUError, match="no IMU"):
+        read_imu(tmp_path / "noise.mp4")
 
 
 def test_real_gopro_video(sample):

@@ -1,5 +1,6 @@
 """Evaluation, search, costs, prediction."""
 
+import dataclasses
 import math
 import os
 import sys
@@ -9,11 +10,25 @@ import time
 import numpy as np
 import pytest
 import torch
+from painted import STEADY, break_packets, write_video
 from torch import nn
 from toys import CLASSES, FAST, QUIET, Store, small
 
 import egodistill
-from egodistill import EgoDistillError, Output, data, evaluate, finetune, inference, measure, predict, retrieve
+from egodistill import (
+    EgoDistillError,
+    Output,
+    clips,
+    data,
+    evaluate,
+    finetune,
+    imu,
+    inference,
+    measure,
+    predict,
+    recordings,
+    retrieve,
+)
 
 
 def test_evaluation_averages_scores_over_the_clips_of_a_segment():
@@ -255,12 +270,15 @@ def test_predict_reads_the_next_clips_while_the_model_works(monkeypatch):
     begun = [threading.Event() for _ in range(6)]
     reads, runs, priorities = [], [], set()
 
-    def read_frames(video, times, size, exact):
-        if sys.platform == "linux":
-            priorities.add(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-        begun[len(reads)].set()
-        reads.append(list(times))
-        return np.stack([np.full((3, size, size), round(10 * time), np.uint8) for time in times])
+    def decode_clips(recording, starts, specs, **limits):
+        for row, start in starts.items():
+            if row % 2 == 0:
+                if sys.platform == "linux":
+                    priorities.add(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+                begun[len(reads)].set()
+                reads.append(row)
+            times = specs["frames"].times(start)
+            yield row, {"frames": np.stack([np.full((3, 4, 4), round(10 * time), np.uint8) for time in times])}
 
     class Eyes(nn.Module):
         inputs, num_frames, num_classes, frame_size, clip_seconds, class_names = ("frames",), 1, 2, 4, 2.0, None
@@ -272,8 +290,8 @@ def test_predict_reads_the_next_clips_while_the_model_works(monkeypatch):
             seen = frames[:, 0, 0, 0, 0].float()
             return Output(seen[:, None], torch.stack([seen, 0 * seen], 1) / 100)
 
-    monkeypatch.setattr(data, "probe", lambda video: data.VideoInfo(20.0, 30.0, 8, 8, False))
-    monkeypatch.setattr(data, "read_frames", read_frames)
+    monkeypatch.setattr(clips.Recording, "probe", lambda self: data.VideoInfo(20.0, 30.0, 8, 8, False))
+    monkeypatch.setattr(inference, "decode_clips", decode_clips)
     rows = list(predict(Eyes(), "walk.mp4", batch_size=2, device="cpu"))
     assert [row.start for row in rows] == [2.0 * k for k in range(10)] and runs == 5 * [2]
     for row in rows:  # the middle of the clip, in tenths of a second
@@ -281,6 +299,91 @@ def test_predict_reads_the_next_clips_while_the_model_works(monkeypatch):
         assert row.classes[0] == ("0", pytest.approx(float(score)))
     if sys.platform == "linux":  # What reads gives way to the model.
         assert priorities == {os.getpriority(os.PRIO_PROCESS, 0) + 5}
+
+
+class Seen(nn.Module):
+    """Keeps what it is shown."""
+
+    inputs, class_names, num_classes, num_frames, frame_size = ("frames", "imu"), CLASSES, 4, 2, 40
+
+    def __init__(self, **clip):
+        super().__init__()
+        self.shown = []
+        for name, value in clip.items():
+            setattr(self, name, value)
+
+    def forward(self, frames, imu):
+        self.shown.append((frames.numpy().copy(), imu.numpy().copy()))
+        return Output(imu[:, 0], torch.zeros(len(imu), 4))
+
+    @property
+    def frames(self):
+        return np.concatenate([frames for frames, _ in self.shown])
+
+    @property
+    def imu(self):
+        return np.concatenate([imu for _, imu in self.shown])
+
+
+CLOCK = {"imu_offset": 0.2, "imu_stretch": 1.001}
+
+
+@pytest.mark.parametrize("how", [{}, {"sampling": "last"}, {"exact": False}])
+def test_prepared_predicted_and_checked_alike(kitchen, tmp_path, monkeypatch, how):
+    """A recording whose IMU is 0.2 s off: on every road the same offset gives the same windows, to the bit."""
+    walk = dataclasses.replace(kitchen[0].recording, **CLOCK)
+    starts = [0.4, 2.0, 3.1]
+    segments = [data.Segment(f"s{t}", walk.video, t, t + 64 / 30, "x", walk.imu, **CLOCK) for t in starts]
+    store = data.prepare(segments, tmp_path / "s", num_frames=2, frame_size=40, workers=1, progress=False, **how)
+    name = "frames_2_last" if "sampling" in how else "frames_2"
+    kept = [store.read(array, slice(None)) for array in (name, "imu")]
+    model = Seen(clip_seconds=64 / 30, **how)
+    for row, start in enumerate(store.select([0, 1, 2]).clips):
+        clip = walk.clip(start["start"], clips.spec_of(model))
+        np.testing.assert_array_equal(clip["frames"], kept[0][row])
+        np.testing.assert_array_equal(clip["imu"], kept[1][row])
+    monkeypatch.setattr(inference, "strided_starts", lambda *_: [clip["start"] for clip in store.clips])
+    for given in ((walk.video, walk.imu, CLOCK), (walk, None, {})):
+        model.shown.clear()
+        rows = list(predict(model, *given[:2], **given[2], device="cpu"))
+        assert [row.problem for row in rows] == [None] * 3
+        np.testing.assert_array_equal(model.frames, kept[0])
+        np.testing.assert_array_equal(model.imu, kept[1])
+    motions = []
+    inside = imu.Imu.inside
+    monkeypatch.setattr(imu.Imu, "inside", lambda self, duration: (motions.append(self), inside(self, duration))[1])
+    for given in ((walk.video, walk.imu, CLOCK), (walk, None, {})):
+        recordings.check(*given[:2], **given[2], offset=False)
+        np.testing.assert_array_equal(motions.pop().window(store.clips[1]["start"]), kept[1][1])
+    monkeypatch.undo()
+    model.shown.clear()
+    late = list(predict(model, walk.video, walk.imu, device="cpu"))  # without the clock it sees something else
+    assert len(late) == 2 and not any((window == kept[1][0]).all() for window in model.imu)
+
+
+def test_predict_takes_the_limits_of_prepare(kitchen, tmp_path):
+    table = tmp_path / "imu.csv"
+    stamps = [t for t in np.arange(0, 6, 1 / 200) if not 0.5 < t < 0.8]
+    table.write_text("time,ax,ay,az,gx,gy,gz\n" + "".join(f"{t:.4f},,,,1,2,3\n" for t in stamps))
+    model = Seen(clip_seconds=64 / 30)
+    with pytest.raises(data.IMUError, match="zero_accel"):
+        predict(model, kitchen[0].video, table)
+    options = {"zero_accel": True, "device": "cpu"}
+    assert ["covers" in (row.problem or "") for row in predict(model, kitchen[0].video, table, **options)] == [
+        True,
+        False,
+    ]
+    for limit in ({"min_coverage": 0.8}, {"max_gap": 0.4}):
+        rows = list(predict(model, kitchen[0].video, table, **limit, **options))
+        assert [row.problem for row in rows] == [None, None]
+    assert not model.imu[..., :3].any()
+
+
+def test_predict_names_a_frame_that_is_lost_in_its_clip(tmp_path):
+    source = write_video(tmp_path / "a.mp4", STEADY, bf=0, g=1, crf=10)
+    video = break_packets(source, tmp_path / "b.mp4", set(range(70, 100)))
+    rows = list(predict(small(use_imu=False), video, device="cpu"))
+    assert [bool(row.classes) for row in rows] == [True, False] and "no frame at 3" in rows[1].problem
 
 
 def test_predict_says_where_head_motion_is_missing(sample_data, tmp_path):

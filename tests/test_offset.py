@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import panned as panned_world
 import pytest
 from panned import FOCAL, RATE, files_of, gyro_only, gyroscope, pan
 
@@ -73,6 +74,28 @@ def test_only_the_stretches_are_decoded(panned, monkeypatch):
     assert min(decoded) == 0 and max(decoded) > 11.9  # from one end to the other
 
 
+@pytest.mark.parametrize("at", [1.0, 11.0])
+def test_the_only_turn_at_an_end_is_not_lost(tmp_path, monkeypatch, at):
+    """The IMU spans just the video: pictures within `max_offset` of its ends count where a lag leaves them covered."""
+    smooth = panned_world.angle
+    monkeypatch.setattr(
+        panned_world, "angle", lambda t, seed: smooth(t, seed) * np.exp(-(((np.asarray(t) - at) / 0.35) ** 2))
+    )
+    video = pan(tmp_path / "turn.mp4", np.arange(12 * RATE) / RATE)
+    stamps, rates = gyroscope(12)
+    for lag in (0.0, 0.1, -0.1):
+        found = estimate_offset(video, gyro_only(stamps - lag, rates))
+        assert found.reliable and found.seconds == pytest.approx(lag, abs=0.02) and found.reason is None
+
+
+def test_an_offset_that_is_not_reliable_says_why(panned):
+    stamps, rates = gyroscope(12)
+    edge = estimate_offset(panned, gyro_only(stamps - 0.55, rates), max_offset=0.5)
+    assert "at the edge" in edge.reason and "0.5 s" in edge.reason
+    noise = estimate_offset(panned, gyro_only(stamps, np.random.default_rng(0).normal(0, 1, rates.shape)))
+    assert "by chance" in noise.reason and "12.0 s" in noise.reason
+
+
 @pytest.mark.parametrize("smooth", [1, 80])
 @pytest.mark.parametrize("seed", range(4))
 def test_noise_is_no_reliable_answer(panned, smooth, seed):
@@ -102,7 +125,7 @@ def test_what_offsets_cannot_be_had_from(panned, tmp_path):
     stamps, rates = gyroscope(12)
     with pytest.raises(DataError, match="never turns"):
         estimate_offset(panned, gyro_only(stamps, np.zeros_like(rates)))
-    with pytest.raises(DataError, match="beyond some of the pictures"):
+    with pytest.raises(DataError, match=r"gyroscope \(100.0 to 112.0 s\) .* none of the pictures"):
         estimate_offset(panned, gyro_only(stamps + 100, rates))
     with pytest.raises(DataError, match="too few pictures"):
         estimate_offset(pan(tmp_path / "short.mp4", np.arange(5) / RATE), gyro_only(stamps, rates))

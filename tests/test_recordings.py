@@ -71,6 +71,16 @@ def test_check_finds_what_is_wrong_with_the_stamps(panned, tmp_path):
         assert words in notes
 
 
+def test_check_takes_the_known_clock_into_account(panned, tmp_path):
+    """Of annotations with imu_offset and imu_stretch: what is left to correct is nothing."""
+    stamps, rates = gyroscope(12)
+    accel = np.random.default_rng(0).normal((0, 0, 9.8), 0.1, rates.shape)
+    file = ego4d_csv(tmp_path / "imu.csv", 1000 * (stamps - 0.3) / 1.02, rates, accel)
+    found = recordings.check(panned, file, imu_offset=0.3, imu_stretch=1.02)
+    assert found.offset.reliable and abs(found.offset.seconds) < 0.01
+    assert abs(found.offset.drift or 0) < 1e-3 and found.gyro.rate == pytest.approx(198, abs=0.5)
+
+
 def test_check_without_accelerometer(panned, tmp_path):
     stamps, rates = gyroscope(12)
     found = recordings.check(panned, ego4d_csv(tmp_path / "imu.csv", 1000 * stamps, rates, None))

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(not REFERENCE, reason="no REFERENCE.md beside th
 SIBLINGS = (
     "synthetic",
     "data",
+    "clips",
     "annotations",
     "store",
     "video",

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from painted import KILLED, OPTIONS, arrays_of
+from painted import KILLED, OPTIONS, STEADY, X264, arrays_of, number_of, write_video
 
-from egodistill import DataError, EgoDistillOSError, data, files
-from egodistill.store import ClipStore, StoreFiles, StoreWriter, claim_outputs, outputs_record
+from egodistill import DataError, EgoDistillOSError, cli, data, files
+from egodistill.clips import ClipSpec
+from egodistill.store import ClipStore, StoreFiles, StoreWriter, claim_outputs, folds, outputs_record
 
 
 def test_header_lists_every_array_and_numpy_maps_them(store):
@@ -123,14 +124,91 @@ def test_a_store_of_another_version_or_of_mixed_files_is_refused(store, kitchen,
         assert arrays_of(path) | {file: (path / file).read_bytes()} == before
         return str(error.value)
 
-    said = change("store.json", lambda header: header.update(format="egodistill clip store 2"))
-    assert "'egodistill clip store 2', made by another version" in said and "prepare another folder" in said
-    for lacking in ("settings", "class_names", "arrays"):
+    said = change("store.json", lambda header: header.update(format="egodistill clip store 3"))
+    assert "'egodistill clip store 3', made by another version" in said and "prepare another folder" in said
+    for lacking in ("settings", "specs", "class_names", "arrays"):
         assert f"'{lacking}'" in change("store.json", lambda header, key=lacking: header.pop(key) and None)
     assert "'colour'" in change("segments.json", lambda all: all[0].update(colour="red"))
     assert "'segment'" in change("clips.json", lambda all: all[0].pop("segment") and None)
     assert "of two stores mixed" in change("clips.json", lambda all: all[:-1])
     assert "of two stores mixed" in change("clips.json", lambda all: all[1:] + all[:1])
+
+
+def test_a_store_of_version_0_1_is_refused_with_the_command_that_makes_it_anew(store, tmp_path):
+    path = shutil.copytree(store.path, tmp_path / "s")
+    header = json.loads((path / "store.json").read_text())
+    settings = header["settings"] | {"sampling": "first", "exact": False, "audio": True}  # as 0.1 wrote them
+    header = {"format": "egodistill clip store 1", "settings": settings, "arrays": {}, "class_names": []}
+    (path / "store.json").write_text(json.dumps(header))
+    with pytest.raises(DataError, match=r"of version 0\.1.*Make it anew") as error:
+        ClipStore(path)
+    command = str(error.value).partition("annotations: egodistill ")[2].split()
+    assert command[:4] == ["prepare", "ANNOTATIONS", "--out", "NEW"]
+    asked = cli.parse(command)
+    assert (asked.num_frames, asked.frame_size, asked.clip_frames, asked.clip_size) == ([1, 4], 40, 3, 24)
+    assert asked.key_frames and asked.audio and not asked.no_imu and asked.sampling == ["first"]
+
+
+def test_what_is_known_of_each_clip(store):
+    """Its wearer, what its arrays hold, when its frames were taken."""
+    assert store.wearers == ["P01"] * 4 + ["P02"] * 4 + ["P30"] * 4
+    assert store.split("test").wearers == ["P30"] * 4 and store.clips[5]["wearer"] == "P02"
+    assert store.specs["frames_4"] == ClipSpec(frames=4, size=40)
+    assert store.specs["clip"] == ClipSpec(frames=3, size=24, crop=True)
+    assert store.specs["imu"].imu_samples == 422 and store.specs["ends"].sampling == "ends"
+    times = store.read("frames_4.times", np.arange(12))
+    for row, clip in enumerate(store.clips):
+        numbers = [number_of(picture) for picture in store.read("frames_4", row)]
+        np.testing.assert_allclose(times[row], STEADY[numbers], atol=1e-6)
+        asked = store.specs["frames_4"].times(clip["start"])
+        assert ((asked - times[row] >= -1e-6) & (asked - times[row] < 1 / 25)).all()
+
+
+def test_any_clips_can_be_selected(store):
+    rest = store.select(np.array([w != "P02" for w in store.wearers]))
+    assert len(rest) == 8 and rest.splits == ["test", "train"] and "P02" not in rest.wearers
+    picked = rest.select([7, 0, 0])
+    np.testing.assert_array_equal(picked.read("imu", [0, 1]), store.read("imu", [11, 0]))
+    assert picked.labels.tolist() == store.labels[[11, 0, 0]].tolist()
+    with pytest.raises(IndexError):
+        rest.select([8])
+    with pytest.raises(DataError, match="rows are a list"):
+        rest.select(3)
+
+
+def test_fingerprint_is_that_of_the_content(store, kitchen, tmp_path):
+    again = data.prepare(kitchen, tmp_path / "again", **OPTIONS)
+    assert again.fingerprint == store.fingerprint and again.split("test").fingerprint == store.split("test").fingerprint
+    seen = {store.fingerprint, store.split("test").fingerprint, store.select([1, 0]).fingerprint}
+    video = shutil.copy(kitchen[8].video, tmp_path / "other.mp4")  # another content under the same name, later
+    segments = [*kitchen[:8], dataclasses.replace(kitchen[8], video=str(video))]
+    seen.add(data.prepare(segments, tmp_path / "one", **OPTIONS).fingerprint)
+    shutil.copy(write_video(tmp_path / "later.mp4", STEADY + 0.3, **X264), video)
+    seen.add(data.prepare(segments, tmp_path / "two", **OPTIONS).fingerprint)
+    seen.add(data.prepare(kitchen, tmp_path / "small", **OPTIONS | {"frame_size": 32}).fingerprint)
+    assert len(seen) == 5  # a copy of a video is the same content
+    again.add("t.feature", (3,), np.float32)
+    assert again.fingerprint == store.fingerprint
+
+
+def test_folds_keep_wearers_together(store, kitchen, tmp_path):
+    parts = folds(store, 3)
+    assert parts.dtype == np.int64 and sorted(set(parts)) == [0, 1, 2]
+    assert all(len(set(parts[4 * k : 4 * k + 4])) == 1 for k in range(3))
+    assert folds(store, 2).tolist() == [0] * 4 + [1] * 4 + [0] * 4
+    np.testing.assert_array_equal(folds(store, 3, by="video"), parts)
+    train = store.split("train")
+    assert folds(train, 2).tolist() == [0] * 4 + [1] * 4
+    for count in (1, 4):
+        with pytest.raises(DataError, match=f"3 wearers cannot make {count} folds"):
+            folds(store, count)
+    with pytest.raises(DataError, match="'wearer' or 'video', not 'label'"):
+        folds(store, 2, by="label")
+    nobody = [dataclasses.replace(s, wearer=None) for s in kitchen]
+    unknown = data.prepare(nobody, tmp_path / "s", num_frames=(), ends=False, progress=False, workers=1)
+    with pytest.raises(DataError, match="who wore the camera in 12 clips; give by='video'"):
+        folds(unknown, 2)
+    np.testing.assert_array_equal(folds(unknown, 3, by="video"), parts)
 
 
 def test_foreign_folder_is_left_alone(kitchen, tmp_path):
@@ -186,8 +264,9 @@ def test_data_are_written_before_the_status(kitchen, tmp_path, log):
     data.prepare(kitchen[:2], tmp_path / "s", **OPTIONS)
     for row in range(3):
         names = [name for name, rows in log if row in rows]
-        assert names[-1] == "status" and names.count("status") == 1
-        assert {"frames_1", "frames_4", "ends", "clip", "imu"} == set(names[:-1])
+        assert names[-2:] == ["checksum", "status"] and names.count("status") == 1
+        pictures = {"frames_1", "frames_4", "ends", "clip"}
+        assert {*pictures, *(f"{name}.times" for name in pictures), "imu"} == set(names[:-2])
 
 
 def test_teacher_outputs(store, kitchen, tmp_path, log):
@@ -222,6 +301,25 @@ def test_teacher_outputs(store, kitchen, tmp_path, log):
             store.write("t.feature", [0, 1], wrong)
     with pytest.raises(DataError, match="cannot be the name"):
         store.add("../x", (1,), np.float32)
+
+
+def test_an_open_store_sees_what_is_added_later(store, tmp_path):
+    """By another view, process or machine: its header is read again once it has changed."""
+    path = shutil.copytree(store.path, tmp_path / "s")
+    before, view = ClipStore(path), ClipStore(path).split("test")
+    ClipStore(path).add("t.feature", (5,), np.float32)
+    assert "t.feature" in view.names and not before.done("t.feature").any()
+    with pytest.raises(DataError, match="not written yet"):
+        before.read("t.feature", [0])
+    later = ClipStore(path)
+    later.add("u.feature", (2,), np.float32)
+    with pytest.raises(DataError, match="not written yet"):  # and does not take room for values
+        view.read("u.feature", [0])
+    later.write("u.feature", np.arange(12), np.ones((12, 2), np.float32))
+    assert view.read("u.feature", [0]).tolist() == [[1, 1]]
+    later.add("v.feature", (1,), np.float32)
+    view.write("v.feature", [0], np.ones((1, 1), np.float32))
+    assert later.done("v.feature").sum() == 1
 
 
 def test_names_that_windows_and_macos_cannot_have(store, tmp_path):
@@ -334,8 +432,12 @@ def test_a_writer_says_what_is_missing(store, tmp_path):
     assert len(ClipStore(path, unfinished=True)) == 9
     writer.retry(np.array([4, 5]))
     assert writer.missing().tolist() == [1, 5]
-    writer.write(1, "frames_4", 7, place=2)
-    writer.finish(1)
+    arrays = {name: np.load(path / f"{name}.npy")[1] for name in writer.names}
+    arrays["frames_4"][2] = 7
+    with pytest.raises(DataError, match=r"a clip has the arrays .*frames_4\.times.*; got imu"):
+        writer.write(1, {"imu": arrays["imu"]})
+    assert writer.missing().tolist() == [1, 5]
+    writer.write(1, arrays)
     writer.fail(5, "broken")
     assert not len(writer.missing())
     assert (ClipStore(path).read("frames_4", 1)[2] == 7).all()

@@ -21,25 +21,26 @@ pytestmark = pytest.mark.skipif("egodistill" not in MODULES, reason="not a check
 ARROWS = {
     # doors
     "egodistill": "",
-    "data": "egodistill annotations files imu store video",
+    "data": "egodistill annotations clips files imu store video",
     "teachers": "egodistill checkpoints files runtime store student video_convnets video_transformers",
     "cli": "egodistill",
     # method
     "student": "",
     "distillation": "egodistill batches files runtime student training",
     "training": "egodistill batches checkpoints files runtime",
-    "inference": "egodistill batches data files runtime student",
-    "batches": "egodistill files",
+    "inference": "egodistill batches clips files imu runtime student",
+    "batches": "egodistill clips files",
     "runtime": "egodistill",
     "checkpoints": "egodistill files",
     "files": "egodistill",
     # recordings and stores
-    "annotations": "egodistill video",
-    "store": "egodistill annotations files",
+    "annotations": "egodistill clips video",
+    "clips": "egodistill imu video",
+    "store": "egodistill annotations clips files",
     "video": "",
     "imu": "",
     "gpmf": "",
-    "recordings": "egodistill files gpmf imu offset video",
+    "recordings": "egodistill clips files gpmf imu offset video",
     "offset": "egodistill imu video",
     # networks
     "video_transformers": "",
@@ -47,7 +48,7 @@ ARROWS = {
     # paper and tools
     "baselines": "egodistill checkpoints student video_transformers",
     "synthetic": "egodistill files",
-    "experiments": "egodistill baselines batches checkpoints data distillation files inference student teachers"
+    "experiments": "egodistill baselines batches checkpoints clips data distillation files inference student teachers"
     " training video",
     "export": "egodistill batches files student",
     "commands": "egodistill annotations checkpoints data distillation experiments export files inference recordings"

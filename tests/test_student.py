@@ -347,7 +347,7 @@ def test_imu_encoder_learns_from_real_motion(sample_data):
         assert motion.shape == (40, 6, 100) and names == ["Badminton", "Running", "Standing", "Walking"]
         stamps = np.arange(100) / 10
         imus = [data.Imu(stamps, one[:3].T.astype(float), stamps, one[3:].T.astype(float)) for one in motion]
-        x = np.stack([imu.window(0.0, rate=422 / 9.9, min_coverage=0.9) for imu in imus])
+        x = np.stack([imu.window(0.0, rate=422 / 9.9, min_coverage=0.9, max_gap=0.2) for imu in imus])
         windows[name] = torch.from_numpy(x), torch.tensor([names.index(label) for label in labels])
     torch.manual_seed(0)
     model = nn.Sequential(student.IMUEncoder(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(16, 4))

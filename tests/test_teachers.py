@@ -22,7 +22,7 @@ from small_teachers import LABELS, NARROW, SMALL, gmacs, meta, narrow, random_cl
 from torch import nn
 from torchvision.models.video import r3d_18, swin3d_t
 
-from egodistill import DataError, EgoDistillError, Output, data, files, teachers
+from egodistill import DataError, EgoDistillError, Output, clips, data, files, teachers
 from egodistill.store import StoreFiles
 
 # --- the published models --------------------------------------------------------------------
@@ -827,24 +827,22 @@ def test_extract_averages_three_views(tmp_path):
 
 
 def test_extract_says_where_clips_last_longer_than_the_teacher_s(store):
-    store.settings = {"clip_seconds": 80 / 30}
+    store.specs = {"clip": clips.ClipSpec(frames=8, size=32, crop=True, seconds=80 / 30)}
     with pytest.warns(UserWarning, match=r"last 2.67 s, those on which teacher 'slowfast' was trained 2.13 s"):
         teachers.extract(narrow(), store, progress=False)
 
 
 def test_extract_shares_the_clips_by_rank(store, monkeypatch):
-    """Each process takes its share, by arguments or as torchrun sets them; a dead one's is taken up."""
+    """Each process takes its share if it asks for one; a dead one's is taken up. RANK alone is no request."""
     teacher = narrow()
     teachers.extract(teacher, store, rank=1, world_size=3, progress=False)
     assert np.flatnonzero(store.done("slowfast.feature")).tolist() == [1, 4]
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    teachers.extract(teacher, store, progress=False)
+    teachers.extract(teacher, store, rank=0, world_size=3, progress=False)
     assert np.flatnonzero(store.done("slowfast.logits")).tolist() == [0, 1, 3, 4]
     with pytest.raises(teachers.TeacherError, match="for a single process"):
-        teachers.extract(teacher, store, overwrite=True)
-    monkeypatch.delenv("RANK")
-    monkeypatch.delenv("WORLD_SIZE")
+        teachers.extract(teacher, store, rank=0, world_size=3, overwrite=True)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
     sizes = count_clips(teacher)
     teachers.extract(teacher, store, progress=False)
     assert sizes == [1] and store.done("slowfast.feature").all()

@@ -1,0 +1,152 @@
+"""Recordings and the clips cut out of them: what a clip holds, one pass over a recording, who joins video and IMU."""
+
+import copy
+import math
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from painted import CLIP, STEADY, X264, break_packets, expected_numbers, number_of, ramp, write_epic_imu, write_video
+
+from egodistill import DataError, clips
+from egodistill.clips import ClipSpec, Recording, decode_clips, differences, open_recording
+from egodistill.imu import CoverageError, IMUError, read_imu
+from egodistill.video import VideoError, read_frames
+
+STUDENT = ClipSpec(frames=4, size=40, imu_samples=422)
+
+
+@pytest.fixture
+def walk(kitchen):
+    return kitchen[3].recording
+
+
+def test_a_clip_is_what_its_spec_says(walk):
+    clip = walk.clip(1.5, STUDENT)
+    times = 1.5 + (np.arange(4) + 0.5) / 4 * CLIP
+    assert [number_of(picture) for picture in clip["frames"]] == expected_numbers(STEADY, times)
+    np.testing.assert_allclose(clip["frames.times"], STEADY[expected_numbers(STEADY, times)], atol=1e-6)
+    np.testing.assert_allclose(clip["imu"][:, :3], ramp(1.5 + np.arange(422) / 198, 2, 9.8), atol=1e-4)
+    assert {name: (str(a.dtype), a.shape) for name, a in clip.items() if name != "imu"} == STUDENT.parts()[
+        "frames"
+    ].arrays("frames")
+    keys = walk.clip(1.5, replace(STUDENT, exact=False, sampling="last", size=24, crop=True, imu_samples=0))
+    asked = 1.5 + (np.arange(60, 64) + 0.5) / 30
+    np.testing.assert_array_equal(keys["frames"], read_frames(walk.video, asked, 24, crop=True, exact=False))
+    assert "imu" not in keys
+    with pytest.raises(CoverageError, match=r"P02_102-accl\.csv and .*covers"):
+        walk.clip(5.9, STUDENT)
+    assert walk.clip(5.9, STUDENT, min_coverage=0.3)["imu"].shape == (422, 6)
+
+
+def test_the_clock_moves_the_imu_and_not_the_pictures(walk):
+    moved = replace(walk, imu_offset=0.2, imu_stretch=1.01)
+    one, other = walk.clip(1.5, STUDENT), moved.clip(1.5, STUDENT)
+    np.testing.assert_array_equal(one["frames"], other["frames"])
+    by_hand = read_imu(walk.imu).on_clock(0.2, 1.01).window(1.5)
+    np.testing.assert_array_equal(other["imu"], by_hand)
+    assert (one["imu"] != other["imu"]).any()
+
+
+def test_clips_come_in_one_pass_and_a_bad_one_costs_itself(kitchen, tmp_path):
+    source = write_video(tmp_path / "a.mp4", STEADY, bf=0, g=1, crf=10)
+    video = break_packets(source, tmp_path / "b.mp4", set(range(90, 125)))
+    walk = Recording(video, write_epic_imu(tmp_path, "short", 5.5))
+    starts = {7: 0.6, 3: 3.3, 5: 5.0, 1: 0.2}
+    found = list(decode_clips(walk, starts, STUDENT.parts()))
+    assert [row for row, _ in found] == [5, 1, 7, 3]  # what fails at once, then in the order of time
+    assert isinstance(found[0][1], CoverageError) and isinstance(found[3][1], VideoError)
+    assert "b.mp4: no frame at" in str(found[3][1])
+    for row, clip in found[1:3]:
+        np.testing.assert_array_equal(clip["frames"], walk.clip(starts[row], STUDENT)["frames"])
+    gone = replace(walk, video=str(tmp_path / "no.mp4"))
+    assert {row: str(error)[-12:] for row, error in decode_clips(gone, starts, STUDENT.parts())} == dict.fromkeys(
+        starts, "no such file"
+    )
+    silent = dict(decode_clips(walk, {0: 0.5}, {"audio": ClipSpec(audio=True)}))
+    assert "has no audio" in str(silent[0])
+    assert dict(decode_clips(walk, {}, STUDENT.parts())) == {}
+
+
+def test_overlapping_clips_only_are_held(kitchen, monkeypatch):
+    """Exact frames and key frames are read side by side, not one after the other."""
+    walk, held, empty = kitchen[0].recording, [], np.empty
+    specs = {"a": ClipSpec(frames=2, size=16), "b": ClipSpec(frames=3, size=16, exact=False)}
+
+    def counted(*arguments):
+        held.append(arguments)
+        return empty(*arguments)
+
+    monkeypatch.setattr(np, "empty", counted)
+    most = 0
+    for done, _ in enumerate(decode_clips(walk, {k: k / 10 for k in range(38)}, specs), 1):
+        most = max(most, len([a for a in held if a[0] == (2, 3, 16, 16)]) - done)
+    assert done == 38 and most <= math.ceil(CLIP * 10) + 12  # a key frame may be half a second away
+
+
+def test_a_recording_is_read_once_and_travels_light(walk, monkeypatch):
+    reads = []
+    monkeypatch.setattr(clips, "read_imu", lambda *a, **k: (reads.append(a), read_imu(*a, **k))[1])
+    walk = replace(walk)
+    assert walk.motion() is walk.motion() and len(reads) == 1
+    assert len(pickle.dumps(walk)) < 1000 and pickle.loads(pickle.dumps(walk)) == copy.copy(walk) == walk
+    assert walk.probe().duration == pytest.approx(6, abs=0.05) and walk.wearer == "P02"
+    assert hash(walk) == hash(replace(walk))
+
+
+def test_what_a_file_is_a_recording_of(kitchen, tmp_path):
+    imu = write_epic_imu(tmp_path, "walk", 3)
+    video = shutil.copy(kitchen[0].video, tmp_path / "walk.mp4")
+    found = open_recording(video, imu_offset=0.5, wearer="me")
+    assert found == Recording(str(video), imu, 0.5, 1.0, "me")  # tables beside it
+    assert open_recording(video, imu[0]).imu == imu[0] and open_recording(found) is found
+    with pytest.raises(DataError, match="has its own IMU and clock"):
+        open_recording(found, imu_offset=1.0)
+    Path(imu[0]).unlink()
+    alone = open_recording(Path(video))
+    assert alone.imu is None and alone.imu_source == str(video)
+    with pytest.raises(IMUError, match="no IMU"):
+        alone.motion()
+
+
+def test_a_reader_of_ones_own(kitchen, tmp_path, monkeypatch):
+    def camera(path):
+        """A camera that names its files CAM_<wearer>_<n>.mp4 and is a second late."""
+        if not path.name.startswith("CAM_"):
+            return None
+        return Recording(str(path), kitchen[0].imu, imu_offset=1.0, wearer=path.name.split("_")[1])
+
+    monkeypatch.setattr(clips, "READERS", [camera, *clips.READERS])
+    video = shutil.copy(kitchen[0].video, tmp_path / "CAM_ann_1.mp4")
+    found = open_recording(video, imu_offset=0.25, imu_stretch=2.0)
+    assert (found.wearer, found.imu_offset, found.imu_stretch) == ("ann", 2.25, 2.0)
+    assert open_recording(kitchen[0].video).wearer is None
+
+
+def test_specs_are_compared_in_what_both_have(kitchen):
+    assert differences(STUDENT, STUDENT) == {}
+    assert differences(STUDENT, replace(STUDENT, imu_rate=100.0, exact=False)) == {
+        "exact": (True, False),
+        "imu_rate": (198.0, 100.0),
+    }
+    assert differences(STUDENT, replace(STUDENT, imu_rate=100.0, imu_samples=0)) == {}
+    assert differences(STUDENT, replace(STUDENT, size=None, seconds=64.0000001 / 30)) == {}
+    assert differences(STUDENT, replace(STUDENT, size=64), ignore=("size",)) == {}
+    parts = STUDENT.parts()
+    assert list(parts) == ["frames", "imu"] and differences(parts["frames"], parts["imu"]) == {}
+    with pytest.raises(DataError, match=r"one kind of array is needed, not \['frames', 'imu'\]"):
+        next(decode_clips(kitchen[0].recording, {0: 1.0}, {"both": STUDENT}))
+    for wrong in ({"frames": -1}, {"size": 0}, {"seconds": 0.0}, {"imu_axes": "up"}, {"sampling": "middle"}):
+        with pytest.raises(DataError):
+            replace(STUDENT, **wrong)
+
+
+def test_the_frames_of_a_video_that_varies_have_their_own_times(tmp_path):
+    times = np.cumsum(np.random.default_rng(0).choice([0.02, 0.04, 0.1], 100))
+    walk = Recording(write_video(tmp_path / "uneven.mp4", times - times[0], **X264))
+    clip = walk.clip(1.0, ClipSpec(frames=8, size=40))
+    shown = (times - times[0])[[number_of(picture) for picture in clip["frames"]]]
+    np.testing.assert_allclose(clip["frames.times"], shown, atol=1e-4)
