@@ -622,7 +622,7 @@ class ToyClips(Store):
 
     def __init__(self):
         super().__init__(8, size=32)
-        self.settings = {"frame_size": 32}
+        self.settings, self.specs = {"frame_size": 32}, {}
 
 
 @pytest.mark.parametrize(
