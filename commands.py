@@ -133,7 +133,7 @@ def outcome(history: History) -> str:
 def student_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("student")
     group.add_argument("--num-frames", type=int, default=1, help="N, frames a clip")
-    group.add_argument("--image-encoder", default="resnet18", help="any classification network of torchvision")
+    group.add_argument("--image-encoder", default="resnet18", help="one of torchvision's, such as mobilenet_v3_large")
     group.add_argument("--image-weights", default="imagenet", help="imagenet, none, or a file of weights")
     group.add_argument("--no-imu", action="store_true", help="VisOnly and VisOnly-Distill: frames only")
     group.add_argument("--imu-vector", choices=("flatten", "mean"), default="flatten", help="default: %(default)s")
