@@ -10,14 +10,52 @@ for batch, waited in batches.read(store, names, torch.arange(len(store)), 64, de
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from egodistill import EgoDistillError, files
 
-__all__ = ["arrays_of", "clip_ids", "read", "require_array", "require_labels", "require_teacher"]
+if TYPE_CHECKING:
+    from egodistill.student import Output
+
+__all__ = ["Model", "Store", "arrays_of", "clip_ids", "read", "require_array", "require_labels", "require_teacher"]
+
+
+class Model(Protocol):
+    """A torch module that names the arrays it reads, takes them in that order, and returns feature and logits."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Output: ...
+
+
+class Store(Protocol):
+    """Clips on disk or in memory: what training and evaluation read of `data.ClipStore`."""
+
+    @property
+    def class_names(self) -> Sequence[str]: ...
+
+    @property
+    def names(self) -> list[str]:
+        """The arrays that it has."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The class of each clip; -1 where none is known."""
+
+    @property
+    def segments(self) -> np.ndarray:
+        """The segment of each clip: scores are averaged over its clips."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, name: str, index: Any) -> np.ndarray:
+        """Return some clips' rows of an array."""
+
 
 # How `data.prepare()` makes the array that a model reads; {frames} is its number of frames.
 PREPARATION = {
@@ -28,7 +66,7 @@ PREPARATION = {
 }
 
 
-def arrays_of(model: nn.Module, store: Any) -> list[str]:
+def arrays_of(model: Model, store: Store) -> list[str]:
     """Return the names of the store's arrays that a model reads, in its order, after checking that the two fit.
 
     A model without class names gets the store's. Raise EgoDistillError if the store lacks an array (and what makes
@@ -57,13 +95,13 @@ def arrays_of(model: nn.Module, store: Any) -> list[str]:
     return names
 
 
-def require_array(store: Any, name: str, way: str) -> None:
+def require_array(store: Store, name: str, way: str) -> None:
     """Raise EgoDistillError if the store has no such array; `way` is how to make it."""
     if name not in store.names:
         raise EgoDistillError(f"the store has no array {name!r} (it has {', '.join(store.names)}); {way} makes it")
 
 
-def require_teacher(store: Any, teacher: str, *outputs: str) -> list[str]:
+def require_teacher(store: Store, teacher: str, *outputs: str) -> list[str]:
     """Return the names of a teacher's outputs ("feature", "logits"); raise EgoDistillError if the store lacks one."""
     names = [f"{teacher}.{output}" for output in outputs]
     for name in names:
@@ -71,14 +109,14 @@ def require_teacher(store: Any, teacher: str, *outputs: str) -> list[str]:
     return names
 
 
-def require_labels(store: Any) -> None:
+def require_labels(store: Store) -> None:
     """Raise EgoDistillError if some clip has no label."""
     count = int((torch.as_tensor(store.labels) < 0).sum())
     if count:
         raise EgoDistillError(f"{count} of {len(store)} clips have no label; give a split whose segments all have one")
 
 
-def clip_ids(store: Any, rows: Tensor) -> str:
+def clip_ids(store: Store, rows: Tensor) -> str:
     """Return the store's names of these clips; their rows if it has no names."""
     clips = getattr(store, "clips", None)
     return ", ".join(str(clips[row]["id"] if clips else row) for row in rows.tolist())
@@ -89,7 +127,7 @@ def shorten(names: list[str]) -> str:
 
 
 def read(
-    store: Any,
+    store: Store,
     names: Sequence[str],
     rows: Tensor,
     batch_size: int,
@@ -109,7 +147,7 @@ def read(
 class _Source:
     """Arrays of a store as tensors on a device."""
 
-    def __init__(self, store: Any, names: Sequence[str], device: torch.device) -> None:
+    def __init__(self, store: Store, names: Sequence[str], device: torch.device) -> None:
         self.store, self.names, self.device = store, names, device
         self.labels = torch.as_tensor(store.labels)
 

@@ -22,19 +22,30 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["IMAGE_ENCODERS", "BasicBlock", "Bottleneck", "EgoDistill", "IMUEncoder", "IMUPredictor", "Output", "ResNet"]
+__all__ = [
+    "IMAGE_ENCODERS",
+    "BasicBlock",
+    "Bottleneck",
+    "EgoDistill",
+    "IMUEncoder",
+    "IMUPredictor",
+    "Output",
+    "ResNet",
+    "Student",
+]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_SECONDS, IMU_RATE, IMU_SAMPLES = 64 / 30, 198.0, 422  # the paper's clips: seconds, Hz, samples
 LARGEST_BLOCK = 16  # channels that oneDNN's kernels compute together, with the longest vectors
 
+Constructor = TypeVar("Constructor", bound=Callable[..., None])
 Weights = str | os.PathLike | Mapping[str, Tensor] | None
 
 
@@ -45,13 +56,25 @@ class Output(NamedTuple):
     logits: Tensor
 
 
-def record_arguments(*without: str) -> Callable:
+class Student(Protocol):
+    """A student in parts, so that frames and head motion can come at different times: `EgoDistill` is one."""
+
+    def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor: ...
+
+    def aggregate(self, features: Tensor) -> Tensor: ...
+
+    def encode_imu(self, imu: Tensor) -> Tensor: ...
+
+    def fuse(self, image: Tensor, imu: Tensor | None) -> Output: ...
+
+
+def record_arguments(*without: str) -> Callable[[Constructor], Constructor]:
     """Decorate a constructor: keep its arguments in `self.arguments`, defaults included, those `without` left out.
 
     `cls(**model.arguments)` builds the same network again, with other weights.
     """
 
-    def decorate(init: Callable) -> Callable:
+    def decorate(init: Constructor) -> Constructor:
         @functools.wraps(init)
         def build(self: nn.Module, *given: Any, **options: Any) -> None:
             bound = inspect.signature(init).bind(self, *given, **options)
@@ -510,7 +533,7 @@ class EgoDistill(nn.Module):
         image_weights: Weights = "imagenet",
         use_imu: bool = True,
         imu_width: int = 16,
-        imu_vector: str = "flatten",
+        imu_vector: Literal["flatten", "mean"] = "flatten",
         imu_samples: int = IMU_SAMPLES,
         imu_rate: float = IMU_RATE,
         hidden: int = 1024,
@@ -526,7 +549,7 @@ class EgoDistill(nn.Module):
             raise ValueError(f"num_classes={num_classes} and num_frames={num_frames} must be at least 1")
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"{len(class_names)} class names for num_classes={num_classes}")
-        self.inputs = ("frames", "imu") if use_imu else ("frames",)
+        self.inputs: tuple[str, ...] = ("frames", "imu") if use_imu else ("frames",)
         self.num_frames, self.clip_seconds = num_frames, clip_seconds
         self.frame_size = pick_frame_size(image_encoder, frame_size)
         self.imu_samples, self.imu_rate, self.imu_vector = imu_samples, imu_rate, imu_vector
@@ -546,6 +569,10 @@ class EgoDistill(nn.Module):
         self.classifier = nn.Linear(feature_dim, num_classes)
         for name, values in zip(("mean", "std"), pixel_statistics(image_encoder), strict=True):
             self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    if TYPE_CHECKING:  # A torch module's call has no types.
+
+        def __call__(self, frames: Tensor, imu: Tensor | None = None) -> Output: ...
 
     def forward(self, frames: Tensor, imu: Tensor | None = None) -> Output:
         image = self.aggregate(self.encode_frames(frames))

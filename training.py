@@ -17,15 +17,16 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from egodistill import EgoDistillError, batches, checkpoints, files, runtime
-from egodistill.runtime import Share
+from egodistill.batches import Store
+from egodistill.runtime import Precision, Share
 
-__all__ = ["History", "Objective", "Training", "fold_seed", "train"]
+__all__ = ["History", "Objective", "Training", "TrainingOptions", "fold_seed", "train"]
 
 TRAINING_FORMAT = "egodistill training 2"
 # Settings in which a resumed run may differ.
@@ -43,11 +44,13 @@ class Training:
     learning_rate: float = 1e-4
     decay_epochs: tuple[int, ...] = (30, 40)  # The learning rate is multiplied by `decay` after these epochs.
     decay: float = 0.1
-    schedule: str = "step"  # the paper's; or "cosine", down to zero, which wastes less of a short training
+    schedule: Literal["step", "cosine"] = (
+        "step"  # the paper's; or "cosine", down to zero, which wastes less of a short training
+    )
     warmup_epochs: float = 0.0  # The learning rate rises from zero over these.
     weight_decay: float = 0.01  # AdamW's own default; the paper gives none.
     seed: int = 0  # The order of the data and dropout depend on it, on the epoch and the step, and on nothing else.
-    precision: str = "fp32"  # or "bf16", automatic mixed precision; or "auto": bf16 where it is faster
+    precision: Precision = "fp32"  # or "bf16", automatic mixed precision; or "auto": bf16 where it is faster
     device: str | None = None  # None: a GPU where there is one
     checkpoint: str | os.PathLike | None = None  # File to resume from and to write while training.
     checkpoint_seconds: float = 300.0  # How often to write it within an epoch; it is always written after each.
@@ -72,6 +75,26 @@ class Training:
         else:
             factor = self.decay ** sum(epoch >= step for step in self.decay_epochs)
         return self.learning_rate * factor * (min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0)
+
+
+class TrainingOptions(TypedDict, total=False):
+    """The fields of `Training` as keyword arguments: `finetune(model, store, epochs=5)`."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    decay_epochs: tuple[int, ...]
+    decay: float
+    schedule: Literal["step", "cosine"]
+    warmup_epochs: float
+    weight_decay: float
+    seed: int
+    precision: Precision
+    device: str | None
+    checkpoint: str | os.PathLike | None
+    checkpoint_seconds: float
+    progress: bool
+    sync_batch_norm: bool
 
 
 class Objective(nn.Module):
@@ -104,7 +127,7 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
-    def begin(self, store: Any, settings: Training) -> None:
+    def begin(self, store: Store, settings: Training) -> None:
         """Compute what the training needs, on its device: called once, and not if a finished run is loaded."""
 
     def set_progress(self, done: float) -> None:
@@ -113,7 +136,7 @@ class Objective(nn.Module):
             self.model.set_progress(done)
 
 
-def train(objective: Objective, store: Any, settings: Training) -> History:
+def train(objective: Objective, store: Store, settings: Training) -> History:
     """Minimise an objective by AdamW over shuffled batches of a store; return one dict per epoch.
 
     With `settings.checkpoint`, a run that was killed and is started again with the same arguments continues from the
@@ -136,7 +159,7 @@ def train(objective: Objective, store: Any, settings: Training) -> History:
 class TrainingLoop:
     """One run of `train()`: what it trains, how far it is, and its steps."""
 
-    def __init__(self, objective: Objective, store: Any, settings: Training) -> None:
+    def __init__(self, objective: Objective, store: Store, settings: Training) -> None:
         self.store, self.settings = store, settings
         self.device = runtime.pick_device(settings.device)
         runtime.join_processes(self.device)
