@@ -15,7 +15,7 @@ import json
 import math
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from egodistill import EgoDistillError, batches, checkpoints, files, runtime
-from egodistill.batches import Store
+from egodistill.batches import Augment, Store
 from egodistill.runtime import Precision, Share
 
 __all__ = ["History", "Objective", "Training", "TrainingOptions", "fold_seed", "train"]
@@ -56,6 +56,9 @@ class Training:
     checkpoint_seconds: float = 300.0  # How often to write it within an epoch; it is always written after each.
     progress: bool = True
     sync_batch_norm: bool = False  # Several processes: batch norm over the whole batch.
+    augment: Augment = field(
+        default_factory=Augment
+    )  # Random changes of the frames, drawn anew for each clip and epoch.
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
@@ -95,6 +98,7 @@ class TrainingOptions(TypedDict, total=False):
     checkpoint_seconds: float
     progress: bool
     sync_batch_norm: bool
+    augment: Augment
 
 
 class Objective(nn.Module):
@@ -217,7 +221,8 @@ class TrainingLoop:
         size, began = self.settings.batch_size, time.monotonic()
         rest = order[self.step * size :]
         waited = seen = 0
-        for batch, wait in batches.read(self.store, self.objective.reads, rest, size, self.device, own_rows):
+        reads, change = self.objective.reads, self.augment if self.settings.augment != Augment() else None
+        for batch, wait in batches.read(self.store, reads, rest, size, self.device, own_rows, change):
             rows = order[self.step * size :][:size]
             loss = self.run_step(batch, rows, self.epoch + self.step * size / len(order))
             self.step += 1
@@ -228,6 +233,11 @@ class TrainingLoop:
                 self.save()
         spent = max(time.monotonic() - began, 1e-9)  # A clock may move in 15.6 ms.
         self.end_epoch(seen, spent, waited)
+
+    def augment(self, batch: dict[str, Tensor]) -> None:
+        """Change a batch by the settings' `augment`."""
+        seeds = [fold_seed(self.settings.seed, self.epoch, row) for row in batch["row"].tolist()]
+        self.settings.augment.apply(batch, seeds)
 
     def run_step(self, batch: dict[str, Tensor], rows: Tensor, moment: float) -> float:
         """Take one step of the optimiser at a moment counted in epochs; return the loss over all processes."""
