@@ -25,7 +25,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torchvision
@@ -86,6 +86,10 @@ class Baseline(nn.Module):
         self.class_names = list(class_names) if class_names is not None else None
         for name, values in zip(("mean", "std"), normalise, strict=True):
             self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    if TYPE_CHECKING:  # A torch module's call has no types.
+
+        def __call__(self, *inputs: Tensor) -> student.Output: ...
 
     def pixels(self, frames: Tensor) -> Tensor:
         """Return normalised frames: uint8 [B, N, 3, H, W] -> float of the same shape."""

@@ -10,14 +10,65 @@ for batch, waited in batches.read(store, names, torch.arange(len(store)), 64, de
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
 from egodistill import EgoDistillError, clips, files
 
-__all__ = ["arrays_of", "clip_ids", "read", "require_array", "require_clips", "require_labels", "require_teacher"]
+if TYPE_CHECKING:
+    from egodistill.student import Output
+
+__all__ = [
+    "Augment",
+    "Model",
+    "Store",
+    "arrays_of",
+    "clip_ids",
+    "read",
+    "require_array",
+    "require_clips",
+    "require_labels",
+    "require_teacher",
+]
+
+
+class Model(Protocol):
+    """A torch module that names the arrays it reads, takes them in that order, and returns feature and logits."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Output: ...
+
+
+class Store(Protocol):
+    """Clips on disk or in memory: what training and evaluation read of `data.ClipStore`."""
+
+    @property
+    def class_names(self) -> Sequence[str]: ...
+
+    @property
+    def names(self) -> list[str]:
+        """The arrays that it has."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The class of each clip; -1 where none is known."""
+
+    @property
+    def segments(self) -> np.ndarray:
+        """The segment of each clip: scores are averaged over its clips."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, name: str, index: Any) -> np.ndarray:
+        """Return some clips' rows of an array."""
+
 
 # How `data.prepare()` makes the array that a model reads; {frames} is its number of frames.
 PREPARATION = {
@@ -28,7 +79,7 @@ PREPARATION = {
 }
 
 
-def arrays_of(model: nn.Module, store: Any) -> list[str]:
+def arrays_of(model: Model, store: Store) -> list[str]:
     """Return the names of the store's arrays that a model reads, in its order, after checking that the two fit.
 
     A model without class names gets the store's. Raise EgoDistillError if the store lacks an array (and what makes
@@ -73,13 +124,13 @@ def require_clips(store: Any, names: Sequence[str], spec: clips.ClipSpec) -> Non
             )
 
 
-def require_array(store: Any, name: str, way: str) -> None:
+def require_array(store: Store, name: str, way: str) -> None:
     """Raise EgoDistillError if the store has no such array; `way` is how to make it."""
     if name not in store.names:
         raise EgoDistillError(f"the store has no array {name!r} (it has {', '.join(store.names)}); {way} makes it")
 
 
-def require_teacher(store: Any, teacher: str, *outputs: str) -> list[str]:
+def require_teacher(store: Store, teacher: str, *outputs: str) -> list[str]:
     """Return the names of a teacher's outputs ("feature", "logits"); raise EgoDistillError if the store lacks one."""
     names = [f"{teacher}.{output}" for output in outputs]
     for name in names:
@@ -87,14 +138,14 @@ def require_teacher(store: Any, teacher: str, *outputs: str) -> list[str]:
     return names
 
 
-def require_labels(store: Any) -> None:
+def require_labels(store: Store) -> None:
     """Raise EgoDistillError if some clip has no label."""
     count = int((torch.as_tensor(store.labels) < 0).sum())
     if count:
         raise EgoDistillError(f"{count} of {len(store)} clips have no label; give a split whose segments all have one")
 
 
-def clip_ids(store: Any, rows: Tensor) -> str:
+def clip_ids(store: Store, rows: Tensor) -> str:
     """Return the store's names of these clips; their rows if it has no names."""
     clips = getattr(store, "clips", None)
     return ", ".join(str(clips[row]["id"] if clips else row) for row in rows.tolist())
@@ -105,19 +156,20 @@ def shorten(names: list[str]) -> str:
 
 
 def read(
-    store: Any,
+    store: Store,
     names: Sequence[str],
     rows: Tensor,
     batch_size: int,
     device: torch.device,
     pick: Callable[[Tensor], Tensor] | None = None,
+    change: Callable[[dict[str, Tensor]], None] | None = None,
 ) -> Iterator[tuple[dict[str, Tensor], float]]:
     """Yield batches of these rows of the store, and the seconds waited for each: a thread reads the next one.
 
     A batch holds the arrays `names`, "label" [b] and "row" [b] (on the CPU). `pick` selects those of a batch's rows
-    that are read.
+    that are read. `change` changes a batch, on the CPU and in the thread that reads.
     """
-    source = _Source(store, names, device)
+    source = _Source(store, names, device, change)
     parts = [part if pick is None else pick(part) for part in rows.split(batch_size) if len(part)]
     return files.read_ahead(parts, source.read)
 
@@ -125,12 +177,49 @@ def read(
 class _Source:
     """Arrays of a store as tensors on a device."""
 
-    def __init__(self, store: Any, names: Sequence[str], device: torch.device) -> None:
-        self.store, self.names, self.device = store, names, device
+    def __init__(
+        self,
+        store: Store,
+        names: Sequence[str],
+        device: torch.device,
+        change: Callable[[dict[str, Tensor]], None] | None,
+    ) -> None:
+        self.store, self.names, self.device, self.change = store, names, device, change
         self.labels = torch.as_tensor(store.labels)
 
     def read(self, rows: Tensor) -> dict[str, Tensor]:
         batch = {name: torch.from_numpy(self.store.read(name, rows.numpy())) for name in self.names}
-        batch["label"] = self.labels[rows]
-        batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-        return batch | {"row": rows}
+        batch |= {"label": self.labels[rows], "row": rows}
+        if self.change is not None:
+            self.change(batch)
+        return {name: x if name == "row" else x.to(self.device, non_blocking=True) for name, x in batch.items()}
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes of the clips that a student is trained on; none by default, as in the paper.
+
+    crop   A part of each frame is cut out and scaled to the frame's size. Its sides are shorter by up to this share:
+           0.3 gives 0.7 to 1 of the frame's. All frames of a clip are cut alike.
+    """
+
+    crop: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.crop < 1:
+            raise EgoDistillError(f"crop is a share of the frame's side, 0 <= crop < 1; got {self.crop}")
+
+    def apply(self, batch: dict[str, Tensor], seeds: Sequence[int]) -> None:
+        """Change a batch, clip by clip: what is drawn depends on the clip's seed alone, so K processes draw as one."""
+        for name, frames in batch.items():
+            if self.crop and name.startswith("frames_"):
+                batch[name] = torch.stack([self.crop_frames(x, seed) for x, seed in zip(frames, seeds, strict=True)])
+
+    def crop_frames(self, frames: Tensor, seed: int) -> Tensor:
+        """Cut the same square out of all frames of a clip and scale it: uint8 [N, 3, H, W] -> the same shape."""
+        size, *place = torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
+        whole = frames.shape[2:]
+        sides = [max(1, round(side * (1 - self.crop * size))) for side in whole]
+        top, left = (round(share * (side - own)) for share, side, own in zip(place, whole, sides, strict=True))
+        part = frames[:, :, top : top + sides[0], left : left + sides[1]].float()
+        return F.interpolate(part, tuple(whole), mode="bilinear", antialias=True).round().clamp(0, 255).to(frames.dtype)

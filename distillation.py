@@ -15,16 +15,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from egodistill import EgoDistillError, batches, files, runtime
+from egodistill.batches import Model, Store
 from egodistill.runtime import Share
 from egodistill.student import EgoDistill, IMUPredictor, Output, describe
-from egodistill.training import History, Objective, Training, own_rows, train
+from egodistill.training import History, Objective, Training, TrainingOptions, own_rows, train
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "EGO4D",
@@ -41,6 +45,8 @@ __all__ = [
     "pretrain_imu",
 ]
 
+Reduction = Literal["mean", "sum"]
+
 # Stage 2 as the paper trained it (section 4.1, appendix C): `distill(model, store, teacher=..., **EGO4D)`.
 EGO4D: dict[str, Any] = {"tau": 10.0, "epochs": 150, "decay_epochs": (90, 120)}
 EPIC_KITCHENS: dict[str, Any] = {"tau": 1.0, "epochs": 50, "decay_epochs": (30, 40)}
@@ -55,7 +61,7 @@ def action_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), labels, reduction="none")
 
 
-def feature_loss(student: Tensor, teacher: Tensor, *, reduction: str = "mean") -> Tensor:
+def feature_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:
     """L_1, equation 3: features [B, D] -> [B]. "mean" over the dimensions keeps beta = 1 meaningful for any D."""
     if reduction not in ("mean", "sum"):
         raise EgoDistillError(f"the reduction of L_1 over dimensions is 'mean' or 'sum', not {reduction!r}")
@@ -97,7 +103,7 @@ def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
 class Finetune(Objective):
     """L_ACT (equation 1), and the losses of a model's own."""
 
-    def __init__(self, model: nn.Module, store: Any) -> None:
+    def __init__(self, model: nn.Module, store: Store) -> None:
         reads = batches.arrays_of(model, store)
         batches.require_labels(store)
         super().__init__(model, reads, {"stage": "finetune"})
@@ -113,7 +119,7 @@ class Finetune(Objective):
 
 
 @runtime.propagate_failure
-def finetune(model: nn.Module, store: Any, **training: Any) -> History:
+def finetune(model: Model, store: Store, **training: Unpack[TrainingOptions]) -> History:
     """Train any model, teacher or student, on labels alone: L_ACT (equation 1). VisOnly and VisIMU are trained so.
 
     `training` are fields of `Training`. Parameters with requires_grad=False stay as they are. Returns one dict an
@@ -156,7 +162,7 @@ class PretrainIMU(Objective):
         nce_tau: float,
         nce_weight: float,
         l1_weight: float,
-        l1_reduction: str,
+        l1_reduction: Reduction,
         symmetric: bool,
     ) -> None:
         record = {
@@ -176,7 +182,7 @@ class PretrainIMU(Objective):
         self.l1_weight, self.l1_reduction = l1_weight, l1_reduction
         self.find_unused = not l1_weight  # The fusion network has no gradient then.
 
-    def begin(self, store: Any, settings: Training) -> None:
+    def begin(self, store: Store, settings: Training) -> None:
         self.features = frozen_features(self.model, store, self.frames, settings)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -197,16 +203,16 @@ class PretrainIMU(Objective):
 @runtime.propagate_failure
 def pretrain_imu(
     model: EgoDistill,
-    store: Any,
+    store: Store,
     *,
     teacher: str | None,
     predictor: IMUPredictor | None = None,
     nce_tau: float = 0.1,
     nce_weight: float = 1.0,
     l1_weight: float = 1.0,
-    l1_reduction: str = "mean",
+    l1_reduction: Reduction = "mean",
     symmetric: bool = False,
-    **training: Any,
+    **training: Unpack[TrainingOptions],
 ) -> History:
     """Stage 1, section 3.4: self-supervised training of the IMU encoder, the predictor h and the fusion network.
 
@@ -260,7 +266,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def frozen_features(model: EgoDistill, store: Any, frames: str, settings: Training) -> Tensor:
+def frozen_features(model: EgoDistill, store: Store, frames: str, settings: Training) -> Tensor:
     """Return image features of each clip's first frame, its N frames and its last frame: float32 [clips, N + 2, d]."""
     device, size = runtime.pick_device(settings.device), settings.batch_size
     rows, found = torch.arange(len(store)), []
@@ -287,14 +293,14 @@ class Distill(Objective):
     def __init__(
         self,
         model: nn.Module,
-        store: Any,
+        store: Store,
         *,
         teacher: str,
         alpha: float,
         beta: float,
         tau: float,
         tau_squared: bool,
-        l1_reduction: str,
+        l1_reduction: Reduction,
     ) -> None:
         inputs = batches.arrays_of(model, store)
         batches.require_labels(store)
@@ -331,16 +337,16 @@ class Distill(Objective):
 
 @runtime.propagate_failure
 def distill(
-    model: nn.Module,
-    store: Any,
+    model: Model,
+    store: Store,
     *,
     teacher: str,
     alpha: float = 0.95,
     beta: float = 1.0,
     tau: float = 1.0,
     tau_squared: bool = False,
-    l1_reduction: str = "mean",
-    **training: Any,
+    l1_reduction: Reduction = "mean",
+    **training: Unpack[TrainingOptions],
 ) -> History:
     """Stage 2, equation 6: alpha L_KD + (1 - alpha) L_GT + beta L_1, all parts of the student trainable.
 

@@ -38,6 +38,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from egodistill.batches import Augment
     from egodistill.distillation import EGO4D, EPIC_KITCHENS, distill, finetune, pretrain_imu
     from egodistill.inference import Cost, Evaluation, Prediction, Retrieval, evaluate, measure, predict, retrieve
     from egodistill.student import EgoDistill, IMUEncoder, IMUPredictor, Output
@@ -51,6 +52,7 @@ __version__ = "0.2.0.dev0"
 __all__ = [
     "EGO4D",
     "EPIC_KITCHENS",
+    "Augment",
     "Cost",
     "DataError",
     "EgoDistill",
@@ -78,6 +80,7 @@ IMU_SAMPLES = 422  # of one clip: floor(CLIP_SECONDS * IMU_RATE)
 
 # Public names that are imported when they are first used, and their modules.
 _MODULES = {
+    "batches": ("Augment",),
     "distillation": ("EGO4D", "EPIC_KITCHENS", "distill", "finetune", "pretrain_imu"),
     "inference": ("Cost", "Evaluation", "Prediction", "Retrieval", "evaluate", "measure", "predict", "retrieve"),
     "student": ("EgoDistill", "IMUEncoder", "IMUPredictor", "Output"),

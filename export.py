@@ -42,7 +42,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -395,7 +395,7 @@ class Exported(nn.Module):
         path = Path(path)
         self.description = read_description(path)
         arrays = {entry["name"]: entry for entry in self.description["inputs"]}
-        self.inputs = tuple(arrays)
+        self.inputs: tuple[str, ...] = tuple(arrays)
         _, self.num_frames, _, self.frame_size, _ = arrays["frames"]["shape"]
         if "imu" in arrays:
             self.imu_samples, self.imu_rate = arrays["imu"]["shape"][1], arrays["imu"]["rate_hz"]
@@ -413,6 +413,10 @@ class Exported(nn.Module):
             ) from error
         # torch's own classes for loaded files are modules that refuse train() and eval(), so none becomes a child.
         self.run = lambda *inputs: opened(*inputs)
+
+    if TYPE_CHECKING:  # A torch module's call has no types.
+
+        def __call__(self, *inputs: Tensor) -> Output: ...
 
     @torch.no_grad()
     def forward(self, *inputs: Tensor) -> Output:

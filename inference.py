@@ -21,7 +21,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -30,8 +30,10 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from egodistill import EgoDistillError, batches, files, runtime
+from egodistill.batches import Model, Store
 from egodistill.clips import ClipSpec, Recording, decode_clips, open_recording, spec_of
 from egodistill.imu import MAX_GAP
+from egodistill.runtime import Precision
 from egodistill.student import EgoDistill, Output
 
 __all__ = [
@@ -71,13 +73,13 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
-    store: Any,
+    model: Model,
+    store: Store,
     *,
     teacher: str | None = None,
     batch_size: int = 64,
     device: str | None = None,
-    precision: str = "auto",
+    precision: Precision = "auto",
     compile: bool = False,
     progress: bool = True,
 ) -> Evaluation:
@@ -125,7 +127,7 @@ def evaluate(
     )
 
 
-def per_segment(store: Any, scores: Tensor) -> tuple[Tensor, Tensor]:
+def per_segment(store: Store, scores: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean class scores [S, C] and the labels [S] of the S segments, given the scores of all clips."""
     _, segment = torch.unique(torch.as_tensor(store.segments), return_inverse=True)
     total = torch.zeros(int(segment.max()) + 1, scores.shape[1]).index_add_(0, segment, scores)
@@ -135,8 +137,8 @@ def per_segment(store: Any, scores: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def outputs(
-    model: nn.Module,
-    store: Any,
+    model: Model,
+    store: Store,
     targets: Sequence[str] = (),
     *,
     batch_size: int,
@@ -173,12 +175,12 @@ class Retrieval(NamedTuple):
 
 @torch.no_grad()
 def retrieve(
-    model: nn.Module,
-    store: Any,
+    model: Model,
+    store: Store,
     *inputs: Tensor,
     teacher: str | None = None,
     top: int = 5,
-    metric: str = "cosine",
+    metric: Literal["cosine", "l1"] = "cosine",
     batch_size: int = 64,
     device: str | None = None,
     progress: bool = True,
@@ -243,7 +245,7 @@ def measure(
     *,
     batch_size: int = 32,
     device: str | None = None,
-    precision: str = "auto",
+    precision: Precision = "auto",
     compile: bool = False,
     repeats: int = 10,
     seconds: float | None = None,
@@ -373,7 +375,7 @@ def predict(
     exact: bool | None = None,
     batch_size: int = 16,
     device: str | None = None,
-    precision: str = "auto",
+    precision: Precision = "auto",
     compile: bool = False,
 ) -> Iterator[Prediction]:
     """Classify a whole recording, clip by clip (every `stride` seconds, by default one clip after the other).

@@ -21,7 +21,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, get_args
 
 import torch
 from torch import Tensor, distributed, nn
@@ -34,6 +34,7 @@ __all__ = [
     "BATCH_NORMS",
     "PRECISIONS",
     "Compiled",
+    "Precision",
     "Share",
     "autocast",
     "average_statistics",
@@ -58,7 +59,10 @@ __all__ = [
     "sum_over_processes",
 ]
 
-PRECISIONS = ("auto", "fp32", "bf16")
+Precision = Literal["auto", "fp32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 # The option of DistributedDataParallel that leaves buffers alone in a forward pass; torch 2.13 has another name for it.
 KEEP_BUFFERS = next(
@@ -250,11 +254,11 @@ def is_first_failure() -> bool:
         return True
 
 
-def propagate_failure(stage: Callable[..., Any]) -> Callable[..., Any]:
+def propagate_failure(stage: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Decorate a training stage: destroying this rank's process group unblocks the ranks that wait for it."""
 
     @functools.wraps(stage)
-    def run(*arguments: Any, **options: Any) -> Any:
+    def run(*arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
         try:
             return stage(*arguments, **options)
         except BaseException as error:

@@ -111,8 +111,8 @@ setup(
         # What export.py asks for by name when a format or int8 needs it; torch.export and AOTInductor need none.
         "export": ["onnx", "onnxscript", "onnxruntime", "torchao"],
         # setuptools: tests/test_package.py builds without a downloaded build environment.
-        # Another minor version of ruff may format differently.
-        "test": ["pytest", "ruff>=0.17.6,<0.18", "setuptools>=77", *TUTORIALS],
+        # Another minor version of ruff may format differently. mypy: tests/test_types.py checks a user's program.
+        "test": ["mypy", "pytest", "ruff>=0.17.6,<0.18", "setuptools>=77", *TUTORIALS],
     },
     entry_points={"console_scripts": [f"{PACKAGE} = {PACKAGE}.cli:main"]},
     zip_safe=False,

@@ -22,19 +22,30 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["BasicBlock", "Bottleneck", "EgoDistill", "IMUEncoder", "IMUPredictor", "Output", "ResNet"]
+__all__ = [
+    "IMAGE_ENCODERS",
+    "BasicBlock",
+    "Bottleneck",
+    "EgoDistill",
+    "IMUEncoder",
+    "IMUPredictor",
+    "Output",
+    "ResNet",
+    "Student",
+]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_SECONDS, IMU_RATE, IMU_SAMPLES = 64 / 30, 198.0, 422  # the paper's clips: seconds, Hz, samples
 LARGEST_BLOCK = 16  # channels that oneDNN's kernels compute together, with the longest vectors
 
+Constructor = TypeVar("Constructor", bound=Callable[..., None])
 Weights = str | os.PathLike | Mapping[str, Tensor] | None
 
 
@@ -45,13 +56,25 @@ class Output(NamedTuple):
     logits: Tensor
 
 
-def record_arguments(*without: str) -> Callable:
+class Student(Protocol):
+    """A student in parts, so that frames and head motion can come at different times: `EgoDistill` is one."""
+
+    def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor: ...
+
+    def aggregate(self, features: Tensor) -> Tensor: ...
+
+    def encode_imu(self, imu: Tensor) -> Tensor: ...
+
+    def fuse(self, image: Tensor, imu: Tensor | None) -> Output: ...
+
+
+def record_arguments(*without: str) -> Callable[[Constructor], Constructor]:
     """Decorate a constructor: keep its arguments in `self.arguments`, defaults included, those `without` left out.
 
     `cls(**model.arguments)` builds the same network again, with other weights.
     """
 
-    def decorate(init: Callable) -> Callable:
+    def decorate(init: Constructor) -> Constructor:
         @functools.wraps(init)
         def build(self: nn.Module, *given: Any, **options: Any) -> None:
             bound = inspect.signature(init).bind(self, *given, **options)
@@ -224,6 +247,99 @@ RESNETS: dict[str, tuple[type[nn.Module], tuple[int, ...], dict[str, int]]] = {
 }
 
 
+# torchvision's networks that are tested here, by the height and width of the frames that their ImageNet weights want.
+IMAGE_ENCODERS: dict[str, int] = {
+    **dict.fromkeys(
+        (
+            "alexnet",
+            "convnext_base",
+            "convnext_large",
+            "convnext_small",
+            "convnext_tiny",
+            "densenet121",
+            "densenet161",
+            "densenet169",
+            "densenet201",
+            "efficientnet_b0",
+            "mnasnet0_5",
+            "mnasnet0_75",
+            "mnasnet1_0",
+            "mnasnet1_3",
+            "mobilenet_v2",
+            "mobilenet_v3_large",
+            "mobilenet_v3_small",
+            "regnet_x_16gf",
+            "regnet_x_1_6gf",
+            "regnet_x_32gf",
+            "regnet_x_3_2gf",
+            "regnet_x_400mf",
+            "regnet_x_800mf",
+            "regnet_x_8gf",
+            "regnet_y_16gf",
+            "regnet_y_1_6gf",
+            "regnet_y_32gf",
+            "regnet_y_3_2gf",
+            "regnet_y_400mf",
+            "regnet_y_800mf",
+            "regnet_y_8gf",
+            "resnet101",
+            "resnet152",
+            "resnet18",
+            "resnet34",
+            "resnet50",
+            "resnext101_32x8d",
+            "resnext101_64x4d",
+            "resnext50_32x4d",
+            "shufflenet_v2_x0_5",
+            "shufflenet_v2_x1_0",
+            "shufflenet_v2_x1_5",
+            "shufflenet_v2_x2_0",
+            "squeezenet1_0",
+            "squeezenet1_1",
+            "swin_b",
+            "swin_s",
+            "swin_t",
+            "vgg11",
+            "vgg11_bn",
+            "vgg13",
+            "vgg13_bn",
+            "vgg16",
+            "vgg16_bn",
+            "vgg19",
+            "vgg19_bn",
+            "vit_b_16",
+            "vit_b_32",
+            "vit_l_16",
+            "vit_l_32",
+            "wide_resnet101_2",
+            "wide_resnet50_2",
+        ),
+        224,
+    ),
+    "efficientnet_b1": 240,
+    "efficientnet_b2": 288,
+    "efficientnet_b3": 300,
+    "efficientnet_b4": 380,
+    "efficientnet_b5": 456,
+    "efficientnet_b6": 528,
+    "efficientnet_b7": 600,
+    "efficientnet_v2_l": 480,
+    "efficientnet_v2_m": 480,
+    "efficientnet_v2_s": 384,
+    "swin_v2_b": 256,
+    "swin_v2_s": 256,
+    "swin_v2_t": 256,
+}
+# Why others do not serve, where it is known.
+UNFIT_ENCODERS = {
+    "googlenet": "in training it needs classifiers that are removed here",
+    "inception_v3": "in training it needs classifiers that are removed here",
+    "maxvit_t": "it pools in its classifier, which is removed here, and reads frames of one size alone",
+    "regnet_y_128gf": "its weights want frames of 384 pixels",
+    "vit_h_14": "its weights want frames of 518 pixels",
+}
+
+
 def build_image_encoder(name: str, weights: Weights) -> tuple[nn.Module, int]:
     """Return a classification network without its classifier, [B, 3, H, W] -> [B, d], and d."""
     if small := re.fullmatch(r"resnet10x([1-9]\d*)", name):
@@ -233,12 +349,13 @@ def build_image_encoder(name: str, weights: Weights) -> tuple[nn.Module, int]:
         block, depths, options = RESNETS[name]
         encoder = ResNet(block, depths, **options)
         head, size = "fc", encoder.feature_dim
-    elif name in torchvision.models.list_models(module=torchvision.models):
+    elif name in IMAGE_ENCODERS:
         encoder, head, size = torchvision_encoder(name)
     else:
+        reason = UNFIT_ENCODERS.get(name, "it is none of the classification networks of torchvision that are tested")
         raise ValueError(
-            f"image_encoder={name!r} is no classification network of torchvision {torchvision.__version__}; "
-            f"torchvision.models.list_models() lists them, for example 'resnet18' or 'mobilenet_v3_large'"
+            f"image_encoder={name!r} cannot be used: {reason}. student.IMAGE_ENCODERS lists those that can, "
+            f"for example 'resnet18' or 'mobilenet_v3_large'"
         )
     if isinstance(weights, str) and weights == "imagenet":
         if small:
@@ -248,6 +365,19 @@ def build_image_encoder(name: str, weights: Weights) -> tuple[nn.Module, int]:
         load_image_weights(encoder, weights, head)
     # Some of torchvision's networks leave the pooled map's height and width of 1.
     return (encoder if isinstance(encoder, ResNet) else nn.Sequential(encoder, nn.Flatten())), size
+
+
+def pick_frame_size(name: str, size: int | None) -> int:
+    """Return the size of the frames, by default that of the network's ImageNet weights; check it if it is fixed."""
+    own = IMAGE_ENCODERS.get(name, 224)
+    if size is not None and size != own and name.startswith("vit_"):
+        raise ValueError(f"image_encoder={name!r} reads frames of {own} pixels alone; got frame_size={size}")
+    return own if size is None else size
+
+
+def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation of RGB pixels, 0 to 1, as the network's ImageNet weights want them."""
+    return (3 * (0.5,), 3 * (0.5,)) if name == "efficientnet_v2_l" else (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def torchvision_encoder(name: str) -> tuple[nn.Module, str, int]:
@@ -372,11 +502,12 @@ class EgoDistill(nn.Module):
     num_classes      C.
     feature_dim      D, the size of the teacher's feature (768 for MotionFormer).
     num_frames       N. One frame is the clip's centre frame; more go through a GRU, whose last state is used.
-    image_encoder    f_I, any classification network of torchvision by its name, without its classifier; or
+    image_encoder    f_I, one of `IMAGE_ENCODERS`, torchvision's, by its name and without its classifier; or
                      "resnet10xW", a small one for small frames: a residual block a stage, W to 8 W channels.
     image_weights    "imagenet" (torchvision downloads them), a state dict or the path of one, or None for random.
     use_imu          False: VisOnly and VisOnly-Distill.
-    frame_size       Height and width of the frames it is trained on, kept for `predict()`.
+    frame_size       Height and width of the frames it is trained on, kept for `predict()`; None: as the image
+                     encoder's ImageNet weights want them, 224 for most.
     sampling, exact  Which frames it is trained on: a rule of `video.clip_times()`; exact ones, or nearest key frames.
     clip_seconds, imu_samples, imu_rate   Length of a clip (s), its IMU samples, their rate (Hz); for `predict()`, too.
     class_names      C names; taken from the store in training when not given.
@@ -403,12 +534,12 @@ class EgoDistill(nn.Module):
         image_weights: Weights = "imagenet",
         use_imu: bool = True,
         imu_width: int = 16,
-        imu_vector: str = "flatten",
+        imu_vector: Literal["flatten", "mean"] = "flatten",
         imu_samples: int = IMU_SAMPLES,
         imu_rate: float = IMU_RATE,
         hidden: int = 1024,
         fusion_layers: int = 2,
-        frame_size: int = 224,
+        frame_size: int | None = None,
         sampling: str = "uniform",
         exact: bool = True,
         clip_seconds: float = CLIP_SECONDS,
@@ -421,8 +552,9 @@ class EgoDistill(nn.Module):
             raise ValueError(f"num_classes={num_classes} and num_frames={num_frames} must be at least 1")
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"{len(class_names)} class names for num_classes={num_classes}")
-        self.inputs = ("frames", "imu") if use_imu else ("frames",)
-        self.num_frames, self.frame_size, self.clip_seconds = num_frames, frame_size, clip_seconds
+        self.inputs: tuple[str, ...] = ("frames", "imu") if use_imu else ("frames",)
+        self.num_frames, self.clip_seconds = num_frames, clip_seconds
+        self.frame_size = pick_frame_size(image_encoder, frame_size)
         self.sampling, self.exact = sampling, exact
         self.imu_samples, self.imu_rate, self.imu_vector = imu_samples, imu_rate, imu_vector
         self.feature_dim, self.num_classes = feature_dim, num_classes
@@ -439,8 +571,12 @@ class EgoDistill(nn.Module):
             fused += self.imu_dim
         self.fusion = perceptron(fused, [hidden] * fusion_layers, feature_dim)
         self.classifier = nn.Linear(feature_dim, num_classes)
-        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+        for name, values in zip(("mean", "std"), pixel_statistics(image_encoder), strict=True):
             self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    if TYPE_CHECKING:  # A torch module's call has no types.
+
+        def __call__(self, frames: Tensor, imu: Tensor | None = None) -> Output: ...
 
     def forward(self, frames: Tensor, imu: Tensor | None = None) -> Output:
         image = self.aggregate(self.encode_frames(frames))

@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -127,6 +127,10 @@ class Teacher(nn.Module):
         # Not part of state_dict: they come from clip_spec, and one source is enough.
         self.register_buffer("mean", torch.tensor(clip_spec.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(clip_spec.std).view(3, 1, 1), persistent=False)
+
+    if TYPE_CHECKING:  # A torch module's call has no types.
+
+        def __call__(self, clip: Tensor) -> student.Output: ...
 
     def forward(self, clip: Tensor) -> student.Output:
         """Return feature [B, D] and logits [B, C], without a softmax, of a clip, uint8 RGB [B, T, 3, H, W].

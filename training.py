@@ -15,17 +15,18 @@ import json
 import math
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from egodistill import EgoDistillError, batches, checkpoints, files, runtime
-from egodistill.runtime import Share
+from egodistill.batches import Augment, Store
+from egodistill.runtime import Precision, Share
 
-__all__ = ["History", "Objective", "Training", "fold_seed", "train"]
+__all__ = ["History", "Objective", "Training", "TrainingOptions", "fold_seed", "train"]
 
 TRAINING_FORMAT = "egodistill training 2"
 # Settings in which a resumed run may differ.
@@ -43,16 +44,21 @@ class Training:
     learning_rate: float = 1e-4
     decay_epochs: tuple[int, ...] = (30, 40)  # The learning rate is multiplied by `decay` after these epochs.
     decay: float = 0.1
-    schedule: str = "step"  # the paper's; or "cosine", down to zero, which wastes less of a short training
+    schedule: Literal["step", "cosine"] = (
+        "step"  # the paper's; or "cosine", down to zero, which wastes less of a short training
+    )
     warmup_epochs: float = 0.0  # The learning rate rises from zero over these.
     weight_decay: float = 0.01  # AdamW's own default; the paper gives none.
     seed: int = 0  # The order of the data and dropout depend on it, on the epoch and the step, and on nothing else.
-    precision: str = "fp32"  # or "bf16", automatic mixed precision; or "auto": bf16 where it is faster
+    precision: Precision = "fp32"  # or "bf16", automatic mixed precision; or "auto": bf16 where it is faster
     device: str | None = None  # None: a GPU where there is one
     checkpoint: str | os.PathLike | None = None  # File to resume from and to write while training.
     checkpoint_seconds: float = 300.0  # How often to write it within an epoch; it is always written after each.
     progress: bool = True
     sync_batch_norm: bool = False  # Several processes: batch norm over the whole batch.
+    augment: Augment = field(
+        default_factory=Augment
+    )  # Random changes of the frames, drawn anew for each clip and epoch.
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
@@ -72,6 +78,27 @@ class Training:
         else:
             factor = self.decay ** sum(epoch >= step for step in self.decay_epochs)
         return self.learning_rate * factor * (min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0)
+
+
+class TrainingOptions(TypedDict, total=False):
+    """The fields of `Training` as keyword arguments: `finetune(model, store, epochs=5)`."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    decay_epochs: tuple[int, ...]
+    decay: float
+    schedule: Literal["step", "cosine"]
+    warmup_epochs: float
+    weight_decay: float
+    seed: int
+    precision: Precision
+    device: str | None
+    checkpoint: str | os.PathLike | None
+    checkpoint_seconds: float
+    progress: bool
+    sync_batch_norm: bool
+    augment: Augment
 
 
 class Objective(nn.Module):
@@ -104,7 +131,7 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
-    def begin(self, store: Any, settings: Training) -> None:
+    def begin(self, store: Store, settings: Training) -> None:
         """Compute what the training needs, on its device: called once, and not if a finished run is loaded."""
 
     def set_progress(self, done: float) -> None:
@@ -113,7 +140,7 @@ class Objective(nn.Module):
             self.model.set_progress(done)
 
 
-def train(objective: Objective, store: Any, settings: Training) -> History:
+def train(objective: Objective, store: Store, settings: Training) -> History:
     """Minimise an objective by AdamW over shuffled batches of a store; return one dict per epoch.
 
     With `settings.checkpoint`, a run that was killed and is started again with the same arguments continues from the
@@ -136,7 +163,7 @@ def train(objective: Objective, store: Any, settings: Training) -> History:
 class TrainingLoop:
     """One run of `train()`: what it trains, how far it is, and its steps."""
 
-    def __init__(self, objective: Objective, store: Any, settings: Training) -> None:
+    def __init__(self, objective: Objective, store: Store, settings: Training) -> None:
         self.store, self.settings = store, settings
         self.device = runtime.pick_device(settings.device)
         runtime.join_processes(self.device)
@@ -194,7 +221,8 @@ class TrainingLoop:
         size, began = self.settings.batch_size, time.monotonic()
         rest = order[self.step * size :]
         waited = seen = 0
-        for batch, wait in batches.read(self.store, self.objective.reads, rest, size, self.device, own_rows):
+        reads, change = self.objective.reads, self.augment if self.settings.augment != Augment() else None
+        for batch, wait in batches.read(self.store, reads, rest, size, self.device, own_rows, change):
             rows = order[self.step * size :][:size]
             loss = self.run_step(batch, rows, self.epoch + self.step * size / len(order))
             self.step += 1
@@ -205,6 +233,11 @@ class TrainingLoop:
                 self.save()
         spent = max(time.monotonic() - began, 1e-9)  # A clock may move in 15.6 ms.
         self.end_epoch(seen, spent, waited)
+
+    def augment(self, batch: dict[str, Tensor]) -> None:
+        """Change a batch by the settings' `augment`."""
+        seeds = [fold_seed(self.settings.seed, self.epoch, row) for row in batch["row"].tolist()]
+        self.settings.augment.apply(batch, seeds)
 
     def run_step(self, batch: dict[str, Tensor], rows: Tensor, moment: float) -> float:
         """Take one step of the optimiser at a moment counted in epochs; return the loss over all processes."""

@@ -15,7 +15,7 @@ from torch import distributed
 from toys import QUIET, Named, Store, same, small
 
 import egodistill
-from egodistill import EgoDistill, EgoDistillError, cli, commands, distillation, files, runtime
+from egodistill import EgoDistill, EgoDistillError, batches, cli, commands, distillation, files, runtime
 from egodistill.student import Output
 from egodistill.training import own_rows
 
@@ -23,6 +23,7 @@ ROOT = Path(egodistill.__file__).parent
 STAGES = ("finetune", "pretrain_imu", "distill")
 # Batches of 9, 9 and 3 clips: shares of 4 and 5, and one process that looks on.
 SETTINGS = {"epochs": 2, "batch_size": 9, "learning_rate": 0.05, "decay_epochs": (1,), "weight_decay": 0.0, **QUIET}
+AUGMENT = batches.Augment(crop=0.5)
 BRIEF = SETTINGS | {"epochs": 1, "learning_rate": 1e-3}
 
 
@@ -149,6 +150,11 @@ def do_sync(rank, folder):
     return run("finetune", model, Store(21), sync_batch_norm=True), weights(model)
 
 
+def do_augment(rank, folder):
+    model = student()
+    return run("distill", model, Store(21), augment=AUGMENT), weights(model)
+
+
 def do_resume(rank, folder):
     """Go on with what one process began; begin what one process will end."""
     model, written, atomic_write = student(), [], files.atomic_write
@@ -215,7 +221,7 @@ def do_loss_of_one(rank, folder):
     return type(error.value).__name__, str(error.value), (folder / "told").exists()
 
 
-SCENARIOS = ("stages", "negatives", "parts", "unused", "sync", "resume", "nan", "command", "loss_of_one")
+SCENARIOS = ("stages", "negatives", "parts", "unused", "sync", "augment", "resume", "nan", "command", "loss_of_one")
 
 
 def work(rank, folder, scenarios, processes):
@@ -321,6 +327,17 @@ def test_batch_norm_over_all_processes_counts_each_clip_once(both):
     for rows, ours in both["sync"]:
         close(ours, weights(model))
         assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in history], abs=1e-5)
+
+
+def test_processes_augment_as_one(both):
+    """Each clip by its own draw, anew in each epoch."""
+    model, plain = student(), student()
+    history = run("distill", model, Store(21), augment=AUGMENT)
+    other = run("distill", plain, Store(21))
+    for rows, ours in both["augment"]:
+        close(ours, weights(model))
+        assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in history], abs=1e-5)
+    assert [row["loss"] for row in other] != pytest.approx([row["loss"] for row in history], abs=1e-4)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(both):
