@@ -225,8 +225,8 @@ def load_teacher(path: str) -> teachers.Teacher:
 
 def frames_of(store: data.ClipStore, count: int) -> dict[str, Any]:
     """Return how the store's frames are chosen, as arguments of a student; the uniform ones where it has several."""
-    found = [spec for name, spec in store.specs.items() if name.startswith(f"frames_{count}")]
-    found = [spec for spec in found if spec.frames == count]
+    specs = getattr(store, "specs", {})  # a store of another kind need not say
+    found = [spec for name, spec in specs.items() if name.startswith("frames_") and spec.frames == count]
     if not found:
         return {"frame_size": store.settings["frame_size"]}  # training says what is missing
     spec = next((spec for spec in found if spec.sampling == "uniform"), found[0])

@@ -49,7 +49,7 @@ import torch
 from torch import Tensor, nn
 
 import egodistill
-from egodistill import EgoDistillError, batches, files
+from egodistill import EgoDistillError, batches, clips, files
 from egodistill.student import EgoDistill, Output
 
 __all__ = ["FORMATS", "PRECISIONS", "Comparison", "ExportError", "Exported", "compare", "export", "load"]
@@ -242,6 +242,7 @@ def describe(
 ) -> dict[str, Any]:
     """What a programmer needs to call the file without this library."""
     count, size, seconds = model.num_frames, model.frame_size, model.clip_seconds
+    spec = clips.spec_of(model).complete()
     frames = {
         "name": "frames",
         "dtype": "uint8",
@@ -251,8 +252,12 @@ def describe(
         "values": "0 to 255, not normalised",
         "resizing": "the whole upright picture is squeezed to the square, nothing is cut off: area averaging where "
         "width or height shrinks, bilinear where neither does (FFmpeg's swscale, AREA and BILINEAR)",
-        "seconds_from_clip_start": [(k + 0.5) / count * seconds for k in range(count)],
-        "which": "the frame on screen at that time: the last one that does not begin after it",
+        "sampling": spec.sampling,
+        "exact": spec.exact,
+        "seconds_from_clip_start": None if spec.sampling == "random" else spec.times(0.0).tolist(),
+        "which": "the frame on screen at that time: the last one that does not begin after it"
+        if spec.exact
+        else "the key frame whose time is nearest to that one, of two equally near the earlier",
     }
     imu = {
         "name": "imu",
@@ -397,6 +402,8 @@ class Exported(nn.Module):
         arrays = {entry["name"]: entry for entry in self.description["inputs"]}
         self.inputs: tuple[str, ...] = tuple(arrays)
         _, self.num_frames, _, self.frame_size, _ = arrays["frames"]["shape"]
+        # Files of 0.1 are all for exact frames, evenly spread, and do not say so.
+        self.sampling, self.exact = arrays["frames"].get("sampling", "uniform"), arrays["frames"].get("exact", True)
         if "imu" in arrays:
             self.imu_samples, self.imu_rate = arrays["imu"]["shape"][1], arrays["imu"]["rate_hz"]
         self.precision = self.description["precision"]

@@ -39,6 +39,7 @@ from torch import Tensor, nn
 
 from egodistill import (
     CLIP_SECONDS,
+    DataError,
     EgoDistillError,
     checkpoints,
     files,
@@ -519,9 +520,10 @@ def replace_classifier(weights: dict[str, Any], net: nn.Module) -> None:
 
 
 def extract(
-    teacher: Teacher,
+    teacher: Teacher | Sequence[Teacher],
     store: Any,
     *,
+    fold: Sequence[int] | np.ndarray | None = None,
     views: int = 1,
     batch_size: int = 8,
     device: str | torch.device | None = None,
@@ -537,7 +539,10 @@ def extract(
     each clip. The same call continues a run that was killed.
 
     Args:
+        teacher: one, or K of one name and kind with `fold`.
         store: a `data.ClipStore` or a split of it.
+        fold: for each clip the number of the teacher that writes it, the one that has not seen it, as `data.folds()`
+            gives them: the teacher k was trained on `store.select(fold != k)`. They are kept as "{teacher.name}.fold".
         views: 1, the clip resized to the teacher's size; or 3, crops of that size at the left, in the middle and at the
             right of a larger one (`prepare(..., clip_size=256)`). Features are averaged, and so are probabilities, as
             the authors of all four networks do; the logits are the logarithm of these.
@@ -564,30 +569,73 @@ def extract(
     files.check_share(rank, world_size)
     if overwrite and world_size > 1:
         raise TeacherError("overwrite=True is for a single process, and world_size is above 1")
-    check_store(teacher, store, views)
-    identity = {"fingerprint": fingerprint(teacher), "precision": precision, "views": views}
-    about = {"teacher": teacher.name, "clip_spec": asdict(teacher.clip_spec)}
-    claim = claim_outputs(store, teacher.name, identity, about=about, overwrite=overwrite)
-    arrays = (f"{teacher.name}.feature", f"{teacher.name}.logits")
-    widths = (teacher.feature_dim, len(teacher.class_names))
-    for array, width in zip(arrays, widths, strict=True):
+    every = check_folds(teacher, store, fold)
+    for one in every:
+        check_store(one, store, views)
+    first, prints = every[0], [fingerprint(one) for one in every]
+    identity = {"fingerprint": prints[0] if fold is None else prints, "precision": precision, "views": views}
+    about = {"teacher": first.name, "clip_spec": asdict(first.clip_spec)}
+    claim = claim_outputs(store, first.name, identity, about=about, overwrite=overwrite)
+    arrays = [f"{first.name}.feature", f"{first.name}.logits"]
+    for array, width in zip(arrays, (first.feature_dim, len(first.class_names)), strict=True):
         store.add(array, (width,), np.float32)
+    whose = np.zeros(len(store), np.int64) if fold is None else np.asarray(fold, np.int64)
+    if fold is not None:
+        keep_folds(store, f"{first.name}.fold", whose, overwrite)
     lacking = np.ones(len(store), bool)
     if not overwrite:
         lacking = ~(np.asarray(store.done(arrays[0])) & np.asarray(store.done(arrays[1])))
     # Shares are of all clips, so that they do not depend on how far the others have come.
-    rows = np.flatnonzero(lacking & (np.arange(len(store)) % world_size == rank))
-    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    bar = files.Progress(f"{teacher.name}: extract", len(rows), show=progress)
-    with runtime.evaluation(teacher, device), torch.no_grad(), bar:
-        for (part, clip), _ in files.read_ahead(parts, partial(read_clips, store)):
-            with runtime.autocast(device, precision):
-                output = run_views(teacher, clip.to(device), views)
-            claim.check()
-            write_output(store, arrays, part, output)
-            bar.step(len(part))
+    lacking &= np.arange(len(store)) % world_size == rank
+    bar = files.Progress(f"{first.name}: extract", int(lacking.sum()), show=progress)
+    with bar:
+        for number, one in enumerate(every):
+            rows = np.flatnonzero(lacking & (whose == number))
+            parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+            with runtime.evaluation(one, device), torch.no_grad():
+                for (part, clip), _ in files.read_ahead(parts, partial(read_clips, store)):
+                    with runtime.autocast(device, precision):
+                        output = run_views(one, clip.to(device), views)
+                    claim.check()
+                    write_output(store, arrays, part, output)
+                    bar.step(len(part))
     if overwrite:
         claim.finish()
+
+
+def check_folds(teacher: Teacher | Sequence[Teacher], store: Any, fold: Any) -> list[Teacher]:
+    """Return the teachers as a list; raise TeacherError if they, or the folds, do not fit together."""
+    if isinstance(teacher, Teacher):
+        if fold is not None:
+            raise TeacherError("fold is for several teachers; give a list of them")
+        return [teacher]
+    every = list(teacher)
+    if len(every) < 2 or fold is None:
+        raise TeacherError(f"{len(every)} teachers: several are needed, and `fold`, which says whose clip each is")
+    kinds = {(one.name, one.feature_dim, tuple(one.class_names), one.clip_spec) for one in every}
+    if len(kinds) > 1:
+        told = "; ".join(f"{one.name}: {one.feature_dim} numbers, {len(one.class_names)} classes" for one in every)
+        raise TeacherError(f"the teachers of one store differ in name, feature, classes or clip: {told}")
+    whose = np.asarray(fold)
+    if whose.shape != (len(store),) or whose.dtype.kind not in "iu" or not np.isin(whose, range(len(every))).all():
+        raise TeacherError(
+            f"fold has a number from 0 to {len(every) - 1} for each of the {len(store)} clips, not {whose.dtype} "
+            f"{list(whose.shape)} of {sorted(set(whose.ravel().tolist()))[:9]}"
+        )
+    return every
+
+
+def keep_folds(store: Any, name: str, whose: np.ndarray, overwrite: bool) -> None:
+    """Write whose clip each is; raise DataError where another division was begun."""
+    store.add(name, (), np.int64)
+    known = np.flatnonzero(np.asarray(store.done(name)))
+    before = store.read(name, known)
+    if not overwrite and (before != whose[known]).any():
+        raise DataError(
+            f"{store.path}: {name} has other folds for {int((before != whose[known]).sum())} clips; give the "
+            f"folds with which these outputs were begun, or compute all of them again with overwrite=True"
+        )
+    store.write(name, np.arange(len(store)), whose)
 
 
 def check_store(teacher: Teacher, store: Any, views: int) -> None:

@@ -247,6 +247,7 @@ def test_description_says_what_the_file_does_not(tmp_path):
     assert (frames["name"], frames["dtype"], frames["colour"]) == ("frames", "uint8", "RGB")
     assert frames["shape"] == ["batch", 2, 3, 32, 32] and len(frames["axes"]) == 5
     assert frames["seconds_from_clip_start"] == pytest.approx(data.clip_times(0.0, 2).tolist())
+    assert (frames["sampling"], frames["exact"]) == ("uniform", True)
     assert "squeezed" in frames["resizing"] and "area" in frames["resizing"] and "bilinear" in frames["resizing"]
     assert (imu["name"], imu["dtype"], imu["rate_hz"]) == ("imu", "float32", 100.0)
     assert imu["shape"] == ["batch", 213, 6] and imu["units"] == ["m/s2"] * 3 + ["rad/s"] * 3
@@ -258,6 +259,13 @@ def test_description_says_what_the_file_does_not(tmp_path):
     assert written["class_names"] == CLASSES and written["clip_seconds"] == pytest.approx(64 / 30)
     assert len(written["inside"]) == 2 and written["precision"] == "fp32" and written["kind"] == "export"
     assert written["versions"] == {"egodistill": egodistill.__version__, "torch": torch.__version__}
+
+
+def test_the_description_says_which_frames_the_student_was_trained_on():
+    model = EgoDistill(3, image_weights=None, image_encoder="resnet10x8", num_frames=2, sampling="last", exact=False)
+    (frames, _) = export.describe(model, Path("m.pt2"), "export", "fp32", None)["inputs"]
+    assert (frames["sampling"], frames["exact"]) == ("last", False) and "key frame" in frames["which"]
+    assert frames["seconds_from_clip_start"] == data.clip_times(0.0, 2, sampling="last").tolist()
 
 
 def test_description_of_a_student_without_head_motion(tmp_path):

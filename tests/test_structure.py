@@ -50,7 +50,7 @@ ARROWS = {
     "synthetic": "egodistill files",
     "experiments": "egodistill baselines batches checkpoints clips data distillation files inference student teachers"
     " training video",
-    "export": "egodistill batches files student",
+    "export": "egodistill batches clips files student",
     "commands": "egodistill annotations checkpoints data distillation experiments export files inference recordings"
     " runtime synthetic teachers training video",
     "demo": "egodistill commands data experiments files inference runtime synthetic teachers",

@@ -23,7 +23,7 @@ from torch import nn
 from torchvision.models.video import r3d_18, swin3d_t
 
 from egodistill import DataError, EgoDistillError, Output, clips, data, files, teachers
-from egodistill.store import StoreFiles
+from egodistill.store import StoreFiles, outputs_record
 
 # --- the published models --------------------------------------------------------------------
 
@@ -848,6 +848,51 @@ def test_extract_shares_the_clips_by_rank(store, monkeypatch):
     assert sizes == [1] and store.done("slowfast.feature").all()
     with pytest.raises(DataError, match="rank 3 is not one of the 3"):
         teachers.extract(teacher, store, rank=3, world_size=3)
+
+
+def test_each_clip_is_written_by_the_teacher_that_has_not_seen_it(folder, tmp_path):
+    store = data.ClipStore(shutil.copytree(folder, tmp_path / "s"))
+    fold, every = data.folds(store, 2, by="video"), [narrow(seed) for seed in range(2)]
+    seen = [count_clips(one) for one in every]
+    teachers.extract(every, store, fold=fold, batch_size=3, progress=False)
+    assert [sum(sizes) for sizes in seen] == np.bincount(fold).tolist()
+    clip = torch.from_numpy(store.read("clip", np.arange(len(store))))
+    with torch.no_grad():
+        wanted = torch.stack([one.eval()(clip).feature for one in every])[fold, np.arange(len(store))]
+    rows = slice(None)
+    np.testing.assert_allclose(store.read("slowfast.feature", rows), wanted, atol=1e-5)
+    assert store.read("slowfast.fold", rows).tolist() == fold.tolist()
+    record = outputs_record(store, "slowfast")
+    assert len(set(record["fingerprint"])) == 2
+
+    for sizes in seen:
+        sizes.clear()
+    teachers.extract(every, store, fold=fold, progress=False)  # nothing is left to do
+    assert seen == [[], []]
+    with pytest.raises(DataError, match="other folds for"):
+        teachers.extract(every, store, fold=1 - fold, progress=False)
+    with pytest.raises(DataError, match="have the fingerprint"):
+        teachers.extract(every[::-1], store, fold=fold, progress=False)
+    with pytest.raises(DataError, match="have the fingerprint"):
+        teachers.extract(every[0], store, progress=False)
+    teachers.extract(every, store, fold=1 - fold, overwrite=True, progress=False)
+    assert store.read("slowfast.fold", rows).tolist() == (1 - fold).tolist()
+
+
+def test_extract_says_which_folds_do_not_fit(store):
+    one, other = narrow(), narrow(1)
+    for given, fold, words in (
+        (one, [0] * 5, "for several teachers"),
+        ([one], [0] * 5, "1 teachers: several are needed"),
+        ([one, other], None, "2 teachers: .* `fold`"),
+        ([one, other], [0, 1, 2, 0, 1], "from 0 to 1 for each of the 5 clips"),
+        ([one, other], [0, 1], "from 0 to 1 for each of the 5 clips"),
+        ([one, other], [0.0, 1.0, 0.0, 1.0, 0.0], "not float64"),
+        ([one, narrow(1, "another")], [0, 1, 0, 1, 0], "differ in name.*another"),
+    ):
+        with pytest.raises(teachers.TeacherError, match=words):
+            teachers.extract(given, store, fold=fold, progress=False)
+    assert "slowfast.feature" not in store.names
 
 
 def test_extract_reads_ahead(store):
