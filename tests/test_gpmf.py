@@ -189,12 +189,12 @@ def test_a_file_that_cannot_be_read_as_a_video(sample, tmp_path):
     for one, other in zip(gpmf.read_video(video), expected, strict=True):
         np.testing.assert_array_equal(one, other)
     (tmp_path / "text.mp4").write_text("hello")
-    for path, words in (
-        (tmp_path / "none.mp4", "no such file"),
-        (tmp_path, "a folder"),
-        (tmp_path / "text.mp4", "as a video"),
+    for path, words, of_imu in (
+        (tmp_path / "none.mp4", "no such file", "no IMU: .*no such file"),
+        (tmp_path, "a folder", "no IMU: .*a folder"),
+        (tmp_path / "text.mp4", "as a video", "is text, not a video with telemetry"),
     ):
         with pytest.raises(gpmf.GPMFError, match=words):
             gpmf.read_video(path)
-        with pytest.raises(IMUError, match=f"{path.name}: no IMU: .*{words}"):
+        with pytest.raises(IMUError, match=f"{path.name}: {of_imu}"):
             read_imu(path)
