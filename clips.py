@@ -233,7 +233,7 @@ class Recording:
 
     @property
     def imu_source(self) -> str | tuple[str, str]:
-        """The file or files that head motion comes from."""
+        """Return the file or files that head motion comes from."""
         return self.video if self.imu is None else self.imu
 
     def probe(self) -> VideoInfo:

@@ -63,6 +63,11 @@ class StoreFiles:
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
         self.maps: dict[tuple[str, str], np.ndarray] = {}
+        if not (self.path / "store.json").exists():
+            raise DataError(
+                f"{self.path / 'store.json'}: there is no such file, so {self.path} is no clip store; give the folder "
+                f"that prepare() made"
+            )
         self.stamp = self.header_stamp()
         header = files.read_json(self.path / "store.json")
         self.check_format(header)
