@@ -1,13 +1,13 @@
-"""Annotations of a data set -> segments of its videos, with the IMU files that belong to them.
+"""Read the annotations of a data set: segments of its videos, with the IMU files that belong to them.
 
     from egodistill import annotations
 
-    segments = annotations.read_annotations("EPIC_100_train.csv", "/videos/EPIC-KITCHENS")  # tells formats apart
+    segments = annotations.read_annotations("EPIC_100_train.csv", "/videos/EPIC-KITCHENS")  # detects the format
     print(len(segments), segments[0].label, segments.dropped)       # what was left out, and why
-    segments = annotations.with_imu_offsets(segments, "offsets.csv")                        # of `egodistill check`
+    segments = annotations.with_imu_offsets(segments, "offsets.csv")                        # from `egodistill check`
 
-A *segment* is an annotated stretch of a video. Readers: `read_epic_kitchens`, `read_ego4d`, and `read_csv` for a table
-of your own. Times are seconds on the video's own clock, the one a player shows: zero is where the file starts.
+A *segment* is an annotated part of a video. Readers: `read_epic_kitchens`, `read_ego4d`, and `read_csv` for your own
+table. Times are seconds on the video's own clock, the one a player shows: zero is the start of the file.
 """
 
 from __future__ import annotations
@@ -41,10 +41,14 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """An annotated stretch of a recording, ``start`` to ``stop`` in seconds.
+    """An annotated part of a recording, from ``start`` to ``stop`` in seconds.
 
-    ``video``, ``imu``, ``imu_offset``, ``imu_stretch`` and ``wearer`` are those of ``recording``:
-    flat here, as in a row of a table.
+    ``video``, ``imu``, ``imu_offset``, ``imu_stretch`` and ``wearer`` describe the recording; see `clips.Recording`.
+
+    >>> from egodistill import data
+    >>> segment = data.Segment("walk-1", "walk.mp4", start=2.0, stop=5.5, label="walk", imu="walk.csv")
+    >>> segment.recording.probe().duration
+    23.4
     """
 
     id: str
@@ -66,12 +70,12 @@ class Segment:
 
     @property
     def recording(self) -> Recording:
-        """The recording that this is a stretch of."""
+        """Return the recording that the segment is a part of."""
         return Recording(self.video, self.imu, self.imu_offset, self.imu_stretch, self.wearer)
 
 
 class SegmentList(list):
-    """A list of segments that also says what its reader left out: ``dropped``, reason -> rows."""
+    """A list of segments, with ``dropped``: {reason: number of annotations that the reader left out}."""
 
     def __init__(self, segments: Iterable[Segment] = (), dropped: dict[str, int] | None = None):
         super().__init__(segments)
@@ -86,11 +90,16 @@ def read_annotations(
     min_instances: int | None = None,
     audio: bool = False,
 ) -> SegmentList:
-    """Read any kind of annotations; their suffix and header tell which: Ego4D's, EPIC-KITCHENS' or a table of your own.
+    """Read annotations of Ego4D, of EPIC-KITCHENS or from your own table; suffix and header decide which.
 
-    ``root`` is the folder of the data set's videos and IMU files, by default that of the annotations. ``seed`` is that
-    of Ego4D's split. ``min_instances`` (None: the reader's own default) and ``audio`` are for the two data sets.
-    Raise DataError for a table of your own with ``min_instances``.
+    ``root`` is the folder with the data set's videos and IMU files, by default the folder of the annotations. ``seed``
+    is for Ego4D's random split. ``min_instances`` (None: the reader's own default) and ``audio`` are for the two data
+    sets. Raise DataError for ``min_instances`` with your own table.
+
+    >>> from egodistill import annotations
+    >>> segments = annotations.read_annotations("segments.csv")
+    >>> [(segment.label, segment.start, segment.stop, segment.split) for segment in segments]
+    [('walk', 0.0, 2.1, 'train'), ('look around', 2.1, 4.2, 'test')]
     """
     path, folder = Path(annotations), root or Path(annotations).parent
     options: dict[str, Any] = {"audio": audio}
@@ -106,7 +115,7 @@ def read_annotations(
     if "narration_id" in header:
         return read_epic_kitchens(path, folder, **options)
     if min_instances is not None:
-        raise DataError(f"{path}: min_instances is for public data sets; take rare classes out of your own table")
+        raise DataError(f"{path}: min_instances is for public data sets; remove rare classes from your table instead")
     return read_csv(path)
 
 
@@ -119,18 +128,25 @@ def read_epic_kitchens(
     min_instances: int = 1,
     audio: bool = False,
 ) -> SegmentList:
-    """Read the verb segments of an EPIC-KITCHENS-100 table whose videos have IMU files under ``root``.
+    """Read the verb segments of an EPIC-KITCHENS-100 table, of all videos that have IMU files below ``root``.
 
-    Videos are ``<root>/<Pxx>/videos/<video_id>.MP4``, their IMU
-    ``<root>/<Pxx>/meta_data/<video_id>-accl.csv`` and ``-gyro.csv``. All videos with IMU that have
-    labels are in EPIC_100_train.csv, so the paper's evaluation wearers are split off from it here:
-    with ``split="wearer"`` segments of ``evaluation_wearers`` get split "test", all others "train".
-    Any other word becomes the split of all. ``audio`` leaves out videos that have no sound.
+    Videos are ``<root>/<Pxx>/videos/<video_id>.MP4``, IMU files are
+    ``<root>/<Pxx>/meta_data/<video_id>-accl.csv`` and ``-gyro.csv``. All labelled videos with IMU are
+    in EPIC_100_train.csv, so the paper's evaluation wearers are part of it: with ``split="wearer"``,
+    segments of ``evaluation_wearers`` get the split "test" and all others "train". Any other word
+    is used as the split of all segments. ``audio`` leaves out videos without sound.
 
-    The label is the verb class' key in EPIC_100_verb_classes.csv if that is beside the table,
-    else the class' commonest verb in the table. Classes with fewer than ``min_instances`` segments
-    are dropped. ``.dropped`` of the result counts what was left out.
+    The label is the key of the verb class in EPIC_100_verb_classes.csv if that file is beside the
+    table, otherwise the most frequent verb of the class in the table. Classes with fewer than
+    ``min_instances`` segments are left out. ``.dropped`` of the result counts what was left out.
     Raise DataError, with file and row, for a table that cannot be read.
+
+    >>> from egodistill import data
+    >>> segments = data.read_epic_kitchens("world/EPIC_100_train.csv", "world")
+    >>> len(segments), segments.dropped
+    (22, {})
+    >>> segments[0].id, segments[0].label, segments[0].split, segments[0].wearer
+    ('P01_101_0', 'take', 'train', 'P01')
     """
     annotations, root = Path(annotations), Path(root)
     dropped: collections.Counter[str] = collections.Counter()
@@ -152,12 +168,12 @@ def read_epic_kitchens(
         if "validation" in annotations.name:
             hint = (
                 " No video of the official validation split has IMU: "
-                "the paper's train and evaluation videos are all in EPIC_100_train.csv."
+                "the paper's training and evaluation videos are all in EPIC_100_train.csv."
             )
         needed = "sound and IMU files" if audio else "IMU files"
         raise DataError(
             f"{annotations}: none of its {len(lacks)} videos has {needed} "
-            f"<Pxx>/meta_data/<video_id>-accl.csv and -gyro.csv under {root}.{hint}"
+            f"<Pxx>/meta_data/<video_id>-accl.csv and -gyro.csv below {root}; is this the root of the data set?{hint}"
         )
     names = _verb_names(annotations.with_name("EPIC_100_verb_classes.csv"), spellings)
     instances = collections.Counter(verb_class for verb_class, _ in found)
@@ -182,12 +198,12 @@ EPIC_COLUMNS = (
 
 
 def _epic_segment(where: str, row: dict[str, str], root: Path) -> tuple[int, Segment]:
-    """Return the verb class of a row, and its segment without label and split."""
+    """Return the verb class of a row, and its segment, still without label and split."""
     wearer, video_id = row["participant_id"], row["video_id"]
     for name in (wearer, video_id):
         if not re.fullmatch(r"\w[\w-]*", name):  # nothing that could climb out of the root
-            raise DataError(f"{where}: {name!r} is not the id of a participant or a video")
-    start, stop = _stretch(where, row["start_timestamp"], row["stop_timestamp"])
+            raise DataError(f"{where}: {name!r} is not a participant or video id")
+    start, stop = _start_stop(where, row["start_timestamp"], row["stop_timestamp"])
     if not row["verb_class"].isdecimal():
         raise DataError(f"{where}: verb_class {row['verb_class']!r} is not a whole number")
     imu = tuple(str(root / wearer / "meta_data" / f"{video_id}-{sensor}.csv") for sensor in ("accl", "gyro"))
@@ -196,7 +212,7 @@ def _epic_segment(where: str, row: dict[str, str], root: Path) -> tuple[int, Seg
 
 
 def _epic_problem(segment: Segment, audio: bool) -> str | None:
-    """Return why a segment's video cannot be used, if so."""
+    """Return the reason why a segment's video cannot be used, or None."""
     if not all(os.path.isfile(path) for path in segment.imu):
         return "the video has no IMU files"
     if not audio:
@@ -211,11 +227,11 @@ _RARE = "the class has fewer than {} segments"
 
 
 def _verb_names(table: Path, spellings: dict[int, collections.Counter[str]]) -> dict[int, str]:
-    """Return the name of each verb class: its official key, else its commonest spelling."""
+    """Return the name of each verb class: its official key, or else its most frequent spelling."""
     if table.is_file():
         keys = {int(row["id"]): row["key"] for _, row in _table(table, ("id", "key"))}
         if missing := set(spellings) - set(keys):
-            raise DataError(f"{table}: has no verb class {min(missing)}, which the annotations use")
+            raise DataError(f"{table}: verb class {min(missing)} is missing, but the annotations use it")
         return {verb_class: keys[verb_class] for verb_class in spellings}
     names: dict[int, str] = {}
     for verb_class in sorted(spellings):
@@ -238,27 +254,28 @@ def read_ego4d(
     audio: bool = False,
     keep_other: bool = False,
 ) -> SegmentList:
-    """Read the verb segments of Ego4D's hands-and-objects annotations (fho_main.json, or fho.json).
+    """Read the verb segments of Ego4D's hands-and-objects annotations (fho_main.json or fho.json).
 
-    A segment is an action from its pre_frame to its post_frame, its label the structured verb. Left
-    out, and counted in ``.dropped`` by the first reason that applies, are actions in redacted
-    intervals; rejected, invalid or warned of; without critical frames or verb; videos without IMU
-    file, with two views (is_stereo) or, with ``audio``, without sound; of the actions that remain,
-    the second time that one is annotated; and classes with fewer than ``min_instances`` actions.
-    The verb "[other]" stands for any that the taxonomy lacks, and is no class unless ``keep_other``:
-    the paper's label is "the annotated verb", and it does not say what it did with these.
+    A segment is an action from its pre_frame to its post_frame; its label is the structured verb.
+    These are left out, and ``.dropped`` counts the first reason that applies: actions in redacted
+    intervals; rejected actions, invalid ones and those with warnings; actions without critical frames
+    or verb; videos without IMU file, with two views (is_stereo) or, with ``audio``, without sound;
+    repeated annotations of the same action; classes with fewer than ``min_instances`` actions.
+    The verb "[other]" means a verb outside the taxonomy. It is left out unless ``keep_other``: the
+    paper's label is "the annotated verb", and the paper does not say how it treated these.
 
-    Files lie below ``root``, or below its v2 or v1: ``imu/<video_uid>.csv``, and the first that is
-    there of ``full_scale/<video_uid>.mp4``, ``video_540ss/<video_uid>.mp4`` and
-    ``clips/<clip_uid>.mp4``. ``ego4d.json``, if it is there, says which are stereo and which have sound.
+    Files are below ``root``, or below its folder v2 or v1: ``imu/<video_uid>.csv``, and the first one
+    that exists of ``full_scale/<video_uid>.mp4``, ``video_540ss/<video_uid>.mp4`` and
+    ``clips/<clip_uid>.mp4``. ``ego4d.json``, if present, says which videos are stereo or have sound.
 
-    The paper splits at random, 70:30 within each class. Here the order is that of a hash of
-    ``seed`` and the narration's uid, so that it does not depend on the rest of the file; a class of
-    two has one on each side. The file is read a video at a time. Raise DataError with its name.
+    The paper splits at random, 70:30 within each class. Here a hash of ``seed`` and the narration's
+    uid gives the order, so that a split does not depend on the rest of the file; a class of two has
+    one action on each side. Only one video's annotations are in memory at a time. Raise DataError
+    that names the file.
     """
     annotations, root = Path(annotations), Path(root)
     if not 0 < test_share < 1:
-        raise DataError(f"test_share is a share of each class, 0 < share < 1; got {test_share}")
+        raise DataError(f"test_share is a share of each class, between 0 and 1; got {test_share}")
     reader, videos = _Ego4d(root, audio=audio, keep_other=keep_other, seed=seed), 0
     by_class: dict[str, list[tuple[bytes, Segment]]] = collections.defaultdict(list)
     for where, key, video in json_items(annotations, ("videos", "video_data")):
@@ -273,13 +290,13 @@ def read_ego4d(
             segments += _split(actions, test_share)
     if not segments:
         why = "; ".join(f"{n} actions: {reason}" for reason, n in dropped.items())
-        raise DataError(f"{annotations}: no usable action in {videos} videos under {root}. {why}")
+        raise DataError(f"{annotations}: no usable action in {videos} videos below {root}. {why}")
     segments.sort(key=lambda segment: (segment.video, segment.start, segment.id))
     return SegmentList(segments, dropped)
 
 
 def _split(actions: list[tuple[bytes, Segment]], test_share: float) -> list[Segment]:
-    """Return the actions of a class, split in the order that comes with each; both sides get one at least."""
+    """Split the actions of a class by the order that comes with each; both sides get at least one."""
     tests = min(max(1, round(test_share * len(actions))), len(actions) - 1)
     return [
         dataclasses.replace(segment, split="test" if rank < tests else "train")
@@ -288,7 +305,7 @@ def _split(actions: list[tuple[bytes, Segment]], test_share: float) -> list[Segm
 
 
 class _Action(NamedTuple):
-    """An annotated action: what it is, frame numbers in its video, why it cannot be used if it cannot."""
+    """An annotated action: its annotation, its frame numbers in the video, and why it cannot be used, or None."""
 
     content: dict[str, Any]
     clip_uid: Any
@@ -299,7 +316,7 @@ class _Action(NamedTuple):
 
 
 class _Ego4d:
-    """Ego4D's files below a folder, and the segments of the actions in its videos. ``dropped`` counts the others."""
+    """Find Ego4D's files below a folder, and turn actions into segments. ``dropped`` counts the unusable ones."""
 
     def __init__(self, root: Path, *, audio: bool, keep_other: bool, seed: int) -> None:
         self.folders = [root, root / "v2", root / "v1"]
@@ -314,12 +331,12 @@ class _Ego4d:
                 self.about[_uid(where, video.get("video_uid"))] = about
 
     def file(self, *names: str) -> str | None:
-        """Return the path of the first of these files that is there."""
+        """Return the path of the first of these files that exists."""
         paths = (folder / name for name in names for folder in self.folders)
         return next((str(path) for path in paths if os.path.isfile(path)), None)
 
     def segments(self, where: str, uid: str, video: dict) -> Iterator[tuple[bytes, Segment]]:
-        """Yield the usable actions of a video as segments, each with what orders it for the split."""
+        """Yield the usable actions of a video as segments, each with its sort key for the split."""
         imu = self.file(f"imu/{uid}.csv")
         whole = self.file(f"full_scale/{uid}.mp4", f"video_540ss/{uid}.mp4")
         lacks = self.problem_of(uid, imu)
@@ -331,10 +348,10 @@ class _Ego4d:
             problem = action.problem or self.other_verb(content) or lacks
             if whole is None and problem is None:
                 if clip is None:
-                    problem = "neither the video nor its clip is there"
+                    problem = "neither the video nor its clip exists"
                 elif action.pre_in_clip is None:
                     problem = "no critical frames"
-            if problem is None and identity in self.seen:  # an unusable twin does not stand for it
+            if problem is None and identity in self.seen:  # an unusable twin does not count
                 problem = "annotated twice"
             if problem:
                 self.dropped[problem] += 1
@@ -350,11 +367,11 @@ class _Ego4d:
             yield order, Segment(name, whole or clip, start, stop, label, imu, imu_offset=shift, wearer=wearer)
 
     def other_verb(self, action: dict) -> str | None:
-        """Return why an action is left out whose verb is none of the taxonomy, unless these are to be kept."""
+        """Return why an action with a verb outside the taxonomy is left out, or None."""
         return "the verb is [other]" if action["structured_verb"] == "[other]" and not self.keep_other else None
 
     def problem_of(self, uid: str, imu: str | None) -> str | None:
-        """Return why none of a video's actions can be used, if so."""
+        """Return the reason why none of a video's actions can be used, or None."""
         stereo, sound, _ = self.about.get(uid, (False, True, None))
         if imu is None:
             return "the video has no IMU file"
@@ -377,11 +394,11 @@ def _ego4d_actions(where: str, video: dict) -> Iterator[_Action]:
                 problem = "redacted" if interval.get("redacted") else _problem(action, pre, post)
                 yield _Action(action, interval.get("clip_uid"), pre, post, inside, problem)
     except (AttributeError, TypeError) as error:
-        raise DataError(f"{where}: is not laid out as Ego4D's annotations are: {error}") from error
+        raise DataError(f"{where}: not in the layout of Ego4D's annotations: {error}") from error
 
 
 def _problem(action: dict, pre: Any, post: Any) -> str | None:
-    """Return why an action cannot be used, by the usual filter of public code."""
+    """Return the reason why an action cannot be used, or None, by the filter that is usual in public code."""
     for flag, reason in (
         ("is_rejected", "rejected"),
         ("is_invalid_annotation", "invalid"),
@@ -401,19 +418,19 @@ def _problem(action: dict, pre: Any, post: Any) -> str | None:
 
 
 def _uid(where: str, uid: object) -> str:
-    """Return an id that becomes a file's name; DataError for one that could climb out of the root."""
+    """Return an id that is used as a file name. Raise DataError for one that could lead out of the root."""
     if not isinstance(uid, str) or not re.fullmatch(r"\w[\w-]*", uid):
-        raise DataError(f"{where}: {uid!r} is not the uid of a video or clip")
+        raise DataError(f"{where}: {uid!r} is not a video or clip uid")
     return uid
 
 
 def json_items(
     path: Path, names: Sequence[str], chunk: int = 1 << 20
 ) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
-    """Yield the objects in the list or dict that a JSON file holds under one of these names.
+    """Yield the objects of the list or dict that a JSON file has under one of these names.
 
-    Each comes with the words that an error about it starts with, and its key in a dict. Only one object
-    is held at a time; ``chunk`` is how many characters are read at once. Raise DataError with file and place.
+    Each comes with its place, for errors, and with its key if they are in a dict. Only one object is in memory at a
+    time; ``chunk`` is how many characters are read at once. Raise DataError with file and place.
     """
     found = False
     try:
@@ -427,33 +444,33 @@ def json_items(
                 for number, key in enumerate(reader.members("[{")):
                     item, where = reader.value(), f"{path}, {name}[{number if key is None else key!r}]"
                     if not isinstance(item, dict):
-                        raise DataError(f"{where}: is not an object")
+                        raise DataError(f"{where}: not a JSON object")
                     yield where, key, item
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not text in UTF-8: {error}") from error
+        raise DataError(f"{path}: not UTF-8 text: {error}") from error
     if not found:
-        raise DataError(f"{path}: has no {' or '.join(map(repr, names))} at its top level")
+        raise DataError(f"{path}: no {' or '.join(map(repr, names))} at the top level; is this the right file?")
 
 
 class JSONReader:
-    """Reads a JSON file value by value, so that a large list need not be held as a whole.
+    """Read a JSON file value by value, so that a large list need not fit in memory.
 
-    Raise DataError, with file and place, for what is not JSON.
+    Raise DataError, with file and place, for invalid JSON.
     """
 
     SPACE = re.compile(r"[ \t\r\n]*")
-    LONGEST_WORD = 1 << 20  # characters of a string that may be cut by the end of what was read
+    LONGEST_WORD = 1 << 20  # characters: the longest string that may continue beyond what was read
 
     def __init__(self, file: TextIO, path: Path, chunk: int) -> None:
         self.file, self.path, self.chunk = file, path, chunk
         self.decoder = json.JSONDecoder()
-        self.text, self.at = "", 0  # what was read, and how far it is decoded
-        self.base = 0  # the place of the text in the file, in characters
+        self.text, self.at = "", 0  # what was read, and how much of it is decoded
+        self.base = 0  # where the text starts in the file, in characters
 
     def members(self, brackets: str) -> Iterator[str | None]:
-        """Walk the list ("[") or dict ("{") that comes next: yield keys or Nones, each to be followed by `value()`."""
+        """Iterate over the next list ("[") or dict ("{"): yield keys or Nones; call `value()` after each."""
         opened = self._take(brackets)
         closing = "]" if opened == "[" else "}"
         while self._next_sign() != closing:
@@ -467,19 +484,19 @@ class JSONReader:
         self.at += 1
 
     def value(self) -> Any:
-        """Return the value that comes next."""
+        """Return the next value."""
         self._next_sign()
         while True:
             try:
                 found, end = self.decoder.raw_decode(self.text, self.at)
             except json.JSONDecodeError as error:
-                # More text may complete what is at the end of this one, and nothing else.
+                # Only a value at the end of the text can be completed by more text.
                 if len(self.text) - error.pos > self.LONGEST_WORD or not self._read_more():
                     raise self._broken(error.pos, error.msg) from error
                 continue
             except RecursionError as error:
                 raise self._broken(self.at, "nested too deep") from error
-            if (end == len(self.text) or self.text[end] in ".eE+-") and self._read_more():  # a number may go on
+            if (end == len(self.text) or self.text[end] in ".eE+-") and self._read_more():  # a number may continue
                 continue
             self.at = end
             return found
@@ -504,7 +521,7 @@ class JSONReader:
         return bool(chunk)
 
     def _broken(self, place: int, why: str) -> DataError:
-        return DataError(f"{self.path}: cut off, or not JSON, at character {self.base + place}: {why}")
+        return DataError(f"{self.path}: truncated or invalid JSON at character {self.base + place}: {why}")
 
 
 def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = None) -> SegmentList:
@@ -512,27 +529,33 @@ def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = Non
 
     start and stop are seconds or HH:MM:SS.sss; paths are relative to the table's folder. ``imu`` is
     one CSV, two separated by ';' (accelerometer;gyroscope), or empty: telemetry inside the video.
-    Columns ``imu_offset`` (s), ``imu_stretch`` and ``wearer`` are those of Segment. An empty label means none,
-    an empty split "train". A label that is not among ``class_names``, if they are given, is an
-    error. Raise DataError that names file and row.
+    Optional columns ``imu_offset`` (s), ``imu_stretch`` and ``wearer`` are fields of Segment. An empty
+    label means no label, an empty split "train". A label outside ``class_names``, if given, is an error.
+    Raise DataError that names file and row.
+
+    >>> from egodistill import data
+    >>> for segment in data.read_csv("segments.csv", class_names=["walk", "look around"]):
+    ...     print(segment.id, segment.imu, segment.start, segment.stop, segment.label, segment.split)
+    walk_0 walk.csv 0.0 2.1 walk train
+    walk_1 walk.csv 2.1 4.2 look around test
     """
     path = Path(path)
     segments, ids = SegmentList(), set()
     for where, row in _table(path, ("video", "start", "stop", "label")):
-        start, stop = _stretch(where, row["start"], row["stop"])
+        start, stop = _start_stop(where, row["start"], row["stop"])
         video = _existing(where, path.parent, row["video"])
         sources = [s.strip() for s in (row.get("imu") or "").split(";") if s.strip()]
         if len(sources) > 2:
-            raise DataError(f"{where}: imu is one file or 'accl.csv;gyro.csv', not {row['imu']!r}")
+            raise DataError(f"{where}: imu must be one file or 'accl.csv;gyro.csv', not {row['imu']!r}")
         files = tuple(_existing(where, path.parent, source) for source in sources)
         imu = (None, *files)[-1] if len(files) < 2 else files
         name = row.get("id") or f"{Path(video).stem}_{len(segments)}"
         if name in ids:
-            raise DataError(f"{where}: the id {name!r} was used before")
+            raise DataError(f"{where}: the id {name!r} is already used in an earlier row")
         ids.add(name)
         label = row["label"] or None
         if class_names is not None and label is not None and label not in class_names:
-            raise DataError(f"{where}: {label!r} is not among the {len(class_names)} class names")
+            raise DataError(f"{where}: the label {label!r} is not one of the {len(class_names)} class names")
         offset, stretch = _clock(where, row)
         split, wearer = row.get("split") or "train", row.get("wearer") or None
         segments.append(Segment(name, video, start, stop, label, imu, split, offset, stretch, wearer))
@@ -542,11 +565,18 @@ def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = Non
 
 
 def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> SegmentList:
-    """Return the same segments, IMU clocks corrected by a table ``video,imu_offset[,imu_stretch]``.
+    """Return the same segments with IMU clocks corrected by a table ``video,imu_offset[,imu_stretch]``.
 
     A video is named by its path, or by its file name with or without suffix; `egodistill check`
-    writes such a table. An offset is added to what a segment has. Raise DataError with the row
-    for a name that no segment's video has, or that several have.
+    writes such a table. A correction is applied on top of the segment's own clock. Raise DataError
+    with the row for a name that matches no video of the segments, or several.
+
+    >>> from pathlib import Path
+    >>> from egodistill import data
+    >>> _ = Path("offsets.csv").write_text("video,imu_offset\\nwalk.mp4,0.25\\n")
+    >>> segments = data.with_imu_offsets(data.read_csv("segments.csv"), "offsets.csv")
+    >>> [segment.imu_offset for segment in segments]
+    [0.25, 0.25]
     """
     result = SegmentList(segments, getattr(segments, "dropped", None))
     paths = sorted({segment.video for segment in result})
@@ -554,7 +584,7 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
     for where, row in _table(Path(table), ("video", "imu_offset")):
         named = [p for p in paths if row["video"] in (p, Path(p).name, Path(p).stem)]
         if len(named) != 1:
-            raise DataError(f"{where}: {row['video']!r} is the name of {len(named)} videos, not 1")
+            raise DataError(f"{where}: {row['video']!r} matches {len(named)} videos of the segments; it must match one")
         clocks[named[0]] = _clock(where, row)
     for i, segment in enumerate(result):
         offset, stretch = clocks.get(segment.video, (0.0, 1.0))
@@ -577,19 +607,19 @@ def _clock(where: str, row: dict[str, str]) -> tuple[float, float]:
         if not math.isfinite(values[-1]):
             raise DataError(f"{where}: {name} {row[name]!r} is not a number")
     if not 0.5 < values[1] < 2:
-        raise DataError(f"{where}: imu_stretch {values[1]} is a factor near 1")
+        raise DataError(f"{where}: imu_stretch {values[1]} is not a factor near 1")
     return values[0], values[1]
 
 
 def _table(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the rows of a CSV with header, each with the words that an error about it starts with."""
+    """Yield the rows of a CSV with header, each with its place, for errors."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
             if missing := [name for name in needed if name not in (reader.fieldnames or ())]:
                 raise DataError(
-                    f"{path}: no column {', '.join(missing)}; it has "
-                    f"{', '.join(reader.fieldnames or ()) or 'no header'}"
+                    f"{path}: no column {', '.join(missing)}; its header is "
+                    f"{','.join(reader.fieldnames or ()) or 'empty'}"
                 )
             for row in reader:
                 where = f"{path}, row {reader.line_num}"
@@ -599,11 +629,11 @@ def _table(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, s
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a CSV table in UTF-8: {error}") from error
+        raise DataError(f"{path}: not a UTF-8 CSV table: {error}") from error
 
 
-def _stretch(where: str, start: str, stop: str) -> tuple[float, float]:
-    """Return start and stop in seconds, from '83.5' or '00:01:23.50'."""
+def _start_stop(where: str, start: str, stop: str) -> tuple[float, float]:
+    """Return start and stop in seconds from text such as '83.5' or '00:01:23.50'."""
     seconds = []
     for text in (start, stop):
         parts = text.split(":")
@@ -615,11 +645,11 @@ def _stretch(where: str, start: str, stop: str) -> tuple[float, float]:
             raise DataError(f"{where}: {text!r} is not a time in seconds or HH:MM:SS")
         seconds.append(value)
     if seconds[1] <= seconds[0]:
-        raise DataError(f"{where}: stop {stop} does not come after start {start}")
+        raise DataError(f"{where}: stop {stop} is not after start {start}")
     return seconds[0], seconds[1]
 
 
 def _existing(where: str, folder: Path, name: str) -> str:
-    if not name or not os.path.isfile(folder / name):  # False, too, for what can be no file's name
+    if not name or not os.path.isfile(folder / name):  # also False for text that cannot be a file name
         raise DataError(f"{where}: no such file: {folder / name if name else '(empty cell)'}")
     return str(folder / name)

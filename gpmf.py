@@ -1,13 +1,13 @@
-"""GPMF: accelerometer and gyroscope out of GoPro videos (HERO5 to HERO11, MAX, Fusion). Needs PyAV and numpy only.
+"""Read the accelerometer and gyroscope of GoPro videos (GPMF; HERO5 to HERO11, MAX, Fusion). Needs only PyAV and numpy.
 
     import gpmf     # or: from egodistill import gpmf
 
     motion = gpmf.read_video("GH010001.MP4")
     print(motion.device, motion.axes, motion.accel.shape, motion.gyro_time[:3])
 
-A GoPro writes its telemetry as a data stream of the MP4, a packet about every second. A packet is a tree of elements:
-key, type, size and repeat, then the data, all big-endian (https://github.com/gopro/gpmf-parser describes it). Bytes to
-physical values is `parse()`, packets to samples with times is `read()`, of a video that PyAV has opened.
+A GoPro writes its telemetry as a data stream of the MP4, about one packet per second. A packet is a tree of elements:
+key, type, size and repeat, then the data, all big-endian (https://github.com/gopro/gpmf-parser describes it). `parse()`
+turns the bytes of a packet into physical values, `read()` the packets of an opened video into samples with times.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ __all__ = ["GPMFError", "Payload", "Telemetry", "packets", "parse", "read", "rea
 
 
 class GPMFError(ValueError):
-    """Telemetry that is cut off or broken, or that holds no accelerometer and gyroscope."""
+    """Telemetry is truncated or broken, or contains no accelerometer and gyroscope."""
 
 
 class Payload(NamedTuple):
     """One packet: accelerometer [n, 3] in m/s2 and gyroscope [m, 3] in rad/s, float64, camera, and axes of the columns.
 
     ``axes`` is "XYZ" for the camera's own: X to the left as seen from behind, Y out of the back to the user, Z up (a
-    camera held still and upright reads +9.8 on Z); or "stored", where nothing tells which channel is which.
+    camera held still and upright reads +9.8 on Z). It is "stored" if nothing names the channels.
     """
 
     accel: np.ndarray
@@ -42,9 +42,9 @@ class Payload(NamedTuple):
 
 
 class Telemetry(NamedTuple):
-    """A whole recording: times in seconds of the container's clock [n] and values [n, 3] of both sensors.
+    """A whole recording: times [n] in seconds on the container's clock and values [n, 3] of both sensors.
 
-    ``axes`` and ``device`` as in `Payload`; ``broken`` says of each packet that could not be read when and why.
+    ``axes`` and ``device`` are as in `Payload`; ``broken`` has time and reason of each packet that could not be read.
     """
 
     accel_time: np.ndarray
@@ -73,13 +73,13 @@ NUMBERS = {
     "Q": ">i8",
 }
 FIXED_POINT = {"q": 2.0**16, "Q": 2.0**32}
-TREE = "\0"  # the type of an element that holds elements
+TREE = "\0"  # the type of an element that contains elements
 
 
 def parse(payload: bytes) -> Payload | None:
-    """Read one packet; None if no device in it has both sensors, and of several the first that has.
+    """Read one packet: both sensors of the first device that has both, or None if no device has.
 
-    Raise GPMFError for a packet that is cut off or broken. Keys that mean nothing here are skipped.
+    Skip unknown keys. Raise GPMFError for a truncated or broken packet.
     """
     for key, kind, _, device in elements(payload):
         if key != "DEVC" or kind != TREE:
@@ -104,11 +104,11 @@ def elements(data: bytes) -> Iterator[tuple[str, str, int, bytes]]:
         if not any(data[at : at + 4]):
             return  # Zero bytes may follow the last element.
         if at + 8 > len(data):
-            raise GPMFError(f"GPMF is cut off: {len(data) - at} bytes left for a header of 8")
+            raise GPMFError(f"GPMF is truncated: {len(data) - at} bytes left for a header of 8")
         key, kind, size, repeat = struct.unpack_from(">4scBH", data, at)
         length = size * repeat
         if at + 8 + length > len(data):
-            raise GPMFError(f"GPMF is cut off: {key!r} announces {length} bytes, {len(data) - at - 8} are left")
+            raise GPMFError(f"GPMF is truncated: {key!r} announces {length} bytes, {len(data) - at - 8} are left")
         yield key.decode("latin-1"), kind.decode("latin-1"), size, data[at + 8 : at + 8 + length]
         at += 8 + (length + 3) // 4 * 4
 
@@ -125,24 +125,24 @@ def values_of(key: str, stream: dict[str, list], device: str) -> tuple[np.ndarra
     if "SCAL" in stream:
         scale = numbers("SCAL", *stream["SCAL"]).reshape(-1)
         if len(scale) not in (1, 3) or not scale.all():
-            raise GPMFError(f"GPMF {key} is to be divided by SCAL = {scale.tolist()}")
+            raise GPMFError(f"GPMF {key} has the unusable scale SCAL = {scale.tolist()}")
         values = values / scale
     turn = channels_to_camera(key, stream, device)
     return (values, "stored") if turn is None else (values @ turn.T, "XYZ")
 
 
 def channels_to_camera(key: str, stream: dict[str, list], device: str) -> np.ndarray | None:
-    """Return the matrix [3, 3] from stored channels to camera axes; None if nothing tells it.
+    """Return the matrix [3, 3] from stored channels to camera axes, or None if the axes are unknown.
 
-    ORIN names each channel: letter = camera axis, lower case = negative. MTRX leads from the channels to the order that
-    ORIO names. Cameras that have neither describe their channels in words, but for the Fusion, whose words are wrong.
+    ORIN names each channel: letter = camera axis, lower case = negative. MTRX maps the channels to the order that ORIO
+    names. Cameras without either describe their channels in words; the Fusion's words are wrong.
     """
     if "ORIN" in stream:
         return permutation(key, text(stream["ORIN"][2]))
     if "MTRX" in stream and "ORIO" in stream:
         matrix = numbers("MTRX", *stream["MTRX"])
         if matrix.size != 9:
-            raise GPMFError(f"GPMF {key} has a matrix of {matrix.size} numbers, not 9")
+            raise GPMFError(f"GPMF {key} has a matrix of {matrix.size} numbers instead of 9")
         return permutation(key, text(stream["ORIO"][2])) @ matrix.reshape(3, 3)
     if device == "Fusion":
         return permutation(key, "yXZ")
@@ -155,7 +155,7 @@ def channels_to_camera(key: str, stream: dict[str, list], device: str) -> np.nda
 def permutation(key: str, axes: str) -> np.ndarray:
     """Return the signed permutation that sorts channels named by letters, such as 'YxZ', into X, Y, Z."""
     if sorted(axes.upper()) != ["X", "Y", "Z"]:
-        raise GPMFError(f"GPMF {key} has the axes {axes!r}, which are not X, Y and Z")
+        raise GPMFError(f"GPMF {key} has the axes {axes!r} instead of X, Y and Z")
     turn = np.zeros((3, 3))
     for channel, axis in enumerate(axes):
         turn["XYZ".index(axis.upper()), channel] = 1 if axis.isupper() else -1
@@ -181,29 +181,29 @@ OPEN_OPTIONS = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]
 def read_video(video: str | os.PathLike) -> Telemetry:
     """Read the accelerometer and gyroscope of a GoPro video, with times on the clock that a player shows.
 
-    As `read()`, but counted from where the file starts. Raise GPMFError also for a file that cannot be opened.
+    Like `read()`, but times count from the start of the file. Raise GPMFError also for a file that cannot be opened.
     """
     path = Path(video)
     if not path.is_file():
-        raise GPMFError("it is a folder" if path.is_dir() else "no such file")
-    # torchvision up to 0.25 turns PyAV's logging on when it is imported. Decoder threads then wait for the interpreter
-    # lock to log, and can wait for ever.
+        raise GPMFError("a folder, not a file" if path.is_dir() else "no such file")
+    # torchvision up to 0.25 enables PyAV's logging when it is imported. Decoder threads then need the interpreter lock
+    # to log, and can deadlock.
     av.logging.set_level(None)
     try:
         with av.open(str(path), **OPEN_OPTIONS) as container:
             zero = max(0.0, (container.start_time or 0) / 1e6)
             found = read(container)
     except av.error.FFmpegError as error:
-        raise GPMFError(f"it cannot be read as a video: {error.strerror}") from error
+        raise GPMFError(f"not readable as a video: {error.strerror}") from error
     return found._replace(accel_time=found.accel_time - zero, gyro_time=found.gyro_time - zero)
 
 
 def read(container: av.container.InputContainer) -> Telemetry:
     """Read the accelerometer and gyroscope of a GoPro video that PyAV has opened.
 
-    No sampling rate is stored, so a packet's samples are spread evenly over its duration. (Against the STMP of newer
-    cameras this is 1 to 5 ms late.) A packet that is broken leaves a gap, and a word in ``broken``. Raise GPMFError
-    if there is no telemetry of both sensors, or none that can be read.
+    No sampling rate is stored, so a packet's samples are spread evenly over its duration (1 to 5 ms late compared with
+    the STMP of newer cameras). A broken packet leaves a gap and an entry in ``broken``. Raise GPMFError if there is no
+    readable telemetry of both sensors.
     """
     good, broken = [], []
     for start, duration, payload in packets(container):
@@ -215,7 +215,7 @@ def read(container: av.container.InputContainer) -> Telemetry:
         if parsed is not None:
             good.append((start, duration, parsed))
     if not good:
-        raise GPMFError("; ".join(broken[:1]) or "it carries no telemetry of accelerometer and gyroscope")
+        raise GPMFError("; ".join(broken[:1]) or "no telemetry with accelerometer and gyroscope")
     starts, durations, payloads = zip(*good, strict=True)
     sensors = []
     for name in ("accel", "gyro"):
@@ -228,21 +228,21 @@ def read(container: av.container.InputContainer) -> Telemetry:
 
 
 def streams(container: av.container.InputContainer) -> list[av.stream.Stream]:
-    """Return the streams that may hold GPMF: by their name, else all of data, since some programs rewrite the names.
+    """Return the streams that may hold GPMF: those with GoPro's name, or all data streams if programs renamed them.
 
-    An empty list if there is no data stream.
+    The list is empty if there is no data stream.
     """
     candidates = list(container.streams.data)
     return [s for s in candidates if "GoPro MET" in s.metadata.get("handler_name", "")] or candidates
 
 
 def packets(container: av.container.InputContainer) -> list[tuple[float, float, bytes]]:
-    """Return start, duration (s, on the container's clock) and bytes of each packet of the first stream of GPMF.
+    """Return start, duration (s, on the container's clock) and bytes of each packet of the first GPMF stream.
 
-    An empty list if none does. The container is read to its end.
+    The list is empty if there is none. The container is read to its end.
     """
     candidates = streams(container)
-    for other in container.streams:  # Gigabytes of pictures lie between the telemetry; PyAV can skip them from 18 on.
+    for other in container.streams:  # Gigabytes of video separate the telemetry packets; PyAV can skip it from 18 on.
         if other not in candidates and hasattr(other, "discard"):
             other.discard = av.stream.Discard.all
     chosen, found = None, []
@@ -256,10 +256,12 @@ def packets(container: av.container.InputContainer) -> list[tuple[float, float, 
 
 
 def packet_clock(starts: Sequence[float], durations: Sequence[float], counts: Sequence[int]) -> np.ndarray:
-    """Return the times of all samples: those of a packet are evenly in its duration."""
+    """Return the times of all samples, those of a packet evenly spread over its duration."""
     steps = [d / n if n and d else np.nan for d, n in zip(durations, counts, strict=True)]
-    usual = np.nanmedian(steps) if np.isfinite(steps).any() else 1 / 200  # Hz, what these cameras are said to do
-    # The last packet may be announced far longer than its samples last.
+    usual = (
+        np.nanmedian(steps) if np.isfinite(steps).any() else 1 / 200
+    )  # the documented rate of these cameras is 200 Hz
+    # The last packet's stated duration may be far longer than that of its samples.
     if not abs(steps[-1] / usual - 1) <= 0.1:
         steps[-1] = usual
     times = [

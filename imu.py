@@ -1,12 +1,12 @@
-"""Accelerometer and gyroscope samples with real time stamps, and windows of them. Needs numpy only; copy it alone.
+"""Read accelerometer and gyroscope samples with their time stamps, and cut windows. Needs only numpy; copy it alone.
 
     import imu      # or: from egodistill import imu
 
     motion = imu.read_imu("walk.csv")           # or a pair of tables, or a GoPro video (with gpmf.py beside this file)
-    print(motion.notes)                         # what is odd about the recording
-    window = motion.window(12.5)                # float32 [422, 6]: m/s2 and rad/s at 198 Hz from 12.5 s on
+    print(motion.notes)                         # what is unusual about the recording
+    window = motion.window(12.5)                # float32 [422, 6]: m/s2 and rad/s at 198 Hz, from 12.5 s on
 
-Times are seconds on the video's own clock, the one a player shows: zero is where the file starts.
+Times are seconds on the video's own clock, the one a player shows: zero is the start of the file.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ __all__ = ["MAX_GAP", "CoverageError", "IMUError", "Imu", "read_imu"]
 
 
 class IMUError(ValueError):
-    """An IMU recording that cannot be used as it is."""
+    """An IMU recording cannot be used. The message names the file."""
 
 
 class CoverageError(IMUError):
-    """The IMU does not cover the window that was asked for."""
+    """The IMU does not cover the requested window."""
 
 
-MAX_GAP = 0.05  # seconds: two samples further apart have a gap between them; sensors of 20 Hz and more have none
+MAX_GAP = 0.05  # seconds: samples further apart than this have a gap between them (so a sensor needs 20 Hz)
 
 
 @dataclasses.dataclass(eq=False)
 class Imu:
-    """Samples of an accelerometer [n, 3] in m/s2 and a gyroscope [m, 3] in rad/s.
+    """Samples of an accelerometer [n, 3] in m/s2, gravity included, and of a gyroscope [m, 3] in rad/s.
 
-    Each has its own times, float64, ascending, in seconds on the video's clock. Gravity is in.
-    ``notes`` says in words what is odd about the recording: rows left out, axes that are unknown.
+    Each sensor has its own times, float64, ascending, in seconds on the video's clock. ``notes``
+    lists what is unusual about the recording, such as ignored rows or unknown axes.
     """
 
     accel_time: np.ndarray
@@ -52,32 +52,36 @@ class Imu:
 
     @functools.cached_property
     def median_steps(self) -> tuple[float, float]:
-        """Return the usual step between two samples, in seconds: (accelerometer, gyroscope)."""
+        """Return the median step between two samples in seconds: (accelerometer, gyroscope)."""
         steps = (np.diff(stamps) for stamps in (self.accel_time, self.gyro_time))
         return tuple(float(np.median(step)) if len(step) else 0.0 for step in steps)
 
     def on_clock(self, offset: float = 0.0, stretch: float = 1.0) -> Imu:
-        """Return the same samples with every time t moved to ``offset + stretch * t``."""
+        """Return the same samples with every time t replaced by ``offset + stretch * t``."""
         if (offset, stretch) == (0.0, 1.0):
             return self
         accel_time, gyro_time = (offset + stretch * t for t in (self.accel_time, self.gyro_time))
         return Imu(accel_time, self.accel, gyro_time, self.gyro, self.notes)
 
     def inside(self, duration: float) -> Imu:
-        """Leave out the samples over a second before or after a video of ``duration`` s, and note it."""
+        """Return the samples without those more than 1 s before or after a video of ``duration`` s; note how many."""
         sensors = []
         for stamps, values in ((self.accel_time, self.accel), (self.gyro_time, self.gyro)):
             kept = (stamps >= -1) & (stamps <= duration + 1)
             sensors += [stamps[kept], values[kept]]
         lost = max(len(self.accel) - len(sensors[1]), len(self.gyro) - len(sensors[3]))
-        notes = (f"{lost} samples lie over a second outside the video",) if lost else ()
+        notes = (f"{lost} samples are more than a second outside the video",) if lost else ()
         return Imu(*sensors, self.notes + notes)
 
     def covers(self, times: np.ndarray, *, max_gap: float = MAX_GAP) -> np.ndarray:
-        """Return which of these ascending times lie between two close samples: bool [n, 2], one column per sensor.
+        """Return which of these ascending times are between two samples at most ``max_gap`` seconds apart.
 
-        Close are samples at most ``max_gap`` seconds apart, whatever the rest of the recording is
-        like. The columns are accelerometer and gyroscope.
+        Return bool [n, 2]; the columns are accelerometer and gyroscope.
+
+        >>> from egodistill import data
+        >>> motion = data.read_imu("walk.csv")
+        >>> motion.covers([-1.0, 1.0]).tolist()
+        [[False, False], [True, True]]
         """
         columns = []
         for stamps in (self.accel_time, self.gyro_time):
@@ -97,9 +101,20 @@ class Imu:
     ) -> np.ndarray:
         """Return both sensors at ``start + i / rate``, float32 [samples, 6]: accelerometer, gyroscope.
 
-        Linear interpolation between the real time stamps (no low-pass filter). CoverageError if
-        a sensor covers less than ``min_coverage`` of the points (see ``covers``); the few that are
-        left uncovered are interpolated across the gap or held at the end.
+        Interpolate linearly between the real time stamps, without a low-pass filter. Points that
+        are not covered (see `covers`) are interpolated across the gap or hold the last value. Raise
+        CoverageError if a sensor covers less than the share ``min_coverage`` of the points.
+
+        >>> from egodistill import data
+        >>> motion = data.read_imu("walk.csv")
+        >>> window = motion.window(1.0)
+        >>> window.shape, window.dtype
+        ((422, 6), dtype('float32'))
+        >>> motion.window(22.0)
+        Traceback (most recent call last):
+        ...
+        egodistill.imu.CoverageError: the accelerometer covers 64.2% of 22.000 to 24.126 s (required: 95%); no samples
+        from 23.369 to 24.126 s
         """
         grid = start + np.arange(samples) / rate
         window = np.empty((samples, 6), np.float32)
@@ -111,7 +126,7 @@ class Imu:
                 slow = f"; its samples are {usual:.3f} s apart, over max_gap={max_gap}" if usual > max_gap else ""
                 raise CoverageError(
                     f"the {sensor} covers {share:.1%} of {grid[0]:.3f} to {grid[-1]:.3f} s"
-                    f" (at least {min_coverage:.0%} is asked for); {_longest_gap(grid, covered[:, i])}{slow}"
+                    f" (required: {min_coverage:.0%}); {_longest_gap(grid, covered[:, i])}{slow}"
                 )
             first = max(np.searchsorted(stamps, grid[0], side="right") - 1, 0)
             last = np.searchsorted(stamps, grid[-1]) + 1
@@ -122,7 +137,7 @@ class Imu:
 
 
 def _covered(stamps: np.ndarray, grid: np.ndarray, max_gap: float) -> np.ndarray:
-    """Return whether each point of the grid lies between two samples at most ``max_gap`` apart."""
+    """Return whether each point of the grid is between two samples at most ``max_gap`` apart."""
     if len(stamps) < 2:
         return np.zeros(len(grid), bool)
     after = np.clip(np.searchsorted(stamps, grid), 1, len(stamps) - 1)
@@ -145,20 +160,27 @@ def read_imu(
 ) -> Imu:
     """Read an IMU recording: a CSV, a pair of CSVs (accelerometer, gyroscope), or a GoPro video.
 
-    CSV columns, in any order and among others, upper or lower case:
+    Columns of a CSV, in any order, upper or lower case; other columns are ignored:
 
     - EPIC-KITCHENS: ``Milliseconds`` with ``AcclX,AcclY,AcclZ`` and / or ``GyroX,GyroY,GyroZ``
     - Ego4D: ``canonical_timestamp_ms,gyro_x,gyro_y,gyro_z,accl_x,accl_y,accl_z``
-    - plain: ``time,ax,ay,az,gx,gy,gz``, the time in seconds
+    - your own: ``time,ax,ay,az,gx,gy,gz``, with the time in seconds, m/s2 and rad/s
 
-    Rows without a number in a sensor's columns ('', NULL, nan) are no samples of that sensor, rows
-    with an absurd time (none, or beyond eleven days) are left out. Samples are sorted by time,
-    repeated stamps dropped; axes stay those of the file. Some Ego4D recordings have no
-    accelerometer at all: an error, or zeros at the gyroscope's times with ``zero_accel``. All this
-    is said in ``.notes``.
+    A row without a number in a sensor's columns ('', NULL, nan) is not a sample of that sensor. Rows
+    without a usable time (none, or beyond eleven days) are left out. Samples are sorted by time, and
+    repeated times are removed; axes are those of the file. Some Ego4D recordings have no
+    accelerometer: this is an error, or zeros at the gyroscope's times with ``zero_accel``. ``.notes``
+    of the result reports all of this.
 
-    Video telemetry (GPMF) comes in the camera's axes: X to the left, Y to the user, Z up.
+    Telemetry of a GoPro video is in the camera's axes: X to the left, Y to the user, Z up.
     Raise IMUError that names the file.
+
+    >>> from egodistill import data
+    >>> motion = data.read_imu("walk.csv")
+    >>> motion.accel.shape, motion.gyro.shape, motion.notes
+    ((4625, 3), (4625, 3), ())
+    >>> [f"{1 / step:.1f} Hz" for step in motion.median_steps]
+    ['198.0 Hz', '198.0 Hz']
     """
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
@@ -168,7 +190,7 @@ def read_imu(
     elif len(source) == 2:
         files = [(Path(source[0]), ("accelerometer",)), (Path(source[1]), ("gyroscope",))]
     else:
-        raise IMUError(f"an IMU source is one file or a pair of files, not {source!r}")
+        raise IMUError(f"an IMU source must be one file or a pair of files, not {source!r}")
     samples: list[np.ndarray] = []
     notes: list[str] = []
     for path, sensors in files:
@@ -176,15 +198,15 @@ def read_imu(
     accel_time, accel, gyro_time, gyro = samples
     if not len(accel):
         accel_time, accel = gyro_time, np.zeros_like(gyro)
-        notes.append("there is no accelerometer; it is set to zero")
+        notes.append("no accelerometer: its readings are zeros")
     for sensor, values in (("accelerometer", accel), ("gyroscope", gyro)):
         for i, k in ((0, 1), (0, 2), (1, 2)):
             if values.any() and (values[:, i] == values[:, k]).all():
-                notes.append(f"the {sensor}'s {'XYZ'[i]} and {'XYZ'[k]} are the same: a faulty export?")
+                notes.append(f"the {sensor}'s {'XYZ'[i]} and {'XYZ'[k]} are equal: a faulty export?")
     return Imu(accel_time, accel, gyro_time, gyro, tuple(notes))
 
 
-_IMU_COLUMNS = (  # time, its unit in seconds, the axes of either sensor; in lower case
+_IMU_COLUMNS = (  # the time, its unit in seconds, the axes of each sensor; in lower case
     ("milliseconds", 1e-3, {"accelerometer": ("acclx", "accly", "acclz"), "gyroscope": ("gyrox", "gyroy", "gyroz")}),
     (
         "canonical_timestamp_ms",
@@ -193,11 +215,11 @@ _IMU_COLUMNS = (  # time, its unit in seconds, the axes of either sensor; in low
     ),
     ("time", 1.0, {"accelerometer": ("ax", "ay", "az"), "gyroscope": ("gx", "gy", "gz")}),
 )
-_LATEST_STAMP = 1e6  # seconds, eleven days: anything beyond is no time since the video's start
+_LATEST_STAMP = 1e6  # seconds, eleven days: anything beyond is not a time since the start of the video
 
 
 def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack_accel: bool) -> list[np.ndarray]:
-    """Return times and values of each sensor asked for; ``notes`` gets a line for what is odd."""
+    """Return times and values of each requested sensor; append what is unusual to ``notes``."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             first = file.readline()
@@ -205,27 +227,27 @@ def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack
     except OSError as error:
         raise IMUError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise IMUError(f"{path}: not a text file: {error}") from error
+        raise IMUError(f"{path}: not a UTF-8 text file: {error}") from error
     header = [name.strip().strip('"').lower() for name in first.split(",")]
     layouts = [layout for layout in _IMU_COLUMNS if layout[0] in header]
     if not layouts:
         known = ", ".join(layout[0] for layout in _IMU_COLUMNS)
-        raise IMUError(f"{path}: no time column ({known}) in its header {first.strip()!r}")
+        raise IMUError(f"{path}: no time column ({known}) in the header {first.strip()!r}")
     time_column, unit, axes = layouts[0]
     columns = [time_column]
     for sensor in sensors:
         if missing := [axis for axis in axes[sensor] if axis not in header]:
-            raise IMUError(f"{path}: no {sensor} column {', '.join(missing)} in {first.strip()!r}")
+            raise IMUError(f"{path}: no {sensor} column {', '.join(missing)} in the header {first.strip()!r}")
         columns += axes[sensor]
     if empty:
-        raise IMUError(f"{path}: has a header but no samples")
+        raise IMUError(f"{path}: a header but no samples")
     table = _numbers(path, [header.index(name) for name in columns])
     stamps = table[:, 0] * unit
     timely = np.abs(stamps) < _LATEST_STAMP  # NaN: False
     if absurd := len(timely) - np.count_nonzero(timely):
         notes.append(f"{path.name}: {absurd} of {len(timely)} rows have no usable time")
     if (np.diff(stamps[timely]) < 0).any():
-        notes.append(f"{path.name}: the rows are not in the order of their times")
+        notes.append(f"{path.name}: the rows are not sorted by time")
     result = []
     for i, sensor in enumerate(sensors):
         values = table[:, 1 + 3 * i : 4 + 3 * i]
@@ -234,9 +256,9 @@ def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack
             notes.append(f"{path.name}: {empty} of {len(timely)} rows have no {sensor}")
         found, chosen = np.unique(stamps[usable], return_index=True)
         if repeated := np.count_nonzero(usable) - len(found):
-            notes.append(f"{path.name}: {repeated} {sensor} samples repeat a time, and are left out")
+            notes.append(f"{path.name}: {repeated} {sensor} samples repeat a time and are ignored")
         if len(found) < 2 and not (may_lack_accel and sensor == "accelerometer" and not len(found)):
-            hint = " (zero_accel would take zeros)" if sensor == "accelerometer" else ""
+            hint = " (with zero_accel, zeros take their place)" if sensor == "accelerometer" else ""
             raise IMUError(f"{path}: {len(found)} usable {sensor} samples in {len(table)} rows{hint}")
         result += [found, np.ascontiguousarray(values[usable][chosen])]
     return result
@@ -252,10 +274,10 @@ def _numbers(path: Path, columns: Sequence[int]) -> np.ndarray:
         text = path.read_text(encoding="utf-8-sig").replace("NULL", "nan").replace("null", "nan")
         return _parse_numbers(io.StringIO(re.sub(r"(?m)^(?=,)|(?<=,)(?=,|$)", "nan", text)), columns)
     except UnicodeDecodeError as error:
-        raise IMUError(f"{path}: not a text file: {error}") from error
+        raise IMUError(f"{path}: not a UTF-8 text file: {error}") from error
     except ValueError as error:
-        # numpy's words name the row, counted from the first one below the header
-        raise IMUError(f"{path}: {error} (rows counted below the header)") from error
+        # numpy's message names the row, counted from the first one below the header
+        raise IMUError(f"{path}: {error} (rows are counted below the header)") from error
 
 
 def _parse_numbers(source: Path | io.StringIO, columns: Sequence[int]) -> np.ndarray:
@@ -264,28 +286,28 @@ def _parse_numbers(source: Path | io.StringIO, columns: Sequence[int]) -> np.nda
 
 def _read_telemetry(video: Path) -> Imu:
     """Return the IMU inside a GoPro video."""
-    try:  # beside this file, which may be a part of any package, or of none
+    try:  # beside this file, which may be part of any package, or of none
         gpmf = importlib.import_module(f"{__package__}.gpmf" if __package__ else "gpmf")
     except ModuleNotFoundError as error:
         if not str(error.name).endswith("gpmf"):
-            raise  # gpmf.py is there, but not what it needs
+            raise  # gpmf.py exists, but a module that it imports is missing
         raise IMUError(f"{video}: to read its telemetry, put gpmf.py beside imu.py") from error
     try:
         found = gpmf.read_video(video)
     except gpmf.GPMFError as error:
         if _is_text(video):
             raise IMUError(
-                f"{video}: is text, not a video with telemetry; if it is a table, its name has to end in .csv"
+                f"{video}: a text file, not a video with telemetry; if it is a table, rename it to end in .csv"
             ) from error
         raise IMUError(f"{video}: no IMU: {error}") from error
     notes = list(found.broken)
     if found.axes != "XYZ":
-        notes.append(f"the axes stay as the camera ({found.device or 'unnamed'}) stores them: it does not name them")
+        notes.append(f"the camera ({found.device or 'unnamed'}) does not name its axes; they stay as stored")
     return Imu(found.accel_time, found.accel, found.gyro_time, found.gyro, tuple(notes))
 
 
 def _is_text(path: Path) -> bool:
-    """Return whether a file begins as text does: printable characters in UTF-8, and at least one."""
+    """Return whether a file starts with printable UTF-8 characters."""
     try:
         with open(path, "rb") as file:
             start = file.read(256).decode("utf-8-sig", errors="ignore")

@@ -63,11 +63,11 @@ def test_two_epic_classes_with_one_spelling_stay_two(tmp_path):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        (epic_row(0, "../P01_101"), "row 3.*id of a participant"),
-        (epic_row(0, "P01_101/x"), "row 3.*id of a participant"),
+        (epic_row(0, "../P01_101"), "row 3.*is not a participant"),
+        (epic_row(0, "P01_101/x"), "row 3.*is not a participant"),
         (epic_row(0, "P01_101", start="xx"), "row 3.*'xx' is not a time"),
         (epic_row(0, "P01_101", start="nan"), "row 3.*'nan' is not a time"),
-        (epic_row(0, "P01_101", start="00:02:00"), "row 3.*does not come after"),
+        (epic_row(0, "P01_101", start="00:02:00"), "row 3.*is not after"),
         (epic_row(0, "P01_101", verb_class="?"), "row 3.*verb_class '\\?'"),
         (epic_row(0, "P01_101")[:5], "row 3.*fewer cells"),
     ],
@@ -133,11 +133,11 @@ def test_read_csv(tmp_path):
     ("row", "words"),
     [
         (("b.mp4", 0, 1, "x", ""), "row 2: no such file: .*b.mp4"),
-        (("a.mp4", 1, 1, "x", ""), "row 2: stop 1 does not come after start 1"),
+        (("a.mp4", 1, 1, "x", ""), "row 2: stop 1 is not after start 1"),
         (("a.mp4", -1, 1, "x", ""), "row 2: '-1' is not a time"),
         (("a.mp4", 0, "inf", "x", ""), "row 2: 'inf' is not a time"),
         (("a.mp4", 0, 1, "x", "no.csv"), "row 2: no such file: .*no.csv"),
-        (("a.mp4", 0, 1, "x", "a.mp4;a.mp4;a.mp4"), "row 2: imu is one file"),
+        (("a.mp4", 0, 1, "x", "a.mp4;a.mp4;a.mp4"), "row 2: imu must be one file"),
     ],
 )
 def test_read_csv_names_file_and_row(tmp_path, row, words):
@@ -145,7 +145,7 @@ def test_read_csv_names_file_and_row(tmp_path, row, words):
     table = write_table(tmp_path / "t.csv", ("video", "start", "stop", "label", "imu"), [row])
     with pytest.raises(DataError, match=f"t.csv, {words}"):
         annotations.read_csv(table)
-    with pytest.raises(DataError, match="no column label; it has video, start, stop"):
+    with pytest.raises(DataError, match="no column label; its header is video,start,stop"):
         annotations.read_csv(write_table(table, ("video", "start", "stop"), []))
     with pytest.raises(DataError, match=r"gone.csv: cannot be read"):
         annotations.read_csv(tmp_path / "gone.csv")
@@ -160,7 +160,7 @@ def test_csv_columns_for_clock_and_classes(tmp_path):
     first, second = annotations.read_csv(table, class_names=["cut"])
     assert (first.imu_offset, first.imu_stretch) == (-0.25, 1.01)
     assert (second.imu_offset, second.imu_stretch) == (0.0, 1.0)
-    with pytest.raises(DataError, match=r"t.csv, row 2: 'cut' is not among the 1 class names"):
+    with pytest.raises(DataError, match=r"t.csv, row 2: the label 'cut' is not one of the 1 class names"):
         annotations.read_csv(table, class_names=["put"])
     for cells, words in ((("x", "1"), "imu_offset 'x'"), (("0", "3"), "imu_stretch 3.0")):
         write_table(table, header, [("a.mp4", 0, 1, "cut", *cells)])
@@ -182,7 +182,7 @@ def test_imu_offsets_from_a_table(tmp_path):
     assert [s.imu_stretch for s in moved] == [1.1, 1, 1] and moved.dropped == {"why": 1}
     for name in ("b.mp4", "c"):
         write_table(table, ("video", "imu_offset"), [(name, 0)])
-        with pytest.raises(DataError, match=f"row 2: '{name}' is the name of"):
+        with pytest.raises(DataError, match=f"row 2: '{name}' matches"):
             annotations.with_imu_offsets(segments, table)
 
 
@@ -296,7 +296,7 @@ def test_ego4d_segments_and_what_is_left_out(tmp_path):
         "no structured verb": 1,
         "pre_frame and post_frame are not in order": 2,
         "the video shows two views (stereo)": 1,
-        "neither the video nor its clip is there": 1,
+        "neither the video nor its clip exists": 1,
         "the video has no IMU file": 1,
         "the class has fewer than 2 segments": 1,
     }
@@ -360,21 +360,21 @@ def test_ego4d_actions_without_a_uid_are_told_apart_by_their_video(tmp_path):
     [
         ("", "character 0: it ends here"),
         ("[]", "character 0: expected one of {"),
-        ('{"version": "v2"}', "has no 'videos'"),
-        ('{"videos": [{"video_uid": "a"', "character .*: it ends here|cut off"),
+        ('{"version": "v2"}', "no 'videos'"),
+        ('{"videos": [{"video_uid": "a"', "character .*: it ends here|truncated"),
         ('{"videos": [{"video_uid": "a"} {', "character 31: expected one of ,"),
         ('{"videos": 3}', "expected one of"),
-        ('{"videos": [3]}', r"videos\[0\]: is not an object"),
-        ('{"videos": [{"video_uid": "../a"}]}', r"videos\[0\]: '../a' is not the uid"),
+        ('{"videos": [3]}', r"videos\[0\]: not a JSON object"),
+        ('{"videos": [{"video_uid": "../a"}]}', r"videos\[0\]: '../a' is not a video or clip uid"),
         ('{"videos": [{"video_uid": "a", "x": ' + "[" * 100_000, "nested too deep|cut off"),
         ('{"videos": [{"x": nope}]}', "Expecting value"),
         ('{"videos": []}', "no usable action in 0 videos"),
-        ('{"videos": [{"video_uid": "a", "annotated_intervals": [3]}]}', "not laid out as Ego4D's"),
-        ('{"videos": [{"video_uid": "a", "annotated_intervals": 3}]}', "not laid out as Ego4D's"),
+        ('{"videos": [{"video_uid": "a", "annotated_intervals": [3]}]}', "not in the layout of Ego4D's"),
+        ('{"videos": [{"video_uid": "a", "annotated_intervals": 3}]}', "not in the layout of Ego4D's"),
         (
             '{"videos": [{"video_uid": "a", "annotated_intervals":'
             ' [{"narrated_actions": [{"critical_frames": [1]}]}]}]}',
-            "not laid out as Ego4D's",
+            "not in the layout of Ego4D's",
         ),
     ],
 )

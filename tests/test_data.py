@@ -395,7 +395,7 @@ def test_notes_of_the_imu_stay_with_the_store(kitchen, tmp_path):
     segment = replace(kitchen[0], imu=imu)
     notes = data.prepare([segment], tmp_path / "s", **OPTIONS).notes
     assert list(notes) == [" and ".join(imu)]
-    assert "x-accl.csv: the rows are not in the order of their times" in notes[" and ".join(imu)]
+    assert "x-accl.csv: the rows are not sorted by time" in notes[" and ".join(imu)]
 
 
 MEASURED = """

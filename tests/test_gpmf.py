@@ -169,9 +169,9 @@ def test_a_broken_packet_leaves_a_gap_and_a_note(sample, tmp_path):
     packets = [(0, 1000, payload), (1000, 1000, payload[:-8]), (2000, 1000, payload)]
     imu = read_imu(mux(sample, tmp_path / "a.mp4", packets))
     assert len(imu.gyro) == 400 and not ((imu.gyro_time >= 1) & (imu.gyro_time < 2)).any()
-    assert len(imu.notes) == 1 and "at 1.000 s: GPMF is cut off" in imu.notes[0]
+    assert len(imu.notes) == 1 and "at 1.000 s: GPMF is truncated" in imu.notes[0]
     broken = mux(sample, tmp_path / "b.mp4", packets[1:2])
-    with pytest.raises(IMUError, match=r"b.mp4: no IMU: telemetry packet at 1.000 s: GPMF is cut"):
+    with pytest.raises(IMUError, match=r"b.mp4: no IMU: telemetry packet at 1.000 s: GPMF is truncated"):
         read_imu(broken)
 
 
@@ -179,7 +179,7 @@ def test_unknown_axes_are_said(sample, tmp_path):
     payload = device([(10, 20, 30)] * 200, [(0, 0, 1)] * 200, name=b"Karma", axes=[])
     imu = read_imu(mux(sample, tmp_path / "a.mp4", [(0, 1000, payload)]))
     np.testing.assert_allclose(imu.accel[0], [1, 2, 3])
-    assert "Karma" in imu.notes[0] and "does not name them" in imu.notes[0]
+    assert "Karma" in imu.notes[0] and "does not name its axes" in imu.notes[0]
 
 
 def test_a_file_that_cannot_be_read_as_a_video(sample, tmp_path):
@@ -192,7 +192,7 @@ def test_a_file_that_cannot_be_read_as_a_video(sample, tmp_path):
     for path, words, of_imu in (
         (tmp_path / "none.mp4", "no such file", "no IMU: .*no such file"),
         (tmp_path, "a folder", "no IMU: .*a folder"),
-        (tmp_path / "text.mp4", "as a video", "is text, not a video with telemetry"),
+        (tmp_path / "text.mp4", "as a video", "a text file, not a video with telemetry"),
     ):
         with pytest.raises(gpmf.GPMFError, match=words):
             gpmf.read_video(path)

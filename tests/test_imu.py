@@ -89,15 +89,15 @@ def test_what_is_odd_about_an_imu_file_is_noted(tmp_path):
     assert len(inside.accel) == 100 and inside.accel_time[0] == 0
     np.testing.assert_array_equal(inside.accel, imu.accel[1:])
     np.testing.assert_array_equal(inside.gyro, imu.gyro[1:])
-    assert inside.notes == (*imu.notes, "1 samples lie over a second outside the video")
+    assert inside.notes == (*imu.notes, "1 samples are more than a second outside the video")
     assert imu.inside(2.0).gyro_time[-1] == pytest.approx(0.999) and imu.on_clock(0.6).inside(1.0).notes == imu.notes
     notes = "; ".join(imu.notes)
     for words in (
         "1 of 104 rows have no usable time",
-        "not in the order",
+        "not sorted",
         "1 accelerometer samples repeat",
         "1 of 104 rows have no accelerometer",
-        "the accelerometer's Y and Z are the same",
+        "the accelerometer's Y and Z are equal",
     ):
         assert words in notes
     assert (
@@ -109,12 +109,12 @@ def test_what_is_odd_about_an_imu_file_is_noted(tmp_path):
 def test_missing_accelerometer_is_zero_on_request_only(tmp_path):
     header = ("canonical_timestamp_ms", "gyro_x", "gyro_y", "gyro_z", "accl_x", "accl_y", "accl_z")
     path = write_table(tmp_path / "e.csv", header, [(5 * i, i, 2, 3, "", "", "") for i in range(1000)])
-    with pytest.raises(IMUError, match=r"0 usable accelerometer samples in 1000 rows \(zero_accel"):
+    with pytest.raises(IMUError, match=r"0 usable accelerometer samples in 1000 rows \(with zero_accel"):
         read_imu(path)
     imu = read_imu(path, zero_accel=True)
     window = imu.window(1.0)
     assert not window[:, :3].any() and window[0, 3] == pytest.approx(200)
-    assert "there is no accelerometer; it is set to zero" in imu.notes
+    assert "no accelerometer: its readings are zeros" in imu.notes
 
 
 def test_epic_pair_is_sorted_and_cleaned(tmp_path):
@@ -187,7 +187,7 @@ def test_imu_csv_errors_name_the_file(tmp_path, text, words):
 def test_a_table_under_another_suffix_is_no_broken_video(tmp_path):
     for name in ("imu.txt", "imu"):
         (tmp_path / name).write_text("time,ax,ay,az,gx,gy,gz\n1,2,3,4,5,6,7\n")
-        with pytest.raises(IMUError, match=rf"{name}: .*text.*name has to end in \.csv"):
+        with pytest.raises(IMUError, match=rf"{name}: .*text.*rename it to end in \.csv"):
             read_imu(tmp_path / name)
     (tmp_path / "noise.mp4").write_bytes(bytes(range(256)) * 9)
     with pytest.raises(IMUError, match="no IMU"):

@@ -60,12 +60,12 @@ def test_check_finds_what_is_wrong_with_the_stamps(panned, tmp_path):
     assert found.offset.reliable and found.offset.seconds == pytest.approx(0.3, abs=0.02)
     notes = "\n".join(found.notes)
     for words in (
-        "rows are not in the order",
+        "rows are not sorted",
         "1 gyroscope samples repeat a time",
         "1 of 2079 rows have no usable time",
-        "1 samples lie over a second outside",
+        "1 samples are more than a second outside",
         "1 gaps, the longest 1.5",
-        "accelerometer's X and Y are the same",
+        "accelerometer's X and Y are equal",
         "add +0.",
     ):
         assert words in notes
@@ -85,7 +85,7 @@ def test_check_without_accelerometer(panned, tmp_path):
     stamps, rates = gyroscope(12)
     found = recordings.check(panned, ego4d_csv(tmp_path / "imu.csv", 1000 * stamps, rates, None))
     assert found.problem is None and found.accel is None and found.gravity is None
-    assert "there is no accelerometer; it is set to zero" in found.notes
+    assert "no accelerometer: its readings are zeros" in found.notes
     assert found.offset.reliable
 
 
@@ -169,13 +169,13 @@ def test_check_never_raises(sample_data, panned, tmp_path):
         (tmp_path / "zero.mp4", None, "0 bytes"),
         (tmp_path / "cut.mp4", None, "cannot be opened"),
         (tmp_path / "text.mp4", None, "cannot be opened"),
-        (tmp_path, None, "is a folder"),
+        (tmp_path, None, "a folder"),
         (tmp_path / "none.mp4", None, "no such file"),
         (sample_data / "gopro" / "hero5.raw", None, "no picture size"),
         (panned, tmp_path / "bad.csv", "no accelerometer column"),
         (panned, tmp_path / "none.csv", "cannot be read"),
         (panned, panned, "no telemetry"),
-        (panned, tmp_path, "is a folder"),
+        (panned, tmp_path, "a folder"),
     ]
     for video, imu, words in cases:
         found = recordings.check(video, imu)

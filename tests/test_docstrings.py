@@ -1,0 +1,71 @@
+"""Docstrings: their examples print what they say, in a folder with the files that they name (see examples.py)."""
+
+import doctest
+import importlib
+import importlib.util
+import inspect
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import egodistill
+
+ROOT = Path(egodistill.__file__).parent
+MODULES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in ("setup", "__main__"))
+OPTIONAL = {"experiments.draw": "matplotlib", "export.export": "onnx"}  # examples that need an extra
+
+
+def load(name):
+    return importlib.import_module("egodistill" if name == "egodistill" else f"egodistill.{name}")
+
+
+@pytest.fixture(scope="session")
+def examples(tmp_path_factory):
+    from examples import make
+
+    return make(tmp_path_factory.mktemp("examples") / "made")
+
+
+def documented():
+    """Yield each docstring with examples, as a parameter of a test."""
+    for name in MODULES:
+        for found in doctest.DocTestFinder().find(load(name), name):
+            if found.examples:
+                yield pytest.param(found, id=found.name)
+
+
+@pytest.mark.parametrize("found", list(documented()))
+def test_example_prints_what_it_says(found, examples, tmp_path, monkeypatch, capsys):
+    if (needed := OPTIONAL.get(found.name)) and importlib.util.find_spec(needed) is None:
+        pytest.skip(f"needs {needed}")
+    shutil.copytree(examples, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    found.globs = {"__name__": "__main__"}  # an example imports what it uses, so that it can be copied
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+        failed = runner.run(found).failed
+    assert not failed, capsys.readouterr().out
+
+
+def public():
+    """Yield each function and class in the modules' __all__, where it is defined, with its methods."""
+    for name in MODULES:
+        module = load(name)
+        for public_name in getattr(module, "__all__", ()):
+            value = getattr(module, public_name)
+            if getattr(value, "__module__", None) != module.__name__ or not callable(value):
+                continue
+            yield f"{name}.{public_name}", value
+            if inspect.isclass(value):
+                for method, member in vars(value).items():
+                    if not method.startswith("_") and (inspect.isfunction(member) or isinstance(member, property)):
+                        yield f"{name}.{public_name}.{method}", member
+
+
+def test_everything_public_is_documented():
+    inherited = ("forward", "train", "load_state_dict")  # documented by torch, or by the class
+    lacking = [n for n, value in public() if not value.__doc__ and n.rpartition(".")[2] not in inherited]
+    assert lacking == []
