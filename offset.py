@@ -1,13 +1,13 @@
-"""How an IMU lies in time against its video: the picture's motion is compared with the gyroscope's.
+"""Estimate the time offset between an IMU and its video, by comparing image motion with the gyroscope.
 
     from egodistill import offset
 
     found = offset.estimate_offset("GX010042.MP4")          # or ("walk.mp4", ("walk-accl.csv", "walk-gyro.csv"))
     if found.reliable:
-        print(f"add {found.seconds:+.3f} s to the IMU's stamps (correlation {found.correlation:.2f})")
+        print(f"add {found.seconds:+.3f} s to the IMU's time stamps (correlation {found.correlation:.2f})")
 
-`survey` decodes stretches of a video and measures how the picture moves; `offset_of` compares that with an IMU. Times
-are seconds on the video's own clock, as everywhere in this package.
+`survey` decodes excerpts of a video and measures image motion; `offset_of` compares it with an IMU. Times are seconds
+on the video's own clock, as everywhere in this package.
 """
 
 from __future__ import annotations
@@ -28,47 +28,47 @@ from egodistill import DataError
 from egodistill.imu import Imu, read_imu
 from egodistill.video import VideoError, clock_zero, open_video, probe, video_stream
 
-__all__ = ["Faults", "Offset", "Stretch", "Survey", "estimate_offset", "offset_of", "ordered_frames", "survey"]
+__all__ = ["Faults", "Offset", "Excerpt", "Survey", "estimate_offset", "offset_of", "ordered_frames", "survey"]
 
-# --- Pictures, small and grey --------------------------------------------------------------------
+# --- Small grey frames ---------------------------------------------------------------------------
 
-_SHORT_SIDE = 128  # pixels of the grey pictures: about 1/8 of 1080
-_BLANK = 2.0  # standard deviation, in grey levels of 255, below which a picture shows nothing
-_SAME = 0.02  # mean difference, in grey levels, below which two pictures are one
+_SHORT_SIDE = 128  # pixels of the grey frames: about 1/8 of 1080
+_BLANK = 2.0  # standard deviation, in grey levels of 255, below which a frame is blank
+_SAME = 0.02  # mean difference, in grey levels, below which two frames are equal
 
 
 @dataclasses.dataclass
 class Faults:
-    """What was wrong with a video while it was decoded."""
+    """Count what was wrong with a video while it was decoded."""
 
-    broken: int = 0  # packets that no picture could be had from
-    unordered: int = 0  # pictures that came before a picture with an earlier time
-    repeated: int = 0  # pictures with the time of another one
+    broken: int = 0  # packets that could not be decoded
+    unordered: int = 0  # frames that came before a frame with an earlier time
+    repeated: int = 0  # frames with the time of another frame
 
 
 @dataclasses.dataclass
 class Motion:
-    """How the picture moved through one stretch: n + 1 times, and what lies between them."""
+    """Image motion in one excerpt: the times of n + 1 frames, and the motion between them."""
 
     times: np.ndarray  # [n + 1], s
-    shifts: np.ndarray  # [n, 2], pixels to the right and down of the picture as coded
-    weights: np.ndarray  # [n], 0: nothing in common with the picture before, 1: the same picture moved
+    shifts: np.ndarray  # [n, 2], pixels to the right and down in the frame as coded
+    weights: np.ndarray  # [n], 0: nothing in common with the previous frame, 1: the previous frame, shifted
 
 
 class Survey(NamedTuple):
-    """All that was seen of a video's pictures."""
+    """What `survey()` found in a video's frames."""
 
     motions: list[Motion]
-    times: np.ndarray  # [m], s, ascending, of every picture looked at
+    times: np.ndarray  # [m], s, ascending, of every decoded frame
     blank: np.ndarray  # [m], bool
-    frozen: np.ndarray  # [m], bool: the same as the picture before
-    keys: list[float]  # times of the key frames that are known of, s, ascending
+    frozen: np.ndarray  # [m], bool: equal to the previous frame
+    keys: list[float]  # times of the known key frames, s, ascending
     rotation: int  # degrees
     faults: Faults
 
 
 def ordered_frames(packets: Iterator[av.Packet], faults: Faults, reorder: int = 4) -> Iterator[av.VideoFrame]:
-    """Yield decoded frames in the order of their times; some phones write them out of order, so a few are held back."""
+    """Yield decoded frames in the order of their times; a few are held back, as some phones write them unordered."""
     held: list[tuple[int, int, av.VideoFrame]] = []
     order, latest = itertools.count(), -math.inf
     for packet in packets:
@@ -89,15 +89,15 @@ def ordered_frames(packets: Iterator[av.Packet], faults: Faults, reorder: int = 
         yield heapq.heappop(held)[-1]
 
 
-def survey(video: str | os.PathLike, stretches: int, seconds: float, samples: int = 0) -> Survey:
-    """Decode stretches spread over a video, and `samples` key frames between them.
+def survey(video: str | os.PathLike, excerpts: int, seconds: float, samples: int = 0) -> Survey:
+    """Decode `excerpts` excerpts of `seconds` each, spread over a video, and `samples` key frames between them.
 
-    Held in memory: two small pictures, and a few numbers for each that was decoded.
+    Only two small frames are in memory at once, and a few numbers for each decoded frame.
     """
-    if stretches < 1 or seconds <= 0:
-        raise DataError(f"{video}: cannot look at {stretches} stretches of {seconds} s")
+    if excerpts < 1 or seconds <= 0:
+        raise DataError(f"{video}: excerpts and seconds must be above 0, not {excerpts} and {seconds}")
     duration = probe(video).duration
-    count = max(1, min(stretches, int(duration / seconds)))
+    count = max(1, min(excerpts, int(duration / seconds)))
     length = min(seconds, duration) if count > 1 else min(max(seconds, duration), 2 * seconds)
     starts = np.linspace(0, max(duration - length, 0), count)
     with open_video(video) as container:
@@ -112,7 +112,7 @@ def survey(video: str | os.PathLike, stretches: int, seconds: float, samples: in
 
 
 class _Surveyor:
-    """Looks at the pictures of an open video."""
+    """Decode and examine the frames of an open video."""
 
     def __init__(self, container: av.container.InputContainer, video: str | os.PathLike) -> None:
         self.container, self.video = container, video
@@ -125,7 +125,7 @@ class _Surveyor:
         self.seen: list[tuple[float, bool, bool]] = []  # time, blank, frozen
 
     def look_at(self, start: float, stop: float) -> None:
-        """Decode a stretch and measure how the picture moves in it."""
+        """Decode an excerpt and measure its image motion."""
         motion = MotionMeter(self.grey)
         for frame in ordered_frames(self._packets(start), self.faults):
             now = self._seconds(frame.pts)
@@ -142,19 +142,19 @@ class _Surveyor:
             self.motions.append(motion.result())
 
     def key_frames_only(self) -> None:
-        """Decode nothing else from now on."""
+        """Decode only key frames from now on."""
         self.stream.codec_context.skip_frame = "NONKEY"
 
     def look_before(self, moment: float) -> None:
-        """Decode the key frame before a moment."""
+        """Decode the key frame before a time."""
         for frame in ordered_frames(self._packets(moment), self.faults, reorder=0):
             self.seen.append((self._seconds(frame.pts), float(self.grey(frame).std()) < _BLANK, False))
             break
 
     def result(self) -> Survey:
         if not self.seen:
-            raise VideoError(f"{self.video}: not one picture could be decoded")
-        # The file's own table knows all key frames, if it has one; its times are those of decoding, a little early.
+            raise VideoError(f"{self.video}: none of its frames can be decoded")
+        # The file's index, if it has one, lists all key frames, with decoding times, which are a little early.
         listed = [self._seconds(entry.timestamp) for entry in self.stream.index_entries if entry.is_keyframe]
         keys = listed if len(listed) >= len(self.keys) else sorted(self.keys)
         times, blank, frozen = (np.array(column) for column in zip(*sorted(set(self.seen)), strict=True))
@@ -165,7 +165,7 @@ class _Surveyor:
             try:
                 place = math.floor((start + self.zero) / self.tick)
                 self.container.seek(place, stream=self.stream, backward=True)
-            except av.error.FFmpegError:  # behind the place where the file was cut off
+            except av.error.FFmpegError:  # beyond the end of a truncated file
                 return
         for packet in self.container.demux(self.stream):
             if packet.is_keyframe and packet.pts is not None:
@@ -177,7 +177,7 @@ class _Surveyor:
 
 
 class GreyScaler:
-    """Makes small grey pictures, float32 [h, w], of decoded frames."""
+    """Convert decoded frames to small grey images, float32 [h, w]."""
 
     def __init__(self, width: int, height: int) -> None:
         self.factor = max(1.0, min(width, height) / _SHORT_SIDE)
@@ -190,21 +190,21 @@ class GreyScaler:
 
 
 class MotionMeter:
-    """Shift from each picture to the next by phase correlation (Kuglin and Hines 1975), to a fraction of a pixel."""
+    """Measure the shift from each frame to the next by phase correlation (Kuglin and Hines 1975), with subpixels."""
 
     def __init__(self, grey: GreyScaler) -> None:
         self.grey, self.times, self.shifts, self.weights = grey, [], [], []
         width, height = grey.size
         self.window = np.outer(np.hanning(height), np.hanning(width)).astype(np.float32)
-        # With a Gaussian low-pass the correlation of a shifted picture is a Gaussian around the shift, whose centre
-        # three samples give exactly. It also drops the frequencies that hold the codec's noise.
+        # With a Gaussian low-pass, the correlation of a shifted image is a Gaussian around the shift, and three samples
+        # give its centre exactly. The low-pass also removes the frequencies of the codec's noise.
         fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
         self.low_pass = np.exp(-((fx / 0.15) ** 2 + (fy / 0.15) ** 2)).astype(np.float32)
         self.highest = np.fft.irfft2(self.low_pass, s=(height, width))[0, 0]
         self.picture = self.spectrum = None
 
     def __call__(self, now: float, frame: av.VideoFrame) -> tuple[bool, bool]:
-        """Take the next picture in; return whether it is blank, and whether it is the same as the last one."""
+        """Add the next frame; return whether it is blank, and whether it equals the previous one."""
         picture = self.grey(frame)
         spectrum = np.fft.rfft2((picture - picture.mean()) * self.window)
         frozen = False
@@ -231,7 +231,7 @@ class MotionMeter:
 
 
 def _signed(shift: float, size: int) -> float:
-    """Return a shift on a ring of this size as the nearer one of its two directions."""
+    """Return a shift on a ring of this size as the shorter of its two directions."""
     return (shift + size / 2) % size - size / 2
 
 
@@ -242,15 +242,15 @@ def _vertex(three: np.ndarray) -> float:
     return min(0.5, max(-0.5, (before - after) / (2 * bend))) if bend < 0 else 0.0
 
 
-# --- Offset between picture and gyroscope --------------------------------------------------------
+# --- Offset between image motion and gyroscope ---------------------------------------------------
 
 _LAG_STEP = 0.01  # s between the lags that are tried; the peak is interpolated
-_DECOYS = 19  # false gyroscopes that the true one has to beat
-_CLEAR = 0.25  # how far above them, as a share of what is left from there to 1
+_DECOYS = 19  # false gyroscopes that the true one must beat
+_CLEAR = 0.25  # by how much, as a share of the distance from their best correlation to 1
 
 
-class Stretch(NamedTuple):
-    """What one stretch of a recording says about its offset; correlation 0: nothing."""
+class Excerpt(NamedTuple):
+    """The offset that one excerpt of a recording suggests; with correlation 0, none."""
 
     start: float
     stop: float
@@ -260,16 +260,16 @@ class Stretch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Offset:
-    """How an IMU lies in time against its video: add `seconds` to its stamps and it fits the picture.
+    """The time offset between an IMU and its video: add `seconds` to the IMU's time stamps and it matches the video.
 
-    `correlation` is the multiple correlation of the picture's shift with the three gyroscope axes at that offset, 0
-    to 1. `chance` is the highest one that false gyroscopes reach: the true one run backwards and moved around, with
-    the same search over all offsets. `reason` says why the offset is not to be trusted: the true one does not stand
-    clearly above that, or lies at the edge of the search. None: it is `reliable`.
+    `correlation` is the multiple correlation of the image shift with the three gyroscope axes at that offset, 0 to 1.
+    `chance` is the highest correlation of false gyroscopes: the true one reversed and shifted, with the same search
+    over all offsets. `reason` says why the offset cannot be trusted: the correlation is not clearly above `chance`, or
+    the offset is at the edge of the search. It is None if the offset is `reliable`.
 
-    `stretches` has an offset for each stretch that was looked at, `drift` is the slope of a line through them (s/s;
-    1e-4 is 0.36 s an hour), None where fewer than three say anything. `pixels_per_radian` [2, 3] tells which
-    axis is which: the shift to the right and down that a turn about each makes, in pixels of the picture as coded.
+    `excerpts` has the offset of each decoded excerpt. `drift` is the slope of a line through them (s/s; 1e-4 is 0.36 s
+    per hour), or None if fewer than three excerpts have one. `pixels_per_radian` [2, 3] is the image shift to the
+    right and down per turn about each axis, in pixels of the frame as coded.
     """
 
     seconds: float
@@ -277,12 +277,12 @@ class Offset:
     chance: float
     reason: str | None
     drift: float | None
-    stretches: tuple[Stretch, ...]
+    excerpts: tuple[Excerpt, ...]
     pixels_per_radian: np.ndarray
 
     @property
     def reliable(self) -> bool:
-        """Whether nothing speaks against the offset."""
+        """Return whether the offset can be trusted."""
         return self.reason is None
 
 
@@ -291,47 +291,55 @@ def estimate_offset(
     imu: Imu | str | os.PathLike | Sequence[str | os.PathLike] | None = None,
     *,
     max_offset: float = 2.0,
-    stretches: int = 6,
+    excerpts: int = 6,
     seconds: float = 20.0,
 ) -> Offset:
-    """Return the number of seconds to add to the IMU's stamps so that its gyroscope fits the motion in the picture.
+    """Estimate the seconds to add to the IMU's time stamps so that its gyroscope matches the image motion.
 
-    `imu` is what `read_imu` takes or gives; None: the telemetry in the video. Offsets up to `max_offset` either
-    way are tried. Only `stretches` stretches of `seconds` each, spread evenly, are decoded, whatever the length.
+    `imu` is an `Imu` or what `read_imu()` takes; None: the telemetry in the video. Offsets up to `max_offset` seconds
+    in both directions are tried. Only `excerpts` excerpts of `seconds` each, spread evenly, are decoded, however long
+    the video is.
 
-    The picture's shift between neighbouring frames is regressed on the turn about the three gyroscope axes in the same
-    interval, for each offset: axes may lie in any order and have any sign. A picture stabilised by the camera hides
-    the motion and lowers the correlation. What remains unknown is when within a frame's time the camera exposed it,
-    some 10 to 20 ms.
+    For each offset, the image shift between neighbouring frames is regressed on the turn about the three gyroscope axes
+    in the same interval, so the axes may have any order and sign. Image stabilisation hides the motion and lowers the
+    correlation. The time of exposure within a frame remains unknown, about 10 to 20 ms.
     Raise VideoError, IMUError or DataError if there is nothing to compare.
+
+    >>> from egodistill import offset
+    >>> found = offset.estimate_offset("walk.mp4", "walk.csv")
+    >>> f"{abs(found.seconds):.2f} s", found.reliable
+    ('0.00 s', True)
     """
     if not isinstance(imu, Imu):
         imu = read_imu(video if imu is None else imu, zero_accel=True)
-    return offset_of(video, survey(video, stretches, seconds), imu, max_offset)
+    return offset_of(video, survey(video, excerpts, seconds), imu, max_offset)
 
 
 def offset_of(video: str | os.PathLike, seen: Survey, imu: Imu, max_offset: float) -> Offset:
-    """Compare what `survey()` saw of a video with the gyroscope of an IMU; DataError if there is nothing to compare."""
+    """Compare the image motion that `survey()` found with the gyroscope of an IMU.
+
+    Raise DataError if there is nothing to compare.
+    """
     if not 0 < max_offset < math.inf:
-        raise DataError(f"max_offset is a number of seconds above 0, not {max_offset}")
+        raise DataError(f"max_offset must be a number of seconds above 0, not {max_offset}")
     if sum(len(motion.shifts) for motion in seen.motions) < 20:
-        raise DataError(f"{video}: too few pictures to compare with a gyroscope")
+        raise DataError(f"{video}: too few frames to compare with a gyroscope")
     stamps, angles = _angles(imu)
     count = math.ceil(max_offset / _LAG_STEP)
     lags = np.arange(-count, count + 1) * _LAG_STEP
     moments = np.stack([_moments(motion, stamps, angles, lags) for motion in seen.motions])
     if not moments.any():
         raise DataError(
-            f"{video}: the gyroscope ({stamps[0]:.1f} to {stamps[-1]:.1f} s) covers none of the pictures that were "
-            f"looked at, at no offset up to {max_offset} s, or these do not move"
+            f"{video}: the gyroscope ({stamps[0]:.1f} to {stamps[-1]:.1f} s) covers none of the decoded frames at any "
+            f"offset up to {max_offset} s, or they do not move"
         )
     curve = _multiple_correlation(moments.sum(0))
     seconds, best = _peak(lags, curve)
     if not curve[best] > 1e-6:
-        raise DataError(f"{video}: the gyroscope never turns, or the picture never moves: no offset shows")
+        raise DataError(f"{video}: no offset can be found: the gyroscope never turns, or the image never moves")
 
-    # Each stretch by itself, with one common map from axes to pixels: nothing is fitted to it but its offset. The map
-    # comes from all stretches at the common offset, then at their own, in case they drift apart.
+    # For each excerpt, fit only its offset; all share one map from axes to pixels. The map comes from all excerpts, first
+    # at the common offset, then at their own offsets, in case the clocks drift.
     chosen = np.full(len(moments), best)
     for _ in range(3):
         together = moments[np.arange(len(moments)), chosen].sum(0)
@@ -341,7 +349,7 @@ def offset_of(video: str | os.PathLike, seen: Survey, imu: Imu, max_offset: floa
     found = []
     for motion, own in zip(seen.motions, curves, strict=True):
         at, k = _peak(lags, own)
-        found.append(Stretch(float(motion.times[0]), float(motion.times[-1]), at, max(float(own[k]), 0.0)))
+        found.append(Excerpt(float(motion.times[0]), float(motion.times[-1]), at, max(float(own[k]), 0.0)))
 
     coarse = lags[::3]
     chance = max(
@@ -350,25 +358,25 @@ def offset_of(video: str | os.PathLike, seen: Survey, imu: Imu, max_offset: floa
     )
     reason = None
     if not 0 < best < len(lags) - 1:
-        reason = f"{seconds:+.2f} s is at the edge of the {max_offset:g} s that were searched either way"
+        reason = f"{seconds:+.2f} s is at the edge of the searched range of {max_offset:g} s; try a larger max_offset"
     elif not curve[best] - chance > _CLEAR * (1 - chance):
         compared = sum(float(motion.times[-1] - motion.times[0]) for motion in seen.motions)
         reason = (
-            f"in {compared:.1f} s of pictures the correlation is {curve[best]:.2f}, {chance:.2f} comes by chance: the "
-            f"wearer hardly turns there, the camera stabilises the picture, or the IMU is of another recording"
+            f"in {compared:.1f} s of video the correlation is {curve[best]:.2f}, and {chance:.2f} occurs by chance: "
+            f"the wearer hardly turns, the camera stabilises the image, or the IMU is from another recording"
         )
     return Offset(seconds, float(curve[best]), chance, reason, _drift(found), tuple(found), pixels.T)
 
 
 def _angles(imu: Imu) -> tuple[np.ndarray, np.ndarray]:
-    """Return the angle turned about each axis since the first sample, rad [n, 3], at the gyroscope's stamps."""
+    """Return times and the angle turned about each axis since the first sample, rad [n, 3]."""
     stamps, rate = np.asarray(imu.gyro_time, np.float64), np.asarray(imu.gyro, np.float64)
     turned = (rate[1:] + rate[:-1]) / 2 * np.diff(stamps)[:, None]
     return stamps, np.concatenate([np.zeros((1, 3)), np.cumsum(turned, axis=0)])
 
 
 def _decoys(stamps: np.ndarray, angles: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the same motion run backwards from different moments: as smooth and as strong, and never in step."""
+    """Yield the same motion reversed and shifted: as smooth and as strong, but never in step with the video."""
     even = np.linspace(stamps[0], stamps[-1], len(stamps))
     steps = np.diff(np.stack([np.interp(even, stamps, axis) for axis in angles.T], 1), axis=0)[::-1]
     for k in range(_DECOYS):
@@ -378,8 +386,8 @@ def _decoys(stamps: np.ndarray, angles: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _moments(motion: Motion, stamps: np.ndarray, angles: np.ndarray, lags: np.ndarray) -> np.ndarray:
-    """Return undivided covariances of the turn rates about three axes and two shift rates, [lags, 5, 5]."""
-    # An IMU whose stamps are `lag` too early has at t - lag what the picture shows at t.
+    """Return unnormalised covariances of the turn rates about three axes and two shift rates, [lags, 5, 5]."""
+    # An IMU whose stamps are `lag` too early has at t - lag what the video shows at t.
     times = motion.times[None] - lags[:, None]
     steps = np.diff(motion.times)[None, :, None]
     turns = np.stack([np.interp(times, stamps, axis) for axis in angles.T], -1)
@@ -387,35 +395,35 @@ def _moments(motion: Motion, stamps: np.ndarray, angles: np.ndarray, lags: np.nd
     rates = np.concatenate([np.diff(turns, axis=1), shifts], -1) / steps
     covered = (times[:, :-1] >= stamps[0]) & (times[:, 1:] <= stamps[-1])
     moments = _covariances(rates, (motion.weights * covered)[..., None])
-    # At each lag the gyroscope has to explain the motion in all pictures that it covers at any lag, or a lag that loses
-    # the wildest ones at an end would look the best.
+    # At each lag the gyroscope must explain the motion in all frames that it covers at any lag. Otherwise a lag that
+    # loses the largest motion at an end would look best.
     moments[:, 3:, 3:] = _covariances(rates[:1, :, 3:], (motion.weights * covered.any(0))[None, :, None])
     return moments
 
 
 def _covariances(rates: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return undivided covariances [lags, k, k] of rates [lags, n, k], with weights [lags, n, 1]."""
+    """Return unnormalised covariances [lags, k, k] of rates [lags, n, k], with weights [lags, n, 1]."""
     rates = rates - (weights * rates).sum(1, keepdims=True) / np.maximum(weights.sum(1, keepdims=True), 1e-9)
     return np.swapaxes(weights * rates, 1, 2) @ rates
 
 
 def _map(moments: np.ndarray) -> np.ndarray:
-    """Return the least-squares map [..., 3, 2] from the turn about three axes to the picture's shift."""
+    """Return the least-squares map [..., 3, 2] from the turn about three axes to the image shift."""
     axes = moments[..., :3, :3]
-    # A hair of ridge: an axis may be dead, or two may be the same.
+    # A small ridge, because an axis may be constant, or two may be equal.
     ridge = 1e-6 * np.trace(axes, axis1=-2, axis2=-1)[..., None, None] + 1e-12
     return np.linalg.solve(axes + ridge * np.eye(3), moments[..., :3, 3:])
 
 
 def _multiple_correlation(moments: np.ndarray) -> np.ndarray:
-    """Return the root of the share of the picture's motion that the best map from the gyroscope explains, [...]."""
+    """Return the root of the share of image motion that the best map from the gyroscope explains, [...]."""
     explained = (moments[..., :3, 3:] * _map(moments)).sum((-2, -1))
     total = np.trace(moments[..., 3:, 3:], axis1=-2, axis2=-1)
     return np.sqrt(np.clip(explained / np.maximum(total, 1e-9), 0, 1))
 
 
 def _correlation(moments: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Return the correlation of the picture's motion with what a given map makes of the gyroscope, [...], -1 to 1."""
+    """Return the correlation of image motion with a given map of the gyroscope, [...], -1 to 1."""
     both = (moments[..., :3, 3:] * pixels).sum((-2, -1))
     made = np.einsum("ik,...ij,jk->...", pixels, moments[..., :3, :3], pixels)
     seen = np.trace(moments[..., 3:, 3:], axis1=-2, axis2=-1)
@@ -430,9 +438,9 @@ def _peak(lags: np.ndarray, curve: np.ndarray) -> tuple[float, int]:
     return float(lags[best] + _LAG_STEP * _vertex(curve[best - 1 : best + 2])), best
 
 
-def _drift(stretches: Sequence[Stretch]) -> float | None:
-    """Return the slope of a line through the offsets of those stretches that say something."""
-    usable = [s for s in stretches if s.correlation > 0.5 * max(s.correlation for s in stretches)]
+def _drift(excerpts: Sequence[Excerpt]) -> float | None:
+    """Return the slope of a line through the offsets of the excerpts with enough correlation."""
+    usable = [s for s in excerpts if s.correlation > 0.5 * max(s.correlation for s in excerpts)]
     if len(usable) < 3:
         return None
     middles = [(s.start + s.stop) / 2 for s in usable]

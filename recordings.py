@@ -1,14 +1,13 @@
-"""Look at recordings before you trust them, and make working copies that are quick to read.
+"""Check recordings before training, and make working copies that decode fast.
 
     from egodistill import recordings
 
     found = recordings.check("GX010042.MP4")              # or check("P01_101.MP4", ("..-accl.csv", "..-gyro.csv"))
-    print(recordings.HEADER, found.row(), sep="\\n")       # one line per file, and a line for each thing to know
+    print(recordings.HEADER, found.row(), sep="\\n")       # one line per file, and one for each note
     recordings.transcode("GX010042.MP4", "small/GX010042.mp4")
 
-`check` gathers what is worth knowing about a video and its IMU, and `transcode` makes a small copy with many key
-frames, in which one frame every few seconds costs little. Times are seconds on the video's own clock, as everywhere in
-this package.
+`check` examines a video and its IMU. `transcode` makes a small copy with many key frames, from which single frames
+decode fast. Times are seconds on the video's own clock, as everywhere in this package.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ __all__ = ["HEADER", "Check", "SensorCheck", "Transcoded", "check", "transcode"]
 _WIDTH = 100  # columns of a terminal that a row of `check` fits in
 
 
-# --- What a recording is like --------------------------------------------------------------------
+# --- Checks --------------------------------------------------------------------------------------
 
 
 class SensorCheck(NamedTuple):
-    """One sensor's stamps: samples a second, usual step (s), share of the video covered, gaps and the longest (s)."""
+    """One sensor's time stamps: rate (Hz), median step (s), share of the video covered, gaps, longest gap (s)."""
 
     rate: float
     median_step: float
@@ -53,7 +52,7 @@ class SensorCheck(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Check:
-    """What `check` found; None where it could not be known. `problem` says why it ends early, `notes` what to heed."""
+    """What `check()` found; None where it is unknown. `problem` says why a recording cannot be used, or is None."""
 
     path: str
     problem: str | None = None
@@ -61,46 +60,46 @@ class Check:
     fps: float | None = None
     width: int | None = None  # as coded, before rotation
     height: int | None = None
-    rotation: int | None = None  # degrees that a reader has to turn the picture by
+    rotation: int | None = None  # degrees by which a reader must rotate the frames
     codec: str | None = None
     keyframe_every: float | None = None  # median, s
     audio: bool | None = None
     variable_rate: bool | None = None
-    broken_packets: int | None = None  # these five: among the pictures that were looked at
+    broken_packets: int | None = None  # this and the next five: among the decoded frames
     unordered_frames: int | None = None
     repeated_frames: int | None = None
-    last_frame: float | None = None  # s; long before the duration where a file was cut off
+    last_frame: float | None = None  # s; long before the duration if the file is truncated
     blank: tuple[tuple[float, float], ...] = ()  # (start, stop) in s
     frozen: tuple[tuple[float, float], ...] = ()
     imu: str | None = None  # where it comes from
     accel: SensorCheck | None = None
     gyro: SensorCheck | None = None
     gravity: float | None = None  # mean norm of the acceleration, m/s2
-    imu_notes: tuple[str, ...] = ()  # Imu.notes: rows left out, axes that are unknown or alike
+    imu_notes: tuple[str, ...] = ()  # Imu.notes: ignored rows, axes that are unknown or equal
     offset: Offset | None = None
-    no_offset: str | None = None  # why there is none, though there is an IMU
+    no_offset: str | None = None  # why there is no offset although there is an IMU
 
     @property
     def notes(self) -> list[str]:
-        """Sentences about all that is out of the ordinary."""
+        """Return a sentence about each unusual property."""
         notes = []
         if self.rotation:
-            notes.append(f"stored turned by {self.rotation} degrees")
+            notes.append(f"frames are stored rotated by {self.rotation} degrees")
         if self.variable_rate:
-            notes.append("variable frame rate: pick frames by time, never by number")
+            notes.append("variable frame rate: select frames by time, never by number")
         for count, what in (
             (self.broken_packets, "broken packets"),
             (self.unordered_frames, "frames out of order"),
             (self.repeated_frames, "frames with the time of another one"),
         ):
             if count:
-                notes.append(f"{count} {what} where it was looked at")
+                notes.append(f"{count} {what} in the decoded excerpts")
         if self.last_frame is not None and self.duration - self.last_frame > 0.5:
-            notes.append(f"no picture after {self.last_frame:.2f} s: the file may be cut off")
+            notes.append(f"no frame after {self.last_frame:.2f} s: the file may be truncated")
         for name, found in (("blank", self.blank), ("frozen", self.frozen)):
             if found:
-                more = f" and {len(found) - 1} more stretches" if len(found) > 1 else ""
-                notes.append(f"the picture is {name} from {found[0][0]:.2f} to {found[0][1]:.2f} s{more}")
+                more = f", and {len(found) - 1} more times" if len(found) > 1 else ""
+                notes.append(f"the image is {name} from {found[0][0]:.2f} to {found[0][1]:.2f} s{more}")
         for name, sensor in (("accelerometer", self.accel), ("gyroscope", self.gyro)):
             if sensor and sensor.gaps:
                 notes.append(f"{name}: {sensor.gaps} gaps, the longest {sensor.longest_gap:.2f} s")
@@ -108,16 +107,16 @@ class Check:
                 notes.append(f"{name}: covers {sensor.coverage:.1%} of the video")
             if sensor and abs(sensor.rate * sensor.median_step - 1) > 0.05:
                 notes.append(
-                    f"{name}: {sensor.rate:.1f} samples a second, though the usual step is "
+                    f"{name}: {sensor.rate:.1f} samples per second, but the median step is "
                     f"1/{1 / sensor.median_step:.1f} s"
                 )
         notes += self.imu_notes
         if self.gravity is not None and not 9 < self.gravity < 11:
-            notes.append(f"mean acceleration {self.gravity:.2f} m/s2, gravity alone is 9.81")
+            notes.append(f"mean acceleration {self.gravity:.2f} m/s2; gravity alone is 9.81")
         if self.offset is not None and not self.offset.reliable:
             notes.append(f"no reliable offset: {self.offset.reason}")
         elif self.offset is not None and abs(self.offset.seconds) > 0.05:
-            notes.append(f"add {self.offset.seconds:+.3f} s to the IMU's stamps")
+            notes.append(f"add {self.offset.seconds:+.3f} s to the IMU's time stamps")
         if self.offset is not None and self.offset.reliable and self.offset.drift is not None:
             if abs(growth := self.offset.drift * self.duration) > 0.05:
                 notes.append(f"the offset grows by {growth:+.2f} s from start to end")
@@ -191,31 +190,36 @@ def check(
     imu_stretch: float = 1.0,
     offset: bool = True,
     max_offset: float = 2.0,
-    stretches: int = 6,
+    excerpts: int = 6,
     seconds: float = 20.0,
     samples: int = 60,
 ) -> Check:
-    """Look at a recording: header, pictures, IMU, and the offset between the two.
+    """Examine a recording: header, frames, IMU, and the offset between video and IMU.
 
-    `video`, `imu`, `imu_offset` and `imu_stretch` are those of `clips.open_recording()`: the clock is what is known of
-    it, such as the seconds at which a clip was cut out of a longer video. Telemetry is looked for in a video without
-    IMU files. Decoded are `stretches` of `seconds` each, spread evenly, and `samples` key frames between them: what
-    is wrong elsewhere is not seen.
-    A file that cannot be read raises nothing: its `problem` holds the reason, so that a thousand can be checked.
+    `video`, `imu`, `imu_offset` and `imu_stretch` are those of `clips.open_recording()`; the clock is what you already
+    know about it, such as where a clip was cut out of a longer video. Without IMU files, telemetry in the video is
+    used. Only `excerpts` excerpts of `seconds` each, spread evenly, and `samples` key frames between them are decoded;
+    faults elsewhere are not seen.
+    An unreadable file raises nothing: `problem` has the reason, so that one bad file does not end a long list.
+
+    >>> from egodistill import recordings
+    >>> found = recordings.check("walk.mp4", "walk.csv")
+    >>> found.problem, found.fps, f"{found.gyro.rate:.0f} Hz", f"{found.gyro.coverage:.0%}"
+    (None, 20.0, '198 Hz', '100%')
     """
-    # What becomes known goes in here, so that it is kept when something later fails.
+    # Each result is added at once, so that it is kept if a later step fails.
     recording = open_recording(video, imu, imu_offset=imu_offset, imu_stretch=imu_stretch)
     recording, video = dataclasses.replace(recording, zero_accel=True), recording.video
     known: dict = {"path": video}
     try:
         info = recording.probe()
         known |= {"duration": info.duration, "fps": info.fps, "width": info.width, "height": info.height}
-        if not info.width:  # what FFmpeg takes for raw video, such as a file of telemetry
-            raise VideoError(f"{video}: is no video: it has no picture size")
+        if not info.width:  # FFmpeg takes some other files, such as telemetry, for raw video
+            raise VideoError(f"{video}: not a video: its frames have no size")
         known |= _header(video)
-        seen = survey(video, stretches, seconds, samples)
+        seen = survey(video, excerpts, seconds, samples)
         known |= _pictures(seen, info.duration)
-        # Telemetry that is not there is no fault of a video; a file that was named and cannot be read is one.
+        # A video without telemetry is fine; a named IMU file that cannot be read is a problem.
         if recording.imu is None and not _has_telemetry(video):
             return Check(**known)
         motion = recording.motion().inside(info.duration)
@@ -229,7 +233,7 @@ def check(
                 known["no_offset"] = str(error)
     except (VideoError, IMUError, DataError) as error:
         known["problem"] = str(error)
-    except (av.error.FFmpegError, OSError, ValueError) as error:  # whatever else a broken file comes up with
+    except (av.error.FFmpegError, OSError, ValueError) as error:  # anything else that a broken file causes
         known["problem"] = f"{video}: cannot be read as a recording: {error}"
     return Check(**known)
 
@@ -248,20 +252,20 @@ def _pictures(seen: Survey, duration: float) -> dict:
     return {
         "rotation": seen.rotation,
         "keyframe_every": float(np.median(spacing)) if len(spacing) else duration,
-        # A broken packet leaves a step of two frames in a steady rate, too.
+        # A broken packet also leaves a step of two frames in a constant rate.
         "variable_rate": bool(odd.sum() > 2 * seen.faults.broken + 0.01 * len(steps)),
         "broken_packets": seen.faults.broken,
         "unordered_frames": seen.faults.unordered,
         "repeated_frames": seen.faults.repeated,
         "last_frame": float(seen.times[-1]),
         "blank": _runs(seen.times, seen.blank),
-        # A single picture twice is how one frame rate becomes another.
+        # Frame-rate conversion repeats single frames.
         "frozen": tuple(run for run in _runs(seen.times, seen.frozen & ~seen.blank) if run[1] - run[0] >= 0.5),
     }
 
 
 def _runs(times: np.ndarray, flags: np.ndarray) -> tuple[tuple[float, float], ...]:
-    """Return the first and last time of each run of pictures that have the flag."""
+    """Return the first and last time of each run of frames with the flag."""
     edges = np.flatnonzero(np.diff(np.concatenate(([0], flags, [0])).astype(int)))
     return tuple((float(times[a]), float(times[b - 1])) for a, b in zip(edges[::2], edges[1::2], strict=True))
 
@@ -273,7 +277,7 @@ def _has_telemetry(video: str | os.PathLike) -> bool:
 
 
 def _sensors(imu: Imu, duration: float) -> dict:
-    accel = imu.accel_time if imu.accel.any() else imu.accel_time[:0]  # zeros stand for a missing one
+    accel = imu.accel_time if imu.accel.any() else imu.accel_time[:0]  # zeros mean that there is none
     found: dict = {"accel": _sensor(accel, duration), "gyro": _sensor(imu.gyro_time, duration), "imu_notes": imu.notes}
     if len(accel):
         found["gravity"] = float(np.linalg.norm(imu.accel, axis=1).mean())
@@ -300,7 +304,7 @@ def _sensor(stamps: np.ndarray, duration: float) -> SensorCheck | None:
 
 
 class Transcoded(NamedTuple):
-    """A working copy: where it is, the bytes of both files, what happened to frames and streams.
+    """A working copy: its path, the size of both files, and what happened to frames and streams.
 
     `speedup` is how many times faster one frame every 2 s is read from the copy (None: not measured).
     """
@@ -310,7 +314,7 @@ class Transcoded(NamedTuple):
     copy_bytes: int
     frames: int
     broken_packets: int
-    repeated_frames: int  # left out: another frame had the same time
+    repeated_frames: int  # left out, because another frame had the same time
     left_out: tuple[str, ...]  # audio and telemetry that MP4 cannot hold
     speedup: float | None
 
@@ -327,29 +331,33 @@ def transcode(
 ) -> Transcoded:
     """Write a working copy of `video` to `out` (.mp4): small H.264 with a key frame every `keyframe_every` frames.
 
-    The frame on screen at any time is the same as in the original: the times of all frames are kept in the original's
-    own time base, also where their rate varies; counted from the original's zero. The picture is scaled to
-    `short_side` pixels (a smaller one stays as it is) and stored upright. Audio and GoPro telemetry are copied
-    untouched. `quality` is x264's CRF: lower is better and larger. Broken packets are skipped and counted.
+    All frames keep their times, in the original's time base and counted from its zero, so the frame on screen at any
+    time is the same. Frames are scaled down to `short_side` pixels and stored upright. Audio and GoPro telemetry are
+    copied unchanged. `quality` is x264's CRF: lower is better and larger. Broken packets are skipped and counted.
     There are no B-frames and no deblocking, which made sparse reading over twice as fast for 7 % more bytes.
 
-    The file appears under its name once it is whole. With `measure`, both files are read for one frame every 2 s.
-    Raise DataError for settings or an `out` that cannot be used, VideoError for a video that cannot be read.
+    The file appears under its name when it is complete. With `measure`, one frame every 2 s is read from both files.
+    Raise DataError for an unusable setting or `out`, VideoError for a video that cannot be read.
+
+    >>> from egodistill import recordings
+    >>> copy = recordings.transcode("walk.mp4", "small.mp4", short_side=32)
+    >>> copy.path, copy.frames, copy.left_out
+    ('small.mp4', 468, ())
     """
     video, out = Path(video), Path(out)
     if short_side < 16 or keyframe_every < 1 or not 0 <= quality <= 51:
         raise DataError(
-            f"{video}: short_side from 16, keyframe_every from 1 and quality from 0 to 51 are needed, "
+            f"{video}: short_side must be at least 16, keyframe_every at least 1 and quality from 0 to 51, "
             f"not {short_side}, {keyframe_every} and {quality}"
         )
     if out.suffix.lower() != ".mp4":
-        raise DataError(f"{out}: a working copy is an MP4 file, so its name has to end in .mp4")
+        raise DataError(f"{out}: a working copy is an MP4 file, so its name must end in .mp4")
     if out.exists() and video.exists() and out.samefile(video):
-        raise DataError(f"{out}: is the video itself, which is never written over; give another name")
+        raise DataError(f"{out}: this is the video itself; give another name")
     if out.exists() and (out.is_dir() or not overwrite):
-        raise DataError(f"{out}: exists; give another name" + ("" if out.is_dir() else ", or overwrite=True"))
+        raise DataError(f"{out}: already exists; give another name" + ("" if out.is_dir() else ", or overwrite=True"))
     if not out.parent.is_dir():
-        raise DataError(f"{out}: there is no folder {out.parent}")
+        raise DataError(f"{out}: the folder {out.parent} does not exist")
     with files.atomic_write(out) as part:
         part.touch()  # FFmpeg's error would name the video
         try:
@@ -357,7 +365,7 @@ def transcode(
                 copier = _Copier(source, video)
                 copier.write(part, short_side, keyframe_every, quality)
         except VideoError as error:
-            cause = error.__cause__  # FFmpeg's words for what it could not write, under the name of what it reads
+            cause = error.__cause__  # FFmpeg's error about writing, although the message names the video
             if getattr(cause, "errno", None) in _FULL:
                 raise OSError(cause.errno, cause.strerror, str(part)) from error
             raise
@@ -382,17 +390,17 @@ _FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasat
 
 def _seconds_to_read(video: Path, times: np.ndarray) -> float:
     began = time.perf_counter()
-    for _ in frames_at(video, times, threads=1):  # one thread, as data.prepare() reads
+    for _ in frames_at(video, times, threads=1):  # one thread, as in data.prepare()
         pass
     return time.perf_counter() - began
 
 
 class _Copier:
-    """Copies an open video: pictures are made anew, packets of sound and telemetry go over as they are."""
+    """Copy an open video: encode frames again, and copy the packets of sound and telemetry unchanged."""
 
     def __init__(self, source: av.container.InputContainer, video: Path) -> None:
         if not source.streams.video or source.streams.video[0].codec_context is None:
-            raise VideoError(f"{video}: has no video stream that FFmpeg can decode")
+            raise VideoError(f"{video}: no video stream that FFmpeg can decode")
         self.source, self.video = source, video
         self.stream = stream = source.streams.video[0]
         stream.thread_type = "AUTO"
@@ -408,7 +416,7 @@ class _Copier:
         self.faults, self.frames = Faults(), 0
         self.encoder: av.video.stream.VideoStream | None = None
         self.copies: dict[int, av.stream.Stream] = {}
-        self.early: list[av.Packet] = []  # what came before the first picture
+        self.early: list[av.Packet] = []  # packets before the first frame
         self.durations: dict[int, int] = {}
 
     def write(self, out: Path, short_side: int, keyframe_every: int, quality: int) -> None:
@@ -416,7 +424,7 @@ class _Copier:
         starts = [other.start_time * other.time_base for other in self.copied if other.start_time is not None]
         anchored = any(start <= self.zero * self.stream.time_base for start in starts)
         usual = round(1 / (float(self.stream.average_rate or 25) * self.stream.time_base))
-        # Empty edits at a stream's start are counted in the movie's own time scale, by default milliseconds.
+        # Empty edits at the start of a stream are counted in the movie's time scale, by default milliseconds.
         scale = {"movie_timescale": str(self.stream.time_base.denominator)}
         with av.open(str(out), "w", format="mp4", options=scale) as target:
             self.target = target
@@ -425,34 +433,34 @@ class _Copier:
                 if self.encoder is None:
                     paint = _Painter(frame, short_side)
                     self._begin(paint(frame), keyframe_every, quality)
-                    # A player's clock starts with the first thing in a file: if nothing else is there at zero, a late
-                    # first picture would become it. It is on screen before its own time anyway.
+                    # A player's clock starts at the earliest packet of a file. If no other stream starts at zero, the
+                    # first frame must, or the clock would move; it is on screen before its own time anyway.
                     picture_time = picture_time if anchored else 0
                 picture = paint(frame)
                 picture.pts, picture.time_base = picture_time, self.stream.time_base
-                picture.pict_type = av.video.frame.PictureType.NONE  # the original's key frames are not the copy's
+                picture.pict_type = av.video.frame.PictureType.NONE  # do not keep the original's key frames
                 self.durations[picture_time] = frame.duration or usual
                 self._mux(self.encoder.encode(picture))
                 self.frames += 1
             if self.encoder is None:
-                raise VideoError(f"{self.video}: not one picture could be decoded")
+                raise VideoError(f"{self.video}: none of its frames can be decoded")
             self._mux(self.encoder.encode(None))
 
     def _begin(self, picture: av.VideoFrame, keyframe_every: int, quality: int) -> None:
-        """Make the copy's streams and write what was to come before the first picture."""
+        """Create the copy's streams and write the packets that precede the first frame."""
         self.encoder = _encoder(self.target, picture, self.stream, keyframe_every, quality)
         self.copies = {other.index: _mirror(self.target, other) for other in self.copied}
         for packet in self.early:
             self._copy(packet)
 
     def _pictures(self) -> Iterator[av.Packet]:
-        """Yield the packets to decode; those of the other streams are copied on the way."""
+        """Yield the packets to decode, and copy those of the other streams on the way."""
         for packet in self.source.demux([self.stream, *self.copied]):
             if packet.stream is self.stream:
                 yield packet
             elif packet.dts is None or packet.pts is None:
                 continue
-            elif self.encoder is None:  # the first packet that is written closes the list of streams
+            elif self.encoder is None:  # no stream can be added after the first packet is written
                 self.early.append(packet)
             else:
                 self._copy(packet)
@@ -470,7 +478,7 @@ class _Copier:
 
 
 def _in_order(frames: Iterator[av.VideoFrame], faults: Faults) -> Iterator[av.VideoFrame]:
-    """Yield frames of strictly growing times; of several with one time the last, which is the one on screen."""
+    """Yield frames with strictly increasing times; of several with one time the last, which is the one on screen."""
     waiting = None
     for frame in frames:
         if waiting is not None and frame.pts <= waiting.pts:
@@ -485,7 +493,7 @@ def _in_order(frames: Iterator[av.VideoFrame], faults: Faults) -> Iterator[av.Vi
 
 
 class _Painter:
-    """Makes the copy's pictures: small, upright, 8 bits, in the colours of the original."""
+    """Convert frames for the copy: small, upright, 8 bits, with the colour space of the original."""
 
     def __init__(self, first: av.VideoFrame, short_side: int) -> None:
         scale = min(1.0, short_side / min(first.width, first.height))
@@ -513,7 +521,7 @@ def _encoder(
     keyframe_every: int,
     quality: int,
 ) -> av.video.stream.VideoStream:
-    """Return a new H.264 stream for pictures like this one, with the times and colours of the source."""
+    """Return a new H.264 stream for frames like this one, with the times and colours of the source."""
     keys = f"keyint={keyframe_every}:min-keyint={keyframe_every}:scenecut=0"
     stream = target.add_stream(
         "libx264",
@@ -528,7 +536,7 @@ def _encoder(
 
 
 def _mirror(target: av.container.OutputContainer, source: av.stream.Stream) -> av.stream.Stream:
-    """Return a stream of the target that takes the packets of a source's stream as they are."""
+    """Return a stream of the target that takes the packets of a source stream unchanged."""
     stream = target.add_stream_from_template(source)
     for name in ("handler_name", "language"):
         if name in source.metadata:
@@ -537,7 +545,7 @@ def _mirror(target: av.container.OutputContainer, source: av.stream.Stream) -> a
 
 
 def _fits_mp4(source: av.stream.Stream) -> bool:
-    """Return whether MP4 has a place for such a stream: the muxer says so when it writes a header."""
+    """Return whether MP4 can hold such a stream; the muxer decides when it writes the header."""
     try:
         with av.open(io.BytesIO(), "w", format="mp4") as trial:
             _mirror(trial, source)

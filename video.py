@@ -1,13 +1,13 @@
-"""Frames and sound of a video at any times. Needs numpy and PyAV only; copy it alone.
+"""Read frames and sound of a video at given times. Needs only numpy and PyAV; copy it alone.
 
     import video    # or: from egodistill import video
 
     info = video.probe("walk.mp4")                              # VideoInfo(duration=10.5, fps=29.97, ...)
     frames = video.read_frames("walk.mp4", [0.5, 7.25], 224)    # uint8 [2, 3, 224, 224], RGB
     sound = video.read_audio("walk.mp4", [0.5])                 # float32 [1, 32000], 16 kHz
-    times = video.clip_times(3.0, 8)                            # of 8 frames of a clip that starts at 3 s
+    times = video.clip_times(3.0, 8)                            # times of 8 frames of a clip that starts at 3 s
 
-Times are seconds on the video's own clock, the one a player shows: zero is where the file starts.
+Times are seconds on the video's own clock, the one a player shows: zero is the start of the file.
 """
 
 from __future__ import annotations
@@ -54,23 +54,23 @@ __all__ = [
 
 
 class VideoError(OSError):
-    """A video that cannot be opened, or a frame that cannot be had from it."""
+    """A video cannot be opened, or a frame of it cannot be decoded. The message names the file and the time."""
 
 
 _ROUNDING = 1e-6  # seconds: a frame at 1/30 s is on screen at t = 0.0333333
-_END_TOLERANCE = 0.1  # seconds for which the last frame may stand in after its own end
+_END_TOLERANCE = 0.1  # seconds for which the last frame remains valid after its own end
 _REORDER = 4  # frames held back to sort them: some phones write times out of order
 _LOOK_AHEAD = 32  # packets read before they are decoded, to learn in which order they are shown
-_UNEVEN = 1.3  # the longest part of a recording that is read in parts, to the mean one
-_BLIND_SEEK = 10.0  # seconds ahead from which seeking pays without a table of key frames
-# Titles and the like that are not UTF-8 must not make a video unreadable. PyAV 19 always keeps their bytes as surrogate
-# escapes, and removed this argument.
+_UNEVEN = 1.3  # largest ratio of the longest part to the mean part when several threads share a recording
+_BLIND_SEEK = 10.0  # seconds ahead from which seeking is worth it without an index of key frames
+# Metadata that is not UTF-8 must not make a video unreadable. PyAV 19 always keeps such bytes as surrogate escapes, and
+# removed this argument.
 _OPEN_OPTIONS = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-    """Duration (s), mean frames a second, width and height as coded (before rotation), sound."""
+    """Duration (s), mean frame rate (Hz), width and height as coded (before rotation), and whether there is sound."""
 
     duration: float
     fps: float
@@ -80,7 +80,12 @@ class VideoInfo:
 
 
 def probe(video: str | os.PathLike) -> VideoInfo:
-    """Return what the header of a video says; nothing is decoded. Raise VideoError if it cannot be read."""
+    """Return what the header of a video says, without decoding. Raise VideoError if it cannot be read.
+
+    >>> from egodistill import data
+    >>> data.probe("walk.mp4")
+    VideoInfo(duration=23.4, fps=20.0, width=64, height=64, has_audio=True)
+    """
     with open_video(video) as container:
         stream = video_stream(container, video)
         if stream.duration:
@@ -89,7 +94,7 @@ def probe(video: str | os.PathLike) -> VideoInfo:
         elif container.duration:  # Matroska knows the length of the whole file only
             duration = container.duration / 1e6
         else:
-            raise VideoError(f"{video}: says nothing about its duration")
+            raise VideoError(f"{video}: the header gives no duration")
         fps, has_audio = float(stream.average_rate or 0), bool(container.streams.audio)
         return VideoInfo(duration, fps, stream.width, stream.height, has_audio)
 
@@ -106,18 +111,26 @@ def read_frames(
     """Return the frames on screen at ``times`` (seconds, any order), uint8 RGB [n, 3, H, W].
 
     The frame on screen at t is the last one with time <= t; before the first frame it is the first,
-    and the last frame stands until 0.1 s after its own end. With ``exact=False`` it is the key frame
-    whose time is nearest to t, of two equally near the earlier: the cheapest frame there is, as it
-    is decoded alone. Rotation is applied. ``size`` makes H = W = size, by squeezing the picture or,
-    with ``crop``, from its centre square. ``threads`` is the number of threads that decode, 0 for
-    one a core: each reads a stretch of the recording, or they share the only one. Broken packets
+    and the last frame is valid until 0.1 s after its own end. ``exact=False`` takes the key frame
+    nearest to t instead, the earlier one of two: the cheapest choice, because it is decoded alone.
+    Rotation is applied. ``size`` makes H = W = size by resizing the whole frame (the aspect ratio
+    changes) or, with ``crop``, its centre square. ``threads`` is the number of decoding threads, 0
+    for one per core: each reads a part of the recording, or all share one decoder. Broken packets
     are skipped.
-    Raise VideoError, with file and time, for a video that cannot be read or a frame that is lost;
-    ValueError if no times are given.
+    Raise VideoError, with file and time, for a video that cannot be read or a lost frame; ValueError
+    if no times are given.
+
+    >>> from egodistill import data
+    >>> data.read_frames("walk.mp4", [5.0, 1.0, 2.5], size=32).shape
+    (3, 3, 32, 32)
+    >>> data.read_frames("walk.mp4", [99.0])
+    Traceback (most recent call last):
+    ...
+    egodistill.video.VideoError: walk.mp4: no frame at 99.000 s: the video ends earlier, or its data are broken
     """
     times = np.asarray(times, np.float64)
     if not times.size:
-        raise ValueError(f"{video}: no times were given")
+        raise ValueError(f"{video}: no times given")
     threads = threads or _cores()
     pictures: list[np.ndarray | None] = [None] * len(times)
     with open_video(video) as container:
@@ -147,7 +160,7 @@ def _read_pictures(
 
 
 def _read_beside(video: str | os.PathLike, times: np.ndarray, **options) -> list[np.ndarray]:
-    """Do the same with a decoder of its own."""
+    """Do the same with a separate decoder."""
     with open_video(video) as container:
         return _read_pictures(FrameReader(container, video), times, **options)
 
@@ -161,16 +174,22 @@ def frames_at(
 ) -> Iterator[tuple[int, av.VideoFrame | None]]:
     """Decode in one pass over a video: yield (index into ``times``, decoded frame) in the order of the times.
 
-    Only a handful of decoded frames is held at once. None in place of a frame that is lost: past
-    the end of what can be decoded, or in a stretch of broken packets. ``exact`` as in
-    ``read_frames``; ``threads`` help one decoder, 0 for FFmpeg's choice. Raise VideoError.
+    Only a few decoded frames are in memory at once. A lost frame, beyond the end or among broken
+    packets, is None. ``exact`` is as in `read_frames()`; ``threads`` is for one decoder, 0 for
+    FFmpeg's choice. Raise VideoError.
+
+    >>> from egodistill import data
+    >>> for index, frame in data.frames_at("walk.mp4", [5.0, 1.0]):
+    ...     print(index, frame.width, frame.height)
+    1 64 64
+    0 64 64
     """
     with open_video(video) as container:
         yield from FrameReader(container, video).frames(times, exact=exact, threads=threads)
 
 
 def _cores() -> int:
-    """Return how many processors this process may use: a container or a scheduler may have given it few."""
+    """Return how many processors this process may use; a container or a scheduler may limit them."""
     if hasattr(os, "process_cpu_count"):  # Python 3.13
         return os.process_cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
@@ -179,12 +198,12 @@ def _cores() -> int:
 
 
 class FrameReader:
-    """Walks through one video, forwards, and decodes as little as the wanted frames allow.
+    """Read a video forwards, and decode as little as the wanted frames need.
 
-    Packets say when their frames are shown, so what is wanted is known before anything is decoded:
-    frames that no other refers to are left out unless they are wanted themselves, the decoder is
-    emptied once it has all that a wanted frame needs, and it goes on from the next wanted frame's
-    key frame where that one comes later. Times are whole ticks of the stream's clock.
+    Packets say when their frames are shown, so the wanted frames are known before decoding. Frames
+    that no other frame refers to are skipped unless they are wanted; the decoder is drained as soon
+    as it has all that a wanted frame needs; decoding continues at the key frame of the next wanted
+    frame if that is later. Times are whole ticks of the stream's clock.
     """
 
     def __init__(self, container: av.container.InputContainer, video: str | os.PathLike) -> None:
@@ -195,32 +214,32 @@ class FrameReader:
         self.usual = max(1, round(self.second / float(stream.average_rate or 25)))  # a frame's length
         self.can_skip = _tells_unreferenced(self.codec)
         self.blind_seek = _BLIND_SEEK * self.second
-        if "matroska" in container.format.name:  # reads its table of key frames when it first seeks
+        if "matroska" in container.format.name:  # reads its index of key frames at the first seek
             with contextlib.suppress(av.error.FFmpegError):
                 container.seek(0)
-        # What others list later on, as they read, is full of holes.
+        # Other formats add entries while they read; these have gaps.
         self.has_table = len(stream.index_entries) > 1
         self._start(container.demux(stream))
         self._look_ahead()
-        entries = stream.index_entries  # some list the times of decoding, others those on screen
+        entries = stream.index_entries  # some formats list decoding times, others presentation times
         listed = len(entries) and self.ahead and self.ahead[0].pts is not None
         self.lag = self.ahead[0].pts - entries[0].timestamp if listed else 0
 
     def frames(
         self, times: Sequence[float] | np.ndarray, *, exact: bool, threads: int
     ) -> Iterator[tuple[int, av.VideoFrame | None]]:
-        """Do what `frames_at()` does, of this video; a reader can do it once."""
+        """Yield what `frames_at()` yields. Call it once per reader."""
         order = self._sorted(times)
         self.codec.thread_count = threads
         if threads != 1:
             self.codec.thread_type = "AUTO"
-        # Emptying the decoder and seeking costs as much as some frames, more where threads wait.
+        # Draining the decoder and seeking cost as much as a few frames, and more when several threads wait.
         self.pause = self.usual * max(2, threads or _cores())
         self.ticks = [self._tick(float(times[i])) for i in order]
         yield from zip(order.tolist(), self._exact() if exact else self._nearest(), strict=True)
 
     def parts(self, times: np.ndarray, count: int) -> list[np.ndarray]:
-        """Return at most ``count`` parts of the times, as indices, with a key frame between any two."""
+        """Split the times into at most ``count`` parts with a key frame between any two; return their indices."""
         order = self._sorted(times)
         keys = [self._key_before(self._tick(t)) or 0 for t in times[order]] if count > 1 else []
         cuts = np.flatnonzero(np.diff(keys)) + 1
@@ -228,12 +247,12 @@ class FrameReader:
             return [order]
         ends = [round(i * len(order) / count) for i in range(1, count)]
         parts = np.split(order, sorted({int(cuts[np.abs(cuts - end).argmin()]) for end in ends}))
-        # With few key frames one part may be most of the work; the threads do better on one decoder.
+        # With few key frames, one part may be most of the work; then the threads are faster on one decoder.
         return parts if max(map(len, parts)) <= _UNEVEN * len(order) / count else [order]
 
     def _sorted(self, times: Sequence[float] | np.ndarray) -> np.ndarray:
         if not np.isfinite(times).all():
-            raise ValueError(f"{self.video}: not every time that was asked for is a number")
+            raise ValueError(f"{self.video}: the times contain NaN or infinity")
         return np.argsort(times, kind="stable")
 
     def _tick(self, seconds: float) -> int:
@@ -250,7 +269,7 @@ class FrameReader:
                     lost = self.wanted not in self.decoded
                     if not (lost and not self._past(ticks)) and not (self.skipped and (lost or self.broken)):
                         break
-                    # What stands in for a lost frame, and what a decoder makes up, may lie in one left out.
+                    # The substitute for a lost frame may be among the skipped ones.
                     self.can_skip = False
                     self._seek(ticks - back)
                     self._decode_to(ticks, following)
@@ -274,11 +293,11 @@ class FrameReader:
             yield frame
 
     def _key_before(self, ticks: int) -> int | None:
-        """Return where the table says that decoding has to start for this time; None without a table."""
+        """Return where decoding must start for this time according to the index; None without an index."""
         return self._listed(ticks, backward=True) if self.has_table else None
 
     def _listed(self, ticks: float, backward: bool) -> int | None:
-        """Return the listed time of the last key frame shown by then, or of the first one shown later."""
+        """Return the indexed time of the last key frame shown by then, or of the first one shown later."""
         entries = self.stream.index_entries
         place = entries.search_timestamp(math.floor(ticks) - self.lag + (not backward), backward=backward)
         return entries[place].timestamp if place >= 0 and entries[place].is_keyframe else None
@@ -286,16 +305,16 @@ class FrameReader:
     def _start(self, packets: Iterator[av.Packet]) -> None:
         self.packets = packets
         self.ahead: collections.deque[av.Packet] = collections.deque()  # read, not yet decoded
-        self.stamps: list[int] = []  # of the packets read, in order, from the wanted frame's on
+        self.stamps: list[int] = []  # times of the packets read, sorted, from the wanted frame on
         self.decoded: dict[int, av.VideoFrame] = {}
         self.position = self.until = -math.inf  # decoded up to there; on screen until then
         self.wanted: int | None = None
         self.ended = self.emptied = self.skipped = self.broken = False
 
     def _worth_seeking(self, ticks: int) -> bool:
-        """Return whether going on from a later key frame is cheaper than decoding all that lies between."""
+        """Return whether continuing at a later key frame is cheaper than decoding everything up to there."""
         if self.emptied:
-            return bool(self.ahead)  # else the end was reached and all is decoded
+            return bool(self.ahead)  # otherwise the end is reached and everything is decoded
         position = self.position
         if position == -math.inf and self.ahead:  # nothing is decoded yet
             position = self.ahead[0].dts or 0
@@ -303,14 +322,14 @@ class FrameReader:
         return ticks > position + self.blind_seek if key is None else key > position + self.pause
 
     def _seek(self, ticks: float) -> None:
-        """Go to a key frame that is shown at or before this time."""
+        """Seek to a key frame that is shown at or before this time."""
         before = self.position
-        # Some containers seek by times of decoding: their key frame may be shown too late.
+        # Some containers seek by decoding time, so their key frame may be shown too late.
         for back in (0, 1, 4, 16, 64, math.inf):
             start = max(ticks - back * self.second, self._tick(-1))  # before the first frame
             try:
                 self.container.seek(math.floor(start), stream=self.stream)
-            except av.error.FFmpegError:  # a container that cannot seek: go on decoding
+            except av.error.FFmpegError:  # the container cannot seek: continue decoding
                 return
             self._start(self.container.demux(self.stream))
             self._look_ahead()
@@ -322,7 +341,7 @@ class FrameReader:
             if first is not None and first.pts is not None and first.pts <= ticks:
                 break
         if self.ahead and (self.ahead[0].dts or 0) <= before:
-            self.blind_seek = math.inf  # it has led back: there are few key frames
+            self.blind_seek = math.inf  # the seek went backwards: there are few key frames
 
     def _look_ahead(self) -> None:
         packet = next(self.packets, None)
@@ -334,9 +353,9 @@ class FrameReader:
             bisect.insort(self.stamps, packet.pts)
 
     def _decode_to(self, ticks: int, following: int | None) -> None:
-        """Decode until the frame on screen at this time is there, or must be counted as lost."""
+        """Decode until the frame on screen at this time is decoded, or must be counted as lost."""
         while True:
-            # No frame is shown before it is decoded; a few more packets for files that break this.
+            # Frames are shown after they are decoded; read a few more packets for files that break this rule.
             while not (arrived := self.ended or self._read_past(ticks)) and len(self.ahead) < _LOOK_AHEAD:
                 self._look_ahead()
             place = bisect.bisect_right(self.stamps, ticks)
@@ -353,7 +372,7 @@ class FrameReader:
                 self.emptied = True
             else:
                 self.decode(self.ahead.popleft())
-                if not arrived:  # on the way: nothing but the last frame may be of use
+                if not arrived:  # only the last frame before the wanted one may be needed
                     for pts in sorted(self.decoded)[:-1]:
                         del self.decoded[pts]
 
@@ -376,16 +395,16 @@ class FrameReader:
             return
         for frame in frames:
             if frame.pts is None:
-                raise VideoError(f"{self.video}: its frames carry no times")
+                raise VideoError(f"{self.video}: frames without time stamps")
             self.broken |= frame.is_corrupt
             self.decoded[frame.pts] = frame
 
     def _is_wanted(self, packet: av.Packet) -> bool:
-        """Return whether one of the times lies between this packet's and the next one on screen."""
+        """Return whether one of the times falls while this packet's frame is on screen."""
         if packet.pts is None or packet.pts == self.wanted:
             return True
         after = bisect.bisect_right(self.stamps, packet.pts)
-        if after == len(self.stamps):  # the next one is not in sight
+        if after == len(self.stamps):  # the next one is not read yet
             return True
         place = bisect.bisect_left(self.ticks, packet.pts)
         return place < len(self.ticks) and self.ticks[place] < self.stamps[after]
@@ -402,15 +421,15 @@ class FrameReader:
             if earlier != pts:
                 del self.decoded[earlier]
         frame = self.decoded[pts]
-        if pts == self.wanted and len(self.stamps) > 1:  # it may stand for minutes
+        if pts == self.wanted and len(self.stamps) > 1:  # it may be on screen for minutes
             self.until = self.stamps[1]
             return frame
-        # The last one, or what comes before a lost one, must not hide what is missing.
+        # The last frame, or the one before a lost frame, must not hide what is missing.
         end = pts + (frame.duration or self.usual) + _END_TOLERANCE * self.second
         return frame if ticks <= end else None
 
     def _keys_around(self, ticks: int) -> list[av.Packet]:
-        """Return the packets of the key frames before and after a time, as many as there are."""
+        """Return the packets of the key frames before and after a time, if they exist."""
         entries = self.stream.index_entries
         before, after = self._listed(ticks, backward=True), self._listed(ticks, backward=False)
         keys = []
@@ -420,7 +439,7 @@ class FrameReader:
                     self.container.seek(listed + self.lag, stream=self.stream)
                     found = filter(_is_key, self.container.demux(self.stream))
                     keys += itertools.islice((key for key in found if key.pts >= listed), 1)
-        else:  # no table that reaches there: read on, without decoding
+        else:  # the index does not reach that far: read on, without decoding
             self._seek(ticks)
             for packet in filter(_is_key, itertools.chain(self.ahead, self.packets)):
                 keys = [*keys[-1:], packet]
@@ -435,10 +454,10 @@ def _is_key(packet: av.Packet) -> bool:
 
 
 def _tells_unreferenced(codec: av.VideoCodecContext) -> bool:
-    """Return whether the decoder can tell which frames no other one refers to.
+    """Return whether the decoder knows which frames no other frame refers to.
 
-    In H.264 they are marked. So they are in H.265, but only with regard to their own temporal layer:
-    there may be no more than one, which the MP4 and Matroska header says in five bits of byte 21.
+    H.264 marks them. H.265 marks them within their temporal layer, so there must be only one layer;
+    the MP4 or Matroska header has their number in byte 21.
     """
     header = codec.extradata or b""
     if codec.name == "hevc":
@@ -447,7 +466,7 @@ def _tells_unreferenced(codec: av.VideoCodecContext) -> bool:
 
 
 class Scaler:
-    """Makes pictures of one size out of decoded frames; its tables are built once."""
+    """Convert decoded frames to RGB arrays of one size. FFmpeg's tables are built once."""
 
     def __init__(self, size: int | None, crop: bool = False) -> None:
         self.size, self.crop, self.reformatter = size, crop, VideoReformatter()
@@ -465,7 +484,7 @@ class Scaler:
             width,
             height,
             "rgb24",
-            threads=1,  # more cost more to start than they gain
+            threads=1,  # starting more threads costs more than they save
             interpolation="AREA" if shrinks else "BILINEAR",
         ).to_ndarray()
         if self.crop:
@@ -476,8 +495,8 @@ class Scaler:
 
 
 def lost_frame(video: str | os.PathLike, seconds: float) -> VideoError:
-    """Return the error for a frame that cannot be had."""
-    return VideoError(f"{video}: no frame at {seconds:.3f} s: the video ends before, or its data are broken")
+    """Return the error for a frame that cannot be decoded."""
+    return VideoError(f"{video}: no frame at {seconds:.3f} s: the video ends earlier, or its data are broken")
 
 
 @contextlib.contextmanager
@@ -485,17 +504,18 @@ def open_video(video: str | os.PathLike) -> Iterator[av.container.InputContainer
     """Yield an open container, closed at the end of the block; FFmpeg's errors become VideoErrors."""
     path = Path(video)
     if not path.is_file():
-        raise VideoError(f"{video}: " + ("is a folder" if path.is_dir() else "no such file"))
+        raise VideoError(f"{video}: " + ("a folder, not a file" if path.is_dir() else "no such file"))
     if not path.stat().st_size:
-        raise VideoError(f"{video}: is empty (0 bytes)")
-    # torchvision up to 0.25 turns PyAV's logging on when it is imported. Decoder threads then wait for the interpreter
-    # lock to log, and can wait for ever.
+        raise VideoError(f"{video}: the file is empty (0 bytes)")
+    # torchvision up to 0.25 enables PyAV's logging when it is imported. Decoder threads then need the interpreter lock
+    # to log, and can deadlock.
     av.logging.set_level(None)
     try:
         container = av.open(str(path), **_OPEN_OPTIONS)
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(
-            f"{video}: cannot be opened: {error.strerror}. It is no video, or was cut off before its index was written"
+            f"{video}: cannot be opened: {error.strerror}. It is not a video, or recording stopped before its index "
+            f"was written"
         ) from error
     with container:
         try:
@@ -505,8 +525,9 @@ def open_video(video: str | os.PathLike) -> Iterator[av.container.InputContainer
 
 
 def video_stream(container: av.container.InputContainer, video: str | os.PathLike) -> av.video.stream.VideoStream:
+    """Return the first video stream, and skip all other streams. Raise VideoError if there is none to decode."""
     if not container.streams.video:
-        raise VideoError(f"{video}: has no video stream")
+        raise VideoError(f"{video}: no video stream")
     stream = container.streams.video[0]
     if stream.codec_context is None:
         raise VideoError(f"{video}: FFmpeg has no decoder for its video stream")
@@ -515,21 +536,21 @@ def video_stream(container: av.container.InputContainer, video: str | os.PathLik
 
 
 def discard_others(container: av.container.InputContainer, streams: Sequence[av.stream.Stream]) -> None:
-    """Skip the packets of all other streams unread, where PyAV can (from 18 on)."""
+    """Skip the packets of all other streams without reading them, if PyAV can (from version 18 on)."""
     for other in container.streams:
         if other not in streams and hasattr(other, "discard"):
             other.discard = av.stream.Discard.all
 
 
 def clock_zero(container: av.container.InputContainer) -> float:
-    """Return where a player's clock starts, in seconds: transport streams begin at some other time than zero."""
+    """Return the start of the player's clock in seconds; transport streams do not start at zero."""
     return max(0.0, (container.start_time or 0) / 1e6)
 
 
 # --- Which frames of a clip ----------------------------------------------------------------------
 
 SAMPLING = ("uniform", "random", "first", "last", "centre")
-_STEP = 1 / 30  # seconds: the clip's 64 frames, of which the rules but "uniform" choose
+_STEP = 1 / 30  # seconds: the frames of a clip at 30 Hz, from which all rules but "uniform" choose
 
 
 def clip_times(
@@ -540,18 +561,23 @@ def clip_times(
     sampling: str = "uniform",
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """Return the times of ``count`` frames of a clip, ascending, by one of the rules of the paper's Table 4.
+    """Return the times of ``count`` frames of a clip by a rule of the paper's Table 4, ascending, float64 [count].
 
-    "uniform" takes the centres of equal parts of the clip, so 1 is its middle. The others take
-    neighbours of a thirtieth of a second: "first", "last" and "centre" from these places of the
-    clip, "random" any of its frames, drawn by ``rng``. float64 [count]; ValueError for a clip that
-    holds fewer, and for another rule.
+    "uniform" takes the centres of ``count`` equal parts of the clip, so one frame is its middle. "first", "last" and
+    "centre" take neighbouring frames at 30 Hz from that place of the clip, "random" any of these frames, drawn by
+    ``rng``. Raise ValueError for another rule, or if the clip has fewer frames.
+
+    >>> from egodistill import data
+    >>> data.clip_times(0.0, 1).round(3), data.clip_times(0.0, 4).round(3)
+    (array([1.067]), array([0.267, 0.8  , 1.333, 1.867]))
+    >>> data.clip_times(0.0, 3, sampling="last").round(3)
+    array([2.05 , 2.083, 2.117])
     """
     if sampling == "uniform":
         return start + (np.arange(count) + 0.5) / count * seconds
     frames = round(seconds / _STEP)
     if sampling not in SAMPLING or count > frames:
-        raise ValueError(f"cannot sample {count} of {frames} frames by {sampling!r}; rules: {SAMPLING}")
+        raise ValueError(f"cannot sample {count} of {frames} frames by the rule {sampling!r}; rules are {SAMPLING}")
     if sampling == "random":
         chosen = np.sort((rng or np.random.default_rng()).choice(frames, count, replace=False))
     else:
@@ -567,24 +593,28 @@ AUDIO_SECONDS = 2.0
 AUDIO_BANDS = 40
 _AUDIO_WINDOW, _AUDIO_HOP = 400, 160  # samples: 25 and 10 ms
 AUDIO_STEPS = round(AUDIO_SECONDS * AUDIO_RATE) // _AUDIO_HOP + 1  # 201
-_AUDIO_SKIP = 5.0  # seconds ahead from which seeking pays
-_AUDIO_JUMP = 0.02  # seconds by which a frame's time may be off before it counts as a gap
+_AUDIO_SKIP = 5.0  # seconds ahead from which seeking is worth it
+_AUDIO_JUMP = 0.02  # seconds by which a frame's time may be wrong before it counts as a gap
 
 
 def read_audio(video: str | os.PathLike, starts: Sequence[float], seconds: float = AUDIO_SECONDS) -> np.ndarray:
-    """Return the sound from each of these times on, mono float32 [n, seconds * 16000] between -1 and 1.
+    """Return ``seconds`` of sound from each of these times on, mono float32 [n, seconds * 16000] between -1 and 1.
 
-    All channels are mixed and resampled to 16 kHz. Raise VideoError, with file and time, for a
-    video without sound, or if over a twentieth of a stretch is missing (zeros fill the rest);
-    ValueError if no times are given.
+    All channels are mixed and resampled to 16 kHz. Up to 5 % of an excerpt may be missing and is filled with zeros.
+    Raise VideoError, with file and time, if more is missing or the video has no sound; ValueError if no times are
+    given.
+
+    >>> from egodistill import data
+    >>> data.read_audio("walk.mp4", [1.0, 5.0]).shape
+    (2, 32000)
     """
     result: list[np.ndarray | None] = [None] * len(starts)
     for index, sound in audio_at(video, starts, seconds):
         if sound is None:
-            raise VideoError(f"{video}: sound is missing near {starts[index]:.3f} s")
+            raise VideoError(f"{video}: no sound near {starts[index]:.3f} s")
         result[index] = sound
     if not result:
-        raise ValueError(f"{video}: no times were given")
+        raise ValueError(f"{video}: no times given")
     return np.stack(result)
 
 
@@ -593,21 +623,20 @@ def audio_at(
 ) -> Iterator[tuple[int, np.ndarray | None]]:
     """Decode a video's sound in one pass: yield (index into ``starts``, mono float32 samples at 16 kHz).
 
-    In the order of the starts, a stretch at a time; None for one of which over a twentieth is missing.
-    Raise VideoError.
+    Excerpts come in the order of their starts; one of which more than 5 % is missing is None. Raise VideoError.
     """
     if not np.isfinite(starts).all():
-        raise ValueError(f"{video}: not every time that was asked for is a number")
+        raise ValueError(f"{video}: the times contain NaN or infinity")
     count = round(seconds * AUDIO_RATE)
     with open_video(video) as container:
         if not container.streams.audio:
-            raise VideoError(f"{video}: has no audio")
+            raise VideoError(f"{video}: no audio stream")
         stream = container.streams.audio[0]
         discard_others(container, [stream])
         decoder = _Sound(container, stream)
         pieces = decoder.pieces()
         held: collections.deque[tuple[int, np.ndarray]] = collections.deque()
-        heard = 0  # the sample up to which the sound was decoded
+        heard = 0  # the sound is decoded up to this sample
         for index in np.argsort(starts, kind="stable"):
             first = round(float(starts[index]) * AUDIO_RATE)
             if first - heard > _AUDIO_SKIP * AUDIO_RATE:
@@ -631,16 +660,16 @@ def audio_at(
 
 
 class _Sound:
-    """Decodes sound as mono at AUDIO_RATE. Its samples are counted from the frame after the last gap."""
+    """Decode sound as mono at AUDIO_RATE. Samples are counted from the frame after the last gap."""
 
     def __init__(self, container: av.container.InputContainer, stream: av.audio.stream.AudioStream) -> None:
         self.container, self.stream, self.zero = container, stream, clock_zero(container)
         self.resampler: av.AudioResampler | None = None
-        self.anchor = self.taken = 0.0  # where counting began, and how much went into the resampler since, in seconds
-        self.given = 0  # samples that came out of it since
+        self.anchor = self.taken = 0.0  # seconds: where counting began, and how much the resampler has taken since
+        self.given = 0  # samples that it has returned since
 
     def seek(self, seconds: float) -> bool:
-        """Go to a time; return whether the container can."""
+        """Seek to a time; return whether the container can."""
         try:
             self.container.seek(math.floor((seconds + self.zero) / self.stream.time_base), stream=self.stream)
         except av.error.FFmpegError:
@@ -654,7 +683,7 @@ class _Sound:
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError:
-                continue  # leaves a gap, which the times of the next frames show
+                continue  # the times of the next frames show the gap
             for frame in frames:
                 if frame.pts is not None:
                     yield from self._resampled(frame)
@@ -681,11 +710,15 @@ class _Sound:
 
 
 def log_mel(sound: np.ndarray) -> np.ndarray:
-    """Return sound at 16 kHz [..., n] as ListenToLook hears it: float32 [..., n // 160 + 1, 40].
+    """Return the log-mel spectrogram of sound at 16 kHz [..., n] for ListenToLook: float32 [..., n // 160 + 1, 40].
 
-    Power in 40 triangular mel bands from 0 to 8 kHz, of Hann windows of 400 samples each 160,
-    centred (ends mirrored); log(x + 1e-6). The paper's sources leave mel scale (here 2595
-    log10(1 + f / 700)), mirrored ends and the 1e-6 open.
+    40 triangular mel bands from 0 to 8 kHz; power of centred Hann windows of 400 samples every 160, with reflected
+    ends; log(x + 1e-6). The sources do not fix the mel scale (here 2595 log10(1 + f / 700)), the reflection and the
+    1e-6.
+
+    >>> from egodistill import data
+    >>> data.log_mel(data.read_audio("walk.mp4", [1.0])).shape
+    (1, 201, 40)
     """
     edge = _AUDIO_WINDOW // 2
     padded = np.pad(sound, [(0, 0)] * (sound.ndim - 1) + [(edge, edge)], mode="reflect")

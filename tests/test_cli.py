@@ -325,10 +325,10 @@ def test_check_and_transcode(sample_data, tmp_path, capsys):
     empty.touch()
     assert cli.main(["transcode", str(empty), str(gopro), "--out", str(tmp_path / "more"), "--short-side", "32"]) == 1
     printed = capsys.readouterr()
-    assert "empty.mp4: is empty" in printed.err and (tmp_path / "more" / "max-heromode.mp4").exists()
+    assert "empty.mp4: the file is empty" in printed.err and (tmp_path / "more" / "max-heromode.mp4").exists()
     assert cli.main(["check", str(gopro), str(empty), "--no-offset"]) == 1
     printed = capsys.readouterr()
-    assert "empty.mp4: is empty" in printed.out and "1 of 2 recordings cannot be used" in printed.err
+    assert "empty.mp4: the file is empty" in printed.out and "1 of 2 recordings cannot be used" in printed.err
     assert cli.main(["check", str(gopro), str(video), "--imu", "a.csv"]) == 1
     assert "put them into a table" in capsys.readouterr().err
 
@@ -360,7 +360,7 @@ def files(tmp_path_factory) -> Path:
         ("evaluate nowhere --student student.pt", "nowhere/store.json"),
         ("extract full --teacher-file teacher.pt", "full/store.json"),
         ("prepare none.csv --out store", "none.csv"),
-        ("prepare no-stop.csv --out store", "no-stop.csv: no column stop; it has video, start"),
+        ("prepare no-stop.csv --out store", "no-stop.csv: no column stop; its header is video,start"),
         ("predict walk.mp4 --student none.pt", "none.pt"),
         ("measure --student none.pt", "none.pt"),
         (

@@ -51,19 +51,19 @@ def test_drift_shows_in_the_stretches(tmp_path):
     video = pan(tmp_path / "long.mp4", np.arange(40 * RATE) / RATE)
     stamps, rates = gyroscope(40)
     imu = gyro_only((stamps - 0.2) / 1.004, rates)  # 0.2 s early at the start, 0.36 s at the end
-    offset = estimate_offset(video, imu, stretches=4, seconds=6)
-    assert len(offset.stretches) == 4
+    offset = estimate_offset(video, imu, excerpts=4, seconds=6)
+    assert len(offset.excerpts) == 4
     assert offset.drift == pytest.approx(0.004, rel=0.1)
-    for stretch in offset.stretches:
-        assert stretch.stop - stretch.start == pytest.approx(6, abs=0.1)
-        middle = (stretch.start + stretch.stop) / 2
-        assert stretch.seconds == pytest.approx(0.2 + 0.004 * middle, abs=0.02)
-        assert stretch.correlation > 0.97
+    for excerpt in offset.excerpts:
+        assert excerpt.stop - excerpt.start == pytest.approx(6, abs=0.1)
+        middle = (excerpt.start + excerpt.stop) / 2
+        assert excerpt.seconds == pytest.approx(0.2 + 0.004 * middle, abs=0.02)
+        assert excerpt.correlation > 0.97
     keys = survey(video, 4, 6.0).keys
     assert np.median(np.diff(keys)) == pytest.approx(10, abs=0.1)  # x264's usual 250 frames
 
 
-def test_only_the_stretches_are_decoded(panned, monkeypatch):
+def test_only_the_excerpts_are_decoded(panned, monkeypatch):
     decoded = []
     meter = MotionMeter.__call__
     monkeypatch.setattr(
@@ -125,9 +125,9 @@ def test_what_offsets_cannot_be_had_from(panned, tmp_path):
     stamps, rates = gyroscope(12)
     with pytest.raises(DataError, match="never turns"):
         estimate_offset(panned, gyro_only(stamps, np.zeros_like(rates)))
-    with pytest.raises(DataError, match=r"gyroscope \(100.0 to 112.0 s\) .* none of the pictures"):
+    with pytest.raises(DataError, match=r"gyroscope \(100.0 to 112.0 s\) .* none of the decoded frames"):
         estimate_offset(panned, gyro_only(stamps + 100, rates))
-    with pytest.raises(DataError, match="too few pictures"):
+    with pytest.raises(DataError, match="too few frames"):
         estimate_offset(pan(tmp_path / "short.mp4", np.arange(5) / RATE), gyro_only(stamps, rates))
     with pytest.raises(DataError, match="max_offset"):
         estimate_offset(panned, gyro_only(stamps, rates), max_offset=0)

@@ -115,13 +115,13 @@ def test_check_sees_blank_and_frozen_pictures(tmp_path):
     assert found.imu is None and found.gyro is None and found.problem is None
 
 
-def test_key_frames_between_the_stretches_are_looked_at(tmp_path):
+def test_key_frames_between_the_excerpts_are_looked_at(tmp_path):
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 255, (64, 80, 3), dtype=np.uint8) for _ in range(8 * RATE)]
     pictures[3 * RATE : 5 * RATE] = [np.zeros((64, 80, 3), np.uint8)] * (2 * RATE)
     video = painted(tmp_path / "redacted.mp4", pictures, g="5")
-    assert recordings.check(video, stretches=2, seconds=1, samples=0).blank == ()
-    (found,) = recordings.check(video, stretches=2, seconds=1, samples=40).blank
+    assert recordings.check(video, excerpts=2, seconds=1, samples=0).blank == ()
+    (found,) = recordings.check(video, excerpts=2, seconds=1, samples=40).blank
     assert 3.0 <= found[0] < 3.4 and 4.6 < found[1] < 5.0
 
 
@@ -171,7 +171,7 @@ def test_check_never_raises(sample_data, panned, tmp_path):
         (tmp_path / "text.mp4", None, "cannot be opened"),
         (tmp_path, None, "a folder"),
         (tmp_path / "none.mp4", None, "no such file"),
-        (sample_data / "gopro" / "hero5.raw", None, "no picture size"),
+        (sample_data / "gopro" / "hero5.raw", None, "its frames have no size"),
         (panned, tmp_path / "bad.csv", "no accelerometer column"),
         (panned, tmp_path / "none.csv", "cannot be read"),
         (panned, panned, "no telemetry"),
@@ -196,7 +196,7 @@ def test_a_file_cut_off_behind_its_index(panned, tmp_path):
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     found = recordings.check(cut, seconds=3)
     assert found.duration == pytest.approx(12) and 3 < found.last_frame < 9
-    assert any("cut off" in note for note in found.notes)
+    assert any("truncated" in note for note in found.notes)
     assert not any("cut off" in note for note in recordings.check(whole, seconds=3).notes)
 
 
@@ -315,16 +315,16 @@ def test_broken_packets_are_counted(sample_data, tmp_path):
 def test_what_is_refused(panned, tmp_path):
     original = panned.read_bytes()
     for out, words in (
-        (panned, "never written over"),
+        (panned, "this is the video itself"),
         (tmp_path / "copy.mkv", "end in .mp4"),
-        (tmp_path / "none" / "copy.mp4", "no folder"),
+        (tmp_path / "none" / "copy.mp4", "does not exist"),
     ):
         for overwrite in (False, True):
             with pytest.raises(DataError, match=words):
                 recordings.transcode(panned, out, overwrite=overwrite)
     link = tmp_path / "link.mp4"
     link.symlink_to(panned)
-    with pytest.raises(DataError, match="never written over"):
+    with pytest.raises(DataError, match="this is the video itself"):
         recordings.transcode(panned, link, overwrite=True)
     assert panned.read_bytes() == original
 

@@ -161,7 +161,7 @@ def test_last_frame_stands_a_moment_longer(steady):
     assert number_of(read_frames(steady, [5.96 + 0.04 + 0.09])[0]) == 149
     with pytest.raises(VideoError, match=r"steady.mp4: no frame at 6.200 s"):
         read_frames(steady, [0, 6.2])
-    with pytest.raises(ValueError, match=r"steady.mp4: not every time"):
+    with pytest.raises(ValueError, match=r"steady.mp4: the times contain"):
         read_frames(steady, [0, np.nan])
     found = list(frames_at(steady, [6.2, 1.0, 0.0]))
     assert [index for index, _ in found] == [2, 1, 0] and found[-1][1] is None
@@ -177,7 +177,7 @@ def test_videos_that_cannot_be_read(steady, tmp_path):
         audio.writeframes(b"\0\0" * 8000)
     cases = {
         "gone.mp4": "no such file",
-        ".": "is a folder",
+        ".": "a folder",
         "empty.mp4": "0 bytes",
         "noindex.mp4": "cannot be opened.*index",
         "text.mp4": "cannot be opened",
@@ -380,9 +380,9 @@ def test_missing_sound_is_said(tmp_path, steady):
     video = write_sound(tmp_path / "a.mkv", chirp(np.arange(9 * rate) / rate), rate, codec="flac", drop=[(3, 4)])
     np.testing.assert_allclose(read_audio(video, [6.0])[0], chirp(6 + np.arange(32000) / rate), atol=1e-3)
     for start in (2.0, 8.0):
-        with pytest.raises(VideoError, match=f"a.mkv: sound is missing near {start:.3f} s"):
+        with pytest.raises(VideoError, match=f"a.mkv: no sound near {start:.3f} s"):
             read_audio(video, [start])
-    with pytest.raises(VideoError, match=r"steady.mp4: has no audio"):
+    with pytest.raises(VideoError, match=r"steady.mp4: no audio stream"):
         read_audio(steady, [0])
 
 
@@ -419,5 +419,5 @@ def test_clip_times_of_the_other_rules():
         np.testing.assert_allclose(times % step, (3 + step / 2) % step, atol=1e-9)
     with pytest.raises(ValueError, match="'middle'"):
         clip_times(3, 4, sampling="middle")
-    with pytest.raises(ValueError, match="65 of 64 frames by 'first'"):
+    with pytest.raises(ValueError, match="65 of 64 frames by the rule 'first'"):
         clip_times(3, 65, sampling="first")
