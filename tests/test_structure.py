@@ -33,6 +33,7 @@ ARROWS = {
     "runtime": "egodistill",
     "checkpoints": "egodistill files",
     "files": "egodistill",
+    "tables": "egodistill files",
     # recordings and stores
     "annotations": "egodistill clips video",
     "clips": "egodistill imu video",
