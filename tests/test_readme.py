@@ -1,4 +1,4 @@
-"""The README: its Python runs, its commands exist, its table names them all."""
+"""The README: its Python prints what is below it, its commands exist, its tables are complete."""
 
 import argparse
 import re
@@ -15,10 +15,16 @@ README = (ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md"
 pytestmark = pytest.mark.skipif(not README, reason="no README.md beside the package: not a checkout")
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
-def test_python_runs(code, capsys):
+@pytest.mark.parametrize(
+    ("code", "printed"), re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.DOTALL), ids=["student"]
+)
+def test_python_prints_what_is_below_it(code, printed, capsys):
     exec(compile(code, "README.md", "exec"), {})
-    assert capsys.readouterr().out
+    assert capsys.readouterr().out == printed
+
+
+def test_every_example_has_its_output():
+    assert README.count("```python") == README.count("```text") == 1
 
 
 def commands():
@@ -65,3 +71,28 @@ def test_the_table_names_every_command(capsys):
 def test_the_table_names_every_module():
     modules = {path.stem for path in ROOT.glob("*.py")} - {"setup", "__main__"}
     assert sorted(modules) == sorted(table("module"))
+
+
+def links(text):
+    """Return the targets of the links and images of a Markdown text."""
+    return re.findall(r"\]\(([^)\s]+)\)", text)
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted(ROOT.glob("*.md"))])
+def test_links_of_documents_lead_to_files(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    local = [link.partition("#")[0] for link in links(text) if not re.match(r"https?:|#", link)]
+    assert [link for link in local if not (ROOT / link).exists()] == []
+
+
+def test_tables_are_those_of_the_results():
+    """The README's small table repeats RESULTS.md."""
+    results = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    section = re.search(r"<!-- demo, Intel Xeon -->(.*?)<!-- /", results, re.DOTALL)[1]
+    accuracy = {row.split("|")[1].strip(): row.split("|")[-2].strip() for row in section.splitlines() if "±" in row}
+    shown = re.search(r"\| demo, three seeds.*?\n\n", README, re.DOTALL)[0]
+    for row in shown.splitlines()[2:]:
+        if not row:
+            continue
+        name, top1 = (cell.strip(" *") for cell in (row.split("|")[1], row.split("|")[-2]))
+        assert accuracy[name.partition(" (")[0]] == top1, name

@@ -1,0 +1,31 @@
+"""API.md is what its script writes: an index of everything public."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+import egodistill
+
+ROOT = Path(egodistill.__file__).parent
+pytestmark = pytest.mark.skipif(not (ROOT / "tools").is_dir(), reason="no tools beside the package: not a checkout")
+
+
+def page():
+    spec = importlib.util.spec_from_file_location("api", ROOT / "tools" / "api.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script, script.page()
+
+
+def test_index_is_up_to_date():
+    assert (ROOT / "API.md").read_text(encoding="utf-8") == page()[1], "run `python tools/api.py`"
+
+
+def test_index_is_short_and_names_every_module():
+    script, text = page()
+    assert text.count("\n") <= 150
+    modules = {path.stem for path in ROOT.glob("*.py")} - {"setup", "__main__"}
+    named = set(re.findall(r"`(\w+)`", script.HEAD)) | {*script.MODULES, *script.LOWER}
+    assert modules <= named

@@ -1,0 +1,103 @@
+"""Write API.md: name, signature and first sentence of everything public.
+
+    python tools/api.py             # after a change of a public name, signature or docstring
+
+The test suite compares API.md with what this script would write.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the checkout's egodistill, installed or not
+
+# Doors first: what they re-export is shown there. The rest of the LOWER modules is named, one line each.
+MODULES = """egodistill data teachers student distillation training inference recordings offset export baselines synthetic
+experiments""".split()
+LOWER = "annotations clips store video imu gpmf video_convnets video_transformers batches checkpoints".split()
+WIDTH = 100  # characters of the arguments; the rest is `...`
+
+HEAD = """# API
+
+Public names with signature and first sentence of the documentation. `help(egodistill.distill)` shows the rest: shapes, units,
+errors, examples. `data` also gives access to what users of a store need from the modules below it. The modules `cli`, `commands`,
+`demo`, `files`, `runtime` and `tables` are internal. Written by `python tools/api.py`; do not edit.
+"""
+
+
+def main() -> None:
+    (ROOT / "API.md").write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    """Return the text of API.md."""
+    seen: set[int] = set()
+    sections = [HEAD]
+    for name in MODULES:
+        module = import_module(name)
+        sections.append("\n".join([f"**`{name}`**: {summary(module)}", *lines(module, seen)]) + "\n")
+    sections.append("**What is left of the modules below these:**")
+    lower = (import_module(name) for name in LOWER)
+    return "\n".join([*sections, *(f"- {listed(module, new_names(module, seen))}" for module in lower)]) + "\n"
+
+
+def import_module(name: str) -> ModuleType:
+    return importlib.import_module("egodistill" if name == "egodistill" else f"egodistill.{name}")
+
+
+def new_names(module: ModuleType, seen: set[int]) -> dict[str, Any]:
+    """Return the public names of a module that were not shown yet; from now on they were."""
+    new = {name: getattr(module, name) for name in module.__all__ if id(getattr(module, name)) not in seen}
+    seen.update(map(id, new.values()))
+    return new
+
+
+def lines(module: ModuleType, seen: set[int]) -> Iterator[str]:
+    """Yield a line for each function and class of a module that was not shown yet, and one for all other names."""
+    others = {}
+    plain = (Exception,) if module.__name__ == "egodistill" else (Exception, tuple)  # results other than the door's
+    for name, value in new_names(module, seen).items():
+        if inspect.isfunction(value) or (inspect.isclass(value) and not issubclass(value, plain)):
+            yield f"- `{shown(name, value)}`: {summary(value)}"
+        else:
+            others[name] = value
+    if others:
+        yield "- Also: " + ", ".join(f"`{name}`" for name in others)
+
+
+def listed(module: ModuleType, names: dict[str, Any]) -> str:
+    """Return one line with the names of a module."""
+    own = module.__name__.rpartition(".")[2]
+    return f"`{own}`: {summary(module)} " + ", ".join(f"`{name}`" for name in names)
+
+
+def shown(name: str, value: Any) -> str:
+    """Return a name with its arguments and defaults, without annotations."""
+    try:
+        parameters = list(inspect.signature(value).parameters.values())
+    except ValueError:
+        return name
+    plain = [p.replace(annotation=inspect.Parameter.empty) for p in parameters if not p.name.startswith("_")]
+    text = re.sub(r"<factory>|<class '[\w.]+'>", "...", str(inspect.Signature(plain)))
+    text = re.sub(r"\b[A-Z]\w+\([^()]*\)", "...", text)  # a dataclass as default
+    if len(text) > WIDTH:
+        text = text[: text.rindex(", ", 0, WIDTH)] + ", ...)"
+    return name + text
+
+
+def summary(value: Any) -> str:
+    """Return the first sentence of a docstring."""
+    text = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
+    return re.split(r"(?<=[a-z0-9)`\]])\. (?=[A-Z`])", text)[0].rstrip(".") + "."
+
+
+if __name__ == "__main__":
+    main()
