@@ -22,7 +22,7 @@ ARROWS = {
     # doors
     "egodistill": "",
     "data": "egodistill annotations clips files imu store video",
-    "teachers": "egodistill checkpoints files runtime store student video_convnets video_transformers",
+    "teachers": "egodistill batches checkpoints clips files runtime store student video_convnets video_transformers",
     "cli": "egodistill",
     # method
     "student": "",
@@ -46,7 +46,7 @@ ARROWS = {
     "video_transformers": "",
     "video_convnets": "",
     # paper and tools
-    "baselines": "egodistill checkpoints student video_transformers",
+    "baselines": "egodistill checkpoints student video video_transformers",
     "synthetic": "egodistill files",
     "experiments": "egodistill baselines batches checkpoints clips data distillation files inference student teachers"
     " training video",
@@ -156,7 +156,8 @@ USES = {
     "student": """
         import student, torch
         model = student.EgoDistill(3, image_weights=None, frame_size=32)
-        assert model.eval()(*model.example(2)).logits.shape == (2, 3)
+        frames, imu = torch.zeros(2, 1, 3, 32, 32, dtype=torch.uint8), torch.zeros(2, 422, 6)
+        assert model.eval()(frames, imu).logits.shape == (2, 3)
         try:
             model.save("student.pt")
         except ValueError as error:
