@@ -1,6 +1,7 @@
 """The rules of the code base: which module may import which, what can be copied alone, what starts without torch."""
 
 import ast
+import inspect
 import os
 import re
 import shutil
@@ -261,3 +262,23 @@ def test_public_names_of_the_door_are_where_it_says():
         assert getattr(egodistill, name) is not None and name in dir(egodistill)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         egodistill.nothing  # noqa: B018
+
+
+def test_copies_of_the_numbers_of_a_clip_are_the_doors():
+    """Files that can be copied alone repeat them, because they import no sibling; no other file does."""
+    from egodistill import data, student  # not above: most of this file needs no torch
+
+    def defaults(function):
+        return {name: one.default for name, one in inspect.signature(function).parameters.items()}
+
+    seconds, rate, samples = egodistill.CLIP_SECONDS, egodistill.IMU_RATE, egodistill.IMU_SAMPLES
+    assert samples == int(seconds * rate)
+    window, built = defaults(data.Imu.window), defaults(student.EgoDistill.__init__)
+    assert (window["samples"], window["rate"], defaults(data.clip_times)["seconds"]) == (samples, rate, seconds)
+    assert (built["imu_samples"], built["imu_rate"], built["clip_seconds"]) == (samples, rate, seconds)
+
+
+@pytest.mark.parametrize("module", sorted({*MODULES} - {*COPYABLE, "egodistill"}))
+def test_no_other_module_repeats_the_numbers_of_a_clip(module):
+    code = [ast.unparse(node) for node in ast.walk(tree(module)) if isinstance(node, (ast.Constant, ast.BinOp))]
+    assert not {"422", "201", "198.0", "64 / 30"} & set(code)
