@@ -126,18 +126,23 @@ def test_networks_of_torchvision_that_do_not_serve_are_refused():
         EgoDistill(4, image_encoder="vit_b_32", image_weights=None, frame_size=64)
 
 
-def test_frames_are_normalised_as_imagenet_weights_want():
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("resnet18", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("efficientnet_v2_l", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    ],
+)
+def test_frames_are_normalised_as_imagenet_weights_want(name, mean, std, monkeypatch):
     class Look(nn.Module):
         def forward(self, x):
             self.seen = x
             return x.mean((2, 3))
 
-    model = small(image_encoder="resnet18")
-    model.image_encoder = Look()
+    monkeypatch.setattr(student, "build_image_encoder", lambda *_: (Look(), 3))
+    model = small(image_encoder=name)
     model.encode_frames(torch.tensor([124, 0, 255], dtype=torch.uint8).view(1, 1, 3, 1, 1).expand(1, 1, 3, 4, 4))
-    wanted = [
-        (v / 255 - m) / s for v, m, s in zip((124, 0, 255), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
-    ]
+    wanted = [(v / 255 - m) / s for v, m, s in zip((124, 0, 255), mean, std, strict=True)]
     assert model.image_encoder.seen[0, :, 0, 0].tolist() == pytest.approx(wanted, abs=1e-5)
 
 
