@@ -32,7 +32,6 @@ __all__ = [
     "example_inputs",
     "read",
     "require_array",
-    "require_clips",
     "require_labels",
     "require_teacher",
 ]
@@ -85,7 +84,8 @@ def arrays_of(model: Model, store: Store) -> list[str]:
     """Return the names of the store's arrays that a model reads, in its order, after checking that the two fit.
 
     A model without class names gets the store's. Raise EgoDistillError if the store lacks an array (and what makes
-    it), or if classes differ, or what a clip holds: its length, size and choice of frames, rate of the IMU.
+    it), or if classes differ, or what a clip holds: its length, size and choice of frames, rate of the IMU. A model
+    that `resizes` pictures, as teachers do, reads any size.
     """
     spec = clips.spec_of(model)
     names = []
@@ -107,7 +107,7 @@ def require_classes(model: Model, store: Store) -> None:
         pairs = enumerate(zip(ours, theirs, strict=False))
         first = next((k for k, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
         raise EgoDistillError(
-            f"the model has {len(ours)} classes and the store {len(theirs)}; they differ first at class {first}: "
+            f"the class names of model ({len(ours)}) and store ({len(theirs)}) differ first at class {first}: "
             f"{ours[first : first + 1]} and {theirs[first : first + 1]}"
         )
     if hasattr(model, "num_classes") and model.num_classes != len(theirs):

@@ -627,7 +627,7 @@ def check_folds(teacher: Teacher | Sequence[Teacher], store: Any, fold: Any) -> 
     kinds = {(one.name, one.feature_dim, tuple(one.class_names), one.clip_spec, one.pixels) for one in every}
     if len(kinds) > 1:
         told = "; ".join(f"{one.name}: {one.feature_dim} numbers, {len(one.class_names)} classes" for one in every)
-        raise TeacherError(f"the teachers of one store differ in name, feature, classes or clip: {told}")
+        raise TeacherError(f"the teachers of one store differ in name, feature, classes, clip or pixels: {told}")
     whose = np.asarray(fold)
     if whose.shape != (len(store),) or whose.dtype.kind not in "iu" or not np.isin(whose, range(len(every))).all():
         raise TeacherError(
