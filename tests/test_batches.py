@@ -1,6 +1,7 @@
 """Batches of a store."""
 
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -63,6 +64,15 @@ def test_a_model_that_names_no_size_is_evaluated_on_any():
         evaluate(Own("frames", frame_size=40), Store(4), **QUIET)
     with pytest.raises(EgoDistillError, match=r"size is 32 there, 40 in the model. Build the model with size=32"):
         evaluate(Own("frames", clip_spec=ClipSpec(frames=1, size=40)), Store(4), **QUIET)
+
+
+@pytest.mark.parametrize("model", [small(), Own("frames")])
+def test_frames_that_were_cut_out_are_not_those_that_were_squeezed(model):
+    store = Store(4)
+    for crop in (False, True):
+        store.specs = {"frames_1": ClipSpec(frames=1, size=32, crop=crop)}
+        with pytest.raises(EgoDistillError, match="crop is True there, False in") if crop else nullcontext():
+            evaluate(model, store, **QUIET)
 
 
 @pytest.mark.parametrize(
