@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from egodistill import CLIP_SECONDS, EgoDistillError, checkpoints, student, video_transformers
+from egodistill.video import AUDIO_BANDS, AUDIO_STEPS
 
 __all__ = [
     "STTS_VARIANTS",
@@ -99,11 +100,6 @@ class Baseline(nn.Module):
                 f"{student.describe(frames)}. Frames come as the store keeps them, neither scaled nor normalised."
             )
         return (frames.float() - self.mean) / self.std
-
-    def example(self, batch_size: int = 1) -> tuple[Tensor, ...]:
-        """Return random inputs of the right shape and dtype, for `measure()`."""
-        shape = (batch_size, self.num_frames, 3, self.frame_size, self.frame_size)
-        return (torch.randint(256, shape, dtype=torch.uint8),)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write one file that `load()` needs nothing else for; it is complete or absent."""
@@ -750,8 +746,8 @@ class ListenToLook(Baseline):
         width: int = 64,
         depths: Sequence[int] = (2, 2, 2, 2),
         hidden: int = 1024,
-        audio_steps: int = 201,
-        mel_bands: int = 40,
+        audio_steps: int = AUDIO_STEPS,
+        mel_bands: int = AUDIO_BANDS,
         clip_seconds: float = CLIP_SECONDS,
         weights: student.Weights = "imagenet",
         class_names: list[str] | None = None,
@@ -793,6 +789,3 @@ class ListenToLook(Baseline):
     def aggregate(self, features: Tensor) -> Tensor:
         """Return one image feature: those of the frames [B, N, d] -> [B, d]."""
         return features[:, 0] if self.gru is None else self.gru(features)[1][-1]
-
-    def example(self, batch_size: int = 1) -> tuple[Tensor, ...]:
-        return (*super().example(batch_size), torch.randn(batch_size, self.audio_steps, self.mel_bands))

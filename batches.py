@@ -29,9 +29,9 @@ __all__ = [
     "Store",
     "arrays_of",
     "clip_ids",
+    "example_inputs",
     "read",
     "require_array",
-    "require_clips",
     "require_labels",
     "require_teacher",
 ]
@@ -70,58 +70,98 @@ class Store(Protocol):
         """Return some clips' rows of an array."""
 
 
-# How `data.prepare()` makes the array that a model reads; {frames} is its number of frames.
+# How `data.prepare()` makes the array that a model of a clip {spec} reads.
 PREPARATION = {
-    "frames": "prepare(..., num_frames={frames})",
-    "clip": "prepare(..., clip_frames=T)",
+    "frames": "prepare(..., num_frames={spec.frames})",
+    "clip": "prepare(..., clip_frames={spec.frames}, clip_size={spec.size})",
     "imu": "prepare(..., imu=True)",
     "audio": "prepare(..., audio=True)",
 }
+STUDENT_OPTIONS = {"frames": "num_frames", "size": "frame_size", "seconds": "clip_seconds"}  # by field of a ClipSpec
 
 
 def arrays_of(model: Model, store: Store) -> list[str]:
     """Return the names of the store's arrays that a model reads, in its order, after checking that the two fit.
 
     A model without class names gets the store's. Raise EgoDistillError if the store lacks an array (and what makes
-    it), or if classes differ, or what a clip holds: its length, size and choice of frames, rate of the IMU.
+    it), or if classes differ, or what a clip holds: its length, size and choice of frames, rate of the IMU. A model
+    that `resizes` pictures, as teachers do, reads any size.
     """
-    count, spec = getattr(model, "num_frames", 1), clips.spec_of(model)
+    spec = clips.spec_of(model)
     names = []
     for kind in model.inputs:
         names.append(clips.frames_name(spec) if kind == "frames" else kind)
-        require_array(store, names[-1], PREPARATION.get(kind, "another preparation").format(frames=count))
-    if getattr(model, "class_names", None) is None:
-        model.class_names = list(store.class_names)
-    if list(model.class_names) != list(store.class_names):
-        raise EgoDistillError(
-            f"model and store have other class names: {shorten(model.class_names)} and {shorten(store.class_names)}"
-        )
-    if hasattr(model, "num_classes") and model.num_classes != len(store.class_names):
-        raise EgoDistillError(f"the model has {model.num_classes} classes and the store {len(store.class_names)}")
-    if "frames" in model.inputs and len(store):
-        size = store.read(clips.frames_name(spec), [0]).shape[-1]
-        if size != model.frame_size:
-            raise EgoDistillError(
-                f"the store's frames are {size} pixels wide and the model's {model.frame_size}; "
-                f"build it with frame_size={size}"
-            )
-    require_clips(store, names, spec)
+        require_array(store, names[-1], PREPARATION.get(kind, "another preparation").format(spec=spec))
+    require_classes(model, store)
+    for name in names:
+        require_clips(model, store, name)
     return names
 
 
-def require_clips(store: Any, names: Sequence[str], spec: clips.ClipSpec) -> None:
-    """Raise EgoDistillError if these arrays hold other clips than a model reads; a store that does not say passes."""
+def require_classes(model: Model, store: Store) -> None:
+    """Give a model without class names the store's. Raise EgoDistillError if it has other classes."""
+    if getattr(model, "class_names", None) is None:
+        model.class_names = list(store.class_names)
+    ours, theirs = list(model.class_names), list(store.class_names)
+    if ours != theirs:
+        pairs = enumerate(zip(ours, theirs, strict=False))
+        first = next((k for k, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
+        raise EgoDistillError(
+            f"the class names of model ({len(ours)}) and store ({len(theirs)}) differ first at class {first}: "
+            f"{ours[first : first + 1]} and {theirs[first : first + 1]}"
+        )
+    if hasattr(model, "num_classes") and model.num_classes != len(theirs):
+        raise EgoDistillError(f"the model has {model.num_classes} classes and the store {len(theirs)}")
+
+
+def require_clips(model: Model, store: Store, name: str) -> None:
+    """Raise EgoDistillError if an array holds other clips than a model reads. What one of them does not say passes."""
+    there = stored_spec(store, name)
+    ignore = ("size",) if getattr(model, "resizes", False) else ()
+    different = clips.differences(clips.spec_of(model), there, ignore=ignore)
+    if different:
+        told = "; ".join(f"{one} is {theirs} there, {ours} in the model" for one, (ours, theirs) in different.items())
+        names = {} if hasattr(model, "clip_spec") else STUDENT_OPTIONS
+        fitting = ", ".join(f"{names.get(one, one)}={theirs!r}" for one, (_, theirs) in different.items())
+        raise EgoDistillError(
+            f"the store's {name!r} are not the clips that the model reads: {told}. Build the model with {fitting}, or "
+            f"prepare other clips"
+        )
+
+
+def stored_spec(store: Store, name: str) -> clips.ClipSpec:
+    """Return what an array holds of a clip: what the store says, or what the shape of pictures shows."""
     specs = getattr(store, "specs", {})
-    for name in names:
-        different = clips.differences(spec, specs[name]) if name in specs else {}
-        if different:
-            told = "; ".join(
-                f"{field} is {theirs} there, {ours} in the model" for field, (ours, theirs) in different.items()
-            )
+    if name in specs:
+        return specs[name]
+    shape = store.read(name, np.array([0])).shape if len(store) else ()
+    if len(shape) != 5:
+        return clips.ClipSpec()
+    _, frames, _, height, width = shape
+    size = height if height == width else None
+    return clips.ClipSpec(frames=frames, size=size, crop=None, sampling=None, exact=None, seconds=None)
+
+
+def example_inputs(model: Model, batch_size: int = 1) -> tuple[Tensor, ...]:
+    """Return random inputs of the shapes and types that a model reads, in its order, on the CPU.
+
+    "frames" and "clip" are uint8 [B, N, 3, H, W], "imu" is float32 [B, samples, 6], "audio" float32 [B, steps, bands].
+    Raise EgoDistillError for other inputs, and for a model of clips that does not say how many frames they have.
+    """
+    parts, found = clips.spec_of(model).complete().parts(), []
+    for kind in model.inputs:
+        spec = parts.get("frames" if kind == "clip" else kind)
+        if spec is None:
             raise EgoDistillError(
-                f"the store's {name!r} are not the clips that the model reads: {told}. Build the model for these, or "
-                f"prepare others"
+                f"{type(model).__name__} reads {kind!r}, whose shape is not known: inputs are frames, clip, imu and "
+                f"audio, and a model of clips has a clip_spec, or num_frames"
             )
+        dtype, shape = spec.arrays(kind)[kind]
+        if kind == "audio":
+            shape = (getattr(model, "audio_steps", shape[0]), getattr(model, "mel_bands", shape[1]))
+        whole = (batch_size, *shape)
+        found.append(torch.randint(256, whole, dtype=torch.uint8) if dtype == "uint8" else torch.randn(whole))
+    return tuple(found)
 
 
 def require_array(store: Store, name: str, way: str) -> None:
@@ -149,10 +189,6 @@ def clip_ids(store: Store, rows: Tensor) -> str:
     """Return the store's names of these clips; their rows if it has no names."""
     clips = getattr(store, "clips", None)
     return ", ".join(str(clips[row]["id"] if clips else row) for row in rows.tolist())
-
-
-def shorten(names: list[str]) -> str:
-    return f"{len(names)} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
 
 
 def read(

@@ -45,6 +45,7 @@ from egodistill.video import (
 )
 
 __all__ = [
+    "FIELDS",
     "READERS",
     "ClipSpec",
     "Recording",
@@ -66,7 +67,8 @@ class ClipSpec:
     """What a clip holds: pictures, head motion, sound, of so many `seconds`.
 
     frames        Number of pictures; 0: none.
-    size, crop    Their height and width; squeezed to the square, or with `crop` cut out of the centre.
+    size, crop    Their height and width; squeezed to the square, or with `crop` cut out of the centre. If `crop` is not
+                  given, a teacher's clips are cut out and all others are squeezed.
     sampling      Which pictures: a rule of `video.clip_times()`, or "ends", evenly from the clip's start to its end.
     exact         False: the nearest key frames instead, which cost far less.
     seed          Of "random".
@@ -80,7 +82,7 @@ class ClipSpec:
 
     frames: int = 0
     size: int | None = 224
-    crop: bool | None = False
+    crop: bool | None = None
     sampling: str | None = "uniform"
     exact: bool | None = True
     seed: int = 0
@@ -115,8 +117,8 @@ class ClipSpec:
 
     def complete(self) -> ClipSpec:
         """Return the same spec with the defaults in place of what is not said."""
-        unsaid = {one.name: one.default for one in dataclasses.fields(self) if getattr(self, one.name) is None}
-        return dataclasses.replace(self, **unsaid)
+        defaults = {one.name: one.default for one in dataclasses.fields(self)} | {"crop": False}
+        return dataclasses.replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
 
     @property
     def kind(self) -> str:
@@ -143,8 +145,8 @@ class ClipSpec:
         return clip_times(start, self.frames, self.seconds, sampling=self.sampling, rng=rng)
 
 
-# What two specs of a kind have to have in common for a model to read clips of the other one.
-_COMPARED = {
+# The fields that describe each kind of array. `differences()` compares them.
+FIELDS = {
     "frames": ("seconds", "frames", "size", "crop", "sampling", "exact"),
     "imu": ("seconds", "imu_samples", "imu_rate", "imu_axes"),
     "audio": ("seconds", "audio"),
@@ -157,7 +159,7 @@ def differences(one: ClipSpec, other: ClipSpec, *, ignore: Sequence[str] = ()) -
     Left out are the fields `ignore`, and what either of the two does not say (None).
     """
     fields = dict.fromkeys(
-        name for kind in one.parts() if kind in other.parts() for name in _COMPARED[kind] if name not in ignore
+        name for kind in one.parts() if kind in other.parts() for name in FIELDS[kind] if name not in ignore
     )
     pairs = {name: (getattr(one, name), getattr(other, name)) for name in fields}
     return {name: pair for name, pair in pairs.items() if None not in pair and not _same(*pair)}
@@ -179,15 +181,18 @@ def frames_name(spec: ClipSpec) -> str:
 def spec_of(model: Any) -> ClipSpec:
     """Return the clip that a model reads: its `clip_spec`, or what the attributes of a student say.
 
-    These are `num_frames`, `frame_size`, `sampling`, `exact`, `imu_samples`, `imu_rate` and `clip_seconds`.
+    These are `num_frames`, `frame_size`, `sampling`, `exact`, `imu_samples`, `imu_rate` and `clip_seconds`. A model
+    that reads "frames" has one of them, unless it says otherwise.
     """
     found = getattr(model, "clip_spec", None)
     if isinstance(found, ClipSpec):
         return found
     inputs = getattr(model, "inputs", ())
+    pictures = "frames" in inputs or "clip" in inputs
     return ClipSpec(
-        frames=getattr(model, "num_frames", 1) if "frames" in inputs else 0,
+        frames=getattr(model, "num_frames", int("frames" in inputs)) if pictures else 0,
         size=getattr(model, "frame_size", None),
+        crop="clip" in inputs,
         sampling=getattr(model, "sampling", None),
         exact=getattr(model, "exact", None),
         imu_samples=getattr(model, "imu_samples", IMU_SAMPLES) if "imu" in inputs else 0,

@@ -28,6 +28,7 @@ written last: a file without it was not finished.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib
 import io
 import json
@@ -54,7 +55,7 @@ from egodistill.student import EgoDistill, Output
 
 __all__ = ["FORMATS", "PRECISIONS", "Comparison", "ExportError", "Exported", "compare", "export", "load"]
 
-DESCRIPTION_FORMAT = "egodistill export 1"
+DESCRIPTION_FORMAT = "egodistill export 2"
 PRECISIONS = ("fp32", "bf16", "int8")
 BATCH = 16  # clips at a time, in calibration and comparison
 
@@ -203,10 +204,10 @@ def trace(module: nn.Module, model: EgoDistill) -> torch.export.ExportedProgram:
 
 
 def model_inputs(model: EgoDistill, batch_size: int) -> tuple[Tensor, ...]:
-    """The model's random example, the same each time, on the CPU."""
+    """Return random inputs, the same each time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return tuple(x.cpu() for x in model.example(batch_size))
+        return batches.example_inputs(model, batch_size)
 
 
 def store_clips(model: EgoDistill, store: Any, count: int | None = None) -> Iterator[tuple[Tensor, ...]]:
@@ -240,20 +241,17 @@ def quantise(program: torch.export.ExportedProgram, clips: Iterable[tuple[Tensor
 def describe(
     model: EgoDistill, path: Path, format: str, precision: str, calibration: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """What a programmer needs to call the file without this library."""
-    count, size, seconds = model.num_frames, model.frame_size, model.clip_seconds
+    """Return what a programmer needs to call the file without this library."""
     spec = clips.spec_of(model).complete()
     frames = {
         "name": "frames",
         "dtype": "uint8",
-        "shape": ["batch", count, 3, size, size],
+        "shape": ["batch", spec.frames, 3, spec.size, spec.size],
         "axes": ["batch", "frame", "channel", "row", "column"],
         "colour": "RGB",
         "values": "0 to 255, not normalised",
         "resizing": "the whole upright picture is squeezed to the square, nothing is cut off: area averaging where "
         "width or height shrinks, bilinear where neither does (FFmpeg's swscale, AREA and BILINEAR)",
-        "sampling": spec.sampling,
-        "exact": spec.exact,
         "seconds_from_clip_start": None if spec.sampling == "random" else spec.times(0.0).tolist(),
         "which": "the frame on screen at that time: the last one that does not begin after it"
         if spec.exact
@@ -262,13 +260,13 @@ def describe(
     imu = {
         "name": "imu",
         "dtype": "float32",
-        "shape": ["batch", model.imu_samples, 6],
+        "shape": ["batch", spec.imu_samples, 6],
         "axes": ["batch", "sample", "channel"],
         "channels": [f"{sensor} {axis}" for sensor in ("accelerometer", "gyroscope") for axis in "xyz"],
         "units": ["m/s2"] * 3 + ["rad/s"] * 3,
         "directions": "as in the recordings that the model was trained on (GoPro: x left, y to the user, z up)",
         "gravity": "included",
-        "rate_hz": model.imu_rate,
+        "rate_hz": spec.imu_rate,
         "sampling": "sample k at k / rate_hz seconds after the clip's start, linear between the readings' own times",
     }
     modules = {"onnx": ("onnx", "onnxscript")}.get(format, ()) + (("torchao",) if precision == "int8" else ())
@@ -279,7 +277,7 @@ def describe(
         "precision": precision,
         "calibration": calibration,
         "run": FORMATS[format].run.format(file=path.name, inputs=", ".join(model.inputs), imports=IMPORTS[precision]),
-        "clip_seconds": seconds,
+        "clip_spec": dataclasses.asdict(spec),
         "inputs": [{"frames": frames, "imu": imu}[name] for name in model.inputs],
         "batch": "any, from 1 on",
         "outputs": [
@@ -399,15 +397,9 @@ class Exported(nn.Module):
         super().__init__()
         path = Path(path)
         self.description = read_description(path)
-        arrays = {entry["name"]: entry for entry in self.description["inputs"]}
-        self.inputs: tuple[str, ...] = tuple(arrays)
-        _, self.num_frames, _, self.frame_size, _ = arrays["frames"]["shape"]
-        # Files of 0.1 are all for exact frames, evenly spread, and do not say so.
-        self.sampling, self.exact = arrays["frames"].get("sampling", "uniform"), arrays["frames"].get("exact", True)
-        if "imu" in arrays:
-            self.imu_samples, self.imu_rate = arrays["imu"]["shape"][1], arrays["imu"]["rate_hz"]
-        self.precision = self.description["precision"]
-        self.clip_seconds, self.class_names = self.description["clip_seconds"], self.description["class_names"]
+        self.inputs: tuple[str, ...] = tuple(entry["name"] for entry in self.description["inputs"])
+        self.clip_spec = clips.ClipSpec(**self.description["clip_spec"])
+        self.precision, self.class_names = self.description["precision"], self.description["class_names"]
         self.feature_dim, self.num_classes = (entry["shape"][1] for entry in self.description["outputs"])
         try:
             opened = FORMATS[self.description["kind"]].open(path, self.inputs)

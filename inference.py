@@ -250,8 +250,9 @@ def measure(
     repeats: int = 10,
     seconds: float | None = None,
 ) -> Cost:
-    """Multiply-adds, parameters and median milliseconds a clip of a model with an `example(batch_size)` method.
+    """Return multiply-adds, parameters and median milliseconds a clip of a model, on `batches.example_inputs()`.
 
+    The shapes of its inputs are those of its `clip_spec`, or of the attributes that `clips.spec_of()` reads.
     The time is the median of `repeats` forward passes after two for warming up, divided by the batch size; on a GPU it
     is taken with device events. Reading and decoding are not part of it. After `seconds` no further pass begins, but
     two are always timed; a first pass that takes longer than that needs no warming up, and is one of them.
@@ -264,7 +265,7 @@ def measure(
     agreement: dict[str, float] = {}
     with runtime.evaluation(model, place):
         macs = count_macs(model, place)
-        batch = tuple(x.to(place) for x in model.example(batch_size))
+        batch = tuple(x.to(place) for x in batches.example_inputs(model, batch_size))
         run = runtime.Compiled(model) if compile else model
         times, output = time_passes(run, batch, place, precision, repeats, seconds)
         if precision != "fp32" or compile:
@@ -335,7 +336,7 @@ def count_macs(model: nn.Module, device: torch.device) -> float:
     mapping = {attention: lambda q, k, v, *rest, out_shape=None, **options: sdpa_flop_count(q, k, v)}
     # In inference mode, and for inputs made in it, torch 2.4 counts neither convolutions nor linear layers.
     with torch.inference_mode(False), torch.no_grad():
-        inputs = [x.to(device, copy=True) for x in model.example(1)]
+        inputs = [x.to(device, copy=True) for x in batches.example_inputs(model)]
         with runtime.evaluation(model, device), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
             model(*inputs)
     count = counter.get_total_flops() / 2

@@ -448,7 +448,7 @@ class StoreWriter:
         header = {
             "format": FORMAT,
             "settings": settings,
-            "specs": {name: dataclasses.asdict(spec) for name, spec in specs.items()},
+            "specs": {name: dataclasses.asdict(spec.complete()) for name, spec in specs.items()},
             "class_names": list(class_names),
         }
         with files.lock(lock_of(path)):  # one lays it out, the others wait and find it

@@ -156,12 +156,12 @@ def shortcut(before: int, after: int, stride: int) -> nn.Sequential | None:
         return None
     layers: dict[str, nn.Module] = {}
     if stride > 1 and before < LARGEST_BLOCK:
-        layers["pixels"], stride = Pixels(stride), 1
+        layers["pixels"], stride = Subsample(stride), 1
     layers |= {"0": nn.Conv2d(before, after, 1, stride, bias=False), "1": nn.BatchNorm2d(after)}
     return nn.Sequential(OrderedDict(layers))
 
 
-class Pixels(nn.Module):
+class Subsample(nn.Module):
     """Select every `stride`-th row and column: [B, C, H, W] -> [B, C, h, w]."""
 
     def __init__(self, stride: int) -> None:
@@ -618,13 +618,6 @@ class EgoDistill(nn.Module):
             raise ValueError("this model needs head motion beside the frames: model(frames, imu)")
         feature = self.fusion(image if imu is None else torch.cat([image, imu], dim=1))
         return Output(feature, self.classifier(feature))
-
-    def example(self, batch_size: int = 1) -> tuple[Tensor, ...]:
-        """Random inputs of the right shape and dtype, for `measure()`."""
-        frames = torch.randint(
-            256, (batch_size, self.num_frames, 3, self.frame_size, self.frame_size), dtype=torch.uint8
-        )
-        return (frames, torch.randn(batch_size, self.imu_samples, 6))[: len(self.inputs)]
 
     def save(self, path: str | os.PathLike) -> None:
         """Write one file that `load()` needs nothing else for: arguments, class names and weights."""

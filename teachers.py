@@ -12,9 +12,10 @@
     teachers.extract(teacher, store)                        # outputs for each clip of a store
 
 A teacher reads a dense clip of uint8 RGB frames and returns a feature vector and class scores. It carries all that its
-outputs depend on (number of frames, size, mean, deviation, channel order, class names). `MODELS` lists the published
-models, whose networks are in `video_transformers` and `video_convnets`; any other video model becomes a teacher by
-`Teacher.wrap()`. Scores are logits everywhere: no teacher applies a softmax, because distillation has a temperature.
+outputs depend on: the clip (`clips.ClipSpec`), mean, deviation and channel order of its pixels (`Pixels`), class names.
+A store of other clips is refused. `MODELS` lists the published models, whose networks are in `video_transformers` and
+`video_convnets`; any other video model becomes a teacher by `Teacher.wrap()`. Scores are logits everywhere: no teacher
+applies a softmax, because distillation has a temperature.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ import math
 import os
 import re
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
@@ -38,9 +38,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from egodistill import (
-    CLIP_SECONDS,
     DataError,
     EgoDistillError,
+    batches,
     checkpoints,
     files,
     runtime,
@@ -48,9 +48,10 @@ from egodistill import (
     video_convnets,
     video_transformers,
 )
+from egodistill.clips import FIELDS, ClipSpec
 from egodistill.store import claim_outputs
 
-__all__ = ["MODELS", "ClipSpec", "Published", "Teacher", "TeacherError", "extract", "load"]
+__all__ = ["MODELS", "Pixels", "Published", "Teacher", "TeacherError", "extract", "load"]
 
 
 class TeacherError(EgoDistillError):
@@ -58,17 +59,13 @@ class TeacherError(EgoDistillError):
 
 
 @dataclass(frozen=True)
-class ClipSpec:
-    """The clip that a teacher reads.
+class Pixels:
+    """How a network wants the pixels of a clip.
 
-    `frames` frames of `size` x `size` pixels, at the centres of as many equal parts of `seconds` seconds. Pixels are
-    divided by 255; then `mean` is subtracted and the result divided by `std`, one value per channel, in the order of
-    `channels` ("RGB" or "BGR").
+    They are divided by 255; then `mean` is subtracted and the result divided by `std`, one value per channel, in the
+    order of `channels` ("RGB" or "BGR"). The defaults are those of most networks trained on Kinetics.
     """
 
-    frames: int
-    size: int
-    seconds: float = CLIP_SECONDS
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)
     channels: str = "RGB"
@@ -76,15 +73,11 @@ class ClipSpec:
     def __post_init__(self) -> None:
         if self.channels not in ("RGB", "BGR"):
             raise TeacherError(f"channels is {self.channels!r}; it must be 'RGB' or 'BGR'")
-        if self.frames < 1 or self.size < 1 or not self.seconds > 0:
-            raise TeacherError(
-                f"frames={self.frames}, size={self.size} and seconds={self.seconds} must all be positive"
-            )
         for name in ("mean", "std"):
             values = tuple(float(value) for value in getattr(self, name))
             if len(values) != 3 or (name == "std" and min(values) <= 0):
                 raise TeacherError(f"{name} is {values}; it needs three numbers, std above 0")
-            object.__setattr__(self, name, values)  # a list would make the spec unhashable
+            object.__setattr__(self, name, values)  # a list would make it unhashable
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -96,7 +89,9 @@ class Teacher(nn.Module):
 
     Args:
         net: takes a normalised clip, float [B, 3, T, H, W], and returns (feature, logits).
-        clip_spec: the clip that it reads.
+        clip_spec: the clip that it reads, such as `ClipSpec(frames=16, size=112)`. It is the centre square of each
+            picture, as in the array "clip" of a store, unless `crop` is False. Clips of another size are resized.
+        pixels: mean, deviation and channel order that the network wants.
         feature_dim: D, the length of its feature.
         class_names: the C classes in the order of its logits.
         name: its outputs are called "{name}.feature" and "{name}.logits" in a store.
@@ -106,12 +101,14 @@ class Teacher(nn.Module):
     """
 
     inputs: tuple[str, ...] = ("clip",)
+    resizes = True  # A store's clips may have another size than those of `clip_spec`.
 
     def __init__(
         self,
         net: nn.Module,
         *,
         clip_spec: ClipSpec,
+        pixels: Pixels = Pixels(),
         feature_dim: int,
         class_names: Sequence[str],
         name: str = "slowfast",
@@ -120,14 +117,17 @@ class Teacher(nn.Module):
         super().__init__()
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise TeacherError(f"the name {name!r} becomes part of file names: use letters, digits, '_' and '-'")
+        if list(clip_spec.parts()) != ["frames"]:
+            raise TeacherError(f"a teacher reads frames, one or more, and nothing else; got {clip_spec}")
         self.net = net
-        self.clip_spec = clip_spec
+        self.clip_spec = replace(clip_spec, crop=clip_spec.crop is not False).complete()
+        self.pixels = pixels
         self.feature_dim = int(feature_dim)
         self.class_names = [str(label) for label in class_names]
         self.name, self.origin = name, origin
-        # Not part of state_dict: they come from clip_spec, and one source is enough.
-        self.register_buffer("mean", torch.tensor(clip_spec.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(clip_spec.std).view(3, 1, 1), persistent=False)
+        # Not part of state_dict: they come from pixels, and one source is enough.
+        self.register_buffer("mean", torch.tensor(pixels.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(pixels.std).view(3, 1, 1), persistent=False)
 
     if TYPE_CHECKING:  # A torch module's call has no types.
 
@@ -150,13 +150,13 @@ class Teacher(nn.Module):
             x = F.interpolate(x.flatten(0, 1), (spec.size, spec.size), mode="bilinear", antialias=True).unflatten(
                 0, clip.shape[:2]
             )
-        if spec.channels == "BGR":
+        if self.pixels.channels == "BGR":
             x = x.flip(2)
         x = (x / 255 - self.mean) / self.std
         return self.encode(x.transpose(1, 2))
 
     def encode(self, x: Tensor) -> student.Output:
-        """Return the outputs for a normalised clip, float [B, 3, T, H, W] in the channel order of `clip_spec`."""
+        """Return the outputs for a normalised clip, float [B, 3, T, H, W] in the channel order of `pixels`."""
         feature, logits = self.net(x)
         got = (tuple(feature.shape), tuple(logits.shape))
         wanted = ((len(x), self.feature_dim), (len(x), len(self.class_names)))
@@ -189,12 +189,6 @@ class Teacher(nn.Module):
         runtime.keep_frozen_statistics(self)
         return self
 
-    def example(self, batch_size: int = 1) -> tuple[Tensor]:
-        """Return random input of the right shape and type, for `measure()`."""
-        spec = self.clip_spec
-        shape = (batch_size, spec.frames, 3, spec.size, spec.size)
-        return (torch.randint(256, shape, dtype=torch.uint8),)
-
     @classmethod
     def wrap(
         cls,
@@ -202,6 +196,7 @@ class Teacher(nn.Module):
         *,
         feature_layer: str,
         clip_spec: ClipSpec,
+        pixels: Pixels = Pixels(),
         class_names: Sequence[str] | None = None,
         name: str | None = None,
     ) -> Teacher:
@@ -210,10 +205,11 @@ class Teacher(nn.Module):
         `feature_layer` names its last classifier (a linear layer or a convolution), as in `module.named_modules()`: its
         input is the feature, its output the logits. What the model does afterwards (a softmax, for example) is left
         out; further positions in time and space are averaged. Without `class_names` the classes are called "0", "1",
-        ...; `name` is by default that of the module's class in small letters.
+        ...; `name` is by default that of the module's class in small letters. `clip_spec` and `pixels` are those of
+        the constructor.
 
-            r3d = Teacher.wrap(r3d_18(), feature_layer="fc", clip_spec=ClipSpec(16, 112))
-            swin = Teacher.wrap(swin3d_t(), feature_layer="head", clip_spec=ClipSpec(32, 224))
+            r3d = Teacher.wrap(r3d_18(), feature_layer="fc", clip_spec=ClipSpec(frames=16, size=112))
+            swin = Teacher.wrap(swin3d_t(), feature_layer="head", clip_spec=ClipSpec(frames=32, size=224))
         """
         net = Wrapped(module, feature_layer)
         classes, feature_dim = net.get_submodule(net.classifier).weight.shape[:2]
@@ -224,6 +220,7 @@ class Teacher(nn.Module):
         return cls(
             net,
             clip_spec=clip_spec,
+            pixels=pixels,
             feature_dim=feature_dim,
             class_names=class_names,
             name=name or type(module).__name__.lower(),
@@ -242,6 +239,7 @@ class Teacher(nn.Module):
             "network": network,
             "options": self.net.arguments,
             "clip_spec": asdict(self.clip_spec),
+            "pixels": asdict(self.pixels),
             "feature_dim": self.feature_dim,
             "name": self.name,
             "origin": self.origin,
@@ -254,7 +252,8 @@ class Teacher(nn.Module):
         network, options = NETWORKS[settings.pop("network")], settings.pop("options")
         with torch.device("meta"):  # no memory and no random numbers for weights to come
             net = network(**options)
-        return cls(net, clip_spec=ClipSpec(**settings.pop("clip_spec")), class_names=class_names, **settings)
+        spec, pixels = ClipSpec(**settings.pop("clip_spec")), Pixels(**settings.pop("pixels"))
+        return cls(net, clip_spec=spec, pixels=pixels, class_names=class_names, **settings)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file that `load()` needs nothing else for; it is complete or absent.
@@ -323,22 +322,33 @@ class Wrapped(nn.Module):
 class Published:
     """A model that its authors released.
 
-    `network(num_classes, **options)` builds it; `clip_spec` is the clip on which it was trained. `released` names the
-    files that hold its weights, as their authors call them.
+    `network(num_classes, **options)` builds it; `clip_spec` is the clip on which it was trained, `pixels` how that was
+    normalised. `released` names the files that hold its weights, as their authors call them.
     """
 
     network: type[nn.Module]
     num_classes: int | tuple[int, int]
     clip_spec: ClipSpec
+    pixels: Pixels
     released: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+# The options of `load()` that describe a clip and its pixels; all others are the network's.
+CLIP_OPTIONS = FIELDS["frames"]
+PIXEL_OPTIONS = tuple(one.name for one in fields(Pixels))
+
+
+def choose(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in names if name in options}
 
 
 MODELS: dict[str, Published] = {
     name: Published(
         plain["network"],
         plain["num_classes"],
-        ClipSpec(**plain["clip"]),
+        ClipSpec(crop=True, **choose(CLIP_OPTIONS, plain["clip"])),
+        Pixels(**choose(PIXEL_OPTIONS, plain["clip"])),
         plain["released"],
         plain.get("options", {}),
     )
@@ -376,16 +386,17 @@ def load(
             any code. Here nothing but numpy arrays may come out of them; still, give it only for files from a source
             that you trust.
         progress: print on stderr what was taken; the same is in the teacher's `origin`.
-        options: of the network (`head="noun"`, `value_step="projected"`, `drop_path=0.0`, ...) or fields of `ClipSpec`
-            (`size=256`, `channels="BGR"`, ...). "frames" and "size" are given to both. With other options than the
-            published ones, random weights make a model of any size.
+        options: of the network (`head="noun"`, `value_step="projected"`, `drop_path=0.0`, ...), or fields of `ClipSpec`
+            (`size=256`, `seconds=64 / 30`, ...) and `Pixels` (`channels="BGR"`, ...). "frames" and "size" are given to
+            the network, too. With other options than the published ones, random weights make a model of any size.
+            `seconds` is to be that of the store's clips; a teacher that was trained on others is refused there.
 
     Raise EgoDistillOSError if there is no such file, EgoDistillError, which lists all that does not fit.
     """
     if name not in MODELS:
         raise TeacherError(f"there is no model {name!r}; the names are {', '.join(MODELS)}")
     published = MODELS[name]
-    spec, settings = split_options(name, options)
+    spec, pixels, settings = split_options(name, options)
     if isinstance(num_classes, Sequence):
         num_classes = tuple(num_classes)
     if num_classes is None and class_names is not None and (checkpoint is None or new_head):
@@ -406,26 +417,27 @@ def load(
             "replace the classifier of a checkpoint"
         )
     if progress:
-        print(f"{name}: {origin} ({spec.channels} clips)", file=sys.stderr)
-    teacher = Teacher(net, clip_spec=spec, feature_dim=net.feature_dim, class_names=labels, name=name, origin=origin)
-    return teacher.eval()
+        print(f"{name}: {origin} ({pixels.channels} clips)", file=sys.stderr)
+    about = {"feature_dim": net.feature_dim, "class_names": labels, "name": name, "origin": origin}
+    return Teacher(net, clip_spec=spec, pixels=pixels, **about).eval()
 
 
-def split_options(name: str, options: Mapping[str, Any]) -> tuple[ClipSpec, dict[str, Any]]:
-    """Return the clip and the network's options of a published model, changed by `options`."""
+def split_options(name: str, options: Mapping[str, Any]) -> tuple[ClipSpec, Pixels, dict[str, Any]]:
+    """Return the clip, its pixels and the network's options of a published model, changed by `options`."""
     published = MODELS[name]
     known = signature(published.network).parameters
-    ours = {one.name for one in fields(ClipSpec)}
+    ours = {*CLIP_OPTIONS, *PIXEL_OPTIONS}
     strange = sorted(set(options) - set(known) - ours)
     if strange:
         raise TeacherError(f"{name} has no option {strange[0]!r}; it has {', '.join(sorted({*known, *ours}))}")
-    spec = replace(published.clip_spec, **{k: v for k, v in options.items() if k in ours})
+    spec = replace(published.clip_spec, **choose(CLIP_OPTIONS, options))
+    pixels = replace(published.pixels, **choose(PIXEL_OPTIONS, options))
     settings = {
         **{k: getattr(spec, k) for k in ("frames", "size") if k in known},
         **published.options,
         **{k: v for k, v in options.items() if k in known},
     }
-    return spec, settings
+    return spec, pixels, settings
 
 
 def build(network: type[nn.Module], classes: int | tuple[int, ...], settings: Mapping[str, Any]) -> nn.Module:
@@ -560,9 +572,9 @@ def extract(
     "{teacher.name}.teacher.json" beside the arrays keeps the teacher's fingerprint, so that outputs of two teachers
     never mix under one name, not even if both run at the same time.
 
-    Raise TeacherError if the store's classes or frames are not the teacher's, if it has no "clip" array, or if an
-    output is not finite; DataError if the outputs in the store are another teacher's, or become so in between. Warn if
-    the store's clips last longer or shorter than those on which the teacher was trained.
+    Raise EgoDistillError if the store's classes or clips are not the teacher's (number of frames, length in seconds,
+    choice of frames) or if it has no "clip" array, TeacherError if an output is not finite, DataError if the outputs in
+    the store are another teacher's, or become so in between.
     """
     device = runtime.pick_device(device)
     precision = runtime.pick_precision(device, precision)
@@ -574,7 +586,7 @@ def extract(
         check_store(one, store, views)
     first, prints = every[0], [fingerprint(one) for one in every]
     identity = {"fingerprint": prints[0] if fold is None else prints, "precision": precision, "views": views}
-    about = {"teacher": first.name, "clip_spec": asdict(first.clip_spec)}
+    about = {"teacher": first.name, "clip_spec": asdict(first.clip_spec), "pixels": asdict(first.pixels)}
     claim = claim_outputs(store, first.name, identity, about=about, overwrite=overwrite)
     arrays = [f"{first.name}.feature", f"{first.name}.logits"]
     for array, width in zip(arrays, (first.feature_dim, len(first.class_names)), strict=True):
@@ -612,10 +624,10 @@ def check_folds(teacher: Teacher | Sequence[Teacher], store: Any, fold: Any) -> 
     every = list(teacher)
     if len(every) < 2 or fold is None:
         raise TeacherError(f"{len(every)} teachers: several are needed, and `fold`, which says whose clip each is")
-    kinds = {(one.name, one.feature_dim, tuple(one.class_names), one.clip_spec) for one in every}
+    kinds = {(one.name, one.feature_dim, tuple(one.class_names), one.clip_spec, one.pixels) for one in every}
     if len(kinds) > 1:
         told = "; ".join(f"{one.name}: {one.feature_dim} numbers, {len(one.class_names)} classes" for one in every)
-        raise TeacherError(f"the teachers of one store differ in name, feature, classes or clip: {told}")
+        raise TeacherError(f"the teachers of one store differ in name, feature, classes, clip or pixels: {told}")
     whose = np.asarray(fold)
     if whose.shape != (len(store),) or whose.dtype.kind not in "iu" or not np.isin(whose, range(len(every))).all():
         raise TeacherError(
@@ -639,50 +651,18 @@ def keep_folds(store: Any, name: str, whose: np.ndarray, overwrite: bool) -> Non
 
 
 def check_store(teacher: Teacher, store: Any, views: int) -> None:
-    """Raise TeacherError if the store's classes or clips do not fit the teacher."""
+    """Raise EgoDistillError if the store's classes or clips do not fit the teacher, or are too small for the views."""
     if views not in (1, 3):
         raise TeacherError(f"views is {views}; it must be 1 or 3")
-    ours, theirs = teacher.class_names, list(store.class_names)
-    if ours != theirs:
-        pairs = enumerate(zip(ours, theirs, strict=False))
-        first = next((i for i, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
-        raise TeacherError(
-            f"teacher {teacher.name!r} has {len(ours)} classes, the store {store.path} has "
-            f"{len(theirs)}; they differ first at class {first}: "
-            f"{ours[first : first + 1]} and {theirs[first : first + 1]}"
-        )
-    spec = teacher.clip_spec
-    if "clip" not in store.names:
-        raise TeacherError(
-            f"the store {store.path} has no array 'clip', which a teacher reads; make it with "
-            f"prepare(..., clip_frames={spec.frames}, clip_size={spec.size})"
-        )
-    if len(store):
-        check_clips(teacher, store, views)
-
-
-def check_clips(teacher: Teacher, store: Any, views: int) -> None:
-    """Raise TeacherError if the clips have another length or too few pixels; warn if they last another time."""
-    spec = teacher.clip_spec
-    _, found, _, height, width = store.read("clip", np.array([0])).shape
-    if found != spec.frames:
-        raise TeacherError(
-            f"the clips of the store {store.path} have {found} frames, teacher "
-            f"{teacher.name!r} needs {spec.frames}; use prepare(..., clip_frames={spec.frames})"
-        )
-    specs = getattr(store, "specs", {})
-    seconds = specs["clip"].seconds if "clip" in specs else spec.seconds
-    if abs(seconds / spec.seconds - 1) > 0.01:
-        warnings.warn(
-            f"the clips of the store {store.path} last {seconds:.2f} s, those on which teacher "
-            f"{teacher.name!r} was trained {spec.seconds:.2f} s",
-            stacklevel=4,
-        )
-    if views > 1 and (height < spec.size or width <= spec.size):
-        raise TeacherError(
-            f"the clips of the store {store.path} have {width} x {height} pixels, too few for "
-            f"{views} views of {spec.size}; use prepare(..., clip_size={round(spec.size * 8 / 7)})"
-        )
+    batches.arrays_of(teacher, store)
+    if views > 1 and len(store):
+        size = teacher.clip_spec.size
+        *_, height, width = store.read("clip", np.array([0])).shape
+        if height < size or width <= size:
+            raise TeacherError(
+                f"the clips of the store {store.path} have {width} x {height} pixels, too few for "
+                f"{views} views of {size}; use prepare(..., clip_size={round(size * 8 / 7)})"
+            )
 
 
 def read_clips(store: Any, rows: np.ndarray) -> tuple[np.ndarray, Tensor]:
@@ -713,7 +693,7 @@ def write_output(store: Any, arrays: Sequence[str], rows: np.ndarray, output: st
 
 def fingerprint(teacher: Teacher) -> str:
     """Return a hash of the weights and of whatever else changes the outputs."""
-    settings = [asdict(teacher.clip_spec), getattr(teacher.net, "arguments", None)]
+    settings = [asdict(teacher.clip_spec), asdict(teacher.pixels), getattr(teacher.net, "arguments", None)]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for key, value in sorted(teacher.net.state_dict().items()):
         digest.update(f"{key} {value.dtype} {list(value.shape)}".encode())

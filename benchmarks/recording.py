@@ -33,7 +33,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout's egodistill, installed or not.
 
-from egodistill import EgoDistill, data, predict, recordings, teachers
+from egodistill import EgoDistill, batches, data, predict, recordings, teachers
 
 WIDTH, HEIGHT, RATE = 1920, 1080, 30
 
@@ -100,7 +100,7 @@ def decode(student: EgoDistill, video: Path, minutes: float, exact: bool) -> Non
 
 @torch.inference_mode()
 def think(student: EgoDistill, clips: int, precision: str) -> None:
-    batch = student.example(16)
+    batch = batches.example_inputs(student, 16)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         for _ in range(-(-clips // 16)):
             student(*batch)

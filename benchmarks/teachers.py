@@ -23,7 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout's egodistill, installed or not.
 
-from egodistill import runtime, teachers
+from egodistill import batches, runtime, teachers
 
 FORMS = {"released": False, "library": True}
 
@@ -47,10 +47,10 @@ def forget() -> None:
 def measure(form: str, value_step: str, batch_size: int, precision: str, device: str, repeats: int) -> dict:
     """Seconds and MB of one form, and a feature."""
     small = teachers.load("motionformer_16x4", None, 2, size=32, width=96, depth=1, fast=FORMS[form], progress=False)
-    small.to(device)(small.example()[0].to(device))  # Libraries take memory when they are first used.
+    small.to(device)(batches.example_inputs(small)[0].to(device))  # Libraries take memory when they are first used.
     torch.manual_seed(0)
     teacher = teachers.load("motionformer_16x4", value_step=value_step, fast=FORMS[form], progress=False).to(device)
-    clip = teacher.example(batch_size)[0].to(device)
+    clip = batches.example_inputs(teacher, batch_size)[0].to(device)
     cuda = device == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()

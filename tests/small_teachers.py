@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from egodistill import teachers
+from egodistill import batches, teachers
 
 LABELS = ["take", "put", "wash"]
 
@@ -89,5 +89,5 @@ def meta(name, num_classes=None, **options):
 
 def gmacs(teacher):
     with FlopCounterMode(display=False) as counter:
-        teacher(teacher.example()[0].to("meta"))
+        teacher(batches.example_inputs(teacher)[0].to("meta"))
     return counter.get_total_flops() / 2e9

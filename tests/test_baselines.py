@@ -17,7 +17,7 @@ from torchvision.models.video.mvit import MSBlockConfig
 
 import egodistill as E
 from egodistill import baselines as B
-from egodistill import inference, student
+from egodistill import batches, inference, student
 
 AdaFuse, STTS, ListenToLook, BaselineError = B.AdaFuse, B.STTS, B.ListenToLook, B.BaselineError
 META = torch.device("meta")
@@ -603,7 +603,7 @@ def test_stts_keeps_half_of_the_features_of_a_score_to_each_token():
 
 def test_scorers_learn_through_the_selection():
     model = stts(drop_path=0.0).train()
-    model(model.example(2)[0]).logits.square().sum().backward()
+    model(batches.example_inputs(model, 2)[0]).logits.square().sum().backward()
     for scorer in (model.time_scorer, model.space_scorer):
         assert scorer.out_conv[4].weight.grad.abs().sum() > 0
 
@@ -658,7 +658,7 @@ def test_stts_takes_the_weights_of_torchvision():
 def test_listener_has_a_gru_for_several_frames():
     assert listener().gru is None and listener(gru=True).gru is not None
     model = listener(num_frames=3).eval()
-    frames, audio = model.example(2)
+    frames, audio = batches.example_inputs(model, 2)
     with torch.no_grad():
         assert not torch.allclose(model(frames, audio).feature, model(frames.flip(1), audio).feature, atol=1e-7)
 
@@ -757,7 +757,7 @@ def test_measure_and_bf16(build):
     model = build().eval()
     measured = E.measure(model, batch_size=2, repeats=1, device="cpu")
     assert measured.params == sum(p.numel() for p in model.parameters()) and measured.gmacs > 0
-    inputs = model.example(2)
+    inputs = batches.example_inputs(model, 2)
     with torch.no_grad():
         exact = model(*inputs)
         with torch.autocast("cpu", torch.bfloat16):
@@ -780,7 +780,7 @@ def test_a_file_gives_back_the_model(build, tmp_path):
     again = B.Baseline.load(tmp_path / "deep" / "model.pt")
     assert type(again) is type(model) and not again.training and again.class_names == CLASSES
     assert again.arguments == model.arguments and [p.name for p in (tmp_path / "deep").iterdir()] == ["model.pt"]
-    inputs = model.example(2)
+    inputs = batches.example_inputs(model, 2)
     with torch.no_grad():
         assert torch.equal(model(*inputs).logits, again(*inputs).logits)
     assert len(list(again.parameters())) == len(list(model.parameters()))
@@ -885,7 +885,7 @@ def test_costs_are_asked_for_in_order():
         model.gflops()
     with pytest.raises(BaselineError, match="after a forward pass"):
         model.extra_loss(None, {})
-    output = model(*model.example(2))
+    output = model(*batches.example_inputs(model, 2))
     model.gflops()
     model.extra_loss(output, {})
     with pytest.raises(BaselineError, match="has taken the cost"):

@@ -27,6 +27,7 @@ from egodistill import (
     EgoDistillError,
     EgoDistillOSError,
     baselines,
+    batches,
     distill,
     experiments,
     teachers,
@@ -48,7 +49,7 @@ def test_a_file_holds_everything(tmp_path):
     assert not copy.training
     for one, other in zip(teacher(clip), copy(clip), strict=True):
         assert torch.equal(one, other)
-    for field in ("clip_spec", "class_names", "name", "feature_dim"):
+    for field in ("clip_spec", "pixels", "class_names", "name", "feature_dim"):
         assert getattr(copy, field) == getattr(teacher, field)
     copy.train()(clip).logits.sum().backward()  # and it can be trained on
     assert copy.net.head.projection.weight.grad is not None
@@ -121,6 +122,7 @@ def round_a_weight(content):
         (lambda content: content["arguments"]["options"].update(colour="red"), ["colour"]),
         (lambda content: content["arguments"]["options"].update(width=-8), ["do not build"]),
         (lambda content: content["arguments"].update(clip_spec=None), ["do not build"]),
+        (lambda content: content["arguments"]["pixels"].update(channels="GBR"), ["do not build", "GBR"]),
         (lambda content: content.pop("class_names"), ["class_names"]),
         (lambda content: content.update(weights=[1, 2]), ["does not describe"]),
         (lambda content: content["weights"].update(x=3), ["1 unexpected (x)"]),
@@ -388,7 +390,7 @@ def test_learnt_positions_come_from_the_checkpoint():
     options = {**SMALL_MOTIONFORMER, "size": 64}
     found = teachers.load("motionformer_16x4", state, progress=False, **options)
     assert (found.clip_spec.size, found.net.grid) == (64, 4)
-    assert found(*found.example()).feature.shape == (1, 24)
+    assert found(*batches.example_inputs(found)).feature.shape == (1, 24)
 
 
 def test_classes_of_a_checkpoint(capsys):
@@ -426,9 +428,9 @@ def test_two_heads_mean_another_order_of_channels():
             teachers.load(name, state, progress=False, **SMALL_MOTIONFORMER)
     options = {"progress": False, **SMALL_MOTIONFORMER}
     meant = teachers.load("motionformer_16x4", two, (3, 5), **options)
-    assert meant.clip_spec.channels == "RGB"
+    assert meant.pixels.channels == "RGB"
     start = teachers.load("epic_motionformer_16x4", two, 4, new_head=True, **options)
-    assert start.net.head.weight.shape == (4, 24) and start.clip_spec.channels == "BGR"
+    assert start.net.head.weight.shape == (4, 24) and start.pixels.channels == "BGR"
     assert "head0.weight" not in start.net.state_dict()
 
 

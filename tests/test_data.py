@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import inspect
 import math
 import os
 import pickle
@@ -564,10 +563,3 @@ def test_a_worker_is_small(kitchen, tmp_path):
     process.communicate("\n", timeout=60)
     assert loaded == "[]" and int(peak) < 100  # MB, of which half are the libraries of PyAV and numpy
     assert len(data.ClipStore(store.path, unfinished=True)) == 8
-
-
-def test_copyable_modules_have_the_numbers_of_a_clip():
-    """They name them themselves, because they import no sibling."""
-    window, times = (inspect.signature(one).parameters for one in (data.Imu.window, data.clip_times))
-    assert (window["samples"].default, window["rate"].default) == (data.IMU_SAMPLES, data.IMU_RATE)
-    assert times["seconds"].default == data.CLIP_SECONDS

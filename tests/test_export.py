@@ -5,6 +5,7 @@ colour: a file without normalisation, without the IMU's mean, or with a transpos
 """
 
 import copy
+import dataclasses
 import importlib
 import io
 import json
@@ -24,7 +25,20 @@ import torchvision
 from torch import nn
 
 import egodistill
-from egodistill import EgoDistill, Output, cli, commands, data, evaluate, export, teachers
+from egodistill import (
+    EgoDistill,
+    EgoDistillError,
+    Output,
+    batches,
+    cli,
+    clips,
+    commands,
+    data,
+    evaluate,
+    export,
+    teachers,
+)
+from egodistill.clips import ClipSpec
 from egodistill.student import build_image_encoder
 
 CLASSES = ["close", "open", "put", "take"]
@@ -247,7 +261,8 @@ def test_description_says_what_the_file_does_not(tmp_path):
     assert (frames["name"], frames["dtype"], frames["colour"]) == ("frames", "uint8", "RGB")
     assert frames["shape"] == ["batch", 2, 3, 32, 32] and len(frames["axes"]) == 5
     assert frames["seconds_from_clip_start"] == pytest.approx(data.clip_times(0.0, 2).tolist())
-    assert (frames["sampling"], frames["exact"]) == ("uniform", True)
+    said = {"frames": 2, "size": 32, "crop": False, "imu_samples": 213, "imu_rate": 100.0}
+    assert ClipSpec(**written["clip_spec"]) == ClipSpec(**said) == clips.spec_of(export.load(file))
     assert "squeezed" in frames["resizing"] and "area" in frames["resizing"] and "bilinear" in frames["resizing"]
     assert (imu["name"], imu["dtype"], imu["rate_hz"]) == ("imu", "float32", 100.0)
     assert imu["shape"] == ["batch", 213, 6] and imu["units"] == ["m/s2"] * 3 + ["rad/s"] * 3
@@ -256,15 +271,16 @@ def test_description_says_what_the_file_does_not(tmp_path):
         ("feature", ["batch", 12]),
         ("logits", ["batch", 4]),
     ]
-    assert written["class_names"] == CLASSES and written["clip_seconds"] == pytest.approx(64 / 30)
+    assert written["class_names"] == CLASSES
     assert len(written["inside"]) == 2 and written["precision"] == "fp32" and written["kind"] == "export"
     assert written["versions"] == {"egodistill": egodistill.__version__, "torch": torch.__version__}
 
 
 def test_the_description_says_which_frames_the_student_was_trained_on():
     model = EgoDistill(3, image_weights=None, image_encoder="resnet10x8", num_frames=2, sampling="last", exact=False)
-    (frames, _) = export.describe(model, Path("m.pt2"), "export", "fp32", None)["inputs"]
-    assert (frames["sampling"], frames["exact"]) == ("last", False) and "key frame" in frames["which"]
+    description = export.describe(model, Path("m.pt2"), "export", "fp32", None)
+    frames, spec = description["inputs"][0], ClipSpec(**description["clip_spec"])
+    assert (spec.sampling, spec.exact) == ("last", False) and "key frame" in frames["which"]
     assert frames["seconds_from_clip_start"] == data.clip_times(0.0, 2, sampling="last").tolist()
 
 
@@ -573,11 +589,38 @@ def test_an_exported_file_goes_through_evaluate(tmp_path, monkeypatch):
         ours = evaluate(export.load(file), store, precision=precision, **quiet)
         assert ours.top1 == theirs.top1 and ours.precision == "fp32"
         torch.testing.assert_close(ours.scores, theirs.scores)
-    batch = model.example(2)
+    batch = batches.example_inputs(model, 2)
     with torch.no_grad():
         wanted = model(*batch).feature
     with torch.autocast("cpu", torch.bfloat16):  # somebody else's
         torch.testing.assert_close(export.load(file)(*batch).feature, wanted)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    model, file = student(), tmp_path_factory.mktemp("exported") / "student.pt2"
+    export.export(model, file)
+    return model, file
+
+
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        ({"imu_rate": 100.0}, "'imu' are not .* imu_rate is 100.0 there, 198.0 in the model"),
+        ({"seconds": 1.0}, "'frames_1' are not .* seconds is 1.0 there, 2.13"),
+        ({"size": 64}, "'frames_1' are not .* size is 64 there, 32 in the model"),
+        ({"crop": True}, "'frames_1' are not .* crop is True there, False"),
+        ({"exact": False}, "'frames_1' are not .* exact is False there, True"),
+    ],
+)
+def test_an_exported_file_is_for_the_clips_of_its_student(exported, stored, words):
+    """By its description alone."""
+    model, file = exported
+    store, spec = Clips(model), dataclasses.replace(clips.spec_of(model).complete(), **stored)
+    parts = spec.parts()
+    store.specs = {"frames_1": parts["frames"], "imu": parts["imu"]}
+    with pytest.raises(EgoDistillError, match=words):
+        evaluate(export.load(file), store, device="cpu", progress=False)
 
 
 def test_command(tmp_path, capsys, monkeypatch):

@@ -18,6 +18,7 @@ import egodistill
 from egodistill import (
     EgoDistillError,
     Output,
+    batches,
     clips,
     data,
     evaluate,
@@ -116,11 +117,11 @@ def test_measure():
     cost = measure(small(), batch_size=2, repeats=2, device="cpu")
     assert cost.params == sum(p.numel() for p in small().parameters())
     assert cost.ms_per_clip > 0 and cost.device == "cpu"
-    linear = nn.Linear(10, 5)
-    linear.example = lambda batch: (torch.zeros(batch, 10),)
+    linear = nn.Linear(6, 5)
+    linear.inputs, linear.imu_samples = ("imu",), 2
     for precision in ("fp32", "bf16"):  # A model that gives one tensor will do.
         cost = measure(linear, batch_size=1, repeats=1, device="cpu", precision=precision)
-        assert cost.gmacs == pytest.approx(50e-9)
+        assert cost.gmacs == pytest.approx(60e-9)
         assert 1e-5 < cost.feature_error < 0.01 if precision == "bf16" else cost.feature_error == 0
 
 
@@ -147,19 +148,18 @@ def test_a_count_of_zero_is_an_error():
     """Operations that the counter cannot see are not free. A model without weights has none."""
 
     class Hidden(nn.Linear):
-        def example(self, batch):
-            return (torch.zeros(batch, 3),)
+        inputs = ("imu",)
 
         def forward(self, x):
             return hidden_linear(x, self.weight)
 
     class Mean(nn.Module):
-        example = Hidden.example
+        inputs = ("imu",)
 
         def forward(self, x):
             return x.mean(1, keepdim=True)
 
-    model, cpu = Hidden(3, 2).train(), torch.device("cpu")
+    model, cpu = Hidden(6, 2).train(), torch.device("cpu")
     with pytest.raises(EgoDistillError, match=r"Hidden has weights.* no multiply-adds .*custom operators"):
         inference.count_macs(model, cpu)
     assert model.training and inference.count_macs(Mean(), cpu) == 0
@@ -169,10 +169,7 @@ def test_measure_keeps_to_its_time():
     """The model is run once to count, then to warm up and for the clock."""
 
     class Slow(nn.Linear):
-        runs = 0
-
-        def example(self, batch):
-            return (torch.zeros(batch, 3),)
+        runs, inputs = 0, ("imu",)
 
         def forward(self, x):
             self.runs += 1
@@ -185,11 +182,11 @@ def test_measure_keeps_to_its_time():
         ({"repeats": 4, "seconds": 0.001}, 1 + 2, 2),
         ({"repeats": 1, "seconds": 0.001}, 1 + 1, 1),
     ):
-        model = Slow(3, 3)
+        model = Slow(6, 3)
         cost = measure(model, batch_size=2, device="cpu", precision="fp32", **options)
         assert (model.runs, cost.repeats) == (runs, repeats), options
         assert cost.ms_per_clip >= 9.9
-    cost = measure(Slow(3, 3), batch_size=1, device="cpu", precision="fp32", repeats=99, seconds=0.2)
+    cost = measure(Slow(6, 3), batch_size=1, device="cpu", precision="fp32", repeats=99, seconds=0.2)
     assert 2 <= cost.repeats <= 10
     with pytest.raises(EgoDistillError, match="batch_size=0 and repeats=10 must be at least 1"):
         measure(small(), batch_size=0)
@@ -209,11 +206,11 @@ def test_attention_is_counted_on_a_cpu():
     """Two products of 6 x 5 scores with 4 channels, in 3 heads: torch's counter itself says nothing there."""
 
     class Attention(torch.nn.Module):
-        def example(self, batch_size):
-            return [torch.randn(batch_size, 3, length, 4) for length in (6, 5, 5)]
+        inputs, imu_samples = ("imu",), 6
 
-        def forward(self, q, k, v):
-            return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        def forward(self, imu):
+            q = imu[:, None, :, :4].expand(-1, 3, -1, -1)
+            return torch.nn.functional.scaled_dot_product_attention(q, q[:, :, :5], q[:, :, :5])
 
     for device in ("cpu", "meta"):
         assert inference.count_macs(Attention(), torch.device(device)) == 2 * 3 * 6 * 5 * 4
@@ -255,7 +252,7 @@ def test_the_model_is_left_as_it_was(name, sample_data):
     if name == "evaluate":
         evaluate(model, store, progress=False, **options)
     elif name == "retrieve":
-        retrieve(model, store, *model.example(1), progress=False, **options)
+        retrieve(model, store, *batches.example_inputs(model, 1), progress=False, **options)
     elif name == "measure":
         measure(model, batch_size=2, repeats=1, **options)
     else:

@@ -11,7 +11,7 @@ import torch
 from toys import CLASSES, QUIET, Store, small
 
 import egodistill
-from egodistill import EgoDistillError, Training, evaluate, measure, predict, runtime
+from egodistill import EgoDistillError, Training, batches, evaluate, measure, predict, runtime
 
 ROOT = Path(egodistill.__file__).parent
 
@@ -127,7 +127,7 @@ def test_without_a_compiler_the_model_runs_as_it_is(when, monkeypatch, sample_da
     video = sample_data / "gopro" / "max-heromode.mp4"
     assert list(predict(model, video, batch_size=2, compile=True)) == list(predict(model, video, batch_size=2))
     assert capsys.readouterr().err == line
-    frames, imu = model.example(2)
+    frames, imu = batches.example_inputs(model, 2)
     with pytest.raises(ValueError, match=r"imu is float \[batch, 422, 6\]"):  # The model's own, and no word more.
         runtime.Compiled(model)(frames, imu[:, 1:])
     assert not capsys.readouterr().err

@@ -153,7 +153,7 @@ def test_what_is_known_of_each_clip(store):
     """Its wearer, what its arrays hold, when its frames were taken."""
     assert store.wearers == ["P01"] * 4 + ["P02"] * 4 + ["P30"] * 4
     assert store.split("test").wearers == ["P30"] * 4 and store.clips[5]["wearer"] == "P02"
-    assert store.specs["frames_4"] == ClipSpec(frames=4, size=40)
+    assert store.specs["frames_4"] == ClipSpec(frames=4, size=40, crop=False)
     assert store.specs["clip"] == ClipSpec(frames=3, size=24, crop=True)
     assert store.specs["imu"].imu_samples == 422 and store.specs["ends"].sampling == "ends"
     times = store.read("frames_4.times", np.arange(12))

@@ -1,6 +1,7 @@
 """The rules of the code base: which module may import which, what can be copied alone, what starts without torch."""
 
 import ast
+import inspect
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ ARROWS = {
     # doors
     "egodistill": "",
     "data": "egodistill annotations clips files imu store video",
-    "teachers": "egodistill checkpoints files runtime store student video_convnets video_transformers",
+    "teachers": "egodistill batches checkpoints clips files runtime store student video_convnets video_transformers",
     "cli": "egodistill",
     # method
     "student": "",
@@ -47,7 +48,7 @@ ARROWS = {
     "video_transformers": "",
     "video_convnets": "",
     # paper and tools
-    "baselines": "egodistill checkpoints student video_transformers",
+    "baselines": "egodistill checkpoints student video video_transformers",
     "synthetic": "egodistill files",
     "experiments": "egodistill baselines batches checkpoints clips data distillation files inference student teachers"
     " training video",
@@ -157,7 +158,8 @@ USES = {
     "student": """
         import student, torch
         model = student.EgoDistill(3, image_weights=None, frame_size=32)
-        assert model.eval()(*model.example(2)).logits.shape == (2, 3)
+        frames, imu = torch.zeros(2, 1, 3, 32, 32, dtype=torch.uint8), torch.zeros(2, 422, 6)
+        assert model.eval()(frames, imu).logits.shape == (2, 3)
         try:
             model.save("student.pt")
         except ValueError as error:
@@ -261,3 +263,23 @@ def test_public_names_of_the_door_are_where_it_says():
         assert getattr(egodistill, name) is not None and name in dir(egodistill)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         egodistill.nothing  # noqa: B018
+
+
+def test_copies_of_the_numbers_of_a_clip_are_the_doors():
+    """Files that can be copied alone repeat them, because they import no sibling; no other file does."""
+    from egodistill import data, student  # not above: most of this file needs no torch
+
+    def defaults(function):
+        return {name: one.default for name, one in inspect.signature(function).parameters.items()}
+
+    seconds, rate, samples = egodistill.CLIP_SECONDS, egodistill.IMU_RATE, egodistill.IMU_SAMPLES
+    assert samples == int(seconds * rate)
+    window, built = defaults(data.Imu.window), defaults(student.EgoDistill.__init__)
+    assert (window["samples"], window["rate"], defaults(data.clip_times)["seconds"]) == (samples, rate, seconds)
+    assert (built["imu_samples"], built["imu_rate"], built["clip_seconds"]) == (samples, rate, seconds)
+
+
+@pytest.mark.parametrize("module", sorted({*MODULES} - {*COPYABLE, "egodistill"}))
+def test_no_other_module_repeats_the_numbers_of_a_clip(module):
+    code = [ast.unparse(node) for node in ast.walk(tree(module)) if isinstance(node, (ast.Constant, ast.BinOp))]
+    assert not {"422", "201", "198.0", "64 / 30"} & set(code)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from toys import CLASSES, same, small
 
-from egodistill import EgoDistill, EgoDistillError, baselines, data, inference, student
+from egodistill import EgoDistill, EgoDistillError, baselines, batches, data, inference, student
 
 
 def test_counts_of_the_paper_sized_student():
@@ -70,7 +70,7 @@ def test_imu_encoder_sees_the_past_only():
 
 def test_student_ignores_constant_parts_of_the_imu_only():
     model = small().eval()
-    frames, imu = model.example(2)
+    frames, imu = batches.example_inputs(model, 2)
     with torch.no_grad():
         plain = model(frames, imu)
         shifted = model(frames, imu + torch.tensor([1.0, -2.0, 9.81, 0.1, 0.2, 0.3]))
@@ -126,24 +126,29 @@ def test_networks_of_torchvision_that_do_not_serve_are_refused():
         EgoDistill(4, image_encoder="vit_b_32", image_weights=None, frame_size=64)
 
 
-def test_frames_are_normalised_as_imagenet_weights_want():
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("resnet18", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("efficientnet_v2_l", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    ],
+)
+def test_frames_are_normalised_as_imagenet_weights_want(name, mean, std, monkeypatch):
     class Look(nn.Module):
         def forward(self, x):
             self.seen = x
             return x.mean((2, 3))
 
-    model = small(image_encoder="resnet18")
-    model.image_encoder = Look()
+    monkeypatch.setattr(student, "build_image_encoder", lambda *_: (Look(), 3))
+    model = small(image_encoder=name)
     model.encode_frames(torch.tensor([124, 0, 255], dtype=torch.uint8).view(1, 1, 3, 1, 1).expand(1, 1, 3, 4, 4))
-    wanted = [
-        (v / 255 - m) / s for v, m, s in zip((124, 0, 255), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
-    ]
+    wanted = [(v / 255 - m) / s for v, m, s in zip((124, 0, 255), mean, std, strict=True)]
     assert model.image_encoder.seen[0, :, 0, 0].tolist() == pytest.approx(wanted, abs=1e-5)
 
 
 def test_several_frames_are_ordered():
     model = small(num_frames=3).eval()
-    frames, imu = model.example(2)
+    frames, imu = batches.example_inputs(model, 2)
     with torch.no_grad():
         assert not torch.allclose(model(frames, imu).feature, model(frames.flip(1), imu).feature, atol=1e-6)
         states, _ = model.gru(model.encode_frames(frames))
@@ -153,7 +158,7 @@ def test_several_frames_are_ordered():
 def test_only_imu_switch_and_vector():
     assert small(use_imu=False).inputs == ("frames",)
     model = small(imu_vector="mean").eval()
-    frames, _ = model.example(2)
+    frames, _ = batches.example_inputs(model, 2)
     assert model(frames, torch.randn(2, 100, 6)).logits.shape == (2, 4)
     assert model.imu_dim == 16
 
@@ -173,7 +178,7 @@ def test_only_imu_switch_and_vector():
 def test_wrong_inputs_are_named(spoil, words):
     model = small()
     with pytest.raises(ValueError) as error:
-        model(*spoil(*model.example(2)))
+        model(*spoil(*batches.example_inputs(model, 2)))
     assert all(word in str(error.value) for word in words)
 
 
@@ -216,7 +221,7 @@ def test_save_and_load(tmp_path):
     assert same(model, again) and again.class_names == CLASSES and again.arguments == model.arguments
     assert not again.training
     with torch.no_grad():
-        inputs = model.example(1)
+        inputs = batches.example_inputs(model, 1)
         assert torch.equal(model(*inputs).logits, again(*inputs).logits)
     assert [p.name for p in tmp_path.iterdir()] == ["student.pt"]
 
@@ -346,7 +351,7 @@ def test_convolutions_get_channels_last(build):
         if isinstance(layer, nn.Conv2d):
             layer.register_forward_hook(tell)
     with torch.no_grad():
-        model(*model.example(2))
+        model(*batches.example_inputs(model, 2))
     assert len(told) >= 20 and all(told)
 
 

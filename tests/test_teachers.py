@@ -22,7 +22,8 @@ from small_teachers import LABELS, NARROW, SMALL, gmacs, meta, narrow, random_cl
 from torch import nn
 from torchvision.models.video import r3d_18, swin3d_t
 
-from egodistill import DataError, EgoDistillError, Output, clips, data, files, teachers
+from egodistill import DataError, EgoDistillError, Output, batches, data, files, teachers
+from egodistill.clips import ClipSpec
 from egodistill.store import StoreFiles, outputs_record
 
 # --- the published models --------------------------------------------------------------------
@@ -153,10 +154,11 @@ def test_every_name_builds_its_model(name):
         assert len(teacher.net.slow_index) == frames
         frames, rate = 32, 2
     assert (spec.frames, spec.seconds) == (frames, frames * rate / 30)
-    assert (spec.channels == "BGR") == name.startswith("epic")
-    assert spec.mean[0] == spec.mean[2] == (0.5 if "motionformer" in name else 0.45)
+    assert (spec.sampling, spec.crop) == ("uniform", True)
+    assert (teacher.pixels.channels == "BGR") == name.startswith("epic")
+    assert teacher.pixels.mean[0] == teacher.pixels.mean[2] == (0.5 if "motionformer" in name else 0.45)
     assert len(teacher.class_names) == (97 if name.startswith("epic") else 400)
-    assert teacher(teacher.example(2)[0].to("meta")).feature.shape == (2, teacher.feature_dim)
+    assert teacher(batches.example_inputs(teacher, 2)[0].to("meta")).feature.shape == (2, teacher.feature_dim)
     published = teachers.MODELS[name]
     assert published.released or name == "motionformer_16x8"
     assert all(file.startswith("ek_") == name.startswith("epic") for file in published.released)
@@ -234,9 +236,9 @@ class Recorder(nn.Module):
         return x.mean((2, 3, 4)), x.mean((2, 3, 4))[:, :2]
 
 
-def recorder(name="recorder", **spec):
-    spec = teachers.ClipSpec(**{"frames": 2, "size": 4, **spec})
-    return teachers.Teacher(Recorder(), clip_spec=spec, feature_dim=3, class_names=["a", "b"], name=name)
+def recorder(name="recorder", spec=None, **pixels):
+    about = {"feature_dim": 3, "class_names": ["a", "b"], "name": name, "pixels": teachers.Pixels(**pixels)}
+    return teachers.Teacher(Recorder(), clip_spec=spec or ClipSpec(frames=2, size=4), **about)
 
 
 @pytest.mark.parametrize("channels", ["RGB", "BGR"])
@@ -281,7 +283,7 @@ def test_errors_say_what_came_and_what_is_wanted(clip, came):
 
 
 def test_outputs_of_another_shape_are_refused():
-    spec = teachers.ClipSpec(2, 4)
+    spec = ClipSpec(frames=2, size=4)
     teacher = teachers.Teacher(Recorder(), clip_spec=spec, feature_dim=3, class_names=["a", "b", "c"])
     with pytest.raises(teachers.TeacherError, match=r"\(1, 2\).*\(1, 3\)"):
         teacher(torch.zeros(1, 2, 3, 4, 4, dtype=torch.uint8))
@@ -289,11 +291,15 @@ def test_outputs_of_another_shape_are_refused():
 
 def test_bad_descriptions_are_refused():
     with pytest.raises(teachers.TeacherError, match="GBR"):
-        teachers.ClipSpec(8, 32, channels="GBR")
+        teachers.Pixels(channels="GBR")
     with pytest.raises(teachers.TeacherError, match="std"):
-        teachers.ClipSpec(8, 32, std=(0.2, 0.2, 0.0))
-    with pytest.raises(teachers.TeacherError, match="frames=0"):
-        teachers.ClipSpec(0, 32)
+        teachers.Pixels(std=(0.2, 0.2, 0.0))
+    for spec, words in (
+        (ClipSpec(size=32), "frames, one or more.*frames=0"),
+        (ClipSpec(frames=8, imu_samples=422), "nothing else.*imu_samples=422"),
+    ):
+        with pytest.raises(teachers.TeacherError, match=words):
+            recorder(spec=spec)
     with pytest.raises(teachers.TeacherError, match="2 class names"):
         teachers.load("slowfast_8x8_r50", None, 3, class_names=["a", "b"], frames=8, **NARROW)
     with pytest.raises(teachers.TeacherError, match="a/b"):
@@ -303,15 +309,17 @@ def test_bad_descriptions_are_refused():
 def test_factory_defaults_are_the_published_model():
     with torch.device("meta"):
         teacher = teachers.load("slowfast_8x8_r50", None, 5, progress=False)
-    assert teacher.clip_spec == teachers.ClipSpec(32, 224, 64 / 30, (0.45,) * 3, (0.225,) * 3, "RGB")
+    assert teacher.clip_spec == ClipSpec(frames=32, size=224, crop=True, seconds=64 / 30)
+    assert teacher.pixels == teachers.Pixels((0.45,) * 3, (0.225,) * 3, "RGB")
     assert (teacher.feature_dim, teacher.name, teacher.inputs) == (2304, "slowfast_8x8_r50", ("clip",))
     assert teacher.class_names == ["0", "1", "2", "3", "4"]
 
 
-def test_example_is_what_forward_takes():
-    teacher = narrow()
-    assert len(teacher.example(2)) == len(teacher.inputs)
-    assert teacher(*teacher.example(2)).logits.shape == (2, 3)
+def test_a_clip_is_the_centre_square_unless_it_says_otherwise():
+    for given, crop in ((None, True), (True, True), (False, False)):
+        assert recorder(spec=ClipSpec(frames=2, size=4, crop=given)).clip_spec.crop is crop
+    unsaid = ClipSpec(frames=2, size=4, seconds=None, sampling=None)
+    assert recorder(spec=unsaid).clip_spec == ClipSpec(frames=2, size=4, crop=True)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -357,7 +365,7 @@ def test_wrap_takes_feature_and_logits_of_a_torchvision_model():
     teacher = teachers.Teacher.wrap(
         module,
         feature_layer="fc",
-        clip_spec=teachers.ClipSpec(4, 32),
+        clip_spec=ClipSpec(frames=4, size=32),
         class_names=LABELS,
         name="r3d",
     )
@@ -372,20 +380,20 @@ def test_wrap_takes_feature_and_logits_of_a_torchvision_model():
     with pytest.raises(teachers.TeacherError, match=r"torch\.save"):
         teacher.save("r3d.pt")
     with pytest.raises(teachers.TeacherError, match=r"'head'.*fc"):
-        teachers.Teacher.wrap(module, feature_layer="head", clip_spec=teachers.ClipSpec(4, 32), class_names=LABELS)
+        teachers.Teacher.wrap(module, feature_layer="head", clip_spec=ClipSpec(frames=4, size=32), class_names=LABELS)
     with pytest.raises(teachers.TeacherError, match="3 scores for 2"):
-        teachers.Teacher.wrap(module, feature_layer="fc", clip_spec=teachers.ClipSpec(4, 32), class_names=["a", "b"])
+        teachers.Teacher.wrap(module, feature_layer="fc", clip_spec=ClipSpec(frames=4, size=32), class_names=["a", "b"])
 
 
 def test_wrap_takes_a_video_transformer_in_one_line():
     torch.manual_seed(0)
     module = swin3d_t(num_classes=4).eval()
-    spec = teachers.ClipSpec(4, 64)
+    spec = ClipSpec(frames=4, size=64)
     teacher = teachers.Teacher.wrap(module, feature_layer="head", clip_spec=spec)
     assert (teacher.feature_dim, teacher.name) == (768, "swintransformer3d")
     assert teacher.class_names == ["0", "1", "2", "3"] and teacher.classifier is module.head
     with torch.no_grad():
-        feature, logits = teacher(*teacher.example(2))
+        feature, logits = teacher(*batches.example_inputs(teacher, 2))
         assert feature.shape == (2, 768)
         torch.testing.assert_close(logits, module.head(feature))
         x = torch.randn(1, 3, 4, 64, 64)
@@ -410,7 +418,7 @@ def test_wrap_averages_positions_and_leaves_out_the_softmax(layer):
     teacher = teachers.Teacher.wrap(
         Positions(layer),
         feature_layer="layer",
-        clip_spec=teachers.ClipSpec(2, 4),
+        clip_spec=ClipSpec(frames=2, size=4),
         class_names=["a", "b"],
     )
     x = torch.randn(2, 3, 2, 4, 4)
@@ -521,7 +529,7 @@ def test_extract_keeps_two_teachers_apart(store):
     with pytest.raises(DataError, match=r"slowfast\.teacher\.json.*fingerprint.*overwrite"):
         teachers.extract(second, store, progress=False)
     same_weights = narrow(seed=0)
-    same_weights.clip_spec = replace(same_weights.clip_spec, channels="BGR")
+    same_weights.pixels = replace(same_weights.pixels, channels="BGR")
     with pytest.raises(DataError, match="fingerprint"):
         teachers.extract(same_weights, store, progress=False)
     with pytest.raises(DataError, match=r"precision fp32.*bf16"):
@@ -826,10 +834,29 @@ def test_extract_averages_three_views(tmp_path):
         teachers.extract(teacher, store, views=2)
 
 
-def test_extract_says_where_clips_last_longer_than_the_teacher_s(store):
-    store.specs = {"clip": clips.ClipSpec(frames=8, size=32, crop=True, seconds=80 / 30)}
-    with pytest.warns(UserWarning, match=r"last 2.67 s, those on which teacher 'slowfast' was trained 2.13 s"):
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        ({"seconds": 80 / 30}, r"seconds is 2\.6666\d* there, 2\.1333\d* in the model.*with seconds=2\.6666"),
+        ({"frames": 4, "sampling": "first"}, "frames is 4 there, 8 in the model; sampling is first there, uniform in"),
+        ({"crop": False}, "crop is False there, True in the model"),
+        ({"exact": False}, "exact is False there, True"),
+    ],
+)
+def test_extract_refuses_other_clips_than_the_teacher_s(store, stored, words):
+    store.specs = {"clip": replace(ClipSpec(frames=8, size=64, crop=True), **stored)}
+    with pytest.raises(EgoDistillError, match=f"the store's 'clip' are not the clips.*{words}.*or prepare other clips"):
         teachers.extract(narrow(), store, progress=False)
+    assert "slowfast.feature" not in store.names
+
+
+def test_extract_resizes_larger_clips(store):
+    store.specs = {"clip": ClipSpec(frames=8, size=64, crop=True)}
+    store.arrays["clip"] = random_clips(5, size=64)
+    teachers.extract(narrow(), store, progress=False)
+    with torch.no_grad():
+        wanted = narrow()(torch.from_numpy(store.arrays["clip"])).feature
+    np.testing.assert_allclose(store.arrays["slowfast.feature"], wanted, atol=1e-5)
 
 
 def test_extract_shares_the_clips_by_rank(store, monkeypatch):
@@ -923,9 +950,9 @@ def test_a_frozen_trunk_keeps_its_statistics():
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     for mode in (True, False, True):
         assert teacher.train(mode).training == mode
-        teacher(*teacher.example(2))
+        teacher(*batches.example_inputs(teacher, 2))
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
-    teacher.requires_grad_(True).train()(*teacher.example(2))
+    teacher.requires_grad_(True).train()(*batches.example_inputs(teacher, 2))
     assert not torch.equal(
         teacher.state_dict()["net.s1.pathway0_stem.bn.running_mean"], before["net.s1.pathway0_stem.bn.running_mean"]
     )
@@ -935,19 +962,19 @@ def test_a_frozen_trunk_keeps_its_statistics():
 def test_a_network_tells_of_parameters_without_gradient(name):
     """Several processes that train it have to know."""
     teacher = small(name).train()
-    sum(value.sum() for value in teacher(*teacher.example(2))).backward()
+    sum(value.sum() for value in teacher(*batches.example_inputs(teacher, 2))).backward()
     assert teacher.find_unused == any(parameter.grad is None for parameter in teacher.parameters())
 
 
 def test_extract_refuses_stores_that_do_not_fit(tmp_path):
     teacher = narrow()
-    with pytest.raises(teachers.TeacherError, match=r"class 1: \['put'\] and \['pour'\]"):
+    with pytest.raises(EgoDistillError, match=r"class 1: \['put'\] and \['pour'\]"):
         teachers.extract(teacher, Store(tmp_path, random_clips(2), ["take", "pour", "wash"]))
-    with pytest.raises(teachers.TeacherError, match=r"4.*class 3: \[\] and \['cut'\]"):
+    with pytest.raises(EgoDistillError, match=r"4.*class 3: \[\] and \['cut'\]"):
         teachers.extract(teacher, Store(tmp_path, random_clips(2), [*LABELS, "cut"]))
-    with pytest.raises(teachers.TeacherError, match=r"clip_frames=8, clip_size=32"):
+    with pytest.raises(EgoDistillError, match=r"clip_frames=8, clip_size=32"):
         teachers.extract(teacher, Store(tmp_path, None))
-    with pytest.raises(teachers.TeacherError, match=r"16 frames.*needs 8"):
+    with pytest.raises(EgoDistillError, match=r"frames is 16 there, 8 in the model"):
         teachers.extract(teacher, Store(tmp_path, random_clips(2, frames=16)))
     assert list(tmp_path.iterdir()) == []  # refused before anything was written
 
@@ -967,7 +994,7 @@ def test_extract_takes_an_empty_store_and_a_wrapped_model(tmp_path):
     teacher = teachers.Teacher.wrap(
         Positions(layer),
         feature_layer="layer",
-        clip_spec=teachers.ClipSpec(8, 32),
+        clip_spec=ClipSpec(frames=8, size=32),
         class_names=LABELS,
     )
     store = Store(tmp_path, random_clips(2))

@@ -26,7 +26,7 @@ SCRIPT = textwrap.dedent(
 
     from egodistill import EGO4D, EgoDistill, Output, Training, data, distill, evaluate, export, finetune, measure
     from egodistill import predict, pretrain_imu, retrieve, teachers
-    from egodistill.batches import Model, Store
+    from egodistill.batches import Model, Store, example_inputs
     from egodistill.distillation import action_loss
     from egodistill.training import Objective, train
 
@@ -84,7 +84,7 @@ SCRIPT = textwrap.dedent(
         history = distill(model, train_clips, teacher="t", epochs=5, checkpoint=folder / "run", decay_epochs=(3, 4))
         distill(model, train_clips, teacher="t", **EGO4D)
         loss: float = history[-1]["loss"]
-        frames, imu = model.example(2)
+        frames, imu = example_inputs(model, 2)
         output = model(frames, imu)
         scores: Tensor = output.logits.softmax(1)
         finetune(Small(2), Memory(), epochs=1, device="cpu")
