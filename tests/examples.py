@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from egodistill import EgoDistill, data, synthetic, teachers
+from egodistill import CLIP_SECONDS, EgoDistill, data, synthetic, teachers
 
-TEACHER = {"frames": 8, "size": 64, "width": 8, "pool": 2, "progress": False}
+TEACHER = {"frames": 8, "size": 64, "seconds": CLIP_SECONDS, "width": 8, "pool": 2, "progress": False}
 
 
 def make(folder: Path) -> Path:
