@@ -30,7 +30,7 @@ import egodistill
 
 __all__ = ["main"]
 
-# What each command does. Its options are in `commands`, or in `demo`.
+# What each command does.
 COMMANDS = {
     "demo": "the paper's comparison on a small rendered world, in ten minutes",
     "synthesize": "render a small egocentric world in EPIC-KITCHENS' layout",
@@ -51,7 +51,10 @@ COMMANDS = {
     "measure": "multiply-adds, parameters and run time: the paper's Table 3 on this machine, or models of your own",
     "predict": "classify a recording, clip by clip",
 }
-DEMO_COMMANDS = ("demo", "compare", "ablate")
+# The module that has the options of a command; `model_commands` has those of all others.
+MODULES = dict.fromkeys(("demo", "compare", "ablate"), "demo") | dict.fromkeys(
+    ("synthesize", "segments", "check", "transcode", "prepare", "status"), "commands"
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -154,7 +157,7 @@ def drop_closed_output() -> None:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the arguments of the command line; `run` is the function to call with them.
 
-    The options of a command are added when it is called: they need torch, and a list of the commands does not.
+    The options of a command are added when it is called: some need torch, and a list of the commands does not.
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="egodistill", description=__doc__.split("\n")[0])
@@ -164,7 +167,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parsers.add_parser(name, help=text, description=text, formatter_class=HelpWithDefaults)
     called = next((word for word in argv if not word.startswith("-")), None)
     if called in COMMANDS:
-        module = importlib.import_module(f"egodistill.{'demo' if called in DEMO_COMMANDS else 'commands'}")
+        module = importlib.import_module(f"egodistill.{MODULES.get(called, 'model_commands')}")
         add_options, run = module.COMMANDS[called]
         add_options(parsers.choices[called])
         parsers.choices[called].set_defaults(run=run)
