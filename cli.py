@@ -52,9 +52,8 @@ COMMANDS = {
     "predict": "classify a recording, clip by clip",
 }
 # The module that has the options of a command; `model_commands` has those of all others.
-MODULES = dict.fromkeys(("demo", "compare", "ablate"), "demo") | dict.fromkeys(
-    ("synthesize", "segments", "check", "transcode", "prepare", "status"), "commands"
-)
+MODULES = dict.fromkeys(("segments", "check", "transcode", "prepare", "status"), "commands")
+MODULES |= dict.fromkeys(("demo", "synthesize", "compare", "ablate"), "demo")
 
 
 def main(argv: list[str] | None = None) -> int:

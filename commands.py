@@ -1,7 +1,7 @@
 """The commands for recordings and stores: their options, and what they run.
 
 `COMMANDS` at the end lists them; `cli` builds the parser of the one that was called. `model_commands` has those that
-train and run models, `demo` those that make the paper's tables.
+train and run models, `demo` those of the paper's experiments. This module starts without torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from egodistill import annotations, data, files, recordings, synthetic
+from egodistill import annotations, data, files, recordings
 from egodistill.video import SAMPLING
 
 __all__ = ["COMMANDS", "describe_store", "given", "imu_of", "positive", "table"]
@@ -49,24 +49,6 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 # ---------------------------------------------------------------------------------------------------------------
 # The commands
-
-
-def synthesize_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", help="folder to write")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--train-acts", type=int, default=800, help="annotated acts of the training wearers")
-    parser.add_argument("--test-acts", type=int, default=400, help="annotated acts of the evaluation wearers")
-    parser.add_argument("--label-noise", type=float, default=0.25, help="share of wrong training verbs")
-
-
-def run_synthesize(a: argparse.Namespace) -> None:
-    world = synthetic.render(
-        a.out, seed=a.seed, train_acts=a.train_acts, test_acts=a.test_acts, label_noise=a.label_noise
-    )
-    print(
-        f"{world.root}: annotations in {world.annotations}\n"
-        f"  egodistill prepare {world.annotations} --root {world.root} --out STORE"
-    )
 
 
 def segment_options(parser: argparse.ArgumentParser) -> None:
@@ -303,7 +285,6 @@ def settled(path: str) -> dict[str, tuple[int, int]]:
 
 # The name of a command: what adds its options to a parser, and what runs it.
 COMMANDS: dict[str, tuple[Callable, Callable]] = {
-    "synthesize": (synthesize_options, run_synthesize),
     "segments": (segments_options, run_segments),
     "check": (check_options, run_check),
     "transcode": (transcode_options, run_transcode),

@@ -1,4 +1,4 @@
-"""The commands that make the paper's tables: `demo`, `compare` and `ablate`.
+"""The commands of the paper's experiments: `demo`, `compare`, `ablate`, and `synthesize` for the demo's world alone.
 
 egodistill demo                                         # the main comparison on a small rendered world
 egodistill compare store --teacher NAME --out FOLDER    # every method of Figure 3
@@ -245,6 +245,24 @@ QUICK = shortened(DEMO)
 TEACHER = "slowfast"
 
 
+def synthesize_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", help="folder to write")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--train-acts", type=int, default=800, help="annotated acts of the training wearers")
+    parser.add_argument("--test-acts", type=int, default=400, help="annotated acts of the evaluation wearers")
+    parser.add_argument("--label-noise", type=float, default=0.25, help="share of wrong training verbs")
+
+
+def run_synthesize(a: argparse.Namespace) -> None:
+    world = synthetic.render(
+        a.out, seed=a.seed, train_acts=a.train_acts, test_acts=a.test_acts, label_noise=a.label_noise
+    )
+    print(
+        f"{world.root}: annotations in {world.annotations}\n"
+        f"  egodistill prepare {world.annotations} --root {world.root} --out STORE"
+    )
+
+
 def demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="egodistill-demo", help="folder for everything")
     parser.add_argument("--seeds", type=numbers, default="0", help="of the training runs, such as 0,1,2")
@@ -415,4 +433,5 @@ COMMANDS: dict[str, tuple[Callable, Callable]] = {
     "compare": (compare_options, run_compare),
     "ablate": (ablate_options, run_ablate),
     "demo": (demo_options, run_demo),
+    "synthesize": (synthesize_options, run_synthesize),
 }

@@ -51,8 +51,8 @@ ARROWS = {
     "experiments": "egodistill baselines batches checkpoints clips data distillation files inference student teachers"
     " training video",
     "export": "egodistill batches clips files student",
-    "commands": "egodistill annotations data files recordings synthetic video",
-    "options": "egodistill commands distillation runtime",
+    "commands": "annotations data files recordings video",
+    "options": "commands distillation runtime",
     "model_commands": "egodistill checkpoints commands data distillation experiments export files inference options"
     " runtime teachers training",
     "demo": "egodistill commands data experiments files inference model_commands options runtime synthetic teachers"
