@@ -71,7 +71,7 @@ def student_of(a: argparse.Namespace, store: data.ClipStore, teacher: str | None
     settings = PRESETS[a.preset].student
     if a.init:
         why = f"the student in {a.init} is built already; leave out --init to build another one"
-        refuse(options.given_fields(settings, a), why)
+        refuse(options.flags_given(settings, a), why)
         return EgoDistill.load(a.init)
     settings = options.change(settings, a)
     torch.manual_seed(seed)
@@ -222,7 +222,7 @@ def run_finetune(a: argparse.Namespace) -> None:
 
 def model_to_finetune(a: argparse.Namespace, store: data.ClipStore, seed: int) -> nn.Module:
     """Return the model that --init or --architecture names."""
-    of_student = list(options.given_fields(EPIC_KITCHENS.student, a))
+    of_student = options.flags_given(EPIC_KITCHENS.student, a)
     of_teacher = {name: getattr(a, name) for name in ("pretrained", "name", "option") if hasattr(a, name)}
     flags = [options.flag(name) for name in of_teacher]
     if a.init:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import fields, is_dataclass, replace
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -29,7 +29,7 @@ __all__ = [
     "change",
     "device_option",
     "flag",
-    "given_fields",
+    "flags_given",
     "precision_option",
     "preset_option",
     "refuse",
@@ -70,23 +70,26 @@ HELP = {
 }
 
 
-def add_fields(parser: Any, settings: Any, names: Collection[str] = HELP) -> None:
-    """Add those fields of a dataclass as options whose names are given; the fields of dataclasses in it, too.
-
-    An option that is not used is absent from the arguments, so that a preset may set its value.
-    """
+def leaves(settings: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, value and type of each field that `HELP` explains, those of dataclasses in it, too."""
     hints = get_type_hints(type(settings))
     for field in fields(settings):
         value = getattr(settings, field.name)
         if is_dataclass(value):
-            add_fields(parser, value, names)
-        elif field.name in names:
-            parser.add_argument(
-                flag(field.name, value),
-                dest=field.name,
-                default=argparse.SUPPRESS,
-                **describe_field(HELP[field.name], value, hints[field.name]),
-            )
+            yield from leaves(value)
+        elif field.name in HELP:
+            yield field.name, value, hints[field.name]
+
+
+def add_fields(parser: Any, settings: Any, names: Collection[str] = HELP) -> None:
+    """Add those fields of a dataclass as options whose names are given.
+
+    An option that is not used is absent from the arguments, so that a preset may set its value.
+    """
+    for name, value, hint in leaves(settings):
+        if name in names:
+            how = describe_field(HELP[name], value, hint)
+            parser.add_argument(flag(name, value), dest=name, default=argparse.SUPPRESS, **how)
 
 
 def describe_field(text: str, value: Any, hint: Any) -> dict[str, Any]:
@@ -111,16 +114,9 @@ def flag(name: str, value: Any = None) -> str:
     return "--" + name.replace("_", "-")
 
 
-def given_fields(settings: Any, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return those fields of a dataclass that are among the arguments, by their options."""
-    found: dict[str, Any] = {}
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        if is_dataclass(value):
-            found |= given_fields(value, arguments)
-        elif field.name in HELP and hasattr(arguments, field.name):
-            found[flag(field.name, value)] = getattr(arguments, field.name)
-    return found
+def flags_given(settings: Any, arguments: argparse.Namespace) -> list[str]:
+    """Return the options of a dataclass's fields that are among the arguments."""
+    return [flag(name, value) for name, value, _ in leaves(settings) if hasattr(arguments, name)]
 
 
 def change(settings: Settings, arguments: argparse.Namespace) -> Settings:

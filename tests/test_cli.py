@@ -1121,7 +1121,7 @@ def test_options_are_the_fields_of_settings(stage):
     names = {action.dest for action in parser._actions} - {"help"}
     assert names == ({field.name for field in fields(settings)} - free) | ({"crop"} if stage != "student" else set())
     arguments = parser.parse_args([])
-    assert options.change(settings, arguments) == settings and options.given_fields(settings, arguments) == {}
+    assert options.change(settings, arguments) == settings and options.flags_given(settings, arguments) == []
     values, expected = [], {}
     for field in fields(settings):
         default = getattr(settings, field.name)
@@ -1134,7 +1134,7 @@ def test_options_are_the_fields_of_settings(stage):
     changed = options.change(settings, parser.parse_args(values))
     assert changed == replace(settings, **expected)
     assert all(type(getattr(changed, name)) is type(getattr(settings, name)) for name in expected)
-    assert list(options.given_fields(settings, parser.parse_args(values))) == [v for v in values if v[:2] == "--"]
+    assert options.flags_given(settings, parser.parse_args(values)) == [v for v in values if v[:2] == "--"]
 
 
 def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(files, monkeypatch, capsys):
