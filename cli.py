@@ -1,4 +1,4 @@
-"""The command line: one command for each step of the road, and `demo`, which walks it all.
+"""The command line: one command for each step, and `demo`, which runs them all on a small world.
 
     egodistill demo                                              # everything, on a small rendered world
     egodistill prepare segments.csv --out store --clip-frames 16
@@ -174,7 +174,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Names the defaults that say something."""
+    """Help that names the defaults that say something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         says_nothing = action.required or action.default is None or action.default is False or action.default == []

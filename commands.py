@@ -38,7 +38,7 @@ def given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """Columns of text: the first to the left, the others to the right."""
+    """Return columns of text: the first aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = []
     for row in [header, ["-" * width for width in widths], *rows]:
@@ -52,7 +52,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def segment_options(parser: argparse.ArgumentParser) -> None:
-    """What the readers of annotations take; `read_segments` reads."""
+    """Add what the readers of annotations take; `read_segments` reads it."""
     parser.add_argument(
         "annotations", help="EPIC-KITCHENS' table, Ego4D's fho_main.json, or your own table: video,start,stop,label,..."
     )
@@ -275,7 +275,7 @@ def run_status(a: argparse.Namespace) -> None:
 
 
 def settled(path: str) -> dict[str, tuple[int, int]]:
-    """Clips that need no more work and all, for prepare (failed ones count) and for each teacher's extract."""
+    """Return how many clips need no more work, and how many there are, for prepare and for each teacher's extract."""
     store = data.ClipStore(path, unfinished=True)
     counts = [count for split in store.counts.values() for count in split.items()]
     found = {"prepare": (sum(n for what, n in counts if what != "missing"), sum(n for _, n in counts))}

@@ -34,7 +34,7 @@ CHANGES = ("epochs", "batch_size", "precision")  # settings that `compare` and `
 
 
 def experiment_options(parser: argparse.ArgumentParser) -> None:
-    """What `compare` and `ablate` have in common; `bench_of` reads them."""
+    """Add the options that `compare` and `ablate` share; `bench_of` reads them."""
     parser.add_argument("store", help="folder that `egodistill prepare` made, with splits train and test")
     parser.add_argument("--teacher", required=True, help="name of the extracted teacher; {seed} in it is the seed")
     parser.add_argument("--out", required=True, help="folder for weights and results; what is there is not done again")
@@ -111,7 +111,7 @@ def run_compare(a: argparse.Namespace) -> None:
 def report_comparison(
     bench: experiments.Bench, runs: list[experiments.Run], teacher: str, seeds: list[int], checkpoint: str | None
 ) -> None:
-    """The table to the screen, and compare.json, .csv, .png and .svg to the bench's folder."""
+    """Print the table; write compare.json, .csv, .png and .svg to the bench's folder."""
     found = [experiments.teacher_row(bench, teacher, seeds, checkpoint), *experiments.rows(bench, runs)]
     print(f"\nTop-1 (%) on the split {bench.test}" + spread(seeds))
     print(cost_table(found))
@@ -163,7 +163,7 @@ def accuracy(one: experiments.Row) -> str:
 
 
 def cost_table(found: list[experiments.Row]) -> str:
-    """Rows with what each model reads and costs."""
+    """Return a table of what each model reads and costs."""
     lines = []
     for one in found:
         cells = [
@@ -355,7 +355,7 @@ def report_demo(found: dict[str, list[experiments.Row]], seeds: list[int]) -> No
 
 
 def demo_runs(teacher: str, seeds: list[int], alone: bool) -> list[experiments.Run]:
-    """A teacher and the students of the demo's table; of a teacher beside the first only what is distilled from it."""
+    """Return a teacher and the students of the demo's table; if not `alone`, only those that are distilled from it."""
     run = experiments.Run("EgoDistill", teacher=teacher)
     runs = [replace(run, method="teacher"), run, replace(run, method="VisOnly-Distill")]
     if alone:
@@ -408,7 +408,7 @@ def teachers_table(found: dict[str, list[experiments.Row]]) -> str:
 
 
 def report_limits(found: list[experiments.Row]) -> None:
-    """What can be reached on the rendered world, and what the same comparison costs at the paper's size."""
+    """Print what can be reached on the rendered world, and what the same comparison costs at the paper's size."""
     limits = synthetic.ceilings()
     print(
         f"Nobody can do better here than {100 * limits['frame']:.0f} from one frame and "

@@ -176,12 +176,12 @@ def change_settings(kind: type[Settings], settings: Settings, changes: Mapping[s
 
 
 def action_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """L_ACT and L_GT, equations 1 and 5: cross-entropy of logits [B, C] with class numbers [B] -> [B]."""
+    """Return L_ACT or L_GT, equations 1 and 5: cross-entropy of logits [B, C] with class numbers [B] -> [B]."""
     return F.cross_entropy(logits.float(), labels, reduction="none")
 
 
 def feature_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    """L_1, equation 3: features [B, D] -> [B]. "mean" over the dimensions keeps beta = 1 meaningful for any D."""
+    """Return L_1, equation 3: features [B, D] -> [B]. "mean" over dimensions keeps beta = 1 meaningful for any D."""
     if reduction not in ("mean", "sum"):
         raise EgoDistillError(f"the reduction of L_1 over dimensions is 'mean' or 'sum', not {reduction!r}")
     distance = (student.float() - teacher.float()).abs()
@@ -189,7 +189,7 @@ def feature_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "me
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, tau: float, *, tau_squared: bool = False) -> Tensor:
-    """L_KD, equation 4: KL(softmax(teacher / tau) || softmax(student / tau)) of logits [B, C] -> [B].
+    """Return L_KD, equation 4: KL(softmax(teacher / tau) || softmax(student / tau)) of logits [B, C] -> [B].
 
     As printed it has no factor tau^2, so that at tau = 10 its gradient is about a hundredth of that at 1;
     `tau_squared` puts it in (Hinton, Vinyals, Dean 2015, section 2).
@@ -200,7 +200,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, tau: float, *, tau_squar
 
 
 def contrastive_loss(predicted: Tensor, actual: Tensor, tau: float = 0.1, *, symmetric: bool = False) -> Tensor:
-    """L_NCE, equation 7: IMU features predicted from images [B, D] against the true ones of the whole batch -> [B].
+    """Return L_NCE, equation 7: IMU features predicted from images [B, D] against the true ones of the batch -> [B].
 
     Row i is right when its cosine similarity is highest in column i. `symmetric` adds the other direction.
     """
@@ -245,9 +245,9 @@ def finetune(
 
     `changes` are fields of `settings`. Parameters with requires_grad=False stay as they are. Return one dict per
     epoch: loss, top1 (on the training clips, as they are seen), clips_per_second, loader_share, learning_rate.
-    EgoDistillError where the store lacks an array (and what makes it), model and store differ in classes or frame size,
-    a clip has no label, the checkpoint is of another run, or the loss is no longer finite (and for which clips);
-    EgoDistillOSError where the checkpoint cannot be written or another process is gone. So do the other two stages.
+    Raise EgoDistillError if the store lacks an array (and say what makes it), if model and store differ in classes or
+    frame size, if a clip has no label, if the checkpoint is of another run, or if the loss is no longer finite (and say
+    for which clips); EgoDistillOSError if the checkpoint cannot be written or another process is gone.
     """
     return train(Finetune(model, store), store, change_settings(Training, settings, changes))
 
@@ -323,7 +323,7 @@ def pretrain_imu(
     h is not part of the student; give your own `predictor` to keep it. History: loss, nce, l1, matching (the share of
     clips whose predicted IMU feature is nearest to the clip's own in its batch). Under torchrun the clips of all
     processes are negatives.
-    Raises what `finetune()` does (labels are not needed), and EgoDistillError for a model without IMU.
+    Raise what `finetune()` does (labels are not needed), and EgoDistillError for a model without IMU.
     """
     settings = change_settings(PretrainingSettings, settings, changes)
     if "imu" not in model.inputs:
@@ -419,7 +419,7 @@ def distill(
     `teacher` is the name under which `teachers.extract()` wrote its features and logits to the store. `changes` are
     fields of `settings`. Defaults are the paper's for EPIC-KITCHENS; `EGO4D.distillation` holds those for Ego4D.
     History: loss, kd, gt, l1, top1.
-    Raises what `finetune()` does, and EgoDistillError where the student's feature is not of the teacher's size.
+    Raise what `finetune()` does, and EgoDistillError if the student's feature is not of the teacher's size.
     """
     settings = change_settings(DistillationSettings, settings, changes)
     return train(Distill(model, store, settings, teacher), store, settings)

@@ -416,23 +416,24 @@ class Bench:
 
     def settings(self, run: Run) -> Training:
         """Return the settings that a run is trained by: those of the stage that trains it."""
-        recipe = self.protocol.recipe
+        recipe, lacking = self.protocol.recipe, run.lacking
+        settings: Training = recipe.finetuning
         if run.method == "teacher":
             settings = self.teachers[run.teacher].training
         elif run.method == "stage 1":
-            weights = {"nce_weight": "nce", "l1_weight": "pretrain_l1"}
-            lacking = {name: 0.0 for name, loss in weights.items() if loss in run.lacking}
-            settings = replace(recipe.pretraining, **lacking)
+            stage = recipe.pretraining
+            nce = 0.0 if "nce" in lacking else stage.nce_weight
+            l1 = 0.0 if "pretrain_l1" in lacking else stage.l1_weight
+            settings = replace(stage, nce_weight=nce, l1_weight=l1)
         elif run.method in DISTILLED:
-            lacking = {"alpha": float("gt" in run.lacking)} if {"kd", "gt"} & set(run.lacking) else {}
-            lacking |= {"beta": 0.0} if "l1" in run.lacking else {}
-            settings = replace(recipe.distillation, **lacking)
-        else:
-            settings = recipe.finetuning
+            stage = recipe.distillation
+            alpha = 1.0 if "gt" in lacking else 0.0 if "kd" in lacking else stage.alpha
+            settings = replace(stage, alpha=alpha, beta=0.0 if "l1" in lacking else stage.beta)
         if run.method in RIVALS and recipe.student.image_weights is None and not self.has_start(run):
             settings = replace(settings, epochs=2 * settings.epochs)  # See "The protocol" above.
-        how = {"device": self.device, "progress": self.progress, "checkpoint": training_file(self.path(run))}
-        return replace(settings, seed=run.seed, **how).resolve()
+        file = training_file(self.path(run))
+        settings = replace(settings, seed=run.seed, device=self.device, progress=self.progress, checkpoint=file)
+        return settings.resolve()
 
 
 def fit(run: Run, model: Any, store: Any, settings: Training) -> None:
@@ -446,7 +447,7 @@ def fit(run: Run, model: Any, store: Any, settings: Training) -> None:
 
 
 def begin_worker(threads: int) -> None:
-    """A worker would wait for ever where the process that gives it work was killed: it ends with that one."""
+    """Set the threads of a worker, and end it with its parent: else it would wait for ever if that is killed."""
 
     def end_with_parent() -> None:
         multiprocessing.parent_process().join()
@@ -490,8 +491,11 @@ def build_teacher(how: TeacherRecipe, name: str, store: Any) -> teachers.Teacher
 
 
 def strong_start(transformer: nn.Module, classifier: nn.Module) -> None:
-    """First weights for a narrow transformer: those of 0.02 are made for a width of 768, and one of 16 to 200 has to
-    grow them for epochs before anything but the mean of the clip passes."""
+    """Draw the first weights of a narrow transformer.
+
+    The published deviation of 0.02 is made for a width of 768. A network of width 16 to 200 has to grow its weights for
+    epochs before anything but the mean of the clip passes.
+    """
     for layer in transformer.modules():
         if isinstance(layer, nn.Linear) and layer is not classifier:
             nn.init.normal_(layer.weight, std=0.6 * layer.in_features**-0.5)
@@ -501,7 +505,7 @@ def strong_start(transformer: nn.Module, classifier: nn.Module) -> None:
 
 
 def channels_last(teacher: teachers.Teacher) -> teachers.Teacher:
-    """Convolutions over space and time are faster so on CPUs; other weights have no such layout."""
+    """Put the weights of 3-D convolutions into the layout that is faster on CPUs."""
     for layer in teacher.modules():
         if isinstance(layer, nn.Conv3d):
             layer.to(memory_format=torch.channels_last_3d)
@@ -509,7 +513,10 @@ def channels_last(teacher: teachers.Teacher) -> teachers.Teacher:
 
 
 def build_adafuse(classes: int, options: dict[str, Any]) -> baselines.AdaFuse:
-    """AdaFuse at any size, pressed to save as hard as at its own: its loss is in GFLOPs, and a small one has few."""
+    """Return AdaFuse at any size, with its efficiency loss weighted so that it saves as much as at its own size.
+
+    That loss is in GFLOPs, of which a small network has few.
+    """
     model = baselines.AdaFuse(classes, **options)
     published = 4.147  # GFLOPs a frame of the released one, which goes with the weight of 0.125
     share = published / (model.frame_macs / 1e9)
@@ -518,8 +525,10 @@ def build_adafuse(classes: int, options: dict[str, Any]) -> baselines.AdaFuse:
 
 @contextlib.contextmanager
 def policy_gmacs(model: nn.Module) -> Iterator[list[float]]:
-    """Billions of operations that AdaFuse's decisions would need ("upb", as published), of each batch that goes through
-    it meanwhile; nothing for another model."""
+    """Yield a list that gets the GFLOPs that AdaFuse's decisions need for each batch ("upb", as published).
+
+    It stays empty for another model.
+    """
     spent: list[float] = []
     if not isinstance(model, baselines.AdaFuse):
         yield spent
@@ -532,7 +541,7 @@ def policy_gmacs(model: nn.Module) -> Iterator[list[float]]:
 
 
 class Stored(nn.Module):
-    """A teacher's outputs as they lie in the store, so that it can be evaluated without running it."""
+    """A teacher's outputs in the store, so that it can be evaluated without running it."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -554,10 +563,10 @@ def comparison(
     num_frames: Sequence[int] = (1, 2, 4),
     methods: Sequence[str] = METHODS,
 ) -> list[Run]:
-    """Figure 3: every method with every number of frames; AdaFuse and STTS with the largest of them, as in the paper.
+    """Return the runs of Figure 3: every method with every number of frames, AdaFuse and STTS with the largest.
 
-    Variants of STTS that keep the same tokens at this size (at 64 pixels two do) are one run. EgoDistillError for a
-    method that is none.
+    Variants of STTS that keep the same tokens at this size (at 64 pixels two do) are one run. Raise EgoDistillError if
+    there is no such method.
     """
     if unknown := sorted(set(methods) - set(METHODS)):
         raise EgoDistillError(f"there is no method {unknown[0]!r}; there are {', '.join(METHODS)}")
@@ -572,7 +581,7 @@ def comparison(
 
 
 def kept_tokens(bench: Bench, method: str, frames: int) -> tuple[int, int]:
-    """How many temporal tokens a variant of STTS keeps, and the side of its window."""
+    """Return how many temporal tokens a variant of STTS keeps, and the side of its window."""
     size = data.ClipStore(bench.store).settings["frame_size"]
     options = asdict(bench.protocol.stts) | baselines.STTS_VARIANTS[method.split()[1]] | {"weights": None}
     with torch.device("meta"):
@@ -594,13 +603,13 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
 
 
 def ablation(teacher: str, seeds: Sequence[int] = (0, 1, 2)) -> list[Run]:
-    """Table 1: EgoDistill with N = 1, each loss of both stages left out in turn."""
+    """Return the runs of Table 1: EgoDistill with N = 1, each loss of both stages left out in turn."""
     runs = [Run("VisIMU"), *(Run("EgoDistill", teacher=teacher, lacking=lacking) for lacking in ABLATIONS.values())]
     return [replace(run, seed=seed) for seed in seeds for run in runs]
 
 
 def frame_choices(bench: Bench, teacher: str, seeds: Sequence[int] = (0, 1, 2), frames: int = 4) -> list[Run]:
-    """Table 4: EgoDistill with N = 4, the frames chosen by each rule that the store has frames of."""
+    """Return the runs of Table 4: EgoDistill with frames chosen by each rule that the store has frames of."""
     choices = samplings(data.ClipStore(bench.store), frames)
     runs = [Run("EgoDistill", frames=frames, teacher=teacher, sampling=rule) for rule in choices]
     return [replace(run, seed=seed) for seed in seeds for run in runs]
@@ -629,9 +638,9 @@ class Row(NamedTuple):
 
 
 def rows(bench: Bench, runs: Iterable[Run], *, costs: bool = True) -> list[Row]:
-    """A row for each kind of run, mean and deviation over seeds; costs are of the first seed, measured now, in turn.
+    """Return a row for each kind of run: mean and deviation over seeds, and the costs of the first seed, measured now.
 
-    DataError for a run that has not been made.
+    Raise DataError for a run that has not been made.
     """
     kinds: dict[Run, list[Run]] = {}
     for run in runs:
@@ -668,8 +677,10 @@ def row(kind: Run, found: list[dict[str, Any]], inputs: str, gmacs: float | None
 
 
 def teacher_row(bench: Bench, teacher: str, seeds: Sequence[int], checkpoint: str | os.PathLike | None = None) -> Row:
-    """The teacher by its outputs in the store. What it costs is known where it is a file: `checkpoint` ("{seed}" in it
-    stands for the seed), or one that the bench has trained itself."""
+    """Return the row of a teacher, by its outputs in the store.
+
+    Its costs need a file: `checkpoint` ("{seed}" in it stands for the seed), or one that the bench has trained itself.
+    """
     run = Run("teacher", seeds[0], teacher=teacher)
     if checkpoint is None and bench.path(run).exists():
         checkpoint = bench.path(run)
@@ -690,7 +701,7 @@ def describe_inputs(model: nn.Module) -> str:
 
 
 def write_rows(table: list[Row], stem: str | os.PathLike, about: Mapping[str, Any]) -> list[Path]:
-    """`stem`.json with everything, `about` (a dict of your own) included, `stem`.csv with a line a row; both paths."""
+    """Write `stem`.json with everything, `about` included, and `stem`.csv with one line per row; return both paths."""
     json_file, csv_file = Path(f"{stem}.json"), Path(f"{stem}.csv")
     files.write_json(
         json_file, {"rows": [one._asdict() | {"run": asdict(one.run)} for one in table], "about": dict(about)}
@@ -766,7 +777,7 @@ TABLE_3_LEGEND = (
 
 
 def notes_on(models: dict[str, nn.Module], costs: dict[str, inference.Cost]) -> list[str]:
-    """The notes on those rows of Table 3 that were measured, with AdaFuse's numbers."""
+    """Return the notes on those rows of Table 3 that were measured, with AdaFuse's numbers."""
     numbers = adafuse_counts(models["AdaFuse"], costs["AdaFuse"].gmacs) if "AdaFuse" in models else {}
     return [
         f"- {name}: {note.format(**numbers)}"
@@ -776,7 +787,7 @@ def notes_on(models: dict[str, nn.Module], costs: dict[str, inference.Cost]) -> 
 
 
 def adafuse_counts(model: baselines.AdaFuse, dense: float) -> dict[str, float]:
-    """What would be left with every gate at skip, in billions a clip, by our counter and by thop's rule."""
+    """Return what is left with every gate at skip, in billions per clip, by our counter and by thop's rule."""
     thop = model.num_frames * model.frame_macs / 1e9
     saved = model.num_frames * sum(second for _, second in model.block_macs) / 1e9
     return {"skipping": dense - saved, "thop": thop, "thop_skipping": thop - saved}
@@ -799,7 +810,7 @@ STYLES: dict[str, dict[str, Any]] = {
 
 
 def draw(table: Sequence[Row], stem: str | os.PathLike, title: str = "") -> list[Path]:
-    """Accuracy against GMACs, the paper's Figure 3, as `stem`.png and `stem`.svg; needs matplotlib (ImportError)."""
+    """Draw accuracy against GMACs, the paper's Figure 3, as `stem`.png and .svg; needs matplotlib (ImportError)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -467,7 +467,7 @@ def cost_rows(costs: dict[str, inference.Cost]) -> tuple[list[str], list[list[st
 
 
 def table_3_rows(costs: dict[str, inference.Cost]) -> tuple[list[str], list[list[str]]]:
-    """Ours, how many times less than Video that is, and the published numbers."""
+    """Return header and rows: our numbers, how many times less than Video's they are, and the published ones."""
     video, rows = costs.get("Video"), []
     for name, c in costs.items():
         ratio = [f"{video.gmacs / c.gmacs:.1f}", f"{video.ms_per_clip / c.ms_per_clip:.1f}"] if video else ["-", "-"]

@@ -154,10 +154,12 @@ def text_or_none(text: str) -> str | None:
 
 
 def device_option(parser: Any) -> None:
+    """Add --device."""
     parser.add_argument("--device", type=usable_device, help="cpu, cuda, ...; a GPU is used where there is one")
 
 
 def usable_device(name: str) -> str:
+    """Return a device's name, or say why it cannot be used."""
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # A torch without CUDA asserts.
@@ -165,9 +167,9 @@ def usable_device(name: str) -> str:
     return name
 
 
-def precision_option(parser: Any, default: str | None) -> None:
-    text = "auto: bf16 where this machine is fast at it, else fp32; default: " + ("%(default)s" if default else "fp32")
-    parser.add_argument("--precision", choices=runtime.PRECISIONS, default=default, help=text)
+def precision_option(parser: Any, default: str) -> None:
+    """Add --precision."""
+    parser.add_argument("--precision", choices=runtime.PRECISIONS, default=default, help=HELP["precision"])
 
 
 def report_precision(precision: str | None, device: str | None = None) -> None:

@@ -17,7 +17,7 @@ import os
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +25,6 @@ from torch import Tensor, nn
 from egodistill import EgoDistillError, batches, checkpoints, files, runtime
 from egodistill.batches import Augment, Store
 from egodistill.runtime import Precision, Share
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["History", "Objective", "Training", "TrainingOptions", "fold_seed", "train"]
 
@@ -77,7 +74,7 @@ class Training:
             factor = self.decay ** sum(epoch >= step for step in self.decay_epochs)
         return self.learning_rate * factor * (min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0)
 
-    def resolve(self) -> Self:
+    def resolve(self) -> Training:
         """Return the settings with the precision that "auto" stands for on their device."""
         return replace(self, precision=runtime.pick_precision(runtime.pick_device(self.device), self.precision))
 
