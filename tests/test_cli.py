@@ -1131,6 +1131,10 @@ def test_options_are_the_fields_of_settings(stage):
             )
             values += [options.flag(field.name, default), *([] if isinstance(default, bool) else [text])]
             expected[field.name] = {bool: not default, tuple: (7,), str: text}.get(type(default), 7)
+    if "crop" in names:  # a field of a dataclass in the settings
+        at = values.index("--sync-batch-norm") + 1  # in the order of the fields
+        values[at:at] = ["--crop", "0.5"]
+        expected["augment"] = egodistill.Augment(crop=0.5)
     changed = options.change(settings, parser.parse_args(values))
     assert changed == replace(settings, **expected)
     assert all(type(getattr(changed, name)) is type(getattr(settings, name)) for name in expected)
