@@ -1,4 +1,4 @@
-"""The command line: one command for each step of the road, and `demo`, which walks it all.
+"""The command line: one command for each step, and `demo`, which runs them all on a small world.
 
     egodistill demo                                              # everything, on a small rendered world
     egodistill prepare segments.csv --out store --clip-frames 16
@@ -30,7 +30,7 @@ import egodistill
 
 __all__ = ["main"]
 
-# What each command does. Its options are in `commands`, or in `demo`.
+# What each command does.
 COMMANDS = {
     "demo": "the paper's comparison on a small rendered world, in ten minutes",
     "synthesize": "render a small egocentric world in EPIC-KITCHENS' layout",
@@ -51,7 +51,9 @@ COMMANDS = {
     "measure": "multiply-adds, parameters and run time: the paper's Table 3 on this machine, or models of your own",
     "predict": "classify a recording, clip by clip",
 }
-DEMO_COMMANDS = ("demo", "compare", "ablate")
+# The module that has the options of a command; `model_commands` has those of all others.
+MODULES = dict.fromkeys(("segments", "check", "transcode", "prepare", "status"), "commands")
+MODULES |= dict.fromkeys(("demo", "synthesize", "compare", "ablate"), "demo")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -154,7 +156,7 @@ def drop_closed_output() -> None:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the arguments of the command line; `run` is the function to call with them.
 
-    The options of a command are added when it is called: they need torch, and a list of the commands does not.
+    The options of a command are added when it is called: some need torch, and a list of the commands does not.
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="egodistill", description=__doc__.split("\n")[0])
@@ -164,7 +166,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parsers.add_parser(name, help=text, description=text, formatter_class=HelpWithDefaults)
     called = next((word for word in argv if not word.startswith("-")), None)
     if called in COMMANDS:
-        module = importlib.import_module(f"egodistill.{'demo' if called in DEMO_COMMANDS else 'commands'}")
+        module = importlib.import_module(f"egodistill.{MODULES.get(called, 'model_commands')}")
         add_options, run = module.COMMANDS[called]
         add_options(parsers.choices[called])
         parsers.choices[called].set_defaults(run=run)
@@ -172,7 +174,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Names the defaults that say something."""
+    """Help that names the defaults that say something."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         says_nothing = action.required or action.default is None or action.default is False or action.default == []

@@ -1,4 +1,4 @@
-"""The commands that make the paper's tables: `demo`, `compare` and `ablate`.
+"""The commands of the paper's experiments: `demo`, `compare`, `ablate`, and `synthesize` for the demo's world alone.
 
 egodistill demo                                         # the main comparison on a small rendered world
 egodistill compare store --teacher NAME --out FOLDER    # every method of Figure 3
@@ -10,48 +10,37 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import egodistill
-from egodistill import EgoDistill, data, experiments, files, inference, runtime, synthetic, teachers
-from egodistill.commands import (
-    GMACS,
-    describe_store,
-    device_option,
-    option,
-    positive,
-    precision_option,
-    report_precision,
-    table,
-)
+from egodistill import EgoDistill, data, experiments, files, inference, options, runtime, synthetic, teachers
+from egodistill.commands import describe_store, positive, table
+from egodistill.experiments import PROTOCOLS, Protocol, TeacherRecipe
+from egodistill.model_commands import GMACS, option
+from egodistill.training import Training
 
-__all__ = ["COMMANDS", "DEMO", "QUICK"]
+__all__ = ["COMMANDS", "DEMO", "QUICK", "Demo"]
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # The paper's experiments
 
 
+CHANGES = ("epochs", "batch_size", "precision")  # settings that `compare` and `ablate` change in every training
+
+
 def experiment_options(parser: argparse.ArgumentParser) -> None:
-    """What `compare` and `ablate` have in common; `bench_of` reads them."""
+    """Add the options that `compare` and `ablate` share; `bench_of` reads them."""
     parser.add_argument("store", help="folder that `egodistill prepare` made, with splits train and test")
     parser.add_argument("--teacher", required=True, help="name of the extracted teacher; {seed} in it is the seed")
     parser.add_argument("--out", required=True, help="folder for weights and results; what is there is not done again")
     parser.add_argument("--seeds", type=numbers, default="0,1,2", help="of the training runs (default: %(default)s)")
-    parser.add_argument(
-        "--scale",
-        choices=list(experiments.SCALES),
-        default="epic",
-        help="the paper's sizes and schedules for "
-        "EPIC-KITCHENS or Ego4D, or the demo's small ones (default: %(default)s)",
-    )
-    parser.add_argument("--epochs", type=positive, help="other than the scale's")
-    parser.add_argument("--batch-size", type=positive, help="other than the scale's")
-    precision_option(parser, None)
+    options.preset_option(parser)
+    options.add_fields(parser, Training(), CHANGES)
     parser.add_argument(
         "--pretrained",
         metavar="NAME=FILE",
@@ -60,10 +49,10 @@ def experiment_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=option,
         help="start of the image networks: students=resnet18.pth AdaFuse=resnet50.pth STTS=... ListenToLook=..., or "
-        "NAME=None for random; without, torchvision downloads them (at the scales of the paper)",
+        "NAME=None for random; without, torchvision downloads them (by the presets of the paper)",
     )
     parser.add_argument("--jobs", type=positive, default=1, help="runs at a time, which share the cores")
-    device_option(parser)
+    options.device_option(parser)
 
 
 def numbers(text: str) -> list[int]:
@@ -73,18 +62,28 @@ def numbers(text: str) -> list[int]:
 
 
 def bench_of(a: argparse.Namespace) -> experiments.Bench:
-    scale = dict(experiments.SCALES[a.scale])
-    given = {name: getattr(a, name) for name in ("epochs", "batch_size") if getattr(a, name)}
-    if a.precision:
-        report_precision(a.precision, a.device)
-        given["precision"] = runtime.pick_precision(runtime.pick_device(a.device), a.precision)
-    for stage in ("training", "pretraining"):
-        scale[stage] = scale[stage] | given
+    """Return the bench of `compare` and `ablate`."""
+    protocol = PROTOCOLS[a.preset]
+    changes = {name: getattr(a, name) for name in CHANGES if hasattr(a, name)}
+    if "precision" in changes:
+        options.report_precision(a.precision, a.device)
+        changes["precision"] = runtime.pick_precision(runtime.pick_device(a.device), a.precision)
+    protocol = replace(protocol, recipe=protocol.recipe.with_training(**changes))
     for name, weights in a.pretrained:
-        if name not in ("students", *(rival.split()[0] for rival in experiments.RIVALS)):
-            raise ValueError(f"--pretrained names students, AdaFuse, STTS or ListenToLook; got {name!r}")
-        scale[name] = scale[name] | {"image_weights" if name == "students" else "weights": weights}
-    return experiments.Bench(a.store, a.out, scale, device=a.device)
+        protocol = with_weights(protocol, name, weights)
+    return experiments.Bench(a.store, a.out, protocol, device=a.device)
+
+
+def with_weights(protocol: Protocol, name: str, weights: str | None) -> Protocol:
+    """Return a protocol in which the image networks of a method start from a file, or from random weights."""
+    if name == "students":
+        student = replace(protocol.recipe.student, image_weights=weights)
+        return replace(protocol, recipe=replace(protocol.recipe, student=student))
+    rivals = {"AdaFuse": "adafuse", "STTS": "stts", "ListenToLook": "listen_to_look"}
+    if name not in rivals:
+        raise ValueError(f"--pretrained names students, AdaFuse, STTS or ListenToLook; got {name!r}")
+    rival = rivals[name]
+    return replace(protocol, **{rival: replace(getattr(protocol, rival), weights=weights)})
 
 
 def compare_options(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +111,7 @@ def run_compare(a: argparse.Namespace) -> None:
 def report_comparison(
     bench: experiments.Bench, runs: list[experiments.Run], teacher: str, seeds: list[int], checkpoint: str | None
 ) -> None:
-    """The table to the screen, and compare.json, .csv, .png and .svg to the bench's folder."""
+    """Print the table; write compare.json, .csv, .png and .svg to the bench's folder."""
     found = [experiments.teacher_row(bench, teacher, seeds, checkpoint), *experiments.rows(bench, runs)]
     print(f"\nTop-1 (%) on the split {bench.test}" + spread(seeds))
     print(cost_table(found))
@@ -152,7 +151,7 @@ def run_ablate(a: argparse.Namespace) -> None:
 
 def about_this_run(bench: experiments.Bench) -> dict[str, Any]:
     versions = {"egodistill": egodistill.__version__, "torch": torch.__version__}
-    return {"versions": versions, "threads": torch.get_num_threads(), "scale": bench.scale}
+    return {"versions": versions, "threads": torch.get_num_threads(), "protocol": bench.protocol.record()}
 
 
 def spread(seeds: list[int]) -> str:
@@ -164,7 +163,7 @@ def accuracy(one: experiments.Row) -> str:
 
 
 def cost_table(found: list[experiments.Row]) -> str:
-    """Rows with what each model reads and costs."""
+    """Return a table of what each model reads and costs."""
     lines = []
     for one in found:
         cells = [
@@ -176,65 +175,92 @@ def cost_table(found: list[experiments.Row]) -> str:
     return table(["model", "inputs", "GMACs", "M parameters", "ms a clip", "top-1"], lines)
 
 
-_SMALL = experiments.SCALES["small"]
+# ---------------------------------------------------------------------------------------------------------------
+# The demo
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Sizes and settings of the demo.
+
+    teachers   The first is the comparison's teacher; --teachers adds others (the paper's Table 2).
+    """
+
+    train_acts: int = 1200
+    test_acts: int = 400
+    world_seed: int = 0
+    video_pixels: int = 96
+    pixels: int = 64
+    clip_frames: int = 16
+    num_frames: tuple[int, ...] = (1, 2, 4)
+    teachers: dict[str, TeacherRecipe] = field(default_factory=dict)
+    protocol: Protocol = PROTOCOLS["demo"]
+
+    def record(self) -> dict[str, Any]:
+        """Return what two runs in one folder share."""
+        teachers = {name: asdict(how) | {"training": how.training.record()} for name, how in self.teachers.items()}
+        return asdict(self) | {"teachers": teachers, "protocol": self.protocol.record()}
+
+
 # Sizes are chosen for two cores and ten minutes. The paper's are 224 pixels, ResNet-18, MotionFormer, 50 to 150 epochs.
-_TEACHING = {"epochs": 8, "learning_rate": 2e-3, "batch_size": 16} | experiments.ANNEAL
-DEMO: dict[str, Any] = {
-    "train_acts": 1200,
-    "test_acts": 400,
-    "video_pixels": 96,
-    "pixels": 64,
-    "clip_frames": 16,
-    "num_frames": (1, 2, 4),
-    # The first is the comparison's teacher; --teachers adds others (the paper's Table 2).
-    "teachers": {
-        "slowfast": {
-            "model": "slowfast_8x8_r50",
-            "precision": "auto",
-            "training": _TEACHING,
-            "options": {"width": 48, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.0},
-        },
-        "x3d": {
-            "model": "x3d_m",
-            "precision": "fp32",
-            "training": _TEACHING | {"epochs": 9, "learning_rate": 5e-3},
-            "options": {
-                "width": 12,
-                "depth_factor": 0.5,
-                "bottleneck": 1.5,
-                "feature_dim": 512,
-                "pool": 2,
-                "dropout": 0.0,
-            },
-        },
-        "mvit": {
-            "model": "mvit_b_16x4",
-            "precision": "fp32",
-            "training": _TEACHING | {"epochs": 12},
-            "narrow": True,
-            "options": {"width": 16, "depths": (1, 1, 1, 1), "kv_stride": 8, "dropout": 0.0, "drop_path": 0.0},
-        },
-        "motionformer": {
-            "model": "motionformer_16x4",
-            "precision": "fp32",
-            "narrow": True,
-            "training": _TEACHING | {"epochs": 10, "learning_rate": 1e-3, "weight_decay": 0.1},
-            "options": {"width": 96, "depth": 2, "heads": 4, "patch": 16, "drop_path": 0.1},
-        },
+TEACHING = Training(epochs=8, learning_rate=2e-3, batch_size=16, schedule="cosine", warmup_epochs=1.5)
+DEMO = Demo(
+    teachers={
+        "slowfast": TeacherRecipe(
+            "slowfast_8x8_r50",
+            replace(TEACHING, precision="auto"),
+            {"width": 48, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.0},
+        ),
+        "x3d": TeacherRecipe(
+            "x3d_m",
+            replace(TEACHING, epochs=9, learning_rate=5e-3),
+            {"width": 12, "depth_factor": 0.5, "bottleneck": 1.5, "feature_dim": 512, "pool": 2, "dropout": 0.0},
+        ),
+        "mvit": TeacherRecipe(
+            "mvit_b_16x4",
+            replace(TEACHING, epochs=12),
+            {"width": 16, "depths": (1, 1, 1, 1), "kv_stride": 8, "dropout": 0.0, "drop_path": 0.0},
+            narrow=True,
+        ),
+        "motionformer": TeacherRecipe(
+            "motionformer_16x4",
+            replace(TEACHING, epochs=10, learning_rate=1e-3, weight_decay=0.1),
+            {"width": 96, "depth": 2, "heads": 4, "patch": 16, "drop_path": 0.1},
+            narrow=True,
+        ),
     },
-    "scale": _SMALL,
-}
-QUICK: dict[str, Any] = DEMO | {
-    "train_acts": 48,
-    "test_acts": 24,
-    "teachers": {name: how | {"training": how["training"] | {"epochs": 2}} for name, how in DEMO["teachers"].items()},
-    "scale": _SMALL
-    | {
-        "training": _SMALL["training"] | {"epochs": 2},
-        "pretraining": _SMALL["pretraining"] | {"epochs": 2, "batch_size": 32},
-    },
-}
+)
+
+
+def shortened(demo: Demo) -> Demo:
+    """Return a demo of a few clips and two epochs."""
+    teachers = {name: replace(how, training=replace(how.training, epochs=2)) for name, how in demo.teachers.items()}
+    recipe = demo.protocol.recipe.with_training(epochs=2)
+    recipe = replace(recipe, pretraining=replace(recipe.pretraining, batch_size=32))
+    protocol = replace(demo.protocol, recipe=recipe)
+    return replace(demo, train_acts=48, test_acts=24, teachers=teachers, protocol=protocol)
+
+
+QUICK = shortened(DEMO)
 TEACHER = "slowfast"
+
+
+def synthesize_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", help="folder to write")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--train-acts", type=int, default=800, help="annotated acts of the training wearers")
+    parser.add_argument("--test-acts", type=int, default=400, help="annotated acts of the evaluation wearers")
+    parser.add_argument("--label-noise", type=float, default=0.25, help="share of wrong training verbs")
+
+
+def run_synthesize(a: argparse.Namespace) -> None:
+    world = synthetic.render(
+        a.out, seed=a.seed, train_acts=a.train_acts, test_acts=a.test_acts, label_noise=a.label_noise
+    )
+    print(
+        f"{world.root}: annotations in {world.annotations}\n"
+        f"  egodistill prepare {world.annotations} --root {world.root} --out STORE"
+    )
 
 
 def demo_options(parser: argparse.ArgumentParser) -> None:
@@ -247,36 +273,35 @@ def demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="a smoke run of about a minute; its accuracies mean nothing"
     )
-    parser.add_argument(
-        "--image-weights", default="none", help="start of the image encoders: none (random), imagenet, or a file"
-    )
+    text = "start of the image encoders: none (random), imagenet, or a file (default: none)"
+    parser.add_argument("--image-weights", type=options.text_or_none, help=text)
     parser.add_argument("--jobs", type=positive, default=1, help="runs at a time, which share the cores")
 
 
 def run_demo(a: argparse.Namespace) -> None:
-    size, out, began = QUICK if a.quick else DEMO, Path(a.out), time.monotonic()
-    weights = None if a.image_weights == "none" else a.image_weights
-    scale = size["scale"] | {"students": size["scale"]["students"] | {"image_weights": weights}}
-    size = with_precision(size | {"scale": scale, "world_seed": a.world_seed}, out / DEMO_NOTE)
-    kinds = list(size["teachers"]) if a.teachers == "all" else a.teachers.split(",")
-    if kinds[0] != TEACHER or set(kinds) - set(size["teachers"]) or len(set(kinds)) < len(kinds):
-        raise ValueError(f"--teachers is all, or a part of {','.join(size['teachers'])} that begins with {TEACHER}")
-    claim(out, size)
-    report_precision("auto")
+    out, began = Path(a.out), time.monotonic()
+    demo = replace(QUICK if a.quick else DEMO, world_seed=a.world_seed)
+    demo = replace(demo, protocol=with_weights(demo.protocol, "students", a.image_weights))
+    kinds = list(demo.teachers) if a.teachers == "all" else a.teachers.split(",")
+    if kinds[0] != TEACHER or set(kinds) - set(demo.teachers) or len(set(kinds)) < len(kinds):
+        raise ValueError(f"--teachers is all, or a part of {','.join(demo.teachers)} that begins with {TEACHER}")
+    demo = with_precision(demo, out / DEMO_NOTE)
+    claim(out, demo.record())
+    options.report_precision("auto")
+    precision = {name: demo.teachers[name].training.precision for name in kinds}
     for name in kinds:
-        print(f"The teacher {name} trains in {size['teachers'][name]['precision']}.")
+        print(f"The teacher {name} trains in {precision[name]}.")
     for part in out.rglob(".*.part*"):  # What a killed run left half written.
         part.unlink(missing_ok=True)
     print(f"Everything goes to {out}/. Interrupt at will: the same command goes on where it stopped.\n")
 
-    make_store(size, out)
+    make_store(demo, out)
     print(
         "\n3. Train a teacher, let it watch every clip, pretrain the IMU encoder (stage 1), distil (stage 2), evaluate"
     )
     named = {kind: kind + "-{seed}" for kind in kinds}
-    bench = experiments.Bench(
-        str(out / "store"), str(out), scale, teachers={name: size["teachers"][kind] for kind, name in named.items()}
-    )
+    recipes = {name: demo.teachers[kind] for kind, name in named.items()}
+    bench = experiments.Bench(str(out / "store"), str(out), demo.protocol, teachers=recipes)
     comparison = [demo_runs(name, a.seeds, alone=kind == TEACHER) for kind, name in named.items()]
     bench.perform([run for runs in comparison for run in runs], a.jobs)
 
@@ -284,38 +309,37 @@ def run_demo(a: argparse.Namespace) -> None:
     report_demo(dict(zip(kinds, found, strict=True)), a.seeds)
     if a.quick:
         print("This was a quick run: its accuracies mean nothing.")
-    precision = {named[kind]: size["teachers"][kind]["precision"] for kind in kinds}
-    about = {"seeds": a.seeds, "quick": a.quick, "ceilings": synthetic.ceilings(), "precision": precision}
-    about |= about_this_run(bench)
+    about = {"seeds": a.seeds, "quick": a.quick, "ceilings": synthetic.ceilings(), **about_this_run(bench)}
+    about["precision"] = {named[kind]: precision[kind] for kind in kinds}
     written = experiments.write_rows([one for rows in found for one in rows], out / "results", about)
     print(f"\n{written[0]} holds these numbers. This run took {(time.monotonic() - began) / 60:.1f} minutes.")
     if not a.quick:
         print(
             f"Next, all methods with 1, 2 and 4 frames (Figure 3), about an hour:\n"
-            f"  egodistill compare {out / 'store'} --teacher {named[TEACHER]} --out {out} --scale small"
+            f"  egodistill compare {out / 'store'} --teacher {named[TEACHER]} --out {out} --preset demo"
         )
 
 
-def make_store(size: dict[str, Any], out: Path) -> None:
+def make_store(demo: Demo, out: Path) -> None:
     """Render the demo's world, and decode it into a store."""
     print("1. Render a world: wearers, head motion, kitchen things (the files are laid out as EPIC-KITCHENS is)")
     world = synthetic.render(
         out / "world",
-        seed=size["world_seed"],
-        train_acts=size["train_acts"],
-        test_acts=size["test_acts"],
-        size=(size["video_pixels"],) * 2,
+        seed=demo.world_seed,
+        train_acts=demo.train_acts,
+        test_acts=demo.test_acts,
+        size=(demo.video_pixels,) * 2,
     )
     print("2. Prepare: decode every clip once into a clip store")
     segments = data.read_epic_kitchens(world.annotations, world.root)
     store = data.prepare(
         segments,
         out / "store",
-        num_frames=size["num_frames"],
-        frame_size=size["pixels"],
+        num_frames=demo.num_frames,
+        frame_size=demo.pixels,
         audio=True,
-        clip_frames=size["clip_frames"],
-        clip_size=size["pixels"],
+        clip_frames=demo.clip_frames,
+        clip_size=demo.pixels,
     )
     describe_store(store, segments)
 
@@ -331,7 +355,7 @@ def report_demo(found: dict[str, list[experiments.Row]], seeds: list[int]) -> No
 
 
 def demo_runs(teacher: str, seeds: list[int], alone: bool) -> list[experiments.Run]:
-    """A teacher and the students of the demo's table; of a teacher beside the first only what is distilled from it."""
+    """Return a teacher and the students of the demo's table; if not `alone`, only those that are distilled from it."""
     run = experiments.Run("EgoDistill", teacher=teacher)
     runs = [replace(run, method="teacher"), run, replace(run, method="VisOnly-Distill")]
     if alone:
@@ -343,27 +367,28 @@ def demo_runs(teacher: str, seeds: list[int], alone: bool) -> list[experiments.R
 DEMO_NOTE = "demo.json"
 
 
-def with_precision(size: dict[str, Any], note: Path) -> dict[str, Any]:
-    """Replace each teacher's "auto" by what it began with in this folder, else by what suits this machine."""
+def with_precision(demo: Demo, note: Path) -> Demo:
+    """Replace each teacher's "auto" by the precision that it began with in this folder, else by this machine's."""
     begun = files.read_json(note).get("teachers", {}) if note.exists() else {}
-    best, chosen = runtime.pick_precision(runtime.pick_device(None), "auto"), {}
-    for name, how in size["teachers"].items():
-        if how["precision"] == "auto":
-            how = how | {"precision": begun.get(name, {}).get("precision", best)}
-        chosen[name] = how
-    return size | {"teachers": chosen}
+    chosen = {}
+    for name, how in demo.teachers.items():
+        training = how.training
+        if training.precision == "auto" and name in begun:
+            training = replace(training, precision=begun[name]["training"]["precision"])
+        chosen[name] = replace(how, training=training.resolve())
+    return replace(demo, teachers=chosen)
 
 
-def claim(out: Path, size: dict[str, Any]) -> None:
+def claim(out: Path, about: dict[str, Any]) -> None:
     """Refuse a folder that holds a demo of other settings, or something else."""
     note = out / DEMO_NOTE
     if note.exists():
-        files.require_same_run(note, files.read_json(note), size, "Give another --out, or delete the folder.")
+        files.require_same_run(note, files.read_json(note), about, "Give another --out, or delete the folder.")
         return
     # A run killed while it wrote its note leaves a part of it.
     if out.exists() and any(map(is_foreign, out.iterdir())):
         raise ValueError(f"{out} exists and holds no demo; give --out a new folder")
-    files.write_json(note, size)
+    files.write_json(note, about)
 
 
 def is_foreign(file: Path) -> bool:
@@ -383,7 +408,7 @@ def teachers_table(found: dict[str, list[experiments.Row]]) -> str:
 
 
 def report_limits(found: list[experiments.Row]) -> None:
-    """What can be reached on the rendered world, and what the same comparison costs at the paper's size."""
+    """Print what can be reached on the rendered world, and what the same comparison costs at the paper's size."""
     limits = synthetic.ceilings()
     print(
         f"Nobody can do better here than {100 * limits['frame']:.0f} from one frame and "
@@ -408,4 +433,5 @@ COMMANDS: dict[str, tuple[Callable, Callable]] = {
     "compare": (compare_options, run_compare),
     "ablate": (ablate_options, run_ablate),
     "demo": (demo_options, run_demo),
+    "synthesize": (synthesize_options, run_synthesize),
 }

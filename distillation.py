@@ -1,21 +1,23 @@
 """Distillation of a video model into a student of few frames and head motion: losses, and the stages of training.
 
-    from egodistill import EGO4D, EgoDistill, data, distill, pretrain_imu
+    from egodistill import EGO4D, data, distill, pretrain_imu
 
-    train = data.ClipStore("store").split("train")              # with the outputs of teachers.extract()
-    model = EgoDistill(num_classes=len(train.class_names))
-    pretrain_imu(model, train, teacher="motionformer")          # stage 1: section 3.4
-    distill(model, train, teacher="motionformer", **EGO4D)      # stage 2: section 3.3
+    train = data.ClipStore("store").split("train")                        # with the outputs of teachers.extract()
+    model = EGO4D.student.build(len(train.class_names))
+    pretrain_imu(model, train, EGO4D.pretraining, teacher="motionformer")  # stage 1: section 3.4
+    distill(model, train, EGO4D.distillation, teacher="motionformer")      # stage 2: section 3.3
 
-Equations, sections and defaults are those of the paper (Tan, Nagarajan, Grauman, NeurIPS 2023). `finetune()` trains any
-model on labels alone: teachers, baselines, and the paper's VisOnly and VisIMU.
+Equations, sections and defaults are those of the paper (Tan, Nagarajan, Grauman, NeurIPS 2023). A `Recipe` holds what
+decides a student's accuracy. Keyword arguments of a stage change its settings: `distill(..., tau=4.0, epochs=5)`.
+`finetune()` trains any model on labels alone: teachers, baselines, and the paper's VisOnly and VisIMU.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +35,17 @@ if TYPE_CHECKING:
 __all__ = [
     "EGO4D",
     "EPIC_KITCHENS",
+    "PRESETS",
+    "SYNTHETIC",
     "Distill",
+    "DistillationOptions",
+    "DistillationSettings",
     "Finetune",
     "PretrainIMU",
+    "PretrainingOptions",
+    "PretrainingSettings",
+    "Recipe",
+    "StudentSettings",
     "action_loss",
     "contrastive_loss",
     "distill",
@@ -47,9 +57,118 @@ __all__ = [
 
 Reduction = Literal["mean", "sum"]
 
-# Stage 2 as the paper trained it (section 4.1, appendix C): `distill(model, store, teacher=..., **EGO4D)`.
-EGO4D: dict[str, Any] = {"tau": 10.0, "epochs": 150, "decay_epochs": (90, 120)}
-EPIC_KITCHENS: dict[str, Any] = {"tau": 1.0, "epochs": 50, "decay_epochs": (30, 40)}
+
+# ---------------------------------------------------------------------------------------------------------------
+# Settings of the stages, and recipes made of them
+
+
+@dataclass(frozen=True)
+class PretrainingSettings(Training):
+    """Settings of stage 1, section 3.4."""
+
+    nce_tau: float = 0.1  # temperature of L_NCE
+    nce_weight: float = 1.0
+    l1_weight: float = 1.0
+    l1_reduction: Reduction = "mean"
+    symmetric: bool = False  # also from head motion to images
+
+
+class PretrainingOptions(TrainingOptions, total=False):
+    """The fields of `PretrainingSettings` as keyword arguments of `pretrain_imu()`."""
+
+    nce_tau: float
+    nce_weight: float
+    l1_weight: float
+    l1_reduction: Reduction
+    symmetric: bool
+
+
+@dataclass(frozen=True)
+class DistillationSettings(Training):
+    """Settings of stage 2, equation 6."""
+
+    alpha: float = 0.95  # weight of L_KD; L_GT has 1 - alpha
+    beta: float = 1.0  # weight of L_1
+    tau: float = 1.0  # temperature of L_KD
+    tau_squared: bool = False
+    l1_reduction: Reduction = "mean"
+
+
+class DistillationOptions(TrainingOptions, total=False):
+    """The fields of `DistillationSettings` as keyword arguments of `distill()`."""
+
+    alpha: float
+    beta: float
+    tau: float
+    tau_squared: bool
+    l1_reduction: Reduction
+
+
+@dataclass(frozen=True)
+class StudentSettings:
+    """What a student is made of, whatever its clips: arguments of `EgoDistill`, which explains them."""
+
+    num_frames: int = 1
+    image_encoder: str = "resnet18"
+    image_weights: str | None = "imagenet"
+    use_imu: bool = True
+    imu_vector: Literal["flatten", "mean"] = "flatten"
+    imu_width: int = 16
+    hidden: int = 1024
+    fusion_layers: int = 2
+    feature_dim: int = 768  # of a student without a teacher
+
+    def build(self, num_classes: int, *, feature_dim: int | None = None, **clips: Any) -> EgoDistill:
+        """Return a new student for a teacher's feature of `feature_dim` numbers; `clips`: the other arguments."""
+        arguments = asdict(self) | ({} if feature_dim is None else {"feature_dim": feature_dim})
+        return EgoDistill(num_classes, **arguments, **clips)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides a student's accuracy: what it is made of, and the settings of each training."""
+
+    student: StudentSettings = StudentSettings()
+    finetuning: Training = Training()  # on labels alone: VisOnly, VisIMU, and rivals
+    pretraining: PretrainingSettings = PretrainingSettings()
+    distillation: DistillationSettings = DistillationSettings()
+
+    def with_training(self, **changes: Unpack[TrainingOptions]) -> Recipe:
+        """Return the recipe with these settings changed in every training."""
+        return replace(self, **{stage: replace(getattr(self, stage), **changes) for stage in STAGES})
+
+    def record(self) -> dict[str, Any]:
+        """Return what two runs by one recipe share."""
+        return {"student": asdict(self.student)} | {stage: getattr(self, stage).record() for stage in STAGES}
+
+
+STAGES = ("finetuning", "pretraining", "distillation")
+# The paper's (section 4.1, appendix C). On both data sets stage 1 takes 50 epochs.
+EPIC_KITCHENS = Recipe()
+EGO4D = Recipe(
+    finetuning=Training(epochs=150, decay_epochs=(90, 120)),
+    distillation=DistillationSettings(epochs=150, decay_epochs=(90, 120), tau=10.0),
+)
+# The demo's rendered world: two cores, minutes, 64 pixels, and no weights to start from. The paper's steps would waste
+# the last of so few epochs. 1920 is the feature of the demo's SlowFast.
+SYNTHETIC = Recipe(
+    student=StudentSettings(image_encoder="resnet10x16", image_weights=None, feature_dim=1920),
+    finetuning=Training(batch_size=32),
+    distillation=DistillationSettings(batch_size=32),
+).with_training(epochs=6, learning_rate=1e-3, schedule="cosine", warmup_epochs=1.5)
+PRESETS = {"epic": EPIC_KITCHENS, "ego4d": EGO4D, "demo": SYNTHETIC}
+
+Settings = TypeVar("Settings", bound=Training)
+
+
+def change_settings(kind: type[Settings], settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """Return settings with some fields changed. Raise EgoDistillError if they are those of something else."""
+    if type(settings) is not kind:
+        raise EgoDistillError(
+            f"the settings of this stage are {kind.__name__}, not {type(settings).__name__}; a Recipe has them as "
+            f"`finetuning`, `pretraining` and `distillation`"
+        )
+    return replace(settings, **changes)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -57,12 +176,12 @@ EPIC_KITCHENS: dict[str, Any] = {"tau": 1.0, "epochs": 50, "decay_epochs": (30, 
 
 
 def action_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """L_ACT and L_GT, equations 1 and 5: cross-entropy of logits [B, C] with class numbers [B] -> [B]."""
+    """Return L_ACT or L_GT, equations 1 and 5: cross-entropy of logits [B, C] with class numbers [B] -> [B]."""
     return F.cross_entropy(logits.float(), labels, reduction="none")
 
 
 def feature_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    """L_1, equation 3: features [B, D] -> [B]. "mean" over the dimensions keeps beta = 1 meaningful for any D."""
+    """Return L_1, equation 3: features [B, D] -> [B]. "mean" over dimensions keeps beta = 1 meaningful for any D."""
     if reduction not in ("mean", "sum"):
         raise EgoDistillError(f"the reduction of L_1 over dimensions is 'mean' or 'sum', not {reduction!r}")
     distance = (student.float() - teacher.float()).abs()
@@ -70,7 +189,7 @@ def feature_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "me
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, tau: float, *, tau_squared: bool = False) -> Tensor:
-    """L_KD, equation 4: KL(softmax(teacher / tau) || softmax(student / tau)) of logits [B, C] -> [B].
+    """Return L_KD, equation 4: KL(softmax(teacher / tau) || softmax(student / tau)) of logits [B, C] -> [B].
 
     As printed it has no factor tau^2, so that at tau = 10 its gradient is about a hundredth of that at 1;
     `tau_squared` puts it in (Hinton, Vinyals, Dean 2015, section 2).
@@ -81,7 +200,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, tau: float, *, tau_squar
 
 
 def contrastive_loss(predicted: Tensor, actual: Tensor, tau: float = 0.1, *, symmetric: bool = False) -> Tensor:
-    """L_NCE, equation 7: IMU features predicted from images [B, D] against the true ones of the whole batch -> [B].
+    """Return L_NCE, equation 7: IMU features predicted from images [B, D] against the true ones of the batch -> [B].
 
     Row i is right when its cosine similarity is highest in column i. `symmetric` adds the other direction.
     """
@@ -119,17 +238,18 @@ class Finetune(Objective):
 
 
 @runtime.propagate_failure
-def finetune(model: Model, store: Store, **training: Unpack[TrainingOptions]) -> History:
+def finetune(
+    model: Model, store: Store, settings: Training = Training(), **changes: Unpack[TrainingOptions]
+) -> History:
     """Train any model, teacher or student, on labels alone: L_ACT (equation 1). VisOnly and VisIMU are trained so.
 
-    `training` are fields of `Training`. Parameters with requires_grad=False stay as they are. Returns one dict an
+    `changes` are fields of `settings`. Parameters with requires_grad=False stay as they are. Return one dict per
     epoch: loss, top1 (on the training clips, as they are seen), clips_per_second, loader_share, learning_rate.
-    EgoDistillError where the store lacks an array (and what makes it), model and store differ in classes or frame size,
-    a clip has no label, the checkpoint is of another run, or the loss is no longer finite (and for which clips);
-    EgoDistillOSError where the checkpoint cannot be written or another process is gone. So do the other two stages.
+    Raise EgoDistillError if the store lacks an array (and say what makes it), if model and store differ in classes or
+    frame size, if a clip has no label, if the checkpoint is of another run, or if the loss is no longer finite (and say
+    for which clips); EgoDistillOSError if the checkpoint cannot be written or another process is gone.
     """
-    settings = Training(**training)
-    return train(Finetune(model, store), store, settings)
+    return train(Finetune(model, store), store, change_settings(Training, settings, changes))
 
 
 def extra_losses(model: nn.Module, output: Output, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -149,7 +269,7 @@ def correct(logits: Tensor, labels: Tensor) -> Tensor:
 class PretrainIMU(Objective):
     """nce_weight L_NCE + l1_weight L_1 of section 3.4, on image features that are computed once.
 
-    The arguments are those of `pretrain_imu()`; `frames` is the store's array of the frames that the model reads.
+    `frames` is the store's array of the frames that the model reads.
     """
 
     def __init__(
@@ -157,46 +277,30 @@ class PretrainIMU(Objective):
         model: EgoDistill,
         predictor: IMUPredictor,
         frames: str,
-        *,
+        settings: PretrainingSettings,
         teacher: str | None,
-        nce_tau: float,
-        nce_weight: float,
-        l1_weight: float,
-        l1_reduction: Reduction,
-        symmetric: bool,
     ) -> None:
-        record = {
-            "stage": "pretrain_imu",
-            "teacher": teacher,
-            "nce_tau": nce_tau,
-            "nce_weight": nce_weight,
-            "l1_weight": l1_weight,
-            "l1_reduction": l1_reduction,
-            "symmetric": symmetric,
-        }
-        targets = [f"{teacher}.feature"] if l1_weight else []
-        super().__init__(model, ["imu", *targets], record)
-        self.predictor, self.frames, self.targets = predictor, frames, targets
+        targets = [f"{teacher}.feature"] if settings.l1_weight else []
+        super().__init__(model, ["imu", *targets], {"stage": "pretrain_imu", "teacher": teacher})
+        self.predictor, self.frames, self.targets, self.settings = predictor, frames, targets, settings
         self.features = torch.empty(0)
-        self.nce_tau, self.nce_weight, self.symmetric = nce_tau, nce_weight, symmetric
-        self.l1_weight, self.l1_reduction = l1_weight, l1_reduction
-        self.find_unused = not l1_weight  # The fusion network has no gradient then.
+        self.find_unused = not settings.l1_weight  # The fusion network has no gradient then.
 
     def begin(self, store: Store, settings: Training) -> None:
         self.features = frozen_features(self.model, store, self.frames, settings)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        frames = self.features[batch["row"]].to(batch["imu"].device)
+        settings, frames = self.settings, self.features[batch["row"]].to(batch["imu"].device)
         actual = self.model.encode_imu(batch["imu"])
         predicted = self.predictor(frames[:, 0], frames[:, -1])
         # The clips of all processes are negatives; `own` are the places of this one's among them.
         (queries, own), (keys, _) = (runtime.gather(x, batch["weight"]) for x in (predicted, actual))
-        nce = contrastive_loss(queries, keys, self.nce_tau, symmetric=self.symmetric)[own]
-        losses = {"loss": self.nce_weight * nce, "nce": nce}
+        nce = contrastive_loss(queries, keys, settings.nce_tau, symmetric=settings.symmetric)[own]
+        losses = {"loss": settings.nce_weight * nce, "nce": nce}
         for target in self.targets:
             feature = self.model.fuse(self.model.aggregate(frames[:, 1:-1]), actual).feature
-            losses["l1"] = feature_loss(feature, batch[target], reduction=self.l1_reduction)
-            losses["loss"] = losses["loss"] + self.l1_weight * losses["l1"]
+            losses["l1"] = feature_loss(feature, batch[target], reduction=settings.l1_reduction)
+            losses["loss"] = losses["loss"] + settings.l1_weight * losses["l1"]
         return losses | {"matching": correct(cosine_similarity(queries[own], keys), own)}
 
 
@@ -204,50 +308,37 @@ class PretrainIMU(Objective):
 def pretrain_imu(
     model: EgoDistill,
     store: Store,
+    settings: PretrainingSettings = PretrainingSettings(),
     *,
     teacher: str | None,
     predictor: IMUPredictor | None = None,
-    nce_tau: float = 0.1,
-    nce_weight: float = 1.0,
-    l1_weight: float = 1.0,
-    l1_reduction: Reduction = "mean",
-    symmetric: bool = False,
-    **training: Unpack[TrainingOptions],
+    **changes: Unpack[PretrainingOptions],
 ) -> History:
-    """Stage 1, section 3.4: self-supervised training of the IMU encoder, the predictor h and the fusion network.
+    """Train the IMU encoder, the predictor h and the fusion network without labels: stage 1, section 3.4.
 
-    Loss: L_NCE (equation 7) + L_1 to the feature of `teacher`, the name under which `teachers.extract()` wrote to the
-    store (None together with l1_weight=0). The image encoder is frozen and in evaluation mode (fine-tuning it here
-    makes it collapse, as the paper's footnote says), so the features of all frames are computed once and kept in
-    memory: (N + 2) x 512 numbers a clip. A GRU, whose start is random, is trained along. h is not part of the
-    student; give your own `predictor` to keep it. History: loss, nce, l1, matching (the share of clips whose predicted
-    IMU feature is nearest to the clip's own in its batch). Under torchrun the clips of all processes are negatives.
-    Raises what `finetune()` does (labels are not needed), and EgoDistillError for a model without IMU.
+    `changes` are fields of `settings`. Loss: L_NCE (equation 7) + L_1 to the feature of `teacher`, the name under which
+    `teachers.extract()` wrote to the store (None together with l1_weight=0). The image encoder is frozen and in
+    evaluation mode (fine-tuning it here makes it collapse, as the paper's footnote says), so the features of all frames
+    are computed once and kept in memory: (N + 2) x 512 numbers per clip. A GRU, whose start is random, is trained, too.
+    h is not part of the student; give your own `predictor` to keep it. History: loss, nce, l1, matching (the share of
+    clips whose predicted IMU feature is nearest to the clip's own in its batch). Under torchrun the clips of all
+    processes are negatives.
+    Raise what `finetune()` does (labels are not needed), and EgoDistillError for a model without IMU.
     """
-    settings = Training(**training)
+    settings = change_settings(PretrainingSettings, settings, changes)
     if "imu" not in model.inputs:
         raise EgoDistillError("pretrain_imu() trains the IMU encoder, and this model was built with use_imu=False")
-    if teacher is None and l1_weight:
+    if teacher is None and settings.l1_weight:
         raise EgoDistillError("the L_1 part of stage 1 needs teacher=NAME; or set l1_weight=0 to leave it out")
     frames, *_ = batches.arrays_of(model, store)
     batches.require_array(store, "ends", "prepare(..., ends=True)")
-    if l1_weight:
+    if settings.l1_weight:
         batches.require_teacher(store, teacher, "feature")
     if predictor is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             predictor = IMUPredictor(model.image_dim, model.imu_dim)
-    objective = PretrainIMU(
-        model,
-        predictor,
-        frames,
-        teacher=teacher,
-        nce_tau=nce_tau,
-        nce_weight=nce_weight,
-        l1_weight=l1_weight,
-        l1_reduction=l1_reduction,
-        symmetric=symmetric,
-    )
+    objective = PretrainIMU(model, predictor, frames, settings, teacher)
     with frozen(model.image_encoder, model.classifier):
         return train(objective, store, settings)
 
@@ -288,38 +379,17 @@ def frozen_features(model: EgoDistill, store: Store, frames: str, settings: Trai
 
 
 class Distill(Objective):
-    """alpha L_KD + (1 - alpha) L_GT + beta L_1 (equation 6). The arguments are those of `distill()`."""
+    """alpha L_KD + (1 - alpha) L_GT + beta L_1 (equation 6)."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        store: Store,
-        *,
-        teacher: str,
-        alpha: float,
-        beta: float,
-        tau: float,
-        tau_squared: bool,
-        l1_reduction: Reduction,
-    ) -> None:
+    def __init__(self, model: Model, store: Store, settings: DistillationSettings, teacher: str) -> None:
         inputs = batches.arrays_of(model, store)
         batches.require_labels(store)
         targets = batches.require_teacher(store, teacher, "feature", "logits")
-        record = {
-            "stage": "distill",
-            "teacher": teacher,
-            "alpha": alpha,
-            "beta": beta,
-            "tau": tau,
-            "tau_squared": tau_squared,
-            "l1_reduction": l1_reduction,
-        }
-        super().__init__(model, [*inputs, *targets], record)
-        self.inputs, self.targets = inputs, targets
-        self.alpha, self.beta, self.tau = alpha, beta, tau
-        self.tau_squared, self.l1_reduction = tau_squared, l1_reduction
+        super().__init__(model, [*inputs, *targets], {"stage": "distill", "teacher": teacher})
+        self.inputs, self.targets, self.settings = inputs, targets, settings
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        settings = self.settings
         feature, logits = output = self.model(*(batch[name] for name in self.inputs))
         teacher = Output(*(batch[name] for name in self.targets))
         if feature.shape != teacher.feature.shape:
@@ -327,11 +397,11 @@ class Distill(Objective):
                 f"the student's feature is {describe(feature)} and the teacher's {describe(teacher.feature)}; build "
                 f"the student with feature_dim={teacher.feature.shape[1]}"
             )
-        kd = distillation_loss(logits, teacher.logits, self.tau, tau_squared=self.tau_squared)
+        kd = distillation_loss(logits, teacher.logits, settings.tau, tau_squared=settings.tau_squared)
         gt = action_loss(logits, batch["label"])
-        l1 = feature_loss(feature, teacher.feature, reduction=self.l1_reduction)
+        l1 = feature_loss(feature, teacher.feature, reduction=settings.l1_reduction)
         extra = extra_losses(self.model, output, batch)
-        loss = self.alpha * kd + (1 - self.alpha) * gt + self.beta * l1 + sum(extra.values())
+        loss = settings.alpha * kd + (1 - settings.alpha) * gt + settings.beta * l1 + sum(extra.values())
         return {"loss": loss, "kd": kd, "gt": gt, "l1": l1, "top1": correct(logits, batch["label"]), **extra}
 
 
@@ -339,30 +409,17 @@ class Distill(Objective):
 def distill(
     model: Model,
     store: Store,
+    settings: DistillationSettings = DistillationSettings(),
     *,
     teacher: str,
-    alpha: float = 0.95,
-    beta: float = 1.0,
-    tau: float = 1.0,
-    tau_squared: bool = False,
-    l1_reduction: Reduction = "mean",
-    **training: Unpack[TrainingOptions],
+    **changes: Unpack[DistillationOptions],
 ) -> History:
-    """Stage 2, equation 6: alpha L_KD + (1 - alpha) L_GT + beta L_1, all parts of the student trainable.
+    """Train all parts of a student by alpha L_KD + (1 - alpha) L_GT + beta L_1: stage 2, equation 6.
 
-    `teacher` is the name under which `teachers.extract()` wrote its features and logits to the store. Defaults are
-    the paper's for EPIC-KITCHENS; `**EGO4D` holds those for Ego4D. History: loss, kd, gt, l1, top1.
-    Raises what `finetune()` does, and EgoDistillError where the student's feature is not of the teacher's size.
+    `teacher` is the name under which `teachers.extract()` wrote its features and logits to the store. `changes` are
+    fields of `settings`. Defaults are the paper's for EPIC-KITCHENS; `EGO4D.distillation` holds those for Ego4D.
+    History: loss, kd, gt, l1, top1.
+    Raise what `finetune()` does, and EgoDistillError if the student's feature is not of the teacher's size.
     """
-    settings = Training(**training)
-    objective = Distill(
-        model,
-        store,
-        teacher=teacher,
-        alpha=alpha,
-        beta=beta,
-        tau=tau,
-        tau_squared=tau_squared,
-        l1_reduction=l1_reduction,
-    )
-    return train(objective, store, settings)
+    settings = change_settings(DistillationSettings, settings, changes)
+    return train(Distill(model, store, settings, teacher), store, settings)

@@ -39,7 +39,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from egodistill.batches import Augment
-    from egodistill.distillation import EGO4D, EPIC_KITCHENS, distill, finetune, pretrain_imu
+    from egodistill.distillation import (
+        EGO4D,
+        EPIC_KITCHENS,
+        DistillationSettings,
+        PretrainingSettings,
+        Recipe,
+        StudentSettings,
+        distill,
+        finetune,
+        pretrain_imu,
+    )
     from egodistill.inference import Cost, Evaluation, Prediction, Retrieval, evaluate, measure, predict, retrieve
     from egodistill.student import EgoDistill, IMUEncoder, IMUPredictor, Output
     from egodistill.training import Training
@@ -55,6 +65,7 @@ __all__ = [
     "Augment",
     "Cost",
     "DataError",
+    "DistillationSettings",
     "EgoDistill",
     "EgoDistillError",
     "EgoDistillOSError",
@@ -63,7 +74,10 @@ __all__ = [
     "IMUPredictor",
     "Output",
     "Prediction",
+    "PretrainingSettings",
+    "Recipe",
     "Retrieval",
+    "StudentSettings",
     "Training",
     "distill",
     "evaluate",
@@ -81,7 +95,17 @@ IMU_SAMPLES = 422  # of one clip: floor(CLIP_SECONDS * IMU_RATE)
 # Public names that are imported when they are first used, and their modules.
 _MODULES = {
     "batches": ("Augment",),
-    "distillation": ("EGO4D", "EPIC_KITCHENS", "distill", "finetune", "pretrain_imu"),
+    "distillation": (
+        "EGO4D",
+        "EPIC_KITCHENS",
+        "DistillationSettings",
+        "PretrainingSettings",
+        "Recipe",
+        "StudentSettings",
+        "distill",
+        "finetune",
+        "pretrain_imu",
+    ),
     "inference": ("Cost", "Evaluation", "Prediction", "Retrieval", "evaluate", "measure", "predict", "retrieve"),
     "student": ("EgoDistill", "IMUEncoder", "IMUPredictor", "Output"),
     "training": ("Training",),

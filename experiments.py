@@ -2,7 +2,7 @@
 
     from egodistill import experiments
 
-    bench = experiments.Bench("store", "out", experiments.SCALES["epic"])   # a clip store with a teacher's outputs
+    bench = experiments.Bench("store", "out", experiments.PROTOCOLS["epic"])  # a clip store with a teacher's outputs
     runs = experiments.comparison(bench, teacher="motionformer", seeds=(0, 1, 2))
     bench.perform(runs, jobs=2)                                        # trains and evaluates what is not done yet
     for row in experiments.rows(bench, runs):                          # means over the seeds, and what each costs
@@ -14,7 +14,7 @@ teachers, which a bench can train itself (`teachers`, as `egodistill demo` does)
 JSON of its accuracy in `out/seed-N/`: what is there is not done again, and a run that was killed goes on where it was.
 
 The protocol. Every method sees the same clips, is trained by the same loop and judged by `evaluate()`. In the paper all
-image networks start from ImageNet's weights. A scale without such weights puts a stand-in in their place: an image
+image networks start from ImageNet's weights. A protocol without such weights puts a stand-in in their place: an image
 encoder trained on the store's labels ("start", one a seed), from which all students begin, and ListenToLook where its
 image network is the same one. AdaFuse's and STTS's are of another kind and cannot begin from it, so they train for
 twice the epochs: every image network has then seen every clip as often.
@@ -54,15 +54,21 @@ from egodistill import (
     teachers,
     video,
 )
+from egodistill.distillation import DistillationSettings, PretrainingSettings, Recipe
 from egodistill.student import Output
 from egodistill.training import Training
 
 __all__ = [
-    "SCALES",
+    "PROTOCOLS",
     "TABLE_3",
+    "AdaFuseSettings",
     "Bench",
+    "ListenToLookSettings",
+    "Protocol",
     "Row",
     "Run",
+    "STTSSettings",
+    "TeacherRecipe",
     "ablation",
     "comparison",
     "draw",
@@ -78,37 +84,91 @@ METHODS = (*STUDENTS, *RIVALS)
 DISTILLED = ("VisOnly-Distill", "EgoDistill", "ListenToLook")
 STAGE_1 = ("nce", "pretrain_l1")  # the losses of stage 1, as `Run.lacking` names them
 
-# A scale is how large the networks are and how long they train. The paper's:
-_PAPER = {"epochs": 50, "batch_size": 64, "learning_rate": 1e-4, "decay_epochs": (30, 40)}
-_EPIC: dict[str, Any] = {
-    "students": {"image_encoder": "resnet18", "image_weights": "imagenet"},
-    "feature_dim": 768,  # of students that have no teacher
-    "AdaFuse": {"weights": "imagenet"},
-    "STTS": {"weights": "kinetics"},
-    "ListenToLook": {"weights": "imagenet"},
-    "training": _PAPER,
-    "pretraining": _PAPER,
-    "distillation": {"alpha": 0.95, "beta": 1.0, "tau": 1.0},
+
+@dataclass(frozen=True)
+class AdaFuseSettings:
+    """What AdaFuse is made of: arguments of `baselines.AdaFuse`."""
+
+    weights: str | None = "imagenet"
+    width: int = 64
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    policy_hidden: int | None = None
+    dropout: float = 0.5
+
+
+@dataclass(frozen=True)
+class STTSSettings:
+    """What STTS is made of: arguments of `baselines.STTS`."""
+
+    weights: str | None = "kinetics"
+    width: int = 96
+    depths: tuple[int, ...] = (1, 2, 11, 2)
+    dropout: float = 0.5
+    drop_path: float = 0.2
+    samples: int = 500
+
+
+@dataclass(frozen=True)
+class ListenToLookSettings:
+    """What ListenToLook is made of: arguments of `baselines.ListenToLook`."""
+
+    weights: str | None = "imagenet"
+    width: int = 64
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+    hidden: int = 1024
+
+    @property
+    def image_encoder(self) -> str | None:
+        """Return the name of a student's image encoder that is the same network, if there is one."""
+        if self.depths == (1, 1, 1, 1):
+            return f"resnet10x{self.width}"
+        return "resnet18" if (self.width, self.depths) == (64, (2, 2, 2, 2)) else None
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How all methods of a comparison are built and trained: the students' recipe, and what rivals need beyond it.
+
+    narrow   STTS is too narrow for its published first weights, see `strong_start`.
+    """
+
+    recipe: Recipe = distillation.EPIC_KITCHENS
+    adafuse: AdaFuseSettings = AdaFuseSettings()
+    stts: STTSSettings = STTSSettings()
+    listen_to_look: ListenToLookSettings = ListenToLookSettings()
+    narrow: bool = False
+
+    def record(self) -> dict[str, Any]:
+        """Return what two runs under one protocol share."""
+        return asdict(self) | {"recipe": self.recipe.record()}
+
+
+PROTOCOLS = {
+    "epic": Protocol(),
+    "ego4d": Protocol(distillation.EGO4D),
+    "demo": Protocol(
+        distillation.SYNTHETIC,
+        AdaFuseSettings(None, width=16, depths=(1, 1, 1, 1), policy_hidden=64, dropout=0.0),
+        STTSSettings(None, width=32, depths=(1, 1, 2, 1), dropout=0.0, drop_path=0.0, samples=100),
+        ListenToLookSettings(None, width=16, depths=(1, 1, 1, 1)),  # its image network is the students'
+        narrow=True,
+    ),
 }
-_EGO4D: dict[str, Any] = _EPIC | {
-    "training": _PAPER | {"epochs": 150, "decay_epochs": (90, 120)},
-    "distillation": {"alpha": 0.95, "beta": 1.0, "tau": 10.0},
-}
-# Two cores, minutes, 64 pixels, and no weights to start from: a run of the demo's size.
-ANNEAL = {"schedule": "cosine", "warmup_epochs": 1.5}  # Few epochs: the paper's steps would waste the last of them.
-_SMALL: dict[str, Any] = {
-    # ListenToLook's image network, too, is this one, see `Bench.starts`.
-    "students": {"image_encoder": "resnet10x16", "image_weights": None},
-    "feature_dim": 1920,  # that of the demo's SlowFast
-    "AdaFuse": {"weights": None, "width": 16, "depths": (1, 1, 1, 1), "policy_hidden": 64, "dropout": 0.0},
-    "STTS": {"weights": None, "width": 32, "depths": (1, 1, 2, 1), "dropout": 0.0, "drop_path": 0.0, "samples": 100},
-    "ListenToLook": {"weights": None, "width": 16, "depths": (1, 1, 1, 1)},
-    "narrow": True,  # see `strong_start`
-    "training": {"epochs": 6, "learning_rate": 1e-3, "batch_size": 32} | ANNEAL,
-    "pretraining": {"epochs": 6, "learning_rate": 1e-3, "batch_size": 64} | ANNEAL,
-    "distillation": {"alpha": 0.95, "beta": 1.0, "tau": 1.0},
-}
-SCALES = {"epic": _EPIC, "ego4d": _EGO4D, "small": _SMALL}
+
+
+@dataclass(frozen=True)
+class TeacherRecipe:
+    """What a teacher is made of and how it is trained on labels.
+
+    architecture   One of `teachers.MODELS`.
+    options        Of the network, as `teachers.load()` takes them.
+    narrow         A transformer too narrow for its published first weights, see `strong_start`.
+    """
+
+    architecture: str
+    training: Training = Training()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    narrow: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,12 +190,12 @@ class Run:
 
     @property
     def outputs(self) -> str:
-        """The teacher's name in the store."""
+        """Return the teacher's name in the store."""
         return self.teacher.format(seed=self.seed)
 
     @property
     def name(self) -> str:
-        """Of its files below the bench's folder, and in messages."""
+        """Return the name of its files below the bench's folder, and in messages."""
         if self.method == "teacher":
             parts = [self.outputs]
         elif self.method == "start":
@@ -149,28 +209,28 @@ class Run:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where runs are made: a store, a folder, a scale.
+    """Where runs are made: a store, a folder, a protocol.
 
     store        Folder of a clip store with the splits `train` and `test`.
-    out          Folder for weights and results; a bench refuses one of another scale or store.
-    scale        Sizes and schedules: one of SCALES, or your own.
-    teachers     Teachers to train where a run names one of them: {name: how}, `egodistill demo` shows how.
+    out          Folder for weights and results; a bench refuses one of another protocol or store.
+    protocol     Sizes and schedules: one of PROTOCOLS, or your own.
+    teachers     Teachers to train where a run names one of them, as `egodistill demo` does.
     """
 
     store: str
     out: str
-    scale: Mapping[str, Any]
+    protocol: Protocol = Protocol()
     train: str = "train"
     test: str = "test"
-    teachers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    teachers: Mapping[str, TeacherRecipe] = field(default_factory=dict)
     device: str | None = None
     progress: bool = True
 
     def claim(self) -> None:
-        """A folder holds runs of one scale and store, so that no result is taken from another one."""
+        """Raise DataError if the folder holds runs of another protocol or store: their results would be taken."""
         store = data.ClipStore(self.store)
         counts = {split: len(store.split(split)) for split in (self.train, self.test)}
-        about = {"scale": self.scale, "clips": counts, "class_names": store.class_names}
+        about = {"protocol": self.protocol.record(), "clips": counts, "class_names": store.class_names}
         note = Path(self.out, "bench.json")
         if note.exists():
             files.require_same_run(note, files.read_json(note), about, f"Give another folder than {self.out}.")
@@ -178,7 +238,7 @@ class Bench:
             files.write_json(note, about)
 
     def path(self, run: Run, suffix: str = ".pt") -> Path:
-        """A run's file of weights, or with the suffix ".json" that of its result."""
+        """Return a run's file of weights, or with the suffix ".json" that of its result."""
         return Path(self.out, run.name + suffix)
 
     def result(self, run: Run) -> dict[str, Any]:
@@ -186,7 +246,7 @@ class Bench:
         return files.read_json(self.path(run, ".json"))
 
     def splits(self, run: Run) -> tuple[Any, Any]:
-        """The clips to train on and to be judged by."""
+        """Return the clips to train on and those to evaluate on."""
         store = data.ClipStore(self.store)
         if run.sampling != "uniform" and run.sampling not in samplings(store, run.frames):
             raise DataError(
@@ -195,7 +255,7 @@ class Bench:
         return store.split(self.train), store.split(self.test)
 
     def needs(self, run: Run) -> list[Run]:
-        """What has to be there before a run can be made."""
+        """Return the runs that have to be finished before a run can be made."""
         if run.method in ("teacher", "start"):
             return []
         first = [Run("teacher", run.seed, teacher=run.teacher)] if run.teacher in self.teachers else []
@@ -204,22 +264,17 @@ class Bench:
         return first + [Run("start", run.seed)] * self.has_start(run)
 
     def has_start(self, run: Run) -> bool:
-        """Whether a run's image network begins from the stand-in for ImageNet's weights."""
-        return self.scale["students"]["image_weights"] is None and run.method in self.starts
-
-    @property
-    def starts(self) -> tuple[str, ...]:
-        """Methods with the students' image network."""
-        options = {"width": 64, "depths": (2, 2, 2, 2)} | self.scale["ListenToLook"]
-        width, depths = options["width"], tuple(options["depths"])
-        name = {(64, (2, 2, 2, 2)): "resnet18", (width, (1, 1, 1, 1)): f"resnet10x{width}"}.get((width, depths))
-        return (*STUDENTS, "stage 1", *(["ListenToLook"] if name == self.scale["students"]["image_encoder"] else []))
+        """Return whether a run's image network begins from the stand-in for ImageNet's weights."""
+        student = self.protocol.recipe.student
+        same = self.protocol.listen_to_look.image_encoder == student.image_encoder
+        starts = (*STUDENTS, "stage 1", *(["ListenToLook"] if same else []))
+        return student.image_weights is None and run.method in starts
 
     def perform(self, runs: Iterable[Run], jobs: int = 1) -> None:
         """Make all runs and what they need, `jobs` at a time in processes of their own that share the cores.
 
-        A line a run goes to stdout. DataError where the folder holds runs of another scale or store, or a run's frames
-        need a store that is not there; what training raises comes through, and what was finished before it stays.
+        Print one line per run. Raise DataError if the folder holds runs of another protocol or store, or if the store
+        lacks a run's frames; what training raises comes through, and what was finished before it stays.
         """
         self.claim()
         todo = [run for run in self.in_order(runs) if not self.is_done(run)]
@@ -251,7 +306,7 @@ class Bench:
             pool.shutdown(cancel_futures=True)
 
     def in_order(self, runs: Iterable[Run]) -> list[Run]:
-        """The runs and all that they need, each after what it needs."""
+        """Return the runs and all that they need, each after what it needs."""
         order: dict[Run, None] = {}
 
         def visit(run: Run) -> None:
@@ -265,7 +320,7 @@ class Bench:
         return list(order)
 
     def hours(self, runs: Iterable[Run]) -> float:
-        """What finished runs and all that they need took, added up."""
+        """Return the hours that finished runs and all that they need took, added up."""
         return sum(self.result(run)["seconds"] for run in self.in_order(runs)) / 3600
 
     def is_done(self, run: Run) -> bool:
@@ -279,10 +334,10 @@ class Bench:
         return all(name in store.names and store.done(name).all() for name in arrays)
 
     def make(self, run: Run) -> str:
-        """Train what is not trained yet, judge it, write both down. Returns what to tell."""
+        """Train what is not trained yet, evaluate it, write both down; return a line for the user."""
         path, began = self.path(run), time.monotonic()
         train, test = self.splits(run)
-        fit, settings = self.recipe(run)
+        settings = self.settings(run)
         if path.exists():  # Killed before it was judged.
             model = load(path)
             model.sampling = run.sampling
@@ -290,30 +345,21 @@ class Bench:
             torch.manual_seed(run.seed)
             model = self.build(run, train)
             model.sampling = run.sampling
-            fit(
-                model,
-                train,
-                seed=run.seed,
-                device=self.device,
-                progress=self.progress,
-                checkpoint=training_file(path),
-                **settings,
-            )
+            fit(run, model, train, settings)
             model.save(path)
         training_file(path).unlink(missing_ok=True)
         if run.method == "teacher":
             model.name = run.outputs
-            how = self.teachers[run.teacher]
             teachers.extract(
                 model,
                 data.ClipStore(self.store),
                 batch_size=32,
-                precision=how["precision"],
+                precision=settings.precision,
                 device=self.device,
                 progress=self.progress,
             )
-        precision = settings.get("precision", Training.precision)
-        result: dict[str, Any] = {"run": asdict(run), "seconds": time.monotonic() - began, "precision": precision}
+        seconds = time.monotonic() - began
+        result: dict[str, Any] = {"run": asdict(run), "seconds": seconds, "precision": settings.precision}
         told = "trained"
         if run.method != "stage 1":
             with policy_gmacs(model) as spent:
@@ -326,70 +372,82 @@ class Bench:
         return f"{told} ({result['seconds']:.0f} s)"
 
     def build(self, run: Run, store: Any) -> nn.Module:
-        """A new network for a run, or the one that it goes on with."""
+        """Return a new network for a run, or the one that it continues with."""
         if run.method == "teacher":
             return build_teacher(self.teachers[run.teacher], run.outputs, store)
-        size, classes = store.settings["frame_size"], len(store.class_names)
-        width = store.read(f"{run.outputs}.feature", [0]).shape[1] if run.teacher else self.scale["feature_dim"]
-        if run.method in RIVALS:
-            kind = run.method.split()[0]
-            options = self.scale[kind] | {"num_frames": run.frames, "frame_size": size}
-            if kind == "AdaFuse":
-                return build_adafuse(classes, options)
-            if kind == "ListenToLook":
-                model = baselines.ListenToLook(classes, feature_dim=width, **options)
-                if self.has_start(run):
-                    model.image.load_state_dict(self.start(run).state_dict())
-                return model
-            model = baselines.STTS(classes, **options, **baselines.STTS_VARIANTS[run.method.split()[1]])
-            if self.scale.get("narrow"):
-                strong_start(model, model.head)
-            return model
         if run.method == "EgoDistill" and not set(STAGE_1) <= set(run.lacking):
             return EgoDistill.load(self.path(stage_1(run)))
-        model = EgoDistill(
-            classes,
-            feature_dim=width,
-            num_frames=run.frames,
-            use_imu=run.method in ("VisIMU", "EgoDistill", "stage 1"),
-            frame_size=size,
-            sampling=run.sampling,
-            exact=store.settings["exact"],
-            **self.scale["students"],
-        )
+        student = self.protocol.recipe.student
+        width = store.read(f"{run.outputs}.feature", [0]).shape[1] if run.teacher else student.feature_dim
+        if run.method in RIVALS:
+            model = self.build_rival(run, store, width)
+        else:
+            uses_imu = run.method in ("VisIMU", "EgoDistill", "stage 1")
+            model = replace(student, num_frames=run.frames, use_imu=uses_imu).build(
+                len(store.class_names),
+                feature_dim=width,
+                frame_size=store.settings["frame_size"],
+                sampling=run.sampling,
+                exact=store.settings["exact"],
+            )
         if self.has_start(run):
-            model.image_encoder.load_state_dict(self.start(run).state_dict())
+            encoder = model.image if run.method == "ListenToLook" else model.image_encoder
+            encoder.load_state_dict(self.start(run).state_dict())
+        return model
+
+    def build_rival(self, run: Run, store: Any, width: int) -> baselines.Baseline:
+        """Return a new network of another paper; `width` is that of ListenToLook's feature."""
+        kind, _, variant = run.method.partition(" ")
+        classes = len(store.class_names)
+        options = {"num_frames": run.frames, "frame_size": store.settings["frame_size"]}
+        if kind == "AdaFuse":
+            return build_adafuse(classes, asdict(self.protocol.adafuse) | options)
+        if kind == "ListenToLook":
+            settings = asdict(self.protocol.listen_to_look)
+            return baselines.ListenToLook(classes, feature_dim=width, **settings, **options)
+        settings = asdict(self.protocol.stts)
+        model = baselines.STTS(classes, **settings, **options, **baselines.STTS_VARIANTS[variant])
+        if self.protocol.narrow:
+            strong_start(model, model.head)
         return model
 
     def start(self, run: Run) -> nn.Module:
         return EgoDistill.load(self.path(Run("start", run.seed))).image_encoder
 
-    def recipe(self, run: Run) -> tuple[Any, dict[str, Any]]:
-        """The stage that trains a run, and its settings."""
+    def settings(self, run: Run) -> Training:
+        """Return the settings that a run is trained by: those of the stage that trains it."""
+        recipe, lacking = self.protocol.recipe, run.lacking
+        settings: Training = recipe.finetuning
         if run.method == "teacher":
-            how = self.teachers[run.teacher]
-            return distillation.finetune, how["training"] | {"precision": how["precision"]}
-        settings = dict(self.scale["training"])
-        if run.method in RIVALS:
-            settings |= self.scale.get(f"{run.method.split()[0]} training", {})
-            if self.scale["students"]["image_weights"] is None and not self.has_start(run):  # See "The protocol" above.
-                settings["epochs"] *= 2
-        if run.method == "stage 1":
-            weights = {"nce_weight": "nce", "l1_weight": "pretrain_l1"}
-            weights = {name: float(loss not in run.lacking) for name, loss in weights.items()}
-            return distillation.pretrain_imu, self.scale["pretraining"] | weights | {"teacher": run.outputs}
-        if run.method not in DISTILLED:
-            return distillation.finetune, settings
-        losses = dict(self.scale["distillation"])
-        if "kd" in run.lacking or "gt" in run.lacking:
-            losses["alpha"] = float("gt" in run.lacking)
-        if "l1" in run.lacking:
-            losses["beta"] = 0.0
-        return distillation.distill, settings | losses | {"teacher": run.outputs}
+            settings = self.teachers[run.teacher].training
+        elif run.method == "stage 1":
+            stage = recipe.pretraining
+            nce = 0.0 if "nce" in lacking else stage.nce_weight
+            l1 = 0.0 if "pretrain_l1" in lacking else stage.l1_weight
+            settings = replace(stage, nce_weight=nce, l1_weight=l1)
+        elif run.method in DISTILLED:
+            stage = recipe.distillation
+            alpha = 1.0 if "gt" in lacking else 0.0 if "kd" in lacking else stage.alpha
+            settings = replace(stage, alpha=alpha, beta=0.0 if "l1" in lacking else stage.beta)
+        if run.method in RIVALS and recipe.student.image_weights is None and not self.has_start(run):
+            settings = replace(settings, epochs=2 * settings.epochs)  # See "The protocol" above.
+        file = training_file(self.path(run))
+        settings = replace(settings, seed=run.seed, device=self.device, progress=self.progress, checkpoint=file)
+        return settings.resolve()
+
+
+def fit(run: Run, model: Any, store: Any, settings: Training) -> None:
+    """Train a run's model by the stage that its settings belong to."""
+    if isinstance(settings, PretrainingSettings):
+        distillation.pretrain_imu(model, store, settings, teacher=run.outputs)
+    elif isinstance(settings, DistillationSettings):
+        distillation.distill(model, store, settings, teacher=run.outputs)
+    else:
+        distillation.finetune(model, store, settings)
 
 
 def begin_worker(threads: int) -> None:
-    """A worker would wait for ever where the process that gives it work was killed: it ends with that one."""
+    """Set the threads of a worker, and end it with its parent: else it would wait for ever if that is killed."""
 
     def end_with_parent() -> None:
         multiprocessing.parent_process().join()
@@ -400,41 +458,44 @@ def begin_worker(threads: int) -> None:
 
 
 def stage_1(run: Run) -> Run:
-    """The stage 1 from which a run of EgoDistill goes on."""
+    """Return the stage 1 from which a run of EgoDistill continues."""
     return replace(run, method="stage 1", lacking=tuple(loss for loss in run.lacking if loss in STAGE_1))
 
 
 def load(path: str | os.PathLike) -> nn.Module:
-    """A student, a teacher or a baseline, by what the file says it is."""
+    """Return the student, teacher or baseline in a file."""
     model = checkpoints.load_model(path)
     return channels_last(model) if isinstance(model, teachers.Teacher) else model
 
 
 def training_file(out: str | os.PathLike) -> Path:
-    """Where a stage keeps what it needs to go on after a kill."""
+    """Return the file from which a stage continues after a kill."""
     return Path(f"{out}.training")
 
 
-def build_teacher(how: Mapping[str, Any], name: str, store: Any) -> teachers.Teacher:
-    """A fresh teacher that fits the store's clips."""
-    clip = {"frames": store.settings["clip_frames"], "size": store.settings["clip_size"]}
+def build_teacher(how: TeacherRecipe, name: str, store: Any) -> teachers.Teacher:
+    """Return a new teacher that fits the store's clips."""
     teacher = teachers.load(
-        how["model"],
+        how.architecture,
         class_names=store.class_names,
         progress=False,
         seconds=store.specs["clip"].seconds,
-        **clip,
-        **how["options"],
+        frames=store.settings["clip_frames"],
+        size=store.settings["clip_size"],
+        **how.options,
     )
     teacher.name = name
-    if how.get("narrow"):
+    if how.narrow:
         strong_start(teacher, teacher.classifier)
     return channels_last(teacher)
 
 
 def strong_start(transformer: nn.Module, classifier: nn.Module) -> None:
-    """First weights for a narrow transformer: those of 0.02 are made for a width of 768, and one of 16 to 200 has to
-    grow them for epochs before anything but the mean of the clip passes."""
+    """Draw the first weights of a narrow transformer.
+
+    The published deviation of 0.02 is made for a width of 768. A network of width 16 to 200 has to grow its weights for
+    epochs before anything but the mean of the clip passes.
+    """
     for layer in transformer.modules():
         if isinstance(layer, nn.Linear) and layer is not classifier:
             nn.init.normal_(layer.weight, std=0.6 * layer.in_features**-0.5)
@@ -444,7 +505,7 @@ def strong_start(transformer: nn.Module, classifier: nn.Module) -> None:
 
 
 def channels_last(teacher: teachers.Teacher) -> teachers.Teacher:
-    """Convolutions over space and time are faster so on CPUs; other weights have no such layout."""
+    """Put the weights of 3-D convolutions into the layout that is faster on CPUs."""
     for layer in teacher.modules():
         if isinstance(layer, nn.Conv3d):
             layer.to(memory_format=torch.channels_last_3d)
@@ -452,7 +513,10 @@ def channels_last(teacher: teachers.Teacher) -> teachers.Teacher:
 
 
 def build_adafuse(classes: int, options: dict[str, Any]) -> baselines.AdaFuse:
-    """AdaFuse at any size, pressed to save as hard as at its own: its loss is in GFLOPs, and a small one has few."""
+    """Return AdaFuse at any size, with its efficiency loss weighted so that it saves as much as at its own size.
+
+    That loss is in GFLOPs, of which a small network has few.
+    """
     model = baselines.AdaFuse(classes, **options)
     published = 4.147  # GFLOPs a frame of the released one, which goes with the weight of 0.125
     share = published / (model.frame_macs / 1e9)
@@ -461,8 +525,10 @@ def build_adafuse(classes: int, options: dict[str, Any]) -> baselines.AdaFuse:
 
 @contextlib.contextmanager
 def policy_gmacs(model: nn.Module) -> Iterator[list[float]]:
-    """Billions of operations that AdaFuse's decisions would need ("upb", as published), of each batch that goes through
-    it meanwhile; nothing for another model."""
+    """Yield a list that gets the GFLOPs that AdaFuse's decisions need for each batch ("upb", as published).
+
+    It stays empty for another model.
+    """
     spent: list[float] = []
     if not isinstance(model, baselines.AdaFuse):
         yield spent
@@ -475,7 +541,7 @@ def policy_gmacs(model: nn.Module) -> Iterator[list[float]]:
 
 
 class Stored(nn.Module):
-    """A teacher's outputs as they lie in the store, so that it can be evaluated without running it."""
+    """A teacher's outputs in the store, so that it can be evaluated without running it."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -497,10 +563,10 @@ def comparison(
     num_frames: Sequence[int] = (1, 2, 4),
     methods: Sequence[str] = METHODS,
 ) -> list[Run]:
-    """Figure 3: every method with every number of frames; AdaFuse and STTS with the largest of them, as in the paper.
+    """Return the runs of Figure 3: every method with every number of frames, AdaFuse and STTS with the largest.
 
-    Variants of STTS that keep the same tokens at this size (at 64 pixels two do) are one run. EgoDistillError for a
-    method that is none.
+    Variants of STTS that keep the same tokens at this size (at 64 pixels two do) are one run. Raise EgoDistillError if
+    there is no such method.
     """
     if unknown := sorted(set(methods) - set(METHODS)):
         raise EgoDistillError(f"there is no method {unknown[0]!r}; there are {', '.join(METHODS)}")
@@ -515,9 +581,9 @@ def comparison(
 
 
 def kept_tokens(bench: Bench, method: str, frames: int) -> tuple[int, int]:
-    """How many temporal tokens a variant of STTS keeps, and the side of its window."""
+    """Return how many temporal tokens a variant of STTS keeps, and the side of its window."""
     size = data.ClipStore(bench.store).settings["frame_size"]
-    options = bench.scale["STTS"] | baselines.STTS_VARIANTS[method.split()[1]] | {"weights": None}
+    options = asdict(bench.protocol.stts) | baselines.STTS_VARIANTS[method.split()[1]] | {"weights": None}
     with torch.device("meta"):
         model = baselines.STTS(2, **options, num_frames=frames, frame_size=size)
     return model.keep_times, getattr(model, "window", 0)
@@ -537,13 +603,13 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
 
 
 def ablation(teacher: str, seeds: Sequence[int] = (0, 1, 2)) -> list[Run]:
-    """Table 1: EgoDistill with N = 1, each loss of both stages left out in turn."""
+    """Return the runs of Table 1: EgoDistill with N = 1, each loss of both stages left out in turn."""
     runs = [Run("VisIMU"), *(Run("EgoDistill", teacher=teacher, lacking=lacking) for lacking in ABLATIONS.values())]
     return [replace(run, seed=seed) for seed in seeds for run in runs]
 
 
 def frame_choices(bench: Bench, teacher: str, seeds: Sequence[int] = (0, 1, 2), frames: int = 4) -> list[Run]:
-    """Table 4: EgoDistill with N = 4, the frames chosen by each rule that the store has frames of."""
+    """Return the runs of Table 4: EgoDistill with frames chosen by each rule that the store has frames of."""
     choices = samplings(data.ClipStore(bench.store), frames)
     runs = [Run("EgoDistill", frames=frames, teacher=teacher, sampling=rule) for rule in choices]
     return [replace(run, seed=seed) for seed in seeds for run in runs]
@@ -572,9 +638,9 @@ class Row(NamedTuple):
 
 
 def rows(bench: Bench, runs: Iterable[Run], *, costs: bool = True) -> list[Row]:
-    """A row for each kind of run, mean and deviation over seeds; costs are of the first seed, measured now, in turn.
+    """Return a row for each kind of run: mean and deviation over seeds, and the costs of the first seed, measured now.
 
-    DataError for a run that has not been made.
+    Raise DataError for a run that has not been made.
     """
     kinds: dict[Run, list[Run]] = {}
     for run in runs:
@@ -611,8 +677,10 @@ def row(kind: Run, found: list[dict[str, Any]], inputs: str, gmacs: float | None
 
 
 def teacher_row(bench: Bench, teacher: str, seeds: Sequence[int], checkpoint: str | os.PathLike | None = None) -> Row:
-    """The teacher by its outputs in the store. What it costs is known where it is a file: `checkpoint` ("{seed}" in it
-    stands for the seed), or one that the bench has trained itself."""
+    """Return the row of a teacher, by its outputs in the store.
+
+    Its costs need a file: `checkpoint` ("{seed}" in it stands for the seed), or one that the bench has trained itself.
+    """
     run = Run("teacher", seeds[0], teacher=teacher)
     if checkpoint is None and bench.path(run).exists():
         checkpoint = bench.path(run)
@@ -633,7 +701,7 @@ def describe_inputs(model: nn.Module) -> str:
 
 
 def write_rows(table: list[Row], stem: str | os.PathLike, about: Mapping[str, Any]) -> list[Path]:
-    """`stem`.json with everything, `about` (a dict of your own) included, `stem`.csv with a line a row; both paths."""
+    """Write `stem`.json with everything, `about` included, and `stem`.csv with one line per row; return both paths."""
     json_file, csv_file = Path(f"{stem}.json"), Path(f"{stem}.csv")
     files.write_json(
         json_file, {"rows": [one._asdict() | {"run": asdict(one.run)} for one in table], "about": dict(about)}
@@ -709,7 +777,7 @@ TABLE_3_LEGEND = (
 
 
 def notes_on(models: dict[str, nn.Module], costs: dict[str, inference.Cost]) -> list[str]:
-    """The notes on those rows of Table 3 that were measured, with AdaFuse's numbers."""
+    """Return the notes on those rows of Table 3 that were measured, with AdaFuse's numbers."""
     numbers = adafuse_counts(models["AdaFuse"], costs["AdaFuse"].gmacs) if "AdaFuse" in models else {}
     return [
         f"- {name}: {note.format(**numbers)}"
@@ -719,7 +787,7 @@ def notes_on(models: dict[str, nn.Module], costs: dict[str, inference.Cost]) -> 
 
 
 def adafuse_counts(model: baselines.AdaFuse, dense: float) -> dict[str, float]:
-    """What would be left with every gate at skip, in billions a clip, by our counter and by thop's rule."""
+    """Return what is left with every gate at skip, in billions per clip, by our counter and by thop's rule."""
     thop = model.num_frames * model.frame_macs / 1e9
     saved = model.num_frames * sum(second for _, second in model.block_macs) / 1e9
     return {"skipping": dense - saved, "thop": thop, "thop_skipping": thop - saved}
@@ -742,7 +810,7 @@ STYLES: dict[str, dict[str, Any]] = {
 
 
 def draw(table: Sequence[Row], stem: str | os.PathLike, title: str = "") -> list[Path]:
-    """Accuracy against GMACs, the paper's Figure 3, as `stem`.png and `stem`.svg; needs matplotlib (ImportError)."""
+    """Draw accuracy against GMACs, the paper's Figure 3, as `stem`.png and .svg; needs matplotlib (ImportError)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -54,6 +54,7 @@ __all__ = [
     "pick_precision",
     "propagate_failure",
     "rank_and_world_size",
+    "require_precision",
     "share_batch_norm",
     "sync_batch_norm",
     "sum_over_processes",
@@ -124,13 +125,18 @@ def pick_precision(device: torch.device, precision: str, model: Any = None) -> s
 
     A model that runs in one precision only, such as an exported file, has an attribute `precision`, which wins.
     """
-    if precision not in PRECISIONS:
-        raise EgoDistillError(f"precision is 'auto', 'fp32' or 'bf16'; got {precision!r}")
+    require_precision(precision)
     if own := getattr(model, "precision", None):
         return own
     if precision == "auto":
         return "bf16" if bf16_speed(device)[0] else "fp32"
     return precision
+
+
+def require_precision(precision: str) -> None:
+    """Raise EgoDistillError if there is no such precision."""
+    if precision not in PRECISIONS:
+        raise EgoDistillError(f"precision is 'auto', 'fp32' or 'bf16'; got {precision!r}")
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:

@@ -15,9 +15,9 @@ import json
 import math
 import os
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ TRAINING_FORMAT = "egodistill training 2"
 FREE_SETTINGS = ("device", "checkpoint", "checkpoint_seconds", "progress", "sync_batch_norm")
 
 History = list[dict[str, float]]
+Schedule = Literal["step", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,7 @@ class Training:
     learning_rate: float = 1e-4
     decay_epochs: tuple[int, ...] = (30, 40)  # The learning rate is multiplied by `decay` after these epochs.
     decay: float = 0.1
-    schedule: Literal["step", "cosine"] = (
-        "step"  # the paper's; or "cosine", down to zero, which wastes less of a short training
-    )
+    schedule: Schedule = "step"  # the paper's; or "cosine", down to zero, which wastes less of a short training
     warmup_epochs: float = 0.0  # The learning rate rises from zero over these.
     weight_decay: float = 0.01  # AdamW's own default; the paper gives none.
     seed: int = 0  # The order of the data and dropout depend on it, on the epoch and the step, and on nothing else.
@@ -56,28 +55,32 @@ class Training:
     checkpoint_seconds: float = 300.0  # How often to write it within an epoch; it is always written after each.
     progress: bool = True
     sync_batch_norm: bool = False  # Several processes: batch norm over the whole batch.
-    augment: Augment = field(
-        default_factory=Augment
-    )  # Random changes of the frames, drawn anew for each clip and epoch.
+    augment: Augment = Augment()  # Random changes of the frames, drawn anew for each clip and epoch.
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
             raise EgoDistillError(
                 f"training needs epochs >= 1 and batch_size >= 2; got {self.epochs}, {self.batch_size}"
             )
-        if self.schedule not in ("step", "cosine"):
+        if self.schedule not in get_args(Schedule):
             raise EgoDistillError(f"schedule is 'step' or 'cosine'; got {self.schedule!r}")
-        # Written down as chosen, so that a run that goes on elsewhere does not change its precision in silence.
-        device = runtime.pick_device(self.device)
-        object.__setattr__(self, "precision", runtime.pick_precision(device, self.precision))
+        runtime.require_precision(self.precision)
 
     def rate(self, epoch: float) -> float:
-        """Learning rate at a time counted in epochs from 0, such as 2.5 in the middle of the third."""
+        """Return the learning rate at a time counted in epochs from 0, such as 2.5 in the middle of the third."""
         if self.schedule == "cosine":
             factor = (1 + math.cos(math.pi * min(epoch / self.epochs, 1.0))) / 2
         else:
             factor = self.decay ** sum(epoch >= step for step in self.decay_epochs)
         return self.learning_rate * factor * (min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0)
+
+    def resolve(self) -> Training:
+        """Return the settings with the precision that "auto" stands for on their device."""
+        return replace(self, precision=runtime.pick_precision(runtime.pick_device(self.device), self.precision))
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings that a resumed run must share with the one that it continues."""
+        return {name: value for name, value in asdict(self).items() if name not in FREE_SETTINGS}
 
 
 class TrainingOptions(TypedDict, total=False):
@@ -88,7 +91,7 @@ class TrainingOptions(TypedDict, total=False):
     learning_rate: float
     decay_epochs: tuple[int, ...]
     decay: float
-    schedule: Literal["step", "cosine"]
+    schedule: Schedule
     warmup_epochs: float
     weight_decay: float
     seed: int
@@ -106,7 +109,7 @@ class Objective(nn.Module):
 
     model    The network of the stage; other modules of the objective are trained, too.
     reads    Names of the store's arrays.
-    record   Settings that a resumed run must share with the one that it continues.
+    record   What a resumed run must share with the one that it continues, beside `Training.record()`.
 
     Under torchrun, a step that leaves trained parameters without a gradient needs `find_unused = True`, of the
     objective or of its model (DistributedDataParallel's `find_unused_parameters`).
@@ -164,8 +167,13 @@ class TrainingLoop:
     """One run of `train()`: what it trains, how far it is, and its steps."""
 
     def __init__(self, objective: Objective, store: Store, settings: Training) -> None:
-        self.store, self.settings = store, settings
+        # The precision is written down as chosen: a run that continues elsewhere does not change it in silence.
+        self.store, self.settings = store, settings.resolve()
         self.device = runtime.pick_device(settings.device)
+        if settings.augment != Augment() and not any(name.startswith("frames_") for name in objective.reads):
+            raise EgoDistillError(
+                f"{objective.stage} reads no frames of a student, which augment={settings.augment} changes"
+            )
         runtime.join_processes(self.device)
         self.objective = objective
         prepare_modules(objective, self.device, settings.sync_batch_norm)
@@ -179,8 +187,8 @@ class TrainingLoop:
             fused=self.device.type in ("cpu", "cuda"),
         )
         self.path = Path(settings.checkpoint) if settings.checkpoint is not None else None
-        chosen = {name: value for name, value in asdict(settings).items() if name not in FREE_SETTINGS}
-        self.about = objective.record | chosen | {"clips": len(store), "class_names": store.class_names}
+        clips = {"clips": len(store), "class_names": store.class_names}
+        self.about = objective.record | self.settings.record() | clips
         # How far it is: the step in the epoch, [sum, weight] of each value over its steps, and the epochs before.
         self.epoch, self.step, self.sums, self.history = 0, 0, {}, []
         self.saved = time.monotonic()

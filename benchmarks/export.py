@@ -21,7 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout's egodistill, installed or not.
 
-from egodistill import EgoDistill, commands, data, export, runtime
+from egodistill import EgoDistill, commands, data, export, model_commands, runtime
 
 
 class RandomClips:
@@ -69,7 +69,7 @@ def main() -> None:
                     print(f"left out, {format} in {precision}: {error}")
                 else:
                     files.append(path)
-        print(commands.comparison_table(export.compare(model, test, files, repeats=a.repeats), len(test)))
+        print(model_commands.comparison_table(export.compare(model, test, files, repeats=a.repeats), len(test)))
     capability = torch.backends.cpu.get_cpu_capability()
     print(
         f"torch {torch.__version__}, {platform.machine()}, {capability}, {model.arguments['image_encoder']}, "

@@ -4,12 +4,14 @@ import contextlib
 import functools
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from egodistill import EgoDistill, cli, demo, distillation, experiments, files, inference
+from egodistill import Recipe, StudentSettings, Training, cli, demo, distillation, files, inference
+from egodistill.experiments import AdaFuseSettings, ListenToLookSettings, Protocol, STTSSettings, TeacherRecipe
 
 
 def weights(path) -> dict[str, torch.Tensor]:
@@ -22,62 +24,39 @@ def same(a: Path, b: Path) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
-class Narrow(EgoDistill):
-    """The demo's student with a thin fusion network: writing the wide one's 10 million weights and
-    their optimizer after each step is all that a small demo would wait for."""
-
-    def __init__(self, num_classes, *, image_encoder="resnet18", **others):
-        thin = {} if image_encoder == "resnet18" else {"hidden": 16}
-        super().__init__(num_classes, image_encoder=image_encoder, **(thin | others))
-
-
-TRAINING = {"epochs": 2, "decay_epochs": (1,), "learning_rate": 1e-3, "batch_size": 8, "checkpoint_seconds": 0.0}
-SCALE = experiments.SCALES["small"] | {
-    "students": {"image_encoder": "resnet10x4", "image_weights": None},
-    "training": TRAINING,
-    "pretraining": TRAINING,
-    "feature_dim": 16,
-    "AdaFuse": {"weights": None, "width": 8, "depths": (1, 1, 1, 1), "policy_hidden": 8},
-    "STTS": {"weights": None, "width": 8, "depths": (1, 1, 2, 1), "samples": 4},
-    "ListenToLook": {"weights": None, "width": 4, "depths": (1, 1, 1, 1), "hidden": 16},
+# Checkpoints are written after each step, so the fusion network is thin: writing the wide one's 10 million weights and
+# their optimizer is all that a small demo would wait for.
+BRIEF = {"epochs": 2, "decay_epochs": (1,), "learning_rate": 1e-3, "batch_size": 8, "checkpoint_seconds": 0.0}
+RECIPE = Recipe(
+    StudentSettings(image_encoder="resnet10x4", image_weights=None, hidden=16, feature_dim=16)
+).with_training(**BRIEF)
+PROTOCOL = Protocol(
+    RECIPE,
+    AdaFuseSettings(None, width=8, depths=(1, 1, 1, 1), policy_hidden=8),
+    STTSSettings(None, width=8, depths=(1, 1, 2, 1), samples=4),
+    ListenToLookSettings(None, width=4, depths=(1, 1, 1, 1), hidden=16),
+    narrow=True,
+)
+TEACHING = Training(precision="auto", **BRIEF)
+TEACHERS = {
+    "slowfast": TeacherRecipe("slowfast_8x8_r50", TEACHING, {"width": 8, "beta": 4, "depths": (1, 1, 1, 1)}),
+    "x3d": TeacherRecipe(
+        "x3d_m",
+        replace(TEACHING, precision="fp32", learning_rate=0.02),
+        {"width": 4, "depth_factor": 0.5, "feature_dim": 16, "pool": 1},
+    ),
+    "motionformer": TeacherRecipe(
+        "motionformer_16x4", TEACHING, {"width": 16, "depth": 1, "heads": 2, "patch": 16}, narrow=True
+    ),
 }
 
 
 def miniature(patch, cores: int) -> None:
-    """Make `demo --quick` a matter of seconds. Checkpoints are written after each step."""
-    sizes = {
-        # Fewer than 16 frames leave the slow pathway 2, for which the gradients of torch 2.13's bf16
-        # convolutions with a kernel of 3 are garbage on some CPUs (oneDNN reads what nobody wrote).
-        "train_acts": 16,
-        "test_acts": 6,
-        "video_pixels": 32,
-        "pixels": 32,
-        "clip_frames": 16,
-        "teachers": {
-            "slowfast": {
-                "model": "slowfast_8x8_r50",
-                "precision": "auto",
-                "training": TRAINING,
-                "options": {"width": 8, "beta": 4, "depths": (1, 1, 1, 1)},
-            },
-            "x3d": {
-                "model": "x3d_m",
-                "precision": "fp32",
-                "training": TRAINING | {"learning_rate": 0.02},
-                "options": {"width": 4, "depth_factor": 0.5, "feature_dim": 16, "pool": 1},
-            },
-            "motionformer": {
-                "model": "motionformer_16x4",
-                "precision": "auto",
-                "training": TRAINING,
-                "narrow": True,
-                "options": {"width": 16, "depth": 1, "heads": 2, "patch": 16},
-            },
-        },
-        "scale": SCALE,
-    }
-    patch(demo, "QUICK", demo.QUICK | sizes)
-    patch(experiments, "EgoDistill", Narrow)
+    """Make `demo --quick` a matter of seconds."""
+    # Fewer than 16 frames leave the slow pathway 2, for which the gradients of torch 2.13's bf16
+    # convolutions with a kernel of 3 are garbage on some CPUs (oneDNN reads what nobody wrote).
+    sizes = {"train_acts": 16, "test_acts": 6, "video_pixels": 32, "pixels": 32, "clip_frames": 16}
+    patch(demo, "QUICK", replace(demo.QUICK, teachers=TEACHERS, protocol=PROTOCOL, **sizes))
     patch(inference, "measure", functools.partial(inference.measure, batch_size=2, repeats=1))
     patch(files, "available_cores", lambda: cores)
 
@@ -102,11 +81,11 @@ class Demo:
     def spy(self, name):
         real = getattr(distillation, name)
 
-        def stage(model, store, **options):
+        def stage(model, store, settings, **options):
             start = {key: value.clone() for key, value in model.state_dict().items()}
             splits = {clip["split"] for clip in store.clips}
-            self.calls.append((name, model.inputs, start, splits, options))
-            return real(model, store, **options)
+            self.calls.append((name, model.inputs, start, splits, settings, options))
+            return real(model, store, settings, **options)
 
         return stage
 

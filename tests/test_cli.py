@@ -3,6 +3,7 @@
 The demo runs in miniature: the same steps on 22 clips of 32 pixels.
 """
 
+import argparse
 import contextlib
 import csv
 import json
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields, replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -29,11 +31,12 @@ from egodistill import (
     EgoDistill,
     baselines,
     cli,
-    commands,
     data,
     distillation,
     experiments,
     inference,
+    model_commands,
+    options,
     runtime,
     synthetic,
     teachers,
@@ -404,6 +407,11 @@ def test_an_error_is_one_line_and_exit_code_1(command, told, files, monkeypatch,
         ("measure --batch-size 0", "--batch-size: '0' is no whole number of at least 1"),
         ("measure --rows SlowFast", "invalid choice: 'SlowFast'"),
         ("distill store --teacher t --out x.pt --precision fp16", "fp16"),
+        ("distill store --teacher t --out x.pt --preset small", "invalid choice: 'small'"),
+        ("finetune store --out x.pt --architecture nonsense", "student"),
+        ("finetune store --out x.pt --architecture nonsense", "x3d_m"),
+        ("pretrain store --teacher t --out x.pt --crop 0.3", "unrecognized arguments: --crop 0.3"),
+        ("pretrain store --teacher t --out x.pt --tau 10", "unrecognized arguments: --tau 10"),
     ],
 )
 def test_a_usage_error_is_exit_code_2(command, told, capsys):
@@ -421,7 +429,7 @@ def test_a_crash_names_its_line():
     env = {name: value for name, value in os.environ.items() if name != "PYTHONFAULTHANDLER"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode not in (0, 1)
-    assert re.search(r'commands.py", line \d+ in run_measure', done.stderr), done.stderr
+    assert re.search(r'model_commands.py", line \d+ in run_measure', done.stderr), done.stderr
 
 
 def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
@@ -454,7 +462,7 @@ TRAINING = (
 )
 INFERENCE = "--precision --compile --device"
 STUDENT = "--num-frames --image-encoder --image-weights --no-imu --imu-vector"
-EXPERIMENT = "store --teacher --out --seeds --scale --epochs --batch-size --precision --pretrained --jobs --device"
+EXPERIMENT = "store --teacher --out --seeds --preset --epochs --batch-size --precision --pretrained --jobs --device"
 SEGMENTS = "annotations --root --min-instances --split-seed --audio --imu-offsets"
 OPTIONS = {
     "demo": "--out --seeds --world-seed --teachers --quick --image-weights --jobs",
@@ -471,10 +479,12 @@ OPTIONS = {
     "--check-split --overwrite",
     "teachers": "",
     "finetune": f"store --split --out --init --architecture --pretrained --name --option --head-only "
-    f"--gradient-checkpointing {STUDENT} {TRAINING}",
+    f"--gradient-checkpointing {STUDENT} {TRAINING} --crop",
     "extract": "store --split --teacher-file --views --batch-size --precision --device",
-    "pretrain": f"store --split --teacher --out --init {STUDENT} {TRAINING}",
-    "distill": f"store --split --teacher --out --alpha --beta --tau --tau-squared --init {STUDENT} {TRAINING}",
+    "pretrain": "store --split --teacher --out --init --nce-tau --nce-weight --l1-weight --l1-reduction --symmetric "
+    f"{STUDENT} {TRAINING}",
+    "distill": "store --split --teacher --out --alpha --beta --tau --tau-squared --l1-reduction --init --crop "
+    f"{STUDENT} {TRAINING}",
     "evaluate": f"store --split --student --teacher-file --teacher --out {INFERENCE}",
     "measure": f"--student --teacher-file --rows --batch-size --repeats --seconds --out {INFERENCE}",
     "predict": "video --student --imu --imu-offset --imu-stretch --zero-accel --min-coverage --stride --top "
@@ -576,46 +586,70 @@ def test_measure_knows_every_kind_of_file(files, tmp_path, capsys):
 
 def test_every_student_trains_and_a_preset_gives_the_papers_settings(tmp_path, monkeypatch, capsys):
     """VisIMU and VisOnly by finetune, the other two by distill; what is given changes the preset."""
+    calls = spy_on_stages(monkeypatch)
+    frames_only, both, out = ("frames",), ("frames", "imu"), tmp_path / "s.pt"
+    student = ["--image-encoder", "resnet10x4", "--image-weights", "none"]
+    epic, ego4d = egodistill.EPIC_KITCHENS, egodistill.EGO4D
+    for command, inputs, num_frames, settings in (
+        (["finetune", "--architecture", "student"], both, 1, epic.finetuning),
+        (["finetune", "--architecture", "student", "--no-imu"], frames_only, 1, epic.finetuning),
+        (["finetune", "--architecture", "student", "--preset", "ego4d"], both, 1, ego4d.finetuning),
+        (["distill", "--num-frames", 2], both, 2, epic.distillation),
+        (["distill", "--no-imu", "--preset", "ego4d"], frames_only, 1, ego4d.distillation),
+        (
+            ["distill", "--preset", "ego4d", "--tau", 3, "--epochs", 7, "--crop", 0.3],
+            both,
+            1,
+            replace(ego4d.distillation, tau=3.0, epochs=7, augment=egodistill.Augment(crop=0.3)),
+        ),
+        (["pretrain", "--preset", "ego4d"], both, 1, ego4d.pretraining),
+        (
+            ["pretrain", "--nce-tau", 0.2, "--l1-weight", 0, "--l1-reduction", "sum", "--symmetric"],
+            both,
+            1,
+            replace(epic.pretraining, nce_tau=0.2, l1_weight=0.0, l1_reduction="sum", symmetric=True),
+        ),
+        (["finetune", "--architecture", "student", "--preset", "epic"], both, 1, epic.finetuning),
+    ):
+        name, *rest = command
+        taught = [] if name == "finetune" else ["--teacher", "t"]
+        run(capsys, name, "store", "--out", out, *rest, *student, *taught)
+        found, model, given, named = calls.pop()
+        assert found == {"pretrain": "pretrain_imu"}.get(name, name) and type(model) is EgoDistill
+        assert (model.inputs, model.num_frames) == (inputs, num_frames)
+        assert given == replace(settings, checkpoint=tmp_path / "s.pt.training"), command
+        assert named == ({"teacher": "t"} if taught else {})
+        assert out.exists()
+
+
+def test_the_demos_preset_is_its_recipe(tmp_path, monkeypatch, capsys):
+    """The student, too: it is built as the demo's. Options change it."""
+    calls = spy_on_stages(monkeypatch)
+    recipe, out = distillation.SYNTHETIC, tmp_path / "s.pt"
+    run(capsys, "distill", "store", "--teacher", "t", "--out", out, "--preset", "demo")
+    _, model, given, _ = calls.pop()
+    assert given.record() == recipe.distillation.record()
+    assert (model.arguments["image_encoder"], model.feature_dim) == ("resnet10x16", 12)  # as the teacher's
+    run(capsys, "finetune", "store", "--architecture", "student", "--out", out, "--preset", "demo", "--num-frames", 2)
+    _, model, given, _ = calls.pop()
+    assert given.record() == recipe.finetuning.record() and (model.num_frames, model.feature_dim) == (2, 1920)
+
+
+def spy_on_stages(monkeypatch) -> list:
+    """Return a list that gets (stage, model, settings, other arguments) of each training, in place of the training."""
     calls = []
 
     def stage(name):
-        def train(model, store, **options):
-            calls.append((name, type(model), model.inputs, model.num_frames, options))
+        def train(model, store, settings, **named):
+            calls.append((name, model, settings, named))
             return [{"loss": 1.0, "top1": 0.5, "matching": 0.5}]
 
         return train
 
     for name in ("finetune", "distill", "pretrain_imu"):
         monkeypatch.setattr(distillation, name, stage(name))
-    monkeypatch.setattr(commands, "open_split", lambda path, split: ToyClips())
-    frames_only, both, out = ("frames",), ("frames", "imu"), tmp_path / "s.pt"
-    student = ["--image-encoder", "resnet10x4", "--image-weights", "none"]
-    paper = {"epochs": 150, "decay_epochs": (90, 120)}
-    for command, expected in (
-        (["finetune", "--architecture", "student", *student], ("finetune", both, 1, {})),
-        (["finetune", "--architecture", "student", *student, "--no-imu"], ("finetune", frames_only, 1, {})),
-        (["distill", "--teacher", "t", *student, "--num-frames", 2], ("distill", both, 2, {"teacher": "t"})),
-        (
-            ["distill", "--teacher", "t", *student, "--no-imu", "--preset", "ego4d"],
-            ("distill", frames_only, 1, paper | {"tau": 10.0}),
-        ),
-        (
-            ["distill", "--teacher", "t", *student, "--preset", "ego4d", "--tau", 3, "--epochs", 7],
-            ("distill", both, 1, {"tau": 3.0, "epochs": 7, "decay_epochs": (90, 120)}),
-        ),
-        (["pretrain", "--teacher", "t", *student, "--preset", "ego4d"], ("pretrain_imu", both, 1, paper)),
-        (
-            ["finetune", "--architecture", "student", *student, "--preset", "epic"],
-            ("finetune", both, 1, {"epochs": 50, "decay_epochs": (30, 40)}),
-        ),
-    ):
-        name, *rest = command
-        run(capsys, name, "store", "--out", out, *rest)
-        found, kind, inputs, num_frames, options = calls.pop()
-        assert (found, inputs, num_frames) == expected[:3] and kind is EgoDistill
-        assert expected[3].items() <= options.items(), options
-        assert "tau" not in options or found == "distill"
-        assert out.exists()
+    monkeypatch.setattr(model_commands, "open_split", lambda path, split: ToyClips())
+    return calls
 
 
 class ToyClips(Store):
@@ -640,14 +674,14 @@ class ToyClips(Store):
 )
 def test_options_that_would_be_ignored_are_errors(command, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(commands, "open_split", lambda path, split: ToyClips())
+    monkeypatch.setattr(model_commands, "open_split", lambda path, split: ToyClips())
     out = [] if command.startswith("measure") else ["--out", "o.pt"]
     assert cli.main([*command.split(), *out]) == 1
     assert words in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
 def test_a_file_of_the_other_kind_says_so(files, monkeypatch, capsys):
-    monkeypatch.setattr(commands, "open_split", lambda path, split: None)
+    monkeypatch.setattr(model_commands, "open_split", lambda path, split: None)
     teacher, student = str(files / "teacher.pt"), str(files / "student.pt")
     for command, words in (
         (["evaluate", "s", "--student", teacher], "holds a teacher; give it as --teacher-file"),
@@ -668,7 +702,10 @@ def test_the_example_of_an_option_is_valid_in_a_shell(capsys):
     assert "depths" in example
     done = subprocess.run(["sh", "-c", f"printf '%s\\n' {example}"], capture_output=True, text=True)
     assert done.stdout.split() == ["drop_path=0.1", "depths=(1,1,1,1)"], done.stderr
-    assert [commands.option(word) for word in done.stdout.split()] == [("drop_path", 0.1), ("depths", (1, 1, 1, 1))]
+    assert [model_commands.option(word) for word in done.stdout.split()] == [
+        ("drop_path", 0.1),
+        ("depths", (1, 1, 1, 1)),
+    ]
 
 
 def test_finetune_options(sample_data, tmp_path, capsys):
@@ -699,7 +736,7 @@ def test_finetune_options(sample_data, tmp_path, capsys):
     assert all(torch.equal(trained[name], value) for name, value in before.items() if "projection" not in name)
     for extra, words in (
         ([*small, "--gradient-checkpointing"], "no option 'width'|has no gradient checkpointing"),
-        (["--architecture", "x3d"], "there is no model 'x3d'; the names are"),
+        ([*asked[2:4], *short, "--crop", 0.3], r"finetune reads no frames of a student"),
     ):
         assert cli.main([str(x) for x in ["finetune", store, *extra, "--out", tmp_path / "u.pt"]]) == 1
         assert re.search(words, capsys.readouterr().err)
@@ -716,13 +753,13 @@ def test_help_names_every_command_and_option_in_100_columns(capsys, monkeypatch)
     monkeypatch.setenv("COLUMNS", "100")
     front = help_of(capsys)
     assert set(re.findall(r"(?m)^    ([a-z]+)(?: |$)", front)) == set(OPTIONS)
-    for name, options in OPTIONS.items():
+    for name, listed in OPTIONS.items():
         text = help_of(capsys, name)
         assert max(map(len, (front + text).splitlines())) <= 100
         entries = re.findall(r"(?m)^  ([\w-]+)(?:[ ,]|$)", text.split("\n\n", 1)[1])
-        assert sorted(entries) == sorted([*options.split(), "-h"]), name
+        assert sorted(entries) == sorted([*listed.split(), "-h"]), name
         # Each says what it is for: after some blanks, or on the next line.
-        for option in options.split():
+        for option in listed.split():
             assert option in ("video", "VIDEO") or re.search(rf"(?m)^  {option}\b[^\n]*(  |\n {{5,}})\S", text)
     text = " ".join(help_of(capsys, "distill").split())
     assert "--epochs EPOCHS passes over the clips (default: 50) " in text
@@ -763,12 +800,12 @@ def test_demo_trains_what_the_paper_compares(demo):
         ("finetune", imu[:1]),
     ]
     assert [call[:2] for call in demo.calls] == 2 * expected
-    for k, (name, _, start, splits, options) in enumerate(demo.calls):
+    for k, (name, _, start, splits, settings, named) in enumerate(demo.calls):
         seed, number = divmod(k, len(STAGES))
         stage = list(STAGES)[number]
-        assert splits == {"train"} and options["seed"] == seed
-        assert options["checkpoint"] == Path(f"{file_of(demo.out, stage, seed)}.training")
-        assert name == "finetune" or options["teacher"] == f"slowfast-{seed}"
+        assert splits == {"train"} and settings.seed == seed
+        assert settings.checkpoint == Path(f"{file_of(demo.out, stage, seed)}.training")
+        assert named == ({} if name == "finetune" else {"teacher": f"slowfast-{seed}"})
         if stage not in ("teacher", "start"):
             origin = "stage 1" if stage == "EgoDistill" else "start"
             trained = weights(file_of(demo.out, origin, seed))
@@ -833,9 +870,9 @@ def test_demo_with_more_teachers(demo, capsys):
     """Only the distilled students are trained from another teacher, and from its outputs; a table has them all."""
     more = Demo(demo.out, "0", "--teachers", "all")
     assert [call[0] for call in more.calls] == 2 * ["finetune", "pretrain_imu", "distill", "distill"]
-    taught = [options["teacher"] for name, *_, options in more.calls if name != "finetune"]
+    taught = [named["teacher"] for name, *_, named in more.calls if name != "finetune"]
     assert taught == 3 * ["x3d-0"] + 3 * ["motionformer-0"]
-    rates = [options["learning_rate"] for name, *_, options in more.calls if name == "finetune"]
+    rates = [settings.learning_rate for name, *_, settings, _ in more.calls if name == "finetune"]
     assert rates == [0.02, 1e-3]  # each teacher's own
     narrow = more.calls[4][2]
     assert narrow["net.blocks.0.mlp.fc1.weight"].std() == pytest.approx(0.6 / 16**0.5, rel=0.2)  # not 0.02
@@ -889,21 +926,22 @@ def test_seeds_are_numbers_with_commas(capsys):
 def test_demo_takes_the_precision_that_suits_the_machine_and_keeps_it(demo, tmp_path, monkeypatch, capsys):
     assert f"The teacher slowfast trains in {auto()}." in demo.printed
     size = json.loads((demo.out / "demo.json").read_text())
-    assert size["teachers"]["slowfast"]["precision"] == auto()
+    assert size["teachers"]["slowfast"]["training"]["precision"] == auto()
     assert demo.results["about"]["precision"] == {"slowfast-{seed}": auto()}
     runs = {name: json.loads((demo.out / f"seed-0/{name}.json").read_text()) for name in ("slowfast-0", "visonly-n1")}
     assert (runs["slowfast-0"]["precision"], runs["visonly-n1"]["precision"]) == (auto(), "fp32")
-    taught = [options["precision"] for name, *_, options in demo.calls if name == "finetune" and "precision" in options]
+    taught = [settings.precision for _, inputs, *_, settings, _ in demo.calls if inputs == ("clip",)]
     assert taught == 2 * [auto()]
 
     note, slow = tmp_path / "demo.json", {"amx_bf16": False, "cpu_name": "A laptop"}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: slow, raising=False)
     for begun in ("fp32", "bf16"):
-        note.write_text(json.dumps({"teachers": {"slowfast": {"precision": begun}}}))
-        assert egodistill.demo.with_precision(egodistill.demo.DEMO, note)["teachers"]["slowfast"]["precision"] == begun
+        note.write_text(json.dumps({"teachers": {"slowfast": {"training": {"precision": begun}}}}))
+        chosen = egodistill.demo.with_precision(egodistill.demo.DEMO, note)
+        assert chosen.teachers["slowfast"].training.precision == begun
     chosen = egodistill.demo.with_precision(egodistill.demo.DEMO, tmp_path / "none.json")
-    assert [how["precision"] for how in chosen["teachers"].values()] == 4 * ["fp32"]
-    commands.report_precision("auto")
+    assert [how.training.precision for how in chosen.teachers.values()] == 4 * ["fp32"]
+    options.report_precision("auto")
     assert re.match("precision fp32, because .*A laptop", capsys.readouterr().err)
 
 
@@ -911,6 +949,15 @@ def test_demo_of_other_settings_is_refused(demo, capsys):
     """The folder holds a quick one."""
     assert cli.main(["demo", "--out", str(demo.out)]) == 1
     assert "demo.json: was begun with other settings: train_acts was" in capsys.readouterr().err
+
+
+def test_a_quick_demo_differs_from_the_demo_in_size_alone():
+    found = egodistill.files.differences(egodistill.demo.DEMO.record(), egodistill.demo.QUICK.record())
+    stages = [f"protocol.recipe.{stage}" for stage in ("finetuning", "pretraining", "distillation")]
+    stages += [f"teachers.{name}.training" for name in egodistill.demo.DEMO.teachers]
+    size = {"train_acts", "test_acts", "protocol.recipe.pretraining.batch_size"}
+    assert set(found) == size | {f"{stage}.epochs" for stage in stages}
+    assert egodistill.demo.DEMO.protocol == experiments.PROTOCOLS["demo"]  # so `compare --preset demo` continues it
 
 
 # --- Kill and go on
@@ -1009,46 +1056,89 @@ def test_demo_killed_leaves_no_process_behind(killed):
 
 
 def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
-    given = {}
+    given = []
 
-    def distill(model, store, **options):
-        given.update(options)
+    def distill(model, store, settings, **named):
+        given.append(settings)
+        assert named == {"teacher": "slowfast-0"}
         return [{"loss": 0.0, "top1": 0.0}]
 
     monkeypatch.setattr(distillation, "distill", distill)
     command = ["distill", str(demo.out / "store"), "--teacher", "slowfast-0"]
     command += ["--init", str(file_of(demo.out, "stage 1", 0)), "--out", str(tmp_path / "s.pt")]
     assert cli.main(command) == 0
-    # What is not given is left to the stage, whose defaults are the paper's for EPIC-KITCHENS.
-    assert given == {"teacher": "slowfast-0", "device": None, "checkpoint": tmp_path / "s.pt.training"}
-    assert cli.main([*command, "--preset", "epic"]) == 0 and egodistill.EPIC_KITCHENS.items() <= given.items()
-    given.clear()
-    options = (
-        "--alpha 0.5 --beta 2 --tau 3 --tau-squared --epochs 4 --batch-size 5 --learning-rate 0.6 "
+    plain = replace(egodistill.EPIC_KITCHENS.distillation, checkpoint=tmp_path / "s.pt.training")
+    assert given.pop() == plain  # the paper's for EPIC-KITCHENS
+    values = (
+        "--alpha 0.5 --beta 2 --tau 3 --tau-squared --l1-reduction sum --epochs 4 --batch-size 5 --learning-rate 0.6 "
         "--decay-epochs 2 3 --decay 0.7 --weight-decay 0.8 --seed 9 --precision bf16 --device cpu "
-        "--schedule cosine --warmup-epochs 1.5 --sync-batch-norm"
+        "--schedule cosine --warmup-epochs 1.5 --sync-batch-norm --crop 0.3"
     )
-    assert cli.main(command + options.split()) == 0
-    assert given == {
-        "teacher": "slowfast-0",
-        "alpha": 0.5,
-        "beta": 2.0,
-        "tau": 3.0,
-        "tau_squared": True,
-        "epochs": 4,
-        "batch_size": 5,
-        "learning_rate": 0.6,
-        "schedule": "cosine",
-        "warmup_epochs": 1.5,
-        "decay_epochs": (2, 3),
-        "decay": 0.7,
-        "weight_decay": 0.8,
-        "seed": 9,
-        "precision": "bf16",
-        "device": "cpu",
-        "sync_batch_norm": True,
-        "checkpoint": tmp_path / "s.pt.training",
-    }
+    assert cli.main(command + values.split()) == 0
+    assert given.pop() == egodistill.DistillationSettings(
+        alpha=0.5,
+        beta=2.0,
+        tau=3.0,
+        tau_squared=True,
+        l1_reduction="sum",
+        epochs=4,
+        batch_size=5,
+        learning_rate=0.6,
+        schedule="cosine",
+        warmup_epochs=1.5,
+        decay_epochs=(2, 3),
+        decay=0.7,
+        weight_decay=0.8,
+        seed=9,
+        precision="bf16",
+        device="cpu",
+        sync_batch_norm=True,
+        augment=egodistill.Augment(crop=0.3),
+        checkpoint=tmp_path / "s.pt.training",
+    )
+    assert cli.main([*command, "--decay-epochs"]) == 0 and given.pop().decay_epochs == ()
+
+
+def test_the_crop_of_the_command_line_changes_the_clips(demo, tmp_path, monkeypatch, capsys):
+    """A training of its own: what reaches the student is cut, each clip in its way."""
+    seen = []
+    monkeypatch.setattr(egodistill.Augment, "apply", lambda self, batch, seeds: seen.extend([self.crop] * len(seeds)))
+    command = ["finetune", demo.out / "store", "--architecture", "student", "--preset", "demo", "--epochs", 1]
+    run(capsys, *command, "--out", tmp_path / "plain.pt")
+    assert seen == []
+    run(capsys, *command, "--crop", 0.25, "--out", tmp_path / "cut.pt")
+    assert seen == 16 * [0.25]
+
+
+@pytest.mark.parametrize("stage", ["finetuning", "pretraining", "distillation", "student"])
+def test_options_are_the_fields_of_settings(stage):
+    """All fields but those that come from elsewhere; each is read back with the type of its default."""
+    settings = getattr(egodistill.EGO4D, stage)
+    parser = argparse.ArgumentParser()
+    options.add_fields(parser, settings)
+    free = {"device", "checkpoint", "checkpoint_seconds", "progress", "augment"}
+    free |= {"imu_width", "hidden", "fusion_layers", "feature_dim"}
+    names = {action.dest for action in parser._actions} - {"help"}
+    assert names == ({field.name for field in fields(settings)} - free) | ({"crop"} if stage != "student" else set())
+    arguments = parser.parse_args([])
+    assert options.change(settings, arguments) == settings and options.flags_given(settings, arguments) == []
+    values, expected = [], {}
+    for field in fields(settings):
+        default = getattr(settings, field.name)
+        if field.name in names:
+            text = {"schedule": "cosine", "precision": "bf16", "imu_vector": "mean", "l1_reduction": "sum"}.get(
+                field.name, "7"
+            )
+            values += [options.flag(field.name, default), *([] if isinstance(default, bool) else [text])]
+            expected[field.name] = {bool: not default, tuple: (7,), str: text}.get(type(default), 7)
+    if "crop" in names:  # a field of a dataclass in the settings
+        at = values.index("--sync-batch-norm") + 1  # in the order of the fields
+        values[at:at] = ["--crop", "0.5"]
+        expected["augment"] = egodistill.Augment(crop=0.5)
+    changed = options.change(settings, parser.parse_args(values))
+    assert changed == replace(settings, **expected)
+    assert all(type(getattr(changed, name)) is type(getattr(settings, name)) for name in expected)
+    assert options.flags_given(settings, parser.parse_args(values)) == [v for v in values if v[:2] == "--"]
 
 
 def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(files, monkeypatch, capsys):

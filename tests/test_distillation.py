@@ -1,6 +1,8 @@
 """Losses and stages: equations, what is learnt, what does not fit."""
 
+import inspect
 import math
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -11,11 +13,17 @@ from egodistill import (
     EGO4D,
     EPIC_KITCHENS,
     IMU_SAMPLES,
+    Augment,
+    DistillationSettings,
+    EgoDistill,
     EgoDistillError,
+    PretrainingSettings,
+    StudentSettings,
     Training,
     distill,
     distillation,
     evaluate,
+    files,
     finetune,
     pretrain_imu,
     runtime,
@@ -100,15 +108,117 @@ def test_a_student_learns_from_the_teacher():
 
 
 def test_presets_are_the_papers():
-    assert EGO4D == {"tau": 10.0, "epochs": 150, "decay_epochs": (90, 120)}
-    assert EPIC_KITCHENS == {"tau": 1.0, "epochs": 50, "decay_epochs": (30, 40)}
+    """Section 4.1 and appendix C. Stage 1 is the same on both data sets."""
+    for recipe, epochs, decay_epochs, tau in ((EPIC_KITCHENS, 50, (30, 40), 1.0), (EGO4D, 150, (90, 120), 10.0)):
+        for stage in (recipe.finetuning, recipe.distillation):
+            assert (stage.epochs, stage.decay_epochs) == (epochs, decay_epochs)
+        assert (recipe.distillation.alpha, recipe.distillation.beta, recipe.distillation.tau) == (0.95, 1.0, tau)
+        assert (recipe.pretraining.epochs, recipe.pretraining.decay_epochs) == (50, (30, 40))
+        for stage in (recipe.finetuning, recipe.pretraining, recipe.distillation):
+            assert (stage.batch_size, stage.learning_rate, stage.decay, stage.schedule) == (64, 1e-4, 0.1, "step")
+        assert (recipe.student.image_encoder, recipe.student.image_weights) == ("resnet18", "imagenet")
     paper = Training()
-    assert (paper.epochs, paper.batch_size, paper.learning_rate, paper.decay_epochs) == (50, 64, 1e-4, (30, 40))
     assert [paper.rate(epoch) for epoch in (0, 29.9, 30, 40)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-6])
     smooth = Training(epochs=10, schedule="cosine", warmup_epochs=2, learning_rate=1.0)
     assert [smooth.rate(epoch) for epoch in (0, 1, 2, 5, 10)] == pytest.approx([0, 0.4878, 0.9045, 0.5, 0], abs=1e-4)
     with pytest.raises(EgoDistillError, match=r"schedule.*'linear'"):
         Training(schedule="linear")
+
+
+def test_the_demos_recipe():
+    """The README's numbers come from it."""
+    for stage, clips in (("finetuning", 32), ("pretraining", 64), ("distillation", 32)):
+        settings = getattr(distillation.SYNTHETIC, stage)
+        assert (settings.epochs, settings.learning_rate, settings.batch_size) == (6, 1e-3, clips)
+        assert (settings.schedule, settings.warmup_epochs) == ("cosine", 1.5)
+    student = distillation.SYNTHETIC.student
+    assert (student.image_encoder, student.image_weights, student.feature_dim) == ("resnet10x16", None, 1920)
+    assert distillation.SYNTHETIC.distillation.tau == 1.0
+
+
+def test_a_recipe_builds_its_student():
+    """Every field is an argument of the constructor, with its default, and reaches it."""
+    arguments = inspect.signature(EgoDistill.__init__).parameters
+    plain = asdict(StudentSettings())
+    assert plain == {name: arguments[name].default for name in plain}
+    other = StudentSettings(2, "resnet10x4", None, True, "mean", 8, 24, 1, 12)
+    assert all(getattr(other, name) != default for name, default in plain.items() if name != "use_imu")
+    built = other.build(4, class_names=CLASSES, frame_size=32).arguments
+    own = {name: value for name, value in asdict(other).items() if name != "image_weights"}
+    assert built.items() >= (own | {"num_classes": 4, "frame_size": 32}).items()
+    frames_only = replace(other, use_imu=False).build(4, feature_dim=7)  # a teacher's
+    assert frames_only.inputs == ("frames",) and frames_only.feature_dim == 7
+
+
+def test_a_recipe_changes_every_training_and_nothing_else():
+    recipe = EGO4D.with_training(epochs=7, precision="bf16")
+    for stage in ("finetuning", "pretraining", "distillation"):
+        assert getattr(recipe, stage) == replace(getattr(EGO4D, stage), epochs=7, precision="bf16")
+    assert recipe.student is EGO4D.student and EGO4D.distillation.epochs == 150
+    changed = files.differences(EGO4D.record(), replace(recipe, student=StudentSettings(hidden=8)).record())
+    assert set(changed) == {
+        "student.hidden",
+        *(f"{stage}.precision" for stage in ("finetuning", "pretraining", "distillation")),
+        *(f"{stage}.epochs" for stage in ("finetuning", "pretraining", "distillation")),
+    }
+    assert EGO4D.with_training(device="meta", checkpoint="c").record() == EGO4D.record()  # not what decides accuracy
+
+
+STAGES = {
+    "finetune": (finetune, Training, {}),
+    "pretrain_imu": (pretrain_imu, PretrainingSettings, {"teacher": "t"}),
+    "distill": (distill, DistillationSettings, {"teacher": "t"}),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_settings_and_keywords_say_the_same(stage):
+    """Keywords change the settings that are given, and the paper's where none are."""
+    train, kind, named = STAGES[stage]
+    losses = []
+    for settings, changes in (
+        ([], FAST | {"epochs": 2}),
+        ([kind(**FAST)], {"epochs": 2}),
+        ([kind(**FAST | {"epochs": 2})], {}),
+    ):
+        losses.append([row["loss"] for row in train(small(), Store(16), *settings, **named, **changes)])
+    assert losses[0] == losses[1] == losses[2] and len(losses[0]) == 2
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_settings_of_another_stage_are_refused(stage):
+    """They would be ignored in part, or lack what the stage needs."""
+    train, kind, named = STAGES[stage]
+    for other in (EGO4D, *(other() for _, other, _ in STAGES.values() if other is not kind)):
+        with pytest.raises(EgoDistillError, match=f"{kind.__name__}, not {type(other).__name__}.*`distillation`"):
+            train(small(), Store(16), other, **named)
+    with pytest.raises(TypeError, match=f"{kind.__name__}.*'epoch'"):
+        train(small(), Store(16), epoch=3, **named)
+
+
+def test_losses_follow_their_settings():
+    """Each setting of a loss changes it."""
+    store, brief = Store(16), FAST | {"epochs": 1}
+
+    def loss(train, **changes):
+        return train(small(), store, teacher="t", **brief, **changes)[0]["loss"]
+
+    for train, changes in (
+        (distill, {"alpha": 0.5, "beta": 2.0, "tau": 4.0, "l1_reduction": "sum"}),
+        (
+            pretrain_imu,
+            {"nce_tau": 0.3, "nce_weight": 2.0, "l1_weight": 0.5, "l1_reduction": "sum", "symmetric": True},
+        ),
+    ):
+        found = [loss(train), *(loss(train, **{name: value}) for name, value in changes.items())]
+        assert len(set(found)) == len(found)
+    assert loss(distill, tau=4.0) != loss(distill, tau=4.0, tau_squared=True)
+
+
+def test_augmenting_what_is_not_read_is_refused():
+    """Stage 1 computes the features of the frames once."""
+    with pytest.raises(EgoDistillError, match=r"pretrain_imu reads no frames .* augment=Augment\(crop=0\.3\)"):
+        pretrain_imu(small(), Store(16), teacher="t", augment=Augment(crop=0.3), **FAST)
 
 
 def test_pretraining_matches_head_motion_and_leaves_the_image_encoder():

@@ -15,7 +15,7 @@ from torch import distributed
 from toys import QUIET, Named, Store, same, small
 
 import egodistill
-from egodistill import EgoDistill, EgoDistillError, batches, cli, commands, distillation, files, runtime
+from egodistill import EgoDistill, EgoDistillError, batches, cli, distillation, files, model_commands, runtime
 from egodistill.student import Output
 from egodistill.training import own_rows
 
@@ -177,7 +177,7 @@ def do_nan(rank, folder):
 
 def do_command(rank, folder):
     """What torchrun starts, undisturbed."""
-    commands.open_split = lambda path, split: Kept(21)
+    model_commands.open_split = lambda path, split: Kept(21)
     assert cli.main(command(folder / "whole.pt")) == 0
 
 
@@ -377,9 +377,9 @@ SCRIPT = """
     sys.path[:0] = [{root!r}, {root!r} + "/tests"]
     import torch
     import test_distributed as T
-    from egodistill import cli, commands
+    from egodistill import cli, model_commands
     fault, at, *command = sys.argv[1:]
-    commands.open_split = lambda path, split: T.Kept(21)
+    model_commands.open_split = lambda path, split: T.Kept(21)
     step, count = torch.optim.AdamW.step, [0]
     def counted(self, *arguments):
         count[0] += 1
@@ -448,9 +448,9 @@ def test_what_fails_several_processes_is_told_by_the_first(monkeypatch):
 
 def test_one_process_evaluates(monkeypatch):
     ran = []
-    add_options, _ = commands.COMMANDS["evaluate"]
+    add_options, _ = model_commands.COMMANDS["evaluate"]
     evaluate = (add_options, lambda arguments: ran.append(os.environ["WORLD_SIZE"]))
-    monkeypatch.setitem(commands.COMMANDS, "evaluate", evaluate)
+    monkeypatch.setitem(model_commands.COMMANDS, "evaluate", evaluate)
     for name, value in {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     assert cli.main(["evaluate", "store", "--student", "c.pt"]) == 0 and ran == []

@@ -2,30 +2,44 @@
 
 import contextlib
 import csv
+import inspect
 import io
 import json
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from miniature import SCALE, group_size, miniature, same, unfinished
+from miniature import PROTOCOL, group_size, miniature, same, unfinished
 
 import egodistill.demo
-from egodistill import EgoDistill, baselines, batches, cli, data, distillation, experiments, inference, teachers
-from egodistill.experiments import ABLATIONS, SCALES, STAGE_1, Bench, Run
+from egodistill import (
+    EPIC_KITCHENS,
+    EgoDistill,
+    StudentSettings,
+    Training,
+    baselines,
+    batches,
+    cli,
+    data,
+    distillation,
+    experiments,
+    inference,
+    teachers,
+)
+from egodistill.distillation import DistillationSettings, PretrainingSettings
+from egodistill.experiments import ABLATIONS, PROTOCOLS, STAGE_1, Bench, Run
 
 
 def bench_of(demo, out=None, **options) -> Bench:
-    return Bench(str(demo.out / "store"), str(out or demo.out), SCALE, progress=False, **options)
+    return Bench(str(demo.out / "store"), str(out or demo.out), PROTOCOL, progress=False, **options)
 
 
 # --- What a run is
@@ -51,40 +65,81 @@ def test_runs_have_names_of_their_own():
 
 
 def test_each_loss_is_left_out_by_name(tmp_path):
-    bench = Bench("store", str(tmp_path), SCALES["epic"])
-    paper = {"alpha": 0.95, "beta": 1.0, "tau": 1.0}
+    bench = Bench("store", str(tmp_path))
     changed = {"kd": {"alpha": 0.0}, "gt": {"alpha": 1.0}, "l1": {"beta": 0.0}, "nce": {}}
+    paper = bench.settings(Run("EgoDistill", teacher="t")).record()
+    assert paper == EPIC_KITCHENS.distillation.record()
     for loss, change in changed.items():
-        fit, settings = bench.recipe(Run("EgoDistill", teacher="t", lacking=(loss,)))
-        assert fit is distillation.distill and settings["teacher"] == "t"
-        assert {name: settings[name] for name in paper} == paper | change
+        settings = bench.settings(Run("EgoDistill", teacher="t", lacking=(loss,)))
+        assert type(settings) is DistillationSettings and settings.record() == paper | change
     for loss, wanted in (("nce", (0.0, 1.0)), ("pretrain_l1", (1.0, 0.0)), ("kd", (1.0, 1.0))):
         run = experiments.stage_1(Run("EgoDistill", teacher="t", lacking=(loss,)))
-        fit, settings = bench.recipe(run)
-        assert fit is distillation.pretrain_imu and (settings["nce_weight"], settings["l1_weight"]) == wanted
+        settings = bench.settings(run)
+        assert type(settings) is PretrainingSettings and (settings.nce_weight, settings.l1_weight) == wanted
         assert run.name == Run("stage 1", teacher="t", lacking=() if loss == "kd" else (loss,)).name
-    assert {bench.recipe(Run(method))[0] for method in ("VisOnly", "VisIMU", "AdaFuse")} == {distillation.finetune}
-    assert bench.recipe(Run("ListenToLook", teacher="t"))[0] is distillation.distill
-    ego4d = replace(bench, scale=SCALES["ego4d"]).recipe(Run("EgoDistill", teacher="t"))[1]
-    assert (ego4d["tau"], ego4d["epochs"], ego4d["decay_epochs"]) == (10.0, 150, (90, 120))
+    assert {type(bench.settings(Run(method))) for method in ("VisOnly", "VisIMU", "AdaFuse")} == {Training}
+    assert type(bench.settings(Run("ListenToLook", teacher="t"))) is DistillationSettings
+    ego4d = replace(bench, protocol=PROTOCOLS["ego4d"]).settings(Run("EgoDistill", teacher="t"))
+    assert (ego4d.tau, ego4d.epochs, ego4d.decay_epochs) == (10.0, 150, (90, 120))
+
+
+def test_what_is_the_runs_own_is_not_the_recipes(tmp_path):
+    """Seed, device, checkpoint and progress."""
+    recipe = EPIC_KITCHENS.with_training(precision="auto", seed=5, device="meta", checkpoint="x", progress=False)
+    bench = Bench("store", str(tmp_path), experiments.Protocol(recipe), device="cpu")
+    settings = bench.settings(Run("VisOnly", seed=3))
+    assert (settings.seed, settings.device, settings.progress) == (3, "cpu", True)
+    assert settings.checkpoint == tmp_path / "seed-3" / "visonly-n1.pt.training"
+    assert settings.precision in ("fp32", "bf16")  # as it is written beside the result
+
+
+def test_a_run_is_trained_by_the_stage_of_its_settings(monkeypatch):
+    calls = []
+    for name in ("finetune", "pretrain_imu", "distill"):
+        monkeypatch.setattr(
+            distillation, name, lambda *given, _name=name, **named: calls.append((_name, *given, named))
+        )
+    run, recipe = Run("EgoDistill", 3, teacher="t-{seed}"), EPIC_KITCHENS
+    for stage in (recipe.finetuning, recipe.pretraining, recipe.distillation):
+        experiments.fit(run, "model", "store", stage)
+    taught = {"teacher": "t-3"}
+    assert calls == [
+        ("finetune", "model", "store", recipe.finetuning, {}),
+        ("pretrain_imu", "model", "store", recipe.pretraining, taught),
+        ("distill", "model", "store", recipe.distillation, taught),
+    ]
+
+
+def test_rivals_are_by_default_those_of_their_papers():
+    """The fields of their settings are arguments of their constructors, with the same defaults."""
+    for settings, kind in (
+        (experiments.AdaFuseSettings(), baselines.AdaFuse),
+        (experiments.STTSSettings(), baselines.STTS),
+        (experiments.ListenToLookSettings(), baselines.ListenToLook),
+    ):
+        arguments = inspect.signature(kind.__init__).parameters
+        assert asdict(settings) == {name: arguments[name].default for name in asdict(settings)}
 
 
 def test_image_networks_see_every_clip_as_often(tmp_path):
     """Without ImageNet's weights networks of the students' kind have a trained start, others train for longer."""
-    for scale, factor in ((SCALES["small"], 2), (SCALES["epic"], 1)):
-        bench = Bench("store", str(tmp_path), scale)
-        epochs = scale["training"]["epochs"]
+    for name, factor in (("demo", 2), ("epic", 1)):
+        bench = Bench("store", str(tmp_path), PROTOCOLS[name])
+        epochs = bench.protocol.recipe.finetuning.epochs
         for run in (Run("VisOnly"), Run("EgoDistill", teacher="t", lacking=STAGE_1), Run("ListenToLook", teacher="t")):
-            assert bench.recipe(run)[1]["epochs"] == epochs
+            assert bench.settings(run).epochs == epochs
             assert bench.needs(run) == [Run("start")] * (factor - 1)
         for run in (Run("AdaFuse"), Run("STTS full")):
-            assert bench.recipe(run)[1]["epochs"] == factor * epochs and bench.needs(run) == []
-        assert bench.recipe(Run("start"))[1]["epochs"] == epochs
+            assert bench.settings(run).epochs == factor * epochs and bench.needs(run) == []
+        assert bench.settings(Run("start")).epochs == epochs
         pretrained = Run("EgoDistill", teacher="t")
         assert bench.needs(pretrained) == [replace(pretrained, method="stage 1")]
-    other = {"students": {"image_encoder": "mobilenet_v3_small", "image_weights": None}}
-    bench = Bench("store", str(tmp_path), SCALES["small"] | other)
+    mobile = StudentSettings(image_encoder="mobilenet_v3_small", image_weights=None)
+    protocol = replace(PROTOCOLS["demo"], recipe=replace(PROTOCOLS["demo"].recipe, student=mobile))
+    bench = Bench("store", str(tmp_path), protocol)
     assert bench.needs(Run("ListenToLook", teacher="t")) == []  # Its network is another one then.
+    assert experiments.ListenToLookSettings().image_encoder == "resnet18"
+    assert experiments.ListenToLookSettings(width=32).image_encoder is None
 
 
 def test_listen_to_look_begins_with_the_students_image_network(demo):
@@ -103,7 +158,7 @@ def test_variants_of_stts_that_are_one_at_this_size_are_one_run(demo):
     methods = [run.method for run in experiments.comparison(bench, teacher="t", seeds=(0,))]
     assert methods.count("EgoDistill") == 3 and methods.count("AdaFuse") == 1
     assert [method for method in methods if method in experiments.STTS] == ["STTS T0.5-S0.7", "STTS full"]
-    large = replace(bench, scale=SCALE)
+    large = replace(bench, protocol=PROTOCOL)
     store = data.ClipStore(bench.store)
     kept = {}
     for size in (64, 224):
@@ -131,9 +186,9 @@ def test_adafuse_is_pressed_to_save_as_hard_at_any_size():
 
 @pytest.fixture
 def small(monkeypatch):
-    """`--scale small` is the miniature's."""
+    """`--preset demo` is the miniature's."""
     miniature(monkeypatch.setattr, cores=1)
-    monkeypatch.setitem(SCALES, "small", SCALE)
+    monkeypatch.setitem(PROTOCOLS, "demo", PROTOCOL)
 
 
 @pytest.fixture(scope="module")
@@ -143,13 +198,13 @@ def compared(demo):
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         miniature(patch.setattr, cores=1)
-        patch.setitem(SCALES, "small", SCALE)
+        patch.setitem(PROTOCOLS, "demo", PROTOCOL)
         assert cli.main(COMPARE.format(demo.out).split()) == 0
     return printed.getvalue(), before
 
 
 COMPARE = (
-    "compare {0}/store --teacher slowfast-{{seed}} --out {0} --scale small --seeds 0,1 --num-frames 1 2 "
+    "compare {0}/store --teacher slowfast-{{seed}} --out {0} --preset demo --seeds 0,1 --num-frames 1 2 "
     "--methods VisOnly-Distill EgoDistill ListenToLook AdaFuse"
 )
 
@@ -260,7 +315,7 @@ def sampled(demo, tmp_path_factory):
 
 
 def test_ablate_makes_tables_1_and_4(demo, small, sampled, capsys):
-    command = f"ablate {sampled.path} --teacher slowfast-{{seed}} --out {demo.out} --scale small --seeds 0"
+    command = f"ablate {sampled.path} --teacher slowfast-{{seed}} --out {demo.out} --preset demo --seeds 0"
     assert cli.main([*command.split(), "--num-frames", "2"]) == 0
     printed = capsys.readouterr().out
     rows = json.loads((demo.out / "ablate.json").read_text())["rows"]
@@ -306,15 +361,11 @@ def test_runs_in_processes_give_the_same(demo, compared, tmp_path, capsys):
     threads = torch.get_num_threads()
     torch.set_num_threads(2 * threads)  # So each of the two has as many as those that ran here.
     runs = [Run("AdaFuse", frames=2), Run("ListenToLook", teacher="slowfast-{seed}")]
-    # The start of ListenToLook is a student, which is thin here alone: the processes know nothing of `miniature`.
-    (tmp_path / "seed-0").mkdir()
-    for suffix in (".pt", ".json"):
-        shutil.copy(demo.out / f"seed-0/start{suffix}", tmp_path / "seed-0")
     try:
         bench_of(demo, tmp_path).perform(runs, jobs=2)
     finally:
         torch.set_num_threads(threads)
-    assert capsys.readouterr().out.count("/2] seed-0/") == 2
+    assert capsys.readouterr().out.count("/3] seed-0/") == 3  # and ListenToLook's start
     for run in runs:
         assert same(tmp_path / f"{run.name}.pt", demo.out / f"{run.name}.pt")
         found, before = (json.loads((out / f"{run.name}.json").read_text()) for out in (tmp_path, demo.out))
@@ -326,10 +377,10 @@ def test_runs_in_processes_give_the_same(demo, compared, tmp_path, capsys):
 def test_processes_end_with_the_one_that_began_them(demo, tmp_path):
     """Also where it is killed: each would keep half a gigabyte for ever."""
     code = (
-        "import sys; from egodistill import experiments as e; from miniature import SCALE\n"
+        "import sys; from egodistill import experiments as e; from miniature import PROTOCOL\n"
         "if __name__ == '__main__':\n"
         "    runs = [e.Run(m, frames=2) for m in ('AdaFuse', 'STTS full')]\n"
-        "    e.Bench(*sys.argv[1:], SCALE).perform(runs, jobs=2)\n"
+        "    e.Bench(*sys.argv[1:], PROTOCOL).perform(runs, jobs=2)\n"
     )
     (tmp_path / "script.py").write_text(code)
     path = os.pathsep.join([str(Path(experiments.__file__).parent), str(Path(__file__).parent)])
@@ -371,8 +422,9 @@ def test_a_missing_teacher_is_told_before_anything_is_trained(demo, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ("--scale epic", "bench.json: was begun with other settings: scale.students.image_encoder was"),
-        ("--epochs 3", "scale.training.epochs was 2 and is now 3"),
+        ("--preset epic", "bench.json: was begun with other settings: protocol.recipe.student.image_encoder was"),
+        ("--preset demo --pretrained STTS=x.pth", "protocol.stts.weights was None and is now 'x.pth'"),
+        ("--epochs 3", "protocol.recipe.finetuning.epochs was 2 and is now 3"),
         ("--methods EgoDistill Ego", "no method 'Ego'"),
         ("--pretrained AdaFuses=x.pth", "--pretrained names students, AdaFuse, STTS or ListenToLook; got 'AdaFuses'"),
         ("--teacher nobody --methods EgoDistill --out {new}", "has no array 'nobody.feature'"),
@@ -380,7 +432,7 @@ def test_a_missing_teacher_is_told_before_anything_is_trained(demo, tmp_path):
     ],
 )
 def test_errors_of_compare_name_the_way_out(demo, small, tmp_path, capsys, options, says):
-    command = f"compare {demo.out}/store --teacher slowfast-{{seed}} --out {demo.out} --scale small --seeds 0"
+    command = f"compare {demo.out}/store --teacher slowfast-{{seed}} --out {demo.out} --preset demo --seeds 0"
     assert cli.main([*command.split(), *options.format(new=tmp_path / "new").split()]) == 1
     assert says in capsys.readouterr().err
 
@@ -392,12 +444,23 @@ def test_weights_and_epochs_reach_the_bench():
         given = []
         patch.setitem(egodistill.demo.COMMANDS, "compare", (egodistill.demo.compare_options, given.append))
         assert cli.main(command.split()) == 0
-    scale = egodistill.demo.bench_of(given[0]).scale
-    assert scale["students"]["image_weights"] == "r18.pth" and scale["STTS"]["weights"] is None
-    assert scale["AdaFuse"]["weights"] == "imagenet"  # the paper's, where nothing else is said
-    for stage in ("training", "pretraining"):
-        assert (scale[stage]["epochs"], scale[stage]["batch_size"], scale[stage]["precision"]) == (7, 5, "bf16")
-    assert SCALES["epic"]["training"]["epochs"] == 50  # untouched
+    protocol = egodistill.demo.bench_of(given[0]).protocol
+    assert protocol.recipe.student.image_weights == "r18.pth" and protocol.stts.weights is None
+    assert protocol.adafuse.weights == "imagenet"  # the paper's, where nothing else is said
+    changes = {"epochs": 7, "batch_size": 5, "precision": "bf16"}
+    assert protocol.recipe == replace(EPIC_KITCHENS, student=protocol.recipe.student).with_training(**changes)
+    assert PROTOCOLS["epic"].recipe.finetuning.epochs == 50  # untouched
+
+
+@pytest.mark.parametrize("command", ["compare", "ablate"])
+def test_presets_reach_the_bench(command, monkeypatch):
+    """They mean the same recipe as in the commands that train one model."""
+    given = []
+    monkeypatch.setitem(egodistill.demo.COMMANDS, command, (egodistill.demo.COMMANDS[command][0], given.append))
+    for name, recipe in distillation.PRESETS.items():
+        assert cli.main([command, *"s --teacher t --out o --preset".split(), name]) == 0
+        protocol = egodistill.demo.bench_of(given[-1]).protocol
+        assert protocol == PROTOCOLS[name] and protocol.recipe == recipe
 
 
 # --- The figure

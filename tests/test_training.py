@@ -1,5 +1,6 @@
 """The loop: order, resuming, refusals."""
 
+import contextlib
 import json
 import math
 import signal
@@ -15,7 +16,7 @@ from torch import nn
 from toys import CLASSES, FAST, QUIET, Named, Store, same, small
 
 import egodistill
-from egodistill import EgoDistill, EgoDistillError, Output, distill, evaluate, finetune, training
+from egodistill import EgoDistill, EgoDistillError, Output, distill, evaluate, finetune, pretrain_imu, runtime, training
 
 ROOT = Path(egodistill.__file__).parent
 
@@ -101,12 +102,47 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, stage):
     assert int(run("killed.pt", 0).stdout) == 0  # a finished run is not done again
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path):
-    store = Store(16)
-    settings = FAST | {"epochs": 1, "checkpoint": tmp_path / "c.pt"}
-    distill(small(), store, teacher="t", **settings)
-    with pytest.raises(EgoDistillError, match=r"c\.pt.*tau was 1\.0 and is now 2\.0"):
-        distill(small(), store, teacher="t", tau=2.0, **settings)
+@pytest.mark.parametrize(
+    ("stage", "change", "told"),
+    [
+        (distill, {"tau": 2.0}, r"tau was 1\.0 and is now 2\.0"),
+        (distill, {"l1_reduction": "sum"}, "l1_reduction was 'mean' and is now 'sum'"),
+        (distill, {"augment": egodistill.Augment(crop=0.3)}, r"augment\.crop was 0\.0 and is now 0\.3"),
+        (pretrain_imu, {"nce_tau": 0.2}, r"nce_tau was 0\.1 and is now 0\.2"),
+        (pretrain_imu, {"learning_rate": 1e-3}, r"learning_rate was 0\.002 and is now 0\.001"),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, monkeypatch, stage, change, told, finished):
+    settings = FAST | {"epochs": 2, "checkpoint": tmp_path / "c.pt"}
+    if not finished:
+        monkeypatch.setattr(training.TrainingLoop, "end_epoch", stop_after_the_first(training.TrainingLoop.end_epoch))
+    with contextlib.suppress(KeyboardInterrupt):
+        stage(small(), Store(16), teacher="t", **settings)
+    with pytest.raises(EgoDistillError, match=rf"c\.pt.*{told}"):
+        stage(small(), Store(16), teacher="t", **settings | change)
+
+
+def stop_after_the_first(end_epoch):
+    def stop(loop, *spent):
+        end_epoch(loop, *spent)
+        raise KeyboardInterrupt
+
+    return stop
+
+
+def test_precision_is_chosen_when_a_training_starts_and_written_down(tmp_path, monkeypatch):
+    """Settings can be built where there is no device yet."""
+    monkeypatch.setattr(runtime, "pick_device", lambda *_: pytest.fail("asked for the device"))
+    settings = training.Training(precision="auto", epochs=1, batch_size=8, checkpoint=tmp_path / "c.pt", **QUIET)
+    assert settings.precision == "auto" and settings.record()["precision"] == "auto"
+    monkeypatch.undo()
+    monkeypatch.setattr(runtime, "bf16_speed", lambda device: (False, "of the test"))
+    finetune(small(), Store(16), settings)
+    assert torch.load(tmp_path / "c.pt", weights_only=True)["about"]["precision"] == "fp32"
+    monkeypatch.setattr(runtime, "bf16_speed", lambda device: (True, "of the test"))  # on another machine
+    with pytest.raises(EgoDistillError, match="precision was 'fp32' and is now 'bf16'"):
+        finetune(small(), Store(16), settings)
 
 
 def test_another_list_of_classes_is_refused(tmp_path):

@@ -6,13 +6,13 @@ import re
 import subprocess
 import sys
 import textwrap
-from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 import egodistill
-from egodistill import Training, training
+from egodistill import Training, distillation, training
 
 ROOT = Path(egodistill.__file__).parent
 
@@ -24,7 +24,8 @@ SCRIPT = textwrap.dedent(
     import torch
     from torch import Tensor, nn
 
-    from egodistill import EGO4D, EgoDistill, Output, Training, data, distill, evaluate, export, finetune, measure
+    from egodistill import EGO4D, DistillationSettings, EgoDistill, Output, Recipe, StudentSettings, Training
+    from egodistill import data, distill, evaluate, export, finetune, measure
     from egodistill import predict, pretrain_imu, retrieve, teachers
     from egodistill.batches import Model, Store, example_inputs
     from egodistill.distillation import action_loss
@@ -82,7 +83,10 @@ SCRIPT = textwrap.dedent(
         model = EgoDistill(len(store.class_names), feature_dim=seen.feature.shape[1], imu_vector="flatten")
         pretrain_imu(model, train_clips, teacher=teacher.name, epochs=5, schedule="cosine", precision="fp32")
         history = distill(model, train_clips, teacher="t", epochs=5, checkpoint=folder / "run", decay_epochs=(3, 4))
-        distill(model, train_clips, teacher="t", **EGO4D)
+        distill(model, train_clips, EGO4D.distillation, teacher="t", tau=4.0)
+        pretrain_imu(model, train_clips, EGO4D.pretraining, teacher="t", nce_tau=0.2)
+        recipe = Recipe(StudentSettings(num_frames=2), distillation=DistillationSettings(beta=2.0))
+        finetune(recipe.student.build(2, feature_dim=12), train_clips, recipe.with_training(seed=1).finetuning)
         loss: float = history[-1]["loss"]
         frames, imu = example_inputs(model, 2)
         output = model(frames, imu)
@@ -101,12 +105,15 @@ MISTAKES = {
     "a misspelt argument": ('teacher="t", epochs=5', 'teacher="t", epoch=5', "epoch"),
     "swapped arguments": ("evaluate(model, store, precision", "evaluate(store, model, precision", "Model"),
     "a choice that is none": ('schedule="cosine"', 'schedule="linear"', "linear"),
+    "a misspelt setting of a loss": ("nce_tau=0.2", "nce_tua=0.2", "nce_tua"),
+    "a misspelt setting of a student": ("StudentSettings(num_frames=2)", "StudentSettings(frames=2)", "frames"),
+    "a recipe in place of a stage's settings": ("train_clips, EGO4D.distillation", "train_clips, EGO4D", "Recipe"),
     "a name that an output lacks": ("output.logits", "output.logit", "logit"),
 }
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed: the extra `test` has it")
-def test_mypy_finds_four_planted_mistakes(tmp_path):
+def test_mypy_finds_planted_mistakes(tmp_path):
     """And nothing else in a user's program; the package is laid out as it is installed."""
     package = tmp_path / "egodistill"
     package.mkdir()
@@ -137,8 +144,14 @@ def test_mypy_finds_four_planted_mistakes(tmp_path):
     assert len(numbers) == len(MISTAKES), done.stdout
 
 
-def test_options_of_a_training_are_the_fields_of_its_settings():
-    """Names and types: `finetune(..., **options)` builds a `Training` of them."""
-    assert training.TrainingOptions.__annotations__.keys() == {field.name for field in fields(Training)}
-    for field in fields(Training):
-        assert training.TrainingOptions.__annotations__[field.name].__forward_arg__ == field.type
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        (training.TrainingOptions, Training),
+        (distillation.PretrainingOptions, distillation.PretrainingSettings),
+        (distillation.DistillationOptions, distillation.DistillationSettings),
+    ],
+)
+def test_options_of_a_stage_are_the_fields_of_its_settings(options, settings):
+    """Names and types: `distill(..., **options)` changes `DistillationSettings` by them."""
+    assert get_type_hints(options) == get_type_hints(settings)
