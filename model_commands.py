@@ -165,7 +165,10 @@ def run_teachers(a: argparse.Namespace) -> None:
             gmacs = inference.count_macs(teacher, torch.device("meta")) / 1e9
         spec, params = teacher.clip_spec, sum(p.numel() for p in teacher.parameters())
         cells = [f"{params / 1e6:.2f} M", f"{gmacs:.2f}", f"{teacher.feature_dim}"]
-        cells += [f"{spec.frames}x{spec.size} {teacher.pixels.channels}", published.released[0] if published.released else "none"]
+        cells += [
+            f"{spec.frames}x{spec.size} {teacher.pixels.channels}",
+            published.released[0] if published.released else "none",
+        ]
         rows.append([name, *cells])
     print(table(["model", "params", "GMACs", "feature", "clip", "released, for one, as"], rows))
     print(f"{GMACS}\nMotionFormer is counted as it runs here; as released it takes 369 GMACs a clip (16x4).")

@@ -338,8 +338,8 @@ def offset_of(video: str | os.PathLike, seen: Survey, imu: Imu, max_offset: floa
     if not curve[best] > 1e-6:
         raise DataError(f"{video}: no offset can be found: the gyroscope never turns, or the image never moves")
 
-    # For each excerpt, fit only its offset; all share one map from axes to pixels. The map comes from all excerpts, first
-    # at the common offset, then at their own offsets, in case the clocks drift.
+    # For each excerpt, fit only its offset; all share one map from axes to pixels. The map comes from all excerpts,
+    # first at the common offset, then at their own offsets, in case the clocks drift.
     chosen = np.full(len(moments), best)
     for _ in range(3):
         together = moments[np.arange(len(moments)), chosen].sum(0)

@@ -1,6 +1,6 @@
 """Draw figures/idea.png: what the teacher watches, and what the student looks at, of one clip of the rendered world.
 
-    python figures/idea.py
+python figures/idea.py
 """
 
 from __future__ import annotations
@@ -9,17 +9,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))  # the checkout's egodistill, installed or not
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
 from egodistill import CLIP_SECONDS, IMU_RATE, data, synthetic
 
+HERE = Path(__file__).resolve().parent
 SHOWN = 10  # frames in the upper row
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 
@@ -39,14 +36,18 @@ def main() -> None:
 
 def draw(frames: np.ndarray, middle: np.ndarray, motion: np.ndarray) -> plt.Figure:
     figure = plt.figure(figsize=(10, 3.5))
-    grid = figure.add_gridspec(2, SHOWN, height_ratios=(1, 1.35), left=0.01, right=0.99, top=0.9, bottom=0.13, hspace=0.42)
+    grid = figure.add_gridspec(
+        2, SHOWN, height_ratios=(1, 1.35), left=0.01, right=0.99, top=0.9, bottom=0.13, hspace=0.42
+    )
     for column, frame in enumerate(frames):
         axes = figure.add_subplot(grid[0, column])
         axes.imshow(frame)
         axes.axis("off")
     figure.text(0.01, 0.93, "The teacher watches the whole clip", color=GREY, weight="bold", fontsize=12)
     figure.text(0.99, 0.93, "MotionFormer: 369.5 GMACs", color=GREY, ha="right", fontsize=12)
-    figure.text(0.01, 0.53, "EgoDistill looks at one frame and the head motion", color=ORANGE, weight="bold", fontsize=12)
+    figure.text(
+        0.01, 0.53, "EgoDistill looks at one frame and the head motion", color=ORANGE, weight="bold", fontsize=12
+    )
     figure.text(0.99, 0.53, "1.9 GMACs: 198 times fewer", color=ORANGE, ha="right", weight="bold", fontsize=12)
     one = figure.add_subplot(grid[1, :2])
     one.imshow(middle)

@@ -12,24 +12,26 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, is_typeddict
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the checkout's egodistill, installed or not
 
 # Doors first: what they re-export is shown there. The rest of the LOWER modules is named, one line each.
-MODULES = """egodistill data teachers student distillation training inference recordings offset export baselines synthetic
-experiments""".split()
+MODULES = """egodistill data teachers student distillation training inference recordings offset export baselines
+synthetic experiments""".split()
 LOWER = "annotations clips store video imu gpmf video_convnets video_transformers batches checkpoints".split()
 WIDTH = 100  # characters of the arguments; the rest is `...`
 
 HEAD = """# API
 
-Public names with signature and first sentence of the documentation. `help(egodistill.distill)` shows the rest: shapes, units,
-errors, examples. `data` also gives access to what users of a store need from the modules below it. The modules `cli`, `commands`,
-`demo`, `files`, `runtime` and `tables` are internal. Written by `python tools/api.py`; do not edit.
+Public names with signature and first sentence of the documentation. `help(egodistill.distill)` shows the rest: shapes,
+units, errors, examples. `data` also gives access to what users of a store need from the modules below it. The modules
+`cli`, `commands`, `model_commands`, `options`, `demo`, `files`, `runtime` and `tables` are internal. Written by
+`python tools/api.py`; do not edit.
 """
 
 
@@ -63,14 +65,22 @@ def new_names(module: ModuleType, seen: set[int]) -> dict[str, Any]:
 def lines(module: ModuleType, seen: set[int]) -> Iterator[str]:
     """Yield a line for each function and class of a module that was not shown yet, and one for all other names."""
     others = {}
-    plain = (Exception,) if module.__name__ == "egodistill" else (Exception, tuple)  # results other than the door's
     for name, value in new_names(module, seen).items():
-        if inspect.isfunction(value) or (inspect.isclass(value) and not issubclass(value, plain)):
+        if inspect.isfunction(value) or (inspect.isclass(value) and not is_plain(module, value)):
             yield f"- `{shown(name, value)}`: {summary(value)}"
         else:
             others[name] = value
     if others:
         yield "- Also: " + ", ".join(f"`{name}`" for name in others)
+
+
+def is_plain(module: ModuleType, value: type) -> bool:
+    """Return whether a name is enough: for errors, types of arguments and, below the doors, classes that are only data."""
+    if issubclass(value, Exception) or is_typeddict(value):
+        return True
+    methods = [one for name, one in vars(value).items() if inspect.isfunction(one) and not name.startswith("_")]
+    only_data = issubclass(value, tuple) or (is_dataclass(value) and not methods)
+    return only_data and module.__name__ not in ("egodistill", "egodistill.data")
 
 
 def listed(module: ModuleType, names: dict[str, Any]) -> str:
