@@ -75,7 +75,7 @@ def lines(module: ModuleType, seen: set[int]) -> Iterator[str]:
 
 
 def is_plain(module: ModuleType, value: type) -> bool:
-    """Return whether a name is enough: for errors, types of arguments and, below the doors, classes that are only data."""
+    """Return whether a name is enough: errors, types of arguments and, below the doors, classes that are only data."""
     if issubclass(value, Exception) or is_typeddict(value):
         return True
     methods = [one for name, one in vars(value).items() if inspect.isfunction(one) and not name.startswith("_")]
