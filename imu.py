@@ -113,7 +113,7 @@ class Imu:
         >>> motion.window(22.0)
         Traceback (most recent call last):
         ...
-        egodistill.imu.CoverageError: the accelerometer covers 64.2% of 22.000 to 24.126 s (required: 95%); no samples
+        egodistill.imu.CoverageError: the accelerometer covers 64.2% of 22.000 to 24.126 s (95% required); no samples
         from 23.369 to 24.126 s
         """
         grid = start + np.arange(samples) / rate
@@ -126,7 +126,7 @@ class Imu:
                 slow = f"; its samples are {usual:.3f} s apart, over max_gap={max_gap}" if usual > max_gap else ""
                 raise CoverageError(
                     f"the {sensor} covers {share:.1%} of {grid[0]:.3f} to {grid[-1]:.3f} s"
-                    f" (required: {min_coverage:.0%}); {_longest_gap(grid, covered[:, i])}{slow}"
+                    f" ({min_coverage:.0%} required); {_longest_gap(grid, covered[:, i])}{slow}"
                 )
             first = max(np.searchsorted(stamps, grid[0], side="right") - 1, 0)
             last = np.searchsorted(stamps, grid[-1]) + 1
