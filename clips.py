@@ -242,8 +242,10 @@ class Recording:
         return self.video if self.imu is None else self.imu
 
     def probe(self) -> VideoInfo:
-        """Return what the video's header says. Raise VideoError if it cannot be read."""
-        return probe(self.video)
+        """Return what the video's header says; it is read once. Raise VideoError if it cannot be read."""
+        if "info" not in self.__dict__:
+            self.__dict__["info"] = probe(self.video)
+        return self.__dict__["info"]
 
     def motion(self) -> Imu:
         """Return the IMU on the video's clock; it is read once. Raise IMUError that names the file."""

@@ -15,11 +15,14 @@ tensors in that order and returns `(feature, logits)`.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -35,6 +38,7 @@ from egodistill.clips import ClipSpec, Recording, decode_clips, open_recording, 
 from egodistill.imu import MAX_GAP
 from egodistill.runtime import Precision
 from egodistill.student import EgoDistill, Output
+from egodistill.video import FrameReader, open_video
 
 __all__ = [
     "Cost",
@@ -400,10 +404,9 @@ def predict(
     if spec.imu_samples:
         recording.motion()  # says now what is wrong with the file
     reader = ClipReader(recording, spec, starts, model.inputs, min_coverage=min_coverage, max_gap=max_gap)
-    groups = [range(k, min(k + batch_size, len(starts))) for k in range(0, len(starts), batch_size)]
     place = runtime.pick_device(device)
     precision = runtime.pick_precision(place, precision, model)
-    return classify_groups(model, reader, groups, top=top, device=place, precision=precision, compile=compile)
+    return classify_groups(model, reader, batch_size, top=top, device=place, precision=precision, compile=compile)
 
 
 def strided_starts(duration: float, length: float, stride: float) -> list[float]:
@@ -412,33 +415,49 @@ def strided_starts(duration: float, length: float, stride: float) -> list[float]
 
 
 class ClipReader:
-    """What a model reads of a recording, group by group of its clips, out of one pass over it."""
+    """What a model reads of a recording, one group of clips at a time, decoded by one thread per core."""
 
     def __init__(
         self, recording: Recording, spec: ClipSpec, starts: Sequence[float], inputs: Sequence[str], **limits: Any
     ) -> None:
-        self.starts, self.inputs, self.seconds = starts, inputs, spec.seconds
-        self.early: dict[int, Any] = {}  # errors that are known before their turn
-        rows = dict(enumerate(starts))
-        self.coming = decode_clips(recording, rows, spec.parts(), threads=0, **limits)
+        self.recording, self.specs, self.starts, self.inputs = recording, spec.parts(), starts, inputs
+        self.seconds, self.limits, self.cores = spec.seconds, limits, files.available_cores()
 
-    def read(self, rows: Sequence[int]) -> tuple[dict[int, str], list[Tensor]]:
-        """Return what is wrong with some of the next clips, and the model's inputs for the others."""
-        while any(row not in self.early for row in rows):
-            row, found = next(self.coming)
-            self.early[row] = found
-        found = {row: self.early.pop(row) for row in rows}
-        problems = {row: str(error) for row, error in found.items() if isinstance(error, Exception)}
-        good = [arrays for row, arrays in found.items() if row not in problems]
+    def groups(self, size: int) -> list[list[list[int]]]:
+        """Return the clips in groups of `size`, each in at most one part per core.
+
+        There is a key frame between the starts of any two parts of a group, so that no frame is decoded twice.
+        """
+        rows = np.arange(len(self.starts))
+        whole = [rows[place : place + size] for place in range(0, len(rows), size)]
+        if "frames" not in self.specs:
+            return [[group.tolist()] for group in whole]
+        starts = np.minimum(self.starts, self.recording.probe().duration)
+        with open_video(self.recording.video) as container:
+            reader = FrameReader(container, self.recording.video)
+            return [[group[part].tolist() for part in reader.parts(starts[group], self.cores)] for group in whole]
+
+    def read(self, group: Sequence[Sequence[int]]) -> tuple[dict[int, str], list[Tensor]]:
+        """Return what is wrong with some clips of a group, and the model's inputs for the others."""
+        with ThreadPoolExecutor(len(group)) as pool:
+            decode = functools.partial(self.decode, threads=max(1, self.cores // len(group)))
+            found = {row: arrays for part in pool.map(decode, group) for row, arrays in part.items()}
+        problems = {row: str(arrays) for row, arrays in found.items() if isinstance(arrays, Exception)}
+        good = [found[row] for row in sorted(found) if row not in problems]
         if not good:
             return problems, []
         return problems, [torch.from_numpy(np.stack([arrays[name] for arrays in good])) for name in self.inputs]
+
+    def decode(self, rows: Sequence[int], threads: int) -> dict[int, dict[str, np.ndarray] | Exception]:
+        """Return the arrays of each clip, or the error that it costs."""
+        starts = {row: self.starts[row] for row in rows}
+        return dict(decode_clips(self.recording, starts, self.specs, threads=threads, **self.limits))
 
 
 def classify_groups(
     model: EgoDistill,
     reader: ClipReader,
-    groups: Sequence[Sequence[int]],
+    batch_size: int,
     *,
     top: int,
     device: torch.device,
@@ -448,6 +467,7 @@ def classify_groups(
     """Yield the predictions for groups of clips; a thread decodes the next group while the model works on one."""
     names = model.class_names or [str(k) for k in range(model.num_classes)]
     run = runtime.Compiled(model) if compile else model
+    groups = reader.groups(batch_size)
     coming = files.read_ahead(groups, reader.read, runtime.lower_thread_priority)
     with runtime.evaluation(model, device):
         for group, ((problems, inputs), _) in zip(groups, coming, strict=True):
@@ -457,7 +477,7 @@ def classify_groups(
                     scores = run(*(x.to(device) for x in inputs)).logits.float().softmax(1).cpu()
                 values, classes = (x.tolist() for x in scores.topk(min(top, scores.shape[1]), dim=1))
                 best = iter([list(zip(*pair, strict=True)) for pair in zip(classes, values, strict=True)])
-            for row in group:
+            for row in itertools.chain(*group):
                 problem, start = problems.get(row), reader.starts[row]
                 found = [] if problem else [(names[number], value) for number, value in next(best)]
                 yield Prediction(start, start + reader.seconds, found, problem)

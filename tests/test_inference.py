@@ -1,12 +1,14 @@
 """Evaluation, search, costs, prediction."""
 
 import dataclasses
+import itertools
 import math
 import os
 import sys
 import threading
 import time
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -289,6 +291,7 @@ def test_predict_reads_the_next_clips_while_the_model_works(monkeypatch):
 
     monkeypatch.setattr(clips.Recording, "probe", lambda self: data.VideoInfo(20.0, 30.0, 8, 8, False))
     monkeypatch.setattr(inference, "decode_clips", decode_clips)
+    monkeypatch.setattr(inference.ClipReader, "groups", lambda self, size: [[[k, k + 1]] for k in range(0, 10, size)])
     rows = list(predict(Eyes(), "walk.mp4", batch_size=2, device="cpu"))
     assert [row.start for row in rows] == [2.0 * k for k in range(10)] and runs == 5 * [2]
     for row in rows:  # the middle of the clip, in tenths of a second
@@ -296,6 +299,27 @@ def test_predict_reads_the_next_clips_while_the_model_works(monkeypatch):
         assert row.classes[0] == ("0", pytest.approx(float(score)))
     if sys.platform == "linux":  # What reads gives way to the model.
         assert priorities == {os.getpriority(os.PRIO_PROCESS, 0) + 5}
+
+
+def test_cores_share_a_group_and_no_frame_is_decoded_twice(steady, monkeypatch):
+    """Between two parts there is a key frame."""
+    with av.open(str(steady)) as container:
+        keys = [float(p.pts * p.time_base) for p in container.demux(video=0) if p.pts is not None and p.is_keyframe]
+    starts = np.arange(0, 3.8, 0.2).tolist()
+    spec = clips.ClipSpec(frames=2, size=40)
+    results = []
+    for cores in (1, 3):
+        monkeypatch.setattr(inference.files, "available_cores", lambda cores=cores: cores)
+        reader = inference.ClipReader(clips.Recording(steady), spec, starts, ("frames",))
+        groups = reader.groups(8)
+        assert [row for group in groups for part in group for row in part] == list(range(19))
+        assert [sum(map(len, group)) for group in groups] == [8, 8, 3]
+        results.append([reader.read(group)[1][0] for group in groups])
+    assert max(map(len, groups)) > 1
+    for group in groups:
+        for before, after in itertools.pairwise(group):
+            assert any(starts[before[-1]] < key <= starts[after[0]] for key in keys)
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
 
 
 class Seen(nn.Module):

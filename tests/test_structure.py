@@ -29,7 +29,7 @@ ARROWS = {
     "student": "",
     "distillation": "egodistill batches files runtime student training",
     "training": "egodistill batches checkpoints files runtime",
-    "inference": "egodistill batches clips files imu runtime student",
+    "inference": "egodistill batches clips files imu runtime student video",
     "batches": "egodistill clips files",
     "runtime": "egodistill",
     "checkpoints": "egodistill files",
@@ -231,7 +231,8 @@ def test_a_copy_works_beside_a_strangers_modules(module, tmp_path):
     (tmp_path / "use.py").write_text(f"SAMPLES = {samples!r}\n" + textwrap.dedent(USES[module]))
     # Without site packages of ours: an installed egodistill must not help.
     block = "import sys, runpy; sys.modules['egodistill'] = None; sys.path[0] = '.'; runpy.run_path('use.py')"
-    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True)
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, env=plain, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
