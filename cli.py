@@ -64,7 +64,7 @@ COMMANDS = {
     ),
     "finetune": (
         "train a teacher or a student on labels alone",
-        "egodistill finetune store --architecture motionformer_16x4 --pretrained k400.pyth --out teacher.pt",
+        "egodistill finetune store --architecture x3d_m --pretrained x3d_m.pyth --out teacher.pt",
     ),
     "extract": (
         "run a teacher on a store and add its features and logits to it",

@@ -751,7 +751,7 @@ def test_finetune_options(sample_data, tmp_path, capsys):
     assert all(torch.equal(trained[name], value) for name, value in before.items() if "projection" not in name)
     for extra, words in (
         ([*small, "--gradient-checkpointing"], "no option 'width'|is for MotionFormer and MViT"),
-        ([*asked[2:4], *short, "--crop", 0.3], r"finetune reads no frames of a student"),
+        ([*asked[2:4], *short, "--crop", 0.3], r"finetune reads no student frames"),
     ):
         assert cli.main([str(x) for x in ["finetune", store, *extra, "--out", tmp_path / "u.pt"]]) == 1
         assert re.search(words, capsys.readouterr().err)

@@ -356,7 +356,7 @@ def test_runs_see_the_frames_of_their_rule(demo, sampled):
     )
     assert (test.read("frames_2_first", [0]) != test.read("frames_2", [0])).any()
     assert batches.arrays_of(model, test) == ["frames_2_first", "imu"]
-    with pytest.raises(ValueError, match="prepare --sampling"):
+    with pytest.raises(ValueError, match="--sampling centre --num-frames 2"):
         bench.splits(replace(run, sampling="centre"))
 
 
@@ -429,8 +429,8 @@ def test_a_missing_teacher_is_told_before_anything_is_trained(demo, tmp_path):
         ("--preset epic", "bench.json: was begun with other settings: protocol.recipe.student.image_encoder was"),
         ("--preset demo --pretrained STTS=x.pth", "protocol.stts.weights was None and is now 'x.pth'"),
         ("--epochs 3", "protocol.recipe.finetuning.epochs was 2 and is now 3"),
-        ("--methods EgoDistill Ego", "no method 'Ego'"),
-        ("--pretrained AdaFuses=x.pth", "--pretrained names students, AdaFuse, STTS or ListenToLook; got 'AdaFuses'"),
+        ("--methods EgoDistill Ego", "unknown method 'Ego'"),
+        ("--pretrained AdaFuses=x.pth", "--pretrained is for students, AdaFuse, STTS or ListenToLook; got 'AdaFuses'"),
         ("--teacher nobody --methods EgoDistill --out {new}", "has no array 'nobody.feature'"),
         ("--num-frames 3 --methods VisOnly --out {new}", "prepare(..., num_frames=3)"),
     ],
@@ -448,7 +448,7 @@ def test_weights_and_epochs_reach_the_bench():
         given = []
         patch.setitem(egodistill.demo.COMMANDS, "compare", (egodistill.demo.compare_options, given.append))
         assert cli.main(command.split()) == 0
-    protocol = egodistill.demo.bench_of(given[0]).protocol
+    protocol = egodistill.demo.build_bench(given[0]).protocol
     assert protocol.recipe.student.image_weights == "r18.pth" and protocol.stts.weights is None
     assert protocol.adafuse.weights == "imagenet"  # the paper's, where nothing else is said
     changes = {"epochs": 7, "batch_size": 5, "precision": "bf16"}
@@ -463,7 +463,7 @@ def test_presets_reach_the_bench(command, monkeypatch):
     monkeypatch.setitem(egodistill.demo.COMMANDS, command, (egodistill.demo.COMMANDS[command][0], given.append))
     for name, recipe in distillation.PRESETS.items():
         assert cli.main([command, *"s --teacher t --out o --preset".split(), name]) == 0
-        protocol = egodistill.demo.bench_of(given[-1]).protocol
+        protocol = egodistill.demo.build_bench(given[-1]).protocol
         assert protocol == PROTOCOLS[name] and protocol.recipe == recipe
 
 
@@ -488,7 +488,7 @@ def test_published_numbers_fit_the_rules_that_the_legend_names():
     counts = experiments.adafuse_counts(models["AdaFuse"], 0.0)
     assert round(counts["thop_skipping"], 2) == experiments.TABLE_3["AdaFuse"][0].gmacs
     legend = " ".join(experiments.TABLE_3_LEGEND)
-    assert "Video's fit fvcore's" in legend and "AdaFuse's and ListenToLook's thop's" in legend
+    assert "Video's match fvcore's" in legend and "AdaFuse's and ListenToLook's match thop's" in legend
 
 
 def test_figure_has_a_line_for_each_method(tmp_path, monkeypatch):
