@@ -138,6 +138,7 @@ def check_options(parser: argparse.ArgumentParser) -> None:
 
 
 def imu_option(parser: argparse.ArgumentParser) -> None:
+    """Add --imu, for `imu_files()`."""
     parser.add_argument(
         "--imu",
         nargs="+",
@@ -266,6 +267,7 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
 
 
 def coverage_options(parser: argparse.ArgumentParser) -> None:
+    """Add --zero-accel and --min-coverage."""
     parser.add_argument("--zero-accel", action="store_true", help="fill in zeros if a recording has no accelerometer")
     parser.add_argument(
         "--min-coverage",

@@ -339,6 +339,7 @@ class PretrainIMU(Objective):
         self.find_unused = not settings.l1_weight  # Without L_1 the fusion network has no gradient.
 
     def setup(self, store: Store, settings: Training) -> None:
+        """Compute the image features of all clips."""
         self.features = frozen_features(self.model, store, self.frames, settings)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

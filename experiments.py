@@ -450,6 +450,7 @@ class Bench:
         return model
 
     def start(self, run: Run) -> nn.Module:
+        """Return the image encoder that replaces ImageNet weights for runs with this seed."""
         return EgoDistill.load(self.path(Run("start", run.seed))).image_encoder
 
     def settings(self, run: Run) -> Training:
