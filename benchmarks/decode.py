@@ -1,23 +1,22 @@
-"""How fast do frames come out of a video? `data.read_frames()` beside what a user would take instead.
+"""Compare the speed of reading frames: `data.read_frames()` and other libraries.
 
-    pip install torchcodec decord2 opencv-python-headless    # each is left out where it is missing
-    python benchmarks/decode.py                  # files of a minute, seven rounds: leave it alone for long
-    python benchmarks/decode.py --quick          # shorter files, fewer rounds
-    python benchmarks/decode.py --only 1080p     # the rows whose name holds this
+    pip install torchcodec decord2 opencv-python-headless    # libraries that are missing are left out
+    python benchmarks/decode.py                  # files of one minute, seven rounds; takes long
+    python benchmarks/decode.py --quick          # shorter files, three rounds
+    python benchmarks/decode.py --only 1080p     # only rows whose name contains this
 
-The files are rendered here: a moving texture under fresh noise, 30 fps, H.264, every frame wearing its number as a bar
-code. Three requests are made of each, all at 224 x 224 RGB:
+The files are rendered here: a moving texture with noise, 30 fps, H.264, with the number of each frame as a bar code.
+There are three requests per file, all at 224 x 224 RGB:
 
-- sparse: one frame out of every 2 s, the whole recording in one call, one thread
-- dense: a clip of 16 frames out of 64, one call a clip, three clips a round, one thread
+- sparse: one frame per 2 s, the whole recording in one call, one thread
+- dense: a clip of 16 out of 64 frames per call, three clips per round, one thread
 - whole: every fourth frame of the recording in one call, on all cores
 
-`limit` is a bare loop that is told beforehand which packets the wanted frames depend on, decodes only those, and makes
-the same pictures of them. Methods take turns, round after round. A cell is the median, over the rounds, of a method's
-time over the time of ours in the same round: above 1 it is slower; `-` is what nobody would wait for. With one thread
-it is the time of the processor (other programs on the machine do not count), with all cores the time on the clock, and
-below it that of the processors: on a busy machine the first is a matter of luck. The bar code in every picture is read:
-`!3` after a number says that three frames were the wrong ones or never came.
+`limit` is a minimal loop that knows in advance which packets the frames depend on, decodes only those, and makes the
+same pictures. The methods take turns in each round. A cell is the median over the rounds of a method's time divided by
+our time in the same round: above 1, the method is slower. With one thread, it is processor time, which other programs
+do not affect; with all cores there are two rows, wall-clock time and processor time. The bar code of every picture is
+read: `!3` after a number means that three frames were wrong or missing. `-` was not run.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ import concurrent.futures
 import importlib
 import itertools
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -38,9 +36,9 @@ from pathlib import Path
 import av
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout's egodistill, installed or not.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import data, files
+from egodistill import data, files, tables
 
 FPS, SIZE, BITS = 30, 224, 12
 SIZES = {"1080p": (1920, 1080), "256p": (456, 256)}
@@ -51,7 +49,7 @@ Method = Callable[[str, Sequence[int], int], object]  # (video, frame numbers in
 
 
 def render(path: Path, size: tuple[int, int], seconds: int, key_every: int, bframes: int) -> None:
-    """A moving texture under noise, each frame's number in twelve bars along the upper edge."""
+    """Render a moving texture with noise, with each frame's number as twelve bars along the upper edge."""
     rng = np.random.default_rng(0)
     width, height = size
     margin = 64
@@ -89,7 +87,7 @@ def render(path: Path, size: tuple[int, int], seconds: int, key_every: int, bfra
 
 
 def numbers(pictures) -> list[int]:
-    """The frame numbers that pictures [n, 3, H, W] or [n, H, W, 3] wear."""
+    """Return the frame numbers in pictures [n, 3, H, W] or [n, H, W, 3]."""
     pictures = np.asarray(pictures)
     if pictures.shape[1] == 3:
         pictures = pictures.transpose(0, 2, 3, 1)
@@ -181,9 +179,9 @@ def opencv_frames(video: str, wanted: Sequence[int], threads: int) -> np.ndarray
     return np.stack(pictures)
 
 
-RIVALS: dict[str, tuple[str, Method]] = {  # column -> (module it needs, method)
-    "PyAV from start": ("av", pyav_from_start),
-    "PyAV seek each": ("av", pyav_seek_each),
+BASELINES: dict[str, tuple[str, Method]] = {  # {column: (required module, method)}
+    "PyAV from the start": ("av", pyav_from_start),
+    "PyAV, seek each": ("av", pyav_seek_each),
     "torchcodec": ("torchcodec.decoders", torchcodec_frames),
     "decord": ("decord", decord_frames),
     "OpenCV": ("cv2", opencv_frames),
@@ -191,7 +189,7 @@ RIVALS: dict[str, tuple[str, Method]] = {  # column -> (module it needs, method)
 
 
 class Limit:
-    """The least that can be decoded, with everything known beforehand but the pictures themselves."""
+    """Method that decodes as little as possible, because it knows all packets in advance."""
 
     def __init__(self, video: str) -> None:
         with av.open(video) as container:
@@ -246,13 +244,13 @@ class Limit:
 def usable(module: str) -> bool:
     try:
         importlib.import_module(module)
-    except Exception:  # a package that is there and cannot be loaded is as good as none
+    except Exception:  # missing, or broken
         return False
     return True
 
 
 def requests(seconds: int, cores: int) -> dict[str, tuple[list[list[int]], int]]:
-    """What is asked for: name -> (frame numbers of each call, threads)."""
+    """Return {name: (frame numbers of each call, threads)}."""
     frames, rng = seconds * FPS, np.random.default_rng(1)
     sparse = [int(k) + int(rng.integers(0, 2 * FPS)) for k in range(0, frames, 2 * FPS)]
     starts = rng.integers(0, frames - 64, 3)
@@ -264,15 +262,15 @@ def requests(seconds: int, cores: int) -> dict[str, tuple[list[list[int]], int]]
 
 
 def measure(methods: dict[str, Method], video: str, calls: list[list[int]], threads: int, repeats: int) -> dict:
-    """Per method: its times in each round (s, on the clock and of the processor), and how many frames were wrong."""
+    """Return (times, wrong frames) of each method; times are [rounds, 2], wall-clock and processor seconds."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
     wrong = dict.fromkeys(methods, 0)
     for round_ in range(repeats):
         order = list(methods)[round_ % len(methods) :] + list(methods)[: round_ % len(methods)]
         for name in order:
-            began = time.perf_counter(), time.process_time()
+            start = time.perf_counter(), time.process_time()
             found = [methods[name](video, wanted, threads) for wanted in calls]
-            times[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
+            times[name].append((time.perf_counter() - start[0], time.process_time() - start[1]))
             if not round_ and methods[name] is not ours_nearest:
                 for pictures, wanted in zip(found, calls, strict=True):
                     seen = numbers(pictures)
@@ -282,18 +280,21 @@ def measure(methods: dict[str, Method], video: str, calls: list[list[int]], thre
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="files of 10 s (256p: 20 s) and 3 rounds, not 60 s and 7")
-    parser.add_argument("--folder", help="keep the rendered files here and find them again")
-    parser.add_argument("--only", default="", help="rows whose name holds this, such as '256p' or 'sparse'")
-    parser.add_argument("--repeats", type=int, help="rounds a row")
+    parser.add_argument(
+        "--quick", action="store_true", help="files of 10 s (256p: 20 s) and 3 rounds instead of 60 s and 7"
+    )
+    parser.add_argument("--folder", help="folder to keep the rendered files in, and to reuse them from")
+    parser.add_argument("--only", default="", help="only rows whose name contains this, such as '256p' or 'sparse'")
+    parser.add_argument("--repeats", type=int, help="rounds per row")
+    tables.markdown_option(parser)
     arguments = parser.parse_args()
     lengths = {"1080p": 10, "256p": 20} if arguments.quick else dict.fromkeys(SIZES, 60)
     repeats = arguments.repeats or (3 if arguments.quick else 7)
     cores = files.available_cores()
-    rivals = {name: method for name, (module, method) in RIVALS.items() if usable(module)}
-    if "OpenCV" in rivals:
-        importlib.import_module("cv2").setNumThreads(1)  # its resizing; the decoder's threads are set a call
-    if "torchcodec" in rivals:
+    baselines = {name: method for name, (module, method) in BASELINES.items() if usable(module)}
+    if "OpenCV" in baselines:
+        importlib.import_module("cv2").setNumThreads(1)  # for resizing; the threads of the decoder are set per call
+    if "torchcodec" in baselines:
         importlib.import_module("torch").set_num_threads(1)
 
     versions = [
@@ -301,60 +302,64 @@ def main() -> None:
         for name in ("av", "numpy", "torchcodec", "decord", "cv2")
         if usable(name)
     ]
-    print(f"Python {platform.python_version()}, {', '.join(versions)}")
-    print(f"FFmpeg of PyAV: libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}")
-    print(f"{processor()}, {cores} cores; files of {lengths} s, {repeats} rounds; load {os.getloadavg()[0]:.1f}")
-    print("cells: time / ours; !n: n frames are wrong; -: not run\n")
-    columns = ["limit", *RIVALS, "key frames"]
-    print(f"{'file and request':33}{'ms/frame':>9} " + " ".join(f"{name:>15}" for name in columns) + "   verdict")
+    print(f"{', '.join(versions)}; libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))} of PyAV")
+    print(f"files of {lengths} s, {repeats} rounds; load {os.getloadavg()[0]:.1f}")
+    header = [
+        "file: key frame every",
+        "request",
+        "ours, ms per frame",
+        "limit",
+        *BASELINES,
+        "key frames only",
+        "verdict",
+    ]
+    lines = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(arguments.folder or temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for size, bframes, key_every in itertools.product(SIZES, (3, 0), (12, 60, 250)):
-            name, seconds = f"{size} key/{key_every:<3} {'B' if bframes else '-'}", lengths[size]
-            rows = {f"{name} {what}": job for what, job in requests(seconds, cores).items()}
-            rows = {row: job for row, job in rows.items() if arguments.only in row}
-            if not rows:
+            file, seconds = f"{size}, {key_every}{', B' if bframes else ''}", lengths[size]
+            jobs = requests(seconds, cores)
+            jobs = {request: job for request, job in jobs.items() if arguments.only in f"{file} {request}"}
+            if not jobs:
                 continue
             path = folder / f"{size}_{key_every}_{bframes}_{seconds}.mp4"
             if not path.exists():
                 with files.atomic_write(path) as part:
                     render(part, SIZES[size], seconds, key_every, bframes)
-            methods = {"ours": ours, "limit": Limit(str(path)), **rivals, "key frames": ours_nearest}
-            for row, (calls, threads) in rows.items():
-                taken = {
+            methods = {"ours": ours, "limit": Limit(str(path)), **baselines, "key frames only": ours_nearest}
+            for request, (calls, threads) in jobs.items():
+                run = {
                     name: method
                     for name, method in methods.items()
-                    if row.endswith("sparse") or method is not pyav_seek_each
+                    if request == "sparse" or method is not pyav_seek_each
                 }
-                found = measure(taken, str(path), calls, threads, repeats)
-                for clock in ("wall", "CPU") if threads > 1 else ("CPU",):
-                    print_row(f"{row} x{threads} {clock}", found, clock, sum(map(len, calls)), columns, methods)
+                found = measure(run, str(path), calls, threads, repeats)
+                for clock in ("wall", "processor") if threads > 1 else ("processor",):
+                    label = f"{request} (processor)" if threads > 1 and clock == "processor" else request
+                    cells = ratios(found, clock, sum(map(len, calls)), header[3:-1], methods)
+                    lines.append([file, label, *cells])
+                    print(" | ".join(lines[-1]), file=sys.stderr)
+    tables.report(tables.Table(header, lines), "benchmarks/decode.py", arguments.markdown, sys.argv)
 
 
-def print_row(row: str, found: dict, clock: str, frames: int, columns: list[str], installed: Collection[str]) -> None:
-    found = {name: (times[:, int(clock == "CPU")], wrong) for name, (times, wrong) in found.items()}
-    mine, wrong = found["ours"]
-    cells, best = [], np.inf
+def ratios(found: dict, clock: str, frames: int, columns: Sequence[str], installed: Collection[str]) -> list[str]:
+    """Return our ms per frame, the time of each column relative to ours, and whether ours is the fastest."""
+    found = {name: (times[:, int(clock == "processor")], wrong) for name, (times, wrong) in found.items()}
+    ours, wrong = found["ours"]
+    cells, best = [f"{1000 * np.median(ours) / frames:.2f}"], np.inf
     for name in columns:
         if name not in found:
             cells.append("-" if name in installed else "not installed")
             continue
-        ratio = float(np.median(found[name][0] / mine))
+        ratio = float(np.median(found[name][0] / ours))
         cells.append(f"{ratio:.2f}" + (f" !{found[name][1]}" if found[name][1] else ""))
-        if name in RIVALS and not found[name][1]:  # speed of wrong frames is no speed
+        if name in BASELINES and not found[name][1]:  # The speed of wrong frames does not count.
             best = min(best, ratio)
-    verdict = f"{wrong} FRAMES WRONG" if wrong else "fastest" if best >= 1 else f"{100 / best - 100:.0f} % behind"
-    text = " ".join(f"{cell:>15}" for cell in cells)
-    print(f"{row:33}{1000 * np.median(mine) / frames:9.2f} {text}   {verdict}", flush=True)
-
-
-def processor() -> str:
-    if Path("/proc/cpuinfo").exists():
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    return [
+        *cells,
+        f"{wrong} FRAMES WRONG" if wrong else "fastest" if best >= 1 else f"{100 / best - 100:.0f} % behind",
+    ]
 
 
 if __name__ == "__main__":
