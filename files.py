@@ -296,9 +296,9 @@ def read_ahead(
     with ThreadPoolExecutor(1, initializer=begin) as pool:
         coming = [pool.submit(read, item) for item in [next(items, None)] if item is not None]
         while coming:
-            began = time.monotonic()
+            start_time = time.monotonic()
             result = coming.pop().result()
-            waited = time.monotonic() - began
+            waited = time.monotonic() - start_time
             following = next(items, None)
             if following is not None:
                 coming.append(pool.submit(read, following))
@@ -314,7 +314,7 @@ class Progress:
     def __init__(self, title: str, total: int, *, unit: str = "clips", done: int = 0, show: bool = True) -> None:
         self.title, self.total, self.unit = title, total, unit
         self.done = self.first = done
-        self.began = self.drawn = time.monotonic()
+        self.started = self.drawn = time.monotonic()
         self.note = ""
         self.show = show and sys.stderr is not None  # None under pythonw on Windows
         self.terminal = self.show and sys.stderr.isatty()
@@ -345,7 +345,7 @@ class Progress:
         self.drawn = time.monotonic()
         if not self.show:
             return
-        speed = (self.done - self.first) / max(self.drawn - self.began, 1e-9)
+        speed = (self.done - self.first) / max(self.drawn - self.started, 1e-9)
         left = f"{(self.total - self.done) / speed:.0f}" if speed else "?"
         line = f"{self.title}: {self.done}/{self.total} {self.unit}, {speed:.1f} {self.unit}/s, {left} s left"
         line += f", {self.note}" if self.note else ""

@@ -117,7 +117,10 @@ def load_student(path: str) -> nn.Module:
     """Return the student or baseline in a file."""
     model = experiments.load(path)
     if isinstance(model, teachers.Teacher):
-        raise ValueError(f"{path} holds a teacher, not a student; pass it as --teacher-file")
+        raise ValueError(
+            f"{path} holds a teacher, not a student; --student is for students and baselines, --teacher-file for "
+            f"teachers"
+        )
     return model
 
 
@@ -125,7 +128,10 @@ def load_teacher(path: str) -> teachers.Teacher:
     """Return the teacher in a file."""
     model = experiments.load(path)
     if not isinstance(model, teachers.Teacher):
-        raise ValueError(f"{path} holds a model of class {type(model).__name__}, not a teacher; pass it as --student")
+        raise ValueError(
+            f"{path} holds a model of class {type(model).__name__}, not a teacher; --teacher-file is for teachers, "
+            f"--student for students and baselines"
+        )
     return model
 
 
@@ -174,8 +180,8 @@ def run_teachers(a: argparse.Namespace) -> None:
             published.released[0] if published.released else "none",
         ]
         rows.append([name, *cells])
-    print(Table(["architecture", "parameters", "GMACs", "feature", "clip", "published weights"], rows).text())
-    print(f"{GMACS_NOTE}\nMotionFormer 16x4 as released by its authors needs 369 GMACs per clip; see README.md.")
+    print(Table(["architecture", "parameters", "GMACs", "feature", "clip", "published weights, e.g."], rows).text())
+    print(f"{GMACS_NOTE}\nMotionFormer 16x4 as released by its authors needs 369 GMACs per clip.")
 
 
 def finetune_options(parser: argparse.ArgumentParser) -> None:

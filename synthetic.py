@@ -600,7 +600,7 @@ class Camera:
         self.rays = torch.stack([-u, -torch.ones_like(u), -v]).reshape(3, -1)  # left, back, up: [3, pixels]
 
     def render(self, state: np.ndarray, parts: list[tuple[float, list[Placed]]], room: Room, light) -> np.ndarray:
-        """Render frames uint8 [n, height, width, 3] of head states [6, n]; ``parts``: (azimuth, sprites) of stations."""
+        """Render frames uint8 [n, height, width, 3] of head states [6, n]; ``parts``: (azimuth, sprites) each."""
         count, shape = state.shape[1], (self.height, self.width)
         rays = torch.from_numpy(HeadMotion.rotation(state).astype(np.float32)) @ self.rays
         place = torch.from_numpy(state[3:].astype(np.float32))[:, :, None]

@@ -99,24 +99,24 @@ def numbers(pictures) -> list[int]:
 # --- The methods ---------------------------------------------------------------------------------
 
 
-def moments(wanted: Sequence[int]) -> list[float]:
-    return [(k + 0.5) / FPS for k in wanted]  # in the middle of a frame's time, where no rounding is in doubt
+def timestamps(indices: Sequence[int]) -> list[float]:
+    return [(k + 0.5) / FPS for k in indices]  # the middle of a frame, where rounding does not matter
 
 
-def ours(video: str, wanted: Sequence[int], threads: int) -> np.ndarray:
-    return data.read_frames(video, moments(wanted), SIZE, threads=threads)
+def ours(video: str, indices: Sequence[int], threads: int) -> np.ndarray:
+    return data.read_frames(video, timestamps(indices), SIZE, threads=threads)
 
 
-def ours_nearest(video: str, wanted: Sequence[int], threads: int) -> np.ndarray:
-    return data.read_frames(video, moments(wanted), SIZE, threads=threads, exact=False)
+def ours_nearest(video: str, indices: Sequence[int], threads: int) -> np.ndarray:
+    return data.read_frames(video, timestamps(indices), SIZE, threads=threads, exact=False)
 
 
 def picture_of(frame: av.VideoFrame) -> np.ndarray:
     return frame.to_ndarray(width=SIZE, height=SIZE, format="rgb24", interpolation="AREA")
 
 
-def pyav_from_start(video: str, wanted: Sequence[int], threads: int) -> np.ndarray:
-    pictures, left = [], list(wanted)[::-1]
+def pyav_from_start(video: str, indices: Sequence[int], threads: int) -> np.ndarray:
+    pictures, left = [], list(indices)[::-1]
     with av.open(video) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count, stream.codec_context.thread_type = threads, "AUTO"
@@ -129,12 +129,12 @@ def pyav_from_start(video: str, wanted: Sequence[int], threads: int) -> np.ndarr
     return np.stack(pictures)
 
 
-def pyav_seek_each(video: str, wanted: Sequence[int], threads: int) -> np.ndarray:
+def pyav_seek_each(video: str, indices: Sequence[int], threads: int) -> np.ndarray:
     pictures = []
     with av.open(video) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count, stream.codec_context.thread_type = threads, "AUTO"
-        for seconds in moments(wanted):
+        for seconds in timestamps(indices):
             container.seek(int(seconds / stream.time_base), stream=stream)
             for frame in container.decode(stream):
                 if frame.time + 1 / FPS > seconds:
@@ -143,28 +143,28 @@ def pyav_seek_each(video: str, wanted: Sequence[int], threads: int) -> np.ndarra
     return np.stack(pictures)
 
 
-def torchcodec_frames(video: str, wanted: Sequence[int], threads: int):
+def torchcodec_frames(video: str, indices: Sequence[int], threads: int):
     from torchcodec.decoders import VideoDecoder
     from torchcodec.transforms import Resize
 
-    # "approximate" spares it a scan of the file: its fastest way, and right where frames are evenly spaced, as here.
+    # "approximate" avoids a scan of the file; it is the fastest mode, and exact for evenly spaced frames as here.
     small = [Resize((SIZE, SIZE))]
     decoder = VideoDecoder(video, num_ffmpeg_threads=threads, seek_mode="approximate", transforms=small)
-    return decoder.get_frames_played_at(moments(wanted)).data
+    return decoder.get_frames_played_at(timestamps(indices)).data
 
 
-def decord_frames(video: str, wanted: Sequence[int], threads: int) -> np.ndarray:
+def decord_frames(video: str, indices: Sequence[int], threads: int) -> np.ndarray:
     import decord
 
-    return decord.VideoReader(video, width=SIZE, height=SIZE, num_threads=threads).get_batch(list(wanted)).asnumpy()
+    return decord.VideoReader(video, width=SIZE, height=SIZE, num_threads=threads).get_batch(list(indices)).asnumpy()
 
 
-def opencv_frames(video: str, wanted: Sequence[int], threads: int) -> np.ndarray:
+def opencv_frames(video: str, indices: Sequence[int], threads: int) -> np.ndarray:
     import cv2
 
     capture, pictures, position = cv2.VideoCapture(video, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads]), [], 0
-    for k in wanted:
-        if not 0 <= k - position < FPS:  # a jump; within a clip it is cheaper to go on
+    for k in indices:
+        if not 0 <= k - position < FPS:  # Seek; within a clip, decoding the frames between is faster.
             capture.set(cv2.CAP_PROP_POS_FRAMES, k)
             position = k
         while position < k:
@@ -197,27 +197,29 @@ class Limit:
             packets = [(packet.pts, packet.is_keyframe) for packet in container.demux(stream) if packet.size]
         with av.open(video) as container:
             container.streams.video[0].codec_context.skip_frame = "NONREF"
-            self.referred_to = {frame.pts for frame in container.decode(video=0)}
-        self.shown = sorted(pts for pts, _ in packets)
+            self.references = {frame.pts for frame in container.decode(video=0)}
+        self.display_order = sorted(pts for pts, _ in packets)
         self.groups: list[list[int]] = []  # packets from one key frame to the next, in the order of decoding
         for pts, is_key in packets:
             if is_key:
                 self.groups.append([])
             self.groups[-1].append(pts)
 
-    def __call__(self, video: str, wanted: Sequence[int], threads: int) -> np.ndarray:
-        keep = {self.shown[k] for k in wanted}
+    def __call__(self, video: str, indices: Sequence[int], threads: int) -> np.ndarray:
+        requested = {self.display_order[k] for k in indices}
         plan = []
         for group in self.groups:
-            last = max((i for i, pts in enumerate(group) if pts in keep), default=None)
+            last = max((i for i, pts in enumerate(group) if pts in requested), default=None)
             if last is not None:
-                plan.append((group[0], {pts for pts in group[: last + 1] if pts in self.referred_to or pts in keep}))
+                plan.append(
+                    (group[0], {pts for pts in group[: last + 1] if pts in self.references or pts in requested})
+                )
         parts = [plan[i * len(plan) // threads : (i + 1) * len(plan) // threads] for i in range(threads)]
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             run = map if threads == 1 else pool.map
-            return np.concatenate(list(run(lambda part: self.decode(video, part, keep), filter(None, parts))))
+            return np.concatenate(list(run(lambda part: self.decode(video, part, requested), filter(None, parts))))
 
-    def decode(self, video: str, plan: list[tuple[int, set[int]]], keep: set[int]) -> np.ndarray:
+    def decode(self, video: str, plan: list[tuple[int, set[int]]], requested: set[int]) -> np.ndarray:
         pictures = {}
         with av.open(video) as container:
             stream = container.streams.video[0]
@@ -231,7 +233,7 @@ class Limit:
                         continue
                     left -= 1
                     for frame in packet.decode() + ([] if left else codec.decode(None)):
-                        if frame.pts in keep:
+                        if frame.pts in requested:
                             pictures[frame.pts] = picture_of(frame)
                     if not left:
                         break
@@ -269,12 +271,12 @@ def measure(methods: dict[str, Method], video: str, calls: list[list[int]], thre
         order = list(methods)[round_ % len(methods) :] + list(methods)[: round_ % len(methods)]
         for name in order:
             start = time.perf_counter(), time.process_time()
-            found = [methods[name](video, wanted, threads) for wanted in calls]
+            found = [methods[name](video, indices, threads) for indices in calls]
             times[name].append((time.perf_counter() - start[0], time.process_time() - start[1]))
             if not round_ and methods[name] is not ours_nearest:
-                for pictures, wanted in zip(found, calls, strict=True):
+                for pictures, indices in zip(found, calls, strict=True):
                     seen = numbers(pictures)
-                    wrong[name] += sum(a != b for a, b in itertools.zip_longest(seen, wanted))
+                    wrong[name] += sum(a != b for a, b in itertools.zip_longest(seen, indices))
     return {name: (np.array(times[name]), wrong[name]) for name in methods}
 
 

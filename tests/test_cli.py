@@ -699,11 +699,11 @@ def test_a_file_of_the_other_kind_says_so(files, monkeypatch, capsys):
     monkeypatch.setattr(model_commands, "open_split", lambda path, split: None)
     teacher, student = str(files / "teacher.pt"), str(files / "student.pt")
     for command, words in (
-        (["evaluate", "s", "--student", teacher], "not a student; pass it as --teacher-file"),
-        (["evaluate", "s", "--teacher-file", student], "not a teacher; pass it as --student"),
-        (["extract", "s", "--teacher-file", student], "not a teacher; pass it as --student"),
-        (["measure", "--student", teacher], "not a student; pass it as --teacher-file"),
-        (["measure", "--teacher-file", student], "not a teacher; pass it as --student"),
+        (["evaluate", "s", "--student", teacher], "not a student; --student is for students"),
+        (["evaluate", "s", "--teacher-file", student], "not a teacher; --teacher-file is for teachers"),
+        (["extract", "s", "--teacher-file", student], "not a teacher; --teacher-file is for teachers"),
+        (["measure", "--student", teacher], "not a student; --student is for students"),
+        (["measure", "--teacher-file", student], "not a teacher; --teacher-file is for teachers"),
     ):
         assert cli.main(command) == 1
         assert words in capsys.readouterr().err, command
