@@ -1,6 +1,7 @@
 """tables: alignment, and sections that are replaced without touching the rest of a document."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -93,3 +94,11 @@ def test_the_command_is_given_as_typed(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     words = ["/x/benchmarks/decode.py", "--quick", "--markdown=R.md"]
     assert tables.command_line(words) == "OMP_NUM_THREADS=1 python benchmarks/decode.py --quick"
+
+
+@pytest.mark.parametrize(
+    "script", sorted((Path(tables.__file__).parent / "benchmarks").glob("*.py")), ids=lambda p: p.stem
+)
+def test_every_benchmark_writes_its_table(script):
+    code = script.read_text(encoding="utf-8")
+    assert "tables.markdown_option(parser)" in code and f'"benchmarks/{script.name}", ' in code
