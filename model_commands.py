@@ -404,7 +404,7 @@ def export_options(parser: argparse.ArgumentParser) -> None:
 def run_export(a: argparse.Namespace) -> None:
     model = EgoDistill.load(a.student)
     if a.calibrate and a.precision != "int8":
-        raise ValueError(f"--calibrate is for --precision int8, not {a.precision}; use --check to compare on a store")
+        raise ValueError(f"--calibrate is for int8, not for {a.precision}; use --check to compare on a store")
     calibrate = open_split(a.calibrate, a.calibrate_split) if a.calibrate else None
     check = open_split(a.check or a.calibrate, a.check_split) if a.check or a.calibrate else None
     description = export.export(
