@@ -1,18 +1,16 @@
-"""The command line: one command for each step, and `demo`, which runs them all on a small world.
+"""The command line: one command per step, and `demo`, which runs all steps on a small rendered world.
 
-    egodistill demo                                              # everything, on a small rendered world
+    egodistill demo
     egodistill prepare segments.csv --out store --clip-frames 16
-    egodistill finetune store --out teacher.pt                   # a teacher, on labels
+    egodistill finetune store --out teacher.pt
     egodistill extract store --teacher-file teacher.pt
-    egodistill pretrain store --teacher teacher --out imu.pt     # stage 1
+    egodistill pretrain store --teacher teacher --out imu.pt
     egodistill distill store --teacher teacher --init imu.pt --out student.pt
     egodistill evaluate store --student student.pt
     egodistill predict walk.mp4 --student student.pt
-    egodistill compare store --teacher teacher --out comparison  # all methods, accuracy against cost
-    egodistill export student.pt --out student.pt2               # for a device
 
-`egodistill COMMAND --help` lists a command's options. Each training command can be killed and given again: it goes
-on where it was. This is the only file that knows all the others.
+`egodistill COMMAND --help` describes a command and its options. A training command that was interrupted continues when
+it is run again. The commands themselves are in `commands`, `model_commands` and `demo`, which are imported when needed.
 """
 
 from __future__ import annotations
@@ -30,37 +28,109 @@ import egodistill
 
 __all__ = ["main"]
 
-# What each command does.
+# {command: (what it does, an example)}
 COMMANDS = {
-    "demo": "the paper's comparison on a small rendered world, in ten minutes",
-    "synthesize": "render a small egocentric world in EPIC-KITCHENS' layout",
-    "segments": "show what annotations hold, and what is left out",
-    "check": "look at recordings: IMU, gaps, offset to the picture, faults",
-    "transcode": "make working copies that are quick to read",
-    "prepare": "decode every clip once, into a clip store",
-    "status": "what a store holds, what failed and why, how fast it grows",
-    "teachers": "list the video models that can teach, and what they cost",
-    "finetune": "train a teacher or a student on a store's labels",
-    "extract": "write a teacher's features and logits into a store",
-    "pretrain": "stage 1: teach the IMU encoder by itself (section 3.4)",
-    "distill": "stage 2: distil the teacher into a student (section 3.3)",
-    "evaluate": "per-video top-1 of a student or teacher",
-    "compare": "all methods of the paper's Figure 3, accuracy against cost",
-    "ablate": "what each loss and the choice of frames give (Tables 1 and 4)",
-    "export": "write a student as one file for a device",
-    "measure": "multiply-adds, parameters and run time: the paper's Table 3 on this machine, or models of your own",
-    "predict": "classify a recording, clip by clip",
+    "demo": (
+        "run the paper's main comparison on a small rendered world, in about ten minutes",
+        "egodistill demo",
+    ),
+    "synthesize": (
+        "render a small egocentric data set in the layout of EPIC-KITCHENS",
+        "egodistill synthesize world",
+    ),
+    "segments": (
+        "summarize annotations: segments per class and split, and what is left out",
+        "egodistill segments EPIC_100_train.csv --root /videos/EPIC-KITCHENS",
+    ),
+    "check": (
+        "check recordings: IMU coverage, gaps, clock offset, faults",
+        "egodistill check walk.mp4 --imu walk.csv",
+    ),
+    "transcode": (
+        "make small copies of videos that are fast to read",
+        "egodistill transcode walk.mp4 --out small",
+    ),
+    "prepare": (
+        "decode each clip once and write it to a clip store",
+        "egodistill prepare segments.csv --out store --clip-frames 16",
+    ),
+    "status": (
+        "show how many clips of a store are ready, which failed and why",
+        "egodistill status store",
+    ),
+    "teachers": (
+        "list the available video models, with their size and cost",
+        "egodistill teachers",
+    ),
+    "finetune": (
+        "train a teacher or a student on labels alone",
+        "egodistill finetune store --architecture x3d_m --pretrained x3d_m.pyth --out teacher.pt",
+    ),
+    "extract": (
+        "run a teacher on a store and add its features and logits to it",
+        "egodistill extract store --teacher-file teacher.pt",
+    ),
+    "pretrain": (
+        "stage 1: pretrain the IMU encoder (section 3.4 of the paper)",
+        "egodistill pretrain store --teacher teacher --out imu.pt",
+    ),
+    "distill": (
+        "stage 2: distill a teacher into a student (section 3.3 of the paper)",
+        "egodistill distill store --teacher teacher --init imu.pt --out student.pt",
+    ),
+    "evaluate": (
+        "evaluate a student or teacher: top-1 accuracy over segments, and per class",
+        "egodistill evaluate store --student student.pt",
+    ),
+    "compare": (
+        "train and evaluate all methods of the paper's Figure 3: accuracy against cost",
+        "egodistill compare store --teacher teacher --out comparison",
+    ),
+    "ablate": (
+        "run the ablations of the paper's Tables 1 and 4: losses and choice of frames",
+        "egodistill ablate store --teacher teacher --out ablation",
+    ),
+    "export": (
+        "export a student to one file that runs without this library",
+        "egodistill export student.pt --out student.onnx --format onnx",
+    ),
+    "measure": (
+        "measure cost and run time of the models in the paper's Table 3, or of your own models",
+        "egodistill measure --student student.pt",
+    ),
+    "predict": (
+        "classify a recording clip by clip",
+        "egodistill predict walk.mp4 --imu walk.csv --student student.pt",
+    ),
 }
-# The module that has the options of a command; `model_commands` has those of all others.
+# {command: its module}; all others are in `model_commands`.
 MODULES = dict.fromkeys(("segments", "check", "transcode", "prepare", "status"), "commands")
 MODULES |= dict.fromkeys(("demo", "synthesize", "compare", "ablate"), "demo")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command and return the exit code. An error that the user can mend is one line on stderr, no traceback."""
+    """Run a command, with the arguments of the process or others, and return the exit code.
+
+    An error that the user can fix (ValueError, OSError) is one line on stderr and exit code 1. Raise SystemExit for
+    unknown commands and options, and for --help.
+
+    >>> from egodistill import cli
+    >>> code = cli.main(["status", "store", "--seconds", "0.1"])
+    split  ok  failed  missing
+    -----  --  ------  -------
+    train  16       0        0
+    test    6       0        0
+    <BLANKLINE>
+    step            clips  clips per second  time left
+    -----------  --------  ----------------  ---------
+    prepare      22 of 22                 -          -
+    extract x3d  22 of 22                 -          -
+    >>> code
+    0
+    """
     if sys.__stderr__ is not None and not faulthandler.is_enabled():
-        faulthandler.enable(sys.__stderr__)  # a crash inside a library names the line of ours that called it
-    for stream in (sys.stdout, sys.stderr):  # A letter that the terminal's encoding lacks is shown as \u043f.
+        faulthandler.enable(sys.__stderr__)  # After a crash inside a library, print the Python line that called it.
+    for stream in (sys.stdout, sys.stderr):  # Print letters that the terminal's encoding lacks as \u043f.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
@@ -68,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if not is_closed_pipe(error):
             raise
-        return 128 + 13  # What a shell makes of SIGPIPE.
+        return 128 + 13  # The exit code that a shell reports for SIGPIPE.
     finally:
         drop_closed_output()
 
@@ -79,13 +149,13 @@ def run_command(argv: list[str] | None) -> int:
         return run_parsed(arguments)
     if int(os.environ.get("RANK", 0)):
         return 0
-    with environment("WORLD_SIZE", "1"):  # Nobody is there to be met.
+    with environment("WORLD_SIZE", "1"):  # The other processes have exited.
         return run_parsed(arguments)
 
 
 @contextlib.contextmanager
 def environment(name: str, value: str) -> Iterator[None]:
-    """Set a variable of the environment inside the block."""
+    """Set an environment variable inside the block."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:
@@ -108,33 +178,33 @@ def run_parsed(arguments: argparse.Namespace) -> int:
         return 1
     except KeyboardInterrupt as error:
         if is_first_failure(error):
-            print("\ninterrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+            print("\ninterrupted; run the same command again to continue from here", file=sys.stderr)
         return 130
     return 0
 
 
-# Under torchrun the first process does the other commands alone.
+# Commands whose work the processes of torchrun share. Process 0 runs the other commands alone.
 SHARED = ("prepare", "finetune", "extract", "pretrain", "distill")
 
 
 def is_first_failure(error: BaseException) -> bool:
-    """Return whether to print an error: under torchrun that of the process that failed first."""
-    known = getattr(error, "is_first_failure", None)  # a training stage asks before it wakes up the others
+    """Return whether to print an error: under torchrun only the process that failed first does."""
+    known = getattr(error, "is_first_failure", None)  # set by a training stage before it unblocks the other ranks
     if known is None:
-        from egodistill import runtime  # Here, since it needs torch; a command has imported it already.
+        from egodistill import runtime  # Imported late, because it needs torch.
 
         known = runtime.is_first_failure()
     return known
 
 
 def leave_processes() -> None:
-    """End the connections to the other processes of a training."""
+    """Close the connections to the other processes of a training."""
     from egodistill import runtime
 
     runtime.leave_processes()
 
 
-# What a pipe whose reader has gone gives, as in `egodistill ... | head -1`: on Windows "invalid argument" as well.
+# Errors of a pipe whose reader has exited, as in `egodistill ... | head -1`; Windows may report "invalid argument".
 CLOSED_PIPE = {errno.EPIPE} | ({errno.EINVAL} if os.name == "nt" else set())
 
 
@@ -143,7 +213,7 @@ def is_closed_pipe(error: Exception) -> bool:
 
 
 def drop_closed_output() -> None:
-    """Drop what stdout or stderr still hold for a reader that has gone: the interpreter would complain at its end."""
+    """Discard buffered output for a reader that has exited, so the interpreter does not complain at its end."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
@@ -154,31 +224,45 @@ def drop_closed_output() -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Return the arguments of the command line; `run` is the function to call with them.
+    """Return the parsed arguments, with `run`, the function of the command, and `words`, the command line.
 
-    The options of a command are added when it is called: some need torch, and a list of the commands does not.
+    Only the command that was called gets its options: some of them need torch, and the list of commands does not.
     """
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(prog="egodistill", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="egodistill",
+        description="Distill video models into students that see a few frames and the motion of the head.",
+        epilog="Start with `egodistill demo`. `egodistill COMMAND --help` describes a command.",
+        formatter_class=CommandHelp,
+    )
     parser.add_argument("--version", action="version", version=f"egodistill {egodistill.__version__}")
     parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, text in COMMANDS.items():
-        parsers.add_parser(name, help=text, description=text, formatter_class=HelpWithDefaults)
+    for name, (text, example) in COMMANDS.items():
+        about = f"{text[0].upper()}{text[1:]}. Example:\n\n    {example}"
+        parsers.add_parser(name, help=text, description=about, formatter_class=CommandHelp)
     called = next((word for word in argv if not word.startswith("-")), None)
     if called in COMMANDS:
         module = importlib.import_module(f"egodistill.{MODULES.get(called, 'model_commands')}")
         add_options, run = module.COMMANDS[called]
         add_options(parsers.choices[called])
-        parsers.choices[called].set_defaults(run=run)
+        parsers.choices[called].set_defaults(run=run, words=["egodistill", *argv])
     return parser.parse_args(argv)
 
 
-class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Help that names the defaults that say something."""
+class CommandHelp(argparse.RawDescriptionHelpFormatter):
+    """Help that shows defaults, except None, False and empty ones."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog)
+        self._action_max_length = 14  # argparse does not count the indentation of the commands
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        says_nothing = action.required or action.default is None or action.default is False or action.default == []
-        return action.help if says_nothing else super()._get_help_string(action)
+        default = action.default
+        hidden = action.required or default is None or default is False or default in ([], argparse.SUPPRESS)
+        if hidden or not action.help or "%(default)s" in action.help:
+            return action.help
+        shown = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+        return f"{action.help} (default: {shown.replace('%', '%%')})"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The commands for recordings and stores: their options, and what they run.
+"""The commands for recordings and stores: `segments`, `check`, `transcode`, `prepare`, `status`.
 
-`COMMANDS` at the end lists them; `cli` builds the parser of the one that was called. `model_commands` has those that
-train and run models, `demo` those of the paper's experiments. This module starts without torch.
+`COMMANDS` at the end maps each name to two functions: one adds the command's options to a parser, one runs it. `cli`
+builds the parser. `model_commands` and `demo` hold the other commands. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from pathlib import Path
 from typing import Any
 
 from egodistill import annotations, data, files, recordings
+from egodistill.tables import Table
 from egodistill.video import SAMPLING
 
-__all__ = ["COMMANDS", "describe_store", "given", "imu_of", "positive", "table"]
+__all__ = [
+    "COMMANDS",
+    "coverage_options",
+    "describe_store",
+    "imu_files",
+    "imu_option",
+    "keyword_arguments",
+    "positive_int",
+]
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# What all commands share
+# Shared by several commands
 
 
-def positive(text: str) -> int:
+def positive_int(text: str) -> int:
+    """Convert the text of an option to an integer of at least 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
 
 
-def given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Return some of the options as keyword arguments."""
+def keyword_arguments(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Return some of the options as keyword arguments for a function."""
     return {name: getattr(arguments, name) for name in names}
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Return columns of text: the first aligned to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = []
-    for row in [header, ["-" * width for width in widths], *rows]:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -52,15 +52,32 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def segment_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the readers of annotations take; `read_segments` reads it."""
+    """Add the options of the annotation readers, for `read_segments()`."""
     parser.add_argument(
-        "annotations", help="EPIC-KITCHENS' table, Ego4D's fho_main.json, or your own table: video,start,stop,label,..."
+        "annotations",
+        help="EPIC_100_train.csv of EPIC-KITCHENS, fho_main.json of Ego4D, or your own CSV table with the columns "
+        "video,start,stop,label",
     )
-    parser.add_argument("--root", help="folder of the data set's videos and IMU (default: that of the annotations)")
-    parser.add_argument("--min-instances", type=positive, help="drop rarer classes (EPIC-KITCHENS: 1, Ego4D: 2)")
-    parser.add_argument("--split-seed", type=int, default=0, help="of Ego4D's random split")
-    parser.add_argument("--audio", action="store_true", help="only videos with sound; prepare stores it")
-    parser.add_argument("--imu-offsets", metavar="CSV", help="table video,imu_offset that `egodistill check` wrote")
+    root_option(parser)
+    parser.add_argument(
+        "--min-instances",
+        metavar="N",
+        type=positive_int,
+        help="drop classes with fewer segments (default: 1 for EPIC-KITCHENS, 2 for Ego4D)",
+    )
+    parser.add_argument("--split-seed", metavar="SEED", type=int, default=0, help="seed of Ego4D's random split")
+    parser.add_argument("--audio", action="store_true", help="use only videos with sound; `prepare` also stores it")
+    parser.add_argument(
+        "--imu-offsets", metavar="CSV", help="table of IMU clock offsets, written by `egodistill check --out`"
+    )
+
+
+def root_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--root",
+        metavar="FOLDER",
+        help="folder with the data set's videos and IMU files (default: folder of the annotations)",
+    )
 
 
 def read_segments(a: argparse.Namespace) -> data.SegmentList:
@@ -72,7 +89,7 @@ def read_segments(a: argparse.Namespace) -> data.SegmentList:
 
 def segments_options(parser: argparse.ArgumentParser) -> None:
     segment_options(parser)
-    parser.add_argument("--classes", type=positive, default=20, help="classes to list, the largest first")
+    parser.add_argument("--classes", metavar="N", type=positive_int, default=20, help="list the N largest classes")
 
 
 def run_segments(a: argparse.Namespace) -> None:
@@ -93,44 +110,58 @@ def run_segments(a: argparse.Namespace) -> None:
                 f"{len({s.label for s in part if s.label is not None})}",
             ]
         )
-    print(table(["split", "videos", "segments", "hours", "median s", "shortest, longest", "classes"], rows))
+    print(Table(["split", "videos", "segments", "hours", "median s", "shortest, longest", "classes"], rows).text())
     counts = {split: Counter(s.label for s in segments if s.split == split) for split in splits}
     total = Counter(segment.label for segment in segments)
     largest = total.most_common(a.classes)
-    print("\n" + table(["class", *splits], [[str(c), *(f"{counts[p][c]:,}" for p in splits)] for c, _ in largest]))
+    rows = [[str(name), *(f"{counts[split][name]:,}" for split in splits)] for name, _ in largest]
+    print("\n" + Table(["class", *splits], rows).text())
     if len(total) > len(largest):
-        print(f"... and {len(total) - len(largest)} more classes (--classes)")
+        print(f"... and {len(total) - len(largest)} more classes (--classes N lists more)")
     if missing := [c for c in total if c is not None and "train" in counts and not counts["train"][c]]:
-        print(f"never in train: {', '.join(sorted(missing))}")
+        print(f"without training segments: {', '.join(sorted(missing))}")
     for reason, count in segments.dropped.items():
         print(f"left out, {reason}: {count:,} segments")
 
 
 def check_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="or annotations, for all of their videos")
-    parser.add_argument("--root", help="folder of the data set's videos and IMU (default: that of the annotations)")
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="videos, or annotation files for all their videos")
+    root_option(parser)
+    imu_option(parser)
+    parser.add_argument("--no-offset", action="store_true", help="do not estimate the offset of the IMU's clock")
     parser.add_argument(
-        "--imu", nargs="+", metavar="CSV", help="of a single video: one table, or two; none: telemetry in the video"
+        "--max-offset", metavar="SECONDS", type=float, default=2.0, help="largest offset to search for, in seconds"
     )
-    parser.add_argument("--no-offset", action="store_true", help="do not compare picture and gyroscope")
-    parser.add_argument("--max-offset", type=float, default=2.0, help="seconds either way to look for it")
-    parser.add_argument("--out", metavar="CSV", help="table of the reliable offsets, for prepare --imu-offsets")
+    parser.add_argument(
+        "--out", metavar="CSV", help="write the reliable offsets to a table for `prepare --imu-offsets`"
+    )
 
 
-def imu_of(a: argparse.Namespace) -> Any:
-    """Return what --imu names: one table, a pair, or None."""
+def imu_option(parser: argparse.ArgumentParser) -> None:
+    """Add --imu, for `imu_files()`."""
+    parser.add_argument(
+        "--imu",
+        nargs="+",
+        metavar="CSV",
+        help="IMU of the video: one table, or one for the accelerometer and one for the gyroscope (default: telemetry "
+        "in the video)",
+    )
+
+
+def imu_files(a: argparse.Namespace) -> Any:
+    """Return the value of --imu: one path, a pair, or None."""
     return a.imu if a.imu is None or len(a.imu) > 1 else a.imu[0]
 
 
 def run_check(a: argparse.Namespace) -> None:
     if a.imu and len(a.videos) > 1:
-        raise ValueError(f"--imu names the IMU of one video, and {len(a.videos)} are given; put them into a table")
+        raise ValueError(f"--imu is for a single video, but there are {len(a.videos)}; list them in a table instead")
     sources: dict[str, data.Recording] = {}
     for name in a.videos:
         if name.lower().endswith((".csv", ".json")):
             sources |= {s.video: s.recording for s in annotations.read_annotations(name, a.root)}
         else:
-            sources[name] = data.open_recording(name, imu_of(a))
+            sources[name] = data.open_recording(name, imu_files(a))
     print(recordings.HEADER)
     offsets, unusable = [], 0
     for video, recording in sources.items():
@@ -148,13 +179,19 @@ def run_check(a: argparse.Namespace) -> None:
 
 
 def transcode_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("videos", nargs="+", metavar="VIDEO")
-    parser.add_argument("--out", required=True, help="folder for the copies")
-    parser.add_argument("--short-side", type=positive, default=256, help="pixels")
-    parser.add_argument("--keyframe-every", type=positive, default=12, help="frames")
-    parser.add_argument("--quality", type=int, default=23, help="x264's CRF, lower is better and larger")
-    parser.add_argument("--measure", action="store_true", help="time how much faster the copy is read")
-    parser.add_argument("--overwrite", action="store_true", help="make copies that are there again")
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="videos to copy")
+    parser.add_argument("--out", metavar="FOLDER", required=True, help="folder for the copies")
+    parser.add_argument(
+        "--short-side", metavar="PIXELS", type=positive_int, default=256, help="shorter side of the copy, in pixels"
+    )
+    parser.add_argument(
+        "--keyframe-every", metavar="N", type=positive_int, default=12, help="insert a key frame every N frames"
+    )
+    parser.add_argument(
+        "--quality", metavar="CRF", type=int, default=23, help="CRF of x264: lower values give better, larger files"
+    )
+    parser.add_argument("--measure", action="store_true", help="measure how much faster the copy can be read")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing copies")
 
 
 def run_transcode(a: argparse.Namespace) -> None:
@@ -162,48 +199,83 @@ def run_transcode(a: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     copies = {video: out / f"{Path(video).stem}.mp4" for video in a.videos}
     if len(set(copies.values())) < len(copies):
-        raise ValueError(f"two of the videos would have the same name in {out}; give each its own --out")
+        raise ValueError(f"two videos have the same file name, so their copies in {out} would too; use two folders")
     rows, failures = [], []
     for video, copy in copies.items():
         if copy.exists() and not a.overwrite:
-            print(f"{copy} is already there")
+            print(f"{copy} already exists; --overwrite replaces it")
             continue
         try:
             made = recordings.transcode(
-                video, copy, **given(a, "short_side", "keyframe_every", "quality", "measure", "overwrite")
+                video, copy, **keyword_arguments(a, "short_side", "keyframe_every", "quality", "measure", "overwrite")
             )
-        except OSError as error:  # One bad video must not end the work on a thousand.
+        except OSError as error:  # Continue with the other videos.
             failures.append(str(error))
             continue
         speed = f"{made.speedup:.1f}" if made.speedup else "-"
         sizes = [f"{size / 1e6:.1f}" for size in (made.source_bytes, made.copy_bytes)]
         rows.append([copy.name, *sizes, f"{made.frames:,}", f"{made.broken_packets}", speed])
         for name in made.left_out:
-            print(f"{copy}: without {name}, which MP4 cannot hold")
+            print(f"{copy}: left out {name}, which MP4 cannot hold")
     if rows:
-        print(table(["copy", "MB before", "MB after", "frames", "broken", "times faster"], rows))
+        print(Table(["copy", "MB before", "MB after", "frames", "broken packets", "times faster"], rows).text())
     if failures:
         raise ValueError("; ".join(failures))
 
 
 def prepare_options(parser: argparse.ArgumentParser) -> None:
     segment_options(parser)
-    parser.add_argument("--out", required=True, help="folder of the store")
-    parser.add_argument("--num-frames", type=positive, nargs="+", default=[1], help="frames a clip for the students")
-    parser.add_argument("--frame-size", type=positive, default=224, help="their height and width")
-    rules = ", ".join(SAMPLING)
+    parser.add_argument("--out", metavar="STORE", required=True, help="folder of the clip store")
     parser.add_argument(
-        "--sampling", metavar="RULE", choices=SAMPLING, nargs="+", default=["uniform"], help=f"which frames: {rules}"
+        "--num-frames",
+        metavar="N",
+        type=positive_int,
+        nargs="+",
+        default=[1],
+        help="number of frames per clip for students; several numbers store several sets",
     )
-    parser.add_argument("--key-frames", action="store_true", help="take the nearest key frames instead: cheap, inexact")
-    parser.add_argument("--clip-frames", type=positive, help="frames of the dense clip for teachers (none)")
-    parser.add_argument("--clip-size", type=positive, default=224, help="their height and width")
-    parser.add_argument("--no-imu", action="store_true", help="leave head motion out")
-    parser.add_argument("--zero-accel", action="store_true", help="zeros where a recording has no accelerometer")
-    parser.add_argument("--min-coverage", type=float, default=0.95, help="share of a clip that the IMU must cover")
-    parser.add_argument("--workers", type=positive, help="processes (all cores)")
-    parser.add_argument("--max-bad", type=float, default=0.1, help="share of clips that may fail")
-    parser.add_argument("--retry-failed", action="store_true", help="try the failed clips of an earlier run again")
+    parser.add_argument(
+        "--frame-size", metavar="PIXELS", type=positive_int, default=224, help="height and width of these frames"
+    )
+    parser.add_argument(
+        "--sampling",
+        metavar="RULE",
+        choices=SAMPLING,
+        nargs="+",
+        default=["uniform"],
+        help=f"how these frames are chosen; one or more of {', '.join(SAMPLING)}",
+    )
+    parser.add_argument(
+        "--key-frames", action="store_true", help="use the nearest key frames: faster, but at slightly different times"
+    )
+    parser.add_argument(
+        "--clip-frames",
+        metavar="T",
+        type=positive_int,
+        help="also store T frames per clip for video teachers (default: none)",
+    )
+    parser.add_argument(
+        "--clip-size", metavar="PIXELS", type=positive_int, default=224, help="height and width of the teachers' frames"
+    )
+    parser.add_argument("--no-imu", action="store_true", help="do not store head motion")
+    coverage_options(parser)
+    parser.add_argument("--workers", metavar="N", type=positive_int, help="number of processes (default: all cores)")
+    parser.add_argument(
+        "--max-bad", metavar="SHARE", type=float, default=0.1, help="stop if more than this share of clips fails"
+    )
+    parser.add_argument("--retry-failed", action="store_true", help="try clips again that failed in an earlier run")
+
+
+def coverage_options(parser: argparse.ArgumentParser) -> None:
+    """Add --zero-accel and --min-coverage."""
+    parser.add_argument("--zero-accel", action="store_true", help="fill in zeros if a recording has no accelerometer")
+    parser.add_argument(
+        "--min-coverage",
+        metavar="SHARE",
+        type=float,
+        default=0.95,
+        help="share of a clip that its IMU samples must cover",
+    )
 
 
 def run_prepare(a: argparse.Namespace) -> None:
@@ -224,18 +296,19 @@ def run_prepare(a: argparse.Namespace) -> None:
         workers=a.workers,
         max_bad=a.max_bad,
         retry_failed=a.retry_failed,
-        **files.environment_share(),  # several machines, or processes of torchrun, share the recordings
+        **files.environment_share(),  # Several machines or processes of torchrun share the recordings.
     )
     if int(os.environ.get("RANK", 0)) == 0:
         describe_store(store, segments)
 
 
 def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
+    """Print what a store holds, and what was left out or failed."""
     hours = sum(segment.stop - segment.start for segment in segments) / 3600
     counts = Counter(clip["split"] for clip in store.clips)
     print(
-        f"{store.path}: {len(store)} clips ({', '.join(f'{n} {split}' for split, n in sorted(counts.items()))}) of "
-        f"{len({s.video for s in segments})} videos, {hours:.2f} hours in {len(store.class_names)} classes"
+        f"{store.path}: {len(store)} clips ({', '.join(f'{n} {split}' for split, n in sorted(counts.items()))}) from "
+        f"{len({s.video for s in segments})} videos, {hours:.2f} hours, {len(store.class_names)} classes"
     )
     for reason, count in segments.dropped.items():
         print(f"  left out, {reason}: {count} segments")
@@ -250,32 +323,33 @@ def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
 
 
 def status_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", help="folder that `egodistill prepare` made, also while it is at work")
-    parser.add_argument("--seconds", type=float, default=2.0, help="look twice, so far apart, to tell the speed")
+    parser.add_argument("store", help="folder of a clip store, finished or in progress")
+    parser.add_argument("--seconds", type=float, default=2.0, help="measure the speed over this time, in seconds")
 
 
 def run_status(a: argparse.Namespace) -> None:
-    store, before = data.ClipStore(a.store, unfinished=True), settled(a.store)
+    store, before = data.ClipStore(a.store, unfinished=True), finished_clips(a.store)
     counts = store.counts
-    print(table(["split", "ok", "failed", "missing"], [[split, *map(str, n.values())] for split, n in counts.items()]))
+    rows = [[split, *map(str, n.values())] for split, n in counts.items()]
+    print(Table(["split", "ok", "failed", "missing"], rows).text())
     reasons = Counter(failure["reason"].replace(failure["video"], "VIDEO") for failure in store.failures)
     for reason, count in reasons.most_common(10):
         print(f"failed: {count} clips, {reason}")
     if len(reasons) > 10:
-        print(f"... and {len(reasons) - 10} more reasons, in {store.path / 'failures.jsonl'}")
+        print(f"... and {len(reasons) - 10} more reasons in {store.path / 'failures.jsonl'}")
     time.sleep(a.seconds)
     rows = []
-    for name, (done, total) in settled(a.store).items():
+    for name, (done, total) in finished_clips(a.store).items():
         speed = (done - before.get(name, (0, 0))[0]) / a.seconds
-        left = f"{(total - done) / speed:.0f} s" if speed > 0 else "-"
-        rows.append([name, f"{done:,} of {total:,}", f"{speed:.1f}" if speed > 0 else "-", left])
-    print("\n" + table(["step", "clips", "a second", "left"], rows))
+        remaining = f"{(total - done) / speed:.0f} s" if speed > 0 else "-"
+        rows.append([name, f"{done:,} of {total:,}", f"{speed:.1f}" if speed > 0 else "-", remaining])
+    print("\n" + Table(["step", "clips", "clips per second", "time left"], rows).text())
     if any(n["missing"] for n in counts.values()):
-        print("The same `egodistill prepare` goes on with what is missing.")
+        print("Run the same `egodistill prepare` command again to continue.")
 
 
-def settled(path: str) -> dict[str, tuple[int, int]]:
-    """Return how many clips need no more work, and how many there are, for prepare and for each teacher's extract."""
+def finished_clips(path: str) -> dict[str, tuple[int, int]]:
+    """Return (finished clips, all clips) of `prepare` and of the `extract` of each teacher."""
     store = data.ClipStore(path, unfinished=True)
     counts = [count for split in store.counts.values() for count in split.items()]
     found = {"prepare": (sum(n for what, n in counts if what != "missing"), sum(n for _, n in counts))}
@@ -283,7 +357,7 @@ def settled(path: str) -> dict[str, tuple[int, int]]:
     return found | {f"extract {n.removesuffix('.logits')}": (int(store.done(n).sum()), len(store)) for n in outputs}
 
 
-# The name of a command: what adds its options to a parser, and what runs it.
+# {command: (function that adds its options to a parser, function that runs it)}
 COMMANDS: dict[str, tuple[Callable, Callable]] = {
     "segments": (segments_options, run_segments),
     "check": (check_options, run_check),

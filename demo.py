@@ -1,8 +1,11 @@
-"""The commands of the paper's experiments: `demo`, `compare`, `ablate`, and `synthesize` for the demo's world alone.
+"""The commands of the paper's experiments: `demo`, `compare`, `ablate`, and `synthesize`.
 
-egodistill demo                                         # the main comparison on a small rendered world
-egodistill compare store --teacher NAME --out FOLDER    # every method of Figure 3
-egodistill ablate store --teacher NAME --out FOLDER     # Tables 1 and 4
+    egodistill demo                                         # the main comparison on a small rendered world
+    egodistill compare store --teacher NAME --out FOLDER    # all methods: Figure 3
+    egodistill ablate store --teacher NAME --out FOLDER     # losses and choice of frames: Tables 1 and 4
+    egodistill synthesize FOLDER                            # only render the demo's world
+
+`Demo` holds the sizes and settings of `demo`; `DEMO` and `QUICK` (`--quick`) are its instances.
 """
 
 from __future__ import annotations
@@ -17,10 +20,11 @@ from typing import Any
 import torch
 
 import egodistill
-from egodistill import EgoDistill, data, experiments, files, inference, options, runtime, synthetic, teachers
-from egodistill.commands import describe_store, positive, table
+from egodistill import EgoDistill, data, experiments, files, inference, options, runtime, synthetic, tables, teachers
+from egodistill.commands import describe_store, positive_int
 from egodistill.experiments import PROTOCOLS, Protocol, TeacherRecipe
-from egodistill.model_commands import GMACS, option
+from egodistill.model_commands import GMACS_NOTE, name_value
+from egodistill.tables import Table
 from egodistill.training import Training
 
 __all__ = ["COMMANDS", "DEMO", "QUICK", "Demo"]
@@ -34,11 +38,18 @@ CHANGES = ("epochs", "batch_size", "precision")  # settings that `compare` and `
 
 
 def experiment_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `compare` and `ablate` share; `bench_of` reads them."""
-    parser.add_argument("store", help="folder that `egodistill prepare` made, with splits train and test")
-    parser.add_argument("--teacher", required=True, help="name of the extracted teacher; {seed} in it is the seed")
-    parser.add_argument("--out", required=True, help="folder for weights and results; what is there is not done again")
-    parser.add_argument("--seeds", type=numbers, default="0,1,2", help="of the training runs (default: %(default)s)")
+    """Add the options that `compare` and `ablate` share, for `build_bench()`."""
+    parser.add_argument("store", help="folder of a clip store with the splits train and test")
+    parser.add_argument(
+        "--teacher",
+        metavar="NAME",
+        required=True,
+        help="name of the teacher whose outputs are in the store; {seed} in it stands for the seed",
+    )
+    parser.add_argument(
+        "--out", metavar="FOLDER", required=True, help="folder for weights and results; finished runs in it are reused"
+    )
+    seeds_option(parser, "0,1,2")
     options.preset_option(parser)
     options.add_fields(parser, Training(), CHANGES)
     parser.add_argument(
@@ -47,21 +58,33 @@ def experiment_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         default=[],
-        type=option,
-        help="start of the image networks: students=resnet18.pth AdaFuse=resnet50.pth STTS=... ListenToLook=..., or "
-        "NAME=None for random; without, torchvision downloads them (by the presets of the paper)",
+        type=name_value,
+        help="initial weights of the image networks: students=resnet18.pth AdaFuse=resnet50.pth STTS=... "
+        "ListenToLook=..., or NAME=None for random weights (default: downloaded by torchvision; random with "
+        "--preset demo)",
     )
-    parser.add_argument("--jobs", type=positive, default=1, help="runs at a time, which share the cores")
+    jobs_option(parser)
+    tables.markdown_option(parser)
     options.device_option(parser)
 
 
-def numbers(text: str) -> list[int]:
+def seeds_option(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--seeds", type=parse_seeds, default=default, help="seeds of the training runs, such as 0,1,2")
+
+
+def jobs_option(parser: argparse.ArgumentParser) -> None:
+    text = "number of runs at the same time; they share the cores"
+    parser.add_argument("--jobs", metavar="N", type=positive_int, default=1, help=text)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Convert "0,1,2" to a list without duplicates."""
     if not all(part.isdecimal() for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers with commas between, such as 0,1,2")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 0,1,2")
     return list(dict.fromkeys(map(int, text.split(","))))
 
 
-def bench_of(a: argparse.Namespace) -> experiments.Bench:
+def build_bench(a: argparse.Namespace) -> experiments.Bench:
     """Return the bench of `compare` and `ablate`."""
     protocol = PROTOCOLS[a.preset]
     changes = {name: getattr(a, name) for name in CHANGES if hasattr(a, name)}
@@ -79,19 +102,27 @@ def with_weights(protocol: Protocol, name: str, weights: str | None) -> Protocol
     if name == "students":
         student = replace(protocol.recipe.student, image_weights=weights)
         return replace(protocol, recipe=replace(protocol.recipe, student=student))
-    rivals = {"AdaFuse": "adafuse", "STTS": "stts", "ListenToLook": "listen_to_look"}
-    if name not in rivals:
-        raise ValueError(f"--pretrained names students, AdaFuse, STTS or ListenToLook; got {name!r}")
-    rival = rivals[name]
-    return replace(protocol, **{rival: replace(getattr(protocol, rival), weights=weights)})
+    fields = {"AdaFuse": "adafuse", "STTS": "stts", "ListenToLook": "listen_to_look"}
+    if name not in fields:
+        raise ValueError(f"--pretrained is for students, AdaFuse, STTS or ListenToLook; got {name!r}")
+    field = fields[name]
+    return replace(protocol, **{field: replace(getattr(protocol, field), weights=weights)})
 
 
 def compare_options(parser: argparse.ArgumentParser) -> None:
     experiment_options(parser)
-    parser.add_argument("--num-frames", type=positive, nargs="+", help="N (those of 1, 2, 4 that the store has)")
-    parser.add_argument("--methods", nargs="+", metavar="NAME", help=f"of {', '.join(experiments.METHODS)} (all)")
     parser.add_argument(
-        "--teacher-file", metavar="FILE", help="the teacher itself, to know its costs (the demo's is found)"
+        "--num-frames",
+        metavar="N",
+        type=positive_int,
+        nargs="+",
+        help="numbers of frames per clip (default: those of 1, 2, 4 that the store has)",
+    )
+    parser.add_argument(
+        "--methods", nargs="+", metavar="NAME", help=f"one or more of {', '.join(experiments.METHODS)} (default: all)"
+    )
+    parser.add_argument(
+        "--teacher-file", metavar="FILE", help="file of the teacher, to measure its cost (default: the demo's teacher)"
     )
 
 
@@ -101,78 +132,80 @@ def run_compare(a: argparse.Namespace) -> None:
     methods = a.methods or experiments.METHODS
     if "audio" not in store.names and a.methods is None:
         methods = [name for name in methods if name != "ListenToLook"]
-        print("without ListenToLook: the store has no sound (prepare --audio)")
-    bench = bench_of(a)
+        print("ListenToLook is left out: the store has no sound (run `egodistill prepare` with --audio)")
+    bench = build_bench(a)
     runs = experiments.comparison(bench, teacher=a.teacher, seeds=a.seeds, num_frames=counts, methods=methods)
-    bench.perform(runs, a.jobs)
-    report_comparison(bench, runs, a.teacher, a.seeds, a.teacher_file)
+    bench.run(runs, a.jobs)
+    report_comparison(a, bench, runs)
 
 
-def report_comparison(
-    bench: experiments.Bench, runs: list[experiments.Run], teacher: str, seeds: list[int], checkpoint: str | None
-) -> None:
+def report_comparison(a: argparse.Namespace, bench: experiments.Bench, runs: list[experiments.Run]) -> None:
     """Print the table; write compare.json, .csv, .png and .svg to the bench's folder."""
-    found = [experiments.teacher_row(bench, teacher, seeds, checkpoint), *experiments.rows(bench, runs)]
-    print(f"\nTop-1 (%) on the split {bench.test}" + spread(seeds))
-    print(cost_table(found))
-    print(f"{GMACS}\nAdaFuse's are those that its decisions would need; this code, as the released one, computes all.")
+    rows = [experiments.teacher_row(bench, a.teacher, a.seeds, a.teacher_file), *experiments.rows(bench, runs)]
+    print(f"\nTop-1 accuracy (%) on the split {bench.test}" + seeds_note(a.seeds))
+    tables.report(cost_table(rows), "compare", a.markdown, a.words)
+    print(f"{GMACS_NOTE}\nFor AdaFuse: what its decisions need; this code, like the released one, computes everything.")
     stem, hours = Path(bench.out, "compare"), bench.hours(runs)
-    print(f"Training them, and what they start from, took {60 * hours:.0f} minutes, run by run added up.")
-    written = experiments.write_rows(found, stem, {"seeds": seeds, "hours": hours, **about_this_run(bench)})
+    print(f"Training time, summed over runs: {60 * hours:.0f} minutes.")
+    written = experiments.write_rows(rows, stem, {"seeds": a.seeds, "hours": hours, **run_settings(bench)})
     try:
-        written += experiments.draw(found, stem, "Accuracy against cost" + spread(seeds))
+        written += experiments.draw(rows, stem, "Accuracy against cost" + seeds_note(a.seeds))
     except ImportError:
-        print('No figure: it needs matplotlib, which `pip install "egodistill[tutorials]"` brings.')
-    print(f"Written: {', '.join(map(str, written))}")
+        print('No figure, because matplotlib is not installed: pip install "egodistill[tutorials]"')
+    print(f"Wrote {', '.join(map(str, written))}")
 
 
 def ablate_options(parser: argparse.ArgumentParser) -> None:
     experiment_options(parser)
-    parser.add_argument("--num-frames", type=positive, default=4, help="N of Table 4 (default: %(default)s)")
+    parser.add_argument(
+        "--num-frames", metavar="N", type=positive_int, default=4, help="number of frames per clip in Table 4"
+    )
 
 
 def run_ablate(a: argparse.Namespace) -> None:
-    bench, losses = bench_of(a), experiments.ablation(a.teacher, a.seeds)
+    bench, losses = build_bench(a), experiments.ablation(a.teacher, a.seeds)
     choices = experiments.frame_choices(bench, a.teacher, a.seeds, a.num_frames)
     choices = choices if len({run.sampling for run in choices}) > 1 else []
-    bench.perform([*losses, *choices], a.jobs)
-    found = experiments.rows(bench, losses, costs=False)
+    bench.run([*losses, *choices], a.jobs)
+    rows = experiments.rows(bench, losses, costs=False)
     names = ["labels and IMU only (VisIMU)", *experiments.ABLATIONS]
-    print("\nTable 1: EgoDistill with N = 1, top-1 (%)" + spread(a.seeds))
-    print(table(["losses", "top-1"], [[n, accuracy(one)] for n, one in zip(names, found, strict=True)]))
+    print("\nTable 1: losses, EgoDistill with N = 1" + seeds_note(a.seeds))
+    table = Table(["losses", "top-1 (%)"], [[name, accuracy(row)] for name, row in zip(names, rows, strict=True)])
+    tables.report(table, "ablate", a.markdown, a.words)
     if choices:
-        found += (frames := experiments.rows(bench, choices, costs=False))
-        print(f"\nTable 4: the choice of frames, EgoDistill with N = {a.num_frames}, top-1 (%)" + spread(a.seeds))
-        print(table(["frames", "top-1"], [[one.run.sampling, accuracy(one)] for one in frames]))
-    about = {"seeds": a.seeds, "hours": bench.hours([*losses, *choices]), **about_this_run(bench)}
-    written = experiments.write_rows(found, Path(a.out, "ablate"), about)
-    print(f"Written: {', '.join(map(str, written))}")
+        frames = experiments.rows(bench, choices, costs=False)
+        rows += frames
+        print(f"\nTable 4: choice of frames, EgoDistill with N = {a.num_frames}" + seeds_note(a.seeds))
+        table = Table(["frames", "top-1 (%)"], [[row.run.sampling, accuracy(row)] for row in frames])
+        tables.report(table, "ablate frames", a.markdown, a.words)
+    about = {"seeds": a.seeds, "hours": bench.hours([*losses, *choices]), **run_settings(bench)}
+    print(f"Wrote {', '.join(map(str, experiments.write_rows(rows, Path(a.out, 'ablate'), about)))}")
 
 
-def about_this_run(bench: experiments.Bench) -> dict[str, Any]:
+def run_settings(bench: experiments.Bench) -> dict[str, Any]:
+    """Return what the results depend on, for the JSON file."""
     versions = {"egodistill": egodistill.__version__, "torch": torch.__version__}
     return {"versions": versions, "threads": torch.get_num_threads(), "protocol": bench.protocol.record()}
 
 
-def spread(seeds: list[int]) -> str:
-    return f", mean and deviation of {len(seeds)} seeds" if len(seeds) > 1 else ""
+def seeds_note(seeds: list[int]) -> str:
+    return f", mean and standard deviation of {len(seeds)} seeds" if len(seeds) > 1 else ""
 
 
-def accuracy(one: experiments.Row) -> str:
-    return f"{one.top1:.1f}" + (f" ± {one.deviation:.1f}" if one.deviation is not None else "")
+def accuracy(row: experiments.Row) -> str:
+    return f"{row.top1:.1f}" + (f" ± {row.std:.1f}" if row.std is not None else "")
 
 
-def cost_table(found: list[experiments.Row]) -> str:
-    """Return a table of what each model reads and costs."""
+def cost_table(rows: list[experiments.Row]) -> Table:
+    """Return a table of inputs, cost and accuracy of each model."""
     lines = []
-    for one in found:
-        cells = [
-            "-" if value is None else f"{value:{how}}"
-            for value, how in ((one.gmacs, ".3f"), (one.params and one.params / 1e6, ".2f"), (one.ms_per_clip, ".2f"))
-        ]
-        without = " without stage 1" * (set(experiments.STAGE_1) <= set(one.run.lacking))
-        lines.append([one.method + without, one.inputs, *cells, accuracy(one)])
-    return table(["model", "inputs", "GMACs", "M parameters", "ms a clip", "top-1"], lines)
+    for row in rows:
+        name = row.method + " without stage 1" * (set(experiments.STAGE_1_LOSSES) <= set(row.run.without))
+        gmacs = "-" if row.gmacs is None else f"{row.gmacs:.3f}"
+        parameters = "-" if row.params is None else f"{row.params / 1e6:.2f} M"
+        time_per_clip = "-" if row.ms_per_clip is None else f"{row.ms_per_clip:.2f}"
+        lines.append([name, row.inputs, gmacs, parameters, time_per_clip, accuracy(row)])
+    return Table(["model", "inputs", "GMACs", "parameters", "ms per clip", "top-1 (%)"], lines)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -183,7 +216,7 @@ def cost_table(found: list[experiments.Row]) -> str:
 class Demo:
     """Sizes and settings of the demo.
 
-    teachers   The first is the comparison's teacher; --teachers adds others (the paper's Table 2).
+    ``teachers`` are those that --teachers can name; the first is the teacher of the comparison.
     """
 
     train_acts: int = 1200
@@ -197,34 +230,36 @@ class Demo:
     protocol: Protocol = PROTOCOLS["demo"]
 
     def record(self) -> dict[str, Any]:
-        """Return what two runs in one folder share."""
-        teachers = {name: asdict(how) | {"training": how.training.record()} for name, how in self.teachers.items()}
+        """Return the settings that must be equal for a run to continue in the same folder."""
+        teachers = {
+            name: asdict(recipe) | {"training": recipe.training.record()} for name, recipe in self.teachers.items()
+        }
         return asdict(self) | {"teachers": teachers, "protocol": self.protocol.record()}
 
 
-# Sizes are chosen for two cores and ten minutes. The paper's are 224 pixels, ResNet-18, MotionFormer, 50 to 150 epochs.
-TEACHING = Training(epochs=8, learning_rate=2e-3, batch_size=16, schedule="cosine", warmup_epochs=1.5)
+# Sized for ten minutes on two cores. The paper has 224 pixels, ResNet-18, MotionFormer and 50 to 150 epochs.
+TEACHER_TRAINING = Training(epochs=8, learning_rate=2e-3, batch_size=16, schedule="cosine", warmup_epochs=1.5)
 DEMO = Demo(
     teachers={
         "slowfast": TeacherRecipe(
             "slowfast_8x8_r50",
-            replace(TEACHING, precision="auto"),
+            replace(TEACHER_TRAINING, precision="auto"),
             {"width": 48, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.0},
         ),
         "x3d": TeacherRecipe(
             "x3d_m",
-            replace(TEACHING, epochs=9, learning_rate=5e-3),
+            replace(TEACHER_TRAINING, epochs=9, learning_rate=5e-3),
             {"width": 12, "depth_factor": 0.5, "bottleneck": 1.5, "feature_dim": 512, "pool": 2, "dropout": 0.0},
         ),
         "mvit": TeacherRecipe(
             "mvit_b_16x4",
-            replace(TEACHING, epochs=12),
+            replace(TEACHER_TRAINING, epochs=12),
             {"width": 16, "depths": (1, 1, 1, 1), "kv_stride": 8, "dropout": 0.0, "drop_path": 0.0},
             narrow=True,
         ),
         "motionformer": TeacherRecipe(
             "motionformer_16x4",
-            replace(TEACHING, epochs=10, learning_rate=1e-3, weight_decay=0.1),
+            replace(TEACHER_TRAINING, epochs=10, learning_rate=1e-3, weight_decay=0.1),
             {"width": 96, "depth": 2, "heads": 4, "patch": 16, "drop_path": 0.1},
             narrow=True,
         ),
@@ -233,8 +268,10 @@ DEMO = Demo(
 
 
 def shortened(demo: Demo) -> Demo:
-    """Return a demo of a few clips and two epochs."""
-    teachers = {name: replace(how, training=replace(how.training, epochs=2)) for name, how in demo.teachers.items()}
+    """Return a demo with a few clips and two epochs."""
+    teachers = {
+        name: replace(recipe, training=replace(recipe.training, epochs=2)) for name, recipe in demo.teachers.items()
+    }
     recipe = demo.protocol.recipe.with_training(epochs=2)
     recipe = replace(recipe, pretraining=replace(recipe.pretraining, batch_size=32))
     protocol = replace(demo.protocol, recipe=recipe)
@@ -246,11 +283,17 @@ TEACHER = "slowfast"
 
 
 def synthesize_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", help="folder to write")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--train-acts", type=int, default=800, help="annotated acts of the training wearers")
-    parser.add_argument("--test-acts", type=int, default=400, help="annotated acts of the evaluation wearers")
-    parser.add_argument("--label-noise", type=float, default=0.25, help="share of wrong training verbs")
+    parser.add_argument("out", help="folder to write to")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the world")
+    parser.add_argument(
+        "--train-acts", metavar="N", type=int, default=800, help="number of annotated acts of the training wearers"
+    )
+    parser.add_argument(
+        "--test-acts", metavar="N", type=int, default=400, help="number of annotated acts of the test wearers"
+    )
+    parser.add_argument(
+        "--label-noise", metavar="SHARE", type=float, default=0.25, help="share of training acts with a wrong verb"
+    )
 
 
 def run_synthesize(a: argparse.Namespace) -> None:
@@ -258,71 +301,79 @@ def run_synthesize(a: argparse.Namespace) -> None:
         a.out, seed=a.seed, train_acts=a.train_acts, test_acts=a.test_acts, label_noise=a.label_noise
     )
     print(
-        f"{world.root}: annotations in {world.annotations}\n"
+        f"Wrote {world.root}, with the annotations {world.annotations}. Next:\n"
         f"  egodistill prepare {world.annotations} --root {world.root} --out STORE"
     )
 
 
 def demo_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", default="egodistill-demo", help="folder for everything")
-    parser.add_argument("--seeds", type=numbers, default="0", help="of the training runs, such as 0,1,2")
-    parser.add_argument("--world-seed", type=int, default=0, help="of the world; choose settings on another than 0")
+    parser.add_argument("--out", metavar="FOLDER", default="egodistill-demo", help="folder for all files of the demo")
+    seeds_option(parser, "0")
     parser.add_argument(
-        "--teachers", default=TEACHER, help="all: also distil a small X3D, MViT and MotionFormer (Table 2), hours"
+        "--world-seed", metavar="SEED", type=int, default=0, help="seed of the world; tune settings on another one"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="a smoke run of about a minute; its accuracies mean nothing"
+        "--teachers",
+        metavar="NAMES",
+        default=TEACHER,
+        help=f"teachers to distill from, starting with {TEACHER}: a list such as {TEACHER},x3d, or all "
+        f"({', '.join(DEMO.teachers)}; takes hours, the paper's Table 2)",
     )
-    text = "start of the image encoders: none (random), imagenet, or a file (default: none)"
-    parser.add_argument("--image-weights", type=options.text_or_none, help=text)
-    parser.add_argument("--jobs", type=positive, default=1, help="runs at a time, which share the cores")
+    parser.add_argument(
+        "--quick", action="store_true", help="test run of about a minute on few clips; accuracies are meaningless"
+    )
+    text = "initial weights of the image encoders: imagenet, none (random), or a file (default: none)"
+    parser.add_argument("--image-weights", metavar="NAME", type=options.text_or_none, help=text)
+    jobs_option(parser)
+    tables.markdown_option(parser)
 
 
 def run_demo(a: argparse.Namespace) -> None:
-    out, began = Path(a.out), time.monotonic()
+    out, start_time = Path(a.out), time.monotonic()
     demo = replace(QUICK if a.quick else DEMO, world_seed=a.world_seed)
     demo = replace(demo, protocol=with_weights(demo.protocol, "students", a.image_weights))
     kinds = list(demo.teachers) if a.teachers == "all" else a.teachers.split(",")
     if kinds[0] != TEACHER or set(kinds) - set(demo.teachers) or len(set(kinds)) < len(kinds):
-        raise ValueError(f"--teachers is all, or a part of {','.join(demo.teachers)} that begins with {TEACHER}")
-    demo = with_precision(demo, out / DEMO_NOTE)
-    claim(out, demo.record())
+        raise ValueError(
+            f"--teachers must be all, or a list from {', '.join(demo.teachers)} that begins with {TEACHER}; got "
+            f"{a.teachers}"
+        )
+    demo = with_precision(demo, out / SETTINGS_FILE)
+    check_output_folder(out, demo.record())
     options.report_precision("auto")
     precision = {name: demo.teachers[name].training.precision for name in kinds}
     for name in kinds:
-        print(f"The teacher {name} trains in {precision[name]}.")
-    for part in out.rglob(".*.part*"):  # What a killed run left half written.
+        print(f"The teacher {name} is trained in {precision[name]}.")
+    for part in out.rglob(".*.part*"):  # incomplete files of a killed run
         part.unlink(missing_ok=True)
-    print(f"Everything goes to {out}/. Interrupt at will: the same command goes on where it stopped.\n")
+    print(f"All files are written to {out}/. If you interrupt the demo, the same command continues it.\n")
 
     make_store(demo, out)
-    print(
-        "\n3. Train a teacher, let it watch every clip, pretrain the IMU encoder (stage 1), distil (stage 2), evaluate"
-    )
+    print("\n3. Train a teacher, extract its outputs, pretrain the IMU encoder (stage 1), distill (stage 2), evaluate")
     named = {kind: kind + "-{seed}" for kind in kinds}
     recipes = {name: demo.teachers[kind] for kind, name in named.items()}
     bench = experiments.Bench(str(out / "store"), str(out), demo.protocol, teachers=recipes)
-    comparison = [demo_runs(name, a.seeds, alone=kind == TEACHER) for kind, name in named.items()]
-    bench.perform([run for runs in comparison for run in runs], a.jobs)
+    runs = {kind: demo_runs(name, a.seeds, distilled_only=kind != TEACHER) for kind, name in named.items()}
+    bench.run([run for some in runs.values() for run in some], a.jobs)
 
-    found = [experiments.rows(bench, runs) for runs in comparison]
-    report_demo(dict(zip(kinds, found, strict=True)), a.seeds)
+    rows = {kind: experiments.rows(bench, some) for kind, some in runs.items()}
+    report_demo(a, rows)
     if a.quick:
-        print("This was a quick run: its accuracies mean nothing.")
-    about = {"seeds": a.seeds, "quick": a.quick, "ceilings": synthetic.ceilings(), **about_this_run(bench)}
+        print("This was a quick run: its accuracies are meaningless.")
+    about = {"seeds": a.seeds, "quick": a.quick, "ceilings": synthetic.ceilings(), **run_settings(bench)}
     about["precision"] = {named[kind]: precision[kind] for kind in kinds}
-    written = experiments.write_rows([one for rows in found for one in rows], out / "results", about)
-    print(f"\n{written[0]} holds these numbers. This run took {(time.monotonic() - began) / 60:.1f} minutes.")
+    written = experiments.write_rows([row for some in rows.values() for row in some], out / "results", about)
+    print(f"\nWrote {written[0]}. This run took {(time.monotonic() - start_time) / 60:.1f} minutes.")
     if not a.quick:
         print(
-            f"Next, all methods with 1, 2 and 4 frames (Figure 3), about an hour:\n"
+            f"Next, compare all methods with 1, 2 and 4 frames (Figure 3), in about an hour:\n"
             f"  egodistill compare {out / 'store'} --teacher {named[TEACHER]} --out {out} --preset demo"
         )
 
 
 def make_store(demo: Demo, out: Path) -> None:
     """Render the demo's world, and decode it into a store."""
-    print("1. Render a world: wearers, head motion, kitchen things (the files are laid out as EPIC-KITCHENS is)")
+    print("1. Render a world with video, head motion and sound, in the layout of EPIC-KITCHENS")
     world = synthetic.render(
         out / "world",
         seed=demo.world_seed,
@@ -330,7 +381,7 @@ def make_store(demo: Demo, out: Path) -> None:
         test_acts=demo.test_acts,
         size=(demo.video_pixels,) * 2,
     )
-    print("2. Prepare: decode every clip once into a clip store")
+    print("2. Decode each clip once, into a clip store")
     segments = data.read_epic_kitchens(world.annotations, world.root)
     store = data.prepare(
         segments,
@@ -344,91 +395,94 @@ def make_store(demo: Demo, out: Path) -> None:
     describe_store(store, segments)
 
 
-def report_demo(found: dict[str, list[experiments.Row]], seeds: list[int]) -> None:
-    """Print the demo's table, and that of other teachers if there are any."""
-    print("\nTop-1 (%) on wearers never seen in training" + spread(seeds))
-    print(cost_table(found[TEACHER]))
-    report_limits(found[TEACHER])
-    if len(found) > 1:
-        print("\nOther teachers (the paper's Table 2), top-1 (%)" + spread(seeds))
-        print(teachers_table(found))
+def report_demo(a: argparse.Namespace, rows: dict[str, list[experiments.Row]]) -> None:
+    """Print the demo's table, and one of the other teachers if there are any."""
+    section = "demo quick" if a.quick else "demo"
+    print("\nTop-1 accuracy (%) on wearers who are not in the training data" + seeds_note(a.seeds))
+    tables.report(cost_table(rows[TEACHER]), section, a.markdown, a.words)
+    report_limits(rows[TEACHER])
+    if len(rows) > 1:
+        print("\nOther teachers (Table 2 of the paper), top-1 accuracy (%)" + seeds_note(a.seeds))
+        tables.report(teachers_table(rows), f"{section} with all teachers", a.markdown, a.words)
 
 
-def demo_runs(teacher: str, seeds: list[int], alone: bool) -> list[experiments.Run]:
-    """Return a teacher and the students of the demo's table; if not `alone`, only those that are distilled from it."""
+def demo_runs(teacher: str, seeds: list[int], distilled_only: bool) -> list[experiments.Run]:
+    """Return the runs of the demo's table, or only a teacher and the students that are distilled from it."""
     run = experiments.Run("EgoDistill", teacher=teacher)
     runs = [replace(run, method="teacher"), run, replace(run, method="VisOnly-Distill")]
-    if alone:
-        runs.insert(2, replace(run, lacking=experiments.STAGE_1))
+    if not distilled_only:
+        runs.insert(2, replace(run, without=experiments.STAGE_1_LOSSES))
         runs += [experiments.Run("VisIMU"), experiments.Run("VisOnly")]
     return [replace(run, seed=seed) for seed in seeds for run in runs]
 
 
-DEMO_NOTE = "demo.json"
+SETTINGS_FILE = "demo.json"
 
 
-def with_precision(demo: Demo, note: Path) -> Demo:
-    """Replace each teacher's "auto" by the precision that it began with in this folder, else by this machine's."""
-    begun = files.read_json(note).get("teachers", {}) if note.exists() else {}
-    chosen = {}
-    for name, how in demo.teachers.items():
-        training = how.training
+def with_precision(demo: Demo, path: Path) -> Demo:
+    """Replace each teacher's precision "auto" by the one in the demo's settings file, if any, or this machine's."""
+    begun = files.read_json(path).get("teachers", {}) if path.exists() else {}
+    resolved = {}
+    for name, recipe in demo.teachers.items():
+        training = recipe.training
         if training.precision == "auto" and name in begun:
             training = replace(training, precision=begun[name]["training"]["precision"])
-        chosen[name] = replace(how, training=training.resolve())
-    return replace(demo, teachers=chosen)
+        resolved[name] = replace(recipe, training=training.resolve())
+    return replace(demo, teachers=resolved)
 
 
-def claim(out: Path, about: dict[str, Any]) -> None:
-    """Refuse a folder that holds a demo of other settings, or something else."""
-    note = out / DEMO_NOTE
-    if note.exists():
-        files.require_same_run(note, files.read_json(note), about, "Give another --out, or delete the folder.")
+def check_output_folder(out: Path, settings: dict[str, Any]) -> None:
+    """Write the demo's settings file. Refuse a folder that holds a demo with other settings, or other files."""
+    path = out / SETTINGS_FILE
+    if path.exists():
+        files.require_same_run(path, files.read_json(path), settings, "Choose another --out, or delete the folder.")
         return
-    # A run killed while it wrote its note leaves a part of it.
     if out.exists() and any(map(is_foreign, out.iterdir())):
-        raise ValueError(f"{out} exists and holds no demo; give --out a new folder")
-    files.write_json(note, about)
+        raise ValueError(f"{out}: is not empty and holds no demo; choose a new folder with --out")
+    files.write_json(path, settings)
 
 
 def is_foreign(file: Path) -> bool:
-    """Return whether a file is neither a part of a demo's note nor a desktop's. A demo removes ".*.part*" from its
-    folder, so other names that begin with a dot are foreign, too."""
+    """Return whether a file is neither an incomplete settings file of a killed demo nor written by a desktop.
+
+    Other hidden files are foreign, too, because a demo removes ".*.part*" from its folder.
+    """
     return not file.name.startswith(".demo.json.") and not files.is_system_file(file.name)
 
 
-def teachers_table(found: dict[str, list[experiments.Row]]) -> str:
+def teachers_table(rows: dict[str, list[experiments.Row]]) -> Table:
     lines = []
-    for kind, rows in found.items():
-        by_method = {one.method: one for one in rows if not one.run.lacking}
+    for kind, some in rows.items():
+        by_method = {row.method: row for row in some if not row.run.without}
         teacher = by_method["teacher"]
         cells = [accuracy(by_method[name]) for name in ("teacher", "VisOnly-Distill", "EgoDistill")]
-        lines.append([kind, f"{teacher.gmacs:.3f}", f"{teacher.params / 1e6:.2f}", *cells])
-    return table(["teacher", "GMACs", "M parameters", "teacher's", "VisOnly-Distill", "EgoDistill"], lines)
+        lines.append([kind, f"{teacher.gmacs:.3f}", f"{teacher.params / 1e6:.2f} M", *cells])
+    return Table(["teacher", "GMACs", "parameters", "teacher's top-1", "VisOnly-Distill", "EgoDistill"], lines)
 
 
-def report_limits(found: list[experiments.Row]) -> None:
-    """Print what can be reached on the rendered world, and what the same comparison costs at the paper's size."""
+def report_limits(rows: list[experiments.Row]) -> None:
+    """Print the best possible accuracies in the rendered world, and the cost of the same models at the paper's size."""
     limits = synthetic.ceilings()
     print(
-        f"Nobody can do better here than {100 * limits['frame']:.0f} from one frame and "
-        f"{100 * limits['frame + imu']:.1f} from one frame and head motion.\n{GMACS}"
+        f"The best possible accuracy here is {100 * limits['frame']:.0f} % from one frame and "
+        f"{100 * limits['frame + imu']:.1f} % from one frame and head motion.\n{GMACS_NOTE}"
     )
-    gmacs = {one.method: one.gmacs for one in found}
-    with torch.device("meta"):  # Counting needs shapes, no numbers.
+    gmacs = {row.method: row.gmacs for row in rows}
+    with torch.device("meta"):  # Counting needs shapes only.
         paper = {
             "SlowFast 8x8 R50 (34.6 M parameters)": teachers.load("slowfast_8x8_r50", progress=False),
             "EgoDistill, ResNet-18, one frame (20.6 M parameters)": EgoDistill(62, image_weights=None),
         }
     print(
-        f"Here the student needs {gmacs['teacher'] / gmacs['EgoDistill']:.0f} times fewer multiply-adds than its "
-        "teacher. At the paper's size (224 pixels):"
+        f"The student needs {gmacs['teacher'] / gmacs['EgoDistill']:.0f} times fewer multiply-adds than its teacher. "
+        "At the paper's size (224 pixels):"
     )
     for name, model in paper.items():
         print(f"  {name}: {inference.count_macs(model, torch.device('meta')) / 1e9:.2f} GMACs")
-    print("  MotionFormer, as the paper counts it: 369.51 GMACs, 198 times the student's.")
+    print("  MotionFormer, as counted in the paper: 369.51 GMACs, 198 times the student's")
 
 
+# {command: (function that adds its options to a parser, function that runs it)}
 COMMANDS: dict[str, tuple[Callable, Callable]] = {
     "compare": (compare_options, run_compare),
     "ablate": (ablate_options, run_ablate),

@@ -1,4 +1,4 @@
-"""Distillation of a video model into a student of few frames and head motion: losses, and the stages of training.
+"""Distillation of a video model into a student that sees few frames and head motion: losses and training stages.
 
     from egodistill import EGO4D, data, distill, pretrain_imu
 
@@ -7,9 +7,10 @@
     pretrain_imu(model, train, EGO4D.pretraining, teacher="motionformer")  # stage 1: section 3.4
     distill(model, train, EGO4D.distillation, teacher="motionformer")      # stage 2: section 3.3
 
-Equations, sections and defaults are those of the paper (Tan, Nagarajan, Grauman, NeurIPS 2023). A `Recipe` holds what
-decides a student's accuracy. Keyword arguments of a stage change its settings: `distill(..., tau=4.0, epochs=5)`.
-`finetune()` trains any model on labels alone: teachers, baselines, and the paper's VisOnly and VisIMU.
+Equations, sections and defaults are those of the paper (Tan, Nagarajan, Grauman, NeurIPS 2023). A `Recipe` holds all
+settings that decide a student's accuracy. Keyword arguments of a stage override its settings:
+`distill(..., tau=4.0, epochs=5)`. `finetune()` trains any model on labels alone: teachers, baselines, and the paper's
+VisOnly and VisIMU.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from egodistill import EgoDistillError, batches, files, runtime
 from egodistill.batches import Model, Store
 from egodistill.runtime import Share
 from egodistill.student import EgoDistill, IMUPredictor, Output, describe
-from egodistill.training import History, Objective, Training, TrainingOptions, own_rows, train
+from egodistill.training import History, Objective, Training, TrainingOptions, rank_rows, train
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -59,18 +60,18 @@ Reduction = Literal["mean", "sum"]
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Settings of the stages, and recipes made of them
+# Settings of the stages, and recipes
 
 
 @dataclass(frozen=True)
 class PretrainingSettings(Training):
-    """Settings of stage 1, section 3.4."""
+    """Settings of stage 1 (section 3.4), in addition to those of `Training`."""
 
     nce_tau: float = 0.1  # temperature of L_NCE
     nce_weight: float = 1.0
     l1_weight: float = 1.0
     l1_reduction: Reduction = "mean"
-    symmetric: bool = False  # also from head motion to images
+    symmetric: bool = False  # also L_NCE from head motion to frames
 
 
 class PretrainingOptions(TrainingOptions, total=False):
@@ -85,12 +86,12 @@ class PretrainingOptions(TrainingOptions, total=False):
 
 @dataclass(frozen=True)
 class DistillationSettings(Training):
-    """Settings of stage 2, equation 6."""
+    """Settings of stage 2 (equation 6), in addition to those of `Training`."""
 
-    alpha: float = 0.95  # weight of L_KD; L_GT has 1 - alpha
+    alpha: float = 0.95  # weight of L_KD; L_GT is weighted by 1 - alpha
     beta: float = 1.0  # weight of L_1
     tau: float = 1.0  # temperature of L_KD
-    tau_squared: bool = False
+    tau_squared: bool = False  # multiply L_KD by tau squared
     l1_reduction: Reduction = "mean"
 
 
@@ -106,7 +107,13 @@ class DistillationOptions(TrainingOptions, total=False):
 
 @dataclass(frozen=True)
 class StudentSettings:
-    """What a student is made of, whatever its clips: arguments of `EgoDistill`, which explains them."""
+    """Arguments of `EgoDistill` that do not depend on the clips; its docstring explains them.
+
+    >>> from egodistill import StudentSettings
+    >>> student = StudentSettings(image_encoder="resnet10x8", image_weights=None).build(num_classes=8, frame_size=64)
+    >>> student.inputs, student.feature_dim
+    (('frames', 'imu'), 768)
+    """
 
     num_frames: int = 1
     image_encoder: str = "resnet18"
@@ -116,41 +123,49 @@ class StudentSettings:
     imu_width: int = 16
     hidden: int = 1024
     fusion_layers: int = 2
-    feature_dim: int = 768  # of a student without a teacher
+    feature_dim: int = 768  # without a teacher
 
     def build(self, num_classes: int, *, feature_dim: int | None = None, **clips: Any) -> EgoDistill:
-        """Return a new student for a teacher's feature of `feature_dim` numbers; `clips`: the other arguments."""
+        """Return a new student. `feature_dim` is the size of the teacher's feature, `clips` the other arguments."""
         arguments = asdict(self) | ({} if feature_dim is None else {"feature_dim": feature_dim})
         return EgoDistill(num_classes, **arguments, **clips)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides a student's accuracy: what it is made of, and the settings of each training."""
+    """All settings that decide a student's accuracy: its architecture, and the settings of each training stage.
+
+    >>> from egodistill import EGO4D, EPIC_KITCHENS
+    >>> EPIC_KITCHENS.distillation.tau, EGO4D.distillation.tau
+    (1.0, 10.0)
+    >>> short = EGO4D.with_training(epochs=5, precision="auto")
+    >>> short.pretraining.epochs, short.distillation.epochs
+    (5, 5)
+    """
 
     student: StudentSettings = StudentSettings()
-    finetuning: Training = Training()  # on labels alone: VisOnly, VisIMU, and rivals
+    finetuning: Training = Training()  # on labels alone: VisOnly, VisIMU and baselines
     pretraining: PretrainingSettings = PretrainingSettings()
     distillation: DistillationSettings = DistillationSettings()
 
     def with_training(self, **changes: Unpack[TrainingOptions]) -> Recipe:
-        """Return the recipe with these settings changed in every training."""
+        """Return the recipe with these settings changed in all stages."""
         return replace(self, **{stage: replace(getattr(self, stage), **changes) for stage in STAGES})
 
     def record(self) -> dict[str, Any]:
-        """Return what two runs by one recipe share."""
+        """Return the settings that must be equal for a run to continue."""
         return {"student": asdict(self.student)} | {stage: getattr(self, stage).record() for stage in STAGES}
 
 
 STAGES = ("finetuning", "pretraining", "distillation")
-# The paper's (section 4.1, appendix C). On both data sets stage 1 takes 50 epochs.
+# The paper's recipes (section 4.1, appendix C). Stage 1 takes 50 epochs on both data sets.
 EPIC_KITCHENS = Recipe()
 EGO4D = Recipe(
     finetuning=Training(epochs=150, decay_epochs=(90, 120)),
     distillation=DistillationSettings(epochs=150, decay_epochs=(90, 120), tau=10.0),
 )
-# The demo's rendered world: two cores, minutes, 64 pixels, and no weights to start from. The paper's steps would waste
-# the last of so few epochs. 1920 is the feature of the demo's SlowFast.
+# For the demo's rendered world: minutes on two cores, 64 pixels, no pretrained weights. A cosine schedule, because with
+# so few epochs the paper's steps would waste the last ones. 1920 is the feature size of the demo's SlowFast.
 SYNTHETIC = Recipe(
     student=StudentSettings(image_encoder="resnet10x16", image_weights=None, feature_dim=1920),
     finetuning=Training(batch_size=32),
@@ -162,52 +177,80 @@ Settings = TypeVar("Settings", bound=Training)
 
 
 def change_settings(kind: type[Settings], settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """Return settings with some fields changed. Raise EgoDistillError if they are those of something else."""
+    """Return settings with some fields changed. Raise EgoDistillError if they are for another stage."""
     if type(settings) is not kind:
         raise EgoDistillError(
-            f"the settings of this stage are {kind.__name__}, not {type(settings).__name__}; a Recipe has them as "
-            f"`finetuning`, `pretraining` and `distillation`"
+            f"the settings of this stage must be {kind.__name__}, not {type(settings).__name__}; a Recipe has the "
+            f"fields `finetuning`, `pretraining` and `distillation`"
         )
     return replace(settings, **changes)
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Losses: pure functions of tensors, in the paper's order. Each gives one value per clip, [B]; the paper's are means.
+# Losses: pure functions, in the paper's order. Each returns one value per clip, [B]; the paper's losses are the means.
 
 
 def action_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return L_ACT or L_GT, equations 1 and 5: cross-entropy of logits [B, C] with class numbers [B] -> [B]."""
+    """Return L_ACT or L_GT (equations 1 and 5): cross-entropy of logits [B, C] with class indices [B], per clip [B].
+
+    >>> import torch
+    >>> from egodistill.distillation import action_loss
+    >>> action_loss(torch.tensor([[4.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]))
+    tensor([0.0181, 0.6931])
+    """
     return F.cross_entropy(logits.float(), labels, reduction="none")
 
 
 def feature_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    """Return L_1, equation 3: features [B, D] -> [B]. "mean" over dimensions keeps beta = 1 meaningful for any D."""
+    """Return L_1 (equation 3): the distance of features [B, D], per clip [B].
+
+    The default mean over dimensions makes beta = 1 independent of D. Raise EgoDistillError for another ``reduction``
+    than "mean" or "sum".
+
+    >>> import torch
+    >>> from egodistill.distillation import feature_loss
+    >>> feature_loss(torch.zeros(2, 3), torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]]))
+    tensor([2., 0.])
+    """
     if reduction not in ("mean", "sum"):
-        raise EgoDistillError(f"the reduction of L_1 over dimensions is 'mean' or 'sum', not {reduction!r}")
+        raise EgoDistillError(f"reduction must be 'mean' or 'sum'; got {reduction!r}")
     distance = (student.float() - teacher.float()).abs()
     return distance.mean(dim=1) if reduction == "mean" else distance.sum(dim=1)
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, tau: float, *, tau_squared: bool = False) -> Tensor:
-    """Return L_KD, equation 4: KL(softmax(teacher / tau) || softmax(student / tau)) of logits [B, C] -> [B].
+    """Return L_KD (equation 4): KL(softmax(teacher / tau) || softmax(student / tau)) of logits [B, C], per clip [B].
 
-    As printed it has no factor tau^2, so that at tau = 10 its gradient is about a hundredth of that at 1;
-    `tau_squared` puts it in (Hinton, Vinyals, Dean 2015, section 2).
+    As in the paper, there is no factor tau^2, so at tau = 10 the gradient is about a hundredth of that at tau = 1.
+    ``tau_squared`` adds the factor (Hinton, Vinyals, Dean 2015, section 2).
+
+    >>> import torch
+    >>> from egodistill.distillation import distillation_loss
+    >>> teacher = torch.tensor([[4.0, 0.0], [4.0, 0.0]])
+    >>> distillation_loss(torch.tensor([[4.0, 0.0], [0.0, 4.0]]), teacher, tau=2.0)
+    tensor([0.0000, 1.5232])
     """
-    wanted, given = (F.log_softmax(logits.float() / tau, dim=1) for logits in (teacher, student))
-    divergence = F.kl_div(given, wanted, reduction="none", log_target=True).sum(dim=1)
+    target, prediction = (F.log_softmax(logits.float() / tau, dim=1) for logits in (teacher, student))
+    divergence = F.kl_div(prediction, target, reduction="none", log_target=True).sum(dim=1)
     return divergence * tau**2 if tau_squared else divergence
 
 
 def contrastive_loss(predicted: Tensor, actual: Tensor, tau: float = 0.1, *, symmetric: bool = False) -> Tensor:
-    """Return L_NCE, equation 7: IMU features predicted from images [B, D] against the true ones of the batch -> [B].
+    """Return L_NCE (equation 7) of IMU features predicted from frames and actual ones, both [B, D], per clip [B].
 
-    Row i is right when its cosine similarity is highest in column i. `symmetric` adds the other direction.
+    The positive of row i is column i of the cosine similarities; the other clips of the batch are negatives.
+    ``symmetric`` averages both directions.
+
+    >>> import torch
+    >>> from egodistill.distillation import contrastive_loss
+    >>> features = torch.eye(2)
+    >>> contrastive_loss(features, features, tau=1.0), contrastive_loss(features, features.flip(0), tau=1.0)
+    (tensor([0.3133, 0.3133]), tensor([1.3133, 1.3133]))
     """
     similarity = cosine_similarity(predicted, actual) / tau
-    own = torch.arange(len(similarity), device=similarity.device)
-    rows = F.cross_entropy(similarity, own, reduction="none")
-    return (rows + F.cross_entropy(similarity.T, own, reduction="none")) / 2 if symmetric else rows
+    positives = torch.arange(len(similarity), device=similarity.device)
+    rows = F.cross_entropy(similarity, positives, reduction="none")
+    return (rows + F.cross_entropy(similarity.T, positives, reduction="none")) / 2 if symmetric else rows
 
 
 def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
@@ -216,11 +259,11 @@ def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Labels alone
+# Training on labels alone
 
 
 class Finetune(Objective):
-    """L_ACT (equation 1), and the losses of a model's own."""
+    """Objective of `finetune()`: L_ACT (equation 1), and the model's own extra losses if it has any."""
 
     def __init__(self, model: nn.Module, store: Store) -> None:
         reads = batches.arrays_of(model, store)
@@ -232,7 +275,7 @@ class Finetune(Objective):
         extra = extra_losses(self.model, output, batch)
         return {
             "loss": action_loss(output.logits, batch["label"]) + sum(extra.values()),
-            "top1": correct(output.logits, batch["label"]),
+            "top1": is_correct(output.logits, batch["label"]),
             **extra,
         }
 
@@ -241,35 +284,44 @@ class Finetune(Objective):
 def finetune(
     model: Model, store: Store, settings: Training = Training(), **changes: Unpack[TrainingOptions]
 ) -> History:
-    """Train any model, teacher or student, on labels alone: L_ACT (equation 1). VisOnly and VisIMU are trained so.
+    """Train any model, teacher or student, on labels alone with L_ACT (equation 1).
 
-    `changes` are fields of `settings`. Parameters with requires_grad=False stay as they are. Return one dict per
-    epoch: loss, top1 (on the training clips, as they are seen), clips_per_second, loader_share, learning_rate.
-    Raise EgoDistillError if the store lacks an array (and say what makes it), if model and store differ in classes or
-    frame size, if a clip has no label, if the checkpoint is of another run, or if the loss is no longer finite (and say
-    for which clips); EgoDistillOSError if the checkpoint cannot be written or another process is gone.
+    VisOnly and VisIMU of the paper are trained like this. ``changes`` override fields of ``settings``. Parameters with
+    ``requires_grad=False`` are not trained. Return one dict per epoch: loss, top1 (on the training clips, during
+    training), clips_per_second, loader_share, learning_rate. Raise EgoDistillError if the store lacks an array (the
+    message says how to add it), if model and store differ in classes or frame size, if a clip has no label, if the
+    checkpoint is from another run, or if the loss becomes infinite or NaN (the message names the clips). Raise
+    EgoDistillOSError if the checkpoint cannot be written or another process of the training has died.
+
+    >>> from egodistill import EgoDistill, data, finetune
+    >>> train = data.ClipStore("store").split("train")
+    >>> model = EgoDistill.load("student.pt")
+    >>> history = finetune(model, train, epochs=1, batch_size=8, progress=False)
+    >>> list(history[0])
+    ['loss', 'top1', 'learning_rate', 'clips_per_second', 'loader_share']
     """
     return train(Finetune(model, store), store, change_settings(Training, settings, changes))
 
 
 def extra_losses(model: nn.Module, output: Output, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return what a model adds to each clip's loss by itself (AdaFuse: its efficiency), by names for the history."""
+    """Return the losses per clip that a model adds itself, by name, such as the efficiency loss of AdaFuse."""
     return model.extra_loss(output, batch) if hasattr(model, "extra_loss") else {}
 
 
-def correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return 1.0 for each clip whose best class is its label, else 0.0."""
+def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return 1.0 for each clip whose best class is its label, 0.0 for the others."""
     return (logits.argmax(1) == labels).float()
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Stage 1: the IMU encoder by itself
+# Stage 1: pretraining of the IMU encoder
 
 
 class PretrainIMU(Objective):
-    """nce_weight L_NCE + l1_weight L_1 of section 3.4, on image features that are computed once.
+    """Objective of `pretrain_imu()`: nce_weight L_NCE + l1_weight L_1 (section 3.4).
 
-    `frames` is the store's array of the frames that the model reads.
+    Image features are computed once, by `setup()`. ``frames`` is the name of the store's array with the frames that
+    the model reads.
     """
 
     def __init__(
@@ -284,16 +336,17 @@ class PretrainIMU(Objective):
         super().__init__(model, ["imu", *targets], {"stage": "pretrain_imu", "teacher": teacher})
         self.predictor, self.frames, self.targets, self.settings = predictor, frames, targets, settings
         self.features = torch.empty(0)
-        self.find_unused = not settings.l1_weight  # The fusion network has no gradient then.
+        self.find_unused = not settings.l1_weight  # Without L_1 the fusion network has no gradient.
 
-    def begin(self, store: Store, settings: Training) -> None:
+    def setup(self, store: Store, settings: Training) -> None:
+        """Compute the image features of all clips."""
         self.features = frozen_features(self.model, store, self.frames, settings)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         settings, frames = self.settings, self.features[batch["row"]].to(batch["imu"].device)
         actual = self.model.encode_imu(batch["imu"])
         predicted = self.predictor(frames[:, 0], frames[:, -1])
-        # The clips of all processes are negatives; `own` are the places of this one's among them.
+        # Negatives are the clips of all processes; `own` are the indices of this process's clips among them.
         (queries, own), (keys, _) = (runtime.gather(x, batch["weight"]) for x in (predicted, actual))
         nce = contrastive_loss(queries, keys, settings.nce_tau, symmetric=settings.symmetric)[own]
         losses = {"loss": settings.nce_weight * nce, "nce": nce}
@@ -301,7 +354,7 @@ class PretrainIMU(Objective):
             feature = self.model.fuse(self.model.aggregate(frames[:, 1:-1]), actual).feature
             losses["l1"] = feature_loss(feature, batch[target], reduction=settings.l1_reduction)
             losses["loss"] = losses["loss"] + settings.l1_weight * losses["l1"]
-        return losses | {"matching": correct(cosine_similarity(queries[own], keys), own)}
+        return losses | {"matching": is_correct(cosine_similarity(queries[own], keys), own)}
 
 
 @runtime.propagate_failure
@@ -316,20 +369,30 @@ def pretrain_imu(
 ) -> History:
     """Train the IMU encoder, the predictor h and the fusion network without labels: stage 1, section 3.4.
 
-    `changes` are fields of `settings`. Loss: L_NCE (equation 7) + L_1 to the feature of `teacher`, the name under which
-    `teachers.extract()` wrote to the store (None together with l1_weight=0). The image encoder is frozen and in
-    evaluation mode (fine-tuning it here makes it collapse, as the paper's footnote says), so the features of all frames
-    are computed once and kept in memory: (N + 2) x 512 numbers per clip. A GRU, whose start is random, is trained, too.
-    h is not part of the student; give your own `predictor` to keep it. History: loss, nce, l1, matching (the share of
-    clips whose predicted IMU feature is nearest to the clip's own in its batch). Under torchrun the clips of all
-    processes are negatives.
-    Raise what `finetune()` does (labels are not needed), and EgoDistillError for a model without IMU.
+    The loss is L_NCE (equation 7) + L_1 to the feature of ``teacher``, the name of a teacher whose outputs
+    `teachers.extract()` added to the store; use None with ``l1_weight=0``. ``changes`` override fields of ``settings``.
+
+    The image encoder is frozen and in evaluation mode, because training it here makes it collapse (a footnote of the
+    paper). So the features of all frames are computed once and kept in memory: (N + 2) x 512 numbers per clip. A GRU,
+    which starts from random weights, is trained, too. The predictor is not part of the student; pass your own to keep
+    it. Under torchrun, the clips of all processes are negatives.
+
+    Return one dict per epoch: loss, nce, l1, matching (the share of clips whose predicted IMU feature is closest to
+    their own one in the batch), and the last three entries of `finetune()`. Raise the errors of `finetune()`, except
+    for labels, and EgoDistillError for a model without IMU.
+
+    >>> from egodistill import EgoDistill, data, pretrain_imu
+    >>> train = data.ClipStore("store").split("train")
+    >>> model = EgoDistill.load("student.pt")
+    >>> history = pretrain_imu(model, train, teacher="x3d", epochs=1, progress=False)
+    >>> list(history[0])[:4]
+    ['loss', 'nce', 'l1', 'matching']
     """
     settings = change_settings(PretrainingSettings, settings, changes)
     if "imu" not in model.inputs:
-        raise EgoDistillError("pretrain_imu() trains the IMU encoder, and this model was built with use_imu=False")
+        raise EgoDistillError("pretrain_imu() trains the IMU encoder, but this model was built with use_imu=False")
     if teacher is None and settings.l1_weight:
-        raise EgoDistillError("the L_1 part of stage 1 needs teacher=NAME; or set l1_weight=0 to leave it out")
+        raise EgoDistillError("L_1 needs a teacher: pass teacher=NAME, or l1_weight=0 to train with L_NCE alone")
     frames, *_ = batches.arrays_of(model, store)
     batches.require_array(store, "ends", "prepare(..., ends=True)")
     if settings.l1_weight:
@@ -345,7 +408,7 @@ def pretrain_imu(
 
 @contextlib.contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Train no parameter of these modules inside the block."""
+    """Freeze the parameters of these modules inside the block."""
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -358,20 +421,20 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def frozen_features(model: EgoDistill, store: Store, frames: str, settings: Training) -> Tensor:
-    """Return image features of each clip's first frame, its N frames and its last frame: float32 [clips, N + 2, d]."""
+    """Return the image features of each clip's first frame, N frames and last frame: float32 [clips, N + 2, d]."""
     device, size = runtime.pick_device(settings.device), settings.batch_size
-    rows, found = torch.arange(len(store)), []
-    coming = batches.read(store, [frames, "ends"], rows, size, device, own_rows)
+    rows, result = torch.arange(len(store)), []
+    reader = batches.read(store, [frames, "ends"], rows, size, device, rank_rows)
     show = settings.progress and runtime.is_first()
     with files.Progress("image features", len(store), show=show) as bar, runtime.evaluation(model, device):
-        for part, (batch, _) in zip(rows.split(size), coming, strict=True):
+        for part, (batch, _) in zip(rows.split(size), reader, strict=True):
             weight = Share.of(len(part)).weights(len(batch["row"]), device)
             stack = torch.cat([batch["ends"][:, :1], batch[frames], batch["ends"][:, 1:]], dim=1)
             with runtime.autocast(device, settings.precision):
                 features = model.encode_frames(stack, stack.shape[1]).float()
-            found.append(runtime.gather(features, weight)[0].cpu())
+            result.append(runtime.gather(features, weight)[0].cpu())
             bar.step(len(part))
-    return torch.cat(found)
+    return torch.cat(result)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -379,7 +442,7 @@ def frozen_features(model: EgoDistill, store: Store, frames: str, settings: Trai
 
 
 class Distill(Objective):
-    """alpha L_KD + (1 - alpha) L_GT + beta L_1 (equation 6)."""
+    """Objective of `distill()`: alpha L_KD + (1 - alpha) L_GT + beta L_1 (equation 6)."""
 
     def __init__(self, model: Model, store: Store, settings: DistillationSettings, teacher: str) -> None:
         inputs = batches.arrays_of(model, store)
@@ -402,7 +465,7 @@ class Distill(Objective):
         l1 = feature_loss(feature, teacher.feature, reduction=settings.l1_reduction)
         extra = extra_losses(self.model, output, batch)
         loss = settings.alpha * kd + (1 - settings.alpha) * gt + settings.beta * l1 + sum(extra.values())
-        return {"loss": loss, "kd": kd, "gt": gt, "l1": l1, "top1": correct(logits, batch["label"]), **extra}
+        return {"loss": loss, "kd": kd, "gt": gt, "l1": l1, "top1": is_correct(logits, batch["label"]), **extra}
 
 
 @runtime.propagate_failure
@@ -414,12 +477,19 @@ def distill(
     teacher: str,
     **changes: Unpack[DistillationOptions],
 ) -> History:
-    """Train all parts of a student by alpha L_KD + (1 - alpha) L_GT + beta L_1: stage 2, equation 6.
+    """Train a whole student with alpha L_KD + (1 - alpha) L_GT + beta L_1: stage 2, equation 6.
 
-    `teacher` is the name under which `teachers.extract()` wrote its features and logits to the store. `changes` are
-    fields of `settings`. Defaults are the paper's for EPIC-KITCHENS; `EGO4D.distillation` holds those for Ego4D.
-    History: loss, kd, gt, l1, top1.
-    Raise what `finetune()` does, and EgoDistillError if the student's feature is not of the teacher's size.
+    ``teacher`` is the name of a teacher whose outputs `teachers.extract()` added to the store. ``changes`` override
+    fields of ``settings``. The defaults are the paper's for EPIC-KITCHENS; `EGO4D.distillation` has those for Ego4D.
+    Return one dict per epoch: loss, kd, gt, l1, top1, and the last three entries of `finetune()`. Raise the errors of
+    `finetune()`, and EgoDistillError if the features of student and teacher differ in size.
+
+    >>> from egodistill import EgoDistill, data, distill
+    >>> train = data.ClipStore("store").split("train")
+    >>> model = EgoDistill.load("student.pt")
+    >>> history = distill(model, train, teacher="x3d", epochs=1, tau=4.0, progress=False)
+    >>> list(history[0])[:5]
+    ['loss', 'kd', 'gt', 'l1', 'top1']
     """
     settings = change_settings(DistillationSettings, settings, changes)
     return train(Distill(model, store, settings, teacher), store, settings)

@@ -1,23 +1,23 @@
-"""The paper's experiments as one command each: students and rivals under one protocol, over seeds.
+"""The paper's experiments: train and evaluate students and baselines under one protocol, over several seeds.
 
     from egodistill import experiments
 
     bench = experiments.Bench("store", "out", experiments.PROTOCOLS["epic"])  # a clip store with a teacher's outputs
     runs = experiments.comparison(bench, teacher="motionformer", seeds=(0, 1, 2))
-    bench.perform(runs, jobs=2)                                        # trains and evaluates what is not done yet
-    for row in experiments.rows(bench, runs):                          # means over the seeds, and what each costs
-        print(row.method, row.frames, row.top1, row.gmacs)
-    experiments.draw(experiments.rows(bench, runs), "out/compare")     # accuracy against cost: the paper's Figure 3
+    bench.run(runs, jobs=2)                                            # trains and evaluates what is not finished
+    rows = experiments.rows(bench, runs)                               # means over the seeds, and costs
+    experiments.draw(rows, "out/compare")                              # accuracy against cost: the paper's Figure 3
 
-`comparison()` is Figure 3, `ablation()` Table 1, `frame_choices()` Table 4. Table 2 is a comparison with other
-teachers, which a bench can train itself (`teachers`, as `egodistill demo` does). A run is a file of weights and a
-JSON of its accuracy in `out/seed-N/`: what is there is not done again, and a run that was killed goes on where it was.
+`comparison()` gives the runs of Figure 3, `ablation()` those of Table 1, `frame_choices()` those of Table 4. Table 2 is
+a comparison with other teachers, which a bench can train itself (`Bench.teachers`, used by `egodistill demo`). A run
+is two files in `out/seed-N/`, weights and a JSON file with the accuracy. Finished runs are reused, and interrupted runs
+continue.
 
-The protocol. Every method sees the same clips, is trained by the same loop and judged by `evaluate()`. In the paper all
-image networks start from ImageNet's weights. A protocol without such weights puts a stand-in in their place: an image
-encoder trained on the store's labels ("start", one a seed), from which all students begin, and ListenToLook where its
-image network is the same one. AdaFuse's and STTS's are of another kind and cannot begin from it, so they train for
-twice the epochs: every image network has then seen every clip as often.
+Protocol: all methods see the same clips, are trained by the same loop and evaluated by `evaluate()`. In the paper, all
+image networks start from ImageNet weights. A protocol without these weights replaces them for all students, and for
+ListenToLook if it has the same image network, by an image encoder trained on the store's labels (method "start", one
+per seed). The image networks of AdaFuse and STTS differ and cannot start from it, so they are trained for twice the
+epochs. Then every image network has seen every clip equally often.
 """
 
 from __future__ import annotations
@@ -79,15 +79,15 @@ __all__ = [
 
 STUDENTS = ("VisOnly", "VisOnly-Distill", "VisIMU", "EgoDistill")
 STTS = tuple(f"STTS {variant}" for variant in baselines.STTS_VARIANTS)
-RIVALS = ("ListenToLook", "AdaFuse", *STTS)
-METHODS = (*STUDENTS, *RIVALS)
+BASELINES = ("ListenToLook", "AdaFuse", *STTS)
+METHODS = (*STUDENTS, *BASELINES)
 DISTILLED = ("VisOnly-Distill", "EgoDistill", "ListenToLook")
-STAGE_1 = ("nce", "pretrain_l1")  # the losses of stage 1, as `Run.lacking` names them
+STAGE_1_LOSSES = ("nce", "pretrain_l1")  # names for `Run.without`
 
 
 @dataclass(frozen=True)
 class AdaFuseSettings:
-    """What AdaFuse is made of: arguments of `baselines.AdaFuse`."""
+    """Arguments of `baselines.AdaFuse`, with the defaults of its paper."""
 
     weights: str | None = "imagenet"
     width: int = 64
@@ -98,7 +98,7 @@ class AdaFuseSettings:
 
 @dataclass(frozen=True)
 class STTSSettings:
-    """What STTS is made of: arguments of `baselines.STTS`."""
+    """Arguments of `baselines.STTS`, with the defaults of its paper."""
 
     weights: str | None = "kinetics"
     width: int = 96
@@ -110,7 +110,7 @@ class STTSSettings:
 
 @dataclass(frozen=True)
 class ListenToLookSettings:
-    """What ListenToLook is made of: arguments of `baselines.ListenToLook`."""
+    """Arguments of `baselines.ListenToLook`, with the defaults of its paper."""
 
     weights: str | None = "imagenet"
     width: int = 64
@@ -119,7 +119,7 @@ class ListenToLookSettings:
 
     @property
     def image_encoder(self) -> str | None:
-        """Return the name of a student's image encoder that is the same network, if there is one."""
+        """Return the name of the image encoder of a student that is the same network, or None."""
         if self.depths == (1, 1, 1, 1):
             return f"resnet10x{self.width}"
         return "resnet18" if (self.width, self.depths) == (64, (2, 2, 2, 2)) else None
@@ -127,9 +127,16 @@ class ListenToLookSettings:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How all methods of a comparison are built and trained: the students' recipe, and what rivals need beyond it.
+    """How all methods of a comparison are built and trained: the students' recipe, and the baselines' settings.
 
-    narrow   STTS is too narrow for its published first weights, see `strong_start`.
+    ``narrow``: STTS is too narrow for its published initialization, see `init_narrow()`.
+
+    >>> from dataclasses import replace
+    >>> from egodistill import experiments
+    >>> demo = experiments.PROTOCOLS["demo"]
+    >>> short = replace(demo, recipe=demo.recipe.with_training(epochs=1))
+    >>> short.recipe.distillation.epochs, short.stts.width
+    (1, 32)
     """
 
     recipe: Recipe = distillation.EPIC_KITCHENS
@@ -139,7 +146,7 @@ class Protocol:
     narrow: bool = False
 
     def record(self) -> dict[str, Any]:
-        """Return what two runs under one protocol share."""
+        """Return the settings that must be equal for runs to share a folder."""
         return asdict(self) | {"recipe": self.recipe.record()}
 
 
@@ -150,7 +157,7 @@ PROTOCOLS = {
         distillation.SYNTHETIC,
         AdaFuseSettings(None, width=16, depths=(1, 1, 1, 1), policy_hidden=64, dropout=0.0),
         STTSSettings(None, width=32, depths=(1, 1, 2, 1), dropout=0.0, drop_path=0.0, samples=100),
-        ListenToLookSettings(None, width=16, depths=(1, 1, 1, 1)),  # its image network is the students'
+        ListenToLookSettings(None, width=16, depths=(1, 1, 1, 1)),  # the same image network as the students'
         narrow=True,
     ),
 }
@@ -158,11 +165,12 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class TeacherRecipe:
-    """What a teacher is made of and how it is trained on labels.
+    """How to build a teacher and train it on labels.
 
     architecture   One of `teachers.MODELS`.
-    options        Of the network, as `teachers.load()` takes them.
-    narrow         A transformer too narrow for its published first weights, see `strong_start`.
+    training       Settings of `finetune()`.
+    options        Options of the network for `teachers.load()`.
+    narrow         The transformer is too narrow for its published initialization, see `init_narrow()`.
     """
 
     architecture: str
@@ -175,46 +183,74 @@ class TeacherRecipe:
 class Run:
     """One network trained with one seed.
 
-    method     A student or a rival by the paper's name; or what these need: "teacher", "start", "stage 1".
-    teacher    Name of its outputs in the store; "{seed}" in it stands for the seed.
-    lacking    Losses left out: of stage 2 "kd", "l1", "gt", of stage 1 "nce", "pretrain_l1" (both: no stage 1).
-    sampling   Which frames of a clip it sees, one of `video.SAMPLING`.
+    method     Name of a student or baseline in the paper; or what these depend on: "teacher", "start", "stage 1".
+    teacher    Name of the teacher's outputs in the store; "{seed}" in it stands for the seed.
+    without    Losses left out: "kd", "l1", "gt" of stage 2; "nce", "pretrain_l1" of stage 1 (both: no stage 1).
+    sampling   How the frames of a clip are chosen, one of `video.SAMPLING`.
+
+    >>> from egodistill import experiments
+    >>> experiments.Run("EgoDistill", seed=1, frames=4, teacher="x3d", without=("kd",)).name
+    'seed-1/egodistill-n4-x3d-without-kd'
     """
 
     method: str
     seed: int = 0
     frames: int = 1
     teacher: str | None = None
-    lacking: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     sampling: str = "uniform"
 
     @property
     def outputs(self) -> str:
-        """Return the teacher's name in the store."""
+        """Return the name of the teacher's outputs in the store."""
         return self.teacher.format(seed=self.seed)
 
     @property
     def name(self) -> str:
-        """Return the name of its files below the bench's folder, and in messages."""
+        """Return the path of its files below the bench's folder, without suffix; also its name in messages."""
         if self.method == "teacher":
             parts = [self.outputs]
         elif self.method == "start":
             parts = ["start"]
         else:
             parts = [self.method, f"n{self.frames}", *([self.outputs] if self.teacher else [])]
-            parts += [f"without-{loss}" for loss in self.lacking]
+            parts += [f"without-{loss}" for loss in self.without]
             parts += [] if self.sampling == "uniform" else [self.sampling]
         return f"seed-{self.seed}/" + re.sub(r"[^\w.-]+", "-", "-".join(parts)).lower()
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where runs are made: a store, a folder, a protocol.
+    """A store, a protocol, and a folder in which runs are trained and evaluated.
 
-    store        Folder of a clip store with the splits `train` and `test`.
-    out          Folder for weights and results; a bench refuses one of another protocol or store.
+    store        Folder of a clip store with the splits ``train`` and ``test``.
+    out          Folder for weights and results. A folder with runs of another protocol or store is refused.
     protocol     Sizes and schedules: one of PROTOCOLS, or your own.
-    teachers     Teachers to train where a run names one of them, as `egodistill demo` does.
+    teachers     Teachers that the bench trains itself, by name; `egodistill demo` uses this.
+
+    >>> from dataclasses import replace
+    >>> from egodistill import StudentSettings, experiments
+    >>> demo = experiments.PROTOCOLS["demo"]
+    >>> student = StudentSettings(image_encoder="resnet10x4", image_weights=None, hidden=32)
+    >>> recipe = replace(demo.recipe, student=student).with_training(epochs=1, batch_size=8)
+    >>> bench = experiments.Bench("store", "out", replace(demo, recipe=recipe), device="cpu", progress=False)
+    >>> runs = [experiments.Run("VisOnly"), experiments.Run("EgoDistill", teacher="x3d")]
+    >>> bench.run(runs)
+    [1/4] seed-0/start
+        top-1 ... % (... s)
+    [2/4] seed-0/visonly-n1
+        top-1 ... % (... s)
+    [3/4] seed-0/stage-1-n1-x3d
+        trained (... s)
+    [4/4] seed-0/egodistill-n1-x3d
+        top-1 ... % (... s)
+    >>> rows = experiments.rows(bench, runs)
+    >>> for row in rows:
+    ...     print(row.method, row.inputs, f"{row.gmacs:.4f} GMACs", row.params)
+    VisOnly 1 frame ... GMACs ...
+    EgoDistill 1 frame + IMU ... GMACs ...
+    >>> [file.name for file in experiments.write_rows(rows, "out/compare", {"note": "an example"})]
+    ['compare.json', 'compare.csv']
     """
 
     store: str
@@ -226,93 +262,95 @@ class Bench:
     device: str | None = None
     progress: bool = True
 
-    def claim(self) -> None:
-        """Raise DataError if the folder holds runs of another protocol or store: their results would be taken."""
+    def check_folder(self) -> None:
+        """Write the bench's settings file. Raise DataError if the folder holds runs of another protocol or store."""
         store = data.ClipStore(self.store)
         counts = {split: len(store.split(split)) for split in (self.train, self.test)}
         about = {"protocol": self.protocol.record(), "clips": counts, "class_names": store.class_names}
-        note = Path(self.out, "bench.json")
-        if note.exists():
-            files.require_same_run(note, files.read_json(note), about, f"Give another folder than {self.out}.")
+        path = Path(self.out, "bench.json")
+        if path.exists():
+            files.require_same_run(path, files.read_json(path), about, f"Use another folder than {self.out}.")
         else:
-            files.write_json(note, about)
+            files.write_json(path, about)
 
     def path(self, run: Run, suffix: str = ".pt") -> Path:
-        """Return a run's file of weights, or with the suffix ".json" that of its result."""
+        """Return the path of a run's weights, or with the suffix ".json" of its result."""
         return Path(self.out, run.name + suffix)
 
     def result(self, run: Run) -> dict[str, Any]:
-        """Return what was found for a finished run. Raise DataError if there is nothing."""
+        """Return the result of a finished run. Raise DataError if there is none."""
         return files.read_json(self.path(run, ".json"))
 
     def splits(self, run: Run) -> tuple[Any, Any]:
-        """Return the clips to train on and those to evaluate on."""
+        """Return the training and the test clips. Raise DataError if the store lacks the frames of the run."""
         store = data.ClipStore(self.store)
         if run.sampling != "uniform" and run.sampling not in samplings(store, run.frames):
             raise DataError(
-                f"{self.store}: lacks {run.frames} frames by {run.sampling!r}: prepare --sampling makes them"
+                f"{self.store}: has no {run.frames} frames with sampling {run.sampling!r}; run `egodistill prepare` "
+                f"with --sampling {run.sampling} --num-frames {run.frames}"
             )
         return store.split(self.train), store.split(self.test)
 
-    def needs(self, run: Run) -> list[Run]:
-        """Return the runs that have to be finished before a run can be made."""
+    def dependencies(self, run: Run) -> list[Run]:
+        """Return the runs that must be finished before this one."""
         if run.method in ("teacher", "start"):
             return []
         first = [Run("teacher", run.seed, teacher=run.teacher)] if run.teacher in self.teachers else []
-        if run.method == "EgoDistill" and not set(STAGE_1) <= set(run.lacking):
+        if run.method == "EgoDistill" and not set(STAGE_1_LOSSES) <= set(run.without):
             return [*first, stage_1(run)]
         return first + [Run("start", run.seed)] * self.has_start(run)
 
     def has_start(self, run: Run) -> bool:
-        """Return whether a run's image network begins from the stand-in for ImageNet's weights."""
+        """Return whether the run's image network starts from the replacement for ImageNet weights."""
         student = self.protocol.recipe.student
         same = self.protocol.listen_to_look.image_encoder == student.image_encoder
         starts = (*STUDENTS, "stage 1", *(["ListenToLook"] if same else []))
         return student.image_weights is None and run.method in starts
 
-    def perform(self, runs: Iterable[Run], jobs: int = 1) -> None:
-        """Make all runs and what they need, `jobs` at a time in processes of their own that share the cores.
+    def run(self, runs: Iterable[Run], jobs: int = 1) -> None:
+        """Train and evaluate all runs and their dependencies, except finished ones.
 
-        Print one line per run. Raise DataError if the folder holds runs of another protocol or store, or if the store
-        lacks a run's frames; what training raises comes through, and what was finished before it stays.
+        ``jobs`` runs at a time are trained in separate processes that share the cores. Print one line per run. Raise
+        DataError if the folder holds runs of another protocol or store, or if the store lacks the frames of a run, and
+        the errors of training. Runs that were finished before an error are kept.
         """
-        self.claim()
-        todo = [run for run in self.in_order(runs) if not self.is_done(run)]
-        for run in todo:  # Before hours of training, not after them.
+        self.check_folder()
+        todo = [run for run in self.with_dependencies(runs) if not self.is_done(run)]
+        for run in todo:  # Fail before hours of training, not after them.
             if run.teacher and run.teacher not in self.teachers:
                 batches.require_teacher(data.ClipStore(self.store), run.outputs, "feature")
         if jobs == 1 or len(todo) < 2:
             for number, run in enumerate(todo, 1):
                 print(f"[{number}/{len(todo)}] {run.name}", flush=True)
-                print(f"    {self.make(run)}", flush=True)
+                print(f"    {self.train_and_evaluate(run)}", flush=True)
             return
-        waiting, running, unfinished, quiet = list(todo), {}, set(todo), replace(self, progress=False)
+        waiting, running, unfinished, worker = list(todo), {}, set(todo), replace(self, progress=False)
         threads = max(1, torch.get_num_threads() // jobs)
         pool = concurrent.futures.ProcessPoolExecutor(
-            jobs, multiprocessing.get_context("spawn"), initializer=begin_worker, initargs=(threads,)
+            jobs, multiprocessing.get_context("spawn"), initializer=init_worker, initargs=(threads,)
         )
         try:
             while waiting or running:
                 for run in list(waiting):
-                    if unfinished.isdisjoint(self.needs(run)):
+                    if unfinished.isdisjoint(self.dependencies(run)):
                         waiting.remove(run)
-                        running[pool.submit(quiet.make, run)] = run
+                        running[pool.submit(worker.train_and_evaluate, run)] = run
                 for job in concurrent.futures.wait(running, return_when="FIRST_COMPLETED").done:
-                    run, told = running.pop(job), job.result()
+                    run, result = running.pop(job), job.result()
                     unfinished.remove(run)
                     number = len(todo) - len(waiting) - len(running)
-                    print(f"[{number}/{len(todo)}] {run.name}: {told}", flush=True)
-        finally:  # Ctrl-C and failures, too: what has not begun is left for the next call.
+                    print(f"[{number}/{len(todo)}] {run.name}: {result}", flush=True)
+        finally:  # After Ctrl-C and errors, too: do not start the remaining runs.
             pool.shutdown(cancel_futures=True)
 
-    def in_order(self, runs: Iterable[Run]) -> list[Run]:
-        """Return the runs and all that they need, each after what it needs."""
+    def with_dependencies(self, runs: Iterable[Run]) -> list[Run]:
+        """Return the runs and all their dependencies, each after its own dependencies."""
         order: dict[Run, None] = {}
 
         def visit(run: Run) -> None:
             if run not in order:
-                for needed in self.needs(run):
-                    visit(needed)
+                for dependency in self.dependencies(run):
+                    visit(dependency)
                 order[run] = None
 
         for run in runs:
@@ -320,11 +358,11 @@ class Bench:
         return list(order)
 
     def hours(self, runs: Iterable[Run]) -> float:
-        """Return the hours that finished runs and all that they need took, added up."""
-        return sum(self.result(run)["seconds"] for run in self.in_order(runs)) / 3600
+        """Return the training time of finished runs and their dependencies, summed, in hours."""
+        return sum(self.result(run)["seconds"] for run in self.with_dependencies(runs)) / 3600
 
     def is_done(self, run: Run) -> bool:
-        """Return whether a run has its result, and the store a teacher's outputs for all of its clips."""
+        """Return whether a run has a result and, for a teacher, the store has its outputs for all clips."""
         if not self.path(run, ".json").exists():
             return False
         if run.method != "teacher":
@@ -333,12 +371,12 @@ class Bench:
         arrays = (f"{run.outputs}.feature", f"{run.outputs}.logits")
         return all(name in store.names and store.done(name).all() for name in arrays)
 
-    def make(self, run: Run) -> str:
-        """Train what is not trained yet, evaluate it, write both down; return a line for the user."""
-        path, began = self.path(run), time.monotonic()
+    def train_and_evaluate(self, run: Run) -> str:
+        """Train a run unless it is trained, evaluate it, write the result, and return a line that describes it."""
+        path, start_time = self.path(run), time.monotonic()
         train, test = self.splits(run)
         settings = self.settings(run)
-        if path.exists():  # Killed before it was judged.
+        if path.exists():  # Interrupted between training and evaluation.
             model = load(path)
             model.sampling = run.sampling
         else:
@@ -358,29 +396,29 @@ class Bench:
                 device=self.device,
                 progress=self.progress,
             )
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - start_time
         result: dict[str, Any] = {"run": asdict(run), "seconds": seconds, "precision": settings.precision}
-        told = "trained"
+        summary = "trained"
         if run.method != "stage 1":
-            with policy_gmacs(model) as spent:
+            with record_policy_gmacs(model) as gmacs:
                 found = inference.evaluate(model, test, device=self.device, precision="fp32", progress=False)
             result |= {"top1": found.top1, "per_class": found.per_class, "segments": len(found.labels)}
-            told = f"top-1 {100 * found.top1:.1f} %"
-            if spent:
-                result["gmacs"] = sum(spent) / len(test)
+            summary = f"top-1 {100 * found.top1:.1f} %"
+            if gmacs:
+                result["gmacs"] = sum(gmacs) / len(test)
         files.write_json(self.path(run, ".json"), result)
-        return f"{told} ({result['seconds']:.0f} s)"
+        return f"{summary} ({seconds:.0f} s)"
 
     def build(self, run: Run, store: Any) -> nn.Module:
-        """Return a new network for a run, or the one that it continues with."""
+        """Return a new network for a run, or the one that an earlier stage trained."""
         if run.method == "teacher":
             return build_teacher(self.teachers[run.teacher], run.outputs, store)
-        if run.method == "EgoDistill" and not set(STAGE_1) <= set(run.lacking):
+        if run.method == "EgoDistill" and not set(STAGE_1_LOSSES) <= set(run.without):
             return EgoDistill.load(self.path(stage_1(run)))
         student = self.protocol.recipe.student
         width = store.read(f"{run.outputs}.feature", [0]).shape[1] if run.teacher else student.feature_dim
-        if run.method in RIVALS:
-            model = self.build_rival(run, store, width)
+        if run.method in BASELINES:
+            model = self.build_baseline(run, store, width)
         else:
             uses_imu = run.method in ("VisIMU", "EgoDistill", "stage 1")
             model = replace(student, num_frames=run.frames, use_imu=uses_imu).build(
@@ -395,8 +433,8 @@ class Bench:
             encoder.load_state_dict(self.start(run).state_dict())
         return model
 
-    def build_rival(self, run: Run, store: Any, width: int) -> baselines.Baseline:
-        """Return a new network of another paper; `width` is that of ListenToLook's feature."""
+    def build_baseline(self, run: Run, store: Any, width: int) -> baselines.Baseline:
+        """Return a new baseline; `width` is the size of ListenToLook's feature."""
         kind, _, variant = run.method.partition(" ")
         classes = len(store.class_names)
         options = {"num_frames": run.frames, "frame_size": store.settings["frame_size"]}
@@ -408,36 +446,37 @@ class Bench:
         settings = asdict(self.protocol.stts)
         model = baselines.STTS(classes, **settings, **options, **baselines.STTS_VARIANTS[variant])
         if self.protocol.narrow:
-            strong_start(model, model.head)
+            init_narrow(model, model.head)
         return model
 
     def start(self, run: Run) -> nn.Module:
+        """Return the image encoder that replaces ImageNet weights for runs with this seed."""
         return EgoDistill.load(self.path(Run("start", run.seed))).image_encoder
 
     def settings(self, run: Run) -> Training:
-        """Return the settings that a run is trained by: those of the stage that trains it."""
-        recipe, lacking = self.protocol.recipe, run.lacking
+        """Return the settings of the stage that trains a run."""
+        recipe, without = self.protocol.recipe, run.without
         settings: Training = recipe.finetuning
         if run.method == "teacher":
             settings = self.teachers[run.teacher].training
         elif run.method == "stage 1":
             stage = recipe.pretraining
-            nce = 0.0 if "nce" in lacking else stage.nce_weight
-            l1 = 0.0 if "pretrain_l1" in lacking else stage.l1_weight
+            nce = 0.0 if "nce" in without else stage.nce_weight
+            l1 = 0.0 if "pretrain_l1" in without else stage.l1_weight
             settings = replace(stage, nce_weight=nce, l1_weight=l1)
         elif run.method in DISTILLED:
             stage = recipe.distillation
-            alpha = 1.0 if "gt" in lacking else 0.0 if "kd" in lacking else stage.alpha
-            settings = replace(stage, alpha=alpha, beta=0.0 if "l1" in lacking else stage.beta)
-        if run.method in RIVALS and recipe.student.image_weights is None and not self.has_start(run):
-            settings = replace(settings, epochs=2 * settings.epochs)  # See "The protocol" above.
+            alpha = 1.0 if "gt" in without else 0.0 if "kd" in without else stage.alpha
+            settings = replace(stage, alpha=alpha, beta=0.0 if "l1" in without else stage.beta)
+        if run.method in BASELINES and recipe.student.image_weights is None and not self.has_start(run):
+            settings = replace(settings, epochs=2 * settings.epochs)  # See the protocol in the module's docstring.
         file = training_file(self.path(run))
         settings = replace(settings, seed=run.seed, device=self.device, progress=self.progress, checkpoint=file)
         return settings.resolve()
 
 
 def fit(run: Run, model: Any, store: Any, settings: Training) -> None:
-    """Train a run's model by the stage that its settings belong to."""
+    """Train a run's model with the stage that its settings are for."""
     if isinstance(settings, PretrainingSettings):
         distillation.pretrain_imu(model, store, settings, teacher=run.outputs)
     elif isinstance(settings, DistillationSettings):
@@ -446,8 +485,8 @@ def fit(run: Run, model: Any, store: Any, settings: Training) -> None:
         distillation.finetune(model, store, settings)
 
 
-def begin_worker(threads: int) -> None:
-    """Set the threads of a worker, and end it with its parent: else it would wait for ever if that is killed."""
+def init_worker(threads: int) -> None:
+    """Set a worker's number of threads, and exit with the parent: else a worker would wait forever if it is killed."""
 
     def end_with_parent() -> None:
         multiprocessing.parent_process().join()
@@ -458,8 +497,8 @@ def begin_worker(threads: int) -> None:
 
 
 def stage_1(run: Run) -> Run:
-    """Return the stage 1 from which a run of EgoDistill continues."""
-    return replace(run, method="stage 1", lacking=tuple(loss for loss in run.lacking if loss in STAGE_1))
+    """Return the run of stage 1 that a run of EgoDistill starts from."""
+    return replace(run, method="stage 1", without=tuple(loss for loss in run.without if loss in STAGE_1_LOSSES))
 
 
 def load(path: str | os.PathLike) -> nn.Module:
@@ -469,12 +508,12 @@ def load(path: str | os.PathLike) -> nn.Module:
 
 
 def training_file(out: str | os.PathLike) -> Path:
-    """Return the file from which a stage continues after a kill."""
+    """Return the path of the checkpoint from which an interrupted training continues."""
     return Path(f"{out}.training")
 
 
 def build_teacher(how: TeacherRecipe, name: str, store: Any) -> teachers.Teacher:
-    """Return a new teacher that fits the store's clips."""
+    """Return a new teacher with random weights for the store's clips."""
     teacher = teachers.load(
         how.architecture,
         class_names=store.class_names,
@@ -486,26 +525,26 @@ def build_teacher(how: TeacherRecipe, name: str, store: Any) -> teachers.Teacher
     )
     teacher.name = name
     if how.narrow:
-        strong_start(teacher, teacher.classifier)
+        init_narrow(teacher, teacher.classifier)
     return channels_last(teacher)
 
 
-def strong_start(transformer: nn.Module, classifier: nn.Module) -> None:
-    """Draw the first weights of a narrow transformer.
+def init_narrow(transformer: nn.Module, classifier: nn.Module) -> None:
+    """Initialize a narrow transformer with larger weights than published.
 
-    The published deviation of 0.02 is made for a width of 768. A network of width 16 to 200 has to grow its weights for
-    epochs before anything but the mean of the clip passes.
+    The published standard deviation of 0.02 is meant for a width of 768. With a width of 16 to 200, little but the mean
+    of the clip passes through the network until its weights have grown, which takes epochs.
     """
     for layer in transformer.modules():
         if isinstance(layer, nn.Linear) and layer is not classifier:
             nn.init.normal_(layer.weight, std=0.6 * layer.in_features**-0.5)
     for name, parameter in transformer.named_parameters():
         if re.search(r"(^|\.)(cls_token|pos_embed|temp_embed)", name):
-            nn.init.normal_(parameter, std=0.2)  # of the size of a token, not a thirtieth of it
+            nn.init.normal_(parameter, std=0.2)  # as large as a token; 0.02 would be a thirtieth of it
 
 
 def channels_last(teacher: teachers.Teacher) -> teachers.Teacher:
-    """Put the weights of 3-D convolutions into the layout that is faster on CPUs."""
+    """Convert the weights of 3-D convolutions to the memory format that is faster on CPUs."""
     for layer in teacher.modules():
         if isinstance(layer, nn.Conv3d):
             layer.to(memory_format=torch.channels_last_3d)
@@ -513,35 +552,35 @@ def channels_last(teacher: teachers.Teacher) -> teachers.Teacher:
 
 
 def build_adafuse(classes: int, options: dict[str, Any]) -> baselines.AdaFuse:
-    """Return AdaFuse at any size, with its efficiency loss weighted so that it saves as much as at its own size.
+    """Return AdaFuse at any size, with the weight of its efficiency loss scaled to the size of the network.
 
-    That loss is in GFLOPs, of which a small network has few.
+    The loss is in GFLOPs; with the published weight it would have no effect on a small network.
     """
     model = baselines.AdaFuse(classes, **options)
-    published = 4.147  # GFLOPs a frame of the released one, which goes with the weight of 0.125
+    published = 4.147  # GFLOPs per frame of the released model, whose weight is 0.125
     share = published / (model.frame_macs / 1e9)
     return model if 0.95 < share < 1.05 else baselines.AdaFuse(classes, **options, efficiency_weight=0.125 * share)
 
 
 @contextlib.contextmanager
-def policy_gmacs(model: nn.Module) -> Iterator[list[float]]:
-    """Yield a list that gets the GFLOPs that AdaFuse's decisions need for each batch ("upb", as published).
+def record_policy_gmacs(model: nn.Module) -> Iterator[list[float]]:
+    """Yield a list to which each forward pass of AdaFuse adds the GFLOPs that its decisions need ("upb", as published).
 
-    It stays empty for another model.
+    The list stays empty for other models.
     """
-    spent: list[float] = []
+    gmacs: list[float] = []
     if not isinstance(model, baselines.AdaFuse):
-        yield spent
+        yield gmacs
         return
-    hook = model.register_forward_hook(lambda model, _, output: spent.append(model.gflops().upb * len(output.logits)))
+    hook = model.register_forward_hook(lambda model, _, output: gmacs.append(model.gflops().upb * len(output.logits)))
     try:
-        yield spent
+        yield gmacs
     finally:
         hook.remove()
 
 
-class Stored(nn.Module):
-    """A teacher's outputs in the store, so that it can be evaluated without running it."""
+class StoredTeacher(nn.Module):
+    """Model that returns a teacher's outputs from the store, to evaluate the teacher without running it."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -563,13 +602,20 @@ def comparison(
     num_frames: Sequence[int] = (1, 2, 4),
     methods: Sequence[str] = METHODS,
 ) -> list[Run]:
-    """Return the runs of Figure 3: every method with every number of frames, AdaFuse and STTS with the largest.
+    """Return the runs of Figure 3: each method with each number of frames, AdaFuse and STTS only with the largest.
 
-    Variants of STTS that keep the same tokens at this size (at 64 pixels two do) are one run. Raise EgoDistillError if
-    there is no such method.
+    Variants of STTS that keep the same tokens at the store's frame size (two do at 64 pixels) are one run. Raise
+    EgoDistillError for an unknown method.
+
+    >>> from egodistill import experiments
+    >>> bench = experiments.Bench("store", "out", experiments.PROTOCOLS["demo"])
+    >>> methods = ("VisIMU", "AdaFuse")
+    >>> runs = experiments.comparison(bench, teacher="x3d", seeds=(0,), num_frames=(1, 4), methods=methods)
+    >>> [run.name for run in runs]
+    ['seed-0/visimu-n1', 'seed-0/visimu-n4', 'seed-0/adafuse-n4']
     """
     if unknown := sorted(set(methods) - set(METHODS)):
-        raise EgoDistillError(f"there is no method {unknown[0]!r}; there are {', '.join(METHODS)}")
+        raise EgoDistillError(f"unknown method {unknown[0]!r}; choose from {', '.join(METHODS)}")
     runs, kept = [], {}
     for method in methods:
         most = [max(num_frames)]
@@ -581,7 +627,7 @@ def comparison(
 
 
 def kept_tokens(bench: Bench, method: str, frames: int) -> tuple[int, int]:
-    """Return how many temporal tokens a variant of STTS keeps, and the side of its window."""
+    """Return the number of temporal tokens that a variant of STTS keeps, and the side of its spatial window."""
     size = data.ClipStore(bench.store).settings["frame_size"]
     options = asdict(bench.protocol.stts) | baselines.STTS_VARIANTS[method.split()[1]] | {"weights": None}
     with torch.device("meta"):
@@ -589,13 +635,13 @@ def kept_tokens(bench: Bench, method: str, frames: int) -> tuple[int, int]:
     return model.keep_times, getattr(model, "window", 0)
 
 
-# Table 1: the losses that a row of EgoDistill lacks, after VisIMU, which has the labels' alone. (Which of the paper's
-# numbers belongs to which of its rows is lost in the text that we have.)
+# Rows of Table 1 after VisIMU: {name: losses left out}. (The text of the paper that we have does not tell which of its
+# numbers belongs to which row.)
 ABLATIONS: dict[str, tuple[str, ...]] = {
     "without L_KD": ("kd",),
     "without L_1": ("l1",),
     "without L_GT": ("gt",),
-    "without stage 1": STAGE_1,
+    "without stage 1": STAGE_1_LOSSES,
     "stage 1 without L_1": ("pretrain_l1",),
     "stage 1 without L_NCE": ("nce",),
     "EgoDistill": (),
@@ -603,32 +649,46 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
 
 
 def ablation(teacher: str, seeds: Sequence[int] = (0, 1, 2)) -> list[Run]:
-    """Return the runs of Table 1: EgoDistill with N = 1, each loss of both stages left out in turn."""
-    runs = [Run("VisIMU"), *(Run("EgoDistill", teacher=teacher, lacking=lacking) for lacking in ABLATIONS.values())]
+    """Return the runs of Table 1: VisIMU, and EgoDistill with N = 1 without each of the losses of both stages.
+
+    >>> from egodistill import experiments
+    >>> for run in experiments.ablation("x3d", seeds=(0,))[:3]:
+    ...     print(run.method, run.without)
+    VisIMU ()
+    EgoDistill ('kd',)
+    EgoDistill ('l1',)
+    """
+    runs = [Run("VisIMU"), *(Run("EgoDistill", teacher=teacher, without=losses) for losses in ABLATIONS.values())]
     return [replace(run, seed=seed) for seed in seeds for run in runs]
 
 
 def frame_choices(bench: Bench, teacher: str, seeds: Sequence[int] = (0, 1, 2), frames: int = 4) -> list[Run]:
-    """Return the runs of Table 4: EgoDistill with frames chosen by each rule that the store has frames of."""
+    """Return the runs of Table 4: EgoDistill with each choice of frames that the store has.
+
+    >>> from egodistill import experiments
+    >>> bench = experiments.Bench("store", "out", experiments.PROTOCOLS["demo"])
+    >>> [run.sampling for run in experiments.frame_choices(bench, "x3d", seeds=(0,))]
+    ['uniform']
+    """
     choices = samplings(data.ClipStore(bench.store), frames)
     runs = [Run("EgoDistill", frames=frames, teacher=teacher, sampling=rule) for rule in choices]
     return [replace(run, seed=seed) for seed in seeds for run in runs]
 
 
 def samplings(store: data.ClipStore, frames: int) -> list[str]:
-    """Return the rules by which a store's frames of this number are chosen."""
+    """Return the ways in which a store's sets of this number of frames are chosen."""
     names = {rule: clips.frames_name(clips.ClipSpec(frames=frames, sampling=rule)) for rule in video.SAMPLING}
     return [rule for rule, name in names.items() if name in store.names]
 
 
 class Row(NamedTuple):
-    """A method over its seeds: accuracy in %, and what it costs a clip (`inference.measure`)."""
+    """Results of one method over its seeds: accuracy in %, and its cost per clip, measured by `inference.measure()`."""
 
     method: str
     frames: int
     inputs: str
     top1: float
-    deviation: float | None
+    std: float | None
     top1_seeds: list[float]
     gmacs: float | None
     params: int | None
@@ -638,23 +698,24 @@ class Row(NamedTuple):
 
 
 def rows(bench: Bench, runs: Iterable[Run], *, costs: bool = True) -> list[Row]:
-    """Return a row for each kind of run: mean and deviation over seeds, and the costs of the first seed, measured now.
+    """Return one row per method and number of frames: mean and standard deviation of the accuracy over the seeds.
 
-    Raise DataError for a run that has not been made.
+    With ``costs``, also measure the cost of the network of the first seed. `Bench` shows an example. Raise DataError
+    for a run that is not finished.
     """
     kinds: dict[Run, list[Run]] = {}
     for run in runs:
         kinds.setdefault(replace(run, seed=0), []).append(run)
-    table = []
+    result = []
     for kind, members in kinds.items():
         found = [bench.result(run) for run in members]
         model = load(bench.path(members[0]))
         cost = inference.measure(model, device=bench.device, precision="fp32") if costs else None
         gmacs = cost and cost.gmacs
-        if "gmacs" in found[0]:  # AdaFuse: what its policy would need.
+        if "gmacs" in found[0]:  # AdaFuse: what its decisions need.
             gmacs = statistics.mean(one["gmacs"] for one in found)
-        table.append(row(kind, found, describe_inputs(model), gmacs, cost))
-    return table
+        result.append(row(kind, found, describe_inputs(model), gmacs, cost))
+    return result
 
 
 def row(kind: Run, found: list[dict[str, Any]], inputs: str, gmacs: float | None, cost: Any) -> Row:
@@ -664,7 +725,7 @@ def row(kind: Run, found: list[dict[str, Any]], inputs: str, gmacs: float | None
         frames=kind.frames,
         inputs=inputs,
         top1=statistics.mean(top1),
-        deviation=statistics.stdev(top1) if len(top1) > 1 else None,
+        std=statistics.stdev(top1) if len(top1) > 1 else None,
         top1_seeds=top1,
         gmacs=gmacs,
         params=cost and cost.params,
@@ -677,9 +738,10 @@ def row(kind: Run, found: list[dict[str, Any]], inputs: str, gmacs: float | None
 
 
 def teacher_row(bench: Bench, teacher: str, seeds: Sequence[int], checkpoint: str | os.PathLike | None = None) -> Row:
-    """Return the row of a teacher, by its outputs in the store.
+    """Return the row of a teacher, evaluated from its outputs in the store.
 
-    Its costs need a file: `checkpoint` ("{seed}" in it stands for the seed), or one that the bench has trained itself.
+    Its cost is measured if there is a file: `checkpoint` ("{seed}" in it stands for the seed), or a teacher that the
+    bench trained itself.
     """
     run = Run("teacher", seeds[0], teacher=teacher)
     if checkpoint is None and bench.path(run).exists():
@@ -687,7 +749,7 @@ def teacher_row(bench: Bench, teacher: str, seeds: Sequence[int], checkpoint: st
     _, test = bench.splits(run)
     found = []
     for name in dict.fromkeys(teacher.format(seed=seed) for seed in seeds):
-        result = inference.evaluate(Stored(name), test, device=bench.device, precision="fp32", progress=False)
+        result = inference.evaluate(StoredTeacher(name), test, device=bench.device, precision="fp32", progress=False)
         found.append({"top1": result.top1, "per_class": result.per_class})
     model = load(str(checkpoint).format(seed=seeds[0])) if checkpoint else None
     cost = model and inference.measure(model, device=bench.device, precision="fp32")
@@ -700,20 +762,20 @@ def describe_inputs(model: nn.Module) -> str:
     return " + ".join([f"{count} frame{'s' * (count > 1)}", *(names[name] for name in model.inputs if name in names)])
 
 
-def write_rows(table: list[Row], stem: str | os.PathLike, about: Mapping[str, Any]) -> list[Path]:
-    """Write `stem`.json with everything, `about` included, and `stem`.csv with one line per row; return both paths."""
+def write_rows(rows: list[Row], stem: str | os.PathLike, about: Mapping[str, Any]) -> list[Path]:
+    """Write ``stem``.json with the rows and ``about``, and ``stem``.csv with one line per row; return both paths."""
     json_file, csv_file = Path(f"{stem}.json"), Path(f"{stem}.csv")
     files.write_json(
-        json_file, {"rows": [one._asdict() | {"run": asdict(one.run)} for one in table], "about": dict(about)}
+        json_file, {"rows": [row._asdict() | {"run": asdict(row.run)} for row in rows], "about": dict(about)}
     )
     columns = [
         "method",
         "frames",
         "inputs",
-        "lacking",
+        "without",
         "sampling",
         "top1",
-        "deviation",
+        "std",
         "gmacs",
         "params",
         "ms_per_clip",
@@ -721,18 +783,25 @@ def write_rows(table: list[Row], stem: str | os.PathLike, about: Mapping[str, An
     with files.atomic_write(csv_file) as part, open(part, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
-        for one in table:
-            cells = one._asdict() | {"lacking": " ".join(one.run.lacking), "sampling": one.run.sampling}
+        for row in rows:
+            cells = row._asdict() | {"without": " ".join(row.run.without), "sampling": row.run.sampling}
             writer.writerow(["" if cells[name] is None else cells[name] for name in columns])
     return [json_file, csv_file]
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Table 3: what the paper's models cost
+# Table 3: the cost of the paper's models
 
 
 class Published(NamedTuple):
-    """A row of the paper's Table 3: one clip, on one A40 at batch 32."""
+    """Published numbers of a row of the paper's Table 3, per clip, on one A40 at batch 32.
+
+    >>> import torch
+    >>> from egodistill import experiments, inference
+    >>> published, build = experiments.TABLE_3["EgoDistill"]
+    >>> published.gmacs, round(inference.count_macs(build(), torch.device("cpu")) / 1e9, 2)
+    (1.91, 1.86)
+    """
 
     gmacs: float
     ms_per_clip: float
@@ -741,8 +810,8 @@ class Published(NamedTuple):
 
 _STTS = Published(7.19, 1.63, 36.63e6)
 _VIDEO = Published(369.51, 10.70, 108.91e6)
-# The paper's Table 3: {row: (published, how to build it)}. Video's parameters fit a head of 97 classes, those of
-# AdaFuse and ListenToLook one of 62; the others fit neither.
+# The paper's Table 3: {row: (published numbers, function that builds the model)}. Video's parameters match a classifier
+# of 97 classes, those of AdaFuse and ListenToLook one of 62; the others match neither.
 TABLE_3: dict[str, tuple[Published, Callable[[], nn.Module]]] = {
     "Video": (_VIDEO, lambda: teachers.load("motionformer_16x4", None, 97, fast=False, progress=False)),
     "MotionFormer": (_VIDEO, lambda: teachers.load("motionformer_16x4", None, 97, progress=False)),
@@ -752,32 +821,32 @@ TABLE_3: dict[str, tuple[Published, Callable[[], nn.Module]]] = {
     "ListenToLook": (Published(3.10, 0.43, 25.53e6), lambda: baselines.ListenToLook(62, gru=True, weights=None)),
     "EgoDistill": (Published(1.91, 0.25, 20.56e6), lambda: EgoDistill(62, image_weights=None)),
 }
-# Why ours and the published numbers differ, as far as it is known; {} is `adafuse_counts`. A note serves all rows that
-# begin with its name.
+# Why our numbers differ from the published ones, as far as known. Fields are filled in by `adafuse_counts()`. A note is
+# for all rows whose name begins with its key.
 NOTES = {
-    "Video": "MotionFormer 16x4 in the order of operations of its authors' code.",
-    "MotionFormer": "the same network and outputs in this library's order of operations.",
+    "Video": "MotionFormer 16x4 with the order of operations of its authors' code.",
+    "MotionFormer": "the same network and outputs with this library's order of operations.",
     "AdaFuse": "computes every channel and masks some. With every gate at skip, its policy's best case, {skipping:.2f} "
     "would be left; by thop's rule {thop_skipping:.2f}, which is the published number, of {thop:.2f}.",
     "STTS": "no setting of the released code gives 7.19 and 36.63 M. T0.8-S0.9 has 6.92 by fvcore's rule and 6.70 by "
     "thop's, T0.5-S0.7 6.22 and 6.03, selection over time alone 7.44 and 7.21 (36.41 M).",
-    "ListenToLook": "one frame through its GRU, a feature of 512 numbers, sound of 201 x 40. thop says 3.10: it "
-    "counts the sound's first layer four times (3.02 without that).",
-    "EgoDistill": "no reading of the paper gives 1.91 and 20.56 M; this one is nearest (1.87 by fvcore's rule and by "
+    "ListenToLook": "one frame through its GRU, a feature of 512 numbers, sound of 201 x 40. thop gives 3.10, because "
+    "it counts the first layer of the sound network four times (3.02 without that).",
+    "EgoDistill": "no reading of the paper gives 1.91 and 20.56 M; this one is closest (1.87 by fvcore's rule and by "
     "thop's; 20.61 M with 97 classes).",
 }
 TABLE_3_LEGEND = (
-    "ratio: how many times less than Video. Published: Table 3 of the paper, one A40, batch 32.",
-    "The published GFLOPs are multiply-adds, too, by two rules: Video's fit fvcore's, which adds 5 for each number in "
-    "a layer norm, AdaFuse's and ListenToLook's thop's, which adds 4 for each number in a batch norm and leaves out "
-    "products of attention. STTS's and EgoDistill's fit neither.",
-    "The published parameters fit a head of 97 classes for Video and of 62 for AdaFuse and ListenToLook, as here; the "
-    "others have 62 here and fit neither.",
+    "ratio: how many times less than Video. (paper): Table 3 of the paper, one A40, batch 32.",
+    "The published GFLOPs are multiply-adds, too, by two rules: Video's match fvcore's, which adds 5 per number in a "
+    "layer norm; AdaFuse's and ListenToLook's match thop's, which adds 4 per number in a batch norm and leaves out the "
+    "products of attention. STTS's and EgoDistill's match neither.",
+    "The published parameters match a head of 97 classes for Video and of 62 for AdaFuse and ListenToLook, as here; "
+    "the others have 62 here and match neither.",
 )
 
 
-def notes_on(models: dict[str, nn.Module], costs: dict[str, inference.Cost]) -> list[str]:
-    """Return the notes on those rows of Table 3 that were measured, with AdaFuse's numbers."""
+def table_3_notes(models: dict[str, nn.Module], costs: dict[str, inference.Cost]) -> list[str]:
+    """Return the notes on the measured rows of Table 3."""
     numbers = adafuse_counts(models["AdaFuse"], costs["AdaFuse"].gmacs) if "AdaFuse" in models else {}
     return [
         f"- {name}: {note.format(**numbers)}"
@@ -787,7 +856,7 @@ def notes_on(models: dict[str, nn.Module], costs: dict[str, inference.Cost]) -> 
 
 
 def adafuse_counts(model: baselines.AdaFuse, dense: float) -> dict[str, float]:
-    """Return what is left with every gate at skip, in billions per clip, by our counter and by thop's rule."""
+    """Return AdaFuse's GMACs per clip with every gate at skip, by our counter and by thop's rule."""
     thop = model.num_frames * model.frame_macs / 1e9
     saved = model.num_frames * sum(second for _, second in model.block_macs) / 1e9
     return {"skipping": dense - saved, "thop": thop, "thop_skipping": thop - saved}
@@ -796,7 +865,7 @@ def adafuse_counts(model: baselines.AdaFuse, dense: float) -> dict[str, float]:
 # ---------------------------------------------------------------------------------------------------------------
 # The figure
 
-# Marker, line and grey value tell the methods apart in print as well; the colours are Okabe and Ito's.
+# Colours of Okabe and Ito; markers, lines and grey values also distinguish the methods in a grey print.
 STYLES: dict[str, dict[str, Any]] = {
     "EgoDistill": {"color": "#D55E00", "marker": "o", "linewidth": 2.4, "markersize": 8},
     "VisIMU": {"color": "#E69F00", "marker": "s", "linestyle": "--"},
@@ -809,22 +878,28 @@ STYLES: dict[str, dict[str, Any]] = {
 }
 
 
-def draw(table: Sequence[Row], stem: str | os.PathLike, title: str = "") -> list[Path]:
-    """Draw accuracy against GMACs, the paper's Figure 3, as `stem`.png and .svg; needs matplotlib (ImportError)."""
+def draw(rows: Sequence[Row], stem: str | os.PathLike, title: str = "") -> list[Path]:
+    """Draw accuracy against GMACs, the paper's Figure 3; write and return ``stem``.png and ``stem``.svg.
+
+    Raise ImportError if matplotlib is not installed.
+
+    >>> from egodistill import experiments
+    >>> row = experiments.Row("EgoDistill", 1, "1 frame + IMU", 76.2, 1.1, [], 0.057, None, None, {}, None)
+    >>> [file.name for file in experiments.draw([row], "figure3")]
+    ['figure3.png', 'figure3.svg']
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xscale="log", xlabel="GMACs a clip (billions of multiply-adds)", ylabel="top-1 (%)")
+    axes = figure.add_subplot(xscale="log", xlabel="GMACs per clip (billions of multiply-adds)", ylabel="top-1 (%)")
     for method, style in STYLES.items():
-        line = sorted(
-            (one for one in table if one.method.split()[0] == method and one.gmacs), key=lambda one: one.gmacs
-        )
+        line = sorted((one for one in rows if one.method.split()[0] == method and one.gmacs), key=lambda one: one.gmacs)
         if not line:
             continue
         x, y = [one.gmacs for one in line], [one.top1 for one in line]
-        axes.errorbar(x, y, yerr=[one.deviation or 0.0 for one in line], capsize=3, label=method, **style)
+        axes.errorbar(x, y, yerr=[one.std or 0.0 for one in line], capsize=3, label=method, **style)
         if method in ("EgoDistill", "VisOnly-Distill"):
             for number, one in enumerate(line):  # Beside the line, not on it.
                 side = {"xytext": (-9, 0), "ha": "right"} if number == 0 else {"xytext": (9, 0), "ha": "left"}

@@ -1,16 +1,16 @@
-"""Files that are written whole, a lock between processes, progress on stderr, and reading ahead.
+"""Atomic writes, JSON files, a lock between processes, progress on stderr, and reading ahead.
 
     from egodistill import files
 
-    with files.atomic_write("results.csv") as part:         # results.csv appears when the block ends without an error
+    with files.atomic_write("results.csv") as part:         # results.csv appears only if the block succeeds
         part.write_text("a,b\\n")
     with files.lock("store/store.lock"):                    # one process at a time
         ...
     with files.Progress("extract", total=1000, unit="clips") as bar:
-        for batch, waited in files.read_ahead(parts, read):  # the next part is read during work on this one
+        for batch, waited in files.read_ahead(parts, read):  # reads the next part while the block uses this one
             bar.step(len(batch))
 
-The standard library only: worker processes and `egodistill --help` start with it.
+This module needs only the standard library, because worker processes and `egodistill --help` import it.
 """
 
 from __future__ import annotations
@@ -68,10 +68,19 @@ Result = TypeVar("Result")
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; rename it to `path` at the end, or remove it after an error.
+    """Yield a temporary path beside ``path``; rename it to ``path`` at the end, or remove it after an error.
 
-    The folder is made if it does not exist. Raise EgoDistillOSError, with the space that is left, if the system cannot
-    write. A file that was there before stays as it was.
+    A missing folder is created. After an error, an existing file is unchanged. Raise EgoDistillOSError, with the free
+    space, if the system cannot write.
+
+    >>> from pathlib import Path
+    >>> from egodistill import files
+    >>> with files.atomic_write("new/notes.txt") as part:
+    ...     size = part.write_text("complete")
+    ...     print(Path("new/notes.txt").exists())
+    False
+    >>> Path("new/notes.txt").read_text()
+    'complete'
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -86,14 +95,14 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def remove_parts(path: str | os.PathLike) -> None:
-    """Remove what killed processes left of `path` in `atomic_write()`. No other process may be writing it."""
+    """Remove the temporary files of ``path`` that killed processes left. No other process may be writing it."""
     path = Path(path)
     for part in path.parent.glob(f".{path.name}.*.part"):
         part.unlink(missing_ok=True)
 
 
 def replace_file(source: Path, target: Path) -> None:
-    """Rename a file to `target`. Windows refuses this while another process reads `target`, so try for a second."""
+    """Rename a file to ``target``. Windows refuses while another process reads ``target``, so retry for a second."""
     for _ in range(20):
         with contextlib.suppress(PermissionError):
             os.replace(source, target)
@@ -104,29 +113,29 @@ def replace_file(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn an error about writing `path` into EgoDistillOSError that names the file and the free space."""
+    """Convert an error in writing ``path`` to an EgoDistillOSError that names the file and the free space."""
     try:
         yield
     except OSError as error:
         if error.errno is None:
-            raise  # EgoDistillOSError, or another error that did not come from the system
+            raise  # not an error of the operating system
         about = path if error.filename is None else Path(os.fsdecode(error.filename))
         if about != path and about not in path.parents and not about.name.startswith(f".{path.name}."):
-            raise  # about another file, which the caller read meanwhile
+            raise  # about another file, which the block read
         raise EgoDistillOSError(
-            f"{path}: cannot be written: {error.strerror or error}; {free_megabytes(path):.1f} MB are free there. What "
-            f"was there before is unchanged; the same call continues from it"
+            f"{path}: cannot be written: {error.strerror or error}; {free_megabytes(path):.1f} MB are free there. "
+            f"Existing files are unchanged; the same call continues from them"
         ) from error
 
 
 def free_megabytes(path: str | os.PathLike) -> float:
-    """Return the free space, in MB, where `path` is or would be."""
+    """Return the free space in MB on the disk of ``path``, which need not exist."""
     folder = next(folder for folder in (Path(path).absolute(), *Path(path).absolute().parents) if folder.is_dir())
     return shutil.disk_usage(folder).free / 1e6
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Write a JSON file atomically; a list gets one line per item."""
+    """Write a JSON file atomically. A list is written with one line per item."""
     if isinstance(value, list):
         text = "[\n" + ",\n".join(json.dumps(item) for item in value) + "\n]\n"
     else:
@@ -136,7 +145,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Return the content of a JSON file. Raise DataError, with the file's name, if there is none or it is damaged."""
+    """Return the content of a JSON file. Raise DataError if it is missing or damaged."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -146,7 +155,7 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def append_line(path: Path, content: Mapping[str, Any]) -> None:
-    """Add one JSON line to a file that several processes extend. An incomplete last line is ended first."""
+    """Append a JSON line to a file to which several processes write. An incomplete last line is ended first."""
     text = json.dumps(content).encode() + b"\n"
     with disk_errors(path), open(path, "ab+") as file:
         if file.tell():
@@ -157,7 +166,7 @@ def append_line(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the complete lines of a file that `append_line()` wrote; a full disk leaves incomplete ones."""
+    """Yield the lines of a file written by `append_line()`. Skip incomplete lines, which a full disk leaves."""
     if path.exists():
         with open(path, encoding="utf-8") as file:
             for line in file:
@@ -166,7 +175,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def is_system_file(name: str) -> bool:
-    """Return whether a desktop leaves files of this name in the folders that it shows."""
+    """Return whether a file with this name was written by a file manager, such as .DS_Store or desktop.ini."""
     return name.lower() in (".ds_store", ".localized", ".directory", "thumbs.db", "ehthumbs.db", "desktop.ini")
 
 
@@ -176,14 +185,14 @@ def is_system_file(name: str) -> bool:
 
 @contextlib.contextmanager
 def lock(path: str | os.PathLike) -> Iterator[None]:
-    """Hold the lock on a file, which is made if it does not exist. The system releases it if this process dies."""
+    """Hold an exclusive lock on a file, which is created if missing. The system releases it if the process dies."""
     with open(path, "a", encoding="utf-8") as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
         elif msvcrt is not None:
             while True:
-                with contextlib.suppress(PermissionError):  # another process has it
+                with contextlib.suppress(PermissionError):  # Another process holds it.
                     file.seek(0)
                     msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
                     break
@@ -194,11 +203,11 @@ def lock(path: str | os.PathLike) -> Iterator[None]:
                 file.seek(0)
                 msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
         else:
-            raise DataError(f"{path}: cannot be locked: this Python has neither fcntl nor msvcrt")
+            raise DataError(f"{path}: cannot be locked, because this Python has neither fcntl nor msvcrt")
 
 
 def available_cores() -> int:
-    """Return how many processors this process may use: a container or a scheduler may have given it few."""
+    """Return the number of cores that this process may use; a container or scheduler may limit it."""
     if hasattr(os, "process_cpu_count"):  # Python 3.13
         return os.process_cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
@@ -207,32 +216,36 @@ def available_cores() -> int:
 
 
 def environment_share() -> dict[str, int]:
-    """Return the share of a job that RANK and WORLD_SIZE name, as arguments `rank` and `world_size`; else the whole.
+    """Return {"rank": ..., "world_size": ...} from RANK and WORLD_SIZE, by default 0 and 1.
 
-    For commands whose processes need not know each other. Functions take a share only where a caller asks for one.
+    For commands whose processes do not communicate. Functions use a share only if the caller passes one.
     """
-    given = {name: os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
+    variables = {name: os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
     try:
-        return {name.lower(): int(text) for name, text in given.items()}
+        return {name.lower(): int(text) for name, text in variables.items()}
     except ValueError as error:
-        told = " and ".join(f"{name}={text!r}" for name, text in given.items())
-        raise DataError(f"{told} in the environment are not two whole numbers") from error
+        found = " and ".join(f"{name}={text!r}" for name, text in variables.items())
+        raise DataError(f"the environment variables {found} must be integers") from error
 
 
 def check_share(rank: int, world_size: int) -> None:
-    """Raise DataError if a process's number is not one of those that share a job."""
+    """Raise DataError if the rank is not below the world size."""
     if not 0 <= rank < world_size:
-        raise DataError(f"rank {rank} is not one of the {world_size} of world_size")
+        raise DataError(f"rank {rank} is not one of the {world_size} processes, 0 to {world_size - 1}")
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Is this the same run?
+# Comparing the settings of runs
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return the settings in which two runs differ: {name: (before, now)}, nested ones as "outer.inner".
 
-    Values are compared as JSON holds them.
+    Values are compared after conversion to JSON.
+
+    >>> from egodistill import files
+    >>> files.differences({"epochs": 5, "student": {"width": 16}}, {"epochs": 5, "student": {"width": 32}})
+    {'student.width': (16, 32)}
     """
     before, now = (flatten(json.loads(json.dumps(dict(one)))) for one in (before, now))
     names = [*now, *(name for name in before if name not in now)]
@@ -249,14 +262,14 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def require_same_run(source: Any, before: Mapping[str, Any], now: Mapping[str, Any], advice: str) -> None:
-    """Raise DataError if a run that was begun, described by `before`, is not the one described by `now`.
+    """Raise DataError if the settings of an unfinished run differ from those of the call that continues it.
 
-    The message begins with `source`, names each setting that differs with both values, and ends with `advice`.
+    The message starts with ``source``, names each setting that differs with both values, and ends with ``advice``.
     """
     if different := differences(before, now):
-        told = [f"{name} was {shorten(old)} and is now {shorten(new)}" for name, (old, new) in different.items()]
-        told = "; ".join(told[:5]) + (f"; and {len(told) - 5} more" if len(told) > 5 else "")
-        raise DataError(f"{source}: was begun with other settings: {told}. {advice}")
+        changes = [f"{name} was {shorten(old)} and is now {shorten(new)}" for name, (old, new) in different.items()]
+        text = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
+        raise DataError(f"{source}: was begun with other settings: {text}. {advice}")
 
 
 def shorten(value: Any, length: int = 200) -> str:
@@ -271,17 +284,21 @@ def shorten(value: Any, length: int = 200) -> str:
 def read_ahead(
     items: Iterable[Item], read: Callable[[Item], Result], begin: Callable[[], None] | None = None
 ) -> Iterator[tuple[Result, float]]:
-    """Yield `read(item)` for each item, and the seconds waited for it; a thread reads the next one in the meantime.
+    """Yield (``read(item)``, seconds waited for it) for each item, while a thread already reads the next item.
 
-    `begin` runs in that thread at its start. An error of `read()` is raised in the place of its item.
+    ``begin`` is called once in that thread. An error in ``read()`` is raised when its item is due.
+
+    >>> from egodistill import files
+    >>> [result for result, waited in files.read_ahead([1, 2, 3], lambda number: number**2)]
+    [1, 4, 9]
     """
     items = iter(items)
     with ThreadPoolExecutor(1, initializer=begin) as pool:
         coming = [pool.submit(read, item) for item in [next(items, None)] if item is not None]
         while coming:
-            began = time.monotonic()
+            start_time = time.monotonic()
             result = coming.pop().result()
-            waited = time.monotonic() - began
+            waited = time.monotonic() - start_time
             following = next(items, None)
             if following is not None:
                 coming.append(pool.submit(read, following))
@@ -289,17 +306,17 @@ def read_ahead(
 
 
 class Progress:
-    """Progress of a long step on stderr: how much is done, how fast, how long it still takes.
+    """Progress of a long step on stderr: amount, speed and time left.
 
-    A terminal shows one line that is drawn again and again, a log file gets one line per minute and a last one.
+    A terminal shows one line that is updated. A log file gets one line per minute, and one at the end.
     """
 
     def __init__(self, title: str, total: int, *, unit: str = "clips", done: int = 0, show: bool = True) -> None:
         self.title, self.total, self.unit = title, total, unit
         self.done = self.first = done
-        self.began = self.drawn = time.monotonic()
+        self.started = self.drawn = time.monotonic()
         self.note = ""
-        self.show = show and sys.stderr is not None  # Under pythonw on Windows there is none.
+        self.show = show and sys.stderr is not None  # None under pythonw on Windows
         self.terminal = self.show and sys.stderr.isatty()
 
     def __enter__(self) -> Progress:
@@ -309,27 +326,28 @@ class Progress:
         self.close()
 
     def step(self, count: int = 1, note: str = "") -> None:
-        """Count `count` more as done; `note` is shown behind them."""
+        """Add to the number that is done; ``note`` is shown at the end of the line."""
         self.update(self.done + count, note)
 
     def update(self, done: int, note: str = "") -> None:
-        """Set how many are done."""
+        """Set the number that is done."""
         self.done, self.note = done, note
         if time.monotonic() - self.drawn > (0.2 if self.terminal else 60):
             self.draw("" if self.terminal else "\n")
 
     def close(self) -> None:
-        """Draw the last state and end the line."""
+        """Print the final state and end the line."""
         self.draw("\n")
         self.show = False
 
     def draw(self, end: str) -> None:
+        """Print the line."""
         self.drawn = time.monotonic()
         if not self.show:
             return
-        speed = (self.done - self.first) / max(self.drawn - self.began, 1e-9)
+        speed = (self.done - self.first) / max(self.drawn - self.started, 1e-9)
         left = f"{(self.total - self.done) / speed:.0f}" if speed else "?"
         line = f"{self.title}: {self.done}/{self.total} {self.unit}, {speed:.1f} {self.unit}/s, {left} s left"
         line += f", {self.note}" if self.note else ""
-        # Spaces cover a longer line from before.
+        # Spaces overwrite the rest of a longer line.
         print(f"\r{line:<99}" if self.terminal else line, end=end, file=sys.stderr, flush=True)

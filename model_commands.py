@@ -1,6 +1,7 @@
-"""The commands that train, run and export models: their options, and what they run.
+"""The commands that train, run and export models: `teachers`, `finetune`, `extract`, `pretrain`, `distill`,
+`evaluate`, `export`, `measure`, `predict`.
 
-`COMMANDS` at the end lists them, as in `commands`.
+`COMMANDS` at the end maps each name to two functions, as in `commands`.
 """
 
 from __future__ import annotations
@@ -29,66 +30,68 @@ from egodistill import (
     inference,
     options,
     runtime,
+    tables,
     teachers,
 )
-from egodistill.commands import given, imu_of, positive, table
+from egodistill.commands import coverage_options, imu_files, imu_option, keyword_arguments, positive_int
 from egodistill.distillation import EPIC_KITCHENS, PRESETS
-from egodistill.options import device_option, precision_option, refuse, report_precision
+from egodistill.options import device_option, precision_option, reject, report_precision
+from egodistill.tables import Table
 from egodistill.training import History
 
-__all__ = ["COMMANDS", "GMACS", "comparison_table", "option"]
+__all__ = ["COMMANDS", "GMACS_NOTE", "comparison_table", "name_value"]
 
-GMACS = "GMACs: billions of multiply-adds a clip, half of what torch's FlopCounterMode counts (no norms)."
-FRESH_TEACHER = "slowfast_8x8_r50"
+GMACS_NOTE = "GMACs: billions of multiply-adds per clip, half of what torch's FlopCounterMode counts (no norms)."
+DEFAULT_TEACHER = "slowfast_8x8_r50"
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Options that several of them share
+# Shared by several commands
 
 
 def training_options(parser: argparse.ArgumentParser, stage: str, without: Sequence[str] = ()) -> None:
-    """Add the settings of a stage, a field of `Recipe`, as options."""
+    """Add the settings of a stage (a field of `Recipe`) as options."""
     group = parser.add_argument_group("training")
     options.preset_option(group)
     options.add_fields(group, getattr(EPIC_KITCHENS, stage), [name for name in options.HELP if name not in without])
     device_option(group)
 
 
-def training_of(a: argparse.Namespace, stage: str) -> Any:
-    """Return the settings of a stage: those of the preset, changed by the options that were given."""
-    settings = options.change(getattr(PRESETS[a.preset], stage), a)
+def training_settings(a: argparse.Namespace, stage: str) -> Any:
+    """Return the settings of a stage: those of the preset, changed by the options."""
+    settings = options.apply(getattr(PRESETS[a.preset], stage), a)
     report_precision(settings.precision, a.device)
     return replace(settings, checkpoint=experiments.training_file(a.out))
 
 
 def student_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--init", metavar="FILE", help="start from this model, which is built already")
+    parser.add_argument("--init", metavar="FILE", help="start from the model in this file instead of building one")
     options.add_fields(parser.add_argument_group("student"), EPIC_KITCHENS.student)
 
 
-def student_of(a: argparse.Namespace, store: data.ClipStore, teacher: str | None, seed: int) -> EgoDistill:
-    """Return the student to train: that of --init, or a new one that fits the store and the teacher's feature."""
+def build_student(a: argparse.Namespace, store: data.ClipStore, teacher: str | None, seed: int) -> EgoDistill:
+    """Return the student in --init, or a new one that fits the store and the teacher's feature."""
     settings = PRESETS[a.preset].student
     if a.init:
-        why = f"the student in {a.init} is built already; leave out --init to build another one"
-        refuse(options.flags_given(settings, a), why)
+        reason = f"cannot change the student in {a.init}; leave out --init to build a new one"
+        reject(options.used_flags(settings, a), reason)
         return EgoDistill.load(a.init)
-    settings = options.change(settings, a)
+    settings = options.apply(settings, a)
     torch.manual_seed(seed)
     return settings.build(
         len(store.class_names),
         feature_dim=store.read(f"{teacher}.feature", [0]).shape[1] if teacher else None,
         class_names=store.class_names,
-        **frames_of(store, settings.num_frames),
+        **frame_arguments(store, settings.num_frames),
     )
 
 
-def frames_of(store: data.ClipStore, count: int) -> dict[str, Any]:
-    """Return how the store's frames are chosen, as arguments of a student; the uniform ones where it has several."""
-    specs = getattr(store, "specs", {})  # a store of another kind need not say
+def frame_arguments(store: data.ClipStore, count: int) -> dict[str, Any]:
+    """Return how the store's frames are chosen, as arguments of a student; uniform sampling if there are several."""
+    specs = getattr(store, "specs", {})  # optional: stores of other kinds may lack it
     found = [spec for name, spec in specs.items() if name.startswith("frames_") and spec.frames == count]
     if not found:
-        return {"frame_size": store.settings["frame_size"]}  # training says what is missing
+        return {"frame_size": store.settings["frame_size"]}  # Training raises an error that names the missing array.
     spec = next((spec for spec in found if spec.sampling == "uniform"), found[0])
     return {"frame_size": spec.size, "sampling": spec.sampling, "exact": spec.exact}
 
@@ -99,54 +102,61 @@ def open_split(path: str, split: str) -> data.ClipStore:
 
 
 def store_options(parser: argparse.ArgumentParser, split: str) -> None:
-    parser.add_argument("store", help="folder that `egodistill prepare` made")
-    parser.add_argument("--split", default=split, help="which clips: train, test, ... or all")
+    parser.add_argument("store", help="folder of a clip store, written by `egodistill prepare`")
+    parser.add_argument("--split", default=split, help="split of the store to use, or all")
 
 
 def model_options(parser: argparse.ArgumentParser) -> None:
-    """Add --student and --teacher-file, for a model that runs."""
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--student", metavar="FILE", help="a trained student, or a baseline that `compare` trained")
-    which.add_argument("--teacher-file", metavar="FILE", help="a teacher that `egodistill finetune` wrote")
+    """Add --student and --teacher-file, of which one is required."""
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--student", metavar="FILE", help="a trained student, or a baseline from `egodistill compare`")
+    group.add_argument("--teacher-file", metavar="FILE", help="a trained teacher, written by `egodistill finetune`")
 
 
 def load_student(path: str) -> nn.Module:
     """Return the student or baseline in a file."""
     model = experiments.load(path)
     if isinstance(model, teachers.Teacher):
-        raise ValueError(f"{path} holds a teacher; give it as --teacher-file")
+        raise ValueError(
+            f"{path} holds a teacher, not a student; --student is for students and baselines, --teacher-file for "
+            f"teachers"
+        )
     return model
 
 
 def load_teacher(path: str) -> teachers.Teacher:
+    """Return the teacher in a file."""
     model = experiments.load(path)
     if not isinstance(model, teachers.Teacher):
         raise ValueError(
-            f"{path} holds a model of the class {type(model).__name__} and no teacher; give it as --student"
+            f"{path} holds a model of class {type(model).__name__}, not a teacher; --teacher-file is for teachers, "
+            f"--student for students and baselines"
         )
     return model
 
 
 def inference_options(parser: argparse.ArgumentParser) -> None:
     precision_option(parser, "auto")
-    parser.add_argument("--compile", action="store_true", help="through torch.compile: a minute at first, then faster")
+    parser.add_argument(
+        "--compile", action="store_true", help="use torch.compile: takes about a minute first, then runs faster"
+    )
     device_option(parser)
 
 
-def inference_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    return given(arguments, "precision", "compile", "device")
+def inference_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
+    return keyword_arguments(arguments, "precision", "compile", "device")
 
 
-def keep(model: nn.Module, out: str, result: str) -> None:
-    """Write the trained model and say what came out, in one process of those that trained it."""
+def save_model(model: nn.Module, out: str, result: str) -> None:
+    """Write a trained model and print the result of its training, in process 0."""
     if runtime.is_first():
         model.save(out)
         print(f"{out}: {result}")
 
 
-def outcome(history: History) -> str:
+def final_metrics(history: History) -> str:
     last = history[-1]
-    return f"loss {last['loss']:.3f}, top-1 on its training clips {100 * last['top1']:.1f} %"
+    return f"loss {last['loss']:.3f}, top-1 on the training clips {100 * last['top1']:.1f} %"
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -170,37 +180,41 @@ def run_teachers(a: argparse.Namespace) -> None:
             published.released[0] if published.released else "none",
         ]
         rows.append([name, *cells])
-    print(table(["model", "params", "GMACs", "feature", "clip", "released, for one, as"], rows))
-    print(f"{GMACS}\nMotionFormer is counted as it runs here; as released it takes 369 GMACs a clip (16x4).")
+    print(Table(["architecture", "parameters", "GMACs", "feature", "clip", "published weights, e.g."], rows).text())
+    print(f"{GMACS_NOTE}\nMotionFormer 16x4 as released by its authors needs 369 GMACs per clip.")
 
 
 def finetune_options(parser: argparse.ArgumentParser) -> None:
     store_options(parser, "train")
-    parser.add_argument("--out", required=True, help="file to write the model to")
-    absent = {"default": argparse.SUPPRESS}  # from the arguments, unless given
+    parser.add_argument("--out", metavar="FILE", required=True, help="file to write the model to")
+    absent = {"default": argparse.SUPPRESS}  # An option that is not used is absent from the arguments.
     parser.add_argument(
         "--architecture",
         metavar="NAME",
         choices=("student", *teachers.MODELS),
-        help=f"student, or one of `egodistill teachers` (default: {FRESH_TEACHER})",
+        help=f"student, or a name from `egodistill teachers` (default: {DEFAULT_TEACHER})",
         **absent,
     )
     group = parser.add_argument_group("teacher")
-    text = "published weights of the architecture; without, random ones"
+    text = "published weights of the architecture (default: random weights)"
     group.add_argument("--pretrained", metavar="FILE", help=text, **absent)
-    group.add_argument("--name", help="of the teacher and of its outputs in a store (default: teacher)", **absent)
-    text = "of the network or its clip, such as drop_path=0.1 'depths=(1,1,1,1)'"
-    group.add_argument("--option", metavar="NAME=VALUE", nargs="+", action="extend", type=option, help=text, **absent)
-    group.add_argument("--head-only", action="store_true", help="train nothing but the classifier")
-    group.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
+    text = "name of the teacher, and of its outputs in a store (default: teacher)"
+    group.add_argument("--name", help=text, **absent)
+    text = "options of the network or its clips, such as drop_path=0.1 'depths=(1,1,1,1)'"
+    group.add_argument(
+        "--option", metavar="NAME=VALUE", nargs="+", action="extend", type=name_value, help=text, **absent
+    )
+    group.add_argument("--head-only", action="store_true", help="train only the classifier")
+    group.add_argument("--gradient-checkpointing", action="store_true", help="use less memory, but more time")
     student_options(parser)
     training_options(parser, "finetuning")
 
 
-def option(text: str) -> tuple[str, Any]:
+def name_value(text: str) -> tuple[str, Any]:
+    """Convert "NAME=VALUE" to a pair; the value is a Python literal, or else text."""
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
     try:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):  # a word
@@ -208,7 +222,7 @@ def option(text: str) -> tuple[str, Any]:
 
 
 def run_finetune(a: argparse.Namespace) -> None:
-    store, settings = open_split(a.store, a.split), training_of(a, "finetuning")
+    store, settings = open_split(a.store, a.split), training_settings(a, "finetuning")
     model = model_to_finetune(a, store, settings.seed)
     if isinstance(model, teachers.Teacher):
         if a.head_only:
@@ -216,31 +230,31 @@ def run_finetune(a: argparse.Namespace) -> None:
         if a.gradient_checkpointing:
             if not hasattr(model.net, "gradient_checkpointing"):
                 name = type(model.net).__name__
-                raise ValueError(f"{name} has no gradient checkpointing; MotionFormer and MViT have")
+                raise ValueError(f"--gradient-checkpointing is for MotionFormer and MViT; this teacher is {name}")
             model.net.gradient_checkpointing = True
     elif a.head_only or a.gradient_checkpointing:
-        raise ValueError("--head-only and --gradient-checkpointing are for teachers")
-    keep(model, a.out, outcome(distillation.finetune(model, store, settings)))
+        raise ValueError("--head-only and --gradient-checkpointing are for teachers, not for students")
+    save_model(model, a.out, final_metrics(distillation.finetune(model, store, settings)))
 
 
 def model_to_finetune(a: argparse.Namespace, store: data.ClipStore, seed: int) -> nn.Module:
-    """Return the model that --init or --architecture names."""
-    of_student = options.flags_given(EPIC_KITCHENS.student, a)
-    of_teacher = {name: getattr(a, name) for name in ("pretrained", "name", "option") if hasattr(a, name)}
-    flags = [options.flag(name) for name in of_teacher]
+    """Return the model of --init or --architecture."""
+    student_flags = options.used_flags(EPIC_KITCHENS.student, a)
+    teacher_options = {name: getattr(a, name) for name in ("pretrained", "name", "option") if hasattr(a, name)}
+    teacher_flags = [options.flag(name) for name in teacher_options]
     if a.init:
-        own = ["--architecture"] if hasattr(a, "architecture") else []
-        refuse([*own, *of_student, *flags], f"the model in {a.init} is built already")
+        flags = [*(["--architecture"] if hasattr(a, "architecture") else []), *student_flags, *teacher_flags]
+        reject(flags, f"cannot change the model in {a.init}; leave out --init to build a new one")
         return checkpoints.load_model(a.init)
-    architecture = getattr(a, "architecture", FRESH_TEACHER)
+    architecture = getattr(a, "architecture", DEFAULT_TEACHER)
     if architecture == "student":
-        refuse(flags, "for teachers; --architecture student has none of these")
-        return student_of(a, store, None, seed)
-    refuse(of_student, f"for --architecture student; {architecture} is a teacher")
-    return teacher_of(architecture, store, seed, **of_teacher)
+        reject(teacher_flags, "for teachers only, not for --architecture student")
+        return build_student(a, store, None, seed)
+    reject(student_flags, f"for --architecture student only; {architecture} is a teacher")
+    return build_teacher(architecture, store, seed, **teacher_options)
 
 
-def teacher_of(
+def build_teacher(
     architecture: str,
     store: data.ClipStore,
     seed: int,
@@ -248,14 +262,14 @@ def teacher_of(
     name: str = "teacher",
     option: Sequence[tuple[str, Any]] = (),
 ) -> teachers.Teacher:
-    """Return a teacher for the clips of a store, with published weights and a new classifier or with random weights."""
+    """Return a teacher for the clips of a store, with published weights and a new classifier, or random weights."""
     if "clip" not in store.names:
-        raise ValueError(f"{store.path} has no dense clips; give --clip-frames to egodistill prepare")
+        raise ValueError(f"{store.path} has no clips for teachers; run `egodistill prepare` with --clip-frames")
     torch.manual_seed(seed)
     _, frames, _, _, size = store.read("clip", [0]).shape
-    # What it is trained on is what it will expect, however long the clips of its first authors were.
+    # The teacher will expect clips of the length that it is finetuned on, not of its pretraining.
     options = {"seconds": store.specs["clip"].seconds} | dict(option)
-    if pretrained is None:  # A fresh network fits the store; published weights want the clip they know.
+    if pretrained is None:  # Random weights fit any clip; published ones need theirs.
         options = {"frames": frames, "size": size} | options
     teacher = teachers.load(
         architecture, pretrained, class_names=store.class_names, new_head=pretrained is not None, **options
@@ -267,10 +281,12 @@ def teacher_of(
 def extract_options(parser: argparse.ArgumentParser) -> None:
     store_options(parser, "all")
     parser.add_argument(
-        "--teacher-file", metavar="FILE", required=True, help="teacher that `egodistill finetune` wrote"
+        "--teacher-file", metavar="FILE", required=True, help="a trained teacher, written by `egodistill finetune`"
     )
-    parser.add_argument("--views", type=int, choices=(1, 3), default=1, help="3: left, middle, right of larger clips")
-    parser.add_argument("--batch-size", type=positive, default=8, help="clips at a time")
+    parser.add_argument(
+        "--views", type=int, choices=(1, 3), default=1, help="crops per clip to average: centre; or left, centre, right"
+    )
+    parser.add_argument("--batch-size", metavar="N", type=positive_int, default=8, help="clips per forward pass")
     precision_option(parser, "fp32")
     device_option(parser)
 
@@ -279,45 +295,47 @@ def run_extract(a: argparse.Namespace) -> None:
     store, teacher = open_split(a.store, a.split), load_teacher(a.teacher_file)
     report_precision(a.precision, a.device)
     precision = runtime.pick_precision(runtime.pick_device(a.device), a.precision)
-    how = {"views": a.views, "batch_size": a.batch_size, "device": a.device, "precision": precision}
-    teachers.extract(teacher, store, **how, **files.environment_share())
-    print(f"{a.store}: {teacher.name}.feature and {teacher.name}.logits of {len(store)} clips")
+    arguments = {"views": a.views, "batch_size": a.batch_size, "device": a.device, "precision": precision}
+    teachers.extract(teacher, store, **arguments, **files.environment_share())
+    print(f"{a.store}: wrote {teacher.name}.feature and {teacher.name}.logits for {len(store)} clips")
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Students
 
 
-def taught_options(parser: argparse.ArgumentParser) -> None:
-    """Add what `pretrain` and `distill` have in common."""
+def student_training_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `pretrain` and `distill` share."""
     store_options(parser, "train")
-    parser.add_argument("--teacher", required=True, help="name of the extracted teacher, as --name of finetune said")
-    parser.add_argument("--out", required=True, help="file to write the student to")
+    parser.add_argument(
+        "--teacher", metavar="NAME", required=True, help="name of the teacher whose outputs are in the store"
+    )
+    parser.add_argument("--out", metavar="FILE", required=True, help="file to write the student to")
     student_options(parser)
 
 
 def pretrain_options(parser: argparse.ArgumentParser) -> None:
-    taught_options(parser)
-    training_options(parser, "pretraining", without=["crop"])  # Its image features are computed once.
+    student_training_options(parser)
+    training_options(parser, "pretraining", without=["crop"])  # Image features are computed once.
 
 
 def run_pretrain(a: argparse.Namespace) -> None:
-    store, settings = open_split(a.store, a.split), training_of(a, "pretraining")
-    model = student_of(a, store, a.teacher, settings.seed)
+    store, settings = open_split(a.store, a.split), training_settings(a, "pretraining")
+    model = build_student(a, store, a.teacher, settings.seed)
     last = distillation.pretrain_imu(model, store, settings, teacher=a.teacher)[-1]
-    matching = f"own IMU found in its batch {100 * last['matching']:.1f} % of the time"
-    keep(model, a.out, f"loss {last['loss']:.3f}, {matching}")
+    matching = f"{100 * last['matching']:.1f} % of the clips matched to their IMU within the batch"
+    save_model(model, a.out, f"loss {last['loss']:.3f}, {matching}")
 
 
 def distill_options(parser: argparse.ArgumentParser) -> None:
-    taught_options(parser)
+    student_training_options(parser)
     training_options(parser, "distillation")
 
 
 def run_distill(a: argparse.Namespace) -> None:
-    store, settings = open_split(a.store, a.split), training_of(a, "distillation")
-    model = student_of(a, store, a.teacher, settings.seed)
-    keep(model, a.out, outcome(distillation.distill(model, store, settings, teacher=a.teacher)))
+    store, settings = open_split(a.store, a.split), training_settings(a, "distillation")
+    model = build_student(a, store, a.teacher, settings.seed)
+    save_model(model, a.out, final_metrics(distillation.distill(model, store, settings, teacher=a.teacher)))
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -327,17 +345,15 @@ def run_distill(a: argparse.Namespace) -> None:
 def evaluate_options(parser: argparse.ArgumentParser) -> None:
     store_options(parser, "test")
     model_options(parser)
-    parser.add_argument(
-        "--teacher", metavar="NAME", help="name of an extracted teacher, to print the distance to its features"
-    )
-    parser.add_argument("--out", help="write all numbers to this JSON file")
+    parser.add_argument("--teacher", metavar="NAME", help="also compare with the features of this teacher in the store")
+    parser.add_argument("--out", metavar="JSON", help="write all results to this file")
     inference_options(parser)
 
 
 def run_evaluate(a: argparse.Namespace) -> None:
     store = open_split(a.store, a.split)
     model = load_student(a.student) if a.student else load_teacher(a.teacher_file)
-    result = inference.evaluate(model, store, teacher=a.teacher, **inference_of(a))
+    result = inference.evaluate(model, store, teacher=a.teacher, **inference_arguments(a))
     report_precision(a.precision, a.device)
     print(str(result) + (f", feature distance {result.feature_distance:.4f}" if a.teacher else ""))
     width = max(map(len, result.per_class))
@@ -360,26 +376,35 @@ def run_evaluate(a: argparse.Namespace) -> None:
 
 def export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("student", metavar="STUDENT", help="file of a trained student")
-    parser.add_argument("--out", required=True, help="file to write, .pt2 or .onnx; FILE.json beside it describes it")
+    parser.add_argument(
+        "--out", metavar="FILE", required=True, help="file to write, .pt2 or .onnx; FILE.json describes its inputs"
+    )
     parser.add_argument(
         "--format",
         choices=tuple(export.FORMATS),
         default="export",
-        help="a program for torch, one compiled by AOTInductor, or ONNX",
+        help="export: a program for torch; aoti: compiled by AOTInductor; onnx: ONNX",
     )
-    parser.add_argument("--precision", choices=export.PRECISIONS, default="fp32", help="of weights and arithmetic")
-    parser.add_argument("--calibrate", metavar="STORE", help="clips that show int8 the range of activations")
-    parser.add_argument("--calibrate-split", default="train", help="which clips: train, test, ... or all")
-    parser.add_argument("--calibrate-clips", type=positive, default=256, help="how many of them")
-    parser.add_argument("--check", metavar="STORE", help="run file and original on these clips (--calibrate)")
-    parser.add_argument("--check-split", default="test", help="which clips: train, test, ... or all")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is already there")
+    parser.add_argument("--precision", choices=export.PRECISIONS, default="fp32", help="weights and arithmetic")
+    parser.add_argument("--calibrate", metavar="STORE", help="int8: clip store that gives the range of activations")
+    parser.add_argument("--calibrate-split", metavar="SPLIT", default="train", help="split of this store, or all")
+    parser.add_argument(
+        "--calibrate-clips", metavar="N", type=positive_int, default=256, help="number of clips to calibrate with"
+    )
+    parser.add_argument(
+        "--check",
+        metavar="STORE",
+        help="compare the file with the student on the clips of this store (default: the store of --calibrate)",
+    )
+    parser.add_argument("--check-split", metavar="SPLIT", default="test", help="split of this store, or all")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    tables.markdown_option(parser)
 
 
 def run_export(a: argparse.Namespace) -> None:
     model = EgoDistill.load(a.student)
     if a.calibrate and a.precision != "int8":
-        raise ValueError(f"--calibrate is for int8; {a.precision} needs no calibration (--check compares)")
+        raise ValueError(f"--calibrate is for int8, not for {a.precision}; use --check to compare on a store")
     calibrate = open_split(a.calibrate, a.calibrate_split) if a.calibrate else None
     check = open_split(a.check or a.calibrate, a.check_split) if a.check or a.calibrate else None
     description = export.export(
@@ -391,16 +416,18 @@ def run_export(a: argparse.Namespace) -> None:
         calibration_clips=a.calibrate_clips,
         overwrite=a.overwrite,
     )
-    print(
-        f"{a.out}: {a.format}, {a.precision}, {Path(a.out).stat().st_size / 1e6:.1f} MB; what to feed it: {a.out}.json"
-    )
-    print(f"to run it: {description['run']}")
+    size = f"{Path(a.out).stat().st_size / 1e6:.1f} MB"
+    print(f"{a.out}: {a.format}, {a.precision}, {size}; {a.out}.json describes its inputs")
+    print(f"run it with: {description['run']}")
     if check is not None:
-        print("\n" + comparison_table(export.compare(model, check, [a.out]), len(check)))
+        print()
+        tables.report(comparison_table(export.compare(model, check, [a.out])), "export", a.markdown, a.words)
+        print(f"{len(check)} clips; top-1 per clip; median processor time of one clip on one core")
 
 
-def comparison_table(rows: list[export.Comparison], clips: int) -> str:
-    header = ["file", "format", "precision", "labels agree %", "feature differs", "top-1 %", "MB", "ms a clip"]
+def comparison_table(rows: list[export.Comparison]) -> Table:
+    """Return a table of exported files beside the original."""
+    header = ["file", "format", "precision", "equal labels (%)", "feature difference", "top-1 (%)", "MB", "ms per clip"]
     cells = [
         [
             Path(row.file).name,
@@ -414,63 +441,70 @@ def comparison_table(rows: list[export.Comparison], clips: int) -> str:
         ]
         for row in rows
     ]
-    return (
-        f"{table(header, cells)}\n{clips} clips, top-1 clip by clip; time: batch 1 on one core, the processor's, median"
-    )
+    return Table(header, cells)
 
 
 def measure_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--student", metavar="FILE", nargs="+", default=[], help="students and baselines of your own")
-    parser.add_argument("--teacher-file", metavar="FILE", nargs="+", default=[], help="teachers of your own")
-    parser.add_argument("--rows", metavar="NAME", nargs="+", choices=experiments.TABLE_3, help="of Table 3 (all)")
-    parser.add_argument("--batch-size", type=positive, default=32, help="clips at a time")
-    parser.add_argument("--repeats", type=positive, default=10, help="timed passes of a model, at most")
+    parser.add_argument("--student", metavar="FILE", nargs="+", default=[], help="your own students and baselines")
+    parser.add_argument("--teacher-file", metavar="FILE", nargs="+", default=[], help="your own teachers")
     parser.add_argument(
-        "--seconds", type=float, default=30, help="no further pass of a model begins after these, but two are timed"
+        "--rows", metavar="NAME", nargs="+", choices=experiments.TABLE_3, help="rows of Table 3 (default: all)"
     )
-    parser.add_argument("--out", metavar="JSON", help="write all numbers to this file")
+    parser.add_argument("--batch-size", metavar="N", type=positive_int, default=32, help="clips per forward pass")
+    parser.add_argument(
+        "--repeats", metavar="N", type=positive_int, default=10, help="time at most N forward passes of each model"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=30, help="time at most this long per model, but at least two passes"
+    )
+    parser.add_argument("--out", metavar="JSON", help="write all results to this file")
+    tables.markdown_option(parser)
     inference_options(parser)
 
 
 def run_measure(a: argparse.Namespace) -> None:
     own = bool(a.student or a.teacher_file)
     if own:
-        refuse(["--rows"] if a.rows else [], "rows of Table 3, which is measured without --student and --teacher-file")
+        reject(["--rows"] if a.rows else [], "Table 3 is measured without --student and --teacher-file")
         models = {path: load_student(path) for path in a.student}
         models |= {path: load_teacher(path) for path in a.teacher_file}
     else:
         models = {name: experiments.TABLE_3[name][1]() for name in a.rows or experiments.TABLE_3}
     costs: dict[str, inference.Cost] = {}
-    how = {"batch_size": a.batch_size, "repeats": a.repeats, "seconds": a.seconds, **inference_of(a)}
+    arguments = {"batch_size": a.batch_size, "repeats": a.repeats, "seconds": a.seconds, **inference_arguments(a)}
     for name, model in models.items():
         print(f"measuring {name}", file=sys.stderr)
-        costs[name] = inference.measure(model, **how)
+        costs[name] = inference.measure(model, **arguments)
     report_precision(a.precision, a.device)
-    rows = {name: c._asdict() for name, c in costs.items()}
-    header, cells = cost_rows(costs) if own else table_3_rows(costs)
-    print(table(header, cells))
     cost, passes = next(iter(costs.values())), min(c.repeats for c in costs.values())
-    how = f"{cost.precision}{', compiled' if a.compile else ''}, on {cost.device}"
-    notes = [] if own else [*experiments.TABLE_3_LEGEND, *experiments.notes_on(models, costs)]
-    for note in (GMACS, f"Time: at batch {a.batch_size}, {how}; median of at least {passes} passes.", *notes):
+    section = f"measure{' own models' if own else ''}{' bf16' if cost.precision == 'bf16' else ''}"
+    section += " compiled" if a.compile else ""
+    machine = None if cost.device == "cpu" else cost.device
+    tables.report(cost_table(costs) if own else table_3(costs), section, a.markdown, a.words, machine=machine)
+    conditions = f"{cost.precision}{', compiled' if a.compile else ''}, on {cost.device}"
+    notes = [] if own else [*experiments.TABLE_3_LEGEND, *experiments.table_3_notes(models, costs)]
+    times = f"ms per clip: at batch {a.batch_size}, {conditions}; median of at least {passes} passes."
+    for note in (GMACS_NOTE, times, *notes):
         print(textwrap.fill(note, 100, subsequent_indent="  "))
     if cost.precision != "fp32" or a.compile:
-        cells = [[name, f"{100 * c.same_top1:.1f} %", f"{100 * c.feature_error:.2f} %"] for name, c in costs.items()]
-        print("\nAgainst uncompiled fp32, on random inputs; differences as a share of the largest feature:")
-        print(table(["model", "equal top-1", "largest difference"], cells))
+        rows = [[name, f"{100 * c.same_top1:.1f} %", f"{100 * c.feature_error:.2f} %"] for name, c in costs.items()]
+        print("\nCompared with uncompiled fp32, on random inputs; differences in % of the largest feature:")
+        comparison = Table(["model", "equal top-1", "largest difference"], rows)
+        tables.report(comparison, f"{section} against fp32", a.markdown, a.words, machine=machine)
     if a.out:
+        found = {name: c._asdict() for name, c in costs.items()}
         if not own:
-            rows = {name: row | {"published": experiments.TABLE_3[name][0]._asdict()} for name, row in rows.items()}
-        files.write_json(a.out, {"models": rows, "compiled": a.compile, "notes": notes})
+            found = {name: row | {"published": experiments.TABLE_3[name][0]._asdict()} for name, row in found.items()}
+        files.write_json(a.out, {"models": found, "compiled": a.compile, "notes": notes})
 
 
-def cost_rows(costs: dict[str, inference.Cost]) -> tuple[list[str], list[list[str]]]:
+def cost_table(costs: dict[str, inference.Cost]) -> Table:
     rows = [[name, f"{c.gmacs:.4f}", f"{c.params:,}", f"{c.ms_per_clip:.2f}"] for name, c in costs.items()]
-    return ["model", "GMACs", "parameters", "ms a clip"], rows
+    return Table(["model", "GMACs", "parameters", "ms per clip"], rows)
 
 
-def table_3_rows(costs: dict[str, inference.Cost]) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows: our numbers, how many times less than Video's they are, and the published ones."""
+def table_3(costs: dict[str, inference.Cost]) -> Table:
+    """Return our numbers, their ratios to Video's, and the published numbers."""
     video, rows = costs.get("Video"), []
     for name, c in costs.items():
         ratio = [f"{video.gmacs / c.gmacs:.1f}", f"{video.ms_per_clip / c.ms_per_clip:.1f}"] if video else ["-", "-"]
@@ -478,44 +512,56 @@ def table_3_rows(costs: dict[str, inference.Cost]) -> tuple[list[str], list[list
         published = experiments.TABLE_3[name][0]
         theirs = [f"{published.gmacs:.2f}", f"{published.ms_per_clip:.2f}", f"{published.params / 1e6:.2f}"]
         rows.append([name, *ours, *theirs])
-    return ["model", "GMACs", "ratio", "ms a clip", "ratio", "M params", "published: GFLOPs", "ms", "M params"], rows
+    header = [
+        "model",
+        "GMACs",
+        "ratio",
+        "ms per clip",
+        "ratio",
+        "M params",
+        "GFLOPs (paper)",
+        "ms (paper)",
+        "M (paper)",
+    ]
+    return Table(header, rows)
 
 
 def predict_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("video")
+    parser.add_argument("video", help="video file of the recording")
     parser.add_argument("--student", metavar="FILE", required=True, help="file of a trained student")
+    imu_option(parser)
     parser.add_argument(
-        "--imu", nargs="+", metavar="CSV", help="one table, or accelerometer and gyroscope; none: in the video"
+        "--imu-offset", metavar="SECONDS", type=float, default=0.0, help="add this to the times of the IMU samples"
     )
     parser.add_argument(
-        "--imu-offset", type=float, default=0.0, help="seconds to add to the IMU's stamps, as in training"
+        "--imu-stretch", metavar="FACTOR", type=float, default=1.0, help="multiply the times of the IMU samples by this"
     )
-    parser.add_argument("--imu-stretch", type=float, default=1.0, help="factor of its stamps")
-    parser.add_argument("--zero-accel", action="store_true", help="zeros where the recording has no accelerometer")
-    parser.add_argument("--min-coverage", type=float, default=0.95, help="share of a clip that the IMU must cover")
-    parser.add_argument("--stride", type=float, help="seconds from clip to clip (the clip's length)")
-    parser.add_argument("--top", type=positive, default=3, help="classes to name")
-    parser.add_argument("--key-frames", action="store_true", help="look at the nearest key frames: cheap, inexact")
-    parser.add_argument("--out", help="also write the rows to this .csv or .json file")
+    coverage_options(parser)
+    parser.add_argument("--stride", metavar="SECONDS", type=float, help="step between clips (default: a clip's length)")
+    parser.add_argument("--top", metavar="K", type=positive_int, default=3, help="print the K best classes")
+    parser.add_argument(
+        "--key-frames", action="store_true", help="use the nearest key frames: faster, but at slightly different times"
+    )
+    parser.add_argument("--out", metavar="FILE", help="also write the results to this .csv or .json file")
     inference_options(parser)
 
 
 def run_predict(a: argparse.Namespace) -> None:
     if a.out and Path(a.out).suffix not in (".csv", ".json"):
-        raise ValueError(f"--out ends in .csv or .json, so that the format is clear; got {a.out}")
+        raise ValueError(f"--out must end in .csv or .json; got {a.out}")
     rows = []
     clips = inference.predict(
         EgoDistill.load(a.student),
         a.video,
-        imu_of(a),
-        **given(a, "imu_offset", "imu_stretch", "zero_accel", "min_coverage", "stride", "top"),
+        imu_files(a),
+        **keyword_arguments(a, "imu_offset", "imu_stretch", "zero_accel", "min_coverage", "stride", "top"),
         exact=False if a.key_frames else None,
-        **inference_of(a),
+        **inference_arguments(a),
     )
     report_precision(a.precision, a.device)
     for clip in clips:
         rows.append(clip)
-        best = "  ".join(f"{name} {score:.2f}" for name, score in clip.classes) or f"none: {clip.problem}"
+        best = "  ".join(f"{name} {score:.2f}" for name, score in clip.classes) or f"skipped: {clip.problem}"
         print(f"{clip.start:8.2f} {clip.stop:8.2f} s  {best}")
     if a.out and Path(a.out).suffix == ".json":
         keys = ("start", "stop", "classes", "problem")
@@ -531,7 +577,7 @@ def run_predict(a: argparse.Namespace) -> None:
                 writer.writerow([f"{clip.start:.3f}", f"{clip.stop:.3f}", *cells, clip.problem or ""])
 
 
-# The name of a command: what adds its options to a parser, and what runs it.
+# {command: (function that adds its options to a parser, function that runs it)}
 COMMANDS: dict[str, tuple[Callable, Callable]] = {
     "teachers": (no_options, run_teachers),
     "finetune": (finetune_options, run_finetune),

@@ -1,10 +1,10 @@
-"""Options of commands that are made of settings: one for each field of a dataclass that `HELP` explains.
+"""Command-line options made from dataclasses: one option per field that `HELP` describes.
 
 from egodistill import options
 from egodistill.distillation import EGO4D
 
-options.add_fields(parser, EGO4D.distillation)                            # --epochs, --tau, --crop, ...
-settings = options.change(EGO4D.distillation, parser.parse_args())         # with those that were given
+options.add_fields(parser, EGO4D.distillation)                          # --epochs, --tau, --crop, ...
+settings = options.apply(EGO4D.distillation, parser.parse_args())       # the settings, changed by these options
 """
 
 from __future__ import annotations
@@ -20,131 +20,132 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import torch
 
 from egodistill import runtime
-from egodistill.commands import positive
+from egodistill.commands import positive_int
 from egodistill.distillation import PRESETS
 
 __all__ = [
     "HELP",
     "add_fields",
-    "change",
+    "apply",
     "device_option",
     "flag",
-    "flags_given",
     "precision_option",
     "preset_option",
-    "refuse",
+    "reject",
     "report_precision",
     "text_or_none",
+    "used_flags",
 ]
 
 Settings = TypeVar("Settings")
 
-# Help on the fields that are options. Others are made of --out, or are options of every command.
+# Help texts of the fields that are options. The other fields follow from --out, or have options of their own.
 HELP = {
-    "epochs": "passes over the clips",
-    "batch_size": "clips per step, over all processes",
-    "learning_rate": "of AdamW",
-    "decay_epochs": "the learning rate drops after these",
-    "decay": "by this factor",
-    "schedule": "how the learning rate falls",
-    "warmup_epochs": "the learning rate rises from zero over these",
-    "weight_decay": "of AdamW",
-    "seed": "of the order of the clips, of dropout, and of first weights",
-    "precision": "auto: bf16 where this machine is fast at it, else fp32",
-    "sync_batch_norm": "under torchrun: batch norm over all processes",
-    "crop": "cut out a random part of a student's frames, with sides shorter by up to this share",
+    "epochs": "number of passes over the training clips",
+    "batch_size": "clips per step, summed over all processes",
+    "learning_rate": "learning rate of AdamW",
+    "decay_epochs": "with --schedule step: multiply the learning rate by --decay after these epochs",
+    "decay": "with --schedule step: factor of the learning rate",
+    "schedule": "learning rate schedule",
+    "warmup_epochs": "increase the learning rate linearly from zero over this many epochs",
+    "weight_decay": "weight decay of AdamW",
+    "seed": "seed of the initial weights, the clip order and dropout",
+    "precision": "arithmetic; auto is bf16 if it is faster on this machine, otherwise fp32",
+    "sync_batch_norm": "under torchrun: compute batch norm statistics over all processes",
+    "crop": "augmentation: randomly crop students' frames, removing up to this share of each side",
     "nce_tau": "temperature of L_NCE",
     "nce_weight": "weight of L_NCE",
     "l1_weight": "weight of L_1",
-    "l1_reduction": "of L_1 over the dimensions of the feature",
-    "symmetric": "L_NCE from head motion to images, too",
-    "alpha": "weight of L_KD against L_GT",
+    "l1_reduction": "reduction of L_1 over the feature dimensions",
+    "symmetric": "also compute L_NCE from head motion to frames",
+    "alpha": "weight of L_KD; L_GT is weighted by 1 - alpha",
     "beta": "weight of L_1",
     "tau": "temperature of L_KD; 10 with --preset ego4d",
-    "tau_squared": "multiply L_KD by tau^2",
-    "num_frames": "N, frames per clip",
-    "image_encoder": "a classification network of torchvision, or resnet10xW",
-    "image_weights": "imagenet, none, or a file of weights",
-    "use_imu": "VisOnly and VisOnly-Distill: frames only",
-    "imu_vector": "how the IMU features become one",
+    "tau_squared": "multiply L_KD by tau squared",
+    "num_frames": "number of frames per clip, N in the paper",
+    "image_encoder": "a classification network of torchvision, or resnet10xW for a 10-layer ResNet of width W",
+    "image_weights": "initial weights of the image encoder: imagenet, none (random), or a file",
+    "use_imu": "do not use head motion: VisOnly and VisOnly-Distill of the paper",
+    "imu_vector": "how the IMU features over time become one vector",
 }
 
 
-def leaves(settings: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Yield name, value and type of each field that `HELP` explains, those of dataclasses in it, too."""
+def option_fields(settings: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, value and type of each field that `HELP` describes, including fields of nested dataclasses."""
     hints = get_type_hints(type(settings))
     for field in fields(settings):
         value = getattr(settings, field.name)
         if is_dataclass(value):
-            yield from leaves(value)
+            yield from option_fields(value)
         elif field.name in HELP:
             yield field.name, value, hints[field.name]
 
 
 def add_fields(parser: Any, settings: Any, names: Collection[str] = HELP) -> None:
-    """Add those fields of a dataclass as options whose names are given.
+    """Add an option for each of the named fields of a dataclass.
 
-    An option that is not used is absent from the arguments, so that a preset may set its value.
+    An option that is not used is absent from the parsed arguments, so a preset can set its value.
     """
-    for name, value, hint in leaves(settings):
+    for name, value, hint in option_fields(settings):
         if name in names:
-            how = describe_field(HELP[name], value, hint)
-            parser.add_argument(flag(name, value), dest=name, default=argparse.SUPPRESS, **how)
+            arguments = field_arguments(HELP[name], value, hint)
+            parser.add_argument(flag(name, value), dest=name, default=argparse.SUPPRESS, **arguments)
 
 
-def describe_field(text: str, value: Any, hint: Any) -> dict[str, Any]:
-    """Return the arguments of `add_argument()` for a field of this default and type."""
+def field_arguments(text: str, value: Any, hint: Any) -> dict[str, Any]:
+    """Return the arguments of `add_argument()` for a field with this help text, default and type."""
     if isinstance(value, bool):
         return {"action": "store_false" if value else "store_true", "help": text}
     shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-    how: dict[str, Any] = {"help": f"{text} (default: {shown})"}
+    arguments: dict[str, Any] = {"help": f"{text} (default: {shown})"}
     if get_origin(hint) is Literal:
-        return how | {"choices": get_args(hint)}
+        return arguments | {"choices": get_args(hint)}
     if isinstance(value, tuple):
-        return how | {"nargs": "*", "type": int}
+        return arguments | {"nargs": "*", "type": int, "metavar": "N"}
     if NoneType in get_args(hint):
-        return how | {"type": text_or_none}
-    # A count whose default is not 0 cannot be 0.
-    return how | {"type": positive if isinstance(value, int) and value else type(value)}
+        return arguments | {"type": text_or_none, "metavar": "NAME"}
+    if isinstance(value, int):  # A count whose default is not 0 cannot be 0.
+        return arguments | {"type": positive_int if value else int, "metavar": "N"}
+    return arguments | {"type": type(value), "metavar": "NAME" if isinstance(value, str) else "X"}
 
 
 def flag(name: str, value: Any = None) -> str:
-    """Return the option of a field; that of a field which is True by default switches it off."""
+    """Return the option of a field. A field that is True by default gets an option that turns it off."""
     name = f"no-{name.removeprefix('use_')}" if value is True else name
     return "--" + name.replace("_", "-")
 
 
-def flags_given(settings: Any, arguments: argparse.Namespace) -> list[str]:
-    """Return the options of a dataclass's fields that are among the arguments."""
-    return [flag(name, value) for name, value, _ in leaves(settings) if hasattr(arguments, name)]
+def used_flags(settings: Any, arguments: argparse.Namespace) -> list[str]:
+    """Return the options among the arguments that belong to fields of a dataclass."""
+    return [flag(name, value) for name, value, _ in option_fields(settings) if hasattr(arguments, name)]
 
 
-def change(settings: Settings, arguments: argparse.Namespace) -> Settings:
-    """Return settings with those fields changed that are among the arguments."""
+def apply(settings: Settings, arguments: argparse.Namespace) -> Settings:
+    """Return the settings, with the fields replaced that are among the arguments."""
     changes: dict[str, Any] = {}
     for field in fields(settings):
         value = getattr(settings, field.name)
         if is_dataclass(value):
-            changes[field.name] = change(value, arguments)
+            changes[field.name] = apply(value, arguments)
         elif hasattr(arguments, field.name):
-            given = getattr(arguments, field.name)
-            changes[field.name] = tuple(given) if isinstance(given, list) else given
+            chosen = getattr(arguments, field.name)
+            changes[field.name] = tuple(chosen) if isinstance(chosen, list) else chosen
     return replace(settings, **changes)
 
 
-def refuse(flags: Collection[str], why: str) -> None:
-    """Raise ValueError if options were given that would be ignored, or that contradict another one."""
+def reject(flags: Collection[str], reason: str) -> None:
+    """Raise ValueError if there are options that would be ignored or that contradict another one."""
     if flags:
-        raise ValueError(f"{', '.join(flags)}: {why}")
+        raise ValueError(f"{', '.join(flags)}: {reason}")
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Options of several commands
+# Options that several commands share
 
 
 def preset_option(parser: Any) -> None:
-    """Add --preset, which names a `Recipe`."""
-    text = "the paper's settings for EPIC-KITCHENS or Ego4D, or the demo's; other options change them"
+    """Add --preset, the name of a `Recipe`."""
+    text = "default settings: the paper's for EPIC-KITCHENS or for Ego4D, or the demo's"
     parser.add_argument("--preset", choices=tuple(PRESETS), default="epic", help=text)
 
 
@@ -155,11 +156,11 @@ def text_or_none(text: str) -> str | None:
 
 def device_option(parser: Any) -> None:
     """Add --device."""
-    parser.add_argument("--device", type=usable_device, help="cpu, cuda, ...; a GPU is used where there is one")
+    parser.add_argument("--device", type=usable_device, help="cpu, cuda, ... (default: a GPU if there is one)")
 
 
 def usable_device(name: str) -> str:
-    """Return a device's name, or say why it cannot be used."""
+    """Return the name of a device, or raise ArgumentTypeError that says why torch cannot use it."""
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # A torch without CUDA asserts.
@@ -173,7 +174,7 @@ def precision_option(parser: Any, default: str) -> None:
 
 
 def report_precision(precision: str | None, device: str | None = None) -> None:
-    """Print what "auto" is on this machine, and why; to stderr, since results may go to stdout."""
+    """Print to stderr which precision "auto" is on this machine, and why."""
     if precision == "auto" and not int(os.environ.get("RANK", 0)):
         fast, reason = runtime.bf16_speed(runtime.pick_device(device))
         print(f"precision {'bf16' if fast else 'fp32'}, because {reason}", file=sys.stderr)

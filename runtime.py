@@ -1,14 +1,14 @@
-"""What models run on: device, precision, compilation, evaluation mode, and the processes of one training.
+"""Device, precision, compilation and evaluation mode of models, and the processes of a distributed training.
 
     from egodistill import runtime
 
-    device = runtime.pick_device(None)                      # a GPU where there is one
-    precision = runtime.pick_precision(device, "auto")      # "bf16" where it is faster than fp32
+    device = runtime.pick_device(None)                      # a GPU if there is one
+    precision = runtime.pick_precision(device, "auto")      # "bf16" if it is faster than fp32
     with runtime.evaluation(model, device), runtime.autocast(device, precision):
         output = model(frames.to(device))
 
 Under torchrun, the processes of a training share each batch (`Share`), and DistributedDataParallel averages their
-gradients (`parallel`), so that they compute what one process with that batch computes.
+gradients (`parallel`), so they compute the same as one process with the whole batch.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-# The option of DistributedDataParallel that leaves buffers alone in a forward pass; torch 2.13 has another name for it.
-KEEP_BUFFERS = next(
+# The option of DistributedDataParallel that broadcasts buffers before each forward pass; torch 2.13 renamed it.
+BROADCAST_BUFFERS = next(
     name
     for name in ("forward_sync_buffers", "broadcast_buffers")
     if name in inspect.signature(DistributedDataParallel).parameters
 )
-TIMEOUT = timedelta(minutes=5)  # A process that says nothing for so long is given up; writing a checkpoint takes less.
+TIMEOUT = timedelta(minutes=5)  # for a process that does not answer; writing a checkpoint takes less
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ TIMEOUT = timedelta(minutes=5)  # A process that says nothing for so long is giv
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
-    """Return the device asked for, else a GPU if there is one; under torchrun, the GPU of this process."""
+    """Return the given device, or by default a GPU if there is one; under torchrun, the GPU of this process."""
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if place == torch.device("cuda") and "LOCAL_RANK" in os.environ:
         place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -87,12 +87,12 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 
 
 def bf16_speed(device: torch.device) -> tuple[bool, str]:
-    """Return whether bf16 is faster than fp32 on a device, and the reason as a clause that follows "because".
+    """Return whether bf16 is faster than fp32 on a device, and the reason as a clause to follow "because".
 
-    It is on NVIDIA GPUs from compute capability 8 on, on CPUs with AMX, and on AMD CPUs with AVX-512's bf16 products
-    (Zen 4 and later; on a Zen 5 students and baselines took 0.4 to 0.7 of the time). On an Intel Xeon with these
-    products and no AMX the student took 1.5 times as long; where oneDNN emulates bf16, a training step took 12 to 25
-    times as long. A CPU that torch does not describe (torch 2.4 describes none) counts as slow.
+    It is faster on NVIDIA GPUs with compute capability 8 or higher, on CPUs with AMX, and on AMD CPUs with AVX512_BF16
+    (Zen 4 and later; on a Zen 5, students and baselines took 0.4 to 0.7 of the time). On an Intel Xeon with AVX512_BF16
+    and no AMX the student took 1.5 times as long. If oneDNN emulates bf16, a training step takes 12 to 25 times as
+    long. A CPU that torch does not describe (torch 2.4 describes none) counts as slow.
     """
     if device.type == "cuda":
         if torch.version.hip is not None:
@@ -102,10 +102,10 @@ def bf16_speed(device: torch.device) -> tuple[bool, str]:
     if device.type != "cpu":
         return False, f"bf16 was not measured on {device.type!r} devices"
     if not hasattr(torch.cpu, "get_capabilities"):
-        return False, f"torch {torch.__version__} does not say what this CPU is fast at"
+        return False, f"torch {torch.__version__} does not describe this CPU"
     cpu = torch.cpu.get_capabilities()
     name = str(cpu.get("cpu_name") or "this CPU")
-    # What the CPU can do and what oneDNN may use differ: the environment may limit its instruction set.
+    # The environment may limit the instruction set that oneDNN uses.
     if not has_bf16_kernels():
         return False, f"oneDNN has no bf16 kernels for the instruction set of {name}"
     if cpu.get("amx_bf16"):
@@ -116,14 +116,19 @@ def bf16_speed(device: torch.device) -> tuple[bool, str]:
 
 
 def has_bf16_kernels() -> bool:
-    """Return whether oneDNN, where torch is built with it, computes in bf16 on this CPU and does not emulate it."""
+    """Return whether torch has oneDNN, and it computes in bf16 on this CPU instead of emulating it."""
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def pick_precision(device: torch.device, precision: str, model: Any = None) -> str:
-    """Return "fp32" or "bf16"; "auto" is bf16 where `bf16_speed()` says that it is faster.
+    """Return "fp32" or "bf16"; "auto" is bf16 if `bf16_speed()` returns that it is faster.
 
-    A model that runs in one precision only, such as an exported file, has an attribute `precision`, which wins.
+    A model with an attribute ``precision``, such as an exported file, runs only in that one.
+
+    >>> import torch
+    >>> from egodistill import runtime
+    >>> runtime.pick_precision(torch.device("cpu"), "fp32")
+    'fp32'
     """
     require_precision(precision)
     if own := getattr(model, "precision", None):
@@ -134,19 +139,21 @@ def pick_precision(device: torch.device, precision: str, model: Any = None) -> s
 
 
 def require_precision(precision: str) -> None:
-    """Raise EgoDistillError if there is no such precision."""
+    """Raise EgoDistillError for an unknown precision."""
     if precision not in PRECISIONS:
-        raise EgoDistillError(f"precision is 'auto', 'fp32' or 'bf16'; got {precision!r}")
+        raise EgoDistillError(f"precision must be 'auto', 'fp32' or 'bf16'; got {precision!r}")
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """Return a context in which operations run in bf16 if the precision is "bf16"."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 class Compiled:
-    """A model through torch.compile; if that fails (no compiler, say) the model as it is, and a line on stderr.
+    """Callable that runs a model through torch.compile, or uncompiled with a message on stderr if that fails.
 
-    It is compiled for the size of the first batch. A smaller last one runs uncompiled, or it would be compiled again.
+    The model is compiled for the size of the first batch. A smaller last batch runs uncompiled, because compiling again
+    would take longer.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -162,8 +169,8 @@ class Compiled:
             if self.fast is None:
                 self.fast = torch.compile(self.model)
             return self.fast(*inputs)
-        except Exception as error:  # Dynamo, its backends and compilers have no common class.
-            output = self.model(*inputs)  # Raises by itself if the input is at fault.
+        except Exception as error:  # Dynamo, its backends and compilers have no common error.
+            output = self.model(*inputs)  # Raises its own error if the input is wrong.
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             print(f"torch.compile failed, so the model runs uncompiled: {reason}", file=sys.stderr)
             self.failed = True
@@ -172,7 +179,7 @@ class Compiled:
 
 @contextlib.contextmanager
 def evaluation(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Put a model on `device` in evaluation mode; afterwards restore its device and the mode of each layer."""
+    """Move a model to a device, in evaluation mode; afterwards restore its device and the mode of each layer."""
     modes = {layer: layer.training for layer in model.modules()}
     home = next((parameter.device for parameter in model.parameters()), device)
     model.to(device).eval()
@@ -186,21 +193,21 @@ def evaluation(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def keep_frozen_statistics(model: nn.Module) -> None:
-    """Put the batch norms whose weights are not trained into evaluation mode: their statistics stay as they are."""
+    """Put batch norms with frozen weights into evaluation mode, so that their statistics do not change."""
     for part in model.modules():
         if isinstance(part, BATCH_NORMS) and part.affine and not part.weight.requires_grad:
             part.eval()
 
 
 def lower_thread_priority() -> None:
-    """Lower the priority of this thread, and of those that it will begin; only on Linux has a thread one of its own.
+    """Lower the priority of this thread and of the threads that it starts; only Linux has priorities per thread.
 
-    If decoding and the model share the cores, the model's threads wait for each other whenever a decoder takes the
-    place of one of them, and they wait by spinning. So decoders get what the model leaves (LOG.md has the figures).
+    If decoding and the model share the cores, the threads of the model spin while they wait for one that a decoder has
+    displaced. With a lower priority, decoders use the time that the model leaves (LOG.md has measurements).
     """
     if sys.platform == "linux" and hasattr(os, "setpriority"):
         thread = threading.get_native_id()
-        with contextlib.suppress(OSError):  # A sandbox may forbid it.
+        with contextlib.suppress(OSError):  # A sandbox may forbid this.
             os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + 5)
 
 
@@ -209,20 +216,20 @@ def lower_thread_priority() -> None:
 
 
 def join_processes(device: torch.device) -> None:
-    """Connect to the other processes of torchrun (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), once."""
+    """Join the process group of torchrun (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), unless already done."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        backend, meeting = "nccl" if device.type == "cuda" else "gloo", {}
+        backend, rendezvous = "nccl" if device.type == "cuda" else "gloo", {}
         with distributed_errors():
             if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and on_one_machine():
                 rank, processes = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
-                meeting = {"store": torchrun_store(), "rank": rank, "world_size": processes}
-            distributed.init_process_group(backend, timeout=TIMEOUT, **meeting)
+                rendezvous = {"store": torchrun_store(), "rank": rank, "world_size": processes}
+            distributed.init_process_group(backend, timeout=TIMEOUT, **rendezvous)
 
 
 def leave_processes() -> None:
-    """End the connections to the other processes, if there are any."""
+    """Leave the process group, if there is one."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
@@ -232,10 +239,10 @@ def on_one_machine() -> bool:
 
 
 def torchrun_store() -> distributed.Store:
-    """Return the store through which processes of one machine find each other.
+    """Return the store through which the processes of one machine find each other.
 
-    torchrun keeps it over restarts, with the addresses of processes that have died (pytorch issue 135712). New
-    processes would wait for each other at those, so each attempt has its own part of the store.
+    torchrun keeps it over restarts, with the addresses of dead processes (pytorch issue 135712), for which new
+    processes would wait. So each attempt has a prefix of its own.
     """
     store = distributed.TCPStore(
         os.environ["MASTER_ADDR"],
@@ -248,15 +255,16 @@ def torchrun_store() -> distributed.Store:
 
 
 def is_first_failure() -> bool:
-    """Return whether no other process of this run, on this machine, has failed before.
+    """Return whether this is the first process of the run on this machine that fails.
 
-    What ends one process ends all, and one error is enough. On several machines each process reports its own.
+    A failure ends all processes, but only the first error is of interest. On several machines, each process reports its
+    own.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "MASTER_ADDR" not in os.environ or not on_one_machine():
         return True
     try:
         return torchrun_store().add("failed", 1) == 1
-    except RuntimeError:  # Without torchrun's own, the first process keeps the store, and is gone.
+    except RuntimeError:  # Without torchrun, process 0 hosts the store, and it has exited.
         return True
 
 
@@ -268,9 +276,9 @@ def propagate_failure(stage: Callable[Arguments, Result]) -> Callable[Arguments,
         try:
             return stage(*arguments, **options)
         except BaseException as error:
-            # Asked before the others wake up: their errors follow from this one.
+            # Before the other ranks are unblocked, because their errors follow from this one.
             error.is_first_failure = is_first_failure()
-            # NCCL would wait for the others here; there the end of this process, and torchrun, end the rest.
+            # NCCL would wait for the other ranks here; with NCCL, torchrun ends them when this process exits.
             if rank_and_world_size()[1] > 1 and distributed.get_backend() == "gloo":
                 leave_processes()
             raise
@@ -279,27 +287,27 @@ def propagate_failure(stage: Callable[Arguments, Result]) -> Callable[Arguments,
 
 
 def rank_and_world_size() -> tuple[int, int]:
-    """Return the rank of this process, and how many train together."""
+    """Return the rank of this process and the number of processes; (0, 1) without a process group."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
 
 
 def is_first() -> bool:
-    """Return whether this process writes the files and shows the progress."""
+    """Return whether this is process 0, which writes files and shows progress."""
     return rank_and_world_size()[0] == 0
 
 
 @contextlib.contextmanager
 def distributed_errors() -> Iterator[None]:
-    """Turn torch's many lines about a process that has died into one EgoDistillOSError."""
+    """Convert torch's errors about a process that has died to EgoDistillOSError."""
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
-            raise  # an error of the model's own, in a forward or backward pass
+            raise  # an error of the model
         raise EgoDistillOSError(
-            f"another process of this training is gone or does not answer; its own error tells why "
+            f"another process of this training has died or does not answer; see its own error "
             f"({str(error).splitlines()[0]})"
         ) from error
 
@@ -313,14 +321,14 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 
 def sum_over_processes(values: list[float], device: torch.device) -> list[float]:
-    """Return each value summed over all processes."""
+    """Return the values, each summed over all processes."""
     if rank_and_world_size()[1] == 1:
         return values
     return all_reduce_sum(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
 
 
 def broadcast_object(content: dict[str, Any]) -> dict[str, Any]:
-    """Return what process 0 has: the machines of the others need not see its files."""
+    """Return the content of process 0, whose files other machines may not see."""
     box = [content]
     if rank_and_world_size()[1] > 1:
         with distributed_errors():
@@ -328,8 +336,8 @@ def broadcast_object(content: dict[str, Any]) -> dict[str, Any]:
     return box[0]
 
 
-class SumOfAll(torch.autograd.Function):
-    """all_reduce_sum() with a gradient, which is the sum of those of all processes' losses."""
+class AllReduceSum(torch.autograd.Function):
+    """`all_reduce_sum()` with a gradient: the sum of the gradients of all processes."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:
@@ -341,11 +349,15 @@ class SumOfAll(torch.autograd.Function):
 
 
 class Share(NamedTuple):
-    """This process's part of a batch of `total` clips: those from `start` to `stop`.
+    """Part of a batch of ``total`` clips that this process trains on: the clips from ``start`` to ``stop``.
 
-    Each process has at least two clips, because batch norm and the contrastive loss need them. In a batch too small for
-    that the last processes have none: they compute with the first clips, at weight 0, because all processes have to
-    take part in every message.
+    A share has at least two clips, because batch norm and the contrastive loss need them. If a batch is too small, the
+    last processes have no share. They compute the first clips with weight 0, because all processes must take part in
+    every communication.
+
+    >>> from egodistill import runtime
+    >>> runtime.Share.of(64)  # without torchrun
+    Share(start=0, stop=64, total=64)
     """
 
     start: int
@@ -354,23 +366,24 @@ class Share(NamedTuple):
 
     @classmethod
     def of(cls, total: int) -> Share:
+        """Return the share of this process."""
         rank, processes = rank_and_world_size()
         active = max(1, min(processes, total // 2))
         return cls(*(min(k, active) * total // active for k in (rank, rank + 1)), total)
 
     def rows(self, batch: Tensor) -> Tensor:
-        """Return those of a batch's rows that this process reads."""
+        """Return the rows of a batch that this process reads."""
         return batch[self.start : self.stop] if self.stop > self.start else batch[:2]
 
     def weights(self, clips: int, device: torch.device) -> Tensor:
-        """Return the weight of each clip that this process reads: 1, or 0 if it has none of its own, float [clips]."""
+        """Return the weight of each clip that this process reads: 1, or 0 without a share, float [clips]."""
         return torch.full((clips,), float(self.stop > self.start), device=device)
 
 
 def gather(own: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows of all processes that have a weight, in the order of the batch, with gradients to each.
+    """Return the rows of all processes with a weight above 0, in batch order, and the indices of this process's rows.
 
-    Also return the places of this process's rows among them, int64 [b]; a row without weight has place 0.
+    Gradients flow back to all processes. The indices are int64 [b]; rows without weight have index 0.
     """
     counts = weight > 0
     places = (counts.cumsum(0) - 1).clamp(min=0)
@@ -383,13 +396,13 @@ def gather(own: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     start, stop, total = sum(numbers[:rank]), sum(numbers[: rank + 1]), sum(numbers)
     own = own[counts].float()
     before, after = (own.new_zeros(count, *own.shape[1:]) for count in (start, total - stop))
-    return SumOfAll.apply(torch.cat([before, own, after])), torch.where(counts, places + start, 0)
+    return AllReduceSum.apply(torch.cat([before, own, after])), torch.where(counts, places + start, 0)
 
 
 def parallel(objective: nn.Module, *, find_unused: bool) -> nn.Module:
-    """Return a module that calls the objective and, in its backward pass, averages gradients over the processes.
+    """Wrap an objective in DistributedDataParallel, which averages gradients over the processes.
 
-    Weights and buffers become those of process 0. With `find_unused`, a step may leave parameters without a gradient,
+    Weights and buffers are copied from process 0. With ``find_unused``, a step may leave parameters without a gradient,
     in some processes or in all.
     """
     if rank_and_world_size()[1] == 1:
@@ -397,7 +410,7 @@ def parallel(objective: nn.Module, *, find_unused: bool) -> nn.Module:
     options: dict[str, Any] = {
         "find_unused_parameters": find_unused,
         "gradient_as_bucket_view": True,
-        KEEP_BUFFERS: False,
+        BROADCAST_BUFFERS: False,
     }
     with distributed_errors():
         for buffer in objective.buffers():
@@ -407,7 +420,7 @@ def parallel(objective: nn.Module, *, find_unused: bool) -> nn.Module:
 
 @torch.no_grad()
 def average_statistics(model: nn.Module, weight: float) -> None:
-    """Average the running statistics of batch norms in training over the processes, of which this one has `weight`."""
+    """Average the running statistics of batch norms in training mode over the processes; this one has ``weight``."""
     norms = [part for part in model.modules() if isinstance(part, BATCH_NORMS) and part.training]
     statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
     if not statistics or rank_and_world_size()[1] == 1:
@@ -418,9 +431,9 @@ def average_statistics(model: nn.Module, weight: float) -> None:
 
 
 class SyncBatchNorm(nn.BatchNorm1d):
-    """Batch norm over the clips of all processes, of any shape and on any device.
+    """Batch norm over the clips of all processes, for any shape and device.
 
-    Clips of a process without a share do not count. torch's own class counts them, and works on GPUs alone.
+    Clips of a process without a share do not count. `torch.nn.SyncBatchNorm` would count them, and needs GPUs.
     """
 
     share = Share(0, 1, 1)
@@ -434,7 +447,7 @@ class SyncBatchNorm(nn.BatchNorm1d):
         variance, mean = torch.var_mean(x.float(), dims, correction=0)
         own = torch.cat([count, mean, variance])
         place = F.one_hot(torch.tensor(rank, device=x.device), processes)[:, None]
-        counts, means, variances = SumOfAll.apply(place * own).split([1, len(mean), len(mean)], dim=1)
+        counts, means, variances = AllReduceSum.apply(place * own).split([1, len(mean), len(mean)], dim=1)
         total = counts.sum()
         mean = (counts * means).sum(0) / total
         variance = (counts * (variances + (means - mean).square())).sum(0) / total
@@ -452,7 +465,7 @@ class SyncBatchNorm(nn.BatchNorm1d):
 
 
 def sync_batch_norm(model: nn.Module) -> None:
-    """Replace the batch norms of a model by ones that see the clips of all processes."""
+    """Replace the batch norms of a model by `SyncBatchNorm`."""
     for parent in list(model.modules()):
         for name, norm in list(parent.named_children()):
             if isinstance(norm, BATCH_NORMS) and norm.affine and norm.track_running_stats:
@@ -464,7 +477,7 @@ def sync_batch_norm(model: nn.Module) -> None:
 
 
 def share_batch_norm(model: nn.Module, share: Share) -> None:
-    """Tell the batch norms that see all processes which part of the next batch this one has."""
+    """Set the share of the next batch that this process has in each `SyncBatchNorm`."""
     for part in model.modules():
         if isinstance(part, SyncBatchNorm):
             part.share = share

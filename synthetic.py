@@ -1,46 +1,46 @@
-"""A small egocentric world, rendered as real files: video, head motion and annotations.
+"""A small egocentric world, rendered as real files: videos with sound, IMU tables and annotations.
 
-Nothing to download: wearers with a camera on their heads act on kitchen things, an IMU and a microphone on that
-camera are simulated, and everything is written in the layout of EPIC-KITCHENS-100, so that it goes through the same
-loaders as a real dataset.
+It needs no download. Wearers with a camera on their head handle kitchen objects; an IMU and a microphone on the camera
+are simulated. The files have the layout of EPIC-KITCHENS-100, so they go through the same readers as the data set.
 
     from egodistill import data, synthetic
+
     world = synthetic.render("world", seed=0)                   # MP4s, IMU CSVs, EPIC_100_train.csv
     segments = data.read_epic_kitchens(world.annotations, world.root)
 
-What is in it
--------------
-The camera is a pinhole that moves in six degrees of freedom inside a room: a textured cylindrical wall (2.2 m), a
-counter below the eyes, and at each station an object on vertical planes 0.6 to 0.95 m away, so near things shift
-more than far ones (parallax). Axes are GoPro's: X left, Y back towards the wearer, Z up. The IMU is what a sensor
-rigidly fixed to the camera reads: the body's angular rate, and the specific force R^T (a - g), with white noise, a
-bias for each recording and a slow drift of that bias. Both follow from the one pose function that also renders the
-pictures.
+The world
+---------
+The camera is a pinhole that moves with six degrees of freedom inside a room: a textured cylindrical wall (2.2 m), a
+counter below the eyes, and at each station an object on vertical planes at a distance of 0.6 to 0.95 m, so near things
+move more in the picture than far ones (parallax). Axes are GoPro's: X left, Y back towards the wearer, Z up. The IMU
+readings are those of a sensor rigidly fixed to the camera: the angular rate of the body, and the specific force
+R^T (a - g), with white noise, a bias per recording and a slow drift of the bias. Both follow from the pose function
+that also renders the pictures.
 
-The microphone hears the room's noise, the rustle of the moving hand (each kind of thing has its own pitch) and, in some
-acts, a knock where the thing leaves its place, or comes back to it in the backward verb.
+The microphone records the noise of the room, the rustle of the moving hand (each object has its own pitch) and, in some
+acts, a knock when the object leaves its place, or returns to it in the backward verb.
 
-Verbs come in pairs, and an act of the second verb is an act of the first run backwards in time: all its parameters
-(duration, hesitation, path, lag of the head) are drawn before the verb is, and the backward act evaluates the same
-functions at the mirrored time. Sway is a sum of sinusoids of random phase, which looks alike in both directions of
-time. Annotated centres lie on the frame grid and miss the act's true centre by a symmetric random amount.
+Verbs come in pairs. An act of the second verb is an act of the first one, reversed in time: all its parameters
+(duration, hesitation, path, lag of the head) are drawn before the verb, and the backward act evaluates the same
+functions at the mirrored time. Sway is a sum of sinusoids with random phases, which looks alike in both directions of
+time. Annotated centres are on the frame grid and differ from the act's true centre by a symmetric random offset.
 
-Ceilings
---------
-Which accuracy can a classifier of the verb reach, at best, from which input? The pair is plain to see in any frame.
+Best possible accuracy
+----------------------
+What is the best accuracy of a classifier of the verb, for each kind of input? The pair is visible in every frame.
 
-* One frame, at the centre: its distribution is the same under both verbs of a pair, so no classifier beats 1/2.
-* One frame and the head motion: in a share q of a pair's acts the head follows the hand, and tells the verb; in the
-  others the head's motion does not depend on the verb. At best q + (1 - q) / 2 = (1 + q) / 2 a pair. With q = 1, 1,
-  1/2 and 0 for the four equally frequent pairs: (1 + 1 + 3/4 + 1/2) / 4 = 81.25 %.
-* One frame and the sound: likewise with the share of acts whose knock is heard, before the middle or after it. With
-  1/2, 1/2, 1/2 and 0: (3/4 + 3/4 + 3/4 + 1/2) / 4 = 68.75 %. That the head tells more than the sound is the paper's
-  finding on real recordings; here it is our choice.
-* The whole clip shows the hand moving: about 100 %.
+* One frame, at the centre: its distribution is the same for both verbs of a pair, so the best accuracy is 1/2.
+* One frame and head motion: in a share q of a pair's acts, the head follows the hand, which reveals the verb. In the
+  others, head motion does not depend on the verb. The best accuracy is q + (1 - q) / 2 = (1 + q) / 2 per pair. With
+  q = 1, 1, 1/2 and 0 for the four equally frequent pairs: (1 + 1 + 3/4 + 1/2) / 4 = 81.25 %.
+* One frame and sound: the same with the share of acts with an audible knock, before or after the middle. With 1/2, 1/2,
+  1/2 and 0: (3/4 + 3/4 + 3/4 + 1/2) / 4 = 68.75 %. In the paper, head motion helps more than sound on real recordings;
+  in this world that is our choice.
+* The whole clip shows the moving hand: about 100 %.
 
-`ceilings()` computes these from `PAIRS`. They hold for clean labels, which the evaluation wearers have. Training
-annotations carry a share of wrong verbs (`label_noise`, 25 %), each drawn evenly from the other verbs, as human
-annotations do; a student trained on them directly inherits the errors, a distilled one hears the teacher's opinion.
+`ceilings()` computes these from `PAIRS`. They hold for correct labels, which the test wearers have. A share of the
+training annotations (`label_noise`, 25 %) has a wrong verb, drawn uniformly from the other verbs, to imitate human
+annotators. A student trained on the labels inherits these errors; a distilled student also learns from the teacher.
 """
 
 from __future__ import annotations
@@ -65,28 +65,36 @@ from egodistill import EgoDistillError, files
 __all__ = ["PAIRS", "Pair", "Recording", "World", "WorldError", "ceilings", "render"]
 
 GRAVITY = 9.81  # m/s2
-FRAME_RATE = 20  # Frames a second: 50 ms, which two decimals of an EPIC timestamp hold exactly.
-SOUND_RATE = 16000  # Hz, a multiple of the frame rate.
-PERIOD = 2.75  # Seconds from the centre of one act to that of the next.
-TURN = 0.55  # Seconds in which the head turns from one station to the next, outside every clip.
+FRAME_RATE = 20  # frames per second; the two decimals of an EPIC timestamp represent 50 ms exactly
+SOUND_RATE = 16000  # Hz, a multiple of the frame rate
+PERIOD = 2.75  # seconds from the centre of one act to the next
+TURN = 0.55  # seconds in which the head turns to the next station, outside of all clips
 STATION_ANGLE = math.radians(50)
-SPRITE_EDGE = 1.06  # A sprite's picture reaches this far beyond its shape, so that its rim is transparent.
-EVALUATION_WEARERS = ("P30", "P35", "P37")  # The paper's, so that the reader's default split fits.
+SPRITE_EDGE = 1.06  # size of a sprite's picture relative to its shape, so that its rim is transparent
+TEST_WEARERS = ("P30", "P35", "P37")  # the paper's, so the default split of the reader fits
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two verbs that are each other run backwards, acted on one thing.
+    """Two verbs that are the reverse of each other, and their object.
 
-    `follow` is the share of acts in which the head goes with the hand; `yaw` and `pitch` are the angles in degrees
-    that it then turns through during the forward verb (left and down are positive). `heard` is the share of acts with
-    a knock, `hertz` the pitch of the thing's sounds.
+    ``follow`` is the share of acts in which the head follows the hand; ``yaw`` and ``pitch`` are the angles in degrees
+    by which it then turns during the forward verb (left and down are positive). ``heard`` is the share of acts with a
+    knock, ``hertz`` the pitch of the object's sounds.
+
+    >>> from egodistill import synthetic
+    >>> for pair in synthetic.PAIRS:
+    ...     print(pair.forward, pair.backward, pair.noun, pair.follow, pair.heard)
+    open close cupboard 1.0 0.5
+    take put plate 1.0 0.5
+    turn-on turn-off tap 0.5 0.5
+    insert remove knife 0.0 0.0
     """
 
     forward: str
     backward: str
     noun: str
-    classes: tuple[int, int, int]  # EPIC-KITCHENS-100 classes of the two verbs and of the noun.
+    classes: tuple[int, int, int]  # EPIC-KITCHENS-100 classes of the two verbs and the noun
     follow: float
     heard: float
     hertz: float
@@ -94,7 +102,7 @@ class Pair:
     pitch: float = 0.0
 
 
-# Opening and putting both turn the head left: the head motion alone does not tell the verb, a frame must say of what.
+# Opening and putting both turn the head left, so head motion alone does not reveal the verb without the object.
 PAIRS = (
     Pair("open", "close", "cupboard", (3, 4, 3), follow=1.0, heard=0.5, hertz=180, yaw=17.0),
     Pair("take", "put", "plate", (0, 1, 2), follow=1.0, heard=0.5, hertz=1900, yaw=-17.0, pitch=6.0),
@@ -104,9 +112,11 @@ PAIRS = (
 
 
 def ceilings(pairs: tuple[Pair, ...] = PAIRS) -> dict[str, float]:
-    """Highest possible top-1 accuracy (0 to 1) from "frame", "frame + imu", "frame + audio" and "clip".
+    """Return the best possible top-1 accuracy (0 to 1) for each kind of input; the module's docstring derives it.
 
-    Derived in the module's docstring.
+    >>> from egodistill import synthetic
+    >>> synthetic.ceilings()
+    {'frame': 0.5, 'frame + imu': 0.8125, 'frame + audio': 0.6875, 'clip': 1.0}
     """
     return {
         "frame": 0.5,
@@ -117,14 +127,20 @@ def ceilings(pairs: tuple[Pair, ...] = PAIRS) -> dict[str, float]:
 
 
 class World(NamedTuple):
-    """Where a rendered world lies: its root folder, and its annotation table."""
+    """Paths of a rendered world: its root folder and its annotation table."""
 
     root: Path
     annotations: Path
 
 
 class WorldError(EgoDistillError):
-    """A world that cannot be rendered where or as asked."""
+    """Error for a world that cannot be rendered with these arguments or in this folder.
+
+    >>> from egodistill import synthetic
+    >>> synthetic.render("world", size=(64, 63))
+    Traceback (most recent call last):
+    egodistill.synthetic.WorldError: size must be (width, height), even and at least 32 pixels; got (64, 63)
+    """
 
 
 def render(
@@ -139,12 +155,19 @@ def render(
     workers: int | None = None,
     progress: bool = True,
 ) -> World:
-    """Render a world into the folder `out` and return where its annotations and its root are.
+    """Render a world into the folder ``out`` and return its root and annotations.
 
-    `train_acts` are shared evenly by `train_wearers` people (P01, P02, ...), `test_acts` by the three evaluation
-    wearers of the paper (P30, P35, P37), whose labels stay clean. `size` is width and height in pixels (even numbers).
-    The same arguments give the same bytes. A rendering that was interrupted goes on where it stopped; a folder that
-    holds a world of other settings is refused with WorldError.
+    ``train_acts`` are divided evenly among ``train_wearers`` people (P01, P02, ...), ``test_acts`` among the three test
+    wearers of the paper (P30, P35, P37), whose labels are correct. ``size`` is (width, height) in pixels, even numbers;
+    ``label_noise`` the share of wrong training labels. The same arguments give the same bytes. An interrupted rendering
+    continues. Raise WorldError for invalid arguments, and for a folder that holds a world with other settings.
+
+    >>> from egodistill import synthetic
+    >>> world = synthetic.render(
+    ...     "small", train_acts=4, test_acts=3, train_wearers=2, size=(32, 32), workers=1, progress=False
+    ... )
+    >>> print(world.annotations.name, sorted(path.name for path in world.root.rglob("*.MP4")))
+    EPIC_100_train.csv ['P01_101.MP4', 'P02_101.MP4', 'P30_101.MP4', 'P35_101.MP4', 'P37_101.MP4']
     """
     out = Path(out)
     check_request(seed, train_acts, test_acts, train_wearers, size, label_noise)
@@ -160,16 +183,16 @@ def render(
     note = out / "world.json"
     if note.exists() and (different := files.differences(files.read_json(note), settings)):
         raise WorldError(
-            f"{out} holds a world of other settings (see {note}: {', '.join(different)}); "
-            f"choose another folder or delete it"
+            f"{out}: holds a world with other settings ({', '.join(different)}, see {note}); choose another folder or "
+            f"delete it"
         )
     files.write_json(note, settings)
     train = [f"P{k + 1:02d}" for k in range(train_wearers)]
     plan = [
         Recording(f"{name}_{101 + number}", acts, seed, *size, noise)
-        for names, total, noise in ((train, train_acts, label_noise), (EVALUATION_WEARERS, test_acts, 0.0))
+        for names, total, noise in ((train, train_acts, label_noise), (TEST_WEARERS, test_acts, 0.0))
         for name, share in zip(names, shares(total, len(names)), strict=True)
-        for number, acts in enumerate(shares(share, math.ceil(share / 50)))  # Recordings of two minutes or so.
+        for number, acts in enumerate(shares(share, math.ceil(share / 50)))  # recordings of about two minutes
     ]
     write_recordings(plan, out, workers, progress)
     return World(out, write_tables(plan, out))
@@ -178,27 +201,27 @@ def render(
 def check_request(
     seed: int, train_acts: int, test_acts: int, train_wearers: int, size: tuple[int, int], label_noise: float
 ) -> None:
-    """Raise WorldError if no such world can be rendered."""
+    """Raise WorldError for invalid arguments."""
     if not 0 <= label_noise < 1:
-        raise WorldError(f"label_noise is a share of the training labels, 0 <= share < 1; got {label_noise}")
-    if train_wearers not in range(1, 30) or train_acts < train_wearers or test_acts < len(EVALUATION_WEARERS):
+        raise WorldError(f"label_noise must be at least 0 and less than 1; got {label_noise}")
+    if train_wearers not in range(1, 30) or train_acts < train_wearers or test_acts < len(TEST_WEARERS):
         raise WorldError(
-            f"a world needs 1 to 29 training wearers and an act for each wearer; got train_wearers={train_wearers}, "
-            f"train_acts={train_acts}, test_acts={test_acts}"
+            f"a world needs 1 to 29 training wearers and at least one act per wearer; got "
+            f"train_wearers={train_wearers}, train_acts={train_acts}, test_acts={test_acts}"
         )
     if seed < 0:
-        raise WorldError(f"seed is a whole number from 0 on; got {seed}")
+        raise WorldError(f"seed must be an integer of at least 0; got {seed}")
     if any(side % 2 or side < 32 for side in size):
-        raise WorldError(f"size is (width, height) in even numbers of at least 32 pixels; got {tuple(size)}")
+        raise WorldError(f"size must be (width, height), even and at least 32 pixels; got {tuple(size)}")
 
 
 def write_recordings(plan: Sequence[Recording], out: Path, workers: int | None, progress: bool) -> None:
-    """Write those of the recordings that are not there yet, in several threads."""
+    """Write the missing recordings, in several threads."""
     todo = [recording for recording in plan if not recording.exists(out)]
     total, left = (sum(recording.acts for recording in some) for some in (plan, todo))
     workers = min(workers or files.available_cores(), max(1, len(todo)))
-    # Threads are enough: torch, numpy and the encoder release the interpreter while they work. Each computes on one
-    # core; the caller's number of threads is restored at the end.
+    # Threads are enough, because torch, numpy and the encoder release the interpreter lock. Each computes on one core;
+    # the caller's number of threads is restored at the end.
     threads = torch.get_num_threads()
     pool = concurrent.futures.ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     show = progress and bool(todo)
@@ -208,13 +231,13 @@ def write_recordings(plan: Sequence[Recording], out: Path, workers: int | None, 
             for job in concurrent.futures.as_completed(jobs):
                 job.result()
                 bar.step(jobs[job].acts)
-        finally:  # Ctrl-C too: what has not begun is left for the next call.
+        finally:  # After Ctrl-C, too: do not start the remaining recordings.
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)
 
 
 def write_tables(plan: Sequence[Recording], out: Path) -> Path:
-    """Write the annotations and the verb classes in EPIC-KITCHENS' layout; return the path of the annotations."""
+    """Write the annotations and verb classes in the layout of EPIC-KITCHENS; return the path of the annotations."""
     header = (
         "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,"
         "stop_frame,narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes"
@@ -231,7 +254,7 @@ def write_tables(plan: Sequence[Recording], out: Path) -> Path:
 
 
 def shares(total: int, parts: int) -> list[int]:
-    """`total` in `parts` numbers as equal as can be."""
+    """Divide ``total`` into ``parts`` integers that differ by at most 1."""
     return [total * (k + 1) // parts - total * k // parts for k in range(parts)]
 
 
@@ -241,7 +264,7 @@ def shares(total: int, parts: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Act:
-    """One act at one station. All but `backward` is drawn before the verb is, so it cannot tell the verb."""
+    """One act at one station. All fields but ``backward`` are drawn before the verb, so they do not reveal it."""
 
     pair: int
     backward: bool
@@ -249,47 +272,47 @@ class Act:
     offset: float  # True centre minus annotated centre (s).
     duration: float  # s
     hesitation: float  # Warp of the progress, -0.12 .. 0.12.
-    lag: float  # Head behind hand (s); negative: ahead.
-    follow: float  # Amplitude of the head's part in units of the pair's; 0 = the head does not follow.
+    lag: float  # delay of the head behind the hand (s); negative if ahead
+    follow: float  # amplitude of the head's motion, relative to the pair's; 0 if the head does not follow
     lean: tuple[float, float, float]  # Translation of the head while following (m, station axes).
     azimuth: float  # Direction of the station (rad).
     pitch: float  # Rest pitch of the head (rad, down is positive).
     length: float  # Annotated length (s).
-    appearance: int  # Seed of the looks.
+    appearance: int  # seed of the object's appearance
 
     def own_time(self, t: np.ndarray) -> np.ndarray:
-        """Seconds from the act's true centre, in the forward verb's direction of time."""
+        """Return the seconds from the act's true centre, in the forward verb's direction of time."""
         t = t - self.centre - self.offset
         return -t if self.backward else t
 
     def progress(self, t: np.ndarray, lag: float = 0.0) -> np.ndarray:
-        """0 = not begun, 1 = done, of the forward verb (so a backward act runs from 1 to 0)."""
+        """Return the progress of the forward verb, 0 to 1; a backward act runs from 1 to 0."""
         u = np.clip((self.own_time(t) - lag) / self.duration + 0.5, 0.0, 1.0)
         u = u + self.hesitation * np.sin(math.pi * u) ** 3
         return minimum_jerk(u)
 
     def presence(self, t: np.ndarray) -> np.ndarray:
-        """1 while the hand is on the thing, 0 when it is out of sight below."""
+        """Return 1 while the hand is on the object, 0 when it is out of sight below."""
         away = np.abs(self.own_time(t)) - self.duration / 2 - 0.05
         return 1.0 - minimum_jerk(away / 0.3)
 
     @property
     def head(self) -> np.ndarray:
-        """Yaw, pitch (rad) and left, forward, up (m): what the head goes through from progress 0 to 1."""
+        """Change of the head from progress 0 to 1: yaw, pitch (rad) and left, forward, up (m)."""
         pair = PAIRS[self.pair]
         turn = np.radians([pair.yaw, pair.pitch])
         return self.follow * np.concatenate([turn, self.lean])
 
 
 def minimum_jerk(u: np.ndarray) -> np.ndarray:
-    """Smooth step from 0 to 1 over u in [0, 1], at rest at both ends (Flash and Hogan 1985)."""
+    """Return a smooth step from 0 to 1 over u in [0, 1], at rest at both ends (Flash and Hogan 1985)."""
     u = np.clip(u, 0.0, 1.0)
     return u * u * u * (10.0 + u * (6.0 * u - 15.0))
 
 
 @dataclass(frozen=True)
 class Wearer:
-    """Habits of one person, drawn once and kept through all of that person's recordings."""
+    """Habits of one person, the same in all recordings of that person."""
 
     name: str
     pace: float  # Typical duration of an act (s).
@@ -317,7 +340,7 @@ def draw_wearer(name: str, seed: int) -> Wearer:
 
 
 def draw_acts(wearer: Wearer, count: int, rng: np.random.Generator) -> list[Act]:
-    """Balanced over pairs and verbs as far as `count` allows, in random order."""
+    """Draw acts in random order, balanced over pairs and verbs as far as ``count`` allows."""
     verbs = rng.permutation(np.arange(count) % (2 * len(PAIRS)))
     acts = []
     for k, verb in enumerate(verbs):
@@ -346,7 +369,7 @@ def draw_acts(wearer: Wearer, count: int, rng: np.random.Generator) -> list[Act]
 
 
 class HeadMotion:
-    """Pose of the camera at any time: `angles(t)`, `position(t)`, `rotation(t)`. Smooth to the second derivative."""
+    """Pose of the camera as a function of time, smooth to the second derivative."""
 
     def __init__(self, wearer: Wearer, acts: list[Act], rng: np.random.Generator) -> None:
         self.acts = acts
@@ -357,7 +380,7 @@ class HeadMotion:
         self.phase = rng.uniform(0, 2 * math.pi, (6, 7))
 
     def state(self, t: np.ndarray) -> np.ndarray:
-        """Yaw, pitch, roll (rad), world x, y, z (m): [6, n] at times `t` in seconds."""
+        """Return yaw, pitch, roll (rad) and world x, y, z (m), [6, n], at times ``t`` in seconds."""
         t = np.asarray(t, dtype=np.float64)
         sway = np.zeros((6, t.size))
         for k in range(self.frequency.shape[1]):
@@ -395,13 +418,13 @@ class HeadMotion:
 
     @staticmethod
     def _rest(act: Act, *, first: bool) -> np.ndarray:
-        """Where the head is before (`first`) or after an act."""
+        """Return the head's direction and position before (``first``) or after an act."""
         progress = float(act.backward == first)
         return np.array([act.azimuth, act.pitch, 0, 0, 0]) + act.head * (progress - 0.5)
 
     @staticmethod
     def rotation(state: np.ndarray) -> np.ndarray:
-        """Rotation matrices [n, 3, 3] from camera axes (left, back, up) to the world, from a state [6, n]."""
+        """Return rotation matrices [n, 3, 3] from camera axes (left, back, up) to the world, for a state [6, n]."""
         (cy, cp, cr), (sy, sp, sr) = np.cos(state[:3]), np.sin(state[:3])
         zero, one = np.zeros_like(cy), np.ones_like(cy)
         # The columns of `facing` are the camera's left, back and up when it looks horizontally along the azimuth.
@@ -411,9 +434,9 @@ class HeadMotion:
         return np.einsum("ijn,jkn,kln->nil", facing, nod, roll)
 
     def imu(self, t: np.ndarray, step: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
-        """Noise-free readings at times `t`: specific force [n, 3] in m/s2 and body rate [n, 3] in rad/s.
+        """Return noise-free readings at times ``t``: specific force [n, 3] in m/s2 and body rate [n, 3] in rad/s.
 
-        Central differences of the pose over `step` seconds; for the smooth motion here their error is far below
+        They are central differences of the pose over ``step`` seconds. For this smooth motion, their error is far below
         the sensor noise.
         """
         before, here, after = (self.state(t + d) for d in (-step, 0.0, step))
@@ -432,7 +455,7 @@ class HeadMotion:
 
 
 def noise_texture(rng: np.random.Generator, height: int, width: int, octaves: tuple[int, ...], contrast: float):
-    """Smooth random colours, float32 [3, height, width] around 0.5."""
+    """Return smooth random colours, float32 [3, height, width], around 0.5."""
     total = torch.zeros(3, height, width)
     for cells in octaves:
         grid = rng.normal(size=(1, 3, max(2, cells * height // width), cells)).astype(np.float32)
@@ -443,11 +466,11 @@ def noise_texture(rng: np.random.Generator, height: int, width: int, octaves: tu
 
 
 def wall_texture(rng: np.random.Generator) -> torch.Tensor:
-    """Once around the room, float32 [1, 3, 192, 2048] (the same 1024 columns twice, so that sampling never wraps)."""
+    """Return a texture for the wall, float32 [1, 3, 192, 2048]: 1024 columns, twice, so that sampling never wraps."""
     texture = noise_texture(rng, 192, 1024, (24, 64, 160), 0.12) + torch.from_numpy(
         rng.uniform(-0.15, 0.15, (3, 1, 1)).astype(np.float32)
     )
-    for _ in range(40):  # Tiles and posters: edges, of any colour.
+    for _ in range(40):  # tiles and posters
         w, h = int(rng.integers(12, 60)), int(rng.integers(12, 60))
         x, y = int(rng.integers(0, 1024 - w)), int(rng.integers(0, 192 - h))
         colour = torch.from_numpy(rng.uniform(0.1, 0.9, (3, 1, 1)).astype(np.float32))
@@ -466,7 +489,7 @@ def paint(size: int, layers: list[tuple[torch.Tensor, tuple[float, float, float]
 
 
 def sprites(act: Act, wearer: Wearer, size: int = 48) -> dict[str, torch.Tensor]:
-    """Pictures of the things at one station and of the hand, RGBA float32 [1, 4, size, size]."""
+    """Return pictures of the objects at one station and of the hand, RGBA float32 [1, 4, size, size]."""
     rng = np.random.default_rng([act.appearance, 2])
     line = torch.linspace(-SPRITE_EDGE, SPRITE_EDGE, size)
     y, x = torch.meshgrid(line, line, indexing="ij")
@@ -506,18 +529,18 @@ def sprites(act: Act, wearer: Wearer, size: int = 48) -> dict[str, torch.Tensor]
 
 
 class Placed(NamedTuple):
-    """A sprite in the vertical plane `depth` metres in front of the eyes' rest place, for each frame."""
+    """Sprite in a vertical plane at ``depth`` metres from the rest position of the eyes, for each frame."""
 
     image: torch.Tensor
     depth: float
-    left: np.ndarray | float  # Centre (m, station axes).
+    left: np.ndarray | float  # centre (m, station axes)
     up: np.ndarray | float
     half: tuple[float, float]  # Half width and half height (m).
     angle: np.ndarray | float = 0.0  # Anticlockwise as seen (rad).
 
 
 def station(act: Act, wearer: Wearer, t: np.ndarray) -> list[Placed]:
-    """What stands at an act's station at times `t`, back to front."""
+    """Return the sprites at an act's station at times ``t``, from back to front."""
     rng = np.random.default_rng([act.appearance, 3])
     looks = sprites(act, wearer)
     q, there = act.progress(t), act.presence(t)
@@ -566,7 +589,7 @@ def station(act: Act, wearer: Wearer, t: np.ndarray) -> list[Placed]:
 
 
 class Camera:
-    """A pinhole of `width` x `height` pixels with a horizontal field of view of 54 degrees."""
+    """Pinhole camera of ``width`` x ``height`` pixels with a horizontal field of view of 54 degrees."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
@@ -577,7 +600,7 @@ class Camera:
         self.rays = torch.stack([-u, -torch.ones_like(u), -v]).reshape(3, -1)  # left, back, up: [3, pixels]
 
     def render(self, state: np.ndarray, parts: list[tuple[float, list[Placed]]], room: Room, light) -> np.ndarray:
-        """Pictures uint8 [n, height, width, 3] from head states [6, n]; `parts` = (azimuth, sprites) a station."""
+        """Render frames uint8 [n, height, width, 3] of head states [6, n]; ``parts``: (azimuth, sprites) each."""
         count, shape = state.shape[1], (self.height, self.width)
         rays = torch.from_numpy(HeadMotion.rotation(state).astype(np.float32)) @ self.rays
         place = torch.from_numpy(state[3:].astype(np.float32))[:, :, None]
@@ -627,14 +650,14 @@ class Camera:
                 grid = torch.stack([torch.where(ahead > 0.05, gx, 9.0), gy], -1)
                 rgba = grid_sample(part.image.expand(count, -1, -1, -1), grid, align_corners=False)
                 alpha = rgba[:, 3:].clamp(0, 1)
-                # Sampling mixes the colour of a rim with transparent black: undo that before blending.
+                # Sampling mixes the colour of a rim with transparent black; undo this before blending.
                 colour = rgba[:, :3] / rgba[:, 3:].clamp(min=1e-3)
                 picture[:, :, rows, cols] = torch.lerp(picture[:, :, rows, cols], colour, alpha)
         picture = picture * torch.tensor(light, dtype=torch.float32)[:, None, None]
         return (picture * 255 + 0.5).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
     def window(self, state: np.ndarray, azimuth: float, part: Placed) -> tuple[slice, slice]:
-        """Rows and columns that hold every pixel, over all frames, on which a sprite can lie."""
+        """Return the rows and columns that contain a sprite in all frames."""
         reach = SPRITE_EDGE * math.hypot(*part.half)  # Turned by any angle.
         left = np.asarray(part.left) + np.array([[-reach], [-reach], [reach], [reach]])
         up = np.asarray(part.up) + np.array([[-reach], [reach], [-reach], [reach]])
@@ -642,7 +665,7 @@ class Camera:
         cos, sin = math.cos(azimuth), math.sin(azimuth)
         corner = np.stack([part.depth * cos - left * sin, part.depth * sin + left * cos, up], -1) - state[3:].T
         x, back, z = np.einsum("nij,cni->jcn", HeadMotion.rotation(state), corner)
-        if (back > -0.05).any():  # Partly behind the camera: its corners tell nothing.
+        if (back > -0.05).any():  # Partly behind the camera, where the projection of corners is undefined.
             return slice(0, self.height), slice(0, self.width)
         u, v = self.width / 2 + self.focal * x / back, self.height / 2 + self.focal * z / back
         cols = np.clip([u.min() - 1, u.max() + 2], 0, self.width).astype(int)
@@ -651,12 +674,12 @@ class Camera:
 
 
 def column(value: np.ndarray | float) -> torch.Tensor:
-    """One number a frame, shaped to go with pictures [n, height, width]."""
+    """Reshape one number per frame for broadcasting with pictures [n, height, width]."""
     return torch.as_tensor(np.atleast_1d(value), dtype=torch.float32)[:, None, None]
 
 
 class Room(NamedTuple):
-    """The surroundings of one recording."""
+    """Surroundings of one recording."""
 
     wall: torch.Tensor
     counter: torch.Tensor
@@ -670,9 +693,15 @@ class Room(NamedTuple):
 
 @dataclass(frozen=True)
 class Recording:
-    """One video with its head motion: everything in it follows from these settings."""
+    """One video of a world with its sound, head motion and annotations, all determined by these settings.
 
-    name: str  # "P01_101": wearer and number.
+    >>> from egodistill import synthetic
+    >>> recording = synthetic.Recording("P01_101", acts=8)
+    >>> recording.duration, len(recording.rows())
+    (23.375, 8)
+    """
+
+    name: str  # wearer and number, such as "P01_101"
     acts: int
     seed: int = 0
     width: int = 96
@@ -680,24 +709,24 @@ class Recording:
     label_noise: float = 0.0
 
     def draw(self) -> tuple[Wearer, list[Act], HeadMotion]:
-        """The wearer, the acts and the motion of the head, without rendering anything."""
+        """Draw the wearer, the acts and the motion of the head, without rendering."""
         rng = self.rng(1)
         wearer = draw_wearer(self.name.split("_")[0], self.seed)
         acts = draw_acts(wearer, self.acts, rng)
         return wearer, acts, HeadMotion(wearer, acts, rng)
 
     def rng(self, purpose: int) -> np.random.Generator:
-        """Independent random numbers for each recording and purpose."""
+        """Return independent random numbers for each recording and purpose."""
         wearer, number = self.name.split("_")
         return np.random.default_rng([self.seed, int(wearer[1:]), int(number), purpose])
 
     @property
     def duration(self) -> float:
-        """Length of the video in seconds."""
+        """Duration of the video in seconds."""
         return (self.acts + 0.5) * PERIOD
 
     def rows(self) -> list[list]:
-        """The lines of the EPIC-KITCHENS annotation table, wrong verbs included."""
+        """Return the rows of the annotation table in the layout of EPIC-KITCHENS, including wrong verbs."""
         _, acts, _ = self.draw()
         rng = self.rng(2)
         wrong = set(rng.permutation(len(acts))[: round(self.label_noise * len(acts))].tolist())
@@ -732,17 +761,17 @@ class Recording:
         return rows
 
     def files(self, root: Path) -> list[Path]:
-        """Where `write()` puts its video, accelerometer table and gyroscope table."""
+        """Return the paths of the video, the accelerometer table and the gyroscope table below ``root``."""
         folder = root / self.name.split("_")[0]
         tables = [folder / "meta_data" / f"{self.name}-{sensor}.csv" for sensor in ("accl", "gyro")]
         return [folder / "videos" / f"{self.name}.MP4", *tables]
 
     def exists(self, root: Path) -> bool:
-        """Whether all three are there."""
+        """Return whether all three files exist."""
         return all(file.exists() for file in self.files(root))
 
     def write(self, root: Path) -> None:
-        """Render into `root`, in the layout of EPIC-KITCHENS; each file appears whole or not at all."""
+        """Write the files below ``root``, in the layout of EPIC-KITCHENS. Each file is written atomically."""
         wearer, acts, motion = self.draw()
         video, *tables = self.files(root)
         for file in (video, *tables):
@@ -757,7 +786,7 @@ class Recording:
         with files.atomic_write(video) as part, av.open(str(part), "w", format="mp4") as container:
             stream = container.add_stream("libx264", rate=FRAME_RATE)
             stream.width, stream.height, stream.pix_fmt = self.width, self.height, "yuv420p"
-            # One thread and no B-frames: the same bytes on every machine, whatever its cores.
+            # One thread and no B-frames, for the same bytes on every machine.
             stream.codec_context.thread_count = 1
             stream.options = {"crf": "20", "preset": "ultrafast", "g": "40", "bf": "0"}
             microphone = container.add_stream("aac", rate=SOUND_RATE, layout="mono")
@@ -773,7 +802,7 @@ class Recording:
             container.mux(microphone.encode())
 
     def _pictures(self, wearer, acts, motion, room, rng):
-        """Chunks of frames: each act with its own station, each turn with the two stations it goes between."""
+        """Yield chunks of frames: an act with its station, or a turn with both of its stations."""
         camera = Camera(self.width, self.height)
         times = np.arange(round(self.duration * FRAME_RATE)) / FRAME_RATE
         lights = [np.clip(rng.normal(1.0, 0.06, 3) * rng.uniform(0.7, 1.15), 0.5, 1.3) for _ in acts]
@@ -789,19 +818,19 @@ class Recording:
             yield camera.render(motion.state(t), parts, room, light)
 
     def sound(self, acts: list[Act]) -> np.ndarray:
-        """What the microphone hears, int16 [samples] at `SOUND_RATE`."""
+        """Return the sound, int16 [samples] at ``SOUND_RATE``."""
         rng = self.rng(5)
         sound = rng.normal(0.0, rng.uniform(0.002, 0.006), round(self.duration * FRAME_RATE) * SOUND_RATE // FRAME_RATE)
         for act in acts:
             pair, loud = PAIRS[act.pair], rng.uniform(0.7, 1.4)
-            # Rustle: noise around the thing's pitch, as loud as the hand is fast.
+            # Rustle: noise around the object's pitch, with the volume of the hand's speed.
             first, last = (round((act.centre + act.offset + side * act.duration / 2) * SOUND_RATE) for side in (-1, 1))
             t = np.arange(first, last) / SOUND_RATE
             tones = np.exp(-0.5 * ((np.fft.rfftfreq(t.size, 1 / SOUND_RATE) / pair.hertz - 1) / 0.2) ** 2)
             rustle = np.fft.irfft(np.fft.rfft(rng.normal(size=t.size)) * tones, t.size)
             speed = np.abs(np.gradient(act.progress(t), t))
             sound[first:last] += 0.02 * loud * rustle / rustle.std() * speed / speed.max()
-            # Knock: two decaying tones where the progress is 0, the beginning of the forward verb.
+            # Knock: two decaying tones at progress 0, the beginning of the forward verb.
             at = act.centre + act.offset + (1 if act.backward else -1) * act.duration / 2 + rng.normal(0.0, 0.02)
             pitch, strength, decay = pair.hertz * rng.uniform(0.9, 1.1), rng.uniform(0.15, 0.4), rng.uniform(0.03, 0.06)
             if rng.random() < pair.heard:
@@ -812,7 +841,7 @@ class Recording:
         return (sound.clip(-1, 1) * 32767).round().astype(np.int16)
 
     def _write_imu(self, motion: HeadMotion, tables: list[Path]) -> None:
-        """Accelerometer and gyroscope as two tables with stamps of their own, as EPIC-KITCHENS has them."""
+        """Write accelerometer and gyroscope as two tables with separate times, like EPIC-KITCHENS."""
         rng = self.rng(4)
         # Title, first stamp (s), rate (Hz), white noise, bias, its drift (per root second), in the sensor's unit.
         sensors = (("Accl", 0.0, 197.9, 0.06, 0.1, 0.02), ("Gyro", 0.0021, 198.2, 0.006, 0.015, 0.002))
@@ -829,6 +858,6 @@ class Recording:
 
 
 def timestamp(seconds: float, digits: int = 2) -> str:
-    """HH:MM:SS.ss as in the annotation tables."""
+    """Format seconds as HH:MM:SS.ss, as in the annotation tables."""
     minutes, rest = divmod(round(seconds * 10**digits), 60 * 10**digits)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest / 10**digits:0{3 + digits}.{digits}f}"

@@ -1,12 +1,12 @@
-"""The training loop of all stages: settings, shuffled batches, checkpoints to resume from, several processes.
+"""The training loop of all stages: settings, shuffled batches, checkpoints, several processes.
 
     from egodistill import training
 
     settings = training.Training(epochs=50, checkpoint="run.training")
     history = training.train(objective, store, settings)
 
-An objective is a module that holds what is trained and computes the losses of a batch: `distillation` has those of the
-paper's stages.
+An `Objective` is a module that holds the model and computes the losses of a batch. `distillation` has the objectives of
+the paper's stages; `train()` shows one of your own.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from egodistill.runtime import Precision, Share
 __all__ = ["History", "Objective", "Training", "TrainingOptions", "fold_seed", "train"]
 
 TRAINING_FORMAT = "egodistill training 2"
-# Settings in which a resumed run may differ.
-FREE_SETTINGS = ("device", "checkpoint", "checkpoint_seconds", "progress", "sync_batch_norm")
+# Settings that may change when a run is resumed.
+CHANGEABLE_SETTINGS = ("device", "checkpoint", "checkpoint_seconds", "progress", "sync_batch_norm")
 
 History = list[dict[str, float]]
 Schedule = Literal["step", "cosine"]
@@ -38,36 +38,42 @@ Schedule = Literal["step", "cosine"]
 
 @dataclass(frozen=True)
 class Training:
-    """Settings that all stages share; each is a keyword argument of `finetune`, `pretrain_imu` and `distill`."""
+    """Settings of all stages. Each is a keyword argument of `finetune`, `pretrain_imu` and `distill`.
+
+    >>> from egodistill import Training
+    >>> settings = Training(epochs=50, decay_epochs=(30, 40))
+    >>> settings.learning_rate_at(0), settings.learning_rate_at(30)
+    (0.0001, 1e-05)
+    """
 
     epochs: int = 50
-    batch_size: int = 64
+    batch_size: int = 64  # summed over all processes
     learning_rate: float = 1e-4
-    decay_epochs: tuple[int, ...] = (30, 40)  # The learning rate is multiplied by `decay` after these epochs.
+    decay_epochs: tuple[int, ...] = (30, 40)  # "step": the learning rate is multiplied by `decay` after these epochs
     decay: float = 0.1
-    schedule: Schedule = "step"  # the paper's; or "cosine", down to zero, which wastes less of a short training
-    warmup_epochs: float = 0.0  # The learning rate rises from zero over these.
-    weight_decay: float = 0.01  # AdamW's own default; the paper gives none.
-    seed: int = 0  # The order of the data and dropout depend on it, on the epoch and the step, and on nothing else.
-    precision: Precision = "fp32"  # or "bf16", automatic mixed precision; or "auto": bf16 where it is faster
-    device: str | None = None  # None: a GPU where there is one
-    checkpoint: str | os.PathLike | None = None  # File to resume from and to write while training.
-    checkpoint_seconds: float = 300.0  # How often to write it within an epoch; it is always written after each.
+    schedule: Schedule = "step"  # the paper's; or "cosine", down to zero, which suits short trainings
+    warmup_epochs: float = 0.0  # The learning rate increases linearly from zero over these.
+    weight_decay: float = 0.01  # the default of AdamW; the paper does not give one
+    seed: int = 0  # Clip order and dropout depend only on it, the epoch and the step.
+    precision: Precision = "fp32"  # "bf16": automatic mixed precision; "auto": bf16 if it is faster on the device
+    device: str | None = None  # None: a GPU if there is one
+    checkpoint: str | os.PathLike | None = None  # file to resume from, and to write during training
+    checkpoint_seconds: float = 300.0  # how often to write it within an epoch; it is also written after each epoch
     progress: bool = True
-    sync_batch_norm: bool = False  # Several processes: batch norm over the whole batch.
-    augment: Augment = Augment()  # Random changes of the frames, drawn anew for each clip and epoch.
+    sync_batch_norm: bool = False  # with several processes: batch norm over the whole batch
+    augment: Augment = Augment()  # random changes of the frames, different for each clip and epoch
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
             raise EgoDistillError(
-                f"training needs epochs >= 1 and batch_size >= 2; got {self.epochs}, {self.batch_size}"
+                f"epochs must be at least 1 and batch_size at least 2; got {self.epochs} and {self.batch_size}"
             )
         if self.schedule not in get_args(Schedule):
-            raise EgoDistillError(f"schedule is 'step' or 'cosine'; got {self.schedule!r}")
+            raise EgoDistillError(f"schedule must be 'step' or 'cosine'; got {self.schedule!r}")
         runtime.require_precision(self.precision)
 
-    def rate(self, epoch: float) -> float:
-        """Return the learning rate at a time counted in epochs from 0, such as 2.5 in the middle of the third."""
+    def learning_rate_at(self, epoch: float) -> float:
+        """Return the learning rate at a time in epochs, counted from 0; 2.5 is the middle of the third epoch."""
         if self.schedule == "cosine":
             factor = (1 + math.cos(math.pi * min(epoch / self.epochs, 1.0))) / 2
         else:
@@ -75,12 +81,12 @@ class Training:
         return self.learning_rate * factor * (min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0)
 
     def resolve(self) -> Training:
-        """Return the settings with the precision that "auto" stands for on their device."""
+        """Return the settings with precision "auto" replaced by the choice for their device."""
         return replace(self, precision=runtime.pick_precision(runtime.pick_device(self.device), self.precision))
 
     def record(self) -> dict[str, Any]:
-        """Return the settings that a resumed run must share with the one that it continues."""
-        return {name: value for name, value in asdict(self).items() if name not in FREE_SETTINGS}
+        """Return the settings that must be equal for a run to be resumed."""
+        return {name: value for name, value in asdict(self).items() if name not in CHANGEABLE_SETTINGS}
 
 
 class TrainingOptions(TypedDict, total=False):
@@ -105,14 +111,15 @@ class TrainingOptions(TypedDict, total=False):
 
 
 class Objective(nn.Module):
-    """What a stage trains and minimises: the model, the arrays it reads, and the losses of a batch.
+    """Base class of what a stage trains: the model, the arrays that it reads, and the losses of a batch.
 
-    model    The network of the stage; other modules of the objective are trained, too.
+    model    The network. Other modules of the objective are trained, too.
     reads    Names of the store's arrays.
-    record   What a resumed run must share with the one that it continues, beside `Training.record()`.
+    record   What must be equal for a run to be resumed, in addition to `Training.record()`; "stage" is the name of the
+             stage in messages.
 
-    Under torchrun, a step that leaves trained parameters without a gradient needs `find_unused = True`, of the
-    objective or of its model (DistributedDataParallel's `find_unused_parameters`).
+    Under torchrun, set ``find_unused = True`` (of the objective or its model) if a step can leave trained parameters
+    without a gradient: it is DistributedDataParallel's `find_unused_parameters`. `train()` shows an example.
     """
 
     find_unused = False
@@ -123,56 +130,72 @@ class Objective(nn.Module):
 
     @property
     def stage(self) -> str:
-        """Return the name of the stage, for messages."""
+        """Name of the stage in messages."""
         return self.record["stage"]
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return values per clip [b]: "loss", whose mean is minimised, and what else to report.
+        """Return values per clip, each [b]: "loss", whose mean is minimized, and others to report.
 
-        "loss" is 0 for a clip to which no term applies; NaN in the others is left out of their means. The batch holds
-        the arrays of `reads`, "label", "row", and "weight": under torchrun, 0 for clips that a process only looks at.
+        "loss" must be 0 for a clip to which no term applies. Clips with NaN in another value are left out of its mean.
+        The batch holds the arrays of ``reads``, "label", "row", and "weight", which is 1, or 0 for clips that a process
+        of torchrun only reads to take part in a step.
         """
         raise NotImplementedError
 
-    def begin(self, store: Store, settings: Training) -> None:
-        """Compute what the training needs, on its device: called once, and not if a finished run is loaded."""
+    def setup(self, store: Store, settings: Training) -> None:
+        """Compute what the training needs; called once before the first step, when the objective is on its device."""
 
     def set_progress(self, done: float) -> None:
-        """Tell a model that changes in the course of a training, such as STTS, how much of it is done, 0 to 1."""
+        """Pass the progress of the training, 0 to 1, to models that depend on it, such as STTS."""
         if hasattr(self.model, "set_progress"):
             self.model.set_progress(done)
 
 
 def train(objective: Objective, store: Store, settings: Training) -> History:
-    """Minimise an objective by AdamW over shuffled batches of a store; return one dict per epoch.
+    """Minimize an objective with AdamW over shuffled batches of a store; return one dict per epoch.
 
-    With `settings.checkpoint`, a run that was killed and is started again with the same arguments continues from the
-    last step that was saved, and ends with the same weights as an undisturbed one (bit by bit on CPU); a finished one
-    is loaded. The history is also written beside the checkpoint, one JSON line per epoch.
+    With ``settings.checkpoint``, a run that was killed continues from the last saved step when it is started again with
+    the same arguments. It ends with the same weights as an uninterrupted run (bit by bit on CPU). A finished run is
+    loaded. The history is also written beside the checkpoint, as one JSON line per epoch.
 
-    Under torchrun, each of K processes takes its share of every batch, and DistributedDataParallel averages their
-    gradients: this gives what one process with that batch gives, so a run may continue with another K. Batch norm in
-    training is the exception: it sees the clips of its process alone (unless `sync_batch_norm`), and its running
-    statistics become, after each step, their mean over the processes, weighted by clips. Process 0 writes the files;
-    all return the same history.
+    Under torchrun, each of K processes takes a share of every batch, and DistributedDataParallel averages the
+    gradients. The result is that of one process with the whole batch, so a run may be resumed with another K. Batch
+    norm is the exception: in training it sees only the clips of its process (unless ``sync_batch_norm``), and after
+    each step its running statistics are averaged over the processes, weighted by clips. Process 0 writes the files;
+    all processes return the same history. Raise the errors of `distillation.finetune()`.
+
+    >>> from egodistill import EgoDistill, data, training
+    >>> class MatchFeature(training.Objective):
+    ...     def __init__(self, model):
+    ...         super().__init__(model, ["frames_1", "imu", "x3d.feature"], {"stage": "match feature"})
+    ...     def forward(self, batch):
+    ...         feature = self.model(batch["frames_1"], batch["imu"]).feature
+    ...         return {"loss": (feature - batch["x3d.feature"]).square().mean(1)}
+    >>> store = data.ClipStore("store").split("train")
+    >>> settings = training.Training(epochs=1, batch_size=8, progress=False)
+    >>> history = training.train(MatchFeature(EgoDistill.load("student.pt")), store, settings)
+    >>> len(history), history[0]["loss"] > 0
+    (1, True)
     """
     if len(store) < 2:
-        raise EgoDistillError(f"{len(store)} clips are too few to train on; is the split right, did prepare() fail?")
+        raise EgoDistillError(
+            f"training needs at least 2 clips, but the store has {len(store)}; check its split, and its failed clips"
+        )
     loop = TrainingLoop(objective, store, settings)
     loop.resume()
     return loop.run()
 
 
 class TrainingLoop:
-    """One run of `train()`: what it trains, how far it is, and its steps."""
+    """State and steps of one call of `train()`."""
 
     def __init__(self, objective: Objective, store: Store, settings: Training) -> None:
-        # The precision is written down as chosen: a run that continues elsewhere does not change it in silence.
+        # The checkpoint records the resolved precision, so a run that continues on another machine does not change it.
         self.store, self.settings = store, settings.resolve()
         self.device = runtime.pick_device(settings.device)
         if settings.augment != Augment() and not any(name.startswith("frames_") for name in objective.reads):
             raise EgoDistillError(
-                f"{objective.stage} reads no frames of a student, which augment={settings.augment} changes"
+                f"{objective.stage} reads no student frames, so augment={settings.augment} would have no effect"
             )
         runtime.join_processes(self.device)
         self.objective = objective
@@ -189,19 +212,19 @@ class TrainingLoop:
         self.path = Path(settings.checkpoint) if settings.checkpoint is not None else None
         clips = {"clips": len(store), "class_names": store.class_names}
         self.about = objective.record | self.settings.record() | clips
-        # How far it is: the step in the epoch, [sum, weight] of each value over its steps, and the epochs before.
+        # Progress: epoch, step in the epoch, {value: [sum, weight] over these steps}, and the history of past epochs.
         self.epoch, self.step, self.sums, self.history = 0, 0, {}, []
         self.saved = time.monotonic()
 
     def resume(self) -> None:
-        """Continue from the checkpoint of process 0, if there is one; raise DataError if it is of another run."""
+        """Continue from the checkpoint of process 0, if there is one. Raise DataError if it is from another run."""
         content: dict[str, Any] = {"about": self.about}
         if self.path is not None and runtime.is_first() and self.path.exists():
             content = checkpoints.read_checkpoint(self.path, TRAINING_FORMAT)
         content = runtime.broadcast_object(content)
         found = "state" in content
         source = f"the checkpoint {self.path}" if found else "process 0"
-        files.require_same_run(source, content["about"], self.about, "Delete it, or give another one.")
+        files.require_same_run(source, content["about"], self.about, "Delete it, or use another one.")
         if found:
             checkpoints.load_strictly(self.objective, content["weights"], source)
             self.optimizer.load_state_dict(content["optimizer"])
@@ -211,11 +234,11 @@ class TrainingLoop:
             )
 
     def run(self) -> History:
-        """Train the epochs that are left."""
+        """Train the remaining epochs."""
         clips, epochs = len(self.store), self.settings.epochs
         done = self.epoch * clips + self.step * self.settings.batch_size
         if self.epoch < epochs:
-            self.objective.begin(self.store, self.settings)
+            self.objective.setup(self.store, self.settings)
         show = self.settings.progress and runtime.is_first() and self.epoch < epochs
         with files.Progress(self.objective.stage, clips * epochs, done=done, show=show) as bar:
             while self.epoch < epochs:
@@ -224,41 +247,41 @@ class TrainingLoop:
         return self.history
 
     def run_epoch(self, bar: files.Progress) -> None:
-        """Train what is left of an epoch, then add it to the history and save."""
-        order = shuffled(len(self.store), self.settings, self.epoch)
-        size, began = self.settings.batch_size, time.monotonic()
+        """Train the remaining steps of an epoch, add the epoch to the history, and save."""
+        order = epoch_order(len(self.store), self.settings, self.epoch)
+        size, start_time = self.settings.batch_size, time.monotonic()
         rest = order[self.step * size :]
-        waited = seen = 0
+        waited = clips = 0
         reads, change = self.objective.reads, self.augment if self.settings.augment != Augment() else None
-        for batch, wait in batches.read(self.store, reads, rest, size, self.device, own_rows, change):
+        for batch, wait in batches.read(self.store, reads, rest, size, self.device, rank_rows, change):
             rows = order[self.step * size :][:size]
             loss = self.run_step(batch, rows, self.epoch + self.step * size / len(order))
             self.step += 1
             waited += wait
-            seen += len(rows)
+            clips += len(rows)
             bar.step(len(rows), f"loss {loss:.3f}")
             if time.monotonic() - self.saved > self.settings.checkpoint_seconds:
                 self.save()
-        spent = max(time.monotonic() - began, 1e-9)  # A clock may move in 15.6 ms.
-        self.end_epoch(seen, spent, waited)
+        seconds = max(time.monotonic() - start_time, 1e-9)  # The clock of Windows moves in steps of 15.6 ms.
+        self.end_epoch(clips, seconds, waited)
 
     def augment(self, batch: dict[str, Tensor]) -> None:
-        """Change a batch by the settings' `augment`."""
+        """Augment a batch, with a seed per clip and epoch."""
         seeds = [fold_seed(self.settings.seed, self.epoch, row) for row in batch["row"].tolist()]
         self.settings.augment.apply(batch, seeds)
 
-    def run_step(self, batch: dict[str, Tensor], rows: Tensor, moment: float) -> float:
-        """Take one step of the optimiser at a moment counted in epochs; return the loss over all processes."""
+    def run_step(self, batch: dict[str, Tensor], rows: Tensor, time_in_epochs: float) -> float:
+        """Take one optimizer step; return the mean loss over all processes."""
         settings, share = self.settings, Share.of(len(rows))
         rank, processes = runtime.rank_and_world_size()
         batch["weight"] = share.weights(len(batch["row"]), self.device)
         if settings.sync_batch_norm:
             runtime.share_batch_norm(self.objective, share)
-        self.objective.set_progress(moment / settings.epochs)
+        self.objective.set_progress(time_in_epochs / settings.epochs)
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.rate(moment)
+            group["lr"] = settings.learning_rate_at(time_in_epochs)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            # Dropout differs from process to process; the first is seeded as a single one.
+            # Each process has its own dropout; process 0 is seeded like a single process.
             torch.manual_seed(fold_seed(settings.seed, self.epoch, self.step, *([rank] if rank else [])))
             with runtime.distributed_errors(), runtime.autocast(self.device, settings.precision):
                 values = self.parallel(batch)
@@ -267,11 +290,11 @@ class TrainingLoop:
             if not math.isfinite(loss):
                 raise EgoDistillError(
                     f"{self.objective.stage}: the loss is {loss / weight} in epoch {self.epoch}, step {self.step} "
-                    f"(clips {batches.clip_ids(self.store, rows)}). Lower the learning rate, or look at the inputs of "
-                    f"these clips.{self.kept()}"
+                    f"(clips {batches.clip_ids(self.store, rows)}). Lower the learning rate, or check the inputs of "
+                    f"these clips.{self.checkpoint_note()}"
                 )
             self.optimizer.zero_grad(set_to_none=True)
-            with runtime.distributed_errors():  # DistributedDataParallel takes the mean over K processes.
+            with runtime.distributed_errors():  # DistributedDataParallel averages over the processes.
                 ((batch["weight"] * values["loss"]).sum() * processes / weight).backward()
             if processes > 1 and not self.find_unused:
                 self.require_gradients()
@@ -282,40 +305,40 @@ class TrainingLoop:
         return loss / weight
 
     def require_gradients(self) -> None:
-        """Raise EgoDistillError if the step left a parameter without a gradient, which the other processes wait for."""
-        lacking = [
+        """Raise EgoDistillError if a parameter has no gradient, because the other processes would wait for it."""
+        missing = [
             name for name, value in self.objective.named_parameters() if value.requires_grad and value.grad is None
         ]
-        if lacking:
+        if missing:
             raise EgoDistillError(
-                f"{self.objective.stage}: {len(lacking)} trained parameters such as {lacking[0]} have no gradient. "
-                f"With several processes, give the model an attribute `find_unused = True`, or freeze them"
+                f"{self.objective.stage}: {len(missing)} trained parameters such as {missing[0]} have no gradient. "
+                f"For several processes, set the attribute `find_unused = True` of the model, or freeze the parameters"
             )
 
-    def end_epoch(self, seen: int, spent: float, waited: float) -> None:
-        """Add the epoch's means to the history, and save."""
-        spent, waited = runtime.sum_over_processes([spent, waited], self.device)
+    def end_epoch(self, clips: int, seconds: float, waited: float) -> None:
+        """Add the means of an epoch to the history, and save."""
+        seconds, waited = runtime.sum_over_processes([seconds, waited], self.device)
         self.history.append(
             {name: total / weight if weight else math.nan for name, (total, weight) in self.sums.items()}
             | {
-                "learning_rate": self.settings.rate(self.epoch + 0.5),
-                "clips_per_second": seen * runtime.rank_and_world_size()[1] / spent,
-                "loader_share": waited / spent,
+                "learning_rate": self.settings.learning_rate_at(self.epoch + 0.5),
+                "clips_per_second": clips * runtime.rank_and_world_size()[1] / seconds,
+                "loader_share": waited / seconds,
             }
         )
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
-        if self.path is not None and runtime.is_first():  # Before the checkpoint: a finished run is not begun again.
+        if self.path is not None and runtime.is_first():  # Before the checkpoint, which may mark the run as finished.
             lines = [json.dumps({"epoch": number} | row) + "\n" for number, row in enumerate(self.history, 1)]
             with files.atomic_write(self.path.with_suffix(".jsonl")) as part:
                 part.write_text("".join(lines), encoding="utf-8")
         self.save()
 
     def save(self) -> None:
-        """Write the checkpoint, in process 0. Raise EgoDistillError if weights are no longer finite."""
+        """Write the checkpoint in process 0. Raise EgoDistillError if weights are infinite or NaN."""
         if not all(bool(parameter.isfinite().all()) for parameter in self.trained):
             raise EgoDistillError(
                 f"{self.objective.stage}: weights are no longer finite in epoch {self.epoch}, step {self.step}. Lower "
-                f"the learning rate.{self.kept()}"
+                f"the learning rate.{self.checkpoint_note()}"
             )
         if self.path is not None and runtime.is_first():
             state = {"epoch": self.epoch, "step": self.step, "sums": self.sums, "history": self.history}
@@ -329,21 +352,21 @@ class TrainingLoop:
             checkpoints.write_checkpoint(self.path, content)
         self.saved = time.monotonic()
 
-    def kept(self) -> str:
-        """Return a sentence about the last checkpoint, for an error."""
+    def checkpoint_note(self) -> str:
+        """Return a sentence about the last checkpoint for an error message."""
         return f" The last checkpoint, {self.path}, is kept." if self.path is not None and self.path.exists() else ""
 
 
 def weighted_sums(values: dict[str, Tensor], weight: Tensor) -> dict[str, list[float]]:
-    """Return the sum over the clips of all processes, and the sum of their weights, of each value per clip.
+    """Return the weighted sum of each value over the clips of all processes, and the sum of the weights.
 
-    A clip whose value is NaN is left out, but not if it is the loss.
+    Clips with NaN in a value are left out of its sums, except for the loss.
     """
     for name, value in values.items():
         if value.shape != weight.shape:
             raise EgoDistillError(
-                f"the objective gives {name!r} as {list(value.shape)} for a batch of {len(weight)} clips; it is one "
-                f"value per clip, [{len(weight)}]"
+                f"the objective returned {name!r} with shape {list(value.shape)} for a batch of {len(weight)} clips; "
+                f"return one value per clip, [{len(weight)}]"
             )
     table = torch.stack([value.detach() for value in values.values()]).cpu().double()
     known = ~table.isnan()
@@ -355,27 +378,32 @@ def weighted_sums(values: dict[str, Tensor], weight: Tensor) -> dict[str, list[f
 
 
 def prepare_modules(objective: Objective, device: torch.device, sync_batch_norm: bool) -> None:
-    """Put an objective on its device in training mode; batch norms that are frozen keep their statistics."""
+    """Move an objective to its device, in training mode; frozen batch norms keep their statistics."""
     objective.to(device).train()
     runtime.keep_frozen_statistics(objective)
     if sync_batch_norm and runtime.rank_and_world_size()[1] > 1:
         runtime.sync_batch_norm(objective)
 
 
-def shuffled(clips: int, settings: Training, epoch: int) -> Tensor:
-    """Return the order of the clips in an epoch, int64; it depends on the seed and the epoch alone."""
+def epoch_order(clips: int, settings: Training, epoch: int) -> Tensor:
+    """Return the order of the clips in an epoch, int64; it depends only on the seed and the epoch."""
     order = torch.randperm(clips, generator=torch.Generator().manual_seed(fold_seed(settings.seed, epoch)))
     # Batch norm and the contrastive loss need at least two clips.
     return order[:-1] if len(order) % settings.batch_size == 1 else order
 
 
-def own_rows(rows: Tensor) -> Tensor:
-    """Return those rows of a batch that this process reads."""
+def rank_rows(rows: Tensor) -> Tensor:
+    """Return the rows of a batch that this process reads."""
     return Share.of(len(rows)).rows(rows)
 
 
 def fold_seed(*numbers: int) -> int:
-    """Return one seed made of several numbers."""
+    """Combine several numbers into one seed.
+
+    >>> from egodistill import training
+    >>> training.fold_seed(0, 3), training.fold_seed(3, 0)
+    (3, 3000009)
+    """
     seed = 0
     for number in numbers:
         seed = (seed * 1_000_003 + number) % 2**63

@@ -1,23 +1,22 @@
-"""How fast do frames come out of a video? `data.read_frames()` beside what a user would take instead.
+"""Compare the speed of reading frames: `data.read_frames()` and other libraries.
 
-    pip install torchcodec decord2 opencv-python-headless    # each is left out where it is missing
-    python benchmarks/decode.py                  # files of a minute, seven rounds: leave it alone for long
-    python benchmarks/decode.py --quick          # shorter files, fewer rounds
-    python benchmarks/decode.py --only 1080p     # the rows whose name holds this
+    pip install torchcodec decord2 opencv-python-headless    # libraries that are missing are left out
+    python benchmarks/decode.py                  # files of one minute, seven rounds; takes long
+    python benchmarks/decode.py --quick          # shorter files, three rounds
+    python benchmarks/decode.py --only 1080p     # only rows whose name contains this
 
-The files are rendered here: a moving texture under fresh noise, 30 fps, H.264, every frame wearing its number as a bar
-code. Three requests are made of each, all at 224 x 224 RGB:
+The files are rendered here: a moving texture with noise, 30 fps, H.264, with the number of each frame as a bar code.
+There are three requests per file, all at 224 x 224 RGB:
 
-- sparse: one frame out of every 2 s, the whole recording in one call, one thread
-- dense: a clip of 16 frames out of 64, one call a clip, three clips a round, one thread
+- sparse: one frame per 2 s, the whole recording in one call, one thread
+- dense: a clip of 16 out of 64 frames per call, three clips per round, one thread
 - whole: every fourth frame of the recording in one call, on all cores
 
-`limit` is a bare loop that is told beforehand which packets the wanted frames depend on, decodes only those, and makes
-the same pictures of them. Methods take turns, round after round. A cell is the median, over the rounds, of a method's
-time over the time of ours in the same round: above 1 it is slower; `-` is what nobody would wait for. With one thread
-it is the time of the processor (other programs on the machine do not count), with all cores the time on the clock, and
-below it that of the processors: on a busy machine the first is a matter of luck. The bar code in every picture is read:
-`!3` after a number says that three frames were the wrong ones or never came.
+`limit` is a minimal loop that knows in advance which packets the frames depend on, decodes only those, and makes the
+same pictures. The methods take turns in each round. A cell is the median over the rounds of a method's time divided by
+our time in the same round: above 1, the method is slower. With one thread, it is processor time, which other programs
+do not affect; with all cores there are two rows, wall-clock time and processor time. The bar code of every picture is
+read: `!3` after a number means that three frames were wrong or missing. `-` was not run.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ import concurrent.futures
 import importlib
 import itertools
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -38,9 +36,9 @@ from pathlib import Path
 import av
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout's egodistill, installed or not.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import data, files
+from egodistill import data, files, tables
 
 FPS, SIZE, BITS = 30, 224, 12
 SIZES = {"1080p": (1920, 1080), "256p": (456, 256)}
@@ -51,7 +49,7 @@ Method = Callable[[str, Sequence[int], int], object]  # (video, frame numbers in
 
 
 def render(path: Path, size: tuple[int, int], seconds: int, key_every: int, bframes: int) -> None:
-    """A moving texture under noise, each frame's number in twelve bars along the upper edge."""
+    """Render a moving texture with noise, with each frame's number as twelve bars along the upper edge."""
     rng = np.random.default_rng(0)
     width, height = size
     margin = 64
@@ -89,7 +87,7 @@ def render(path: Path, size: tuple[int, int], seconds: int, key_every: int, bfra
 
 
 def numbers(pictures) -> list[int]:
-    """The frame numbers that pictures [n, 3, H, W] or [n, H, W, 3] wear."""
+    """Return the frame numbers in pictures [n, 3, H, W] or [n, H, W, 3]."""
     pictures = np.asarray(pictures)
     if pictures.shape[1] == 3:
         pictures = pictures.transpose(0, 2, 3, 1)
@@ -101,24 +99,24 @@ def numbers(pictures) -> list[int]:
 # --- The methods ---------------------------------------------------------------------------------
 
 
-def moments(wanted: Sequence[int]) -> list[float]:
-    return [(k + 0.5) / FPS for k in wanted]  # in the middle of a frame's time, where no rounding is in doubt
+def timestamps(indices: Sequence[int]) -> list[float]:
+    return [(k + 0.5) / FPS for k in indices]  # the middle of a frame, where rounding does not matter
 
 
-def ours(video: str, wanted: Sequence[int], threads: int) -> np.ndarray:
-    return data.read_frames(video, moments(wanted), SIZE, threads=threads)
+def ours(video: str, indices: Sequence[int], threads: int) -> np.ndarray:
+    return data.read_frames(video, timestamps(indices), SIZE, threads=threads)
 
 
-def ours_nearest(video: str, wanted: Sequence[int], threads: int) -> np.ndarray:
-    return data.read_frames(video, moments(wanted), SIZE, threads=threads, exact=False)
+def ours_nearest(video: str, indices: Sequence[int], threads: int) -> np.ndarray:
+    return data.read_frames(video, timestamps(indices), SIZE, threads=threads, exact=False)
 
 
 def picture_of(frame: av.VideoFrame) -> np.ndarray:
     return frame.to_ndarray(width=SIZE, height=SIZE, format="rgb24", interpolation="AREA")
 
 
-def pyav_from_start(video: str, wanted: Sequence[int], threads: int) -> np.ndarray:
-    pictures, left = [], list(wanted)[::-1]
+def pyav_from_start(video: str, indices: Sequence[int], threads: int) -> np.ndarray:
+    pictures, left = [], list(indices)[::-1]
     with av.open(video) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count, stream.codec_context.thread_type = threads, "AUTO"
@@ -131,12 +129,12 @@ def pyav_from_start(video: str, wanted: Sequence[int], threads: int) -> np.ndarr
     return np.stack(pictures)
 
 
-def pyav_seek_each(video: str, wanted: Sequence[int], threads: int) -> np.ndarray:
+def pyav_seek_each(video: str, indices: Sequence[int], threads: int) -> np.ndarray:
     pictures = []
     with av.open(video) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count, stream.codec_context.thread_type = threads, "AUTO"
-        for seconds in moments(wanted):
+        for seconds in timestamps(indices):
             container.seek(int(seconds / stream.time_base), stream=stream)
             for frame in container.decode(stream):
                 if frame.time + 1 / FPS > seconds:
@@ -145,28 +143,28 @@ def pyav_seek_each(video: str, wanted: Sequence[int], threads: int) -> np.ndarra
     return np.stack(pictures)
 
 
-def torchcodec_frames(video: str, wanted: Sequence[int], threads: int):
+def torchcodec_frames(video: str, indices: Sequence[int], threads: int):
     from torchcodec.decoders import VideoDecoder
     from torchcodec.transforms import Resize
 
-    # "approximate" spares it a scan of the file: its fastest way, and right where frames are evenly spaced, as here.
+    # "approximate" avoids a scan of the file; it is the fastest mode, and exact for evenly spaced frames as here.
     small = [Resize((SIZE, SIZE))]
     decoder = VideoDecoder(video, num_ffmpeg_threads=threads, seek_mode="approximate", transforms=small)
-    return decoder.get_frames_played_at(moments(wanted)).data
+    return decoder.get_frames_played_at(timestamps(indices)).data
 
 
-def decord_frames(video: str, wanted: Sequence[int], threads: int) -> np.ndarray:
+def decord_frames(video: str, indices: Sequence[int], threads: int) -> np.ndarray:
     import decord
 
-    return decord.VideoReader(video, width=SIZE, height=SIZE, num_threads=threads).get_batch(list(wanted)).asnumpy()
+    return decord.VideoReader(video, width=SIZE, height=SIZE, num_threads=threads).get_batch(list(indices)).asnumpy()
 
 
-def opencv_frames(video: str, wanted: Sequence[int], threads: int) -> np.ndarray:
+def opencv_frames(video: str, indices: Sequence[int], threads: int) -> np.ndarray:
     import cv2
 
     capture, pictures, position = cv2.VideoCapture(video, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads]), [], 0
-    for k in wanted:
-        if not 0 <= k - position < FPS:  # a jump; within a clip it is cheaper to go on
+    for k in indices:
+        if not 0 <= k - position < FPS:  # Seek; within a clip, decoding the frames between is faster.
             capture.set(cv2.CAP_PROP_POS_FRAMES, k)
             position = k
         while position < k:
@@ -181,9 +179,9 @@ def opencv_frames(video: str, wanted: Sequence[int], threads: int) -> np.ndarray
     return np.stack(pictures)
 
 
-RIVALS: dict[str, tuple[str, Method]] = {  # column -> (module it needs, method)
-    "PyAV from start": ("av", pyav_from_start),
-    "PyAV seek each": ("av", pyav_seek_each),
+BASELINES: dict[str, tuple[str, Method]] = {  # {column: (required module, method)}
+    "PyAV from the start": ("av", pyav_from_start),
+    "PyAV, seek each": ("av", pyav_seek_each),
     "torchcodec": ("torchcodec.decoders", torchcodec_frames),
     "decord": ("decord", decord_frames),
     "OpenCV": ("cv2", opencv_frames),
@@ -191,7 +189,7 @@ RIVALS: dict[str, tuple[str, Method]] = {  # column -> (module it needs, method)
 
 
 class Limit:
-    """The least that can be decoded, with everything known beforehand but the pictures themselves."""
+    """Method that decodes as little as possible, because it knows all packets in advance."""
 
     def __init__(self, video: str) -> None:
         with av.open(video) as container:
@@ -199,27 +197,29 @@ class Limit:
             packets = [(packet.pts, packet.is_keyframe) for packet in container.demux(stream) if packet.size]
         with av.open(video) as container:
             container.streams.video[0].codec_context.skip_frame = "NONREF"
-            self.referred_to = {frame.pts for frame in container.decode(video=0)}
-        self.shown = sorted(pts for pts, _ in packets)
+            self.references = {frame.pts for frame in container.decode(video=0)}
+        self.display_order = sorted(pts for pts, _ in packets)
         self.groups: list[list[int]] = []  # packets from one key frame to the next, in the order of decoding
         for pts, is_key in packets:
             if is_key:
                 self.groups.append([])
             self.groups[-1].append(pts)
 
-    def __call__(self, video: str, wanted: Sequence[int], threads: int) -> np.ndarray:
-        keep = {self.shown[k] for k in wanted}
+    def __call__(self, video: str, indices: Sequence[int], threads: int) -> np.ndarray:
+        requested = {self.display_order[k] for k in indices}
         plan = []
         for group in self.groups:
-            last = max((i for i, pts in enumerate(group) if pts in keep), default=None)
+            last = max((i for i, pts in enumerate(group) if pts in requested), default=None)
             if last is not None:
-                plan.append((group[0], {pts for pts in group[: last + 1] if pts in self.referred_to or pts in keep}))
+                plan.append(
+                    (group[0], {pts for pts in group[: last + 1] if pts in self.references or pts in requested})
+                )
         parts = [plan[i * len(plan) // threads : (i + 1) * len(plan) // threads] for i in range(threads)]
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             run = map if threads == 1 else pool.map
-            return np.concatenate(list(run(lambda part: self.decode(video, part, keep), filter(None, parts))))
+            return np.concatenate(list(run(lambda part: self.decode(video, part, requested), filter(None, parts))))
 
-    def decode(self, video: str, plan: list[tuple[int, set[int]]], keep: set[int]) -> np.ndarray:
+    def decode(self, video: str, plan: list[tuple[int, set[int]]], requested: set[int]) -> np.ndarray:
         pictures = {}
         with av.open(video) as container:
             stream = container.streams.video[0]
@@ -233,7 +233,7 @@ class Limit:
                         continue
                     left -= 1
                     for frame in packet.decode() + ([] if left else codec.decode(None)):
-                        if frame.pts in keep:
+                        if frame.pts in requested:
                             pictures[frame.pts] = picture_of(frame)
                     if not left:
                         break
@@ -246,13 +246,13 @@ class Limit:
 def usable(module: str) -> bool:
     try:
         importlib.import_module(module)
-    except Exception:  # a package that is there and cannot be loaded is as good as none
+    except Exception:  # missing, or broken
         return False
     return True
 
 
 def requests(seconds: int, cores: int) -> dict[str, tuple[list[list[int]], int]]:
-    """What is asked for: name -> (frame numbers of each call, threads)."""
+    """Return {name: (frame numbers of each call, threads)}."""
     frames, rng = seconds * FPS, np.random.default_rng(1)
     sparse = [int(k) + int(rng.integers(0, 2 * FPS)) for k in range(0, frames, 2 * FPS)]
     starts = rng.integers(0, frames - 64, 3)
@@ -264,36 +264,39 @@ def requests(seconds: int, cores: int) -> dict[str, tuple[list[list[int]], int]]
 
 
 def measure(methods: dict[str, Method], video: str, calls: list[list[int]], threads: int, repeats: int) -> dict:
-    """Per method: its times in each round (s, on the clock and of the processor), and how many frames were wrong."""
+    """Return (times, wrong frames) of each method; times are [rounds, 2], wall-clock and processor seconds."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
     wrong = dict.fromkeys(methods, 0)
     for round_ in range(repeats):
         order = list(methods)[round_ % len(methods) :] + list(methods)[: round_ % len(methods)]
         for name in order:
-            began = time.perf_counter(), time.process_time()
-            found = [methods[name](video, wanted, threads) for wanted in calls]
-            times[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
+            start = time.perf_counter(), time.process_time()
+            found = [methods[name](video, indices, threads) for indices in calls]
+            times[name].append((time.perf_counter() - start[0], time.process_time() - start[1]))
             if not round_ and methods[name] is not ours_nearest:
-                for pictures, wanted in zip(found, calls, strict=True):
+                for pictures, indices in zip(found, calls, strict=True):
                     seen = numbers(pictures)
-                    wrong[name] += sum(a != b for a, b in itertools.zip_longest(seen, wanted))
+                    wrong[name] += sum(a != b for a, b in itertools.zip_longest(seen, indices))
     return {name: (np.array(times[name]), wrong[name]) for name in methods}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="files of 10 s (256p: 20 s) and 3 rounds, not 60 s and 7")
-    parser.add_argument("--folder", help="keep the rendered files here and find them again")
-    parser.add_argument("--only", default="", help="rows whose name holds this, such as '256p' or 'sparse'")
-    parser.add_argument("--repeats", type=int, help="rounds a row")
+    parser.add_argument(
+        "--quick", action="store_true", help="files of 10 s (256p: 20 s) and 3 rounds instead of 60 s and 7"
+    )
+    parser.add_argument("--folder", help="folder to keep the rendered files in, and to reuse them from")
+    parser.add_argument("--only", default="", help="only rows whose name contains this, such as '256p' or 'sparse'")
+    parser.add_argument("--repeats", type=int, help="rounds per row")
+    tables.markdown_option(parser)
     arguments = parser.parse_args()
     lengths = {"1080p": 10, "256p": 20} if arguments.quick else dict.fromkeys(SIZES, 60)
     repeats = arguments.repeats or (3 if arguments.quick else 7)
     cores = files.available_cores()
-    rivals = {name: method for name, (module, method) in RIVALS.items() if usable(module)}
-    if "OpenCV" in rivals:
-        importlib.import_module("cv2").setNumThreads(1)  # its resizing; the decoder's threads are set a call
-    if "torchcodec" in rivals:
+    baselines = {name: method for name, (module, method) in BASELINES.items() if usable(module)}
+    if "OpenCV" in baselines:
+        importlib.import_module("cv2").setNumThreads(1)  # for resizing; the threads of the decoder are set per call
+    if "torchcodec" in baselines:
         importlib.import_module("torch").set_num_threads(1)
 
     versions = [
@@ -301,60 +304,64 @@ def main() -> None:
         for name in ("av", "numpy", "torchcodec", "decord", "cv2")
         if usable(name)
     ]
-    print(f"Python {platform.python_version()}, {', '.join(versions)}")
-    print(f"FFmpeg of PyAV: libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}")
-    print(f"{processor()}, {cores} cores; files of {lengths} s, {repeats} rounds; load {os.getloadavg()[0]:.1f}")
-    print("cells: time / ours; !n: n frames are wrong; -: not run\n")
-    columns = ["limit", *RIVALS, "key frames"]
-    print(f"{'file and request':33}{'ms/frame':>9} " + " ".join(f"{name:>15}" for name in columns) + "   verdict")
+    print(f"{', '.join(versions)}; libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))} of PyAV")
+    print(f"files of {lengths} s, {repeats} rounds; load {os.getloadavg()[0]:.1f}")
+    header = [
+        "file: key frame every",
+        "request",
+        "ours, ms per frame",
+        "limit",
+        *BASELINES,
+        "key frames only",
+        "verdict",
+    ]
+    lines = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(arguments.folder or temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for size, bframes, key_every in itertools.product(SIZES, (3, 0), (12, 60, 250)):
-            name, seconds = f"{size} key/{key_every:<3} {'B' if bframes else '-'}", lengths[size]
-            rows = {f"{name} {what}": job for what, job in requests(seconds, cores).items()}
-            rows = {row: job for row, job in rows.items() if arguments.only in row}
-            if not rows:
+            file, seconds = f"{size}, {key_every}{', B' if bframes else ''}", lengths[size]
+            jobs = requests(seconds, cores)
+            jobs = {request: job for request, job in jobs.items() if arguments.only in f"{file} {request}"}
+            if not jobs:
                 continue
             path = folder / f"{size}_{key_every}_{bframes}_{seconds}.mp4"
             if not path.exists():
                 with files.atomic_write(path) as part:
                     render(part, SIZES[size], seconds, key_every, bframes)
-            methods = {"ours": ours, "limit": Limit(str(path)), **rivals, "key frames": ours_nearest}
-            for row, (calls, threads) in rows.items():
-                taken = {
+            methods = {"ours": ours, "limit": Limit(str(path)), **baselines, "key frames only": ours_nearest}
+            for request, (calls, threads) in jobs.items():
+                run = {
                     name: method
                     for name, method in methods.items()
-                    if row.endswith("sparse") or method is not pyav_seek_each
+                    if request == "sparse" or method is not pyav_seek_each
                 }
-                found = measure(taken, str(path), calls, threads, repeats)
-                for clock in ("wall", "CPU") if threads > 1 else ("CPU",):
-                    print_row(f"{row} x{threads} {clock}", found, clock, sum(map(len, calls)), columns, methods)
+                found = measure(run, str(path), calls, threads, repeats)
+                for clock in ("wall", "processor") if threads > 1 else ("processor",):
+                    label = f"{request} (processor)" if threads > 1 and clock == "processor" else request
+                    cells = ratios(found, clock, sum(map(len, calls)), header[3:-1], methods)
+                    lines.append([file, label, *cells])
+                    print(" | ".join(lines[-1]), file=sys.stderr)
+    tables.report(tables.Table(header, lines), "benchmarks/decode.py", arguments.markdown, sys.argv)
 
 
-def print_row(row: str, found: dict, clock: str, frames: int, columns: list[str], installed: Collection[str]) -> None:
-    found = {name: (times[:, int(clock == "CPU")], wrong) for name, (times, wrong) in found.items()}
-    mine, wrong = found["ours"]
-    cells, best = [], np.inf
+def ratios(found: dict, clock: str, frames: int, columns: Sequence[str], installed: Collection[str]) -> list[str]:
+    """Return our ms per frame, the time of each column relative to ours, and whether ours is the fastest."""
+    found = {name: (times[:, int(clock == "processor")], wrong) for name, (times, wrong) in found.items()}
+    ours, wrong = found["ours"]
+    cells, best = [f"{1000 * np.median(ours) / frames:.2f}"], np.inf
     for name in columns:
         if name not in found:
             cells.append("-" if name in installed else "not installed")
             continue
-        ratio = float(np.median(found[name][0] / mine))
+        ratio = float(np.median(found[name][0] / ours))
         cells.append(f"{ratio:.2f}" + (f" !{found[name][1]}" if found[name][1] else ""))
-        if name in RIVALS and not found[name][1]:  # speed of wrong frames is no speed
+        if name in BASELINES and not found[name][1]:  # The speed of wrong frames does not count.
             best = min(best, ratio)
-    verdict = f"{wrong} FRAMES WRONG" if wrong else "fastest" if best >= 1 else f"{100 / best - 100:.0f} % behind"
-    text = " ".join(f"{cell:>15}" for cell in cells)
-    print(f"{row:33}{1000 * np.median(mine) / frames:9.2f} {text}   {verdict}", flush=True)
-
-
-def processor() -> str:
-    if Path("/proc/cpuinfo").exists():
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    return [
+        *cells,
+        f"{wrong} FRAMES WRONG" if wrong else "fastest" if best >= 1 else f"{100 / best - 100:.0f} % behind",
+    ]
 
 
 if __name__ == "__main__":

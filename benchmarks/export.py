@@ -1,17 +1,16 @@
-"""A student in every format and precision that is at hand, beside the original: the README's table of exported files.
+"""Compare a student in all formats and precisions with the original: labels, size, time.
 
-    pip install ".[export]"                                  # what is missing is left out, and said
-    python benchmarks/export.py student.pt store             # int8 sees the split train, the table is of the split test
+    pip install ".[export]"                                  # formats whose packages are missing are left out
+    python benchmarks/export.py student.pt store             # calibrates int8 on the split train, compares on test
     python benchmarks/export.py                              # the paper's student, random weights and clips: time, size
 
-Time is that of one clip on one core: the median, over rounds in which the files take turns, of the processor's time.
-The clock would count other programs on the machine, too.
+Time is the processor time of one clip on one core, median over rounds in which the files take turns. Unlike wall-clock
+time, it does not count other programs on the machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 import tempfile
 from pathlib import Path
@@ -19,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout's egodistill, installed or not.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import EgoDistill, commands, data, export, model_commands, runtime
+from egodistill import EgoDistill, commands, data, export, model_commands, runtime, tables
 
 
 class RandomClips:
-    """A store in memory that looks like no recording; labels are unknown."""
+    """Store of random clips in memory, without labels."""
 
     def __init__(self, model: EgoDistill, count: int) -> None:
         names = [f"frames_{model.num_frames}" if name == "frames" else name for name in model.inputs]
@@ -42,12 +41,17 @@ class RandomClips:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", nargs="?", help="file of a student")
-    parser.add_argument("store", nargs="?", help="folder of its clips, with the splits train and test")
+    parser.add_argument("checkpoint", nargs="?", help="file of a trained student")
+    parser.add_argument("store", nargs="?", help="folder of a clip store with the splits train and test")
     parser.add_argument("--formats", nargs="+", choices=tuple(export.FORMATS), default=tuple(export.FORMATS))
-    parser.add_argument("--precisions", nargs="+", choices=export.PRECISIONS, help="all; bf16 where it is fast")
-    parser.add_argument("--clips", type=commands.positive, default=64, help="random clips, where no store is given")
-    parser.add_argument("--repeats", type=commands.positive, default=30, help="rounds of the time")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=export.PRECISIONS, help="default: all, bf16 only if it is fast"
+    )
+    parser.add_argument(
+        "--clips", type=commands.positive_int, default=64, help="number of random clips, without a store"
+    )
+    parser.add_argument("--repeats", type=commands.positive_int, default=30, help="rounds of timing")
+    tables.markdown_option(parser)
     a = parser.parse_args()
     fast, reason = runtime.bf16_speed(torch.device("cpu"))
     precisions = a.precisions or [name for name in export.PRECISIONS if name != "bf16" or fast]
@@ -66,15 +70,15 @@ def main() -> None:
                 try:
                     export.export(model, path, format=format, precision=precision, calibrate=train)
                 except export.ExportError as error:
-                    print(f"left out, {format} in {precision}: {error}")
+                    print(f"left out {format} in {precision}: {error}")
                 else:
                     files.append(path)
-        print(model_commands.comparison_table(export.compare(model, test, files, repeats=a.repeats), len(test)))
-    capability = torch.backends.cpu.get_cpu_capability()
+        table = model_commands.comparison_table(export.compare(model, test, files, repeats=a.repeats))
     print(
-        f"torch {torch.__version__}, {platform.machine()}, {capability}, {model.arguments['image_encoder']}, "
-        f"{model.frame_size} pixels, N = {model.num_frames}"
+        f"{model.arguments['image_encoder']}, {model.frame_size} pixels, N = {model.num_frames}, {len(test)} clips, "
+        f"{torch.backends.cpu.get_cpu_capability()}"
     )
+    tables.report(table, "benchmarks/export.py", a.markdown, sys.argv)
 
 
 if __name__ == "__main__":

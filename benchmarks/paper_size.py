@@ -1,14 +1,14 @@
-"""What the paper's two data sets would take on this machine: time, memory and disk of each stage.
+"""Estimate time, memory and disk of each stage for the paper's two data sets on this machine.
 
     python benchmarks/paper_size.py                  # a few minutes on two cores
-    python benchmarks/paper_size.py --clips 16 --teacher-clips 1     # to see how it works
+    python benchmarks/paper_size.py --clips 16 --teacher-clips 1     # to try it
 
-Each stage runs on `--clips` clips of the paper's size (224 pixels, ResNet-18, N = 1, MotionFormer in fp32 on
-`--teacher-clips` of them), cut from a rendered 1080p30 recording with a key frame each second. Its seconds a clip are
-stretched to the numbers of clips and epochs of the paper; nothing is added for what a longer run may meet (slow disks,
-other programs). Memory is the peak of a process that does nothing else; it does not depend on the number of clips but
-in stage 1, which keeps the image features: 6 kB a clip, added here. Disk is the store's bytes a clip; five sixths are
-the dense clips, which only the teacher reads.
+Each stage runs on `--clips` clips of the paper's size (224 pixels, ResNet-18, N = 1; MotionFormer in fp32 on
+`--teacher-clips` of them), cut from a rendered 1080p30 recording with a key frame every second. Seconds per clip are
+extrapolated to the paper's numbers of clips and epochs, without effects of longer runs such as slow disks or other
+programs. Memory is the peak of a process that runs one stage. It does not depend on the number of clips, except in
+stage 1, which keeps 6 kB of image features per clip; these are added here. Disk is the store's size per clip; five
+sixths are the clips for the teacher.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ import numpy as np
 import torch
 from recording import render, repeat, write_imu  # benchmarks/recording.py
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout's egodistill, installed or not.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import EgoDistill, data, distill, evaluate, pretrain_imu, teachers
+from egodistill import EgoDistill, data, distill, evaluate, pretrain_imu, tables, teachers
 
-# Clips to train on, clips to evaluate, epochs of stage 1 and 2 (section 4.1, appendix C); a clip a segment.
+# Training clips, test clips, epochs of stages 1 and 2 (section 4.1, appendix C); one clip per segment.
 DATASETS = {"Ego4D": (8500, 3600, 50, 150), "EPIC-KITCHENS": (29000, 6200, 50, 50)}
 CLASSES = [str(k) for k in range(97)]
 SETTINGS = {"batch_size": 64, "epochs": 1, "progress": False}
 
 
 def prepare(folder: Path, clips: int, jobs: int) -> dict[str, float]:
-    """The videos' decoding is shared by processes, one a core, each with a recording of its own."""
+    """Decode with one process per core, each with its own recording."""
     segments = [
         data.Segment(
             f"{k}",
@@ -50,10 +50,10 @@ def prepare(folder: Path, clips: int, jobs: int) -> dict[str, float]:
         )
         for k, start in enumerate(data.CLIP_SECONDS * (np.arange(clips) // jobs))
     ]
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     data.prepare(segments, folder / "store", clip_frames=16, class_names=CLASSES, progress=False)
-    spent = time.perf_counter() - began
-    return {"seconds": spent / clips, "disk": sum(f.stat().st_size for f in (folder / "store").glob("*.npy")) / clips}
+    seconds = time.perf_counter() - start_time
+    return {"seconds": seconds / clips, "disk": sum(f.stat().st_size for f in (folder / "store").glob("*.npy")) / clips}
 
 
 def extract(folder: Path, clips: int) -> dict[str, float]:
@@ -62,21 +62,21 @@ def extract(folder: Path, clips: int) -> dict[str, float]:
     teacher.name = "motionformer"
     clip = torch.from_numpy(store.read("clip", range(clips)))
     with torch.inference_mode():
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         teacher(clip)
-        spent = time.perf_counter() - began
-    for name, width in (("feature", 768), ("logits", 97)):  # What the other stages need: any numbers.
+        seconds = time.perf_counter() - start_time
+    for name, width in (("feature", 768), ("logits", 97)):  # any numbers, for the other stages
         store.add(f"motionformer.{name}", (width,), np.float32)
         store.write(f"motionformer.{name}", range(len(store)), np.zeros((len(store), width), np.float32))
-    return {"seconds": spent / clips, "disk": 4.0 * (768 + 97)}
+    return {"seconds": seconds / clips, "disk": 4.0 * (768 + 97)}
 
 
 def stage_1(folder: Path) -> dict[str, float]:
     store, model = data.ClipStore(folder / "store"), EgoDistill(97, image_weights=None)
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     history = pretrain_imu(model, store, teacher="motionformer", **SETTINGS)
     epoch = 1 / history[0]["clips_per_second"]
-    return {"seconds": epoch, "once": (time.perf_counter() - began) / len(store) - epoch}
+    return {"seconds": epoch, "once": (time.perf_counter() - start_time) / len(store) - epoch}
 
 
 def stage_2(folder: Path) -> dict[str, float]:
@@ -87,9 +87,9 @@ def stage_2(folder: Path) -> dict[str, float]:
 def evaluation(folder: Path) -> dict[str, float]:
     store, model = data.ClipStore(folder / "store"), EgoDistill(97, image_weights=None)
     evaluate(model, store, precision="fp32", progress=False)  # warms up
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     evaluate(model, store, precision="fp32", progress=False)
-    return {"seconds": (time.perf_counter() - began) / len(store)}
+    return {"seconds": (time.perf_counter() - start_time) / len(store)}
 
 
 STAGES = {"prepare": prepare, "extract": extract, "stage 1": stage_1, "stage 2": stage_2, "evaluate": evaluation}
@@ -110,7 +110,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--clips", type=int, default=128)
     parser.add_argument("--teacher-clips", type=int, default=4)
-    parser.add_argument("--stage", nargs=2, help=argparse.SUPPRESS)  # What a process of its own does, and where.
+    parser.add_argument("--stage", nargs=2, help=argparse.SUPPRESS)  # stage and folder of a child process
+    tables.markdown_option(parser)
     arguments = parser.parse_args()
     jobs = torch.get_num_threads()
     if arguments.stage:
@@ -123,7 +124,7 @@ def main() -> None:
         print(json.dumps(found))
         return
 
-    print(f"torch {torch.__version__}, {jobs} threads, {arguments.clips} clips of 1080p30")
+    print(f"{arguments.clips} clips of 1080p30, {jobs} threads")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         render(folder / "piece.mp4", 20)
@@ -147,21 +148,19 @@ def main() -> None:
             found[stage] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
             print(f"{stage}: {found[stage]}", file=sys.stderr, flush=True)
 
-    columns = " | ".join(f"{name}: hours | GB of disk" for name in DATASETS)
-    print(f"\n| stage | seconds a clip | MB of memory | {columns} |")
-    print("| --- |" + " ---: |" * (2 + 2 * len(DATASETS)))
+    rows = []
     for stage, one in found.items():
         cells = []
         for train, test, first, second in DATASETS.values():
             disk = f"{(train + test) * one['disk'] / 1e9:.1f}" if "disk" in one else ""
             cells += [f"{hours(stage, one, train, test, first, second):.1f}", disk]
-        more = 6.1e-3 * DATASETS["EPIC-KITCHENS"][0] if stage == "stage 1" else 0.0
-        print(f"| {stage} | {one['seconds']:.3f} | {one['MB'] + more:.0f} | " + " | ".join(cells) + " |")
-    once = found["stage 1"]["once"]
-    print(
-        f"\nStage 1 also computes the image features once, {once:.3f} s a training clip, which is in its hours; its "
-        "memory is that for EPIC-KITCHENS."
-    )
+        features = 6.1e-3 * DATASETS["EPIC-KITCHENS"][0] if stage == "stage 1" else 0.0
+        once = f" + {one['once']:.3f} once" if "once" in one else ""
+        rows.append([stage, f"{one['seconds']:.3f}{once}", f"{(one['MB'] + features) / 1e3:.1f}", *cells])
+    columns = [f"{name}: {unit}" for name in DATASETS for unit in ("hours", "GB of disk")]
+    table = tables.Table(["stage", "seconds per clip", "GB of memory", *columns], rows)
+    tables.report(table, "benchmarks/paper_size.py", arguments.markdown, sys.argv)
+    print("once: stage 1 computes the image features of the training clips once; its memory is for EPIC-KITCHENS.")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What bf16 changes in trained networks: top-1 in fp32 and in bf16, and the share of segments with the same label.
+"""Compare trained networks in fp32 and bf16: top-1 accuracy, and the share of segments with the same label.
 
     python benchmarks/precision.py egodistill-demo/store egodistill-demo     # all networks of a demo and its `compare`
 
-Looks at every file of weights below the second folder that classifies clips (ablations and stage 1 are left out).
+It evaluates all networks below the second folder that classify clips, except ablations.
 """
 
 from __future__ import annotations
@@ -11,29 +11,34 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # The checkout's egodistill, installed or not.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import checkpoints, data, evaluate, video
+from egodistill import checkpoints, data, evaluate, tables, video
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("store", help="clip store with a split test")
-    parser.add_argument("folder", help="where `demo` or `compare` put their networks")
+    parser.add_argument("store", help="folder of a clip store with the split test")
+    parser.add_argument("folder", help="output folder of `egodistill demo` or `compare`")
+    tables.markdown_option(parser)
     arguments = parser.parse_args()
     test = data.ClipStore(arguments.store).split("test")
     choices = tuple(f"-{name}" for name in video.SAMPLING)
-    moved, kept = [], []
+    rows, changes, shares = [], [], []
     for file in sorted(Path(arguments.folder).glob("seed-*/*.pt")):
         if file.stem.startswith(("stage-1", "start")) or "-without-" in file.stem or file.stem.endswith(choices):
             continue
         model = checkpoints.load_model(file)
         exact, fast = (evaluate(model, test, precision=name, progress=False) for name in ("fp32", "bf16"))
-        moved.append(100 * abs(fast.top1 - exact.top1))
-        kept.append(100 * float((fast.scores.argmax(1) == exact.scores.argmax(1)).float().mean()))
-        name = f"{file.parent.name}/{file.stem}"
-        print(f"{name:40} fp32 {100 * exact.top1:.2f}  bf16 {100 * fast.top1:.2f}  same {kept[-1]:.1f} %", flush=True)
-    print(f"{len(moved)} networks: top-1 moves by {max(moved):.2f} points at most, {min(kept):.1f} % of labels stay")
+        same = float((fast.scores.argmax(1) == exact.scores.argmax(1)).float().mean())
+        changes.append(100 * abs(fast.top1 - exact.top1))
+        shares.append(100 * same)
+        values = (100 * exact.top1, 100 * fast.top1, 100 * same)
+        rows.append([f"{file.parent.name}/{file.stem}", *(f"{value:.2f}" for value in values)])
+        print(rows[-1][0], file=sys.stderr)
+    table = tables.Table(["network", "fp32 top-1 (%)", "bf16 top-1 (%)", "equal labels (%)"], rows)
+    tables.report(table, "benchmarks/precision.py", arguments.markdown, sys.argv)
+    print(f"{len(rows)} networks: top-1 changes by at most {max(changes):.2f} points, {min(shares):.1f} % equal labels")
 
 
 if __name__ == "__main__":

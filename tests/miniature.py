@@ -93,7 +93,7 @@ class Demo:
 def row_name(row: dict) -> str:
     """Method, and teacher where it is not the first: "EgoDistill", "EgoDistill without", "teacher x3d"."""
     teacher = (row["run"]["teacher"] or "slowfast").removesuffix("-{seed}")
-    return row["method"] + " without" * bool(row["run"]["lacking"]) + f" {teacher}" * (teacher != "slowfast")
+    return row["method"] + " without" * bool(row["run"]["without"]) + f" {teacher}" * (teacher != "slowfast")
 
 
 def unfinished(out: Path) -> list[Path]:

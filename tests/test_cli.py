@@ -39,6 +39,7 @@ from egodistill import (
     options,
     runtime,
     synthetic,
+    tables,
     teachers,
 )
 
@@ -61,7 +62,7 @@ def auto() -> str:
 def test_a_demo_begins_in_a_folder_that_a_desktop_has_looked_at(tmp_path):
     (tmp_path / ".DS_Store").touch()
     (tmp_path / "Thumbs.db").touch()
-    egodistill.demo.claim(tmp_path, {"pixels": 1})
+    egodistill.demo.check_output_folder(tmp_path, {"pixels": 1})
     assert json.loads((tmp_path / "demo.json").read_text()) == {"pixels": 1}
 
 
@@ -147,7 +148,7 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
         "--clip-size",
         64,
     )
-    assert f"{store}: 5 clips (2 test, 3 train) of 1 videos" in out and "2 classes" in out
+    assert f"{store}: 5 clips (2 test, 3 train) from 1 videos" in out and "2 classes" in out
     opened = data.ClipStore(store)
     assert opened.class_names == ["turn", "walk"]
     assert opened.read("clip", [0]).shape == (1, 8, 3, 64, 64)
@@ -157,14 +158,14 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
     short = ["--epochs", 1, "--batch-size", 2, "--learning-rate", 1e-4]
     finetune = ["finetune", store, "--out", teacher, "--name", "slowfast", *short]
     finetune += ["--option", "width=8", "beta=4", "depths=(1,1,1,1)"]
-    assert re.match(rf"{teacher}: loss \d.*, top-1 on its training clips", run(capsys, *finetune))
+    assert re.match(rf"{teacher}: loss \d.*, top-1 on the training clips", run(capsys, *finetune))
     before = teacher.stat().st_size, weights(teacher)
     run(capsys, *finetune)  # Given again, a finished command changes nothing.
     again = weights(teacher)
     assert all(torch.equal(before[1][key], again[key]) for key in again)
 
     out = run(capsys, "extract", store, "--teacher-file", teacher)
-    assert "slowfast.feature and slowfast.logits of 5 clips" in out
+    assert "slowfast.feature and slowfast.logits for 5 clips" in out
     feature = data.ClipStore(store).read("slowfast.feature", np.arange(5))
     expected = teachers.Teacher.load(teacher)(torch.from_numpy(opened.read("clip", np.arange(5))))
     np.testing.assert_allclose(feature, expected.feature.detach(), atol=1e-4)
@@ -172,9 +173,9 @@ def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
     small = ["--image-encoder", "shufflenet_v2_x0_5", "--image-weights", "none"]
     of = ["--teacher", "slowfast"]
     out = run(capsys, "pretrain", store, *of, "--out", start, *small, *short)
-    assert re.match(rf"{start}: loss \d.*own IMU found in its batch", out)
+    assert re.match(rf"{start}: loss \d.*of the clips matched to their IMU", out)
     out = run(capsys, "distill", store, *of, "--init", start, "--out", student, *short)
-    assert re.match(rf"{student}: loss \d.*, top-1 on its training clips", out)
+    assert re.match(rf"{student}: loss \d.*, top-1 on the training clips", out)
     # It starts from stage 1, from which two steps of 1e-4 lead nowhere else.
     model = EgoDistill.load(student)
     moved = [float((value - weights(start)[name]).detach().abs().max()) for name, value in model.named_parameters()]
@@ -271,7 +272,7 @@ def test_ego4d_as_it_is_downloaded(sample_data, tmp_path, capsys):
         "--sampling",
         "first",
     )
-    assert "4 clips (2 test, 2 train) of 1 videos" in out
+    assert "4 clips (2 test, 2 train) from 1 videos" in out
     own = tmp_path / "own.csv"
     own.write_text("video,start,stop,label\n")
     assert cli.main(["segments", str(own), "--min-instances", "2"]) == 1
@@ -323,7 +324,7 @@ def test_check_and_transcode(sample_data, tmp_path, capsys):
     out = run(capsys, "transcode", gopro, "--out", copy.parent, "--short-side", 64)
     assert re.search(r"^max-heromode.mp4 +3.7 +\d", out, re.MULTILINE)
     np.testing.assert_array_equal(data.read_imu(copy).gyro, data.read_imu(gopro).gyro)
-    assert "is already there" in run(capsys, "transcode", gopro, "--out", copy.parent)
+    assert "already exists" in run(capsys, "transcode", gopro, "--out", copy.parent)
     empty = tmp_path / "empty.mp4"
     empty.touch()
     assert cli.main(["transcode", str(empty), str(gopro), "--out", str(tmp_path / "more"), "--short-side", "32"]) == 1
@@ -333,7 +334,7 @@ def test_check_and_transcode(sample_data, tmp_path, capsys):
     printed = capsys.readouterr()
     assert "empty.mp4: the file is empty" in printed.out and "1 of 2 recordings cannot be used" in printed.err
     assert cli.main(["check", str(gopro), str(video), "--imu", "a.csv"]) == 1
-    assert "put them into a table" in capsys.readouterr().err
+    assert "list them in a table instead" in capsys.readouterr().err
 
 
 # --- Errors and help
@@ -375,9 +376,9 @@ def files(tmp_path_factory) -> Path:
         ("predict none.mp4 --student student.pt", "none.mp4: no such file"),
         ("predict notes.txt --student student.pt", "notes.txt: cannot be opened"),
         # Before any work: neither of the other two files is there.
-        ("predict none.mp4 --student none.pt --out x.txt", "--out ends in .csv or .json"),
+        ("predict none.mp4 --student none.pt --out x.txt", "--out must end in .csv or .json"),
         ("synthesize world --train-acts 1", "train_acts=1"),
-        ("demo --out full", "full exists and holds no demo"),
+        ("demo --out full", "full: is not empty and holds no demo"),
         ("demo --out notes.txt", "notes.txt"),
     ],
 )
@@ -403,8 +404,8 @@ def test_an_error_is_one_line_and_exit_code_1(command, told, files, monkeypatch,
         ("distil store", "invalid choice: 'distil'"),
         ("distill store --out x.pt", "--teacher"),
         ("predict a.mp4 --student student.pt --device nonsense", "--device: 'nonsense' cannot"),
-        ("predict a.mp4 --student student.pt --top 0", "--top: '0' is no whole number of at"),
-        ("measure --batch-size 0", "--batch-size: '0' is no whole number of at least 1"),
+        ("predict a.mp4 --student student.pt --top 0", "--top: '0' is not a positive integer"),
+        ("measure --batch-size 0", "--batch-size: '0' is not a positive integer"),
         ("measure --rows SlowFast", "invalid choice: 'SlowFast'"),
         ("distill store --teacher t --out x.pt --precision fp16", "fp16"),
         ("distill store --teacher t --out x.pt --preset small", "invalid choice: 'small'"),
@@ -438,7 +439,7 @@ def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
 
     monkeypatch.setattr(experiments, "load", interrupt)
     assert cli.main(["measure", "--student", "student.pt"]) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "run the same command again to continue" in capsys.readouterr().err
 
 
 def test_version_of_the_checkout_run_as_a_script():
@@ -462,10 +463,12 @@ TRAINING = (
 )
 INFERENCE = "--precision --compile --device"
 STUDENT = "--num-frames --image-encoder --image-weights --no-imu --imu-vector"
-EXPERIMENT = "store --teacher --out --seeds --preset --epochs --batch-size --precision --pretrained --jobs --device"
+EXPERIMENT = (
+    "store --teacher --out --seeds --preset --epochs --batch-size --precision --pretrained --jobs --device --markdown"
+)
 SEGMENTS = "annotations --root --min-instances --split-seed --audio --imu-offsets"
 OPTIONS = {
-    "demo": "--out --seeds --world-seed --teachers --quick --image-weights --jobs",
+    "demo": "--out --seeds --world-seed --teachers --quick --image-weights --jobs --markdown",
     "compare": f"{EXPERIMENT} --num-frames --methods --teacher-file",
     "ablate": f"{EXPERIMENT} --num-frames",
     "synthesize": "out --seed --train-acts --test-acts --label-noise",
@@ -476,7 +479,7 @@ OPTIONS = {
     "--zero-accel --min-coverage --workers --max-bad --retry-failed",
     "status": "store --seconds",
     "export": "STUDENT --out --format --precision --calibrate --calibrate-split --calibrate-clips --check "
-    "--check-split --overwrite",
+    "--check-split --overwrite --markdown",
     "teachers": "",
     "finetune": f"store --split --out --init --architecture --pretrained --name --option --head-only "
     f"--gradient-checkpointing {STUDENT} {TRAINING} --crop",
@@ -486,7 +489,7 @@ OPTIONS = {
     "distill": "store --split --teacher --out --alpha --beta --tau --tau-squared --l1-reduction --init --crop "
     f"{STUDENT} {TRAINING}",
     "evaluate": f"store --split --student --teacher-file --teacher --out {INFERENCE}",
-    "measure": f"--student --teacher-file --rows --batch-size --repeats --seconds --out {INFERENCE}",
+    "measure": f"--student --teacher-file --rows --batch-size --repeats --seconds --out --markdown {INFERENCE}",
     "predict": "video --student --imu --imu-offset --imu-stretch --zero-accel --min-coverage --stride --top "
     f"--key-frames --out {INFERENCE}",
 }
@@ -511,9 +514,9 @@ def test_measure_prints_table_3(monkeypatch, tmp_path, capsys):
         return inference.Cost(gmacs, params, 10 * gmacs, 32, "cpu", "bf16", 3, 0.96875, 0.0123)
 
     monkeypatch.setattr(inference, "measure", measure)
-    numbers = tmp_path / "costs.json"
+    numbers, document = tmp_path / "costs.json", tmp_path / "R.md"
     with torch.device("meta"):
-        out = run(capsys, "measure", "--precision", "bf16", "--seconds", 5, "--out", numbers)
+        out = run(capsys, "measure", "--precision", "bf16", "--seconds", 5, "--out", numbers, "--markdown", document)
     assert max(map(len, out.splitlines())) <= 100
     how = {"precision": "bf16", "compile": False, "device": None}
     assert asked == 7 * [{"batch_size": 32, "repeats": 10, "seconds": 5.0} | how]
@@ -529,6 +532,12 @@ def test_measure_prints_table_3(monkeypatch, tmp_path, capsys):
     """
     lines = [line.split() for line in out.splitlines()]
     assert [line.split() for line in expected.strip().splitlines()] == lines[2:9]
+    written, machine = document.read_text(encoding="utf-8"), tables.short_processor()
+    sections = [f"measure bf16, {machine}", f"measure bf16 against fp32, {machine}"]
+    assert re.findall("<!-- ([^/].*) -->", written) == sections
+    assert "| " + " | ".join(lines[8]) + " |" in written and "`egodistill measure --precision bf16 --seconds 5" in (
+        written.replace("OMP_NUM_THREADS=1 ", "")
+    )
     told = " ".join(out.split())
     # The golden counts of the reference: what a policy would leave, by half of torch's count and by thop's.
     assert "best case, 15.02 would be left; by thop's rule 15.20, which is the published number, of 16.59." in told
@@ -581,7 +590,7 @@ def test_measure_knows_every_kind_of_file(files, tmp_path, capsys):
         assert 0 < cost["feature_error"] < 0.5 and "published" not in cost
     assert "thop" not in out
     out = run(capsys, "measure", "--student", path, "--batch-size", 2, "--repeats", 1, "--precision", "fp32")
-    assert "Against" not in out
+    assert "Compared with" not in out
 
 
 def test_every_student_trains_and_a_preset_gives_the_papers_settings(tmp_path, monkeypatch, capsys):
@@ -663,13 +672,19 @@ class ToyClips(Store):
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("distill s --teacher t --init a.pt --num-frames 2 --no-imu", "--num-frames, --no-imu: the student in a.pt is"),
-        ("pretrain s --teacher t --init a.pt --imu-vector mean", "--imu-vector: the student in a.pt is built already"),
-        ("finetune s --init a.pt --architecture x3d_m --name t", "--architecture, --name: the model in a.pt is built"),
-        ("finetune s --architecture student --pretrained x.pth", "--pretrained: for teachers; --architecture student"),
-        ("finetune s --num-frames 2", "--num-frames: for --architecture student; slowfast_8x8_r50 is a teacher"),
+        (
+            "distill s --teacher t --init a.pt --num-frames 2 --no-imu",
+            "--num-frames, --no-imu: cannot change the student in a.pt",
+        ),
+        ("pretrain s --teacher t --init a.pt --imu-vector mean", "--imu-vector: cannot change the student in a.pt"),
+        (
+            "finetune s --init a.pt --architecture x3d_m --name t",
+            "--architecture, --name: cannot change the model in a.pt",
+        ),
+        ("finetune s --architecture student --pretrained x.pth", "--pretrained: for teachers only"),
+        ("finetune s --num-frames 2", "--num-frames: for --architecture student only; slowfast_8x8_r50 is a teacher"),
         ("finetune s --architecture student --image-weights none --head-only", "--head-only and --gradient-chec"),
-        ("measure --student a.pt --rows Video", "--rows: rows of Table 3, which is measured without"),
+        ("measure --student a.pt --rows Video", "--rows: Table 3 is measured without"),
     ],
 )
 def test_options_that_would_be_ignored_are_errors(command, words, tmp_path, monkeypatch, capsys):
@@ -684,11 +699,11 @@ def test_a_file_of_the_other_kind_says_so(files, monkeypatch, capsys):
     monkeypatch.setattr(model_commands, "open_split", lambda path, split: None)
     teacher, student = str(files / "teacher.pt"), str(files / "student.pt")
     for command, words in (
-        (["evaluate", "s", "--student", teacher], "holds a teacher; give it as --teacher-file"),
-        (["evaluate", "s", "--teacher-file", student], "and no teacher; give it as --student"),
-        (["extract", "s", "--teacher-file", student], "and no teacher; give it as --student"),
-        (["measure", "--student", teacher], "holds a teacher; give it as --teacher-file"),
-        (["measure", "--teacher-file", student], "and no teacher; give it as --student"),
+        (["evaluate", "s", "--student", teacher], "not a student; --student is for students"),
+        (["evaluate", "s", "--teacher-file", student], "not a teacher; --teacher-file is for teachers"),
+        (["extract", "s", "--teacher-file", student], "not a teacher; --teacher-file is for teachers"),
+        (["measure", "--student", teacher], "not a student; --student is for students"),
+        (["measure", "--teacher-file", student], "not a teacher; --teacher-file is for teachers"),
     ):
         assert cli.main(command) == 1
         assert words in capsys.readouterr().err, command
@@ -702,7 +717,7 @@ def test_the_example_of_an_option_is_valid_in_a_shell(capsys):
     assert "depths" in example
     done = subprocess.run(["sh", "-c", f"printf '%s\\n' {example}"], capture_output=True, text=True)
     assert done.stdout.split() == ["drop_path=0.1", "depths=(1,1,1,1)"], done.stderr
-    assert [model_commands.option(word) for word in done.stdout.split()] == [
+    assert [model_commands.name_value(word) for word in done.stdout.split()] == [
         ("drop_path", 0.1),
         ("depths", (1, 1, 1, 1)),
     ]
@@ -735,8 +750,8 @@ def test_finetune_options(sample_data, tmp_path, capsys):
     assert {len(trained[f"net.{published.net.classifier}.weight"])} == {2}
     assert all(torch.equal(trained[name], value) for name, value in before.items() if "projection" not in name)
     for extra, words in (
-        ([*small, "--gradient-checkpointing"], "no option 'width'|has no gradient checkpointing"),
-        ([*asked[2:4], *short, "--crop", 0.3], r"finetune reads no frames of a student"),
+        ([*small, "--gradient-checkpointing"], "no option 'width'|is for MotionFormer and MViT"),
+        ([*asked[2:4], *short, "--crop", 0.3], r"finetune reads no student frames"),
     ):
         assert cli.main([str(x) for x in ["finetune", store, *extra, "--out", tmp_path / "u.pt"]]) == 1
         assert re.search(words, capsys.readouterr().err)
@@ -762,9 +777,12 @@ def test_help_names_every_command_and_option_in_100_columns(capsys, monkeypatch)
         for option in listed.split():
             assert option in ("video", "VIDEO") or re.search(rf"(?m)^  {option}\b[^\n]*(  |\n {{5,}})\S", text)
     text = " ".join(help_of(capsys, "distill").split())
-    assert "--epochs EPOCHS passes over the clips (default: 50) " in text
-    assert "--learning-rate LEARNING_RATE of AdamW (default: 0.0001) " in text
-    assert "--decay-epochs [DECAY_EPOCHS ...] the learning rate drops after these (default: 30 40) " in text
+    assert "--epochs N number of passes over the training clips (default: 50) " in text
+    assert "--learning-rate X learning rate of AdamW (default: 0.0001) " in text
+    assert (
+        "--decay-epochs [N ...] with --schedule step: multiply" in text
+        and "after these epochs (default: 30 40) " in text
+    )
 
 
 # --- The demo in miniature
@@ -822,7 +840,7 @@ def test_demo_reports_each_model(demo):
     both = "1 frame + IMU"
     inputs = {"EgoDistill": both, "EgoDistill without": both, "VisIMU": both, "teacher": "16 frames"}
     test = data.ClipStore(demo.out / "store").split("test")
-    table = demo.printed[demo.printed.index("Top-1 (%)") :]
+    table = demo.printed[demo.printed.index("Top-1 accuracy (%)") :]
     for name, row in rows.items():
         assert row["inputs"] == inputs.get(name, "1 frame")
         load = teachers.Teacher.load if name == "teacher" else EgoDistill.load
@@ -830,7 +848,7 @@ def test_demo_reports_each_model(demo):
         found = [inference.evaluate(model, test, precision="fp32", progress=False) for model in runs]
         top1 = [100 * one.top1 for one in found]
         assert row["top1_seeds"] == pytest.approx(top1)
-        assert (row["top1"], row["deviation"]) == pytest.approx((mean(top1), stdev(top1)))
+        assert (row["top1"], row["std"]) == pytest.approx((mean(top1), stdev(top1)))
         for verb, share in row["per_class"].items():
             assert share == pytest.approx(100 * mean(one.per_class[verb] for one in found))
         cost = inference.measure(runs[0], batch_size=2, repeats=1)
@@ -839,17 +857,17 @@ def test_demo_reports_each_model(demo):
             name + " stage 1" * ("without" in name),
             row["inputs"],
             f"{cost.gmacs:.3f}",
-            f"{cost.params / 1e6:.2f}",
+            f"{cost.params / 1e6:.2f} M",
             f"{row['ms_per_clip']:.2f}",
             f"{mean(top1):.1f} ± {stdev(top1):.1f}",
         ]
         assert re.search(rf"(?m)^{' +'.join(map(re.escape, cells))}$", table), (cells, table)
-    assert "deviation of 2 seeds" in table and "its accuracies mean nothing" in table
+    assert "deviation of 2 seeds" in table and "its accuracies are meaningless" in table
     # The costs at the paper's size, and the definition beside them.
     assert "SlowFast 8x8 R50 (34.6 M parameters): 50.31 GMACs" in table
     assert "EgoDistill, ResNet-18, one frame (20.6 M parameters): 1.86 GMACs" in table
     assert "half of what torch's FlopCounterMode counts" in table
-    assert f"Everything goes to {demo.out}/" in demo.printed
+    assert f"All files are written to {demo.out}/" in demo.printed
     assert not unfinished(demo.out)
 
 
@@ -887,7 +905,7 @@ def test_demo_with_more_teachers(demo, capsys):
         pytest.approx(100 * one.top1) for one in found
     ]
     row = r" +".join(f"{100 * one.top1:.1f}" for one in found)
-    assert re.search(rf"(?m)^x3d +\d\.\d+ +\d\.\d\d +{row}$", more.printed), more.printed
+    assert re.search(rf"(?m)^x3d +\d\.\d+ +\d\.\d\d M +{row}$", more.printed), more.printed
     assert cli.main(["demo", "--quick", "--teachers", "x3d"]) == 1
     assert "begins with slowfast" in capsys.readouterr().err
 
@@ -896,7 +914,7 @@ def test_status_tells_what_is_there_what_failed_and_how_fast(demo, tmp_path, mon
     out = run(capsys, "status", demo.out / "store", "--seconds", "0.01")
     assert re.search(r"(?m)^test +6 +0 +0$", out) and re.search(r"(?m)^train +16 +0 +0$", out)
     assert re.search(r"(?m)^prepare +22 of 22 +- +-$", out) and re.search(r"(?m)^extract slowfast-1 +22 of 22", out)
-    assert "goes on" not in out
+    assert "again to continue" not in out
 
     # A store of which a half is prepared, with a recording that cannot be read, while another clip is written.
     table, root = demo.out / "world" / "EPIC_100_train.csv", tmp_path / "world"
@@ -913,18 +931,18 @@ def test_status_tells_what_is_there_what_failed_and_how_fast(demo, tmp_path, mon
     monkeypatch.setattr(time, "sleep", lambda seconds: status.__setitem__(missing, 1))
     out = run(capsys, "status", tmp_path / "half", "--seconds", "0.5")
     assert re.search(rf"(?m)^prepare +{done + 1} of 22 +2.0 +{(22 - done - 1) / 2:.0f} s$", out)
-    assert "failed: 2 clips, VIDEO" in out and "The same `egodistill prepare` goes on" in out
+    assert "failed: 2 clips, VIDEO" in out and "the same `egodistill prepare` command again" in out
 
 
 def test_seeds_are_numbers_with_commas(capsys):
     with pytest.raises(SystemExit):
         cli.main("demo --out new --seeds 0,x".split())
-    assert "'0,x' is not whole numbers with commas between, such as 0,1,2" in capsys.readouterr().err
-    assert egodistill.demo.numbers("3,0,3") == [3, 0]  # a seed is not counted twice
+    assert "'0,x' is not a list of integers such as 0,1,2" in capsys.readouterr().err
+    assert egodistill.demo.parse_seeds("3,0,3") == [3, 0]  # a seed is not counted twice
 
 
 def test_demo_takes_the_precision_that_suits_the_machine_and_keeps_it(demo, tmp_path, monkeypatch, capsys):
-    assert f"The teacher slowfast trains in {auto()}." in demo.printed
+    assert f"The teacher slowfast is trained in {auto()}." in demo.printed
     size = json.loads((demo.out / "demo.json").read_text())
     assert size["teachers"]["slowfast"]["training"]["precision"] == auto()
     assert demo.results["about"]["precision"] == {"slowfast-{seed}": auto()}
@@ -1043,7 +1061,7 @@ def test_demo_killed_anywhere_ends_with_the_same_bits(demo, killed):
         assert same(file_of(out, stage, 0), file_of(demo.out, stage, 0)), stage
     for name, row in last.rows.items():
         assert row["top1_seeds"] == demo.rows[name]["top1_seeds"][:1]
-        assert row["deviation"] is None
+        assert row["std"] is None
     assert not unfinished(out)
 
 
@@ -1121,7 +1139,7 @@ def test_options_are_the_fields_of_settings(stage):
     names = {action.dest for action in parser._actions} - {"help"}
     assert names == ({field.name for field in fields(settings)} - free) | ({"crop"} if stage != "student" else set())
     arguments = parser.parse_args([])
-    assert options.change(settings, arguments) == settings and options.flags_given(settings, arguments) == []
+    assert options.apply(settings, arguments) == settings and options.used_flags(settings, arguments) == []
     values, expected = [], {}
     for field in fields(settings):
         default = getattr(settings, field.name)
@@ -1135,10 +1153,10 @@ def test_options_are_the_fields_of_settings(stage):
         at = values.index("--sync-batch-norm") + 1  # in the order of the fields
         values[at:at] = ["--crop", "0.5"]
         expected["augment"] = egodistill.Augment(crop=0.5)
-    changed = options.change(settings, parser.parse_args(values))
+    changed = options.apply(settings, parser.parse_args(values))
     assert changed == replace(settings, **expected)
     assert all(type(getattr(changed, name)) is type(getattr(settings, name)) for name in expected)
-    assert options.flags_given(settings, parser.parse_args(values)) == [v for v in values if v[:2] == "--"]
+    assert options.used_flags(settings, parser.parse_args(values)) == [v for v in values if v[:2] == "--"]
 
 
 def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(files, monkeypatch, capsys):
@@ -1159,7 +1177,7 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
     assert given == [
         ("a.mp4", imu, {"stride": None, "top": 3, "exact": None} | plain) for imu in (None, "a.csv", ["a.csv", "g.csv"])
     ]
-    assert out.splitlines()[1].endswith("s  none: no head motion, from 3.1 s on")
+    assert out.splitlines()[1].endswith("s  skipped: no head motion, from 3.1 s on")
     with open("rows.csv", newline="") as file:
         assert list(csv.reader(file)) == [
             "start stop class_1 score_1 class_2 score_2 class_3 score_3 problem".split(),

@@ -118,9 +118,11 @@ def test_presets_are_the_papers():
             assert (stage.batch_size, stage.learning_rate, stage.decay, stage.schedule) == (64, 1e-4, 0.1, "step")
         assert (recipe.student.image_encoder, recipe.student.image_weights) == ("resnet18", "imagenet")
     paper = Training()
-    assert [paper.rate(epoch) for epoch in (0, 29.9, 30, 40)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-6])
+    assert [paper.learning_rate_at(epoch) for epoch in (0, 29.9, 30, 40)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-6])
     smooth = Training(epochs=10, schedule="cosine", warmup_epochs=2, learning_rate=1.0)
-    assert [smooth.rate(epoch) for epoch in (0, 1, 2, 5, 10)] == pytest.approx([0, 0.4878, 0.9045, 0.5, 0], abs=1e-4)
+    assert [smooth.learning_rate_at(epoch) for epoch in (0, 1, 2, 5, 10)] == pytest.approx(
+        [0, 0.4878, 0.9045, 0.5, 0], abs=1e-4
+    )
     with pytest.raises(EgoDistillError, match=r"schedule.*'linear'"):
         Training(schedule="linear")
 
@@ -217,7 +219,7 @@ def test_losses_follow_their_settings():
 
 def test_augmenting_what_is_not_read_is_refused():
     """Stage 1 computes the features of the frames once."""
-    with pytest.raises(EgoDistillError, match=r"pretrain_imu reads no frames .* augment=Augment\(crop=0\.3\)"):
+    with pytest.raises(EgoDistillError, match=r"pretrain_imu reads no student frames, so augment=Augment\(crop=0\.3\)"):
         pretrain_imu(small(), Store(16), teacher="t", augment=Augment(crop=0.3), **FAST)
 
 

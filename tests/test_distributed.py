@@ -17,7 +17,7 @@ from toys import QUIET, Named, Store, same, small
 import egodistill
 from egodistill import EgoDistill, EgoDistillError, batches, cli, distillation, files, model_commands, runtime
 from egodistill.student import Output
-from egodistill.training import own_rows
+from egodistill.training import rank_rows
 
 ROOT = Path(egodistill.__file__).parent
 STAGES = ("finetune", "pretrain_imu", "distill")
@@ -96,7 +96,7 @@ def do_negatives(rank, folder):
     found = {}
     for rows in (5, 3):
         predicted, actual = rows_of(rows)
-        share, own = runtime.Share.of(rows), own_rows(torch.arange(rows))
+        share, own = runtime.Share.of(rows), rank_rows(torch.arange(rows))
         mine = [x[own].requires_grad_() for x in (predicted, actual)]
         weight = share.weights(len(own), torch.device("cpu"))
         (queries, places), (keys, _) = (runtime.gather(x, weight) for x in mine)

@@ -35,7 +35,7 @@ from egodistill import (
     teachers,
 )
 from egodistill.distillation import DistillationSettings, PretrainingSettings
-from egodistill.experiments import ABLATIONS, PROTOCOLS, STAGE_1, Bench, Run
+from egodistill.experiments import ABLATIONS, PROTOCOLS, STAGE_1_LOSSES, Bench, Run
 
 
 def bench_of(demo, out=None, **options) -> Bench:
@@ -52,11 +52,11 @@ def test_runs_have_names_of_their_own():
         Run("VisOnly"),
         Run("VisOnly", frames=2),
         Run("VisOnly", 1),
-        *(Run("EgoDistill", teacher="x-{seed}", lacking=lacking) for lacking in ABLATIONS.values()),
+        *(Run("EgoDistill", teacher="x-{seed}", without=lacking) for lacking in ABLATIONS.values()),
         Run("EgoDistill", teacher="y"),
         Run("EgoDistill", teacher="x-{seed}", sampling="first"),
         Run("stage 1", teacher="x-{seed}"),
-        *(Run(method) for method in experiments.RIVALS),
+        *(Run(method) for method in experiments.BASELINES),
     ]
     names = [run.name for run in every]
     assert len(set(names)) == len(names)
@@ -70,13 +70,13 @@ def test_each_loss_is_left_out_by_name(tmp_path):
     paper = bench.settings(Run("EgoDistill", teacher="t")).record()
     assert paper == EPIC_KITCHENS.distillation.record()
     for loss, change in changed.items():
-        settings = bench.settings(Run("EgoDistill", teacher="t", lacking=(loss,)))
+        settings = bench.settings(Run("EgoDistill", teacher="t", without=(loss,)))
         assert type(settings) is DistillationSettings and settings.record() == paper | change
     for loss, wanted in (("nce", (0.0, 1.0)), ("pretrain_l1", (1.0, 0.0)), ("kd", (1.0, 1.0))):
-        run = experiments.stage_1(Run("EgoDistill", teacher="t", lacking=(loss,)))
+        run = experiments.stage_1(Run("EgoDistill", teacher="t", without=(loss,)))
         settings = bench.settings(run)
         assert type(settings) is PretrainingSettings and (settings.nce_weight, settings.l1_weight) == wanted
-        assert run.name == Run("stage 1", teacher="t", lacking=() if loss == "kd" else (loss,)).name
+        assert run.name == Run("stage 1", teacher="t", without=() if loss == "kd" else (loss,)).name
     assert {type(bench.settings(Run(method))) for method in ("VisOnly", "VisIMU", "AdaFuse")} == {Training}
     assert type(bench.settings(Run("ListenToLook", teacher="t"))) is DistillationSettings
     ego4d = replace(bench, protocol=PROTOCOLS["ego4d"]).settings(Run("EgoDistill", teacher="t"))
@@ -110,7 +110,7 @@ def test_a_run_is_trained_by_the_stage_of_its_settings(monkeypatch):
     ]
 
 
-def test_rivals_are_by_default_those_of_their_papers():
+def test_baselines_are_by_default_those_of_their_papers():
     """The fields of their settings are arguments of their constructors, with the same defaults."""
     for settings, kind in (
         (experiments.AdaFuseSettings(), baselines.AdaFuse),
@@ -126,18 +126,22 @@ def test_image_networks_see_every_clip_as_often(tmp_path):
     for name, factor in (("demo", 2), ("epic", 1)):
         bench = Bench("store", str(tmp_path), PROTOCOLS[name])
         epochs = bench.protocol.recipe.finetuning.epochs
-        for run in (Run("VisOnly"), Run("EgoDistill", teacher="t", lacking=STAGE_1), Run("ListenToLook", teacher="t")):
+        for run in (
+            Run("VisOnly"),
+            Run("EgoDistill", teacher="t", without=STAGE_1_LOSSES),
+            Run("ListenToLook", teacher="t"),
+        ):
             assert bench.settings(run).epochs == epochs
-            assert bench.needs(run) == [Run("start")] * (factor - 1)
+            assert bench.dependencies(run) == [Run("start")] * (factor - 1)
         for run in (Run("AdaFuse"), Run("STTS full")):
-            assert bench.settings(run).epochs == factor * epochs and bench.needs(run) == []
+            assert bench.settings(run).epochs == factor * epochs and bench.dependencies(run) == []
         assert bench.settings(Run("start")).epochs == epochs
         pretrained = Run("EgoDistill", teacher="t")
-        assert bench.needs(pretrained) == [replace(pretrained, method="stage 1")]
+        assert bench.dependencies(pretrained) == [replace(pretrained, method="stage 1")]
     mobile = StudentSettings(image_encoder="mobilenet_v3_small", image_weights=None)
     protocol = replace(PROTOCOLS["demo"], recipe=replace(PROTOCOLS["demo"].recipe, student=mobile))
     bench = Bench("store", str(tmp_path), protocol)
-    assert bench.needs(Run("ListenToLook", teacher="t")) == []  # Its network is another one then.
+    assert bench.dependencies(Run("ListenToLook", teacher="t")) == []  # Its network is another one then.
     assert experiments.ListenToLookSettings().image_encoder == "resnet18"
     assert experiments.ListenToLookSettings(width=32).image_encoder is None
 
@@ -167,7 +171,7 @@ def test_variants_of_stts_that_are_one_at_this_size_are_one_run(demo):
             patch.setattr(data, "ClipStore", lambda path: store)
             kept[size] = [experiments.kept_tokens(large, method, 4) for method in experiments.STTS]
     assert kept[64] == [(1, 3), (1, 3), (2, 0)] and kept[224] == [(1, 12), (1, 13), (2, 0)]
-    with pytest.raises(ValueError, match="no method 'Ego'"):
+    with pytest.raises(ValueError, match="unknown method 'Ego'"):
         experiments.comparison(bench, teacher="t", methods=["Ego"])
 
 
@@ -241,11 +245,11 @@ def test_compare_writes_what_it_prints(demo, compared):
     }
     test = data.ClipStore(demo.out / "store").split("test")
     for (method, _frames), row in rows.items():
-        run = Run(**row["run"] | {"lacking": tuple(row["run"]["lacking"])})
+        run = Run(**row["run"] | {"without": tuple(row["run"]["without"])})
         models = [experiments.load(demo.out / (replace(run, seed=seed).name + ".pt")) for seed in (0, 1)]
         top1 = [100 * inference.evaluate(model, test, precision="fp32", progress=False).top1 for model in models]
         assert row["top1_seeds"] == pytest.approx(top1), method
-        assert row["top1"] == pytest.approx(np.mean(top1)) and row["deviation"] == pytest.approx(np.std(top1, ddof=1))
+        assert row["top1"] == pytest.approx(np.mean(top1)) and row["std"] == pytest.approx(np.std(top1, ddof=1))
         gmacs = inference.count_macs(models[0], torch.device("cpu")) / 1e9
         if method == "AdaFuse":  # What its policies need, in the mean over the seeds.
             files = [demo.out / f"seed-{seed}" / "adafuse-n2.json" for seed in (0, 1)]
@@ -299,7 +303,7 @@ def test_teacher_is_judged_by_what_lies_in_the_store(demo):
         assert row.top1_seeds[seed] == pytest.approx(100 * found.top1)
     assert row.gmacs is None and row.params is None  # nobody said which network it is
     one = experiments.teacher_row(bench_of(demo), "slowfast-1", [0, 1])  # without {seed} the same for all
-    assert one.top1_seeds == row.top1_seeds[1:] and one.deviation is None
+    assert one.top1_seeds == row.top1_seeds[1:] and one.std is None
 
 
 @pytest.fixture(scope="module")
@@ -319,7 +323,7 @@ def test_ablate_makes_tables_1_and_4(demo, small, sampled, capsys):
     assert cli.main([*command.split(), "--num-frames", "2"]) == 0
     printed = capsys.readouterr().out
     rows = json.loads((demo.out / "ablate.json").read_text())["rows"]
-    assert [row["run"]["lacking"] for row in rows[1:8]] == [list(part) for part in ABLATIONS.values()]
+    assert [row["run"]["without"] for row in rows[1:8]] == [list(part) for part in ABLATIONS.values()]
     assert rows[0]["method"] == "VisIMU"
     assert [row["run"]["sampling"] for row in rows[8:]] == ["uniform", "first", "last"]
     assert all(row["gmacs"] is None for row in rows)  # they are all of one size
@@ -329,7 +333,7 @@ def test_ablate_makes_tables_1_and_4(demo, small, sampled, capsys):
         )
     folder = demo.out / "seed-0"
     pairs = [("egodistill-n1-slowfast-0", f"egodistill-n1-slowfast-0-without-{loss}") for loss in ("kd", "l1", "gt")]
-    pairs += [("stage-1-n1-slowfast-0", f"stage-1-n1-slowfast-0-without-{loss}") for loss in STAGE_1]
+    pairs += [("stage-1-n1-slowfast-0", f"stage-1-n1-slowfast-0-without-{loss}") for loss in STAGE_1_LOSSES]
     pairs += [("egodistill-n2-slowfast-0-first", "egodistill-n2-slowfast-0-last")]
     assert not any(same(folder / f"{one}.pt", folder / f"{other}.pt") for one, other in pairs)
 
@@ -352,7 +356,7 @@ def test_runs_see_the_frames_of_their_rule(demo, sampled):
     )
     assert (test.read("frames_2_first", [0]) != test.read("frames_2", [0])).any()
     assert batches.arrays_of(model, test) == ["frames_2_first", "imu"]
-    with pytest.raises(ValueError, match="prepare --sampling"):
+    with pytest.raises(ValueError, match="--sampling centre --num-frames 2"):
         bench.splits(replace(run, sampling="centre"))
 
 
@@ -362,7 +366,7 @@ def test_runs_in_processes_give_the_same(demo, compared, tmp_path, capsys):
     torch.set_num_threads(2 * threads)  # So each of the two has as many as those that ran here.
     runs = [Run("AdaFuse", frames=2), Run("ListenToLook", teacher="slowfast-{seed}")]
     try:
-        bench_of(demo, tmp_path).perform(runs, jobs=2)
+        bench_of(demo, tmp_path).run(runs, jobs=2)
     finally:
         torch.set_num_threads(threads)
     assert capsys.readouterr().out.count("/3] seed-0/") == 3  # and ListenToLook's start
@@ -380,7 +384,7 @@ def test_processes_end_with_the_one_that_began_them(demo, tmp_path):
         "import sys; from egodistill import experiments as e; from miniature import PROTOCOL\n"
         "if __name__ == '__main__':\n"
         "    runs = [e.Run(m, frames=2) for m in ('AdaFuse', 'STTS full')]\n"
-        "    e.Bench(*sys.argv[1:], PROTOCOL).perform(runs, jobs=2)\n"
+        "    e.Bench(*sys.argv[1:], PROTOCOL).run(runs, jobs=2)\n"
     )
     (tmp_path / "script.py").write_text(code)
     path = os.pathsep.join([str(Path(experiments.__file__).parent), str(Path(__file__).parent)])
@@ -406,13 +410,13 @@ def test_processes_end_with_the_one_that_began_them(demo, tmp_path):
 def test_a_failure_ends_the_other_processes(demo, tmp_path):
     runs = [Run("AdaFuse", frames=3), Run("AdaFuse", frames=2)]
     with pytest.raises(ValueError, match="num_frames=3"):
-        bench_of(demo, tmp_path).perform(runs, jobs=2)
+        bench_of(demo, tmp_path).run(runs, jobs=2)
 
 
 def test_a_missing_teacher_is_told_before_anything_is_trained(demo, tmp_path):
     runs = [Run("AdaFuse", frames=2), Run("ListenToLook", teacher="nobody")]
     with pytest.raises(ValueError, match=r"has no array 'nobody\.feature'"):
-        bench_of(demo, tmp_path).perform(runs)
+        bench_of(demo, tmp_path).run(runs)
     assert not list(tmp_path.rglob("seed-*"))
 
 
@@ -425,8 +429,8 @@ def test_a_missing_teacher_is_told_before_anything_is_trained(demo, tmp_path):
         ("--preset epic", "bench.json: was begun with other settings: protocol.recipe.student.image_encoder was"),
         ("--preset demo --pretrained STTS=x.pth", "protocol.stts.weights was None and is now 'x.pth'"),
         ("--epochs 3", "protocol.recipe.finetuning.epochs was 2 and is now 3"),
-        ("--methods EgoDistill Ego", "no method 'Ego'"),
-        ("--pretrained AdaFuses=x.pth", "--pretrained names students, AdaFuse, STTS or ListenToLook; got 'AdaFuses'"),
+        ("--methods EgoDistill Ego", "unknown method 'Ego'"),
+        ("--pretrained AdaFuses=x.pth", "--pretrained is for students, AdaFuse, STTS or ListenToLook; got 'AdaFuses'"),
         ("--teacher nobody --methods EgoDistill --out {new}", "has no array 'nobody.feature'"),
         ("--num-frames 3 --methods VisOnly --out {new}", "prepare(..., num_frames=3)"),
     ],
@@ -444,7 +448,7 @@ def test_weights_and_epochs_reach_the_bench():
         given = []
         patch.setitem(egodistill.demo.COMMANDS, "compare", (egodistill.demo.compare_options, given.append))
         assert cli.main(command.split()) == 0
-    protocol = egodistill.demo.bench_of(given[0]).protocol
+    protocol = egodistill.demo.build_bench(given[0]).protocol
     assert protocol.recipe.student.image_weights == "r18.pth" and protocol.stts.weights is None
     assert protocol.adafuse.weights == "imagenet"  # the paper's, where nothing else is said
     changes = {"epochs": 7, "batch_size": 5, "precision": "bf16"}
@@ -459,7 +463,7 @@ def test_presets_reach_the_bench(command, monkeypatch):
     monkeypatch.setitem(egodistill.demo.COMMANDS, command, (egodistill.demo.COMMANDS[command][0], given.append))
     for name, recipe in distillation.PRESETS.items():
         assert cli.main([command, *"s --teacher t --out o --preset".split(), name]) == 0
-        protocol = egodistill.demo.bench_of(given[-1]).protocol
+        protocol = egodistill.demo.build_bench(given[-1]).protocol
         assert protocol == PROTOCOLS[name] and protocol.recipe == recipe
 
 
@@ -484,7 +488,7 @@ def test_published_numbers_fit_the_rules_that_the_legend_names():
     counts = experiments.adafuse_counts(models["AdaFuse"], 0.0)
     assert round(counts["thop_skipping"], 2) == experiments.TABLE_3["AdaFuse"][0].gmacs
     legend = " ".join(experiments.TABLE_3_LEGEND)
-    assert "Video's fit fvcore's" in legend and "AdaFuse's and ListenToLook's thop's" in legend
+    assert "Video's match fvcore's" in legend and "AdaFuse's and ListenToLook's match thop's" in legend
 
 
 def test_figure_has_a_line_for_each_method(tmp_path, monkeypatch):

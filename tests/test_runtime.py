@@ -57,7 +57,7 @@ def test_auto_elsewhere(monkeypatch):
     monkeypatch.setattr(torch.version, "hip", "6.2")  # Its numbers mean something else.
     assert runtime.pick_precision(cuda, "auto") == "fp32"
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # torch 2.4 has none
-    assert runtime.pick_precision(CPU, "auto") == "fp32" and "does not say" in runtime.bf16_speed(CPU)[1]
+    assert runtime.pick_precision(CPU, "auto") == "fp32" and "does not describe" in runtime.bf16_speed(CPU)[1]
     for wrong in (lambda: measure(small(), precision="fp16"), lambda: Training(precision="fp16")):
         with pytest.raises(EgoDistillError, match="'auto', 'fp32' or 'bf16'; got 'fp16'"):
             wrong()

@@ -53,12 +53,12 @@ ARROWS = {
     "experiments": "egodistill baselines batches checkpoints clips data distillation files inference student teachers"
     " training video",
     "export": "egodistill batches clips files student",
-    "commands": "annotations data files recordings video",
+    "commands": "annotations data files recordings tables video",
     "options": "commands distillation runtime",
     "model_commands": "egodistill checkpoints commands data distillation experiments export files inference options"
-    " runtime teachers training",
-    "demo": "egodistill commands data experiments files inference model_commands options runtime synthetic teachers"
-    " training",
+    " runtime tables teachers training",
+    "demo": "egodistill commands data experiments files inference model_commands options runtime synthetic tables"
+    " teachers training",
 }
 # Imports inside functions, with their reasons.
 LATE = {

@@ -1,5 +1,8 @@
 """tables: alignment, and sections that are replaced without touching the rest of a document."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from egodistill import DataError, tables
@@ -51,3 +54,51 @@ def test_a_section_without_end_is_refused_and_nothing_is_written(tmp_path):
 def test_provenance_names_command_versions_and_machine():
     caption = tables.provenance("egodistill measure")
     assert caption.startswith("`egodistill measure`; egodistill ") and tables.processor() in caption
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("AMD EPYC 9R45", "AMD EPYC"),
+        ("Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz", "Intel Xeon"),
+        ("12th Gen Intel(R) Core(TM) i7-1260P", "Intel Core"),
+        ("Apple M2", "Apple M2"),
+        ("aarch64", "aarch64"),
+    ],
+)
+def test_short_name_is_vendor_and_family(name, short, monkeypatch):
+    monkeypatch.setattr(tables, "processor", lambda: name)
+    assert tables.short_processor() == short
+
+
+def test_report_prints_and_replaces_the_section_of_this_machine_only(tmp_path, monkeypatch, capsys):
+    document, words = tmp_path / "R.md", ["/bin/egodistill", "demo", "--seeds", "0,1"]
+    tables.report(TABLE, "demo", None, words)
+    assert capsys.readouterr().out == TABLE.text() + "\n" and not document.exists()
+    for name in ("AMD EPYC 9R45", "Intel(R) Xeon(R) Processor"):
+        monkeypatch.setattr(tables, "processor", lambda name=name: name)
+        tables.report(TABLE, "demo", document, words)
+    other = tables.Table(["new"], [["x"]])
+    tables.report(other, "demo", document, words)
+    tables.report(other, "demo", document, words, machine="NVIDIA H100")
+    text = document.read_text(encoding="utf-8")
+    names = re.findall("<!-- ([^/].*) -->", text)
+    assert names == ["demo, AMD EPYC", "demo, Intel Xeon", "demo, NVIDIA H100"]
+    assert text.count("22.0") == 1 and text.count("| new |") == 2
+
+
+def test_the_command_is_given_as_typed(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    words = ["egodistill", "compare", "--teacher", "t-{seed}", "--markdown", "R.md", "--jobs", "2"]
+    assert tables.command_line(words) == "egodistill compare --teacher 't-{seed}' --jobs 2"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    words = ["/x/benchmarks/decode.py", "--quick", "--markdown=R.md"]
+    assert tables.command_line(words) == "OMP_NUM_THREADS=1 python benchmarks/decode.py --quick"
+
+
+@pytest.mark.parametrize(
+    "script", sorted((Path(tables.__file__).parent / "benchmarks").glob("*.py")), ids=lambda p: p.stem
+)
+def test_every_benchmark_writes_its_table(script):
+    code = script.read_text(encoding="utf-8")
+    assert "tables.markdown_option(parser)" in code and f'"benchmarks/{script.name}", ' in code

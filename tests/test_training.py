@@ -222,5 +222,5 @@ def test_a_term_counts_where_it_applies():
 
 
 def test_an_objective_gives_one_value_per_clip():
-    with pytest.raises(EgoDistillError, match=r"gives 'loss' as \[\] for a batch of 16 clips; .* \[16\]"):
+    with pytest.raises(EgoDistillError, match=r"'loss' with shape \[\] for a batch of 16 clips; .* \[16\]"):
         training.train(Parts(torch.mean), Store(16), training.Training(epochs=1, batch_size=16, **QUIET))
