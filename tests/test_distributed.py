@@ -1,5 +1,6 @@
 """Training with several processes: what two give is what one gives, and what ends one ends both."""
 
+import faulthandler
 import json
 import os
 import subprocess
@@ -420,6 +421,24 @@ def torchrun(tmp_path):
         )
 
     return start
+
+
+def leave_again_and_again(rank, folder):
+    """Drop a model after its process group: torch's destructors must not wait for each other."""
+    faulthandler.dump_traceback_later(60, exit=True)  # a deadlock
+    torch.set_num_threads(1)
+    for k in range(30):
+        distributed.init_process_group("gloo", init_method=f"file://{folder}/{k}", rank=rank, world_size=2)
+        model = runtime.parallel(torch.nn.Sequential(*(torch.nn.Linear(64, 64) for _ in range(6))), find_unused=False)
+        for _ in range(2):
+            model(torch.ones(4, 64)).sum().backward()
+        runtime.leave_processes()
+        assert not distributed.is_initialized()
+        del model
+
+
+def test_a_model_outlives_its_process_group(tmp_path):
+    torch.multiprocessing.spawn(leave_again_and_again, (tmp_path,), nprocs=2)
 
 
 def test_torchrun_goes_on_after_a_kill(tmp_path, both, torchrun):
