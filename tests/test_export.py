@@ -606,11 +606,11 @@ def exported(tmp_path_factory):
 @pytest.mark.parametrize(
     ("stored", "words"),
     [
-        ({"imu_rate": 100.0}, "'imu' are not .* imu_rate is 100.0 there, 198.0 in the model"),
-        ({"seconds": 1.0}, "'frames_1' are not .* seconds is 1.0 there, 2.13"),
-        ({"size": 64}, "'frames_1' are not .* size is 64 there, 32 in the model"),
-        ({"crop": True}, "'frames_1' are not .* crop is True there, False"),
-        ({"exact": False}, "'frames_1' are not .* exact is False there, True"),
+        ({"imu_rate": 100.0}, "'imu' of the store does not fit .* imu_rate is 100.0 in the store, 198.0 in the model"),
+        ({"seconds": 1.0}, "'frames_1' of the store does not fit .* seconds is 1.0 in the store, 2.13"),
+        ({"size": 64}, "'frames_1' of the store does not fit .* size is 64 in the store, 32 in the model"),
+        ({"crop": True}, "'frames_1' of the store does not fit .* crop is True in the store, False"),
+        ({"exact": False}, "'frames_1' of the store does not fit .* exact is False in the store, True"),
     ],
 )
 def test_an_exported_file_is_for_the_clips_of_its_student(exported, stored, words):

@@ -837,15 +837,18 @@ def test_extract_averages_three_views(tmp_path):
 @pytest.mark.parametrize(
     ("stored", "words"),
     [
-        ({"seconds": 80 / 30}, r"seconds is 2\.6666\d* there, 2\.1333\d* in the model.*with seconds=2\.6666"),
-        ({"frames": 4, "sampling": "first"}, "frames is 4 there, 8 in the model; sampling is first there, uniform in"),
-        ({"crop": False}, "crop is False there, True in the model"),
-        ({"exact": False}, "exact is False there, True"),
+        ({"seconds": 80 / 30}, r"seconds is 2\.6666\d* in the store, 2\.1333\d* in the model.*with seconds=2\.6666"),
+        (
+            {"frames": 4, "sampling": "first"},
+            "frames is 4 in the store, 8 in the model; sampling is first in the",
+        ),
+        ({"crop": False}, "crop is False in the store, True in the model"),
+        ({"exact": False}, "exact is False in the store, True"),
     ],
 )
 def test_extract_refuses_other_clips_than_the_teacher_s(store, stored, words):
     store.specs = {"clip": replace(ClipSpec(frames=8, size=64, crop=True), **stored)}
-    with pytest.raises(EgoDistillError, match=f"the store's 'clip' are not the clips.*{words}.*or prepare other clips"):
+    with pytest.raises(EgoDistillError, match=f"'clip' of the store does not fit .*{words}.*or prepare other clips"):
         teachers.extract(narrow(), store, progress=False)
     assert "slowfast.feature" not in store.names
 
@@ -974,7 +977,7 @@ def test_extract_refuses_stores_that_do_not_fit(tmp_path):
         teachers.extract(teacher, Store(tmp_path, random_clips(2), [*LABELS, "cut"]))
     with pytest.raises(EgoDistillError, match=r"clip_frames=8, clip_size=32"):
         teachers.extract(teacher, Store(tmp_path, None))
-    with pytest.raises(EgoDistillError, match=r"frames is 16 there, 8 in the model"):
+    with pytest.raises(EgoDistillError, match=r"frames is 16 in the store, 8 in the model"):
         teachers.extract(teacher, Store(tmp_path, random_clips(2, frames=16)))
     assert list(tmp_path.iterdir()) == []  # refused before anything was written
 
