@@ -445,7 +445,7 @@ def test_the_exit_code_is_that_of_the_process(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("egodistill.cli", run_name="__main__")
     assert ended.value.code == 1
-    assert capsys.readouterr().err.strip() == "egodistill measure: there is no file no such.pt"
+    assert capsys.readouterr().err.strip() == "egodistill measure: no such.pt: no such file"
 
 
 TRAINING = (

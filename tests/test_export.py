@@ -640,8 +640,8 @@ def test_command(tmp_path, capsys, monkeypatch):
         ([str(checkpoint), "--out", str(file)], "already there"),
         ([str(checkpoint), "--out", "a.onnx"], "ends in .pt2"),
         ([str(tmp_path / "text.pt"), "--out", free], "cannot be read as a checkpoint"),
-        ([str(tmp_path / "another.pt"), "--out", free], "is no 'egodistill model 1' file"),
-        ([str(tmp_path / "none.pt"), "--out", free], "there is no file"),
+        ([str(tmp_path / "another.pt"), "--out", free], "is not an 'egodistill model 1' file"),
+        ([str(tmp_path / "none.pt"), "--out", free], "none.pt: no such file"),
         ([str(checkpoint), "--out", free, "--calibrate", "store"], "--calibrate is for int8"),
     ):
         assert cli.main(["export", *words]) == 1
