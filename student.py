@@ -430,7 +430,7 @@ def download_weights(published: torchvision.models.WeightsEnum, name: str) -> Ma
 
 
 def load_image_weights(encoder: nn.Module, weights: Weights, head: str) -> None:
-    """Load a state dict, or a file with one, into a network without its classifier `head`; all other weights must fit."""
+    """Load a state dict, or a file with one, into a network without its classifier `head`; all else must fit."""
     source = "the image weights"
     if not isinstance(weights, Mapping):
         source = f"the image weights {weights}"

@@ -608,7 +608,7 @@ def test_a_run_that_is_overwritten_by_another_teacher_spoils_none_of_its_outputs
             teachers.extract(second, store, overwrite=True, progress=False)
 
     first.net.register_forward_pre_hook(overtaken)
-    with pytest.raises(DataError, match=r"slowfast\.teacher\.json: another run has overwritten"):
+    with pytest.raises(DataError, match=r"slowfast\.teacher\.json: another run is overwriting"):
         teachers.extract(first, store, batch_size=2, progress=False)
     with torch.no_grad():
         wanted = second(torch.from_numpy(store.arrays["clip"])).feature
@@ -869,7 +869,7 @@ def test_extract_shares_the_clips_by_rank(store, monkeypatch):
     assert np.flatnonzero(store.done("slowfast.feature")).tolist() == [1, 4]
     teachers.extract(teacher, store, rank=0, world_size=3, progress=False)
     assert np.flatnonzero(store.done("slowfast.logits")).tolist() == [0, 1, 3, 4]
-    with pytest.raises(teachers.TeacherError, match="for a single process"):
+    with pytest.raises(teachers.TeacherError, match="in a single process only, but world_size is 3"):
         teachers.extract(teacher, store, rank=0, world_size=3, overwrite=True)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "3")
@@ -912,13 +912,13 @@ def test_each_clip_is_written_by_the_teacher_that_has_not_seen_it(folder, tmp_pa
 def test_extract_says_which_folds_do_not_fit(store):
     one, other = narrow(), narrow(1)
     for given, fold, words in (
-        (one, [0] * 5, "for several teachers"),
-        ([one], [0] * 5, "1 teachers: several are needed"),
-        ([one, other], None, "2 teachers: .* `fold`"),
+        (one, [0] * 5, "fold needs several teachers"),
+        ([one], [0] * 5, "at least two of them.*got 1 and a fold"),
+        ([one, other], None, "got 2 and no fold"),
         ([one, other], [0, 1, 2, 0, 1], "from 0 to 1 for each of the 5 clips"),
         ([one, other], [0, 1], "from 0 to 1 for each of the 5 clips"),
-        ([one, other], [0.0, 1.0, 0.0, 1.0, 0.0], "not float64"),
-        ([one, narrow(1, "another")], [0, 1, 0, 1, 0], "differ in name.*another"),
+        ([one, other], [0.0, 1.0, 0.0, 1.0, 0.0], "got float64"),
+        ([one, narrow(1, "another")], [0, 1, 0, 1, 0], "must have the same name.*another"),
     ):
         with pytest.raises(teachers.TeacherError, match=words):
             teachers.extract(given, store, fold=fold, progress=False)
