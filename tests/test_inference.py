@@ -94,7 +94,7 @@ def test_retrieval_from_what_a_teacher_saw():
     for options, words in (
         ({"teacher": "t"}, "size 2, but .* teacher 't' has the size 5"),
         ({"teacher": "u"}, "extract"),
-        ({}, "top=5"),
+        ({}, "from 1 to 2, .*got 5"),
     ):
         with pytest.raises(EgoDistillError, match=words):
             retrieve(Mirror(), store, query, top=1 if options else 5, **options, **QUIET)
