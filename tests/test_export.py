@@ -263,9 +263,7 @@ def test_description_says_what_the_file_does_not(tmp_path):
     assert frames["seconds_from_clip_start"] == pytest.approx(data.clip_times(0.0, 2).tolist())
     said = {"frames": 2, "size": 32, "crop": False, "imu_samples": 213, "imu_rate": 100.0}
     assert ClipSpec(**written["clip_spec"]) == ClipSpec(**said) == clips.spec_of(export.load(file))
-    assert (
-        "without cropping" in frames["resizing"] and "area" in frames["resizing"] and "bilinear" in frames["resizing"]
-    )
+    assert all(word in frames["resizing"] for word in ("without cropping", "area", "bilinear"))
     assert (imu["name"], imu["dtype"], imu["rate_hz"]) == ("imu", "float32", 100.0)
     assert imu["shape"] == ["batch", 213, 6] and imu["units"] == ["m/s2"] * 3 + ["rad/s"] * 3
     assert imu["channels"][0] == "accelerometer x" and imu["channels"][5] == "gyroscope z"
@@ -332,9 +330,7 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
         patch.setattr(os, "replace", killed_between)
         with pytest.raises(KeyboardInterrupt):
             export.export(other, file, overwrite=True)
-    with pytest.raises(
-        export.ExportError, match=r"student\.pt2\.json: the description is missing: the export was interrupted"
-    ):
+    with pytest.raises(export.ExportError, match=r"pt2\.json: the description is missing: the export was int"):
         export.load(file)
     export.export(other, file, overwrite=True)
     assert_same(other, file)
@@ -410,7 +406,7 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(quick, tmp_path, full_disk)
     file = tmp_path / "student.pt2"
     with (
         full_disk(100_000),
-        pytest.raises(export.ExportError, match=r"student\.pt2 cannot be written \(.*File too large"),
+        pytest.raises(export.ExportError, match=r"pt2 cannot be written \(.*File too large"),
     ):
         export.export(quick, file)
     assert not list(tmp_path.iterdir())
@@ -465,8 +461,8 @@ def missing(name, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("a.pt", {}, r"ends in \.pt2; got .*a\.pt"),
-        ("a.pt2", {"format": "onnx"}, r"ends in \.onnx"),
+        ("a.pt", {}, r"must end in \.pt2; got .*a\.pt"),
+        ("a.pt2", {"format": "onnx"}, r"must end in \.onnx"),
         ("a.pt2", {"format": "tflite"}, "'export', 'aoti', 'onnx'.*'tflite'"),
         ("a.pt2", {"precision": "int4"}, "'fp32', 'bf16', 'int8'.*'int4'"),
         ("a.onnx", {"format": "onnx", "precision": "bf16"}, "fp32 or int8"),
@@ -644,8 +640,8 @@ def test_command(tmp_path, capsys, monkeypatch):
     torch.save({"format": "another"}, tmp_path / "another.pt")
     free = str(tmp_path / "free.pt2")
     for words, told in (
-        ([str(checkpoint), "--out", str(file)], "already there"),
-        ([str(checkpoint), "--out", "a.onnx"], "ends in .pt2"),
+        ([str(checkpoint), "--out", str(file)], "already exists"),
+        ([str(checkpoint), "--out", "a.onnx"], "must end in .pt2"),
         ([str(tmp_path / "text.pt"), "--out", free], "cannot be read as a checkpoint"),
         ([str(tmp_path / "another.pt"), "--out", free], "is not an 'egodistill model 1' file"),
         ([str(tmp_path / "none.pt"), "--out", free], "none.pt: no such file"),
