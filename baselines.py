@@ -179,7 +179,7 @@ class GatedBottleneck(student.Bottleneck):
 
 
 class Policy(nn.Module):
-    """The policy of a block: pooled inputs of previous and current frame [F, 2 * Cin] -> log-probabilities [F, w, 3]."""
+    """The policy of a block: pooled inputs of previous and this frame [F, 2 * Cin] -> log-probabilities [F, w, 3]."""
 
     def __init__(self, first: nn.Linear, second: nn.Linear) -> None:
         super().__init__()
