@@ -46,7 +46,7 @@ __all__ = [
     "straight_through_gumbel",
 ]
 
-IMAGENET = (student.IMAGENET_MEAN, student.IMAGENET_STD)  # mean and deviation of RGB
+IMAGENET = (student.IMAGENET_MEAN, student.IMAGENET_STD)  # mean and standard deviation of RGB
 KINETICS = ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
 
 
@@ -153,7 +153,7 @@ SKIP, REUSE, KEEP = 0, 1, 2  # actions of a policy on a channel of a frame
 
 
 class Gflops(NamedTuple):
-    """Billions of operations for one clip, counted by the rule of AdaFuse's authors (see `AdaFuse.count()`)."""
+    """Billions of operations for one clip, counted as by AdaFuse's authors (see `AdaFuse.count_operations()`)."""
 
     upb: float  # Upper bound: operations that read a skipped channel are saved.
     real: float  # Operations whose results are never read are saved, too.
@@ -274,7 +274,7 @@ class AdaFuse(Baseline):
         self.classifier = small_linear(self.feature_dim, num_classes)
         self.first_gate = 0 if gates == "all" else len(self.backbone.blocks) - depths[3]
         self.policies = self.build_policies(shared=gates == "all", hidden=policy_hidden)
-        self.frame_macs, self.block_macs = self.count()
+        self.frame_macs, self.block_macs = self.count_operations()
         self.decisions: list[Tensor] = []
         self.spent: Tensor | None = None
 
@@ -305,7 +305,7 @@ class AdaFuse(Baseline):
                 actions.append(self.decide(self.policies[number - self.first_gate], inside, count))
                 between = partial(self.merge, action=actions[-1])
             x = block(x, inside, between)
-        self.remember(actions)
+        self.record_decisions(actions)
         feature = x.mean((2, 3)).unflatten(0, (-1, count))
         return student.Output(feature.mean(1), self.classifier(self.dropout(feature)).mean(1))
 
@@ -324,18 +324,18 @@ class AdaFuse(Baseline):
         keep, reuse = (action[..., k, None, None].to(y.dtype) for k in (KEEP, REUSE))
         return (keep * y + reuse * previous).flatten(0, 1)
 
-    def count(self) -> tuple[int, list[tuple[int, int]]]:
+    def count_operations(self) -> tuple[int, list[tuple[int, int]]]:
         """Return the operations for a full frame, and those of the first two convolutions of each gated block.
 
         The authors count as thop does: multiply-adds of convolutions and linear layers without biases, 4 operations
         per value of a batch norm, 1 per value that the global pool reads or writes.
         """
         gated = set(self.backbone.blocks[self.first_gate :])
-        side = halve(self.frame_size)
+        side = half_size(self.frame_size)
         total = with_norm(self.backbone.conv1, side)
-        side, saved = halve(side), []
+        side, saved = half_size(side), []
         for block in self.backbone.blocks:
-            after = halve(side) if block.conv2.stride[0] == 2 else side
+            after = half_size(side) if block.conv2.stride[0] == 2 else side
             total += with_norm(block.conv1, side) + with_norm(block.conv2, after) + with_norm(block.conv3, after)
             if block.downsample is not None:
                 total += with_norm(block.downsample[-2], after)
@@ -347,7 +347,7 @@ class AdaFuse(Baseline):
             total += policy.fc0.weight.numel() + 4 * policy.bn.num_features + policy.fc1.weight.numel()
         return total, saved
 
-    def remember(self, actions: list[Tensor]) -> None:
+    def record_decisions(self, actions: list[Tensor]) -> None:
         """Store the decisions and their cost, GFLOPs per frame (upb, real) of each clip, differentiable in training."""
         self.decisions = [action.detach().argmax(3).to(torch.uint8) for action in actions]
         upb = real = torch.full((len(actions[0]),), self.frame_macs / 1e9, device=actions[0].device)
@@ -439,7 +439,7 @@ def small_linear(before: int, after: int) -> nn.Linear:
     return layer
 
 
-def halve(side: int) -> int:
+def half_size(side: int) -> int:
     """Return the size after a convolution or a pool with stride 2."""
     return (side + 1) // 2
 
@@ -756,7 +756,7 @@ class AudioNet(nn.Module):
         super().__init__()
         self.resnet = build_resnet(student.BasicBlock, depths, width, channels=1, stem_stride=1)
         for _ in range(4):
-            bands = halve(bands)
+            bands = half_size(bands)
         self.frequency = nn.Conv2d(bands, 1, 1)
 
     def forward(self, spectrogram: Tensor) -> Tensor:

@@ -81,6 +81,22 @@ class Store(Protocol):
 
     Training and evaluation use nothing else of a store, so clips of your own can come from anywhere. An attribute
     `specs`, {array: ClipSpec}, lets them check that the clips are those that the model reads.
+
+    >>> import numpy as np
+    >>> from egodistill import EgoDistill, data, evaluate
+    >>> class Memory:
+    ...     def __init__(self, arrays, labels, class_names):
+    ...         self.arrays, self.labels, self.class_names = arrays, labels, class_names
+    ...         self.names, self.segments = list(arrays), np.arange(len(labels))
+    ...     def __len__(self):
+    ...         return len(self.labels)
+    ...     def read(self, name, index):
+    ...         return self.arrays[name][index]
+    >>> disk = data.ClipStore("store")
+    >>> arrays = {name: disk.read(name, slice(None)) for name in ("frames_1", "imu")}
+    >>> memory = Memory(arrays, disk.labels, disk.class_names)
+    >>> evaluate(EgoDistill.load("student.pt"), memory, device="cpu", progress=False).clips
+    22
     """
 
     @property

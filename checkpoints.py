@@ -155,7 +155,7 @@ def load_strictly(
         value, name = weights.get(key, target), names.get(key, key)
         if not isinstance(value, Tensor):
             faults["not tensors"].append(f"{name}: {type(value).__name__}")
-        elif value.shape != target.shape or not same_kind(value.dtype, target.dtype, exact):
+        elif value.shape != target.shape or not dtype_fits(value.dtype, target.dtype, exact):
             faults["of another shape or type"].append(
                 f"{name}: {value.dtype} {list(value.shape)} for {target.dtype} {list(target.shape)}"
             )
@@ -176,7 +176,7 @@ def load_strictly(
         module.load_state_dict(fitting)
 
 
-def same_kind(found: torch.dtype, wanted: torch.dtype, exact: bool) -> bool:
+def dtype_fits(found: torch.dtype, wanted: torch.dtype, exact: bool) -> bool:
     """Return whether a dtype fits: the same one with `exact`, otherwise both floating point or neither."""
     return found == wanted if exact else found.is_floating_point == wanted.is_floating_point
 
@@ -301,13 +301,13 @@ def read_weights(checkpoint: str | os.PathLike | Mapping[str, Any], *, unsafe_pi
         raise EgoDistillError(
             f"{source} does not contain named weights; its content is a {type(content).__name__}{inside}"
         )
-    state = {key: torch.from_numpy(value) if is_numbers(value) else value for key, value in content.items()}
+    state = {key: torch.from_numpy(value) if is_numeric(value) else value for key, value in content.items()}
     if state and all(key.startswith("module.") for key in state):  # saved from DataParallel
         state = {key.removeprefix("module."): value for key, value in state.items()}
     return state
 
 
-def is_numbers(value: Any) -> bool:
+def is_numeric(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.kind in "fiu"
 
 
@@ -320,7 +320,7 @@ def read_caffe2(path: str, unsafe_pickle: bool) -> Any:
         )
     try:
         with open(path, "rb") as file:
-            return ArraysOnly(file, encoding="latin1").load()
+            return ArrayUnpickler(file, encoding="latin1").load()
     except FileNotFoundError as error:
         raise EgoDistillOSError(f"{path}: no such file") from error
     except Exception as error:  # a damaged pickle can raise almost any error
@@ -329,7 +329,7 @@ def read_caffe2(path: str, unsafe_pickle: bool) -> Any:
         ) from error
 
 
-class ArraysOnly(pickle.Unpickler):
+class ArrayUnpickler(pickle.Unpickler):
     """A pickle reader that calls only functions that create numpy arrays; a pickle can name any other."""
 
     allowed = frozenset(
@@ -366,7 +366,16 @@ def find_layout(state: Mapping[str, Any], layouts: Iterable[Layout], source: str
 
 
 def rename(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, Any], dict[str, str], list[str]]:
-    """Return the weights with our keys, {our key: key in `state`}, and the keys that are not weights."""
+    """Return the weights with our keys, {our key: key in `state`}, and the keys that are not weights.
+
+    >>> import torch
+    >>> from egodistill import checkpoints, teachers
+    >>> state = {"blocks.0.conv.conv_t.weight": torch.zeros(24, 3, 1, 3, 3)}
+    >>> layout = checkpoints.find_layout(state, teachers.LAYOUTS, "x3d_m.pyth")
+    >>> weights, names, ignored = checkpoints.rename(state, layout)
+    >>> layout.source, names
+    ('pytorchvideo', {'s1.pathway0_stem.conv_xy.weight': 'blocks.0.conv.conv_t.weight'})
+    """
     weights: dict[str, Any] = {}
     names: dict[str, str] = {}
     ignored = []
@@ -380,7 +389,7 @@ def rename(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, Any], di
         ours = key if ours in weights else ours  # a second key with the same result is reported as unexpected
         weights[ours], names[ours] = value, key
     for joint, parts in layout.joined.items():
-        join(weights, names, joint, parts)
+        concatenate(weights, names, joint, parts)
     for key, count in layout.dimensions.items():
         value = weights.get(key)
         if isinstance(value, Tensor) and value.ndim < count:
@@ -388,7 +397,7 @@ def rename(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, Any], di
     return weights, names, ignored
 
 
-def join(weights: dict[str, Any], names: dict[str, str], joint: str, parts: tuple[str, ...]) -> None:
+def concatenate(weights: dict[str, Any], names: dict[str, str], joint: str, parts: tuple[str, ...]) -> None:
     """Concatenate tensors whose keys differ only in `parts`, under the key that has `joint` in their place."""
     for first in [key for key in weights if parts[0] in key]:
         keys = [first.replace(parts[0], part) for part in parts]

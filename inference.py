@@ -159,6 +159,13 @@ def outputs(
     """Yield the outputs of a model in evaluation mode for all clips, batch by batch in order, with the batch.
 
     The batch contains the arrays that the model reads and those in `targets`; see `batches.read()`.
+
+    >>> from egodistill import EgoDistill, data, inference
+    >>> model, store = EgoDistill.load("student.pt"), data.ClipStore("store")
+    >>> for output, batch in inference.outputs(model, store, batch_size=16, device="cpu", progress=False):
+    ...     print(output.logits.shape, batch["imu"].shape)
+    torch.Size([16, 8]) torch.Size([16, 422, 6])
+    torch.Size([6, 8]) torch.Size([6, 422, 6])
     """
     names, place = batches.arrays_of(model, store), runtime.pick_device(device)
     coming = batches.read(store, [*names, *targets], torch.arange(len(store)), batch_size, place)

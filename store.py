@@ -6,8 +6,8 @@
     batch = train.read("frames_8", [0, 5, 7])           # uint8 [3, 8, 3, 224, 224], RGB
     train.add("t.feature", (768,), "float32")           # allocate an array for outputs of a teacher,
     train.write("t.feature", [0, 5], features)          # and write those of two clips
-    parts = store.folds(train, 3)                       # [n]: the clips of a wearer are in the same fold
-    rest = train.select(parts != 0)                     # training clips of the teacher for fold 0
+    fold = store.folds(train, 3)                        # [n]: the clips of a wearer are in the same fold
+    rest = train.select(fold != 0)                      # training clips of the teacher for fold 0
 
 `ClipStore` reads, and adds arrays. `StoreWriter` creates a store and fills it. `claim_outputs()` keeps the outputs of
 two teachers apart. The format on disk is defined in this file alone.
@@ -201,10 +201,10 @@ class StoreFiles:
             arrays |= {name: new, f"{name}.done": done}
             files.write_json(self.path / "store.json", header)
         elif arrays[name] != new or f"{name}.done" not in arrays:
-            old = arrays[name]
+            old, source = arrays[name], "add()" if f"{name}.done" in arrays else "prepare()"
             raise DataError(
-                f"{self.path}: the store already has an array {name!r} of {old['dtype']} {old['shape']}, not of "
-                f"{new['dtype']} {new['shape']} as made by add()"
+                f"{self.path}: {source} has already made an array {name!r}, {old['dtype']} {old['shape']}; add() "
+                f"cannot make it again as {new['dtype']} {new['shape']}; choose another name"
             )
         self.arrays.update(arrays)
 
@@ -222,7 +222,7 @@ def _prepare_command(settings: Mapping[str, Any]) -> str:
     return shlex.join(map(str, ["egodistill", "prepare", "ANNOTATIONS", "--out", "NEW", *options]))
 
 
-def lock_of(path: str | os.PathLike) -> Path:
+def lock_file(path: str | os.PathLike) -> Path:
     """Return the file that a process locks while it changes a store's header."""
     return Path(path) / "store.lock"
 
@@ -408,7 +408,7 @@ class ClipStore:
             )
         if name.split(".")[0].upper() in DEVICES:
             raise DataError(f"{name!r} cannot be the name of an array: Windows reserves it for a device")
-        with files.lock(lock_of(self.path)):
+        with files.lock(lock_file(self.path)):
             self._files.add(name, shape, dtype)
 
     def write(self, name: str, index: Any, values: np.ndarray) -> None:
@@ -495,7 +495,7 @@ class StoreWriter:
             "specs": {name: dataclasses.asdict(spec.complete()) for name, spec in specs.items()},
             "class_names": list(class_names),
         }
-        with files.lock(lock_of(path)):  # the first process creates it, the others wait and open it
+        with files.lock(lock_file(path)):  # the first process creates it, the others wait and open it
             if (path / "store.json").exists():
                 _check_settings(path, segments, header)
             else:
@@ -695,7 +695,7 @@ def claim_outputs(
     """
     file, splits = _record_file(store, name), set(store.splits)
     present = any(array in store.names for array in (f"{name}.feature", f"{name}.logits"))
-    with files.lock(lock_of(store.path)):  # of two teachers with one name, the second must see the record of the first
+    with files.lock(lock_file(store.path)):  # of two teachers with one name, the second sees the first's record
         found = _read_record(file)
         differing, written = _differing(found, identity), set(found.get("splits", []))
         if not overwrite and found.get("unfinished"):

@@ -64,6 +64,10 @@ class Pixels:
     Pixels are divided by 255; then `mean` is subtracted and the result divided by `std`, one value per channel, in the
     order of `channels` ("RGB" or "BGR"). The defaults are those of most networks trained on Kinetics. Raise
     TeacherError for values that are out of range.
+
+    >>> from egodistill import teachers
+    >>> teachers.Pixels(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), channels="BGR")
+    Pixels(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), channels='BGR')
     """
 
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
@@ -376,7 +380,7 @@ CLIP_OPTIONS = FIELDS["frames"]
 PIXEL_OPTIONS = tuple(one.name for one in fields(Pixels))
 
 
-def choose(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+def select_options(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options with these names."""
     return {name: options[name] for name in names if name in options}
 
@@ -385,8 +389,8 @@ MODELS: dict[str, Published] = {
     name: Published(
         plain["network"],
         plain["num_classes"],
-        ClipSpec(crop=True, **choose(CLIP_OPTIONS, plain["clip"])),
-        Pixels(**choose(PIXEL_OPTIONS, plain["clip"])),
+        ClipSpec(crop=True, **select_options(CLIP_OPTIONS, plain["clip"])),
+        Pixels(**select_options(PIXEL_OPTIONS, plain["clip"])),
         plain["released"],
         plain.get("options", {}),
     )
@@ -448,7 +452,7 @@ def load(
 
     if checkpoint is None:
         classes = published.num_classes if num_classes is None else num_classes
-        net, origin = build(published.network, classes, settings), "random weights"
+        net, origin = build_network(published.network, classes, settings), "random weights"
     else:
         source = "the given state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)
         state = checkpoints.read_weights(checkpoint, unsafe_pickle=unsafe_pickle)
@@ -474,8 +478,8 @@ def split_options(name: str, options: Mapping[str, Any]) -> tuple[ClipSpec, Pixe
     unknown = sorted(set(options) - set(known) - ours)
     if unknown:
         raise TeacherError(f"{name} has no option {unknown[0]!r}; it has {', '.join(sorted({*known, *ours}))}")
-    spec = replace(published.clip_spec, **choose(CLIP_OPTIONS, options))
-    pixels = replace(published.pixels, **choose(PIXEL_OPTIONS, options))
+    spec = replace(published.clip_spec, **select_options(CLIP_OPTIONS, options))
+    pixels = replace(published.pixels, **select_options(PIXEL_OPTIONS, options))
     settings = {
         **{k: getattr(spec, k) for k in ("frames", "size") if k in known},
         **published.options,
@@ -484,7 +488,7 @@ def split_options(name: str, options: Mapping[str, Any]) -> tuple[ClipSpec, Pixe
     return spec, pixels, settings
 
 
-def build(network: type[nn.Module], classes: int | tuple[int, ...], settings: Mapping[str, Any]) -> nn.Module:
+def build_network(network: type[nn.Module], classes: int | tuple[int, ...], settings: Mapping[str, Any]) -> nn.Module:
     """Return a network. Raise TeacherError, with its name, if the options do not fit together."""
     try:
         return network(classes, **settings)
@@ -513,7 +517,7 @@ def from_checkpoint(
     found = classes_of(weights, network)
     classes = pick_classes(found, num_classes, published, source, new_head)
     with torch.device("meta"):  # the weights are loaded later: use no memory and no random numbers
-        net = build(network, classes, {**settings, **network.options_from(weights, layout.source, settings)})
+        net = build_network(network, classes, {**settings, **network.options_from(weights, layout.source, settings)})
     head = f"its classifier for {found} classes"
     if new_head:
         replace_classifier(weights, net)

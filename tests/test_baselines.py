@@ -435,7 +435,7 @@ def test_real_gflops_by_hand(last_frame):
     model = adafuse(last_frame=last_frame)
     torch.manual_seed(3)
     actions = torch.randint(3, (2, 4, 5))
-    model.remember([F.one_hot(actions, 3).float()])
+    model.record_decisions([F.one_hot(actions, 3).float()])
     ((first, second),) = model.block_macs
     unread = skipped = 0
     for clip in actions.tolist():

@@ -292,7 +292,7 @@ def test_teacher_outputs(store, kitchen, tmp_path, log):
     assert "t.feature" in ClipStore(path).names and len(ClipStore(path)) == 12
     assert len(data.prepare(kitchen, path, **OPTIONS)) == 12  # going on does not mind them
     for change in ((6,), np.float32), ((5,), np.float16):
-        with pytest.raises(DataError, match=r"already has an array .t.feature"):
+        with pytest.raises(DataError, match=r"add\(\) has already made an array .t.feature"):
             store.add("t.feature", *change)
     with pytest.raises(DataError, match="not made by add"):
         store.write("imu", [0], np.zeros((1, 422, 6), np.float32))
