@@ -209,8 +209,8 @@ def frames_name(spec: ClipSpec) -> str:
 def spec_of(model: Any) -> ClipSpec:
     """Return the spec of the clips that a model reads: its `clip_spec`, or one built from the attributes of a student.
 
-    These are `num_frames`, `frame_size`, `sampling`, `exact`, `imu_samples`, `imu_rate` and `clip_seconds`. An
-    attribute that the model lacks becomes None; `num_frames` becomes 1 for a model that reads "frames".
+    These are `num_frames`, `frame_size`, `sampling`, `exact`, `imu_samples`, `imu_rate` and `clip_seconds`. If the
+    model lacks one, its field is None; of `num_frames` it is 1 if the model reads "frames", of `imu_samples` 422.
 
     >>> from egodistill import EgoDistill, clips
     >>> spec = clips.spec_of(EgoDistill.load("student.pt"))

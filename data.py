@@ -197,7 +197,7 @@ def prepare(
 
     Several machines can fill one folder: each call decodes the recordings of its ``rank`` of
     ``world_size``. The machines do not communicate and may start at any time. Pass
-    ``**files.environment_share()`` to take both numbers from torchrun or SLURM.
+    ``**files.environment_share()`` to take both numbers from torchrun.
 
     ``class_names`` sets the order of the classes (default: the labels, sorted).
 

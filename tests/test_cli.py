@@ -365,7 +365,7 @@ def files(tmp_path_factory) -> Path:
         ("measure --student none.pt", "none.pt"),
         (
             "predict walk.mp4 --student teacher.pt",
-            "teacher.pt holds a model of the class Teacher; this is EgoDistill.load()",
+            "teacher.pt contains a model of the class Teacher, not EgoDistill",
         ),
         ("predict walk.mp4 --student notes.txt", "notes.txt cannot be read as a checkpoint"),
         ("measure --student rows.csv", "rows.csv cannot be read as a checkpoint"),
