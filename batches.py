@@ -1,10 +1,12 @@
-"""What a model reads of a store: checks that the two fit, and batches of tensors.
+"""Batches of a store for a model, and checks that the two fit together.
 
-from egodistill import batches
+    from egodistill import batches
 
-names = batches.arrays_of(model, store)                 # such as ["frames_1", "imu"]
-for batch, waited in batches.read(store, names, torch.arange(len(store)), 64, device):
-    output = model(*(batch[name] for name in names))
+    names = batches.arrays_of(model, store)                 # such as ["frames_1", "imu"]
+    for batch, waited in batches.read(store, names, torch.arange(len(store)), 64, device):
+        output = model(*(batch[name] for name in names))
+
+`Model` and `Store` describe what training and evaluation need: a model of your own is a torch module with `inputs`.
 """
 
 from __future__ import annotations
@@ -38,60 +40,113 @@ __all__ = [
 
 
 class Model(Protocol):
-    """A torch module that names the arrays it reads, takes them in that order, and returns feature and logits."""
+    """A torch module that names its inputs, takes them in that order, and returns feature [B, D] and logits [B, C].
+
+    Students, teachers, baselines and exported files have this form. Inputs are "frames" uint8 [B, N, 3, H, W], "clip"
+    uint8 [B, T, 3, H, W], "imu" float32 [B, 422, 6] and "audio" float32 [B, 201, 40], or arrays of your own in the
+    store. Frames are RGB and not normalised. `clips.spec_of()` lists the attributes that describe the clips; a model
+    without them reads any.
+
+    A student of your own trains, and is evaluated, like `EgoDistill`:
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from egodistill import Output, data, distill, evaluate
+    >>> class Student(nn.Module):
+    ...     inputs = ("frames", "imu")
+    ...     def __init__(self, feature_dim, num_classes):
+    ...         super().__init__()
+    ...         self.image = nn.Sequential(nn.Conv2d(3, 8, 16, stride=16), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    ...         self.feature, self.classifier = nn.Linear(8 + 6, feature_dim), nn.Linear(feature_dim, num_classes)
+    ...     def forward(self, frames, imu):
+    ...         image = self.image(frames[:, 0] / 255).flatten(1)
+    ...         feature = self.feature(torch.cat([image, imu.std(dim=1)], dim=1))
+    ...         return Output(feature, self.classifier(feature))
+    >>> store = data.ClipStore("store")
+    >>> model = Student(feature_dim=store.read("x3d.feature", [0]).shape[1], num_classes=len(store.class_names))
+    >>> history = distill(model, store.split("train"), teacher="x3d", epochs=2, device="cpu", progress=False)
+    >>> print(evaluate(model, store.split("test"), device="cpu", precision="fp32", progress=False))
+    top-1 ... % of 6 segments (6 clips, fp32)
+    """
 
     @property
-    def inputs(self) -> tuple[str, ...]: ...
+    def inputs(self) -> tuple[str, ...]:
+        """Return the names of the inputs, in the order in which the model takes them."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Output: ...
 
 
 class Store(Protocol):
-    """Clips on disk or in memory: what training and evaluation read of `data.ClipStore`."""
+    """Clips on disk or in memory; `data.ClipStore` is one.
+
+    Training and evaluation use nothing else of a store, so clips of your own can come from anywhere. An attribute
+    `specs`, {array: ClipSpec}, lets them check that the clips are those that the model reads.
+
+    >>> import numpy as np
+    >>> from egodistill import EgoDistill, data, evaluate
+    >>> class Memory:
+    ...     def __init__(self, arrays, labels, class_names):
+    ...         self.arrays, self.labels, self.class_names = arrays, labels, class_names
+    ...         self.names, self.segments = list(arrays), np.arange(len(labels))
+    ...     def __len__(self):
+    ...         return len(self.labels)
+    ...     def read(self, name, index):
+    ...         return self.arrays[name][index]
+    >>> disk = data.ClipStore("store")
+    >>> arrays = {name: disk.read(name, slice(None)) for name in ("frames_1", "imu")}
+    >>> memory = Memory(arrays, disk.labels, disk.class_names)
+    >>> evaluate(EgoDistill.load("student.pt"), memory, device="cpu", progress=False).clips
+    22
+    """
 
     @property
-    def class_names(self) -> Sequence[str]: ...
+    def class_names(self) -> Sequence[str]:
+        """Return the C class names that labels index."""
 
     @property
     def names(self) -> list[str]:
-        """The arrays that it has."""
+        """Return the names of the arrays."""
 
     @property
     def labels(self) -> np.ndarray:
-        """The class of each clip; -1 where none is known."""
+        """Return the class index of each clip, int64 [n]; -1 for none."""
 
     @property
     def segments(self) -> np.ndarray:
-        """The segment of each clip: scores are averaged over its clips."""
+        """Return the segment index of each clip, int64 [n]; evaluation averages scores over the clips of a segment."""
 
     def __len__(self) -> int: ...
 
     def read(self, name: str, index: Any) -> np.ndarray:
-        """Return some clips' rows of an array."""
+        """Return a copy of rows of an array; `index` is a numpy index."""
 
 
-# How `data.prepare()` makes the array that a model of a clip {spec} reads.
+# The call of `data.prepare()` that writes each input of a model with this {spec}.
 PREPARATION = {
     "frames": "prepare(..., num_frames={spec.frames})",
     "clip": "prepare(..., clip_frames={spec.frames}, clip_size={spec.size})",
     "imu": "prepare(..., imu=True)",
     "audio": "prepare(..., audio=True)",
 }
-STUDENT_OPTIONS = {"frames": "num_frames", "size": "frame_size", "seconds": "clip_seconds"}  # by field of a ClipSpec
+STUDENT_OPTIONS = {"frames": "num_frames", "size": "frame_size", "seconds": "clip_seconds"}  # {field: argument}
 
 
 def arrays_of(model: Model, store: Store) -> list[str]:
-    """Return the names of the store's arrays that a model reads, in its order, after checking that the two fit.
+    """Return the names of the store's arrays that a model reads, in its order.
 
-    A model without class names gets the store's. Raise EgoDistillError if the store lacks an array (and what makes
-    it), or if classes differ, or what a clip holds: its length, size and choice of frames, rate of the IMU. A model
-    that `resizes` pictures, as teachers do, reads any size.
+    A model whose `class_names` are None gets the store's. Raise EgoDistillError if the store lacks an array, if the
+    classes differ, or if the clips do (length, size and sampling of frames, rate of the IMU). A model with the
+    attribute `resizes`, such as a teacher, reads frames of any size.
+
+    >>> from egodistill import EgoDistill, batches, data
+    >>> batches.arrays_of(EgoDistill.load("student.pt"), data.ClipStore("store"))
+    ['frames_1', 'imu']
     """
     spec = clips.spec_of(model)
     names = []
     for kind in model.inputs:
         names.append(clips.frames_name(spec) if kind == "frames" else kind)
-        require_array(store, names[-1], PREPARATION.get(kind, "another preparation").format(spec=spec))
+        require_array(store, names[-1], PREPARATION.get(kind, "another call of prepare()").format(spec=spec))
     require_classes(model, store)
     for name in names:
         require_clips(model, store, name)
@@ -99,7 +154,7 @@ def arrays_of(model: Model, store: Store) -> list[str]:
 
 
 def require_classes(model: Model, store: Store) -> None:
-    """Give a model without class names the store's. Raise EgoDistillError if it has other classes."""
+    """Give the store's class names to a model without any. Raise EgoDistillError if it has other classes."""
     if getattr(model, "class_names", None) is None:
         model.class_names = list(store.class_names)
     ours, theirs = list(model.class_names), list(store.class_names)
@@ -111,26 +166,29 @@ def require_classes(model: Model, store: Store) -> None:
             f"{ours[first : first + 1]} and {theirs[first : first + 1]}"
         )
     if hasattr(model, "num_classes") and model.num_classes != len(theirs):
-        raise EgoDistillError(f"the model has {model.num_classes} classes and the store {len(theirs)}")
+        raise EgoDistillError(
+            f"the model has {model.num_classes} classes, but the store has {len(theirs)}; build the model with "
+            f"num_classes={len(theirs)}"
+        )
 
 
 def require_clips(model: Model, store: Store, name: str) -> None:
-    """Raise EgoDistillError if an array holds other clips than a model reads. What one of them does not say passes."""
-    there = stored_spec(store, name)
+    """Raise EgoDistillError if an array has other clips than a model reads; fields that are None are not compared."""
+    stored = stored_spec(store, name)
     ignore = ("size",) if getattr(model, "resizes", False) else ()
-    different = clips.differences(clips.spec_of(model), there, ignore=ignore)
+    different = clips.differences(clips.spec_of(model), stored, ignore=ignore)
     if different:
-        told = "; ".join(f"{one} is {theirs} there, {ours} in the model" for one, (ours, theirs) in different.items())
+        faults = [f"{k} is {theirs} in the store, {ours} in the model" for k, (ours, theirs) in different.items()]
         names = {} if hasattr(model, "clip_spec") else STUDENT_OPTIONS
-        fitting = ", ".join(f"{names.get(one, one)}={theirs!r}" for one, (_, theirs) in different.items())
+        fitting = ", ".join(f"{names.get(k, k)}={theirs!r}" for k, (_, theirs) in different.items())
         raise EgoDistillError(
-            f"the store's {name!r} are not the clips that the model reads: {told}. Build the model with {fitting}, or "
-            f"prepare other clips"
+            f"the array {name!r} of the store does not fit the model: {'; '.join(faults)}. Build the model with "
+            f"{fitting}, or prepare other clips"
         )
 
 
 def stored_spec(store: Store, name: str) -> clips.ClipSpec:
-    """Return what an array holds of a clip: what the store says, or what the shape of pictures shows."""
+    """Return the spec of an array: the store's, or for a store without specs what the shape of frames shows."""
     specs = getattr(store, "specs", {})
     if name in specs:
         return specs[name]
@@ -143,35 +201,46 @@ def stored_spec(store: Store, name: str) -> clips.ClipSpec:
 
 
 def example_inputs(model: Model, batch_size: int = 1) -> tuple[Tensor, ...]:
-    """Return random inputs of the shapes and types that a model reads, in its order, on the CPU.
+    """Return random inputs for a model, in its order, on the CPU.
 
     "frames" and "clip" are uint8 [B, N, 3, H, W], "imu" is float32 [B, samples, 6], "audio" float32 [B, steps, bands].
-    Raise EgoDistillError for other inputs, and for a model of clips that does not say how many frames they have.
+    Raise EgoDistillError for other inputs, and if a model reads "clip" without a number of frames.
+
+    >>> from egodistill import EgoDistill, batches
+    >>> [(x.dtype, tuple(x.shape)) for x in batches.example_inputs(EgoDistill.load("student.pt"), batch_size=2)]
+    [(torch.uint8, (2, 1, 3, 64, 64)), (torch.float32, (2, 422, 6))]
     """
     parts, found = clips.spec_of(model).complete().parts(), []
     for kind in model.inputs:
         spec = parts.get("frames" if kind == "clip" else kind)
         if spec is None:
             raise EgoDistillError(
-                f"{type(model).__name__} reads {kind!r}, whose shape is not known: inputs are frames, clip, imu and "
-                f"audio, and a model of clips has a clip_spec, or num_frames"
+                f"{type(model).__name__} reads {kind!r}, whose shape is unknown: example inputs exist for frames, "
+                f"clip, imu and audio, and a model that reads 'clip' needs a clip_spec or num_frames"
             )
         dtype, shape = spec.arrays(kind)[kind]
         if kind == "audio":
             shape = (getattr(model, "audio_steps", shape[0]), getattr(model, "mel_bands", shape[1]))
-        whole = (batch_size, *shape)
-        found.append(torch.randint(256, whole, dtype=torch.uint8) if dtype == "uint8" else torch.randn(whole))
+        shape = (batch_size, *shape)
+        found.append(torch.randint(256, shape, dtype=torch.uint8) if dtype == "uint8" else torch.randn(shape))
     return tuple(found)
 
 
-def require_array(store: Store, name: str, way: str) -> None:
-    """Raise EgoDistillError if the store has no such array; `way` is how to make it."""
+def require_array(store: Store, name: str, source: str) -> None:
+    """Raise EgoDistillError if the store lacks an array; `source` is the call that writes it, for the message."""
     if name not in store.names:
-        raise EgoDistillError(f"the store has no array {name!r} (it has {', '.join(store.names)}); {way} makes it")
+        raise EgoDistillError(f"the store has no array {name!r} (it has {', '.join(store.names)}); {source} writes it")
 
 
 def require_teacher(store: Store, teacher: str, *outputs: str) -> list[str]:
-    """Return the names of a teacher's outputs ("feature", "logits"); raise EgoDistillError if the store lacks one."""
+    """Return the names of a teacher's arrays for these `outputs` ("feature", "logits").
+
+    Raise EgoDistillError if the store lacks one.
+
+    >>> from egodistill import batches, data
+    >>> batches.require_teacher(data.ClipStore("store"), "x3d", "feature", "logits")
+    ['x3d.feature', 'x3d.logits']
+    """
     names = [f"{teacher}.{output}" for output in outputs]
     for name in names:
         require_array(store, name, f"teachers.extract() with the teacher {teacher!r}")
@@ -179,14 +248,14 @@ def require_teacher(store: Store, teacher: str, *outputs: str) -> list[str]:
 
 
 def require_labels(store: Store) -> None:
-    """Raise EgoDistillError if some clip has no label."""
+    """Raise EgoDistillError if a clip has no label."""
     count = int((torch.as_tensor(store.labels) < 0).sum())
     if count:
         raise EgoDistillError(f"{count} of {len(store)} clips have no label; give a split whose segments all have one")
 
 
 def clip_ids(store: Store, rows: Tensor) -> str:
-    """Return the store's names of these clips; their rows if it has no names."""
+    """Return the segment ids of these clips as text; their rows if the store has no ids."""
     clips = getattr(store, "clips", None)
     return ", ".join(str(clips[row]["id"] if clips else row) for row in rows.tolist())
 
@@ -200,10 +269,18 @@ def read(
     pick: Callable[[Tensor], Tensor] | None = None,
     change: Callable[[dict[str, Tensor]], None] | None = None,
 ) -> Iterator[tuple[dict[str, Tensor], float]]:
-    """Yield batches of these rows of the store, and the seconds waited for each: a thread reads the next one.
+    """Yield batches of these rows of the store, with the seconds waited for each; a thread reads the next batch ahead.
 
-    A batch holds the arrays `names`, "label" [b] and "row" [b] (on the CPU). `pick` selects those of a batch's rows
-    that are read. `change` changes a batch, on the CPU and in the thread that reads.
+    A batch holds the arrays `names`, "label" [b] and "row" [b] (on the CPU). `pick` selects the rows of a batch that
+    are read. `change` modifies a batch in place, on the CPU, in the thread that reads.
+
+    >>> import torch
+    >>> from egodistill import batches, data
+    >>> store = data.ClipStore("store").split("test")
+    >>> for batch, waited in batches.read(store, ["imu"], torch.arange(len(store)), 4, torch.device("cpu")):
+    ...     print(batch["imu"].shape, batch["row"])
+    torch.Size([4, 422, 6]) tensor([0, 1, 2, 3])
+    torch.Size([2, 422, 6]) tensor([4, 5])
     """
     source = _Source(store, names, device, change)
     parts = [part if pick is None else pick(part) for part in rows.split(batch_size) if len(part)]
@@ -211,7 +288,7 @@ def read(
 
 
 class _Source:
-    """Arrays of a store as tensors on a device."""
+    """A reader of arrays of a store as tensors on a device."""
 
     def __init__(
         self,
@@ -233,29 +310,35 @@ class _Source:
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes of the clips that a student is trained on; none by default, as in the paper.
+    """Random changes of a student's training clips; none by default, as in the paper.
 
-    crop   A part of each frame is cut out and scaled to the frame's size. Its sides are shorter by up to this share:
-           0.3 gives 0.7 to 1 of the frame's. All frames of a clip are cut alike.
+    crop   Crop each frame at random and resize the crop to the frame's size. Sides of the crop are shorter than the
+           frame's by up to this share: 0.3 gives 0.7 to 1 of the frame's. All frames of a clip have the same crop.
+
+    Raise EgoDistillError for a share outside of 0 <= crop < 1.
+
+    >>> from egodistill import Augment, EgoDistill, data, finetune
+    >>> model, train = EgoDistill.load("student.pt"), data.ClipStore("store").split("train")
+    >>> history = finetune(model, train, augment=Augment(crop=0.3), epochs=1, device="cpu", progress=False)
     """
 
     crop: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.crop < 1:
-            raise EgoDistillError(f"crop is a share of the frame's side, 0 <= crop < 1; got {self.crop}")
+            raise EgoDistillError(f"crop must be a share of the frame's side, 0 <= crop < 1; got {self.crop}")
 
     def apply(self, batch: dict[str, Tensor], seeds: Sequence[int]) -> None:
-        """Change a batch, clip by clip: what is drawn depends on the clip's seed alone, so K processes draw as one."""
+        """Change a batch in place; the change of a clip depends on its seed only, not on the number of processes."""
         for name, frames in batch.items():
             if self.crop and name.startswith("frames_"):
                 batch[name] = torch.stack([self.crop_frames(x, seed) for x, seed in zip(frames, seeds, strict=True)])
 
     def crop_frames(self, frames: Tensor, seed: int) -> Tensor:
-        """Cut the same square out of all frames of a clip and scale it: uint8 [N, 3, H, W] -> the same shape."""
+        """Crop all frames of a clip alike and resize the crop: uint8 [N, 3, H, W] -> the same shape."""
         size, *place = torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
-        whole = frames.shape[2:]
-        sides = [max(1, round(side * (1 - self.crop * size))) for side in whole]
-        top, left = (round(share * (side - own)) for share, side, own in zip(place, whole, sides, strict=True))
+        full = frames.shape[2:]
+        sides = [max(1, round(side * (1 - self.crop * size))) for side in full]
+        top, left = (round(share * (side - own)) for share, side, own in zip(place, full, sides, strict=True))
         part = frames[:, :, top : top + sides[0], left : left + sides[1]].float()
-        return F.interpolate(part, tuple(whole), mode="bilinear", antialias=True).round().clamp(0, 255).to(frames.dtype)
+        return F.interpolate(part, tuple(full), mode="bilinear", antialias=True).round().clamp(0, 255).to(frames.dtype)

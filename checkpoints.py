@@ -1,17 +1,17 @@
-"""Files of models, of trainings and of published weights: written whole, read without running code, loaded strictly.
-
+"""Files of models, training runs and published weights: written atomically, read safely, loaded strictly.
     from egodistill import checkpoints
 
     checkpoints.save_model(model, "model.pt")               # a student, a teacher or a baseline
     model = checkpoints.load_model("model.pt")              # whichever of them it holds, in evaluation mode
 
-    state = checkpoints.read_weights("x3d_m.pyth")          # published weights, by the names of their authors
+    state = checkpoints.read_weights("x3d_m.pyth")          # published weights, with their authors' names
     layout = checkpoints.find_layout(state, layouts, "x3d_m.pyth")
     weights, names, ignored = checkpoints.rename(state, layout)
     checkpoints.load_strictly(net, weights, "x3d_m.pyth", names=names)
 
-A model file is what `torch.save()` makes of a dict: format, class, arguments of its constructor, class names, weights.
-A class that can be saved has `arguments`, a dict of plain values, `class_names`, and `from_arguments()`.
+A model file is a dict saved by `torch.save()`: format, class, arguments of the constructor, class names, weights. A
+class in `MODEL_CLASSES` has `arguments`, a dict of plain values, `class_names`, and `from_arguments()`. No code in a
+file runs when it is read.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 MODEL_FORMAT = "egodistill model 1"
-# The classes that a model file may name, and their modules. They are imported when a file is read.
+# The classes that a model file can contain, and their modules, which are imported when a file is read.
 MODEL_CLASSES = {
     "EgoDistill": "student",
     "Teacher": "teachers",
@@ -59,14 +59,14 @@ MODEL_CLASSES = {
 
 
 def save_model(model: nn.Module, path: str | os.PathLike) -> None:
-    """Write a model to one file that `load_model()` needs nothing else for; it is complete or absent.
+    """Write a model to one self-contained file for `load_model()`; the file is complete or absent.
 
-    Raise EgoDistillError for a class that no file may name, EgoDistillOSError if the file cannot be written.
+    Raise EgoDistillError for a class that is not in `MODEL_CLASSES`, EgoDistillOSError if the file cannot be written.
     """
     name = next((kind.__name__ for kind in type(model).__mro__ if kind.__name__ in MODEL_CLASSES), None)
     if name is None:
         raise EgoDistillError(
-            f"{type(model).__name__} is no model of this library; keep its weights by "
+            f"{type(model).__name__} is not a model of this library; save its weights with "
             "torch.save(model.state_dict(), path)"
         )
     content = {
@@ -82,8 +82,14 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
 def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None) -> nn.Module:
     """Return the model in a file, in evaluation mode, on the CPU.
 
-    Raise EgoDistillError, with the file's name, if it holds something else than a model (of the class `expected`, or
-    one derived from it, where that is given), is damaged, or if its weights do not fit.
+    Raise EgoDistillOSError if the file does not exist. Raise EgoDistillError, with the file's name, if it is damaged,
+    does not contain a model (of the class `expected`, if given), or if its weights do not fit.
+
+    >>> from egodistill import checkpoints
+    >>> for file in ("student.pt", "teacher.pt"):
+    ...     print(type(checkpoints.load_model(file)).__name__)
+    EgoDistill
+    Teacher
     """
     content = read_checkpoint(path, MODEL_FORMAT)
     try:
@@ -93,14 +99,16 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None)
     except (KeyError, TypeError, ValueError) as error:
         raise EgoDistillError(f"{path} does not describe a model ({type(error).__name__}: {error})") from error
     if expected is not None and issubclass(expected, kind):
-        kind = expected  # it may be a class of the caller's own
+        kind = expected  # a subclass of the caller's
     elif expected is not None and not issubclass(kind, expected):
-        raise EgoDistillError(f"{path} holds a model of the class {name}; this is {expected.__name__}.load()")
+        raise EgoDistillError(
+            f"{path} contains a model of the class {name}, not {expected.__name__}; read it with {name}.load()"
+        )
     try:
         model = kind.from_arguments(arguments, class_names)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise EgoDistillError(
-            f"the arguments in {path} do not build a model of the class {name} ({type(error).__name__}: {error})"
+            f"{path}: its arguments do not build a model of the class {name} ({type(error).__name__}: {error})"
         ) from error
     load_strictly(model, weights, f"the file {path}", exact=True)
     return model.eval()
@@ -119,40 +127,48 @@ def load_strictly(
     keep: Sequence[str] = (),
     exact: bool = False,
 ) -> None:
-    """Load weights into a module, or raise EgoDistillError with all that does not fit.
+    """Load weights into a module; each tensor must fit, and none may be missing or left over.
 
-    `source` begins the message. `names` are the file's names of our keys, for the message. Parameters whose names begin
-    as one of `keep` may be absent, and stay as they are. Floating point numbers of another precision are converted,
-    unless `exact`: then they do not fit. A module on the meta device gets tensors of its own.
+    `source` and `names`, {our key: key in the file}, are for the error message. Parameters whose names start with one
+    of `keep` may be missing and are left unchanged. Floating-point weights of another precision are converted, or with
+    `exact` are an error. A module on the meta device gets new tensors. Raise EgoDistillError that lists everything
+    that does not fit.
+
+    >>> from torch import nn
+    >>> from egodistill import checkpoints
+    >>> checkpoints.load_strictly(nn.Linear(2, 3), {"weight": nn.Linear(2, 4).weight}, "the file x.pt")
+    Traceback (most recent call last):
+    ...
+    egodistill.EgoDistillError: the file x.pt does not fit this Linear: 1 missing (bias); 1 of another shape ...
     """
     names, own = names or {}, module.state_dict()
-    # Files older than 2018 do not count batches; batch norm does not use the count at its default momentum.
+    # Files from before 2018 have no num_batches_tracked; batch norm does not use it at its default momentum.
     optional = [key for key in own if key.startswith(tuple(keep)) or key.endswith("num_batches_tracked")]
     faults: dict[str, list[str]] = {
         "missing": [key for key in own if key not in weights and key not in optional],
         "unexpected": [names.get(key, key) for key in weights if key not in own],
         "not tensors": [],
-        "of another shape or kind": [],
+        "of another shape or type": [],
         "not finite": [],
     }
     for key, target in own.items():
         value, name = weights.get(key, target), names.get(key, key)
         if not isinstance(value, Tensor):
             faults["not tensors"].append(f"{name}: {type(value).__name__}")
-        elif value.shape != target.shape or not same_kind(value.dtype, target.dtype, exact):
-            faults["of another shape or kind"].append(
+        elif value.shape != target.shape or not dtype_fits(value.dtype, target.dtype, exact):
+            faults["of another shape or type"].append(
                 f"{name}: {value.dtype} {list(value.shape)} for {target.dtype} {list(target.shape)}"
             )
         elif not value.is_meta and not value.isfinite().all():
             faults["not finite"].append(name)
     if any(faults.values()):
-        told = [f"{len(keys)} {fault} ({shorten(keys)})" for fault, keys in faults.items() if keys]
+        lines = [f"{len(keys)} {fault} ({shorten(keys)})" for fault, keys in faults.items() if keys]
         verb = "do" if source.endswith("weights") else "does"
-        raise EgoDistillError(f"{source} {verb} not fit this {type(module).__name__}: {'; '.join(told)}")
+        raise EgoDistillError(f"{source} {verb} not fit this {type(module).__name__}: {'; '.join(lines)}")
     fitting = own | {key: value for key, value in weights.items() if key in own}
     if any(value.is_meta for value in own.values()):
         for key, value in fitting.items():
-            if value.is_meta:  # a counter of batches that the file lacks
+            if value.is_meta:  # num_batches_tracked, which is missing in the file
                 value = torch.zeros(value.shape, dtype=value.dtype)
             fitting[key] = value.detach().to(own[key].dtype, copy=True).contiguous()
         module.load_state_dict(fitting, assign=True)
@@ -160,7 +176,8 @@ def load_strictly(
         module.load_state_dict(fitting)
 
 
-def same_kind(found: torch.dtype, wanted: torch.dtype, exact: bool) -> bool:
+def dtype_fits(found: torch.dtype, wanted: torch.dtype, exact: bool) -> bool:
+    """Return whether a dtype fits: the same one with `exact`, otherwise both floating point or neither."""
     return found == wanted if exact else found.is_floating_point == wanted.is_floating_point
 
 
@@ -173,21 +190,28 @@ def shorten(names: Sequence[str], count: int = 5) -> str:
 
 
 def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
-    """Write a dict of tensors and plain values. Raise EgoDistillOSError if there is no room for it."""
+    """Write a dict of tensors and plain values atomically. Raise EgoDistillOSError if the file cannot be written.
+
+    >>> import torch
+    >>> from egodistill import checkpoints
+    >>> checkpoints.write_checkpoint("mine.pt", {"format": "mine 1", "centres": torch.zeros(4, 48)})
+    >>> checkpoints.read_checkpoint("mine.pt", "mine 1")["centres"].shape
+    torch.Size([4, 48])
+    """
     try:
         with files.atomic_write(path) as part, open(part, "wb") as file:
             torch.save(dict(content), file)
     except (EgoDistillOSError, RuntimeError) as error:
-        # torch covers the system's words with its own.
+        # torch hides the system's message behind its own.
         causes = [cause for cause in (error.__cause__, error.__context__) if isinstance(cause, OSError)]
         raise EgoDistillOSError(
             f"{path}: cannot be written ({causes[0] if causes else error}): it needs {tensor_bytes(content) / 1e6:.1f} "
-            f"MB, and {files.free_megabytes(path):.1f} MB are free there. What was there before is unchanged"
+            f"MB, and {files.free_megabytes(path):.1f} MB are free there. An older file is unchanged"
         ) from error
 
 
 def tensor_bytes(content: Any) -> int:
-    """Return the bytes of all tensors in nested dicts and lists."""
+    """Return the size in bytes of all tensors in nested dicts and lists."""
     if isinstance(content, Tensor):
         return content.numel() * content.element_size()
     values = content.values() if isinstance(content, Mapping) else content if isinstance(content, (list, tuple)) else ()
@@ -195,30 +219,30 @@ def tensor_bytes(content: Any) -> int:
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
-    """Return a file's dict of tensors and plain values; code that it may hold never runs (`weights_only`).
+    """Return the dict of tensors and plain values in a file; code in the file never runs (`weights_only`).
 
-    Raise EgoDistillOSError if there is no such file, EgoDistillError if it is damaged or of another kind.
+    Raise EgoDistillOSError if the file does not exist, EgoDistillError if it is damaged or has other content.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise EgoDistillOSError(f"there is no file {path}") from error
-    except Exception as error:  # torch has no common class for all that a file can hold
-        # Its own words run over many lines and advise to switch its guard off.
+        raise EgoDistillOSError(f"{path}: no such file") from error
+    except Exception as error:  # torch has no common class for these errors
+        # Its own message has many lines, and advises to turn off weights_only.
         raise EgoDistillError(
-            f"{path} cannot be read as a checkpoint: it is cut off, of another kind, or holds code "
+            f"{path} cannot be read as a checkpoint: it is truncated, in another format, or contains code "
             f"({type(error).__name__})"
         ) from error
     if not isinstance(content, dict):
-        raise EgoDistillError(f"{path} holds a {type(content).__name__}, not a dict of weights")
+        raise EgoDistillError(f"{path} contains a {type(content).__name__}, not a dict of weights")
     return content
 
 
 def read_checkpoint(path: str | os.PathLike, expected: str) -> dict[str, Any]:
-    """Return what `write_checkpoint()` wrote under the "format" `expected`; raise EgoDistillError for another one."""
+    """Return the dict that `write_checkpoint()` wrote. Raise EgoDistillError if its "format" is not `expected`."""
     content = read_tensors(path)
     if content.get("format") != expected:
-        raise EgoDistillError(f"{path} is no {expected!r} file; its format is {content.get('format')!r}")
+        raise EgoDistillError(f"{path} is not an {expected!r} file; its format is {content.get('format')!r}")
     return content
 
 
@@ -228,13 +252,13 @@ def read_checkpoint(path: str | os.PathLike, expected: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Layout:
-    """How one code base names the weights of one network; the networks' files have these as plain data.
+    """The names of one network's weights in one code base; the networks' modules keep these as plain data.
 
     source       The code base.
-    marker       Matches the beginning of a key that only this layout has.
-    rules        (pattern, replacement), applied one after the other, lead from its keys to ours.
-    ignored      Matches whole keys that are no weights.
-    joined       {ours: theirs}: parts of keys whose tensors are put together along the first dimension.
+    marker       Pattern that matches the start of a key that only this layout has.
+    rules        (pattern, replacement), applied in order, which turn its keys into ours.
+    ignored      Pattern that matches whole keys that are not weights.
+    joined       {ours: theirs}: parts of keys whose tensors are concatenated along the first dimension.
     dimensions   {our key: n}: tensors that get leading dimensions of 1 up to n.
     """
 
@@ -248,10 +272,16 @@ class Layout:
 
 
 def read_weights(checkpoint: str | os.PathLike | Mapping[str, Any], *, unsafe_pickle: bool = False) -> dict[str, Any]:
-    """Return the weights by name in a file as its authors released it, or in the content of one.
+    """Return {name: tensor} of a file with published weights, or of the content of one.
 
-    `unsafe_pickle` also reads Caffe2's files (.pkl), of which only numpy arrays are taken. Raise EgoDistillOSError if
-    there is no such file, EgoDistillError if it is damaged, or holds something else than weights by name.
+    `unsafe_pickle` also allows Caffe2's files (.pkl), from which only numpy arrays are read. Raise EgoDistillOSError
+    if the file does not exist, EgoDistillError if it is damaged or does not contain named weights.
+
+    >>> import torch
+    >>> from egodistill import checkpoints
+    >>> torch.save({"model_state": torch.nn.Linear(2, 3).state_dict()}, "released.pyth")
+    >>> list(checkpoints.read_weights("released.pyth"))
+    ['weight', 'bias']
     """
     source = "the given state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)
     if isinstance(checkpoint, Mapping):
@@ -261,44 +291,46 @@ def read_weights(checkpoint: str | os.PathLike | Mapping[str, Any], *, unsafe_pi
     else:
         content = read_tensors(source)
     if isinstance(content, Mapping) and content.get("format") == MODEL_FORMAT:
-        raise EgoDistillError(f"{source} was written by this library; read it with {content.get('class')}.load()")
+        raise EgoDistillError(f"{source} is a model file of this library; read it with {content.get('class')}.load()")
     for key in ("model_state", "state_dict", "model", "blobs"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         inside = f" of {list(content)[:5]}" if isinstance(content, Mapping) else ""
-        raise EgoDistillError(f"{source} holds no weights by name; its content is a {type(content).__name__}{inside}")
-    state = {key: torch.from_numpy(value) if is_numbers(value) else value for key, value in content.items()}
+        raise EgoDistillError(
+            f"{source} does not contain named weights; its content is a {type(content).__name__}{inside}"
+        )
+    state = {key: torch.from_numpy(value) if is_numeric(value) else value for key, value in content.items()}
     if state and all(key.startswith("module.") for key in state):  # saved from DataParallel
         state = {key.removeprefix("module."): value for key, value in state.items()}
     return state
 
 
-def is_numbers(value: Any) -> bool:
+def is_numeric(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.kind in "fiu"
 
 
 def read_caffe2(path: str, unsafe_pickle: bool) -> Any:
-    """Return the content of a Caffe2 file, a Python pickle, of which nothing but numpy arrays may come out."""
+    """Return the content of a Caffe2 file, a Python pickle from which only numpy arrays are read."""
     if not unsafe_pickle:
         raise EgoDistillError(
-            f"{path} is a Caffe2 file, a Python pickle, and pickles can run any code when they are read. If you trust "
-            f"its source, give unsafe_pickle=True"
+            f"{path} is a Caffe2 file, a Python pickle, and reading a pickle can run any code. If you trust its "
+            f"source, pass unsafe_pickle=True"
         )
     try:
         with open(path, "rb") as file:
-            return ArraysOnly(file, encoding="latin1").load()
+            return ArrayUnpickler(file, encoding="latin1").load()
     except FileNotFoundError as error:
-        raise EgoDistillOSError(f"there is no file {path}") from error
-    except Exception as error:  # a damaged pickle can raise almost anything
+        raise EgoDistillOSError(f"{path}: no such file") from error
+    except Exception as error:  # a damaged pickle can raise almost any error
         raise EgoDistillError(
             f"{path} cannot be read as a Caffe2 file ({type(error).__name__}: {str(error)[:200]})"
         ) from error
 
 
-class ArraysOnly(pickle.Unpickler):
-    """A pickle may name any function to be called; this reader calls only those that make numpy arrays."""
+class ArrayUnpickler(pickle.Unpickler):
+    """A pickle reader that calls only functions that create numpy arrays; a pickle can name any other."""
 
     allowed = frozenset(
         {
@@ -313,28 +345,37 @@ class ArraysOnly(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module.replace("numpy._core", "numpy.core"), name) not in self.allowed:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not a numpy array")
         if module.startswith("numpy") and name in ("_reconstruct", "scalar"):
-            # Their module has another name since numpy 2; an array and a number know it.
+            # Their module was renamed in numpy 2; an array and a number refer to the current one.
             example = np.zeros(0) if name == "_reconstruct" else np.float32(0)
             return example.__reduce__()[0]
         return super().find_class(module, name)
 
 
 def find_layout(state: Mapping[str, Any], layouts: Iterable[Layout], source: str) -> Layout:
-    """Return the first layout whose marker is among the names; raise EgoDistillError, which lists them, for none."""
+    """Return the first layout whose marker matches a key. Raise EgoDistillError, which lists them, if none does."""
     known = []
     for layout in layouts:
         if any(re.match(layout.marker, key) for key in state):
             return layout
         known.append(f"{layout.network.__name__} of {layout.source}")
     raise EgoDistillError(
-        f"{source} has none of the layouts that are known here ({', '.join(known)}). It begins with {list(state)[:5]}"
+        f"{source} has none of the known layouts ({', '.join(known)}). Its first keys are {list(state)[:5]}"
     )
 
 
 def rename(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, Any], dict[str, str], list[str]]:
-    """Return weights by our names, {our name: the name in `state`}, and the names of what is no weight."""
+    """Return the weights with our keys, {our key: key in `state`}, and the keys that are not weights.
+
+    >>> import torch
+    >>> from egodistill import checkpoints, teachers
+    >>> state = {"blocks.0.conv.conv_t.weight": torch.zeros(24, 3, 1, 3, 3)}
+    >>> layout = checkpoints.find_layout(state, teachers.LAYOUTS, "x3d_m.pyth")
+    >>> weights, names, ignored = checkpoints.rename(state, layout)
+    >>> layout.source, names
+    ('pytorchvideo', {'s1.pathway0_stem.conv_xy.weight': 'blocks.0.conv.conv_t.weight'})
+    """
     weights: dict[str, Any] = {}
     names: dict[str, str] = {}
     ignored = []
@@ -345,10 +386,10 @@ def rename(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, Any], di
         ours = key
         for pattern, replacement in layout.rules:
             ours = re.sub(pattern, replacement, ours)
-        ours = key if ours in weights else ours  # two of one name: the second one is then unexpected
+        ours = key if ours in weights else ours  # a second key with the same result is reported as unexpected
         weights[ours], names[ours] = value, key
-    for whole, parts in layout.joined.items():
-        join(weights, names, whole, parts)
+    for joint, parts in layout.joined.items():
+        concatenate(weights, names, joint, parts)
     for key, count in layout.dimensions.items():
         value = weights.get(key)
         if isinstance(value, Tensor) and value.ndim < count:
@@ -356,10 +397,10 @@ def rename(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, Any], di
     return weights, names, ignored
 
 
-def join(weights: dict[str, Any], names: dict[str, str], whole: str, parts: tuple[str, ...]) -> None:
-    """Put the tensors whose names differ only in `parts` together under the name that has `whole` there."""
+def concatenate(weights: dict[str, Any], names: dict[str, str], joint: str, parts: tuple[str, ...]) -> None:
+    """Concatenate tensors whose keys differ only in `parts`, under the key that has `joint` in their place."""
     for first in [key for key in weights if parts[0] in key]:
         keys = [first.replace(parts[0], part) for part in parts]
         if all(isinstance(weights.get(key), Tensor) for key in keys):
-            ours = first.replace(parts[0], whole)
+            ours = first.replace(parts[0], joint)
             weights[ours], names[ours] = torch.cat([weights.pop(key) for key in keys]), names[first]

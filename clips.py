@@ -1,17 +1,18 @@
-"""A recording, and the clips that models read of it: video, IMU, the clock between them, decoding in one pass.
+"""Recordings and their clips: video, IMU, the clock between them, and decoding in one pass.
 
     from egodistill import clips
 
-    walk = clips.open_recording("walk.mp4", imu_offset=0.2)             # head motion in the GoPro file itself
+    walk = clips.open_recording("walk.mp4", imu_offset=0.2)             # IMU telemetry inside the GoPro file
     spec = clips.ClipSpec(frames=4, size=224, imu_samples=422)          # what a student reads
     clip = walk.clip(12.5, spec)
     print(clip["frames"].shape, clip["frames.times"], clip["imu"].shape)
     for row, found in clips.decode_clips(walk, {0: 0.0, 1: 2.1}, spec.parts()):
-        print(row, found)                                               # arrays by name, or the error that it costs
+        print(row, found)                                               # arrays by name, or the error
 
-A `Recording` is a video with its IMU on the video's clock; nothing else in this package joins the two. A `ClipSpec` is
-what a clip holds, for students, teachers, stores and exported files alike; `differences()` compares two of them. Times
-are seconds on the video's own clock, the one a player shows: zero is where the file starts.
+A `Recording` is a video with its IMU on the video's clock; nothing else in this package joins the two. A `ClipSpec`
+describes the content of a clip, for students, teachers, stores and exported files; `differences()` compares two of
+them. `open_recording()` shows how to add a reader for recordings of your own. Times are seconds on the video's own
+clock, the one a player shows: zero is the start of the file.
 """
 
 from __future__ import annotations
@@ -59,25 +60,33 @@ __all__ = [
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# What a clip holds
+# The content of a clip
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipSpec:
-    """What a clip holds: pictures, head motion, sound, of so many `seconds`.
+    """The content of a clip of ``seconds`` seconds: frames, IMU samples, sound.
 
-    frames        Number of pictures; 0: none.
-    size, crop    Their height and width; squeezed to the square, or with `crop` cut out of the centre. If `crop` is not
-                  given, a teacher's clips are cut out and all others are squeezed.
-    sampling      Which pictures: a rule of `video.clip_times()`, or "ends", evenly from the clip's start to its end.
-    exact         False: the nearest key frames instead, which cost far less.
-    seed          Of "random".
-    imu_samples, imu_rate   Samples of head motion and their rate (Hz); 0: none.
-    imu_axes      Axes of both sensors: "file", as each recording stores them.
-    audio         Log mel bands of the clip's middle two seconds, as ListenToLook hears them.
+    frames        Number of frames; 0: none.
+    size, crop    Their height and width in pixels. The whole frame is resized to this square (the aspect ratio
+                  changes), or with `crop` its centre square. If `crop` is not given, teachers crop, others do not.
+    sampling      Which frames: a rule of `video.clip_times()`, or "ends", evenly from the clip's start to its end.
+    exact         False: the nearest key frames instead, which cost far less to decode.
+    seed          Seed of the sampling "random".
+    imu_samples, imu_rate   Number of IMU samples (0: none) and their rate in Hz.
+    imu_axes      Axes of both sensors; "file", as each recording stores them, is the only choice.
+    audio         Log-mel bands of the clip's middle two seconds, as ListenToLook reads them.
 
-    In the spec of a model, None is what the model does not say; it is then decoded by the default. How pixels are
-    normalised is the network's business.
+    In the spec of a model, None means that the model accepts any value; clips are then decoded with the default. The
+    normalisation of pixels is not part of a spec. Raise DataError for values that are out of range or do not fit
+    together.
+
+    >>> from egodistill import clips
+    >>> spec = clips.ClipSpec(frames=4, size=64, sampling="first", imu_samples=422)
+    >>> list(spec.parts())
+    ['frames', 'imu']
+    >>> spec.times(10.0).round(2)
+    array([10.02, 10.05, 10.08, 10.12])
     """
 
     frames: int = 0
@@ -96,56 +105,64 @@ class ClipSpec:
         if min(self.frames, self.imu_samples) < 0 or any(
             value is not None and not value > 0 for value in (self.size, self.imu_rate, self.seconds)
         ):
-            raise DataError(f"counts are at least 0, sizes, rates and lengths above 0: {self}")
+            raise DataError(
+                f"frames and imu_samples must be at least 0; size, imu_rate and seconds must be above 0; got {self}"
+            )
         if self.imu_axes != "file":
-            raise DataError(f"imu_axes is 'file', the axes of each recording; got {self.imu_axes!r}")
+            raise DataError(f"imu_axes must be 'file', the axes of each recording; got {self.imu_axes!r}")
         if self.frames and self.sampling not in (None, "ends"):
-            try:  # say so now, and not for each clip, if the rule does not fit
+            try:  # a rule that does not fit is one error here, not one per clip
                 clip_times(0.0, self.frames, self.seconds or CLIP_SECONDS, sampling=self.sampling)
             except ValueError as error:
                 raise DataError(str(error)) from error
 
     def parts(self) -> dict[str, ClipSpec]:
-        """Return the spec of each kind of array alone: "frames", "imu" and "audio", those that there are."""
+        """Return one spec per kind of array in the clip: {"frames": ..., "imu": ..., "audio": ...}."""
         alone = {
             "frames": dataclasses.replace(self, imu_samples=0, audio=False),
             "imu": dataclasses.replace(self, frames=0, audio=False),
             "audio": dataclasses.replace(self, frames=0, imu_samples=0),
         }
-        there = {"frames": self.frames, "imu": self.imu_samples, "audio": self.audio}
-        return {kind: spec for kind, spec in alone.items() if there[kind]}
+        present = {"frames": self.frames, "imu": self.imu_samples, "audio": self.audio}
+        return {kind: spec for kind, spec in alone.items() if present[kind]}
 
     def complete(self) -> ClipSpec:
-        """Return the same spec with the defaults in place of what is not said."""
-        defaults = {one.name: one.default for one in dataclasses.fields(self)} | {"crop": False}
+        """Return the same spec with defaults in place of None."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)} | {"crop": False}
         return dataclasses.replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
 
     @property
     def kind(self) -> str:
-        """The kind of array of a spec that has one. Raise DataError for a spec of several, or of none."""
+        """Return the kind of array, "frames", "imu" or "audio". Raise DataError unless the spec has exactly one."""
         kinds = list(self.parts())
         if len(kinds) != 1:
-            raise DataError(f"one kind of array is needed, not {kinds}; `parts()` of a spec has them by name: {self}")
+            raise DataError(f"the spec must have one kind of array, not {kinds}; ClipSpec.parts() splits it: {self}")
         return kinds[0]
 
     def arrays(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Return dtype and shape of a clip's arrays of this kind under a name; frames have their times beside them."""
+        """Return {array name: (dtype, shape)} of one clip; frames called `name` come with their times, "`name`.times".
+
+        Raise DataError unless the spec has exactly one kind of array.
+        """
         if self.kind == "imu":
             return {name: ("float32", (self.imu_samples, 6))}
         if self.kind == "audio":
             return {name: ("float32", (AUDIO_STEPS, AUDIO_BANDS))}
-        pictures = ("uint8", (self.frames, 3, self.size, self.size))
-        return {name: pictures, f"{name}.times": ("float64", (self.frames,))}
+        frames = ("uint8", (self.frames, 3, self.size, self.size))
+        return {name: frames, f"{name}.times": ("float64", (self.frames,))}
 
     def times(self, start: float, row: int = 0) -> np.ndarray:
-        """Return the times of the frames of a clip, ascending; "random" draws those of a row by the seed."""
+        """Return the times of the frames of a clip in seconds, ascending, float64 [frames].
+
+        `row` is the clip's row in its store: with sampling "random", `seed` and `row` decide the times.
+        """
         if self.sampling == "ends":
             return np.linspace(start, start + self.seconds, self.frames)
         rng = np.random.default_rng([self.seed, row])
         return clip_times(start, self.frames, self.seconds, sampling=self.sampling, rng=rng)
 
 
-# The fields that describe each kind of array. `differences()` compares them.
+# The fields that describe each kind of array; `differences()` compares them.
 FIELDS = {
     "frames": ("seconds", "frames", "size", "crop", "sampling", "exact"),
     "imu": ("seconds", "imu_samples", "imu_rate", "imu_axes"),
@@ -154,9 +171,15 @@ FIELDS = {
 
 
 def differences(one: ClipSpec, other: ClipSpec, *, ignore: Sequence[str] = ()) -> dict[str, tuple[Any, Any]]:
-    """Return what differs between the kinds of array that both specs have: {field: (one, other)}.
+    """Return the fields that differ, {field: (value in one, value in other)}.
 
-    Left out are the fields `ignore`, and what either of the two does not say (None).
+    Only kinds of array that both specs have are compared. Fields in `ignore`, and fields that are None in either
+    spec, are left out.
+
+    >>> from egodistill import clips
+    >>> one = clips.ClipSpec(frames=4, imu_samples=422, sampling="first")
+    >>> clips.differences(one, clips.ClipSpec(frames=4, imu_samples=422, imu_rate=100.0))
+    {'sampling': ('first', 'uniform'), 'imu_rate': (198.0, 100.0)}
     """
     fields = dict.fromkeys(
         name for kind in one.parts() if kind in other.parts() for name in FIELDS[kind] if name not in ignore
@@ -166,31 +189,41 @@ def differences(one: ClipSpec, other: ClipSpec, *, ignore: Sequence[str] = ()) -
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Return whether two settings are equal, numbers to rounding: 64 / 30 may have gone through a file."""
+    """Return whether two settings are equal; numbers up to rounding, because 64 / 30 may come from a file."""
     if isinstance(one, float) or isinstance(other, float):
         return math.isclose(one, other, rel_tol=1e-6)
     return one == other
 
 
 def frames_name(spec: ClipSpec) -> str:
-    """Return what a store calls the frames of a student: "frames_4", and with another sampling "frames_4_first"."""
+    """Return the name of a student's frames in a store.
+
+    >>> from egodistill import clips
+    >>> clips.frames_name(clips.ClipSpec(frames=4)), clips.frames_name(clips.ClipSpec(frames=4, sampling="first"))
+    ('frames_4', 'frames_4_first')
+    """
     rule = "" if spec.sampling in (None, "uniform") else f"_{spec.sampling}"
     return f"frames_{spec.frames}{rule}"
 
 
 def spec_of(model: Any) -> ClipSpec:
-    """Return the clip that a model reads: its `clip_spec`, or what the attributes of a student say.
+    """Return the spec of the clips that a model reads: its `clip_spec`, or one built from the attributes of a student.
 
-    These are `num_frames`, `frame_size`, `sampling`, `exact`, `imu_samples`, `imu_rate` and `clip_seconds`. A model
-    that reads "frames" has one of them, unless it says otherwise.
+    These are `num_frames`, `frame_size`, `sampling`, `exact`, `imu_samples`, `imu_rate` and `clip_seconds`. If the
+    model lacks one, its field is None; of `num_frames` it is 1 if the model reads "frames", of `imu_samples` 422.
+
+    >>> from egodistill import EgoDistill, clips
+    >>> spec = clips.spec_of(EgoDistill.load("student.pt"))
+    >>> spec.frames, spec.size, spec.imu_samples
+    (1, 64, 422)
     """
     found = getattr(model, "clip_spec", None)
     if isinstance(found, ClipSpec):
         return found
     inputs = getattr(model, "inputs", ())
-    pictures = "frames" in inputs or "clip" in inputs
+    reads_frames = "frames" in inputs or "clip" in inputs
     return ClipSpec(
-        frames=getattr(model, "num_frames", int("frames" in inputs)) if pictures else 0,
+        frames=getattr(model, "num_frames", int("frames" in inputs)) if reads_frames else 0,
         size=getattr(model, "frame_size", None),
         crop="clip" in inputs,
         sampling=getattr(model, "sampling", None),
@@ -208,12 +241,19 @@ def spec_of(model: Any) -> ClipSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """A video, its IMU, the clock between them, and who wore the camera.
+    """A video, its IMU, the clock between them, and the wearer of the camera.
 
-    ``imu`` is one CSV, a pair of CSVs (accelerometer, gyroscope), or None: telemetry in the video.
-    A sample stamped t was taken at ``imu_offset + imu_stretch * t`` seconds of the video: public
-    recordings are off by up to a second (`egodistill check` measures it). ``zero_accel`` is that of
-    `read_imu()`: zeros where there is no accelerometer.
+    ``imu`` is one CSV, a pair of CSVs (accelerometer, gyroscope), or None for telemetry inside the
+    video. An IMU sample stamped t was taken at ``imu_offset + imu_stretch * t`` seconds of the
+    video: clocks of public recordings differ by up to a second (`egodistill check` measures it).
+    ``zero_accel`` is an option of `read_imu()`: zeros if there is no accelerometer.
+
+    >>> from egodistill import data
+    >>> walk = data.Recording("walk.mp4", "walk.csv", imu_offset=0.2)
+    >>> {name: array.shape for name, array in walk.clip(1.0, data.ClipSpec(frames=2, imu_samples=422)).items()}
+    {'frames': (2, 3, 224, 224), 'frames.times': (2,), 'imu': (422, 6)}
+    >>> walk.motion().window(1.0).shape
+    (422, 6)
     """
 
     video: str
@@ -238,26 +278,26 @@ class Recording:
 
     @property
     def imu_source(self) -> str | tuple[str, str]:
-        """Return the file or files that head motion comes from."""
+        """Return the file, or pair of files, with the IMU samples."""
         return self.video if self.imu is None else self.imu
 
     def probe(self) -> VideoInfo:
-        """Return what the video's header says; it is read once. Raise VideoError if it cannot be read."""
+        """Return duration, frame rate and size; the header is read once. Raise VideoError if it cannot be read."""
         if "info" not in self.__dict__:
             self.__dict__["info"] = probe(self.video)
         return self.__dict__["info"]
 
     def motion(self) -> Imu:
-        """Return the IMU on the video's clock; it is read once. Raise IMUError that names the file."""
+        """Return the IMU samples on the video's clock; the file is read once. Raise IMUError that names the file."""
         if "samples" not in self.__dict__:
             found = read_imu(self.imu_source, zero_accel=self.zero_accel)
             self.__dict__["samples"] = found.on_clock(self.imu_offset, self.imu_stretch)
         return self.__dict__["samples"]
 
     def clip(self, start: float, spec: ClipSpec, **limits: Any) -> dict[str, np.ndarray]:
-        """Return what a model of this spec reads of the clip that starts there: "frames", "imu", "audio".
+        """Return the arrays of the clip that starts at ``start`` seconds: "frames", "imu" and "audio", as in the spec.
 
-        "frames.times" are the times of the frames that are shown. ``limits`` are those of `decode_clips()`. Raise
+        "frames.times" are the times of the decoded frames. ``limits`` are options of `decode_clips()`. Raise
         VideoError, IMUError or DataError.
         """
         ((_, found),) = decode_clips(self, {0: start}, spec.parts(), **limits)
@@ -267,13 +307,13 @@ class Recording:
 
 
 def tables_beside(path: Path) -> Recording | None:
-    """Read a video with a pair of IMU tables beside it, NAME-accl.csv and NAME-gyro.csv."""
+    """Return the recording of a video with the IMU tables NAME-accl.csv and NAME-gyro.csv beside it; None without."""
     pair = tuple(path.with_name(f"{path.stem}-{sensor}.csv") for sensor in ("accl", "gyro"))
     return Recording(str(path), pair) if all(table.is_file() for table in pair) else None
 
 
-# Asked in turn by `open_recording()`: the path of a file -> the recording that it is, or None. A camera of your own is
-# one more function in front of these.
+# Readers of recordings: path of a file -> Recording, or None if the file is not of this kind. `open_recording()` takes
+# the first that is not None; its docstring shows how to add one.
 READERS: list[Callable[[Path], Recording | None]] = [tables_beside]
 
 
@@ -286,15 +326,34 @@ def open_recording(
     wearer: str | None = None,
     zero_accel: bool = False,
 ) -> Recording:
-    """Return the recording that a file is. Without `imu` the `READERS` are asked in turn; then it is in the video.
+    """Return the recording of a video file.
 
-    The other arguments are the fields of `Recording`; a clock that a reader knows is corrected by the one given. A
-    recording is returned as it is, and nothing beside it is accepted.
+    Without `imu`, the functions in `READERS` are called in turn, and the first recording that one returns is used; if
+    none does, the IMU is telemetry inside the video. The other arguments are the fields of `Recording`; `imu_offset`
+    and `imu_stretch` are applied on top of a reader's own. A `Recording` is returned unchanged. Raise DataError if
+    other arguments come with it.
+
+    A camera of your own is one more reader. This one finds NAME.csv beside NAME.mp4. `prepare()` reads what segments
+    name, so a segment takes its IMU from the recording:
+
+    >>> from egodistill import clips, data
+    >>> def table_beside(path):
+    ...     table = path.with_suffix(".csv")
+    ...     return clips.Recording(path, table) if table.is_file() else None
+    >>> clips.READERS.insert(0, table_beside)
+    >>> walk = data.open_recording("walk.mp4", wearer="P01")
+    >>> walk.imu, walk.wearer
+    ('walk.csv', 'P01')
+    >>> segment = data.Segment("walk-1", walk.video, 2.0, 5.5, "walk", imu=walk.imu, wearer=walk.wearer)
+    >>> store = data.prepare([segment], "own-store", frame_size=64, workers=1, progress=False)
+    >>> store.read("imu", [0, 1]).shape
+    (2, 422, 6)
+    >>> clips.READERS.remove(table_beside)
     """
     given = {"imu_offset": imu_offset, "imu_stretch": imu_stretch, "wearer": wearer, "zero_accel": zero_accel}
     if isinstance(path, Recording):
         if (imu, *given.values()) != (None, 0.0, 1.0, None, False):
-            raise DataError(f"{path.video}: a Recording has its own IMU and clock; give a path beside these arguments")
+            raise DataError(f"{path.video}: a Recording has its own IMU and clock; give a path, or no other arguments")
         return path
     found = None
     if imu is None:
@@ -317,15 +376,22 @@ def open_recording(
 def clip_starts(start: float, stop: float, duration: float, seconds: float = CLIP_SECONDS) -> list[float]:
     """Return the starts of the clips that cover a segment of a video of ``duration`` seconds.
 
-    ceil(length / seconds) clips, at least one, spread evenly from the segment's start to its end.
-    A segment shorter than a clip gets one clip around its centre. Clips that would reach over an
-    end of the video are moved inside; in a video shorter than a clip the clip starts at 0.
-    Raise DataError for a segment that is empty or lies behind the video's end.
+    There are ceil(length / seconds) clips, at least one, spread evenly from the segment's start to
+    its end. A segment shorter than a clip gets one clip around its centre. Clips that would extend
+    beyond an end of the video are moved inside; in a video shorter than a clip the clip starts at 0.
+    Raise DataError for a segment that is empty or starts after the end of the video.
+
+    >>> from egodistill import data
+    >>> [round(start, 3) for start in data.clip_starts(1.0, 6.0, duration=23.4)]
+    [1.0, 2.433, 3.867]
     """
     if not (0 <= start < stop < math.inf and seconds > 0):
-        raise DataError(f"{start} to {stop} s cannot be cut into clips of {seconds} s")
+        raise DataError(
+            f"the segment from {start} to {stop} s cannot be cut into clips of {seconds} s: "
+            f"it must have 0 <= start < stop, and clips must be longer than 0 s"
+        )
     if start >= duration:
-        raise DataError(f"the segment starts at {start:.3f} s, the video ends at {duration:.3f} s")
+        raise DataError(f"the segment starts at {start:.3f} s, but the video ends at {duration:.3f} s")
     stop = min(stop, duration)
     count = max(1, math.ceil((stop - start) / seconds - 1e-9))
     if count == 1:
@@ -344,13 +410,21 @@ def decode_clips(
     max_gap: float = MAX_GAP,
     threads: int = 1,
 ) -> Iterator[tuple[int, dict[str, np.ndarray] | Exception]]:
-    """Read clips of a recording in one pass over it: yield each row with its arrays, or with the error that it costs.
+    """Decode clips of a recording in one pass: yield each row with its arrays by name, or with its error.
 
-    ``starts`` has the start in seconds of each row, ``specs`` a spec of one kind for each array (see
-    `ClipSpec.parts()`). Frames come with the times at which those that are shown begin, as "NAME.times". Clips come in
-    the order of their ends, errors as soon as they are known; only clips that overlap are held in memory. A clip that
-    is longer than its video ends with the last frame. A clip of which a sensor covers less than ``min_coverage``
-    without gaps over ``max_gap`` seconds fails. ``threads`` help to decode, 0 for FFmpeg's choice.
+    ``starts`` is {row: start in seconds}, ``specs`` is {array name: spec with one kind of array} (see
+    `ClipSpec.parts()`). Frames come with the times from which they are shown, as "NAME.times". Clips come in the
+    order of their ends, errors as soon as they are known; only overlapping clips are held in memory. A clip that is
+    longer than its video ends with the last frame. A clip fails if a sensor covers less than the share
+    ``min_coverage`` of it; parts where samples are more than ``max_gap`` seconds apart are not covered. ``threads`` is
+    the number of decoding threads, 0 for FFmpeg's choice.
+
+    >>> from egodistill import clips
+    >>> walk = clips.open_recording("walk.mp4", "walk.csv")
+    >>> for row, found in clips.decode_clips(walk, {0: 1.0, 1: 99.0}, {"imu": clips.ClipSpec(imu_samples=422)}):
+    ...     print(row, type(found).__name__ if isinstance(found, Exception) else found["imu"].shape)
+    1 CoverageError
+    0 (422, 6)
     """
     specs = {name: spec.complete() for name, spec in specs.items()}
     return iter(_Decoding(recording, starts, specs, min_coverage, max_gap, threads))
@@ -358,7 +432,7 @@ def decode_clips(
 
 @dataclasses.dataclass
 class _Decoding:
-    """One pass over a recording. `open` holds the clips that are not complete, and how many pieces each lacks."""
+    """One pass over a recording, which puts clips together from pieces: frames, sounds, windows of the IMU."""
 
     recording: Recording
     starts: Mapping[int, float]
@@ -374,7 +448,7 @@ class _Decoding:
             for row, found in self._clips():
                 del left[row]
                 yield row, found
-        except (VideoError, IMUError) as error:  # of the recording as a whole, or from some time on
+        except (VideoError, IMUError) as error:  # of the recording, not of one clip: it fails all that are left
             for row in left:
                 yield row, error
 
@@ -383,7 +457,7 @@ class _Decoding:
         if "audio" in kinds and not info.has_audio:
             raise VideoError(f"{self.recording.video}: has no audio")
         if "imu" in kinds:
-            self.recording.motion()  # an error of the whole recording, not of one clip
+            self.recording.motion()  # read now: an error is one of the recording, not of a clip
         lacking: dict[int, int] = {}
         rows: dict[int, dict[str, np.ndarray]] = {}
         pieces = sum(spec.frames if self.kinds[name] == "frames" else 1 for name, spec in self.specs.items())
@@ -395,14 +469,14 @@ class _Decoding:
                 yield row, CoverageError(f"{_names(self.recording.imu_source)}: {error}")
             else:
                 lacking[row] = pieces - windows
-        for row in [row for row, count in lacking.items() if not count]:  # head motion alone
+        for row in [row for row, count in lacking.items() if not count]:  # IMU only
             del lacking[row]
             yield row, self._windows(self.starts[row])
-        streams = [self._pictures(list(lacking), info.duration, exact) for exact in (True, False)]
+        streams = [self._frames(list(lacking), info.duration, exact) for exact in (True, False)]
         streams += [self._sounds(list(lacking), name) for name, kind in self.kinds.items() if kind == "audio"]
-        # Each stream is in the order of its times, so that together they hold no more than the clips of one moment.
+        # Each stream is ordered by time, so merging them keeps only overlapping clips in memory.
         for _, row, name, place, piece in heapq.merge(*streams, key=lambda piece: piece[0]):
-            if row not in lacking:  # failed before
+            if row not in lacking:  # this clip has already failed
                 continue
             if isinstance(found := piece(), Exception):
                 del lacking[row]
@@ -429,7 +503,7 @@ class _Decoding:
         }
 
     def _windows(self, start: float) -> dict[str, np.ndarray]:
-        """Return the windows of head motion of a clip; raise CoverageError."""
+        """Return the IMU windows of a clip. Raise CoverageError."""
         limits = {"min_coverage": self.min_coverage, "max_gap": self.max_gap}
         return {
             name: self.recording.motion().window(start, spec.imu_samples, spec.imu_rate, **limits)
@@ -440,13 +514,13 @@ class _Decoding:
     def _sounds(self, rows: list[int], name: str) -> Iterator[tuple[float, int, str, None, Callable[[], Any]]]:
         begins = [self.starts[row] + (self.specs[name].seconds - AUDIO_SECONDS) / 2 for row in rows]
         for index, sound in audio_at(self.recording.video, begins) if rows else ():
-            error = VideoError(f"{self.recording.video}: sound is missing near {begins[index]:.3f} s")
+            error = VideoError(f"{self.recording.video}: no sound near {begins[index]:.3f} s")
             yield begins[index], rows[index], name, None, _Piece(error if sound is None else sound, log_mel)
 
-    def _pictures(
+    def _frames(
         self, rows: list[int], duration: float, exact: bool
     ) -> Iterator[tuple[float, int, str, int, Callable[[], Any]]]:
-        """Yield the frames that are to be exact, or those that are to be the nearest key frames."""
+        """Yield the frames of all exact specs, or of all key-frame specs, as pieces ordered by time."""
         specs = {name: s for name, s in self.specs.items() if self.kinds[name] == "frames" and s.exact is exact}
         wanted = [
             (min(float(t), duration), row, name, place)
@@ -469,7 +543,7 @@ class _Decoding:
 
 @dataclasses.dataclass
 class _Piece:
-    """A piece of a clip that is made when it is needed: a clip that has failed before needs none of its pictures."""
+    """A piece of a clip, computed when called: the frames of a clip that has already failed are not scaled."""
 
     source: Any
     make: Callable[[Any], Any]
@@ -480,7 +554,7 @@ class _Piece:
 
 @dataclasses.dataclass
 class _Framer:
-    """Makes a picture, and the time from which it is shown, of a decoded frame and what has decoded it."""
+    """Scale a decoded frame, and return it with the time from which it is shown."""
 
     scaler: Scaler
 

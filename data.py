@@ -1,9 +1,8 @@
-"""Segments of videos -> a clip store: every clip is decoded once, by many processes.
-
+"""Prepare a clip store from segments of videos: every clip is decoded once, by several processes.
     from egodistill import data
 
     segments = data.read_epic_kitchens("EPIC_100_train.csv", "/videos/EPIC-KITCHENS")
-    print(segments.dropped)                             # what was left out, and why
+    print(segments.dropped)                             # {reason: number of annotations left out}
     store = data.prepare(segments, "store", num_frames=(1, 8), clip_frames=16)
     train = store.split("train")
     batch = train.read("frames_8", [0, 5, 7])           # uint8 [3, 8, 3, 224, 224], RGB
@@ -14,9 +13,9 @@ The data flow, and the module of each step::
     annotations --read_*--> [Segment] --prepare()--> ClipStore --read()--> numpy arrays
       annotations.py                  clips.py           store.py
 
-A *segment* is an annotated stretch of a video, a *clip* a window of 64/30 s inside it. What users of a store need from
-the other modules can be had here, too. Times are seconds on the video's own clock, the one a player shows: zero is
-where the file starts.
+A *segment* is an annotated part of a video, a *clip* a window of 64/30 s inside it. This module re-exports what users
+of a store need from the other modules. Times are seconds on the video's own clock, the one a player shows: zero is the
+start of the file.
 """
 
 from __future__ import annotations
@@ -89,11 +88,11 @@ __all__ = [
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Which clips, and the arrays of a store
+# Clips and arrays of a store
 
 
 def find_clips(segments: Sequence[Segment], workers: int) -> list[tuple[int, float]]:
-    """Return the segment's number and the start of each clip; ``workers`` threads look how long the videos are."""
+    """Return the index of the segment and the start of each clip; ``workers`` threads read the videos' durations."""
     videos = sorted({segment.video for segment in segments})
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         durations = dict(zip(videos, pool.map(_duration, videos), strict=True))
@@ -101,7 +100,7 @@ def find_clips(segments: Sequence[Segment], workers: int) -> list[tuple[int, flo
     for i, segment in enumerate(segments):
         try:
             starts = clip_starts(segment.start, segment.stop, durations[segment.video])
-        except DataError:  # one clip, which will fail with this reason
+        except DataError:  # add its clips all the same: they fail when they are decoded, with this reason
             starts = clip_starts(segment.start, segment.stop, math.inf)
         clips += [(i, start) for start in starts]
     return clips
@@ -110,12 +109,12 @@ def find_clips(segments: Sequence[Segment], workers: int) -> list[tuple[int, flo
 def _duration(video: str) -> float:
     try:
         return probe(video).duration
-    except VideoError:  # reported when its clips are read
+    except VideoError:  # reported when its clips are decoded
         return math.inf
 
 
 def clip_specs(settings: Mapping[str, Any]) -> dict[str, ClipSpec]:
-    """Return what a clip holds in each array that these settings of `prepare()` ask for."""
+    """Return the spec of each array for these settings of `prepare()`."""
     plain = {"size": settings["frame_size"], "exact": settings["exact"]}
     frames = [
         ClipSpec(frames=count, sampling=rule, seed=settings["seed"] or 0, **plain)
@@ -125,7 +124,7 @@ def clip_specs(settings: Mapping[str, Any]) -> dict[str, ClipSpec]:
     specs = {frames_name(spec): spec for spec in frames}
     if settings["ends"]:
         specs["ends"] = ClipSpec(frames=2, sampling="ends", **plain)
-    if settings["clip_frames"]:  # of exact frames in any case
+    if settings["clip_frames"]:  # teachers always read exact frames
         specs["clip"] = ClipSpec(frames=settings["clip_frames"], size=settings["clip_size"], crop=True)
     if settings["imu"]:
         specs["imu"] = ClipSpec(imu_samples=IMU_SAMPLES)
@@ -138,9 +137,9 @@ def _class_names(segments: Sequence[Segment], class_names: Sequence[str] | None)
     labels = {segment.label for segment in segments if segment.label is not None}
     names = sorted(labels) if class_names is None else list(class_names)
     if len(set(names)) < len(names):
-        raise DataError("class_names holds a name twice")
+        raise DataError(f"class_names contains {max(names, key=names.count)!r} more than once")
     if unknown := sorted(labels - set(names)):
-        raise DataError(f"the label {unknown[0]!r} is not among the {len(names)} class_names")
+        raise DataError(f"a segment has the label {unknown[0]!r}, which is not among the {len(names)} class_names")
     return names
 
 
@@ -173,37 +172,45 @@ def prepare(
     progress: bool = True,
     class_names: Sequence[str] | None = None,
 ) -> ClipStore:
-    """Decode every clip of ``segments`` once, into the folder ``out``; finish it if it was begun.
+    """Decode every clip of ``segments`` once into the folder ``out``, and return its store.
 
-    The arrays, one row per clip (see ClipStore):
+    The arrays, with one row per clip (see ClipStore):
 
     - ``frames_N`` uint8 [n, N, 3, frame_size, frame_size] for each N of ``num_frames``, at the
-      centres of N equal parts of the clip; squeezed to the square, as in the paper. With other
-      rules of ``clip_times`` in ``sampling``, one or several, ``frames_N_first`` and so on
-      (``seed`` is that of "random"). Without ``exact`` these and the ends are the nearest key
-      frames, which cost far less. Beside each, ``frames_N.times`` float64 [n, N]: when they were
-      taken
+      centres of N equal parts of the clip; the whole frame is resized to the square, as in the
+      paper. ``sampling`` is one rule of ``clip_times``, or several; rules other than "uniform" are
+      part of the name, such as ``frames_N_first`` (``seed`` is that of "random"). With
+      ``exact=False``, these frames and the ends are the nearest key frames, which cost far less
+      to decode. ``frames_N.times`` float64 [n, N] are the times of the frames
     - ``ends`` uint8 [n, 2, 3, frame_size, frame_size]: the frames at the clip's start and end
-    - ``clip`` uint8 [n, clip_frames, 3, clip_size, clip_size], for video teachers, which want an
-      undistorted picture: its centre square
-    - ``imu`` float32 [n, 422, 6]: accelerometer in m/s2, gyroscope in rad/s, gravity included. A
-      clip of which a sensor covers less than ``min_coverage``, without gaps over ``max_gap``
-      seconds, fails; ``zero_accel`` is read_imu's
-    - ``audio`` float32 [n, 201, 40]: log mel bands of the clip's middle two seconds, see log_mel
+    - ``clip`` uint8 [n, clip_frames, 3, clip_size, clip_size], for teachers: the centre square of
+      each frame, undistorted
+    - ``imu`` float32 [n, 422, 6]: accelerometer in m/s2, gravity included, and gyroscope in rad/s.
+      A clip fails if a sensor covers less than the share ``min_coverage`` of it; parts where
+      samples are more than ``max_gap`` seconds apart are not covered. ``zero_accel`` is an option
+      of read_imu
+    - ``audio`` float32 [n, 201, 40]: log-mel bands of the clip's middle two seconds, see log_mel
 
-    ``workers`` processes read a video each (None: one per core, 1: all in this process). A call
-    that was killed at any moment goes on where it stopped when it is made again. A clip that cannot
-    be read is recorded with its reason in ``failures.jsonl`` and left alone until ``retry_failed``.
+    ``workers`` processes decode one video each (None: one per core, 1: no other processes). The
+    same call continues a run that was killed. A clip that cannot be decoded is recorded with the
+    reason in ``failures.jsonl``, and skipped until a call with ``retry_failed``.
 
-    Several machines share the work over a common folder: each call reads the recordings of its
-    ``rank`` of ``world_size``, by default all. They need not know each other, and may begin at any
-    time; what one that died leaves undone is done when it is started again. Variables such as
-    torchrun's are not looked at: `files.environment_share()` gives what they say.
+    Several machines can fill one folder: each call decodes the recordings of its ``rank`` of
+    ``world_size``. The machines do not communicate and may start at any time. Pass
+    ``**files.environment_share()`` to take both numbers from torchrun.
 
-    ``class_names`` fixes the order of the classes (default: the labels, sorted).
+    ``class_names`` sets the order of the classes (default: the labels, sorted).
 
-    Raise DataError if ``out`` holds something else, a label is not among ``class_names``, the
-    disk is too small, or, once all is done, more than the share ``max_bad`` of the clips failed.
+    Raise DataError if ``out`` has other content, a label is not among ``class_names``, the disk has
+    too little free space, or, at the end, more than the share ``max_bad`` of the clips failed.
+
+    >>> from egodistill import data
+    >>> segments = data.read_csv("segments.csv")
+    >>> store = data.prepare(segments, "walk-store", num_frames=(1, 4), frame_size=64, workers=1, progress=False)
+    >>> len(store), store.names, store.class_names
+    (2, ['frames_1', 'frames_4', 'ends', 'imu'], ['look around', 'walk'])
+    >>> store.read("frames_4", [0, 1]).shape
+    (2, 4, 3, 64, 64)
     """
     segments = list(segments)
     settings = {
@@ -222,22 +229,25 @@ def prepare(
         "zero_accel": zero_accel,
     }
     if not segments:
-        raise DataError("there are no segments to prepare")
+        raise DataError("no segments to prepare; give at least one")
     if min(*settings["num_frames"], frame_size, clip_frames or 1, clip_size) < 1:
-        raise DataError(f"frame counts and sizes must be at least 1: {settings}")
+        raise DataError(
+            f"num_frames, frame_size, clip_frames and clip_size must be at least 1; got {settings['num_frames']}, "
+            f"{frame_size}, {clip_frames} and {clip_size}"
+        )
     specs = clip_specs(settings)
     names = _class_names(segments, class_names)
     workers = workers or files.available_cores()
     files.check_share(rank, world_size)
     clips = functools.partial(find_clips, segments, workers)
     store = StoreWriter.begin(out, segments, clips, specs, names, settings=settings)
-    # Shares are of all recordings, so that they do not depend on how far the others have come.
+    # A share is taken of all recordings, so that it does not depend on the progress of other machines.
     share = store.recordings()[rank::world_size]
     if retry_failed:
         for rows in share:
             store.retry(rows)
     jobs = [store.missing(rows).tolist() for rows in share]
-    by_size = sorted(filter(None, jobs), key=len, reverse=True)  # the longest must not come last
+    by_size = sorted(filter(None, jobs), key=len, reverse=True)  # the longest first, so that no process ends late
     processes = min(workers, len(by_size))
     with _Progress(store, progress):
         if processes > 1:
@@ -245,26 +255,27 @@ def prepare(
         else:
             for rows in by_size:
                 fill(store, rows)
-    return _judged(ClipStore(out, unfinished=True), len(store), max_bad)
+    finished = ClipStore(out, unfinished=True)
+    _check_failures(finished, len(store), max_bad)
+    return finished
 
 
-def _judged(store: ClipStore, total: int, max_bad: float) -> ClipStore:
-    """Return the store; raise DataError if too many of its clips failed, and warn if some did."""
+def _check_failures(store: ClipStore, total: int, max_bad: float) -> None:
+    """Raise DataError if too many clips failed; warn if some did."""
     failures = store.failures
     if failures:
         share = len(failures) / total
         text = (
-            f"{len(failures)} of {total} clips ({share:.1%}) could not be prepared, "
+            f"{len(failures)} of {total} clips ({share:.1%}) could not be prepared; "
             f"the reasons are in {store.path / 'failures.jsonl'}. The first: {failures[0]['reason']}"
         )
         if share > max_bad:
-            raise DataError(f"{text}. That is over max_bad = {max_bad:.1%}; the others are kept.")
+            raise DataError(f"{text}. That is more than max_bad = {max_bad:.1%}; the other clips are kept.")
         warnings.warn(text, stacklevel=3)
-    return store
 
 
 class _Progress:
-    """Shows how many clips are settled, by whatever process, while a `with` block runs."""
+    """A progress bar that counts the clips settled by all processes while a `with` block runs."""
 
     def __init__(self, store: StoreWriter, show: bool) -> None:
         self.store, self.total = store, len(store.missing())
@@ -290,11 +301,11 @@ class _Progress:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# The clips of one recording
+# One recording
 
 
 def fill(store: StoreWriter, rows: Sequence[int]) -> None:
-    """Read these clips, all of one recording, into the store; each ends up finished or failed."""
+    """Decode these clips, all of one recording, into the store; each is finished or failed afterwards."""
     recording = replace(store.segment(rows[0]).recording, zero_accel=store.settings["zero_accel"])
     try:
         duration = recording.probe().duration
@@ -309,7 +320,7 @@ def fill(store: StoreWriter, rows: Sequence[int]) -> None:
         if store.segment(row).start < duration:
             starts[row] = store.start(row)
         else:
-            store.fail(row, f"{recording.video}: ends at {duration:.3f} s, before the segment begins")
+            store.fail(row, f"{recording.video}: the video ends at {duration:.3f} s, before the segment starts")
     limits = {name: store.settings[name] for name in ("min_coverage", "max_gap")}
     for row, found in decode_clips(recording, starts, store.specs, **limits):
         if isinstance(found, Exception):
@@ -319,26 +330,26 @@ def fill(store: StoreWriter, rows: Sequence[int]) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Many recordings at a time
+# Several processes
 
 
 def fill_in_processes(store: StoreWriter, jobs: Sequence[list[int]], workers: int) -> None:
-    """Have ``fill`` done by ``workers`` processes at a time, each for a bundle of recordings.
+    """Run ``fill`` in ``workers`` processes at a time, each for a bundle of recordings.
 
-    A process imports this module and calls ``serve()``: a caller needs no ``__main__`` guard, no
-    lock is forked, and a decoder that crashes costs one recording. All they say to each other lies
-    in the store.
+    A process imports this module and calls ``serve()``: the caller needs no ``__main__`` guard, no
+    lock is forked, and a decoder that crashes costs one recording. The processes communicate
+    through the store only.
     """
     _Processes(store, jobs, workers).run()
 
 
 class _Processes:
-    """Processes that fill a store, and a thread for each that gives it work and looks at how it ends."""
+    """Processes that fill a store, and a thread for each that starts it and handles its exit code."""
 
     def __init__(self, store: StoreWriter, jobs: Sequence[list[int]], workers: int) -> None:
         self.store, self.workers = store, workers
         self.bundles: queue.SimpleQueue[list[list[int]]] = queue.SimpleQueue()
-        size = max(1, len(jobs) // (8 * workers))  # small enough to spread, large enough to start for
+        size = max(1, len(jobs) // (8 * workers))  # small enough to balance, large enough to start a process for
         for i in range(0, len(jobs), size):
             self.bundles.put(list(jobs[i : i + size]))
         self.running: set[subprocess.Popen] = set()
@@ -356,27 +367,27 @@ class _Processes:
                     process.kill()
 
     def _work(self) -> None:
-        """Run in a thread: start a process for one bundle after the other."""
-        if hasattr(signal, "pthread_sigmask"):  # The processes inherit this: Ctrl-C is the parent's business.
+        """Run in a thread: start a process for each bundle in turn."""
+        if hasattr(signal, "pthread_sigmask"):  # The processes inherit this: only the parent handles Ctrl-C.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         while not self.ended.is_set():
             try:
                 bundle = self.bundles.get_nowait()
             except queue.Empty:
                 return
-            code = self._process(bundle)
+            code = self._run_process(bundle)
             if not self.ended.is_set():
-                self._look_after(bundle, code)
+                self._handle_exit(bundle, code)
 
-    def _process(self, bundle: list[list[int]]) -> int:
-        """Have a bundle filled by a process and return its exit code."""
+    def _run_process(self, bundle: list[list[int]]) -> int:
+        """Run a process that fills a bundle, and return its exit code."""
         command = [sys.executable, "-c", _WORKER, _package_root(), str(self.store.path)]
-        # On Windows a group of its own keeps Ctrl-C from the process, as the signal mask does elsewhere.
+        # On Windows a process group of its own keeps Ctrl-C from the process, as the signal mask does elsewhere.
         group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
         process = subprocess.Popen(command, stdin=subprocess.PIPE, encoding="utf-8", creationflags=group)
         self.running.add(process)
-        # The pipe stays open until the process has ended: to the process, its end means that this one has died.
-        with contextlib.suppress(OSError):  # It crashed before it read its rows; its exit code is judged later.
+        # The pipe stays open until the process has ended: a closed pipe tells the process that its parent has died.
+        with contextlib.suppress(OSError):  # It crashed before it read its rows; its exit code is handled later.
             print(json.dumps(bundle), file=process.stdin, flush=True)
         process.wait()
         with contextlib.suppress(OSError):
@@ -384,36 +395,35 @@ class _Processes:
         self.running.discard(process)
         return process.returncode
 
-    def _look_after(self, bundle: list[list[int]], code: int) -> None:
-        """If a process has left rows missing: a crash costs its recording, another end ends the run."""
+    def _handle_exit(self, bundle: list[list[int]], code: int) -> None:
+        """Handle a process that left rows missing: fail the recording if it crashed, else raise DataError."""
         left = [rows for rows in bundle if len(self.store.missing(rows))]
         if not left:
             return
         video = self.store.segment(left[0][0]).video
         if code not in _CRASHES:
             raise DataError(
-                f"the process that read {video} ended with code {code} "
-                f"({_ENDS.get(code, 'what it said stands above')}); what is done "
-                "is kept, the same call goes on"
+                f"the process that decoded {video} ended with code {code} ({_ENDS.get(code, 'see its output above')}); "
+                "finished clips are kept, and the same call continues"
             )
         for row in self.store.missing(left[0]).tolist():
-            self.store.fail(row, f"{video}: crashed the decoder (code {code})")
+            self.store.fail(row, f"{video}: the video crashed the decoder (code {code})")
         if left[1:]:
             self.bundles.put(left[1:])
 
 
-# What a decoder does to its process when it meets data it was not written for. Other ends, such as
-# a scheduler's SIGTERM, say nothing about the video.
+# Exit codes of a decoder that crashed on broken data. Other codes, such as that of a scheduler's SIGTERM, are not
+# caused by the video.
 _CRASHES = {-getattr(signal, name, 0) for name in ("SIGSEGV", "SIGABRT", "SIGFPE", "SIGILL")} - {0}
 # The same on Windows: access violation, division by zero, illegal instruction, heap corruption, stack overrun, abort().
 _CRASHES |= {0xC0000005, 0xC0000094, 0xC000001D, 0xC0000374, 0xC0000409, 3}
 _ENDS = {
-    -9: "killed, perhaps for want of memory",
-    -getattr(signal, "SIGBUS", 7): "perhaps for want of room on the disk",
+    -9: "killed, perhaps because memory ran out",
+    -getattr(signal, "SIGBUS", 7): "perhaps because the disk is full",
 }
 
 
-# The package is found where this process found it, and nothing else there comes before the standard library.
+# Import the package from where this process found it; nothing else in that folder hides the standard library.
 _WORKER = (
     "import sys; sys.path[0] = sys.argv[1]; import egodistill; sys.path.append(sys.path.pop(0)); "
     "from egodistill import data; data.serve(sys.argv[2])"
@@ -421,15 +431,15 @@ _WORKER = (
 
 
 def _package_root() -> str:
-    """Return the folder in which Python finds the package: a checkout, or the one that an install filled."""
+    """Return the folder from which Python imports the package: a checkout, or site-packages."""
     folder = Path(os.path.abspath(__file__)).parent
     return str(folder if (folder / "egodistill.py").is_file() else folder.parent)
 
 
 def serve(path: str) -> None:
-    """Run as a process of prepare(): settle the clips of the recordings whose rows are the first line on stdin."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be held back, see _Processes._work()
-    faulthandler.enable()  # what crashes a decoder is named by its line
+    """Run as a process of prepare(): fill the rows that the first line of stdin lists, by recording."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for systems without the signal mask of _Processes._work()
+    faulthandler.enable()  # a crash prints the line that called the decoder
     jobs = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -441,9 +451,9 @@ def serve(path: str) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when the other end of stdin closes: its parent has died, and may have been started again.
+    """End this process when stdin closes, because its parent has died and may have been started again.
 
-    The parent's process number is no sign of that: Windows keeps the number of a dead parent.
+    The parent's process id cannot show that: on Windows it stays the same.
     """
     os.read(0, 1)
     os._exit(1)

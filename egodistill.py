@@ -1,4 +1,4 @@
-"""EgoDistill: one frame and the wearer's head motion instead of a heavy video model.
+"""EgoDistill: efficient egocentric video understanding from one frame and the wearer's head motion.
 
 An implementation of "EgoDistill: Egocentric Head Motion Distillation for Efficient Video Understanding" (Tan,
 Nagarajan, Grauman, NeurIPS 2023):
@@ -7,28 +7,28 @@ Nagarajan, Grauman, NeurIPS 2023):
 
     segments = data.read_epic_kitchens("EPIC_100_train.csv", "/videos/EPIC-KITCHENS")
     store = data.prepare(segments, "store", num_frames=(1,), clip_frames=16)     # decode once
-    teachers.extract(teachers.Teacher.load("motionformer.pt"), store)            # what the video model sees
+    teachers.extract(teachers.Teacher.load("motionformer.pt"), store)            # outputs of the video model
     train, test = store.split("train"), store.split("test")
     model = EgoDistill(num_classes=len(store.class_names))
     pretrain_imu(model, train, teacher="motionformer")                           # stage 1: section 3.4
     distill(model, train, teacher="motionformer", tau=10.0)                      # stage 2: section 3.3
     print(evaluate(model, test).top1, measure(model).gmacs)
     model.save("student.pt")
-    for clip in predict(model, "walk.mp4"):                                      # IMU out of the GoPro file itself
+    for clip in predict(model, "walk.mp4"):                                      # IMU telemetry inside the file
         print(clip.start, clip.classes[0])
 
-Four students of the paper are one class: EgoDistill; VisOnly-Distill (`use_imu=False`); VisIMU and VisOnly are these
-two trained on labels alone, by `finetune()` instead of `distill()`.
+The class EgoDistill is four students of the paper: EgoDistill; VisOnly-Distill (`use_imu=False`); and VisIMU and
+VisOnly, which are the same two networks trained on labels only, by `finetune()` instead of `distill()`.
 
-A tour of the modules, each with its own introduction (`help(egodistill.student)`):
+The modules, each with an introduction (`help(egodistill.student)`):
 
-    doors        data (videos to clips on disk), teachers (video models and their outputs), cli (commands)
+    entry        data (videos to clips on disk), teachers (video models and their outputs), cli (commands)
     method       student, distillation, training, inference; batches, runtime, checkpoints, files
     recordings   annotations, clips, store, video, imu, gpmf, recordings, offset
     networks     video_transformers, video_convnets
     paper        baselines, synthetic, experiments, export
 
-This module itself imports nothing heavy: commands start quickly, and processes that decode videos do without torch.
+This module imports nothing heavy, so commands start quickly, and processes that decode videos do not load torch.
 """
 
 # No `from __future__ import annotations` here: that name would hide the module `egodistill.annotations`.
@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from egodistill.student import EgoDistill, IMUEncoder, IMUPredictor, Output
     from egodistill.training import Training
 
-# The modules lie flat in one folder. A module with a `__path__` is a package to Python, so that `egodistill.data` is
-# found beside this file in a checkout as it is in an installed package.
+# All modules are in one folder. A module with a `__path__` is a package to Python, so `egodistill.data` is found beside
+# this file in a checkout, as in an installed package.
 __path__ = [os.path.dirname(os.path.abspath(__file__))]
 __version__ = "0.2.0.dev0"
 
@@ -88,11 +88,11 @@ __all__ = [
     "retrieve",
 ]
 
-CLIP_SECONDS = 64 / 30  # 64 frames at 30 per second, what the paper's teachers see
+CLIP_SECONDS = 64 / 30  # 64 frames at 30 frames per second, the clips of the paper's teachers
 IMU_RATE = 198.0  # Hz
-IMU_SAMPLES = 422  # of one clip: floor(CLIP_SECONDS * IMU_RATE)
+IMU_SAMPLES = 422  # per clip: floor(CLIP_SECONDS * IMU_RATE)
 
-# Public names that are imported when they are first used, and their modules.
+# {module: public names that are imported from it on first use}
 _MODULES = {
     "batches": ("Augment",),
     "distillation": (
@@ -114,11 +114,21 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 class EgoDistillError(ValueError):
-    """Something given does not fit; the message says what, where, and what would."""
+    """An argument or input does not fit; the message says what is wrong, where, and what would fit.
+
+    Most modules raise it, or a subclass. It is a ValueError; modules that can be copied alone raise plain ValueErrors.
+
+    >>> import egodistill
+    >>> model = egodistill.EgoDistill.load("student.pt")
+    >>> egodistill.measure(model, batch_size=0)
+    Traceback (most recent call last):
+    ...
+    egodistill.EgoDistillError: batch_size=0 and repeats=10 must be at least 1
+    """
 
 
 class DataError(EgoDistillError):
-    """A file, annotations or a store that cannot be used as they are; or a folder that holds another run."""
+    """A file, annotations or a store cannot be used, or a folder contains the results of another run."""
 
 
 class EgoDistillOSError(EgoDistillError, OSError):
@@ -129,7 +139,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"egodistill.{_HOMES[name]}"), name)
-    globals()[name] = value  # found directly from now on
+    globals()[name] = value  # __getattr__ is not called for it again
     return value
 
 

@@ -1,28 +1,27 @@
-"""A student as one file for a device: exported, compiled or quantised, and compared with the original.
-
+"""Export a student to one file for a device: as a program, compiled or quantised; compare files with the original.
     from egodistill import EgoDistill, data, export
 
     model, store = EgoDistill.load("student.pt"), data.ClipStore("store")
-    export.export(model, "student.pt2")                                              # torch alone runs it
+    export.export(model, "student.pt2")                                              # runs with torch alone
     export.export(model, "fast.pt2", format="aoti", precision="int8", calibrate=store.split("train"))
     export.export(model, "student.onnx", format="onnx")
     for row in export.compare(model, store.split("test"), ["student.pt2", "fast.pt2", "student.onnx"]):
         print(row)
-    feature, logits = export.load("fast.pt2")(frames, imu)                           # a model as any other
+    feature, logits = export.load("fast.pt2")(frames, imu)                           # a model like any other
 
-| format | what it is | what makes it beside torch |
+| format | content | requirements to write it |
 | --- | --- | --- |
-| `export` | a `torch.export` program; any device that torch runs on | nothing |
-| `aoti` | compiled by AOTInductor for the processor that it is made on; the fastest there | torch 2.6, a C++ compiler |
+| `export` | a `torch.export` program, for all devices that torch supports | torch |
+| `aoti` | machine code compiled by AOTInductor for this machine's processor; the fastest | torch 2.6, a C++ compiler |
 | `onnx` | ONNX, for onnxruntime and others | torch 2.6, onnx, onnxscript (onnxruntime to run it) |
 
-int8 is static quantisation after training: convolutions and fully connected layers of the image encoder and the fusion
-network, by torchao's PT2E flow and its quantiser for x86. As `export` it is small but slow, for torch runs each
-rounding as a step of its own; `aoti` runs integer kernels.
+int8 is static quantisation after training of the convolutions and fully connected layers of the image encoder and the
+fusion network, with torchao's PT2E flow and its quantiser for x86. In the format `export` it is small but slow,
+because torch runs each rounding as a separate operation; `aoti` runs integer kernels.
 
-Normalisation of the frames and removal of the IMU's mean are inside the file. All else that a programmer of the device
-has to know (shapes, colour order, resizing, rate, units, class names) stands in a JSON beside it, `FILE.json`. It is
-written last: a file without it was not finished.
+Normalisation of the frames and removal of the IMU's mean are part of the file. Everything else that the programmer of
+a device needs (shapes, colour order, resizing, rate, units, class names) is in `FILE.json` beside it. The JSON file is
+written last: an export without it is incomplete.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ BATCH = 16  # clips at a time, in calibration and comparison
 
 
 class ExportError(EgoDistillError):
-    """A model cannot be exported so, or a file cannot be run; the message says why, and what to install or do."""
+    """A model cannot be exported, or a file cannot be run; the message says why, and what to install or do."""
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -78,19 +77,26 @@ def export(
     calibration_clips: int = 256,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write a student to `path` (.pt2, or .onnx) and its description to `path`.json; returns the description.
+    """Write a student to `path` (.pt2, or .onnx) and its description to `path`.json; return the description.
 
-    The batch is dynamic, from 1 on; the number of frames is the model's. `calibrate` is a store whose clips
-    (`calibration_clips` of them, evenly spread) show the range of activations to int8; without it, random inputs do,
-    with a warning. ExportError where something is missing, does not go together, or would be overwritten.
+    The batch size is dynamic, at least 1; the number of frames is the model's. For int8, `calibrate` is a store whose
+    clips (`calibration_clips` of them, evenly spaced) set the range of activations; without it, random inputs do, with
+    a warning. Raise ExportError if a package is missing, options do not fit together, or a file would be overwritten.
+
+    >>> from egodistill import EgoDistill, export
+    >>> description = export.export(EgoDistill.load("student.pt"), "student.pt2")
+    >>> print(description["run"])
+    import torch; torch.export.load('student.pt2').module()(frames, imu)
+    >>> [entry["shape"] for entry in description["inputs"]]
+    [['batch', 1, 3, 64, 64], ['batch', 422, 6]]
     """
     path = Path(path)
     check_request(model, path, format, precision, overwrite)
     if precision == "int8" and calibrate is None:
-        text = "int8 is calibrated on random inputs, which look like no clip: expect wrong classes; give a store"
+        text = "int8 is calibrated on random inputs, so expect wrong classes; pass a store as calibrate"
         warnings.warn(text, stacklevel=2)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of its own internals here, and of nothing that a user could mend.
+        warnings.simplefilter("ignore")  # torch's warnings here concern its internals
         program, calibration = trace(Plain(model, precision), model), None
         if precision == "int8":
             if calibrate is None:
@@ -107,75 +113,80 @@ def export(
                 description = describe(model, part, format, precision, calibration)
                 described = Path(folder, description_of(path).name)
                 described.write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-                description_of(path).unlink(missing_ok=True)  # From here on the old file is not whole, nor the new yet.
+                description_of(path).unlink(missing_ok=True)  # marks the export as incomplete until both are replaced
                 files.replace_file(part, path)
                 files.replace_file(described, description_of(path))
-        except (OSError, RuntimeError) as error:  # torch has a RuntimeError for all that can go wrong
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError for all failures
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ExportError(f"{path} cannot be made ({reason}); a file that stood there before is whole") from error
+            raise ExportError(f"{path} cannot be written ({reason}); an older file is unchanged") from error
     return description
 
 
 def description_of(path: Path) -> Path:
+    """Return the JSON file that describes an exported file."""
     return path.with_name(f"{path.name}.json")
 
 
 def check_request(model: Any, path: Path, format: str, precision: str, overwrite: bool) -> None:
-    """All that can be refused before any work is done."""
+    """Raise ExportError, before any work is done, if the arguments cannot work or a package is missing."""
     if not isinstance(model, EgoDistill):
-        raise ExportError(f"students are exported, of the class EgoDistill; got {type(model).__name__}")
+        raise ExportError(f"only models of the class EgoDistill can be exported; got {type(model).__name__}")
     for name, value, known in (("format", format, tuple(FORMATS)), ("precision", precision, PRECISIONS)):
         if value not in known:
-            raise ExportError(f"{name} is one of {known}; got {value!r}")
+            raise ExportError(f"{name} must be one of {known}; got {value!r}")
     suffix = FORMATS[format].suffix
     if path.suffix != suffix:
-        raise ExportError(f"a file of the format {format!r} ends in {suffix}; got {path}")
+        raise ExportError(f"a file in the format {format!r} must end in {suffix}; got {path}")
     for file in (path, description_of(path)):
         if file.exists() and not overwrite:
-            raise ExportError(f"{file} is already there; overwrite it on purpose (overwrite=True, --overwrite)")
+            raise ExportError(f"{file} already exists; pass overwrite=True (--overwrite) to replace it")
     if (format, precision) == ("onnx", "bf16"):
-        raise ExportError("onnxruntime has no bf16 convolution for CPUs; export ONNX in fp32 or int8")
+        raise ExportError("onnxruntime has no bf16 convolution for CPUs; export ONNX as fp32 or int8")
     if format != "export" and torch_version() < (2, 6):
         raise ExportError(f"the format {format!r} needs torch 2.6 or later; this is {torch.__version__}")
     if format == "onnx":
-        need("onnx", "onnxscript", purpose="to write ONNX")
+        require_packages("onnx", "onnxscript", purpose="to write ONNX")
     if format == "aoti":
         compiler = os.environ.get("CXX", {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++"))
         if shutil.which(compiler) is None:
-            raise ExportError(f"the format 'aoti' needs a C++ compiler; {compiler} is not found, $CXX can name another")
+            raise ExportError(
+                f"the format 'aoti' needs a C++ compiler; {compiler} is not found, set $CXX to use another"
+            )
     if precision == "int8":
-        quantisation()
+        require_quantisation()
 
 
 def torch_version() -> tuple[int, ...]:
     return tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 
-def need(*packages: str, purpose: str) -> list[ModuleType]:
-    """Optional packages (or modules of theirs), imported; ExportError says how to install what is missing."""
+def require_packages(*packages: str, purpose: str) -> list[ModuleType]:
+    """Import optional packages, or modules in them. Raise ExportError, with the command that installs them."""
     try:
         return [importlib.import_module(package) for package in packages]
     except ImportError as error:
         names = " ".join(dict.fromkeys(package.split(".")[0] for package in packages))
-        raise ExportError(f"{names.replace(' ', ' and ')} wanted {purpose}: pip install {names} ({error})") from error
+        raise ExportError(
+            f"{names.replace(' ', ' and ')} must be installed {purpose}: pip install {names} ({error})"
+        ) from error
 
 
-def quantisation() -> list[ModuleType]:
-    """Import torchao's modules for int8. Raise ExportError where they are missing, or the processor has no int8."""
+def require_quantisation() -> list[ModuleType]:
+    """Import torchao's modules for int8. Raise ExportError if they are missing or do not support the processor."""
     try:
-        return need(
+        return require_packages(
             "torchao.quantization.pt2e.quantize_pt2e",
             "torchao.quantization.pt2e.quantizer.x86_inductor_quantizer",
             purpose="to quantise to int8",
         )
-    except AttributeError as error:  # Torch for Apple's processors lacks operators of x86 (torchao issue 4403).
+    except AttributeError as error:  # torch for Apple's processors lacks operators for x86 (torchao issue 4403)
         raise ExportError(f"int8 needs an x86 processor: torchao cannot be imported here ({error})") from error
 
 
 class Plain(nn.Module):
-    """A student whose outputs are a plain tuple of float32: a file that holds `Output` would need this library to load.
+    """A copy of a student that returns a plain tuple of float32: a file with `Output` would need this library to load.
 
-    For bf16 the networks are turned to it, while normalisation and the IMU's mean stay in float32.
+    In bf16 the networks are converted, while normalisation and the IMU's mean stay in float32.
     """
 
     def __init__(self, model: EgoDistill, precision: str = "fp32") -> None:
@@ -198,23 +209,23 @@ class Cast(nn.Module):
 
 
 def trace(module: nn.Module, model: EgoDistill) -> torch.export.ExportedProgram:
-    example = model_inputs(model, 2)  # With 1, torch would take the batch for a constant.
+    example = model_inputs(model, 2)  # with 1, torch would make the batch size a constant
     batch = torch.export.Dim("batch", min=1)
     return torch.export.export(module, example, dynamic_shapes=tuple({0: batch} for _ in example))
 
 
 def model_inputs(model: EgoDistill, batch_size: int) -> tuple[Tensor, ...]:
-    """Return random inputs, the same each time."""
+    """Return random inputs, the same in each call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return batches.example_inputs(model, batch_size)
 
 
 def store_clips(model: EgoDistill, store: Any, count: int | None = None) -> Iterator[tuple[Tensor, ...]]:
-    """What the model reads of a store's clips, in batches: of all, or of `count` evenly spread ones."""
+    """Yield the model's inputs in batches, for all clips of a store or for `count` evenly spaced ones."""
     names = batches.arrays_of(model, store)
     if not len(store):
-        raise ExportError("the store has no clips")
+        raise ExportError("the store has no clips; check the split, and store.failures")
     rows = np.arange(len(store))
     if count is not None and count < len(store):
         rows = np.linspace(0, len(store) - 1, count).round().astype(int)
@@ -223,8 +234,8 @@ def store_clips(model: EgoDistill, store: Any, count: int | None = None) -> Iter
 
 
 def quantise(program: torch.export.ExportedProgram, clips: Iterable[tuple[Tensor, ...]]) -> nn.Module:
-    """Static quantisation of an exported program after training, with activations' ranges as these clips have them."""
-    pt2e, x86 = quantisation()
+    """Return the program with static int8 quantisation; the ranges of activations are those of these clips."""
+    pt2e, x86 = require_quantisation()
     quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
     prepared = pt2e.prepare_pt2e(program.module(), quantizer)
     for inputs in clips:
@@ -232,7 +243,7 @@ def quantise(program: torch.export.ExportedProgram, clips: Iterable[tuple[Tensor
     converted = pt2e.convert_pt2e(prepared)
     used = {node.target for node in converted.graph.nodes if node.op == "get_attr"}
     for name in [*dict(converted.named_parameters()), *dict(converted.named_buffers())]:
-        if name not in used:  # The float weights are still there, and would make the file five times larger.
+        if name not in used:  # the float weights, which would make the file five times larger
             where, _, leaf = name.rpartition(".")
             delattr(converted.get_submodule(where), leaf)
     return converted
@@ -241,7 +252,7 @@ def quantise(program: torch.export.ExportedProgram, clips: Iterable[tuple[Tensor
 def describe(
     model: EgoDistill, path: Path, format: str, precision: str, calibration: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Return what a programmer needs to call the file without this library."""
+    """Return the description with everything that is needed to use the file without this library."""
     spec = clips.spec_of(model).complete()
     frames = {
         "name": "frames",
@@ -250,12 +261,12 @@ def describe(
         "axes": ["batch", "frame", "channel", "row", "column"],
         "colour": "RGB",
         "values": "0 to 255, not normalised",
-        "resizing": "the whole upright picture is squeezed to the square, nothing is cut off: area averaging where "
-        "width or height shrinks, bilinear where neither does (FFmpeg's swscale, AREA and BILINEAR)",
+        "resizing": "the whole upright frame is resized to the square, without cropping: area averaging if width or "
+        "height shrinks, bilinear if neither does (FFmpeg's swscale, AREA and BILINEAR)",
         "seconds_from_clip_start": None if spec.sampling == "random" else spec.times(0.0).tolist(),
-        "which": "the frame on screen at that time: the last one that does not begin after it"
+        "which": "the frame on screen at that time: the last one that does not start after it"
         if spec.exact
-        else "the key frame whose time is nearest to that one, of two equally near the earlier",
+        else "the key frame that is nearest to that time; the earlier one of two at the same distance",
     }
     imu = {
         "name": "imu",
@@ -267,7 +278,8 @@ def describe(
         "directions": "as in the recordings that the model was trained on (GoPro: x left, y to the user, z up)",
         "gravity": "included",
         "rate_hz": spec.imu_rate,
-        "sampling": "sample k at k / rate_hz seconds after the clip's start, linear between the readings' own times",
+        "sampling": "sample k is at k / rate_hz seconds after the clip's start, interpolated linearly between the "
+        "time stamps of the recording",
     }
     modules = {"onnx": ("onnx", "onnxscript")}.get(format, ()) + (("torchao",) if precision == "int8" else ())
     return {
@@ -279,7 +291,7 @@ def describe(
         "run": FORMATS[format].run.format(file=path.name, inputs=", ".join(model.inputs), imports=IMPORTS[precision]),
         "clip_spec": dataclasses.asdict(spec),
         "inputs": [{"frames": frames, "imu": imu}[name] for name in model.inputs],
-        "batch": "any, from 1 on",
+        "batch": "any size, at least 1",
         "outputs": [
             {"name": "feature", "dtype": "float32", "shape": ["batch", model.feature_dim]},
             {
@@ -290,7 +302,7 @@ def describe(
             },
         ],
         "class_names": model.class_names,
-        "inside": ["normalisation of the frames (ImageNet's mean and deviation)"]
+        "inside": ["normalisation of the frames (ImageNet's mean and standard deviation)"]
         + ["removal of the IMU's mean over the clip, channel by channel"] * ("imu" in model.inputs),
         "compiled_for": f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
         if format == "aoti"
@@ -305,21 +317,23 @@ def describe(
 
 
 class Format(NamedTuple):
+    """A file format: its suffix, the functions that write and open a file, and the call that runs it."""
+
     suffix: str
     write: Callable[[torch.export.ExportedProgram, EgoDistill, Path], None]
     open: Callable[[Path, Sequence[str]], Callable[..., Sequence[Tensor]]]
-    run: str  # The same for a reader of the description.
+    run: str  # Python code for users of the file, part of the description.
 
 
 def write_program(program: torch.export.ExportedProgram, model: EgoDistill, path: Path) -> None:
-    content = io.BytesIO()  # To a path on a full disk torch would write until its own C++ ends the process.
+    content = io.BytesIO()  # if torch wrote to a path, its C++ would abort the process on a full disk
     torch.export.save(program, content)
     path.write_bytes(content.getbuffer())
 
 
 def open_program(path: Path, names: Sequence[str]) -> Callable[..., Sequence[Tensor]]:
-    importlib.import_module("torch.ao.quantization.fx._decomposed")  # Makes the operators known that int8 files call.
-    # torch would unpickle what the file says is pickled, code and all, and has no other way to be told not to.
+    importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers the operators of int8 files
+    # Without this variable, torch unpickles parts of the file, including code; there is no argument for it.
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)
     os.environ[name] = "1"
@@ -332,10 +346,10 @@ def open_program(path: Path, names: Sequence[str]) -> Callable[..., Sequence[Ten
 
 
 def write_compiled(program: torch.export.ExportedProgram, model: EgoDistill, path: Path) -> None:
-    # Frozen weights are folded and packed for the processor, and integer kernels found. How many threads run it is
-    # for the one who runs it to say.
+    # Freezing folds the weights, packs them for the processor, and enables integer kernels. The number of threads is
+    # set when the file is run.
     configs = {"freezing": True, "cpp.dynamic_threads": True}
-    content = io.BytesIO()  # as in write_program()
+    content = io.BytesIO()  # see write_program()
     torch._inductor.aoti_compile_and_package(program, package_path=content, inductor_configs=configs)
     path.write_bytes(content.getbuffer())
 
@@ -348,13 +362,13 @@ def write_onnx(program: torch.export.ExportedProgram, model: EgoDistill, path: P
     made = torch.onnx.export(
         program, input_names=list(model.inputs), output_names=list(Output._fields), dynamo=True, verbose=False
     )
-    if hasattr(made, "rename_axes"):  # Older torch leaves its own name for the batch, such as s41.
+    if hasattr(made, "rename_axes"):  # older torch keeps its own name of the batch size, such as s41
         made.rename_axes({str(symbol): "batch" for symbol in program.range_constraints})
     made.save(path, external_data=False)
 
 
 def open_onnx(path: Path, names: Sequence[str]) -> Callable[..., Sequence[Tensor]]:
-    (onnxruntime,) = need("onnxruntime", purpose="to run ONNX")
+    (onnxruntime,) = require_packages("onnxruntime", purpose="to run ONNX")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -369,7 +383,7 @@ def open_onnx(path: Path, names: Sequence[str]) -> Callable[..., Sequence[Tensor
 IMPORTS = {
     "fp32": "import torch",
     "bf16": "import torch",
-    "int8": "import torch, torch.ao.quantization.fx._decomposed",  # Not needed by compiled code, nor in its way.
+    "int8": "import torch, torch.ao.quantization.fx._decomposed",  # not needed by compiled code
 }
 FORMATS = {
     "export": Format(".pt2", write_program, open_program, "{imports}; torch.export.load('{file}').module()({inputs})"),
@@ -388,9 +402,11 @@ FORMATS = {
 
 
 class Exported(nn.Module):
-    """An exported file as a model: takes what its description names, returns `Output`, goes through `evaluate()`.
+    """An exported file as a model for `evaluate()` and `predict()`; see `load()`.
 
-    CPU only. It runs on as many threads as torch has been told when the file is loaded.
+    It takes the inputs that its `description` (the JSON) names, and returns `Output`. It runs on the CPU only, with
+    the number of threads that torch has when the file is loaded. Raise ExportError if the file, its description or a
+    package is missing or damaged.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -405,12 +421,12 @@ class Exported(nn.Module):
             opened = FORMATS[self.description["kind"]].open(path, self.inputs)
         except ExportError:
             raise
-        except Exception as error:  # torch and onnxruntime have no common class for all that a file can have
+        except Exception as error:  # torch and onnxruntime have no common class for these errors
             raise ExportError(
-                f"{path} cannot be opened: it is cut off, of another kind, or holds what is no part of a program "
+                f"{path} cannot be opened: it is truncated, in another format, or contains more than a program "
                 f"({type(error).__name__})"
             ) from error
-        # torch's own classes for loaded files are modules that refuse train() and eval(), so none becomes a child.
+        # torch's modules for loaded files raise an error in train() and eval(), so they must not become children.
         self.run = lambda *inputs: opened(*inputs)
 
     if TYPE_CHECKING:  # A torch module's call has no types.
@@ -419,31 +435,42 @@ class Exported(nn.Module):
 
     @torch.no_grad()
     def forward(self, *inputs: Tensor) -> Output:
-        with torch.autocast("cpu", enabled=False):  # A program has its types already, and breaks on others.
+        with torch.autocast("cpu", enabled=False):  # the dtypes of a program are fixed
             return Output(*self.run(*inputs))
 
 
 def load(path: str | os.PathLike) -> Exported:
-    """The file that `export()` wrote, ready to run. ExportError where it, its description or a package is missing or
-    damaged. A file is a program, a compiled one machine code: like any program, open it if you trust where it is from.
+    """Return the file that `export()` wrote as a model.
+
+    An exported file is a program, and a compiled one machine code: load it only if you trust its source. Raise
+    ExportError if the file, its description or a package is missing or damaged.
+
+    >>> from egodistill import EgoDistill, batches, export
+    >>> model = EgoDistill.load("student.pt")
+    >>> _ = export.export(model, "student.pt2")
+    >>> exported = export.load("student.pt2")
+    >>> feature, logits = exported(*batches.example_inputs(model, batch_size=3))
+    >>> exported.inputs, logits.shape
+    (('frames', 'imu'), torch.Size([3, 8]))
     """
     return Exported(path)
 
 
 def read_description(path: Path) -> dict[str, Any]:
+    """Return the description of an exported file. Raise ExportError if one of the two is missing or damaged."""
     described = description_of(path)
     for file, why in (
-        (path, "there is no such file"),
-        (described, "it is missing: the export was interrupted, or the file comes from elsewhere"),
+        (path, "no such file"),
+        (described, "the description is missing: the export was interrupted, or it was not copied with the file"),
     ):
         if not file.is_file():
             raise ExportError(f"{file}: {why}")
     try:
         description = json.loads(described.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ExportError(f"{described} is no JSON: {error}") from error
+        raise ExportError(f"{described} is not valid JSON: {error}") from error
     if not isinstance(description, dict) or description.get("format") != DESCRIPTION_FORMAT:
-        raise ExportError(f"{described} is no description of the format {DESCRIPTION_FORMAT!r}")
+        raise ExportError(f"{described} is not a description in the format {DESCRIPTION_FORMAT!r}; export again")
     return description
 
 
@@ -452,28 +479,35 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 class Comparison(NamedTuple):
-    """One file beside the model that it was made of."""
+    """The comparison of one exported file with its original model, from `compare()`."""
 
-    file: str  # "original" for the model itself, in eager torch
-    kind: str
+    file: str  # "original" for the model itself, in eager torch.
+    kind: str  # Format of the file, "eager" for the model itself.
     precision: str
-    agreement: float  # Share of clips with the original's label, 0 to 1.
-    feature_difference: float  # The largest of all clips and dimensions.
-    top1: float | None  # Share of clips with the right label; None where some clip of the store has none.
+    agreement: float  # Share of clips with the same best class as the original, 0 to 1.
+    feature_difference: float  # Largest absolute difference over all clips and dimensions.
+    top1: float | None  # Share of clips with the right class; None if a clip of the store has no label.
     megabytes: float
-    milliseconds: float  # One clip on one core.
+    milliseconds: float  # Processor time for one clip on one core.
 
 
 @torch.no_grad()
 def compare(
     model: EgoDistill, store: Any, paths: Sequence[str | os.PathLike], *, repeats: int = 20
 ) -> list[Comparison]:
-    """Every exported file against its original on all clips of a store, the original's own row first.
+    """Compare exported files with their original on all clips of a store; the first row is the original.
 
-    All run on one thread. The time is the median of `repeats` runs of a single clip; the models take turns, and the
-    processor's time is taken, not that of the clock, so that other programs disturb less. Reading is not part of it.
-    ExportError where a file cannot be loaded or the store has no clips, EgoDistillError where it lacks what the model
-    reads.
+    All models run on one thread. The time is the median of `repeats` runs with a single clip; the models take turns,
+    and processor time is measured, so that other programs have less effect. Reading is not included. Raise ExportError
+    if a file cannot be loaded or the store has no clips, EgoDistillError if the store does not fit the model.
+
+    >>> from egodistill import EgoDistill, data, export
+    >>> model, test = EgoDistill.load("student.pt"), data.ClipStore("store").split("test")
+    >>> _ = export.export(model, "student.pt2")
+    >>> for row in export.compare(model, test, ["student.pt2"], repeats=2):
+    ...     print(row.file, row.kind, row.precision, row.agreement, row.feature_difference < 1e-4)
+    original eager fp32 1.0 True
+    student.pt2 export fp32 1.0 True
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -510,9 +544,9 @@ def compare(
 
 
 def milliseconds(models: Sequence[nn.Module], inputs: tuple[Tensor, ...], repeats: int) -> list[float]:
-    """Return the median processor time of each model, in turns; the first three rounds warm up.
+    """Return the median processor time of each model in milliseconds; the models take turns, after 3 warm-up rounds.
 
-    A model runs until the clock has moved by at least 12 of its steps: once, but on Windows for 0.2 s.
+    A model runs until the clock has advanced by at least 12 of its steps: once on Linux, for 0.2 s on Windows.
     """
     least = 12 * clock_step()
     times: list[list[float]] = [[] for _ in models]
@@ -528,7 +562,7 @@ def milliseconds(models: Sequence[nn.Module], inputs: tuple[Tensor, ...], repeat
 
 
 def clock_step() -> float:
-    """Return the step, in seconds, in which the clock of this process moves: 15.6 ms on Windows, 1 us on Linux."""
+    """Return the resolution of the process clock in seconds: 15.6 ms on Windows, 1 us on Linux."""
     began = first = last = time.process_time()
     while first == began:
         first = last = time.process_time()

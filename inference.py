@@ -1,16 +1,16 @@
-"""What a trained model does: accuracy on a store, what it costs, search by frame and head motion, whole recordings.
-
+"""Use a trained model: accuracy on a store, cost, retrieval of clips, classification of recordings.
     from egodistill import EgoDistill, data, evaluate, measure, predict, retrieve
 
     model, test = EgoDistill.load("student.pt"), data.ClipStore("store").split("test")
     print(evaluate(model, test).top1, measure(model).gmacs)
-    for clip in predict(model, "walk.mp4"):                     # head motion out of the GoPro file itself
+    for clip in predict(model, "walk.mp4"):                     # IMU telemetry inside the GoPro file
         print(clip.start, clip.classes[0])
     frames, imu = (torch.from_numpy(test.read(name, [0])) for name in ("frames_1", "imu"))
     print(retrieve(model, test, frames, imu).rows)              # clips that look and move like this one
 
-A model, student or teacher, is a torch module that names what it reads, `model.inputs = ("frames", "imu")`, takes these
-tensors in that order and returns `(feature, logits)`.
+A model, student or teacher, is a torch module that names its inputs, `model.inputs = ("frames", "imu")`, takes these
+tensors in that order and returns `(feature, logits)`; see `batches.Model`. All functions leave the model on its device,
+and its layers in the mode, training or evaluation, in which they were.
 """
 
 from __future__ import annotations
@@ -60,16 +60,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracy over the segments ("videos") of a store."""
+    """The result of `evaluate()`: accuracy over the S segments ("videos") of a store."""
 
-    top1: float  # Share of segments whose class is right, 0 to 1.
+    top1: float  # Share of segments with the right class, 0 to 1.
     per_class: dict[str, float]  # The same for each class that occurs.
-    confusion: Tensor  # int64 [C, C]: rows are the true class, columns the predicted one.
-    scores: Tensor  # float32 [segments, C]: class scores averaged over each segment's clips.
-    labels: Tensor  # int64 [segments]
-    feature_distance: float | None  # Mean absolute difference of clip features to the teacher's.
-    clips: int
-    precision: str = "fp32"  # What the model ran in, "fp32" or "bf16".
+    confusion: Tensor  # int64 [C, C]: rows are true classes, columns predicted ones.
+    scores: Tensor  # float32 [S, C]: probabilities averaged over the clips of each segment.
+    labels: Tensor  # int64 [S]
+    feature_distance: float | None  # Mean absolute difference between clip features and the teacher's.
+    clips: int  # Number of clips.
+    precision: str = "fp32"  # Precision in which the model ran, "fp32" or "bf16".
 
     def __str__(self) -> str:
         return f"top-1 {100 * self.top1:.2f} % of {len(self.labels)} segments ({self.clips} clips, {self.precision})"
@@ -87,14 +87,23 @@ def evaluate(
     compile: bool = False,
     progress: bool = True,
 ) -> Evaluation:
-    """Per-video top-1 (section 4.1): softmax scores averaged over the clips that cover a segment, then the best class.
+    """Return per-video top-1 accuracy (section 4.1): the best class of the softmax scores averaged over a segment.
 
-    With `teacher`, the mean absolute distance between the model's features and those in the store under that name.
-    `precision` is "fp32", "bf16", or "auto": bf16 where the hardware is fast at it (see `pick_precision`).
-    `compile` goes through torch.compile, which takes a minute at first. EgoDistillError says what the store lacks.
+    With `teacher`, the name of outputs in the store, also return the mean absolute difference between the model's
+    features and the teacher's. `precision` is "fp32", "bf16", or "auto": bf16 on hardware that is fast at it (see
+    `runtime.pick_precision`). `compile` uses torch.compile, which takes about a minute first. Raise EgoDistillError if
+    the store lacks an array or labels, or does not fit the model.
+
+    >>> from egodistill import EgoDistill, data, evaluate
+    >>> model, test = EgoDistill.load("student.pt"), data.ClipStore("store").split("test")
+    >>> result = evaluate(model, test, teacher="x3d", device="cpu", precision="fp32", progress=False)
+    >>> print(result)
+    top-1 ... % of 6 segments (6 clips, fp32)
+    >>> result.confusion.shape, result.scores.shape, result.feature_distance > 0
+    (torch.Size([8, 8]), torch.Size([6, 8]), True)
     """
     if not len(store):
-        raise EgoDistillError("there are no clips to evaluate on; is the split right, did prepare() fail?")
+        raise EgoDistillError("the store has no clips to evaluate on; check the split, and store.failures")
     batches.require_labels(store)
     targets = batches.require_teacher(store, teacher, "feature") if teacher else []
     precision = runtime.pick_precision(runtime.pick_device(device), precision, model)
@@ -132,7 +141,7 @@ def evaluate(
 
 
 def per_segment(store: Store, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean class scores [S, C] and the labels [S] of the S segments, given the scores of all clips."""
+    """Return mean class scores [S, C] and labels [S] of the S segments, given the scores of all clips [n, C]."""
     _, segment = torch.unique(torch.as_tensor(store.segments), return_inverse=True)
     total = torch.zeros(int(segment.max()) + 1, scores.shape[1]).index_add_(0, segment, scores)
     labels = torch.zeros(len(total), dtype=torch.int64).index_copy_(0, segment, torch.as_tensor(store.labels))
@@ -151,9 +160,16 @@ def outputs(
     compile: bool = False,
     progress: bool,
 ) -> Iterator[tuple[Output, dict[str, Tensor]]]:
-    """Yield what a model in evaluation mode gives for all clips, batch by batch in their order, and the batch.
+    """Yield the outputs of a model in evaluation mode for all clips, batch by batch in order, with the batch.
 
-    The batch holds the arrays that the model reads and `targets`.
+    The batch contains the arrays that the model reads and those in `targets`; see `batches.read()`.
+
+    >>> from egodistill import EgoDistill, data, inference
+    >>> model, store = EgoDistill.load("student.pt"), data.ClipStore("store")
+    >>> for output, batch in inference.outputs(model, store, batch_size=16, device="cpu", progress=False):
+    ...     print(output.logits.shape, batch["imu"].shape)
+    torch.Size([16, 8]) torch.Size([16, 422, 6])
+    torch.Size([6, 8]) torch.Size([6, 422, 6])
     """
     names, place = batches.arrays_of(model, store), runtime.pick_device(device)
     coming = batches.read(store, [*names, *targets], torch.arange(len(store)), batch_size, place)
@@ -167,13 +183,13 @@ def outputs(
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Search
+# Retrieval
 
 
 class Retrieval(NamedTuple):
-    """The clips of a store that are nearest to each query, the nearest first."""
+    """The result of `retrieve()`: the clips of a store that are nearest to each query, the nearest first."""
 
-    rows: Tensor  # int64 [Q, top]: rows of the store, `store.clips[row]` tells what a clip is
+    rows: Tensor  # int64 [Q, top]: rows of the store; `store.clips[row]` describes a clip
     distance: Tensor  # float32 [Q, top]
 
 
@@ -189,21 +205,30 @@ def retrieve(
     device: str | None = None,
     progress: bool = True,
 ) -> Retrieval:
-    """Find clips by a frame and a head motion (section 4.4, figure 6).
+    """Find the clips of a store that are nearest to queries of frames and head motion (section 4.4, figure 6).
 
-    `inputs` are Q queries as the model reads them, such as frames uint8 [Q, N, 3, H, W] and imu float [Q, 422, 6]; one
-    frame beside several head motions is `frames.expand(Q, ...)`. Their features are compared with those of all clips
-    of the store: with `teacher`, what it saw in the whole clip (the array "NAME.feature"), else the model's own.
-    `metric` is "cosine" (1 - similarity) or "l1" (mean absolute difference); the paper names none. Runs in fp32.
-    EgoDistillError where the store lacks an array, features differ in size, or `top` is more than there are clips.
+    `inputs` are Q queries in the order of `model.inputs`, such as frames uint8 [Q, N, 3, H, W] and imu float
+    [Q, 422, 6]; to query one frame with several head motions, use `frames.expand(Q, ...)`. Their features are compared
+    with the features of `teacher` in the store, or without `teacher` with the model's own features of all clips.
+    `metric` is "cosine" (1 - similarity) or "l1" (mean absolute difference); the paper does not give one. The model
+    runs in fp32. Raise EgoDistillError if the store lacks an array, inputs are missing, feature sizes differ, or `top`
+    is larger than the number of clips.
+
+    >>> import torch
+    >>> from egodistill import EgoDistill, data, retrieve
+    >>> model, test = EgoDistill.load("student.pt"), data.ClipStore("store").split("test")
+    >>> frame, motions = torch.from_numpy(test.read("frames_1", [0])), torch.from_numpy(test.read("imu", [0, 1]))
+    >>> found = retrieve(model, test, frame.expand(2, -1, -1, -1, -1), motions, top=3, device="cpu", progress=False)
+    >>> found.rows.shape, test.clips[found.rows[0, 0]]["id"]
+    (torch.Size([2, 3]), 'P30_101_0')
     """
     if metric not in ("cosine", "l1"):
-        raise EgoDistillError(f"metric is 'cosine' or 'l1', not {metric!r}")
+        raise EgoDistillError(f"metric must be 'cosine' or 'l1', not {metric!r}")
     if not 1 <= top <= len(store):
-        raise EgoDistillError(f"top={top} of {len(store)} clips")
+        raise EgoDistillError(f"top must be from 1 to {len(store)}, the number of clips; got {top}")
     names = batches.arrays_of(model, store)
     if len(inputs) != len(names):
-        raise EgoDistillError(f"the model reads {', '.join(names)}; got {len(inputs)} inputs")
+        raise EgoDistillError(f"the model reads {', '.join(names)}; got {len(inputs)} inputs for a query")
     if teacher:
         (name,) = batches.require_teacher(store, teacher, "feature")
         gallery = torch.from_numpy(store.read(name, range(len(store)))).float()
@@ -215,7 +240,10 @@ def retrieve(
         parts = zip(*(x.split(batch_size) for x in inputs), strict=True)
         queries = torch.cat([model(*(x.to(place) for x in part)).feature.float().cpu() for part in parts])
     if queries.shape[1] != gallery.shape[1]:
-        raise EgoDistillError(f"the model's feature has {queries.shape[1]} numbers and {teacher}'s {gallery.shape[1]}")
+        raise EgoDistillError(
+            f"the model's feature has the size {queries.shape[1]}, but that of the teacher {teacher!r} has the size "
+            f"{gallery.shape[1]}; leave teacher out to compare the model's own features"
+        )
     if metric == "cosine":
         distances = 1 - F.normalize(queries, dim=1) @ F.normalize(gallery, dim=1).T
     else:
@@ -229,18 +257,21 @@ def retrieve(
 
 
 class Cost(NamedTuple):
-    """What a model costs for one clip. GMACs are billions of multiply-adds: half of what torch's FlopCounterMode counts
-    (convolutions and matrix products; no norms, activations or pooling)."""
+    """The cost of a model for one clip, from `measure()`.
+
+    GMACs are billions of multiply-adds: half of what torch's FlopCounterMode counts (convolutions and matrix products;
+    no norms, activations or pooling).
+    """
 
     gmacs: float
     params: int
     ms_per_clip: float
     batch_size: int
     device: str
-    precision: str = "fp32"  # What the model ran in, "fp32" or "bf16".
-    repeats: int = 0  # Passes that the time is the median of.
-    same_top1: float = 1.0  # Share of clips whose best class is that of fp32, uncompiled; on random inputs.
-    feature_error: float = 0.0  # Largest difference of a feature to that of fp32, as a share of the largest feature.
+    precision: str = "fp32"  # Precision in which the model ran, "fp32" or "bf16".
+    repeats: int = 0  # Number of timed passes; the time is their median.
+    same_top1: float = 1.0  # Share of random inputs with the same best class as in fp32 without compiling.
+    feature_error: float = 0.0  # Largest difference of a feature value from fp32, divided by the largest feature value.
 
 
 @torch.no_grad()
@@ -254,13 +285,19 @@ def measure(
     repeats: int = 10,
     seconds: float | None = None,
 ) -> Cost:
-    """Return multiply-adds, parameters and median milliseconds a clip of a model, on `batches.example_inputs()`.
+    """Return multiply-adds, parameters and median milliseconds per clip of a model.
 
-    The shapes of its inputs are those of its `clip_spec`, or of the attributes that `clips.spec_of()` reads.
-    The time is the median of `repeats` forward passes after two for warming up, divided by the batch size; on a GPU it
-    is taken with device events. Reading and decoding are not part of it. After `seconds` no further pass begins, but
-    two are always timed; a first pass that takes longer than that needs no warming up, and is one of them.
-    `precision` and `compile` are those of `evaluate()`; what they change is told by `same_top1` and `feature_error`.
+    The inputs are `batches.example_inputs()`: their shapes follow from the model's `clip_spec`, or from the attributes
+    that `clips.spec_of()` reads. The time is the median of `repeats` forward passes after two warm-up passes, divided
+    by the batch size; on a GPU it is measured with device events. Reading and decoding are not included. After
+    `seconds` no further pass starts, but at least two are timed; a first pass that takes longer than `seconds` replaces
+    the warm-up, and is timed. `precision` and `compile` are options of `evaluate()`; `same_top1` and `feature_error` of
+    the result show their effect on the outputs. Raise EgoDistillError if no multiply-adds can be counted.
+
+    >>> from egodistill import EgoDistill, measure
+    >>> cost = measure(EgoDistill.load("student.pt"), batch_size=2, repeats=2, device="cpu", precision="fp32")
+    >>> print(f"{cost.gmacs:.2f} GMACs, {cost.params / 1e6:.1f} M parameters, {cost.ms_per_clip:.1f} ms per clip")
+    0.05 GMACs, 10.3 M parameters, ... ms per clip
     """
     if batch_size < 1 or repeats < 1:
         raise EgoDistillError(f"batch_size={batch_size} and repeats={repeats} must be at least 1")
@@ -294,7 +331,7 @@ def time_passes(
     repeats: int,
     seconds: float | None,
 ) -> tuple[list[float], Any]:
-    """Return the milliseconds of each timed pass, as `measure()` describes them, and the output of the last one."""
+    """Return the milliseconds of each timed pass (see `measure()`), and the output of the last one."""
     budget = math.inf if seconds is None else 1e3 * seconds
     output, first = timed_pass(run, batch, device, precision)
     times = [first] if first > budget else []
@@ -309,7 +346,7 @@ def time_passes(
 def timed_pass(
     run: Callable[..., Any], batch: Sequence[Tensor], device: torch.device, precision: str
 ) -> tuple[Any, float]:
-    """Return what a model gives for a batch, and the milliseconds that took."""
+    """Return the outputs of a model for a batch, and the time in milliseconds."""
     with runtime.autocast(device, precision):
         if device.type == "cuda":
             began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -323,7 +360,7 @@ def timed_pass(
 
 
 def output_error(fast: Output | Tensor, exact: Output | Tensor) -> dict[str, float]:
-    """How near two outputs for the same clips are, as `Cost` names it; a model that gives one tensor has one."""
+    """Return `same_top1` and `feature_error` of `Cost` for two outputs for the same clips, pairs or single tensors."""
     (feature, logits), (wanted, scores) = (x if isinstance(x, tuple) else (x, x) for x in (fast, exact))
     error = (feature.float() - wanted.float()).abs().max() / wanted.abs().max()
     same = (logits.argmax(1) == scores.argmax(1)).float().mean()
@@ -331,14 +368,21 @@ def output_error(fast: Output | Tensor, exact: Output | Tensor) -> dict[str, flo
 
 
 def count_macs(model: nn.Module, device: torch.device) -> float:
-    """Return the multiply-adds for one clip, of a model in evaluation mode. On the meta device nothing is computed.
+    """Return the multiply-adds of a model in evaluation mode for one clip. On the meta device nothing is computed.
 
-    Raise EgoDistillError if no operation of a model that has weights can be seen.
+    Raise EgoDistillError if the model has weights, but none of its operations can be counted.
+
+    >>> import torch
+    >>> from egodistill import EgoDistill, inference
+    >>> with torch.device("meta"):
+    ...     model = EgoDistill(num_classes=8, image_weights=None)
+    >>> print(f"{inference.count_macs(model, torch.device('meta')) / 1e9:.2f} GMACs")
+    1.86 GMACs
     """
-    # Of all ways to compute attention, torch does not know how to count the one for CPUs.
+    # torch counts every implementation of attention except the one for CPUs.
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     mapping = {attention: lambda q, k, v, *rest, out_shape=None, **options: sdpa_flop_count(q, k, v)}
-    # In inference mode, and for inputs made in it, torch 2.4 counts neither convolutions nor linear layers.
+    # In inference mode, and with inputs created in it, torch 2.4 counts neither convolutions nor linear layers.
     with torch.inference_mode(False), torch.no_grad():
         inputs = [x.to(device, copy=True) for x in batches.example_inputs(model)]
         with runtime.evaluation(model, device), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
@@ -346,8 +390,8 @@ def count_macs(model: nn.Module, device: torch.device) -> float:
     count = counter.get_total_flops() / 2
     if not count and any(parameter.ndim > 1 for parameter in model.parameters()):
         raise EgoDistillError(
-            f"{type(model).__name__} has weights, but torch {torch.__version__} counts no multiply-adds in it: it does "
-            f"not see inside custom operators. Measure a module made of torch's own layers and operators"
+            f"{type(model).__name__} has weights, but torch {torch.__version__} counts no multiply-adds in it, because "
+            f"it cannot look inside custom operators. Measure a module made of torch's own layers and operators"
         )
     return count
 
@@ -357,7 +401,7 @@ def count_macs(model: nn.Module, device: torch.device) -> float:
 
 
 class Prediction(NamedTuple):
-    """One clip of a recording: where it is (s), its best classes with their scores, or why there are none."""
+    """One clip of a recording: start and stop in seconds, and its best classes with scores or the problem."""
 
     start: float
     stop: float
@@ -383,26 +427,34 @@ def predict(
     precision: Precision = "auto",
     compile: bool = False,
 ) -> Iterator[Prediction]:
-    """Classify a whole recording, clip by clip (every `stride` seconds, by default one clip after the other).
+    """Classify a recording clip by clip: yield the `top` classes of a clip every `stride` seconds.
 
-    `video`, `imu`, `imu_offset`, `imu_stretch` and `zero_accel` are those of `clips.open_recording()`; give the clock
-    with which the student's training clips were prepared. `min_coverage` and `max_gap` are those of `data.prepare()`.
-    Frames are chosen as the student was trained; `exact=False` takes the nearest key frames, which are cheap to decode.
+    By default, `stride` is the length of a clip. `video`, `imu`, `imu_offset`, `imu_stretch` and `zero_accel` are
+    arguments of `clips.open_recording()`; use the clock with which the training clips were prepared. `min_coverage`
+    and `max_gap` are options of `data.prepare()`. Frames are chosen as in training; `exact=False` takes the nearest key
+    frames, which are cheap to decode. `precision` and `compile` are options of `evaluate()`.
 
-    The recording is decoded in one pass, and memory does not grow with it. A clip that cannot be classified, because
-    head motion is missing there or a frame is lost, comes with `problem` saying so and no classes. `precision` and
-    `compile` are those of `evaluate()`. EgoDistillError for a `stride` that is not above 0 comes at once, as do
-    VideoError and IMUError for a file that cannot be read.
+    The recording is decoded in one pass, in constant memory. A clip that cannot be classified, because IMU samples or
+    a frame are missing, has no classes, and `problem` is the reason. Before the first clip, raise EgoDistillError for a
+    `stride` that is not above 0, and VideoError or IMUError for a file that cannot be read.
+
+    >>> from egodistill import EgoDistill, predict
+    >>> model = EgoDistill.load("student.pt")
+    >>> for clip in predict(model, "walk.mp4", "walk.csv", stride=10, top=3, device="cpu"):
+    ...     print(f"{clip.start:.1f} to {clip.stop:.1f} s: {len(clip.classes)} classes, problem: {clip.problem}")
+    0.0 to 2.1 s: 3 classes, problem: None
+    10.0 to 12.1 s: 3 classes, problem: None
+    20.0 to 22.1 s: 3 classes, problem: None
     """
     spec = spec_of(model).complete()
     stride = spec.seconds if stride is None else stride
     if stride <= 0:
-        raise EgoDistillError(f"stride is in seconds and above 0; got {stride}")
+        raise EgoDistillError(f"stride must be seconds above 0; got {stride}")
     recording = open_recording(video, imu, imu_offset=imu_offset, imu_stretch=imu_stretch, zero_accel=zero_accel)
     spec = spec if exact is None else replace(spec, exact=exact)
     starts = strided_starts(recording.probe().duration, spec.seconds, stride)
     if spec.imu_samples:
-        recording.motion()  # says now what is wrong with the file
+        recording.motion()  # raises now if the file cannot be read
     reader = ClipReader(recording, spec, starts, model.inputs, min_coverage=min_coverage, max_gap=max_gap)
     place = runtime.pick_device(device)
     precision = runtime.pick_precision(place, precision, model)
@@ -410,12 +462,12 @@ def predict(
 
 
 def strided_starts(duration: float, length: float, stride: float) -> list[float]:
-    """Return where the clips of a recording begin (s); the last one ends before the recording does."""
+    """Return the start of each clip in seconds; the last clip ends before the recording does."""
     return [k * stride for k in range(max(1, math.floor((duration - length) / stride + 1 + 1e-6)))]
 
 
 class ClipReader:
-    """What a model reads of a recording, one group of clips at a time, decoded by one thread per core."""
+    """A reader of a model's inputs from a recording, one group of clips at a time, with one decoder per core."""
 
     def __init__(
         self, recording: Recording, spec: ClipSpec, starts: Sequence[float], inputs: Sequence[str], **limits: Any
@@ -438,7 +490,7 @@ class ClipReader:
             return [[group[part].tolist() for part in reader.parts(starts[group], self.cores)] for group in whole]
 
     def read(self, group: Sequence[Sequence[int]]) -> tuple[dict[int, str], list[Tensor]]:
-        """Return what is wrong with some clips of a group, and the model's inputs for the others."""
+        """Return the problems of the clips of a group by row, and the model's inputs for the other clips."""
         with ThreadPoolExecutor(len(group)) as pool:
             decode = functools.partial(self.decode, threads=max(1, self.cores // len(group)))
             found = {row: arrays for part in pool.map(decode, group) for row, arrays in part.items()}
@@ -464,7 +516,7 @@ def classify_groups(
     precision: str,
     compile: bool,
 ) -> Iterator[Prediction]:
-    """Yield the predictions for groups of clips; a thread decodes the next group while the model works on one."""
+    """Yield predictions for groups of clips; a thread decodes the next group while the model runs."""
     names = model.class_names or [str(k) for k in range(model.num_classes)]
     run = runtime.Compiled(model) if compile else model
     groups = reader.groups(batch_size)

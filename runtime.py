@@ -228,8 +228,8 @@ def join_processes(device: torch.device) -> None:
             distributed.init_process_group(backend, timeout=TIMEOUT, **rendezvous)
 
 
-# Process groups that this process has left. If DistributedDataParallel held the last reference to one, its destructor would
-# join gloo's thread without releasing the interpreter lock, which that thread may need: a deadlock (torch 2.13).
+# Process groups that this process has left. If DistributedDataParallel held the last reference to one, its destructor
+# would join gloo's thread without releasing the interpreter lock, which that thread may need: a deadlock (torch 2.13).
 LEFT_GROUPS: list[Any] = []
 
 

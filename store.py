@@ -4,13 +4,13 @@
 
     train = store.ClipStore("store").split("train")
     batch = train.read("frames_8", [0, 5, 7])           # uint8 [3, 8, 3, 224, 224], RGB
-    train.add("t.feature", (768,), "float32")           # make room for outputs of a teacher,
+    train.add("t.feature", (768,), "float32")           # allocate an array for outputs of a teacher,
     train.write("t.feature", [0, 5], features)          # and write those of two clips
-    parts = store.folds(train, 3)                       # [n]: clips of one wearer are in one part
-    rest = train.select(parts != 0)                     # what a teacher of the fold 0 may see
+    fold = store.folds(train, 3)                        # [n]: the clips of a wearer are in the same fold
+    rest = train.select(fold != 0)                      # training clips of the teacher for fold 0
 
-`ClipStore` reads, and adds arrays. `StoreWriter` lays a store out and fills it. `claim_outputs()` keeps the outputs of
-two teachers apart. Everything that is on disk, and in which format, is in this file.
+`ClipStore` reads, and adds arrays. `StoreWriter` creates a store and fills it. `claim_outputs()` keeps the outputs of
+two teachers apart. The format on disk is defined in this file alone.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = ["ClipStore", "OutputClaim", "StoreWriter", "claim_outputs", "folds", 
 FORMAT = "egodistill clip store 2"
 MISSING, OK, FAILED = 0, 1, 2  # values of status.npy
 STATUS = ("missing", "ok", "failed")
-# Of every store, a value per clip. "checksum" is that of all that was prepared for the clip.
+# Arrays of every store, one value per clip. "checksum" covers all prepared arrays of the clip.
 BOOKKEEPING = {"status": ("uint8", ()), "label": ("int64", ()), "segment": ("int64", ()), "checksum": ("uint32", ())}
 # Names that no file on Windows can have, whatever its suffix.
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")}
@@ -55,9 +55,9 @@ DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT")
 class StoreFiles:
     """The files of one store: header, segments and clips in memory, arrays mapped from disk.
 
-    ``settings`` and ``class_names`` are what `data.prepare()` was given, ``specs`` what its arrays hold of a clip,
-    ``segments`` the annotated stretches and ``clips`` the segment and start of each row. Raise DataError, with the
-    file, for a folder that is no store or an array that is damaged.
+    ``settings`` and ``class_names`` are the arguments of `data.prepare()`, ``specs`` is {array: ClipSpec},
+    ``segments`` are the annotated segments and ``clips`` the segment and start of each row. Raise DataError, with the
+    file, for a folder that is not a store or an array that is damaged.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -65,8 +65,8 @@ class StoreFiles:
         self.maps: dict[tuple[str, str], np.ndarray] = {}
         if not (self.path / "store.json").exists():
             raise DataError(
-                f"{self.path / 'store.json'}: there is no such file, so {self.path} is no clip store; give the folder "
-                f"that prepare() made"
+                f"{self.path / 'store.json'}: no such file, so {self.path} is not a clip store; give the folder "
+                f"that prepare() wrote"
             )
         self.stamp = self.header_stamp()
         header = files.read_json(self.path / "store.json")
@@ -84,12 +84,13 @@ class StoreFiles:
             fits = np.array_equal(of_segment, self.array("segment"))
         except (KeyError, TypeError) as error:
             raise DataError(
-                f"{self.path}: its JSON files are damaged, or made by another version of "
+                f"{self.path}: its JSON files are damaged, or were written by another version of "
                 f"this library ({type(error).__name__}: {error})"
             ) from error
         if not fits:
             raise DataError(
-                f"{self.path}: clips.json is not of the same clips as segment.npy; were files of two stores mixed?"
+                f"{self.path}: clips.json and segment.npy do not describe the same clips; were files of two stores "
+                f"mixed?"
             )
 
     def __len__(self) -> int:
@@ -105,18 +106,18 @@ class StoreFiles:
             return
         if form == "egodistill clip store 1":
             raise DataError(
-                f"{self.path}: is an {form!r}, of version 0.1, without wearers, specs and frame times. Make it anew, "
-                f"from its annotations: {_prepare_command(header.get('settings', {}))}"
+                f"{self.path}: its format is {form!r}, of version 0.1, without wearers, specs and frame times. Prepare "
+                f"it again from its annotations: {_prepare_command(header.get('settings', {}))}"
             )
         if str(form).startswith(FORMAT.rstrip("0123456789")):
             raise DataError(
-                f"{self.path}: is an {form!r}, made by another version of this library; this "
+                f"{self.path}: its format is {form!r}, of another version of this library; this "
                 f"one reads {FORMAT!r}. Use that version, or prepare another folder"
             )
-        raise DataError(f"{self.path / 'store.json'}: is not the header of a clip store")
+        raise DataError(f"{self.path / 'store.json'}: not the header of a clip store")
 
     def header_stamp(self) -> tuple[int, ...]:
-        """Return what changes with the header: it is replaced as a whole. () if there is none."""
+        """Return values that change whenever the header file is replaced; () if there is none."""
         try:
             found = os.stat(self.path / "store.json")
         except OSError:
@@ -124,40 +125,43 @@ class StoreFiles:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def refresh(self) -> None:
-        """See the arrays that were added since by any process."""
+        """Read the header again if it has changed: any process may have added arrays."""
         if (stamp := self.header_stamp()) != self.stamp:
             self.arrays.update(files.read_json(self.path / "store.json")["arrays"])
             self.stamp = stamp
 
     def has(self, name: str) -> bool:
-        """Return whether there is such an array by now."""
+        """Return whether the store has this array; the header is read again if needed."""
         if name not in self.arrays:
             self.refresh()
         return name in self.arrays
 
     def is_added(self, name: str) -> bool:
-        """Return whether an array was made by `add()`, so that its rows are marked once they are written."""
+        """Return whether an array was made by `add()`; an array NAME.done then marks the rows that are written."""
         return self.has(name) and f"{name}.done" in self.arrays
 
     @property
     def names(self) -> list[str]:
-        """The arrays without those for bookkeeping, and without the times of frames."""
+        """Return the names of the arrays, without bookkeeping and the times of frames."""
         self.refresh()
         return [name for name in self.arrays if name not in BOOKKEEPING and not name.endswith((".done", ".times"))]
 
     def array(self, name: str, mode: str = "r") -> np.ndarray:
-        """Return an array's file in memory, shared with all processes that map it."""
+        """Return an array's memory-mapped file, shared with all processes that map it."""
         if (name, mode) not in self.maps:
             if not self.has(name):
-                raise DataError(f"{self.path}: has no array {name!r}, only {', '.join(self.names)}")
+                raise DataError(f"{self.path}: the store has no array {name!r}, only {', '.join(self.names)}")
             entry = self.arrays[name]
             file = self.path / entry["file"]
             try:
                 array = np.load(file, mmap_mode=mode, allow_pickle=False)
             except (OSError, ValueError, EOFError) as error:
-                raise DataError(f"{file}: missing or cut off: {error}") from error
+                raise DataError(f"{file}: missing or truncated: {error}") from error
             if array.dtype != entry["dtype"] or list(array.shape) != entry["shape"]:
-                raise DataError(f"{file}: is {array.dtype} {array.shape}, not {entry} (store.json)")
+                raise DataError(
+                    f"{file}: the array is {array.dtype} {list(array.shape)}, but store.json says {entry['dtype']} "
+                    f"{entry['shape']}"
+                )
             self.maps[name, mode] = array.view(np.ndarray)
         return self.maps[name, mode]
 
@@ -166,7 +170,7 @@ class StoreFiles:
         return self.segments[self.clips[row]["segment"]]
 
     def describe(self, row: int) -> dict[str, Any]:
-        """Return what a clip is: segment id, video, wearer, start and stop (s), label, split, status."""
+        """Return a description of a clip: segment id, video, wearer, start and stop (s), label, split, status."""
         segment, start = self.segment(row), self.clips[row]["start"]
         seconds = next((spec.seconds for spec in self.specs.values()), CLIP_SECONDS)
         return {
@@ -181,12 +185,15 @@ class StoreFiles:
         }
 
     def add(self, name: str, shape: Sequence[int], dtype: Any) -> None:
-        """Make an array and the one that marks its rows, unless they are there. The caller holds the lock."""
+        """Create an array and the one that marks its written rows, unless they exist. The caller holds the lock."""
         header = files.read_json(self.path / "store.json")
         arrays, n = header["arrays"], len(self)
         new = {"file": f"{name}.npy", "dtype": np.dtype(dtype).name, "shape": [n, *map(int, shape)]}
         if twins := [other for other in arrays if other != name and other.casefold() == name.casefold()]:
-            raise DataError(f"{self.path}: has {twins[0]} already; Windows and macOS cannot tell a file {name} from it")
+            raise DataError(
+                f"{self.path}: the store already has an array {twins[0]!r}; on Windows and macOS, {name!r} would "
+                f"be the same file; choose another name"
+            )
         if name not in arrays:
             done = {"file": f"{name}.done.npy", "dtype": "uint8", "shape": [n]}
             for entry in (new, done):
@@ -194,12 +201,16 @@ class StoreFiles:
             arrays |= {name: new, f"{name}.done": done}
             files.write_json(self.path / "store.json", header)
         elif arrays[name] != new or f"{name}.done" not in arrays:
-            raise DataError(f"{self.path}: has {name} already, as {arrays[name]} and not {new}")
+            old, source = arrays[name], "add()" if f"{name}.done" in arrays else "prepare()"
+            raise DataError(
+                f"{self.path}: {source} has already made an array {name!r}, {old['dtype']} {old['shape']}; add() "
+                f"cannot make it again as {new['dtype']} {new['shape']}; choose another name"
+            )
         self.arrays.update(arrays)
 
 
 def _prepare_command(settings: Mapping[str, Any]) -> str:
-    """Return the command that makes a store of these settings, those of a store of version 0.1."""
+    """Return the command that prepares a store with these settings of a store of version 0.1."""
     options = ["--num-frames", *settings.get("num_frames", [1]), "--frame-size", settings.get("frame_size", 224)]
     options += ["--sampling", settings.get("sampling", "uniform")]
     if settings.get("clip_frames"):
@@ -211,16 +222,16 @@ def _prepare_command(settings: Mapping[str, Any]) -> str:
     return shlex.join(map(str, ["egodistill", "prepare", "ANNOTATIONS", "--out", "NEW", *options]))
 
 
-def lock_of(path: str | os.PathLike) -> Path:
-    """Return the file that a process locks while it changes what a store's header lists."""
+def lock_file(path: str | os.PathLike) -> Path:
+    """Return the file that a process locks while it changes a store's header."""
     return Path(path) / "store.lock"
 
 
 def allocate(path: Path, entry: Mapping[str, Any]) -> None:
-    """Make an array of zeros in its final size; its name appears once the file is whole.
+    """Create an array of zeros in its final size; the file is complete or absent.
 
-    Its room on the disk is taken now: once the disk is full, writing to a mapped file whose room
-    is still to be found kills the process (SIGBUS). Only macOS and Windows cannot say so beforehand.
+    Disk space is allocated now: on a full disk, writing to a mapped file without allocated space
+    kills the process (SIGBUS). macOS and Windows cannot allocate it in advance.
     """
     shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
     files.remove_parts(path / entry["file"])
@@ -242,16 +253,34 @@ class ClipStore:
       shape of every array
     - ``segments.json``, ``clips.json``: the segments, and segment and start of every clip
     - ``status.npy`` (0 missing, 1 ok, 2 failed), ``failures.jsonl``: the reasons
-    - ``notes.jsonl``: what is odd about the IMU recordings, if anything is
-    - ``label.npy`` (-1: none), ``segment.npy``, ``checksum.npy``, and the arrays that ``prepare``
-      lists; beside frames their times, such as ``frames_4.times.npy``
-    - arrays of ``add``, such as teacher outputs, each with a ``.done.npy`` that marks its rows
+    - ``notes.jsonl``: what is unusual about the IMU recordings, if anything
+    - ``label.npy`` (-1: none), ``segment.npy``, ``checksum.npy``, and the arrays of ``prepare``;
+      frames come with their times, such as ``frames_4.times.npy``
+    - arrays of ``add``, such as teacher outputs, each with a ``.done.npy`` that marks written rows
 
-    A view shows the usable clips only, of one split or of all; indices count within the view, and ``len()`` is their
-    number. ``path`` is the folder, ``class_names`` the C names that labels count in, ``settings`` what ``prepare``
-    was told, ``specs`` what its arrays hold of a clip. Arrays that any process adds later are seen, too.
-    ``unfinished`` leaves out the warning about clips that are not prepared yet. Raise DataError, with the file, for a
-    folder that is no store or an array that is damaged.
+    A view contains only usable clips, of one split or of all; ``len()`` is their number, and rows are counted within
+    the view. ``path`` is the folder, ``class_names`` are the C classes that labels index, ``settings`` the arguments
+    of ``prepare``, and ``specs`` is {array: ClipSpec}. Arrays that any process adds later become visible.
+    ``unfinished`` suppresses the warning about clips that are not prepared yet. Raise DataError, with the file, for a
+    folder that is not a store or an array that is damaged.
+
+    >>> from egodistill import data
+    >>> store = data.ClipStore("store")
+    >>> train = store.split("train")
+    >>> store.splits, len(train), train.class_names[:3], train.labels[:3]
+    (['test', 'train'], 16, ['close', 'insert', 'open'], array([5, 2, 7]))
+    >>> for name in ("frames_4", "frames_4.times", "imu"):
+    ...     print(name, train.read(name, [0, 5]).dtype, train.read(name, [0, 5]).shape)
+    frames_4 uint8 (2, 4, 3, 64, 64)
+    frames_4.times float64 (2, 4)
+    imu float32 (2, 422, 6)
+
+    Add an array of your own, with one row per clip:
+
+    >>> train.add("brightness", (1,), "float32")
+    >>> train.write("brightness", slice(0, 10), train.read("frames_1", slice(0, 10)).mean((1, 2, 3, 4))[:, None])
+    >>> print(f"{train.done('brightness').sum()} of {len(train)} clips are written")
+    10 of 16 clips are written
     """
 
     def __init__(self, path: str | os.PathLike, *, unfinished: bool = False) -> None:
@@ -266,7 +295,7 @@ class ClipStore:
         self._rows = np.flatnonzero(status == OK)
         if not unfinished and (missing := np.count_nonzero(status == MISSING)):
             text = f"{self.path}: {missing} of {len(status)} clips are not prepared yet"
-            warnings.warn(f"{text}; the same call of prepare() goes on with them", stacklevel=2)
+            warnings.warn(f"{text}; the same call of prepare() continues with them", stacklevel=2)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -276,28 +305,28 @@ class ClipStore:
 
     @property
     def names(self) -> list[str]:
-        """The arrays that ``read`` knows, bookkeeping left out."""
+        """Return the names of the arrays that ``read`` returns."""
         return self._files.names
 
     @property
     def labels(self) -> np.ndarray:
-        """Index into ``class_names`` of each clip, int64; -1 if there is no label."""
+        """Return the index into ``class_names`` of each clip's label, int64 [n]; -1 for none."""
         return self._files.array("label")[self._rows]
 
     @property
     def segments(self) -> np.ndarray:
-        """Index of the segment that each clip belongs to, int64."""
+        """Return the index of the segment that each clip belongs to, int64 [n]."""
         return self._files.array("segment")[self._rows]
 
     @property
     def clips(self) -> list[dict]:
-        """What each clip is: segment id, video, wearer, start and stop (s), label, split, status."""
+        """Return a description of each clip: segment id, video, wearer, start and stop (s), label, split, status."""
         return [self._files.describe(row) for row in self._rows]
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """How many clips of each split are "ok", "failed" and still "missing", in the whole folder."""
-        status = np.load(self.path / "status.npy", allow_pickle=False)  # as it is now
+        """Return the number of clips of each split that are "ok", "failed" and "missing", in the whole folder."""
+        status = np.load(self.path / "status.npy", allow_pickle=False)  # the current one, not the mapped file
         counts: dict[str, dict[str, int]] = {}
         for row, value in enumerate(status):
             of_split = counts.setdefault(self._files.segment(row).split, {"ok": 0, "failed": 0, "missing": 0})
@@ -306,14 +335,14 @@ class ClipStore:
 
     @property
     def failures(self) -> list[dict]:
-        """Clips of the whole folder that could not be prepared, each with its reason."""
+        """Return the clips of the whole folder that could not be prepared, each with its "reason"."""
         reasons = {line["clip"]: line["reason"] for line in files.read_lines(self.path / "failures.jsonl")}
         rows = np.flatnonzero(self._files.array("status") == FAILED).tolist()
         return [{"clip": k, **self._files.describe(k), "reason": reasons.get(k, "unknown")} for k in rows]
 
     @property
     def notes(self) -> dict[str, list[str]]:
-        """What was odd about the IMU recordings: file -> words, see Imu.notes."""
+        """Return what is unusual about the IMU recordings: {file: notes}, see Imu.notes."""
         found = {}
         for line in files.read_lines(self.path / "notes.jsonl"):
             source = line["imu"]
@@ -322,32 +351,32 @@ class ClipStore:
 
     @property
     def splits(self) -> list[str]:
-        """The splits that usable clips of this view are of, sorted."""
+        """Return the splits of the clips of this view, sorted."""
         return sorted({self._files.segments[i].split for i in self.segments})
 
     def split(self, name: str) -> ClipStore:
-        """Return a view of the same folder with the clips of this split only; DataError if it has none."""
+        """Return a view of the clips of one split. Raise DataError if there are none."""
         if name not in self.splits:
-            raise DataError(f"{self.path}: no usable clip of split {name!r}, only of {self.splits}")
+            raise DataError(f"{self.path}: no usable clip has the split {name!r}; there are {self.splits}")
         return self.select(np.array([self._files.segments[i].split == name for i in self.segments]))
 
     def select(self, rows: Any) -> ClipStore:
-        """Return a view of these clips only, in this order; ``rows`` as numpy takes them, of this view."""
+        """Return a view of some clips of this view, in this order; ``rows`` is a numpy index: numbers or booleans."""
         chosen = self._rows[rows]
         if chosen.ndim != 1:
-            raise DataError(f"{self.path}: rows are a list of numbers or of truth values, not {rows!r}")
+            raise DataError(f"{self.path}: rows must be a list of numbers or booleans, not {rows!r}")
         view = copy.copy(self)
         vars(view).update(_rows=chosen)
         return view
 
     @property
     def wearers(self) -> list[str | None]:
-        """Who wore the camera in each clip; None where the annotations do not say."""
+        """Return the wearer of the camera of each clip; None if the annotations do not name one."""
         return [self._files.segments[i].wearer for i in self.segments]
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what was prepared for the clips of this view: specs, classes, labels, and the arrays' content."""
+        """Return a hash of the prepared data of this view: specs, classes, labels, and the content of the arrays."""
         about = {"specs": {name: dataclasses.asdict(spec) for name, spec in self.specs.items()}}
         about |= {"format": FORMAT, "class_names": self.class_names}
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
@@ -356,61 +385,76 @@ class ClipStore:
         return digest.hexdigest()
 
     def read(self, name: str, index: Any) -> np.ndarray:
-        """Return a fresh copy of these rows of an array; ``index`` as numpy takes it, of view rows.
+        """Return a copy of rows of an array; ``index`` is a numpy index into the clips of this view.
 
-        DataError for a name that is not there, or rows that are not written yet.
+        Raise DataError for an unknown name, or for rows that are not written yet.
         """
         rows = self._rows[index]
         if self._files.is_added(name) and not self._files.array(f"{name}.done")[rows].all():
-            raise DataError(f"{self.path}: {name} is not written yet for all the clips asked for")
+            raise DataError(f"{self.path}: {name!r} is not written yet for all requested clips")
         return np.take(self._files.array(name), rows, axis=0)
 
     def add(self, name: str, shape: Sequence[int], dtype: Any) -> None:
-        """Make room for an array of ``shape`` per clip, or find the one there is.
+        """Create an array with one row of ``shape`` per clip, or open the existing one.
 
-        Any number of processes may do so at a time, and ``write`` to it. DataError if the one
-        there is has another shape or dtype, or if ``name`` can be no file's on Windows or macOS.
+        Several processes may call it, and then ``write``, at the same time. Raise DataError if the
+        existing array has another shape or dtype, or if a file cannot be called ``name`` on Windows
+        or macOS.
         """
         if not re.fullmatch(r"\w[\w.-]*", name) or name.lower().endswith(".done"):
-            raise DataError(f"{name!r} cannot be the name of an array")
+            raise DataError(
+                f"{name!r} cannot be the name of an array: use letters, digits, '_', '-' and '.', and no '.done' at "
+                f"the end"
+            )
         if name.split(".")[0].upper() in DEVICES:
-            raise DataError(f"{name!r} cannot be the name of an array: Windows keeps it for a device")
-        with files.lock(lock_of(self.path)):
+            raise DataError(f"{name!r} cannot be the name of an array: Windows reserves it for a device")
+        with files.lock(lock_file(self.path)):
             self._files.add(name, shape, dtype)
 
     def write(self, name: str, index: Any, values: np.ndarray) -> None:
-        """Write these rows of an array made by ``add``, then mark them done.
+        """Write rows of an array made by ``add``, then mark them as done.
 
-        ``values`` are [rows, *shape]; DataError for another shape, or an array of ``prepare``.
+        ``values`` are [rows, *shape]. Raise DataError for another shape, or for an array of ``prepare``.
         """
         if not self._files.is_added(name):
-            raise DataError(f"{self.path}: {name} was not made by add(), it cannot be written")
+            raise DataError(f"{self.path}: {name!r} was not made by add(), so it is read-only")
         array, rows, values = self._files.array(name, "r+"), self._rows[index], np.asarray(values)
         if values.shape != (*rows.shape, *array.shape[1:]) or not np.can_cast(values.dtype, array.dtype, "same_kind"):
             raise DataError(
-                f"{self.path}: {name} takes {array.dtype} {(*rows.shape, *array.shape[1:])}, "
-                f"not {values.dtype} {values.shape}"
+                f"{self.path}: {name!r} needs {array.dtype} {[*rows.shape, *array.shape[1:]]}; "
+                f"got {values.dtype} {list(values.shape)}"
             )
         array[rows] = values
         self._files.array(f"{name}.done", "r+")[rows] = 1
 
     def done(self, name: str) -> np.ndarray:
-        """Return whether each clip's row of an array is written, bool [len]."""
+        """Return whether each clip's row of an array is written, bool [n]."""
         if self._files.is_added(name):
             return self._files.array(f"{name}.done")[self._rows] != 0
         self._files.array(name)
-        return np.ones(len(self), bool)  # prepare's arrays: the view holds finished clips only
+        return np.ones(len(self), bool)  # an array of prepare(): all clips of a view are finished
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Filling
+# Writing
 
 
 class StoreWriter:
-    """A store that is being filled: which rows are missing, and a call for each part that is written.
+    """A writer that fills a store, clip by clip; `data.prepare()` uses it.
 
-    Rows count in the whole store. A row is settled once it is finished or failed. Any number of processes may fill a
-    store at a time; all they need to know of each other is the status of the rows.
+    Use it directly for clips that do not come from video files. Rows are counted in the whole store. Several processes
+    may fill a store at the same time; they share nothing but the status of the rows.
+
+    >>> from egodistill import data, store
+    >>> segments = data.read_csv("segments.csv")
+    >>> writer = store.StoreWriter.begin(
+    ...     "by-hand", segments, lambda: [(0, 0.0), (1, 2.1)], {}, ["walk", "look around"],
+    ...     arrays={"speed": ("float32", (1,))},
+    ... )
+    >>> for row in writer.missing():
+    ...     writer.write(row, {"speed": [2 * writer.start(row)]})
+    >>> data.ClipStore("by-hand").read("speed", [0, 1]).tolist()
+    [[0.0], [4.199999809265137]]
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -432,12 +476,12 @@ class StoreWriter:
         arrays: Mapping[str, tuple[str, Sequence[int]]] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> StoreWriter:
-        """Lay a store out in the folder `path`, all its rows missing, or find the one that was begun there.
+        """Create a store in the folder ``path``, or open the unfinished one with the same settings.
 
-        ``find_clips()`` returns the number of the segment and the start in seconds of each clip; it is called for a
-        new store only. ``specs`` has a spec of one kind for each array, ``arrays`` dtype and shape of a clip's part of
-        arrays of another kind, ``settings`` whatever else has to be the same when a store is filled further. Raise
-        DataError if the folder holds something else or a store of other settings, or if the disk is too small.
+        ``find_clips()`` returns the index of the segment and the start in seconds of each clip; it is called for a
+        new store only. ``specs`` is {array: spec with one kind of array}; ``arrays`` is {array: (dtype, shape of one
+        row)} for arrays of other kinds; ``settings`` is compared when an unfinished store is opened. Raise DataError
+        if the folder has other content or a store with other settings, or if the disk has too little free space.
         """
         path, settings = Path(path), dict(settings or {})
         entries = BOOKKEEPING | dict(arrays or {})
@@ -451,11 +495,11 @@ class StoreWriter:
             "specs": {name: dataclasses.asdict(spec.complete()) for name, spec in specs.items()},
             "class_names": list(class_names),
         }
-        with files.lock(lock_of(path)):  # one lays it out, the others wait and find it
+        with files.lock(lock_file(path)):  # the first process creates it, the others wait and open it
             if (path / "store.json").exists():
-                _check_same(path, segments, header)
+                _check_settings(path, segments, header)
             else:
-                _lay_out(path, segments, find_clips(), entries, header)
+                _create_store(path, segments, find_clips(), entries, header)
         return cls(path)
 
     def __len__(self) -> int:
@@ -466,29 +510,29 @@ class StoreWriter:
         return self._files.segment(row)
 
     def start(self, row: int) -> float:
-        """Return where a clip starts in its video, in seconds."""
+        """Return the start of a clip in its video, in seconds."""
         return self._files.clips[row]["start"]
 
     def recordings(self) -> list[np.ndarray]:
-        """Return the rows of each recording: a video, its IMU and the clock of that."""
+        """Return the rows of each recording: one int array per video with its IMU and clock."""
         rows: dict[Recording, list[int]] = defaultdict(list)
         for row in range(len(self)):
             rows[self.segment(row).recording].append(row)
         return [np.array(found) for found in rows.values()]
 
     def missing(self, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """Return those of the rows (None: of all) that are not settled yet."""
+        """Return those of the rows (None: all) that are neither written nor failed, int [m]."""
         rows = np.arange(len(self)) if rows is None else np.asarray(rows)
         return rows[self._status[rows] == MISSING]
 
     def retry(self, rows: np.ndarray) -> None:
-        """Make those of the rows that failed missing again."""
+        """Mark failed rows, among these, as missing."""
         self._status[rows[self._status[rows] == FAILED]] = MISSING
 
     def write(self, row: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write a clip's part of all arrays, and then record that it is finished. Raise DataError if one is lacking."""
+        """Write a clip's row of all arrays, then mark it as finished. Raise DataError if an array is missing."""
         if set(arrays) != set(self.names):
-            raise DataError(f"{self.path}: a clip has the arrays {', '.join(self.names)}; got {', '.join(arrays)}")
+            raise DataError(f"{self.path}: each clip needs the arrays {', '.join(self.names)}; got {', '.join(arrays)}")
         checksum = 0
         for name in arrays:
             target = self._files.array(name, "r+")
@@ -499,31 +543,31 @@ class StoreWriter:
         self._status[row] = OK
 
     def fail(self, row: int, reason: Exception | str) -> None:
-        """Record that a clip cannot be prepared: first the reason, then the status."""
-        if self._status[row] == OK:  # by another process, meanwhile
+        """Record the reason why a clip cannot be prepared, then mark it as failed."""
+        if self._status[row] == OK:  # another process has written it in the meantime
             return
         line = {"clip": row, **self._files.describe(row), "status": "failed", "reason": str(reason)}
         files.append_line(self.path / "failures.jsonl", line)
         self._status[row] = FAILED
 
     def note(self, source: str | tuple[str, str], notes: Sequence[str]) -> None:
-        """Keep what is odd about an IMU recording for whoever looks at the store."""
+        """Record what is unusual about an IMU recording, for `ClipStore.notes`."""
         if notes:
             files.append_line(self.path / "notes.jsonl", {"imu": source, "notes": list(notes)})
 
 
 def _check_folder(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Raise DataError unless the folder is new or empty, holds a store, or what a killed run left of one."""
+    """Raise DataError unless the folder is new or empty, or holds a store or the parts that a killed run left."""
     ours = {f"{name}.npy" for name in arrays} | {"segments.json", "clips.json", "store.lock", "store.json"}
     for file in path.iterdir() if path.exists() else ():
         strange = file.name not in ours and not file.name.startswith(".")
         if strange and not files.is_system_file(file.name) and not (path / "store.json").exists():
-            raise DataError(f"{path}: holds {file.name} but no store.json; give an empty folder")
+            raise DataError(f"{path}: contains {file.name} but no store.json; give an empty folder")
 
 
-def _check_same(path: Path, segments: Sequence[Segment], header: Mapping[str, Any]) -> None:
-    """Raise DataError, with what differs, for a store that was begun from something else."""
-    old, advice = StoreFiles(path), f"Give another folder, or delete {path} to begin anew."
+def _check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str, Any]) -> None:
+    """Raise DataError, with the differences, if a store was begun with other segments or settings."""
+    old, advice = StoreFiles(path), f"Give another folder, or delete {path} to start again."
     before = old.settings | {"segments": len(old.segments), "class_names": old.class_names}
     now = header["settings"] | {"segments": len(segments), "class_names": header["class_names"]}
     for i, (one, other) in enumerate(zip(old.segments, segments, strict=False)):
@@ -535,25 +579,25 @@ def _check_same(path: Path, segments: Sequence[Segment], header: Mapping[str, An
     files.require_same_run(path, specs, header["specs"], advice)
 
 
-def _lay_out(
+def _create_store(
     path: Path,
     segments: Sequence[Segment],
     clips: Sequence[tuple[int, float]],
     arrays: Mapping[str, tuple[str, Sequence[int]]],
     header: Mapping[str, Any],
 ) -> None:
-    """Lay the store out on disk, all clips missing. Its header comes last: with it, it exists."""
+    """Create the files of a store whose clips are all missing. The header comes last: a store has one."""
     entries = {
         name: {"file": f"{name}.npy", "dtype": dtype, "shape": [len(clips), *shape]}
         for name, (dtype, shape) in arrays.items()
     }
-    for entry in entries.values():  # what a call that was killed here has left
+    for entry in entries.values():  # left by a call that was killed here
         files.remove_parts(path / entry["file"])
         (path / entry["file"]).unlink(missing_ok=True)
     needed = sum(math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize for entry in entries.values())
     free = shutil.disk_usage(path).free
     if needed > free:
-        raise DataError(f"{path}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+        raise DataError(f"{path}: the store needs {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free")
     for entry in entries.values():
         allocate(path, entry)
     of_class = {name: i for i, name in enumerate(header["class_names"])}
@@ -567,52 +611,59 @@ def _lay_out(
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Parts of a store
+# Folds
 
 
 def folds(store: ClipStore, count: int, by: str = "wearer") -> np.ndarray:
-    """Return a number from 0 to ``count`` - 1 for each clip, int64 [len(store)], so that a teacher need not teach what
-    it has seen: one trained on ``store.select(folds != k)`` gives its outputs for the clips of the part k.
+    """Return the fold of each clip, 0 to ``count`` - 1, int64 [n].
 
-    Clips of one wearer, or with ``by="video"`` of one video, have one number; the parts are as equal as that allows,
-    and the same for the same clips. Raise DataError if there are too few of them, or if a clip's wearer is unknown.
+    All clips of a wearer, or with ``by="video"`` of a video, are in the same fold; folds are as equal in size as that
+    allows, and the same for the same clips. Use them to let `teachers.extract()` write outputs of teachers for clips
+    on which they were not trained: the teacher of fold k is trained on ``store.select(folds != k)``. Raise DataError
+    if there are fewer wearers (or videos) than folds, or if a clip's wearer is unknown.
+
+    >>> from egodistill import data
+    >>> store = data.ClipStore("store")
+    >>> fold = data.folds(store, 2)
+    >>> len(store.select(fold != 0)), sorted(set(store.select(fold == 0).wearers))
+    (10, ['P01', 'P30', 'P37'])
     """
     if by not in ("wearer", "video"):
-        raise DataError(f"by is 'wearer' or 'video', not {by!r}")
+        raise DataError(f"by must be 'wearer' or 'video', not {by!r}")
     groups = store.wearers if by == "wearer" else [clip["video"] for clip in store.clips]
     if unknown := sum(group is None for group in groups):
-        raise DataError(f"{store.path}: nothing says who wore the camera in {unknown} clips; give by='video'")
+        raise DataError(f"{store.path}: {unknown} clips have no wearer; give by='video'")
     sizes = Counter(groups)
     if not 2 <= count <= len(sizes):
-        raise DataError(f"{store.path}: {len(sizes)} {by}s cannot make {count} folds; from 2 to {len(sizes)} can")
+        raise DataError(f"{store.path}: {len(sizes)} {by}s cannot make {count} folds; give 2 to {len(sizes)}")
     filled, fold_of = [0] * count, {}
-    for group in sorted(sizes, key=lambda group: (-sizes[group], group)):  # the largest first, where there is most room
+    for group in sorted(sizes, key=lambda group: (-sizes[group], group)):  # the largest first, into the smallest fold
         fold_of[group] = filled.index(min(filled))
         filled[fold_of[group]] += sizes[group]
     return np.array([fold_of[group] for group in groups], np.int64)
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Whose outputs are these?
+# Records of teacher outputs
 
 
 class OutputClaim:
-    """The claim of a run on the outputs of one name, made by `claim_outputs()`."""
+    """A run's claim on the outputs of one name, returned by `claim_outputs()`."""
 
     def __init__(self, file: Path, identity: Mapping[str, Any], record: dict[str, Any]) -> None:
         self.file, self.identity, self.record = file, identity, record
 
     def check(self) -> None:
-        """Raise DataError if another run has put its name on these outputs since."""
+        """Raise DataError if another run has claimed these outputs since."""
         found = _read_record(self.file)
         if _differing(found, self.identity):
             raise DataError(
-                f"{self.file}: another run has overwritten these outputs by those of the "
-                f"fingerprint {found.get('fingerprint')}; this one ends, and has spoilt none of them"
+                f"{self.file}: another run is overwriting these outputs with those of the "
+                f"fingerprint {found.get('fingerprint')}; this run stops here and leaves them intact"
             )
 
     def finish(self) -> None:
-        """Record that a run with ``overwrite`` has written all of its outputs."""
+        """Record that a run with ``overwrite`` has written all its outputs."""
         files.write_json(self.file, self.record)
 
 
@@ -624,32 +675,44 @@ def claim_outputs(
     about: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> OutputClaim:
-    """Put a teacher's name on the arrays "{name}.feature" and "{name}.logits"; DataError if they are another's.
+    """Claim the arrays "{name}.feature" and "{name}.logits" for a teacher; `teachers.extract()` uses it.
 
-    ``identity`` is what has to be equal for outputs to be the same teacher's (JSON values, "fingerprint" among them),
-    ``about`` what else to record in "{name}.teacher.json" beside the arrays. ``overwrite`` claims the outputs of
-    another teacher, if all of these are of this ``store``; until `finish()` only a run that overwrites may follow.
+    ``identity`` holds JSON values that identify the teacher, "fingerprint" among them; ``about`` is recorded with it in
+    "{name}.teacher.json" beside the arrays. Raise DataError if the arrays belong to a teacher with another identity.
+    ``overwrite`` claims them all the same, provided that ``store`` contains all clips with outputs of that teacher;
+    until `OutputClaim.finish()`, only runs with ``overwrite`` can claim them again.
+
+    >>> from egodistill import data
+    >>> from egodistill.store import claim_outputs, outputs_record
+    >>> store = data.ClipStore("store")
+    >>> claim = claim_outputs(store, "mine", {"fingerprint": "a1"})
+    >>> outputs_record(store, "mine")
+    {'fingerprint': 'a1', 'splits': ['test', 'train']}
+    >>> claim_outputs(store, "mine", {"fingerprint": "b2"})
+    Traceback (most recent call last):
+    ...
+    egodistill.DataError: store/mine.teacher.json: the outputs in the store have the fingerprint a1, ...
     """
     file, splits = _record_file(store, name), set(store.splits)
     present = any(array in store.names for array in (f"{name}.feature", f"{name}.logits"))
-    with files.lock(lock_of(store.path)):  # of two teachers under one name, the second has to see the first
+    with files.lock(lock_file(store.path)):  # of two teachers with one name, the second sees the first's record
         found = _read_record(file)
         differing, written = _differing(found, identity), set(found.get("splits", []))
         if not overwrite and found.get("unfinished"):
             raise DataError(
-                f"{file}: a run with overwrite=True was interrupted, so outputs of two teachers "
-                "may lie side by side; run it again with overwrite=True"
+                f"{file}: a run with overwrite=True was interrupted, so these may be outputs of two teachers; "
+                "run it again with overwrite=True"
             )
         if not overwrite and differing and (present or found):
             raise DataError(
-                f"{file}: the outputs in this store have the {differing[0]} {found.get(differing[0])}, "
+                f"{file}: the outputs in the store have the {differing[0]} {found.get(differing[0])}, "
                 f"this run has {identity[differing[0]]}; give the teacher another name, or compute "
-                "all of them again with overwrite=True"
+                "all outputs again with overwrite=True"
             )
         if overwrite and (differing or found.get("unfinished")) and written - splits:
             raise DataError(
                 f"{file}: overwriting only {sorted(splits)} would leave another teacher's outputs "
-                f"in {sorted(written - splits)}; give extract() the whole store"
+                f"in {sorted(written - splits)}; pass the whole store, not a split"
             )
         record = {**(about or {}), **identity, "splits": sorted(written | splits)}
         files.write_json(file, record | ({"unfinished": True} if overwrite else {}))
@@ -657,7 +720,13 @@ def claim_outputs(
 
 
 def outputs_record(store: ClipStore, name: str) -> dict[str, Any]:
-    """Return whose outputs of this name are in the store, as `claim_outputs()` recorded it; {} if nobody's."""
+    """Return the record that `claim_outputs()` wrote for the outputs of this name; {} if there is none.
+
+    >>> from egodistill import data, store
+    >>> record = store.outputs_record(data.ClipStore("store"), "x3d")
+    >>> record["teacher"], record["precision"], record["splits"]
+    ('x3d', 'fp32', ['test', 'train'])
+    """
     return _read_record(_record_file(store, name))
 
 
@@ -669,15 +738,15 @@ def _read_record(file: Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         if not isinstance(record, dict):
-            raise ValueError("it is not an object")
+            raise ValueError("not a JSON object")
         return record
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{file} cannot be read ({error}). Without it nobody knows whose outputs these are: "
-            "delete it and compute all of them again with overwrite=True"
+            f"{file} cannot be read ({error}), so the teacher of these outputs is unknown: "
+            "delete it and compute all outputs again with overwrite=True"
         ) from error
 
 
 def _differing(found: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
-    """Return the names of what is not the same in a record and in this run."""
+    """Return the keys whose values differ between a record and this run."""
     return list(files.differences({key: found[key] for key in identity if key in found}, identity))

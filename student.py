@@ -1,4 +1,4 @@
-"""The student of EgoDistill: a few frames and the wearer's head motion -> (feature, logits).
+"""The student of EgoDistill, a network for a few frames and the IMU samples of a clip: (feature, logits).
 
     from egodistill import EgoDistill
 
@@ -43,35 +43,39 @@ __all__ = [
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_SECONDS, IMU_RATE, IMU_SAMPLES = 64 / 30, 198.0, 422  # the paper's clips: seconds, Hz, samples
-LARGEST_BLOCK = 16  # channels that oneDNN's kernels compute together, with the longest vectors
+LARGEST_BLOCK = 16  # channels: the largest block of oneDNN's kernels (AVX-512)
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
 Weights = str | os.PathLike | Mapping[str, Tensor] | None
 
 
 class Output(NamedTuple):
-    """What every model returns: feature [B, D] and class logits [B, C] (no softmax)."""
+    """The outputs of a model: feature [B, D] and class logits [B, C], without a softmax."""
 
     feature: Tensor
     logits: Tensor
 
 
 class Student(Protocol):
-    """A student in parts, so that frames and head motion can come at different times: `EgoDistill` is one."""
+    """A student in four steps, so that frames and IMU samples can arrive at different times; `EgoDistill` is one."""
 
-    def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor: ...
+    def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor:
+        """Return the features of frames: uint8 [B, N, 3, H, W] -> [B, N, d]."""
 
-    def aggregate(self, features: Tensor) -> Tensor: ...
+    def aggregate(self, features: Tensor) -> Tensor:
+        """Return one image feature of all frames: [B, N, d] -> [B, d']."""
 
-    def encode_imu(self, imu: Tensor) -> Tensor: ...
+    def encode_imu(self, imu: Tensor) -> Tensor:
+        """Return the IMU feature: float [B, T, 6] -> [B, m]."""
 
-    def fuse(self, image: Tensor, imu: Tensor | None) -> Output: ...
+    def fuse(self, image: Tensor, imu: Tensor | None) -> Output:
+        """Return feature [B, D] and logits [B, C] of image feature and IMU feature."""
 
 
 def record_arguments(*without: str) -> Callable[[Constructor], Constructor]:
-    """Decorate a constructor: keep its arguments in `self.arguments`, defaults included, those `without` left out.
+    """Decorate a constructor so that it keeps its arguments, with defaults, in `self.arguments`, except `without`.
 
-    `cls(**model.arguments)` builds the same network again, with other weights.
+    `cls(**model.arguments)` then builds the same network, with new weights.
     """
 
     def decorate(init: Constructor) -> Constructor:
@@ -89,6 +93,7 @@ def record_arguments(*without: str) -> Callable[[Constructor], Constructor]:
 
 
 def describe(tensor: Tensor) -> str:
+    """Return dtype and shape as text, such as "uint8 [2, 1, 3, 224, 224]"."""
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
@@ -97,7 +102,7 @@ def describe(tensor: Tensor) -> str:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, as in ResNet-18 (He et al., CVPR 2016); names are torchvision's."""
+    """Block of ResNet-18: two 3x3 convolutions and a shortcut (He et al., CVPR 2016), named as in torchvision."""
 
     expansion = 1
 
@@ -106,7 +111,7 @@ class BasicBlock(nn.Module):
         self.conv1, self.bn1 = conv(before, width, 3, stride, groups), nn.BatchNorm2d(width)
         self.conv2, self.bn2 = conv(width, width, 3, 1, groups), nn.BatchNorm2d(width)
         self.downsample = downsample
-        # One module per place: quantisers refuse a module that is called twice.
+        # One module per call: quantisers do not support a module that is called twice.
         self.relu1, self.relu2 = nn.ReLU(inplace=True), nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,7 +122,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution and a shortcut, as in ResNet-50 (v1.5: the 3x3 has the stride)."""
+    """Block of ResNet-50 v1.5: 1x1, 3x3 (with the stride) and 1x1 convolutions and a shortcut."""
 
     expansion = 4
 
@@ -149,8 +154,8 @@ def shortcut(before: int, after: int, stride: int) -> nn.Sequential | None:
 
     In the backward pass of a strided 1x1 convolution in channels_last, oneDNN's kernels for x86 write outside of their
     workspace if there are fewer input channels than the kernel's block: 8 with AVX2, 16 with AVX-512
-    (uxlfoundation/oneDNN#6035). The process crashes, hangs, or continues with wrong gradients. So narrow shortcuts
-    select the pixels first and convolve them with stride 1, which gives the same numbers.
+    (uxlfoundation/oneDNN#6035). The process crashes, hangs, or continues with wrong gradients. Narrow shortcuts
+    therefore select the pixels first and convolve them with stride 1, which is equivalent.
     """
     if before == after and stride == 1:
         return None
@@ -176,11 +181,20 @@ class ResNet(nn.Module):
     """torchvision's ResNet without its classifier, of any width and depth: [B, channels, H, W] -> [B, D].
 
     block         BasicBlock or Bottleneck.
-    depths        Blocks of the four stages.
-    width         Channels of the stem and of the first stage; every further stage has twice as many.
-    group_width   Channels inside a block, as a multiple of the stage's 64 / 64 (torchvision's `width_per_group`).
+    depths        Number of blocks in each of the four stages.
+    width         Channels of the stem and of the first stage; each further stage has twice as many.
+    channels      Channels of the input.
+    stem_stride   Stride of the first convolution.
+    groups, group_width   Groups of the 3x3 convolutions, and channels per group in the first stage of a network with
+                  width 64 (torchvision's `width_per_group`).
 
-    `state_dict()` has torchvision's names. EgoDistill's small networks, AdaFuse and ListenToLook are made of it, too.
+    `state_dict()` has torchvision's names. Raise ValueError for depths that are not four numbers of at least 1.
+
+    >>> import torch
+    >>> from egodistill.student import BasicBlock, ResNet
+    >>> net = ResNet(BasicBlock, (1, 1, 1, 1), width=8).eval()
+    >>> net(torch.randn(2, 3, 64, 64)).shape, net.maps(torch.randn(2, 3, 64, 64)).shape
+    (torch.Size([2, 64]), torch.Size([2, 64, 2, 2]))
     """
 
     def __init__(
@@ -196,7 +210,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(depths) != 4 or min(depths) < 1:
-            raise ValueError(f"depths are the blocks of four stages, at least one each; got {tuple(depths)}")
+            raise ValueError(f"depths must be four numbers of blocks, each at least 1; got {tuple(depths)}")
         self.conv1, self.bn1, self.relu = conv(channels, width, 7, stem_stride), nn.BatchNorm2d(width), nn.ReLU(True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         before = width
@@ -218,21 +232,23 @@ class ResNet(nn.Module):
         return F.adaptive_avg_pool2d(self.maps(x), 1).flatten(1)
 
     def maps(self, x: Tensor) -> Tensor:
-        """Return the last map: [B, channels, H, W] -> [B, D, h, w]."""
+        """Return the last feature map: [B, channels, H, W] -> [B, D, h, w]."""
         x = self.stem(x)
         for block in self.blocks:
             x = block(x)
         return x
 
     def stem(self, x: Tensor) -> Tensor:
+        """Return the map after the first convolution and the max pooling."""
         return self.maxpool(self.relu(self.bn1(self.conv1(x))))
 
     @property
     def blocks(self) -> list[nn.Module]:
+        """Return the residual blocks of all stages in order."""
         return [*self.layer1, *self.layer2, *self.layer3, *self.layer4]
 
 
-# torchvision's ResNets, as ours: a block, its depths, and what else differs from ResNet-18.
+# torchvision's ResNets: block, depths, and other arguments of `ResNet`.
 RESNETS: dict[str, tuple[type[nn.Module], tuple[int, ...], dict[str, int]]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2), {}),
     "resnet34": (BasicBlock, (3, 4, 6, 3), {}),
@@ -247,7 +263,7 @@ RESNETS: dict[str, tuple[type[nn.Module], tuple[int, ...], dict[str, int]]] = {
 }
 
 
-# torchvision's networks that are tested here, by the height and width of the frames that their ImageNet weights want.
+# The tested networks of torchvision, with the height and width of frames for which their ImageNet weights were trained.
 IMAGE_ENCODERS: dict[str, int] = {
     **dict.fromkeys(
         (
@@ -330,18 +346,18 @@ IMAGE_ENCODERS: dict[str, int] = {
     "swin_v2_s": 256,
     "swin_v2_t": 256,
 }
-# Why others do not serve, where it is known.
+# Networks that do not work here, and why.
 UNFIT_ENCODERS = {
-    "googlenet": "in training it needs classifiers that are removed here",
-    "inception_v3": "in training it needs classifiers that are removed here",
-    "maxvit_t": "it pools in its classifier, which is removed here, and reads frames of one size alone",
-    "regnet_y_128gf": "its weights want frames of 384 pixels",
-    "vit_h_14": "its weights want frames of 518 pixels",
+    "googlenet": "its training needs the classifiers, which are removed here",
+    "inception_v3": "its training needs the classifiers, which are removed here",
+    "maxvit_t": "it pools in its classifier, which is removed here, and reads frames of one size only",
+    "regnet_y_128gf": "its weights need frames of 384 pixels",
+    "vit_h_14": "its weights need frames of 518 pixels",
 }
 
 
 def build_image_encoder(name: str, weights: Weights) -> tuple[nn.Module, int]:
-    """Return a classification network without its classifier, [B, 3, H, W] -> [B, d], and d."""
+    """Return an image network without its classifier, [B, 3, H, W] -> [B, d], and d."""
     if small := re.fullmatch(r"resnet10x([1-9]\d*)", name):
         encoder = ResNet(BasicBlock, (1, 1, 1, 1), int(small[1]))
         head, size = "fc", encoder.feature_dim
@@ -352,41 +368,41 @@ def build_image_encoder(name: str, weights: Weights) -> tuple[nn.Module, int]:
     elif name in IMAGE_ENCODERS:
         encoder, head, size = torchvision_encoder(name)
     else:
-        reason = UNFIT_ENCODERS.get(name, "it is none of the classification networks of torchvision that are tested")
+        reason = UNFIT_ENCODERS.get(name, "it is not one of the tested classification networks of torchvision")
         raise ValueError(
-            f"image_encoder={name!r} cannot be used: {reason}. student.IMAGE_ENCODERS lists those that can, "
+            f"image_encoder={name!r} cannot be used: {reason}. student.IMAGE_ENCODERS lists the choices, "
             f"for example 'resnet18' or 'mobilenet_v3_large'"
         )
     if isinstance(weights, str) and weights == "imagenet":
         if small:
-            raise ValueError(f"image_encoder={name!r} has no published weights; give image_weights=None or a file")
+            raise ValueError(f"image_encoder={name!r} has no ImageNet weights; give image_weights=None or a file")
         weights = imagenet_weights(name)
     if weights is not None:
         load_image_weights(encoder, weights, head)
-    # Some of torchvision's networks leave the pooled map's height and width of 1.
+    # Some of torchvision's networks return a pooled map [B, d, 1, 1].
     return (encoder if isinstance(encoder, ResNet) else nn.Sequential(encoder, nn.Flatten())), size
 
 
 def pick_frame_size(name: str, size: int | None) -> int:
-    """Return the size of the frames, by default that of the network's ImageNet weights; check it if it is fixed."""
+    """Return the frame size, by default that of the ImageNet weights. Raise ValueError if the network needs another."""
     own = IMAGE_ENCODERS.get(name, 224)
     if size is not None and size != own and name.startswith("vit_"):
-        raise ValueError(f"image_encoder={name!r} reads frames of {own} pixels alone; got frame_size={size}")
+        raise ValueError(f"image_encoder={name!r} needs frames of {own} pixels; got frame_size={size}")
     return own if size is None else size
 
 
 def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and deviation of RGB pixels, 0 to 1, as the network's ImageNet weights want them."""
+    """Return mean and standard deviation of RGB pixels (0 to 1) for the network's ImageNet weights."""
     return (3 * (0.5,), 3 * (0.5,)) if name == "efficientnet_v2_l" else (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def torchvision_encoder(name: str) -> tuple[nn.Module, str, int]:
-    """Return one of torchvision's networks without its classifier, the classifier's name, and the feature's size."""
+    """Return a network of torchvision without its classifier, the classifier's name, and the feature size."""
     encoder = torchvision.models.get_model(name, weights=None)
     head = next((head for head in ("fc", "classifier", "head", "heads") if hasattr(encoder, head)), None)
     if head is None:
-        raise ValueError(f"image_encoder={name!r}: it has no classifier called fc, classifier, head or heads to remove")
-    # SqueezeNet's classifier is a convolution with the pooling behind it; the others pool before.
+        raise ValueError(f"image_encoder={name!r}: no classifier called fc, classifier, head or heads to remove")
+    # SqueezeNet pools after its classifier, a convolution; the others pool before it.
     pools = any(isinstance(layer, nn.Conv2d) for layer in getattr(encoder, head).modules())
     setattr(encoder, head, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()) if pools else nn.Identity())
     encoder.to(memory_format=torch.channels_last)
@@ -396,25 +412,25 @@ def torchvision_encoder(name: str) -> tuple[nn.Module, str, int]:
 
 
 def imagenet_weights(name: str) -> Mapping[str, Tensor]:
-    """Return torchvision's ImageNet weights of a network; they are downloaded once."""
+    """Return torchvision's ImageNet weights of a network, which are downloaded once."""
     published = torchvision.models.get_model_weights(name)
     published = published["IMAGENET1K_V1"] if name == "resnet18" else published.DEFAULT  # the paper's ResNet-18
     return download_weights(published, f"the ImageNet weights of {name}")
 
 
 def download_weights(published: torchvision.models.WeightsEnum, name: str) -> Mapping[str, Tensor]:
-    """Return torchvision's weights; raise ValueError, with their `name`, if they cannot be downloaded."""
+    """Return weights of torchvision. Raise ValueError with their `name` if they cannot be downloaded."""
     try:
         return published.get_state_dict(progress=True, check_hash=True)
     except OSError as error:
         raise ValueError(
-            f"{name} could not be downloaded ({error}). Without a network connection, give a path (torchvision's .pth "
-            f"file, fetched elsewhere) in place of the name, or None for random weights"
+            f"{name} could not be downloaded ({error}). Without a network connection, give a path to torchvision's "
+            f".pth file instead of the name, or None for random weights"
         ) from error
 
 
 def load_image_weights(encoder: nn.Module, weights: Weights, head: str) -> None:
-    """Load a state dict, or the file of one, into a network whose classifier `head` was removed; all else must fit."""
+    """Load a state dict, or a file with one, into a network without its classifier `head`; all else must fit."""
     source = "the image weights"
     if not isinstance(weights, Mapping):
         source = f"the image weights {weights}"
@@ -422,22 +438,23 @@ def load_image_weights(encoder: nn.Module, weights: Weights, head: str) -> None:
             weights = torch.load(weights, map_location="cpu", weights_only=True)
         except OSError as error:
             raise ValueError(f"{source} cannot be read: {error.strerror or error}") from error
-        except Exception as error:  # torch has no common class for all that a file can hold
+        except Exception as error:  # torch has no common class for these errors
             raise ValueError(
-                f"{source} cannot be read: it is cut off, of another kind, or holds code ({type(error).__name__})"
+                f"{source} cannot be read: the file is truncated, in another format, or contains code "
+                f"({type(error).__name__})"
             ) from error
         if not isinstance(weights, dict):
-            raise ValueError(f"{source} hold a {type(weights).__name__}, not weights by name")
+            raise ValueError(f"{source} are a {type(weights).__name__}, not a dict of named weights")
     own = encoder.state_dict()
     state = {key: value for key, value in weights.items() if not key.startswith(f"{head}.")}
-    # Files older than 2018 do not count batches; batch norm does not use the count at its default momentum.
+    # Files from before 2018 have no num_batches_tracked; batch norm does not use it at its default momentum.
     faults = [f"missing {key}" for key in own if key not in state and not key.endswith("num_batches_tracked")]
     faults += [f"unexpected {key}" for key in state if key not in own]
     shapes = {key: (list(state[key].shape), list(own[key].shape)) for key in own if key in state}
     faults += [f"{key} {found} for {wanted}" for key, (found, wanted) in shapes.items() if found != wanted]
     if faults:
-        told = "; ".join(faults[:6]) + (f"; and {len(faults) - 6} more" if len(faults) > 6 else "")
-        raise ValueError(f"{source} do not fit this {type(encoder).__name__}: {told}")
+        more = f"; and {len(faults) - 6} more" if len(faults) > 6 else ""
+        raise ValueError(f"{source} do not fit this {type(encoder).__name__}: {'; '.join(faults[:6])}{more}")
     encoder.load_state_dict(own | state)
 
 
@@ -446,14 +463,19 @@ def load_image_weights(encoder: nn.Module, weights: Weights, head: str) -> None:
 
 
 class IMUEncoder(nn.Module):
-    """Five-layer dilated 1-D CNN over head motion, f_M: imu [B, T, 6] -> feature map [B, width, T].
+    """The IMU encoder f_M (appendix C), a dilated 1-D CNN of five layers: imu [B, T, 6] -> feature map [B, width, T].
 
-    Layers, kernels and dilations of Brossard, Bonnabel and Barrau ("Denoising IMU gyroscopes with deep learning for
-    open-loop attitude estimation", 2020), to which the paper refers. All padding is on the left and repeats the first
-    sample, so each output sees the present and the past only; the 511 samples that it sees are more than a clip has.
+    Layers, kernels and dilations are those of Brossard, Bonnabel and Barrau ("Denoising IMU gyroscopes with deep
+    learning for open-loop attitude estimation", 2020), which the paper cites. All padding is on the left and repeats
+    the first sample, so each output depends on present and past samples only: 511 of them, more than a clip has.
 
-    `width` is that of the last layer. Neither paper gives it; 16 comes nearest to the published parameter count. Bias
-    and gravity are to be removed before, as `EgoDistill.encode_imu()` does.
+    `width` is that of the last layer. Neither paper gives it; 16 is closest to the published parameter count. Remove
+    bias and gravity from the samples first, as `EgoDistill.encode_imu()` does.
+
+    >>> import torch
+    >>> from egodistill import IMUEncoder
+    >>> IMUEncoder(width=16)(torch.randn(2, 422, 6)).shape
+    torch.Size([2, 16, 422])
     """
 
     def __init__(self, width: int = 16, dropout: float = 0.1) -> None:
@@ -474,9 +496,17 @@ class IMUEncoder(nn.Module):
 
 
 class IMUPredictor(nn.Module):
-    """h of section 3.4: image features of a clip's first and last frame [B, d] each -> IMU feature [B, D].
+    """The predictor h of section 3.4: image features of first and last frame, [B, d] each -> IMU feature [B, m].
 
-    `hidden` is the width of its hidden layer (as in the fusion network, since the paper gives no form), None = linear.
+    `hidden` is the width of the hidden layer; None makes h linear. The paper does not give its form; this one is that
+    of the fusion network. `pretrain_imu()` builds a predictor, unless you pass your own to keep it.
+
+    >>> import torch
+    >>> from egodistill import EgoDistill, IMUPredictor
+    >>> model = EgoDistill.load("student.pt")
+    >>> first, last = torch.randn(2, 4, model.image_dim)
+    >>> IMUPredictor(model.image_dim, model.imu_dim)(first, last).shape
+    torch.Size([4, 6752])
     """
 
     def __init__(self, image_dim: int, imu_dim: int, hidden: int | None = 1024) -> None:
@@ -488,7 +518,7 @@ class IMUPredictor(nn.Module):
 
 
 def perceptron(before: int, hidden: list[int], after: int) -> nn.Sequential:
-    """Fully connected layers with a ReLU after each but the last."""
+    """Return fully connected layers with a ReLU after each but the last."""
     layers: list[nn.Module] = []
     for width in hidden:
         layers += [nn.Linear(before, width), nn.ReLU()]
@@ -497,30 +527,46 @@ def perceptron(before: int, hidden: list[int], after: int) -> nn.Sequential:
 
 
 class EgoDistill(nn.Module):
-    """The student Phi: N frames and head motion -> the teacher's feature and class logits (figure 2, right).
+    """The student Phi (figure 2, right): N frames and IMU samples -> the teacher's feature and class logits.
 
     num_classes      C.
     feature_dim      D, the size of the teacher's feature (768 for MotionFormer).
-    num_frames       N. One frame is the clip's centre frame; more go through a GRU, whose last state is used.
-    image_encoder    f_I, one of `IMAGE_ENCODERS`, torchvision's, by its name and without its classifier; or
-                     "resnet10xW", a small one for small frames: a residual block a stage, W to 8 W channels.
+    num_frames       N. One frame is the clip's centre frame; several go through a GRU, whose last state is used.
+    image_encoder    f_I, without its classifier: a name in `IMAGE_ENCODERS` (torchvision's networks), or "resnet10xW",
+                     a small ResNet for small frames with one block per stage and W to 8 W channels.
     image_weights    "imagenet" (torchvision downloads them), a state dict or the path of one, or None for random.
     use_imu          False: VisOnly and VisOnly-Distill.
-    frame_size       Height and width of the frames it is trained on, kept for `predict()`; None: as the image
-                     encoder's ImageNet weights want them, 224 for most.
-    sampling, exact  Which frames it is trained on: a rule of `video.clip_times()`; exact ones, or nearest key frames.
-    clip_seconds, imu_samples, imu_rate   Length of a clip (s), its IMU samples, their rate (Hz); for `predict()`, too.
-    class_names      C names; taken from the store in training when not given.
+    frame_size       Height and width of the frames; None: the size for which the image encoder's ImageNet weights were
+                     trained, 224 for most.
+    sampling, exact  Choice of frames: a rule of `video.clip_times()`; exact frames, or nearest key frames.
+    clip_seconds, imu_samples, imu_rate   Length of a clip in seconds, number of IMU samples, their rate in Hz.
+    class_names      C names; None: training takes them from the store.
 
-    Where the paper is silent (README, "Choices"):
+    Choices that the paper leaves open:
 
     imu_width        Width of the IMU encoder's last layer.
     imu_vector       "flatten" the IMU feature map over time, or its "mean" over time (accepts any length).
     hidden, fusion_layers   Width and number of hidden layers in the fusion network.
 
-    Forward takes frames uint8 [B, N, 3, H, W] (RGB) and imu float [B, 422, 6] (m/s2 and rad/s, gravity included). It
-    normalises the frames and removes the IMU's mean over each clip and channel by itself; ValueError names
-    both shapes where one does not fit. It returns `Output(feature [B, D], logits [B, C])`.
+    The model takes frames uint8 [B, N, 3, H, W] (RGB) and imu float [B, 422, 6] (m/s2 and rad/s, gravity included),
+    and returns `Output(feature [B, D], logits [B, C])`. It normalises the frames, and subtracts the mean of each IMU
+    channel over the clip (appendix C). Raise ValueError for arguments, or for inputs of a shape or type, that do not
+    fit.
+
+    >>> import torch
+    >>> from egodistill import EgoDistill, data
+    >>> model = EgoDistill(
+    ...     num_classes=8, feature_dim=48, image_encoder="resnet10x4", image_weights=None, frame_size=64
+    ... ).eval()
+    >>> store = data.ClipStore("store")
+    >>> frames, imu = (torch.from_numpy(store.read(name, [0, 1, 2])) for name in ("frames_1", "imu"))
+    >>> feature, logits = model(frames, imu)
+    >>> feature.shape, logits.shape
+    (torch.Size([3, 48]), torch.Size([3, 8]))
+    >>> model(frames)
+    Traceback (most recent call last):
+    ...
+    ValueError: this model needs IMU samples with the frames: model(frames, imu)
     """
 
     @record_arguments("image_weights", "class_names")
@@ -547,7 +593,7 @@ class EgoDistill(nn.Module):
     ) -> None:
         super().__init__()
         if imu_vector not in ("flatten", "mean"):
-            raise ValueError(f"imu_vector is 'flatten' or 'mean', not {imu_vector!r}")
+            raise ValueError(f"imu_vector must be 'flatten' or 'mean', not {imu_vector!r}")
         if num_classes < 1 or num_frames < 1:
             raise ValueError(f"num_classes={num_classes} and num_frames={num_frames} must be at least 1")
         if class_names is not None and len(class_names) != num_classes:
@@ -583,63 +629,71 @@ class EgoDistill(nn.Module):
         return self.fuse(image, None if imu is None else self.encode_imu(imu))
 
     def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor:
-        """f_I on each frame: uint8 [B, N, 3, H, W] -> [B, N, d]. `count` is the N wanted, by default the model's."""
+        """Return f_I of each frame: uint8 [B, N, 3, H, W] -> [B, N, d]. `count` is N, by default the model's."""
         count = count or self.num_frames
         if frames.ndim != 5 or frames.shape[1:3] != (count, 3) or frames.dtype != torch.uint8:
             raise ValueError(
-                f"frames are uint8 [batch, {count}, 3, height, width]; got {describe(frames)}. Frames come as the "
-                f"store or data.read_frames() gives them: RGB, channels first, not normalised."
+                f"frames must be uint8 [batch, {count}, 3, height, width]; got {describe(frames)}. Pass them as the "
+                f"store or data.read_frames() returns them: RGB, channels first, not normalised"
             )
         pixels = ((frames.flatten(0, 1) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         return self.image_encoder(pixels).unflatten(0, frames.shape[:2])
 
     def aggregate(self, features: Tensor) -> Tensor:
-        """z_I: frame features [B, N, d] -> [B, d], or the GRU's last state [B, 512] when N > 1."""
+        """Return z_I: frame features [B, N, d] -> [B, d], or the GRU's last state [B, 512] if N > 1."""
         return self.gru(features)[1][-1] if self.num_frames > 1 else features[:, 0]
 
     def encode_imu(self, imu: Tensor) -> Tensor:
-        """z_M: imu float [B, T, 6], physical units -> [B, width * T] (or [B, width] with imu_vector="mean")."""
+        """Return z_M: imu float [B, T, 6] in m/s2 and rad/s -> [B, width * T], or [B, width] with imu_vector="mean"."""
         if "imu" not in self.inputs:
             raise ValueError("this model was built with use_imu=False and takes frames only")
         fixed = self.imu_vector == "flatten"
         length = self.imu_samples if fixed else "samples"
         if imu.ndim != 3 or imu.shape[2] != 6 or (fixed and imu.shape[1] != length) or not imu.is_floating_point():
             raise ValueError(
-                f"imu is float [batch, {length}, 6] (accelerometer xyz in m/s2, gyroscope xyz in rad/s); "
+                f"imu must be float [batch, {length}, 6] (accelerometer xyz in m/s2, gyroscope xyz in rad/s); "
                 f"got {describe(imu)}"
             )
-        # Appendix C: sensor bias and gravity differ from clip to clip, only the motion within the clip is kept.
+        # Appendix C: sensor bias and gravity differ between clips, so only the motion within the clip is kept.
         features = self.imu_encoder(imu - imu.mean(dim=1, keepdim=True))
         return features.flatten(1) if fixed else features.mean(dim=2)
 
     def fuse(self, image: Tensor, imu: Tensor | None) -> Output:
-        """Pi and the classifier: z_I [B, d] and z_M -> (z_phi [B, D], logits [B, C])."""
+        """Return the outputs of Pi and the classifier: z_I [B, d] and z_M [B, m] -> (z_phi [B, D], logits [B, C])."""
         if imu is None and "imu" in self.inputs:
-            raise ValueError("this model needs head motion beside the frames: model(frames, imu)")
+            raise ValueError("this model needs IMU samples with the frames: model(frames, imu)")
         feature = self.fusion(image if imu is None else torch.cat([image, imu], dim=1))
         return Output(feature, self.classifier(feature))
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write one file that `load()` needs nothing else for: arguments, class names and weights."""
+        """Write one self-contained file for `load()`: arguments, class names and weights."""
         checkpoints().save_model(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> EgoDistill:
-        """Return the model that `save()` wrote, in evaluation mode. Raise a ValueError with the file's name."""
+        """Return the model that `save()` wrote, in evaluation mode, on the CPU.
+
+        Raise EgoDistillOSError if the file does not exist, EgoDistillError if it is damaged or does not fit.
+
+        >>> from egodistill import EgoDistill
+        >>> model = EgoDistill.load("student.pt")
+        >>> model.inputs, model.num_classes, model.class_names[:2]
+        (('frames', 'imu'), 8, ['close', 'insert'])
+        """
         return checkpoints().load_model(path, cls)
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any], class_names: list[str] | None) -> EgoDistill:
-        """Return the model that `arguments` describe, for `load()`; its weights are random."""
+        """Return a model with these `arguments` and random weights, for `load()`."""
         return cls(**arguments, class_names=class_names, image_weights=None)
 
 
 def checkpoints() -> ModuleType:
-    """Return the module that reads and writes files of models; a copy of this file alone does not have it."""
+    """Return the module for model files. Raise ValueError in a copy of this file alone."""
     try:
         return importlib.import_module("egodistill.checkpoints")
     except ModuleNotFoundError as error:
         raise ValueError(
-            "EgoDistill.save() and load() need egodistill's checkpoints.py; in a copy of student.py alone, use "
-            "torch.save(model.state_dict(), path), and keep model.arguments"
+            "EgoDistill.save() and load() need egodistill's checkpoints.py; in a copy of student.py alone, save "
+            "model.arguments and model.state_dict() with torch.save()"
         ) from error

@@ -1,21 +1,20 @@
-"""Teachers: heavy video models whose knowledge a student takes over, clip -> (feature, logits).
-
+"""Teachers: heavy video models that a student is distilled from, clip -> (feature, logits).
     from egodistill import teachers
 
     teacher = teachers.load("epic_motionformer_16x4", "ek_motionformer_224_16x4.pyth", class_names=verbs)
     feature, logits = teacher(clip)                         # uint8 [B, 16, 3, H, W]
-    teacher = teachers.load("x3d_m", "x3d_m.pyth", 62, new_head=True)  # to be trained on 62 classes
+    teacher = teachers.load("x3d_m", "x3d_m.pyth", 62, new_head=True)  # to train on 62 classes
     teacher = teachers.load("mvit_b_16x4", None, 5, frames=8, size=64, depths=(1, 1, 2, 1))  # small, random weights
 
-    teacher.save("teacher.pt")                              # weights and everything else, one file
+    teacher.save("teacher.pt")                              # one self-contained file
     teacher = teachers.Teacher.load("teacher.pt")
-    teachers.extract(teacher, store)                        # outputs for each clip of a store
+    teachers.extract(teacher, store)                        # write outputs for each clip of a store
 
-A teacher reads a dense clip of uint8 RGB frames and returns a feature vector and class scores. It carries all that its
-outputs depend on: the clip (`clips.ClipSpec`), mean, deviation and channel order of its pixels (`Pixels`), class names.
-A store of other clips is refused. `MODELS` lists the published models, whose networks are in `video_transformers` and
-`video_convnets`; any other video model becomes a teacher by `Teacher.wrap()`. Scores are logits everywhere: no teacher
-applies a softmax, because distillation has a temperature.
+A teacher reads a dense clip of uint8 RGB frames and returns a feature vector and class scores. It contains everything
+that its outputs depend on: the clip (`clips.ClipSpec`), mean, standard deviation and channel order of its pixels
+(`Pixels`), class names. It does not run on a store with other clips. `MODELS` lists the published models, whose
+networks are in `video_transformers` and `video_convnets`; `Teacher.wrap()` makes a teacher from any other video model.
+Scores are always logits: no teacher applies a softmax, because distillation has a temperature.
 """
 
 from __future__ import annotations
@@ -55,15 +54,20 @@ __all__ = ["MODELS", "Pixels", "Published", "Teacher", "TeacherError", "extract"
 
 
 class TeacherError(EgoDistillError):
-    """A teacher, its file, its input or its outputs do not fit."""
+    """A teacher, its input, its outputs or the arguments for it do not fit; the message says what would."""
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """How a network wants the pixels of a clip.
+    """The normalisation of a clip's pixels.
 
-    They are divided by 255; then `mean` is subtracted and the result divided by `std`, one value per channel, in the
-    order of `channels` ("RGB" or "BGR"). The defaults are those of most networks trained on Kinetics.
+    Pixels are divided by 255; then `mean` is subtracted and the result divided by `std`, one value per channel, in the
+    order of `channels` ("RGB" or "BGR"). The defaults are those of most networks trained on Kinetics. Raise
+    TeacherError for values that are out of range.
+
+    >>> from egodistill import teachers
+    >>> teachers.Pixels(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), channels="BGR")
+    Pixels(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), channels='BGR')
     """
 
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
@@ -76,8 +80,8 @@ class Pixels:
         for name in ("mean", "std"):
             values = tuple(float(value) for value in getattr(self, name))
             if len(values) != 3 or (name == "std" and min(values) <= 0):
-                raise TeacherError(f"{name} is {values}; it needs three numbers, std above 0")
-            object.__setattr__(self, name, values)  # a list would make it unhashable
+                raise TeacherError(f"{name} is {values}; it must be three numbers, and those of std above 0")
+            object.__setattr__(self, name, values)  # a list is not hashable
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -85,23 +89,33 @@ class Pixels:
 
 
 class Teacher(nn.Module):
-    """A video network together with all that its outputs depend on.
+    """A video network together with everything that its outputs depend on.
 
     Args:
-        net: takes a normalised clip, float [B, 3, T, H, W], and returns (feature, logits).
-        clip_spec: the clip that it reads, such as `ClipSpec(frames=16, size=112)`. It is the centre square of each
-            picture, as in the array "clip" of a store, unless `crop` is False. Clips of another size are resized.
-        pixels: mean, deviation and channel order that the network wants.
-        feature_dim: D, the length of its feature.
+        net: a network that takes a normalised clip, float [B, 3, T, H, W], and returns (feature, logits).
+        clip_spec: the clip that it reads, such as `ClipSpec(frames=16, size=112)`; the centre square of each frame,
+            as in the array "clip" of a store, unless `crop` is False. Clips of another size are resized.
+        pixels: normalisation of the pixels.
+        feature_dim: D, the size of its feature.
         class_names: the C classes in the order of its logits.
-        name: its outputs are called "{name}.feature" and "{name}.logits" in a store.
-        origin: where its weights are from, if they were published.
+        name: name of its arrays in a store, "{name}.feature" and "{name}.logits".
+        origin: source of its weights, if they were published.
 
-    `inputs` names what it reads from a batch.
+    >>> import torch
+    >>> from egodistill import data, teachers
+    >>> teacher = teachers.Teacher.load("teacher.pt")
+    >>> clip = torch.from_numpy(data.ClipStore("store").read("clip", [0, 1, 2]))
+    >>> feature, logits = teacher(clip)
+    >>> clip.shape, feature.shape, logits.shape
+    (torch.Size([3, 8, 3, 64, 64]), torch.Size([3, 2048]), torch.Size([3, 8]))
+    >>> teacher(clip[:, :4])
+    Traceback (most recent call last):
+    ...
+    egodistill.teachers.TeacherError: teacher 'x3d' got torch.uint8 [3, 4, 3, 64, 64]; it reads torch.uint8 [B, 8, ...
     """
 
     inputs: tuple[str, ...] = ("clip",)
-    resizes = True  # A store's clips may have another size than those of `clip_spec`.
+    resizes = True  # clips of a store may have another size than `clip_spec`
 
     def __init__(
         self,
@@ -125,7 +139,7 @@ class Teacher(nn.Module):
         self.feature_dim = int(feature_dim)
         self.class_names = [str(label) for label in class_names]
         self.name, self.origin = name, origin
-        # Not part of state_dict: they come from pixels, and one source is enough.
+        # Not part of state_dict, because `pixels` already has them.
         self.register_buffer("mean", torch.tensor(pixels.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(pixels.std).view(3, 1, 1), persistent=False)
 
@@ -136,8 +150,8 @@ class Teacher(nn.Module):
     def forward(self, clip: Tensor) -> student.Output:
         """Return feature [B, D] and logits [B, C], without a softmax, of a clip, uint8 RGB [B, T, 3, H, W].
 
-        A clip of another height or width is resized to the size of `clip_spec`. Raise TeacherError if the type, the
-        number of frames or the layout differ.
+        A clip of another height or width is resized to `clip_spec.size`. Raise TeacherError if the dtype, the number
+        of frames or the order of dimensions differ.
         """
         spec = self.clip_spec
         if clip.dtype != torch.uint8 or clip.ndim != 5 or clip.shape[1:3] != (spec.frames, 3):
@@ -156,35 +170,35 @@ class Teacher(nn.Module):
         return self.encode(x.transpose(1, 2))
 
     def encode(self, x: Tensor) -> student.Output:
-        """Return the outputs for a normalised clip, float [B, 3, T, H, W] in the channel order of `pixels`."""
+        """Return the outputs for a normalised clip, float [B, 3, T, H, W], in the channel order of `pixels`."""
         feature, logits = self.net(x)
         got = (tuple(feature.shape), tuple(logits.shape))
         wanted = ((len(x), self.feature_dim), (len(x), len(self.class_names)))
         if got != wanted:
             raise TeacherError(
-                f"teacher {self.name!r} gave feature and logits of the shapes {got}; "
-                f"feature_dim and class_names say {wanted}"
+                f"the network of teacher {self.name!r} returned feature and logits of the shapes {got}; "
+                f"feature_dim and class_names require {wanted}"
             )
         return student.Output(feature, logits)
 
     @property
     def classifier(self) -> nn.Module:
-        """The layer from feature to logits, for trainings that change it alone."""
+        """Return the layer from feature to logits."""
         return self.net.get_submodule(self.net.classifier)
 
     @property
     def find_unused(self) -> bool:
-        """Return whether a step may leave parameters without a gradient, as a training of several processes asks."""
+        """Return whether a training step can leave parameters without a gradient, as DistributedDataParallel needs."""
         return getattr(self.net, "find_unused", False)
 
     def freeze_trunk(self) -> Teacher:
-        """Let nothing but the classifier be trained; the statistics of batch norms do not change, either."""
+        """Freeze everything but the classifier, including the statistics of batch norms, and return the teacher."""
         self.requires_grad_(False)
         self.classifier.requires_grad_(True)
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> Teacher:
-        """Set the mode of all layers, except of batch norms whose weights are frozen: these keep their statistics."""
+        """Set the mode of all layers; batch norms with frozen weights stay in evaluation mode."""
         super().train(mode)
         runtime.keep_frozen_statistics(self)
         return self
@@ -200,23 +214,41 @@ class Teacher(nn.Module):
         class_names: Sequence[str] | None = None,
         name: str | None = None,
     ) -> Teacher:
-        """Return a teacher from any video model with the input [B, 3, T, H, W].
+        """Return a teacher made from any video model with the input [B, 3, T, H, W].
 
-        `feature_layer` names its last classifier (a linear layer or a convolution), as in `module.named_modules()`: its
-        input is the feature, its output the logits. What the model does afterwards (a softmax, for example) is left
-        out; further positions in time and space are averaged. Without `class_names` the classes are called "0", "1",
-        ...; `name` is by default that of the module's class in small letters. `clip_spec` and `pixels` are those of
-        the constructor.
+        `feature_layer` is the name, as in `module.named_modules()`, of the classifier, a linear layer or convolution:
+        its input is the feature, its output the logits. Later operations of the model, such as a softmax, do not
+        count; positions in time and space are averaged. Without `class_names` the classes are "0", "1", ...; `name`
+        is by default the module's class name in lower case. `clip_spec` and `pixels` are those of the constructor.
+        Raise TeacherError if there is no such layer, or if its number of classes differs.
 
             r3d = Teacher.wrap(r3d_18(), feature_layer="fc", clip_spec=ClipSpec(frames=16, size=112))
             swin = Teacher.wrap(swin3d_t(), feature_layer="head", clip_spec=ClipSpec(frames=32, size=224))
+
+        A teacher of your own writes its outputs into a store like a published one:
+
+        >>> from collections import OrderedDict
+        >>> from torch import nn
+        >>> from egodistill import data, teachers
+        >>> store = data.ClipStore("store")
+        >>> net = nn.Sequential(OrderedDict(
+        ...     conv=nn.Conv3d(3, 24, 5, stride=4), relu=nn.ReLU(), pool=nn.AdaptiveAvgPool3d(1), flat=nn.Flatten(),
+        ...     fc=nn.Linear(24, len(store.class_names)),
+        ... )).eval()
+        >>> teacher = teachers.Teacher.wrap(
+        ...     net, feature_layer="fc", clip_spec=data.ClipSpec(frames=8, size=64), class_names=store.class_names,
+        ...     name="own",
+        ... )
+        >>> teachers.extract(teacher, store, progress=False)
+        >>> store.read("own.feature", [0, 1]).shape, store.read("own.logits", [0, 1]).shape
+        ((2, 24), (2, 8))
         """
         net = Wrapped(module, feature_layer)
         classes, feature_dim = net.get_submodule(net.classifier).weight.shape[:2]
         if class_names is None:
             class_names = [str(i) for i in range(classes)]
         if classes != len(class_names):
-            raise TeacherError(f"layer {feature_layer!r} gives {classes} scores for {len(class_names)} class names")
+            raise TeacherError(f"layer {feature_layer!r} returns {classes} scores for {len(class_names)} class names")
         return cls(
             net,
             clip_spec=clip_spec,
@@ -228,12 +260,12 @@ class Teacher(nn.Module):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What `from_arguments()` builds this teacher of again. Raise TeacherError for a network of somebody else."""
+        """Return the arguments for `from_arguments()`. Raise TeacherError for a network that is not this library's."""
         network = type(self.net).__name__
         if NETWORKS.get(network) is not type(self.net):
             raise TeacherError(
-                f"teacher {self.name!r} holds a {network} network, which this library cannot build again by itself. "
-                "Keep its weights with torch.save(teacher.net.state_dict(), path) and build it by your own code"
+                f"teacher {self.name!r} contains a {network} network, which this library cannot rebuild. "
+                "Save its weights with torch.save(teacher.net.state_dict(), path), and rebuild it in your own code"
             )
         return {
             "network": network,
@@ -247,35 +279,35 @@ class Teacher(nn.Module):
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any], class_names: Sequence[str]) -> Teacher:
-        """Return the teacher that `arguments` describe; its network is on the meta device, without weights."""
+        """Return a teacher with these `arguments`; its network is on the meta device, without weights."""
         settings = dict(arguments)
         network, options = NETWORKS[settings.pop("network")], settings.pop("options")
-        with torch.device("meta"):  # no memory and no random numbers for weights to come
+        with torch.device("meta"):  # the weights are loaded later: use no memory and no random numbers
             net = network(**options)
         spec, pixels = ClipSpec(**settings.pop("clip_spec")), Pixels(**settings.pop("pixels"))
         return cls(net, clip_spec=spec, pixels=pixels, class_names=class_names, **settings)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one file that `load()` needs nothing else for; it is complete or absent.
+        """Write one self-contained file for `load()`; the file is complete or absent.
 
-        Raise TeacherError for a network that is not this library's, EgoDistillOSError if the system cannot write.
+        Raise TeacherError for a network that is not this library's, EgoDistillOSError if the file cannot be written.
         """
         checkpoints.save_model(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Teacher:
-        """Return the teacher that `save()` wrote, in evaluation mode, on the CPU. No code from the file runs.
+        """Return the teacher that `save()` wrote, in evaluation mode, on the CPU. No code in the file runs.
 
-        Raise EgoDistillOSError if there is no such file, EgoDistillError, with the file's name, if it is damaged, of
-        another kind, or if its weights are not exactly those of its network.
+        Raise EgoDistillOSError if the file does not exist. Raise EgoDistillError, with the file's name, if it is
+        damaged, contains something else, or if its weights are not exactly those of its network.
         """
         return checkpoints.load_model(path, cls)
 
 
 class Wrapped(nn.Module):
-    """Somebody else's model; a hook on its classifier takes feature and logits during each run."""
+    """A model from elsewhere; a hook on its classifier captures feature and logits."""
 
-    find_unused = True  # Nobody knows; what follows the classifier, for one, has no gradient.
+    find_unused = True  # layers after the classifier, for example, get no gradient
 
     def __init__(self, module: nn.Module, feature_layer: str) -> None:
         super().__init__()
@@ -293,7 +325,7 @@ class Wrapped(nn.Module):
         if not isinstance(weight, Tensor) or weight.ndim < 2:
             raise TeacherError(
                 f"layer {feature_layer!r} is a {type(layer).__name__}; feature_layer must be "
-                "the linear layer or convolution that gives the scores"
+                "the linear layer or convolution that returns the scores"
             )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -305,7 +337,9 @@ class Wrapped(nn.Module):
         finally:
             handle.remove()
         if len(seen) != 1:
-            raise TeacherError(f"layer {self.classifier!r} ran {len(seen)} times for one batch; a classifier runs once")
+            raise TeacherError(
+                f"layer {self.classifier!r} ran {len(seen)} times for one batch; a classifier must run once"
+            )
         # Channels are last in a linear layer and second in a convolution.
         last = isinstance(layer, nn.Linear)
         feature, logits = (value.movedim(-1, 1) if last else value for value in seen[0])
@@ -320,10 +354,17 @@ class Wrapped(nn.Module):
 
 @dataclass(frozen=True)
 class Published:
-    """A model that its authors released.
+    """An entry of `MODELS`: a model that its authors released.
 
-    `network(num_classes, **options)` builds it; `clip_spec` is the clip on which it was trained, `pixels` how that was
-    normalised. `released` names the files that hold its weights, as their authors call them.
+    `network(num_classes, **options)` builds it; `clip_spec` and `pixels` are the clips on which it was trained and
+    their normalisation; `released` are its authors' names of the files with its weights.
+
+    >>> from egodistill import teachers
+    >>> x3d = teachers.MODELS["x3d_m"]
+    >>> x3d.network.__name__, x3d.num_classes, x3d.released
+    ('X3D', 400, ('x3d_m.pyth',))
+    >>> x3d.clip_spec.frames, x3d.clip_spec.size, round(x3d.clip_spec.seconds, 2), x3d.pixels.channels
+    (16, 224, 2.67, 'RGB')
     """
 
     network: type[nn.Module]
@@ -339,7 +380,8 @@ CLIP_OPTIONS = FIELDS["frames"]
 PIXEL_OPTIONS = tuple(one.name for one in fields(Pixels))
 
 
-def choose(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+def select_options(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with these names."""
     return {name: options[name] for name in names if name in options}
 
 
@@ -347,8 +389,8 @@ MODELS: dict[str, Published] = {
     name: Published(
         plain["network"],
         plain["num_classes"],
-        ClipSpec(crop=True, **choose(CLIP_OPTIONS, plain["clip"])),
-        Pixels(**choose(PIXEL_OPTIONS, plain["clip"])),
+        ClipSpec(crop=True, **select_options(CLIP_OPTIONS, plain["clip"])),
+        Pixels(**select_options(PIXEL_OPTIONS, plain["clip"])),
         plain["released"],
         plain.get("options", {}),
     )
@@ -374,24 +416,30 @@ def load(
     Args:
         name: a key of `MODELS`. "epic_motionformer_..." has two heads and BGR clips, "motionformer_..." one head and
             RGB clips.
-        checkpoint: a file as its authors released it, or a state dict; None for random weights. The layouts of
-            Motionformer, PySlowFast, pytorchvideo and torchvision are recognised by their keys and renamed. Each tensor
-            must fit, and none may be missing or left over.
-        num_classes: C; by default the checkpoint's, or the published model's if there is none. Two numbers make
+        checkpoint: a file as released by its authors, or a state dict; None for random weights. The layouts of
+            Motionformer, PySlowFast, pytorchvideo and torchvision are recognised by their keys. Each tensor must fit,
+            and none may be missing or left over.
+        num_classes: C; by default the checkpoint's, or without one the published model's. Two numbers make
             MotionFormer a model of verbs and nouns.
-        class_names: the C labels, in the order of the logits; by default "0", "1", ..., because no checkpoint has them.
-        new_head: replace the classifier of the checkpoint by a fresh one for `num_classes`. Without it, a checkpoint of
-            another number of classes is refused.
+        class_names: the C labels, in the order of the logits; by default "0", "1", ..., because checkpoints have none.
+        new_head: replace the checkpoint's classifier with a new one for `num_classes`. Without it, a checkpoint with
+            another number of classes is an error.
         unsafe_pickle: also read the Caffe2 files of PySlowFast (.pkl). They are Python pickles, a format that can run
-            any code. Here nothing but numpy arrays may come out of them; still, give it only for files from a source
-            that you trust.
-        progress: print on stderr what was taken; the same is in the teacher's `origin`.
-        options: of the network (`head="noun"`, `value_step="projected"`, `drop_path=0.0`, ...), or fields of `ClipSpec`
-            (`size=256`, `seconds=64 / 30`, ...) and `Pixels` (`channels="BGR"`, ...). "frames" and "size" are given to
-            the network, too. With other options than the published ones, random weights make a model of any size.
-            `seconds` is to be that of the store's clips; a teacher that was trained on others is refused there.
+            any code. Only numpy arrays are read from them; all the same, use it only for files that you trust.
+        progress: print on stderr which weights were loaded; the teacher's `origin` has the same text.
+        options: options of the network (`head="noun"`, `value_step="projected"`, `drop_path=0.0`, ...), or fields of
+            `ClipSpec` (`size=256`, `seconds=64 / 30`, ...) and `Pixels` (`channels="BGR"`, ...). "frames" and "size"
+            are also passed to the network. With random weights, these options build a model of any size. `seconds`
+            must be that of the store's clips.
 
-    Raise EgoDistillOSError if there is no such file, EgoDistillError, which lists all that does not fit.
+    Raise EgoDistillOSError if the file does not exist, EgoDistillError, which lists everything that does not fit.
+
+    >>> from egodistill import data, teachers
+    >>> teacher = teachers.load(
+    ...     "x3d_m", num_classes=5, frames=8, size=64, seconds=data.CLIP_SECONDS, width=8, feature_dim=48, pool=2
+    ... )
+    >>> teacher.name, teacher.feature_dim, teacher.clip_spec.frames, teacher.class_names
+    ('x3d_m', 48, 8, ['0', '1', '2', '3', '4'])
     """
     if name not in MODELS:
         raise TeacherError(f"there is no model {name!r}; the names are {', '.join(MODELS)}")
@@ -404,7 +452,7 @@ def load(
 
     if checkpoint is None:
         classes = published.num_classes if num_classes is None else num_classes
-        net, origin = build(published.network, classes, settings), "fresh weights"
+        net, origin = build_network(published.network, classes, settings), "random weights"
     else:
         source = "the given state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)
         state = checkpoints.read_weights(checkpoint, unsafe_pickle=unsafe_pickle)
@@ -413,7 +461,7 @@ def load(
     labels = [str(i) for i in range(count)] if class_names is None else list(class_names)
     if len(labels) != count:
         raise TeacherError(
-            f"{len(labels)} class names for the {count} classes of {name}; new_head=True would "
+            f"{len(labels)} class names for the {count} classes of {name}; pass new_head=True to "
             "replace the classifier of a checkpoint"
         )
     if progress:
@@ -423,15 +471,15 @@ def load(
 
 
 def split_options(name: str, options: Mapping[str, Any]) -> tuple[ClipSpec, Pixels, dict[str, Any]]:
-    """Return the clip, its pixels and the network's options of a published model, changed by `options`."""
+    """Return the clip, the pixels and the network's options of a published model, updated with `options`."""
     published = MODELS[name]
     known = signature(published.network).parameters
     ours = {*CLIP_OPTIONS, *PIXEL_OPTIONS}
-    strange = sorted(set(options) - set(known) - ours)
-    if strange:
-        raise TeacherError(f"{name} has no option {strange[0]!r}; it has {', '.join(sorted({*known, *ours}))}")
-    spec = replace(published.clip_spec, **choose(CLIP_OPTIONS, options))
-    pixels = replace(published.pixels, **choose(PIXEL_OPTIONS, options))
+    unknown = sorted(set(options) - set(known) - ours)
+    if unknown:
+        raise TeacherError(f"{name} has no option {unknown[0]!r}; it has {', '.join(sorted({*known, *ours}))}")
+    spec = replace(published.clip_spec, **select_options(CLIP_OPTIONS, options))
+    pixels = replace(published.pixels, **select_options(PIXEL_OPTIONS, options))
     settings = {
         **{k: getattr(spec, k) for k in ("frames", "size") if k in known},
         **published.options,
@@ -440,8 +488,8 @@ def split_options(name: str, options: Mapping[str, Any]) -> tuple[ClipSpec, Pixe
     return spec, pixels, settings
 
 
-def build(network: type[nn.Module], classes: int | tuple[int, ...], settings: Mapping[str, Any]) -> nn.Module:
-    """Return a network; raise TeacherError, with its name, if the options do not fit together."""
+def build_network(network: type[nn.Module], classes: int | tuple[int, ...], settings: Mapping[str, Any]) -> nn.Module:
+    """Return a network. Raise TeacherError, with its name, if the options do not fit together."""
     try:
         return network(classes, **settings)
     except ValueError as error:
@@ -456,33 +504,33 @@ def from_checkpoint(
     settings: Mapping[str, Any],
     new_head: bool,
 ) -> tuple[nn.Module, str]:
-    """Return the network with the weights of a checkpoint, and a description of what was taken from where."""
+    """Return the network with the weights of a checkpoint, and a description of their origin."""
     network = published.network
     layout = checkpoints.find_layout(state, LAYOUTS, source)
     if layout.network is not network:
         fitting = ", ".join(k for k, v in MODELS.items() if v.network is layout.network)
         raise TeacherError(
-            f"{source} holds {layout.network.__name__} weights in the layout of {layout.source}, but "
-            f"{network.__name__} weights were asked for; the names of the former are {fitting}"
+            f"{source} contains {layout.network.__name__} weights in the layout of {layout.source}, but "
+            f"{network.__name__} weights were asked for; models with the former are {fitting}"
         )
     weights, names, ignored = checkpoints.rename(state, layout)
     found = classes_of(weights, network)
     classes = pick_classes(found, num_classes, published, source, new_head)
-    with torch.device("meta"):  # no memory and no random numbers for weights to come
-        net = build(network, classes, {**settings, **network.options_from(weights, layout.source, settings)})
-    taken = f"its classifier of {found} classes"
+    with torch.device("meta"):  # the weights are loaded later: use no memory and no random numbers
+        net = build_network(network, classes, {**settings, **network.options_from(weights, layout.source, settings)})
+    head = f"its classifier for {found} classes"
     if new_head:
         replace_classifier(weights, net)
-        taken = f"a fresh classifier of {classes} classes in place of its {found}"
+        head = f"a new classifier for {classes} classes instead of its {found}"
     checkpoints.load_strictly(net, weights, source, names=names)
     ignoring = f", ignoring {len(ignored)} such as {ignored[0]}" if ignored else ""
     return net, (
-        f"{len(state) - len(ignored)} tensors of {source} in the layout of {layout.source}{ignoring}, with {taken}"
+        f"{len(state) - len(ignored)} tensors of {source} in the layout of {layout.source}{ignoring}, with {head}"
     )
 
 
 def classes_of(weights: Mapping[str, Any], network: type[nn.Module]) -> int | tuple[int, ...] | None:
-    """Return the number of classes of a checkpoint's classifier, two numbers if it has two, None if it has none."""
+    """Return the number of classes of a checkpoint: two numbers for two classifiers, None for none."""
     heads = [weights.get(f"{name}.weight") for name in network.classifiers]
     found = tuple(len(head) for head in heads if isinstance(head, Tensor) and head.ndim == 2)
     return found[0] if len(found) == 1 else found or None
@@ -495,29 +543,29 @@ def pick_classes(
     source: str,
     new_head: bool,
 ) -> int | tuple[int, ...]:
-    """Return the number of classes for the network: `wanted`, else those `found` in the checkpoint."""
+    """Return the number of classes of the network: `wanted`, or else that `found` in the checkpoint."""
     if wanted is None and not new_head:
         if found is None:
-            raise TeacherError(f"{source} has no classifier; give num_classes and new_head=True to start one")
+            raise TeacherError(f"{source} has no classifier; pass num_classes and new_head=True to add one")
         if isinstance(found, tuple) != isinstance(published.num_classes, tuple):
             raise TeacherError(
-                f"{source} has classifiers for {found} classes, the published model for "
-                f"{published.num_classes}: two heads are EPIC-KITCHENS', whose clips are BGR and "
-                "whose names begin with 'epic_'. Give num_classes if it is meant so"
+                f"{source} has classifiers for {found} classes, but the published model has them for "
+                f"{published.num_classes}: models of EPIC-KITCHENS, whose names start with 'epic_', have two heads and "
+                "BGR clips. Choose the fitting name, or pass num_classes if this is intended"
             )
     classes = found if wanted is None else wanted
     if classes is None:
         raise TeacherError("new_head=True needs num_classes or class_names")
     if not new_head and classes != found:
         raise TeacherError(
-            f"{source} has a classifier for {found} classes, {classes} were asked for; replace it "
+            f"{source} has a classifier for {found} classes, but num_classes is {classes}; replace the classifier "
             "with new_head=True, or leave num_classes out"
         )
     return classes
 
 
 def replace_classifier(weights: dict[str, Any], net: nn.Module) -> None:
-    """Put fresh weights for the classifiers of `net` in the place of the checkpoint's."""
+    """Replace the weights of the checkpoint's classifiers with random ones for the classifiers of `net`."""
     keys = {f"{name}.{kind}" for name in net.classifiers for kind in ("weight", "bias")}
     for key in keys & set(weights):
         del weights[key]
@@ -528,7 +576,7 @@ def replace_classifier(weights: dict[str, Any], net: nn.Module) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Outputs for a whole store
+# Outputs for a store
 
 
 def extract(
@@ -545,42 +593,48 @@ def extract(
     progress: bool = True,
     overwrite: bool = False,
 ) -> None:
-    """Run the teacher over each clip of `store` that lacks its outputs.
+    """Run a teacher on the clips of a store that have no outputs yet, and write them to the store.
 
-    Read the array "clip" and write "{teacher.name}.feature" float32 [D] and "{teacher.name}.logits" float32 [C] for
-    each clip. The same call continues a run that was killed.
+    Read the array "clip", and write "{teacher.name}.feature" float32 [n, D] and "{teacher.name}.logits" float32
+    [n, C]. The same call continues a run that was killed.
 
     Args:
-        teacher: one, or K of one name and kind with `fold`.
+        teacher: one teacher; or with `fold` K teachers that differ in their weights only.
         store: a `data.ClipStore` or a split of it.
-        fold: for each clip the number of the teacher that writes it, the one that has not seen it, as `data.folds()`
-            gives them: the teacher k was trained on `store.select(fold != k)`. They are kept as "{teacher.name}.fold".
-        views: 1, the clip resized to the teacher's size; or 3, crops of that size at the left, in the middle and at the
-            right of a larger one (`prepare(..., clip_size=256)`). Features are averaged, and so are probabilities, as
-            the authors of all four networks do; the logits are the logarithm of these.
-        batch_size: clips at a time.
-        device: where to compute; by default a GPU if there is one. Afterwards the teacher is moved back.
+        fold: for each clip the index of the teacher that computes its outputs, as `data.folds()` returns it: teacher k
+            was trained on `store.select(fold != k)`. The store keeps it as "{teacher.name}.fold".
+        views: 1, the clip resized to the teacher's size; or 3, crops of that size at the left, the centre and the
+            right of a larger clip (`prepare(..., clip_size=256)`). Features and probabilities are averaged over the
+            views, as the authors of all four networks do; logits are the logarithms of these probabilities.
+        batch_size: clips per batch.
+        device: device to compute on; by default a GPU if there is one. The teacher is moved back afterwards.
         precision: "fp32", "bf16" for mixed precision, or "auto".
-        rank, world_size: this process's share: each world_size-th clip, by default all. Under torchrun,
-            `**files.environment_share()` asks for the share of this process, and LOCAL_RANK chooses the GPU. The
-            processes need not know each other; the same call again does what a dead one left undone.
-        progress: show a bar on stderr.
-        overwrite: compute all clips again, also where another teacher's outputs are; these must all be of this `store`,
-            and one process does it. If such a run is killed, only another one with `overwrite=True` is accepted, which
-            begins anew.
+        rank, world_size: this process computes every world_size-th clip, from rank on; by default all. Under torchrun,
+            pass `**files.environment_share()`; LOCAL_RANK selects the GPU. The processes do not communicate; if one
+            dies, repeat its call.
+        progress: show a progress bar on stderr.
+        overwrite: compute all outputs again, in a single process, and replace those of another teacher, which must all
+            be outputs of this `store`. If such a run is killed, start again with `overwrite=True`.
 
-    "{teacher.name}.teacher.json" beside the arrays keeps the teacher's fingerprint, so that outputs of two teachers
-    never mix under one name, not even if both run at the same time.
+    "{teacher.name}.teacher.json" beside the arrays records the teacher's fingerprint, so that outputs of two teachers
+    never mix under one name, even if both run at the same time.
 
-    Raise EgoDistillError if the store's classes or clips are not the teacher's (number of frames, length in seconds,
-    choice of frames) or if it has no "clip" array, TeacherError if an output is not finite, DataError if the outputs in
-    the store are another teacher's, or become so in between.
+    Raise EgoDistillError if the store has no array "clip", or its classes or clips (number, length and sampling of the
+    frames) are not the teacher's. Raise TeacherError if an output is not finite. Raise DataError if the outputs belong
+    to another teacher, or another run claims them meanwhile.
+
+    >>> from egodistill import data, teachers
+    >>> teacher, store = teachers.Teacher.load("teacher.pt"), data.ClipStore("store")
+    >>> teacher.name = "again"
+    >>> teachers.extract(teacher, store, progress=False)
+    >>> [name for name in store.names if name.startswith("again")], store.read("again.feature", [0, 1]).shape
+    (['again.feature', 'again.logits'], (2, 2048))
     """
     device = runtime.pick_device(device)
     precision = runtime.pick_precision(device, precision)
     files.check_share(rank, world_size)
     if overwrite and world_size > 1:
-        raise TeacherError("overwrite=True is for a single process, and world_size is above 1")
+        raise TeacherError(f"overwrite=True works in a single process only, but world_size is {world_size}")
     every = check_folds(teacher, store, fold)
     for one in every:
         check_store(one, store, views)
@@ -593,11 +647,11 @@ def extract(
         store.add(array, (width,), np.float32)
     whose = np.zeros(len(store), np.int64) if fold is None else np.asarray(fold, np.int64)
     if fold is not None:
-        keep_folds(store, f"{first.name}.fold", whose, overwrite)
+        write_folds(store, f"{first.name}.fold", whose, overwrite)
     lacking = np.ones(len(store), bool)
     if not overwrite:
         lacking = ~(np.asarray(store.done(arrays[0])) & np.asarray(store.done(arrays[1])))
-    # Shares are of all clips, so that they do not depend on how far the others have come.
+    # A share is taken of all clips, so that it does not depend on the progress of other processes.
     lacking &= np.arange(len(store)) % world_size == rank
     bar = files.Progress(f"{first.name}: extract", int(lacking.sum()), show=progress)
     with bar:
@@ -616,42 +670,45 @@ def extract(
 
 
 def check_folds(teacher: Teacher | Sequence[Teacher], store: Any, fold: Any) -> list[Teacher]:
-    """Return the teachers as a list; raise TeacherError if they, or the folds, do not fit together."""
+    """Return the teachers as a list. Raise TeacherError if teachers and folds do not fit together."""
     if isinstance(teacher, Teacher):
         if fold is not None:
-            raise TeacherError("fold is for several teachers; give a list of them")
+            raise TeacherError("fold needs several teachers; pass a list of them")
         return [teacher]
     every = list(teacher)
     if len(every) < 2 or fold is None:
-        raise TeacherError(f"{len(every)} teachers: several are needed, and `fold`, which says whose clip each is")
+        raise TeacherError(
+            f"a list of teachers needs at least two of them, and fold, the index of each clip's teacher; got "
+            f"{len(every)} and {'no fold' if fold is None else 'a fold'}"
+        )
     kinds = {(one.name, one.feature_dim, tuple(one.class_names), one.clip_spec, one.pixels) for one in every}
     if len(kinds) > 1:
-        told = "; ".join(f"{one.name}: {one.feature_dim} numbers, {len(one.class_names)} classes" for one in every)
-        raise TeacherError(f"the teachers of one store differ in name, feature, classes, clip or pixels: {told}")
+        each = "; ".join(f"{one.name}: feature {one.feature_dim}, {len(one.class_names)} classes" for one in every)
+        raise TeacherError(f"the teachers must have the same name, feature, classes, clip and pixels: {each}")
     whose = np.asarray(fold)
     if whose.shape != (len(store),) or whose.dtype.kind not in "iu" or not np.isin(whose, range(len(every))).all():
         raise TeacherError(
-            f"fold has a number from 0 to {len(every) - 1} for each of the {len(store)} clips, not {whose.dtype} "
-            f"{list(whose.shape)} of {sorted(set(whose.ravel().tolist()))[:9]}"
+            f"fold must have an integer from 0 to {len(every) - 1} for each of the {len(store)} clips; got "
+            f"{whose.dtype} {list(whose.shape)} with the values {sorted(set(whose.ravel().tolist()))[:9]}"
         )
     return every
 
 
-def keep_folds(store: Any, name: str, whose: np.ndarray, overwrite: bool) -> None:
-    """Write whose clip each is; raise DataError where another division was begun."""
+def write_folds(store: Any, name: str, whose: np.ndarray, overwrite: bool) -> None:
+    """Write the fold of each clip to the store. Raise DataError if it contains other folds."""
     store.add(name, (), np.int64)
     known = np.flatnonzero(np.asarray(store.done(name)))
     before = store.read(name, known)
     if not overwrite and (before != whose[known]).any():
         raise DataError(
-            f"{store.path}: {name} has other folds for {int((before != whose[known]).sum())} clips; give the "
-            f"folds with which these outputs were begun, or compute all of them again with overwrite=True"
+            f"{store.path}: {name} has other folds for {int((before != whose[known]).sum())} clips; pass the "
+            f"folds of the outputs in the store, or compute all outputs again with overwrite=True"
         )
     store.write(name, np.arange(len(store)), whose)
 
 
 def check_store(teacher: Teacher, store: Any, views: int) -> None:
-    """Raise EgoDistillError if the store's classes or clips do not fit the teacher, or are too small for the views."""
+    """Raise EgoDistillError if classes or clips of the store do not fit the teacher, or are too small for the views."""
     if views not in (1, 3):
         raise TeacherError(f"views is {views}; it must be 1 or 3")
     batches.arrays_of(teacher, store)
@@ -660,8 +717,8 @@ def check_store(teacher: Teacher, store: Any, views: int) -> None:
         *_, height, width = store.read("clip", np.array([0])).shape
         if height < size or width <= size:
             raise TeacherError(
-                f"the clips of the store {store.path} have {width} x {height} pixels, too few for "
-                f"{views} views of {size}; use prepare(..., clip_size={round(size * 8 / 7)})"
+                f"{store.path}: the clips have {width} x {height} pixels, too few for {views} views of {size}; "
+                f"use prepare(..., clip_size={round(size * 8 / 7)})"
             )
 
 
@@ -670,7 +727,7 @@ def read_clips(store: Any, rows: np.ndarray) -> tuple[np.ndarray, Tensor]:
 
 
 def run_views(teacher: Teacher, clip: Tensor, views: int) -> student.Output:
-    """Return the teacher's output, averaged over views of the clip."""
+    """Return the teacher's outputs, averaged over views of the clip."""
     if views == 1:
         return teacher(clip)
     size = teacher.clip_spec.size
@@ -681,18 +738,17 @@ def run_views(teacher: Teacher, clip: Tensor, views: int) -> student.Output:
 
 
 def write_output(store: Any, arrays: Sequence[str], rows: np.ndarray, output: student.Output) -> None:
-    """Write an output to the store; raise TeacherError if it is not finite."""
+    """Write outputs to the store. Raise TeacherError if they are not finite."""
     for array, values in zip(arrays, output, strict=True):
         if not values.isfinite().all():
             raise TeacherError(
-                f"{array} is not finite for the clips {rows.tolist()} of {store.path}; "
-                "look at the weights of the teacher"
+                f"{store.path}: {array} is not finite for the clips {rows.tolist()}; check the weights of the teacher"
             )
         store.write(array, rows, values.float().cpu().numpy())
 
 
 def fingerprint(teacher: Teacher) -> str:
-    """Return a hash of the weights and of whatever else changes the outputs."""
+    """Return a hash of the weights and of all settings that change the outputs."""
     settings = [asdict(teacher.clip_spec), asdict(teacher.pixels), getattr(teacher.net, "arguments", None)]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for key, value in sorted(teacher.net.state_dict().items()):

@@ -1,14 +1,14 @@
-"""Convolutional video networks, SlowFast and X3D: normalised clip -> (feature, logits).
+"""Convolutional video networks SlowFast and X3D: normalised clip -> (feature, logits).
 
     from egodistill.video_convnets import PUBLISHED, SlowFast, X3D
 
     net = SlowFast(400)                                     # the published 8x8 ResNet-50, with random weights
     feature, logits = net(clip)                             # float [B, 3, 32, 224, 224] -> [B, 2304] and [B, 400]
     net = X3D(5, width=8, depth_factor=0.5, pool=2)         # a small one
-    PUBLISHED["x3d_m"]["clip"]                              # frames, size, seconds, mean and deviation of its clips
+    PUBLISHED["x3d_m"]["clip"]                              # frames, size, seconds, mean and std of its clips
 
-Numbers equal those of the authors' code. Parameters are named as in PySlowFast; `LAYOUTS` has the names of other code
-bases. `egodistill.teachers.load()` reads their files. No network applies a softmax. Sizes are in multiply-adds, half of
+Outputs equal those of the authors' code. Parameters are named as in PySlowFast; `LAYOUTS` has the names of other code
+bases. `egodistill.teachers.load()` reads their files. No network applies a softmax. Costs are multiply-adds, half of
 what torch's FlopCounterMode counts. This file can be copied alone: it needs torch only.
 """
 
@@ -29,11 +29,11 @@ __all__ = ["LAYOUTS", "PUBLISHED", "X3D", "SlowFast"]
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# The same in video_transformers.py: each of the two files can be copied alone
+# Also in video_transformers.py, because each of the two files can be copied alone
 
 
 def record_arguments(init: Callable) -> Callable:
-    """Decorate a constructor: keep its arguments, defaults included, in `self.arguments`."""
+    """Decorate a constructor so that it keeps its arguments, with defaults, in `self.arguments`."""
 
     @functools.wraps(init)
     def build(self: nn.Module, *given: Any, **options: Any) -> None:
@@ -47,7 +47,7 @@ def record_arguments(init: Callable) -> Callable:
 
 
 def check_clip(x: Tensor, frames: int | None = None, size: int | None = None) -> None:
-    """Raise ValueError unless x is a normalised clip [B, 3, T, H, W]; None leaves a size open."""
+    """Raise ValueError unless x is a clip [B, 3, T, H, W]; None allows any size."""
     wanted = ("B", 3, frames or "T", size or "H", size or "W")
     pairs = zip(x.shape, wanted, strict=False)
     if x.ndim != 5 or any(isinstance(b, int) and a != b for a, b in pairs):
@@ -57,9 +57,9 @@ def check_clip(x: Tensor, frames: int | None = None, size: int | None = None) ->
 class Conv3d(nn.Conv3d):
     """Conv3d that works around a wrong bf16 weight gradient on CPUs.
 
-    With bf16 on CPUs, torch 2.13 computes a wrong weight gradient, often of undefined numbers, if the kernel is longer
-    in time than its input (3 over 2 frames, for example; 1 frame is right). Such layers are small, so in training they
-    are computed in fp32.
+    With bf16 on CPUs, torch 2.13 computes a wrong weight gradient, often of uninitialised values, if the kernel is
+    longer in time than its input (3 over 2 frames, for example; 1 frame is right). Such layers are small, so training
+    runs them in fp32.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,28 +80,29 @@ def conv(
     stride: tuple[int, int, int] = (1, 1, 1),
     groups: int = 1,
 ) -> nn.Conv3d:
-    """Return a convolution that keeps the size at stride 1; batch norm follows, so it has no bias."""
+    """Return a convolution that keeps the size at stride 1, without bias because batch norm follows."""
     padding = tuple(size // 2 for size in kernel)
     return Conv3d(*channels, kernel, stride, padding, groups=groups, bias=False)
 
 
 def channels_last(weight: Tensor) -> bool:
+    """Return whether a weight has the memory format channels_last_3d, and not also the default one."""
     return weight.is_contiguous(memory_format=torch.channels_last_3d) and not weight.is_contiguous()
 
 
 def average_pool(x: Tensor, side: int) -> Tensor:
-    """Average [B, C, T, H, W] over time and over squares of `side` with stride 1: [B, C, h, w].
+    """Average [B, C, T, H, W] over time, and over squares of `side` with stride 1: [B, C, h, w].
 
-    A smaller map is averaged as a whole.
+    A map smaller than the square is averaged completely.
     """
     x = x.mean(2)
     return F.avg_pool2d(x, (min(side, x.shape[2]), min(side, x.shape[3])), stride=1)
 
 
 def initialise(net: nn.Module) -> None:
-    """Draw first weights: those of He et al. 2015 for convolutions, and zeros at the end of residual branches.
+    """Initialise weights: He et al. 2015 for convolutions, and zeros at the end of residual branches.
 
-    Without these zeros (Goyal et al. 2017), deep networks diverge in the first steps.
+    Without these zeros (Goyal et al. 2017), training of deep networks diverges in the first steps.
     """
     for module in net.modules():
         if isinstance(module, nn.Conv3d):
@@ -116,39 +117,44 @@ def initialise(net: nn.Module) -> None:
 # ---------------------------------------------------------------------------------------------------------------
 # SlowFast (Feichtenhofer et al., "SlowFast Networks for Video Recognition", ICCV 2019)
 
-# A fusion brings twice the fast channels to the slow pathway (section 3.4 of that paper).
-FUSION_RATIO = 2
-# A bottleneck widens its inner channels by this at the end, as in every ResNet-50.
-EXPANSION = 4
-# Side of the last average pool: what a 224-pixel crop leaves after a stride of 32.
-POOL = 7
+FUSION_RATIO = 2  # a fusion passes twice the fast channels to the slow pathway (section 3.4 of that paper)
+EXPANSION = 4  # output channels of a bottleneck per inner channel, as in every ResNet-50
+POOL = 7  # side of the last average pool: that of the last map for a 224-pixel crop, at a stride of 32
 
 
 class SlowFast(nn.Module):
-    """Two pathways over one clip: few frames and many channels, many frames and few channels.
+    """A network with two pathways over one clip: few frames with many channels, and many frames with few channels.
 
     The defaults are the published 8x8 ResNet-50 (34.6 M parameters at 400 classes, 50.3 G multiply-adds at 224 pixels,
-    a feature of 2304 numbers). Parameters are named as in PySlowFast (pathway 0 is the slow one), so `state_dict()` has
+    a feature of 2304 values). Parameters are named as in PySlowFast (pathway 0 is the slow one), so `state_dict()` has
     the layout of its released files.
 
     Args:
-        num_classes: C, the number of scores.
-        frames: T, frames of the clip; the fast pathway sees them all.
-        alpha: the slow pathway sees T / alpha of them, which must be a whole number.
-        width: channels of the slow stem; the feature has 32 * (width + width / beta) numbers.
+        num_classes: C, the number of classes.
+        frames: T, number of frames of the clip, all read by the fast pathway.
+        alpha: the slow pathway reads T / alpha frames; alpha must divide T.
+        width: channels of the slow stem; the feature has 32 * (width + width / beta) values.
         beta: the fast pathway has width / beta channels.
-        depths: bottleneck blocks of the stages s2 to s5.
-        stem_time_kernels: frames under the first convolution, slow and fast.
-        slow_time_kernels, fast_time_kernels: frames under the first convolution of a block, s2 to s5.
-        fusion_kernel: frames under the convolution that leads from the fast to the slow pathway.
-        stem_size: side in pixels of the kernel of the first convolution.
-        dropout: on the feature, before the classifier.
+        depths: number of bottleneck blocks in the stages s2 to s5.
+        stem_time_kernels: temporal kernel sizes of the first convolutions, slow and fast.
+        slow_time_kernels, fast_time_kernels: temporal kernel sizes of the first convolution of a block, s2 to s5.
+        fusion_kernel: temporal kernel size of the convolutions from the fast to the slow pathway.
+        stem_size: spatial kernel size of the first convolutions.
+        dropout: dropout rate of the feature, before the classifier.
 
-    Time kernels are odd: an even one would shift the pathways against each other.
+    Kernel sizes must be odd, because an even one would shift the pathways against each other. Raise ValueError for
+    arguments or a clip that do not fit.
+
+    >>> import torch
+    >>> from egodistill.video_convnets import SlowFast
+    >>> net = SlowFast(8, frames=8, width=8, depths=(1, 1, 1, 1)).eval()
+    >>> feature, logits = net(torch.randn(2, 3, 8, 64, 64))
+    >>> feature.shape, logits.shape
+    (torch.Size([2, 288]), torch.Size([2, 8]))
     """
 
     classifier = "head.projection"
-    classifiers = (classifier,)  # names that a classifier can have in a state dict
+    classifiers = (classifier,)  # possible names of the classifier in a state dict
 
     @record_arguments
     def __init__(
@@ -170,22 +176,20 @@ class SlowFast(nn.Module):
         super().__init__()
         if frames % alpha:
             raise ValueError(
-                f"alpha={alpha} does not divide frames={frames}: the slow pathway needs a whole number of frames"
+                f"alpha={alpha} does not divide frames={frames}: the slow pathway reads frames / alpha of them"
             )
         if width % beta:
-            raise ValueError(
-                f"beta={beta} does not divide width={width}: the fast pathway needs a whole number of channels"
-            )
+            raise ValueError(f"beta={beta} does not divide width={width}: the fast pathway has width / beta channels")
         for name, values in (
             ("depths", depths),
             ("slow_time_kernels", slow_time_kernels),
             ("fast_time_kernels", fast_time_kernels),
         ):
             if len(values) != 4 or min(values) < 1:
-                raise ValueError(f"{name} is {tuple(values)}; it needs four numbers from 1, s2 to s5")
+                raise ValueError(f"{name} is {tuple(values)}; it must be four numbers of at least 1, for s2 to s5")
         kernels = (*stem_time_kernels, *slow_time_kernels, *fast_time_kernels, fusion_kernel)
         if not all(kernel % 2 for kernel in (*kernels, stem_size)):
-            raise ValueError(f"kernels must be odd, but they are {kernels} and {stem_size}")
+            raise ValueError(f"kernel sizes must be odd; the temporal ones are {kernels}, stem_size is {stem_size}")
         self.frames = frames
         self.slow_index = slow_index(frames, alpha)
 
@@ -217,8 +221,8 @@ class SlowFast(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return feature [B, D] and logits [B, C] of a normalised clip, float [B, 3, T, H, W].
 
-        A crop larger than 224 pixels has several positions (see `positions()`); feature and logits are both averaged
-        over them.
+        A crop larger than 224 pixels has several positions (see `positions()`), over which feature and logits are
+        averaged.
         """
         feature, logits = self.positions(x)
         return feature.mean((1, 2)), logits.mean((1, 2))
@@ -226,11 +230,11 @@ class SlowFast(nn.Module):
     def positions(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return feature [B, h, w, D] and logits [B, h, w, C] of a normalised clip, float [B, 3, T, H, W].
 
-        h x w are the places of a 7 x 7 average pool with stride 1 on the last map: 1 x 1 up to 224 pixels (smaller
-        crops are pooled whole), 2 x 2 at 256.
+        h x w are the positions of a 7 x 7 average pool with stride 1 on the last map: 1 x 1 up to 224 pixels (the map
+        of a smaller crop is averaged completely), 2 x 2 at 256.
         """
         check_clip(x, self.frames)
-        # Clips get the weights' memory format, or each layer would convert its input.
+        # Use the weights' memory format, or else each layer converts its input.
         if channels_last(self.s1["pathway0_stem"].conv.weight):
             x = x.contiguous(memory_format=torch.channels_last_3d)
         slow = x.index_select(2, torch.tensor(self.slow_index, device=x.device))
@@ -243,14 +247,14 @@ class SlowFast(nn.Module):
 
     @staticmethod
     def options_from(weights: Mapping[str, Any], source: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options that a checkpoint decides: none."""
+        """Return the options that are read from a checkpoint: none."""
         return {}
 
 
 def slow_index(frames: int, alpha: int) -> tuple[int, ...]:
     """Return the frames of the slow pathway: linspace(0, T - 1, T / alpha), truncated.
 
-    PySlowFast takes these and not every alpha-th frame. 32 frames and alpha 4 give 0, 4, 8, 13, 17, 22, 26, 31.
+    PySlowFast uses these, not every alpha-th frame. For 32 frames and alpha 4 they are 0, 4, 8, 13, 17, 22, 26, 31.
     """
     count = frames // alpha
     return (0,) if count == 1 else tuple(i * (frames - 1) // (count - 1) for i in range(count))
@@ -268,7 +272,7 @@ def stem(channels: int, time_kernel: int, size: int) -> nn.Sequential:
 
 
 class Fusion(nn.Module):
-    """Lateral connection: concatenate the fast pathway, slowed down, behind the slow channels."""
+    """A lateral connection: the slow channels, and after them those of the fast pathway at the slow frame rate."""
 
     def __init__(self, fast: int, kernel: int, alpha: int) -> None:
         super().__init__()
@@ -285,7 +289,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         out = inner * EXPANSION
         self.branch1: nn.Module | None = None
-        if first:  # every stage projects its first shortcut, even if the size does not change
+        if first:  # each stage projects its first shortcut, even if the size does not change
             self.branch1 = conv((into, out), (1, 1, 1), (1, stride, stride))
             self.branch1_bn = nn.BatchNorm3d(out)
         self.branch2 = nn.Sequential(
@@ -307,7 +311,7 @@ class Bottleneck(nn.Module):
 
 
 class Stage(nn.Module):
-    """`depth` blocks for each pathway; the pairs are (slow, fast)."""
+    """A stage with `depth` blocks for each pathway; pairs are (slow, fast)."""
 
     def __init__(
         self,
@@ -351,22 +355,32 @@ class SlowFastHead(nn.Module):
 
 
 class X3D(nn.Module):
-    """A narrow network of depthwise space-time convolutions, grown along one axis at a time.
+    """A narrow network of depthwise space-time convolutions.
 
     The defaults are the published X3D-M (3.8 M parameters at 400 classes, 4.7 G multiply-adds for 16 frames of 224
-    pixels, a feature of 2048 numbers); XS and S are the same network on fewer frames and pixels, L is a deeper one.
+    pixels, a feature of 2048 values); XS and S are the same network for fewer frames and pixels, L is deeper.
     Parameters are named as in PySlowFast.
 
     Args:
-        num_classes: C, the number of scores.
+        num_classes: C, the number of classes.
         width: channels of the stem and of the stage s2; each further stage doubles them.
-        depth_factor: the stages have this times 1, 2, 5 and 3 blocks, rounded up.
+        depth_factor: the stages have 1, 2, 5 and 3 times this number of blocks, rounded up.
         bottleneck: channels inside a block, as a multiple of its output channels.
-        feature_dim: D, the length of the feature.
-        pool: side of the last average pool, a 32nd of the crop that the network was trained on; larger crops have
+        feature_dim: D, the size of the feature.
+        pool: side of the last average pool, 1/32 of the crop on which the network was trained; larger crops have
             several positions (see `positions()`).
-        first_shortcut_norm: batch norm on the first shortcut of the stage s2: PySlowFast has it, pytorchvideo has not.
-        dropout: on the feature, before the classifier.
+        first_shortcut_norm: use batch norm on the first shortcut of the stage s2, as in PySlowFast; pytorchvideo does
+            not.
+        dropout: dropout rate of the feature, before the classifier.
+
+    Raise ValueError for arguments or a clip that do not fit.
+
+    >>> import torch
+    >>> from egodistill.video_convnets import X3D
+    >>> net = X3D(8, width=8, depth_factor=0.5, feature_dim=32, pool=2).eval()
+    >>> feature, logits = net(torch.randn(2, 3, 8, 64, 64))
+    >>> feature.shape, logits.shape
+    (torch.Size([2, 32]), torch.Size([2, 8]))
     """
 
     classifier = "head.projection"
@@ -388,13 +402,12 @@ class X3D(nn.Module):
         super().__init__()
         if width < 1 or not depth_factor > 0 or not bottleneck > 0 or pool < 1:
             raise ValueError(
-                f"width={width}, depth_factor={depth_factor}, bottleneck={bottleneck} and "
-                f"pool={pool} must all be positive"
+                f"width={width}, depth_factor={depth_factor}, bottleneck={bottleneck} and pool={pool} must be positive"
             )
         self.feature_dim = feature_dim
         stem = OrderedDict(
             conv_xy=conv((3, width), (1, 3, 3), (1, 2, 2)),
-            conv=conv((width, width), (5, 1, 1), groups=width),  # time, one filter per channel
+            conv=conv((width, width), (5, 1, 1), groups=width),  # temporal, one filter per channel
             bn=nn.BatchNorm3d(width),
             relu=nn.ReLU(inplace=True),
         )
@@ -430,7 +443,7 @@ class X3D(nn.Module):
     def positions(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return feature [B, h, w, D] and logits [B, h, w, C] of a normalised clip, float [B, 3, T, H, W].
 
-        h x w are the places of the last average pool, with stride 1.
+        h x w are the positions of the last average pool, with stride 1.
         """
         check_clip(x)
         if channels_last(self.s2.pathway0_res0.branch2.b.weight):
@@ -440,12 +453,12 @@ class X3D(nn.Module):
 
     @staticmethod
     def options_from(weights: Mapping[str, Any], source: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options that a checkpoint decides."""
+        """Return the options that are read from a checkpoint."""
         return {"first_shortcut_norm": "s2.pathway0_res0.branch1_bn.weight" in weights}
 
 
 class X3DBlock(nn.Module):
-    """Widen, filter each channel separately in space and time, weight the channels, narrow."""
+    """A block that widens, filters each channel separately in space and time, weights the channels, and narrows."""
 
     def __init__(self, into: int, inner: int, out: int, *, first: bool, squeeze: bool, shortcut_norm: bool) -> None:
         super().__init__()
@@ -479,11 +492,11 @@ class X3DBlock(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Weight each channel by a function of the means of all channels (Hu et al. 2018)."""
+    """A weight for each channel, computed from the means of all channels (Hu et al. 2018)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        # A sixteenth, as the nearest multiple of 8 that is not more than 10 % below it.
+        # 1/16, as the nearest multiple of 8 that is at most 10 % smaller.
         exact = channels / 16
         inner = max(8, int(exact + 4) // 8 * 8)
         inner += 8 if inner < 0.9 * exact else 0
@@ -497,14 +510,14 @@ class SqueezeExcitation(nn.Module):
 
 
 class X3DHead(nn.Module):
-    """Classifier whose average pool comes before the widest layer, so that this layer costs next to nothing."""
+    """The classifier, whose average pool comes before the widest layer, so that this layer is cheap."""
 
     def __init__(self, into: int, inner: int, feature_dim: int, num_classes: int, pool: int, dropout: float) -> None:
         super().__init__()
         self.pool = pool
         self.conv_5 = conv((into, inner), (1, 1, 1))
         self.conv_5_bn = nn.BatchNorm3d(inner)
-        self.lin_5 = conv((inner, feature_dim), (1, 1, 1))  # no BatchNorm here
+        self.lin_5 = conv((inner, feature_dim), (1, 1, 1))  # without batch norm
         self.dropout = nn.Dropout(dropout)
         self.projection = nn.Linear(feature_dim, num_classes)
 
@@ -520,26 +533,26 @@ class X3DHead(nn.Module):
 
 
 def published(network: type[nn.Module], frames: int, rate: int, size: int, *released: str, **options: Any) -> dict:
-    """Return an entry of PUBLISHED: a network that sees every `rate`-th frame at 30 per second."""
+    """Return an entry of PUBLISHED: a network that reads every `rate`-th frame at 30 frames per second."""
     clip = {"frames": frames, "size": size, "seconds": frames * rate / 30, "mean": (0.45,) * 3, "std": (0.225,) * 3}
     return {"network": network, "num_classes": 400, "clip": clip, "released": released, "options": options}
 
 
-# What the authors released: network and its options, classes, clips, names of the files. Pixels are divided by 255,
-# then normalised by mean and deviation.
+# The released models: network and its options, classes, clips, names of the files. Pixels are divided by 255, then
+# normalised with mean and std.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "slowfast_8x8_r50": published(SlowFast, 32, 2, 224, "SLOWFAST_8x8_R50.pkl", "SLOWFAST_8x8_R50.pyth"),
     "slowfast_4x16_r50": published(
         SlowFast, 32, 2, 224, "SLOWFAST_4x16_R50.pkl", "SLOWFAST_4x16_R50.pyth", alpha=8, fusion_kernel=5
     ),
-    # A 32nd of the crop is pooled.
+    # `pool` is 1/32 of the crop.
     "x3d_xs": published(X3D, 4, 12, 160, "x3d_xs.pyth", pool=5),
     "x3d_s": published(X3D, 13, 6, 160, "x3d_s.pyth", pool=5),
     "x3d_m": published(X3D, 16, 5, 224, "x3d_m.pyth", pool=7),
     "x3d_l": published(X3D, 16, 5, 312, "x3d_l.pyth", pool=10, depth_factor=5.0),
 }
 
-# pytorchvideo names the blocks of both networks alike.
+# pytorchvideo has the same names for the blocks of both networks.
 PYTORCHVIDEO_BLOCKS = (
     (r"\.branch1_conv\.", ".branch1."),
     (r"\.branch1_norm\.", ".branch1_bn."),
@@ -547,10 +560,10 @@ PYTORCHVIDEO_BLOCKS = (
     (r"\.branch2\.norm_([abc])\.", r".branch2.\1_bn."),
 )
 
-# How each code base names the weights of a network. The first layout whose marker is found is taken.
-#   marker       matches the beginning of a key that no later layout has
-#   rules        (pattern, replacement), applied one after the other, lead from its keys to ours
-#   ignored      matches whole keys that are no weights
+# The names of the weights in each code base. The first layout whose marker matches a key is used.
+#   marker       pattern that matches the start of a key that no later layout has
+#   rules        (pattern, replacement), applied in order, which turn its keys into ours
+#   ignored      pattern that matches whole keys that are not weights
 LAYOUTS: tuple[dict[str, Any], ...] = (
     {
         "network": SlowFast,
@@ -579,14 +592,14 @@ LAYOUTS: tuple[dict[str, Any], ...] = (
             (r"^t_pool1_subsample_", "s1_fuse.conv_f2s_"),
             (r"^t_res(\d)_\d+_branch2c_bn_subsample_", r"s\1_fuse.conv_f2s_"),
             (r"_fuse\.conv_f2s_bn_", "_fuse.bn_"),
-            # The fast pathway is called t_...; its blocks are numbered like those of the slow one.
+            # The fast pathway is called t_...; its blocks have the same numbers as those of the slow one.
             (r"^t_(?:res_)?conv1_", "s1.pathway1_stem.conv_"),
             (r"^(?:res_)?conv1_", "s1.pathway0_stem.conv_"),
             (r"_stem\.conv_bn_", "_stem.bn_"),
             (r"^t_res(\d)_(\d+)_branch", r"s\1.pathway1_res\2.branch"),
             (r"^res(\d)_(\d+)_branch", r"s\1.pathway0_res\2.branch"),
             (r"\.branch2([abc])_", r".branch2.\1_"),
-            # Four letters per batch norm; "riv" is a variance, despite its name.
+            # Four tensors per batch norm; "riv" is the variance, despite its name.
             (r"_s$", ".weight"),
             (r"_b$", ".bias"),
             (r"_rm$", ".running_mean"),
@@ -605,7 +618,7 @@ LAYOUTS: tuple[dict[str, Any], ...] = (
         "source": "pytorchvideo",
         "marker": r"blocks\.0\.conv\.conv_|blocks\.\d\.res_blocks\.",
         "rules": (
-            # Their names of the stem's convolutions are crossed: conv_t is the spatial one.
+            # Its names of the stem's convolutions are swapped: conv_t is the spatial one.
             (r"^blocks\.0\.conv\.conv_t\.", "s1.pathway0_stem.conv_xy."),
             (r"^blocks\.0\.conv\.conv_xy\.", "s1.pathway0_stem.conv."),
             (r"^blocks\.0\.norm\.", "s1.pathway0_stem.bn."),

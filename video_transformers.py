@@ -1,14 +1,14 @@
-"""Video transformers, MotionFormer and MViT: normalised clip -> (feature, logits).
+"""Video transformers MotionFormer and MViT: normalised clip -> (feature, logits).
 
     from egodistill.video_transformers import PUBLISHED, MotionFormer, MViT
 
     net = MotionFormer(400)                                 # the published 16x4 model, with random weights
     feature, logits = net(clip)                             # float [B, 3, 16, 224, 224] -> [B, 768] and [B, 400]
     net = MViT(5, frames=8, size=64, depths=(1, 1, 2, 1))   # a small one
-    PUBLISHED["motionformer_16x4"]["clip"]                  # frames, size, seconds, mean and deviation of its clips
+    PUBLISHED["motionformer_16x4"]["clip"]                  # frames, size, seconds, mean and std of its clips
 
-Numbers equal those of the authors' code. Parameters are named as in the files that they released; `LAYOUTS` has the
-names of other code bases. `egodistill.teachers.load()` reads those files. No network applies a softmax. Sizes are in
+Outputs equal those of the authors' code. Parameters are named as in the authors' files; `LAYOUTS` has the names of
+other code bases. `egodistill.teachers.load()` reads all these files. No network applies a softmax. Costs are
 multiply-adds, half of what torch's FlopCounterMode counts. This file can be copied alone: it needs torch only.
 """
 
@@ -28,15 +28,15 @@ from torch.nn import functional as F
 
 __all__ = ["LAYOUTS", "MVIT_SHAPES", "PUBLISHED", "MViT", "MotionFormer", "initialise", "mvit_blocks"]
 
-EPS = 1e-6  # of each LayerNorm; torch's default of 1e-5 is visible in the features
+EPS = 1e-6  # eps of each LayerNorm; torch's default of 1e-5 changes the features
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# The same in video_convnets.py: each of the two files can be copied alone
+# Also in video_convnets.py, because each of the two files can be copied alone
 
 
 def record_arguments(init: Callable) -> Callable:
-    """Decorate a constructor: keep its arguments, defaults included, in `self.arguments`."""
+    """Decorate a constructor so that it keeps its arguments, with defaults, in `self.arguments`."""
 
     @functools.wraps(init)
     def build(self: nn.Module, *given: Any, **options: Any) -> None:
@@ -50,7 +50,7 @@ def record_arguments(init: Callable) -> Callable:
 
 
 def check_clip(x: Tensor, frames: int | None = None, size: int | None = None) -> None:
-    """Raise ValueError unless x is a normalised clip [B, 3, T, H, W]; None leaves a size open."""
+    """Raise ValueError unless x is a clip [B, 3, T, H, W]; None allows any size."""
     wanted = ("B", 3, frames or "T", size or "H", size or "W")
     pairs = zip(x.shape, wanted, strict=False)
     if x.ndim != 5 or any(isinstance(b, int) and a != b for a, b in pairs):
@@ -60,9 +60,9 @@ def check_clip(x: Tensor, frames: int | None = None, size: int | None = None) ->
 class Conv3d(nn.Conv3d):
     """Conv3d that works around a wrong bf16 weight gradient on CPUs.
 
-    With bf16 on CPUs, torch 2.13 computes a wrong weight gradient, often of undefined numbers, if the kernel is longer
-    in time than its input (3 over 2 frames, for example; 1 frame is right). Such layers are small, so in training they
-    are computed in fp32.
+    With bf16 on CPUs, torch 2.13 computes a wrong weight gradient, often of uninitialised values, if the kernel is
+    longer in time than its input (3 over 2 frames, for example; 1 frame is right). Such layers are small, so training
+    runs them in fp32.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def drop_rates(last: float, depth: int) -> list[float]:
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Leave out a residual branch of some clips: stochastic depth (Huang et al. 2016)."""
+    """Drop a residual branch for random clips in training: stochastic depth (Huang et al. 2016)."""
     if not training or rate == 0.0:
         return x
     kept = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device) >= rate
@@ -96,14 +96,19 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
 
 
 def run_block(block: nn.Module, x: Any, *rest: Any, checkpointed: bool) -> Any:
-    """Run a block; with `checkpointed`, in training, compute it again in the backward pass to save memory."""
+    """Run a block; in training with `checkpointed`, recompute it in the backward pass to save memory."""
     if checkpointed and torch.is_grad_enabled():
         return torch.utils.checkpoint.checkpoint(block, x, *rest, use_reentrant=False)
     return block(x, *rest)
 
 
 def initialise(net: nn.Module) -> None:
-    """Draw first weights, as every vision transformer does: linear layers and the network's own parameters."""
+    """Initialise linear layers, tokens and positions of a vision transformer in place.
+
+    >>> from egodistill import video_transformers
+    >>> blocks = video_transformers.mvit_blocks(16, 1, (1, 2), kv_stride=4, pool_eps=1e-6, drop_path=0.0)
+    >>> video_transformers.initialise(blocks)
+    """
     for module in net.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)
@@ -117,33 +122,39 @@ def initialise(net: nn.Module) -> None:
 
 
 class MotionFormer(nn.Module):
-    """Vision transformer over space-time patches that follows each of them along its trajectory.
+    """A vision transformer that attends along the trajectories of space-time patches.
 
-    The defaults are the released 16x4 model at 224 pixels (108.9 M parameters, a feature of 768 numbers). Parameters
+    The defaults are the released 16x4 model at 224 pixels (108.9 M parameters, a feature of 768 values). Parameters
     are named as in facebookresearch/Motionformer.
 
     Args:
         num_classes: C; or two numbers, verbs and nouns, for the models of EPIC-KITCHENS.
-        frames: T, frames of the clip, a multiple of `tubelet`.
-        size: side in pixels of the crop that has a learnt position for each patch. Crops of another size get them
-            resized.
-        patch, tubelet: side in pixels and length in frames of one patch.
-        width, depth, heads, mlp_ratio: of the transformer; `heads` divides `width`.
-        head: with two heads, the one that gives the logits, "verb" or "noun".
+        frames: T, number of frames of the clip, a multiple of `tubelet`.
+        size: side in pixels of crops with one learnt position per patch; positions are resized for other crops.
+        patch, tubelet: side in pixels and length in frames of a patch.
+        width, depth, heads, mlp_ratio: dimensions of the transformer; `heads` must divide `width`.
+        head: with two heads, the one that returns the logits, "verb" or "noun".
         value_step: what the softmax over frames averages. "original": the trajectory tokens, as the released weights
             were trained. "projected": their projection, as in the paper. No checkpoint records `value_step`: the
             weights have the same shapes.
-        fast: compute the trajectory attention in the order that needs 45 % less arithmetic and no [S, S] matrix. False
+        fast: compute the trajectory attention in an order that needs 45 % less arithmetic and no [S, S] matrix. False
             computes it as the released code does, with the 369.5 G multiply-adds that the EgoDistill paper counts.
-            Outputs agree to rounding.
-        drop_path: share of residual branches that training skips in the last block; it grows linearly from 0 in the
-            first.
+            Outputs agree up to rounding.
+        drop_path: rate of stochastic depth in the last block; it grows linearly from 0 in the first.
 
-    Set `gradient_checkpointing` to True to trade time for memory in training.
+    Set `gradient_checkpointing` to True to trade time for memory in training. Raise ValueError for arguments or a clip
+    that do not fit.
+
+    >>> import torch
+    >>> from egodistill.video_transformers import MotionFormer
+    >>> net = MotionFormer(8, frames=8, size=64, width=48, depth=1, heads=3).eval()
+    >>> feature, logits = net(torch.randn(2, 3, 8, 64, 64))
+    >>> feature.shape, logits.shape
+    (torch.Size([2, 48]), torch.Size([2, 8]))
     """
 
-    classifiers = ("head", "head0", "head1")  # names that a classifier can have in a state dict
-    find_unused = True  # Its files hold layers and biases that no output depends on.
+    classifiers = ("head", "head0", "head1")  # possible names of a classifier in a state dict
+    find_unused = True  # its files contain layers and biases that no output depends on
 
     @record_arguments
     def __init__(
@@ -175,8 +186,8 @@ class MotionFormer(nn.Module):
                 raise ValueError(f"{name} is {value!r}; it must be one of {choices}")
         if frames % tubelet or size % patch or width % heads:
             raise ValueError(
-                f"tubelet={tubelet} must divide frames={frames}, patch={patch} size={size}, and "
-                f"heads={heads} width={width}"
+                f"tubelet={tubelet} must divide frames={frames}, patch={patch} must divide size={size}, and "
+                f"heads={heads} must divide width={width}"
             )
         self.frames, self.patch, self.grid = frames, patch, size // patch
         self.feature_dim = width
@@ -185,7 +196,7 @@ class MotionFormer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid**2, width))
         self.temp_embed = nn.Parameter(torch.zeros(1, frames // tubelet, width))
-        # Every released file contains the image model's 2-D embedding, which never runs.
+        # Each released file contains the image model's 2-D embedding, which is never used.
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, patch)})
         self.patch_embed.requires_grad_(False)
         cube = (tubelet, patch, patch)
@@ -208,11 +219,11 @@ class MotionFormer(nn.Module):
         return feature, self.get_submodule(self.classifier)(feature)
 
     def features(self, x: Tensor) -> Tensor:
-        """Return what each head reads: normalised clip, float [B, 3, T, H, W] -> feature [B, D]."""
+        """Return the feature [B, D] of a normalised clip, float [B, 3, T, H, W]; all heads read it."""
         check_clip(x, self.frames)
         if x.shape[3] % self.patch or x.shape[4] % self.patch:
             raise ValueError(
-                f"a clip of {x.shape[3]} x {x.shape[4]} pixels; both must be multiples of the patches' {self.patch}"
+                f"the clip has {x.shape[3]} x {x.shape[4]} pixels; both must be multiples of the patches' {self.patch}"
             )
         x = self.patch_embed_3d["proj"](x)  # [B, D, T', h, w]
         time, *grid = x.shape[2:]
@@ -226,7 +237,7 @@ class MotionFormer(nn.Module):
         return self.pre_logits(self.norm(x[:, 0]))  # of the class token
 
     def spatial_positions(self, grid: Sequence[int]) -> Tensor:
-        """Return the learnt positions of patches [h w, D], resized if the crop has another size."""
+        """Return the learnt positions of the patches [h w, D], resized if the crop has another size."""
         learnt = self.pos_embed[:, 1:]
         if tuple(grid) == (self.grid, self.grid):
             return learnt[0]
@@ -236,7 +247,7 @@ class MotionFormer(nn.Module):
 
     @staticmethod
     def options_from(weights: Mapping[str, Any], source: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options that a checkpoint decides; a larger crop resizes its learnt positions."""
+        """Return the options that are read from a checkpoint: the size of its learnt positions."""
         positions = weights.get("pos_embed")
         if not isinstance(positions, Tensor) or positions.ndim != 3 or positions.shape[1] < 2:
             return {}
@@ -257,13 +268,13 @@ class MotionFormerBlock(nn.Module):
         return x + drop_path(self.mlp(self.norm2(x)), self.drop_path, self.training)
 
 
-LARGE = 1 << 22  # numbers: 16 MB of trajectories
+LARGE = 1 << 22  # values: 16 MB of trajectories
 
 
 class TrajectoryAttention(nn.Module):
-    """Section 3.2 of that paper: attend within each frame, then along the frames of the trajectory.
+    """Trajectory attention (section 3.2): attention within each frame, then along the frames of the trajectory.
 
-    Shapes: T frames of P patches make S = T P tokens of width C = H d, in H heads.
+    Shapes: T frames of P patches are S = T P tokens of width C = H d, in H heads.
     """
 
     def __init__(self, width: int, heads: int, projected: bool, fast: bool) -> None:
@@ -275,9 +286,9 @@ class TrajectoryAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, time: int) -> Tensor:
-        """Return the next tokens from tokens [B, 1 + S, C], the class token first."""
+        """Return new tokens of the shape of the given ones, [B, 1 + S, C], the class token first."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        # The class token attends to all tokens at once and has no trajectory: [B, H, 1, d].
+        # The class token attends to all tokens together and has no trajectory: [B, H, 1, d].
         first = F.scaled_dot_product_attention(q[:, :, :1], k, v)
         trajectories = self.trajectories if self.fast else self.trajectories_as_released
         rest = trajectories(q[:, :, 1:], k[:, :, 1:], v[:, :, 1:], time)
@@ -285,8 +296,8 @@ class TrajectoryAttention(nn.Module):
 
     def trajectories(self, q: Tensor, k: Tensor, v: Tensor, time: int) -> Tensor:
         """Return [B, S, C] from q, k, v [B, H, S, d]."""
-        # If there are many trajectories, a CPU takes one clip and the queries of one frame at a time: they stay in its
-        # cache and are never in memory as a whole. A GPU, and a small network, take all at once.
+        # With many trajectories, a CPU processes one clip and the queries of one frame at a time, which fit into its
+        # cache. A GPU, and a small network, process all together.
         on_cpu = q.device.type == "cpu" and q.numel() * time > LARGE
         if on_cpu and len(q) > 1:
             clips = zip(q.split(1), k.split(1), v.split(1), strict=True)
@@ -298,19 +309,19 @@ class TrajectoryAttention(nn.Module):
         return torch.cat([self.along(part, k, v, i * step) for i, part in enumerate(parts)], 1)
 
     def along(self, q: Tensor, k: Tensor, v: Tensor, start: int) -> Tensor:
-        """Return [B, T' P, C] for the queries q [B, H, T', P, d] of the frames from `start` on."""
+        """Return [B, T' P, C] for the queries q [B, H, T', P, d] of T' frames from `start` on."""
         batch, heads, count, patches, dim = q.shape
         time, width = len(k) // batch, heads * dim
-        # Space: x[t, n] is what query n, one of N = B T' P, finds in frame t.
+        # Space: x[t, n] is the output of query n, one of N = B T' P, in frame t.
         q = q.flatten(2, 3).expand(time, -1, -1, -1, -1).flatten(0, 1)  # [T B, H, T' P, d]
         x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
         x = x.reshape(time, batch * count * patches, width)
 
-        # Time: the query along the trajectory is what the query found in its own frame.
+        # Time: the query along the trajectory is the output of the query in its own frame.
         own = x[start : start + count].unflatten(1, (batch, count, patches))
         own = own.diagonal(dim1=0, dim2=2).permute(0, 3, 1, 2).reshape(-1, width)  # [N, C]
         q = self.proj_q(own).unflatten(1, (heads, dim)) * dim**-0.5
-        # q · (W x + b) = (Wᵀ q) · x + q · b, and a constant drops out of the softmax over frames:
+        # q · (W x + b) = (Wᵀ q) · x + q · b, and a constant does not change the softmax over frames:
         # so W is applied to the query, which has T times fewer rows than the tokens.
         to_key, to_value = self.proj_kv.weight.unflatten(0, (2, heads, dim))  # [H, d, C] each
         q = torch.einsum("nhd,hdc->nhc", q, to_key)
@@ -346,28 +357,34 @@ Grid = tuple[int, int, int]  # tokens in time, height and width
 
 
 class MViT(nn.Module):
-    """Transformer whose stages halve the resolution and double the channels, as a ResNet does.
+    """A vision transformer whose stages halve the resolution and double the channels, like those of a ResNet.
 
     The defaults are the published MViT-B 16x4 with pooling by convolutions (36.6 M parameters at 400 classes, 70.6 G
-    multiply-adds, a feature of 768 numbers). Parameters are named as in PySlowFast.
+    multiply-adds, a feature of 768 values). Parameters are named as in PySlowFast.
 
     Args:
-        num_classes: C, the number of scores.
-        frames: T, frames of the clip, an even number.
+        num_classes: C, the number of classes.
+        frames: T, number of frames of the clip, even.
         size: side of the clip in pixels, a multiple of 4.
-        width, heads: of the first stage. A stage has twice as many heads as the one before, and the last block of a
-            stage doubles the width.
-        depths: blocks of the stages.
-        kv_stride: spatial stride of pooled keys and values in the first stage; a stage halves it.
-        pool_unstrided: pool keys and values also where that stride is 1. The oldest file of PySlowFast is reported to
+        width, heads: channels and heads of the first stage. Each stage has twice as many heads as the previous one,
+            and the last block of a stage doubles the width.
+        depths: number of blocks in each stage.
+        kv_stride: spatial stride of pooled keys and values in the first stage; each stage halves it.
+        pool_unstrided: pool keys and values also at a stride of 1. The oldest file of PySlowFast is reported to
             have been trained without (SlowFast issue 456).
-        pool_eps: of the LayerNorms after pooling. pytorchvideo has 1e-5 there, PySlowFast and torchvision have 1e-6
-            everywhere.
-        dropout: on the feature, before the classifier.
-        drop_path: share of residual branches that training skips in the last block; it grows linearly from 0 in the
-            first.
+        pool_eps: eps of the LayerNorms after pooling: 1e-5 in pytorchvideo, 1e-6 in PySlowFast and torchvision.
+        dropout: dropout rate of the feature, before the classifier.
+        drop_path: rate of stochastic depth in the last block; it grows linearly from 0 in the first.
 
-    Set `gradient_checkpointing` to True to trade time for memory in training.
+    Set `gradient_checkpointing` to True to trade time for memory in training. Raise ValueError for arguments or a clip
+    that do not fit.
+
+    >>> import torch
+    >>> from egodistill.video_transformers import MViT
+    >>> net = MViT(8, frames=8, size=64, width=16, depths=(1, 1, 1, 1)).eval()
+    >>> feature, logits = net(torch.randn(2, 3, 8, 64, 64))
+    >>> feature.shape, logits.shape
+    (torch.Size([2, 128]), torch.Size([2, 8]))
     """
 
     classifier = "head.projection"
@@ -392,8 +409,8 @@ class MViT(nn.Module):
         super().__init__()
         if frames % 2 or size % 4 or width % heads or min(depths) < 1:
             raise ValueError(
-                f"frames={frames} must be even, size={size} a multiple of 4, width={width} one of "
-                f"heads={heads}, and depths={tuple(depths)} at least 1 each"
+                f"frames={frames} must be even, size={size} a multiple of 4, width={width} a multiple of "
+                f"heads={heads}, and each of depths={tuple(depths)} at least 1"
             )
         self.frames, self.size = frames, size
         self.gradient_checkpointing = False
@@ -437,11 +454,11 @@ class MViT(nn.Module):
 
     @staticmethod
     def options_from(weights: Mapping[str, Any], source: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options that a checkpoint, in the layout of `source`, decides."""
+        """Return the options that are read from a checkpoint in the layout of `source`."""
         last = sum(options.get("depths", (1, 2, 11, 2))) - 1
         return {
             "pool_unstrided": f"blocks.{last}.attn.pool_k.weight" in weights,
-            # pytorchvideo's attention has torch's LayerNorm; a feature differs by 2.7e-5.
+            # pytorchvideo's attention uses torch's default LayerNorm; features differ by 2.7e-5.
             "pool_eps": 1e-5 if source == "pytorchvideo" else EPS,
         }
 
@@ -456,7 +473,17 @@ def mvit_blocks(
     pool_eps: float,
     drop_path: float,
 ) -> nn.ModuleList:
-    """Return the blocks of an MViT; the arguments are those of `MViT`."""
+    """Return the blocks of an MViT; the arguments are those of `MViT`.
+
+    Each block takes tokens [B, 1 + S, C] and their grid (time, height, width), and returns both.
+
+    >>> import torch
+    >>> from egodistill import video_transformers
+    >>> first, last = video_transformers.mvit_blocks(16, 1, (1, 1), kv_stride=4, pool_eps=1e-6, drop_path=0.0).eval()
+    >>> tokens, grid = last(*first(torch.randn(2, 1 + 4 * 8 * 8, 16), (4, 8, 8)))
+    >>> tokens.shape, grid
+    (torch.Size([2, 65, 32]), (4, 4, 4))
+    """
     rates = iter(drop_rates(drop_path, sum(depths)))
     blocks = nn.ModuleList()
     for stage, depth in enumerate(depths):
@@ -479,7 +506,7 @@ def mvit_blocks(
 
 
 class MViTBlock(nn.Module):
-    """Pooling attention in the input's width, then an MLP that leads to the output's width."""
+    """A block: pooling attention at the input's width, then an MLP from the input's to the output's width."""
 
     def __init__(
         self,
@@ -503,21 +530,21 @@ class MViTBlock(nn.Module):
         self.drop_path = drop_path
 
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-        """Return the next block's tokens and grid from tokens [B, 1 + S, C] on `grid`."""
+        """Return the tokens and the grid after this block, given tokens [B, 1 + S, C] on `grid`."""
         attended, out_grid = self.attn(self.norm1(x), grid)
         if self.pool_skip is not None:
             x = pool_tokens(self.pool_skip, x[:, None], grid)[0][:, 0]
         x = x + drop_path(attended, self.drop_path, self.training)
         y = self.norm2(x)
-        if self.proj is not None:  # a new width is projected from the normalised tokens
+        if self.proj is not None:  # the projection to a new width reads the normalised tokens
             x = self.proj(y)
         return x + drop_path(self.mlp(y), self.drop_path, self.training), out_grid
 
 
 class PoolingAttention(nn.Module):
-    """Section 3.1 of that paper: attention whose queries, keys and values are pooled first.
+    """Attention with pooled queries, keys and values (section 3.1).
 
-    Queries are not pooled at a stride of 1, keys and values are not pooled if it is None.
+    Queries are not pooled at a stride of 1; keys and values are not pooled if their stride is None.
     """
 
     def __init__(self, width: int, heads: int, q_stride: int, kv_stride: int | None, pool_eps: float) -> None:
@@ -551,7 +578,7 @@ class PoolingAttention(nn.Module):
 
 
 def pool_tokens(pool: nn.Module, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-    """Pool tokens [B, heads, 1 + S, d] on `grid`; return them and their grid. The class token stays as it is."""
+    """Return pooled tokens and their grid, given tokens [B, heads, 1 + S, d] on `grid`; the class token is kept."""
     first, rest = x[:, :, :1], x[:, :, 1:]
     maps = rest.transpose(2, 3).unflatten(3, grid).flatten(0, 1)  # [B heads, d, T, h, w]
     maps = pool(maps)
@@ -564,10 +591,10 @@ def pool_tokens(pool: nn.Module, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
 
 
 def motionformer(frames: int, rate: int, size: int, *datasets: str) -> dict[str, Any]:
-    """Return an entry of PUBLISHED: a MotionFormer that sees every `rate`-th frame at 30 per second.
+    """Return an entry of PUBLISHED: a MotionFormer that reads every `rate`-th frame at 30 frames per second.
 
-    The clips of EPIC-KITCHENS ("ek") came from OpenCV as BGR, and the authors' loader did not convert them (reference:
-    Motionformer's epickitchens loader). Mean and deviation are the same for all channels, so only the accuracy differs.
+    The models of EPIC-KITCHENS ("ek") read BGR, because the authors' loader (Motionformer, epickitchens) did not
+    convert OpenCV's frames. Mean and std are the same for all channels, so the wrong order only costs accuracy.
     """
     epic = datasets == ("ek",)
     half = (0.5, 0.5, 0.5)
@@ -577,12 +604,12 @@ def motionformer(frames: int, rate: int, size: int, *datasets: str) -> dict[str,
         "num_classes": (97, 300) if epic else 400,
         "clip": clip | {"channels": "BGR" if epic else "RGB"},
         "released": tuple(f"{dataset}_motionformer_{size}_{frames}x{rate}.pyth" for dataset in datasets),
-        "options": {"size": 224},  # at 336 pixels, too: the positions are resized at run time
+        "options": {"size": 224},  # also at 336 pixels: positions are resized at run time
     }
 
 
-# What the authors released: network and its options, classes, clips, names of the files. Pixels are divided by 255,
-# then normalised by mean and deviation.
+# The released models: network and its options, classes, clips, names of the files. Pixels are divided by 255, then
+# normalised with mean and std.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "motionformer_16x4": motionformer(16, 4, 224, "k400", "k600", "ssv2"),
     "epic_motionformer_16x4": motionformer(16, 4, 224, "ek"),
@@ -601,17 +628,17 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
 }
 
-# Some files hold q, k and v separately, and torchvision's tokens and positions lack dimensions of 1.
+# Some files store q, k and v separately, and torchvision's tokens and positions lack dimensions of 1.
 MVIT_SHAPES = {
     "joined": {".attn.qkv.": (".attn.q.", ".attn.k.", ".attn.v.")},
     "dimensions": {"cls_token": 3, "pos_embed_spatial": 3, "pos_embed_temporal": 3, "pos_embed_class": 3},
 }
 
-# How each code base names the weights of a network. The first layout whose marker is found is taken.
-#   marker       matches the beginning of a key that no later layout has
-#   rules        (pattern, replacement), applied one after the other, lead from its keys to ours
-#   ignored      matches whole keys that are no weights
-#   joined       {ours: theirs}, parts of keys whose tensors are put together along the first dimension
+# The names of the weights in each code base. The first layout whose marker matches a key is used.
+#   marker       pattern that matches the start of a key that no later layout has
+#   rules        (pattern, replacement), applied in order, which turn its keys into ours
+#   ignored      pattern that matches whole keys that are not weights
+#   joined       {ours: theirs}, parts of keys whose tensors are concatenated along the first dimension
 #   dimensions   {our key: n}, tensors that get leading dimensions of 1 up to n
 LAYOUTS: tuple[dict[str, Any], ...] = (
     {

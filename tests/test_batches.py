@@ -28,11 +28,11 @@ def test_reading_ahead_hides_the_reading():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"imu_rate": 100.0}, "'imu' are not .* imu_rate is 198.0 there, 100.0 in the model"),
-        ({"imu_samples": 300, "imu_vector": "mean"}, "imu_samples is 422 there, 300"),
-        ({"clip_seconds": 1.0}, "'frames_1' are not .* seconds is 2.13.* there, 1.0"),
-        ({"frame_size": 32}, "size is 40 there, 32 in the model. Build the model with frame_size=40"),
-        ({"exact": False}, "exact is True there, False"),
+        ({"imu_rate": 100.0}, "'imu' of the store does not fit .* imu_rate is 198.0 in the store, 100.0 in the model"),
+        ({"imu_samples": 300, "imu_vector": "mean"}, "imu_samples is 422 in the store, 300"),
+        ({"clip_seconds": 1.0}, "'frames_1' of the store does not fit .* seconds is 2.13.* in the store, 1.0"),
+        ({"frame_size": 32}, "size is 40 in the store, 32 in the model. Build the model with frame_size=40"),
+        ({"exact": False}, "exact is True in the store, False"),
         ({"sampling": "first"}, "no array 'frames_1_first'"),
         ({"num_frames": 2}, "no array 'frames_2'"),
     ],
@@ -60,9 +60,9 @@ class Own(torch.nn.Module):
 
 def test_a_model_that_names_no_size_is_evaluated_on_any():
     assert evaluate(Own("frames", "imu"), Store(4), **QUIET).clips == 4
-    with pytest.raises(EgoDistillError, match=r"size is 32 there, 40 in the model. Build the model with frame_size=32"):
+    with pytest.raises(EgoDistillError, match=r"40 in the model. Build the model with frame_size=32"):
         evaluate(Own("frames", frame_size=40), Store(4), **QUIET)
-    with pytest.raises(EgoDistillError, match=r"size is 32 there, 40 in the model. Build the model with size=32"):
+    with pytest.raises(EgoDistillError, match=r"40 in the model. Build the model with size=32"):
         evaluate(Own("frames", clip_spec=ClipSpec(frames=1, size=40)), Store(4), **QUIET)
 
 
@@ -71,7 +71,7 @@ def test_frames_that_were_cut_out_are_not_those_that_were_squeezed(model):
     store = Store(4)
     for crop in (False, True):
         store.specs = {"frames_1": ClipSpec(frames=1, size=32, crop=crop)}
-        with pytest.raises(EgoDistillError, match="crop is True there, False in") if crop else nullcontext():
+        with pytest.raises(EgoDistillError, match="crop is True in the store, False in") if crop else nullcontext():
             evaluate(model, store, **QUIET)
 
 

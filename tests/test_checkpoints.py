@@ -115,9 +115,9 @@ def round_a_weight(content):
         (reshape_a_weight, ["head.projection.bias", "[7]", "[3]"]),
         (count_a_weight, ["head.projection.bias", "int64"]),
         (round_a_weight, ["head.projection.bias", "float16"]),
-        (lambda content: content.update(format="other"), ["no 'egodistill model 1' file", "'other'"]),
+        (lambda content: content.update(format="other"), ["not an 'egodistill model 1' file", "'other'"]),
         (lambda content: content.update({"class": "Nothing"}), ["Nothing"]),
-        (lambda content: content.update({"class": "EgoDistill"}), ["class EgoDistill", "Teacher.load()"]),
+        (lambda content: content.update({"class": "EgoDistill"}), ["class EgoDistill, not Teacher"]),
         (lambda content: content["arguments"].update(network="Nothing"), ["do not build", "Nothing"]),
         (lambda content: content["arguments"]["options"].update(colour="red"), ["colour"]),
         (lambda content: content["arguments"]["options"].update(width=-8), ["do not build"]),
@@ -190,7 +190,7 @@ def test_code_in_a_file_does_not_run_whoever_reads_it(tmp_path):
         lambda path: small_student(image_weights=path),
         lambda path: distill(small_student(), StudentStore(16), teacher="t", **FAST | {"checkpoint": path}),
     ):
-        with pytest.raises(ValueError, match=r"evil\.pt cannot be read.*holds code"):
+        with pytest.raises(ValueError, match=r"evil\.pt cannot be read.*contains code"):
             read(path)
     assert not (tmp_path / "ran").exists()
 
@@ -405,7 +405,7 @@ def test_classes_of_a_checkpoint(capsys):
     capsys.readouterr()
     torch.manual_seed(0)
     new = teachers.load("x3d_m", state, class_names=["a", "b"], new_head=True, **SMALL_X3D)
-    assert "fresh classifier of 2 classes in place of its 7" in capsys.readouterr().err
+    assert "new classifier for 2 classes instead of its 7" in capsys.readouterr().err
     assert new.net.head.projection.weight.shape == (2, 20)
     assert 0.001 < new.net.head.projection.weight.std() < 0.1
     assert not new.net.head.projection.bias.any()
@@ -424,7 +424,7 @@ def test_two_heads_mean_another_order_of_channels():
     two = small("epic_motionformer_16x4").net.state_dict()
     one = small("motionformer_16x4").net.state_dict()
     for name, state in (("motionformer_16x4", two), ("epic_motionformer_16x4", one)):
-        with pytest.raises(EgoDistillError, match=r"BGR.*epic_"):
+        with pytest.raises(EgoDistillError, match=r"epic_.*BGR"):
             teachers.load(name, state, progress=False, **SMALL_MOTIONFORMER)
     options = {"progress": False, **SMALL_MOTIONFORMER}
     meant = teachers.load("motionformer_16x4", two, (3, 5), **options)
@@ -479,9 +479,9 @@ def test_weights_of_another_model_are_named():
     with pytest.raises(EgoDistillError, match=r"missing \(s2\.pathway0_res1"):  # another size
         teachers.load("x3d_m", small("x3d_m").net.state_dict(), **{**SMALL_X3D, "depth_factor": 2})
     for strange in ({"fc.weight": torch.zeros(2)}, {}):
-        with pytest.raises(EgoDistillError, match="none of the layouts"):
+        with pytest.raises(EgoDistillError, match="none of the known layouts"):
             teachers.load("x3d_m", strange)
-    with pytest.raises(EgoDistillError, match="no weights by name"):
+    with pytest.raises(EgoDistillError, match="not contain named weights"):
         teachers.load("x3d_m", {1: torch.zeros(2)})
 
 

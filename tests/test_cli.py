@@ -369,7 +369,7 @@ def files(tmp_path_factory) -> Path:
         ("measure --student none.pt", "none.pt"),
         (
             "predict walk.mp4 --student teacher.pt",
-            "teacher.pt holds a model of the class Teacher; this is EgoDistill.load()",
+            "teacher.pt contains a model of the class Teacher, not EgoDistill",
         ),
         ("predict walk.mp4 --student notes.txt", "notes.txt cannot be read as a checkpoint"),
         ("measure --student rows.csv", "rows.csv cannot be read as a checkpoint"),
@@ -454,7 +454,7 @@ def test_the_exit_code_is_that_of_the_process(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("egodistill.cli", run_name="__main__")
     assert ended.value.code == 1
-    assert capsys.readouterr().err.strip() == "egodistill measure: there is no file no such.pt"
+    assert capsys.readouterr().err.strip() == "egodistill measure: no such.pt: no such file"
 
 
 TRAINING = (

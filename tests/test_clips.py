@@ -137,7 +137,7 @@ def test_specs_are_compared_in_what_both_have(kitchen):
     assert differences(STUDENT, replace(STUDENT, size=64), ignore=("size",)) == {}
     parts = STUDENT.parts()
     assert list(parts) == ["frames", "imu"] and differences(parts["frames"], parts["imu"]) == {}
-    with pytest.raises(DataError, match=r"one kind of array is needed, not \['frames', 'imu'\]"):
+    with pytest.raises(DataError, match=r"must have one kind of array, not \['frames', 'imu'\]"):
         next(decode_clips(kitchen[0].recording, {0: 1.0}, {"both": STUDENT}))
     for wrong in ({"frames": -1}, {"size": 0}, {"seconds": 0.0}, {"imu_axes": "up"}, {"sampling": "middle"}):
         with pytest.raises(DataError):

@@ -286,7 +286,7 @@ def test_rerun_reads_nothing_that_is_there(store, kitchen, monkeypatch):
 
 
 def test_labels_outside_the_class_names(kitchen, tmp_path):
-    with pytest.raises(data.DataError, match="'take' is not among the 2 class_names"):
+    with pytest.raises(data.DataError, match="'take', which is not among the 2 class_names"):
         data.prepare(kitchen, tmp_path / "s", **OPTIONS, class_names=["cut", "wash"])
     assert not (tmp_path / "s").exists()
     names = ["zzz", "wash", "take", "cut"]
@@ -309,7 +309,7 @@ def test_bad_clips_are_reported_and_the_rest_survives(kitchen, tmp_path, workers
         store = data.prepare(segments, tmp_path / "s", **options, max_bad=0.42)
     assert len(store) == 7 and store.segments.tolist() == [1, 1, 2, 6, 7, 7, 8]
     reasons = {failure["id"]: failure["reason"] for failure in store.failures}
-    assert re.search("ends at 5.99. s, before the segment begins", reasons["P01_101_0"])
+    assert re.search("ends at 5.99. s, before the segment starts", reasons["P01_101_0"])
     assert str(bad) in reasons["P02_102_1"]
     lines = (tmp_path / "s/failures.jsonl").read_text().splitlines()
     assert len(lines) == 5  # a failed clip is not tried again unasked
@@ -502,7 +502,7 @@ def test_full_disk_while_a_failure_is_noted(kitchen, tmp_path, full_disk, worker
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "fill", lambda *_: None)
         data.prepare(segments, tmp_path / "s", **OPTIONS)
-    words = "failures.jsonl: cannot be written: File too large" if workers == 1 else "ended with code 1 .*stands above"
+    words = "failures.jsonl: cannot be written: File too large" if workers == 1 else "ended with code 1 .*output above"
     with full_disk(700), pytest.raises((data.DataError, EgoDistillOSError), match=words):
         data.prepare(segments, tmp_path / "s", **options)
     said = capfd.readouterr().err

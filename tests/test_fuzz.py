@@ -223,7 +223,7 @@ def test_sizes_that_lie_take_no_memory():
     for key in (b"DEVC", b"ACCL", b"SCAL"):
         lie = struct.pack(">4scBH", key, b"s", 255, 65535)
         whole = device([(1, 2, 3)], [(4, 5, 6)])
-        with pytest.raises(gpmf.GPMFError, match="cut off"):
+        with pytest.raises(gpmf.GPMFError, match="truncated"):
             gpmf.parse(lie + whole)
     assert peak() - memory < 50
 

@@ -93,7 +93,11 @@ def test_retrieval_from_what_a_teacher_saw():
     found = retrieve(Mirror(), store, query, teacher="t", top=1, batch_size=2, **QUIET)
     assert found.rows.tolist() == [[1]] * 3
     store.arrays["t.feature"] = np.zeros((2, 5), dtype=np.float32)
-    for options, words in (({"teacher": "t"}, "has 2 numbers and t's 5"), ({"teacher": "u"}, "extract"), ({}, "top=5")):
+    for options, words in (
+        ({"teacher": "t"}, "size 2, but .* teacher 't' has the size 5"),
+        ({"teacher": "u"}, "extract"),
+        ({}, "from 1 to 2, .*got 5"),
+    ):
         with pytest.raises(EgoDistillError, match=words):
             retrieve(Mirror(), store, query, top=1 if options else 5, **options, **QUIET)
     with pytest.raises(EgoDistillError, match="reads place; got 2 inputs"):

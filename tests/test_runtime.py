@@ -130,7 +130,7 @@ def test_without_a_compiler_the_model_runs_as_it_is(when, monkeypatch, sample_da
     assert list(predict(model, video, batch_size=2, compile=True)) == list(predict(model, video, batch_size=2))
     assert capsys.readouterr().err == line
     frames, imu = batches.example_inputs(model, 2)
-    with pytest.raises(ValueError, match=r"imu is float \[batch, 422, 6\]"):  # The model's own, and no word more.
+    with pytest.raises(ValueError, match=r"imu must be float \[batch, 422, 6\]"):  # The model's own, and no word more.
         runtime.Compiled(model)(frames, imu[:, 1:])
     assert not capsys.readouterr().err
 

@@ -608,7 +608,7 @@ def test_a_run_that_is_overwritten_by_another_teacher_spoils_none_of_its_outputs
             teachers.extract(second, store, overwrite=True, progress=False)
 
     first.net.register_forward_pre_hook(overtaken)
-    with pytest.raises(DataError, match=r"slowfast\.teacher\.json: another run has overwritten"):
+    with pytest.raises(DataError, match=r"slowfast\.teacher\.json: another run is overwriting"):
         teachers.extract(first, store, batch_size=2, progress=False)
     with torch.no_grad():
         wanted = second(torch.from_numpy(store.arrays["clip"])).feature
@@ -837,15 +837,18 @@ def test_extract_averages_three_views(tmp_path):
 @pytest.mark.parametrize(
     ("stored", "words"),
     [
-        ({"seconds": 80 / 30}, r"seconds is 2\.6666\d* there, 2\.1333\d* in the model.*with seconds=2\.6666"),
-        ({"frames": 4, "sampling": "first"}, "frames is 4 there, 8 in the model; sampling is first there, uniform in"),
-        ({"crop": False}, "crop is False there, True in the model"),
-        ({"exact": False}, "exact is False there, True"),
+        ({"seconds": 80 / 30}, r"seconds is 2\.6666\d* in the store, 2\.1333\d* in the model.*with seconds=2\.6666"),
+        (
+            {"frames": 4, "sampling": "first"},
+            "frames is 4 in the store, 8 in the model; sampling is first in the",
+        ),
+        ({"crop": False}, "crop is False in the store, True in the model"),
+        ({"exact": False}, "exact is False in the store, True"),
     ],
 )
 def test_extract_refuses_other_clips_than_the_teacher_s(store, stored, words):
     store.specs = {"clip": replace(ClipSpec(frames=8, size=64, crop=True), **stored)}
-    with pytest.raises(EgoDistillError, match=f"the store's 'clip' are not the clips.*{words}.*or prepare other clips"):
+    with pytest.raises(EgoDistillError, match=f"'clip' of the store does not fit .*{words}.*or prepare other clips"):
         teachers.extract(narrow(), store, progress=False)
     assert "slowfast.feature" not in store.names
 
@@ -866,7 +869,7 @@ def test_extract_shares_the_clips_by_rank(store, monkeypatch):
     assert np.flatnonzero(store.done("slowfast.feature")).tolist() == [1, 4]
     teachers.extract(teacher, store, rank=0, world_size=3, progress=False)
     assert np.flatnonzero(store.done("slowfast.logits")).tolist() == [0, 1, 3, 4]
-    with pytest.raises(teachers.TeacherError, match="for a single process"):
+    with pytest.raises(teachers.TeacherError, match="in a single process only, but world_size is 3"):
         teachers.extract(teacher, store, rank=0, world_size=3, overwrite=True)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "3")
@@ -909,13 +912,13 @@ def test_each_clip_is_written_by_the_teacher_that_has_not_seen_it(folder, tmp_pa
 def test_extract_says_which_folds_do_not_fit(store):
     one, other = narrow(), narrow(1)
     for given, fold, words in (
-        (one, [0] * 5, "for several teachers"),
-        ([one], [0] * 5, "1 teachers: several are needed"),
-        ([one, other], None, "2 teachers: .* `fold`"),
+        (one, [0] * 5, "fold needs several teachers"),
+        ([one], [0] * 5, "at least two of them.*got 1 and a fold"),
+        ([one, other], None, "got 2 and no fold"),
         ([one, other], [0, 1, 2, 0, 1], "from 0 to 1 for each of the 5 clips"),
         ([one, other], [0, 1], "from 0 to 1 for each of the 5 clips"),
-        ([one, other], [0.0, 1.0, 0.0, 1.0, 0.0], "not float64"),
-        ([one, narrow(1, "another")], [0, 1, 0, 1, 0], "differ in name.*another"),
+        ([one, other], [0.0, 1.0, 0.0, 1.0, 0.0], "got float64"),
+        ([one, narrow(1, "another")], [0, 1, 0, 1, 0], "must have the same name.*another"),
     ):
         with pytest.raises(teachers.TeacherError, match=words):
             teachers.extract(given, store, fold=fold, progress=False)
@@ -974,7 +977,7 @@ def test_extract_refuses_stores_that_do_not_fit(tmp_path):
         teachers.extract(teacher, Store(tmp_path, random_clips(2), [*LABELS, "cut"]))
     with pytest.raises(EgoDistillError, match=r"clip_frames=8, clip_size=32"):
         teachers.extract(teacher, Store(tmp_path, None))
-    with pytest.raises(EgoDistillError, match=r"frames is 16 there, 8 in the model"):
+    with pytest.raises(EgoDistillError, match=r"frames is 16 in the store, 8 in the model"):
         teachers.extract(teacher, Store(tmp_path, random_clips(2, frames=16)))
     assert list(tmp_path.iterdir()) == []  # refused before anything was written
 
