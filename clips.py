@@ -333,19 +333,18 @@ def open_recording(
     and `imu_stretch` are applied on top of a reader's own. A `Recording` is returned unchanged. Raise DataError if
     other arguments come with it.
 
-    A camera of your own is one more reader. This one finds NAME.csv beside NAME.mp4. `prepare()` reads what segments
-    name, so a segment takes its IMU from the recording:
+    A camera of your own is one more reader, which `prepare()`, `check()` and `predict()` then use for videos without
+    IMU files. This one finds NAME.csv beside NAME.mp4:
 
     >>> from egodistill import clips, data
     >>> def table_beside(path):
     ...     table = path.with_suffix(".csv")
     ...     return clips.Recording(path, table) if table.is_file() else None
     >>> clips.READERS.insert(0, table_beside)
-    >>> walk = data.open_recording("walk.mp4", wearer="P01")
-    >>> walk.imu, walk.wearer
-    ('walk.csv', 'P01')
-    >>> segment = data.Segment("walk-1", walk.video, 2.0, 5.5, "walk", imu=walk.imu, wearer=walk.wearer)
-    >>> store = data.prepare([segment], "own-store", frame_size=64, workers=1, progress=False)
+    >>> data.open_recording("walk.mp4").imu
+    'walk.csv'
+    >>> segment = data.Segment("walk-1", "walk.mp4", 2.0, 5.5, "walk")
+    >>> store = data.prepare([segment], "own-store", frame_size=64, progress=False)
     >>> store.read("imu", [0, 1]).shape
     (2, 422, 6)
     >>> clips.READERS.remove(table_beside)

@@ -33,7 +33,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,31 @@ def _duration(video: str) -> float:
         return probe(video).duration
     except VideoError:  # reported when its clips are decoded
         return math.inf
+
+
+def name_imu_files(segments: Iterable[Segment]) -> list[Segment]:
+    """Return the segments, those without IMU files with what the readers of recordings find for their video.
+
+    It is written into the store, so that every process of `prepare()` reads the same recording.
+    """
+    found: dict[Recording, Recording] = {}
+    result = []
+    for segment in segments:
+        own = segment.recording
+        if segment.imu is None:
+            clock = {"imu_offset": own.imu_offset, "imu_stretch": own.imu_stretch, "wearer": own.wearer}
+            own = found[own] if own in found else found.setdefault(own, open_recording(own.video, **clock))
+        result.append(
+            replace(
+                segment,
+                video=own.video,
+                imu=own.imu,
+                imu_offset=own.imu_offset,
+                imu_stretch=own.imu_stretch,
+                wearer=own.wearer,
+            )
+        )
+    return result
 
 
 def clip_specs(settings: Mapping[str, Any]) -> dict[str, ClipSpec]:
@@ -212,7 +237,7 @@ def prepare(
     >>> store.read("frames_4", [0, 1]).shape
     (2, 4, 3, 64, 64)
     """
-    segments = list(segments)
+    segments = name_imu_files(segments) if imu else list(segments)
     settings = {
         "num_frames": [num_frames] if isinstance(num_frames, int) else sorted(set(num_frames)),
         "frame_size": frame_size,

@@ -75,7 +75,7 @@ setup(
     author="The egodistill authors",
     url=HOME,
     project_urls={
-        "Documentation": f"{HOME}/blob/main/REFERENCE.md",
+        "Documentation": f"{HOME}/blob/main/API.md",
         "Source": HOME,
         "Issues": f"{HOME}/issues",
         "Changelog": f"{HOME}/blob/main/CHANGELOG.md",

@@ -383,6 +383,7 @@ class FrameReader:
         return dts is not None and dts > ticks
 
     def decode(self, packet: av.Packet | None) -> None:
+        """Decode a packet, or drain the decoder (None); keep the frames in `decoded`."""
         if packet is not None:
             skip = self.can_skip and not self._is_wanted(packet)
             self.codec.skip_frame = "NONREF" if skip else "DEFAULT"

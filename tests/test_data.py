@@ -35,7 +35,7 @@ from painted import (
     write_video,
 )
 
-from egodistill import EgoDistillOSError, data
+from egodistill import EgoDistillOSError, clips, data
 
 
 def test_clip_starts_closed_form():
@@ -563,3 +563,17 @@ def test_a_worker_is_small(kitchen, tmp_path):
     process.communicate("\n", timeout=60)
     assert loaded == "[]" and int(peak) < 100  # MB, of which half are the libraries of PyAV and numpy
     assert len(data.ClipStore(store.path, unfinished=True)) == 8
+
+
+def test_readers_find_the_imu_of_segments_without_one(kitchen, tmp_path, monkeypatch):
+    """Also for the processes of `prepare()`, which do not know a reader of the caller's."""
+    video = shutil.copy(kitchen[0].video, tmp_path / "walk.mp4")
+    tables = kitchen[0].imu
+    own = clips.Recording(str(video), tables, imu_offset=0.1, imu_stretch=1.01, wearer="me")
+    monkeypatch.setattr(clips, "READERS", [lambda path: own if path.name == "walk.mp4" else None])
+    segments = [data.Segment(f"s{t}", video, t, t + CLIP, "x", imu_offset=0.2) for t in (0.5, 2.0)]
+    store = data.prepare(segments, tmp_path / "s", frame_size=40, workers=2, progress=False)
+    walk = clips.Recording(str(video), tables, imu_offset=0.2 + 0.1, imu_stretch=1.01, wearer="me")
+    assert store.wearers == ["me", "me"]
+    for row, clip in enumerate(store.clips):
+        np.testing.assert_array_equal(store.read("imu", [row])[0], walk.motion().window(clip["start"]))
