@@ -168,6 +168,7 @@ def environment(name: str, value: str) -> Iterator[None]:
 
 def run_parsed(arguments: argparse.Namespace) -> int:
     try:
+        importlib.import_module("egodistill.commands").check_outputs(arguments)
         arguments.run(arguments)
         leave_processes()
     except (ValueError, OSError) as error:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from egodistill import annotations, data, files, recordings
+from egodistill import DataError, annotations, data, files, recordings
 from egodistill.tables import Table
 from egodistill.video import SAMPLING
 
@@ -124,6 +124,40 @@ def run_segments(a: argparse.Namespace) -> None:
         print(f"left out, {reason}: {count:,} segments")
 
 
+# {command: byte strings that tell an earlier result of the same kind}. Such a file is replaced without --overwrite.
+RESULTS = {
+    "check": (b"video,imu_offset",),
+    "finetune": (b"egodistill model",),
+    "pretrain": (b"egodistill model",),
+    "distill": (b"egodistill model",),
+    "evaluate": (b"egodistill evaluation",),
+    "measure": (b"egodistill measurement",),
+    "predict": (b'"problem":', b"start,stop,class_1", b"[\n\n]"),
+}
+
+
+def overwrite_option(parser: argparse.ArgumentParser) -> None:
+    """Add --overwrite, for `check_outputs()`."""
+    parser.add_argument("--overwrite", action="store_true", help="let --out replace a file that is not a result")
+
+
+def check_outputs(arguments: argparse.Namespace) -> None:
+    """Raise DataError if what a command is to write must not replace what is there; see `files.check_output()`."""
+    given = {
+        name: value for name, value in vars(arguments).items() if name not in ("out", "markdown", "command", "words")
+    }
+    values = [value for values in given.values() for value in (values if isinstance(values, list) else [values])]
+    inputs = [value for value in values if isinstance(value, str)]
+    if arguments.command in RESULTS and arguments.out:
+        files.check_output(
+            arguments.out, inputs, ours=RESULTS[arguments.command], overwrite=getattr(arguments, "overwrite", False)
+        )
+    if document := getattr(arguments, "markdown", None):
+        if Path(document).suffix.lower() != ".md":
+            raise DataError(f"{document}: --markdown writes into a Markdown document; its name must end in .md")
+        files.check_output(document, inputs, overwrite=True)
+
+
 def check_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="videos, or annotation files for all their videos")
     root_option(parser)
@@ -135,6 +169,7 @@ def check_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="CSV", help="write the reliable offsets to a table for `prepare --imu-offsets`"
     )
+    overwrite_option(parser)
 
 
 def imu_option(parser: argparse.ArgumentParser) -> None:

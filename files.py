@@ -20,8 +20,9 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,6 +43,7 @@ __all__ = [
     "append_line",
     "atomic_write",
     "available_cores",
+    "check_output",
     "check_share",
     "differences",
     "disk_errors",
@@ -83,15 +85,64 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     'complete'
     """
     path = Path(path)
+    if is_stream(path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield (part := Path(folder, "part"))
+            with disk_errors(path), open(part, "rb") as source, open(path, "wb") as target:
+                shutil.copyfileobj(source, target)
+        return
+    path = path.resolve() if path.is_symlink() else path  # the link stays
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield part
+            if path.exists() and not path.is_file():
+                raise DataError(f"{path}: not a regular file, so it is not replaced; give another path")
             replace_file(part, path)
         finally:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
+
+
+def is_stream(path: Path) -> bool:
+    """Return whether a path is a character device or a pipe: it can be written to, but must not be replaced."""
+    return path.is_char_device() or path.is_fifo()
+
+
+def check_output(
+    path: str | os.PathLike,
+    inputs: Iterable[str | os.PathLike] = (),
+    *,
+    ours: Sequence[bytes] = (),
+    overwrite: bool = False,
+) -> None:
+    """Raise DataError unless a result may be written to ``path``. Call it before any work.
+
+    A folder, one of the ``inputs`` and a file of a clip store are never replaced. Another existing file is replaced
+    only if it is empty, if its first megabyte contains one of the byte strings ``ours``, or with ``overwrite``.
+    """
+    path = Path(path)
+    if is_stream(path):
+        return
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: a {'folder' if path.is_dir() else 'device'}, not a file; give a file name")
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise DataError(f"{path}: cannot be written, because {folder} is not a writable folder; give another path")
+    if (path.parent / "store.json").is_file():
+        raise DataError(f"{path}: inside the clip store {path.parent}; give a path outside of it")
+    if not path.exists():
+        return
+    for source in inputs:
+        if os.path.exists(source) and os.path.samefile(source, path):
+            raise DataError(f"{path}: also an input of this command; give another path")
+    with open(path, "rb") as file:
+        start = file.read(1 << 20)
+    if start and not overwrite and not any(mark in start for mark in ours):
+        raise DataError(f"{path}: already exists and is not an earlier result; give another path, or --overwrite")
 
 
 def remove_parts(path: str | os.PathLike) -> None:

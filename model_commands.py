@@ -33,7 +33,14 @@ from egodistill import (
     tables,
     teachers,
 )
-from egodistill.commands import coverage_options, imu_files, imu_option, keyword_arguments, positive_int
+from egodistill.commands import (
+    coverage_options,
+    imu_files,
+    imu_option,
+    keyword_arguments,
+    overwrite_option,
+    positive_int,
+)
 from egodistill.distillation import EPIC_KITCHENS, PRESETS
 from egodistill.options import device_option, precision_option, reject, report_precision
 from egodistill.tables import Table
@@ -187,6 +194,7 @@ def run_teachers(a: argparse.Namespace) -> None:
 def finetune_options(parser: argparse.ArgumentParser) -> None:
     store_options(parser, "train")
     parser.add_argument("--out", metavar="FILE", required=True, help="file to write the model to")
+    overwrite_option(parser)
     absent = {"default": argparse.SUPPRESS}  # An option that is not used is absent from the arguments.
     parser.add_argument(
         "--architecture",
@@ -311,6 +319,7 @@ def student_training_options(parser: argparse.ArgumentParser) -> None:
         "--teacher", metavar="NAME", required=True, help="name of the teacher whose outputs are in the store"
     )
     parser.add_argument("--out", metavar="FILE", required=True, help="file to write the student to")
+    overwrite_option(parser)
     student_options(parser)
 
 
@@ -347,6 +356,7 @@ def evaluate_options(parser: argparse.ArgumentParser) -> None:
     model_options(parser)
     parser.add_argument("--teacher", metavar="NAME", help="also compare with the features of this teacher in the store")
     parser.add_argument("--out", metavar="JSON", help="write all results to this file")
+    overwrite_option(parser)
     inference_options(parser)
 
 
@@ -362,6 +372,7 @@ def run_evaluate(a: argparse.Namespace) -> None:
         print(f"  {name:<{width}}  {100 * accuracy:6.2f} % of {count}")
     if a.out:
         numbers = {
+            "format": "egodistill evaluation 1",
             "top1": result.top1,
             "per_class": result.per_class,
             "class_names": store.class_names,
@@ -458,6 +469,7 @@ def measure_options(parser: argparse.ArgumentParser) -> None:
         "--seconds", type=float, default=30, help="time at most this long per model, but at least two passes"
     )
     parser.add_argument("--out", metavar="JSON", help="write all results to this file")
+    overwrite_option(parser)
     tables.markdown_option(parser)
     inference_options(parser)
 
@@ -495,7 +507,9 @@ def run_measure(a: argparse.Namespace) -> None:
         found = {name: c._asdict() for name, c in costs.items()}
         if not own:
             found = {name: row | {"published": experiments.TABLE_3[name][0]._asdict()} for name, row in found.items()}
-        files.write_json(a.out, {"models": found, "compiled": a.compile, "notes": notes})
+        files.write_json(
+            a.out, {"format": "egodistill measurement 1", "models": found, "compiled": a.compile, "notes": notes}
+        )
 
 
 def cost_table(costs: dict[str, inference.Cost]) -> Table:
@@ -543,6 +557,7 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
         "--key-frames", action="store_true", help="use the nearest key frames: faster, but at slightly different times"
     )
     parser.add_argument("--out", metavar="FILE", help="also write the results to this .csv or .json file")
+    overwrite_option(parser)
     inference_options(parser)
 
 

@@ -25,6 +25,7 @@ import torch
 from miniature import Demo, group_size, miniature, same, unfinished, weights
 from toys import Store
 
+import egodistill.commands
 import egodistill.demo
 import egodistill.files
 from egodistill import (
@@ -473,7 +474,7 @@ OPTIONS = {
     "ablate": f"{EXPERIMENT} --num-frames",
     "synthesize": "out --seed --train-acts --test-acts --label-noise",
     "segments": f"{SEGMENTS} --classes",
-    "check": "VIDEO --root --imu --no-offset --max-offset --out",
+    "check": "VIDEO --root --imu --no-offset --max-offset --out --overwrite",
     "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
     "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --clip-frames --clip-size --no-imu "
     "--zero-accel --min-coverage --workers --max-bad --retry-failed",
@@ -481,17 +482,20 @@ OPTIONS = {
     "export": "STUDENT --out --format --precision --calibrate --calibrate-split --calibrate-clips --check "
     "--check-split --overwrite --markdown",
     "teachers": "",
-    "finetune": f"store --split --out --init --architecture --pretrained --name --option --head-only "
+    "finetune": f"store --split --out --overwrite --init --architecture --pretrained --name --option --head-only "
     f"--gradient-checkpointing {STUDENT} {TRAINING} --crop",
     "extract": "store --split --teacher-file --views --batch-size --precision --device",
-    "pretrain": "store --split --teacher --out --init --nce-tau --nce-weight --l1-weight --l1-reduction --symmetric "
+    "pretrain": "store --split --teacher --out --overwrite "
+    "--init --nce-tau --nce-weight --l1-weight --l1-reduction --symmetric "
     f"{STUDENT} {TRAINING}",
-    "distill": "store --split --teacher --out --alpha --beta --tau --tau-squared --l1-reduction --init --crop "
+    "distill": "store --split --teacher --out --overwrite "
+    "--alpha --beta --tau --tau-squared --l1-reduction --init --crop "
     f"{STUDENT} {TRAINING}",
-    "evaluate": f"store --split --student --teacher-file --teacher --out {INFERENCE}",
-    "measure": f"--student --teacher-file --rows --batch-size --repeats --seconds --out --markdown {INFERENCE}",
+    "evaluate": f"store --split --student --teacher-file --teacher --out --overwrite {INFERENCE}",
+    "measure": f"--student --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
+    f"--markdown {INFERENCE}",
     "predict": "video --student --imu --imu-offset --imu-stretch --zero-accel --min-coverage --stride --top "
-    f"--key-frames --out {INFERENCE}",
+    f"--key-frames --out --overwrite {INFERENCE}",
 }
 
 
@@ -1221,3 +1225,61 @@ def test_synthesize_and_prepare_are_of_one_layout(demo, tmp_path, monkeypatch, c
         store.read("frames_1", np.arange(22)),
         data.ClipStore(demo.out / "store").read("frames_1", np.arange(22)),
     )
+
+
+OUTPUTS = {  # {command: its arguments, where IN is an input that exists}
+    "check": "IN --out",
+    "finetune": "store --init IN --out",
+    "pretrain": "store --teacher t --init IN --out",
+    "distill": "store --teacher t --init IN --out",
+    "evaluate": "store --student IN --out",
+    "measure": "--student IN --out",
+    "predict": "video.mp4 --student IN --out",
+}
+
+
+def test_every_output_file_is_checked():
+    """A new command with an output file has its line in `RESULTS`; those with a folder check it themselves."""
+    folders = {"prepare", "transcode", "synthesize", "demo", "compare", "ablate"}
+    writing = set()
+    for module in (egodistill.commands, egodistill.demo, model_commands):
+        for name, (add_options, _) in module.COMMANDS.items():
+            parser = argparse.ArgumentParser()
+            add_options(parser)
+            if any("--out" in action.option_strings for action in parser._actions):
+                writing.add(name)
+    assert (
+        writing - folders - {"export"} == set(egodistill.commands.RESULTS) == set(OUTPUTS)
+    )  # export has a check of its own
+
+
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_an_output_never_replaces_what_is_not_a_result(command, tmp_path, monkeypatch, capsys):
+    """Before any work: the store and models here do not exist."""
+    monkeypatch.chdir(tmp_path)
+    Path("in.json").write_text("a input")
+    Path("foreign.json").write_text("my thesis")
+    Path("folder").mkdir()
+    Path("kept").mkdir()
+    Path("kept/store.json").write_text("{}")
+    words = [word.replace("IN", "in.json") for word in OUTPUTS[command].split()]
+    for out, why in {
+        "in.json": "also an input of this command",
+        "./in.json": "also an input of this command",
+        "foreign.json": "not an earlier result; give another path, or --overwrite",
+        "folder": "a folder, not a file",
+        "kept/store.json": "inside the clip store",
+        "foreign.json/x.json": "not a writable folder",
+    }.items():
+        assert cli.main([command, *words, out]) == 1
+        assert why in capsys.readouterr().err, out
+    assert Path("in.json").read_text() == "a input" and Path("foreign.json").read_text() == "my thesis"
+    cli.main([command, *words, "foreign.json", "--overwrite"])
+    assert "already exists" not in capsys.readouterr().err
+
+
+def test_a_document_for_tables_is_markdown(tmp_path, capsys):
+    (tmp_path / "student.pt").write_bytes(b"weights")
+    assert cli.main(["measure", "--rows", "EgoDistill", "--markdown", str(tmp_path / "student.pt")]) == 1
+    assert "its name must end in .md" in capsys.readouterr().err
+    assert (tmp_path / "student.pt").read_bytes() == b"weights"

@@ -1,10 +1,13 @@
 """Atomic writes, progress, reading ahead, the same run. Locks between processes are in test_portability.py."""
 
 import io
+import json
 import os
+import stat
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -168,3 +171,78 @@ def test_progress_without_stderr(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     with files.Progress("extract", 2) as bar:
         bar.step(2)
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path):
+    device = tmp_path / "null"
+    try:
+        os.mknod(device, stat.S_IFCHR | 0o666, os.stat(os.devnull).st_rdev)
+    except (PermissionError, AttributeError, OSError):
+        device = Path(os.devnull)  # nobody else can replace it
+    files.write_json(device, [1, 2])
+    assert device.is_char_device() and os.stat(device).st_rdev == os.stat(os.devnull).st_rdev
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_a_pipe_gets_the_result(tmp_path):
+    pipe, found = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: found.append(pipe.read_text()))
+    reader.start()
+    files.write_json(pipe, {"a": 1})
+    reader.join(10)
+    assert json.loads(found[0]) == {"a": 1} and pipe.is_fifo()
+
+
+def test_a_link_stays_and_its_target_is_written(tmp_path):
+    target, link = tmp_path / "target.json", tmp_path / "link.json"
+    target.write_text("{}")
+    link.symlink_to(target)
+    files.write_json(link, {"a": 1})
+    assert link.is_symlink() and files.read_json(target) == {"a": 1}
+
+
+def test_a_folder_is_not_replaced(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError, match="out: not a regular file"):
+        files.write_json(tmp_path / "out", {})
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+def test_outputs_are_checked_before_any_work(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("video,start\n")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "store.json").write_text("{}")
+    (tmp_path / "empty").touch()
+    (tmp_path / "link").symlink_to(table)
+    refused = {
+        "store": "a folder, not a file",
+        "store/store.json": "inside the clip store",
+        "store/new.json": "inside the clip store",
+        "table.csv/out.json": "is not a writable folder",
+        "link": "also an input",
+        "foreign": "already exists and is not an earlier result; give another path, or --overwrite",
+    }
+    (tmp_path / "foreign").write_text("my thesis")
+    for name, why in refused.items():
+        with pytest.raises(DataError, match=why):
+            files.check_output(tmp_path / name, [table, "nonsense"], ours=[b"format"])
+    for name in ("empty", "new", "new/folder/out.json"):
+        files.check_output(tmp_path / name, [table], ours=[b"format"])
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "foreign").write_text('{"format": 1}')
+    files.check_output(tmp_path / "foreign", ours=[b"format"])
+    files.check_output(table, ours=[b"format"], overwrite=True)
+    with pytest.raises(DataError, match="also an input"):
+        files.check_output(table, [table], overwrite=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_told_before_any_work(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(DataError, match="not a writable folder"):
+            files.check_output(tmp_path / "out.json")
+    finally:
+        tmp_path.chmod(0o700)
