@@ -462,8 +462,13 @@ def predict(
 
 
 def strided_starts(duration: float, length: float, stride: float) -> list[float]:
-    """Return the start of each clip in seconds; the last clip ends before the recording does."""
-    return [k * stride for k in range(max(1, math.floor((duration - length) / stride + 1 + 1e-6)))]
+    """Return where the clips of a recording start (s): every `stride`, and a last one that ends with the recording.
+
+    As in `clips.clip_starts()`, a recording shorter than a clip has one clip, which starts at 0.
+    """
+    starts = [k * stride for k in range(max(1, math.floor((duration - length) / stride + 1 + 1e-6)))]
+    last = duration - length
+    return [*starts, last] if last > starts[-1] + 1e-3 else starts
 
 
 class ClipReader:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import csv
+import json
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import nn
@@ -564,7 +566,6 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
 def run_predict(a: argparse.Namespace) -> None:
     if a.out and Path(a.out).suffix not in (".csv", ".json"):
         raise ValueError(f"--out must end in .csv or .json; got {a.out}")
-    rows = []
     clips = inference.predict(
         EgoDistill.load(a.student),
         a.video,
@@ -574,22 +575,52 @@ def run_predict(a: argparse.Namespace) -> None:
         **inference_arguments(a),
     )
     report_precision(a.precision, a.device)
-    for clip in clips:
-        rows.append(clip)
-        best = "  ".join(f"{name} {score:.2f}" for name, score in clip.classes) or f"skipped: {clip.problem}"
-        print(f"{clip.start:8.2f} {clip.stop:8.2f} s  {best}")
-    if a.out and Path(a.out).suffix == ".json":
-        keys = ("start", "stop", "classes", "problem")
-        files.write_json(a.out, [dict(zip(keys, row, strict=True)) for row in rows])
-    elif a.out:
-        with files.atomic_write(Path(a.out)) as part, open(part, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            columns = [f"{what}_{k + 1}" for k in range(a.top) for what in ("class", "score")]
-            writer.writerow(["start", "stop", *columns, "problem"])
-            for clip in rows:
-                cells = [cell for pair in clip.classes for cell in pair]
-                cells += [""] * (len(columns) - len(cells))
-                writer.writerow([f"{clip.start:.3f}", f"{clip.stop:.3f}", *cells, clip.problem or ""])
+    with prediction_writer(Path(a.out), a.top) if a.out else contextlib.nullcontext(lambda clip: None) as write:
+        for clip in clips:
+            write(clip)  # first: printing may end the command
+            best = "  ".join(f"{name} {score:.2f}" for name, score in clip.classes) or f"skipped: {clip.problem}"
+            print(f"{clip.start:8.2f} {clip.stop:8.2f} s  {best}")
+
+
+@contextlib.contextmanager
+def prediction_writer(path: Path, top: int) -> Iterator[Callable[[inference.Prediction], None]]:
+    """Yield a function that adds a prediction to a .csv or .json file at once, so that a killed run keeps its rows."""
+    with files.disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = (JSONRows if path.suffix == ".json" else CSVRows)(file, top)
+            yield writer.add
+
+
+class CSVRows:
+    """Rows of a CSV file: start, stop, the best classes with their scores, and what is wrong."""
+
+    def __init__(self, file: TextIO, top: int) -> None:
+        self.file, self.writer = file, csv.writer(file)
+        self.columns = [f"{what}_{k + 1}" for k in range(top) for what in ("class", "score")]
+        self.writer.writerow(["start", "stop", *self.columns, "problem"])
+
+    def add(self, clip: inference.Prediction) -> None:
+        cells = [cell for pair in clip.classes for cell in pair]
+        cells += [""] * (len(self.columns) - len(cells))
+        self.writer.writerow([f"{clip.start:.3f}", f"{clip.stop:.3f}", *cells, clip.problem or ""])
+        self.file.flush()
+
+
+class JSONRows:
+    """Items of a JSON list, one per line; the file is valid after each."""
+
+    def __init__(self, file: TextIO, top: int) -> None:
+        self.file, self.end, self.separator = file, 1, "\n"
+        file.write("[\n]\n")
+
+    def add(self, clip: inference.Prediction) -> None:
+        text = self.separator + json.dumps(clip._asdict())
+        self.file.seek(self.end)
+        self.file.write(f"{text}\n]\n")
+        self.file.flush()
+        self.end += len(text)  # ASCII
+        self.separator = ",\n"
 
 
 # {command: (function that adds its options to a parser, function that runs it)}

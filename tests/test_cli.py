@@ -1283,3 +1283,32 @@ def test_a_document_for_tables_is_markdown(tmp_path, capsys):
     assert cli.main(["measure", "--rows", "EgoDistill", "--markdown", str(tmp_path / "student.pt")]) == 1
     assert "its name must end in .md" in capsys.readouterr().err
     assert (tmp_path / "student.pt").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_predictions_are_written_as_they_come(suffix, files, monkeypatch, tmp_path, capsys):
+    """What ends `predict` in its middle leaves the rows so far, in a file that can be read."""
+    out, read = tmp_path / f"rows.{suffix}", []
+
+    def predict(model, video, imu, **options):
+        for k in range(3):
+            problem = "a frame is lost" if k == 1 else None
+            yield inference.Prediction(
+                2.0 * k, 2.0 * k + 2, [] if problem else [("wash", 0.75), ("cut", 0.25)], problem
+            )
+            text = out.read_text()
+            read.append(json.loads(text) if suffix == "json" else list(csv.DictReader(text.splitlines())))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inference, "predict", predict)
+    monkeypatch.chdir(files)
+    out.write_text("start,stop,class_1\n" + 1000 * "an older and longer result\n")
+    assert cli.main(["predict", "a.mp4", "--student", "student.pt", "--out", str(out), "--top", "2"]) == 130
+    assert list(map(len, read)) == [1, 2, 3]
+    last, lost = read[-1][-1], read[-1][1]
+    if suffix == "json":
+        assert last == {"start": 4.0, "stop": 6.0, "classes": [["wash", 0.75], ["cut", 0.25]], "problem": None}
+        assert lost["classes"] == [] and json.loads(out.read_text()) == read[-1]
+    else:
+        assert last["class_1"] == "wash" and float(last["score_2"]) == 0.25 and last["problem"] == ""
+        assert lost["problem"] == "a frame is lost" and out.read_text().count("\n") == 4

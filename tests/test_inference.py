@@ -228,7 +228,7 @@ def test_predict_on_a_real_recording(sample_data):
     video = sample_data / "gopro" / "max-heromode.mp4"
     exactly = {"precision": "fp32", "device": "cpu"}
     rows = list(predict(model, video, batch_size=2, **exactly))
-    assert [round(row.start, 3) for row in rows] == [0.0, 2.133, 4.267, 6.4]
+    assert [round(row.start, 3) for row in rows] == [0.0, 2.133, 4.267, 6.4, 8.377]  # to the end
     assert all(row.stop - row.start == pytest.approx(64 / 30) for row in rows)
     for row in rows:
         assert row.problem is None and len(row.classes) == 4
@@ -383,7 +383,7 @@ def test_prepared_predicted_and_checked_alike(kitchen, tmp_path, monkeypatch, ho
     monkeypatch.undo()
     model.shown.clear()
     late = list(predict(model, walk.video, walk.imu, device="cpu"))  # without the clock it sees something else
-    assert len(late) == 2 and not any((window == kept[1][0]).all() for window in model.imu)
+    assert len(late) == 3 and not any((window == kept[1][0]).all() for window in model.imu)
 
 
 def test_predict_takes_the_limits_of_prepare(kitchen, tmp_path):
@@ -397,10 +397,11 @@ def test_predict_takes_the_limits_of_prepare(kitchen, tmp_path):
     assert ["covers" in (row.problem or "") for row in predict(model, kitchen[0].video, table, **options)] == [
         True,
         False,
+        False,
     ]
     for limit in ({"min_coverage": 0.8}, {"max_gap": 0.4}):
         rows = list(predict(model, kitchen[0].video, table, **limit, **options))
-        assert [row.problem for row in rows] == [None, None]
+        assert [row.problem for row in rows] == [None, None, None]
     assert not model.imu[..., :3].any()
 
 
@@ -408,7 +409,7 @@ def test_predict_names_a_frame_that_is_lost_in_its_clip(tmp_path):
     source = write_video(tmp_path / "a.mp4", STEADY, bf=0, g=1, crf=10)
     video = break_packets(source, tmp_path / "b.mp4", set(range(70, 100)))
     rows = list(predict(small(use_imu=False), video, device="cpu"))
-    assert [bool(row.classes) for row in rows] == [True, False] and "no frame at 3" in rows[1].problem
+    assert [bool(row.classes) for row in rows] == [True, False, True] and "no frame at 3" in rows[1].problem
 
 
 def test_predict_says_where_head_motion_is_missing(sample_data, tmp_path):
@@ -416,7 +417,7 @@ def test_predict_says_where_head_motion_is_missing(sample_data, tmp_path):
     kept = [line for k, line in enumerate(table) if k == 0 or not 2000 < float(line.split(",")[2]) < 4000]
     (tmp_path / "imu.csv").write_text("\n".join(kept) + "\n")
     rows = list(predict(small(), sample_data / "gopro-derived" / "walk_vp9_30fps.mp4", tmp_path / "imu.csv"))
-    assert [bool(row.classes) for row in rows] == [False, False, True, True]
+    assert [bool(row.classes) for row in rows] == [False, False, True, True, True]
     assert "covers" in rows[0].problem
 
 
@@ -430,3 +431,11 @@ def test_predict_says_at_once_what_does_not_fit(sample_data, tmp_path):
     (tmp_path / "imu.csv").write_text("what,is,this\n1,2,3\n")
     with pytest.raises(data.IMUError, match="imu"):
         predict(model, video, tmp_path / "imu.csv")
+
+
+def test_clips_cover_a_recording_to_its_end():
+    length = 64 / 30
+    assert inference.strided_starts(3 * length, length, length) == pytest.approx([0, length, 2 * length])
+    assert inference.strided_starts(10.0, 2.0, 3.0) == [0, 3, 6, 8]  # the last one ends with the recording
+    assert inference.strided_starts(10.0, 2.0, 4.0) == [0, 4, 8]
+    assert inference.strided_starts(1.0, 2.0, 2.0) == [0]
