@@ -25,6 +25,7 @@ import sys
 from collections.abc import Iterator
 
 import egodistill
+from egodistill import files
 
 __all__ = ["main"]
 
@@ -147,7 +148,7 @@ def run_command(argv: list[str] | None) -> int:
     arguments = parse(argv)
     if arguments.command in SHARED or "MASTER_ADDR" not in os.environ:
         return run_parsed(arguments)
-    if int(os.environ.get("RANK", 0)):
+    if os.environ.get("RANK", "0") != "0":
         return 0
     with environment("WORLD_SIZE", "1"):  # The other processes have exited.
         return run_parsed(arguments)
@@ -168,6 +169,7 @@ def environment(name: str, value: str) -> Iterator[None]:
 
 def run_parsed(arguments: argparse.Namespace) -> int:
     try:
+        files.environment_share()  # an error at once, and not after hours
         importlib.import_module("egodistill.commands").check_outputs(arguments)
         arguments.run(arguments)
         leave_processes()

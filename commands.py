@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import statistics
 import time
 from collections import Counter
@@ -333,7 +332,7 @@ def run_prepare(a: argparse.Namespace) -> None:
         retry_failed=a.retry_failed,
         **files.environment_share(),  # Several machines or processes of torchrun share the recordings.
     )
-    if int(os.environ.get("RANK", 0)) == 0:
+    if files.environment_share()["rank"] == 0:
         describe_store(store, segments)
 
 

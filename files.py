@@ -267,16 +267,23 @@ def available_cores() -> int:
 
 
 def environment_share() -> dict[str, int]:
-    """Return {"rank": ..., "world_size": ...} from RANK and WORLD_SIZE, by default 0 and 1.
+    """Return {"rank": ..., "world_size": ...} from the variables RANK and WORLD_SIZE, by default 0 and 1.
 
-    For commands whose processes do not communicate. Functions use a share only if the caller passes one.
+    For commands whose processes do not communicate. Functions use a share only if the caller passes one. Raise
+    DataError if only one of the two is set, or if they are not a rank and a number of processes.
     """
-    variables = {name: os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
+    variables = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")}
+    if not any(variables.values()):
+        return {"rank": 0, "world_size": 1}
+    found = " and ".join(f"{name}={text!r}" for name, text in variables.items())
     try:
-        return {name.lower(): int(text) for name, text in variables.items()}
+        share = {name.lower(): int(text) for name, text in variables.items()}
     except ValueError as error:
-        found = " and ".join(f"{name}={text!r}" for name, text in variables.items())
-        raise DataError(f"the environment variables {found} must be integers") from error
+        raise DataError(
+            f"the environment variables {found} must be integers; set both, RANK from 0 to WORLD_SIZE - 1, or neither"
+        ) from error
+    check_share(**share)
+    return share
 
 
 def check_share(rank: int, world_size: int) -> None:

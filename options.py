@@ -10,7 +10,6 @@ settings = options.apply(EGO4D.distillation, parser.parse_args())       # the se
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import fields, is_dataclass, replace
@@ -19,7 +18,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 
-from egodistill import runtime
+from egodistill import files, runtime
 from egodistill.commands import positive_int
 from egodistill.distillation import PRESETS
 
@@ -175,6 +174,6 @@ def precision_option(parser: Any, default: str) -> None:
 
 def report_precision(precision: str | None, device: str | None = None) -> None:
     """Print to stderr which precision "auto" is on this machine, and why."""
-    if precision == "auto" and not int(os.environ.get("RANK", 0)):
+    if precision == "auto" and not files.environment_share()["rank"]:
         fast, reason = runtime.bf16_speed(runtime.pick_device(device))
         print(f"precision {'bf16' if fast else 'fp32'}, because {reason}", file=sys.stderr)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import inspect
 import os
 import sys
@@ -28,7 +29,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from egodistill import EgoDistillError, EgoDistillOSError
+from egodistill import EgoDistillError, EgoDistillOSError, files
 
 __all__ = [
     "BATCH_NORMS",
@@ -217,26 +218,28 @@ def lower_thread_priority() -> None:
 
 def join_processes(device: torch.device) -> None:
     """Join the process group of torchrun (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), unless already done."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
+    share = files.environment_share()
+    if share["world_size"] > 1 and not distributed.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend, rendezvous = "nccl" if device.type == "cuda" else "gloo", {}
         with distributed_errors():
             if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and on_one_machine():
-                rank, processes = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
-                rendezvous = {"store": torchrun_store(), "rank": rank, "world_size": processes}
+                rendezvous = {"store": torchrun_store(), **share}
             distributed.init_process_group(backend, timeout=TIMEOUT, **rendezvous)
 
 
-# Process groups that this process has left. If DistributedDataParallel held the last reference to one, its destructor
-# would join gloo's thread without releasing the interpreter lock, which that thread may need: a deadlock (torch 2.13).
+# Groups that were left while DistributedDataParallel still held a reference. As the last owner, its destructor would join
+# gloo's thread without releasing the interpreter lock, which that thread may need: a deadlock (torch 2.13).
 LEFT_GROUPS: list[Any] = []
 
 
 def leave_processes() -> None:
-    """Leave the process group, if there is one."""
+    """Leave the process group, if there is one. Its connections close unless a `parallel()` module still exists."""
     if distributed.is_available() and distributed.is_initialized():
-        LEFT_GROUPS.append(distributed.group.WORLD)
+        gc.collect()
+        if any(type(one) is DistributedDataParallel for one in gc.get_objects()):
+            LEFT_GROUPS.append(distributed.group.WORLD)
         distributed.destroy_process_group()
 
 
@@ -266,7 +269,7 @@ def is_first_failure() -> bool:
     A failure ends all processes, but only the first error is of interest. On several machines, each process reports its
     own.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "MASTER_ADDR" not in os.environ or not on_one_machine():
+    if os.environ.get("WORLD_SIZE", "1") == "1" or "MASTER_ADDR" not in os.environ or not on_one_machine():
         return True
     try:
         return torchrun_store().add("failed", 1) == 1

@@ -240,9 +240,12 @@ class TrainingLoop:
         if self.epoch < epochs:
             self.objective.setup(self.store, self.settings)
         show = self.settings.progress and runtime.is_first() and self.epoch < epochs
-        with files.Progress(self.objective.stage, clips * epochs, done=done, show=show) as bar:
-            while self.epoch < epochs:
-                self.run_epoch(bar)
+        try:
+            with files.Progress(self.objective.stage, clips * epochs, done=done, show=show) as bar:
+                while self.epoch < epochs:
+                    self.run_epoch(bar)
+        finally:
+            self.parallel = self.objective  # An error keeps this object alive; see `runtime.leave_processes()`.
         self.objective.eval()
         return self.history
 

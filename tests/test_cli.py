@@ -1312,3 +1312,14 @@ def test_predictions_are_written_as_they_come(suffix, files, monkeypatch, tmp_pa
     else:
         assert last["class_1"] == "wash" and float(last["score_2"]) == 0.25 and last["problem"] == ""
         assert lost["problem"] == "a frame is lost" and out.read_text().count("\n") == 4
+
+
+@pytest.mark.parametrize("environment", [{"WORLD_SIZE": "2"}, {"RANK": "1"}, {"RANK": "", "WORLD_SIZE": "two"}])
+def test_half_a_share_of_a_job_is_an_error_before_any_work(environment, monkeypatch, capsys):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    for command in ("prepare segments.csv --out store", "evaluate store --student student.pt"):
+        assert cli.main(command.split()) == 1
+        assert "set both, RANK from 0 to WORLD_SIZE - 1, or neither" in capsys.readouterr().err

@@ -90,8 +90,19 @@ def test_the_share_of_a_job_that_the_environment_names(monkeypatch):
     with pytest.raises(DataError, match="rank 4 is not one of the 4"):
         files.check_share(4, 4)
     monkeypatch.setenv("RANK", "two")
-    with pytest.raises(DataError, match="RANK='two' and WORLD_SIZE='4'"):
-        files.environment_share()
+    for rank, size, why in (
+        ("two", "4", "RANK='two' and WORLD_SIZE='4' must be integers"),
+        ("", "2", "RANK='' and WORLD_SIZE='2' .* set both"),
+        ("1", "", "RANK='1' and WORLD_SIZE='' .* set both"),
+        ("4", "4", "rank 4 is not one of the 4"),
+        ("-1", "4", "rank -1 is not one of the 4"),
+    ):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", size)
+        with pytest.raises(DataError, match=why):
+            files.environment_share()
+    monkeypatch.setenv("RANK", "")
+    assert files.environment_share() == {"rank": 0, "world_size": 1}
 
 
 def test_differences_are_those_of_the_json(tmp_path):
