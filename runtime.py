@@ -229,7 +229,7 @@ def join_processes(device: torch.device) -> None:
             distributed.init_process_group(backend, timeout=TIMEOUT, **rendezvous)
 
 
-# Groups that were left while DistributedDataParallel still held a reference. As the last owner, its destructor would join
+# Groups that were left while DistributedDataParallel held a reference. As the last owner, its destructor would join
 # gloo's thread without releasing the interpreter lock, which that thread may need: a deadlock (torch 2.13).
 LEFT_GROUPS: list[Any] = []
 
