@@ -117,7 +117,17 @@ def test_sdist_holds_tests_and_papers(built, checkout):
     """What is needed to test the sdist, and what a distributor must pass on."""
     there = {str(path.relative_to(built["unpacked"])) for path in built["unpacked"].rglob("*")}
     wanted = {str(path.relative_to(checkout)) for path in (checkout / "tests").rglob("*.py")}
-    wanted |= {"LICENSE", "CITATION.cff", "CHANGELOG.md", "README.md", "REFERENCE.md", "pyproject.toml", "py.typed"}
+    wanted |= {
+        "LICENSE",
+        "CITATION.cff",
+        "CHANGELOG.md",
+        "README.md",
+        "API.md",
+        "RESULTS.md",
+        "tools",
+        "pyproject.toml",
+        "py.typed",
+    }
     assert wanted <= there
 
 

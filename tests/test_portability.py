@@ -120,7 +120,7 @@ def test_no_lock_is_an_error(world, tmp_path, monkeypatch):
     store = small_store(world, tmp_path / "store")
     monkeypatch.setattr(files, "fcntl", None)
     monkeypatch.setattr(files, "msvcrt", None)
-    with pytest.raises(data.DataError, match=r"store\.lock: cannot be locked: .* neither fcntl nor msvcrt"):
+    with pytest.raises(data.DataError, match=r"store\.lock: cannot be locked, .* neither fcntl nor msvcrt"):
         store.add("t.feature", (2,), "float32")
     assert len(data.ClipStore(store.path)) == len(store)  # Reading needs none.
 
