@@ -35,6 +35,7 @@ from egodistill import (
     data,
     evaluate,
     export,
+    model_commands,
     teachers,
 )
 from egodistill.clips import ClipSpec
