@@ -1,4 +1,5 @@
 """Baselines of the paper: AdaFuse, STTS and ListenToLook, three other efficient video models.
+
     from egodistill import baselines, data, distill, evaluate, finetune
 
     train, test = (data.ClipStore("store").split(name) for name in ("train", "test"))

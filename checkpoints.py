@@ -1,4 +1,5 @@
 """Files of models, training runs and published weights: written atomically, read safely, loaded strictly.
+
     from egodistill import checkpoints
 
     checkpoints.save_model(model, "model.pt")               # a student, a teacher or a baseline

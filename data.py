@@ -1,4 +1,5 @@
 """Prepare a clip store from segments of videos: every clip is decoded once, by several processes.
+
     from egodistill import data
 
     segments = data.read_epic_kitchens("EPIC_100_train.csv", "/videos/EPIC-KITCHENS")

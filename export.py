@@ -1,4 +1,5 @@
 """Export a student to one file for a device: as a program, compiled or quantised; compare files with the original.
+
     from egodistill import EgoDistill, data, export
 
     model, store = EgoDistill.load("student.pt"), data.ClipStore("store")

@@ -1,4 +1,5 @@
 """Use a trained model: accuracy on a store, cost, retrieval of clips, classification of recordings.
+
     from egodistill import EgoDistill, data, evaluate, measure, predict, retrieve
 
     model, test = EgoDistill.load("student.pt"), data.ClipStore("store").split("test")

@@ -1,5 +1,6 @@
-"""The commands that train, run and export models: `teachers`, `finetune`, `extract`, `pretrain`, `distill`,
-`evaluate`, `export`, `measure`, `predict`.
+"""The commands that train, run and export models.
+
+They are `teachers`, `finetune`, `extract`, `pretrain`, `distill`, `evaluate`, `export`, `measure` and `predict`.
 
 `COMMANDS` at the end maps each name to two functions, as in `commands`.
 """

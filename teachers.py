@@ -1,4 +1,5 @@
 """Teachers: heavy video models that a student is distilled from, clip -> (feature, logits).
+
     from egodistill import teachers
 
     teacher = teachers.load("epic_motionformer_16x4", "ek_motionformer_224_16x4.pyth", class_names=verbs)

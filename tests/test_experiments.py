@@ -379,7 +379,7 @@ def test_runs_in_processes_give_the_same(demo, compared, tmp_path, capsys):
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc, to see which processes are left")
 def test_processes_end_with_the_one_that_began_them(demo, tmp_path):
-    """Also where it is killed: each would keep half a gigabyte for ever."""
+    """Also where it is killed: each would keep half a gigabyte forever."""
     code = (
         "import sys; from egodistill import experiments as e; from miniature import PROTOCOL\n"
         "if __name__ == '__main__':\n"

@@ -20,7 +20,7 @@ from typing import Any, is_typeddict
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the checkout's egodistill, installed or not
 
-# Doors first: what they re-export is shown there. The rest of the LOWER modules is named, one line each.
+# Entry points first: what they re-export is shown there. The rest of the LOWER modules is named, one line each.
 MODULES = """egodistill data teachers student distillation training inference recordings offset export baselines
 synthetic experiments""".split()
 LOWER = "annotations clips store video imu gpmf video_convnets video_transformers batches checkpoints".split()
@@ -75,7 +75,7 @@ def lines(module: ModuleType, seen: set[int]) -> Iterator[str]:
 
 
 def is_plain(module: ModuleType, value: type) -> bool:
-    """Return whether a name is enough: errors, types of arguments and, below the doors, classes that are only data."""
+    """Return whether a name is enough: errors, types of arguments, and classes of lower modules that are only data."""
     if issubclass(value, Exception) or is_typeddict(value):
         return True
     methods = [one for name, one in vars(value).items() if inspect.isfunction(one) and not name.startswith("_")]
@@ -89,15 +89,30 @@ def listed(module: ModuleType, names: dict[str, Any]) -> str:
     return f"`{own}`: {summary(module)} " + ", ".join(f"`{name}`" for name in names)
 
 
+class Short:
+    """A default value that is shown as the name of its class."""
+
+    def __init__(self, value: Any) -> None:
+        self.name = type(value).__name__
+
+    def __repr__(self) -> str:
+        return f"{self.name}()"
+
+
 def shown(name: str, value: Any) -> str:
     """Return a name with its arguments and defaults, without annotations."""
     try:
         parameters = list(inspect.signature(value).parameters.values())
     except ValueError:
         return name
-    plain = [p.replace(annotation=inspect.Parameter.empty) for p in parameters if not p.name.startswith("_")]
+    plain = [
+        p.replace(
+            annotation=inspect.Parameter.empty, default=Short(p.default) if is_dataclass(p.default) else p.default
+        )
+        for p in parameters
+        if not p.name.startswith("_")
+    ]
     text = re.sub(r"<factory>|<class '[\w.]+'>", "...", str(inspect.Signature(plain)))
-    text = re.sub(r"\b[A-Z]\w+\([^()]*\)", "...", text)  # a dataclass as default
     if len(text) > WIDTH:
         text = text[: text.rindex(", ", 0, WIDTH)] + ", ...)"
     return name + text
