@@ -587,7 +587,7 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
     paths = sorted({segment.video for segment in result})
     clocks = {}
     for where, row in _table(Path(table), ("video", "imu_offset"), ("imu_stretch",)):
-        named = [p for p in paths if row["video"] in (p, Path(p).name, Path(p).stem)]
+        named = [path for path in paths if _is_named(path, row["video"])]
         if len(named) != 1:
             raise DataError(f"{where}: {row['video']!r} matches {len(named)} videos of the segments; it must match one")
         clocks[named[0]] = _clock(where, row)
@@ -599,6 +599,12 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
             imu_stretch=segment.imu_stretch * stretch,
         )
     return result
+
+
+def _is_named(path: str, name: str) -> bool:
+    """Return whether a cell, without blanks at its ends, names a file: by path, file name or name without suffix."""
+    names = (path, os.path.abspath(path), Path(path).name, Path(path).stem)
+    return not {name, os.path.abspath(name)}.isdisjoint(known.strip() for known in names)
 
 
 def _clock(where: str, row: dict[str, str]) -> tuple[float, float]:

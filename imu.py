@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["MAX_GAP", "CoverageError", "IMUError", "Imu", "read_imu"]
+__all__ = ["LOW_ACCELERATION", "MAX_GAP", "CoverageError", "IMUError", "Imu", "read_imu"]
 
 
 class IMUError(ValueError):

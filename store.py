@@ -568,6 +568,8 @@ class StoreWriter:
 
 def _check_folder(path: Path, arrays: Mapping[str, Any]) -> None:
     """Raise DataError unless the folder is new or empty, or holds a store or the parts that a killed run left."""
+    if path.exists() and not path.is_dir():
+        raise DataError(f"{path}: this is a file, but a store is a folder; give another name")
     ours = {f"{name}.npy" for name in arrays} | {"segments.json", "clips.json", "store.lock", "store.json"}
     for file in path.iterdir() if path.exists() else ():
         strange = file.name not in ours and not file.name.startswith(".")
