@@ -934,6 +934,7 @@ def test_status_tells_what_is_there_what_failed_and_how_fast(demo, tmp_path, mon
     broken = root / "P30" / "videos" / "P30_101.MP4"
     broken.write_bytes(b"no video")
     command = ["prepare", root / table.name, "--out", tmp_path / "half", "--frame-size", "32", "--max-bad", "0.5"]
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")  # the command takes the share that the environment names
     with pytest.warns(UserWarning, match="could not be prepared"):
         run(capsys, *command, "--workers", "1")
