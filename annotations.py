@@ -629,6 +629,7 @@ def _table(
 
     Columns other than ``needed`` and ``optional`` are an error; with None, they are ignored.
     """
+    line = 1
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, skipinitialspace=True)
@@ -639,26 +640,27 @@ def _table(
             line = reader.line_num + 1
             for cells in reader:
                 where, line = f"{path}, row {line}", reader.line_num + 1
+                row = dict(zip(header, cells, strict=False))
+                if broken := [name for name in row if "\n" in row[name] and not name.startswith(("#", "_"))]:
+                    raise DataError(
+                        f"{where}: the cell in column {broken[0]} goes on in the next row; close the quote, or write "
+                        f"it twice if it belongs to the text"
+                    )
                 if any(cells[len(header) :]):
                     raise DataError(
                         f"{where}: {len(cells)} cells, but the header has {len(header)}; put quotes around a cell that "
                         f"contains a comma"
                     )
-                row = dict(zip(header, cells, strict=False))
                 if cells and any(name not in row for name in needed):
                     raise DataError(f"{where}: fewer cells than the header")
-                for name in (*needed, *(optional or ())):
-                    if "\n" in row.get(name, ""):
-                        raise DataError(
-                            f"{where}: the cell in column {name} goes on in the next row; close the quote, or write it "
-                            f"twice if it belongs to the text"
-                        )
                 if cells:
                     yield where, {name: cell.strip() for name, cell in row.items()}
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a UTF-8 CSV table: {error}") from error
+    except csv.Error as error:
+        raise DataError(f"{path}, row {line}: not a CSV table: {error}; is a quote not closed?") from error
 
 
 def _check_header(path: Path, header: list[str], needed: Sequence[str], optional: Sequence[str] | None) -> None:

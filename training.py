@@ -236,7 +236,10 @@ class TrainingLoop:
         content = runtime.broadcast_object(content)
         found = "state" in content
         source = f"the checkpoint {self.path}" if found else "process 0"
-        advice = "Start again with the same model, clips and settings, delete it, or use another one."
+        advice = (
+            "Start again with the same model (built with the same seed, or loaded from the same file), clips and "
+            "settings; or delete it, or use another one."
+        )
         files.require_same_run(source, content["about"], self.about, advice)
         if found:
             checkpoints.load_strictly(self.objective, content["weights"], source)

@@ -162,6 +162,11 @@ def test_read_csv_names_file_and_row(tmp_path, row, words):
         ("video,start,stop,label,Label\n", "t.csv: the column label appears 2 times"),
         ("video,start,stop,label\na.mp4,0,1,x\na.mp4,0,1,x,y\n", "t.csv, row 3: 5 cells, but the header has 4"),
         ('video,start,stop,label\na.mp4,0,1,x\na.mp4,0,1,"x\na.mp4,0,1,y\n', "t.csv, row 3: .* label goes on .*quote"),
+        (
+            'video,start,stop,label\n"a.mp4,0,1,x\na.mp4,0,1,y\n',
+            "t.csv, row 2: .* video goes on .*quote",
+        ),
+        ('video,start,stop,label\na.mp4,0,1,"' + 200_000 * "x", "t.csv, row 2: not a CSV table: .*a quote not closed"),
     ],
 )
 def test_a_faulty_table_is_an_error(tmp_path, text, words):
