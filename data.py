@@ -263,7 +263,7 @@ def prepare(
             f"num_frames, frame_size, clip_frames, clip_size and workers must be at least 1; got "
             f"{settings['num_frames']}, {frame_size}, {clip_frames}, {clip_size} and {workers}"
         )
-    if not (0 < min_coverage <= 1 and 0 <= max_bad <= 1 and 0 < max_gap < math.inf):  # NaN: False
+    if not (0 < min_coverage <= 1 and 0 <= max_bad <= 1 and max_gap > 0):  # NaN: False
         raise DataError(
             f"min_coverage must be above 0 and at most 1, max_bad from 0 to 1, and max_gap above 0 s; got "
             f"{min_coverage}, {max_bad} and {max_gap}"
