@@ -15,6 +15,7 @@ from __future__ import annotations
 import collections
 import csv
 import dataclasses
+import difflib
 import hashlib
 import json
 import math
@@ -112,7 +113,7 @@ def read_annotations(
             header = file.readline()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if "narration_id" in header:
+    if "narration_id" in header.lower():
         return read_epic_kitchens(path, folder, **options)
     if min_instances is not None:
         raise DataError(f"{path}: min_instances is for public data sets; remove rare classes from your table instead")
@@ -524,13 +525,17 @@ class JSONReader:
         return DataError(f"{self.path}: truncated or invalid JSON at character {self.base + place}: {why}")
 
 
+OPTIONAL_COLUMNS = ("imu", "split", "id", "imu_offset", "imu_stretch", "wearer")
+
+
 def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = None) -> SegmentList:
     """Read segments of your own videos from a table ``video,start,stop,label[,imu][,split][,id]``.
 
     start and stop are seconds or HH:MM:SS.sss; paths are relative to the table's folder. ``imu`` is
     one CSV, two separated by ';' (accelerometer;gyroscope), or empty: telemetry inside the video.
     Optional columns ``imu_offset`` (s), ``imu_stretch`` and ``wearer`` are fields of Segment. An empty
-    label means no label, an empty split "train". A label outside ``class_names``, if given, is an error.
+    label means no label, an empty split "train". Names of columns may be in upper case; other columns
+    are an error, unless their names start with '#' or '_'. A label outside ``class_names``, if given, is an error.
     Raise DataError that names file and row.
 
     >>> from egodistill import data
@@ -541,7 +546,7 @@ def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = Non
     """
     path = Path(path)
     segments, ids = SegmentList(), set()
-    for where, row in _table(path, ("video", "start", "stop", "label")):
+    for where, row in _table(path, ("video", "start", "stop", "label"), OPTIONAL_COLUMNS):
         start, stop = _start_stop(where, row["start"], row["stop"])
         video = _existing(where, path.parent, row["video"])
         sources = [s.strip() for s in (row.get("imu") or "").split(";") if s.strip()]
@@ -581,8 +586,8 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
     result = SegmentList(segments, getattr(segments, "dropped", None))
     paths = sorted({segment.video for segment in result})
     clocks = {}
-    for where, row in _table(Path(table), ("video", "imu_offset")):
-        named = [p for p in paths if row["video"] in (p, Path(p).name, Path(p).stem)]
+    for where, row in _table(Path(table), ("video", "imu_offset"), ("imu_stretch",)):
+        named = [path for path in paths if _is_named(path, row["video"])]
         if len(named) != 1:
             raise DataError(f"{where}: {row['video']!r} matches {len(named)} videos of the segments; it must match one")
         clocks[named[0]] = _clock(where, row)
@@ -594,6 +599,12 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
             imu_stretch=segment.imu_stretch * stretch,
         )
     return result
+
+
+def _is_named(path: str, name: str) -> bool:
+    """Return whether a cell, without blanks at its ends, names a file: by path, file name or name without suffix."""
+    names = (path, os.path.abspath(path), Path(path).name, Path(path).stem)
+    return not {name, os.path.abspath(name)}.isdisjoint(known.strip() for known in names)
 
 
 def _clock(where: str, row: dict[str, str]) -> tuple[float, float]:
@@ -611,25 +622,70 @@ def _clock(where: str, row: dict[str, str]) -> tuple[float, float]:
     return values[0], values[1]
 
 
-def _table(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the rows of a CSV with header, each with its place, for errors."""
+def _table(
+    path: Path, needed: Sequence[str], optional: Sequence[str] | None = None
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the rows of a CSV with header, each with its place, for errors; names of columns become lower case.
+
+    Columns other than ``needed`` and ``optional`` are an error; with None, they are ignored.
+    """
+    line = 1
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            if missing := [name for name in needed if name not in (reader.fieldnames or ())]:
-                raise DataError(
-                    f"{path}: no column {', '.join(missing)}; its header is "
-                    f"{','.join(reader.fieldnames or ()) or 'empty'}"
-                )
-            for row in reader:
-                where = f"{path}, row {reader.line_num}"
-                if any(row[name] is None for name in needed):
+            reader = csv.reader(file, skipinitialspace=True)
+            header = [name.strip().lower() for name in next(reader, [])]
+            while header and not header[-1]:
+                header.pop()
+            _check_header(path, header, needed, optional)
+            line = reader.line_num + 1
+            for cells in reader:
+                where, line = f"{path}, row {line}", reader.line_num + 1
+                row = dict(zip(header, cells, strict=False))
+                if broken := [name for name in row if "\n" in row[name] and not name.startswith(("#", "_"))]:
+                    raise DataError(
+                        f"{where}: the cell in column {broken[0]} goes on in the next row; close the quote, or write "
+                        f"it twice if it belongs to the text"
+                    )
+                if any(cells[len(header) :]):
+                    raise DataError(
+                        f"{where}: {len(cells)} cells, but the header has {len(header)}; put quotes around a cell that "
+                        f"contains a comma"
+                    )
+                if cells and any(name not in row for name in needed):
                     raise DataError(f"{where}: fewer cells than the header")
-                yield where, {k: v.strip() for k, v in row.items() if isinstance(v, str)}
+                if cells:
+                    yield where, {name: cell.strip() for name, cell in row.items()}
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a UTF-8 CSV table: {error}") from error
+    except csv.Error as error:
+        raise DataError(f"{path}, row {line}: not a CSV table: {error}; is a quote not closed?") from error
+
+
+def _check_header(path: Path, header: list[str], needed: Sequence[str], optional: Sequence[str] | None) -> None:
+    """Raise DataError for missing and repeated columns, and, unless ``optional`` is None, for unknown ones."""
+    text, known = ",".join(header), (*needed, *(optional or ()))
+    if missing := [name for name in needed if name not in header]:
+        for sign in ";\t":
+            if set(needed) & set(re.split(rf"\s*{sign}\s*", text)):
+                raise DataError(f"{path}: its cells are separated by {sign!r}, must be ','")
+        hint = _similar(missing[0], [name for name in header if name not in known])
+        raise DataError(f"{path}: no column {', '.join(missing)}{hint}; its header is {text or 'empty'}")
+    if repeated := [name for name in known if header.count(name) > 1]:
+        raise DataError(f"{path}: the column {repeated[0]} appears {header.count(repeated[0])} times in the header")
+    unknown = [name for name in header if name not in known and not re.match("[#_]|$", name)]  # "": an index of pandas
+    if unknown and optional is not None:
+        raise DataError(
+            f"{path}: unknown column {unknown[0]!r}{_similar(unknown[0], known)}; known are {', '.join(known)}, and "
+            f"names that start with '#' or '_' are ignored"
+        )
+
+
+def _similar(name: str, others: Sequence[str]) -> str:
+    """Return a hint at the most similar name, or ""."""
+    found = difflib.get_close_matches(name, others, 1)
+    return f" (similar: {found[0]!r})" if found else ""
 
 
 def _start_stop(where: str, start: str, stop: str) -> tuple[float, float]:

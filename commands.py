@@ -50,6 +50,9 @@ def keyword_arguments(arguments: argparse.Namespace, *names: str) -> dict[str, A
 # The commands
 
 
+NO_LABELS = "warning: no segment has a label, so nothing can be trained or evaluated on labels"
+
+
 def segment_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the annotation readers, for `read_segments()`."""
     parser.add_argument(
@@ -121,6 +124,8 @@ def run_segments(a: argparse.Namespace) -> None:
         print(f"without training segments: {', '.join(sorted(missing))}")
     for reason, count in segments.dropped.items():
         print(f"left out, {reason}: {count:,} segments")
+    if set(total) == {None}:
+        print(NO_LABELS)
 
 
 # {command: byte strings that tell an earlier result of the same kind}. Such a file is replaced without --overwrite.
@@ -346,6 +351,8 @@ def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
     )
     for reason, count in segments.dropped.items():
         print(f"  left out, {reason}: {count} segments")
+    if not store.class_names:
+        print(f"  {NO_LABELS}")
     for failure in store.failures[:10]:
         print(f"  failed: {failure['id']} at {failure['start']:.2f} s: {failure['reason']}")
     if len(store.failures) > 10:

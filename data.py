@@ -227,8 +227,9 @@ def prepare(
 
     ``class_names`` sets the order of the classes (default: the labels, sorted).
 
-    Raise DataError if ``out`` has other content, a label is not among ``class_names``, the disk has
-    too little free space, or, at the end, more than the share ``max_bad`` of the clips failed.
+    Raise DataError if a setting is out of range, ``out`` is a file or has other content, a label is
+    not among ``class_names``, the disk has too little free space, or, at the end, more than the share
+    ``max_bad`` of the clips failed.
 
     >>> from egodistill import data
     >>> segments = data.read_csv("segments.csv")
@@ -256,10 +257,17 @@ def prepare(
     }
     if not segments:
         raise DataError("no segments to prepare; give at least one")
-    if min(*settings["num_frames"], frame_size, clip_frames or 1, clip_size) < 1:
+    counts = (*settings["num_frames"], frame_size, 1 if clip_frames is None else clip_frames, clip_size)
+    counts = (*counts, 1 if workers is None else workers)
+    if not all(count >= 1 for count in counts):
         raise DataError(
-            f"num_frames, frame_size, clip_frames and clip_size must be at least 1; got {settings['num_frames']}, "
-            f"{frame_size}, {clip_frames} and {clip_size}"
+            f"num_frames, frame_size, clip_frames, clip_size and workers must be at least 1; got "
+            f"{settings['num_frames']}, {frame_size}, {clip_frames}, {clip_size} and {workers}"
+        )
+    if not (0 < min_coverage <= 1 and 0 <= max_bad <= 1 and max_gap > 0):  # NaN: False
+        raise DataError(
+            f"min_coverage must be above 0 and at most 1, max_bad from 0 to 1, and max_gap above 0 s; got "
+            f"{min_coverage}, {max_bad} and {max_gap}"
         )
     specs = clip_specs(settings)
     names = _class_names(segments, class_names)
@@ -296,7 +304,10 @@ def _check_failures(store: ClipStore, total: int, max_bad: float) -> None:
             f"the reasons are in {store.path / 'failures.jsonl'}. The first: {failures[0]['reason']}"
         )
         if share > max_bad:
-            raise DataError(f"{text}. That is more than max_bad = {max_bad:.1%}; the other clips are kept.")
+            raise DataError(
+                f"{text}. That is more than max_bad = {max_bad:.1%}; the other clips are kept. Correct the files and "
+                f"run again with retry_failed=True (--retry-failed)"
+            )
         warnings.warn(text, stacklevel=3)
 
 

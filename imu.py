@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["MAX_GAP", "CoverageError", "IMUError", "Imu", "read_imu"]
+__all__ = ["LOW_ACCELERATION", "MAX_GAP", "CoverageError", "IMUError", "Imu", "read_imu"]
 
 
 class IMUError(ValueError):
@@ -34,6 +34,13 @@ class CoverageError(IMUError):
 
 
 MAX_GAP = 0.05  # seconds: samples further apart than this have a gap between them (so a sensor needs 20 Hz)
+
+# Limits of what a camera worn on the head can measure. Beyond them, the units of a file are wrong.
+SLOWEST, FASTEST = 0.2, 5e-5  # seconds between samples: 5 Hz and 20 kHz
+LOW_ACCELERATION = 2.0  # m/s2: a lower mean is without gravity, or in g
+ONE_G = (0.9, 1.1)  # in g, the median norm is within these, and hardly a norm is below half of it
+FAST_TURN = 35.0  # rad/s, 2000 degrees per second: the range of the sensors
+FROZEN = 5.0  # seconds: a sensor that repeats one value for longer does not work
 
 
 @dataclasses.dataclass(eq=False)
@@ -170,7 +177,8 @@ def read_imu(
     without a usable time (none, or beyond eleven days) are left out. Samples are sorted by time, and
     repeated times are removed; axes are those of the file. Some Ego4D recordings have no
     accelerometer: this is an error, or zeros at the gyroscope's times with ``zero_accel``. ``.notes``
-    of the result reports all of this.
+    of the result reports all of this, and values that are unlikely in m/s2 or rad/s. Times, or values
+    whose unit is certainly another one, are an error.
 
     Telemetry of a GoPro video is in the camera's axes: X to the left, Y to the user, Z up.
     Raise IMUError that names the file.
@@ -258,10 +266,58 @@ def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack
         if repeated := np.count_nonzero(usable) - len(found):
             notes.append(f"{path.name}: {repeated} {sensor} samples repeat a time and are ignored")
         if len(found) < 2 and not (may_lack_accel and sensor == "accelerometer" and not len(found)):
+            if np.count_nonzero(timely) < 2 <= len(timely):
+                raise IMUError(f"{path}: the times in column {time_column} are over eleven days from the video's start")
             hint = " (with zero_accel, zeros take their place)" if sensor == "accelerometer" else ""
             raise IMUError(f"{path}: {len(found)} usable {sensor} samples in {len(table)} rows{hint}")
-        result += [found, np.ascontiguousarray(values[usable][chosen])]
+        values = np.ascontiguousarray(values[usable][chosen])
+        if len(found):
+            _require_rate(path, sensor, found, time_column, unit)
+            notes += _judge(path, sensor, found, values)
+        result += [found, values]
     return result
+
+
+def _require_rate(path: Path, sensor: str, stamps: np.ndarray, column: str, unit: float) -> None:
+    """Raise IMUError if the steps between time stamps cannot be in the unit of their column."""
+    step = float(np.median(np.diff(stamps)))
+    if FASTEST <= step <= SLOWEST:
+        return
+    units = ("seconds", "milliseconds", "microseconds", "nanoseconds")
+    own = 0 if unit == 1.0 else 1
+    seems = own - 1 if step < FASTEST else own + 1 + (step >= 1000)
+    question = f"; are the times in {units[seems]}?" if seems >= 0 and not SLOWEST < step < 1 else "."
+    raise IMUError(
+        f"{path}: its {sensor} samples are {step:.3g} s apart{question} The column {column} must be in {units[own]}, "
+        f"with 5 to 20,000 samples per second"
+    )
+
+
+def _judge(path: Path, sensor: str, stamps: np.ndarray, values: np.ndarray) -> list[str]:
+    """Return notes about values that are unlikely in m/s2 or rad/s. Raise IMUError if their unit is certainly wrong."""
+    notes, norms = [], np.linalg.norm(values, axis=1)
+    if sensor == "accelerometer" and 0 < (mean := float(norms.mean())) < LOW_ACCELERATION:
+        low, middle = np.percentile(norms, [5, 50])
+        if ONE_G[0] < middle < ONE_G[1] and low > middle / 2:
+            raise IMUError(f"{path}: the acceleration is in g (median {middle:.2f}); multiply it by 9.80665 for m/s2")
+        notes.append(f"mean acceleration {mean:.2f} m/s2, but gravity alone is 9.81: is it in g, or without gravity?")
+    if sensor == "gyroscope":
+        middle, high = np.percentile(norms, [50, 99])
+        if middle > FAST_TURN:
+            raise IMUError(
+                f"{path}: half of the turn rates are above {middle:.0f} rad/s, so they are in degrees per second; "
+                f"multiply them by 0.0174533 for rad/s"
+            )
+        if high > FAST_TURN:
+            notes.append(f"1 % of the turn rates are above {high:.0f} rad/s: are they in degrees per second?")
+    moves = np.flatnonzero((np.diff(values, axis=0) != 0).any(axis=1))  # the last sample of each run of equal ones
+    first, last = np.concatenate(([0], moves + 1)), np.concatenate((moves, [len(values) - 1]))
+    longest = int(np.argmax(stamps[last] - stamps[first]))
+    start, stop = stamps[first[longest]], stamps[last[longest]]
+    if stop - start > FROZEN:
+        what = "is zero" if not values[first[longest]].any() else "does not change"
+        notes.append(f"the {sensor} {what} from {start:.1f} to {stop:.1f} s")
+    return notes
 
 
 def _numbers(path: Path, columns: Sequence[int]) -> np.ndarray:
@@ -301,6 +357,8 @@ def _read_telemetry(video: Path) -> Imu:
             ) from error
         raise IMUError(f"{video}: no IMU: {error}") from error
     notes = list(found.broken)
+    notes += _judge(video, "accelerometer", found.accel_time, found.accel)
+    notes += _judge(video, "gyroscope", found.gyro_time, found.gyro)
     if found.axes != "XYZ":
         notes.append(f"the camera ({found.device or 'unnamed'}) does not name its axes; they stay as stored")
     return Imu(found.accel_time, found.accel, found.gyro_time, found.gyro, tuple(notes))

@@ -28,7 +28,7 @@ from av.video.reformatter import VideoReformatter
 
 from egodistill import DataError, files, gpmf
 from egodistill.clips import Recording, open_recording
-from egodistill.imu import MAX_GAP, Imu, IMUError
+from egodistill.imu import LOW_ACCELERATION, MAX_GAP, Imu, IMUError
 from egodistill.offset import Faults, Offset, Survey, offset_of, ordered_frames, survey
 from egodistill.video import VideoError, clock_zero, discard_others, frames_at, open_video, probe, video_stream
 
@@ -110,8 +110,10 @@ class Check:
                     f"{name}: {sensor.rate:.1f} samples per second, but the median step is "
                     f"1/{1 / sensor.median_step:.1f} s"
                 )
-        notes += self.imu_notes
-        if self.gravity is not None and not 9 < self.gravity < 11:
+        if self.problem is None and self.imu is None:
+            notes.append("no IMU: no telemetry in the video; give --imu, or imu= in Python")
+        notes += self.imu_notes  # They name a mean below LOW_ACCELERATION.
+        if self.gravity is not None and self.gravity >= LOW_ACCELERATION and not 9 < self.gravity < 11:
             notes.append(f"mean acceleration {self.gravity:.2f} m/s2; gravity alone is 9.81")
         if self.offset is not None and not self.offset.reliable:
             notes.append(f"no reliable offset: {self.offset.reason}")
@@ -222,7 +224,13 @@ def check(
         # A video without telemetry is fine; a named IMU file that cannot be read is a problem.
         if recording.imu is None and not _has_telemetry(video):
             return Check(**known)
-        motion = recording.motion().inside(info.duration)
+        whole = recording.motion()
+        motion = whole.inside(info.duration)
+        if len(motion.gyro) < 2:
+            raise IMUError(
+                f"{video}: {len(motion.gyro)} gyroscope samples are within its {info.duration:.1f} s; their times are "
+                f"{whole.gyro_time[0]:.1f} to {whole.gyro_time[-1]:.1f} s. Correct the times, or the clock's offset"
+            )
         source = recording.imu
         known["imu"] = "telemetry" if source is None else source if isinstance(source, str) else " + ".join(source)
         known |= _sensors(motion, info.duration)
@@ -271,7 +279,6 @@ def _runs(times: np.ndarray, flags: np.ndarray) -> tuple[tuple[float, float], ..
 
 
 def _has_telemetry(video: str | os.PathLike) -> bool:
-
     with open_video(video) as container:
         return bool(gpmf.packets(container))
 

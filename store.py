@@ -384,6 +384,16 @@ class ClipStore:
             digest.update(np.ascontiguousarray(values, np.int64).tobytes())
         return digest.hexdigest()
 
+    def fingerprints(self, names: Sequence[str]) -> dict[str, str]:
+        """Return hashes of what a training reads: of the prepared clips, and of each array of `add()` in ``names``."""
+        found = {"clips of the store": self.fingerprint[:16]}
+        for name in filter(self._files.is_added, names):
+            array, checksum = self._files.array(name), 0
+            for rows in np.array_split(self._rows, len(self) // 1024 + 1):
+                checksum = zlib.crc32(np.take(array, rows, axis=0), checksum)
+            found[f"outputs {name}"] = f"{checksum:08x}"
+        return found
+
     def read(self, name: str, index: Any) -> np.ndarray:
         """Return a copy of rows of an array; ``index`` is a numpy index into the clips of this view.
 
@@ -558,6 +568,8 @@ class StoreWriter:
 
 def _check_folder(path: Path, arrays: Mapping[str, Any]) -> None:
     """Raise DataError unless the folder is new or empty, or holds a store or the parts that a killed run left."""
+    if path.exists() and not path.is_dir():
+        raise DataError(f"{path}: this is a file, but a store is a folder; give another name")
     ours = {f"{name}.npy" for name in arrays} | {"segments.json", "clips.json", "store.lock", "store.json"}
     for file in path.iterdir() if path.exists() else ():
         strange = file.name not in ours and not file.name.startswith(".")

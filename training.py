@@ -11,6 +11,7 @@ the paper's stages; `train()` shows one of your own.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -155,8 +156,9 @@ def train(objective: Objective, store: Store, settings: Training) -> History:
     """Minimize an objective with AdamW over shuffled batches of a store; return one dict per epoch.
 
     With ``settings.checkpoint``, a run that was killed continues from the last saved step when it is started again with
-    the same arguments. It ends with the same weights as an uninterrupted run (bit by bit on CPU). A finished run is
-    loaded. The history is also written beside the checkpoint, as one JSON line per epoch.
+    the same arguments; other start weights, clips or teacher outputs are an error. It ends with the same weights as an
+    uninterrupted run (bit by bit on CPU). A finished run is loaded. The history is also written beside the checkpoint,
+    as one JSON line per epoch.
 
     Under torchrun, each of K processes takes a share of every batch, and DistributedDataParallel averages the
     gradients. The result is that of one process with the whole batch, so a run may be resumed with another K. Batch
@@ -212,9 +214,19 @@ class TrainingLoop:
         self.path = Path(settings.checkpoint) if settings.checkpoint is not None else None
         clips = {"clips": len(store), "class_names": store.class_names}
         self.about = objective.record | self.settings.record() | clips
+        if self.path is not None:
+            self.about |= {f"fingerprint of the {what}": value for what, value in self.fingerprints().items()}
         # Progress: epoch, step in the epoch, {value: [sum, weight] over these steps}, and the history of past epochs.
         self.epoch, self.step, self.sums, self.history = 0, 0, {}, []
         self.saved = time.monotonic()
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return hashes of the start weights, which are those of process 0, and of what is read if the store has them.
+
+        A run that continues, or is finished, must have the same.
+        """
+        hashes = getattr(self.store, "fingerprints", None)
+        return {"start weights": weights_fingerprint(self.objective)} | (hashes(self.objective.reads) if hashes else {})
 
     def resume(self) -> None:
         """Continue from the checkpoint of process 0, if there is one. Raise DataError if it is from another run."""
@@ -224,7 +236,11 @@ class TrainingLoop:
         content = runtime.broadcast_object(content)
         found = "state" in content
         source = f"the checkpoint {self.path}" if found else "process 0"
-        files.require_same_run(source, content["about"], self.about, "Delete it, or use another one.")
+        advice = (
+            "Start again with the same model (built with the same seed, or loaded from the same file), clips and "
+            "settings; or delete it, or use another one."
+        )
+        files.require_same_run(source, content["about"], self.about, advice)
         if found:
             checkpoints.load_strictly(self.objective, content["weights"], source)
             self.optimizer.load_state_dict(content["optimizer"])
@@ -386,6 +402,16 @@ def prepare_modules(objective: Objective, device: torch.device, sync_batch_norm:
     runtime.keep_frozen_statistics(objective)
     if sync_batch_norm and runtime.rank_and_world_size()[1] > 1:
         runtime.sync_batch_norm(objective)
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """Return a hash of the names and values of a module's weights and buffers."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        if isinstance(value, Tensor):
+            digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+            digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def epoch_order(clips: int, settings: Training, epoch: int) -> Tensor:

@@ -151,6 +151,39 @@ def test_read_csv_names_file_and_row(tmp_path, row, words):
         annotations.read_csv(tmp_path / "gone.csv")
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("video,start,stop,lable\na.mp4,0,1,x\n", r"t.csv: no column label \(similar: 'lable'\); its header is video,"),
+        ("video,start,stop,label,spilt\n", r"t.csv: unknown column 'spilt' \(similar: 'split'\); known are video,"),
+        ("video,start,stop,label,verb\n", "t.csv: unknown column 'verb'; known are video,"),
+        ("video;start;stop;label\na.mp4;0;1;x\n", "t.csv: its cells are separated by ';', must be ','"),
+        ("video\tstart\tstop\tlabel\n", r"t.csv: its cells are separated by '\\t', must be ','"),
+        ("video,start,stop,label,Label\n", "t.csv: the column label appears 2 times"),
+        ("video,start,stop,label\na.mp4,0,1,x\na.mp4,0,1,x,y\n", "t.csv, row 3: 5 cells, but the header has 4"),
+        ('video,start,stop,label\na.mp4,0,1,x\na.mp4,0,1,"x\na.mp4,0,1,y\n', "t.csv, row 3: .* label goes on .*quote"),
+        (
+            'video,start,stop,label\n"a.mp4,0,1,x\na.mp4,0,1,y\n',
+            "t.csv, row 2: .* video goes on .*quote",
+        ),
+        ('video,start,stop,label\na.mp4,0,1,"' + 200_000 * "x", "t.csv, row 2: not a CSV table: .*a quote not closed"),
+    ],
+)
+def test_a_faulty_table_is_an_error(tmp_path, text, words):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError, match=words):
+        annotations.read_csv(tmp_path / "t.csv")
+
+
+def test_names_of_columns_in_any_case_and_columns_of_comments(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "t.csv").write_text(
+        ",Video, START ,stop,Label,#note,_by,\n0,a.mp4,0,1,cut,x,y,\n\n1,a.mp4,1,2,cut,,,\n"
+    )
+    assert [(s.start, s.label) for s in annotations.read_csv(tmp_path / "t.csv")] == [(0, "cut"), (1, "cut")]
+
+
 def test_csv_columns_for_clock_and_classes(tmp_path):
     (tmp_path / "a.mp4").touch()
     header = ("video", "start", "stop", "label", "imu_offset", "imu_stretch")

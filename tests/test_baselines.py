@@ -706,7 +706,7 @@ def test_stts_goes_on_after_a_kill_with_the_same_noise(tmp_path):
     with pytest.raises(InterruptedError):
         E.finetune(killed, store, checkpoint=tmp_path / "run.pt", **options)
     store.fail_at = None
-    again = stts(seed=7)
+    again = stts()
     E.finetune(again, store, checkpoint=tmp_path / "run.pt", **options)
     for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b)

@@ -338,6 +338,14 @@ def test_check_and_transcode(sample_data, tmp_path, capsys):
     assert "list them in a table instead" in capsys.readouterr().err
 
 
+def test_a_table_without_labels_is_a_warning(steady, tmp_path, capsys):
+    table = tmp_path / "t.csv"
+    table.write_text(f"video,start,stop,label\n{steady},0,3,\n")
+    assert run(capsys, "segments", table).splitlines()[-1].startswith("warning: no segment has a label")
+    out = run(capsys, "prepare", table, "--out", tmp_path / "s", "--no-imu", "--frame-size", 32, "--workers", 1)
+    assert "0 classes\n  warning: no segment has a label" in out
+
+
 # --- Errors and help
 
 
@@ -926,6 +934,7 @@ def test_status_tells_what_is_there_what_failed_and_how_fast(demo, tmp_path, mon
     broken = root / "P30" / "videos" / "P30_101.MP4"
     broken.write_bytes(b"no video")
     command = ["prepare", root / table.name, "--out", tmp_path / "half", "--frame-size", "32", "--max-bad", "0.5"]
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")  # the command takes the share that the environment names
     with pytest.warns(UserWarning, match="could not be prepared"):
         run(capsys, *command, "--workers", "1")

@@ -285,6 +285,31 @@ def test_rerun_reads_nothing_that_is_there(store, kitchen, monkeypatch):
     assert len(data.prepare(kitchen, store.path, **OPTIONS)) == 12
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"min_coverage": 0}, "min_coverage must be above 0 and at most 1, .* got 0, 0.1 and"),
+        ({"min_coverage": 95}, "min_coverage must be .* got 95"),
+        ({"min_coverage": math.nan}, "min_coverage must be .* got nan"),
+        ({"max_bad": 10}, "max_bad from 0 to 1, .* got 0.95, 10 and"),
+        ({"max_bad": math.nan}, "max_bad from 0 to 1"),
+        ({"max_gap": 0.0}, "max_gap above 0 s; got 0.95, 0.1 and 0.0"),
+        ({"clip_frames": 0}, "clip_frames, clip_size and workers must be at least 1; got .*, 40, 0, 24 and 1"),
+        ({"workers": 0}, "workers must be at least 1"),
+    ],
+)
+def test_settings_out_of_range(kitchen, tmp_path, change, words):
+    with pytest.raises(data.DataError, match=words):
+        data.prepare(kitchen, tmp_path / "s", **OPTIONS | change)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_file_is_no_folder_for_a_store(kitchen, tmp_path):
+    (tmp_path / "s").write_text("mine")
+    with pytest.raises(data.DataError, match=r"s: this is a file, but a store is a folder; give another name"):
+        data.prepare(kitchen, tmp_path / "s", **OPTIONS)
+
+
 def test_labels_outside_the_class_names(kitchen, tmp_path):
     with pytest.raises(data.DataError, match="'take', which is not among the 2 class_names"):
         data.prepare(kitchen, tmp_path / "s", **OPTIONS, class_names=["cut", "wash"])
@@ -303,7 +328,10 @@ def test_bad_clips_are_reported_and_the_rest_survives(kitchen, tmp_path, workers
     segments = [replace(s, video=str(bad)) if "P02" in s.id else s for s in kitchen]
     segments[0] = replace(segments[0], start=10.0, stop=11.0)  # behind the video's end
     options = OPTIONS | {"workers": workers}
-    with pytest.raises(data.DataError, match=r"5 of 12 clips \(41.7%\).*max_bad = 10.0%"):
+    with pytest.raises(
+        data.DataError,
+        match=r"5 of 12 clips \(41.7%\).*max_bad = 10.0%.*again with retry_failed=True",
+    ):
         data.prepare(segments, tmp_path / "s", **options)
     with pytest.warns(UserWarning, match=r"5 of 12 clips \(41.7%\) could not be prepared"):
         store = data.prepare(segments, tmp_path / "s", **options, max_bad=0.42)
@@ -380,21 +408,25 @@ def test_prepare_with_other_settings(kitchen, tmp_path):
 def test_a_clip_cut_out_of_a_long_video_finds_its_head_motion(tmp_path):
     """As Ego4D's clips have it: the IMU's stamps are those of the video, far beyond the clip's own length."""
     video = write_video(tmp_path / "clip.mp4", STEADY, **X264)
-    imu = write_epic_imu(tmp_path, "long", 60)
+    imu = write_epic_imu(tmp_path, "long", 60, slope=0.1)
     segment = data.Segment("s", video, 1.0, 2.0, "x", imu, imu_offset=-40.0)
     store = data.prepare([segment], tmp_path / "s", **OPTIONS)
     grid = store.clips[0]["start"] + 40 + np.arange(422) / 198
-    np.testing.assert_allclose(store.read("imu", 0)[:, :3], ramp(grid, 1, 9.8), atol=1e-3)
+    np.testing.assert_allclose(store.read("imu", 0)[:, :3], ramp(grid, 0.1, 9.8), atol=1e-3)
 
 
 def test_notes_of_the_imu_stay_with_the_store(kitchen, tmp_path):
     imu = write_epic_imu(tmp_path, "x", 7)
     lines = Path(imu[0]).read_text().splitlines()
     Path(imu[0]).write_text("\n".join([lines[0], *lines[:0:-1]]) + "\n")
+    lines = Path(imu[1]).read_text().splitlines()
+    lines[1:] = [",".join([line.split(",")[0], "0,0,0"]) for line in lines[1:]]
+    Path(imu[1]).write_text("\n".join(lines))
     segment = replace(kitchen[0], imu=imu)
     notes = data.prepare([segment], tmp_path / "s", **OPTIONS).notes
     assert list(notes) == [" and ".join(imu)]
     assert "x-accl.csv: the rows are not sorted by time" in notes[" and ".join(imu)]
+    assert "the gyroscope is zero from -1.0 to 7.0 s" in notes[" and ".join(imu)]
 
 
 MEASURED = """

@@ -106,14 +106,69 @@ def test_what_is_odd_about_an_imu_file_is_noted(tmp_path):
     )
 
 
+PLAIN = ("time", "ax", "ay", "az", "gx", "gy", "gz")
+EGO4D = ("canonical_timestamp_ms", "accl_x", "accl_y", "accl_z", "gyro_x", "gyro_y", "gyro_z")
+
+
+def head_motion(seconds=20, rate=198):
+    """Rows in seconds, m/s2 and rad/s of a head that nods."""
+    rng, stamps = np.random.default_rng(0), np.arange(0, seconds, 1 / rate)
+    accel, gyro = rng.normal((0, 1, 9.7), 0.5, (len(stamps), 3)), rng.normal(0, 0.5, (len(stamps), 3))
+    return np.column_stack([stamps, accel, gyro])
+
+
+@pytest.mark.parametrize(
+    ("header", "factor", "words"),
+    [
+        (
+            PLAIN,
+            1e3,
+            r"u.csv: its accelerometer samples are 5.05 s apart; are the times in milliseconds\? The column",
+        ),
+        (PLAIN, 1e6, r"5.05e\+03 s apart; are the times in microseconds\?"),
+        (PLAIN, 1e9, r"u.csv: the times in column time are over eleven days"),
+        (PLAIN, 100, r"0.505 s apart. The column time must be in seconds, with 5 to"),
+        (
+            EGO4D,
+            1.0,
+            r"5.05e-06 s apart; are the times in seconds\? The column canonical_timestamp_ms must",
+        ),
+        (EGO4D, 1e6, r"5.05 s apart; are the times in microseconds\?"),
+    ],
+)
+def test_times_in_another_unit_are_an_error(tmp_path, header, factor, words):
+    rows = head_motion() * [factor, 1, 1, 1, 1, 1, 1]
+    with pytest.raises(IMUError, match=words):
+        read_imu(write_table(tmp_path / "u.csv", header, rows.tolist()))
+
+
+def test_values_in_another_unit_are_an_error_or_a_note(tmp_path):
+    def read(accel=1.0, gyro=1.0, frozen=()):
+        rows = head_motion() * [1, accel, accel, accel, gyro, gyro, gyro]
+        for columns in frozen:
+            rows[600:1800, columns] = rows[600, columns]
+        return read_imu(write_table(tmp_path / "u.csv", PLAIN, rows.tolist())).notes
+
+    assert read() == ()
+    with pytest.raises(IMUError, match=r"u.csv: the acceleration is in g \(median 1.00\); multiply it by 9.80665"):
+        read(accel=1 / 9.80665)
+    assert "mean acceleration 1.3" in read(accel=1 / 7.4)[0]
+    with pytest.raises(IMUError, match=r"u.csv: half of the turn rates .* degrees .*; multiply them by 0.01745"):
+        read(gyro=100.0)
+    assert "1 % of the turn rates are above" in read(gyro=40.0)[0]
+    frozen = read(frozen=[slice(1, 4), slice(4, 7)])
+    assert frozen == tuple(f"the {s} does not change from 3.0 to 9.1 s" for s in ("accelerometer", "gyroscope"))
+    assert read(gyro=0.0) == ("the gyroscope is zero from 0.0 to 20.0 s",)
+
+
 def test_missing_accelerometer_is_zero_on_request_only(tmp_path):
     header = ("canonical_timestamp_ms", "gyro_x", "gyro_y", "gyro_z", "accl_x", "accl_y", "accl_z")
-    path = write_table(tmp_path / "e.csv", header, [(5 * i, i, 2, 3, "", "", "") for i in range(1000)])
+    path = write_table(tmp_path / "e.csv", header, [(5 * i, i / 100, 2, 3, "", "", "") for i in range(1000)])
     with pytest.raises(IMUError, match=r"0 usable accelerometer samples in 1000 rows \(with zero_accel"):
         read_imu(path)
     imu = read_imu(path, zero_accel=True)
     window = imu.window(1.0)
-    assert not window[:, :3].any() and window[0, 3] == pytest.approx(200)
+    assert not window[:, :3].any() and window[0, 3] == pytest.approx(2)
     assert "no accelerometer: its readings are zeros" in imu.notes
 
 

@@ -1,5 +1,6 @@
 """Recordings whose faults are planted: gaps, blanks, lost packets, uneven times, all of them found; working copies."""
 
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 from panned import RATE, files_of, gyroscope
 
-from egodistill import DataError, EgoDistillOSError, gpmf, recordings
+from egodistill import DataError, EgoDistillOSError, cli, gpmf, recordings
+from egodistill.annotations import Segment, with_imu_offsets
 from egodistill.imu import read_imu
 from egodistill.video import VideoError, probe, read_frames
 
@@ -79,6 +81,40 @@ def test_check_takes_the_known_clock_into_account(panned, tmp_path):
     found = recordings.check(panned, file, imu_offset=0.3, imu_stretch=1.02)
     assert found.offset.reliable and abs(found.offset.seconds) < 0.01
     assert abs(found.offset.drift or 0) < 1e-3 and found.gyro.rate == pytest.approx(198, abs=0.5)
+
+
+def test_offsets_of_check_are_read_back(panned, tmp_path, monkeypatch):
+    """With blanks, commas and quotes in the path, given from another folder."""
+    video = tmp_path / 'a "b", c .mp4 '
+    shutil.copy(panned, video)
+    stamps, rates = gyroscope(12)
+    accel = np.random.default_rng(0).normal((0, 0, 9.8), 0.1, rates.shape)
+    imu = ego4d_csv(tmp_path / "imu.csv", 1000 * (stamps - 0.3), rates, accel)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["check", video.name, "--imu", "imu.csv", "--out", "o.csv"]) == 0
+    for given in (video, video.name, tmp_path / ".." / tmp_path.name / video.name):
+        (moved,) = with_imu_offsets([Segment("1", given, 0, 1, imu=imu)], "o.csv")
+        assert moved.imu_offset == pytest.approx(0.3, abs=0.02)
+
+
+def test_check_of_times_in_another_unit(panned, tmp_path):
+    stamps, rates = gyroscope(12)
+    accel = np.random.default_rng(0).normal((0, 0, 9.8), 0.1, rates.shape)
+    found = recordings.check(panned, ego4d_csv(tmp_path / "imu.csv", 1e6 * stamps, rates, accel))
+    assert "apart; are the times in microseconds?" in found.problem
+    found = recordings.check(panned, ego4d_csv(tmp_path / "imu.csv", 1e3 * stamps + 1e6, rates, accel))
+    assert "0 gyroscope samples are within its 12.0 s; their times are 1000.0 to 1012.0 s" in found.problem
+
+
+def test_check_names_odd_values_and_a_missing_imu(panned, tmp_path):
+    stamps, rates = gyroscope(12)
+    low = np.random.default_rng(0).normal((0, 0, 1.5), 0.1, rates.shape)
+    low[500:] = 0
+    found = recordings.check(panned, ego4d_csv(tmp_path / "imu.csv", 1000 * stamps, rates, low), offset=False)
+    text = "\n".join(found.notes)
+    assert text.count("mean acceleration") == 1 and "is it in g, or without" in text
+    assert "the accelerometer is zero from 2.5 to 12.0 s" in text
+    assert recordings.check(panned).notes == ["no IMU: no telemetry in the video; give --imu, or imu= in Python"]
 
 
 def test_check_without_accelerometer(panned, tmp_path):

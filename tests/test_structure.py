@@ -197,9 +197,9 @@ USES = {
     "imu": """
         import imu
         with open("a.csv", "w") as file:
-            file.write("time,ax,ay,az,gx,gy,gz\\n" + "".join(f"{k / 200},0,0,9.8,0,0,{k}\\n" for k in range(600)))
+            file.write("time,ax,ay,az,gx,gy,gz\\n" + "".join(f"{k / 200},0,0,9.8,0,0,{k / 100}\\n" for k in range(600)))
         window = imu.read_imu("a.csv").window(0.2)
-        assert window.shape == (422, 6) and abs(window[0, 5] - 40) < 1e-3
+        assert window.shape == (422, 6) and abs(window[0, 5] - 0.4) < 1e-3
         if SAMPLES:
             try:
                 imu.read_imu(SAMPLES + "/gopro/max-heromode.mp4")

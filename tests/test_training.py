@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,18 @@ from torch import nn
 from toys import CLASSES, FAST, QUIET, Named, Store, same, small
 
 import egodistill
-from egodistill import EgoDistill, EgoDistillError, Output, distill, evaluate, finetune, pretrain_imu, runtime, training
+from egodistill import (
+    EgoDistill,
+    EgoDistillError,
+    Output,
+    data,
+    distill,
+    evaluate,
+    finetune,
+    pretrain_imu,
+    runtime,
+    training,
+)
 
 ROOT = Path(egodistill.__file__).parent
 
@@ -121,6 +133,45 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, monkeypatch, stage, ch
         stage(small(), Store(16), teacher="t", **settings)
     with pytest.raises(EgoDistillError, match=rf"c\.pt.*{told}"):
         stage(small(), Store(16), teacher="t", **settings | change)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_start_weights_are_refused(tmp_path, monkeypatch, finished):
+    settings = FAST | {"epochs": 2, "checkpoint": tmp_path / "c.pt"}
+    if not finished:
+        monkeypatch.setattr(training.TrainingLoop, "end_epoch", stop_after_the_first(training.TrainingLoop.end_epoch))
+    with contextlib.suppress(KeyboardInterrupt):
+        finetune(small(), Store(16), **settings)
+    monkeypatch.undo()
+    with pytest.raises(
+        EgoDistillError, match=r"c\.pt.*fingerprint of the start weights was '\w+' and is now.*same model"
+    ):
+        finetune(small(seed=1), Store(16), **settings)
+    assert len(finetune(small(), Store(16), **settings)) == 2
+
+
+def test_other_content_of_the_store_is_refused(store, tmp_path):
+    """Of a clip store: other clips, and other outputs of the teacher."""
+    shutil.copytree(store.path, tmp_path / "s")
+    clips = data.ClipStore(tmp_path / "s")
+    clips = clips.select(clips.labels >= 0)
+    for name, shape in {"t.feature": 12, "t.logits": len(clips.class_names)}.items():
+        clips.add(name, (shape,), "float32")
+        clips.write(name, slice(None), np.ones((len(clips), shape)))
+
+    def run(some=clips):
+        torch.manual_seed(0)
+        model = EgoDistill(len(clips.class_names), feature_dim=12, image_weights=None, frame_size=40, hidden=32)
+        settings = FAST | {"epochs": 1, "batch_size": 4}
+        return distill(model, some, teacher="t", **settings, checkpoint=tmp_path / "c.pt")
+
+    assert run()[0]["loss"] == run()[0]["loss"]
+    with pytest.raises(EgoDistillError, match="fingerprint of the clips of the store was"):
+        run(clips.select(slice(None, None, -1)))
+    clips.write("t.logits", [3], np.zeros((1, len(clips.class_names))))
+    with pytest.raises(EgoDistillError, match=r"fingerprint of the outputs t\.logits was") as error:
+        run()
+    assert "t.feature" not in str(error.value)
 
 
 def stop_after_the_first(end_epoch):
