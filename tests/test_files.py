@@ -102,6 +102,7 @@ def test_the_share_of_a_job_that_the_environment_names(monkeypatch):
         with pytest.raises(DataError, match=why):
             files.environment_share()
     monkeypatch.setenv("RANK", "")
+    monkeypatch.setenv("WORLD_SIZE", "")
     assert files.environment_share() == {"rank": 0, "world_size": 1}
 
 
