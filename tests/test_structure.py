@@ -30,7 +30,7 @@ ARROWS = {
     "distillation": "egodistill batches files runtime student training",
     "training": "egodistill batches checkpoints files runtime",
     "inference": "egodistill batches clips files imu runtime student video",
-    "batches": "egodistill clips files",
+    "batches": "egodistill clips files student",
     "runtime": "egodistill files",
     "checkpoints": "egodistill files",
     "files": "egodistill",
