@@ -370,7 +370,7 @@ def files(tmp_path_factory) -> Path:
         ("measure --student none.pt", "none.pt"),
         (
             "predict walk.mp4 --student teacher.pt",
-            "teacher.pt contains a model of the class Teacher, not EgoDistill",
+            "teacher.pt holds a teacher; give the file of a student",
         ),
         ("predict walk.mp4 --student notes.txt", "notes.txt cannot be read as a checkpoint"),
         ("measure --student rows.csv", "rows.csv cannot be read as a checkpoint"),
@@ -414,6 +414,7 @@ def test_an_error_is_one_line_and_exit_code_1(command, told, files, monkeypatch,
         ("finetune store --out x.pt --architecture nonsense", "x3d_m"),
         ("pretrain store --teacher t --out x.pt --crop 0.3", "unrecognized arguments: --crop 0.3"),
         ("pretrain store --teacher t --out x.pt --tau 10", "unrecognized arguments: --tau 10"),
+        ("pretrain store --teacher t --out x.pt --no-imu", "unrecognized arguments: --no-imu"),
     ],
 )
 def test_a_usage_error_is_exit_code_2(command, told, capsys):
@@ -1151,8 +1152,11 @@ def test_options_are_the_fields_of_settings(stage):
             text = {"schedule": "cosine", "precision": "bf16", "imu_vector": "mean", "l1_reduction": "sum"}.get(
                 field.name, "7"
             )
+            text = "0.5" if field.name in ("alpha", "decay") else text
             values += [options.flag(field.name, default), *([] if isinstance(default, bool) else [text])]
-            expected[field.name] = {bool: not default, tuple: (7,), str: text}.get(type(default), 7)
+            expected[field.name] = {bool: not default, tuple: (7,), str: text}.get(
+                type(default), float(text) if text[0].isdigit() else 7
+            )
     if "crop" in names:  # a field of a dataclass in the settings
         at = values.index("--sync-batch-norm") + 1  # in the order of the fields
         values[at:at] = ["--crop", "0.5"]

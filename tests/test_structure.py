@@ -55,8 +55,8 @@ ARROWS = {
     "export": "egodistill batches clips files student",
     "commands": "annotations data files recordings tables video",
     "options": "commands distillation runtime",
-    "model_commands": "egodistill checkpoints commands data distillation experiments export files inference options"
-    " runtime tables teachers training",
+    "model_commands": "egodistill batches checkpoints commands data distillation experiments export files inference"
+    " options runtime tables teachers training",
     "demo": "egodistill commands data experiments files inference model_commands options runtime synthetic tables"
     " teachers training",
 }
