@@ -53,8 +53,8 @@ ARROWS = {
     "experiments": "egodistill baselines batches checkpoints clips data distillation files inference student teachers"
     " training video",
     "export": "egodistill batches clips files student",
-    "commands": "annotations data files recordings tables video",
-    "options": "commands distillation runtime",
+    "commands": "egodistill annotations data files recordings tables video",
+    "options": "commands distillation files runtime",
     "model_commands": "egodistill batches checkpoints commands data distillation experiments export files inference"
     " options runtime tables teachers training",
     "demo": "egodistill commands data experiments files inference model_commands options runtime synthetic tables"

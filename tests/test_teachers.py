@@ -938,7 +938,7 @@ def test_extract_says_what_a_teacher_is(store, given):
         ({"frames": 8.5}, "frames=8.5 must be a whole number"),
         ({"seconds": "two"}, "seconds='two' must be a number"),
         ({"width": -3}, "X3D: .*width=-3"),
-        ({"depths": 5}, "X3D: .*depths=5"),
+        ({"pool": (2, 2)}, r"X3D: .*pool=\(2, 2\)"),
     ],
 )
 def test_options_of_the_wrong_kind_are_named(options, words):
