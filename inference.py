@@ -455,6 +455,7 @@ def predict(
     0.0 to 2.1 s: 3 classes, problem: None
     10.0 to 12.1 s: 3 classes, problem: None
     20.0 to 22.1 s: 3 classes, problem: None
+    21.3 to 23.4 s: 3 classes, problem: None
     """
     spec = batches.clip_spec_of(model)
     stride = spec.seconds if stride is None else stride

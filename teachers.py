@@ -485,8 +485,11 @@ def split_options(name: str, options: Mapping[str, Any]) -> tuple[ClipSpec, Pixe
             kind, what = (numbers.Integral, "a whole number") if type(default) is int else (numbers.Real, "a number")
             if not isinstance(value, kind):
                 raise TeacherError(f"{name}: the option {option}={value!r} must be {what}")
-    spec = replace(published.clip_spec, **select_options(CLIP_OPTIONS, options))
-    pixels = replace(published.pixels, **select_options(PIXEL_OPTIONS, options))
+    chosen = [select_options(names, options) for names in (CLIP_OPTIONS, PIXEL_OPTIONS)]
+    try:
+        spec, pixels = replace(published.clip_spec, **chosen[0]), replace(published.pixels, **chosen[1])
+    except TypeError as error:
+        raise TeacherError(f"{name}: {error}, with the options {chosen[0] | chosen[1]}") from error
     settings = {
         **{k: getattr(spec, k) for k in ("frames", "size") if k in known},
         **published.options,

@@ -938,10 +938,12 @@ def test_extract_says_what_a_teacher_is(store, given):
         ({"frames": 8.5}, "frames=8.5 must be a whole number"),
         ({"seconds": "two"}, "seconds='two' must be a number"),
         ({"width": -3}, "X3D: .*width=-3"),
-        ({"pool": (2, 2)}, r"X3D: .*pool=\(2, 2\)"),
+        ({"mean": 5}, "x3d_m: .*'mean': 5"),
     ],
 )
 def test_options_of_the_wrong_kind_are_named(options, words):
+    with pytest.raises(teachers.TeacherError, match="depths=5"):
+        teachers.load("slowfast_8x8_r50", num_classes=3, progress=False, depths=5)
     with pytest.raises(teachers.TeacherError, match=words):
         teachers.load("x3d_m", num_classes=3, progress=False, **options)
 
