@@ -485,10 +485,10 @@ OPTIONS = {
     "teachers": "",
     "finetune": f"store --split --out --overwrite --init --architecture --pretrained --name --option --head-only "
     f"--gradient-checkpointing {STUDENT} {TRAINING} --crop",
-    "extract": "store --split --teacher-file --views --batch-size --precision --device",
+    "extract": "store --split --teacher-file --views --batch-size --overwrite --precision --device",
     "pretrain": "store --split --teacher --out --overwrite "
     "--init --nce-tau --nce-weight --l1-weight --l1-reduction --symmetric "
-    f"{STUDENT} {TRAINING}",
+    f"{STUDENT.replace('--no-imu ', '')} {TRAINING}",
     "distill": "store --split --teacher --out --overwrite "
     "--alpha --beta --tau --tau-squared --l1-reduction --init --crop "
     f"{STUDENT} {TRAINING}",

@@ -32,10 +32,10 @@ from egodistill import (
     batches,
     cli,
     clips,
-    commands,
     data,
     evaluate,
     export,
+    model_commands,
     teachers,
 )
 from egodistill.clips import ClipSpec
@@ -629,7 +629,7 @@ def test_an_exported_file_is_for_the_clips_of_its_student(exported, stored, word
 def test_command(tmp_path, capsys, monkeypatch):
     model, checkpoint, file = student(), tmp_path / "student.pt", tmp_path / "out" / "student.pt2"
     model.save(checkpoint)
-    monkeypatch.setattr(commands, "open_split", lambda path, split: Clips(model))
+    monkeypatch.setattr(model_commands, "open_split", lambda path, split: Clips(model))
     assert cli.main(["export", str(checkpoint), "--out", str(file), "--check", "store"]) == 0
     printed = capsys.readouterr().out
     row = next(line for line in printed.splitlines() if line.startswith("student.pt2"))
