@@ -11,9 +11,12 @@
 
 from __future__ import annotations
 
+import math
+import numbers
+import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,20 +24,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from egodistill import EgoDistillError, clips, files
-
-if TYPE_CHECKING:
-    from egodistill.student import Output
+from egodistill.student import Output, describe
 
 __all__ = [
     "Augment",
     "Model",
     "Store",
     "arrays_of",
+    "as_output",
     "clip_ids",
+    "clip_spec_of",
     "example_inputs",
+    "inputs_of",
     "read",
     "require_array",
     "require_labels",
+    "require_number",
     "require_teacher",
 ]
 
@@ -45,7 +50,7 @@ class Model(Protocol):
     Students, teachers, baselines and exported files have this form. Inputs are "frames" uint8 [B, N, 3, H, W], "clip"
     uint8 [B, T, 3, H, W], "imu" float32 [B, 422, 6] and "audio" float32 [B, 201, 40], or arrays of your own in the
     store. Frames are RGB and not normalised. `clips.spec_of()` lists the attributes that describe the clips; a model
-    without them reads any.
+    without them reads any, and `measure()` and `predict()` use the clips of the store that it read first.
 
     A student of your own trains, and is evaluated, like `EgoDistill`:
 
@@ -73,7 +78,7 @@ class Model(Protocol):
     def inputs(self) -> tuple[str, ...]:
         """Return the names of the inputs, in the order in which the model takes them."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Output: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Output | tuple[Tensor, Tensor]: ...
 
 
 class Store(Protocol):
@@ -142,15 +147,95 @@ def arrays_of(model: Model, store: Store) -> list[str]:
     >>> batches.arrays_of(EgoDistill.load("student.pt"), data.ClipStore("store"))
     ['frames_1', 'imu']
     """
-    spec = clips.spec_of(model)
-    names = []
-    for kind in model.inputs:
+    inputs, spec, names = inputs_of(model), clips.spec_of(model), []
+    own = (
+        f"`inputs` of {type(model).__name__} may name 'frames', 'clip', 'imu', 'audio', and arrays of the store; "
+        f"prepare() or store.add()"
+    )
+    for kind in inputs:
         names.append(clips.frames_name(spec) if kind == "frames" else kind)
-        require_array(store, names[-1], PREPARATION.get(kind, "another call of prepare()").format(spec=spec))
+        require_array(store, names[-1], PREPARATION.get(kind, own).format(spec=spec))
     require_classes(model, store)
     for name in names:
         require_clips(model, store, name)
+    note_clips(model, store, names)
     return names
+
+
+def inputs_of(model: Model) -> tuple[str, ...]:
+    """Return the names of a model's inputs. Raise EgoDistillError if it does not name them in a tuple or list."""
+    inputs = getattr(model, "inputs", None)
+    if not (inputs and isinstance(inputs, (tuple, list)) and all(isinstance(name, str) for name in inputs)):
+        raise EgoDistillError(
+            f"{type(model).__name__} must have an attribute `inputs`, a tuple of the names of its inputs such as "
+            f"('frames', 'imu'); it is {inputs!r}"
+        )
+    return tuple(inputs)
+
+
+def note_clips(model: Model, store: Store, names: Sequence[str]) -> None:
+    """Keep in `model.noted_clips` what the model itself does not say about its clips, as in the first store it read."""
+    spec = clips.spec_of(model)
+    if hasattr(model, "noted_clips") or None not in [getattr(spec, field) for field in clips.FIELDS["frames"]]:
+        return
+    found = {}
+    for part in (stored_spec(store, name) for name in names):
+        found |= {field: getattr(part, field) for kind in part.parts() for field in clips.FIELDS[kind]}
+    model.noted_clips = {name: value for name, value in found.items() if getattr(spec, name) is None}
+
+
+def clip_spec_of(model: Model) -> clips.ClipSpec:
+    """Return the complete spec of a model's clips: its own, what `arrays_of()` noted, and defaults.
+
+    Raise EgoDistillError if nothing says the size of its frames.
+
+    >>> from egodistill import EgoDistill, batches
+    >>> batches.clip_spec_of(EgoDistill.load("student.pt")).size
+    64
+    """
+    inputs_of(model)
+    spec = replace(clips.spec_of(model), **getattr(model, "noted_clips", {}))
+    if spec.frames and spec.size is None:
+        raise EgoDistillError(
+            f"{type(model).__name__} does not say the size of its frames; set `frame_size`, for example 64"
+        )
+    return spec.complete()
+
+
+def as_output(model: Model, output: Any, num_classes: int | None = None) -> Output:
+    """Return what a model returned as an `Output`: any pair of feature [B, D] and logits [B, C] will do.
+
+    Raise EgoDistillError for anything else, and if C is not `num_classes`.
+
+    >>> import torch
+    >>> from egodistill import batches
+    >>> batches.as_output(torch.nn.Identity(), (torch.zeros(1, 3), torch.zeros(1, 8))).logits.shape
+    torch.Size([1, 8])
+    """
+    name = type(model).__name__
+    if not (isinstance(output, (tuple, list)) and len(output) == 2 and all(isinstance(x, Tensor) for x in output)):
+        raise EgoDistillError(
+            f"{name} returned a {type(output).__name__}; a model returns (feature, logits), for example "
+            f"egodistill.Output"
+        )
+    feature, logits = output
+    if feature.ndim != 2 or logits.ndim != 2:
+        raise EgoDistillError(
+            f"{name} returned feature {describe(feature)} and logits {describe(logits)}; their shapes must be [B, D] "
+            f"and [B, C]"
+        )
+    if num_classes is not None and logits.shape[1] != num_classes:
+        raise EgoDistillError(
+            f"{name} returns {logits.shape[1]} scores per clip, the store has {num_classes} classes; it must return "
+            f"one score per class"
+        )
+    return output if isinstance(output, Output) else Output(feature, logits)
+
+
+def require_store(store: Any) -> None:
+    """Raise EgoDistillError for a path in place of a store."""
+    if isinstance(store, (str, os.PathLike)):
+        raise EgoDistillError(f"the store is the path {str(store)!r}; open it with data.ClipStore({str(store)!r})")
 
 
 def require_classes(model: Model, store: Store) -> None:
@@ -204,13 +289,14 @@ def example_inputs(model: Model, batch_size: int = 1) -> tuple[Tensor, ...]:
     """Return random inputs for a model, in its order, on the CPU.
 
     "frames" and "clip" are uint8 [B, N, 3, H, W], "imu" is float32 [B, samples, 6], "audio" float32 [B, steps, bands].
-    Raise EgoDistillError for other inputs, and if a model reads "clip" without a number of frames.
+    Raise EgoDistillError for other inputs, if a model reads "clip" without a number of frames, and if nothing says the
+    size of its frames.
 
     >>> from egodistill import EgoDistill, batches
     >>> [(x.dtype, tuple(x.shape)) for x in batches.example_inputs(EgoDistill.load("student.pt"), batch_size=2)]
     [(torch.uint8, (2, 1, 3, 64, 64)), (torch.float32, (2, 422, 6))]
     """
-    parts, found = clips.spec_of(model).complete().parts(), []
+    parts, found = clip_spec_of(model).parts(), []
     for kind in model.inputs:
         spec = parts.get("frames" if kind == "clip" else kind)
         if spec is None:
@@ -228,6 +314,7 @@ def example_inputs(model: Model, batch_size: int = 1) -> tuple[Tensor, ...]:
 
 def require_array(store: Store, name: str, source: str) -> None:
     """Raise EgoDistillError if the store lacks an array; `source` is the call that writes it, for the message."""
+    require_store(store)
     if name not in store.names:
         raise EgoDistillError(f"the store has no array {name!r} (it has {', '.join(store.names)}); {source} writes it")
 
@@ -241,23 +328,64 @@ def require_teacher(store: Store, teacher: str, *outputs: str) -> list[str]:
     >>> batches.require_teacher(data.ClipStore("store"), "x3d", "feature", "logits")
     ['x3d.feature', 'x3d.logits']
     """
+    require_store(store)
+    if not isinstance(teacher, str):
+        raise EgoDistillError(
+            f"teacher is a {type(teacher).__name__}; give the name of its outputs in the store, such as "
+            f"{getattr(teacher, 'name', 'x3d')!r}, which teachers.extract() writes"
+        )
     names = [f"{teacher}.{output}" for output in outputs]
     for name in names:
-        require_array(store, name, f"teachers.extract() with the teacher {teacher!r}")
+        if name not in store.names:
+            known = [array.removesuffix(".feature") for array in store.names if array.endswith(".feature")]
+            raise EgoDistillError(
+                f"the store has outputs of: {', '.join(known) or 'no teacher'}; it has no array {name!r}. "
+                f"teachers.extract() (`egodistill extract`) writes the outputs of a teacher"
+            )
     return names
 
 
 def require_labels(store: Store) -> None:
     """Raise EgoDistillError if a clip has no label."""
+    require_store(store)
     count = int((torch.as_tensor(store.labels) < 0).sum())
     if count:
         raise EgoDistillError(f"{count} of {len(store)} clips have no label; give a split whose segments all have one")
 
 
 def clip_ids(store: Store, rows: Tensor) -> str:
-    """Return the segment ids of these clips as text; their rows if the store has no ids."""
-    clips = getattr(store, "clips", None)
-    return ", ".join(str(clips[row]["id"] if clips else row) for row in rows.tolist())
+    """Return the segment ids of these clips, at most five, as text; their rows if the store has no ids."""
+    clips, shown = getattr(store, "clips", None), rows.tolist()[:5]
+    more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+    return ", ".join(str(clips[row]["id"] if clips else row) for row in shown) + more
+
+
+def require_number(
+    name: str,
+    value: Any,
+    least: float = -math.inf,
+    most: float = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
+    whole: bool = False,
+) -> None:
+    """Raise EgoDistillError unless a setting is a finite number from `least` to `most`.
+
+    `above` and `below` exclude these two themselves; `whole` requires an integer.
+
+    >>> from egodistill import batches
+    >>> batches.require_number("alpha", 1.5, 0, 1)
+    Traceback (most recent call last):
+    ...
+    egodistill.EgoDistillError: alpha must be a number, 0 <= alpha <= 1; got 1.5
+    """
+    fits = isinstance(value, numbers.Integral if whole else numbers.Real) and math.isfinite(value)
+    fits = fits and (least < value if above else least <= value) and (value < most if below else value <= most)
+    if not fits:
+        limits = f"{least} {'<' if above else '<='} {name}" if math.isfinite(least) else name
+        limits += f" {'<' if below else '<='} {most}" if math.isfinite(most) else ""
+        raise EgoDistillError(f"{name} must be a {'whole ' if whole else ''}number, {limits}; got {value!r}")
 
 
 def read(
@@ -325,8 +453,7 @@ class Augment:
     crop: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.crop < 1:
-            raise EgoDistillError(f"crop must be a share of the frame's side, 0 <= crop < 1; got {self.crop}")
+        require_number("crop", self.crop, 0, 1, below=True)
 
     def apply(self, batch: dict[str, Tensor], seeds: Sequence[int]) -> None:
         """Change a batch in place; the change of a clip depends on its seed only, not on the number of processes."""

@@ -73,6 +73,12 @@ class PretrainingSettings(Training):
     l1_reduction: Reduction = "mean"
     symmetric: bool = False  # also L_NCE from head motion to frames
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        batches.require_number("nce_tau", self.nce_tau, 0, above=True)
+        for name in ("nce_weight", "l1_weight"):
+            batches.require_number(name, getattr(self, name), 0)
+
 
 class PretrainingOptions(TrainingOptions, total=False):
     """The fields of `PretrainingSettings` as keyword arguments of `pretrain_imu()`."""
@@ -93,6 +99,12 @@ class DistillationSettings(Training):
     tau: float = 1.0  # temperature of L_KD
     tau_squared: bool = False  # multiply L_KD by tau squared
     l1_reduction: Reduction = "mean"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        batches.require_number("alpha", self.alpha, 0, 1)
+        batches.require_number("beta", self.beta, 0)
+        batches.require_number("tau", self.tau, 0, above=True)
 
 
 class DistillationOptions(TrainingOptions, total=False):
@@ -269,9 +281,11 @@ class Finetune(Objective):
         reads = batches.arrays_of(model, store)
         batches.require_labels(store)
         super().__init__(model, reads, {"stage": "finetune"})
+        self.num_classes = len(store.class_names)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         output = self.model(*(batch[name] for name in self.reads))
+        output = batches.as_output(self.model, output, self.num_classes)
         extra = extra_losses(self.model, output, batch)
         return {
             "loss": action_loss(output.logits, batch["label"]) + sum(extra.values()),
@@ -389,7 +403,7 @@ def pretrain_imu(
     ['loss', 'nce', 'l1', 'matching']
     """
     settings = change_settings(PretrainingSettings, settings, changes)
-    if "imu" not in model.inputs:
+    if "imu" not in batches.inputs_of(model):
         raise EgoDistillError("pretrain_imu() trains the IMU encoder, but this model was built with use_imu=False")
     if teacher is None and settings.l1_weight:
         raise EgoDistillError("L_1 needs a teacher: pass teacher=NAME, or l1_weight=0 to train with L_NCE alone")
@@ -450,10 +464,11 @@ class Distill(Objective):
         targets = batches.require_teacher(store, teacher, "feature", "logits")
         super().__init__(model, [*inputs, *targets], {"stage": "distill", "teacher": teacher})
         self.inputs, self.targets, self.settings = inputs, targets, settings
+        self.num_classes = len(store.class_names)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        settings = self.settings
-        feature, logits = output = self.model(*(batch[name] for name in self.inputs))
+        settings, output = self.settings, self.model(*(batch[name] for name in self.inputs))
+        feature, logits = output = batches.as_output(self.model, output, self.num_classes)
         teacher = Output(*(batch[name] for name in self.targets))
         if feature.shape != teacher.feature.shape:
             raise EgoDistillError(

@@ -35,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from egodistill import EgoDistillError, batches, files, runtime
 from egodistill.batches import Model, Store
-from egodistill.clips import ClipSpec, Recording, decode_clips, open_recording, spec_of
+from egodistill.clips import ClipSpec, Recording, decode_clips, open_recording
 from egodistill.imu import MAX_GAP
 from egodistill.runtime import Precision
 from egodistill.student import EgoDistill, Output
@@ -103,9 +103,9 @@ def evaluate(
     >>> result.confusion.shape, result.scores.shape, result.feature_distance > 0
     (torch.Size([8, 8]), torch.Size([6, 8]), True)
     """
+    batches.require_labels(store)
     if not len(store):
         raise EgoDistillError("the store has no clips to evaluate on; check the split, and store.failures")
-    batches.require_labels(store)
     targets = batches.require_teacher(store, teacher, "feature") if teacher else []
     precision = runtime.pick_precision(runtime.pick_device(device), precision, model)
     scores, distance = [], 0.0
@@ -122,6 +122,7 @@ def evaluate(
     for output, batch in found:
         scores.append(output.logits.float().softmax(1).cpu())
         for target in targets:
+            require_same_size(output.feature, batch[target], teacher, "to evaluate without a teacher")
             difference = (output.feature.float() - batch[target].float()).abs()
             distance += float(difference.mean()) * len(difference)
 
@@ -139,6 +140,15 @@ def evaluate(
         clips=len(store),
         precision=precision,
     )
+
+
+def require_same_size(feature: Tensor, target: Tensor, teacher: str | None, purpose: str) -> None:
+    """Raise EgoDistillError if the features [B, D] of model and teacher differ in size."""
+    if feature.shape[1] != target.shape[1]:
+        raise EgoDistillError(
+            f"the model's feature has the size {feature.shape[1]}, but that of the teacher {teacher!r} has the size "
+            f"{target.shape[1]}; leave teacher out {purpose}"
+        )
 
 
 def per_segment(store: Store, scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,6 +189,7 @@ def outputs(
         for batch, _ in coming:
             with runtime.autocast(place, precision):
                 output = run(*(batch[name] for name in names))
+            output = batches.as_output(model, output, len(store.class_names))
             yield output, batch
             bar.step(len(output.logits))
 
@@ -225,9 +236,9 @@ def retrieve(
     """
     if metric not in ("cosine", "l1"):
         raise EgoDistillError(f"metric must be 'cosine' or 'l1', not {metric!r}")
+    names = batches.arrays_of(model, store)
     if not 1 <= top <= len(store):
         raise EgoDistillError(f"top must be from 1 to {len(store)}, the number of clips; got {top}")
-    names = batches.arrays_of(model, store)
     if len(inputs) != len(names):
         raise EgoDistillError(f"the model reads {', '.join(names)}; got {len(inputs)} inputs for a query")
     if teacher:
@@ -239,12 +250,9 @@ def retrieve(
     place = runtime.pick_device(device)
     with runtime.evaluation(model, place):
         parts = zip(*(x.split(batch_size) for x in inputs), strict=True)
-        queries = torch.cat([model(*(x.to(place) for x in part)).feature.float().cpu() for part in parts])
-    if queries.shape[1] != gallery.shape[1]:
-        raise EgoDistillError(
-            f"the model's feature has the size {queries.shape[1]}, but that of the teacher {teacher!r} has the size "
-            f"{gallery.shape[1]}; leave teacher out to compare the model's own features"
-        )
+        found = (batches.as_output(model, model(*(x.to(place) for x in part))) for part in parts)
+        queries = torch.cat([output.feature.float().cpu() for output in found])
+    require_same_size(queries, gallery, teacher, "to compare the model's own features")
     if metric == "cosine":
         distances = 1 - F.normalize(queries, dim=1) @ F.normalize(gallery, dim=1).T
     else:
@@ -293,7 +301,8 @@ def measure(
     by the batch size; on a GPU it is measured with device events. Reading and decoding are not included. After
     `seconds` no further pass starts, but at least two are timed; a first pass that takes longer than `seconds` replaces
     the warm-up, and is timed. `precision` and `compile` are options of `evaluate()`; `same_top1` and `feature_error` of
-    the result show their effect on the outputs. Raise EgoDistillError if no multiply-adds can be counted.
+    the result show their effect on the outputs. Raise EgoDistillError if no multiply-adds can be counted, or if nothing
+    says the size of the model's frames.
 
     >>> from egodistill import EgoDistill, measure
     >>> cost = measure(EgoDistill.load("student.pt"), batch_size=2, repeats=2, device="cpu", precision="fp32")
@@ -437,7 +446,8 @@ def predict(
 
     The recording is decoded in one pass, in constant memory. A clip that cannot be classified, because IMU samples or
     a frame are missing, has no classes, and `problem` is the reason. Before the first clip, raise EgoDistillError for a
-    `stride` that is not above 0, and VideoError or IMUError for a file that cannot be read.
+    `stride` that is below a hundredth of a clip or another value out of range, and if nothing says the size of the
+    model's frames; raise VideoError or IMUError for a file that cannot be read.
 
     >>> from egodistill import EgoDistill, predict
     >>> model = EgoDistill.load("student.pt")
@@ -446,17 +456,18 @@ def predict(
     0.0 to 2.1 s: 3 classes, problem: None
     10.0 to 12.1 s: 3 classes, problem: None
     20.0 to 22.1 s: 3 classes, problem: None
+    21.3 to 23.4 s: 3 classes, problem: None
     """
-    spec = spec_of(model).complete()
+    spec = batches.clip_spec_of(model)
     stride = spec.seconds if stride is None else stride
-    if stride <= 0:
-        raise EgoDistillError(f"stride must be seconds above 0; got {stride}")
+    batches.require_number("stride", stride, round(spec.seconds / 100, 4))
+    batches.require_number("min_coverage", min_coverage, 0, 1, above=True)
     recording = open_recording(video, imu, imu_offset=imu_offset, imu_stretch=imu_stretch, zero_accel=zero_accel)
     spec = spec if exact is None else replace(spec, exact=exact)
     starts = strided_starts(recording.probe().duration, spec.seconds, stride)
     if spec.imu_samples:
         recording.motion()  # raises now if the file cannot be read
-    reader = ClipReader(recording, spec, starts, model.inputs, min_coverage=min_coverage, max_gap=max_gap)
+    reader = ClipReader(recording, spec, starts, batches.inputs_of(model), min_coverage=min_coverage, max_gap=max_gap)
     place = runtime.pick_device(device)
     precision = runtime.pick_precision(place, precision, model)
     return classify_groups(model, reader, batch_size, top=top, device=place, precision=precision, compile=compile)
@@ -523,7 +534,7 @@ def classify_groups(
     compile: bool,
 ) -> Iterator[Prediction]:
     """Yield predictions for groups of clips; a thread decodes the next group while the model runs."""
-    names = model.class_names or [str(k) for k in range(model.num_classes)]
+    names = getattr(model, "class_names", None)
     run = runtime.Compiled(model) if compile else model
     groups = reader.groups(batch_size)
     coming = files.read_ahead(groups, reader.read, runtime.lower_thread_priority)
@@ -532,7 +543,9 @@ def classify_groups(
             best = iter(())
             if inputs:
                 with torch.no_grad(), runtime.autocast(device, precision):
-                    scores = run(*(x.to(device) for x in inputs)).logits.float().softmax(1).cpu()
+                    output = batches.as_output(model, run(*(x.to(device) for x in inputs)), names and len(names))
+                    scores = output.logits.float().softmax(1).cpu()
+                names = names or [str(k) for k in range(scores.shape[1])]
                 values, classes = (x.tolist() for x in scores.topk(min(top, scores.shape[1]), dim=1))
                 best = iter([list(zip(*pair, strict=True)) for pair in zip(classes, values, strict=True)])
             for row in itertools.chain(*group):

@@ -24,6 +24,7 @@ from torch import nn
 
 from egodistill import (
     EgoDistill,
+    batches,
     checkpoints,
     data,
     distillation,
@@ -47,7 +48,7 @@ from egodistill.commands import (
 from egodistill.distillation import EPIC_KITCHENS, PRESETS
 from egodistill.options import device_option, precision_option, reject, report_precision
 from egodistill.tables import Table
-from egodistill.training import History
+from egodistill.training import History, Training
 
 __all__ = ["COMMANDS", "GMACS_NOTE", "comparison_table", "name_value"]
 
@@ -74,23 +75,34 @@ def training_settings(a: argparse.Namespace, stage: str) -> Any:
     return replace(settings, checkpoint=experiments.training_file(a.out))
 
 
-def student_options(parser: argparse.ArgumentParser) -> None:
+def student_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
     parser.add_argument("--init", metavar="FILE", help="start from the model in this file instead of building one")
-    options.add_fields(parser.add_argument_group("student"), EPIC_KITCHENS.student)
+    names = [name for name in options.HELP if name not in without]
+    options.add_fields(parser.add_argument_group("student"), EPIC_KITCHENS.student, names)
 
 
 def build_student(a: argparse.Namespace, store: data.ClipStore, teacher: str | None, seed: int) -> EgoDistill:
     """Return the student in --init, or a new one that fits the store and the teacher's feature."""
     settings = PRESETS[a.preset].student
+    width = None
+    if teacher:
+        (target,) = batches.require_teacher(store, teacher, "feature")
+        width = store.read(target, [0]).shape[1]
     if a.init:
         reason = f"cannot change the student in {a.init}; leave out --init to build a new one"
         reject(options.used_flags(settings, a), reason)
-        return EgoDistill.load(a.init)
+        model = load_distilled(a.init)
+        if width not in (None, model.feature_dim):
+            raise ValueError(
+                f"the student in {a.init} has a feature of {model.feature_dim} numbers, the teacher {teacher!r} one of "
+                f"{width}; leave out --init to build a student for this teacher"
+            )
+        return model
     settings = options.apply(settings, a)
     torch.manual_seed(seed)
     return settings.build(
         len(store.class_names),
-        feature_dim=store.read(f"{teacher}.feature", [0]).shape[1] if teacher else None,
+        feature_dim=width,
         class_names=store.class_names,
         **frame_arguments(store, settings.num_frames),
     )
@@ -134,6 +146,15 @@ def load_student(path: str) -> nn.Module:
     return model
 
 
+def load_distilled(path: str) -> EgoDistill:
+    """Return the student in a file; baselines and teachers are refused."""
+    model = experiments.load(path)
+    if not isinstance(model, EgoDistill):
+        kind = "teacher" if isinstance(model, teachers.Teacher) else f"baseline ({type(model).__name__})"
+        raise ValueError(f"{path} holds a {kind}; give the file of a student, written by `egodistill distill`")
+    return model
+
+
 def load_teacher(path: str) -> teachers.Teacher:
     """Return the teacher in a file."""
     model = experiments.load(path)
@@ -157,11 +178,20 @@ def inference_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     return keyword_arguments(arguments, "precision", "compile", "device")
 
 
-def save_model(model: nn.Module, out: str, result: str) -> None:
-    """Write a trained model and print the result of its training, in process 0."""
+def save_model(model: nn.Module, out: str, result: str, finished: str) -> None:
+    """Write a trained model and print the result of its training, in process 0; `finished` as of `finished_note()`."""
     if runtime.is_first():
         model.save(out)
-        print(f"{out}: {result}")
+        print(f"{out}: {finished}{result}")
+
+
+def finished_note(settings: Training) -> str:
+    """Return a note, before a training, if it has nothing left to do; otherwise nothing."""
+    history = Path(settings.checkpoint).with_suffix(".jsonl")  # one line per finished epoch
+    if not (Path(settings.checkpoint).exists() and history.exists()):
+        return ""
+    done = len(history.read_text(encoding="utf-8").splitlines())
+    return f"already trained ({done} of {settings.epochs} epochs); " if done >= settings.epochs else ""
 
 
 def final_metrics(history: History) -> str:
@@ -245,7 +275,8 @@ def run_finetune(a: argparse.Namespace) -> None:
             model.net.gradient_checkpointing = True
     elif a.head_only or a.gradient_checkpointing:
         raise ValueError("--head-only and --gradient-checkpointing are for teachers, not for students")
-    save_model(model, a.out, final_metrics(distillation.finetune(model, store, settings)))
+    finished = finished_note(settings)
+    save_model(model, a.out, final_metrics(distillation.finetune(model, store, settings)), finished)
 
 
 def model_to_finetune(a: argparse.Namespace, store: data.ClipStore, seed: int) -> nn.Module:
@@ -298,6 +329,9 @@ def extract_options(parser: argparse.ArgumentParser) -> None:
         "--views", type=int, choices=(1, 3), default=1, help="crops per clip to average: centre; or left, centre, right"
     )
     parser.add_argument("--batch-size", metavar="N", type=positive_int, default=8, help="clips per forward pass")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="compute all outputs again, and replace those of another teacher"
+    )
     precision_option(parser, "fp32")
     device_option(parser)
 
@@ -306,8 +340,8 @@ def run_extract(a: argparse.Namespace) -> None:
     store, teacher = open_split(a.store, a.split), load_teacher(a.teacher_file)
     report_precision(a.precision, a.device)
     precision = runtime.pick_precision(runtime.pick_device(a.device), a.precision)
-    arguments = {"views": a.views, "batch_size": a.batch_size, "device": a.device, "precision": precision}
-    teachers.extract(teacher, store, **arguments, **files.environment_share())
+    arguments = keyword_arguments(a, "views", "batch_size", "device", "overwrite")
+    teachers.extract(teacher, store, **arguments, precision=precision, **files.environment_share())
     print(f"{a.store}: wrote {teacher.name}.feature and {teacher.name}.logits for {len(store)} clips")
 
 
@@ -315,28 +349,29 @@ def run_extract(a: argparse.Namespace) -> None:
 # Students
 
 
-def student_training_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `pretrain` and `distill` share."""
+def student_training_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
+    """Add the options that `pretrain` and `distill` share, except student settings in `without`."""
     store_options(parser, "train")
     parser.add_argument(
         "--teacher", metavar="NAME", required=True, help="name of the teacher whose outputs are in the store"
     )
     parser.add_argument("--out", metavar="FILE", required=True, help="file to write the student to")
     overwrite_option(parser)
-    student_options(parser)
+    student_options(parser, without)
 
 
 def pretrain_options(parser: argparse.ArgumentParser) -> None:
-    student_training_options(parser)
+    student_training_options(parser, without=["use_imu"])  # Stage 1 trains the IMU encoder.
     training_options(parser, "pretraining", without=["crop"])  # Image features are computed once.
 
 
 def run_pretrain(a: argparse.Namespace) -> None:
     store, settings = open_split(a.store, a.split), training_settings(a, "pretraining")
     model = build_student(a, store, a.teacher, settings.seed)
+    finished = finished_note(settings)
     last = distillation.pretrain_imu(model, store, settings, teacher=a.teacher)[-1]
     matching = f"{100 * last['matching']:.1f} % of the clips matched to their IMU within the batch"
-    save_model(model, a.out, f"loss {last['loss']:.3f}, {matching}")
+    save_model(model, a.out, f"loss {last['loss']:.3f}, {matching}", finished)
 
 
 def distill_options(parser: argparse.ArgumentParser) -> None:
@@ -347,7 +382,9 @@ def distill_options(parser: argparse.ArgumentParser) -> None:
 def run_distill(a: argparse.Namespace) -> None:
     store, settings = open_split(a.store, a.split), training_settings(a, "distillation")
     model = build_student(a, store, a.teacher, settings.seed)
-    save_model(model, a.out, final_metrics(distillation.distill(model, store, settings, teacher=a.teacher)))
+    finished = finished_note(settings)
+    history = distillation.distill(model, store, settings, teacher=a.teacher)
+    save_model(model, a.out, final_metrics(history), finished)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -416,7 +453,7 @@ def export_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_export(a: argparse.Namespace) -> None:
-    model = EgoDistill.load(a.student)
+    model = load_distilled(a.student)
     if a.calibrate and a.precision != "int8":
         raise ValueError(f"--calibrate is for int8, not for {a.precision}; use --check to compare on a store")
     calibrate = open_split(a.calibrate, a.calibrate_split) if a.calibrate else None
@@ -568,7 +605,7 @@ def run_predict(a: argparse.Namespace) -> None:
     if a.out and Path(a.out).suffix not in (".csv", ".json"):
         raise ValueError(f"--out must end in .csv or .json; got {a.out}")
     clips = inference.predict(
-        EgoDistill.load(a.student),
+        load_distilled(a.student),
         a.video,
         imu_files(a),
         **keyword_arguments(a, "imu_offset", "imu_stretch", "zero_accel", "min_coverage", "stride", "top"),

@@ -415,17 +415,23 @@ def imagenet_weights(name: str) -> Mapping[str, Tensor]:
     """Return torchvision's ImageNet weights of a network, which are downloaded once."""
     published = torchvision.models.get_model_weights(name)
     published = published["IMAGENET1K_V1"] if name == "resnet18" else published.DEFAULT  # the paper's ResNet-18
-    return download_weights(published, f"the ImageNet weights of {name}")
+    advice = "image_weights=None (--image-weights none)"
+    return download_weights(published, f"the ImageNet weights of {name}", advice)
 
 
-def download_weights(published: torchvision.models.WeightsEnum, name: str) -> Mapping[str, Tensor]:
-    """Return weights of torchvision. Raise ValueError with their `name` if they cannot be downloaded."""
+def download_weights(
+    published: torchvision.models.WeightsEnum, name: str, random: str = "None"
+) -> Mapping[str, Tensor]:
+    """Return weights of torchvision. Raise ValueError if they cannot be downloaded.
+
+    For the message, `name` says which they are and `random` how to ask for random weights.
+    """
     try:
         return published.get_state_dict(progress=True, check_hash=True)
     except OSError as error:
         raise ValueError(
             f"{name} could not be downloaded ({error}). Without a network connection, give a path to torchvision's "
-            f".pth file instead of the name, or None for random weights"
+            f".pth file instead of the name, or {random} for random weights"
         ) from error
 
 

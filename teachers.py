@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import numbers
 import os
 import re
 import sys
@@ -479,8 +480,17 @@ def split_options(name: str, options: Mapping[str, Any]) -> tuple[ClipSpec, Pixe
     unknown = sorted(set(options) - set(known) - ours)
     if unknown:
         raise TeacherError(f"{name} has no option {unknown[0]!r}; it has {', '.join(sorted({*known, *ours}))}")
-    spec = replace(published.clip_spec, **select_options(CLIP_OPTIONS, options))
-    pixels = replace(published.pixels, **select_options(PIXEL_OPTIONS, options))
+    for option, value in options.items():
+        default = known[option].default if option in known else getattr(published.clip_spec, option, None)
+        if type(default) in (int, float):
+            kind, what = (numbers.Integral, "a whole number") if type(default) is int else (numbers.Real, "a number")
+            if not isinstance(value, kind):
+                raise TeacherError(f"{name}: the option {option}={value!r} must be {what}")
+    chosen = [select_options(names, options) for names in (CLIP_OPTIONS, PIXEL_OPTIONS)]
+    try:
+        spec, pixels = replace(published.clip_spec, **chosen[0]), replace(published.pixels, **chosen[1])
+    except TypeError as error:
+        raise TeacherError(f"{name}: {error}, with the options {chosen[0] | chosen[1]}") from error
     settings = {
         **{k: getattr(spec, k) for k in ("frames", "size") if k in known},
         **published.options,
@@ -493,8 +503,9 @@ def build_network(network: type[nn.Module], classes: int | tuple[int, ...], sett
     """Return a network. Raise TeacherError, with its name, if the options do not fit together."""
     try:
         return network(classes, **settings)
-    except ValueError as error:
-        raise TeacherError(f"{network.__name__}: {error}") from error
+    except (TypeError, ValueError, RuntimeError) as error:  # torch raises RuntimeError for a negative size
+        shown = ", ".join(f"{option}={value!r}" for option, value in settings.items())
+        raise TeacherError(f"{network.__name__}: {error}; its options are {shown}") from error
 
 
 def from_checkpoint(
@@ -672,11 +683,17 @@ def extract(
 
 def check_folds(teacher: Teacher | Sequence[Teacher], store: Any, fold: Any) -> list[Teacher]:
     """Return the teachers as a list. Raise TeacherError if teachers and folds do not fit together."""
+    every = [teacher] if isinstance(teacher, (nn.Module, str, os.PathLike)) else list(teacher)
+    for one in every:
+        if not isinstance(one, Teacher):
+            raise TeacherError(
+                f"extract() runs a Teacher, not a {type(one).__name__}; Teacher.load() reads one from a file, and "
+                f"Teacher.wrap() makes one of a video model"
+            )
     if isinstance(teacher, Teacher):
         if fold is not None:
             raise TeacherError("fold needs several teachers; pass a list of them")
-        return [teacher]
-    every = list(teacher)
+        return every
     if len(every) < 2 or fold is None:
         raise TeacherError(
             f"a list of teachers needs at least two of them, and fold, the index of each clip's teacher; got "

@@ -65,10 +65,12 @@ class Training:
     augment: Augment = Augment()  # random changes of the frames, different for each clip and epoch
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2:
-            raise EgoDistillError(
-                f"epochs must be at least 1 and batch_size at least 2; got {self.epochs} and {self.batch_size}"
-            )
+        batches.require_number("epochs", self.epochs, 1, whole=True)
+        batches.require_number("batch_size", self.batch_size, 2, whole=True)
+        batches.require_number("learning_rate", self.learning_rate, 0, above=True)
+        batches.require_number("decay", self.decay, 0, 1, above=True)
+        for name in ("warmup_epochs", "weight_decay"):
+            batches.require_number(name, getattr(self, name), 0)
         if self.schedule not in get_args(Schedule):
             raise EgoDistillError(f"schedule must be 'step' or 'cosine'; got {self.schedule!r}")
         runtime.require_precision(self.precision)

@@ -8,8 +8,27 @@ import pytest
 import torch
 from toys import QUIET, Store, small
 
-from egodistill import EgoDistill, EgoDistillError, Output, baselines, batches, data, evaluate, finetune, measure
+from egodistill import (
+    Augment,
+    DistillationSettings,
+    EgoDistill,
+    EgoDistillError,
+    Output,
+    PretrainingSettings,
+    Training,
+    baselines,
+    batches,
+    data,
+    distill,
+    evaluate,
+    finetune,
+    measure,
+    predict,
+    retrieve,
+)
 from egodistill.clips import ClipSpec
+
+NAN = float("nan")
 
 
 def test_reading_ahead_hides_the_reading():
@@ -85,7 +104,7 @@ def test_frames_that_were_cut_out_are_not_those_that_were_squeezed(model):
             baselines.ListenToLook(3, frame_size=32, width=8, audio_steps=21, mel_bands=33, weights=None),
             [(1, 3, 32, 32), (21, 33)],
         ),
-        (Own("imu", "frames"), [(422, 6), (1, 3, 224, 224)]),
+        (Own("imu", "frames", frame_size=24), [(422, 6), (1, 3, 24, 24)]),
         (Own("clip", num_frames=5, frame_size=16), [(5, 3, 16, 16)]),
         (Own("clip", clip_spec=ClipSpec(frames=5, size=16)), [(5, 3, 16, 16)]),
         (Own("audio"), [(201, 40)]),
@@ -104,6 +123,141 @@ def test_example_inputs_are_what_a_model_reads(model, shapes):
 def test_inputs_of_unknown_shape_have_no_example(model, word):
     with pytest.raises(EgoDistillError, match=f"Own reads {word}"):
         batches.example_inputs(model)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (None, r"Own must have an attribute `inputs`, a tuple .*\('frames', 'imu'\); it is None"),
+        ("frames", "`inputs`.*it is 'frames'"),
+        ((), r"`inputs`.*it is \(\)"),
+        (("frame", "imu"), "no array 'frame'.*`inputs` of Own may name 'frames', 'clip', 'imu', 'audio'"),
+    ],
+)
+def test_a_model_names_its_inputs(inputs, words):
+    model = Own("frames")
+    model.inputs = inputs
+    for use in (lambda: evaluate(model, Store(4), **QUIET), lambda: finetune(model, Store(4), epochs=1, **QUIET)):
+        with pytest.raises(EgoDistillError, match=words):
+            use()
+
+
+class Returns(Own):
+    """Returns what a function makes of feature and logits."""
+
+    def __init__(self, change, classes=4):
+        super().__init__("frames")
+        self.change, self.feature, self.layer = change, torch.nn.Linear(1, 12), torch.nn.Linear(12, classes)
+
+    def forward(self, frames):
+        feature = self.feature(frames.float().flatten(1).mean(1, keepdim=True) / 255)
+        return self.change(feature, self.layer(feature))
+
+
+def uses(model, store):
+    """Every use of a model on a store."""
+    options = {"epochs": 1, "batch_size": 8, **QUIET}
+    return (
+        lambda: finetune(model, store, **options),
+        lambda: distill(model, store, teacher="t", **options),
+        lambda: evaluate(model, store, **QUIET),
+        lambda: retrieve(model, store, torch.from_numpy(store.read("frames_1", [0])), top=1, **QUIET),
+    )
+
+
+@pytest.mark.parametrize("change", [lambda *pair: pair, lambda *pair: list(pair)])
+def test_a_model_returns_any_pair(change):
+    for use in uses(Returns(change), Store(8)):
+        use()
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (Returns(lambda feature, logits: logits), r"Returns returned a Tensor; .*\(feature, logits\), for example ego"),
+        (Returns(lambda *pair: (*pair, None)), "Returns returned a tuple"),
+        (Returns(lambda feature, logits: (feature[..., None], logits)), r"feature \w+ \[\d, 12, 1\]"),
+        (Returns(Output, classes=5), "Returns returns 5 scores per clip, the store has 4 classes"),
+        (Returns(Output, classes=3), "Returns returns 3 scores per clip, the store has 4 classes"),
+    ],
+)
+def test_outputs_that_do_not_fit_are_refused(model, words):
+    for use in uses(model, Store(8))[:3]:
+        with pytest.raises(EgoDistillError, match=words):
+            use()
+
+
+def test_a_path_is_not_a_store(tmp_path):
+    for path in (tmp_path, str(tmp_path)):
+        for use in (
+            lambda path=path: finetune(small(), path, **QUIET),
+            lambda path=path: distill(small(), path, teacher="t", **QUIET),
+            lambda path=path: evaluate(small(), path, **QUIET),
+            lambda path=path: retrieve(small(), path, **QUIET),
+        ):
+            with pytest.raises(EgoDistillError, match=r"the store is the path '.*'; open it with data.ClipStore\("):
+                use()
+
+
+def test_a_teacher_is_named():
+    teacher = torch.nn.Linear(1, 1)
+    teacher.name = "small"
+    with pytest.raises(EgoDistillError, match=r"^teacher is a Linear; give the name of its outputs .* such as 'small'"):
+        distill(small(), Store(4), teacher=teacher, **QUIET)
+    with pytest.raises(EgoDistillError, match=r"^the store has outputs of: t; it has no array 'T.feature'"):
+        evaluate(small(), Store(4), teacher="T", **QUIET)
+
+
+def test_a_model_of_ones_own_is_measured_on_the_clips_of_its_store():
+    """224 pixels were taken silently."""
+    model = Own("frames", "imu")
+    with pytest.raises(EgoDistillError, match="Own does not say the size of its frames; set `frame_size`, for example"):
+        measure(model, device="cpu")
+    finetune(model, Store(8), epochs=1, batch_size=8, **QUIET)
+    assert batches.clip_spec_of(model).size == 32
+    assert batches.example_inputs(model)[0].shape == (1, 1, 3, 32, 32)
+    assert evaluate(model, Store(4, size=16), **QUIET).clips == 4  # it still reads any
+    assert batches.clip_spec_of(model).size == 32
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (lambda: Training(epochs=1.5), r"epochs must be a whole number, 1 <= epochs; got 1.5"),
+        (lambda: Training(epochs=0), "epochs"),
+        (lambda: Training(batch_size=1), "batch_size must be a whole number, 2 <= batch_size; got 1"),
+        (lambda: Training(batch_size=8.0), "batch_size"),
+        (lambda: Training(learning_rate=0), "learning_rate must be a number, 0 < learning_rate; got 0"),
+        (lambda: Training(learning_rate=NAN), "learning_rate.*got nan"),
+        (lambda: Training(learning_rate="1e-3"), "learning_rate.*got '1e-3'"),
+        (lambda: Training(warmup_epochs=-1), "warmup_epochs"),
+        (lambda: Training(warmup_epochs=NAN), "warmup_epochs"),
+        (lambda: Training(decay=0), "decay must be a number, 0 < decay <= 1; got 0"),
+        (lambda: Training(decay=1.1), "decay"),
+        (lambda: Training(weight_decay=-0.1), "weight_decay"),
+        (lambda: Augment(crop=1), "crop must be a number, 0 <= crop < 1; got 1"),
+        (lambda: Augment(crop=NAN), "crop"),
+        (lambda: DistillationSettings(alpha=1.01), "alpha must be a number, 0 <= alpha <= 1; got 1.01"),
+        (lambda: DistillationSettings(alpha=NAN), "alpha"),
+        (lambda: DistillationSettings(beta=-1), "beta"),
+        (lambda: DistillationSettings(tau=0), "tau must be a number, 0 < tau; got 0"),
+        (lambda: DistillationSettings(epochs=0), "epochs"),
+        (lambda: PretrainingSettings(nce_tau=0), "nce_tau"),
+        (lambda: PretrainingSettings(nce_weight=-1), "nce_weight"),
+        (lambda: PretrainingSettings(l1_weight=NAN), "l1_weight"),
+        (lambda: PretrainingSettings(batch_size=1), "batch_size"),
+        (lambda: predict(small(), "a.mp4", stride=0.01), "stride must be a number, 0.0213 <= stride; got 0.01"),
+        (lambda: predict(small(), "a.mp4", stride=NAN), "stride"),
+        (lambda: predict(small(), "a.mp4", min_coverage=0), "min_coverage must be a number, 0 < min_coverage <= 1"),
+    ],
+)
+def test_settings_have_ranges(settings, words):
+    with pytest.raises(EgoDistillError, match=f"^{words}"):
+        settings()
+
+
+def test_settings_may_be_numbers_of_numpy():
+    assert Training(epochs=np.int64(2), learning_rate=np.float32(1), warmup_epochs=0, decay=1).epochs == 2
 
 
 def test_a_student_reads_the_frames_that_it_is_for(kitchen, tmp_path):

@@ -378,7 +378,7 @@ def files(tmp_path_factory) -> Path:
         ("measure --student none.pt", "none.pt"),
         (
             "predict walk.mp4 --student teacher.pt",
-            "teacher.pt contains a model of the class Teacher, not EgoDistill",
+            "teacher.pt holds a teacher; give the file of a student",
         ),
         ("predict walk.mp4 --student notes.txt", "notes.txt cannot be read as a checkpoint"),
         ("measure --student rows.csv", "rows.csv cannot be read as a checkpoint"),
@@ -422,6 +422,7 @@ def test_an_error_is_one_line_and_exit_code_1(command, told, files, monkeypatch,
         ("finetune store --out x.pt --architecture nonsense", "x3d_m"),
         ("pretrain store --teacher t --out x.pt --crop 0.3", "unrecognized arguments: --crop 0.3"),
         ("pretrain store --teacher t --out x.pt --tau 10", "unrecognized arguments: --tau 10"),
+        ("pretrain store --teacher t --out x.pt --no-imu", "unrecognized arguments: --no-imu"),
     ],
 )
 def test_a_usage_error_is_exit_code_2(command, told, capsys):
@@ -492,10 +493,10 @@ OPTIONS = {
     "teachers": "",
     "finetune": f"store --split --out --overwrite --init --architecture --pretrained --name --option --head-only "
     f"--gradient-checkpointing {STUDENT} {TRAINING} --crop",
-    "extract": "store --split --teacher-file --views --batch-size --precision --device",
+    "extract": "store --split --teacher-file --views --batch-size --overwrite --precision --device",
     "pretrain": "store --split --teacher --out --overwrite "
     "--init --nce-tau --nce-weight --l1-weight --l1-reduction --symmetric "
-    f"{STUDENT} {TRAINING}",
+    f"{STUDENT.replace('--no-imu ', '')} {TRAINING}",
     "distill": "store --split --teacher --out --overwrite "
     "--alpha --beta --tau --tau-squared --l1-reduction --init --crop "
     f"{STUDENT} {TRAINING}",
@@ -1160,8 +1161,11 @@ def test_options_are_the_fields_of_settings(stage):
             text = {"schedule": "cosine", "precision": "bf16", "imu_vector": "mean", "l1_reduction": "sum"}.get(
                 field.name, "7"
             )
+            text = "0.5" if field.name in ("alpha", "decay") else text
             values += [options.flag(field.name, default), *([] if isinstance(default, bool) else [text])]
-            expected[field.name] = {bool: not default, tuple: (7,), str: text}.get(type(default), 7)
+            expected[field.name] = {bool: not default, tuple: (7,), str: text}.get(
+                type(default), 0.5 if text == "0.5" else 7
+            )
     if "crop" in names:  # a field of a dataclass in the settings
         at = values.index("--sync-batch-norm") + 1  # in the order of the fields
         values[at:at] = ["--crop", "0.5"]
@@ -1332,3 +1336,58 @@ def test_half_a_share_of_a_job_is_an_error_before_any_work(environment, monkeypa
     for command in ("prepare segments.csv --out store", "evaluate store --student student.pt"):
         assert cli.main(command.split()) == 1
         assert "set both, RANK from 0 to WORLD_SIZE - 1, or neither" in capsys.readouterr().err
+
+
+@pytest.fixture
+def taught(store, tmp_path, monkeypatch) -> Path:
+    """A folder with the kitchen's store, with outputs of a teacher called "small", and a student of another size."""
+    shutil.copytree(store.path, tmp_path / "s")
+    copy = data.ClipStore(tmp_path / "s")
+    for name, width in (("small.feature", 12), ("small.logits", len(copy.class_names))):
+        copy.add(name, (width,), "float32")
+        copy.write(name, range(len(copy)), np.zeros((len(copy), width), np.float32))
+    encoder = {"image_encoder": "resnet10x4", "image_weights": None, "hidden": 16, "frame_size": 40}
+    EgoDistill(len(copy.class_names), feature_dim=9, **encoder).save(tmp_path / "student.pt")
+    narrow = {"width": 8, "beta": 4, "depths": (1, 1, 1, 1), "frames": 8, "size": 64, "progress": False}
+    teachers.load("slowfast_8x8_r50", None, 2, **narrow).save(tmp_path / "teacher.pt")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "command, told",
+    [
+        ("evaluate s --student student.pt --teacher small", "size 9, but that of the teacher 'small' has the size 12"),
+        ("evaluate s --student student.pt --teacher smal", "the store has outputs of: small; it has no array 'smal."),
+        ("distill s --teacher smal --out x.pt", "the store has outputs of: small; it has no array 'smal.feature'"),
+        ("pretrain s --teacher smal --out x.pt", "the store has outputs of: small;"),
+        (
+            "distill s --teacher small --init student.pt --out x.pt",
+            "the student in student.pt has a feature of 9 numbers, the teacher 'small' one of 12; leave out --init",
+        ),
+        ("distill s --teacher small --init teacher.pt --out x.pt", "teacher.pt holds a teacher; give the file of a"),
+        ("distill s --teacher small --out x.pt --alpha 1.5", "alpha must be a number, 0 <= alpha <= 1; got 1.5"),
+        ("finetune s --out x.pt --option frames=eight", "frames='eight' must be a whole number"),
+        ("export teacher.pt --out x.pt2", "teacher.pt holds a teacher; give the file of a student"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(command, told, taught, capsys):
+    assert cli.main([*command.split(), *(["--split", "test"] if " s " in command else [])]) == 1
+    printed = capsys.readouterr()
+    assert told in printed.err and "Traceback" not in printed.err, printed.err
+    assert not (taught / "x.pt").exists()
+
+
+def test_a_finished_training_says_so(taught, capsys):
+    command = "distill s --split test --teacher small --out x.pt --image-encoder resnet10x4 --image-weights none"
+    command = [*command.split(), "--epochs", "2", "--batch-size", "4", "--device", "cpu"]
+    assert run(capsys, *command).startswith("x.pt: loss ")
+    assert run(capsys, *command).startswith("x.pt: already trained (2 of 2 epochs); loss ")
+
+
+def test_extract_overwrites(taught, capsys, monkeypatch):
+    given = []
+    monkeypatch.setattr(teachers, "extract", lambda *_, **options: given.append(options["overwrite"]))
+    run(capsys, "extract", "s", "--teacher-file", "teacher.pt", "--device", "cpu")
+    run(capsys, "extract", "s", "--teacher-file", "teacher.pt", "--device", "cpu", "--overwrite")
+    assert given == [False, True]

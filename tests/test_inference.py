@@ -405,6 +405,24 @@ def test_predict_takes_the_limits_of_prepare(kitchen, tmp_path):
     assert not model.imu[..., :3].any()
 
 
+def test_predict_needs_no_class_names(kitchen):
+    """Of a model of one's own, which returns a plain pair."""
+
+    class Plain(nn.Module):
+        inputs, frame_size = ("frames",), 16
+
+        def forward(self, frames):
+            return torch.zeros(len(frames), 2), torch.zeros(len(frames), 3)
+
+    rows = list(predict(Plain(), kitchen[0].video, device="cpu", top=3))
+    assert sorted(name for name, _ in rows[0].classes) == ["0", "1", "2"]
+
+
+def test_evaluation_beside_features_of_another_size_says_so():
+    with pytest.raises(EgoDistillError, match="size 7, but that of the teacher 't' has the size 12; leave teacher out"):
+        evaluate(small(feature_dim=7), Store(4), teacher="t", **QUIET)
+
+
 def test_predict_names_a_frame_that_is_lost_in_its_clip(tmp_path):
     source = write_video(tmp_path / "a.mp4", STEADY, bf=0, g=1, crf=10)
     video = break_packets(source, tmp_path / "b.mp4", set(range(70, 100)))
@@ -424,7 +442,7 @@ def test_predict_says_where_head_motion_is_missing(sample_data, tmp_path):
 def test_predict_says_at_once_what_does_not_fit(sample_data, tmp_path):
     """At the call, and not where the clips are asked for."""
     model, video = small(), sample_data / "gopro" / "max-heromode.mp4"
-    with pytest.raises(egodistill.EgoDistillError, match="above 0; got -1"):
+    with pytest.raises(egodistill.EgoDistillError, match=r"0.0213 <= stride; got -1"):
         predict(model, video, stride=-1)
     with pytest.raises(data.VideoError, match="nothing"):
         predict(model, tmp_path / "nothing.mp4")

@@ -30,7 +30,7 @@ ARROWS = {
     "distillation": "egodistill batches files runtime student training",
     "training": "egodistill batches checkpoints files runtime",
     "inference": "egodistill batches clips files imu runtime student video",
-    "batches": "egodistill clips files",
+    "batches": "egodistill clips files student",
     "runtime": "egodistill files",
     "checkpoints": "egodistill files",
     "files": "egodistill",
@@ -55,8 +55,8 @@ ARROWS = {
     "export": "egodistill batches clips files student",
     "commands": "egodistill annotations data files recordings tables video",
     "options": "commands distillation files runtime",
-    "model_commands": "egodistill checkpoints commands data distillation experiments export files inference options"
-    " runtime tables teachers training",
+    "model_commands": "egodistill batches checkpoints commands data distillation experiments export files inference"
+    " options runtime tables teachers training",
     "demo": "egodistill commands data experiments files inference model_commands options runtime synthetic tables"
     " teachers training",
 }

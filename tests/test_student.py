@@ -378,3 +378,12 @@ def test_imu_encoder_learns_from_real_motion(sample_data):
     x, y = windows["test"]
     with torch.no_grad():
         assert (model.eval()(x - x.mean(1, keepdim=True)).argmax(1) == y).float().mean() > 0.8
+
+
+def test_weights_that_cannot_be_downloaded_name_the_way_without(monkeypatch):
+    def offline(*_, **options):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", offline)
+    with pytest.raises(ValueError, match=r"no route to host.*image_weights=None \(--image-weights none\)"):
+        EgoDistill(3)

@@ -925,6 +925,29 @@ def test_extract_says_which_folds_do_not_fit(store):
     assert "slowfast.feature" not in store.names
 
 
+@pytest.mark.parametrize("given", [nn.Linear(1, 1), nn.Sequential(nn.Linear(1, 1)), "teacher.pt", [nn.Linear(1, 1)]])
+def test_extract_says_what_a_teacher_is(store, given):
+    with pytest.raises(teachers.TeacherError, match=r"runs a Teacher, not a (Linear|Sequential|str); .*Teacher.wrap"):
+        teachers.extract(given, store, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"frames": "eight"}, "x3d_m: the option frames='eight' must be a whole number"),
+        ({"frames": 8.5}, "frames=8.5 must be a whole number"),
+        ({"seconds": "two"}, "seconds='two' must be a number"),
+        ({"width": -3}, "X3D: .*width=-3"),
+        ({"mean": 5}, "x3d_m: .*'mean': 5"),
+    ],
+)
+def test_options_of_the_wrong_kind_are_named(options, words):
+    with pytest.raises(teachers.TeacherError, match="depths=5"):
+        teachers.load("slowfast_8x8_r50", num_classes=3, progress=False, depths=5)
+    with pytest.raises(teachers.TeacherError, match=words):
+        teachers.load("x3d_m", num_classes=3, progress=False, **options)
+
+
 def test_extract_reads_ahead(store):
     """The next batch is read while the teacher looks at this one."""
     teacher, asked, seen = narrow(), [], []
