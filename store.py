@@ -713,13 +713,13 @@ def claim_outputs(
         if not overwrite and found.get("unfinished"):
             raise DataError(
                 f"{file}: a run with overwrite=True was interrupted, so these may be outputs of two teachers; "
-                "run it again with overwrite=True"
+                "run it again with overwrite=True (--overwrite)"
             )
         if not overwrite and differing and (present or found):
             raise DataError(
                 f"{file}: the outputs in the store have the {differing[0]} {found.get(differing[0])}, "
                 f"this run has {identity[differing[0]]}; give the teacher another name, or compute "
-                "all outputs again with overwrite=True"
+                "all outputs again with overwrite=True (--overwrite)"
             )
         if overwrite and (differing or found.get("unfinished")) and written - splits:
             raise DataError(
@@ -755,7 +755,7 @@ def _read_record(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DataError(
             f"{file} cannot be read ({error}), so the teacher of these outputs is unknown: "
-            "delete it and compute all outputs again with overwrite=True"
+            "delete it and compute all outputs again with overwrite=True (--overwrite)"
         ) from error
 
 
