@@ -203,7 +203,7 @@ def change_settings(kind: type[Settings], settings: Settings, changes: Mapping[s
 
 
 def action_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return L_ACT (equation 1) or L_GT (equation 5): cross-entropy of logits [B, C] and class indices [B], [B].
+    """Return L_ACT (equation 1) or L_GT (equation 5): cross-entropy of logits [B, C] and class indices [B] -> [B].
 
     >>> import torch
     >>> from egodistill.distillation import action_loss

@@ -613,11 +613,17 @@ def run_predict(a: argparse.Namespace) -> None:
         **inference_arguments(a),
     )
     report_precision(a.precision, a.device)
+    count, skipped = 0, 0
     with prediction_writer(Path(a.out), a.top) if a.out else contextlib.nullcontext(lambda clip: None) as write:
         for clip in clips:
             write(clip)  # first: printing may end the command
+            count, skipped = count + 1, skipped + bool(clip.problem)
             best = "  ".join(f"{name} {score:.2f}" for name, score in clip.classes) or f"skipped: {clip.problem}"
             print(f"{clip.start:8.2f} {clip.stop:8.2f} s  {best}")
+    if skipped == count:
+        raise ValueError(f"{a.video}: all {count} clips were skipped for the reasons above; no clip was classified")
+    if skipped:
+        print(f"{skipped} of {count} clips were skipped for the reasons above", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -1291,6 +1291,20 @@ def test_an_output_never_replaces_what_is_not_a_result(command, tmp_path, monkey
     assert "already exists" not in capsys.readouterr().err
 
 
+def test_skipped_clips_are_counted(files, monkeypatch, capsys):
+    monkeypatch.chdir(files)
+    lost = inference.Prediction(2.0, 4.0, [], "no head motion")
+    for rows, code, told in (
+        ([lost, lost], 1, "a.mp4: all 2 clips were skipped for the reasons above"),
+        ([lost, inference.Prediction(0.0, 2.0, [("wash", 1.0)])], 0, "1 of 2 clips were skipped"),
+        ([inference.Prediction(0.0, 2.0, [("wash", 1.0)])], 0, ""),
+    ):
+        monkeypatch.setattr(inference, "predict", lambda *_, rows=rows, **options: iter(rows))
+        assert cli.main(["predict", "a.mp4", "--student", "student.pt"]) == code
+        error = capsys.readouterr().err
+        assert told in error and ("skipped" in error) == bool(told)
+
+
 def test_a_document_for_tables_is_markdown(tmp_path, capsys):
     (tmp_path / "student.pt").write_bytes(b"weights")
     assert cli.main(["measure", "--rows", "EgoDistill", "--markdown", str(tmp_path / "student.pt")]) == 1
