@@ -21,6 +21,7 @@ import importlib
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -224,6 +225,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
 
     Raise EgoDistillOSError if the file does not exist, EgoDistillError if it is damaged or has other content.
     """
+    check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
@@ -237,6 +239,27 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise EgoDistillError(f"{path} contains a {type(content).__name__}, not a dict of weights")
     return content
+
+
+def check_archive(path: str | os.PathLike) -> None:
+    """Raise EgoDistillError if a path is not a regular file, or a zip archive with damaged or compressed entries.
+
+    torch does not compare checksums, and writes no compressed entries: a small file could fill the memory.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise EgoDistillError(f"{path}: a {'folder' if os.path.isdir(path) else 'device'}, not a file of weights")
+    if not os.path.exists(path) or not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+            damaged = None if packed else archive.testzip()
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError) as error:
+        raise EgoDistillError(f"{path} cannot be read as a checkpoint: a damaged archive ({error})") from error
+    if packed:
+        raise EgoDistillError(f"{path} is not a checkpoint of torch: its part {packed[0]} is compressed")
+    if damaged:
+        raise EgoDistillError(f"{path} is damaged: the checksum of its part {damaged} is wrong; copy or train it again")
 
 
 def read_checkpoint(path: str | os.PathLike, expected: str) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Files of models, and published weights: strict loading, layouts, no code that runs."""
 
 import math
+import os
 import pickle
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from egodistill import (
     EgoDistillOSError,
     baselines,
     batches,
+    checkpoints,
     distill,
     experiments,
     teachers,
@@ -531,3 +534,36 @@ def test_caffe2_files_ask_for_trust(tmp_path):
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({"blobs": blobs}, 2))
     with pytest.raises(EgoDistillError, match=r"x\.pkl.*run any code.*unsafe_pickle=True"):
         teachers.load("slowfast_8x8_r50", tmp_path / "x.pkl", **SMALL_SLOWFAST)
+
+
+def test_a_changed_bit_of_the_weights_is_noticed(tmp_path):
+    """torch itself reads it without a word."""
+    file = tmp_path / "weights.pt"
+    torch.save({"format": "x", "w": torch.arange(1000.0)}, file)
+    content = bytearray(file.read_bytes())
+    place = content.index(torch.tensor([500.0, 501.0]).numpy().tobytes())
+    content[place + 2] ^= 1
+    file.write_bytes(content)
+    assert torch.load(file)["w"][500] != 500
+    with pytest.raises(EgoDistillError, match=r"weights.pt is damaged: the checksum of its part \S+ is wrong"):
+        checkpoints.read_tensors(file)
+
+
+def test_a_compressed_archive_is_refused_before_it_is_read(tmp_path):
+    file, bomb = tmp_path / "weights.pt", tmp_path / "bomb.pt"
+    torch.save({"w": torch.zeros(100_000)}, file)
+    with zipfile.ZipFile(file) as source, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    assert bomb.stat().st_size < file.stat().st_size / 10
+    with pytest.raises(EgoDistillError, match=r"bomb.pt is not a checkpoint of torch: its part \S+ is compressed"):
+        checkpoints.read_tensors(bomb)
+
+
+def test_weights_come_from_a_regular_file(tmp_path):
+    with pytest.raises(EgoDistillError, match="a folder, not a file of weights"):
+        checkpoints.read_tensors(tmp_path)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
+        with pytest.raises(EgoDistillError, match="a device, not a file of weights"):
+            checkpoints.read_tensors(tmp_path / "pipe")
