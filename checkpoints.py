@@ -233,8 +233,8 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
     except Exception as error:  # torch has no common class for these errors
         # Its own message has many lines, and advises to turn off weights_only.
         raise EgoDistillError(
-            f"{path} cannot be read as a checkpoint: it is truncated, in another format, or contains code "
-            f"({type(error).__name__})"
+            f"{path} cannot be read as a checkpoint: it is truncated, contains code, or is not such a file; give a file "
+            f"that save() or a training wrote"
         ) from error
     if not isinstance(content, dict):
         raise EgoDistillError(f"{path} contains a {type(content).__name__}, not a dict of weights")
@@ -266,7 +266,9 @@ def read_checkpoint(path: str | os.PathLike, expected: str) -> dict[str, Any]:
     """Return the dict that `write_checkpoint()` wrote. Raise EgoDistillError if its "format" is not `expected`."""
     content = read_tensors(path)
     if content.get("format") != expected:
-        raise EgoDistillError(f"{path} is not an {expected!r} file; its format is {content.get('format')!r}")
+        bare = all(isinstance(value, Tensor) for value in content.values())
+        hint = "; for a bare state_dict, build the model and call load_state_dict()" if bare else ""
+        raise EgoDistillError(f"{path} is not an {expected!r} file; its format is {content.get('format')!r}{hint}")
     return content
 
 

@@ -355,7 +355,9 @@ def _read_telemetry(video: Path) -> Imu:
             raise IMUError(
                 f"{video}: a text file, not a video with telemetry; if it is a table, rename it to end in .csv"
             ) from error
-        raise IMUError(f"{video}: no IMU: {error}") from error
+        raise IMUError(
+            f"{video}: no IMU: {error}; give a table of its readings (--imu, or the column imu of the segments)"
+        ) from error
     notes = list(found.broken)
     notes += _judge(video, "accelerometer", found.accel_time, found.accel)
     notes += _judge(video, "gyroscope", found.gyro_time, found.gyro)
