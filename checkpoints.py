@@ -233,8 +233,8 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
     except Exception as error:  # torch has no common class for these errors
         # Its own message has many lines, and advises to turn off weights_only.
         raise EgoDistillError(
-            f"{path} cannot be read as a checkpoint: it is truncated, contains code, or is not such a file; give a file "
-            f"that save() or a training wrote"
+            f"{path} cannot be read as a checkpoint: it is truncated, contains code, or is another kind of file; "
+            f"give one that save() or a training wrote"
         ) from error
     if not isinstance(content, dict):
         raise EgoDistillError(f"{path} contains a {type(content).__name__}, not a dict of weights")
