@@ -707,5 +707,7 @@ def _start_stop(where: str, start: str, stop: str) -> tuple[float, float]:
 
 def _existing(where: str, folder: Path, name: str) -> str:
     if not name or not os.path.isfile(folder / name):  # also False for text that cannot be a file name
-        raise DataError(f"{where}: no such file: {folder / name if name else '(empty cell)'}")
+        raise DataError(
+            f"{where}: no such file: {folder / name if name else '(empty cell)'} (paths are relative to the table)"
+        )
     return str(folder / name)

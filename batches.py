@@ -128,10 +128,10 @@ class Store(Protocol):
 
 # The call of `data.prepare()` that writes each input of a model with this {spec}.
 PREPARATION = {
-    "frames": "prepare(..., num_frames={spec.frames})",
-    "clip": "prepare(..., clip_frames={spec.frames}, clip_size={spec.size})",
-    "imu": "prepare(..., imu=True)",
-    "audio": "prepare(..., audio=True)",
+    "frames": "prepare(..., num_frames={spec.frames}) (--num-frames {spec.frames})",
+    "clip": "prepare(..., clip_frames={spec.frames}, clip_size={spec.size}) (--clip-frames, --clip-size)",
+    "imu": "prepare() (without --no-imu)",
+    "audio": "prepare(..., audio=True) (--audio)",
 }
 STUDENT_OPTIONS = {"frames": "num_frames", "size": "frame_size", "seconds": "clip_seconds"}  # {field: argument}
 
@@ -226,8 +226,8 @@ def as_output(model: Model, output: Any, num_classes: int | None = None) -> Outp
         )
     if num_classes is not None and logits.shape[1] != num_classes:
         raise EgoDistillError(
-            f"{name} returns {logits.shape[1]} scores per clip, the store has {num_classes} classes; it must return "
-            f"one score per class"
+            f"{name} returns {logits.shape[1]} scores per clip, the store has {num_classes} classes; "
+            + ("are feature and logits swapped?" if feature.shape[1] == num_classes else "it must return one per class")
         )
     return output if isinstance(output, Output) else Output(feature, logits)
 
@@ -339,8 +339,8 @@ def require_teacher(store: Store, teacher: str, *outputs: str) -> list[str]:
         if name not in store.names:
             known = [array.removesuffix(".feature") for array in store.names if array.endswith(".feature")]
             raise EgoDistillError(
-                f"the store has outputs of: {', '.join(known) or 'no teacher'}; it has no array {name!r}. "
-                f"teachers.extract() (`egodistill extract`) writes the outputs of a teacher"
+                f"the store has no array {name!r}; it has outputs of: {', '.join(known) or 'no teacher'}. Give one of "
+                f"these names, or write the outputs of another teacher with teachers.extract() (`egodistill extract`)"
             )
     return names
 

@@ -239,6 +239,8 @@ def prepare(
     >>> store.read("frames_4", [0, 1]).shape
     (2, 4, 3, 64, 64)
     """
+    if isinstance(segments, (str, os.PathLike)):
+        raise DataError(f"segments is the path {os.fspath(segments)!r}; read it with read_csv() or another reader")
     segments = name_imu_files(segments) if imu else list(segments)
     settings = {
         "num_frames": [num_frames] if isinstance(num_frames, int) else sorted(set(num_frames)),

@@ -16,8 +16,9 @@ VisOnly and VisIMU.
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
@@ -189,12 +190,21 @@ Settings = TypeVar("Settings", bound=Training)
 
 
 def change_settings(kind: type[Settings], settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """Return settings with some fields changed. Raise EgoDistillError if they are for another stage."""
+    """Return settings with some fields changed.
+
+    Raise EgoDistillError if they are for another stage, TypeError for a field that they do not have.
+    """
     if type(settings) is not kind:
         raise EgoDistillError(
             f"the settings of this stage must be {kind.__name__}, not {type(settings).__name__}; a Recipe has the "
             f"fields `finetuning`, `pretraining` and `distillation`"
         )
+    names = [field.name for field in fields(kind)]
+    for name in changes:
+        if name not in names:
+            similar = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean {similar[0]!r}?" if similar else f"they are {', '.join(names)}"
+            raise TypeError(f"{kind.__name__} has no setting {name!r}; {hint}")
     return replace(settings, **changes)
 
 

@@ -16,8 +16,6 @@ from dataclasses import fields, is_dataclass, replace
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-import torch
-
 from egodistill import files, runtime
 from egodistill.commands import positive_int
 from egodistill.distillation import PRESETS
@@ -161,9 +159,9 @@ def device_option(parser: Any) -> None:
 def usable_device(name: str) -> str:
     """Return the name of a device, or raise ArgumentTypeError that says why torch cannot use it."""
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # A torch without CUDA asserts.
-        raise argparse.ArgumentTypeError(f"{name!r} cannot be used: {str(error).splitlines()[0]}") from error
+        runtime.pick_device(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
     return name
 
 

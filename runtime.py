@@ -80,8 +80,15 @@ TIMEOUT = timedelta(minutes=5)  # for a process that does not answer; writing a 
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
-    """Return the given device, or by default a GPU if there is one; under torchrun, the GPU of this process."""
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """Return the given device, or by default a GPU if there is one; under torchrun, the GPU of this process.
+
+    Raise EgoDistillError for a device that does not exist here.
+    """
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:  # A torch without CUDA asserts.
+        raise EgoDistillError(f"the device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
     if place == torch.device("cuda") and "LOCAL_RANK" in os.environ:
         place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return place

@@ -205,6 +205,8 @@ class TrainingLoop:
         self.objective = objective
         prepare_modules(objective, self.device, settings.sync_batch_norm)
         self.trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        if not self.trained:
+            raise EgoDistillError(f"{type(objective.model).__name__} has no parameters to train")
         self.find_unused = objective.find_unused or getattr(objective.model, "find_unused", False)
         self.parallel = runtime.parallel(objective, find_unused=self.find_unused)
         self.optimizer = torch.optim.AdamW(

@@ -204,7 +204,7 @@ def test_a_teacher_is_named():
     teacher.name = "small"
     with pytest.raises(EgoDistillError, match=r"^teacher is a Linear; give the name of its outputs .* such as 'small'"):
         distill(small(), Store(4), teacher=teacher, **QUIET)
-    with pytest.raises(EgoDistillError, match=r"^the store has outputs of: t; it has no array 'T.feature'"):
+    with pytest.raises(EgoDistillError, match=r"^the store has no array 'T.feature'; it has outputs of: t\. Give one"):
         evaluate(small(), Store(4), teacher="T", **QUIET)
 
 
@@ -294,3 +294,15 @@ def test_a_crop_depends_on_the_clips_seed_alone():
     assert 0.5 <= min(sides) < 0.55 and 0.95 < max(sides) <= 1
     with pytest.raises(EgoDistillError, match="0 <= crop < 1; got 1"):
         batches.Augment(crop=1)
+
+
+def test_swapped_outputs_are_recognised():
+    output = torch.zeros(2, 4), torch.zeros(2, 12)
+    with pytest.raises(
+        EgoDistillError, match=r"12 scores per clip, the store has 4 classes; are feature and logits swapped"
+    ):
+        batches.as_output(torch.nn.Identity(), output, 4)
+    with pytest.raises(
+        EgoDistillError, match=r"3 scores per clip, the store has 4 classes; it must return one per class"
+    ):
+        batches.as_output(torch.nn.Identity(), (torch.zeros(2, 12), torch.zeros(2, 3)), 4)

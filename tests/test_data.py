@@ -609,3 +609,8 @@ def test_readers_find_the_imu_of_segments_without_one(kitchen, tmp_path, monkeyp
     assert store.wearers == ["me", "me"]
     for row, clip in enumerate(store.clips):
         np.testing.assert_array_equal(store.read("imu", [row])[0], walk.motion().window(clip["start"]))
+
+
+def test_a_path_is_not_a_list_of_segments(tmp_path):
+    with pytest.raises(data.DataError, match=r"segments is the path 'a\.csv'; read it with read_csv"):
+        data.prepare("a.csv", tmp_path / "s")

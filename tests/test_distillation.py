@@ -302,3 +302,12 @@ def test_mixed_precision_trains():
     store, model = Store(32), small()
     finetune(model, store, **FAST | {"precision": "bf16"})
     assert evaluate(model, store, precision="bf16", **QUIET).top1 >= 0.9
+
+
+def test_an_unknown_setting_is_named_with_its_like():
+    with pytest.raises(
+        TypeError, match=r"^DistillationSettings has no setting 'learningrate'; did you mean 'learning_rate'"
+    ):
+        distillation.distill(small(), Store(), teacher="t", learningrate=1e-3)
+    with pytest.raises(TypeError, match=r"^Training has no setting 'teacher'; they are epochs, batch_size"):
+        distillation.finetune(small(), Store(), teacher="t")

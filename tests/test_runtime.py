@@ -143,3 +143,9 @@ def test_evaluation_brings_the_model_back(monkeypatch):
         assert not model.training and moves == [torch.device("cuda")]
         raise KeyError
     assert model.training and moves == [torch.device("cuda"), CPU]
+
+
+def test_a_device_that_does_not_exist_is_an_error_of_ours():
+    for name in ("cpuu", "cuda:99"):
+        with pytest.raises(EgoDistillError, match=f"the device '{name}' cannot be used: "):
+            runtime.pick_device(name)

@@ -275,3 +275,14 @@ def test_a_term_counts_where_it_applies():
 def test_an_objective_gives_one_value_per_clip():
     with pytest.raises(EgoDistillError, match=r"'loss' with shape \[\] for a batch of 16 clips; .* \[16\]"):
         training.train(Parts(torch.mean), Store(16), training.Training(epochs=1, batch_size=16, **QUIET))
+
+
+def test_a_model_without_parameters_is_not_trained():
+    class Fixed(torch.nn.Module):
+        inputs = ("imu",)
+
+        def forward(self, imu):
+            return imu.mean(1), torch.zeros(len(imu), 4)
+
+    with pytest.raises(EgoDistillError, match="Fixed has no parameters to train"):
+        finetune(Fixed(), Store(), **QUIET)
