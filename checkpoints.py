@@ -247,7 +247,8 @@ def check_archive(path: str | os.PathLike) -> None:
     torch does not compare checksums, and writes no compressed entries: a small file could fill the memory.
     """
     if os.path.exists(path) and not os.path.isfile(path):
-        raise EgoDistillError(f"{path}: a {'folder' if os.path.isdir(path) else 'device'}, not a file of weights")
+        kind = "folder" if os.path.isdir(path) else "device"
+        raise EgoDistillError(f"{path}: a {kind}, not a file of weights; give the file that save() or a training wrote")
     if not os.path.exists(path) or not zipfile.is_zipfile(path):
         return
     try:

@@ -353,6 +353,8 @@ def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
         print(f"  left out, {reason}: {count} segments")
     if not store.class_names:
         print(f"  {NO_LABELS}")
+    if counts and not {"train", "test"} & set(counts):
+        print(f"  warning: there is no split train and no split test, only {', '.join(sorted(counts))}")
     for failure in store.failures[:10]:
         print(f"  failed: {failure['id']} at {failure['start']:.2f} s: {failure['reason']}")
     if len(store.failures) > 10:

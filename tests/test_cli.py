@@ -1306,6 +1306,13 @@ def test_skipped_clips_are_counted(files, monkeypatch, capsys):
         assert told in error and ("skipped" in error) == bool(told)
 
 
+def test_splits_of_other_names_are_told(kitchen, tmp_path, capsys):
+    segments = [replace(segment, split="trian") for segment in kitchen[:2]]
+    store = data.prepare(segments, tmp_path / "s", frame_size=16, workers=1, progress=False)
+    egodistill.commands.describe_store(store, data.SegmentList(segments))
+    assert "warning: there is no split train and no split test, only trian" in capsys.readouterr().out
+
+
 def test_a_document_for_tables_is_markdown(tmp_path, capsys):
     (tmp_path / "student.pt").write_bytes(b"weights")
     assert cli.main(["measure", "--rows", "EgoDistill", "--markdown", str(tmp_path / "student.pt")]) == 1
