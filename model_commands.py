@@ -160,8 +160,8 @@ def load_teacher(path: str) -> teachers.Teacher:
     model = experiments.load(path)
     if not isinstance(model, teachers.Teacher):
         raise ValueError(
-            f"{path} holds a model of class {type(model).__name__}, not a teacher; --teacher-file is for teachers, which "
-            f"`egodistill finetune` writes"
+            f"{path} holds a model of class {type(model).__name__}, not a teacher; --teacher-file is for teachers, "
+            f"which `egodistill finetune` writes"
         )
     return model
 
