@@ -129,7 +129,7 @@ def run_segments(a: argparse.Namespace) -> None:
 
 
 # {command: byte strings that tell an earlier result of the same kind}. Such a file is replaced without --overwrite.
-RESULTS = {
+RESULT_MARKS = {
     "check": (b"video,imu_offset",),
     "finetune": (b"egodistill model",),
     "pretrain": (b"egodistill model",),
@@ -152,9 +152,12 @@ def check_outputs(arguments: argparse.Namespace) -> None:
     }
     values = [value for values in given.values() for value in (values if isinstance(values, list) else [values])]
     inputs = [value for value in values if isinstance(value, str)]
-    if arguments.command in RESULTS and arguments.out:
+    if arguments.command in RESULT_MARKS and arguments.out:
         files.check_output(
-            arguments.out, inputs, ours=RESULTS[arguments.command], overwrite=getattr(arguments, "overwrite", False)
+            arguments.out,
+            inputs,
+            ours=RESULT_MARKS[arguments.command],
+            overwrite=getattr(arguments, "overwrite", False),
         )
     if document := getattr(arguments, "markdown", None):
         if Path(document).suffix.lower() != ".md":

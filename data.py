@@ -123,19 +123,12 @@ def name_imu_files(segments: Iterable[Segment]) -> list[Segment]:
     result = []
     for segment in segments:
         own = segment.recording
-        if segment.imu is None:
+        if own.imu is None and own not in found:
             clock = {"imu_offset": own.imu_offset, "imu_stretch": own.imu_stretch, "wearer": own.wearer}
-            own = found[own] if own in found else found.setdefault(own, open_recording(own.video, **clock))
-        result.append(
-            replace(
-                segment,
-                video=own.video,
-                imu=own.imu,
-                imu_offset=own.imu_offset,
-                imu_stretch=own.imu_stretch,
-                wearer=own.wearer,
-            )
-        )
+            found[own] = open_recording(own.video, **clock)
+        named = found.get(own, own)
+        fields = ("video", "imu", "imu_offset", "imu_stretch", "wearer")
+        result.append(replace(segment, **{name: getattr(named, name) for name in fields}))
     return result
 
 

@@ -86,11 +86,11 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     """
     try:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=place)
+        if place == torch.device("cuda") and "LOCAL_RANK" in os.environ:
+            place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.empty(0, device=place)  # on the GPU of this process, or each would take memory on the first one
     except (RuntimeError, AssertionError) as error:  # A torch without CUDA asserts.
         raise EgoDistillError(f"the device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
-    if place == torch.device("cuda") and "LOCAL_RANK" in os.environ:
-        place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return place
 
 

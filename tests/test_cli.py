@@ -1256,7 +1256,7 @@ OUTPUTS = {  # {command: its arguments, where IN is an input that exists}
 
 
 def test_every_output_file_is_checked():
-    """A new command with an output file has its line in `RESULTS`; those with a folder check it themselves."""
+    """A new command with an output file has its line in `RESULT_MARKS`; those with a folder check it themselves."""
     folders = {"prepare", "transcode", "synthesize", "demo", "compare", "ablate"}
     writing = set()
     for module in (egodistill.commands, egodistill.demo, model_commands):
@@ -1266,7 +1266,7 @@ def test_every_output_file_is_checked():
             if any("--out" in action.option_strings for action in parser._actions):
                 writing.add(name)
     assert (
-        writing - folders - {"export"} == set(egodistill.commands.RESULTS) == set(OUTPUTS)
+        writing - folders - {"export"} == set(egodistill.commands.RESULT_MARKS) == set(OUTPUTS)
     )  # export has a check of its own
 
 

@@ -149,3 +149,10 @@ def test_a_device_that_does_not_exist_is_an_error_of_ours():
     for name in ("cpuu", "cuda:99"):
         with pytest.raises(EgoDistillError, match=f"the device '{name}' cannot be used: "):
             runtime.pick_device(name)
+
+
+def test_a_process_touches_no_gpu_but_its_own(monkeypatch):
+    places = []
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch, "empty", lambda *shape, device: places.append(device))
+    assert runtime.pick_device("cuda") == torch.device("cuda:3") and places == [torch.device("cuda:3")]
