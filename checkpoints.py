@@ -17,7 +17,9 @@ file runs when it is read.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import json
 import os
 import pickle
 import re
@@ -42,6 +44,7 @@ __all__ = [
     "read_weights",
     "rename",
     "save_model",
+    "weights_fingerprint",
     "write_checkpoint",
 ]
 
@@ -181,6 +184,23 @@ def load_strictly(
 def dtype_fits(found: torch.dtype, wanted: torch.dtype, exact: bool) -> bool:
     """Return whether a dtype fits: the same one with `exact`, otherwise both floating point or neither."""
     return found == wanted if exact else found.is_floating_point == wanted.is_floating_point
+
+
+def weights_fingerprint(module: nn.Module, settings: Any = None) -> str:
+    """Return a hash of a module's weights and buffers, and of JSON values beside them.
+
+    >>> import torch
+    >>> from egodistill import checkpoints
+    >>> one, other = (torch.nn.Linear(2, 3) for _ in range(2))
+    >>> checkpoints.weights_fingerprint(one) == checkpoints.weights_fingerprint(other)
+    False
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, value in sorted(module.state_dict().items()):
+        if isinstance(value, Tensor):
+            digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+            digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def shorten(names: Sequence[str], count: int = 5) -> str:

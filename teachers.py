@@ -20,8 +20,6 @@ Scores are always logits: no teacher applies a softmax, because distillation has
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import numbers
 import os
@@ -768,8 +766,4 @@ def write_output(store: Any, arrays: Sequence[str], rows: np.ndarray, output: st
 def fingerprint(teacher: Teacher) -> str:
     """Return a hash of the weights and of all settings that change the outputs."""
     settings = [asdict(teacher.clip_spec), asdict(teacher.pixels), getattr(teacher.net, "arguments", None)]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for key, value in sorted(teacher.net.state_dict().items()):
-        digest.update(f"{key} {value.dtype} {list(value.shape)}".encode())
-        digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return checkpoints.weights_fingerprint(teacher.net, settings)

@@ -11,7 +11,6 @@ the paper's stages; `train()` shows one of your own.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -229,8 +228,9 @@ class TrainingLoop:
 
         A run that continues, or is finished, must have the same.
         """
+        found = {"start weights": checkpoints.weights_fingerprint(self.objective)}
         hashes = getattr(self.store, "fingerprints", None)
-        return {"start weights": weights_fingerprint(self.objective)} | (hashes(self.objective.reads) if hashes else {})
+        return found | hashes(self.objective.reads) if hashes else found
 
     def resume(self) -> None:
         """Continue from the checkpoint of process 0, if there is one. Raise DataError if it is from another run."""
@@ -406,16 +406,6 @@ def prepare_modules(objective: Objective, device: torch.device, sync_batch_norm:
     runtime.keep_frozen_statistics(objective)
     if sync_batch_norm and runtime.rank_and_world_size()[1] > 1:
         runtime.sync_batch_norm(objective)
-
-
-def weights_fingerprint(module: nn.Module) -> str:
-    """Return a hash of the names and values of a module's weights and buffers."""
-    digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        if isinstance(value, Tensor):
-            digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-            digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 def epoch_order(clips: int, settings: Training, epoch: int) -> Tensor:
