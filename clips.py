@@ -33,6 +33,7 @@ from egodistill.video import (
     AUDIO_BANDS,
     AUDIO_SECONDS,
     AUDIO_STEPS,
+    MAX_HOLD,
     FrameReader,
     Scaler,
     VideoError,
@@ -40,7 +41,6 @@ from egodistill.video import (
     audio_at,
     clip_times,
     log_mel,
-    lost_frame,
     open_video,
     probe,
 )
@@ -407,6 +407,7 @@ def decode_clips(
     *,
     min_coverage: float = 0.95,
     max_gap: float = MAX_GAP,
+    max_hold: float = MAX_HOLD,
     threads: int = 1,
 ) -> Iterator[tuple[int, dict[str, np.ndarray] | Exception]]:
     """Decode clips of a recording in one pass: yield each row with its arrays by name, or with its error.
@@ -415,8 +416,9 @@ def decode_clips(
     `ClipSpec.parts()`). Frames come with the times from which they are shown, as "NAME.times". Clips come in the
     order of their ends, errors as soon as they are known; only overlapping clips are held in memory. A clip that is
     longer than its video ends with the last frame. A clip fails if a sensor covers less than the share
-    ``min_coverage`` of it; parts where samples are more than ``max_gap`` seconds apart are not covered. ``threads`` is
-    the number of decoding threads, 0 for FFmpeg's choice.
+    ``min_coverage`` of it; parts where samples are more than ``max_gap`` seconds apart are not covered. It also fails
+    if a frame of it would be on screen for more than ``max_hold`` seconds: a hole in the recording. ``threads`` is the
+    number of decoding threads, 0 for FFmpeg's choice.
 
     >>> from egodistill import clips
     >>> walk = clips.open_recording("walk.mp4", "walk.csv")
@@ -426,7 +428,7 @@ def decode_clips(
     0 (422, 6)
     """
     specs = {name: spec.complete() for name, spec in specs.items()}
-    return iter(_Decoding(recording, starts, specs, min_coverage, max_gap, threads))
+    return iter(_Decoding(recording, starts, specs, min_coverage, max_gap, max_hold, threads))
 
 
 @dataclasses.dataclass
@@ -438,6 +440,7 @@ class _Decoding:
     specs: Mapping[str, ClipSpec]
     min_coverage: float
     max_gap: float
+    max_hold: float
     threads: int
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, np.ndarray] | Exception]]:
@@ -532,10 +535,10 @@ class _Decoding:
         framers = {key: _Framer(Scaler(*key)) for key in {(spec.size, spec.crop) for spec in specs.values()}}
         video = self.recording.video
         with open_video(video) as container:
-            reader = FrameReader(container, video)
+            reader = FrameReader(container, video, max_hold=self.max_hold)
             for index, frame in reader.frames([t for t, *_ in wanted], exact=exact, threads=self.threads):
                 seconds, row, name, place = wanted[index]
-                found = lost_frame(video, seconds) if frame is None else (frame, reader)
+                found = reader.lost(seconds) if frame is None else (frame, reader)
                 framer = framers[specs[name].size, specs[name].crop]
                 yield seconds, row, name, place, _Piece(found, framer)
 

@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from egodistill import DataError, annotations, data, files, recordings
+from egodistill.imu import MAX_GAP
 from egodistill.tables import Table
-from egodistill.video import SAMPLING
+from egodistill.video import MAX_HOLD, SAMPLING
 
 __all__ = [
     "COMMANDS",
-    "coverage_options",
+    "LIMITS",
     "describe_store",
     "imu_files",
     "imu_option",
     "keyword_arguments",
+    "limit_options",
     "positive_int",
 ]
 
@@ -300,7 +302,7 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
         "--clip-size", metavar="PIXELS", type=positive_int, default=224, help="height and width of the teachers' frames"
     )
     parser.add_argument("--no-imu", action="store_true", help="do not store head motion")
-    coverage_options(parser)
+    limit_options(parser)
     parser.add_argument("--workers", metavar="N", type=positive_int, help="number of processes (default: all cores)")
     parser.add_argument(
         "--max-bad", metavar="SHARE", type=float, default=0.1, help="stop if more than this share of clips fails"
@@ -308,8 +310,12 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retry-failed", action="store_true", help="try clips again that failed in an earlier run")
 
 
-def coverage_options(parser: argparse.ArgumentParser) -> None:
-    """Add --zero-accel and --min-coverage."""
+# What a clip may lack; options of `data.prepare()` and `inference.predict()`.
+LIMITS = ("zero_accel", "min_coverage", "max_gap", "max_hold")
+
+
+def limit_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options in `LIMITS`."""
     parser.add_argument("--zero-accel", action="store_true", help="fill in zeros if a recording has no accelerometer")
     parser.add_argument(
         "--min-coverage",
@@ -317,6 +323,20 @@ def coverage_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.95,
         help="share of a clip that its IMU samples must cover",
+    )
+    parser.add_argument(
+        "--max-gap",
+        metavar="SECONDS",
+        type=float,
+        default=MAX_GAP,
+        help="largest gap between IMU samples that counts as covered, in seconds",
+    )
+    parser.add_argument(
+        "--max-hold",
+        metavar="SECONDS",
+        type=float,
+        default=MAX_HOLD,
+        help="longest time that one frame may be on screen, in seconds; longer is a hole in the recording",
     )
 
 
@@ -333,11 +353,7 @@ def run_prepare(a: argparse.Namespace) -> None:
         audio=a.audio,
         sampling=a.sampling,
         exact=not a.key_frames,
-        min_coverage=a.min_coverage,
-        zero_accel=a.zero_accel,
-        workers=a.workers,
-        max_bad=a.max_bad,
-        retry_failed=a.retry_failed,
+        **keyword_arguments(a, *LIMITS, "workers", "max_bad", "retry_failed"),
         **files.environment_share(),  # Several machines or processes of torchrun share the recordings.
     )
     if files.environment_share()["rank"] == 0:

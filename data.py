@@ -45,6 +45,7 @@ from egodistill.clips import ClipSpec, Recording, clip_starts, decode_clips, fra
 from egodistill.imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu
 from egodistill.store import ClipStore, StoreWriter, folds
 from egodistill.video import (
+    MAX_HOLD,
     VideoError,
     VideoInfo,
     clip_times,
@@ -182,6 +183,7 @@ def prepare(
     exact: bool = True,
     min_coverage: float = 0.95,
     max_gap: float = MAX_GAP,
+    max_hold: float = MAX_HOLD,
     zero_accel: bool = False,
     workers: int | None = None,
     rank: int = 0,
@@ -200,7 +202,8 @@ def prepare(
       paper. ``sampling`` is one rule of ``clip_times``, or several; rules other than "uniform" are
       part of the name, such as ``frames_N_first`` (``seed`` is that of "random"). With
       ``exact=False``, these frames and the ends are the nearest key frames, which cost far less
-      to decode. ``frames_N.times`` float64 [n, N] are the times of the frames
+      to decode. ``frames_N.times`` float64 [n, N] are the times of the frames. A clip fails if one of
+      its frames would be on screen for more than ``max_hold`` seconds: a hole in the recording
     - ``ends`` uint8 [n, 2, 3, frame_size, frame_size]: the frames at the clip's start and end
     - ``clip`` uint8 [n, clip_frames, 3, clip_size, clip_size], for teachers: the centre square of
       each frame, undistorted
@@ -248,6 +251,7 @@ def prepare(
         "exact": exact,
         "min_coverage": min_coverage,
         "max_gap": max_gap,
+        "max_hold": max_hold,
         "zero_accel": zero_accel,
     }
     if not segments:
@@ -259,10 +263,10 @@ def prepare(
             f"num_frames, frame_size, clip_frames, clip_size and workers must be at least 1; got "
             f"{settings['num_frames']}, {frame_size}, {clip_frames}, {clip_size} and {workers}"
         )
-    if not (0 < min_coverage <= 1 and 0 <= max_bad <= 1 and max_gap > 0):  # NaN: False
+    if not (0 < min_coverage <= 1 and 0 <= max_bad <= 1 and max_gap > 0 and max_hold > 0):  # NaN: False
         raise DataError(
-            f"min_coverage must be above 0 and at most 1, max_bad from 0 to 1, and max_gap above 0 s; got "
-            f"{min_coverage}, {max_bad} and {max_gap}"
+            f"min_coverage must be above 0 and at most 1, max_bad from 0 to 1, and max_gap and max_hold above 0 s; got "
+            f"{min_coverage}, {max_bad}, {max_gap} and {max_hold}"
         )
     specs = clip_specs(settings)
     names = _class_names(segments, class_names)
@@ -353,7 +357,7 @@ def fill(store: StoreWriter, rows: Sequence[int]) -> None:
             starts[row] = store.start(row)
         else:
             store.fail(row, f"{recording.video}: the video ends at {duration:.3f} s, before the segment starts")
-    limits = {name: store.settings[name] for name in ("min_coverage", "max_gap")}
+    limits = {name: store.settings[name] for name in ("min_coverage", "max_gap", "max_hold")}
     for row, found in decode_clips(recording, starts, store.specs, **limits):
         if isinstance(found, Exception):
             store.fail(row, found)

@@ -173,6 +173,7 @@ def numbers(key: str, kind: str, size: int, data: bytes) -> np.ndarray:
 # --- A video's packets -> samples with times -------------------------------------------------------------------
 
 
+LOCAL_FILES = {"protocol_whitelist": "file,crypto,data"}  # as in video.py: no addresses
 # Titles and the like that are not UTF-8 must not make a video unreadable. PyAV 19 always keeps their bytes as surrogate
 # escapes, and removed this argument.
 OPEN_OPTIONS = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
@@ -190,7 +191,7 @@ def read_video(video: str | os.PathLike) -> Telemetry:
     # to log, and can deadlock.
     av.logging.set_level(None)
     try:
-        with av.open(str(path), **OPEN_OPTIONS) as container:
+        with av.open(os.path.abspath(path), options=LOCAL_FILES, **OPEN_OPTIONS) as container:
             zero = max(0.0, (container.start_time or 0) / 1e6)
             found = read(container)
     except av.error.FFmpegError as error:

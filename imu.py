@@ -41,6 +41,7 @@ LOW_ACCELERATION = 2.0  # m/s2: a lower mean is without gravity, or in g
 ONE_G = (0.9, 1.1)  # in g, the median norm is within these, and hardly a norm is below half of it
 FAST_TURN = 35.0  # rad/s, 2000 degrees per second: the range of the sensors
 FROZEN = 5.0  # seconds: a sensor that repeats one value for longer does not work
+NOTED_GAP = 3.0, 0.01  # a gap is noted if it is longer than this many usual steps, and than this many seconds
 
 
 @dataclasses.dataclass(eq=False)
@@ -133,7 +134,7 @@ class Imu:
                 slow = f"; its samples are {usual:.3f} s apart, over max_gap={max_gap}" if usual > max_gap else ""
                 raise CoverageError(
                     f"the {sensor} covers {share:.1%} of {grid[0]:.3f} to {grid[-1]:.3f} s"
-                    f" ({min_coverage:.0%} required); {_longest_gap(grid, covered[:, i])}{slow}"
+                    f" ({100 * min_coverage:g}% required); {_longest_gap(grid, covered[:, i])}{slow}"
                 )
             first = max(np.searchsorted(stamps, grid[0], side="right") - 1, 0)
             last = np.searchsorted(stamps, grid[-1]) + 1
@@ -310,6 +311,15 @@ def _judge(path: Path, sensor: str, stamps: np.ndarray, values: np.ndarray) -> l
             )
         if high > FAST_TURN:
             notes.append(f"1 % of the turn rates are above {high:.0f} rad/s: are they in degrees per second?")
+    steps = np.diff(stamps)
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    gaps = steps[steps > max(NOTED_GAP[0] * usual, NOTED_GAP[1])]
+    if len(gaps):
+        lengths = f"{_length(gaps.min())} to {_length(gaps.max())}" if len(gaps) > 1 else _length(gaps[0])
+        notes.append(
+            f"the {sensor} has {len(gaps)} {'gaps' if len(gaps) > 1 else 'gap'} of {lengths}; its usual step is "
+            f"{_length(usual)}. Clips are interpolated across a gap of up to max_gap"
+        )
     moves = np.flatnonzero((np.diff(values, axis=0) != 0).any(axis=1))  # the last sample of each run of equal ones
     first, last = np.concatenate(([0], moves + 1)), np.concatenate((moves, [len(values) - 1]))
     longest = int(np.argmax(stamps[last] - stamps[first]))
@@ -318,6 +328,10 @@ def _judge(path: Path, sensor: str, stamps: np.ndarray, values: np.ndarray) -> l
         what = "is zero" if not values[first[longest]].any() else "does not change"
         notes.append(f"the {sensor} {what} from {start:.1f} to {stop:.1f} s")
     return notes
+
+
+def _length(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 def _numbers(path: Path, columns: Sequence[int]) -> np.ndarray:

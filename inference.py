@@ -39,7 +39,7 @@ from egodistill.clips import ClipSpec, Recording, decode_clips, open_recording
 from egodistill.imu import MAX_GAP
 from egodistill.runtime import Precision
 from egodistill.student import EgoDistill, Output
-from egodistill.video import FrameReader, open_video
+from egodistill.video import MAX_HOLD, FrameReader, open_video
 
 __all__ = [
     "Cost",
@@ -429,6 +429,7 @@ def predict(
     zero_accel: bool = False,
     min_coverage: float = 0.95,
     max_gap: float = MAX_GAP,
+    max_hold: float = MAX_HOLD,
     stride: float | None = None,
     top: int = 5,
     exact: bool | None = None,
@@ -440,9 +441,9 @@ def predict(
     """Classify a recording clip by clip: yield the `top` classes of a clip every `stride` seconds.
 
     By default, `stride` is the length of a clip. `video`, `imu`, `imu_offset`, `imu_stretch` and `zero_accel` are
-    arguments of `clips.open_recording()`; use the clock with which the training clips were prepared. `min_coverage`
-    and `max_gap` are options of `data.prepare()`. Frames are chosen as in training; `exact=False` takes the nearest key
-    frames, which are cheap to decode. `precision` and `compile` are options of `evaluate()`.
+    arguments of `clips.open_recording()`; use the clock with which the training clips were prepared. `min_coverage`,
+    `max_gap` and `max_hold` are options of `data.prepare()`. Frames are chosen as in training; `exact=False` takes the
+    nearest key frames, which are cheap to decode. `precision` and `compile` are options of `evaluate()`.
 
     The recording is decoded in one pass, in constant memory. A clip that cannot be classified, because IMU samples or
     a frame are missing, has no classes, and `problem` is the reason. Before the first clip, raise EgoDistillError for a
@@ -462,12 +463,15 @@ def predict(
     stride = spec.seconds if stride is None else stride
     batches.require_number("stride", stride, round(spec.seconds / 100, 4))
     batches.require_number("min_coverage", min_coverage, 0, 1, above=True)
+    batches.require_number("max_gap", max_gap, 0, above=True)
+    batches.require_number("max_hold", max_hold, 0, above=True)
     recording = open_recording(video, imu, imu_offset=imu_offset, imu_stretch=imu_stretch, zero_accel=zero_accel)
     spec = spec if exact is None else replace(spec, exact=exact)
     starts = strided_starts(recording.probe().duration, spec.seconds, stride)
     if spec.imu_samples:
         recording.motion()  # raises now if the file cannot be read
-    reader = ClipReader(recording, spec, starts, batches.inputs_of(model), min_coverage=min_coverage, max_gap=max_gap)
+    limits = {"min_coverage": min_coverage, "max_gap": max_gap, "max_hold": max_hold}
+    reader = ClipReader(recording, spec, starts, batches.inputs_of(model), **limits)
     place = runtime.pick_device(device)
     precision = runtime.pick_precision(place, precision, model)
     return classify_groups(model, reader, batch_size, top=top, device=place, precision=precision, compile=compile)

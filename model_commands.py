@@ -38,10 +38,11 @@ from egodistill import (
     teachers,
 )
 from egodistill.commands import (
-    coverage_options,
+    LIMITS,
     imu_files,
     imu_option,
     keyword_arguments,
+    limit_options,
     overwrite_option,
     positive_int,
 )
@@ -590,7 +591,7 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--imu-stretch", metavar="FACTOR", type=float, default=1.0, help="multiply the times of the IMU samples by this"
     )
-    coverage_options(parser)
+    limit_options(parser)
     parser.add_argument("--stride", metavar="SECONDS", type=float, help="step between clips (default: a clip's length)")
     parser.add_argument("--top", metavar="K", type=positive_int, default=3, help="print the K best classes")
     parser.add_argument(
@@ -608,7 +609,7 @@ def run_predict(a: argparse.Namespace) -> None:
         load_distilled(a.student),
         a.video,
         imu_files(a),
-        **keyword_arguments(a, "imu_offset", "imu_stretch", "zero_accel", "min_coverage", "stride", "top"),
+        **keyword_arguments(a, "imu_offset", "imu_stretch", *LIMITS, "stride", "top"),
         exact=False if a.key_frames else None,
         **inference_arguments(a),
     )

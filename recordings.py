@@ -30,7 +30,16 @@ from egodistill import DataError, files, gpmf
 from egodistill.clips import Recording, open_recording
 from egodistill.imu import LOW_ACCELERATION, MAX_GAP, Imu, IMUError
 from egodistill.offset import Faults, Offset, Survey, offset_of, ordered_frames, survey
-from egodistill.video import VideoError, clock_zero, discard_others, frames_at, open_video, probe, video_stream
+from egodistill.video import (
+    FrameReader,
+    VideoError,
+    clock_zero,
+    discard_others,
+    frames_at,
+    open_video,
+    probe,
+    video_stream,
+)
 
 __all__ = ["HEADER", "Check", "SensorCheck", "Transcoded", "check", "transcode"]
 
@@ -69,7 +78,9 @@ class Check:
     unordered_frames: int | None = None
     repeated_frames: int | None = None
     last_frame: float | None = None  # s; long before the duration if the file is truncated
-    blank: tuple[tuple[float, float], ...] = ()  # (start, stop) in s
+    streams: int | None = None  # video streams; the one that players show is read
+    holes: tuple[tuple[float, float], ...] = ()  # (start, stop) in s: no frame begins; of the whole recording
+    blank: tuple[tuple[float, float], ...] = ()
     frozen: tuple[tuple[float, float], ...] = ()
     imu: str | None = None  # where it comes from
     accel: SensorCheck | None = None
@@ -85,6 +96,10 @@ class Check:
         notes = []
         if self.rotation:
             notes.append(f"frames are stored rotated by {self.rotation} degrees")
+        if self.streams is not None and self.streams > 1:
+            notes.append(
+                f"{self.streams} video streams: the one that players show, {self.width}x{self.height}, is read"
+            )
         if self.variable_rate:
             notes.append("variable frame rate: select frames by time, never by number")
         for count, what in (
@@ -96,13 +111,15 @@ class Check:
                 notes.append(f"{count} {what} in the decoded excerpts")
         if self.last_frame is not None and self.duration - self.last_frame > 0.5:
             notes.append(f"no frame after {self.last_frame:.2f} s: the file may be truncated")
-        for name, found in (("blank", self.blank), ("frozen", self.frozen)):
+        for what, found in (
+            ("there is no frame between", self.holes),
+            ("the image is blank between", self.blank),
+            ("the image is frozen between", self.frozen),
+        ):
             if found:
                 more = f", and {len(found) - 1} more times" if len(found) > 1 else ""
-                notes.append(f"the image is {name} from {found[0][0]:.2f} to {found[0][1]:.2f} s{more}")
+                notes.append(f"{what} {found[0][0]:.2f} and {found[0][1]:.2f} s{more}")
         for name, sensor in (("accelerometer", self.accel), ("gyroscope", self.gyro)):
-            if sensor and sensor.gaps:
-                notes.append(f"{name}: {sensor.gaps} gaps, the longest {sensor.longest_gap:.2f} s")
             if sensor and sensor.coverage < 0.98:
                 notes.append(f"{name}: covers {sensor.coverage:.1%} of the video")
             if sensor and abs(sensor.rate * sensor.median_step - 1) > 0.05:
@@ -248,8 +265,13 @@ def check(
 
 def _header(video: str | os.PathLike) -> dict:
     with open_video(video) as container:
-        codec = video_stream(container, video).codec_context.codec
-        return {"codec": codec.canonical_name, "audio": bool(container.streams.audio)}
+        reader = FrameReader(container, video)
+        return {
+            "codec": reader.codec.codec.canonical_name,
+            "audio": bool(container.streams.audio),
+            "streams": len(container.streams.video),
+            "holes": tuple(reader.holes()),
+        }
 
 
 def _pictures(seen: Survey, duration: float) -> dict:
@@ -406,10 +428,8 @@ class _Copier:
     """Copy an open video: encode frames again, and copy the packets of sound and telemetry unchanged."""
 
     def __init__(self, source: av.container.InputContainer, video: Path) -> None:
-        if not source.streams.video or source.streams.video[0].codec_context is None:
-            raise VideoError(f"{video}: no video stream that FFmpeg can decode")
         self.source, self.video = source, video
-        self.stream = stream = source.streams.video[0]
+        self.stream = stream = video_stream(source, video)
         stream.thread_type = "AUTO"
         self.zero = round(clock_zero(source) / stream.time_base)  # in ticks: differences between frames stay exact
         others = [*source.streams.audio, *gpmf.streams(source)]

@@ -33,6 +33,7 @@ __all__ = [
     "AUDIO_RATE",
     "AUDIO_SECONDS",
     "AUDIO_STEPS",
+    "MAX_HOLD",
     "SAMPLING",
     "FrameReader",
     "Scaler",
@@ -44,7 +45,6 @@ __all__ = [
     "discard_others",
     "frames_at",
     "log_mel",
-    "lost_frame",
     "open_video",
     "probe",
     "read_audio",
@@ -57,12 +57,16 @@ class VideoError(OSError):
     """A video cannot be opened, or a frame of it cannot be decoded. The message names the file and the time."""
 
 
+MAX_HOLD = 1.0  # seconds: a frame that is on screen for longer hides a hole in the recording
 _ROUNDING = 1e-6  # seconds: a frame at 1/30 s is on screen at t = 0.0333333
 _END_TOLERANCE = 0.1  # seconds for which the last frame remains valid after its own end
 _REORDER = 4  # frames held back to sort them: some phones write times out of order
 _LOOK_AHEAD = 32  # packets read before they are decoded, to learn in which order they are shown
 _UNEVEN = 1.3  # largest ratio of the longest part to the mean part when several threads share a recording
 _BLIND_SEEK = 10.0  # seconds ahead from which seeking is worth it without an index of key frames
+# With an absolute path, this keeps FFmpeg from reading an address: `http:/host/x.mp4` is the path of a file here, and a
+# playlist that is called x.mp4 may refer to local files only.
+LOCAL_FILES = {"protocol_whitelist": "file,crypto,data"}
 # Metadata that is not UTF-8 must not make a video unreadable. PyAV 19 always keeps such bytes as surrogate escapes, and
 # removed this argument.
 _OPEN_OPTIONS = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
@@ -106,6 +110,7 @@ def read_frames(
     *,
     crop: bool = False,
     exact: bool = True,
+    max_hold: float = MAX_HOLD,
     threads: int = 0,
 ) -> np.ndarray:
     """Return the frames on screen at ``times`` (seconds, any order), uint8 RGB [n, 3, H, W].
@@ -113,10 +118,12 @@ def read_frames(
     The frame on screen at t is the last one with time <= t; before the first frame it is the first,
     and the last frame is valid until 0.1 s after its own end. ``exact=False`` takes the key frame
     nearest to t instead, the earlier one of two: the cheapest choice, because it is decoded alone.
+    If no frame begins within ``max_hold`` seconds before t (after t, before the first frame), the
+    recording has a hole there, and the frame is lost; at 0.5 frames per second, ``max_hold`` must be 2.
     Rotation is applied. ``size`` makes H = W = size by resizing the whole frame (the aspect ratio
     changes) or, with ``crop``, its centre square. ``threads`` is the number of decoding threads, 0
     for one per core: each reads a part of the recording, or all share one decoder. Broken packets
-    are skipped.
+    are skipped. Of several video streams, the one that players show is read.
     Raise VideoError, with file and time, for a video that cannot be read or a lost frame; ValueError
     if no times are given.
 
@@ -134,11 +141,11 @@ def read_frames(
     threads = threads or _cores()
     pictures: list[np.ndarray | None] = [None] * len(times)
     with open_video(video) as container:
-        reader = FrameReader(container, video)
+        reader = FrameReader(container, video, max_hold=max_hold)
         parts = reader.parts(times, threads)
         options = {"size": size, "crop": crop, "exact": exact, "threads": threads // len(parts)}
         with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
-            running = [pool.submit(_read_beside, video, times[part], **options) for part in parts[1:]]
+            running = [pool.submit(_read_beside, video, times[part], max_hold, **options) for part in parts[1:]]
             results = [_read_pictures(reader, times[parts[0]], **options), *(one.result() for one in running)]
     for part, found in zip(parts, results, strict=True):
         for index, picture in zip(part, found, strict=True):
@@ -154,15 +161,15 @@ def _read_pictures(
     pictures: list[np.ndarray | None] = [None] * len(times)
     for index, frame in reader.frames(times, exact=exact, threads=threads):
         if frame is None:
-            raise lost_frame(reader.video, times[index])
+            raise reader.lost(times[index])
         pictures[index] = scaler(frame)
     return pictures
 
 
-def _read_beside(video: str | os.PathLike, times: np.ndarray, **options) -> list[np.ndarray]:
+def _read_beside(video: str | os.PathLike, times: np.ndarray, max_hold: float, **options) -> list[np.ndarray]:
     """Do the same with a separate decoder."""
     with open_video(video) as container:
-        return _read_pictures(FrameReader(container, video), times, **options)
+        return _read_pictures(FrameReader(container, video, max_hold=max_hold), times, **options)
 
 
 def frames_at(
@@ -170,13 +177,14 @@ def frames_at(
     times: Sequence[float] | np.ndarray,
     *,
     exact: bool = True,
+    max_hold: float = MAX_HOLD,
     threads: int = 0,
 ) -> Iterator[tuple[int, av.VideoFrame | None]]:
     """Decode in one pass over a video: yield (index into ``times``, decoded frame) in the order of the times.
 
-    Only a few decoded frames are in memory at once. A lost frame, beyond the end or among broken
-    packets, is None. ``exact`` is as in `read_frames()`; ``threads`` is for one decoder, 0 for
-    FFmpeg's choice. Raise VideoError.
+    Only a few decoded frames are in memory at once. A lost frame, beyond the end, in a hole or among
+    broken packets, is None. ``exact`` and ``max_hold`` are as in `read_frames()`; ``threads`` is for one
+    decoder, 0 for FFmpeg's choice. Raise VideoError.
 
     >>> from egodistill import data
     >>> for index, frame in data.frames_at("walk.mp4", [5.0, 1.0]):
@@ -185,7 +193,7 @@ def frames_at(
     0 64 64
     """
     with open_video(video) as container:
-        yield from FrameReader(container, video).frames(times, exact=exact, threads=threads)
+        yield from FrameReader(container, video, max_hold=max_hold).frames(times, exact=exact, threads=threads)
 
 
 def _cores() -> int:
@@ -206,11 +214,18 @@ class FrameReader:
     frame if that is later. Times are whole ticks of the stream's clock.
     """
 
-    def __init__(self, container: av.container.InputContainer, video: str | os.PathLike) -> None:
+    def __init__(
+        self, container: av.container.InputContainer, video: str | os.PathLike, *, max_hold: float = MAX_HOLD
+    ) -> None:
+        if not max_hold > 0:
+            raise ValueError(f"{video}: max_hold must be above 0 s, not {max_hold}")
         self.container, self.video = container, video
         self.stream = stream = video_stream(container, video)
         self.codec, self.zero = stream.codec_context, clock_zero(container)
         self.second = 1 / float(stream.time_base)
+        self.max_hold, self.longest = max_hold, (max_hold + _ROUNDING) * self.second
+        self.step: float | None = None  # see _usual_step()
+        self.hole = self.hidden = (0.0, 0.0)  # the last hole that was found, and the times that it hides, in ticks
         self.usual = max(1, round(self.second / float(stream.average_rate or 25)))  # a frame's length
         self.can_skip = _tells_unreferenced(self.codec)
         self.blind_seek = _BLIND_SEEK * self.second
@@ -238,6 +253,30 @@ class FrameReader:
         self.ticks = [self._tick(float(times[i])) for i in order]
         yield from zip(order.tolist(), self._exact() if exact else self._nearest(), strict=True)
 
+    def lost(self, seconds: float) -> VideoError:
+        """Return the error for a time of `frames()` whose frame was just None."""
+        reason = "the video ends earlier, or its data are broken"
+        start, stop = self.hole
+        if start <= self._tick(max(seconds, 0.0)) < stop < math.inf:
+            start, stop = self._seconds(start), self._seconds(stop)
+            reason = f"none begins between {start:.3f} and {stop:.3f} s, which is over max_hold = {self.max_hold:g} s"
+        return VideoError(f"{self.video}: no frame at {seconds:.3f} s: {reason}")
+
+    def holes(self) -> list[tuple[float, float]]:
+        """Return where no frame begins for more than `max_hold` seconds, (start, stop) in seconds. Decode nothing.
+
+        The index tells where to look; packets are read there, and everywhere if the file has no index to its end.
+        """
+        zero, first = self._tick(0), self.stamps[0] if self.stamps else self._tick(0)
+        looked = [[zero, first]] if first > zero else []
+        stamps = self._index()
+        if not self.has_table or stamps[-1] < self._tick(probe(self.video).duration) - self.usual - self.longest:
+            looked.append(self._stamps_between(first, math.inf))
+        else:
+            looked += [self._stamps_between(*pair) for pair in _jumps(stamps, self._usual_step() + self.longest)]
+        found = {jump for stamps in looked for jump in _jumps(stamps, self.longest)}
+        return [(self._seconds(start), self._seconds(stop)) for start, stop in sorted(found)]
+
     def parts(self, times: np.ndarray, count: int) -> list[np.ndarray]:
         """Split the times into at most ``count`` parts with a key frame between any two; return their indices."""
         order = self._sorted(times)
@@ -257,6 +296,9 @@ class FrameReader:
 
     def _tick(self, seconds: float) -> int:
         return math.floor((seconds + _ROUNDING + self.zero) / self.stream.time_base)
+
+    def _seconds(self, tick: float) -> float:
+        return tick / self.second - self.zero
 
     def _exact(self) -> Iterator[av.VideoFrame | None]:
         """Yield the frame on screen at each time."""
@@ -290,7 +332,50 @@ class FrameReader:
                 self.decode(key)
                 self.decode(None)
                 frame = next(iter(self.decoded.values()), None)
-            yield frame
+            yield None if self._in_hole(ticks) else frame
+
+    def _in_hole(self, ticks: int) -> bool:
+        """Return whether this time is in a hole, by the index or the packets read, and remember the hole."""
+        if self.hidden[0] < ticks < self.hidden[1]:
+            return True
+        stamps = self.stamps  # without an index, those that _keys_around() has read
+        if self.has_table:
+            entries = self.stream.index_entries
+            before, after = (self._place(ticks, backward=way, any_frame=True) for way in (True, False))
+            near = entries[max(before, 0)].timestamp
+            if min(before, after) >= 0 and entries[after].timestamp - near <= self._usual_step() + self.longest:
+                return False
+            stamps = self._stamps_between(near + self.lag, ticks)
+        place = bisect.bisect_right(stamps, ticks)
+        after = stamps[place] if place < len(stamps) else math.inf
+        return self._hides(stamps[place - 1] if place else None, after, ticks)
+
+    def _hides(self, before: int | None, after: float, ticks: int) -> bool:
+        """Return whether a time is in a hole between two neighbouring frames, and remember the hole."""
+        zero = self._tick(0)
+        hidden = (-math.inf if before is None else before + self.longest, after - (before is None) * self.longest)
+        if not hidden[0] < max(ticks, zero) < hidden[1]:
+            return False
+        self.hole, self.hidden = (zero if before is None else before, after), hidden
+        return True
+
+    def _index(self) -> np.ndarray:
+        """Return the times of the frames in the file's index, in ticks."""
+        return np.array([entry.timestamp + self.lag for entry in self.stream.index_entries])
+
+    def _usual_step(self) -> float:
+        """Return the median step between two frames in the file's index: of all frames, or of all key frames."""
+        if self.step is None:
+            self.step = float(np.median(np.diff(self._index())))
+        return self.step
+
+    def _stamps_between(self, low: int, high: float) -> list[int]:
+        """Read packets from the key frame before `low` until they are behind `high`; return their times, sorted."""
+        self._seek(low)
+        while not self.ended and (self.ahead[-1].dts or 0) <= high:
+            self._look_ahead()
+            self.ahead.popleft()
+        return self.stamps
 
     def _key_before(self, ticks: int) -> int | None:
         """Return where decoding must start for this time according to the index; None without an index."""
@@ -298,9 +383,13 @@ class FrameReader:
 
     def _listed(self, ticks: float, backward: bool) -> int | None:
         """Return the indexed time of the last key frame shown by then, or of the first one shown later."""
-        entries = self.stream.index_entries
-        place = entries.search_timestamp(math.floor(ticks) - self.lag + (not backward), backward=backward)
+        entries, place = self.stream.index_entries, self._place(ticks, backward)
         return entries[place].timestamp if place >= 0 and entries[place].is_keyframe else None
+
+    def _place(self, ticks: float, backward: bool, any_frame: bool = False) -> int:
+        """Return the place in the index of the last key frame, or frame, shown by then, or of the first one later."""
+        ticks = math.floor(ticks) - self.lag + (not backward)
+        return self.stream.index_entries.search_timestamp(ticks, backward=backward, any_frame=any_frame)
 
     def _start(self, packets: Iterator[av.Packet]) -> None:
         self.packets = packets
@@ -422,12 +511,12 @@ class FrameReader:
             if earlier != pts:
                 del self.decoded[earlier]
         frame = self.decoded[pts]
-        if pts == self.wanted and len(self.stamps) > 1:  # it may be on screen for minutes
+        if pts == self.wanted and len(self.stamps) > 1:
             self.until = self.stamps[1]
-            return frame
+            return None if self._hides(*((pts, self.until) if past else (None, pts)), ticks) else frame
         # The last frame, or the one before a lost frame, must not hide what is missing.
-        end = pts + (frame.duration or self.usual) + _END_TOLERANCE * self.second
-        return frame if ticks <= end else None
+        end = pts + min(frame.duration or self.usual, self.longest) + _END_TOLERANCE * self.second
+        return frame if pts - self.longest <= ticks <= end else None
 
     def _keys_around(self, ticks: int) -> list[av.Packet]:
         """Return the packets of the key frames before and after a time, if they exist."""
@@ -442,12 +531,22 @@ class FrameReader:
                     keys += itertools.islice((key for key in found if key.pts >= listed), 1)
         else:  # the index does not reach that far: read on, without decoding
             self._seek(ticks)
-            for packet in filter(_is_key, itertools.chain(self.ahead, self.packets)):
-                keys = [*keys[-1:], packet]
-                if packet.pts > ticks:
+            while not keys or keys[-1].pts <= ticks:
+                if not self.ahead:
+                    self._look_ahead()
+                if not self.ahead:
                     break
+                if _is_key(packet := self.ahead.popleft()):
+                    keys = [*keys[-1:], packet]
         self.until = keys[-1].pts if keys and keys[-1].pts > ticks else math.inf
         return keys
+
+
+def _jumps(stamps: Sequence[float] | np.ndarray, longest: float) -> list[tuple[float, float]]:
+    """Return the neighbouring times that are more than `longest` apart."""
+    stamps = np.asarray(stamps, np.float64)
+    places = np.flatnonzero(np.diff(stamps) > longest)
+    return list(zip(stamps[places].tolist(), stamps[places + 1].tolist(), strict=True))
 
 
 def _is_key(packet: av.Packet) -> bool:
@@ -495,24 +594,20 @@ class Scaler:
         return np.ascontiguousarray(picture.transpose(2, 0, 1))
 
 
-def lost_frame(video: str | os.PathLike, seconds: float) -> VideoError:
-    """Return the error for a frame that cannot be decoded."""
-    return VideoError(f"{video}: no frame at {seconds:.3f} s: the video ends earlier, or its data are broken")
-
-
 @contextlib.contextmanager
 def open_video(video: str | os.PathLike) -> Iterator[av.container.InputContainer]:
     """Yield an open container, closed at the end of the block; FFmpeg's errors become VideoErrors."""
     path = Path(video)
     if not path.is_file():
-        raise VideoError(f"{video}: " + ("a folder, not a file" if path.is_dir() else "no such file"))
+        what = "a folder, not a file" if path.is_dir() else "not a regular file" if path.exists() else "no such file"
+        raise VideoError(f"{video}: {what}")
     if not path.stat().st_size:
         raise VideoError(f"{video}: the file is empty (0 bytes)")
     # torchvision up to 0.25 enables PyAV's logging when it is imported. Decoder threads then need the interpreter lock
     # to log, and can deadlock.
     av.logging.set_level(None)
     try:
-        container = av.open(str(path), **_OPEN_OPTIONS)
+        container = av.open(os.path.abspath(path), options=LOCAL_FILES, **_OPEN_OPTIONS)
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(
             f"{video}: cannot be opened: {error.strerror}. It is not a video, or recording stopped before its index "
@@ -526,11 +621,14 @@ def open_video(video: str | os.PathLike) -> Iterator[av.container.InputContainer
 
 
 def video_stream(container: av.container.InputContainer, video: str | os.PathLike) -> av.video.stream.VideoStream:
-    """Return the first video stream, and skip all other streams. Raise VideoError if there is none to decode."""
+    """Return the video stream that players show, and skip all other streams. Raise VideoError if none can be decoded.
+
+    FFmpeg chooses it: the default stream, then the one with the higher bit rate; a cover picture comes last.
+    """
     if not container.streams.video:
         raise VideoError(f"{video}: no video stream")
-    stream = container.streams.video[0]
-    if stream.codec_context is None:
+    stream = container.streams.best("video")
+    if stream is None or stream.codec_context is None:
         raise VideoError(f"{video}: FFmpeg has no decoder for its video stream")
     discard_others(container, [stream])
     return stream
@@ -538,9 +636,9 @@ def video_stream(container: av.container.InputContainer, video: str | os.PathLik
 
 def discard_others(container: av.container.InputContainer, streams: Sequence[av.stream.Stream]) -> None:
     """Skip the packets of all other streams without reading them, if PyAV can (from version 18 on)."""
-    for other in container.streams:
-        if other not in streams and hasattr(other, "discard"):
-            other.discard = av.stream.Discard.all
+    for stream in container.streams:
+        if hasattr(stream, "discard"):
+            stream.discard = av.stream.Discard.default if stream in streams else av.stream.Discard.all
 
 
 def clock_zero(container: av.container.InputContainer) -> float:
@@ -632,7 +730,7 @@ def audio_at(
     with open_video(video) as container:
         if not container.streams.audio:
             raise VideoError(f"{video}: no audio stream")
-        stream = container.streams.audio[0]
+        stream = container.streams.best("audio") or container.streams.audio[0]
         discard_others(container, [stream])
         decoder = _Sound(container, stream)
         pieces = decoder.pieces()

@@ -490,7 +490,7 @@ OPTIONS = {
     "check": "VIDEO --root --imu --no-offset --max-offset --out --overwrite",
     "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
     "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --clip-frames --clip-size --no-imu "
-    "--zero-accel --min-coverage --workers --max-bad --retry-failed",
+    "--zero-accel --min-coverage --max-gap --max-hold --workers --max-bad --retry-failed",
     "status": "store --seconds",
     "export": "STUDENT --out --format --precision --calibrate --calibrate-split --calibrate-clips --check "
     "--check-split --overwrite --markdown",
@@ -507,8 +507,8 @@ OPTIONS = {
     "evaluate": f"store --split --student --teacher-file --teacher --out --overwrite {INFERENCE}",
     "measure": f"--student --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
     f"--markdown {INFERENCE}",
-    "predict": "video --student --imu --imu-offset --imu-stretch --zero-accel --min-coverage --stride --top "
-    f"--key-frames --out --overwrite {INFERENCE}",
+    "predict": "video --student --imu --imu-offset --imu-stretch --zero-accel --min-coverage --max-gap --max-hold "
+    f"--stride --top --key-frames --out --overwrite {INFERENCE}",
 }
 
 
@@ -1190,7 +1190,14 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
 
     monkeypatch.setattr(inference, "predict", predict)
     monkeypatch.chdir(files)
-    clock = {"imu_offset": 0.0, "imu_stretch": 1.0, "zero_accel": False, "min_coverage": 0.95}
+    clock = {
+        "imu_offset": 0.0,
+        "imu_stretch": 1.0,
+        "zero_accel": False,
+        "min_coverage": 0.95,
+        "max_gap": 0.05,
+        "max_hold": 1.0,
+    }
     plain = {"precision": "auto", "compile": False, "device": None} | clock
     command = ["predict", "a.mp4", "--student", "student.pt"]
     for imu in ([], ["a.csv"], ["a.csv", "g.csv"]):
@@ -1208,10 +1215,13 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
     run(capsys, *command, "--stride", "0.5", "--top", "1", "--device", "cpu", "--precision", "bf16", "--compile")
     own = {"stride": 0.5, "top": 1, "exact": None} | clock
     assert given[-1][2] == own | {"device": "cpu", "precision": "bf16", "compile": True}
-    run(capsys, *command, *"--imu-offset 0.2 --imu-stretch 1.001 --zero-accel --min-coverage 0.5 --key-frames".split())
-    assert {"imu_offset": 0.2, "imu_stretch": 1.001, "zero_accel": True, "min_coverage": 0.5}.items() <= given[-1][
-        2
-    ].items()
+    run(
+        capsys,
+        *command,
+        *"--imu-offset 0.2 --imu-stretch 1.001 --zero-accel --min-coverage 0.5 --max-gap 0.2 --max-hold 3 --key-frames".split(),
+    )
+    wanted = {"imu_offset": 0.2, "imu_stretch": 1.001, "zero_accel": True, "min_coverage": 0.5, "max_gap": 0.2}
+    assert (wanted | {"max_hold": 3.0}).items() <= given[-1][2].items()
     assert given[-1][2]["exact"] is False
 
 

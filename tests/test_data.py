@@ -288,12 +288,13 @@ def test_rerun_reads_nothing_that_is_there(store, kitchen, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"min_coverage": 0}, "min_coverage must be above 0 and at most 1, .* got 0, 0.1 and"),
+        ({"min_coverage": 0}, "min_coverage must be above 0 and at most 1, .* got 0, 0.1, "),
         ({"min_coverage": 95}, "min_coverage must be .* got 95"),
         ({"min_coverage": math.nan}, "min_coverage must be .* got nan"),
-        ({"max_bad": 10}, "max_bad from 0 to 1, .* got 0.95, 10 and"),
+        ({"max_bad": 10}, "max_bad from 0 to 1, .* got 0.95, 10, "),
         ({"max_bad": math.nan}, "max_bad from 0 to 1"),
-        ({"max_gap": 0.0}, "max_gap above 0 s; got 0.95, 0.1 and 0.0"),
+        ({"max_gap": 0.0}, "max_gap and max_hold above 0 s; got 0.95, 0.1, 0.0 and 1.0"),
+        ({"max_hold": math.nan}, "max_hold above 0 s; got .* and nan"),
         ({"clip_frames": 0}, "clip_frames, clip_size and workers must be at least 1; got .*, 40, 0, 24 and 1"),
         ({"workers": 0}, "workers must be at least 1"),
     ],
@@ -358,6 +359,21 @@ def test_lost_frames_and_uncovered_imu_cost_their_clips_only(kitchen, tmp_path):
     reasons = [failure["reason"] for failure in store.failures]
     assert "b.mp4: no frame at" in reasons[0] and "accelerometer covers" in reasons[1]
     assert "short-accl.csv" in reasons[1]
+
+
+def test_a_hole_in_the_recording_costs_the_clips_in_it(tmp_path):
+    times = np.concatenate([STEADY[:75], STEADY[75:] + 20])  # no frame from 3 to 23 s
+    video = write_video(tmp_path / "hole.mkv", times, bf=2, g=10, crf=10)
+    segments = [data.Segment(f"{t}", video, t, t + 2, "x") for t in (0.5, 2.5, 8, 22.2, 24)]
+    options = OPTIONS | {"imu": False, "ends": False, "max_bad": 0.9}
+    with pytest.warns(UserWarning, match="3 of 5"):
+        store = data.prepare(segments, tmp_path / "s", **options)
+    assert [clip["id"] for clip in store.clips] == ["0.5", "24"]
+    assert all("none begins between 2.960 and 23.000 s" in failure["reason"] for failure in store.failures)
+    patient = data.prepare(segments, tmp_path / "t", **options, max_hold=30)
+    assert [number_of(p) for p in patient.read("frames_4", 2)] == [74] * 4
+    with pytest.raises(data.DataError, match=r"max_hold was 30 and is now 1\.0"):
+        data.prepare(segments, tmp_path / "t", **options)
 
 
 def test_prepare_with_other_settings(kitchen, tmp_path):

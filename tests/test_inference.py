@@ -430,6 +430,21 @@ def test_predict_names_a_frame_that_is_lost_in_its_clip(tmp_path):
     assert [bool(row.classes) for row in rows] == [True, False, True] and "no frame at 3" in rows[1].problem
 
 
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("name", ["hole.mp4", "hole.mkv", "hole.ts"])
+def test_predict_classifies_nothing_in_a_hole_of_the_recording(name, exact, tmp_path):
+    times = np.concatenate([np.arange(125), np.arange(625, 750)]) / 25  # none from 5 s to 25 s
+    video = write_video(tmp_path / name, times, bf=2, g=10, crf=10)
+    model = small(use_imu=False)
+    rows = list(predict(model, video, device="cpu", exact=exact))
+    middles = [(row.start + row.stop) / 2 for row in rows]
+    assert len(rows) in (15, 16)  # a transport stream does not count the last frame
+    assert [bool(row.problem) for row in rows] == [5.96 < middle < 25 for middle in middles]
+    assert all("none begins between 4.960 and 25.000 s" in row.problem for row in rows if row.problem)
+    patient = list(predict(model, video, device="cpu", exact=exact, max_hold=21))
+    assert not any(row.problem for row in patient)
+
+
 def test_predict_says_where_head_motion_is_missing(sample_data, tmp_path):
     table = (sample_data / "gopro-derived" / "walk_imu.csv").read_text().splitlines()
     kept = [line for k, line in enumerate(table) if k == 0 or not 2000 < float(line.split(",")[2]) < 4000]

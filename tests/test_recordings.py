@@ -1,5 +1,6 @@
 """Recordings whose faults are planted: gaps, blanks, lost packets, uneven times, all of them found; working copies."""
 
+import re
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -7,9 +8,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from painted import write_video
 from panned import RATE, files_of, gyroscope
 
-from egodistill import DataError, EgoDistillOSError, cli, gpmf, recordings
+from egodistill import DataError, EgoDistillOSError, cli, data, gpmf, recordings
 from egodistill.annotations import Segment, with_imu_offsets
 from egodistill.imu import read_imu
 from egodistill.video import VideoError, probe, read_frames
@@ -66,7 +68,7 @@ def test_check_finds_what_is_wrong_with_the_stamps(panned, tmp_path):
         "1 gyroscope samples repeat a time",
         "1 of 2079 rows have no usable time",
         "1 samples are more than a second outside",
-        "1 gaps, the longest 1.5",
+        "gyroscope has 2 gaps of 1.51 s to 8",  # and to the time that makes no sense
         "accelerometer's X and Y are equal",
         "add +0.",
     ):
@@ -146,8 +148,8 @@ def test_check_sees_blank_and_frozen_pictures(tmp_path):
     (blank,), (frozen,) = found.blank, found.frozen
     assert blank == pytest.approx((1.0, 2.0 - 1 / RATE), abs=1e-6)
     assert frozen == pytest.approx((3.0, 4.0 - 1 / RATE), abs=0.1)
-    assert any("blank from 1.00" in note for note in found.notes)
-    assert any("frozen from 3.0" in note for note in found.notes)
+    assert any("blank between 1.00" in note for note in found.notes)
+    assert any("frozen between 3.0" in note for note in found.notes)
     assert found.imu is None and found.gyro is None and found.problem is None
 
 
@@ -172,7 +174,7 @@ def test_key_frames_between_the_excerpts_are_looked_at(tmp_path):
         ("rotate_90.mov", {"rotation": -90, "width": 568, "height": 320}),
         ("rotate_180.mov", {"rotation": -180}),
         ("av1_640x360.mkv", {"codec": "av1", "variable_rate": False, "rotation": 0}),
-        ("nasa_13013_bframes_multistream.mp4", {"width": 320, "unordered_frames": 0, "audio": True}),
+        ("nasa_13013_bframes_multistream.mp4", {"width": 480, "unordered_frames": 0, "streams": 2}),
         ("h265_10bit.mp4", {"codec": "hevc", "broken_packets": 0}),
         ("h264_bt709_full_range.mp4", {"fps": 30}),
         ("h265_128x128.mp4", {"fps": 10}),
@@ -184,6 +186,71 @@ def test_check_of_real_clips(sample_data, name, expected):
     assert found.problem is None and found.imu is None
     assert {key: getattr(found, key) for key in expected} == expected
     assert all(len(line) <= 100 for line in found.row().splitlines())
+
+
+# What each sample recording is known for; nothing else may be noted.
+WHITE = "the image is blank between 0.00 and 0.09 s"
+KNOWN_NOTES = {
+    "decoder-clips/av1_640x360.mkv": ["no IMU"],
+    "decoder-clips/corrupted.mp4": ["1 broken packets", "no IMU"],
+    "decoder-clips/flipping_a_pancake.mkv": ["no IMU"],
+    "decoder-clips/h264_bt709_full_range.mp4": ["no IMU"],
+    "decoder-clips/h265_10bit.mp4": ["no IMU"],
+    "decoder-clips/h265_128x128.mp4": ["no IMU"],
+    "decoder-clips/nasa_13013_bframes_multistream.mp4": ["2 video streams: .* 480x270, is read", "no IMU"],
+    "decoder-clips/rotate_180.mov": ["rotated by -180 degrees", "no IMU"],
+    "decoder-clips/rotate_90.mov": ["rotated by -90 degrees", "no IMU"],
+    "decoder-clips/unordered_4frames.mov": [WHITE, "no IMU"],
+    "decoder-clips/vfr_h265_nonmonotonic.mp4": ["variable frame rate", "1 frames out of order", "no IMU"],
+    "gopro/max-heromode.mp4": ["no reliable offset: .* the camera stabilises the image"],
+    "gopro-derived/walk_vp9_30fps.mp4 gopro-derived/walk_imu.csv": ["no reliable offset: .* stabilises the image"],
+    "aria-vrs/recording_rgb_by_vrs_to_mp4.mp4": ["no IMU"],
+    "aria-everyday/rgb.mp4 aria-everyday/imu-left.csv": ["accelerometer: covers 90", "gyroscope: covers 90", "too few"],
+    "aria-everyday/rgb.mp4 aria-everyday/imu-right.csv": [
+        "accelerometer: covers 90",
+        "gyroscope: covers 90",
+        "too few",
+    ],
+    "neon/scene_300p.mp4 neon/imu_ego4d_columns.csv": [],
+}
+
+
+@pytest.mark.parametrize("names", KNOWN_NOTES)
+def test_check_notes_what_is_known_of_the_samples_and_nothing_else(sample, names):
+    found = recordings.check(*map(sample, names.split()))
+    assert found.problem is None and found.holes == ()
+    assert len(found.notes) == len(KNOWN_NOTES[names]), found.notes
+    for note, pattern in zip(found.notes, KNOWN_NOTES[names], strict=True):
+        assert re.search(pattern, note)
+
+
+@pytest.mark.parametrize("name", ["jump.mkv", "jump.ts", "jump.mp4"])
+def test_check_finds_a_hole_between_its_excerpts(name, tmp_path):
+    """An hour in a transport stream; twenty seconds elsewhere."""
+    late = 3600 if name.endswith("ts") else 20
+    times = np.arange(300) / 25 + np.where(np.arange(300) < 100, 0, late)
+    pictures = np.random.default_rng(0).integers(0, 255, (300, 48, 64, 3), dtype=np.uint8)
+    video = write_video(tmp_path / name, times, pictures=pictures, bf=0, g=10, crf=30, preset="ultrafast")
+    found = recordings.check(video, excerpts=2, seconds=1.0, samples=0)
+    assert found.holes == (pytest.approx((3.96, 4.0 + late), abs=2e-3),)
+    assert any(note == f"there is no frame between 3.96 and {4 + late}.00 s" for note in found.notes)
+
+
+def test_check_and_prepare_note_gaps_too_short_to_cost_a_clip(panned, tmp_path):
+    stamps, rates = gyroscope(12)
+    lost = np.isin(np.arange(len(stamps)), [500, 501, 502, 900, 901, 902, 903, 904])  # 20 and 30 ms
+    accel = np.tile([0.1, 0.2, 9.8], (len(rates), 1)) + np.random.default_rng(0).normal(0, 0.1, rates.shape)
+    file = ego4d_csv(tmp_path / "imu.csv", 1000 * stamps[~lost], rates[~lost], accel[~lost])
+    found = recordings.check(panned, file)
+    assert (found.gyro.gaps, found.accel.gaps) == (0, 0)  # those that a clip is not interpolated across
+    assert sum("has 2 gaps of 20.2 ms to 30.3 ms; its usual step is 5.05 ms" in note for note in found.notes) == 2
+    segments = [Segment("a", str(panned), 1.0, 9.0, "x", str(file))]
+    store = data.prepare(segments, tmp_path / "s", frame_size=32, workers=1, progress=False)
+    assert len(store) == 4 and "2 gaps of 20.2 ms to 30.3 ms" in store.notes[str(file)][0]
+    with pytest.raises(DataError, match="2 of 4 clips .* covers 99.1% .* \\(99.5% required"):
+        data.prepare(
+            segments, tmp_path / "t", max_gap=0.015, min_coverage=0.995, frame_size=32, workers=1, progress=False
+        )
 
 
 def test_check_of_a_gopro_video(sample_data):
@@ -252,7 +319,7 @@ def test_rows_stand_under_their_header(wearer):
 
 def frame_times(video: Path) -> list[tuple[float, bool]]:
     with av.open(str(video), **gpmf.OPEN_OPTIONS) as container:
-        stream = container.streams.video[0]
+        stream = container.streams.best("video")
         zero = max(0.0, container.start_time / 1e6)
         return sorted((float(f.pts * stream.time_base) - zero, f.key_frame) for f in container.decode(stream))
 

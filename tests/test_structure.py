@@ -53,7 +53,7 @@ ARROWS = {
     "experiments": "egodistill baselines batches checkpoints clips data distillation files inference student teachers"
     " training video",
     "export": "egodistill batches clips files student",
-    "commands": "egodistill annotations data files recordings tables video",
+    "commands": "egodistill annotations data files imu recordings tables video",
     "options": "commands distillation files runtime",
     "model_commands": "egodistill batches checkpoints commands data distillation experiments export files inference"
     " options runtime tables teachers training",

@@ -2,6 +2,7 @@
 
 import math
 import os
+import socketserver
 import wave
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from painted import (
     write_video,
 )
 
-from egodistill import recordings
+from egodistill import gpmf, recordings
 from egodistill.video import (
     FrameReader,
     VideoError,
@@ -167,6 +168,106 @@ def test_last_frame_stands_a_moment_longer(steady):
     assert [index for index, _ in found] == [2, 1, 0] and found[-1][1] is None
 
 
+# Frames from 0 to 3 s, none for twenty seconds, and frames again from 23 s.
+HOLE = np.concatenate([STEADY[:75], STEADY[75:] + 20])
+
+
+KEY_EVERY_10 = {"bf": 2, "crf": 10, "x264_params": "keyint=10:min-keyint=10:scenecut=0"}
+
+
+@pytest.mark.parametrize("name", ["hole.mp4", "hole.mkv", "hole.ts"])
+def test_a_frame_does_not_fill_a_hole_in_the_recording(tmp_path, name):
+    video = write_video(tmp_path / name, HOLE, **KEY_EVERY_10)
+    last = HOLE[74]
+    assert number_of(read_frames(video, [last + 0.999])[0]) == 74
+    for lost in (last + 1.01, 12.0, 22.99):
+        message = rf"{name}: no frame at {lost:.3f} s: none begins between 2.960 and 23.000 s.* max_hold = 1 s"
+        for exact in (True, False):
+            with pytest.raises(VideoError, match=message):
+                read_frames(video, [0.5, lost, 23.5], exact=exact)
+    times = [1.0, last, last + 0.5, 10.0, 15.0, 23.0, 24.1]
+    for exact, wanted in ((True, [25, 74, 74, None, None, 75, 102]), (False, [20, 70, 70, None, None, 80, 100])):
+        found = dict(frames_at(video, times, exact=exact))
+        assert [found[i] is None for i in range(7)] == [number is None for number in wanted]
+        patient = read_frames(video, times, exact=exact, max_hold=25)
+        numbers = [number_of(picture) for picture in patient]
+        assert all(n == w for n, w in zip(numbers, wanted, strict=True) if w is not None), numbers
+        assert numbers[3] == (74 if exact else 70) and numbers[4] == (74 if exact else 80)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_video_that_starts_long_after_its_sound_has_no_first_frame_for_that_time(tmp_path, exact):
+    video = write_video(tmp_path / "late.mp4", STEADY + 3.0, **X264)
+    with open_video(video) as container:
+        assert container.start_time == 3_000_000
+    assert number_of(read_frames(video, [0.0], exact=exact)[0]) == 0  # the clock starts with the first stream
+    late = tmp_path / "sound.mp4"
+    with av.open(video) as source, av.open(str(late), "w") as target:
+        picture = target.add_stream_from_template(source.streams.video[0])
+        sound = target.add_stream("aac", rate=16000, layout="mono")
+        for at in range(0, 16000 * 9, 1024):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+            frame.sample_rate, frame.pts = 16000, at
+            target.mux(sound.encode(frame))
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = picture
+                target.mux(packet)
+    assert number_of(read_frames(late, [2.1], exact=exact)[0]) == 0
+    with pytest.raises(VideoError, match=r"no frame at 1.000 s: none begins between 0.000 and 3.000 s"):
+        read_frames(late, [1.0], exact=exact)
+    with pytest.raises(VideoError, match=r"no frame at 0.000 s"):
+        read_frames(late, [0.0, 2.1, 5.0], exact=exact)
+
+
+@pytest.mark.parametrize("name", ["hole.mp4", "hole.mkv", "hole.ts", "fragments.mp4"])
+def test_holes_are_found_without_decoding(tmp_path, name, decoded):
+    options = dict(KEY_EVERY_10)
+    if name == "fragments.mp4":
+        options["container"] = {"movflags": "frag_keyframe+empty_moov"}
+    video = write_video(tmp_path / name, HOLE, **options)
+    with open_video(video) as container:
+        reader = FrameReader(container, video)
+        assert reader.holes() == [pytest.approx((2.96, 23.0), abs=1e-3)]
+    with open_video(video) as container:
+        assert FrameReader(container, video, max_hold=30).holes() == []
+    whole = write_video(tmp_path / f"whole_{name}", np.linspace(0, 9, 10), **options)  # one frame a second
+    with open_video(whole) as container:
+        assert FrameReader(container, whole).holes() == []
+    assert not decoded
+
+
+def test_an_address_is_the_path_of_a_file(tmp_path, steady, monkeypatch):
+    """FFmpeg would ask a server, or join files."""
+    requests = []
+    with socketserver.TCPServer(("127.0.0.1", 0), lambda request, *rest: requests.append(request)) as server:
+        server.timeout = 0.2
+        monkeypatch.chdir(tmp_path)
+        address = f"http:/127.0.0.1:{server.server_address[1]}/x.mp4"
+        Path(address).parent.mkdir(parents=True)
+        Path(address).write_bytes(Path(steady).read_bytes())
+        assert number_of(read_frames(address, [1.0])[0]) == 25
+        for name in ("a.m3u8", "a.mp4"):  # a playlist refers to the address
+            Path(name).write_text(
+                f"#EXTM3U\n#EXTINF:5,\nhttp://127.0.0.1:{server.server_address[1]}/x.ts\n#EXT-X-ENDLIST\n"
+            )
+            for read in (lambda path: read_frames(path, [1.0]), probe, gpmf.read_video):
+                with pytest.raises((VideoError, gpmf.GPMFError)):
+                    read(name)
+        server.handle_request()
+    assert not requests
+
+
+def test_of_several_video_streams_the_one_that_players_show_is_read(tmp_path, sample):
+    video = sample("decoder-clips/nasa_13013_bframes_multistream.mp4")
+    found = probe(video)
+    assert (found.width, found.height) == (480, 270)
+    with av.open(video) as container:
+        container.streams.video[1].codec_context.thread_count = 1
+        wanted = [frame for frame in container.decode(video=1) if frame.time <= 2.0][-1].to_ndarray(format="rgb24")
+    np.testing.assert_array_equal(read_frames(video, [2.0], threads=1)[0].transpose(1, 2, 0), wanted)
+
+
 def test_videos_that_cannot_be_read(steady, tmp_path):
     content = Path(steady).read_bytes()
     (tmp_path / "empty.mp4").touch()
@@ -257,7 +358,7 @@ def test_nearest_key_frame(tmp_path, decoded, name, bframes):
     options |= {"container": {"movflags": "frag_keyframe+empty_moov"}} if name == "fragments.mp4" else {}
     video = write_video(tmp_path / name, STEADY, **options)
     keys = np.arange(0, 150, 20)
-    times = np.random.default_rng(0).permutation([*np.arange(0.003, 6, 0.07), 0.4, -1, 9])  # 0.4: a tie
+    times = np.random.default_rng(0).permutation([*np.arange(0.003, 6, 0.07), 0.4, -1, 6.9])  # 0.4: a tie
     nearest = [int(keys[np.abs(STEADY[keys] - max(t, 0)).argmin()]) for t in times]
     for threads in (1, 4):
         decoded.clear()
@@ -266,6 +367,8 @@ def test_nearest_key_frame(tmp_path, decoded, name, bframes):
         assert len(keys) == len(set(decoded)) <= len(decoded) <= len(keys) + threads - 1
     decoded.clear()
     assert number_of(read_frames(video, [3.7], exact=False, threads=1)[0]) == 100 and len(decoded) == 1
+    with pytest.raises(VideoError, match=r"no frame at 9.000 s: the video ends earlier"):
+        read_frames(video, [3.7, 9], exact=False)
 
 
 def test_threads_share_the_recording_out_and_change_nothing(steady, decoded):
@@ -316,7 +419,7 @@ def test_containers_are_closed(steady):
 
 
 CLIPS = {  # frames, width, height as shown, seconds
-    "decoder-clips/nasa_13013_bframes_multistream.mp4": (325, 320, 180, 13.0),
+    "decoder-clips/nasa_13013_bframes_multistream.mp4": (390, 480, 270, 13.013),
     "decoder-clips/h264_bt709_full_range.mp4": (30, 1280, 720, 1.0),
     "decoder-clips/h265_128x128.mp4": (10, 128, 128, 1.0),
     "decoder-clips/h265_10bit.mp4": (30, 200, 200, 1.0),
@@ -338,8 +441,9 @@ def test_real_clips_give_the_frames_of_a_full_decode(sample, name):
     video, everything = sample(name), []
     threads = 1 if "corrupted" in name else 0  # what is made up for lost data depends on threads
     with av.open(video) as container:  # the simple, slow way
-        container.streams.video[0].codec_context.thread_count = threads
-        for packet in container.demux(video=0):
+        stream = container.streams.best("video")
+        stream.codec_context.thread_count = threads
+        for packet in container.demux(stream):
             try:
                 everything += [(f.time, f) for f in packet.decode()]
             except av.error.InvalidDataError:
