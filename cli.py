@@ -21,7 +21,9 @@ import errno
 import faulthandler
 import importlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 
 import egodistill
@@ -131,6 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     if sys.__stderr__ is not None and not faulthandler.is_enabled():
         faulthandler.enable(sys.__stderr__)  # After a crash inside a library, print the Python line that called it.
+    end_cleanly()
     for stream in (sys.stdout, sys.stderr):  # Print letters that the terminal's encoding lacks as \u043f.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace", line_buffering=True)
@@ -142,6 +145,19 @@ def main(argv: list[str] | None = None) -> int:
         return 128 + 13  # The exit code that a shell reports for SIGPIPE.
     finally:
         drop_closed_output()
+
+
+def end_cleanly() -> None:
+    """Let SIGTERM and SIGHUP end this process as Ctrl-C does, so that temporary files are removed.
+
+    Not under torchrun, whose processes must end at once, and not where the caller has other handlers or ignores them.
+    """
+    if "MASTER_ADDR" in os.environ or threading.current_thread() is not threading.main_thread():
+        return
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP.
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
 
 
 def run_command(argv: list[str] | None) -> int:

@@ -213,6 +213,9 @@ def run_check(a: argparse.Namespace) -> None:
         print(found.row())
         unusable += found.problem is not None
         if found.offset is not None and found.offset.reliable:
+            if a.out and not is_utf8(video):
+                print(f"  - not written to {a.out}: the path is not UTF-8, as a table must be")
+                continue
             offsets.append([video, f"{found.offset.seconds:.3f}"])
     if a.out:
         with files.atomic_write(Path(a.out)) as part, open(part, "w", newline="", encoding="utf-8") as file:
@@ -220,6 +223,15 @@ def run_check(a: argparse.Namespace) -> None:
         print(f"{a.out}: {len(offsets)} of {len(sources)} recordings have a reliable offset")
     if unusable:
         raise ValueError(f"{unusable} of {len(sources)} recordings cannot be used")
+
+
+def is_utf8(path: str) -> bool:
+    """Return whether a path can be written into a UTF-8 table; Python marks other bytes with surrogates."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def transcode_options(parser: argparse.ArgumentParser) -> None:

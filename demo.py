@@ -344,8 +344,8 @@ def run_demo(a: argparse.Namespace) -> None:
     precision = {name: demo.teachers[name].training.precision for name in kinds}
     for name in kinds:
         print(f"The teacher {name} is trained in {precision[name]}.")
-    for part in out.rglob(".*.part*"):  # incomplete files of a killed run
-        part.unlink(missing_ok=True)
+    for part in out.rglob(".*.part"):  # incomplete files of a killed run
+        files.remove_dead_part(part)
     print(f"All files are written to {out}/. If you interrupt the demo, the same command continues it.\n")
 
     make_store(demo, out)
@@ -445,7 +445,7 @@ def check_output_folder(out: Path, settings: dict[str, Any]) -> None:
 def is_foreign(file: Path) -> bool:
     """Return whether a file is neither an incomplete settings file of a killed demo nor written by a desktop.
 
-    Other hidden files are foreign, too, because a demo removes ".*.part*" from its folder.
+    Other hidden files are foreign, too, because a demo removes ".*.part" from its folder.
     """
     return not file.name.startswith(".demo.json.") and not files.is_system_file(file.name)
 

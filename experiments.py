@@ -372,7 +372,17 @@ class Bench:
         return all(name in store.names and store.done(name).all() for name in arrays)
 
     def train_and_evaluate(self, run: Run) -> str:
-        """Train a run unless it is trained, evaluate it, write the result, and return a line that describes it."""
+        """Train a run unless it is trained, evaluate it, write the result, and return a line that describes it.
+
+        If another process works on the same run in the same folder, wait for its result.
+        """
+        self.path(run).parent.mkdir(parents=True, exist_ok=True)
+        with files.claim(self.path(run)):
+            if self.is_done(run):
+                return "done by another process"
+            return self._train_and_evaluate(run)
+
+    def _train_and_evaluate(self, run: Run) -> str:
         path, start_time = self.path(run), time.monotonic()
         train, test = self.splits(run)
         settings = self.settings(run)

@@ -16,7 +16,9 @@ This module needs only the standard library, because worker processes and `egodi
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
+import math
 import os
 import shutil
 import sys
@@ -25,7 +27,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from egodistill import DataError, EgoDistillOSError
 
@@ -45,6 +47,7 @@ __all__ = [
     "available_cores",
     "check_output",
     "check_share",
+    "claim",
     "differences",
     "disk_errors",
     "environment_share",
@@ -54,6 +57,7 @@ __all__ = [
     "read_ahead",
     "read_json",
     "read_lines",
+    "remove_dead_part",
     "remove_parts",
     "replace_file",
     "require_same_run",
@@ -95,11 +99,13 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_parts(path)
         try:
-            yield part
-            if path.exists() and not path.is_file():
-                raise DataError(f"{path}: not a regular file, so it is not replaced; give another path")
-            replace_file(part, path)
+            with held(part):
+                yield part
+                if path.exists() and not path.is_file():
+                    raise DataError(f"{path}: not a regular file, so it is not replaced; give another path")
+                replace_file(part, path)
         finally:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
@@ -146,10 +152,30 @@ def check_output(
 
 
 def remove_parts(path: str | os.PathLike) -> None:
-    """Remove the temporary files of ``path`` that killed processes left. No other process may be writing it."""
+    """Remove the temporary files of ``path`` that killed processes left; those of running ones stay."""
     path = Path(path)
-    for part in path.parent.glob(f".{path.name}.*.part"):
-        part.unlink(missing_ok=True)
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        remove_dead_part(part)
+
+
+def remove_dead_part(part: Path) -> None:
+    """Remove a temporary file of `atomic_write()` unless the process that writes it is alive."""
+    with contextlib.suppress(OSError), held(part):
+        part.unlink()
+
+
+@contextlib.contextmanager
+def held(part: Path) -> Iterator[None]:
+    """Hold a lock on a temporary file while the block writes it. Raise BlockingIOError if another process does.
+
+    Windows has no locks that let the block itself write; there, an open file cannot be removed.
+    """
+    if fcntl is None:
+        yield
+        return
+    with open(part, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def replace_file(source: Path, target: Path) -> None:
@@ -186,13 +212,30 @@ def free_megabytes(path: str | os.PathLike) -> float:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Write a JSON file atomically. A list is written with one line per item."""
-    if isinstance(value, list):
-        text = "[\n" + ",\n".join(json.dumps(item) for item in value) + "\n]\n"
-    else:
-        text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    """Write a JSON file atomically. A list is written with one line per item.
+
+    Raise DataError for a number that is infinite or NaN, which JSON does not have.
+    """
+    try:
+        if isinstance(value, list):
+            text = "[\n" + ",\n".join(json.dumps(item, allow_nan=False) for item in value) + "\n]\n"
+        else:
+            text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise DataError(f"{path}: not written: {'; '.join(not_finite(value)) or error}") from error
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def not_finite(value: Any, name: str = "") -> list[str]:
+    """Return "NAME is NUMBER" for each number that is infinite or NaN in nested lists and dicts."""
+    if isinstance(value, float):
+        return [] if math.isfinite(value) else [f"{name or 'the value'} is {value}"]
+    if isinstance(value, Mapping):
+        return [text for key, item in value.items() for text in not_finite(item, f"{name}.{key}" if name else f"{key}")]
+    if isinstance(value, (list, tuple)):
+        return [text for place, item in enumerate(value) for text in not_finite(item, f"{name}[{place}]")]
+    return []
 
 
 def read_json(path: str | os.PathLike) -> Any:
@@ -235,26 +278,65 @@ def is_system_file(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def lock(path: str | os.PathLike) -> Iterator[None]:
-    """Hold an exclusive lock on a file, which is created if missing. The system releases it if the process dies."""
+def lock(path: str | os.PathLike, *, busy: str | None = None) -> Iterator[IO[str]]:
+    """Hold an exclusive lock on a file, which is created if missing; yield the open file.
+
+    The system releases the lock if the process dies.
+
+    Wait for another holder; with ``busy``, raise DataError with this message instead.
+    """
     with open(path, "a", encoding="utf-8") as file:
         if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+            except BlockingIOError as error:
+                raise DataError(busy) from error
+            yield file
         elif msvcrt is not None:
             while True:
                 with contextlib.suppress(PermissionError):  # Another process holds it.
                     file.seek(0)
                     msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
                     break
+                if busy:
+                    raise DataError(busy)
                 time.sleep(0.01)
             try:
-                yield
+                yield file
             finally:
                 file.seek(0)
                 msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
         else:
             raise DataError(f"{path}: cannot be locked, because this Python has neither fcntl nor msvcrt")
+
+
+@contextlib.contextmanager
+def claim(path: str | os.PathLike, busy: str | None = None) -> Iterator[None]:
+    """Hold ``path`` while the block works on it; wait for another process that does, or raise DataError(``busy``).
+
+    The lock is the file ".NAME.lock" beside it, which is removed at the end.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = path.with_name(f".{path.name}.lock")
+    waits = "another process works on it"
+    if busy is None:
+        try:
+            with lock(name, busy=waits):
+                pass
+        except DataError:
+            print(f"{path}: {waits}; waiting for it to end", file=sys.stderr)
+    while True:
+        with lock(name, busy=busy) as file:
+            # The last holder may have removed the file after this process had opened it.
+            if not (name.exists() and os.path.samestat(os.fstat(file.fileno()), name.stat())):
+                continue
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):  # Windows does not remove an open file.
+                    name.unlink()
+            return
 
 
 def available_cores() -> int:

@@ -145,7 +145,7 @@ class Check:
 
     def row(self) -> str:
         """Return one line below HEADER of at most 100 columns, and an indented line for each note."""
-        name = Path(self.path).name
+        name = Path(self.path).name.encode(errors="backslashreplace").decode()
         cells = {"file": name if len(name) <= 24 else "..." + name[-21:]}
         if self.duration is not None:
             cells |= {

@@ -11,6 +11,7 @@ the paper's stages; `train()` shows one of your own.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -185,8 +186,9 @@ def train(objective: Objective, store: Store, settings: Training) -> History:
             f"training needs at least 2 clips, but the store has {len(store)}; check its split, and its failed clips"
         )
     loop = TrainingLoop(objective, store, settings)
-    loop.resume()
-    return loop.run()
+    with loop.claim():
+        loop.resume()
+        return loop.run()
 
 
 class TrainingLoop:
@@ -232,6 +234,13 @@ class TrainingLoop:
         hashes = getattr(self.store, "fingerprints", None)
         return found | hashes(self.objective.reads) if hashes else found
 
+    def claim(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which no other training uses the checkpoint; of K processes, process 0 has it."""
+        if self.path is None or not runtime.is_first():
+            return contextlib.nullcontext()
+        busy = f"{self.path}: another process is training with this checkpoint; wait for its end, or use another one"
+        return files.claim(self.path, busy)
+
     def resume(self) -> None:
         """Continue from the checkpoint of process 0, if there is one. Raise DataError if it is from another run."""
         content: dict[str, Any] = {"about": self.about}
@@ -247,8 +256,9 @@ class TrainingLoop:
         files.require_same_run(source, content["about"], self.about, advice)
         if found:
             checkpoints.load_strictly(self.objective, content["weights"], source)
-            self.optimizer.load_state_dict(content["optimizer"])
             state = content["state"]
+            if state["epoch"] < self.settings.epochs:
+                self.optimizer.load_state_dict(content["optimizer"])
             self.epoch, self.step, self.sums, self.history = (
                 state[name] for name in ("epoch", "step", "sums", "history")
             )
@@ -351,7 +361,9 @@ class TrainingLoop:
         )
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
         if self.path is not None and runtime.is_first():  # Before the checkpoint, which may mark the run as finished.
-            lines = [json.dumps({"epoch": number} | row) + "\n" for number, row in enumerate(self.history, 1)]
+            rows = ({"epoch": number} | row for number, row in enumerate(self.history, 1))
+            rows = ({name: value if math.isfinite(value) else None for name, value in row.items()} for row in rows)
+            lines = [json.dumps(row, allow_nan=False) + "\n" for row in rows]
             with files.atomic_write(self.path.with_suffix(".jsonl")) as part:
                 part.write_text("".join(lines), encoding="utf-8")
         self.save()
@@ -370,8 +382,9 @@ class TrainingLoop:
                 "about": self.about,
                 "state": state,
                 "weights": self.objective.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
             }
+            if self.epoch < self.settings.epochs:  # It is twice as large as the weights, and a finished run needs none.
+                content["optimizer"] = self.optimizer.state_dict()
             checkpoints.write_checkpoint(self.path, content)
         self.saved = time.monotonic()
 

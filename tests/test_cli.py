@@ -38,6 +38,7 @@ from egodistill import (
     inference,
     model_commands,
     options,
+    recordings,
     runtime,
     synthetic,
     tables,
@@ -119,6 +120,37 @@ def test_a_reader_that_goes_ends_a_command_in_silence(tmp_path, command, unbuffe
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait(60) in ([141] if command == "segments" else [0, 141])  # Python 3.10's --help raises, too
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS and Windows have no such names")
+def test_a_file_name_that_is_not_utf8_costs_itself(wearer, tmp_path, capsys):
+    files = list(map(Path, next((s.video, *s.imu) for s in data.read_epic_kitchens(wearer.annotations, wearer.root))))
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    for copy in (Path(folder), tmp_path / "plain"):
+        copy.mkdir()
+        for file, ending in zip(files, (".MP4", "-accl.csv", "-gyro.csv"), strict=True):
+            shutil.copy(file, copy / f"P01_101{ending}")
+    videos = [f"{folder}/P01_101.MP4", str(tmp_path / "plain" / "P01_101.MP4")]
+    out = run(capsys, "check", *videos, "--out", tmp_path / "offsets.csv")
+    assert out.count("P01_101.MP4 ") == 2 and "  - not written to" in out and "1 of 2 recordings" in out
+    with open(tmp_path / "offsets.csv", newline="") as file:
+        assert [row[0] for row in csv.reader(file)] == ["video", videos[1]]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_command_that_is_ended_leaves_no_temporary_file(sample_data, tmp_path, number):
+    video = sample_data / "gopro" / "max-heromode.mp4"
+    command = [sys.executable, "-m", "egodistill.cli", "transcode", video, "--out", tmp_path, "--short-side", "480"]
+    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (parts := list(tmp_path.glob(".*.part"))) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.stderr.read() == b"" and process.wait(60) == (128 + number if number != signal.SIGKILL else -number)
+    assert parts and list(tmp_path.iterdir()) == (parts if number == signal.SIGKILL else [])
+    recordings.transcode(video, tmp_path / "max-heromode.mp4", short_side=32)
+    assert [file.name for file in tmp_path.iterdir()] == ["max-heromode.mp4"]
 
 
 # --- A real recording
@@ -1215,11 +1247,8 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
     run(capsys, *command, "--stride", "0.5", "--top", "1", "--device", "cpu", "--precision", "bf16", "--compile")
     own = {"stride": 0.5, "top": 1, "exact": None} | clock
     assert given[-1][2] == own | {"device": "cpu", "precision": "bf16", "compile": True}
-    run(
-        capsys,
-        *command,
-        *"--imu-offset 0.2 --imu-stretch 1.001 --zero-accel --min-coverage 0.5 --max-gap 0.2 --max-hold 3 --key-frames".split(),
-    )
+    options = "--imu-offset 0.2 --imu-stretch 1.001 --zero-accel --min-coverage 0.5 --max-gap 0.2 --max-hold 3"
+    run(capsys, *command, *options.split(), "--key-frames")
     wanted = {"imu_offset": 0.2, "imu_stretch": 1.001, "zero_accel": True, "min_coverage": 0.5, "max_gap": 0.2}
     assert (wanted | {"max_hold": 3.0}).items() <= given[-1][2].items()
     assert given[-1][2]["exact"] is False

@@ -407,6 +407,25 @@ def test_processes_end_with_the_one_that_began_them(demo, tmp_path):
             os.killpg(parent.pid, signal.SIGKILL)
 
 
+def test_two_processes_in_one_folder_share_the_runs(demo, tmp_path):
+    """Each run is trained once; the process that comes second waits for it."""
+    code = (
+        "import sys; from egodistill import experiments as e; from miniature import PROTOCOL\n"
+        "e.Bench(*sys.argv[1:], PROTOCOL).run([e.Run('AdaFuse', frames=2), e.Run('VisOnly'), e.Run('VisIMU')])\n"
+    )
+    path = os.pathsep.join([str(Path(experiments.__file__).parent), str(Path(__file__).parent)])
+    command = [sys.executable, "-c", code, demo.out / "store", tmp_path / "out"]
+    options = {"env": os.environ | {"PYTHONPATH": path}, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command, **options) for _ in range(2)]
+    printed = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    trained = [text.count("top-1") for text in printed]
+    assert sum(trained) == 4, printed  # with the start of the students
+    for run in (Run("VisOnly"), Run("VisIMU")):
+        assert same(tmp_path / "out" / f"{run.name}.pt", demo.out / f"{run.name}.pt")
+    assert not [file for file in (tmp_path / "out").rglob("*") if file.suffix in (".lock", ".part", ".training")]
+
+
 def test_a_failure_ends_the_other_processes(demo, tmp_path):
     runs = [Run("AdaFuse", frames=3), Run("AdaFuse", frames=2)]
     with pytest.raises(ValueError, match="num_frames=3"):

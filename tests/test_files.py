@@ -1,9 +1,12 @@
 """Atomic writes, progress, reading ahead, the same run. Locks between processes are in test_portability.py."""
 
+import contextlib
 import io
 import json
+import math
 import os
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -53,6 +56,103 @@ def test_parts_of_killed_processes_are_removed(tmp_path):
         (tmp_path / name).touch()
     files.remove_parts(tmp_path / "a.npy")
     assert sorted(os.listdir(tmp_path)) == [".b.npy.123.part", "a.npy"]
+
+
+WRITER = """
+import sys
+from egodistill import files
+with files.atomic_write(sys.argv[1]) as part:
+    part.write_text("half")
+    print("writing", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_killed_writer_leaves_nothing_for_long(tmp_path):
+    """Its temporary file is removed by the next writer of the same file; that of a running process stays."""
+    path, root = tmp_path / "a [1].json", str(Path(files.__file__).parent)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", WRITER, path]
+    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": root}, **pipes) as other:
+        assert other.stdout.readline() == "writing\n"
+        (part,) = tmp_path.iterdir()
+        files.write_json(path, 1)
+        assert part.read_text() == "half" and files.read_json(path) == 1
+        other.kill()
+    assert part.exists()
+    files.write_json(path, 2)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ({"a": [1.0, {"b": math.nan}]}, r"a\[1\]\.b is nan"),
+        ([{"x": 1}, {"x": -math.inf}], r"\[1\]\.x is -inf"),
+        (math.inf, "the value is inf"),
+    ],
+)
+def test_no_number_that_json_lacks_is_written(tmp_path, value, told):
+    path = tmp_path / "a.json"
+    files.write_json(path, {"old": 1})
+    with pytest.raises(DataError, match=rf"a\.json: not written: {told}$"):
+        files.write_json(path, value)
+    assert files.read_json(path) == {"old": 1}
+
+
+HOLDER = """
+import sys
+from egodistill import files
+with files.claim(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_claim_is_for_one_process(tmp_path, killed, capsys):
+    path, root = tmp_path / "run", str(Path(files.__file__).parent)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", HOLDER, path]
+    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": root}, **pipes) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(DataError, match="busy"), files.claim(path, "busy"):
+            pass
+        ended = threading.Timer(0.5, other.kill if killed else lambda: other.stdin.close())
+        ended.start()
+        began = time.monotonic()
+        with files.claim(path):
+            assert time.monotonic() - began > 0.3
+    assert "run: another process works on it; waiting" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    with files.claim(path, "busy"), files.claim(tmp_path / "other", "busy"):
+        pass
+
+
+def test_a_claim_of_a_removed_file_is_none(tmp_path, monkeypatch):
+    """A process opens the lock file just before its holder removes it; a third one makes a new file."""
+    lock, opened = files.lock, []
+
+    def slow(path, **options):
+        context = lock(path, **options)
+        if not opened:
+            opened.append(path)
+
+            @contextlib.contextmanager
+            def replaced():
+                with context as file:
+                    path.unlink()
+                    path.touch()
+                    yield file
+
+            return replaced()
+        return context
+
+    monkeypatch.setattr(files, "lock", slow)
+    with files.claim(tmp_path / "run", "busy"):
+        monkeypatch.undo()
+        with pytest.raises(DataError, match="busy"), files.claim(tmp_path / "run", "busy"):
+            pass
 
 
 def test_json_files(tmp_path):

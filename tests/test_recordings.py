@@ -247,7 +247,7 @@ def test_check_and_prepare_note_gaps_too_short_to_cost_a_clip(panned, tmp_path):
     segments = [Segment("a", str(panned), 1.0, 9.0, "x", str(file))]
     store = data.prepare(segments, tmp_path / "s", frame_size=32, workers=1, progress=False)
     assert len(store) == 4 and "2 gaps of 20.2 ms to 30.3 ms" in store.notes[str(file)][0]
-    with pytest.raises(DataError, match="2 of 4 clips .* covers 99.1% .* \\(99.5% required"):
+    with pytest.raises(DataError, match=r"2 of 4 clips .* covers 99\.1% .* \(99\.5% required"):
         data.prepare(
             segments, tmp_path / "t", max_gap=0.015, min_coverage=0.995, frame_size=32, workers=1, progress=False
         )

@@ -24,6 +24,7 @@ from egodistill import (
     data,
     distill,
     evaluate,
+    files,
     finetune,
     pretrain_imu,
     runtime,
@@ -133,6 +134,48 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, monkeypatch, stage, ch
         stage(small(), Store(16), teacher="t", **settings)
     with pytest.raises(EgoDistillError, match=rf"c\.pt.*{told}"):
         stage(small(), Store(16), teacher="t", **settings | change)
+
+
+def test_a_finished_checkpoint_has_no_optimizer(tmp_path, monkeypatch):
+    """The file that a finished training leaves is as large as the model; it is enough to return the same result."""
+    path, sizes = tmp_path / "c.pt", []
+    save = training.TrainingLoop.save
+
+    def measured(self):
+        save(self)
+        sizes.append(path.stat().st_size)
+
+    monkeypatch.setattr(training.TrainingLoop, "save", measured)
+    model = small()
+    history = finetune(model, Store(16), **FAST | {"epochs": 2, "checkpoint": path})
+    model.save(tmp_path / "model.pt")
+    assert sizes[0] > 2.5 * (tmp_path / "model.pt").stat().st_size > 2.4 * sizes[1] > 0
+    again = small()
+    assert finetune(again, Store(16), **FAST | {"epochs": 2, "checkpoint": path}) == history
+    assert same(model, again)
+
+
+def test_one_checkpoint_is_for_one_training_at_a_time(tmp_path):
+    path = tmp_path / "c.pt"
+    with files.claim(path, "busy"), pytest.raises(EgoDistillError, match=r"c\.pt: another process is training with"):
+        finetune(small(), Store(16), **FAST | {"epochs": 2, "checkpoint": path})
+    assert list(tmp_path.iterdir()) == []
+    finetune(small(), Store(16), **FAST | {"epochs": 1, "checkpoint": path})
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["c.jsonl", "c.pt"]
+
+
+def test_the_history_has_null_where_there_is_no_value(tmp_path):
+    class Objective(training.Objective):
+        def forward(self, batch):
+            logits = self.model(*(batch[name] for name in self.reads)).logits
+            return {"loss": logits.square().mean(1), "never": torch.full((len(logits),), math.nan)}
+
+    objective = Objective(small(), ["frames_1", "imu"], {"stage": "test"})
+    settings = egodistill.Training(epochs=1, batch_size=8, checkpoint=tmp_path / "c.pt", **QUIET)
+    (row,) = training.train(objective, Store(16), settings)
+    assert math.isnan(row["never"])
+    text = (tmp_path / "c.jsonl").read_text()
+    assert json.loads(text)["never"] is None and "NaN" not in text
 
 
 @pytest.mark.parametrize("finished", [True, False])
