@@ -281,6 +281,11 @@ class Recording:
         """Return the file, or pair of files, with the IMU samples."""
         return self.video if self.imu is None else self.imu
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Return the files of the recording: the video, and those with the IMU samples if there are any."""
+        return (self.video, *((self.imu,) if isinstance(self.imu, str) else self.imu or ()))
+
     def probe(self) -> VideoInfo:
         """Return duration, frame rate and size; the header is read once. Raise VideoError if it cannot be read."""
         if "info" not in self.__dict__:

@@ -215,7 +215,8 @@ def prepare(
 
     ``workers`` processes decode one video each (None: one per core, 1: no other processes). The
     same call continues a run that was killed. A clip that cannot be decoded is recorded with the
-    reason in ``failures.jsonl``, and skipped until a call with ``retry_failed``.
+    reason in ``failures.jsonl``, and skipped until a call with ``retry_failed``. If a file has changed
+    since its clips were prepared, ``retry_failed`` prepares them all again; without it, the call fails.
 
     Several machines can fill one folder: each call decodes the recordings of its ``rank`` of
     ``world_size``. The machines do not communicate and may start at any time. Pass
@@ -275,6 +276,7 @@ def prepare(
     clips = functools.partial(find_clips, segments, workers)
     store = StoreWriter.begin(out, segments, clips, specs, names, settings=settings)
     # A share is taken of all recordings, so that it does not depend on the progress of other machines.
+    store.check_sources(again=retry_failed)
     share = store.recordings()[rank::world_size]
     if retry_failed:
         for rows in share:
@@ -344,9 +346,11 @@ def fill(store: StoreWriter, rows: Sequence[int]) -> None:
     """Decode these clips, all of one recording, into the store; each is finished or failed afterwards."""
     recording = replace(store.segment(rows[0]).recording, zero_accel=store.settings["zero_accel"])
     try:
-        duration = recording.probe().duration
+        duration, sources = recording.probe().duration, recording.files[:1]
         if "imu" in store.specs:
             store.note(recording.imu_source, recording.motion().notes)
+            sources = recording.files
+        store.record_sources(sources)
     except (IMUError, VideoError) as error:
         for row in rows:
             store.fail(row, error)

@@ -149,6 +149,12 @@ class Protocol:
         """Return the settings that must be equal for runs to share a folder."""
         return asdict(self) | {"recipe": self.recipe.record()}
 
+    def weight_files(self) -> list[str]:
+        """Return the files of initial weights that the settings name."""
+        parts = (self.adafuse, self.stts, self.listen_to_look)
+        names = [self.recipe.student.image_weights, *(part.weights for part in parts)]
+        return sorted({str(name) for name in names if name is not None and os.path.isfile(name)})
+
 
 PROTOCOLS = {
     "epic": Protocol(),
@@ -265,8 +271,11 @@ class Bench:
     def check_folder(self) -> None:
         """Write the bench's settings file. Raise DataError if the folder holds runs of another protocol or store."""
         store = data.ClipStore(self.store)
-        counts = {split: len(store.split(split)) for split in (self.train, self.test)}
-        about = {"protocol": self.protocol.record(), "clips": counts, "class_names": store.class_names}
+        views = {split: store.split(split) for split in (self.train, self.test)}
+        about = {"protocol": self.protocol.record(), "class_names": store.class_names}
+        about["clips"] = {split: len(view) for split, view in views.items()}
+        about["fingerprint of the clips"] = {split: view.fingerprint[:16] for split, view in views.items()}
+        about["weights"] = {path: files.signature(path) for path in self.protocol.weight_files()}
         path = Path(self.out, "bench.json")
         if path.exists():
             files.require_same_run(path, files.read_json(path), about, f"Use another folder than {self.out}.")
@@ -363,13 +372,24 @@ class Bench:
 
     def is_done(self, run: Run) -> bool:
         """Return whether a run has a result and, for a teacher, the store has its outputs for all clips."""
-        if not self.path(run, ".json").exists():
+        file = self.path(run, ".json")
+        if not file.exists():
             return False
         if run.method != "teacher":
+            if now := self.provenance(run):  # The bench's own teacher may still have to write its outputs.
+                before = {"outputs": self.result(run).get("outputs", {})}
+                files.require_same_run(file, before, now, f"Delete it, or use another folder than {self.out}.")
             return True
         store = data.ClipStore(self.store)
         arrays = (f"{run.outputs}.feature", f"{run.outputs}.logits")
         return all(name in store.names and store.done(name).all() for name in arrays)
+
+    def provenance(self, run: Run) -> dict[str, Any]:
+        """Return the fingerprints of the teacher outputs that a run learns from, to be kept with its result."""
+        if run.teacher is None or run.method == "teacher":
+            return {}
+        store, reads = data.ClipStore(self.store), [f"{run.outputs}.{kind}" for kind in ("feature", "logits")]
+        return {"outputs": store.split(self.train).fingerprints(reads)} if set(reads) <= set(store.names) else {}
 
     def train_and_evaluate(self, run: Run) -> str:
         """Train a run unless it is trained, evaluate it, write the result, and return a line that describes it.
@@ -408,6 +428,7 @@ class Bench:
             )
         seconds = time.monotonic() - start_time
         result: dict[str, Any] = {"run": asdict(run), "seconds": seconds, "precision": settings.precision}
+        result |= self.provenance(run)
         summary = "trained"
         if run.method != "stage 1":
             with record_policy_gmacs(model) as gmacs:

@@ -24,6 +24,7 @@ import shutil
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -61,6 +62,7 @@ __all__ = [
     "remove_parts",
     "replace_file",
     "require_same_run",
+    "signature",
     "write_json",
 ]
 
@@ -246,6 +248,15 @@ def read_json(path: str | os.PathLike) -> Any:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise DataError(f"{path}: is damaged: {error}") from error
+
+
+def signature(path: str | os.PathLike) -> str:
+    """Return the size of a file and a checksum of its first and last 64 kB: enough to notice another file."""
+    with open(path, "rb") as file:
+        checksum = zlib.crc32(file.read(1 << 16))
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - (1 << 16)))
+        return f"{size} bytes, {zlib.crc32(file.read(), checksum):08x}"
 
 
 def append_line(path: Path, content: Mapping[str, Any]) -> None:

@@ -539,6 +539,42 @@ class StoreWriter:
         """Mark failed rows, among these, as missing."""
         self._status[rows[self._status[rows] == FAILED]] = MISSING
 
+    def record_sources(self, sources: Sequence[str]) -> None:
+        """Record the signatures of files from which clips will be written."""
+        known = self._sources()
+        for file in sources:
+            if file not in known:
+                files.append_line(self.path / "sources.jsonl", {"file": file, "signature": files.signature(file)})
+
+    def check_sources(self, *, again: bool = False) -> None:
+        """Raise DataError if a file has changed since its clips were prepared; files that are gone are not compared.
+
+        ``again``: mark all clips of the recordings with changed files as missing instead, also for `ClipStore.add()`.
+        """
+        with files.lock(lock_file(self.path)):
+            found = {file: files.signature(file) for file in self._sources() if os.path.isfile(file)}
+            changed = {file: now for file, now in found.items() if now != self._sources()[file]}
+            if changed and not again:
+                file, now = next(iter(changed.items()))
+                more = f", as have {len(changed) - 1} more files" if len(changed) > 1 else ""
+                raise DataError(
+                    f"{file}: has changed since its clips were prepared in {self.path}{more} (was "
+                    f"{self._sources()[file]}, is {now}). Restore it, give another folder, or prepare its clips again "
+                    f"with retry_failed=True (--retry-failed)"
+                )
+            marks = [self._files.array(name, "r+") for name in self._files.arrays if name.endswith(".done")]
+            for rows in self.recordings():
+                if not changed.keys().isdisjoint(self.segment(rows[0]).recording.files):
+                    for mark in marks:
+                        mark[rows] = 0
+                    self._status[rows] = MISSING
+            for file, now in changed.items():
+                files.append_line(self.path / "sources.jsonl", {"file": file, "signature": now})
+
+    def _sources(self) -> dict[str, str]:
+        lines = files.read_lines(self.path / "sources.jsonl")
+        return {line["file"]: line["signature"] for line in lines if {"file", "signature"} <= line.keys()}
+
     def write(self, row: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write a clip's row of all arrays, then mark it as finished. Raise DataError if an array is missing."""
         if set(arrays) != set(self.names):

@@ -376,6 +376,36 @@ def test_a_hole_in_the_recording_costs_the_clips_in_it(tmp_path):
         data.prepare(segments, tmp_path / "t", **options)
 
 
+@pytest.mark.parametrize("which", ["video", "imu"])
+def test_a_file_that_has_changed_is_noticed(kitchen, tmp_path, which):
+    """Clips of two files are never in one store as if they came from one."""
+    segments = []
+    for k, segment in enumerate((kitchen[1], kitchen[4])):  # of two recordings
+        files = [Path(shutil.copy(file, tmp_path / f"{k}-{Path(file).name}")) for file in (segment.video, *segment.imu)]
+        segments.append(replace(segment, video=str(files[0]), imu=(str(files[1]), str(files[2])), label="x"))
+    options = OPTIONS | {"frame_size": 32}
+    store = data.prepare(segments, tmp_path / "s", **options)
+    store.add("t.logits", (2,), np.float32)
+    store.write("t.logits", np.arange(len(store)), np.ones((len(store), 2)))
+    own = np.array([clip["video"] == segments[0].video for clip in store.clips])
+    before = store.read("frames_1", own), store.read("imu", own)
+    assert data.prepare(segments, tmp_path / "s", **options).done("t.logits").all()
+    changed = Path(segments[0].video if which == "video" else segments[0].imu[1])
+    if which == "video":
+        write_video(changed, STEADY, pictures=[np.full((48, 80, 3), k, np.uint8) for k in range(150)], **X264)
+    else:
+        changed.write_text(re.sub(r",(\d)", r",-\1", changed.read_text()))
+    for _ in range(2):
+        with pytest.raises(data.DataError, match=rf"{changed.name}: has changed since its clips.*--retry-failed"):
+            data.prepare(segments, tmp_path / "s", **options)
+    again = data.prepare(segments, tmp_path / "s", **options, retry_failed=True)
+    assert again.done("t.logits").tolist() == (~own).tolist()  # the teacher has not seen the new clips
+    now = again.read("frames_1", own), again.read("imu", own)
+    assert [np.array_equal(*pair) for pair in zip(before, now, strict=True)] == [which == "imu", which == "video"]
+    changed.unlink()  # a store outlives its files
+    assert len(data.prepare(segments, tmp_path / "s", **options)) == len(store)
+
+
 def test_prepare_with_other_settings(kitchen, tmp_path):
     """Sampling rule, IMU clock, coverage and sound reach the store."""
     video = write_sound(tmp_path / "a.mp4", chirp(np.arange(6 * 16000) / 16000), 16000, pictures=180)

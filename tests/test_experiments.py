@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -424,6 +425,33 @@ def test_two_processes_in_one_folder_share_the_runs(demo, tmp_path):
     for run in (Run("VisOnly"), Run("VisIMU")):
         assert same(tmp_path / "out" / f"{run.name}.pt", demo.out / f"{run.name}.pt")
     assert not [file for file in (tmp_path / "out").rglob("*") if file.suffix in (".lock", ".part", ".training")]
+
+
+def test_finished_runs_are_of_the_same_clips_and_outputs(demo, tmp_path):
+    """A result is not taken for one of another store, teacher or file of weights."""
+    store, out = tmp_path / "store", tmp_path / "out"
+    shutil.copytree(demo.out / "store", store)
+    weights = tmp_path / "weights.pt"
+    torch.save({}, weights)
+    protocol = replace(PROTOCOL, adafuse=replace(PROTOCOL.adafuse, weights=str(weights)))
+    bench = Bench(str(store), str(out), protocol, progress=False)
+    run = Run("VisOnly-Distill", teacher="slowfast-0")
+    bench.run([run])
+    bench.run([run])
+    torch.save({"a": 1}, weights)
+    with pytest.raises(ValueError, match=r"bench.json: .*weights\.pt was '\d+ bytes, .* Use another folder"):
+        bench.run([run])
+    torch.save({}, weights)
+    features = data.ClipStore(store).read("slowfast-0.feature", slice(None))
+    data.ClipStore(store).write("slowfast-0.feature", slice(None), features + 1)
+    with pytest.raises(ValueError, match=rf"{run.name}\.json: .*outputs slowfast-0\.feature was .* Delete it"):
+        bench.run([run])
+    data.ClipStore(store).write("slowfast-0.feature", slice(None), features)
+    bench.run([run])
+    labels = np.load(store / "label.npy", mmap_mode="r+")
+    labels[:] = labels[::-1].copy()
+    with pytest.raises(ValueError, match=r"bench.json: .*fingerprint of the clips\.train was"):
+        bench.run([run])
 
 
 def test_a_failure_ends_the_other_processes(demo, tmp_path):
