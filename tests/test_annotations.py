@@ -490,3 +490,36 @@ def test_the_module_is_found_under_its_name():
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=Path(annotations.__file__).parent, capture_output=True, text=True, timeout=60)
     assert done.stdout == "found\n", done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no devices on this system")
+def test_tables_are_regular_files(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    os.symlink(tmp_path / "loop.csv", tmp_path / "loop.csv")
+    for path, words in (("/dev/zero", "a device"), (tmp_path / "pipe.csv", "a pipe"), (tmp_path, "a folder")):
+        for read in (
+            annotations.read_annotations,
+            annotations.read_csv,
+            lambda path: annotations.with_imu_offsets([], path),
+        ):
+            with pytest.raises(DataError, match=f"{path}: {words}, not a regular file"):
+                read(path)
+        with pytest.raises(DataError, match=f"{path}: {words}, not a regular file"):
+            annotations.read_ego4d(path, tmp_path)
+    with pytest.raises(DataError, match="Too many levels of symbolic links"):
+        annotations.read_annotations(tmp_path / "loop.csv")
+
+
+def test_tables_have_a_bounded_size(tmp_path, monkeypatch):
+    path = tmp_path / "holes.csv"
+    path.touch()
+    os.truncate(path, 1 << 40)  # takes no space on the disk
+    with pytest.raises(DataError, match=r"holes.csv: 1099512 MB, more than the"):
+        annotations.read_csv(path)
+    path.write_text("video,start,stop,label\n" + "x" * (1 << 20))
+    with pytest.raises(DataError, match="a line has more than 1048576 characters"):
+        annotations.read_csv(path)
+    monkeypatch.setattr("egodistill.annotations.LARGEST_VALUE", 1000)
+    (tmp_path / "a.json").write_text('{"videos": [[' + "1," * 600_000)
+    with pytest.raises(DataError, match="one value has more than 1000 characters"):
+        annotations.read_ego4d(tmp_path / "a.json", tmp_path)
