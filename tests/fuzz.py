@@ -588,7 +588,8 @@ class Video(Format):
         for packet in packets:
             if packet.is_keyframe:
                 self.keys.append(packet.pts * base)
-            if packet.pos is not None and packet.pos >= 0 and packet.size > 40:
+            # The first packet names the encoder's version, whose faults decoders imitate in all others.
+            if packet is not packets[0] and packet.pos is not None and packet.pos >= 0 and packet.size > 40:
                 self.packets.append((packet.pos, packet.size, len(self.keys)))
         return self.path.read_bytes()
 

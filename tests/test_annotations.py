@@ -523,3 +523,24 @@ def test_tables_have_a_bounded_size(tmp_path, monkeypatch):
     (tmp_path / "a.json").write_text('{"videos": [[' + "1," * 600_000)
     with pytest.raises(DataError, match="one value has more than 1000 characters"):
         annotations.read_ego4d(tmp_path / "a.json", tmp_path)
+
+
+def test_numbers_of_thousands_of_digits_are_errors(tmp_path):
+    """Python refuses to convert them, and dividing them overflows."""
+    (tmp_path / "imu").mkdir()
+    (tmp_path / "imu" / "walk.csv").touch()
+    for digits, words in (
+        (5000, "a number of thousands of digits"),
+        (400, "pre_frame and post_frame are not in order"),
+    ):
+        frames = f'{{"pre_frame": 1, "post_frame": {"9" * digits}}}'
+        action = f'{{"structured_verb": "cut", "critical_frames": {frames}}}'
+        interval = f'{{"clip_uid": null, "narrated_actions": [{action}]}}'
+        text = f'{{"videos": [{{"video_uid": "walk", "annotated_intervals": [{interval}]}}]}}'
+        (tmp_path / "fho_main.json").write_text(text)
+        with pytest.raises(DataError, match=words):
+            annotations.read_ego4d(tmp_path / "fho_main.json", tmp_path)
+    header = "narration_id,participant_id,video_id,start_timestamp,stop_timestamp,verb,verb_class"
+    (tmp_path / "EPIC.csv").write_text(f"{header}\nn,P01,P01_101,0,1,cut,{'9' * 5000}\n")
+    with pytest.raises(DataError, match=r"EPIC.csv, row 2: verb_class '9+' is not the whole number of a class"):
+        annotations.read_epic_kitchens(tmp_path / "EPIC.csv", tmp_path)
