@@ -21,6 +21,7 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -36,6 +37,7 @@ __all__ = [
     "read_csv",
     "read_ego4d",
     "read_epic_kitchens",
+    "require_file",
     "with_imu_offsets",
 ]
 
@@ -83,6 +85,37 @@ class SegmentList(list):
         self.dropped = dict(dropped or {})
 
 
+LONGEST_LINE = 1 << 20  # characters of a table
+LARGEST_TABLE = 1 << 30  # bytes; EPIC_100_train.csv has 12 MB
+LARGEST_VALUE = 1 << 28  # characters of one video in Ego4D's annotations, whose whole file may have any size
+
+
+def require_file(path: str | os.PathLike, largest: int | None = None) -> None:
+    """Raise DataError unless a path leads to a regular file, of at most ``largest`` bytes.
+
+    Pipes and devices have no end, or wait for a writer.
+
+    >>> from egodistill import annotations
+    >>> annotations.require_file("/dev/null")
+    Traceback (most recent call last):
+    ...
+    egodistill.DataError: /dev/null: a device, not a regular file; give a file
+    """
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(found.st_mode):
+        kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+        kind = kinds.get(stat.S_IFMT(found.st_mode), "device")
+        raise DataError(f"{path}: a {kind}, not a regular file; give a file")
+    if largest is not None and found.st_size > largest:
+        raise DataError(
+            f"{path}: {found.st_size / 1e6:.0f} MB, more than the {largest / 1e6:.0f} MB that such a file may have; is "
+            f"this the right file?"
+        )
+
+
 def read_annotations(
     annotations: str | os.PathLike,
     root: str | os.PathLike | None = None,
@@ -108,9 +141,10 @@ def read_annotations(
         options["min_instances"] = min_instances
     if path.suffix.lower() == ".json":
         return read_ego4d(path, folder, seed=seed, **options)
+    require_file(path, LARGEST_TABLE)
     try:
         with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-            header = file.readline()
+            header = file.readline(LONGEST_LINE)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     if "narration_id" in header.lower():
@@ -205,11 +239,17 @@ def _epic_segment(where: str, row: dict[str, str], root: Path) -> tuple[int, Seg
         if not re.fullmatch(r"\w[\w-]*", name):  # nothing that could climb out of the root
             raise DataError(f"{where}: {name!r} is not a participant or video id")
     start, stop = _start_stop(where, row["start_timestamp"], row["stop_timestamp"])
-    if not row["verb_class"].isdecimal():
-        raise DataError(f"{where}: verb_class {row['verb_class']!r} is not a whole number")
     imu = tuple(str(root / wearer / "meta_data" / f"{video_id}-{sensor}.csv") for sensor in ("accl", "gyro"))
     video = str(root / wearer / "videos" / f"{video_id}.MP4")
-    return int(row["verb_class"]), Segment(row["narration_id"], video, start, stop, None, imu, wearer=wearer)
+    return _class_number(where, row, "verb_class"), Segment(
+        row["narration_id"], video, start, stop, None, imu, wearer=wearer
+    )
+
+
+def _class_number(where: str, row: dict[str, str], column: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", row[column]):
+        raise DataError(f"{where}: {column} {row[column][:40]!r} is not the whole number of a class")
+    return int(row[column])
 
 
 def _epic_problem(segment: Segment, audio: bool) -> str | None:
@@ -230,7 +270,7 @@ _RARE = "the class has fewer than {} segments"
 def _verb_names(table: Path, spellings: dict[int, collections.Counter[str]]) -> dict[int, str]:
     """Return the name of each verb class: its official key, or else its most frequent spelling."""
     if table.is_file():
-        keys = {int(row["id"]): row["key"] for _, row in _table(table, ("id", "key"))}
+        keys = {_class_number(where, row, "id"): row["key"] for where, row in _table(table, ("id", "key"))}
         if missing := set(spellings) - set(keys):
             raise DataError(f"{table}: verb class {min(missing)} is missing, but the annotations use it")
         return {verb_class: keys[verb_class] for verb_class in spellings}
@@ -242,6 +282,7 @@ def _verb_names(table: Path, spellings: dict[int, collections.Counter[str]]) -> 
     return names
 
 
+LARGEST_FRAME = 10**9  # a year of video
 EGO4D_FPS = 30  # of all canonical videos and clips, and so of their frame numbers
 
 
@@ -391,7 +432,7 @@ def _ego4d_actions(where: str, video: dict) -> Iterator[_Action]:
                     frames = {box.get("frame_type"): box.get("frame_number") for box in boxes}
                 pre, post = frames.get("pre_frame"), frames.get("post_frame")
                 inside = (action.get("clip_critical_frames") or {}).get("pre_frame")
-                inside = inside if isinstance(inside, int) else None
+                inside = inside if isinstance(inside, int) and abs(inside) < LARGEST_FRAME else None
                 problem = "redacted" if interval.get("redacted") else _problem(action, pre, post)
                 yield _Action(action, interval.get("clip_uid"), pre, post, inside, problem)
     except (AttributeError, TypeError) as error:
@@ -413,7 +454,7 @@ def _problem(action: dict, pre: Any, post: Any) -> str | None:
         return "no critical frames"
     if not (isinstance(action.get("structured_verb"), str) and action["structured_verb"]):
         return "no structured verb"
-    if not max(0, action.get("start_frame") or 0) <= pre < post:
+    if not max(0, action.get("start_frame") or 0) <= pre < post < LARGEST_FRAME:
         return "pre_frame and post_frame are not in order"
     return None
 
@@ -434,6 +475,7 @@ def json_items(
     time; ``chunk`` is how many characters are read at once. Raise DataError with file and place.
     """
     found = False
+    require_file(path)
     try:
         with open(path, encoding="utf-8-sig") as file:
             reader = JSONReader(file, path, chunk)
@@ -494,9 +536,13 @@ class JSONReader:
                 # Only a value at the end of the text can be completed by more text.
                 if len(self.text) - error.pos > self.LONGEST_WORD or not self._read_more():
                     raise self._broken(error.pos, error.msg) from error
+                if len(self.text) > LARGEST_VALUE:
+                    raise self._broken(self.at, f"one value has more than {LARGEST_VALUE} characters") from error
                 continue
             except RecursionError as error:
                 raise self._broken(self.at, "nested too deep") from error
+            except ValueError as error:
+                raise self._broken(self.at, "a number of thousands of digits") from error
             if (end == len(self.text) or self.text[end] in ".eE+-") and self._read_more():  # a number may continue
                 continue
             self.at = end
@@ -630,9 +676,10 @@ def _table(
     Columns other than ``needed`` and ``optional`` are an error; with None, they are ignored.
     """
     line = 1
+    require_file(path, LARGEST_TABLE)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, skipinitialspace=True)
+            reader = csv.reader(_lines(path, file), skipinitialspace=True)
             header = [name.strip().lower() for name in next(reader, [])]
             while header and not header[-1]:
                 header.pop()
@@ -661,6 +708,14 @@ def _table(
         raise DataError(f"{path}: not a UTF-8 CSV table: {error}") from error
     except csv.Error as error:
         raise DataError(f"{path}, row {line}: not a CSV table: {error}; is a quote not closed?") from error
+
+
+def _lines(path: Path, file: TextIO) -> Iterator[str]:
+    """Yield the lines of a table. Raise DataError for one that has no end."""
+    while line := file.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE:
+            raise DataError(f"{path}: a line has more than {LONGEST_LINE} characters; is this a table?")
+        yield line
 
 
 def _check_header(path: Path, header: list[str], needed: Sequence[str], optional: Sequence[str] | None) -> None:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from egodistill import EgoDistillError, clips, files
+from egodistill import DataError, EgoDistillError, clips, files
 from egodistill.student import Output, describe
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "inputs_of",
     "read",
     "require_array",
+    "require_finite",
     "require_labels",
     "require_number",
     "require_teacher",
@@ -360,6 +361,26 @@ def clip_ids(store: Store, rows: Tensor) -> str:
     return ", ".join(str(clips[row]["id"] if clips else row) for row in shown) + more
 
 
+def require_finite(store: Store, rows: Tensor, name: str, values: Tensor) -> None:
+    """Raise DataError, which names the clips, unless the values [B, ...] of these rows of a store are finite.
+
+    >>> import torch
+    >>> from egodistill import batches, data
+    >>> store = data.ClipStore("store")
+    >>> batches.require_finite(store, torch.tensor([4, 5]), "scores", torch.tensor([[0.5], [torch.nan]]))
+    Traceback (most recent call last):
+    ...
+    egodistill.DataError: store: scores of the clips P... are not finite; leave these clips out: store.select(...)
+    """
+    if values.is_floating_point() and not values.isfinite().all():
+        broken = ~values.flatten(1).isfinite().all(1).cpu()
+        path = getattr(store, "path", None) or "the store"
+        raise DataError(
+            f"{path}: {name} of the clips {clip_ids(store, rows.cpu()[broken])} are not finite; leave these clips out: "
+            f"store.select() keeps the others"
+        )
+
+
 def require_number(
     name: str,
     value: Any,
@@ -399,7 +420,8 @@ def read(
 ) -> Iterator[tuple[dict[str, Tensor], float]]:
     """Yield batches of these rows of the store, with the seconds waited for each; a thread reads the next batch ahead.
 
-    A batch holds the arrays `names`, "label" [b] and "row" [b] (on the CPU). `pick` selects the rows of a batch that
+    A batch holds the arrays `names`, "label" [b] and "row" [b] (on the CPU); a value that is not finite is a DataError
+    that names its clip. `pick` selects the rows of a batch that
     are read. `change` modifies a batch in place, on the CPU, in the thread that reads.
 
     >>> import torch
@@ -410,6 +432,7 @@ def read(
     torch.Size([4, 422, 6]) tensor([0, 1, 2, 3])
     torch.Size([2, 422, 6]) tensor([4, 5])
     """
+    require_number("batch_size", batch_size, 1, whole=True)
     source = _Source(store, names, device, change)
     parts = [part if pick is None else pick(part) for part in rows.split(batch_size) if len(part)]
     return files.read_ahead(parts, source.read)
@@ -430,6 +453,8 @@ class _Source:
 
     def read(self, rows: Tensor) -> dict[str, Tensor]:
         batch = {name: torch.from_numpy(self.store.read(name, rows.numpy())) for name in self.names}
+        for name, values in batch.items():
+            require_finite(self.store, rows, f"the values {name!r}", values)
         batch |= {"label": self.labels[rows], "row": rows}
         if self.change is not None:
             self.change(batch)

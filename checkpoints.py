@@ -17,20 +17,27 @@ file runs when it is read.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
 import os
 import pickle
 import re
+import stat
+import threading
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from egodistill import EgoDistillError, EgoDistillOSError, files
 
@@ -57,6 +64,8 @@ MODEL_CLASSES = {
     "STTS": "baselines",
     "ListenToLook": "baselines",
 }
+# A constructor may allocate this much more than its file contains: a classifier that it removes again (of VGG, 496 MB).
+SPARE_BYTES, SPARE_TENSORS = 1 << 29, 16
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -66,7 +75,8 @@ MODEL_CLASSES = {
 def save_model(model: nn.Module, path: str | os.PathLike) -> None:
     """Write a model to one self-contained file for `load_model()`; the file is complete or absent.
 
-    Raise EgoDistillError for a class that is not in `MODEL_CLASSES`, EgoDistillOSError if the file cannot be written.
+    Raise EgoDistillError for a class that is not in `MODEL_CLASSES` and for weights that are not finite,
+    EgoDistillOSError if the file cannot be written.
     """
     name = next((kind.__name__ for kind in type(model).__mro__ if kind.__name__ in MODEL_CLASSES), None)
     if name is None:
@@ -74,12 +84,15 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
             f"{type(model).__name__} is not a model of this library; save its weights with "
             "torch.save(model.state_dict(), path)"
         )
+    weights = model.state_dict()
+    if broken := [key for key, value in weights.items() if isinstance(value, Tensor) and not value.isfinite().all()]:
+        raise EgoDistillError(f"{path}: not written, because these weights are not finite: {shorten(broken)}")
     content = {
         "format": MODEL_FORMAT,
         "class": name,
         "arguments": model.arguments,
         "class_names": model.class_names,
-        "weights": model.state_dict(),
+        "weights": weights,
     }
     write_checkpoint(path, content)
 
@@ -101,6 +114,10 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None)
         name = content["class"]
         kind = getattr(importlib.import_module(f"egodistill.{MODEL_CLASSES[name]}"), name)
         arguments, class_names, weights = content["arguments"], content["class_names"], dict(content["weights"])
+        if class_names is not None and not is_names(class_names):
+            raise TypeError("class_names is not a list of names")
+        if not is_names(list(weights)):
+            raise TypeError("weights is not a dict of named tensors")
     except (KeyError, TypeError, ValueError) as error:
         raise EgoDistillError(f"{path} does not describe a model ({type(error).__name__}: {error})") from error
     if expected is not None and issubclass(expected, kind):
@@ -110,13 +127,43 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None)
             f"{path} contains a model of the class {name}, not {expected.__name__}; read it with {name}.load()"
         )
     try:
-        model = kind.from_arguments(arguments, class_names)
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        with limited_size(os.path.getsize(path), len(weights)):
+            model = kind.from_arguments(arguments, class_names)
+    except Exception as error:  # a constructor can raise almost any error for the arguments of a forged file
         raise EgoDistillError(
             f"{path}: its arguments do not build a model of the class {name} ({type(error).__name__}: {error})"
         ) from error
     load_strictly(model, weights, f"the file {path}", exact=True)
     return model.eval()
+
+
+def is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+@contextlib.contextmanager
+def limited_size(size: int, count: int) -> Iterator[None]:
+    """Limit the models that are built to ``count`` parameters and buffers of ``size`` bytes in total, those of a file.
+
+    Each is counted before its memory is written to. Raise EgoDistillError, in the constructor, for more.
+    """
+    thread, left = threading.get_ident(), [size + SPARE_BYTES, count + SPARE_TENSORS]
+
+    def count_tensor(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+        if tensor is not None and threading.get_ident() == thread:
+            left[:] = left[0] - tensor.numel() * tensor.element_size(), left[1] - 1
+            if min(left) < 0:
+                raise EgoDistillError(f"the model would be larger than its {count} weights, {size / 1e6:.1f} MB")
+
+    hooks = [
+        register(count_tensor)
+        for register in (register_module_parameter_registration_hook, register_module_buffer_registration_hook)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -153,18 +200,23 @@ def load_strictly(
         "missing": [key for key in own if key not in weights and key not in optional],
         "unexpected": [names.get(key, key) for key in weights if key not in own],
         "not tensors": [],
+        "without values (sparse or on the meta device)": [],
         "of another shape or type": [],
         "not finite": [],
     }
     for key, target in own.items():
-        value, name = weights.get(key, target), names.get(key, key)
+        if key not in weights:
+            continue
+        value, name = weights[key], names.get(key, key)
         if not isinstance(value, Tensor):
             faults["not tensors"].append(f"{name}: {type(value).__name__}")
+        elif value.is_meta or value.is_nested or value.layout != torch.strided:
+            faults["without values (sparse or on the meta device)"].append(name)
         elif value.shape != target.shape or not dtype_fits(value.dtype, target.dtype, exact):
             faults["of another shape or type"].append(
                 f"{name}: {value.dtype} {list(value.shape)} for {target.dtype} {list(target.shape)}"
             )
-        elif not value.is_meta and not value.isfinite().all():
+        elif not value.to(target.dtype).isfinite().all():
             faults["not finite"].append(name)
     if any(faults.values()):
         lines = [f"{len(keys)} {fault} ({shorten(keys)})" for fault, keys in faults.items() if keys]
@@ -248,8 +300,6 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
     check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise EgoDistillOSError(f"{path}: no such file") from error
     except Exception as error:  # torch has no common class for these errors
         # Its own message has many lines, and advises to turn off weights_only.
         raise EgoDistillError(
@@ -266,19 +316,29 @@ def check_archive(path: str | os.PathLike) -> None:
 
     torch does not compare checksums, and writes no compressed entries: a small file could fill the memory.
     """
-    if os.path.exists(path) and not os.path.isfile(path):
-        kind = "folder" if os.path.isdir(path) else "device"
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError as error:
+        raise EgoDistillOSError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:  # a loop of links, or a name that no file can have
+        raise EgoDistillOSError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(mode):
+        kind = "folder" if stat.S_ISDIR(mode) else "pipe" if stat.S_ISFIFO(mode) else "device"
         raise EgoDistillError(f"{path}: a {kind}, not a file of weights; give the file that save() or a training wrote")
-    if not os.path.exists(path) or not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:
-            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+            entries = archive.infolist()
+            packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+            twice = len(entries) - len({entry.filename for entry in entries})
             damaged = None if packed else archive.testzip()
     except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError) as error:
         raise EgoDistillError(f"{path} cannot be read as a checkpoint: a damaged archive ({error})") from error
     if packed:
         raise EgoDistillError(f"{path} is not a checkpoint of torch: its part {packed[0]} is compressed")
+    if twice:
+        raise EgoDistillError(f"{path} is damaged: it contains {twice} parts twice; copy or train it again")
     if damaged:
         raise EgoDistillError(f"{path} is damaged: the checksum of its part {damaged} is wrong; copy or train it again")
 
@@ -286,10 +346,16 @@ def check_archive(path: str | os.PathLike) -> None:
 def read_checkpoint(path: str | os.PathLike, expected: str) -> dict[str, Any]:
     """Return the dict that `write_checkpoint()` wrote. Raise EgoDistillError if its "format" is not `expected`."""
     content = read_tensors(path)
-    if content.get("format") != expected:
+    form = content.get("format")
+    if isinstance(form, str) and form != expected and form.rstrip("0123456789") == expected.rstrip("0123456789"):
+        raise EgoDistillError(
+            f"{path}: its format is {form!r}, of another version of this library; this one reads {expected!r}. Use "
+            f"that version, or train the model again"
+        )
+    if form != expected:
         bare = all(isinstance(value, Tensor) for value in content.values())
         hint = "; for a bare state_dict, build the model and call load_state_dict()" if bare else ""
-        raise EgoDistillError(f"{path} is not an {expected!r} file; its format is {content.get('format')!r}{hint}")
+        raise EgoDistillError(f"{path} is not an {expected!r} file; its format is {form!r}{hint}")
     return content
 
 
@@ -365,11 +431,10 @@ def read_caffe2(path: str, unsafe_pickle: bool) -> Any:
             f"{path} is a Caffe2 file, a Python pickle, and reading a pickle can run any code. If you trust its "
             f"source, pass unsafe_pickle=True"
         )
+    check_archive(path)
     try:
         with open(path, "rb") as file:
             return ArrayUnpickler(file, encoding="latin1").load()
-    except FileNotFoundError as error:
-        raise EgoDistillOSError(f"{path}: no such file") from error
     except Exception as error:  # a damaged pickle can raise almost any error
         raise EgoDistillError(
             f"{path} cannot be read as a Caffe2 file ({type(error).__name__}: {str(error)[:200]})"

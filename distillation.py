@@ -415,6 +415,12 @@ def pretrain_imu(
     settings = change_settings(PretrainingSettings, settings, changes)
     if "imu" not in batches.inputs_of(model):
         raise EgoDistillError("pretrain_imu() trains the IMU encoder, but this model was built with use_imu=False")
+    steps = ("image_encoder", "image_dim", "imu_dim", "encode_frames", "aggregate", "encode_imu", "fuse", "classifier")
+    if lacking := [name for name in steps if not hasattr(model, name)]:
+        raise EgoDistillError(
+            f"{type(model).__name__} has no {', '.join(lacking)}: pretrain_imu() needs a student that works in steps, "
+            f"see student.Student and EgoDistill; train another model with distill() or finetune()"
+        )
     if teacher is None and settings.l1_weight:
         raise EgoDistillError("L_1 needs a teacher: pass teacher=NAME, or l1_weight=0 to train with L_NCE alone")
     frames, *_ = batches.arrays_of(model, store)

@@ -468,7 +468,7 @@ def read_description(path: Path) -> dict[str, Any]:
             raise ExportError(f"{file}: {why}")
     try:
         description = json.loads(described.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ExportError(f"{described} is not valid JSON: {error}") from error
     if not isinstance(description, dict) or description.get("format") != DESCRIPTION_FORMAT:
         raise ExportError(f"{described} is not a description in the format {DESCRIPTION_FORMAT!r}; export again")

@@ -186,7 +186,8 @@ def read_video(video: str | os.PathLike) -> Telemetry:
     """
     path = Path(video)
     if not path.is_file():
-        raise GPMFError("a folder, not a file" if path.is_dir() else "no such file")
+        kind = "a folder" if path.is_dir() else "a pipe or device" if path.exists() else ""
+        raise GPMFError(f"{kind}, not a file" if kind else "no such file")
     # torchvision up to 0.25 enables PyAV's logging when it is imported. Decoder threads then need the interpreter lock
     # to log, and can deadlock.
     av.logging.set_level(None)

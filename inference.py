@@ -190,6 +190,8 @@ def outputs(
             with runtime.autocast(place, precision):
                 output = run(*(batch[name] for name in names))
             output = batches.as_output(model, output, len(store.class_names))
+            for name, values in zip(("feature", "logits"), output, strict=True):
+                batches.require_finite(store, batch["row"], f"the model's {name}", values)
             yield output, batch
             bar.step(len(output.logits))
 
@@ -549,6 +551,10 @@ def classify_groups(
                 with torch.no_grad(), runtime.autocast(device, precision):
                     output = batches.as_output(model, run(*(x.to(device) for x in inputs)), names and len(names))
                     scores = output.logits.float().softmax(1).cpu()
+                lost = scores.isfinite().all(1).logical_not().nonzero().flatten().tolist()
+                good = [row for row in sorted(itertools.chain(*group)) if row not in problems]
+                problems |= {good[k]: "the model's scores are not finite" for k in lost}
+                scores = scores[scores.isfinite().all(1)]
                 names = names or [str(k) for k in range(scores.shape[1])]
                 values, classes = (x.tolist() for x in scores.topk(min(top, scores.shape[1]), dim=1))
                 best = iter([list(zip(*pair, strict=True)) for pair in zip(classes, values, strict=True)])

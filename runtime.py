@@ -88,6 +88,8 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if place == torch.device("cuda") and "LOCAL_RANK" in os.environ:
             place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if place.type == "meta":
+            raise RuntimeError("it holds shapes, no values")
         torch.empty(0, device=place)  # on the GPU of this process, or each would take memory on the first one
     except (RuntimeError, AssertionError) as error:  # A torch without CUDA asserts.
         raise EgoDistillError(f"the device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
@@ -131,7 +133,8 @@ def has_bf16_kernels() -> bool:
 def pick_precision(device: torch.device, precision: str, model: Any = None) -> str:
     """Return "fp32" or "bf16"; "auto" is bf16 if `bf16_speed()` returns that it is faster.
 
-    A model with an attribute ``precision``, such as an exported file, runs only in that one.
+    A model with an attribute ``precision``, such as an exported file, runs only in that one. Raise EgoDistillError for
+    weights that cannot run in bf16.
 
     >>> import torch
     >>> from egodistill import runtime
@@ -142,7 +145,14 @@ def pick_precision(device: torch.device, precision: str, model: Any = None) -> s
     if own := getattr(model, "precision", None):
         return own
     if precision == "auto":
-        return "bf16" if bf16_speed(device)[0] else "fp32"
+        precision = "bf16" if bf16_speed(device)[0] else "fp32"
+    if precision == "bf16" and isinstance(model, nn.Module):
+        for name, weight in model.named_parameters():
+            if weight.dtype in (torch.float16, torch.float64):
+                raise EgoDistillError(
+                    f"the weights of {type(model).__name__} are {weight.dtype} ({name}), which do not mix with "
+                    f"bf16: call model.float() first, or choose precision='fp32' to keep them"
+                )
     return precision
 
 

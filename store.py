@@ -15,6 +15,7 @@ two teachers apart. The format on disk is defined in this file alone.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
@@ -27,14 +28,14 @@ import shutil
 import warnings
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from egodistill import CLIP_SECONDS, DataError, files
-from egodistill.annotations import Segment
+from egodistill.annotations import Segment, require_file
 from egodistill.clips import ClipSpec, Recording
 
 __all__ = ["ClipStore", "OutputClaim", "StoreWriter", "claim_outputs", "folds", "outputs_record"]
@@ -44,6 +45,8 @@ MISSING, OK, FAILED = 0, 1, 2  # values of status.npy
 STATUS = ("missing", "ok", "failed")
 # Arrays of every store, one value per clip. "checksum" covers all prepared arrays of the clip.
 BOOKKEEPING = {"status": ("uint8", ()), "label": ("int64", ()), "segment": ("int64", ()), "checksum": ("uint32", ())}
+ARRAY_NAME = re.compile(r"\w[\w.-]*")
+LARGEST_JSON = 1 << 30  # bytes of one of a store's JSON files; a million clips take 0.4 GB
 # Names that no file on Windows can have, whatever its suffix.
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")}
 
@@ -62,36 +65,65 @@ class StoreFiles:
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
-        self.maps: dict[tuple[str, str], np.ndarray] = {}
+        self.maps: dict[tuple[str, str], tuple[np.ndarray, str, int]] = {}  # (name, mode): array, file, its size
         if not (self.path / "store.json").exists():
             raise DataError(
                 f"{self.path / 'store.json'}: no such file, so {self.path} is not a clip store; give the folder "
                 f"that prepare() wrote"
             )
         self.stamp = self.header_stamp()
-        header = files.read_json(self.path / "store.json")
+        header = _read_json(self.path / "store.json")
         self.check_format(header)
+        segments, self.clips = (_read_json(self.path / name) for name in ("segments.json", "clips.json"))
         try:
             self.settings: dict[str, Any] = header["settings"]
             self.class_names: list[str] = header["class_names"]
             self.specs = {name: ClipSpec(**spec) for name, spec in header["specs"].items()}
             self.arrays: dict[str, dict] = header["arrays"]
-            self.segments = [Segment(**segment) for segment in files.read_json(self.path / "segments.json")]
-            self.clips: list[dict] = files.read_json(self.path / "clips.json")
-            of_segment = np.array([clip["segment"] for clip in self.clips])
-            for name in self.arrays:
-                self.array(name)
-            fits = np.array_equal(of_segment, self.array("segment"))
-        except (KeyError, TypeError) as error:
+            self.segments = [Segment(**segment) for segment in segments]
+            of_segment = [clip["segment"] for clip in self.clips]
+            if fault := self.fault() or array_fault(self.arrays):
+                raise TypeError(fault)
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise DataError(
                 f"{self.path}: its JSON files are damaged, or were written by another version of "
                 f"this library ({type(error).__name__}: {error})"
             ) from error
-        if not fits:
+        for name in self.arrays:
+            self.array(name)
+        fits = all(entry["shape"][0] == len(self.clips) for entry in self.arrays.values())
+        if not fits or not np.array_equal(of_segment, self.array("segment")):
             raise DataError(
                 f"{self.path}: clips.json and segment.npy do not describe the same clips; were files of two stores "
                 f"mixed?"
             )
+        for name, values in (("label", range(-1, len(self.class_names))), ("status", range(len(STATUS)))):
+            found = self.array(name)
+            if len(found) and not values.start <= found.min() <= found.max() < values.stop:
+                raise DataError(
+                    f"{self.path / name}.npy: is damaged: its values are from {found.min()} to {found.max()}, must be "
+                    f"from {values.start} to {values.stop - 1}"
+                )
+
+    def fault(self) -> str | None:
+        """Return what is wrong with the values in the JSON files, or None."""
+        names = self.class_names
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            return "class_names is not a list of names"
+        if not (isinstance(self.settings, dict) and isinstance(self.clips, list)):
+            return "the settings are not an object, or the clips not a list"
+        for number, one in enumerate(self.segments):
+            texts = (one.id, one.video, one.split, one.label, one.wearer)
+            if not all(isinstance(text, str) for text in texts[:3] + tuple(x for x in texts[3:] if x is not None)):
+                return f"segment {number} has an id, video, split, label or wearer that is not text"
+            if not all(map(math.isfinite, (one.start, one.stop, one.imu_offset, one.imu_stretch))):
+                return f"segment {number} has a time that is not finite"
+        for number, clip in enumerate(self.clips):
+            if type(clip["segment"]) is not int or not 0 <= clip["segment"] < len(self.segments):
+                return f"clip {number} is of the segment {clip['segment']!r}, which is not in segments.json"
+            if type(clip["start"]) not in (int, float) or not math.isfinite(clip["start"]):
+                return f"clip {number} starts at {clip['start']!r}"
+        return None
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -127,7 +159,11 @@ class StoreFiles:
     def refresh(self) -> None:
         """Read the header again if it has changed: any process may have added arrays."""
         if (stamp := self.header_stamp()) != self.stamp:
-            self.arrays.update(files.read_json(self.path / "store.json")["arrays"])
+            header = _read_json(self.path / "store.json")
+            self.check_format(header)
+            if fault := array_fault(header.get("arrays")):
+                raise DataError(f"{self.path / 'store.json'}: is damaged: {fault}")
+            self.arrays.update(header["arrays"])
             self.stamp = stamp
 
     def has(self, name: str) -> bool:
@@ -147,23 +183,41 @@ class StoreFiles:
         return [name for name in self.arrays if name not in BOOKKEEPING and not name.endswith((".done", ".times"))]
 
     def array(self, name: str, mode: str = "r") -> np.ndarray:
-        """Return an array's memory-mapped file, shared with all processes that map it."""
+        """Return an array's memory-mapped file, shared with all processes that map it.
+
+        Raise DataError for a file that is damaged, or was cut since it was mapped: reading it would end the process.
+        """
         if (name, mode) not in self.maps:
-            if not self.has(name):
-                raise DataError(f"{self.path}: the store has no array {name!r}, only {', '.join(self.names)}")
-            entry = self.arrays[name]
-            file = self.path / entry["file"]
-            try:
-                array = np.load(file, mmap_mode=mode, allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
-                raise DataError(f"{file}: missing or truncated: {error}") from error
-            if array.dtype != entry["dtype"] or list(array.shape) != entry["shape"]:
-                raise DataError(
-                    f"{file}: the array is {array.dtype} {list(array.shape)}, but store.json says {entry['dtype']} "
-                    f"{entry['shape']}"
-                )
-            self.maps[name, mode] = array.view(np.ndarray)
-        return self.maps[name, mode]
+            self.maps[name, mode] = self.map(name, mode)
+        array, file, size = self.maps[name, mode]
+        try:
+            found = os.stat(file).st_size
+        except OSError as error:
+            raise DataError(f"{file}: missing or truncated: {error.strerror}") from error
+        if found < size:
+            raise DataError(f"{file}: truncated: {found} bytes instead of {size}")
+        return array
+
+    def map(self, name: str, mode: str) -> tuple[np.ndarray, str, int]:
+        """Return an array's memory-mapped file, its path and its size in bytes."""
+        if not self.has(name):
+            raise DataError(f"{self.path}: the store has no array {name!r}, only {', '.join(self.names)}")
+        entry = self.arrays[name]
+        file = self.path / entry["file"]
+        if os.path.lexists(file):
+            require_file(file)
+        try:
+            array = np.lib.format.open_memmap(file, mode)
+        except Exception as error:  # numpy has no common class for damaged headers
+            reason = getattr(error, "strerror", None) or "its header is damaged, or its end is missing"
+            raise DataError(f"{file}: missing or truncated: {reason}") from error
+        if array.dtype != entry["dtype"] or list(array.shape) != entry["shape"] or not array.flags.c_contiguous:
+            order = "" if array.flags.c_contiguous else " in Fortran's order"
+            raise DataError(
+                f"{file}: the array is {array.dtype} {list(array.shape)}{order}, but store.json says {entry['dtype']} "
+                f"{entry['shape']}"
+            )
+        return array.view(np.ndarray), str(file), array.offset + array.nbytes
 
     def segment(self, row: int) -> Segment:
         """Return the segment that a clip is a part of."""
@@ -186,7 +240,7 @@ class StoreFiles:
 
     def add(self, name: str, shape: Sequence[int], dtype: Any) -> None:
         """Create an array and the one that marks its written rows, unless they exist. The caller holds the lock."""
-        header = files.read_json(self.path / "store.json")
+        header = _read_json(self.path / "store.json")
         arrays, n = header["arrays"], len(self)
         new = {"file": f"{name}.npy", "dtype": np.dtype(dtype).name, "shape": [n, *map(int, shape)]}
         if twins := [other for other in arrays if other != name and other.casefold() == name.casefold()]:
@@ -207,6 +261,44 @@ class StoreFiles:
                 f"cannot make it again as {new['dtype']} {new['shape']}; choose another name"
             )
         self.arrays.update(arrays)
+
+
+def array_fault(arrays: Any) -> str | None:
+    """Return what is wrong with the arrays of a header, or None."""
+    if not isinstance(arrays, dict) or not BOOKKEEPING.keys() <= arrays.keys():
+        return f"its arrays are not an object with {', '.join(BOOKKEEPING)}"
+    for name, entry in arrays.items():
+        try:
+            file, dtype, shape = entry["file"], np.dtype(entry["dtype"]), entry["shape"]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            return f"the array {name!r} has no file, dtype and shape ({type(error).__name__}: {error})"
+        if not ARRAY_NAME.fullmatch(name) or file != f"{name}.npy":  # nothing outside of the folder
+            return f"the array {name!r} is in the file {file!r}"
+        if not (isinstance(shape, list) and shape and all(type(size) is int and size >= 0 for size in shape)):
+            return f"the array {name!r} has the shape {shape!r}"
+        if name in BOOKKEEPING and (dtype, len(shape)) != (np.dtype(BOOKKEEPING[name][0]), 1):
+            return f"the array {name!r} is {dtype} {shape}"
+    return None
+
+
+def _read_json(path: Path) -> Any:
+    """Return the content of a JSON file of a store. Raise DataError if it is missing, damaged or too large."""
+    require_file(path, LARGEST_JSON)
+    try:
+        return files.read_json(path)
+    except RecursionError as error:
+        raise DataError(f"{path}: is damaged: its values are nested too deep") from error
+
+
+def _read_lines(path: Path, *fields: str) -> Iterator[dict[str, Any]]:
+    """Yield the objects with these fields among the lines of a file; a damaged line costs itself."""
+    if os.path.lexists(path):
+        require_file(path, LARGEST_JSON)
+        for text in path.read_bytes().splitlines():
+            with contextlib.suppress(ValueError, RecursionError):
+                line = json.loads(text)
+                if isinstance(line, dict) and all(field in line for field in fields):
+                    yield line
 
 
 def _prepare_command(settings: Mapping[str, Any]) -> str:
@@ -326,7 +418,7 @@ class ClipStore:
     @property
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of clips of each split that are "ok", "failed" and "missing", in the whole folder."""
-        status = np.load(self.path / "status.npy", allow_pickle=False)  # the current one, not the mapped file
+        status, *_ = self._files.map("status", "r")  # the current file, which another process may have replaced
         counts: dict[str, dict[str, int]] = {}
         for row, value in enumerate(status):
             of_split = counts.setdefault(self._files.segment(row).split, {"ok": 0, "failed": 0, "missing": 0})
@@ -336,17 +428,19 @@ class ClipStore:
     @property
     def failures(self) -> list[dict]:
         """Return the clips of the whole folder that could not be prepared, each with its "reason"."""
-        reasons = {line["clip"]: line["reason"] for line in files.read_lines(self.path / "failures.jsonl")}
+        lines = _read_lines(self.path / "failures.jsonl", "clip", "reason")
+        reasons = {str(line["clip"]): str(line["reason"]) for line in lines}
         rows = np.flatnonzero(self._files.array("status") == FAILED).tolist()
-        return [{"clip": k, **self._files.describe(k), "reason": reasons.get(k, "unknown")} for k in rows]
+        return [{"clip": k, **self._files.describe(k), "reason": reasons.get(str(k), "unknown")} for k in rows]
 
     @property
     def notes(self) -> dict[str, list[str]]:
         """Return what is unusual about the IMU recordings: {file: notes}, see Imu.notes."""
         found = {}
-        for line in files.read_lines(self.path / "notes.jsonl"):
-            source = line["imu"]
-            found[source if isinstance(source, str) else " and ".join(source)] = line["notes"]
+        for line in _read_lines(self.path / "notes.jsonl", "imu", "notes"):
+            source, notes = line["imu"], line["notes"]
+            if isinstance(notes, list) and isinstance(source, (str, list)):
+                found[source if isinstance(source, str) else " and ".join(map(str, source))] = notes
         return found
 
     @property
@@ -411,7 +505,7 @@ class ClipStore:
         existing array has another shape or dtype, or if a file cannot be called ``name`` on Windows
         or macOS.
         """
-        if not re.fullmatch(r"\w[\w.-]*", name) or name.lower().endswith(".done"):
+        if not ARRAY_NAME.fullmatch(name) or name.lower().endswith(".done"):
             raise DataError(
                 f"{name!r} cannot be the name of an array: use letters, digits, '_', '-' and '.', and no '.done' at "
                 f"the end"
@@ -434,6 +528,11 @@ class ClipStore:
                 f"{self.path}: {name!r} needs {array.dtype} {[*rows.shape, *array.shape[1:]]}; "
                 f"got {values.dtype} {list(values.shape)}"
             )
+        with np.errstate(over="ignore"):
+            values = values.astype(array.dtype, copy=False)
+        if broken := _not_finite(values):
+            ids = [self._files.segment(row).id for row in np.atleast_1d(rows)[broken[:5]]]
+            raise DataError(f"{self.path}: {name!r} would not be finite for {len(broken)} clips, such as {ids}")
         array[rows] = values
         self._files.array(f"{name}.done", "r+")[rows] = 1
 
@@ -572,17 +671,24 @@ class StoreWriter:
                 files.append_line(self.path / "sources.jsonl", {"file": file, "signature": now})
 
     def _sources(self) -> dict[str, str]:
-        lines = files.read_lines(self.path / "sources.jsonl")
-        return {line["file"]: line["signature"] for line in lines if {"file", "signature"} <= line.keys()}
+        lines = _read_lines(self.path / "sources.jsonl", "file", "signature")
+        return {str(line["file"]): str(line["signature"]) for line in lines}
 
     def write(self, row: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write a clip's row of all arrays, then mark it as finished. Raise DataError if an array is missing."""
+        """Write a clip's row of all arrays, then mark it as finished, or as failed if a number is not finite.
+
+        Raise DataError if an array is missing.
+        """
         if set(arrays) != set(self.names):
             raise DataError(f"{self.path}: each clip needs the arrays {', '.join(self.names)}; got {', '.join(arrays)}")
         checksum = 0
         for name in arrays:
             target = self._files.array(name, "r+")
-            values = np.ascontiguousarray(arrays[name], target.dtype)
+            with np.errstate(over="ignore"):
+                values = np.ascontiguousarray(arrays[name], target.dtype)
+            if _not_finite(values[None]):
+                self.fail(row, f"{name} is not finite: a value of the recording is missing or too large")
+                return
             target[row] = values
             checksum = zlib.crc32(values, checksum)
         self._files.array("checksum", "r+")[row] = checksum
@@ -600,6 +706,13 @@ class StoreWriter:
         """Record what is unusual about an IMU recording, for `ClipStore.notes`."""
         if notes:
             files.append_line(self.path / "notes.jsonl", {"imu": source, "notes": list(notes)})
+
+
+def _not_finite(values: np.ndarray) -> list[int]:
+    """Return the rows with NaN or infinity."""
+    if values.dtype.kind not in "fc" or np.isfinite(values).all():
+        return []
+    return np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1)).tolist()
 
 
 def _check_folder(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -784,11 +897,14 @@ def _record_file(store: ClipStore, name: str) -> Path:
 
 def _read_record(file: Path) -> dict[str, Any]:
     try:
-        record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        record = _read_json(file) if os.path.lexists(file) else {}
         if not isinstance(record, dict):
             raise ValueError("not a JSON object")
+        splits = record.get("splits", [])
+        if not (isinstance(splits, list) and all(isinstance(split, str) for split in splits)):
+            raise ValueError("its splits are not a list of names")
         return record
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise DataError(
             f"{file} cannot be read ({error}), so the teacher of these outputs is unknown: "
             "delete it and compute all outputs again with overwrite=True (--overwrite)"

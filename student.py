@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import numbers
 import os
 import re
 from collections import OrderedDict
@@ -43,6 +44,7 @@ __all__ = [
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_SECONDS, IMU_RATE, IMU_SAMPLES = 64 / 30, 198.0, 422  # the paper's clips: seconds, Hz, samples
+LARGEST_SIZE = 1 << 17  # classes, frames, pixels, samples, ...: a number beyond it is an error
 LARGEST_BLOCK = 16  # channels: the largest block of oneDNN's kernels (AVX-512)
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
@@ -600,8 +602,14 @@ class EgoDistill(nn.Module):
         super().__init__()
         if imu_vector not in ("flatten", "mean"):
             raise ValueError(f"imu_vector must be 'flatten' or 'mean', not {imu_vector!r}")
-        if num_classes < 1 or num_frames < 1:
-            raise ValueError(f"num_classes={num_classes} and num_frames={num_frames} must be at least 1")
+        sizes = {"num_classes": num_classes, "feature_dim": feature_dim, "num_frames": num_frames, "hidden": hidden}
+        sizes |= {"imu_width": imu_width, "imu_samples": imu_samples, "frame_size": frame_size or 1}
+        for name, size in sizes.items():
+            if not (isinstance(size, numbers.Integral) and 1 <= size <= LARGEST_SIZE):
+                raise ValueError(f"{name}={size!r} must be a whole number, at least 1 and at most {LARGEST_SIZE}")
+        for name, value in (("imu_rate", imu_rate), ("clip_seconds", clip_seconds)):
+            if not 0 < value <= LARGEST_SIZE:  # NaN: False
+                raise ValueError(f"{name}={value!r} must be above 0 and at most {LARGEST_SIZE}")
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"{len(class_names)} class names for num_classes={num_classes}")
         self.inputs: tuple[str, ...] = ("frames", "imu") if use_imu else ("frames",)
@@ -660,6 +668,7 @@ class EgoDistill(nn.Module):
                 f"imu must be float [batch, {length}, 6] (accelerometer xyz in m/s2, gyroscope xyz in rad/s); "
                 f"got {describe(imu)}"
             )
+        imu = imu.to(self.mean.dtype)  # that of the weights
         # Appendix C: sensor bias and gravity differ between clips, so only the motion within the clip is kept.
         features = self.imu_encoder(imu - imu.mean(dim=1, keepdim=True))
         return features.flatten(1) if fixed else features.mean(dim=2)
@@ -668,6 +677,8 @@ class EgoDistill(nn.Module):
         """Return the outputs of Pi and the classifier: z_I [B, d] and z_M [B, m] -> (z_phi [B, D], logits [B, C])."""
         if imu is None and "imu" in self.inputs:
             raise ValueError("this model needs IMU samples with the frames: model(frames, imu)")
+        if imu is not None and len(image) != len(imu):
+            raise ValueError(f"there are {len(image)} clips of frames and {len(imu)} of IMU samples; pass one per clip")
         feature = self.fusion(image if imu is None else torch.cat([image, imu], dim=1))
         return Output(feature, self.classifier(feature))
 

@@ -642,6 +642,7 @@ def extract(
     """
     device = runtime.pick_device(device)
     precision = runtime.pick_precision(device, precision)
+    batches.require_number("batch_size", batch_size, 1, whole=True)
     files.check_share(rank, world_size)
     if overwrite and world_size > 1:
         raise TeacherError(f"overwrite=True works in a single process only, but world_size is {world_size}")

@@ -490,3 +490,57 @@ def test_the_module_is_found_under_its_name():
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=Path(annotations.__file__).parent, capture_output=True, text=True, timeout=60)
     assert done.stdout == "found\n", done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no devices on this system")
+def test_tables_are_regular_files(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    os.symlink(tmp_path / "loop.csv", tmp_path / "loop.csv")
+    for path, words in (("/dev/zero", "a device"), (tmp_path / "pipe.csv", "a pipe"), (tmp_path, "a folder")):
+        for read in (
+            annotations.read_annotations,
+            annotations.read_csv,
+            lambda path: annotations.with_imu_offsets([], path),
+        ):
+            with pytest.raises(DataError, match=f"{path}: {words}, not a regular file"):
+                read(path)
+        with pytest.raises(DataError, match=f"{path}: {words}, not a regular file"):
+            annotations.read_ego4d(path, tmp_path)
+    with pytest.raises(DataError, match="Too many levels of symbolic links"):
+        annotations.read_annotations(tmp_path / "loop.csv")
+
+
+def test_tables_have_a_bounded_size(tmp_path, monkeypatch):
+    path = tmp_path / "holes.csv"
+    path.touch()
+    os.truncate(path, 1 << 40)  # takes no space on the disk
+    with pytest.raises(DataError, match=r"holes.csv: 1099512 MB, more than the"):
+        annotations.read_csv(path)
+    path.write_text("video,start,stop,label\n" + "x" * (1 << 20))
+    with pytest.raises(DataError, match="a line has more than 1048576 characters"):
+        annotations.read_csv(path)
+    monkeypatch.setattr("egodistill.annotations.LARGEST_VALUE", 1000)
+    (tmp_path / "a.json").write_text('{"videos": [[' + "1," * 600_000)
+    with pytest.raises(DataError, match="one value has more than 1000 characters"):
+        annotations.read_ego4d(tmp_path / "a.json", tmp_path)
+
+
+def test_numbers_of_thousands_of_digits_are_errors(tmp_path):
+    """Python refuses to convert them, and dividing them overflows."""
+    (tmp_path / "imu").mkdir()
+    (tmp_path / "imu" / "walk.csv").touch()
+    for digits, words in (
+        (5000, "a number of thousands of digits"),
+        (400, "pre_frame and post_frame are not in order"),
+    ):
+        frames = f'{{"pre_frame": 1, "post_frame": {"9" * digits}}}'
+        action = f'{{"structured_verb": "cut", "critical_frames": {frames}}}'
+        interval = f'{{"clip_uid": null, "narrated_actions": [{action}]}}'
+        text = f'{{"videos": [{{"video_uid": "walk", "annotated_intervals": [{interval}]}}]}}'
+        (tmp_path / "fho_main.json").write_text(text)
+        with pytest.raises(DataError, match=words):
+            annotations.read_ego4d(tmp_path / "fho_main.json", tmp_path)
+    header = "narration_id,participant_id,video_id,start_timestamp,stop_timestamp,verb,verb_class"
+    (tmp_path / "EPIC.csv").write_text(f"{header}\nn,P01,P01_101,0,1,cut,{'9' * 5000}\n")
+    with pytest.raises(DataError, match=r"EPIC.csv, row 2: verb_class '9+' is not the whole number of a class"):
+        annotations.read_epic_kitchens(tmp_path / "EPIC.csv", tmp_path)

@@ -10,6 +10,7 @@ from toys import QUIET, Store, small
 
 from egodistill import (
     Augment,
+    DataError,
     DistillationSettings,
     EgoDistill,
     EgoDistillError,
@@ -306,3 +307,20 @@ def test_swapped_outputs_are_recognised():
         EgoDistillError, match=r"3 scores per clip, the store has 4 classes; it must return one per class"
     ):
         batches.as_output(torch.nn.Identity(), (torch.zeros(2, 12), torch.zeros(2, 3)), 4)
+
+
+def test_a_value_that_is_not_finite_is_named_with_its_clip():
+    memory = Store()
+    memory.arrays["imu"][5, 3, 2] = np.nan
+    with pytest.raises(DataError, match=r"the values 'imu' of the clips 5 are not finite"):
+        evaluate(small(), memory, **QUIET)
+    model = small()
+    model.classifier.weight.data[:] = torch.inf
+    with pytest.raises(DataError, match=r"the model's logits of the clips 0, 1, 2, 3, 4 and 27 more are not finite"):
+        evaluate(model, Store(), **QUIET)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5])
+def test_batches_have_a_size(size):
+    with pytest.raises(EgoDistillError, match="batch_size must be a whole number, 1 <= batch_size"):
+        evaluate(small(), Store(), batch_size=size, **QUIET)

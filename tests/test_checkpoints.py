@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from fuzz import peak
 from small_teachers import (
     SMALL,
     SMALL_MOTIONFORMER,
@@ -565,5 +566,85 @@ def test_weights_come_from_a_regular_file(tmp_path):
         checkpoints.read_tensors(tmp_path)
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
-        with pytest.raises(EgoDistillError, match="a device, not a file of weights"):
+        with pytest.raises(EgoDistillError, match="a pipe, not a file of weights"):
             checkpoints.read_tensors(tmp_path / "pipe")
+
+
+def forged(path, source, **changes):
+    """Write the file of a model with other entries."""
+    torch.save(torch.load(source, weights_only=True) | changes, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fusion_layers": 10**7},
+        {"fusion_layers": 10**18},
+        {"hidden": 100_000, "fusion_layers": 30},
+        {"hidden": 10**12},
+        {"imu_width": 10**5, "imu_samples": 10**5},
+        {"imu_vector": "mean", "imu_samples": 10**9},
+        {"num_frames": 10**9},
+        {"num_classes": 10**9},
+        {"frame_size": 10**9},
+        {"image_encoder": "resnet10x9999999"},
+        {"clip_seconds": math.nan},
+        {"imu_rate": "fast"},
+    ],
+    ids=str,
+)
+def test_the_tensors_of_a_file_limit_what_is_built(tmp_path, change):
+    small_student().save(tmp_path / "model.pt")
+    arguments = torch.load(tmp_path / "model.pt", weights_only=True)["arguments"] | change
+    path, before = forged(tmp_path / "forged.pt", tmp_path / "model.pt", arguments=arguments), peak()
+    with pytest.raises(EgoDistillError, match=r"forged.pt"):
+        checkpoints.load_model(path)
+    assert peak() - before < 700  # a file may name any of torchvision's networks
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: tensor.to("meta"),
+        lambda tensor: tensor.to_sparse(),
+        lambda tensor: tensor.double(),
+        lambda tensor: tensor[:1].expand(10**9, *tensor.shape[1:]),
+        lambda tensor: tensor * math.nan,
+        lambda tensor: 3,
+    ],
+)
+@pytest.mark.parametrize("make", [small_student, narrow])
+def test_forged_tensors_are_named(tmp_path, make, change):
+    make().save(tmp_path / "model.pt")
+    weights = torch.load(tmp_path / "model.pt", weights_only=True)["weights"]
+    key = next(key for key, value in weights.items() if value.ndim > 1)
+    forged(tmp_path / "forged.pt", tmp_path / "model.pt", weights=weights | {key: change(weights[key])})
+    with pytest.raises(EgoDistillError, match=rf"forged.pt does not fit .*{re.escape(key)}"):
+        checkpoints.load_model(tmp_path / "forged.pt")
+
+
+def test_weights_that_are_not_finite_are_not_written(tmp_path):
+    model = small_student()
+    model.classifier.bias.data[1] = math.inf
+    with pytest.raises(EgoDistillError, match=r"m.pt: not written.*not finite: classifier.bias"):
+        model.save(tmp_path / "m.pt")
+    assert not (tmp_path / "m.pt").exists()
+
+
+def test_a_file_of_a_newer_version_says_so(tmp_path):
+    small_student().save(tmp_path / "model.pt")
+    forged(tmp_path / "new.pt", tmp_path / "model.pt", format="egodistill model 2")
+    with pytest.raises(EgoDistillError, match="'egodistill model 2', of another version of this library"):
+        teachers.Teacher.load(tmp_path / "new.pt")
+
+
+def test_an_archive_with_a_part_twice_and_a_loop_of_links_are_refused(tmp_path):
+    small_student().save(tmp_path / "model.pt")
+    with zipfile.ZipFile(tmp_path / "model.pt", "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr(archive.infolist()[0].filename, b"other")
+    with pytest.raises(EgoDistillError, match="1 parts twice"):
+        checkpoints.load_model(tmp_path / "model.pt")
+    os.symlink(tmp_path / "loop.pt", tmp_path / "loop.pt")
+    with pytest.raises(EgoDistillOSError, match=r"loop.pt: cannot be read: Too many levels"):
+        checkpoints.load_model(tmp_path / "loop.pt")

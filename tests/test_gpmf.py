@@ -1,5 +1,6 @@
 """GoPro telemetry: bytes made here, payloads of real cameras, and packets muxed into real videos."""
 
+import os
 import struct
 
 import av
@@ -198,3 +199,9 @@ def test_a_file_that_cannot_be_read_as_a_video(sample, tmp_path):
             gpmf.read_video(path)
         with pytest.raises(IMUError, match=f"{path.name}: {of_imu}"):
             read_imu(path)
+
+
+def test_a_pipe_is_no_missing_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(gpmf.GPMFError, match="a pipe or device, not a file"):
+        gpmf.read_video(tmp_path / "pipe.mp4")

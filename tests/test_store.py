@@ -479,3 +479,95 @@ def test_outputs_of_two_teachers_never_meet(store, tmp_path):
     whole.add("t.feature", (2,), np.float32)
     with pytest.raises(DataError, match="have the fingerprint None"):
         claim_outputs(whole, "t", first)
+
+
+def damaged(store, path, name, content):
+    """Return a function that opens a copy of a store with another content of one file, and reads it."""
+    shutil.copytree(store.path, path)
+    (path / name).unlink(missing_ok=True)
+    os.mkfifo(path / name) if content is None else (path / name).write_bytes(content)
+
+    def read():
+        copy = ClipStore(path)
+        return copy.labels, copy.counts, copy.failures, copy.clips
+
+    return read
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+@pytest.mark.parametrize(
+    "name", ["label.npy", "imu.npy", "store.json", "segments.json", "clips.json", "failures.jsonl"]
+)
+def test_a_pipe_in_a_store_is_named(store, tmp_path, name):
+    read = damaged(store, tmp_path / "s", name, None)
+    with pytest.raises(DataError, match=rf"{name}: a pipe, not a regular file"):
+        read()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "[" * 100_000, '{"a":' * 100_000, "null", '[{"id": NaN}]', "\xff"])
+@pytest.mark.parametrize("name", ["store.json", "segments.json", "clips.json"])
+def test_json_of_another_shape_is_named(store, tmp_path, name, text):
+    read = damaged(store, tmp_path / "s", name, text.encode("latin-1"))
+    with pytest.raises(DataError, match=str(tmp_path)):
+        read()
+
+
+def test_a_damaged_line_of_failures_costs_itself(store, tmp_path):
+    lines = (
+        b'{"clip": 3, "reason": "x"}\n[1]\n\xff\n' + b"[" * 100_000 + b'\n{"clip": []}\n{"clip": 5, "reason": "dark"}\n'
+    )
+    read = damaged(store, tmp_path / "s", "failures.jsonl", lines)
+    status = np.load(tmp_path / "s" / "status.npy")
+    status[5] = 2
+    np.save(tmp_path / "s" / "status.npy", status)
+    *_, failures, clips = read()
+    assert [line["reason"] for line in failures] == ["dark"] and len(clips) == 11
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("label", lambda x: x + 90, "label.npy: is damaged: its values are from 89 to 92, must be from -1 to 2"),
+        ("status", lambda x: x + 9, "status.npy: is damaged"),
+        ("imu", np.asfortranarray, "imu.npy: the array is float32 .* in Fortran's order"),
+        ("imu", lambda x: x.astype(object), "imu.npy: missing or truncated: its header is damaged"),
+    ],
+)
+def test_arrays_with_other_values_are_named(store, tmp_path, name, change, words):
+    read = damaged(store, tmp_path / "s", f"{name}.npy", b"")
+    np.save(tmp_path / "s" / f"{name}.npy", change(np.load(store.path / f"{name}.npy")))
+    with pytest.raises(DataError, match=words):
+        read()
+
+
+def test_an_array_outside_of_the_folder_is_refused(store, tmp_path):
+    header = json.loads((store.path / "store.json").read_text())
+    header["arrays"]["imu"]["file"] = "../imu.npy"
+    with pytest.raises(DataError, match=r"the array 'imu' is in the file '../imu.npy'"):
+        damaged(store, tmp_path / "s", "store.json", json.dumps(header).encode())()
+
+
+def test_an_array_that_is_cut_while_it_is_open_is_an_error(store, tmp_path):
+    """Reading a mapped file beyond its end would end the process."""
+    shutil.copytree(store.path, tmp_path / "s")
+    copy = ClipStore(tmp_path / "s")
+    copy.read("imu", [11])
+    os.truncate(tmp_path / "s" / "imu.npy", 5000)
+    with pytest.raises(DataError, match=r"imu.npy: truncated: 5000 bytes instead of"):
+        copy.read("imu", [11])
+
+
+def test_numbers_that_are_not_finite_stay_out(store, tmp_path):
+    shutil.copytree(store.path, tmp_path / "s")
+    copy = ClipStore(tmp_path / "s")
+    copy.add("mine", (2,), "float32")
+    with pytest.raises(DataError, match=r"'mine' would not be finite for 1 clips, such as \['P02_102_0'\]"):
+        copy.write("mine", [0, 4], np.array([[0, 1], [1e300, 0]]))
+    assert not copy.done("mine").any()
+    segments = data.SegmentList(store._files.segments)
+    made = StoreWriter.begin(
+        tmp_path / "w", segments, lambda: [(0, 0.0), (1, 1.0)], {}, ["a"], arrays={"x": ("float32", (1,))}
+    )
+    made.write(0, {"x": [np.nan]})
+    made.write(1, {"x": [1.0]})
+    assert [line["reason"][:15] for line in ClipStore(tmp_path / "w").failures] == ["x is not finite"]

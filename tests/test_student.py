@@ -10,9 +10,19 @@ import torch
 import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from toys import CLASSES, same, small
+from toys import CLASSES, FAST, QUIET, Store, same, small
 
-from egodistill import EgoDistill, EgoDistillError, baselines, batches, data, inference, student
+from egodistill import (
+    EgoDistill,
+    EgoDistillError,
+    baselines,
+    batches,
+    data,
+    evaluate,
+    inference,
+    pretrain_imu,
+    student,
+)
 
 
 def test_counts_of_the_paper_sized_student():
@@ -387,3 +397,30 @@ def test_weights_that_cannot_be_downloaded_name_the_way_without(monkeypatch):
     monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", offline)
     with pytest.raises(ValueError, match=r"no route to host.*image_weights=None \(--image-weights none\)"):
         EgoDistill(3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_imu_samples_may_have_any_precision(dtype):
+    model, frames, imu = small().eval(), torch.zeros(2, 1, 3, 32, 32, dtype=torch.uint8), torch.ones(2, 422, 6)
+    assert torch.equal(model(frames, imu.to(dtype)).logits, model(frames, imu).logits)
+
+
+def test_frames_and_imu_are_of_the_same_clips():
+    with pytest.raises(ValueError, match="2 clips of frames and 3 of IMU samples"):
+        small()(torch.zeros(2, 1, 3, 32, 32, dtype=torch.uint8), torch.zeros(3, 422, 6))
+
+
+def test_weights_of_another_precision_are_refused_where_they_do_not_run():
+    with pytest.raises(ValueError, match=r"weights of EgoDistill are torch.float16 .*model.float\(\) first"):
+        evaluate(small().half(), Store(), precision="bf16", **QUIET)
+    assert evaluate(small().double(), Store(), precision="fp32", **QUIET).clips == 32
+    with pytest.raises(ValueError, match="'meta' cannot be used: it holds shapes, no values"):
+        evaluate(small(), Store(), device="meta", progress=False)
+
+
+def test_pretraining_needs_a_student_in_steps():
+    class Own(torch.nn.Module):
+        inputs = ("frames", "imu")
+
+    with pytest.raises(ValueError, match=r"Own has no image_encoder, image_dim.*train another model with distill"):
+        pretrain_imu(Own(), Store(), teacher="t", **FAST)

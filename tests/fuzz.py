@@ -1,0 +1,835 @@
+"""Damaged inputs: each is read as if it were sound where it was not touched, or refused by the library's error.
+
+    python -m tests.fuzz --minutes 30                       # all formats in turn
+    python -m tests.fuzz --minutes 5 --only Student --seed 7 --markdown RESULTS.md
+    python -m tests.fuzz --case Student:123 --seed 7        # one case again, with its traceback
+
+A *format* makes a sound input, damages it by one seed per case, and reads it. Its oracle knows what may change: see
+the docstring of each. The exit code is 1 if there is a *find*: an error that is not the library's or does not name its
+file, a result that the oracle refuses, a hang, a crash, or a case that takes too much time or memory.
+
+Cases run in a child process: one that dies is a find, and the others go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import faulthandler
+import io
+import json
+import math
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any, ClassVar
+
+sys.path[:0] = [str(Path(__file__).parent)]  # `python -m tests.fuzz` finds the helpers of the tests, too
+
+import av
+import numpy as np
+import torch
+from painted import X264, write_video
+from test_gpmf import device, mux
+from toys import small
+
+from egodistill import (
+    EgoDistillError,
+    annotations,
+    batches,
+    checkpoints,
+    clips,
+    gpmf,
+    recordings,
+    store,
+    tables,
+    teachers,
+    video,
+)
+from egodistill.annotations import Segment
+from egodistill.imu import IMUError, read_imu
+from egodistill.video import VideoError
+
+OURS = (EgoDistillError, IMUError, VideoError, gpmf.GPMFError)
+SECONDS, MEGABYTES = 5.0, 800  # for one case; a file may name any of torchvision's networks
+NASTY = (
+    *("", " ", "nan", "NULL", "inf", "-inf", "-1", "0", "1e309", "9" * 400, "9" * 5000, "0x10", "1_0", "null", "true"),
+    *("[]", "{}", '"', ",", "\n", "\r\n", "\x00", "\ufeff", "\u0664", "../../P01", "..", "/etc/passwd", "P01/../.."),
+    *("\\", "00:00:-1", "1:2:3:4", "[" * 2000, "é"),
+)
+VALUES = (
+    *(None, True, "", "x", "../x", "\ud800", -1, 0, 1, 2, 7, 10**9, 2**63, 10**400, -(10**18), 0.5, 1e308, math.nan),
+    *(math.inf, [], {}, [[]], [1, 2], {"a": 1}, ["x"] * 3, "9" * 400),
+)
+
+
+def damage(content: bytes, rng: random.Random) -> bytes:
+    """Return the content after one to four things that happen to files: bits, bytes, cells, lines, a missing end."""
+    content = bytearray(content)
+    for _ in range(rng.randint(1, 4)):
+        if not content:
+            break
+        at = rng.randrange(len(content))
+        end = min(len(content), at + rng.choice((1, 2, 4, 8, 64, 500)))
+        kind = rng.randrange(8)
+        if kind == 0:
+            content[at] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            content[at:end] = rng.randbytes(end - at)
+        elif kind == 2:
+            del content[at:end]
+        elif kind == 3:
+            del content[at:]
+        elif kind == 4:
+            content[at:at] = content[at:end] * rng.choice((1, 2, 50))
+        elif kind == 5:  # a whole cell, or number, or word becomes something else
+            signs = b",\n:[]{} "
+            low = max((content.rfind(sign, 0, at) for sign in signs), default=-1) + 1
+            high = min((place for sign in signs if (place := content.find(sign, at)) >= 0), default=len(content))
+            content[low:high] = rng.choice(NASTY).encode()
+        elif kind == 6:
+            lines = content.split(b"\n")
+            rng.shuffle(lines)
+            content = bytearray(b"\n".join(lines))
+        else:
+            content[at:at] = rng.choice(NASTY).encode()
+    return bytes(content)
+
+
+def change_value(document: Any, rng: random.Random) -> Any:
+    """Return nested dicts and lists with one value replaced, removed, added, nested, or exchanged for another one."""
+    document = copy.deepcopy(document)
+    places = list(_places(document))
+    if not places:
+        return rng.choice(VALUES)
+    holder, key = rng.choice(places)
+    kind = rng.randrange(8)
+    if kind == 0:
+        del holder[key]
+    elif kind == 1 and isinstance(holder, dict):
+        holder["other"] = rng.choice(VALUES)
+    elif kind == 2:
+        holder[key] = [holder[key]]
+    elif kind == 3:
+        other, place = rng.choice(places)
+        holder[key] = copy.deepcopy(other[place])
+    else:
+        holder[key] = rng.choice(VALUES)
+    return document
+
+
+def _places(value: Any) -> Any:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    for key, inner in list(items):
+        if isinstance(value, (dict, list)):
+            yield value, key
+        yield from _places(inner)
+
+
+def equal(one: Any, other: Any) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(equal, one, other))
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return np.array_equal(one, other)
+    if isinstance(one, Exception) and isinstance(other, Exception):
+        return str(one) == str(other)
+    return one == other
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Formats: `sound` is the content, `read()` returns the result, `oracle()` raises AssertionError for a wrong one
+
+
+class Format:
+    """A file. Damaged, it is refused with its name, or `oracle()` accepts the result."""
+
+    name = "file"
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.path = root, root / self.name
+        self.sound = self.make()
+        self.wanted = self.read(self.sound)
+
+    def make(self) -> bytes:
+        raise NotImplementedError
+
+    def damage(self, rng: random.Random) -> bytes:
+        """Return a damaged content; what it touches may be noted for the oracle."""
+        return damage(self.sound, rng)
+
+    def read(self, content: bytes) -> Any:
+        self.path.write_bytes(content)
+        try:
+            return self.look()
+        except OURS as error:
+            assert str(self.root) in str(error), f"the error does not name the file: {error}"
+            raise
+
+    def look(self) -> Any:
+        raise NotImplementedError
+
+    def oracle(self, found: Any) -> None:
+        """Raise AssertionError unless the result is one that the damage explains."""
+
+
+class Gpmf(Format):
+    """A telemetry packet without checksum: values may change, shapes and finiteness may not."""
+
+    def make(self) -> bytes:
+        return device([(1, 2, 3)], [(4, 5, 6), (7, 8, 9)])
+
+    def read(self, content: bytes) -> Any:
+        return gpmf.parse(content)
+
+    def oracle(self, found: Any) -> None:
+        if found is not None:
+            assert found.accel.shape[1:] == found.gyro.shape[1:] == (3,)
+            assert np.isfinite(found.accel).all() and np.isfinite(found.gyro).all(), "not finite"
+
+
+class Table(Format):
+    """A table. If one cell was changed to text without separators, all other rows are as before."""
+
+    name = "table.csv"
+    row: int | None = None  # the row whose cell was changed, if nothing else was
+
+    def damage(self, rng: random.Random) -> bytes:
+        self.row = None
+        if rng.random() < 0.5:
+            return damage(self.sound, rng)
+        rows = list(csv.reader(io.StringIO(self.sound.decode())))
+        row = rng.randrange(1, len(rows))
+        column, text = rng.randrange(len(rows[row])), rng.choice(NASTY)
+        rows[row][column] = text
+        self.row = None if set(text) & set('",\r\n') else row - 1
+        return "\n".join(map(",".join, rows)).encode()
+
+
+class ImuTable(Table):
+    """IMU samples: finite, in order; another cell costs its own sample only."""
+
+    def make(self) -> bytes:
+        rows = [f"{10 * k},{k},1,{-k},0.1,0.2,{k % 3}" for k in range(30)]
+        return "\n".join(["Milliseconds,AcclX,AcclY,AcclZ,GyroX,GyroY,GyroZ", *rows]).encode()
+
+    def look(self) -> Any:
+        found = read_imu(self.path)
+        return [found.accel_time, found.accel, found.gyro_time, found.gyro]
+
+    def oracle(self, found: Any) -> None:
+        for stamps, values in (found[:2], found[2:]):
+            assert np.isfinite(values.astype(np.float32)).all(), "not finite"
+            assert (np.diff(stamps) > 0).all() and values.shape == (len(stamps), 3)
+        if self.row is not None:
+            for k in (0, 2):
+                others = np.arange(30) != self.row
+                at = np.isin(self.wanted[k], found[k])
+                assert at[others].all(), "a sample of another row is lost"
+                same = np.isin(found[k], self.wanted[k][others])
+                at[~others] = False
+                np.testing.assert_array_equal(found[k + 1][same], self.wanted[k + 1][at])
+
+
+class OwnTable(Table):
+    """Segments of one's own: times in order; another cell changes its own segment only."""
+
+    def make(self) -> bytes:
+        (self.root / "walk.mp4").touch()
+        (self.root / "imu.csv").touch()
+        rows = [f"walk.mp4,{k},00:00:{k + 1}.5,{'cut' if k % 2 else 'wash'},imu.csv,train" for k in range(12)]
+        return "\n".join(["video,start,stop,label,imu,split", *rows]).encode()
+
+    def look(self) -> Any:
+        return annotations.read_csv(self.path)
+
+    def oracle(self, found: Any) -> None:
+        for segment in found:
+            assert 0 <= segment.start < segment.stop < math.inf, segment
+        if self.row is not None:
+            self.compare(found, self.wanted)
+
+    def compare(self, found: Any, wanted: Any) -> None:
+        others = [k for k in range(len(wanted)) if k != self.row]
+        assert len(found) == len(wanted) and all(found[k] == wanted[k] for k in others), "another row changed"
+
+
+class Epic(OwnTable):
+    """EPIC-KITCHENS: as one's own table, but a video without IMU drops a row, and a class may get another name."""
+
+    name = "EPIC_100_train.csv"
+
+    def make(self) -> bytes:
+        for sensor in ("accl", "gyro"):
+            file = self.root / "P01" / "meta_data" / f"P01_101-{sensor}.csv"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        header = "narration_id,participant_id,video_id,start_timestamp,stop_timestamp,verb,verb_class"
+        rows = [f"P01_101_{k},P01,P01_101,00:00:{k:02d}.5,00:00:{k + 2:02d}.25,cut,{k % 3}" for k in range(12)]
+        return "\n".join([header, *rows]).encode()
+
+    def look(self) -> Any:
+        return annotations.read_epic_kitchens(self.path, self.root)
+
+    def oracle(self, found: Any) -> None:
+        for segment in found:
+            assert 0 <= segment.start < segment.stop < math.inf, segment
+            for file in (segment.video, *segment.imu):
+                assert Path(file).resolve().is_relative_to(self.root.resolve()), file
+        if self.row is not None:
+            ours, theirs = ({one.id: (one.video, one.start, one.stop) for one in x} for x in (found, self.wanted))
+            theirs.pop(self.wanted[self.row].id)
+            assert all(ours.get(key) == value for key, value in theirs.items()), "another row changed"
+
+
+class Ego4d(Format):
+    """Ego4D's annotations: times in order, files below the root; actions may be dropped, and change their split."""
+
+    name = "fho_main.json"
+
+    def make(self) -> bytes:
+        for file in ("v2/full_scale/walk.mp4", "v2/imu/walk.csv"):
+            (self.root / file).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / file).touch()
+        actions = [
+            {
+                "structured_verb": "cut" if k % 2 else "wash",
+                "narration_annotation_uid": f"n{k}",
+                "start_sec": k,
+                "critical_frames": {"pre_frame": 30 * k, "post_frame": 30 * k + 60},
+                "is_rejected": False,
+            }
+            for k in range(8)
+        ]
+        intervals = [{"clip_uid": None, "narrated_actions": actions}]
+        self.document = {"version": "v2", "videos": [{"video_uid": "walk", "annotated_intervals": intervals}]}
+        return json.dumps(self.document).encode()
+
+    def damage(self, rng: random.Random) -> bytes:
+        if rng.random() < 0.5:
+            return damage(self.sound, rng)
+        return json.dumps(change_value(self.document, rng)).encode()
+
+    def look(self) -> Any:
+        return annotations.read_ego4d(self.path, self.root)
+
+    def oracle(self, found: Any) -> None:
+        for segment in found:
+            assert 0 <= segment.start < segment.stop < math.inf, segment
+            assert Path(segment.video).resolve().is_relative_to(self.root.resolve())
+
+
+class Student(Format):
+    """A student's file. Damaged bytes change nothing, or the file is refused: parts have checksums.
+
+    Forged settings and weights may change the outputs; all weights are finite, and no larger than those of the file.
+    """
+
+    name = "model.pt"
+    forged = False
+
+    def make(self) -> bytes:
+        self.save()
+        self.content = torch.load(self.path, weights_only=True)
+        return self.path.read_bytes()
+
+    def save(self) -> None:
+        small(class_names=["a", "b", "c", "d"], num_frames=2, hidden=8, image_encoder="resnet10x4").save(self.path)
+
+    def damage(self, rng: random.Random) -> bytes:
+        kind, self.forged = rng.randrange(10), True
+        if kind < 3:
+            self.forged = False
+            return damage(self.sound, rng)
+        content = copy.deepcopy(self.content)
+        if kind == 3:
+            return self.archive(rng)
+        if kind < 6:
+            key = rng.choice(list(content["weights"]))
+            content["weights"][key] = self.change_tensor(content["weights"][key], rng)
+        elif kind < 9:
+            part = rng.choice(("arguments", "arguments", "class_names"))
+            content[part] = change_value(content[part], rng)
+        else:
+            content = change_value({key: value for key, value in content.items() if key != "weights"}, rng) | (
+                {"weights": content["weights"]} if rng.random() < 0.9 else {}
+            )
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        return buffer.getvalue()
+
+    def archive(self, rng: random.Random) -> bytes:
+        """Return the archive with a part that is missing, damaged (with a right checksum), twice, or compressed."""
+        kind, buffer = rng.randrange(4), io.BytesIO()
+        self.forged = kind != 3
+        with zipfile.ZipFile(io.BytesIO(self.sound)) as source, zipfile.ZipFile(buffer, "w") as target:
+            chosen = rng.choice(source.namelist())
+            for name in source.namelist():
+                data = source.read(name)
+                if name == chosen and kind == 0:
+                    continue
+                target.writestr(name, damage(data, rng) if name == chosen and kind == 1 else data)
+                if name == chosen and kind == 2:
+                    target.writestr(name, damage(data, rng))
+                if name == chosen and kind == 3:
+                    target.writestr("more", bytes(1000), zipfile.ZIP_DEFLATED)
+        return buffer.getvalue()
+
+    @staticmethod
+    def change_tensor(tensor: torch.Tensor, rng: random.Random) -> Any:
+        """Return another tensor in place of a sound one."""
+        flat = tensor.reshape(-1)
+        return rng.choice(
+            (
+                lambda: tensor[None],
+                lambda: tensor.T if tensor.ndim == 2 else flat,
+                lambda: flat[: len(flat) // 2],
+                lambda: tensor.to(rng.choice((torch.float16, torch.float64, torch.int8, torch.bool, torch.complex64))),
+                lambda: tensor.to("meta"),
+                lambda: tensor.to_sparse(),
+                lambda: flat[:1].expand(rng.choice((10**6, 10**11))),
+                lambda: flat[:1].expand(tensor.numel()).reshape(tensor.shape) if len(flat) else tensor,
+                lambda: tensor.float() * math.nan,
+                lambda: tensor.float() + math.inf,
+                lambda: tensor.flip(0) if tensor.ndim else tensor,
+                lambda: rng.choice(VALUES),
+            )
+        )()
+
+    def look(self) -> Any:
+        model = checkpoints.load_model(self.path)
+        for name, value in model.state_dict().items():
+            assert not value.is_meta and value.isfinite().all(), f"{name} is not finite"
+        size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+        assert size <= self.path.stat().st_size, "larger than its file"
+        return {name: value.numpy() for name, value in model.state_dict().items()} | self.use(model)
+
+    def use(self, model: Any) -> dict[str, Any]:
+        """Return the outputs; the settings of a forged file may not fit these inputs, which is an error, too."""
+        generator = torch.Generator().manual_seed(0)
+        frames = torch.randint(256, (2, 2, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        try:
+            with torch.no_grad():
+                output = model(frames, torch.randn(2, 422, 6, generator=generator))
+        except ValueError as error:
+            return {"refused": str(error)}
+        return {"logits": output.logits.numpy(), "names": model.class_names}
+
+    def oracle(self, found: Any) -> None:
+        if not self.forged:
+            assert equal(found, self.wanted), "damaged bytes changed the model"
+
+
+class Teacher(Student):
+    """A teacher's file, as a student's."""
+
+    name = "teacher.pt"
+
+    def save(self) -> None:
+        options = {"frames": 2, "size": 32, "width": 8, "feature_dim": 16, "pool": 1, "depth_factor": 0.5}
+        model = teachers.load("x3d_m", class_names=["a", "b", "c"], progress=False, **options)
+        model.save(self.path)
+
+    def use(self, model: Any) -> dict[str, Any]:
+        try:
+            with torch.no_grad():
+                output = model(torch.full((1, 2, 3, 32, 32), 7, dtype=torch.uint8))
+        except EgoDistillError as error:
+            return {"refused": str(error)}
+        return {"logits": output.logits.numpy(), "names": model.class_names}
+
+
+class Store(Format):
+    """A store, one of whose files is damaged: what the others hold is as before.
+
+    Values of an array change only in its own file, which has no checksum of its own, and stay finite and in range. The
+    header's settings, class names and specs, texts and times of segments, and starts of clips may become others.
+    """
+
+    name = "store"
+    # {file: results that may change with it}; the file of an array changes the array
+    ALLOWED: ClassVar[dict[str, set[str]]] = {
+        "store.json": {"settings", "class_names", "specs"},
+        "segments.json": {"clips", "splits", "wearers", "failures"},
+        "clips.json": {"clips", "failures"},
+        "failures.jsonl": {"failures"},
+        "notes.jsonl": {"notes"},
+        "t.teacher.json": {"record"},
+        "status.npy": {"clips", "splits", "wearers", "labels", "segments", "failures", "counts", "rows"},
+        "label.npy": {"labels"},
+        "segment.npy": {"segments"},
+        "checksum.npy": set(),
+        "t.feature.done.npy": {"t.feature"},
+    }
+
+    def make(self) -> bytes:
+        self.master = self.root / "master"
+        segments = [
+            Segment(f"s{k}", "walk.mp4", k, k + 3, ("a", "b")[k % 2], split=("train", "test")[k // 3], wearer="P01")
+            for k in range(6)
+        ]
+        specs = {"imu": clips.ClipSpec(imu_samples=5), "clip": clips.ClipSpec(frames=2, size=4)}
+        writer = store.StoreWriter.begin(
+            self.master, segments, lambda: [(k, float(k)) for k in range(6)], specs, ["a", "b"]
+        )
+        rng = np.random.default_rng(0)
+        for row in range(5):
+            arrays = {
+                "imu": rng.normal(size=(5, 6)),
+                "clip": rng.integers(256, size=(2, 3, 4, 4)),
+                "clip.times": [0, 1],
+            }
+            writer.write(row, arrays)
+        writer.fail(5, "too dark")
+        writer.note("imu.csv", ["odd"])
+        made = store.ClipStore(self.master)
+        store.claim_outputs(made, "t", {"fingerprint": "a1"})
+        made.add("t.feature", (3,), "float32")
+        made.write("t.feature", np.arange(5), rng.normal(size=(5, 3)).astype(np.float32))
+        self.names = sorted(file.name for file in self.master.iterdir() if file.suffix != ".lock")
+        self.file = "none"
+        return b""
+
+    def damage(self, rng: random.Random) -> bytes:
+        self.file = rng.choice(self.names)
+        content = (self.master / self.file).read_bytes()
+        if self.file.endswith(".npy") and rng.random() < 0.6:
+            return self.change_array(np.load(self.master / self.file), rng)
+        if self.file.endswith(".json") and rng.random() < 0.7:
+            return json.dumps(change_value(json.loads(content), rng)).encode()
+        return damage(content, rng)
+
+    @staticmethod
+    def change_array(array: np.ndarray, rng: random.Random) -> bytes:
+        """Return the file of another array in place of a sound one."""
+        changed = rng.choice(
+            (
+                lambda: array[:-1],
+                lambda: np.concatenate([array, array]),
+                lambda: np.asfortranarray(array),
+                lambda: array.astype(rng.choice((">f4", "f8", "i1", "u8", "U3", "c8", "?"))),
+                lambda: array.astype(object),
+                lambda: array[..., None],
+                lambda: np.where(array == array, rng.choice((math.nan, math.inf, -1, 77, 2**31)), array),
+                lambda: (array * 0 + rng.choice((0, 3, 200))).astype(array.dtype),
+            )
+        )()
+        buffer = io.BytesIO()
+        with np.errstate(invalid="ignore"):
+            np.save(
+                buffer, changed if rng.random() < 0.5 else changed.astype(array.dtype, order="K"), allow_pickle=True
+            )
+        return buffer.getvalue()
+
+    def read(self, content: bytes) -> Any:
+        shutil.rmtree(self.path, ignore_errors=True)
+        shutil.copytree(self.master, self.path)
+        if self.file != "none":
+            (self.path / self.file).write_bytes(content)
+        try:
+            return self.look()
+        except OURS as error:
+            assert str(self.path) in str(error), f"the error does not name the file: {error}"
+            raise
+
+    def look(self) -> Any:
+        opened = store.ClipStore(self.path, unfinished=True)
+        names = ("settings", "class_names", "specs", "clips", "splits", "wearers", "failures", "counts", "notes")
+        found = {name: getattr(opened, name) for name in (*names, "labels", "segments")}
+        found |= {"record": store.outputs_record(opened, "t"), "rows": opened._rows}
+        assert len(opened.fingerprint) == 64
+        if len(opened):
+            rows = torch.arange(len(opened))
+            for batch, _ in batches.read(opened, opened.names, rows, 64, torch.device("cpu")):
+                found |= {name: batch[name].numpy() for name in opened.names}
+        return found
+
+    def oracle(self, found: Any) -> None:
+        assert all(label in (-1, *range(len(found["class_names"]))) for label in found["labels"]), "labels"
+        for clip in found["clips"]:
+            assert math.isfinite(clip["start"]) and isinstance(clip["video"], str), clip
+        if self.file == "status.npy":
+            return
+        for name in {*self.wanted} - self.ALLOWED.get(self.file, {self.file.removesuffix(".npy")}):
+            lost = name not in found and self.file == "store.json" and name in ("imu", "clip", "t.feature")
+            assert lost or equal(found[name], self.wanted[name]), f"{name} changed with {self.file}"
+
+
+class Video(Format):
+    """A video. If the bytes of one packet were changed, clips of other groups of pictures are as before.
+
+    Other damage may lose clips or change their pictures and times: a video has no checksums.
+    """
+
+    suffix = "mp4"
+    STARTS = tuple(np.arange(8) / 2)
+    SPECS: ClassVar[dict[str, clips.ClipSpec]] = {"frames": clips.ClipSpec(frames=2, size=20, seconds=0.4)}
+    group: int | None = None
+
+    def make(self) -> bytes:
+        self.path = self.root / f"video.{self.suffix}"
+        write_video(self.path, np.arange(100) / 25, **X264 | {"g": 25, "keyint_min": 25, "sc_threshold": 0})
+        with av.open(str(self.path)) as container:
+            packets = [packet for packet in container.demux(video=0) if packet.size]
+            base = float(packets[0].time_base)
+        self.keys, self.packets = [], []
+        for packet in packets:
+            if packet.is_keyframe:
+                self.keys.append(packet.pts * base)
+            # The first packet names the encoder's version, whose faults decoders imitate in all others.
+            if packet is not packets[0] and packet.pos is not None and packet.pos >= 0 and packet.size > 40:
+                self.packets.append((packet.pos, packet.size, len(self.keys)))
+        return self.path.read_bytes()
+
+    def damage(self, rng: random.Random) -> bytes:
+        self.group = None
+        if rng.random() < 0.5:
+            return damage(self.sound, rng)
+        position, size, self.group = rng.choice(self.packets)
+        content = bytearray(self.sound)
+        at = position + rng.randrange(8, size - 8)
+        end = min(position + size, at + rng.choice((1, 4, 30, 1000)))
+        content[at:end] = rng.randbytes(end - at)
+        return bytes(content)
+
+    def look(self) -> Any:
+        info = video.probe(self.path)
+        assert 0 <= info.duration < math.inf, info
+        found = {"duration": info.duration}
+        checked = recordings.check(str(self.path), offset=False, excerpts=1, samples=2)
+        assert checked.path, checked
+        recording = clips.Recording(str(self.path))
+        found |= dict(clips.decode_clips(recording, dict(enumerate(self.STARTS)), self.SPECS))
+        try:
+            found["pictures"] = video.read_frames(self.path, [0.1, 2.1], size=20)
+        except VideoError as error:
+            found["pictures"] = error
+        return found
+
+    def groups(self, row: int) -> set[int]:
+        """Return the groups of pictures that a clip touches, counted from 1."""
+        first, last = np.searchsorted(self.keys, [self.STARTS[row] - 1e-3, self.STARTS[row] + 0.401], side="right")
+        return set(range(max(1, first), last + 1))
+
+    def oracle(self, found: Any) -> None:
+        assert set(range(len(self.STARTS))) <= set(found), "a clip has neither frames nor an error"
+        for row in range(len(self.STARTS)):
+            if isinstance(found[row], Exception):
+                assert isinstance(found[row], OURS), repr(found[row])
+                assert str(self.path) in str(found[row]), f"the error does not name the file: {found[row]}"
+                continue
+            assert found[row]["frames"].shape == (2, 3, 20, 20) and np.isfinite(found[row]["frames.times"]).all()
+            if self.group is not None and self.group not in self.groups(row):
+                assert equal(found[row], self.wanted[row]), f"clip {row} is outside of the damaged group {self.group}"
+        if self.group is not None:
+            lost = [k for k in range(len(self.STARTS)) if isinstance(found[k], Exception)]
+            assert all(self.group in self.groups(k) for k in lost), f"clips {lost} for the group {self.group}"
+
+
+class Matroska(Video):
+    __doc__ = Video.__doc__
+    suffix = "mkv"
+
+
+class Transport(Video):
+    """An MPEG transport stream: packets have 188 bytes, and changed ones may hit the tables that lead to the others."""
+
+    suffix = "ts"
+
+    def damage(self, rng: random.Random) -> bytes:
+        self.group = None
+        return damage(self.sound, rng)
+
+
+class Telemetry(Format):
+    """GPMF telemetry in an MP4. If one packet was changed, samples of the others are as before."""
+
+    name = "gopro.mp4"
+    packet: int | None = None
+
+    def make(self) -> bytes:
+        data = Path(os.environ["EGODISTILL_SAMPLE_DATA"])
+        payloads = [device([(0, 0, i)] * 20, [(0, i, i)] * 20) for i in range(1, 5)]
+        mux(data.joinpath, self.path, [(1000 * i, 1000, payload) for i, payload in enumerate(payloads)])
+        content = self.path.read_bytes()
+        self.packets = [(content.index(payload), len(payload)) for payload in payloads]
+        return content
+
+    def damage(self, rng: random.Random) -> bytes:
+        self.packet = None
+        if rng.random() < 0.4:
+            return damage(self.sound, rng)
+        self.packet = rng.randrange(4)
+        at, size = self.packets[self.packet]
+        content = bytearray(self.sound)
+        for _ in range(rng.randint(1, 4)):
+            place = at + rng.randrange(4, size)
+            content[place : min(at + size, place + rng.choice((1, 2, 4)))] = (
+                rng.randbytes(min(at + size, place + 1) - place)
+                + content[place + 1 : min(at + size, place + rng.choice((1, 2, 4)))]
+            )
+            del content[len(self.sound) :]
+            content += self.sound[len(content) :]
+        content[at + size :] = self.sound[at + size :]
+        return bytes(content)
+
+    def look(self) -> Any:
+        found = read_imu(self.path)
+        return [found.accel_time, found.accel, found.gyro_time, found.gyro]
+
+    def oracle(self, found: Any) -> None:
+        for stamps, values in (found[:2], found[2:]):
+            assert np.isfinite(values).all() and np.isfinite(stamps).all() and (np.diff(stamps) > 0).all(), "not finite"
+        if self.packet is not None and self.packet < 3:  # the length of the last one follows from the others
+            for k in (0, 2):
+                ours, theirs = (
+                    x[k + 1][(x[k] < self.packet) | ((x[k] >= self.packet + 1) & (x[k] < 3))]
+                    for x in (found, self.wanted)
+                )
+                np.testing.assert_allclose(ours, theirs)
+
+
+FORMATS = {
+    kind.__name__: kind
+    for kind in (Gpmf, ImuTable, OwnTable, Epic, Ego4d, Student, Teacher, Store, Video, Matroska, Transport, Telemetry)
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Running cases
+
+
+def peak() -> float:
+    """Return the most memory that this process has had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+class Hang(BaseException):
+    """A case did not end; not an Exception, so that nothing catches it."""
+
+
+def run_case(form: Format, number: int, seed: int = 0) -> dict[str, Any]:
+    """Run one case; return its outcome ("refused", "equal", "changed" or "find"), time (s), memory (MB) and reason."""
+    content = form.damage(random.Random(f"{seed} {type(form).__name__} {number}"))
+    before, began, reason = peak(), time.process_time(), ""
+    signal.signal(signal.SIGALRM, _hang)
+    signal.alarm(int(4 * SECONDS))
+    try:
+        found = form.read(content)
+        outcome = "equal" if equal(found, form.wanted) else "changed"
+        form.oracle(found)
+    except OURS:
+        outcome = "refused"
+    except (Exception, Hang) as error:
+        outcome, reason = "find", f"{type(error).__name__}: {error}"[:300]
+        trace = traceback.format_exc()
+    finally:
+        signal.alarm(0)
+    seconds, memory = time.process_time() - began, peak() - before
+    if outcome != "find" and (seconds > SECONDS or memory > MEGABYTES):
+        outcome, reason = "find", f"{seconds:.1f} s and {memory:.0f} MB"
+    result = {"case": number, "outcome": outcome, "seconds": seconds, "memory": memory, "reason": reason}
+    return result | ({"trace": trace} if reason and "trace" in locals() else {})
+
+
+def _hang(*_: Any) -> None:
+    raise Hang(f"no end after {4 * SECONDS:.0f} s")
+
+
+def make(name: str, root: Path) -> Format:
+    """Return a format with its sound files in a folder."""
+    torch.manual_seed(0)
+    root.mkdir(parents=True, exist_ok=True)
+    return FORMATS[name](root)
+
+
+def run_child(name: str, first: int, seconds: float, seed: int) -> None:
+    """Run cases until the time is over; print the number of each before it, and its result after it."""
+    faulthandler.enable()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        form, end, number = make(name, Path(folder)), time.monotonic() + seconds, first
+        while time.monotonic() < end:
+            print(number, flush=True)
+            faulthandler.dump_traceback_later(8 * SECONDS, exit=True)  # a hang in C
+            print(json.dumps(run_case(form, number, seed)), flush=True)
+            faulthandler.cancel_dump_traceback_later()
+            number += 1
+
+
+def run_format(name: str, seconds: float, seed: int) -> list[dict[str, Any]]:
+    """Return the results of the cases that a child process runs in this time; another one follows a crash."""
+    results: list[dict[str, Any]] = []
+    end, first = time.monotonic() + seconds, 0
+    while (left := end - time.monotonic()) > 0:
+        words = [sys.executable, "-m", "tests.fuzz", "--child", name, str(first), str(left), str(seed)]
+        child = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=False)
+        lines = child.stdout.splitlines()
+        results += [json.loads(line) for line in lines if line.startswith("{")]
+        if child.returncode == 0:
+            break
+        number = int(lines[-1]) if lines and lines[-1].isdigit() else first
+        reason = f"the process ended with {child.returncode}: {child.stderr[-300:]}"
+        results.append({"case": number, "outcome": "find", "seconds": 0.0, "memory": 0.0, "reason": reason})
+        first = number + 1
+    return results
+
+
+def summary(results: dict[str, list[dict[str, Any]]]) -> tables.Table:
+    """Return the table of all formats."""
+    rows = []
+    for name, cases in results.items():
+        counts = Counter(case["outcome"] for case in cases)
+        slowest, memory = (max((case[key] for case in cases), default=0.0) for key in ("seconds", "memory"))
+        numbers = [len(cases), *(counts[outcome] for outcome in ("refused", "equal", "changed", "find"))]
+        rows.append([name, *map(str, numbers), f"{slowest:.2f}", f"{memory:.0f}"])
+    header = ["format", "cases", "refused", "equal", "changed", "finds", "slowest (s)", "memory (MB)"]
+    return tables.Table(header, rows)
+
+
+def main() -> int:
+    """Run the command; return 1 if there is a find."""
+    parser = argparse.ArgumentParser(description="read damaged inputs of all formats")
+    parser.add_argument("--minutes", type=float, default=30, help="for all formats together")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=FORMATS, action="append", help="a format; may be repeated")
+    parser.add_argument("--case", metavar="FORMAT:N", help="run one case again")
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    tables.markdown_option(parser)
+    a = parser.parse_args()
+    if a.child:
+        name, first, seconds, seed = a.child
+        run_child(name, int(first), float(seconds), int(seed))
+        return 0
+    if a.case:
+        name, number = a.case.split(":")
+        with tempfile.TemporaryDirectory() as folder:
+            result = run_case(make(name, Path(folder)), int(number), a.seed)
+        print(result.pop("trace", ""), result)
+        return int(result["outcome"] == "find")
+    names = a.only or [name for name in FORMATS if name != "Telemetry" or "EGODISTILL_SAMPLE_DATA" in os.environ]
+    results: dict[str, list[dict[str, Any]]] = {}
+    for name in names:
+        results[name] = run_format(name, 60 * a.minutes / len(names), a.seed)
+        for case in results[name]:
+            if case["outcome"] == "find":
+                print(f"find: {name}:{case['case']} with --seed {a.seed}: {case['reason']}", flush=True)
+    words = ["tests/fuzz.py", *sys.argv[1:]]
+    tables.report(summary(results), "fuzz", a.markdown, words)
+    return int(any(case["outcome"] == "find" for cases in results.values() for case in cases))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
