@@ -677,7 +677,7 @@ class EgoDistill(nn.Module):
         """Return the outputs of Pi and the classifier: z_I [B, d] and z_M [B, m] -> (z_phi [B, D], logits [B, C])."""
         if imu is None and "imu" in self.inputs:
             raise ValueError("this model needs IMU samples with the frames: model(frames, imu)")
-        if imu is not None and len(image) != len(imu):
+        if imu is not None and not torch.compiler.is_compiling() and len(image) != len(imu):
             raise ValueError(f"there are {len(image)} clips of frames and {len(imu)} of IMU samples; pass one per clip")
         feature = self.fusion(image if imu is None else torch.cat([image, imu], dim=1))
         return Output(feature, self.classifier(feature))
