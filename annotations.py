@@ -21,12 +21,11 @@ import json
 import math
 import os
 import re
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from egodistill import DataError
+from egodistill import DataError, files
 from egodistill.clips import Recording
 from egodistill.video import VideoError
 
@@ -37,7 +36,6 @@ __all__ = [
     "read_csv",
     "read_ego4d",
     "read_epic_kitchens",
-    "require_file",
     "with_imu_offsets",
 ]
 
@@ -90,32 +88,6 @@ LARGEST_TABLE = 1 << 30  # bytes; EPIC_100_train.csv has 12 MB
 LARGEST_VALUE = 1 << 28  # characters of one video in Ego4D's annotations, whose whole file may have any size
 
 
-def require_file(path: str | os.PathLike, largest: int | None = None) -> None:
-    """Raise DataError unless a path leads to a regular file, of at most ``largest`` bytes.
-
-    Pipes and devices have no end, or wait for a writer.
-
-    >>> from egodistill import annotations
-    >>> annotations.require_file("/dev/null")
-    Traceback (most recent call last):
-    ...
-    egodistill.DataError: /dev/null: a device, not a regular file; give a file
-    """
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if not stat.S_ISREG(found.st_mode):
-        kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
-        kind = kinds.get(stat.S_IFMT(found.st_mode), "device")
-        raise DataError(f"{path}: a {kind}, not a regular file; give a file")
-    if largest is not None and found.st_size > largest:
-        raise DataError(
-            f"{path}: {found.st_size / 1e6:.0f} MB, more than the {largest / 1e6:.0f} MB that such a file may have; is "
-            f"this the right file?"
-        )
-
-
 def read_annotations(
     annotations: str | os.PathLike,
     root: str | os.PathLike | None = None,
@@ -141,7 +113,7 @@ def read_annotations(
         options["min_instances"] = min_instances
     if path.suffix.lower() == ".json":
         return read_ego4d(path, folder, seed=seed, **options)
-    require_file(path, LARGEST_TABLE)
+    files.require_file(path, LARGEST_TABLE)
     try:
         with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
             header = file.readline(LONGEST_LINE)
@@ -475,7 +447,7 @@ def json_items(
     time; ``chunk`` is how many characters are read at once. Raise DataError with file and place.
     """
     found = False
-    require_file(path)
+    files.require_file(path)
     try:
         with open(path, encoding="utf-8-sig") as file:
             reader = JSONReader(file, path, chunk)
@@ -676,7 +648,7 @@ def _table(
     Columns other than ``needed`` and ``optional`` are an error; with None, they are ignored.
     """
     line = 1
-    require_file(path, LARGEST_TABLE)
+    files.require_file(path, LARGEST_TABLE)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(_lines(path, file), skipinitialspace=True)

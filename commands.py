@@ -7,6 +7,7 @@ builds the parser. `model_commands` and `demo` hold the other commands. This mod
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import statistics
 import time
@@ -29,6 +30,7 @@ __all__ = [
     "keyword_arguments",
     "limit_options",
     "positive_int",
+    "positive_seconds",
 ]
 
 
@@ -41,6 +43,14 @@ def positive_int(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
+
+
+def positive_seconds(text: str) -> float:
+    """Convert the text of an option to a time above 0, of at most a day."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= 86400:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, of at most a day (86400)")
 
 
 def keyword_arguments(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -398,7 +408,8 @@ def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
 
 def status_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", help="folder of a clip store, finished or in progress")
-    parser.add_argument("--seconds", type=float, default=2.0, help="measure the speed over this time, in seconds")
+    text = "measure the speed over this time, in seconds"
+    parser.add_argument("--seconds", type=positive_seconds, default=2.0, help=text)
 
 
 def run_status(a: argparse.Namespace) -> None:

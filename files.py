@@ -21,6 +21,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -61,10 +62,13 @@ __all__ = [
     "remove_dead_part",
     "remove_parts",
     "replace_file",
+    "require_file",
     "require_same_run",
     "signature",
     "write_json",
 ]
+
+LARGEST_JSON = 1 << 30  # bytes; the clips of a store with a million take 0.4 GB
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -240,12 +244,41 @@ def not_finite(value: Any, name: str = "") -> list[str]:
     return []
 
 
+def require_file(path: str | os.PathLike, largest: int | None = None) -> None:
+    """Raise DataError unless a path leads to a regular file, of at most ``largest`` bytes.
+
+    Pipes and devices have no end, or wait for a writer.
+
+    >>> from egodistill import files
+    >>> files.require_file("/dev/null")
+    Traceback (most recent call last):
+    ...
+    egodistill.DataError: /dev/null: a device, not a regular file; give a file
+    """
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(found.st_mode):
+        kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+        kind = kinds.get(stat.S_IFMT(found.st_mode), "device")
+        raise DataError(f"{path}: a {kind}, not a regular file; give a file")
+    if largest is not None and found.st_size > largest:
+        raise DataError(
+            f"{path}: {found.st_size / 1e6:.0f} MB, more than the {largest / 1e6:.0f} MB that such a file may have; is "
+            f"this the right file?"
+        )
+
+
 def read_json(path: str | os.PathLike) -> Any:
-    """Return the content of a JSON file. Raise DataError if it is missing or damaged."""
+    """Return the content of a JSON file. Raise DataError if it is missing, damaged or larger than 1 GB."""
+    require_file(path, LARGEST_JSON)
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: is damaged: its values are nested too deep") from error
     except ValueError as error:
         raise DataError(f"{path}: is damaged: {error}") from error
 
@@ -270,13 +303,18 @@ def append_line(path: Path, content: Mapping[str, Any]) -> None:
         file.write(text)
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a file written by `append_line()`. Skip incomplete lines, which a full disk leaves."""
-    if path.exists():
-        with open(path, encoding="utf-8") as file:
-            for line in file:
-                with contextlib.suppress(ValueError):
-                    yield json.loads(line)
+def read_lines(path: Path, *fields: str) -> Iterator[dict[str, Any]]:
+    """Yield the objects with these fields among the lines of a file written by `append_line()`.
+
+    Damaged lines, such as a full disk leaves, are skipped.
+    """
+    if os.path.lexists(path):
+        require_file(path, LARGEST_JSON)
+        for text in path.read_bytes().splitlines():
+            with contextlib.suppress(ValueError, RecursionError):
+                line = json.loads(text)
+                if isinstance(line, dict) and all(field in line for field in fields):
+                    yield line
 
 
 def is_system_file(name: str) -> bool:

@@ -229,6 +229,8 @@ _LATEST_STAMP = 1e6  # seconds, eleven days: anything beyond is not a time since
 
 def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack_accel: bool) -> list[np.ndarray]:
     """Return times and values of each requested sensor; append what is unusual to ``notes``."""
+    if path.exists() and not path.is_file():  # a pipe has no end, or waits for a writer
+        raise IMUError(f"{path}: a {'folder' if path.is_dir() else 'pipe or device'}, not a regular file")
     try:
         with open(path, encoding="utf-8-sig") as file:
             first = file.readline()

@@ -465,6 +465,7 @@ def predict(
     stride = spec.seconds if stride is None else stride
     batches.require_number("stride", stride, round(spec.seconds / 100, 4))
     batches.require_number("min_coverage", min_coverage, 0, 1, above=True)
+    batches.require_number("batch_size", batch_size, 1, whole=True)
     batches.require_number("max_gap", max_gap, 0, above=True)
     batches.require_number("max_hold", max_hold, 0, above=True)
     recording = open_recording(video, imu, imu_offset=imu_offset, imu_stretch=imu_stretch, zero_accel=zero_accel)

@@ -15,7 +15,6 @@ two teachers apart. The format on disk is defined in this file alone.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import hashlib
@@ -28,14 +27,14 @@ import shutil
 import warnings
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from egodistill import CLIP_SECONDS, DataError, files
-from egodistill.annotations import Segment, require_file
+from egodistill.annotations import Segment
 from egodistill.clips import ClipSpec, Recording
 
 __all__ = ["ClipStore", "OutputClaim", "StoreWriter", "claim_outputs", "folds", "outputs_record"]
@@ -46,7 +45,6 @@ STATUS = ("missing", "ok", "failed")
 # Arrays of every store, one value per clip. "checksum" covers all prepared arrays of the clip.
 BOOKKEEPING = {"status": ("uint8", ()), "label": ("int64", ()), "segment": ("int64", ()), "checksum": ("uint32", ())}
 ARRAY_NAME = re.compile(r"\w[\w.-]*")
-LARGEST_JSON = 1 << 30  # bytes of one of a store's JSON files; a million clips take 0.4 GB
 # Names that no file on Windows can have, whatever its suffix.
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")}
 
@@ -72,9 +70,9 @@ class StoreFiles:
                 f"that prepare() wrote"
             )
         self.stamp = self.header_stamp()
-        header = _read_json(self.path / "store.json")
+        header = files.read_json(self.path / "store.json")
         self.check_format(header)
-        segments, self.clips = (_read_json(self.path / name) for name in ("segments.json", "clips.json"))
+        segments, self.clips = (files.read_json(self.path / name) for name in ("segments.json", "clips.json"))
         try:
             self.settings: dict[str, Any] = header["settings"]
             self.class_names: list[str] = header["class_names"]
@@ -159,7 +157,7 @@ class StoreFiles:
     def refresh(self) -> None:
         """Read the header again if it has changed: any process may have added arrays."""
         if (stamp := self.header_stamp()) != self.stamp:
-            header = _read_json(self.path / "store.json")
+            header = files.read_json(self.path / "store.json")
             self.check_format(header)
             if fault := array_fault(header.get("arrays")):
                 raise DataError(f"{self.path / 'store.json'}: is damaged: {fault}")
@@ -205,7 +203,7 @@ class StoreFiles:
         entry = self.arrays[name]
         file = self.path / entry["file"]
         if os.path.lexists(file):
-            require_file(file)
+            files.require_file(file)
         try:
             array = np.lib.format.open_memmap(file, mode)
         except Exception as error:  # numpy has no common class for damaged headers
@@ -240,7 +238,7 @@ class StoreFiles:
 
     def add(self, name: str, shape: Sequence[int], dtype: Any) -> None:
         """Create an array and the one that marks its written rows, unless they exist. The caller holds the lock."""
-        header = _read_json(self.path / "store.json")
+        header = files.read_json(self.path / "store.json")
         arrays, n = header["arrays"], len(self)
         new = {"file": f"{name}.npy", "dtype": np.dtype(dtype).name, "shape": [n, *map(int, shape)]}
         if twins := [other for other in arrays if other != name and other.casefold() == name.casefold()]:
@@ -279,26 +277,6 @@ def array_fault(arrays: Any) -> str | None:
         if name in BOOKKEEPING and (dtype, len(shape)) != (np.dtype(BOOKKEEPING[name][0]), 1):
             return f"the array {name!r} is {dtype} {shape}"
     return None
-
-
-def _read_json(path: Path) -> Any:
-    """Return the content of a JSON file of a store. Raise DataError if it is missing, damaged or too large."""
-    require_file(path, LARGEST_JSON)
-    try:
-        return files.read_json(path)
-    except RecursionError as error:
-        raise DataError(f"{path}: is damaged: its values are nested too deep") from error
-
-
-def _read_lines(path: Path, *fields: str) -> Iterator[dict[str, Any]]:
-    """Yield the objects with these fields among the lines of a file; a damaged line costs itself."""
-    if os.path.lexists(path):
-        require_file(path, LARGEST_JSON)
-        for text in path.read_bytes().splitlines():
-            with contextlib.suppress(ValueError, RecursionError):
-                line = json.loads(text)
-                if isinstance(line, dict) and all(field in line for field in fields):
-                    yield line
 
 
 def _prepare_command(settings: Mapping[str, Any]) -> str:
@@ -428,7 +406,7 @@ class ClipStore:
     @property
     def failures(self) -> list[dict]:
         """Return the clips of the whole folder that could not be prepared, each with its "reason"."""
-        lines = _read_lines(self.path / "failures.jsonl", "clip", "reason")
+        lines = files.read_lines(self.path / "failures.jsonl", "clip", "reason")
         reasons = {str(line["clip"]): str(line["reason"]) for line in lines}
         rows = np.flatnonzero(self._files.array("status") == FAILED).tolist()
         return [{"clip": k, **self._files.describe(k), "reason": reasons.get(str(k), "unknown")} for k in rows]
@@ -437,7 +415,7 @@ class ClipStore:
     def notes(self) -> dict[str, list[str]]:
         """Return what is unusual about the IMU recordings: {file: notes}, see Imu.notes."""
         found = {}
-        for line in _read_lines(self.path / "notes.jsonl", "imu", "notes"):
+        for line in files.read_lines(self.path / "notes.jsonl", "imu", "notes"):
             source, notes = line["imu"], line["notes"]
             if isinstance(notes, list) and isinstance(source, (str, list)):
                 found[source if isinstance(source, str) else " and ".join(map(str, source))] = notes
@@ -671,7 +649,7 @@ class StoreWriter:
                 files.append_line(self.path / "sources.jsonl", {"file": file, "signature": now})
 
     def _sources(self) -> dict[str, str]:
-        lines = _read_lines(self.path / "sources.jsonl", "file", "signature")
+        lines = files.read_lines(self.path / "sources.jsonl", "file", "signature")
         return {str(line["file"]): str(line["signature"]) for line in lines}
 
     def write(self, row: int, arrays: Mapping[str, np.ndarray]) -> None:
@@ -897,7 +875,7 @@ def _record_file(store: ClipStore, name: str) -> Path:
 
 def _read_record(file: Path) -> dict[str, Any]:
     try:
-        record = _read_json(file) if os.path.lexists(file) else {}
+        record = files.read_json(file) if os.path.lexists(file) else {}
         if not isinstance(record, dict):
             raise ValueError("not a JSON object")
         splits = record.get("splits", [])

@@ -45,6 +45,7 @@ __all__ = [
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_SECONDS, IMU_RATE, IMU_SAMPLES = 64 / 30, 198.0, 422  # the paper's clips: seconds, Hz, samples
 LARGEST_SIZE = 1 << 17  # classes, frames, pixels, samples, ...: a number beyond it is an error
+LARGEST_CLIP = 1 << 26  # pixels of all frames of a clip: 16 frames of 2048 x 2048
 LARGEST_BLOCK = 16  # channels: the largest block of oneDNN's kernels (AVX-512)
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
@@ -607,6 +608,8 @@ class EgoDistill(nn.Module):
         for name, size in sizes.items():
             if not (isinstance(size, numbers.Integral) and 1 <= size <= LARGEST_SIZE):
                 raise ValueError(f"{name}={size!r} must be a whole number, at least 1 and at most {LARGEST_SIZE}")
+        if num_frames * (frame_size or 1) ** 2 > LARGEST_CLIP:
+            raise ValueError(f"num_frames={num_frames} of frame_size={frame_size} pixels are too large for a clip")
         for name, value in (("imu_rate", imu_rate), ("clip_seconds", clip_seconds)):
             if not 0 < value <= LARGEST_SIZE:  # NaN: False
                 raise ValueError(f"{name}={value!r} must be above 0 and at most {LARGEST_SIZE}")

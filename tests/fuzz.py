@@ -826,7 +826,7 @@ def main() -> int:
         for case in results[name]:
             if case["outcome"] == "find":
                 print(f"find: {name}:{case['case']} with --seed {a.seed}: {case['reason']}", flush=True)
-    words = ["tests/fuzz.py", *sys.argv[1:]]
+    words = ["python -m tests.fuzz", *sys.argv[1:]]
     tables.report(summary(results), "fuzz", a.markdown, words)
     return int(any(case["outcome"] == "find" for cases in results.values() for case in cases))
 

@@ -122,6 +122,13 @@ def test_a_reader_that_goes_ends_a_command_in_silence(tmp_path, command, unbuffe
     assert process.wait(60) in ([141] if command == "segments" else [0, 141])  # Python 3.10's --help raises, too
 
 
+@pytest.mark.parametrize("value", ["0", "-1", "inf", "nan", "1e9", "soon"])
+def test_status_measures_over_a_time(value, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["status", "store", "--seconds", value])
+    assert f"--seconds: {value!r} is not a number of seconds above 0" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS and Windows have no such names")
 def test_a_file_name_that_is_not_utf8_costs_itself(wearer, tmp_path, capsys):
     files = list(map(Path, next((s.video, *s.imu) for s in data.read_epic_kitchens(wearer.annotations, wearer.root))))

@@ -1,5 +1,7 @@
 """IMU recordings: tables, telemetry, windows and their coverage."""
 
+import os
+
 import numpy as np
 import pytest
 from painted import ramp, write_table
@@ -269,3 +271,10 @@ def test_video_without_telemetry_says_no_imu(steady, sample):
     for video in (steady, sample("gopro-derived/walk_vp9_30fps.mp4")):
         with pytest.raises(IMUError, match="no IMU"):
             read_imu(video)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "imu.csv")
+    with pytest.raises(IMUError, match=r"imu.csv: a pipe or device, not a regular file"):
+        read_imu(tmp_path / "imu.csv")

@@ -454,9 +454,24 @@ def test_predict_says_where_head_motion_is_missing(sample_data, tmp_path):
     assert "covers" in rows[0].problem
 
 
+def test_a_clip_whose_scores_are_not_finite_costs_itself(kitchen):
+    class Sick(nn.Module):
+        inputs, frame_size, calls = ("frames",), 16, 0
+
+        def forward(self, frames):
+            scores = torch.zeros(len(frames), 3)
+            scores[1, 2] = math.nan
+            return torch.zeros(len(frames), 2), scores
+
+    rows = list(predict(Sick(), kitchen[0].video, device="cpu"))
+    assert [bool(row.classes) for row in rows] == [True, False, True] and "not finite" in rows[1].problem
+
+
 def test_predict_says_at_once_what_does_not_fit(sample_data, tmp_path):
     """At the call, and not where the clips are asked for."""
     model, video = small(), sample_data / "gopro" / "max-heromode.mp4"
+    with pytest.raises(egodistill.EgoDistillError, match=r"batch_size must be .* got 0"):
+        predict(model, video, batch_size=0)
     with pytest.raises(egodistill.EgoDistillError, match=r"0.0213 <= stride; got -1"):
         predict(model, video, stride=-1)
     with pytest.raises(data.VideoError, match="nothing"):

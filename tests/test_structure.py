@@ -36,7 +36,7 @@ ARROWS = {
     "files": "egodistill",
     "tables": "egodistill files",
     # recordings and stores
-    "annotations": "egodistill clips video",
+    "annotations": "egodistill clips files video",
     "clips": "egodistill imu video",
     "store": "egodistill annotations clips files",
     "video": "",

@@ -424,3 +424,12 @@ def test_pretraining_needs_a_student_in_steps():
 
     with pytest.raises(ValueError, match=r"Own has no image_encoder, image_dim.*train another model with distill"):
         pretrain_imu(Own(), Store(), teacher="t", **FAST)
+
+
+def test_a_clip_has_a_bounded_size():
+    """The size of frames is in no tensor, so a forged file could ask for any."""
+    options = {"image_weights": None, "image_encoder": "resnet10x4"}
+    with pytest.raises(ValueError, match="num_frames=64 of frame_size=4096 pixels are too large"):
+        EgoDistill(4, num_frames=64, frame_size=4096, **options)
+    with pytest.raises(ValueError, match="frame_size=131073 must be a whole number, at least 1 and at most 131072"):
+        EgoDistill(4, frame_size=131073, **options)
