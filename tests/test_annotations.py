@@ -490,3 +490,36 @@ def test_the_module_is_found_under_its_name():
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=Path(annotations.__file__).parent, capture_output=True, text=True, timeout=60)
     assert done.stdout == "found\n", done.stderr
+
+
+def test_ego4d_splits_each_class_by_the_rounded_share(tmp_path):
+    root = ego4d_root(tmp_path, "imu/a.csv", "full_scale/a.mp4")
+    for share, expected in ((0.3, {2: 1, 3: 1, 5: 2, 6: 2, 11: 3}), (0.9, {2: 1, 3: 2, 5: 4, 6: 5, 11: 10})):
+        for count, tests in expected.items():
+            actions = [ego4d_action(f"n{k}") for k in range(count)]
+            table = write_json(root / "fho.json", {"videos": [ego4d_video("a", *actions)]})
+            splits = [segment.split for segment in annotations.read_ego4d(table, root, test_share=share)]
+            assert (splits.count("test"), splits.count("train")) == (tests, count - tests), (share, count)
+
+
+def test_ego4d_prefers_the_folder_itself_then_v2(tmp_path):
+    root = ego4d_root(tmp_path, *(f"{folder}full_scale/a.mp4" for folder in ("", "v1/", "v2/")), "imu/a.csv")
+    table = write_json(root / "fho.json", {"videos": [ego4d_video("a", ego4d_action("1"), ego4d_action("2"))]})
+    for folder in ("", "v2", "v1"):
+        assert {s.video for s in annotations.read_ego4d(table, root)} == {str(root / folder / "full_scale" / "a.mp4")}
+        (root / folder / "full_scale" / "a.mp4").unlink()
+
+
+def test_ego4d_actions_of_one_narration_at_other_times_are_two(tmp_path):
+    root = ego4d_root(tmp_path, "imu/a.csv", "full_scale/a.mp4")
+    actions = [ego4d_action("n", start_sec=1.0), ego4d_action("n", start_sec=2.0), ego4d_action("n", start_sec=1.0)]
+    actions.append(ego4d_action("n", start_sec=1.0, end_sec=8.0))
+    table = write_json(root / "fho.json", {"videos": [ego4d_video("a", *actions)]})
+    found = annotations.read_ego4d(table, root)
+    assert len(found) == 3 and found.dropped == {"annotated twice": 1}
+
+
+def test_a_segment_and_its_recording_have_the_same_fields():
+    values = {"video": "a.mp4", "imu": ("a.csv", "g.csv"), "imu_offset": 0.5, "imu_stretch": 1.01, "wearer": "P01"}
+    segment = annotations.Segment("1", start=1.0, stop=2.0, **values)
+    assert {name: getattr(segment.recording, name) for name in values} == values

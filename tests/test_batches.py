@@ -1,5 +1,6 @@
 """Batches of a store."""
 
+import dataclasses
 import time
 from contextlib import nullcontext
 
@@ -306,3 +307,33 @@ def test_swapped_outputs_are_recognised():
         EgoDistillError, match=r"3 scores per clip, the store has 4 classes; it must return one per class"
     ):
         batches.as_output(torch.nn.Identity(), (torch.zeros(2, 12), torch.zeros(2, 3)), 4)
+
+
+def test_a_crop_lies_where_its_seed_says():
+    """Frames of 48 x 64 that are brighter to the right (red) and downwards (green) show the place of a crop."""
+    rows, columns = torch.meshgrid(torch.arange(48), torch.arange(64), indexing="ij")
+    frame = torch.stack([columns, rows, rows]).to(torch.uint8)[None]
+    for seed in range(40):
+        size, down, right = torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
+        height, width = 48 * (1 - 0.6 * size), 64 * (1 - 0.6 * size)
+        found = batches.Augment(crop=0.6).crop_frames(frame, seed)[0].float()
+        assert float(found[0].mean()) == pytest.approx(right * (64 - width) + (width - 1) / 2, abs=1)
+        assert float(found[1].mean()) == pytest.approx(down * (48 - height) + (height - 1) / 2, abs=1)
+        assert float(found[0, 24, 48] - found[0, 24, 16]) == pytest.approx(width / 2, abs=1.5)
+
+
+@pytest.mark.parametrize(
+    "field", [{"frames": 4}, {"sampling": "first"}, {"exact": False}, {"crop": False}, {"seconds": 1.5}, {"size": 16}]
+)
+def test_a_model_that_resizes_reads_frames_of_another_size_but_no_other_clips(store, field):
+    class Video:
+        inputs, resizes, class_names = ("clip",), True, None
+        clip_spec = dataclasses.replace(store.specs["clip"], **field)
+
+    if "size" in field:
+        assert batches.arrays_of(Video(), store) == ["clip"]
+    else:
+        with pytest.raises(
+            EgoDistillError, match=f"'clip' of the store does not fit the model: {next(iter(field))} is"
+        ):
+            batches.arrays_of(Video(), store)

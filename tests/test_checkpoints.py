@@ -567,3 +567,32 @@ def test_weights_come_from_a_regular_file(tmp_path):
         os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
         with pytest.raises(EgoDistillError, match="a device, not a file of weights"):
             checkpoints.read_tensors(tmp_path / "pipe")
+
+
+def test_a_fingerprint_covers_names_types_shapes_values_and_settings():
+    def fingerprint(name="weight", value=(1.0, 2.0, 3.0, 4.0), shape=(4,), dtype=torch.float32, settings=None):
+        module = torch.nn.Module()
+        module.register_buffer(name, torch.tensor(value).view(shape).to(dtype))
+        return checkpoints.weights_fingerprint(module, settings)
+
+    others = [
+        {"name": "bias"},
+        {"value": (1.0, 2.0, 4.0, 3.0)},
+        {"shape": (2, 2)},
+        {"dtype": torch.float64},
+        {"settings": {"size": 1}},
+        {"settings": {"size": 2}},
+    ]
+    assert fingerprint() == fingerprint() and len({fingerprint(), *(fingerprint(**one) for one in others)}) == 7
+
+
+def test_the_prefix_of_data_parallel_is_removed_from_all_keys_or_from_none():
+    keys = ("module.a", "module.b")
+    assert list(checkpoints.read_weights({key: torch.zeros(1) for key in keys})) == ["a", "b"]
+    keys = ("module.a", "head.b")  # a network with a part called "module"
+    assert list(checkpoints.read_weights({key: torch.zeros(1) for key in keys})) == list(keys)
+
+
+def test_the_size_of_tensors_is_in_bytes_of_their_own_type():
+    content = {"a": torch.zeros(3, 2, dtype=torch.float64), "b": [torch.zeros(5, dtype=torch.bfloat16), {"c": 1}]}
+    assert checkpoints.tensor_bytes(content | {"d": (torch.zeros(7, dtype=torch.uint8),)}) == 48 + 10 + 7
