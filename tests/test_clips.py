@@ -17,6 +17,7 @@ from painted import (
     break_packets,
     chirp,
     expected_numbers,
+    move,
     number_of,
     ramp,
     write_epic_imu,
@@ -166,19 +167,6 @@ def test_the_frames_of_a_video_that_varies_have_their_own_times(tmp_path):
 
 
 # --- Values that are not the usual ones
-
-
-def move(source, path, seconds):
-    """Copy all packets to another file, with later times."""
-    with av.open(source) as before, av.open(path, "w") as after:
-        streams = [after.add_stream_from_template(stream) for stream in before.streams]
-        for packet in before.demux():
-            if packet.dts is not None:
-                packet.pts += round(seconds / packet.time_base)
-                packet.dts += round(seconds / packet.time_base)
-                packet.stream = streams[packet.stream.index]
-                after.mux(packet)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from panned import RATE, files_of, gyroscope
+from painted import chirp, move, write_sound
+from panned import RATE, files_of, gyroscope, pan
 
 from egodistill import DataError, EgoDistillOSError, cli, gpmf, recordings
 from egodistill.annotations import Segment, with_imu_offsets
 from egodistill.imu import read_imu
-from egodistill.video import VideoError, probe, read_frames
+from egodistill.video import VideoError, probe, read_audio, read_frames
 
 # --- Check -----------------------------------------------------------------------------------------
 
@@ -393,3 +394,86 @@ def test_a_full_disk_is_the_copys_fault_and_not_the_originals(panned, tmp_path, 
 def test_speedup_is_measured_on_request(panned, tmp_path):
     assert recordings.transcode(panned, tmp_path / "a.mp4").speedup is None
     assert recordings.transcode(panned, tmp_path / "b.mp4", measure=True).speedup > 1.5  # 12 frames to decode, not 250
+
+
+# --- Values that are not the usual ones
+
+
+def test_numbers_of_the_sensors_are_those_of_their_stamps(panned, tmp_path):
+    """Stamps from before the video to after it, a gap, and a camera that turns over: by hand."""
+    stamps, rates = np.arange(-0.8, 12.8, 1 / 180), None
+    stamps = np.concatenate([stamps[stamps < 3], stamps[stamps > 4.2]])
+    rates = np.random.default_rng(0).normal(0, 0.3, (len(stamps), 3))
+    accel = 9.7 * np.stack([np.sin(stamps), 0 * stamps, np.cos(stamps)], 1)
+    found = recordings.check(panned, ego4d_csv(tmp_path / "imu.csv", 1000 * stamps, rates, accel), offset=False)
+    steps = np.diff(stamps)
+    for sensor in (found.accel, found.gyro):
+        assert sensor.rate == pytest.approx(1 / steps.mean(), rel=1e-9)
+        assert sensor.median_step == pytest.approx(1 / 180, rel=1e-6)
+        assert (sensor.gaps, sensor.longest_gap) == (1, pytest.approx(steps.max(), rel=1e-6))
+        assert sensor.coverage == pytest.approx((12 - steps.max()) / 12, rel=1e-6)
+    assert found.gravity == pytest.approx(9.7, rel=1e-4) and found.offset is found.no_offset is None
+
+
+def test_the_search_goes_as_far_as_it_is_told(panned, tmp_path):
+    stamps, rates = gyroscope(12)
+    accel = np.random.default_rng(0).normal((0, 0, 9.8), 0.1, rates.shape)
+    file = ego4d_csv(tmp_path / "imu.csv", 1000 * (stamps - 0.3), rates, accel)
+    found = recordings.check(panned, file, max_offset=0.2)
+    assert found.offset.seconds == pytest.approx(0.2, abs=0.005) and "edge of the searched" in found.offset.reason
+    far = ego4d_csv(tmp_path / "far.csv", 1000 * (stamps - 2.6), rates, accel)
+    assert recordings.check(panned, far, max_offset=3).offset.seconds == pytest.approx(2.6, abs=0.02)
+
+
+def test_the_known_clock_of_annotations_reaches_the_check(panned, tmp_path, capsys):
+    stamps, rates = gyroscope(12)
+    accel = np.random.default_rng(0).normal((0, 0, 9.8), 0.1, rates.shape)
+    ego4d_csv(tmp_path / "imu.csv", 1000 * (stamps - 0.3) / 1.02, rates, accel)
+    shutil.copy(panned, tmp_path / "pan.mp4")
+    table = tmp_path / "t.csv"
+    table.write_text("video,start,stop,label,imu,imu_offset,imu_stretch\npan.mp4,0,2,x,imu.csv,0.5,1.02\n")
+    assert cli.main(["check", str(table), "--out", str(tmp_path / "o.csv")]) == 0
+    (moved,) = with_imu_offsets([Segment("1", tmp_path / "pan.mp4", 0, 1, imu_offset=0.5)], tmp_path / "o.csv")
+    assert moved.imu_offset == pytest.approx(0.3, abs=0.02)  # what is left is -0.2
+
+
+def test_key_frames_at_uneven_distances_have_a_median(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (64, 80, 3), dtype=np.uint8) for _ in range(130)]
+    video = tmp_path / "uneven.mp4"
+    with av.open(str(video), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"g": "1000", "x264-params": "scenecut=0"})
+        stream.height, stream.width, stream.pix_fmt = 64, 80, "yuv420p"
+        for number, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+            frame.pict_type = av.video.frame.PictureType.I if number in (0, 5, 10, 20, 120) else 0
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    found = recordings.check(video)
+    assert found.keyframe_every == pytest.approx(np.median([5, 5, 10, 100]) / RATE)
+
+
+def test_the_growth_of_an_offset_is_that_over_the_whole_video(tmp_path):
+    video = pan(tmp_path / "long.mp4", np.arange(40 * RATE) / RATE)
+    stamps, rates = gyroscope(40)
+    accel = np.random.default_rng(0).normal((0, 0, 9.8), 0.1, rates.shape)
+    file = ego4d_csv(tmp_path / "imu.csv", 1000 * (stamps - 0.2) / 1.004, rates, accel)
+    found = recordings.check(video, file, excerpts=4, seconds=6)
+    (note,) = [note for note in found.notes if "grows by" in note]
+    assert float(note.split("by ")[1].split(" s")[0]) == pytest.approx(0.004 * 40, abs=0.02)
+
+
+def test_pictures_and_sound_of_a_late_file_stay_together_in_its_copy(tmp_path):
+    plain = write_sound(tmp_path / "plain.mp4", chirp(np.arange(6 * 48000) / 48000), 48000, pictures=180)
+    video, out = move(plain, str(tmp_path / "late.ts"), 1.4), tmp_path / "copy.mp4"
+    recordings.transcode(video, out)
+    times = [0.5, 2.2, 3.4]
+    for start, one, other in zip(times, read_audio(video, times), read_audio(out, times), strict=True):
+        np.testing.assert_allclose(one, other, atol=0.02, err_msg=str(start))
+    before, after = (read_frames(file, times, 32).mean((1, 2, 3)) for file in (video, out))
+    np.testing.assert_allclose(before, after, atol=1.5)
+
+
+def test_a_lower_quality_makes_a_smaller_copy(panned, tmp_path):
+    sizes = [recordings.transcode(panned, tmp_path / f"{crf}.mp4", quality=crf).copy_bytes for crf in (18, 23, 35)]
+    assert sizes[0] > 1.3 * sizes[1] > 2 * sizes[2]
