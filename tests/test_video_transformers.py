@@ -157,3 +157,54 @@ def test_drop_path_drops_whole_branches_of_clips():
     assert video_transformers.drop_path(x, 0.25, False) is x
     rates = [block.drop_path for block in small("mvit_b_16x4", drop_path=0.3).net.blocks]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
+
+
+def cubic(distance):
+    """The kernel of Keys (1981) with a = -0.75, as torch uses it."""
+    d = abs(distance)
+    if d <= 1:
+        return 1.25 * d**3 - 2.25 * d**2 + 1
+    return -0.75 * (d**3 - 5 * d**2 + 8 * d - 4) if d < 2 else 0.0
+
+
+def resized_by_hand(grid, height, width):
+    """Bicubic interpolation between pixels' centres, one value at a time; the border repeats."""
+    rows, columns, _ = grid.shape
+    result = torch.zeros(height, width, grid.shape[2])
+    for y in range(height):
+        for x in range(width):
+            v, u = (y + 0.5) * rows / height - 0.5, (x + 0.5) * columns / width - 0.5
+            for i in range(math.floor(v) - 1, math.floor(v) + 3):
+                for j in range(math.floor(u) - 1, math.floor(u) + 3):
+                    value = grid[min(max(i, 0), rows - 1), min(max(j, 0), columns - 1)]
+                    result[y, x] += cubic(v - i) * cubic(u - j) * value
+    return result
+
+
+@pytest.mark.parametrize(("height", "width"), [(6, 6), (3, 7), (4, 5)])
+def test_positions_are_resized_by_bicubic_interpolation(height, width):
+    """As in the released models of 336 pixels, whose positions are those of 224."""
+    net = settle(small("motionformer_16x4").net)
+    with torch.no_grad():
+        found = net.spatial_positions((height, width)).unflatten(0, (height, width))
+    wanted = resized_by_hand(net.pos_embed[0, 1:].detach().unflatten(0, (4, 4)), height, width)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_the_rate_of_dropped_branches_grows_linearly_to_that_of_the_last_block(depth):
+    net = video_transformers.MotionFormer(3, frames=2, size=16, patch=8, width=8, depth=depth, heads=1, drop_path=0.4)
+    rates = [block.drop_path for block in net.blocks]
+    assert rates == pytest.approx(torch.linspace(0, 0.4, depth).tolist())
+    blocks = video_transformers.mvit_blocks(8, 1, (1, depth), kv_stride=2, pool_eps=1e-6, drop_path=0.4)
+    assert [block.drop_path for block in blocks] == pytest.approx(torch.linspace(0, 0.4, 1 + depth).tolist())
+
+
+def test_norms_after_pooling_have_their_own_epsilon():
+    net = video_transformers.MViT(3, **SMALL_MVIT, pool_eps=1e-3)
+    after = {name: module.eps for name, module in net.named_modules() if isinstance(module, torch.nn.LayerNorm)}
+    pooled = {name for name in after if ".attn.norm_" in name}
+    assert pooled and {after[name] for name in pooled} == {1e-3}
+    assert {after[name] for name in after.keys() - pooled} == {1e-6}
+    for source, eps in (("pytorchvideo", 1e-5), ("PySlowFast", 1e-6), ("torchvision", 1e-6)):
+        assert video_transformers.MViT.options_from({}, source, {})["pool_eps"] == eps
