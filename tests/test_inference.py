@@ -457,3 +457,70 @@ def test_clips_cover_a_recording_to_its_end():
     assert inference.strided_starts(10.0, 2.0, 3.0) == [0, 3, 6, 8]  # the last one ends with the recording
     assert inference.strided_starts(10.0, 2.0, 4.0) == [0, 4, 8]
     assert inference.strided_starts(1.0, 2.0, 2.0) == [0]
+
+
+# --- Values that are not the usual ones
+
+
+def test_the_time_of_a_clip_is_the_median_pass_divided_by_the_batch(monkeypatch):
+    """The first two passes are warm-up; one slow pass among the timed ones changes little."""
+    passes = iter([900.0, 800.0, 1.0, 100.0, 2.0, 9.0])
+    timed = inference.timed_pass
+    monkeypatch.setattr(inference, "timed_pass", lambda *given: (timed(*given)[0], next(passes)))
+    cost = measure(small(), batch_size=4, repeats=4, device="cpu", precision="fp32")
+    assert (cost.ms_per_clip, cost.repeats, cost.batch_size) == ((2.0 + 9.0) / 2 / 4, 4, 4)
+
+
+@pytest.mark.parametrize("stride", [0.7, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("duration", [0.5, 2.0, 2.3, 7.0, 7.6, 9.99])
+def test_clips_start_at_each_stride_and_one_ends_with_the_recording(duration, stride):
+    starts = np.array(inference.strided_starts(duration, 2.0, stride))
+    last = max(duration - 2.0, 0.0)
+    regular = [k * stride for k in range(1000) if k * stride <= last + 1e-6]
+    expected = regular if last - regular[-1] <= 1e-3 else [*regular, last]
+    np.testing.assert_allclose(starts, expected)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_everything_that_runs_a_model_runs_it_in_the_precision_asked_for(kitchen, precision, dtype):
+    model, ran = small(class_names=CLASSES), []
+    model.classifier.register_forward_hook(lambda layer, inputs, output: ran.append(output.dtype))
+    evaluate(model, Store(8), precision=precision, **QUIET)
+    list(predict(model, kitchen[0].recording, device="cpu", precision=precision))
+    assert set(ran) == {dtype} and len(ran) == 2
+    measure(model, batch_size=1, repeats=1, device="cpu", precision=precision)
+    assert ran[3:6] == 3 * [dtype]  # after counting, in fp32: two to warm up and one timed
+    ran.clear()
+    retrieve(model, Store(8), *batches.example_inputs(model, 1), top=1, **QUIET)
+    assert set(ran) == {torch.float32}
+
+
+def test_the_feature_distance_counts_each_clip_once():
+    """In batches of 5, 5 and 1."""
+    store, model = Store(11), small()
+    found = evaluate(model, store, teacher="t", batch_size=5, precision="fp32", **QUIET)
+    with torch.no_grad():
+        feature = model.eval()(*(torch.from_numpy(store.arrays[name]) for name in ("frames_1", "imu"))).feature
+    assert found.feature_distance == pytest.approx(np.abs(feature.numpy() - store.arrays["t.feature"]).mean(), rel=1e-5)
+
+
+def test_predictions_are_those_of_clips_cut_by_hand_with_every_setting(kitchen):
+    """A clock of the IMU, key frames, a stride, few gaps allowed, and the best two classes, all at once."""
+    model = small(class_names=CLASSES, num_frames=2, sampling="last", exact=True).eval()
+    walk = dataclasses.replace(kitchen[3].recording, imu_offset=0.3, imu_stretch=1.02)
+    options = {"imu_offset": 0.3, "imu_stretch": 1.02, "min_coverage": 0.5, "max_gap": 0.1, "exact": False}
+    found = list(
+        predict(model, walk.video, walk.imu, stride=1.3, top=2, device="cpu", precision="fp32", batch_size=2, **options)
+    )
+    spec = dataclasses.replace(clips.spec_of(model), exact=False)
+    assert [clip.start for clip in found] == pytest.approx(
+        inference.strided_starts(walk.probe().duration, spec.seconds, 1.3)
+    )
+    for clip in found:
+        arrays = walk.clip(clip.start, spec, min_coverage=0.5, max_gap=0.1)
+        with torch.no_grad():
+            scores = model(*(torch.from_numpy(arrays[name])[None] for name in ("frames", "imu"))).logits.softmax(1)[0]
+        values, classes = scores.topk(2)
+        assert [name for name, _ in clip.classes] == [CLASSES[k] for k in classes]
+        assert [value for _, value in clip.classes] == pytest.approx(values.tolist(), abs=1e-5)
+        assert clip.stop - clip.start == pytest.approx(spec.seconds) and clip.problem is None
