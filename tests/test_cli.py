@@ -1895,3 +1895,159 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     monkeypatch.setattr(egodistill.demo, "report_limits", lambda rows: None)
     monkeypatch.setattr(egodistill.demo, "teachers_table", lambda rows: None)
     return spies
+
+
+# --- Numbers that commands print, and who runs them
+
+
+def test_which_commands_all_processes_of_torchrun_run(monkeypatch):
+    """The others run once, in process 0, which is then alone."""
+    shared = {"prepare", "finetune", "extract", "pretrain", "distill"}
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    for command in cli.COMMANDS:
+        for rank in ("0", "1"):
+            monkeypatch.setenv("RANK", rank)
+            monkeypatch.setenv("WORLD_SIZE", "2")
+            ran = []
+            arguments = argparse.Namespace(command=command)
+            monkeypatch.setattr(cli, "parse", lambda argv, found=arguments: found)
+            monkeypatch.setattr(cli, "run_parsed", lambda a, to=ran: to.append(os.environ["WORLD_SIZE"]) or 0)
+            assert cli.main([command]) == 0
+            expected = ["2"] if command in shared else ["1"] if rank == "0" else []
+            assert ran == expected and os.environ["WORLD_SIZE"] == "2", command
+
+
+def test_segments_prints_the_numbers_of_each_split(monkeypatch, capsys):
+    lengths = {"train": [1.0, 2.0, 4.5, 90.0], "test": [3.0, 5.0]}
+    segments = data.SegmentList(
+        [
+            data.Segment(f"{split}{k}", f"{split}{k // 2}.mp4", 10.0, 10.0 + length, "xyz"[k % 3], split=split)
+            for split, found in lengths.items()
+            for k, length in enumerate(found)
+        ]
+        + [data.Segment("more", "test0.mp4", 0.0, 7200.0, None, split="test")],
+        {"no sound": 1234},
+    )
+    monkeypatch.setattr(egodistill.annotations, "read_annotations", lambda *given, **named: segments)
+    lines = [line.split() for line in run(capsys, "segments", "t.csv", "--classes", 2).splitlines()]
+    assert lines[2] == ["test", "1", "3", "2.00", "5.00", "3.00", "to", "7200.00", "2"]
+    assert lines[3] == ["train", "2", "4", "0.03", "3.25", "1.00", "to", "90.00", "3"]
+    assert ["x", "1", "2"] in lines and "... and 2 more classes (--classes N lists more)".split() in lines
+    assert "without training segments" not in " ".join(map(" ".join, lines))
+    assert "left out, no sound: 1,234 segments".split() in lines
+
+
+def test_status_divides_by_the_time_that_it_waited(monkeypatch, capsys):
+    seen = iter([{"prepare": (10, 100), "extract t": (0, 50)}, {"prepare": (16, 100), "extract t": (1, 50)}])
+    store = argparse.Namespace(counts={"train": {"ok": 16, "failed": 0, "missing": 84}}, failures=[], path=Path("s"))
+    monkeypatch.setattr(data, "ClipStore", lambda path, unfinished: store)
+    monkeypatch.setattr(egodistill.commands, "finished_clips", lambda path: next(seen))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    lines = [line.split() for line in run(capsys, "status", "s", "--seconds", 0.5).splitlines()]
+    assert ["prepare", "16", "of", "100", "12.0", "7", "s"] in lines  # 6 clips in 0.5 s; 84 are left
+    assert ["extract", "t", "1", "of", "50", "2.0", "24", "s"] in lines
+
+
+@pytest.mark.parametrize("command", ["distill", "pretrain", "finetune"])
+def test_the_seed_decides_the_start_weights_of_what_a_command_builds(command, tmp_path, monkeypatch, capsys):
+    calls = spy_on_stages(monkeypatch)
+    kinds = [["--architecture", "student"], ["--architecture", "x3d_m", "--option", "width=8", "pool=1"]]
+    for kind in kinds if command == "finetune" else [["--teacher", "t"]]:
+        monkeypatch.setattr(model_commands, "open_split", lambda path, split: Clips(path, split))
+        student = [] if "x3d_m" in kind else ["--image-encoder", "resnet10x4", "--image-weights", "none"]
+        found = []
+        for seed in (5, 5, 6):
+            torch.rand(seed)  # what was drawn before does not matter
+            run(capsys, command, "s", *kind, *student, "--out", tmp_path / "x.pt", "--seed", seed)
+            found.append(torch.cat([value.flatten() for value in calls.pop()[1].state_dict().values()]))
+        assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_a_student_is_built_for_the_frames_of_the_store(tmp_path, monkeypatch, capsys):
+    calls = spy_on_stages(monkeypatch)
+    store = ToyClips()
+    spec = egodistill.data.ClipSpec(frames=2, size=32, sampling="last", exact=False)
+    store.specs = {"frames_1": replace(spec, frames=1, sampling="uniform"), "frames_2_last": spec}
+    monkeypatch.setattr(model_commands, "open_split", lambda path, split: store)
+    plain = ["distill", "s", "--teacher", "t", "--image-encoder", "resnet10x4", "--image-weights", "none"]
+    for count, sampling in ((1, "uniform"), (2, "last")):
+        run(capsys, *plain, "--num-frames", count, "--out", tmp_path / "x.pt")
+        arguments = calls.pop()[1].arguments
+        expected = {"num_frames": count, "sampling": sampling, "exact": False, "frame_size": 32}
+        assert expected.items() <= arguments.items()
+
+
+def test_tables_of_results_have_each_number_in_its_column():
+    def row(method, top1, std, **others):
+        kind = experiments.Run(method, **others)
+        return experiments.Row(method, 2, "2 frames", top1, std, [], 1.23456, 7_654_321, 3.14159, {}, kind)
+
+    rows = [
+        row("teacher", 80.04, None),
+        row("EgoDistill", 70.06, 1.26),
+        row("EgoDistill", 60.0, 0.5, without=experiments.STAGE_1_LOSSES),
+        row("VisOnly-Distill", 40.0, 2.0),
+    ]
+    table = egodistill.demo.cost_table(rows)
+    assert table.header == ["model", "inputs", "GMACs", "parameters", "ms per clip", "top-1 (%)"]
+    assert table.rows[0] == ["teacher", "2 frames", "1.235", "7.65 M", "3.14", "80.0"]
+    assert [cells[0] for cells in table.rows[1:3]] == ["EgoDistill", "EgoDistill without stage 1"]
+    assert [cells[-1] for cells in table.rows[1:]] == ["70.1 ± 1.3", "60.0 ± 0.5", "40.0 ± 2.0"]
+    unknown = replace_fields(rows[0], gmacs=None, params=None, ms_per_clip=None)
+    assert egodistill.demo.cost_table([unknown]).rows[0][2:5] == ["-", "-", "-"]
+    others = egodistill.demo.teachers_table({"x3d": rows})
+    assert others.header == ["teacher", "GMACs", "parameters", "teacher's top-1", "VisOnly-Distill", "EgoDistill"]
+    assert others.rows == [["x3d", "1.235", "7.65 M", "80.0", "40.0 ± 2.0", "70.1 ± 1.3"]]
+
+
+def replace_fields(row, **changes):
+    return row._replace(**changes)
+
+
+def test_evaluation_files_hold_the_numbers_of_the_evaluation(tmp_path, monkeypatch, capsys):
+    spies = spies_for_all_commands(monkeypatch, tmp_path)
+    confusion = torch.tensor([[3, 1, 0, 0], [0, 0, 0, 0], [0, 2, 2, 0], [0, 0, 0, 1]])
+    per_class = {"close": 0.75, "put": 0.5, "take": 1.0}
+    found = inference.Evaluation(0.625, per_class, confusion, torch.zeros(9, 4), torch.zeros(9), 0.12345, 11, "bf16")
+    spies.put(inference, "evaluate", found)
+    out = run(capsys, "evaluate", "s", "--student", "a.pt", "--teacher", "t", "--out", tmp_path / "e.json")
+    assert json.loads((tmp_path / "e.json").read_text()) == {
+        "format": "egodistill evaluation 1",
+        "top1": 0.625,
+        "per_class": per_class,
+        "class_names": ["close", "open", "put", "take"],
+        "confusion": confusion.tolist(),
+        "feature_distance": 0.12345,
+        "segments": 9,
+        "clips": 11,
+        "precision": "bf16",
+    }
+    assert out.splitlines()[0] == "top-1 62.50 % of 9 segments (11 clips, bf16), feature distance 0.1235"
+    assert [line.split() for line in out.splitlines()[1:]] == [
+        ["close", "75.00", "%", "of", "4"],
+        ["put", "50.00", "%", "of", "4"],
+        ["take", "100.00", "%", "of", "1"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "fits"),
+    [
+        ("--epochs 0", False),
+        ("--batch-size 0", False),
+        ("--num-frames 0", False),
+        ("--seed 0", True),
+        ("--alpha 0", True),
+    ],
+)
+def test_counts_are_at_least_1_where_none_makes_no_sense(words, fits, tmp_path, monkeypatch, capsys):
+    calls = spy_on_stages(monkeypatch)
+    plain = ["distill", "s", "--teacher", "t", "--image-encoder", "resnet10x4", "--image-weights", "NONE"]
+    command = [*plain, "--out", str(tmp_path / "x.pt"), *words.split()]
+    if fits:
+        run(capsys, *command)
+        assert calls
+    else:
+        with pytest.raises(SystemExit):
+            cli.main(command)
+        assert "'0' is not a positive integer" in capsys.readouterr().err
