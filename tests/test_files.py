@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import stat
 import sys
 import threading
@@ -258,3 +259,31 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_work(tmp_path):
             files.check_output(tmp_path / "out.json")
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_a_mark_anywhere_in_the_first_megabyte_makes_a_file_an_earlier_result(tmp_path):
+    file = tmp_path / "a.json"
+    for before, ours in ((0, True), (3000, True), ((1 << 20) - 4, True), (1 << 20, False)):
+        file.write_bytes(b"x" * before + b"mark" + b"y" * 10)
+        if ours:
+            files.check_output(file, ours=[b"other", b"mark"])
+        else:
+            with pytest.raises(DataError, match="not an earlier result"):
+                files.check_output(file, ours=[b"other", b"mark"])
+
+
+def test_free_space_is_in_millions_of_bytes(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=123_456_789)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage)
+    assert files.free_megabytes(tmp_path / "not" / "there.txt") == pytest.approx(123.456789)
+
+
+def test_speed_and_time_left_are_those_of_this_run(monkeypatch, capsys):
+    """80 of 100 were done before; 10 more took 4 s."""
+    now = [100.0]
+    monkeypatch.setattr(files.time, "monotonic", lambda: now[0])
+    bar = files.Progress("extract", 100, unit="clips", done=80)
+    now[0] += 4.0
+    bar.step(10, "loss 1.5")
+    bar.close()
+    assert capsys.readouterr().err == "extract: 90/100 clips, 2.5 clips/s, 4 s left, loss 1.5\n"
