@@ -523,3 +523,12 @@ def test_a_segment_and_its_recording_have_the_same_fields():
     values = {"video": "a.mp4", "imu": ("a.csv", "g.csv"), "imu_offset": 0.5, "imu_stretch": 1.01, "wearer": "P01"}
     segment = annotations.Segment("1", start=1.0, stop=2.0, **values)
     assert {name: getattr(segment.recording, name) for name in values} == values
+
+
+def test_a_correction_is_applied_on_top_of_the_segments_own_clock(tmp_path):
+    """A reading stamped t is at 0.5 + 1.02 t by the segment, and at 0.25 + 1.1 of that by the table."""
+    segment = annotations.Segment("1", "a.mp4", 0, 1, imu_offset=0.5, imu_stretch=1.02)
+    table = write_table(tmp_path / "o.csv", ("video", "imu_offset", "imu_stretch"), [("a", "0.25", "1.1")])
+    (moved,) = annotations.with_imu_offsets([segment], table)
+    for t in (0.0, 3.0):
+        assert moved.imu_offset + moved.imu_stretch * t == pytest.approx(0.25 + 1.1 * (0.5 + 1.02 * t))
