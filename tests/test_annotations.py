@@ -532,3 +532,21 @@ def test_a_correction_is_applied_on_top_of_the_segments_own_clock(tmp_path):
     (moved,) = annotations.with_imu_offsets([segment], table)
     for t in (0.0, 3.0):
         assert moved.imu_offset + moved.imu_stretch * t == pytest.approx(0.25 + 1.1 * (0.5 + 1.02 * t))
+
+
+def test_ego4d_takes_wearer_sound_and_views_from_the_data_sets_own_table(tmp_path):
+    root = ego4d_root(tmp_path, *(f"imu/{uid}.csv" for uid in "abcd"), *(f"full_scale/{uid}.mp4" for uid in "abcd"))
+    about = [
+        {"video_uid": "a", "fb_participant_id": 17, "video_metadata": {"audio_duration_sec": 9.5}},
+        {"video_uid": "b", "fb_participant_id": "x", "is_stereo": True, "video_metadata": {"audio_duration_sec": 5}},
+        {"video_uid": "c", "fb_participant_id": None, "video_metadata": {"audio_duration_sec": None}},
+    ]
+    write_json(root / "ego4d.json", {"videos": about})
+    videos = [ego4d_video(uid, ego4d_action(f"{uid}1"), ego4d_action(f"{uid}2")) for uid in "abcd"]
+    table = write_json(root / "fho.json", {"videos": videos})
+    found = annotations.read_ego4d(table, root)
+    assert [(Path(s.video).stem, s.wearer) for s in found[::2]] == [("a", "17"), ("c", None), ("d", None)]
+    assert found.dropped == {"the video shows two views (stereo)": 2}
+    heard = annotations.read_ego4d(table, root, audio=True)
+    assert {Path(s.video).stem for s in heard} == {"a", "d"}  # nothing is known of d
+    assert heard.dropped == {"the video shows two views (stereo)": 2, "the video has no audio": 2}

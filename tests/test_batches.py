@@ -337,3 +337,47 @@ def test_a_model_that_resizes_reads_frames_of_another_size_but_no_other_clips(st
             EgoDistillError, match=f"'clip' of the store does not fit the model: {next(iter(field))} is"
         ):
             batches.arrays_of(Video(), store)
+
+
+@pytest.mark.parametrize(
+    ("classes", "first"),
+    [(["close", "open", "take", "put"], 2), (["open", "close", "put", "take"], 0), (["close", "open", "put"], 3)],
+)
+def test_classes_are_compared_with_their_order_and_number(classes, first):
+    class Model:
+        inputs, class_names = ("imu",), classes
+
+    with pytest.raises(EgoDistillError, match=f"differ first at class {first}"):
+        batches.arrays_of(Model(), Store(4))
+    Model.class_names = list(Store(4).class_names)
+    assert batches.arrays_of(Model(), Store(4)) == ["imu"]
+
+
+def test_limits_of_numbers_are_part_of_the_range_or_not_as_said():
+    for options, fits, fails in (
+        ({"least": 0, "most": 1}, (0, 0.5, 1), (-1e-9, 1.0001, NAN, "1", None)),
+        ({"least": 0, "most": 1, "above": True}, (1e-9, 1), (0, 1.1)),
+        ({"least": 0, "most": 1, "below": True}, (0, 0.999), (-0.1, 1)),
+        ({"least": 2, "whole": True}, (2, 3, np.int64(4)), (1, 2.5, 2.0)),
+        ({}, (-1e300, 0), (float("inf"), -float("inf"), NAN)),
+    ):
+        for value in fits:
+            batches.require_number("x", value, **options)
+        for value in fails:
+            with pytest.raises(EgoDistillError, match="x must be a"):
+                batches.require_number("x", value, **options)
+
+
+def test_at_most_five_clips_are_named():
+    store = Store(8)
+    assert batches.clip_ids(store, torch.tensor([6, 2])) == "6, 2"
+    assert batches.clip_ids(store, torch.arange(8)) == "0, 1, 2, 3, 4 and 3 more"
+
+
+def test_a_batch_holds_the_rows_that_are_picked_with_their_labels():
+    rows, store = torch.tensor([5, 1, 7, 2, 6]), Store(8)
+    found = [b for b, _ in batches.read(store, ["imu"], rows, 2, torch.device("cpu"), lambda part: part.flip(0)[:1])]
+    assert [batch["row"].tolist() for batch in found] == [[1], [2], [6]]
+    for batch in found:
+        np.testing.assert_array_equal(batch["imu"], store.arrays["imu"][batch["row"].numpy()])
+        np.testing.assert_array_equal(batch["label"], store.labels[batch["row"].numpy()])

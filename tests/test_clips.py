@@ -237,3 +237,61 @@ def test_arguments_of_open_recording_are_added_to_what_a_reader_finds(kitchen, t
     changed = open_recording("x.mp4", imu_offset=0.25, imu_stretch=2.0, wearer="bob", zero_accel=True)
     assert changed == replace(own, imu_offset=2.25, imu_stretch=3.0, wearer="bob", zero_accel=True)
     assert open_recording("x.mp4", "a.csv", imu_offset=0.25) == Recording("x.mp4", "a.csv", 0.25)
+
+
+OTHER_FIELDS = {
+    "frames": 5,
+    "size": 48,
+    "crop": True,
+    "sampling": "last",
+    "exact": False,
+    "imu_samples": 100,
+    "imu_rate": 50.0,
+    "seconds": 1.5,
+}
+
+
+@pytest.mark.parametrize("field", OTHER_FIELDS)
+def test_each_field_of_a_spec_is_compared(field):
+    """All but the seed of a sampling; `audio` says only that there is sound, and `imu_axes` has one value."""
+    assert set(OTHER_FIELDS) | {"seed", "audio", "imu_axes"} == set(STUDENT.__dataclass_fields__)
+    one = replace(STUDENT, crop=False)
+    other = replace(one, **{field: OTHER_FIELDS[field]})
+    assert differences(one, other) == {field: (getattr(one, field), OTHER_FIELDS[field])}
+    assert differences(other, one) == {field: (OTHER_FIELDS[field], getattr(one, field))}
+    assert differences(one, other, ignore=(field,)) == {}
+
+
+def test_each_field_of_a_spec_comes_from_its_attribute_of_a_model():
+    class Model:
+        inputs = ("frames", "imu")
+        num_frames, frame_size, sampling, exact, clip_seconds, imu_samples, imu_rate = (
+            5,
+            48,
+            "last",
+            False,
+            1.5,
+            100,
+            50.0,
+        )
+
+    expected = {name: value for name, value in OTHER_FIELDS.items() if name != "crop"}
+    assert clips.spec_of(Model()) == ClipSpec(**expected, crop=False)
+    Model.inputs = ("clip", "audio")
+    assert clips.spec_of(Model()) == ClipSpec(**expected | {"imu_samples": 0}, crop=True, audio=True)
+
+
+def test_clips_lie_where_the_rule_says():
+    """One clip is around the middle of its segment; several are spread from end to end; all are within the video."""
+    for start, stop, expected in (
+        (5.0, 6.0, [4.5]),
+        (5.0, 7.0, [5.0]),
+        (5.0, 8.0, [5.0, 6.0]),
+        (5.0, 11.0, [5.0, 7.0, 9.0]),
+        (5.0, 11.5, [5.0, 6.5, 8.0, 9.5]),
+        (0.2, 0.4, [0.0]),
+        (19.5, 20.0, [18.0]),
+        (18.5, 25.0, [18.0]),
+    ):
+        np.testing.assert_allclose(clips.clip_starts(start, stop, 20.0, 2.0), expected)
+    assert clips.clip_starts(0.1, 1.0, 1.2, 2.0) == [0.0]

@@ -670,3 +670,17 @@ def test_limits_of_the_imu_reach_every_clip(kitchen, tmp_path):
     assert len(data.prepare(late, tmp_path / "some", min_coverage=0.5, **plain)) == 1
     with pytest.raises(data.DataError, match="95% required"):
         data.prepare(late, tmp_path / "all", **plain)
+
+
+def test_class_names_keep_their_order_and_all_numbers_of_frames_are_stored(kitchen, tmp_path):
+    names = ["wash", "unused", "cut", "take"]
+    options = {"num_frames": (3, 1), "frame_size": 40, "sampling": ["last", "uniform"], "workers": 1, "progress": False}
+    store = data.prepare(kitchen[3:6], tmp_path / "s", imu=False, class_names=names, **options)
+    assert store.class_names == names
+    assert [names[label] for label in store.labels] == [clip["label"] for clip in store.clips]
+    assert set(store.names) == {"frames_1", "frames_3", "frames_1_last", "frames_3_last", "ends"}
+    for row, clip in enumerate(store.clips):
+        for name, spec in store.specs.items():
+            if spec.sampling != "ends":
+                numbers = expected_numbers(STEADY, spec.times(clip["start"]))
+                assert [number_of(picture) for picture in store.read(name, row)] == numbers

@@ -429,3 +429,21 @@ def test_stage_1_freezes_what_it_does_not_train_and_starts_its_predictor_from_th
     assert torch.equal(first, again) and not torch.equal(first, other) and seed == 4
     assert {name.split(".")[1] for name in trained if name.startswith("model.")} == {"imu_encoder", "fusion"}
     assert all(value.requires_grad for value in model.parameters())
+
+
+def test_a_models_own_losses_are_part_of_training_on_labels():
+    class Own(EgoDistill):
+        def extra_loss(self, output, batch):
+            return {"size": output.logits.square().mean(1), "label": 2.0 * batch["label"]}
+
+    store = Store(6)
+    model = Own(4, feature_dim=12, image_encoder="resnet10x4", image_weights=None, frame_size=32, hidden=8).eval()
+    batch = {name: torch.from_numpy(value) for name, value in store.arrays.items()}
+    batch["label"] = torch.from_numpy(store.labels)
+    with torch.no_grad():
+        found = distillation.Finetune(model, store)(batch)
+        logits = model(batch["frames_1"], batch["imu"]).logits.numpy().astype(np.float64)
+    gt = -log_softmax(logits)[np.arange(6), store.labels]
+    np.testing.assert_allclose(found["loss"], gt + (logits**2).mean(1) + 2 * store.labels, rtol=1e-4)
+    np.testing.assert_allclose(found["label"], 2 * store.labels)
+    np.testing.assert_array_equal(found["top1"], logits.argmax(1) == store.labels)

@@ -287,3 +287,33 @@ def test_speed_and_time_left_are_those_of_this_run(monkeypatch, capsys):
     bar.step(10, "loss 1.5")
     bar.close()
     assert capsys.readouterr().err == "extract: 90/100 clips, 2.5 clips/s, 4 s left, loss 1.5\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        ({"a": 1, "b": 2}, {"a": 1, "b": 3}, {"b": (2, 3)}),
+        ({"a": 1, "b": 2}, {"a": 1}, {"b": (2, None)}),
+        ({"a": 1}, {"a": 1, "b": 2}, {"b": (None, 2)}),
+        ({"a": {}}, {}, {"a": ({}, None)}),
+        ({"a": {}}, {"a": {"b": 1}}, {"a.b": (None, 1), "a": ({}, None)}),
+        ({"a": {"b": {"c": [1, 2]}}}, {"a": {"b": {"c": (1, 3)}}}, {"a.b.c": ([1, 2], [1, 3])}),
+        ({"a": [1, 2]}, {"a": (1, 2)}, {}),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"c": 2, "b": 1}}, {}),
+    ],
+)
+def test_settings_that_differ_are_named_with_both_values(before, now, expected):
+    assert files.differences(before, now) == expected
+    if expected:
+        with pytest.raises(DataError, match=r"^here: was begun with other settings: .*\. Do this\.$"):
+            files.require_same_run("here", before, now, "Do this.")
+    else:
+        files.require_same_run("here", before, now, "Do this.")
+
+
+def test_five_differences_are_named_and_the_rest_counted():
+    before, now = ({str(k): k + shift for k in range(8)} for shift in (0, 1))
+    with pytest.raises(DataError) as error:
+        files.require_same_run("here", before, now, "Go.")
+    assert [f"{k} was {k} and is now {k + 1}" in str(error.value) for k in range(8)] == 5 * [True] + 3 * [False]
+    assert "; and 3 more. Go." in str(error.value)

@@ -241,3 +241,14 @@ def test_both_sensors_of_a_late_file_are_on_the_players_clock(sample, tmp_path):
     found = gpmf.read_video(video)
     np.testing.assert_allclose(found.accel_time, np.arange(600) / 200, atol=1e-9)
     np.testing.assert_allclose(found.gyro_time, np.arange(1200) / 400, atol=1e-9)
+
+
+def test_axes_are_known_only_if_those_of_both_sensors_are():
+    named, plain = orin(b"XYZ"), []
+    for accel, gyro in ((named, plain), (plain, named), (plain, plain), (named, named)):
+        streams = [
+            nest("STRM", klv("SCAL", "s", 2, shorts(1)), *axes, klv(key, "s", 6, shorts(1, 2, 3)))
+            for key, axes in (("ACCL", accel), ("GYRO", gyro))
+        ]
+        found = gpmf.parse(nest("DEVC", klv("DVNM", "c", 1, b"Karma"), *streams))
+        assert found.axes == ("XYZ" if accel and gyro else "stored")

@@ -524,3 +524,53 @@ def test_predictions_are_those_of_clips_cut_by_hand_with_every_setting(kitchen):
         assert [name for name, _ in clip.classes] == [CLASSES[k] for k in classes]
         assert [value for _, value in clip.classes] == pytest.approx(values.tolist(), abs=1e-5)
         assert clip.stop - clip.start == pytest.approx(spec.seconds) and clip.problem is None
+
+
+def test_costs_count_all_parameters_and_name_what_was_measured():
+    model = small()
+    model.image_encoder.requires_grad_(False)
+    cost = measure(model, batch_size=3, repeats=2, device="cpu", precision="bf16")
+    assert cost.params == sum(value.numel() for value in model.parameters())
+    assert (cost.batch_size, cost.device, cost.precision, cost.repeats) == (3, "cpu", "bf16", 2)
+    assert cost.gmacs == inference.count_macs(model, torch.device("cpu")) / 1e9
+    fast, exact = (
+        Output(torch.tensor([[1.0, -3.5]]), torch.eye(1, 2)),
+        Output(torch.tensor([[1.25, -4.0]]), -torch.eye(1, 2)),
+    )
+    assert inference.output_error(fast, exact) == {"same_top1": 0.0, "feature_error": 0.5 / 4.0}
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l1"])
+def test_distances_of_retrieval_are_those_of_the_features(metric):
+    """By numpy, with queries and clips of very different lengths."""
+    store, model = Store(9), small().eval()
+    features = np.random.default_rng(0).normal(size=(9, 12)) * np.arange(1, 10)[:, None] ** 2
+    store.arrays["t.feature"] = features.astype(np.float32)
+    queries = [torch.from_numpy(store.arrays[name][[4, 1, 7]]) for name in ("frames_1", "imu")]
+    found = retrieve(model, store, *queries, teacher="t", top=4, metric=metric, batch_size=2, **QUIET)
+    with torch.no_grad():
+        ours = model(*queries).feature.numpy().astype(np.float64)
+    theirs = store.arrays["t.feature"].astype(np.float64)
+    if metric == "cosine":
+        norms = np.linalg.norm(ours, axis=1)[:, None] * np.linalg.norm(theirs, axis=1)
+        distance = 1 - ours @ theirs.T / norms
+    else:
+        distance = np.abs(ours[:, None] - theirs[None]).mean(2)
+    order = distance.argsort(1)[:, :4]
+    np.testing.assert_allclose(found.distance, np.take_along_axis(distance, order, 1), rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(found.rows, order)
+
+
+def test_a_confusion_has_true_classes_in_its_rows():
+    class Fixed(nn.Module):
+        inputs = ("t.feature",)
+
+        def forward(self, feature):
+            return Output(
+                feature, torch.tensor([[0.0, 9, 0, 0], [0, 9, 0, 0], [0, 0, 9, 0], [0, 0, 0, 9.0]])[: len(feature)]
+            )
+
+    store = Store(4)
+    found = evaluate(Fixed(), store, device="cpu", precision="fp32", progress=False)
+    assert found.confusion.tolist() == [[0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    assert found.per_class == {"close": 0.0, "open": 1.0, "put": 1.0, "take": 1.0} and found.top1 == 0.75

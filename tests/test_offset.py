@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import panned as panned_world
 import pytest
-from painted import move
+from painted import move, write_video
 from panned import FOCAL, RATE, files_of, gyro_only, gyroscope, pan
 
 from egodistill import DataError
@@ -181,3 +181,16 @@ def test_the_drift_is_the_weighted_slope_through_the_excerpts(tmp_path):
     slope = (square * (middle - centre) * (seconds - level)).sum() / (square * (middle - centre) ** 2).sum()
     assert found.drift == pytest.approx(slope, rel=1e-6)
     assert found.drift != pytest.approx(np.polyfit(middle, seconds, 1)[0], rel=1e-4)
+
+
+def test_a_shift_weighs_as_much_as_its_pictures_have_in_common(tmp_path):
+    """Steps of the pan weigh nearly 1; a cut to another picture, nearly nothing."""
+    times = np.arange(40) / RATE
+    video = pan(tmp_path / "pan.mp4", times)
+    (smooth,) = survey(video, 1, 2.0).motions
+    assert len(smooth.weights) == 39 and smooth.weights.min() > 0.6 and smooth.weights.max() <= 1
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (96, 128, 3), dtype=np.uint8) for _ in range(8)]
+    cuts = write_video(tmp_path / "cuts.mp4", times[:8], pictures=pictures, crf=5)
+    (motion,) = survey(cuts, 1, 2.0).motions
+    assert motion.weights.max() < 0.4

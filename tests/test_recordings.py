@@ -13,6 +13,7 @@ from panned import RATE, files_of, gyroscope, pan
 from egodistill import DataError, EgoDistillOSError, cli, gpmf, recordings
 from egodistill.annotations import Segment, with_imu_offsets
 from egodistill.imu import read_imu
+from egodistill.offset import Offset
 from egodistill.video import VideoError, probe, read_audio, read_frames
 
 # --- Check -----------------------------------------------------------------------------------------
@@ -477,3 +478,60 @@ def test_pictures_and_sound_of_a_late_file_stay_together_in_its_copy(tmp_path):
 def test_a_lower_quality_makes_a_smaller_copy(panned, tmp_path):
     sizes = [recordings.transcode(panned, tmp_path / f"{crf}.mp4", quality=crf).copy_bytes for crf in (18, 23, 35)]
     assert sizes[0] > 1.3 * sizes[1] > 2 * sizes[2]
+
+
+def sensor(**changes):
+    usual = {"rate": 200.0, "median_step": 0.005, "coverage": 1.0, "gaps": 0, "longest_gap": 0.0}
+    return recordings.SensorCheck(**usual | changes)
+
+
+def clock(seconds=0.0, reason=None, drift=None):
+    return Offset(seconds, 0.9, 0.3, reason, drift, (), np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"rotation": 90}, "frames are stored rotated by 90 degrees"),
+        ({"broken_packets": 2}, "2 broken packets in the decoded excerpts"),
+        ({"unordered_frames": 3}, "3 frames out of order in the decoded excerpts"),
+        ({"repeated_frames": 4}, "4 frames with the time of another one in the decoded excerpts"),
+        ({"last_frame": 99.6}, None),
+        ({"last_frame": 99.4}, "no frame after 99.40 s: the file may be truncated"),
+        ({"blank": ((1.0, 2.0), (3.0, 4.0), (6.0, 7.0))}, "the image is blank from 1.00 to 2.00 s, and 2 more times"),
+        ({"frozen": ((1.0, 2.0),)}, "the image is frozen from 1.00 to 2.00 s"),
+        ({"gyro": sensor(gaps=2, longest_gap=0.34)}, "gyroscope: 2 gaps, the longest 0.34 s"),
+        ({"accel": sensor(coverage=0.981)}, None),
+        ({"accel": sensor(coverage=0.979)}, "accelerometer: covers 97.9% of the video"),
+        ({"gyro": sensor(rate=192.0)}, None),
+        ({"gyro": sensor(rate=188.0)}, "gyroscope: 188.0 samples per second, but the median step is 1/200.0 s"),
+        ({"gyro": sensor(rate=212.0)}, "gyroscope: 212.0 samples per second, but the median step is 1/200.0 s"),
+        ({"gravity": 9.05}, None),
+        ({"gravity": 8.95}, "mean acceleration 8.95 m/s2; gravity alone is 9.81"),
+        ({"gravity": 11.05}, "mean acceleration 11.05 m/s2; gravity alone is 9.81"),
+        ({"gravity": 1.0}, None),  # Imu.notes names it
+        ({"offset": clock(0.049)}, None),
+        ({"offset": clock(-0.051)}, "add -0.051 s to the IMU's time stamps"),
+        ({"offset": clock(0.3, "too still")}, "no reliable offset: too still"),
+        ({"offset": clock(0.0, None, 0.0004)}, None),
+        ({"offset": clock(0.0, None, -0.0006)}, "the offset grows by -0.06 s from start to end"),
+        ({"offset": clock(0.0, "too still", 0.01)}, "no reliable offset: too still"),
+        ({"no_offset": "too few frames"}, "no offset: too few frames"),
+        ({"imu": None}, "no IMU: no telemetry in the video; give --imu, or imu= in Python"),
+        ({"variable_rate": True}, "variable frame rate: select frames by time, never by number"),
+    ],
+)
+def test_notes_begin_where_their_limits_say(changes, note):
+    found = recordings.Check("a.mp4", **{"duration": 100.0, "imu": "a.csv", "last_frame": 100.0} | changes)
+    assert found.notes == ([] if note is None else [note])
+
+
+@pytest.mark.parametrize(("size", "short"), [((160, 120), 64), ((160, 120), 50), ((120, 160), 31), ((130, 98), 500)])
+def test_copies_have_the_nearest_even_size(tmp_path, size, short):
+    picture = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    video = painted(tmp_path / "a.mp4", [picture] * 3)
+    recordings.transcode(video, tmp_path / "b.mp4", short_side=short)
+    scale = min(1.0, short / min(size))
+    info = probe(tmp_path / "b.mp4")
+    for found, side in zip((info.width, info.height), size, strict=True):
+        assert found % 2 == 0 and abs(found - side * scale) <= 1

@@ -220,3 +220,23 @@ def test_running_statistics_are_averaged_by_clips(monkeypatch):
     assert sent[0].tolist() == [1.0, 2.0, 0.25, 0.25]
     assert model[0].running_mean.tolist() == [11.0, 12.0] and model[0].running_var.tolist() == [10.25, 10.25]
     assert model[1].running_mean.tolist() == [0.0, 0.0]
+
+
+def test_replaced_batch_norms_keep_all_settings_and_values():
+    norm = torch.nn.BatchNorm2d(3, eps=1e-3, momentum=0.25)
+    torch.nn.init.normal_(norm.weight)
+    norm.running_mean += 2
+    frozen = torch.nn.BatchNorm1d(3, affine=False)
+    model = torch.nn.Sequential(norm.eval(), frozen)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    runtime.sync_batch_norm(model)
+    synced = model[0]
+    assert type(synced) is runtime.SyncBatchNorm and (synced.eps, synced.momentum, synced.training) == (
+        1e-3,
+        0.25,
+        False,
+    )
+    assert synced.weight is norm.weight and synced.bias is norm.bias and model[1] is frozen
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    x = torch.randn(4, 3, 2, 2)
+    assert torch.equal(synced(x), norm(x))  # alone, or in evaluation mode, it is an ordinary one

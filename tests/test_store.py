@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -586,3 +587,33 @@ def test_a_record_keeps_the_splits_that_were_written_before(store, tmp_path):
     for identity in ({"fingerprint": "a", "views": 3}, {"fingerprint": "a", "precision": "bf16"}):
         with pytest.raises(DataError, match=f"have the {list(identity)[1]} None"):
             claim_outputs(copy, "t", identity)
+
+
+def test_hashes_of_what_a_training_reads_are_those_of_its_rows(tmp_path):
+    segments = segments_of([4])
+    store = by_hand(tmp_path / "s", segments, [(k, 0.0) for k in range(4)], {"imu": ClipSpec(imu_samples=2)})
+    store.add("t.feature", (3,), "float32")
+    values = np.arange(12, dtype=np.float32).reshape(4, 3)
+    store.write("t.feature", range(4), values)
+
+    def outputs(view):
+        found = view.fingerprints(["imu", "t.feature"])
+        assert list(found) == ["clips of the store", "outputs t.feature"]
+        return found["outputs t.feature"]
+
+    expected = {(0, 1): values[:2], (2, 3): values[2:], (3, 2): values[[3, 2]], (0, 1, 2, 3): values}
+    for rows, part in expected.items():
+        assert outputs(store.select(list(rows))) == f"{zlib.crc32(np.ascontiguousarray(part)):08x}"
+    values[1, 2] += 1
+    store.write("t.feature", [1], values[1:2])
+    assert outputs(store.select([0, 1])) == f"{zlib.crc32(values[:2].tobytes()):08x}"
+
+
+def test_labels_are_indices_of_the_classes_and_minus_1_for_none(tmp_path):
+    plain = segments_of([5])
+    labels = ["walk", None, "cut", "walk", "run"]
+    segments = [dataclasses.replace(s, label=label) for s, label in zip(plain, labels, strict=True)]
+    clips = [(4, 0.0), (0, 0.0), (0, 1.0), (1, 0.0), (2, 0.0)]
+    store = by_hand(tmp_path / "s", segments, clips, {"imu": ClipSpec(imu_samples=2)})
+    assert store.class_names == ["cut", "run", "walk"] and store.labels.tolist() == [1, 2, 2, -1, 0]
+    assert store.segments.tolist() == [4, 0, 0, 1, 2] and [clip["start"] for clip in store.clips] == [0, 0, 1, 0, 0]

@@ -429,3 +429,17 @@ def test_dropout_of_the_imu_encoder_is_what_its_code_has():
     rates = [part.p for part in small().imu_encoder.modules() if isinstance(part, nn.Dropout)]
     assert rates == 4 * [0.1]
     assert {part.p for part in student.IMUEncoder(dropout=0.3).modules() if isinstance(part, nn.Dropout)} == {0.3}
+
+
+def test_frames_have_the_size_and_statistics_of_the_networks_weights():
+    assert {name: student.pick_frame_size(name, None) for name in ("resnet18", "resnet10x8", "efficientnet_b3")} == {
+        "resnet18": 224,
+        "resnet10x8": 224,
+        "efficientnet_b3": 300,
+    }
+    assert student.pick_frame_size("efficientnet_b3", 64) == 64 and student.pick_frame_size("vit_b_16", 224) == 224
+    for name, size in student.IMAGE_ENCODERS.items():
+        published = torchvision.models.get_model_weights(name)["DEFAULT" if name != "resnet18" else "IMAGENET1K_V1"]
+        transforms = published.transforms()
+        assert student.pixel_statistics(name) == (tuple(transforms.mean), tuple(transforms.std)), name
+        assert size == torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].transforms().crop_size[0], name

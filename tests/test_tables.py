@@ -122,3 +122,15 @@ def test_a_caption_is_complete(tmp_path, monkeypatch):
     assert (
         text == f"<!-- measure, NVIDIA H100 -->\n\n{TABLE.markdown()}\n\n{caption}\n\n<!-- /measure, NVIDIA H100 -->\n"
     )
+
+
+def test_a_name_that_is_part_of_another_is_a_section_of_its_own(tmp_path):
+    document = tmp_path / "R.md"
+    document.write_text("The demo, as measured.\n", encoding="utf-8")
+    for name in ("demo quick, AMD EPYC", "demo", "demo, AMD EPYC"):
+        tables.write_section(document, name, TABLE)
+    tables.write_section(document, "demo", tables.Table(["new"], [["x"]]))
+    text = document.read_text(encoding="utf-8")
+    names = re.findall("<!-- ([^/].*) -->", text)
+    assert names == ["demo quick, AMD EPYC", "demo", "demo, AMD EPYC"] and text.startswith("The demo, as measured.\n\n")
+    assert text.count("| new |") == 1 and text.count(TABLE.markdown()) == 2

@@ -491,3 +491,21 @@ def test_a_twentieth_of_the_sound_may_be_missing(tmp_path, gap, lost):
 def test_frames_at_the_centre_are_around_the_middle(count):
     times = clip_times(3, count, 2, sampling="centre")
     assert times.mean() == pytest.approx(4) and np.diff(times) == pytest.approx(np.full(count - 1, 1 / 30))
+
+
+@pytest.mark.parametrize("after", [-0.001, 0.0, 0.09, 0.11, 0.3])
+def test_the_last_frame_is_valid_for_a_tenth_of_a_second_after_its_end(steady, after):
+    end = 150 / 25  # the last frame is shown from 5.96 s on, for 0.04 s
+    if after < 0.1:
+        assert number_of(read_frames(steady, [end + after])[0]) == 149
+    else:
+        with pytest.raises(VideoError, match="no frame at"):
+            read_frames(steady, [end + after])
+
+
+def test_a_clip_has_the_nearest_number_of_frames_at_30_hz():
+    for seconds, frames in ((1.99, 60), (2.01, 60), (64 / 30, 64), (0.5, 15)):
+        times = clip_times(1.0, frames, seconds, sampling="last")
+        np.testing.assert_allclose(times, 1.0 + (np.arange(frames) + 0.5) / frames * seconds)
+        with pytest.raises(ValueError, match=f"{frames + 1} of {frames} frames"):
+            clip_times(1.0, frames + 1, seconds, sampling="last")

@@ -208,3 +208,32 @@ def test_norms_after_pooling_have_their_own_epsilon():
     assert {after[name] for name in after.keys() - pooled} == {1e-6}
     for source, eps in (("pytorchvideo", 1e-5), ("PySlowFast", 1e-6), ("torchvision", 1e-6)):
         assert video_transformers.MViT.options_from({}, source, {})["pool_eps"] == eps
+
+
+def test_published_transformers_are_those_of_their_names():
+    """frames x rate at 30 Hz; those of EPIC-KITCHENS have two heads and BGR pixels."""
+    names = set(video_transformers.PUBLISHED) - {"mvit_b_16x4"}
+    assert len(names) == 8
+    for name in names:
+        entry, epic = video_transformers.PUBLISHED[name], name.startswith("epic_")
+        frames, rate = map(int, name.split("_")[-1].split("x"))
+        clip = entry["clip"]
+        assert (clip["frames"], clip["seconds"]) == (frames, pytest.approx(frames * rate / 30)), name
+        assert (clip["size"], entry["options"]) == (336 if "_336_" in name else 224, {"size": 224})
+        assert (clip["mean"], clip["std"]) == (3 * (0.5,), 3 * (0.5,))
+        assert (clip["channels"], entry["num_classes"]) == (("BGR", (97, 300)) if epic else ("RGB", 400))
+    clip = video_transformers.PUBLISHED["mvit_b_16x4"]["clip"]
+    assert (clip["frames"], clip["size"], clip["seconds"]) == (16, 224, pytest.approx(64 / 30))
+    assert (clip["mean"], clip["std"]) == (3 * (0.45,), 3 * (0.225,))
+
+
+@pytest.mark.parametrize("build", ["MotionFormer", "MViT"])
+def test_transformers_start_with_small_weights_and_no_bias(build):
+    torch.manual_seed(0)
+    options = {"MotionFormer": {"depth": 1, "heads": 2, "width": 64}, "MViT": {"depths": (1, 1), "width": 48}}[build]
+    net = getattr(video_transformers, build)(5, frames=4, size=64, **options)
+    for module in net.modules():
+        if isinstance(module, torch.nn.Linear):
+            assert float(module.weight.detach().std()) == pytest.approx(0.02, rel=0.15) and not module.bias.any()
+    positions = net.pos_embed if build == "MotionFormer" else net.pos_embed_spatial
+    assert float(positions.detach().std()) == pytest.approx(0.02, rel=0.1)
