@@ -381,3 +381,19 @@ def test_a_batch_holds_the_rows_that_are_picked_with_their_labels():
     for batch in found:
         np.testing.assert_array_equal(batch["imu"], store.arrays["imu"][batch["row"].numpy()])
         np.testing.assert_array_equal(batch["label"], store.labels[batch["row"].numpy()])
+
+
+def test_what_a_model_says_of_its_clips_is_not_overwritten_by_the_first_store(store):
+    """A model that resizes keeps its own size; what it does not say is noted, and a second store changes nothing."""
+
+    class Model:
+        inputs, resizes, class_names, frame_size, num_frames = ("frames",), True, None, 20, 4
+
+    model = Model()
+    assert batches.arrays_of(model, store) == ["frames_4"]
+    spec = batches.clip_spec_of(model)
+    assert (spec.size, spec.frames, spec.sampling, spec.exact) == (20, 4, "uniform", True)
+    assert spec.seconds == store.specs["frames_4"].seconds and "size" not in model.noted_clips
+    model.noted_clips = {"sampling": "last"}
+    batches.arrays_of(model, store)
+    assert batches.clip_spec_of(model).sampling == "last"

@@ -574,3 +574,31 @@ def test_a_confusion_has_true_classes_in_its_rows():
     found = evaluate(Fixed(), store, device="cpu", precision="fp32", progress=False)
     assert found.confusion.tolist() == [[0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
     assert found.per_class == {"close": 0.0, "open": 1.0, "put": 1.0, "take": 1.0} and found.top1 == 0.75
+
+
+def test_scores_of_a_segment_are_means_over_its_clips():
+    """Segments of 3, 1 and 2 clips, which do not stand together; by hand."""
+    store = Store(6)
+    store.segments = np.array([7, 3, 7, 9, 9, 7])
+    store.labels = np.array([2, 0, 2, 1, 1, 2])
+    scores = torch.rand(6, 4, generator=torch.Generator().manual_seed(0))
+    found, labels = inference.per_segment(store, scores)
+    expected = [scores[[1]].mean(0), scores[[0, 2, 5]].mean(0), scores[[3, 4]].mean(0)]
+    torch.testing.assert_close(found, torch.stack(expected))
+    assert labels.tolist() == [0, 2, 1]
+    whole = evaluate(small(), store, batch_size=4, precision="fp32", **QUIET)
+    torch.testing.assert_close(whole.scores.sum(1), torch.ones(3))
+    assert whole.top1 == pytest.approx(float((whole.scores.argmax(1) == labels).float().mean()))
+
+
+def test_clips_of_another_length_are_predicted_from_start_to_stop(kitchen):
+    model = small(class_names=CLASSES, clip_seconds=1.5, imu_samples=150, imu_rate=100.0, imu_vector="mean").eval()
+    walk = kitchen[0].recording
+    found = list(predict(model, walk.video, walk.imu, device="cpu", precision="fp32"))
+    assert [clip.start for clip in found] == pytest.approx([0, 1.5, 3.0, 4.5])
+    for clip in found:
+        assert clip.stop - clip.start == pytest.approx(1.5)
+        arrays = walk.clip(clip.start, clips.spec_of(model))
+        with torch.no_grad():
+            logits = model(*(torch.from_numpy(arrays[name])[None] for name in ("frames", "imu"))).logits
+        assert clip.classes[0] == (CLASSES[logits.argmax()], pytest.approx(float(logits.softmax(1).max()), abs=1e-5))
