@@ -698,7 +698,10 @@ def test_a_comparison_is_computed_as_its_fields_say(tmp_path, monkeypatch, unlab
 
 def test_settings_of_calibration_reach_it_and_the_description(tmp_path, monkeypatch):
     seen, described = [], []
-    monkeypatch.setattr(export, "quantise", lambda program, clips: seen.extend(clips) or program.module())
+    monkeypatch.setattr(export, "quantise", lambda program, clips: seen.extend(clips))
+    monkeypatch.setattr(export, "trace", lambda module, model: None)
+    writer = export.FORMATS["export"]._replace(write=lambda program, model, path: path.write_bytes(b"a program"))
+    monkeypatch.setitem(export.FORMATS, "export", writer)
     monkeypatch.setattr(export, "require_quantisation", lambda: None)
     monkeypatch.setattr(export, "describe", lambda *given: described.append(given[2:]) or {})
     model = student()
