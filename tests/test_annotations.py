@@ -550,3 +550,15 @@ def test_ego4d_takes_wearer_sound_and_views_from_the_data_sets_own_table(tmp_pat
     heard = annotations.read_ego4d(table, root, audio=True)
     assert {Path(s.video).stem for s in heard} == {"a", "d"}  # nothing is known of d
     assert heard.dropped == {"the video shows two views (stereo)": 2, "the video has no audio": 2}
+
+
+def test_each_column_of_a_table_becomes_its_field(tmp_path):
+    for name in ("a.mp4", "a.csv", "g.csv"):
+        (tmp_path / name).touch()
+    header = ("wearer", "imu_stretch", "id", "stop", "label", "imu", "split", "video", "imu_offset", "start")
+    row = ("P07", "1.02", "x1", "4.5", "cut", "a.csv;g.csv", "val", "a.mp4", "-0.25", "1.5")
+    (found,) = annotations.read_csv(write_table(tmp_path / "t.csv", header, [row]))
+    pair = (str(tmp_path / "a.csv"), str(tmp_path / "g.csv"))
+    video = str(tmp_path / "a.mp4")
+    assert found == annotations.Segment("x1", video, 1.5, 4.5, "cut", pair, "val", -0.25, 1.02, "P07")
+    assert set(annotations.OPTIONAL_COLUMNS) | {"video", "start", "stop", "label"} == set(header)

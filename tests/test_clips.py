@@ -295,3 +295,8 @@ def test_clips_lie_where_the_rule_says():
     ):
         np.testing.assert_allclose(clips.clip_starts(start, stop, 20.0, 2.0), expected)
     assert clips.clip_starts(0.1, 1.0, 1.2, 2.0) == [0.0]
+
+
+def test_times_of_the_ends_are_those_of_the_whole_clip():
+    for count, expected in ((2, [3.0, 4.5]), (3, [3.0, 3.75, 4.5])):
+        assert ClipSpec(frames=count, sampling="ends", seconds=1.5).times(3.0).tolist() == expected

@@ -684,3 +684,19 @@ def test_class_names_keep_their_order_and_all_numbers_of_frames_are_stored(kitch
             if spec.sampling != "ends":
                 numbers = expected_numbers(STEADY, spec.times(clip["start"]))
                 assert [number_of(picture) for picture in store.read(name, row)] == numbers
+
+
+@pytest.mark.parametrize("left_out", ["frames", "clip", "imu", "audio", "ends"])
+def test_any_kind_of_array_can_be_left_out_and_the_others_stay(tmp_path, left_out):
+    video = write_sound(tmp_path / "a.mp4", chirp(np.arange(5 * 16000) / 16000), 16000, pictures=150)
+    imu = write_epic_imu(tmp_path, "a", 6)
+    segment = data.Segment("1", video, 1.0, 3.0, "x", imu)
+    every = {"num_frames": (1,), "clip_frames": 2, "imu": True, "audio": True, "ends": True}
+    without = {"frames": {"num_frames": ()}, "clip": {"clip_frames": None}}.get(left_out, {left_out: False})
+    sizes = {"frame_size": 16, "clip_size": 16, "workers": 1, "progress": False}
+    store = data.prepare([segment], tmp_path / "s", **every | without, **sizes)
+    names = {"frames": "frames_1", "clip": "clip", "imu": "imu", "audio": "audio", "ends": "ends"}
+    assert set(store.names) == set(names.values()) - {names[left_out]}
+    if left_out != "audio":
+        middle = store.clips[0]["start"] + (CLIP - 2.0) / 2
+        np.testing.assert_array_equal(store.read("audio", 0), data.log_mel(data.read_audio(video, [middle])[0]))
