@@ -240,3 +240,20 @@ def test_replaced_batch_norms_keep_all_settings_and_values():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     x = torch.randn(4, 3, 2, 2)
     assert torch.equal(synced(x), norm(x))  # alone, or in evaluation mode, it is an ordinary one
+
+
+def test_batch_norms_with_frozen_weights_keep_their_statistics():
+    """Those that are trained, or have no weights to freeze, stay in training mode."""
+    norms = [
+        torch.nn.BatchNorm1d(2),
+        torch.nn.BatchNorm1d(2),
+        torch.nn.BatchNorm1d(2),
+        torch.nn.BatchNorm1d(2, affine=False),
+    ]
+    model = torch.nn.Sequential(*norms, torch.nn.Dropout()).train()
+    norms[1].requires_grad_(False)
+    norms[2].weight.requires_grad_(False)
+    runtime.keep_frozen_statistics(model)
+    assert [layer.training for layer in model] == [True, False, False, True, True]
+    model(torch.randn(8, 2) + 5)
+    assert [bool(norm.running_mean.any()) for norm in norms] == [True, False, False, True]
