@@ -175,13 +175,13 @@ def test_evaluation_restores_the_mode_of_each_layer():
 def test_batch_norm_over_unequal_shares_is_that_of_the_whole_batch(monkeypatch, momentum):
     """Shares of 2, 3 and 5 clips, and a process that only looks on; two steps, as running statistics remember."""
     shares = [(0, 2), (2, 5), (5, 10), (10, 10)]
-    whole = torch.nn.BatchNorm2d(4, momentum=momentum).train()
+    whole = torch.nn.BatchNorm2d(4, eps=0.3, momentum=momentum).train()
     with torch.no_grad():
         whole.weight.uniform_(0.5, 1.5)
         whole.bias.normal_()
     norms = []
     for _ in shares:
-        model = torch.nn.Sequential(torch.nn.BatchNorm2d(4, momentum=momentum))
+        model = torch.nn.Sequential(torch.nn.BatchNorm2d(4, eps=0.3, momentum=momentum))
         model[0].load_state_dict(whole.state_dict())
         runtime.sync_batch_norm(model)
         norms.append(model)
@@ -257,3 +257,18 @@ def test_batch_norms_with_frozen_weights_keep_their_statistics():
     assert [layer.training for layer in model] == [True, False, False, True, True]
     model(torch.randn(8, 2) + 5)
     assert [bool(norm.running_mean.any()) for norm in norms] == [True, False, False, True]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+@pytest.mark.parametrize("total", [2, 3, 7, 10, 21])
+def test_shares_are_consecutive_rows_of_at_least_two_clips(monkeypatch, processes, total):
+    batch, seen, weights = torch.arange(total) + 100, [], []
+    for rank in range(processes):
+        monkeypatch.setattr(runtime, "rank_and_world_size", lambda rank=rank: (rank, processes))
+        share = runtime.Share.of(total)
+        rows = share.rows(batch).tolist()
+        weight = share.weights(len(rows), CPU)
+        weights += weight.tolist()
+        assert len(rows) >= 2 and weight.unique().numel() == 1 and (bool(weight[0]) or rows == [100, 101])
+        seen += rows if weight[0] else []
+    assert seen == batch.tolist() and sum(weights) == total

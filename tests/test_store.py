@@ -617,3 +617,24 @@ def test_labels_are_indices_of_the_classes_and_minus_1_for_none(tmp_path):
     store = by_hand(tmp_path / "s", segments, clips, {"imu": ClipSpec(imu_samples=2)})
     assert store.class_names == ["cut", "run", "walk"] and store.labels.tolist() == [1, 2, 2, -1, 0]
     assert store.segments.tolist() == [4, 0, 0, 1, 2] and [clip["start"] for clip in store.clips] == [0, 0, 1, 0, 0]
+
+
+def test_folds_and_counts_follow_the_clips_in_any_order(tmp_path):
+    """Clips of several wearers that do not stand together, of two splits, some failed and some missing."""
+    plain = data.Segment("", "", 0.0, 1.0, "x")
+    segments = [
+        dataclasses.replace(plain, id=str(k), video=f"{w}.mp4", wearer=w, split="test" if w == "C" else "train")
+        for k, w in enumerate("CABAACBA")
+    ]
+    clips, specs = [(k, 0.0) for k in range(8)], {"imu": ClipSpec(imu_samples=2)}
+    store = by_hand(tmp_path / "s", segments, clips, specs)
+    assert dict(zip(store.wearers, folds(store, 3).tolist(), strict=True)) == {"A": 0, "B": 1, "C": 2}
+    assert folds(store, 3).tolist() == [2, 0, 1, 0, 0, 2, 1, 0]
+    writer = StoreWriter.begin(tmp_path / "t", segments, lambda: clips, specs, ["x"])
+    for row in (1, 5):
+        writer.write(row, {"imu": np.zeros((2, 6))})
+    for row in (6, 7):
+        writer.fail(row, "broken")
+    found = ClipStore(tmp_path / "t", unfinished=True)
+    assert found.counts == {"test": {"ok": 1, "failed": 0, "missing": 1}, "train": {"ok": 1, "failed": 2, "missing": 3}}
+    assert found.split("test").counts == found.counts and len(found.split("test")) == 1

@@ -134,3 +134,8 @@ def test_a_name_that_is_part_of_another_is_a_section_of_its_own(tmp_path):
     names = re.findall("<!-- ([^/].*) -->", text)
     assert names == ["demo quick, AMD EPYC", "demo", "demo, AMD EPYC"] and text.startswith("The demo, as measured.\n\n")
     assert text.count("| new |") == 1 and text.count(TABLE.markdown()) == 2
+
+
+def test_markdown_is_aligned_like_the_text():
+    expected = "| model | top-1 |\n| --- | ---: |\n| a\\|b | 1.0 |\n| longer name | 22.0 |"
+    assert TABLE.markdown() == expected

@@ -422,3 +422,13 @@ def test_a_trained_model_is_left_in_evaluation_mode():
     model = small()
     finetune(model.train(), Store(8), epochs=1, batch_size=4, **QUIET)
     assert not any(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize(("clips", "size", "used"), [(9, 4, 8), (8, 4, 8), (10, 4, 10), (3, 2, 2), (5, 8, 5)])
+def test_an_epoch_leaves_out_a_last_batch_of_one_clip(clips, size, used):
+    orders = [training.epoch_order(clips, egodistill.Training(batch_size=size, seed=3), epoch) for epoch in range(3)]
+    for order in orders:
+        assert len(order) == used == len(set(order.tolist())) and set(order.tolist()) <= set(range(clips))
+    assert not all(torch.equal(order, orders[0]) for order in orders) or used < 3
+    again = training.epoch_order(clips, egodistill.Training(batch_size=size, seed=3), 1)
+    assert torch.equal(again, orders[1])
