@@ -509,3 +509,17 @@ def test_a_clip_has_the_nearest_number_of_frames_at_30_hz():
         np.testing.assert_allclose(times, 1.0 + (np.arange(frames) + 0.5) / frames * seconds)
         with pytest.raises(ValueError, match=f"{frames + 1} of {frames} frames"):
             clip_times(1.0, frames + 1, seconds, sampling="last")
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 48), (48, 80)])
+def test_the_centre_square_is_cut_out_without_distortion(tmp_path, width, height):
+    """Pixels of the frame, scaled by the same factor in both directions; by numpy."""
+    greys = np.random.default_rng(0).integers(0, 255, (height // 8, width // 8, 1), dtype=np.uint8)
+    picture = greys.repeat(8, 0).repeat(8, 1).repeat(3, 2)
+    video = write_video(tmp_path / "a.mp4", [0.0], pictures=[picture], crf=1)
+    whole = read_frames(video, [0.0])[0].astype(float)
+    top, left = (height - 48) // 2, (width - 48) // 2
+    square = whole[:, top : top + 48, left : left + 48]
+    expected = square.reshape(3, 24, 2, 24, 2).mean((2, 4))  # area averaging by half
+    found = read_frames(video, [0.0], 24, crop=True)[0]
+    np.testing.assert_allclose(found, expected, atol=3)

@@ -172,3 +172,18 @@ def test_published_models_are_those_of_their_names():
     assert found == expected
     for entry in video_convnets.PUBLISHED.values():
         assert (entry["clip"]["mean"], entry["clip"]["std"], entry["num_classes"]) == (3 * (0.45,), 3 * (0.225,), 400)
+
+
+def test_the_feature_of_x3d_is_what_its_classifier_reads():
+    """After the widest layer and its ReLU, written out for one position."""
+    net = small("x3d_m").net
+    clip = torch.randn(2, 3, 4, 32, 32)
+    with torch.no_grad():
+        feature, logits = net(clip)
+        x = net.s5(net.s4(net.s3(net.s2(net.s1["pathway0_stem"](clip)))))
+        x = torch.relu(net.head.conv_5_bn(net.head.conv_5(x))).mean((2, 3, 4))
+        wanted = (x @ net.head.lin_5.weight.flatten(1).T).clamp(min=0)
+        torch.testing.assert_close(feature, wanted, rtol=1e-4, atol=1e-5)
+        projection = net.head.projection
+        torch.testing.assert_close(logits, wanted @ projection.weight.T + projection.bias, rtol=1e-4, atol=1e-4)
+    assert (feature == 0).any() and (feature > 0).any()
