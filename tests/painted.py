@@ -60,6 +60,19 @@ def with_latin1(path, text, replacement):
     Path(path).write_bytes(content.replace(text.encode(), replacement))
 
 
+def move(source, path, seconds):
+    """Copy all packets to another file, with later times."""
+    with av.open(source) as before, av.open(path, "w") as after:
+        streams = [after.add_stream_from_template(stream) for stream in before.streams]
+        for packet in before.demux():
+            if packet.dts is not None:
+                packet.pts += round(seconds / packet.time_base)
+                packet.dts += round(seconds / packet.time_base)
+                packet.stream = streams[packet.stream.index]
+                after.mux(packet)
+    return path
+
+
 def break_packets(video, path, numbers):
     """A copy of a video with the bytes of some packets overwritten."""
     content = bytearray(Path(video).read_bytes())

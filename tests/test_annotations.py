@@ -544,3 +544,75 @@ def test_numbers_of_thousands_of_digits_are_errors(tmp_path):
     (tmp_path / "EPIC.csv").write_text(f"{header}\nn,P01,P01_101,0,1,cut,{'9' * 5000}\n")
     with pytest.raises(DataError, match=r"EPIC.csv, row 2: verb_class '9+' is not the whole number of a class"):
         annotations.read_epic_kitchens(tmp_path / "EPIC.csv", tmp_path)
+
+
+def test_ego4d_splits_each_class_by_the_rounded_share(tmp_path):
+    root = ego4d_root(tmp_path, "imu/a.csv", "full_scale/a.mp4")
+    for share, expected in ((0.3, {2: 1, 3: 1, 5: 2, 6: 2, 11: 3}), (0.9, {2: 1, 3: 2, 5: 4, 6: 5, 11: 10})):
+        for count, tests in expected.items():
+            actions = [ego4d_action(f"n{k}") for k in range(count)]
+            table = write_json(root / "fho.json", {"videos": [ego4d_video("a", *actions)]})
+            splits = [segment.split for segment in annotations.read_ego4d(table, root, test_share=share)]
+            assert (splits.count("test"), splits.count("train")) == (tests, count - tests), (share, count)
+
+
+def test_ego4d_prefers_the_folder_itself_then_v2(tmp_path):
+    root = ego4d_root(tmp_path, *(f"{folder}full_scale/a.mp4" for folder in ("", "v1/", "v2/")), "imu/a.csv")
+    table = write_json(root / "fho.json", {"videos": [ego4d_video("a", ego4d_action("1"), ego4d_action("2"))]})
+    for folder in ("", "v2", "v1"):
+        assert {s.video for s in annotations.read_ego4d(table, root)} == {str(root / folder / "full_scale" / "a.mp4")}
+        (root / folder / "full_scale" / "a.mp4").unlink()
+
+
+def test_ego4d_actions_of_one_narration_at_other_times_are_two(tmp_path):
+    root = ego4d_root(tmp_path, "imu/a.csv", "full_scale/a.mp4")
+    actions = [ego4d_action("n", start_sec=1.0), ego4d_action("n", start_sec=2.0), ego4d_action("n", start_sec=1.0)]
+    actions.append(ego4d_action("n", start_sec=1.0, end_sec=8.0))
+    table = write_json(root / "fho.json", {"videos": [ego4d_video("a", *actions)]})
+    found = annotations.read_ego4d(table, root)
+    assert len(found) == 3 and found.dropped == {"annotated twice": 1}
+
+
+def test_a_segment_and_its_recording_have_the_same_fields():
+    values = {"video": "a.mp4", "imu": ("a.csv", "g.csv"), "imu_offset": 0.5, "imu_stretch": 1.01, "wearer": "P01"}
+    segment = annotations.Segment("1", start=1.0, stop=2.0, **values)
+    assert {name: getattr(segment.recording, name) for name in values} == values
+
+
+def test_a_correction_is_applied_on_top_of_the_segments_own_clock(tmp_path):
+    """A reading stamped t is at 0.5 + 1.02 t by the segment, and at 0.25 + 1.1 of that by the table."""
+    segment = annotations.Segment("1", "a.mp4", 0, 1, imu_offset=0.5, imu_stretch=1.02)
+    table = write_table(tmp_path / "o.csv", ("video", "imu_offset", "imu_stretch"), [("a", "0.25", "1.1")])
+    (moved,) = annotations.with_imu_offsets([segment], table)
+    for t in (0.0, 3.0):
+        assert moved.imu_offset + moved.imu_stretch * t == pytest.approx(0.25 + 1.1 * (0.5 + 1.02 * t))
+
+
+def test_ego4d_takes_wearer_sound_and_views_from_the_data_sets_own_table(tmp_path):
+    root = ego4d_root(tmp_path, *(f"imu/{uid}.csv" for uid in "abcd"), *(f"full_scale/{uid}.mp4" for uid in "abcd"))
+    about = [
+        {"video_uid": "a", "fb_participant_id": 17, "video_metadata": {"audio_duration_sec": 9.5}},
+        {"video_uid": "b", "fb_participant_id": "x", "is_stereo": True, "video_metadata": {"audio_duration_sec": 5}},
+        {"video_uid": "c", "fb_participant_id": None, "video_metadata": {"audio_duration_sec": None}},
+    ]
+    write_json(root / "ego4d.json", {"videos": about})
+    videos = [ego4d_video(uid, ego4d_action(f"{uid}1"), ego4d_action(f"{uid}2")) for uid in "abcd"]
+    table = write_json(root / "fho.json", {"videos": videos})
+    found = annotations.read_ego4d(table, root)
+    assert [(Path(s.video).stem, s.wearer) for s in found[::2]] == [("a", "17"), ("c", None), ("d", None)]
+    assert found.dropped == {"the video shows two views (stereo)": 2}
+    heard = annotations.read_ego4d(table, root, audio=True)
+    assert {Path(s.video).stem for s in heard} == {"a", "d"}  # nothing is known of d
+    assert heard.dropped == {"the video shows two views (stereo)": 2, "the video has no audio": 2}
+
+
+def test_each_column_of_a_table_becomes_its_field(tmp_path):
+    for name in ("a.mp4", "a.csv", "g.csv"):
+        (tmp_path / name).touch()
+    header = ("wearer", "imu_stretch", "id", "stop", "label", "imu", "split", "video", "imu_offset", "start")
+    row = ("P07", "1.02", "x1", "4.5", "cut", "a.csv;g.csv", "val", "a.mp4", "-0.25", "1.5")
+    (found,) = annotations.read_csv(write_table(tmp_path / "t.csv", header, [row]))
+    pair = (str(tmp_path / "a.csv"), str(tmp_path / "g.csv"))
+    video = str(tmp_path / "a.mp4")
+    assert found == annotations.Segment("x1", video, 1.5, 4.5, "cut", pair, "val", -0.25, 1.02, "P07")
+    assert set(annotations.OPTIONAL_COLUMNS) | {"video", "start", "stop", "label"} == set(header)

@@ -890,3 +890,79 @@ def test_costs_are_asked_for_in_order():
     model.extra_loss(output, {})
     with pytest.raises(BaselineError, match="has taken the cost"):
         model.gflops()
+
+
+# --- Values that are not the usual ones, and numbers by an independent computation
+
+
+def test_options_of_stts_reach_its_selection(monkeypatch):
+    calls, real = [], B.perturbed_topk
+
+    def spy(scores, k, sigma, **options):
+        calls.append({"k": k, "sigma": sigma, **options})
+        return real(scores, k, sigma, **options)
+
+    monkeypatch.setattr(B, "perturbed_topk", spy)
+    model = stts(sigma=0.3, samples=7, jacobian="full", num_frames=8, time_ratio=0.75, space_ratio=0.3).train()
+    frames = torch.randint(256, (2, 8, 3, 64, 64), dtype=torch.uint8)
+    for done in (0.25, 0.5, 0.9):  # the noise is that of the progress, and not of how often it was set
+        model.set_progress(done)
+        model(frames)
+        wanted = {"sigma": pytest.approx(0.3 * (1 - done)), "samples": 7, "jacobian": "full"}
+        assert calls == [{"k": 3, **wanted}, {"k": 1, **wanted}]
+        calls.clear()
+    assert model.window == 2 and model.keep_times == 3
+
+
+def test_positions_of_other_frames_and_sizes_are_interpolated_as_stated():
+    """In time linearly between centres; in space by triangles as wide as the larger grid's step (antialias)."""
+    model = stts(num_frames=6, frame_size=32)
+    rng = np.random.default_rng(0)
+    times, places = rng.normal(size=(8, 8)), rng.normal(size=(14 * 14, 8))
+    state = {"pos_embed_temporal": torch.tensor(times)[None], "pos_embed_spatial": torch.tensor(places)[None]}
+    found = model.fit_positions(state)
+    centres = ((np.arange(3) + 0.5) * 8 / 3 - 0.5).clip(0, 7)
+    linear = np.stack([np.interp(centres, np.arange(8), column) for column in times.T], 1)
+    np.testing.assert_allclose(found["pos_embed_temporal"][0], linear, atol=1e-6)
+    scale = 14 / 8
+    distance = np.abs((np.arange(14)[None] + 0.5) - (np.arange(8)[:, None] + 0.5) * scale) / scale
+    weights = np.maximum(0, 1 - distance)
+    weights /= weights.sum(1, keepdims=True)
+    square = np.einsum("yi,xj,ijc->yxc", weights, weights, places.reshape(14, 14, 8))
+    np.testing.assert_allclose(found["pos_embed_spatial"][0], square.reshape(64, 8), atol=1e-6)
+
+
+@pytest.mark.parametrize("gates", ["last", "all"])
+def test_options_of_adafuse_reach_its_parts(gates):
+    model = adafuse(gates=gates, policy_hidden=24, efficiency="real", efficiency_weight=0.3, tau=0.5).train()
+    channels = [block.conv1.out_channels for block in model.backbone.blocks[model.first_gate :]]
+    hidden = [policy.fc0.out_features for policy in model.policies]
+    assert hidden == [max(1, 24 // width) if gates == "all" else 24 for width in channels]
+    model(torch.randint(256, (3, 4, 3, 32, 32), dtype=torch.uint8))
+    upb, real = model.spent.detach()
+    assert not torch.allclose(upb, real)
+    (loss,) = model.extra_loss(None, {}).values()
+    torch.testing.assert_close(loss, 0.3 * real, check_dtype=False)
+
+
+@pytest.mark.parametrize("history_gradient", [True, False])
+def test_the_gradient_through_reused_channels_is_an_option(history_gradient):
+    model = adafuse(history_gradient=history_gradient)
+    y = torch.randn(1 * 3, 2, 4, 4, requires_grad=True)
+    action = torch.zeros(1, 3, 2, 3)
+    action[..., B.REUSE] = 1.0  # each frame shows the one before it
+    model.merge(y, action)[2].sum().backward()
+    assert (y.grad[1] != 0).all() == history_gradient and not y.grad[0].any() and not y.grad[2].any()
+
+
+def test_listener_takes_the_maximum_over_time_and_the_last_state_over_frames():
+    net = listener(num_frames=3).eval()
+    sound = torch.randn(2, 40, 40)
+    with torch.no_grad():
+        maps = net.audio.resnet.maps(sound[:, None])  # [B, D, t, f]
+        weight, bias = net.audio.frequency.weight[0, :, 0, 0], net.audio.frequency.bias
+        expected = (torch.einsum("bdtf,f->bdt", maps, weight) + bias).max(2).values
+        torch.testing.assert_close(net.audio(sound), expected, rtol=1e-4, atol=1e-5)
+        features = torch.randn(2, 3, net.image.feature_dim)
+        states, _ = net.gru(features)
+        torch.testing.assert_close(net.aggregate(features), states[:, 2])

@@ -1,5 +1,6 @@
 """Batches of a store."""
 
+import dataclasses
 import time
 from contextlib import nullcontext
 
@@ -324,3 +325,93 @@ def test_a_value_that_is_not_finite_is_named_with_its_clip():
 def test_batches_have_a_size(size):
     with pytest.raises(EgoDistillError, match="batch_size must be a whole number, 1 <= batch_size"):
         evaluate(small(), Store(), batch_size=size, **QUIET)
+
+
+def test_a_crop_lies_where_its_seed_says():
+    """Frames of 48 x 64 that are brighter to the right (red) and downwards (green) show the place of a crop."""
+    rows, columns = torch.meshgrid(torch.arange(48), torch.arange(64), indexing="ij")
+    frame = torch.stack([columns, rows, rows]).to(torch.uint8)[None]
+    for seed in range(40):
+        size, down, right = torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
+        height, width = 48 * (1 - 0.6 * size), 64 * (1 - 0.6 * size)
+        found = batches.Augment(crop=0.6).crop_frames(frame, seed)[0].float()
+        assert float(found[0].mean()) == pytest.approx(right * (64 - width) + (width - 1) / 2, abs=1)
+        assert float(found[1].mean()) == pytest.approx(down * (48 - height) + (height - 1) / 2, abs=1)
+        assert float(found[0, 24, 48] - found[0, 24, 16]) == pytest.approx(width / 2, abs=1.5)
+
+
+@pytest.mark.parametrize(
+    "field", [{"frames": 4}, {"sampling": "first"}, {"exact": False}, {"crop": False}, {"seconds": 1.5}, {"size": 16}]
+)
+def test_a_model_that_resizes_reads_frames_of_another_size_but_no_other_clips(store, field):
+    class Video:
+        inputs, resizes, class_names = ("clip",), True, None
+        clip_spec = dataclasses.replace(store.specs["clip"], **field)
+
+    if "size" in field:
+        assert batches.arrays_of(Video(), store) == ["clip"]
+    else:
+        with pytest.raises(
+            EgoDistillError, match=f"'clip' of the store does not fit the model: {next(iter(field))} is"
+        ):
+            batches.arrays_of(Video(), store)
+
+
+@pytest.mark.parametrize(
+    ("classes", "first"),
+    [(["close", "open", "take", "put"], 2), (["open", "close", "put", "take"], 0), (["close", "open", "put"], 3)],
+)
+def test_classes_are_compared_with_their_order_and_number(classes, first):
+    class Model:
+        inputs, class_names = ("imu",), classes
+
+    with pytest.raises(EgoDistillError, match=f"differ first at class {first}"):
+        batches.arrays_of(Model(), Store(4))
+    Model.class_names = list(Store(4).class_names)
+    assert batches.arrays_of(Model(), Store(4)) == ["imu"]
+
+
+def test_limits_of_numbers_are_part_of_the_range_or_not_as_said():
+    for options, fits, fails in (
+        ({"least": 0, "most": 1}, (0, 0.5, 1), (-1e-9, 1.0001, NAN, "1", None)),
+        ({"least": 0, "most": 1, "above": True}, (1e-9, 1), (0, 1.1)),
+        ({"least": 0, "most": 1, "below": True}, (0, 0.999), (-0.1, 1)),
+        ({"least": 2, "whole": True}, (2, 3, np.int64(4)), (1, 2.5, 2.0)),
+        ({}, (-1e300, 0), (float("inf"), -float("inf"), NAN)),
+    ):
+        for value in fits:
+            batches.require_number("x", value, **options)
+        for value in fails:
+            with pytest.raises(EgoDistillError, match="x must be a"):
+                batches.require_number("x", value, **options)
+
+
+def test_at_most_five_clips_are_named():
+    store = Store(8)
+    assert batches.clip_ids(store, torch.tensor([6, 2])) == "6, 2"
+    assert batches.clip_ids(store, torch.arange(8)) == "0, 1, 2, 3, 4 and 3 more"
+
+
+def test_a_batch_holds_the_rows_that_are_picked_with_their_labels():
+    rows, store = torch.tensor([5, 1, 7, 2, 6]), Store(8)
+    found = [b for b, _ in batches.read(store, ["imu"], rows, 2, torch.device("cpu"), lambda part: part.flip(0)[:1])]
+    assert [batch["row"].tolist() for batch in found] == [[1], [2], [6]]
+    for batch in found:
+        np.testing.assert_array_equal(batch["imu"], store.arrays["imu"][batch["row"].numpy()])
+        np.testing.assert_array_equal(batch["label"], store.labels[batch["row"].numpy()])
+
+
+def test_what_a_model_says_of_its_clips_is_not_overwritten_by_the_first_store(store):
+    """A model that resizes keeps its own size; what it does not say is noted, and a second store changes nothing."""
+
+    class Model:
+        inputs, resizes, class_names, frame_size, num_frames = ("frames",), True, None, 20, 4
+
+    model = Model()
+    assert batches.arrays_of(model, store) == ["frames_4"]
+    spec = batches.clip_spec_of(model)
+    assert (spec.size, spec.frames, spec.sampling, spec.exact) == (20, 4, "uniform", True)
+    assert spec.seconds == store.specs["frames_4"].seconds and "size" not in model.noted_clips
+    model.noted_clips = {"sampling": "last"}
+    batches.arrays_of(model, store)
+    assert batches.clip_spec_of(model).sampling == "last"

@@ -648,3 +648,79 @@ def test_an_archive_with_a_part_twice_and_a_loop_of_links_are_refused(tmp_path):
     os.symlink(tmp_path / "loop.pt", tmp_path / "loop.pt")
     with pytest.raises(EgoDistillOSError, match=r"loop.pt: cannot be read: Too many levels"):
         checkpoints.load_model(tmp_path / "loop.pt")
+
+
+def test_a_fingerprint_covers_names_types_shapes_values_and_settings():
+    def fingerprint(name="weight", value=(1.0, 2.0, 3.0, 4.0), shape=(4,), dtype=torch.float32, settings=None):
+        module = torch.nn.Module()
+        module.register_buffer(name, torch.tensor(value).view(shape).to(dtype))
+        return checkpoints.weights_fingerprint(module, settings)
+
+    others = [
+        {"name": "bias"},
+        {"value": (1.0, 2.0, 4.0, 3.0)},
+        {"shape": (2, 2)},
+        {"dtype": torch.float64},
+        {"settings": {"size": 1}},
+        {"settings": {"size": 2}},
+    ]
+    assert fingerprint() == fingerprint() and len({fingerprint(), *(fingerprint(**one) for one in others)}) == 7
+
+
+def test_the_prefix_of_data_parallel_is_removed_from_all_keys_or_from_none():
+    keys = ("module.a", "module.b")
+    assert list(checkpoints.read_weights({key: torch.zeros(1) for key in keys})) == ["a", "b"]
+    keys = ("module.a", "head.b")  # a network with a part called "module"
+    assert list(checkpoints.read_weights({key: torch.zeros(1) for key in keys})) == list(keys)
+
+
+def test_the_size_of_tensors_is_in_bytes_of_their_own_type():
+    content = {"a": torch.zeros(3, 2, dtype=torch.float64), "b": [torch.zeros(5, dtype=torch.bfloat16), {"c": 1}]}
+    assert checkpoints.tensor_bytes(content | {"d": (torch.zeros(7, dtype=torch.uint8),)}) == 48 + 10 + 7
+
+
+def test_one_value_that_is_not_finite_spoils_a_tensor():
+    module = torch.nn.Linear(3, 2)
+    for value in (float("nan"), float("inf"), -float("inf")):
+        weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        weights["weight"][1, 2] = value
+        with pytest.raises(EgoDistillError, match=r"1 not finite \(weight\)"):
+            checkpoints.load_strictly(module, weights, "a file")
+    before = module.weight.detach().clone()
+    weights = {name: tensor + 1 for name, tensor in module.state_dict().items()}
+    checkpoints.load_strictly(module, weights, "a file")
+    assert torch.equal(module.weight, before + 1)
+
+
+def test_a_layout_renames_joins_and_adds_leading_dimensions():
+    layout = checkpoints.Layout(
+        torch.nn.Linear,
+        "elsewhere",
+        "x",
+        rules=((r"^old\.", "new."), (r"\.w$", ".weight")),
+        ignored=r"skip.*",
+        joined={".qkv.": (".q.", ".k.", ".v.")},
+        dimensions={"new.token.weight": 3},
+    )
+    state = {f"old.{name}.w": torch.full((2, 3), float(k)) for k, name in enumerate("qkv")}
+    state |= {"old.token.w": torch.arange(4.0), "skip.me": torch.zeros(1)}
+    weights, names, ignored = checkpoints.rename(state, layout)
+    assert ignored == ["skip.me"] and set(weights) == {"new.qkv.weight", "new.token.weight"}
+    assert weights["new.token.weight"].tolist() == [[[0.0, 1.0, 2.0, 3.0]]]
+    assert weights["new.qkv.weight"][:, 0].tolist() == [0, 0, 1, 1, 2, 2]
+    assert names["new.token.weight"] == "old.token.w" and names["new.qkv.weight"] == "old.q.w"
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "exact", "fits"),
+    [
+        (torch.float32, torch.float32, True, True),
+        (torch.float16, torch.float32, True, False),
+        (torch.float16, torch.float32, False, True),
+        (torch.int64, torch.float32, False, False),
+        (torch.int32, torch.int64, False, True),
+        (torch.int32, torch.int64, True, False),
+    ],
+)
+def test_types_of_weights_are_the_same_or_of_one_kind(found, wanted, exact, fits):
+    assert checkpoints.dtype_fits(found, wanted, exact) == fits

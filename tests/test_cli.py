@@ -6,6 +6,8 @@ The demo runs in miniature: the same steps on 22 clips of 32 pixels.
 import argparse
 import contextlib
 import csv
+import functools
+import inspect
 import json
 import os
 import re
@@ -15,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+import typing
 from dataclasses import fields, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -1465,3 +1468,632 @@ def test_extract_overwrites(taught, capsys, monkeypatch):
     run(capsys, "extract", "s", "--teacher-file", "teacher.pt", "--device", "cpu")
     run(capsys, "extract", "s", "--teacher-file", "teacher.pt", "--device", "cpu", "--overwrite")
     assert given == [False, True]
+
+
+# --- Each option of each command arrives where it acts
+
+
+class Spies:
+    """Functions that record their calls in place of the real ones: `calls[name]` has the arguments of each call."""
+
+    def __init__(self, monkeypatch):
+        self.monkeypatch, self.calls = monkeypatch, {}
+
+    def put(self, place, name, result=None, label=None):
+        """Replace a function; `result` is what it returns, or a function of its arguments."""
+        signature, seen = inspect.signature(getattr(place, name)), self.calls.setdefault(label or name, [])
+
+        def spy(*given, **named):
+            bound = signature.bind(*given, **named)
+            bound.apply_defaults()
+            seen.append(bound.arguments)
+            return result(bound.arguments) if inspect.isfunction(result) else result
+
+        self.monkeypatch.setattr(place, name, spy)
+
+    def values(self, path):
+        """Return what a path such as "distill.settings.tau" is in each call of its function."""
+        name, *parts = path.split(".")
+        found = list(self.calls[name])
+        for part in parts:
+            found = [one[part] if isinstance(one, dict) else getattr(one, part) for one in found]
+        return found
+
+
+class Clips(ToyClips):
+    """... opened from a path, with clips for a teacher."""
+
+    def __init__(self, *opened):
+        super().__init__()
+        self.opened, self.path = opened, opened[0]
+        self.specs = {"clip": egodistill.data.ClipSpec(frames=4, size=32, seconds=1.5)}
+        self.arrays |= dict.fromkeys(("frames_4", "audio"), self.arrays["frames_1"])
+        self.arrays["clip"] = np.zeros((8, 4, 3, 32, 32), np.uint8)
+
+
+def field_words(settings, without=()) -> tuple[str, dict]:
+    """Return options with other values than the defaults for all fields that are options, and the values."""
+    words, values = [], {}
+    for name, value, hint in options.option_fields(settings):
+        if name in without:
+            continue
+        other = {bool: not value, int: 7, float: 0.25, tuple: (7,), str: "none", type(None): "none"}[type(value)]
+        choices = [choice for choice in typing.get_args(hint) if isinstance(choice, str)]
+        other = choices[-1] if choices and choices[-1] != value else choices[0] if choices else other
+        other = {"image_encoder": "resnet10x4", "image_weights": "w.pth"}.get(name, other)
+        shown = (
+            [] if isinstance(value, bool) else [str(one) for one in (other if isinstance(other, tuple) else [other])]
+        )
+        words += [options.flag(name, value), *shown]
+        values[name] = other
+    return " ".join(words), values
+
+
+def stage_arrivals(stage, function, without=()) -> tuple[str, dict]:
+    """Return words for all options of a stage and of a student, and where each arrives."""
+    words, values = field_words(getattr(egodistill.EPIC_KITCHENS, stage), without)
+    arrivals = {f"{function}.settings.{name}": value for name, value in values.items()}
+    if "crop" in values:
+        arrivals[f"{function}.settings.augment.crop"] = arrivals.pop(f"{function}.settings.crop")
+    return f"{words} --device cpu", arrivals | {f"{function}.settings.device": "cpu"}
+
+
+def student_arrivals(function, without=()) -> tuple[str, dict]:
+    words, values = field_words(egodistill.EPIC_KITCHENS.student, without)
+    arrivals = {f"{function}.model.arguments.{name}": value for name, value in values.items()}
+    arrivals["build_image_encoder.weights"] = arrivals.pop(f"{function}.model.arguments.image_weights")
+    return words, arrivals
+
+
+def training_runs(stage, function, fixed="", *, without=(), without_student=()):
+    """Return the runs of a training command: all settings; a model to start from; a preset."""
+    ours = " --teacher t" if function != "finetune" else ""
+    words, arrivals = stage_arrivals(stage, function, without)
+    student, built = student_arrivals(function, without_student)
+    out = f"folder --out {{tmp}}/x.pt{ours}"
+    taught = {f"{function}.teacher": "t"} if ours else {}
+    files = {f"{function}.settings.checkpoint": "{tmp}/x.pt.training", "check_output.path": "{tmp}/x.pt"}
+    store = {f"{function}.store.opened": ("folder", "own")}
+    start = "load_model.path" if function == "finetune" else "load_distilled.path"
+    return [
+        (f"{out} {fixed} --split own {words} {student}", arrivals | built | taught | files | store),
+        (f"{out} --init a.pt --overwrite", {start: "a.pt", "check_output.overwrite": True}),
+        (f"{out} {fixed} --preset demo", {f"{function}.settings.epochs": 6}),
+    ]
+
+
+SEGMENT_WORDS = "t.csv --root r --min-instances 3 --split-seed 7 --audio --imu-offsets o.csv"
+SEGMENT_ARRIVALS = {
+    "read_annotations.annotations": "t.csv",
+    "read_annotations.root": "r",
+    "read_annotations.min_instances": 3,
+    "read_annotations.seed": 7,
+    "read_annotations.audio": True,
+    "with_imu_offsets.table": "o.csv",
+}
+INFERENCE_WORDS = "--precision bf16 --compile --device cpu"
+
+
+def inference_arrivals(function):
+    return {f"{function}.precision": "bf16", f"{function}.compile": True, f"{function}.device": "cpu"}
+
+
+EXPERIMENT_WORDS = (
+    "folder --teacher t-{{seed}} --out {tmp}/o --seeds 4,5 --preset ego4d --epochs 7 --batch-size 6 --precision bf16 "
+    "--pretrained students=w.pth AdaFuse=None --jobs 3 --device cpu --markdown {tmp}/m.md"
+)
+EXPERIMENT_ARRIVALS = {
+    "Bench.store": "folder",
+    "Bench.out": "{tmp}/o",
+    "Bench.device": "cpu",
+    **{
+        f"Bench.protocol.recipe.{stage}.{name}": value
+        for stage in ("finetuning", "pretraining", "distillation")
+        for name, value in {"epochs": 7, "batch_size": 6, "precision": "bf16"}.items()
+    },
+    "Bench.protocol.recipe.distillation.tau": 10.0,
+    "Bench.protocol.recipe.student.image_weights": "w.pth",
+    "Bench.protocol.adafuse.weights": None,
+    "run.jobs": 3,
+    "report.path": "{tmp}/m.md",
+    "write_rows.about.seeds": [4, 5],
+}
+# {command: [(words, {where an option must arrive: its value}), ...]}; {tmp} is a folder. Together, the words of a
+# command use all of its options, with other values than the defaults.
+ARRIVALS = {
+    "segments": [(f"{SEGMENT_WORDS} --classes 1", SEGMENT_ARRIVALS | {"most_common.n": 1})],
+    "check": [
+        (
+            "t.csv --root r --no-offset --max-offset 0.7 --out {tmp}/o.csv --overwrite",
+            {
+                "read_annotations.annotations": "t.csv",
+                "read_annotations.root": "r",
+                "check.offset": False,
+                "check.max_offset": 0.7,
+                "check_output.path": "{tmp}/o.csv",
+                "check_output.overwrite": True,
+            },
+        ),
+        ("v.mp4 --imu a.csv g.csv", {"open_recording.path": "v.mp4", "open_recording.imu": ["a.csv", "g.csv"]}),
+    ],
+    "transcode": [
+        (
+            "v.mp4 --out {tmp}/c --short-side 100 --keyframe-every 5 --quality 30 --measure --overwrite",
+            {
+                "transcode.video": "v.mp4",
+                "transcode.out": Path("{tmp}/c/v.mp4"),
+                "transcode.short_side": 100,
+                "transcode.keyframe_every": 5,
+                "transcode.quality": 30,
+                "transcode.measure": True,
+                "transcode.overwrite": True,
+            },
+        )
+    ],
+    "prepare": [
+        (
+            f"{SEGMENT_WORDS} --out {{tmp}}/s --num-frames 2 3 --frame-size 96 --sampling first last --key-frames "
+            "--clip-frames 6 --clip-size 80 --no-imu --zero-accel --min-coverage 0.6 --workers 3 --max-bad 0.4 "
+            "--retry-failed",
+            SEGMENT_ARRIVALS
+            | {
+                "prepare.out": "{tmp}/s",
+                "prepare.num_frames": (2, 3),
+                "prepare.frame_size": 96,
+                "prepare.sampling": ["first", "last"],
+                "prepare.exact": False,
+                "prepare.clip_frames": 6,
+                "prepare.clip_size": 80,
+                "prepare.imu": False,
+                "prepare.audio": True,
+                "prepare.zero_accel": True,
+                "prepare.min_coverage": 0.6,
+                "prepare.workers": 3,
+                "prepare.max_bad": 0.4,
+                "prepare.retry_failed": True,
+            },
+        )
+    ],
+    "status": [("folder --seconds 0.25", {"ClipStore.path": "folder", "sleep.seconds": 0.25})],
+    "teachers": [("", {})],
+    "finetune": [
+        *training_runs("finetuning", "finetune", "--architecture student"),
+        (
+            "folder --out {tmp}/x.pt --architecture mvit_b_16x4 --pretrained p.pth --name own --option width=12 "
+            "depths=(1,2) --head-only --gradient-checkpointing",
+            {
+                "load.name": "mvit_b_16x4",
+                "load.checkpoint": "p.pth",
+                "load.options": {"seconds": 1.5, "width": 12, "depths": (1, 2)},
+                "finetune.model.name": "own",
+                "finetune.model.net.gradient_checkpointing": True,
+                "finetune.model.net.norm.weight.requires_grad": False,
+                "finetune.model.classifier.weight.requires_grad": True,
+            },
+        ),
+    ],
+    "extract": [
+        (
+            "folder --split own --teacher-file t.pt --views 3 --batch-size 5 --overwrite --precision bf16 --device cpu",
+            {
+                "extract.store.opened": ("folder", "own"),
+                "load_teacher.path": "t.pt",
+                "extract.views": 3,
+                "extract.batch_size": 5,
+                "extract.overwrite": True,
+                "extract.precision": "bf16",
+                "extract.device": "cpu",
+            },
+        )
+    ],
+    "pretrain": training_runs("pretraining", "pretrain_imu", without=["crop"], without_student=["use_imu"]),
+    "distill": training_runs("distillation", "distill"),
+    "evaluate": [
+        (
+            f"folder --split own --student a.pt --teacher t --out {{tmp}}/e.json --overwrite {INFERENCE_WORDS}",
+            {
+                "evaluate.store.opened": ("folder", "own"),
+                "load_student.path": "a.pt",
+                "evaluate.teacher": "t",
+                "check_output.path": "{tmp}/e.json",
+                "check_output.overwrite": True,
+                **inference_arrivals("evaluate"),
+            },
+        ),
+        ("folder --teacher-file t.pt", {"load_teacher.path": "t.pt"}),
+    ],
+    "compare": [
+        (
+            EXPERIMENT_WORDS + " --num-frames 1 4 --methods VisOnly AdaFuse --teacher-file t.pt",
+            EXPERIMENT_ARRIVALS
+            | {
+                "comparison.teacher": "t-{{seed}}",
+                "comparison.seeds": [4, 5],
+                "comparison.num_frames": [1, 4],
+                "comparison.methods": ["VisOnly", "AdaFuse"],
+                "teacher_row.teacher": "t-{{seed}}",
+                "teacher_row.seeds": [4, 5],
+                "teacher_row.checkpoint": "t.pt",
+            },
+        )
+    ],
+    "ablate": [
+        (
+            EXPERIMENT_WORDS + " --num-frames 2",
+            EXPERIMENT_ARRIVALS
+            | {
+                "ablation.teacher": "t-{{seed}}",
+                "ablation.seeds": [4, 5],
+                "frame_choices.teacher": "t-{{seed}}",
+                "frame_choices.seeds": [4, 5],
+                "frame_choices.frames": 2,
+            },
+        )
+    ],
+    "export": [
+        (
+            "a.pt --out {tmp}/x.onnx --format onnx --precision int8 --calibrate c --calibrate-split all "
+            "--calibrate-clips 9 --check k --check-split own --overwrite --markdown {tmp}/m.md",
+            {
+                "load_distilled.path": "a.pt",
+                "export.path": "{tmp}/x.onnx",
+                "export.format": "onnx",
+                "export.precision": "int8",
+                "export.calibrate.opened": ("c", "all"),
+                "export.calibration_clips": 9,
+                "export.overwrite": True,
+                "compare.store.opened": ("k", "own"),
+                "compare.paths": ["{tmp}/x.onnx"],
+                "report.path": "{tmp}/m.md",
+            },
+        )
+    ],
+    "measure": [
+        (
+            "--student a.pt --teacher-file t.pt --batch-size 5 --repeats 3 --seconds 0.5 --out {tmp}/m.json "
+            f"--overwrite --markdown {{tmp}}/m.md {INFERENCE_WORDS}",
+            {
+                "load_student.path": "a.pt",
+                "load_teacher.path": "t.pt",
+                "measure.batch_size": 5,
+                "measure.repeats": 3,
+                "measure.seconds": 0.5,
+                "check_output.path": "{tmp}/m.json",
+                "report.path": "{tmp}/m.md",
+                **inference_arrivals("measure"),
+            },
+        ),
+        ("--rows AdaFuse", {"measure.model.kind": "AdaFuse"}),
+    ],
+    "predict": [
+        (
+            "v.mp4 --student a.pt --imu a.csv g.csv --imu-offset 0.3 --imu-stretch 1.02 --zero-accel "
+            f"--min-coverage 0.6 --stride 0.5 --top 2 --key-frames --out {{tmp}}/p.csv --overwrite {INFERENCE_WORDS}",
+            {
+                "load_distilled.path": "a.pt",
+                "predict.video": "v.mp4",
+                "predict.imu": ["a.csv", "g.csv"],
+                "predict.imu_offset": 0.3,
+                "predict.imu_stretch": 1.02,
+                "predict.zero_accel": True,
+                "predict.min_coverage": 0.6,
+                "predict.stride": 0.5,
+                "predict.top": 2,
+                "predict.exact": False,
+                "check_output.path": "{tmp}/p.csv",
+                "check_output.overwrite": True,
+                "prediction_writer.path": Path("{tmp}/p.csv"),
+                "prediction_writer.top": 2,
+                **inference_arrivals("predict"),
+            },
+        )
+    ],
+    "demo": [
+        (
+            "--out {tmp}/d --seeds 4,5 --world-seed 6 --teachers slowfast,x3d --quick --image-weights w.pth --jobs 3 "
+            "--markdown {tmp}/m.md",
+            {
+                "Bench.out": "{tmp}/d",
+                "Bench.store": "{tmp}/d/store",
+                "Bench.protocol.recipe.student.image_weights": "w.pth",
+                "Bench.protocol.recipe.distillation.epochs": 2,
+                "render.out": Path("{tmp}/d/world"),
+                "render.seed": 6,
+                "render.train_acts": 48,
+                "prepare.out": Path("{tmp}/d/store"),
+                "demo_runs.seeds": [4, 5],
+                "demo_runs.teacher": "slowfast-{{seed}}",
+                "run.jobs": 3,
+                "report.path": "{tmp}/m.md",
+            },
+        )
+    ],
+    "synthesize": [
+        (
+            "{tmp}/w --seed 5 --train-acts 9 --test-acts 6 --label-noise 0.5",
+            {
+                "render.out": "{tmp}/w",
+                "render.seed": 5,
+                "render.train_acts": 9,
+                "render.test_acts": 6,
+                "render.label_noise": 0.5,
+            },
+        )
+    ],
+}
+
+
+def option_parser(command: str) -> argparse.ArgumentParser:
+    modules = (egodistill.commands, egodistill.demo, model_commands)
+    (add_options,) = [module.COMMANDS[command][0] for module in modules if command in module.COMMANDS]
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    return parser
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_all_options_are_in_the_table_of_arrivals(command):
+    """A new option needs a place where it must arrive; its value there is not the default."""
+    parser, used = option_parser(command), set()
+    for words, _ in ARRIVALS[command]:
+        arguments = parser.parse_args(words.split())
+        for action in parser._actions:
+            if hasattr(arguments, action.dest) and getattr(arguments, action.dest) != action.default:
+                used.add(action.dest)
+    assert used == {action.dest for action in parser._actions} - {"help"}
+
+
+@pytest.mark.parametrize(("command", "number"), [(c, k) for c, runs in ARRIVALS.items() for k in range(len(runs))])
+def test_every_option_arrives_where_it_acts(command, number, tmp_path, monkeypatch, capsys):
+    spies = spies_for_all_commands(monkeypatch, tmp_path)
+    words, arrivals = ARRIVALS[command][number]
+    run(capsys, command, *words.format(tmp=tmp_path).split())
+
+    def filled(value):
+        return type(value)(str(value).format(tmp=tmp_path)) if isinstance(value, (str, Path)) else value
+
+    for place, value in arrivals.items():
+        value = [filled(one) for one in value] if isinstance(value, list) else filled(value)
+        found = spies.values(place)
+        assert found, f"{place} was never called"
+        assert all(type(one) is type(value) or not isinstance(value, Path) for one in found)
+        known = [str(one) if isinstance(one, Path) and isinstance(value, str) else one for one in found]
+        if place.startswith(("check_output.path", "load_", "Bench.protocol", "demo_runs.teacher")):
+            assert value in known, (place, found)
+        else:
+            assert known and all(one == value for one in known), (place, found)
+
+
+def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
+    """Replace all functions that do the work of a command."""
+    spies = Spies(monkeypatch)
+    segment = data.Segment("1", "v.mp4", 0.0, 2.0, "walk")
+    segments = data.SegmentList([segment, replace(segment, id="2", label="run")])
+    student = EgoDistill(4, image_encoder="resnet10x4", image_weights=None, frame_size=32, hidden=8, feature_dim=12)
+    small = {"frames": 4, "size": 32, "width": 12, "depths": (1, 1), "kv_stride": 4, "progress": False}
+    teacher = teachers.load("mvit_b_16x4", None, 4, **small)
+    row = experiments.Row(
+        "EgoDistill", 1, "1 frame", 50.0, None, [50.0], 1.0, 1, 1.0, {}, experiments.Run("EgoDistill")
+    )
+    zeros = torch.zeros(4, 4, dtype=torch.int64)
+    evaluation = inference.Evaluation(0.5, {"open": 0.5}, zeros, zeros.float(), torch.zeros(4), 0.1, 8)
+
+    annotations, recordings, commands = egodistill.annotations, egodistill.recordings, egodistill.commands
+    spies.put(egodistill.files, "check_output")
+    spies.put(annotations, "read_annotations", segments)
+    spies.put(annotations, "with_imu_offsets", segments)
+    spies.put(commands.Counter, "most_common", lambda given: list(given["self"].items())[: given["n"]])
+    spies.put(recordings, "check", recordings.Check("v.mp4"))
+    spies.put(data, "open_recording", segment.recording)
+    made = recordings.Transcoded("c.mp4", 1, 1, 1, 0, 0, (), None)
+    spies.put(recordings, "transcode", made)
+    spies.put(data, "prepare", Clips("prepared"))
+    spies.put(commands, "describe_store")
+    spies.put(egodistill.demo, "describe_store", label="describe_store of the demo")
+    store = Clips("folder")
+    store.counts, store.failures = {"train": {"ok": 1, "failed": 0, "missing": 0}}, []
+    spies.put(data, "ClipStore", lambda given: store)
+    monkeypatch.setattr(commands.time, "sleep", lambda seconds: spies.calls["sleep"].append({"seconds": seconds}))
+    spies.calls["sleep"] = []
+    monkeypatch.setattr(commands, "finished_clips", lambda path: {"prepare": (1, 2)})
+
+    for name in ("finetune", "distill", "pretrain_imu"):
+        spies.put(distillation, name, [{"loss": 1.0, "top1": 0.5, "matching": 0.5}])
+    spies.put(model_commands, "open_split", lambda given: Clips(*given.values()))
+    spies.put(model_commands, "load_distilled", student)
+    spies.put(model_commands, "load_student", student)
+    spies.put(model_commands, "load_teacher", teacher)
+    spies.put(egodistill.checkpoints, "load_model", student)
+    build = egodistill.student.build_image_encoder
+    spies.put(egodistill.student, "build_image_encoder", lambda given: build(given["name"], None))
+    small_teacher = functools.partial(teachers.load, "mvit_b_16x4", None, 4, **small)
+    spies.put(teachers, "load", lambda given: small_teacher())
+    spies.put(teachers, "extract")
+    spies.put(inference, "evaluate", evaluation)
+    spies.put(inference, "predict", [inference.Prediction(0.0, 2.0, [("open", 0.5)])])
+    writer = model_commands.prediction_writer
+    spies.put(model_commands, "prediction_writer", lambda given: writer(**given))
+    cost = inference.Cost(1.0, 1, 1.0, 5, "cpu", "bf16", 3)
+    spies.put(inference, "measure", cost)
+    for name, (published, _) in list(experiments.TABLE_3.items()):
+        model = argparse.Namespace(kind=name)
+        monkeypatch.setitem(experiments.TABLE_3, name, (published, lambda model=model: model))
+    monkeypatch.setattr(experiments, "table_3_notes", lambda models, costs: [])
+    spies.put(egodistill.export, "export", lambda given: {"run": Path(given["path"]).write_text("x") and "python"})
+    spies.put(egodistill.export, "compare", [])
+    spies.put(tables, "report")
+
+    bench, runs = experiments.Bench, [experiments.Run("VisOnly", seed=4)]
+    spies.put(bench, "run")
+    monkeypatch.setattr(bench, "hours", lambda self, runs: 1.0)
+    spies.put(experiments, "Bench", lambda given: bench(**given))
+    for name in ("comparison", "ablation", "frame_choices"):
+        spies.put(experiments, name, runs)
+    spies.put(experiments, "teacher_row", row)
+    losses = 1 + len(experiments.ABLATIONS)
+    spies.put(experiments, "rows", lambda given: losses * [row])
+    spies.put(experiments, "write_rows", [tmp_path / "written.json"])
+    spies.put(experiments, "draw", [])
+    spies.put(synthetic, "render", synthetic.World(tmp_path, tmp_path / "EPIC_100_train.csv"))
+    spies.put(data, "read_epic_kitchens", segments)
+    demo_runs = egodistill.demo.demo_runs
+    spies.put(egodistill.demo, "demo_runs", lambda given: demo_runs(**given))
+    monkeypatch.setattr(egodistill.demo, "report_limits", lambda rows: None)
+    monkeypatch.setattr(egodistill.demo, "teachers_table", lambda rows: None)
+    return spies
+
+
+# --- Numbers that commands print, and who runs them
+
+
+def test_which_commands_all_processes_of_torchrun_run(monkeypatch):
+    """The others run once, in process 0, which is then alone."""
+    shared = {"prepare", "finetune", "extract", "pretrain", "distill"}
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    for command in cli.COMMANDS:
+        for rank in ("0", "1"):
+            monkeypatch.setenv("RANK", rank)
+            monkeypatch.setenv("WORLD_SIZE", "2")
+            ran = []
+            arguments = argparse.Namespace(command=command)
+            monkeypatch.setattr(cli, "parse", lambda argv, found=arguments: found)
+            monkeypatch.setattr(cli, "run_parsed", lambda a, to=ran: to.append(os.environ["WORLD_SIZE"]) or 0)
+            assert cli.main([command]) == 0
+            expected = ["2"] if command in shared else ["1"] if rank == "0" else []
+            assert ran == expected and os.environ["WORLD_SIZE"] == "2", command
+
+
+def test_segments_prints_the_numbers_of_each_split(monkeypatch, capsys):
+    lengths = {"train": [1.0, 2.0, 4.5, 90.0], "test": [3.0, 5.0]}
+    segments = data.SegmentList(
+        [
+            data.Segment(f"{split}{k}", f"{split}{k // 2}.mp4", 10.0, 10.0 + length, "xyz"[k % 3], split=split)
+            for split, found in lengths.items()
+            for k, length in enumerate(found)
+        ]
+        + [data.Segment("more", "test0.mp4", 0.0, 7200.0, None, split="test")],
+        {"no sound": 1234},
+    )
+    monkeypatch.setattr(egodistill.annotations, "read_annotations", lambda *given, **named: segments)
+    lines = [line.split() for line in run(capsys, "segments", "t.csv", "--classes", 2).splitlines()]
+    assert lines[2] == ["test", "1", "3", "2.00", "5.00", "3.00", "to", "7200.00", "2"]
+    assert lines[3] == ["train", "2", "4", "0.03", "3.25", "1.00", "to", "90.00", "3"]
+    assert ["x", "1", "2"] in lines and "... and 2 more classes (--classes N lists more)".split() in lines
+    assert "without training segments" not in " ".join(map(" ".join, lines))
+    assert "left out, no sound: 1,234 segments".split() in lines
+
+
+def test_status_divides_by_the_time_that_it_waited(monkeypatch, capsys):
+    seen = iter([{"prepare": (10, 100), "extract t": (0, 50)}, {"prepare": (16, 100), "extract t": (1, 50)}])
+    store = argparse.Namespace(counts={"train": {"ok": 16, "failed": 0, "missing": 84}}, failures=[], path=Path("s"))
+    monkeypatch.setattr(data, "ClipStore", lambda path, unfinished: store)
+    monkeypatch.setattr(egodistill.commands, "finished_clips", lambda path: next(seen))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    lines = [line.split() for line in run(capsys, "status", "s", "--seconds", 0.5).splitlines()]
+    assert ["prepare", "16", "of", "100", "12.0", "7", "s"] in lines  # 6 clips in 0.5 s; 84 are left
+    assert ["extract", "t", "1", "of", "50", "2.0", "24", "s"] in lines
+
+
+@pytest.mark.parametrize("command", ["distill", "pretrain", "finetune"])
+def test_the_seed_decides_the_start_weights_of_what_a_command_builds(command, tmp_path, monkeypatch, capsys):
+    calls = spy_on_stages(monkeypatch)
+    kinds = [["--architecture", "student"], ["--architecture", "x3d_m", "--option", "width=8", "pool=1"]]
+    for kind in kinds if command == "finetune" else [["--teacher", "t"]]:
+        monkeypatch.setattr(model_commands, "open_split", lambda path, split: Clips(path, split))
+        student = [] if "x3d_m" in kind else ["--image-encoder", "resnet10x4", "--image-weights", "none"]
+        found = []
+        for seed in (5, 5, 6):
+            torch.rand(seed)  # what was drawn before does not matter
+            run(capsys, command, "s", *kind, *student, "--out", tmp_path / "x.pt", "--seed", seed)
+            found.append(torch.cat([value.flatten() for value in calls.pop()[1].state_dict().values()]))
+        assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_a_student_is_built_for_the_frames_of_the_store(tmp_path, monkeypatch, capsys):
+    calls = spy_on_stages(monkeypatch)
+    store = ToyClips()
+    spec = egodistill.data.ClipSpec(frames=2, size=32, sampling="last", exact=False)
+    store.specs = {"frames_1": replace(spec, frames=1, sampling="uniform"), "frames_2_last": spec}
+    monkeypatch.setattr(model_commands, "open_split", lambda path, split: store)
+    plain = ["distill", "s", "--teacher", "t", "--image-encoder", "resnet10x4", "--image-weights", "none"]
+    for count, sampling in ((1, "uniform"), (2, "last")):
+        run(capsys, *plain, "--num-frames", count, "--out", tmp_path / "x.pt")
+        arguments = calls.pop()[1].arguments
+        expected = {"num_frames": count, "sampling": sampling, "exact": False, "frame_size": 32}
+        assert expected.items() <= arguments.items()
+
+
+def test_tables_of_results_have_each_number_in_its_column():
+    def row(method, top1, std, **others):
+        kind = experiments.Run(method, **others)
+        return experiments.Row(method, 2, "2 frames", top1, std, [], 1.23456, 7_654_321, 3.14159, {}, kind)
+
+    rows = [
+        row("teacher", 80.04, None),
+        row("EgoDistill", 70.06, 1.26),
+        row("EgoDistill", 60.0, 0.5, without=experiments.STAGE_1_LOSSES),
+        row("VisOnly-Distill", 40.0, 2.0),
+    ]
+    table = egodistill.demo.cost_table(rows)
+    assert table.header == ["model", "inputs", "GMACs", "parameters", "ms per clip", "top-1 (%)"]
+    assert table.rows[0] == ["teacher", "2 frames", "1.235", "7.65 M", "3.14", "80.0"]
+    assert [cells[0] for cells in table.rows[1:3]] == ["EgoDistill", "EgoDistill without stage 1"]
+    assert [cells[-1] for cells in table.rows[1:]] == ["70.1 ± 1.3", "60.0 ± 0.5", "40.0 ± 2.0"]
+    unknown = replace_fields(rows[0], gmacs=None, params=None, ms_per_clip=None)
+    assert egodistill.demo.cost_table([unknown]).rows[0][2:5] == ["-", "-", "-"]
+    others = egodistill.demo.teachers_table({"x3d": rows})
+    assert others.header == ["teacher", "GMACs", "parameters", "teacher's top-1", "VisOnly-Distill", "EgoDistill"]
+    assert others.rows == [["x3d", "1.235", "7.65 M", "80.0", "40.0 ± 2.0", "70.1 ± 1.3"]]
+
+
+def replace_fields(row, **changes):
+    return row._replace(**changes)
+
+
+def test_evaluation_files_hold_the_numbers_of_the_evaluation(tmp_path, monkeypatch, capsys):
+    spies = spies_for_all_commands(monkeypatch, tmp_path)
+    confusion = torch.tensor([[3, 1, 0, 0], [0, 0, 0, 0], [0, 2, 2, 0], [0, 0, 0, 1]])
+    per_class = {"close": 0.75, "put": 0.5, "take": 1.0}
+    found = inference.Evaluation(0.625, per_class, confusion, torch.zeros(9, 4), torch.zeros(9), 0.12345, 11, "bf16")
+    spies.put(inference, "evaluate", found)
+    out = run(capsys, "evaluate", "s", "--student", "a.pt", "--teacher", "t", "--out", tmp_path / "e.json")
+    assert json.loads((tmp_path / "e.json").read_text()) == {
+        "format": "egodistill evaluation 1",
+        "top1": 0.625,
+        "per_class": per_class,
+        "class_names": ["close", "open", "put", "take"],
+        "confusion": confusion.tolist(),
+        "feature_distance": 0.12345,
+        "segments": 9,
+        "clips": 11,
+        "precision": "bf16",
+    }
+    assert out.splitlines()[0] == "top-1 62.50 % of 9 segments (11 clips, bf16), feature distance 0.1235"
+    assert [line.split() for line in out.splitlines()[1:]] == [
+        ["close", "75.00", "%", "of", "4"],
+        ["put", "50.00", "%", "of", "4"],
+        ["take", "100.00", "%", "of", "1"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "fits"),
+    [
+        ("--epochs 0", False),
+        ("--batch-size 0", False),
+        ("--num-frames 0", False),
+        ("--seed 0", True),
+        ("--alpha 0", True),
+    ],
+)
+def test_counts_are_at_least_1_where_none_makes_no_sense(words, fits, tmp_path, monkeypatch, capsys):
+    calls = spy_on_stages(monkeypatch)
+    plain = ["distill", "s", "--teacher", "t", "--image-encoder", "resnet10x4", "--image-weights", "NONE"]
+    command = [*plain, "--out", str(tmp_path / "x.pt"), *words.split()]
+    if fits:
+        run(capsys, *command)
+        assert calls
+    else:
+        with pytest.raises(SystemExit):
+            cli.main(command)
+        assert "'0' is not a positive integer" in capsys.readouterr().err

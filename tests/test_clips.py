@@ -7,14 +7,28 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
-from painted import CLIP, STEADY, X264, break_packets, expected_numbers, number_of, ramp, write_epic_imu, write_video
+from painted import (
+    CLIP,
+    STEADY,
+    X264,
+    break_packets,
+    chirp,
+    expected_numbers,
+    move,
+    number_of,
+    ramp,
+    write_epic_imu,
+    write_sound,
+    write_video,
+)
 
 from egodistill import DataError, clips
 from egodistill.clips import ClipSpec, Recording, decode_clips, differences, open_recording
 from egodistill.imu import CoverageError, IMUError, read_imu
-from egodistill.video import VideoError, read_frames
+from egodistill.video import VideoError, log_mel, read_audio, read_frames
 
 STUDENT = ClipSpec(frames=4, size=40, imu_samples=422)
 
@@ -150,3 +164,139 @@ def test_the_frames_of_a_video_that_varies_have_their_own_times(tmp_path):
     clip = walk.clip(1.0, ClipSpec(frames=8, size=40))
     shown = (times - times[0])[[number_of(picture) for picture in clip["frames"]]]
     np.testing.assert_allclose(clip["frames.times"], shown, atol=1e-4)
+
+
+# --- Values that are not the usual ones
+
+
+@pytest.fixture(scope="module")
+def late(tmp_path_factory):
+    """A transport stream, whose clock starts at 1.4 s, with pictures, a chirp and two tables of a ramp."""
+    folder = tmp_path_factory.mktemp("late")
+    plain = write_sound(folder / "plain.mp4", chirp(np.arange(8 * 48000) / 48000), 48000, pictures=240)
+    video = move(plain, str(folder / "late.ts"), 1.4)
+    with av.open(video) as container:
+        assert container.start_time > 1_000_000
+    return Recording(video, write_epic_imu(folder, "late", 8, slope=2), imu_offset=0.3, imu_stretch=1.02)
+
+
+def test_pictures_sound_and_imu_of_a_late_file_are_on_the_players_clock(late):
+    """With a clock of the IMU, clips of another length, and another rate, all at once."""
+    spec = ClipSpec(frames=5, size=32, imu_samples=150, imu_rate=50.0, audio=True, seconds=3.0)
+    clip = late.clip(1.5, spec)
+    asked = 1.5 + (np.arange(5) + 0.5) / 5 * 3.0
+    np.testing.assert_allclose(spec.times(1.5), asked)
+    assert ((clip["frames.times"] <= asked + 1e-6) & (clip["frames.times"] > asked - 1 / 30 - 1e-3)).all()
+    # The file's k-th picture is a grey of k, shown from k / 30 s on.
+    np.testing.assert_allclose(clip["frames"].mean((1, 2, 3)), 30 * clip["frames.times"], atol=4)
+    stamps = (1.5 + np.arange(150) / 50 - 0.3) / 1.02
+    np.testing.assert_allclose(clip["imu"][:, :3], ramp(stamps, 2, 9.8), atol=1e-4)
+    np.testing.assert_allclose(clip["imu"][:, 3:], ramp(stamps, -2), atol=1e-4)
+    sound = chirp(1.5 + (3.0 - 2.0) / 2 + np.arange(32000) / 16000)  # the middle two seconds
+    difference = np.abs(clip["audio"] - log_mel(sound))[3:-3]
+    assert np.median(difference[log_mel(sound)[3:-3] > 0]) < 0.1
+    np.testing.assert_array_equal(clip["audio"], log_mel(read_audio(late.video, [2.0])[0]))
+
+
+def test_limits_of_the_imu_reach_the_window(tmp_path, kitchen):
+    stamps = np.arange(0, 6, 0.1)  # 10 Hz: all steps are longer than the usual limit
+    columns = np.column_stack([1000 * stamps, ramp(stamps, 1)])
+    pair = tuple(str(tmp_path / f"{word}.csv") for word in ("Accl", "Gyro"))
+    for path, word in zip(pair, ("Accl", "Gyro"), strict=True):
+        np.savetxt(path, columns, delimiter=",", header=f"Milliseconds,{word}X,{word}Y,{word}Z", comments="")
+    slow = replace(kitchen[0].recording, imu=pair)
+    with pytest.raises(CoverageError, match=r"over max_gap=0\.05"):
+        slow.clip(1.0, ClipSpec(imu_samples=422))
+    clip = slow.clip(1.0, ClipSpec(imu_samples=422), max_gap=0.11)
+    np.testing.assert_allclose(clip["imu"][:, :3], ramp(1.0 + np.arange(422) / 198, 1), atol=1e-4)
+
+
+def test_random_frames_differ_between_rows_and_are_those_of_the_spec(walk):
+    spec = ClipSpec(frames=4, size=40, sampling="random", seed=5)
+    found = dict(decode_clips(walk, {3: 1.0, 8: 1.0}, {"frames": spec}))
+    for row, clip in found.items():
+        numbers = expected_numbers(STEADY, spec.times(1.0, row))
+        assert [number_of(picture) for picture in clip["frames"]] == numbers
+    assert not np.array_equal(spec.times(1.0, 3), spec.times(1.0, 8))
+    assert not np.array_equal(spec.times(1.0, 3), replace(spec, seed=6).times(1.0, 3))
+
+
+def test_segments_of_whole_clips_have_as_many_clips():
+    for seconds in (CLIP, 1.0, 0.7):
+        for start in np.arange(0, 20, 0.37):
+            for count in (1, 2, 3, 7):
+                starts = clips.clip_starts(start, start + count * seconds, 1000.0, seconds)
+                np.testing.assert_allclose(starts, start + np.arange(count) * seconds, atol=1e-6)
+    assert clips.clip_starts(1.0, 4.0, 3.5, 1.5) == [1.0, 2.0]  # the video ends before the segment
+
+
+def test_arguments_of_open_recording_are_added_to_what_a_reader_finds(kitchen, tmp_path, monkeypatch):
+    own = Recording(kitchen[0].video, kitchen[0].imu, imu_offset=1.0, imu_stretch=1.5, wearer="ann")
+    monkeypatch.setattr(clips, "READERS", [lambda path: own])
+    assert open_recording("x.mp4") == own
+    changed = open_recording("x.mp4", imu_offset=0.25, imu_stretch=2.0, wearer="bob", zero_accel=True)
+    assert changed == replace(own, imu_offset=2.25, imu_stretch=3.0, wearer="bob", zero_accel=True)
+    assert open_recording("x.mp4", "a.csv", imu_offset=0.25) == Recording("x.mp4", "a.csv", 0.25)
+
+
+OTHER_FIELDS = {
+    "frames": 5,
+    "size": 48,
+    "crop": True,
+    "sampling": "last",
+    "exact": False,
+    "imu_samples": 100,
+    "imu_rate": 50.0,
+    "seconds": 1.5,
+}
+
+
+@pytest.mark.parametrize("field", OTHER_FIELDS)
+def test_each_field_of_a_spec_is_compared(field):
+    """All but the seed of a sampling; `audio` says only that there is sound, and `imu_axes` has one value."""
+    assert set(OTHER_FIELDS) | {"seed", "audio", "imu_axes"} == set(STUDENT.__dataclass_fields__)
+    one = replace(STUDENT, crop=False)
+    other = replace(one, **{field: OTHER_FIELDS[field]})
+    assert differences(one, other) == {field: (getattr(one, field), OTHER_FIELDS[field])}
+    assert differences(other, one) == {field: (OTHER_FIELDS[field], getattr(one, field))}
+    assert differences(one, other, ignore=(field,)) == {}
+
+
+def test_each_field_of_a_spec_comes_from_its_attribute_of_a_model():
+    class Model:
+        inputs = ("frames", "imu")
+        num_frames, frame_size, sampling, exact, clip_seconds, imu_samples, imu_rate = (
+            5,
+            48,
+            "last",
+            False,
+            1.5,
+            100,
+            50.0,
+        )
+
+    expected = {name: value for name, value in OTHER_FIELDS.items() if name != "crop"}
+    assert clips.spec_of(Model()) == ClipSpec(**expected, crop=False)
+    Model.inputs = ("clip", "audio")
+    assert clips.spec_of(Model()) == ClipSpec(**expected | {"imu_samples": 0}, crop=True, audio=True)
+
+
+def test_clips_lie_where_the_rule_says():
+    """One clip is around the middle of its segment; several are spread from end to end; all are within the video."""
+    for start, stop, expected in (
+        (5.0, 6.0, [4.5]),
+        (5.0, 7.0, [5.0]),
+        (5.0, 8.0, [5.0, 6.0]),
+        (5.0, 11.0, [5.0, 7.0, 9.0]),
+        (5.0, 11.5, [5.0, 6.5, 8.0, 9.5]),
+        (0.2, 0.4, [0.0]),
+        (19.5, 20.0, [18.0]),
+        (18.5, 25.0, [18.0]),
+    ):
+        np.testing.assert_allclose(clips.clip_starts(start, stop, 20.0, 2.0), expected)
+    assert clips.clip_starts(0.1, 1.0, 1.2, 2.0) == [0.0]
+
+
+def test_times_of_the_ends_are_those_of_the_whole_clip():
+    for count, expected in ((2, [3.0, 4.5]), (3, [3.0, 3.75, 4.5])):
+        assert ClipSpec(frames=count, sampling="ends", seconds=1.5).times(3.0).tolist() == expected

@@ -660,3 +660,89 @@ def test_readers_find_the_imu_of_segments_without_one(kitchen, tmp_path, monkeyp
 def test_a_path_is_not_a_list_of_segments(tmp_path):
     with pytest.raises(data.DataError, match=r"segments is the path 'a\.csv'; read it with read_csv"):
         data.prepare("a.csv", tmp_path / "s")
+
+
+# --- Values that are not the usual ones
+
+
+def test_the_clock_of_a_segment_reaches_the_store(kitchen, tmp_path):
+    """Offset and stretch, with segments of one video that have different clocks."""
+    clocks = [(0.3, 1.02), (0.0, 0.97), (-0.2, 1.0)]
+    segments = [
+        replace(kitchen[3], id=str(k), start=2.0, stop=3.0, imu_offset=offset, imu_stretch=stretch)
+        for k, (offset, stretch) in enumerate(clocks)
+    ]
+    store = data.prepare(segments, tmp_path / "s", num_frames=(), ends=False, workers=1, progress=False)
+    for row, (offset, stretch) in enumerate(clocks):
+        stamps = (store.clips[row]["start"] + np.arange(422) / 198 - offset) / stretch
+        np.testing.assert_allclose(store.read("imu", row)[:, :3], ramp(stamps, 2, 9.8), atol=1e-4)
+        np.testing.assert_allclose(store.read("imu", row)[:, 3:], ramp(stamps, -2), atol=1e-4)
+
+
+def test_key_frames_and_seeds_reach_every_array(kitchen, tmp_path):
+    options = {"num_frames": 2, "frame_size": 24, "sampling": ["uniform", "random"], "seed": 5, "exact": False}
+    store = data.prepare(
+        kitchen[3:4], tmp_path / "s", clip_frames=3, clip_size=16, workers=1, progress=False, **options
+    )
+    (clip,) = store.clips
+    video, start, times = clip["video"], clip["start"], {}
+    times["frames_2"] = start + (np.arange(2) + 0.5) / 2 * CLIP
+    times["frames_2_random"] = data.clip_times(start, 2, sampling="random", rng=np.random.default_rng([5, 0]))
+    times["ends"] = [start, start + CLIP]
+    for name, asked in times.items():
+        expected = data.read_frames(video, asked, 24, exact=False)
+        np.testing.assert_array_equal(store.read(name, 0), expected, err_msg=name)
+        assert store.specs[name].exact is False
+    # Teachers always see exact frames, of the centre square.
+    middle = start + (np.arange(3) + 0.5) / 3 * CLIP
+    np.testing.assert_array_equal(store.read("clip", 0), data.read_frames(video, middle, 16, crop=True))
+
+
+def test_limits_of_the_imu_reach_every_clip(kitchen, tmp_path):
+    stamps = np.arange(-1, 7, 0.08)
+    pair = tuple(str(tmp_path / f"{word}.csv") for word in ("Accl", "Gyro"))
+    for path, word in zip(pair, ("Accl", "Gyro"), strict=True):
+        rows = np.column_stack([1000 * stamps, ramp(stamps, 1)])
+        np.savetxt(path, rows, delimiter=",", header=f"Milliseconds,{word}X,{word}Y,{word}Z", comments="")
+    slow = [replace(kitchen[0], imu=pair, start=1.0, stop=3.0)]
+    plain = {"num_frames": (), "ends": False, "workers": 1, "progress": False}
+    store = data.prepare(slow, tmp_path / "wide", max_gap=0.09, **plain)
+    np.testing.assert_allclose(
+        store.read("imu", 0)[:, :3], ramp(store.clips[0]["start"] + np.arange(422) / 198, 1), atol=1e-4
+    )
+    with pytest.raises(data.DataError, match=r"over max_gap=0\.05"):
+        data.prepare(slow, tmp_path / "narrow", **plain)
+    late = [replace(kitchen[0], start=5.0, stop=6.0, imu_offset=-1.2)]  # the readings end 0.2 s too early
+    assert len(data.prepare(late, tmp_path / "some", min_coverage=0.5, **plain)) == 1
+    with pytest.raises(data.DataError, match="95% required"):
+        data.prepare(late, tmp_path / "all", **plain)
+
+
+def test_class_names_keep_their_order_and_all_numbers_of_frames_are_stored(kitchen, tmp_path):
+    names = ["wash", "unused", "cut", "take"]
+    options = {"num_frames": (3, 1), "frame_size": 40, "sampling": ["last", "uniform"], "workers": 1, "progress": False}
+    store = data.prepare(kitchen[3:6], tmp_path / "s", imu=False, class_names=names, **options)
+    assert store.class_names == names
+    assert [names[label] for label in store.labels] == [clip["label"] for clip in store.clips]
+    assert set(store.names) == {"frames_1", "frames_3", "frames_1_last", "frames_3_last", "ends"}
+    for row, clip in enumerate(store.clips):
+        for name, spec in store.specs.items():
+            if spec.sampling != "ends":
+                numbers = expected_numbers(STEADY, spec.times(clip["start"]))
+                assert [number_of(picture) for picture in store.read(name, row)] == numbers
+
+
+@pytest.mark.parametrize("left_out", ["frames", "clip", "imu", "audio", "ends"])
+def test_any_kind_of_array_can_be_left_out_and_the_others_stay(tmp_path, left_out):
+    video = write_sound(tmp_path / "a.mp4", chirp(np.arange(5 * 16000) / 16000), 16000, pictures=150)
+    imu = write_epic_imu(tmp_path, "a", 6)
+    segment = data.Segment("1", video, 1.0, 3.0, "x", imu)
+    every = {"num_frames": (1,), "clip_frames": 2, "imu": True, "audio": True, "ends": True}
+    without = {"frames": {"num_frames": ()}, "clip": {"clip_frames": None}}.get(left_out, {left_out: False})
+    sizes = {"frame_size": 16, "clip_size": 16, "workers": 1, "progress": False}
+    store = data.prepare([segment], tmp_path / "s", **every | without, **sizes)
+    names = {"frames": "frames_1", "clip": "clip", "imu": "imu", "audio": "audio", "ends": "ends"}
+    assert set(store.names) == set(names.values()) - {names[left_out]}
+    if left_out != "audio":
+        middle = store.clips[0]["start"] + (CLIP - 2.0) / 2
+        np.testing.assert_array_equal(store.read("audio", 0), data.log_mel(data.read_audio(video, [middle])[0]))

@@ -17,6 +17,8 @@ from egodistill import (
     DistillationSettings,
     EgoDistill,
     EgoDistillError,
+    IMUPredictor,
+    Output,
     PretrainingSettings,
     StudentSettings,
     Training,
@@ -311,3 +313,137 @@ def test_an_unknown_setting_is_named_with_its_like():
         distillation.distill(small(), Store(), teacher="t", learningrate=1e-3)
     with pytest.raises(TypeError, match=r"^Training has no setting 'teacher'; they are epochs, batch_size"):
         distillation.finetune(small(), Store(), teacher="t")
+
+
+# --- Numbers by an independent computation, with settings that are not the usual ones
+
+
+def log_softmax(x):
+    x = x - x.max(1, keepdims=True)
+    return x - np.log(np.exp(x).sum(1, keepdims=True))
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+STAGE_1 = {"nce_tau": 0.3, "nce_weight": 0.7, "l1_weight": 0.2, "l1_reduction": "sum", "symmetric": True}
+
+
+@pytest.mark.parametrize("settings", [{}, STAGE_1, STAGE_1 | {"symmetric": False}, STAGE_1 | {"l1_weight": 0.0}])
+def test_the_losses_of_stage_1_are_those_of_section_3_4(settings):
+    """First and last frame predict the motion; the frames between, two of them, go into the student."""
+    store, rng = Store(7), np.random.default_rng(0)
+    store.arrays["frames_2"] = rng.integers(0, 255, (7, 2, 3, 32, 32), dtype=np.uint8)
+    store.arrays["ends"] = rng.integers(0, 255, (7, 2, 3, 32, 32), dtype=np.uint8)
+    model = small(num_frames=2).eval()
+    predictor = IMUPredictor(model.image_dim, model.imu_dim, hidden=5)
+    settings = PretrainingSettings(**settings)
+    objective = distillation.PretrainIMU(model, predictor, "frames_2", settings, "t" if settings.l1_weight else None)
+    objective.setup(store, replace(settings, batch_size=3, device="cpu", progress=False))
+    rows = torch.tensor([4, 1, 6, 3])
+    batch = {name: torch.from_numpy(store.arrays[name][rows]) for name in ("imu", "t.feature")}
+    with torch.no_grad():
+        found = objective(batch | {"row": rows, "weight": torch.ones(4)})
+        clips = [torch.from_numpy(store.arrays[name][rows]) for name in ("ends", "frames_2")]
+        first, last = (model.encode_frames(clips[0][:, k : k + 1], 1)[:, 0] for k in (0, 1))
+        predicted, actual = predictor(first, last).numpy(), model.encode_imu(batch["imu"]).numpy()
+        feature = model(clips[1], batch["imu"]).feature.numpy()
+    similarity = unit(predicted) @ unit(actual).T
+    nce = -np.diag(log_softmax(similarity / settings.nce_tau))
+    if settings.symmetric:
+        nce = (nce - np.diag(log_softmax(similarity.T / settings.nce_tau))) / 2
+    np.testing.assert_allclose(found["nce"], nce, rtol=1e-4)
+    np.testing.assert_array_equal(found["matching"], similarity.argmax(1) == np.arange(4))
+    loss = settings.nce_weight * nce
+    if settings.l1_weight:
+        distance = np.abs(feature - batch["t.feature"].numpy())
+        l1 = distance.sum(1) if settings.l1_reduction == "sum" else distance.mean(1)
+        np.testing.assert_allclose(found["l1"], l1, rtol=1e-4)
+        loss = loss + settings.l1_weight * l1
+    np.testing.assert_allclose(found["loss"], loss, rtol=1e-4)
+    assert ("l1" in found) == bool(settings.l1_weight)
+
+
+def test_matching_asks_which_motion_is_nearest_to_what_the_frames_predict(monkeypatch):
+    """And not the other way round: with these similarities the two shares differ."""
+    similarity = torch.tensor([[0.9, 0.8, 0.0], [0.95, 0.7, 0.1], [0.0, 0.0, 0.5]])
+    vectors = torch.eye(3)
+    monkeypatch.setattr(distillation, "cosine_similarity", lambda a, b: similarity if torch.equal(b, vectors) else None)
+    model = small()
+    objective = distillation.PretrainIMU(model, lambda *frames: 2 * vectors, "frames_1", PretrainingSettings(), "t")
+    objective.features = torch.zeros(3, 3, model.image_dim)
+    monkeypatch.setattr(model, "encode_imu", lambda imu: vectors)
+    monkeypatch.setattr(model, "fuse", lambda image, imu: Output(torch.zeros(3, 12), torch.zeros(3, 4)))
+    batch = {"imu": torch.zeros(3, 422, 6), "t.feature": torch.zeros(3, 12), "row": torch.arange(3)}
+    assert objective(batch | {"weight": torch.ones(3)})["matching"].tolist() == [1.0, 0.0, 1.0]
+
+
+STAGE_2 = {"alpha": 0.6, "beta": 0.3, "tau": 4.0, "tau_squared": True, "l1_reduction": "sum"}
+
+
+@pytest.mark.parametrize("settings", [{}, STAGE_2, STAGE_2 | {"tau_squared": False, "l1_reduction": "mean"}])
+def test_the_losses_of_stage_2_are_those_of_equation_6_and_the_models_own(settings):
+    class Own(EgoDistill):
+        def extra_loss(self, output, batch):
+            return {"size": output.logits.square().mean(1), "label": batch["label"].float()}
+
+    store, settings = Store(6), DistillationSettings(**settings)
+    model = Own(4, feature_dim=12, image_encoder="resnet10x4", image_weights=None, frame_size=32, hidden=8).eval()
+    objective = distillation.Distill(model, store, settings, "t")
+    batch = {name: torch.from_numpy(value) for name, value in store.arrays.items()}
+    batch["label"] = torch.from_numpy(store.labels)
+    with torch.no_grad():
+        found = objective(batch)
+        feature, logits = (x.numpy().astype(np.float64) for x in model(batch["frames_1"], batch["imu"]))
+    teacher = log_softmax(store.arrays["t.logits"].astype(np.float64) / settings.tau)
+    kd = (np.exp(teacher) * (teacher - log_softmax(logits / settings.tau))).sum(1)
+    kd *= settings.tau**2 if settings.tau_squared else 1
+    gt = -log_softmax(logits)[np.arange(6), store.labels]
+    distance = np.abs(feature - store.arrays["t.feature"])
+    l1 = distance.sum(1) if settings.l1_reduction == "sum" else distance.mean(1)
+    size = (logits**2).mean(1)
+    loss = settings.alpha * kd + (1 - settings.alpha) * gt + settings.beta * l1 + size + store.labels
+    expected = {"kd": kd, "gt": gt, "l1": l1, "size": size, "label": store.labels, "loss": loss}
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, err_msg=name)
+    np.testing.assert_array_equal(found["top1"], logits.argmax(1) == store.labels)
+
+
+def test_stage_1_freezes_what_it_does_not_train_and_starts_its_predictor_from_the_seed(monkeypatch):
+    seen = []
+
+    def train(objective, store, settings):
+        trained = {name for name, value in objective.named_parameters() if value.requires_grad}
+        seen.append((trained, objective.predictor.layers[0].weight.clone(), settings.seed))
+        return []
+
+    monkeypatch.setattr(distillation, "train", train)
+    model = small()
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed + 100)
+        state = torch.get_rng_state()
+        pretrain_imu(model, Store(8), teacher="t", seed=seed, **QUIET)
+        assert torch.equal(state, torch.get_rng_state())
+    (trained, first, _), (_, again, _), (_, other, seed) = seen
+    assert torch.equal(first, again) and not torch.equal(first, other) and seed == 4
+    assert {name.split(".")[1] for name in trained if name.startswith("model.")} == {"imu_encoder", "fusion"}
+    assert all(value.requires_grad for value in model.parameters())
+
+
+def test_a_models_own_losses_are_part_of_training_on_labels():
+    class Own(EgoDistill):
+        def extra_loss(self, output, batch):
+            return {"size": output.logits.square().mean(1), "label": 2.0 * batch["label"]}
+
+    store = Store(6)
+    model = Own(4, feature_dim=12, image_encoder="resnet10x4", image_weights=None, frame_size=32, hidden=8).eval()
+    batch = {name: torch.from_numpy(value) for name, value in store.arrays.items()}
+    batch["label"] = torch.from_numpy(store.labels)
+    with torch.no_grad():
+        found = distillation.Finetune(model, store)(batch)
+        logits = model(batch["frames_1"], batch["imu"]).logits.numpy().astype(np.float64)
+    gt = -log_softmax(logits)[np.arange(6), store.labels]
+    np.testing.assert_allclose(found["loss"], gt + (logits**2).mean(1) + 2 * store.labels, rtol=1e-4)
+    np.testing.assert_allclose(found["label"], 2 * store.labels)
+    np.testing.assert_array_equal(found["top1"], logits.argmax(1) == store.labels)

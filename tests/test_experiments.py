@@ -1,5 +1,6 @@
 """The paper's experiments: what each run is made of, what is done again and what is not, tables and figure."""
 
+import argparse
 import contextlib
 import csv
 import inspect
@@ -29,6 +30,7 @@ from egodistill import (
     baselines,
     batches,
     cli,
+    clips,
     data,
     distillation,
     experiments,
@@ -566,3 +568,107 @@ def test_load_knows_all_kinds_of_files(demo, compared):
     kinds = {"slowfast-0": teachers.Teacher, "visonly-n1": EgoDistill, "adafuse-n2": baselines.AdaFuse}
     for name, kind in kinds.items():
         assert type(experiments.load(folder / f"{name}.pt")) is kind
+
+
+# --- Numbers by an independent computation, and options that arrive
+
+
+def test_a_row_has_mean_and_sample_standard_deviation_over_its_seeds():
+    found = [
+        {"top1": 0.5, "per_class": {"a": 0.25, "b": 1.0}},
+        {"top1": 0.8, "per_class": {"a": 0.75, "b": 0.5}},
+        {"top1": 0.6, "per_class": {"a": 0.5, "b": 0.0}},
+    ]
+    row = experiments.row(Run("VisIMU", frames=2), found, "2 frames + IMU", 1.5, None)
+    mean = (50 + 80 + 60) / 3
+    assert row.top1 == pytest.approx(mean) and row.top1_seeds == pytest.approx([50, 80, 60])
+    assert row.std == pytest.approx((((50 - mean) ** 2 + (80 - mean) ** 2 + (60 - mean) ** 2) / 2) ** 0.5)
+    assert row.per_class == pytest.approx({"a": 50, "b": 50}) and (row.gmacs, row.params) == (1.5, None)
+    assert experiments.row(Run("VisIMU"), found[:1], "1 frame", None, None).std is None
+
+
+def test_rows_and_hours_are_those_of_all_seeds(monkeypatch, tmp_path):
+    results = {0: (0.5, 1.0, 1800), 1: (0.7, 3.0, 5400)}  # top-1, GMACs, seconds
+
+    def result(self, run):
+        top1, gmacs, seconds = results[run.seed]
+        return {"top1": top1, "per_class": {}, "seconds": seconds, "gmacs": gmacs}
+
+    monkeypatch.setattr(Bench, "result", result)
+    monkeypatch.setattr(experiments, "load", lambda path: argparse.Namespace(inputs=("frames",), num_frames=4))
+    bench = Bench("store", str(tmp_path), PROTOCOLS["epic"])
+    runs = [Run("AdaFuse", seed, frames=4) for seed in (0, 1)]
+    (row,) = experiments.rows(bench, runs, costs=False)
+    assert (row.gmacs, row.top1, row.inputs) == (2.0, pytest.approx(60), "4 frames")
+    assert bench.hours(runs) == pytest.approx((1800 + 5400) / 3600)
+
+
+class FakeStore:
+    """What a bench asks of a store."""
+
+    class_names = ("a", "b", "c")
+    settings = {"frame_size": 40, "exact": False, "clip_frames": 4, "clip_size": 32}  # noqa: RUF012
+    specs = {"clip": clips.ClipSpec(frames=4, size=32, crop=True, seconds=1.5)}  # noqa: RUF012
+
+    def read(self, name, index):
+        assert name == "t-3.feature"
+        return np.zeros((1, 24))
+
+
+@pytest.mark.parametrize(
+    ("method", "imu", "width"),
+    [("VisOnly", False, 10), ("VisIMU", True, 10), ("VisOnly-Distill", False, 24), ("stage 1", True, 24)],
+)
+def test_a_student_is_built_for_the_clips_of_the_store_and_its_teacher(monkeypatch, method, imu, width):
+    monkeypatch.setattr(Bench, "has_start", lambda self, run: False)
+    student = StudentSettings(1, "resnet10x4", None, hidden=8, fusion_layers=1, imu_vector="mean", feature_dim=10)
+    bench = Bench("store", "out", replace(PROTOCOLS["epic"], recipe=replace(EPIC_KITCHENS, student=student)))
+    run = Run(method, 3, frames=2, teacher="t-{seed}" if width == 24 else None, sampling="last")
+    model = bench.build(run, FakeStore())
+    expected = {"num_frames": 2, "use_imu": imu, "feature_dim": width, "frame_size": 40, "sampling": "last"}
+    expected |= {"exact": False, "num_classes": 3, "hidden": 8, "fusion_layers": 1, "imu_vector": "mean"}
+    assert expected.items() <= model.arguments.items()
+
+
+def test_a_teacher_is_built_for_the_clips_of_the_store():
+    how = experiments.TeacherRecipe("mvit_b_16x4", options={"width": 8, "depths": (1, 1)}, narrow=True)
+    torch.manual_seed(0)
+    teacher = experiments.build_teacher(how, "own", FakeStore())
+    assert (teacher.clip_spec.seconds, teacher.clip_spec.frames, teacher.clip_spec.size) == (1.5, 4, 32)
+    assert (teacher.name, teacher.class_names) == ("own", ["a", "b", "c"])
+    assert teacher.net.arguments["width"] == 8 and teacher.net.arguments["frames"] == 4
+
+
+def test_narrow_transformers_start_with_weights_of_their_width():
+    torch.manual_seed(0)
+    teacher = teachers.load("mvit_b_16x4", None, 3, frames=8, size=64, width=32, depths=(1, 1), progress=False)
+    before = teacher.classifier.weight.clone()
+    experiments.init_narrow(teacher, teacher.classifier)
+    for name, layer in teacher.named_modules():
+        if isinstance(layer, torch.nn.Linear) and layer is not teacher.classifier:
+            assert float(layer.weight.detach().std()) == pytest.approx(0.6 / layer.in_features**0.5, rel=0.1), name
+    positions = torch.cat([teacher.net.pos_embed_spatial.flatten(), teacher.net.pos_embed_temporal.flatten()])
+    assert float(positions.detach().std()) == pytest.approx(0.2, rel=0.1)
+    assert torch.equal(teacher.classifier.weight, before)
+
+
+def test_the_seed_of_a_run_decides_its_start_weights_and_training(monkeypatch, tmp_path):
+    seen = []
+
+    class Enough(Exception):
+        pass
+
+    def fit(run, model, store, settings):
+        seen.append((torch.rand(1).item(), settings.seed, settings.checkpoint, settings.device))
+        raise Enough
+
+    monkeypatch.setattr(experiments, "fit", fit)
+    monkeypatch.setattr(Bench, "splits", lambda self, run: (None, None))
+    monkeypatch.setattr(Bench, "build", lambda self, run, store: argparse.Namespace())
+    bench = Bench("store", str(tmp_path), PROTOCOLS["epic"], device="cpu")
+    for seed in (0, 5, 5):
+        with pytest.raises(Enough):
+            bench.train_and_evaluate(Run("VisOnly", seed))
+    (first, *_), (second, *about), (third, *_) = seen
+    assert first != second == third
+    assert about == [5, tmp_path / "seed-5" / "visonly-n1.pt.training", "cpu"]

@@ -657,3 +657,59 @@ def test_nothing_is_warned_of_that_a_user_could_not_mend(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         export.export(student(), tmp_path / "student.pt2")
+
+
+# --- Values that are not the usual ones
+
+
+@pytest.mark.parametrize(("unlabelled", "known"), [([], True), ([3], False), (range(12), False)])
+def test_a_comparison_is_computed_as_its_fields_say(tmp_path, monkeypatch, unlabelled, known):
+    """Against a file whose outputs are the student's with a known change."""
+    model, store = student(), Clips(student())
+    store.labels[list(unlabelled)] = -1
+    change = torch.zeros(12, 12)
+    change[5, 7], change[2, 1] = -0.75, 0.5
+
+    class Changed(nn.Module):
+        description = {"kind": "onnx", "precision": "int8"}  # noqa: RUF012
+        done = 0
+
+        def forward(self, *inputs):
+            feature, logits = original(model, *inputs)
+            part = change[self.done : self.done + len(feature)] if len(feature) > 1 else 0 * feature
+            self.done += len(feature) * (len(feature) > 1)
+            return Output(feature + part, logits.flip(1))
+
+    (tmp_path / "a.onnx").write_bytes(bytes(1_234_567))
+    monkeypatch.setattr(export, "load", lambda path: Changed())
+    first, second = export.compare(model, store, [tmp_path / "a.onnx"], repeats=1)
+    logits = original(model, *inputs(model, 12)).logits
+    assert (second.file, second.kind, second.precision) == (str(tmp_path / "a.onnx"), "onnx", "int8")
+    assert second.feature_difference == pytest.approx(0.75, abs=1e-5) and second.megabytes == 1.234567
+    same = (logits.argmax(1) == logits.flip(1).argmax(1)).float().mean()
+    assert second.agreement == pytest.approx(float(same))
+    for row, scores in ((first, logits), (second, logits.flip(1))):
+        right = float((scores.argmax(1).numpy() == store.labels).mean())
+        assert row.top1 == (pytest.approx(right) if known else None)
+    assert first.megabytes == pytest.approx(
+        sum(v.numel() * v.element_size() for v in model.state_dict().values()) / 1e6
+    )
+
+
+def test_settings_of_calibration_reach_it_and_the_description(tmp_path, monkeypatch):
+    seen, described = [], []
+    monkeypatch.setattr(export, "quantise", lambda program, clips: seen.extend(clips))
+    monkeypatch.setattr(export, "trace", lambda module, model: None)
+    writer = export.FORMATS["export"]._replace(write=lambda program, model, path: path.write_bytes(b"a program"))
+    monkeypatch.setitem(export.FORMATS, "export", writer)
+    monkeypatch.setattr(export, "require_quantisation", lambda: None)
+    monkeypatch.setattr(export, "describe", lambda *given: described.append(given[2:]) or {})
+    model = student()
+    for wanted in (5, 100):
+        options = {"calibrate": Clips(model, 40), "calibration_clips": wanted, "overwrite": True}
+        export.export(model, tmp_path / "a.pt2", precision="int8", **options)
+        count = min(wanted, 40)
+        chosen = np.linspace(0, 39, count).round().astype(int)
+        np.testing.assert_array_equal(torch.cat([imu for _, imu in seen]), Clips(model, 40).arrays["imu"][chosen])
+        assert described.pop() == ("export", "int8", {"clips": count, "random": False})
+        seen.clear()

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -358,3 +359,61 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_work(tmp_path):
             files.check_output(tmp_path / "out.json")
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_a_mark_anywhere_in_the_first_megabyte_makes_a_file_an_earlier_result(tmp_path):
+    file = tmp_path / "a.json"
+    for before, ours in ((0, True), (3000, True), ((1 << 20) - 4, True), (1 << 20, False)):
+        file.write_bytes(b"x" * before + b"mark" + b"y" * 10)
+        if ours:
+            files.check_output(file, ours=[b"other", b"mark"])
+        else:
+            with pytest.raises(DataError, match="not an earlier result"):
+                files.check_output(file, ours=[b"other", b"mark"])
+
+
+def test_free_space_is_in_millions_of_bytes(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=123_456_789)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage)
+    assert files.free_megabytes(tmp_path / "not" / "there.txt") == pytest.approx(123.456789)
+
+
+def test_speed_and_time_left_are_those_of_this_run(monkeypatch, capsys):
+    """80 of 100 were done before; 10 more took 4 s."""
+    now = [100.0]
+    monkeypatch.setattr(files.time, "monotonic", lambda: now[0])
+    bar = files.Progress("extract", 100, unit="clips", done=80)
+    now[0] += 4.0
+    bar.step(10, "loss 1.5")
+    bar.close()
+    assert capsys.readouterr().err == "extract: 90/100 clips, 2.5 clips/s, 4 s left, loss 1.5\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        ({"a": 1, "b": 2}, {"a": 1, "b": 3}, {"b": (2, 3)}),
+        ({"a": 1, "b": 2}, {"a": 1}, {"b": (2, None)}),
+        ({"a": 1}, {"a": 1, "b": 2}, {"b": (None, 2)}),
+        ({"a": {}}, {}, {"a": ({}, None)}),
+        ({"a": {}}, {"a": {"b": 1}}, {"a.b": (None, 1), "a": ({}, None)}),
+        ({"a": {"b": {"c": [1, 2]}}}, {"a": {"b": {"c": (1, 3)}}}, {"a.b.c": ([1, 2], [1, 3])}),
+        ({"a": [1, 2]}, {"a": (1, 2)}, {}),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"c": 2, "b": 1}}, {}),
+    ],
+)
+def test_settings_that_differ_are_named_with_both_values(before, now, expected):
+    assert files.differences(before, now) == expected
+    if expected:
+        with pytest.raises(DataError, match=r"^here: was begun with other settings: .*\. Do this\.$"):
+            files.require_same_run("here", before, now, "Do this.")
+    else:
+        files.require_same_run("here", before, now, "Do this.")
+
+
+def test_five_differences_are_named_and_the_rest_counted():
+    before, now = ({str(k): k + shift for k in range(8)} for shift in (0, 1))
+    with pytest.raises(DataError) as error:
+        files.require_same_run("here", before, now, "Go.")
+    assert [f"{k} was {k} and is now {k + 1}" in str(error.value) for k in range(8)] == 5 * [True] + 3 * [False]
+    assert "; and 3 more. Go." in str(error.value)

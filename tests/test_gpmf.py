@@ -205,3 +205,57 @@ def test_a_pipe_is_no_missing_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(gpmf.GPMFError, match="a pipe or device, not a file"):
         gpmf.read_video(tmp_path / "pipe.mp4")
+
+
+def test_numbers_of_every_type():
+    for kind, code, value, expected in (
+        ("b", "b", -3, -3),
+        ("B", "B", 253, 253),
+        ("s", "h", -300, -300),
+        ("S", "H", 65_000, 65_000),
+        ("l", "i", -70_000, -70_000),
+        ("L", "I", 4_000_000_000, 4_000_000_000),
+        ("j", "q", -(2**40), -(2**40)),
+        ("J", "Q", 2**63, 2**63),
+        ("f", "f", 0.375, 0.375),
+        ("d", "d", 0.1, 0.1),
+        ("q", "i", -3 << 14, -0.75),  # fixed point: 15.16 and 31.32 bits
+        ("Q", "q", 3 << 30, 0.75),
+    ):
+        size = struct.calcsize(code)
+        found = gpmf.numbers("ABCD", kind, 2 * size, struct.pack(f">4{code}", value, 1, value, 1))
+        assert found.shape == (2, 2) and found.dtype == np.float64 and (found[:, 0] == expected).all(), kind
+
+
+def test_packets_without_a_usable_duration_get_the_median_step():
+    starts, durations, counts = (0.0, 1.0, 2.0, 3.0, 6.0), (1.0, 1.0, 0.0, 3.0, 1.5), (100,) * 5
+    found = gpmf.packet_clock(starts, durations, counts)
+    usual = 0.0125  # of 0.01, 0.01, 0.03 and 0.015 s
+    steps = (0.01, 0.01, usual, 0.03, usual)  # the last packet's duration differs by a fifth from the usual
+    expected = [start + step * np.arange(100) for start, step in zip(starts, steps, strict=True)]
+    np.testing.assert_allclose(found, np.concatenate(expected))
+    near = gpmf.packet_clock((0.0, 1.0), (1.0, 1.05), (100, 100))  # the last one may differ by a tenth
+    np.testing.assert_allclose(near[100:], 1.0 + 0.0105 * np.arange(100))
+
+
+def test_both_sensors_of_a_late_file_are_on_the_players_clock(sample, tmp_path):
+    payloads = [device([(0, 0, i)] * 200, [(0, 0, i)] * 400) for i in range(3)]
+    packets = [(1500 + 1000 * i, 1000, payload) for i, payload in enumerate(payloads)]
+    video = mux(sample, tmp_path / "late.mp4", packets)
+    with av.open(str(video)) as container:
+        assert container.start_time == 1_500_000
+        assert gpmf.read(container).gyro_time[0] == 1.5
+    found = gpmf.read_video(video)
+    np.testing.assert_allclose(found.accel_time, np.arange(600) / 200, atol=1e-9)
+    np.testing.assert_allclose(found.gyro_time, np.arange(1200) / 400, atol=1e-9)
+
+
+def test_axes_are_known_only_if_those_of_both_sensors_are():
+    named, plain = orin(b"XYZ"), []
+    for accel, gyro in ((named, plain), (plain, named), (plain, plain), (named, named)):
+        streams = [
+            nest("STRM", klv("SCAL", "s", 2, shorts(1)), *axes, klv(key, "s", 6, shorts(1, 2, 3)))
+            for key, axes in (("ACCL", accel), ("GYRO", gyro))
+        ]
+        found = gpmf.parse(nest("DEVC", klv("DVNM", "c", 1, b"Karma"), *streams))
+        assert found.axes == ("XYZ" if accel and gyro else "stored")

@@ -278,3 +278,34 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "imu.csv")
     with pytest.raises(IMUError, match=r"imu.csv: a pipe or device, not a regular file"):
         read_imu(tmp_path / "imu.csv")
+
+
+def test_a_clock_of_stretch_alone_or_offset_alone_moves_both_sensors():
+    imu = Imu(np.array([1.0, 2.0]), np.ones((2, 3)), np.array([3.0, 5.0]), np.ones((2, 3)), ("a note",))
+    for offset, stretch in ((0.0, 1.1), (0.5, 1.0), (-0.25, 0.9)):
+        moved = imu.on_clock(offset, stretch)
+        np.testing.assert_allclose(moved.accel_time, offset + stretch * np.array([1.0, 2.0]))
+        np.testing.assert_allclose(moved.gyro_time, offset + stretch * np.array([3.0, 5.0]))
+        assert moved.notes == ("a note",)
+
+
+def test_samples_outside_of_a_video_are_counted_of_the_sensor_that_loses_most():
+    stamps = np.arange(-3, 9, 0.5)
+    for accel, gyro in ((stamps, stamps[8:]), (stamps[8:], stamps), (stamps, stamps[2:])):
+        kept = Imu(accel, np.ones((len(accel), 3)), gyro, np.ones((len(gyro), 3))).inside(4.0)
+        for before, after in ((accel, kept.accel_time), (gyro, kept.gyro_time)):
+            np.testing.assert_array_equal(after, before[(before >= -1) & (before <= 5)])
+        lost = max(len(accel) - len(kept.accel), len(gyro) - len(kept.gyro))
+        assert kept.notes == (f"{lost} samples are more than a second outside the video",)
+
+
+@pytest.mark.parametrize(("share", "noted"), [(0.03, True), (0.005, False)])
+def test_fast_turns_of_one_in_a_hundred_readings_are_noted(tmp_path, share, noted):
+    rng = np.random.default_rng(0)
+    values = rng.normal(0, 1, (2000, 3))
+    values[: round(2000 * share)] = rng.normal(0, 1, (round(2000 * share), 3)) + 50
+    rows = np.column_stack([np.arange(2000) / 200, rng.normal((0, 0, 9.8), 0.1, (2000, 3)), values])
+    np.savetxt(tmp_path / "a.csv", rows, delimiter=",", header="time,ax,ay,az,gx,gy,gz", comments="")
+    notes = " ".join(read_imu(tmp_path / "a.csv").notes)
+    high = np.percentile(np.linalg.norm(values, axis=1), 99)
+    assert (f"1 % of the turn rates are above {high:.0f} rad/s" in notes) == noted

@@ -487,3 +487,148 @@ def test_clips_cover_a_recording_to_its_end():
     assert inference.strided_starts(10.0, 2.0, 3.0) == [0, 3, 6, 8]  # the last one ends with the recording
     assert inference.strided_starts(10.0, 2.0, 4.0) == [0, 4, 8]
     assert inference.strided_starts(1.0, 2.0, 2.0) == [0]
+
+
+# --- Values that are not the usual ones
+
+
+def test_the_time_of_a_clip_is_the_median_pass_divided_by_the_batch(monkeypatch):
+    """The first two passes are warm-up; one slow pass among the timed ones changes little."""
+    passes = iter([900.0, 800.0, 1.0, 100.0, 2.0, 9.0])
+    timed = inference.timed_pass
+    monkeypatch.setattr(inference, "timed_pass", lambda *given: (timed(*given)[0], next(passes)))
+    cost = measure(small(), batch_size=4, repeats=4, device="cpu", precision="fp32")
+    assert (cost.ms_per_clip, cost.repeats, cost.batch_size) == ((2.0 + 9.0) / 2 / 4, 4, 4)
+
+
+@pytest.mark.parametrize("stride", [0.7, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("duration", [0.5, 2.0, 2.3, 7.0, 7.6, 9.99])
+def test_clips_start_at_each_stride_and_one_ends_with_the_recording(duration, stride):
+    starts = np.array(inference.strided_starts(duration, 2.0, stride))
+    last = max(duration - 2.0, 0.0)
+    regular = [k * stride for k in range(1000) if k * stride <= last + 1e-6]
+    expected = regular if last - regular[-1] <= 1e-3 else [*regular, last]
+    np.testing.assert_allclose(starts, expected)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_everything_that_runs_a_model_runs_it_in_the_precision_asked_for(kitchen, precision, dtype):
+    model, ran = small(class_names=CLASSES), []
+    model.classifier.register_forward_hook(lambda layer, inputs, output: ran.append(output.dtype))
+    evaluate(model, Store(8), precision=precision, **QUIET)
+    list(predict(model, kitchen[0].recording, device="cpu", precision=precision))
+    assert set(ran) == {dtype} and len(ran) == 2
+    measure(model, batch_size=1, repeats=1, device="cpu", precision=precision)
+    assert ran[3:6] == 3 * [dtype]  # after counting, in fp32: two to warm up and one timed
+    ran.clear()
+    retrieve(model, Store(8), *batches.example_inputs(model, 1), top=1, **QUIET)
+    assert set(ran) == {torch.float32}
+
+
+def test_the_feature_distance_counts_each_clip_once():
+    """In batches of 5, 5 and 1."""
+    store, model = Store(11), small()
+    found = evaluate(model, store, teacher="t", batch_size=5, precision="fp32", **QUIET)
+    with torch.no_grad():
+        feature = model.eval()(*(torch.from_numpy(store.arrays[name]) for name in ("frames_1", "imu"))).feature
+    assert found.feature_distance == pytest.approx(np.abs(feature.numpy() - store.arrays["t.feature"]).mean(), rel=1e-5)
+
+
+def test_predictions_are_those_of_clips_cut_by_hand_with_every_setting(kitchen):
+    """A clock of the IMU, key frames, a stride, few gaps allowed, and the best two classes, all at once."""
+    model = small(class_names=CLASSES, num_frames=2, sampling="last", exact=True).eval()
+    walk = dataclasses.replace(kitchen[3].recording, imu_offset=0.3, imu_stretch=1.02)
+    options = {"imu_offset": 0.3, "imu_stretch": 1.02, "min_coverage": 0.5, "max_gap": 0.1, "exact": False}
+    found = list(
+        predict(model, walk.video, walk.imu, stride=1.3, top=2, device="cpu", precision="fp32", batch_size=2, **options)
+    )
+    spec = dataclasses.replace(clips.spec_of(model), exact=False)
+    assert [clip.start for clip in found] == pytest.approx(
+        inference.strided_starts(walk.probe().duration, spec.seconds, 1.3)
+    )
+    for clip in found:
+        arrays = walk.clip(clip.start, spec, min_coverage=0.5, max_gap=0.1)
+        with torch.no_grad():
+            scores = model(*(torch.from_numpy(arrays[name])[None] for name in ("frames", "imu"))).logits.softmax(1)[0]
+        values, classes = scores.topk(2)
+        assert [name for name, _ in clip.classes] == [CLASSES[k] for k in classes]
+        assert [value for _, value in clip.classes] == pytest.approx(values.tolist(), abs=1e-5)
+        assert clip.stop - clip.start == pytest.approx(spec.seconds) and clip.problem is None
+
+
+def test_costs_count_all_parameters_and_name_what_was_measured():
+    model = small()
+    model.image_encoder.requires_grad_(False)
+    cost = measure(model, batch_size=3, repeats=2, device="cpu", precision="bf16")
+    assert cost.params == sum(value.numel() for value in model.parameters())
+    assert (cost.batch_size, cost.device, cost.precision, cost.repeats) == (3, "cpu", "bf16", 2)
+    assert cost.gmacs == inference.count_macs(model, torch.device("cpu")) / 1e9
+    fast, exact = (
+        Output(torch.tensor([[1.0, -3.5]]), torch.eye(1, 2)),
+        Output(torch.tensor([[1.25, -4.0]]), -torch.eye(1, 2)),
+    )
+    assert inference.output_error(fast, exact) == {"same_top1": 0.0, "feature_error": 0.5 / 4.0}
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l1"])
+def test_distances_of_retrieval_are_those_of_the_features(metric):
+    """By numpy, with queries and clips of very different lengths."""
+    store, model = Store(9), small().eval()
+    features = np.random.default_rng(0).normal(size=(9, 12)) * np.arange(1, 10)[:, None] ** 2
+    store.arrays["t.feature"] = features.astype(np.float32)
+    queries = [torch.from_numpy(store.arrays[name][[4, 1, 7]]) for name in ("frames_1", "imu")]
+    found = retrieve(model, store, *queries, teacher="t", top=4, metric=metric, batch_size=2, **QUIET)
+    with torch.no_grad():
+        ours = model(*queries).feature.numpy().astype(np.float64)
+    theirs = store.arrays["t.feature"].astype(np.float64)
+    if metric == "cosine":
+        norms = np.linalg.norm(ours, axis=1)[:, None] * np.linalg.norm(theirs, axis=1)
+        distance = 1 - ours @ theirs.T / norms
+    else:
+        distance = np.abs(ours[:, None] - theirs[None]).mean(2)
+    order = distance.argsort(1)[:, :4]
+    np.testing.assert_allclose(found.distance, np.take_along_axis(distance, order, 1), rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(found.rows, order)
+
+
+def test_a_confusion_has_true_classes_in_its_rows():
+    class Fixed(nn.Module):
+        inputs = ("t.feature",)
+
+        def forward(self, feature):
+            return Output(
+                feature, torch.tensor([[0.0, 9, 0, 0], [0, 9, 0, 0], [0, 0, 9, 0], [0, 0, 0, 9.0]])[: len(feature)]
+            )
+
+    store = Store(4)
+    found = evaluate(Fixed(), store, device="cpu", precision="fp32", progress=False)
+    assert found.confusion.tolist() == [[0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    assert found.per_class == {"close": 0.0, "open": 1.0, "put": 1.0, "take": 1.0} and found.top1 == 0.75
+
+
+def test_scores_of_a_segment_are_means_over_its_clips():
+    """Segments of 3, 1 and 2 clips, which do not stand together; by hand."""
+    store = Store(6)
+    store.segments = np.array([7, 3, 7, 9, 9, 7])
+    store.labels = np.array([2, 0, 2, 1, 1, 2])
+    scores = torch.rand(6, 4, generator=torch.Generator().manual_seed(0))
+    found, labels = inference.per_segment(store, scores)
+    expected = [scores[[1]].mean(0), scores[[0, 2, 5]].mean(0), scores[[3, 4]].mean(0)]
+    torch.testing.assert_close(found, torch.stack(expected))
+    assert labels.tolist() == [0, 2, 1]
+    whole = evaluate(small(), store, batch_size=4, precision="fp32", **QUIET)
+    torch.testing.assert_close(whole.scores.sum(1), torch.ones(3))
+    assert whole.top1 == pytest.approx(float((whole.scores.argmax(1) == labels).float().mean()))
+
+
+def test_clips_of_another_length_are_predicted_from_start_to_stop(kitchen):
+    model = small(class_names=CLASSES, clip_seconds=1.5, imu_samples=150, imu_rate=100.0, imu_vector="mean").eval()
+    walk = kitchen[0].recording
+    found = list(predict(model, walk.video, walk.imu, device="cpu", precision="fp32"))
+    assert [clip.start for clip in found] == pytest.approx([0, 1.5, 3.0, walk.probe().duration - 1.5])
+    for clip in found:
+        assert clip.stop - clip.start == pytest.approx(1.5)
+        arrays = walk.clip(clip.start, clips.spec_of(model))
+        with torch.no_grad():
+            logits = model(*(torch.from_numpy(arrays[name])[None] for name in ("frames", "imu"))).logits
+        assert clip.classes[0] == (CLASSES[logits.argmax()], pytest.approx(float(logits.softmax(1).max()), abs=1e-5))

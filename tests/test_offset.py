@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import panned as panned_world
 import pytest
+from painted import move, write_video
 from panned import FOCAL, RATE, files_of, gyro_only, gyroscope, pan
 
 from egodistill import DataError
@@ -133,3 +134,63 @@ def test_what_offsets_cannot_be_had_from(panned, tmp_path):
         estimate_offset(panned, gyro_only(stamps, rates), max_offset=0)
     with pytest.raises(VideoError, match="no such file"):
         estimate_offset(tmp_path / "none.mp4", gyro_only(stamps, rates))
+
+
+# --- Values that are not the usual ones
+
+
+@pytest.mark.parametrize("rate", [198, 25])
+@pytest.mark.parametrize("lag", [0.3, 0.305, -0.137])
+def test_an_offset_is_exact_where_readings_surround_the_video(panned, lag, rate):
+    """To a fraction of a millisecond, between two steps of the search, too; at 25 Hz, rectangles would be 20 ms off."""
+    t = np.arange(-3, 15, 1 / rate)
+    rates = [(panned_world.angle(t + 1e-3, k) - panned_world.angle(t - 1e-3, k)) / 2e-3 for k in (2, 3, 1)]
+    found = estimate_offset(panned, gyro_only(t - lag, np.stack(rates, 1)))
+    assert found.seconds == pytest.approx(lag, abs=3e-4) and found.correlation > 0.999
+    assert found.excerpts[0].seconds == pytest.approx(lag, abs=1e-3)
+
+
+def test_a_late_file_has_the_same_offset(panned, tmp_path):
+    stamps, rates = gyroscope(12)
+    imu = gyro_only(stamps - 0.3, rates)
+    late = move(str(panned), str(tmp_path / "late.ts"), 1.4)
+    found = estimate_offset(late, imu)
+    assert found.reliable and found.seconds == pytest.approx(estimate_offset(panned, imu).seconds, abs=1e-3)
+    assert found.excerpts[0].start == pytest.approx(0, abs=0.05)
+
+
+def test_image_shifts_are_in_pixels_of_the_video(tmp_path):
+    """Larger than the small images on which they are measured."""
+    video = pan(tmp_path / "large.mp4", np.arange(12 * RATE) / RATE, size=(256, 204))
+    stamps, rates = gyroscope(12)
+    found = estimate_offset(video, gyro_only(stamps, rates))
+    np.testing.assert_allclose(found.pixels_per_radian, FOCAL * np.array([[0, 0, 1], [1, 0, 0]]), atol=0.04 * FOCAL)
+
+
+def test_the_drift_is_the_weighted_slope_through_the_excerpts(tmp_path):
+    """Noise in one half of the readings makes its excerpts count less."""
+    video = pan(tmp_path / "long.mp4", np.arange(40 * RATE) / RATE)
+    stamps, rates = gyroscope(40)
+    rates[stamps > 25] += np.random.default_rng(0).normal(0, 2.5, rates[stamps > 25].shape)
+    found = estimate_offset(video, gyro_only((stamps - 0.2) / 1.004, rates), excerpts=5, seconds=4)
+    middle, seconds, weight = np.array([((e.start + e.stop) / 2, e.seconds, e.correlation) for e in found.excerpts]).T
+    assert len(found.excerpts) == 5 and weight.min() > 0.5 * weight.max() and weight.min() < 0.9 * weight.max()
+    # The slope of the least squares of weight * residual, by hand.
+    square = weight**2
+    centre, level = (square * middle).sum() / square.sum(), (square * seconds).sum() / square.sum()
+    slope = (square * (middle - centre) * (seconds - level)).sum() / (square * (middle - centre) ** 2).sum()
+    assert found.drift == pytest.approx(slope, rel=1e-6)
+    assert found.drift != pytest.approx(np.polyfit(middle, seconds, 1)[0], rel=1e-4)
+
+
+def test_a_shift_weighs_as_much_as_its_pictures_have_in_common(tmp_path):
+    """Steps of the pan weigh nearly 1; a cut to another picture, nearly nothing."""
+    times = np.arange(40) / RATE
+    video = pan(tmp_path / "pan.mp4", times)
+    (smooth,) = survey(video, 1, 2.0).motions
+    assert len(smooth.weights) == 39 and smooth.weights.min() > 0.6 and smooth.weights.max() <= 1
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (96, 128, 3), dtype=np.uint8) for _ in range(8)]
+    cuts = write_video(tmp_path / "cuts.mp4", times[:8], pictures=pictures, crf=5)
+    (motion,) = survey(cuts, 1, 2.0).motions
+    assert motion.weights.max() < 0.4

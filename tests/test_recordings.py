@@ -8,13 +8,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from painted import write_video
-from panned import RATE, files_of, gyroscope
+from painted import chirp, move, write_sound, write_video
+from panned import RATE, files_of, gyroscope, pan
 
 from egodistill import DataError, EgoDistillOSError, cli, data, gpmf, recordings
 from egodistill.annotations import Segment, with_imu_offsets
 from egodistill.imu import read_imu
-from egodistill.video import VideoError, probe, read_frames
+from egodistill.offset import Offset
+from egodistill.video import VideoError, probe, read_audio, read_frames
 
 # --- Check -----------------------------------------------------------------------------------------
 
@@ -460,3 +461,147 @@ def test_a_full_disk_is_the_copys_fault_and_not_the_originals(panned, tmp_path, 
 def test_speedup_is_measured_on_request(panned, tmp_path):
     assert recordings.transcode(panned, tmp_path / "a.mp4").speedup is None
     assert recordings.transcode(panned, tmp_path / "b.mp4", measure=True).speedup > 1.5  # 12 frames to decode, not 250
+
+
+# --- Values that are not the usual ones
+
+
+def test_numbers_of_the_sensors_are_those_of_their_stamps(panned, tmp_path):
+    """Stamps from before the video to after it, a gap, and a camera that turns over: by hand."""
+    stamps = np.arange(-0.8, 12.8, 1 / 180)
+    for start, stop in ((2.0, 2.04), (3.0, 4.2), (6.0, 6.06), (8.0, 8.3)):  # the first is not yet a gap
+        stamps = stamps[(stamps <= start) | (stamps >= stop)]
+    rates = np.random.default_rng(0).normal(0, 0.3, (len(stamps), 3))
+    accel = 9.7 * np.stack([np.sin(stamps), 0 * stamps, np.cos(stamps)], 1)
+    found = recordings.check(panned, ego4d_csv(tmp_path / "imu.csv", 1000 * stamps, rates, accel), offset=False)
+    steps = np.diff(stamps)
+    gaps = steps[steps > 0.05]
+    assert len(gaps) == 3
+    for sensor in (found.accel, found.gyro):
+        assert sensor.rate == pytest.approx(1 / steps.mean(), rel=1e-9)
+        assert sensor.median_step == pytest.approx(1 / 180, rel=1e-6)
+        assert (sensor.gaps, sensor.longest_gap) == (3, pytest.approx(steps.max(), rel=1e-6))
+        assert sensor.coverage == pytest.approx((12 - gaps.sum()) / 12, rel=1e-6)
+    assert found.gravity == pytest.approx(9.7, rel=1e-4) and found.offset is found.no_offset is None
+
+
+def test_the_search_goes_as_far_as_it_is_told(panned, tmp_path):
+    stamps, rates = gyroscope(12)
+    accel = np.random.default_rng(0).normal((0, 0, 9.8), 0.1, rates.shape)
+    file = ego4d_csv(tmp_path / "imu.csv", 1000 * (stamps - 0.3), rates, accel)
+    found = recordings.check(panned, file, max_offset=0.2)
+    assert found.offset.seconds == pytest.approx(0.2, abs=0.005) and "edge of the searched" in found.offset.reason
+    far = ego4d_csv(tmp_path / "far.csv", 1000 * (stamps - 2.6), rates, accel)
+    assert recordings.check(panned, far, max_offset=3).offset.seconds == pytest.approx(2.6, abs=0.02)
+
+
+def test_the_known_clock_of_annotations_reaches_the_check(panned, tmp_path, capsys):
+    stamps, rates = gyroscope(12)
+    accel = np.random.default_rng(0).normal((0, 0, 9.8), 0.1, rates.shape)
+    ego4d_csv(tmp_path / "imu.csv", 1000 * (stamps - 0.3) / 1.02, rates, accel)
+    shutil.copy(panned, tmp_path / "pan.mp4")
+    table = tmp_path / "t.csv"
+    table.write_text("video,start,stop,label,imu,imu_offset,imu_stretch\npan.mp4,0,2,x,imu.csv,0.5,1.02\n")
+    assert cli.main(["check", str(table), "--out", str(tmp_path / "o.csv")]) == 0
+    (moved,) = with_imu_offsets([Segment("1", tmp_path / "pan.mp4", 0, 1, imu_offset=0.5)], tmp_path / "o.csv")
+    assert moved.imu_offset == pytest.approx(0.3, abs=0.02)  # what is left is -0.2
+
+
+def test_key_frames_at_uneven_distances_have_a_median(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (64, 80, 3), dtype=np.uint8) for _ in range(130)]
+    video = tmp_path / "uneven.mp4"
+    with av.open(str(video), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"g": "1000", "x264-params": "scenecut=0"})
+        stream.height, stream.width, stream.pix_fmt = 64, 80, "yuv420p"
+        for number, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+            frame.pict_type = av.video.frame.PictureType.I if number in (0, 5, 10, 20, 120) else 0
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    found = recordings.check(video)
+    assert found.keyframe_every == pytest.approx(np.median([5, 5, 10, 100]) / RATE)
+
+
+def test_the_growth_of_an_offset_is_that_over_the_whole_video(tmp_path):
+    video = pan(tmp_path / "long.mp4", np.arange(20 * RATE) / RATE)
+    stamps, rates = gyroscope(20)
+    accel = np.random.default_rng(0).normal((0, 0, 9.8), 0.1, rates.shape)
+    file = ego4d_csv(tmp_path / "imu.csv", 1000 * (stamps - 0.2) / 1.008, rates, accel)
+    found = recordings.check(video, file, excerpts=4, seconds=4)
+    (note,) = [note for note in found.notes if "grows by" in note]
+    assert float(note.split("by ")[1].split(" s")[0]) == pytest.approx(0.008 * 20, abs=0.03)
+
+
+@pytest.mark.parametrize("suffix", ["ts", "mp4"])  # in an MP4 the two streams count in different ticks
+def test_pictures_and_sound_of_a_late_file_stay_together_in_its_copy(tmp_path, suffix):
+    plain = write_sound(tmp_path / "plain.mp4", chirp(np.arange(6 * 48000) / 48000), 48000, pictures=180)
+    video, out = move(plain, str(tmp_path / f"late.{suffix}"), 1.4), tmp_path / "copy.mp4"
+    recordings.transcode(video, out)
+    times = [0.5, 2.2, 3.4]
+    for start, one, other in zip(times, read_audio(video, times), read_audio(out, times), strict=True):
+        np.testing.assert_allclose(one, other, atol=0.02, err_msg=str(start))
+    before, after = (read_frames(file, times, 32).mean((1, 2, 3)) for file in (video, out))
+    np.testing.assert_allclose(before, after, atol=1.5)
+
+
+def test_a_lower_quality_makes_a_smaller_copy(panned, tmp_path):
+    sizes = [recordings.transcode(panned, tmp_path / f"{crf}.mp4", quality=crf).copy_bytes for crf in (18, 23, 35)]
+    assert sizes[0] > 1.3 * sizes[1] > 2 * sizes[2]
+
+
+def sensor(**changes):
+    usual = {"rate": 200.0, "median_step": 0.005, "coverage": 1.0, "gaps": 0, "longest_gap": 0.0}
+    return recordings.SensorCheck(**usual | changes)
+
+
+def clock(seconds=0.0, reason=None, drift=None):
+    return Offset(seconds, 0.9, 0.3, reason, drift, (), np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"rotation": 90}, "frames are stored rotated by 90 degrees"),
+        ({"broken_packets": 2}, "2 broken packets in the decoded excerpts"),
+        ({"unordered_frames": 3}, "3 frames out of order in the decoded excerpts"),
+        ({"repeated_frames": 4}, "4 frames with the time of another one in the decoded excerpts"),
+        ({"last_frame": 99.6}, None),
+        ({"last_frame": 99.4}, "no frame after 99.40 s: the file may be truncated"),
+        ({"blank": ((1.0, 2.0), (3.0, 4.0), (6.0, 7.0))}, "the image is blank from 1.00 to 2.00 s, and 2 more times"),
+        ({"frozen": ((1.0, 2.0),)}, "the image is frozen from 1.00 to 2.00 s"),
+        ({"gyro": sensor(gaps=2, longest_gap=0.34)}, "gyroscope: 2 gaps, the longest 0.34 s"),
+        ({"accel": sensor(coverage=0.981)}, None),
+        ({"accel": sensor(coverage=0.979)}, "accelerometer: covers 97.9% of the video"),
+        ({"gyro": sensor(rate=192.0)}, None),
+        ({"gyro": sensor(rate=188.0)}, "gyroscope: 188.0 samples per second, but the median step is 1/200.0 s"),
+        ({"gyro": sensor(rate=212.0)}, "gyroscope: 212.0 samples per second, but the median step is 1/200.0 s"),
+        ({"gravity": 9.05}, None),
+        ({"gravity": 8.95}, "mean acceleration 8.95 m/s2; gravity alone is 9.81"),
+        ({"gravity": 11.05}, "mean acceleration 11.05 m/s2; gravity alone is 9.81"),
+        ({"gravity": 1.0}, None),  # Imu.notes names it
+        ({"offset": clock(0.049)}, None),
+        ({"offset": clock(-0.051)}, "add -0.051 s to the IMU's time stamps"),
+        ({"offset": clock(0.3, "too still")}, "no reliable offset: too still"),
+        ({"offset": clock(0.0, None, 0.0004)}, None),
+        ({"offset": clock(0.0, None, -0.0006)}, "the offset grows by -0.06 s from start to end"),
+        ({"offset": clock(0.0, "too still", 0.01)}, "no reliable offset: too still"),
+        ({"no_offset": "too few frames"}, "no offset: too few frames"),
+        ({"imu": None}, "no IMU: no telemetry in the video; give --imu, or imu= in Python"),
+        ({"variable_rate": True}, "variable frame rate: select frames by time, never by number"),
+    ],
+)
+def test_notes_begin_where_their_limits_say(changes, note):
+    found = recordings.Check("a.mp4", **{"duration": 100.0, "imu": "a.csv", "last_frame": 100.0} | changes)
+    assert found.notes == ([] if note is None else [note])
+
+
+@pytest.mark.parametrize(("size", "short"), [((160, 120), 64), ((160, 120), 50), ((120, 160), 31), ((130, 98), 500)])
+def test_copies_have_the_nearest_even_size(tmp_path, size, short):
+    picture = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    video = painted(tmp_path / "a.mp4", [picture] * 3)
+    recordings.transcode(video, tmp_path / "b.mp4", short_side=short)
+    scale = min(1.0, short / min(size))
+    info = probe(tmp_path / "b.mp4")
+    for found, side in zip((info.width, info.height), size, strict=True):
+        assert found % 2 == 0 and abs(found - side * scale) <= 1

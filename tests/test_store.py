@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -571,3 +572,161 @@ def test_numbers_that_are_not_finite_stay_out(store, tmp_path):
     made.write(0, {"x": [np.nan]})
     made.write(1, {"x": [1.0]})
     assert [line["reason"][:15] for line in ClipStore(tmp_path / "w").failures] == ["x is not finite"]
+
+
+# --- Values that are not the usual ones
+
+
+def by_hand(path, segments, clips, specs, **options):
+    """A store of clips that are not decoded: each has its row as every value."""
+    names = sorted({segment.label for segment in segments if segment.label})
+    writer = StoreWriter.begin(path, segments, lambda: clips, specs, names, **options)
+    for row in writer.missing():
+        writer.write(row, {name: np.full(writer._files.array(name).shape[1:], row) for name in writer.names})
+    return ClipStore(path)
+
+
+def segments_of(sizes):
+    """Segments of wearers A, B, ...: as many each as the sizes say."""
+    wearers = [chr(65 + k) for k, size in enumerate(sizes) for _ in range(size)]
+    return [data.Segment(str(k), f"{w}.mp4", 0.0, 1.0, "x", wearer=w) for k, w in enumerate(wearers)]
+
+
+def test_a_clip_stops_after_its_own_length(tmp_path):
+    spec = ClipSpec(imu_samples=4, seconds=3.5)
+    store = by_hand(tmp_path / "s", segments_of([1]), [(0, 1.25)], {"imu": spec})
+    assert (store.clips[0]["start"], store.clips[0]["stop"]) == (1.25, 4.75)
+
+
+def test_folds_are_filled_with_the_largest_groups_first(tmp_path):
+    sizes = [2, 5, 3, 4, 3]
+    clips = [(k, 0.0) for k in range(sum(sizes))]
+    store = by_hand(tmp_path / "s", segments_of(sizes), clips, {"imu": ClipSpec(imu_samples=2)})
+    fold_of = dict(zip(store.wearers, folds(store, 2).tolist(), strict=True))
+    # B (5) -> 0, D (4) -> 1, C (3) -> 1, E (3) -> 0, A (2) -> 1: 8 and 9 clips
+    assert fold_of == {"B": 0, "D": 1, "C": 1, "E": 0, "A": 1}
+    assert np.bincount(folds(store, 3)).tolist() == [5, 6, 6]
+
+
+def test_a_fingerprint_covers_labels_classes_segments_rows_and_specs(tmp_path):
+    segments = segments_of([2, 2])
+    clips, spec = [(0, 0.0), (1, 0.0), (2, 0.0), (3, 0.0)], ClipSpec(imu_samples=2)
+    plain = by_hand(tmp_path / "0", segments, clips, {"imu": spec})
+    two = [dataclasses.replace(s, label="y" if k == 3 else "x") for k, s in enumerate(segments)]
+    others = [dataclasses.replace(s, label="y" if k == 2 else "x") for k, s in enumerate(segments)]
+    found = [
+        plain,
+        by_hand(tmp_path / "1", two, clips, {"imu": spec}),
+        by_hand(tmp_path / "2", others, clips, {"imu": spec}),  # the same classes, another clip's label
+        by_hand(tmp_path / "3", [dataclasses.replace(s, label="z") for s in segments], clips, {"imu": spec}),
+        by_hand(tmp_path / "4", segments, [(0, 0.0), (1, 0.0), (2, 0.0), (2, 0.0)], {"imu": spec}),
+        by_hand(tmp_path / "5", segments, clips, {"imu": dataclasses.replace(spec, imu_rate=100.0)}),
+        plain.select([0, 1, 2]),
+        plain.select([1, 0, 2, 3]),
+    ]
+    assert len({store.fingerprint for store in found}) == len(found)
+    assert by_hand(tmp_path / "6", segments, clips, {"imu": spec}).fingerprint == plain.fingerprint
+
+
+def test_an_unfinished_store_goes_on_with_the_same_specs_only(tmp_path):
+    segments, clips = segments_of([2]), [(0, 0.0), (1, 0.0)]
+    begin = {"find_clips": lambda: clips, "class_names": ["x"], "settings": {"a": 1}}
+    spec = ClipSpec(imu_samples=2)
+    StoreWriter.begin(tmp_path / "s", segments, specs={"imu": spec}, **begin)
+    for other in ({"imu_rate": 100.0}, {"seconds": 3.0}, {"imu_samples": 3}):
+        with pytest.raises(DataError, match=f"imu.{next(iter(other))} was"):
+            StoreWriter.begin(tmp_path / "s", segments, specs={"imu": dataclasses.replace(spec, **other)}, **begin)
+    with pytest.raises(DataError, match="a was 1 and is now 2"):
+        StoreWriter.begin(tmp_path / "s", segments, specs={"imu": spec}, **begin | {"settings": {"a": 2}})
+    assert len(StoreWriter.begin(tmp_path / "s", segments, specs={"imu": spec}, **begin).missing()) == 2
+
+
+def test_segments_of_one_video_with_different_clocks_are_different_recordings(tmp_path):
+    one = data.Segment("1", "a.mp4", 0.0, 1.0, "x", imu="a.csv", imu_offset=0.1)
+    segments = [
+        one,
+        dataclasses.replace(one, id="2", imu_offset=0.2),
+        dataclasses.replace(one, id="3", start=0.5),
+        dataclasses.replace(one, id="4", imu_stretch=1.1),
+        dataclasses.replace(one, id="5", imu="b.csv"),
+    ]
+    clips = [(k, 0.0) for k in range(5)]
+    writer = StoreWriter.begin(tmp_path / "s", segments, lambda: clips, {"imu": ClipSpec(imu_samples=2)}, ["x"])
+    assert [rows.tolist() for rows in writer.recordings()] == [[0, 2], [1], [3], [4]]
+
+
+def test_a_finished_clip_does_not_fail_later(tmp_path):
+    segments = segments_of([2])
+    writer = StoreWriter.begin(
+        tmp_path / "s", segments, lambda: [(0, 0.0), (1, 0.0)], {"imu": ClipSpec(imu_samples=2)}, ["x"]
+    )
+    writer.write(0, {"imu": np.zeros((2, 6))})
+    for row in (0, 1):
+        writer.fail(row, "too late")
+    store = ClipStore(tmp_path / "s")
+    assert len(store) == 1 and [failure["clip"] for failure in store.failures] == [1]
+    writer.retry(np.array([0, 1]))
+    assert writer.missing().tolist() == [1]
+
+
+def test_a_record_keeps_the_splits_that_were_written_before(store, tmp_path):
+    copy = ClipStore(shutil.copytree(store.path, tmp_path / "s"))
+    claim_outputs(copy.split("train"), "t", {"fingerprint": "a"}, about={"teacher": "t"})
+    claim_outputs(copy.split("test"), "t", {"fingerprint": "a"}, about={"teacher": "t"})
+    assert outputs_record(copy, "t") == {"teacher": "t", "fingerprint": "a", "splits": ["test", "train"]}
+    with pytest.raises(DataError, match=r"overwriting only \['test'\] .* in \['train'\]"):
+        claim_outputs(copy.split("test"), "t", {"fingerprint": "b"}, overwrite=True)
+    for identity in ({"fingerprint": "a", "views": 3}, {"fingerprint": "a", "precision": "bf16"}):
+        with pytest.raises(DataError, match=f"have the {list(identity)[1]} None"):
+            claim_outputs(copy, "t", identity)
+
+
+def test_hashes_of_what_a_training_reads_are_those_of_its_rows(tmp_path):
+    segments = segments_of([4])
+    store = by_hand(tmp_path / "s", segments, [(k, 0.0) for k in range(4)], {"imu": ClipSpec(imu_samples=2)})
+    store.add("t.feature", (3,), "float32")
+    values = np.arange(12, dtype=np.float32).reshape(4, 3)
+    store.write("t.feature", range(4), values)
+
+    def outputs(view):
+        found = view.fingerprints(["imu", "t.feature"])
+        assert list(found) == ["clips of the store", "outputs t.feature"]
+        return found["outputs t.feature"]
+
+    expected = {(0, 1): values[:2], (2, 3): values[2:], (3, 2): values[[3, 2]], (0, 1, 2, 3): values}
+    for rows, part in expected.items():
+        assert outputs(store.select(list(rows))) == f"{zlib.crc32(np.ascontiguousarray(part)):08x}"
+    values[1, 2] += 1
+    store.write("t.feature", [1], values[1:2])
+    assert outputs(store.select([0, 1])) == f"{zlib.crc32(values[:2].tobytes()):08x}"
+
+
+def test_labels_are_indices_of_the_classes_and_minus_1_for_none(tmp_path):
+    plain = segments_of([5])
+    labels = ["walk", None, "cut", "walk", "run"]
+    segments = [dataclasses.replace(s, label=label) for s, label in zip(plain, labels, strict=True)]
+    clips = [(4, 0.0), (0, 0.0), (0, 1.0), (1, 0.0), (2, 0.0)]
+    store = by_hand(tmp_path / "s", segments, clips, {"imu": ClipSpec(imu_samples=2)})
+    assert store.class_names == ["cut", "run", "walk"] and store.labels.tolist() == [1, 2, 2, -1, 0]
+    assert store.segments.tolist() == [4, 0, 0, 1, 2] and [clip["start"] for clip in store.clips] == [0, 0, 1, 0, 0]
+
+
+def test_folds_and_counts_follow_the_clips_in_any_order(tmp_path):
+    """Clips of several wearers that do not stand together, of two splits, some failed and some missing."""
+    plain = data.Segment("", "", 0.0, 1.0, "x")
+    segments = [
+        dataclasses.replace(plain, id=str(k), video=f"{w}.mp4", wearer=w, split="test" if w == "C" else "train")
+        for k, w in enumerate("CABAACBA")
+    ]
+    clips, specs = [(k, 0.0) for k in range(8)], {"imu": ClipSpec(imu_samples=2)}
+    store = by_hand(tmp_path / "s", segments, clips, specs)
+    assert dict(zip(store.wearers, folds(store, 3).tolist(), strict=True)) == {"A": 0, "B": 1, "C": 2}
+    assert folds(store, 3).tolist() == [2, 0, 1, 0, 0, 2, 1, 0]
+    writer = StoreWriter.begin(tmp_path / "t", segments, lambda: clips, specs, ["x"])
+    for row in (1, 5):
+        writer.write(row, {"imu": np.zeros((2, 6))})
+    for row in (6, 7):
+        writer.fail(row, "broken")
+    found = ClipStore(tmp_path / "t", unfinished=True)
+    assert found.counts == {"test": {"ok": 1, "failed": 0, "missing": 1}, "train": {"ok": 1, "failed": 2, "missing": 3}}
+    assert found.split("test").counts == found.counts and len(found.split("test")) == 1

@@ -433,3 +433,59 @@ def test_a_clip_has_a_bounded_size():
         EgoDistill(4, num_frames=64, frame_size=4096, **options)
     with pytest.raises(ValueError, match="frame_size=131073 must be a whole number, at least 1 and at most 131072"):
         EgoDistill(4, frame_size=131073, **options)
+
+
+# --- Numbers by an independent computation
+
+
+def test_fusion_predictor_and_gru_are_what_their_equations_say():
+    model = small(num_frames=3, imu_vector="mean", fusion_layers=1, hidden=9).eval()
+    frames = torch.randint(256, (2, 3, 3, 32, 32), dtype=torch.uint8)
+    imu = torch.randn(2, 422, 6)
+    with torch.no_grad():
+        features = model.encode_frames(frames)
+        state = torch.zeros(2, 512)
+        gru = dict(model.gru.named_parameters())
+        for x in features.unbind(1):  # the last state, by the equations of a GRU
+            ours = (x @ gru["weight_ih_l0"].T + gru["bias_ih_l0"]).chunk(3, 1)
+            theirs = (state @ gru["weight_hh_l0"].T + gru["bias_hh_l0"]).chunk(3, 1)
+            reset, update = (torch.sigmoid(a + b) for a, b in zip(ours[:2], theirs[:2], strict=True))
+            state = (1 - update) * torch.tanh(ours[2] + reset * theirs[2]) + update * state
+        torch.testing.assert_close(model.aggregate(features), state, rtol=1e-4, atol=1e-5)
+        motion = model.imu_encoder(imu - imu.mean(1, keepdim=True)).sum(2) / 422
+        torch.testing.assert_close(model.encode_imu(imu), motion, rtol=1e-4, atol=1e-5)
+        first, last = model.fusion[0], model.fusion[2]
+        hidden = (torch.cat([state, motion], 1) @ first.weight.T + first.bias).clamp(min=0)
+        torch.testing.assert_close(model(frames, imu).feature, hidden @ last.weight.T + last.bias, rtol=1e-4, atol=1e-4)
+        one, other = torch.randn(2, 4, 5)
+        predictor = student.IMUPredictor(5, 7, hidden=None)
+        (layer,) = predictor.layers
+        expected = one @ layer.weight[:, :5].T + other @ layer.weight[:, 5:].T + layer.bias
+        torch.testing.assert_close(predictor(one, other), expected)
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_the_fusion_network_is_as_deep_as_asked_for(layers):
+    fusion = small(fusion_layers=layers, hidden=9).fusion
+    assert [type(part).__name__ for part in fusion] == layers * ["Linear", "ReLU"] + ["Linear"]
+    assert [part.out_features for part in fusion[::2]] == layers * [9] + [12]
+
+
+def test_dropout_of_the_imu_encoder_is_what_its_code_has():
+    rates = [part.p for part in small().imu_encoder.modules() if isinstance(part, nn.Dropout)]
+    assert rates == 4 * [0.1]
+    assert {part.p for part in student.IMUEncoder(dropout=0.3).modules() if isinstance(part, nn.Dropout)} == {0.3}
+
+
+def test_frames_have_the_size_and_statistics_of_the_networks_weights():
+    assert {name: student.pick_frame_size(name, None) for name in ("resnet18", "resnet10x8", "efficientnet_b3")} == {
+        "resnet18": 224,
+        "resnet10x8": 224,
+        "efficientnet_b3": 300,
+    }
+    assert student.pick_frame_size("efficientnet_b3", 64) == 64 and student.pick_frame_size("vit_b_16", 224) == 224
+    for name, size in student.IMAGE_ENCODERS.items():
+        published = torchvision.models.get_model_weights(name)["DEFAULT" if name != "resnet18" else "IMAGENET1K_V1"]
+        transforms = published.transforms()
+        assert student.pixel_statistics(name) == (tuple(transforms.mean), tuple(transforms.std)), name
+        assert size == torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].transforms().crop_size[0], name

@@ -799,3 +799,56 @@ def test_arguments_that_make_no_world_are_named(tmp_path, change):
     with pytest.raises(synthetic.WorldError, match=name):
         synthetic.render(tmp_path / "world", workers=1, **SETTINGS | change)
     assert not (tmp_path / "world").exists()
+
+
+# --- Numbers by an independent computation
+
+
+def test_the_sensors_have_clocks_of_their_own(tmp_path):
+    """First stamp and rate of each, as in the table of the sensors."""
+    paths, _ = imu_files(Recording("P02_101", 3, seed=1), tmp_path)
+    imu = data.read_imu(paths)
+    for stamps, first, rate in ((imu.accel_time, 0.0, 197.9), (imu.gyro_time, 0.0021, 198.2)):
+        np.testing.assert_allclose(stamps, first + np.arange(len(stamps)) / rate, atol=1e-8)
+
+
+def test_the_drift_is_a_random_walk_of_the_stated_size(tmp_path):
+    """Its spread after t seconds is the drift times the root of t, whatever the rate."""
+    changes = []
+    for number in range(101, 125):
+        paths, motion = imu_files(Recording(f"P04_{number}", 8), tmp_path)
+        imu = data.read_imu(paths)
+        wrong = [
+            imu.accel - motion.imu(imu.accel_time)[0],
+            imu.gyro - motion.imu(imu.gyro_time)[1],
+        ]
+        # Means over 2 s, 10 s apart; a walk's two means differ by drift * sqrt(10 - 2 / 3).
+        changes.append([(part[2200:2596].mean(0) - part[220:616].mean(0)) for part in wrong])
+    spread = np.sqrt(np.square(changes).mean((0, 2)))
+    np.testing.assert_allclose(spread / math.sqrt(10 - 2 / 3), [0.02, 0.002], rtol=0.35)
+
+
+def test_ceilings_are_means_over_pairs_of_any_shares():
+    pairs = tuple(replace(PAIRS[0], follow=f, heard=h) for f, h in ((0.2, 0.9), (0.7, 0.3), (0.4, 0.0)))
+    found = synthetic.ceilings(pairs)
+    assert found["frame + imu"] == pytest.approx(((1 + 0.2) + (1 + 0.7) + (1 + 0.4)) / 6)
+    assert found["frame + audio"] == pytest.approx(((1 + 0.9) + (1 + 0.3) + 1) / 6)
+
+
+def test_readings_are_derivatives_of_the_pose():
+    """By finite differences of other steps, and the vector of rotation between two poses."""
+    acts = synthetic.draw_acts(synthetic.draw_wearer("P03", 0), 4, np.random.default_rng(0))
+    motion = HeadMotion(synthetic.draw_wearer("P03", 0), acts, np.random.default_rng(1))
+    t, step = np.linspace(1.0, 10.0, 200), 2e-4
+    force, rate = motion.imu(t)
+    before, here, after = (HeadMotion.rotation(motion.state(t + d)) for d in (-step, 0.0, step))
+    between = np.einsum("nji,njk->nik", before, after)  # in the axes of the camera
+    angle = np.arccos(np.clip((np.trace(between, axis1=1, axis2=2) - 1) / 2, -1, 1))
+    axis = np.stack([between[:, k, j] - between[:, j, k] for j, k in ((1, 2), (2, 0), (0, 1))], 1)
+    axis /= np.linalg.norm(axis, axis=1, keepdims=True)
+    np.testing.assert_allclose(rate, axis * (angle / (2 * step))[:, None], atol=2e-3)
+    step = 5e-3  # a fourth-order second derivative of the place
+    places = [motion.state(t + k * step)[3:].T for k in (-2, -1, 0, 1, 2)]
+    acceleration = sum(w * p for w, p in zip((-1, 16, -30, 16, -1), places, strict=True)) / (12 * step**2)
+    wanted = np.einsum("nij,ni->nj", here, acceleration + np.array([0, 0, 9.81]))
+    np.testing.assert_allclose(force, wanted, atol=5e-3)

@@ -1,9 +1,11 @@
 """tables: alignment, and sections that are replaced without touching the rest of a document."""
 
+import datetime
 import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from egodistill import DataError, tables
 
@@ -102,3 +104,38 @@ def test_the_command_is_given_as_typed(monkeypatch):
 def test_every_benchmark_writes_its_table(script):
     code = script.read_text(encoding="utf-8")
     assert "tables.markdown_option(parser)" in code and f'"benchmarks/{script.name}", ' in code
+
+
+def test_a_caption_is_complete(tmp_path, monkeypatch):
+    """Command, versions, machine, cores and date, all of them those of the table."""
+    monkeypatch.setattr(tables.files, "available_cores", lambda: 5)
+    monkeypatch.setattr(tables, "processor", lambda: "AMD EPYC 9R45")
+    versions = f"egodistill {tables.egodistill.__version__}, torch {torch.__version__}"
+    today = datetime.date.today()
+    assert tables.provenance("run me") == f"`run me`; {versions}, AMD EPYC 9R45, 5 cores, {today}."
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    words = ["egodistill", "measure", "--teacher-file", "my file.pt", "--markdown", "R.md", "--compile"]
+    tables.report(TABLE, "measure", tmp_path / "R.md", words, machine="NVIDIA H100")
+    command = "OMP_NUM_THREADS=3 egodistill measure --teacher-file 'my file.pt' --compile"
+    caption = f"`{command}`; {versions}, NVIDIA H100, 5 cores, {today}."
+    text = (tmp_path / "R.md").read_text(encoding="utf-8")
+    assert (
+        text == f"<!-- measure, NVIDIA H100 -->\n\n{TABLE.markdown()}\n\n{caption}\n\n<!-- /measure, NVIDIA H100 -->\n"
+    )
+
+
+def test_a_name_that_is_part_of_another_is_a_section_of_its_own(tmp_path):
+    document = tmp_path / "R.md"
+    document.write_text("The demo, as measured.\n", encoding="utf-8")
+    for name in ("demo quick, AMD EPYC", "demo", "demo, AMD EPYC"):
+        tables.write_section(document, name, TABLE)
+    tables.write_section(document, "demo", tables.Table(["new"], [["x"]]))
+    text = document.read_text(encoding="utf-8")
+    names = re.findall("<!-- ([^/].*) -->", text)
+    assert names == ["demo quick, AMD EPYC", "demo", "demo, AMD EPYC"] and text.startswith("The demo, as measured.\n\n")
+    assert text.count("| new |") == 1 and text.count(TABLE.markdown()) == 2
+
+
+def test_markdown_is_aligned_like_the_text():
+    expected = "| model | top-1 |\n| --- | ---: |\n| a\\|b | 1.0 |\n| longer name | 22.0 |"
+    assert TABLE.markdown() == expected

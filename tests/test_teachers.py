@@ -1030,3 +1030,48 @@ def test_extract_takes_an_empty_store_and_a_wrapped_model(tmp_path):
 
 def test_public_names():
     assert all(hasattr(teachers, name) for name in teachers.__all__)
+
+
+# --- options that arrive ---------------------------------------------------------------------
+
+
+def test_wrapped_models_see_the_pixels_that_they_are_said_to_see():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv3d(3, 5, 4, stride=4), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(5, 3))
+    pixels = teachers.Pixels(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), channels="BGR")
+    spec = ClipSpec(frames=4, size=8, seconds=1.5, sampling="first")
+    teacher = teachers.Teacher.wrap(net, feature_layer="3", clip_spec=spec, pixels=pixels, name="own").eval()
+    assert teacher.pixels == pixels and teacher.clip_spec == replace(spec, crop=True) and teacher.name == "own"
+    clip = random_clips(2, frames=4, size=8)
+    by_hand = (clip[:, :, ::-1] / 255 - np.array(pixels.mean)[:, None, None]) / np.array(pixels.std)[:, None, None]
+    with torch.no_grad():
+        expected = net(torch.tensor(by_hand.transpose(0, 2, 1, 3, 4), dtype=torch.float32))
+        torch.testing.assert_close(teacher(torch.from_numpy(clip)).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_fingerprint_covers_everything_that_changes_the_outputs():
+    base = narrow()
+    others = [
+        narrow(seed=1),
+        narrow(mean=(0.1, 0.2, 0.3)),
+        narrow(std=(0.1, 0.2, 0.3)),
+        narrow(channels="BGR"),
+        narrow(seconds=1.5),
+        narrow(sampling="first"),
+        narrow(crop=False),
+        narrow(alpha=8),
+    ]
+    prints = {teachers.fingerprint(one) for one in (base, *others)}
+    assert len(prints) == 9 and teachers.fingerprint(narrow(name="other")) == teachers.fingerprint(base)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_and_views_reach_the_outputs_and_their_record(tmp_path, precision, dtype):
+    teacher, seen = narrow(), []
+    teacher.classifier.register_forward_hook(lambda layer, inputs, output: seen.append((output.dtype, len(output))))
+    store = Store(tmp_path, random_clips(3, size=40))
+    teachers.extract(teacher, store, views=3, batch_size=2, precision=precision, device="cpu", progress=False)
+    assert seen == 3 * [(dtype, 2)] + 3 * [(dtype, 1)]
+    record = json.loads((store.path / "slowfast.teacher.json").read_text())
+    assert (record["precision"], record["views"]) == (precision, 3)
+    assert record["fingerprint"] == teachers.fingerprint(teacher)

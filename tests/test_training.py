@@ -1,6 +1,7 @@
 """The loop: order, resuming, refusals."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import shutil
@@ -329,3 +330,148 @@ def test_a_model_without_parameters_is_not_trained():
 
     with pytest.raises(EgoDistillError, match="Fixed has no parameters to train"):
         finetune(Fixed(), Store(), **QUIET)
+
+
+# --- Values that are not the usual ones
+
+
+OTHER_SETTINGS = {
+    "epochs": 3,
+    "batch_size": 4,
+    "learning_rate": 1e-3,
+    "decay_epochs": (1,),
+    "decay": 0.5,
+    "schedule": "cosine",
+    "warmup_epochs": 0.5,
+    "weight_decay": 0.2,
+    "seed": 5,
+    "precision": "bf16",
+    "augment": egodistill.Augment(crop=0.2),
+}
+MAY_CHANGE = {"device", "checkpoint", "checkpoint_seconds", "progress", "sync_batch_norm"}
+
+
+def test_every_setting_that_changes_a_training_is_compared_when_it_goes_on():
+    settings = egodistill.Training()
+    assert set(OTHER_SETTINGS) | MAY_CHANGE == {field.name for field in dataclasses.fields(settings)}
+    assert set(settings.record()) == set(OTHER_SETTINGS)
+    for name, value in OTHER_SETTINGS.items():
+        different = egodistill.files.differences(
+            settings.record(), dataclasses.replace(settings, **{name: value}).record()
+        )
+        assert len(different) == 1 and next(iter(different)).startswith(name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            {"decay_epochs": (2, 4), "decay": 0.5},
+            {0: 1, 1.99: 1, 2: 0.5, 3.5: 0.5, 4: 0.25, 9: 0.25},
+        ),
+        (
+            {"decay_epochs": (3,), "warmup_epochs": 2.0},
+            {0: 0, 0.5: 0.25, 1.5: 0.75, 2: 1, 2.9: 1, 3: 0.1},
+        ),
+        (
+            {"schedule": "cosine", "epochs": 8},
+            {0: 1, 2: 0.5 + math.cos(math.pi / 4) / 2, 4: 0.5, 6: 0.5 - math.cos(math.pi / 4) / 2, 8: 0, 9: 0},
+        ),
+        (
+            {"schedule": "cosine", "epochs": 8, "warmup_epochs": 4.0},
+            {1: 0.25 * (0.5 + math.cos(math.pi / 8) / 2), 4: 0.5, 6: 0.5 - math.cos(math.pi / 4) / 2},
+        ),
+    ],
+)
+def test_learning_rates_are_those_of_the_schedule(settings, expected):
+    schedule = egodistill.Training(learning_rate=0.25, **settings)
+    for epoch, factor in expected.items():
+        assert schedule.learning_rate_at(epoch) == pytest.approx(0.25 * factor, abs=1e-12), epoch
+
+
+def spied_training(monkeypatch, model, store, **settings):
+    """Train a model; return the arguments of AdamW, and at each step learning rate, progress, seed and rows."""
+    given, steps = [], []
+    adamw = torch.optim.AdamW
+
+    class Spy(adamw):
+        def __init__(self, parameters, **options):
+            given.append(options)
+            super().__init__(parameters, **options)
+
+        def step(self, *arguments, **options):
+            steps.append({"lr": self.param_groups[0]["lr"], "progress": model.progress[-1], "rows": model.rows[-1]})
+            return super().step(*arguments, **options)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Spy)
+    history = finetune(model, store, **QUIET | settings)
+    return given, steps, history
+
+
+class Watched(nn.Module):
+    """A model that notes its progress, which clips it sees and which numbers its dropout draws."""
+
+    inputs = ("frames", "imu")
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+        self.progress, self.rows, self.draws, self.frames = [], [], [], []
+
+    def set_progress(self, done):
+        self.progress.append(done)
+
+    def forward(self, frames, imu):
+        self.rows.append(imu[:, 0, 0].tolist())
+        self.frames.append(frames.clone())
+        self.draws.append(torch.rand(3).tolist())
+        return Output(imu.mean(1), self.layer(imu.mean(1)))
+
+
+def test_each_step_has_the_rate_and_progress_of_its_time(monkeypatch):
+    """Ten clips in batches of 4, 4 and 2, with warm-up and a decay within; weight decay is passed on."""
+    settings = {"epochs": 3, "batch_size": 4, "learning_rate": 0.5, "decay_epochs": (2,), "decay": 0.1}
+    settings |= {"warmup_epochs": 1.2, "weight_decay": 0.3}
+    given, steps, history = spied_training(monkeypatch, Watched(), Store(10), **settings)
+    assert len(given) == 1 and given[0]["weight_decay"] == 0.3 and given[0]["lr"] == 0.5
+    times = [epoch + done / 10 for epoch in range(3) for done in (0, 4, 8)]
+    schedule = egodistill.Training(**settings)
+    assert [step["lr"] for step in steps] == pytest.approx([schedule.learning_rate_at(t) for t in times])
+    assert [step["progress"] for step in steps] == pytest.approx([t / 3 for t in times])
+    middles = [schedule.learning_rate_at(epoch + 0.5) for epoch in range(3)]
+    assert [row["learning_rate"] for row in history] == pytest.approx(middles)
+
+
+def test_dropout_and_crops_differ_between_steps_epochs_and_seeds_and_repeat(monkeypatch):
+    def run(seed):
+        model = Watched()
+        finetune(model, store, epochs=2, batch_size=4, seed=seed, augment=egodistill.Augment(crop=0.5), **QUIET)
+        crops = {}  # of each clip, epoch by epoch
+        for frames, rows in zip(model.frames, model.rows, strict=True):
+            for frame, row in zip(frames, rows, strict=True):
+                crops.setdefault(row, []).append(frame)
+        return model.draws, crops
+
+    store = Store(8)
+    (draws, crops), (again, same_crops), (others, other_crops) = run(0), run(0), run(1)
+    assert draws == again and draws != others
+    assert len({tuple(one) for one in draws}) == 4  # two epochs of two steps
+    assert len(crops) == 8 and all(len(one) == 2 and not torch.equal(*one) for one in crops.values())
+    assert all(torch.equal(a, b) for row in crops for a, b in zip(crops[row], same_crops[row], strict=True))
+    assert sum(torch.equal(crops[row][0], other_crops[row][0]) for row in crops) < 2  # two that cut nothing
+
+
+def test_a_trained_model_is_left_in_evaluation_mode():
+    model = small()
+    finetune(model.train(), Store(8), epochs=1, batch_size=4, **QUIET)
+    assert not any(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize(("clips", "size", "used"), [(9, 4, 8), (8, 4, 8), (10, 4, 10), (3, 2, 2), (5, 8, 5)])
+def test_an_epoch_leaves_out_a_last_batch_of_one_clip(clips, size, used):
+    orders = [training.epoch_order(clips, egodistill.Training(batch_size=size, seed=3), epoch) for epoch in range(3)]
+    for order in orders:
+        assert len(order) == used == len(set(order.tolist())) and set(order.tolist()) <= set(range(clips))
+    assert not all(torch.equal(order, orders[0]) for order in orders) or used < 3
+    again = training.epoch_order(clips, egodistill.Training(batch_size=size, seed=3), 1)
+    assert torch.equal(again, orders[1])

@@ -525,3 +525,105 @@ def test_clip_times_of_the_other_rules():
         clip_times(3, 4, sampling="middle")
     with pytest.raises(ValueError, match="65 of 64 frames by the rule 'first'"):
         clip_times(3, 65, sampling="first")
+
+
+# --- Numbers by an independent computation
+
+
+def test_log_mel_equals_its_formula():
+    """The discrete Fourier transform of each window, and triangles, written out."""
+    rng = np.random.default_rng(0)
+    sound = rng.normal(0, 0.2, 8000) + np.sin(2 * np.pi * 440 * np.arange(8000) / 16000)
+    n, k = np.arange(400), np.arange(201)
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * n / 400)
+    transform = np.exp(-2j * np.pi * np.outer(k, n) / 400)
+    mirrored = np.concatenate([sound[200:0:-1], sound, sound[-2:-202:-1]])
+    power = [np.abs(transform @ (hann * mirrored[160 * s : 160 * s + 400])) ** 2 for s in range(51)]
+    mel = np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 42)
+    hertz = 700 * (10 ** (mel / 2595) - 1)
+    bands = np.zeros((40, 201))
+    for band, (low, middle, high) in enumerate(zip(hertz, hertz[1:], hertz[2:], strict=False)):
+        for bin_, frequency in enumerate(40 * k):
+            if low < frequency <= middle:
+                bands[band, bin_] = (frequency - low) / (middle - low)
+            elif middle < frequency < high:
+                bands[band, bin_] = (high - frequency) / (high - middle)
+    expected = np.log(np.array(power) @ bands.T + 1e-6)
+    found = log_mel(sound)
+    assert found.shape == (51, 40) and found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_array_equal(log_mel(np.stack([0 * sound, sound]))[1], found)
+
+
+@pytest.mark.parametrize(("size", "how"), [(64, "AREA"), (32, "AREA"), (96, "BILINEAR")])
+def test_a_frame_is_averaged_if_one_of_its_sides_shrinks(tmp_path, size, how):
+    picture = np.random.default_rng(0).integers(0, 255, (48, 80, 3), dtype=np.uint8)
+    video = write_video(tmp_path / "a.mp4", [0.0], pictures=[picture], crf=1)
+    ((_, frame),) = frames_at(video, [0.0])
+    expected = frame.reformat(size, size, "rgb24", interpolation=how).to_ndarray().transpose(2, 0, 1)
+    np.testing.assert_array_equal(read_frames(video, [0.0], size)[0], expected)
+
+
+def test_a_picture_that_begins_after_the_sound_lasts_until_its_own_end(tmp_path):
+    plain = write_sound(tmp_path / "plain.mp4", chirp(np.arange(4 * 48000) / 48000), 48000, pictures=60)
+    with av.open(plain) as before, av.open(str(tmp_path / "late.mp4"), "w") as after:
+        streams = [after.add_stream_from_template(stream) for stream in before.streams]
+        for packet in before.demux():
+            if packet.dts is not None:
+                later = round(1.5 / packet.time_base) if packet.stream.type == "video" else 0
+                packet.pts, packet.dts = packet.pts + later, packet.dts + later
+                packet.stream = streams[packet.stream.index]
+                after.mux(packet)
+    assert probe(tmp_path / "late.mp4").duration == pytest.approx(1.5 + 60 / 30, abs=0.05)
+    assert probe(plain).duration == pytest.approx(60 / 30, abs=0.05)
+
+
+@pytest.mark.parametrize(("gap", "lost"), [(0.064, False), (0.192, True), (0.64, True)])
+def test_a_twentieth_of_the_sound_may_be_missing(tmp_path, gap, lost):
+    video = write_sound(
+        tmp_path / "a.mkv", chirp(np.arange(9 * 16000) / 16000), 16000, codec="flac", drop=[(3, 3 + gap)]
+    )
+    if lost:
+        with pytest.raises(VideoError, match=r"no sound near 2\.500 s"):
+            read_audio(video, [2.5])
+    else:
+        missing = np.abs(read_audio(video, [2.5])[0] - chirp(2.5 + np.arange(32000) / 16000)) > 0.01
+        assert 0.01 < missing.mean() <= 0.05
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 60])
+def test_frames_at_the_centre_are_around_the_middle(count):
+    times = clip_times(3, count, 2, sampling="centre")
+    assert times.mean() == pytest.approx(4) and np.diff(times) == pytest.approx(np.full(count - 1, 1 / 30))
+
+
+@pytest.mark.parametrize("after", [-0.001, 0.0, 0.09, 0.11, 0.3])
+def test_the_last_frame_is_valid_for_a_tenth_of_a_second_after_its_end(steady, after):
+    end = 150 / 25  # the last frame is shown from 5.96 s on, for 0.04 s
+    if after < 0.1:
+        assert number_of(read_frames(steady, [end + after])[0]) == 149
+    else:
+        with pytest.raises(VideoError, match="no frame at"):
+            read_frames(steady, [end + after])
+
+
+def test_a_clip_has_the_nearest_number_of_frames_at_30_hz():
+    for seconds, frames in ((1.99, 60), (2.01, 60), (64 / 30, 64), (0.5, 15)):
+        times = clip_times(1.0, frames, seconds, sampling="last")
+        np.testing.assert_allclose(times, 1.0 + (np.arange(frames) + 0.5) / frames * seconds)
+        with pytest.raises(ValueError, match=f"{frames + 1} of {frames} frames"):
+            clip_times(1.0, frames + 1, seconds, sampling="last")
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 48), (48, 80)])
+def test_the_centre_square_is_cut_out_without_distortion(tmp_path, width, height):
+    """Pixels of the frame, scaled by the same factor in both directions; by numpy."""
+    greys = np.random.default_rng(0).integers(0, 255, (height // 8, width // 8, 1), dtype=np.uint8)
+    picture = greys.repeat(8, 0).repeat(8, 1).repeat(3, 2)
+    video = write_video(tmp_path / "a.mp4", [0.0], pictures=[picture], crf=1)
+    whole = read_frames(video, [0.0])[0].astype(float)
+    top, left = (height - 48) // 2, (width - 48) // 2
+    square = whole[:, top : top + 48, left : left + 48]
+    expected = square.reshape(3, 24, 2, 24, 2).mean((2, 4))  # area averaging by half
+    found = read_frames(video, [0.0], 24, crop=True)[0]
+    np.testing.assert_allclose(found, expected, atol=3)

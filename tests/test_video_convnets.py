@@ -142,3 +142,48 @@ def test_it_learns():
         loss.backward()
         optimiser.step()
     assert loss < 0.1
+
+
+def test_depths_of_x3d_are_rounded_up():
+    for factor, depths in ((2.2, [3, 5, 11, 7]), (5.0, [5, 10, 25, 15]), (0.5, [1, 1, 3, 2]), (1.1, [2, 3, 6, 4])):
+        net = video_convnets.X3D(2, width=8, depth_factor=factor, feature_dim=8)
+        assert [len(getattr(net, f"s{k}")) for k in (2, 3, 4, 5)] == depths
+
+
+def test_published_models_are_those_of_their_names():
+    """frames x rate at 30 Hz, the side of their crop, and what is special about each."""
+    expected = {
+        "slowfast_8x8_r50": (32, 224, 32 * 2 / 30, {}),
+        "slowfast_4x16_r50": (32, 224, 32 * 2 / 30, {"alpha": 8, "fusion_kernel": 5}),
+        "x3d_xs": (4, 160, 4 * 12 / 30, {"pool": 5}),
+        "x3d_s": (13, 160, 13 * 6 / 30, {"pool": 5}),
+        "x3d_m": (16, 224, 16 * 5 / 30, {"pool": 7}),
+        "x3d_l": (16, 312, 16 * 5 / 30, {"pool": 10, "depth_factor": 5.0}),
+    }
+    found = {
+        name: (
+            entry["clip"]["frames"],
+            entry["clip"]["size"],
+            pytest.approx(entry["clip"]["seconds"]),
+            entry["options"],
+        )
+        for name, entry in video_convnets.PUBLISHED.items()
+    }
+    assert found == expected
+    for entry in video_convnets.PUBLISHED.values():
+        assert (entry["clip"]["mean"], entry["clip"]["std"], entry["num_classes"]) == (3 * (0.45,), 3 * (0.225,), 400)
+
+
+def test_the_feature_of_x3d_is_what_its_classifier_reads():
+    """After the widest layer and its ReLU, written out for one position."""
+    net = small("x3d_m").net
+    clip = torch.randn(2, 3, 4, 32, 32)
+    with torch.no_grad():
+        feature, logits = net(clip)
+        x = net.s5(net.s4(net.s3(net.s2(net.s1["pathway0_stem"](clip)))))
+        x = torch.relu(net.head.conv_5_bn(net.head.conv_5(x))).mean((2, 3, 4))
+        wanted = (x @ net.head.lin_5.weight.flatten(1).T).clamp(min=0)
+        torch.testing.assert_close(feature, wanted, rtol=1e-4, atol=1e-5)
+        projection = net.head.projection
+        torch.testing.assert_close(logits, wanted @ projection.weight.T + projection.bias, rtol=1e-4, atol=1e-4)
+    assert (feature == 0).any() and (feature > 0).any()

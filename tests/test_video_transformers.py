@@ -157,3 +157,83 @@ def test_drop_path_drops_whole_branches_of_clips():
     assert video_transformers.drop_path(x, 0.25, False) is x
     rates = [block.drop_path for block in small("mvit_b_16x4", drop_path=0.3).net.blocks]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
+
+
+def cubic(distance):
+    """The kernel of Keys (1981) with a = -0.75, as torch uses it."""
+    d = abs(distance)
+    if d <= 1:
+        return 1.25 * d**3 - 2.25 * d**2 + 1
+    return -0.75 * (d**3 - 5 * d**2 + 8 * d - 4) if d < 2 else 0.0
+
+
+def resized_by_hand(grid, height, width):
+    """Bicubic interpolation between pixels' centres, one value at a time; the border repeats."""
+    rows, columns, _ = grid.shape
+    result = torch.zeros(height, width, grid.shape[2])
+    for y in range(height):
+        for x in range(width):
+            v, u = (y + 0.5) * rows / height - 0.5, (x + 0.5) * columns / width - 0.5
+            for i in range(math.floor(v) - 1, math.floor(v) + 3):
+                for j in range(math.floor(u) - 1, math.floor(u) + 3):
+                    value = grid[min(max(i, 0), rows - 1), min(max(j, 0), columns - 1)]
+                    result[y, x] += cubic(v - i) * cubic(u - j) * value
+    return result
+
+
+@pytest.mark.parametrize(("height", "width"), [(6, 6), (3, 7), (4, 5)])
+def test_positions_are_resized_by_bicubic_interpolation(height, width):
+    """As in the released models of 336 pixels, whose positions are those of 224."""
+    net = settle(small("motionformer_16x4").net)
+    with torch.no_grad():
+        found = net.spatial_positions((height, width)).unflatten(0, (height, width))
+    wanted = resized_by_hand(net.pos_embed[0, 1:].detach().unflatten(0, (4, 4)), height, width)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_the_rate_of_dropped_branches_grows_linearly_to_that_of_the_last_block(depth):
+    net = video_transformers.MotionFormer(3, frames=2, size=16, patch=8, width=8, depth=depth, heads=1, drop_path=0.4)
+    rates = [block.drop_path for block in net.blocks]
+    assert rates == pytest.approx(torch.linspace(0, 0.4, depth).tolist())
+    blocks = video_transformers.mvit_blocks(8, 1, (1, depth), kv_stride=2, pool_eps=1e-6, drop_path=0.4)
+    assert [block.drop_path for block in blocks] == pytest.approx(torch.linspace(0, 0.4, 1 + depth).tolist())
+
+
+def test_norms_after_pooling_have_their_own_epsilon():
+    net = video_transformers.MViT(3, **SMALL_MVIT, pool_eps=1e-3)
+    after = {name: module.eps for name, module in net.named_modules() if isinstance(module, torch.nn.LayerNorm)}
+    pooled = {name for name in after if ".attn.norm_" in name}
+    assert pooled and {after[name] for name in pooled} == {1e-3}
+    assert {after[name] for name in after.keys() - pooled} == {1e-6}
+    for source, eps in (("pytorchvideo", 1e-5), ("PySlowFast", 1e-6), ("torchvision", 1e-6)):
+        assert video_transformers.MViT.options_from({}, source, {})["pool_eps"] == eps
+
+
+def test_published_transformers_are_those_of_their_names():
+    """frames x rate at 30 Hz; those of EPIC-KITCHENS have two heads and BGR pixels."""
+    names = set(video_transformers.PUBLISHED) - {"mvit_b_16x4"}
+    assert len(names) == 8
+    for name in names:
+        entry, epic = video_transformers.PUBLISHED[name], name.startswith("epic_")
+        frames, rate = map(int, name.split("_")[-1].split("x"))
+        clip = entry["clip"]
+        assert (clip["frames"], clip["seconds"]) == (frames, pytest.approx(frames * rate / 30)), name
+        assert (clip["size"], entry["options"]) == (336 if "_336_" in name else 224, {"size": 224})
+        assert (clip["mean"], clip["std"]) == (3 * (0.5,), 3 * (0.5,))
+        assert (clip["channels"], entry["num_classes"]) == (("BGR", (97, 300)) if epic else ("RGB", 400))
+    clip = video_transformers.PUBLISHED["mvit_b_16x4"]["clip"]
+    assert (clip["frames"], clip["size"], clip["seconds"]) == (16, 224, pytest.approx(64 / 30))
+    assert (clip["mean"], clip["std"]) == (3 * (0.45,), 3 * (0.225,))
+
+
+@pytest.mark.parametrize("build", ["MotionFormer", "MViT"])
+def test_transformers_start_with_small_weights_and_no_bias(build):
+    torch.manual_seed(0)
+    options = {"MotionFormer": {"depth": 1, "heads": 2, "width": 64}, "MViT": {"depths": (1, 1), "width": 48}}[build]
+    net = getattr(video_transformers, build)(5, frames=4, size=64, **options)
+    for module in net.modules():
+        if isinstance(module, torch.nn.Linear):
+            assert float(module.weight.detach().std()) == pytest.approx(0.02, rel=0.15) and not module.bias.any()
+    positions = net.pos_embed if build == "MotionFormer" else net.pos_embed_spatial
+    assert float(positions.detach().std()) == pytest.approx(0.02, rel=0.1)
