@@ -329,7 +329,14 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-bad", metavar="SHARE", type=float, default=0.1, help="stop if more than this share of clips fails"
     )
-    parser.add_argument("--retry-failed", action="store_true", help="try clips again that failed in an earlier run")
+    text = "try clips again that failed in an earlier run, and all clips of files that have changed since"
+    parser.add_argument("--retry-failed", action="store_true", help=text)
+    group = parser.add_argument_group("one pass: run a teacher while its frames are in memory, and do not store them")
+    group.add_argument("--teacher-file", metavar="FILE", help="a trained teacher; its outputs are written to the store")
+    group.add_argument("--batch-size", metavar="N", type=positive_int, default=8, help="clips per forward pass")
+    text = "precision of the teacher; auto is bf16 on hardware that is fast at it"
+    group.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="fp32", help=text)
+    group.add_argument("--device", metavar="NAME", help="device of the teacher (default: a GPU if there is one)")
 
 
 # What a clip may lack; options of `data.prepare()` and `inference.predict()`.
@@ -363,7 +370,13 @@ def limit_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_prepare(a: argparse.Namespace) -> None:
-    segments = read_segments(a)
+    segments, one_pass = read_segments(a), {}
+    if a.teacher_file:
+        from egodistill import teachers  # Imported late, because it needs torch.
+
+        teacher = teachers.Teacher.load(a.teacher_file)
+        consumer = teachers.Extraction(teacher, **keyword_arguments(a, "batch_size", "precision", "device"))
+        one_pass = {"consumer": consumer, "class_names": teacher.class_names}
     store = data.prepare(
         segments,
         a.out,
@@ -376,6 +389,7 @@ def run_prepare(a: argparse.Namespace) -> None:
         sampling=a.sampling,
         exact=not a.key_frames,
         **keyword_arguments(a, *LIMITS, "workers", "max_bad", "retry_failed"),
+        **one_pass,
         **files.environment_share(),  # Several machines or processes of torchrun share the recordings.
     )
     if files.environment_share()["rank"] == 0:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import faulthandler
 import functools
 import json
@@ -33,17 +34,20 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from egodistill import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, files
 from egodistill.annotations import Segment, SegmentList, read_csv, read_ego4d, read_epic_kitchens, with_imu_offsets
 from egodistill.clips import ClipSpec, Recording, clip_starts, decode_clips, frames_name, open_recording
 from egodistill.imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu
-from egodistill.store import ClipStore, StoreWriter, folds
+from egodistill.store import ClipStore, Pending, StoreWriter, folds
 from egodistill.video import (
     MAX_HOLD,
     VideoError,
@@ -192,6 +196,7 @@ def prepare(
     retry_failed: bool = False,
     progress: bool = True,
     class_names: Sequence[str] | None = None,
+    consumer: Consumer | None = None,
 ) -> ClipStore:
     """Decode every clip of ``segments`` once into the folder ``out``, and return its store.
 
@@ -224,6 +229,9 @@ def prepare(
 
     ``class_names`` sets the order of the classes (default: the labels, sorted).
 
+    ``consumer`` reads frames of all clips while they are decoded: `teachers.Extraction(teacher)` writes a
+    teacher's outputs, and the store needs no array "clip", which is most of its size. One machine only.
+
     Raise DataError if a setting is out of range, ``out`` is a file or has other content, a label is
     not among ``class_names``, the disk has too little free space, or, at the end, more than the share
     ``max_bad`` of the clips failed.
@@ -254,7 +262,13 @@ def prepare(
         "max_gap": max_gap,
         "max_hold": max_hold,
         "zero_accel": zero_accel,
+        "consumer": None,
     }
+    if consumer is not None:
+        if clip_frames is not None or world_size > 1:
+            raise DataError("with a consumer, which reads its own frames, leave out clip_frames, rank and world_size")
+        spec = dataclasses.asdict(consumer.spec)
+        settings["consumer"] = {**consumer.record, "arrays": list(consumer.arrays), "spec": spec}
     if not segments:
         raise DataError("no segments to prepare; give at least one")
     counts = (*settings["num_frames"], frame_size, 1 if clip_frames is None else clip_frames, clip_size)
@@ -281,15 +295,20 @@ def prepare(
     if retry_failed:
         for rows in share:
             store.retry(rows)
+    if consumer is not None:
+        Pending(store).tidy()
     jobs = [store.missing(rows).tolist() for rows in share]
     by_size = sorted(filter(None, jobs), key=len, reverse=True)  # the longest first, so that no process ends late
     processes = min(workers, len(by_size))
-    with _Progress(store, progress):
-        if processes > 1:
-            fill_in_processes(store, by_size, processes)
-        else:
-            for rows in by_size:
-                fill(store, rows)
+    if consumer is not None:
+        prepare_for(consumer, store, sorted(by_size), max(1, processes), progress)
+    else:
+        with _Progress(store, progress):
+            if processes > 1:
+                fill_in_processes(store, by_size, processes)
+            else:
+                for rows in by_size:
+                    fill(store, rows)
     finished = ClipStore(out, unfinished=True)
     _check_failures(finished, len(store), max_bad)
     return finished
@@ -310,6 +329,57 @@ def _check_failures(store: ClipStore, total: int, max_bad: float) -> None:
                 f"run again with retry_failed=True (--retry-failed)"
             )
         warnings.warn(text, stacklevel=3)
+
+
+class Consumer(Protocol):
+    """What reads frames of all clips while `prepare()` decodes them, so that the store need not keep these frames.
+
+    `teachers.Extraction` is one. ``record`` are JSON values: a store is continued only with equal ones.
+    """
+
+    spec: ClipSpec  # the frames that it reads
+    arrays: Sequence[str]  # what it adds to the store
+    record: Mapping[str, Any]
+    batch_size: int
+
+    def open(self, store: ClipStore) -> contextlib.AbstractContextManager[Callable[[np.ndarray, np.ndarray], None]]:
+        """Return a context with a function that takes rows of the store and their frames uint8 [B, T, 3, H, W]."""
+        ...
+
+
+def prepare_for(
+    consumer: Consumer, store: StoreWriter, jobs: Sequence[list[int]], workers: int, progress: bool
+) -> None:
+    """Decode clips in processes, and give the frames to a consumer in batches of finished clips, in their order.
+
+    The batches are those of a finished store, so a clip that fails moves no other into another batch.
+    """
+    pending, processes = Pending(store), _Processes(store, jobs, workers)
+    with (
+        consumer.open(store.everything()) as consume,
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+        files.Progress("prepare", len(store), show=progress) as bar,
+    ):
+        decoding = pool.submit(processes.run)
+        try:
+            while True:
+                ended, missing, rows = decoding.done(), store.missing(), pending.lacking()
+                bar.update(len(store) - len(missing) - len(rows))
+                rows = rows[: consumer.batch_size]
+                if len(missing) and not (len(rows) == consumer.batch_size and rows[-1] < missing[0]):
+                    if ended:
+                        break
+                    time.sleep(0.05)
+                    continue
+                if not len(rows):
+                    break
+                consume(rows, pending.read(rows))
+                pending.remove(rows)
+        finally:
+            processes.stop()
+        decoding.result()
+    with contextlib.suppress(OSError):
+        pending.folder.rmdir()
 
 
 class _Progress:
@@ -355,6 +425,10 @@ def fill(store: StoreWriter, rows: Sequence[int]) -> None:
         for row in rows:
             store.fail(row, error)
         return
+    specs, pending = dict(store.specs), None
+    if store.settings.get("consumer"):
+        pending = Pending(store)
+        specs["clip"] = pending.spec
     starts = {}
     for row in rows:
         if store.segment(row).start < duration:
@@ -362,11 +436,14 @@ def fill(store: StoreWriter, rows: Sequence[int]) -> None:
         else:
             store.fail(row, f"{recording.video}: the video ends at {duration:.3f} s, before the segment starts")
     limits = {name: store.settings[name] for name in ("min_coverage", "max_gap", "max_hold")}
-    for row, found in decode_clips(recording, starts, store.specs, **limits):
+    for row, found in decode_clips(recording, starts, specs, **limits):
         if isinstance(found, Exception):
             store.fail(row, found)
-        else:
-            store.write(row, found)
+            continue
+        if pending:
+            del found["clip.times"]
+            pending.put(row, found.pop("clip"), rows)
+        store.write(row, found)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -402,9 +479,13 @@ class _Processes:
                 for future in concurrent.futures.as_completed(futures):
                     future.result()
             finally:
-                self.ended.set()
-                for process in list(self.running):
-                    process.kill()
+                self.stop()
+
+    def stop(self) -> None:
+        """End all processes."""
+        self.ended.set()
+        for process in list(self.running):
+            process.kill()
 
     def _work(self) -> None:
         """Run in a thread: start a process for each bundle in turn."""

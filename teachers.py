@@ -20,12 +20,13 @@ Scores are always logits: no teacher applies a softmax, because distillation has
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from inspect import signature
@@ -48,9 +49,9 @@ from egodistill import (
     video_transformers,
 )
 from egodistill.clips import FIELDS, ClipSpec
-from egodistill.store import claim_outputs
+from egodistill.store import OutputClaim, claim_outputs
 
-__all__ = ["MODELS", "Pixels", "Published", "Teacher", "TeacherError", "extract", "load"]
+__all__ = ["MODELS", "Extraction", "Pixels", "Published", "Teacher", "TeacherError", "extract", "load"]
 
 
 class TeacherError(EgoDistillError):
@@ -651,11 +652,7 @@ def extract(
         check_store(one, store, views)
     first, prints = every[0], [fingerprint(one) for one in every]
     identity = {"fingerprint": prints[0] if fold is None else prints, "precision": precision, "views": views}
-    about = {"teacher": first.name, "clip_spec": asdict(first.clip_spec), "pixels": asdict(first.pixels)}
-    claim = claim_outputs(store, first.name, identity, about=about, overwrite=overwrite)
-    arrays = [f"{first.name}.feature", f"{first.name}.logits"]
-    for array, width in zip(arrays, (first.feature_dim, len(first.class_names)), strict=True):
-        store.add(array, (width,), np.float32)
+    claim, arrays = claim_arrays(first, store, identity, overwrite)
     whose = np.zeros(len(store), np.int64) if fold is None else np.asarray(fold, np.int64)
     if fold is not None:
         write_folds(store, f"{first.name}.fold", whose, overwrite)
@@ -678,6 +675,82 @@ def extract(
                     bar.step(len(part))
     if overwrite:
         claim.finish()
+
+
+def output_arrays(teacher: Teacher) -> list[str]:
+    """Return the names of a teacher's outputs in a store."""
+    return [f"{teacher.name}.feature", f"{teacher.name}.logits"]
+
+
+def claim_arrays(
+    teacher: Teacher, store: Any, identity: Mapping[str, Any], overwrite: bool = False
+) -> tuple[OutputClaim, list[str]]:
+    """Claim a teacher's outputs in a store and create their arrays. Raise what `store.claim_outputs()` raises."""
+    about = {"teacher": teacher.name, "clip_spec": asdict(teacher.clip_spec), "pixels": asdict(teacher.pixels)}
+    claim = claim_outputs(store, teacher.name, identity, about=about, overwrite=overwrite)
+    arrays = output_arrays(teacher)
+    for array, width in zip(arrays, (teacher.feature_dim, len(teacher.class_names)), strict=True):
+        store.add(array, (width,), np.float32)
+    return claim, arrays
+
+
+class Extraction:
+    """A teacher that `data.prepare()` runs on frames while they are in memory, so that the store does not keep them.
+
+    The outputs are those of `extract()` on a store that keeps them, to the bit; the arguments are those of `extract()`.
+
+    >>> from egodistill import data, teachers
+    >>> teacher, segments = teachers.Teacher.load("teacher.pt"), data.read_epic_kitchens("world/EPIC_100_train.csv")
+    >>> options = {"frame_size": 64, "class_names": teacher.class_names, "progress": False}
+    >>> store = data.prepare(segments[:2], "one-pass", consumer=teachers.Extraction(teacher), **options)
+    >>> store.names, store.read("x3d.feature", [0, 1]).shape
+    (['frames_1', 'ends', 'imu', 'x3d.feature', 'x3d.logits'], (2, 2048))
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        *,
+        views: int = 1,
+        batch_size: int = 8,
+        device: str | torch.device | None = None,
+        precision: str = "fp32",
+    ) -> None:
+        check_folds(teacher, None, None)
+        if views not in (1, 3):
+            raise TeacherError(f"views is {views}; it must be 1 or 3")
+        batches.require_number("batch_size", batch_size, 1, whole=True)
+        self.teacher, self.views, self.batch_size = teacher, views, batch_size
+        self.device = runtime.pick_device(device)
+        self.precision = runtime.pick_precision(self.device, precision)
+        size = teacher.clip_spec.size
+        self.spec = replace(teacher.clip_spec, size=size if views == 1 else round(size * 8 / 7))
+        self.arrays = output_arrays(teacher)
+        self.identity = {"fingerprint": fingerprint(teacher), "precision": self.precision, "views": views}
+        self.record = {"teacher": teacher.name, **self.identity}
+
+    @contextlib.contextmanager
+    def open(self, store: Any) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
+        """Yield a function that writes the outputs of rows of a store from their frames, uint8 [B, T, 3, H, W].
+
+        Raise TeacherError if the classes of the store are not the teacher's, or an output is not finite; DataError if
+        the outputs belong to another teacher.
+        """
+        if list(store.class_names) != self.teacher.class_names:
+            raise TeacherError(
+                f"{store.path}: the store has the classes {files.shorten(list(store.class_names))}, the teacher "
+                f"{self.teacher.name!r} has {files.shorten(self.teacher.class_names)}; prepare with class_names="
+            )
+        claim, arrays = claim_arrays(self.teacher, store, self.identity)
+
+        def write(rows: np.ndarray, frames: np.ndarray) -> None:
+            with runtime.autocast(self.device, self.precision):
+                output = run_views(self.teacher, torch.from_numpy(frames).to(self.device), self.views)
+            claim.check()
+            write_output(store, arrays, rows, output)
+
+        with runtime.evaluation(self.teacher, self.device), torch.no_grad():
+            yield write
 
 
 def check_folds(teacher: Teacher | Sequence[Teacher], store: Any, fold: Any) -> list[Teacher]:

@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from painted import write_video
+from painted import break_packets, write_video
 from small_teachers import LABELS, NARROW, SMALL, gmacs, meta, narrow, random_clips, small
 from torch import nn
 from torchvision.models.video import r3d_18, swin3d_t
 
 from egodistill import DataError, EgoDistillError, Output, batches, data, files, teachers
 from egodistill.clips import ClipSpec
-from egodistill.store import StoreFiles, outputs_record
+from egodistill.store import Pending, StoreFiles, outputs_record
 
 # --- the published models --------------------------------------------------------------------
 
@@ -1075,3 +1075,110 @@ def test_precision_and_views_reach_the_outputs_and_their_record(tmp_path, precis
     record = json.loads((store.path / "slowfast.teacher.json").read_text())
     assert (record["precision"], record["views"]) == (precision, 3)
     assert record["fingerprint"] == teachers.fingerprint(teacher)
+
+
+# --- One pass: decode and extract together
+
+ONE_PASS = {"frame_size": 24, "progress": False, "workers": 2}
+
+
+@pytest.fixture(scope="module")
+def two_passes(kitchen, tmp_path_factory):
+    """Frames of the teacher in the store, then its outputs; the clips of a broken recording are missing."""
+    folder = tmp_path_factory.mktemp("two")
+    segments = [replace(segment, label=LABELS[k % 3]) for k, segment in enumerate(kitchen)]
+    broken = break_packets(segments[3].video, folder / "broken.MP4", set(range(20, 60)))
+    segments[3:6] = [replace(segment, video=broken) for segment in segments[3:6]]
+    options = ONE_PASS | {"class_names": LABELS, "max_bad": 0.9}
+    with pytest.warns(UserWarning, match="could not be prepared"):
+        store = data.prepare(segments, folder / "s", clip_frames=8, clip_size=32, **options)
+    teachers.extract(narrow(), store, batch_size=4, progress=False)
+    return segments, options, store
+
+
+def equal_stores(one, two):
+    assert set(two.names) == set(one.names) | {"clip"}
+    assert [clip["id"] for clip in one.clips] == [clip["id"] for clip in two.clips]
+    for name in one.names:
+        np.testing.assert_array_equal(one.read(name, slice(None)), two.read(name, slice(None)), err_msg=name)
+    assert not (one.path / "pending").exists() and not (one.path / "clip.npy").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be prepared")
+def test_one_pass_gives_the_outputs_of_two(two_passes, tmp_path):
+    segments, options, wanted = two_passes
+    assert 0 < len(wanted) < 12 and len(wanted) % 4
+    teacher = narrow()
+    store = data.prepare(segments, tmp_path / "s", consumer=teachers.Extraction(teacher, batch_size=4), **options)
+    equal_stores(store, wanted)
+    records = [json.loads((one.path / "slowfast.teacher.json").read_text()) for one in (store, wanted)]
+    assert records[0] == records[1]
+    sizes = count_clips(teacher)
+    data.prepare(segments, tmp_path / "s", consumer=teachers.Extraction(teacher, batch_size=4), **options)
+    assert sizes == []  # finished
+    with pytest.raises(DataError, match=r"consumer\.fingerprint was .* and is now"):
+        data.prepare(segments, tmp_path / "s", consumer=teachers.Extraction(narrow(seed=1)), **options)
+    with pytest.raises(DataError, match=r"consumer\.teacher was 'slowfast' and is now None"):
+        data.prepare(segments, tmp_path / "s", **options)
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be prepared")
+@pytest.mark.parametrize("stop", [1, 2])
+def test_one_pass_continues_where_it_was_stopped(two_passes, tmp_path, stop):
+    segments, options, wanted = two_passes
+    killed = narrow()
+    count_clips(killed, stop_after=stop)
+    with pytest.raises(KeyboardInterrupt):
+        data.prepare(segments, tmp_path / "s", consumer=teachers.Extraction(killed, batch_size=4), **options)
+    waiting = sorted((tmp_path / "s" / "pending").iterdir())
+    assert waiting
+    waiting[0].unlink()  # lost: it is decoded again
+    (tmp_path / "s" / "pending" / "0.npy").touch()  # of a row that the teacher has seen
+    teacher = narrow()
+    sizes = count_clips(teacher)
+    store = data.prepare(segments, tmp_path / "s", consumer=teachers.Extraction(teacher, batch_size=4), **options)
+    assert sum(sizes) == len(wanted) - 4 * stop
+    equal_stores(store, wanted)
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be prepared")
+def test_decoding_waits_for_a_slow_teacher(two_passes, tmp_path, monkeypatch):
+    """Only a few frames are on the disk at any time; the recording that the teacher needs first does not wait."""
+    segments, options, wanted = two_passes
+    most, put = [0], Pending.put
+    init = Pending.__init__
+
+    def small_room(self, store):
+        init(self, store)
+        self.room = 2
+
+    monkeypatch.setattr(Pending, "__init__", small_room)
+
+    def counted(self, row, frames, together):
+        put(self, row, frames, together)
+        most[0] = max(most[0], len(self.rows()))
+
+    monkeypatch.setattr(Pending, "put", counted)
+
+    def fill(self, bundle):  # in a thread of this process, so that the changes above act on all of them
+        for rows in bundle:
+            data.fill(self.store, rows)
+        return 0
+
+    monkeypatch.setattr(data._Processes, "_run_process", fill)
+    store = data.prepare(segments, tmp_path / "s", consumer=teachers.Extraction(narrow(), batch_size=4), **options)
+    equal_stores(store, wanted)
+    assert 0 < most[0] <= 2 + 4  # a recording has four clips
+
+
+def test_one_pass_refuses_what_does_not_fit(two_passes, tmp_path):
+    segments, options, _ = two_passes
+    consumer = teachers.Extraction(narrow())
+    with pytest.raises(DataError, match="leave out clip_frames, rank and world_size"):
+        data.prepare(segments, tmp_path / "s", consumer=consumer, clip_frames=8, **options)
+    with pytest.raises(DataError, match="leave out clip_frames, rank and world_size"):
+        data.prepare(segments, tmp_path / "s", consumer=consumer, world_size=2, **options)
+    with pytest.raises(teachers.TeacherError, match=r"the store has the classes .* prepare with class_names="):
+        data.prepare(segments, tmp_path / "s", consumer=consumer, **options | {"class_names": [*LABELS, "more"]})
+    with pytest.raises(teachers.TeacherError, match="views is 2"):
+        teachers.Extraction(narrow(), views=2)
