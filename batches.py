@@ -370,7 +370,7 @@ def require_finite(store: Store, rows: Tensor, name: str, values: Tensor) -> Non
     >>> batches.require_finite(store, torch.tensor([4, 5]), "scores", torch.tensor([[0.5], [torch.nan]]))
     Traceback (most recent call last):
     ...
-    egodistill.DataError: store: scores of the clips P... are not finite; leave these clips out: store.select(...)
+    egodistill.DataError: store: scores of the clips P01_101_5 are not finite; leave these clips out: store.select() ...
     """
     if values.is_floating_point() and not values.isfinite().all():
         broken = ~values.flatten(1).isfinite().all(1).cpu()

@@ -700,7 +700,8 @@ class Extraction:
     The outputs are those of `extract()` on a store that keeps them, to the bit; the arguments are those of `extract()`.
 
     >>> from egodistill import data, teachers
-    >>> teacher, segments = teachers.Teacher.load("teacher.pt"), data.read_epic_kitchens("world/EPIC_100_train.csv")
+    >>> teacher = teachers.Teacher.load("teacher.pt")
+    >>> segments = data.read_epic_kitchens("world/EPIC_100_train.csv", "world")
     >>> options = {"frame_size": 64, "class_names": teacher.class_names, "progress": False}
     >>> store = data.prepare(segments[:2], "one-pass", consumer=teachers.Extraction(teacher), **options)
     >>> store.names, store.read("x3d.feature", [0, 1]).shape

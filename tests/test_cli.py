@@ -532,7 +532,8 @@ OPTIONS = {
     "check": "VIDEO --root --imu --no-offset --max-offset --out --overwrite",
     "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
     "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --clip-frames --clip-size --no-imu "
-    "--zero-accel --min-coverage --max-gap --max-hold --workers --max-bad --retry-failed",
+    "--zero-accel --min-coverage --max-gap --max-hold --workers --max-bad --retry-failed "
+    "--teacher-file --batch-size --precision --device",
     "status": "store --seconds",
     "export": "STUDENT --out --format --precision --calibrate --calibrate-split --calibrate-clips --check "
     "--check-split --overwrite --markdown",
@@ -1633,8 +1634,8 @@ ARRIVALS = {
     "prepare": [
         (
             f"{SEGMENT_WORDS} --out {{tmp}}/s --num-frames 2 3 --frame-size 96 --sampling first last --key-frames "
-            "--clip-frames 6 --clip-size 80 --no-imu --zero-accel --min-coverage 0.6 --workers 3 --max-bad 0.4 "
-            "--retry-failed",
+            "--clip-frames 6 --clip-size 80 --no-imu --zero-accel --min-coverage 0.6 --max-gap 0.2 --max-hold 3 "
+            "--workers 3 --max-bad 0.4 --retry-failed",
             SEGMENT_ARRIVALS
             | {
                 "prepare.out": "{tmp}/s",
@@ -1648,11 +1649,25 @@ ARRIVALS = {
                 "prepare.audio": True,
                 "prepare.zero_accel": True,
                 "prepare.min_coverage": 0.6,
+                "prepare.max_gap": 0.2,
+                "prepare.max_hold": 3.0,
                 "prepare.workers": 3,
                 "prepare.max_bad": 0.4,
                 "prepare.retry_failed": True,
+                "prepare.consumer": None,
             },
-        )
+        ),
+        (
+            "t.csv --out {tmp}/s --teacher-file t.pt --batch-size 5 --precision bf16 --device cpu",
+            {
+                "teacher_file.path": "t.pt",
+                "Extraction.batch_size": 5,
+                "Extraction.precision": "bf16",
+                "Extraction.device": "cpu",
+                "prepare.consumer.kind": "one pass",
+                "prepare.class_names": ["1", "2", "3", "4"],
+            },
+        ),
     ],
     "status": [("folder --seconds 0.25", {"ClipStore.path": "folder", "sleep.seconds": 0.25})],
     "teachers": [("", {})],
@@ -1768,7 +1783,8 @@ ARRIVALS = {
     "predict": [
         (
             "v.mp4 --student a.pt --imu a.csv g.csv --imu-offset 0.3 --imu-stretch 1.02 --zero-accel "
-            f"--min-coverage 0.6 --stride 0.5 --top 2 --key-frames --out {{tmp}}/p.csv --overwrite {INFERENCE_WORDS}",
+            "--min-coverage 0.6 --max-gap 0.2 --max-hold 3 --stride 0.5 --top 2 --key-frames --out {tmp}/p.csv "
+            f"--overwrite {INFERENCE_WORDS}",
             {
                 "load_distilled.path": "a.pt",
                 "predict.video": "v.mp4",
@@ -1777,6 +1793,8 @@ ARRIVALS = {
                 "predict.imu_stretch": 1.02,
                 "predict.zero_accel": True,
                 "predict.min_coverage": 0.6,
+                "predict.max_gap": 0.2,
+                "predict.max_hold": 3.0,
                 "predict.stride": 0.5,
                 "predict.top": 2,
                 "predict.exact": False,
@@ -1909,6 +1927,9 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     small_teacher = functools.partial(teachers.load, "mvit_b_16x4", None, 4, **small)
     spies.put(teachers, "load", lambda given: small_teacher())
     spies.put(teachers, "extract")
+    teacher.class_names = list("1234")
+    spies.put(teachers.Teacher, "load", teacher, label="teacher_file")
+    spies.put(teachers, "Extraction", lambda given: argparse.Namespace(kind="one pass"))
     spies.put(inference, "evaluate", evaluation)
     spies.put(inference, "predict", [inference.Prediction(0.0, 2.0, [("open", 0.5)])])
     writer = model_commands.prediction_writer
