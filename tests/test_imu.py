@@ -309,3 +309,24 @@ def test_fast_turns_of_one_in_a_hundred_readings_are_noted(tmp_path, share, note
     notes = " ".join(read_imu(tmp_path / "a.csv").notes)
     high = np.percentile(np.linalg.norm(values, axis=1), 99)
     assert (f"1 % of the turn rates are above {high:.0f} rad/s" in notes) == noted
+
+
+@pytest.mark.parametrize(
+    ("rate", "gap", "note"),
+    [
+        (200, 0.0149, None),  # three usual steps
+        (200, 0.0151, "the gyroscope has 1 gap of 15.1 ms; its usual step is 5 ms"),
+        (1000, 0.0099, None),  # 10 ms
+        (1000, 0.0101, "the gyroscope has 1 gap of 10.1 ms; its usual step is 1 ms"),
+        (50, 0.0599, None),
+        (50, 1.5, "the gyroscope has 1 gap of 1.50 s; its usual step is 20 ms"),
+    ],
+)
+def test_gaps_are_noted_from_three_steps_and_ten_milliseconds_on(tmp_path, rate, gap, note):
+    times = np.arange(400) / rate
+    times[200:] += gap - 1 / rate
+    values = np.random.default_rng(0).normal((0, 0, 9.8, 0, 0, 0), 1, (400, 6))
+    table = tmp_path / "a.csv"
+    np.savetxt(table, np.column_stack([times, values]), "%.7f", ",", header="time,ax,ay,az,gx,gy,gz", comments="")
+    notes = [found for found in read_imu(table).notes if "gyroscope" in found]
+    assert notes == ([] if note is None else [f"{note}. Clips are interpolated across a gap of up to max_gap"])

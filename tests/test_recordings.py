@@ -568,9 +568,15 @@ def clock(seconds=0.0, reason=None, drift=None):
         ({"repeated_frames": 4}, "4 frames with the time of another one in the decoded excerpts"),
         ({"last_frame": 99.6}, None),
         ({"last_frame": 99.4}, "no frame after 99.40 s: the file may be truncated"),
-        ({"blank": ((1.0, 2.0), (3.0, 4.0), (6.0, 7.0))}, "the image is blank from 1.00 to 2.00 s, and 2 more times"),
-        ({"frozen": ((1.0, 2.0),)}, "the image is frozen from 1.00 to 2.00 s"),
-        ({"gyro": sensor(gaps=2, longest_gap=0.34)}, "gyroscope: 2 gaps, the longest 0.34 s"),
+        (
+            {"blank": ((1.0, 2.0), (3.0, 4.0), (6.0, 7.0))},
+            "the image is blank between 1.00 and 2.00 s, and 2 more times",
+        ),
+        ({"frozen": ((1.0, 2.0),)}, "the image is frozen between 1.00 and 2.00 s"),
+        ({"holes": ((1.0, 3.5),)}, "there is no frame between 1.00 and 3.50 s"),
+        ({"gyro": sensor(gaps=2, longest_gap=0.34)}, None),  # Imu.notes counts them
+        ({"streams": 1}, None),
+        ({"streams": 3, "width": 8, "height": 4}, "3 video streams: the one that players show, 8x4, is read"),
         ({"accel": sensor(coverage=0.981)}, None),
         ({"accel": sensor(coverage=0.979)}, "accelerometer: covers 97.9% of the video"),
         ({"gyro": sensor(rate=192.0)}, None),
