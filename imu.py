@@ -304,7 +304,7 @@ def _judge(path: Path, sensor: str, stamps: np.ndarray, values: np.ndarray) -> l
         if ONE_G[0] < middle < ONE_G[1] and low > middle / 2:
             raise IMUError(f"{path}: the acceleration is in g (median {middle:.2f}); multiply it by 9.80665 for m/s2")
         notes.append(f"mean acceleration {mean:.2f} m/s2, but gravity alone is 9.81: is it in g, or without gravity?")
-    if sensor == "gyroscope":
+    if sensor == "gyroscope" and norms.max() > FAST_TURN:
         middle, high = np.percentile(norms, [50, 99])
         if middle > FAST_TURN:
             raise IMUError(
@@ -314,8 +314,9 @@ def _judge(path: Path, sensor: str, stamps: np.ndarray, values: np.ndarray) -> l
         if high > FAST_TURN:
             notes.append(f"1 % of the turn rates are above {high:.0f} rad/s: are they in degrees per second?")
     steps = np.diff(stamps)
-    usual = float(np.median(steps)) if len(steps) else 0.0
-    gaps = steps[steps > max(NOTED_GAP[0] * usual, NOTED_GAP[1])]
+    gaps = steps[steps > NOTED_GAP[1]]
+    usual = float(np.median(steps)) if len(gaps) else 0.0
+    gaps = gaps[gaps > NOTED_GAP[0] * usual]
     if len(gaps):
         lengths = f"{_length(gaps.min())} to {_length(gaps.max())}" if len(gaps) > 1 else _length(gaps[0])
         notes.append(

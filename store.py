@@ -682,11 +682,14 @@ class StoreWriter:
         checksum = 0
         for name in arrays:
             target = self._files.array(name, "r+")
-            with np.errstate(over="ignore"):
+            if target.dtype.kind == "f":
+                with np.errstate(over="ignore"):
+                    values = np.ascontiguousarray(arrays[name], target.dtype)
+                if not np.isfinite(values).all():
+                    self.fail(row, f"{name} is not finite: a value of the recording is missing or too large")
+                    return
+            else:
                 values = np.ascontiguousarray(arrays[name], target.dtype)
-            if _not_finite(values[None]):
-                self.fail(row, f"{name} is not finite: a value of the recording is missing or too large")
-                return
             target[row] = values
             checksum = zlib.crc32(values, checksum)
         self._files.array("checksum", "r+")[row] = checksum

@@ -222,7 +222,7 @@ class FrameReader:
         self.container, self.video = container, video
         self.stream = stream = video_stream(container, video)
         self.codec, self.zero = stream.codec_context, clock_zero(container)
-        self.second = 1 / float(stream.time_base)
+        self.second, self.first = 1 / float(stream.time_base), self._tick(0.0)
         self.max_hold, self.longest = max_hold, (max_hold + _ROUNDING) * self.second
         self.step: float | None = None  # see _usual_step()
         self.hole = self.hidden = (0.0, 0.0)  # the last hole that was found, and the times that it hides, in ticks
@@ -267,9 +267,9 @@ class FrameReader:
 
         The index tells where to look; packets are read there, and everywhere if the file has no index to its end.
         """
-        zero, first = self._tick(0), self.stamps[0] if self.stamps else self._tick(0)
-        looked = [[zero, first]] if first > zero else []
-        stamps = self._index()
+        first = self.stamps[0] if self.stamps else self.first
+        looked = [[self.first, first]] if first > self.first else []
+        stamps = [entry.timestamp + self.lag for entry in self.stream.index_entries]
         if not self.has_table or stamps[-1] < self._tick(probe(self.video).duration) - self.usual - self.longest:
             looked.append(self._stamps_between(first, math.inf))
         else:
@@ -352,21 +352,18 @@ class FrameReader:
 
     def _hides(self, before: int | None, after: float, ticks: int) -> bool:
         """Return whether a time is in a hole between two neighbouring frames, and remember the hole."""
-        zero = self._tick(0)
         hidden = (-math.inf if before is None else before + self.longest, after - (before is None) * self.longest)
-        if not hidden[0] < max(ticks, zero) < hidden[1]:
+        if not hidden[0] < max(ticks, self.first) < hidden[1]:
             return False
-        self.hole, self.hidden = (zero if before is None else before, after), hidden
+        self.hole, self.hidden = (self.first if before is None else before, after), hidden
         return True
 
-    def _index(self) -> np.ndarray:
-        """Return the times of the frames in the file's index, in ticks."""
-        return np.array([entry.timestamp + self.lag for entry in self.stream.index_entries])
-
     def _usual_step(self) -> float:
-        """Return the median step between two frames in the file's index: of all frames, or of all key frames."""
+        """Return the median step between two frames in the file's index, which lists all frames or all key frames."""
         if self.step is None:
-            self.step = float(np.median(np.diff(self._index())))
+            entries = self.stream.index_entries
+            places = range(0, len(entries) - 1, max(1, len(entries) // 100))  # of an hour's 100,000
+            self.step = float(np.median([entries[k + 1].timestamp - entries[k].timestamp for k in places]))
         return self.step
 
     def _stamps_between(self, low: int, high: float) -> list[int]:

@@ -52,12 +52,13 @@ def hang(content):
     [
         (lambda content: [][0], "IndexError"),
         (hang, "no end after"),
-        (lambda content: bytes(range(256)) * 4_000_000 and None, "MB"),
+        (lambda content: bytes(range(256)) * 1_000_000 and None, "MB"),
         (lambda content: gpmf.Payload(*[gpmf.np.full((1, 3), gpmf.np.nan)] * 2, "", ""), "not finite"),
     ],
 )
 def test_the_fuzz_finds_faults(fault, words, monkeypatch):
-    monkeypatch.setattr("fuzz.SECONDS", 0.25)
+    monkeypatch.setattr("fuzz.SECONDS", 0.5)
+    monkeypatch.setattr("fuzz.MEGABYTES", 100)
     result = run_case(Broken(fault), 0)
     assert result["outcome"] == "find" and words in result["reason"]
 

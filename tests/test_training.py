@@ -268,7 +268,7 @@ def test_a_loss_that_is_not_finite_names_step_clips_and_the_last_checkpoint(tmp_
     def spoilt(name, index):
         array = read(name, index)
         if name == "imu" and index.tolist() == order[8:]:
-            array[2] = np.nan
+            array[2, ::2] = 1e38  # finite, but too large for the sums of a loss
         return array
 
     store.read = spoilt
