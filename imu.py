@@ -262,7 +262,8 @@ def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack
     result = []
     for i, sensor in enumerate(sensors):
         values = table[:, 1 + 3 * i : 4 + 3 * i]
-        usable = timely & (np.abs(values) < 1e30).all(axis=1)  # NaN: False; windows are float32
+        inside = np.abs(values) < 1e30  # NaN: False; windows are float32
+        usable = timely & inside[:, 0] & inside[:, 1] & inside[:, 2]
         if 0 < (empty := np.count_nonzero(timely & ~usable)) < np.count_nonzero(timely):
             notes.append(f"{path.name}: {empty} of {len(timely)} rows have no {sensor}")
         found, chosen = np.unique(stamps[usable], return_index=True)
@@ -298,7 +299,7 @@ def _require_rate(path: Path, sensor: str, stamps: np.ndarray, column: str, unit
 
 def _judge(path: Path, sensor: str, stamps: np.ndarray, values: np.ndarray) -> list[str]:
     """Return notes about values that are unlikely in m/s2 or rad/s. Raise IMUError if their unit is certainly wrong."""
-    notes, norms = [], np.linalg.norm(values, axis=1)
+    notes, norms = [], np.sqrt(np.einsum("ij,ij->i", values, values))
     if sensor == "accelerometer" and 0 < (mean := float(norms.mean())) < LOW_ACCELERATION:
         low, middle = np.percentile(norms, [5, 50])
         if ONE_G[0] < middle < ONE_G[1] and low > middle / 2:
@@ -323,7 +324,8 @@ def _judge(path: Path, sensor: str, stamps: np.ndarray, values: np.ndarray) -> l
             f"the {sensor} has {len(gaps)} {'gaps' if len(gaps) > 1 else 'gap'} of {lengths}; its usual step is "
             f"{_length(usual)}. Clips are interpolated across a gap of up to max_gap"
         )
-    moves = np.flatnonzero((np.diff(values, axis=0) != 0).any(axis=1))  # the last sample of each run of equal ones
+    moved = values[1:] != values[:-1]
+    moves = np.flatnonzero(moved[:, 0] | moved[:, 1] | moved[:, 2])  # the last sample of each run of equal ones
     first, last = np.concatenate(([0], moves + 1)), np.concatenate((moves, [len(values) - 1]))
     longest = int(np.argmax(stamps[last] - stamps[first]))
     start, stop = stamps[first[longest]], stamps[last[longest]]

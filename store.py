@@ -185,11 +185,14 @@ class StoreFiles:
     def array(self, name: str, mode: str = "r") -> np.ndarray:
         """Return an array's memory-mapped file, shared with all processes that map it.
 
-        Raise DataError for a file that is damaged, or was cut since it was mapped: reading it would end the process.
+        Raise DataError for a file that is damaged, or was cut since it was mapped for reading: that would end the
+        process.
         """
         if (name, mode) not in self.maps:
             self.maps[name, mode] = self.map(name, mode)
         array, file, size = self.maps[name, mode]
+        if mode != "r":
+            return array
         try:
             found = os.stat(file).st_size
         except OSError as error:

@@ -510,7 +510,8 @@ class FrameReader:
         frame = self.decoded[pts]
         if pts == self.wanted and len(self.stamps) > 1:
             self.until = self.stamps[1]
-            return None if self._hides(*((pts, self.until) if past else (None, pts)), ticks) else frame
+            around = (pts, self.until) if past else (None, pts)
+            return frame if (past and ticks - pts <= self.longest) or not self._hides(*around, ticks) else None
         # The last frame, or the one before a lost frame, must not hide what is missing.
         end = pts + min(frame.duration or self.usual, self.longest) + _END_TOLERANCE * self.second
         return frame if pts - self.longest <= ticks <= end else None
