@@ -397,7 +397,7 @@ class Bench:
         If another process works on the same run in the same folder, wait for its result.
         """
         self.path(run).parent.mkdir(parents=True, exist_ok=True)
-        with files.claim(self.path(run)):
+        with files.work_lock(self.path(run)):
             if self.is_done(run):
                 return "done by another process"
             return self._train_and_evaluate(run)

@@ -49,7 +49,6 @@ __all__ = [
     "available_cores",
     "check_output",
     "check_share",
-    "claim",
     "differences",
     "disk_errors",
     "environment_share",
@@ -65,6 +64,7 @@ __all__ = [
     "require_file",
     "require_same_run",
     "signature",
+    "work_lock",
     "write_json",
 ]
 
@@ -107,7 +107,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_parts(path)
         try:
-            with held(part):
+            with part_lock(part):
                 yield part
                 if path.exists() and not path.is_file():
                     raise DataError(f"{path}: not a regular file, so it is not replaced; give another path")
@@ -166,12 +166,12 @@ def remove_parts(path: str | os.PathLike) -> None:
 
 def remove_dead_part(part: Path) -> None:
     """Remove a temporary file of `atomic_write()` unless the process that writes it is alive."""
-    with contextlib.suppress(OSError), held(part):
+    with contextlib.suppress(OSError), part_lock(part):
         part.unlink()
 
 
 @contextlib.contextmanager
-def held(part: Path) -> Iterator[None]:
+def part_lock(part: Path) -> Iterator[None]:
     """Hold a lock on a temporary file while the block writes it. Raise BlockingIOError if another process does.
 
     Windows has no locks that let the block itself write; there, an open file cannot be removed.
@@ -360,7 +360,7 @@ def lock(path: str | os.PathLike, *, busy: str | None = None) -> Iterator[IO[str
 
 
 @contextlib.contextmanager
-def claim(path: str | os.PathLike, busy: str | None = None) -> Iterator[None]:
+def work_lock(path: str | os.PathLike, busy: str | None = None) -> Iterator[None]:
     """Hold ``path`` while the block works on it; wait for another process that does, or raise DataError(``busy``).
 
     The lock is the file ".NAME.lock" beside it, which is removed at the end.

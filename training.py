@@ -186,7 +186,7 @@ def train(objective: Objective, store: Store, settings: Training) -> History:
             f"training needs at least 2 clips, but the store has {len(store)}; check its split, and its failed clips"
         )
     loop = TrainingLoop(objective, store, settings)
-    with loop.claim():
+    with loop.checkpoint_lock():
         loop.resume()
         return loop.run()
 
@@ -234,12 +234,12 @@ class TrainingLoop:
         hashes = getattr(self.store, "fingerprints", None)
         return found | hashes(self.objective.reads) if hashes else found
 
-    def claim(self) -> contextlib.AbstractContextManager[None]:
+    def checkpoint_lock(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which no other training uses the checkpoint; of K processes, process 0 has it."""
         if self.path is None or not runtime.is_first():
             return contextlib.nullcontext()
         busy = f"{self.path}: another process is training with this checkpoint; wait for its end, or use another one"
-        return files.claim(self.path, busy)
+        return files.work_lock(self.path, busy)
 
     def resume(self) -> None:
         """Continue from the checkpoint of process 0, if there is one. Raise DataError if it is from another run."""

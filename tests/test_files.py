@@ -104,33 +104,33 @@ def test_no_number_that_json_lacks_is_written(tmp_path, value, told):
 HOLDER = """
 import sys
 from egodistill import files
-with files.claim(sys.argv[1]):
+with files.work_lock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.readline()
 """
 
 
 @pytest.mark.parametrize("killed", [True, False])
-def test_a_claim_is_for_one_process(tmp_path, killed, capsys):
+def test_a_work_lock_is_held_by_one_process(tmp_path, killed, capsys):
     path, root = tmp_path / "run", str(Path(files.__file__).parent)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     command = [sys.executable, "-c", HOLDER, path]
     with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": root}, **pipes) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(DataError, match="busy"), files.claim(path, "busy"):
+        with pytest.raises(DataError, match="busy"), files.work_lock(path, "busy"):
             pass
         ended = threading.Timer(0.5, other.kill if killed else lambda: other.stdin.close())
         ended.start()
         began = time.monotonic()
-        with files.claim(path):
+        with files.work_lock(path):
             assert time.monotonic() - began > 0.3
     assert "run: another process works on it; waiting" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-    with files.claim(path, "busy"), files.claim(tmp_path / "other", "busy"):
+    with files.work_lock(path, "busy"), files.work_lock(tmp_path / "other", "busy"):
         pass
 
 
-def test_a_claim_of_a_removed_file_is_none(tmp_path, monkeypatch):
+def test_a_lock_on_a_removed_file_does_not_count(tmp_path, monkeypatch):
     """A process opens the lock file just before its holder removes it; a third one makes a new file."""
     lock, opened = files.lock, []
 
@@ -150,9 +150,9 @@ def test_a_claim_of_a_removed_file_is_none(tmp_path, monkeypatch):
         return context
 
     monkeypatch.setattr(files, "lock", slow)
-    with files.claim(tmp_path / "run", "busy"):
+    with files.work_lock(tmp_path / "run", "busy"):
         monkeypatch.undo()
-        with pytest.raises(DataError, match="busy"), files.claim(tmp_path / "run", "busy"):
+        with pytest.raises(DataError, match="busy"), files.work_lock(tmp_path / "run", "busy"):
             pass
 
 

@@ -158,7 +158,10 @@ def test_a_finished_checkpoint_has_no_optimizer(tmp_path, monkeypatch):
 
 def test_one_checkpoint_is_for_one_training_at_a_time(tmp_path):
     path = tmp_path / "c.pt"
-    with files.claim(path, "busy"), pytest.raises(EgoDistillError, match=r"c\.pt: another process is training with"):
+    with (
+        files.work_lock(path, "busy"),
+        pytest.raises(EgoDistillError, match=r"c\.pt: another process is training"),
+    ):
         finetune(small(), Store(16), **FAST | {"epochs": 2, "checkpoint": path})
     assert list(tmp_path.iterdir()) == []
     finetune(small(), Store(16), **FAST | {"epochs": 1, "checkpoint": path})
