@@ -652,15 +652,16 @@ class StoreWriter:
         ``again``: mark all clips of the recordings with changed files as missing instead, also for `ClipStore.add()`.
         """
         with files.lock(lock_file(self.path)):
-            found = {file: files.signature(file) for file in self._sources() if os.path.isfile(file)}
-            changed = {file: now for file, now in found.items() if now != self._sources()[file]}
+            known = self._sources()
+            found = {file: files.signature(file) for file in known if os.path.isfile(file)}
+            changed = {file: now for file, now in found.items() if now != known[file]}
             if changed and not again:
                 file, now = next(iter(changed.items()))
                 more = f", as have {len(changed) - 1} more files" if len(changed) > 1 else ""
                 raise DataError(
                     f"{file}: has changed since its clips were prepared in {self.path}{more} (was "
-                    f"{self._sources()[file]}, is {now}). Restore it, give another folder, or prepare its clips again "
-                    f"with retry_failed=True (--retry-failed)"
+                    f"{known[file]}, is {now}). Restore it, give another folder, or prepare its clips again with "
+                    f"retry_failed=True (--retry-failed)"
                 )
             marks = [self._files.array(name, "r+") for name in self._files.arrays if name.endswith(".done")]
             for rows in self.recordings():
