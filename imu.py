@@ -272,7 +272,8 @@ def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack
         if len(found) < 2 and not (may_lack_accel and sensor == "accelerometer" and not len(found)):
             if np.count_nonzero(timely) < 2 <= len(timely):
                 raise IMUError(f"{path}: the times in column {time_column} are over eleven days from the video's start")
-            hint = " (with zero_accel, zeros take their place)" if sensor == "accelerometer" else ""
+            lacks = sensor == "accelerometer" and not len(found)
+            hint = " (with zero_accel, zeros take their place)" if lacks else ""
             raise IMUError(f"{path}: {len(found)} usable {sensor} samples in {len(table)} rows{hint}")
         values = np.ascontiguousarray(values[usable][chosen])
         if len(found):

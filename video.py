@@ -597,8 +597,9 @@ def open_video(video: str | os.PathLike) -> Iterator[av.container.InputContainer
     """Yield an open container, closed at the end of the block; FFmpeg's errors become VideoErrors."""
     path = Path(video)
     if not path.is_file():
-        what = "a folder, not a file" if path.is_dir() else "not a regular file" if path.exists() else "no such file"
-        raise VideoError(f"{video}: {what}")
+        what = "not a regular file" if path.exists() else "no such file"
+        what = "a link that leads to no file" if path.is_symlink() and not path.exists() else what
+        raise VideoError(f"{video}: {'a folder, not a file' if path.is_dir() else what}")
     if not path.stat().st_size:
         raise VideoError(f"{video}: the file is empty (0 bytes)")
     # torchvision up to 0.25 enables PyAV's logging when it is imported. Decoder threads then need the interpreter lock

@@ -276,8 +276,12 @@ def test_videos_that_cannot_be_read(steady, tmp_path):
     with wave.open(str(tmp_path / "audio.wav"), "wb") as audio:
         audio.setparams((1, 2, 8000, 0, "NONE", ""))
         audio.writeframes(b"\0\0" * 8000)
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    os.mkfifo(tmp_path / "pipe.mp4")
     cases = {
         "gone.mp4": "no such file",
+        "loop.mp4": "a link that leads to no file",
+        "pipe.mp4": "not a regular file",
         ".": "a folder",
         "empty.mp4": "0 bytes",
         "noindex.mp4": "cannot be opened.*index",
