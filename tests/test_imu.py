@@ -330,3 +330,16 @@ def test_gaps_are_noted_from_three_steps_and_ten_milliseconds_on(tmp_path, rate,
     np.savetxt(table, np.column_stack([times, values]), "%.7f", ",", header="time,ax,ay,az,gx,gy,gz", comments="")
     notes = [found for found in read_imu(table).notes if "gyroscope" in found]
     assert notes == ([] if note is None else [f"{note}. Clips are interpolated across a gap of up to max_gap"])
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_sample_has_all_three_axes(tmp_path, axis):
+    times = np.arange(0, 5, 0.005)
+    table = np.column_stack([times, ramp(times, 1, 9.8), ramp(times, -3)])
+    table[100, 1 + axis] = table[200, 4 + axis] = np.nan
+    path = tmp_path / "imu.csv"
+    np.savetxt(path, table, delimiter=",", header="time,ax,ay,az,gx,gy,gz", comments="")
+    imu = read_imu(path)
+    np.testing.assert_array_equal(imu.accel_time, np.delete(times, 100))
+    np.testing.assert_array_equal(imu.gyro_time, np.delete(times, 200))
+    assert np.isfinite(imu.accel).all() and np.isfinite(imu.gyro).all()

@@ -730,3 +730,15 @@ def test_folds_and_counts_follow_the_clips_in_any_order(tmp_path):
     found = ClipStore(tmp_path / "t", unfinished=True)
     assert found.counts == {"test": {"ok": 1, "failed": 0, "missing": 1}, "train": {"ok": 1, "failed": 2, "missing": 3}}
     assert found.split("test").counts == found.counts and len(found.split("test")) == 1
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e300])
+def test_one_number_that_is_not_finite_fails_a_clip(tmp_path, value):
+    segments = data.SegmentList([data.Segment(f"s{k}", "a.mp4", float(k), k + 1.0) for k in range(2)])
+    clips, arrays = [(0, 0.0), (1, 1.0)], {"x": ("float32", (2, 2))}
+    writer = StoreWriter.begin(tmp_path / "s", segments, lambda: clips, {}, [], arrays=arrays)
+    writer.write(0, {"x": np.array([[1.0, 2.0], [3.0, value]])})
+    writer.write(1, {"x": np.ones((2, 2))})
+    found = ClipStore(tmp_path / "s")
+    assert [line["clip"] for line in found.failures] == [0]
+    assert found.read("x", [0]).tolist() == [[[1, 1], [1, 1]]]
