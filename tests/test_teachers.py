@@ -1182,3 +1182,24 @@ def test_one_pass_refuses_what_does_not_fit(two_passes, tmp_path):
         data.prepare(segments, tmp_path / "s", consumer=consumer, **options | {"class_names": [*LABELS, "more"]})
     with pytest.raises(teachers.TeacherError, match="views is 2"):
         teachers.Extraction(narrow(), views=2)
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be prepared")
+def test_one_pass_runs_the_teacher_in_evaluation_mode_and_leaves_its_mode(two_passes, tmp_path):
+    segments, options, wanted = two_passes
+    teacher = narrow().train()
+    store = data.prepare(segments, tmp_path / "s", consumer=teachers.Extraction(teacher, batch_size=4), **options)
+    equal_stores(store, wanted)
+    assert teacher.training and teacher.net.training
+
+
+def test_one_pass_of_three_views_gives_the_outputs_and_the_record_of_two(kitchen, tmp_path):
+    segments = [replace(segment, label=LABELS[k % 3]) for k, segment in enumerate(kitchen[:2])]
+    options = ONE_PASS | {"class_names": LABELS}
+    wanted = data.prepare(segments, tmp_path / "two", clip_frames=8, clip_size=37, **options)
+    teachers.extract(narrow(), wanted, views=3, batch_size=4, progress=False)
+    consumer = teachers.Extraction(narrow(), views=3, batch_size=4)
+    store = data.prepare(segments, tmp_path / "one", consumer=consumer, **options)
+    equal_stores(store, wanted)
+    assert outputs_record(store, "slowfast") == outputs_record(wanted, "slowfast")
+    assert outputs_record(store, "slowfast")["views"] == 3 == consumer.record["views"]
