@@ -767,3 +767,14 @@ def test_weights_that_overflow_when_they_are_converted_are_not_finite():
         checkpoints.load_strictly(layer, weights, "x.pt")
     checkpoints.load_strictly(layer.double(), weights, "x.pt")
     assert layer.weight.tolist() == [[1e300, 0.0]]
+
+
+@pytest.mark.parametrize("version", [0, 2, 10])
+def test_a_file_of_an_earlier_or_later_version_says_so(tmp_path, version):
+    path = tmp_path / "x.pt"
+    checkpoints.write_checkpoint(path, {"format": f"mine {version}"})
+    with pytest.raises(EgoDistillError, match=f"its format is 'mine {version}', of another version"):
+        checkpoints.read_checkpoint(path, "mine 1")
+    checkpoints.write_checkpoint(path, {"format": f"yours {version}"})
+    with pytest.raises(EgoDistillError, match="is not an 'mine 1' file"):
+        checkpoints.read_checkpoint(path, "mine 1")

@@ -712,3 +712,28 @@ def test_the_weights_of_a_protocol_are_the_files_of_students_and_baselines(tmp_p
     )
     assert protocol.weight_files() == sorted(files)
     assert replace(protocol, adafuse=protocol.stts).weight_files() == sorted([files[0], *files[2:]])
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_folder_is_for_the_clips_of_both_splits(monkeypatch, tmp_path, split):
+    prints = {"train": "a", "test": "b"}
+
+    class Part:
+        class_names = ("x", "y")
+
+        def __init__(self, path, fingerprint=""):
+            self.fingerprint = fingerprint
+
+        def __len__(self):
+            return 3
+
+        def split(self, name):
+            return Part(None, prints[name])
+
+    monkeypatch.setattr(data, "ClipStore", Part)
+    bench = Bench("store", str(tmp_path), PROTOCOLS["demo"])
+    bench.check_folder()
+    bench.check_folder()
+    prints[split] = "c"
+    with pytest.raises(ValueError, match=rf"fingerprint of the clips\.{split} was '[ab]' and is now 'c'"):
+        bench.check_folder()

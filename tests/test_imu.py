@@ -343,3 +343,16 @@ def test_a_sample_has_all_three_axes(tmp_path, axis):
     np.testing.assert_array_equal(imu.accel_time, np.delete(times, 100))
     np.testing.assert_array_equal(imu.gyro_time, np.delete(times, 200))
     assert np.isfinite(imu.accel).all() and np.isfinite(imu.gyro).all()
+
+
+@pytest.mark.parametrize("value", [1e31, -1e39, 1e200, np.inf])
+def test_a_value_that_float32_can_hardly_hold_is_no_sample(tmp_path, value):
+    times = np.arange(0, 5, 0.005)
+    table = np.column_stack([times, ramp(times, 1, 9.8), ramp(times, -3)])
+    table[100, 2] = table[200, 6] = value
+    path = tmp_path / "imu.csv"
+    np.savetxt(path, table, delimiter=",", header="time,ax,ay,az,gx,gy,gz", comments="")
+    imu = read_imu(path)
+    assert len(imu.accel) == len(imu.gyro) == len(times) - 1
+    assert "imu.csv: 1 of 1000 rows have no accelerometer" in imu.notes
+    assert np.abs(imu.window(0.0, min_coverage=0.5)).max() < 100

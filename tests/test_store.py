@@ -742,3 +742,18 @@ def test_one_number_that_is_not_finite_fails_a_clip(tmp_path, value):
     found = ClipStore(tmp_path / "s")
     assert [line["clip"] for line in found.failures] == [0]
     assert found.read("x", [0]).tolist() == [[[1, 1], [1, 1]]]
+
+
+def test_the_notes_of_all_recordings_and_the_last_reason_of_a_clip_are_kept(tmp_path):
+    segments, arrays = segments_of([2]), {"x": ("float32", (1,))}
+    writer = StoreWriter.begin(tmp_path / "s", segments, lambda: [(0, 0.0), (1, 0.0)], {}, ["x"], arrays=arrays)
+    writer.note("a.csv", ["sorted"])
+    writer.note(("b.csv", "c.csv"), ["zero", "equal"])
+    writer.note("a.csv", ["gaps"])
+    writer.note("d.csv", [])
+    for reason in ("first", "last"):
+        writer.fail(1, reason)
+        writer.fail(0, f"{reason} of another")
+        store = ClipStore(tmp_path / "s")
+        assert [failure["reason"] for failure in store.failures] == [f"{reason} of another", reason]
+    assert store.notes == {"a.csv": ["gaps"], "b.csv and c.csv": ["zero", "equal"]}

@@ -24,7 +24,7 @@ from torchvision.models.video import r3d_18, swin3d_t
 
 from egodistill import DataError, EgoDistillError, Output, batches, data, files, teachers
 from egodistill.clips import ClipSpec
-from egodistill.store import Pending, StoreFiles, outputs_record
+from egodistill.store import Pending, StoreFiles, StoreWriter, outputs_record
 
 # --- the published models --------------------------------------------------------------------
 
@@ -1203,3 +1203,19 @@ def test_one_pass_of_three_views_gives_the_outputs_and_the_record_of_two(kitchen
     equal_stores(store, wanted)
     assert outputs_record(store, "slowfast") == outputs_record(wanted, "slowfast")
     assert outputs_record(store, "slowfast")["views"] == 3 == consumer.record["views"]
+
+
+def test_one_pass_stops_if_another_run_claims_its_outputs(tmp_path):
+    segments = data.SegmentList([data.Segment(str(k), "a.mp4", 0.0, 1.0, LABELS[0]) for k in range(4)])
+    clips, arrays = [(k, 0.0) for k in range(4)], {"x": ("float32", (1,))}
+    writer = StoreWriter.begin(tmp_path / "s", segments, lambda: clips, {}, LABELS, arrays=arrays)
+    for row in writer.missing():
+        writer.write(row, {"x": [row]})
+    store, frames = data.ClipStore(tmp_path / "s"), np.zeros((2, 8, 3, 32, 32), np.uint8)
+    with teachers.Extraction(narrow()).open(store) as write:
+        write(np.array([0, 1]), frames)
+        record = outputs_record(store, "slowfast")
+        files.write_json(store.path / "slowfast.teacher.json", record | {"fingerprint": "another"})
+        with pytest.raises(DataError, match="another run is overwriting these outputs"):
+            write(np.array([2, 3]), frames)
+    assert store.done("slowfast.logits").tolist() == [True, True, False, False]

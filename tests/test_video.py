@@ -673,3 +673,19 @@ def test_a_last_frame_of_long_duration_is_valid_as_long_as_any_other(tmp_path):
     with pytest.raises(VideoError, match="no frame at"):
         read_frames(video, [last + 1.15])
     assert number_of(read_frames(video, [last + 4.9], max_hold=5)[0]) == 149
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_max_hold_reaches_every_decoder(tmp_path, exact):
+    video = write_video(tmp_path / "hole.mp4", HOLE, **KEY_EVERY_10)
+    ((index, frame),) = frames_at(video, [10.0], exact=exact, max_hold=25)
+    assert index == 0 and frame is not None
+    times = np.concatenate([np.linspace(0, 2.9, 10), [10.0], np.linspace(23, 25.9, 9)])
+    with open_video(video) as container:
+        second = FrameReader(container, video, max_hold=25).parts(times, 2)[1]
+    assert 10 in second  # read by a decoder beside that of the call
+    found = read_frames(video, times, exact=exact, max_hold=25, threads=2)
+    np.testing.assert_array_equal(found, read_frames(video, times, exact=exact, max_hold=25, threads=1))
+    assert number_of(found[10]) == (74 if exact else 70)
+    with pytest.raises(VideoError, match=r"no frame at 10\.000 s"):
+        read_frames(video, times, exact=exact, threads=2)
