@@ -2155,3 +2155,13 @@ def test_commands_leave_the_signal_handlers_of_their_caller(monkeypatch):
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+def test_signals_end_processes_of_torchrun_at_once(monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        cli.end_cleanly()
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -292,3 +292,20 @@ def test_packets_are_those_of_the_first_stream_with_telemetry():
     found = [Packet(content, streams[k], 3 * place) for place, (content, k) in enumerate(order)]
     container = SimpleNamespace(streams=streams, demux=lambda streams: found)
     assert gpmf.packets(container) == [(1.5, 1.0, payload), (4.5, 1.0, payload)]
+
+
+def test_telemetry_is_read_from_a_local_file_only(tmp_path, monkeypatch):
+    """FFmpeg would read an address that stands in a playlist."""
+
+    class Opened(Exception):
+        pass
+
+    def open_(path, **options):
+        raise Opened(path, options["options"])
+
+    monkeypatch.setattr(av, "open", open_)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(Opened) as opened:
+        gpmf.read_video("a.mp4")
+    assert opened.value.args == (str(tmp_path / "a.mp4"), {"protocol_whitelist": "file,crypto,data"})

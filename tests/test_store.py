@@ -757,3 +757,18 @@ def test_the_notes_of_all_recordings_and_the_last_reason_of_a_clip_are_kept(tmp_
         store = ClipStore(tmp_path / "s")
         assert [failure["reason"] for failure in store.failures] == [f"{reason} of another", reason]
     assert store.notes == {"a.csv": ["gaps"], "b.csv and c.csv": ["zero", "equal"]}
+
+
+def test_a_clip_is_consumed_when_all_outputs_are_written(tmp_path):
+    segments, names = segments_of([3]), ["t.feature", "t.logits"]
+    options = {"arrays": {"x": ("float32", (1,))}, "settings": {"consumer": {"arrays": names}}}
+    writer = StoreWriter.begin(tmp_path / "s", segments, lambda: [(k, 0.0) for k in range(3)], {}, ["x"], **options)
+    every, rows = writer.everything(), np.arange(3)
+    assert writer.is_consumed(rows).tolist() == [False] * 3
+    for name in names:
+        every.add(name, (1,), np.float32)
+    every.write(names[0], [0, 1], np.ones((2, 1)))
+    assert writer.is_consumed(rows).tolist() == [False] * 3
+    every.write(names[1], [1, 2], np.ones((2, 1)))
+    assert writer.is_consumed(rows).tolist() == [False, True, False]
+    assert writer.is_consumed(rows[::-1][:2]).tolist() == [False, True]

@@ -1219,3 +1219,22 @@ def test_one_pass_stops_if_another_run_claims_its_outputs(tmp_path):
         with pytest.raises(DataError, match="another run is overwriting these outputs"):
             write(np.array([2, 3]), frames)
     assert store.done("slowfast.logits").tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_one_pass_runs_in_the_precision_asked_for(tmp_path, precision):
+    segments = data.SegmentList([data.Segment(str(k), "a.mp4", 0.0, 1.0, LABELS[0]) for k in range(2)])
+    clips, arrays = [(k, 0.0) for k in range(2)], {"x": ("float32", (1,))}
+    writer = StoreWriter.begin(tmp_path / "s", segments, lambda: clips, {}, LABELS, arrays=arrays)
+    for row in writer.missing():
+        writer.write(row, {"x": [row]})
+    store, teacher = data.ClipStore(tmp_path / "s"), narrow()
+    frames = np.random.default_rng(0).integers(0, 256, (2, 8, 3, 32, 32), np.uint8)
+    consumer = teachers.Extraction(teacher, precision=precision, device="cpu")
+    with consumer.open(store) as write:
+        write(np.arange(2), frames)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        wanted = teacher(torch.from_numpy(frames))
+    np.testing.assert_array_equal(store.read("slowfast.logits", [0, 1]), wanted.logits.float().numpy())
+    assert wanted.logits.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+    assert outputs_record(store, "slowfast")["precision"] == consumer.record["precision"] == precision
