@@ -415,3 +415,12 @@ def test_what_a_model_says_of_its_clips_is_not_overwritten_by_the_first_store(st
     model.noted_clips = {"sampling": "last"}
     batches.arrays_of(model, store)
     assert batches.clip_spec_of(model).sampling == "last"
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_neither_infinity_nor_nan_is_finite(value):
+    values = torch.zeros(3, 2, 2)
+    batches.require_finite(Store(), torch.tensor([4, 7, 5]), "scores", values)
+    values[1, 0, 1] = value
+    with pytest.raises(DataError, match="scores of the clips 7 are not finite"):
+        batches.require_finite(Store(), torch.tensor([4, 7, 5]), "scores", values)

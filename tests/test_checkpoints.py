@@ -4,6 +4,7 @@ import math
 import os
 import pickle
 import re
+import threading
 import zipfile
 
 import numpy as np
@@ -724,3 +725,56 @@ def test_a_layout_renames_joins_and_adds_leading_dimensions():
 )
 def test_types_of_weights_are_the_same_or_of_one_kind(found, wanted, exact, fits):
     assert checkpoints.dtype_fits(found, wanted, exact) == fits
+
+
+class Buffers(torch.nn.Module):
+    def __init__(self, count):
+        super().__init__()
+        for number in range(count):
+            self.register_buffer(f"b{number}", torch.zeros(1))
+
+
+@pytest.mark.parametrize("build", [lambda count: torch.nn.ParameterList([torch.zeros(1)] * count), Buffers])
+def test_parameters_and_buffers_count_towards_the_size_of_a_file(build, monkeypatch):
+    monkeypatch.setattr(checkpoints, "SPARE_TENSORS", 1)
+    with checkpoints.limited_size(100, 4):
+        build(5)
+    with pytest.raises(EgoDistillError, match="larger than its 4 weights"), checkpoints.limited_size(100, 4):
+        build(6)
+    monkeypatch.setattr(checkpoints, "SPARE_BYTES", 4)
+    with checkpoints.limited_size(16, 100):
+        build(5)
+    with pytest.raises(EgoDistillError, match="larger than its 100 weights"), checkpoints.limited_size(16, 100):
+        build(6)
+    build(6)  # without a limit
+
+
+def test_models_of_other_threads_do_not_count_towards_the_size_of_a_file(monkeypatch):
+    monkeypatch.setattr(checkpoints, "SPARE_TENSORS", 0)
+    built = []
+    with checkpoints.limited_size(1000, 2):
+        other = threading.Thread(target=lambda: built.append(torch.nn.Linear(3, 3)))
+        other.start()
+        other.join()
+        torch.nn.Linear(2, 2)
+    assert built
+
+
+def test_weights_that_overflow_when_they_are_converted_are_not_finite():
+    layer = torch.nn.Linear(2, 1)
+    weights = {"weight": torch.tensor([[1e300, 0.0]], dtype=torch.float64), "bias": torch.zeros(1)}
+    with pytest.raises(EgoDistillError, match=r"1 not finite \(weight\)"):
+        checkpoints.load_strictly(layer, weights, "x.pt")
+    checkpoints.load_strictly(layer.double(), weights, "x.pt")
+    assert layer.weight.tolist() == [[1e300, 0.0]]
+
+
+@pytest.mark.parametrize("version", [0, 2, 10])
+def test_a_file_of_an_earlier_or_later_version_says_so(tmp_path, version):
+    path = tmp_path / "x.pt"
+    checkpoints.write_checkpoint(path, {"format": f"mine {version}"})
+    with pytest.raises(EgoDistillError, match=f"its format is 'mine {version}', of another version"):
+        checkpoints.read_checkpoint(path, "mine 1")
+    checkpoints.write_checkpoint(path, {"format": f"yours {version}"})
+    with pytest.raises(EgoDistillError, match="is not an 'mine 1' file"):
+        checkpoints.read_checkpoint(path, "mine 1")

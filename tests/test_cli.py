@@ -2118,3 +2118,50 @@ def test_counts_are_at_least_1_where_none_makes_no_sense(words, fits, tmp_path, 
         with pytest.raises(SystemExit):
             cli.main(command)
         assert "'0' is not a positive integer" in capsys.readouterr().err
+
+
+def test_a_student_reads_uniform_frames_if_the_store_has_several_choices():
+    store = ToyClips()
+    spec = egodistill.data.ClipSpec(frames=2, size=32)
+    specs = [replace(spec, sampling=rule) for rule in ("first", "uniform", "last")]
+    for order in (specs, specs[::-1], [specs[1], specs[0]]):
+        store.specs = {f"frames_2_{one.sampling}": one for one in order}
+        expected = {"frame_size": 32, "sampling": "uniform", "exact": True}
+        assert model_commands.frame_arguments(store, 2) == expected
+    store.specs = {"frames_2_last": specs[2]}
+    assert model_commands.frame_arguments(store, 2)["sampling"] == "last"
+
+
+def test_commands_leave_the_signal_handlers_of_their_caller(monkeypatch):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+
+    def own(number, frame):
+        """Do nothing."""
+
+    try:
+        for handlers in ((own, signal.SIG_IGN), (signal.SIG_IGN, own)):
+            for number, handler in zip(numbers, handlers, strict=True):
+                signal.signal(number, handler)
+            cli.end_cleanly()
+            assert tuple(map(signal.getsignal, numbers)) == handlers
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+            cli.end_cleanly()
+            with pytest.raises(SystemExit) as ended:
+                signal.raise_signal(number)
+            assert ended.value.code == 128 + number
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def test_signals_end_processes_of_torchrun_at_once(monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        cli.end_cleanly()
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -447,3 +447,13 @@ def test_a_models_own_losses_are_part_of_training_on_labels():
     np.testing.assert_allclose(found["loss"], gt + (logits**2).mean(1) + 2 * store.labels, rtol=1e-4)
     np.testing.assert_allclose(found["label"], 2 * store.labels)
     np.testing.assert_array_equal(found["top1"], logits.argmax(1) == store.labels)
+
+
+def test_image_features_are_computed_without_dropout_and_the_mode_stays():
+    """Some networks of torchvision drop branches at random in training, such as EfficientNet."""
+    model, store, settings = small(), Store(8), PretrainingSettings(device="cpu", batch_size=3, progress=False)
+    model.image_encoder = torch.nn.Sequential(model.image_encoder, torch.nn.Dropout(0.5))
+    wanted = distillation.frozen_features(model.eval(), store, "frames_1", settings)
+    torch.testing.assert_close(distillation.frozen_features(model.train(), store, "frames_1", settings), wanted)
+    assert model.training and model.image_encoder[1].training
+    assert wanted.shape == (8, 3, model.image_dim) and not wanted.requires_grad

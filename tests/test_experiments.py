@@ -673,3 +673,67 @@ def test_the_seed_of_a_run_decides_its_start_weights_and_training(monkeypatch, t
     (first, *_), (second, *about), (third, *_) = seen
     assert first != second == third
     assert about == [5, tmp_path / "seed-5" / "visonly-n1.pt.training", "cpu"]
+
+
+def test_a_run_is_known_by_the_outputs_of_the_clips_that_it_trains_on(monkeypatch):
+    names = ["imu", "t-3.feature", "t-3.logits"]
+
+    class Part:
+        def __init__(self, path, split=None):
+            self.names, self.name = names, split
+
+        def split(self, name):
+            return Part(None, name)
+
+        def fingerprints(self, reads):
+            return dict.fromkeys(reads, f"of {self.name}")
+
+    monkeypatch.setattr(data, "ClipStore", Part)
+    bench, run = Bench("store", "out", train="half", test="rest"), Run("EgoDistill", 3, teacher="t-{seed}")
+    assert bench.provenance(run) == {"outputs": {"t-3.feature": "of half", "t-3.logits": "of half"}}
+    assert bench.provenance(Run("VisOnly", 3)) == bench.provenance(replace(run, method="teacher")) == {}
+    names.remove("t-3.logits")
+    assert bench.provenance(run) == {}
+
+
+def test_the_weights_of_a_protocol_are_the_files_of_students_and_baselines(tmp_path):
+    files = [str(tmp_path / name) for name in ("d.pt", "a.pt", "c.pt", "b.pt")]
+    for file in files:
+        Path(file).touch()
+    protocol = PROTOCOLS["epic"]
+    assert protocol.weight_files() == PROTOCOLS["demo"].weight_files() == []  # names of torchvision's, and none
+    student = replace(protocol.recipe.student, image_weights=files[0])
+    protocol = replace(
+        protocol,
+        recipe=replace(protocol.recipe, student=student),
+        adafuse=replace(protocol.adafuse, weights=files[1]),
+        stts=replace(protocol.stts, weights=files[2]),
+        listen_to_look=replace(protocol.listen_to_look, weights=files[3]),
+    )
+    assert protocol.weight_files() == sorted(files)
+    assert replace(protocol, adafuse=protocol.stts).weight_files() == sorted([files[0], *files[2:]])
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_folder_is_for_the_clips_of_both_splits(monkeypatch, tmp_path, split):
+    prints = {"train": "a", "test": "b"}
+
+    class Part:
+        class_names = ("x", "y")
+
+        def __init__(self, path, fingerprint=""):
+            self.fingerprint = fingerprint
+
+        def __len__(self):
+            return 3
+
+        def split(self, name):
+            return Part(None, prints[name])
+
+    monkeypatch.setattr(data, "ClipStore", Part)
+    bench = Bench("store", str(tmp_path), PROTOCOLS["demo"])
+    bench.check_folder()
+    bench.check_folder()
+    prints[split] = "c"
+    with pytest.raises(ValueError, match=rf"fingerprint of the clips\.{split} was '[ab]' and is now 'c'"):
+        bench.check_folder()

@@ -713,3 +713,14 @@ def test_settings_of_calibration_reach_it_and_the_description(tmp_path, monkeypa
         np.testing.assert_array_equal(torch.cat([imu for _, imu in seen]), Clips(model, 40).arrays["imu"][chosen])
         assert described.pop() == ("export", "int8", {"clips": count, "random": False})
         seen.clear()
+
+
+def test_the_first_three_rounds_do_not_count(monkeypatch):
+    now, spent = [0.0], iter((9.0, 8.0, 7.0, 0.002, 0.006, 0.003))
+
+    def model():
+        now[0] += next(spent)
+
+    monkeypatch.setattr(export, "clock_step", lambda: 1e-6)
+    monkeypatch.setattr(export.time, "process_time", lambda: now[0])
+    assert export.milliseconds([model], (), repeats=3) == [pytest.approx(3.0)]

@@ -417,3 +417,27 @@ def test_five_differences_are_named_and_the_rest_counted():
         files.require_same_run("here", before, now, "Go.")
     assert [f"{k} was {k} and is now {k + 1}" in str(error.value) for k in range(8)] == 5 * [True] + 3 * [False]
     assert "; and 3 more. Go." in str(error.value)
+
+
+def test_a_signature_covers_size_beginning_and_end(tmp_path):
+    path, content = tmp_path / "video.mp4", bytearray(range(256)) * 400
+    path.write_bytes(content)
+    before = files.signature(path)
+    assert before.startswith("102400 bytes, ")
+    for place in (0, (1 << 14) - 1, len(content) - (1 << 14), len(content) - 1):
+        changed = content.copy()
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        assert files.signature(path) != before, place
+    path.write_bytes(content)
+    assert files.signature(path) == before
+    path.write_bytes(content[:-1])
+    assert files.signature(path) != before
+
+
+def test_lines_without_one_of_the_fields_are_left_out(tmp_path):
+    path = tmp_path / "notes.jsonl"
+    path.write_text('{"a": 1}\n{"b": 2}\n{"a": 3, "b": 4, "c": 5}\n["a", "b"]\n"a b"\n')
+    assert list(files.read_lines(path, "a", "b")) == [{"a": 3, "b": 4, "c": 5}]
+    assert list(files.read_lines(path, "a")) == [{"a": 1}, {"a": 3, "b": 4, "c": 5}]
+    assert len(list(files.read_lines(path))) == 3

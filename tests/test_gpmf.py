@@ -2,6 +2,8 @@
 
 import os
 import struct
+from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -259,3 +261,51 @@ def test_axes_are_known_only_if_those_of_both_sensors_are():
         ]
         found = gpmf.parse(nest("DEVC", klv("DVNM", "c", 1, b"Karma"), *streams))
         assert found.axes == ("XYZ" if accel and gyro else "stored")
+
+
+def test_axes_are_known_only_if_every_packet_names_them(monkeypatch):
+    named, plain = (device([(10, 20, 30)], [(0, 0, 1)], name=b"Karma", axes=axes) for axes in (orin(b"XYZ"), []))
+    for payloads, axes in (((named, named), "XYZ"), ((named, plain), "stored"), ((plain, named), "stored")):
+        packets = [(float(k), 1.0, payload) for k, payload in enumerate(payloads)]
+        monkeypatch.setattr(gpmf, "packets", lambda container, packets=packets: packets)
+        assert gpmf.read(None).axes == axes
+
+
+class Streams(list):
+    @property
+    def data(self):
+        return list(self)
+
+
+class Packet(bytes):
+    def __new__(cls, content, stream, pts):
+        packet = super().__new__(cls, content)
+        packet.stream, packet.pts, packet.duration, packet.size = stream, pts, 2, len(content)
+        return packet
+
+
+def test_packets_are_those_of_the_first_stream_with_telemetry():
+    """Some cameras write a second one, of another device."""
+    streams = Streams(SimpleNamespace(index=k, time_base=Fraction(1, 2), metadata={}) for k in range(3))
+    payload = device([(10, 20, 30)], [(0, 0, 1)])
+    order = ((b"no telemetry", 0), (payload, 1), (payload, 2), (payload, 1))
+    found = [Packet(content, streams[k], 3 * place) for place, (content, k) in enumerate(order)]
+    container = SimpleNamespace(streams=streams, demux=lambda streams: found)
+    assert gpmf.packets(container) == [(1.5, 1.0, payload), (4.5, 1.0, payload)]
+
+
+def test_telemetry_is_read_from_a_local_file_only(tmp_path, monkeypatch):
+    """FFmpeg would read an address that stands in a playlist."""
+
+    class Opened(Exception):
+        pass
+
+    def open_(path, **options):
+        raise Opened(path, options["options"])
+
+    monkeypatch.setattr(av, "open", open_)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(Opened) as opened:
+        gpmf.read_video("a.mp4")
+    assert opened.value.args == (str(tmp_path / "a.mp4"), {"protocol_whitelist": "file,crypto,data"})

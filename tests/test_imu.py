@@ -330,3 +330,29 @@ def test_gaps_are_noted_from_three_steps_and_ten_milliseconds_on(tmp_path, rate,
     np.savetxt(table, np.column_stack([times, values]), "%.7f", ",", header="time,ax,ay,az,gx,gy,gz", comments="")
     notes = [found for found in read_imu(table).notes if "gyroscope" in found]
     assert notes == ([] if note is None else [f"{note}. Clips are interpolated across a gap of up to max_gap"])
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_sample_has_all_three_axes(tmp_path, axis):
+    times = np.arange(0, 5, 0.005)
+    table = np.column_stack([times, ramp(times, 1, 9.8), ramp(times, -3)])
+    table[100, 1 + axis] = table[200, 4 + axis] = np.nan
+    path = tmp_path / "imu.csv"
+    np.savetxt(path, table, delimiter=",", header="time,ax,ay,az,gx,gy,gz", comments="")
+    imu = read_imu(path)
+    np.testing.assert_array_equal(imu.accel_time, np.delete(times, 100))
+    np.testing.assert_array_equal(imu.gyro_time, np.delete(times, 200))
+    assert np.isfinite(imu.accel).all() and np.isfinite(imu.gyro).all()
+
+
+@pytest.mark.parametrize("value", [1e31, -1e39, 1e200, np.inf])
+def test_a_value_that_float32_can_hardly_hold_is_no_sample(tmp_path, value):
+    times = np.arange(0, 5, 0.005)
+    table = np.column_stack([times, ramp(times, 1, 9.8), ramp(times, -3)])
+    table[100, 2] = table[200, 6] = value
+    path = tmp_path / "imu.csv"
+    np.savetxt(path, table, delimiter=",", header="time,ax,ay,az,gx,gy,gz", comments="")
+    imu = read_imu(path)
+    assert len(imu.accel) == len(imu.gyro) == len(times) - 1
+    assert "imu.csv: 1 of 1000 rows have no accelerometer" in imu.notes
+    assert np.abs(imu.window(0.0, min_coverage=0.5)).max() < 100

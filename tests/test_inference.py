@@ -632,3 +632,26 @@ def test_clips_of_another_length_are_predicted_from_start_to_stop(kitchen):
         with torch.no_grad():
             logits = model(*(torch.from_numpy(arrays[name])[None] for name in ("frames", "imu"))).logits
         assert clip.classes[0] == (CLASSES[logits.argmax()], pytest.approx(float(logits.softmax(1).max()), abs=1e-5))
+
+
+def test_scores_that_are_not_finite_are_those_of_their_clip_if_others_are_lost():
+    class Reader:
+        starts, seconds = [0.0, 2.0, 4.0, 6.0], 2.0
+
+        def groups(self, size):
+            return [[[0, 1], [2, 3]]]
+
+        def read(self, group):
+            return {1: "lost"}, [torch.zeros(3, 1, 3, 16, 16, dtype=torch.uint8)]
+
+    class Sick(nn.Module):
+        def forward(self, frames):
+            scores = 9 * torch.eye(3)
+            scores[1, 0] = math.inf
+            return torch.zeros(3, 2), scores
+
+    options = {"top": 1, "device": torch.device("cpu"), "precision": "fp32", "compile": False}
+    rows = list(inference.classify_groups(Sick(), Reader(), 16, **options))
+    assert [row.problem for row in rows] == [None, "lost", "the model's scores are not finite", None]
+    assert [[name for name, _ in row.classes] for row in rows] == [["0"], [], [], ["2"]]
+    assert [(row.start, row.stop) for row in rows] == [(0, 2), (2, 4), (4, 6), (6, 8)]

@@ -10,7 +10,7 @@ from panned import FOCAL, RATE, files_of, gyro_only, gyroscope, pan
 
 from egodistill import DataError
 from egodistill.imu import read_imu
-from egodistill.offset import MotionMeter, estimate_offset, survey
+from egodistill.offset import Excerpt, MotionMeter, _drift, estimate_offset, survey
 from egodistill.video import VideoError
 
 
@@ -194,3 +194,13 @@ def test_a_shift_weighs_as_much_as_its_pictures_have_in_common(tmp_path):
     cuts = write_video(tmp_path / "cuts.mp4", times[:8], pictures=pictures, crf=5)
     (motion,) = survey(cuts, 1, 2.0).motions
     assert motion.weights.max() < 0.4
+
+
+@pytest.mark.parametrize("best", [1.0, 0.4])
+def test_the_drift_is_that_of_excerpts_with_half_of_the_best_correlation(best):
+    """With an image that is stabilised, no correlation is high."""
+    shares = ((0.0, 1.0), (100.0, 0.6), (200.0, 0.51))
+    good = [Excerpt(start, start + 20, 0.3 + 1e-4 * start, best * share) for start, share in shares]
+    bad = [Excerpt(300.0, 320.0, 1.9, best * 0.49), Excerpt(400.0, 420.0, -1.9, 0.0)]
+    assert _drift([*good, *bad]) == pytest.approx(1e-4)
+    assert _drift([*good[:2], *bad]) is None

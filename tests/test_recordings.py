@@ -4,6 +4,7 @@ import re
 import shutil
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -14,7 +15,7 @@ from panned import RATE, files_of, gyroscope, pan
 from egodistill import DataError, EgoDistillOSError, cli, data, gpmf, recordings
 from egodistill.annotations import Segment, with_imu_offsets
 from egodistill.imu import read_imu
-from egodistill.offset import Offset
+from egodistill.offset import Faults, Offset
 from egodistill.video import VideoError, probe, read_audio, read_frames
 
 # --- Check -----------------------------------------------------------------------------------------
@@ -611,3 +612,10 @@ def test_copies_have_the_nearest_even_size(tmp_path, size, short):
     info = probe(tmp_path / "b.mp4")
     for found, side in zip((info.width, info.height), size, strict=True):
         assert found % 2 == 0 and abs(found - side * scale) <= 1
+
+
+def test_of_several_frames_with_one_time_the_last_is_copied():
+    frames = [SimpleNamespace(pts=pts, name=name) for pts, name in zip((0, 1, 1, 3, 2, 4, 4), "abcdefg", strict=True)]
+    faults = Faults()
+    assert [frame.name for frame in recordings._in_order(iter(frames), faults)] == ["a", "c", "d", "g"]
+    assert faults.repeated == 3

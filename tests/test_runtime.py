@@ -272,3 +272,14 @@ def test_shares_are_consecutive_rows_of_at_least_two_clips(monkeypatch, processe
         assert len(rows) >= 2 and weight.unique().numel() == 1 and (bool(weight[0]) or rows == [100, 101])
         seen += rows if weight[0] else []
     assert seen == batch.tolist() and sum(weights) == total
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64])
+def test_weights_of_other_types_do_not_run_in_bf16(kind, monkeypatch):
+    model, cpu = small().to(kind), torch.device("cpu")
+    assert runtime.pick_precision(cpu, "fp32", model) == "fp32"
+    monkeypatch.setattr(runtime, "bf16_speed", lambda device: (True, "it is"))
+    for precision in ("bf16", "auto"):
+        with pytest.raises(EgoDistillError, match=rf"the weights of EgoDistill are {kind} .* do not mix with bf16"):
+            runtime.pick_precision(cpu, precision, model)
+        assert runtime.pick_precision(cpu, precision, small()) == "bf16"

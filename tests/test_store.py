@@ -730,3 +730,45 @@ def test_folds_and_counts_follow_the_clips_in_any_order(tmp_path):
     found = ClipStore(tmp_path / "t", unfinished=True)
     assert found.counts == {"test": {"ok": 1, "failed": 0, "missing": 1}, "train": {"ok": 1, "failed": 2, "missing": 3}}
     assert found.split("test").counts == found.counts and len(found.split("test")) == 1
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e300])
+def test_one_number_that_is_not_finite_fails_a_clip(tmp_path, value):
+    segments = data.SegmentList([data.Segment(f"s{k}", "a.mp4", float(k), k + 1.0) for k in range(2)])
+    clips, arrays = [(0, 0.0), (1, 1.0)], {"x": ("float32", (2, 2))}
+    writer = StoreWriter.begin(tmp_path / "s", segments, lambda: clips, {}, [], arrays=arrays)
+    writer.write(0, {"x": np.array([[1.0, 2.0], [3.0, value]])})
+    writer.write(1, {"x": np.ones((2, 2))})
+    found = ClipStore(tmp_path / "s")
+    assert [line["clip"] for line in found.failures] == [0]
+    assert found.read("x", [0]).tolist() == [[[1, 1], [1, 1]]]
+
+
+def test_the_notes_of_all_recordings_and_the_last_reason_of_a_clip_are_kept(tmp_path):
+    segments, arrays = segments_of([2]), {"x": ("float32", (1,))}
+    writer = StoreWriter.begin(tmp_path / "s", segments, lambda: [(0, 0.0), (1, 0.0)], {}, ["x"], arrays=arrays)
+    writer.note("a.csv", ["sorted"])
+    writer.note(("b.csv", "c.csv"), ["zero", "equal"])
+    writer.note("a.csv", ["gaps"])
+    writer.note("d.csv", [])
+    for reason in ("first", "last"):
+        writer.fail(1, reason)
+        writer.fail(0, f"{reason} of another")
+        store = ClipStore(tmp_path / "s")
+        assert [failure["reason"] for failure in store.failures] == [f"{reason} of another", reason]
+    assert store.notes == {"a.csv": ["gaps"], "b.csv and c.csv": ["zero", "equal"]}
+
+
+def test_a_clip_is_consumed_when_all_outputs_are_written(tmp_path):
+    segments, names = segments_of([3]), ["t.feature", "t.logits"]
+    options = {"arrays": {"x": ("float32", (1,))}, "settings": {"consumer": {"arrays": names}}}
+    writer = StoreWriter.begin(tmp_path / "s", segments, lambda: [(k, 0.0) for k in range(3)], {}, ["x"], **options)
+    every, rows = writer.everything(), np.arange(3)
+    assert writer.is_consumed(rows).tolist() == [False] * 3
+    for name in names:
+        every.add(name, (1,), np.float32)
+    every.write(names[0], [0, 1], np.ones((2, 1)))
+    assert writer.is_consumed(rows).tolist() == [False] * 3
+    every.write(names[1], [1, 2], np.ones((2, 1)))
+    assert writer.is_consumed(rows).tolist() == [False, True, False]
+    assert writer.is_consumed(rows[::-1][:2]).tolist() == [False, True]

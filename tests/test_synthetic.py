@@ -852,3 +852,24 @@ def test_readings_are_derivatives_of_the_pose():
     acceleration = sum(w * p for w, p in zip((-1, 16, -30, 16, -1), places, strict=True)) / (12 * step**2)
     wanted = np.einsum("nij,ni->nj", here, acceleration + np.array([0, 0, 9.81]))
     np.testing.assert_allclose(force, wanted, atol=5e-3)
+
+
+def test_a_turn_is_lit_halfway_between_its_stations(monkeypatch):
+    seen = []
+
+    class Camera:
+        def __init__(self, width, height):
+            """Take any size."""
+
+        def render(self, state, parts, room, light):
+            seen.append((len(parts), np.asarray(light)))
+
+    monkeypatch.setattr(synthetic, "Camera", Camera)
+    monkeypatch.setattr(synthetic, "station", lambda act, wearer, t: [])
+    recording = synthetic.Recording("P01_101", acts=3)
+    for _ in recording._pictures(*recording.draw(), None, np.random.default_rng(0)):
+        pass
+    counts, lights = zip(*seen, strict=True)
+    assert counts == (1, 2, 1, 2, 1) and not np.allclose(lights[0], lights[2])
+    for turn in (1, 3):
+        np.testing.assert_allclose(lights[turn], (lights[turn - 1] + lights[turn + 1]) / 2)

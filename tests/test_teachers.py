@@ -24,7 +24,7 @@ from torchvision.models.video import r3d_18, swin3d_t
 
 from egodistill import DataError, EgoDistillError, Output, batches, data, files, teachers
 from egodistill.clips import ClipSpec
-from egodistill.store import Pending, StoreFiles, outputs_record
+from egodistill.store import Pending, StoreFiles, StoreWriter, outputs_record
 
 # --- the published models --------------------------------------------------------------------
 
@@ -1182,3 +1182,59 @@ def test_one_pass_refuses_what_does_not_fit(two_passes, tmp_path):
         data.prepare(segments, tmp_path / "s", consumer=consumer, **options | {"class_names": [*LABELS, "more"]})
     with pytest.raises(teachers.TeacherError, match="views is 2"):
         teachers.Extraction(narrow(), views=2)
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be prepared")
+def test_one_pass_runs_the_teacher_in_evaluation_mode_and_leaves_its_mode(two_passes, tmp_path):
+    segments, options, wanted = two_passes
+    teacher = narrow().train()
+    store = data.prepare(segments, tmp_path / "s", consumer=teachers.Extraction(teacher, batch_size=4), **options)
+    equal_stores(store, wanted)
+    assert teacher.training and teacher.net.training
+
+
+def test_one_pass_of_three_views_gives_the_outputs_and_the_record_of_two(kitchen, tmp_path):
+    segments = [replace(segment, label=LABELS[k % 3]) for k, segment in enumerate(kitchen[:2])]
+    options = ONE_PASS | {"class_names": LABELS}
+    wanted = data.prepare(segments, tmp_path / "two", clip_frames=8, clip_size=37, **options)
+    teachers.extract(narrow(), wanted, views=3, batch_size=4, progress=False)
+    consumer = teachers.Extraction(narrow(), views=3, batch_size=4)
+    store = data.prepare(segments, tmp_path / "one", consumer=consumer, **options)
+    equal_stores(store, wanted)
+    assert outputs_record(store, "slowfast") == outputs_record(wanted, "slowfast")
+    assert outputs_record(store, "slowfast")["views"] == 3 == consumer.record["views"]
+
+
+def test_one_pass_stops_if_another_run_claims_its_outputs(tmp_path):
+    segments = data.SegmentList([data.Segment(str(k), "a.mp4", 0.0, 1.0, LABELS[0]) for k in range(4)])
+    clips, arrays = [(k, 0.0) for k in range(4)], {"x": ("float32", (1,))}
+    writer = StoreWriter.begin(tmp_path / "s", segments, lambda: clips, {}, LABELS, arrays=arrays)
+    for row in writer.missing():
+        writer.write(row, {"x": [row]})
+    store, frames = data.ClipStore(tmp_path / "s"), np.zeros((2, 8, 3, 32, 32), np.uint8)
+    with teachers.Extraction(narrow()).open(store) as write:
+        write(np.array([0, 1]), frames)
+        record = outputs_record(store, "slowfast")
+        files.write_json(store.path / "slowfast.teacher.json", record | {"fingerprint": "another"})
+        with pytest.raises(DataError, match="another run is overwriting these outputs"):
+            write(np.array([2, 3]), frames)
+    assert store.done("slowfast.logits").tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_one_pass_runs_in_the_precision_asked_for(tmp_path, precision):
+    segments = data.SegmentList([data.Segment(str(k), "a.mp4", 0.0, 1.0, LABELS[0]) for k in range(2)])
+    clips, arrays = [(k, 0.0) for k in range(2)], {"x": ("float32", (1,))}
+    writer = StoreWriter.begin(tmp_path / "s", segments, lambda: clips, {}, LABELS, arrays=arrays)
+    for row in writer.missing():
+        writer.write(row, {"x": [row]})
+    store, teacher = data.ClipStore(tmp_path / "s"), narrow()
+    frames = np.random.default_rng(0).integers(0, 256, (2, 8, 3, 32, 32), np.uint8)
+    consumer = teachers.Extraction(teacher, precision=precision, device="cpu")
+    with consumer.open(store) as write:
+        write(np.arange(2), frames)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        wanted = teacher(torch.from_numpy(frames))
+    np.testing.assert_array_equal(store.read("slowfast.logits", [0, 1]), wanted.logits.float().numpy())
+    assert wanted.logits.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+    assert outputs_record(store, "slowfast")["precision"] == consumer.record["precision"] == precision

@@ -631,3 +631,65 @@ def test_the_centre_square_is_cut_out_without_distortion(tmp_path, width, height
     expected = square.reshape(3, 24, 2, 24, 2).mean((2, 4))  # area averaging by half
     found = read_frames(video, [0.0], 24, crop=True)[0]
     np.testing.assert_allclose(found, expected, atol=3)
+
+
+def remuxed(video, out, change):
+    """Copy the packets of a video, each after ``change(packet)``."""
+    with av.open(str(video)) as before, av.open(str(out), "w") as after:
+        streams = [after.add_stream_from_template(stream) for stream in before.streams]
+        packets = [packet for packet in before.demux() if packet.dts is not None]
+        for packet in packets:
+            change(packet, packets)
+            packet.stream = streams[packet.stream.index]
+            after.mux(packet)
+    return out
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_time_before_the_beginning_shows_the_first_frame(steady, exact):
+    assert [number_of(picture) for picture in read_frames(steady, [-3.0, -0.5, 0.0], exact=exact)] == [0, 0, 0]
+
+
+def test_the_time_before_a_late_first_frame_is_a_hole(tmp_path):
+    plain = write_sound(tmp_path / "plain.mp4", chirp(np.arange(4 * 48000) / 48000), 48000, pictures=60)
+
+    def delay(packet, packets):
+        if packet.stream.type == "video":
+            later = round(1.5 / packet.time_base)
+            packet.pts, packet.dts = packet.pts + later, packet.dts + later
+
+    late = remuxed(plain, tmp_path / "late.mp4", delay)
+    for video, longest, holes in ((plain, 1.0, []), (late, 1.0, [(0.0, 1.5)]), (late, 1.6, [])):
+        with open_video(video) as container:
+            found = FrameReader(container, video, max_hold=longest).holes()
+        assert found == [pytest.approx(hole, abs=0.05) for hole in holes]
+
+
+def test_a_last_frame_of_long_duration_is_valid_as_long_as_any_other(tmp_path):
+    plain = write_video(tmp_path / "plain.mp4", STEADY, **X264 | {"bf": 0})
+
+    def lengthen(packet, packets):
+        if packet is packets[-1]:
+            packet.duration = round(5 / packet.time_base)
+
+    video, last = remuxed(plain, tmp_path / "long.mp4", lengthen), STEADY[-1]
+    assert number_of(read_frames(video, [last + 1.05])[0]) == 149  # a second, and a tenth
+    with pytest.raises(VideoError, match="no frame at"):
+        read_frames(video, [last + 1.15])
+    assert number_of(read_frames(video, [last + 4.9], max_hold=5)[0]) == 149
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_max_hold_reaches_every_decoder(tmp_path, exact):
+    video = write_video(tmp_path / "hole.mp4", HOLE, **KEY_EVERY_10)
+    ((index, frame),) = frames_at(video, [10.0], exact=exact, max_hold=25)
+    assert index == 0 and frame is not None
+    times = np.concatenate([np.linspace(0, 2.9, 10), [10.0], np.linspace(23, 25.9, 9)])
+    with open_video(video) as container:
+        second = FrameReader(container, video, max_hold=25).parts(times, 2)[1]
+    assert 10 in second  # read by a decoder beside that of the call
+    found = read_frames(video, times, exact=exact, max_hold=25, threads=2)
+    np.testing.assert_array_equal(found, read_frames(video, times, exact=exact, max_hold=25, threads=1))
+    assert number_of(found[10]) == (74 if exact else 70)
+    with pytest.raises(VideoError, match=r"no frame at 10\.000 s"):
+        read_frames(video, times, exact=exact, threads=2)

@@ -187,3 +187,15 @@ def test_the_feature_of_x3d_is_what_its_classifier_reads():
         projection = net.head.projection
         torch.testing.assert_close(logits, wanted @ projection.weight.T + projection.bias, rtol=1e-4, atol=1e-4)
     assert (feature == 0).any() and (feature > 0).any()
+
+
+@pytest.mark.parametrize(("size", "side", "pooled"), [((4, 9), 7, (1, 3)), ((9, 4), 7, (3, 1)), ((7, 8), 7, (1, 2))])
+def test_each_side_of_a_map_that_is_smaller_than_the_pool_is_averaged(size, side, pooled):
+    x = torch.randn(2, 3, 4, *size)
+    found = video_convnets.average_pool(x, side)
+    assert found.shape == (2, 3, *pooled)
+    height, width = (min(side, own) for own in size)
+    for i in range(pooled[0]):
+        for k in range(pooled[1]):
+            expected = x[..., i : i + height, k : k + width].mean((2, 3, 4))
+            torch.testing.assert_close(found[:, :, i, k], expected)
