@@ -333,9 +333,9 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retry-failed", action="store_true", help=text)
     group = parser.add_argument_group("one pass: run a teacher while its frames are in memory, and do not store them")
     group.add_argument("--teacher-file", metavar="FILE", help="a trained teacher; its outputs are written to the store")
-    group.add_argument("--batch-size", metavar="N", type=positive_int, default=8, help="clips per forward pass")
-    text = "precision of the teacher; auto is bf16 on hardware that is fast at it"
-    group.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="fp32", help=text)
+    group.add_argument("--batch-size", metavar="N", type=positive_int, help="clips per forward pass (default: 8)")
+    text = "precision of the teacher; auto is bf16 on hardware that is fast at it (default: fp32)"
+    group.add_argument("--precision", choices=("auto", "fp32", "bf16"), help=text)
     group.add_argument("--device", metavar="NAME", help="device of the teacher (default: a GPU if there is one)")
 
 
@@ -371,12 +371,15 @@ def limit_options(parser: argparse.ArgumentParser) -> None:
 
 def run_prepare(a: argparse.Namespace) -> None:
     segments, one_pass = read_segments(a), {}
+    given = {name: getattr(a, name) for name in ("batch_size", "precision", "device") if getattr(a, name) is not None}
+    if given and not a.teacher_file:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(f"{names}: only with --teacher-file, which runs a teacher in the same pass")
     if a.teacher_file:
         from egodistill import teachers  # Imported late, because it needs torch.
 
         teacher = teachers.Teacher.load(a.teacher_file)
-        consumer = teachers.Extraction(teacher, **keyword_arguments(a, "batch_size", "precision", "device"))
-        one_pass = {"consumer": consumer, "class_names": teacher.class_names}
+        one_pass = {"consumer": teachers.Extraction(teacher, **given), "class_names": teacher.class_names}
     store = data.prepare(
         segments,
         a.out,

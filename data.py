@@ -267,6 +267,11 @@ def prepare(
     if consumer is not None:
         if clip_frames is not None or world_size > 1:
             raise DataError("with a consumer, which reads its own frames, leave out clip_frames, rank and world_size")
+        if not math.isclose(consumer.spec.seconds, CLIP_SECONDS, rel_tol=1e-6):
+            raise DataError(
+                f"the consumer reads clips of {consumer.spec.seconds:.4g} s, those of a store {CLIP_SECONDS:.4g} s; "
+                f"build the teacher with seconds={CLIP_SECONDS}"
+            )
         spec = dataclasses.asdict(consumer.spec)
         settings["consumer"] = {**consumer.record, "arrays": list(consumer.arrays), "spec": spec}
     if not segments:

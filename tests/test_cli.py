@@ -2165,3 +2165,9 @@ def test_signals_end_processes_of_torchrun_at_once(monkeypatch):
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_options_of_the_teacher_need_a_teacher(monkeypatch, capsys):
+    monkeypatch.setattr(egodistill.annotations, "read_annotations", lambda *given, **named: data.SegmentList())
+    assert cli.main(["prepare", "t.csv", "--out", "s", "--batch-size", "4", "--device", "cpu"]) == 1
+    assert "--batch-size, --device: only with --teacher-file" in capsys.readouterr().err

@@ -1238,3 +1238,12 @@ def test_one_pass_runs_in_the_precision_asked_for(tmp_path, precision):
     np.testing.assert_array_equal(store.read("slowfast.logits", [0, 1]), wanted.logits.float().numpy())
     assert wanted.logits.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
     assert outputs_record(store, "slowfast")["precision"] == consumer.record["precision"] == precision
+
+
+def test_one_pass_refuses_clips_of_another_length(two_passes, tmp_path):
+    """As extract() does: frames over another time than the clip's would be those of another clip."""
+    segments, options, _ = two_passes
+    consumer = teachers.Extraction(narrow(seconds=80 / 30))
+    with pytest.raises(DataError, match=r"clips of 2\.667 s, those of a store 2\.133 s.*seconds="):
+        data.prepare(segments, tmp_path / "s", consumer=consumer, **options)
+    assert not (tmp_path / "s").exists()
