@@ -462,7 +462,7 @@ class Store(Format):
     # {file: results that may change with it}; the file of an array changes the array
     ALLOWED: ClassVar[dict[str, set[str]]] = {
         "store.json": {"settings", "class_names", "specs"},
-        "segments.json": {"clips", "splits", "wearers", "failures"},
+        "segments.json": {"clips", "splits", "wearers", "failures", "counts"},
         "clips.json": {"clips", "failures"},
         "failures.jsonl": {"failures"},
         "notes.jsonl": {"notes"},
