@@ -333,7 +333,7 @@ def check_archive(path: str | os.PathLike) -> None:
             packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
             twice = len(entries) - len({entry.filename for entry in entries})
             damaged = None if packed else archive.testzip()
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
         raise EgoDistillError(f"{path} cannot be read as a checkpoint: a damaged archive ({error})") from error
     if packed:
         raise EgoDistillError(f"{path} is not a checkpoint of torch: its part {packed[0]} is compressed")

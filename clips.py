@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import math
+import numbers
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -58,6 +59,8 @@ __all__ = [
     "spec_of",
 ]
 
+
+LARGEST_CLIP = 1 << 27  # pixels of all its frames: 128 frames of 1024 x 1024
 
 # ---------------------------------------------------------------------------------------------------------------
 # The content of a clip
@@ -102,12 +105,15 @@ class ClipSpec:
     seconds: float | None = CLIP_SECONDS
 
     def __post_init__(self) -> None:
-        if min(self.frames, self.imu_samples) < 0 or any(
-            value is not None and not value > 0 for value in (self.size, self.imu_rate, self.seconds)
-        ):
+        counts = [value for value in (self.frames, self.imu_samples, self.size) if value is not None]
+        whole = all(isinstance(value, numbers.Integral) and not isinstance(value, bool) for value in counts)
+        if not whole or min(counts) < 0 or self.size == 0 or not all(map(_is_positive, (self.imu_rate, self.seconds))):
             raise DataError(
-                f"frames and imu_samples must be at least 0; size, imu_rate and seconds must be above 0; got {self}"
+                f"frames and imu_samples must be whole numbers from 0 on, size a whole number above 0, imu_rate and "
+                f"seconds numbers above 0; got {self}"
             )
+        if max(self.frames * (self.size or 1) ** 2, self.imu_samples) > LARGEST_CLIP:
+            raise DataError(f"a clip may have {LARGEST_CLIP} pixels or IMU samples; got {self}")
         if self.imu_axes != "file":
             raise DataError(f"imu_axes must be 'file', the axes of each recording; got {self.imu_axes!r}")
         if self.frames and self.sampling not in (None, "ends"):
@@ -160,6 +166,10 @@ class ClipSpec:
             return np.linspace(start, start + self.seconds, self.frames)
         rng = np.random.default_rng([self.seed, row])
         return clip_times(start, self.frames, self.seconds, sampling=self.sampling, rng=rng)
+
+
+def _is_positive(value: Any) -> bool:
+    return value is None or (isinstance(value, numbers.Real) and 0 < value < math.inf)
 
 
 # The fields that describe each kind of array; `differences()` compares them.

@@ -112,6 +112,9 @@ class StoreFiles:
             return "class_names is not a list of names"
         if not (isinstance(self.settings, dict) and isinstance(self.clips, list)):
             return "the settings are not an object, or the clips not a list"
+        for name, spec in self.specs.items():
+            if spec != spec.complete():
+                return f"the spec of {name!r} lacks a value"
         for number, one in enumerate(self.segments):
             texts = (one.id, one.video, one.split, one.label, one.wearer)
             if not all(isinstance(text, str) for text in texts[:3] + tuple(x for x in texts[3:] if x is not None)):

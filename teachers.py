@@ -284,7 +284,10 @@ class Teacher(nn.Module):
         settings = dict(arguments)
         network, options = NETWORKS[settings.pop("network")], settings.pop("options")
         with torch.device("meta"):  # the weights are loaded later: use no memory and no random numbers
-            net = network(**options)
+            net = network(**options).eval()
+            clip = ClipSpec(**settings["clip_spec"]).complete()
+            with torch.no_grad():  # arguments that do not fit each other are an error now, and not in the first batch
+                net(torch.empty(1, 3, clip.frames, clip.size, clip.size))
         spec, pixels = ClipSpec(**settings.pop("clip_spec")), Pixels(**settings.pop("pixels"))
         return cls(net, clip_spec=spec, pixels=pixels, class_names=class_names, **settings)
 

@@ -461,7 +461,7 @@ class Store(Format):
     name = "store"
     # {file: results that may change with it}; the file of an array changes the array
     ALLOWED: ClassVar[dict[str, set[str]]] = {
-        "store.json": {"settings", "class_names", "specs"},
+        "store.json": {"settings", "class_names", "specs", "clips", "failures"},
         "segments.json": {"clips", "splits", "wearers", "failures", "counts"},
         "clips.json": {"clips", "failures"},
         "failures.jsonl": {"failures"},

@@ -778,3 +778,15 @@ def test_a_file_of_an_earlier_or_later_version_says_so(tmp_path, version):
     checkpoints.write_checkpoint(path, {"format": f"yours {version}"})
     with pytest.raises(EgoDistillError, match="is not an 'mine 1' file"):
         checkpoints.read_checkpoint(path, "mine 1")
+
+
+def test_an_archive_whose_names_are_not_text_is_damaged(tmp_path):
+    path = tmp_path / "m.pt"
+    small_student().save(path)
+    content = bytearray(path.read_bytes())
+    place = content.rindex(b"PK\x01\x02")  # the last entry of the directory
+    content[place + 8 : place + 10] = (1 << 11).to_bytes(2, "little")  # its name is UTF-8 ...
+    content[place + 46] = 0x81
+    path.write_bytes(content)
+    with pytest.raises(EgoDistillError, match=r"m\.pt cannot be read as a checkpoint: a damaged archive"):
+        EgoDistill.load(path)

@@ -300,3 +300,29 @@ def test_clips_lie_where_the_rule_says():
 def test_times_of_the_ends_are_those_of_the_whole_clip():
     for count, expected in ((2, [3.0, 4.5]), (3, [3.0, 3.75, 4.5])):
         assert ClipSpec(frames=count, sampling="ends", seconds=1.5).times(3.0).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"frames": True},
+        {"frames": 2.0},
+        {"frames": -1},
+        {"frames": 1, "size": 224.0},
+        {"frames": 1, "size": 0},
+        {"imu_samples": 1, "imu_rate": math.nan},
+        {"seconds": math.inf},
+        {"seconds": "2"},
+        {"frames": 1, "size": 10**9},
+        {"imu_samples": 2**40},
+    ],
+)
+def test_a_spec_has_whole_and_bounded_numbers(values):
+    with pytest.raises(DataError, match=r"whole numbers from 0 on|a clip may have 134217728 pixels"):
+        clips.ClipSpec(**values)
+
+
+def test_a_spec_takes_the_largest_clip_and_numbers_of_numpy():
+    assert clips.ClipSpec(frames=np.int64(128), size=1024, seconds=np.float32(2)).frames == 128
+    with pytest.raises(DataError, match="may have"):
+        clips.ClipSpec(frames=129, size=1024)

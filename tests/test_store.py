@@ -772,3 +772,12 @@ def test_a_clip_is_consumed_when_all_outputs_are_written(tmp_path):
     every.write(names[1], [1, 2], np.ones((2, 1)))
     assert writer.is_consumed(rows).tolist() == [False, True, False]
     assert writer.is_consumed(rows[::-1][:2]).tolist() == [False, True]
+
+
+def test_a_spec_without_a_value_is_damage(store, tmp_path):
+    shutil.copytree(store.path, tmp_path / "s")
+    header = json.loads((tmp_path / "s" / "store.json").read_text())
+    header["specs"]["imu"]["seconds"] = None
+    (tmp_path / "s" / "store.json").write_text(json.dumps(header))
+    with pytest.raises(data.DataError, match="the spec of 'imu' lacks a value"):
+        data.ClipStore(tmp_path / "s")

@@ -1247,3 +1247,22 @@ def test_one_pass_refuses_clips_of_another_length(two_passes, tmp_path):
     with pytest.raises(DataError, match=r"clips of 2\.667 s, those of a store 2\.133 s.*seconds="):
         data.prepare(segments, tmp_path / "s", consumer=consumer, **options)
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("options", "dropout", math.nan),
+        ("options", "pool", True),
+        ("clip_spec", "size", 24.0),
+        ("clip_spec", "size", 10**9),
+    ],
+)
+def test_forged_arguments_are_refused_when_a_teacher_is_loaded(tmp_path, part, name, value):
+    path = tmp_path / "t.pt"
+    small("x3d_m").save(path)
+    content = torch.load(path, weights_only=True)
+    content["arguments"][part][name] = value
+    torch.save(content, path)
+    with pytest.raises(EgoDistillError, match=r"t\.pt"):
+        teachers.Teacher.load(path)
