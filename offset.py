@@ -26,7 +26,7 @@ from av.video.reformatter import VideoReformatter
 
 from egodistill import DataError
 from egodistill.imu import Imu, read_imu
-from egodistill.video import VideoError, clock_zero, open_video, probe, video_stream
+from egodistill.video import VideoError, clock_zero, demux, open_video, probe, video_stream
 
 __all__ = ["Faults", "Offset", "Excerpt", "Survey", "estimate_offset", "offset_of", "ordered_frames", "survey"]
 
@@ -167,7 +167,7 @@ class _Surveyor:
                 self.container.seek(place, stream=self.stream, backward=True)
             except av.error.FFmpegError:  # beyond the end of a truncated file
                 return
-        for packet in self.container.demux(self.stream):
+        for packet in demux(self.container, self.stream):
             if packet.is_keyframe and packet.pts is not None:
                 self.keys.add(round(self._seconds(packet.pts), 6))
             yield packet

@@ -34,6 +34,7 @@ from egodistill.video import (
     FrameReader,
     VideoError,
     clock_zero,
+    demux,
     discard_others,
     frames_at,
     open_video,
@@ -482,7 +483,7 @@ class _Copier:
 
     def _pictures(self) -> Iterator[av.Packet]:
         """Yield the packets to decode, and copy those of the other streams on the way."""
-        for packet in self.source.demux([self.stream, *self.copied]):
+        for packet in demux(self.source, self.stream, *self.copied):
             if packet.stream is self.stream:
                 yield packet
             elif packet.dts is None or packet.pts is None:

@@ -42,6 +42,7 @@ __all__ = [
     "audio_at",
     "clip_times",
     "clock_zero",
+    "demux",
     "discard_others",
     "frames_at",
     "log_mel",
@@ -234,7 +235,7 @@ class FrameReader:
                 container.seek(0)
         # Other formats add entries while they read; these have gaps.
         self.has_table = len(stream.index_entries) > 1
-        self._start(container.demux(stream))
+        self._start(demux(container, stream))
         self._look_ahead()
         entries = stream.index_entries  # some formats list decoding times, others presentation times
         listed = len(entries) and self.ahead and self.ahead[0].pts is not None
@@ -417,7 +418,7 @@ class FrameReader:
                 self.container.seek(math.floor(start), stream=self.stream)
             except av.error.FFmpegError:  # the container cannot seek: continue decoding
                 return
-            self._start(self.container.demux(self.stream))
+            self._start(demux(self.container, self.stream))
             self._look_ahead()
             while back < math.inf and self.ahead and not self.ahead[0].is_keyframe:
                 self.ahead.clear()
@@ -525,7 +526,7 @@ class FrameReader:
             for listed in (before, after):
                 if listed is not None:
                     self.container.seek(listed + self.lag, stream=self.stream)
-                    found = filter(_is_key, self.container.demux(self.stream))
+                    found = filter(_is_key, demux(self.container, self.stream))
                     keys += itertools.islice((key for key in found if key.pts >= listed), 1)
         else:  # the index does not reach that far: read on, without decoding
             self._seek(ticks)
@@ -638,6 +639,16 @@ def discard_others(container: av.container.InputContainer, streams: Sequence[av.
     for stream in container.streams:
         if hasattr(stream, "discard"):
             stream.discard = av.stream.Discard.default if stream in streams else av.stream.Discard.all
+
+
+def demux(container: av.container.InputContainer, *streams: av.stream.Stream) -> Iterator[av.Packet]:
+    """Yield the packets of these streams. PyAV raises IndexError for a stream that begins later; skip its packets."""
+    while True:
+        try:
+            yield from container.demux(*streams)
+            return
+        except IndexError:  # one packet has been read: go on with the next
+            continue
 
 
 def clock_zero(container: av.container.InputContainer) -> float:
@@ -777,7 +788,7 @@ class _Sound:
     def pieces(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the sound from here on: number of the first sample since the video's zero, samples."""
         self.resampler = None
-        for packet in self.container.demux(self.stream):
+        for packet in demux(self.container, self.stream):
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError:

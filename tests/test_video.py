@@ -5,6 +5,7 @@ import os
 import socketserver
 import wave
 from pathlib import Path
+from typing import ClassVar
 
 import av
 import numpy as np
@@ -29,6 +30,7 @@ from egodistill.video import (
     FrameReader,
     VideoError,
     clip_times,
+    demux,
     frames_at,
     log_mel,
     open_video,
@@ -693,3 +695,20 @@ def test_max_hold_reaches_every_decoder(tmp_path, exact):
     assert number_of(found[10]) == (74 if exact else 70)
     with pytest.raises(VideoError, match=r"no frame at 10\.000 s"):
         read_frames(video, times, exact=exact, threads=2)
+
+
+def test_a_stream_that_begins_later_costs_its_own_packets_only():
+    """PyAV knows the streams of the header only."""
+
+    class Container:
+        left: ClassVar = ["a", IndexError, "b", IndexError, IndexError, "c"]
+
+        def demux(self, *streams):
+            assert streams == ("first", "second")
+            while self.left:
+                packet = self.left.pop(0)
+                if packet is IndexError:
+                    raise IndexError("list index out of range")
+                yield packet
+
+    assert list(demux(Container(), "first", "second")) == ["a", "b", "c"]
