@@ -45,6 +45,7 @@ __all__ = [
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_SECONDS, IMU_RATE, IMU_SAMPLES = 64 / 30, 198.0, 422  # the paper's clips: seconds, Hz, samples
 LARGEST_SIZE = 1 << 17  # classes, frames, pixels, samples, ...: a number beyond it is an error
+LARGEST_DEPTH = 1000  # layers of the fusion network
 LARGEST_CLIP = 1 << 26  # pixels of all frames of a clip: 16 frames of 2048 x 2048
 LARGEST_BLOCK = 16  # channels: the largest block of oneDNN's kernels (AVX-512)
 
@@ -608,6 +609,8 @@ class EgoDistill(nn.Module):
         for name, size in sizes.items():
             if not (isinstance(size, numbers.Integral) and 1 <= size <= LARGEST_SIZE):
                 raise ValueError(f"{name}={size!r} must be a whole number, at least 1 and at most {LARGEST_SIZE}")
+        if not (isinstance(fusion_layers, numbers.Integral) and 0 <= fusion_layers <= LARGEST_DEPTH):
+            raise ValueError(f"fusion_layers={fusion_layers!r} must be a whole number, at most {LARGEST_DEPTH}")
         if num_frames * (frame_size or 1) ** 2 > LARGEST_CLIP:
             raise ValueError(f"num_frames={num_frames} of frame_size={frame_size} pixels are too large for a clip")
         for name, value in (("imu_rate", imu_rate), ("clip_seconds", clip_seconds)):

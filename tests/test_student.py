@@ -489,3 +489,9 @@ def test_frames_have_the_size_and_statistics_of_the_networks_weights():
         transforms = published.transforms()
         assert student.pixel_statistics(name) == (tuple(transforms.mean), tuple(transforms.std)), name
         assert size == torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].transforms().crop_size[0], name
+
+
+@pytest.mark.parametrize("layers", [1001, 10**9, -1, 1.5])
+def test_a_fusion_network_has_a_bounded_depth(layers):
+    with pytest.raises(ValueError, match=r"fusion_layers=\S+ must be a whole number, at most 1000"):
+        EgoDistill(4, image_weights=None, image_encoder="resnet10x4", fusion_layers=layers)
