@@ -273,7 +273,8 @@ def prepare(
                 f"build the teacher with seconds={CLIP_SECONDS}"
             )
         spec = dataclasses.asdict(consumer.spec)
-        settings["consumer"] = {**consumer.record, "arrays": list(consumer.arrays), "spec": spec}
+        about = {"arrays": list(consumer.arrays), "spec": spec, "batch_size": consumer.batch_size}
+        settings["consumer"] = {**consumer.record, **about}
     if not segments:
         raise DataError("no segments to prepare; give at least one")
     counts = (*settings["num_frames"], frame_size, 1 if clip_frames is None else clip_frames, clip_size)

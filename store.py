@@ -824,6 +824,7 @@ class Pending:
         self.spec = ClipSpec(**store.settings["consumer"]["spec"])
         ((_, shape),) = [entry for name, entry in self.spec.arrays("clip").items() if name == "clip"]
         self.room = max(64, WAITING_BYTES // math.prod(shape))
+        self.batch_size = store.settings["consumer"]["batch_size"]
 
     def tidy(self) -> None:
         """Remove files that nobody will read, and mark the rows whose frames are lost as missing."""
@@ -849,7 +850,7 @@ class Pending:
     def put(self, row: int, frames: np.ndarray, together: Sequence[int]) -> None:
         """Write the frames of a row; ``together`` are the rows of its recording. Wait while too many others wait."""
         before, moved = None, time.monotonic()
-        while len(waiting := self.rows()) >= self.room and self.store.missing().min(initial=row) not in together:
+        while len(waiting := self.rows()) >= self.room and not self.is_needed(waiting, together):
             if waiting != before:
                 before, moved = waiting, time.monotonic()
             elif time.monotonic() - moved > 60:  # the consumer needs a recording that nobody decodes yet
@@ -857,6 +858,11 @@ class Pending:
             time.sleep(0.05)
         with files.atomic_write(self.file(row)) as part, open(part, "wb") as file:
             np.save(file, frames)
+
+    def is_needed(self, waiting: set[int], together: Sequence[int]) -> bool:
+        """Return whether the consumer cannot go on without these rows: its next batch ends among or after them."""
+        first = self.store.missing().min(initial=len(self.store))
+        return first in together and sum(row < first for row in waiting) < self.batch_size
 
     def read(self, rows: Sequence[int]) -> np.ndarray:
         """Return the frames of rows, uint8 [B, T, 3, H, W]."""
