@@ -420,9 +420,9 @@ def read(
 ) -> Iterator[tuple[dict[str, Tensor], float]]:
     """Yield batches of these rows of the store, with the seconds waited for each; a thread reads the next batch ahead.
 
-    A batch holds the arrays `names`, "label" [b] and "row" [b] (on the CPU); a value that is not finite is a DataError
-    that names its clip. `pick` selects the rows of a batch that
-    are read. `change` modifies a batch in place, on the CPU, in the thread that reads.
+    A batch holds the arrays `names`, "label" [b] and "row" [b] (on the CPU). `pick` selects the rows of a batch that
+    are read. `change` modifies a batch in place, on the CPU, in the thread that reads. Raise DataError, which names
+    the clips, for a value that is not finite.
 
     >>> import torch
     >>> from egodistill import batches, data

@@ -141,22 +141,31 @@ def is_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
+class SizeLimit:
+    """Count the parameters and buffers that a thread registers. Raise EgoDistillError if there are too many."""
+
+    def __init__(self, size: int, count: int) -> None:
+        self.about = f"its {count} weights, {size / 1e6:.1f} MB"
+        self.thread, self.size, self.count = threading.get_ident(), size + SPARE_BYTES, count + SPARE_TENSORS
+
+    def __call__(self, module: nn.Module, name: str, tensor: Tensor | None) -> None:
+        if tensor is None or threading.get_ident() != self.thread:
+            return
+        self.size -= tensor.numel() * tensor.element_size()
+        self.count -= 1
+        if min(self.size, self.count) < 0:
+            raise EgoDistillError(f"the model would be larger than {self.about}")
+
+
 @contextlib.contextmanager
 def limited_size(size: int, count: int) -> Iterator[None]:
     """Limit the models that are built to ``count`` parameters and buffers of ``size`` bytes in total, those of a file.
 
     Each is counted before its memory is written to. Raise EgoDistillError, in the constructor, for more.
     """
-    thread, left = threading.get_ident(), [size + SPARE_BYTES, count + SPARE_TENSORS]
-
-    def count_tensor(module: nn.Module, name: str, tensor: Tensor | None) -> None:
-        if tensor is not None and threading.get_ident() == thread:
-            left[:] = left[0] - tensor.numel() * tensor.element_size(), left[1] - 1
-            if min(left) < 0:
-                raise EgoDistillError(f"the model would be larger than its {count} weights, {size / 1e6:.1f} MB")
-
+    limit = SizeLimit(size, count)
     hooks = [
-        register(count_tensor)
+        register(limit)
         for register in (register_module_parameter_registration_hook, register_module_buffer_registration_hook)
     ]
     try:

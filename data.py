@@ -36,18 +36,17 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from egodistill import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, files
 from egodistill.annotations import Segment, SegmentList, read_csv, read_ego4d, read_epic_kitchens, with_imu_offsets
 from egodistill.clips import ClipSpec, Recording, clip_starts, decode_clips, frames_name, open_recording
 from egodistill.imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu
-from egodistill.store import ClipStore, Pending, StoreWriter, folds
+from egodistill.one_pass import Consumer, Pending
+from egodistill.store import ClipStore, StoreWriter, folds
 from egodistill.video import (
     MAX_HOLD,
     VideoError,
@@ -221,7 +220,8 @@ def prepare(
     ``workers`` processes decode one video each (None: one per core, 1: no other processes). The
     same call continues a run that was killed. A clip that cannot be decoded is recorded with the
     reason in ``failures.jsonl``, and skipped until a call with ``retry_failed``. If a file has changed
-    since its clips were prepared, ``retry_failed`` prepares them all again; without it, the call fails.
+    since its clips were prepared (size, or one of its ends), ``retry_failed`` prepares them all again;
+    without it, the call fails.
 
     Several machines can fill one folder: each call decodes the recordings of its ``rank`` of
     ``world_size``. The machines do not communicate and may start at any time. Pass
@@ -307,7 +307,7 @@ def prepare(
     by_size = sorted(filter(None, jobs), key=len, reverse=True)  # the longest first, so that no process ends late
     processes = min(workers, len(by_size))
     if consumer is not None:
-        prepare_for(consumer, store, sorted(by_size), max(1, processes), progress)
+        fill_for_consumer(consumer, store, sorted(by_size), max(1, processes), progress)
     else:
         with _Progress(store, progress):
             if processes > 1:
@@ -337,23 +337,7 @@ def _check_failures(store: ClipStore, total: int, max_bad: float) -> None:
         warnings.warn(text, stacklevel=3)
 
 
-class Consumer(Protocol):
-    """What reads frames of all clips while `prepare()` decodes them, so that the store need not keep these frames.
-
-    `teachers.Extraction` is one. ``record`` are JSON values: a store is continued only with equal ones.
-    """
-
-    spec: ClipSpec  # the frames that it reads
-    arrays: Sequence[str]  # what it adds to the store
-    record: Mapping[str, Any]
-    batch_size: int
-
-    def open(self, store: ClipStore) -> contextlib.AbstractContextManager[Callable[[np.ndarray, np.ndarray], None]]:
-        """Return a context with a function that takes rows of the store and their frames uint8 [B, T, 3, H, W]."""
-        ...
-
-
-def prepare_for(
+def fill_for_consumer(
     consumer: Consumer, store: StoreWriter, jobs: Sequence[list[int]], workers: int, progress: bool
 ) -> None:
     """Decode clips in processes, and give the frames to a consumer in batches of finished clips, in their order.
@@ -362,7 +346,7 @@ def prepare_for(
     """
     pending, processes = Pending(store), _Processes(store, jobs, workers)
     with (
-        consumer.open(store.everything()) as consume,
+        consumer.open(ClipStore(store.path, unfinished=True).everything()) as consume,
         concurrent.futures.ThreadPoolExecutor(1) as pool,
         files.Progress("prepare", len(store), show=progress) as bar,
     ):

@@ -24,7 +24,6 @@ import os
 import re
 import shlex
 import shutil
-import time
 import warnings
 import zlib
 from collections import Counter, defaultdict
@@ -46,7 +45,6 @@ STATUS = ("missing", "ok", "failed")
 # Arrays of every store, one value per clip. "checksum" covers all prepared arrays of the clip.
 BOOKKEEPING = {"status": ("uint8", ()), "label": ("int64", ()), "segment": ("int64", ()), "checksum": ("uint32", ())}
 ARRAY_NAME = re.compile(r"\w[\w.-]*")
-WAITING_BYTES = 2 << 30  # of frames that wait for a consumer of `data.prepare()`
 # Names that no file on Windows can have, whatever its suffix.
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")}
 
@@ -449,6 +447,12 @@ class ClipStore:
         vars(view).update(_rows=chosen)
         return view
 
+    def everything(self) -> ClipStore:
+        """Return a view of all rows of the folder, finished or not, for what is added while they are written."""
+        view = copy.copy(self)
+        vars(view).update(_rows=np.arange(len(self._files)))
+        return view
+
     @property
     def wearers(self) -> list[str | None]:
         """Return the wearer of the camera of each clip; None if the annotations do not name one."""
@@ -518,7 +522,9 @@ class ClipStore:
             values = values.astype(array.dtype, copy=False)
         if broken := _not_finite(values):
             ids = [self._files.segment(row).id for row in np.atleast_1d(rows)[broken[:5]]]
-            raise DataError(f"{self.path}: {name!r} would not be finite for {len(broken)} clips, such as {ids}")
+            raise DataError(
+                f"{self.path}: {name!r} would not be finite for {len(broken)} clips, such as {ids}; check what made it"
+            )
         array[rows] = values
         self._files.array(f"{name}.done", "r+")[rows] = 1
 
@@ -624,9 +630,13 @@ class StoreWriter:
         """Return the rows that are written, int [m]."""
         return np.flatnonzero(self._status == OK)
 
-    def retry(self, rows: np.ndarray, *, all: bool = False) -> None:
-        """Mark failed rows, among these, as missing; with ``all``, all of them."""
-        self._status[rows if all else rows[self._status[rows] == FAILED]] = MISSING
+    def reset(self, rows: np.ndarray) -> None:
+        """Mark rows as missing, so that they are written again."""
+        self._status[rows] = MISSING
+
+    def retry(self, rows: np.ndarray) -> None:
+        """Mark failed rows, among these, as missing."""
+        self.reset(rows[self._status[rows] == FAILED])
 
     def is_consumed(self, rows: np.ndarray) -> np.ndarray:
         """Return whether the arrays of a consumer are written for these rows, bool [m]."""
@@ -635,12 +645,6 @@ class StoreWriter:
         if not all(mark in self._files.arrays for mark in marks):
             return np.zeros(len(rows), bool)
         return np.all([self._files.array(mark)[rows] != 0 for mark in marks], axis=0)
-
-    def everything(self) -> ClipStore:
-        """Return a store of all rows, finished or not, for what is added while they are written."""
-        store = ClipStore(self.path, unfinished=True)
-        vars(store).update(_rows=np.arange(len(self)))
-        return store
 
     def record_sources(self, sources: Sequence[str]) -> None:
         """Record the signatures of files from which clips will be written."""
@@ -671,7 +675,7 @@ class StoreWriter:
                 if not changed.keys().isdisjoint(self.segment(rows[0]).recording.files):
                     for mark in marks:
                         mark[rows] = 0
-                    self._status[rows] = MISSING
+                    self.reset(rows)
             for file, now in changed.items():
                 files.append_line(self.path / "sources.jsonl", {"file": file, "signature": now})
 
@@ -810,68 +814,6 @@ def folds(store: ClipStore, count: int, by: str = "wearer") -> np.ndarray:
         fold_of[group] = filled.index(min(filled))
         filled[fold_of[group]] += sizes[group]
     return np.array([fold_of[group] for group in groups], np.int64)
-
-
-class Pending:
-    """Frames of clips that `data.prepare()` has decoded and its consumer has not read yet: a file each, in a folder.
-
-    The store keeps none of them. At most about 2 GB wait: then `put()` waits, too, unless the consumer needs this
-    recording first. Rows are counted in the whole store.
-    """
-
-    def __init__(self, store: StoreWriter) -> None:
-        self.store, self.folder = store, store.path / "pending"
-        self.spec = ClipSpec(**store.settings["consumer"]["spec"])
-        ((_, shape),) = [entry for name, entry in self.spec.arrays("clip").items() if name == "clip"]
-        self.room = max(64, WAITING_BYTES // math.prod(shape))
-        self.batch_size = store.settings["consumer"]["batch_size"]
-
-    def tidy(self) -> None:
-        """Remove files that nobody will read, and mark the rows whose frames are lost as missing."""
-        self.folder.mkdir(exist_ok=True)
-        wanted = set(self.lacking().tolist())
-        found = self.rows()
-        for row in found - wanted:
-            self.file(row).unlink()
-        self.store.retry(np.array(sorted(wanted - found), np.int64), all=True)
-
-    def lacking(self) -> np.ndarray:
-        """Return the written rows whose frames the consumer has not read, int [m], ascending."""
-        rows = self.store.finished()
-        return rows[~self.store.is_consumed(rows)]
-
-    def rows(self) -> set[int]:
-        """Return the rows whose frames wait."""
-        return {int(name.removesuffix(".npy")) for name in os.listdir(self.folder) if name[:1].isdigit()}
-
-    def file(self, row: int) -> Path:
-        return self.folder / f"{row}.npy"
-
-    def put(self, row: int, frames: np.ndarray, together: Sequence[int]) -> None:
-        """Write the frames of a row; ``together`` are the rows of its recording. Wait while too many others wait."""
-        before, moved = None, time.monotonic()
-        while len(waiting := self.rows()) >= self.room and not self.is_needed(waiting, together):
-            if waiting != before:
-                before, moved = waiting, time.monotonic()
-            elif time.monotonic() - moved > 60:  # the consumer needs a recording that nobody decodes yet
-                break
-            time.sleep(0.05)
-        with files.atomic_write(self.file(row)) as part, open(part, "wb") as file:
-            np.save(file, frames)
-
-    def is_needed(self, waiting: set[int], together: Sequence[int]) -> bool:
-        """Return whether the consumer cannot go on without these rows: its next batch ends among or after them."""
-        first = self.store.missing().min(initial=len(self.store))
-        return first in together and sum(row < first for row in waiting) < self.batch_size
-
-    def read(self, rows: Sequence[int]) -> np.ndarray:
-        """Return the frames of rows, uint8 [B, T, 3, H, W]."""
-        return np.stack([np.load(self.file(row)) for row in rows])
-
-    def remove(self, rows: Sequence[int]) -> None:
-        """Remove the frames of rows that the consumer has read."""
-        for row in rows:
-            self.file(row).unlink()
 
 
 # ---------------------------------------------------------------------------------------------------------------

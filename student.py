@@ -46,7 +46,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_SECONDS, IMU_RATE, IMU_SAMPLES = 64 / 30, 198.0, 422  # the paper's clips: seconds, Hz, samples
 LARGEST_SIZE = 1 << 17  # classes, frames, pixels, samples, ...: a number beyond it is an error
 LARGEST_DEPTH = 1000  # layers of the fusion network
-LARGEST_CLIP = 1 << 26  # pixels of all frames of a clip: 16 frames of 2048 x 2048
+LARGEST_CLIP = 1 << 27  # pixels of all frames of a clip, as in clips.py
 LARGEST_BLOCK = 16  # channels: the largest block of oneDNN's kernels (AVX-512)
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])

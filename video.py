@@ -511,8 +511,10 @@ class FrameReader:
         frame = self.decoded[pts]
         if pts == self.wanted and len(self.stamps) > 1:
             self.until = self.stamps[1]
-            around = (pts, self.until) if past else (None, pts)
-            return frame if (past and ticks - pts <= self.longest) or not self._hides(*around, ticks) else None
+            if past and ticks - pts <= self.longest:
+                return frame
+            before, after = (pts, self.until) if past else (None, pts)
+            return None if self._hides(before, after, ticks) else frame
         # The last frame, or the one before a lost frame, must not hide what is missing.
         end = pts + min(frame.duration or self.usual, self.longest) + _END_TOLERANCE * self.second
         return frame if pts - self.longest <= ticks <= end else None
@@ -598,9 +600,9 @@ def open_video(video: str | os.PathLike) -> Iterator[av.container.InputContainer
     """Yield an open container, closed at the end of the block; FFmpeg's errors become VideoErrors."""
     path = Path(video)
     if not path.is_file():
-        what = "not a regular file" if path.exists() else "no such file"
-        what = "a link that leads to no file" if path.is_symlink() and not path.exists() else what
-        raise VideoError(f"{video}: {'a folder, not a file' if path.is_dir() else what}")
+        kinds = {"a folder, not a file": path.is_dir(), "not a regular file": path.exists()}
+        kinds |= {"a link that leads to no file": path.is_symlink(), "no such file": True}
+        raise VideoError(f"{video}: {next(what for what, true in kinds.items() if true)}")
     if not path.stat().st_size:
         raise VideoError(f"{video}: the file is empty (0 bytes)")
     # torchvision up to 0.25 enables PyAV's logging when it is imported. Decoder threads then need the interpreter lock

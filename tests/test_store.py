@@ -763,7 +763,7 @@ def test_a_clip_is_consumed_when_all_outputs_are_written(tmp_path):
     segments, names = segments_of([3]), ["t.feature", "t.logits"]
     options = {"arrays": {"x": ("float32", (1,))}, "settings": {"consumer": {"arrays": names}}}
     writer = StoreWriter.begin(tmp_path / "s", segments, lambda: [(k, 0.0) for k in range(3)], {}, ["x"], **options)
-    every, rows = writer.everything(), np.arange(3)
+    every, rows = ClipStore(writer.path, unfinished=True).everything(), np.arange(3)
     assert writer.is_consumed(rows).tolist() == [False] * 3
     for name in names:
         every.add(name, (1,), np.float32)

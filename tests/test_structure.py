@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif("egodistill" not in MODULES, reason="not a check
 ARROWS = {
     # doors
     "egodistill": "",
-    "data": "egodistill annotations clips files imu store video",
+    "data": "egodistill annotations clips files imu one_pass store video",
     "teachers": "egodistill batches checkpoints clips files runtime store student video_convnets video_transformers",
     "cli": "egodistill files",
     # method
@@ -39,6 +39,7 @@ ARROWS = {
     "annotations": "egodistill clips files video",
     "clips": "egodistill imu video",
     "store": "egodistill annotations clips files",
+    "one_pass": "clips files store",
     "video": "",
     "imu": "",
     "gpmf": "",

@@ -24,7 +24,8 @@ from torchvision.models.video import r3d_18, swin3d_t
 
 from egodistill import DataError, EgoDistillError, Output, batches, data, files, teachers
 from egodistill.clips import ClipSpec
-from egodistill.store import Pending, StoreFiles, StoreWriter, outputs_record
+from egodistill.one_pass import Pending
+from egodistill.store import StoreFiles, StoreWriter, outputs_record
 
 # --- the published models --------------------------------------------------------------------
 

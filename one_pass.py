@@ -1,0 +1,107 @@
+"""What reads the frames of clips while `data.prepare()` decodes them, and the frames that wait for it.
+
+    from egodistill import data, teachers
+
+    data.prepare(segments, "store", consumer=teachers.Extraction(teacher))      # a teacher's outputs, not its frames
+
+The decoding processes write the frames of each clip to a file; `data.prepare()` reads them in the order of the store,
+gives them to a `Consumer` in batches, and removes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from egodistill import files
+from egodistill.clips import ClipSpec
+from egodistill.store import ClipStore, StoreWriter
+
+__all__ = ["Consumer", "Pending"]
+
+WAITING_BYTES = 2 << 30  # of all frames that wait
+
+
+class Consumer(Protocol):
+    """What reads frames of all clips while `prepare()` decodes them, so that the store need not keep these frames.
+
+    `teachers.Extraction` is one. ``record`` are JSON values: a store is continued only with equal ones.
+    """
+
+    spec: ClipSpec  # the frames that it reads
+    arrays: Sequence[str]  # what it adds to the store
+    record: Mapping[str, Any]
+    batch_size: int
+
+    def open(self, store: ClipStore) -> contextlib.AbstractContextManager[Callable[[np.ndarray, np.ndarray], None]]:
+        """Return a context with a function that takes rows of the store and their frames uint8 [B, T, 3, H, W]."""
+        ...
+
+
+class Pending:
+    """Frames of clips that `data.prepare()` has decoded and its consumer has not read yet: a file each, in a folder.
+
+    The store keeps none of them. At most about 2 GB wait: then `put()` waits, too, unless the consumer needs this
+    recording first. Rows are counted in the whole store.
+    """
+
+    def __init__(self, store: StoreWriter) -> None:
+        self.store, self.folder = store, store.path / "pending"
+        self.spec = ClipSpec(**store.settings["consumer"]["spec"])
+        ((_, shape),) = [entry for name, entry in self.spec.arrays("clip").items() if name == "clip"]
+        self.room = max(64, WAITING_BYTES // math.prod(shape))
+        self.batch_size = store.settings["consumer"]["batch_size"]
+
+    def tidy(self) -> None:
+        """Remove files that nobody will read, and mark the rows whose frames are lost as missing."""
+        self.folder.mkdir(exist_ok=True)
+        wanted = set(self.lacking().tolist())
+        found = self.rows()
+        for row in found - wanted:
+            self.file(row).unlink()
+        self.store.reset(np.array(sorted(wanted - found), np.int64))
+
+    def lacking(self) -> np.ndarray:
+        """Return the written rows whose frames the consumer has not read, int [m], ascending."""
+        rows = self.store.finished()
+        return rows[~self.store.is_consumed(rows)]
+
+    def rows(self) -> set[int]:
+        """Return the rows whose frames wait."""
+        return {int(name.removesuffix(".npy")) for name in os.listdir(self.folder) if name[:1].isdigit()}
+
+    def file(self, row: int) -> Path:
+        return self.folder / f"{row}.npy"
+
+    def put(self, row: int, frames: np.ndarray, together: Sequence[int]) -> None:
+        """Write the frames of a row; ``together`` are the rows of its recording. Wait while too many others wait."""
+        before, moved = None, time.monotonic()
+        while len(waiting := self.rows()) >= self.room and not self.is_needed(waiting, together):
+            if waiting != before:
+                before, moved = waiting, time.monotonic()
+            elif time.monotonic() - moved > 60:  # the consumer needs a recording that nobody decodes yet
+                break
+            time.sleep(0.05)
+        with files.atomic_write(self.file(row)) as part, open(part, "wb") as file:
+            np.save(file, frames)
+
+    def is_needed(self, waiting: set[int], together: Sequence[int]) -> bool:
+        """Return whether the consumer cannot go on without these rows: its next batch ends among or after them."""
+        first = self.store.missing().min(initial=len(self.store))
+        return first in together and sum(row < first for row in waiting) < self.batch_size
+
+    def read(self, rows: Sequence[int]) -> np.ndarray:
+        """Return the frames of rows, uint8 [B, T, 3, H, W]."""
+        return np.stack([np.load(self.file(row)) for row in rows])
+
+    def remove(self, rows: Sequence[int]) -> None:
+        """Remove the frames of rows that the consumer has read."""
+        for row in rows:
+            self.file(row).unlink()
