@@ -376,10 +376,9 @@ def run_prepare(a: argparse.Namespace) -> None:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ValueError(f"{names}: only with --teacher-file, which runs a teacher in the same pass")
     if a.teacher_file:
-        from egodistill import teachers  # Imported late, because it needs torch.
+        from egodistill import model_commands  # Imported late, because it needs torch.
 
-        teacher = teachers.Teacher.load(a.teacher_file)
-        one_pass = {"consumer": teachers.Extraction(teacher, **given), "class_names": teacher.class_names}
+        one_pass = model_commands.one_pass(a.teacher_file, given)
     store = data.prepare(
         segments,
         a.out,

@@ -14,7 +14,7 @@ import csv
 import json
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -165,6 +165,12 @@ def load_teacher(path: str) -> teachers.Teacher:
             f"which `egodistill finetune` writes"
         )
     return model
+
+
+def one_pass(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `data.prepare()` for the teacher in a file and options of `teachers.Extraction`."""
+    teacher = load_teacher(path)
+    return {"consumer": teachers.Extraction(teacher, **given), "class_names": teacher.class_names}
 
 
 def inference_options(parser: argparse.ArgumentParser) -> None:

@@ -1660,7 +1660,7 @@ ARRIVALS = {
         (
             "t.csv --out {tmp}/s --teacher-file t.pt --batch-size 5 --precision bf16 --device cpu",
             {
-                "teacher_file.path": "t.pt",
+                "load_teacher.path": "t.pt",
                 "Extraction.batch_size": 5,
                 "Extraction.precision": "bf16",
                 "Extraction.device": "cpu",
@@ -1928,7 +1928,6 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(teachers, "load", lambda given: small_teacher())
     spies.put(teachers, "extract")
     teacher.class_names = list("1234")
-    spies.put(teachers.Teacher, "load", teacher, label="teacher_file")
     spies.put(teachers, "Extraction", lambda given: argparse.Namespace(kind="one pass"))
     spies.put(inference, "evaluate", evaluation)
     spies.put(inference, "predict", [inference.Prediction(0.0, 2.0, [("open", 0.5)])])

@@ -65,7 +65,7 @@ ARROWS = {
 LATE = {
     "egodistill": "cli",  # `python -m egodistill`, at the end of the file
     "cli": "runtime",  # it needs torch, and a list of the commands does not
-    "commands": "teachers",  # the same: only `prepare --teacher-file` needs it
+    "commands": "model_commands",  # the same: only `prepare --teacher-file` needs it
 }
 COPYABLE = ("student", "video_transformers", "video_convnets", "video", "imu", "gpmf")
 
