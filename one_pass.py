@@ -78,6 +78,7 @@ class Pending:
         return {int(name.removesuffix(".npy")) for name in os.listdir(self.folder) if name[:1].isdigit()}
 
     def file(self, row: int) -> Path:
+        """Return the path of a row's frames."""
         return self.folder / f"{row}.npy"
 
     def put(self, row: int, frames: np.ndarray, together: Sequence[int]) -> None:
