@@ -18,8 +18,10 @@ import functools
 import gc
 import inspect
 import os
+import platform
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, get_args
@@ -241,11 +243,15 @@ def join_processes(device: torch.device) -> None:
             torch.cuda.set_device(device)
         backend, rendezvous = "nccl" if device.type == "cuda" else "gloo", {}
         with distributed_errors():
-            if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and on_one_machine():
-                rendezvous = {"store": torchrun_store(), **share}
+            if uses_agent_store():
+                threading.Thread(target=end_with_agent, args=[os.getppid()], daemon=True).start()
+                store = torchrun_store(TIMEOUT)
+                ATTEMPT[:] = [agree_on_attempt(store, **share)]
+                rendezvous = {"store": distributed.PrefixStore(ATTEMPT[0], store), **share}
             distributed.init_process_group(backend, timeout=TIMEOUT, **rendezvous)
 
 
+ATTEMPT: list[str] = []  # the name of this attempt of a job, once this process has joined it
 # Groups that were left while DistributedDataParallel held a reference. As the last owner, its destructor would join
 # gloo's thread without releasing the interpreter lock, which that thread may need: a deadlock (torch 2.13).
 LEFT_GROUPS: list[Any] = []
@@ -260,37 +266,67 @@ def leave_processes() -> None:
         distributed.destroy_process_group()
 
 
-def on_one_machine() -> bool:
-    return os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+def uses_agent_store() -> bool:
+    """Return whether torchrun hosts the store through which the processes find each other."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
-def torchrun_store() -> distributed.Store:
-    """Return the store through which the processes of one machine find each other.
-
-    torchrun keeps it over restarts, with the addresses of dead processes (pytorch issue 135712), for which new
-    processes would wait. So each attempt has a prefix of its own.
-    """
-    store = distributed.TCPStore(
+def torchrun_store(timeout: timedelta) -> distributed.Store:
+    """Return the store through which the processes find each other; the agent on the machine of process 0 hosts it."""
+    return distributed.TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         is_master=False,
-        timeout=TIMEOUT,
+        timeout=timeout,
         use_libuv=os.environ.get("USE_LIBUV", "1") == "1",  # As torch reads it; torch for Windows has no libuv.
     )
-    return distributed.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+
+
+def agree_on_attempt(store: distributed.Store, rank: int, world_size: int) -> str:
+    """Return a name for this attempt of the job, the same in all its processes and new after each restart.
+
+    torchrun keeps the store over restarts, with the addresses of dead processes (pytorch issue 135712), for which new
+    processes would wait; and the agents of several machines count restarts differently. So each process shows a random
+    name, and process 0 answers every name that it sees with its own, until all others have got the answer.
+    """
+    own = f"attempt {os.urandom(8).hex()}"
+    if rank:
+        store.set(f"process {rank}", own)
+        attempt = store.get(f"answer to {own}").decode()  # waits for it
+        store.add(f"{attempt} has", 1)
+        return attempt
+    stop = time.monotonic() + store.timeout.total_seconds()
+    while store.add(f"{own} has", 0) < world_size - 1:
+        for key in (f"process {other}" for other in range(1, world_size)):
+            if store.check([key]):  # perhaps of a process that has died
+                store.set(f"answer to {store.get(key).decode()}", own)
+        if time.monotonic() > stop:
+            raise distributed.DistStoreError("not all processes have started")
+        time.sleep(0.02)
+    return own
+
+
+def end_with_agent(agent: int) -> None:
+    """End this process when torchrun's agent, its parent, is killed: nobody would restart or stop it."""
+    while os.getppid() == agent:
+        time.sleep(0.5)
+    print("\negodistill: torchrun's process on this machine has died, so this one ends, too", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def is_first_failure() -> bool:
     """Return whether this is the first process of the run on this machine that fails.
 
-    A failure ends all processes, but only the first error is of interest. On several machines, each process reports its
-    own.
+    A failure ends all processes, but only the first error is of interest; each machine reports one, because its users
+    may see no other output.
     """
-    if os.environ.get("WORLD_SIZE", "1") == "1" or "MASTER_ADDR" not in os.environ or not on_one_machine():
+    if os.environ.get("WORLD_SIZE", "1") == "1" or "MASTER_ADDR" not in os.environ:
         return True
+    machine = os.environ.get("GROUP_RANK", platform.node())
+    attempt = ATTEMPT or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
-        return torchrun_store().add("failed", 1) == 1
-    except RuntimeError:  # Without torchrun, process 0 hosts the store, and it has exited.
+        return torchrun_store(timedelta(seconds=10)).add(f"failed on {machine} in {attempt}", 1) == 1
+    except RuntimeError:  # The process that hosts the store has exited, or its machine is gone.
         return True
 
 
@@ -333,8 +369,8 @@ def distributed_errors() -> Iterator[None]:
         if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
             raise  # an error of the model
         raise EgoDistillOSError(
-            f"another process of this training has died or does not answer; see its own error "
-            f"({str(error).splitlines()[0]})"
+            f"another process of this training has died or does not answer; see its own error, perhaps in the output "
+            f"of another machine ({str(error).splitlines()[0]})"
         ) from error
 
 

@@ -623,9 +623,9 @@ def extract(
         batch_size: clips per batch.
         device: device to compute on; by default a GPU if there is one. The teacher is moved back afterwards.
         precision: "fp32", "bf16" for mixed precision, or "auto".
-        rank, world_size: this process computes every world_size-th clip, from rank on; by default all. Under torchrun,
-            pass `**files.environment_share()`; LOCAL_RANK selects the GPU. The processes do not communicate; if one
-            dies, repeat its call.
+        rank, world_size: this process computes every world_size-th batch, from rank on; by default all. Under
+            torchrun, pass `**files.environment_share()`; LOCAL_RANK selects the GPU. The processes do not communicate;
+            if one dies, repeat its call.
         progress: show a progress bar on stderr.
         overwrite: compute all outputs again, in a single process, and replace those of another teacher, which must all
             be outputs of this `store`. If such a run is killed, start again with `overwrite=True`.
@@ -662,12 +662,11 @@ def extract(
     lacking = np.ones(len(store), bool)
     if not overwrite:
         lacking = ~(np.asarray(store.done(arrays[0])) & np.asarray(store.done(arrays[1])))
-    # A share is taken of all clips, so that it does not depend on the progress of other processes.
-    lacking &= np.arange(len(store)) % world_size == rank
-    bar = files.Progress(f"{first.name}: extract", int(lacking.sum()), show=progress)
-    with bar:
-        for number, one in enumerate(every):
-            rows = np.flatnonzero(lacking & (whose == number))
+    # A share is taken of the batches of all clips: outputs do not depend on the number of processes or their progress.
+    shares = [batch_share(np.flatnonzero(whose == number), batch_size, rank, world_size) for number in range(len(every))]
+    shares = [rows[lacking[rows]] for rows in shares]
+    with files.Progress(f"{first.name}: extract", sum(map(len, shares)), show=progress) as bar:
+        for one, rows in zip(every, shares, strict=True):
             parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
             with runtime.evaluation(one, device), torch.no_grad():
                 for (part, clip), _ in files.read_ahead(parts, partial(read_clips, store)):
@@ -678,6 +677,11 @@ def extract(
                     bar.step(len(part))
     if overwrite:
         claim.finish()
+
+
+def batch_share(rows: np.ndarray, batch_size: int, rank: int, world_size: int) -> np.ndarray:
+    """Return the rows of every world_size-th batch, from batch ``rank`` on."""
+    return rows[np.arange(len(rows)) // batch_size % world_size == rank]
 
 
 def output_arrays(teacher: Teacher) -> list[str]:

@@ -866,9 +866,9 @@ def test_extract_resizes_larger_clips(store):
 def test_extract_shares_the_clips_by_rank(store, monkeypatch):
     """Each process takes its share if it asks for one; a dead one's is taken up. RANK alone is no request."""
     teacher = narrow()
-    teachers.extract(teacher, store, rank=1, world_size=3, progress=False)
+    teachers.extract(teacher, store, batch_size=1, rank=1, world_size=3, progress=False)
     assert np.flatnonzero(store.done("slowfast.feature")).tolist() == [1, 4]
-    teachers.extract(teacher, store, rank=0, world_size=3, progress=False)
+    teachers.extract(teacher, store, batch_size=1, rank=0, world_size=3, progress=False)
     assert np.flatnonzero(store.done("slowfast.logits")).tolist() == [0, 1, 3, 4]
     with pytest.raises(teachers.TeacherError, match="in a single process only, but world_size is 3"):
         teachers.extract(teacher, store, rank=0, world_size=3, overwrite=True)
