@@ -16,10 +16,12 @@ This module needs only the standard library, because worker processes and `egodi
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import json
 import math
 import os
+import platform
 import shutil
 import stat
 import sys
@@ -68,6 +70,8 @@ __all__ = [
     "write_json",
 ]
 
+# Errors of a file system without locks, such as NFS without lockd or Lustre without the mount option flock.
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 LARGEST_JSON = 1 << 30  # bytes; the clips of a store with a million take 0.4 GB
 
 Item = TypeVar("Item")
@@ -102,7 +106,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
                 shutil.copyfileobj(source, target)
         return
     path = path.resolve() if path.is_symlink() else path  # the link stays
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Processes of two machines or containers may have the same number.
+    part = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_parts(path)
@@ -165,23 +170,35 @@ def remove_parts(path: str | os.PathLike) -> None:
 
 
 def remove_dead_part(part: Path) -> None:
-    """Remove a temporary file of `atomic_write()` unless the process that writes it is alive."""
-    with contextlib.suppress(OSError), part_lock(part):
-        part.unlink()
+    """Remove a temporary file of `atomic_write()` unless the process that writes it is alive, or may be."""
+    with contextlib.suppress(OSError), part_lock(part) as is_dead:
+        if is_dead:
+            part.unlink()
 
 
 @contextlib.contextmanager
-def part_lock(part: Path) -> Iterator[None]:
+def part_lock(part: Path) -> Iterator[bool]:
     """Hold a lock on a temporary file while the block writes it. Raise BlockingIOError if another process does.
 
-    Windows has no locks that let the block itself write; there, an open file cannot be removed.
+    Yield False if the file system has no locks: then another process may write it all the same. Windows has no locks
+    that let the block itself write; there, an open file cannot be removed.
     """
     if fcntl is None:
-        yield
+        yield True
         return
     with open(part, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        yield flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def flock(file: IO, operation: int) -> bool:
+    """Lock a file; return False if its file system has no locks."""
+    try:
+        fcntl.flock(file, operation)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True
 
 
 def replace_file(source: Path, target: Path) -> None:
@@ -327,20 +344,32 @@ def is_system_file(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def lock(path: str | os.PathLike, *, busy: str | None = None) -> Iterator[IO[str]]:
-    """Hold an exclusive lock on a file, which is created if missing; yield the open file.
+def lock(path: str | os.PathLike) -> Iterator[None]:
+    """Hold an exclusive lock on a file, which is created if missing; wait for another holder.
 
-    The system releases the lock if the process dies.
+    The system releases the lock if the process dies. That of another machine may not reach this one. So with
+    WORLD_SIZE > 1, and where the file system has no locks, the process also holds the file ".NAME.held".
+    """
+    with contextlib.ExitStack() as stack:
+        _, locked = stack.enter_context(system_lock(path))
+        if not locked or environment_share()["world_size"] > 1:
+            stack.enter_context(held_file(Path(path)))
+        yield
+
+
+@contextlib.contextmanager
+def system_lock(path: str | os.PathLike, busy: str | None = None) -> Iterator[tuple[IO[str], bool]]:
+    """Hold the system's lock on a file; yield the open file, and False if the file system has no locks.
 
     Wait for another holder; with ``busy``, raise DataError with this message instead.
     """
     with open(path, "a", encoding="utf-8") as file:
         if fcntl is not None:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+                locked = flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
             except BlockingIOError as error:
                 raise DataError(busy) from error
-            yield file
+            yield file, locked
         elif msvcrt is not None:
             while True:
                 with contextlib.suppress(PermissionError):  # Another process holds it.
@@ -351,7 +380,7 @@ def lock(path: str | os.PathLike, *, busy: str | None = None) -> Iterator[IO[str
                     raise DataError(busy)
                 time.sleep(0.01)
             try:
-                yield file
+                yield file, True
             finally:
                 file.seek(0)
                 msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
@@ -360,10 +389,36 @@ def lock(path: str | os.PathLike, *, busy: str | None = None) -> Iterator[IO[str
 
 
 @contextlib.contextmanager
+def held_file(path: Path) -> Iterator[None]:
+    """Hold ``path`` by a file that only one process of all machines can create; wait for another that does.
+
+    Nothing removes the file of a process that was killed, because nothing tells it from a slow one.
+    """
+    held, waits = path.with_name(f".{path.name}.held"), 0
+    while True:
+        try:
+            with open(held, "x", encoding="utf-8") as file:
+                file.write(f"process {os.getpid()} on {platform.node()}")
+            break
+        except FileExistsError:
+            time.sleep(0.05)
+            waits += 1
+            if waits % 1200 == 200:  # after ten seconds, then once a minute
+                with contextlib.suppress(OSError):
+                    holder = held.read_text(encoding="utf-8")
+                    print(f"{held}: waiting for {holder}; if it has died, remove this file", file=sys.stderr)
+    try:
+        yield
+    finally:
+        held.unlink()
+
+
+@contextlib.contextmanager
 def work_lock(path: str | os.PathLike, busy: str | None = None) -> Iterator[None]:
     """Hold ``path`` while the block works on it; wait for another process that does, or raise DataError(``busy``).
 
-    The lock is the file ".NAME.lock" beside it, which is removed at the end.
+    The lock is the file ".NAME.lock" beside it, which is removed at the end. Where the file system has no locks, print
+    a warning and go on: work takes long, and a file that outlives its process would stop a run that continues.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -371,15 +426,17 @@ def work_lock(path: str | os.PathLike, busy: str | None = None) -> Iterator[None
     waits = "another process works on it"
     if busy is None:
         try:
-            with lock(name, busy=waits):
+            with system_lock(name, waits):
                 pass
         except DataError:
             print(f"{path}: {waits}; waiting for it to end", file=sys.stderr)
     while True:
-        with lock(name, busy=busy) as file:
+        with system_lock(name, busy) as (file, locked):
             # The last holder may have removed the file after this process had opened it.
-            if not (name.exists() and os.path.samestat(os.fstat(file.fileno()), name.stat())):
+            if locked and not (name.exists() and os.path.samestat(os.fstat(file.fileno()), name.stat())):
                 continue
+            if not locked:
+                print(f"{path}: its file system has no locks; let no other process work on it", file=sys.stderr)
             try:
                 yield
             finally:

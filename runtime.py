@@ -310,7 +310,9 @@ def end_with_agent(agent: int) -> None:
     """End this process when torchrun's agent, its parent, is killed: nobody would restart or stop it."""
     while os.getppid() == agent:
         time.sleep(0.5)
-    print("\negodistill: torchrun's process on this machine has died, so this one ends, too", file=sys.stderr, flush=True)
+    print(
+        "\negodistill: torchrun's process on this machine has died, so this one ends, too", file=sys.stderr, flush=True
+    )
     os._exit(1)
 
 

@@ -223,6 +223,29 @@ class StoreFiles:
             )
         return array.view(np.ndarray), str(file), array.offset + array.nbytes
 
+    def put(self, name: str, rows: Any, values: Any) -> None:
+        """Write rows of an array; ``rows`` is a numpy index. Of several processes, each writes only bytes of its rows.
+
+        A mapped page also holds rows of others. NFS would write it back as a whole, with what these rows were when this
+        machine read them; O_DSYNC stops its client from extending a write to the page.
+        """
+        array = self.array(name, "r+")
+        if files.environment_share()["world_size"] == 1 or not hasattr(os, "pwrite"):
+            array[rows] = values
+            return
+        rows = np.atleast_1d(np.arange(len(array))[rows])
+        values = np.ascontiguousarray(np.broadcast_to(values, (len(rows), *array.shape[1:])), array.dtype)
+        _, file, size = self.maps[name, "r+"]
+        writing = os.open(file, os.O_WRONLY | getattr(os, "O_DSYNC", 0))
+        try:
+            for row, value in zip(rows.tolist(), values, strict=True):
+                content, start = value.tobytes(), size - array.nbytes + row * value.nbytes
+                while content:
+                    written = os.pwrite(writing, content, start)
+                    content, start = content[written:], start + written
+        finally:
+            os.close(writing)
+
     def segment(self, row: int) -> Segment:
         """Return the segment that a clip is a part of."""
         return self.segments[self.clips[row]["segment"]]
@@ -512,7 +535,7 @@ class ClipStore:
         """
         if not self._files.is_added(name):
             raise DataError(f"{self.path}: {name!r} was not made by add(), so it is read-only")
-        array, rows, values = self._files.array(name, "r+"), self._rows[index], np.asarray(values)
+        array, rows, values = self._files.array(name), self._rows[index], np.asarray(values)
         if values.shape != (*rows.shape, *array.shape[1:]) or not np.can_cast(values.dtype, array.dtype, "same_kind"):
             raise DataError(
                 f"{self.path}: {name!r} needs {array.dtype} {[*rows.shape, *array.shape[1:]]}; "
@@ -525,8 +548,8 @@ class ClipStore:
             raise DataError(
                 f"{self.path}: {name!r} would not be finite for {len(broken)} clips, such as {ids}; check what made it"
             )
-        array[rows] = values
-        self._files.array(f"{name}.done", "r+")[rows] = 1
+        self._files.put(name, rows, values)
+        self._files.put(f"{name}.done", rows, 1)
 
     def done(self, name: str) -> np.ndarray:
         """Return whether each clip's row of an array is written, bool [n]."""
@@ -560,7 +583,7 @@ class StoreWriter:
 
     def __init__(self, path: str | os.PathLike) -> None:
         self._files = StoreFiles(path)
-        self._status = self._files.array("status", "r+")
+        self._status = self._files.array("status")
         self.path, self.settings, self.specs = self._files.path, self._files.settings, self._files.specs
         prepared = [name for name in self._files.arrays if name not in BOOKKEEPING and not name.endswith(".done")]
         self.names = [name for name in prepared if not self._files.is_added(name)]
@@ -632,7 +655,7 @@ class StoreWriter:
 
     def reset(self, rows: np.ndarray) -> None:
         """Mark rows as missing, so that they are written again."""
-        self._status[rows] = MISSING
+        self._files.put("status", rows, MISSING)
 
     def retry(self, rows: np.ndarray) -> None:
         """Mark failed rows, among these, as missing."""
@@ -651,7 +674,7 @@ class StoreWriter:
         known = self._sources()
         for file in sources:
             if file not in known:
-                files.append_line(self.path / "sources.jsonl", {"file": file, "signature": files.signature(file)})
+                self._append("sources.jsonl", {"file": file, "signature": files.signature(file)})
 
     def check_sources(self, *, again: bool = False) -> None:
         """Raise DataError if a file has changed since its clips were prepared; files that are gone are not compared.
@@ -670,11 +693,11 @@ class StoreWriter:
                     f"{known[file]}, is {now}). Restore it, give another folder, or prepare its clips again with "
                     f"retry_failed=True (--retry-failed)"
                 )
-            marks = [self._files.array(name, "r+") for name in self._files.arrays if name.endswith(".done")]
+            marks = [name for name in self._files.arrays if name.endswith(".done")]
             for rows in self.recordings():
                 if not changed.keys().isdisjoint(self.segment(rows[0]).recording.files):
                     for mark in marks:
-                        mark[rows] = 0
+                        self._files.put(mark, rows, 0)
                     self.reset(rows)
             for file, now in changed.items():
                 files.append_line(self.path / "sources.jsonl", {"file": file, "signature": now})
@@ -692,7 +715,7 @@ class StoreWriter:
             raise DataError(f"{self.path}: each clip needs the arrays {', '.join(self.names)}; got {', '.join(arrays)}")
         checksum = 0
         for name in arrays:
-            target = self._files.array(name, "r+")
+            target = self._files.array(name)
             if target.dtype.kind == "f":
                 with np.errstate(over="ignore"):
                     values = np.ascontiguousarray(arrays[name], target.dtype)
@@ -701,23 +724,28 @@ class StoreWriter:
                     return
             else:
                 values = np.ascontiguousarray(arrays[name], target.dtype)
-            target[row] = values
+            self._files.put(name, row, values)
             checksum = zlib.crc32(values, checksum)
-        self._files.array("checksum", "r+")[row] = checksum
-        self._status[row] = OK
+        self._files.put("checksum", row, checksum)
+        self._files.put("status", row, OK)
 
     def fail(self, row: int, reason: Exception | str) -> None:
         """Record the reason why a clip cannot be prepared, then mark it as failed."""
         if self._status[row] == OK:  # another process has written it in the meantime
             return
         line = {"clip": row, **self._files.describe(row), "status": "failed", "reason": str(reason)}
-        files.append_line(self.path / "failures.jsonl", line)
-        self._status[row] = FAILED
+        self._append("failures.jsonl", line)
+        self._files.put("status", row, FAILED)
 
     def note(self, source: str | tuple[str, str], notes: Sequence[str]) -> None:
         """Record what is unusual about an IMU recording, for `ClipStore.notes`."""
         if notes:
-            files.append_line(self.path / "notes.jsonl", {"imu": source, "notes": list(notes)})
+            self._append("notes.jsonl", {"imu": source, "notes": list(notes)})
+
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        """Append a line to a file of the store, under its lock: two machines could append at the same place on NFS."""
+        with files.lock(lock_file(self.path)):
+            files.append_line(self.path / name, line)
 
 
 def _not_finite(values: np.ndarray) -> list[int]:

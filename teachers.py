@@ -663,7 +663,7 @@ def extract(
     if not overwrite:
         lacking = ~(np.asarray(store.done(arrays[0])) & np.asarray(store.done(arrays[1])))
     # A share is taken of the batches of all clips: outputs do not depend on the number of processes or their progress.
-    shares = [batch_share(np.flatnonzero(whose == number), batch_size, rank, world_size) for number in range(len(every))]
+    shares = [batch_share(np.flatnonzero(whose == k), batch_size, rank, world_size) for k in range(len(every))]
     shares = [rows[lacking[rows]] for rows in shares]
     with files.Progress(f"{first.name}: extract", sum(map(len, shares)), show=progress) as bar:
         for one, rows in zip(every, shares, strict=True):

@@ -1,6 +1,7 @@
 """Atomic writes, progress, reading ahead, the same run. Locks between processes are in test_portability.py."""
 
 import contextlib
+import errno
 import io
 import json
 import math
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+from foreign import linux_only
 
 from egodistill import DataError, EgoDistillOSError, files
 
@@ -132,10 +134,10 @@ def test_a_work_lock_is_held_by_one_process(tmp_path, killed, capsys):
 
 def test_a_lock_on_a_removed_file_does_not_count(tmp_path, monkeypatch):
     """A process opens the lock file just before its holder removes it; a third one makes a new file."""
-    lock, opened = files.lock, []
+    lock, opened = files.system_lock, []
 
-    def slow(path, **options):
-        context = lock(path, **options)
+    def slow(path, *options):
+        context = lock(path, *options)
         if not opened:
             opened.append(path)
 
@@ -149,11 +151,62 @@ def test_a_lock_on_a_removed_file_does_not_count(tmp_path, monkeypatch):
             return replaced()
         return context
 
-    monkeypatch.setattr(files, "lock", slow)
+    monkeypatch.setattr(files, "system_lock", slow)
     with files.work_lock(tmp_path / "run", "busy"):
         monkeypatch.undo()
         with pytest.raises(DataError, match="busy"), files.work_lock(tmp_path / "run", "busy"):
             pass
+
+
+@pytest.fixture(params=["ENOLCK", "EOPNOTSUPP", "ENOSYS"])
+def no_locks(request, monkeypatch):
+    """A file system without locks."""
+
+    def refuse(file, operation):
+        raise OSError(getattr(errno, request.param), "no locks")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+
+
+@linux_only
+def test_files_are_written_where_there_are_no_locks(tmp_path, no_locks, monkeypatch):
+    """A temporary file stays then, because its writer may be alive; those of two machines have two names."""
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    path, other = tmp_path / "a.json", tmp_path / ".a.json.7.part"
+    other.touch()
+    with files.atomic_write(path) as part, files.atomic_write(path) as second:
+        assert part != second
+        part.write_text("1")
+        second.write_text("2")
+    assert files.read_json(path) == 1 and sorted(tmp_path.iterdir()) == [other, path]
+
+
+@linux_only
+def test_a_lock_holds_where_there_are_none(tmp_path, no_locks, monkeypatch, capsys):
+    monkeypatch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: sleep(seconds / 100))
+    path, entered = tmp_path / "store.lock", []
+
+    def enter():
+        with files.lock(path):
+            entered.append(1)
+
+    with files.lock(path):
+        second = threading.Thread(target=enter)
+        second.start()
+        second.join(1.0)
+        assert not entered
+    second.join()
+    assert entered and [file.name for file in tmp_path.iterdir()] == ["store.lock"]
+    assert f".store.lock.held: waiting for process {os.getpid()} on" in capsys.readouterr().err
+
+
+@linux_only
+def test_work_goes_on_with_a_warning_where_there_are_no_locks(tmp_path, no_locks, capsys):
+    for busy in (None, "busy"):
+        with files.work_lock(tmp_path / "run", busy):
+            pass
+        assert capsys.readouterr().err.count("run: its file system has no locks; let no other process") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_json_files(tmp_path):

@@ -78,6 +78,18 @@ def test_two_processes_that_add_to_a_store_lose_nothing(world, tmp_path, msvcrt)
     assert set(data.ClipStore(store.path).names) == {*before, *wanted}
 
 
+@linux_only
+def test_two_machines_that_add_to_a_store_lose_nothing(world, tmp_path):
+    """Their locks do not reach each other, as with NFS mounted with `nolock`."""
+    store = small_store(world, tmp_path / "store")
+    script = ADD.replace("assert", "files.fcntl.flock = lambda *_: None; assert")
+    environments = [os.environ | {"RANK": f"{rank}", "WORLD_SIZE": "2"} for rank in (0, 1)]
+    processes = [python(script, ROOT, "fcntl", store.path, rank, env=environments[rank]) for rank in (0, 1)]
+    for process in processes:
+        ends_well(process)
+    assert {f"t{rank}.{k}" for rank in (0, 1) for k in range(25)} <= set(data.ClipStore(store.path).names)
+
+
 HOLD = """
 import sys
 from pathlib import Path

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from foreign import linux_only
 from painted import KILLED, OPTIONS, STEADY, X264, arrays_of, number_of, write_video
 
 from egodistill import DataError, EgoDistillOSError, cli, data, files
@@ -227,37 +228,16 @@ def test_a_folder_that_a_desktop_has_looked_at_is_empty(kitchen, tmp_path):
     assert names < {file.name for file in tmp_path.iterdir()}
 
 
-class Recorder:
-    """Stands in for a mapped array and notes what is written, in order."""
-
-    def __init__(self, name, array, log):
-        self.name, self.array, self.log = name, array, log
-
-    def __getattr__(self, name):
-        return getattr(self.array, name)
-
-    def __getitem__(self, index):
-        return self.array[index]
-
-    def __setitem__(self, index, value):
-        self.log.append((self.name, np.atleast_1d(index[0] if isinstance(index, tuple) else index)))
-        self.array[index] = value
-
-    def __eq__(self, other):
-        return self.array == other
-
-    __hash__ = None
-
-
 @pytest.fixture
 def log(monkeypatch):
-    written, mapped = [], StoreFiles.array
+    """Return the names and rows that are written, in order."""
+    written, put = [], StoreFiles.put
 
-    def recorded(self, name, mode="r"):
-        array = mapped(self, name, mode)
-        return Recorder(name, array, written) if mode == "r+" else array
+    def recorded(self, name, rows, values):
+        written.append((name, np.atleast_1d(rows)))
+        put(self, name, rows, values)
 
-    monkeypatch.setattr(StoreFiles, "array", recorded)
+    monkeypatch.setattr(StoreFiles, "put", recorded)
     return written
 
 
@@ -590,6 +570,42 @@ def segments_of(sizes):
     """Segments of wearers A, B, ...: as many each as the sizes say."""
     wearers = [chr(65 + k) for k, size in enumerate(sizes) for _ in range(size)]
     return [data.Segment(str(k), f"{w}.mp4", 0.0, 1.0, "x", wearer=w) for k, w in enumerate(wearers)]
+
+
+@linux_only
+def test_machines_write_only_the_bytes_of_their_rows(tmp_path, monkeypatch):
+    """Each has its own copy of the pages, as on NFS; the server gets the bytes that are written, and no others."""
+    segments, arrays = segments_of([5]), {"speed": ("float32", (3,)), "count": ("int16", ())}
+    clips, folders = [(k, 0.0) for k in range(5)], [tmp_path / name for name in ("0", "1", "server")]
+    for folder in folders:
+        StoreWriter.begin(folder, segments, lambda: clips, {}, ["x"], arrays=arrays)
+        ClipStore(folder, unfinished=True).add("t.logits", (2,), "float32")
+    written, pwrite = [], os.pwrite
+
+    def recorded(file, content, start):
+        fcntl = pytest.importorskip("fcntl")
+        assert fcntl.fcntl(file, fcntl.F_GETFL) & os.O_DSYNC  # or the client may extend it to a page
+        written.append((Path(os.readlink(f"/proc/self/fd/{file}")).name, start, bytes(content[:5])))
+        return pwrite(file, content[:5], start)  # it may write less
+
+    monkeypatch.setattr(os, "pwrite", recorded)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, rows in enumerate(([0, 2], [1, 3, 4])):
+        monkeypatch.setenv("RANK", str(rank))
+        writer = StoreWriter(folders[rank])
+        for row in rows:
+            writer.write(row, {"speed": np.full(3, row + 1), "count": row + 1})
+        view = ClipStore(folders[rank], unfinished=True).everything()
+        view.write("t.logits", rows, np.array([[row, -row] for row in rows], np.float32))
+    for name, start, content in written:
+        with open(folders[2] / name, "r+b") as file:
+            file.seek(start)
+            file.write(content)
+    store = ClipStore(folders[2])
+    assert store.read("speed", [0, 1, 2, 3, 4]).tolist() == [[k] * 3 for k in range(1, 6)]
+    assert store.read("count", [0, 1, 2, 3, 4]).tolist() == [1, 2, 3, 4, 5]
+    assert store.read("t.logits", [0, 1, 2, 3, 4]).tolist() == [[k, -k] for k in range(5)]
+    assert len({name for name, *_ in written}) == 6  # with status, checksum, t.logits.done
 
 
 def test_a_clip_stops_after_its_own_length(tmp_path):

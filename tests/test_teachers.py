@@ -881,6 +881,23 @@ def test_extract_shares_the_clips_by_rank(store, monkeypatch):
         teachers.extract(teacher, store, rank=3, world_size=3)
 
 
+@pytest.mark.parametrize(("fold", "batches"), [(None, [[0, 1], [2, 3], [4]]), ([0, 1, 0, 0, 1], [[0, 2], [1, 4], [3]])])
+def test_processes_extract_the_batches_of_one(folder, tmp_path, monkeypatch, fold, batches):
+    """So outputs are equal to the bit."""
+    read, read_clips = [], teachers.read_clips
+    monkeypatch.setattr(
+        teachers, "read_clips", lambda store, rows: read.append(rows.tolist()) or read_clips(store, rows)
+    )
+    given = narrow() if fold is None else [narrow(), narrow()]
+    for processes in (1, 2, 3):
+        store = data.ClipStore(shutil.copytree(folder, tmp_path / str(processes))).select(range(5))
+        for rank in range(processes):
+            share = {"rank": rank, "world_size": processes}
+            teachers.extract(given, store, fold=fold, batch_size=2, progress=False, **share)
+        assert sorted(read) == batches
+        del read[:]
+
+
 def test_each_clip_is_written_by_the_teacher_that_has_not_seen_it(folder, tmp_path):
     store = data.ClipStore(shutil.copytree(folder, tmp_path / "s"))
     fold, every = data.folds(store, 2, by="video"), [narrow(seed) for seed in range(2)]
