@@ -295,7 +295,7 @@ def agree_on_attempt(store: distributed.Store, rank: int, world_size: int) -> st
         attempt = store.get(f"answer to {own}").decode()  # waits for it
         store.add(f"{attempt} has", 1)
         return attempt
-    stop = time.monotonic() + store.timeout.total_seconds()
+    stop = time.monotonic() + TIMEOUT.total_seconds()
     while store.add(f"{own} has", 0) < world_size - 1:
         for key in (f"process {other}" for other in range(1, world_size)):
             if store.check([key]):  # perhaps of a process that has died
@@ -310,9 +310,7 @@ def end_with_agent(agent: int) -> None:
     """End this process when torchrun's agent, its parent, is killed: nobody would restart or stop it."""
     while os.getppid() == agent:
         time.sleep(0.5)
-    print(
-        "\negodistill: torchrun's process on this machine has died, so this one ends, too", file=sys.stderr, flush=True
-    )
+    print("\negodistill: torchrun has died on this machine, so this process ends, too", file=sys.stderr, flush=True)
     os._exit(1)
 
 

@@ -3,19 +3,28 @@
 import faulthandler
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
+import small_teachers
 import torch
+from foreign import linux_only
 from torch import distributed
 from toys import QUIET, Named, Store, same, small
 
 import egodistill
-from egodistill import EgoDistill, EgoDistillError, batches, cli, distillation, files, model_commands, runtime
+from egodistill import EgoDistill, EgoDistillError, batches, cli, data, distillation, files, model_commands, runtime
+from egodistill.clips import ClipSpec
+from egodistill.store import StoreWriter
 from egodistill.student import Output
 from egodistill.training import rank_rows
 
@@ -423,6 +432,138 @@ def torchrun(tmp_path):
     return start
 
 
+# --- Two machines: two agents of torchrun with two processes each
+
+JOB = """
+    import sys
+    sys.path[:0] = [{root!r}, {root!r} + "/tests"]
+    import test_distributed
+    sys.exit(test_distributed.job(*sys.argv[1:]))
+"""
+
+
+def job(folder, fault="none"):
+    """Extract, distill and evaluate by command, in one process or several; return the first exit code above 0."""
+    torch.set_num_threads(1)
+    model_commands.build_student = lambda *_: student()
+    marker = Path(folder, f"{fault} killed")
+    own = os.environ.get("MACHINE") == os.environ.get("LOCAL_RANK") == "1"
+
+    class Descent(torch.optim.SGD):  # plain, as in `run()`
+        def __init__(self, parameters, lr, weight_decay, fused):
+            super().__init__(parameters, lr=lr)
+            self.steps = 0
+
+        def step(self):
+            self.steps += 1
+            if own and self.steps == {"agent": 5, "process": 2}.get(fault) and not marker.exists():
+                marker.touch()
+                os.kill(os.getppid() if fault == "agent" else os.getpid(), signal.SIGKILL)
+                time.sleep(300)  # end_with_agent() ends it
+            super().step()
+
+    torch.optim.AdamW = Descent
+    store, teacher, out = (str(Path(folder, name)) for name in ("store", "teacher.pt", "student.pt"))
+    training = "--epochs 2 --batch-size 9 --learning-rate 0.01 --decay-epochs 1 --weight-decay 0".split()
+    for words in (
+        ["extract", store, "--teacher-file", teacher, "--batch-size", "2"],
+        ["distill", store, "--teacher", "x3d", "--out", out, *training],
+        evaluation(folder, "evaluation.json"),
+    ):
+        if code := cli.main([*words, "--device", "cpu"]):
+            return code
+    return 0
+
+
+def evaluation(folder, out):
+    """Return the command that evaluates the student of a job."""
+    names = {"--student": "student.pt", "--out": out}
+    files_of = [word for option, name in names.items() for word in (option, str(Path(folder, name)))]
+    options = ["--split", "train", "--teacher", "x3d", "--precision", "fp32"]
+    return ["evaluate", str(Path(folder, "store")), *files_of, *options]
+
+
+def job_folder(folder):
+    """What a job reads: a teacher, and a store with 21 clips."""
+    folder.mkdir()
+    toy = Store(21)
+    teacher = small_teachers.small(
+        "x3d_m", 4, class_names=toy.class_names, seconds=egodistill.CLIP_SECONDS, feature_dim=12
+    )
+    teacher.name = "x3d"
+    teacher.save(folder / "teacher.pt")
+    specs = {
+        "frames_1": ClipSpec(frames=1, size=32),
+        "imu": ClipSpec(imu_samples=egodistill.IMU_SAMPLES),
+        "clip": ClipSpec(frames=4, size=32, crop=True),
+    }
+    segments = [data.Segment(f"{k}", "v.mp4", k, k + 3.0, toy.class_names[k % 4], split="train") for k in range(21)]
+    clips = [(k, float(k)) for k in range(21)]
+    writer = StoreWriter.begin(folder / "store", segments, lambda: clips, specs, toy.class_names)
+    times = {f"{name}.times": np.zeros(specs[name].frames) for name in ("frames_1", "clip")}
+    for row in range(21):
+        frame = toy.arrays["frames_1"][row]
+        clip = np.concatenate([frame, frame[..., ::-1], frame[..., ::-1, :], 255 - frame])
+        writer.write(row, {"frames_1": frame, "imu": toy.arrays["imu"][row], "clip": clip, **times})
+    return folder
+
+
+@pytest.fixture
+def machines(tmp_path):
+    """Return a function that starts a job on two machines, and returns exit code and output of each."""
+    script = tmp_path / "job.py"
+    script.write_text(textwrap.dedent(JOB.format(root=str(ROOT))))
+
+    def start(*arguments, restarts=0):
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=2"]
+        command += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1"]
+        agents = []
+        for machine in (0, 1):  # Machine 1 may die: machine 0 is where the agents meet.
+            options = [f"--rdzv-conf=is_host={1 - machine}", f"--max-restarts={restarts}"]
+            environment = os.environ | {"MACHINE": str(machine), "OMP_NUM_THREADS": "1"}
+            with open(tmp_path / f"output {machine}", "w") as output:
+                agents.append(
+                    subprocess.Popen(
+                        [*command, *options, str(script), *map(str, arguments)],
+                        stdout=output,
+                        stderr=output,
+                        env=environment,
+                        cwd=tmp_path,
+                    )
+                )
+        try:
+            codes = [agent.wait(timeout=240) for agent in agents]
+        finally:
+            for agent in agents:
+                agent.kill()
+        return [(code, (tmp_path / f"output {k}").read_text()) for k, code in enumerate(codes)]
+
+    return start
+
+
+@linux_only
+def test_two_machines_give_what_one_process_gives(tmp_path, machines):
+    """Also after an agent was killed and the job started again, and after a restart within the job."""
+    alone, both = (job_folder(tmp_path / name) for name in ("alone", "both"))
+    (first, told), (second, other) = machines(both, "agent")
+    seconds = time.time() - (both / "agent killed").stat().st_mtime
+    assert first > 0 and second == -signal.SIGKILL and seconds < 60
+    assert told.count("egodistill distill: another process of this training has died") == 1, told
+    assert other.count("torchrun has died on this machine") == 2 and not (both / "student.pt").exists(), other
+    ended = machines(both, "process", restarts=1)
+    assert [code for code, _ in ended] == [0, 0] and (both / "process killed").exists(), ended
+    subprocess.run([sys.executable, tmp_path / "job.py", alone], check=True, cwd=tmp_path)
+    wanted, found = (data.ClipStore(folder / "store") for folder in (alone, both))
+    for name in ("x3d.feature", "x3d.logits"):
+        np.testing.assert_array_equal(found.read(name, range(21)), wanted.read(name, range(21)))
+    close(*(weights(EgoDistill.load(folder / "student.pt")) for folder in (both, alone)))
+    assert cli.main(evaluation(both, "again.json")) == 0
+    assert files.read_json(both / "evaluation.json") == files.read_json(both / "again.json")
+
+
 def leave_again_and_again(rank, folder):
     """Drop a model after its process group: torch's destructors must not wait for each other."""
     faulthandler.dump_traceback_later(60, exit=True)  # a deadlock
@@ -463,6 +604,27 @@ def test_what_fails_several_processes_is_told_by_the_first(monkeypatch):
     assert [runtime.is_first_failure() for _ in range(3)] == [True, False, False]
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert [runtime.is_first_failure() for _ in range(3)] == [True, False, False]
+    monkeypatch.setenv("GROUP_RANK", "1")  # Another machine shows its own.
+    assert [runtime.is_first_failure() for _ in range(3)] == [True, False, False]
+    monkeypatch.setattr(runtime, "ATTEMPT", ["attempt 7"])  # whatever its agent has counted
+    assert [runtime.is_first_failure() for _ in range(3)] == [True, False, False]
+
+
+def test_attempts_of_a_job_have_names_of_their_own(monkeypatch):
+    """Also if processes died before they knew it, and machines count restarts differently."""
+    host = distributed.TCPStore("127.0.0.1", 0, is_master=True)
+
+    def attempt(ranks):
+        stores = [distributed.TCPStore("127.0.0.1", host.port, is_master=False) for _ in ranks]
+        with ThreadPoolExecutor(3) as pool:
+            return {*pool.map(lambda rank: runtime.agree_on_attempt(stores[rank], rank, 3), ranks)}
+
+    host.set("process 1", "attempt of a process that was killed")
+    names = [attempt(ranks) for ranks in ((0, 1, 2), (2, 1, 0))]
+    assert [len(found) for found in names] == [1, 1] and names[0] != names[1]
+    monkeypatch.setattr(runtime, "TIMEOUT", timedelta(seconds=0.1))
+    with pytest.raises(distributed.DistStoreError, match="not all processes have started"):
+        runtime.agree_on_attempt(host, 0, 3)
 
 
 def test_one_process_evaluates(monkeypatch):

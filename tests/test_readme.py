@@ -1,11 +1,15 @@
 """The README: its Python prints what is below it, its commands exist, its tables are complete."""
 
 import argparse
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
+from foreign import linux_only
+from torch.distributed import run as distributed_run
 
 import egodistill
 from egodistill import cli
@@ -52,6 +56,27 @@ def test_commands_are_understood(words, monkeypatch):
     with pytest.raises((KeyboardInterrupt, SystemExit)) as ended:
         cli.main(words)
     assert (parsed and parsed[0].command == words[0]) or ended.value.code == 0
+
+
+@linux_only
+def test_the_slurm_script_starts_one_job_on_all_machines(tmp_path):
+    """With commands in place of SLURM's and torchrun; no SLURM was at hand."""
+    script = re.search(r"```bash\n(.*?)```", (ROOT / "CLUSTER.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    fakes = {
+        "scontrol": "printf 'node7\\nnode8\\n'",
+        "srun": '"$@"',
+        "torchrun": f'printf "%s\\n" "$@" > {tmp_path}/words',
+    }
+    for name, text in fakes.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_JOB_NODELIST": "node[7-8]", "SLURM_NNODES": "2", "SLURM_JOB_ID": "12"}
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["bash", "-eu", "-c", script], check=True, env=os.environ | slurm | {"PATH": path})
+    found = distributed_run.parse_args((tmp_path / "words").read_text().splitlines())
+    assert (found.nnodes, found.nproc_per_node, found.rdzv_endpoint, found.rdzv_id) == ("2", "4", "node7:29500", "12-0")
+    assert found.rdzv_backend == "c10d" and found.module and found.training_script == "egodistill.cli"
+    assert cli.parse(found.training_script_args).command == "distill"
 
 
 def table(first):
