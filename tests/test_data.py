@@ -119,7 +119,9 @@ def test_machines_share_the_work_without_knowing_each_other(store, kitchen, tmp_
     for rank in (0, 1):
         given = tmp_path / f"given-{rank}"
         given.write_bytes(pickle.dumps((plain, OPTIONS | {"rank": rank, "world_size": 2})))
-        scripts.append(subprocess.Popen([sys.executable, "-c", KILLED, root, given, tmp_path / "both"]))
+        environment = os.environ | {"RANK": f"{rank}", "WORLD_SIZE": "2"}
+        command = [sys.executable, "-c", KILLED, root, given, tmp_path / "both"]
+        scripts.append(subprocess.Popen(command, env=environment))
     assert [script.wait(60) for script in scripts] == [0, 0]
     assert arrays_of(tmp_path / "both") == arrays_of(store.path)
     with pytest.raises(data.DataError, match="rank 2 is not one of the 2"):
