@@ -331,12 +331,18 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
     )
     text = "try clips again that failed in an earlier run, and all clips of files that have changed since"
     parser.add_argument("--retry-failed", action="store_true", help=text)
-    group = parser.add_argument_group("one pass: run a teacher while its frames are in memory, and do not store them")
+    group = parser.add_argument_group("one pass: run models while frames are in memory, and do not store these frames")
     group.add_argument("--teacher-file", metavar="FILE", help="a trained teacher; its outputs are written to the store")
+    text = (
+        "store image features instead of the end frames, for stage 1: the image encoder's weights, imagenet or a file"
+    )
+    group.add_argument("--end-features", metavar="WEIGHTS", help=text)
+    text = "the image encoder of --end-features, as of the student (default: resnet18)"
+    group.add_argument("--image-encoder", metavar="NAME", help=text)
     group.add_argument("--batch-size", metavar="N", type=positive_int, help="clips per forward pass (default: 8)")
-    text = "precision of the teacher; auto is bf16 on hardware that is fast at it (default: fp32)"
+    text = "precision of these models; auto is bf16 on hardware that is fast at it (default: fp32)"
     group.add_argument("--precision", choices=("auto", "fp32", "bf16"), help=text)
-    group.add_argument("--device", metavar="NAME", help="device of the teacher (default: a GPU if there is one)")
+    group.add_argument("--device", metavar="NAME", help="device of these models (default: a GPU if there is one)")
 
 
 # What a clip may lack; options of `data.prepare()` and `inference.predict()`.
@@ -372,13 +378,15 @@ def limit_options(parser: argparse.ArgumentParser) -> None:
 def run_prepare(a: argparse.Namespace) -> None:
     segments, one_pass = read_segments(a), {}
     given = {name: getattr(a, name) for name in ("batch_size", "precision", "device") if getattr(a, name) is not None}
-    if given and not a.teacher_file:
+    if given and not (a.teacher_file or a.end_features):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise ValueError(f"{names}: only with --teacher-file, which runs a teacher in the same pass")
-    if a.teacher_file:
+        raise ValueError(f"{names}: only with --teacher-file or --end-features, which run a model in the same pass")
+    if a.image_encoder and not a.end_features:
+        raise ValueError("--image-encoder: only with --end-features, which runs it in the same pass")
+    if a.teacher_file or a.end_features:
         from egodistill import model_commands  # Imported late, because it needs torch.
 
-        one_pass = model_commands.one_pass(a.teacher_file, given)
+        one_pass = model_commands.one_pass(a, given)
     store = data.prepare(
         segments,
         a.out,

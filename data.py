@@ -230,7 +230,9 @@ def prepare(
     ``class_names`` sets the order of the classes (default: the labels, sorted).
 
     ``consumer`` reads frames of all clips while they are decoded: `teachers.Extraction(teacher)` writes a
-    teacher's outputs, and the store needs no array "clip", which is most of its size. One machine only.
+    teacher's outputs, and the store needs no array "clip", which is most of its size;
+    `distillation.EndFeatures(model)` writes image features instead of ``ends``, which is most of the rest;
+    `one_pass.Together` runs both. One machine only.
 
     Raise DataError if a setting is out of range, ``out`` is a file or has other content, a label is
     not among ``class_names``, the disk has too little free space, or, at the end, more than the share
@@ -254,7 +256,7 @@ def prepare(
         "clip_size": clip_size,
         "imu": imu,
         "audio": audio,
-        "ends": ends,
+        "ends": ends and (consumer is None or "ends" not in consumer.specs),
         "sampling": [sampling] if isinstance(sampling, str) else list(dict.fromkeys(sampling)),
         "seed": seed if "random" in sampling else None,
         "exact": exact,
@@ -265,15 +267,16 @@ def prepare(
         "consumer": None,
     }
     if consumer is not None:
-        if clip_frames is not None or world_size > 1:
+        if (clip_frames is not None and "clip" in consumer.specs) or world_size > 1:
             raise DataError("with a consumer, which reads its own frames, leave out clip_frames, rank and world_size")
-        if not math.isclose(consumer.spec.seconds, CLIP_SECONDS, rel_tol=1e-6):
-            raise DataError(
-                f"the consumer reads clips of {consumer.spec.seconds:.4g} s, those of a store {CLIP_SECONDS:.4g} s; "
-                f"build the teacher with seconds={CLIP_SECONDS}"
-            )
-        spec = dataclasses.asdict(consumer.spec)
-        about = {"arrays": list(consumer.arrays), "spec": spec, "batch_size": consumer.batch_size}
+        for spec in consumer.specs.values():
+            if not math.isclose(spec.seconds, CLIP_SECONDS, rel_tol=1e-6):
+                raise DataError(
+                    f"the consumer reads clips of {spec.seconds:.4g} s, those of a store {CLIP_SECONDS:.4g} s; "
+                    f"build the teacher with seconds={CLIP_SECONDS}"
+                )
+        specs = {name: dataclasses.asdict(spec) for name, spec in consumer.specs.items()}
+        about = {"arrays": list(consumer.arrays), "specs": specs, "batch_size": consumer.batch_size}
         settings["consumer"] = {**consumer.record, **about}
     if not segments:
         raise DataError("no segments to prepare; give at least one")
@@ -418,7 +421,7 @@ def fill(store: StoreWriter, rows: Sequence[int]) -> None:
     specs, pending = dict(store.specs), None
     if store.settings.get("consumer"):
         pending = Pending(store)
-        specs["clip"] = pending.spec
+        specs |= pending.specs
     starts = {}
     for row in rows:
         if store.segment(row).start < duration:
@@ -431,8 +434,9 @@ def fill(store: StoreWriter, rows: Sequence[int]) -> None:
             store.fail(row, found)
             continue
         if pending:
-            del found["clip.times"]
-            pending.put(row, found.pop("clip"), rows)
+            pending.put(row, {name: found.pop(name) for name in pending.specs}, rows)
+            for name in pending.specs:
+                del found[f"{name}.times"]
         store.write(row, found)
 
 

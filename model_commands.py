@@ -47,6 +47,7 @@ from egodistill.commands import (
     positive_int,
 )
 from egodistill.distillation import EPIC_KITCHENS, PRESETS
+from egodistill.one_pass import Together
 from egodistill.options import device_option, precision_option, reject, report_precision
 from egodistill.tables import Table
 from egodistill.training import History, Training
@@ -167,10 +168,23 @@ def load_teacher(path: str) -> teachers.Teacher:
     return model
 
 
-def one_pass(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `data.prepare()` for the teacher in a file and options of `teachers.Extraction`."""
-    teacher = load_teacher(path)
-    return {"consumer": teachers.Extraction(teacher, **given), "class_names": teacher.class_names}
+def one_pass(a: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of `data.prepare()` for --teacher-file and --end-features; ``given`` are options of both."""
+    consumers: list[Any] = []
+    arguments: dict[str, Any] = {}
+    if a.teacher_file:
+        teacher = load_teacher(a.teacher_file)
+        consumers.append(teachers.Extraction(teacher, **given))
+        arguments["class_names"] = teacher.class_names
+    if a.end_features:
+        if a.end_features == "none":
+            raise ValueError("--end-features: give imagenet or a file; other random weights would not fit a student")
+        encoder = {"image_encoder": a.image_encoder or "resnet18", "image_weights": a.end_features}
+        model = replace(EPIC_KITCHENS.student, hidden=1, **encoder).build(
+            1, frame_size=a.frame_size, exact=not a.key_frames
+        )
+        consumers.append(distillation.EndFeatures(model, **given))
+    return {"consumer": consumers[0] if len(consumers) == 1 else Together(*consumers), **arguments}
 
 
 def inference_options(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,25 +24,44 @@ from egodistill import files
 from egodistill.clips import ClipSpec
 from egodistill.store import ClipStore, StoreWriter
 
-__all__ = ["Consumer", "Pending"]
+__all__ = ["Consumer", "Pending", "Together"]
 
+Consume = Callable[[np.ndarray, Mapping[str, np.ndarray]], Any]
 WAITING_BYTES = 2 << 30  # of all frames that wait
 
 
 class Consumer(Protocol):
     """What reads frames of all clips while `prepare()` decodes them, so that the store need not keep these frames.
 
-    `teachers.Extraction` is one. ``record`` are JSON values: a store is continued only with equal ones.
+    `teachers.Extraction` is one, `distillation.EndFeatures` another. ``record`` are JSON values: a store is continued
+    only with equal ones.
     """
 
-    spec: ClipSpec  # the frames that it reads
+    specs: Mapping[str, ClipSpec]  # the frames that it reads: "clip", "ends"
     arrays: Sequence[str]  # what it adds to the store
     record: Mapping[str, Any]
     batch_size: int
 
-    def open(self, store: ClipStore) -> contextlib.AbstractContextManager[Callable[[np.ndarray, np.ndarray], None]]:
+    def open(self, store: ClipStore) -> contextlib.AbstractContextManager[Consume]:
         """Return a context with a function that takes rows of the store and their frames uint8 [B, T, 3, H, W]."""
         ...
+
+
+class Together:
+    """Several consumers as one; they get the batches of the first."""
+
+    def __init__(self, *consumers: Consumer) -> None:
+        self.consumers, self.batch_size = consumers, consumers[0].batch_size
+        self.specs = {name: spec for one in consumers for name, spec in one.specs.items()}
+        self.arrays = [name for one in consumers for name in one.arrays]
+        self.record = {name: value for one in consumers for name, value in one.record.items()}
+
+    @contextlib.contextmanager
+    def open(self, store: ClipStore) -> Iterator[Consume]:
+        """Yield a function that calls those of all consumers."""
+        with contextlib.ExitStack() as stack:
+            every = [stack.enter_context(one.open(store)) for one in self.consumers]
+            yield lambda rows, frames: [consume(rows, frames) for consume in every]
 
 
 class Pending:
@@ -54,9 +73,9 @@ class Pending:
 
     def __init__(self, store: StoreWriter) -> None:
         self.store, self.folder = store, store.path / "pending"
-        self.spec = ClipSpec(**store.settings["consumer"]["spec"])
-        ((_, shape),) = [entry for name, entry in self.spec.arrays("clip").items() if name == "clip"]
-        self.room = max(64, WAITING_BYTES // math.prod(shape))
+        self.specs = {name: ClipSpec(**spec) for name, spec in store.settings["consumer"]["specs"].items()}
+        size = sum(math.prod(spec.arrays(name)[name][1]) for name, spec in self.specs.items())
+        self.room = max(64, WAITING_BYTES // size)
         self.batch_size = store.settings["consumer"]["batch_size"]
 
     def tidy(self) -> None:
@@ -81,7 +100,7 @@ class Pending:
         """Return the path of a row's frames."""
         return self.folder / f"{row}.npy"
 
-    def put(self, row: int, frames: np.ndarray, together: Sequence[int]) -> None:
+    def put(self, row: int, frames: Mapping[str, np.ndarray], together: Sequence[int]) -> None:
         """Write the frames of a row; ``together`` are the rows of its recording. Wait while too many others wait."""
         before, moved = None, time.monotonic()
         while len(waiting := self.rows()) >= self.room and not self.is_needed(waiting, together):
@@ -91,16 +110,22 @@ class Pending:
                 break
             time.sleep(0.05)
         with files.atomic_write(self.file(row)) as part, open(part, "wb") as file:
-            np.save(file, frames)
+            for name in self.specs:
+                np.save(file, frames[name])
 
     def is_needed(self, waiting: set[int], together: Sequence[int]) -> bool:
         """Return whether the consumer cannot go on without these rows: its next batch ends among or after them."""
         first = self.store.missing().min(initial=len(self.store))
         return first in together and sum(row < first for row in waiting) < self.batch_size
 
-    def read(self, rows: Sequence[int]) -> np.ndarray:
-        """Return the frames of rows, uint8 [B, T, 3, H, W]."""
-        return np.stack([np.load(self.file(row)) for row in rows])
+    def read(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
+        """Return the frames of rows, each uint8 [B, T, 3, H, W]."""
+        found: dict[str, list[np.ndarray]] = {name: [] for name in self.specs}
+        for row in rows:
+            with open(self.file(row), "rb") as file:
+                for name in self.specs:
+                    found[name].append(np.load(file))
+        return {name: np.stack(frames) for name, frames in found.items()}
 
     def remove(self, rows: Sequence[int]) -> None:
         """Remove the frames of rows that the consumer has read."""

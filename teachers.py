@@ -732,14 +732,14 @@ class Extraction:
         self.device = runtime.pick_device(device)
         self.precision = runtime.pick_precision(self.device, precision)
         size = teacher.clip_spec.size
-        self.spec = replace(teacher.clip_spec, size=size if views == 1 else round(size * 8 / 7))
+        self.specs = {"clip": replace(teacher.clip_spec, size=size if views == 1 else round(size * 8 / 7))}
         self.arrays = output_arrays(teacher)
         self.identity = {"fingerprint": fingerprint(teacher), "precision": self.precision, "views": views}
         self.record = {"teacher": teacher.name, **self.identity}
 
     @contextlib.contextmanager
-    def open(self, store: Any) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
-        """Yield a function that writes the outputs of rows of a store from their frames, uint8 [B, T, 3, H, W].
+    def open(self, store: Any) -> Iterator[Callable[[np.ndarray, Mapping[str, np.ndarray]], None]]:
+        """Yield a function that writes the outputs of rows from their frames: "clip" uint8 [B, T, 3, H, W].
 
         Raise TeacherError if the classes of the store are not the teacher's, or an output is not finite; DataError if
         the outputs belong to another teacher.
@@ -751,9 +751,9 @@ class Extraction:
             )
         claim, arrays = claim_arrays(self.teacher, store, self.identity)
 
-        def write(rows: np.ndarray, frames: np.ndarray) -> None:
+        def write(rows: np.ndarray, frames: Mapping[str, np.ndarray]) -> None:
             with runtime.autocast(self.device, self.precision):
-                output = run_views(self.teacher, torch.from_numpy(frames).to(self.device), self.views)
+                output = run_views(self.teacher, torch.from_numpy(frames["clip"]).to(self.device), self.views)
             claim.check()
             write_output(store, arrays, rows, output)
 

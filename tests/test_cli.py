@@ -533,7 +533,7 @@ OPTIONS = {
     "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
     "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --clip-frames --clip-size --no-imu "
     "--zero-accel --min-coverage --max-gap --max-hold --workers --max-bad --retry-failed "
-    "--teacher-file --batch-size --precision --device",
+    "--teacher-file --end-features --image-encoder --batch-size --precision --device",
     "status": "store --seconds",
     "export": "STUDENT --out --format --precision --calibrate --calibrate-split --calibrate-clips --check "
     "--check-split --overwrite --markdown",
@@ -1668,6 +1668,24 @@ ARRIVALS = {
                 "prepare.class_names": ["1", "2", "3", "4"],
             },
         ),
+        (
+            "t.csv --out {tmp}/s --end-features w.pth --image-encoder resnet10x4 --frame-size 64 --key-frames "
+            "--batch-size 5 --precision bf16 --device cpu",
+            {
+                "build_image_encoder.name": "resnet10x4",
+                "build_image_encoder.weights": "w.pth",
+                "prepare.consumer.batch_size": 5,
+                "prepare.consumer.precision": "bf16",
+                "prepare.consumer.device.type": "cpu",
+                "prepare.consumer.model.frame_size": 64,
+                "prepare.consumer.model.exact": False,
+                "prepare.class_names": None,
+            },
+        ),
+        (
+            "t.csv --out {tmp}/s --end-features w.pth --teacher-file t.pt",
+            {"build_image_encoder.name": "resnet18", "prepare.class_names": ["1", "2", "3", "4"]},
+        ),
     ],
     "status": [("folder --seconds 0.25", {"ClipStore.path": "folder", "sleep.seconds": 0.25})],
     "teachers": [("", {})],
@@ -1928,7 +1946,8 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(teachers, "load", lambda given: small_teacher())
     spies.put(teachers, "extract")
     teacher.class_names = list("1234")
-    spies.put(teachers, "Extraction", lambda given: argparse.Namespace(kind="one pass"))
+    one_pass = argparse.Namespace(kind="one pass", batch_size=8, specs={}, arrays=[], record={})
+    spies.put(teachers, "Extraction", lambda given: one_pass)
     spies.put(inference, "evaluate", evaluation)
     spies.put(inference, "predict", [inference.Prediction(0.0, 2.0, [("open", 0.5)])])
     writer = model_commands.prediction_writer
@@ -2169,4 +2188,8 @@ def test_signals_end_processes_of_torchrun_at_once(monkeypatch):
 def test_options_of_the_teacher_need_a_teacher(monkeypatch, capsys):
     monkeypatch.setattr(egodistill.annotations, "read_annotations", lambda *given, **named: data.SegmentList())
     assert cli.main(["prepare", "t.csv", "--out", "s", "--batch-size", "4", "--device", "cpu"]) == 1
-    assert "--batch-size, --device: only with --teacher-file" in capsys.readouterr().err
+    assert "--batch-size, --device: only with --teacher-file or --end-features" in capsys.readouterr().err
+    assert cli.main(["prepare", "t.csv", "--out", "s", "--image-encoder", "resnet10x4"]) == 1
+    assert "--image-encoder: only with --end-features" in capsys.readouterr().err
+    assert cli.main(["prepare", "t.csv", "--out", "s", "--end-features", "none"]) == 1
+    assert "give imagenet or a file" in capsys.readouterr().err

@@ -27,7 +27,7 @@ ARROWS = {
     "cli": "egodistill files",
     # method
     "student": "",
-    "distillation": "egodistill batches files runtime student training",
+    "distillation": "egodistill batches checkpoints clips files runtime store student training",
     "training": "egodistill batches checkpoints files runtime",
     "inference": "egodistill batches clips files imu runtime student video",
     "batches": "egodistill clips files student",
@@ -57,7 +57,7 @@ ARROWS = {
     "commands": "egodistill annotations data files imu recordings tables video",
     "options": "commands distillation files runtime",
     "model_commands": "egodistill batches checkpoints commands data distillation experiments export files inference"
-    " options runtime tables teachers training",
+    " one_pass options runtime tables teachers training",
     "demo": "egodistill commands data experiments files inference model_commands options runtime synthetic tables"
     " teachers training",
 }
@@ -65,7 +65,7 @@ ARROWS = {
 LATE = {
     "egodistill": "cli",  # `python -m egodistill`, at the end of the file
     "cli": "runtime",  # it needs torch, and a list of the commands does not
-    "commands": "model_commands",  # the same: only `prepare --teacher-file` needs it
+    "commands": "model_commands",  # the same: only one pass of `prepare` needs it
 }
 COPYABLE = ("student", "video_transformers", "video_convnets", "video", "imu", "gpmf")
 

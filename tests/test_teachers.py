@@ -1231,11 +1231,11 @@ def test_one_pass_stops_if_another_run_claims_its_outputs(tmp_path):
         writer.write(row, {"x": [row]})
     store, frames = data.ClipStore(tmp_path / "s"), np.zeros((2, 8, 3, 32, 32), np.uint8)
     with teachers.Extraction(narrow()).open(store) as write:
-        write(np.array([0, 1]), frames)
+        write(np.array([0, 1]), {"clip": frames})
         record = outputs_record(store, "slowfast")
         files.write_json(store.path / "slowfast.teacher.json", record | {"fingerprint": "another"})
         with pytest.raises(DataError, match="another run is overwriting these outputs"):
-            write(np.array([2, 3]), frames)
+            write(np.array([2, 3]), {"clip": frames})
     assert store.done("slowfast.logits").tolist() == [True, True, False, False]
 
 
@@ -1250,7 +1250,7 @@ def test_one_pass_runs_in_the_precision_asked_for(tmp_path, precision):
     frames = np.random.default_rng(0).integers(0, 256, (2, 8, 3, 32, 32), np.uint8)
     consumer = teachers.Extraction(teacher, precision=precision, device="cpu")
     with consumer.open(store) as write:
-        write(np.arange(2), frames)
+        write(np.arange(2), {"clip": frames})
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         wanted = teacher(torch.from_numpy(frames))
     np.testing.assert_array_equal(store.read("slowfast.logits", [0, 1]), wanted.logits.float().numpy())
