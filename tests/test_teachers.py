@@ -1,5 +1,6 @@
 """Teachers: the published models number by number, the face of all teachers, extract()."""
 
+import argparse
 import json
 import math
 import os
@@ -22,9 +23,20 @@ from small_teachers import LABELS, NARROW, SMALL, gmacs, meta, narrow, random_cl
 from torch import nn
 from torchvision.models.video import r3d_18, swin3d_t
 
-from egodistill import DataError, EgoDistillError, Output, batches, data, files, teachers
+from egodistill import (
+    DataError,
+    EgoDistill,
+    EgoDistillError,
+    Output,
+    batches,
+    data,
+    distillation,
+    files,
+    pretrain_imu,
+    teachers,
+)
 from egodistill.clips import ClipSpec
-from egodistill.one_pass import Pending
+from egodistill.one_pass import Pending, Together
 from egodistill.store import StoreFiles, StoreWriter, outputs_record
 
 # --- the published models --------------------------------------------------------------------
@@ -1284,3 +1296,61 @@ def test_forged_arguments_are_refused_when_a_teacher_is_loaded(tmp_path, part, n
     torch.save(content, path)
     with pytest.raises(EgoDistillError, match=r"t\.pt"):
         teachers.Teacher.load(path)
+
+
+def image_student(seed=0):
+    options = {"image_encoder": "resnet10x8", "image_weights": None, "frame_size": 24, "hidden": 16}
+    options |= {"feature_dim": narrow().feature_dim, "class_names": LABELS}
+    torch.manual_seed(seed)
+    return EgoDistill(3, **options)
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be prepared")
+def test_end_features_serve_stage_1_as_the_end_frames_do(two_passes, tmp_path):
+    """Also if the image encoder is stopped, when the teacher has seen the batch already."""
+    segments, options, wanted = two_passes
+    stopped, student = image_student(), image_student().train()
+    seen = count_clips(argparse.Namespace(net=stopped.image_encoder), stop_after=1)
+
+    def together(model):
+        first = teachers.Extraction(narrow(), batch_size=4)
+        return Together(first, distillation.EndFeatures(model, batch_size=2, precision="fp32"))
+
+    with pytest.raises(KeyboardInterrupt):
+        data.prepare(segments, tmp_path / "s", consumer=together(stopped), **options)
+    store = data.prepare(segments, tmp_path / "s", consumer=together(student), **options)
+    assert seen == [8] and student.training and student.image_encoder.training
+    assert "ends" not in store.names and not list(store.path.glob("ends*"))
+    assert store.read("end_features", [0]).shape == (1, 2, 64)
+    for name in ("slowfast.feature", "slowfast.logits", "frames_1"):
+        np.testing.assert_array_equal(store.read(name, slice(None)), wanted.read(name, slice(None)))
+    frames = torch.from_numpy(wanted.read("ends", slice(0, 4)))
+    with torch.no_grad():
+        features = image_student().eval().encode_frames(frames, 2)
+    np.testing.assert_array_equal(store.read("end_features", slice(0, 4)), features.numpy())
+    runs = []
+    for one in (store, wanted):
+        model = image_student()
+        settings = {"epochs": 2, "batch_size": 4, "progress": False, "device": "cpu"}
+        history = pretrain_imu(model, one, teacher="slowfast", **settings)
+        runs.append([[row["loss"] for row in history], *model.state_dict().values()])
+    for ours, theirs in zip(*runs, strict=True):
+        torch.testing.assert_close(torch.as_tensor(ours), torch.as_tensor(theirs), rtol=0, atol=1e-6)
+    with pytest.raises(DataError, match=r"consumer\.end_features\.fingerprint was .* and is now"):
+        data.prepare(segments, tmp_path / "s", consumer=together(image_student(1)), **options)
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be prepared")
+def test_end_features_of_another_image_encoder_are_refused(two_passes, tmp_path):
+    segments, options, _ = two_passes
+    consumer = distillation.EndFeatures(image_student(), batch_size=4)
+    clip = {"clip_frames": 8, "clip_size": 32}  # The two consumers do not need each other.
+    store = data.prepare(segments, tmp_path / "s", consumer=consumer, **options, **clip)
+    assert {"clip", "end_features"} <= set(store.names) and "ends" not in store.names
+    settings = {"epochs": 1, "batch_size": 4, "l1_weight": 0, "teacher": None, "progress": False, "device": "cpu"}
+    pretrain_imu(image_student(), store, **settings)
+    changed = image_student()
+    changed.image_encoder.bn1.running_mean += 1
+    for model in (image_student(1), changed):
+        with pytest.raises(EgoDistillError, match=r"s: its end_features .* fingerprint .* `prepare --end-features`"):
+            pretrain_imu(model, store, **settings)
