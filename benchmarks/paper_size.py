@@ -2,13 +2,17 @@
 
     python benchmarks/paper_size.py                  # a few minutes on two cores
     python benchmarks/paper_size.py --clips 16 --teacher-clips 1     # to try it
+    python benchmarks/paper_size.py --tables disk stage-1            # two of its three tables
 
 Each stage runs on `--clips` clips of the paper's size (224 pixels, ResNet-18, N = 1; MotionFormer in fp32 on
 `--teacher-clips` of them), cut from a rendered 1080p30 recording with a key frame every second. Seconds per clip are
 extrapolated to the paper's numbers of clips and epochs, without effects of longer runs such as slow disks or other
 programs. Memory is the peak of a process that runs one stage. It does not depend on the number of clips, except in
-stage 1, which keeps 6 kB of image features per clip; these are added here. Disk is the store's size per clip; five
-sixths are the clips for the teacher.
+stage 1, which keeps 6 kB of image features per clip; these are added here.
+
+The table "disk" prepares stores of `--teacher-clips` clips in several ways, with MotionFormer's outputs, and counts the
+bytes of their arrays. The table "stage-1" compares an epoch of stage 1 with one that encodes the frames in each step,
+interleaved in one process; their losses have to be equal.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,7 +33,8 @@ from recording import render, repeat, write_imu  # benchmarks/recording.py
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import EgoDistill, data, distill, evaluate, pretrain_imu, tables, teachers
+from egodistill import EgoDistill, data, distill, distillation, evaluate, pretrain_imu, tables, teachers
+from egodistill.one_pass import Together
 
 # Training clips, test clips, epochs of stages 1 and 2 (section 4.1, appendix C); one clip per segment.
 DATASETS = {"Ego4D": (8500, 3600, 50, 150), "EPIC-KITCHENS": (29000, 6200, 50, 50)}
@@ -36,9 +42,9 @@ CLASSES = [str(k) for k in range(97)]
 SETTINGS = {"batch_size": 64, "epochs": 1, "progress": False}
 
 
-def prepare(folder: Path, clips: int, jobs: int) -> dict[str, float]:
-    """Decode with one process per core, each with its own recording."""
-    segments = [
+def segments(folder: Path, clips: int, jobs: int) -> list[data.Segment]:
+    """Return one clip per segment, from `jobs` recordings."""
+    return [
         data.Segment(
             f"{k}",
             folder / f"{k % jobs}.mp4",
@@ -50,10 +56,19 @@ def prepare(folder: Path, clips: int, jobs: int) -> dict[str, float]:
         )
         for k, start in enumerate(data.CLIP_SECONDS * (np.arange(clips) // jobs))
     ]
+
+
+def prepare(folder: Path, clips: int, jobs: int) -> dict[str, float]:
+    """Decode with one process per core, each with its own recording."""
+    clips_of = segments(folder, clips, jobs)
     start_time = time.perf_counter()
-    data.prepare(segments, folder / "store", clip_frames=16, class_names=CLASSES, progress=False)
-    seconds = time.perf_counter() - start_time
-    return {"seconds": seconds / clips, "disk": sum(f.stat().st_size for f in (folder / "store").glob("*.npy")) / clips}
+    data.prepare(clips_of, folder / "store", clip_frames=16, class_names=CLASSES, progress=False)
+    return {"seconds": (time.perf_counter() - start_time) / clips, "disk": bytes_per_clip(folder / "store")}
+
+
+def bytes_per_clip(store: Path) -> float:
+    arrays = [np.load(file, mmap_mode="r") for file in store.glob("*.npy")]
+    return sum(array.nbytes for array in arrays) / len(arrays[0])
 
 
 def extract(folder: Path, clips: int) -> dict[str, float]:
@@ -79,6 +94,44 @@ def stage_1(folder: Path) -> dict[str, float]:
     return {"seconds": epoch, "once": (time.perf_counter() - start_time) / len(store) - epoch}
 
 
+class EncodeAgain(distillation.PretrainIMU):
+    """Stage 1 that encodes the frames in each step."""
+
+    def __init__(self, *given, **named) -> None:
+        super().__init__(*given, **named)
+        self.reads = [*self.reads, self.frames, "ends"]
+
+    def setup(self, store, settings) -> None:
+        """Encode nothing yet."""
+
+    def forward(self, batch):
+        stack = torch.cat([batch["ends"][:, :1], batch[self.frames], batch["ends"][:, 1:]], dim=1)
+        self.model.image_encoder.eval()
+        with torch.no_grad():
+            self.features = self.model.encode_frames(stack, stack.shape[1])
+        return super().forward(batch | {"row": torch.arange(len(stack))})
+
+
+def stage_1_again(folder: Path) -> dict[str, float]:
+    """Return seconds per clip of an epoch with features that were computed once, and with frames that are encoded."""
+    store, kept, found = data.ClipStore(folder / "store"), distillation.PretrainIMU, []
+    for objective in 3 * (kept, EncodeAgain):
+        torch.manual_seed(0)
+        model, distillation.PretrainIMU = EgoDistill(97, image_weights=None), objective
+        start_time = time.perf_counter()
+        (epoch,) = pretrain_imu(model, store, teacher="motionformer", **SETTINGS)
+        whole = (time.perf_counter() - start_time) / len(store)
+        found.append((epoch["loss"], 1 / epoch["clips_per_second"], whole - 1 / epoch["clips_per_second"]))
+    losses, seconds, once = zip(*found, strict=True)
+    if max(losses) - min(losses) > 1e-4:
+        raise SystemExit(f"the two ways differ: {losses}")
+    return {
+        "kept": statistics.median(seconds[::2]),
+        "once": statistics.median(once[::2]),
+        "again": statistics.median(seconds[1::2]),
+    }
+
+
 def stage_2(folder: Path) -> dict[str, float]:
     store, model = data.ClipStore(folder / "store"), EgoDistill(97, image_weights=None)
     return {"seconds": 1 / distill(model, store, teacher="motionformer", **SETTINGS)[0]["clips_per_second"]}
@@ -93,6 +146,55 @@ def evaluation(folder: Path) -> dict[str, float]:
 
 
 STAGES = {"prepare": prepare, "extract": extract, "stage 1": stage_1, "stage 2": stage_2, "evaluate": evaluation}
+TABLES = ("stages", "disk", "stage-1")
+
+
+def disk_table(folder: Path, clips: int) -> tables.Table:
+    """Return the size of stores that are prepared in several ways."""
+    teacher = teachers.load("motionformer_16x4", class_names=CLASSES, progress=False).eval()
+    teacher.name = "motionformer"
+    rows = []
+    for passes, count, ends in (
+        ("two", 1, "frames"),
+        ("one", 1, "frames"),
+        ("one", 4, "frames"),
+        ("one", 1, "features"),
+        ("one", 4, "features"),
+    ):
+        store = folder / f"{passes} {count} {ends}"
+        options = {"num_frames": count, "class_names": CLASSES, "progress": False}
+        if passes == "two":
+            options["clip_frames"] = 16
+        else:
+            consumers = [teachers.Extraction(teacher)]
+            if ends == "features":
+                consumers.append(distillation.EndFeatures(EgoDistill(97, image_weights=None)))
+            options["consumer"] = Together(*consumers)
+        prepared = data.prepare(segments(folder, clips, 1), store, **options)
+        if passes == "two":
+            teachers.extract(teacher, prepared, progress=False)
+        size = bytes_per_clip(store)
+        sizes = [f"{(train + test) * size / 1e9:.1f}" for train, test, *_ in DATASETS.values()]
+        rows.append([f"{passes} pass{'es' * (passes == 'two')}", str(count), ends, f"{size / 1e3:.1f}", *sizes])
+        print(rows[-1], file=sys.stderr, flush=True)
+    return tables.Table(
+        ["prepare and extract", "N", "ends", "kB per clip", *(f"{name}: GB" for name in DATASETS)], rows
+    )
+
+
+def stage_1_table(found: dict[str, float]) -> tables.Table:
+    train, _, epochs, _ = DATASETS["EPIC-KITCHENS"]
+    rows = []
+    for name, epoch, once in (
+        ("features kept", found["kept"], found["once"]),
+        ("frames encoded in each step", found["again"], 0.0),
+    ):
+        whole = train * (epochs * epoch + once) / 3600
+        rows.append([name, f"{1e3 * epoch:.1f}", f"{1e3 * once:.1f}" if once else "", f"{whole:.1f}"])
+    whole = epochs * found["again"] / (epochs * found["kept"] + found["once"])
+    rows.append(["factor", f"{found['again'] / found['kept']:.1f}", "", f"{whole:.1f}"])
+    columns = ["stage 1", "ms per clip and epoch", "ms per clip, once", f"EPIC-KITCHENS, {epochs} epochs: hours"]
+    return tables.Table(columns, rows)
 
 
 def hours(stage: str, found: dict[str, float], train: int, test: int, first: int, second: int) -> float:
@@ -110,6 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--clips", type=int, default=128)
     parser.add_argument("--teacher-clips", type=int, default=4)
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
     parser.add_argument("--stage", nargs=2, help=argparse.SUPPRESS)  # stage and folder of a child process
     tables.markdown_option(parser)
     arguments = parser.parse_args()
@@ -118,7 +221,7 @@ def main() -> None:
         stage, folder = arguments.stage[0], Path(arguments.stage[1])
         torch.manual_seed(0)
         counts = {"prepare": (arguments.clips, jobs), "extract": (arguments.teacher_clips,)}.get(stage, ())
-        found = STAGES[stage](folder, *counts)
+        found = (STAGES | {"stage-1": stage_1_again})[stage](folder, *counts)
         who = resource.RUSAGE_CHILDREN if stage == "prepare" else resource.RUSAGE_SELF
         found["MB"] = resource.getrusage(who).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
         print(json.dumps(found))
@@ -133,7 +236,9 @@ def main() -> None:
             repeat(folder / "piece.mp4", folder / f"{k}.mp4", int(length // 20) + 1)
         write_imu(folder / "imu.csv", length + 20)
         found = {}
-        for stage in STAGES:
+        again = ["stage-1"] if "stage-1" in arguments.tables else []
+        wanted = [*STAGES] if "stages" in arguments.tables else ["prepare", "extract"] if again else []
+        for stage in wanted + again:
             command = [
                 sys.executable,
                 __file__,
@@ -147,7 +252,17 @@ def main() -> None:
             ]
             found[stage] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
             print(f"{stage}: {found[stage]}", file=sys.stderr, flush=True)
+        if "disk" in arguments.tables:
+            disk = disk_table(folder, arguments.teacher_clips)
+            tables.report(disk, "benchmarks/paper_size.py disk", arguments.markdown, sys.argv)
+    if again:
+        table = stage_1_table(found.pop("stage-1"))
+        tables.report(table, "benchmarks/paper_size.py stage 1", arguments.markdown, sys.argv)
+    if "stages" in arguments.tables:
+        report_stages(found, arguments.markdown)
 
+
+def report_stages(found: dict[str, dict[str, float]], markdown: str | None) -> None:
     rows = []
     for stage, one in found.items():
         cells = []
@@ -159,7 +274,7 @@ def main() -> None:
         rows.append([stage, f"{one['seconds']:.3f}{once}", f"{(one['MB'] + features) / 1e3:.1f}", *cells])
     columns = [f"{name}: {unit}" for name in DATASETS for unit in ("hours", "GB of disk")]
     table = tables.Table(["stage", "seconds per clip", "GB of memory", *columns], rows)
-    tables.report(table, "benchmarks/paper_size.py", arguments.markdown, sys.argv)
+    tables.report(table, "benchmarks/paper_size.py", markdown, sys.argv)
     print("once: stage 1 computes the image features of the training clips once; its memory is for EPIC-KITCHENS.")
 
 
