@@ -268,7 +268,10 @@ def prepare(
     }
     if consumer is not None:
         if (clip_frames is not None and "clip" in consumer.specs) or world_size > 1:
-            raise DataError("with a consumer, which reads its own frames, leave out clip_frames, rank and world_size")
+            raise DataError(
+                "with a consumer, which reads its own frames, leave out clip_frames, rank and world_size: one process "
+                "prepares the store, without the variables RANK and WORLD_SIZE"
+            )
         for spec in consumer.specs.values():
             if not math.isclose(spec.seconds, CLIP_SECONDS, rel_tol=1e-6):
                 raise DataError(

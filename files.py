@@ -410,7 +410,7 @@ def held_file(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        held.unlink()
+        held.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

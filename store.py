@@ -236,15 +236,12 @@ class StoreFiles:
         rows = np.atleast_1d(np.arange(len(array))[rows])
         values = np.ascontiguousarray(np.broadcast_to(values, (len(rows), *array.shape[1:])), array.dtype)
         _, file, size = self.maps[name, "r+"]
-        writing = os.open(file, os.O_WRONLY | getattr(os, "O_DSYNC", 0))
-        try:
+        with files.disk_errors(Path(file)), open(file, "r+b", buffering=0, opener=open_synchronously) as target:
             for row, value in zip(rows.tolist(), values, strict=True):
                 content, start = value.tobytes(), size - array.nbytes + row * value.nbytes
                 while content:
-                    written = os.pwrite(writing, content, start)
+                    written = os.pwrite(target.fileno(), content, start)
                     content, start = content[written:], start + written
-        finally:
-            os.close(writing)
 
     def segment(self, row: int) -> Segment:
         """Return the segment that a clip is a part of."""
@@ -288,6 +285,11 @@ class StoreFiles:
                 f"cannot make it again as {new['dtype']} {new['shape']}; choose another name"
             )
         self.arrays.update(arrays)
+
+
+def open_synchronously(path: str, flags: int) -> int:
+    """Open a file whose writes reach the disk, or the server, before they return."""
+    return os.open(path, flags | getattr(os, "O_DSYNC", 0))
 
 
 def array_fault(arrays: Any) -> str | None:
