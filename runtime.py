@@ -243,8 +243,9 @@ def join_processes(device: torch.device) -> None:
             torch.cuda.set_device(device)
         backend, rendezvous = "nccl" if device.type == "cuda" else "gloo", {}
         with distributed_errors():
-            if uses_agent_store():
+            if "TORCHELASTIC_RUN_ID" in os.environ:  # under torchrun
                 threading.Thread(target=end_with_agent, args=[os.getppid()], daemon=True).start()
+            if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
                 store = torchrun_store(TIMEOUT)
                 ATTEMPT[:] = [agree_on_attempt(store, **share)]
                 rendezvous = {"store": distributed.PrefixStore(ATTEMPT[0], store), **share}
@@ -264,11 +265,6 @@ def leave_processes() -> None:
         if any(type(one) is DistributedDataParallel for one in gc.get_objects()):
             LEFT_GROUPS.append(distributed.group.WORLD)
         distributed.destroy_process_group()
-
-
-def uses_agent_store() -> bool:
-    """Return whether torchrun hosts the store through which the processes find each other."""
-    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def torchrun_store(timeout: timedelta) -> distributed.Store:
