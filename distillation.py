@@ -464,7 +464,7 @@ class EndFeatures:
     >>> consumer = distillation.EndFeatures(EgoDistill.load("student.pt"))
     >>> store = data.prepare(segments[:2], "small", frame_size=64, consumer=consumer, progress=False)
     >>> store.names, store.read("end_features", [0, 1]).shape
-    (['frames_1', 'imu', 'end_features'], (2, 2, 128))
+    (['frames_1', 'imu', 'end_features'], (2, 2, 64))
     """
 
     arrays = ("end_features",)

@@ -246,7 +246,7 @@ def join_processes(device: torch.device) -> None:
             if "TORCHELASTIC_RUN_ID" in os.environ:  # under torchrun
                 threading.Thread(target=end_with_agent, args=[os.getppid()], daemon=True).start()
             if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-                store = torchrun_store(TIMEOUT)
+                store = torchrun_store()
                 ATTEMPT[:] = [agree_on_attempt(store, **share)]
                 rendezvous = {"store": distributed.PrefixStore(ATTEMPT[0], store), **share}
             distributed.init_process_group(backend, timeout=TIMEOUT, **rendezvous)
@@ -267,7 +267,7 @@ def leave_processes() -> None:
         distributed.destroy_process_group()
 
 
-def torchrun_store(timeout: timedelta) -> distributed.Store:
+def torchrun_store(timeout: timedelta = TIMEOUT) -> distributed.Store:
     """Return the store through which the processes find each other; the agent on the machine of process 0 hosts it."""
     return distributed.TCPStore(
         os.environ["MASTER_ADDR"],
