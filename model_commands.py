@@ -72,7 +72,6 @@ def training_options(parser: argparse.ArgumentParser, stage: str, without: Seque
 def training_settings(a: argparse.Namespace, stage: str) -> Any:
     """Return the settings of a stage: those of the preset, changed by the options."""
     settings = options.apply(getattr(PRESETS[a.preset], stage), a)
-    report_precision(settings.precision, a.device)
     return replace(settings, checkpoint=experiments.training_file(a.out))
 
 

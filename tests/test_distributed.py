@@ -15,7 +15,7 @@ from torch import distributed
 from toys import QUIET, Named, Store, same, small
 
 import egodistill
-from egodistill import EgoDistill, EgoDistillError, batches, cli, distillation, files, model_commands, runtime
+from egodistill import EgoDistill, EgoDistillError, batches, cli, distillation, files, model_commands, runtime, training
 from egodistill.student import Output
 from egodistill.training import rank_rows
 
@@ -23,6 +23,7 @@ ROOT = Path(egodistill.__file__).parent
 STAGES = ("finetune", "pretrain_imu", "distill")
 # Batches of 9, 9 and 3 clips: shares of 4 and 5, and one process that looks on.
 SETTINGS = {"epochs": 2, "batch_size": 9, "learning_rate": 0.05, "decay_epochs": (1,), "weight_decay": 0.0, **QUIET}
+SETTINGS |= {"precision": "fp32"}  # "auto" would depend on the processor.
 AUGMENT = batches.Augment(crop=0.5)
 BRIEF = SETTINGS | {"epochs": 1, "learning_rate": 1e-3}
 
@@ -201,9 +202,19 @@ def command(out):
         "2",
         "--batch-size",
         "8",
+        "--precision",
+        "fp32",
         "--device",
         "cpu",
     ]
+
+
+def do_precision(rank, folder):
+    """Machines of two kinds: each would choose another precision."""
+    runtime.pick_training_precision = lambda *_: (("bf16", "fp32")[rank], "of the test")
+    loop = training.TrainingLoop(distillation.Finetune(student(), Store(8)), Store(8), training.Training(**QUIET))
+    loop.resume()
+    return loop.settings.precision, loop.about["precision"]
 
 
 def do_loss_of_one(rank, folder):
@@ -221,7 +232,10 @@ def do_loss_of_one(rank, folder):
     return type(error.value).__name__, str(error.value), (folder / "told").exists()
 
 
-SCENARIOS = ("stages", "negatives", "parts", "unused", "sync", "augment", "resume", "nan", "command", "loss_of_one")
+SCENARIOS = (
+    *("stages", "negatives", "parts", "unused", "sync", "augment", "resume", "nan", "command", "precision"),
+    "loss_of_one",
+)
 
 
 def work(rank, folder, scenarios, processes):
@@ -369,6 +383,10 @@ def test_an_error_of_one_ends_both_at_once(both):
     (kind, words, _), (_, own, told) = both["loss_of_one"]
     assert own == "the disk of machine 1 is gone" and told
     assert kind == "EgoDistillOSError" and "another process" in words
+
+
+def test_process_0_decides_the_precision(both):
+    assert both["precision"] == 2 * [("bf16", "bf16")]
 
 
 # --- The command under torchrun
