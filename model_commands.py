@@ -535,8 +535,8 @@ def run_measure(a: argparse.Namespace) -> None:
         costs[name] = inference.measure(model, **arguments)
     report_precision(a.precision, a.device)
     cost, passes = next(iter(costs.values())), min(c.repeats for c in costs.values())
-    section = f"measure{' own models' if own else ''}{' bf16' if cost.precision == 'bf16' else ''}"
-    section += " compiled" if a.compile else ""
+    section = "measure own models" if own else "measure"
+    section += f" {cost.precision}" * (cost.precision != "fp32") + " compiled" * a.compile
     machine = None if cost.device == "cpu" else cost.device
     tables.report(cost_table(costs) if own else table_3(costs), section, a.markdown, a.words, machine=machine)
     conditions = f"{cost.precision}{', compiled' if a.compile else ''}, on {cost.device}"

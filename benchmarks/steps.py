@@ -112,6 +112,7 @@ class Measurement:
         self.case, store = case, case.store
         self.settings = replace(case.settings, precision=precision, device=device, progress=False, schedule="cosine")
         self.loop = training.TrainingLoop(case.objective, store, self.settings)
+        self.loop.resume()
         self.device = self.loop.device
         case.objective.setup(store, self.settings)
         self.steps = -(-len(store) // self.settings.batch_size)
@@ -221,7 +222,9 @@ def main() -> None:
         for name in a.only or cases:
             rows.append(measure(cases[name](), a.rounds, a.device))
             print(rows[-1], file=sys.stderr, flush=True)
-    tables.report(tables.Table(header, rows), f"benchmarks/steps.py, {a.size}", a.markdown, sys.argv)
+    device = runtime.pick_device(a.device)
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    tables.report(tables.Table(header, rows), f"benchmarks/steps.py, {a.size}", a.markdown, sys.argv, machine=machine)
 
 
 if __name__ == "__main__":

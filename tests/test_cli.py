@@ -462,7 +462,7 @@ def test_an_error_is_one_line_and_exit_code_1(command, told, files, monkeypatch,
         ("predict a.mp4 --student student.pt --top 0", "--top: '0' is not a positive integer"),
         ("measure --batch-size 0", "--batch-size: '0' is not a positive integer"),
         ("measure --rows SlowFast", "invalid choice: 'SlowFast'"),
-        ("distill store --teacher t --out x.pt --precision fp16", "fp16"),
+        ("distill store --teacher t --out x.pt --precision fp8", "fp8"),
         ("distill store --teacher t --out x.pt --preset small", "invalid choice: 'small'"),
         ("finetune store --out x.pt --architecture nonsense", "student"),
         ("finetune store --out x.pt --architecture nonsense", "x3d_m"),
@@ -919,6 +919,7 @@ def test_demo_reports_each_model(demo):
             f"{cost.gmacs:.3f}",
             f"{cost.params / 1e6:.2f} M",
             f"{row['ms_per_clip']:.2f}",
+            "fp32",
             f"{mean(top1):.1f} ± {stdev(top1):.1f}",
         ]
         assert re.search(rf"(?m)^{' +'.join(map(re.escape, cells))}$", table), (cells, table)
@@ -1875,7 +1876,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     small = {"frames": 4, "size": 32, "width": 12, "depths": (1, 1), "kv_stride": 4, "progress": False}
     teacher = teachers.load("mvit_b_16x4", None, 4, **small)
     row = experiments.Row(
-        "EgoDistill", 1, "1 frame", 50.0, None, [50.0], 1.0, 1, 1.0, {}, experiments.Run("EgoDistill")
+        "EgoDistill", 1, "1 frame", 50.0, None, [50.0], 1.0, 1, 1.0, {}, "fp32", experiments.Run("EgoDistill")
     )
     zeros = torch.zeros(4, 4, dtype=torch.int64)
     evaluation = inference.Evaluation(0.5, {"open": 0.5}, zeros, zeros.float(), torch.zeros(4), 0.1, 8)
@@ -2030,7 +2031,7 @@ def test_a_student_is_built_for_the_frames_of_the_store(tmp_path, monkeypatch, c
 def test_tables_of_results_have_each_number_in_its_column():
     def row(method, top1, std, **others):
         kind = experiments.Run(method, **others)
-        return experiments.Row(method, 2, "2 frames", top1, std, [], 1.23456, 7_654_321, 3.14159, {}, kind)
+        return experiments.Row(method, 2, "2 frames", top1, std, [], 1.23456, 7_654_321, 3.14159, {}, "bf16", kind)
 
     rows = [
         row("teacher", 80.04, None),
@@ -2039,12 +2040,12 @@ def test_tables_of_results_have_each_number_in_its_column():
         row("VisOnly-Distill", 40.0, 2.0),
     ]
     table = egodistill.demo.cost_table(rows)
-    assert table.header == ["model", "inputs", "GMACs", "parameters", "ms per clip", "top-1 (%)"]
-    assert table.rows[0] == ["teacher", "2 frames", "1.235", "7.65 M", "3.14", "80.0"]
+    assert table.header == ["model", "inputs", "GMACs", "parameters", "ms per clip", "trained in", "top-1 (%)"]
+    assert table.rows[0] == ["teacher", "2 frames", "1.235", "7.65 M", "3.14", "bf16", "80.0"]
     assert [cells[0] for cells in table.rows[1:3]] == ["EgoDistill", "EgoDistill without stage 1"]
     assert [cells[-1] for cells in table.rows[1:]] == ["70.1 ± 1.3", "60.0 ± 0.5", "40.0 ± 2.0"]
-    unknown = replace_fields(rows[0], gmacs=None, params=None, ms_per_clip=None)
-    assert egodistill.demo.cost_table([unknown]).rows[0][2:5] == ["-", "-", "-"]
+    unknown = replace_fields(rows[0], gmacs=None, params=None, ms_per_clip=None, precision="")
+    assert egodistill.demo.cost_table([unknown]).rows[0][2:6] == ["-", "-", "-", "-"]
     others = egodistill.demo.teachers_table({"x3d": rows})
     assert others.header == ["teacher", "GMACs", "parameters", "teacher's top-1", "VisOnly-Distill", "EgoDistill"]
     assert others.rows == [["x3d", "1.235", "7.65 M", "80.0", "40.0 ± 2.0", "70.1 ± 1.3"]]

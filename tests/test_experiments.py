@@ -549,7 +549,7 @@ def test_figure_has_a_line_for_each_method(tmp_path, monkeypatch):
     monkeypatch.setattr(egodistill.files, "atomic_write", contextlib.nullcontext)
     methods = [("EgoDistill", n) for n in (4, 1, 2)] + [("STTS full", 4), ("STTS T0.5-S0.7", 4), ("VisOnly", 1)]
     table = [
-        experiments.Row(name, n, "", 50.0 + n, 1.0, [], 0.1 * n * len(name), 1, 1.0, {}, Run(name, frames=n))
+        experiments.Row(name, n, "", 50.0 + n, 1.0, [], 0.1 * n * len(name), 1, 1.0, {}, "fp32", Run(name, frames=n))
         for name, n in methods
     ]
     unknown = table[-1]._replace(method="teacher", gmacs=None)  # its cost is not known: no point
@@ -576,12 +576,13 @@ def test_load_knows_all_kinds_of_files(demo, compared):
 
 def test_a_row_has_mean_and_sample_standard_deviation_over_its_seeds():
     found = [
-        {"top1": 0.5, "per_class": {"a": 0.25, "b": 1.0}},
-        {"top1": 0.8, "per_class": {"a": 0.75, "b": 0.5}},
+        {"top1": 0.5, "per_class": {"a": 0.25, "b": 1.0}, "precision": "fp32"},
+        {"top1": 0.8, "per_class": {"a": 0.75, "b": 0.5}, "precision": "bf16"},
         {"top1": 0.6, "per_class": {"a": 0.5, "b": 0.0}},
     ]
     row = experiments.row(Run("VisIMU", frames=2), found, "2 frames + IMU", 1.5, None)
     mean = (50 + 80 + 60) / 3
+    assert row.precision == "bf16, fp32"  # of two machines; unknown for the third
     assert row.top1 == pytest.approx(mean) and row.top1_seeds == pytest.approx([50, 80, 60])
     assert row.std == pytest.approx((((50 - mean) ** 2 + (80 - mean) ** 2 + (60 - mean) ** 2) / 2) ** 0.5)
     assert row.per_class == pytest.approx({"a": 50, "b": 50}) and (row.gmacs, row.params) == (1.5, None)
