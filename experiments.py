@@ -728,8 +728,8 @@ class Row(NamedTuple):
     params: int | None
     ms_per_clip: float | None
     per_class: dict[str, float]
-    precision: str  # of the training; several if the seeds were trained on different machines, "" if unknown
     run: Run
+    precision: str = ""  # of the training; several if the seeds were trained on different machines, "" if unknown
 
 
 def rows(bench: Bench, runs: Iterable[Run], *, costs: bool = True) -> list[Row]:

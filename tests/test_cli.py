@@ -1003,6 +1003,20 @@ def test_seeds_are_numbers_with_commas(capsys):
     assert egodistill.demo.parse_seeds("3,0,3") == [3, 0]  # a seed is not counted twice
 
 
+@pytest.mark.parametrize(("given", "wanted"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_sleep_while_they_wait(given, wanted, store):
+    """What OpenMP reads is set before torch is imported, unless the user has set it."""
+    code = (
+        "import os, sys; from egodistill import cli; assert 'torch' not in sys.modules\n"
+        "cli.main(['status', sys.argv[1]]); print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    command = [sys.executable, "-c", code, store.path]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == wanted
+
+
 def test_demo_says_in_which_precision_each_network_was_trained(demo):
     runs = {name: json.loads((demo.out / f"seed-0/{name}.json").read_text()) for name in ("slowfast-0", "visonly-n1")}
     assert {run["precision"] for run in runs.values()} == {"fp32"} == {row["precision"] for row in demo.results["rows"]}
@@ -1876,7 +1890,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     small = {"frames": 4, "size": 32, "width": 12, "depths": (1, 1), "kv_stride": 4, "progress": False}
     teacher = teachers.load("mvit_b_16x4", None, 4, **small)
     row = experiments.Row(
-        "EgoDistill", 1, "1 frame", 50.0, None, [50.0], 1.0, 1, 1.0, {}, "fp32", experiments.Run("EgoDistill")
+        "EgoDistill", 1, "1 frame", 50.0, None, [50.0], 1.0, 1, 1.0, {}, experiments.Run("EgoDistill")
     )
     zeros = torch.zeros(4, 4, dtype=torch.int64)
     evaluation = inference.Evaluation(0.5, {"open": 0.5}, zeros, zeros.float(), torch.zeros(4), 0.1, 8)
@@ -2031,7 +2045,7 @@ def test_a_student_is_built_for_the_frames_of_the_store(tmp_path, monkeypatch, c
 def test_tables_of_results_have_each_number_in_its_column():
     def row(method, top1, std, **others):
         kind = experiments.Run(method, **others)
-        return experiments.Row(method, 2, "2 frames", top1, std, [], 1.23456, 7_654_321, 3.14159, {}, "bf16", kind)
+        return experiments.Row(method, 2, "2 frames", top1, std, [], 1.23456, 7_654_321, 3.14159, {}, kind, "bf16")
 
     rows = [
         row("teacher", 80.04, None),

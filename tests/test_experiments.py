@@ -549,7 +549,7 @@ def test_figure_has_a_line_for_each_method(tmp_path, monkeypatch):
     monkeypatch.setattr(egodistill.files, "atomic_write", contextlib.nullcontext)
     methods = [("EgoDistill", n) for n in (4, 1, 2)] + [("STTS full", 4), ("STTS T0.5-S0.7", 4), ("VisOnly", 1)]
     table = [
-        experiments.Row(name, n, "", 50.0 + n, 1.0, [], 0.1 * n * len(name), 1, 1.0, {}, "fp32", Run(name, frames=n))
+        experiments.Row(name, n, "", 50.0 + n, 1.0, [], 0.1 * n * len(name), 1, 1.0, {}, Run(name, frames=n))
         for name, n in methods
     ]
     unknown = table[-1]._replace(method="teacher", gmacs=None)  # its cost is not known: no point
