@@ -721,10 +721,10 @@ def _start_stop(where: str, start: str, stop: str) -> tuple[float, float]:
     for text in (start, stop):
         parts = text.split(":")
         try:
-            value = sum(float(part) * 60**i for i, part in enumerate(reversed(parts)))
+            value = sum(float(part) * 60**i for i, part in enumerate(reversed(parts))) if len(parts) <= 3 else math.nan
         except ValueError:
             value = math.nan
-        if not (0 <= value < math.inf and len(parts) <= 3 and "-" not in text):
+        if not (0 <= value < math.inf and "-" not in text):
             raise DataError(f"{where}: {text!r} is not a time in seconds or HH:MM:SS")
         seconds.append(value)
     if seconds[1] <= seconds[0]:

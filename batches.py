@@ -458,7 +458,11 @@ class _Source:
         batch |= {"label": self.labels[rows], "row": rows}
         if self.change is not None:
             self.change(batch)
-        return {name: x if name == "row" else x.to(self.device, non_blocking=True) for name, x in batch.items()}
+        return {name: x if name == "row" else self.send(x) for name, x in batch.items()}
+
+    def send(self, x: Tensor) -> Tensor:
+        """Return a tensor on the device; from pinned memory, a GPU copies it while it computes."""
+        return (x.pin_memory() if self.device.type == "cuda" else x).to(self.device, non_blocking=True)
 
 
 @dataclass(frozen=True)

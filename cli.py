@@ -134,6 +134,7 @@ def main(argv: list[str] | None = None) -> int:
     if sys.__stderr__ is not None and not faulthandler.is_enabled():
         faulthandler.enable(sys.__stderr__)  # After a crash inside a library, print the Python line that called it.
     end_cleanly()
+    let_threads_sleep()
     for stream in (sys.stdout, sys.stderr):  # Print letters that the terminal's encoding lacks as \u043f.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace", line_buffering=True)
@@ -158,6 +159,16 @@ def end_cleanly() -> None:
         number = getattr(signal, name, None)  # Windows has no SIGHUP.
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, lambda number, frame: sys.exit(128 + number))
+
+
+def let_threads_sleep() -> None:
+    """Let torch's threads sleep while they wait for each other, unless the user's environment says otherwise.
+
+    By default they spin, for the time that other programs keep one of them waiting. Beside busy programs a training
+    took several times as long (`benchmarks/busy.py`). The OpenMP library reads the variable when torch is imported.
+    """
+    if "torch" not in sys.modules:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def run_command(argv: list[str] | None) -> int:

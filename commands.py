@@ -341,7 +341,7 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--image-encoder", metavar="NAME", help=text)
     group.add_argument("--batch-size", metavar="N", type=positive_int, help="clips per forward pass (default: 8)")
     text = "precision of these models; auto is bf16 on hardware that is fast at it (default: fp32)"
-    group.add_argument("--precision", choices=("auto", "fp32", "bf16"), help=text)
+    group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help=text)
     group.add_argument("--device", metavar="NAME", help="device of these models (default: a GPU if there is one)")
 
 

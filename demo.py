@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import egodistill
-from egodistill import EgoDistill, data, experiments, files, inference, options, runtime, synthetic, tables, teachers
+from egodistill import EgoDistill, data, experiments, files, inference, options, synthetic, tables, teachers
 from egodistill.commands import describe_store, positive_int
 from egodistill.experiments import PROTOCOLS, Protocol, TeacherRecipe
 from egodistill.model_commands import GMACS_NOTE, name_value
@@ -88,9 +88,6 @@ def build_bench(a: argparse.Namespace) -> experiments.Bench:
     """Return the bench of `compare` and `ablate`."""
     protocol = PROTOCOLS[a.preset]
     changes = {name: getattr(a, name) for name in CHANGES if hasattr(a, name)}
-    if "precision" in changes:
-        options.report_precision(a.precision, a.device)
-        changes["precision"] = runtime.pick_precision(runtime.pick_device(a.device), a.precision)
     protocol = replace(protocol, recipe=protocol.recipe.with_training(**changes))
     for name, weights in a.pretrained:
         protocol = with_weights(protocol, name, weights)
@@ -204,8 +201,8 @@ def cost_table(rows: list[experiments.Row]) -> Table:
         gmacs = "-" if row.gmacs is None else f"{row.gmacs:.3f}"
         parameters = "-" if row.params is None else f"{row.params / 1e6:.2f} M"
         time_per_clip = "-" if row.ms_per_clip is None else f"{row.ms_per_clip:.2f}"
-        lines.append([name, row.inputs, gmacs, parameters, time_per_clip, accuracy(row)])
-    return Table(["model", "inputs", "GMACs", "parameters", "ms per clip", "top-1 (%)"], lines)
+        lines.append([name, row.inputs, gmacs, parameters, time_per_clip, row.precision or "-", accuracy(row)])
+    return Table(["model", "inputs", "GMACs", "parameters", "ms per clip", "trained in", "top-1 (%)"], lines)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -243,7 +240,7 @@ DEMO = Demo(
     teachers={
         "slowfast": TeacherRecipe(
             "slowfast_8x8_r50",
-            replace(TEACHER_TRAINING, precision="auto"),
+            TEACHER_TRAINING,
             {"width": 48, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.0},
         ),
         "x3d": TeacherRecipe(
@@ -338,12 +335,7 @@ def run_demo(a: argparse.Namespace) -> None:
             f"--teachers must be all, or a list from {', '.join(demo.teachers)} that begins with {TEACHER}; got "
             f"{a.teachers}"
         )
-    demo = with_precision(demo, out / SETTINGS_FILE)
     check_output_folder(out, demo.record())
-    options.report_precision("auto")
-    precision = {name: demo.teachers[name].training.precision for name in kinds}
-    for name in kinds:
-        print(f"The teacher {name} is trained in {precision[name]}.")
     for part in out.rglob(".*.part"):  # incomplete files of a killed run
         files.remove_dead_part(part)
     print(f"All files are written to {out}/. If you interrupt the demo, the same command continues it.\n")
@@ -361,7 +353,6 @@ def run_demo(a: argparse.Namespace) -> None:
     if a.quick:
         print("This was a quick run: its accuracies are meaningless.")
     about = {"seeds": a.seeds, "quick": a.quick, "ceilings": synthetic.ceilings(), **run_settings(bench)}
-    about["precision"] = {named[kind]: precision[kind] for kind in kinds}
     written = experiments.write_rows([row for some in rows.values() for row in some], out / "results", about)
     print(f"\nWrote {written[0]}. This run took {(time.monotonic() - start_time) / 60:.1f} minutes.")
     if not a.quick:
@@ -417,18 +408,6 @@ def demo_runs(teacher: str, seeds: list[int], distilled_only: bool) -> list[expe
 
 
 SETTINGS_FILE = "demo.json"
-
-
-def with_precision(demo: Demo, path: Path) -> Demo:
-    """Replace each teacher's precision "auto" by the one in the demo's settings file, if any, or this machine's."""
-    begun = files.read_json(path).get("teachers", {}) if path.exists() else {}
-    resolved = {}
-    for name, recipe in demo.teachers.items():
-        training = recipe.training
-        if training.precision == "auto" and name in begun:
-            training = replace(training, precision=begun[name]["training"]["precision"])
-        resolved[name] = replace(recipe, training=training.resolve())
-    return replace(demo, teachers=resolved)
 
 
 def check_output_folder(out: Path, settings: dict[str, Any]) -> None:

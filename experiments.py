@@ -52,6 +52,7 @@ from egodistill import (
     files,
     inference,
     teachers,
+    training,
     video,
 )
 from egodistill.distillation import DistillationSettings, PretrainingSettings, Recipe
@@ -406,7 +407,8 @@ class Bench:
         path, start_time = self.path(run), time.monotonic()
         train, test = self.splits(run)
         settings = self.settings(run)
-        if path.exists():  # Interrupted between training and evaluation.
+        log = training.log_path(training_file(path))
+        if path.exists() and log.exists():  # Interrupted between training and evaluation.
             model = load(path)
             model.sampling = run.sampling
         else:
@@ -416,18 +418,20 @@ class Bench:
             fit(run, model, train, settings)
             model.save(path)
         training_file(path).unlink(missing_ok=True)
+        *_, last_epoch = files.read_lines(log, "precision")
+        precision = last_epoch["precision"]
         if run.method == "teacher":
             model.name = run.outputs
             teachers.extract(
                 model,
                 data.ClipStore(self.store),
                 batch_size=32,
-                precision=settings.precision,
+                precision=precision,
                 device=self.device,
                 progress=self.progress,
             )
         seconds = time.monotonic() - start_time
-        result: dict[str, Any] = {"run": asdict(run), "seconds": seconds, "precision": settings.precision}
+        result: dict[str, Any] = {"run": asdict(run), "seconds": seconds, "precision": precision}
         result |= self.provenance(run)
         summary = "trained"
         if run.method != "stage 1":
@@ -502,8 +506,7 @@ class Bench:
         if run.method in BASELINES and recipe.student.image_weights is None and not self.has_start(run):
             settings = replace(settings, epochs=2 * settings.epochs)  # See the protocol in the module's docstring.
         file = training_file(self.path(run))
-        settings = replace(settings, seed=run.seed, device=self.device, progress=self.progress, checkpoint=file)
-        return settings.resolve()
+        return replace(settings, seed=run.seed, device=self.device, progress=self.progress, checkpoint=file)
 
 
 def fit(run: Run, model: Any, store: Any, settings: Training) -> None:
@@ -726,6 +729,7 @@ class Row(NamedTuple):
     ms_per_clip: float | None
     per_class: dict[str, float]
     run: Run
+    precision: str = ""  # of the training; several if the seeds were trained on different machines, "" if unknown
 
 
 def rows(bench: Bench, runs: Iterable[Run], *, costs: bool = True) -> list[Row]:
@@ -764,6 +768,7 @@ def row(kind: Run, found: list[dict[str, Any]], inputs: str, gmacs: float | None
         per_class={
             name: statistics.mean(100 * one["per_class"][name] for one in found) for name in found[0]["per_class"]
         },
+        precision=", ".join(sorted({one["precision"] for one in found if "precision" in one})),
         run=kind,
     )
 
@@ -810,6 +815,7 @@ def write_rows(rows: list[Row], stem: str | os.PathLike, about: Mapping[str, Any
         "gmacs",
         "params",
         "ms_per_clip",
+        "precision",
     ]
     with files.atomic_write(csv_file) as part, open(part, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

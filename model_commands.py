@@ -73,7 +73,6 @@ def training_options(parser: argparse.ArgumentParser, stage: str, without: Seque
 def training_settings(a: argparse.Namespace, stage: str) -> Any:
     """Return the settings of a stage: those of the preset, changed by the options."""
     settings = options.apply(getattr(PRESETS[a.preset], stage), a)
-    report_precision(settings.precision, a.device)
     return replace(settings, checkpoint=experiments.training_file(a.out))
 
 
@@ -550,8 +549,8 @@ def run_measure(a: argparse.Namespace) -> None:
         costs[name] = inference.measure(model, **arguments)
     report_precision(a.precision, a.device)
     cost, passes = next(iter(costs.values())), min(c.repeats for c in costs.values())
-    section = f"measure{' own models' if own else ''}{' bf16' if cost.precision == 'bf16' else ''}"
-    section += " compiled" if a.compile else ""
+    section = "measure own models" if own else "measure"
+    section += f" {cost.precision}" * (cost.precision != "fp32") + " compiled" * a.compile
     machine = None if cost.device == "cpu" else cost.device
     tables.report(cost_table(costs) if own else table_3(costs), section, a.markdown, a.words, machine=machine)
     conditions = f"{cost.precision}{', compiled' if a.compile else ''}, on {cost.device}"

@@ -12,9 +12,11 @@ the paper's stages; `train()` shows one of your own.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
+import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -56,7 +58,9 @@ class Training:
     warmup_epochs: float = 0.0  # The learning rate increases linearly from zero over these.
     weight_decay: float = 0.01  # the default of AdamW; the paper does not give one
     seed: int = 0  # Clip order and dropout depend only on it, the epoch and the step.
-    precision: Precision = "fp32"  # "bf16": automatic mixed precision; "auto": bf16 if it is faster on the device
+    # "bf16" and "fp16" (for GPUs without bf16) are mixed precision; "auto" is bf16 where it is faster, else fp32. Then
+    # the same seed gives other weights on another kind of machine.
+    precision: Precision = "auto"
     device: str | None = None  # None: a GPU if there is one
     checkpoint: str | os.PathLike | None = None  # file to resume from, and to write during training
     checkpoint_seconds: float = 300.0  # how often to write it within an epoch; it is also written after each epoch
@@ -82,10 +86,6 @@ class Training:
         else:
             factor = self.decay ** sum(epoch >= step for step in self.decay_epochs)
         return self.learning_rate * factor * (min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0)
-
-    def resolve(self) -> Training:
-        """Return the settings with precision "auto" replaced by the choice for their device."""
-        return replace(self, precision=runtime.pick_precision(runtime.pick_device(self.device), self.precision))
 
     def record(self) -> dict[str, Any]:
         """Return the settings that must be equal for a run to be resumed."""
@@ -160,7 +160,8 @@ def train(objective: Objective, store: Store, settings: Training) -> History:
     With ``settings.checkpoint``, a run that was killed continues from the last saved step when it is started again with
     the same arguments; other start weights, clips or teacher outputs are an error. It ends with the same weights as an
     uninterrupted run (bit by bit on CPU). A finished run is loaded. The history is also written beside the checkpoint,
-    as one JSON line per epoch.
+    as one JSON line per epoch. With precision "auto", a run begins in the precision that is faster here, which it
+    prints, and continues in that of its checkpoint.
 
     Under torchrun, each of K processes takes a share of every batch, and DistributedDataParallel averages the
     gradients. The result is that of one process with the whole batch, so a run may be resumed with another K. Batch
@@ -195,8 +196,7 @@ class TrainingLoop:
     """State and steps of one call of `train()`."""
 
     def __init__(self, objective: Objective, store: Store, settings: Training) -> None:
-        # The checkpoint records the resolved precision, so a run that continues on another machine does not change it.
-        self.store, self.settings = store, settings.resolve()
+        self.store, self.settings = store, settings
         self.device = runtime.pick_device(settings.device)
         if settings.augment != Augment() and not any(name.startswith("frames_") for name in objective.reads):
             raise EgoDistillError(
@@ -218,7 +218,7 @@ class TrainingLoop:
         )
         self.path = Path(settings.checkpoint) if settings.checkpoint is not None else None
         clips = {"clips": len(store), "class_names": store.class_names}
-        self.about = objective.record | self.settings.record() | clips
+        self.about = objective.record | settings.record() | clips
         if self.path is not None:
             self.about |= {f"fingerprint of the {what}": value for what, value in self.fingerprints().items()}
         # Progress: epoch, step in the epoch, {value: [sum, weight] over these steps}, and the history of past epochs.
@@ -244,9 +244,13 @@ class TrainingLoop:
     def resume(self) -> None:
         """Continue from the checkpoint of process 0, if there is one. Raise DataError if it is from another run."""
         content: dict[str, Any] = {"about": self.about}
-        if self.path is not None and runtime.is_first() and self.path.exists():
-            content = checkpoints.read_checkpoint(self.path, TRAINING_FORMAT)
+        if runtime.is_first():
+            if self.path is not None and self.path.exists():
+                content = checkpoints.read_checkpoint(self.path, TRAINING_FORMAT)
+            self.about["precision"] = self.pick_precision(content["about"].get("precision"))
+            content["precision"] = self.about["precision"]
         content = runtime.broadcast_object(content)
+        self.use_precision(content["precision"])
         found = "state" in content
         source = f"the checkpoint {self.path}" if found else "process 0"
         advice = (
@@ -259,9 +263,28 @@ class TrainingLoop:
             state = content["state"]
             if state["epoch"] < self.settings.epochs:
                 self.optimizer.load_state_dict(content["optimizer"])
+                self.scaler.load_state_dict(content.get("scaler", {}))
             self.epoch, self.step, self.sums, self.history = (
                 state[name] for name in ("epoch", "step", "sums", "history")
             )
+
+    def use_precision(self, precision: Any) -> None:
+        """Use the precision of process 0, which the checkpoint records, so a run continues in it on any machine."""
+        self.about["precision"] = precision
+        self.settings = replace(self.settings, precision=precision)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+
+    def pick_precision(self, begun: str | None) -> str:
+        """Return the precision; "auto" is that of the checkpoint, if there is one, or else the faster one."""
+        wanted = self.settings.precision
+        if wanted != "auto":
+            return runtime.pick_precision(self.device, wanted, self.objective)
+        if begun in ("fp32", "bf16"):
+            return begun
+        precision, reason = runtime.pick_training_precision(self.device, self.objective)
+        if self.settings.progress:
+            print_once(f"Training in {precision}, because {reason}.")
+        return precision
 
     def run(self) -> History:
         """Train the remaining epochs."""
@@ -328,11 +351,12 @@ class TrainingLoop:
                 )
             self.optimizer.zero_grad(set_to_none=True)
             with runtime.distributed_errors():  # DistributedDataParallel averages over the processes.
-                ((batch["weight"] * values["loss"]).sum() * processes / weight).backward()
+                self.scaler.scale((batch["weight"] * values["loss"]).sum() * processes / weight).backward()
             if processes > 1 and not self.find_unused:
                 self.require_gradients()
             runtime.average_statistics(self.objective, float(batch["weight"].sum()) / weight)
-            self.optimizer.step()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         for name, pair in sums.items():
             self.sums[name] = [a + b for a, b in zip(self.sums.get(name, (0.0, 0.0)), pair, strict=True)]
         return loss / weight
@@ -361,10 +385,12 @@ class TrainingLoop:
         )
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
         if self.path is not None and runtime.is_first():  # Before the checkpoint, which may mark the run as finished.
-            rows = ({"epoch": number} | row for number, row in enumerate(self.history, 1))
-            rows = ({name: value if math.isfinite(value) else None for name, value in row.items()} for row in rows)
-            lines = [json.dumps(row, allow_nan=False) + "\n" for row in rows]
-            with files.atomic_write(self.path.with_suffix(".jsonl")) as part:
+            about = {"precision": self.settings.precision}
+            lines = []
+            for number, row in enumerate(self.history, 1):
+                finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
+                lines.append(json.dumps({"epoch": number} | finite | about, allow_nan=False) + "\n")
+            with files.atomic_write(log_path(self.path)) as part:
                 part.write_text("".join(lines), encoding="utf-8")
         self.save()
 
@@ -385,6 +411,7 @@ class TrainingLoop:
             }
             if self.epoch < self.settings.epochs:  # It is twice as large as the weights, and a finished run needs none.
                 content["optimizer"] = self.optimizer.state_dict()
+                content["scaler"] = self.scaler.state_dict()
             checkpoints.write_checkpoint(self.path, content)
         self.saved = time.monotonic()
 
@@ -419,6 +446,17 @@ def prepare_modules(objective: Objective, device: torch.device, sync_batch_norm:
     runtime.keep_frozen_statistics(objective)
     if sync_batch_norm and runtime.rank_and_world_size()[1] > 1:
         runtime.sync_batch_norm(objective)
+
+
+def log_path(checkpoint: str | os.PathLike) -> Path:
+    """Return the path of the history that is written beside a checkpoint, one JSON line per epoch."""
+    return Path(checkpoint).with_suffix(".jsonl")
+
+
+@functools.cache
+def print_once(text: str) -> None:
+    """Print a line to stderr, unless this process has printed the same one before."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def epoch_order(clips: int, settings: Training, epoch: int) -> Tensor:

@@ -58,16 +58,16 @@ def check_clip(x: Tensor, frames: int | None = None, size: int | None = None) ->
 
 
 class Conv3d(nn.Conv3d):
-    """Conv3d that works around a wrong bf16 weight gradient on CPUs.
+    """Conv3d that trains in fp32 on CPUs where torch has no good bf16 kernel.
 
-    With bf16 on CPUs, torch 2.13 computes a wrong weight gradient, often of uninitialised values, if the kernel is
-    longer in time than its input (3 over 2 frames, for example; 1 frame is right). Such layers are small, so training
-    runs them in fp32.
+    With bf16, torch 2.13 computes a wrong weight gradient, often of uninitialised values, if the kernel is longer in
+    time than its input (3 over 2 frames, for example; 1 frame is right). The backward pass of a convolution in groups
+    takes 2 to 6 times as long as in fp32.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         trained = torch.is_grad_enabled() and self.weight.requires_grad
-        if trained and x.device.type == "cpu" and x.shape[2] < self.kernel_size[0]:
+        if trained and x.device.type == "cpu" and (x.shape[2] < self.kernel_size[0] or self.groups > 1):
             with torch.autocast("cpu", enabled=False):
                 return super().forward(x.to(self.weight.dtype))
         return super().forward(x)
@@ -75,6 +75,17 @@ class Conv3d(nn.Conv3d):
 
 # ---------------------------------------------------------------------------------------------------------------
 # Parts of both transformers
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return scaled dot-product attention; for training on CPUs in fp32.
+
+    There its backward pass in bf16 takes ten times as long (torch 2.13).
+    """
+    if q.device.type == "cpu" and q.requires_grad and torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float())
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 def mlp(width: int, hidden: int, out: int) -> nn.Sequential:
@@ -289,7 +300,7 @@ class TrajectoryAttention(nn.Module):
         """Return new tokens of the shape of the given ones, [B, 1 + S, C], the class token first."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         # The class token attends to all tokens together and has no trajectory: [B, H, 1, d].
-        first = F.scaled_dot_product_attention(q[:, :, :1], k, v)
+        first = attend(q[:, :, :1], k, v)
         trajectories = self.trajectories if self.fast else self.trajectories_as_released
         rest = trajectories(q[:, :, 1:], k[:, :, 1:], v[:, :, 1:], time)
         return self.proj(torch.cat([first.transpose(1, 2).flatten(2), rest], 1))
@@ -314,7 +325,7 @@ class TrajectoryAttention(nn.Module):
         time, width = len(k) // batch, heads * dim
         # Space: x[t, n] is the output of query n, one of N = B T' P, in frame t.
         q = q.flatten(2, 3).expand(time, -1, -1, -1, -1).flatten(0, 1)  # [T B, H, T' P, d]
-        x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        x = attend(q, k, v).transpose(1, 2)
         x = x.reshape(time, batch * count * patches, width)
 
         # Time: the query along the trajectory is the output of the query in its own frame.
@@ -566,7 +577,7 @@ class PoolingAttention(nn.Module):
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, out_grid = self.pooled("q", q, grid)
         k, v = self.pooled("k", k, grid)[0], self.pooled("v", v, grid)[0]
-        x = F.scaled_dot_product_attention(q, k, v)  # [B, heads, 1 + S, d]
+        x = attend(q, k, v)  # [B, heads, 1 + S, d]
         return self.proj(x.transpose(1, 2).flatten(2)), out_grid
 
     def pooled(self, name: str, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:

@@ -39,7 +39,7 @@ from egodistill.one_pass import Together
 # Training clips, test clips, epochs of stages 1 and 2 (section 4.1, appendix C); one clip per segment.
 DATASETS = {"Ego4D": (8500, 3600, 50, 150), "EPIC-KITCHENS": (29000, 6200, 50, 50)}
 CLASSES = [str(k) for k in range(97)]
-SETTINGS = {"batch_size": 64, "epochs": 1, "progress": False}
+SETTINGS = {"batch_size": 64, "epochs": 1, "precision": "fp32", "progress": False}
 
 
 def segments(folder: Path, clips: int, jobs: int) -> list[data.Segment]:

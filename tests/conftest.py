@@ -8,6 +8,16 @@ from pathlib import Path
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def training_in_fp32():
+    """In this process, trainings with precision "auto" do not depend on the processor."""
+    from egodistill import runtime
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "bf16_gain", lambda dims: 1.0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def sample_data() -> Path:
     """The folder of small real recordings; skips where there is none."""

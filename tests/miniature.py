@@ -27,6 +27,7 @@ def same(a: Path, b: Path) -> bool:
 # Checkpoints are written after each step, so the fusion network is thin: writing the wide one's 10 million weights and
 # their optimizer is all that a small demo would wait for.
 BRIEF = {"epochs": 2, "decay_epochs": (1,), "learning_rate": 1e-3, "batch_size": 8, "checkpoint_seconds": 0.0}
+BRIEF |= {"precision": "fp32"}  # "auto" would depend on the processor
 RECIPE = Recipe(
     StudentSettings(image_encoder="resnet10x4", image_weights=None, hidden=16, feature_dim=16)
 ).with_training(**BRIEF)
@@ -37,12 +38,12 @@ PROTOCOL = Protocol(
     ListenToLookSettings(None, width=4, depths=(1, 1, 1, 1), hidden=16),
     narrow=True,
 )
-TEACHING = Training(precision="auto", **BRIEF)
+TEACHING = Training(**BRIEF)
 TEACHERS = {
     "slowfast": TeacherRecipe("slowfast_8x8_r50", TEACHING, {"width": 8, "beta": 4, "depths": (1, 1, 1, 1)}),
     "x3d": TeacherRecipe(
         "x3d_m",
-        replace(TEACHING, precision="fp32", learning_rate=0.02),
+        replace(TEACHING, learning_rate=0.02),
         {"width": 4, "depth_factor": 0.5, "feature_dim": 16, "pool": 1},
     ),
     "motionformer": TeacherRecipe(

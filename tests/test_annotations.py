@@ -67,6 +67,8 @@ def test_two_epic_classes_with_one_spelling_stay_two(tmp_path):
         (epic_row(0, "P01_101/x"), "row 3.*is not a participant"),
         (epic_row(0, "P01_101", start="xx"), "row 3.*'xx' is not a time"),
         (epic_row(0, "P01_101", start="nan"), "row 3.*'nan' is not a time"),
+        (epic_row(0, "P01_101", start="0:0:0:1"), "row 3.*'0:0:0:1' is not a time"),
+        (epic_row(0, "P01_101", start="0:" * 200 + "1"), "row 3.* is not a time"),  # 60**200 is not a float
         (epic_row(0, "P01_101", start="00:02:00"), "row 3.*is not after"),
         (epic_row(0, "P01_101", verb_class="?"), "row 3.*verb_class '\\?'"),
         (epic_row(0, "P01_101")[:5], "row 3.*fewer cells"),

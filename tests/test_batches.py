@@ -424,3 +424,14 @@ def test_neither_infinity_nor_nan_is_finite(value):
     values[1, 0, 1] = value
     with pytest.raises(DataError, match="scores of the clips 7 are not finite"):
         batches.require_finite(Store(), torch.tensor([4, 7, 5]), "scores", values)
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cuda", 2), ("cpu", 0)])
+def test_batches_for_a_gpu_are_copied_from_pinned_memory(device, pinned, monkeypatch):
+    """Imitated: the inputs and the labels, while the GPU computes; the rows stay."""
+    calls = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: calls.append("pinned") or x)
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, *where, **how: calls.append((*where, how)) or x)
+    next(batches.read(Store(4), ["imu"], torch.arange(4), 4, torch.device(device)))
+    assert calls.count("pinned") == pinned
+    assert [call for call in calls if call != "pinned"] == 2 * [(torch.device(device), {"non_blocking": True})]

@@ -462,7 +462,7 @@ def test_an_error_is_one_line_and_exit_code_1(command, told, files, monkeypatch,
         ("predict a.mp4 --student student.pt --top 0", "--top: '0' is not a positive integer"),
         ("measure --batch-size 0", "--batch-size: '0' is not a positive integer"),
         ("measure --rows SlowFast", "invalid choice: 'SlowFast'"),
-        ("distill store --teacher t --out x.pt --precision fp16", "fp16"),
+        ("distill store --teacher t --out x.pt --precision fp8", "fp8"),
         ("distill store --teacher t --out x.pt --preset small", "invalid choice: 'small'"),
         ("finetune store --out x.pt --architecture nonsense", "student"),
         ("finetune store --out x.pt --architecture nonsense", "x3d_m"),
@@ -919,6 +919,7 @@ def test_demo_reports_each_model(demo):
             f"{cost.gmacs:.3f}",
             f"{cost.params / 1e6:.2f} M",
             f"{row['ms_per_clip']:.2f}",
+            "fp32",
             f"{mean(top1):.1f} ± {stdev(top1):.1f}",
         ]
         assert re.search(rf"(?m)^{' +'.join(map(re.escape, cells))}$", table), (cells, table)
@@ -1002,26 +1003,24 @@ def test_seeds_are_numbers_with_commas(capsys):
     assert egodistill.demo.parse_seeds("3,0,3") == [3, 0]  # a seed is not counted twice
 
 
-def test_demo_takes_the_precision_that_suits_the_machine_and_keeps_it(demo, tmp_path, monkeypatch, capsys):
-    assert f"The teacher slowfast is trained in {auto()}." in demo.printed
-    size = json.loads((demo.out / "demo.json").read_text())
-    assert size["teachers"]["slowfast"]["training"]["precision"] == auto()
-    assert demo.results["about"]["precision"] == {"slowfast-{seed}": auto()}
-    runs = {name: json.loads((demo.out / f"seed-0/{name}.json").read_text()) for name in ("slowfast-0", "visonly-n1")}
-    assert (runs["slowfast-0"]["precision"], runs["visonly-n1"]["precision"]) == (auto(), "fp32")
-    taught = [settings.precision for _, inputs, *_, settings, _ in demo.calls if inputs == ("clip",)]
-    assert taught == 2 * [auto()]
+@pytest.mark.parametrize(("given", "wanted"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_sleep_while_they_wait(given, wanted, store):
+    """What OpenMP reads is set before torch is imported, unless the user has set it."""
+    code = (
+        "import os, sys; from egodistill import cli; assert 'torch' not in sys.modules\n"
+        "cli.main(['status', sys.argv[1]]); print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    command = [sys.executable, "-c", code, store.path]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == wanted
 
-    note, slow = tmp_path / "demo.json", {"amx_bf16": False, "cpu_name": "A laptop"}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: slow, raising=False)
-    for begun in ("fp32", "bf16"):
-        note.write_text(json.dumps({"teachers": {"slowfast": {"training": {"precision": begun}}}}))
-        chosen = egodistill.demo.with_precision(egodistill.demo.DEMO, note)
-        assert chosen.teachers["slowfast"].training.precision == begun
-    chosen = egodistill.demo.with_precision(egodistill.demo.DEMO, tmp_path / "none.json")
-    assert [how.training.precision for how in chosen.teachers.values()] == 4 * ["fp32"]
-    options.report_precision("auto")
-    assert re.match("precision fp32, because .*A laptop", capsys.readouterr().err)
+
+def test_demo_says_in_which_precision_each_network_was_trained(demo):
+    runs = {name: json.loads((demo.out / f"seed-0/{name}.json").read_text()) for name in ("slowfast-0", "visonly-n1")}
+    assert {run["precision"] for run in runs.values()} == {"fp32"} == {row["precision"] for row in demo.results["rows"]}
+    assert "trained in" in demo.printed
 
 
 def test_demo_of_other_settings_is_refused(demo, capsys):
@@ -2065,7 +2064,7 @@ def test_a_student_is_built_for_the_frames_of_the_store(tmp_path, monkeypatch, c
 def test_tables_of_results_have_each_number_in_its_column():
     def row(method, top1, std, **others):
         kind = experiments.Run(method, **others)
-        return experiments.Row(method, 2, "2 frames", top1, std, [], 1.23456, 7_654_321, 3.14159, {}, kind)
+        return experiments.Row(method, 2, "2 frames", top1, std, [], 1.23456, 7_654_321, 3.14159, {}, kind, "bf16")
 
     rows = [
         row("teacher", 80.04, None),
@@ -2074,12 +2073,12 @@ def test_tables_of_results_have_each_number_in_its_column():
         row("VisOnly-Distill", 40.0, 2.0),
     ]
     table = egodistill.demo.cost_table(rows)
-    assert table.header == ["model", "inputs", "GMACs", "parameters", "ms per clip", "top-1 (%)"]
-    assert table.rows[0] == ["teacher", "2 frames", "1.235", "7.65 M", "3.14", "80.0"]
+    assert table.header == ["model", "inputs", "GMACs", "parameters", "ms per clip", "trained in", "top-1 (%)"]
+    assert table.rows[0] == ["teacher", "2 frames", "1.235", "7.65 M", "3.14", "bf16", "80.0"]
     assert [cells[0] for cells in table.rows[1:3]] == ["EgoDistill", "EgoDistill without stage 1"]
     assert [cells[-1] for cells in table.rows[1:]] == ["70.1 ± 1.3", "60.0 ± 0.5", "40.0 ± 2.0"]
-    unknown = replace_fields(rows[0], gmacs=None, params=None, ms_per_clip=None)
-    assert egodistill.demo.cost_table([unknown]).rows[0][2:5] == ["-", "-", "-"]
+    unknown = replace_fields(rows[0], gmacs=None, params=None, ms_per_clip=None, precision="")
+    assert egodistill.demo.cost_table([unknown]).rows[0][2:6] == ["-", "-", "-", "-"]
     others = egodistill.demo.teachers_table({"x3d": rows})
     assert others.header == ["teacher", "GMACs", "parameters", "teacher's top-1", "VisOnly-Distill", "EgoDistill"]
     assert others.rows == [["x3d", "1.235", "7.65 M", "80.0", "40.0 ± 2.0", "70.1 ± 1.3"]]

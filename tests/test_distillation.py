@@ -338,7 +338,7 @@ def test_the_losses_of_stage_1_are_those_of_section_3_4(settings):
     store.arrays["ends"] = rng.integers(0, 255, (7, 2, 3, 32, 32), dtype=np.uint8)
     model = small(num_frames=2).eval()
     predictor = IMUPredictor(model.image_dim, model.imu_dim, hidden=5)
-    settings = PretrainingSettings(**settings)
+    settings = PretrainingSettings(precision="fp32", **settings)
     objective = distillation.PretrainIMU(model, predictor, "frames_2", settings, "t" if settings.l1_weight else None)
     objective.setup(store, replace(settings, batch_size=3, device="cpu", progress=False))
     rows = torch.tensor([4, 1, 6, 3])
@@ -451,7 +451,11 @@ def test_a_models_own_losses_are_part_of_training_on_labels():
 
 def test_image_features_are_computed_without_dropout_and_the_mode_stays():
     """Some networks of torchvision drop branches at random in training, such as EfficientNet."""
-    model, store, settings = small(), Store(8), PretrainingSettings(device="cpu", batch_size=3, progress=False)
+    model, store, settings = (
+        small(),
+        Store(8),
+        PretrainingSettings(device="cpu", precision="fp32", batch_size=3, progress=False),
+    )
     model.image_encoder = torch.nn.Sequential(model.image_encoder, torch.nn.Dropout(0.5))
     wanted = distillation.frozen_features(model.eval(), store, "frames_1", settings)
     torch.testing.assert_close(distillation.frozen_features(model.train(), store, "frames_1", settings), wanted)

@@ -22,7 +22,18 @@ from torch import distributed
 from toys import QUIET, Named, Store, same, small
 
 import egodistill
-from egodistill import EgoDistill, EgoDistillError, batches, cli, data, distillation, files, model_commands, runtime
+from egodistill import (
+    EgoDistill,
+    EgoDistillError,
+    batches,
+    cli,
+    data,
+    distillation,
+    files,
+    model_commands,
+    runtime,
+    training,
+)
 from egodistill.clips import ClipSpec
 from egodistill.store import StoreWriter
 from egodistill.student import Output
@@ -32,6 +43,7 @@ ROOT = Path(egodistill.__file__).parent
 STAGES = ("finetune", "pretrain_imu", "distill")
 # Batches of 9, 9 and 3 clips: shares of 4 and 5, and one process that looks on.
 SETTINGS = {"epochs": 2, "batch_size": 9, "learning_rate": 0.05, "decay_epochs": (1,), "weight_decay": 0.0, **QUIET}
+SETTINGS |= {"precision": "fp32"}  # "auto" would depend on the processor.
 AUGMENT = batches.Augment(crop=0.5)
 BRIEF = SETTINGS | {"epochs": 1, "learning_rate": 1e-3}
 
@@ -210,9 +222,19 @@ def command(out):
         "2",
         "--batch-size",
         "8",
+        "--precision",
+        "fp32",
         "--device",
         "cpu",
     ]
+
+
+def do_precision(rank, folder):
+    """Machines of two kinds: each would choose another precision."""
+    runtime.pick_training_precision = lambda *_: (("bf16", "fp32")[rank], "of the test")
+    loop = training.TrainingLoop(distillation.Finetune(student(), Store(8)), Store(8), training.Training(**QUIET))
+    loop.resume()
+    return loop.settings.precision, loop.about["precision"]
 
 
 def do_loss_of_one(rank, folder):
@@ -230,7 +252,10 @@ def do_loss_of_one(rank, folder):
     return type(error.value).__name__, str(error.value), (folder / "told").exists()
 
 
-SCENARIOS = ("stages", "negatives", "parts", "unused", "sync", "augment", "resume", "nan", "command", "loss_of_one")
+SCENARIOS = (
+    *("stages", "negatives", "parts", "unused", "sync", "augment", "resume", "nan", "command", "precision"),
+    "loss_of_one",
+)
 
 
 def work(rank, folder, scenarios, processes):
@@ -380,6 +405,10 @@ def test_an_error_of_one_ends_both_at_once(both):
     assert kind == "EgoDistillOSError" and "another process" in words
 
 
+def test_process_0_decides_the_precision(both):
+    assert both["precision"] == 2 * [("bf16", "bf16")]
+
+
 # --- The command under torchrun
 
 SCRIPT = """
@@ -464,7 +493,9 @@ def job(folder, fault="none"):
 
     torch.optim.AdamW = Descent
     store, teacher, out = (str(Path(folder, name)) for name in ("store", "teacher.pt", "student.pt"))
-    training = "--epochs 2 --batch-size 9 --learning-rate 0.01 --decay-epochs 1 --weight-decay 0".split()
+    training = (
+        "--epochs 2 --batch-size 9 --learning-rate 0.01 --decay-epochs 1 --weight-decay 0 --precision fp32".split()
+    )
     for words in (
         ["extract", store, "--teacher-file", teacher, "--batch-size", "2"],
         ["distill", store, "--teacher", "x3d", "--out", out, *training],

@@ -93,7 +93,7 @@ def test_what_is_the_runs_own_is_not_the_recipes(tmp_path):
     settings = bench.settings(Run("VisOnly", seed=3))
     assert (settings.seed, settings.device, settings.progress) == (3, "cpu", True)
     assert settings.checkpoint == tmp_path / "seed-3" / "visonly-n1.pt.training"
-    assert settings.precision in ("fp32", "bf16")  # as it is written beside the result
+    assert settings.precision == "auto"  # decided when the training begins
 
 
 def test_a_run_is_trained_by_the_stage_of_its_settings(monkeypatch):
@@ -576,12 +576,13 @@ def test_load_knows_all_kinds_of_files(demo, compared):
 
 def test_a_row_has_mean_and_sample_standard_deviation_over_its_seeds():
     found = [
-        {"top1": 0.5, "per_class": {"a": 0.25, "b": 1.0}},
-        {"top1": 0.8, "per_class": {"a": 0.75, "b": 0.5}},
+        {"top1": 0.5, "per_class": {"a": 0.25, "b": 1.0}, "precision": "fp32"},
+        {"top1": 0.8, "per_class": {"a": 0.75, "b": 0.5}, "precision": "bf16"},
         {"top1": 0.6, "per_class": {"a": 0.5, "b": 0.0}},
     ]
     row = experiments.row(Run("VisIMU", frames=2), found, "2 frames + IMU", 1.5, None)
     mean = (50 + 80 + 60) / 3
+    assert row.precision == "bf16, fp32"  # of two machines; unknown for the third
     assert row.top1 == pytest.approx(mean) and row.top1_seeds == pytest.approx([50, 80, 60])
     assert row.std == pytest.approx((((50 - mean) ** 2 + (80 - mean) ** 2 + (60 - mean) ** 2) / 2) ** 0.5)
     assert row.per_class == pytest.approx({"a": 50, "b": 50}) and (row.gmacs, row.params) == (1.5, None)

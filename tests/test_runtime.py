@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from toys import CLASSES, QUIET, Store, small
 
 import egodistill
 from egodistill import EgoDistillError, Training, batches, evaluate, measure, predict, runtime
 
 ROOT = Path(egodistill.__file__).parent
+BF16_GAIN = runtime.bf16_gain.__wrapped__  # without the cache; `conftest.training_in_fp32` replaces it
 
 
 def pretend(monkeypatch, kernels=True, **capabilities):
@@ -41,11 +43,53 @@ def test_auto_is_bf16_where_the_processor_is_fast_at_it(expected, reason, capabi
     pretend(monkeypatch, **capabilities)
     fast, why = runtime.bf16_speed(CPU)
     assert fast is (expected == "bf16") and reason in why
-    assert (
-        runtime.pick_precision(CPU, "auto") == Training(precision="auto", device="cpu").resolve().precision == expected
-    )
-    for given in ("fp32", "bf16"):  # what is asked for holds
-        assert runtime.pick_precision(CPU, given) == Training(precision=given).resolve().precision == given
+    assert runtime.pick_precision(CPU, "auto") == expected
+    for given in ("fp32", "bf16", "fp16"):  # what is asked for holds
+        assert runtime.pick_precision(CPU, given) == given
+
+
+@pytest.mark.parametrize(
+    ("expected", "reason", "gain", "capabilities"),
+    [
+        ("bf16", "2.8 times as fast as fp32 in a trial on Intel Xeon", 2.8, {"amx_bf16": True}),
+        ("bf16", "1.2 times", 1.2, {"avx512_bf16": True}),
+        ("fp32", "1.1 times", 1.1, {"avx512_bf16": True}),
+        ("fp32", "Intel Xeon reports neither AMX nor AVX512_BF16", None, {}),
+        ("fp32", "Intel Xeon reports neither", None, {"amx_bf16": True, "kernels": False}),
+    ],
+)
+def test_training_is_in_bf16_where_a_trial_was_faster(expected, reason, gain, capabilities, monkeypatch):
+    """Without AMX or AVX512_BF16 there is no trial, since bf16 may take 25 times as long."""
+    pretend(monkeypatch, cpu_name="Intel Xeon", **capabilities)
+    monkeypatch.setattr(runtime, "bf16_gain", lambda dims: gain if gain and dims == 2 else pytest.fail("tried"))
+    found, why = runtime.pick_training_precision(CPU, small())
+    assert found == expected and reason in why
+    assert runtime.pick_training_precision(CPU, small().double())[0] == "fp32"
+
+
+def test_the_trial_is_of_the_networks_kind_of_convolution(monkeypatch):
+    found = [
+        runtime.convolution_dims(one) for one in (small(), nn.Conv3d(2, 2, 1), nn.Conv1d(2, 2, 1), nn.Linear(2, 2))
+    ]
+    assert found == [2, 3, 1, 2]
+
+    now, step = [0.0], {torch.float32: 3.0, torch.bfloat16: 2.0}
+    for clock in ("perf_counter", "process_time"):
+        monkeypatch.setattr(runtime.time, clock, lambda: now[0])
+    for dims, kind in ((1, nn.Conv1d), (2, nn.Conv2d), (3, nn.Conv3d)):
+        seen, real = [], kind.forward
+
+        def forward(layer, x, seen=seen, real=real):
+            y = real(layer, x)
+            seen.append((layer.weight.shape[:2], x.ndim, y.dtype, y.requires_grad))
+            now[0] += step[y.dtype]
+            return y
+
+        monkeypatch.setattr(kind, "forward", forward)
+        before = torch.get_rng_state()
+        assert BF16_GAIN(dims) == 1.5 and torch.equal(before, torch.get_rng_state())
+        pair = [((64, 64), dims + 2, dtype, True) for dtype in (torch.float32, torch.bfloat16)]
+        assert seen == 9 * pair
 
 
 def test_auto_elsewhere(monkeypatch):
@@ -58,8 +102,8 @@ def test_auto_elsewhere(monkeypatch):
     assert runtime.pick_precision(cuda, "auto") == "fp32"
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # torch 2.4 has none
     assert runtime.pick_precision(CPU, "auto") == "fp32" and "does not describe" in runtime.bf16_speed(CPU)[1]
-    for wrong in (lambda: measure(small(), precision="fp16"), lambda: Training(precision="fp16")):
-        with pytest.raises(EgoDistillError, match="'auto', 'fp32' or 'bf16'; got 'fp16'"):
+    for wrong in (lambda: measure(small(), precision="fp8"), lambda: Training(precision="fp8")):
+        with pytest.raises(EgoDistillError, match="one of auto, fp32, bf16, fp16; got 'fp8'"):
             wrong()
 
 

@@ -58,7 +58,7 @@ ARROWS = {
     "options": "commands distillation files runtime",
     "model_commands": "egodistill batches checkpoints commands data distillation experiments export files inference"
     " one_pass options runtime tables teachers training",
-    "demo": "egodistill commands data experiments files inference model_commands options runtime synthetic tables"
+    "demo": "egodistill commands data experiments files inference model_commands options synthetic tables"
     " teachers training",
 }
 # Imports inside functions, with their reasons.

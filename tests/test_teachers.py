@@ -1331,7 +1331,7 @@ def test_end_features_serve_stage_1_as_the_end_frames_do(two_passes, tmp_path):
     runs = []
     for one in (store, wanted):
         model = image_student()
-        settings = {"epochs": 2, "batch_size": 4, "progress": False, "device": "cpu"}
+        settings = {"epochs": 2, "batch_size": 4, "progress": False, "device": "cpu", "precision": "fp32"}
         history = pretrain_imu(model, one, teacher="slowfast", **settings)
         runs.append([[row["loss"] for row in history], *model.state_dict().values()])
     for ours, theirs in zip(*runs, strict=True):

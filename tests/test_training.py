@@ -71,7 +71,7 @@ SCRIPT = """
     import egodistill, toys
     stage, out, kill_at, kill = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     model, store = toys.small(), toys.Store(24)
-    settings = toys.QUIET | dict(epochs=4, batch_size=8, learning_rate=1e-3, decay_epochs=(2,),
+    settings = toys.QUIET | dict(epochs=4, batch_size=8, learning_rate=1e-3, decay_epochs=(2,), precision="fp32",
                               checkpoint=out + ".training", checkpoint_seconds=0.0)
     step = torch.optim.AdamW.step
     count = [0]
@@ -229,18 +229,50 @@ def stop_after_the_first(end_epoch):
     return stop
 
 
-def test_precision_is_chosen_when_a_training_starts_and_written_down(tmp_path, monkeypatch):
+def test_precision_is_chosen_when_a_training_starts_and_written_down(tmp_path, monkeypatch, capsys):
     """Settings can be built where there is no device yet."""
     monkeypatch.setattr(runtime, "pick_device", lambda *_: pytest.fail("asked for the device"))
     settings = training.Training(precision="auto", epochs=1, batch_size=8, checkpoint=tmp_path / "c.pt", **QUIET)
     assert settings.precision == "auto" and settings.record()["precision"] == "auto"
     monkeypatch.undo()
-    monkeypatch.setattr(runtime, "bf16_speed", lambda device: (False, "of the test"))
-    finetune(small(), Store(16), settings)
-    assert torch.load(tmp_path / "c.pt", weights_only=True)["about"]["precision"] == "fp32"
-    monkeypatch.setattr(runtime, "bf16_speed", lambda device: (True, "of the test"))  # on another machine
-    with pytest.raises(EgoDistillError, match="precision was 'fp32' and is now 'bf16'"):
-        finetune(small(), Store(16), settings)
+    monkeypatch.setattr(runtime, "pick_training_precision", lambda *_: ("bf16", "the test says so"))
+    finetune(small(), Store(16), dataclasses.replace(settings, progress=True))
+    assert capsys.readouterr().err.count("Training in bf16, because the test says so.") == 1
+    assert torch.load(tmp_path / "c.pt", weights_only=True)["about"]["precision"] == "bf16"
+    assert json.loads((tmp_path / "c.jsonl").read_text())["precision"] == "bf16"
+    monkeypatch.setattr(runtime, "pick_training_precision", lambda *_: pytest.fail("chosen again"))
+    finetune(small(), Store(16), settings)  # continues on another machine
+    with pytest.raises(EgoDistillError, match="precision was 'bf16' and is now 'fp32'"):
+        finetune(small(), Store(16), dataclasses.replace(settings, precision="fp32"))
+    with pytest.raises(EgoDistillError, match=r"float64 .* do not mix with bf16"):
+        finetune(small().double(), Store(16), dataclasses.replace(settings, precision="bf16", checkpoint=None))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_keeps_weights_losses_and_optimizer_in_fp32(precision, tmp_path, monkeypatch):
+    """With fp16, gradients are scaled, and a step whose gradients overflow is left out; the scale is kept."""
+    model, seen = small(), []
+    model.classifier.register_forward_hook(lambda layer, inputs, output: seen.append(output.dtype))
+    settings = training.Training(precision=precision, epochs=1, batch_size=8, checkpoint=tmp_path / "c.pt", **QUIET)
+    monkeypatch.setattr(training.TrainingLoop, "end_epoch", stop_after_the_first(training.TrainingLoop.end_epoch))
+    settings = dataclasses.replace(settings, epochs=2)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(model, Store(16), settings)
+    content = torch.load(tmp_path / "c.pt", weights_only=True)
+    assert set(seen) == {runtime.DTYPES[precision]}
+    state = content["optimizer"]["state"][0]
+    tensors = [*content["weights"].values(), state["exp_avg"], state["exp_avg_sq"]]
+    assert {x.dtype for x in tensors if x.is_floating_point()} == {torch.float32}
+    assert content["scaler"] == {} if precision == "bf16" else content["scaler"]["scale"] == 2.0**16
+    monkeypatch.undo()
+    if precision == "fp16":
+        content["scaler"] |= {"scale": 2.0**40}  # Scaled gradients overflow.
+        torch.save(content, tmp_path / "c.pt")
+        history = finetune(small(), Store(16), settings)
+        after = torch.load(tmp_path / "c.pt", weights_only=True)["weights"]
+        trained = dict(model.named_parameters())
+        assert len(history) == 2
+        assert all(torch.equal(after[f"model.{name}"], content["weights"][f"model.{name}"]) for name in trained)
 
 
 def test_another_list_of_classes_is_refused(tmp_path):

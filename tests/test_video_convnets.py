@@ -6,7 +6,7 @@ import torch
 from small_teachers import NARROW, narrow, small
 from torch import nn
 
-from egodistill import runtime, video_convnets
+from egodistill import runtime, video_convnets, video_transformers
 
 # --- X3D -------------------------------------------------------------------------------------
 
@@ -49,6 +49,19 @@ def test_gradients_of_short_clips_in_bf16(kernel, frames):
     torch.testing.assert_close(found[1], found[0], rtol=0.05, atol=0.02 * found[0].abs().max().item())
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16  # where nothing is learnt, nothing is slower
+
+
+@pytest.mark.parametrize("module", [video_convnets, video_transformers])
+def test_convolutions_in_groups_are_trained_in_fp32(module):
+    """In bf16 on CPUs, their backward pass takes several times as long."""
+    x = torch.randn(2, 4, 3, 5, 5)
+    for groups, wanted in ((4, torch.float32), (1, torch.bfloat16)):
+        layer = module.Conv3d(4, 4, 3, padding=1, groups=groups)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(x).dtype == wanted
+            with torch.no_grad():
+                assert layer(x).dtype == torch.bfloat16
+        assert torch.equal(layer(x), nn.Conv3d.forward(layer, x))
 
 
 def test_the_slow_pathway_sees_a_truncated_linspace():

@@ -5,10 +5,25 @@ import math
 import pytest
 import torch
 from small_teachers import SMALL_MVIT, random_clips, settle, small
+from torch.nn import functional as F
 from torchvision.models.video import MViT
 from torchvision.models.video.mvit import MSBlockConfig
 
 from egodistill import teachers, video_transformers
+
+
+def test_attention_is_trained_in_fp32():
+    """In bf16 on CPUs, its backward pass takes ten times as long. Other precisions stay as they are."""
+    q, k, v = torch.randn(3, 1, 2, 5, 8).unbind()
+    wanted = F.scaled_dot_product_attention(q, k, v)
+    q.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = video_transformers.attend(q.bfloat16(), k.bfloat16(), v.bfloat16())
+        assert found.dtype == torch.float32 and (found - wanted).abs().max() < 0.03
+        assert video_transformers.attend(q.detach(), k, v).dtype == torch.bfloat16
+    assert torch.equal(video_transformers.attend(q, k, v), wanted)
+    assert video_transformers.attend(q.double(), k.double(), v.double()).dtype == torch.float64
+
 
 # --- MotionFormer ----------------------------------------------------------------------------
 
