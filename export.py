@@ -16,9 +16,11 @@
 | `aoti` | machine code compiled by AOTInductor for this machine's processor; the fastest | torch 2.6, a C++ compiler |
 | `onnx` | ONNX, for onnxruntime and others | torch 2.6, onnx, onnxscript (onnxruntime to run it) |
 
-int8 is static quantisation after training of the convolutions and fully connected layers of the image encoder and the
-fusion network, with torchao's PT2E flow and its quantiser for x86. In the format `export` it is small but slow,
-because torch runs each rounding as a separate operation; `aoti` runs integer kernels.
+int8 is static quantisation after training of the convolutions and fully connected layers, with torchao's PT2E flow and
+its quantiser for x86. In the format `export` an int8 file is small but several times slower than fp32, because torch
+runs each rounding as a separate operation and computes in fp32; `aoti` runs integer kernels. A device that classifies
+one clip at a time needs `batch_size=1`: weights are then packed for the kernels of that size, which saves a tenth of
+the time in int8 and a fifth in fp32.
 
 Normalisation of the frames and removal of the IMU's mean are part of the file. Everything else that the programmer of
 a device needs (shapes, colour order, resizing, rate, units, class names) is in `FILE.json` beside it. The JSON file is
@@ -60,6 +62,10 @@ DESCRIPTION_FORMAT = "egodistill export 2"
 PRECISIONS = ("fp32", "bf16", "int8")
 BATCH = 16  # clips at a time, in calibration and comparison
 SMALLEST_STEP = 2.0**-30  # of int8 values
+SLOW_INT8 = (
+    "note: an int8 program that is not compiled is slower than fp32 (at the paper's size 133 ms per clip instead of 26, on "
+    "one core of an AMD EPYC); for speed, use --format aoti (6 ms)"
+)
 FIRST_IMU_LAYER = "model.imu_encoder.cnn.1"  # name of the convolution in `Plain`
 
 
@@ -84,10 +90,10 @@ def export(
 ) -> dict[str, Any]:
     """Write a student to `path` (.pt2, or .onnx) and its description to `path`.json; return the description.
 
-    The file takes any number of clips (None) or exactly `batch_size`: a compiled file for one clip is faster. For int8,
-    `calibrate` is a store whose clips (`calibration_clips` of them, evenly spaced) set the range of activations; without
-    it, random inputs do, with a warning. Raise ExportError if a package is missing, options do not fit together, or a
-    file would be overwritten.
+    The file takes any number of clips (None) or exactly `batch_size`: a compiled file for one clip is faster.
+    For int8, `calibrate` is a store whose clips (`calibration_clips` of them, evenly spaced) set the range of
+    activations; without it, random inputs do, with a warning. Raise ExportError if a package is missing, options do not
+    fit together, or a file would be overwritten.
 
     >>> from egodistill import EgoDistill, export
     >>> description = export.export(EgoDistill.load("student.pt"), "student.pt2")
@@ -134,9 +140,7 @@ def description_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def check_request(
-    model: Any, path: Path, format: str, precision: str, batch_size: int | None, overwrite: bool
-) -> None:
+def check_request(model: Any, path: Path, format: str, precision: str, batch_size: int | None, overwrite: bool) -> None:
     """Raise ExportError, before any work is done, if the arguments cannot work or a package is missing."""
     if not isinstance(model, EgoDistill):
         raise ExportError(f"only models of the class EgoDistill can be exported; got {type(model).__name__}")
@@ -285,9 +289,9 @@ def store_clips(model: EgoDistill, store: Any, count: int | None = None) -> Iter
 def quantise(program: torch.export.ExportedProgram, clips: Iterable[tuple[Tensor, ...]]) -> nn.Module:
     """Return the program with static int8 quantisation; the ranges of activations are those of these clips.
 
-    Ranges are those from the smallest to the largest value: torchao's default cuts off rare values, and had a fifth more
-    error on the demo's student. Its smallest step of 2**-12 is too coarse for the first layer of the fusion network.
-    The IMU encoder's first layer is not quantised, because its channels have different units.
+    Ranges reach from the smallest to the largest value. torchao's default cuts off rare values, which gave more error
+    on the demo's student, and its smallest step of 2**-12 is too coarse for the first layer of the fusion network. The
+    IMU encoder's first layer is not quantised, because its channels have different units.
     """
     pt2e, x86, observer = require_quantisation()
     config = x86.get_default_x86_inductor_quantization_config()
