@@ -62,9 +62,9 @@ DESCRIPTION_FORMAT = "egodistill export 2"
 PRECISIONS = ("fp32", "bf16", "int8")
 BATCH = 16  # clips at a time, in calibration and comparison
 SMALLEST_STEP = 2.0**-30  # of int8 values
-SLOW_INT8 = (
-    "note: an int8 program that is not compiled is slower than fp32 (at the paper's size 133 ms per clip instead of 26, on "
-    "one core of an AMD EPYC); for speed, use --format aoti (6 ms)"
+SLOW_INT8 = (  # RESULTS.md, "Exported files"
+    "note: an int8 program that is not compiled is slower than fp32: at the paper's size 194 ms per clip instead of 52 "
+    "on one core of an AMD EPYC (Zen 4). Compiled, with --format aoti --batch-size 1, it takes 11 ms"
 )
 FIRST_IMU_LAYER = "model.imu_encoder.cnn.1"  # name of the convolution in `Plain`
 
@@ -514,10 +514,12 @@ class Exported(nn.Module):
     @torch.no_grad()
     def forward(self, *inputs: Tensor) -> Output:
         with torch.autocast("cpu", enabled=False):  # the dtypes of a program are fixed
-            if self.batch_size in (None, len(inputs[0])):
+            count = len(inputs[0])
+            size = self.batch_size or count
+            if size == count:
                 return Output(*self.run(*inputs))
-            parts = [self.run(*part) for part in equal_parts(inputs, self.batch_size)]
-            return Output(*(torch.cat(outputs)[: len(inputs[0])] for outputs in zip(*parts, strict=True)))
+            parts = [self.run(*part) for part in equal_parts(inputs, size)]
+            return Output(*(torch.cat(outputs)[:count] for outputs in zip(*parts, strict=True)))
 
 
 def equal_parts(inputs: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]:

@@ -244,6 +244,8 @@ def test_a_file_with_a_fixed_batch_size_runs_as_often_as_necessary(batch_size, t
     assert export.load(file).batch_size == batch_size
     assert_same(model, file)
     run = export.load(file)
+    with pytest.raises(Exception, match="shape"):
+        run.run(*inputs(model, batch_size + 1))  # the program itself
     with pytest.raises(export.ExportError, match=r"different numbers of clips: \[4, 5\]"):
         run(inputs(model, 4)[0], inputs(model, 5)[1])
 
@@ -302,6 +304,13 @@ def test_students_with_narrow_shortcuts_are_written_as_onnx_and_int8(precision, 
         program = torch.export.load(tmp_path / "student.pt2")
         # 12 convolutions, four of the IMU encoder, two hidden layers, the feature and the classifier
         assert sum("dequantize_per_channel" in str(node.target) for node in program.graph.nodes) == 20
+
+
+def test_a_student_without_head_motion_is_quantised(tmp_path):
+    pytest.importorskip("torchao", exc_type=ImportError)
+    model, file = student(use_imu=False), tmp_path / "student.pt2"
+    export.export(model, file, precision="int8", calibrate=Clips(model))
+    assert_same(model, file, INT8_ERROR)
 
 
 def test_ranges_reach_to_the_extremes_and_small_weights_keep_their_steps():
