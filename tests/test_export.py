@@ -244,7 +244,7 @@ def test_a_file_with_a_fixed_batch_size_runs_as_often_as_necessary(batch_size, t
     assert export.load(file).batch_size == batch_size
     assert_same(model, file)
     run = export.load(file)
-    with pytest.raises((AssertionError, RuntimeError), match="size|shape"):
+    with pytest.raises((AssertionError, RuntimeError), match=r"size|shape"):
         run.run(*inputs(model, batch_size + 1))  # the program itself
     with pytest.raises(export.ExportError, match=r"different numbers of clips: \[4, 5\]"):
         run(inputs(model, 4)[0], inputs(model, 5)[1])
