@@ -811,7 +811,7 @@ def test_a_comparison_is_computed_as_its_fields_say(tmp_path, monkeypatch, unlab
 def test_settings_of_calibration_reach_it_and_the_description(tmp_path, monkeypatch):
     seen, described = [], []
     monkeypatch.setattr(export, "quantise", lambda program, clips: seen.extend(clips))
-    monkeypatch.setattr(export, "trace", lambda module, model: None)
+    monkeypatch.setattr(export, "trace", lambda *_: None)
     writer = export.FORMATS["export"]._replace(write=lambda program, model, path: path.write_bytes(b"a program"))
     monkeypatch.setitem(export.FORMATS, "export", writer)
     monkeypatch.setattr(export, "require_quantisation", lambda: None)
@@ -823,7 +823,7 @@ def test_settings_of_calibration_reach_it_and_the_description(tmp_path, monkeypa
         count = min(wanted, 40)
         chosen = np.linspace(0, 39, count).round().astype(int)
         np.testing.assert_array_equal(torch.cat([imu for _, imu in seen]), Clips(model, 40).arrays["imu"][chosen])
-        assert described.pop() == ("export", "int8", {"clips": count, "random": False})
+        assert described.pop() == ("export", "int8", {"clips": count, "random": False}, None)
         seen.clear()
 
 
