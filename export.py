@@ -16,9 +16,11 @@
 | `aoti` | machine code compiled by AOTInductor for this machine's processor; the fastest | torch 2.6, a C++ compiler |
 | `onnx` | ONNX, for onnxruntime and others | torch 2.6, onnx, onnxscript (onnxruntime to run it) |
 
-int8 is static quantisation after training of the convolutions and fully connected layers of the image encoder and the
-fusion network, with torchao's PT2E flow and its quantiser for x86. In the format `export` it is small but slow,
-because torch runs each rounding as a separate operation; `aoti` runs integer kernels.
+int8 is static quantisation after training of the convolutions and fully connected layers, with torchao's PT2E flow and
+its quantiser for x86. In the format `export` an int8 file is small but several times slower than fp32, because torch
+runs each rounding as a separate operation and computes in fp32; `aoti` runs integer kernels. A device that classifies
+one clip at a time needs `batch_size=1`: weights are then packed for the kernels of that size, which saves a tenth of
+the time in int8 and a fifth in fp32.
 
 Normalisation of the frames and removal of the IMU's mean are part of the file. Everything else that the programmer of
 a device needs (shapes, colour order, resizing, rate, units, class names) is in `FILE.json` beside it. The JSON file is
@@ -27,6 +29,7 @@ written last: an export without it is incomplete.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import importlib
@@ -51,13 +54,19 @@ from torch import Tensor, nn
 
 import egodistill
 from egodistill import EgoDistillError, batches, clips, files
-from egodistill.student import EgoDistill, Output
+from egodistill.student import EgoDistill, IMUEncoder, Output
 
 __all__ = ["FORMATS", "PRECISIONS", "Comparison", "ExportError", "Exported", "compare", "export", "load"]
 
 DESCRIPTION_FORMAT = "egodistill export 2"
 PRECISIONS = ("fp32", "bf16", "int8")
 BATCH = 16  # clips at a time, in calibration and comparison
+SMALLEST_STEP = 2.0**-30  # of int8 values
+SLOW_INT8 = (  # RESULTS.md, "Exported files"
+    "note: an int8 program that is not compiled is slower than fp32: at the paper's size 194 ms per clip instead of 52 "
+    "on one core of an AMD EPYC (Zen 4). Compiled, with --format aoti --batch-size 1, it takes 11 ms"
+)
+FIRST_IMU_LAYER = "model.imu_encoder.cnn.1"  # name of the convolution in `Plain`
 
 
 class ExportError(EgoDistillError):
@@ -76,13 +85,15 @@ def export(
     precision: str = "fp32",
     calibrate: Any = None,
     calibration_clips: int = 256,
+    batch_size: int | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write a student to `path` (.pt2, or .onnx) and its description to `path`.json; return the description.
 
-    The batch size is dynamic, at least 1; the number of frames is the model's. For int8, `calibrate` is a store whose
-    clips (`calibration_clips` of them, evenly spaced) set the range of activations; without it, random inputs do, with
-    a warning. Raise ExportError if a package is missing, options do not fit together, or a file would be overwritten.
+    The file takes any number of clips (None) or exactly `batch_size`: a compiled file for one clip is faster.
+    For int8, `calibrate` is a store whose clips (`calibration_clips` of them, evenly spaced) set the range of
+    activations; without it, random inputs do, with a warning. Raise ExportError if a package is missing, options do not
+    fit together, or a file would be overwritten.
 
     >>> from egodistill import EgoDistill, export
     >>> description = export.export(EgoDistill.load("student.pt"), "student.pt2")
@@ -92,26 +103,27 @@ def export(
     [['batch', 1, 3, 64, 64], ['batch', 422, 6]]
     """
     path = Path(path)
-    check_request(model, path, format, precision, overwrite)
+    check_request(model, path, format, precision, batch_size, overwrite)
     if precision == "int8" and calibrate is None:
         text = "int8 is calibrated on random inputs, so expect wrong classes; pass a store as calibrate"
         warnings.warn(text, stacklevel=2)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's warnings here concern its internals
-        program, calibration = trace(Plain(model, precision), model), None
-        if precision == "int8":
+        if precision != "int8":
+            program, calibration = trace(Plain(model, precision), model, batch_size), None
+        else:
             if calibrate is None:
                 calibration, clips = {"clips": BATCH, "random": True}, [model_inputs(model, BATCH)]
             else:
                 calibration = {"clips": min(calibration_clips, len(calibrate)), "random": False}
                 clips = store_clips(model, calibrate, calibration_clips)
-            program = trace(quantise(program, clips), model)
+            program = trace(quantise(trace(Plain(model), model), clips), model, batch_size)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
                 part = Path(folder, path.name)
                 FORMATS[format].write(program, model, part)
-                description = describe(model, part, format, precision, calibration)
+                description = describe(model, part, format, precision, calibration, batch_size)
                 described = Path(folder, description_of(path).name)
                 described.write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
                 description_of(path).unlink(missing_ok=True)  # marks the export as incomplete until both are replaced
@@ -128,13 +140,15 @@ def description_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def check_request(model: Any, path: Path, format: str, precision: str, overwrite: bool) -> None:
+def check_request(model: Any, path: Path, format: str, precision: str, batch_size: int | None, overwrite: bool) -> None:
     """Raise ExportError, before any work is done, if the arguments cannot work or a package is missing."""
     if not isinstance(model, EgoDistill):
         raise ExportError(f"only models of the class EgoDistill can be exported; got {type(model).__name__}")
     for name, value, known in (("format", format, tuple(FORMATS)), ("precision", precision, PRECISIONS)):
         if value not in known:
             raise ExportError(f"{name} must be one of {known}; got {value!r}")
+    if batch_size is not None and batch_size < 1:
+        raise ExportError(f"batch_size must be None or at least 1; got {batch_size!r}")
     suffix = FORMATS[format].suffix
     if path.suffix != suffix:
         raise ExportError(f"a file in the format {format!r} must end in {suffix}; got {path}")
@@ -178,6 +192,7 @@ def require_quantisation() -> list[ModuleType]:
         return require_packages(
             "torchao.quantization.pt2e.quantize_pt2e",
             "torchao.quantization.pt2e.quantizer.x86_inductor_quantizer",
+            "torchao.quantization.pt2e.observer",
             purpose="to quantise to int8",
         )
     except AttributeError as error:  # torch for Apple's processors lacks operators for x86 (torchao issue 4403)
@@ -187,12 +202,15 @@ def require_quantisation() -> list[ModuleType]:
 class Plain(nn.Module):
     """A copy of a student that returns a plain tuple of float32: a file with `Output` would need this library to load.
 
-    In bf16 the networks are converted, while normalisation and the IMU's mean stay in float32.
+    Its IMU encoder is an `IMUEncoder2d`. In bf16 the networks are converted, while normalisation and the IMU's mean
+    stay in float32.
     """
 
     def __init__(self, model: EgoDistill, precision: str = "fp32") -> None:
         super().__init__()
         self.model = copy.deepcopy(model).cpu().eval()
+        if "imu" in model.inputs:
+            self.model.imu_encoder = IMUEncoder2d(self.model.imu_encoder)
         if precision == "bf16":
             for name, child in list(self.model.named_children()):
                 child.bfloat16()
@@ -204,12 +222,46 @@ class Plain(nn.Module):
         return feature.float(), logits.float()
 
 
+class IMUEncoder2d(nn.Module):
+    """An IMU encoder in evaluation mode as 2-D convolutions of maps with one row: [B, T, 6] -> [B, width, T].
+
+    Compilers and quantisers for x86 pack, fuse and quantise 2-D convolutions only. Each one pads its own input, instead
+    of one padding for all: before the first sample every map is constant, so the outputs are equal, with a fifth less
+    arithmetic.
+    """
+
+    def __init__(self, encoder: IMUEncoder) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for layer in encoder.cnn:
+            if isinstance(layer, nn.Conv1d):
+                kernel, dilation = layer.kernel_size[0], layer.dilation[0]
+                if kernel > 1:
+                    layers.append(nn.ReplicationPad2d(((kernel - 1) * dilation, 0, 0, 0)))
+                conv = nn.Conv2d(layer.in_channels, layer.out_channels, (1, kernel), dilation=(1, dilation))
+                conv.weight, conv.bias = nn.Parameter(layer.weight.unsqueeze(2)), layer.bias
+                layers.append(conv)
+            elif isinstance(layer, nn.BatchNorm1d):
+                norm = nn.BatchNorm2d(layer.num_features, layer.eps)
+                norm.load_state_dict(layer.state_dict())
+                layers.append(norm)
+            elif isinstance(layer, nn.GELU):
+                layers.append(layer)
+        self.cnn = nn.Sequential(*layers).to(memory_format=torch.channels_last).eval()
+
+    def forward(self, imu: Tensor) -> Tensor:
+        maps = imu.transpose(1, 2).unsqueeze(2).contiguous(memory_format=torch.channels_last)  # [B, 6, 1, T]
+        return self.cnn(maps).squeeze(2)
+
+
 class Cast(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.bfloat16()
 
 
-def trace(module: nn.Module, model: EgoDistill) -> torch.export.ExportedProgram:
+def trace(module: nn.Module, model: EgoDistill, batch_size: int | None = None) -> torch.export.ExportedProgram:
+    if batch_size is not None:
+        return torch.export.export(module, model_inputs(model, batch_size))
     example = model_inputs(model, 2)  # with 1, torch would make the batch size a constant
     batch = torch.export.Dim("batch", min=1)
     return torch.export.export(module, example, dynamic_shapes=tuple({0: batch} for _ in example))
@@ -235,12 +287,26 @@ def store_clips(model: EgoDistill, store: Any, count: int | None = None) -> Iter
 
 
 def quantise(program: torch.export.ExportedProgram, clips: Iterable[tuple[Tensor, ...]]) -> nn.Module:
-    """Return the program with static int8 quantisation; the ranges of activations are those of these clips."""
-    pt2e, x86 = require_quantisation()
-    quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
+    """Return the program with static int8 quantisation; the ranges of activations are those of these clips.
+
+    Ranges reach from the smallest to the largest value. torchao's default cuts off rare values, which gave more error
+    on the demo's student, and its smallest step of 2**-12 is too coarse for the first layer of the fusion network. The
+    IMU encoder's first layer is not quantised, because its channels have different units.
+    """
+    pt2e, x86, observer = require_quantisation()
+    config = x86.get_default_x86_inductor_quantization_config()
+    inputs = dataclasses.replace(
+        config.input_activation, observer_or_fake_quant_ctr=observer.MinMaxObserver.with_args(eps=SMALLEST_STEP)
+    )
+    weights = dataclasses.replace(
+        config.weight, observer_or_fake_quant_ctr=observer.PerChannelMinMaxObserver.with_args(eps=SMALLEST_STEP)
+    )
+    config = dataclasses.replace(config, input_activation=inputs, output_activation=inputs, weight=weights)
+    quantizer = x86.X86InductorQuantizer().set_global(config)
+    quantizer.set_module_name_qconfig(FIRST_IMU_LAYER, None)
     prepared = pt2e.prepare_pt2e(program.module(), quantizer)
-    for inputs in clips:
-        prepared(*inputs)
+    for batch in clips:
+        prepared(*batch)
     converted = pt2e.convert_pt2e(prepared)
     used = {node.target for node in converted.graph.nodes if node.op == "get_attr"}
     for name in [*dict(converted.named_parameters()), *dict(converted.named_buffers())]:
@@ -251,14 +317,19 @@ def quantise(program: torch.export.ExportedProgram, clips: Iterable[tuple[Tensor
 
 
 def describe(
-    model: EgoDistill, path: Path, format: str, precision: str, calibration: dict[str, Any] | None
+    model: EgoDistill,
+    path: Path,
+    format: str,
+    precision: str,
+    calibration: dict[str, Any] | None,
+    batch_size: int | None = None,
 ) -> dict[str, Any]:
     """Return the description with everything that is needed to use the file without this library."""
-    spec = clips.spec_of(model).complete()
+    spec, batch = clips.spec_of(model).complete(), batch_size or "batch"
     frames = {
         "name": "frames",
         "dtype": "uint8",
-        "shape": ["batch", spec.frames, 3, spec.size, spec.size],
+        "shape": [batch, spec.frames, 3, spec.size, spec.size],
         "axes": ["batch", "frame", "channel", "row", "column"],
         "colour": "RGB",
         "values": "0 to 255, not normalised",
@@ -272,7 +343,7 @@ def describe(
     imu = {
         "name": "imu",
         "dtype": "float32",
-        "shape": ["batch", spec.imu_samples, 6],
+        "shape": [batch, spec.imu_samples, 6],
         "axes": ["batch", "sample", "channel"],
         "channels": [f"{sensor} {axis}" for sensor in ("accelerometer", "gyroscope") for axis in "xyz"],
         "units": ["m/s2"] * 3 + ["rad/s"] * 3,
@@ -292,13 +363,13 @@ def describe(
         "run": FORMATS[format].run.format(file=path.name, inputs=", ".join(model.inputs), imports=IMPORTS[precision]),
         "clip_spec": dataclasses.asdict(spec),
         "inputs": [{"frames": frames, "imu": imu}[name] for name in model.inputs],
-        "batch": "any size, at least 1",
+        "batch": f"exactly {batch_size}" if batch_size else "any size, at least 1",
         "outputs": [
-            {"name": "feature", "dtype": "float32", "shape": ["batch", model.feature_dim]},
+            {"name": "feature", "dtype": "float32", "shape": [batch, model.feature_dim]},
             {
                 "name": "logits",
                 "dtype": "float32",
-                "shape": ["batch", model.num_classes],
+                "shape": [batch, model.num_classes],
                 "values": "class scores before the softmax, in the order of class_names",
             },
         ],
@@ -349,9 +420,12 @@ def open_program(path: Path, names: Sequence[str]) -> Callable[..., Sequence[Ten
 def write_compiled(program: torch.export.ExportedProgram, model: EgoDistill, path: Path) -> None:
     # Freezing folds the weights, packs them for the processor, and enables integer kernels. The number of threads is
     # set when the file is run.
-    configs = {"freezing": True, "cpp.dynamic_threads": True}
+    configs: dict[str, Any] = {"freezing": True, "cpp.dynamic_threads": True}
+    if not program.range_constraints:  # The batch size is fixed: measure which kernel is faster for each linear layer.
+        configs |= {"max_autotune_gemm": True, "max_autotune_gemm_backends": "CPP,ATEN"}
     content = io.BytesIO()  # see write_program()
-    torch._inductor.aoti_compile_and_package(program, package_path=content, inductor_configs=configs)
+    with contextlib.redirect_stderr(io.StringIO()):  # the tables of these measurements
+        torch._inductor.aoti_compile_and_package(program, package_path=content, inductor_configs=configs)
     path.write_bytes(content.getbuffer())
 
 
@@ -405,9 +479,10 @@ FORMATS = {
 class Exported(nn.Module):
     """An exported file as a model for `evaluate()` and `predict()`; see `load()`.
 
-    It takes the inputs that its `description` (the JSON) names, and returns `Output`. It runs on the CPU only, with
-    the number of threads that torch has when the file is loaded. Raise ExportError if the file, its description or a
-    package is missing or damaged.
+    It takes the inputs that its `description` (the JSON) names, for any number of clips, and returns `Output`. It runs
+    on the CPU only, with the number of threads that torch has when the file is loaded. A file with a fixed
+    `batch_size` runs as often as necessary. Raise ExportError if the file, its description or a package is missing or
+    damaged.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -418,6 +493,8 @@ class Exported(nn.Module):
         self.clip_spec = clips.ClipSpec(**self.description["clip_spec"])
         self.precision, self.class_names = self.description["precision"], self.description["class_names"]
         self.feature_dim, self.num_classes = (entry["shape"][1] for entry in self.description["outputs"])
+        batch = self.description["inputs"][0]["shape"][0]
+        self.batch_size: int | None = batch if isinstance(batch, int) else None
         try:
             opened = FORMATS[self.description["kind"]].open(path, self.inputs)
         except ExportError:
@@ -437,7 +514,22 @@ class Exported(nn.Module):
     @torch.no_grad()
     def forward(self, *inputs: Tensor) -> Output:
         with torch.autocast("cpu", enabled=False):  # the dtypes of a program are fixed
-            return Output(*self.run(*inputs))
+            count = len(inputs[0])
+            size = self.batch_size or count
+            if size == count:
+                return Output(*self.run(*inputs))
+            parts = [self.run(*part) for part in equal_parts(inputs, size)]
+            return Output(*(torch.cat(outputs)[:count] for outputs in zip(*parts, strict=True)))
+
+
+def equal_parts(inputs: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the clips in parts of `size`; the last one is filled with repetitions of the last clip."""
+    count = len(inputs[0])
+    if any(len(x) != count for x in inputs):
+        raise ExportError(f"the inputs have different numbers of clips: {[len(x) for x in inputs]}")
+    for start in range(0, count, size):
+        rows = torch.arange(start, start + size).clamp(max=count - 1)
+        yield tuple(x[rows] for x in inputs)
 
 
 def load(path: str | os.PathLike) -> Exported:

@@ -454,9 +454,12 @@ def export_options(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=tuple(export.FORMATS),
         default="export",
-        help="export: a program for torch; aoti: compiled by AOTInductor; onnx: ONNX",
+        help="export: a program for torch, slow in int8; aoti: compiled by AOTInductor, the fastest; onnx: ONNX",
     )
     parser.add_argument("--precision", choices=export.PRECISIONS, default="fp32", help="weights and arithmetic")
+    parser.add_argument(
+        "--batch-size", metavar="N", type=positive_int, help="exact number of clips per call (default: any); 1: faster"
+    )
     parser.add_argument("--calibrate", metavar="STORE", help="int8: clip store that gives the range of activations")
     parser.add_argument("--calibrate-split", metavar="SPLIT", default="train", help="split of this store, or all")
     parser.add_argument(
@@ -485,11 +488,14 @@ def run_export(a: argparse.Namespace) -> None:
         precision=a.precision,
         calibrate=calibrate,
         calibration_clips=a.calibrate_clips,
+        batch_size=a.batch_size,
         overwrite=a.overwrite,
     )
     size = f"{Path(a.out).stat().st_size / 1e6:.1f} MB"
     print(f"{a.out}: {a.format}, {a.precision}, {size}; {a.out}.json describes its inputs")
     print(f"run it with: {description['run']}")
+    if (a.format, a.precision) == ("export", "int8"):
+        print(export.SLOW_INT8)
     if check is not None:
         print()
         tables.report(comparison_table(export.compare(model, check, [a.out])), "export", a.markdown, a.words)

@@ -4,8 +4,9 @@
     python benchmarks/export.py student.pt store             # calibrates int8 on the split train, compares on test
     python benchmarks/export.py                              # the paper's student, random weights and clips: time, size
 
-Time is the processor time of one clip on one core, median over rounds in which the files take turns. Unlike wall-clock
-time, it does not count other programs on the machine.
+Compiled files are written for any number of clips and for one clip. Time is the processor time of one clip on one core,
+median over rounds in which the files take turns. Unlike wall-clock time, it does not count other programs on the
+machine.
 """
 
 from __future__ import annotations
@@ -66,19 +67,22 @@ def main() -> None:
         files = []
         for format in a.formats:
             for precision in precisions:
-                path = Path(folder, f"{format}-{precision}{export.FORMATS[format].suffix}")
-                try:
-                    export.export(model, path, format=format, precision=precision, calibrate=train)
-                except export.ExportError as error:
-                    print(f"left out {format} in {precision}: {error}")
-                else:
-                    files.append(path)
+                for batch_size in (None, 1) if format == "aoti" else (None,):
+                    name = f"{format}-{precision}{'-one-clip' if batch_size else ''}{export.FORMATS[format].suffix}"
+                    options = {"precision": precision, "calibrate": train, "batch_size": batch_size}
+                    try:
+                        export.export(model, Path(folder, name), format=format, **options)
+                    except export.ExportError as error:
+                        print(f"left out {name}: {error}")
+                    else:
+                        files.append(Path(folder, name))
         table = model_commands.comparison_table(export.compare(model, test, files, repeats=a.repeats))
     print(
         f"{model.arguments['image_encoder']}, {model.frame_size} pixels, N = {model.num_frames}, {len(test)} clips, "
         f"{torch.backends.cpu.get_cpu_capability()}"
     )
-    tables.report(table, "benchmarks/export.py", a.markdown, sys.argv)
+    machine = f"{tables.short_processor()}, {torch.backends.cpu.get_cpu_capability()}"
+    tables.report(table, "benchmarks/export.py", a.markdown, sys.argv, machine=machine)
 
 
 if __name__ == "__main__":
