@@ -39,6 +39,7 @@ from egodistill import (
 )
 from egodistill.commands import (
     LIMITS,
+    choice_options,
     imu_files,
     imu_option,
     keyword_arguments,
@@ -115,7 +116,7 @@ def frame_arguments(store: data.ClipStore, count: int) -> dict[str, Any]:
     if not found:
         return {"frame_size": store.settings["frame_size"]}  # Training raises an error that names the missing array.
     spec = next((spec for spec in found if spec.sampling == "uniform"), found[0])
-    return {"frame_size": spec.size, "sampling": spec.sampling, "exact": spec.exact}
+    return {"frame_size": spec.size, "sampling": spec.sampling, "exact": spec.exact, "tolerance": spec.tolerance}
 
 
 def open_split(path: str, split: str) -> data.ClipStore:
@@ -599,9 +600,7 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     limit_options(parser)
     parser.add_argument("--stride", metavar="SECONDS", type=float, help="step between clips (default: a clip's length)")
     parser.add_argument("--top", metavar="K", type=positive_int, default=3, help="print the K best classes")
-    parser.add_argument(
-        "--key-frames", action="store_true", help="use the nearest key frames: faster, but at slightly different times"
-    )
+    choice_options(parser)
     parser.add_argument("--out", metavar="FILE", help="also write the results to this .csv or .json file")
     overwrite_option(parser)
     inference_options(parser)
@@ -616,6 +615,7 @@ def run_predict(a: argparse.Namespace) -> None:
         imu_files(a),
         **keyword_arguments(a, "imu_offset", "imu_stretch", *LIMITS, "stride", "top"),
         exact=False if a.key_frames else None,
+        tolerance=a.tolerance,
         **inference_arguments(a),
     )
     report_precision(a.precision, a.device)
