@@ -361,6 +361,10 @@ class FrameReader:
             inside = [frame for frame in self.near if frame[0] <= high]
             keys = [(abs(pts - ticks), pts) for pts, is_key in inside if is_key]
             best = min(keys)[1] if keys else inside[0][0] if inside else ticks
+            place = next((k for k, packet in enumerate(self.ahead) if packet.pts == best), 0)
+            if keys and self.position == -math.inf:  # nothing is decoded since the seek
+                for _ in range(place):
+                    self.ahead.popleft()
             yield best, following and following[1]
 
     def _nearest(self) -> Iterator[av.VideoFrame | None]:
