@@ -996,7 +996,7 @@ def test_status_tells_what_is_there_what_failed_and_how_fast(demo, tmp_path, mon
 
 
 def test_prepare_and_status_say_how_far_cheap_frames_are_from_their_times(demo, tmp_path, capsys):
-    table = demo.out / "world" / "EPIC_100_test.csv"
+    table = demo.out / "world" / "EPIC_100_train.csv"
     command = ["prepare", table, "--frame-size", 32, "--workers", 1]
     for name, flags in {"exact": [], "keys": ["--key-frames"], "near": ["--tolerance", 0.25]}.items():
         out = run(capsys, *command, "--out", tmp_path / name, *flags)
