@@ -151,8 +151,7 @@ def read_frames(
     with open_video(video) as container:
         reader = FrameReader(container, video, max_hold=max_hold)
         parts = reader.parts(times, threads)
-        options = {"size": size, "crop": crop, "exact": exact, "tolerance": tolerance}
-        options["threads"] = threads // len(parts)
+        options = {"size": size, "crop": crop, "exact": exact, "tolerance": tolerance, "threads": threads // len(parts)}
         with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
             running = [pool.submit(_read_beside, video, times[part], max_hold, **options) for part in parts[1:]]
             results = [_read_pictures(reader, times[parts[0]], **options), *(one.result() for one in running)]
@@ -257,10 +256,8 @@ class FrameReader:
     ) -> Iterator[tuple[int, av.VideoFrame | None]]:
         """Yield what `frames_at()` yields. Call it once per reader."""
         if not 0 <= tolerance <= MAX_TOLERANCE or (tolerance and not exact):  # NaN: False
-            raise ValueError(
-                f"{self.video}: tolerance must be from 0 to {MAX_TOLERANCE:g} s, and 0 for key frames (exact=False); "
-                f"got {tolerance!r}"
-            )
+            limits = f"from 0 to {MAX_TOLERANCE:g} s, and 0 for key frames (exact=False)"
+            raise ValueError(f"{self.video}: tolerance must be {limits}; got {tolerance!r}")
         order = self._sorted(times)
         self.codec.thread_count = threads
         if threads != 1:
@@ -269,10 +266,8 @@ class FrameReader:
         self.pause = self.usual * max(2, threads or _cores())
         self.ticks = [self._tick(float(times[i])) for i in order]
         if tolerance:
-            wanted = [float(times[i]) for i in order]
-            # _tick() rounds down; the first tick of the window is the one after that.
-            self.windows = [(self._tick(t - tolerance - 2 * _ROUNDING) + 1, self._tick(t + tolerance)) for t in wanted]
-            self.near = [(packet.pts, _is_key(packet)) for packet in self.ahead if _is_shown(packet)]
+            self.windows = [self._window(float(times[i]), tolerance) for i in order]
+            self.near = [(packet.pts, packet.is_keyframe) for packet in self.ahead if _is_shown(packet)]
         yield from zip(order.tolist(), self._exact() if exact else self._nearest(), strict=True)
 
     def lost(self, seconds: float) -> VideoError:
@@ -319,6 +314,10 @@ class FrameReader:
     def _tick(self, seconds: float) -> int:
         return math.floor((seconds + _ROUNDING + self.zero) / self.stream.time_base)
 
+    def _window(self, seconds: float, tolerance: float) -> tuple[int, int]:
+        """Return the first and the last tick within the tolerance of a time; _tick() rounds down."""
+        return self._tick(seconds - tolerance - 2 * _ROUNDING) + 1, self._tick(seconds + tolerance)
+
     def _seconds(self, tick: float) -> float:
         return tick / self.second - self.zero
 
@@ -343,9 +342,8 @@ class FrameReader:
     def _cheapest(self) -> Iterator[tuple[int, int | None]]:
         """Yield the time of the frame in each window that needs the fewest packets, and the end of the next window.
 
-        Packets are read to the end of the window, and decoded later. If no frame is in a window, the time itself is
-        yielded. Wherever reading began, the choice is the same: the key frame that is nearest, or without one the frame
-        whose packet is first.
+        Packets are read to the end of the window, and decoded later. The choice does not depend on where reading began:
+        the nearest key frame, else the frame whose packet is first. Without a frame, the time itself is yielded.
         """
         for ticks, (low, high), following in itertools.zip_longest(self.ticks, self.windows, self.windows[1:]):
             if not self._read_past(low) and self._is_far(low):
@@ -361,9 +359,8 @@ class FrameReader:
             inside = [frame for frame in self.near if frame[0] <= high]
             keys = [(abs(pts - ticks), pts) for pts, is_key in inside if is_key]
             best = min(keys)[1] if keys else inside[0][0] if inside else ticks
-            place = next((k for k, packet in enumerate(self.ahead) if packet.pts == best), 0)
             if keys and self.position == -math.inf:  # nothing is decoded since the seek
-                for _ in range(place):
+                for _ in range(next((k for k, packet in enumerate(self.ahead) if packet.pts == best), 0)):
                     self.ahead.popleft()
             yield best, following and following[1]
 
