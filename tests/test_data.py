@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -730,6 +731,12 @@ def test_a_store_that_was_begun_without_a_tolerance_is_continued(kitchen, tmp_pa
     again = data.prepare(kitchen[3:4], store.path, **OPTIONS)
     assert arrays_of(store.path) == before and again.fingerprint == fingerprint
     assert all(spec.tolerance == 0 for spec in again.specs.values())
+    about = {"specs": header["specs"], "format": header["format"], "class_names": header["class_names"]}
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())  # as version 0.3 computed it
+    checksums = np.load(store.path / "checksum.npy")
+    for values in (np.arange(len(store)), store.labels, store.segments, checksums):
+        digest.update(values.astype(np.int64).tobytes())
+    assert fingerprint == digest.hexdigest()
     with pytest.raises(data.DataError, match=r"tolerance was 0\.0 and is now 0\.25"):
         data.prepare(kitchen[3:4], store.path, **OPTIONS, tolerance=0.25)
 

@@ -412,6 +412,28 @@ def test_the_frame_within_a_tolerance_is_the_one_that_needs_the_fewest_packets(
         assert spent < len(fed)
 
 
+def test_cheap_frames_close_together_are_decoded_once_and_those_far_apart_are_sought(tmp_path, fed, monkeypatch):
+    options = keys_every(100, 8)
+    options["x264_params"] += ":b-pyramid=none:b-adapt=0"
+    video = write_video(tmp_path / "a.mp4", np.arange(500) / 25, **options)
+    # At 0.5 and 0.54 s, frames 12 and 13 are on screen, and 10 and 11 are chosen, which no frame refers to.
+    several = [(0.11, [0.5, 0.54]), *((tolerance, np.arange(0.5, 3.5, 0.08)) for tolerance in (0.03, 0.07, 0.25))]
+    for tolerance, times in several:
+        fed.clear()
+        read_frames(video, times, tolerance=tolerance, threads=1)
+        assert len(fed) == len(set(fed))  # no skipped frame is wanted later
+    read, demuxed = [], demux
+
+    def counted(*arguments):
+        for packet in demuxed(*arguments):
+            read.append(packet.pts)
+            yield packet
+
+    monkeypatch.setattr("egodistill.video.demux", counted)
+    read_frames(video, [0.5, 17.0], tolerance=0.25, threads=1)
+    assert len(read) < 80
+
+
 def test_without_a_frame_within_the_tolerance_the_rule_of_exact_frames_holds(tmp_path):
     slow = write_video(tmp_path / "slow.mp4", np.arange(0, 12, 2.0), **X264)
     times = [0.3, 1.9, 2.2, 3.9, 5.0, 6.0]
@@ -424,6 +446,7 @@ def test_without_a_frame_within_the_tolerance_the_rule_of_exact_frames_holds(tmp
         True,
         False,
     ]
+    assert [frame is None for _, frame in frames_at(slow, [2.9, 3.1], tolerance=0.25)] == [False, True]
     assert number_of(read_frames(slow, [10.24], tolerance=0.25)[0]) == 5  # before the end of the last frame or after it
 
 
