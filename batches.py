@@ -283,7 +283,7 @@ def stored_spec(store: Store, name: str) -> clips.ClipSpec:
         return clips.ClipSpec()
     _, frames, _, height, width = shape
     size = height if height == width else None
-    return clips.ClipSpec(frames=frames, size=size, crop=None, sampling=None, exact=None, seconds=None)
+    return clips.ClipSpec(frames=frames, size=size, crop=None, sampling=None, exact=None, tolerance=None, seconds=None)
 
 
 def example_inputs(model: Model, batch_size: int = 1) -> tuple[Tensor, ...]:

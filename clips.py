@@ -35,6 +35,7 @@ from egodistill.video import (
     AUDIO_SECONDS,
     AUDIO_STEPS,
     MAX_HOLD,
+    MAX_TOLERANCE,
     FrameReader,
     Scaler,
     VideoError,
@@ -75,6 +76,7 @@ class ClipSpec:
                   changes), or with `crop` its centre square. If `crop` is not given, teachers crop, others do not.
     sampling      Which frames: a rule of `video.clip_times()`, or "ends", evenly from the clip's start to its end.
     exact         False: the nearest key frames instead, which cost far less to decode.
+    tolerance     Take the frames that are cheapest to decode within this many seconds of their times, 0: exact frames.
     seed          Seed of the sampling "random".
     imu_samples, imu_rate   Number of IMU samples (0: none) and their rate in Hz.
     imu_axes      Axes of both sensors; "file", as each recording stores them, is the only choice.
@@ -97,6 +99,7 @@ class ClipSpec:
     crop: bool | None = None
     sampling: str | None = "uniform"
     exact: bool | None = True
+    tolerance: float | None = 0.0
     seed: int = 0
     imu_samples: int = 0
     imu_rate: float | None = IMU_RATE
@@ -114,6 +117,13 @@ class ClipSpec:
             )
         if max(self.frames * (self.size or 1) ** 2, self.imu_samples) > LARGEST_CLIP:
             raise DataError(f"a clip may have {LARGEST_CLIP} pixels or IMU samples; got {self}")
+        tolerance = 0.0 if self.tolerance is None else self.tolerance
+        if not (isinstance(tolerance, numbers.Real) and 0 <= tolerance <= MAX_TOLERANCE):  # NaN: False
+            raise DataError(f"tolerance must be from 0 to {MAX_TOLERANCE:g} s; got {tolerance!r}")
+        if tolerance and self.exact is False:
+            raise DataError(
+                f"exact=False takes the nearest key frames; leave out tolerance={tolerance!r}, or exact=False"
+            )
         if self.imu_axes != "file":
             raise DataError(f"imu_axes must be 'file', the axes of each recording; got {self.imu_axes!r}")
         if self.frames and self.sampling not in (None, "ends"):
@@ -136,6 +146,11 @@ class ClipSpec:
         """Return the same spec with defaults in place of None."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)} | {"crop": False}
         return dataclasses.replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
+
+    def record(self) -> dict[str, Any]:
+        """Return the fields by name, for fingerprints. A tolerance of 0 is left out, as in files of older versions."""
+        fields = dataclasses.asdict(self)
+        return fields if self.tolerance else {name: value for name, value in fields.items() if name != "tolerance"}
 
     @property
     def kind(self) -> str:
@@ -174,7 +189,7 @@ def _is_positive(value: Any) -> bool:
 
 # The fields that describe each kind of array; `differences()` compares them.
 FIELDS = {
-    "frames": ("seconds", "frames", "size", "crop", "sampling", "exact"),
+    "frames": ("seconds", "frames", "size", "crop", "sampling", "exact", "tolerance"),
     "imu": ("seconds", "imu_samples", "imu_rate", "imu_axes"),
     "audio": ("seconds", "audio"),
 }
@@ -219,8 +234,9 @@ def frames_name(spec: ClipSpec) -> str:
 def spec_of(model: Any) -> ClipSpec:
     """Return the spec of the clips that a model reads: its `clip_spec`, or one built from the attributes of a student.
 
-    These are `num_frames`, `frame_size`, `sampling`, `exact`, `imu_samples`, `imu_rate` and `clip_seconds`. If the
-    model lacks one, its field is None; of `num_frames` it is 1 if the model reads "frames", of `imu_samples` 422.
+    These are `num_frames`, `frame_size`, `sampling`, `exact`, `tolerance`, `imu_samples`, `imu_rate` and
+    `clip_seconds`. If the model lacks one, its field is None; of `num_frames` it is 1 if the model reads "frames", of
+    `imu_samples` 422.
 
     >>> from egodistill import EgoDistill, clips
     >>> spec = clips.spec_of(EgoDistill.load("student.pt"))
@@ -238,6 +254,7 @@ def spec_of(model: Any) -> ClipSpec:
         crop="clip" in inputs,
         sampling=getattr(model, "sampling", None),
         exact=getattr(model, "exact", None),
+        tolerance=getattr(model, "tolerance", None),
         imu_samples=getattr(model, "imu_samples", IMU_SAMPLES) if "imu" in inputs else 0,
         imu_rate=getattr(model, "imu_rate", None),
         audio="audio" in inputs,
@@ -489,7 +506,8 @@ class _Decoding:
         for row in [row for row, count in lacking.items() if not count]:  # IMU only
             del lacking[row]
             yield row, self._windows(self.starts[row])
-        streams = [self._frames(list(lacking), info.duration, exact) for exact in (True, False)]
+        choices = dict.fromkeys((s.exact, s.tolerance) for n, s in self.specs.items() if self.kinds[n] == "frames")
+        streams = [self._frames(list(lacking), info.duration, *choice) for choice in choices]
         streams += [self._sounds(list(lacking), name) for name, kind in self.kinds.items() if kind == "audio"]
         # Each stream is ordered by time, so merging them keeps only overlapping clips in memory.
         for _, row, name, place, piece in heapq.merge(*streams, key=lambda piece: piece[0]):
@@ -535,10 +553,11 @@ class _Decoding:
             yield begins[index], rows[index], name, None, _Piece(error if sound is None else sound, log_mel)
 
     def _frames(
-        self, rows: list[int], duration: float, exact: bool
+        self, rows: list[int], duration: float, exact: bool, tolerance: float
     ) -> Iterator[tuple[float, int, str, int, Callable[[], Any]]]:
-        """Yield the frames of all exact specs, or of all key-frame specs, as pieces ordered by time."""
-        specs = {name: s for name, s in self.specs.items() if self.kinds[name] == "frames" and s.exact is exact}
+        """Yield the frames of all specs with this choice of frames, as pieces ordered by time."""
+        frames = {name: spec for name, spec in self.specs.items() if self.kinds[name] == "frames"}
+        specs = {name: spec for name, spec in frames.items() if (spec.exact, spec.tolerance) == (exact, tolerance)}
         wanted = [
             (min(float(t), duration), row, name, place)
             for row in rows
@@ -551,7 +570,8 @@ class _Decoding:
         video = self.recording.video
         with open_video(video) as container:
             reader = FrameReader(container, video, max_hold=self.max_hold)
-            for index, frame in reader.frames([t for t, *_ in wanted], exact=exact, threads=self.threads):
+            options = {"exact": exact, "tolerance": tolerance, "threads": self.threads}
+            for index, frame in reader.frames([t for t, *_ in wanted], **options):
                 seconds, row, name, place = wanted[index]
                 found = reader.lost(seconds) if frame is None else (frame, reader)
                 framer = framers[specs[name].size, specs[name].crop]

@@ -311,9 +311,7 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
         default=["uniform"],
         help=f"how these frames are chosen; one or more of {', '.join(SAMPLING)}",
     )
-    parser.add_argument(
-        "--key-frames", action="store_true", help="use the nearest key frames: faster, but at slightly different times"
-    )
+    choice_options(parser)
     parser.add_argument(
         "--clip-frames",
         metavar="T",
@@ -343,6 +341,15 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
     text = "precision of these models; auto is bf16 on hardware that is fast at it (default: fp32)"
     group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help=text)
     group.add_argument("--device", metavar="NAME", help="device of these models (default: a GPU if there is one)")
+
+
+def choice_options(parser: argparse.ArgumentParser) -> None:
+    """Add the choices of frames that are faster than exact ones; at most one may be given."""
+    group = parser.add_mutually_exclusive_group()
+    text = "use the nearest key frames: faster, but at slightly different times"
+    group.add_argument("--key-frames", action="store_true", help=text)
+    text = "use the frames that are cheapest to decode within this time of the exact ones, such as 0.25 (0: exact ones)"
+    group.add_argument("--tolerance", metavar="SECONDS", type=float, help=text)
 
 
 # What a clip may lack; options of `data.prepare()` and `inference.predict()`.
@@ -398,6 +405,7 @@ def run_prepare(a: argparse.Namespace) -> None:
         audio=a.audio,
         sampling=a.sampling,
         exact=not a.key_frames,
+        tolerance=a.tolerance or 0.0,
         **keyword_arguments(a, *LIMITS, "workers", "max_bad", "retry_failed"),
         **one_pass,
         **files.environment_share(),  # Several machines or processes of torchrun share the recordings.
@@ -420,6 +428,7 @@ def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
         print(f"  {NO_LABELS}")
     if counts and not {"train", "test"} & set(counts):
         print(f"  warning: there is no split train and no split test, only {', '.join(sorted(counts))}")
+    describe_choice(store)
     for failure in store.failures[:10]:
         print(f"  failed: {failure['id']} at {failure['start']:.2f} s: {failure['reason']}")
     if len(store.failures) > 10:
@@ -428,6 +437,14 @@ def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
         print(f"  note: {source}: {'; '.join(notes)}")
     if len(store.notes) > 10:
         print(f"  ... and {len(store.notes) - 10} more in {store.path / 'notes.jsonl'}")
+
+
+def describe_choice(store: data.ClipStore) -> None:
+    """Print how far frames are from their times if they are not exact ones."""
+    for name, spec in store.specs.items():
+        if len(store) and spec.frames and (spec.tolerance or not spec.exact):
+            errors = store.time_errors(name)
+            print(f"  {name}: frames are {errors.mean():.3f} s from their times, at most {errors.max():.3f} s")
 
 
 def status_options(parser: argparse.ArgumentParser) -> None:
@@ -446,6 +463,7 @@ def run_status(a: argparse.Namespace) -> None:
         print(f"failed: {count} clips, {reason}")
     if len(reasons) > 10:
         print(f"... and {len(reasons) - 10} more reasons in {store.path / 'failures.jsonl'}")
+    describe_choice(store)
     time.sleep(a.seconds)
     rows = []
     for name, (done, total) in finished_clips(a.store).items():

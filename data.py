@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import faulthandler
 import functools
 import json
@@ -138,7 +137,7 @@ def name_imu_files(segments: Iterable[Segment]) -> list[Segment]:
 
 def clip_specs(settings: Mapping[str, Any]) -> dict[str, ClipSpec]:
     """Return the spec of each array for these settings of `prepare()`."""
-    plain = {"size": settings["frame_size"], "exact": settings["exact"]}
+    plain = {name: settings[name] for name in ("exact", "tolerance")} | {"size": settings["frame_size"]}
     frames = [
         ClipSpec(frames=count, sampling=rule, seed=settings["seed"] or 0, **plain)
         for rule in settings["sampling"]
@@ -184,6 +183,7 @@ def prepare(
     sampling: str | Sequence[str] = "uniform",
     seed: int = 0,
     exact: bool = True,
+    tolerance: float = 0.0,
     min_coverage: float = 0.95,
     max_gap: float = MAX_GAP,
     max_hold: float = MAX_HOLD,
@@ -206,7 +206,8 @@ def prepare(
       paper. ``sampling`` is one rule of ``clip_times``, or several; rules other than "uniform" are
       part of the name, such as ``frames_N_first`` (``seed`` is that of "random"). With
       ``exact=False``, these frames and the ends are the nearest key frames, which cost far less
-      to decode. ``frames_N.times`` float64 [n, N] are the times of the frames. A clip fails if one of
+      to decode; with ``tolerance=0.25``, those that are cheapest to decode within 0.25 s of the
+      exact ones. ``frames_N.times`` float64 [n, N] are the times of the frames. A clip fails if one of
       its frames would be on screen for more than ``max_hold`` seconds: a hole in the recording
     - ``ends`` uint8 [n, 2, 3, frame_size, frame_size]: the frames at the clip's start and end
     - ``clip`` uint8 [n, clip_frames, 3, clip_size, clip_size], for teachers: the centre square of
@@ -260,6 +261,7 @@ def prepare(
         "sampling": [sampling] if isinstance(sampling, str) else list(dict.fromkeys(sampling)),
         "seed": seed if "random" in sampling else None,
         "exact": exact,
+        "tolerance": tolerance,
         "min_coverage": min_coverage,
         "max_gap": max_gap,
         "max_hold": max_hold,
@@ -278,7 +280,7 @@ def prepare(
                     f"the consumer reads clips of {spec.seconds:.4g} s, those of a store {CLIP_SECONDS:.4g} s; "
                     f"build the teacher with seconds={CLIP_SECONDS}"
                 )
-        specs = {name: dataclasses.asdict(spec) for name, spec in consumer.specs.items()}
+        specs = {name: spec.record() for name, spec in consumer.specs.items()}
         about = {"arrays": list(consumer.arrays), "specs": specs, "batch_size": consumer.batch_size}
         settings["consumer"] = {**consumer.record, **about}
     if not segments:

@@ -481,7 +481,8 @@ class EndFeatures:
         self.model, self.batch_size = model, batch_size
         self.device = runtime.pick_device(device)
         self.precision = runtime.pick_precision(self.device, precision)
-        spec = clips.ClipSpec(frames=2, size=model.frame_size, sampling="ends", exact=model.exact)
+        choice = {"exact": model.exact, "tolerance": model.tolerance}
+        spec = clips.ClipSpec(frames=2, size=model.frame_size, sampling="ends", **choice)
         self.specs = {"ends": spec.complete()}
         self.identity = {"fingerprint": encoder_fingerprint(model), "precision": self.precision}
         self.record = {"end_features": self.identity}

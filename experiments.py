@@ -462,6 +462,7 @@ class Bench:
                 frame_size=store.settings["frame_size"],
                 sampling=run.sampling,
                 exact=store.settings["exact"],
+                tolerance=store.settings.get("tolerance", 0.0),  # older stores lack it
             )
         if self.has_start(run):
             encoder = model.image if run.method == "ListenToLook" else model.image_encoder

@@ -316,6 +316,19 @@ def quantise(program: torch.export.ExportedProgram, clips: Iterable[tuple[Tensor
     return converted
 
 
+def which_frame(spec: clips.ClipSpec) -> str:
+    """Describe which frame of a video is the one for a time."""
+    if not spec.exact:
+        return "the key frame that is nearest to that time; the earlier one of two at the same distance"
+    on_screen = "the frame on screen at that time: the last one that does not start after it"
+    if not spec.tolerance:
+        return on_screen
+    return (
+        f"of the frames that start at most {spec.tolerance:g} s before or after that time the nearest key frame, or "
+        f"without a key frame the one that is first in decoding order; without any, {on_screen}"
+    )
+
+
 def describe(
     model: EgoDistill,
     path: Path,
@@ -336,9 +349,7 @@ def describe(
         "resizing": "the whole upright frame is resized to the square, without cropping: area averaging if width or "
         "height shrinks, bilinear if neither does (FFmpeg's swscale, AREA and BILINEAR)",
         "seconds_from_clip_start": None if spec.sampling == "random" else spec.times(0.0).tolist(),
-        "which": "the frame on screen at that time: the last one that does not start after it"
-        if spec.exact
-        else "the key frame that is nearest to that time; the earlier one of two at the same distance",
+        "which": which_frame(spec),
     }
     imu = {
         "name": "imu",

@@ -435,6 +435,7 @@ def predict(
     stride: float | None = None,
     top: int = 5,
     exact: bool | None = None,
+    tolerance: float | None = None,
     batch_size: int = 16,
     device: str | None = None,
     precision: Precision = "auto",
@@ -444,8 +445,10 @@ def predict(
 
     By default, `stride` is the length of a clip. `video`, `imu`, `imu_offset`, `imu_stretch` and `zero_accel` are
     arguments of `clips.open_recording()`; use the clock with which the training clips were prepared. `min_coverage`,
-    `max_gap` and `max_hold` are options of `data.prepare()`. Frames are chosen as in training; `exact=False` takes the
-    nearest key frames, which are cheap to decode. `precision` and `compile` are options of `evaluate()`.
+    `max_gap` and `max_hold` are options of `data.prepare()`. Frames are chosen as in training, unless `exact` or
+    `tolerance` is given: `exact=False` takes the nearest key frames, which are cheap to decode, `tolerance=0.25` the
+    frames that are cheapest to decode within 0.25 s of their times. `precision` and `compile` are options of
+    `evaluate()`.
 
     The recording is decoded in one pass, in constant memory. A clip that cannot be classified, because IMU samples or
     a frame are missing, has no classes, and `problem` is the reason. Before the first clip, raise EgoDistillError for a
@@ -469,7 +472,8 @@ def predict(
     batches.require_number("max_gap", max_gap, 0, above=True)
     batches.require_number("max_hold", max_hold, 0, above=True)
     recording = open_recording(video, imu, imu_offset=imu_offset, imu_stretch=imu_stretch, zero_accel=zero_accel)
-    spec = spec if exact is None else replace(spec, exact=exact)
+    if (exact, tolerance) != (None, None):
+        spec = replace(spec, exact=exact is not False, tolerance=tolerance or 0.0)
     starts = strided_starts(recording.probe().duration, spec.seconds, stride)
     if spec.imu_samples:
         recording.motion()  # raises now if the file cannot be read

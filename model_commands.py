@@ -39,6 +39,7 @@ from egodistill import (
 )
 from egodistill.commands import (
     LIMITS,
+    choice_options,
     imu_files,
     imu_option,
     keyword_arguments,
@@ -116,7 +117,7 @@ def frame_arguments(store: data.ClipStore, count: int) -> dict[str, Any]:
     if not found:
         return {"frame_size": store.settings["frame_size"]}  # Training raises an error that names the missing array.
     spec = next((spec for spec in found if spec.sampling == "uniform"), found[0])
-    return {"frame_size": spec.size, "sampling": spec.sampling, "exact": spec.exact}
+    return {"frame_size": spec.size, "sampling": spec.sampling, "exact": spec.exact, "tolerance": spec.tolerance}
 
 
 def open_split(path: str, split: str) -> data.ClipStore:
@@ -179,9 +180,8 @@ def one_pass(a: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
         if a.end_features == "none":
             raise ValueError("--end-features: give imagenet or a file; other random weights would not fit a student")
         encoder = {"image_encoder": a.image_encoder or "resnet18", "image_weights": a.end_features}
-        model = replace(EPIC_KITCHENS.student, hidden=1, **encoder).build(
-            1, frame_size=a.frame_size, exact=not a.key_frames
-        )
+        choice = {"exact": not a.key_frames, "tolerance": a.tolerance or 0.0}
+        model = replace(EPIC_KITCHENS.student, hidden=1, **encoder).build(1, frame_size=a.frame_size, **choice)
         consumers.append(distillation.EndFeatures(model, **given))
     return {"consumer": consumers[0] if len(consumers) == 1 else Together(*consumers), **arguments}
 
@@ -619,9 +619,7 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     limit_options(parser)
     parser.add_argument("--stride", metavar="SECONDS", type=float, help="step between clips (default: a clip's length)")
     parser.add_argument("--top", metavar="K", type=positive_int, default=3, help="print the K best classes")
-    parser.add_argument(
-        "--key-frames", action="store_true", help="use the nearest key frames: faster, but at slightly different times"
-    )
+    choice_options(parser)
     parser.add_argument("--out", metavar="FILE", help="also write the results to this .csv or .json file")
     overwrite_option(parser)
     inference_options(parser)
@@ -636,6 +634,7 @@ def run_predict(a: argparse.Namespace) -> None:
         imu_files(a),
         **keyword_arguments(a, "imu_offset", "imu_stretch", *LIMITS, "stride", "top"),
         exact=False if a.key_frames else None,
+        tolerance=a.tolerance,
         **inference_arguments(a),
     )
     report_precision(a.precision, a.device)

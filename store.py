@@ -44,6 +44,7 @@ MISSING, OK, FAILED = 0, 1, 2  # values of status.npy
 STATUS = ("missing", "ok", "failed")
 # Arrays of every store, one value per clip. "checksum" covers all prepared arrays of the clip.
 BOOKKEEPING = {"status": ("uint8", ()), "label": ("int64", ()), "segment": ("int64", ()), "checksum": ("uint32", ())}
+LATER_SETTINGS = {"tolerance": 0.0}  # settings that older stores lack, and the value that they stand for
 ARRAY_NAME = re.compile(r"\w[\w.-]*")
 # Names that no file on Windows can have, whatever its suffix.
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")}
@@ -486,7 +487,7 @@ class ClipStore:
     @property
     def fingerprint(self) -> str:
         """Return a hash of the prepared data of this view: specs, classes, labels, and the content of the arrays."""
-        about = {"specs": {name: dataclasses.asdict(spec) for name, spec in self.specs.items()}}
+        about = {"specs": {name: spec.record() for name, spec in self.specs.items()}}
         about |= {"format": FORMAT, "class_names": self.class_names}
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         for values in (self._rows, self.labels, self.segments, self._files.array("checksum")[self._rows]):
@@ -502,6 +503,15 @@ class ClipStore:
                 checksum = zlib.crc32(np.take(array, rows, axis=0), checksum)
             found[f"outputs {name}"] = f"{checksum:08x}"
         return found
+
+    def time_errors(self, name: str) -> np.ndarray:
+        """Return how many seconds the frames of an array are away from the wanted times, float64 [n, N].
+
+        Exact frames are up to one frame early. Raise KeyError for an array that is not of frames.
+        """
+        spec, found = self.specs[name], self.read(f"{name}.times", slice(None))
+        wanted = [spec.times(self._files.clips[row]["start"], row) for row in self._rows.tolist()]
+        return np.abs(found - np.reshape(wanted, found.shape))
 
     def read(self, name: str, index: Any) -> np.ndarray:
         """Return a copy of rows of an array; ``index`` is a numpy index into the clips of this view.
@@ -771,8 +781,8 @@ def _check_folder(path: Path, arrays: Mapping[str, Any]) -> None:
 def _check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str, Any]) -> None:
     """Raise DataError, with the differences, if a store was begun with other segments or settings."""
     old, advice = StoreFiles(path), f"Give another folder, or delete {path} to start again."
-    before = old.settings | {"segments": len(old.segments), "class_names": old.class_names}
-    now = header["settings"] | {"segments": len(segments), "class_names": header["class_names"]}
+    before = LATER_SETTINGS | old.settings | {"segments": len(old.segments), "class_names": old.class_names}
+    now = LATER_SETTINGS | header["settings"] | {"segments": len(segments), "class_names": header["class_names"]}
     for i, (one, other) in enumerate(zip(old.segments, segments, strict=False)):
         if one != other:
             before[f"segment {i}"], now[f"segment {i}"] = dataclasses.asdict(one), dataclasses.asdict(other)

@@ -47,6 +47,7 @@ CLIP_SECONDS, IMU_RATE, IMU_SAMPLES = 64 / 30, 198.0, 422  # the paper's clips: 
 LARGEST_SIZE = 1 << 17  # classes, frames, pixels, samples, ...: a number beyond it is an error
 LARGEST_DEPTH = 1000  # layers of the fusion network
 LARGEST_CLIP = 1 << 27  # pixels of all frames of a clip, as in clips.py
+LARGEST_TOLERANCE = 10.0  # seconds, as in video.py
 LARGEST_BLOCK = 16  # channels: the largest block of oneDNN's kernels (AVX-512)
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
@@ -548,7 +549,8 @@ class EgoDistill(nn.Module):
     use_imu          False: VisOnly and VisOnly-Distill.
     frame_size       Height and width of the frames; None: the size for which the image encoder's ImageNet weights were
                      trained, 224 for most.
-    sampling, exact  Choice of frames: a rule of `video.clip_times()`; exact frames, or nearest key frames.
+    sampling, exact, tolerance   Choice of frames: a rule of `video.clip_times()`; exact frames, or nearest key frames;
+                     0, or the cheapest frames within this many seconds.
     clip_seconds, imu_samples, imu_rate   Length of a clip in seconds, number of IMU samples, their rate in Hz.
     class_names      C names; None: training takes them from the store.
 
@@ -598,6 +600,7 @@ class EgoDistill(nn.Module):
         frame_size: int | None = None,
         sampling: str = "uniform",
         exact: bool = True,
+        tolerance: float = 0.0,
         clip_seconds: float = CLIP_SECONDS,
         class_names: list[str] | None = None,
     ) -> None:
@@ -616,12 +619,16 @@ class EgoDistill(nn.Module):
         for name, value in (("imu_rate", imu_rate), ("clip_seconds", clip_seconds)):
             if not 0 < value <= LARGEST_SIZE:  # NaN: False
                 raise ValueError(f"{name}={value!r} must be above 0 and at most {LARGEST_SIZE}")
+        if not 0 <= tolerance <= LARGEST_TOLERANCE or (tolerance and not exact):  # NaN: False
+            raise ValueError(
+                f"tolerance={tolerance!r} must be from 0 to {LARGEST_TOLERANCE}, and 0 for key frames (exact=False)"
+            )
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"{len(class_names)} class names for num_classes={num_classes}")
         self.inputs: tuple[str, ...] = ("frames", "imu") if use_imu else ("frames",)
         self.num_frames, self.clip_seconds = num_frames, clip_seconds
         self.frame_size = pick_frame_size(image_encoder, frame_size)
-        self.sampling, self.exact = sampling, exact
+        self.sampling, self.exact, self.tolerance = sampling, exact, tolerance
         self.imu_samples, self.imu_rate, self.imu_vector = imu_samples, imu_rate, imu_vector
         self.feature_dim, self.num_classes = feature_dim, num_classes
         self.class_names = list(class_names) if class_names is not None else None

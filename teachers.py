@@ -693,7 +693,7 @@ def claim_arrays(
     teacher: Teacher, store: Any, identity: Mapping[str, Any], overwrite: bool = False
 ) -> tuple[OutputClaim, list[str]]:
     """Claim a teacher's outputs in a store and create their arrays. Raise what `store.claim_outputs()` raises."""
-    about = {"teacher": teacher.name, "clip_spec": asdict(teacher.clip_spec), "pixels": asdict(teacher.pixels)}
+    about = {"teacher": teacher.name, "clip_spec": teacher.clip_spec.record(), "pixels": asdict(teacher.pixels)}
     claim = claim_outputs(store, teacher.name, identity, about=about, overwrite=overwrite)
     arrays = output_arrays(teacher)
     for array, width in zip(arrays, (teacher.feature_dim, len(teacher.class_names)), strict=True):
@@ -847,5 +847,5 @@ def write_output(store: Any, arrays: Sequence[str], rows: np.ndarray, output: st
 
 def fingerprint(teacher: Teacher) -> str:
     """Return a hash of the weights and of all settings that change the outputs."""
-    settings = [asdict(teacher.clip_spec), asdict(teacher.pixels), getattr(teacher.net, "arguments", None)]
+    settings = [teacher.clip_spec.record(), asdict(teacher.pixels), getattr(teacher.net, "arguments", None)]
     return checkpoints.weights_fingerprint(teacher.net, settings)

@@ -21,7 +21,7 @@ import functools
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import av
@@ -34,6 +34,7 @@ __all__ = [
     "AUDIO_SECONDS",
     "AUDIO_STEPS",
     "MAX_HOLD",
+    "MAX_TOLERANCE",
     "SAMPLING",
     "FrameReader",
     "Scaler",
@@ -59,10 +60,12 @@ class VideoError(OSError):
 
 
 MAX_HOLD = 1.0  # seconds: a frame that is on screen for longer hides a hole in the recording
+MAX_TOLERANCE = 10.0  # seconds: the packets of that time before and after a frame are held in memory
 _ROUNDING = 1e-6  # seconds: a frame at 1/30 s is on screen at t = 0.0333333
 _END_TOLERANCE = 0.1  # seconds for which the last frame remains valid after its own end
 _REORDER = 4  # frames held back to sort them: some phones write times out of order
 _LOOK_AHEAD = 32  # packets read before they are decoded, to learn in which order they are shown
+_MOST_AHEAD = 512  # packets read before they are decoded, to find the cheapest frame
 _UNEVEN = 1.3  # largest ratio of the longest part to the mean part when several threads share a recording
 _BLIND_SEEK = 10.0  # seconds ahead from which seeking is worth it without an index of key frames
 # With an absolute path, this keeps FFmpeg from reading an address: `http:/host/x.mp4` is the path of a file here, and a
@@ -111,6 +114,7 @@ def read_frames(
     *,
     crop: bool = False,
     exact: bool = True,
+    tolerance: float = 0.0,
     max_hold: float = MAX_HOLD,
     threads: int = 0,
 ) -> np.ndarray:
@@ -119,6 +123,9 @@ def read_frames(
     The frame on screen at t is the last one with time <= t; before the first frame it is the first,
     and the last frame is valid until 0.1 s after its own end. ``exact=False`` takes the key frame
     nearest to t instead, the earlier one of two: the cheapest choice, because it is decoded alone.
+    ``tolerance`` (seconds, at most 10) takes the frame that needs the fewest packets among those that
+    begin at most that long before or after t: the nearest key frame, or without one the frame that
+    comes first in the file. If none begins there, the frame on screen is taken.
     If no frame begins within ``max_hold`` seconds before t (after t, before the first frame), the
     recording has a hole there, and the frame is lost; at 0.5 frames per second, ``max_hold`` must be 2.
     Rotation is applied. ``size`` makes H = W = size by resizing the whole frame (the aspect ratio
@@ -126,7 +133,7 @@ def read_frames(
     for one per core: each reads a part of the recording, or all share one decoder. Broken packets
     are skipped. Of several video streams, the one that players show is read.
     Raise VideoError, with file and time, for a video that cannot be read or a lost frame; ValueError
-    if no times are given.
+    if no times are given, or for a tolerance that is out of range or comes with ``exact=False``.
 
     >>> from egodistill import data
     >>> data.read_frames("walk.mp4", [5.0, 1.0, 2.5], size=32).shape
@@ -144,7 +151,7 @@ def read_frames(
     with open_video(video) as container:
         reader = FrameReader(container, video, max_hold=max_hold)
         parts = reader.parts(times, threads)
-        options = {"size": size, "crop": crop, "exact": exact, "threads": threads // len(parts)}
+        options = {"size": size, "crop": crop, "exact": exact, "tolerance": tolerance, "threads": threads // len(parts)}
         with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
             running = [pool.submit(_read_beside, video, times[part], max_hold, **options) for part in parts[1:]]
             results = [_read_pictures(reader, times[parts[0]], **options), *(one.result() for one in running)]
@@ -155,12 +162,12 @@ def read_frames(
 
 
 def _read_pictures(
-    reader: FrameReader, times: np.ndarray, *, size: int | None, crop: bool, exact: bool, threads: int
+    reader: FrameReader, times: np.ndarray, *, size: int | None, crop: bool, **options
 ) -> list[np.ndarray]:
     """Return the pictures at these times, in their order."""
     scaler = Scaler(size, crop and size is not None)
     pictures: list[np.ndarray | None] = [None] * len(times)
-    for index, frame in reader.frames(times, exact=exact, threads=threads):
+    for index, frame in reader.frames(times, **options):
         if frame is None:
             raise reader.lost(times[index])
         pictures[index] = scaler(frame)
@@ -178,13 +185,14 @@ def frames_at(
     times: Sequence[float] | np.ndarray,
     *,
     exact: bool = True,
+    tolerance: float = 0.0,
     max_hold: float = MAX_HOLD,
     threads: int = 0,
 ) -> Iterator[tuple[int, av.VideoFrame | None]]:
     """Decode in one pass over a video: yield (index into ``times``, decoded frame) in the order of the times.
 
     Only a few decoded frames are in memory at once. A lost frame, beyond the end, in a hole or among
-    broken packets, is None. ``exact`` and ``max_hold`` are as in `read_frames()`; ``threads`` is for one
+    broken packets, is None. ``exact``, ``tolerance`` and ``max_hold`` are as in `read_frames()`; ``threads`` is for one
     decoder, 0 for FFmpeg's choice. Raise VideoError.
 
     >>> from egodistill import data
@@ -193,8 +201,9 @@ def frames_at(
     1 64 64
     0 64 64
     """
+    options = {"exact": exact, "tolerance": tolerance, "threads": threads}
     with open_video(video) as container:
-        yield from FrameReader(container, video, max_hold=max_hold).frames(times, exact=exact, threads=threads)
+        yield from FrameReader(container, video, max_hold=max_hold).frames(times, **options)
 
 
 def _cores() -> int:
@@ -230,6 +239,7 @@ class FrameReader:
         self.usual = max(1, round(self.second / float(stream.average_rate or 25)))  # a frame's length
         self.can_skip = _tells_unreferenced(self.codec)
         self.blind_seek = _BLIND_SEEK * self.second
+        self.windows: list[tuple[int, int]] = []  # the tick range of each wanted frame, with a tolerance
         if "matroska" in container.format.name:  # reads its index of key frames at the first seek
             with contextlib.suppress(av.error.FFmpegError):
                 container.seek(0)
@@ -242,9 +252,12 @@ class FrameReader:
         self.lag = self.ahead[0].pts - entries[0].timestamp if listed else 0
 
     def frames(
-        self, times: Sequence[float] | np.ndarray, *, exact: bool, threads: int
+        self, times: Sequence[float] | np.ndarray, *, exact: bool, threads: int, tolerance: float = 0.0
     ) -> Iterator[tuple[int, av.VideoFrame | None]]:
         """Yield what `frames_at()` yields. Call it once per reader."""
+        if not 0 <= tolerance <= MAX_TOLERANCE or (tolerance and not exact):  # NaN: False
+            limits = f"from 0 to {MAX_TOLERANCE:g} s, and 0 for key frames (exact=False)"
+            raise ValueError(f"{self.video}: tolerance must be {limits}; got {tolerance!r}")
         order = self._sorted(times)
         self.codec.thread_count = threads
         if threads != 1:
@@ -252,6 +265,9 @@ class FrameReader:
         # Draining the decoder and seeking cost as much as a few frames, and more when several threads wait.
         self.pause = self.usual * max(2, threads or _cores())
         self.ticks = [self._tick(float(times[i])) for i in order]
+        if tolerance:
+            self.windows = [self._window(float(times[i]), tolerance) for i in order]
+            self.near = [(packet.pts, packet.is_keyframe) for packet in self.ahead if _is_shown(packet)]
         yield from zip(order.tolist(), self._exact() if exact else self._nearest(), strict=True)
 
     def lost(self, seconds: float) -> VideoError:
@@ -298,12 +314,17 @@ class FrameReader:
     def _tick(self, seconds: float) -> int:
         return math.floor((seconds + _ROUNDING + self.zero) / self.stream.time_base)
 
+    def _window(self, seconds: float, tolerance: float) -> tuple[int, int]:
+        """Return the first and the last tick within the tolerance of a time; _tick() rounds down."""
+        return self._tick(seconds - tolerance - 2 * _ROUNDING) + 1, self._tick(seconds + tolerance)
+
     def _seconds(self, tick: float) -> float:
         return tick / self.second - self.zero
 
     def _exact(self) -> Iterator[av.VideoFrame | None]:
-        """Yield the frame on screen at each time."""
-        for ticks, following in itertools.zip_longest(self.ticks, self.ticks[1:]):
+        """Yield the frame on screen at each time, or the cheapest one near it."""
+        pairs = self._cheapest() if self.windows else itertools.zip_longest(self.ticks, self.ticks[1:])
+        for ticks, following in pairs:
             if ticks >= self.until:
                 if self._worth_seeking(ticks):
                     self._seek(ticks)
@@ -317,6 +338,31 @@ class FrameReader:
                     self._seek(ticks - back)
                     self._decode_to(ticks, following)
             yield self._shown(ticks)
+
+    def _cheapest(self) -> Iterator[tuple[int, int | None]]:
+        """Yield the time of the frame in each window that needs the fewest packets, and the end of the next window.
+
+        Packets are read to the end of the window, and decoded later. The choice does not depend on where reading began:
+        the nearest key frame, else the frame whose packet is first. Without a frame, the time itself is yielded.
+        """
+        for ticks, (low, high), following in itertools.zip_longest(self.ticks, self.windows, self.windows[1:]):
+            if not self._read_past(low) and self._is_far(low):
+                self._seek(low)
+            while not (self.ended or self._read_past(high)):
+                self._look_ahead()
+                if len(self.ahead) > _MOST_AHEAD and not self._read_past(low):
+                    packet = self.ahead.popleft()
+                    if not self.emptied:  # otherwise decoding goes on at a key frame
+                        self.decode(packet)
+                        self._keep_last(self.decoded)
+            self.near = [frame for frame in self.near if frame[0] >= low]
+            inside = [frame for frame in self.near if frame[0] <= high]
+            keys = [(abs(pts - ticks), pts) for pts, is_key in inside if is_key]
+            best = min(keys)[1] if keys else inside[0][0] if inside else ticks
+            if keys and self.position == -math.inf:  # nothing is decoded since the seek
+                for _ in range(next((k for k, packet in enumerate(self.ahead) if packet.pts == best), 0)):
+                    self.ahead.popleft()
+            yield best, following and following[1]
 
     def _nearest(self) -> Iterator[av.VideoFrame | None]:
         """Yield the key frame nearest to each time, decoded alone."""
@@ -393,6 +439,7 @@ class FrameReader:
         self.packets = packets
         self.ahead: collections.deque[av.Packet] = collections.deque()  # read, not yet decoded
         self.stamps: list[int] = []  # times of the packets read, sorted, from the wanted frame on
+        self.near: list[tuple[int, bool]] = []  # the same as read, with key frames marked, from the window's start on
         self.decoded: dict[int, av.VideoFrame] = {}
         self.position = self.until = -math.inf  # decoded up to there; on screen until then
         self.wanted: int | None = None
@@ -402,6 +449,10 @@ class FrameReader:
         """Return whether continuing at a later key frame is cheaper than decoding everything up to there."""
         if self.emptied:
             return bool(self.ahead)  # otherwise the end is reached and everything is decoded
+        return self._is_far(ticks)
+
+    def _is_far(self, ticks: int) -> bool:
+        """Return whether a later key frame is before this time, by the index, or probably."""
         position = self.position
         if position == -math.inf and self.ahead:  # nothing is decoded yet
             position = self.ahead[0].dts or 0
@@ -436,8 +487,10 @@ class FrameReader:
             self.ended = True
             return
         self.ahead.append(packet)
-        if packet.pts is not None and not packet.is_discard:
+        if _is_shown(packet):
             bisect.insort(self.stamps, packet.pts)
+            if self.windows:
+                self.near.append((packet.pts, packet.is_keyframe))
 
     def _decode_to(self, ticks: int, following: int | None) -> None:
         """Decode until the frame on screen at this time is decoded, or must be counted as lost."""
@@ -459,9 +512,12 @@ class FrameReader:
                 self.emptied = True
             else:
                 self.decode(self.ahead.popleft())
-                if not arrived:  # only the last frame before the wanted one may be needed
-                    for pts in sorted(self.decoded)[:-1]:
-                        del self.decoded[pts]
+                self._keep_last(self._past(ticks) if arrived else self.decoded)
+
+    def _keep_last(self, decoded: Iterable[int]) -> None:
+        """Drop frames that are shown before the wanted one; only the last of them may be needed."""
+        for pts in sorted(decoded)[:-1]:
+            del self.decoded[pts]
 
     def _read_past(self, ticks: int) -> bool:
         if len(self.ahead) < _REORDER:
@@ -491,6 +547,8 @@ class FrameReader:
         """Return whether one of the times falls while this packet's frame is on screen."""
         if packet.pts is None or packet.pts == self.wanted:
             return True
+        if self.windows:  # only the frames before this one are known not to be wanted
+            return all(later.pts != self.wanted for later in self.ahead)
         after = bisect.bisect_right(self.stamps, packet.pts)
         if after == len(self.stamps):  # the next one is not read yet
             return True
@@ -550,8 +608,12 @@ def _jumps(stamps: Sequence[float] | np.ndarray, longest: float) -> list[tuple[f
     return list(zip(stamps[places].tolist(), stamps[places + 1].tolist(), strict=True))
 
 
+def _is_shown(packet: av.Packet) -> bool:
+    return packet.pts is not None and not packet.is_discard
+
+
 def _is_key(packet: av.Packet) -> bool:
-    return packet.is_keyframe and packet.pts is not None and not packet.is_discard
+    return packet.is_keyframe and _is_shown(packet)
 
 
 def _tells_unreferenced(codec: av.VideoCodecContext) -> bool:

@@ -531,8 +531,8 @@ OPTIONS = {
     "segments": f"{SEGMENTS} --classes",
     "check": "VIDEO --root --imu --no-offset --max-offset --out --overwrite",
     "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
-    "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --clip-frames --clip-size --no-imu "
-    "--zero-accel --min-coverage --max-gap --max-hold --workers --max-bad --retry-failed "
+    "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --tolerance --clip-frames "
+    "--clip-size --no-imu --zero-accel --min-coverage --max-gap --max-hold --workers --max-bad --retry-failed "
     "--teacher-file --end-features --image-encoder --batch-size --precision --device",
     "status": "store --seconds",
     "export": "STUDENT --out --format --precision --calibrate --calibrate-split --calibrate-clips --check "
@@ -551,7 +551,7 @@ OPTIONS = {
     "measure": f"--student --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
     f"--markdown {INFERENCE}",
     "predict": "video --student --imu --imu-offset --imu-stretch --zero-accel --min-coverage --max-gap --max-hold "
-    f"--stride --top --key-frames --out --overwrite {INFERENCE}",
+    f"--stride --top --key-frames --tolerance --out --overwrite {INFERENCE}",
 }
 
 
@@ -996,6 +996,21 @@ def test_status_tells_what_is_there_what_failed_and_how_fast(demo, tmp_path, mon
     assert "failed: 2 clips, VIDEO" in out and "the same `egodistill prepare` command again" in out
 
 
+def test_prepare_and_status_say_how_far_cheap_frames_are_from_their_times(demo, tmp_path, capsys):
+    table = demo.out / "world" / "EPIC_100_train.csv"
+    command = ["prepare", table, "--frame-size", 32, "--workers", 1]
+    for name, flags in {"exact": [], "keys": ["--key-frames"], "near": ["--tolerance", 0.25]}.items():
+        out = run(capsys, *command, "--out", tmp_path / name, *flags)
+        said = re.findall(r"(?m)^  (\w+): frames are (\S+) s from their times, at most (\S+) s$", out)
+        store = data.ClipStore(tmp_path / name)
+        assert said == [] if name == "exact" else [one for one, *_ in said] == ["frames_1", "ends"]
+        for array, average, most in said:
+            errors = store.time_errors(array)
+            assert (average, most) == (f"{errors.mean():.3f}", f"{errors.max():.3f}") and errors.max() > 0.05
+        status = run(capsys, "status", tmp_path / name, "--seconds", 0.01)
+        assert all(line in status for line in out.splitlines() if "from their times" in line)
+
+
 def test_seeds_are_numbers_with_commas(capsys):
     with pytest.raises(SystemExit):
         cli.main("demo --out new --seeds 0,x".split())
@@ -1245,7 +1260,8 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
     for imu in ([], ["a.csv"], ["a.csv", "g.csv"]):
         out = run(capsys, *command, *(["--imu", *imu] if imu else []), "--out", "rows.csv")
     assert given == [
-        ("a.mp4", imu, {"stride": None, "top": 3, "exact": None} | plain) for imu in (None, "a.csv", ["a.csv", "g.csv"])
+        ("a.mp4", imu, {"stride": None, "top": 3, "exact": None, "tolerance": None} | plain)
+        for imu in (None, "a.csv", ["a.csv", "g.csv"])
     ]
     assert out.splitlines()[1].endswith("s  skipped: no head motion, from 3.1 s on")
     with open("rows.csv", newline="") as file:
@@ -1255,7 +1271,7 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
             ["2.133", "4.267", *6 * [""], "no head motion, from 3.1 s on"],
         ]
     run(capsys, *command, "--stride", "0.5", "--top", "1", "--device", "cpu", "--precision", "bf16", "--compile")
-    own = {"stride": 0.5, "top": 1, "exact": None} | clock
+    own = {"stride": 0.5, "top": 1, "exact": None, "tolerance": None} | clock
     assert given[-1][2] == own | {"device": "cpu", "precision": "bf16", "compile": True}
     options = "--imu-offset 0.2 --imu-stretch 1.001 --zero-accel --min-coverage 0.5 --max-gap 0.2 --max-hold 3"
     run(capsys, *command, *options.split(), "--key-frames")
@@ -1656,6 +1672,8 @@ ARRIVALS = {
                 "prepare.consumer": None,
             },
         ),
+        ("t.csv --out {tmp}/s --tolerance 0.25", {"prepare.exact": True, "prepare.tolerance": 0.25}),
+        ("t.csv --out {tmp}/s", {"prepare.exact": True, "prepare.tolerance": 0.0}),
         (
             "t.csv --out {tmp}/s --teacher-file t.pt --batch-size 5 --precision bf16 --device cpu",
             {
@@ -1821,7 +1839,9 @@ ARRIVALS = {
                 "prediction_writer.top": 2,
                 **inference_arrivals("predict"),
             },
-        )
+        ),
+        ("v.mp4 --student a.pt --tolerance 0.25", {"predict.exact": None, "predict.tolerance": 0.25}),
+        ("v.mp4 --student a.pt", {"predict.exact": None, "predict.tolerance": None}),
     ],
     "demo": [
         (
@@ -2024,6 +2044,7 @@ def test_segments_prints_the_numbers_of_each_split(monkeypatch, capsys):
 def test_status_divides_by_the_time_that_it_waited(monkeypatch, capsys):
     seen = iter([{"prepare": (10, 100), "extract t": (0, 50)}, {"prepare": (16, 100), "extract t": (1, 50)}])
     store = argparse.Namespace(counts={"train": {"ok": 16, "failed": 0, "missing": 84}}, failures=[], path=Path("s"))
+    store.specs = {}
     monkeypatch.setattr(data, "ClipStore", lambda path, unfinished: store)
     monkeypatch.setattr(egodistill.commands, "finished_clips", lambda path: next(seen))
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
@@ -2059,6 +2080,16 @@ def test_a_student_is_built_for_the_frames_of_the_store(tmp_path, monkeypatch, c
         arguments = calls.pop()[1].arguments
         expected = {"num_frames": count, "sampling": sampling, "exact": False, "frame_size": 32}
         assert expected.items() <= arguments.items()
+    store.specs = {"frames_1": replace(spec, frames=1, sampling="uniform", exact=True, tolerance=0.25)}
+    run(capsys, *plain, "--num-frames", 1, "--out", tmp_path / "x.pt")
+    assert {"exact": True, "tolerance": 0.25}.items() <= calls.pop()[1].arguments.items()
+
+
+@pytest.mark.parametrize("command", ["prepare a.csv --out s", "predict a.mp4 --student s.pt"])
+def test_key_frames_and_a_tolerance_are_two_answers_to_one_question(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([*command.split(), "--key-frames", "--tolerance", "0.25"])
+    assert "argument --tolerance: not allowed with argument --key-frames" in capsys.readouterr().err
 
 
 def test_tables_of_results_have_each_number_in_its_column():

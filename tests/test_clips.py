@@ -156,6 +156,37 @@ def test_specs_are_compared_in_what_both_have(kitchen):
     for wrong in ({"frames": -1}, {"size": 0}, {"seconds": 0.0}, {"imu_axes": "up"}, {"sampling": "middle"}):
         with pytest.raises(DataError):
             replace(STUDENT, **wrong)
+    for tolerance in (-0.1, 10.1, math.nan, math.inf, "0.25"):
+        with pytest.raises(DataError, match="tolerance must be from 0 to 10 s; got"):
+            replace(STUDENT, tolerance=tolerance)
+    with pytest.raises(DataError, match=r"leave out tolerance=0.25, or exact=False"):
+        replace(STUDENT, tolerance=0.25, exact=False)
+
+
+def test_the_tolerance_of_each_spec_chooses_its_frames(walk):
+    """Also when clips overlap, and whichever other clips are read in the same pass."""
+    specs = {
+        "exact": ClipSpec(frames=4, size=40),
+        "keys": ClipSpec(frames=4, size=40, exact=False),
+        "near": ClipSpec(frames=4, size=40, tolerance=0.1),
+        "far": ClipSpec(frames=2, size=40, tolerance=0.5),
+    }
+    starts = {k: k / 7 for k in range(26)}
+    found = dict(decode_clips(walk, starts, specs))
+    for row, start in starts.items():
+        for name, spec in specs.items():
+            options = {"exact": spec.exact, "tolerance": spec.tolerance}
+            alone = [read_frames(walk.video, [t], 40, **options)[0] for t in spec.times(start)]
+            np.testing.assert_array_equal(found[row][name], alone)
+            shown = STEADY[[number_of(picture) for picture in found[row][name]]]
+            np.testing.assert_allclose(found[row][f"{name}.times"], shown, atol=1e-6)
+            assert not spec.tolerance or np.abs(shown - spec.times(start)).max() <= spec.tolerance + 1e-6
+
+
+def test_a_record_of_a_spec_is_that_of_older_versions_without_a_tolerance():
+    assert "tolerance" not in STUDENT.record() and ClipSpec(**STUDENT.record()) == STUDENT
+    near = replace(STUDENT, tolerance=0.25)
+    assert near.record()["tolerance"] == 0.25 and ClipSpec(**near.record()) == near
 
 
 def test_the_frames_of_a_video_that_varies_have_their_own_times(tmp_path):
@@ -245,6 +276,7 @@ OTHER_FIELDS = {
     "crop": True,
     "sampling": "last",
     "exact": False,
+    "tolerance": 0.25,
     "imu_samples": 100,
     "imu_rate": 50.0,
     "seconds": 1.5,
@@ -275,10 +307,14 @@ def test_each_field_of_a_spec_comes_from_its_attribute_of_a_model():
             50.0,
         )
 
-    expected = {name: value for name, value in OTHER_FIELDS.items() if name != "crop"}
+    expected = {name: value for name, value in OTHER_FIELDS.items() if name not in ("crop", "tolerance")}
+    expected["tolerance"] = None  # the model does not say
     assert clips.spec_of(Model()) == ClipSpec(**expected, crop=False)
     Model.inputs = ("clip", "audio")
     assert clips.spec_of(Model()) == ClipSpec(**expected | {"imu_samples": 0}, crop=True, audio=True)
+    Model.exact, Model.tolerance = True, 0.25
+    assert (clips.spec_of(Model()).exact, clips.spec_of(Model()).tolerance) == (True, 0.25)
+    assert ClipSpec(tolerance=None).complete().tolerance == 0.0
 
 
 def test_clips_lie_where_the_rule_says():

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import math
 import os
 import pickle
@@ -698,6 +700,47 @@ def test_key_frames_and_seeds_reach_every_array(kitchen, tmp_path):
     # Teachers always see exact frames, of the centre square.
     middle = start + (np.arange(3) + 0.5) / 3 * CLIP
     np.testing.assert_array_equal(store.read("clip", 0), data.read_frames(video, middle, 16, crop=True))
+
+
+def test_a_tolerance_reaches_every_array_but_the_teachers_frames(kitchen, tmp_path):
+    options = {"num_frames": 4, "frame_size": 40, "clip_frames": 3, "clip_size": 16, "workers": 1, "progress": False}
+    store = data.prepare(kitchen[3:5], tmp_path / "s", tolerance=0.25, **options)
+    for row, clip in enumerate(store.clips):
+        for name in ("frames_4", "ends"):
+            asked = store.specs[name].times(clip["start"])
+            expected = data.read_frames(clip["video"], asked, 40, tolerance=0.25)
+            np.testing.assert_array_equal(store.read(name, row), expected)
+            shown = STEADY[[number_of(picture) for picture in expected]]
+            np.testing.assert_allclose(store.time_errors(name)[row], np.abs(shown - asked), atol=1e-6)
+        assert store.time_errors("frames_4").max() > 0.1 and store.specs["clip"].tolerance == 0
+        middle = clip["start"] + (np.arange(3) + 0.5) / 3 * CLIP
+        np.testing.assert_array_equal(store.read("clip", row), data.read_frames(clip["video"], middle, 16, crop=True))
+    with pytest.raises(data.DataError, match=r"tolerance was 0\.25 and is now 0\.0"):
+        data.prepare(kitchen[3:5], tmp_path / "s", **options)
+    with pytest.raises(data.DataError, match=r"leave out tolerance=0\.25, or exact=False"):
+        data.prepare(kitchen[3:5], tmp_path / "t", tolerance=0.25, exact=False, **options)
+
+
+def test_a_store_that_was_begun_without_a_tolerance_is_continued(kitchen, tmp_path):
+    """An older version wrote neither the setting nor the field of the specs."""
+    store = data.prepare(kitchen[3:4], tmp_path / "s", **OPTIONS)
+    before, fingerprint = arrays_of(store.path), store.fingerprint
+    header = json.loads((store.path / "store.json").read_text())
+    del header["settings"]["tolerance"]
+    for spec in header["specs"].values():
+        del spec["tolerance"]
+    (store.path / "store.json").write_text(json.dumps(header))
+    again = data.prepare(kitchen[3:4], store.path, **OPTIONS)
+    assert arrays_of(store.path) == before and again.fingerprint == fingerprint
+    assert all(spec.tolerance == 0 for spec in again.specs.values())
+    about = {"specs": header["specs"], "format": header["format"], "class_names": header["class_names"]}
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())  # as version 0.3 computed it
+    checksums = np.load(store.path / "checksum.npy")
+    for values in (np.arange(len(store)), store.labels, store.segments, checksums):
+        digest.update(values.astype(np.int64).tobytes())
+    assert fingerprint == digest.hexdigest()
+    with pytest.raises(data.DataError, match=r"tolerance was 0\.0 and is now 0\.25"):
+        data.prepare(kitchen[3:4], store.path, **OPTIONS, tolerance=0.25)
 
 
 def test_limits_of_the_imu_reach_every_clip(kitchen, tmp_path):

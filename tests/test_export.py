@@ -382,6 +382,10 @@ def test_the_description_says_which_frames_the_student_was_trained_on():
     frames, spec = description["inputs"][0], ClipSpec(**description["clip_spec"])
     assert (spec.sampling, spec.exact) == ("last", False) and "key frame" in frames["which"]
     assert frames["seconds_from_clip_start"] == data.clip_times(0.0, 2, sampling="last").tolist()
+    model = EgoDistill(3, image_weights=None, image_encoder="resnet10x8", tolerance=0.25)
+    description = export.describe(model, Path("m.pt2"), "export", "fp32", None)
+    assert ClipSpec(**description["clip_spec"]).tolerance == 0.25
+    assert "at most 0.25 s before or after" in description["inputs"][0]["which"]
 
 
 def test_description_of_a_student_without_head_motion(tmp_path):

@@ -246,6 +246,31 @@ def test_predict_on_a_real_recording(sample_data):
     assert dict(cheap.classes) != pytest.approx(dict(rows[0].classes), abs=5e-6)
 
 
+def test_predict_takes_the_frames_that_the_student_or_the_caller_chooses(kitchen):
+    walk = kitchen[0].recording
+    model = Seen(clip_seconds=64 / 30, tolerance=0.3)
+    ways = [
+        ({}, {"tolerance": 0.3}),
+        ({"tolerance": 0.1}, {"tolerance": 0.1}),
+        ({"tolerance": 0.0}, {}),
+        ({"exact": True}, {}),
+        ({"exact": False}, {"exact": False}),
+    ]
+    for given, expected in ways:
+        model.shown.clear()
+        rows = list(predict(model, walk, device="cpu", **given))
+        spec = dataclasses.replace(clips.spec_of(model), **{"exact": True, "tolerance": 0.0} | expected)
+        wanted = [walk.clip(row.start, spec)["frames"] for row in rows]
+        np.testing.assert_array_equal(model.frames, wanted)
+    keys = Seen(clip_seconds=64 / 30, exact=False)
+    list(predict(keys, walk, device="cpu", tolerance=0.3))
+    model.shown.clear()
+    list(predict(model, walk, device="cpu"))
+    np.testing.assert_array_equal(keys.frames, model.frames)
+    with pytest.raises(EgoDistillError, match="tolerance"):
+        predict(model, walk, tolerance=0.3, exact=False)
+
+
 @pytest.mark.parametrize("name", ["evaluate", "retrieve", "measure", "predict", "predict, left early"])
 def test_the_model_is_left_as_it_was(name, sample_data):
     """Each layer in its mode: those that a caller froze, too."""
@@ -353,7 +378,7 @@ class Seen(nn.Module):
 CLOCK = {"imu_offset": 0.2, "imu_stretch": 1.001}
 
 
-@pytest.mark.parametrize("how", [{}, {"sampling": "last"}, {"exact": False}])
+@pytest.mark.parametrize("how", [{}, {"sampling": "last"}, {"exact": False}, {"tolerance": 0.25}])
 def test_prepared_predicted_and_checked_alike(kitchen, tmp_path, monkeypatch, how):
     """A recording whose IMU is 0.2 s off: on every road the same offset gives the same windows, to the bit."""
     walk = dataclasses.replace(kitchen[0].recording, **CLOCK)

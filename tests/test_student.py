@@ -1,5 +1,6 @@
 """The student: counts, golden vectors, inputs, image networks, files."""
 
+import math
 import os
 import zlib
 
@@ -225,15 +226,28 @@ def test_real_mobilenet_weights_load(sample_data):
 
 
 def test_save_and_load(tmp_path):
-    model = small(num_frames=2, class_names=CLASSES).eval()
+    model = small(num_frames=2, class_names=CLASSES, tolerance=0.25).eval()
     model.save(tmp_path / "student.pt")
     again = EgoDistill.load(tmp_path / "student.pt")
+    assert again.tolerance == 0.25 and batches.clip_spec_of(again).tolerance == 0.25
     assert same(model, again) and again.class_names == CLASSES and again.arguments == model.arguments
     assert not again.training
     with torch.no_grad():
         inputs = batches.example_inputs(model, 1)
         assert torch.equal(model(*inputs).logits, again(*inputs).logits)
     assert [p.name for p in tmp_path.iterdir()] == ["student.pt"]
+
+
+def test_a_tolerance_is_checked_and_older_files_have_none(tmp_path):
+    for options in ({"tolerance": -1.0}, {"tolerance": 10.5}, {"tolerance": math.nan}):
+        with pytest.raises(ValueError, match=r"tolerance=.* must be from 0 to 10\.0"):
+            small(**options)
+    with pytest.raises(ValueError, match="and 0 for key frames"):
+        small(tolerance=0.25, exact=False)
+    model = small()
+    del model.arguments["tolerance"]  # as older versions wrote it
+    model.save(tmp_path / "old.pt")
+    assert EgoDistill.load(tmp_path / "old.pt").tolerance == 0.0
 
 
 def test_bad_checkpoints_are_refused(tmp_path):

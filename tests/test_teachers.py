@@ -1354,3 +1354,18 @@ def test_end_features_of_another_image_encoder_are_refused(two_passes, tmp_path)
     for model in (image_student(1), changed):
         with pytest.raises(EgoDistillError, match=r"s: its end_features .* fingerprint .* `prepare --end-features`"):
             pretrain_imu(model, store, **settings)
+
+
+@pytest.mark.parametrize("choice", [{}, {"exact": False}, {"tolerance": 0.25}])
+def test_end_features_are_of_the_frames_that_the_store_would_hold(choice):
+    settings = {
+        "frame_size": 32,
+        "exact": True,
+        "tolerance": 0.0,
+        "num_frames": [1],
+        "sampling": ["uniform"],
+        "seed": 0,
+    }
+    settings |= {"ends": True, "clip_frames": None, "imu": False, "audio": False} | choice
+    model = EgoDistill(3, image_encoder="resnet10x8", image_weights=None, frame_size=32, hidden=16, **choice)
+    assert distillation.EndFeatures(model, precision="fp32").specs["ends"] == data.clip_specs(settings)["ends"]

@@ -314,6 +314,182 @@ def test_broken_packets_cost_no_other_frames_and_hide_none(tmp_path):
         read_frames(tail, [STEADY[149]])
 
 
+def packets_of(video):
+    """Time, tick and key-frame mark of each packet, in decoding order."""
+    with av.open(video) as container:
+        stream = container.streams.video[0]
+        zero = max(0.0, (container.start_time or 0) / 1e6)
+        found = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size]
+        return [(float(pts * stream.time_base) - zero, key) for pts, key in found], float(stream.time_base)
+
+
+def cheapest(packets, t, tolerance, tick):
+    """Return which packets are decoded for the cheapest frame near t, by trying all; the last is the frame."""
+    runs = []
+    for i, (shown, _) in enumerate(packets):
+        start = max(k for k, (begin, is_key) in enumerate(packets) if is_key and begin <= shown)
+        runs.append(range(start, i + 1))
+    near = [run for run in runs if abs(packets[run[-1]][0] - t) <= tolerance + 1e-6]
+    fewest = min(map(len, near), default=0)
+    best = [run for run in near if len(run) == fewest]
+    if best:  # several: key frames
+        assert len(best) == 1 or fewest == 1
+        on_tick = math.floor((t + 1e-6) / tick) * tick
+        return min(best, key=lambda run: (round(abs(packets[run[-1]][0] - on_tick), 7), packets[run[-1]][0]))
+    before = [run for run in runs if packets[run[-1]][0] <= t + 1e-6] or [runs[0]]
+    return max(before, key=lambda run: packets[run[-1]][0])
+
+
+@pytest.fixture
+def fed(monkeypatch):
+    """The times of all packets that are given to a decoder."""
+    seen, decode = [], FrameReader.decode
+
+    def counted(self, packet):
+        if packet is not None:
+            seen.append(packet.pts)
+        decode(self, packet)
+
+    monkeypatch.setattr(FrameReader, "decode", counted)
+    return seen
+
+
+def keys_every(g, b):
+    return {"crf": 10, "preset": "veryfast", "x264_params": f"keyint={g}:min-keyint={g}:scenecut=0:bframes={b}"}
+
+
+# Name, times, codec, options, and how many packets more than necessary may be decoded for many times. A decoder gives
+# a frame back after as many more packets as it reorders; where that is None, it is cheaper not to seek.
+CHEAP = [
+    ("g1.mp4", STEADY, "libx264", keys_every(1, 0), None),
+    ("g5.mp4", STEADY, "libx264", keys_every(5, 3), 4),
+    ("g15.mkv", STEADY, "libx264", keys_every(15, 0), 0),
+    ("g30.mp4", STEADY, "libx264", keys_every(30, 0), 0),
+    ("g30_b.mkv", STEADY, "libx264", keys_every(30, 3), 4),
+    ("g250_b.mp4", STEADY, "libx264", keys_every(250, 3), 4),
+    ("open_gop.mp4", STEADY, "libx264", OPEN_GOP, 4),
+    ("late.mp4", STEADY + 0.7, "libx264", keys_every(15, 2), 4),
+    ("uneven.mp4", np.round(UNEVEN * TICKS) / TICKS, "libx264", keys_every(15, 2), None),
+    ("uneven.mkv", np.round(UNEVEN * TICKS) / TICKS, "libx264", keys_every(40, 2), None),
+    ("h265.mp4", STEADY, "libx265", H265, 4),
+    ("vp9.webm", STEADY, "libvpx-vp9", {"g": 30, "deadline": "realtime", "crf": 5, "b": 0}, 0),
+    ("mpeg4.avi", STEADY, "mpeg4", {"g": 12, "qscale": 1}, 0),
+    ("fragments.mp4", STEADY, "libx264", X264 | {"container": {"movflags": "frag_keyframe+empty_moov"}}, 4),
+    ("transport.ts", STEADY, "libx264", X264, None),  # has no index of key frames
+]
+
+
+@pytest.mark.parametrize(("name", "starts", "codec", "options", "more"), CHEAP)
+def test_the_frame_within_a_tolerance_is_the_one_that_needs_the_fewest_packets(
+    tmp_path, fed, name, starts, codec, options, more
+):
+    video = write_video(tmp_path / name, starts, codec, **options)
+    packets, tick = packets_of(video)
+    order = np.argsort([shown for shown, _ in packets], kind="stable")
+    number = {int(place): k for k, place in enumerate(order)}
+    rng = np.random.default_rng(0)
+    end = packets[int(order[-1])][0]
+    spread = np.arange(0.1, end, 0.533)
+    for tolerance in (0.03, 0.25, 0.6):
+        for times in (rng.permutation(spread), rng.uniform(0, end, 10), np.arange(2, 3, 0.04), STEADY[::9]):
+            runs = [cheapest(packets, t, tolerance, tick) for t in times]
+            for threads in (1, 2):
+                found = read_frames(video, times, tolerance=tolerance, threads=threads)
+                assert [number_of(p) for p in found] == [number[run[-1]] for run in runs]
+        for t in spread[::3]:  # alone, in the same way, and at the least cost
+            fed.clear()
+            run = cheapest(packets, t, tolerance, tick)
+            assert number_of(read_frames(video, [t], tolerance=tolerance, threads=1)[0]) == number[run[-1]]
+            assert len(fed) == len(run) or name == "transport.ts"
+    if more is not None:  # at several times, what they need together
+        runs = [cheapest(packets, t, 0.25, tick) for t in spread]
+        fed.clear()
+        read_frames(video, spread, tolerance=0.25, threads=1)
+        least, spent = len({place for run in runs for place in run}), len(fed)
+        assert least <= spent <= least + more
+        fed.clear()
+        read_frames(video, spread, threads=1)
+        assert spent < len(fed)
+
+
+def test_cheap_frames_close_together_are_decoded_once_and_those_far_apart_are_sought(tmp_path, fed, monkeypatch):
+    options = keys_every(100, 8)
+    options["x264_params"] += ":b-pyramid=none:b-adapt=0"
+    video = write_video(tmp_path / "a.mp4", np.arange(500) / 25, **options)
+    # At 0.5 and 0.54 s, frames 12 and 13 are on screen, and 10 and 11 are chosen, which no frame refers to.
+    several = [(0.11, [0.5, 0.54]), *((tolerance, np.arange(0.5, 3.5, 0.08)) for tolerance in (0.03, 0.07, 0.25))]
+    for tolerance, times in several:
+        fed.clear()
+        read_frames(video, times, tolerance=tolerance, threads=3)  # threads give frames back later
+        assert len(fed) == len(set(fed))  # no skipped frame is wanted later
+    read, demuxed = [], demux
+
+    def counted(*arguments):
+        for packet in demuxed(*arguments):
+            read.append(packet.pts)
+            yield packet
+
+    monkeypatch.setattr("egodistill.video.demux", counted)
+    read_frames(video, [0.5, 17.0], tolerance=0.25, threads=1)
+    assert len(read) < 80
+
+
+def test_without_a_frame_within_the_tolerance_the_rule_of_exact_frames_holds(tmp_path):
+    slow = write_video(tmp_path / "slow.mp4", np.arange(0, 12, 2.0), **X264)
+    times = [0.3, 1.9, 2.2, 3.9, 5.0, 6.0]
+    found = read_frames(slow, times, tolerance=0.25, max_hold=2)
+    assert [number_of(p) for p in found] == [0, 1, 1, 2, 2, 3]
+    with pytest.raises(VideoError, match=r"slow.mp4: no frame at 5.000 s: none begins .* max_hold = 0.5 s"):
+        read_frames(slow, times, tolerance=0.25, max_hold=0.5)
+    assert [frame is None for _, frame in frames_at(slow, times, tolerance=0.25, max_hold=0.5)] == [
+        *[False] * 4,
+        True,
+        False,
+    ]
+    assert [frame is None for _, frame in frames_at(slow, [2.9, 3.1], tolerance=0.25)] == [False, True]
+    assert number_of(read_frames(slow, [10.24], tolerance=0.25)[0]) == 5  # before the end of the last frame or after it
+
+
+def test_a_cheap_frame_that_is_broken_has_its_substitute_and_hides_none(tmp_path):
+    video = write_video(tmp_path / "a.mp4", STEADY, **keys_every(25, 0))
+    broken = break_packets(video, tmp_path / "broken.mp4", {50})
+    assert number_of(read_frames(broken, [1.1], tolerance=0.25)[0]) == 25
+    found = [frame is None for _, frame in frames_at(broken, [1.1, 2.1, 4.1], tolerance=0.25)]
+    assert found[0] is found[2] is False
+
+
+@pytest.mark.parametrize(
+    "options", [{"tolerance": -0.1}, {"tolerance": 11}, {"tolerance": math.nan}, {"tolerance": 0.2, "exact": False}]
+)
+def test_a_tolerance_out_of_range_or_with_key_frames_is_refused(steady, options):
+    with pytest.raises(ValueError, match=r"steady.mp4: tolerance must be from 0 to 10 s, and 0 for key frames"):
+        read_frames(steady, [1.0], **options)
+    with pytest.raises(ValueError, match="tolerance must be"):
+        list(frames_at(steady, [1.0], **options))
+
+
+def test_frames_before_the_window_are_not_kept(tmp_path, monkeypatch):
+    """One key frame for 40 s: packets and frames before the window are decoded and dropped, not held."""
+    starts = np.arange(1000) / 25
+    video = write_video(tmp_path / "long.mp4", starts, **keys_every(5000, 2))
+    most = {"ahead": 0, "decoded": 0}
+    decode = FrameReader.decode
+
+    def watched(self, packet):
+        decode(self, packet)
+        for name in most:
+            most[name] = max(most[name], len(getattr(self, name)))
+
+    monkeypatch.setattr(FrameReader, "decode", watched)
+    found = read_frames(video, [39.0, 1.0, 38.9], tolerance=0.5, threads=1)
+    packets, tick = packets_of(video)
+    order = np.argsort([shown for shown, _ in packets])
+    number = {int(place): k for k, place in enumerate(order)}
+    wanted = [number[cheapest(packets, t, 0.5, tick)[-1]] for t in (39.0, 1.0, 38.9)]
+    assert [number_of(p) for p in found] == wanted
+    assert most["ahead"] <= 545 and most["decoded"] < 10
+
+
 TEMPORAL_LAYERS = {"preset": "ultrafast", "x265_params": "keyint=40:bframes=3:temporal-layers=3:log-level=0"}
 
 
