@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,7 +25,10 @@ from egodistill.commands import describe_store, positive_int
 from egodistill.experiments import PROTOCOLS, Protocol, TeacherRecipe
 from egodistill.model_commands import GMACS_NOTE, name_value
 from egodistill.tables import Table
-from egodistill.training import Training
+from egodistill.training import Training, TrainingOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["COMMANDS", "DEMO", "QUICK", "Demo"]
 
@@ -233,6 +236,15 @@ class Demo:
         }
         return asdict(self) | {"teachers": teachers, "protocol": self.protocol.record()}
 
+    def with_training(self, **changes: Unpack[TrainingOptions]) -> Demo:
+        """Return the demo with these settings changed in all trainings."""
+        teachers = {
+            name: replace(recipe, training=replace(recipe.training, **changes))
+            for name, recipe in self.teachers.items()
+        }
+        protocol = replace(self.protocol, recipe=self.protocol.recipe.with_training(**changes))
+        return replace(self, teachers=teachers, protocol=protocol)
+
 
 # Sized for ten minutes on two cores. The paper has 224 pixels, ResNet-18, MotionFormer and 50 to 150 epochs.
 TEACHER_TRAINING = Training(epochs=8, learning_rate=2e-3, batch_size=16, schedule="cosine", warmup_epochs=1.5)
@@ -266,13 +278,10 @@ DEMO = Demo(
 
 def shortened(demo: Demo) -> Demo:
     """Return a demo with a few clips and two epochs."""
-    teachers = {
-        name: replace(recipe, training=replace(recipe.training, epochs=2)) for name, recipe in demo.teachers.items()
-    }
-    recipe = demo.protocol.recipe.with_training(epochs=2)
+    demo = replace(demo.with_training(epochs=2), train_acts=48, test_acts=24)
+    recipe = demo.protocol.recipe
     recipe = replace(recipe, pretraining=replace(recipe.pretraining, batch_size=32))
-    protocol = replace(demo.protocol, recipe=recipe)
-    return replace(demo, train_acts=48, test_acts=24, teachers=teachers, protocol=protocol)
+    return replace(demo, protocol=replace(demo.protocol, recipe=recipe))
 
 
 QUICK = shortened(DEMO)
@@ -321,13 +330,14 @@ def demo_options(parser: argparse.ArgumentParser) -> None:
     )
     text = "initial weights of the image encoders: imagenet, none (random), or a file (default: none)"
     parser.add_argument("--image-weights", metavar="NAME", type=options.text_or_none, help=text)
+    options.precision_option(parser, "auto")
     jobs_option(parser)
     tables.markdown_option(parser)
 
 
 def run_demo(a: argparse.Namespace) -> None:
     out, start_time = Path(a.out), time.monotonic()
-    demo = replace(QUICK if a.quick else DEMO, world_seed=a.world_seed)
+    demo = replace(QUICK if a.quick else DEMO, world_seed=a.world_seed).with_training(precision=a.precision)
     demo = replace(demo, protocol=with_weights(demo.protocol, "students", a.image_weights))
     kinds = list(demo.teachers) if a.teachers == "all" else a.teachers.split(",")
     if kinds[0] != TEACHER or set(kinds) - set(demo.teachers) or len(set(kinds)) < len(kinds):

@@ -31,11 +31,9 @@ T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9
 
 def make_bench(out: Path, settings: demo.Demo, precision: str) -> experiments.Bench:
     """Return the bench of one precision; both share a store."""
-    recipe = settings.teachers[demo.TEACHER]
-    recipe = replace(recipe, training=replace(recipe.training, precision=precision))
-    protocol = replace(settings.protocol, recipe=settings.protocol.recipe.with_training(precision=precision))
-    teachers = {teacher_name(precision): recipe}
-    return experiments.Bench(str(out / "store"), str(out / precision), protocol, teachers=teachers)
+    settings = settings.with_training(precision=precision)
+    teachers = {teacher_name(precision): settings.teachers[demo.TEACHER]}
+    return experiments.Bench(str(out / "store"), str(out / precision), settings.protocol, teachers=teachers)
 
 
 def teacher_name(precision: str) -> str:

@@ -524,7 +524,7 @@ EXPERIMENT = (
 )
 SEGMENTS = "annotations --root --min-instances --split-seed --audio --imu-offsets"
 OPTIONS = {
-    "demo": "--out --seeds --world-seed --teachers --quick --image-weights --jobs --markdown",
+    "demo": "--out --seeds --world-seed --teachers --quick --image-weights --precision --jobs --markdown",
     "compare": f"{EXPERIMENT} --num-frames --methods --teacher-file",
     "ablate": f"{EXPERIMENT} --num-frames",
     "synthesize": "out --seed --train-acts --test-acts --label-noise",
@@ -1845,13 +1845,15 @@ ARRIVALS = {
     ],
     "demo": [
         (
-            "--out {tmp}/d --seeds 4,5 --world-seed 6 --teachers slowfast,x3d --quick --image-weights w.pth --jobs 3 "
-            "--markdown {tmp}/m.md",
+            "--out {tmp}/d --seeds 4,5 --world-seed 6 --teachers slowfast,x3d --quick --image-weights w.pth "
+            "--precision bf16 --jobs 3 --markdown {tmp}/m.md",
             {
                 "Bench.out": "{tmp}/d",
                 "Bench.store": "{tmp}/d/store",
                 "Bench.protocol.recipe.student.image_weights": "w.pth",
                 "Bench.protocol.recipe.distillation.epochs": 2,
+                "Bench.protocol.recipe.pretraining.precision": "bf16",
+                "Bench.teachers.x3d-{seed}.training.precision": "bf16",
                 "render.out": Path("{tmp}/d/world"),
                 "render.seed": 6,
                 "render.train_acts": 48,
