@@ -162,13 +162,14 @@ def end_cleanly() -> None:
 
 
 def let_threads_sleep() -> None:
-    """Let torch's threads sleep while they wait for each other, unless the user's environment says otherwise.
+    """Let torch's threads sleep soon while they wait for each other, unless the user's environment says otherwise.
 
-    By default they spin, for the time that other programs keep one of them waiting. Beside busy programs a training
-    took several times as long (`benchmarks/busy.py`). The OpenMP library reads the variable when torch is imported.
+    By default they spin for milliseconds, all the time that other programs keep one of them waiting: beside busy
+    programs a training took twice as long or longer (`benchmarks/busy.py`). The OpenMP library of torch for Linux reads
+    the variable when torch is imported.
     """
-    if "torch" not in sys.modules:
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 def run_command(argv: list[str] | None) -> int:

@@ -29,7 +29,7 @@ CORES = files.available_cores()
 WAYS: dict[str, dict[str, str]] = {
     "torch's default": {},
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
-    "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
+    "GOMP_SPINCOUNT=3000 (the commands)": {"GOMP_SPINCOUNT": "3000"},
     "GOMP_SPINCOUNT=30000": {"GOMP_SPINCOUNT": "30000"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }

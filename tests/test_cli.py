@@ -1018,15 +1018,17 @@ def test_seeds_are_numbers_with_commas(capsys):
     assert egodistill.demo.parse_seeds("3,0,3") == [3, 0]  # a seed is not counted twice
 
 
-@pytest.mark.parametrize(("given", "wanted"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+@pytest.mark.parametrize(
+    ("given", "wanted"), [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
+)
 def test_threads_sleep_while_they_wait(given, wanted, store):
-    """What OpenMP reads is set before torch is imported, unless the user has set it."""
+    """What OpenMP reads is set before torch is imported, unless the user has decided."""
     code = (
         "import os, sys; from egodistill import cli; assert 'torch' not in sys.modules\n"
-        "cli.main(['status', sys.argv[1]]); print(os.environ['OMP_WAIT_POLICY'])"
+        "cli.main(['status', sys.argv[1]]); print(os.environ.get('GOMP_SPINCOUNT'))"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    decided = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {name: value for name, value in os.environ.items() if name not in decided} | given
     command = [sys.executable, "-c", code, store.path]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == wanted
