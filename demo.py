@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -25,10 +25,7 @@ from egodistill.commands import describe_store, positive_int
 from egodistill.experiments import PROTOCOLS, Protocol, TeacherRecipe
 from egodistill.model_commands import GMACS_NOTE, name_value
 from egodistill.tables import Table
-from egodistill.training import Training, TrainingOptions
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from egodistill.training import Training
 
 __all__ = ["COMMANDS", "DEMO", "QUICK", "Demo"]
 
@@ -236,8 +233,8 @@ class Demo:
         }
         return asdict(self) | {"teachers": teachers, "protocol": self.protocol.record()}
 
-    def with_training(self, **changes: Unpack[TrainingOptions]) -> Demo:
-        """Return the demo with these settings changed in all trainings."""
+    def with_training(self, **changes: Any) -> Demo:
+        """Return the demo with these fields of `Training` changed in all trainings."""
         teachers = {
             name: replace(recipe, training=replace(recipe.training, **changes))
             for name, recipe in self.teachers.items()
