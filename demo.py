@@ -327,14 +327,16 @@ def demo_options(parser: argparse.ArgumentParser) -> None:
     )
     text = "initial weights of the image encoders: imagenet, none (random), or a file (default: none)"
     parser.add_argument("--image-weights", metavar="NAME", type=options.text_or_none, help=text)
-    options.precision_option(parser, "auto")
+    options.add_fields(parser, Training(), ["precision"])
     jobs_option(parser)
     tables.markdown_option(parser)
 
 
 def run_demo(a: argparse.Namespace) -> None:
     out, start_time = Path(a.out), time.monotonic()
-    demo = replace(QUICK if a.quick else DEMO, world_seed=a.world_seed).with_training(precision=a.precision)
+    demo = replace(QUICK if a.quick else DEMO, world_seed=a.world_seed)
+    if hasattr(a, "precision"):
+        demo = demo.with_training(precision=a.precision)
     demo = replace(demo, protocol=with_weights(demo.protocol, "students", a.image_weights))
     kinds = list(demo.teachers) if a.teachers == "all" else a.teachers.split(",")
     if kinds[0] != TEACHER or set(kinds) - set(demo.teachers) or len(set(kinds)) < len(kinds):

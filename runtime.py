@@ -208,7 +208,8 @@ def bf16_gain(dims: int) -> float:
             return clock() - start_time
 
         pairs = [(seconds("fp32"), seconds("bf16")) for _ in range(9)]
-    return statistics.median(exact / fast for exact, fast in pairs[2:])  # The first ones compile kernels.
+    # The first ones compile kernels. A clock with coarse steps may show no time at all.
+    return statistics.median(exact / max(fast, 1e-9) for exact, fast in pairs[2:])
 
 
 def unmixable_weight(model: nn.Module) -> tuple[str, torch.dtype] | None:

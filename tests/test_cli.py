@@ -535,7 +535,7 @@ OPTIONS = {
     "--clip-size --no-imu --zero-accel --min-coverage --max-gap --max-hold --workers --max-bad --retry-failed "
     "--teacher-file --end-features --image-encoder --batch-size --precision --device",
     "status": "store --seconds",
-    "export": "STUDENT --out --format --precision --calibrate --calibrate-split --calibrate-clips --check "
+    "export": "STUDENT --out --format --precision --batch-size --calibrate --calibrate-split --calibrate-clips --check "
     "--check-split --overwrite --markdown",
     "teachers": "",
     "finetune": f"store --split --out --overwrite --init --architecture --pretrained --name --option --head-only "
@@ -1784,13 +1784,14 @@ ARRIVALS = {
     ],
     "export": [
         (
-            "a.pt --out {tmp}/x.onnx --format onnx --precision int8 --calibrate c --calibrate-split all "
+            "a.pt --out {tmp}/x.onnx --format onnx --precision int8 --batch-size 3 --calibrate c --calibrate-split all "
             "--calibrate-clips 9 --check k --check-split own --overwrite --markdown {tmp}/m.md",
             {
                 "load_distilled.path": "a.pt",
                 "export.path": "{tmp}/x.onnx",
                 "export.format": "onnx",
                 "export.precision": "int8",
+                "export.batch_size": 3,
                 "export.calibrate.opened": ("c", "all"),
                 "export.calibration_clips": 9,
                 "export.overwrite": True,
@@ -2178,7 +2179,7 @@ def test_a_student_reads_uniform_frames_if_the_store_has_several_choices():
     specs = [replace(spec, sampling=rule) for rule in ("first", "uniform", "last")]
     for order in (specs, specs[::-1], [specs[1], specs[0]]):
         store.specs = {f"frames_2_{one.sampling}": one for one in order}
-        expected = {"frame_size": 32, "sampling": "uniform", "exact": True}
+        expected = {"frame_size": 32, "sampling": "uniform", "exact": True, "tolerance": 0.0}
         assert model_commands.frame_arguments(store, 2) == expected
     store.specs = {"frames_2_last": specs[2]}
     assert model_commands.frame_arguments(store, 2)["sampling"] == "last"
