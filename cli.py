@@ -162,11 +162,11 @@ def end_cleanly() -> None:
 
 
 def let_threads_sleep() -> None:
-    """Let torch's threads sleep soon while they wait for each other, unless the user's environment says otherwise.
+    """Let torch's threads sleep soon when they wait for each other, unless the user's environment says otherwise.
 
-    By default they spin for milliseconds, all the time that other programs keep one of them waiting: beside busy
-    programs a training took twice as long or longer (`benchmarks/busy.py`). The OpenMP library of torch for Linux reads
-    the variable when torch is imported.
+    By default a waiting thread spins for milliseconds and takes its core from the thread that it waits for. Beside busy
+    programs, a training took twice as long (`benchmarks/busy.py`). torch's OpenMP library on Linux reads the variable
+    when torch is imported.
     """
     if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")

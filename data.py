@@ -42,7 +42,7 @@ from typing import Any
 
 from egodistill import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, files
 from egodistill.annotations import Segment, SegmentList, read_csv, read_ego4d, read_epic_kitchens, with_imu_offsets
-from egodistill.clips import ClipSpec, Recording, clip_starts, decode_clips, frames_name, open_recording
+from egodistill.clips import ClipSpec, Recording, clip_starts, decode_clips, differences, frames_name, open_recording
 from egodistill.imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu
 from egodistill.one_pass import Consumer, Pending
 from egodistill.store import ClipStore, StoreWriter, folds
@@ -279,6 +279,13 @@ def prepare(
                 raise DataError(
                     f"the consumer reads clips of {spec.seconds:.4g} s, those of a store {CLIP_SECONDS:.4g} s; "
                     f"build the teacher with seconds={CLIP_SECONDS}"
+                )
+        if "ends" in consumer.specs:
+            wanted = clip_specs(settings | {"ends": True})["ends"]
+            for field, (own, asked) in differences(consumer.specs["ends"], wanted).items():
+                raise DataError(
+                    f"the consumer reads end frames with {field}={own!r}, but prepare() is asked for {asked!r}; build "
+                    f"the consumer's model with the frame_size, exact and tolerance of prepare()"
                 )
         specs = {name: spec.record() for name, spec in consumer.specs.items()}
         about = {"arrays": list(consumer.arrays), "specs": specs, "batch_size": consumer.batch_size}

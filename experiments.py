@@ -407,8 +407,7 @@ class Bench:
         path, start_time = self.path(run), time.monotonic()
         train, test = self.splits(run)
         settings = self.settings(run)
-        log = training.log_path(training_file(path))
-        if path.exists() and log.exists():  # Interrupted between training and evaluation.
+        if path.exists():  # Interrupted between training and evaluation.
             model = load(path)
             model.sampling = run.sampling
         else:
@@ -417,9 +416,8 @@ class Bench:
             model.sampling = run.sampling
             fit(run, model, train, settings)
             model.save(path)
+        precision = training.logged_precision(training_file(path))
         training_file(path).unlink(missing_ok=True)
-        *_, last_epoch = files.read_lines(log, "precision")
-        precision = last_epoch["precision"]
         if run.method == "teacher":
             model.name = run.outputs
             teachers.extract(

@@ -147,8 +147,8 @@ def check_request(model: Any, path: Path, format: str, precision: str, batch_siz
     for name, value, known in (("format", format, tuple(FORMATS)), ("precision", precision, PRECISIONS)):
         if value not in known:
             raise ExportError(f"{name} must be one of {known}; got {value!r}")
-    if batch_size is not None and batch_size < 1:
-        raise ExportError(f"batch_size must be None or at least 1; got {batch_size!r}")
+    if batch_size is not None:
+        batches.require_number("batch_size", batch_size, 1, whole=True)
     suffix = FORMATS[format].suffix
     if path.suffix != suffix:
         raise ExportError(f"a file in the format {format!r} must end in {suffix}; got {path}")

@@ -79,6 +79,7 @@ BROADCAST_BUFFERS = next(
     for name in ("forward_sync_buffers", "broadcast_buffers")
     if name in inspect.signature(DistributedDataParallel).parameters
 )
+BF16_MARGIN = 1.2  # bf16 must be faster by this factor in the trial, whose result varies on a busy machine
 TIMEOUT = timedelta(minutes=5)  # for a process that does not answer; writing a checkpoint takes less
 
 
@@ -120,8 +121,7 @@ def bf16_speed(device: torch.device) -> tuple[bool, str]:
         return False, f"bf16 was not measured on {device.type!r} devices"
     if not hasattr(torch.cpu, "get_capabilities"):
         return False, f"torch {torch.__version__} does not describe this CPU"
-    cpu = torch.cpu.get_capabilities()
-    name = str(cpu.get("cpu_name") or "this CPU")
+    name, cpu = describe_cpu()
     # The environment may limit the instruction set that oneDNN uses.
     if not has_bf16_kernels():
         return False, f"oneDNN has no bf16 kernels for the instruction set of {name}"
@@ -130,6 +130,12 @@ def bf16_speed(device: torch.device) -> tuple[bool, str]:
     if name.startswith("AMD"):
         return bool(cpu.get("avx512_bf16")), f"{name} has {'' if cpu.get('avx512_bf16') else 'no '}AVX512_BF16"
     return False, f"{name} has no AMX"
+
+
+def describe_cpu() -> tuple[str, dict[str, Any]]:
+    """Return the name of the CPU and its instruction sets, as far as torch knows them."""
+    cpu = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return str(cpu.get("cpu_name") or "this CPU"), cpu
 
 
 def has_bf16_kernels() -> bool:
@@ -171,8 +177,7 @@ def pick_training_precision(device: torch.device, model: nn.Module) -> tuple[str
     if device.type != "cpu":
         fast, reason = bf16_speed(device)
         return "bf16" if fast else "fp32", reason
-    cpu = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    name = str(cpu.get("cpu_name") or "this CPU")
+    name, cpu = describe_cpu()
     if not (has_bf16_kernels() and (cpu.get("amx_bf16") or cpu.get("avx512_bf16"))):
         return "fp32", f"{name} reports neither AMX nor AVX512_BF16 to torch {torch.__version__}"
     gain = bf16_gain(convolution_dims(model))
@@ -183,9 +188,6 @@ def convolution_dims(model: nn.Module) -> int:
     """Return 1, 2 or 3: the kind of a model's convolutions, the highest if there are several; 2 without any."""
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     return max((layer.weight.ndim - 2 for layer in model.modules() if isinstance(layer, kinds)), default=2)
-
-
-BF16_MARGIN = 1.2  # bf16 must be faster by this factor in the trial, whose result varies on a busy machine.
 
 
 @functools.lru_cache
@@ -379,7 +381,7 @@ def is_first_failure() -> bool:
     if os.environ.get("WORLD_SIZE", "1") == "1" or "MASTER_ADDR" not in os.environ:
         return True
     machine = os.environ.get("GROUP_RANK", platform.node())
-    attempt = ATTEMPT or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    attempt = ATTEMPT[0] if ATTEMPT else os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
         return torchrun_store(timedelta(seconds=10)).add(f"failed on {machine} in {attempt}", 1) == 1
     except RuntimeError:  # The process that hosts the store has exited, or its machine is gone.

@@ -25,7 +25,7 @@ from typing import Any, Literal, TypedDict, get_args
 import torch
 from torch import Tensor, nn
 
-from egodistill import EgoDistillError, batches, checkpoints, files, runtime
+from egodistill import DataError, EgoDistillError, batches, checkpoints, files, runtime
 from egodistill.batches import Augment, Store
 from egodistill.runtime import Precision, Share
 
@@ -279,7 +279,7 @@ class TrainingLoop:
         wanted = self.settings.precision
         if wanted != "auto":
             return runtime.pick_precision(self.device, wanted, self.objective)
-        if begun in ("fp32", "bf16"):
+        if begun in runtime.DTYPES:
             return begun
         precision, reason = runtime.pick_training_precision(self.device, self.objective)
         if self.settings.progress:
@@ -451,6 +451,17 @@ def prepare_modules(objective: Objective, device: torch.device, sync_batch_norm:
 def log_path(checkpoint: str | os.PathLike) -> Path:
     """Return the path of the history that is written beside a checkpoint, one JSON line per epoch."""
     return Path(checkpoint).with_suffix(".jsonl")
+
+
+def logged_precision(checkpoint: str | os.PathLike) -> str:
+    """Return the precision in the history beside a checkpoint. Raise DataError if it names none."""
+    rows = list(files.read_lines(log_path(checkpoint), "precision"))
+    if not rows:
+        raise DataError(
+            f"{log_path(checkpoint)}: names no precision of a training; delete the model or checkpoint beside it to "
+            f"train again"
+        )
+    return rows[-1]["precision"]
 
 
 @functools.cache

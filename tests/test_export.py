@@ -251,7 +251,7 @@ def test_a_file_with_a_fixed_batch_size_runs_as_often_as_necessary(batch_size, t
 
 
 def test_a_batch_size_below_one_is_refused(tmp_path):
-    with pytest.raises(export.ExportError, match="batch_size must be None or at least 1; got 0"):
+    with pytest.raises(EgoDistillError, match="batch_size must be a whole number, 1 <= batch_size; got 0"):
         export.export(student(), tmp_path / "a.pt2", batch_size=0)
 
 

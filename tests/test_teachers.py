@@ -1356,6 +1356,15 @@ def test_end_features_of_another_image_encoder_are_refused(two_passes, tmp_path)
             pretrain_imu(model, store, **settings)
 
 
+@pytest.mark.parametrize("choice", [{"frame_size": 32}, {"exact": False}, {"tolerance": 0.25}])
+def test_end_features_of_other_end_frames_are_refused(two_passes, tmp_path, choice):
+    segments, options, _ = two_passes
+    (value,) = choice.values()
+    with pytest.raises(DataError, match=rf"end frames with (size|exact|tolerance)=.* asked for {value}; build"):
+        data.prepare(segments, tmp_path / "s", consumer=distillation.EndFeatures(image_student()), **options | choice)
+    assert not (tmp_path / "s").exists()
+
+
 @pytest.mark.parametrize("choice", [{}, {"exact": False}, {"tolerance": 0.25}])
 def test_end_features_are_of_the_frames_that_the_store_would_hold(choice):
     settings = {

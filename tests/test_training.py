@@ -242,6 +242,12 @@ def test_precision_is_chosen_when_a_training_starts_and_written_down(tmp_path, m
     assert json.loads((tmp_path / "c.jsonl").read_text())["precision"] == "bf16"
     monkeypatch.setattr(runtime, "pick_training_precision", lambda *_: pytest.fail("chosen again"))
     finetune(small(), Store(16), settings)  # continues on another machine
+    half = dataclasses.replace(settings, precision="fp16", checkpoint=tmp_path / "half.pt")
+    finetune(small(), Store(16), half)
+    finetune(small(), Store(16), dataclasses.replace(half, precision="auto"))  # in what it began with, too
+    assert training.logged_precision(tmp_path / "half.pt") == "fp16"
+    with pytest.raises(EgoDistillError, match=r"none\.jsonl: names no precision .* delete"):
+        training.logged_precision(tmp_path / "none.pt")
     with pytest.raises(EgoDistillError, match="precision was 'bf16' and is now 'fp32'"):
         finetune(small(), Store(16), dataclasses.replace(settings, precision="fp32"))
     with pytest.raises(EgoDistillError, match=r"float64 .* do not mix with bf16"):
