@@ -132,6 +132,7 @@ def read_epic_kitchens(
     *,
     split: str = "wearer",
     evaluation_wearers: Sequence[str] = ("P30", "P35", "P37"),
+    validation_wearers: Sequence[str] = (),
     min_instances: int = 1,
     audio: bool = False,
 ) -> SegmentList:
@@ -140,8 +141,9 @@ def read_epic_kitchens(
     Videos are ``<root>/<Pxx>/videos/<video_id>.MP4``, IMU files are
     ``<root>/<Pxx>/meta_data/<video_id>-accl.csv`` and ``-gyro.csv``. All labelled videos with IMU are
     in EPIC_100_train.csv, so the paper's evaluation wearers are part of it: with ``split="wearer"``,
-    segments of ``evaluation_wearers`` get the split "test" and all others "train". Any other word
-    is used as the split of all segments. ``audio`` leaves out videos without sound.
+    segments of ``evaluation_wearers`` get the split "test", those of ``validation_wearers``
+    "validation" and all others "train". Any other word is used as the split of all segments.
+    ``audio`` leaves out videos without sound.
 
     The label is the key of the verb class in EPIC_100_verb_classes.csv if that file is beside the
     table, otherwise the most frequent verb of the class in the table. Classes with fewer than
@@ -156,6 +158,9 @@ def read_epic_kitchens(
     ('P01_101_0', 'take', 'train', 'P01')
     """
     annotations, root = Path(annotations), Path(root)
+    if both := sorted({*evaluation_wearers} & {*validation_wearers}):
+        raise DataError(f"{', '.join(both)}: a wearer cannot be for both evaluation and validation")
+    parts = {wearer: "test" for wearer in evaluation_wearers} | {wearer: "validation" for wearer in validation_wearers}
     dropped: collections.Counter[str] = collections.Counter()
     spellings: dict[int, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     lacks: dict[str, str | None] = {}  # video -> why it cannot be used
@@ -168,7 +173,7 @@ def read_epic_kitchens(
         if reason := lacks[segment.video]:
             dropped[reason] += 1
             continue
-        part = split if split != "wearer" else "test" if row["participant_id"] in evaluation_wearers else "train"
+        part = parts.get(row["participant_id"], "train") if split == "wearer" else split
         found.append((verb_class, dataclasses.replace(segment, split=part)))
     if not found:
         hint = ""

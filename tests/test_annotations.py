@@ -49,6 +49,10 @@ def test_epic_kitchens_reads_times_split_labels_and_paths(tmp_path):
     few = annotations.read_epic_kitchens(table, tmp_path, min_instances=2, evaluation_wearers=["P01"])
     assert [s.split for s in few] == ["test", "train", "test"]
     assert sum(few.dropped.values()) == 2
+    parts = annotations.read_epic_kitchens(table, tmp_path, validation_wearers=["P01"], evaluation_wearers=["P02"])
+    assert [s.split for s in parts] == ["validation", "train", "validation", "validation"]
+    with pytest.raises(DataError, match="P01: a wearer cannot be for both"):
+        annotations.read_epic_kitchens(table, tmp_path, validation_wearers=["P01"], evaluation_wearers=["P01"])
     write_table(tmp_path / "EPIC_100_verb_classes.csv", ("id", "key"), [(0, "TAKE"), (2, "WASH")])
     assert {s.label for s in annotations.read_epic_kitchens(table, tmp_path)} == {"TAKE", "WASH"}
 
