@@ -50,6 +50,7 @@ ARROWS = {
     "video_convnets": "",
     # paper and tools
     "baselines": "egodistill checkpoints student video video_transformers",
+    "scene": "",
     "synthetic": "egodistill files",
     "experiments": "egodistill baselines batches checkpoints clips data distillation files inference student teachers"
     " training video",
