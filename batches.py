@@ -465,14 +465,21 @@ class _Source:
         return (x.pin_memory() if self.device.type == "cuda" else x).to(self.device, non_blocking=True)
 
 
+def is_frames(name: str) -> bool:
+    """Return whether an array of a store holds pictures: a student's frames, or a teacher's clip."""
+    return name == "clip" or (name.startswith("frames_") and "." not in name)
+
+
 @dataclass(frozen=True)
 class Augment:
-    """Random changes of a student's training clips; none by default, as in the paper.
+    """Random changes of the frames of training clips, a student's or a teacher's; none by default, as in the paper.
 
-    crop   Crop each frame at random and resize the crop to the frame's size. Sides of the crop are shorter than the
-           frame's by up to this share: 0.3 gives 0.7 to 1 of the frame's. All frames of a clip have the same crop.
+    crop     Crop each frame at random and resize the crop to the frame's size. Sides of the crop are shorter than the
+             frame's by up to this share: 0.3 gives 0.7 to 1 of the frame's.
+    jitter   Multiply each colour by a factor between 1 - jitter and 1 + jitter: half of it is the same for the three
+             colours (brightness), half of it is not (tint).
 
-    Raise EgoDistillError for a share outside of 0 <= crop < 1.
+    All frames of a clip are changed alike. Raise EgoDistillError for a share outside of 0 <= share < 1.
 
     >>> from egodistill import Augment, EgoDistill, data, finetune
     >>> model, train = EgoDistill.load("student.pt"), data.ClipStore("store").split("train")
@@ -480,15 +487,27 @@ class Augment:
     """
 
     crop: float = 0.0
+    jitter: float = 0.0
 
     def __post_init__(self) -> None:
         require_number("crop", self.crop, 0, 1, below=True)
+        require_number("jitter", self.jitter, 0, 1, below=True)
 
     def apply(self, batch: dict[str, Tensor], seeds: Sequence[int]) -> None:
         """Change a batch in place; the change of a clip depends on its seed only, not on the number of processes."""
-        for name, frames in batch.items():
-            if self.crop and name.startswith("frames_"):
-                batch[name] = torch.stack([self.crop_frames(x, seed) for x, seed in zip(frames, seeds, strict=True)])
+        for name in filter(is_frames, list(batch)):
+            if self.crop:
+                pairs = zip(batch[name], seeds, strict=True)
+                batch[name] = torch.stack([self.crop_frames(frames, seed) for frames, seed in pairs])
+            if self.jitter:
+                pairs = zip(batch[name], seeds, strict=True)
+                batch[name] = torch.stack([self.jitter_frames(frames, seed) for frames, seed in pairs])
+
+    def jitter_frames(self, frames: Tensor, seed: int) -> Tensor:
+        """Multiply the colours of all frames of a clip by the same factors: uint8 [N, 3, H, W] -> the same shape."""
+        common, *own = (2 * torch.rand(4, generator=torch.Generator().manual_seed(seed + 1)) - 1).tolist()
+        factors = 1 + self.jitter * (common + torch.tensor(own)) / 2
+        return (frames * factors[:, None, None]).round().clamp(0, 255).to(frames.dtype)
 
     def crop_frames(self, frames: Tensor, seed: int) -> Tensor:
         """Crop all frames of a clip alike and resize the crop: uint8 [N, 3, H, W] -> the same shape."""

@@ -215,15 +215,17 @@ def change_settings(kind: type[Settings], settings: Settings, changes: Mapping[s
 # Losses: pure functions, in the paper's order. Each returns one value per clip, [B]; the paper's losses are the means.
 
 
-def action_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def action_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """Return L_ACT (equation 1) or L_GT (equation 5): cross-entropy of logits [B, C] and class indices [B] -> [B].
+
+    ``smoothing`` is the share of the target that is spread evenly over all classes; the paper has none.
 
     >>> import torch
     >>> from egodistill.distillation import action_loss
     >>> action_loss(torch.tensor([[4.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]))
     tensor([0.0181, 0.6931])
     """
-    return F.cross_entropy(logits.float(), labels, reduction="none")
+    return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
 
 
 def feature_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:
@@ -290,18 +292,18 @@ def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
 class Finetune(Objective):
     """Objective of `finetune()`: L_ACT (equation 1), and the model's own extra losses if it has any."""
 
-    def __init__(self, model: nn.Module, store: Store) -> None:
+    def __init__(self, model: nn.Module, store: Store, smoothing: float = 0.0) -> None:
         reads = batches.arrays_of(model, store)
         batches.require_labels(store)
         super().__init__(model, reads, {"stage": "finetune"})
-        self.num_classes = len(store.class_names)
+        self.num_classes, self.smoothing = len(store.class_names), smoothing
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         output = self.model(*(batch[name] for name in self.reads))
         output = batches.as_output(self.model, output, self.num_classes)
         extra = extra_losses(self.model, output, batch)
         return {
-            "loss": action_loss(output.logits, batch["label"]) + sum(extra.values()),
+            "loss": action_loss(output.logits, batch["label"], self.smoothing) + sum(extra.values()),
             "top1": is_correct(output.logits, batch["label"]),
             **extra,
         }
@@ -309,11 +311,17 @@ class Finetune(Objective):
 
 @runtime.propagate_failure
 def finetune(
-    model: Model, store: Store, settings: Training = Training(), **changes: Unpack[TrainingOptions]
+    model: Model,
+    store: Store,
+    settings: Training = Training(),
+    *,
+    validation: Store | None = None,
+    **changes: Unpack[TrainingOptions],
 ) -> History:
     """Train any model, teacher or student, on labels alone with L_ACT (equation 1).
 
-    VisOnly and VisIMU of the paper are trained like this. ``changes`` override fields of ``settings``. Parameters with
+    VisOnly and VisIMU of the paper are trained like this. With ``validation``, clips of other wearers, the model keeps
+    the weights of the epoch with the highest accuracy on them, see `training.train()`. ``changes`` override fields of ``settings``. Parameters with
     ``requires_grad=False`` are not trained. Return one dict per epoch: loss, top1 (on the training clips, during
     training), clips_per_second, loader_share, learning_rate. Raise EgoDistillError if the store lacks an array (the
     message says how to add it), if model and store differ in classes or frame size, if a clip has no label, if the
@@ -327,7 +335,8 @@ def finetune(
     >>> list(history[0])
     ['loss', 'top1', 'learning_rate', 'clips_per_second', 'loader_share']
     """
-    return train(Finetune(model, store), store, change_settings(Training, settings, changes))
+    settings = change_settings(Training, settings, changes)
+    return train(Finetune(model, store, settings.label_smoothing), store, settings, validation)
 
 
 def extra_losses(model: nn.Module, output: Output, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -577,7 +586,7 @@ class Distill(Objective):
                 f"the student with feature_dim={teacher.feature.shape[1]}"
             )
         kd = distillation_loss(logits, teacher.logits, settings.tau, tau_squared=settings.tau_squared)
-        gt = action_loss(logits, batch["label"])
+        gt = action_loss(logits, batch["label"], settings.label_smoothing)
         l1 = feature_loss(feature, teacher.feature, reduction=settings.l1_reduction)
         extra = extra_losses(self.model, output, batch)
         loss = settings.alpha * kd + (1 - settings.alpha) * gt + settings.beta * l1 + sum(extra.values())

@@ -268,6 +268,11 @@ def finetune_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--head-only", action="store_true", help="train only the classifier")
     group.add_argument("--gradient-checkpointing", action="store_true", help="use less memory, but more time")
     student_options(parser)
+    parser.add_argument(
+        "--validation",
+        metavar="SPLIT",
+        help="keep the weights of the epoch that is best on this split of the store, whose clips are not trained on",
+    )
     training_options(parser, "finetuning")
 
 
@@ -296,7 +301,9 @@ def run_finetune(a: argparse.Namespace) -> None:
     elif a.head_only or a.gradient_checkpointing:
         raise ValueError("--head-only and --gradient-checkpointing are for teachers, not for students")
     finished = finished_note(settings)
-    save_model(model, a.out, final_metrics(distillation.finetune(model, store, settings)), finished)
+    validation = open_split(a.store, a.validation)[1] if a.validation else None
+    history = distillation.finetune(model, store, settings, validation=validation)
+    save_model(model, a.out, final_metrics(history), finished)
 
 
 def model_to_finetune(a: argparse.Namespace, store: data.ClipStore, seed: int) -> nn.Module:
@@ -382,7 +389,7 @@ def student_training_options(parser: argparse.ArgumentParser, without: Sequence[
 
 def pretrain_options(parser: argparse.ArgumentParser) -> None:
     student_training_options(parser, without=["use_imu"])  # Stage 1 trains the IMU encoder.
-    training_options(parser, "pretraining", without=["crop"])  # Image features are computed once.
+    training_options(parser, "pretraining", without=["crop", "jitter", "label_smoothing"])  # Image features are computed once, and labels not read.
 
 
 def run_pretrain(a: argparse.Namespace) -> None:

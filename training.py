@@ -67,6 +67,7 @@ class Training:
     progress: bool = True
     sync_batch_norm: bool = False  # with several processes: batch norm over the whole batch
     augment: Augment = Augment()  # random changes of the frames, different for each clip and epoch
+    label_smoothing: float = 0.0  # L_ACT and L_GT: share of the target that is spread evenly over all classes
 
     def __post_init__(self) -> None:
         batches.require_number("epochs", self.epochs, 1, whole=True)
@@ -75,6 +76,7 @@ class Training:
         batches.require_number("decay", self.decay, 0, 1, above=True)
         for name in ("warmup_epochs", "weight_decay"):
             batches.require_number(name, getattr(self, name), 0)
+        batches.require_number("label_smoothing", self.label_smoothing, 0, 1, below=True)
         if self.schedule not in get_args(Schedule):
             raise EgoDistillError(f"schedule must be 'step' or 'cosine'; got {self.schedule!r}")
         runtime.require_precision(self.precision)
@@ -111,6 +113,7 @@ class TrainingOptions(TypedDict, total=False):
     progress: bool
     sync_batch_norm: bool
     augment: Augment
+    label_smoothing: float
 
 
 class Objective(nn.Module):
@@ -154,8 +157,12 @@ class Objective(nn.Module):
             self.model.set_progress(done)
 
 
-def train(objective: Objective, store: Store, settings: Training) -> History:
+def train(objective: Objective, store: Store, settings: Training, validation: Store | None = None) -> History:
     """Minimize an objective with AdamW over shuffled batches of a store; return one dict per epoch.
+
+    With ``validation``, clips that are not trained on, the history also has the means of the objective's values on
+    them, as "validation_loss" and so on, and the model ends with the weights of the epoch with the highest
+    "validation_top1", or the lowest "validation_loss" if the objective has no "top1"; the earlier one of equal epochs.
 
     With ``settings.checkpoint``, a run that was killed continues from the last saved step when it is started again with
     the same arguments; other start weights, clips or teacher outputs are an error. It ends with the same weights as an
@@ -186,7 +193,9 @@ def train(objective: Objective, store: Store, settings: Training) -> History:
         raise EgoDistillError(
             f"training needs at least 2 clips, but the store has {len(store)}; check its split, and its failed clips"
         )
-    loop = TrainingLoop(objective, store, settings)
+    if validation is not None and not len(validation):
+        raise EgoDistillError("validation has no clips; check its split, and the store's failed clips")
+    loop = TrainingLoop(objective, store, settings, validation)
     with loop.checkpoint_lock():
         loop.resume()
         return loop.run()
@@ -195,12 +204,15 @@ def train(objective: Objective, store: Store, settings: Training) -> History:
 class TrainingLoop:
     """State and steps of one call of `train()`."""
 
-    def __init__(self, objective: Objective, store: Store, settings: Training) -> None:
-        self.store, self.settings = store, settings
+    def __init__(
+        self, objective: Objective, store: Store, settings: Training, validation: Store | None = None
+    ) -> None:
+        self.store, self.settings, self.validation = store, settings, validation
+        self.best: dict[str, Any] = {}  # epoch, score and weights of the best epoch on the validation clips
         self.device = runtime.pick_device(settings.device)
-        if settings.augment != Augment() and not any(name.startswith("frames_") for name in objective.reads):
+        if settings.augment != Augment() and not any(map(batches.is_frames, objective.reads)):
             raise EgoDistillError(
-                f"{objective.stage} reads no student frames, so augment={settings.augment} would have no effect"
+                f"{objective.stage} reads no frames, so augment={settings.augment} would have no effect"
             )
         runtime.join_processes(self.device)
         self.objective = objective
@@ -218,6 +230,7 @@ class TrainingLoop:
         )
         self.path = Path(settings.checkpoint) if settings.checkpoint is not None else None
         clips = {"clips": len(store), "class_names": store.class_names}
+        clips["validation clips"] = None if validation is None else len(validation)
         self.about = objective.record | settings.record() | clips
         if self.path is not None:
             self.about |= {f"fingerprint of the {what}": value for what, value in self.fingerprints().items()}
@@ -231,8 +244,11 @@ class TrainingLoop:
         A run that continues, or is finished, must have the same.
         """
         found = {"start weights": checkpoints.weights_fingerprint(self.objective)}
-        hashes = getattr(self.store, "fingerprints", None)
-        return found | hashes(self.objective.reads) if hashes else found
+        for prefix, store in (("", self.store), ("validation ", self.validation)):
+            hashes = getattr(store, "fingerprints", None)
+            if hashes is not None:
+                found |= {prefix + name: value for name, value in hashes(self.objective.reads).items()}
+        return found
 
     def checkpoint_lock(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which no other training uses the checkpoint; of K processes, process 0 has it."""
@@ -261,6 +277,7 @@ class TrainingLoop:
         if found:
             checkpoints.load_strictly(self.objective, content["weights"], source)
             state = content["state"]
+            self.best = content.get("best", {})
             if state["epoch"] < self.settings.epochs:
                 self.optimizer.load_state_dict(content["optimizer"])
                 self.scaler.load_state_dict(content.get("scaler", {}))
@@ -384,6 +401,8 @@ class TrainingLoop:
             }
         )
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
+        if self.validation is not None:
+            self.history[-1] |= self.validate(self.validation)
         if self.path is not None and runtime.is_first():  # Before the checkpoint, which may mark the run as finished.
             about = {"precision": self.settings.precision}
             lines = []
@@ -393,6 +412,38 @@ class TrainingLoop:
             with files.atomic_write(log_path(self.path)) as part:
                 part.write_text("".join(lines), encoding="utf-8")
         self.save()
+
+    @torch.no_grad()
+    def validate(self, clips: Store) -> dict[str, float]:
+        """Return the means of the objective's values on these clips, as "validation_NAME".
+
+        After the last epoch, go back to the weights of the best one. Under torchrun, process 0 computes the means.
+        """
+        means: dict[str, float] = {}
+        if runtime.is_first():
+            sums: dict[str, list[float]] = {}
+            self.objective.eval()
+            for batch, _ in batches.read(
+                clips, self.objective.reads, torch.arange(len(clips)), self.settings.batch_size, self.device
+            ):
+                batch["weight"] = torch.ones(len(batch["row"]), device=self.device)
+                with runtime.autocast(self.device, self.settings.precision):
+                    values = self.objective(batch)
+                for name, value in values.items():
+                    known = value[~value.isnan()].double()
+                    total, count = sums.get(name, (0.0, 0))
+                    sums[name] = [total + float(known.sum()), count + len(known)]
+            self.objective.train()
+            runtime.keep_frozen_statistics(self.objective)
+            means = {f"validation_{name}": total / count if count else math.nan for name, (total, count) in sums.items()}
+        means = runtime.broadcast_object(means)
+        score = means.get("validation_top1", -means["validation_loss"])
+        if not self.best or score > self.best["score"]:
+            weights = {name: value.detach().clone() for name, value in self.objective.state_dict().items()}
+            self.best = {"epoch": self.epoch, "score": score, "weights": weights}
+        if self.epoch == self.settings.epochs:
+            checkpoints.load_strictly(self.objective, self.best["weights"], f"epoch {self.best['epoch']}")
+        return means
 
     def save(self) -> None:
         """Write the checkpoint in process 0. Raise EgoDistillError if weights are infinite or NaN."""
@@ -409,6 +460,8 @@ class TrainingLoop:
                 "state": state,
                 "weights": self.objective.state_dict(),
             }
+            if self.best:
+                content["best"] = self.best if self.epoch < self.settings.epochs else self.best | {"weights": {}}
             if self.epoch < self.settings.epochs:  # It is twice as large as the weights, and a finished run needs none.
                 content["optimizer"] = self.optimizer.state_dict()
                 content["scaler"] = self.scaler.state_dict()

@@ -282,7 +282,7 @@ def test_a_crop_depends_on_the_clips_seed_alone():
     def cropped(seeds, rows):
         batch = {name: x[rows] for name, x in plain.items()}
         augment.apply(batch, seeds)
-        assert torch.equal(batch["clip"], ramp[rows])  # a teacher's
+        assert torch.equal(batch["clip"], batch["frames_2"])  # a teacher's are cropped alike
         return batch["frames_2"]
 
     both, second = cropped([3, 4], [0, 1]), cropped([4], [1])
@@ -296,6 +296,24 @@ def test_a_crop_depends_on_the_clips_seed_alone():
     assert 0.5 <= min(sides) < 0.55 and 0.95 < max(sides) <= 1
     with pytest.raises(EgoDistillError, match="0 <= crop < 1; got 1"):
         batches.Augment(crop=1)
+
+
+def test_jitter_changes_the_colours_of_a_clip_alike_and_nothing_else():
+    grey, augment = torch.full((3, 2, 3, 8, 8), 100, dtype=torch.uint8), batches.Augment(jitter=0.4)
+    batch = {"clip": grey, "frames_1": grey[:, :1], "frames_1.times": grey[:, 0, 0, 0, 0], "imu": grey[:, 0, 0]}
+    before = dict(batch)
+    augment.apply(batch, [3, 4, 3])
+    clip = batch["clip"].float()
+    assert batch["clip"].dtype == torch.uint8 and (clip.amax((1, 3, 4)) == clip.amin((1, 3, 4))).all()
+    assert torch.equal(batch["clip"][0], batch["clip"][2]) and not torch.equal(batch["clip"][0], batch["clip"][1])
+    assert torch.equal(batch["frames_1"][:, 0], batch["clip"][:, 0])
+    assert batch["imu"] is before["imu"] and batch["frames_1.times"] is before["frames_1.times"]
+    colours = torch.stack([augment.jitter_frames(grey[0], seed)[0, :, 0, 0].float() for seed in range(0, 400, 2)])
+    assert 60 <= colours.min() < 72 and 128 < colours.max() <= 140  # 1 - jitter to 1 + jitter
+    together = torch.corrcoef(colours.T)  # Brightness and tint have the same weight.
+    assert ((together > 0.35) & (together < 0.65))[~torch.eye(3, dtype=bool)].all()
+    with pytest.raises(EgoDistillError, match="0 <= jitter < 1; got -1"):
+        batches.Augment(jitter=-1)
 
 
 def test_swapped_outputs_are_recognised():

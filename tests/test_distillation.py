@@ -36,6 +36,9 @@ def test_action_loss_is_cross_entropy():
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     wanted = [math.log(1 + math.exp(-2)), math.log(1 + math.exp(1))]
     assert distillation.action_loss(logits, torch.tensor([0, 0])).tolist() == pytest.approx(wanted)
+    both = [distillation.action_loss(logits, torch.tensor([k, k])) for k in range(logits.shape[1])]
+    mixed = 0.8 * both[0] + 0.2 * sum(both) / len(both)  # A fifth of the target is spread over all classes.
+    assert torch.allclose(distillation.action_loss(logits, torch.tensor([0, 0]), 0.2), mixed)
 
 
 def test_feature_loss():
@@ -221,7 +224,7 @@ def test_losses_follow_their_settings():
 
 def test_augmenting_what_is_not_read_is_refused():
     """Stage 1 computes the features of the frames once."""
-    with pytest.raises(EgoDistillError, match=r"pretrain_imu reads no student frames, so augment=Augment\(crop=0\.3\)"):
+    with pytest.raises(EgoDistillError, match=r"pretrain_imu reads no frames, so augment=Augment\(crop=0\.3, jitter=0\.0\)"):
         pretrain_imu(small(), Store(16), teacher="t", augment=Augment(crop=0.3), **FAST)
 
 

@@ -62,6 +62,75 @@ def test_order_of_the_data_depends_on_seed_and_epoch_alone():
     assert sorted(flat) == sorted(store.arrays["imu"][:, 0, 0].tolist())  # each clip once an epoch
 
 
+class Table(nn.Module):
+    """Scores that are a table of its own, one row per class, whatever it sees."""
+
+    inputs = ("imu",)
+
+    def __init__(self):
+        super().__init__()
+        self.scores = nn.Parameter(torch.zeros(4))
+
+    def forward(self, imu):
+        return Output(imu.mean(1), self.scores.expand(len(imu), 4))
+
+
+def chosen_labels(store, labels):
+    store.labels = np.array(labels)
+    return store
+
+
+@pytest.mark.parametrize("stop_after", [None, 1, 2])
+def test_the_best_epoch_on_other_clips_is_kept(tmp_path, monkeypatch, stop_after):
+    """The right answers of the validation clips come and go with the scores, which this test sets after each epoch."""
+    train, other = Store(8), chosen_labels(Store(6), [0, 1, 1, 1, 2, 2])
+    after_epochs, best = [[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 1.0, 0]], 2  # 1, 3 and 2 of 6 right
+
+    class Broken(Exception):
+        pass
+
+    def validate(loop, clips):
+        loop.objective.model.scores.data = torch.tensor(after_epochs[loop.epoch - 1])
+        found = plain(loop, clips)
+        if stop.pop(loop.epoch, None):
+            raise Broken
+        return found
+
+    plain, stop = training.TrainingLoop.validate, {stop_after: True}
+    monkeypatch.setattr(training.TrainingLoop, "validate", validate)
+    options = FAST | {"epochs": 3, "checkpoint": tmp_path / "run", "checkpoint_seconds": 0.0}
+    model = Table()
+    if stop_after:
+        with pytest.raises(Broken):
+            finetune(model, train, validation=other, **options)
+        model = Table()
+    history = finetune(model, train, validation=other, **options)
+    assert [row["validation_top1"] for row in history] == pytest.approx([1 / 6, 3 / 6, 2 / 6])
+    assert history[1]["validation_loss"] == pytest.approx(float(torch.tensor([0, 1.0, 0, 0]).logsumexp(0)) - 0.5)
+    assert model.scores.tolist() == after_epochs[best - 1]
+    again = Table()
+    assert finetune(again, train, validation=other, **options) == history  # a finished run
+    assert again.scores.tolist() == after_epochs[best - 1]
+    with pytest.raises(EgoDistillError, match="validation clips was 6 and is now None"):
+        finetune(Table(), train, **options)
+
+
+def test_without_an_accuracy_the_lowest_loss_counts_and_clips_must_be_there():
+    class Distance(training.Objective):
+        def forward(self, batch):
+            return {"loss": (self.model.scores - batch["label"][:, None]).square().mean(1)}
+
+    objective = Distance(Table(), ["imu"], {"stage": "distance"})
+    settings = training.Training(epochs=3, batch_size=4, learning_rate=0.5, schedule="cosine", progress=False)
+    train, other = chosen_labels(Store(8), [3] * 8), chosen_labels(Store(4), [0] * 4)
+    history = training.train(objective, train, settings, other)
+    losses = [row["validation_loss"] for row in history]
+    assert losses == sorted(losses) and losses[0] < losses[-1]  # Each step towards 3 is one away from 0.
+    assert objective.model.scores.square().mean().item() == pytest.approx(losses[0])
+    with pytest.raises(EgoDistillError, match="validation has no clips"):
+        training.train(objective, train, settings, Store(0))
+
+
 SCRIPT = """
     import os, signal, sys
     sys.path[:0] = [{root!r}, {root!r} + "/tests"]
@@ -388,6 +457,7 @@ OTHER_SETTINGS = {
     "seed": 5,
     "precision": "bf16",
     "augment": egodistill.Augment(crop=0.2),
+    "label_smoothing": 0.1,
 }
 MAY_CHANGE = {"device", "checkpoint", "checkpoint_seconds", "progress", "sync_batch_norm"}
 
