@@ -216,7 +216,13 @@ def finished_note(settings: Training) -> str:
 
 def final_metrics(history: History) -> str:
     last = history[-1]
-    return f"loss {last['loss']:.3f}, top-1 on the training clips {100 * last['top1']:.1f} %"
+    text = f"loss {last['loss']:.3f}, top-1 on the training clips {100 * last['top1']:.1f} %"
+    scores = [row["validation_top1"] for row in history if "validation_top1" in row]
+    if not scores:
+        return text
+    return (
+        f"{text}; weights of epoch {1 + scores.index(max(scores))}, {100 * max(scores):.1f} % on the validation clips"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -301,7 +307,7 @@ def run_finetune(a: argparse.Namespace) -> None:
     elif a.head_only or a.gradient_checkpointing:
         raise ValueError("--head-only and --gradient-checkpointing are for teachers, not for students")
     finished = finished_note(settings)
-    validation = open_split(a.store, a.validation)[1] if a.validation else None
+    validation = open_split(a.store, a.validation) if a.validation else None
     history = distillation.finetune(model, store, settings, validation=validation)
     save_model(model, a.out, final_metrics(history), finished)
 
@@ -389,7 +395,9 @@ def student_training_options(parser: argparse.ArgumentParser, without: Sequence[
 
 def pretrain_options(parser: argparse.ArgumentParser) -> None:
     student_training_options(parser, without=["use_imu"])  # Stage 1 trains the IMU encoder.
-    training_options(parser, "pretraining", without=["crop", "jitter", "label_smoothing"])  # Image features are computed once, and labels not read.
+    training_options(
+        parser, "pretraining", without=["crop", "jitter", "label_smoothing"]
+    )  # Image features are computed once, and labels not read.
 
 
 def run_pretrain(a: argparse.Namespace) -> None:

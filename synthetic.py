@@ -421,7 +421,9 @@ class Act:
     duration: float  # s
     hesitation: float  # warp of the progress, -0.12 .. 0.12
     lag: float  # delay of the head behind the hand (s); negative if ahead
-    turn: tuple[float, float]  # head's turn (yaw, pitch; rad) of the whole act; per metre of a stroke; 0 if not following
+    turn: tuple[
+        float, float
+    ]  # head's turn (yaw, pitch; rad) of the whole act; per metre of a stroke; 0 if not following
     lean: tuple[float, float, float]  # the head's translation with it (left, forward, up; m; the same)
     azimuth: float  # direction of the station (rad)
     pitch: float  # rest pitch of the head (rad, down is positive)
@@ -484,7 +486,9 @@ class Act:
         middle = np.array([self.azimuth, self.pitch, 0.0, 0.0, 0.0])
         if self.kind == "cyclic":
             return middle
-        return middle + np.array([*self.turn, *self.lean]) * (self.progress(np.array([-np.inf if first else np.inf])) - 0.5)
+        return middle + np.array([*self.turn, *self.lean]) * (
+            self.progress(np.array([-np.inf if first else np.inf])) - 0.5
+        )
 
 
 @dataclass(frozen=True)
@@ -545,7 +549,9 @@ def draw_acts(
         centre = round((middle + rng.uniform(-0.1, 0.1)) * FRAME_RATE) / FRAME_RATE
         follows = rng.random() < coupling * thing.follow
         size, bob = math.radians(log_uniform(rng, *HEAD_TURN)), math.radians(log_uniform(rng, *HEAD_BOB)) / 0.065
-        gain = np.array([bob, bob]) * rng.uniform(0.5, 1.0, 2) if thing.kind == "cyclic" else size * np.array(thing.turn)
+        gain = (
+            np.array([bob, bob]) * rng.uniform(0.5, 1.0, 2) if thing.kind == "cyclic" else size * np.array(thing.turn)
+        )
         lean = rng.normal(0.0, 0.02, 3) * (1.0 if thing.kind != "cyclic" else 3.0)
         acts.append(
             Act(
@@ -892,7 +898,8 @@ class Recording:
             with files.atomic_write(table) as part, open(part, "w", encoding="utf-8") as file:
                 file.write(f"Milliseconds,{title}X,{title}Y,{title}Z\n")
                 file.writelines(
-                    "{:.6f},{:.6f},{:.6f},{:.6f}\n".format(ms, *row) for ms, row in zip(times * 1e3, values, strict=True)
+                    "{:.6f},{:.6f},{:.6f},{:.6f}\n".format(ms, *row)
+                    for ms, row in zip(times * 1e3, values, strict=True)
                 )
 
 

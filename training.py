@@ -204,9 +204,7 @@ def train(objective: Objective, store: Store, settings: Training, validation: St
 class TrainingLoop:
     """State and steps of one call of `train()`."""
 
-    def __init__(
-        self, objective: Objective, store: Store, settings: Training, validation: Store | None = None
-    ) -> None:
+    def __init__(self, objective: Objective, store: Store, settings: Training, validation: Store | None = None) -> None:
         self.store, self.settings, self.validation = store, settings, validation
         self.best: dict[str, Any] = {}  # epoch, score and weights of the best epoch on the validation clips
         self.device = runtime.pick_device(settings.device)
@@ -435,7 +433,9 @@ class TrainingLoop:
                     sums[name] = [total + float(known.sum()), count + len(known)]
             self.objective.train()
             runtime.keep_frozen_statistics(self.objective)
-            means = {f"validation_{name}": total / count if count else math.nan for name, (total, count) in sums.items()}
+            means = {
+                f"validation_{name}": total / count if count else math.nan for name, (total, count) in sums.items()
+            }
         means = runtime.broadcast_object(means)
         score = means.get("validation_top1", -means["validation_loss"])
         if not self.best or score > self.best["score"]:

@@ -297,7 +297,9 @@ PROBES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--results", type=Path, default=Path("results/ceilings.jsonl"), metavar="JSONL")
-    parser.add_argument("--acts", type=int, default=100_000, help="acts to learn from; a fifth as many are for the test")
+    parser.add_argument(
+        "--acts", type=int, default=100_000, help="acts to learn from; a fifth as many are for the test"
+    )
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--coupling", type=float, nargs="+", default=[1.0, 0.5], help="shares that the head follows")
     parser.add_argument("--processes", type=int, default=files.available_cores())

@@ -1203,7 +1203,7 @@ def test_the_crop_of_the_command_line_changes_the_clips(demo, tmp_path, monkeypa
     run(capsys, *command, "--crop", 0.25, "--out", tmp_path / "cut.pt")
     assert seen == 16 * [0.25]
     run(capsys, *command, "--validation", "test", "--out", tmp_path / "best.pt")
-    (row,) = files.read_lines(tmp_path / "best.pt.jsonl", "validation_top1")
+    (row,) = egodistill.files.read_lines(tmp_path / "best.pt.jsonl", "validation_top1")
     assert row["epoch"] == 1 and 0 <= row["validation_top1"] <= 1
 
 
