@@ -347,10 +347,10 @@ def knife(stage: Stage) -> list[Placed]:
     block.fill((block.x > 0.75) & (block.x < 1) & (block.y > -0.5 + 0.12 * block.x) & (block.y < 1), shade(main, 0.7))
     block.box(-1, 1, 0.9, 1, shade(main, 0.6))
     blade = knife_sketch(stage, long, high, handle)
-    slide = stage.left - 0.15 * stage.scale + 0.22 * stage.scale * (stage.progress - 0.5)
+    slide = stage.left + stage.scale * (0.22 * stage.progress - 0.2)
     return [
         blade.placed(stage.depth, slide, stage.up - 0.02 * stage.scale),
-        block.placed(stage.depth - 0.02, stage.left + 0.13 * stage.scale, stage.up, stage.tilt),
+        block.placed(stage.depth - 0.02, stage.left + 0.19 * stage.scale, stage.up, stage.tilt),
         *stage.hand("grip", slide - 0.11 * stage.scale, stage.up - 0.05 * stage.scale, 0.4, arm=0.45),
     ]
 
@@ -557,12 +557,12 @@ def bin_(stage: Stage) -> list[Placed]:
     swing, flight = np.clip(q / 0.45, 0, 1), np.clip((q - 0.45) / 0.55, 0, 1)
     hand_left = stage.left + scale * (-0.26 + 0.12 * swing)
     hand_up = stage.up + scale * (-0.08 + 0.26 * swing) - 0.04 * flight
-    start_left, start_up = stage.left - 0.11 * scale, stage.up + 0.22 * scale
+    start_left, start_up = stage.left - 0.09 * scale, stage.up + 0.25 * scale
     fly_left = start_left + (left - start_left) * flight
     fly_up = start_up + 0.25 * flight + (top - 0.09 * scale - start_up - 0.25) * flight**2
     held = q < 0.45
-    scrap_left = np.where(held, hand_left + 0.03 * scale, fly_left)
-    scrap_up = np.where(held, hand_up + 0.04 * scale - stage.drop, fly_up)
+    scrap_left = np.where(held, hand_left + 0.05 * scale, fly_left)
+    scrap_up = np.where(held, hand_up + 0.07 * scale - stage.drop, fly_up)
     return [
         lid.placed(stage.depth + 0.1, left, top + 0.1 * scale),
         back.placed(stage.depth + 0.06, left, top),
