@@ -142,27 +142,36 @@ class Sketch:
         self.y = (SPRITE_EDGE * ((np.arange(rows, dtype=np.float32) + 0.5) * 2 / rows - 1))[:, None]
         self.rgba = np.zeros((4, rows, cols), np.float32)
 
-    def fill(self, mask: np.ndarray, colour: Colour, opacity: float = 1.0) -> None:
-        """Paint over the picture where ``mask`` is true."""
-        mask = np.broadcast_to(mask, self.rgba.shape[1:])
-        paint = np.array([*colour, 1.0], np.float32)[:, None] * np.float32(opacity)
-        self.rgba[:, mask] = self.rgba[:, mask] * np.float32(1 - opacity) + paint
+    def fill(self, mask: np.ndarray, colour: Colour, opacity: float = 1.0, window: tuple = (slice(None),) * 2) -> None:
+        """Paint over the picture where ``mask`` is true; it covers the rows and columns of ``window``."""
+        for channel, value in zip(self.rgba, (*colour, 1.0), strict=True):
+            channel = channel[window]
+            paint = value if opacity == 1 else channel * np.float32(1 - opacity) + np.float32(opacity * value)
+            np.copyto(channel, paint, where=mask, casting="same_kind")
+
+    def window(self, left: float, right: float, top: float, bottom: float) -> tuple[slice, slice]:
+        """Return the rows and columns whose centres lie strictly inside a rectangle."""
+        rows = np.searchsorted(self.y[:, 0], top, "right"), np.searchsorted(self.y[:, 0], bottom)
+        cols = np.searchsorted(self.x[0], left, "right"), np.searchsorted(self.x[0], right)
+        return slice(*rows), slice(*cols)
 
     def box(self, left: float, right: float, top: float, bottom: float, colour: Colour, opacity: float = 1.0) -> None:
         """Paint a rectangle."""
-        self.fill((self.x > left) & (self.x < right) & (self.y > top) & (self.y < bottom), colour, opacity)
+        self.fill(True, colour, opacity, self.window(left, right, top, bottom))
 
     def oval(self, x: float, y: float, across: float, down: float, colour: Colour, opacity: float = 1.0) -> None:
         """Paint an ellipse around (x, y) with these half axes."""
-        self.fill(((self.x - x) / across) ** 2 + ((self.y - y) / down) ** 2 < 1, colour, opacity)
+        rows, cols = window = self.window(x - across, x + across, y - down, y + down)
+        mask = ((self.x[:, cols] - x) / across) ** 2 + ((self.y[rows] - y) / down) ** 2 < 1
+        self.fill(mask, colour, opacity, window)
 
     def image(self) -> torch.Tensor:
         """Return the picture, lit from the upper left, float32 [1, 4, h, w]."""
-        rgba = self.rgba.copy()
-        rgba[:3] *= 1.0 - 0.12 * (self.x + self.y)
-        _, rows, cols = rgba.shape
-        rgba = rgba.reshape(4, rows // 2, 2, cols // 2, 2).mean((2, 4))
-        return torch.from_numpy(np.clip(rgba, 0.0, rgba[3:]))[None]
+        tall = self.rgba[:, ::2] + self.rgba[:, 1::2]
+        rgba = (tall[..., ::2] + tall[..., 1::2]) / 4
+        rgba[:3] *= 1.0 - 0.12 * (self.x[:, ::2] + self.y[::2])
+        np.minimum(rgba[:3], rgba[3:], out=rgba[:3])
+        return torch.from_numpy(rgba)[None]
 
     def placed(self, depth: float, left, up, angle=0.0, *, half=None, opacity=1.0) -> Placed:
         """Return the picture as a sprite."""
@@ -182,10 +191,15 @@ class Stage:
     def __init__(self, appearance: int, number: int, hand: Hand, skin: Colour, sleeve: Colour, pitch: float) -> None:
         self.rng = rng = np.random.default_rng([appearance, number])
         self.progress, self.stroke, self.presence = (np.asarray(value, dtype=np.float64) for value in hand)
+        self.drop, self.shown = 0.9 * (1.0 - self.presence), self.presence > 0  # of the hand (m)
         self.skin, self.sleeve = skin, sleeve
         self.depth = rng.uniform(0.68, 0.82)
         self.left, self.up = rng.normal(0.0, 0.035), -self.depth * math.tan(pitch) + rng.normal(0.0, 0.025)
         self.scale, self.tilt = rng.uniform(0.85, 1.15), rng.normal(0.0, 0.06)
+
+    def scaled(self, *metres: float) -> list[float]:
+        """Return lengths scaled to the size of the thing."""
+        return [self.scale * value for value in metres]
 
     def tone(self, *colours: Colour) -> Colour:
         """Return one of the colours, varied."""
@@ -217,22 +231,17 @@ class Stage:
         sleeve = Sketch(0.042, 0.2)
         sleeve.fill(np.abs(sleeve.x) < 0.88 + 0.1 * sleeve.y, self.sleeve)
         sleeve.box(-0.9, 0.9, -1, -0.88, shade(self.sleeve, 0.75))
-        near, up = self.depth - 0.06, up - 0.45 * (1.0 - self.presence)
+        near, up = self.depth - 0.06, up - self.drop
         reach = 0.25 * size
         return [
-            sleeve.placed(near, left - reach * math.sin(arm), up - reach * math.cos(arm), arm),
-            sketch.placed(near - 0.01, left, up, angle, half=(0.062 * size, 0.068 * size)),
+            sleeve.placed(near, left - reach * math.sin(arm), up - reach * math.cos(arm), arm, opacity=self.shown),
+            sketch.placed(near - 0.01, left, up, angle, half=(0.062 * size, 0.068 * size), opacity=self.shown),
         ]
 
 
 def shade(colour: Colour, factor: float) -> Colour:
     """Return a darker or lighter colour."""
     return tuple(min(1.0, c * factor) for c in colour)
-
-
-def lengths(thing: Stage, *metres: float) -> list[float]:
-    """Return lengths scaled to the size of a station's thing."""
-    return [thing.scale * value for value in metres]
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -267,7 +276,7 @@ def cupboard(stage: Stage) -> list[Placed]:
 
 def plate(stage: Stage) -> list[Placed]:
     """Plate that is taken from a shelf, down to the right."""
-    r, w, h = lengths(stage, 0.115, 0.17, 0.12)
+    r, w, h = stage.scaled(0.125, 0.17, 0.12)
     main, rim = stage.tone(WHITE, WHITE, CREAM, BLUE, STEEL), stage.tone(BLUE, RED, GREEN, BRASS, DARK)
     board = stage.tone(*WOODS, WHITE, STEEL)
     shelf = Sketch(w, h)
@@ -294,7 +303,7 @@ def plate(stage: Stage) -> list[Placed]:
 
 def tap(stage: Stage) -> list[Placed]:
     """Tap over a basin, with a knob that turns clockwise to the left half of its circle and back."""
-    w, h, r, basin_w, basin_h = lengths(stage, 0.17, 0.22, 0.095, 0.25, 0.09)
+    w, h, r, basin_w, basin_h = stage.scaled(0.17, 0.22, 0.095, 0.25, 0.09)
     metal, knob = stage.tone(STEEL, STEEL, WHITE, BRASS, DARK), stage.tone(STEEL, WHITE, RED, BLUE, BRASS)
     tub = stage.tone(STEEL, WHITE, WHITE, CREAM)
     basin = Sketch(basin_w, basin_h)
@@ -327,7 +336,7 @@ def tap(stage: Stage) -> list[Placed]:
 
 def knife(stage: Stage) -> list[Placed]:
     """Knife that goes left into a block with the handles of others."""
-    w, h, long, high = lengths(stage, 0.11, 0.19, 0.16, 0.034)
+    w, h, long, high = stage.scaled(0.11, 0.19, 0.16, 0.034)
     main, handle = stage.tone(*WOODS, DARK, STEEL), stage.tone(DARK, DARK, WALNUT, RED)
     block = Sketch(w, h)
     for k in range(3):
@@ -338,10 +347,10 @@ def knife(stage: Stage) -> list[Placed]:
     block.fill((block.x > 0.75) & (block.x < 1) & (block.y > -0.5 + 0.12 * block.x) & (block.y < 1), shade(main, 0.7))
     block.box(-1, 1, 0.9, 1, shade(main, 0.6))
     blade = knife_sketch(stage, long, high, handle)
-    slide = stage.left - 0.15 * stage.scale + 0.22 * stage.scale * (stage.progress - 0.5)
+    slide = stage.left + stage.scale * (0.22 * stage.progress - 0.2)
     return [
         blade.placed(stage.depth, slide, stage.up - 0.02 * stage.scale),
-        block.placed(stage.depth - 0.02, stage.left + 0.13 * stage.scale, stage.up, stage.tilt),
+        block.placed(stage.depth - 0.02, stage.left + 0.19 * stage.scale, stage.up, stage.tilt),
         *stage.hand("grip", slide - 0.11 * stage.scale, stage.up - 0.05 * stage.scale, 0.4, arm=0.45),
     ]
 
@@ -359,7 +368,7 @@ def knife_sketch(stage: Stage, long: float, high: float, handle: Colour) -> Sket
 def pan(stage: Stage) -> list[Placed]:
     """Pan seen from above, with a long handle, and a cloth under the hand."""
     rng = stage.rng
-    r, long, thick = lengths(stage, 0.155, 0.1, 0.021)
+    r, long, thick = stage.scaled(0.155, 0.1, 0.021)
     outside, inside = stage.tone(DARK, DARK, STEEL, RED, COPPER), stage.tone(DARK, DARK, STEEL, (0.3, 0.3, 0.32))
     disc = Sketch(r, r)
     disc.oval(0, 0, 1, 1, outside)
@@ -390,7 +399,7 @@ def pan(stage: Stage) -> list[Placed]:
 def bowl(stage: Stage) -> list[Placed]:
     """Bowl seen from the side, and a spoon in the hand above it."""
     rng = stage.rng
-    w, h, mouth = lengths(stage, 0.17, 0.1, 0.05)
+    w, h, mouth = stage.scaled(0.17, 0.1, 0.05)
     main = stage.tone(WHITE, STEEL, BLUE, YELLOW, GREEN, RED, PINE)
     inside, stick = stage.tone(CREAM, BRASS, WALNUT, RED, WHITE), stage.tone(*WOODS, STEEL, DARK)
     back = Sketch(w, mouth)
@@ -419,7 +428,7 @@ def bowl(stage: Stage) -> list[Placed]:
 def carrot(stage: Stage) -> list[Placed]:
     """Carrot on a board, and a knife across it."""
     rng = stage.rng
-    w, h, long, thick = lengths(stage, 0.22, 0.13, 0.15, 0.038)
+    w, h, long, thick = stage.scaled(0.22, 0.13, 0.15, 0.038)
     board_colour, root = stage.tone(*WOODS, WHITE, GREEN), stage.tone(ORANGE, ORANGE, ORANGE, YELLOW, PURPLE)
     board = Sketch(w, h)
     board.box(-1, 1, -1, 1, shade(board_colour, 0.75))
@@ -454,7 +463,7 @@ def carrot(stage: Stage) -> list[Placed]:
 def dough(stage: Stage) -> list[Placed]:
     """Lump of dough on a floured mat, and the flat hand on it."""
     rng = stage.rng
-    w, h = lengths(stage, 0.165, 0.115)
+    w, h = stage.scaled(0.165, 0.115)
     main, mat = stage.tone(CREAM, CREAM, BIRCH, PINE, WHITE), stage.tone(*WOODS, STEEL, DARK, BLUE)
     floor = Sketch(1.4 * w, 1.35 * h)
     floor.oval(0, 0.05, 1, 0.95, mat)
@@ -482,7 +491,7 @@ def dough(stage: Stage) -> list[Placed]:
 def jug(stage: Stage) -> list[Placed]:
     """Jug that is lifted and tilted over a glass; it pours between progress 0.25 and 0.9."""
     q, scale = stage.progress, stage.scale
-    w, h, glass_w, glass_h = lengths(stage, 0.105, 0.125, 0.045, 0.075)
+    w, h, glass_w, glass_h = stage.scaled(0.105, 0.125, 0.045, 0.075)
     main = stage.tone(WHITE, BLUE, STEEL, RED, CREAM, (0.75, 0.85, 0.9))
     drink = stage.tone((0.7, 0.85, 0.95), WHITE, ORANGE, RED, WALNUT)
     body = Sketch(w, h)
@@ -504,8 +513,9 @@ def jug(stage: Stage) -> list[Placed]:
     stream.box(-1, 1, -1, 1, drink)
     glass = Sketch(glass_w, glass_h)
     glass.box(-1, 1, -1, 1, (0.85, 0.92, 0.95), 0.35)
-    glass.fill((np.abs(glass.x) > 0.86) | (glass.y > 0.9), (0.92, 0.96, 0.98), 0.6)
-    glass.rgba[:, ~np.broadcast_to((np.abs(glass.x) < 1) & (np.abs(glass.y) < 1), glass.rgba.shape[1:])] = 0
+    for left_edge in (-1, 0.86):
+        glass.box(left_edge, left_edge + 0.14, -1, 1, (0.92, 0.96, 0.98), 0.6)
+    glass.box(-0.86, 0.86, 0.9, 1, (0.92, 0.96, 0.98), 0.6)
     bottom = glass_up - glass_h
     fall = np.maximum((up + tip[1] - bottom) / 2, 1e-3)
     grip = stage.point(0.8 * w, 0.1 * h, tilt)
@@ -523,7 +533,7 @@ def jug(stage: Stage) -> list[Placed]:
 def bin_(stage: Stage) -> list[Placed]:
     """Bin, and a scrap that leaves the hand at progress 0.45 and falls into it."""
     q, scale, rng = stage.progress, stage.scale, stage.rng
-    w, h, mouth = lengths(stage, 0.14, 0.165, 0.04)
+    w, h, mouth = stage.scaled(0.14, 0.165, 0.04)
     main = stage.tone(DARK, STEEL, GREEN, WHITE, BLUE)
     left, up = stage.left + 0.07 * scale, stage.up - 0.07 * scale
     lid = Sketch(w, 0.09 * scale)
@@ -547,17 +557,18 @@ def bin_(stage: Stage) -> list[Placed]:
     swing, flight = np.clip(q / 0.45, 0, 1), np.clip((q - 0.45) / 0.55, 0, 1)
     hand_left = stage.left + scale * (-0.26 + 0.12 * swing)
     hand_up = stage.up + scale * (-0.08 + 0.26 * swing) - 0.04 * flight
-    start_left, start_up = stage.left - 0.11 * scale, stage.up + 0.22 * scale
+    start_left, start_up = stage.left - 0.09 * scale, stage.up + 0.25 * scale
     fly_left = start_left + (left - start_left) * flight
     fly_up = start_up + 0.25 * flight + (top - 0.09 * scale - start_up - 0.25) * flight**2
     held = q < 0.45
-    drop = 0.45 * (1.0 - stage.presence)
-    scrap_left = np.where(held, hand_left + 0.03 * scale, fly_left)
-    scrap_up = np.where(held, hand_up + 0.04 * scale - drop, fly_up)
+    scrap_left = np.where(held, hand_left + 0.05 * scale, fly_left)
+    scrap_up = np.where(held, hand_up + 0.07 * scale - stage.drop, fly_up)
     return [
         lid.placed(stage.depth + 0.1, left, top + 0.1 * scale),
         back.placed(stage.depth + 0.06, left, top),
-        scrap.placed(stage.depth + 0.04, scrap_left, scrap_up, 9.0 * flight + rng.uniform(0, 6)),
+        scrap.placed(
+            stage.depth + 0.04, scrap_left, scrap_up, 9.0 * flight + rng.uniform(0, 6), opacity=~held | stage.shown
+        ),
         front.placed(stage.depth + 0.03, left, up),
         *stage.hand("flat", hand_left, hand_up, 0.6 - 0.8 * flight, arm=0.5),
     ]
@@ -566,7 +577,7 @@ def bin_(stage: Stage) -> list[Placed]:
 def tray(stage: Stage) -> list[Placed]:
     """Dirty tray; a scraper goes over it from right to left and leaves a clean trail."""
     rng = stage.rng
-    w, h = lengths(stage, 0.23, 0.14)
+    w, h = stage.scaled(0.23, 0.14)
     main, dirt = stage.tone(STEEL, STEEL, DARK, COPPER, WHITE), stage.tone(WALNUT, DARK, (0.3, 0.2, 0.12))
     base = Sketch(w, h)
     base.fill((np.abs(base.x) > 0.8) & (np.abs(base.x) < 1) & (np.abs(base.y) < 0.35), shade(main, 0.8))
@@ -599,7 +610,7 @@ def tray(stage: Stage) -> list[Placed]:
 def panel(stage: Stage) -> list[Placed]:
     """Panel of an appliance with a display and buttons; a finger goes to one of them and back."""
     rng = stage.rng
-    w, h = lengths(stage, 0.16, 0.17)
+    w, h = stage.scaled(0.16, 0.17)
     main = stage.tone(DARK, DARK, STEEL, WHITE)
     bright = sum(main) > 1.2
     button = stage.tone(DARK, STEEL, BLUE) if bright else stage.tone(WHITE, STEEL, CREAM)
@@ -682,8 +693,9 @@ def station(thing: str, appearance: int, hand: Hand, skin: Colour, sleeve: Colou
     >>> print((parts[-1].left[1] - parts[-1].left[0]).round(3))
     0.05
     """
-    stage = Stage(appearance, THINGS.index(thing) if thing in DRAW else 0, hand, skin, sleeve, pitch)
-    drawn = DRAW[thing](stage)
+    draw = DRAW[thing]
+    stage = Stage(appearance, THINGS.index(thing), hand, skin, sleeve, pitch)
+    drawn = draw(stage)
     return clutter(stage) + drawn
 
 
