@@ -35,6 +35,7 @@ ARROWS = {
     "checkpoints": "egodistill files",
     "files": "egodistill",
     "tables": "egodistill files",
+    "intervals": "egodistill",
     # recordings and stores
     "annotations": "egodistill clips files video",
     "clips": "egodistill imu video",
