@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import egodistill
-from egodistill import EgoDistill, data, experiments, files, inference, options, synthetic, tables, teachers
+from egodistill import EgoDistill, data, experiments, files, inference, options, plots, synthetic, tables, teachers
 from egodistill.commands import describe_store, positive_int
 from egodistill.experiments import PROTOCOLS, Protocol, TeacherRecipe
 from egodistill.model_commands import GMACS_NOTE, name_value
@@ -146,7 +146,7 @@ def report_comparison(a: argparse.Namespace, bench: experiments.Bench, runs: lis
     print(f"Training time, summed over runs: {60 * hours:.0f} minutes.")
     written = experiments.write_rows(rows, stem, {"seeds": a.seeds, "hours": hours, **run_settings(bench)})
     try:
-        written += experiments.draw(rows, stem, "Accuracy against cost" + seeds_note(a.seeds))
+        written += plots.draw(rows, stem, "Accuracy against cost" + seeds_note(a.seeds))
     except ImportError:
         print('No figure, because matplotlib is not installed: pip install "egodistill[tutorials]"')
     print(f"Wrote {', '.join(map(str, written))}")

@@ -1,12 +1,12 @@
 """The paper's experiments: train and evaluate students and baselines under one protocol, over several seeds.
 
-    from egodistill import experiments
+    from egodistill import experiments, plots
 
     bench = experiments.Bench("store", "out", experiments.PROTOCOLS["epic"])  # a clip store with a teacher's outputs
     runs = experiments.comparison(bench, teacher="motionformer", seeds=(0, 1, 2))
     bench.run(runs, jobs=2)                                            # trains and evaluates what is not finished
     rows = experiments.rows(bench, runs)                               # means over the seeds, and costs
-    experiments.draw(rows, "out/compare")                              # accuracy against cost: the paper's Figure 3
+    plots.draw(rows, "out/compare")                                    # accuracy against cost: the paper's Figure 3
 
 `comparison()` gives the runs of Figure 3, `ablation()` those of Table 1, `frame_choices()` those of Table 4. Table 2 is
 a comparison with other teachers, which a bench can train itself (`Bench.teachers`, used by `egodistill demo`). A run
@@ -31,7 +31,7 @@ import re
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,7 +61,6 @@ from egodistill.training import Training
 
 __all__ = [
     "PROTOCOLS",
-    "TABLE_3",
     "AdaFuseSettings",
     "Bench",
     "ListenToLookSettings",
@@ -72,7 +71,6 @@ __all__ = [
     "TeacherRecipe",
     "ablation",
     "comparison",
-    "draw",
     "frame_choices",
     "rows",
     "write_rows",
@@ -823,137 +821,3 @@ def write_rows(rows: list[Row], stem: str | os.PathLike, about: Mapping[str, Any
             cells = row._asdict() | {"without": " ".join(row.run.without), "sampling": row.run.sampling}
             writer.writerow(["" if cells[name] is None else cells[name] for name in columns])
     return [json_file, csv_file]
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Table 3: the cost of the paper's models
-
-
-class Published(NamedTuple):
-    """Published numbers of a row of the paper's Table 3, per clip, on one A40 at batch 32.
-
-    >>> import torch
-    >>> from egodistill import experiments, inference
-    >>> published, build = experiments.TABLE_3["EgoDistill"]
-    >>> published.gmacs, round(inference.count_macs(build(), torch.device("cpu")) / 1e9, 2)
-    (1.91, 1.86)
-    """
-
-    gmacs: float
-    ms_per_clip: float
-    params: float
-
-
-_STTS = Published(7.19, 1.63, 36.63e6)
-_VIDEO = Published(369.51, 10.70, 108.91e6)
-# The paper's Table 3: {row: (published numbers, function that builds the model)}. Video's parameters match a classifier
-# of 97 classes, those of AdaFuse and ListenToLook one of 62; the others match neither.
-TABLE_3: dict[str, tuple[Published, Callable[[], nn.Module]]] = {
-    "Video": (_VIDEO, lambda: teachers.load("motionformer_16x4", None, 97, fast=False, progress=False)),
-    "MotionFormer": (_VIDEO, lambda: teachers.load("motionformer_16x4", None, 97, progress=False)),
-    "AdaFuse": (Published(15.20, 2.04, 38.85e6), lambda: baselines.AdaFuse(62, weights=None)),
-    "STTS-T0.8-S0.9": (_STTS, lambda: baselines.STTS(62, weights=None, **baselines.STTS_VARIANTS["T0.8-S0.9"])),
-    "STTS-T0.5-S0.7": (_STTS, lambda: baselines.STTS(62, weights=None, **baselines.STTS_VARIANTS["T0.5-S0.7"])),
-    "ListenToLook": (Published(3.10, 0.43, 25.53e6), lambda: baselines.ListenToLook(62, gru=True, weights=None)),
-    "EgoDistill": (Published(1.91, 0.25, 20.56e6), lambda: EgoDistill(62, image_weights=None)),
-}
-# Why our numbers differ from the published ones, as far as known. Fields are filled in by `adafuse_counts()`. A note is
-# for all rows whose name begins with its key.
-NOTES = {
-    "Video": "MotionFormer 16x4 with the order of operations of its authors' code.",
-    "MotionFormer": "the same network and outputs with this library's order of operations.",
-    "AdaFuse": "computes every channel and masks some. With every gate at skip, its policy's best case, {skipping:.2f} "
-    "would be left; by thop's rule {thop_skipping:.2f}, which is the published number, of {thop:.2f}.",
-    "STTS": "no setting of the released code gives 7.19 and 36.63 M. T0.8-S0.9 has 6.92 by fvcore's rule and 6.70 by "
-    "thop's, T0.5-S0.7 6.22 and 6.03, selection over time alone 7.44 and 7.21 (36.41 M).",
-    "ListenToLook": "one frame through its GRU, a feature of 512 numbers, sound of 201 x 40. thop gives 3.10, because "
-    "it counts the first layer of the sound network four times (3.02 without that).",
-    "EgoDistill": "no reading of the paper gives 1.91 and 20.56 M; this one is closest (1.87 by fvcore's rule and by "
-    "thop's; 20.61 M with 97 classes).",
-}
-TABLE_3_LEGEND = (
-    "ratio: how many times less than Video. (paper): Table 3 of the paper, one A40, batch 32.",
-    "The published GFLOPs are multiply-adds, too, by two rules: Video's match fvcore's, which adds 5 per number in a "
-    "layer norm; AdaFuse's and ListenToLook's match thop's, which adds 4 per number in a batch norm and leaves out the "
-    "products of attention. STTS's and EgoDistill's match neither.",
-    "The published parameters match a head of 97 classes for Video and of 62 for AdaFuse and ListenToLook, as here; "
-    "the others have 62 here and match neither.",
-)
-
-
-def table_3_notes(models: dict[str, nn.Module], costs: dict[str, inference.Cost]) -> list[str]:
-    """Return the notes on the measured rows of Table 3."""
-    numbers = adafuse_counts(models["AdaFuse"], costs["AdaFuse"].gmacs) if "AdaFuse" in models else {}
-    return [
-        f"- {name}: {note.format(**numbers)}"
-        for name, note in NOTES.items()
-        if any(row.startswith(name) for row in models)
-    ]
-
-
-def adafuse_counts(model: baselines.AdaFuse, dense: float) -> dict[str, float]:
-    """Return AdaFuse's GMACs per clip with every gate at skip, by our counter and by thop's rule."""
-    thop = model.num_frames * model.frame_macs / 1e9
-    saved = model.num_frames * sum(second for _, second in model.block_macs) / 1e9
-    return {"skipping": dense - saved, "thop": thop, "thop_skipping": thop - saved}
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# The figure
-
-# Colours of Okabe and Ito; markers, lines and grey values also distinguish the methods in a grey print.
-STYLES: dict[str, dict[str, Any]] = {
-    "EgoDistill": {"color": "#D55E00", "marker": "o", "linewidth": 2.4, "markersize": 8},
-    "VisIMU": {"color": "#E69F00", "marker": "s", "linestyle": "--"},
-    "VisOnly-Distill": {"color": "#0072B2", "marker": "^"},
-    "VisOnly": {"color": "#56B4E9", "marker": "v", "linestyle": "--"},
-    "ListenToLook": {"color": "#009E73", "marker": "D", "linestyle": "-."},
-    "AdaFuse": {"color": "#000000", "marker": "P", "linestyle": "none", "markersize": 9},
-    "STTS": {"color": "#CC79A7", "marker": "X", "linestyle": ":", "markersize": 9},
-    "teacher": {"color": "#555555", "marker": "*", "linestyle": "none", "markersize": 13},
-}
-
-
-def draw(rows: Sequence[Row], stem: str | os.PathLike, title: str = "") -> list[Path]:
-    """Draw accuracy against GMACs, the paper's Figure 3; write and return ``stem``.png and ``stem``.svg.
-
-    Raise ImportError if matplotlib is not installed.
-
-    >>> from egodistill import experiments
-    >>> row = experiments.Row("EgoDistill", 1, "1 frame + IMU", 76.2, 1.1, [], 0.057, None, None, {}, None)
-    >>> [file.name for file in experiments.draw([row], "figure3")]
-    ['figure3.png', 'figure3.svg']
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xscale="log", xlabel="GMACs per clip (billions of multiply-adds)", ylabel="top-1 (%)")
-    for method, style in STYLES.items():
-        line = sorted((one for one in rows if one.method.split()[0] == method and one.gmacs), key=lambda one: one.gmacs)
-        if not line:
-            continue
-        x, y = [one.gmacs for one in line], [one.top1 for one in line]
-        axes.errorbar(x, y, yerr=[one.std or 0.0 for one in line], capsize=3, label=method, **style)
-        if method in ("EgoDistill", "VisOnly-Distill"):
-            for number, one in enumerate(line):  # Beside the line, not on it.
-                side = {"xytext": (-9, 0), "ha": "right"} if number == 0 else {"xytext": (9, 0), "ha": "left"}
-                axes.annotate(
-                    f"N = {one.frames}",
-                    (one.gmacs, one.top1),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=9,
-                    **side,
-                )
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.margins(x=0.14, y=0.08)
-    axes.grid(which="major", alpha=0.35)
-    axes.set_title(title, fontsize=11)
-    figure.legend(loc="outside right center", frameon=False)
-    paths = [Path(f"{stem}.{suffix}") for suffix in ("png", "svg")]
-    for file in paths:
-        with files.atomic_write(file) as part:
-            figure.savefig(part, format=file.suffix[1:], dpi=150)
-    return paths

@@ -41,6 +41,8 @@ from egodistill import (
     inference,
     model_commands,
     options,
+    paper_costs,
+    plots,
     recordings,
     runtime,
     synthetic,
@@ -1978,10 +1980,10 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(model_commands, "prediction_writer", lambda given: writer(**given))
     cost = inference.Cost(1.0, 1, 1.0, 5, "cpu", "bf16", 3)
     spies.put(inference, "measure", cost)
-    for name, (published, _) in list(experiments.TABLE_3.items()):
+    for name, (published, _) in list(paper_costs.TABLE_3.items()):
         model = argparse.Namespace(kind=name)
-        monkeypatch.setitem(experiments.TABLE_3, name, (published, lambda model=model: model))
-    monkeypatch.setattr(experiments, "table_3_notes", lambda models, costs: [])
+        monkeypatch.setitem(paper_costs.TABLE_3, name, (published, lambda model=model: model))
+    monkeypatch.setattr(paper_costs, "table_3_notes", lambda models, costs: [])
     spies.put(egodistill.export, "export", lambda given: {"run": Path(given["path"]).write_text("x") and "python"})
     spies.put(egodistill.export, "compare", [])
     spies.put(tables, "report")
@@ -1996,7 +1998,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     losses = 1 + len(experiments.ABLATIONS)
     spies.put(experiments, "rows", lambda given: losses * [row])
     spies.put(experiments, "write_rows", [tmp_path / "written.json"])
-    spies.put(experiments, "draw", [])
+    spies.put(plots, "draw", [])
     spies.put(synthetic, "render", synthetic.World(tmp_path, tmp_path / "EPIC_100_train.csv"))
     spies.put(data, "read_epic_kitchens", segments)
     demo_runs = egodistill.demo.demo_runs

@@ -517,51 +517,7 @@ def test_presets_reach_the_bench(command, monkeypatch):
         assert protocol == PROTOCOLS[name] and protocol.recipe == recipe
 
 
-# --- The figure
-
-
-def test_published_numbers_fit_the_rules_that_the_legend_names():
-    """fvcore's for Video, thop's for AdaFuse; and the classes by which the networks are built."""
-    models = {name: experiments.TABLE_3[name][1]() for name in ("AdaFuse", "ListenToLook")}
-    with torch.device("meta"):
-        models["Video"] = experiments.TABLE_3["Video"][1]()
-    for name, model in models.items():
-        params = sum(parameter.numel() for parameter in model.parameters())
-        assert round(params / 1e4) == round(experiments.TABLE_3[name][0].params / 1e4), name
-    numbers = []
-    for layer in models["Video"].modules():
-        if isinstance(layer, torch.nn.LayerNorm):
-            layer.register_forward_hook(lambda _, inputs, output: numbers.append(output.numel()))
-    macs = inference.count_macs(models["Video"], torch.device("meta"))
-    last = numbers[0] - numbers[-1]  # As released, the last norm is of all tokens, and all but one are dropped.
-    assert round((macs + 5 * (sum(numbers) + last)) / 1e7) == 36951  # our count alone rounds to 369.36
-    counts = experiments.adafuse_counts(models["AdaFuse"], 0.0)
-    assert round(counts["thop_skipping"], 2) == experiments.TABLE_3["AdaFuse"][0].gmacs
-    legend = " ".join(experiments.TABLE_3_LEGEND)
-    assert "Video's match fvcore's" in legend and "AdaFuse's and ListenToLook's match thop's" in legend
-
-
-def test_figure_has_a_line_for_each_method(tmp_path, monkeypatch):
-    from matplotlib.figure import Figure
-
-    drawn = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
-    monkeypatch.setattr(egodistill.files, "atomic_write", contextlib.nullcontext)
-    methods = [("EgoDistill", n) for n in (4, 1, 2)] + [("STTS full", 4), ("STTS T0.5-S0.7", 4), ("VisOnly", 1)]
-    table = [
-        experiments.Row(name, n, "", 50.0 + n, 1.0, [], 0.1 * n * len(name), 1, 1.0, {}, Run(name, frames=n))
-        for name, n in methods
-    ]
-    unknown = table[-1]._replace(method="teacher", gmacs=None)  # its cost is not known: no point
-    files = experiments.draw([*table, unknown], tmp_path / "figure", "A title")
-    assert [file.name for file in files] == ["figure.png", "figure.svg"]
-    axes = drawn[0].axes[0]
-    lines = {one.get_label(): one for one in axes.containers}
-    assert set(lines) == {"EgoDistill", "STTS", "VisOnly"}
-    x, y = lines["EgoDistill"].lines[0].get_data()
-    assert list(x) == sorted(x) and list(y) == [51.0, 52.0, 54.0]
-    assert axes.get_xscale() == "log" and "GMACs" in axes.get_xlabel() and "%" in axes.get_ylabel()
-    assert {text.get_text() for text in axes.texts} == {"N = 1", "N = 2", "N = 4"}
+# --- Files
 
 
 def test_load_knows_all_kinds_of_files(demo, compared):
