@@ -47,6 +47,7 @@ from egodistill import (
     batches,
     checkpoints,
     clips,
+    contrasts,
     data,
     distillation,
     files,
@@ -55,7 +56,17 @@ from egodistill import (
     training,
     video,
 )
-from egodistill.distillation import DistillationSettings, PretrainingSettings, Recipe
+from egodistill.contrasts import Outcome
+from egodistill.distillation import DistillationSettings, PretrainingSettings
+from egodistill.intervals import Interval
+from egodistill.protocols import (
+    PROTOCOLS,
+    AdaFuseSettings,
+    ListenToLookSettings,
+    Protocol,
+    STTSSettings,
+    TeacherRecipe,
+)
 from egodistill.student import Output
 from egodistill.training import Training
 
@@ -63,6 +74,7 @@ __all__ = [
     "PROTOCOLS",
     "AdaFuseSettings",
     "Bench",
+    "Contrast",
     "ListenToLookSettings",
     "Protocol",
     "Row",
@@ -70,7 +82,10 @@ __all__ = [
     "STTSSettings",
     "TeacherRecipe",
     "ablation",
+    "accuracy",
     "comparison",
+    "difference",
+    "differences",
     "frame_choices",
     "rows",
     "write_rows",
@@ -82,106 +97,6 @@ BASELINES = ("ListenToLook", "AdaFuse", *STTS)
 METHODS = (*STUDENTS, *BASELINES)
 DISTILLED = ("VisOnly-Distill", "EgoDistill", "ListenToLook")
 STAGE_1_LOSSES = ("nce", "pretrain_l1")  # names for `Run.without`
-
-
-@dataclass(frozen=True)
-class AdaFuseSettings:
-    """Arguments of `baselines.AdaFuse`, with the defaults of its paper."""
-
-    weights: str | None = "imagenet"
-    width: int = 64
-    depths: tuple[int, ...] = (3, 4, 6, 3)
-    policy_hidden: int | None = None
-    dropout: float = 0.5
-
-
-@dataclass(frozen=True)
-class STTSSettings:
-    """Arguments of `baselines.STTS`, with the defaults of its paper."""
-
-    weights: str | None = "kinetics"
-    width: int = 96
-    depths: tuple[int, ...] = (1, 2, 11, 2)
-    dropout: float = 0.5
-    drop_path: float = 0.2
-    samples: int = 500
-
-
-@dataclass(frozen=True)
-class ListenToLookSettings:
-    """Arguments of `baselines.ListenToLook`, with the defaults of its paper."""
-
-    weights: str | None = "imagenet"
-    width: int = 64
-    depths: tuple[int, ...] = (2, 2, 2, 2)
-    hidden: int = 1024
-
-    @property
-    def image_encoder(self) -> str | None:
-        """Return the name of the image encoder of a student that is the same network, or None."""
-        if self.depths == (1, 1, 1, 1):
-            return f"resnet10x{self.width}"
-        return "resnet18" if (self.width, self.depths) == (64, (2, 2, 2, 2)) else None
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How all methods of a comparison are built and trained: the students' recipe, and the baselines' settings.
-
-    ``narrow``: STTS is too narrow for its published initialization, see `init_narrow()`.
-
-    >>> from dataclasses import replace
-    >>> from egodistill import experiments
-    >>> demo = experiments.PROTOCOLS["demo"]
-    >>> short = replace(demo, recipe=demo.recipe.with_training(epochs=1))
-    >>> short.recipe.distillation.epochs, short.stts.width
-    (1, 32)
-    """
-
-    recipe: Recipe = distillation.EPIC_KITCHENS
-    adafuse: AdaFuseSettings = AdaFuseSettings()
-    stts: STTSSettings = STTSSettings()
-    listen_to_look: ListenToLookSettings = ListenToLookSettings()
-    narrow: bool = False
-
-    def record(self) -> dict[str, Any]:
-        """Return the settings that must be equal for runs to share a folder."""
-        return asdict(self) | {"recipe": self.recipe.record()}
-
-    def weight_files(self) -> list[str]:
-        """Return the files of initial weights that the settings name."""
-        parts = (self.adafuse, self.stts, self.listen_to_look)
-        names = [self.recipe.student.image_weights, *(part.weights for part in parts)]
-        return sorted({str(name) for name in names if name is not None and os.path.isfile(name)})
-
-
-PROTOCOLS = {
-    "epic": Protocol(),
-    "ego4d": Protocol(distillation.EGO4D),
-    "demo": Protocol(
-        distillation.SYNTHETIC,
-        AdaFuseSettings(None, width=16, depths=(1, 1, 1, 1), policy_hidden=64, dropout=0.0),
-        STTSSettings(None, width=32, depths=(1, 1, 2, 1), dropout=0.0, drop_path=0.0, samples=100),
-        ListenToLookSettings(None, width=16, depths=(1, 1, 1, 1)),  # the same image network as the students'
-        narrow=True,
-    ),
-}
-
-
-@dataclass(frozen=True)
-class TeacherRecipe:
-    """How to build a teacher and train it on labels.
-
-    architecture   One of `teachers.MODELS`.
-    training       Settings of `finetune()`.
-    options        Options of the network for `teachers.load()`.
-    narrow         The transformer is too narrow for its published initialization, see `init_narrow()`.
-    """
-
-    architecture: str
-    training: Training = Training()
-    options: Mapping[str, Any] = field(default_factory=dict)
-    narrow: bool = False
 
 
 @dataclass(frozen=True)
@@ -260,7 +175,7 @@ class Bench:
 
     store: str
     out: str
-    protocol: Protocol = Protocol()
+    protocol: Protocol = PROTOCOLS["epic"]
     train: str = "train"
     test: str = "test"
     teachers: Mapping[str, TeacherRecipe] = field(default_factory=dict)
@@ -280,6 +195,9 @@ class Bench:
             files.require_same_run(path, files.read_json(path), about, f"Use another folder than {self.out}.")
         else:
             files.write_json(path, about)
+        segments = Path(self.out, contrasts.SEGMENTS_FILE)
+        if not segments.exists():
+            files.write_json(segments, contrasts.segments_record(views[self.test]))
 
     def path(self, run: Run, suffix: str = ".pt") -> Path:
         """Return the path of a run's weights, or with the suffix ".json" of its result."""
@@ -288,6 +206,13 @@ class Bench:
     def result(self, run: Run) -> dict[str, Any]:
         """Return the result of a finished run. Raise DataError if there is none."""
         return files.read_json(self.path(run, ".json"))
+
+    def outcome(self, run: Run) -> Outcome:
+        """Return which test segments a finished run has right, for `contrasts`.
+
+        Raise DataError if there is no result, or if it does not say it; see `contrasts.read()`.
+        """
+        return replace(contrasts.read(self.path(run, ".json")), name=run.name)
 
     def splits(self, run: Run) -> tuple[Any, Any]:
         """Return the training and the test clips. Raise DataError if the store lacks the frames of the run."""
@@ -434,6 +359,7 @@ class Bench:
             with record_policy_gmacs(model) as gmacs:
                 found = inference.evaluate(model, test, device=self.device, precision="fp32", progress=False)
             result |= {"top1": found.top1, "per_class": found.per_class, "segments": len(found.labels)}
+            result |= outcome_record(found, test)
             summary = f"top-1 {100 * found.top1:.1f} %"
             if gmacs:
                 result["gmacs"] = sum(gmacs) / len(test)
@@ -504,6 +430,12 @@ class Bench:
             settings = replace(settings, epochs=2 * settings.epochs)  # See the protocol in the module's docstring.
         file = training_file(self.path(run))
         return replace(settings, seed=run.seed, device=self.device, progress=self.progress, checkpoint=file)
+
+
+def outcome_record(found: inference.Evaluation, test: Any) -> dict[str, Any]:
+    """Return what a result keeps of each test segment, for `contrasts.read()`."""
+    correct = contrasts.split_by_wearer(found.correct.numpy(), found.wearers)
+    return {"test": contrasts.segments_record(test)["digest"], "correct": contrasts.pack(correct)}
 
 
 def fit(run: Run, model: Any, store: Any, settings: Training) -> None:
@@ -727,6 +659,7 @@ class Row(NamedTuple):
     per_class: dict[str, float]
     run: Run
     precision: str = ""  # of the training; several if the seeds were trained on different machines, "" if unknown
+    interval: Interval | None = None  # of the accuracy with equal weight for each wearer; None if it cannot be computed
 
 
 def rows(bench: Bench, runs: Iterable[Run], *, costs: bool = True) -> list[Row]:
@@ -746,7 +679,10 @@ def rows(bench: Bench, runs: Iterable[Run], *, costs: bool = True) -> list[Row]:
         gmacs = cost and cost.gmacs
         if "gmacs" in found[0]:  # AdaFuse: what its decisions need.
             gmacs = statistics.mean(one["gmacs"] for one in found)
-        result.append(row(kind, found, describe_inputs(model), gmacs, cost))
+        made = row(kind, found, describe_inputs(model), gmacs, cost)
+        with contextlib.suppress(EgoDistillError):  # Of an earlier version, or one seed with one wearer.
+            made = made._replace(interval=accuracy(bench, members))
+        result.append(made)
     return result
 
 
@@ -780,13 +716,18 @@ def teacher_row(bench: Bench, teacher: str, seeds: Sequence[int], checkpoint: st
     if checkpoint is None and bench.path(run).exists():
         checkpoint = bench.path(run)
     _, test = bench.splits(run)
-    found = []
-    for name in dict.fromkeys(teacher.format(seed=seed) for seed in seeds):
+    found, outcomes = [], []
+    for seed, name in enumerate(dict.fromkeys(teacher.format(seed=seed) for seed in seeds)):
         result = inference.evaluate(StoredTeacher(name), test, device=bench.device, precision="fp32", progress=False)
         found.append({"top1": result.top1, "per_class": result.per_class})
+        correct = contrasts.split_by_wearer(result.correct.numpy(), result.wearers)
+        outcomes.append(Outcome(name, seed, correct))
     model = load(str(checkpoint).format(seed=seeds[0])) if checkpoint else None
     cost = model and inference.measure(model, device=bench.device, precision="fp32")
-    return row(run, found, describe_inputs(model) if model else "clip", cost and cost.gmacs, cost)
+    made = row(run, found, describe_inputs(model) if model else "clip", cost and cost.gmacs, cost)
+    with contextlib.suppress(EgoDistillError):  # One teacher and one wearer.
+        made = made._replace(interval=contrasts.accuracy(outcomes))
+    return made
 
 
 def describe_inputs(model: nn.Module) -> str:
@@ -795,12 +736,63 @@ def describe_inputs(model: nn.Module) -> str:
     return " + ".join([f"{count} frame{'s' * (count > 1)}", *(names[name] for name in model.inputs if name in names)])
 
 
-def write_rows(rows: list[Row], stem: str | os.PathLike, about: Mapping[str, Any]) -> list[Path]:
-    """Write ``stem``.json with the rows and ``about``, and ``stem``.csv with one line per row; return both paths."""
+def accuracy(bench: Bench, runs: Sequence[Run], **groups: Any) -> Interval:
+    """Return the accuracy in % of one method, over the seeds of its runs and the wearers of the test.
+
+    ``groups`` are the options of `contrasts.accuracy()`; errors are those of it and of `Bench.outcome()`.
+    """
+    return contrasts.accuracy([bench.outcome(run) for run in runs], **groups)
+
+
+def difference(bench: Bench, first: Sequence[Run], second: Sequence[Run], **groups: Any) -> Interval:
+    """Return by how many points the first method is better than the second, paired by seed and wearer.
+
+    ``first`` and ``second`` are the runs of a method with several seeds. For methods of two benches, use
+    `contrasts.difference()` with `Bench.outcome()`. ``groups`` are its options; errors are those of both.
+    """
+    return contrasts.difference([bench.outcome(run) for run in first], [bench.outcome(run) for run in second], **groups)
+
+
+class Contrast(NamedTuple):
+    """A paired difference of accuracies in points; both runs stand for all seeds, as `Row.run`."""
+
+    first: Run
+    second: Run
+    interval: Interval
+
+
+def differences(bench: Bench, runs: Iterable[Run]) -> list[Contrast]:
+    """Return EgoDistill minus each other method with as many frames, for runs such as those of `comparison()`.
+
+    Raise DataError if a result does not say which segments are right, EgoDistillError for one seed with one wearer.
+    """
+    kinds: dict[Run, list[Run]] = {}
+    for run in runs:
+        kinds.setdefault(replace(run, seed=0), []).append(run)
+    best = {kind.frames: kind for kind in kinds if kind == Run("EgoDistill", frames=kind.frames, teacher=kind.teacher)}
+    return [
+        Contrast(best[kind.frames], kind, difference(bench, kinds[best[kind.frames]], kinds[kind]))
+        for kind in kinds
+        if kind.method in METHODS and kind.frames in best and kind != best[kind.frames]
+    ]
+
+
+def write_rows(
+    rows: list[Row], stem: str | os.PathLike, about: Mapping[str, Any], differences: Sequence[Contrast] = ()
+) -> list[Path]:
+    """Write ``stem``.json with rows, differences and ``about``, ``stem``.csv with one line per row; return both paths.
+
+    ``low`` and ``high`` in the table are the ends of the accuracy's interval, whose middle is ``mean_of_wearers``.
+    """
     json_file, csv_file = Path(f"{stem}.json"), Path(f"{stem}.csv")
-    files.write_json(
-        json_file, {"rows": [row._asdict() | {"run": asdict(row.run)} for row in rows], "about": dict(about)}
-    )
+    content: dict[str, Any] = {
+        "rows": [
+            row._asdict() | {"run": asdict(row.run), "interval": row.interval and asdict(row.interval)} for row in rows
+        ],
+        "differences": [{name: asdict(value) for name, value in one._asdict().items()} for one in differences],
+        "about": dict(about),
+    }
+    files.write_json(json_file, content)
     columns = [
         "method",
         "frames",
@@ -809,6 +801,9 @@ def write_rows(rows: list[Row], stem: str | os.PathLike, about: Mapping[str, Any
         "sampling",
         "top1",
         "std",
+        "mean_of_wearers",
+        "low",
+        "high",
         "gmacs",
         "params",
         "ms_per_clip",
@@ -819,5 +814,7 @@ def write_rows(rows: list[Row], stem: str | os.PathLike, about: Mapping[str, Any
         writer.writerow(columns)
         for row in rows:
             cells = row._asdict() | {"without": " ".join(row.run.without), "sampling": row.run.sampling}
+            mean, low, high = (row.interval.mean, row.interval.low, row.interval.high) if row.interval else 3 * (None,)
+            cells |= {"mean_of_wearers": mean, "low": low, "high": high}
             writer.writerow(["" if cells[name] is None else cells[name] for name in columns])
     return [json_file, csv_file]

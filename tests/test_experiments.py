@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -35,6 +36,7 @@ from egodistill import (
     distillation,
     experiments,
     inference,
+    intervals,
     teachers,
 )
 from egodistill.distillation import DistillationSettings, PretrainingSettings
@@ -270,8 +272,101 @@ def test_compare_writes_what_it_prints(demo, compared):
         row = rows[line["method"], int(line["frames"])]
         assert float(line["top1"]) == row["top1"] and float(line["gmacs"]) == row["gmacs"]
         assert int(line["params"]) == row["params"]
+        interval = row["interval"]
+        assert [float(line[name]) for name in ("mean_of_wearers", "low", "high")] == [
+            interval[name] for name in ("mean", "low", "high")
+        ]
     assert (demo.out / "compare.png").read_bytes()[:4] == b"\x89PNG"
     assert "<svg" in (demo.out / "compare.svg").read_text()
+
+
+def table_of(demo, name: str) -> np.ndarray:
+    """The accuracy (%) of each seed and wearer of a run, from its weights."""
+    test, rows = data.ClipStore(demo.out / "store").split("test"), []
+    for seed in (0, 1):
+        model = experiments.load(demo.out / f"seed-{seed}" / f"{name.format(seed)}.pt")
+        found = inference.evaluate(model, test, precision="fp32", progress=False)
+        wearers = np.array(test.wearers)
+        rows.append([100 * found.correct.numpy()[wearers == wearer].mean() for wearer in sorted(set(wearers))])
+    return np.array(rows)
+
+
+def test_compare_prints_and_writes_paired_differences(demo, compared):
+    printed, _ = compared
+    found = json.loads((demo.out / "compare.json").read_text())["differences"]
+    others = [(one["second"]["method"], one["second"]["frames"]) for one in found]
+    assert others == [(name, n) for name in ("VisOnly-Distill", "ListenToLook") for n in (1, 2)] + [("AdaFuse", 2)]
+    assert all(
+        (one["first"]["method"], one["first"]["frames"]) == ("EgoDistill", n)
+        for one, (_, n) in zip(found, others, strict=True)
+    )
+    names = ["visonly-distill-n{}-slowfast-{{}}", "listentolook-n{}-slowfast-{{}}", "adafuse-n{}"]
+    names = dict(zip(("VisOnly-Distill", "ListenToLook", "AdaFuse"), names, strict=True))
+    table = printed[printed.index("EgoDistill minus each other method") :]
+    assert "95 % intervals over 2 seeds and 3 wearers" in table.split("\n")[0]
+    for (method, frames), one in zip(others, found, strict=True):
+        mine, other = (table_of(demo, name.format(frames)) for name in ("egodistill-n{}-slowfast-{{}}", names[method]))
+        expected, given = intervals.two_way(mine - other), one["interval"]
+        assert (given["mean"], given["low"], given["high"]) == pytest.approx(
+            (expected.mean, expected.low, expected.high)
+        )
+        cells = [method, str(frames), f"{expected.mean:+.1f}", f"{expected.low:+.1f} to {expected.high:+.1f}"]
+        assert any(re.split("  +", line) == cells for line in table.splitlines()), cells
+
+
+def test_accuracies_have_intervals(demo, compared):
+    rows = json.loads((demo.out / "compare.json").read_text())["rows"]
+    for method, name in (("EgoDistill", "egodistill-n2-slowfast-{}"), ("teacher", "slowfast-{}")):
+        row = [one for one in rows if one["method"] == method][-1]
+        expected, given = intervals.two_way(table_of(demo, name)), row["interval"]
+        assert (given["mean"], given["low"], given["high"]) == pytest.approx(
+            (expected.mean, expected.low, expected.high)
+        )
+        assert (given["seeds"], given["wearers"]) == (2, 3)
+
+
+def test_outcomes_know_the_classes_and_can_be_grouped(demo, compared):
+    bench, runs = bench_of(demo), [Run("AdaFuse", seed, frames=2) for seed in (0, 1)]
+    test = data.ClipStore(demo.out / "store").split("test")
+    outcome = bench.outcome(runs[0])
+    assert outcome.name == runs[0].name and outcome.seed == 0
+    labels = [test.class_names[k] for k in test.labels]
+    for wearer, names in outcome.classes.items():
+        assert list(names) == [label for label, other in zip(labels, test.wearers, strict=True) if other == wearer]
+    assert experiments.accuracy(bench, runs).mean == pytest.approx(table_of(demo, "adafuse-n2").mean())
+    whole = experiments.accuracy(bench, runs, groups={"all": test.class_names})
+    assert whole == experiments.accuracy(bench, runs)
+    other = [Run("VisOnly-Distill", seed, 2, "slowfast-{seed}") for seed in (0, 1)]
+    found = experiments.difference(bench, runs, other)
+    assert found.mean == pytest.approx(experiments.accuracy(bench, runs).mean - experiments.accuracy(bench, other).mean)
+
+
+def test_results_of_an_earlier_version_are_read_and_compare_says_what_is_missing(
+    demo, compared, small, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    shutil.copytree(demo.out, out, ignore=shutil.ignore_patterns("world", "store"))
+    for path in [*out.glob("seed-*/*.json")]:
+        record = {
+            name: value for name, value in json.loads(path.read_text()).items() if name not in ("test", "correct")
+        }
+        path.write_text(json.dumps(record))
+    (out / "segments.json").unlink()
+    command = COMPARE.format(demo.out).replace(f"--out {demo.out}", f"--out {out}")
+    assert cli.main(command.split()) == 0
+    printed = capsys.readouterr().out
+    assert "/12]" not in printed  # nothing was trained
+    assert "No intervals of the differences between methods: " in printed and "an earlier version" in printed
+    content = json.loads((out / "compare.json").read_text())
+    assert content["differences"] == [] and {row["interval"] is None for row in content["rows"][1:]} == {True}
+    assert (out / "segments.json").read_text() == (demo.out / "segments.json").read_text()
+    lost = out / "seed-0" / "adafuse-n2.json"
+    before = json.loads(lost.read_text())
+    lost.unlink()  # as the message says
+    bench_of(demo, out).run([Run("AdaFuse", frames=2)])
+    assert json.loads(lost.read_text())["top1"] == before["top1"] and bench_of(demo, out).outcome(
+        Run("AdaFuse", frames=2)
+    )
 
 
 def test_adafuse_costs_what_its_decisions_need(demo, compared):

@@ -36,6 +36,7 @@ ARROWS = {
     "files": "egodistill",
     "tables": "egodistill files",
     "intervals": "egodistill",
+    "contrasts": "egodistill files intervals",
     # recordings and stores
     "annotations": "egodistill clips files video",
     "clips": "egodistill imu video",
@@ -52,8 +53,9 @@ ARROWS = {
     # paper and tools
     "baselines": "egodistill checkpoints student video video_transformers",
     "synthetic": "egodistill files",
-    "experiments": "egodistill baselines batches checkpoints clips data distillation files inference student teachers"
-    " training video",
+    "protocols": "distillation training",
+    "experiments": "egodistill baselines batches checkpoints clips contrasts data distillation files inference"
+    " intervals protocols student teachers training video",
     "paper_costs": "egodistill baselines inference teachers",
     "plots": "experiments files",
     "export": "egodistill batches clips files student",
