@@ -22,8 +22,9 @@ sys.path.insert(0, str(ROOT))  # the checkout's egodistill, installed or not
 
 # Entry points first: what they re-export is shown there. The rest of the LOWER modules is named, one line each.
 MODULES = """egodistill data teachers student distillation training inference recordings offset export baselines
-synthetic protocols experiments contrasts intervals paper_costs plots""".split()
-LOWER = "annotations clips store one_pass video imu gpmf video_convnets video_transformers batches checkpoints".split()
+synthetic experiments""".split()
+LOWER = """annotations clips store one_pass video imu gpmf video_convnets video_transformers batches checkpoints
+protocols contrasts intervals paper_costs plots""".split()
 WIDTH = 100  # characters of the arguments; the rest is `...`
 
 HEAD = """# API
