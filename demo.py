@@ -20,7 +20,19 @@ from typing import Any
 import torch
 
 import egodistill
-from egodistill import EgoDistill, data, experiments, files, inference, options, synthetic, tables, teachers
+from egodistill import (
+    EgoDistill,
+    EgoDistillError,
+    data,
+    experiments,
+    files,
+    inference,
+    options,
+    plots,
+    synthetic,
+    tables,
+    teachers,
+)
 from egodistill.commands import describe_store, positive_int
 from egodistill.experiments import PROTOCOLS, Protocol, TeacherRecipe
 from egodistill.model_commands import GMACS_NOTE, name_value
@@ -142,14 +154,50 @@ def report_comparison(a: argparse.Namespace, bench: experiments.Bench, runs: lis
     print(f"\nTop-1 accuracy (%) on the split {bench.test}" + seeds_note(a.seeds))
     tables.report(cost_table(rows), "compare", a.markdown, a.words)
     print(f"{GMACS_NOTE}\nFor AdaFuse: what its decisions need; this code, like the released one, computes everything.")
+    found = report_differences(a, bench, runs, "compare differences")
     stem, hours = Path(bench.out, "compare"), bench.hours(runs)
     print(f"Training time, summed over runs: {60 * hours:.0f} minutes.")
-    written = experiments.write_rows(rows, stem, {"seeds": a.seeds, "hours": hours, **run_settings(bench)})
+    written = experiments.write_rows(rows, stem, {"seeds": a.seeds, "hours": hours, **run_settings(bench)}, found)
     try:
-        written += experiments.draw(rows, stem, "Accuracy against cost" + seeds_note(a.seeds))
+        written += plots.draw(rows, stem, "Accuracy against cost" + seeds_note(a.seeds))
     except ImportError:
         print('No figure, because matplotlib is not installed: pip install "egodistill[tutorials]"')
     print(f"Wrote {', '.join(map(str, written))}")
+
+
+def report_differences(
+    a: argparse.Namespace, bench: experiments.Bench, runs: list[experiments.Run], section: str
+) -> list[experiments.Contrast]:
+    """Print the paired differences of EgoDistill and the other methods, or why there are none; return them."""
+    try:
+        found = experiments.differences(bench, runs)
+    except EgoDistillError as error:
+        print(f"\nNo intervals of the differences between methods: {error}")
+        return []
+    if found:
+        print(f"\nEgoDistill minus each other method in points, 95 % intervals over {scope(found)}")
+        lines = []
+        for _, other, interval in found:
+            ends = f"{interval.low:+.1f} to {interval.high:+.1f}"
+            lines.append([method_name(other), str(other.frames), f"{interval.mean:+.1f}", ends])
+        tables.report(
+            Table(["other method", "frames", "difference", "95 % interval"], lines), section, a.markdown, a.words
+        )
+    return found
+
+
+def scope(found: list[experiments.Contrast]) -> str:
+    """Return what the intervals are over, such as "3 seeds and 20 wearers"."""
+    seeds, wearers = found[0].interval.seeds, found[0].interval.wearers
+    if seeds == 1:
+        return f"{wearers} wearers\n(one seed: they say nothing about other seeds)"
+    if wearers == 1:
+        return f"{seeds} seeds\n(one wearer: they say nothing about other people)"
+    return f"{seeds} seeds and {wearers} wearers"
+
+
+def method_name(run: experiments.Run) -> str:
+    return run.method + " without stage 1" * (set(experiments.STAGE_1_LOSSES) <= set(run.without))
 
 
 def ablate_options(parser: argparse.ArgumentParser) -> None:
@@ -197,11 +245,12 @@ def cost_table(rows: list[experiments.Row]) -> Table:
     """Return a table of inputs, cost and accuracy of each model."""
     lines = []
     for row in rows:
-        name = row.method + " without stage 1" * (set(experiments.STAGE_1_LOSSES) <= set(row.run.without))
         gmacs = "-" if row.gmacs is None else f"{row.gmacs:.3f}"
         parameters = "-" if row.params is None else f"{row.params / 1e6:.2f} M"
         time_per_clip = "-" if row.ms_per_clip is None else f"{row.ms_per_clip:.2f}"
-        lines.append([name, row.inputs, gmacs, parameters, time_per_clip, row.precision or "-", accuracy(row)])
+        lines.append(
+            [method_name(row.run), row.inputs, gmacs, parameters, time_per_clip, row.precision or "-", accuracy(row)]
+        )
     return Table(["model", "inputs", "GMACs", "parameters", "ms per clip", "trained in", "top-1 (%)"], lines)
 
 
@@ -359,10 +408,11 @@ def run_demo(a: argparse.Namespace) -> None:
 
     rows = {kind: experiments.rows(bench, some) for kind, some in runs.items()}
     report_demo(a, rows)
+    found = report_differences(a, bench, runs[TEACHER], f"{'demo quick' if a.quick else 'demo'} differences")
     if a.quick:
         print("This was a quick run: its accuracies are meaningless.")
     about = {"seeds": a.seeds, "quick": a.quick, "ceilings": synthetic.ceilings(), **run_settings(bench)}
-    written = experiments.write_rows([row for some in rows.values() for row in some], out / "results", about)
+    written = experiments.write_rows([row for some in rows.values() for row in some], out / "results", about, found)
     print(f"\nWrote {written[0]}. This run took {(time.monotonic() - start_time) / 60:.1f} minutes.")
     if not a.quick:
         print(

@@ -26,7 +26,7 @@ The modules, each with an introduction (`help(egodistill.student)`):
     method       student, distillation, training, inference; batches, runtime, checkpoints, files
     recordings   annotations, clips, store, video, imu, gpmf, recordings, offset
     networks     video_transformers, video_convnets
-    paper        baselines, synthetic, experiments, export
+    paper        baselines, synthetic, protocols, experiments, contrasts, intervals, paper_costs, plots, export
 
 This module imports nothing heavy, so commands start quickly, and processes that decode videos do not load torch.
 """

@@ -1,12 +1,12 @@
 """The paper's experiments: train and evaluate students and baselines under one protocol, over several seeds.
 
-    from egodistill import experiments
+    from egodistill import experiments, plots
 
     bench = experiments.Bench("store", "out", experiments.PROTOCOLS["epic"])  # a clip store with a teacher's outputs
     runs = experiments.comparison(bench, teacher="motionformer", seeds=(0, 1, 2))
     bench.run(runs, jobs=2)                                            # trains and evaluates what is not finished
     rows = experiments.rows(bench, runs)                               # means over the seeds, and costs
-    experiments.draw(rows, "out/compare")                              # accuracy against cost: the paper's Figure 3
+    plots.draw(rows, "out/compare")                                    # accuracy against cost: the paper's Figure 3
 
 `comparison()` gives the runs of Figure 3, `ablation()` those of Table 1, `frame_choices()` those of Table 4. Table 2 is
 a comparison with other teachers, which a bench can train itself (`Bench.teachers`, used by `egodistill demo`). A run
@@ -31,7 +31,7 @@ import re
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +47,7 @@ from egodistill import (
     batches,
     checkpoints,
     clips,
+    contrasts,
     data,
     distillation,
     files,
@@ -55,15 +56,25 @@ from egodistill import (
     training,
     video,
 )
-from egodistill.distillation import DistillationSettings, PretrainingSettings, Recipe
+from egodistill.contrasts import Outcome
+from egodistill.distillation import DistillationSettings, PretrainingSettings
+from egodistill.intervals import Interval
+from egodistill.protocols import (
+    PROTOCOLS,
+    AdaFuseSettings,
+    ListenToLookSettings,
+    Protocol,
+    STTSSettings,
+    TeacherRecipe,
+)
 from egodistill.student import Output
 from egodistill.training import Training
 
 __all__ = [
     "PROTOCOLS",
-    "TABLE_3",
     "AdaFuseSettings",
     "Bench",
+    "Contrast",
     "ListenToLookSettings",
     "Protocol",
     "Row",
@@ -71,8 +82,10 @@ __all__ = [
     "STTSSettings",
     "TeacherRecipe",
     "ablation",
+    "accuracy",
     "comparison",
-    "draw",
+    "difference",
+    "differences",
     "frame_choices",
     "rows",
     "write_rows",
@@ -84,106 +97,6 @@ BASELINES = ("ListenToLook", "AdaFuse", *STTS)
 METHODS = (*STUDENTS, *BASELINES)
 DISTILLED = ("VisOnly-Distill", "EgoDistill", "ListenToLook")
 STAGE_1_LOSSES = ("nce", "pretrain_l1")  # names for `Run.without`
-
-
-@dataclass(frozen=True)
-class AdaFuseSettings:
-    """Arguments of `baselines.AdaFuse`, with the defaults of its paper."""
-
-    weights: str | None = "imagenet"
-    width: int = 64
-    depths: tuple[int, ...] = (3, 4, 6, 3)
-    policy_hidden: int | None = None
-    dropout: float = 0.5
-
-
-@dataclass(frozen=True)
-class STTSSettings:
-    """Arguments of `baselines.STTS`, with the defaults of its paper."""
-
-    weights: str | None = "kinetics"
-    width: int = 96
-    depths: tuple[int, ...] = (1, 2, 11, 2)
-    dropout: float = 0.5
-    drop_path: float = 0.2
-    samples: int = 500
-
-
-@dataclass(frozen=True)
-class ListenToLookSettings:
-    """Arguments of `baselines.ListenToLook`, with the defaults of its paper."""
-
-    weights: str | None = "imagenet"
-    width: int = 64
-    depths: tuple[int, ...] = (2, 2, 2, 2)
-    hidden: int = 1024
-
-    @property
-    def image_encoder(self) -> str | None:
-        """Return the name of the image encoder of a student that is the same network, or None."""
-        if self.depths == (1, 1, 1, 1):
-            return f"resnet10x{self.width}"
-        return "resnet18" if (self.width, self.depths) == (64, (2, 2, 2, 2)) else None
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How all methods of a comparison are built and trained: the students' recipe, and the baselines' settings.
-
-    ``narrow``: STTS is too narrow for its published initialization, see `init_narrow()`.
-
-    >>> from dataclasses import replace
-    >>> from egodistill import experiments
-    >>> demo = experiments.PROTOCOLS["demo"]
-    >>> short = replace(demo, recipe=demo.recipe.with_training(epochs=1))
-    >>> short.recipe.distillation.epochs, short.stts.width
-    (1, 32)
-    """
-
-    recipe: Recipe = distillation.EPIC_KITCHENS
-    adafuse: AdaFuseSettings = AdaFuseSettings()
-    stts: STTSSettings = STTSSettings()
-    listen_to_look: ListenToLookSettings = ListenToLookSettings()
-    narrow: bool = False
-
-    def record(self) -> dict[str, Any]:
-        """Return the settings that must be equal for runs to share a folder."""
-        return asdict(self) | {"recipe": self.recipe.record()}
-
-    def weight_files(self) -> list[str]:
-        """Return the files of initial weights that the settings name."""
-        parts = (self.adafuse, self.stts, self.listen_to_look)
-        names = [self.recipe.student.image_weights, *(part.weights for part in parts)]
-        return sorted({str(name) for name in names if name is not None and os.path.isfile(name)})
-
-
-PROTOCOLS = {
-    "epic": Protocol(),
-    "ego4d": Protocol(distillation.EGO4D),
-    "demo": Protocol(
-        distillation.SYNTHETIC,
-        AdaFuseSettings(None, width=16, depths=(1, 1, 1, 1), policy_hidden=64, dropout=0.0),
-        STTSSettings(None, width=32, depths=(1, 1, 2, 1), dropout=0.0, drop_path=0.0, samples=100),
-        ListenToLookSettings(None, width=16, depths=(1, 1, 1, 1)),  # the same image network as the students'
-        narrow=True,
-    ),
-}
-
-
-@dataclass(frozen=True)
-class TeacherRecipe:
-    """How to build a teacher and train it on labels.
-
-    architecture   One of `teachers.MODELS`.
-    training       Settings of `finetune()`.
-    options        Options of the network for `teachers.load()`.
-    narrow         The transformer is too narrow for its published initialization, see `init_narrow()`.
-    """
-
-    architecture: str
-    training: Training = Training()
-    options: Mapping[str, Any] = field(default_factory=dict)
-    narrow: bool = False
 
 
 @dataclass(frozen=True)
@@ -262,7 +175,7 @@ class Bench:
 
     store: str
     out: str
-    protocol: Protocol = Protocol()
+    protocol: Protocol = PROTOCOLS["epic"]
     train: str = "train"
     test: str = "test"
     teachers: Mapping[str, TeacherRecipe] = field(default_factory=dict)
@@ -282,6 +195,9 @@ class Bench:
             files.require_same_run(path, files.read_json(path), about, f"Use another folder than {self.out}.")
         else:
             files.write_json(path, about)
+        segments = Path(self.out, contrasts.SEGMENTS_FILE)
+        if not segments.exists():
+            files.write_json(segments, contrasts.segments_record(views[self.test]))
 
     def path(self, run: Run, suffix: str = ".pt") -> Path:
         """Return the path of a run's weights, or with the suffix ".json" of its result."""
@@ -290,6 +206,13 @@ class Bench:
     def result(self, run: Run) -> dict[str, Any]:
         """Return the result of a finished run. Raise DataError if there is none."""
         return files.read_json(self.path(run, ".json"))
+
+    def outcome(self, run: Run) -> Outcome:
+        """Return which test segments a finished run has right, for `contrasts`.
+
+        Raise DataError if there is no result, or if it does not say it; see `contrasts.read()`.
+        """
+        return replace(contrasts.read(self.path(run, ".json")), name=run.name)
 
     def splits(self, run: Run) -> tuple[Any, Any]:
         """Return the training and the test clips. Raise DataError if the store lacks the frames of the run."""
@@ -436,6 +359,7 @@ class Bench:
             with record_policy_gmacs(model) as gmacs:
                 found = inference.evaluate(model, test, device=self.device, precision="fp32", progress=False)
             result |= {"top1": found.top1, "per_class": found.per_class, "segments": len(found.labels)}
+            result |= outcome_record(found, test)
             summary = f"top-1 {100 * found.top1:.1f} %"
             if gmacs:
                 result["gmacs"] = sum(gmacs) / len(test)
@@ -506,6 +430,12 @@ class Bench:
             settings = replace(settings, epochs=2 * settings.epochs)  # See the protocol in the module's docstring.
         file = training_file(self.path(run))
         return replace(settings, seed=run.seed, device=self.device, progress=self.progress, checkpoint=file)
+
+
+def outcome_record(found: inference.Evaluation, test: Any) -> dict[str, Any]:
+    """Return what a result keeps of each test segment, for `contrasts.read()`."""
+    correct = contrasts.split_by_wearer(found.correct.numpy(), found.wearers)
+    return {"test": contrasts.segments_record(test)["digest"], "correct": contrasts.pack(correct)}
 
 
 def fit(run: Run, model: Any, store: Any, settings: Training) -> None:
@@ -729,6 +659,7 @@ class Row(NamedTuple):
     per_class: dict[str, float]
     run: Run
     precision: str = ""  # of the training; several if the seeds were trained on different machines, "" if unknown
+    interval: Interval | None = None  # of the accuracy with equal weight for each wearer; None if it cannot be computed
 
 
 def rows(bench: Bench, runs: Iterable[Run], *, costs: bool = True) -> list[Row]:
@@ -748,7 +679,10 @@ def rows(bench: Bench, runs: Iterable[Run], *, costs: bool = True) -> list[Row]:
         gmacs = cost and cost.gmacs
         if "gmacs" in found[0]:  # AdaFuse: what its decisions need.
             gmacs = statistics.mean(one["gmacs"] for one in found)
-        result.append(row(kind, found, describe_inputs(model), gmacs, cost))
+        made = row(kind, found, describe_inputs(model), gmacs, cost)
+        with contextlib.suppress(EgoDistillError):  # Of an earlier version, or one seed with one wearer.
+            made = made._replace(interval=accuracy(bench, members))
+        result.append(made)
     return result
 
 
@@ -782,13 +716,18 @@ def teacher_row(bench: Bench, teacher: str, seeds: Sequence[int], checkpoint: st
     if checkpoint is None and bench.path(run).exists():
         checkpoint = bench.path(run)
     _, test = bench.splits(run)
-    found = []
-    for name in dict.fromkeys(teacher.format(seed=seed) for seed in seeds):
+    found, outcomes = [], []
+    for seed, name in enumerate(dict.fromkeys(teacher.format(seed=seed) for seed in seeds)):
         result = inference.evaluate(StoredTeacher(name), test, device=bench.device, precision="fp32", progress=False)
         found.append({"top1": result.top1, "per_class": result.per_class})
+        correct = contrasts.split_by_wearer(result.correct.numpy(), result.wearers)
+        outcomes.append(Outcome(name, seed, correct))
     model = load(str(checkpoint).format(seed=seeds[0])) if checkpoint else None
     cost = model and inference.measure(model, device=bench.device, precision="fp32")
-    return row(run, found, describe_inputs(model) if model else "clip", cost and cost.gmacs, cost)
+    made = row(run, found, describe_inputs(model) if model else "clip", cost and cost.gmacs, cost)
+    with contextlib.suppress(EgoDistillError):  # One teacher and one wearer.
+        made = made._replace(interval=contrasts.accuracy(outcomes))
+    return made
 
 
 def describe_inputs(model: nn.Module) -> str:
@@ -797,12 +736,63 @@ def describe_inputs(model: nn.Module) -> str:
     return " + ".join([f"{count} frame{'s' * (count > 1)}", *(names[name] for name in model.inputs if name in names)])
 
 
-def write_rows(rows: list[Row], stem: str | os.PathLike, about: Mapping[str, Any]) -> list[Path]:
-    """Write ``stem``.json with the rows and ``about``, and ``stem``.csv with one line per row; return both paths."""
+def accuracy(bench: Bench, runs: Sequence[Run], **groups: Any) -> Interval:
+    """Return the accuracy in % of one method, over the seeds of its runs and the wearers of the test.
+
+    ``groups`` are the options of `contrasts.accuracy()`; errors are those of it and of `Bench.outcome()`.
+    """
+    return contrasts.accuracy([bench.outcome(run) for run in runs], **groups)
+
+
+def difference(bench: Bench, first: Sequence[Run], second: Sequence[Run], **groups: Any) -> Interval:
+    """Return by how many points the first method is better than the second, paired by seed and wearer.
+
+    ``first`` and ``second`` are the runs of a method with several seeds. For methods of two benches, use
+    `contrasts.difference()` with `Bench.outcome()`. ``groups`` are its options; errors are those of both.
+    """
+    return contrasts.difference([bench.outcome(run) for run in first], [bench.outcome(run) for run in second], **groups)
+
+
+class Contrast(NamedTuple):
+    """A paired difference of accuracies in points; both runs stand for all seeds, as `Row.run`."""
+
+    first: Run
+    second: Run
+    interval: Interval
+
+
+def differences(bench: Bench, runs: Iterable[Run]) -> list[Contrast]:
+    """Return EgoDistill minus each other method with as many frames, for runs such as those of `comparison()`.
+
+    Raise DataError if a result does not say which segments are right, EgoDistillError for one seed with one wearer.
+    """
+    kinds: dict[Run, list[Run]] = {}
+    for run in runs:
+        kinds.setdefault(replace(run, seed=0), []).append(run)
+    best = {kind.frames: kind for kind in kinds if kind == Run("EgoDistill", frames=kind.frames, teacher=kind.teacher)}
+    return [
+        Contrast(best[kind.frames], kind, difference(bench, kinds[best[kind.frames]], kinds[kind]))
+        for kind in kinds
+        if kind.method in METHODS and kind.frames in best and kind != best[kind.frames]
+    ]
+
+
+def write_rows(
+    rows: list[Row], stem: str | os.PathLike, about: Mapping[str, Any], differences: Sequence[Contrast] = ()
+) -> list[Path]:
+    """Write ``stem``.json with rows, differences and ``about``, ``stem``.csv with one line per row; return both paths.
+
+    ``low`` and ``high`` in the table are the ends of the accuracy's interval, whose middle is ``mean_of_wearers``.
+    """
     json_file, csv_file = Path(f"{stem}.json"), Path(f"{stem}.csv")
-    files.write_json(
-        json_file, {"rows": [row._asdict() | {"run": asdict(row.run)} for row in rows], "about": dict(about)}
-    )
+    content: dict[str, Any] = {
+        "rows": [
+            row._asdict() | {"run": asdict(row.run), "interval": row.interval and asdict(row.interval)} for row in rows
+        ],
+        "differences": [{name: asdict(value) for name, value in one._asdict().items()} for one in differences],
+        "about": dict(about),
+    }
+    files.write_json(json_file, content)
     columns = [
         "method",
         "frames",
@@ -811,6 +801,9 @@ def write_rows(rows: list[Row], stem: str | os.PathLike, about: Mapping[str, Any
         "sampling",
         "top1",
         "std",
+        "mean_of_wearers",
+        "low",
+        "high",
         "gmacs",
         "params",
         "ms_per_clip",
@@ -821,139 +814,7 @@ def write_rows(rows: list[Row], stem: str | os.PathLike, about: Mapping[str, Any
         writer.writerow(columns)
         for row in rows:
             cells = row._asdict() | {"without": " ".join(row.run.without), "sampling": row.run.sampling}
+            mean, low, high = (row.interval.mean, row.interval.low, row.interval.high) if row.interval else 3 * (None,)
+            cells |= {"mean_of_wearers": mean, "low": low, "high": high}
             writer.writerow(["" if cells[name] is None else cells[name] for name in columns])
     return [json_file, csv_file]
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Table 3: the cost of the paper's models
-
-
-class Published(NamedTuple):
-    """Published numbers of a row of the paper's Table 3, per clip, on one A40 at batch 32.
-
-    >>> import torch
-    >>> from egodistill import experiments, inference
-    >>> published, build = experiments.TABLE_3["EgoDistill"]
-    >>> published.gmacs, round(inference.count_macs(build(), torch.device("cpu")) / 1e9, 2)
-    (1.91, 1.86)
-    """
-
-    gmacs: float
-    ms_per_clip: float
-    params: float
-
-
-_STTS = Published(7.19, 1.63, 36.63e6)
-_VIDEO = Published(369.51, 10.70, 108.91e6)
-# The paper's Table 3: {row: (published numbers, function that builds the model)}. Video's parameters match a classifier
-# of 97 classes, those of AdaFuse and ListenToLook one of 62; the others match neither.
-TABLE_3: dict[str, tuple[Published, Callable[[], nn.Module]]] = {
-    "Video": (_VIDEO, lambda: teachers.load("motionformer_16x4", None, 97, fast=False, progress=False)),
-    "MotionFormer": (_VIDEO, lambda: teachers.load("motionformer_16x4", None, 97, progress=False)),
-    "AdaFuse": (Published(15.20, 2.04, 38.85e6), lambda: baselines.AdaFuse(62, weights=None)),
-    "STTS-T0.8-S0.9": (_STTS, lambda: baselines.STTS(62, weights=None, **baselines.STTS_VARIANTS["T0.8-S0.9"])),
-    "STTS-T0.5-S0.7": (_STTS, lambda: baselines.STTS(62, weights=None, **baselines.STTS_VARIANTS["T0.5-S0.7"])),
-    "ListenToLook": (Published(3.10, 0.43, 25.53e6), lambda: baselines.ListenToLook(62, gru=True, weights=None)),
-    "EgoDistill": (Published(1.91, 0.25, 20.56e6), lambda: EgoDistill(62, image_weights=None)),
-}
-# Why our numbers differ from the published ones, as far as known. Fields are filled in by `adafuse_counts()`. A note is
-# for all rows whose name begins with its key.
-NOTES = {
-    "Video": "MotionFormer 16x4 with the order of operations of its authors' code.",
-    "MotionFormer": "the same network and outputs with this library's order of operations.",
-    "AdaFuse": "computes every channel and masks some. With every gate at skip, its policy's best case, {skipping:.2f} "
-    "would be left; by thop's rule {thop_skipping:.2f}, which is the published number, of {thop:.2f}.",
-    "STTS": "no setting of the released code gives 7.19 and 36.63 M. T0.8-S0.9 has 6.92 by fvcore's rule and 6.70 by "
-    "thop's, T0.5-S0.7 6.22 and 6.03, selection over time alone 7.44 and 7.21 (36.41 M).",
-    "ListenToLook": "one frame through its GRU, a feature of 512 numbers, sound of 201 x 40. thop gives 3.10, because "
-    "it counts the first layer of the sound network four times (3.02 without that).",
-    "EgoDistill": "no reading of the paper gives 1.91 and 20.56 M; this one is closest (1.87 by fvcore's rule and by "
-    "thop's; 20.61 M with 97 classes).",
-}
-TABLE_3_LEGEND = (
-    "ratio: how many times less than Video. (paper): Table 3 of the paper, one A40, batch 32.",
-    "The published GFLOPs are multiply-adds, too, by two rules: Video's match fvcore's, which adds 5 per number in a "
-    "layer norm; AdaFuse's and ListenToLook's match thop's, which adds 4 per number in a batch norm and leaves out the "
-    "products of attention. STTS's and EgoDistill's match neither.",
-    "The published parameters match a head of 97 classes for Video and of 62 for AdaFuse and ListenToLook, as here; "
-    "the others have 62 here and match neither.",
-)
-
-
-def table_3_notes(models: dict[str, nn.Module], costs: dict[str, inference.Cost]) -> list[str]:
-    """Return the notes on the measured rows of Table 3."""
-    numbers = adafuse_counts(models["AdaFuse"], costs["AdaFuse"].gmacs) if "AdaFuse" in models else {}
-    return [
-        f"- {name}: {note.format(**numbers)}"
-        for name, note in NOTES.items()
-        if any(row.startswith(name) for row in models)
-    ]
-
-
-def adafuse_counts(model: baselines.AdaFuse, dense: float) -> dict[str, float]:
-    """Return AdaFuse's GMACs per clip with every gate at skip, by our counter and by thop's rule."""
-    thop = model.num_frames * model.frame_macs / 1e9
-    saved = model.num_frames * sum(second for _, second in model.block_macs) / 1e9
-    return {"skipping": dense - saved, "thop": thop, "thop_skipping": thop - saved}
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# The figure
-
-# Colours of Okabe and Ito; markers, lines and grey values also distinguish the methods in a grey print.
-STYLES: dict[str, dict[str, Any]] = {
-    "EgoDistill": {"color": "#D55E00", "marker": "o", "linewidth": 2.4, "markersize": 8},
-    "VisIMU": {"color": "#E69F00", "marker": "s", "linestyle": "--"},
-    "VisOnly-Distill": {"color": "#0072B2", "marker": "^"},
-    "VisOnly": {"color": "#56B4E9", "marker": "v", "linestyle": "--"},
-    "ListenToLook": {"color": "#009E73", "marker": "D", "linestyle": "-."},
-    "AdaFuse": {"color": "#000000", "marker": "P", "linestyle": "none", "markersize": 9},
-    "STTS": {"color": "#CC79A7", "marker": "X", "linestyle": ":", "markersize": 9},
-    "teacher": {"color": "#555555", "marker": "*", "linestyle": "none", "markersize": 13},
-}
-
-
-def draw(rows: Sequence[Row], stem: str | os.PathLike, title: str = "") -> list[Path]:
-    """Draw accuracy against GMACs, the paper's Figure 3; write and return ``stem``.png and ``stem``.svg.
-
-    Raise ImportError if matplotlib is not installed.
-
-    >>> from egodistill import experiments
-    >>> row = experiments.Row("EgoDistill", 1, "1 frame + IMU", 76.2, 1.1, [], 0.057, None, None, {}, None)
-    >>> [file.name for file in experiments.draw([row], "figure3")]
-    ['figure3.png', 'figure3.svg']
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xscale="log", xlabel="GMACs per clip (billions of multiply-adds)", ylabel="top-1 (%)")
-    for method, style in STYLES.items():
-        line = sorted((one for one in rows if one.method.split()[0] == method and one.gmacs), key=lambda one: one.gmacs)
-        if not line:
-            continue
-        x, y = [one.gmacs for one in line], [one.top1 for one in line]
-        axes.errorbar(x, y, yerr=[one.std or 0.0 for one in line], capsize=3, label=method, **style)
-        if method in ("EgoDistill", "VisOnly-Distill"):
-            for number, one in enumerate(line):  # Beside the line, not on it.
-                side = {"xytext": (-9, 0), "ha": "right"} if number == 0 else {"xytext": (9, 0), "ha": "left"}
-                axes.annotate(
-                    f"N = {one.frames}",
-                    (one.gmacs, one.top1),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=9,
-                    **side,
-                )
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.margins(x=0.14, y=0.08)
-    axes.grid(which="major", alpha=0.35)
-    axes.set_title(title, fontsize=11)
-    figure.legend(loc="outside right center", frameon=False)
-    paths = [Path(f"{stem}.{suffix}") for suffix in ("png", "svg")]
-    for file in paths:
-        with files.atomic_write(file) as part:
-            figure.savefig(part, format=file.suffix[1:], dpi=150)
-    return paths

@@ -71,6 +71,12 @@ class Evaluation:
     feature_distance: float | None  # Mean absolute difference between clip features and the teacher's.
     clips: int  # Number of clips.
     precision: str = "fp32"  # Precision in which the model ran, "fp32" or "bf16".
+    wearers: Sequence[str] = ()  # Wearer of each segment, in the order of labels; "" if the store names none.
+
+    @property
+    def correct(self) -> Tensor:
+        """Return whether the best class of each segment is the right one, bool [S]."""
+        return self.scores.argmax(1) == self.labels
 
     def __str__(self) -> str:
         return f"top-1 {100 * self.top1:.2f} % of {len(self.labels)} segments ({self.clips} clips, {self.precision})"
@@ -92,8 +98,9 @@ def evaluate(
 
     With `teacher`, the name of outputs in the store, also return the mean absolute difference between the model's
     features and the teacher's. `precision` is "fp32", "bf16", or "auto": bf16 on hardware that is fast at it (see
-    `runtime.pick_precision`). `compile` uses torch.compile, which takes about a minute first. Raise EgoDistillError if
-    the store lacks an array or labels, or does not fit the model.
+    `runtime.pick_precision`). `compile` uses torch.compile, which takes about a minute first. The wearers of the result
+    come from an attribute `wearers` of the store, a name or None for each clip. Raise EgoDistillError if the store
+    lacks an array or labels, or does not fit the model.
 
     >>> from egodistill import EgoDistill, data, evaluate
     >>> model, test = EgoDistill.load("student.pt"), data.ClipStore("store").split("test")
@@ -102,6 +109,8 @@ def evaluate(
     top-1 ... % of 6 segments (6 clips, fp32)
     >>> result.confusion.shape, result.scores.shape, result.feature_distance > 0
     (torch.Size([8, 8]), torch.Size([6, 8]), True)
+    >>> result.correct.shape, sorted(set(result.wearers))
+    (torch.Size([6]), ['P30', 'P35', 'P37'])
     """
     batches.require_labels(store)
     if not len(store):
@@ -139,6 +148,7 @@ def evaluate(
         feature_distance=distance / len(store) if teacher else None,
         clips=len(store),
         precision=precision,
+        wearers=segment_wearers(store),
     )
 
 
@@ -157,6 +167,19 @@ def per_segment(store: Store, scores: Tensor) -> tuple[Tensor, Tensor]:
     total = torch.zeros(int(segment.max()) + 1, scores.shape[1]).index_add_(0, segment, scores)
     labels = torch.zeros(len(total), dtype=torch.int64).index_copy_(0, segment, torch.as_tensor(store.labels))
     return total / torch.bincount(segment)[:, None], labels
+
+
+def segment_wearers(store: Store) -> list[str]:
+    """Return the wearer of each segment, in the order of `per_segment()`; "" for unknown ones.
+
+    A store of your own may have an attribute `wearers`, a name or None for each clip, as `data.ClipStore` has. An
+    attribute of another kind is ignored.
+    """
+    _, first = np.unique(np.asarray(store.segments), return_index=True)
+    wearers = getattr(store, "wearers", None)
+    if not isinstance(wearers, (Sequence, np.ndarray)) or isinstance(wearers, str) or len(wearers) != len(store):
+        return [""] * len(first)
+    return ["" if wearers[clip] is None else str(wearers[clip]) for clip in first]
 
 
 @torch.no_grad()

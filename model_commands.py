@@ -33,6 +33,7 @@ from egodistill import (
     files,
     inference,
     options,
+    paper_costs,
     runtime,
     tables,
     teachers,
@@ -540,7 +541,7 @@ def measure_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--student", metavar="FILE", nargs="+", default=[], help="your own students and baselines")
     parser.add_argument("--teacher-file", metavar="FILE", nargs="+", default=[], help="your own teachers")
     parser.add_argument(
-        "--rows", metavar="NAME", nargs="+", choices=experiments.TABLE_3, help="rows of Table 3 (default: all)"
+        "--rows", metavar="NAME", nargs="+", choices=paper_costs.TABLE_3, help="rows of Table 3 (default: all)"
     )
     parser.add_argument("--batch-size", metavar="N", type=positive_int, default=32, help="clips per forward pass")
     parser.add_argument(
@@ -562,7 +563,7 @@ def run_measure(a: argparse.Namespace) -> None:
         models = {path: load_student(path) for path in a.student}
         models |= {path: load_teacher(path) for path in a.teacher_file}
     else:
-        models = {name: experiments.TABLE_3[name][1]() for name in a.rows or experiments.TABLE_3}
+        models = {name: paper_costs.TABLE_3[name][1]() for name in a.rows or paper_costs.TABLE_3}
     costs: dict[str, inference.Cost] = {}
     arguments = {"batch_size": a.batch_size, "repeats": a.repeats, "seconds": a.seconds, **inference_arguments(a)}
     for name, model in models.items():
@@ -575,7 +576,7 @@ def run_measure(a: argparse.Namespace) -> None:
     machine = None if cost.device == "cpu" else cost.device
     tables.report(cost_table(costs) if own else table_3(costs), section, a.markdown, a.words, machine=machine)
     conditions = f"{cost.precision}{', compiled' if a.compile else ''}, on {cost.device}"
-    notes = [] if own else [*experiments.TABLE_3_LEGEND, *experiments.table_3_notes(models, costs)]
+    notes = [] if own else [*paper_costs.TABLE_3_LEGEND, *paper_costs.table_3_notes(models, costs)]
     times = f"ms per clip: at batch {a.batch_size}, {conditions}; median of at least {passes} passes."
     for note in (GMACS_NOTE, times, *notes):
         print(textwrap.fill(note, 100, subsequent_indent="  "))
@@ -587,7 +588,7 @@ def run_measure(a: argparse.Namespace) -> None:
     if a.out:
         found = {name: c._asdict() for name, c in costs.items()}
         if not own:
-            found = {name: row | {"published": experiments.TABLE_3[name][0]._asdict()} for name, row in found.items()}
+            found = {name: row | {"published": paper_costs.TABLE_3[name][0]._asdict()} for name, row in found.items()}
         files.write_json(
             a.out, {"format": "egodistill measurement 1", "models": found, "compiled": a.compile, "notes": notes}
         )
@@ -604,7 +605,7 @@ def table_3(costs: dict[str, inference.Cost]) -> Table:
     for name, c in costs.items():
         ratio = [f"{video.gmacs / c.gmacs:.1f}", f"{video.ms_per_clip / c.ms_per_clip:.1f}"] if video else ["-", "-"]
         ours = [f"{c.gmacs:.2f}", ratio[0], f"{c.ms_per_clip:.2f}", ratio[1], f"{c.params / 1e6:.2f}"]
-        published = experiments.TABLE_3[name][0]
+        published = paper_costs.TABLE_3[name][0]
         theirs = [f"{published.gmacs:.2f}", f"{published.ms_per_clip:.2f}", f"{published.params / 1e6:.2f}"]
         rows.append([name, *ours, *theirs])
     header = [

@@ -22,11 +22,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
 import egodistill
-from egodistill import demo, experiments, files, tables
+from egodistill import demo, experiments, files, intervals, tables
 
 PRECISIONS = ("fp32", "bf16")
 RESULTS = Path(__file__).with_suffix(".jsonl")
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}  # by seeds
 
 
 def make_bench(out: Path, settings: demo.Demo, precision: str) -> experiments.Bench:
@@ -70,10 +69,9 @@ def report(path: Path, markdown: str | None) -> None:
         found.setdefault("mean of these", []).append([statistics.mean(one.values()) for one in (exact, fast)])
     rows = []
     for method, pairs in found.items():
-        gains = [fast - exact for exact, fast in pairs]
-        mean, half = statistics.mean(gains), T_95[len(seeds)] * statistics.stdev(gains) / len(seeds) ** 0.5
+        gain = intervals.one_way([fast - exact for exact, fast in pairs])
         means = [f"{statistics.mean(column):.2f}" for column in zip(*pairs, strict=True)]
-        rows.append([method, *means, f"{mean:+.2f}", f"{mean - half:+.2f} to {mean + half:+.2f}", str(len(seeds))])
+        rows.append([method, *means, f"{gain.mean:+.2f}", f"{gain.low:+.2f} to {gain.high:+.2f}", str(len(seeds))])
     header = ["network", "fp32 top-1 (%)", "bf16 top-1 (%)", "difference", "95 % interval", "seeds"]
     tables.report(tables.Table(header, rows), "benchmarks/bf16_training.py", markdown, sys.argv)
 

@@ -39,8 +39,11 @@ from egodistill import (
     distillation,
     experiments,
     inference,
+    intervals,
     model_commands,
     options,
+    paper_costs,
+    plots,
     recordings,
     runtime,
     synthetic,
@@ -1982,10 +1985,10 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(model_commands, "prediction_writer", lambda given: writer(**given))
     cost = inference.Cost(1.0, 1, 1.0, 5, "cpu", "bf16", 3)
     spies.put(inference, "measure", cost)
-    for name, (published, _) in list(experiments.TABLE_3.items()):
+    for name, (published, _) in list(paper_costs.TABLE_3.items()):
         model = argparse.Namespace(kind=name)
-        monkeypatch.setitem(experiments.TABLE_3, name, (published, lambda model=model: model))
-    monkeypatch.setattr(experiments, "table_3_notes", lambda models, costs: [])
+        monkeypatch.setitem(paper_costs.TABLE_3, name, (published, lambda model=model: model))
+    monkeypatch.setattr(paper_costs, "table_3_notes", lambda models, costs: [])
     spies.put(egodistill.export, "export", lambda given: {"run": Path(given["path"]).write_text("x") and "python"})
     spies.put(egodistill.export, "compare", [])
     spies.put(tables, "report")
@@ -1999,8 +2002,9 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(experiments, "teacher_row", row)
     losses = 1 + len(experiments.ABLATIONS)
     spies.put(experiments, "rows", lambda given: losses * [row])
+    spies.put(experiments, "differences", [])
     spies.put(experiments, "write_rows", [tmp_path / "written.json"])
-    spies.put(experiments, "draw", [])
+    spies.put(plots, "draw", [])
     spies.put(synthetic, "render", synthetic.World(tmp_path, tmp_path / "EPIC_100_train.csv"))
     spies.put(data, "read_epic_kitchens", segments)
     demo_runs = egodistill.demo.demo_runs
@@ -2122,6 +2126,35 @@ def test_tables_of_results_have_each_number_in_its_column():
     others = egodistill.demo.teachers_table({"x3d": rows})
     assert others.header == ["teacher", "GMACs", "parameters", "teacher's top-1", "VisOnly-Distill", "EgoDistill"]
     assert others.rows == [["x3d", "1.235", "7.65 M", "80.0", "40.0 ± 2.0", "70.1 ± 1.3"]]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "wearers", "text"),
+    [
+        (3, 20, "95 % intervals over 3 seeds and 20 wearers\n"),
+        (1, 20, "95 % intervals over 20 wearers\n(one seed: they say nothing about other seeds)\n"),
+        (3, 1, "95 % intervals over 3 seeds\n(one wearer: they say nothing about other people)\n"),
+    ],
+)
+def test_differences_say_what_they_are_over(seeds, wearers, text, monkeypatch, capsys):
+    interval = intervals.Interval(3.24, 1.1, 5.3, 6.2, 0.004, seeds, wearers)
+    first = experiments.Run("EgoDistill", teacher="t")
+    others = [replace(first, without=experiments.STAGE_1_LOSSES), experiments.Run("VisIMU")]
+    found = [experiments.Contrast(first, other, interval) for other in others]
+    monkeypatch.setattr(experiments, "differences", lambda bench, runs: found)
+    a = argparse.Namespace(markdown=None, words=[])
+    assert egodistill.demo.report_differences(a, None, [], "compare differences") == found
+    printed = capsys.readouterr().out
+    assert text in printed and max(map(len, printed.splitlines())) <= 100
+    lines = [line.split() for line in printed.splitlines()[-2:]]
+    numbers = ["1", "+3.2", "+1.1", "to", "+5.3"]
+    assert lines == [["EgoDistill", "without", "stage", "1", *numbers], ["VisIMU", *numbers]]
+
+
+def test_one_seed_and_one_wearer_have_no_interval(monkeypatch, capsys):
+    monkeypatch.setattr(experiments, "differences", lambda bench, runs: intervals.two_way([[1.0]]))
+    assert egodistill.demo.report_differences(argparse.Namespace(), None, [], "") == []
+    assert "no interval can be computed from one seed and one wearer" in capsys.readouterr().out
 
 
 def replace_fields(row, **changes):

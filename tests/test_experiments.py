@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -35,6 +36,7 @@ from egodistill import (
     distillation,
     experiments,
     inference,
+    intervals,
     teachers,
 )
 from egodistill.distillation import DistillationSettings, PretrainingSettings
@@ -270,8 +272,101 @@ def test_compare_writes_what_it_prints(demo, compared):
         row = rows[line["method"], int(line["frames"])]
         assert float(line["top1"]) == row["top1"] and float(line["gmacs"]) == row["gmacs"]
         assert int(line["params"]) == row["params"]
+        interval = row["interval"]
+        assert [float(line[name]) for name in ("mean_of_wearers", "low", "high")] == [
+            interval[name] for name in ("mean", "low", "high")
+        ]
     assert (demo.out / "compare.png").read_bytes()[:4] == b"\x89PNG"
     assert "<svg" in (demo.out / "compare.svg").read_text()
+
+
+def table_of(demo, name: str) -> np.ndarray:
+    """The accuracy (%) of each seed and wearer of a run, from its weights."""
+    test, rows = data.ClipStore(demo.out / "store").split("test"), []
+    for seed in (0, 1):
+        model = experiments.load(demo.out / f"seed-{seed}" / f"{name.format(seed)}.pt")
+        found = inference.evaluate(model, test, precision="fp32", progress=False)
+        wearers = np.array(test.wearers)
+        rows.append([100 * found.correct.numpy()[wearers == wearer].mean() for wearer in sorted(set(wearers))])
+    return np.array(rows)
+
+
+def test_compare_prints_and_writes_paired_differences(demo, compared):
+    printed, _ = compared
+    found = json.loads((demo.out / "compare.json").read_text())["differences"]
+    others = [(one["second"]["method"], one["second"]["frames"]) for one in found]
+    assert others == [(name, n) for name in ("VisOnly-Distill", "ListenToLook") for n in (1, 2)] + [("AdaFuse", 2)]
+    assert all(
+        (one["first"]["method"], one["first"]["frames"]) == ("EgoDistill", n)
+        for one, (_, n) in zip(found, others, strict=True)
+    )
+    names = ["visonly-distill-n{}-slowfast-{{}}", "listentolook-n{}-slowfast-{{}}", "adafuse-n{}"]
+    names = dict(zip(("VisOnly-Distill", "ListenToLook", "AdaFuse"), names, strict=True))
+    table = printed[printed.index("EgoDistill minus each other method") :]
+    assert "95 % intervals over 2 seeds and 3 wearers" in table.split("\n")[0]
+    for (method, frames), one in zip(others, found, strict=True):
+        mine, other = (table_of(demo, name.format(frames)) for name in ("egodistill-n{}-slowfast-{{}}", names[method]))
+        expected, given = intervals.two_way(mine - other), one["interval"]
+        assert (given["mean"], given["low"], given["high"]) == pytest.approx(
+            (expected.mean, expected.low, expected.high)
+        )
+        cells = [method, str(frames), f"{expected.mean:+.1f}", f"{expected.low:+.1f} to {expected.high:+.1f}"]
+        assert any(re.split("  +", line) == cells for line in table.splitlines()), cells
+
+
+def test_accuracies_have_intervals(demo, compared):
+    rows = json.loads((demo.out / "compare.json").read_text())["rows"]
+    for method, name in (("EgoDistill", "egodistill-n2-slowfast-{}"), ("teacher", "slowfast-{}")):
+        row = [one for one in rows if one["method"] == method][-1]
+        expected, given = intervals.two_way(table_of(demo, name)), row["interval"]
+        assert (given["mean"], given["low"], given["high"]) == pytest.approx(
+            (expected.mean, expected.low, expected.high)
+        )
+        assert (given["seeds"], given["wearers"]) == (2, 3)
+
+
+def test_outcomes_know_the_classes_and_can_be_grouped(demo, compared):
+    bench, runs = bench_of(demo), [Run("AdaFuse", seed, frames=2) for seed in (0, 1)]
+    test = data.ClipStore(demo.out / "store").split("test")
+    outcome = bench.outcome(runs[0])
+    assert outcome.name == runs[0].name and outcome.seed == 0
+    labels = [test.class_names[k] for k in test.labels]
+    for wearer, names in outcome.classes.items():
+        assert list(names) == [label for label, other in zip(labels, test.wearers, strict=True) if other == wearer]
+    assert experiments.accuracy(bench, runs).mean == pytest.approx(table_of(demo, "adafuse-n2").mean())
+    whole = experiments.accuracy(bench, runs, groups={"all": test.class_names})
+    assert whole == experiments.accuracy(bench, runs)
+    other = [Run("VisOnly-Distill", seed, 2, "slowfast-{seed}") for seed in (0, 1)]
+    found = experiments.difference(bench, runs, other)
+    assert found.mean == pytest.approx(experiments.accuracy(bench, runs).mean - experiments.accuracy(bench, other).mean)
+
+
+def test_results_of_an_earlier_version_are_read_and_compare_says_what_is_missing(
+    demo, compared, small, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    shutil.copytree(demo.out, out, ignore=shutil.ignore_patterns("world", "store"))
+    for path in [*out.glob("seed-*/*.json")]:
+        record = {
+            name: value for name, value in json.loads(path.read_text()).items() if name not in ("test", "correct")
+        }
+        path.write_text(json.dumps(record))
+    (out / "segments.json").unlink()
+    command = COMPARE.format(demo.out).replace(f"--out {demo.out}", f"--out {out}")
+    assert cli.main(command.split()) == 0
+    printed = capsys.readouterr().out
+    assert "/12]" not in printed  # nothing was trained
+    assert "No intervals of the differences between methods: " in printed and "an earlier version" in printed
+    content = json.loads((out / "compare.json").read_text())
+    assert content["differences"] == [] and {row["interval"] is None for row in content["rows"][1:]} == {True}
+    assert (out / "segments.json").read_text() == (demo.out / "segments.json").read_text()
+    lost = out / "seed-0" / "adafuse-n2.json"
+    before = json.loads(lost.read_text())
+    lost.unlink()  # as the message says
+    bench_of(demo, out).run([Run("AdaFuse", frames=2)])
+    assert json.loads(lost.read_text())["top1"] == before["top1"] and bench_of(demo, out).outcome(
+        Run("AdaFuse", frames=2)
+    )
 
 
 def test_adafuse_costs_what_its_decisions_need(demo, compared):
@@ -517,51 +612,7 @@ def test_presets_reach_the_bench(command, monkeypatch):
         assert protocol == PROTOCOLS[name] and protocol.recipe == recipe
 
 
-# --- The figure
-
-
-def test_published_numbers_fit_the_rules_that_the_legend_names():
-    """fvcore's for Video, thop's for AdaFuse; and the classes by which the networks are built."""
-    models = {name: experiments.TABLE_3[name][1]() for name in ("AdaFuse", "ListenToLook")}
-    with torch.device("meta"):
-        models["Video"] = experiments.TABLE_3["Video"][1]()
-    for name, model in models.items():
-        params = sum(parameter.numel() for parameter in model.parameters())
-        assert round(params / 1e4) == round(experiments.TABLE_3[name][0].params / 1e4), name
-    numbers = []
-    for layer in models["Video"].modules():
-        if isinstance(layer, torch.nn.LayerNorm):
-            layer.register_forward_hook(lambda _, inputs, output: numbers.append(output.numel()))
-    macs = inference.count_macs(models["Video"], torch.device("meta"))
-    last = numbers[0] - numbers[-1]  # As released, the last norm is of all tokens, and all but one are dropped.
-    assert round((macs + 5 * (sum(numbers) + last)) / 1e7) == 36951  # our count alone rounds to 369.36
-    counts = experiments.adafuse_counts(models["AdaFuse"], 0.0)
-    assert round(counts["thop_skipping"], 2) == experiments.TABLE_3["AdaFuse"][0].gmacs
-    legend = " ".join(experiments.TABLE_3_LEGEND)
-    assert "Video's match fvcore's" in legend and "AdaFuse's and ListenToLook's match thop's" in legend
-
-
-def test_figure_has_a_line_for_each_method(tmp_path, monkeypatch):
-    from matplotlib.figure import Figure
-
-    drawn = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
-    monkeypatch.setattr(egodistill.files, "atomic_write", contextlib.nullcontext)
-    methods = [("EgoDistill", n) for n in (4, 1, 2)] + [("STTS full", 4), ("STTS T0.5-S0.7", 4), ("VisOnly", 1)]
-    table = [
-        experiments.Row(name, n, "", 50.0 + n, 1.0, [], 0.1 * n * len(name), 1, 1.0, {}, Run(name, frames=n))
-        for name, n in methods
-    ]
-    unknown = table[-1]._replace(method="teacher", gmacs=None)  # its cost is not known: no point
-    files = experiments.draw([*table, unknown], tmp_path / "figure", "A title")
-    assert [file.name for file in files] == ["figure.png", "figure.svg"]
-    axes = drawn[0].axes[0]
-    lines = {one.get_label(): one for one in axes.containers}
-    assert set(lines) == {"EgoDistill", "STTS", "VisOnly"}
-    x, y = lines["EgoDistill"].lines[0].get_data()
-    assert list(x) == sorted(x) and list(y) == [51.0, 52.0, 54.0]
-    assert axes.get_xscale() == "log" and "GMACs" in axes.get_xlabel() and "%" in axes.get_ylabel()
-    assert {text.get_text() for text in axes.texts} == {"N = 1", "N = 2", "N = 4"}
+# --- Files
 
 
 def test_load_knows_all_kinds_of_files(demo, compared):

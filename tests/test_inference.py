@@ -46,6 +46,7 @@ def test_evaluation_averages_scores_over_the_clips_of_a_segment():
     store = Store(5)
     store.labels = np.array([0, 0, 1, 1, 1])
     store.segments = np.array([7, 7, 3, 3, 3])  # any numbers, in any order
+    store.wearers = ["P02", "P02", None, None, None]
     scores = [[0.9, 0.0999, 0.0001, 0], [0.001, 0.3, 0.699, 0], [0.55, 0.45, 0, 0], [0.6, 0.4, 0, 0], [0.0, 0.0, 1, 0]]
     store.arrays["scores"] = np.array(scores, dtype=np.float32) + 1e-9
     store.arrays["t.feature"] = store.arrays["scores"] + 0.25
@@ -56,6 +57,15 @@ def test_evaluation_averages_scores_over_the_clips_of_a_segment():
     assert result.confusion.tolist() == [[1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
     assert result.scores.shape == (2, 4) and result.clips == 5
     assert result.feature_distance == pytest.approx(0.25, abs=1e-5)
+    assert result.correct.tolist() == [False, True] and result.wearers == ["", "P02"]  # segments 3 and 7
+    for wearers in (np.array(["a", "a", "b", "b", "b"]), ["a", "a", "b", "b", "b"]):
+        store.wearers = wearers
+        assert evaluate(Fixed(), store, **QUIET).wearers == ["b", "a"]
+    for other in (None, 3, "five!", {"P02": 5}, ["too", "few"]):  # a stranger's own attribute
+        store.wearers = other
+        assert evaluate(Fixed(), store, **QUIET).wearers == ["", ""]
+    del store.wearers
+    assert evaluate(Fixed(), store, **QUIET).wearers == ["", ""]
 
 
 class Mirror(nn.Module):

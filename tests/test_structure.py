@@ -35,6 +35,8 @@ ARROWS = {
     "checkpoints": "egodistill files",
     "files": "egodistill",
     "tables": "egodistill files",
+    "intervals": "egodistill",
+    "contrasts": "egodistill files intervals",
     # recordings and stores
     "annotations": "egodistill clips files video",
     "clips": "egodistill imu video",
@@ -52,14 +54,17 @@ ARROWS = {
     "baselines": "egodistill checkpoints student video video_transformers",
     "scene": "",
     "synthetic": "egodistill files",
-    "experiments": "egodistill baselines batches checkpoints clips data distillation files inference student teachers"
-    " training video",
+    "protocols": "distillation training",
+    "experiments": "egodistill baselines batches checkpoints clips contrasts data distillation files inference"
+    " intervals protocols student teachers training video",
+    "paper_costs": "egodistill baselines inference teachers",
+    "plots": "experiments files",
     "export": "egodistill batches clips files student",
     "commands": "egodistill annotations data files imu recordings tables video",
     "options": "commands distillation files runtime",
     "model_commands": "egodistill batches checkpoints commands data distillation experiments export files inference"
-    " one_pass options runtime tables teachers training",
-    "demo": "egodistill commands data experiments files inference model_commands options synthetic tables"
+    " one_pass options paper_costs runtime tables teachers training",
+    "demo": "egodistill commands data experiments files inference model_commands options plots synthetic tables"
     " teachers training",
 }
 # Imports inside functions, with their reasons.

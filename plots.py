@@ -1,0 +1,75 @@
+"""The paper's Figure 3: accuracy against cost, drawn with matplotlib.
+
+from egodistill import plots
+
+plots.draw(rows, "out/compare")                            # rows of `experiments.rows()`
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from egodistill import files
+from egodistill.experiments import Row
+
+__all__ = ["draw"]
+
+# Colours of Okabe and Ito; markers, lines and grey values also distinguish the methods in a grey print.
+STYLES: dict[str, dict[str, Any]] = {
+    "EgoDistill": {"color": "#D55E00", "marker": "o", "linewidth": 2.4, "markersize": 8},
+    "VisIMU": {"color": "#E69F00", "marker": "s", "linestyle": "--"},
+    "VisOnly-Distill": {"color": "#0072B2", "marker": "^"},
+    "VisOnly": {"color": "#56B4E9", "marker": "v", "linestyle": "--"},
+    "ListenToLook": {"color": "#009E73", "marker": "D", "linestyle": "-."},
+    "AdaFuse": {"color": "#000000", "marker": "P", "linestyle": "none", "markersize": 9},
+    "STTS": {"color": "#CC79A7", "marker": "X", "linestyle": ":", "markersize": 9},
+    "teacher": {"color": "#555555", "marker": "*", "linestyle": "none", "markersize": 13},
+}
+
+
+def draw(rows: Sequence[Row], stem: str | os.PathLike, title: str = "") -> list[Path]:
+    """Draw accuracy against GMACs, the paper's Figure 3; write and return ``stem``.png and ``stem``.svg.
+
+    Raise ImportError if matplotlib is not installed.
+
+    >>> from egodistill import experiments, plots
+    >>> row = experiments.Row("EgoDistill", 1, "1 frame + IMU", 76.2, 1.1, [], 0.057, None, None, {}, None)
+    >>> [file.name for file in plots.draw([row], "figure3")]
+    ['figure3.png', 'figure3.svg']
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xscale="log", xlabel="GMACs per clip (billions of multiply-adds)", ylabel="top-1 (%)")
+    for method, style in STYLES.items():
+        line = sorted((one for one in rows if one.method.split()[0] == method and one.gmacs), key=lambda one: one.gmacs)
+        if not line:
+            continue
+        x, y = [one.gmacs for one in line], [one.top1 for one in line]
+        axes.errorbar(x, y, yerr=[one.std or 0.0 for one in line], capsize=3, label=method, **style)
+        if method in ("EgoDistill", "VisOnly-Distill"):
+            for number, one in enumerate(line):  # Beside the line, not on it.
+                side = {"xytext": (-9, 0), "ha": "right"} if number == 0 else {"xytext": (9, 0), "ha": "left"}
+                axes.annotate(
+                    f"N = {one.frames}",
+                    (one.gmacs, one.top1),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=9,
+                    **side,
+                )
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.margins(x=0.14, y=0.08)
+    axes.grid(which="major", alpha=0.35)
+    axes.set_title(title, fontsize=11)
+    figure.legend(loc="outside right center", frameon=False)
+    paths = [Path(f"{stem}.{suffix}") for suffix in ("png", "svg")]
+    for file in paths:
+        with files.atomic_write(file) as part:
+            figure.savefig(part, format=file.suffix[1:], dpi=150)
+    return paths

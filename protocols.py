@@ -1,0 +1,123 @@
+"""The settings of a comparison: how each method, and a teacher, is built and trained.
+
+    from dataclasses import replace
+    from egodistill import protocols
+
+    protocol = protocols.PROTOCOLS["epic"]                     # the paper's sizes and schedules
+    protocol = replace(protocol, stts=protocols.STTSSettings(weights=None))
+
+`experiments.Bench` trains and evaluates all methods under one protocol.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from egodistill import distillation
+from egodistill.distillation import Recipe
+from egodistill.training import Training
+
+__all__ = ["PROTOCOLS", "AdaFuseSettings", "ListenToLookSettings", "Protocol", "STTSSettings", "TeacherRecipe"]
+
+
+@dataclass(frozen=True)
+class AdaFuseSettings:
+    """Arguments of `baselines.AdaFuse`, with the defaults of its paper."""
+
+    weights: str | None = "imagenet"
+    width: int = 64
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    policy_hidden: int | None = None
+    dropout: float = 0.5
+
+
+@dataclass(frozen=True)
+class STTSSettings:
+    """Arguments of `baselines.STTS`, with the defaults of its paper."""
+
+    weights: str | None = "kinetics"
+    width: int = 96
+    depths: tuple[int, ...] = (1, 2, 11, 2)
+    dropout: float = 0.5
+    drop_path: float = 0.2
+    samples: int = 500
+
+
+@dataclass(frozen=True)
+class ListenToLookSettings:
+    """Arguments of `baselines.ListenToLook`, with the defaults of its paper."""
+
+    weights: str | None = "imagenet"
+    width: int = 64
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+    hidden: int = 1024
+
+    @property
+    def image_encoder(self) -> str | None:
+        """Return the name of the image encoder of a student that is the same network, or None."""
+        if self.depths == (1, 1, 1, 1):
+            return f"resnet10x{self.width}"
+        return "resnet18" if (self.width, self.depths) == (64, (2, 2, 2, 2)) else None
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How all methods of a comparison are built and trained: the students' recipe, and the baselines' settings.
+
+    ``narrow``: STTS is too narrow for its published initialization; see `experiments.init_narrow()`.
+
+    >>> from dataclasses import replace
+    >>> from egodistill import protocols
+    >>> demo = protocols.PROTOCOLS["demo"]
+    >>> short = replace(demo, recipe=demo.recipe.with_training(epochs=1))
+    >>> short.recipe.distillation.epochs, short.stts.width
+    (1, 32)
+    """
+
+    recipe: Recipe = distillation.EPIC_KITCHENS
+    adafuse: AdaFuseSettings = AdaFuseSettings()
+    stts: STTSSettings = STTSSettings()
+    listen_to_look: ListenToLookSettings = ListenToLookSettings()
+    narrow: bool = False
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings that must be equal for runs to share a folder."""
+        return asdict(self) | {"recipe": self.recipe.record()}
+
+    def weight_files(self) -> list[str]:
+        """Return the files of initial weights that the settings name."""
+        parts = (self.adafuse, self.stts, self.listen_to_look)
+        names = [self.recipe.student.image_weights, *(part.weights for part in parts)]
+        return sorted({str(name) for name in names if name is not None and os.path.isfile(name)})
+
+
+PROTOCOLS = {
+    "epic": Protocol(),
+    "ego4d": Protocol(distillation.EGO4D),
+    "demo": Protocol(
+        distillation.SYNTHETIC,
+        AdaFuseSettings(None, width=16, depths=(1, 1, 1, 1), policy_hidden=64, dropout=0.0),
+        STTSSettings(None, width=32, depths=(1, 1, 2, 1), dropout=0.0, drop_path=0.0, samples=100),
+        ListenToLookSettings(None, width=16, depths=(1, 1, 1, 1)),  # the same image network as the students'
+        narrow=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class TeacherRecipe:
+    """How to build a teacher and train it on labels.
+
+    architecture   One of `teachers.MODELS`.
+    training       Settings of `finetune()`.
+    options        Options of the network for `teachers.load()`.
+    narrow         The transformer is too narrow for its published initialization; see `experiments.init_narrow()`.
+    """
+
+    architecture: str
+    training: Training = Training()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    narrow: bool = False

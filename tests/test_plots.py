@@ -1,0 +1,29 @@
+"""The figure: a line for each method, points in the order of their cost."""
+
+import contextlib
+
+from egodistill import experiments, files, plots
+from egodistill.experiments import Run
+
+
+def test_figure_has_a_line_for_each_method(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    monkeypatch.setattr(files, "atomic_write", contextlib.nullcontext)
+    methods = [("EgoDistill", n) for n in (4, 1, 2)] + [("STTS full", 4), ("STTS T0.5-S0.7", 4), ("VisOnly", 1)]
+    table = [
+        experiments.Row(name, n, "", 50.0 + n, 1.0, [], 0.1 * n * len(name), 1, 1.0, {}, Run(name, frames=n))
+        for name, n in methods
+    ]
+    unknown = table[-1]._replace(method="teacher", gmacs=None)  # its cost is not known: no point
+    paths = plots.draw([*table, unknown], tmp_path / "figure", "A title")
+    assert [path.name for path in paths] == ["figure.png", "figure.svg"]
+    axes = drawn[0].axes[0]
+    lines = {one.get_label(): one for one in axes.containers}
+    assert set(lines) == {"EgoDistill", "STTS", "VisOnly"}
+    x, y = lines["EgoDistill"].lines[0].get_data()
+    assert list(x) == sorted(x) and list(y) == [51.0, 52.0, 54.0]
+    assert axes.get_xscale() == "log" and "GMACs" in axes.get_xlabel() and "%" in axes.get_ylabel()
+    assert {text.get_text() for text in axes.texts} == {"N = 1", "N = 2", "N = 4"}
