@@ -160,7 +160,7 @@ def read_epic_kitchens(
     annotations, root = Path(annotations), Path(root)
     if both := sorted({*evaluation_wearers} & {*validation_wearers}):
         raise DataError(f"{', '.join(both)}: a wearer cannot be for both evaluation and validation")
-    parts = {wearer: "test" for wearer in evaluation_wearers} | {wearer: "validation" for wearer in validation_wearers}
+    parts = dict.fromkeys(evaluation_wearers, "test") | dict.fromkeys(validation_wearers, "validation")
     dropped: collections.Counter[str] = collections.Counter()
     spellings: dict[int, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     lacks: dict[str, str | None] = {}  # video -> why it cannot be used

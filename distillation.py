@@ -322,11 +322,11 @@ def finetune(
 
     VisOnly and VisIMU of the paper are trained like this. With ``validation``, clips of other wearers, the model keeps
     the weights of the epoch with the highest accuracy on them, see `training.train()`. ``changes`` override fields of
-    ``settings``. Parameters with ``requires_grad=False`` are not trained. Return one dict per epoch: loss, top1 (on the training clips, during
-    training), clips_per_second, loader_share, learning_rate. Raise EgoDistillError if the store lacks an array (the
-    message says how to add it), if model and store differ in classes or frame size, if a clip has no label, if the
-    checkpoint is from another run, or if the loss becomes infinite or NaN (the message names the clips). Raise
-    EgoDistillOSError if the checkpoint cannot be written or another process of the training has died.
+    ``settings``. Parameters with ``requires_grad=False`` are not trained. Return one dict per epoch: loss, top1 (on the
+    training clips, during training), clips_per_second, loader_share, learning_rate. Raise EgoDistillError if the store
+    lacks an array (the message says how to add it), if model and store differ in classes or frame size, if a clip has
+    no label, if the checkpoint is from another run, or if the loss becomes infinite or NaN (the message names the
+    clips). Raise EgoDistillOSError if the checkpoint cannot be written or another process of the training has died.
 
     >>> from egodistill import EgoDistill, data, finetune
     >>> train = data.ClipStore("store").split("train")

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import itertools
 import math
 import sys
 from pathlib import Path
@@ -32,15 +31,15 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
 import egodistill
-from egodistill import files, synthetic, tables, video
+from egodistill import behaviour, files, synthetic, tables, video
 
-CLIP, STEPS, SOUND_SECONDS = synthetic.CLIP, 107, 2.0  # seconds, 50 Hz, seconds
+CLIP, STEPS, SOUND_SECONDS = egodistill.CLIP_SECONDS, 107, 2.0  # seconds, 50 Hz, seconds
 COUNTS = (1, 2, 3, 4, 5, 6, 7, 8)
 TEACHER_FRAMES = 16
 VIEW = math.radians(27)
 PIXEL, PIXEL_ANGLE = 0.012, math.radians(54 / 64)  # m at 0.75 m, rad
 BANDS = ((0, 700), (700, 2000), (2000, 8000))  # Hz
-PAIRS = [k for k, thing in enumerate(synthetic.THINGS) if len(thing.verbs) == 2]
+PAIRS = [k for k, thing in enumerate(behaviour.THINGS) if len(thing.verbs) == 2]
 INPUTS: dict[str, tuple[str, ...]] = (
     {f"N = {n}": (f"frames {n}",) for n in COUNTS}
     | {"head motion": ("imu",), "sound": ("sound",), "head motion + sound": ("imu", "sound")}
@@ -55,14 +54,14 @@ INPUTS: dict[str, tuple[str, ...]] = (
 # Acts with what each input sees of them
 
 
-def see_frames(act: synthetic.Act, count: int, state: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def see_frames(act: behaviour.Act, count: int, state: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return what ``count`` frames show, [count, 7], with an error of about a pixel; zeros if the thing is out of view.
 
     ``state`` [6, n] is that of the head in all frames of the recording.
     """
-    rows = np.floor(video.clip_times(act.centre - CLIP / 2, count) * synthetic.FRAME_RATE + 1e-6).astype(int)
+    rows = np.floor(video.clip_times(act.centre - CLIP / 2, count) * behaviour.FRAME_RATE + 1e-6).astype(int)
     rows = rows.clip(0, state.shape[1] - 1)
-    t, away = rows / synthetic.FRAME_RATE, np.stack([state[0, rows] - act.azimuth, state[1, rows] - act.pitch], -1)
+    t, away = rows / behaviour.FRAME_RATE, np.stack([state[0, rows] - act.azimuth, state[1, rows] - act.pitch], -1)
     shown = np.concatenate([act.presence(t)[:, None], act.progress(t)[:, None], act.path(t) / 0.065, away / 0.1], 1)
     errors = np.array([0.03, PIXEL / 0.28, PIXEL / 0.065, PIXEL / 0.065, PIXEL_ANGLE / 0.1, PIXEL_ANGLE / 0.1])
     shown += errors * rng.normal(size=shown.shape)
@@ -70,7 +69,7 @@ def see_frames(act: synthetic.Act, count: int, state: np.ndarray, rng: np.random
     return np.concatenate([in_view, shown * in_view], 1).astype(np.float32)
 
 
-def blur(act: synthetic.Act, rng: np.random.Generator) -> np.ndarray:
+def blur(act: behaviour.Act, rng: np.random.Generator) -> np.ndarray:
     """Return how far the hand moves in 1/50 s at the clip's middle, in pixels of 64, with an error of half a pixel."""
     t = act.centre + np.array([-0.01, 0.01])
     moved = np.diff(act.path(t), axis=0)[0] + np.array([0.28 * np.diff(act.progress(t))[0], 0.0])
@@ -97,7 +96,7 @@ def see_recording(recording: synthetic.Recording) -> dict[str, np.ndarray]:
     plan, rng = recording.draw(), recording.rng(7)
     (force_times, force), (rate_times, rate) = plan.head.readings(plan.duration, recording.rng(4))
     sound, length = recording.sound(plan), round(SOUND_SECONDS * synthetic.SOUND_RATE)
-    state = plan.head.state(np.arange(round(plan.duration * synthetic.FRAME_RATE)) / synthetic.FRAME_RATE)
+    state = plan.head.state(np.arange(round(plan.duration * behaviour.FRAME_RATE)) / behaviour.FRAME_RATE)
     found: dict[str, list] = {}
     for act in plan.acts:
         begin, first = act.centre - CLIP / 2, round((act.centre - SOUND_SECONDS / 2) * synthetic.SOUND_RATE)
@@ -137,7 +136,7 @@ class Judge(nn.Module):
         super().__init__()
         self.told = told
         self.parts = nn.ModuleDict()
-        width = len(synthetic.THINGS) if told else 0
+        width = len(behaviour.THINGS) if told else 0
         for name, size in sizes.items():
             if name in ("imu", "sound"):
                 self.parts[name] = nn.Sequential(
@@ -157,14 +156,14 @@ class Judge(nn.Module):
     def forward(self, seen: dict[str, Tensor], things: Tensor) -> Tensor:
         found = [part(seen[name].mT if name in ("imu", "sound") else seen[name]) for name, part in self.parts.items()]
         if self.told:
-            found.append(nn.functional.one_hot(things, len(synthetic.THINGS)).float())
+            found.append(nn.functional.one_hot(things, len(behaviour.THINGS)).float())
         return self.head(torch.cat(found, 1))
 
 
 def judge(train: dict[str, Tensor], test: dict[str, Tensor], inputs: tuple[str, ...], epochs: int) -> Tensor:
     """Return whether a classifier of the verb of pairs is right for each test act, bool [acts]."""
     torch.manual_seed(0)
-    model = Judge({name: tuple(train[name].shape[1:]) for name in inputs}, len(synthetic.THINGS))
+    model = Judge({name: tuple(train[name].shape[1:]) for name in inputs}, len(behaviour.THINGS))
     fit(model, train, inputs, epochs, lambda logits, batch: pair_loss(logits, batch["thing"], batch["second"]))
     logits = answers(model, test, inputs)
     return (logits.gather(1, test["thing"][:, None])[:, 0] > 0) == (test["second"] > 0)
@@ -178,7 +177,7 @@ def pair_loss(logits: Tensor, things: Tensor, second: Tensor) -> Tensor:
 def probe(train: dict[str, Tensor], test: dict[str, Tensor], name: str, target: str, epochs: int) -> Tensor:
     """Return whether a classifier of ``target`` from one input, not told the thing, is right, bool [acts]."""
     torch.manual_seed(0)
-    classes = len(synthetic.VERBS if target == "verb" else synthetic.THINGS)
+    classes = len(behaviour.VERBS if target == "verb" else behaviour.THINGS)
     model = Judge({name: tuple(train[name].shape[1:])}, classes, told=False)
     fit(model, train, (name,), epochs, lambda logits, batch: nn.functional.cross_entropy(logits, batch[target]))
     return answers(model, test, (name,)).argmax(1) == test[target]
@@ -216,7 +215,7 @@ def answers(model: nn.Module, test: dict[str, Tensor], inputs: tuple[str, ...]) 
 
 def by_kind(right: Tensor, things: Tensor) -> dict[str, float]:
     """Return the accuracy in % on each kind of pair; single acts are known."""
-    kinds = [synthetic.THINGS[k].kind for k in things.tolist()]
+    kinds = [behaviour.THINGS[k].kind for k in things.tolist()]
     found = {}
     for kind in ("reversal", "cyclic"):
         chosen = torch.tensor([one == kind for one in kinds])
@@ -235,7 +234,7 @@ def bound(inputs: tuple[str, ...], coupling: float) -> dict[str, float] | None:
         return None
     found = {}
     for kind in ("reversal", "cyclic"):
-        values = [(1 + share(thing)) / 2 for thing in synthetic.THINGS if thing.kind == kind]
+        values = [(1 + share(thing)) / 2 for thing in behaviour.THINGS if thing.kind == kind]
         found[kind] = 100 * sum(values) / len(values)
     return found | {"single": 100.0}
 
@@ -246,15 +245,15 @@ def overall(kinds: dict[str, float], weights: dict[str, float]) -> float:
 
 def report(path: Path, coupling: float, markdown: str | None) -> None:
     """Print the table of the estimates for one coupling."""
-    classes = {kind: sum(len(t.verbs) for t in synthetic.THINGS if t.kind == kind) for kind in synthetic.KINDS}
-    equal = {kind: count / len(synthetic.VERBS) for kind, count in classes.items()}
+    classes = {kind: sum(len(t.verbs) for t in behaviour.THINGS if t.kind == kind) for kind in behaviour.KINDS}
+    equal = {kind: count / len(behaviour.VERBS) for kind, count in classes.items()}
     rows = []
     for line in files.read_lines(path, "inputs", "coupling", "kinds"):
         if line["coupling"] != coupling:
             continue
         kinds, limit = line["kinds"], line["bound"]
         cells = [f"{kinds[kind]:.1f}" for kind in ("reversal", "cyclic")]
-        cells += [f"{overall(kinds, equal):.1f}", f"{overall(kinds, synthetic.EPIC_SHARES):.1f}"]
+        cells += [f"{overall(kinds, equal):.1f}", f"{overall(kinds, behaviour.EPIC_SHARES):.1f}"]
         rows.append([line["inputs"], *cells, f"{overall(limit, equal):.1f}" if limit else ""])
     header = ["inputs", "reversal", "cyclic", "all classes", "EPIC's shares", "bound"]
     tables.report(tables.Table(header, rows), f"benchmarks/ceilings.py, coupling {coupling:g}", markdown, sys.argv)
@@ -280,7 +279,7 @@ def estimate(a: argparse.Namespace, coupling: float, done: set[tuple[str, float]
         else:
             source, target = PROBES[name]
             right = probe(*everything, source, target, a.epochs)
-            chance = 100 / len(synthetic.VERBS if target == "verb" else synthetic.THINGS)
+            chance = 100 / len(behaviour.VERBS if target == "verb" else behaviour.THINGS)
             line = {"probe": name, "top1": 100 * right.float().mean().item(), "chance": chance}
         error = 100 * right.float().std().item() / math.sqrt(len(right))
         files.append_line(a.results, line | {"error": error} | about)

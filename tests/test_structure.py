@@ -53,7 +53,8 @@ ARROWS = {
     # paper and tools
     "baselines": "egodistill checkpoints student video video_transformers",
     "scene": "",
-    "synthetic": "egodistill files",
+    "synthetic": "behaviour egodistill files scene",
+    "behaviour": "",
     "protocols": "distillation training",
     "experiments": "egodistill baselines batches checkpoints clips contrasts data distillation files inference"
     " intervals protocols student teachers training video",
