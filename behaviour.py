@@ -14,13 +14,24 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["ACTIONS", "THINGS", "VERBS", "Act", "HeadMotion", "Stroke", "Thing", "Wearer", "draw_acts", "draw_wearer"]
+__all__ = [
+    "THINGS",
+    "VERBS",
+    "Act",
+    "HeadMotion",
+    "Stroke",
+    "Thing",
+    "Wearer",
+    "bounds",
+    "draw_acts",
+    "draw_wearer",
+]
 
 GRAVITY = 9.81  # m/s2
 FRAME_RATE = 20  # frames per second; the two decimals of an EPIC timestamp represent 50 ms exactly
@@ -89,6 +100,29 @@ LOOKALIKES = (
 )  # fmt: skip
 WITHIN_PAIR, LOOKS_ALIKE = 0.5, 0.3  # shares of the wrong labels; the rest is any other verb
 EPIC_SHARES = {"reversal": 0.64, "cyclic": 0.18, "single": 0.18}  # of the acts in EPIC-KITCHENS' IMU videos
+
+
+def bounds(coupling: float = 1.0) -> dict[str, float]:
+    """Return bounds (0 to 1) of the accuracy over all verbs, equally frequent, from one frame and what else there is.
+
+    One frame names the thing, and tells a single act. Head motion or sound tell which verb of a pair it is in a share q
+    of the acts, and nothing in the others: (1 + q) / 2. `benchmarks/ceilings.py` estimates what they tell with the
+    noise of the sensors, and what more frames do.
+
+    >>> from egodistill import behaviour
+    >>> behaviour.bounds()
+    {'one frame': 0.6, 'one frame and head motion': 0.85, 'one frame and sound': 0.75}
+    """
+
+    def mean(told: Callable[[Thing], float]) -> float:
+        pairs = [1 + told(thing) for thing in THINGS if len(thing.verbs) == 2]  # two verbs, (1 + q) / 2 each
+        return round((sum(pairs) + len(THINGS) - len(pairs)) / len(VERBS), 6)
+
+    return {
+        "one frame": mean(lambda thing: 0.0),
+        "one frame and head motion": mean(lambda thing: coupling * thing.follow),
+        "one frame and sound": mean(lambda thing: thing.heard),
+    }
 
 
 def wrong_verb(verb: int, rng: np.random.Generator) -> int:

@@ -146,6 +146,8 @@ class Bench:
     store        Folder of a clip store with the splits ``train`` and ``test``.
     out          Folder for weights and results. A folder with runs of another protocol or store is refused.
     protocol     Sizes and schedules: one of PROTOCOLS, or your own.
+    every        Train on one of this number of clips.
+    validation   A split on which the best epoch of the bench's own teachers is chosen (default: they keep the last).
     teachers     Teachers that the bench trains itself, by name; `egodistill demo` uses this.
 
     >>> from dataclasses import replace
@@ -178,6 +180,8 @@ class Bench:
     protocol: Protocol = PROTOCOLS["epic"]
     train: str = "train"
     test: str = "test"
+    every: int = 1
+    validation: str | None = None
     teachers: Mapping[str, TeacherRecipe] = field(default_factory=dict)
     device: str | None = None
     progress: bool = True
@@ -185,7 +189,9 @@ class Bench:
     def check_folder(self) -> None:
         """Write the bench's settings file. Raise DataError if the folder holds runs of another protocol or store."""
         store = data.ClipStore(self.store)
-        views = {split: store.split(split) for split in (self.train, self.test)}
+        views = {"train": self.train_clips(store), "test": store.split(self.test)}
+        if self.validation is not None:
+            views["validation"] = store.split(self.validation)
         about = {"protocol": self.protocol.record(), "class_names": store.class_names}
         about["clips"] = {split: len(view) for split, view in views.items()}
         about["fingerprint of the clips"] = {split: view.fingerprint[:16] for split, view in views.items()}
@@ -197,7 +203,7 @@ class Bench:
             files.write_json(path, about)
         segments = Path(self.out, contrasts.SEGMENTS_FILE)
         if not segments.exists():
-            files.write_json(segments, contrasts.segments_record(views[self.test]))
+            files.write_json(segments, contrasts.segments_record(views["test"]))
 
     def path(self, run: Run, suffix: str = ".pt") -> Path:
         """Return the path of a run's weights, or with the suffix ".json" of its result."""
@@ -222,7 +228,12 @@ class Bench:
                 f"{self.store}: has no {run.frames} frames with sampling {run.sampling!r}; run `egodistill prepare` "
                 f"with --sampling {run.sampling} --num-frames {run.frames}"
             )
-        return store.split(self.train), store.split(self.test)
+        return self.train_clips(store), store.split(self.test)
+
+    def train_clips(self, store: data.ClipStore) -> data.ClipStore:
+        """Return the clips to train on."""
+        clips = store.split(self.train)
+        return clips.select(slice(None, None, self.every)) if self.every > 1 else clips
 
     def dependencies(self, run: Run) -> list[Run]:
         """Return the runs that must be finished before this one."""
@@ -313,7 +324,7 @@ class Bench:
         if run.teacher is None or run.method == "teacher":
             return {}
         store, reads = data.ClipStore(self.store), [f"{run.outputs}.{kind}" for kind in ("feature", "logits")]
-        return {"outputs": store.split(self.train).fingerprints(reads)} if set(reads) <= set(store.names) else {}
+        return {"outputs": self.train_clips(store).fingerprints(reads)} if set(reads) <= set(store.names) else {}
 
     def train_and_evaluate(self, run: Run) -> str:
         """Train a run unless it is trained, evaluate it, write the result, and return a line that describes it.
@@ -337,7 +348,10 @@ class Bench:
             torch.manual_seed(run.seed)
             model = self.build(run, train)
             model.sampling = run.sampling
-            fit(run, model, train, settings)
+            validation = None
+            if run.method == "teacher" and self.validation is not None:
+                validation = data.ClipStore(self.store).split(self.validation)
+            fit(run, model, train, settings, validation)
             model.save(path)
         precision = training.logged_precision(training_file(path))
         training_file(path).unlink(missing_ok=True)
@@ -359,6 +373,7 @@ class Bench:
             with record_policy_gmacs(model) as gmacs:
                 found = inference.evaluate(model, test, device=self.device, precision="fp32", progress=False)
             result |= {"top1": found.top1, "per_class": found.per_class, "segments": len(found.labels)}
+            result["confusion"] = found.confusion.tolist()
             result |= outcome_record(found, test)
             summary = f"top-1 {100 * found.top1:.1f} %"
             if gmacs:
@@ -428,6 +443,7 @@ class Bench:
             settings = replace(stage, alpha=alpha, beta=0.0 if "l1" in without else stage.beta)
         if run.method in BASELINES and recipe.student.image_weights is None and not self.has_start(run):
             settings = replace(settings, epochs=2 * settings.epochs)  # See the protocol in the module's docstring.
+        settings = replace(settings, **self.protocol.changes.get(run.method, {}))
         file = training_file(self.path(run))
         return replace(settings, seed=run.seed, device=self.device, progress=self.progress, checkpoint=file)
 
@@ -438,14 +454,14 @@ def outcome_record(found: inference.Evaluation, test: Any) -> dict[str, Any]:
     return {"test": contrasts.segments_record(test)["digest"], "correct": contrasts.pack(correct)}
 
 
-def fit(run: Run, model: Any, store: Any, settings: Training) -> None:
-    """Train a run's model with the stage that its settings are for."""
+def fit(run: Run, model: Any, store: Any, settings: Training, validation: Any = None) -> None:
+    """Train a run's model with the stage that its settings are for; the best epoch on ``validation`` is kept."""
     if isinstance(settings, PretrainingSettings):
         distillation.pretrain_imu(model, store, settings, teacher=run.outputs)
     elif isinstance(settings, DistillationSettings):
         distillation.distill(model, store, settings, teacher=run.outputs)
     else:
-        distillation.finetune(model, store, settings)
+        distillation.finetune(model, store, settings, validation=validation)
 
 
 def init_worker(threads: int) -> None:

@@ -67,7 +67,9 @@ class ListenToLookSettings:
 class Protocol:
     """How all methods of a comparison are built and trained: the students' recipe, and the baselines' settings.
 
-    ``narrow``: STTS is too narrow for its published initialization; see `experiments.init_narrow()`.
+    narrow    STTS is too narrow for its published initialization; see `experiments.init_narrow()`.
+    changes   {method: settings of its training that differ from the recipe's}, such as {"VisIMU": {"epochs": 12}}; the
+              method "stage 1" is EgoDistill's first stage.
 
     >>> from dataclasses import replace
     >>> from egodistill import protocols
@@ -82,6 +84,7 @@ class Protocol:
     stts: STTSSettings = STTSSettings()
     listen_to_look: ListenToLookSettings = ListenToLookSettings()
     narrow: bool = False
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """Return the settings that must be equal for runs to share a folder."""

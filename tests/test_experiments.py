@@ -109,7 +109,7 @@ def test_a_run_is_trained_by_the_stage_of_its_settings(monkeypatch):
         experiments.fit(run, "model", "store", stage)
     taught = {"teacher": "t-3"}
     assert calls == [
-        ("finetune", "model", "store", recipe.finetuning, {}),
+        ("finetune", "model", "store", recipe.finetuning, {"validation": None}),
         ("pretrain_imu", "model", "store", recipe.pretraining, taught),
         ("distill", "model", "store", recipe.distillation, taught),
     ]
@@ -711,7 +711,7 @@ def test_the_seed_of_a_run_decides_its_start_weights_and_training(monkeypatch, t
     class Enough(Exception):
         pass
 
-    def fit(run, model, store, settings):
+    def fit(run, model, store, settings, validation):
         seen.append((torch.rand(1).item(), settings.seed, settings.checkpoint, settings.device))
         raise Enough
 
@@ -725,6 +725,37 @@ def test_the_seed_of_a_run_decides_its_start_weights_and_training(monkeypatch, t
     (first, *_), (second, *about), (third, *_) = seen
     assert first != second == third
     assert about == [5, tmp_path / "seed-5" / "visonly-n1.pt.training", "cpu"]
+
+
+def test_settings_of_a_method_change_its_training_alone(tmp_path):
+    changes = {"VisIMU": {"epochs": 7}, "stage 1": {"learning_rate": 0.5}, "STTS T0.5-S0.7": {"epochs": 9}}
+    protocol = replace(PROTOCOLS["demo"], changes=changes)
+    plain, bench = Bench("store", str(tmp_path), PROTOCOLS["demo"]), Bench("store", str(tmp_path), protocol)
+    for run in [Run(method, teacher="t") for method in ("stage 1", *experiments.METHODS)]:
+        assert bench.settings(run) == replace(plain.settings(run), **changes.get(run.method, {}))
+    assert protocol.record() != PROTOCOLS["demo"].record()
+
+
+def test_a_part_of_the_clips_and_the_best_epoch_of_a_teacher(demo, tmp_path, monkeypatch):
+    seen = {}
+
+    def fit(run, model, store, settings, validation):
+        seen[run.method] = (store.clips, None if validation is None else validation.clips)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiments, "fit", fit)
+    slowfast = {"slowfast-{seed}": egodistill.demo.QUICK.teachers["slowfast"]}
+    bench = bench_of(demo, tmp_path, every=3, validation="test", teachers=slowfast)
+    for run in (Run("teacher", teacher="slowfast-{seed}"), Run("start")):
+        with pytest.raises(KeyboardInterrupt):
+            bench.run([run])
+    store = data.ClipStore(demo.out / "store")
+    assert seen == {
+        "teacher": (store.split("train").clips[::3], store.split("test").clips),
+        "start": (store.split("train").clips[::3], None),
+    }
+    with pytest.raises(ValueError, match=r"clips\.train was 6 and is now 16"):
+        bench_of(demo, tmp_path, validation="test").check_folder()
 
 
 def test_a_run_is_known_by_the_outputs_of_the_clips_that_it_trains_on(monkeypatch):
