@@ -60,10 +60,10 @@ class Thing:
     cyclic bowl mix shake 1.0 0.5
     cyclic carrot cut peel 0.5 0.5
     cyclic dough scrub pat 0.0 0.0
-    single jug pour 0.5 0.5
-    single bin throw 0.5 0.5
-    single tray scrape 0.5 0.5
-    single panel press 0.5 0.5
+    single jug pour 0.5 0.0
+    single bin throw 0.5 0.0
+    single tray scrape 0.5 0.0
+    single panel press 0.5 0.0
     """
 
     look: str  # in `scene.THINGS`
@@ -85,10 +85,10 @@ THINGS = (
     Thing("bowl", "cyclic", ("bowl", 7), (("mix", 10), ("shake", 15)), 1.0, 0.5),
     Thing("carrot", "cyclic", ("carrot", 32), (("cut", 7), ("peel", 19)), 0.5, 0.5),
     Thing("dough", "cyclic", ("dough", 21), (("scrub", 29), ("pat", 32)), 0.0, 0.0),
-    Thing("jug", "single", ("jug", 94), (("pour", 9),), 0.5, 0.5, (0.0, 1.0)),
-    Thing("bin", "single", ("bin", 25), (("throw", 13),), 0.5, 0.5, (-0.94, 0.34)),
-    Thing("tray", "single", ("tray", 36), (("scrape", 25),), 0.5, 0.5, (1.0, 0.0)),
-    Thing("panel", "single", ("machine", 63), (("press", 21),), 0.5, 0.5, (0.7, -0.7)),
+    Thing("jug", "single", ("jug", 94), (("pour", 9),), 0.5, 0.0, (0.0, 1.0)),
+    Thing("bin", "single", ("bin", 25), (("throw", 13),), 0.5, 0.0, (-0.94, 0.34)),
+    Thing("tray", "single", ("tray", 36), (("scrape", 25),), 0.5, 0.0, (1.0, 0.0)),
+    Thing("panel", "single", ("machine", 63), (("press", 21),), 0.5, 0.0, (0.7, -0.7)),
 )
 VERBS = tuple(verb for thing in THINGS for verb, _ in thing.verbs)
 # (thing, which of its verbs) for each of `VERBS`
@@ -194,7 +194,8 @@ def draw_stroke(fast: bool, rng: np.random.Generator) -> Stroke:
         drift=tuple(
             (min(0.2, 0.12 * rng.rayleigh()), rng.uniform(0.15, 0.7), rng.uniform(0, 2 * math.pi)) for _ in range(3)
         ),
-        pauses=tuple((rng.uniform(-1.2, 1.2), rng.uniform(0.1, 0.4)) for _ in range(rng.poisson(0.6))),
+        # Perhaps one in each half: two at a time would run backwards.
+        pauses=tuple((side * rng.uniform(0.4, 1.2), rng.uniform(0.1, 0.4)) for side in (-1, 1) if rng.random() < 0.3),
     )
 
 

@@ -1,0 +1,401 @@
+"""Which method is better on the rendered world: settings chosen on one set of wearers, tested once on others, twice.
+
+    python benchmarks/evidence.py make A --out EV                # render and decode world A, hours before the rest
+    python benchmarks/evidence.py tune --out EV                  # settings of each method, on A's validation wearers
+    python benchmarks/evidence.py freeze                         # writes results/protocol.json; commit it
+    python benchmarks/evidence.py plan --out EV                  # cells that are left, and their hours
+    python benchmarks/evidence.py run --out EV --minutes 150     # trains and evaluates them, main claims first
+    python benchmarks/evidence_report.py --markdown RESULTS.md   # tables and figures, from results/*.jsonl alone
+
+World A has wearers for training, validation and test; settings are chosen on its validation wearers, and its test
+wearers are evaluated by `run` only, which refuses to start without a committed protocol. The seed of world B is the
+first 32 bits of the protocol's SHA-256, so nobody has seen B when the protocol is written.
+
+A cell is one trained network: a world, a method, a number of frames and a seed, which fixes initial weights, data order
+and the teacher. It becomes a line of results/WORLD.jsonl, with the commit, the hash of the protocol, and one bit for
+each test segment. Finished cells are not repeated, so the work can be spread over days: commit the lines as they come.
+`run` ends after `--minutes`, between two groups of cells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
+
+import egodistill
+from egodistill import behaviour, contrasts, data, demo, experiments, files, synthetic, tables
+from egodistill.batches import Augment
+from egodistill.experiments import Protocol, Run, TeacherRecipe
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+PIXELS, CLIP_FRAMES, FRAMES = 64, 16, (1, 2, 4, 8)
+WORLD = {
+    "train_acts": 4800,
+    "validation_acts": 2000,
+    "test_acts": 4000,
+    "train_wearers": 24,
+    "validation_wearers": 10,
+    "test_wearers": 20,
+}
+# {world: changes of WORLD}; the seeds of A and its variants are 0, that of B comes from the protocol.
+WORLDS: dict[str, dict[str, Any]] = {
+    "A": {"untrimmed": 10},
+    "B": {},
+    "A with clean labels": {"label_noise": 0.0},
+    "A with half the coupling": {"coupling": 0.5, "train_acts": 2400},
+}
+MAIN, SMALL = 5, 3  # seeds of the main comparison, and of the others
+TEACHER = "slowfast-{seed}"
+# Image networks twice as wide as the demo's, so that the order of costs is the paper's: EgoDistill, AdaFuse, STTS.
+WIDTH = 32
+STUDENT = replace(demo.DEMO.protocol.recipe.student, image_encoder=f"resnet10x{WIDTH}")
+GENERAL = replace(
+    demo.DEMO.protocol,
+    recipe=replace(demo.DEMO.protocol.recipe, student=STUDENT),
+    adafuse=replace(demo.DEMO.protocol.adafuse, width=WIDTH),
+    stts=replace(demo.DEMO.protocol.stts, width=2 * WIDTH),
+    listen_to_look=replace(demo.DEMO.protocol.listen_to_look, width=WIDTH),
+)
+AUGMENTED = {"augment": Augment(crop=0.2, jitter=0.3), "label_smoothing": 0.1}
+TEACHERS: dict[str, TeacherRecipe] = {
+    f"{name}-{{seed}}": replace(
+        recipe,
+        training=replace(recipe.training, **AUGMENTED),
+        options={**recipe.options, "dropout": 0.3},
+    )
+    for name, recipe in demo.DEMO.teachers.items()
+    if name == "slowfast"
+}
+# Settings that are tried for each method; a best one at the edge is followed by the next of its row.
+RATES, EPOCHS = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3), (6, 12, 24)
+TRIED = [(rate, epochs) for rate in RATES[1:4] for epochs in EPOCHS[:2]]
+TUNED = {  # {method: number of frames with which its settings are chosen}
+    "EgoDistill": 1,
+    "VisOnly-Distill": 1,
+    "VisIMU": 1,
+    "VisOnly": 1,
+    "ListenToLook": 1,
+    "AdaFuse": 8,
+    "STTS T0.5-S0.7": 8,
+}
+# The primary contrasts, tested by Holm's procedure in each world: (method, frames) better than (method, frames).
+PRIMARY = [
+    *((("EgoDistill", n), ("VisOnly-Distill", n)) for n in (1, 2, 4)),
+    (("EgoDistill", 1), ("VisIMU", 1)),
+    (("EgoDistill", 1), ("VisOnly", 1)),
+    (("EgoDistill", 4), ("AdaFuse", 8)),
+    (("EgoDistill", 4), ("STTS T0.5-S0.7", 8)),
+    (("EgoDistill", 2), ("ListenToLook", 4)),
+    (("EgoDistill", 4), ("EgoDistill", 1)),
+]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Worlds and benches
+
+
+def make(world: str, out: Path) -> Path:
+    """Render a world and decode its clips; return the folder of the store."""
+    changes = WORLDS[world]
+    settings = WORLD | changes | {"seed": protocol_seed() if world == "B" else 0}
+    folder = out / world.replace(" ", "-")
+    rendered = synthetic.render(folder / "world", **settings)
+    segments = data.read_epic_kitchens(
+        rendered.annotations,
+        rendered.root,
+        evaluation_wearers=rendered.test_wearers,
+        validation_wearers=rendered.validation_wearers,
+    )
+    store = data.prepare(
+        segments,
+        folder / "store",
+        num_frames=FRAMES,
+        frame_size=PIXELS,
+        audio=True,
+        clip_frames=CLIP_FRAMES,
+        clip_size=PIXELS,
+        class_names=sorted(behaviour.VERBS),
+    )
+    return store.path
+
+
+def bench_of(world: str, out: Path, protocol: Protocol, **options: Any) -> experiments.Bench:
+    """Return the bench of a world; the best epoch of its teachers is chosen on the validation wearers."""
+    folder = out / world.replace(" ", "-")
+    options = {"out": str(folder / "runs"), "validation": "validation", "teachers": TEACHERS} | options
+    return experiments.Bench(str(folder / "store"), protocol=protocol, **options)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Choosing settings
+
+
+def tune(out: Path) -> None:
+    """Append a line for each method and setting that has none: its accuracy on A's validation wearers.
+
+    Students learn from half the clips, with the outputs of one teacher that was trained on the same half.
+    """
+    path = RESULTS / "tuning.jsonl"
+    teacher = "tuning-{seed}"
+    first = bench_of(
+        "A",
+        out,
+        GENERAL,
+        out=str(out / "tuning" / "start"),
+        test="validation",
+        every=2,
+        teachers={teacher: TEACHERS[TEACHER]},
+    )
+    first.run([Run("teacher", teacher=teacher), Run("start")])
+    for method, frames in TUNED.items():
+        done = {(line["learning_rate"], line["epochs"]): line["top1"] for line in tuning_lines(method)}
+        while missing := [setting for setting in wanted(done) if setting not in done]:
+            rate, epochs = missing[0]
+            names = (method, "stage 1") if method == "EgoDistill" else (method,)
+            changes = {name: {"learning_rate": rate, "epochs": epochs} for name in names}
+            folder = out / "tuning" / f"{method}-{rate:g}-{epochs}".replace(" ", "-")
+            bench = replace(first, out=str(folder), protocol=replace(GENERAL, changes=changes), teachers={})
+            reuse(first, bench, Run("start"))
+            run = Run(method, frames=frames, teacher=teacher if method in experiments.DISTILLED else None)
+            bench.run([run])
+            result = bench.result(run)
+            done[rate, epochs] = result["top1"]
+            line = {"method": method, "learning_rate": rate, "epochs": epochs, "top1": result["top1"]}
+            files.append_line(path, line | {"things": things_right(result, first), "seconds": result["seconds"]})
+            print(f"{method}, {rate:g}, {epochs} epochs: {100 * result['top1']:.1f} %", flush=True)
+
+
+def wanted(done: Mapping[tuple[float, int], float]) -> list[tuple[float, int]]:
+    """Return the settings to try: all of `TRIED`, then one more in each direction in which the best is at the edge."""
+    if set(TRIED) - set(done):
+        return TRIED
+    rate, epochs = max(TRIED, key=lambda setting: done[setting])
+    more = [(RATES[0], epochs)] * (rate == RATES[1]) + [(RATES[-1], epochs)] * (rate == RATES[3])
+    return [*TRIED, *more, *([(rate, EPOCHS[2])] if epochs == EPOCHS[1] else [])]
+
+
+def reuse(source: experiments.Bench, target: experiments.Bench, run: Run) -> None:
+    """Copy a finished run, since the settings that differ do not concern it."""
+    for suffix in (".pt", ".json"):
+        path = target.path(run, suffix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            shutil.copy(source.path(run, suffix), path)
+
+
+def tuning_lines(method: str) -> list[dict[str, Any]]:
+    lines = files.read_lines(RESULTS / "tuning.jsonl", "method", "learning_rate", "epochs", "top1")
+    return [line for line in lines if line["method"] == method]
+
+
+def things_right(result: Mapping[str, Any], bench: experiments.Bench) -> float:
+    """Return the share of the test segments in which a run names the right thing, whichever its verb."""
+    names = data.ClipStore(bench.store).class_names
+    thing = {verb: k for k, one in enumerate(behaviour.THINGS) for verb, _ in one.verbs}
+    own = [thing[name] for name in names]
+    counts = result["confusion"]
+    right = sum(n for i, row in enumerate(counts) for j, n in enumerate(row) if own[i] == own[j])
+    return right / sum(map(sum, counts))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The protocol
+
+
+def freeze() -> None:
+    """Write the protocol: worlds, settings, seeds and primary contrasts. Refuse to change one that is there."""
+    path = RESULTS / "protocol.json"
+    if path.exists():
+        raise SystemExit(f"{path}: is written already; a protocol does not change after it")
+    changes: dict[str, dict[str, Any]] = {}
+    for method in TUNED:
+        lines = tuning_lines(method)
+        missing = [setting for setting in TRIED if setting not in {(x["learning_rate"], x["epochs"]) for x in lines}]
+        if missing:
+            raise SystemExit(f"{method}: settings {missing} are not tried yet; run `evidence.py tune` first")
+        best = max(lines, key=lambda line: line["top1"])
+        changes[method] = {"learning_rate": best["learning_rate"], "epochs": best["epochs"]}
+    changes["stage 1"] = changes["EgoDistill"]
+    protocol = {
+        "worlds": {name: WORLD | changed for name, changed in WORLDS.items()},
+        "things": [asdict(thing) for thing in behaviour.THINGS],
+        "general": GENERAL.record(),
+        "changes": changes,
+        "teachers": {
+            name: asdict(recipe) | {"training": recipe.training.record()} for name, recipe in TEACHERS.items()
+        },
+        "primary": PRIMARY,
+        "seeds": {"main": MAIN, "others": SMALL},
+        "cells": [[cell.part, cell.world, asdict(cell.run)] for cell in cells(changes)],
+        "version": egodistill.__version__,
+    }
+    files.write_json(path, protocol)
+    print(f"Wrote {path}. Commit it; the seed of world B is {protocol_seed()}.")
+
+
+def protocol_hash() -> str:
+    """Return the SHA-256 of the protocol. Exit if there is none, or if it is not committed as it is."""
+    path = RESULTS / "protocol.json"
+    if not path.exists():
+        raise SystemExit(f"{path}: there is none; run `evidence.py tune` and `evidence.py freeze`")
+    if git("status", "--porcelain", "--", str(path)):
+        raise SystemExit(f"{path}: commit it first; a protocol counts from its commit on")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def protocol_seed() -> int:
+    """Return the seed of world B: the first 32 bits of the protocol's hash."""
+    return int(hashlib.sha256((RESULTS / "protocol.json").read_bytes()).hexdigest()[:8], 16)
+
+
+def git(*words: str) -> str:
+    command = ["git", "-C", str(RESULTS.parent), *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Cells
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One network of the plan: the part of the evidence that it is for, its world, and what is trained."""
+
+    part: str
+    world: str
+    run: Run
+
+
+def cells(changes: Mapping[str, Any]) -> list[Cell]:
+    """Return all cells, in the order in which they are trained; a run that several parts need stands in the first."""
+    taught, plan = Run("EgoDistill", teacher=TEACHER), []
+
+    def add(part: str, world: str, seeds: int, runs: list[Run]) -> None:
+        plan.extend(Cell(part, world, replace(run, seed=seed)) for seed in range(seeds) for run in runs)
+
+    main = [replace(taught, method="teacher")]
+    main += [
+        replace(taught, method=method, frames=n) for n in (1, 2, 4) for method in ("EgoDistill", "VisOnly-Distill")
+    ]
+    main.append(Run("VisIMU"))
+    rivals = [Run("VisIMU", frames=n) for n in (2, 4)] + [Run("VisOnly", frames=n) for n in (1, 2, 4)]
+    rivals += [replace(taught, method="ListenToLook", frames=n) for n in (1, 2, 4)]
+    rivals += [Run(method, frames=8) for method in ("AdaFuse", "STTS T0.5-S0.7")]
+    for world in ("A", "B"):
+        add("main", world, MAIN, main)
+        add("rivals", world, SMALL, rivals)
+    add("table 1", "A", MAIN, [replace(taught, without=losses) for losses in experiments.ABLATIONS.values() if losses])
+    for world in ("A with clean labels", "A with half the coupling"):
+        add("controls", world, SMALL, [main[0], taught, replace(taught, method="VisOnly-Distill"), Run("VisIMU")])
+    return list(dict.fromkeys(plan))
+
+
+def path_of(world: str) -> Path:
+    return RESULTS / f"{world.replace(' ', '-')}.jsonl"
+
+
+def finished(world: str) -> dict[str, dict[str, Any]]:
+    """Return the lines of a world by the name of the run."""
+    return {line["name"]: line for line in files.read_lines(path_of(world), "name", "run", "correct")}
+
+
+def left(plan: list[Cell]) -> list[Cell]:
+    done = {cell.world: finished(cell.world) for cell in plan}
+    return [cell for cell in plan if cell.run.name not in done[cell.world]]
+
+
+def run(out: Path, jobs: int, minutes: float) -> None:
+    """Train and evaluate the cells that have no line, in groups of one part, world and seed, until time is up."""
+    protocol = files.read_json(RESULTS / "protocol.json") | {"hash": protocol_hash()}
+    about = {"commit": git("rev-parse", "HEAD"), "protocol": protocol["hash"], "processor": tables.processor()}
+    settings, end = replace(GENERAL, changes=protocol["changes"]), time.monotonic() + 60 * minutes
+    for group in groups(left(cells(protocol["changes"]))):
+        if time.monotonic() > end:
+            print("Time is up; the same command continues.")
+            return
+        world = group[0].world
+        make(world, out)
+        bench = bench_of(world, out, settings)
+        bench.run([cell.run for cell in group], jobs)
+        segments = RESULTS / f"{world.replace(' ', '-')}-segments.json"
+        if not segments.exists():
+            shutil.copy(Path(bench.out, contrasts.SEGMENTS_FILE), segments)
+        for cell in group:
+            result = bench.result(cell.run)
+            line = {"part": cell.part, "name": cell.run.name, "run": asdict(cell.run), "top1": result["top1"]}
+            line |= {"things": things_right(result, bench), "seconds": result["seconds"]}
+            line |= {name: result[name] for name in ("precision", "test", "correct", "gmacs") if name in result}
+            files.append_line(path_of(world), line | about)
+
+
+def groups(plan: list[Cell]) -> Iterator[list[Cell]]:
+    """Yield the cells in groups of one part, world and seed, in order."""
+    found: dict[tuple[str, str, int], list[Cell]] = {}
+    for cell in plan:
+        found.setdefault((cell.part, cell.world, cell.run.seed), []).append(cell)
+    yield from found.values()
+
+
+def print_plan() -> None:
+    """Print the cells that are left, and their hours from the seconds of finished cells of the same kind."""
+    with contextlib.suppress(FileNotFoundError):
+        json.loads((RESULTS / "protocol.json").read_text())
+    plan = cells({})
+    seconds: dict[tuple[str, int], list[float]] = {}
+    for world in WORLDS:
+        for line in finished(world).values():
+            seconds.setdefault((line["run"]["method"], line["run"]["frames"]), []).append(line["seconds"])
+    rows, known, unknown = [], 0.0, 0
+    for part, world in dict.fromkeys((cell.part, cell.world) for cell in plan):
+        own = [cell for cell in plan if (cell.part, cell.world) == (part, world)]
+        todo = left(own)
+        kinds = [seconds.get((cell.run.method, cell.run.frames)) for cell in todo]
+        hours = sum(statistics.median(kind) for kind in kinds if kind) / 3600
+        known, unknown = known + hours, unknown + kinds.count(None)
+        rows.append([part, world, f"{len(own) - len(todo)} of {len(own)}", f"{hours:.1f}", str(kinds.count(None))])
+    header = ["part", "world", "cells done", "core hours left", "cells without a rate"]
+    print(tables.Table(header, rows).text())
+    print(f"{known:.1f} core hours are left, and {unknown} cells of kinds that were not trained yet.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("make", "tune", "freeze", "plan", "run"):
+        command = commands.add_parser(name)
+        if name == "make":
+            command.add_argument("world", choices=tuple(WORLDS))
+        if name in ("make", "tune", "run"):
+            command.add_argument("--out", type=Path, required=True, help="folder for worlds, stores and networks")
+        if name == "run":
+            command.add_argument("--jobs", type=int, default=files.available_cores())
+            command.add_argument("--minutes", type=float, default=150)
+    a = parser.parse_args()
+    RESULTS.mkdir(exist_ok=True)
+    if a.command == "make":
+        print(make(a.world, a.out))
+    elif a.command == "tune":
+        tune(a.out)
+    elif a.command == "freeze":
+        freeze()
+    elif a.command == "plan":
+        print_plan()
+    else:
+        run(a.out, a.jobs, a.minutes)
+
+
+if __name__ == "__main__":
+    main()
