@@ -1,0 +1,150 @@
+"""Write the tables and figures of the evidence from the lines in results/, without training anything.
+
+    python benchmarks/evidence_report.py                          # prints them
+    python benchmarks/evidence_report.py --markdown RESULTS.md    # and writes them there, and figures/*.png
+
+Differences are paired by seed and wearer, with two-way intervals (`intervals`): those of the primary contrasts are
+tested by Holm's procedure within each world; all other numbers are descriptive. Published differences are those of
+EgoDistill's Tables 1 and 2 and Figure 3 on EPIC-KITCHENS and Ego4D.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # evidence.py beside this file
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
+
+import evidence
+
+from egodistill import behaviour, contrasts, experiments, files, intervals, tables
+from egodistill.contrasts import Outcome
+from egodistill.experiments import Run
+
+KINDS = {
+    kind: [verb for thing in behaviour.THINGS if thing.kind == kind for verb, _ in thing.verbs]
+    for kind in behaviour.KINDS
+}
+# {(method, frames) pair: published difference in points on (EPIC-KITCHENS, Ego4D)}
+PUBLISHED = {
+    ("EgoDistill", 1, "VisOnly-Distill", 1): ("+7.8", "+3.6"),
+    ("EgoDistill", 1, "VisIMU", 1): ("+9.9", "+3.8"),
+    ("EgoDistill", 4, "EgoDistill", 1): ("+7.5", "+0.5"),
+}
+
+
+def outcomes(world: str) -> dict[Run, list[Outcome]]:
+    """Return the outcomes of each kind of run in a world, by its run with seed 0."""
+    path = evidence.path_of(world)
+    segments = files.read_json(path.with_name(f"{path.stem}-segments.json"))
+    names = segments["class_names"]
+    classes = {wearer: [names[k] for k in one["classes"]] for wearer, one in segments["wearers"].items()}
+    found: dict[Run, list[Outcome]] = {}
+    for line in evidence.finished(world).values():
+        run = Run(**{**line["run"], "without": tuple(line["run"]["without"])})
+        outcome = Outcome(line["name"], run.seed, contrasts.unpack(line["correct"]), line["test"], classes)
+        found.setdefault(replace(run, seed=0), []).append(outcome)
+    return found
+
+
+def shared_seeds(first: Iterable[Outcome], second: Iterable[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
+    """Return the outcomes of the seeds that both have; rivals have fewer seeds than the main methods."""
+    one, two = ({outcome.seed: outcome for outcome in some} for some in (first, second))
+    seeds = sorted(one.keys() & two.keys())
+    return [one[seed] for seed in seeds], [two[seed] for seed in seeds]
+
+
+def run_of(method: str, frames: int) -> Run:
+    return Run(method, frames=frames, teacher=evidence.TEACHER if method in experiments.DISTILLED else None)
+
+
+def primary(world: str) -> tables.Table:
+    """Return the table of the primary contrasts of a world."""
+    found, rows, p = outcomes(world), [], []
+    for (first, n), (second, m) in evidence.PRIMARY:
+        pair = found.get(run_of(first, n), []), found.get(run_of(second, m), [])
+        one, two = shared_seeds(*pair)
+        if not one:
+            continue
+        gap = contrasts.difference(one, two)
+        kinds = [contrasts.difference(one, two, groups={kind: KINDS[kind]}) for kind in ("reversal", "cyclic")]
+        weighted = contrasts.difference(one, two, groups=KINDS, weights=behaviour.EPIC_SHARES)
+        p.append(gap.p)
+        published = PUBLISHED.get((first, n, second, m), ("", ""))
+        cells = [str(gap), *(str(kind) for kind in kinds), str(weighted), "", *published, str(gap.seeds)]
+        rows.append([f"{first}, N = {n}", f"{second}, N = {m}", *cells])
+    for row, value in zip(rows, intervals.holm(p), strict=True):
+        row[6] = f"{value:.3f}"
+    header = ["method", "minus", "points", "reversal", "cyclic", "EPIC's shares", "p (Holm)"]
+    return tables.Table([*header, "EPIC, published", "Ego4D, published", "seeds"], rows)
+
+
+def accuracies(world: str) -> tables.Table:
+    """Return the accuracy of every method of a world, by kind of verb, with the share of things that it names."""
+    lines = list(evidence.finished(world).values())
+    rows = []
+    for run, some in sorted(outcomes(world).items(), key=lambda item: (item[0].method, item[0].frames)):
+        if run.without:
+            continue
+        kinds = [contrasts.accuracy(some, groups={kind: KINDS[kind]}).mean for kind in behaviour.KINDS]
+        weighted = contrasts.accuracy(some, groups=KINDS, weights=behaviour.EPIC_SHARES)
+        own = [line for line in lines if line["name"] in {one.name for one in some}]
+        things = statistics.mean(100 * line["things"] for line in own)
+        wearers = by_wearer(some)
+        cells = [f"{contrasts.accuracy(some):.1f}", *(f"{kind:.1f}" for kind in kinds), f"{weighted.mean:.1f}"]
+        cells += [f"{things:.1f}", f"{min(wearers.values()):.0f} to {max(wearers.values()):.0f}", str(len(some))]
+        rows.append([run.method, "" if run.method == "teacher" else str(run.frames), *cells])
+    header = ["method", "N", "top-1 (%)", *behaviour.KINDS, "EPIC's shares", "things", "wearers", "seeds"]
+    return tables.Table(header, rows)
+
+
+def by_wearer(some: Iterable[Outcome]) -> Mapping[str, float]:
+    """Return the accuracy in % on each wearer, the mean over seeds."""
+    values: dict[str, list[float]] = {}
+    for outcome in some:
+        for wearer, right in outcome.correct.items():
+            values.setdefault(wearer, []).append(100 * float(right.mean()))
+    return {wearer: statistics.mean(all_seeds) for wearer, all_seeds in values.items()}
+
+
+def ablation(world: str) -> tables.Table:
+    """Return Table 1: EgoDistill without each loss, and the difference."""
+    found = outcomes(world)
+    whole = found[run_of("EgoDistill", 1)]
+    rows = []
+    for name, losses in experiments.ABLATIONS.items():
+        some = found.get(replace(run_of("EgoDistill", 1), without=losses), [])
+        one, two = shared_seeds(some, whole)
+        if one:
+            gap = "" if not losses else str(contrasts.difference(one, two))
+            rows.append([name, f"{contrasts.accuracy(one):.1f}", gap, str(len(one))])
+    return tables.Table(["losses", "top-1 (%)", "minus EgoDistill", "seeds"], rows)
+
+
+def report(name: str, table: tables.Table, markdown: str | None) -> None:
+    print(f"\n{name}")
+    tables.report(table, f"benchmarks/evidence_report.py, {name}", markdown, sys.argv)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    tables.markdown_option(parser)
+    a = parser.parse_args()
+    for world in evidence.WORLDS:
+        if not evidence.path_of(world).exists():
+            print(f"{evidence.path_of(world)}: no lines yet")
+            continue
+        report(f"world {world}: all methods", accuracies(world), a.markdown)
+        if world in ("A", "B"):
+            report(f"world {world}: primary contrasts", primary(world), a.markdown)
+        if world == "A":
+            report("world A: Table 1", ablation(world), a.markdown)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""benchmarks/evidence.py and evidence_report.py: the plan, the protocol, and tables from lines, without training."""
+
+import functools
+import hashlib
+import importlib
+import json
+import operator
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import egodistill
+from egodistill import behaviour, contrasts, experiments, files
+from egodistill.experiments import Run
+
+SCRIPTS = Path(egodistill.__file__).parent / "benchmarks"
+pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="no benchmarks beside the package: not a checkout")
+
+
+@pytest.fixture
+def scripts(monkeypatch, tmp_path):
+    """The two modules, with an empty repository instead of results/."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    evidence, report = (importlib.import_module(name) for name in ("evidence", "evidence_report"))
+    monkeypatch.setattr(evidence, "RESULTS", tmp_path / "repository" / "results")
+    evidence.RESULTS.mkdir(parents=True)
+    for words in (["init", "-q"], ["config", "user.email", "a@b"], ["config", "user.name", "a"]):
+        subprocess.run(["git", "-C", str(evidence.RESULTS.parent), *words], check=True)
+    yield evidence, report
+    for name in ("evidence", "evidence_report"):
+        sys.modules.pop(name)
+
+
+def tuned(evidence, best=(1e-3, 6)):
+    for method in evidence.TUNED:
+        for rate, epochs in evidence.TRIED:
+            top1 = 0.9 if (rate, epochs) == best else 0.5
+            line = {"method": method, "learning_rate": rate, "epochs": epochs, "top1": top1}
+            files.append_line(evidence.RESULTS / "tuning.jsonl", line)
+
+
+def commit(evidence):
+    for words in (["add", "-A"], ["commit", "-qm", "x"]):
+        subprocess.run(["git", "-C", str(evidence.RESULTS.parent), *words], check=True)
+
+
+def test_every_method_gets_the_same_settings_and_the_edge_is_extended(scripts):
+    evidence, _ = scripts
+    assert evidence.wanted({}) == evidence.TRIED and len(evidence.TRIED) == 6
+    for best, more in (
+        ((1e-3, 6), []),
+        ((5e-4, 6), [(2.5e-4, 6)]),
+        ((2e-3, 6), [(4e-3, 6)]),
+        ((1e-3, 12), [(1e-3, 24)]),
+        ((2e-3, 12), [(4e-3, 12), (2e-3, 24)]),
+    ):
+        done = {setting: 0.9 if setting == best else 0.5 for setting in evidence.TRIED}
+        assert evidence.wanted(done) == [*evidence.TRIED, *more]
+
+
+def test_the_protocol_is_written_once_from_all_settings_and_counts_from_its_commit(scripts, capsys):
+    evidence, _ = scripts
+    with pytest.raises(SystemExit, match="there is none"):
+        evidence.protocol_hash()
+    with pytest.raises(SystemExit, match="EgoDistill: settings .* are not tried yet"):
+        evidence.freeze()
+    tuned(evidence)
+    evidence.freeze()
+    written = evidence.RESULTS / "protocol.json"
+    protocol = json.loads(written.read_text())
+    assert protocol["changes"] == {key: {"learning_rate": 0.001, "epochs": 6} for key in [*evidence.TUNED, "stage 1"]}
+    assert len(protocol["primary"]) <= 12 and len(protocol["cells"]) == len(evidence.cells({}))
+    digest = hashlib.sha256(written.read_bytes()).hexdigest()
+    assert evidence.protocol_seed() == int(digest[:8], 16) and str(int(digest[:8], 16)) in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="is written already"):
+        evidence.freeze()
+    with pytest.raises(SystemExit, match="commit it first"):
+        evidence.protocol_hash()
+    commit(evidence)
+    assert evidence.protocol_hash() == digest
+    written.write_text(written.read_text() + "\n")
+    with pytest.raises(SystemExit, match="commit it first"):
+        evidence.protocol_hash()
+
+
+def test_cells_cover_the_primary_contrasts_with_the_seeds_that_were_promised(scripts):
+    evidence, report = scripts
+    plan = evidence.cells({})
+    assert len(plan) == len(set(plan)) == len({(cell.world, cell.run) for cell in plan})
+    assert {cell.world for cell in plan} == set(evidence.WORLDS)
+    assert [cell.part for cell in plan[:5]] == ["main"] * 5
+    for world in ("A", "B"):
+        for pair in evidence.PRIMARY:
+            seeds = [
+                {
+                    cell.run.seed
+                    for cell in plan
+                    if (cell.world, replace(cell.run, seed=0)) == (world, report.run_of(*one))
+                }
+                for one in pair
+            ]
+            assert len(seeds[0] & seeds[1]) >= evidence.SMALL, pair
+            if pair[1][0] in ("VisOnly-Distill", "EgoDistill", "VisIMU"):
+                assert len(seeds[0] & seeds[1]) == evidence.MAIN, pair
+    groups = list(evidence.groups(plan))
+    assert sorted(map(plan.index, functools.reduce(operator.iadd, groups, []))) == list(range(len(plan)))
+    assert [plan.index(group[0]) for group in groups] == sorted(plan.index(group[0]) for group in groups)
+    assert all(len({(cell.part, cell.world, cell.run.seed) for cell in group}) == 1 for group in groups)
+
+
+class FakeBench:
+    """Instead of training: every EgoDistill is right on all segments but the first, others on the even ones."""
+
+    def __init__(self, world, out, protocol):
+        self.out, self.store, self.trained = str(out), "store", []
+
+    def run(self, runs, jobs):
+        self.trained += runs
+        record = {"digest": "t", "class_names": sorted(behaviour.VERBS), "wearers": {}}
+        for number, wearer in enumerate(("P30", "P31", "P32")):
+            classes = [(k + number) % 20 for k in range(20)]
+            record["wearers"][wearer] = {"ids": [f"{wearer}_{k}" for k in range(20)], "classes": classes}
+        files.write_json(Path(self.out, contrasts.SEGMENTS_FILE), record)
+
+    def result(self, run):
+        right = np.arange(20) > run.seed if run.method in ("EgoDistill", "teacher") else np.arange(20) % 2 == 0
+        correct = contrasts.pack(dict.fromkeys(("P30", "P31", "P32"), right))
+        confusion = np.diag(np.full(20, 3)).tolist()
+        return {"top1": float(right.mean()), "seconds": 60.0, "test": "t", "correct": correct, "confusion": confusion}
+
+
+def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monkeypatch, tmp_path, capsys):
+    evidence, report = scripts
+    tuned(evidence)
+    evidence.freeze()
+    commit(evidence)
+    benches = []
+
+    def bench_of(world, out, settings):
+        assert settings.changes["VisIMU"] == {"learning_rate": 1e-3, "epochs": 6}
+        benches.append(FakeBench(world, tmp_path / world, settings))
+        return benches[-1]
+
+    made = []
+    monkeypatch.setattr(evidence, "make", lambda world, out: made.append(world))
+    monkeypatch.setattr(evidence, "bench_of", bench_of)
+    monkeypatch.setattr(
+        evidence.data, "ClipStore", lambda path: type("S", (), {"class_names": sorted(behaviour.VERBS)})
+    )
+    evidence.run(tmp_path, jobs=1, minutes=0)
+    assert not benches and "Time is up" in capsys.readouterr().out
+    evidence.run(tmp_path, jobs=1, minutes=9)
+    plan = evidence.cells({})
+    trained = [run for bench in benches for run in bench.trained]
+    assert len(trained) == len(plan) and set(made) == set(evidence.WORLDS)
+    evidence.run(tmp_path, jobs=1, minutes=9)
+    assert len([run for bench in benches for run in bench.trained]) == len(plan)  # nothing twice
+    lines = list(evidence.finished("A").values())
+    assert len(lines) == len([cell for cell in plan if cell.world == "A"])
+    protocol = hashlib.sha256((evidence.RESULTS / "protocol.json").read_bytes()).hexdigest()
+    assert {line["protocol"] for line in lines} == {protocol} and {line["things"] for line in lines} == {1.0}
+    table = report.primary("A")
+    rows = {tuple(row[:2]): row for row in table.rows}
+    row = rows["EgoDistill, N = 1", "VisIMU, N = 1"]
+    assert row[2].startswith("+35.0")  # 17 of 20 in the mean over five seeds, against 10
+    assert row[7:] == ["+9.9", "+3.8", "5"] and float(row[6]) <= 1
+    assert rows["EgoDistill, N = 4", "EgoDistill, N = 1"][2] == "+0.0 (+0.0 to +0.0)"
+    accuracy = {tuple(row[:2]): row for row in report.accuracies("A").rows}
+    assert accuracy["VisIMU", "1"][2].startswith("50.0") and accuracy["VisIMU", "1"][-1] == "5"
+    assert accuracy["VisOnly", "2"][-1] == "3" and accuracy["EgoDistill", "1"][-3] == "100.0"
+    one = [row for row in report.ablation("A").rows if row[0] == "without L_KD"]
+    assert one[0][2] == "+0.0 (+0.0 to +0.0)" and one[0][3] == "5"
+    evidence.print_plan()
+    assert "0.0 core hours are left, and 0 cells" in capsys.readouterr().out
+
+
+def test_things_are_counted_whichever_verb_is_named(scripts, monkeypatch):
+    evidence, _ = scripts
+    names = sorted(behaviour.VERBS)
+    monkeypatch.setattr(evidence.data, "ClipStore", lambda path: type("S", (), {"class_names": names}))
+    confusion = np.zeros((20, 20), int)
+    confusion[names.index("open"), names.index("close")] = 3  # a cupboard
+    confusion[names.index("open"), names.index("wash")] = 1
+    bench = type("B", (), {"store": "x"})
+    assert evidence.things_right({"confusion": confusion.tolist()}, bench) == pytest.approx(0.75)
+
+
+def test_a_line_keeps_what_a_run_is(scripts):
+    run = Run("EgoDistill", 2, 4, "slowfast-{seed}", ("kd",))
+    line = json.loads(json.dumps(asdict(run)))
+    assert Run(**{**line, "without": tuple(line["without"])}) == run
+    assert {method for method in experiments.METHODS if method not in ("STTS T0.8-S0.9", "STTS full")} >= set(
+        scripts[0].TUNED
+    )
