@@ -66,7 +66,7 @@ def test_the_protocol_is_written_once_from_all_settings_and_counts_from_its_comm
     evidence, _ = scripts
     with pytest.raises(SystemExit, match="there is none"):
         evidence.protocol_hash()
-    with pytest.raises(SystemExit, match="EgoDistill: settings .* are not tried yet"):
+    with pytest.raises(SystemExit, match=r"EgoDistill: settings .* are not tried yet"):
         evidence.freeze()
     tuned(evidence)
     evidence.freeze()
