@@ -8,7 +8,7 @@ plots.draw(rows, "out/compare")                            # rows of `experiment
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,16 @@ STYLES: dict[str, dict[str, Any]] = {
 }
 
 
-def draw(rows: Sequence[Row], stem: str | os.PathLike, title: str = "") -> list[Path]:
+def draw(
+    rows: Sequence[Row],
+    stem: str | os.PathLike,
+    title: str = "",
+    ceilings: Mapping[tuple[str, int], float] | None = None,
+) -> list[Path]:
     """Draw accuracy against GMACs, the paper's Figure 3; write and return ``stem``.png and ``stem``.svg.
 
+    Error bars are the 95 % intervals of the rows, or their standard deviations if they have none. ``ceilings``,
+    {(method, frames): accuracy in %}, is what a method's inputs can tell at most: a short grey line above its point.
     Raise ImportError if matplotlib is not installed.
 
     >>> from egodistill import experiments, plots
@@ -43,6 +50,7 @@ def draw(rows: Sequence[Row], stem: str | os.PathLike, title: str = "") -> list[
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    ceilings = ceilings or {}
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xscale="log", xlabel="GMACs per clip (billions of multiply-adds)", ylabel="top-1 (%)")
@@ -51,7 +59,7 @@ def draw(rows: Sequence[Row], stem: str | os.PathLike, title: str = "") -> list[
         if not line:
             continue
         x, y = [one.gmacs for one in line], [one.top1 for one in line]
-        axes.errorbar(x, y, yerr=[one.std or 0.0 for one in line], capsize=3, label=method, **style)
+        axes.errorbar(x, y, yerr=error_bars(line), capsize=3, label=method, **style)
         if method in ("EgoDistill", "VisOnly-Distill"):
             for number, one in enumerate(line):  # Beside the line, not on it.
                 side = {"xytext": (-9, 0), "ha": "right"} if number == 0 else {"xytext": (9, 0), "ha": "left"}
@@ -63,6 +71,10 @@ def draw(rows: Sequence[Row], stem: str | os.PathLike, title: str = "") -> list[
                     fontsize=9,
                     **side,
                 )
+    limits = [(one.gmacs, ceilings[one.method, one.frames]) for one in rows if (one.method, one.frames) in ceilings]
+    if limits:
+        style = {"color": "#777777", "marker": "_", "markersize": 26, "markeredgewidth": 2, "linestyle": "none"}
+        axes.plot(*zip(*limits, strict=True), label="what its inputs tell", **style)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(x=0.14, y=0.08)
     axes.grid(which="major", alpha=0.35)
@@ -73,3 +85,12 @@ def draw(rows: Sequence[Row], stem: str | os.PathLike, title: str = "") -> list[
         with files.atomic_write(file) as part:
             figure.savefig(part, format=file.suffix[1:], dpi=150)
     return paths
+
+
+def error_bars(line: Sequence[Row]) -> list[list[float]]:
+    """Return how far the error bars of these points reach down and up, as matplotlib wants them: [2][points]."""
+    ends = [
+        (one.top1 - one.interval.low, one.interval.high - one.top1) if one.interval else (one.std or 0.0,) * 2
+        for one in line
+    ]
+    return [[max(0.0, end[side]) for end in ends] for side in (0, 1)]

@@ -22,9 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout'
 
 import evidence
 
-from egodistill import behaviour, contrasts, experiments, files, intervals, tables
+from egodistill import behaviour, contrasts, experiments, files, intervals, plots, tables
 from egodistill.contrasts import Outcome
-from egodistill.experiments import Run
+from egodistill.experiments import Row, Run
+
+FIGURES = Path(__file__).resolve().parent.parent / "figures"
 
 KINDS = {
     kind: [verb for thing in behaviour.THINGS if thing.kind == kind for verb, _ in thing.verbs]
@@ -126,6 +128,40 @@ def ablation(world: str) -> tables.Table:
     return tables.Table(["losses", "top-1 (%)", "minus EgoDistill", "seeds"], rows)
 
 
+def figure(world: str, stem: Path) -> list[Path]:
+    """Draw accuracy against operations, with the intervals and what the inputs of each method tell at most."""
+    costs = {line["name"]: line["gmacs"] for line in evidence.finished(world).values()}
+    rows = []
+    for run, some in outcomes(world).items():
+        if run.without or run.sampling != "uniform":
+            continue
+        interval = contrasts.accuracy(some)
+        gmacs = statistics.mean(costs[one.name] for one in some)
+        rows.append(
+            Row(run.method, run.frames, "", interval.mean, None, [], gmacs, None, None, {}, run, interval=interval)
+        )
+    seeds = max(row.interval.seeds for row in rows)
+    title = f"World {world}: 20 test wearers, up to {seeds} seeds, 95 % intervals"
+    return plots.draw(rows, stem, title, ceilings())
+
+
+def ceilings() -> dict[tuple[str, int], float]:
+    """Return what the inputs of each method tell at most, {(method, frames): %}, from the lines of ceilings.py."""
+    found = {}
+    equal = {kind: len(verbs) / len(behaviour.VERBS) for kind, verbs in KINDS.items()}
+    for line in files.read_lines(evidence.RESULTS / "ceilings.jsonl", "inputs", "coupling", "kinds"):
+        if line["coupling"] == 1.0:
+            found[line["inputs"]] = sum(equal[kind] * line["kinds"][kind] for kind in KINDS)
+    names = {"": ("VisOnly-Distill",), " + head motion": ("EgoDistill",), " + sound": ("ListenToLook",)}
+    return {
+        (method, n): found[f"N = {n}{inputs}"]
+        for inputs, methods in names.items()
+        for method in methods
+        for n in (1, 2, 4)
+        if f"N = {n}{inputs}" in found
+    }
+
+
 def report(name: str, table: tables.Table, markdown: str | None) -> None:
     print(f"\n{name}")
     tables.report(table, f"benchmarks/evidence_report.py, {name}", markdown, sys.argv)
@@ -142,6 +178,7 @@ def main() -> None:
         report(f"world {world}: all methods", accuracies(world), a.markdown)
         if world in ("A", "B"):
             report(f"world {world}: primary contrasts", primary(world), a.markdown)
+            print("Wrote " + ", ".join(map(str, figure(world, FIGURES / f"world-{world.lower()}"))))
         if world == "A":
             report("world A: Table 1", ablation(world), a.markdown)
 

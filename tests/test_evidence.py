@@ -148,6 +148,7 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     made = []
     monkeypatch.setattr(evidence, "make", lambda world, out: made.append(world))
     monkeypatch.setattr(evidence, "bench_of", bench_of)
+    monkeypatch.setattr(evidence, "gmacs", lambda bench, run: 0.1 * run.frames)
     monkeypatch.setattr(
         evidence.data, "ClipStore", lambda path: type("S", (), {"class_names": sorted(behaviour.VERBS)})
     )
@@ -174,6 +175,11 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     assert accuracy["VisOnly", "2"][-1] == "3" and accuracy["EgoDistill", "1"][-3] == "100.0"
     one = [row for row in report.ablation("A").rows if row[0] == "without L_KD"]
     assert one[0][2] == "+0.0 (+0.0 to +0.0)" and one[0][3] == "5"
+    for n, value in ((1, 60.0), (4, 80.0)):
+        kinds = {"reversal": value, "cyclic": value, "single": 100.0}
+        files.append_line(evidence.RESULTS / "ceilings.jsonl", {"inputs": f"N = {n}", "coupling": 1.0, "kinds": kinds})
+    assert report.ceilings() == {("VisOnly-Distill", 1): pytest.approx(68), ("VisOnly-Distill", 4): pytest.approx(84)}
+    assert [path.name for path in report.figure("A", tmp_path / "a")] == ["a.png", "a.svg"]
     evidence.print_plan()
     assert "0.0 core hours are left, and 0 cells" in capsys.readouterr().out
 

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from egodistill import experiments, files, plots
+from egodistill import experiments, files, intervals, plots
 from egodistill.experiments import Run
 
 
@@ -18,11 +18,22 @@ def test_figure_has_a_line_for_each_method(tmp_path, monkeypatch):
         for name, n in methods
     ]
     unknown = table[-1]._replace(method="teacher", gmacs=None)  # its cost is not known: no point
-    paths = plots.draw([*table, unknown], tmp_path / "figure", "A title")
+    table[2] = table[2]._replace(interval=intervals.Interval(52.0, 49.0, 56.0, 4.0, 0.1, 3, 3))
+    ceilings = {("EgoDistill", 2): 85.0, ("VisOnly", 1): 60.0, ("AdaFuse", 8): 70.0}  # AdaFuse is not drawn
+    paths = plots.draw([*table, unknown], tmp_path / "figure", "A title", ceilings)
     assert [path.name for path in paths] == ["figure.png", "figure.svg"]
     axes = drawn[0].axes[0]
     lines = {one.get_label(): one for one in axes.containers}
     assert set(lines) == {"EgoDistill", "STTS", "VisOnly"}
+    (grey,) = [one for one in axes.lines if one.get_label() == "what its inputs tell"]
+    at = {(row.method, row.frames): row.gmacs for row in table}
+    assert grey.get_xydata().tolist() == [[at["EgoDistill", 2], 85.0], [at["VisOnly", 1], 60.0]]
+    (bars,) = (part.get_segments() for part in lines["EgoDistill"].lines[2])
+    assert [(low, high) for (_, low), (_, high) in bars] == [
+        (50.0, 52.0),
+        (49.0, 56.0),
+        (53.0, 55.0),
+    ]  # deviations and an interval
     x, y = lines["EgoDistill"].lines[0].get_data()
     assert list(x) == sorted(x) and list(y) == [51.0, 52.0, 54.0]
     assert axes.get_xscale() == "log" and "GMACs" in axes.get_xlabel() and "%" in axes.get_ylabel()
