@@ -39,7 +39,7 @@ def draw(
     """Draw accuracy against GMACs, the paper's Figure 3; write and return ``stem``.png and ``stem``.svg.
 
     Error bars are the 95 % intervals of the rows, or their standard deviations if they have none. ``ceilings``,
-    {(method, frames): accuracy in %}, is what a method's inputs can tell at most: a short grey line above its point.
+    {(method, frames): accuracy in %}, is what a method's inputs can tell at most: a short line of its colour.
     Raise ImportError if matplotlib is not installed.
 
     >>> from egodistill import experiments, plots
@@ -49,6 +49,7 @@ def draw(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     ceilings = ceilings or {}
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -71,10 +72,13 @@ def draw(
                     fontsize=9,
                     **side,
                 )
-    limits = [(one.gmacs, ceilings[one.method, one.frames]) for one in rows if (one.method, one.frames) in ceilings]
-    if limits:
-        style = {"color": "#777777", "marker": "_", "markersize": 26, "markeredgewidth": 2, "linestyle": "none"}
-        axes.plot(*zip(*limits, strict=True), label="what its inputs tell", **style)
+    style = {"marker": "_", "markersize": 26, "markeredgewidth": 2, "linestyle": "none", "alpha": 0.6}
+    if limits := [one for one in rows if (one.method, one.frames) in ceilings]:
+        axes.plot([], [], color="#777777", label="what its inputs tell", **style)
+    for one in limits:
+        axes.plot(one.gmacs, ceilings[one.method, one.frames], color=STYLES[one.method.split()[0]]["color"], **style)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_formatter("")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(x=0.14, y=0.08)
     axes.grid(which="major", alpha=0.35)

@@ -25,9 +25,10 @@ def test_figure_has_a_line_for_each_method(tmp_path, monkeypatch):
     axes = drawn[0].axes[0]
     lines = {one.get_label(): one for one in axes.containers}
     assert set(lines) == {"EgoDistill", "STTS", "VisOnly"}
-    (grey,) = [one for one in axes.lines if one.get_label() == "what its inputs tell"]
+    limits = [one for one in axes.lines if one.get_markersize() == 26 and len(one.get_xdata())]
     at = {(row.method, row.frames): row.gmacs for row in table}
-    assert grey.get_xydata().tolist() == [[at["EgoDistill", 2], 85.0], [at["VisOnly", 1], 60.0]]
+    assert [one.get_xydata().tolist() for one in limits] == [[[at["EgoDistill", 2], 85.0]], [[at["VisOnly", 1], 60.0]]]
+    assert [one.get_color() for one in limits] == [plots.STYLES[name]["color"] for name in ("EgoDistill", "VisOnly")]
     (bars,) = (part.get_segments() for part in lines["EgoDistill"].lines[2])
     assert [(low, high) for (_, low), (_, high) in bars] == [
         (50.0, 52.0),
