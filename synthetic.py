@@ -30,7 +30,7 @@ clock. The IMU readings are those of a sensor rigidly fixed to the camera: the b
 force R^T (a - g). Both follow from the pose function that also renders the pictures. Axes are GoPro's: X left, Y back
 towards the wearer, Z up.
 
-The microphone records the noise of the room, the rustle of the hand, and in a share of the acts (`Thing.heard`) a knock
+The microphone records the noise of the room, a rustle around each act, and in a share of the acts (`Thing.heard`) a knock
 when the thing leaves its place, or returns to it in the backward verb; or the rhythm of the strokes. Things have
 overlapping pitches.
 
@@ -70,6 +70,7 @@ from egodistill.behaviour import (
     draw_acts,
     draw_wearer,
     log_uniform,
+    minimum_jerk,
     wrong_verb,
 )
 
@@ -441,19 +442,17 @@ class Recording:
         for act in plan.acts:
             loud, heard = rng.uniform(0.7, 1.4), rng.random() < THINGS[act.thing].heard
             pitch = log_uniform(rng, 300, 3000)  # of any thing, so that pitch does not tell the thing
-            first, last = (max(0, round(at * SOUND_RATE)) for at in (act.start, act.stop))
-            last = min(last, sound.size)
+            # The rustle begins before the act and ends after it: its exact time would tell, with what one frame shows of
+            # the progress, in which direction a reversal runs.
+            begin, end = act.start - rng.uniform(0.1, 0.9), act.stop + rng.uniform(0.1, 0.9)
+            first, last = (min(max(0, round(at * SOUND_RATE)), sound.size) for at in (begin, end))
             t = np.arange(first, last) / SOUND_RATE
             tones = np.exp(-0.5 * ((np.fft.rfftfreq(t.size, 1 / SOUND_RATE) / pitch - 1) / 0.2) ** 2)
             rustle = np.fft.irfft(np.fft.rfft(rng.normal(size=t.size)) * tones, t.size)
-            if act.kind == "cyclic":  # steady, or with the rhythm of the strokes
-                volume = np.ones(t.size)
-                if heard:
-                    height = act.path(t)[:, 1]
-                    volume = 0.1 + 0.9 * np.clip(height / max(1e-6, np.abs(height).max()), 0, 1) ** 2
-            else:
-                speed = np.abs(np.gradient(act.progress(t), t))
-                volume = speed / speed.max()
+            volume = minimum_jerk((t - begin) / 0.1) * minimum_jerk((end - t) / 0.1)
+            if heard and act.kind == "cyclic":  # the rhythm of the strokes
+                height = act.path(t)[:, 1]
+                volume *= 0.1 + 0.9 * np.clip(height / max(1e-6, np.abs(height).max()), 0, 1) ** 2
             sound[first:last] += 0.02 * loud * rustle / rustle.std() * volume
             # Knock: two decaying tones at progress 0, the beginning of the first verb.
             at = (act.stop if act.second else act.start) + rng.normal(0.0, 0.02)
