@@ -30,8 +30,8 @@ clock. The IMU readings are those of a sensor rigidly fixed to the camera: the b
 force R^T (a - g). Both follow from the pose function that also renders the pictures. Axes are GoPro's: X left, Y back
 towards the wearer, Z up.
 
-The microphone records the noise of the room, a rustle around each act, and in a share of the acts (`Thing.heard`) a knock
-when the thing leaves its place, or returns to it in the backward verb; or the rhythm of the strokes. Things have
+The microphone records the noise of the room, a rustle around each act, and in a share of the acts (`Thing.heard`) a
+knock when the thing leaves its place, or returns to it in the backward verb; or the rhythm of the strokes. Things have
 overlapping pitches.
 
 A share of the training annotations (`label_noise`, 25 %) has a wrong verb, as human annotators make mistakes: mostly
@@ -442,8 +442,8 @@ class Recording:
         for act in plan.acts:
             loud, heard = rng.uniform(0.7, 1.4), rng.random() < THINGS[act.thing].heard
             pitch = log_uniform(rng, 300, 3000)  # of any thing, so that pitch does not tell the thing
-            # The rustle begins before the act and ends after it: its exact time would tell, with what one frame shows of
-            # the progress, in which direction a reversal runs.
+            # The rustle begins before the act and ends after it: its exact time would tell, with what one frame shows
+            # of the progress, in which direction a reversal runs.
             begin, end = act.start - rng.uniform(0.1, 0.9), act.stop + rng.uniform(0.1, 0.9)
             first, last = (min(max(0, round(at * SOUND_RATE)), sound.size) for at in (begin, end))
             t = np.arange(first, last) / SOUND_RATE
