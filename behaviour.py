@@ -355,8 +355,9 @@ def draw_acts(
                 lean=tuple(follows * lean),
                 azimuth=azimuth,
                 pitch=wearer.gaze + rng.normal(0.0, math.radians(2)),
-                # An even number of frame intervals, so that the centre of the annotation is a frame's time.
-                length=2 * max(4, round(duration * rng.uniform(0.9, 1.1) * FRAME_RATE / 2)) / FRAME_RATE,
+                # An even number of frame intervals, so that the centre of the annotation is a frame's time; and at most
+                # a clip, since the second half of a longer segment would be a clip whose middle frame tells the verb.
+                length=2 * min(21, max(4, round(duration * rng.uniform(0.9, 1.1) * FRAME_RATE / 2))) / FRAME_RATE,
                 appearance=int(rng.integers(2**31)),
                 stroke=draw_stroke(bool(second), rng) if thing.kind == "cyclic" else None,
             )

@@ -78,7 +78,7 @@ __all__ = ["Recording", "World", "WorldError", "render"]
 
 SOUND_RATE = 16000  # Hz, a multiple of the frame rate
 GAPS = (0.4, 3.2)  # seconds from one act to the next
-LONG_GAPS = (0.8, 5.6)  # the same, in untrimmed recordings, of which a third is annotated
+LONG_GAPS = (0.7, 4.9)  # the same, in untrimmed recordings, of which a third is annotated
 ACTS_PER_RECORDING = 40  # about two minutes
 EPIC_TEST_WEARERS = ("P30", "P35", "P37")  # the paper's, so the default split of the reader fits
 
@@ -178,7 +178,7 @@ class Request:
     def long_recordings(self) -> list[Recording]:
         """Return the untrimmed recordings, of about four minutes each."""
         return [
-            Recording(f"{name}_201", 50, self.seed, *self.size, 0.0, self.coupling, 50 * k, untrimmed=True)
+            Recording(f"{name}_201", 54, self.seed, *self.size, 0.0, self.coupling, 54 * k, untrimmed=True)
             for k, name in enumerate(self.wearers("test")[: self.untrimmed])
         ]
 
