@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import hashlib
 import json
 import shutil
@@ -28,11 +29,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
@@ -58,7 +60,9 @@ WORLDS: dict[str, dict[str, Any]] = {
     "B": {},
     "A with clean labels": {"label_noise": 0.0},
     "A with half the coupling": {"coupling": 0.5, "train_acts": 2400},
+    "A with exchanged head motion": {"untrimmed": 10},  # the videos and teachers of A
 }
+EXCHANGED = "A with exchanged head motion"
 MAIN, SMALL = 5, 3  # seeds of the main comparison, and of the others
 TEACHER = "slowfast-{seed}"
 # Image networks twice as wide as the demo's, so that the order of costs is the paper's: EgoDistill, AdaFuse, STTS.
@@ -111,16 +115,17 @@ PRIMARY = [
 
 def make(world: str, out: Path) -> Path:
     """Render a world and decode its clips; return the folder of the store."""
-    changes = WORLDS[world]
-    settings = WORLD | changes | {"seed": protocol_seed() if world == "B" else 0}
+    settings = WORLD | WORLDS[world] | {"seed": protocol_seed() if world == "B" else 0}
     folder = out / world.replace(" ", "-")
-    rendered = synthetic.render(folder / "world", **settings)
+    rendered = synthetic.render((out / "A" if world == EXCHANGED else folder) / "world", **settings)
     segments = data.read_epic_kitchens(
         rendered.annotations,
         rendered.root,
         evaluation_wearers=rendered.test_wearers,
         validation_wearers=rendered.validation_wearers,
     )
+    if world == EXCHANGED:
+        segments = exchange(segments, nouns(rendered.annotations))
     store = data.prepare(
         segments,
         folder / "store",
@@ -132,6 +137,27 @@ def make(world: str, out: Path) -> Path:
         class_names=sorted(behaviour.VERBS),
     )
     return store.path
+
+
+def nouns(annotations: Path) -> dict[str, str]:
+    """Return the thing of each segment; wrong labels are wrong in the verb alone."""
+    with open(annotations, newline="", encoding="utf-8") as file:
+        return {row["narration_id"]: row["noun"] for row in csv.DictReader(file)}
+
+
+def exchange(segments: Sequence[data.Segment], things: Mapping[str, str]) -> list[data.Segment]:
+    """Give each segment the head motion of another one of the same thing, wearer and split, as a control."""
+    alike: dict[tuple[str, str | None, str], list[int]] = {}
+    for number, segment in enumerate(segments):
+        alike.setdefault((things[segment.id], segment.wearer, segment.split), []).append(number)
+    found, rng = list(segments), np.random.default_rng(0)
+    for numbers in alike.values():
+        order = rng.permutation(numbers).tolist()
+        for number, other in zip(order, order[1:] + order[:1], strict=True):
+            own, source = segments[number], segments[other]
+            shift = (own.start + own.stop - source.start - source.stop) / 2  # from the other's middle to this one's
+            found[number] = replace(own, imu=source.imu, imu_offset=source.imu_offset + shift)
+    return found
 
 
 def bench_of(world: str, out: Path, protocol: Protocol, **options: Any) -> experiments.Bench:
@@ -190,12 +216,13 @@ def wanted(done: Mapping[tuple[float, int], float]) -> list[tuple[float, int]]:
 
 
 def reuse(source: experiments.Bench, target: experiments.Bench, run: Run) -> None:
-    """Copy a finished run, since the settings that differ do not concern it."""
-    for suffix in (".pt", ".json"):
+    """Copy a finished run, since what differs does not concern it. A teacher still has to write its outputs."""
+    suffixes = (".pt", ".pt.jsonl") if run.method == "teacher" else (".pt", ".json")
+    for suffix in suffixes:
         path = target.path(run, suffix)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            shutil.copy(source.path(run, suffix), path)
+            shutil.copy(source.path(run, suffix), path)  # the log names the precision
 
 
 def tuning_lines(method: str) -> list[dict[str, Any]]:
@@ -302,6 +329,7 @@ def cells(changes: Mapping[str, Any]) -> list[Cell]:
     add("table 1", "A", MAIN, [replace(taught, without=losses) for losses in experiments.ABLATIONS.values() if losses])
     for world in ("A with clean labels", "A with half the coupling"):
         add("controls", world, SMALL, [main[0], taught, replace(taught, method="VisOnly-Distill"), Run("VisIMU")])
+    add("controls", EXCHANGED, SMALL, [taught, Run("VisIMU")])
     return list(dict.fromkeys(plan))
 
 
@@ -331,6 +359,10 @@ def run(out: Path, jobs: int, minutes: float) -> None:
         world = group[0].world
         make(world, out)
         bench = bench_of(world, out, settings)
+        if world == EXCHANGED:
+            seed = group[0].run.seed
+            for known in (Run("teacher", seed, teacher=TEACHER), Run("start", seed)):
+                reuse(bench_of("A", out, settings), bench, known)
         bench.run([cell.run for cell in group], jobs)
         segments = RESULTS / f"{world.replace(' ', '-')}-segments.json"
         if not segments.exists():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import egodistill
-from egodistill import behaviour, contrasts, experiments, files
+from egodistill import behaviour, contrasts, data, experiments, files
 from egodistill.experiments import Run
 
 SCRIPTS = Path(egodistill.__file__).parent / "benchmarks"
@@ -149,6 +149,10 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     monkeypatch.setattr(evidence, "make", lambda world, out: made.append(world))
     monkeypatch.setattr(evidence, "bench_of", bench_of)
     monkeypatch.setattr(evidence, "gmacs", lambda bench, run: 0.1 * run.frames)
+    reused = []
+    monkeypatch.setattr(
+        evidence, "reuse", lambda source, target, run: reused.append((source.out, target.out, run.name))
+    )
     monkeypatch.setattr(
         evidence.data, "ClipStore", lambda path: type("S", (), {"class_names": sorted(behaviour.VERBS)})
     )
@@ -160,6 +164,9 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     assert len(trained) == len(plan) and set(made) == set(evidence.WORLDS)
     evidence.run(tmp_path, jobs=1, minutes=9)
     assert len([run for bench in benches for run in bench.trained]) == len(plan)  # nothing twice
+    folders = (str(tmp_path / "A"), str(tmp_path / evidence.EXCHANGED))
+    names = [f"seed-{seed}/{name}" for seed in range(3) for name in (f"slowfast-{seed}", "start")]
+    assert reused == [(*folders, name) for name in names]
     lines = list(evidence.finished("A").values())
     assert len(lines) == len([cell for cell in plan if cell.world == "A"])
     protocol = hashlib.sha256((evidence.RESULTS / "protocol.json").read_bytes()).hexdigest()
@@ -193,6 +200,30 @@ def test_things_are_counted_whichever_verb_is_named(scripts, monkeypatch):
     confusion[names.index("open"), names.index("wash")] = 1
     bench = type("B", (), {"store": "x"})
     assert evidence.things_right({"confusion": confusion.tolist()}, bench) == pytest.approx(0.75)
+
+
+def test_head_motion_is_exchanged_among_the_same_thing_and_wearer(scripts):
+    evidence, _ = scripts
+    things, segments = {}, []
+    for k in range(24):
+        wearer, split = ("P01", "P02")[k % 2], ("train", "test")[k // 12]
+        name, start = f"{wearer}_{k}", 10.0 * k
+        things[name] = ("cupboard", "pan")[k // 2 % 2]
+        segments.append(
+            data.Segment(name, f"{name}.mp4", start, start + 1 + k / 10, "x", f"{name}.csv", split, 0.25, 1.5, wearer)
+        )
+    found = evidence.exchange(segments, things)
+    by_file = {segment.imu: segment for segment in segments}
+    for own, other in zip(segments, found, strict=True):
+        source = by_file[other.imu]
+        assert source.id != own.id and things[source.id] == things[own.id]
+        assert (source.wearer, source.split) == (own.wearer, own.split)
+        middle, theirs = (own.start + own.stop) / 2, (source.start + source.stop) / 2
+        stamp = (theirs - source.imu_offset) / source.imu_stretch  # of the reading in the middle of the other act
+        assert other.imu_offset + other.imu_stretch * stamp == pytest.approx(middle)
+        assert (other.video, other.start, other.label) == (own.video, own.start, own.label)
+    assert sorted(other.imu for other in found) == sorted(by_file)  # each once
+    assert evidence.exchange(segments, things) == found
 
 
 def test_a_line_keeps_what_a_run_is(scripts):
