@@ -37,9 +37,14 @@ from pathlib import Path
 
 import av
 import numpy as np
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
+
+from egodistill import cli
+
+cli.let_threads_sleep()  # as the commands do, before torch is imported
+
+import torch
 
 from egodistill import EgoDistill, batches, clips, data, files, predict, recordings, tables, teachers
 
