@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+__all__ = ["ACTIONS", "THINGS", "VERBS", "Act", "HeadMotion", "Stroke", "Thing", "Wearer", "draw_acts", "draw_wearer"]
+
 GRAVITY = 9.81  # m/s2
 FRAME_RATE = 20  # frames per second; the two decimals of an EPIC timestamp represent 50 ms exactly
 KINDS = ("reversal", "cyclic", "single")
