@@ -25,7 +25,7 @@ def test_index_is_up_to_date():
 
 def test_index_is_short_and_names_every_module():
     script, text = page()
-    assert text.count("\n") <= 150
+    assert text.count("\n") <= 160
     modules = {path.stem for path in ROOT.glob("*.py")} - {"setup", "__main__"}
     named = set(re.findall(r"`(\w+)`", script.HEAD)) | {*script.MODULES, *script.LOWER}
     assert modules <= named
