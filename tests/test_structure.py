@@ -65,8 +65,8 @@ ARROWS = {
     "options": "commands distillation files runtime",
     "model_commands": "egodistill batches checkpoints commands data distillation experiments export files inference"
     " one_pass options paper_costs runtime tables teachers training",
-    "demo": "egodistill commands data experiments files inference model_commands options plots synthetic tables"
-    " teachers training",
+    "demo": "behaviour egodistill commands data experiments files inference model_commands options plots synthetic"
+    " tables teachers training",
 }
 # Imports inside functions, with their reasons.
 LATE = {
