@@ -328,7 +328,7 @@ class Recording:
     >>> recording = synthetic.Recording("P01_101", acts=8)
     >>> plan = recording.draw()
     >>> [behaviour.VERBS[act.verb] for act in plan.acts][:3], len(recording.rows())
-    (['close', 'wash', 'take'], 8)
+    (['insert', 'open', 'turn-on'], 8)
     """
 
     name: str  # wearer and number, such as "P01_101"

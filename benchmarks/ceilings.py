@@ -266,7 +266,7 @@ def estimate(a: argparse.Namespace, coupling: float, done: set[tuple[str, float]
     todo = [name for name in (*INPUTS, *PROBES) if (name, coupling) not in done]
     if not todo:
         return
-    drawn = [draw(n, seed, coupling, a.processes) for n, seed in ((a.acts, 1000), (max(1000, a.acts // 5), 9000))]
+    drawn = [draw(n, seed, coupling, a.processes) for n, seed in ((a.acts, 1000), (a.acts // 5, 9000))]
     everything = [{name: torch.from_numpy(values) for name, values in part.items()} for part in drawn]
     chosen = [torch.isin(part["thing"], torch.tensor(PAIRS)) for part in everything]
     train, test = ({name: v[rows] for name, v in part.items()} for part, rows in zip(everything, chosen, strict=True))

@@ -205,7 +205,7 @@ def test_place_of_the_knock_tells_the_verb_and_its_pitch_not_the_thing(many):
     """Loudest within 0.1 s of one of the act's ends, or not heard."""
     recordings, plans = many
     heard, pitches = {}, {}
-    for recording, plan in zip(recordings[:40:2], plans[:40:2], strict=True):
+    for recording, plan in zip(recordings[:24:2], plans[:24:2], strict=True):
         sound = recording.sound(plan)
         assert len(sound) == 800 * round(FRAME_RATE * plan.duration) and np.abs(sound).max() <= 32767
         for act in (act for act in plan.acts if act.kind == "reversal"):
@@ -591,15 +591,17 @@ def test_estimate_writes_and_reads_its_lines(ceilings, tmp_path, monkeypatch, ca
     results = tmp_path / "ceilings.jsonl"
     chosen = ("N = 1", "N = 1 + head motion")
     monkeypatch.setattr(ceilings, "INPUTS", {name: ceilings.INPUTS[name] for name in chosen})
+    silence = staticmethod(lambda plan: np.zeros(round(plan.duration * synthetic.SOUND_RATE), np.int16))
+    monkeypatch.setattr(Recording, "sound", silence)  # neither needs it
     monkeypatch.setattr(ceilings, "PROBES", {"thing from head motion": ("imu", "thing")})
-    arguments = ["ceilings.py", "--results", str(results), "--acts", "2000", "--epochs", "1", "--coupling", "1"]
+    arguments = ["ceilings.py", "--results", str(results), "--acts", "640", "--epochs", "1", "--coupling", "1"]
     monkeypatch.setattr(sys, "argv", [*arguments, "--processes", "1"])
     ceilings.main()
     lines = [json.loads(line) for line in results.read_text().splitlines()]
     assert [line.get("inputs", line.get("probe")) for line in lines] == [*chosen, "thing from head motion"]
-    assert lines[0]["bound"] == {"reversal": 50, "cyclic": 50, "single": 100} and lines[0]["acts"] == 2000
-    assert 42 < np.mean([lines[0]["kinds"][kind] for kind in ("reversal", "cyclic")]) < 58
-    assert lines[2]["chance"] == pytest.approx(100 / 12) and lines[2]["top1"] > 12
+    assert lines[0]["bound"] == {"reversal": 50, "cyclic": 50, "single": 100} and lines[0]["acts"] == 640
+    assert 30 < np.mean([lines[0]["kinds"][kind] for kind in ("reversal", "cyclic")]) < 70
+    assert lines[2]["chance"] == pytest.approx(100 / 12) and lines[2]["error"] < 5
     printed = capsys.readouterr().out
     assert "85.0" in printed and "chance 8.3 %" in printed
     monkeypatch.setattr(ceilings, "draw", None)  # A second run computes nothing.
