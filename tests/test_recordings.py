@@ -42,7 +42,7 @@ def test_check_of_a_healthy_recording(wearer):
     assert found.accel.rate == pytest.approx(habits.rate, abs=0.1)
     assert found.gyro.rate == pytest.approx(1.0015 * habits.rate, abs=0.1)
     assert found.gyro.coverage > 0.99 and found.gyro.gaps == 0
-    assert found.gravity == pytest.approx(9.81 * habits.scale[2], abs=0.35)  # its bias is up to 0.3
+    assert found.gravity == pytest.approx(9.81 * habits.scale[2], abs=0.52)  # three axes with a bias of up to 0.3
     assert found.imu_notes == ()
     assert found.offset.reliable and found.offset.seconds == pytest.approx(habits.clock[0], abs=0.015)
     assert [stream in found.imu for stream in ("-accl.csv", "-gyro.csv")] == [True, True]
