@@ -1306,19 +1306,18 @@ def test_synthesize_and_prepare_are_of_one_layout(demo, tmp_path, monkeypatch, c
     # The command that it names works as it stands.
     command = out.splitlines()[1].split()
     assert command[:2] == ["egodistill", "prepare"] and command[-1] == "STORE"
-    sizes = "--num-frames 1 3 --frame-size 32 --no-imu --min-instances 2 --workers 1"
+    sizes = "--num-frames 1 3 --frame-size 32 --no-imu --min-instances 1 --workers 1"
     out = run(capsys, *command[1:-1], tmp_path / "store", *sizes.split())
-    # Of its two verbs each occurs 11 times.
+    # No verb occurs 12 times.
     rare = [command[2], "--out", str(tmp_path / "rare"), "--min-instances", "12"]
     assert cli.main(["prepare", *rare]) == 1 and "no segments" in capsys.readouterr().err
     store = data.ClipStore(tmp_path / "store")
-    assert len(store) == 22 and f"{len(store.split('test'))} test" in out
+    rendered = data.ClipStore(demo.out / "store")
+    assert len(store) == len(rendered) >= 22 and f"{len(store.split('test'))} test" in out
     assert sorted(store.names) == ["ends", "frames_1", "frames_3"]
     assert store.read("frames_3", [0]).shape == (1, 3, 3, 32, 32)
-    assert np.array_equal(
-        store.read("frames_1", np.arange(22)),
-        data.ClipStore(demo.out / "store").read("frames_1", np.arange(22)),
-    )
+    every = np.arange(len(store))
+    assert np.array_equal(store.read("frames_1", every), rendered.read("frames_1", every))
 
 
 OUTPUTS = {  # {command: its arguments, where IN is an input that exists}
