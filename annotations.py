@@ -155,7 +155,7 @@ def read_epic_kitchens(
     >>> len(segments), segments.dropped
     (22, {})
     >>> segments[0].id, segments[0].label, segments[0].split, segments[0].wearer
-    ('P01_101_0', 'take', 'train', 'P01')
+    ('P01_101_0', 'put', 'train', 'P01')
     """
     annotations, root = Path(annotations), Path(root)
     if both := sorted({*evaluation_wearers} & {*validation_wearers}):

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 __all__ = [
+    "ACTIONS",
     "THINGS",
     "VERBS",
     "Act",
@@ -63,7 +64,7 @@ class Thing:
     single jug pour 0.5 0.0
     single bin throw 0.5 0.0
     single tray scrape 0.5 0.0
-    single panel press 0.5 0.0
+    single machine press 0.5 0.0
     """
 
     look: str  # in `scene.THINGS`
@@ -102,26 +103,30 @@ WITHIN_PAIR, LOOKS_ALIKE = 0.5, 0.3  # shares of the wrong labels; the rest is a
 EPIC_SHARES = {"reversal": 0.64, "cyclic": 0.18, "single": 0.18}  # of the acts in EPIC-KITCHENS' IMU videos
 
 
-def bounds(coupling: float = 1.0) -> dict[str, float]:
-    """Return bounds (0 to 1) of the accuracy over all verbs, equally frequent, from one frame and what else there is.
+def bounds(coupling: float = 1.0, kinds: Sequence[str] = KINDS) -> dict[str, float]:
+    """Return the best possible accuracies, 0 to 1, over equally frequent verbs of these kinds.
 
-    One frame names the thing, and tells a single act. Head motion or sound tell which verb of a pair it is in a share q
-    of the acts, and nothing in the others: (1 + q) / 2. `benchmarks/ceilings.py` estimates what they tell with the
-    noise of the sensors, and what more frames do.
+    One frame tells the thing, hence the verb of a single act, and nothing about the verb of a pair. Head motion tells
+    it in the share of acts that the head follows (``coupling`` scales it), sound in the share that can be heard; in the
+    others one has to guess. Whatever else an input might tell is estimated by `benchmarks/ceilings.py`.
 
     >>> from egodistill import behaviour
-    >>> behaviour.bounds()
-    {'one frame': 0.6, 'one frame and head motion': 0.85, 'one frame and sound': 0.75}
+    >>> for inputs, accuracy in behaviour.bounds().items():
+    ...     print(f"{inputs}: {accuracy:.3f}")
+    one frame: 0.600
+    one frame and head motion: 0.850
+    one frame and sound: 0.750
     """
-
-    def mean(told: Callable[[Thing], float]) -> float:
-        pairs = [1 + told(thing) for thing in THINGS if len(thing.verbs) == 2]  # two verbs, (1 + q) / 2 each
-        return round((sum(pairs) + len(THINGS) - len(pairs)) / len(VERBS), 6)
-
+    things = [THINGS[thing] for thing, _ in ACTIONS if THINGS[thing].kind in kinds]
+    told = {
+        "one frame": [0.0 for _ in things],
+        "one frame and head motion": [coupling * thing.follow for thing in things],
+        "one frame and sound": [thing.heard for thing in things],
+    }
     return {
-        "one frame": mean(lambda thing: 0.0),
-        "one frame and head motion": mean(lambda thing: coupling * thing.follow),
-        "one frame and sound": mean(lambda thing: thing.heard),
+        inputs: sum(1.0 if thing.kind == "single" else (1 + q) / 2 for thing, q in zip(things, shares, strict=True))
+        / len(things)
+        for inputs, shares in told.items()
     }
 
 
@@ -155,7 +160,16 @@ def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 @dataclass(frozen=True)
 class Stroke:
-    """The path of a cyclic act: an ellipse that is not run through evenly, with a drifting rate and pauses."""
+    """The path of a cyclic act: an ellipse that is not run through evenly, with a drifting rate and pauses.
+
+    >>> import numpy as np
+    >>> from egodistill import behaviour
+    >>> stroke = behaviour.Stroke(
+    ...     rate=1.0, radius=0.05, flat=0.5, angle=0.0, phase=0.0, uneven=(0.0, 0.0), drift=(), pauses=()
+    ... )
+    >>> stroke.path(np.array([0.0, 0.25, 0.5])).round(3).tolist()
+    [[0.05, 0.0], [0.0, 0.025], [-0.05, 0.0]]
+    """
 
     rate: float  # Hz, mean
     radius: float  # longer half axis (m)
@@ -201,7 +215,15 @@ def draw_stroke(fast: bool, rng: np.random.Generator) -> Stroke:
 
 @dataclass(frozen=True)
 class Act:
-    """One act at one station. Everything but ``second`` and the rate of ``stroke`` is drawn before the verb."""
+    """One act at one station. Everything but ``second`` and the rate of ``stroke`` is drawn before the verb.
+
+    >>> import numpy as np
+    >>> from egodistill import behaviour
+    >>> wearer, rng = behaviour.draw_wearer("P01", seed=0), np.random.default_rng(0)
+    >>> (act,) = behaviour.draw_acts(wearer, [behaviour.VERBS.index("close")], (0.4, 3.2), 1.0, rng)
+    >>> act.kind, act.second, act.progress(np.array([act.start, act.stop])).round(3).tolist()
+    ('reversal', True, [1.0, 0.0])
+    """
 
     thing: int
     second: bool  # whether it is the second verb of a pair: backward, or fast
@@ -210,9 +232,7 @@ class Act:
     duration: float  # s
     hesitation: float  # warp of the progress, -0.12 .. 0.12
     lag: float  # delay of the head behind the hand (s); negative if ahead
-    turn: tuple[
-        float, float
-    ]  # head's turn (yaw, pitch; rad) of the whole act; per metre of a stroke; 0 if not following
+    turn: tuple[float, float]  # the head's (yaw, pitch; rad), of the act or per metre of a stroke; 0 if not following
     lean: tuple[float, float, float]  # the head's translation with it (left, forward, up; m; the same)
     azimuth: float  # direction of the station (rad)
     pitch: float  # rest pitch of the head (rad, down is positive)
@@ -222,6 +242,7 @@ class Act:
 
     @property
     def kind(self) -> str:
+        """Kind of the thing, of `KINDS`."""
         return THINGS[self.thing].kind
 
     @property
@@ -231,10 +252,12 @@ class Act:
 
     @property
     def start(self) -> float:
+        """When the act truly begins (s)."""
         return self.centre + self.offset - self.duration / 2
 
     @property
     def stop(self) -> float:
+        """When the act truly ends (s)."""
         return self.centre + self.offset + self.duration / 2
 
     def own_time(self, t: np.ndarray) -> np.ndarray:
@@ -282,7 +305,13 @@ class Act:
 
 @dataclass(frozen=True)
 class Wearer:
-    """Habits, camera and sensor of one person, the same in all recordings of that person."""
+    """Habits, camera and sensor of one person, the same in all recordings of that person.
+
+    >>> from egodistill import behaviour
+    >>> wearer = behaviour.draw_wearer("P01", seed=0)
+    >>> 194 <= wearer.rate <= 202, wearer == behaviour.draw_wearer("P01", seed=0)
+    (True, True)
+    """
 
     name: str
     pace: float  # factor of the acts' durations
@@ -302,6 +331,12 @@ class Wearer:
 
 
 def draw_wearer(name: str, seed: int) -> Wearer:
+    """Draw the habits, camera and sensor of a wearer, such as "P01", in the world of this seed.
+
+    >>> from egodistill import behaviour
+    >>> behaviour.draw_wearer("P02", seed=0).mount == behaviour.draw_wearer("P01", seed=0).mount
+    False
+    """
     rng = np.random.default_rng([seed, int(name[1:]), 1])
     skin = np.array([0.93, 0.74, 0.60]) * rng.uniform(0.45, 1.0)
     return Wearer(
@@ -326,7 +361,18 @@ def draw_wearer(name: str, seed: int) -> Wearer:
 def draw_acts(
     wearer: Wearer, verbs: Sequence[int], gaps: tuple[float, float], coupling: float, rng: np.random.Generator
 ) -> list[Act]:
-    """Draw acts with these verbs, one after the other."""
+    """Draw acts with these verbs (indices in `VERBS`), one after the other, each at a station of its own.
+
+    ``gaps`` are the shortest and the longest time in seconds from one act to the next; ``coupling`` (0 to 1) scales the
+    shares of acts that the head follows.
+
+    >>> import numpy as np
+    >>> from egodistill import behaviour
+    >>> wearer, rng = behaviour.draw_wearer("P01", seed=0), np.random.default_rng(0)
+    >>> acts = behaviour.draw_acts(wearer, [0, 1, 8], (0.4, 3.2), 1.0, rng)
+    >>> [behaviour.VERBS[act.verb] for act in acts], all(0.4 <= b.start - a.stop <= 3.2 for a, b in zip(acts, acts[1:]))
+    (['open', 'close', 'wash'], True)
+    """
     acts: list[Act] = []
     azimuth, side, stop = 0.0, rng.choice([-1, 1]), 0.7
     for verb in verbs:
@@ -385,7 +431,18 @@ class Glance(NamedTuple):
 
 
 class HeadMotion:
-    """Pose of the camera as a function of time, smooth to the second derivative."""
+    """Pose of the camera as a function of time, smooth to the second derivative.
+
+    >>> import numpy as np
+    >>> from egodistill import behaviour
+    >>> wearer, rng = behaviour.draw_wearer("P01", seed=0), np.random.default_rng(0)
+    >>> acts = behaviour.draw_acts(wearer, [0, 1, 8], (0.4, 3.2), 1.0, rng)
+    >>> head = behaviour.HeadMotion(wearer, acts, duration=12.0, rng=rng)
+    >>> rotation, position = head.pose(np.arange(0, 12, 0.05))
+    >>> force, rate = head.imu(np.arange(0, 12, 0.005))
+    >>> rotation.shape, position.shape, force.shape, rate.shape
+    ((240, 3, 3), (240, 3), (2400, 3), (2400, 3))
+    """
 
     def __init__(self, wearer: Wearer, acts: Sequence[Act], duration: float, rng: np.random.Generator) -> None:
         self.acts, self.wearer = acts, wearer

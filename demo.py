@@ -412,7 +412,7 @@ def run_demo(a: argparse.Namespace) -> None:
     found = report_differences(a, bench, runs[TEACHER], f"{'demo quick' if a.quick else 'demo'} differences")
     if a.quick:
         print("This was a quick run: its accuracies are meaningless.")
-    about = {"seeds": a.seeds, "quick": a.quick, "bounds": behaviour.bounds(), **run_settings(bench)}
+    about = {"seeds": a.seeds, "quick": a.quick, "ceilings": behaviour.bounds(), **run_settings(bench)}
     written = experiments.write_rows([row for some in rows.values() for row in some], out / "results", about, found)
     print(f"\nWrote {written[0]}. This run took {(time.monotonic() - start_time) / 60:.1f} minutes.")
     if not a.quick:
@@ -504,7 +504,7 @@ def report_limits(rows: list[experiments.Row]) -> None:
     limits = behaviour.bounds()
     print(
         f"The best possible accuracy here is {100 * limits['one frame']:.0f} % from one frame and "
-        f"{100 * limits['one frame and head motion']:.0f} % from one frame and head motion.\n{GMACS_NOTE}"
+        f"{100 * limits['one frame and head motion']:.1f} % from one frame and head motion.\n{GMACS_NOTE}"
     )
     gmacs = {row.method: row.gmacs for row in rows}
     with torch.device("meta"):  # Counting needs shapes only.

@@ -555,7 +555,7 @@ def load(path: str | os.PathLike) -> Exported:
     >>> exported = export.load("student.pt2")
     >>> feature, logits = exported(*batches.example_inputs(model, batch_size=3))
     >>> exported.inputs, logits.shape
-    (('frames', 'imu'), torch.Size([3, 8]))
+    (('frames', 'imu'), torch.Size([3, 13]))
     """
     return Exported(path)
 

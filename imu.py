@@ -121,8 +121,8 @@ class Imu:
         >>> motion.window(22.0)
         Traceback (most recent call last):
         ...
-        egodistill.imu.CoverageError: the accelerometer covers 64.2% of 22.000 to 24.126 s (95% required); no samples
-        from 23.369 to 24.126 s
+        egodistill.imu.CoverageError: the accelerometer covers 65.4% of 22.000 to 24.126 s (95% required); no samples
+        from 23.394 to 24.126 s
         """
         grid = start + np.arange(samples) / rate
         window = np.empty((samples, 6), np.float32)
@@ -187,9 +187,9 @@ def read_imu(
     >>> from egodistill import data
     >>> motion = data.read_imu("walk.csv")
     >>> motion.accel.shape, motion.gyro.shape, motion.notes
-    ((4625, 3), (4625, 3), ())
+    ((4580, 3), (4580, 3), ())
     >>> [f"{1 / step:.1f} Hz" for step in motion.median_steps]
-    ['198.0 Hz', '198.0 Hz']
+    ['195.7 Hz', '195.7 Hz']
     """
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)

@@ -108,7 +108,7 @@ def evaluate(
     >>> print(result)
     top-1 ... % of 6 segments (6 clips, fp32)
     >>> result.confusion.shape, result.scores.shape, result.feature_distance > 0
-    (torch.Size([8, 8]), torch.Size([6, 8]), True)
+    (torch.Size([13, 13]), torch.Size([6, 13]), True)
     >>> result.correct.shape, sorted(set(result.wearers))
     (torch.Size([6]), ['P30', 'P35', 'P37'])
     """
@@ -202,8 +202,8 @@ def outputs(
     >>> model, store = EgoDistill.load("student.pt"), data.ClipStore("store")
     >>> for output, batch in inference.outputs(model, store, batch_size=16, device="cpu", progress=False):
     ...     print(output.logits.shape, batch["imu"].shape)
-    torch.Size([16, 8]) torch.Size([16, 422, 6])
-    torch.Size([6, 8]) torch.Size([6, 422, 6])
+    torch.Size([16, 13]) torch.Size([16, 422, 6])
+    torch.Size([6, 13]) torch.Size([6, 422, 6])
     """
     names, place = batches.arrays_of(model, store), runtime.pick_device(device)
     coming = batches.read(store, [*names, *targets], torch.arange(len(store)), batch_size, place)

@@ -225,7 +225,7 @@ def check(
     >>> from egodistill import recordings
     >>> found = recordings.check("walk.mp4", "walk.csv")
     >>> found.problem, found.fps, f"{found.gyro.rate:.0f} Hz", f"{found.gyro.coverage:.0%}"
-    (None, 20.0, '198 Hz', '100%')
+    (None, 20.0, '196 Hz', '100%')
     """
     # Each result is added at once, so that it is kept if a later step fails.
     recording = open_recording(video, imu, imu_offset=imu_offset, imu_stretch=imu_stretch)

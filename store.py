@@ -370,7 +370,7 @@ class ClipStore:
     >>> store = data.ClipStore("store")
     >>> train = store.split("train")
     >>> store.splits, len(train), train.class_names[:3], train.labels[:3]
-    (['test', 'train'], 16, ['close', 'insert', 'open'], array([5, 2, 7]))
+    (['test', 'train'], 16, ['close', 'cut', 'open'], array([ 5, 10, 11]))
     >>> for name in ("frames_4", "frames_4.times", "imu"):
     ...     print(name, train.read(name, [0, 5]).dtype, train.read(name, [0, 5]).shape)
     frames_4 uint8 (2, 4, 3, 64, 64)

@@ -708,7 +708,7 @@ class EgoDistill(nn.Module):
         >>> from egodistill import EgoDistill
         >>> model = EgoDistill.load("student.pt")
         >>> model.inputs, model.num_classes, model.class_names[:2]
-        (('frames', 'imu'), 8, ['close', 'insert'])
+        (('frames', 'imu'), 13, ['close', 'cut'])
         """
         return checkpoints().load_model(path, cls)
 

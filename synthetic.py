@@ -35,10 +35,11 @@ knock when the thing leaves its place, or returns to it in the backward verb; or
 overlapping pitches.
 
 A share of the training annotations (`label_noise`, 25 %) has a wrong verb, as human annotators make mistakes: mostly
-the other verb of the pair or one that looks alike (`LOOKALIKES`). Validation and test labels are correct.
+the other verb of the pair or one that looks alike (`behaviour.LOOKALIKES`). Validation and test labels are correct.
 
 What it shows, what it does not, and which choices could favour a method: WORLD.md. The best possible accuracy from
-frames, head motion and sound: `egodistill.ceilings`. The pictures: `egodistill.scene`.
+one frame, head motion and sound: `behaviour.bounds()`; from several frames: `benchmarks/ceilings.py`. The pictures:
+`egodistill.scene`.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ SOUND_RATE = 16000  # Hz, a multiple of the frame rate
 GAPS = (0.4, 3.2)  # seconds from one act to the next
 LONG_GAPS = (0.7, 4.9)  # the same, in untrimmed recordings, of which a third is annotated
 ACTS_PER_RECORDING = 40  # about two minutes
+MOST_ACTS = 100 * ACTS_PER_RECORDING  # of one wearer
 EPIC_TEST_WEARERS = ("P30", "P35", "P37")  # the paper's, so the default split of the reader fits
 
 
@@ -142,9 +144,9 @@ class Request:
                 f"a world needs a test wearer, and one for each of the {self.untrimmed} untrimmed recordings; got "
                 f"test_wearers={self.test_wearers}"
             )
-        if self.test_wearers + self.validation_wearers > 70:
+        if max(0, self.test_wearers - len(EPIC_TEST_WEARERS)) + self.validation_wearers > 67:  # P30 to P99 but three
             raise WorldError(
-                f"a world has at most 70 validation and test wearers; got "
+                f"a world has at most 67 validation and test wearers besides {', '.join(EPIC_TEST_WEARERS)}; got "
                 f"validation_wearers={self.validation_wearers}, test_wearers={self.test_wearers}"
             )
         for split in ("train", "validation", "test"):
@@ -152,6 +154,10 @@ class Request:
             if acts < wearers or (acts and not wearers):
                 raise WorldError(
                     f"each wearer needs at least one act; got {split}_wearers={wearers}, {split}_acts={acts}"
+                )
+            if acts > MOST_ACTS * wearers:  # Recordings 101 to 200; 201 is the untrimmed one.
+                raise WorldError(
+                    f"a wearer has at most {MOST_ACTS} acts; got {split}_wearers={wearers}, {split}_acts={acts}"
                 )
 
     def wearers(self, split: str) -> tuple[str, ...]:
@@ -323,7 +329,7 @@ class Recording:
     >>> recording = synthetic.Recording("P01_101", acts=8)
     >>> plan = recording.draw()
     >>> [behaviour.VERBS[act.verb] for act in plan.acts][:3], len(recording.rows())
-    (['close', 'wash', 'take'], 8)
+    (['insert', 'open', 'turn-on'], 8)
     """
 
     name: str  # wearer and number, such as "P01_101"
@@ -368,8 +374,8 @@ class Recording:
                     timestamp(act.centre, 3),
                     timestamp(start),
                     timestamp(stop),
-                    max(1, int(start * 50)),
-                    max(1, int(stop * 50)),
+                    max(1, round(start * 50)),
+                    max(1, round(stop * 50)),
                     f"{said} {noun}",
                     said,
                     number,

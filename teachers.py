@@ -108,7 +108,7 @@ class Teacher(nn.Module):
     >>> clip = torch.from_numpy(data.ClipStore("store").read("clip", [0, 1, 2]))
     >>> feature, logits = teacher(clip)
     >>> clip.shape, feature.shape, logits.shape
-    (torch.Size([3, 8, 3, 64, 64]), torch.Size([3, 2048]), torch.Size([3, 8]))
+    (torch.Size([3, 8, 3, 64, 64]), torch.Size([3, 2048]), torch.Size([3, 13]))
     >>> teacher(clip[:, :4])
     Traceback (most recent call last):
     ...
@@ -242,7 +242,7 @@ class Teacher(nn.Module):
         ... )
         >>> teachers.extract(teacher, store, progress=False)
         >>> store.read("own.feature", [0, 1]).shape, store.read("own.logits", [0, 1]).shape
-        ((2, 24), (2, 8))
+        ((2, 24), (2, 13))
         """
         net = Wrapped(module, feature_layer)
         classes, feature_dim = net.get_submodule(net.classifier).weight.shape[:2]

@@ -1,6 +1,6 @@
 """Estimate what frames, head motion and sound can tell about the verbs of the rendered world, without rendering it.
 
-    OMP_NUM_THREADS=1 python benchmarks/ceilings.py OUT --results results/ceilings.jsonl      # an hour on two cores
+    OMP_NUM_THREADS=1 python benchmarks/ceilings.py --results results/ceilings.jsonl      # an hour on two cores
 
 A classifier sees the true state of 100,000 acts that are drawn, but not rendered, with the noise of the sensors, and is
 told the thing. What it reaches on acts of other wearers is a lower estimate of the best possible accuracy of any model
@@ -223,20 +223,18 @@ def by_kind(right: Tensor, things: Tensor) -> dict[str, float]:
     return found | {"single": 100.0}
 
 
+BOUNDS = {
+    ("frames 1",): "one frame",
+    ("frames 1", "imu"): "one frame and head motion",
+    ("frames 1", "sound"): "one frame and sound",
+}
+
+
 def bound(inputs: tuple[str, ...], coupling: float) -> dict[str, float] | None:
     """Return the analytic bound in % of one frame with head motion or sound, by kind, or None for other inputs."""
-    share = {
-        ("frames 1",): lambda thing: 0.0,
-        ("frames 1", "imu"): lambda thing: coupling * thing.follow,
-        ("frames 1", "sound"): lambda thing: thing.heard,
-    }.get(inputs)
-    if share is None:
+    if inputs not in BOUNDS:
         return None
-    found = {}
-    for kind in ("reversal", "cyclic"):
-        values = [(1 + share(thing)) / 2 for thing in behaviour.THINGS if thing.kind == kind]
-        found[kind] = 100 * sum(values) / len(values)
-    return found | {"single": 100.0}
+    return {kind: 100 * behaviour.bounds(coupling, [kind])[BOUNDS[inputs]] for kind in behaviour.KINDS}
 
 
 def overall(kinds: dict[str, float], weights: dict[str, float]) -> float:
@@ -268,7 +266,7 @@ def estimate(a: argparse.Namespace, coupling: float, done: set[tuple[str, float]
     todo = [name for name in (*INPUTS, *PROBES) if (name, coupling) not in done]
     if not todo:
         return
-    drawn = [draw(n, seed, coupling, a.processes) for n, seed in ((a.acts, 1000), (max(1000, a.acts // 5), 9000))]
+    drawn = [draw(n, seed, coupling, a.processes) for n, seed in ((a.acts, 1000), (a.acts // 5, 9000))]
     everything = [{name: torch.from_numpy(values) for name, values in part.items()} for part in drawn]
     chosen = [torch.isin(part["thing"], torch.tensor(PAIRS)) for part in everything]
     train, test = ({name: v[rows] for name, v in part.items()} for part, rows in zip(everything, chosen, strict=True))

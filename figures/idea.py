@@ -24,7 +24,7 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         world = synthetic.render(
-            folder, train_acts=16, test_acts=6, train_wearers=2, size=(192, 192), workers=1, progress=False
+            folder, train_acts=16, test_acts=3, train_wearers=2, size=(192, 192), label_noise=0, progress=False
         )
         segment = next(s for s in data.read_epic_kitchens(world.annotations, world.root) if s.label == "open")
         start = (segment.start + segment.stop - CLIP_SECONDS) / 2

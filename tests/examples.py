@@ -14,9 +14,9 @@ TEACHER = {"frames": 8, "size": 64, "seconds": CLIP_SECONDS, "width": 8, "pool":
 
 def make(folder: Path) -> Path:
     """Fill a folder: a rendered world, a walk with a table of its IMU, a store with a teacher's outputs, two models."""
-    world = synthetic.render(
-        folder / "world", train_acts=16, test_acts=6, train_wearers=2, size=(64, 64), workers=1, progress=False
-    )
+    # With this seed, all acts are shorter than a clip, so that there is one clip of each.
+    small = {"train_acts": 16, "test_acts": 6, "train_wearers": 2, "size": (64, 64)}
+    world = synthetic.render(folder / "world", seed=316, **small, workers=1, progress=False)
     segments = data.read_epic_kitchens(world.annotations, world.root)
     shutil.copy(segments[0].video, folder / "walk.mp4")
     write_walk(folder / "walk.csv", data.read_imu(segments[0].imu))

@@ -12,7 +12,7 @@ import pytest
 from painted import chirp, move, write_sound, write_video
 from panned import RATE, files_of, gyroscope, pan
 
-from egodistill import DataError, EgoDistillOSError, cli, data, gpmf, recordings
+from egodistill import DataError, EgoDistillOSError, behaviour, cli, data, gpmf, recordings
 from egodistill.annotations import Segment, with_imu_offsets
 from egodistill.imu import read_imu
 from egodistill.offset import Faults, Offset
@@ -38,12 +38,13 @@ def test_check_of_a_healthy_recording(wearer):
     assert (found.duration, found.fps, found.width, found.height) == (info.duration, info.fps, info.width, info.height)
     assert (found.codec, found.audio, found.rotation, found.variable_rate) == ("h264", True, 0, False)
     assert found.broken_packets == found.unordered_frames == found.repeated_frames == 0
-    assert found.accel.rate == pytest.approx(197.9, abs=0.1)
-    assert found.gyro.rate == pytest.approx(198.2, abs=0.1)
+    habits = behaviour.draw_wearer("P01", 0)
+    assert found.accel.rate == pytest.approx(habits.rate, abs=0.1)
+    assert found.gyro.rate == pytest.approx(1.0015 * habits.rate, abs=0.1)
     assert found.gyro.coverage > 0.99 and found.gyro.gaps == 0
-    assert 9.5 < found.gravity < 10.2
+    assert found.gravity == pytest.approx(9.81 * habits.scale[2], abs=0.52)  # three axes with a bias of up to 0.3
     assert found.imu_notes == ()
-    assert found.offset.reliable and abs(found.offset.seconds) < 0.02
+    assert found.offset.reliable and found.offset.seconds == pytest.approx(habits.clock[0], abs=0.015)
     assert [stream in found.imu for stream in ("-accl.csv", "-gyro.csv")] == [True, True]
 
 
@@ -311,7 +312,8 @@ def test_rows_stand_under_their_header(wearer):
     assert "\n" not in row and len(row) <= 100
     assert len(recordings.HEADER) <= 100
     values = dict(zip(recordings.HEADER.replace("IMU Hz", "IMU").split(), row.split(), strict=True))
-    assert values["file"] == "P01_101.MP4" and values["picture"] == "96x96" and values["IMU"] == "198.2"
+    assert values["file"] == "P01_101.MP4" and values["picture"] == "96x96"
+    assert values["IMU"] == f"{1.0015 * behaviour.draw_wearer('P01', 0).rate:.1f}"
     assert values["codec"] == "h264" and float(values["corr"]) > 0.9
     assert recordings.HEADER.index("codec") == row.index(" h264")
 
