@@ -149,7 +149,7 @@ def test_untrimmed_recordings_are_long_annotated_to_a_third_and_have_a_table(tmp
     world, written = planned(monkeypatch, tmp_path, train_acts=8, test_acts=3, untrimmed=2)
     long = [recording for recording in written if recording.untrimmed]
     assert [recording.name for recording in long] == ["P30_201", "P35_201"]
-    assert Counter(row["video_id"] for row in table(world.untrimmed)) == {"P30_201": 50, "P35_201": 50}
+    assert Counter(row["video_id"] for row in table(world.untrimmed)) == {"P30_201": 54, "P35_201": 54}
     assert not {row["video_id"] for row in table(world.annotations)} & {"P30_201", "P35_201"}
     for recording in long:
         plan = recording.draw()
@@ -204,17 +204,21 @@ def around(plan, sound, act, seconds):
     return padded[middle - half : middle + half]
 
 
-def test_place_of_the_knock_tells_the_verb_and_its_pitch_not_the_thing(many):
-    """Loudest within 0.1 s of one of the act's ends, or not heard."""
+def test_place_of_the_knock_tells_the_verb_and_its_pitch_not_the_thing(many, monkeypatch):
+    """Loudest within 0.1 s of one of the act's ends, or not heard; without the rustle, which is the same if none is."""
     recordings, plans = many
     heard, pitches = {}, {}
     for recording, plan in zip(recordings[:24:2], plans[:24:2], strict=True):
         sound = recording.sound(plan)
+        with monkeypatch.context() as patch:
+            silent = tuple(replace(thing, heard=thing.heard * (thing.kind == "cyclic")) for thing in THINGS)
+            patch.setattr(synthetic, "THINGS", silent)
+            rustle = recording.sound(plan)
         assert len(sound) == 800 * round(FRAME_RATE * plan.duration) and np.abs(sound).max() <= 32767
         for act in (act for act in plan.acts if act.kind == "reversal"):
-            near = around(plan, sound, act, act.duration + 0.5)  # the next act begins after 0.4 s
+            near = around(plan, sound.astype(float) - rustle, act, act.duration + 0.5)  # the next begins after 0.4 s
             loudest = int(np.abs(near).argmax())
-            knock = np.abs(near).max() > 0.13
+            knock = np.abs(near).max() > 0.07
             heard.setdefault(act.thing, []).append(knock)
             if knock:
                 at = loudest / synthetic.SOUND_RATE - 0.25 - act.duration / 2  # since the centre
@@ -248,7 +252,7 @@ def test_sound_of_strokes_has_their_rhythm_in_the_share_that_is_heard(many):
 
 
 def test_without_knock_or_rhythm_sound_does_not_tell_the_verb(many, monkeypatch):
-    """Acts of the other verb then rustle as loud as these do, in the mirror of time."""
+    """Acts of either verb then rustle steadily, and begin and end as early and late as the others."""
     monkeypatch.setattr(synthetic, "THINGS", tuple(replace(thing, heard=0.0) for thing in THINGS))
     recordings, plans = many
     loud = np.zeros((2, 20))
@@ -257,11 +261,11 @@ def test_without_knock_or_rhythm_sound_does_not_tell_the_verb(many, monkeypatch)
             turned = [replace(a, second=not a.second) if a.kind == "reversal" else a for a in plan.acts]
             sound = recording.sound(plan._replace(acts=turned) if flip else plan)
             for act in (act for act in plan.acts if act.kind == "reversal"):
-                near = around(plan, sound, act, act.duration) ** 2
+                near = around(plan, sound, act, act.duration + 1) ** 2
                 part = near[: len(near) // 20 * 20].reshape(20, -1).mean(1)
                 loud[flip] += part[::-1] if flip else part
-    assert loud.max() > 5 * loud.min()  # louder in the middle
-    np.testing.assert_allclose(loud[0], loud[1], rtol=0.15)
+    assert loud.min() > 0.3 * loud.max()  # When the act is would tell the verb, with what one frame shows of it.
+    np.testing.assert_allclose(loud[0], loud[1], rtol=0.25)
 
 
 def test_microphone_is_in_step_with_the_pictures(world):
