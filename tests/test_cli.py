@@ -1538,6 +1538,9 @@ class Clips(ToyClips):
         self.arrays["clip"] = np.zeros((8, 4, 3, 32, 32), np.uint8)
 
 
+UNUSED = ["crop", "jitter", "label_smoothing"]  # by stage 1
+
+
 def field_words(settings, without=()) -> tuple[str, dict]:
     """Return options with other values than the defaults for all fields that are options, and the values."""
     words, values = [], {}
@@ -1560,8 +1563,8 @@ def stage_arrivals(stage, function, without=()) -> tuple[str, dict]:
     """Return words for all options of a stage and of a student, and where each arrives."""
     words, values = field_words(getattr(egodistill.EPIC_KITCHENS, stage), without)
     arrivals = {f"{function}.settings.{name}": value for name, value in values.items()}
-    if "crop" in values:
-        arrivals[f"{function}.settings.augment.crop"] = arrivals.pop(f"{function}.settings.crop")
+    for name in {"crop", "jitter"} & set(values):
+        arrivals[f"{function}.settings.augment.{name}"] = arrivals.pop(f"{function}.settings.{name}")
     return f"{words} --device cpu", arrivals | {f"{function}.settings.device": "cpu"}
 
 
@@ -1747,7 +1750,7 @@ ARRIVALS = {
             },
         )
     ],
-    "pretrain": training_runs("pretraining", "pretrain_imu", without=["crop"], without_student=["use_imu"]),
+    "pretrain": training_runs("pretraining", "pretrain_imu", without=UNUSED, without_student=["use_imu"]),
     "distill": training_runs("distillation", "distill"),
     "evaluate": [
         (

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not NOTEBOOKS, reason="no tutorials beside the p
 
 # What the cells tagged "parameters" say instead, so that a notebook is a matter of seconds.
 SMALL = {
-    "01_data": {"train_acts": 64, "test_acts": 24},
+    "01_data": {"train_acts": 64, "test_acts": 60},
     "02_teacher_and_imu_pretraining": {"epochs": 1},
     "03_distillation": {"epochs": 1},
     "04_efficiency": {"rows": ["ListenToLook", "EgoDistill"], "seconds": 0.1, "film_seconds": 4, "places": 1},
@@ -54,12 +54,12 @@ def test_it_is_committed_as_it_ran(path):
     found = outputs(path)
     assert {output["output_type"] for output in found} <= {"stream", "display_data"}
     assert not [output["text"] for output in found if output.get("name") == "stderr"]
-    assert sum("image/png" in output.get("data", ()) for output in found) >= 2
+    assert sum(bool({"image/png", "image/jpeg"} & set(output.get("data", ()))) for output in found) >= 2
     printed = "".join("".join(output.get("text", ())) for output in found)
     source = "".join("".join(cell["source"]) for cell in read(path)["cells"])
     assert not re.search(r"/(home|root|tmp|work|Users)/|[A-Z]:\\", printed + source)
     assert max(map(len, printed.splitlines())) <= 100  # a page is no wider
-    assert path.stat().st_size < 2.5e6
+    assert path.stat().st_size < 1e6
 
 
 def test_the_first_one_ran_in_an_empty_folder():
