@@ -103,7 +103,6 @@ WITHIN_PAIR, LOOKS_ALIKE = 0.5, 0.3  # shares of the wrong labels; the rest is a
 EPIC_SHARES = {"reversal": 0.64, "cyclic": 0.18, "single": 0.18}  # of the acts in EPIC-KITCHENS' IMU videos
 
 
-<<<<<<< HEAD
 def bounds(coupling: float = 1.0, kinds: Sequence[str] = KINDS) -> dict[str, float]:
     """Return the best possible accuracies, 0 to 1, over equally frequent verbs of these kinds.
 
@@ -127,30 +126,6 @@ def bounds(coupling: float = 1.0, kinds: Sequence[str] = KINDS) -> dict[str, flo
     return {
         inputs: sum(1.0 if thing.kind == "single" else (1 + q) / 2 for thing, q in zip(things, shares, strict=True))
         / len(things)
-=======
-def bounds(coupling: float = 1.0) -> dict[str, float]:
-    """Return the shares of acts whose verb can be told from one frame alone, with head motion, and with sound.
-
-    They are analytic, over all verbs equally often. One frame tells the thing, and so the verb of a single act. If head
-    motion or sound tells the verb of a pair in a share q of the acts, a guess in the others gives (1 + q) / 2.
-    ``coupling`` (0 to 1) is that of `synthetic.render()`: it scales the shares of acts that the head follows.
-
-    >>> from egodistill import behaviour
-    >>> for inputs, share in behaviour.bounds().items():
-    ...     print(f"{inputs}: {share:.0%}")
-    one frame: 60%
-    one frame and head motion: 85%
-    one frame and sound: 75%
-    """
-    told = {
-        "one frame": [0.0 for _ in THINGS],
-        "one frame and head motion": [coupling * thing.follow for thing in THINGS],
-        "one frame and sound": [thing.heard for thing in THINGS],
-    }
-    pairs = [len(thing.verbs) == 2 for thing in THINGS]
-    return {
-        inputs: sum(1 + q if pair else 1.0 for q, pair in zip(shares, pairs, strict=True)) / len(VERBS)
->>>>>>> tutorials
         for inputs, shares in told.items()
     }
 
