@@ -1721,6 +1721,10 @@ ARRIVALS = {
     "status": [("folder --seconds 0.25", {"ClipStore.path": "folder", "sleep.seconds": 0.25})],
     "teachers": [("", {})],
     "finetune": [
+        (
+            "folder --out {tmp}/x.pt --architecture student --validation best",
+            {"finetune.validation.opened": ("folder", "best")},
+        ),
         *training_runs("finetuning", "finetune", "--architecture student"),
         (
             "folder --out {tmp}/x.pt --architecture mvit_b_16x4 --pretrained p.pth --name own --option width=12 "
