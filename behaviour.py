@@ -64,7 +64,7 @@ class Thing:
     single jug pour 0.5 0.5
     single bin throw 0.5 0.5
     single tray scrape 0.5 0.5
-    single panel press 0.5 0.5
+    single machine press 0.5 0.5
     """
 
     look: str  # in `scene.THINGS`
