@@ -284,7 +284,7 @@ def test_modules_import_declared_packages_only(name):
             assert node.level == 0, "relative imports fail in a checkout: egodistill.py is a file"
             imported.add(node.module.split(".")[0])
     # matplotlib: for the figure, inside the function that draws it. typing_extensions: for type checkers alone.
-    extras = {"experiments": {"matplotlib"}, "distillation": {"typing_extensions"}}.get(name, set())
+    extras = {"plots": {"matplotlib"}, "distillation": {"typing_extensions"}}.get(name, set())
     assert imported - set(sys.stdlib_module_names) <= RUNTIME | extras | {"egodistill"}
     at_import = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
     assert not any(module.startswith(tuple(extras)) for module in at_import if extras)
