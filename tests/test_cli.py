@@ -693,7 +693,7 @@ def test_every_student_trains_and_a_preset_gives_the_papers_settings(tmp_path, m
         assert found == {"pretrain": "pretrain_imu"}.get(name, name) and type(model) is EgoDistill
         assert (model.inputs, model.num_frames) == (inputs, num_frames)
         assert given == replace(settings, checkpoint=tmp_path / "s.pt.training"), command
-        assert named == ({"teacher": "t"} if taught else {})
+        assert named == ({"teacher": "t"} if taught else {"validation": None})
         assert out.exists()
 
 
@@ -886,7 +886,7 @@ def test_demo_trains_what_the_paper_compares(demo):
         stage = list(STAGES)[number]
         assert splits == {"train"} and settings.seed == seed
         assert settings.checkpoint == Path(f"{file_of(demo.out, stage, seed)}.training")
-        assert named == ({} if name == "finetune" else {"teacher": f"slowfast-{seed}"})
+        assert named == ({"validation": None} if name == "finetune" else {"teacher": f"slowfast-{seed}"})
         if stage not in ("teacher", "start"):
             origin = "stage 1" if stage == "EgoDistill" else "start"
             trained = weights(file_of(demo.out, origin, seed))
