@@ -495,17 +495,15 @@ class Augment:
 
     def apply(self, batch: dict[str, Tensor], seeds: Sequence[int]) -> None:
         """Change a batch in place; the change of a clip depends on its seed only, not on the number of processes."""
+        steps = [step for share, step in ((self.crop, self.crop_frames), (self.jitter, self.jitter_frames)) if share]
         for name in filter(is_frames, list(batch)):
-            if self.crop:
-                pairs = zip(batch[name], seeds, strict=True)
-                batch[name] = torch.stack([self.crop_frames(frames, seed) for frames, seed in pairs])
-            if self.jitter:
-                pairs = zip(batch[name], seeds, strict=True)
-                batch[name] = torch.stack([self.jitter_frames(frames, seed) for frames, seed in pairs])
+            for step in steps:
+                batch[name] = torch.stack([step(x, seed) for x, seed in zip(batch[name], seeds, strict=True)])
 
     def jitter_frames(self, frames: Tensor, seed: int) -> Tensor:
         """Multiply the colours of all frames of a clip by the same factors: uint8 [N, 3, H, W] -> the same shape."""
-        common, *own = (2 * torch.rand(4, generator=torch.Generator().manual_seed(seed + 1)) - 1).tolist()
+        numbers = torch.rand(7, generator=torch.Generator().manual_seed(seed))  # The first three are the crop's.
+        common, *own = (2 * numbers[3:] - 1).tolist()
         factors = 1 + self.jitter * (common + torch.tensor(own)) / 2
         return (frames * factors[:, None, None]).round().clamp(0, 255).to(frames.dtype)
 

@@ -412,7 +412,7 @@ def run_demo(a: argparse.Namespace) -> None:
     found = report_differences(a, bench, runs[TEACHER], f"{'demo quick' if a.quick else 'demo'} differences")
     if a.quick:
         print("This was a quick run: its accuracies are meaningless.")
-    about = {"seeds": a.seeds, "quick": a.quick, "ceilings": behaviour.bounds(), **run_settings(bench)}
+    about = {"seeds": a.seeds, "quick": a.quick, "bounds": behaviour.bounds(), **run_settings(bench)}
     written = experiments.write_rows([row for some in rows.values() for row in some], out / "results", about, found)
     print(f"\nWrote {written[0]}. This run took {(time.monotonic() - start_time) / 60:.1f} minutes.")
     if not a.quick:

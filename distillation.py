@@ -336,6 +336,8 @@ def finetune(
     ['loss', 'top1', 'learning_rate', 'clips_per_second', 'loader_share']
     """
     settings = change_settings(Training, settings, changes)
+    if validation is not None:
+        batches.require_labels(validation)
     return train(Finetune(model, store, settings.label_smoothing), store, settings, validation)
 
 
@@ -425,6 +427,10 @@ def pretrain_imu(
     ['loss', 'nce', 'l1', 'matching']
     """
     settings = change_settings(PretrainingSettings, settings, changes)
+    if settings.label_smoothing:
+        raise EgoDistillError(
+            f"pretrain_imu reads no labels, so label_smoothing={settings.label_smoothing} would have no effect"
+        )
     if "imu" not in batches.inputs_of(model):
         raise EgoDistillError("pretrain_imu() trains the IMU encoder, but this model was built with use_imu=False")
     steps = ("image_encoder", "image_dim", "imu_dim", "encode_frames", "aggregate", "encode_imu", "fuse", "classifier")

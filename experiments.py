@@ -186,6 +186,14 @@ class Bench:
     device: str | None = None
     progress: bool = True
 
+    def __post_init__(self) -> None:
+        batches.require_number("every", self.every, 1, whole=True)
+        known = ("teacher", "start", "stage 1", *METHODS)
+        if unknown := sorted(set(self.protocol.changes) - set(known)):
+            raise EgoDistillError(
+                f"the protocol changes the training of {', '.join(map(repr, unknown))}; methods are {', '.join(known)}"
+            )
+
     def check_folder(self) -> None:
         """Write the bench's settings file. Raise DataError if the folder holds runs of another protocol or store."""
         store = data.ClipStore(self.store)
@@ -443,7 +451,7 @@ class Bench:
             settings = replace(stage, alpha=alpha, beta=0.0 if "l1" in without else stage.beta)
         if run.method in BASELINES and recipe.student.image_weights is None and not self.has_start(run):
             settings = replace(settings, epochs=2 * settings.epochs)  # See the protocol in the module's docstring.
-        settings = replace(settings, **self.protocol.changes.get(run.method, {}))
+        settings = distillation.change_settings(type(settings), settings, self.protocol.changes.get(run.method, {}))
         file = training_file(self.path(run))
         return replace(settings, seed=run.seed, device=self.device, progress=self.progress, checkpoint=file)
 

@@ -396,9 +396,8 @@ def student_training_options(parser: argparse.ArgumentParser, without: Sequence[
 
 def pretrain_options(parser: argparse.ArgumentParser) -> None:
     student_training_options(parser, without=["use_imu"])  # Stage 1 trains the IMU encoder.
-    training_options(
-        parser, "pretraining", without=["crop", "jitter", "label_smoothing"]
-    )  # Image features are computed once, and labels not read.
+    # Image features are computed once, and no labels are read.
+    training_options(parser, "pretraining", without=["crop", "jitter", "label_smoothing"])
 
 
 def run_pretrain(a: argparse.Namespace) -> None:

@@ -193,12 +193,29 @@ def train(objective: Objective, store: Store, settings: Training, validation: St
         raise EgoDistillError(
             f"training needs at least 2 clips, but the store has {len(store)}; check its split, and its failed clips"
         )
-    if validation is not None and not len(validation):
-        raise EgoDistillError("validation has no clips; check its split, and the store's failed clips")
+    if validation is not None:
+        require_other_clips(store, validation)
     loop = TrainingLoop(objective, store, settings, validation)
     with loop.checkpoint_lock():
         loop.resume()
         return loop.run()
+
+
+def require_other_clips(store: Store, validation: Store) -> None:
+    """Raise EgoDistillError unless validation has clips, of the same classes, none of which is trained on."""
+    if not len(validation):
+        raise EgoDistillError("validation has no clips; check its split, and the store's failed clips")
+    if list(validation.class_names) != list(store.class_names):
+        raise EgoDistillError(
+            f"validation has the classes {files.shorten(list(validation.class_names))}, but the training clips have "
+            f"{files.shorten(list(store.class_names))}; prepare both in one store, or with the same class_names"
+        )
+    ids = [{clip["id"] for clip in getattr(one, "clips", ())} for one in (store, validation)]
+    if both := sorted(ids[0] & ids[1]):
+        raise EgoDistillError(
+            f"{len(both)} of the validation clips are trained on, such as {both[0]}, so they cannot tell which epoch "
+            f"is best; give a split of other wearers"
+        )
 
 
 class TrainingLoop:
@@ -438,6 +455,12 @@ class TrainingLoop:
             }
         means = runtime.broadcast_object(means)
         score = means.get("validation_top1", -means["validation_loss"])
+        if not math.isfinite(score):
+            raise EgoDistillError(
+                f"{self.objective.stage}: the loss or accuracy on the validation clips is {score} after epoch "
+                f"{self.epoch}, so no epoch is the best. Check the labels and inputs of these clips."
+                f"{self.checkpoint_note()}"
+            )
         if not self.best or score > self.best["score"]:
             weights = {name: value.detach().clone() for name, value in self.objective.state_dict().items()}
             self.best = {"epoch": self.epoch, "score": score, "weights": weights}

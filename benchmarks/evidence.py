@@ -20,10 +20,8 @@ each test segment. Finished cells are not repeated, so the work can be spread ov
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import hashlib
-import json
 import shutil
 import statistics
 import subprocess
@@ -39,7 +37,6 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-import egodistill
 from egodistill import behaviour, contrasts, data, demo, experiments, files, inference, synthetic, tables
 from egodistill.batches import Augment
 from egodistill.experiments import Protocol, Run, TeacherRecipe
@@ -115,8 +112,8 @@ PRIMARY = [
 
 def make(world: str, out: Path) -> Path:
     """Render a world and decode its clips; return the folder of the store."""
-    settings = WORLD | WORLDS[world] | {"seed": protocol_seed() if world == "B" else 0}
-    folder = out / world.replace(" ", "-")
+    settings = WORLD | WORLDS[world] | {"seed": seed_of_b(committed_digest()) if world == "B" else 0}
+    folder = out / slug(world)
     rendered = synthetic.render((out / "A" if world == EXCHANGED else folder) / "world", **settings)
     segments = data.read_epic_kitchens(
         rendered.annotations,
@@ -137,6 +134,11 @@ def make(world: str, out: Path) -> Path:
         class_names=sorted(behaviour.VERBS),
     )
     return store.path
+
+
+def slug(world: str) -> str:
+    """Return the name of a world in paths."""
+    return world.replace(" ", "-")
 
 
 def nouns(annotations: Path) -> dict[str, str]:
@@ -162,7 +164,7 @@ def exchange(segments: Sequence[data.Segment], things: Mapping[str, str]) -> lis
 
 def bench_of(world: str, out: Path, protocol: Protocol, **options: Any) -> experiments.Bench:
     """Return the bench of a world; the best epoch of its teachers is chosen on the validation wearers."""
-    folder = out / world.replace(" ", "-")
+    folder = out / slug(world)
     options = {"out": str(folder / "runs"), "validation": "validation", "teachers": TEACHERS} | options
     return experiments.Bench(str(folder / "store"), protocol=protocol, **options)
 
@@ -194,7 +196,7 @@ def tune(out: Path) -> None:
             rate, epochs = missing[0]
             names = (method, "stage 1") if method == "EgoDistill" else (method,)
             changes = {name: {"learning_rate": rate, "epochs": epochs} for name in names}
-            folder = out / "tuning" / f"{method}-{rate:g}-{epochs}".replace(" ", "-")
+            folder = out / "tuning" / slug(f"{method}-{rate:g}-{epochs}")
             bench = replace(first, out=str(folder), protocol=replace(GENERAL, changes=changes), teachers={})
             reuse(first, bench, Run("start"))
             run = Run(method, frames=frames, teacher=teacher if method in experiments.DISTILLED else None)
@@ -258,36 +260,51 @@ def freeze() -> None:
         best = max(lines, key=lambda line: line["top1"])
         changes[method] = {"learning_rate": best["learning_rate"], "epochs": best["epochs"]}
     changes["stage 1"] = changes["EgoDistill"]
-    protocol = {
+    files.write_json(path, content(changes))
+    print(f"Wrote {path}. Commit it; the seed of world B is {seed_of_b(digest())}.")
+
+
+def content(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a protocol says: everything that decides the results but the code itself."""
+    teachers = {name: asdict(recipe) | {"training": recipe.training.record()} for name, recipe in TEACHERS.items()}
+    return {
         "worlds": {name: WORLD | changed for name, changed in WORLDS.items()},
         "things": [asdict(thing) for thing in behaviour.THINGS],
         "general": GENERAL.record(),
         "changes": changes,
-        "teachers": {
-            name: asdict(recipe) | {"training": recipe.training.record()} for name, recipe in TEACHERS.items()
-        },
+        "teachers": teachers,
         "primary": PRIMARY,
-        "seeds": {"main": MAIN, "others": SMALL},
-        "cells": [[cell.part, cell.world, asdict(cell.run)] for cell in cells(changes)],
-        "version": egodistill.__version__,
+        "cells": [[cell.part, cell.world, asdict(cell.run)] for cell in cells()],
     }
-    files.write_json(path, protocol)
-    print(f"Wrote {path}. Commit it; the seed of world B is {protocol_seed()}.")
 
 
-def protocol_hash() -> str:
-    """Return the SHA-256 of the protocol. Exit if there is none, or if it is not committed as it is."""
+def read_protocol() -> dict[str, Any]:
+    """Return the protocol. Exit if there is none, or if this script would not do what it says."""
     path = RESULTS / "protocol.json"
     if not path.exists():
         raise SystemExit(f"{path}: there is none; run `evidence.py tune` and `evidence.py freeze`")
-    if git("status", "--porcelain", "--", str(path)):
-        raise SystemExit(f"{path}: commit it first; a protocol counts from its commit on")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    protocol = files.read_json(path)
+    if different := files.differences(protocol, content(protocol["changes"])):
+        raise SystemExit(f"{path}: differs from the settings in evidence.py ({', '.join(different)}); go back to these")
+    return protocol
 
 
-def protocol_seed() -> int:
-    """Return the seed of world B: the first 32 bits of the protocol's hash."""
-    return int(hashlib.sha256((RESULTS / "protocol.json").read_bytes()).hexdigest()[:8], 16)
+def digest() -> str:
+    """Return the SHA-256 of the protocol."""
+    return hashlib.sha256((RESULTS / "protocol.json").read_bytes()).hexdigest()
+
+
+def committed_digest() -> str:
+    """Return the SHA-256 of the protocol. Exit if there is none, or if it is not committed as it is."""
+    read_protocol()
+    if git("status", "--porcelain", "--", str(RESULTS / "protocol.json")):
+        raise SystemExit(f"{RESULTS / 'protocol.json'}: commit it first; a protocol counts from its commit on")
+    return digest()
+
+
+def seed_of_b(sha: str) -> int:
+    """Return the seed of world B: the first 32 bits of the protocol's SHA-256."""
+    return int(sha[:8], 16)
 
 
 def git(*words: str) -> str:
@@ -308,7 +325,7 @@ class Cell:
     run: Run
 
 
-def cells(changes: Mapping[str, Any]) -> list[Cell]:
+def cells() -> list[Cell]:
     """Return all cells, in the order in which they are trained; a run that several parts need stands in the first."""
     taught, plan = Run("EgoDistill", teacher=TEACHER), []
 
@@ -334,12 +351,18 @@ def cells(changes: Mapping[str, Any]) -> list[Cell]:
 
 
 def path_of(world: str) -> Path:
-    return RESULTS / f"{world.replace(' ', '-')}.jsonl"
+    return RESULTS / f"{slug(world)}.jsonl"
 
 
 def finished(world: str) -> dict[str, dict[str, Any]]:
-    """Return the lines of a world by the name of the run."""
-    return {line["name"]: line for line in files.read_lines(path_of(world), "name", "run", "correct")}
+    """Return the lines of a world by the name of the run. Exit if there are lines of another protocol."""
+    lines = {line["name"]: line for line in files.read_lines(path_of(world), "name", "run", "correct", "protocol")}
+    if foreign := [name for name, line in lines.items() if line["protocol"] != digest()]:
+        raise SystemExit(
+            f"{path_of(world)}: {len(foreign)} lines, such as {foreign[0]}, are of another protocol than "
+            f"{RESULTS / 'protocol.json'}; move them to a file of another name"
+        )
+    return lines
 
 
 def left(plan: list[Cell]) -> list[Cell]:
@@ -349,10 +372,9 @@ def left(plan: list[Cell]) -> list[Cell]:
 
 def run(out: Path, jobs: int, minutes: float) -> None:
     """Train and evaluate the cells that have no line, in groups of one part, world and seed, until time is up."""
-    protocol = files.read_json(RESULTS / "protocol.json") | {"hash": protocol_hash()}
-    about = {"commit": git("rev-parse", "HEAD"), "protocol": protocol["hash"], "processor": tables.processor()}
-    settings, end = replace(GENERAL, changes=protocol["changes"]), time.monotonic() + 60 * minutes
-    for group in groups(left(cells(protocol["changes"]))):
+    about = {"commit": git("rev-parse", "HEAD"), "protocol": committed_digest(), "processor": tables.processor()}
+    settings, end = replace(GENERAL, changes=read_protocol()["changes"]), time.monotonic() + 60 * minutes
+    for group in groups(left(cells())):
         if time.monotonic() > end:
             print("Time is up; the same command continues.")
             return
@@ -364,7 +386,7 @@ def run(out: Path, jobs: int, minutes: float) -> None:
             for known in (Run("teacher", seed, teacher=TEACHER), Run("start", seed)):
                 reuse(bench_of("A", out, settings), bench, known)
         bench.run([cell.run for cell in group], jobs)
-        segments = RESULTS / f"{world.replace(' ', '-')}-segments.json"
+        segments = RESULTS / f"{slug(world)}-segments.json"
         if not segments.exists():
             shutil.copy(Path(bench.out, contrasts.SEGMENTS_FILE), segments)
         for cell in group:
@@ -391,9 +413,7 @@ def groups(plan: list[Cell]) -> Iterator[list[Cell]]:
 
 def print_plan() -> None:
     """Print the cells that are left, and their hours from the seconds of finished cells of the same kind."""
-    with contextlib.suppress(FileNotFoundError):
-        json.loads((RESULTS / "protocol.json").read_text())
-    plan = cells({})
+    plan = cells()
     seconds: dict[tuple[str, int], list[float]] = {}
     for world in WORLDS:
         for line in finished(world).values():

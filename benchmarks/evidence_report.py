@@ -67,21 +67,19 @@ def run_of(method: str, frames: int) -> Run:
 
 def primary(world: str) -> tables.Table:
     """Return the table of the primary contrasts of a world."""
-    found, rows, p = outcomes(world), [], []
-    for (first, n), (second, m) in evidence.PRIMARY:
-        pair = found.get(run_of(first, n), []), found.get(run_of(second, m), [])
-        one, two = shared_seeds(*pair)
-        if not one:
-            continue
-        gap = contrasts.difference(one, two)
-        kinds = [contrasts.difference(one, two, groups={kind: KINDS[kind]}) for kind in ("reversal", "cyclic")]
-        weighted = contrasts.difference(one, two, groups=KINDS, weights=behaviour.EPIC_SHARES)
-        p.append(gap.p)
-        published = PUBLISHED.get((first, n, second, m), ("", ""))
-        cells = [str(gap), *(str(kind) for kind in kinds), str(weighted), "", *published, str(gap.seeds)]
+    found, rows = outcomes(world), []
+    pairs = {
+        (*first, *second): shared_seeds(found.get(run_of(*first), []), found.get(run_of(*second), []))
+        for first, second in evidence.PRIMARY
+    }
+    gaps = {names: contrasts.difference(one, two) for names, (one, two) in pairs.items() if one}
+    adjusted = intervals.holm([gap.p for gap in gaps.values()])
+    for (names, gap), p in zip(gaps.items(), adjusted, strict=True):
+        first, n, second, m = names
+        kinds = [contrasts.difference(*pairs[names], groups={kind: KINDS[kind]}) for kind in ("reversal", "cyclic")]
+        weighted = contrasts.difference(*pairs[names], groups=KINDS, weights=behaviour.EPIC_SHARES)
+        cells = [str(gap), *map(str, kinds), str(weighted), f"{p:.3f}", *PUBLISHED.get(names, ("", "")), str(gap.seeds)]
         rows.append([f"{first}, N = {n}", f"{second}, N = {m}", *cells])
-    for row, value in zip(rows, intervals.holm(p), strict=True):
-        row[6] = f"{value:.3f}"
     header = ["method", "minus", "points", "reversal", "cyclic", "EPIC's shares", "p (Holm)"]
     return tables.Table([*header, "EPIC, published", "Ego4D, published", "seeds"], rows)
 
@@ -141,7 +139,7 @@ def figure(world: str, stem: Path) -> list[Path]:
             Row(run.method, run.frames, "", interval.mean, None, [], gmacs, None, None, {}, run, interval=interval)
         )
     seeds = max(row.interval.seeds for row in rows)
-    title = f"World {world}: 20 test wearers, up to {seeds} seeds, 95 % intervals"
+    title = f"World {world}: {rows[0].interval.wearers} test wearers, up to {seeds} seeds, 95 % intervals"
     return plots.draw(rows, stem, title, ceilings())
 
 

@@ -228,6 +228,18 @@ def test_augmenting_what_is_not_read_is_refused():
         EgoDistillError, match=r"pretrain_imu reads no frames, so augment=Augment\(crop=0\.3, jitter=0\.0\)"
     ):
         pretrain_imu(small(), Store(16), teacher="t", augment=Augment(crop=0.3), **FAST)
+    with pytest.raises(EgoDistillError, match=r"pretrain_imu reads no labels, so label_smoothing=0\.1 would"):
+        pretrain_imu(small(), Store(16), teacher="t", label_smoothing=0.1, **FAST)
+
+
+@pytest.mark.parametrize(("stage", "name"), [(finetune, "loss"), (distill, "gt")])
+def test_labels_are_smoothed_where_they_are_read(stage, name):
+    taught = {} if stage is finetune else {"teacher": "t"}
+    losses = [
+        stage(small(), Store(16), label_smoothing=share, **taught, **FAST | {"epochs": 1})[0][name]
+        for share in (0.0, 0.9)
+    ]
+    assert losses[1] != losses[0] and abs(losses[1] - math.log(4)) < 0.4  # nearly the same target for all four classes
 
 
 def test_pretraining_matches_head_motion_and_leaves_the_image_encoder():

@@ -62,10 +62,10 @@ def test_every_method_gets_the_same_settings_and_the_edge_is_extended(scripts):
         assert evidence.wanted(done) == [*evidence.TRIED, *more]
 
 
-def test_the_protocol_is_written_once_from_all_settings_and_counts_from_its_commit(scripts, capsys):
+def test_the_protocol_is_written_once_from_all_settings_and_counts_from_its_commit(scripts, monkeypatch, capsys):
     evidence, _ = scripts
     with pytest.raises(SystemExit, match="there is none"):
-        evidence.protocol_hash()
+        evidence.committed_digest()
     with pytest.raises(SystemExit, match=r"EgoDistill: settings .* are not tried yet"):
         evidence.freeze()
     tuned(evidence)
@@ -73,23 +73,27 @@ def test_the_protocol_is_written_once_from_all_settings_and_counts_from_its_comm
     written = evidence.RESULTS / "protocol.json"
     protocol = json.loads(written.read_text())
     assert protocol["changes"] == {key: {"learning_rate": 0.001, "epochs": 6} for key in [*evidence.TUNED, "stage 1"]}
-    assert len(protocol["primary"]) <= 12 and len(protocol["cells"]) == len(evidence.cells({}))
+    assert len(protocol["primary"]) <= 12 and len(protocol["cells"]) == len(evidence.cells())
     digest = hashlib.sha256(written.read_bytes()).hexdigest()
-    assert evidence.protocol_seed() == int(digest[:8], 16) and str(int(digest[:8], 16)) in capsys.readouterr().out
+    assert evidence.seed_of_b(digest) == int(digest[:8], 16) and str(int(digest[:8], 16)) in capsys.readouterr().out
     with pytest.raises(SystemExit, match="is written already"):
         evidence.freeze()
     with pytest.raises(SystemExit, match="commit it first"):
-        evidence.protocol_hash()
+        evidence.committed_digest()
     commit(evidence)
-    assert evidence.protocol_hash() == digest
+    assert evidence.committed_digest() == digest
+    with monkeypatch.context() as patch:
+        patch.setattr(evidence, "MAIN", evidence.MAIN + 1)  # a seed more than the protocol says
+        with pytest.raises(SystemExit, match=r"differs from the settings in evidence\.py \(cells"):
+            evidence.committed_digest()
     written.write_text(written.read_text() + "\n")
     with pytest.raises(SystemExit, match="commit it first"):
-        evidence.protocol_hash()
+        evidence.committed_digest()
 
 
 def test_cells_cover_the_primary_contrasts_with_the_seeds_that_were_promised(scripts):
     evidence, report = scripts
-    plan = evidence.cells({})
+    plan = evidence.cells()
     assert len(plan) == len(set(plan)) == len({(cell.world, cell.run) for cell in plan})
     assert {cell.world for cell in plan} == set(evidence.WORLDS)
     assert [cell.part for cell in plan[:5]] == ["main"] * 5
@@ -159,7 +163,7 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     evidence.run(tmp_path, jobs=1, minutes=0)
     assert not benches and "Time is up" in capsys.readouterr().out
     evidence.run(tmp_path, jobs=1, minutes=9)
-    plan = evidence.cells({})
+    plan = evidence.cells()
     trained = [run for bench in benches for run in bench.trained]
     assert len(trained) == len(plan) and set(made) == set(evidence.WORLDS)
     evidence.run(tmp_path, jobs=1, minutes=9)
@@ -187,8 +191,12 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
         files.append_line(evidence.RESULTS / "ceilings.jsonl", {"inputs": f"N = {n}", "coupling": 1.0, "kinds": kinds})
     assert report.ceilings() == {("VisOnly-Distill", 1): pytest.approx(68), ("VisOnly-Distill", 4): pytest.approx(84)}
     assert [path.name for path in report.figure("A", tmp_path / "a")] == ["a.png", "a.svg"]
+    assert "3 test wearers, up to 5 seeds" in (tmp_path / "a.svg").read_text()
     evidence.print_plan()
     assert "0.0 core hours are left, and 0 cells" in capsys.readouterr().out
+    files.append_line(evidence.path_of("A"), lines[0] | {"name": "seed-9/x", "protocol": "another"})
+    with pytest.raises(SystemExit, match=r"A\.jsonl: 1 lines, such as seed-9/x, are of another protocol than"):
+        report.primary("A")
 
 
 def test_things_are_counted_whichever_verb_is_named(scripts, monkeypatch):

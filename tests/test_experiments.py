@@ -734,6 +734,13 @@ def test_settings_of_a_method_change_its_training_alone(tmp_path):
     for run in [Run(method, teacher="t") for method in ("stage 1", *experiments.METHODS)]:
         assert bench.settings(run) == replace(plain.settings(run), **changes.get(run.method, {}))
     assert protocol.record() != PROTOCOLS["demo"].record()
+    with pytest.raises(ValueError, match="changes the training of 'VisImu'; methods are teacher, start, stage 1, Vis"):
+        Bench("store", str(tmp_path), replace(protocol, changes={"VisImu": {"epochs": 7}}))
+    slow = Bench("store", str(tmp_path), replace(protocol, changes={"VisIMU": {"learning_rat": 7}}))
+    with pytest.raises(TypeError, match="did you mean 'learning_rate'"):
+        slow.settings(Run("VisIMU"))
+    with pytest.raises(ValueError, match="every must be a whole number, 1 <= every; got 0"):
+        Bench("store", str(tmp_path), every=0)
 
 
 def test_a_part_of_the_clips_and_the_best_epoch_of_a_teacher(demo, tmp_path, monkeypatch):

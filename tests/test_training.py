@@ -131,6 +131,29 @@ def test_without_an_accuracy_the_lowest_loss_counts_and_clips_must_be_there():
         training.train(objective, train, settings, Store(0))
 
 
+def test_validation_clips_must_be_others_of_the_same_classes_with_labels_and_finite_values():
+    train, options = Named(8), FAST | {"epochs": 1}
+    with pytest.raises(EgoDistillError, match="8 of the validation clips are trained on, such as clip-0"):
+        finetune(Table(), train, validation=train, **options)
+    other = Store(6)
+    other.class_names = ["close", "open", "put", "throw"]
+    with pytest.raises(EgoDistillError, match=r"validation has the classes .*throw.* with the same class_names"):
+        finetune(Table(), train, validation=other, **options)
+    with pytest.raises(EgoDistillError, match="1 of 6 clips have no label"):
+        finetune(Table(), train, validation=chosen_labels(Store(6), [0, 1, 2, 3, 0, -1]), **options)
+
+    class Lost(training.Objective):
+        def forward(self, batch):
+            loss = self.model.scores.sum().square() + 0.0 * batch["label"]
+            return {"loss": loss if self.training else loss * math.nan}
+
+    objective = Lost(Table(), ["imu"], {"stage": "lost"})
+    with pytest.raises(
+        EgoDistillError, match="lost: the loss or accuracy on the validation clips is nan after epoch 1"
+    ):
+        training.train(objective, Store(8), training.Training(epochs=1, batch_size=4, progress=False), Store(4))
+
+
 SCRIPT = """
     import os, signal, sys
     sys.path[:0] = [{root!r}, {root!r} + "/tests"]
