@@ -67,7 +67,7 @@ class Thing:
     single machine press 0.5 0.0
     """
 
-    look: str  # in `scene.THINGS`
+    look: str  # in `props.THINGS`
     kind: str
     noun: tuple[str, int]
     verbs: tuple[tuple[str, int], ...]

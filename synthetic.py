@@ -39,7 +39,7 @@ the other verb of the pair or one that looks alike (`behaviour.LOOKALIKES`). Val
 
 What it shows, what it does not, and which choices could favour a method: WORLD.md. The best possible accuracy from
 one frame, head motion and sound: `behaviour.bounds()`; from several frames: `benchmarks/ceilings.py`. The pictures:
-`egodistill.scene`.
+`props` and `scene`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ import av
 import numpy as np
 import torch
 
-from egodistill import EgoDistillError, files, scene
+from egodistill import EgoDistillError, files, props, scene
 from egodistill.behaviour import (
     ACTIONS,
     FRAME_RATE,
@@ -484,8 +484,8 @@ class Recording:
 
 def station(act: Act, wearer: Wearer, t: np.ndarray) -> list[scene.Placed]:
     """Return the sprites at an act's station at times ``t``, from back to front."""
-    hand = scene.Hand(act.progress(t), act.path(t), act.presence(t))
-    return scene.station(THINGS[act.thing].look, act.appearance, hand, wearer.skin, wearer.sleeve, act.pitch)
+    hand = props.Hand(act.progress(t), act.path(t), act.presence(t))
+    return props.station(THINGS[act.thing].look, act.appearance, hand, wearer.skin, wearer.sleeve, act.pitch)
 
 
 def timestamp(seconds: float, digits: int = 2) -> str:

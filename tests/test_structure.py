@@ -53,7 +53,8 @@ ARROWS = {
     # paper and tools
     "baselines": "egodistill checkpoints student video video_transformers",
     "scene": "",
-    "synthetic": "behaviour egodistill files scene",
+    "props": "scene",
+    "synthetic": "behaviour egodistill files props scene",
     "behaviour": "",
     "protocols": "distillation training",
     "experiments": "egodistill baselines batches checkpoints clips contrasts data distillation files inference"

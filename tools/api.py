@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))  # the checkout's egodistill, installed or not
 MODULES = """egodistill data teachers student distillation training inference recordings offset export baselines
 synthetic experiments""".split()
 LOWER = """annotations clips store one_pass video imu gpmf video_convnets video_transformers batches checkpoints
-behaviour scene protocols contrasts intervals paper_costs plots""".split()
+behaviour props scene protocols contrasts intervals paper_costs plots""".split()
 WIDTH = 100  # characters of the arguments; the rest is `...`
 
 HEAD = """# API
