@@ -6,7 +6,7 @@
     hand = props.Hand(progress=np.linspace(0, 1, 5), stroke=np.zeros((5, 2)), presence=np.ones(5))
     parts = props.station("plate", 7, hand, skin=(0.8, 0.6, 0.5), sleeve=(0.2, 0.3, 0.5), pitch=0.3)
 
-A station is one thing with the hand at it, as sprites for `scene.Camera` in vertical planes at a distance of 0.6 to 1 m.
+A station is one thing with the hand at it, as sprites for `scene.Camera` in vertical planes, 0.6 to 1 m away.
 Its picture depends on its appearance (a seed) and on where the hand is, never on the verb.
 """
 
