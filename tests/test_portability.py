@@ -139,7 +139,7 @@ def test_no_lock_is_an_error(world, tmp_path, monkeypatch):
 
 def test_a_teacher_whose_outputs_are_lost_is_not_done(world, tmp_path):
     store = small_store(world, tmp_path / "store")
-    bench = experiments.Bench(str(store.path), str(tmp_path / "out"), {}, teachers={"t-{seed}": {}})
+    bench = experiments.Bench(str(store.path), str(tmp_path / "out"), teachers={"t-{seed}": {}})
     run = experiments.Run("teacher", teacher="t-{seed}")
     bench.path(run, ".json").parent.mkdir(parents=True)
     bench.path(run, ".json").write_text("{}")
