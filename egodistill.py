@@ -23,7 +23,7 @@ VisOnly, which are the same two networks trained on labels only, by `finetune()`
 The modules, each with an introduction (`help(egodistill.student)`):
 
     entry        data (videos to clips on disk), teachers (video models and their outputs), cli (commands)
-    method       student, distillation, training, inference; batches, runtime, checkpoints, files
+    method       student, distillation, training, inference, live, events; batches, runtime, checkpoints, files
     recordings   annotations, clips, store, video, imu, gpmf, recordings, offset
     networks     video_transformers, video_convnets
     paper        baselines, synthetic, protocols, experiments, contrasts, intervals, paper_costs, plots, export
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         pretrain_imu,
     )
     from egodistill.inference import Cost, Evaluation, Prediction, Retrieval, evaluate, measure, predict, retrieve
+    from egodistill.live import Answer, Stream, StreamClockError
     from egodistill.student import EgoDistill, IMUEncoder, IMUPredictor, Output
     from egodistill.training import Training
 
@@ -62,6 +63,7 @@ __version__ = "0.3.0"
 __all__ = [
     "EGO4D",
     "EPIC_KITCHENS",
+    "Answer",
     "Augment",
     "Cost",
     "DataError",
@@ -77,6 +79,8 @@ __all__ = [
     "PretrainingSettings",
     "Recipe",
     "Retrieval",
+    "Stream",
+    "StreamClockError",
     "StudentSettings",
     "Training",
     "distill",
@@ -107,6 +111,7 @@ _MODULES = {
         "pretrain_imu",
     ),
     "inference": ("Cost", "Evaluation", "Prediction", "Retrieval", "evaluate", "measure", "predict", "retrieve"),
+    "live": ("Answer", "Stream", "StreamClockError"),
     "student": ("EgoDistill", "IMUEncoder", "IMUPredictor", "Output"),
     "training": ("Training",),
 }

@@ -30,6 +30,8 @@ ARROWS = {
     "distillation": "egodistill batches checkpoints clips files runtime store student training",
     "training": "egodistill batches checkpoints files runtime",
     "inference": "egodistill batches clips files imu runtime student video",
+    "live": "egodistill batches clips imu runtime video",
+    "events": "egodistill",
     "batches": "egodistill clips files student",
     "runtime": "egodistill files",
     "checkpoints": "egodistill files",
