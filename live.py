@@ -380,7 +380,8 @@ class Frames:
                 found.update(frame for frame in self.nearest(number) if frame is not None)
             return found
         last = reach.last_before(latest, reach.stop)
-        found = set(self.kept[-self.count :])  # for answers to come
+        oldest = reach.stop(first) - self.max_age
+        found = {frame for frame in self.kept[-self.count :] if frame.time >= oldest}  # for answers to come
         for number in range(max(first, last - 2 * KEPT_FRAMES), max(first, last) + 1):
             found.update(self.newest(number))
         return found
@@ -884,7 +885,7 @@ class Stream:
         if self.gate is not None and job.window is not None:
             look = bool(self.gate(job.window, ages, stop))
             with self._lock:
-                self._look = look
+                self._look |= look
         return answer
 
     @torch.no_grad()
