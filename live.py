@@ -236,7 +236,7 @@ class Sensor:
     def merge(self, times: np.ndarray, values: np.ndarray) -> None:
         """Add samples that are not too late; of two samples with the same time, keep the one that came first."""
         fresh = times >= self.newest - self.slack
-        self.stats.late += len(times) - np.count_nonzero(fresh)
+        self.stats.late += len(times) - int(np.count_nonzero(fresh))
         times, values = times[fresh], values[fresh]
         if not len(times):
             return
@@ -295,7 +295,9 @@ class Schedule:
 
     def last_before(self, moment: float, end: Callable[[int], float]) -> int:
         """Return the last answer whose `end` is not after a moment; -1 if there is none."""
-        number = max(-1, math.floor((moment - end(0)) / self.every) + 1)
+        if moment < end(0):
+            return -1
+        number = math.floor((moment - end(0)) / self.every) + 1
         while number >= 0 and end(number) > moment:
             number -= 1
         return number
@@ -535,7 +537,7 @@ class Stream:
         self._stats = Stats()
         self._lock = threading.Condition()
         self._computing = threading.Lock()
-        self._open, self._finished = True, False
+        self._open, self._finished, self._taken = True, False, 0
         self._begin()
 
     def _begin(self) -> None:
@@ -719,7 +721,7 @@ class Stream:
         """Return a copy of the counters."""
         with self._lock:
             found = dataclasses.replace(self._stats)
-            found.pending, found.outstanding = len(self._pending), int(self._request is not None)
+            found.pending, found.outstanding = len(self._pending) + self._taken, int(self._request is not None)
             return found
 
     # --- Under the lock ------------------------------------------------------------------------------
@@ -820,6 +822,7 @@ class Stream:
             if not self._pending:
                 return None
             number, arrived = self._pending.popleft()
+            self._taken = 1
             window, problem = None, None
             if self.spec.imu_samples:
                 accel, gyro = self._sensors
@@ -865,9 +868,11 @@ class Stream:
                     problem = "the model's scores are not finite"
         except BaseException:
             with self._lock:
+                self._taken = 0
                 self._stats.dropped += 1
             raise
         with self._lock:
+            self._taken = 0
             self._stats.given += problem is None
             self._stats.problems += problem is not None
             stop, start = self._schedule.stop(job.number), self._schedule.start(job.number)
