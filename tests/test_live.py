@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from egodistill import EgoDistill, EgoDistillError, Stream, StreamClockError, clips, live, predict
+from egodistill import EgoDistill, EgoDistillError, Stream, StreamClockError, arrivals, clips, predict
 from egodistill.student import Output
 from egodistill.video import Scaler
 
@@ -333,7 +333,7 @@ def test_frames_without_samples_are_bounded(model):
     with open_stream(model) as stream:
         for k in range(500):
             stream.accept_frame(k / 10, picture())
-        assert len(stream._frames.kept) <= live.KEPT_FRAMES
+        assert len(stream._frames.kept) <= arrivals.KEPT_FRAMES
         times, readings = samples(0, 49)
         stream.accept_imu(times[times < 10], readings[times < 10])
         stream.results()
