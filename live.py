@@ -443,8 +443,7 @@ class Stream:
         last = schedule.last_before(min(marks), schedule.grid_end if final else schedule.stop)
         # The samples on both sides of the window's last point decide its value.
         while last >= schedule.next and not all(
-            sensor.has_between(schedule.grid_end(last), mark)
-            for sensor, mark in zip(self._sensors, marks, strict=True)
+            sensor.has_between(schedule.grid_end(last), mark) for sensor, mark in zip(self._sensors, marks, strict=True)
         ):
             last -= 1
         return max(last, schedule.last_before(max(marks) - self.max_jump, schedule.stop))
@@ -544,4 +543,3 @@ class Stream:
                 motion = self.model.encode_imu(torch.from_numpy(job.window).to(self.device)[None])
             output = batches.as_output(self.model, self.model.fuse(image, motion), self.names and len(self.names))
         return output.logits.float().softmax(1)[0].cpu()
-

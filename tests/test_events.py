@@ -80,9 +80,7 @@ def test_live_and_offline_are_one_rule():
 def test_nanoseconds_stay_integers():
     origin = 1_732_600_000_000_000_001
     seconds = answers({"a": [0.1, 0.9, 0.9, 0.9, 0.1, 0.1, 0.1, 0.1]})
-    whole = [
-        Answer(origin + round(a.start * 1e9), origin + round(a.stop * 1e9), a.classes) for a in seconds
-    ]
+    whole = [Answer(origin + round(a.start * 1e9), origin + round(a.stop * 1e9), a.classes) for a in seconds]
     (one,), (other,) = events.events(seconds), events.events(whole)
     assert isinstance(other.start, int) and other.start - origin == round(one.start * 1e9)
     assert other.stop - origin == round(one.stop * 1e9)
