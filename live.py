@@ -83,7 +83,7 @@ class Stream:
     slack      Samples and frames may arrive so late, in seconds on the sensor's clock; every answer waits so long.
                Delay within which chunks arrive does not count, only their order. For frames that arrive seconds
                late, set it to their delay.
-    min_coverage, max_gap   Options of `predict()`: share of the window that samples must cover, longest bridged gap (s).
+    min_coverage, max_gap   Options of `predict()`: share of a window that samples must cover, longest bridged gap (s).
     frame_clock   (offset, stretch): a frame stamped t was taken at offset + stretch * t on the clock of the samples.
     gate       With "newest": `gate(window, ages, stop)` is asked after each answer whether to look again, with the IMU
                window [samples, 6], the ages of the frames used and the end of the clip in seconds. None: a look every
@@ -100,7 +100,7 @@ class Stream:
     for arguments that do not fit.
 
     Memory, whatever the input: (clip_seconds + slack + (max_pending + 1) * every + max_jump) seconds of samples, 32
-    bytes per reading; `arrivals.KEPT_FRAMES` * N pictures of the model's size, one picture as it came, and their features.
+    bytes per reading; `arrivals.KEPT_FRAMES` * N pictures of the model's size, one as it came, and their features.
 
     >>> import numpy as np
     >>> from egodistill import EgoDistill, Stream

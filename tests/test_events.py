@@ -1,5 +1,7 @@
 """Events: labels that do not flicker."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -73,7 +75,7 @@ def test_live_and_offline_are_one_rule():
         found += new
     found += tracker.finish()
     assert found == whole and len(whole) > 5
-    assert all(one.stop <= other.start for one, other in zip(found, found[1:], strict=False))
+    assert all(one.stop <= other.start for one, other in itertools.pairwise(found))
     assert all(event.stop - event.start >= 1.0 for event in found)
 
 
