@@ -47,6 +47,8 @@ Times = float | int | Sequence[float] | Sequence[int] | np.ndarray
 LARGEST_READING = 1e30  # as in imu.py: windows are float32
 RESTART = 1.0  # seconds of samples from the past after which a clock counts as restarted
 FRAME_LEAD = 60.0  # seconds: a frame further ahead of the newest sample has a wrong time
+ROUNDING = 1e-6  # seconds, as in video.py: a frame at 1/30 s is on screen at 0.0333333
+ON_SCREEN = 0.1  # seconds: a frame that began so long before a place is on screen there, as for `predict()`
 KEPT_FRAMES = 64  # scaled pictures that are kept at most, times the frames of a clip
 LARGEST_PICTURE = 1 << 28  # bytes
 CHOICES = {"frames": ("centre", "newest"), "on_restart": ("raise", "reset")}
@@ -66,6 +68,8 @@ class Answer(NamedTuple):
     frame_age: tuple[float, ...] = ()  # `stop` minus the time of each frame that was used, in seconds.
     delay: float = 0.0  # Seconds on this host from the arrival of the sample that made the answer due to the answer.
     lag: float = 0.0  # Seconds from `stop` to the newest sample.
+    encoded: int = 0  # Frames whose feature was computed for this answer; the others were known.
+    seconds: float = 0.0  # Seconds on this host that the networks took.
 
 
 @dataclasses.dataclass
@@ -319,9 +323,10 @@ class Frame:
 class Frames:
     """The frames that coming answers may use, in order of time.
 
-    "centre": those nearest to the places of `ClipSpec.times()` in a clip, at most `tolerance` away. "newest": the last
-    N of a clip's end, at most `max_age` old. Only the newest picture is kept in its own size; the others are scaled to
-    the model's. So there are at most one picture, and `KEPT_FRAMES * N` scaled ones.
+    "centre": those on screen at the places of `ClipSpec.times()` in a clip, or else those nearest to them, at most
+    `tolerance` away. "newest": the last N of a clip's end, at most `max_age` old. Only the newest picture is kept in
+    its own size; the others are scaled to the model's. So there are at most one picture, and `KEPT_FRAMES * N` scaled
+    ones.
     """
 
     def __init__(self, schedule: Schedule, choice: str, tolerance: float, max_age: float, stats: Stats) -> None:
@@ -387,13 +392,18 @@ class Frames:
         return found
 
     def nearest(self, number: int) -> list[Frame | None]:
-        """Return the frame nearest to each place of an answer's clip; None without one within `tolerance`."""
+        """Return the frame for each place of an answer's clip; None without one within `tolerance`.
+
+        A camera that runs has one on screen, and `predict()` takes that. A slower one has the nearest.
+        """
         times = np.array([frame.time for frame in self.kept])
         found: list[Frame | None] = []
         for moment in self.schedule.spec.times(self.schedule.start(number), number):
-            after = int(np.searchsorted(times, moment))
+            after = int(np.searchsorted(times, moment + ROUNDING, side="right"))
             around = [place for place in (after - 1, after) if 0 <= place < len(times)]
             best = min(around, key=lambda place: abs(times[place] - moment), default=None)
+            if after and times[after - 1] >= moment - min(ON_SCREEN, self.tolerance):
+                best = after - 1
             near = best is not None and abs(times[best] - moment) <= self.tolerance
             found.append(self.kept[best] if near else None)
         return found
@@ -440,8 +450,9 @@ class Stream:
                another model with the methods of `student.Student`. Many streams may share one.
     every      Seconds between answers. Answer k is about [stop - clip_seconds, stop] with stop = first sample +
                clip_seconds + k * every. The first sample is the first time at which both sensors have one.
-    frames     "centre": the frames nearest to the places at which the model was trained, at most `tolerance` seconds
-               away. Answers are those of `predict()`, about what happened half a clip ago; the camera must run.
+    frames     "centre": the frames on screen at the places at which the model was trained; of a camera below 10 Hz,
+               the nearest ones, at most `tolerance` seconds away. Answers are those of `predict()`, about what
+               happened half a clip ago; the camera must run.
                "newest": the last N frames, none older than `max_age` seconds, for a student trained with such ages.
     slack      Samples and frames may arrive so late, in seconds on the sensor's clock; every answer waits so long.
                Delay within which chunks arrive does not count, only their order. For frames that arrive seconds
@@ -853,10 +864,13 @@ class Stream:
         if (job := self._take()) is None:
             return None
         classes: list[tuple[str, float]] = []
-        problem = job.problem
+        problem, encoded, took = job.problem, 0, 0.0
         try:
             if problem is None:
+                encoded = sum(frame.feature is None for frame in job.frames)
+                began = time.monotonic()
                 scores = self._scores(job)
+                took = time.monotonic() - began
                 if torch.isfinite(scores).all():
                     values, best = (x.tolist() for x in scores.topk(min(self.top, len(scores))))
                     names = self.names or [str(k) for k in range(len(scores))]
@@ -881,6 +895,8 @@ class Stream:
                 ages,
                 delay=time.monotonic() - job.arrived,
                 lag=newest - stop,
+                encoded=encoded,
+                seconds=took,
             )
         if self.gate is not None and job.window is not None:
             look = bool(self.gate(job.window, ages, stop))
