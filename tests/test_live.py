@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from egodistill import EgoDistill, EgoDistillError, Stream, StreamClockError, clips, live, predict
+from egodistill import EgoDistill, EgoDistillError, Stream, StreamClockError, arrivals, clips, predict
 from egodistill.student import Output
 from egodistill.video import Scaler
 
@@ -87,10 +87,11 @@ def rows_of(motion):
 def run(stream, times, readings, frames=(), chunk=0.1):
     """Feed samples in chunks of so many seconds, and frames {time: picture} when their time has come; all answers."""
     answers, waiting = [], sorted(dict(frames).items())
-    for start in np.arange(times[0], times[-1] + chunk, chunk):
-        while waiting and waiting[0][0] < start + chunk:
+    edges = np.arange(times[0], times[-1] + 2 * chunk, chunk)
+    for start, stop in zip(edges, edges[1:], strict=False):
+        while waiting and waiting[0][0] < stop:
             stream.accept_frame(*waiting.pop(0))
-        part = (times >= start) & (times < start + chunk)
+        part = (times >= start) & (times < stop)
         stream.accept_imu(times[part], readings[part])
         answers += stream.results()
     return answers
@@ -211,7 +212,7 @@ def test_slow_sensors_wait_for_the_sample_that_decides_the_last_point(model):
     """At 20 Hz, a late sample just behind the window changes its last points; the answer must not be given before."""
     times, readings = samples(0, 4, rate=20.0)
     late = 44  # 2.2 s
-    with open_stream(model, slack=0.06) as stream:
+    with open_stream(model, slack=0.06, max_pending=9) as stream:
         stream.accept_frame(CLIP / 2, picture())
         stream.accept_imu(np.delete(times[: late + 1], late - 1), np.delete(readings[: late + 1], late - 1, 0))
         assert not stream.results()
@@ -332,7 +333,7 @@ def test_frames_without_samples_are_bounded(model):
     with open_stream(model) as stream:
         for k in range(500):
             stream.accept_frame(k / 10, picture())
-        assert len(stream._frames.kept) <= live.KEPT_FRAMES
+        assert len(stream._frames.kept) <= arrivals.KEPT_FRAMES
         times, readings = samples(0, 49)
         stream.accept_imu(times[times < 10], readings[times < 10])
         stream.results()
