@@ -33,10 +33,10 @@ KEPT_FRAMES = 64  # scaled pictures that are kept at most, times the frames of a
 class Stats:
     """Counters of a stream since it was created. At any time:
 
-        samples  = used + late + double + invalid + held        (readings of one sensor: a full row has two)
-        frames   = encoded + refused + replaced + waiting
-        due      = given + problems + dropped + pending         (answers; `given` are those with classes)
-        requests = answered + given_up + outstanding
+    samples  = used + late + double + invalid + held        (readings of one sensor: a full row has two)
+    frames   = encoded + refused + replaced + waiting
+    due      = given + problems + dropped + pending         (answers; `given` are those with classes)
+    requests = answered + given_up + outstanding
     """
 
     samples: int = 0
@@ -83,7 +83,9 @@ class Clock:
         try:
             given = np.atleast_1d(np.asarray(times))
         except (ValueError, OverflowError) as error:
-            raise EgoDistillError(f"times must be a number or one row of numbers; got {type(times).__name__}") from error
+            raise EgoDistillError(
+                f"times must be a number or one row of numbers; got {type(times).__name__}"
+            ) from error
         if given.ndim != 1 or (given.size and given.dtype.kind not in "iuf"):
             raise EgoDistillError(
                 f"times must be float seconds or integer nanoseconds, [n]; got {given.dtype} {list(given.shape)}"
@@ -92,7 +94,9 @@ class Clock:
             return np.empty(0)
         kind = "float seconds" if given.dtype.kind == "f" else "integer nanoseconds"
         if (self.kind or kind) != kind:
-            raise EgoDistillError(f"the times of this stream are {self.kind}; now there are {kind}. Give one of the two")
+            raise EgoDistillError(
+                f"the times of this stream are {self.kind}; now there are {kind}. Give one of the two"
+            )
         self.kind = kind
         if given.dtype.kind == "f":
             return given.astype(np.float64)
