@@ -168,14 +168,16 @@ def end_cleanly() -> None:
 
 
 def let_threads_sleep() -> None:
-    """Let torch's threads sleep soon when they wait for each other, unless the user's environment says otherwise.
+    """Let torch's threads sleep soon when they wait for each other, if other programs are running.
 
     By default a waiting thread spins for milliseconds and takes its core from the thread that it waits for. Beside busy
-    programs, a training took twice as long (`benchmarks/busy.py`). torch's OpenMP library on Linux reads the variable
-    when torch is imported.
+    programs, a training took two to four times as long; on a quiet Xeon, threads that sleep cost up to a fifth
+    (`benchmarks/busy.py`). torch's OpenMP library on Linux reads the variable when torch is imported. What the user's
+    environment says counts.
     """
-    if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    decided = "torch" in sys.modules or "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ
+    if not decided and files.other_programs_run():
+        os.environ["GOMP_SPINCOUNT"] = "3000"
 
 
 def run_command(argv: list[str] | None) -> int:

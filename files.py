@@ -454,6 +454,22 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def other_programs_run() -> bool:
+    """Return whether another program on this machine computes now; only Linux tells, elsewhere False.
+
+    In a container it counts the programs of the whole machine.
+    """
+    counts = []
+    try:
+        for _ in range(3):  # A single one may be a program that runs for a moment.
+            with open("/proc/loadavg", encoding="ascii") as file:
+                counts.append(int(file.read().split()[3].split("/")[0]))  # running threads, this one included
+            time.sleep(0.005)
+    except (OSError, ValueError, IndexError):
+        return False
+    return min(counts) > 1
+
+
 def environment_share() -> dict[str, int]:
     """Return {"rank": ..., "world_size": ...} from the variables RANK and WORLD_SIZE, by default 0 and 1.
 

@@ -1030,12 +1030,19 @@ def test_seeds_are_numbers_with_commas(capsys):
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"), [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
+    ("busy", "given", "wanted"),
+    [
+        (True, {}, "3000"),
+        (False, {}, "None"),
+        (True, {"GOMP_SPINCOUNT": "7"}, "7"),
+        (True, {"OMP_WAIT_POLICY": "ACTIVE"}, "None"),
+    ],
 )
-def test_threads_sleep_while_they_wait(given, wanted, store):
+def test_threads_sleep_while_they_wait_beside_other_programs(busy, given, wanted, store):
     """What OpenMP reads is set before torch is imported, unless the user has decided."""
     code = (
-        "import os, sys; from egodistill import cli; assert 'torch' not in sys.modules\n"
+        "import os, sys; from egodistill import cli, files; assert 'torch' not in sys.modules\n"
+        f"files.other_programs_run = lambda: {busy}\n"
         "cli.main(['status', sys.argv[1]]); print(os.environ.get('GOMP_SPINCOUNT'))"
     )
     decided = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")

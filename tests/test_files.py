@@ -494,3 +494,20 @@ def test_lines_without_one_of_the_fields_are_left_out(tmp_path):
     assert list(files.read_lines(path, "a", "b")) == [{"a": 3, "b": 4, "c": 5}]
     assert list(files.read_lines(path, "a")) == [{"a": 1}, {"a": 3, "b": 4, "c": 5}]
     assert len(list(files.read_lines(path))) == 3
+
+
+@pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="only Linux counts running programs")
+def test_a_busy_program_is_noticed():
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        assert any(files.other_programs_run() for _ in range(200))
+    finally:
+        busy.kill()
+        busy.wait()
+
+
+@pytest.mark.parametrize(("content", "busy"), [("0.1 0.2 0.3 1/90 4", False), ("9 9 9 3/90 4", True), ("", False)])
+def test_running_programs_are_those_beside_this_one(content, busy, monkeypatch, tmp_path):
+    (tmp_path / "loadavg").write_text(content)
+    monkeypatch.setattr(files, "open", lambda path, **options: open(tmp_path / "loadavg", **options), raising=False)
+    assert files.other_programs_run() == busy

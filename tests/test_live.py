@@ -8,12 +8,14 @@ import av
 import numpy as np
 import pytest
 import torch
+from painted import STEADY, X264, write_video
 
 from egodistill import EgoDistill, EgoDistillError, Stream, StreamClockError, arrivals, clips, predict
 from egodistill.student import Output
 from egodistill.video import Scaler
 
 CLIP = 64 / 30
+KEYS = ("frames.times", "frames")
 
 
 def student(num_frames=1, use_imu=True, **options):
@@ -132,21 +134,28 @@ def test_answers_are_those_of_predict_for_a_recording(kitchen, num_frames):
             assert dict(answer.classes) == pytest.approx(scores, abs=1e-5)
 
 
-def test_a_stream_and_predict_agree_on_a_whole_video(kitchen):
-    recording, network = kitchen[1].recording, student()
-    motion = recording.motion()
-    first = max(motion.accel_time[0], motion.gyro_time[0])
+@pytest.mark.parametrize("num_frames", [1, 2])
+def test_a_stream_and_predict_agree_on_a_whole_video(tmp_path, num_frames):
+    network, (times, readings) = student(num_frames), samples(0, 6.1, 200.0)
+    video, table = write_video(tmp_path / "walk.mp4", STEADY, **X264), tmp_path / "walk.csv"
+    rows = np.column_stack([times, readings])
+    np.savetxt(table, rows, "%.17g", delimiter=",", header="time,ax,ay,az,gx,gy,gz", comments="")
+    recording, spec = clips.Recording(video, table), clips.spec_of(network)
     predicted = list(predict(network, recording, stride=0.5, top=7, batch_size=1, precision="fp32", device="cpu"))
-    with open_stream(network, every=0.25, max_pending=999) as stream:
-        spec = clips.spec_of(network)
-        for clip in predicted:
-            found = recording.clip(clip.start, spec)
-            stream.accept_frame(clip.start + CLIP / 2, found["frames"][0].transpose(1, 2, 0))
-        stream.accept_imu(*rows_of(motion))
-        answers = {round(answer.start, 6): answer for answer in stream.results()}
-    shared = [clip for clip in predicted if round(clip.start, 6) in answers and (clip.start - first) % 0.25 < 1e-9]
-    for clip in shared:
-        assert dict(answers[round(clip.start, 6)].classes) == pytest.approx(dict(clip.classes), abs=1e-5)
+    shots = {}
+    for clip in predicted:
+        found = recording.clip(clip.start, spec)
+        shots |= {float(t): frame.transpose(1, 2, 0) for t, frame in zip(*(found[k] for k in KEYS), strict=True)}
+    with open_stream(network, every=0.5, max_pending=9) as stream:
+        answers = run(stream, times, readings, shots) + stream.finish()
+    pairs = list(zip(answers, predicted, strict=False))  # predict() has one more clip, at the end
+    assert len(pairs) == len(predicted) - 1 == 8 and len(answers) == 8
+    for answer, clip in pairs:
+        assert (answer.start, answer.stop, answer.problem) == clip[:2] + (None,)
+        if num_frames == 1:
+            assert answer.classes == clip.classes  # to the bit
+        else:  # the stream encodes one frame at a time
+            assert dict(answer.classes) == pytest.approx(dict(clip.classes), abs=1e-5)
 
 
 @pytest.mark.parametrize("unit", ["seconds", "nanoseconds"])
