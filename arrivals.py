@@ -24,6 +24,8 @@ __all__ = ["KEPT_FRAMES", "Clock", "Frame", "Frames", "Schedule", "Sensor", "Sta
 Times = float | int | Sequence[float] | Sequence[int] | np.ndarray
 
 RESTART = 1.0  # seconds of samples from the past after which a clock counts as restarted
+ROUNDING = 1e-6  # seconds, as in video.py: a frame at 1/30 s is on screen at 0.0333333
+ON_SCREEN = 0.1  # seconds: a frame that began so long before a place is on screen there, as for `predict()`
 KEPT_FRAMES = 64  # scaled pictures that are kept at most, times the frames of a clip
 
 
@@ -286,9 +288,10 @@ class Frame:
 class Frames:
     """The frames that coming answers may use, in order of time.
 
-    "centre": those nearest to the places of `ClipSpec.times()` in a clip, at most `tolerance` away. "newest": the last
-    N of a clip's end, at most `max_age` old. Only the newest picture is kept in its own size; the others are scaled to
-    the model's. So there are at most one picture, and `KEPT_FRAMES * N` scaled ones.
+    "centre": those on screen at the places of `ClipSpec.times()` in a clip, or else those nearest to them, at most
+    `tolerance` away. "newest": the last N of a clip's end, at most `max_age` old. Only the newest picture is kept in
+    its own size; the others are scaled to the model's. So there are at most one picture, and `KEPT_FRAMES * N` scaled
+    ones.
     """
 
     def __init__(self, schedule: Schedule, choice: str, tolerance: float, max_age: float, stats: Stats) -> None:
@@ -354,13 +357,18 @@ class Frames:
         return found
 
     def nearest(self, number: int) -> list[Frame | None]:
-        """Return the frame nearest to each place of an answer's clip; None without one within `tolerance`."""
+        """Return the frame for each place of an answer's clip; None without one within `tolerance`.
+
+        A camera that runs has one on screen, and `predict()` takes that. A slower one has the nearest.
+        """
         times = np.array([frame.time for frame in self.kept])
         found: list[Frame | None] = []
         for moment in self.schedule.spec.times(self.schedule.start(number), number):
-            after = int(np.searchsorted(times, moment))
+            after = int(np.searchsorted(times, moment + ROUNDING, side="right"))
             around = [place for place in (after - 1, after) if 0 <= place < len(times)]
             best = min(around, key=lambda place: abs(times[place] - moment), default=None)
+            if after and times[after - 1] >= moment - min(ON_SCREEN, self.tolerance):
+                best = after - 1
             near = best is not None and abs(times[best] - moment) <= self.tolerance
             found.append(self.kept[best] if near else None)
         return found

@@ -8,9 +8,11 @@
     egodistill distill store --teacher teacher --init imu.pt --out student.pt
     egodistill evaluate store --student student.pt
     egodistill predict walk.mp4 --student student.pt
+    egodistill live walk.mp4 --student student.pt
 
 `egodistill COMMAND --help` describes a command and its options. A training command that was interrupted continues when
-it is run again. The commands themselves are in `commands`, `model_commands` and `demo`, which are imported when needed.
+it is run again. The commands themselves are in `commands`, `model_commands`, `live_command` and `demo`, which are
+imported when needed.
 """
 
 from __future__ import annotations
@@ -105,10 +107,14 @@ COMMANDS = {
         "classify a recording clip by clip",
         "egodistill predict walk.mp4 --imu walk.csv --student student.pt",
     ),
+    "live": (
+        "classify a camera, or a file at real speed, as it comes",
+        "my_imu | egodistill live rtsp://192.0.2.7/camera --imu - --align arrival --student student.pt",
+    ),
 }
 # {command: its module}; all others are in `model_commands`.
 MODULES = dict.fromkeys(("segments", "check", "transcode", "prepare", "status"), "commands")
-MODULES |= dict.fromkeys(("demo", "synthesize", "compare", "ablate"), "demo")
+MODULES |= dict.fromkeys(("demo", "synthesize", "compare", "ablate"), "demo") | {"live": "live_command"}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,7 +1,8 @@
 """The commands for recordings and stores: `segments`, `check`, `transcode`, `prepare`, `status`.
 
 `COMMANDS` at the end maps each name to two functions: one adds the command's options to a parser, one runs it. `cli`
-builds the parser. `model_commands` and `demo` hold the other commands. This module does not import torch.
+builds the parser. `model_commands`, `live_command` and `demo` hold the other commands. This module does not import
+torch.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from egodistill.video import MAX_HOLD, SAMPLING
 __all__ = [
     "COMMANDS",
     "LIMITS",
+    "coverage_options",
     "describe_store",
     "imu_files",
     "imu_option",
@@ -149,6 +151,7 @@ RESULT_MARKS = {
     "evaluate": (b"egodistill evaluation",),
     "measure": (b"egodistill measurement",),
     "predict": (b'"problem":', b"start,stop,class_1", b"[\n\n]"),
+    "live": (b'"frame_age":', b'"score":'),
 }
 
 
@@ -359,6 +362,18 @@ LIMITS = ("zero_accel", "min_coverage", "max_gap", "max_hold")
 def limit_options(parser: argparse.ArgumentParser) -> None:
     """Add the options in `LIMITS`."""
     parser.add_argument("--zero-accel", action="store_true", help="fill in zeros if a recording has no accelerometer")
+    coverage_options(parser)
+    parser.add_argument(
+        "--max-hold",
+        metavar="SECONDS",
+        type=float,
+        default=MAX_HOLD,
+        help="longest time that one frame may be on screen, in seconds; longer is a hole in the recording",
+    )
+
+
+def coverage_options(parser: argparse.ArgumentParser) -> None:
+    """Add --min-coverage and --max-gap."""
     parser.add_argument(
         "--min-coverage",
         metavar="SHARE",
@@ -372,13 +387,6 @@ def limit_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=MAX_GAP,
         help="largest gap between IMU samples that counts as covered, in seconds",
-    )
-    parser.add_argument(
-        "--max-hold",
-        metavar="SECONDS",
-        type=float,
-        default=MAX_HOLD,
-        help="longest time that one frame may be on screen, in seconds; longer is a hole in the recording",
     )
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["LOW_ACCELERATION", "MAX_GAP", "CoverageError", "IMUError", "Imu", "read_imu"]
+__all__ = ["LOW_ACCELERATION", "MAX_GAP", "CoverageError", "IMUError", "Imu", "read_imu", "table_columns"]
 
 
 class IMUError(ValueError):
@@ -227,6 +227,32 @@ _IMU_COLUMNS = (  # the time, its unit in seconds, the axes of each sensor; in l
 _LATEST_STAMP = 1e6  # seconds, eleven days: anything beyond is not a time since the start of the video
 
 
+def table_columns(
+    path: str | os.PathLike, header: str, sensors: Sequence[str] = ("accelerometer", "gyroscope")
+) -> tuple[str, float, list[int]]:
+    """Return the time column of a table, its unit in seconds, and the places of the time and each sensor's x, y, z.
+
+    `header` is the first line of the table, in one of the layouts of `read_imu()`. Raise IMUError that names the file
+    for a header without these columns.
+
+    >>> from egodistill import imu
+    >>> imu.table_columns("walk.csv", "gx,gy,gz,time,ax,ay,az")
+    ('time', 1.0, [3, 4, 5, 6, 0, 1, 2])
+    """
+    names = [name.strip().strip('"').lower() for name in header.split(",")]
+    layouts = [layout for layout in _IMU_COLUMNS if layout[0] in names]
+    if not layouts:
+        known = ", ".join(layout[0] for layout in _IMU_COLUMNS)
+        raise IMUError(f"{path}: no time column ({known}) in the header {header.strip()!r}")
+    time_column, unit, axes = layouts[0]
+    columns = [time_column]
+    for sensor in sensors:
+        if missing := [axis for axis in axes[sensor] if axis not in names]:
+            raise IMUError(f"{path}: no {sensor} column {', '.join(missing)} in the header {header.strip()!r}")
+        columns += axes[sensor]
+    return time_column, unit, [names.index(name) for name in columns]
+
+
 def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack_accel: bool) -> list[np.ndarray]:
     """Return times and values of each requested sensor; append what is unusual to ``notes``."""
     if path.exists() and not path.is_file():  # a pipe has no end, or waits for a writer
@@ -239,20 +265,10 @@ def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack
         raise IMUError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise IMUError(f"{path}: not a UTF-8 text file: {error}") from error
-    header = [name.strip().strip('"').lower() for name in first.split(",")]
-    layouts = [layout for layout in _IMU_COLUMNS if layout[0] in header]
-    if not layouts:
-        known = ", ".join(layout[0] for layout in _IMU_COLUMNS)
-        raise IMUError(f"{path}: no time column ({known}) in the header {first.strip()!r}")
-    time_column, unit, axes = layouts[0]
-    columns = [time_column]
-    for sensor in sensors:
-        if missing := [axis for axis in axes[sensor] if axis not in header]:
-            raise IMUError(f"{path}: no {sensor} column {', '.join(missing)} in the header {first.strip()!r}")
-        columns += axes[sensor]
+    time_column, unit, columns = table_columns(path, first, sensors)
     if empty:
         raise IMUError(f"{path}: a header but no samples")
-    table = _numbers(path, [header.index(name) for name in columns])
+    table = _numbers(path, columns)
     stamps = table[:, 0] * unit
     timely = np.abs(stamps) < _LATEST_STAMP  # NaN: False
     if absurd := len(timely) - np.count_nonzero(timely):

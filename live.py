@@ -58,6 +58,8 @@ class Answer(NamedTuple):
     frame_age: tuple[float, ...] = ()  # `stop` minus the time of each frame that was used, in seconds.
     delay: float = 0.0  # Seconds on this host from the arrival of the sample that made the answer due to the answer.
     lag: float = 0.0  # Seconds from `stop` to the newest sample.
+    encoded: int = 0  # Frames whose feature was computed for this answer; the others were known.
+    seconds: float = 0.0  # Seconds on this host that the networks took.
 
 
 class Job(NamedTuple):
@@ -77,8 +79,9 @@ class Stream:
                another model with the methods of `student.Student`. Many streams may share one.
     every      Seconds between answers. Answer k is about [stop - clip_seconds, stop] with stop = first sample +
                clip_seconds + k * every. The first sample is the first time at which both sensors have one.
-    frames     "centre": the frames nearest to the places at which the model was trained, at most `tolerance` seconds
-               away. Answers are those of `predict()`, about what happened half a clip ago; the camera must run.
+    frames     "centre": the frames on screen at the places at which the model was trained; of a camera below 10 Hz,
+               the nearest ones, at most `tolerance` seconds away. Answers are those of `predict()`, about what
+               happened half a clip ago; the camera must run.
                "newest": the last N frames, none older than `max_age` seconds, for a student trained with such ages.
     slack      Samples and frames may arrive so late, in seconds on the sensor's clock; every answer waits so long.
                Delay within which chunks arrive does not count, only their order. For frames that arrive seconds
@@ -490,10 +493,13 @@ class Stream:
         if (job := self._take()) is None:
             return None
         classes: list[tuple[str, float]] = []
-        problem = job.problem
+        problem, encoded, took = job.problem, 0, 0.0
         try:
             if problem is None:
+                encoded = sum(frame.feature is None for frame in job.frames)
+                began = time.monotonic()
                 scores = self._scores(job)
+                took = time.monotonic() - began
                 if torch.isfinite(scores).all():
                     values, best = (x.tolist() for x in scores.topk(min(self.top, len(scores))))
                     names = self.names or [str(k) for k in range(len(scores))]
@@ -520,6 +526,8 @@ class Stream:
                 ages,
                 delay=time.monotonic() - job.arrived,
                 lag=newest - stop,
+                encoded=encoded,
+                seconds=took,
             )
         if self.gate is not None and job.window is not None:
             look = bool(self.gate(job.window, ages, stop))

@@ -73,7 +73,7 @@ _BLIND_SEEK = 10.0  # seconds ahead from which seeking is worth it without an in
 LOCAL_FILES = {"protocol_whitelist": "file,crypto,data"}
 # Metadata that is not UTF-8 must not make a video unreadable. PyAV 19 always keeps such bytes as surrogate escapes, and
 # removed this argument.
-_OPEN_OPTIONS = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+OPEN_OPTIONS = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -671,7 +671,7 @@ def open_video(video: str | os.PathLike) -> Iterator[av.container.InputContainer
     # to log, and can deadlock.
     av.logging.set_level(None)
     try:
-        container = av.open(os.path.abspath(path), options=LOCAL_FILES, **_OPEN_OPTIONS)
+        container = av.open(os.path.abspath(path), options=LOCAL_FILES, **OPEN_OPTIONS)
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(
             f"{video}: cannot be opened: {error.strerror}. It is not a video, or recording stopped before its index "

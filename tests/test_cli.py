@@ -33,14 +33,19 @@ import egodistill.demo
 import egodistill.files
 from egodistill import (
     EgoDistill,
+    arrivals,
     baselines,
     behaviour,
     cli,
     data,
     distillation,
+    events,
     experiments,
+    feeds,
     inference,
     intervals,
+    live,
+    live_command,
     model_commands,
     options,
     paper_costs,
@@ -558,6 +563,9 @@ OPTIONS = {
     f"--markdown {INFERENCE}",
     "predict": "video --student --imu --imu-offset --imu-stretch --zero-accel --min-coverage --max-gap --max-hold "
     f"--stride --top --key-frames --tolerance --out --overwrite {INFERENCE}",
+    "live": "SOURCE --student --every --frames --slack --top --min-coverage --max-gap --precision --device --tolerance "
+    "--max-age --period --imu --imu-follow --frame-offset --frame-stretch --align --fast --seconds --events --json "
+    "--out --overwrite",
 }
 
 
@@ -1335,6 +1343,7 @@ OUTPUTS = {  # {command: its arguments, where IN is an input that exists}
     "evaluate": "store --student IN --out",
     "measure": "--student IN --out",
     "predict": "video.mp4 --student IN --out",
+    "live": "video.mp4 --student IN --out",
 }
 
 
@@ -1342,7 +1351,7 @@ def test_every_output_file_is_checked():
     """A new command with an output file has its line in `RESULT_MARKS`; those with a folder check it themselves."""
     folders = {"prepare", "transcode", "synthesize", "demo", "compare", "ablate"}
     writing = set()
-    for module in (egodistill.commands, egodistill.demo, model_commands):
+    for module in (egodistill.commands, egodistill.demo, live_command, model_commands):
         for name, (add_options, _) in module.COMMANDS.items():
             parser = argparse.ArgumentParser()
             add_options(parser)
@@ -1869,6 +1878,49 @@ ARRIVALS = {
         ("v.mp4 --student a.pt --tolerance 0.25", {"predict.exact": None, "predict.tolerance": 0.25}),
         ("v.mp4 --student a.pt", {"predict.exact": None, "predict.tolerance": None}),
     ],
+    "live": [
+        (
+            "v.mp4 --student a.pt --imu a.csv g.csv --every 0.25 --frames newest --slack 0.1 --top 2 "
+            "--min-coverage 0.6 --max-gap 0.2 --max-age 3 --period 5 --frame-offset 0.3 --frame-stretch 1.02 --fast "
+            "--seconds 9 --events --json --out {tmp}/p.jsonl --overwrite --precision bf16 --device cpu",
+            {
+                "load_student.path": "a.pt",
+                "load_student.device": "cpu",
+                "VideoFeed.source": "v.mp4",
+                "VideoFeed.realtime": False,
+                "open_recording of live.path": "v.mp4",
+                "open_recording of live.imu": ["a.csv", "g.csv"],
+                "Stream.every": 0.25,
+                "Stream.frames": "newest",
+                "Stream.slack": 0.1,
+                "Stream.top": 2,
+                "Stream.min_coverage": 0.6,
+                "Stream.max_gap": 0.2,
+                "Stream.max_age": 3.0,
+                "Stream.period": 5.0,
+                "Stream.frame_clock": (0.3, 1.02),
+                "Stream.precision": "bf16",
+                "answers_in_order.source.offset": 0.3,
+                "answers_in_order.source.stretch": 1.02,
+                "answers_in_order.seconds": 9.0,
+                "Output.as_json": True,
+                "Output.tracker": events.Tracker(),
+                "check_output.path": "{tmp}/p.jsonl",
+                "check_output.overwrite": True,
+            },
+        ),
+        (
+            "tcp://127.0.0.1:9 --student a.pt --imu-follow t.csv --align arrival --tolerance 0.25",
+            {
+                "VideoFeed.realtime": True,
+                "table_samples.path": "t.csv",
+                "Inputs.source.align": True,
+                "Stream.tolerance": 0.25,
+                "Stream.frame_clock": (7.5, 1.0),  # as the arrivals say
+                "Output.tracker": None,
+            },
+        ),
+    ],
     "demo": [
         (
             "--out {tmp}/d --seeds 4,5 --world-seed 6 --teachers slowfast,x3d --quick --image-weights w.pth "
@@ -1907,7 +1959,7 @@ ARRIVALS = {
 
 
 def option_parser(command: str) -> argparse.ArgumentParser:
-    modules = (egodistill.commands, egodistill.demo, model_commands)
+    modules = (egodistill.commands, egodistill.demo, live_command, model_commands)
     (add_options,) = [module.COMMANDS[command][0] for module in modules if command in module.COMMANDS]
     parser = argparse.ArgumentParser()
     add_options(parser)
@@ -2001,6 +2053,24 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(model_commands, "prediction_writer", lambda given: writer(**given))
     cost = inference.Cost(1.0, 1, 1.0, 5, "cpu", "bf16", 3)
     spies.put(inference, "measure", cost)
+
+    spies.put(live_command, "load_student", student)
+    spies.put(
+        feeds,
+        "VideoFeed",
+        lambda given: argparse.Namespace(live="://" in given["source"], problem="", dropped=0, broken=0),
+    )
+    spies.put(feeds, "table_samples", [])
+    unread = argparse.Namespace(motion=lambda: None)
+    spies.put(egodistill.clips, "open_recording", unread, label="open_recording of live")
+    finished = {"finish": lambda: [], "stats": arrivals.Stats(given=1)}
+    spies.put(live, "Stream", lambda given: argparse.Namespace(choice=given["frames"], **finished))
+    spies.put(live_command, "answers_in_order", [])
+    spies.put(live_command, "answers_as_they_come", [])
+    threads = {"start": lambda: None, "aligned": lambda: 7.5, "close": lambda: None, "error": None}
+    spies.put(live_command, "Inputs", lambda given: argparse.Namespace(**threads))
+    output = live_command.Output
+    spies.put(live_command, "Output", lambda given: output(**given))
     for name, (published, _) in list(paper_costs.TABLE_3.items()):
         model = argparse.Namespace(kind=name)
         monkeypatch.setitem(paper_costs.TABLE_3, name, (published, lambda model=model: model))

@@ -65,10 +65,12 @@ ARROWS = {
     "paper_costs": "egodistill baselines inference teachers",
     "plots": "experiments files",
     "export": "egodistill batches clips files student",
+    "feeds": "imu video",
     "commands": "egodistill annotations data files imu recordings tables video",
     "options": "commands distillation files runtime",
     "model_commands": "egodistill batches checkpoints commands data distillation experiments export files inference"
     " one_pass options paper_costs runtime tables teachers training",
+    "live_command": "arrivals batches clips commands egodistill events feeds files live model_commands options runtime",
     "demo": "behaviour egodistill commands data experiments files inference model_commands options plots synthetic"
     " tables teachers training",
 }

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))  # the checkout's egodistill, installed or not
 # Entry points first: what they re-export is shown there. The rest of the LOWER modules is named, one line each.
 MODULES = """egodistill data teachers student distillation training inference recordings export baselines
 synthetic experiments""".split()
-LOWER = """live arrivals events annotations clips store one_pass video imu gpmf offset video_convnets
+LOWER = """live arrivals events feeds annotations clips store one_pass video imu gpmf offset video_convnets
 video_transformers batches checkpoints behaviour props scene protocols contrasts intervals paper_costs plots""".split()
 WIDTH = 100  # characters of the arguments; the rest is `...`
 
@@ -31,8 +31,8 @@ HEAD = """# API
 
 Public names with signature and first sentence of the documentation. `help(egodistill.distill)` shows the rest: shapes,
 units, errors, examples. `data` also gives access to what users of a store need from the modules below it. The modules
-`cli`, `commands`, `model_commands`, `options`, `demo`, `files`, `runtime` and `tables` are internal. Written by
-`python tools/api.py`; do not edit.
+`cli`, `commands`, `model_commands`, `live_command`, `options`, `demo`, `files`, `runtime` and `tables` are internal.
+Written by `python tools/api.py`; do not edit.
 """
 
 
