@@ -61,7 +61,7 @@ ARROWS = {
     " intervals protocols student teachers training video",
     "paper_costs": "egodistill baselines inference teachers",
     "plots": "experiments files",
-    "export": "egodistill batches clips files student",
+    "export": "egodistill batches checkpoints clips files student",
     "commands": "egodistill annotations data files imu recordings tables video",
     "options": "commands distillation files runtime",
     "model_commands": "egodistill batches checkpoints commands data distillation experiments export files inference"
