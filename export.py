@@ -68,8 +68,6 @@ __all__ = [
     "PRECISIONS",
     "Comparison",
     "ExportError",
-    "Exported",
-    "Pair",
     "compare",
     "export",
     "export_pair",
@@ -295,12 +293,10 @@ class Plain(nn.Module):
     def __init__(self, model: EgoDistill, precision: str = "fp32") -> None:
         super().__init__()
         self.model = copy.deepcopy(model).cpu().eval()
-        networks = dict(self.model.named_children())
-        for name in set(self.without) & set(networks):
+        for name in set(self.without) & set(dict(self.model.named_children())):
             delattr(self.model, name)
-        if "imu_encoder" in dict(self.model.named_children()):
+        if hasattr(self.model, "imu_encoder"):
             self.model.imu_encoder = IMUEncoder2d(self.model.imu_encoder)
-        self.cast = Cast() if precision == "bf16" else nn.Identity()
         if precision == "bf16":
             for name, child in list(self.model.named_children()):
                 child.bfloat16()
@@ -346,6 +342,10 @@ class Motion(Plain):
 
     name = "motion"
     without = ("image_encoder",)
+
+    def __init__(self, model: EgoDistill, precision: str = "fp32") -> None:
+        super().__init__(model, precision)
+        self.cast = Cast() if precision == "bf16" else nn.Identity()
 
     def forward(self, image_features: Tensor, imu: Tensor | None = None) -> tuple[Tensor, ...]:
         image = self.model.aggregate(self.cast(image_features))
