@@ -137,11 +137,11 @@ def export_pair(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Write a student as two programs, `frame` and `motion`, with a description each; return both descriptions.
 
-    For the path STEM.pt2 (or STEM.onnx), the files are STEM.frame.pt2 and STEM.motion.pt2. `frame` takes pictures, uint8
-    [B, 3, H, W], and returns their image features, float32 [B, d]. `motion` takes the image features of the frames of
-    each clip in order of time, float32 [B, N, d], and the IMU samples, float32 [B, T, 6], unless the student has
-    use_imu=False; it returns feature [B, D] and logits [B, C]. `batch_size` counts the pictures of `frame` and the clips
-    of `motion`. The other options, and the errors, are those of `export()`.
+    For the path STEM.pt2 (or STEM.onnx), the files are STEM.frame.pt2 and STEM.motion.pt2. `frame` takes pictures,
+    uint8 [B, 3, H, W], and returns their image features, float32 [B, d]. `motion` takes the image features of each
+    clip's frames in order of time, float32 [B, N, d], and the IMU samples, float32 [B, T, 6], unless the student has
+    use_imu=False; it returns feature [B, D] and logits [B, C]. `batch_size` counts the pictures of `frame` and the
+    clips of `motion`. The other options, and the errors, are those of `export()`.
 
     >>> from egodistill import EgoDistill, export
     >>> for description in export.export_pair(EgoDistill.load("student.pt"), "device.pt2"):
@@ -772,8 +772,8 @@ class Pair(LoadedModel):
             if frame.description[key] != motion.description[key]:
                 raise ExportError(
                     f"{frame.path} and {motion.path} are not of one export: {key!r} of their descriptions differs "
-                    f"({files.shorten(frame.description[key])} and {files.shorten(motion.description[key])}); copy both "
-                    f"files of one export, or export the pair again"
+                    f"({files.shorten(frame.description[key])} and {files.shorten(motion.description[key])}); "
+                    f"copy both files of one export, or export the pair again"
                 )
         super().__init__(("frames", *motion.inputs[1:]), motion)
         self.frame, self.motion = frame, motion

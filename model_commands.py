@@ -474,8 +474,8 @@ def export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pair",
         action="store_true",
-        help="write two programs for live inference: STEM.frame.pt2 (a picture) and STEM.motion.pt2 (the IMU samples and "
-        "the kept image features) for --out STEM.pt2",
+        help="write two programs for live inference: STEM.frame.pt2 (a picture) and STEM.motion.pt2 (the IMU "
+        "samples and the kept image features) for --out STEM.pt2",
     )
     parser.add_argument("--precision", choices=export.PRECISIONS, default="fp32", help="weights and arithmetic")
     parser.add_argument(

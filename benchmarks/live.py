@@ -9,8 +9,9 @@ compiled is AOTInductor's. Times are wall-clock times of single runs on one core
 does beside them. A load is the median of three, in a process that has loaded another program before.
 
 With --stream, a thread gives samples at 198 Hz in chunks, as a phone does, and a picture whenever the stream asks for
-one. Time to the answer is `Answer.delay`: from the arrival of the sample that made it due. The networks' time is that of
-the programs, measured in the same run; the rest is scheduling, resampling, scaling of the picture, and the softmax.
+one. The time of an answer is `Answer.delay`: from the arrival of the sample that made it due. The networks' time is
+that of the programs, measured in the same run; the rest is waking the thread, resampling, scaling of the picture, and
+the softmax.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ PERCENTILES = ("p50 (ms)", "p95 (ms)", "p99 (ms)")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", nargs="?", help="a trained student with IMU (default: the paper's, random weights)")
+    parser.add_argument(
+        "checkpoint", nargs="?", help="a trained student with IMU (default: the paper's, random weights)"
+    )
     parser.add_argument("--forms", nargs="+", choices=tuple(FORMS), default=tuple(FORMS))
     parser.add_argument(
         "--precisions", nargs="+", choices=export.PRECISIONS, help="default: all, bf16 only if it is fast"
@@ -173,9 +176,7 @@ def answer_rows(path: Path, count: int, every: float, period: float) -> list[lis
     for name, new in (("picture and motion", True), ("motion", False)):
         chosen = [k for k, (pictured, _) in enumerate(pair.answers) if pictured == new]
         own = percentiles([pair.answers[k][1] for k in chosen])
-        rows.append(
-            [name, pair.precision, str(len(chosen)), *percentiles([delays[k] for k in chosen]), *own, dropped]
-        )
+        rows.append([name, pair.precision, str(len(chosen)), *percentiles([delays[k] for k in chosen]), *own, dropped])
         print(rows[-1], file=sys.stderr)
     return rows
 

@@ -1826,7 +1826,7 @@ ARRIVALS = {
                 "compare.paths": [],
                 "compare.pairs": ["{tmp}/x.pt2"],
             },
-        )
+        ),
     ],
     "measure": [
         (
