@@ -171,6 +171,8 @@ class Stream:
         tensors = model.parameters() if isinstance(model, torch.nn.Module) else ()
         self.device = next((parameter.device for parameter in tensors), torch.device("cpu"))
         self.precision = runtime.pick_precision(self.device, precision, model)
+        if isinstance(model, torch.nn.Module):
+            self.model = runtime.with_cast_weights(model, self.precision)
         self.names = getattr(model, "class_names", None)
         self._stats = Stats()
         self._lock = threading.Condition()

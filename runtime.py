@@ -14,6 +14,7 @@ gradients (`parallel`), so they compute the same as one process with the whole b
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import gc
 import inspect
@@ -23,6 +24,7 @@ import statistics
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, get_args
@@ -64,6 +66,7 @@ __all__ = [
     "share_batch_norm",
     "sync_batch_norm",
     "sum_over_processes",
+    "with_cast_weights",
 ]
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -229,6 +232,38 @@ def require_precision(precision: str) -> None:
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
     """Return a context in which operations that gain from it run in bf16 or fp16, if that is the precision."""
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
+
+
+CAST_COPIES: weakref.WeakKeyDictionary[nn.Module, tuple[Any, nn.Module]] = (
+    weakref.WeakKeyDictionary()
+)  # of with_cast_weights()
+
+
+def with_cast_weights(model: nn.Module, precision: str) -> nn.Module:
+    """Return a copy of a model whose linear layers and convolutions have weights in this precision; in fp32 the model.
+
+    Autocast converts fp32 weights in every call, which for a single clip takes longer than the network. Under
+    `autocast()` the copy returns the same outputs to the bit. Callers share one copy until the model's weights change.
+
+    >>> import torch
+    >>> from egodistill import EgoDistill, runtime
+    >>> model = EgoDistill.load("student.pt")
+    >>> runtime.with_cast_weights(model, "fp32") is model
+    True
+    >>> runtime.with_cast_weights(model, "bf16").classifier.weight.dtype, model.classifier.weight.dtype
+    (torch.bfloat16, torch.float32)
+    """
+    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    if precision == "fp32" or not any(isinstance(layer, layers) for layer in model.modules()):
+        return model
+    state = (precision, [(tensor.data_ptr(), tensor._version) for tensor in model.state_dict().values()])
+    if model not in CAST_COPIES or CAST_COPIES[model][0] != state:
+        cast = copy.deepcopy(model)
+        for layer in cast.modules():
+            if isinstance(layer, layers):
+                layer.to(DTYPES[precision])
+        CAST_COPIES[model] = (state, cast)
+    return CAST_COPIES[model][1]
 
 
 class Compiled:

@@ -795,3 +795,25 @@ def test_streams_share_a_model(model):
                 found += stream.results()
     for wanted, found in zip(alone, mixed, strict=True):
         assert [a.classes for a in wanted] == [a.classes for a in found]
+
+
+@pytest.mark.parametrize("num_frames", [1, 2])
+def test_bf16_is_that_of_predict_without_casting_weights_in_each_call(num_frames, monkeypatch):
+    network, (times, readings) = student(num_frames), samples(0, 2.5)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        window = clips.Imu(times, readings[:, :3], times, readings[:, 3:]).window(0.0)
+        shots = [picture(k) for k in range(num_frames)]
+        given = torch.from_numpy(np.stack(shots).transpose(0, 3, 1, 2))[None]
+        wanted = network(given, torch.from_numpy(window)[None]).logits.float().softmax(1)[0].tolist()
+    with open_stream(network, precision="bf16") as stream, open_stream(network, precision="bf16") as other:
+        assert stream.model is other.model and stream.model.classifier.weight.dtype == torch.bfloat16
+        for moment, shot in zip(stream.spec.times(0.0), shots, strict=True):
+            stream.accept_frame(moment, shot)
+        stream.accept_imu(times, readings)
+        (answer,) = stream.results()
+    assert network.classifier.weight.dtype == torch.float32
+    found = [dict(answer.classes)[name] for name in "abcdefg"]
+    assert found == wanted if num_frames == 1 else found == pytest.approx(wanted, abs=0.01)
+    with torch.no_grad():
+        network.classifier.bias += 5
+    assert open_stream(network, precision="bf16").model is not stream.model  # the weights have changed
