@@ -438,11 +438,11 @@ class LineSamples:
     >>> def parse(line):
     ...     moment, x = map(float, line.split())
     ...     return moment, [x, 0, 9.8, 0, 0, 0]
-    >>> feed = feeds.LineSamples("numbers", [b"0.0 1\\n0.1 2\\n0.", b"2 3\\nnothing\\n"], parse, report=print)
+    >>> feed = feeds.LineSamples("numbers", [b"0.0 1\\n0.1 2\\n0.", b"2 3\\nzero\\n"], parse, report=print)
     >>> for times, readings in feed:
     ...     print(times, readings[:, 0])
-    numbers: line 4: not enough values to unpack (expected 2, got 1). Such lines are skipped and counted
     [0.  0.1] [1. 2.]
+    numbers: line 4: could not convert string to float: 'zero'. Such lines are skipped and counted
     [0.2] [3.]
     >>> feed.lines, feed.bad
     (4, 1)

@@ -421,15 +421,15 @@ def test_the_latency_report_separates_what_it_measures():
     latency = live_command.Latency(load_seconds=2.0)
     for seconds in (0.5, *[0.3] * live_command.WARM_UP):
         latency.add(answer(seconds=seconds))
-    for k in range(1, 101):
+    for k in range(101):
         latency.add(answer(seconds=k / 1000, encoded=2))
         latency.add(answer(seconds=k / 10_000, encoded=0))
         latency.add(answer(seconds=99.0)._replace(problem="no frame", classes=[]))
     assert latency.lines(dropped=5, due=1000, megabytes=None) == [
         "init          load 2.00 s, first answer 500.0 ms",
         "warm-up       5 answers, mean 300.0 ms",
-        "with a frame  100 answers, p50 50.5 ms, p95 95.0 ms, p99 99.0 ms",
-        "motion only   100 answers, p50 5.0 ms, p95 9.5 ms, p99 9.9 ms",
+        "with a frame  101 answers, p50 50.0 ms, p95 95.0 ms, p99 99.0 ms",
+        "motion only   101 answers, p50 5.0 ms, p95 9.5 ms, p99 9.9 ms",
         "dropped       0.5 % of 1,000 answers",
         "memory        unknown",
     ]
