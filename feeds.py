@@ -318,7 +318,9 @@ class VideoFeed:
             try:
                 yield container
             except av.error.FFmpegError as error:
-                raise VideoError(f"{self.source}: {error.strerror}") from error
+                silent = isinstance(error, av.error.ExitError)  # PyAV ends a call that takes longer than its limit
+                reason = f"nothing came for {TIMEOUT:g} s" if silent else error.strerror
+                raise VideoError(f"{self.source}: {reason}") from error
 
     def _decode(self, container: av.container.InputContainer) -> None:
         stream = video_stream(container, self.source)

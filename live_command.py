@@ -86,7 +86,7 @@ def live_options(parser: argparse.ArgumentParser) -> None:
         "--period", metavar="SECONDS", type=float, help="with newest: time between two looks (default: 2)"
     )
     group = parser.add_argument_group("IMU samples")
-    imu_option(group)
+    imu_option(group, '; or -, lines such as {"time": 1.25, "accel": [x, y, z], "gyro": [x, y, z]} on standard input')
     group.add_argument(
         "--imu-follow", metavar="CSV", help="table that another program is writing, with the same columns"
     )
@@ -301,20 +301,21 @@ class Inputs:
         for thread in self.threads:
             thread.start()
 
-    def aligned(self) -> float:
+    def aligned(self, stop: float) -> float:
         """Wait for the first arrivals; return the offset from the camera's clock to that of the samples, in seconds.
 
-        Both clocks are compared with this host's, by the frame and the sample that were shortest on their way.
+        Both clocks are compared with this host's, by the frame and the sample that were shortest on their way. Raise
+        EgoDistillError if one of the two did not come, at the latest when the clock shows `stop`.
         """
         clock = self.source.clock
-        while not self.ended.is_set():
+        while not self.ended.is_set() and clock.now() < stop:
             if clock.now() > max(self.frames.began, self.samples.began) + ALIGNMENT:
                 break
             clock.sleep(0.02)
         if self.error is not None or math.inf in (self.frames.delay, self.samples.delay):
             self.close()
             what = "frame" if self.frames.delay == math.inf else "sample"
-            raise self.error or EgoDistillError(f"{self.source.video.source}: the input ended before its first {what}")
+            raise self.error or EgoDistillError(f"{self.source.video.source}: ended before its first {what} came")
         camera = self.source.offset + self.frames.delay  # of its own clock; the offset that is given comes on top
         return self.source.offset + camera - self.samples.delay
 
@@ -370,10 +371,9 @@ class Inputs:
             self.source.check_clocks(*first)
 
 
-def answers_as_they_come(inputs: Inputs, stream: live.Stream, seconds: float | None) -> Iterator:
-    """Yield the answers of a source at its own speed."""
+def answers_as_they_come(inputs: Inputs, stream: live.Stream, stop: float) -> Iterator:
+    """Yield the answers of a source at its own speed, until the clock shows `stop`."""
     clock = inputs.source.clock
-    stop = math.inf if seconds is None else clock.now() + seconds
     while not inputs.ended.is_set() and clock.now() < stop:
         stream.wait(0.1)
         yield from stream.results()
@@ -628,10 +628,11 @@ class Run:
         if not source.align:
             self.camera = inputs.camera = Camera(self.open_stream(source.offset), source)
         inputs.start()
+        stop = math.inf if seconds is None else source.clock.now() + seconds
         if source.align:
-            source.offset = inputs.aligned()
+            source.offset = inputs.aligned(stop)
             self.camera = inputs.camera = Camera(self.open_stream(source.offset), source)
-        yield from answers_as_they_come(inputs, self.camera.stream, seconds)
+        yield from answers_as_they_come(inputs, self.camera.stream, stop)
 
     def show(self, answer: live.Answer) -> None:
         self.latency.add(answer)

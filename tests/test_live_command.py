@@ -1,6 +1,7 @@
 """The command `live`: its answers are those of `predict()`, whatever the source; clocks, output, ends and errors."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -266,8 +267,23 @@ def test_the_offset_of_clocks_is_that_of_what_was_shortest_on_its_way(monkeypatc
     inputs = live_command.Inputs(source)
     inputs.start()
     # A frame at 1e9 and a sample at 5000 are of one moment, but for the 0.25 s that the user knows of.
-    assert inputs.aligned() + 1e9 == pytest.approx(5000.25, abs=0.2)
+    assert inputs.aligned(math.inf) + 1e9 == pytest.approx(5000.25, abs=0.2)
     inputs.close()
+
+
+def test_alignment_without_samples_ends_when_the_run_does(files, capsys, monkeypatch):
+    reader, writer = os.pipe()
+    monkeypatch.setattr(live_command, "standard_input", lambda: reader)
+    words = ["tcp://127.0.0.1:9", "--student", files / "student.pt", "--imu", "-", "--align", "arrival"]
+
+    def frames(self):
+        while self.clock.sleep(0.02):
+            yield self.clock.unix(), np.zeros((4, 4, 3), np.uint8)
+
+    monkeypatch.setattr(feeds.VideoFeed, "__iter__", frames)
+    _, said = answers_of(capsys, *words, "--seconds", 0.2, "--precision", "fp32", code=1)
+    assert said == "\negodistill live: tcp://127.0.0.1:9: ended before its first sample came\n"
+    os.close(writer)
 
 
 def test_clocks_that_cannot_be_one_are_refused(kitchen, files, capsys, monkeypatch, tmp_path):
