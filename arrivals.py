@@ -31,7 +31,9 @@ KEPT_FRAMES = 64  # scaled pictures that are kept at most, times the frames of a
 
 @dataclasses.dataclass
 class Stats:
-    """Counters of a stream since it was created. At any time:
+    """Counters of a stream since it was created.
+
+    At any time:
 
     samples  = used + late + double + invalid + held        (readings of one sensor: a full row has two)
     frames   = encoded + refused + replaced + waiting

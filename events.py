@@ -10,10 +10,10 @@
         for event in tracker.add(answer):
             print(event)
 
-An answer every half second changes its best class often, for one answer at a time. An event begins when the probability
-of a class reaches `start`, and goes on until it falls below the lower `end`; events that are too short are left out, and
-parts of one label with a short pause between them are joined. Thresholds with hysteresis and minimum durations are
-those of voice activity detectors such as silero-vad.
+An answer every half second changes its best class often, for one answer at a time. An event begins when the
+probability of a class reaches `start`, and goes on until it falls below the lower `end`; events that are too short are
+left out, and parts of one label with a short pause between them are joined. Thresholds with hysteresis and minimum
+durations are those of voice activity detectors such as silero-vad.
 """
 
 from __future__ import annotations

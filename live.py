@@ -86,7 +86,7 @@ class Stream:
     slack      Samples and frames may arrive so late, in seconds on the sensor's clock; every answer waits so long.
                Delay within which chunks arrive does not count, only their order. For frames that arrive seconds
                late, set it to their delay.
-    min_coverage, max_gap   Options of `predict()`: share of the window that samples must cover, longest bridged gap (s).
+    min_coverage, max_gap   Options of `predict()`: share of a window that samples must cover, longest bridged gap (s).
     frame_clock   (offset, stretch): a frame stamped t was taken at offset + stretch * t on the clock of the samples.
     gate       With "newest": `gate(window, ages, stop)` is asked after each answer whether to look again, with the IMU
                window [samples, 6], the ages of the frames used and the end of the clip in seconds. None: a look every
@@ -103,7 +103,7 @@ class Stream:
     for arguments that do not fit.
 
     Memory, whatever the input: (clip_seconds + slack + (max_pending + 1) * every + max_jump) seconds of samples, 32
-    bytes per reading; `arrivals.KEPT_FRAMES` * N pictures of the model's size, one picture as it came, and their features.
+    bytes per reading; `arrivals.KEPT_FRAMES` * N pictures of the model's size, one as it came, and their features.
 
     >>> import numpy as np
     >>> from egodistill import EgoDistill, Stream
@@ -446,8 +446,7 @@ class Stream:
         last = schedule.last_before(min(marks), schedule.grid_end if final else schedule.stop)
         # The samples on both sides of the window's last point decide its value.
         while last >= schedule.next and not all(
-            sensor.has_between(schedule.grid_end(last), mark)
-            for sensor, mark in zip(self._sensors, marks, strict=True)
+            sensor.has_between(schedule.grid_end(last), mark) for sensor, mark in zip(self._sensors, marks, strict=True)
         ):
             last -= 1
         return max(last, schedule.last_before(max(marks) - self.max_jump, schedule.stop))
@@ -552,4 +551,3 @@ class Stream:
                 motion = self.model.encode_imu(torch.from_numpy(job.window).to(self.device)[None])
             output = batches.as_output(self.model, self.model.fuse(image, motion), self.names and len(self.names))
         return output.logits.float().softmax(1)[0].cpu()
-

@@ -50,7 +50,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,8 +88,8 @@ EPIC_TEST_WEARERS = ("P30", "P35", "P37")  # the paper's, so the default split o
 class World(NamedTuple):
     """Paths of a rendered world, and who is in it.
 
-    ``annotations`` is the table of the trimmed recordings, ``untrimmed`` that of long recordings of test wearers, a
-    third of which is annotated, or None.
+    ``annotations`` is the table of the trimmed recordings, ``truth`` a table of their verbs without wrong ones,
+    ``untrimmed`` that of long recordings of test wearers, a third of which is annotated, or None.
     """
 
     root: Path
@@ -97,6 +97,7 @@ class World(NamedTuple):
     train_wearers: tuple[str, ...]
     validation_wearers: tuple[str, ...]
     test_wearers: tuple[str, ...]
+    truth: Path
     untrimmed: Path | None = None
 
 
@@ -256,6 +257,7 @@ def render(
         out,
         write_annotations(plan, out / "EPIC_100_train.csv"),
         *(request.wearers(split) for split in ("train", "validation", "test")),
+        write_truth(plan, out / "true_verbs.csv"),
         write_annotations(long, out / "EPIC_100_untrimmed.csv") if long else None,
     )
 
@@ -289,6 +291,14 @@ def write_annotations(plan: Sequence[Recording], table: Path) -> Path:
     ).split(",")
     with files.atomic_write(table) as part, open(part, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *(row for recording in plan for row in recording.rows())])
+    return table
+
+
+def write_truth(plan: Sequence[Recording], table: Path) -> Path:
+    """Write the verb of each act, without the wrong ones of the annotations; return the path."""
+    acts = (row for recording in plan for row in replace(recording, label_noise=0.0).rows())
+    with files.atomic_write(table) as part, open(part, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["narration_id", "verb"], *([row[0], row[9]] for row in acts)])
     return table
 
 

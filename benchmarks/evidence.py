@@ -136,6 +136,11 @@ def make(world: str, out: Path) -> Path:
     return store.path
 
 
+def truth_of(world: str, out: Path) -> Path:
+    """Return the table of the true verbs of a world that `make()` rendered."""
+    return out / slug(world) / "world" / "true_verbs.csv"
+
+
 def slug(world: str) -> str:
     """Return the name of a world in paths."""
     return world.replace(" ", "-")
@@ -173,10 +178,11 @@ def bench_of(world: str, out: Path, protocol: Protocol, **options: Any) -> exper
 # Choosing settings
 
 
-def tune(out: Path) -> None:
-    """Append a line for each method and setting that has none: its accuracy on A's validation wearers.
+def tune(out: Path, methods: Sequence[str]) -> None:
+    """Append a line for each of the methods and settings that has none: its accuracy on A's validation wearers.
 
-    Students learn from half the clips, with the outputs of one teacher that was trained on the same half.
+    Students learn from half the clips, with the outputs of one teacher that was trained on the same half. Two processes
+    may tune different methods at once, after a first call without methods has trained the teacher.
     """
     path = RESULTS / "tuning.jsonl"
     teacher = "tuning-{seed}"
@@ -190,7 +196,8 @@ def tune(out: Path) -> None:
         teachers={teacher: TEACHERS[TEACHER]},
     )
     first.run([Run("teacher", teacher=teacher), Run("start")])
-    for method, frames in TUNED.items():
+    for method in methods:
+        frames = TUNED[method]
         done = {(line["learning_rate"], line["epochs"]): line["top1"] for line in tuning_lines(method)}
         while missing := [setting for setting in wanted(done) if setting not in done]:
             rate, epochs = missing[0]
@@ -204,7 +211,8 @@ def tune(out: Path) -> None:
             result = bench.result(run)
             done[rate, epochs] = result["top1"]
             line = {"method": method, "learning_rate": rate, "epochs": epochs, "top1": result["top1"]}
-            files.append_line(path, line | {"things": things_right(result, first), "seconds": result["seconds"]})
+            line |= {"things": things_right(result, first), "verbs": verbs_right(result, first)}
+            files.append_line(path, line | {"seconds": result["seconds"]})
             print(f"{method}, {rate:g}, {epochs} epochs: {100 * result['top1']:.1f} %", flush=True)
 
 
@@ -234,12 +242,37 @@ def tuning_lines(method: str) -> list[dict[str, Any]]:
 
 def things_right(result: Mapping[str, Any], bench: experiments.Bench) -> float:
     """Return the share of the test segments in which a run names the right thing, whichever its verb."""
-    names = data.ClipStore(bench.store).class_names
+    counts, same = np.array(result["confusion"]), same_thing(bench)
+    return float(counts[same].sum() / counts.sum())
+
+
+def verbs_right(result: Mapping[str, Any], bench: experiments.Bench) -> float:
+    """Return the share of right verbs where a run names the right one of the things with two verbs.
+
+    For a model of one frame it must not be above 50 % by more than two standard errors, or a frame shows what it
+    should not, for example traces of the frame before it.
+    """
+    counts, same = np.array(result["confusion"]), same_thing(bench)
+    paired = same.sum(1) == 2
+    return float(counts.diagonal()[paired].sum() / counts[paired][same[paired]].sum())
+
+
+def same_thing(bench: experiments.Bench) -> np.ndarray:
+    """Return which classes are verbs of one thing, bool [C, C]."""
     thing = {verb: k for k, one in enumerate(behaviour.THINGS) for verb, _ in one.verbs}
-    own = [thing[name] for name in names]
-    counts = result["confusion"]
-    right = sum(n for i, row in enumerate(counts) for j, n in enumerate(row) if own[i] == own[j])
-    return right / sum(map(sum, counts))
+    own = np.array([thing[name] for name in data.ClipStore(bench.store).class_names])
+    return own[:, None] == own
+
+
+def labels_repeated(bench: experiments.Bench, seed: int, truth: Path) -> float:
+    """Return the share of the wrong training labels that the teacher gives as its own answer."""
+    with open(truth, newline="", encoding="utf-8") as file:
+        verbs = {row["narration_id"]: row["verb"] for row in csv.DictReader(file)}
+    clips = data.ClipStore(bench.store).split("train")
+    said = clips.read(f"{Run('teacher', seed, teacher=TEACHER).outputs}.logits", range(len(clips))).argmax(1)
+    labels = np.asarray(clips.labels)
+    true = np.array([clips.class_names.index(verbs[clip["id"]]) for clip in clips.clips])
+    return float((said == labels)[labels != true].mean())
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -374,7 +407,7 @@ def run(out: Path, jobs: int, minutes: float) -> None:
     """Train and evaluate the cells that have no line, in groups of one part, world and seed, until time is up."""
     about = {"commit": git("rev-parse", "HEAD"), "protocol": committed_digest(), "processor": tables.processor()}
     settings, end = replace(GENERAL, changes=read_protocol()["changes"]), time.monotonic() + 60 * minutes
-    for group in groups(left(cells())):
+    for group in groups(left(cells()), jobs):
         if time.monotonic() > end:
             print("Time is up; the same command continues.")
             return
@@ -382,9 +415,9 @@ def run(out: Path, jobs: int, minutes: float) -> None:
         make(world, out)
         bench = bench_of(world, out, settings)
         if world == EXCHANGED:
-            seed = group[0].run.seed
-            for known in (Run("teacher", seed, teacher=TEACHER), Run("start", seed)):
-                reuse(bench_of("A", out, settings), bench, known)
+            for seed in {cell.run.seed for cell in group}:
+                for known in (Run("teacher", seed, teacher=TEACHER), Run("start", seed)):
+                    reuse(bench_of("A", out, settings), bench, known)
         bench.run([cell.run for cell in group], jobs)
         segments = RESULTS / f"{slug(world)}-segments.json"
         if not segments.exists():
@@ -392,6 +425,8 @@ def run(out: Path, jobs: int, minutes: float) -> None:
         for cell in group:
             result = bench.result(cell.run)
             line = {"part": cell.part, "name": cell.run.name, "run": asdict(cell.run), "top1": result["top1"]}
+            if cell.run.method == "teacher" and WORLDS[world].get("label_noise", 1.0):
+                line["repeats"] = labels_repeated(bench, cell.run.seed, truth_of(world, out))
             line |= {"things": things_right(result, bench), "seconds": result["seconds"]}
             line |= {name: result[name] for name in ("precision", "test", "correct") if name in result}
             line["gmacs"] = result["gmacs"] if "gmacs" in result else gmacs(bench, cell.run)  # AdaFuse's own
@@ -403,11 +438,14 @@ def gmacs(bench: experiments.Bench, run: Run) -> float:
     return inference.count_macs(experiments.load(bench.path(run)), torch.device("cpu")) / 1e9
 
 
-def groups(plan: list[Cell]) -> Iterator[list[Cell]]:
-    """Yield the cells in groups of one part, world and seed, in order."""
+def groups(plan: list[Cell], seeds: int) -> Iterator[list[Cell]]:
+    """Yield the cells in groups of one part, one world and so many seeds, in order.
+
+    The other cells of a seed wait for its teacher, which trains on one core: as many seeds as jobs keep all cores busy.
+    """
     found: dict[tuple[str, str, int], list[Cell]] = {}
     for cell in plan:
-        found.setdefault((cell.part, cell.world, cell.run.seed), []).append(cell)
+        found.setdefault((cell.part, cell.world, cell.run.seed // seeds), []).append(cell)
     yield from found.values()
 
 
@@ -440,6 +478,8 @@ def main() -> None:
             command.add_argument("world", choices=tuple(WORLDS))
         if name in ("make", "tune", "run"):
             command.add_argument("--out", type=Path, required=True, help="folder for worlds, stores and networks")
+        if name == "tune":
+            command.add_argument("--methods", nargs="*", default=list(TUNED), choices=tuple(TUNED))
         if name == "run":
             command.add_argument("--jobs", type=int, default=files.available_cores())
             command.add_argument("--minutes", type=float, default=150)
@@ -448,7 +488,7 @@ def main() -> None:
     if a.command == "make":
         print(make(a.world, a.out))
     elif a.command == "tune":
-        tune(a.out)
+        tune(a.out, a.methods)
     elif a.command == "freeze":
         freeze()
     elif a.command == "plan":

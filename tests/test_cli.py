@@ -1312,7 +1312,7 @@ def test_synthesize_and_prepare_are_of_one_layout(demo, tmp_path, monkeypatch, c
     def render(out, **options):
         given.update(options, out=out)
         table = demo.out / "world" / "EPIC_100_train.csv"
-        return synthetic.World(demo.out / "world", table, ("P01",), (), ("P30", "P35", "P37"))
+        return synthetic.World(demo.out / "world", table, ("P01",), (), ("P30", "P35", "P37"), table)
 
     monkeypatch.setattr(synthetic, "render", render)
     options = "--seed 1 --train-acts 9 --test-acts 4 --label-noise 0.5"
@@ -2091,7 +2091,11 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(experiments, "differences", [])
     spies.put(experiments, "write_rows", [tmp_path / "written.json"])
     spies.put(plots, "draw", [])
-    spies.put(synthetic, "render", synthetic.World(tmp_path, tmp_path / "EPIC_100_train.csv", ("P01",), (), ("P30",)))
+    spies.put(
+        synthetic,
+        "render",
+        synthetic.World(tmp_path, tmp_path / "EPIC_100_train.csv", ("P01",), (), ("P30",), tmp_path),
+    )
     spies.put(data, "read_epic_kitchens", segments)
     demo_runs = egodistill.demo.demo_runs
     spies.put(egodistill.demo, "demo_runs", lambda given: demo_runs(**given))

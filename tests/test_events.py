@@ -1,5 +1,7 @@
 """Events: labels that do not flicker."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -73,16 +75,14 @@ def test_live_and_offline_are_one_rule():
         found += new
     found += tracker.finish()
     assert found == whole and len(whole) > 5
-    assert all(one.stop <= other.start for one, other in zip(found, found[1:], strict=False))
+    assert all(one.stop <= other.start for one, other in itertools.pairwise(found))
     assert all(event.stop - event.start >= 1.0 for event in found)
 
 
 def test_nanoseconds_stay_integers():
     origin = 1_732_600_000_000_000_001
     seconds = answers({"a": [0.1, 0.9, 0.9, 0.9, 0.1, 0.1, 0.1, 0.1]})
-    whole = [
-        Answer(origin + round(a.start * 1e9), origin + round(a.stop * 1e9), a.classes) for a in seconds
-    ]
+    whole = [Answer(origin + round(a.start * 1e9), origin + round(a.stop * 1e9), a.classes) for a in seconds]
     (one,), (other,) = events.events(seconds), events.events(whole)
     assert isinstance(other.start, int) and other.start - origin == round(one.start * 1e9)
     assert other.stop - origin == round(one.stop * 1e9)

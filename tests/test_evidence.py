@@ -110,10 +110,10 @@ def test_cells_cover_the_primary_contrasts_with_the_seeds_that_were_promised(scr
             assert len(seeds[0] & seeds[1]) >= evidence.SMALL, pair
             if pair[1][0] in ("VisOnly-Distill", "EgoDistill", "VisIMU"):
                 assert len(seeds[0] & seeds[1]) == evidence.MAIN, pair
-    groups = list(evidence.groups(plan))
+    groups = list(evidence.groups(plan, 2))
     assert sorted(map(plan.index, functools.reduce(operator.iadd, groups, []))) == list(range(len(plan)))
     assert [plan.index(group[0]) for group in groups] == sorted(plan.index(group[0]) for group in groups)
-    assert all(len({(cell.part, cell.world, cell.run.seed) for cell in group}) == 1 for group in groups)
+    assert all(len({(cell.part, cell.world, cell.run.seed // 2) for cell in group}) == 1 for group in groups)
 
 
 class FakeBench:
@@ -160,6 +160,7 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     monkeypatch.setattr(
         evidence.data, "ClipStore", lambda path: type("S", (), {"class_names": sorted(behaviour.VERBS)})
     )
+    monkeypatch.setattr(evidence, "labels_repeated", lambda bench, seed, truth: 0.25)
     evidence.run(tmp_path, jobs=1, minutes=0)
     assert not benches and "Time is up" in capsys.readouterr().out
     evidence.run(tmp_path, jobs=1, minutes=9)
@@ -175,6 +176,7 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     assert len(lines) == len([cell for cell in plan if cell.world == "A"])
     protocol = hashlib.sha256((evidence.RESULTS / "protocol.json").read_bytes()).hexdigest()
     assert {line["protocol"] for line in lines} == {protocol} and {line["things"] for line in lines} == {1.0}
+    assert all(line.get("repeats") == (0.25 if line["run"]["method"] == "teacher" else None) for line in lines)
     table = report.primary("A")
     rows = {tuple(row[:2]): row for row in table.rows}
     row = rows["EgoDistill, N = 1", "VisIMU, N = 1"]
@@ -208,6 +210,36 @@ def test_things_are_counted_whichever_verb_is_named(scripts, monkeypatch):
     confusion[names.index("open"), names.index("wash")] = 1
     bench = type("B", (), {"store": "x"})
     assert evidence.things_right({"confusion": confusion.tolist()}, bench) == pytest.approx(0.75)
+    confusion[names.index("wash"), names.index("wash")] = 1  # so 1 of 4 verbs where the thing is right
+    confusion[names.index("pour"), names.index("pour")] = 9  # a thing with one verb has none to confuse
+    assert evidence.verbs_right({"confusion": confusion.tolist()}, bench) == pytest.approx(0.25)
+
+
+def test_wrong_labels_that_a_teacher_repeats_are_counted(scripts, monkeypatch, tmp_path):
+    evidence, _ = scripts
+    names = ["open", "close", "wash"]
+    truth = tmp_path / "true_verbs.csv"
+    truth.write_text("narration_id,verb\na,open\nb,open\nc,wash\nd,close\n")
+
+    class Clips:
+        class_names, clips, labels = names, [{"id": name} for name in "abcd"], np.array([0, 1, 1, 0])
+
+        def __init__(self, path):
+            pass
+
+        def __len__(self):
+            return 4
+
+        def split(self, name):
+            assert name == "train"
+            return self
+
+        def read(self, name, rows):  # says: open, close (repeated), wash, open (repeated)
+            assert name == "slowfast-2.logits" and len(rows) == 4
+            return np.eye(3)[[0, 1, 2, 0]]
+
+    monkeypatch.setattr(evidence.data, "ClipStore", Clips)
+    assert evidence.labels_repeated(type("B", (), {"store": "x"}), 2, truth) == pytest.approx(2 / 3)
 
 
 def test_head_motion_is_exchanged_among_the_same_thing_and_wearer(scripts):

@@ -1,6 +1,7 @@
 """Live inference: which answers a stream gives, whatever the order, the pace and the faults of its input."""
 
 import dataclasses
+import itertools
 import threading
 import tracemalloc
 
@@ -90,7 +91,7 @@ def run(stream, times, readings, frames=(), chunk=0.1):
     """Feed samples in chunks of so many seconds, and frames {time: picture} when their time has come; all answers."""
     answers, waiting = [], sorted(dict(frames).items())
     edges = np.arange(times[0], times[-1] + 2 * chunk, chunk)
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         while waiting and waiting[0][0] < stop:
             stream.accept_frame(*waiting.pop(0))
         part = (times >= start) & (times < stop)
@@ -151,7 +152,7 @@ def test_a_stream_and_predict_agree_on_a_whole_video(tmp_path, num_frames):
     pairs = list(zip(answers, predicted, strict=False))  # predict() has one more clip, at the end
     assert len(pairs) == len(predicted) - 1 == 8 and len(answers) == 8
     for answer, clip in pairs:
-        assert (answer.start, answer.stop, answer.problem) == clip[:2] + (None,)
+        assert (answer.start, answer.stop, answer.problem) == (*clip[:2], None)
         if num_frames == 1:
             assert answer.classes == clip.classes  # to the bit
         else:  # the stream encodes one frame at a time

@@ -615,3 +615,17 @@ def test_estimate_writes_and_reads_its_lines(ceilings, tmp_path, monkeypatch, ca
     ceilings.main()
     assert len(results.read_text().splitlines()) == 3
     assert capsys.readouterr().out in printed
+
+
+def test_the_true_verbs_stand_beside_the_annotations(wearer):
+    with open(wearer.truth, newline="") as file:
+        truth = {row["narration_id"]: row["verb"] for row in csv.DictReader(file)}
+    with open(wearer.annotations, newline="") as file:
+        said = {row["narration_id"]: row["verb"] for row in csv.DictReader(file)}
+    assert truth.keys() == said.keys() and len(truth) == 11
+    wrong = {name for name in truth if truth[name] != said[name]}
+    assert len(wrong) == 2 and all(name.startswith("P01_") for name in wrong)  # a quarter of 8, none of the test
+    drawn = Recording("P01_101", 8, label_noise=0.25).draw().acts
+    assert [truth[f"P01_101_{k}"] for k in range(8)] == [
+        synthetic.THINGS[act.thing].verbs[synthetic.ACTIONS[act.verb][1]][0] for act in drawn
+    ]
