@@ -459,14 +459,17 @@ class Output:
         self.out, self.tracker = out, tracker
         self.terminal = sys.stdout.isatty() and not as_json
         self.shown = 0  # characters of the line
-        self.start: float | int | None = None
+        self.start: float | int | None = None  # of the first answer
+        self.last: float | int | None = None  # of the last answer
 
     def add(self, answer: live.Answer, share_on: float) -> None:
         """Show an answer, with the share of time in which the camera was on."""
-        found = [answer] if self.tracker is None else self.tracker.add(answer)
-        self.write(found)
+        if self.last is None or answer.start < self.last:  # the first one, or the clock of the samples was restarted
+            self.write([] if self.tracker is None else self.tracker.finish())
+            self.start = answer.start
+        self.last = answer.start
+        self.write([answer] if self.tracker is None else self.tracker.add(answer))
         if self.terminal:
-            self.start = answer.start if self.start is None else self.start
             self.draw(status_line(answer, events.seconds(self.start, answer.stop), share_on, columns()))
 
     def finish(self) -> None:

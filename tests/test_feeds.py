@@ -166,6 +166,8 @@ def test_an_address_that_falls_silent_ends(transport, monkeypatch):
     monkeypatch.setattr(feeds, "TIMEOUT", 0.5)
     feed = feeds.VideoFeed(serve(Path(transport).read_bytes(), close=False), clock=FakeClock())
     assert read(feed)[-1][1] > 30 and feed.problem.endswith(": nothing came for 0.5 s")
+    with pytest.raises(VideoError, match=r"cannot be opened: nothing came for 0\.5 s"):
+        read(feeds.VideoFeed(serve(b"", close=False), clock=FakeClock()))
 
 
 def test_nobody_listens():

@@ -420,6 +420,15 @@ def answer(k=0, **changes):
     return live.Answer(0.5 * k, 0.5 * k + CLIP, [("wash", 0.83)], **(given | changes))
 
 
+def test_events_end_when_the_clock_is_restarted(capsys):
+    output = live_command.Output(None, as_json=True, tracker=TRACKER())
+    for k in (100, 101, 102, 103, 104, 0, 1, 2, 3, 4):
+        output.add(answer(k), 1.0)
+    output.finish()
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [round(event["start"] - CLIP / 2, 6) for event in found] == [50.0, 0.0]
+
+
 def test_the_line_of_a_terminal_fits():
     line = live_command.status_line(answer(), 12.5, 0.04, 99)
     assert len(line) == 99
