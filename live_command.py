@@ -36,7 +36,9 @@ from egodistill.commands import (
     positive_int,
     positive_seconds,
 )
+from egodistill.imu import IMUError
 from egodistill.options import device_option, precision_option, reject, report_precision
+from egodistill.video import VideoError
 
 __all__ = ["COMMANDS", "Latency", "load_student"]
 
@@ -455,8 +457,9 @@ def peak_megabytes() -> float | None:
 class Output:
     """Answers, or events, as JSON lines into a pipe and a file, and as one line that is updated in a terminal."""
 
-    def __init__(self, out: TextIO | None, *, as_json: bool, tracker: events.Tracker | None) -> None:
-        self.out, self.tracker = out, tracker
+    def __init__(self, *, as_json: bool, tracker: events.Tracker | None) -> None:
+        self.out: TextIO | None = None  # a file that gets the JSON lines, too
+        self.tracker = tracker
         self.terminal = sys.stdout.isatty() and not as_json
         self.shown = 0  # characters of the line
         self.start: float | int | None = None  # of the first answer
@@ -489,8 +492,9 @@ class Output:
         for one in found:
             line = json.dumps(one._asdict())
             if self.out is not None:
-                self.out.write(f"{line}\n")
-                self.out.flush()
+                with files.disk_errors(Path(self.out.name)):
+                    self.out.write(f"{line}\n")
+                    self.out.flush()
             if not self.terminal:
                 print(line, flush=True)
             elif self.tracker is not None:
@@ -559,12 +563,15 @@ def run_live(a: argparse.Namespace) -> None:
     model = load_student(a.student, a.device)
     uses_imu = bool(batches.clip_spec_of(model).imu_samples)
     latency = Latency(time.monotonic() - began)
-    with open_output(a) as output:
-        source = open_source(a, uses_imu, output.note)
-        report_precision(a.precision, a.device)
-        run = Run(source, output, latency, lambda offset: open_stream(a, model, (offset, a.frame_stretch)))
+    output = Output(as_json=a.json, tracker=events.Tracker() if a.events else None)
+    source = open_source(a, uses_imu, output.note)
+    report_precision(a.precision, a.device)
+    run = Run(source, output, latency, lambda offset: open_stream(a, model, (offset, a.frame_stretch)))
+    with contextlib.ExitStack() as stack:
+        if a.out is not None:
+            output.out = stack.enter_context(open_lines(Path(a.out)))
         run.run(fast=a.fast, seconds=a.seconds)
-        run.report()
+    run.report()
 
 
 def open_stream(a: argparse.Namespace, model: Any, frame_clock: tuple[float, float]) -> live.Stream:
@@ -578,17 +585,16 @@ def open_stream(a: argparse.Namespace, model: Any, frame_clock: tuple[float, flo
 
 
 @contextlib.contextmanager
-def open_output(a: argparse.Namespace) -> Iterator[Output]:
-    """Yield where the answers go."""
-    tracker = events.Tracker() if a.events else None
-    if a.out is None:
-        yield Output(None, as_json=a.json, tracker=tracker)
-        return
-    path = Path(a.out)
+def open_lines(path: Path) -> Iterator[TextIO]:
+    """Yield a new file for lines of text, which are flushed one by one."""
     with files.disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w", encoding="utf-8") as file:
-            yield Output(file, as_json=a.json, tracker=tracker)
+        file = open(path, "w", encoding="utf-8")
+    try:
+        yield file
+    finally:
+        with contextlib.suppress(OSError):  # a full disk was an error when the line was flushed
+            file.close()
 
 
 class Run:
@@ -611,6 +617,8 @@ class Run:
                 self.show(answer)
         except KeyboardInterrupt:
             self.interrupted = True
+        except (IMUError, VideoError) as error:  # what came before it counts
+            self.error = error
         finally:
             self.source.clock.stop()
         if inputs is not None:
@@ -619,7 +627,7 @@ class Run:
             for answer in self.camera.stream.finish():
                 self.show(answer)
         self.output.finish()
-        self.error = None if inputs is None else inputs.error
+        self.error = self.error or (inputs and inputs.error)
 
     def answers(self, inputs: Inputs | None, seconds: float | None) -> Iterator[live.Answer]:
         """Yield the answers before the end of the input."""

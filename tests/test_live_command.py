@@ -327,6 +327,21 @@ def test_ctrl_c_ends_cleanly_with_the_summary(kitchen, files):
 
 
 @posix_only
+def test_a_reader_that_goes_ends_the_command_in_silence(kitchen, files, capsys, monkeypatch, tmp_path):
+    """As in `egodistill live ... --out a.jsonl | head -1`; a full disk is another error."""
+    words = of_kitchen(kitchen, files, *imu_of(kitchen), "--fast", "--out", tmp_path / "a.jsonl")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", closed)
+        assert cli.main(["live", *map(str, words)]) == 128 + 13
+    assert not capsys.readouterr().err and (tmp_path / "a.jsonl").read_text()
+    if os.path.exists("/dev/full"):
+        _, said = answers_of(capsys, *words[:-1], "/dev/full", code=1)
+        assert "/dev/full: cannot be written: No space left on device" in said
+
+
+@posix_only
 def test_a_terminal_has_one_line_that_fits(kitchen, files):
     """As wide as the terminal: 100 columns."""
     import fcntl
@@ -371,6 +386,14 @@ def test_a_feed_that_fails_ends_the_command_after_its_answers(kitchen, files, ca
     samples_from(monkeypatch, cut)
     found, said = answers_of(capsys, *of_kitchen(kitchen, files, "--imu", "-", "--fast"), code=1)
     assert 0 < len(found) < len(fast) and "100 lines in a row are no samples" in said
+    assert f"answers: {len(found)} due" in said
+
+
+def test_a_source_that_fails_leaves_an_earlier_result(kitchen, files, capsys, tmp_path):
+    out = tmp_path / "a.jsonl"
+    out.write_text('{"frame_age": []}\n')
+    answers_of(capsys, "none.mp4", "--student", files / "student.pt", "--out", out, "--precision", "fp32", code=1)
+    assert out.read_text() == '{"frame_age": []}\n'
 
 
 # --- Errors ------------------------------------------------------------------------------------------------
@@ -421,7 +444,7 @@ def answer(k=0, **changes):
 
 
 def test_events_end_when_the_clock_is_restarted(capsys):
-    output = live_command.Output(None, as_json=True, tracker=TRACKER())
+    output = live_command.Output(as_json=True, tracker=TRACKER())
     for k in (100, 101, 102, 103, 104, 0, 1, 2, 3, 4):
         output.add(answer(k), 1.0)
     output.finish()
