@@ -1,4 +1,4 @@
-"""Export a student to one file for a device: as a program, compiled or quantised; compare files with the original.
+"""Export a student for a device: as a program, compiled or quantised; compare files with the original.
 
     from egodistill import EgoDistill, data, export
 
@@ -10,6 +10,13 @@
         print(row)
     feature, logits = export.load("fast.pt2")(frames, imu)                           # a model like any other
 
+    export.export_pair(model, "device.pt2")              # device.frame.pt2 and device.motion.pt2, for live inference
+    feature, logits = export.load_pair("device.pt2")(frames, imu)
+
+`export()` writes the whole student to one file. `export_pair()` writes two programs, for frames and IMU samples that
+arrive at different times: `frame` computes the image feature of one picture, `motion` the answer from the kept image
+features of a clip and its IMU samples. Both are stateless.
+
 | format | content | requirements to write it |
 | --- | --- | --- |
 | `export` | a `torch.export` program, for all devices that torch supports | torch |
@@ -17,14 +24,14 @@
 | `onnx` | ONNX, for onnxruntime and others | torch 2.6, onnx, onnxscript (onnxruntime to run it) |
 
 int8 is static quantisation after training of the convolutions and fully connected layers, with torchao's PT2E flow and
-its quantiser for x86. In the format `export` an int8 file is small but several times slower than fp32, because torch
-runs each rounding as a separate operation and computes in fp32; `aoti` runs integer kernels. A device that classifies
-one clip at a time needs `batch_size=1`: weights are then packed for the kernels of that size, which saves a tenth of
-the time in int8 and a fifth in fp32.
+its quantiser for x86; the GRU of a student with several frames stays in fp32. In the format `export` an int8 file is
+small but several times slower than fp32, because torch runs each rounding as a separate operation and computes in fp32;
+`aoti` runs integer kernels. A device that classifies one clip at a time needs `batch_size=1`: weights are then packed
+for the kernels of that size, which saves a tenth of the time in int8 and a fifth in fp32.
 
-Normalisation of the frames and removal of the IMU's mean are part of the file. Everything else that the programmer of
-a device needs (shapes, colour order, resizing, rate, units, class names) is in `FILE.json` beside it. The JSON file is
-written last: an export without it is incomplete.
+Normalisation of the frames and removal of the IMU's mean are part of the files. Everything else that the programmer of
+a device needs (shapes, colour order, resizing, rate, units, class names, what to keep between calls) is in `FILE.json`
+beside each. The JSON files are written last: an export without them is incomplete.
 """
 
 from __future__ import annotations
@@ -43,7 +50,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -53,10 +60,20 @@ import torch
 from torch import Tensor, nn
 
 import egodistill
-from egodistill import EgoDistillError, batches, clips, files
+from egodistill import EgoDistillError, batches, checkpoints, clips, files
 from egodistill.student import EgoDistill, IMUEncoder, Output
 
-__all__ = ["FORMATS", "PRECISIONS", "Comparison", "ExportError", "Exported", "compare", "export", "load"]
+__all__ = [
+    "FORMATS",
+    "PRECISIONS",
+    "Comparison",
+    "ExportError",
+    "compare",
+    "export",
+    "export_pair",
+    "load",
+    "load_pair",
+]
 
 DESCRIPTION_FORMAT = "egodistill export 2"
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -102,37 +119,92 @@ def export(
     >>> [entry["shape"] for entry in description["inputs"]]
     [['batch', 1, 3, 64, 64], ['batch', 422, 6]]
     """
-    path = Path(path)
-    check_request(model, path, format, precision, batch_size, overwrite)
-    if precision == "int8" and calibrate is None:
+    settings = Settings(format, precision, calibrate, calibration_clips, batch_size, overwrite)
+    (description,) = write_files(model, {Path(path): Plain}, settings)
+    return description
+
+
+def export_pair(
+    model: EgoDistill,
+    path: str | os.PathLike,
+    *,
+    format: str = "export",
+    precision: str = "fp32",
+    calibrate: Any = None,
+    calibration_clips: int = 256,
+    batch_size: int | None = None,
+    overwrite: bool = False,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write a student as two programs, `frame` and `motion`, with a description each; return both descriptions.
+
+    For the path STEM.pt2 (or STEM.onnx), the files are STEM.frame.pt2 and STEM.motion.pt2. `frame` takes pictures,
+    uint8 [B, 3, H, W], and returns their image features, float32 [B, d]. `motion` takes the image features of each
+    clip's frames in order of time, float32 [B, N, d], and the IMU samples, float32 [B, T, 6], unless the student has
+    use_imu=False; it returns feature [B, D] and logits [B, C]. `batch_size` counts the pictures of `frame` and the
+    clips of `motion`. The other options, and the errors, are those of `export()`.
+
+    >>> from egodistill import EgoDistill, export
+    >>> for description in export.export_pair(EgoDistill.load("student.pt"), "device.pt2"):
+    ...     print(description["file"], {entry["name"]: entry["shape"] for entry in description["inputs"]})
+    device.frame.pt2 {'frame': ['batch', 3, 64, 64]}
+    device.motion.pt2 {'image_features': ['batch', 1, 64], 'imu': ['batch', 422, 6]}
+    """
+    settings = Settings(format, precision, calibrate, calibration_clips, batch_size, overwrite)
+    frame, motion = write_files(model, dict(zip(pair_files(path), PAIR, strict=True)), settings)
+    return frame, motion
+
+
+class Settings(NamedTuple):
+    """The options of `export()` and `export_pair()`."""
+
+    format: str
+    precision: str
+    calibrate: Any
+    calibration_clips: int
+    batch_size: int | None
+    overwrite: bool
+
+
+def write_files(model: EgoDistill, parts: Mapping[Path, type[Plain]], settings: Settings) -> list[dict[str, Any]]:
+    """Write the parts of a student to their files, all or none of them; return their descriptions."""
+    check_request(model, list(parts), settings)
+    if settings.precision == "int8" and settings.calibrate is None:
         text = "int8 is calibrated on random inputs, so expect wrong classes; pass a store as calibrate"
-        warnings.warn(text, stacklevel=2)
+        warnings.warn(text, stacklevel=3)
+    model = copy.deepcopy(model).cpu().eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's warnings here concern its internals
-        if precision != "int8":
-            program, calibration = trace(Plain(model, precision), model, batch_size), None
-        else:
-            if calibrate is None:
-                calibration, clips = {"clips": BATCH, "random": True}, [model_inputs(model, BATCH)]
-            else:
-                calibration = {"clips": min(calibration_clips, len(calibrate)), "random": False}
-                clips = store_clips(model, calibrate, calibration_clips)
-            program = trace(quantise(trace(Plain(model), model), clips), model, batch_size)
+        programs = [build_program(model, part, settings) for part in parts.values()]
+        descriptions = [describe(model, path, settings, part) for path, part in parts.items()]
+        folder = next(iter(parts)).parent
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-                part = Path(folder, path.name)
-                FORMATS[format].write(program, model, part)
-                description = describe(model, part, format, precision, calibration, batch_size)
-                described = Path(folder, description_of(path).name)
-                described.write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-                description_of(path).unlink(missing_ok=True)  # marks the export as incomplete until both are replaced
-                files.replace_file(part, path)
-                files.replace_file(described, description_of(path))
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{next(iter(parts)).name}.", dir=folder) as new:
+                for path, program, description in zip(parts, programs, descriptions, strict=True):
+                    FORMATS[settings.format].write(program, description, Path(new, path.name))
+                    text = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
+                    Path(new, description_of(path).name).write_text(text, encoding="utf-8")
+                for path in parts:  # without a description, an export is incomplete until all files are replaced
+                    description_of(path).unlink(missing_ok=True)
+                for path in [*parts, *map(description_of, parts)]:
+                    files.replace_file(Path(new, path.name), path)
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError for all failures
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ExportError(f"{path} cannot be written ({reason}); an older file is unchanged") from error
-    return description
+            name = " and ".join(map(str, parts))
+            raise ExportError(f"{name} cannot be written ({reason}); an older file is unchanged") from error
+    return descriptions
+
+
+def build_program(model: EgoDistill, part: type[Plain], settings: Settings) -> torch.export.ExportedProgram:
+    """Return a part of a student, quantised if it should be, as a program."""
+    if settings.precision != "int8":
+        return trace(part(model, settings.precision), model, settings.batch_size, part)
+    if settings.calibrate is None:
+        examples: Iterable[tuple[Tensor, ...]] = [model_inputs(model, BATCH)]
+    else:
+        examples = store_clips(model, settings.calibrate, settings.calibration_clips)
+    quantised = quantise(trace(part(model), model, None, part), (part.take(model, *clips) for clips in examples))
+    return trace(quantised, model, settings.batch_size, part)
 
 
 def description_of(path: Path) -> Path:
@@ -140,21 +212,29 @@ def description_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def check_request(model: Any, path: Path, format: str, precision: str, batch_size: int | None, overwrite: bool) -> None:
+def pair_files(path: str | os.PathLike) -> list[Path]:
+    """Return the files of a pair: STEM.frame.SUFFIX and STEM.motion.SUFFIX for STEM.SUFFIX."""
+    path = Path(path)
+    return [path.with_name(f"{path.stem}.{part.name}{path.suffix}") for part in PAIR]
+
+
+def check_request(model: Any, paths: Sequence[Path], settings: Settings) -> None:
     """Raise ExportError, before any work is done, if the arguments cannot work or a package is missing."""
+    format, precision = settings.format, settings.precision
     if not isinstance(model, EgoDistill):
         raise ExportError(f"only models of the class EgoDistill can be exported; got {type(model).__name__}")
     for name, value, known in (("format", format, tuple(FORMATS)), ("precision", precision, PRECISIONS)):
         if value not in known:
             raise ExportError(f"{name} must be one of {known}; got {value!r}")
-    if batch_size is not None:
-        batches.require_number("batch_size", batch_size, 1, whole=True)
+    if settings.batch_size is not None:
+        batches.require_number("batch_size", settings.batch_size, 1, whole=True)
     suffix = FORMATS[format].suffix
-    if path.suffix != suffix:
-        raise ExportError(f"a file in the format {format!r} must end in {suffix}; got {path}")
-    for file in (path, description_of(path)):
-        if file.exists() and not overwrite:
-            raise ExportError(f"{file} already exists; pass overwrite=True (--overwrite) to replace it")
+    for path in paths:
+        if path.suffix != suffix:
+            raise ExportError(f"a file in the format {format!r} must end in {suffix}; got {path}")
+        for file in (path, description_of(path)):
+            if file.exists() and not settings.overwrite:
+                raise ExportError(f"{file} already exists; pass overwrite=True (--overwrite) to replace it")
     if (format, precision) == ("onnx", "bf16"):
         raise ExportError("onnxruntime has no bf16 convolution for CPUs; export ONNX as fp32 or int8")
     if format != "export" and torch_version() < (2, 6):
@@ -203,13 +283,19 @@ class Plain(nn.Module):
     """A copy of a student that returns a plain tuple of float32: a file with `Output` would need this library to load.
 
     Its IMU encoder is an `IMUEncoder2d`. In bf16 the networks are converted, while normalisation and the IMU's mean
-    stay in float32.
+    stay in float32. It is the whole student; its subclasses are the parts of a pair, without the networks of the other.
     """
+
+    name = "student"
+    outputs = Output._fields
+    without: tuple[str, ...] = ()  # networks of the student that this part does not have
 
     def __init__(self, model: EgoDistill, precision: str = "fp32") -> None:
         super().__init__()
         self.model = copy.deepcopy(model).cpu().eval()
-        if "imu" in model.inputs:
+        for name in set(self.without) & set(dict(self.model.named_children())):
+            delattr(self.model, name)
+        if hasattr(self.model, "imu_encoder"):
             self.model.imu_encoder = IMUEncoder2d(self.model.imu_encoder)
         if precision == "bf16":
             for name, child in list(self.model.named_children()):
@@ -217,9 +303,65 @@ class Plain(nn.Module):
                 if name in ("image_encoder", "imu_encoder"):
                     setattr(self.model, name, nn.Sequential(Cast(), child))
 
-    def forward(self, frames: Tensor, imu: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, frames: Tensor, imu: Tensor | None = None) -> tuple[Tensor, ...]:
         feature, logits = self.model(frames, imu)
         return feature.float(), logits.float()
+
+    @staticmethod
+    def inputs_of(model: EgoDistill) -> tuple[str, ...]:
+        """Return the names of this part's inputs, in its order."""
+        return model.inputs
+
+    @staticmethod
+    def take(model: EgoDistill, frames: Tensor, *imu: Tensor) -> tuple[Tensor, ...]:
+        """Return this part's inputs for inputs of the student."""
+        return (frames, *imu)
+
+
+class Frame(Plain):
+    """The part of a student that runs once per picture: uint8 [B, 3, H, W] -> image feature [B, d]."""
+
+    name = "frame"
+    outputs = ("image_feature",)
+    without = ("gru", "imu_encoder", "fusion", "classifier")
+
+    def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
+        return (self.model.encode_frames(frame.unsqueeze(1), 1).flatten(1).float(),)
+
+    @staticmethod
+    def inputs_of(model: EgoDistill) -> tuple[str, ...]:
+        return ("frame",)
+
+    @staticmethod
+    def take(model: EgoDistill, frames: Tensor, *imu: Tensor) -> tuple[Tensor, ...]:
+        return (frames.flatten(0, 1),)
+
+
+class Motion(Plain):
+    """The part of a student that runs once per answer: image features [B, N, d] and IMU samples -> feature, logits."""
+
+    name = "motion"
+    without = ("image_encoder",)
+
+    def __init__(self, model: EgoDistill, precision: str = "fp32") -> None:
+        super().__init__(model, precision)
+        self.cast = Cast() if precision == "bf16" else nn.Identity()
+
+    def forward(self, image_features: Tensor, imu: Tensor | None = None) -> tuple[Tensor, ...]:
+        image = self.model.aggregate(self.cast(image_features))
+        feature, logits = self.model.fuse(image, None if imu is None else self.model.encode_imu(imu))
+        return feature.float(), logits.float()
+
+    @staticmethod
+    def inputs_of(model: EgoDistill) -> tuple[str, ...]:
+        return ("image_features", *model.inputs[1:])
+
+    @staticmethod
+    def take(model: EgoDistill, frames: Tensor, *imu: Tensor) -> tuple[Tensor, ...]:
+        return (model.encode_frames(frames), *imu)
+
+
+PAIR = (Frame, Motion)
 
 
 class IMUEncoder2d(nn.Module):
@@ -259,10 +401,14 @@ class Cast(nn.Module):
         return x.bfloat16()
 
 
-def trace(module: nn.Module, model: EgoDistill, batch_size: int | None = None) -> torch.export.ExportedProgram:
+def trace(
+    module: nn.Module, model: EgoDistill, batch_size: int | None = None, part: type[Plain] = Plain
+) -> torch.export.ExportedProgram:
+    """Return a module that takes the inputs of a part of the model as a program."""
+    count = batch_size or 2  # with 1, torch would make the batch size a constant
+    example = tuple(x[:count] for x in part.take(model, *model_inputs(model, count)))
     if batch_size is not None:
-        return torch.export.export(module, model_inputs(model, batch_size))
-    example = model_inputs(model, 2)  # with 1, torch would make the batch size a constant
+        return torch.export.export(module, example)
     batch = torch.export.Dim("batch", min=1)
     return torch.export.export(module, example, dynamic_shapes=tuple({0: batch} for _ in example))
 
@@ -329,16 +475,11 @@ def which_frame(spec: clips.ClipSpec) -> str:
     )
 
 
-def describe(
-    model: EgoDistill,
-    path: Path,
-    format: str,
-    precision: str,
-    calibration: dict[str, Any] | None,
-    batch_size: int | None = None,
-) -> dict[str, Any]:
+def describe(model: EgoDistill, path: Path, settings: Settings, part: type[Plain] = Plain) -> dict[str, Any]:
     """Return the description with everything that is needed to use the file without this library."""
-    spec, batch = clips.spec_of(model).complete(), batch_size or "batch"
+    spec, batch = clips.spec_of(model).complete(), settings.batch_size or "batch"
+    format, precision, names = settings.format, settings.precision, part.inputs_of(model)
+    moments = None if spec.sampling == "random" else spec.times(0.0).tolist()
     frames = {
         "name": "frames",
         "dtype": "uint8",
@@ -348,8 +489,18 @@ def describe(
         "values": "0 to 255, not normalised",
         "resizing": "the whole upright frame is resized to the square, without cropping: area averaging if width or "
         "height shrinks, bilinear if neither does (FFmpeg's swscale, AREA and BILINEAR)",
-        "seconds_from_clip_start": None if spec.sampling == "random" else spec.times(0.0).tolist(),
+        "seconds_from_clip_start": moments,
         "which": which_frame(spec),
+    }
+    frame = {"name": "frame", "shape": [batch, *frames["shape"][2:]], "axes": ["batch", *frames["axes"][2:]]}
+    image_features = {
+        "name": "image_features",
+        "dtype": "float32",
+        "shape": [batch, spec.frames, model.image_dim],
+        "axes": ["batch", "frame", "feature"],
+        "values": "outputs `image_feature` of the program `frame`, one per frame of the clip",
+        "order": "in order of time, the oldest frame first",
+        "seconds_from_clip_start": moments,
     }
     imu = {
         "name": "imu",
@@ -364,34 +515,73 @@ def describe(
         "sampling": "sample k is at k / rate_hz seconds after the clip's start, interpolated linearly between the "
         "time stamps of the recording",
     }
+    inputs = {"frames": frames, "frame": frames | frame, "image_features": image_features, "imu": imu}
+    outputs = {
+        "image_feature": {"shape": [batch, model.image_dim], "values": "an entry of `image_features` of `motion`"},
+        "feature": {"shape": [batch, model.feature_dim]},
+        "logits": {
+            "shape": [batch, model.num_classes],
+            "values": "class scores before the softmax, in the order of class_names",
+        },
+    }
+    normalisation = "normalisation of the frames (ImageNet's mean and standard deviation)"
+    inside = {
+        "frames": normalisation,
+        "frame": normalisation,
+        "imu": "removal of the IMU's mean over the clip, channel by channel",
+    }
     modules = {"onnx": ("onnx", "onnxscript")}.get(format, ()) + (("torchao",) if precision == "int8" else ())
     return {
         "format": DESCRIPTION_FORMAT,
         "file": path.name,
+        "part": part.name,
+        "student": checkpoints.weights_fingerprint(model),
         "kind": format,
         "precision": precision,
-        "calibration": calibration,
-        "run": FORMATS[format].run.format(file=path.name, inputs=", ".join(model.inputs), imports=IMPORTS[precision]),
+        "calibration": describe_calibration(settings),
+        "run": FORMATS[format].run.format(file=path.name, inputs=", ".join(names), imports=IMPORTS[precision]),
         "clip_spec": dataclasses.asdict(spec),
-        "inputs": [{"frames": frames, "imu": imu}[name] for name in model.inputs],
-        "batch": f"exactly {batch_size}" if batch_size else "any size, at least 1",
-        "outputs": [
-            {"name": "feature", "dtype": "float32", "shape": [batch, model.feature_dim]},
-            {
-                "name": "logits",
-                "dtype": "float32",
-                "shape": [batch, model.num_classes],
-                "values": "class scores before the softmax, in the order of class_names",
-            },
-        ],
+        "inputs": [inputs[name] for name in names],
+        "batch": f"exactly {settings.batch_size}" if settings.batch_size else "any size, at least 1",
+        "outputs": [{"name": name, "dtype": "float32", **outputs[name]} for name in part.outputs],
         "class_names": model.class_names,
-        "inside": ["normalisation of the frames (ImageNet's mean and standard deviation)"]
-        + ["removal of the IMU's mean over the clip, channel by channel"] * ("imu" in model.inputs),
+        "inside": [inside[name] for name in names if name in inside],
+        "state": describe_state(spec) if part in PAIR else None,
         "compiled_for": f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
         if format == "aoti"
         else None,
         "versions": {"egodistill": egodistill.__version__, "torch": torch.__version__}
         | {name: importlib.import_module(name).__version__ for name in modules},
+    }
+
+
+def describe_calibration(settings: Settings) -> dict[str, Any] | None:
+    """Return with how many clips an int8 file is calibrated, and whether they are random; None for other precisions."""
+    if settings.precision != "int8":
+        return None
+    if settings.calibrate is None:
+        return {"clips": BATCH, "random": True}
+    return {"clips": min(settings.calibration_clips, len(settings.calibrate)), "random": False}
+
+
+def describe_state(spec: clips.ClipSpec) -> dict[str, Any]:
+    """Describe what an application keeps between calls of a pair, and when it can compute an answer."""
+    ready = "once the image features of the clip's frames are there"
+    if spec.imu_samples:
+        last = (spec.imu_samples - 1) / spec.imu_rate
+        ready += (
+            f", and both sensors have a sample at or after the clip's last grid point, {last:.6f} s from its start: "
+            "the samples on both sides of a grid point give its value"
+        )
+    return {
+        "programs": "`frame` and `motion` keep nothing between calls; they are two files of one export",
+        "clock": "seconds on one clock for frames and IMU samples; convert the camera's times to the IMU's clock",
+        "clip_seconds": spec.seconds,
+        "clip": "an answer is for the clip [stop - clip_seconds, stop]; times in a clip count from stop - clip_seconds",
+        "image_features": "run `frame` once per picture, and keep its output in the application's memory, beside the "
+        "time of the picture (the middle of its exposure), until no later clip needs it; clips may share it",
+        "order": "give `motion` the image features of a clip in order of time, the oldest first",
+        "ready": f"an answer can be computed {ready}",
     }
 
 
@@ -403,12 +593,12 @@ class Format(NamedTuple):
     """A file format: its suffix, the functions that write and open a file, and the call that runs it."""
 
     suffix: str
-    write: Callable[[torch.export.ExportedProgram, EgoDistill, Path], None]
+    write: Callable[[torch.export.ExportedProgram, Mapping[str, Any], Path], None]  # the second is the description
     open: Callable[[Path, Sequence[str]], Callable[..., Sequence[Tensor]]]
     run: str  # Python code for users of the file, part of the description.
 
 
-def write_program(program: torch.export.ExportedProgram, model: EgoDistill, path: Path) -> None:
+def write_program(program: torch.export.ExportedProgram, description: Mapping[str, Any], path: Path) -> None:
     content = io.BytesIO()  # if torch wrote to a path, its C++ would abort the process on a full disk
     torch.export.save(program, content)
     path.write_bytes(content.getbuffer())
@@ -428,7 +618,7 @@ def open_program(path: Path, names: Sequence[str]) -> Callable[..., Sequence[Ten
             os.environ[name] = before
 
 
-def write_compiled(program: torch.export.ExportedProgram, model: EgoDistill, path: Path) -> None:
+def write_compiled(program: torch.export.ExportedProgram, description: Mapping[str, Any], path: Path) -> None:
     # Freezing folds the weights, packs them for the processor, and enables integer kernels. The number of threads is
     # set when the file is run.
     configs: dict[str, Any] = {"freezing": True, "cpp.dynamic_threads": True}
@@ -444,9 +634,10 @@ def open_compiled(path: Path, names: Sequence[str]) -> Callable[..., Sequence[Te
     return torch._inductor.aoti_load_package(str(path))
 
 
-def write_onnx(program: torch.export.ExportedProgram, model: EgoDistill, path: Path) -> None:
+def write_onnx(program: torch.export.ExportedProgram, description: Mapping[str, Any], path: Path) -> None:
+    names = {kind: [entry["name"] for entry in description[kind]] for kind in ("inputs", "outputs")}
     made = torch.onnx.export(
-        program, input_names=list(model.inputs), output_names=list(Output._fields), dynamo=True, verbose=False
+        program, input_names=names["inputs"], output_names=names["outputs"], dynamo=True, verbose=False
     )
     if hasattr(made, "rename_axes"):  # older torch keeps its own name of the batch size, such as s41
         made.rename_axes({str(symbol): "batch" for symbol in program.range_constraints})
@@ -461,7 +652,7 @@ def open_onnx(path: Path, names: Sequence[str]) -> Callable[..., Sequence[Tensor
 
     def run(*inputs: Tensor) -> list[Tensor]:
         given = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
-        return [torch.from_numpy(x) for x in session.run(list(Output._fields), given)]
+        return [torch.from_numpy(x) for x in session.run(None, given)]
 
     return run
 
@@ -487,7 +678,67 @@ FORMATS = {
 # Running
 
 
-class Exported(nn.Module):
+class Program:
+    """An exported file that runs for any number of clips (or pictures): `inputs` in, a list of tensors out.
+
+    It runs on the CPU, with the number of threads that torch has when the file is loaded. A file with a fixed
+    `batch_size` runs as often as necessary. Raise ExportError if the file, its description or a package is missing or
+    damaged, or if it is not the expected part of a student.
+    """
+
+    def __init__(self, path: str | os.PathLike, part: str) -> None:
+        self.path = Path(path)
+        self.description = read_description(self.path)
+        found = self.description.get("part", Plain.name)  # files of 0.3 are whole students
+        if found != part:
+            raise ExportError(
+                f"{self.path} is the part {found!r} of a student, not {part!r}: load() opens a whole student (part "
+                f"{Plain.name!r}), load_pair('STEM.pt2') the files STEM.frame.pt2 and STEM.motion.pt2"
+            )
+        self.inputs: tuple[str, ...] = tuple(entry["name"] for entry in self.description["inputs"])
+        batch = self.description["inputs"][0]["shape"][0]
+        self.batch_size: int | None = batch if isinstance(batch, int) else None
+        try:
+            self.run = FORMATS[self.description["kind"]].open(self.path, self.inputs)
+        except ExportError:
+            raise
+        except Exception as error:  # torch and onnxruntime have no common class for these errors
+            raise ExportError(
+                f"{self.path} cannot be opened: it is truncated, in another format, or contains more than a program "
+                f"({type(error).__name__})"
+            ) from error
+
+    @torch.no_grad()
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        if len(inputs) != len(self.inputs):
+            raise ExportError(f"{self.path} takes {' and '.join(self.inputs)}; got {len(inputs)} inputs")
+        with torch.autocast("cpu", enabled=False):  # the dtypes of a program are fixed
+            count = len(inputs[0])
+            inputs = tuple(x.contiguous() for x in inputs)  # compiled code does not look at strides
+            size = self.batch_size or count
+            if size == count:
+                return list(self.run(*inputs))
+            parts = [self.run(*part) for part in equal_parts(inputs, size)]
+            return [torch.cat(outputs)[:count] for outputs in zip(*parts, strict=True)]
+
+
+class LoadedModel(nn.Module):
+    """A model of exported programs; `program`, which returns feature and logits, has the description."""
+
+    def __init__(self, inputs: tuple[str, ...], program: Program) -> None:
+        super().__init__()
+        self.inputs, self.description, self.batch_size = inputs, program.description, program.batch_size
+        self.clip_spec = clips.ClipSpec(**self.description["clip_spec"])
+        self.precision, self.class_names = self.description["precision"], self.description["class_names"]
+        self.feature_dim, self.num_classes = (entry["shape"][1] for entry in self.description["outputs"])
+        self.eval()
+
+    if TYPE_CHECKING:  # A torch module's call has no types.
+
+        def __call__(self, *inputs: Tensor) -> Output: ...
+
+
+class Exported(LoadedModel):
     """An exported file as a model for `evaluate()` and `predict()`; see `load()`.
 
     It takes the inputs that its `description` (the JSON) names, for any number of clips, and returns `Output`. It runs
@@ -497,40 +748,55 @@ class Exported(nn.Module):
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
-        super().__init__()
-        path = Path(path)
-        self.description = read_description(path)
-        self.inputs: tuple[str, ...] = tuple(entry["name"] for entry in self.description["inputs"])
-        self.clip_spec = clips.ClipSpec(**self.description["clip_spec"])
-        self.precision, self.class_names = self.description["precision"], self.description["class_names"]
-        self.feature_dim, self.num_classes = (entry["shape"][1] for entry in self.description["outputs"])
-        batch = self.description["inputs"][0]["shape"][0]
-        self.batch_size: int | None = batch if isinstance(batch, int) else None
-        try:
-            opened = FORMATS[self.description["kind"]].open(path, self.inputs)
-        except ExportError:
-            raise
-        except Exception as error:  # torch and onnxruntime have no common class for these errors
-            raise ExportError(
-                f"{path} cannot be opened: it is truncated, in another format, or contains more than a program "
-                f"({type(error).__name__})"
-            ) from error
-        # torch's modules for loaded files raise an error in train() and eval(), so they must not become children.
-        self.run = lambda *inputs: opened(*inputs)
+        program = Program(path, Plain.name)
+        super().__init__(program.inputs, program)
+        # torch's modules for loaded files raise an error in train() and eval(); in a `Program` they are not children.
+        self.program = program
 
-    if TYPE_CHECKING:  # A torch module's call has no types.
-
-        def __call__(self, *inputs: Tensor) -> Output: ...
-
-    @torch.no_grad()
     def forward(self, *inputs: Tensor) -> Output:
-        with torch.autocast("cpu", enabled=False):  # the dtypes of a program are fixed
-            count = len(inputs[0])
-            size = self.batch_size or count
-            if size == count:
-                return Output(*self.run(*inputs))
-            parts = [self.run(*part) for part in equal_parts(inputs, size)]
-            return Output(*(torch.cat(outputs)[:count] for outputs in zip(*parts, strict=True)))
+        return Output(*self.program(*inputs))
+
+
+class Pair(LoadedModel):
+    """The two programs of `export_pair()` as one model: a `student.Student` for `Stream`, `evaluate()` and `predict()`.
+
+    `encode_frames()` runs the program `frame`, `fuse()` the program `motion`; nothing is computed between them. So what
+    `aggregate()` returns are the image features of all N frames, [B, N, d], and what `encode_imu()` returns are the IMU
+    samples. `description` is that of `motion`. Otherwise it is like `Exported`. Raise ExportError also if the two files
+    are not of one export.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        frame, motion = (Program(file, part.name) for file, part in zip(pair_files(path), PAIR, strict=True))
+        for key in ("student", "kind", "precision", "clip_spec", "class_names"):
+            if frame.description[key] != motion.description[key]:
+                raise ExportError(
+                    f"{frame.path} and {motion.path} are not of one export: {key!r} of their descriptions differs "
+                    f"({files.shorten(frame.description[key])} and {files.shorten(motion.description[key])}); "
+                    f"copy both files of one export, or export the pair again"
+                )
+        super().__init__(("frames", *motion.inputs[1:]), motion)
+        self.frame, self.motion = frame, motion
+
+    def forward(self, frames: Tensor, imu: Tensor | None = None) -> Output:
+        return self.fuse(self.encode_frames(frames), imu)
+
+    def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor:
+        """Return the image features of frames: uint8 [B, N, 3, H, W] -> [B, N, d], for any N."""
+        (features,) = self.frame(frames.flatten(0, 1))
+        return features.unflatten(0, frames.shape[:2])
+
+    def aggregate(self, features: Tensor) -> Tensor:
+        """Return the image features [B, N, d] as they are, because `motion` takes all of them."""
+        return features
+
+    def encode_imu(self, imu: Tensor) -> Tensor:
+        """Return the IMU samples [B, T, 6] as they are."""
+        return imu
+
+    def fuse(self, image: Tensor, imu: Tensor | None) -> Output:
+        """Return feature [B, D] and logits [B, C] of image features [B, N, d] and IMU samples [B, T, 6]."""
+        return Output(*self.motion(image, *([] if imu is None else [imu])))
 
 
 def equal_parts(inputs: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]:
@@ -560,6 +826,25 @@ def load(path: str | os.PathLike) -> Exported:
     return Exported(path)
 
 
+def load_pair(path: str | os.PathLike) -> Pair:
+    """Return the two files that `export_pair()` wrote for this path as one model.
+
+    Load them only if you trust their source; see `load()`. Raise ExportError if a file, its description or a package is
+    missing or damaged, and if the two files are not of one export.
+
+    >>> from egodistill import EgoDistill, batches, export
+    >>> model = EgoDistill.load("student.pt")
+    >>> _ = export.export_pair(model, "device.pt2")
+    >>> pair = export.load_pair("device.pt2")
+    >>> frames, imu = batches.example_inputs(model, batch_size=3)
+    >>> image_features = pair.encode_frames(frames)         # once per picture
+    >>> feature, logits = pair.fuse(image_features, imu)    # once per answer
+    >>> image_features.shape, logits.shape
+    (torch.Size([3, 1, 64]), torch.Size([3, 13]))
+    """
+    return Pair(path)
+
+
 def read_description(path: Path) -> dict[str, Any]:
     """Return the description of an exported file. Raise ExportError if one of the two is missing or damaged."""
     described = description_of(path)
@@ -585,21 +870,28 @@ def read_description(path: Path) -> dict[str, Any]:
 class Comparison(NamedTuple):
     """The comparison of one exported file with its original model, from `compare()`."""
 
-    file: str  # "original" for the model itself, in eager torch.
+    file: str  # "original" for the model itself, in eager torch; for a pair its path, STEM.SUFFIX.
     kind: str  # Format of the file, "eager" for the model itself.
     precision: str
     agreement: float  # Share of clips with the same best class as the original, 0 to 1.
     feature_difference: float  # Largest absolute difference over all clips and dimensions.
     top1: float | None  # Share of clips with the right class; None if a clip of the store has no label.
-    megabytes: float
+    megabytes: float  # Of a pair, both programs.
     milliseconds: float  # Processor time for one clip on one core.
 
 
 @torch.no_grad()
 def compare(
-    model: EgoDistill, store: Any, paths: Sequence[str | os.PathLike], *, repeats: int = 20
+    model: EgoDistill,
+    store: Any,
+    paths: Sequence[str | os.PathLike],
+    *,
+    pairs: Sequence[str | os.PathLike] = (),
+    repeats: int = 20,
 ) -> list[Comparison]:
     """Compare exported files with their original on all clips of a store; the first row is the original.
+
+    `paths` are files of `export()`, and `pairs` are paths that were given to `export_pair()`; their rows follow.
 
     All models run on one thread. The time is the median of `repeats` runs with a single clip; the models take turns,
     and processor time is measured, so that other programs have less effect. Reading is not included. Raise ExportError
@@ -617,7 +909,7 @@ def compare(
     torch.set_num_threads(1)
     try:
         original = copy.deepcopy(model).cpu().eval()
-        models = [original, *(load(path) for path in paths)]
+        models = [original, *map(load, paths), *map(load_pair, pairs)]
         batches = [[run(*clips) for run in models] for clips in store_clips(model, store)]
         outputs = [Output(*map(torch.cat, zip(*parts, strict=True))) for parts in zip(*batches, strict=True)]
         first = next(store_clips(model, store, 1))
@@ -625,11 +917,13 @@ def compare(
     finally:
         torch.set_num_threads(threads)
     labels, wanted = torch.as_tensor(store.labels), outputs[0]
-    sizes = [sum(x.nbytes for x in model.state_dict().values()), *(Path(path).stat().st_size for path in paths)]
+    written = [*([path] for path in paths), *map(pair_files, pairs)]
+    sizes = [sum(x.nbytes for x in model.state_dict().values())]
+    sizes += [sum(Path(file).stat().st_size for file in found) for found in written]
     names = [("original", "eager", "fp32")]
     names += [
         (str(path), run.description["kind"], run.description["precision"])
-        for path, run in zip(paths, models[1:], strict=True)
+        for path, run in zip([*paths, *pairs], models[1:], strict=True)
     ]
     rows = []
     for name, output, size, spent in zip(names, outputs, sizes, times, strict=True):

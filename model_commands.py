@@ -471,6 +471,12 @@ def export_options(parser: argparse.ArgumentParser) -> None:
         default="export",
         help="export: a program for torch, slow in int8; aoti: compiled by AOTInductor, the fastest; onnx: ONNX",
     )
+    parser.add_argument(
+        "--pair",
+        action="store_true",
+        help="write two programs for live inference: STEM.frame.pt2 (a picture) and STEM.motion.pt2 (the IMU "
+        "samples and the kept image features) for --out STEM.pt2",
+    )
     parser.add_argument("--precision", choices=export.PRECISIONS, default="fp32", help="weights and arithmetic")
     parser.add_argument(
         "--batch-size", metavar="N", type=positive_int, help="exact number of clips per call (default: any); 1: faster"
@@ -496,24 +502,29 @@ def run_export(a: argparse.Namespace) -> None:
         raise ValueError(f"--calibrate is for int8, not for {a.precision}; use --check to compare on a store")
     calibrate = open_split(a.calibrate, a.calibrate_split) if a.calibrate else None
     check = open_split(a.check or a.calibrate, a.check_split) if a.check or a.calibrate else None
-    description = export.export(
-        model,
-        a.out,
-        format=a.format,
-        precision=a.precision,
-        calibrate=calibrate,
-        calibration_clips=a.calibrate_clips,
-        batch_size=a.batch_size,
-        overwrite=a.overwrite,
-    )
-    size = f"{Path(a.out).stat().st_size / 1e6:.1f} MB"
-    print(f"{a.out}: {a.format}, {a.precision}, {size}; {a.out}.json describes its inputs")
-    print(f"run it with: {description['run']}")
+    options = {
+        "format": a.format,
+        "precision": a.precision,
+        "calibrate": calibrate,
+        "calibration_clips": a.calibrate_clips,
+        "batch_size": a.batch_size,
+        "overwrite": a.overwrite,
+    }
+    if a.pair:
+        descriptions = export.export_pair(model, a.out, **options)
+    else:
+        descriptions = (export.export(model, a.out, **options),)
+    for description in descriptions:
+        path = Path(a.out).with_name(description["file"])
+        size = f"{path.stat().st_size / 1e6:.1f} MB"
+        print(f"{path}: {a.format}, {a.precision}, {size}; {path}.json describes its inputs")
+        print(f"run it with: {description['run']}")
     if (a.format, a.precision) == ("export", "int8"):
         print(export.SLOW_INT8)
     if check is not None:
         print()
-        tables.report(comparison_table(export.compare(model, check, [a.out])), "export", a.markdown, a.words)
+        written = {"paths": [], "pairs": [a.out]} if a.pair else {"paths": [a.out]}
+        tables.report(comparison_table(export.compare(model, check, **written)), "export", a.markdown, a.words)
         print(f"{len(check)} clips; top-1 per clip; median processor time of one clip on one core")
 
 

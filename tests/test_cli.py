@@ -546,8 +546,8 @@ OPTIONS = {
     "--clip-size --no-imu --zero-accel --min-coverage --max-gap --max-hold --workers --max-bad --retry-failed "
     "--teacher-file --end-features --image-encoder --batch-size --precision --device",
     "status": "store --seconds",
-    "export": "STUDENT --out --format --precision --batch-size --calibrate --calibrate-split --calibrate-clips --check "
-    "--check-split --overwrite --markdown",
+    "export": "STUDENT --out --format --pair --precision --batch-size --calibrate --calibrate-split --calibrate-clips "
+    "--check --check-split --overwrite --markdown",
     "teachers": "",
     "finetune": f"store --split --out --overwrite --init --architecture --pretrained --name --option --head-only "
     f"--gradient-checkpointing {STUDENT} {TRAINING} {AUGMENTATION} --validation",
@@ -1831,7 +1831,18 @@ ARRIVALS = {
                 "compare.paths": ["{tmp}/x.onnx"],
                 "report.path": "{tmp}/m.md",
             },
-        )
+        ),
+        (
+            "a.pt --out {tmp}/x.pt2 --pair --format aoti --precision bf16 --batch-size 1 --check k",
+            {
+                "export_pair.path": "{tmp}/x.pt2",
+                "export_pair.format": "aoti",
+                "export_pair.precision": "bf16",
+                "export_pair.batch_size": 1,
+                "compare.paths": [],
+                "compare.pairs": ["{tmp}/x.pt2"],
+            },
+        ),
     ],
     "measure": [
         (
@@ -1999,6 +2010,11 @@ def test_every_option_arrives_where_it_acts(command, number, tmp_path, monkeypat
             assert known and all(one == value for one in known), (place, found)
 
 
+def exported(path) -> dict:
+    Path(path).write_text("x")
+    return {"file": Path(path).name, "run": "python"}
+
+
 def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     """Replace all functions that do the work of a command."""
     spies = Spies(monkeypatch)
@@ -2075,7 +2091,8 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
         model = argparse.Namespace(kind=name)
         monkeypatch.setitem(paper_costs.TABLE_3, name, (published, lambda model=model: model))
     monkeypatch.setattr(paper_costs, "table_3_notes", lambda models, costs: [])
-    spies.put(egodistill.export, "export", lambda given: {"run": Path(given["path"]).write_text("x") and "python"})
+    spies.put(egodistill.export, "export", lambda given: exported(given["path"]))
+    spies.put(egodistill.export, "export_pair", lambda given: [exported(f"{given['path']}.{k}") for k in "ab"])
     spies.put(egodistill.export, "compare", [])
     spies.put(tables, "report")
 

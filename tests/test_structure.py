@@ -64,7 +64,7 @@ ARROWS = {
     " intervals protocols student teachers training video",
     "paper_costs": "egodistill baselines inference teachers",
     "plots": "experiments files",
-    "export": "egodistill batches clips files student",
+    "export": "egodistill batches checkpoints clips files student",
     "feeds": "imu video",
     "commands": "egodistill annotations data files imu recordings tables video",
     "options": "commands distillation files runtime",

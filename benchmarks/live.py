@@ -1,0 +1,246 @@
+"""Measure the two programs of a device, `frame` and `motion`, and with --stream the answers of a `Stream` on them.
+
+    pip install ".[export]"                                  # formats whose packages are missing are left out
+    OMP_NUM_THREADS=1 python benchmarks/live.py              # the paper's student, random weights: 200 runs of each
+    OMP_NUM_THREADS=1 python benchmarks/live.py --stream     # also answers in real time, 100 s per compiled pair
+    OMP_NUM_THREADS=1 python benchmarks/live.py --hours 24   # only a day of a stream, faster than real time
+
+`frame` takes one picture and `motion` one clip. Eager is a `torch.export` program, whose operators run one by one;
+compiled is AOTInductor's. Times are wall-clock times of single runs on one core, so that they include what the machine
+does beside them. A load is the median of three, in a process that has loaded another program before.
+
+With --stream, a thread gives samples at 198 Hz in chunks, as a phone does, and a picture whenever the stream asks for
+one. The time of an answer is `Answer.delay`: from the arrival of the sample that made it due. The networks' time is
+that of the programs, measured in the same run; the rest is waking the thread, resampling, scaling of the picture, and
+the softmax.
+
+--hours feeds the demo's student (random weights) as fast as it can: 200 samples a second, an answer each 0.5 s, and a
+picture each 2 s. Memory is that of the process after one hour, and the largest after that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
+
+from egodistill import EgoDistill, Output, Stream, commands, demo, export, runtime, tables
+
+FORMS = {"eager": "export", "compiled": "aoti"}
+WARM_UP, LOADS = 10, 3
+CHUNK = 0.05  # seconds of samples that arrive together
+PICTURE = (720, 1280, 3)
+PERCENTILES = ("p50 (ms)", "p95 (ms)", "p99 (ms)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "checkpoint", nargs="?", help="a trained student with IMU (default: the paper's, random weights)"
+    )
+    parser.add_argument("--forms", nargs="+", choices=tuple(FORMS), default=tuple(FORMS))
+    parser.add_argument(
+        "--precisions", nargs="+", choices=export.PRECISIONS, help="default: all, bf16 only if it is fast"
+    )
+    parser.add_argument("--repeats", type=commands.positive_int, default=200, help="timed runs of each program")
+    parser.add_argument("--stream", action="store_true", help="also measure the answers of a stream")
+    parser.add_argument("--answers", type=commands.positive_int, default=200, help="--stream: answers of each pair")
+    parser.add_argument("--every", type=float, default=0.5, help="--stream: seconds between answers")
+    parser.add_argument("--period", type=float, default=2.0, help="--stream: seconds between pictures")
+    parser.add_argument("--hours", type=float, help="only simulate a stream of so many hours")
+    tables.markdown_option(parser)
+    a = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    if a.hours:
+        tables.report(simulated(a.hours), "benchmarks/live.py --hours", a.markdown, sys.argv)
+        return
+    fast, reason = runtime.bf16_speed(torch.device("cpu"))
+    precisions = a.precisions or [name for name in export.PRECISIONS if name != "bf16" or fast]
+    print(f"precisions {', '.join(precisions)}: {reason}")
+    model = EgoDistill.load(a.checkpoint) if a.checkpoint else EgoDistill(62, image_weights=None).eval()
+    machine = f"{tables.short_processor()}, {torch.backends.cpu.get_cpu_capability()}"
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = write_pairs(model, Path(folder), a.forms, precisions)
+        rows = [row for (form, path) in pairs for row in program_rows(model, form, path, a.repeats)]
+        table = tables.Table(["program", "form", "precision", *PERCENTILES, "MB", "load (s)"], rows)
+        tables.report(table, "benchmarks/live.py", a.markdown, sys.argv, machine=machine)
+        if a.stream:
+            compiled = [path for form, path in pairs if form == "compiled"]
+            rows = [row for path in compiled for row in answer_rows(path, a.answers, a.every, a.period)]
+            header = ["answers", "precision", "number", *PERCENTILES]
+            header += [f"networks {name}" for name in PERCENTILES] + ["dropped (%)"]
+            tables.report(
+                tables.Table(header, rows), "benchmarks/live.py --stream", a.markdown, sys.argv, machine=machine
+            )
+
+
+def write_pairs(model: EgoDistill, folder: Path, forms: list[str], precisions: list[str]) -> list[tuple[str, Path]]:
+    """Return form and path of each pair that could be exported, for one picture and one clip."""
+    pairs = []
+    for form in forms:
+        for precision in precisions:
+            path = folder / f"{form}-{precision}.pt2"
+            try:
+                export.export_pair(model, path, format=FORMS[form], precision=precision, batch_size=1)
+            except export.ExportError as error:
+                print(f"left out {path.stem}: {error}")
+            else:
+                pairs.append((form, path))
+    return pairs
+
+
+def program_rows(model: EgoDistill, form: str, path: Path, repeats: int) -> list[list[str]]:
+    """Return a row for each program of a pair: run time, size and load time."""
+    rows = []
+    example = export.model_inputs(model, 1)
+    for file, part in zip(export.pair_files(path), export.PAIR, strict=True):
+        with torch.no_grad():
+            inputs = tuple(x[:1] for x in part.take(model, *example))
+        program = export.Program(file, part.name)
+        loads = wall_times(lambda file=file, part=part: export.Program(file, part.name), LOADS)
+        for _ in range(WARM_UP):
+            program(*inputs)
+        times = wall_times(lambda program=program, inputs=inputs: program(*inputs), repeats)
+        size, load = file.stat().st_size / 1e6, statistics.median(loads)
+        precision = program.description["precision"]
+        rows.append([part.name, form, precision, *percentiles(times), f"{size:.1f}", f"{load:.2f}"])
+        print(rows[-1], file=sys.stderr)
+    return rows
+
+
+def wall_times(work: Callable[[], object], count: int) -> list[float]:
+    """Return the seconds of each of `count` runs."""
+    times = []
+    for _ in range(count):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def percentiles(seconds: list[float]) -> list[str]:
+    """Return median, 95th and 99th percentile in milliseconds as text."""
+    return [f"{1e3 * value:.2f}" for value in np.percentile(seconds, (50, 95, 99))] if seconds else ["-"] * 3
+
+
+class TimedPair(export.Pair):
+    """A pair that notes for each answer the seconds of its programs, and whether it had a new picture."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.answers: list[tuple[bool, float]] = []
+        self.pictures, self.seconds = 0, 0.0
+
+    def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor:
+        start = time.perf_counter()
+        features = super().encode_frames(frames, count)
+        self.seconds += time.perf_counter() - start
+        self.pictures += 1
+        return features
+
+    def fuse(self, image: Tensor, imu: Tensor | None) -> Output:
+        start = time.perf_counter()
+        output = super().fuse(image, imu)
+        self.seconds += time.perf_counter() - start
+        self.answers.append((self.pictures > 0, self.seconds))
+        self.pictures, self.seconds = 0, 0.0
+        return output
+
+
+def answer_rows(path: Path, count: int, every: float, period: float) -> list[list[str]]:
+    """Return a row for the answers with a new picture, and one for those with head motion alone."""
+    pair = TimedPair(path)
+    spec = pair.clip_spec
+    frames = torch.zeros(1, spec.frames, 3, spec.size, spec.size, dtype=torch.uint8)
+    for _ in range(WARM_UP):
+        pair(frames, torch.zeros(1, spec.imu_samples, 6))
+    pair.answers.clear()
+    delays: list[float] = []
+    with Stream(pair, every=every, frames="newest", period=period) as stream:
+        seconds = spec.seconds + count * every
+        feeder = threading.Thread(target=feed, args=(stream, seconds), daemon=True)
+        feeder.start()
+        while feeder.is_alive() or stream.stats.pending:
+            if stream.wait(0.1):
+                delays += [answer.delay for answer in stream.results() if answer.problem is None]
+        stats = stream.stats
+    dropped = f"{100 * stats.dropped / max(stats.due, 1):.2f}"
+    rows = []
+    for name, new in (("picture and motion", True), ("motion", False)):
+        chosen = [k for k, (pictured, _) in enumerate(pair.answers) if pictured == new]
+        own = percentiles([pair.answers[k][1] for k in chosen])
+        rows.append([name, pair.precision, str(len(chosen)), *percentiles([delays[k] for k in chosen]), *own, dropped])
+        print(rows[-1], file=sys.stderr)
+    return rows
+
+
+def simulated(hours: float) -> tables.Table:
+    """Return a table of a long stream: its time, memory and counters. Raise RuntimeError if these do not add up."""
+    model = demo.DEMO.protocol.recipe.student.build(20, frame_size=demo.DEMO.pixels).eval()
+    rng = np.random.default_rng(0)
+    readings = rng.normal([0, 0, 9.8, 0, 0, 0], 1, (100, 6))
+    pictures = rng.integers(0, 256, (8, *PICTURE), dtype=np.uint8)
+    sizes, start = [], time.perf_counter()
+    with Stream(model, every=0.5, frames="newest", period=2.0) as stream:
+        for half_second in range(round(7200 * hours)):
+            times = half_second / 2 + np.arange(100) / 200
+            stream.accept_imu(times, readings)
+            if stream.wants_frame(now := float(times[-1])):
+                stream.accept_frame(now, pictures[half_second % 8])
+            stream.results()
+            if half_second % 7200 == 7199:
+                sizes.append(resident_megabytes())
+        s = stream.stats
+    minutes = (time.perf_counter() - start) / 60
+    sums = {
+        s.samples: s.used + s.late + s.double + s.invalid + s.held,
+        s.frames: s.encoded + s.refused + s.replaced + s.waiting,
+        s.due: s.given + s.problems + s.dropped + s.pending,
+        s.requests: s.answered + s.given_up + s.outstanding,
+    }
+    if any(whole != parts for whole, parts in sums.items()):
+        raise RuntimeError(f"the counters do not add up: {s}")
+    header = ["hours", "minutes", "answers", "dropped", "pictures", "MB after an hour", "largest growth after it (MB)"]
+    growth = f"{max(sizes) - sizes[0]:+.1f}" if sizes else ""
+    cells = [f"{hours:g}", f"{minutes:.1f}", f"{s.given:,}", f"{s.dropped}", f"{s.encoded:,}"]
+    return tables.Table(header, [[*cells, f"{sizes[0]:.0f}" if sizes else "", growth]])
+
+
+def resident_megabytes() -> float:
+    """Return the memory of this process. Linux only."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+def feed(stream: Any, seconds: float) -> None:
+    """Give a stream samples and the pictures that it asks for, in real time, for so many seconds."""
+    rng = np.random.default_rng(0)
+    rate = stream.spec.imu_rate
+    picture = rng.integers(0, 256, PICTURE, dtype=np.uint8)
+    start, done = time.monotonic(), 0
+    while done / rate < seconds:
+        time.sleep(max(0.0, start + done / rate + CHUNK - time.monotonic()))
+        times = np.arange(done, int((time.monotonic() - start) * rate)) / rate
+        if len(times):
+            if stream.wants_frame(float(times[-1])):
+                stream.accept_frame(float(times[-1]), picture)
+            stream.accept_imu(times, rng.normal([0, 0, 9.8, 0, 0, 0], 1, (len(times), 6)))
+            done += len(times)
+
+
+if __name__ == "__main__":
+    main()
