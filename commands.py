@@ -194,14 +194,14 @@ def check_options(parser: argparse.ArgumentParser) -> None:
     overwrite_option(parser)
 
 
-def imu_option(parser: argparse.ArgumentParser) -> None:
-    """Add --imu, for `imu_files()`."""
+def imu_option(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Add --imu, for `imu_files()`; `more` is a further choice that its help names."""
     parser.add_argument(
         "--imu",
         nargs="+",
         metavar="CSV",
-        help="IMU of the video: one table, or one for the accelerometer and one for the gyroscope (default: telemetry "
-        "in the video)",
+        help=f"IMU of the video: one table, or one for the accelerometer and one for the gyroscope{more} (default: "
+        "telemetry in the video)",
     )
 
 

@@ -313,12 +313,12 @@ class VideoFeed:
         try:
             container = av.open(place, format=layout, options=options, timeout=timeout, **OPEN_OPTIONS)
         except (av.error.FFmpegError, ValueError) as error:  # ValueError: PyAV was built without this format
-            raise VideoError(f"{self.source}: cannot be opened: {getattr(error, 'strerror', error)}") from error
+            raise VideoError(f"{self.source}: cannot be opened: {reason_of(error)}") from error
         with container:
             try:
                 yield container
             except av.error.FFmpegError as error:
-                raise VideoError(f"{self.source}: {error.strerror}") from error
+                raise VideoError(f"{self.source}: {reason_of(error)}") from error
 
     def _decode(self, container: av.container.InputContainer) -> None:
         stream = video_stream(container, self.source)
@@ -349,6 +349,7 @@ class VideoFeed:
                 if not skips and None not in (frame.pts, whole_from) and frame.pts < whole_from:
                     self.dropped += 1
                     continue
+                whole_from = whole_from if skips else None  # later frames are whole, also if the clock goes back
                 self.end = max(self.end, moment + length)
                 if not self._deliver(moment, frame):
                     return
@@ -385,6 +386,12 @@ class VideoFeed:
             self._waiting.append((moment, frame))
             self._changed.notify_all()
         return not self.clock.stopped
+
+
+def reason_of(error: Exception) -> str:
+    """Return what FFmpeg says about an error. PyAV ends a call that takes longer than its limit by an ExitError."""
+    silent = isinstance(error, av.error.ExitError)
+    return f"nothing came for {TIMEOUT:g} s" if silent else str(getattr(error, "strerror", error))
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -438,11 +445,11 @@ class LineSamples:
     >>> def parse(line):
     ...     moment, x = map(float, line.split())
     ...     return moment, [x, 0, 9.8, 0, 0, 0]
-    >>> feed = feeds.LineSamples("numbers", [b"0.0 1\\n0.1 2\\n0.", b"2 3\\nnothing\\n"], parse, report=print)
+    >>> feed = feeds.LineSamples("numbers", [b"0.0 1\\n0.1 2\\n0.", b"2 3\\nzero\\n"], parse, report=print)
     >>> for times, readings in feed:
     ...     print(times, readings[:, 0])
-    numbers: line 4: not enough values to unpack (expected 2, got 1). Such lines are skipped and counted
     [0.  0.1] [1. 2.]
+    numbers: line 4: could not convert string to float: 'zero'. Such lines are skipped and counted
     [0.2] [3.]
     >>> feed.lines, feed.bad
     (4, 1)

@@ -36,7 +36,9 @@ from egodistill.commands import (
     positive_int,
     positive_seconds,
 )
+from egodistill.imu import IMUError
 from egodistill.options import device_option, precision_option, reject, report_precision
+from egodistill.video import VideoError
 
 __all__ = ["COMMANDS", "Latency", "load_student"]
 
@@ -86,7 +88,7 @@ def live_options(parser: argparse.ArgumentParser) -> None:
         "--period", metavar="SECONDS", type=float, help="with newest: time between two looks (default: 2)"
     )
     group = parser.add_argument_group("IMU samples")
-    imu_option(group)
+    imu_option(group, '; or -, lines such as {"time": 1.25, "accel": [x, y, z], "gyro": [x, y, z]} on standard input')
     group.add_argument(
         "--imu-follow", metavar="CSV", help="table that another program is writing, with the same columns"
     )
@@ -301,20 +303,21 @@ class Inputs:
         for thread in self.threads:
             thread.start()
 
-    def aligned(self) -> float:
+    def aligned(self, stop: float) -> float:
         """Wait for the first arrivals; return the offset from the camera's clock to that of the samples, in seconds.
 
-        Both clocks are compared with this host's, by the frame and the sample that were shortest on their way.
+        Both clocks are compared with this host's, by the frame and the sample that were shortest on their way. Raise
+        EgoDistillError if one of the two did not come, at the latest when the clock shows `stop`.
         """
         clock = self.source.clock
-        while not self.ended.is_set():
+        while not self.ended.is_set() and clock.now() < stop:
             if clock.now() > max(self.frames.began, self.samples.began) + ALIGNMENT:
                 break
             clock.sleep(0.02)
         if self.error is not None or math.inf in (self.frames.delay, self.samples.delay):
             self.close()
             what = "frame" if self.frames.delay == math.inf else "sample"
-            raise self.error or EgoDistillError(f"{self.source.video.source}: the input ended before its first {what}")
+            raise self.error or EgoDistillError(f"{self.source.video.source}: ended before its first {what} came")
         camera = self.source.offset + self.frames.delay  # of its own clock; the offset that is given comes on top
         return self.source.offset + camera - self.samples.delay
 
@@ -370,10 +373,9 @@ class Inputs:
             self.source.check_clocks(*first)
 
 
-def answers_as_they_come(inputs: Inputs, stream: live.Stream, seconds: float | None) -> Iterator:
-    """Yield the answers of a source at its own speed."""
+def answers_as_they_come(inputs: Inputs, stream: live.Stream, stop: float) -> Iterator:
+    """Yield the answers of a source at its own speed, until the clock shows `stop`."""
     clock = inputs.source.clock
-    stop = math.inf if seconds is None else clock.now() + seconds
     while not inputs.ended.is_set() and clock.now() < stop:
         stream.wait(0.1)
         yield from stream.results()
@@ -455,18 +457,22 @@ def peak_megabytes() -> float | None:
 class Output:
     """Answers, or events, as JSON lines into a pipe and a file, and as one line that is updated in a terminal."""
 
-    def __init__(self, out: TextIO | None, *, as_json: bool, tracker: events.Tracker | None) -> None:
-        self.out, self.tracker = out, tracker
+    def __init__(self, *, as_json: bool, tracker: events.Tracker | None) -> None:
+        self.out: TextIO | None = None  # a file that gets the JSON lines, too
+        self.tracker = tracker
         self.terminal = sys.stdout.isatty() and not as_json
         self.shown = 0  # characters of the line
-        self.start: float | int | None = None
+        self.start: float | int | None = None  # of the first answer
+        self.last: float | int | None = None  # of the last answer
 
     def add(self, answer: live.Answer, share_on: float) -> None:
         """Show an answer, with the share of time in which the camera was on."""
-        found = [answer] if self.tracker is None else self.tracker.add(answer)
-        self.write(found)
+        if self.last is None or answer.start < self.last:  # the first one, or the clock of the samples was restarted
+            self.write([] if self.tracker is None else self.tracker.finish())
+            self.start = answer.start
+        self.last = answer.start
+        self.write([answer] if self.tracker is None else self.tracker.add(answer))
         if self.terminal:
-            self.start = answer.start if self.start is None else self.start
             self.draw(status_line(answer, events.seconds(self.start, answer.stop), share_on, columns()))
 
     def finish(self) -> None:
@@ -486,8 +492,9 @@ class Output:
         for one in found:
             line = json.dumps(one._asdict())
             if self.out is not None:
-                self.out.write(f"{line}\n")
-                self.out.flush()
+                with files.disk_errors(Path(self.out.name)):
+                    self.out.write(f"{line}\n")
+                    self.out.flush()
             if not self.terminal:
                 print(line, flush=True)
             elif self.tracker is not None:
@@ -556,12 +563,15 @@ def run_live(a: argparse.Namespace) -> None:
     model = load_student(a.student, a.device)
     uses_imu = bool(batches.clip_spec_of(model).imu_samples)
     latency = Latency(time.monotonic() - began)
-    with open_output(a) as output:
-        source = open_source(a, uses_imu, output.note)
-        report_precision(a.precision, a.device)
-        run = Run(source, output, latency, lambda offset: open_stream(a, model, (offset, a.frame_stretch)))
+    output = Output(as_json=a.json, tracker=events.Tracker() if a.events else None)
+    source = open_source(a, uses_imu, output.note)
+    report_precision(a.precision, a.device)
+    run = Run(source, output, latency, lambda offset: open_stream(a, model, (offset, a.frame_stretch)))
+    with contextlib.ExitStack() as stack:
+        if a.out is not None:
+            output.out = stack.enter_context(open_lines(Path(a.out)))
         run.run(fast=a.fast, seconds=a.seconds)
-        run.report()
+    run.report()
 
 
 def open_stream(a: argparse.Namespace, model: Any, frame_clock: tuple[float, float]) -> live.Stream:
@@ -575,17 +585,16 @@ def open_stream(a: argparse.Namespace, model: Any, frame_clock: tuple[float, flo
 
 
 @contextlib.contextmanager
-def open_output(a: argparse.Namespace) -> Iterator[Output]:
-    """Yield where the answers go."""
-    tracker = events.Tracker() if a.events else None
-    if a.out is None:
-        yield Output(None, as_json=a.json, tracker=tracker)
-        return
-    path = Path(a.out)
+def open_lines(path: Path) -> Iterator[TextIO]:
+    """Yield a new file for lines of text, which are flushed one by one."""
     with files.disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w", encoding="utf-8") as file:
-            yield Output(file, as_json=a.json, tracker=tracker)
+        file = open(path, "w", encoding="utf-8")
+    try:
+        yield file
+    finally:
+        with contextlib.suppress(OSError):  # a full disk was an error when the line was flushed
+            file.close()
 
 
 class Run:
@@ -608,6 +617,8 @@ class Run:
                 self.show(answer)
         except KeyboardInterrupt:
             self.interrupted = True
+        except (IMUError, VideoError) as error:  # what came before it counts
+            self.error = error
         finally:
             self.source.clock.stop()
         if inputs is not None:
@@ -616,7 +627,7 @@ class Run:
             for answer in self.camera.stream.finish():
                 self.show(answer)
         self.output.finish()
-        self.error = None if inputs is None else inputs.error
+        self.error = self.error or (inputs and inputs.error)
 
     def answers(self, inputs: Inputs | None, seconds: float | None) -> Iterator[live.Answer]:
         """Yield the answers before the end of the input."""
@@ -628,10 +639,11 @@ class Run:
         if not source.align:
             self.camera = inputs.camera = Camera(self.open_stream(source.offset), source)
         inputs.start()
+        stop = math.inf if seconds is None else source.clock.now() + seconds
         if source.align:
-            source.offset = inputs.aligned()
+            source.offset = inputs.aligned(stop)
             self.camera = inputs.camera = Camera(self.open_stream(source.offset), source)
-        yield from answers_as_they_come(inputs, self.camera.stream, seconds)
+        yield from answers_as_they_come(inputs, self.camera.stream, stop)
 
     def show(self, answer: live.Answer) -> None:
         self.latency.add(answer)

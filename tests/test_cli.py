@@ -2083,7 +2083,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(live, "Stream", lambda given: argparse.Namespace(choice=given["frames"], **finished))
     spies.put(live_command, "answers_in_order", [])
     spies.put(live_command, "answers_as_they_come", [])
-    threads = {"start": lambda: None, "aligned": lambda: 7.5, "close": lambda: None, "error": None}
+    threads = {"start": lambda: None, "aligned": lambda stop: 7.5, "close": lambda: None, "error": None}
     spies.put(live_command, "Inputs", lambda given: argparse.Namespace(**threads))
     output = live_command.Output
     spies.put(live_command, "Output", lambda given: output(**given))

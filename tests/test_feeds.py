@@ -50,7 +50,7 @@ def read(feed):
     return [(moment, number_of(picture.transpose(2, 0, 1))) for moment, picture in feed]
 
 
-def serve(content, pieces=1, close=True):
+def serve(content, close=True):
     """The address of a TCP server that sends bytes to the first that connects."""
     server = socket.create_server(("127.0.0.1", 0))
 
@@ -160,6 +160,14 @@ def test_stopping_the_clock_ends_a_feed_that_waits(transport):
         threading.Timer(0.1, clock.stop).start()
         first = moment
     assert first > 1e9 and clock.stopped
+
+
+def test_an_address_that_falls_silent_ends(transport, monkeypatch):
+    monkeypatch.setattr(feeds, "TIMEOUT", 0.5)
+    feed = feeds.VideoFeed(serve(Path(transport).read_bytes(), close=False), clock=FakeClock())
+    assert read(feed)[-1][1] > 30 and feed.problem.endswith(": nothing came for 0.5 s")
+    with pytest.raises(VideoError, match=r"cannot be opened: nothing came for 0\.5 s"):
+        read(feeds.VideoFeed(serve(b"", close=False), clock=FakeClock()))
 
 
 def test_nobody_listens():

@@ -317,9 +317,9 @@ def test_a_frame_on_screen_comes_before_a_nearer_one_that_begins_later(model):
 
 def test_an_answer_says_what_it_cost(model):
     times, readings = samples(0, 4)
-    with open_stream(model, every=0.5, tolerance=1.0) as stream:
+    with open_stream(model, every=0.5, tolerance=2.0) as stream:
         answers = run(stream, times, readings, {1.1: picture()})
-    assert [answer.encoded for answer in answers] == [1, 0, 0] and all(0 < answer.seconds for answer in answers)
+    assert [answer.encoded for answer in answers] == [1, 0, 0, 0] and all(0 < answer.seconds for answer in answers)
     with open_stream(model) as stream:
         answers = run(stream, times, readings)
     assert [(answer.encoded, answer.seconds) for answer in answers][:2] == [(0, 0.0), (0, 0.0)]
@@ -361,7 +361,7 @@ def test_a_running_camera_keeps_the_nearest_frames_in_bounded_memory(model):
         assert len(kept) < 10 and sum(frame.picture is not None and not frame.scaled for frame in kept) <= 1
         counts = check(stream)
     # Those on screen in the middle of each clip, as predict() takes them.
-    assert all(0 <= answer.frame_age[0] - CLIP / 2 < 1 / 30 for answer in answers)
+    assert all(-1e-6 <= answer.frame_age[0] - CLIP / 2 < 1 / 30 for answer in answers)
     assert counts.encoded == len(answers) and counts.refused + counts.replaced > 200
 
 

@@ -1,6 +1,7 @@
 """The command `live`: its answers are those of `predict()`, whatever the source; clocks, output, ends and errors."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -266,8 +267,23 @@ def test_the_offset_of_clocks_is_that_of_what_was_shortest_on_its_way(monkeypatc
     inputs = live_command.Inputs(source)
     inputs.start()
     # A frame at 1e9 and a sample at 5000 are of one moment, but for the 0.25 s that the user knows of.
-    assert inputs.aligned() + 1e9 == pytest.approx(5000.25, abs=0.2)
+    assert inputs.aligned(math.inf) + 1e9 == pytest.approx(5000.25, abs=0.2)
     inputs.close()
+
+
+def test_alignment_without_samples_ends_when_the_run_does(files, capsys, monkeypatch):
+    reader, writer = os.pipe()
+    monkeypatch.setattr(live_command, "standard_input", lambda: reader)
+    words = ["tcp://127.0.0.1:9", "--student", files / "student.pt", "--imu", "-", "--align", "arrival"]
+
+    def frames(self):
+        while self.clock.sleep(0.02):
+            yield self.clock.unix(), np.zeros((4, 4, 3), np.uint8)
+
+    monkeypatch.setattr(feeds.VideoFeed, "__iter__", frames)
+    _, said = answers_of(capsys, *words, "--seconds", 0.2, "--precision", "fp32", code=1)
+    assert said == "\negodistill live: tcp://127.0.0.1:9: ended before its first sample came\n"
+    os.close(writer)
 
 
 def test_clocks_that_cannot_be_one_are_refused(kitchen, files, capsys, monkeypatch, tmp_path):
@@ -308,6 +324,21 @@ def test_ctrl_c_ends_cleanly_with_the_summary(kitchen, files):
         assert process.wait(60) == 0, said
     assert re.search(r"(?m)^answers: \d+ due", said) and re.search(r"(?m)^memory +peak \d+ MB$", said)
     assert "Traceback" not in said
+
+
+@posix_only
+def test_a_reader_that_goes_ends_the_command_in_silence(kitchen, files, capsys, monkeypatch, tmp_path):
+    """As in `egodistill live ... --out a.jsonl | head -1`; a full disk is another error."""
+    words = of_kitchen(kitchen, files, *imu_of(kitchen), "--fast", "--out", tmp_path / "a.jsonl")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", closed)
+        assert cli.main(["live", *map(str, words)]) == 128 + 13
+    assert not capsys.readouterr().err and (tmp_path / "a.jsonl").read_text()
+    if os.path.exists("/dev/full"):
+        _, said = answers_of(capsys, *words[:-1], "/dev/full", code=1)
+        assert "/dev/full: cannot be written: No space left on device" in said
 
 
 @posix_only
@@ -355,6 +386,14 @@ def test_a_feed_that_fails_ends_the_command_after_its_answers(kitchen, files, ca
     samples_from(monkeypatch, cut)
     found, said = answers_of(capsys, *of_kitchen(kitchen, files, "--imu", "-", "--fast"), code=1)
     assert 0 < len(found) < len(fast) and "100 lines in a row are no samples" in said
+    assert f"answers: {len(found)} due" in said
+
+
+def test_a_source_that_fails_leaves_an_earlier_result(kitchen, files, capsys, tmp_path):
+    out = tmp_path / "a.jsonl"
+    out.write_text('{"frame_age": []}\n')
+    answers_of(capsys, "none.mp4", "--student", files / "student.pt", "--out", out, "--precision", "fp32", code=1)
+    assert out.read_text() == '{"frame_age": []}\n'
 
 
 # --- Errors ------------------------------------------------------------------------------------------------
@@ -404,6 +443,15 @@ def answer(k=0, **changes):
     return live.Answer(0.5 * k, 0.5 * k + CLIP, [("wash", 0.83)], **(given | changes))
 
 
+def test_events_end_when_the_clock_is_restarted(capsys):
+    output = live_command.Output(as_json=True, tracker=TRACKER())
+    for k in (100, 101, 102, 103, 104, 0, 1, 2, 3, 4):
+        output.add(answer(k), 1.0)
+    output.finish()
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [round(event["start"] - CLIP / 2, 6) for event in found] == [50.0, 0.0]
+
+
 def test_the_line_of_a_terminal_fits():
     line = live_command.status_line(answer(), 12.5, 0.04, 99)
     assert len(line) == 99
@@ -421,15 +469,15 @@ def test_the_latency_report_separates_what_it_measures():
     latency = live_command.Latency(load_seconds=2.0)
     for seconds in (0.5, *[0.3] * live_command.WARM_UP):
         latency.add(answer(seconds=seconds))
-    for k in range(1, 101):
+    for k in range(101):
         latency.add(answer(seconds=k / 1000, encoded=2))
         latency.add(answer(seconds=k / 10_000, encoded=0))
         latency.add(answer(seconds=99.0)._replace(problem="no frame", classes=[]))
     assert latency.lines(dropped=5, due=1000, megabytes=None) == [
         "init          load 2.00 s, first answer 500.0 ms",
         "warm-up       5 answers, mean 300.0 ms",
-        "with a frame  100 answers, p50 50.5 ms, p95 95.0 ms, p99 99.0 ms",
-        "motion only   100 answers, p50 5.0 ms, p95 9.5 ms, p99 9.9 ms",
+        "with a frame  101 answers, p50 50.0 ms, p95 95.0 ms, p99 99.0 ms",
+        "motion only   101 answers, p50 5.0 ms, p95 9.5 ms, p99 9.9 ms",
         "dropped       0.5 % of 1,000 answers",
         "memory        unknown",
     ]

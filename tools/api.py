@@ -29,10 +29,9 @@ WIDTH = 100  # characters of the arguments; the rest is `...`
 
 HEAD = """# API
 
-Public names with signature and first sentence of the documentation. `help(egodistill.distill)` shows the rest: shapes,
-units, errors, examples. `data` also gives access to what users of a store need from the modules below it. The modules
-`cli`, `commands`, `model_commands`, `live_command`, `options`, `demo`, `files`, `runtime` and `tables` are internal.
-Written by `python tools/api.py`; do not edit.
+Public names with signature and first sentence; `help(egodistill.distill)` shows shapes, units, errors, examples. `data`
+also gives access to what users of a store need from modules below it. Internal: `cli`, `commands`, `model_commands`,
+`live_command`, `options`, `demo`, `files`, `runtime`, `tables`. Written by `python tools/api.py`; do not edit.
 """
 
 
