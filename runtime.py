@@ -234,9 +234,8 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
 
 
-CAST_COPIES: weakref.WeakKeyDictionary[nn.Module, tuple[Any, nn.Module]] = (
-    weakref.WeakKeyDictionary()
-)  # of with_cast_weights()
+# {model: (its state, its copy)} of with_cast_weights()
+CAST_COPIES: weakref.WeakKeyDictionary[nn.Module, tuple[Any, nn.Module]] = weakref.WeakKeyDictionary()
 
 
 def with_cast_weights(model: nn.Module, precision: str) -> nn.Module:
