@@ -34,7 +34,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from egodistill import EgoDistillError, EgoDistillOSError, files
+from egodistill import EgoDistillError, EgoDistillOSError, checkpoints, files
 
 __all__ = [
     "BATCH_NORMS",
@@ -255,7 +255,7 @@ def with_cast_weights(model: nn.Module, precision: str) -> nn.Module:
     layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     if precision == "fp32" or not any(isinstance(layer, layers) for layer in model.modules()):
         return model
-    state = (precision, [(tensor.data_ptr(), tensor._version) for tensor in model.state_dict().values()])
+    state = (precision, checkpoints.weights_fingerprint(model, {}))
     if model not in CAST_COPIES or CAST_COPIES[model][0] != state:
         cast = copy.deepcopy(model)
         for layer in cast.modules():

@@ -34,7 +34,7 @@ ARROWS = {
     "arrivals": "egodistill clips video",
     "events": "egodistill",
     "batches": "egodistill clips files student",
-    "runtime": "egodistill files",
+    "runtime": "checkpoints egodistill files",
     "checkpoints": "egodistill files",
     "files": "egodistill",
     "tables": "egodistill files",
