@@ -251,9 +251,11 @@ class Schedule:
     next: int = 0  # the first answer that is not due yet
 
     def start(self, number: int) -> float:
+        """Return the time at which the clip of an answer starts."""
         return self.anchor + number * self.every
 
     def stop(self, number: int) -> float:
+        """Return the time at which the clip of an answer stops."""
         return self.start(number) + self.spec.seconds
 
     def grid_end(self, number: int) -> float:
