@@ -26,7 +26,19 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from egodistill import EgoDistillError, arrivals, batches, clips, events, feeds, files, live, model_commands, runtime
+from egodistill import (
+    EgoDistillError,
+    arrivals,
+    batches,
+    clips,
+    events,
+    export,
+    feeds,
+    files,
+    live,
+    model_commands,
+    runtime,
+)
 from egodistill.commands import (
     coverage_options,
     imu_files,
@@ -58,7 +70,12 @@ def live_options(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="video file, address (rtsp://, http://, tcp://, udp://, ...), device (/dev/video0) or named pipe",
     )
-    parser.add_argument("--student", metavar="FILE", required=True, help="file of a trained student")
+    parser.add_argument(
+        "--student",
+        metavar="FILE",
+        required=True,
+        help="file of a trained student, or of an exported pair (STUDENT.pt2 for STUDENT.frame.pt2 and STUDENT.motion.pt2)",
+    )
     parser.add_argument("--every", metavar="SECONDS", type=float, default=0.5, help="time between two answers")
     parser.add_argument(
         "--frames",
@@ -135,7 +152,11 @@ def check_options(a: argparse.Namespace, kind: str) -> None:
 
 
 def load_student(path: str, device: str | None) -> Any:
-    """Return the student in a file, on a device and ready for a `Stream`."""
+    """Return the student in a file, on a device, or the pair that `export --pair` wrote for this path."""
+    if any(file.exists() for file in export.pair_files(path)):
+        if runtime.pick_device(device).type != "cpu":
+            raise EgoDistillError(f"{path}: exported programs run on the CPU; leave out --device {device}")
+        return export.load_pair(path)
     return model_commands.load_distilled(path).to(runtime.pick_device(device)).eval()
 
 

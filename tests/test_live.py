@@ -11,7 +11,7 @@ import pytest
 import torch
 from painted import STEADY, X264, write_video
 
-from egodistill import EgoDistill, EgoDistillError, Stream, StreamClockError, arrivals, clips, predict
+from egodistill import EgoDistill, EgoDistillError, Stream, StreamClockError, arrivals, clips, export, predict
 from egodistill.student import Output
 from egodistill.video import Scaler
 
@@ -817,3 +817,21 @@ def test_bf16_is_that_of_predict_without_casting_weights_in_each_call(num_frames
     with torch.no_grad():
         network.classifier.bias += 5
     assert open_stream(network, precision="bf16").model is not stream.model  # the weights have changed
+
+
+@pytest.mark.parametrize(("num_frames", "precision"), [(1, "fp32"), (2, "fp32"), (1, "bf16")])
+def test_a_stream_runs_on_two_exported_programs(num_frames, precision, tmp_path):
+    network, (times, readings) = student(num_frames), samples(0, 4)
+    shots = {0.5 + k: picture(k) for k in range(4)}
+    export.export_pair(network, tmp_path / "device.pt2", precision=precision)
+    with open_stream(network) as stream:
+        wanted = run(stream, times, readings, shots)
+    with Stream(export.load_pair(tmp_path / "device.pt2"), top=7) as stream:
+        assert stream.precision == precision
+        answers = run(stream, times, readings, shots)
+        check(stream)
+    assert len(answers) == len(wanted) == 4
+    for answer, other in zip(answers, wanted, strict=True):
+        assert answer[:2] == other[:2] and answer.frame_age == other.frame_age
+        near = 1e-5 if precision == "fp32" else 0.02
+        assert dict(answer.classes) == pytest.approx(dict(other.classes), abs=near)

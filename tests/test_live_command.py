@@ -17,7 +17,7 @@ import pytest
 import torch
 from painted import STEADY, X264, expected_numbers, write_video
 
-from egodistill import EgoDistill, arrivals, cli, clips, feeds, inference, live, live_command
+from egodistill import EgoDistill, arrivals, cli, clips, export, feeds, inference, live, live_command
 
 ROOT = Path(live_command.__file__).parent
 EVERY = 0.499  # the first sample of the kitchen is at -0.998 s, so that answers begin at 0
@@ -513,3 +513,17 @@ def test_a_gopro_file(sample, files, capsys):
     good = [one for one in found if one["problem"] is None]
     assert len(good) >= 3, (found, said)
     assert all(abs(one["frame_age"][0] - CLIP / 2) < 0.05 for one in good)
+
+
+def test_an_exported_pair_takes_the_place_of_the_student(kitchen, files, tmp_path, capsys):
+    recording = kitchen[0].recording
+    words = [recording.video, "--imu", *recording.imu, "--fast", "--every", EVERY, "--precision", "fp32"]
+    wanted, _ = answers_of(capsys, *words, "--student", files / "student.pt")
+    export.export_pair(EgoDistill.load(files / "student.pt"), tmp_path / "device.pt2")
+    found, _ = answers_of(capsys, *words, "--student", tmp_path / "device.pt2")
+    assert len(found) == len(wanted) > 3
+    for one, other in zip(found, wanted, strict=True):
+        assert dict(one["classes"]) == pytest.approx(dict(other["classes"]), abs=1e-4)
+    (tmp_path / "device.frame.pt2").unlink()
+    assert cli.main(["live", *map(str, words), "--student", str(tmp_path / "device.pt2")]) == 1
+    assert "device.frame.pt2: no such file" in capsys.readouterr().err
