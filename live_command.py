@@ -74,7 +74,8 @@ def live_options(parser: argparse.ArgumentParser) -> None:
         "--student",
         metavar="FILE",
         required=True,
-        help="file of a trained student, or of an exported pair (STUDENT.pt2 for STUDENT.frame.pt2 and STUDENT.motion.pt2)",
+        help="file of a trained student, or the name of a pair that `export --pair` wrote: NAME.pt2 for NAME.frame.pt2 "
+        "and NAME.motion.pt2",
     )
     parser.add_argument("--every", metavar="SECONDS", type=float, default=0.5, help="time between two answers")
     parser.add_argument(

@@ -70,8 +70,8 @@ ARROWS = {
     "options": "commands distillation files runtime",
     "model_commands": "egodistill batches checkpoints commands data distillation experiments export files inference"
     " one_pass options paper_costs runtime tables teachers training",
-    "live_command": "arrivals batches clips commands egodistill events export feeds files imu live model_commands options"
-    " runtime video",
+    "live_command": "arrivals batches clips commands egodistill events export feeds files imu live model_commands"
+    " options runtime video",
     "demo": "behaviour egodistill commands data experiments files inference model_commands options plots synthetic"
     " tables teachers training",
 }
