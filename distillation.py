@@ -359,7 +359,7 @@ class PretrainIMU(Objective):
     """Objective of `pretrain_imu()`: nce_weight L_NCE + l1_weight L_1 (section 3.4).
 
     Image features are computed once, by `setup()`. ``frames`` is the name of the store's array with the frames that
-    the model reads.
+    the model reads. With ``teacher_rows``, only these clips have a teacher's feature and L_1; `setup()` reads it.
     """
 
     def __init__(
@@ -369,16 +369,27 @@ class PretrainIMU(Objective):
         frames: str,
         settings: PretrainingSettings,
         teacher: str | None,
+        teacher_rows: np.ndarray | None = None,
     ) -> None:
-        targets = [f"{teacher}.feature"] if settings.l1_weight else []
-        super().__init__(model, ["imu", *targets], {"stage": "pretrain_imu", "teacher": teacher})
-        self.predictor, self.frames, self.targets, self.settings = predictor, frames, targets, settings
-        self.features = torch.empty(0)
+        self.target = f"{teacher}.feature" if settings.l1_weight else None
+        record = {"stage": "pretrain_imu", "teacher": teacher}
+        if teacher_rows is not None:
+            record["clips with a teacher"] = int(teacher_rows.sum())
+        reads = ["imu", self.target] if self.target and teacher_rows is None else ["imu"]
+        super().__init__(model, reads, record)
+        self.predictor, self.frames, self.settings, self.teacher_rows = predictor, frames, settings, teacher_rows
+        self.features = self.known = torch.empty(0)
         self.find_unused = not settings.l1_weight  # Without L_1 the fusion network has no gradient.
 
     def setup(self, store: Store, settings: Training) -> None:
-        """Compute the image features of all clips."""
+        """Compute the image features of all clips; read the teacher's features of those that have one."""
         self.features = frozen_features(self.model, store, self.frames, settings)
+        if self.target and self.teacher_rows is not None:
+            rows = np.flatnonzero(self.teacher_rows)
+            values = torch.from_numpy(store.read(self.target, rows)).float()
+            batches.require_finite(store, torch.from_numpy(rows), self.target, values)
+            self.known = torch.zeros(len(store), values.shape[1])
+            self.known[torch.from_numpy(rows)] = values
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         settings, frames = self.settings, self.features[batch["row"]].to(batch["imu"].device)
@@ -388,10 +399,15 @@ class PretrainIMU(Objective):
         (queries, own), (keys, _) = (runtime.gather(x, batch["weight"]) for x in (predicted, actual))
         nce = contrastive_loss(queries, keys, settings.nce_tau, symmetric=settings.symmetric)[own]
         losses = {"loss": settings.nce_weight * nce, "nce": nce}
-        for target in self.targets:
+        if self.target:
             feature = self.model.fuse(self.model.aggregate(frames[:, 1:-1]), actual).feature
-            losses["l1"] = feature_loss(feature, batch[target], reduction=settings.l1_reduction)
-            losses["loss"] = losses["loss"] + settings.l1_weight * losses["l1"]
+            rows = batch["row"].cpu()
+            target = batch[self.target] if self.teacher_rows is None else self.known[rows].to(feature.device)
+            l1 = losses["l1"] = feature_loss(feature, target, reduction=settings.l1_reduction)
+            if self.teacher_rows is not None:
+                taught = torch.from_numpy(self.teacher_rows)[rows].to(feature.device)
+                l1, losses["l1"] = l1.where(taught, 0.0), l1.where(taught, torch.nan)
+            losses["loss"] = losses["loss"] + settings.l1_weight * l1
         return losses | {"matching": is_correct(cosine_similarity(queries[own], keys), own)}
 
 
@@ -402,6 +418,7 @@ def pretrain_imu(
     settings: PretrainingSettings = PretrainingSettings(),
     *,
     teacher: str | None,
+    teacher_rows: Any = None,
     predictor: IMUPredictor | None = None,
     **changes: Unpack[PretrainingOptions],
 ) -> History:
@@ -409,6 +426,8 @@ def pretrain_imu(
 
     The loss is L_NCE (equation 7) + L_1 to the feature of ``teacher``, the name of a teacher whose outputs
     `teachers.extract()` added to the store; use None with ``l1_weight=0``. ``changes`` override fields of ``settings``.
+    If a part of the clips has outputs, ``teacher_rows=store.done("NAME.feature")``, bool [clips], says which; the
+    others have no L_1, and take part in L_NCE alone.
 
     The image encoder is frozen and in evaluation mode, because training it here makes it collapse (a footnote of the
     paper). So the features of all frames are computed once and kept in memory: (N + 2) x 512 numbers per clip. A GRU,
@@ -445,11 +464,18 @@ def pretrain_imu(
     ends_of(model, store)
     if settings.l1_weight:
         batches.require_teacher(store, teacher, "feature")
+    if teacher_rows is not None:
+        teacher_rows = np.asarray(teacher_rows)
+        if teacher_rows.dtype != bool or teacher_rows.shape != (len(store),) or not teacher_rows.any():
+            raise EgoDistillError(
+                f"teacher_rows must be bool [{len(store)}], one value per clip, and True for one at least; got "
+                f"{teacher_rows.dtype} {list(teacher_rows.shape)}"
+            )
     if predictor is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             predictor = IMUPredictor(model.image_dim, model.imu_dim)
-    objective = PretrainIMU(model, predictor, frames, settings, teacher)
+    objective = PretrainIMU(model, predictor, frames, settings, teacher, teacher_rows)
     with frozen(model.image_encoder, model.classifier):
         return train(objective, store, settings)
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import csv
+import math
 import multiprocessing
 import os
 import re
@@ -34,8 +35,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -106,6 +108,10 @@ class Run:
     method     Name of a student or baseline in the paper; or what these depend on: "teacher", "start", "stage 1".
     teacher    Name of the teacher's outputs in the store; "{seed}" in it stands for the seed.
     without    Losses left out: "kd", "l1", "gt" of stage 2; "nce", "pretrain_l1" of stage 1 (both: no stage 1).
+    share      Share of the training clips that have outputs of the teacher; stage 2 uses these alone. Stage 1 uses all
+               clips, those without a teacher in L_NCE alone, or with ``stage_1_on`` "share" the same share. All of
+               these, and a run without stage 1, take equally many steps. None: all clips have outputs, and a run
+               without stage 1 is shorter.
     sampling   How the frames of a clip are chosen, one of `video.SAMPLING`.
 
     >>> from egodistill import experiments
@@ -119,6 +125,8 @@ class Run:
     teacher: str | None = None
     without: tuple[str, ...] = ()
     sampling: str = "uniform"
+    share: float | None = None
+    stage_1_on: Literal["all", "share"] = "all"
 
     @property
     def outputs(self) -> str:
@@ -136,6 +144,8 @@ class Run:
             parts = [self.method, f"n{self.frames}", *([self.outputs] if self.teacher else [])]
             parts += [f"without-{loss}" for loss in self.without]
             parts += [] if self.sampling == "uniform" else [self.sampling]
+            parts += [] if self.share is None else [f"share-{self.share:g}"]
+            parts += [] if self.stage_1_on == "all" else ["stage-1-on-share"]
         return f"seed-{self.seed}/" + re.sub(r"[^\w.-]+", "-", "-".join(parts)).lower()
 
 
@@ -236,7 +246,10 @@ class Bench:
                 f"{self.store}: has no {run.frames} frames with sampling {run.sampling!r}; run `egodistill prepare` "
                 f"with --sampling {run.sampling} --num-frames {run.frames}"
             )
-        return self.train_clips(store), store.split(self.test)
+        train = self.train_clips(store)
+        if run.share is not None and not (run.method == "stage 1" and run.stage_1_on == "all"):
+            train = train.select(taught_rows(run, len(train)))
+        return train, store.split(self.test)
 
     def train_clips(self, store: data.ClipStore) -> data.ClipStore:
         """Return the clips to train on."""
@@ -452,8 +465,34 @@ class Bench:
         if run.method in BASELINES and recipe.student.image_weights is None and not self.has_start(run):
             settings = replace(settings, epochs=2 * settings.epochs)  # See the protocol in the module's docstring.
         settings = distillation.change_settings(type(settings), settings, self.protocol.changes.get(run.method, {}))
+        if run.share is not None:
+            settings = replace(settings, epochs=self.epochs_of_share(run, settings))
         file = training_file(self.path(run))
         return replace(settings, seed=run.seed, device=self.device, progress=self.progress, checkpoint=file)
+
+    def epochs_of_share(self, run: Run, settings: Training) -> int:
+        """Return the epochs of a stage with which all runs of one share take equally many steps."""
+        clips = len(self.train_clips(data.ClipStore(self.store)))
+        share, first = max(1, round(run.share * clips)), replace(run, share=None, without=())
+        if run.method == "stage 1":
+            steps = settings.epochs * math.ceil(clips / settings.batch_size)
+            return settings.epochs if run.stage_1_on == "all" else round(steps / math.ceil(share / settings.batch_size))
+        if run.method != "EgoDistill" or not set(STAGE_1_LOSSES) <= set(run.without):
+            return settings.epochs
+        before = self.settings(stage_1(first))
+        steps = before.epochs * math.ceil(clips / before.batch_size)
+        return settings.epochs + round(steps / math.ceil(share / settings.batch_size))
+
+
+def taught_rows(run: Run, clips: int) -> np.ndarray:
+    """Return which training clips have outputs of the teacher in a run with a share of them, bool [clips].
+
+    A smaller share is a part of a larger one of the same seed.
+    """
+    order = np.random.default_rng(run.seed).permutation(clips)
+    rows = np.zeros(clips, bool)
+    rows[order[: max(1, round(run.share * clips))]] = True
+    return rows
 
 
 def outcome_record(found: inference.Evaluation, test: Any) -> dict[str, Any]:
@@ -465,7 +504,9 @@ def outcome_record(found: inference.Evaluation, test: Any) -> dict[str, Any]:
 def fit(run: Run, model: Any, store: Any, settings: Training, validation: Any = None) -> None:
     """Train a run's model with the stage that its settings are for; the best epoch on ``validation`` is kept."""
     if isinstance(settings, PretrainingSettings):
-        distillation.pretrain_imu(model, store, settings, teacher=run.outputs)
+        partly = run.share is not None and run.stage_1_on == "all"
+        rows = taught_rows(run, len(store)) if partly else None
+        distillation.pretrain_imu(model, store, settings, teacher=run.outputs, teacher_rows=rows)
     elif isinstance(settings, DistillationSettings):
         distillation.distill(model, store, settings, teacher=run.outputs)
     else:

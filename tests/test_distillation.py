@@ -382,6 +382,48 @@ def test_the_losses_of_stage_1_are_those_of_section_3_4(settings):
     assert ("l1" in found) == bool(settings.l1_weight)
 
 
+def test_clips_without_a_teacher_take_part_in_the_contrastive_loss_alone():
+    store, model = Store(7), small().eval()
+    predictor = IMUPredictor(model.image_dim, model.imu_dim, hidden=5)
+    taught = np.array([True, False, True, True, False, False, True])
+    settings = PretrainingSettings(precision="fp32", l1_weight=0.7)
+    whole = distillation.PretrainIMU(model, predictor, "frames_1", settings, "t")
+    part = distillation.PretrainIMU(model, predictor, "frames_1", settings, "t", taught)
+    assert "t.feature" in whole.reads and part.reads == ["imu"]
+    for objective in (whole, part):
+        objective.setup(store, replace(settings, device="cpu", progress=False))
+    rows = torch.tensor([4, 0, 1, 6])
+    batch = {name: torch.from_numpy(store.arrays[name][rows]) for name in ("imu", "t.feature")}
+    batch |= {"row": rows, "weight": torch.ones(4)}
+    with torch.no_grad():
+        one, other = whole(batch), part(batch)
+    known = torch.tensor([False, True, False, True])
+    assert torch.equal(one["nce"], other["nce"]) and torch.equal(other["l1"].isnan(), ~known)
+    assert torch.equal(one["l1"][known], other["l1"][known])
+    assert torch.equal(other["loss"], one["nce"] + 0.7 * one["l1"].where(known, 0.0))
+
+
+def test_stage_1_with_outputs_of_a_part_of_the_clips(tmp_path):
+    """Clips without outputs are never read; with outputs of all clips nothing changes."""
+
+    class Partly(Store):
+        def read(self, name, rows):
+            assert name != "t.feature" or set(np.atleast_1d(np.asarray(rows)).tolist()) <= {0, 1, 2, 3, 4}
+            return super().read(name, rows)
+
+    model = small()
+    (history,) = pretrain_imu(model, Partly(12), teacher="t", teacher_rows=np.arange(12) < 5, epochs=1, **QUIET)
+    assert math.isfinite(history["l1"]) and math.isfinite(history["loss"])
+    histories = []
+    for rows in (None, np.ones(12, bool)):
+        model = small()
+        histories += pretrain_imu(model, Store(12), teacher="t", teacher_rows=rows, epochs=1, **QUIET)
+    assert [histories[0][name] for name in ("loss", "l1")] == [histories[1][name] for name in ("loss", "l1")]
+    for rows in (np.ones(11, bool), np.arange(12), np.zeros(12, bool)):
+        with pytest.raises(EgoDistillError, match=r"teacher_rows must be bool \[12\]"):
+            pretrain_imu(small(), Store(12), teacher="t", teacher_rows=rows, epochs=1, **QUIET)
+
+
 def test_matching_asks_which_motion_is_nearest_to_what_the_frames_predict(monkeypatch):
     """And not the other way round: with these similarities the two shares differ."""
     similarity = torch.tensor([[0.9, 0.8, 0.0], [0.95, 0.7, 0.1], [0.0, 0.0, 0.5]])

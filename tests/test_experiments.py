@@ -60,6 +60,9 @@ def test_runs_have_names_of_their_own():
         *(Run("EgoDistill", teacher="x-{seed}", without=lacking) for lacking in ABLATIONS.values()),
         Run("EgoDistill", teacher="y"),
         Run("EgoDistill", teacher="x-{seed}", sampling="first"),
+        Run("EgoDistill", teacher="x-{seed}", share=0.1),
+        Run("EgoDistill", teacher="x-{seed}", share=0.1, stage_1_on="share"),
+        Run("EgoDistill", teacher="x-{seed}", share=1.0),
         Run("stage 1", teacher="x-{seed}"),
         *(Run(method) for method in experiments.BASELINES),
     ]
@@ -110,9 +113,49 @@ def test_a_run_is_trained_by_the_stage_of_its_settings(monkeypatch):
     taught = {"teacher": "t-3"}
     assert calls == [
         ("finetune", "model", "store", recipe.finetuning, {"validation": None}),
-        ("pretrain_imu", "model", "store", recipe.pretraining, taught),
+        ("pretrain_imu", "model", "store", recipe.pretraining, taught | {"teacher_rows": None}),
         ("distill", "model", "store", recipe.distillation, taught),
     ]
+
+
+def test_runs_with_a_share_of_the_teachers_outputs_take_equally_many_steps(demo, monkeypatch):
+    bench = bench_of(demo)
+    clips = len(bench.train_clips(data.ClipStore(bench.store)))
+    whole = Run("EgoDistill", teacher="slowfast-{seed}", share=0.25)
+    arms = {
+        "none": replace(whole, without=STAGE_1_LOSSES),
+        "nce": replace(whole, without=("pretrain_l1",)),
+        "all": whole,
+        "share": replace(whole, stage_1_on="share"),
+    }
+    steps, seen = {}, {}
+    for name, run in arms.items():
+        total = 0
+        for part in [run] if name == "none" else [run, experiments.stage_1(run)]:
+            train, _ = bench.splits(part)
+            settings = bench.settings(part)
+            total += settings.epochs * -(-len(train) // settings.batch_size)
+            seen[name, part.method] = len(train)
+        steps[name] = total
+    share = round(0.25 * clips)
+    assert seen == {
+        ("none", "EgoDistill"): share,
+        **{(name, "EgoDistill"): share for name in ("nce", "all", "share")},
+        ("nce", "stage 1"): clips,
+        ("all", "stage 1"): clips,
+        ("share", "stage 1"): share,
+    }
+    most = max(bench.settings(part).batch_size for part in (whole, experiments.stage_1(whole)))
+    assert max(steps.values()) - min(steps.values()) <= max(1, -(-share // 2) // most + 1), steps
+    rows = [experiments.taught_rows(replace(whole, share=s), clips) for s in (0.1, 0.25, 1.0)]
+    assert (rows[0] <= rows[1]).all() and rows[2].all() and rows[0].sum() == round(0.1 * clips)
+    assert (rows[1] != experiments.taught_rows(replace(whole, seed=1), clips)).any()
+    calls = []
+    monkeypatch.setattr(distillation, "pretrain_imu", lambda *given, **named: calls.append(named["teacher_rows"]))
+    for name in ("all", "share"):
+        part = experiments.stage_1(arms[name])
+        experiments.fit(part, None, bench.splits(part)[0], bench.settings(part))
+    assert (calls[0] == rows[1]).all() and calls[1] is None
 
 
 def test_baselines_are_by_default_those_of_their_papers():
