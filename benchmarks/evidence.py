@@ -61,6 +61,7 @@ WORLDS: dict[str, dict[str, Any]] = {
 }
 EXCHANGED = "A with exchanged head motion"
 MAIN, SMALL = 5, 3  # seeds of the main comparison, and of the others
+SHARES = (0.1, 0.25, 1.0)  # of the training clips that have outputs of the teacher, for what stage 1 gives
 TEACHER = "slowfast-{seed}"
 # Image networks twice as wide as the demo's, so that the order of costs is the paper's: EgoDistill, AdaFuse, STTS.
 WIDTH = 32
@@ -383,6 +384,17 @@ def cells() -> list[Cell]:
     return list(dict.fromkeys(plan))
 
 
+def described() -> list[Cell]:
+    """Return the cells of what is described, not tested: what stage 1 gives if few clips have a teacher's outputs."""
+    whole = Run("EgoDistill", teacher=TEACHER)
+    arms = []
+    for share in SHARES:
+        taught = replace(whole, share=share)
+        arms += [replace(taught, without=experiments.STAGE_1_LOSSES), replace(taught, without=("pretrain_l1",)), taught]
+        arms += [replace(taught, stage_1_on="share")] * (share < 1)
+    return [Cell("stage 1", "A", replace(run, seed=seed)) for seed in range(SMALL) for run in arms]
+
+
 def path_of(world: str) -> Path:
     return RESULTS / f"{slug(world)}.jsonl"
 
@@ -407,7 +419,7 @@ def run(out: Path, jobs: int, minutes: float) -> None:
     """Train and evaluate the cells that have no line, in groups of one part, world and seed, until time is up."""
     about = {"commit": git("rev-parse", "HEAD"), "protocol": committed_digest(), "processor": tables.processor()}
     settings, end = replace(GENERAL, changes=read_protocol()["changes"]), time.monotonic() + 60 * minutes
-    for group in groups(left(cells()), jobs):
+    for group in groups(left([*cells(), *described()]), jobs):
         if time.monotonic() > end:
             print("Time is up; the same command continues.")
             return
@@ -451,7 +463,7 @@ def groups(plan: list[Cell], seeds: int) -> Iterator[list[Cell]]:
 
 def print_plan() -> None:
     """Print the cells that are left, and their hours from the seconds of finished cells of the same kind."""
-    plan = cells()
+    plan = [*cells(), *described()]
     seconds: dict[tuple[str, int], list[float]] = {}
     for world in WORLDS:
         for line in finished(world).values():

@@ -89,7 +89,7 @@ def accuracies(world: str) -> tables.Table:
     lines = list(evidence.finished(world).values())
     rows = []
     for run, some in sorted(outcomes(world).items(), key=lambda item: (item[0].method, item[0].frames)):
-        if run.without:
+        if run.without or run.share is not None:
             continue
         kinds = [contrasts.accuracy(some, groups={kind: KINDS[kind]}).mean for kind in behaviour.KINDS]
         weighted = contrasts.accuracy(some, groups=KINDS, weights=behaviour.EPIC_SHARES)
@@ -126,12 +126,46 @@ def ablation(world: str) -> tables.Table:
     return tables.Table(["losses", "top-1 (%)", "minus EgoDistill", "seeds"], rows)
 
 
+def stage_1(world: str) -> tables.Table | None:
+    """Return what stage 1 gives if a share of the clips has a teacher's outputs; None without such runs.
+
+    All runs of a share take equally many steps; differences are to the run without stage 1.
+    """
+    found, rows = outcomes(world), []
+    for share in evidence.SHARES:
+        taught = replace(run_of("EgoDistill", 1), share=share)
+        arms = {
+            "none": replace(taught, without=experiments.STAGE_1_LOSSES),
+            "L_NCE on all clips": replace(taught, without=("pretrain_l1",)),
+            "L_NCE on all clips, L_1 on those with a teacher": taught,
+            "both on those with a teacher": replace(taught, stage_1_on="share"),
+        }
+        base = found.get(arms["none"], [])
+        for name, run in arms.items():
+            one, two = shared_seeds(found.get(run, []), base)
+            if one:
+                gap = "" if name == "none" else str(contrasts.difference(one, two))
+                rows.append([f"{100 * share:g} %", name, f"{contrasts.accuracy(one):.1f}", gap, str(len(one))])
+    header = ["clips with a teacher", "stage 1", "top-1 (%)", "minus none", "seeds"]
+    return tables.Table(header, rows) if rows else None
+
+
+def classes(world: str) -> tables.Table:
+    """Return the gain of EgoDistill over VisOnly-Distill for each verb with N = 1, the largest first (Figure 4)."""
+    found = outcomes(world)
+    pair = shared_seeds(found.get(run_of("EgoDistill", 1), []), found.get(run_of("VisOnly-Distill", 1), []))
+    gaps = {verb: contrasts.difference(*pair, groups={verb: [verb]}) for verbs in KINDS.values() for verb in verbs}
+    kind = {verb: name for name, verbs in KINDS.items() for verb in verbs}
+    order = sorted(gaps, key=lambda verb: -gaps[verb].mean)
+    return tables.Table(["verb", "kind", "points"], [[verb, kind[verb], str(gaps[verb])] for verb in order])
+
+
 def figure(world: str, stem: Path) -> list[Path]:
     """Draw accuracy against operations, with the intervals and what the inputs of each method tell at most."""
     costs = {line["name"]: line["gmacs"] for line in evidence.finished(world).values()}
     rows = []
     for run, some in outcomes(world).items():
-        if run.without or run.sampling != "uniform":
+        if run.without or run.sampling != "uniform" or run.share is not None:
             continue
         interval = contrasts.accuracy(some)
         gmacs = statistics.mean(costs[one.name] for one in some)
@@ -179,6 +213,9 @@ def main() -> None:
             print("Wrote " + ", ".join(map(str, figure(world, FIGURES / f"world-{world.lower()}"))))
         if world == "A":
             report("world A: Table 1", ablation(world), a.markdown)
+            report("world A: gain of EgoDistill over VisOnly-Distill by verb (Figure 4)", classes(world), a.markdown)
+            if (table := stage_1(world)) is not None:
+                report("world A: what stage 1 gives", table, a.markdown)
 
 
 if __name__ == "__main__":

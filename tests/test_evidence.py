@@ -164,7 +164,7 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     evidence.run(tmp_path, jobs=1, minutes=0)
     assert not benches and "Time is up" in capsys.readouterr().out
     evidence.run(tmp_path, jobs=1, minutes=9)
-    plan = evidence.cells()
+    plan = [*evidence.cells(), *evidence.described()]
     trained = [run for bench in benches for run in bench.trained]
     assert len(trained) == len(plan) and set(made) == set(evidence.WORLDS)
     evidence.run(tmp_path, jobs=1, minutes=9)
@@ -186,6 +186,13 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     accuracy = {tuple(row[:2]): row for row in report.accuracies("A").rows}
     assert accuracy["VisIMU", "1"][2].startswith("50.0") and accuracy["VisIMU", "1"][-1] == "5"
     assert accuracy["VisOnly", "2"][-1] == "3" and accuracy["EgoDistill", "1"][-3] == "100.0"
+    verbs = report.classes("A").rows
+    points = [float(row[2].split()[0]) for row in verbs]
+    assert len(points) == 20 and points == sorted(points, reverse=True) and points[0] > points[-1]
+    assert np.mean(points) == pytest.approx(35.0, abs=0.1)  # each verb is as frequent as another
+    gains = report.stage_1("A").rows
+    assert [row[0] for row in gains] == ["10 %"] * 4 + ["25 %"] * 4 + ["100 %"] * 3
+    assert {row[3] for row in gains} == {"", "+0.0 (+0.0 to +0.0)"} and {row[4] for row in gains} == {"3"}
     one = [row for row in report.ablation("A").rows if row[0] == "without L_KD"]
     assert one[0][2] == "+0.0 (+0.0 to +0.0)" and one[0][3] == "5"
     for n, value in ((1, 60.0), (4, 80.0)):
