@@ -230,8 +230,12 @@ def require_precision(precision: str) -> None:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """Return a context in which operations that gain from it run in bf16 or fp16, if that is the precision."""
-    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
+    """Return a context in which operations that gain from it run in bf16 or fp16, if that is the precision.
+
+    An exported program has one of its own, such as int8, which the context does not change.
+    """
+    enabled = precision in ("bf16", "fp16")
+    return torch.autocast(device.type, DTYPES[precision] if enabled else torch.bfloat16, enabled=enabled)
 
 
 # {model: (its state, its copy)} of with_cast_weights()

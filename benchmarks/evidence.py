@@ -168,7 +168,7 @@ def exchange(segments: Sequence[data.Segment], things: Mapping[str, str]) -> lis
     return found
 
 
-def bench_of(world: str, out: Path, protocol: Protocol, **options: Any) -> experiments.Bench:
+def bench_of(world: str, out: Path, protocol: Protocol, /, **options: Any) -> experiments.Bench:
     """Return the bench of a world; the best epoch of its teachers is chosen on the validation wearers."""
     folder = out / slug(world)
     options = {"out": str(folder / "runs"), "validation": "validation", "teachers": TEACHERS} | options

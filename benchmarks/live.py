@@ -1,8 +1,8 @@
-"""Measure the two programs of a device, `frame` and `motion`, and with --stream the answers of a `Stream` on them.
+"""Measure the two programs of a device, `frame` and `motion`, or with --stream the answers of a `Stream` on them.
 
     pip install ".[export]"                                  # formats whose packages are missing are left out
     OMP_NUM_THREADS=1 python benchmarks/live.py              # the paper's student, random weights: 200 runs of each
-    OMP_NUM_THREADS=1 python benchmarks/live.py --stream     # also answers in real time, 100 s per compiled pair
+    OMP_NUM_THREADS=1 python benchmarks/live.py --stream     # instead, answers in real time, 100 s per compiled pair
     OMP_NUM_THREADS=1 python benchmarks/live.py --hours 24   # only a day of a stream, faster than real time
 
 `frame` takes one picture and `motion` one clip. Eager is a `torch.export` program, whose operators run one by one;
@@ -56,7 +56,7 @@ def main() -> None:
         "--precisions", nargs="+", choices=export.PRECISIONS, help="default: all, bf16 only if it is fast"
     )
     parser.add_argument("--repeats", type=commands.positive_int, default=200, help="timed runs of each program")
-    parser.add_argument("--stream", action="store_true", help="also measure the answers of a stream")
+    parser.add_argument("--stream", action="store_true", help="instead measure the answers of a stream")
     parser.add_argument("--answers", type=commands.positive_int, default=200, help="--stream: answers of each pair")
     parser.add_argument("--every", type=float, default=0.5, help="--stream: seconds between answers")
     parser.add_argument("--period", type=float, default=2.0, help="--stream: seconds between pictures")
@@ -74,13 +74,13 @@ def main() -> None:
     model = EgoDistill.load(a.checkpoint) if a.checkpoint else EgoDistill(62, image_weights=None).eval()
     machine = f"{tables.short_processor()}, {torch.backends.cpu.get_cpu_capability()}"
     with tempfile.TemporaryDirectory() as folder:
-        pairs = write_pairs(model, Path(folder), a.forms, precisions)
-        rows = [row for (form, path) in pairs for row in program_rows(model, form, path, a.repeats)]
-        table = tables.Table(["program", "form", "precision", *PERCENTILES, "MB", "load (s)"], rows)
-        tables.report(table, "benchmarks/live.py", a.markdown, sys.argv, machine=machine)
-        if a.stream:
-            compiled = [path for form, path in pairs if form == "compiled"]
-            rows = [row for path in compiled for row in answer_rows(path, a.answers, a.every, a.period)]
+        pairs = write_pairs(model, Path(folder), ["compiled"] if a.stream else a.forms, precisions)
+        if not a.stream:
+            rows = [row for (form, path) in pairs for row in program_rows(model, form, path, a.repeats)]
+            table = tables.Table(["program", "form", "precision", *PERCENTILES, "MB", "load (s)"], rows)
+            tables.report(table, "benchmarks/live.py", a.markdown, sys.argv, machine=machine)
+        else:
+            rows = [row for _, path in pairs for row in answer_rows(path, a.answers, a.every, a.period)]
             header = ["answers", "precision", "number", *PERCENTILES]
             header += [f"networks {name}" for name in PERCENTILES] + ["dropped (%)"]
             tables.report(

@@ -327,3 +327,10 @@ def test_weights_of_other_types_do_not_run_in_bf16(kind, monkeypatch):
         with pytest.raises(EgoDistillError, match=rf"the weights of EgoDistill are {kind} .* do not mix with bf16"):
             runtime.pick_precision(cpu, precision, model)
         assert runtime.pick_precision(cpu, precision, small()) == "bf16"
+
+
+@pytest.mark.parametrize(("precision", "wanted"), [("fp32", None), ("int8", None), ("bf16", torch.bfloat16)])
+def test_autocast_leaves_the_precision_of_exported_programs(precision, wanted):
+    with runtime.autocast(torch.device("cpu"), precision):
+        found = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert found.dtype == (wanted or torch.float32)
