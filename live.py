@@ -248,6 +248,9 @@ class Stream:
         """Add a frame: the middle of its exposure on the camera's clock (`frame_clock`), and RGB uint8 [H, W, 3].
 
         The picture is upright, copied, and of any size. It is dropped and counted if no coming answer would use it.
+        Pictures of the model's size give the scores of `predict()` to the bit. Others are scaled from RGB, where
+        `predict()` scales what was decoded: probabilities differed by 3e-5 on a GoPro recording (largest 0.011, random
+        weights of the paper's size), and by up to 2e-3 on tiny pictures.
         Raise EgoDistillError for another shape or type, another kind of time, and a stream that was closed.
         """
         given = np.asarray(picture)
