@@ -385,6 +385,11 @@ class Frames:
         found = self.nearest(number) if self.choice == "centre" else self.newest(number)
         return list(dict.fromkeys(frame for frame in found if frame is not None))
 
+    def scale_newest(self) -> None:
+        """Scale the last picture if the next answer will use it: with "newest", where it may not be replaced before."""
+        if self.choice == "newest" and self.kept:
+            self.scale(self.kept[-1])
+
     def scale(self, frame: Frame) -> None:
         """Bring a picture [H, W, 3] to the model's size, [3, size, size]; one of that size is only transposed."""
         if frame.scaled:

@@ -277,6 +277,7 @@ class Stream:
                 return
             self._frames.add(Frame(seconds, given.copy()), self._first_open())
             self._update(arrived)
+            self._lock.notify_all()  # to `wait()`, which scales the picture
 
     def _frame_seconds(self, moment: float | int) -> float:
         """Return a time of the camera on the clock of the samples."""
@@ -325,16 +326,23 @@ class Stream:
     def results(self) -> list[Answer]:
         """Run the networks for the answers that are due, and return these, the oldest first. Never wait for input."""
         with self._computing:
-            count = len(self._pending)
+            with self._lock:
+                count = len(self._pending)
+                if not count:
+                    self._frames.scale_newest()
             return [answer for _ in range(count) if (answer := self._compute()) is not None]
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until an answer is due, at most `timeout` seconds; return whether one is.
 
-        In asyncio: `await asyncio.to_thread(stream.wait, 0.5)`.
+        The time is used to scale a new picture. In asyncio: `await asyncio.to_thread(stream.wait, 0.5)`.
         """
+        end = math.inf if timeout is None else time.monotonic() + timeout
         with self._lock:
-            return self._lock.wait_for(lambda: bool(self._pending) or not self._open, timeout) and bool(self._pending)
+            while self._open and not self._pending and (left := end - time.monotonic()) > 0:
+                self._frames.scale_newest()
+                self._lock.wait(None if left == math.inf else left)
+            return bool(self._pending)
 
     def finish(self) -> list[Answer]:
         """End the input, and return the answers that the samples so far complete, without waiting for `slack`."""

@@ -838,3 +838,32 @@ def test_a_stream_runs_on_two_exported_programs(num_frames, precision, tmp_path)
         assert answer[:2] == other[:2] and answer.frame_age == other.frame_age
         near = {"fp32": 1e-5, "bf16": 0.02, "int8": 0.1}[precision]
         assert dict(answer.classes) == pytest.approx(dict(other.classes), abs=near)
+
+
+@pytest.mark.parametrize("poll", [lambda stream: stream.results(), lambda stream: stream.wait(0.05)])
+@pytest.mark.parametrize(("choice", "scaled"), [("newest", True), ("centre", False)])
+def test_the_newest_picture_is_scaled_while_nothing_is_due(model, poll, choice, scaled):
+    """A running camera's may be replaced by a nearer one, so it is scaled when the next one arrives."""
+    times, readings = samples(0, 1)
+    with open_stream(model, frames=choice) as stream:
+        stream.accept_imu(times, readings)
+        stream.accept_frame(0.9, picture(0, 120))
+        poll(stream)
+        (frame,) = stream._frames.kept
+        assert frame.scaled == scaled and frame.picture.shape == ((3, 32, 32) if scaled else (120, 120, 3))
+
+
+def test_a_picture_that_comes_while_a_thread_waits_is_scaled_at_once(model):
+    times, readings = samples(0, 2.5)
+    with open_stream(model, frames="newest") as stream:
+        waiting = threading.Thread(target=stream.wait, args=(30.0,))
+        waiting.start()
+        stream.accept_frame(0.9, picture(0, 120))
+        for _ in range(500):
+            if stream._frames.kept[0].scaled:
+                break
+            waiting.join(0.01)
+        assert stream._frames.kept[0].scaled and waiting.is_alive()
+        stream.accept_imu(times, readings)
+        waiting.join(30)
+        assert not waiting.is_alive() and len(stream.results()) == 1
