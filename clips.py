@@ -382,6 +382,15 @@ def neon(path: Path) -> Recording | None:
     return Recording(path, imu, imu_offset=first, imu_stretch=stretch)
 
 
+def aria(path: Path) -> None:
+    """Raise DataError for a recording of Project Aria glasses (.vrs), which must be converted; None for others."""
+    if path.suffix.lower() == ".vrs":
+        raise DataError(
+            f"{path}: a Project Aria recording; convert it first with `egodistill convert {path.name} --out FOLDER`, "
+            f"which writes a video and an IMU table"
+        )
+
+
 def _first_and_last_frame(video: Path) -> tuple[int, float, float]:
     """Return the number of frames by the header, 0 if it has none, and the times of the first and the last frame."""
     with open_video(video) as container:
@@ -395,7 +404,7 @@ def _first_and_last_frame(video: Path) -> tuple[int, float, float]:
 
 # Readers of recordings: path of a file -> Recording, or None if the file is not of this kind. `open_recording()` takes
 # the first that is not None; its docstring shows how to add one.
-READERS: list[Callable[[Path], Recording | None]] = [tables_beside, neon]
+READERS: list[Callable[[Path], Recording | None]] = [tables_beside, neon, aria]
 
 
 def open_recording(

@@ -197,6 +197,8 @@ def read_imu(
         path = Path(source)
         if path.suffix.lower() == ".gcsv":
             return _read_log(path, "read_gyroflow", zero_accel)
+        if path.suffix.lower() == ".vrs":
+            raise IMUError(f"{path}: a Project Aria recording; `egodistill convert` writes its IMU as a table")
         if path.suffix.lower() != ".csv":
             return _read_telemetry(path)
         if "timestamp [ns]" in _first_line(path).lower():
