@@ -315,10 +315,10 @@ class Recording(VRS):
 
     def pictures(self) -> Iterator[tuple[float, av.VideoFrame]]:
         """Yield (seconds since the first picture, picture as it is stored), in order. Broken pictures are left out."""
-        decoder, codec = None, self._codec()
+        decoder = av.CodecContext.create(self._codec(), "r")
         for stamp, content in self._packets():
-            if decoder is None:
-                decoder = av.CodecContext.create(codec, "r")
+            if not content:  # to a decoder, an empty packet is the end
+                continue
             packet = av.Packet(content)
             packet.pts, packet.time_base = stamp - self.zero, Fraction(1, 10**9)
             try:
