@@ -348,7 +348,7 @@ def tables_beside(path: Path) -> Recording | None:
     return Recording(str(path), pair) if all(table.is_file() for table in pair) else None
 
 
-def neon(path: Path) -> Recording | None:
+def neon_recording(path: Path) -> Recording | None:
     """Return the recording of a Pupil Labs Neon: its folder in the Cloud format, or its scene video. None for others.
 
     The clock maps the times of the frames in world_timestamps.csv to those in the video, by the first and the last
@@ -382,7 +382,7 @@ def neon(path: Path) -> Recording | None:
     return Recording(path, imu, imu_offset=first, imu_stretch=stretch)
 
 
-def aria(path: Path) -> None:
+def refuse_aria(path: Path) -> None:
     """Raise DataError for a recording of Project Aria glasses (.vrs), which must be converted; None for others."""
     if path.suffix.lower() == ".vrs":
         raise DataError(
@@ -404,7 +404,7 @@ def _first_and_last_frame(video: Path) -> tuple[int, float, float]:
 
 # Readers of recordings: path of a file -> Recording, or None if the file is not of this kind. `open_recording()` takes
 # the first that is not None; its docstring shows how to add one.
-READERS: list[Callable[[Path], Recording | None]] = [tables_beside, neon, aria]
+READERS: list[Callable[[Path], Recording | None]] = [tables_beside, neon_recording, refuse_aria]
 
 
 def open_recording(
