@@ -321,11 +321,8 @@ class Recording(VRS):
                 continue
             packet = av.Packet(content)
             packet.pts, packet.time_base = stamp - self.zero, Fraction(1, 10**9)
-            try:
-                yield from ((frame.pts * 1e-9, frame) for frame in decoder.decode(packet))
-            except av.error.InvalidDataError:
-                continue
-        yield from ((frame.pts * 1e-9, frame) for frame in decoder.decode(None))
+            yield from _decoded(decoder, packet)
+        yield from _decoded(decoder, None)
 
     def upright(self, picture: av.VideoFrame) -> av.VideoFrame:
         """Return a picture upright, with even sides, as H.264 needs them (yuv420p)."""
@@ -392,6 +389,8 @@ class Recording(VRS):
             rectify = np.linalg.inv(np.array(model["Model"]["RectificationMatrix"], float).reshape(3, 3))
             bias = np.array(model["Bias"]["Offset"], float).reshape(3)
             late = float(model[f"TimeOffsetSec_Device_{short}"])
+            if not np.isfinite([*bias, *rectify.ravel(), late]).all():
+                raise ValueError("a value is not finite")
         except (KeyError, TypeError, ValueError, StopIteration, np.linalg.LinAlgError) as error:
             raise AriaError(
                 f"{self.path}: its tag calib_json has no usable calibration of {label} and camera-rgb, so the axes are "
@@ -400,10 +399,19 @@ class Recording(VRS):
         return late, bias, GOPRO_AXES[self.device] @ from_device @ to_device @ rectify
 
 
+def _decoded(decoder: av.VideoCodecContext, packet: av.Packet | None) -> list[tuple[float, av.VideoFrame]]:
+    try:
+        return [(frame.pts * 1e-9, frame) for frame in decoder.decode(packet)]
+    except av.error.InvalidDataError:
+        return []
+
+
 def _rotation(transform: dict) -> np.ndarray:
     """Return the rotation [3, 3] of a transform in the calibration, whose quaternion is [w, [x, y, z]]."""
     real, imaginary = transform["UnitQuaternion"]
     w, (x, y, z) = float(real), map(float, imaginary)
+    if not abs(w**2 + x**2 + y**2 + z**2 - 1) < 1e-3:  # NaN: False
+        raise ValueError("a quaternion is not of length 1")
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return np.eye(3) + 2 * w * cross + 2 * cross @ cross
 

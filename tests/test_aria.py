@@ -229,7 +229,14 @@ def test_what_lacks_is_named(gen1, tmp_path, monkeypatch):
         Recording(gen1(without=[LEFT, RIGHT])).imu()
     with pytest.raises(AriaError, match=r"recorded by Quest; Aria \(Gen 1\) and Oatmeal"):
         Recording(gen1(device="Quest"))
-    for calib in ("{", "{}", json.dumps({"ImuCalibrations": [], "CameraCalibrations": []}), '{"ImuCalibrations": 3}'):
+    strange = [calibration(late=float("nan")), calibration(sensor=(0.5, [0, 0, 0])), calibration(scale=0)]
+    for calib in (
+        *map(json.dumps, strange),
+        "{",
+        "{}",
+        json.dumps({"ImuCalibrations": [], "CameraCalibrations": []}),
+        '{"ImuCalibrations": 3}',
+    ):
         with pytest.raises(AriaError, match="tag calib_json has no usable calibration of imu-left and camera-rgb"):
             Recording(gen1(calib=calib)).imu()
     with pytest.raises(AriaError, match=r"compressed with lz4, not with zstd .* `vrs copy`"):
