@@ -47,6 +47,10 @@ COMMANDS = {
         "summarize annotations: segments per class and split, and what is left out",
         "egodistill segments EPIC_100_train.csv --root /videos/EPIC-KITCHENS",
     ),
+    "convert": (
+        "convert recordings of Project Aria glasses to videos and IMU tables",
+        "egodistill convert walk.vrs --out films",
+    ),
     "check": (
         "check recordings: IMU coverage, gaps, clock offset, faults",
         "egodistill check walk.mp4 --imu walk.csv",
@@ -113,7 +117,7 @@ COMMANDS = {
     ),
 }
 # {command: its module}; all others are in `model_commands`.
-MODULES = dict.fromkeys(("segments", "check", "transcode", "prepare", "status"), "commands")
+MODULES = dict.fromkeys(("segments", "convert", "check", "transcode", "prepare", "status"), "commands")
 MODULES |= dict.fromkeys(("demo", "synthesize", "compare", "ablate"), "demo") | {"live": "live_command"}
 
 

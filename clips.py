@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+import itertools
 import math
 import numbers
 import os
@@ -28,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from egodistill import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError
+from egodistill import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, cameras
 from egodistill.imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu
 from egodistill.video import (
     AUDIO_BANDS,
@@ -42,9 +43,12 @@ from egodistill.video import (
     VideoInfo,
     audio_at,
     clip_times,
+    clock_zero,
+    demux,
     log_mel,
     open_video,
     probe,
+    video_stream,
 )
 
 __all__ = [
@@ -344,9 +348,63 @@ def tables_beside(path: Path) -> Recording | None:
     return Recording(str(path), pair) if all(table.is_file() for table in pair) else None
 
 
+def neon_recording(path: Path) -> Recording | None:
+    """Return the recording of a Pupil Labs Neon: its folder in the Cloud format, or its scene video. None for others.
+
+    The clock maps the times of the frames in world_timestamps.csv to those in the video, by the first and the last
+    frame. Raise DataError if the folder has no video, or several, or if the video has another number of frames.
+    """
+    folder = path if path.is_dir() else path.parent
+    imu, times = folder / "imu.csv", folder / cameras.FRAME_TIMES
+    if not (imu.is_file() and times.is_file()):
+        return None
+    if path.is_dir():
+        videos = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in (".mp4", ".mov", ".mkv")]
+        if len(videos) != 1:
+            found = ", ".join(video.name for video in videos) or "none"
+            raise DataError(
+                f"{folder}: a Neon recording has one scene video in its folder, here: {found}; give the video, or "
+                f"download 'Timeseries Data + Scene Video' again"
+            )
+        path = videos[0]
+    try:
+        stamps = cameras.frame_stamps(times)
+    except cameras.CameraError as error:
+        raise DataError(str(error)) from error
+    count, first, last = _first_and_last_frame(path)
+    if count and count != len(stamps):
+        raise DataError(
+            f"{path}: has {count} frames, but {times.name} beside it has {len(stamps)} rows, so its clock is unknown; "
+            f"give the original scene video, or the IMU and its clock (--imu, imu_offset)"
+        )
+    length = float(stamps[-1] - stamps[0]) * 1e-9
+    stretch = (last - first) / length if length > 0 < last - first else 1.0
+    return Recording(path, imu, imu_offset=first, imu_stretch=stretch)
+
+
+def refuse_aria(path: Path) -> None:
+    """Raise DataError for a recording of Project Aria glasses (.vrs), which must be converted; None for others."""
+    if path.suffix.lower() == ".vrs":
+        raise DataError(
+            f"{path}: a Project Aria recording; convert it first with `egodistill convert {path.name} --out FOLDER`, "
+            f"which writes a video and an IMU table"
+        )
+
+
+def _first_and_last_frame(video: Path) -> tuple[int, float, float]:
+    """Return the number of frames by the header, 0 if it has none, and the times of the first and the last frame."""
+    with open_video(video) as container:
+        stream, zero = video_stream(container, video), clock_zero(container)
+        first = min((p.pts for p in itertools.islice(demux(container, stream), 32) if p.pts is not None), default=0)
+        end = (stream.start_time or 0) + (stream.duration or 0)
+        container.seek(max(end - 1, 0), stream=stream)  # to the last key frame
+        last = max((p.pts for p in demux(container, stream) if p.pts is not None), default=first)
+        return stream.frames, float(first * stream.time_base) - zero, float(last * stream.time_base) - zero
+
+
 # Readers of recordings: path of a file -> Recording, or None if the file is not of this kind. `open_recording()` takes
 # the first that is not None; its docstring shows how to add one.
-READERS: list[Callable[[Path], Recording | None]] = [tables_beside]
+READERS: list[Callable[[Path], Recording | None]] = [tables_beside, neon_recording, refuse_aria]
 
 
 def open_recording(
@@ -358,7 +416,7 @@ def open_recording(
     wearer: str | None = None,
     zero_accel: bool = False,
 ) -> Recording:
-    """Return the recording of a video file.
+    """Return the recording of a video file, or of a folder that a Pupil Labs Neon recorded.
 
     Without `imu`, the functions in `READERS` are called in turn, and the first recording that one returns is used; if
     none does, the IMU is telemetry inside the video. The other arguments are the fields of `Recording`; `imu_offset`

@@ -1,4 +1,4 @@
-"""The commands for recordings and stores: `segments`, `check`, `transcode`, `prepare`, `status`.
+"""The commands for recordings and stores: `segments`, `convert`, `check`, `transcode`, `prepare`, `status`.
 
 `COMMANDS` at the end maps each name to two functions: one adds the command's options to a parser, one runs it. `cli`
 builds the parser. `model_commands`, `live_command` and `demo` hold the other commands. This module does not import
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from egodistill import DataError, annotations, data, files, recordings
+from egodistill import DataError, annotations, aria, data, files, recordings
 from egodistill.imu import MAX_GAP
 from egodistill.tables import Table
 from egodistill.video import MAX_HOLD, SAMPLING
@@ -245,6 +245,33 @@ def is_utf8(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def convert_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recordings", nargs="+", metavar="VRS", help="recordings of Project Aria glasses")
+    parser.add_argument("--out", metavar="FOLDER", required=True, help="folder for the videos and IMU tables")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing videos and tables")
+
+
+def run_convert(a: argparse.Namespace) -> None:
+    if len({Path(name).stem for name in a.recordings}) < len(a.recordings):
+        raise ValueError(
+            f"two recordings have the same file name, so their videos in {a.out} would too; use two folders"
+        )
+    rows, failures = [], []
+    for recording in a.recordings:
+        try:
+            made = aria.convert(recording, a.out, overwrite=a.overwrite)
+        except (ValueError, OSError) as error:  # Continue with the other recordings.
+            failures.append(str(error))
+            continue
+        rows.append([made.video, made.imu, f"{made.frames:,}", f"{made.samples:,}", f"{made.seconds:.2f}"])
+        for note in made.notes:
+            print(f"{recording}: {note}")
+    if rows:
+        print(Table(["video", "IMU table", "frames", "samples", "seconds"], rows).text())
+    if failures:
+        raise ValueError("; ".join(failures))
 
 
 def transcode_options(parser: argparse.ArgumentParser) -> None:
@@ -495,6 +522,7 @@ def finished_clips(path: str) -> dict[str, tuple[int, int]]:
 # {command: (function that adds its options to a parser, function that runs it)}
 COMMANDS: dict[str, tuple[Callable, Callable]] = {
     "segments": (segments_options, run_segments),
+    "convert": (convert_options, run_convert),
     "check": (check_options, run_check),
     "transcode": (transcode_options, run_transcode),
     "prepare": (prepare_options, run_prepare),

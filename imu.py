@@ -19,6 +19,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -166,7 +167,7 @@ def read_imu(
     *,
     zero_accel: bool = False,
 ) -> Imu:
-    """Read an IMU recording: a CSV, a pair of CSVs (accelerometer, gyroscope), or a GoPro video.
+    """Read an IMU recording: a CSV, a pair of CSVs (accelerometer, gyroscope), a Gyroflow log, or a GoPro video.
 
     Columns of a CSV, in any order, upper or lower case; other columns are ignored:
 
@@ -181,7 +182,8 @@ def read_imu(
     of the result reports all of this, and values that are unlikely in m/s2 or rad/s. Times, or values
     whose unit is certainly another one, are an error.
 
-    Telemetry of a GoPro video is in the camera's axes: X to the left, Y to the user, Z up.
+    A log of Gyroflow (.gcsv) and the table imu.csv of a Pupil Labs Neon are turned into these units; see `cameras`.
+    Their axes, and those of telemetry in a GoPro video, are the camera's: X to the left, Y to the user, Z up.
     Raise IMUError that names the file.
 
     >>> from egodistill import data
@@ -193,8 +195,14 @@ def read_imu(
     """
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
+        if path.suffix.lower() == ".gcsv":
+            return _read_log(path, "read_gyroflow", zero_accel)
+        if path.suffix.lower() == ".vrs":
+            raise IMUError(f"{path}: a Project Aria recording; `egodistill convert` writes its IMU as a table")
         if path.suffix.lower() != ".csv":
             return _read_telemetry(path)
+        if "timestamp [ns]" in _first_line(path).lower():
+            return _read_log(path, "read_neon", zero_accel)
         files = [(path, ("accelerometer", "gyroscope"))]
     elif len(source) == 2:
         files = [(Path(source[0]), ("accelerometer",)), (Path(source[1]), ("gyroscope",))]
@@ -251,6 +259,17 @@ def table_columns(
             raise IMUError(f"{path}: no {sensor} column {', '.join(missing)} in the header {header.strip()!r}")
         columns += axes[sensor]
     return time_column, unit, [names.index(name) for name in columns]
+
+
+def _first_line(path: Path) -> str:
+    """Return the start of a file; "" if it cannot be read, which `_read_imu_csv()` then explains."""
+    if not path.is_file():  # opening a pipe would wait for a writer
+        return ""
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            return file.readline(1000)
+    except OSError:
+        return ""
 
 
 def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack_accel: bool) -> list[np.ndarray]:
@@ -378,12 +397,7 @@ def _parse_numbers(source: Path | io.StringIO, columns: Sequence[int]) -> np.nda
 
 def _read_telemetry(video: Path) -> Imu:
     """Return the IMU inside a GoPro video."""
-    try:  # beside this file, which may be part of any package, or of none
-        gpmf = importlib.import_module(f"{__package__}.gpmf" if __package__ else "gpmf")
-    except ModuleNotFoundError as error:
-        if not str(error.name).endswith("gpmf"):
-            raise  # gpmf.py exists, but a module that it imports is missing
-        raise IMUError(f"{video}: to read its telemetry, put gpmf.py beside imu.py") from error
+    gpmf = _sibling("gpmf", video, "telemetry")
     try:
         found = gpmf.read_video(video)
     except gpmf.GPMFError as error:
@@ -400,6 +414,46 @@ def _read_telemetry(video: Path) -> Imu:
     if found.axes != "XYZ":
         notes.append(f"the camera ({found.device or 'unnamed'}) does not name its axes; they stay as stored")
     return Imu(found.accel_time, found.accel, found.gyro_time, found.gyro, tuple(notes))
+
+
+def _read_log(path: Path, reader: str, zero_accel: bool) -> Imu:
+    """Return the IMU in the log of another camera; ``reader`` is a function of `cameras`."""
+    cameras = _sibling("cameras", path, "log")
+    try:
+        log = getattr(cameras, reader)(path)
+    except cameras.CameraError as error:
+        raise IMUError(str(error)) from error
+    times, chosen = np.unique(log.times, return_index=True)
+    notes = list(log.notes)
+    if (np.diff(log.times) < 0).any():
+        notes.append(f"{path.name}: the rows are not sorted by time")
+    if repeated := len(log.times) - len(times):
+        notes.append(f"{path.name}: {repeated} samples repeat a time and are ignored")
+    if log.accel is None and not zero_accel:
+        raise IMUError(f"{path}: no accelerometer (with zero_accel, zeros take its place)")
+    step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    if not FASTEST <= step <= SLOWEST:
+        raise IMUError(
+            f"{path}: its {len(times)} samples are {step:.3g} s apart; there must be 5 to 20,000 per second. Is the "
+            f"unit of the times (tscale of a .gcsv) right?"
+        )
+    gyro = log.gyro[chosen]
+    notes += _judge(path, "gyroscope", times, gyro)
+    if log.accel is None:
+        return Imu(times, np.zeros_like(gyro), times, gyro, (*notes, "no accelerometer: its readings are zeros"))
+    accel = log.accel[chosen]
+    notes += _judge(path, "accelerometer", times, accel)
+    return Imu(times, accel, times, gyro, tuple(notes))
+
+
+def _sibling(name: str, path: Path, what: str) -> ModuleType:
+    """Return a module beside this file, which may be part of any package, or of none."""
+    try:
+        return importlib.import_module(f"{__package__}.{name}" if __package__ else name)
+    except ModuleNotFoundError as error:
+        if not str(error.name).endswith(name):
+            raise  # the file exists, but a module that it imports is missing
+        raise IMUError(f"{path}: to read its {what}, put {name}.py beside imu.py") from error
 
 
 def _is_text(path: Path) -> bool:

@@ -110,6 +110,8 @@ setup(
         "tutorials": TUTORIALS,
         # What export.py asks for by name when a format or int8 needs it; torch.export and AOTInductor need none.
         "export": ["onnx", "onnxscript", "onnxruntime", "torchao"],
+        # Pictures of Project Aria's first generation; the standard library reads zstd from 3.14 on.
+        "cameras": ["zstandard; python_version < '3.14'"],
         # setuptools: tests/test_package.py builds without a downloaded build environment.
         # Another minor version of ruff may format differently. mypy: tests/test_types.py checks a user's program.
         "test": ["mypy", "pytest", "ruff>=0.17.6,<0.18", "setuptools>=77", *TUTORIALS],

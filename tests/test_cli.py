@@ -541,6 +541,7 @@ OPTIONS = {
     "synthesize": "out --seed --train-acts --test-acts --label-noise",
     "segments": f"{SEGMENTS} --classes",
     "check": "VIDEO --root --imu --no-offset --max-offset --out --overwrite",
+    "convert": "VRS --out --overwrite",
     "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
     "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --tolerance --clip-frames "
     "--clip-size --no-imu --zero-accel --min-coverage --max-gap --max-hold --workers --max-bad --retry-failed "
@@ -1349,7 +1350,7 @@ OUTPUTS = {  # {command: its arguments, where IN is an input that exists}
 
 def test_every_output_file_is_checked():
     """A new command with an output file has its line in `RESULT_MARKS`; those with a folder check it themselves."""
-    folders = {"prepare", "transcode", "synthesize", "demo", "compare", "ablate"}
+    folders = {"prepare", "convert", "transcode", "synthesize", "demo", "compare", "ablate"}
     writing = set()
     for module in (egodistill.commands, egodistill.demo, live_command, model_commands):
         for name, (add_options, _) in module.COMMANDS.items():
@@ -1661,6 +1662,12 @@ ARRIVALS = {
             },
         ),
         ("v.mp4 --imu a.csv g.csv", {"open_recording.path": "v.mp4", "open_recording.imu": ["a.csv", "g.csv"]}),
+    ],
+    "convert": [
+        (
+            "v.vrs --out {tmp}/c --overwrite",
+            {"convert.path": "v.vrs", "convert.folder": "{tmp}/c", "convert.overwrite": True},
+        )
     ],
     "transcode": [
         (
@@ -2038,6 +2045,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(data, "open_recording", segment.recording)
     made = recordings.Transcoded("c.mp4", 1, 1, 1, 0, 0, (), None)
     spies.put(recordings, "transcode", made)
+    spies.put(commands.aria, "convert", commands.aria.Converted("v.mp4", "v.csv", 1, 1, 1.0, ()))
     spies.put(data, "prepare", Clips("prepared"))
     spies.put(commands, "describe_store")
     spies.put(egodistill.demo, "describe_store", label="describe_store of the demo")

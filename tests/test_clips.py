@@ -362,3 +362,62 @@ def test_a_spec_takes_the_largest_clip_and_numbers_of_numpy():
     assert clips.ClipSpec(frames=np.int64(128), size=1024, seconds=np.float32(2)).frames == 128
     with pytest.raises(DataError, match="may have"):
         clips.ClipSpec(frames=129, size=1024)
+
+
+NEON = ["timestamp [ns]", *(f"gyro {a} [deg/s]" for a in "xyz"), *(f"acceleration {a} [g]" for a in "xyz")]
+
+
+def neon_folder(folder, video, frames, stretch=1.0):
+    """A Neon recording of a video: its tables, on a clock that starts at a UTC time and runs slower by ``stretch``."""
+    folder.mkdir()
+    shutil.copy(video, folder / "scene.mp4")
+    zero = 1728546108163313160
+    stamps = zero + np.round(np.asarray(frames) / stretch * 1e9).astype(np.int64)
+    (folder / "world_timestamps.csv").write_text("\n".join(["timestamp [ns]", *map(str, stamps)]) + "\n")
+    times = np.arange(0, frames[-1] / stretch, 0.005)
+    rows = [f"{zero + round(t * 1e9)},0,0,{t},0,0,1" for t in times]
+    (folder / "imu.csv").write_text("\n".join([",".join(NEON), *rows]) + "\n")
+    return folder
+
+
+def test_a_neon_recording_is_its_folder_or_its_video(steady, tmp_path):
+    folder = neon_folder(tmp_path / "neon", steady, STEADY, stretch=1.01)
+    found = open_recording(folder)
+    assert found == open_recording(folder / "scene.mp4") and found.video == str(folder / "scene.mp4")
+    assert found.imu == str(folder / "imu.csv") and found.imu_offset == 0
+    assert found.imu_stretch == pytest.approx(1.01, abs=1e-7)
+    yaw = found.clip(2.0, ClipSpec(imu_samples=422))["imu"][:, 5]  # the module's z, seen by a camera 12 degrees down
+    grid = (2.0 + np.arange(422) / 198) / 1.01
+    np.testing.assert_allclose(yaw, np.deg2rad(grid) * np.cos(np.deg2rad(12)), atol=1e-5)
+    assert open_recording(folder, imu_offset=0.5).imu_offset == 0.5
+    assert open_recording(folder / "scene.mp4", folder / "imu.csv").imu_stretch == 1.0  # a given IMU has a given clock
+
+
+def test_a_neon_recording_without_its_video_is_one_sentence(steady, tmp_path):
+    folder = neon_folder(tmp_path / "neon", steady, STEADY[:-1])
+    with pytest.raises(DataError, match=r"scene\.mp4: has 150 frames, but world_timestamps\.csv beside it has 149"):
+        open_recording(folder)
+    shutil.copy(steady, folder / "other.mp4")
+    with pytest.raises(DataError, match=r"one scene video in its folder, here: other\.mp4, scene\.mp4"):
+        open_recording(folder)
+    for name in ("scene.mp4", "other.mp4"):
+        (folder / name).unlink()
+    with pytest.raises(DataError, match=r"neon: a Neon recording has one scene video in its folder, here: none"):
+        open_recording(folder)
+    with pytest.raises(VideoError, match="no such file"):
+        open_recording(folder / "scene.mp4")
+    (folder / "world_timestamps.csv").write_text("nothing\n")
+    shutil.copy(steady, folder / "scene.mp4")
+    with pytest.raises(DataError, match=r"world_timestamps\.csv: line 1 has no column"):
+        open_recording(folder)
+    (folder / "imu.csv").unlink()
+    assert open_recording(folder / "scene.mp4").imu is None  # not a Neon recording
+
+
+def test_a_real_neon_recording(sample_data):
+    found = open_recording(sample_data / "neon")
+    assert found.imu_offset == 0 and found.imu_stretch == pytest.approx(1, abs=1e-4)
+    assert found.motion().accel_time[0] == pytest.approx(0.057, abs=1e-3)
+    with pytest.raises(CoverageError):
+        found.clip(0.0, ClipSpec(imu_samples=422), min_coverage=1.0)
+    assert found.clip(1.0, STUDENT)["imu"][:, :3].mean(0) == pytest.approx([0.99, 3.22, 9.45], abs=0.01)

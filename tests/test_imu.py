@@ -356,3 +356,29 @@ def test_a_value_that_float32_can_hardly_hold_is_no_sample(tmp_path, value):
     assert len(imu.accel) == len(imu.gyro) == len(times) - 1
     assert "imu.csv: 1 of 1000 rows have no accelerometer" in imu.notes
     assert np.abs(imu.window(0.0, min_coverage=0.5)).max() < 100
+
+
+def test_a_neon_table_and_a_gyroflow_log_are_judged_like_others(tmp_path):
+    log = tmp_path / "w.gcsv"
+    head = "GYROFLOW IMU LOG\norientation,XYZ\ngscale,0.001\nascale,0.001\nt,gx,gy,gz,ax,ay,az\n"
+    rows = [f"{5 * k},{k},2,3,{900 + k},0,100\n" for k in range(40)]
+    log.write_text(head + "".join([rows[1], rows[0], rows[0], *rows[2:]]))
+    motion = read_imu(log)
+    np.testing.assert_allclose(motion.gyro_time, 0.005 * np.arange(40))
+    np.testing.assert_allclose(motion.accel[7], np.array([0, 0.1, 0.907]) * 9.80665)
+    np.testing.assert_allclose(motion.gyro[7], [0.002, 0.003, 0.007])
+    assert "not sorted by time" in motion.notes[0] and "1 samples repeat a time" in motion.notes[1]
+    log.write_text(head.replace(",ax,ay,az", "") + "".join(",".join(row.split(",")[:4]) + "\n" for row in rows))
+    with pytest.raises(IMUError, match=r"w.gcsv: no accelerometer \(with zero_accel"):
+        read_imu(log)
+    alone = read_imu(log, zero_accel=True)
+    assert not alone.accel.any() and len(alone.accel) == 40 and alone.notes[-1].startswith("no accelerometer")
+    log.write_text(head + "".join(f"{1000 * k},1,2,3,900,0,100\n" for k in range(40)))
+    with pytest.raises(IMUError, match=r"w.gcsv: its 40 samples are 1 s apart.*tscale"):
+        read_imu(log)
+    log.write_text(head + rows[0])
+    with pytest.raises(IMUError, match=r"its 1 samples are 0 s apart"):
+        read_imu(log)
+    log.write_text(head)
+    with pytest.raises(IMUError, match=r"w.gcsv: no samples below line 5"):
+        read_imu(log)

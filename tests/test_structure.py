@@ -42,12 +42,14 @@ ARROWS = {
     "contrasts": "egodistill files intervals",
     # recordings and stores
     "annotations": "egodistill clips files video",
-    "clips": "egodistill imu video",
+    "clips": "cameras egodistill imu video",
     "store": "egodistill annotations clips files",
     "one_pass": "clips files store",
     "video": "",
     "imu": "",
     "gpmf": "",
+    "cameras": "",
+    "aria": "egodistill files imu",
     "recordings": "egodistill clips files gpmf imu offset video",
     "offset": "egodistill imu video",
     # networks
@@ -66,7 +68,7 @@ ARROWS = {
     "plots": "experiments files",
     "export": "egodistill batches checkpoints clips files student",
     "feeds": "imu video",
-    "commands": "egodistill annotations data files imu recordings tables video",
+    "commands": "egodistill annotations aria data files imu recordings tables video",
     "options": "commands distillation files runtime",
     "model_commands": "egodistill batches checkpoints commands data distillation experiments export files inference"
     " one_pass options paper_costs runtime tables teachers training",
@@ -81,7 +83,7 @@ LATE = {
     "cli": "runtime",  # it needs torch, and a list of the commands does not
     "commands": "model_commands",  # the same: only one pass of `prepare` needs it
 }
-COPYABLE = ("student", "video_transformers", "video_convnets", "video", "imu", "gpmf")
+COPYABLE = ("student", "video_transformers", "video_convnets", "video", "imu", "gpmf", "cameras")
 
 
 def tree(module: str) -> ast.Module:
@@ -216,6 +218,12 @@ USES = {
             file.write("time,ax,ay,az,gx,gy,gz\\n" + "".join(f"{k / 200},0,0,9.8,0,0,{k / 100}\\n" for k in range(600)))
         window = imu.read_imu("a.csv").window(0.2)
         assert window.shape == (422, 6) and abs(window[0, 5] - 0.4) < 1e-3
+        try:
+            imu.read_imu("walk.gcsv")
+        except ValueError as error:
+            assert "put cameras.py beside imu.py" in str(error)
+        else:
+            raise AssertionError
         if SAMPLES:
             try:
                 imu.read_imu(SAMPLES + "/gopro/max-heromode.mp4")
@@ -223,6 +231,15 @@ USES = {
                 assert "gpmf.py" in str(error)
             else:
                 raise AssertionError
+        """,
+    "cameras": """
+        import cameras
+        try:
+            cameras.read_gyroflow("nothing.gcsv")
+        except ValueError as error:
+            assert "nothing.gcsv" in str(error)
+        else:
+            raise AssertionError
         """,
     "gpmf": """
         import gpmf
@@ -240,7 +257,8 @@ def test_a_copy_works_beside_a_strangers_modules(module, tmp_path):
     for other in MODULES:
         if other != module:
             (tmp_path / f"{other}.py").write_text("raise RuntimeError('a stranger\\'s own module was imported')\n")
-    (tmp_path / "gpmf.py").unlink(missing_ok=True)
+    for late in ("gpmf", "cameras"):  # missing, as for someone who copied imu.py alone
+        (tmp_path / f"{late}.py").unlink(missing_ok=True)
     (tmp_path / "egodistill.py").unlink()
     shutil.copy(ROOT / f"{module}.py", tmp_path)
     samples = os.environ.get("EGODISTILL_SAMPLE_DATA")

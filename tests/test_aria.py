@@ -1,0 +1,351 @@
+"""Project Aria recordings: VRS files written here, and two real ones."""
+
+import importlib.util
+import json
+import struct
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from painted import number_of, paint
+
+from egodistill import DataError, aria, cli, clips, imu
+from egodistill.aria import AriaError, Recording, convert
+from egodistill.video import probe, read_frames
+
+ZERO = 86_385_246_037_000  # ns of the device's clock: the first picture
+IMU_LAYOUT = [
+    ("accelerometer_valid", "Value<Bool>", 0, {}),
+    ("gyroscope_valid", "Value<Bool>", 1, {}),
+    ("temperature_deg_c", "Value<double>", 2, {}),
+    ("capture_timestamp_ns", "Value<int64_t>", 10, {}),
+    ("gyroscope", "Array<float>", 18, {"size": 3}),  # in another order than real files have
+    ("accelerometer", "Array<float>", 30, {"size": 3}),
+]
+PICTURE_LAYOUT = [("frame_number", "Value<uint64_t>", 0, {}), ("capture_timestamp_ns", "Value<int64_t>", 8, {})]
+
+
+def text(value):
+    return struct.pack("<I", len(value.encode())) + value.encode()
+
+
+def tags(values):
+    return struct.pack("<I", len(values)) + b"".join(text(key) + text(value) for key, value in values.items())
+
+
+def layout(pieces, variable=()):
+    fixed = [{"name": n, "type": f"DataPiece{kind}", "offset": at, **more} for n, kind, at, more in pieces]
+    fixed += [{"name": name, "type": "DataPieceString", "index": i} for i, name in enumerate(variable)]
+    return json.dumps({"data_layout": fixed})
+
+
+def quaternion(axis, degrees):
+    half = np.deg2rad(degrees) / 2
+    return [float(np.cos(half)), (np.sin(half) * np.array(axis)).tolist()]
+
+
+def calibration(late=0.0, bias=(0, 0, 0), scale=1.0, camera=(1, [0, 0, 0]), sensor=(1, [0, 0, 0])):
+    def model(short):
+        matrix = (np.eye(3) * scale).tolist()
+        return {
+            "Bias": {"Offset": list(bias)},
+            "Model": {"RectificationMatrix": matrix},
+            f"TimeOffsetSec_Device_{short}": late,
+        }
+
+    units = [
+        {
+            "Label": label,
+            "Accelerometer": model("Accel"),
+            "Gyroscope": model("Gyro"),
+            "T_Device_Imu": {"UnitQuaternion": sensor},
+        }
+        for label in ("imu-right", "imu-left")
+    ]
+    cameras = [{"Label": "camera-rgb", "T_Device_Camera": {"UnitQuaternion": camera}}]
+    return {"ImuCalibrations": units, "CameraCalibrations": cameras}
+
+
+def samples(accel, gyro, seconds=2.0, rate=800, valid=(1, 1)):
+    """Records of an IMU with constant readings, from 10 ms before the first picture on."""
+    stamps = (ZERO + (np.arange(-0.01, seconds, 1 / rate)) * 1e9).astype(np.int64)
+    return [(3, struct.pack("<2Bdq6f", *valid, 30.0, stamp, *gyro, *accel)) for stamp in stamps]
+
+
+def pictures(times, codec="mjpeg", turns=0, variable=False, **options):
+    """Records of painted pictures, coded one by one."""
+    encoder = av.CodecContext.create(codec, "w")
+    stored = [np.ascontiguousarray(np.rot90(paint(i), turns)) for i in range(len(times))]
+    encoder.height, encoder.width = stored[0].shape[:2]
+    encoder.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    encoder.time_base, encoder.options = Fraction(1, 30), options
+    packets = []
+    for i, pixels in enumerate(stored):
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=encoder.pix_fmt)
+        frame.pts = i
+        packets += encoder.encode(frame)
+    packets += encoder.encode(None)
+    more = struct.pack("<4I", 0, 3, 3, 2) + b"abcde" if variable else b""  # offset, length of each field, then both
+    heads = [struct.pack("<Qq", i, ZERO + round(t * 1e9)) + more for i, t in enumerate(times)]
+    return [(3, head + bytes(packet)) for head, packet in zip(heads, packets, strict=True)]
+
+
+def write_vrs(path, streams, device="Aria", calib=None, index="end", compression=0, image="image/jpg", variable=()):
+    """Write a VRS file of {(type, instance): [(kind, content)]}; index: "end", "front", None (interrupted)."""
+    described = struct.pack("<I", len(streams))
+    for (kind, instance), _ in streams.items():
+        form = layout(IMU_LAYOUT) if kind == 1202 else layout(PICTURE_LAYOUT, variable)
+        form = {"DL:Data:2:0": form, "RF:Data:2": "data_layout" + ("" if kind == 1202 else f"+{image}")}
+        described += struct.pack("<iH", kind, instance) + tags({"device_serial": "1"}) + tags(form)
+    calib = calibration() if calib is None else calib
+    described += tags({"device_type": device, "calib_json": calib if isinstance(calib, str) else json.dumps(calib)})
+
+    def record(content, kind=0, instance=0, what=3, version=2):
+        head = (32 + len(content), 0, kind, version, 1.0, instance, what, compression if kind else 0)
+        return struct.pack("<IIiIdHBBI", *head, len(content) if compression and kind else 0) + content
+
+    rows = [(*stream, *row) for stream, found in streams.items() for row in [(2, b"configuration"), *found]]
+    records = [record(content, kind, instance, what) for kind, instance, what, content in rows]
+    entries = [
+        struct.pack("<dIBiH", 1.0, len(made), what, kind, instance)
+        for made, (kind, instance, what, _) in zip(records, rows, strict=True)
+    ]
+    listed = record(struct.pack("<IiHI", 1, 214, 1, len(entries)) + b"".join(entries))
+    parts = {"described": record(described), "front": listed, "records": b"".join(records), "end": listed}
+    parts = {name: part for name, part in parts.items() if name not in {"front", "end"} - {index}}
+    starts = dict(zip(parts, np.cumsum([80, *map(len, parts.values())]).tolist(), strict=False))
+    places = (starts.get(index, 0), starts["described"], starts["records"] if index == "front" else 0)
+    header = struct.pack("<8sQIIqqq24s4sI", b"VisionRe", 1, 80, 32, *places, b"", b"cord", 1)
+    path.write_bytes(header + b"".join(parts.values()))
+    return path
+
+
+TIMES = [0, 0.05, 0.1, 0.16, 0.2, 0.3, 0.35, 1.0]  # as cameras have them: uneven
+LEFT, RIGHT, RGB = (1202, 2), (1202, 1), (214, 1)  # of Gen 1
+ACCEL, GYRO = (1.0, 2.0, 3.0), (0.1, 0.2, 0.3)
+
+
+@pytest.fixture
+def gen1(tmp_path):
+    streams = {RIGHT: samples((9, 9, 9), (9, 9, 9)), LEFT: samples(ACCEL, GYRO), RGB: pictures(TIMES, turns=1)}
+    return lambda name="walk.vrs", without=(), **options: write_vrs(
+        tmp_path / name, {key: rows for key, rows in streams.items() if key not in without}, **options
+    )
+
+
+def test_conversion_has_every_picture_upright_at_its_time(gen1, tmp_path):
+    made = convert(gen1(), tmp_path / "films", progress=False)
+    assert made.frames == len(TIMES) and made.samples == 1608 and made.notes == ()
+    with av.open(made.video) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264" and (stream.width, stream.height) == (80, 48)
+        shown = [float(frame.pts * frame.time_base) for frame in container.decode(stream)]
+    np.testing.assert_allclose(shown, TIMES, atol=1 / 90000)
+    assert probe(made.video).duration == pytest.approx(made.seconds, abs=1e-3) == 1.65  # the last as long as before
+    frames = read_frames(made.video, np.array(TIMES) + 0.001)
+    assert [number_of(picture) for picture in frames] == list(range(len(TIMES)))
+    assert abs(frames[1].astype(int) - paint(1).transpose(2, 0, 1)).mean() < 12  # bright and dark are as before
+    motion = imu.read_imu(made.imu)
+    assert motion.notes == () and len(motion.accel) == 1608
+    np.testing.assert_allclose(motion.accel_time[[0, 800]], [-0.01, 0.99], atol=1e-6)
+    clip = clips.open_recording(made.video, made.imu).clip(
+        0.2, clips.ClipSpec(frames=1, size=16, imu_samples=99, seconds=0.5)
+    )
+    np.testing.assert_allclose(clip["imu"][0], [2, -3, -1, 0.2, -0.3, -0.1], atol=1e-6)  # Gen 1: (y, -z, -x)
+
+
+def test_imu_by_label_where_the_instances_are_swapped(tmp_path):
+    """The left IMU is instance 2 in Gen 1, and 1 in Gen 2; each generation's camera has axes of its own."""
+    one, two = samples(ACCEL, GYRO), samples((9, 9, 9), (9, 9, 9))
+    h265 = pictures([0, 0.1, 0.2], "libx265", variable=True, **{"x265-params": "log-level=none:bframes=0:keyint=10"})
+    gen2 = {(1202, 1): one, (1202, 2): two, RGB: h265}
+    path = write_vrs(
+        tmp_path / "b.vrs", gen2, "Oatmeal", image="image/video/codec=H.265", variable=("metadata", "description")
+    )
+    motion = Recording(path).imu()
+    np.testing.assert_allclose(motion.accel[0], [-1, -3, -2])  # Gen 2: (-x, -z, -y)
+    made = convert(path, tmp_path / "films", progress=False)
+    assert [number_of(p) for p in read_frames(made.video, [0.01, 0.11, 0.21])] == [0, 1, 2]  # also without a key frame
+
+
+def test_the_right_imu_if_the_left_one_is_missing(gen1):
+    motion = Recording(gen1(without=[LEFT])).imu()
+    np.testing.assert_allclose(motion.gyro[0], [9, -9, -9])
+    assert motion.notes == ("no left IMU: the samples are of the right one",)
+
+
+def test_calibration_moves_times_and_turns_values(gen1):
+    turned = quaternion((0, 0, 1), 90)  # x of the sensor is y of the device
+    motion = Recording(gen1(calib=calibration(0.002, (0.5, 0, 0), 2.0, sensor=turned))).imu()
+    device = np.array([-2.0, 0.5, 3.0]) / 2
+    np.testing.assert_allclose(motion.accel[0], device[[1, 2, 0]] * [1, -1, -1], atol=1e-6)
+    assert motion.accel_time[0] == pytest.approx(-0.012) and motion.gyro_time[0] == pytest.approx(-0.012)
+    both = Recording(gen1(calib=calibration(camera=turned, sensor=turned))).imu()  # they turn together
+    np.testing.assert_allclose(both.accel[0], [2, -3, -1], atol=1e-6)
+
+
+def test_samples_that_are_not_valid_are_left_out(tmp_path):
+    rows = samples(ACCEL, GYRO, 0.1) + samples((7, 7, 7), GYRO, 0.2, valid=(0, 1))[81:]
+    motion = Recording(write_vrs(tmp_path / "a.vrs", {LEFT: rows, RGB: pictures([0], turns=1)})).imu()
+    assert len(motion.accel) == 88 and len(motion.gyro) > 150 and np.abs(motion.accel).max() < 4
+
+
+@pytest.mark.parametrize("index", ["end", "front", None])
+def test_where_the_index_is_does_not_matter(gen1, index):
+    recording = Recording(gen1(index=index))
+    assert [recording.count(stream) for stream in (RGB, LEFT, RIGHT)] == [8, 1608, 1608]
+    assert recording.notes == (
+        [] if index else ["it has no index, as after an interrupted recording; its complete records are used"]
+    )
+
+
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.003, 0.3, 0.97, 0.999])
+@pytest.mark.parametrize("index", ["end", "front"])
+def test_a_file_that_was_cut_off_is_one_sentence(gen1, part, index):
+    path = gen1(index=index)
+    content = path.read_bytes()
+    path.write_bytes(content[: round(part * len(content))])
+    where = r"in the middle of its description|before its index|in the middle of its index"
+    words = rf"(not a VRS file|ends ({where})|has [\d,]+ of 3,227 records)"
+    with pytest.raises(AriaError, match=rf"^{path}: {words}"):
+        Recording(path)
+
+
+def test_an_interrupted_recording_keeps_what_is_complete(gen1, tmp_path):
+    path = gen1(index=None)
+    content = path.read_bytes()
+    path.write_bytes(content[:-2000])  # in the last picture, or the one before
+    recording = Recording(path)
+    assert 0 < recording.count(RGB) < 8 and recording.count(LEFT) == 1608
+    made = convert(path, tmp_path / "films", progress=False)
+    assert made.frames == recording.count(RGB) and "it has no index" in made.notes[0]
+
+
+def test_what_lacks_is_named(gen1, tmp_path, monkeypatch):
+    with pytest.raises(AriaError, match=r"walk\.vrs: has no pictures \(camera-rgb\)"):
+        Recording(gen1(without=[RGB]))
+    with pytest.raises(AriaError, match=r"walk\.vrs: has no IMU samples \(imu-left or imu-right\)"):
+        Recording(gen1(without=[LEFT, RIGHT])).imu()
+    with pytest.raises(AriaError, match=r"recorded by Quest; Aria \(Gen 1\) and Oatmeal"):
+        Recording(gen1(device="Quest"))
+    strange = [calibration(late=float("nan")), calibration(sensor=(0.5, [0, 0, 0])), calibration(scale=0)]
+    for calib in (
+        *map(json.dumps, strange),
+        "{",
+        "{}",
+        json.dumps({"ImuCalibrations": [], "CameraCalibrations": []}),
+        '{"ImuCalibrations": 3}',
+    ):
+        with pytest.raises(AriaError, match="tag calib_json has no usable calibration of imu-left and camera-rgb"):
+            Recording(gen1(calib=calib)).imu()
+    with pytest.raises(AriaError, match=r"compressed with lz4, not with zstd .* `vrs copy`"):
+        Recording(gen1(compression=1))
+    monkeypatch.setattr(aria, "_zstd", lambda: None)
+    with pytest.raises(AriaError, match=r'compressed with zstd; to read it, pip install "egodistill\[cameras\]"'):
+        Recording(gen1(compression=2))
+    with pytest.raises(AriaError, match=r"its pictures are data_layout\+image/raw, not JPEG or H\.265"):
+        convert(gen1(image="image/raw"), tmp_path / "films", progress=False)
+    assert not any((tmp_path / "films").iterdir())  # neither of the two files, nor a part of one
+    with pytest.raises(DataError, match="No such file"):
+        Recording(tmp_path / "nothing.vrs")
+
+
+def test_pictures_that_are_broken_are_left_out(tmp_path):
+    rows = pictures(TIMES, turns=1)
+    rows[0] = (3, rows[0][1][:16] + b"nothing")
+    rows[3] = (3, rows[3][1][:16])
+    path = write_vrs(tmp_path / "a.vrs", {LEFT: samples(ACCEL, GYRO), RGB: rows})
+    made = convert(path, tmp_path / "films", progress=False)
+    assert made.frames == 6 and made.notes == ("2 of 8 pictures are broken or repeat a time, and are left out",)
+    assert [number_of(p) for p in read_frames(made.video, [0.0, 0.11, 0.21, 0.31])] == [1, 2, 4, 5]
+
+
+def test_nothing_is_replaced_unless_asked(gen1, tmp_path, capsys):
+    films, path = tmp_path / "films", gen1()
+    films.mkdir()
+    (films / "walk.csv").write_text("mine")
+    with pytest.raises(DataError, match=r"walk\.csv: already exists"):
+        convert(path, films, progress=False)
+    assert cli.main(["convert", str(path), "--out", str(films)]) == 1
+    assert (films / "walk.csv").read_text() == "mine" and not (films / "walk.mp4").exists()
+    assert "already exists" in capsys.readouterr().err
+    assert cli.main(["convert", str(path), "--out", str(films), "--overwrite"]) == 0
+    assert "walk.mp4" in capsys.readouterr().out and imu.read_imu(films / "walk.csv").notes == ()
+    with pytest.raises(DataError, match=r"a Project Aria recording; convert it first with `egodistill convert"):
+        clips.open_recording(path)
+    with pytest.raises(imu.IMUError, match=r"`egodistill convert` writes its IMU as a table"):
+        imu.read_imu(path)
+
+
+# --- Real recordings
+
+REAL = {
+    "recording.vrs": {
+        "counts": (8, 319, 400),
+        "rates": (798.2, 1001.1),
+        "norms": (9.843, 9.804),
+        "accel": ((2.02, 2.64, 9.12), (2.15, 2.59, 9.07)),
+        "gyro": ((-0.134, -0.307, -0.825), (-0.139, -0.301, -0.825)),
+        "times": np.arange(8) * 0.05,
+    },
+    "aria_gen2_unit_test_sequence_with_bluetooth.vrs": {
+        "counts": (3, 239, 238),
+        "rates": (798.9, 792.7),
+        "norms": (9.960, 10.197),
+        "accel": ((0.13, 3.56, 9.28), (0.85, 4.22, 9.24)),
+        "gyro": ((0.407, 0.416, 2.104), (0.413, 0.413, 2.103)),
+        "times": [0, 0.1008, 0.1992],
+    },
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_recording_has_the_reference_values(sample_data, tmp_path, name, monkeypatch):
+    if name == "recording.vrs" and aria._zstd() is None:
+        pytest.skip("its pictures need zstd: the extra cameras, or Python 3.14")
+    expected = REAL[name]
+    recording = Recording(sample_data / "aria-vrs" / name)
+    labels = ("camera-rgb", "imu-left", "imu-right")
+    assert tuple(recording.count(recording.streams[label]) for label in labels) == expected["counts"]
+    count, left = recording.count, recording.streams["imu-left"]
+    for i, hidden in enumerate((None, left)):
+        monkeypatch.setattr(recording, "count", lambda stream, hidden=hidden: 0 if stream == hidden else count(stream))
+        motion = recording.imu()
+        assert 1 / motion.median_steps[0] == pytest.approx(expected["rates"][i], rel=0.002)
+        assert np.linalg.norm(motion.accel, axis=1).mean() == pytest.approx(expected["norms"][i], abs=0.001)
+        np.testing.assert_allclose(motion.accel.mean(0), expected["accel"][i], atol=0.0051)
+        np.testing.assert_allclose(motion.gyro.mean(0), expected["gyro"][i], atol=0.00051)
+    made = convert(recording.path, tmp_path, progress=False)
+    with av.open(made.video) as container:
+        shown = [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
+    np.testing.assert_allclose(shown, expected["times"], atol=1e-4)
+    if name == "recording.vrs":  # the maker's converter made this one upright
+        reference = sample_data / "aria-vrs" / "recording_rgb_by_vrs_to_mp4.mp4"
+        ours, theirs = (read_frames(video, [0.0], 64).astype(int) for video in (made.video, reference))
+        assert abs(ours - theirs).mean() < 8 < abs(np.rot90(ours, 1, (2, 3)) - theirs).mean()
+
+
+def test_the_real_first_generation_needs_zstd(sample_data, monkeypatch):
+    """Without it, records are found from header to header, and the error names the extra."""
+    monkeypatch.setattr(aria, "_zstd", lambda: None)
+    path = sample_data / "aria-vrs" / "recording.vrs"
+    assert len(aria.VRS(path).records) == 785
+    with pytest.raises(AriaError, match=r"egodistill\[cameras\]"):
+        Recording(path)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("zstandard") is None, reason="needs the extra cameras")
+def test_compressed_records_are_read(tmp_path):
+    import zstandard
+
+    content = b"motion" * 100
+    expand = aria._zstd()
+    assert expand(zstandard.ZstdCompressor().compress(content) + b"left over", len(content)) == content
+
+
+def test_a_real_recording_that_was_cut_off(sample_data, tmp_path):
+    path = tmp_path / "cut.vrs"
+    path.write_bytes((sample_data / "aria-vrs" / "recording.vrs").read_bytes()[:1_000_000])
+    with pytest.raises(AriaError, match=r"cut\.vrs: has [\d,]+ of 785 records \(1,000,000 bytes\), so it was cut off"):
+        aria.VRS(path)

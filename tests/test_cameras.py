@@ -1,0 +1,142 @@
+"""IMU logs of other cameras: files made here in their formats, and real ones."""
+
+import numpy as np
+import pytest
+
+from egodistill import cameras, imu
+from egodistill.cameras import CameraError, read_gyroflow, read_neon
+
+HEAD = {"version": "1.3", "orientation": "XYZ", "tscale": "0.001", "gscale": "0.01", "ascale": "0.001"}
+
+
+def write_log(path, rows, first="GYROFLOW IMU LOG", columns="t,gx,gy,gz,ax,ay,az", **fields):
+    """Write a .gcsv; a field that is None is left out."""
+    header = [f"{key},{value}" for key, value in (HEAD | fields).items() if value is not None]
+    path.write_text("\n".join([first, *header, columns, *rows]) + "\n")
+    return path
+
+
+ROWS = ["0,1,2,3,300,400,900", "5,4,5,6,300,400,900"]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "gyro"),
+    [  # Gyroflow's axes are up, left, back: GoPro's are its second, third, first
+        ("XYZ", (2, 3, 1)),
+        ("YxZ", (-1, 3, 2)),
+        ("zXy", (1, -2, -3)),
+        (None, (-3, 2, -1)),  # without the key: xzY
+    ],
+)
+def test_orientation_of_a_gyroflow_log(tmp_path, orientation, gyro):
+    log = read_gyroflow(write_log(tmp_path / "a.gcsv", ROWS, orientation=orientation))
+    np.testing.assert_allclose(log.gyro[0], np.array(gyro) * 0.01)
+    raw = np.array([0.3, 0.4, 0.9]) * cameras.GRAVITY
+    np.testing.assert_allclose(log.accel[0], np.sign(gyro) * raw[np.abs(gyro) - 1])
+    np.testing.assert_allclose(log.times, [0, 0.005])
+    assert log.notes == []
+
+
+def test_careless_writers_of_gyroflow_logs(tmp_path):
+    path = tmp_path / "a.gcsv"
+    path.write_text(
+        "CAMERA IMU LOG\n  version:1.3\n sample_rate, 200\n\ngscale, 1e-3\nASCALE,0.00980665\n T, gx,gy,gz,ax,ay,az\n"
+        "0,1,2,3,300,400,900\n\n5,4,5,6,300,400,900\n"
+    )
+    log = read_gyroflow(path)  # an ascale for m/s2, no tscale, spaces, an unknown key, an empty row
+    np.testing.assert_allclose(log.times, [0, 0.005])
+    np.testing.assert_allclose(np.linalg.norm(log.accel, axis=1), np.linalg.norm([0.3, 0.4, 0.9]) * cameras.GRAVITY)
+    assert log.notes == ["its ascale gives m/s2 and not g, which is what was read"]
+    (note,) = read_gyroflow(write_log(path, ROWS, ascale="0.002")).notes
+    assert "2.06 g, not about 1: is ascale right?" in note
+    three = [row.rsplit(",", 3)[0] for row in ROWS]
+    alone = read_gyroflow(write_log(path, three, columns="t,gx,gy,gz", ascale=None))
+    assert alone.accel is None and alone.gyro.shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows", "words"),
+    [
+        ({"first": "my log"}, ROWS, "line 1 is not 'GYROFLOW IMU LOG'"),
+        ({"columns": "1,2,3"}, ROWS, "no line 't,gx,gy,gz,ax,ay,az' above the samples"),
+        ({"columns": "t,gx,gy"}, ROWS, "line 7 has no column gz"),
+        ({"gscale": None}, ROWS, "no line 'gscale,FACTOR' above the samples: the unit of the gyroscope"),
+        ({"ascale": None}, ROWS, "no line 'ascale,FACTOR' above the samples: the unit of the accelerometer"),
+        ({"ascale": "big"}, ROWS, "line 6: ascale must be a number other than 0, not 'big'"),
+        ({"tscale": "nan"}, ROWS, "line 4: tscale must be a number"),
+        ({"orientation": "adjust it yourself"}, ROWS, "line 3: the orientation 'adjust it yourself' does not say"),
+        ({"orientation": "XXY"}, ROWS, "line 3: the orientation 'XXY' does not say"),
+        ({}, [], "no samples below line 7"),
+        ({}, [*ROWS, "10,1,2"], "line 10 is not a row of numbers: '10,1,2'; correct it or delete it"),
+        ({}, [ROWS[0], "", "5,x,2,3,4,5,6"], "line 10 is not a row of numbers"),
+        ({}, [ROWS[0], "5,nan,2,3,4,5,6"], "line 9 is not a row of numbers"),
+        ({}, [ROWS[0], "1644159993000,1,2,3,4,5,6"], "line 9: the time 1644159993 s is over eleven days.*not UTC"),
+    ],
+)
+def test_a_gyroflow_log_that_cannot_be_used_is_one_sentence_with_its_line(tmp_path, changes, rows, words):
+    with pytest.raises(CameraError, match=rf"a\.gcsv: {words}"):
+        read_gyroflow(write_log(tmp_path / "a.gcsv", rows, **changes))
+
+
+def test_files_that_are_no_text(tmp_path):
+    (tmp_path / "b.gcsv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CameraError, match=r"b\.gcsv: not a UTF-8 text file"):
+        read_gyroflow(tmp_path / "b.gcsv")
+    with pytest.raises(CameraError, match="a folder, not a regular file"):
+        read_gyroflow(tmp_path)
+    with pytest.raises(CameraError, match=r"c\.gcsv: cannot be read: No such file"):
+        read_gyroflow(tmp_path / "c.gcsv")
+
+
+NEON = ["timestamp [ns]", *(f"gyro {a} [deg/s]" for a in "xyz"), *(f"acceleration {a} [g]" for a in "xyz")]
+START = 1728546108163313160
+
+
+def write_neon(folder, rows, header=NEON, frames=(START, START + 33_000_000)):
+    """Write the two tables of a Neon recording."""
+    folder.mkdir(exist_ok=True)
+    lines = [",".join(header), *(",".join(map(str, row)) for row in rows)]
+    (folder / "imu.csv").write_text("\n".join(lines) + "\n")
+    if frames is not None:
+        (folder / "world_timestamps.csv").write_text("\n".join(["timestamp [ns]", *map(str, frames)]) + "\n")
+    return folder / "imu.csv"
+
+
+def test_units_axes_and_clock_of_a_neon_table(tmp_path):
+    axes = [(90, 0, 0, 1, 0, 0), (0, 90, 0, 0, 1, 0), (0, 0, 90, 0, 0, 1)]
+    rows = [(START + 10_000_000 * k + 123, *values) for k, values in enumerate(axes)]
+    for header in (NEON, [name.replace("[g]", "[G]").title() for name in NEON]):
+        log = read_neon(write_neon(tmp_path / "n", rows, header))
+        np.testing.assert_allclose(log.times, [1.23e-7, 0.010000123, 0.020000123], atol=1e-12)  # 1 ns counts
+        cos, sin = np.cos(np.deg2rad(12)), np.sin(np.deg2rad(12))
+        turn = np.array([[-1, 0, 0], [0, -cos, sin], [0, sin, cos]])  # its columns are x, y, z of the module
+        np.testing.assert_allclose(log.gyro, np.pi / 2 * turn.T, atol=1e-12)
+        np.testing.assert_allclose(log.accel, 9.80665 * turn.T, atol=1e-12)
+    motion = imu.read_imu(tmp_path / "n" / "imu.csv")
+    np.testing.assert_array_equal(motion.gyro, log.gyro)
+
+
+def test_a_neon_table_that_cannot_be_used_is_one_sentence(tmp_path):
+    rows = [(START, 1, 2, 3, 0, 0, 1)]
+    with pytest.raises(CameraError, match=r"world_timestamps\.csv: cannot be read"):
+        read_neon(write_neon(tmp_path / "a", rows, frames=None))
+    with pytest.raises(CameraError, match=r"world_timestamps\.csv: no samples below line 1"):
+        read_neon(write_neon(tmp_path / "b", rows, frames=()))
+    with pytest.raises(CameraError, match=r"imu\.csv: line 1 has no column acceleration z \[g\]"):
+        read_neon(write_neon(tmp_path / "c", rows, NEON[:-1]))
+    with pytest.raises(CameraError, match=r"imu\.csv: line 3 is not a row of numbers"):
+        read_neon(write_neon(tmp_path / "d", [*rows, ("", 1, 2, 3, 0, 0, 1)]))
+    with pytest.raises(CameraError, match="line 1 has no column timestamp"):
+        cameras.frame_stamps(write_neon(tmp_path / "e", rows, ["section id", *NEON[1:]]))
+
+
+def test_real_logs(sample_data):
+    head = read_gyroflow(sample_data / "gcsv" / "docs_example_head.gcsv")
+    raw = np.rad2deg(head.gyro[0])[[0, 2, 1]] * [-1, 1, 1]  # x, y, z of the file
+    np.testing.assert_allclose(raw, [2.73, 6.02, 12.81], atol=0.005)
+    neon, reference = (imu.read_imu(sample_data / "neon" / name) for name in ("imu.csv", "imu_ego4d_columns.csv"))
+    assert len(neon.accel) == 539 and 1 / neon.median_steps[0] == pytest.approx(114.4, abs=0.1)
+    np.testing.assert_allclose(neon.accel.mean(0), [0.93, 3.03, 9.49], atol=0.005)
+    np.testing.assert_allclose(neon.gyro_time, reference.gyro_time, atol=1e-6)
+    np.testing.assert_allclose(*(np.linalg.norm(one.gyro, axis=1) for one in (neon, reference)), atol=1e-5)
+    assert np.linalg.norm(neon.accel, axis=1).mean() / cameras.GRAVITY == pytest.approx(1.021, abs=0.002)
