@@ -1,7 +1,10 @@
 """I3D: padding, cost, the centre of large clips, published weights and their outputs."""
 
+import collections
 import math
+import os
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -263,9 +266,6 @@ class Foreign:
 
 @pytest.mark.parametrize("protocol", [3, 4])
 def test_code_in_a_pickle_does_not_run(protocol, tmp_path):
-    import collections
-    import os
-
     stored, path = as_flax(unit_norms(small("i3d")).net.state_dict()), tmp_path / "i3d.ckpt"
     system = f"{os.system.__module__}.system"
     for value, words in (
@@ -288,9 +288,9 @@ def test_code_in_a_pickle_does_not_run(protocol, tmp_path):
 def test_pickles_of_both_numpy_generations_are_read(module, tmp_path):
     """The published file is of numpy 1."""
     content = pickle.dumps({"params": {"a": np.arange(6.0).reshape(2, 3)}}, 3)
-    current = type(np.zeros(0).__reduce__()[0]).__name__ and np.zeros(0).__reduce__()[0].__module__
-    assert current.encode() in content
-    (tmp_path / "x.ckpt").write_bytes(content.replace(f"c{current}\n".encode(), f"c{module}\n".encode()))
+    content = re.sub(rb"cnumpy\.\w+\.multiarray\n", f"c{module}\n".encode(), content)
+    assert f"c{module}\n_reconstruct".encode() in content
+    (tmp_path / "x.ckpt").write_bytes(content)
     assert checkpoints.read_weights(tmp_path / "x.ckpt")["params/a"].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
