@@ -66,6 +66,9 @@ MODEL_CLASSES = {
 }
 # A constructor may allocate this much more than its file contains: a classifier that it removes again (of VGG, 496 MB).
 SPARE_BYTES, SPARE_TENSORS = 1 << 29, 16
+# Limits of files that torch did not write: entries and length of names of nested dicts, which may contain each other;
+# size of arrays per byte of their archive.
+MAX_ENTRIES, MAX_NAME, MAX_COMPRESSION = 1 << 13, 1000, 20
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -320,10 +323,11 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
     return content
 
 
-def check_archive(path: str | os.PathLike) -> None:
+def check_archive(path: str | os.PathLike, compression: int = 1) -> None:
     """Raise EgoDistillError if a path is not a regular file, or a zip archive with damaged or compressed entries.
 
-    torch does not compare checksums, and writes no compressed entries: a small file could fill the memory.
+    torch does not compare checksums, and writes no compressed entries: a small file could fill the memory. With
+    `compression` above 1, entries may be compressed to that part of their size, on average.
     """
     try:
         mode = os.stat(path).st_mode
@@ -340,10 +344,16 @@ def check_archive(path: str | os.PathLike) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+            if compression > 1 and sum(entry.file_size for entry in entries) <= compression * os.path.getsize(path):
+                packed = []
             twice = len(entries) - len({entry.filename for entry in entries})
             damaged = None if packed else archive.testzip()
     except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
         raise EgoDistillError(f"{path} cannot be read as a checkpoint: a damaged archive ({error})") from error
+    if packed and compression > 1:
+        raise EgoDistillError(
+            f"{path} is not a file of weights: unpacked, it would have over {compression} times its size"
+        )
     if packed:
         raise EgoDistillError(f"{path} is not a checkpoint of torch: its part {packed[0]} is compressed")
     if twice:
@@ -382,6 +392,8 @@ class Layout:
     ignored      Pattern that matches whole keys that are not weights.
     joined       {ours: theirs}: parts of keys whose tensors are concatenated along the first dimension.
     dimensions   {our key: n}: tensors that get leading dimensions of 1 up to n.
+    axes         {pattern of our keys: dimensions}: the order of their dimensions here; those left out must be 1.
+    ones         {end of our key: end of another}: tensors of ones that it leaves out, of the shape of the other.
     """
 
     network: type[nn.Module]
@@ -391,11 +403,14 @@ class Layout:
     ignored: str = "(?!)"  # nothing
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dimensions: Mapping[str, int] = field(default_factory=dict)
+    axes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    ones: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_weights(checkpoint: str | os.PathLike | Mapping[str, Any], *, unsafe_pickle: bool = False) -> dict[str, Any]:
     """Return {name: tensor} of a file with published weights, or of the content of one.
 
+    Files of torch, of numpy (.npz) and of flax (a pickle of nested dicts, whose names are joined by "/") are read.
     `unsafe_pickle` also allows Caffe2's files (.pkl), from which only numpy arrays are read. Raise EgoDistillOSError
     if the file does not exist, EgoDistillError if it is damaged or does not contain named weights.
 
@@ -410,6 +425,10 @@ def read_weights(checkpoint: str | os.PathLike | Mapping[str, Any], *, unsafe_pi
         content: Any = checkpoint
     elif source.endswith(".pkl"):
         content = read_caffe2(source, unsafe_pickle)
+    elif source.endswith(".npz"):
+        content = read_npz(source)
+    elif is_plain_pickle(source):
+        content = join_names(read_pickle(source, FlaxUnpickler, "a pickle of numpy arrays"), source)
     else:
         content = read_tensors(source)
     if isinstance(content, Mapping) and content.get("format") == MODEL_FORMAT:
@@ -430,7 +449,8 @@ def read_weights(checkpoint: str | os.PathLike | Mapping[str, Any], *, unsafe_pi
 
 
 def is_numeric(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype.kind in "fiu"
+    kind = value.dtype if isinstance(value, np.ndarray) else np.dtype(object)
+    return kind.kind in "fiu" and kind.isnative and kind.itemsize <= 8  # torch has no other numbers
 
 
 def read_caffe2(path: str, unsafe_pickle: bool) -> Any:
@@ -440,13 +460,18 @@ def read_caffe2(path: str, unsafe_pickle: bool) -> Any:
             f"{path} is a Caffe2 file, a Python pickle, and reading a pickle can run any code. If you trust its "
             f"source, pass unsafe_pickle=True"
         )
+    return read_pickle(path, ArrayUnpickler, "a Caffe2 file")
+
+
+def read_pickle(path: str, unpickler: type[ArrayUnpickler], kind: str) -> Any:
+    """Return the content of a pickle. Raise EgoDistillError, which names its `kind`, if it cannot be read."""
     check_archive(path)
     try:
         with open(path, "rb") as file:
-            return ArrayUnpickler(file, encoding="latin1").load()
+            return unpickler(file, encoding="latin1").load()
     except Exception as error:  # a damaged pickle can raise almost any error
         raise EgoDistillError(
-            f"{path} cannot be read as a Caffe2 file ({type(error).__name__}: {str(error)[:200]})"
+            f"{path} cannot be read as {kind} ({type(error).__name__}: {str(error)[:200]})"
         ) from error
 
 
@@ -472,6 +497,58 @@ class ArrayUnpickler(pickle.Unpickler):
             example = np.zeros(0) if name == "_reconstruct" else np.float32(0)
             return example.__reduce__()[0]
         return super().find_class(module, name)
+
+
+class FlaxUnpickler(ArrayUnpickler):
+    """A reader of pickles of plain containers and numpy arrays."""
+
+    allowed = frozenset({("numpy", "dtype"), ("numpy", "ndarray"), ("numpy.core.multiarray", "_reconstruct")})
+
+
+def is_plain_pickle(path: str) -> bool:
+    """Return whether a file is a pickle, and not one in torch's old format, which begins with a number of its own."""
+    if not os.path.isfile(path):  # a pipe would wait for its writer
+        return False
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except OSError:  # what reads the file next reports it
+        return False
+    return head[:1] == b"\x80" and pickle.encode_long(torch.serialization.MAGIC_NUMBER) not in head
+
+
+def join_names(content: Any, source: str) -> Any:
+    """Return nested dicts as one dict, with names joined by "/".
+
+    Raise EgoDistillError if they have too many entries, or two of one name.
+    """
+    if not isinstance(content, dict):
+        return content
+    flat: dict[str, Any] = {}
+    waiting = [(str(name), value) for name, value in content.items()]
+    for name, value in waiting:  # the list grows meanwhile
+        if name in flat:
+            raise EgoDistillError(f"{source} is damaged: it contains {name} twice")
+        if not isinstance(value, dict):
+            flat[name] = value
+        elif len(waiting) + len(value) > MAX_ENTRIES or len(name) > MAX_NAME:
+            raise EgoDistillError(f"{source} does not contain named weights: it has more than {MAX_ENTRIES} entries")
+        else:
+            waiting += [(f"{name}/{inner}", deeper) for inner, deeper in value.items()]
+    return flat
+
+
+def read_npz(path: str) -> dict[str, Any]:
+    """Return the arrays of a numpy archive. Raise EgoDistillError if it is damaged or contains other objects."""
+    check_archive(path, MAX_COMPRESSION)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # a damaged array can raise almost any error
+        raise EgoDistillError(
+            f"{path} cannot be read as an archive of numpy arrays ({type(error).__name__}: {str(error)[:200]}); "
+            f"give one that numpy.savez() wrote"
+        ) from error
 
 
 def find_layout(state: Mapping[str, Any], layouts: Iterable[Layout], source: str) -> Layout:
@@ -515,7 +592,26 @@ def rename(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, Any], di
         value = weights.get(key)
         if isinstance(value, Tensor) and value.ndim < count:
             weights[key] = value[(None,) * (count - value.ndim)]
+    for key, value in weights.items():
+        for pattern, order in layout.axes.items():
+            if isinstance(value, Tensor) and re.fullmatch(pattern, key):
+                weights[key] = reorder(value, order)
+    for end, other in layout.ones.items():
+        for key in [key for key in weights if key.endswith(other)]:
+            if isinstance(weights[key], Tensor):
+                weights.setdefault(key.removesuffix(other) + end, torch.ones_like(weights[key]))
     return weights, names, ignored
+
+
+def reorder(value: Tensor, order: tuple[int, ...]) -> Tensor:
+    """Return a tensor with its dimensions in this order, without those that are left out, which must be 1.
+
+    A tensor of another shape is returned as it is; `load_strictly()` reports it.
+    """
+    others = [dim for dim in range(value.ndim) if dim not in order]
+    if value.ndim <= max(order) or any(value.shape[dim] != 1 for dim in others):
+        return value
+    return value.permute(*others, *order)[(0,) * len(others)]
 
 
 def concatenate(weights: dict[str, Any], names: dict[str, str], joint: str, parts: tuple[str, ...]) -> None:

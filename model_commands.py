@@ -235,20 +235,23 @@ def no_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_teachers(a: argparse.Namespace) -> None:
-    rows = []
+    networks, weights = [], []
     for name, published in teachers.MODELS.items():
         with torch.device("meta"):
             teacher = teachers.load(name, progress=False)
             gmacs = inference.count_macs(teacher, torch.device("meta")) / 1e9
         spec, params = teacher.clip_spec, sum(p.numel() for p in teacher.parameters())
+        counts = published.num_classes if isinstance(published.num_classes, tuple) else (published.num_classes,)
         cells = [f"{params / 1e6:.2f} M", f"{gmacs:.2f}", f"{teacher.feature_dim}"]
-        cells += [
-            f"{spec.frames}x{spec.size} {teacher.pixels.channels}",
-            published.released[0] if published.released else "none",
-        ]
-        rows.append([name, *cells])
-    print(Table(["architecture", "parameters", "GMACs", "feature", "clip", "published weights, e.g."], rows).text())
-    print(f"{GMACS_NOTE}\nMotionFormer 16x4 as released by its authors needs 369 GMACs per clip.")
+        cells += [f"{spec.frames}x{spec.size} {teacher.pixels.channels}", "+".join(map(str, counts))]
+        networks.append([name, *cells])
+        weights.append([name, published.source, published.licence, next(iter(published.released), "none")])
+    print(Table(["architecture", "parameters", "GMACs", "feature", "clip", "classes"], networks).text())
+    print(f"{GMACS_NOTE}\nMotionFormer 16x4 as released by its authors needs 369 GMACs per clip.\n")
+    print(Table(["architecture", "source", "licence of it", "published weights, e.g."], weights).text())
+    for source, obtain in {one.source: one.obtain for one in teachers.MODELS.values()}.items():
+        print(textwrap.fill(f"{source}: {obtain}", 100, subsequent_indent="  ", break_on_hyphens=False))
+    print("`egodistill finetune --pretrained FILE` reads these; .pkl only teachers.load(unsafe_pickle=True).")
 
 
 def finetune_options(parser: argparse.ArgumentParser) -> None:

