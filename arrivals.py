@@ -344,15 +344,15 @@ class Frames:
         """Return the frames that answers from number `first` on can use."""
         if not self.kept:
             return set()
-        reach, latest = self.schedule, self.kept[-1].time
+        schedule, latest = self.schedule, self.kept[-1].time
         if self.choice == "centre":
-            last = reach.last_before(latest + self.tolerance, lambda k: reach.start(k) + float(self.places[0]))
+            last = schedule.last_before(latest + self.tolerance, lambda k: schedule.start(k) + float(self.places[0]))
             found: set[Frame] = set()
             for number in range(max(first, last - 2 * KEPT_FRAMES), last + 1):
                 found.update(frame for frame in self.nearest(number) if frame is not None)
             return found
-        last = reach.last_before(latest, reach.stop)
-        oldest = reach.stop(first) - self.max_age
+        last = schedule.last_before(latest, schedule.stop)
+        oldest = schedule.stop(first) - self.max_age
         found = {frame for frame in self.kept[-self.count :] if frame.time >= oldest}  # for answers to come
         for number in range(max(first, last - 2 * KEPT_FRAMES), max(first, last) + 1):
             found.update(self.newest(number))

@@ -175,7 +175,7 @@ def let_threads_sleep() -> None:
     """Let torch's threads sleep soon when they wait for each other, if other programs are running.
 
     By default a waiting thread spins for milliseconds and takes its core from the thread that it waits for. Beside busy
-    programs, a training took two to four times as long; on a quiet Xeon, threads that sleep cost up to a fifth
+    programs, a training took 1.6 to 3.3 times as long; on a quiet Xeon, threads that sleep cost up to a fifth
     (`benchmarks/busy.py`). torch's OpenMP library on Linux reads the variable when torch is imported. What the user's
     environment says counts.
     """

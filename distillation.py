@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -374,7 +375,7 @@ class PretrainIMU(Objective):
         self.target = f"{teacher}.feature" if settings.l1_weight else None
         record = {"stage": "pretrain_imu", "teacher": teacher}
         if teacher_rows is not None:
-            record["clips with a teacher"] = int(teacher_rows.sum())
+            record["clips with a teacher"] = hashlib.sha256(teacher_rows.tobytes()).hexdigest()[:16]
         reads = ["imu", self.target] if self.target and teacher_rows is None else ["imu"]
         super().__init__(model, reads, record)
         self.predictor, self.frames, self.settings, self.teacher_rows = predictor, frames, settings, teacher_rows

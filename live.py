@@ -249,8 +249,7 @@ class Stream:
 
         The picture is upright, copied, and of any size. It is dropped and counted if no coming answer would use it.
         Pictures of the model's size give the scores of `predict()` to the bit. Others are scaled from RGB, where
-        `predict()` scales what was decoded: probabilities differed by 3e-5 on a GoPro recording (largest 0.011, random
-        weights of the paper's size), and by up to 2e-3 on tiny pictures.
+        `predict()` scales what was decoded, so that probabilities differ slightly (by less than 2e-3 in the tests).
         Raise EgoDistillError for another shape or type, another kind of time, and a stream that was closed.
         """
         given = np.asarray(picture)
@@ -311,11 +310,11 @@ class Stream:
         if self.choice == "newest":
             newest = max((frame.time for frame in self._frames.kept if frame.time <= moment), default=-math.inf)
             return newest == -math.inf or (self._look if self.gate else moment - newest >= self.period)
-        reach = self._schedule
-        if reach.anchor is None:
+        schedule = self._schedule
+        if schedule.anchor is None:
             return not self.spec.imu_samples
-        ends = (lambda k, place=place: reach.start(k) + place for place in map(float, self._frames.places))
-        wanted = max((end(k) for end in ends if (k := reach.last_before(moment, end)) >= 0), default=-math.inf)
+        ends = (lambda k, place=place: schedule.start(k) + place for place in map(float, self._frames.places))
+        wanted = max((end(k) for end in ends if (k := schedule.last_before(moment, end)) >= 0), default=-math.inf)
         if wanted <= self._asked:
             return False
         self._asked = wanted
@@ -399,7 +398,7 @@ class Stream:
             raise StreamClockError(
                 "the clock was restarted: for a second, all samples were more than "
                 f"{self.max_jump if self.spec.imu_samples else FRAME_LEAD:g} s older than the newest one. The stream "
-                "has been reset"
+                "has been reset; go on with the samples of the new clock, or pass on_restart='reset'"
             )
 
     def _first_open(self) -> int:

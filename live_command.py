@@ -136,20 +136,24 @@ def live_options(parser: argparse.ArgumentParser) -> None:
     overwrite_option(group)
 
 
+def given(a: argparse.Namespace, *names: str) -> list[str]:
+    """Return those of these options that were given, as on the command line."""
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(a, name) not in (None, False)]
+
+
 def check_options(a: argparse.Namespace, kind: str) -> None:
     """Raise ValueError for options that would be ignored or that contradict each other."""
     if kind != "file":
-        reject(["--fast"] * a.fast, f"{a.source} is not a file; a live source has its own speed")
+        reject(given(a, "fast"), f"{a.source} is not a file; a live source has its own speed")
         if a.imu not in (None, ["-"]):
             reject(["--imu"], f"{a.source} is live; give its samples as --imu - (standard input) or --imu-follow CSV")
     elif a.align == "arrival":
         reject(["--align arrival"], f"{a.source} is a file, whose frames have times; --frame-offset moves them")
     if a.imu_follow:
-        reject(["--imu"] * bool(a.imu), "samples come from one place; leave out --imu or --imu-follow")
-        reject(["--fast"] * a.fast, "a table that grows has its own speed; give a finished one as --imu")
+        reject(given(a, "imu"), "samples come from one place; leave out --imu or --imu-follow")
+        reject(given(a, "fast"), "a table that grows has its own speed; give a finished one as --imu")
     others = {"centre": ("max_age", "period"), "newest": ("tolerance",)}[a.frames]
-    used = [f"--{name.replace('_', '-')}" for name in others if getattr(a, name) is not None]
-    reject(used, f"not used with --frames {a.frames}")
+    reject(given(a, *others), f"not used with --frames {a.frames}")
 
 
 def load_student(path: str, device: str | None) -> Any:
@@ -205,7 +209,7 @@ def open_source(a: argparse.Namespace, uses_imu: bool, report: Callable[[str], o
         video.pace = pace
     samples, recorded = None, True
     if not uses_imu:
-        used = ["--imu"] * bool(a.imu) + ["--imu-follow"] * bool(a.imu_follow) + ["--align"] * (a.align == "arrival")
+        used = given(a, "imu", "imu_follow") + (["--align"] if a.align == "arrival" else [])
         reject(used, f"the student in {a.student} reads no IMU samples")
     elif a.imu_follow:
         samples, recorded = feeds.table_samples(a.imu_follow, clock=clock, report=report), False
@@ -315,7 +319,7 @@ class Inputs:
         self.end = math.inf  # of the video, on the clock of the samples
         self.error: BaseException | None = None
         self.ended = threading.Event()
-        works = [self._give_frames] + [self._give_samples] * (source.samples is not None)
+        works = [self._give_frames] if source.samples is None else [self._give_frames, self._give_samples]
         self.threads = [threading.Thread(target=self._run, args=(work,), daemon=True) for work in works]
 
     def start(self) -> None:
@@ -599,11 +603,11 @@ def run_live(a: argparse.Namespace) -> None:
 def open_stream(a: argparse.Namespace, model: Any, frame_clock: tuple[float, float]) -> live.Stream:
     """Return the stream that the options describe."""
     names = ("every", "frames", "slack", "top", "min_coverage", "max_gap", "precision")
-    given = keyword_arguments(a, *names, "tolerance", "max_age", "period")
-    given = {name: value for name, value in given.items() if value is not None}
+    options = keyword_arguments(a, *names, "tolerance", "max_age", "period")
+    options = {name: value for name, value in options.items() if value is not None}
     # Nothing is dropped from a file that waits: at most so many answers become due at once.
     pending = math.ceil(feeds.CHUNK / a.every) + 1 if a.fast and a.every > 0 else 2
-    return live.Stream(model, **given, frame_clock=frame_clock, max_pending=max(2, pending), on_restart="reset")
+    return live.Stream(model, **options, frame_clock=frame_clock, max_pending=max(2, pending), on_restart="reset")
 
 
 @contextlib.contextmanager

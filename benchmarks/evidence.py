@@ -391,7 +391,8 @@ def described() -> list[Cell]:
     for share in SHARES:
         taught = replace(whole, share=share)
         arms += [replace(taught, without=experiments.STAGE_1_LOSSES), replace(taught, without=("pretrain_l1",)), taught]
-        arms += [replace(taught, stage_1_on="share")] * (share < 1)
+        if share < 1:
+            arms.append(replace(taught, stage_1_on="share"))
     return [Cell("stage 1", "A", replace(run, seed=seed)) for seed in range(SMALL) for run in arms]
 
 
@@ -437,7 +438,7 @@ def run(out: Path, jobs: int, minutes: float) -> None:
         for cell in group:
             result = bench.result(cell.run)
             line = {"part": cell.part, "name": cell.run.name, "run": asdict(cell.run), "top1": result["top1"]}
-            if cell.run.method == "teacher" and WORLDS[world].get("label_noise", 1.0):
+            if cell.run.method == "teacher" and WORLDS[world].get("label_noise") != 0:
                 line["repeats"] = labels_repeated(bench, cell.run.seed, truth_of(world, out))
             line |= {"things": things_right(result, bench), "seconds": result["seconds"]}
             line |= {name: result[name] for name in ("precision", "test", "correct") if name in result}

@@ -260,7 +260,7 @@ def main() -> None:
         print(f"{table.text()}\n{note}")
         if arguments.markdown:
             caption = f"{note} {tables.provenance(tables.command_line(sys.argv))}"
-            section = f"benchmarks/recording.py, {kind}, {tables.short_processor()}"
+            section = f"benchmarks/recording.py, {kind}, {minutes:.0f} minutes, {precision}, {tables.short_processor()}"
             tables.write_section(arguments.markdown, section, table, caption=caption)
         print(
             f"peak memory: {peak_memory(whole, imu):.0f} MB; on a tenth of the recording: "

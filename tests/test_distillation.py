@@ -419,6 +419,10 @@ def test_stage_1_with_outputs_of_a_part_of_the_clips(tmp_path):
         model = small()
         histories += pretrain_imu(model, Store(12), teacher="t", teacher_rows=rows, epochs=1, **QUIET)
     assert [histories[0][name] for name in ("loss", "l1")] == [histories[1][name] for name in ("loss", "l1")]
+    file = {"checkpoint": tmp_path / "c", **QUIET}
+    pretrain_imu(small(), Store(12), teacher="t", teacher_rows=np.arange(12) < 5, epochs=1, **file)
+    with pytest.raises(EgoDistillError, match="clips with a teacher"):  # as many clips, but others
+        pretrain_imu(small(), Store(12), teacher="t", teacher_rows=np.arange(12) >= 7, epochs=2, **file)
     for rows in (np.ones(11, bool), np.arange(12), np.zeros(12, bool)):
         with pytest.raises(EgoDistillError, match=r"teacher_rows must be bool \[12\]"):
             pretrain_imu(small(), Store(12), teacher="t", teacher_rows=rows, epochs=1, **QUIET)

@@ -280,3 +280,12 @@ def test_a_line_keeps_what_a_run_is(scripts):
     assert {method for method in experiments.METHODS if method not in ("STTS T0.8-S0.9", "STTS full")} >= set(
         scripts[0].TUNED
     )
+
+
+def test_a_bench_has_its_own_folder_where_one_is_given(scripts, tmp_path):
+    evidence, _ = scripts
+    usual = evidence.bench_of("A with clean labels", tmp_path, evidence.GENERAL)
+    assert usual.out == str(tmp_path / "A-with-clean-labels" / "runs") and usual.test == "test"
+    tuned = evidence.bench_of("A", tmp_path, evidence.GENERAL, out="elsewhere", test="validation", teachers={})
+    assert (tuned.out, tuned.test, tuned.validation, tuned.teachers) == ("elsewhere", "validation", "validation", {})
+    assert tuned.store == str(tmp_path / "A" / "store")
