@@ -40,7 +40,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout'
 
 from egodistill import behaviour, contrasts, data, demo, experiments, files, inference, synthetic, tables
 from egodistill.batches import Augment
-from egodistill.experiments import Protocol, Run, TeacherRecipe
+from egodistill.experiments import PROTOCOLS, Protocol, Run, TeacherRecipe
+from egodistill.training import Training
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 PIXELS, CLIP_FRAMES, FRAMES = 64, 16, (1, 2, 4, 8)
@@ -66,23 +67,28 @@ SHARES = (0.1, 0.25, 1.0)  # of the training clips that have outputs of the teac
 TEACHER = "slowfast-{seed}"
 # Image networks twice as wide as the demo's, so that the order of costs is the paper's: EgoDistill, AdaFuse, STTS.
 WIDTH = 32
-STUDENT = replace(demo.DEMO.protocol.recipe.student, image_encoder=f"resnet10x{WIDTH}")
+STUDENT = replace(PROTOCOLS["demo"].recipe.student, image_encoder=f"resnet10x{WIDTH}")
 GENERAL = replace(
-    demo.DEMO.protocol,
-    recipe=replace(demo.DEMO.protocol.recipe, student=STUDENT),
-    adafuse=replace(demo.DEMO.protocol.adafuse, width=WIDTH),
-    stts=replace(demo.DEMO.protocol.stts, width=2 * WIDTH),
-    listen_to_look=replace(demo.DEMO.protocol.listen_to_look, width=WIDTH),
+    PROTOCOLS["demo"],
+    recipe=replace(PROTOCOLS["demo"].recipe, student=STUDENT),
+    adafuse=replace(PROTOCOLS["demo"].adafuse, width=WIDTH),
+    stts=replace(PROTOCOLS["demo"].stts, width=2 * WIDTH),
+    listen_to_look=replace(PROTOCOLS["demo"].listen_to_look, width=WIDTH),
 )
-AUGMENTED = {"augment": Augment(crop=0.2, jitter=0.3), "label_smoothing": 0.1}
-TEACHERS: dict[str, TeacherRecipe] = {
-    f"{name}-{{seed}}": replace(
-        recipe,
-        training=replace(recipe.training, **AUGMENTED),
-        options={**recipe.options, "dropout": 0.3},
+TEACHERS = {
+    TEACHER: TeacherRecipe(
+        "slowfast_8x8_r50",
+        Training(
+            epochs=8,
+            learning_rate=2e-3,
+            batch_size=16,
+            schedule="cosine",
+            warmup_epochs=1.5,
+            augment=Augment(crop=0.2, jitter=0.3),
+            label_smoothing=0.1,
+        ),
+        {"width": 48, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.3},
     )
-    for name, recipe in demo.DEMO.teachers.items()
-    if name == "slowfast"
 }
 # Settings that are tried for each method; a best one at the edge is followed by the next of its row.
 RATES, EPOCHS = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3), (6, 12, 24)
