@@ -44,15 +44,14 @@ one frame, head motion and sound: `behaviour.bounds()`; from several frames: `be
 
 from __future__ import annotations
 
-import concurrent.futures
 import csv
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -75,6 +74,7 @@ from egodistill.behaviour import (
     verbs_of,
     wrong_verb,
 )
+from egodistill.processes import Processes, Watch
 
 __all__ = ["Recording", "World", "WorldError", "render"]
 
@@ -277,24 +277,32 @@ def render(
 
 
 def write_recordings(plan: Sequence[Recording], out: Path, workers: int | None, progress: bool) -> None:
-    """Write the missing recordings, in several threads."""
+    """Write the missing recordings, in several processes."""
     todo = [recording for recording in plan if not recording.exists(out)]
-    total, left = (sum(recording.acts for recording in some) for some in (plan, todo))
+    total = sum(recording.acts for recording in plan)
     workers = min(workers or files.available_cores(), max(1, len(todo)))
-    # Threads are enough, because torch, numpy and the encoder release the interpreter lock. Each computes on one core;
-    # the caller's number of threads is restored at the end.
+
+    def written() -> int:
+        return total - sum(recording.acts for recording in todo if not recording.exists(out))
+
+    bar = files.Progress("render", total, unit="acts", done=written(), show=progress and bool(todo))
+    with Watch(bar, written):
+        if workers == 1:
+            write_bundle(str(out), map(asdict, todo))
+        else:
+            bundles = [list(map(asdict, todo[k::workers])) for k in range(workers)]
+            Processes("synthetic.write_bundle", str(out), bundles, workers).run()
+
+
+def write_bundle(out: str, bundle: Iterable[Mapping[str, Any]]) -> None:
+    """Write recordings, given by their fields, below ``out``. All compute on one core."""
     threads = torch.get_num_threads()
-    pool = concurrent.futures.ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-    show = progress and bool(todo)
-    with files.Progress("render", total, unit="acts", done=total - left, show=show) as bar:
-        try:
-            jobs = {pool.submit(recording.write, out): recording for recording in todo}
-            for job in concurrent.futures.as_completed(jobs):
-                job.result()
-                bar.step(jobs[job].acts)
-        finally:  # After Ctrl-C, too: do not start the remaining recordings.
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
+    torch.set_num_threads(1)
+    try:
+        for fields in bundle:
+            Recording(**fields).write(Path(out))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def write_annotations(plan: Sequence[Recording], table: Path) -> Path:

@@ -16,7 +16,7 @@ import av
 import numpy as np
 import pytest
 
-from egodistill import CLIP_SECONDS, EgoDistillOSError, behaviour, data, scene, synthetic
+from egodistill import CLIP_SECONDS, EgoDistillError, EgoDistillOSError, behaviour, data, scene, synthetic
 from egodistill.behaviour import THINGS, TURN, VERBS
 from egodistill.synthetic import FRAME_RATE, Recording
 
@@ -446,7 +446,7 @@ def test_full_disk_is_named_with_the_file(tmp_path, full_disk, monkeypatch, size
 def test_failure_ends_the_rendering_and_not_only_its_recording(tmp_path):
     (tmp_path / "P01").mkdir()
     (tmp_path / "P01" / "videos").write_text("a file in the way")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(EgoDistillError, match=r"code 1 .*output above"):
         synthetic.render(
             tmp_path, train_wearers=29, train_acts=29, test_acts=9, size=(32, 32), workers=2, progress=False
         )
