@@ -34,6 +34,7 @@ ARROWS = {
     "live": "arrivals egodistill batches imu runtime",
     "arrivals": "egodistill clips video",
     "events": "egodistill",
+    "gates": "batches egodistill",
     "batches": "egodistill clips files student",
     "runtime": "checkpoints egodistill files",
     "checkpoints": "egodistill files",
