@@ -40,6 +40,7 @@ from egodistill.one_pass import Consumer, Pending
 from egodistill.processes import CRASHES, Processes, Watch, explain
 from egodistill.store import ClipStore, StoreWriter, folds
 from egodistill.video import (
+    DRAWN,
     MAX_HOLD,
     VideoError,
     VideoInfo,
@@ -197,7 +198,7 @@ def prepare(
     - ``frames_N`` uint8 [n, N, 3, frame_size, frame_size] for each N of ``num_frames``, at the
       centres of N equal parts of the clip; the whole frame is resized to the square, as in the
       paper. ``sampling`` is one rule of ``clip_times``, or several; rules other than "uniform" are
-      part of the name, such as ``frames_N_first`` (``seed`` is that of "random"). With
+      part of the name, such as ``frames_N_first`` (``seed`` is that of "random" and "ages"). With
       ``exact=False``, these frames and the ends are the nearest key frames, which cost far less
       to decode; with ``tolerance=0.25``, those that are cheapest to decode within 0.25 s of the
       exact ones. ``frames_N.times`` float64 [n, N] are the times of the frames. A clip fails if one of
@@ -252,7 +253,7 @@ def prepare(
         "audio": audio,
         "ends": ends and (consumer is None or "ends" not in consumer.specs),
         "sampling": [sampling] if isinstance(sampling, str) else list(dict.fromkeys(sampling)),
-        "seed": seed if "random" in sampling else None,
+        "seed": seed if any(rule in sampling for rule in DRAWN) else None,
         "exact": exact,
         "tolerance": tolerance,
         "min_coverage": min_coverage,

@@ -70,7 +70,7 @@ ARROWS = {
     " intervals protocols student teachers training video",
     "paper_costs": "egodistill baselines inference teachers",
     "plots": "experiments files",
-    "export": "egodistill batches checkpoints clips files student",
+    "export": "egodistill batches checkpoints clips files student video",
     "feeds": "imu video",
     "commands": "egodistill annotations aria data files imu recordings tables video",
     "options": "commands distillation files runtime",
