@@ -1,6 +1,6 @@
 """How old a frame may be, and when a sleeping camera should look: curves and gates on world A of `evidence.py`.
 
-    python benchmarks/when_to_look.py train --out EV      # students with frames of random age; after `evidence.py run`
+    python benchmarks/evidence.py run --out EV            # also trains the students; then:
     python benchmarks/when_to_look.py measure --out EV    # appends lines to results/ages.jsonl and results/looks.jsonl
     python benchmarks/when_to_look.py report --markdown RESULTS.md    # tables and a figure, from these lines alone
 
@@ -53,7 +53,7 @@ from egodistill.experiments import Run
 from egodistill.inference import Prediction
 
 AGES_FILE, LOOKS_FILE = evidence.RESULTS / "ages.jsonl", evidence.RESULTS / "looks.jsonl"
-BINS = 8  # parts of the 4 s, each with one frame of a test clip
+BINS = evidence.BINS
 SECOND = 2  # bins between the two frames of a student with N = 2: 1 s
 EVERY, STEPS = 0.5, 81  # seconds between answers, and how many of them a frame may serve: 40 s
 BUDGETS = (3, 6, 12, 30)  # looks a minute
@@ -73,61 +73,11 @@ def students() -> dict[str, Run]:
 # Students
 
 
-def make_store(out: Path, seeds: Sequence[int]) -> Path:
-    """Decode the clips of world A with frames of random age, and copy the teachers' outputs; return the folder."""
-    world = synthetic.render(out / "A" / "world", **(evidence.WORLD | evidence.WORLDS["A"] | {"seed": 0}))
-    segments = data.read_epic_kitchens(
-        world.annotations,
-        world.root,
-        evaluation_wearers=world.test_wearers,
-        validation_wearers=world.validation_wearers,
-    )
-    folder = out / "A" / "ages"
-    store = data.prepare(
-        segments,
-        folder,
-        num_frames=(1, 2, BINS),
-        sampling=["uniform", "ages"],
-        frame_size=evidence.PIXELS,
-        class_names=sorted(behaviour.VERBS),
-    )
-    source = data.ClipStore(out / "A" / "store")
-    if [clip["id"] for clip in source.clips] != [clip["id"] for clip in store.clips]:
-        raise SystemExit(f"{folder}: other clips than {source.path}")
-    for seed in seeds:
-        for kind in ("feature", "logits"):
-            name = f"{Run('teacher', seed, teacher=evidence.TEACHER).outputs}.{kind}"
-            rows = range(len(source))
-            values = source.read(name, rows)
-            store.add(name, values.shape[1:], values.dtype)
-            store.write(name, rows, values)
-    return folder
-
-
-def bench_of(out: Path) -> experiments.Bench:
-    """Return the bench of the students with frames of random age; their settings are those of the protocol."""
-    settings = replace(evidence.GENERAL, changes=evidence.read_protocol()["changes"])
-    return experiments.Bench(str(out / "A" / "ages"), str(out / "A" / "aged"), settings, validation="validation")
-
-
-def train(out: Path, seeds: Sequence[int], jobs: int) -> None:
-    """Train the students with frames of random age, in the order of the seeds."""
-    make_store(out, seeds)
-    bench = bench_of(out)
-    main = evidence.bench_of("A", out, bench.protocol)
-    for seed in seeds:
-        evidence.reuse(main, bench, Run("start", seed))
-    bench.run(
-        [replace(run, seed=seed) for seed in seeds for run in students().values() if run.sampling == "ages"], jobs
-    )
-
-
 def load(out: Path, run: Run) -> Any:
     """Return a trained student."""
-    bench = bench_of(out)
-    if run.sampling == "uniform":
-        bench = evidence.bench_of("A", out, bench.protocol)
-    return experiments.load(bench.path(run)).eval()
+    world = evidence.ANY_AGE if run.sampling == "ages" else "A"
+    settings = replace(evidence.GENERAL, changes=evidence.read_protocol()["changes"])
+    return experiments.load(evidence.bench_of(world, out, settings).path(run)).eval()
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -137,7 +87,7 @@ def load(out: Path, run: Run) -> Any:
 @torch.no_grad()
 def measure_ages(out: Path, seed: int) -> None:
     """Append a line for each student of a seed and each age: which test clips it has right."""
-    store = data.ClipStore(out / "A" / "ages").split("test")
+    store = data.ClipStore(out / evidence.slug(evidence.ANY_AGE) / "store").split("test")
     name = f"frames_{BINS}_ages"
     wearers = [str(wearer) for wearer in store.wearers]
     done = {(line["student"], line["seed"]) for line in files.read_lines(AGES_FILE, "student", "seed")}
@@ -403,19 +353,16 @@ def gate_table(kind: str) -> tables.Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("train", "measure", "report"):
+    for name in ("measure", "report"):
         command = commands.add_parser(name)
         if name == "report":
             tables.markdown_option(command)
             continue
         command.add_argument("--out", type=Path, required=True, help="folder of evidence.py")
         command.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default="0,1,2")
-        command.add_argument("--jobs", type=int, default=files.available_cores())
     a = parser.parse_args()
     torch.set_num_threads(1)
-    if a.command == "train":
-        train(a.out, a.seeds, a.jobs)
-    elif a.command == "measure":
+    if a.command == "measure":
         for seed in a.seeds:
             measure_ages(a.out, seed)
             measure_looks(a.out, seed)
