@@ -103,9 +103,9 @@ def measure_ages(out: Path, seed: int) -> None:
             starts = np.array([store.clips[row]["start"] for row in numbers])
             ages.append(starts[:, None] + CLIP_SECONDS - store.read(f"{name}.times", numbers)[:, ::-1])
             image, motion = model.encode_frames(frames.flatten(0, 1)[:, None], 1), model.encode_imu(imu)
-            image = image.unflatten(0, frames.shape[:2]).flip(1)  # the newest first
+            image = image[:, 0].unflatten(0, frames.shape[:2]).flip(1)  # [B, ages, d], the newest first
             shown = [image[:, [k]] if run.frames == 1 else image[:, [k + SECOND, k]] for k in range(BINS - SECOND)]
-            found = [model.fuse(model.aggregate(one.flatten(1, 2)), motion).logits.argmax(1) for one in shown]
+            found = [model.fuse(model.aggregate(one), motion).logits.argmax(1) for one in shown]
             right.append(torch.stack(found, 1).eq(labels[:, None]).numpy())
         hits, ages = np.concatenate(right), np.concatenate(ages)
         for k in range(BINS - SECOND):
@@ -149,8 +149,8 @@ def days(model: Any, world: synthetic.World) -> list[Day]:
         image = torch.cat([model.encode_frames(part[:, None], 1) for part in frames.split(64)])
         moves = torch.cat([model.encode_imu(part) for part in torch.from_numpy(np.stack(windows)).split(64)])
         scores = np.zeros((len(stops), STEPS, len(names)), np.float32)
-        for a in range(STEPS):
-            fused = model.fuse(model.aggregate(image[: len(stops) - a].flatten(1)), moves[a:])
+        for a in range(min(STEPS, len(stops))):
+            fused = model.fuse(model.aggregate(image[: len(stops) - a]), moves[a:])
             scores[a:, a] = fused.logits.softmax(1).numpy()
         acts = [(one.start, one.stop, names.index(one.label)) for one in own]
         middles = stops - CLIP_SECONDS / 2
