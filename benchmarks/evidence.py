@@ -113,8 +113,8 @@ TUNED = {  # {method: number of frames with which its settings are chosen}
     "VisIMU": 1,
     "VisOnly": 1,
     "ListenToLook": 1,
-    "AdaFuse": 2,  # tested with 8, the fewest with which they choose is cheaper
-    "STTS T0.5-S0.7": 2,
+    "AdaFuse": 4,  # tested with 8; half as many take half the time
+    "STTS T0.5-S0.7": 4,
 }
 # The primary contrasts, tested by Holm's procedure in each world: (method, frames) better than (method, frames).
 PRIMARY = [
