@@ -483,7 +483,7 @@ def find_videos(folder: str | os.PathLike) -> list[str]:
 
     >>> from egodistill import clips
     >>> clips.find_videos("world")[:2]
-    ['world/P01/videos/P01_101.MP4', 'world/P03/videos/P03_101.MP4']
+    ['world/P01/videos/P01_101.MP4', 'world/P02/videos/P02_101.MP4']
     """
     folder = Path(folder)
     found = [

@@ -284,7 +284,7 @@ def run_teachers(a: argparse.Namespace) -> None:
     print(Table(["architecture", "source", "licence of it", "published weights, e.g."], weights).text())
     for source, obtain in {one.source: one.obtain for one in teachers.MODELS.values()}.items():
         print(textwrap.fill(f"{source}: {obtain}", 100, subsequent_indent="  ", break_on_hyphens=False))
-    print("`egodistill finetune --pretrained FILE` reads these; .pkl only teachers.load(unsafe_pickle=True).")
+    print("`--pretrained` of prepare, extract and finetune reads these; .pkl only load(unsafe_pickle=True).")
 
 
 def finetune_options(parser: argparse.ArgumentParser) -> None:

@@ -420,17 +420,17 @@ def films(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def small_i3d(tmp_path_factory):
+@pytest.fixture
+def small_i3d(tmp_path, monkeypatch) -> Path:
     """A file with the weights of a small I3D, in a published layout, beside the names of its classes."""
-    folder = tmp_path_factory.mktemp("i3d")
+    folder = tmp_path / "published"
+    folder.mkdir()
     (folder / "label_map_k400.txt").write_text("walking\ncooking\nwashing\nrunning\nsitting\nreading\n")
     state = unit_norms(small_teachers.small("i3d", 6)).net.state_dict()
     spec = data.ClipSpec(frames=8, size=32, crop=True)
     changes = {"num_classes": 6, "clip_spec": spec, "options": {"width": 8}}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(teachers.MODELS, "i3d", replace(teachers.MODELS["i3d"], **changes))
-        yield write_published(state, folder / "i3d.ckpt")
+    monkeypatch.setitem(teachers.MODELS, "i3d", replace(teachers.MODELS["i3d"], **changes))
+    return write_published(state, folder / "i3d.ckpt")
 
 
 def test_recordings_without_labels_go_all_the_way(films, small_i3d, tmp_path, capsys):
@@ -651,7 +651,7 @@ STUDENT = "--num-frames --image-encoder --image-weights --no-imu --imu-vector"
 EXPERIMENT = (
     "store --teacher --out --seeds --preset --epochs --batch-size --precision --pretrained --jobs --device --markdown"
 )
-SEGMENTS = "annotations --root --min-instances --split-seed --audio --imu-offsets"
+SEGMENTS = "annotations --root --min-instances --split-seed --audio --imu-offsets --stride --split-by --test-share"
 OPTIONS = {
     "demo": "--out --seeds --world-seed --teachers --quick --image-weights --precision --jobs --markdown",
     "compare": f"{EXPERIMENT} --num-frames --methods --teacher-file",
@@ -663,14 +663,15 @@ OPTIONS = {
     "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
     "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --tolerance --clip-frames "
     "--clip-size --no-imu --zero-accel --min-coverage --max-gap --max-hold --workers --max-bad --retry-failed "
-    "--teacher-file --end-features --image-encoder --batch-size --precision --device",
+    "--teacher-file --architecture --pretrained --end-features --image-encoder --batch-size --precision --device",
     "status": "store --seconds",
     "export": "STUDENT --out --format --pair --precision --batch-size --calibrate --calibrate-split --calibrate-clips "
     "--check --check-split --overwrite --markdown",
     "teachers": "",
     "finetune": f"store --split --out --overwrite --init --architecture --pretrained --name --option --head-only "
     f"--gradient-checkpointing {STUDENT} {TRAINING} {AUGMENTATION} --validation",
-    "extract": "store --split --teacher-file --views --batch-size --overwrite --precision --device",
+    "extract": "store --split --teacher-file --architecture --pretrained --views --batch-size --overwrite --precision "
+    "--device",
     "pretrain": "store --split --teacher --out --overwrite "
     "--init --nce-tau --nce-weight --l1-weight --l1-reduction --symmetric "
     f"{STUDENT.replace('--no-imu ', '')} {TRAINING}",
