@@ -660,9 +660,10 @@ def test_a_folder_of_recordings_becomes_windows(tmp_path):
     splits = {name: {segment.split for segment in segments} for name, segments in by_video.items()}
     assert sorted(map(list, splits.values())) == [["test"], ["train"], ["train"], ["train"]]  # 0.3 of 4 is 1.2
     # The same wherever the folder is, another with another seed, and as read_annotations() says.
-    moved = folder.rename(tmp_path / "moved")
-    again = annotations.read_recordings(moved, windows)
-    assert [s.split for s in again] == [s.split for s in found]
+    for place in "wxyz":
+        folder = moved = folder.rename(tmp_path / place)
+        again = annotations.read_recordings(moved, windows)
+        assert [s.split for s in again] == [s.split for s in found]
     seeds = {tuple(s.split for s in annotations.read_recordings(moved, replace(windows, seed=k))) for k in range(6)}
     assert len(seeds) > 1
     assert annotations.read_annotations(moved, windows=windows) == again
