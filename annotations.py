@@ -143,8 +143,7 @@ def read_annotations(
     `read_recordings()`. ``root`` is the folder with the data set's videos and IMU files, by default the folder of the
     annotations. ``seed`` is for Ego4D's random split and for that of recordings, in place of the one in ``windows``.
     ``min_instances`` (None: the reader's own default) and ``audio`` are for the two data sets, ``windows`` is for
-    recordings. Raise DataError for ``min_instances`` or ``windows`` with
-    another kind of annotations.
+    recordings. Raise DataError for ``min_instances`` or ``windows`` with another kind of annotations.
 
     >>> from egodistill import annotations
     >>> segments = annotations.read_annotations("segments.csv")
@@ -186,6 +185,10 @@ def _is_list_of_recordings(header: str) -> bool:
     names = {name.strip().strip('"').lower() for name in header.split(",")}
     names = {name for name in names if name and not name.startswith(("#", "_"))}
     return "video" in names and names <= {"video", "start", "stop", *OPTIONAL_COLUMNS}
+
+
+# Of a table of recordings, beside the video. Segments made of recordings have names of their own, so there is no id.
+RECORDING_COLUMNS = ("start", "stop", "imu", "split", "imu_offset", "imu_stretch", "wearer")
 
 
 def read_epic_kitchens(
@@ -735,7 +738,7 @@ def _parts_of_folder(folder: Path, dropped: collections.Counter[str]) -> Iterato
 
 def _parts_of_table(path: Path, dropped: collections.Counter[str]) -> Iterator[_Part]:
     """Yield the rows of a table of recordings; count those whose video cannot be opened."""
-    for where, row in _table(path, ("video",), ("start", "stop", *OPTIONAL_COLUMNS)):
+    for where, row in _table(path, ("video",), RECORDING_COLUMNS):
         video, imu = _files_of_row(where, path.parent, row)
         offset, stretch = _clock(where, row)
         clock = {"imu_offset": offset, "imu_stretch": stretch, "wearer": row.get("wearer") or None}

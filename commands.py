@@ -64,9 +64,7 @@ def keyword_arguments(arguments: argparse.Namespace, *names: str) -> dict[str, A
 # The commands
 
 
-NO_LABELS = (
-    "no segment has a label: students learn from a teacher's outputs, and `evaluate` reports agreement with the teacher"
-)
+NO_LABELS = "no segment has a label: students learn from a teacher, and `evaluate` reports agreement with it"
 
 
 def segment_options(parser: argparse.ArgumentParser) -> None:
