@@ -103,8 +103,8 @@ WITHIN_PAIR, LOOKS_ALIKE = 0.5, 0.3  # shares of the wrong labels; the rest is a
 EPIC_SHARES = {"reversal": 0.64, "cyclic": 0.18, "single": 0.18}  # of the acts in EPIC-KITCHENS' IMU videos
 
 
-def bounds(coupling: float = 1.0, kinds: Sequence[str] = KINDS) -> dict[str, float]:
-    """Return the best possible accuracies, 0 to 1, over equally frequent verbs of these kinds.
+def bounds(coupling: float = 1.0, things: Sequence[str] | None = None) -> dict[str, float]:
+    """Return the best possible accuracies, 0 to 1, over equally frequent verbs of things (`Thing.look`), or of all.
 
     One frame tells the thing, hence the verb of a single act, and nothing about the verb of a pair. Head motion tells
     it in the share of acts that the head follows (``coupling`` scales it), sound in the share that can be heard; in the
@@ -117,31 +117,36 @@ def bounds(coupling: float = 1.0, kinds: Sequence[str] = KINDS) -> dict[str, flo
     one frame and head motion: 0.850
     one frame and sound: 0.750
     """
-    things = [THINGS[thing] for thing, _ in ACTIONS if THINGS[thing].kind in kinds]
+    acts = [THINGS[ACTIONS[verb][0]] for verb in verbs_of(things)]
     told = {
-        "one frame": [0.0 for _ in things],
-        "one frame and head motion": [coupling * thing.follow for thing in things],
-        "one frame and sound": [thing.heard for thing in things],
+        "one frame": [0.0 for _ in acts],
+        "one frame and head motion": [coupling * thing.follow for thing in acts],
+        "one frame and sound": [thing.heard for thing in acts],
     }
     return {
-        inputs: sum(1.0 if thing.kind == "single" else (1 + q) / 2 for thing, q in zip(things, shares, strict=True))
-        / len(things)
+        inputs: sum(1.0 if thing.kind == "single" else (1 + q) / 2 for thing, q in zip(acts, shares, strict=True))
+        / len(acts)
         for inputs, shares in told.items()
     }
 
 
-def wrong_verb(verb: int, rng: np.random.Generator) -> int:
-    """Return a wrong verb, as an annotator might choose it: of the pair, of the same looks, or any other."""
+def verbs_of(things: Sequence[str] | None) -> list[int]:
+    """Return the numbers of the verbs of these things (`Thing.look`), or of all if None."""
+    return [k for k, (thing, _) in enumerate(ACTIONS) if things is None or THINGS[thing].look in things]
+
+
+def wrong_verb(verb: int, rng: np.random.Generator, verbs: Sequence[int] = range(len(VERBS))) -> int:
+    """Return a wrong one of ``verbs``, as annotators choose it: of the pair, of the same looks, or any other."""
     thing, which = ACTIONS[verb]
     partner = ACTIONS.index((thing, 1 - which)) if len(THINGS[thing].verbs) > 1 else None
-    (alike,) = (b if a == VERBS[verb] else a for a, b in LOOKALIKES if VERBS[verb] in (a, b))
+    (alike,) = (VERBS.index(b if a == VERBS[verb] else a) for a, b in LOOKALIKES if VERBS[verb] in (a, b))
     chance = rng.random()
     if partner is not None and chance < WITHIN_PAIR:
         return partner
-    if chance < WITHIN_PAIR + LOOKS_ALIKE:
-        return VERBS.index(alike)
-    others = [k for k in range(len(VERBS)) if k not in (verb, partner, VERBS.index(alike))]
-    return int(rng.choice(others))
+    if alike in verbs and chance < WITHIN_PAIR + LOOKS_ALIKE:
+        return alike
+    others = [k for k in verbs if k not in (verb, partner, alike)]
+    return int(rng.choice(others or [k for k in verbs if k != verb]))
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ class ClipSpec:
     sampling      Which frames: a rule of `video.clip_times()`, or "ends", evenly from the clip's start to its end.
     exact         False: the nearest key frames instead, which cost far less to decode.
     tolerance     Take the frames that are cheapest to decode within this many seconds of their times, 0: exact frames.
-    seed          Seed of the sampling "random".
+    seed          Seed of the samplings "random" and "ages".
     imu_samples, imu_rate   Number of IMU samples (0: none) and their rate in Hz.
     imu_axes      Axes of both sensors; "file", as each recording stores them, is the only choice.
     audio         Log-mel bands of the clip's middle two seconds, as ListenToLook reads them.
@@ -182,7 +182,7 @@ class ClipSpec:
     def times(self, start: float, row: int = 0) -> np.ndarray:
         """Return the times of the frames of a clip in seconds, ascending, float64 [frames].
 
-        `row` is the clip's row in its store: with sampling "random", `seed` and `row` decide the times.
+        `row` is the clip's row in its store: with sampling "random" or "ages", `seed` and `row` decide the times.
         """
         if self.sampling == "ends":
             return np.linspace(start, start + self.seconds, self.frames)

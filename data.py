@@ -24,21 +24,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import faulthandler
 import functools
-import json
 import math
 import os
-import queue
-import signal
-import subprocess
-import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from egodistill import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, files
@@ -55,8 +47,10 @@ from egodistill.annotations import (
 from egodistill.clips import ClipSpec, Recording, clip_starts, decode_clips, differences, frames_name, open_recording
 from egodistill.imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu
 from egodistill.one_pass import Consumer, Pending
+from egodistill.processes import CRASHES, Processes, Watch, explain
 from egodistill.store import ClipStore, StoreWriter, folds
 from egodistill.video import (
+    DRAWN,
     MAX_HOLD,
     VideoError,
     VideoInfo,
@@ -216,7 +210,7 @@ def prepare(
     - ``frames_N`` uint8 [n, N, 3, frame_size, frame_size] for each N of ``num_frames``, at the
       centres of N equal parts of the clip; the whole frame is resized to the square, as in the
       paper. ``sampling`` is one rule of ``clip_times``, or several; rules other than "uniform" are
-      part of the name, such as ``frames_N_first`` (``seed`` is that of "random"). With
+      part of the name, such as ``frames_N_first`` (``seed`` is that of "random" and "ages"). With
       ``exact=False``, these frames and the ends are the nearest key frames, which cost far less
       to decode; with ``tolerance=0.25``, those that are cheapest to decode within 0.25 s of the
       exact ones. ``frames_N.times`` float64 [n, N] are the times of the frames. A clip fails if one of
@@ -272,7 +266,7 @@ def prepare(
         "audio": audio,
         "ends": ends and (consumer is None or "ends" not in consumer.specs),
         "sampling": [sampling] if isinstance(sampling, str) else list(dict.fromkeys(sampling)),
-        "seed": seed if "random" in sampling else None,
+        "seed": seed if any(rule in sampling for rule in DRAWN) else None,
         "exact": exact,
         "tolerance": tolerance,
         "min_coverage": min_coverage,
@@ -337,7 +331,9 @@ def prepare(
     if consumer is not None:
         fill_for_consumer(consumer, store, sorted(by_size), max(1, processes), progress)
     else:
-        with _Progress(store, progress):
+        missing = len(store.missing())
+        bar = files.Progress("prepare", missing, show=progress and missing > 0)
+        with Watch(bar, lambda: missing - len(store.missing())):
             if processes > 1:
                 fill_in_processes(store, by_size, processes)
             else:
@@ -372,7 +368,7 @@ def fill_for_consumer(
 
     The batches are those of a finished store, so a clip that fails moves no other into another batch.
     """
-    pending, processes = Pending(store), _Processes(store, jobs, workers)
+    pending, processes = Pending(store), _Filling(store, jobs, workers)
     with (
         consumer.open(ClipStore(store.path, unfinished=True).everything()) as consume,
         concurrent.futures.ThreadPoolExecutor(1) as pool,
@@ -398,32 +394,6 @@ def fill_for_consumer(
         decoding.result()
     with contextlib.suppress(OSError):
         pending.folder.rmdir()
-
-
-class _Progress:
-    """A progress bar that counts the clips settled by all processes while a `with` block runs."""
-
-    def __init__(self, store: StoreWriter, show: bool) -> None:
-        self.store, self.total = store, len(store.missing())
-        self.bar = files.Progress("prepare", self.total, show=show and self.total > 0)
-        self.ended = threading.Event()
-        self.thread = threading.Thread(target=self._watch)
-
-    def __enter__(self) -> None:
-        self.thread.start()
-
-    def __exit__(self, *error: object) -> None:
-        self.ended.set()
-        self.thread.join()
-
-    def _watch(self) -> None:
-        with self.bar:
-            while not self.ended.wait(0.5):
-                self._update()
-            self._update()
-
-    def _update(self) -> None:
-        self.bar.update(self.total - len(self.store.missing()))
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -470,81 +440,32 @@ def fill(store: StoreWriter, rows: Sequence[int]) -> None:
 
 
 def fill_in_processes(store: StoreWriter, jobs: Sequence[list[int]], workers: int) -> None:
-    """Run ``fill`` in ``workers`` processes at a time, each for a bundle of recordings.
+    """Fill a store in ``workers`` processes at a time, each for a bundle of recordings.
 
-    A process imports this module and calls ``serve()``: the caller needs no ``__main__`` guard, no
-    lock is forked, and a decoder that crashes costs one recording. The processes communicate
-    through the store only.
+    A decoder that crashes costs one recording.
     """
-    _Processes(store, jobs, workers).run()
+    _Filling(store, jobs, workers).run()
 
 
-class _Processes:
-    """Processes that fill a store, and a thread for each that starts it and handles its exit code."""
+class _Filling(Processes):
+    """Processes that fill a store; a bundle is a list of recordings, each a list of rows."""
 
     def __init__(self, store: StoreWriter, jobs: Sequence[list[int]], workers: int) -> None:
-        self.store, self.workers = store, workers
-        self.bundles: queue.SimpleQueue[list[list[int]]] = queue.SimpleQueue()
         size = max(1, len(jobs) // (8 * workers))  # small enough to balance, large enough to start a process for
-        for i in range(0, len(jobs), size):
-            self.bundles.put(list(jobs[i : i + size]))
-        self.running: set[subprocess.Popen] = set()
-        self.ended = threading.Event()
+        bundles = [jobs[i : i + size] for i in range(0, len(jobs), size)]
+        super().__init__("data.fill_bundle", str(store.path), bundles, workers)
+        self.store = store
 
-    def run(self) -> None:
-        with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
-            try:
-                futures = [pool.submit(self._work) for _ in range(self.workers)]
-                for future in concurrent.futures.as_completed(futures):
-                    future.result()
-            finally:
-                self.stop()
-
-    def stop(self) -> None:
-        """End all processes."""
-        self.ended.set()
-        for process in list(self.running):
-            process.kill()
-
-    def _work(self) -> None:
-        """Run in a thread: start a process for each bundle in turn."""
-        if hasattr(signal, "pthread_sigmask"):  # The processes inherit this: only the parent handles Ctrl-C.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        while not self.ended.is_set():
-            try:
-                bundle = self.bundles.get_nowait()
-            except queue.Empty:
-                return
-            code = self._run_process(bundle)
-            if not self.ended.is_set():
-                self._handle_exit(bundle, code)
-
-    def _run_process(self, bundle: list[list[int]]) -> int:
-        """Run a process that fills a bundle, and return its exit code."""
-        command = [sys.executable, "-c", _WORKER, _package_root(), str(self.store.path)]
-        # On Windows a process group of its own keeps Ctrl-C from the process, as the signal mask does elsewhere.
-        group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, encoding="utf-8", creationflags=group)
-        self.running.add(process)
-        # The pipe stays open until the process has ended: a closed pipe tells the process that its parent has died.
-        with contextlib.suppress(OSError):  # It crashed before it read its rows; its exit code is handled later.
-            print(json.dumps(bundle), file=process.stdin, flush=True)
-        process.wait()
-        with contextlib.suppress(OSError):
-            process.stdin.close()
-        self.running.discard(process)
-        return process.returncode
-
-    def _handle_exit(self, bundle: list[list[int]], code: int) -> None:
+    def handle_exit(self, bundle: list[list[int]], code: int) -> None:
         """Handle a process that left rows missing: fail the recording if it crashed, else raise DataError."""
         left = [rows for rows in bundle if len(self.store.missing(rows))]
         if not left:
             return
         video = self.store.segment(left[0][0]).video
-        if code not in _CRASHES:
+        if code not in CRASHES:
             raise DataError(
-                f"the process that decoded {video} ended with code {code} ({_ENDS.get(code, 'see its output above')}); "
-                "finished clips are kept, and the same call continues"
+                f"the process that decoded {video} ended with code {code} ({explain(code)}); finished clips are kept, "
+                "and the same call continues"
             )
         for row in self.store.missing(left[0]).tolist():
             self.store.fail(row, f"{video}: the video crashed the decoder (code {code})")
@@ -552,48 +473,8 @@ class _Processes:
             self.bundles.put(left[1:])
 
 
-# Exit codes of a decoder that crashed on broken data. Other codes, such as that of a scheduler's SIGTERM, are not
-# caused by the video.
-_CRASHES = {-getattr(signal, name, 0) for name in ("SIGSEGV", "SIGABRT", "SIGFPE", "SIGILL")} - {0}
-# The same on Windows: access violation, division by zero, illegal instruction, heap corruption, stack overrun, abort().
-_CRASHES |= {0xC0000005, 0xC0000094, 0xC000001D, 0xC0000374, 0xC0000409, 3}
-_ENDS = {
-    -9: "killed, perhaps because memory ran out",
-    -getattr(signal, "SIGBUS", 7): "perhaps because the disk is full",
-}
-
-
-# Import the package from where this process found it; nothing else in that folder hides the standard library.
-_WORKER = (
-    "import sys; sys.path[0] = sys.argv[1]; import egodistill; sys.path.append(sys.path.pop(0)); "
-    "from egodistill import data; data.serve(sys.argv[2])"
-)
-
-
-def _package_root() -> str:
-    """Return the folder from which Python imports the package: a checkout, or site-packages."""
-    folder = Path(os.path.abspath(__file__)).parent
-    return str(folder if (folder / "egodistill.py").is_file() else folder.parent)
-
-
-def serve(path: str) -> None:
-    """Run as a process of prepare(): fill the rows that the first line of stdin lists, by recording."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for systems without the signal mask of _Processes._work()
-    faulthandler.enable()  # a crash prints the line that called the decoder
-    jobs = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        store = StoreWriter(path)
-        for rows in jobs:
-            fill(store, rows)
-    except (DataError, OSError) as error:
-        sys.exit(f"prepare: {error}")
-
-
-def _end_with_parent() -> None:
-    """End this process when stdin closes, because its parent has died and may have been started again.
-
-    The parent's process id cannot show that: on Windows it stays the same.
-    """
-    os.read(0, 1)
-    os._exit(1)
+def fill_bundle(path: str, bundle: Sequence[list[int]]) -> None:
+    """Run in a process of `prepare()`: fill these rows of a store, by recording."""
+    store = StoreWriter(path)
+    for rows in bundle:
+        fill(store, rows)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -263,12 +263,14 @@ def cost_table(rows: list[experiments.Row]) -> Table:
 class Demo:
     """Sizes and settings of the demo.
 
-    ``teachers`` are those that --teachers can name; the first is the teacher of the comparison.
+    ``things`` are the looks of the things in its world (`behaviour.THINGS`): half of them, with equal shares of the
+    kinds. ``teachers`` are those that --teachers can name; the first is the teacher of the comparison.
     """
 
     train_acts: int = 1200
     test_acts: int = 400
     world_seed: int = 0
+    things: tuple[str, ...] = ("cupboard", "tap", "pan", "carrot", "jug", "tray")
     video_pixels: int = 96
     pixels: int = 64
     clip_frames: int = 16
@@ -408,11 +410,11 @@ def run_demo(a: argparse.Namespace) -> None:
     bench.run([run for some in runs.values() for run in some], a.jobs)
 
     rows = {kind: experiments.rows(bench, some) for kind, some in runs.items()}
-    report_demo(a, rows)
+    report_demo(a, rows, demo.things)
     found = report_differences(a, bench, runs[TEACHER], f"{'demo quick' if a.quick else 'demo'} differences")
     if a.quick:
         print("This was a quick run: its accuracies are meaningless.")
-    about = {"seeds": a.seeds, "quick": a.quick, "bounds": behaviour.bounds(), **run_settings(bench)}
+    about = {"seeds": a.seeds, "quick": a.quick, "bounds": behaviour.bounds(things=demo.things), **run_settings(bench)}
     written = experiments.write_rows([row for some in rows.values() for row in some], out / "results", about, found)
     print(f"\nWrote {written[0]}. This run took {(time.monotonic() - start_time) / 60:.1f} minutes.")
     if not a.quick:
@@ -430,6 +432,7 @@ def make_store(demo: Demo, out: Path) -> None:
         seed=demo.world_seed,
         train_acts=demo.train_acts,
         test_acts=demo.test_acts,
+        things=demo.things,
         size=(demo.video_pixels,) * 2,
     )
     print("2. Decode each clip once, into a clip store")
@@ -446,12 +449,12 @@ def make_store(demo: Demo, out: Path) -> None:
     describe_store(store, segments)
 
 
-def report_demo(a: argparse.Namespace, rows: dict[str, list[experiments.Row]]) -> None:
+def report_demo(a: argparse.Namespace, rows: dict[str, list[experiments.Row]], things: Sequence[str]) -> None:
     """Print the demo's table, and one of the other teachers if there are any."""
     section = "demo quick" if a.quick else "demo"
     print("\nTop-1 accuracy (%) on wearers who are not in the training data" + seeds_note(a.seeds))
     tables.report(cost_table(rows[TEACHER]), section, a.markdown, a.words)
-    report_limits(rows[TEACHER])
+    report_limits(rows[TEACHER], things)
     if len(rows) > 1:
         print("\nOther teachers (Table 2 of the paper), top-1 accuracy (%)" + seeds_note(a.seeds))
         tables.report(teachers_table(rows), f"{section} with all teachers", a.markdown, a.words)
@@ -499,9 +502,9 @@ def teachers_table(rows: dict[str, list[experiments.Row]]) -> Table:
     return Table(["teacher", "GMACs", "parameters", "teacher's top-1", "VisOnly-Distill", "EgoDistill"], lines)
 
 
-def report_limits(rows: list[experiments.Row]) -> None:
+def report_limits(rows: list[experiments.Row], things: Sequence[str]) -> None:
     """Print the best possible accuracies in the rendered world, and the cost of the same models at the paper's size."""
-    limits = behaviour.bounds()
+    limits = behaviour.bounds(things=things)
     print(
         f"The best possible accuracy here is {100 * limits['one frame']:.0f} % from one frame and "
         f"{100 * limits['one frame and head motion']:.1f} % from one frame and head motion.\n{GMACS_NOTE}"

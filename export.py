@@ -62,6 +62,7 @@ from torch import Tensor, nn
 import egodistill
 from egodistill import EgoDistillError, batches, checkpoints, clips, files
 from egodistill.student import EgoDistill, IMUEncoder, Output
+from egodistill.video import DRAWN
 
 __all__ = [
     "FORMATS",
@@ -479,7 +480,7 @@ def describe(model: EgoDistill, path: Path, settings: Settings, part: type[Plain
     """Return the description with everything that is needed to use the file without this library."""
     spec, batch = clips.spec_of(model).complete(), settings.batch_size or "batch"
     format, precision, names = settings.format, settings.precision, part.inputs_of(model)
-    moments = None if spec.sampling == "random" else spec.times(0.0).tolist()
+    moments = None if spec.sampling in DRAWN else spec.times(0.0).tolist()
     frames = {
         "name": "frames",
         "dtype": "uint8",

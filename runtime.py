@@ -183,28 +183,38 @@ def pick_training_precision(device: torch.device, model: nn.Module) -> tuple[str
     name, cpu = describe_cpu()
     if not (has_bf16_kernels() and (cpu.get("amx_bf16") or cpu.get("avx512_bf16"))):
         return "fp32", f"{name} reports neither AMX nor AVX512_BF16 to torch {torch.__version__}"
-    gain = bf16_gain(convolution_dims(model))
+    gain = bf16_gain(*trial_layer(model))
     return "bf16" if gain >= BF16_MARGIN else "fp32", f"bf16 ran {gain:.1f} times as fast as fp32 in a trial on {name}"
 
 
-def convolution_dims(model: nn.Module) -> int:
-    """Return 1, 2 or 3: the kind of a model's convolutions, the highest if there are several; 2 without any."""
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    return max((layer.weight.ndim - 2 for layer in model.modules() if isinstance(layer, kinds)), default=2)
+def trial_layer(model: nn.Module) -> tuple[int, int]:
+    """Return the layer that stands for a model in `bf16_gain()`: its dimensions, 0 for a linear one, and its channels.
+
+    It is linear, with the median width, if the model has more linear layers than convolutions; otherwise a convolution
+    of 64 channels with the highest dimensions in the model.
+    """
+    layers = list(model.modules())
+    kernels = [one.weight.ndim - 2 for one in layers if isinstance(one, (nn.Conv1d, nn.Conv2d, nn.Conv3d))]
+    widths = [one.in_features for one in layers if isinstance(one, nn.Linear)]
+    if len(widths) > len(kernels):
+        return 0, statistics.median_low(widths)
+    return max(kernels, default=2), 64
 
 
 @functools.lru_cache
-def bf16_gain(dims: int) -> float:
-    """Return how many times as fast as in fp32 this CPU trains a convolution of 64 channels in bf16.
+def bf16_gain(dims: int, channels: int) -> float:
+    """Return how many times as fast as in fp32 this CPU trains a layer with so many channels in bf16.
 
-    ``dims`` is 1, 2 or 3. The trial takes a fraction of a second: forward and backward passes in both precisions take
-    turns, and the result is the median. It counts processor time, which other programs change less.
+    ``dims`` is 1, 2 or 3 for a convolution, 0 for a linear layer. The trial takes a fraction of a second: forward and
+    backward passes in both precisions take turns, and the result is the median. It counts processor time, which other
+    programs change less.
     """
     clock = time.perf_counter if sys.platform == "win32" else time.process_time  # That of Windows has steps of 15.6 ms.
-    kind, shape = {1: (nn.Conv1d, (1024,)), 2: (nn.Conv2d, (32, 32)), 3: (nn.Conv3d, (4, 16, 16))}[dims]
+    shape = {0: (2048, channels), 1: (4, channels, 1024), 2: (4, channels, 32, 32), 3: (4, channels, 4, 16, 16)}[dims]
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        layer = kind(64, 64, 3, padding=1)
-        x = torch.randn(4, 64, *shape, requires_grad=True)
+        kind = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims]
+        layer = kind(channels, channels, **({"kernel_size": 3, "padding": 1} if dims else {}))
+        x = torch.randn(shape, requires_grad=True)
 
         def seconds(precision: str) -> float:
             start_time = clock()

@@ -44,15 +44,14 @@ one frame, head motion and sound: `behaviour.bounds()`; from several frames: `be
 
 from __future__ import annotations
 
-import concurrent.futures
 import csv
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -64,16 +63,18 @@ from egodistill.behaviour import (
     FRAME_RATE,
     THINGS,
     TURN,
-    VERBS,
     Act,
     HeadMotion,
+    Thing,
     Wearer,
     draw_acts,
     draw_wearer,
     log_uniform,
     minimum_jerk,
+    verbs_of,
     wrong_verb,
 )
+from egodistill.processes import Processes, Watch
 
 __all__ = ["Recording", "World", "WorldError", "render"]
 
@@ -126,6 +127,7 @@ class Request:
     size: tuple[int, int]
     label_noise: float
     coupling: float
+    things: tuple[str, ...]
 
     def check(self) -> None:
         """Raise WorldError for settings that no world can have."""
@@ -138,6 +140,11 @@ class Request:
             raise WorldError(f"coupling must be between 0 and 1; got {self.coupling}")
         if any(side % 2 or side < 32 for side in self.size):
             raise WorldError(f"size must be (width, height), even and at least 32 pixels; got {tuple(self.size)}")
+        known = [thing.look for thing in THINGS]
+        if unknown := set(self.things) - set(known):
+            raise WorldError(f"things must be of {', '.join(known)}; got {', '.join(sorted(unknown))}")
+        if len(verbs_of(self.things)) < 2:
+            raise WorldError(f"things must have at least two verbs; got {', '.join(self.things) or 'none'}")
         if self.train_wearers not in range(1, 30):
             raise WorldError(f"train_wearers must be 1 to 29, because P30 is a test wearer; got {self.train_wearers}")
         if self.test_wearers < 1 or self.untrimmed > self.test_wearers:
@@ -178,14 +185,17 @@ class Request:
             for name, share in zip(wearers, shares(acts, len(wearers)), strict=True):
                 for number, count in enumerate(shares(share, math.ceil(share / ACTS_PER_RECORDING))):
                     label = f"{name}_{101 + number}"
-                    plan.append(Recording(label, count, self.seed, *self.size, noise, self.coupling, first))
+                    own = Recording(
+                        label, count, self.seed, *self.size, noise, self.coupling, first, things=self.things
+                    )
+                    plan.append(own)
                     first += count
         return plan
 
     def long_recordings(self) -> list[Recording]:
         """Return the untrimmed recordings, of about four minutes each."""
         return [
-            Recording(f"{name}_201", 54, self.seed, *self.size, 0.0, self.coupling, 54 * k, untrimmed=True)
+            Recording(f"{name}_201", 54, self.seed, *self.size, 0.0, self.coupling, 54 * k, True, self.things)
             for k, name in enumerate(self.wearers("test")[: self.untrimmed])
         ]
 
@@ -208,6 +218,7 @@ def render(
     size: tuple[int, int] = (96, 96),
     label_noise: float = 0.25,
     coupling: float = 1.0,
+    things: Sequence[str] | None = None,
     workers: int | None = None,
     progress: bool = True,
 ) -> World:
@@ -216,7 +227,8 @@ def render(
     Acts are divided evenly among the wearers of a split: training P01, P02, ..., test P30, P35, P37 (the paper's) and
     others from P31 on, validation from P99 downwards. ``untrimmed`` is the number of long recordings, of as many test
     wearers. ``size`` is (width, height) in pixels, even numbers; ``label_noise`` the share of wrong training labels;
-    ``coupling`` (0 to 1) scales the shares of acts that the head follows. The same arguments give the same bytes. An
+    ``coupling`` (0 to 1) scales the shares of acts that the head follows; ``things`` are the looks of those of
+    `behaviour.THINGS` that are in the world, all by default. The same arguments give the same bytes. An
     interrupted rendering continues. Raise WorldError for invalid arguments, and for a folder that holds a world with
     other settings.
 
@@ -240,9 +252,11 @@ def render(
         size=(size[0], size[1]),
         label_noise=label_noise,
         coupling=coupling,
+        things=tuple(thing.look for thing in THINGS) if things is None else tuple(things),
     )
     request.check()
-    settings = asdict(request) | {"size": list(size), "things": [asdict(thing) for thing in THINGS]}
+    chosen = [thing for thing in THINGS if thing.look in request.things]
+    settings = asdict(request) | {"size": list(size), "things": [asdict(thing) for thing in chosen]}
     note = out / "world.json"
     if note.exists() and (different := files.differences(files.read_json(note), settings)):
         raise WorldError(
@@ -252,7 +266,7 @@ def render(
     files.write_json(note, settings)
     plan, long = request.recordings(), request.long_recordings()
     write_recordings([*plan, *long], out, workers, progress)
-    write_classes(out / "EPIC_100_verb_classes.csv")
+    write_classes(chosen, out / "EPIC_100_verb_classes.csv")
     return World(
         out,
         write_annotations(plan, out / "EPIC_100_train.csv"),
@@ -263,24 +277,32 @@ def render(
 
 
 def write_recordings(plan: Sequence[Recording], out: Path, workers: int | None, progress: bool) -> None:
-    """Write the missing recordings, in several threads."""
+    """Write the missing recordings, in several processes."""
     todo = [recording for recording in plan if not recording.exists(out)]
-    total, left = (sum(recording.acts for recording in some) for some in (plan, todo))
+    total = sum(recording.acts for recording in plan)
     workers = min(workers or files.available_cores(), max(1, len(todo)))
-    # Threads are enough, because torch, numpy and the encoder release the interpreter lock. Each computes on one core;
-    # the caller's number of threads is restored at the end.
+
+    def written() -> int:
+        return total - sum(recording.acts for recording in todo if not recording.exists(out))
+
+    bar = files.Progress("render", total, unit="acts", done=written(), show=progress and bool(todo))
+    with Watch(bar, written):
+        if workers == 1:
+            write_bundle(str(out), map(asdict, todo))
+        else:
+            bundles = [list(map(asdict, todo[k::workers])) for k in range(workers)]
+            Processes("synthetic.write_bundle", str(out), bundles, workers).run()
+
+
+def write_bundle(out: str, bundle: Iterable[Mapping[str, Any]]) -> None:
+    """Write recordings, given by their fields, below ``out``. All compute on one core."""
     threads = torch.get_num_threads()
-    pool = concurrent.futures.ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-    show = progress and bool(todo)
-    with files.Progress("render", total, unit="acts", done=total - left, show=show) as bar:
-        try:
-            jobs = {pool.submit(recording.write, out): recording for recording in todo}
-            for job in concurrent.futures.as_completed(jobs):
-                job.result()
-                bar.step(jobs[job].acts)
-        finally:  # After Ctrl-C, too: do not start the remaining recordings.
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
+    torch.set_num_threads(1)
+    try:
+        for fields in bundle:
+            Recording(**fields).write(Path(out))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def write_annotations(plan: Sequence[Recording], table: Path) -> Path:
@@ -302,9 +324,9 @@ def write_truth(plan: Sequence[Recording], table: Path) -> Path:
     return table
 
 
-def write_classes(table: Path) -> None:
+def write_classes(things: Sequence[Thing], table: Path) -> None:
     """Write the classes of the verbs in the layout of EPIC-KITCHENS."""
-    verbs = sorted((number, verb) for thing in THINGS for verb, number in thing.verbs)
+    verbs = sorted((number, verb) for thing in things for verb, number in thing.verbs)
     rows = [[number, verb, [verb], "synthetic"] for number, verb in verbs]
     with files.atomic_write(table) as part, open(part, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["id", "key", "instances", "category"], *rows])
@@ -333,7 +355,7 @@ class Recording:
     """One video of a world with its sound, head motion and annotations, all determined by these settings.
 
     ``first`` is the number of acts before it in its split, which balances the verbs. The noise of labels is a share of
-    wrong ones.
+    wrong ones. ``things`` are the looks of those that are handled, None for all.
 
     >>> from egodistill import behaviour, synthetic
     >>> recording = synthetic.Recording("P01_101", acts=8)
@@ -351,12 +373,14 @@ class Recording:
     coupling: float = 1.0
     first: int = 0
     untrimmed: bool = False
+    things: tuple[str, ...] | None = None
 
     def draw(self) -> Plan:
         """Draw the wearer, the acts and the motion of the head, without rendering."""
         rng = self.rng(1)
         wearer = draw_wearer(self.name.split("_")[0], self.seed)
-        verbs = rng.permutation((self.first + np.arange(self.acts)) % len(VERBS)).tolist()
+        known = np.array(verbs_of(self.things))
+        verbs = known[rng.permutation((self.first + np.arange(self.acts)) % len(known))].tolist()
         acts = draw_acts(wearer, verbs, LONG_GAPS if self.untrimmed else GAPS, self.coupling, rng)
         duration = math.ceil((acts[-1].centre + 2.0) * FRAME_RATE) / FRAME_RATE
         return Plan(wearer, acts, HeadMotion(wearer, acts, duration, rng), duration)
@@ -368,11 +392,11 @@ class Recording:
 
     def rows(self) -> list[list]:
         """Return the rows of the annotation table in the layout of EPIC-KITCHENS, including wrong verbs."""
-        acts, rng = self.draw().acts, self.rng(2)
+        acts, rng, known = self.draw().acts, self.rng(2), verbs_of(self.things)
         wrong = set(rng.permutation(len(acts))[: round(self.label_noise * len(acts))].tolist())
         rows = []
         for k, act in enumerate(acts):
-            verb = wrong_verb(act.verb, rng) if k in wrong else act.verb
+            verb = wrong_verb(act.verb, rng, known) if k in wrong else act.verb
             said, number = THINGS[ACTIONS[verb][0]].verbs[ACTIONS[verb][1]]
             start, stop = act.centre - act.length / 2, act.centre + act.length / 2
             noun, noun_class = THINGS[act.thing].noun

@@ -33,6 +33,7 @@ __all__ = [
     "AUDIO_RATE",
     "AUDIO_SECONDS",
     "AUDIO_STEPS",
+    "DRAWN",
     "MAX_HOLD",
     "MAX_TOLERANCE",
     "SAMPLING",
@@ -722,7 +723,9 @@ def clock_zero(container: av.container.InputContainer) -> float:
 
 # --- Which frames of a clip ----------------------------------------------------------------------
 
-SAMPLING = ("uniform", "random", "first", "last", "centre")
+SAMPLING = ("uniform", "random", "first", "last", "centre", "ages")
+DRAWN = ("random", "ages")  # rules whose times differ from clip to clip
+OLDEST = 4.0  # seconds before the end of its clip, of a frame of the rule "ages"
 _STEP = 1 / 30  # seconds: the frames of a clip at 30 Hz, from which all rules but "uniform" choose
 
 
@@ -734,11 +737,13 @@ def clip_times(
     sampling: str = "uniform",
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """Return the times of ``count`` frames of a clip by a rule of the paper's Table 4, ascending, float64 [count].
+    """Return the times of ``count`` frames of a clip by a rule, ascending, float64 [count].
 
-    "uniform" takes the centres of ``count`` equal parts of the clip, so one frame is its middle. "first", "last" and
-    "centre" take neighbouring frames at 30 Hz from that place of the clip, "random" any of these frames, drawn by
-    ``rng``. Raise ValueError for another rule, or if the clip has fewer frames.
+    The first five rules are those of the paper's Table 4. "uniform" takes the centres of ``count`` equal parts of the
+    clip, so one frame is its middle. "first", "last" and "centre" take neighbouring frames at 30 Hz from that place of
+    the clip, "random" any of these frames, drawn by ``rng``. "ages" is for cameras that sleep: a frame of random age in
+    each of ``count`` equal parts of the 4 s before the clip's end, not before 0; half of them lie before the clip.
+    Raise ValueError for another rule, or if the clip has fewer frames.
 
     >>> from egodistill import data
     >>> data.clip_times(0.0, 1).round(3), data.clip_times(0.0, 4).round(3)
@@ -751,6 +756,9 @@ def clip_times(
     frames = round(seconds / _STEP)
     if sampling not in SAMPLING or count > frames:
         raise ValueError(f"cannot sample {count} of {frames} frames by the rule {sampling!r}; rules are {SAMPLING}")
+    if sampling == "ages":
+        ages = (np.arange(count) + (rng or np.random.default_rng()).random(count)) / count * OLDEST
+        return np.maximum(0.0, start + seconds - ages[::-1])
     if sampling == "random":
         chosen = np.sort((rng or np.random.default_rng()).choice(frames, count, replace=False))
     else:

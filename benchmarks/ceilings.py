@@ -234,7 +234,8 @@ def bound(inputs: tuple[str, ...], coupling: float) -> dict[str, float] | None:
     """Return the analytic bound in % of one frame with head motion or sound, by kind, or None for other inputs."""
     if inputs not in BOUNDS:
         return None
-    return {kind: 100 * behaviour.bounds(coupling, [kind])[BOUNDS[inputs]] for kind in behaviour.KINDS}
+    looks = {kind: [thing.look for thing in behaviour.THINGS if thing.kind == kind] for kind in behaviour.KINDS}
+    return {kind: 100 * behaviour.bounds(coupling, things)[BOUNDS[inputs]] for kind, things in looks.items()}
 
 
 def overall(kinds: dict[str, float], weights: dict[str, float]) -> float:

@@ -1,7 +1,8 @@
 """Which method is better on the rendered world: settings chosen on one set of wearers, tested once on others, twice.
 
     python benchmarks/evidence.py make A --out EV                # render and decode world A, hours before the rest
-    python benchmarks/evidence.py tune --out EV                  # settings of each method, on A's validation wearers
+    python benchmarks/evidence.py teachers --out EV              # A's first teachers, on A's validation wearers
+    python benchmarks/evidence.py tune --out EV                  # settings of each method, on the same wearers
     python benchmarks/evidence.py freeze                         # writes results/protocol.json; commit it
     python benchmarks/evidence.py plan --out EV                  # cells that are left, and their hours
     python benchmarks/evidence.py run --out EV --minutes 150     # trains and evaluates them, main claims first
@@ -39,7 +40,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout'
 
 from egodistill import behaviour, contrasts, data, demo, experiments, files, inference, synthetic, tables
 from egodistill.batches import Augment
-from egodistill.experiments import Protocol, Run, TeacherRecipe
+from egodistill.experiments import PROTOCOLS, Protocol, Run, TeacherRecipe
+from egodistill.training import Training
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 PIXELS, CLIP_FRAMES, FRAMES = 64, 16, (1, 2, 4, 8)
@@ -65,23 +67,28 @@ SHARES = (0.1, 0.25, 1.0)  # of the training clips that have outputs of the teac
 TEACHER = "slowfast-{seed}"
 # Image networks twice as wide as the demo's, so that the order of costs is the paper's: EgoDistill, AdaFuse, STTS.
 WIDTH = 32
-STUDENT = replace(demo.DEMO.protocol.recipe.student, image_encoder=f"resnet10x{WIDTH}")
+STUDENT = replace(PROTOCOLS["demo"].recipe.student, image_encoder=f"resnet10x{WIDTH}")
 GENERAL = replace(
-    demo.DEMO.protocol,
-    recipe=replace(demo.DEMO.protocol.recipe, student=STUDENT),
-    adafuse=replace(demo.DEMO.protocol.adafuse, width=WIDTH),
-    stts=replace(demo.DEMO.protocol.stts, width=2 * WIDTH),
-    listen_to_look=replace(demo.DEMO.protocol.listen_to_look, width=WIDTH),
+    PROTOCOLS["demo"],
+    recipe=replace(PROTOCOLS["demo"].recipe, student=STUDENT),
+    adafuse=replace(PROTOCOLS["demo"].adafuse, width=WIDTH),
+    stts=replace(PROTOCOLS["demo"].stts, width=2 * WIDTH),
+    listen_to_look=replace(PROTOCOLS["demo"].listen_to_look, width=WIDTH),
 )
-AUGMENTED = {"augment": Augment(crop=0.2, jitter=0.3), "label_smoothing": 0.1}
-TEACHERS: dict[str, TeacherRecipe] = {
-    f"{name}-{{seed}}": replace(
-        recipe,
-        training=replace(recipe.training, **AUGMENTED),
-        options={**recipe.options, "dropout": 0.3},
+TEACHERS = {
+    TEACHER: TeacherRecipe(
+        "slowfast_8x8_r50",
+        Training(
+            epochs=8,
+            learning_rate=2e-3,
+            batch_size=16,
+            schedule="cosine",
+            warmup_epochs=1.5,
+            augment=Augment(crop=0.2, jitter=0.3),
+            label_smoothing=0.1,
+        ),
+        {"width": 48, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.3},
     )
-    for name, recipe in demo.DEMO.teachers.items()
-    if name == "slowfast"
 }
 # Settings that are tried for each method; a best one at the edge is followed by the next of its row.
 RATES, EPOCHS = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3), (6, 12, 24)
@@ -177,6 +184,21 @@ def bench_of(world: str, out: Path, protocol: Protocol, /, **options: Any) -> ex
 
 # ---------------------------------------------------------------------------------------------------------------
 # Choosing settings
+
+
+def teacher_bench(out: Path) -> experiments.Bench:
+    """Return the bench of world A on which teachers are looked at before the protocol: on the validation wearers."""
+    return bench_of("A", out, GENERAL, out=str(out / "teachers"), test="validation")
+
+
+def train_teachers(out: Path, seeds: Sequence[int], jobs: int) -> None:
+    """Train teachers of world A and print their accuracy on the validation wearers; `run` takes them over."""
+    bench = teacher_bench(out)
+    runs = [Run("teacher", seed, teacher=TEACHER) for seed in seeds]
+    bench.run(runs, jobs)
+    for run in runs:
+        repeated = labels_repeated(bench, run.seed, truth_of("A", out))
+        print(f"{run.outputs}: {100 * bench.result(run)['top1']:.1f} %, repeats {100 * repeated:.1f} % of wrong labels")
 
 
 def tune(out: Path, methods: Sequence[str]) -> None:
@@ -427,10 +449,13 @@ def run(out: Path, jobs: int, minutes: float) -> None:
         world = group[0].world
         make(world, out)
         bench = bench_of(world, out, settings)
-        if world == EXCHANGED:
-            for seed in {cell.run.seed for cell in group}:
-                for known in (Run("teacher", seed, teacher=TEACHER), Run("start", seed)):
+        for seed in {cell.run.seed for cell in group}:
+            teacher = Run("teacher", seed, teacher=TEACHER)
+            if world == EXCHANGED:
+                for known in (teacher, Run("start", seed)):
                     reuse(bench_of("A", out, settings), bench, known)
+            elif world == "A" and teacher_bench(out).path(teacher, ".json").exists():
+                reuse(teacher_bench(out), bench, teacher)
         bench.run([cell.run for cell in group], jobs)
         segments = RESULTS / f"{slug(world)}-segments.json"
         if not segments.exists():
@@ -485,21 +510,26 @@ def print_plan() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("make", "tune", "freeze", "plan", "run"):
+    for name in ("make", "teachers", "tune", "freeze", "plan", "run"):
         command = commands.add_parser(name)
         if name == "make":
             command.add_argument("world", choices=tuple(WORLDS))
-        if name in ("make", "tune", "run"):
+        if name in ("make", "teachers", "tune", "run"):
             command.add_argument("--out", type=Path, required=True, help="folder for worlds, stores and networks")
         if name == "tune":
             command.add_argument("--methods", nargs="*", default=list(TUNED), choices=tuple(TUNED))
-        if name == "run":
+        if name == "teachers":
+            command.add_argument("--seeds", type=demo.parse_seeds, default="0,1")
+        if name in ("teachers", "run"):
             command.add_argument("--jobs", type=int, default=files.available_cores())
+        if name == "run":
             command.add_argument("--minutes", type=float, default=150)
     a = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     if a.command == "make":
         print(make(a.world, a.out))
+    elif a.command == "teachers":
+        train_teachers(a.out, a.seeds, a.jobs)
     elif a.command == "tune":
         tune(a.out, a.methods)
     elif a.command == "freeze":

@@ -3,7 +3,8 @@
     pip install ".[export]"                                  # formats whose packages are missing are left out
     OMP_NUM_THREADS=1 python benchmarks/live.py              # the paper's student, random weights: 200 runs of each
     OMP_NUM_THREADS=1 python benchmarks/live.py --stream     # instead, answers in real time, 100 s per compiled pair
-    OMP_NUM_THREADS=1 python benchmarks/live.py --hours 24   # only a day of a stream, faster than real time
+    OMP_NUM_THREADS=1 python benchmarks/live.py --hours 24   # instead, a day of a stream, faster than real time
+    OMP_NUM_THREADS=1 python benchmarks/live.py --hours 24 --precisions fp32    # the same on a compiled pair
 
 `frame` takes one picture and `motion` one clip. Eager is a `torch.export` program, whose operators run one by one;
 compiled is AOTInductor's. Times are wall-clock times of single runs on one core, so that they include what the machine
@@ -66,7 +67,9 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if a.hours:
-        tables.report(simulated(a.hours), "benchmarks/live.py --hours", a.markdown, sys.argv)
+        table = simulated(a.hours, a.precisions or [])
+        section = f"benchmarks/live.py --hours{', compiled' * bool(a.precisions)}"
+        tables.report(table, section, a.markdown, sys.argv)
         return
     fast, reason = runtime.bf16_speed(torch.device("cpu"))
     precisions = a.precisions or [name for name in export.PRECISIONS if name != "bf16" or fast]
@@ -188,9 +191,19 @@ def answer_rows(path: Path, count: int, every: float, period: float) -> list[lis
     return rows
 
 
-def simulated(hours: float) -> tables.Table:
-    """Return a table of a long stream: its time, memory and counters. Raise RuntimeError if these do not add up."""
-    model = demo.DEMO.protocol.recipe.student.build(20, frame_size=demo.DEMO.pixels).eval()
+def simulated(hours: float, precisions: list[str]) -> tables.Table:
+    """Return a table of a long stream on the demo's student, or on compiled pairs of it: time, memory and counters."""
+    model: Any = demo.DEMO.protocol.recipe.student.build(20, frame_size=demo.DEMO.pixels).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = write_pairs(model, Path(folder), ["compiled"], precisions)
+        models = [(f"compiled, {path.stem.rpartition('-')[2]}", export.load_pair(path)) for _, path in pairs]
+        rows = [[name, *long_stream(one, hours)] for name, one in models or [("eager", model)]]
+    header = ["student", "hours", "minutes", "answers", "dropped", "pictures", "MB after an hour"]
+    return tables.Table([*header, "largest growth after it (MB)"], rows)
+
+
+def long_stream(model: Any, hours: float) -> list[str]:
+    """Feed a stream faster than real time; return its cells. Raise RuntimeError if its counters do not add up."""
     rng = np.random.default_rng(0)
     readings = rng.normal([0, 0, 9.8, 0, 0, 0], 1, (100, 6))
     pictures = rng.integers(0, 256, (8, *PICTURE), dtype=np.uint8)
@@ -214,10 +227,9 @@ def simulated(hours: float) -> tables.Table:
     }
     if any(whole != parts for whole, parts in sums.items()):
         raise RuntimeError(f"the counters do not add up: {s}")
-    header = ["hours", "minutes", "answers", "dropped", "pictures", "MB after an hour", "largest growth after it (MB)"]
     growth = f"{max(sizes) - sizes[0]:+.1f}" if sizes else ""
     cells = [f"{hours:g}", f"{minutes:.1f}", f"{s.given:,}", f"{s.dropped}", f"{s.encoded:,}"]
-    return tables.Table(header, [[*cells, f"{sizes[0]:.0f}" if sizes else "", growth]])
+    return [*cells, f"{sizes[0]:.0f}" if sizes else "", growth]
 
 
 def resident_megabytes() -> float:

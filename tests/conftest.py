@@ -14,7 +14,7 @@ def training_in_fp32():
     from egodistill import runtime
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime, "bf16_gain", lambda dims: 1.0)
+        patch.setattr(runtime, "bf16_gain", lambda dims, channels: 1.0)
         yield
 
 

@@ -94,9 +94,21 @@ def test_bounds_are_guesses_where_nothing_tells_the_verb(monkeypatch):
     some = [replace(THINGS[0], follow=f, heard=h) for f, h in ((0.2, 0.9), (0.7, 0.3), (0.4, 0.0))]
     monkeypatch.setattr(behaviour, "THINGS", (*some, *THINGS[3:]))
     monkeypatch.setattr(behaviour, "ACTIONS", ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1), (4, 0)))
-    found = behaviour.bounds(kinds=["reversal"])
+    found = behaviour.bounds(things=["cupboard"])  # all three look like one
     assert found["one frame and head motion"] == pytest.approx(((1 + 0.2) + (1 + 0.7) + (1 + 0.4)) / 6)
     assert found["one frame and sound"] == pytest.approx(((1 + 0.9) + (1 + 0.3) + 1) / 6)
+
+
+def test_wrong_verbs_of_a_small_world_are_in_it():
+    """The lookalike of mix is pour, that of open is turn-on."""
+    for things in (["bowl", "cupboard"], ["bowl", "jug"], ["jug", "cupboard"], ["bowl"]):
+        verbs, rng = behaviour.verbs_of(things), np.random.default_rng(0)
+        assert {VERBS[k] for k in verbs} == {verb for t in THINGS if t.look in things for verb, _ in t.verbs}
+        for verb in verbs:
+            found = Counter(behaviour.wrong_verb(verb, rng, verbs) for _ in range(400))
+            assert found.keys() == set(verbs) - {verb}
+            if verb in PARTNERS and len(verbs) > 2:
+                assert abs(found[PARTNERS[verb]] / 400 - 0.5) < 0.1
 
 
 @pytest.mark.parametrize("verb", ["open", "mix", "pour"])

@@ -1224,13 +1224,18 @@ def die_on(event: str, told: str, time_: int) -> None:
 
 def die_while_rendering() -> None:
     """... as soon as the first recording is there, with two processes at work on others."""
-    egodistill.files.Progress.step = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+
+    def update(self, done, note=""):
+        if self.title == "render" and done:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    egodistill.files.Progress.update = update
 
 
 MOMENTS = {
     "before its note is there": lambda: die_on("os.rename", "/demo.json'", 1),
     "while rendering": die_while_rendering,
-    "while decoding": lambda: die_on("subprocess.Popen", "data.serve", 2),
+    "while decoding": lambda: die_on("subprocess.Popen", "data.fill_bundle", 2),
     "in the teacher's second step": lambda: die_on("os.rename", "/slowfast-0.pt.training'", 2),
     "between the teacher's features and its logits": lambda: die_on("os.rename", "/slowfast-0.logits.npy'", 1),
     "with the start saved and its progress not yet removed": lambda: die_on("os.remove", "/start.pt.training'", 1),

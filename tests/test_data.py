@@ -558,12 +558,12 @@ def test_a_crash_on_windows_costs_one_recording(kitchen, tmp_path, monkeypatch, 
     fake.write_text(f"""#!{sys.executable}
 import io, sys
 sys.path.insert(0, {str(Path(data.__file__).parent)!r})
-from egodistill import data
+from egodistill import processes
 line = sys.stdin.readline()
 if line.startswith("[[0, "):
     sys.exit(77)
 sys.stdin = io.StringIO(line)
-data.serve(sys.argv[4])
+processes.serve(*sys.argv[4:])
 """)
     fake.chmod(0o755)
     Windows.code, Windows.groups = code, ()
@@ -626,8 +626,8 @@ def test_workers_take_nothing_from_the_current_folder(store, kitchen, tmp_path):
 SERVING = """
 import re, sys
 sys.path.insert(0, sys.argv[1])
-from egodistill import data
-data.serve(sys.argv[2])
+from egodistill import processes
+processes.serve("data.fill_bundle", sys.argv[2])
 unwanted = {"torch", "torchvision", "egodistill.recordings", "egodistill.offset"}
 loaded = sorted(unwanted & set(sys.modules))
 print(loaded, int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024, flush=True)

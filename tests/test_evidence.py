@@ -122,6 +122,9 @@ class FakeBench:
     def __init__(self, world, out, protocol):
         self.out, self.store, self.trained = str(out), "store", []
 
+    def path(self, run, suffix):
+        return Path(self.out, f"{run.name}{suffix}".replace("/", "-"))
+
     def run(self, runs, jobs):
         self.trained += runs
         record = {"digest": "t", "class_names": sorted(behaviour.VERBS), "wearers": {}}
@@ -152,6 +155,9 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     made = []
     monkeypatch.setattr(evidence, "make", lambda world, out: made.append(world))
     monkeypatch.setattr(evidence, "bench_of", bench_of)
+    before = FakeBench("A", tmp_path / "before", None)
+    monkeypatch.setattr(evidence, "teacher_bench", lambda out: before)
+    files.write_json(before.path(Run("teacher", 1, teacher=evidence.TEACHER), ".json"), {})
     monkeypatch.setattr(evidence, "gmacs", lambda bench, run: 0.1 * run.frames)
     reused = []
     monkeypatch.setattr(
@@ -171,7 +177,8 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     assert len([run for bench in benches for run in bench.trained]) == len(plan)  # nothing twice
     folders = (str(tmp_path / "A"), str(tmp_path / evidence.EXCHANGED))
     names = [f"seed-{seed}/{name}" for seed in range(3) for name in (f"slowfast-{seed}", "start")]
-    assert reused == [(*folders, name) for name in names]
+    earlier = (str(tmp_path / "before"), folders[0], "seed-1/slowfast-1")  # that of seed 1 was trained before
+    assert [one for one in reused if one != earlier] == [(*folders, name) for name in names] and earlier in reused
     lines = list(evidence.finished("A").values())
     assert len(lines) == len([cell for cell in plan if cell.world == "A"])
     protocol = hashlib.sha256((evidence.RESULTS / "protocol.json").read_bytes()).hexdigest()

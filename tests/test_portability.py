@@ -215,12 +215,11 @@ def test_as_many_workers_as_cores_of_the_process(world, tmp_path, monkeypatch):
     data.prepare(segments, tmp_path / "store", frame_size=16, progress=False)
     assert workers == [3]
 
-    executor = synthetic.concurrent.futures.ThreadPoolExecutor
-    monkeypatch.setattr(
-        synthetic.concurrent.futures,
-        "ThreadPoolExecutor",
-        lambda count, **options: workers.append(count) or executor(count, **options),
-    )
+    class Counted(synthetic.Processes):
+        def run(self):
+            workers.append(self.workers)
+
+    monkeypatch.setattr(synthetic, "Processes", Counted)
     synthetic.render(tmp_path / "w", train_acts=3, test_acts=3, train_wearers=3, size=(32, 32), progress=False)
     assert workers == [3, 3]
 

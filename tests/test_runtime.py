@@ -61,22 +61,24 @@ def test_auto_is_bf16_where_the_processor_is_fast_at_it(expected, reason, capabi
 def test_training_is_in_bf16_where_a_trial_was_faster(expected, reason, gain, capabilities, monkeypatch):
     """Without AMX or AVX512_BF16 there is no trial, since bf16 may take 25 times as long."""
     pretend(monkeypatch, cpu_name="Intel Xeon", **capabilities)
-    monkeypatch.setattr(runtime, "bf16_gain", lambda dims: gain if gain and dims == 2 else pytest.fail("tried"))
+    monkeypatch.setattr(
+        runtime, "bf16_gain", lambda *layer: gain if gain and layer == (2, 64) else pytest.fail("tried")
+    )
     found, why = runtime.pick_training_precision(CPU, small())
     assert found == expected and reason in why
     assert runtime.pick_training_precision(CPU, small().double())[0] == "fp32"
 
 
-def test_the_trial_is_of_the_networks_kind_of_convolution(monkeypatch):
-    found = [
-        runtime.convolution_dims(one) for one in (small(), nn.Conv3d(2, 2, 1), nn.Conv1d(2, 2, 1), nn.Linear(2, 2))
-    ]
-    assert found == [2, 3, 1, 2]
+def test_the_trial_is_of_the_networks_kind_of_layer(monkeypatch):
+    """Narrow transformers are slower in bf16: their linear layers, not the convolution before them, take the time."""
+    narrow = nn.ModuleList([nn.Conv3d(3, 2, 1), nn.Linear(96, 288), nn.Linear(96, 96), nn.Linear(288, 96)])
+    models = (small(), nn.Conv3d(2, 2, 1), nn.Conv1d(2, 2, 1), nn.Linear(2, 2), nn.ReLU(), narrow)
+    assert list(map(runtime.trial_layer, models)) == [(2, 64), (3, 64), (1, 64), (0, 2), (2, 64), (0, 96)]
 
     now, step = [0.0], {torch.float32: 3.0, torch.bfloat16: 2.0}
     for clock in ("perf_counter", "process_time"):
         monkeypatch.setattr(runtime.time, clock, lambda: now[0])
-    for dims, kind in ((1, nn.Conv1d), (2, nn.Conv2d), (3, nn.Conv3d)):
+    for dims, kind in enumerate((nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         seen, real = [], kind.forward
 
         def forward(layer, x, seen=seen, real=real):
@@ -87,7 +89,7 @@ def test_the_trial_is_of_the_networks_kind_of_convolution(monkeypatch):
 
         monkeypatch.setattr(kind, "forward", forward)
         before = torch.get_rng_state()
-        assert BF16_GAIN(dims) == 1.5 and torch.equal(before, torch.get_rng_state())
+        assert BF16_GAIN(dims, 64) == 1.5 and torch.equal(before, torch.get_rng_state())
         pair = [((64, 64), dims + 2, dtype, True) for dtype in (torch.float32, torch.bfloat16)]
         assert seen == 9 * pair
 

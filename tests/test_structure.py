@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif("egodistill" not in MODULES, reason="not a check
 ARROWS = {
     # doors
     "egodistill": "",
-    "data": "egodistill annotations clips files imu one_pass store video",
+    "data": "egodistill annotations clips files imu one_pass processes store video",
     "teachers": "egodistill batches checkpoints clips files runtime store student video_convnets video_i3d"
     " video_transformers",
     "cli": "egodistill files",
@@ -34,10 +34,12 @@ ARROWS = {
     "live": "arrivals egodistill batches imu runtime",
     "arrivals": "egodistill clips video",
     "events": "egodistill",
+    "gates": "batches egodistill",
     "batches": "egodistill clips files student",
     "runtime": "checkpoints egodistill files",
     "checkpoints": "egodistill files",
     "files": "egodistill",
+    "processes": "egodistill files",
     "tables": "egodistill files",
     "intervals": "egodistill",
     "contrasts": "egodistill files intervals",
@@ -61,14 +63,14 @@ ARROWS = {
     "baselines": "egodistill checkpoints student video video_transformers",
     "scene": "",
     "props": "scene",
-    "synthetic": "behaviour egodistill files props scene",
+    "synthetic": "behaviour egodistill files processes props scene",
     "behaviour": "",
     "protocols": "distillation training",
     "experiments": "egodistill baselines batches checkpoints clips contrasts data distillation files inference"
     " intervals protocols student teachers training video",
     "paper_costs": "egodistill baselines inference teachers",
     "plots": "experiments files",
-    "export": "egodistill batches checkpoints clips files student",
+    "export": "egodistill batches checkpoints clips files student video",
     "feeds": "imu video",
     "commands": "egodistill annotations aria clips data files imu recordings tables video",
     "options": "commands distillation files runtime",

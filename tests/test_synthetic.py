@@ -16,7 +16,7 @@ import av
 import numpy as np
 import pytest
 
-from egodistill import CLIP_SECONDS, EgoDistillOSError, behaviour, data, scene, synthetic
+from egodistill import CLIP_SECONDS, EgoDistillError, EgoDistillOSError, behaviour, data, scene, synthetic
 from egodistill.behaviour import THINGS, TURN, VERBS
 from egodistill.synthetic import FRAME_RATE, Recording
 
@@ -446,7 +446,7 @@ def test_full_disk_is_named_with_the_file(tmp_path, full_disk, monkeypatch, size
 def test_failure_ends_the_rendering_and_not_only_its_recording(tmp_path):
     (tmp_path / "P01").mkdir()
     (tmp_path / "P01" / "videos").write_text("a file in the way")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(EgoDistillError, match=r"code 1 .*output above"):
         synthetic.render(
             tmp_path, train_wearers=29, train_acts=29, test_acts=9, size=(32, 32), workers=2, progress=False
         )
@@ -467,6 +467,7 @@ def test_failure_ends_the_rendering_and_not_only_its_recording(tmp_path):
         {"size": (32, 40)},
         {"label_noise": 0},
         {"coupling": 0.5},
+        {"things": ["tap", "jug"]},
     ],
     ids=str,
 )
@@ -482,6 +483,18 @@ def test_folder_whose_things_were_others_is_refused(world, monkeypatch):
     monkeypatch.setattr(synthetic, "THINGS", changed)
     with pytest.raises(synthetic.WorldError, match="things"):
         synthetic.render(world.root, workers=1, **SETTINGS)
+
+
+def test_a_world_of_few_things_has_only_their_verbs():
+    few = synthetic.Recording("P01_101", 20, label_noise=0.5, things=("tap", "jug"))
+    acts, said = few.draw().acts, [row[9] for row in few.rows()]
+    verbs = ["turn-on", "turn-off", "pour"]
+    assert {VERBS[act.verb] for act in acts} == set(said) == set(verbs)
+    counts = [[VERBS[act.verb] for act in acts].count(verb) for verb in verbs]
+    assert max(counts) - min(counts) <= 1  # balanced
+    assert sum(VERBS[act.verb] != one for act, one in zip(acts, said, strict=True)) == 10
+    everything = tuple(thing.look for thing in THINGS)
+    assert synthetic.Recording("P01_101", 20, things=everything).rows() == synthetic.Recording("P01_101", 20).rows()
 
 
 @pytest.mark.parametrize(
@@ -510,6 +523,8 @@ def test_folder_whose_things_were_others_is_refused(world, monkeypatch):
         {"size": (33, 32)},
         {"size": (32, 30)},
         {"seed": -1},
+        {"things": ["tap", "sofa"]},
+        {"things": ["jug"]},
     ],
     ids=str,
 )

@@ -1201,7 +1201,7 @@ def test_decoding_waits_for_a_slow_teacher(two_passes, tmp_path, monkeypatch):
             data.fill(self.store, rows)
         return 0
 
-    monkeypatch.setattr(data._Processes, "_run_process", fill)
+    monkeypatch.setattr(data._Filling, "_run_process", fill)
     store = data.prepare(segments, tmp_path / "s", consumer=teachers.Extraction(narrow(), batch_size=4), **options)
     equal_stores(store, wanted)
     assert 0 < most[0] <= 4 + 2 + 1  # a batch of four, and what two processes may add before they look

@@ -703,6 +703,12 @@ def test_clip_times_of_the_other_rules():
     for times in drawn:
         assert (np.diff(times) > step / 2).all() and 3 < times[0] and times[-1] < 5
         np.testing.assert_allclose(times % step, (3 + step / 2) % step, atol=1e-9)
+    for count in (1, 4):  # one in each equal part of the 4 s before the end at 12
+        drawn = [clip_times(10, count, 2, sampling="ages", rng=np.random.default_rng(k)) for k in range(200)]
+        ages, edges = 12 - np.array(drawn)[:, ::-1], np.arange(count + 1) * 4 / count
+        assert (ages >= edges[:-1]).all() and (ages < edges[1:]).all() and (np.diff(ages, axis=1) > 0).all()
+        assert np.abs(ages.mean(0) - (edges[:-1] + edges[1:]) / 2).max() < 0.3
+    assert clip_times(0.5, 4, 2, sampling="ages", rng=np.random.default_rng(0)).min() == 0.0  # the first frame
     with pytest.raises(ValueError, match="'middle'"):
         clip_times(3, 4, sampling="middle")
     with pytest.raises(ValueError, match="65 of 64 frames by the rule 'first'"):
