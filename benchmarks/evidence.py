@@ -59,9 +59,17 @@ WORLDS: dict[str, dict[str, Any]] = {
     "B": {},
     "A with clean labels": {"label_noise": 0.0},
     "A with half the coupling": {"coupling": 0.5, "train_acts": 2400},
-    "A with exchanged head motion": {"untrimmed": 10},  # the videos and teachers of A
+    # The videos and teachers of A, prepared in other ways.
+    "A with exchanged head motion": {"untrimmed": 10},
+    "A with other frames": {"untrimmed": 10},
+    "A with frames of any age": {"untrimmed": 10},
 }
-EXCHANGED = "A with exchanged head motion"
+EXCHANGED, OTHER_FRAMES, ANY_AGE = list(WORLDS)[-3:]
+BINS = 8  # frames of random age of a test clip, one in each part of the time before its end
+FRAME_OPTIONS = {  # of `prepare()`
+    OTHER_FRAMES: {"num_frames": 4, "sampling": ["random", "first", "last", "centre"]},
+    ANY_AGE: {"num_frames": (1, 2, BINS), "sampling": "ages"},
+}
 MAIN, SMALL = 5, 3  # seeds of the main comparison, and of the others
 SHARES = (0.1, 0.25, 1.0)  # of the training clips that have outputs of the teacher, for what stage 1 gives
 TEACHER = "slowfast-{seed}"
@@ -75,6 +83,7 @@ GENERAL = replace(
     stts=replace(PROTOCOLS["demo"].stts, width=2 * WIDTH),
     listen_to_look=replace(PROTOCOLS["demo"].listen_to_look, width=WIDTH),
 )
+AUGMENTED = {"augment": Augment(crop=0.2, jitter=0.3), "label_smoothing": 0.1}
 TEACHERS = {
     TEACHER: TeacherRecipe(
         "slowfast_8x8_r50",
@@ -84,11 +93,16 @@ TEACHERS = {
             batch_size=16,
             schedule="cosine",
             warmup_epochs=1.5,
-            augment=Augment(crop=0.2, jitter=0.3),
-            label_smoothing=0.1,
+            **AUGMENTED,
         ),
         {"width": 48, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.3},
     )
+}
+# Table 2, not in the protocol: the demo's other teachers, with the same augmentation.
+OTHER_TEACHERS = {
+    f"{name}-{{seed}}": replace(recipe, training=replace(recipe.training, **AUGMENTED))
+    for name, recipe in demo.DEMO.teachers.items()
+    if f"{name}-{{seed}}" != TEACHER
 }
 # Settings that are tried for each method; a best one at the edge is followed by the next of its row.
 RATES, EPOCHS = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3), (6, 12, 24)
@@ -122,7 +136,7 @@ def make(world: str, out: Path) -> Path:
     """Render a world and decode its clips; return the folder of the store."""
     settings = WORLD | WORLDS[world] | {"seed": seed_of_b(committed_digest()) if world == "B" else 0}
     folder = out / slug(world)
-    rendered = synthetic.render((out / "A" if world == EXCHANGED else folder) / "world", **settings)
+    rendered = synthetic.render((out / "A" if of_a(world) else folder) / "world", **settings)
     segments = data.read_epic_kitchens(
         rendered.annotations,
         rendered.root,
@@ -134,7 +148,7 @@ def make(world: str, out: Path) -> Path:
     store = data.prepare(
         segments,
         folder / "store",
-        num_frames=FRAMES,
+        **FRAME_OPTIONS.get(world, {"num_frames": FRAMES}),
         frame_size=PIXELS,
         audio=True,
         clip_frames=CLIP_FRAMES,
@@ -142,6 +156,11 @@ def make(world: str, out: Path) -> Path:
         class_names=sorted(behaviour.VERBS),
     )
     return store.path
+
+
+def of_a(world: str) -> bool:
+    """Return whether a world has the videos and teachers of A."""
+    return world in ("A", EXCHANGED, OTHER_FRAMES, ANY_AGE)
 
 
 def truth_of(world: str, out: Path) -> Path:
@@ -178,7 +197,8 @@ def exchange(segments: Sequence[data.Segment], things: Mapping[str, str]) -> lis
 def bench_of(world: str, out: Path, protocol: Protocol, /, **options: Any) -> experiments.Bench:
     """Return the bench of a world; the best epoch of its teachers is chosen on the validation wearers."""
     folder = out / slug(world)
-    options = {"out": str(folder / "runs"), "validation": "validation", "teachers": TEACHERS} | options
+    teachers = TEACHERS | (OTHER_TEACHERS if world == "A" else {})
+    options = {"out": str(folder / "runs"), "validation": "validation", "teachers": teachers} | options
     return experiments.Bench(str(folder / "store"), protocol=protocol, **options)
 
 
@@ -197,7 +217,7 @@ def train_teachers(out: Path, seeds: Sequence[int], jobs: int) -> None:
     runs = [Run("teacher", seed, teacher=TEACHER) for seed in seeds]
     bench.run(runs, jobs)
     for run in runs:
-        repeated = labels_repeated(bench, run.seed, truth_of("A", out))
+        repeated = labels_repeated(bench, run, truth_of("A", out))
         print(f"{run.outputs}: {100 * bench.result(run)['top1']:.1f} %, repeats {100 * repeated:.1f} % of wrong labels")
 
 
@@ -287,12 +307,12 @@ def same_thing(bench: experiments.Bench) -> np.ndarray:
     return own[:, None] == own
 
 
-def labels_repeated(bench: experiments.Bench, seed: int, truth: Path) -> float:
-    """Return the share of the wrong training labels that the teacher gives as its own answer."""
+def labels_repeated(bench: experiments.Bench, teacher: Run, truth: Path) -> float:
+    """Return the share of the wrong training labels that a teacher gives as its own answer."""
     with open(truth, newline="", encoding="utf-8") as file:
         verbs = {row["narration_id"]: row["verb"] for row in csv.DictReader(file)}
     clips = data.ClipStore(bench.store).split("train")
-    said = clips.read(f"{Run('teacher', seed, teacher=TEACHER).outputs}.logits", range(len(clips))).argmax(1)
+    said = clips.read(f"{teacher.outputs}.logits", range(len(clips))).argmax(1)
     labels = np.asarray(clips.labels)
     true = np.array([clips.class_names.index(verbs[clip["id"]]) for clip in clips.clips])
     return float((said == labels)[labels != true].mean())
@@ -407,7 +427,11 @@ def cells() -> list[Cell]:
 
 
 def described() -> list[Cell]:
-    """Return the cells of what is described, not tested: what stage 1 gives if few clips have a teacher's outputs."""
+    """Return the cells of what is described, not tested.
+
+    These are what stage 1 gives if few clips have a teacher's outputs, other choices of frames (Table 4), frames of any
+    age (for `when_to_look.py`), and other teachers (Table 2).
+    """
     whole = Run("EgoDistill", teacher=TEACHER)
     arms = []
     for share in SHARES:
@@ -415,7 +439,19 @@ def described() -> list[Cell]:
         arms += [replace(taught, without=experiments.STAGE_1_LOSSES), replace(taught, without=("pretrain_l1",)), taught]
         if share < 1:
             arms.append(replace(taught, stage_1_on="share"))
-    return [Cell("stage 1", "A", replace(run, seed=seed)) for seed in range(SMALL) for run in arms]
+    choices = [replace(whole, frames=4, sampling=rule) for rule in FRAME_OPTIONS[OTHER_FRAMES]["sampling"]]
+    others = [replace(whole, teacher=name) for name in OTHER_TEACHERS]
+    methods = ("teacher", "EgoDistill", "VisOnly-Distill")
+    parts = {
+        ("stage 1", "A"): arms,
+        ("table 4", OTHER_FRAMES): choices,
+        ("ages", ANY_AGE): [replace(whole, frames=n, sampling="ages") for n in (1, 2)],
+        ("table 2", "A"): [replace(run, method=method) for run in others for method in methods],
+    }
+    found = []
+    for part, runs in parts.items():
+        found += [Cell(*part, replace(run, seed=seed)) for seed in range(SMALL) for run in runs]
+    return found
 
 
 def path_of(world: str) -> Path:
@@ -451,7 +487,7 @@ def run(out: Path, jobs: int, minutes: float) -> None:
         bench = bench_of(world, out, settings)
         for seed in {cell.run.seed for cell in group}:
             teacher = Run("teacher", seed, teacher=TEACHER)
-            if world == EXCHANGED:
+            if of_a(world) and world != "A":
                 for known in (teacher, Run("start", seed)):
                     reuse(bench_of("A", out, settings), bench, known)
             elif world == "A" and teacher_bench(out).path(teacher, ".json").exists():
@@ -464,7 +500,7 @@ def run(out: Path, jobs: int, minutes: float) -> None:
             result = bench.result(cell.run)
             line = {"part": cell.part, "name": cell.run.name, "run": asdict(cell.run), "top1": result["top1"]}
             if cell.run.method == "teacher" and WORLDS[world].get("label_noise") != 0:
-                line["repeats"] = labels_repeated(bench, cell.run.seed, truth_of(world, out))
+                line["repeats"] = labels_repeated(bench, cell.run, truth_of("A" if of_a(world) else world, out))
             line |= {"things": things_right(result, bench), "seconds": result["seconds"]}
             line |= {name: result[name] for name in ("precision", "test", "correct") if name in result}
             line["gmacs"] = result["gmacs"] if "gmacs" in result else gmacs(bench, cell.run)  # AdaFuse's own

@@ -65,6 +65,12 @@ def run_of(method: str, frames: int) -> Run:
     return Run(method, frames=frames, teacher=evidence.TEACHER if method in experiments.DISTILLED else None)
 
 
+def is_main(run: Run) -> bool:
+    """Return whether a run is one of the comparison of methods, and not of what is described beside it."""
+    plain = not run.without and run.sampling == "uniform" and run.share is None
+    return plain and run.teacher in (None, evidence.TEACHER)
+
+
 def primary(world: str) -> tables.Table:
     """Return the table of the primary contrasts of a world."""
     found, rows = outcomes(world), []
@@ -89,7 +95,7 @@ def accuracies(world: str) -> tables.Table:
     lines = list(evidence.finished(world).values())
     rows = []
     for run, some in sorted(outcomes(world).items(), key=lambda item: (item[0].method, item[0].frames)):
-        if run.without or run.share is not None:
+        if not is_main(run):
             continue
         kinds = [contrasts.accuracy(some, groups={kind: KINDS[kind]}).mean for kind in behaviour.KINDS]
         weighted = contrasts.accuracy(some, groups=KINDS, weights=behaviour.EPIC_SHARES)
@@ -150,6 +156,31 @@ def stage_1(world: str) -> tables.Table | None:
     return tables.Table(header, rows) if rows else None
 
 
+def other_teachers() -> tables.Table | None:
+    """Return Table 2: the students of each teacher in world A; None without such runs."""
+    found, rows = outcomes("A"), []
+    for name in (evidence.TEACHER, *evidence.OTHER_TEACHERS):
+        runs = [Run(method, teacher=name) for method in ("teacher", "EgoDistill", "VisOnly-Distill")]
+        some = [found.get(run, []) for run in runs]
+        if all(some):
+            gap = contrasts.difference(*shared_seeds(some[1], some[2]))
+            cells = [f"{contrasts.accuracy(one):.1f}" for one in some]
+            rows.append([name.rpartition("-")[0], *cells, str(gap), str(gap.seeds)])
+    header = ["teacher", "its top-1 (%)", "EgoDistill", "VisOnly-Distill", "EgoDistill minus VisOnly-Distill", "seeds"]
+    return tables.Table(header, rows) if len(rows) > 1 else None
+
+
+def frame_choices() -> tables.Table:
+    """Return Table 4: EgoDistill with four frames that are chosen in other ways, and the difference to even ones."""
+    even, other = outcomes("A").get(run_of("EgoDistill", 4), []), outcomes(evidence.OTHER_FRAMES)
+    rows = [["uniform", f"{contrasts.accuracy(even):.1f}", "", str(len(even))]] if even else []
+    for rule in evidence.FRAME_OPTIONS[evidence.OTHER_FRAMES]["sampling"]:
+        one, two = shared_seeds(other.get(replace(run_of("EgoDistill", 4), sampling=rule), []), even)
+        if one:
+            rows.append([rule, f"{contrasts.accuracy(one):.1f}", str(contrasts.difference(one, two)), str(len(one))])
+    return tables.Table(["frames", "top-1 (%)", "minus uniform", "seeds"], rows)
+
+
 def classes(world: str) -> tables.Table:
     """Return the gain of EgoDistill over VisOnly-Distill for each verb with N = 1, the largest first (Figure 4)."""
     found = outcomes(world)
@@ -165,7 +196,7 @@ def figure(world: str, stem: Path) -> list[Path]:
     costs = {line["name"]: line["gmacs"] for line in evidence.finished(world).values()}
     rows = []
     for run, some in outcomes(world).items():
-        if run.without or run.sampling != "uniform" or run.share is not None:
+        if not is_main(run):
             continue
         interval = contrasts.accuracy(some)
         gmacs = statistics.mean(costs[one.name] for one in some)
@@ -207,6 +238,11 @@ def main() -> None:
         if not evidence.path_of(world).exists():
             print(f"{evidence.path_of(world)}: no lines yet")
             continue
+        if world == evidence.ANY_AGE:  # when_to_look.py has these
+            continue
+        if world == evidence.OTHER_FRAMES:
+            report("world A: Table 4", frame_choices(), a.markdown)
+            continue
         report(f"world {world}: all methods", accuracies(world), a.markdown)
         if world in ("A", "B"):
             report(f"world {world}: primary contrasts", primary(world), a.markdown)
@@ -214,6 +250,8 @@ def main() -> None:
         if world == "A":
             report("world A: Table 1", ablation(world), a.markdown)
             report("world A: gain of EgoDistill over VisOnly-Distill by verb (Figure 4)", classes(world), a.markdown)
+            if (table := other_teachers()) is not None:
+                report("world A: Table 2", table, a.markdown)
             if (table := stage_1(world)) is not None:
                 report("world A: what stage 1 gives", table, a.markdown)
 

@@ -95,7 +95,7 @@ def test_cells_cover_the_primary_contrasts_with_the_seeds_that_were_promised(scr
     evidence, report = scripts
     plan = evidence.cells()
     assert len(plan) == len(set(plan)) == len({(cell.world, cell.run) for cell in plan})
-    assert {cell.world for cell in plan} == set(evidence.WORLDS)
+    assert {cell.world for cell in [*plan, *evidence.described()]} == set(evidence.WORLDS)
     assert [cell.part for cell in plan[:5]] == ["main"] * 5
     for world in ("A", "B"):
         for pair in evidence.PRIMARY:
@@ -166,7 +166,7 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     monkeypatch.setattr(
         evidence.data, "ClipStore", lambda path: type("S", (), {"class_names": sorted(behaviour.VERBS)})
     )
-    monkeypatch.setattr(evidence, "labels_repeated", lambda bench, seed, truth: 0.25)
+    monkeypatch.setattr(evidence, "labels_repeated", lambda bench, teacher, truth: 0.25)
     evidence.run(tmp_path, jobs=1, minutes=0)
     assert not benches and "Time is up" in capsys.readouterr().out
     evidence.run(tmp_path, jobs=1, minutes=9)
@@ -175,10 +175,11 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     assert len(trained) == len(plan) and set(made) == set(evidence.WORLDS)
     evidence.run(tmp_path, jobs=1, minutes=9)
     assert len([run for bench in benches for run in bench.trained]) == len(plan)  # nothing twice
-    folders = (str(tmp_path / "A"), str(tmp_path / evidence.EXCHANGED))
+    folders = [str(tmp_path / world) for world in ("A", *evidence.FRAME_OPTIONS, evidence.EXCHANGED)]
     names = [f"seed-{seed}/{name}" for seed in range(3) for name in (f"slowfast-{seed}", "start")]
     earlier = (str(tmp_path / "before"), folders[0], "seed-1/slowfast-1")  # that of seed 1 was trained before
-    assert [one for one in reused if one != earlier] == [(*folders, name) for name in names] and earlier in reused
+    expected = {(folders[0], other, name) for other in folders[1:] for name in names} | {earlier}
+    assert set(reused) == expected and len(reused) - reused.count(earlier) == len(expected) - 1
     lines = list(evidence.finished("A").values())
     assert len(lines) == len([cell for cell in plan if cell.world == "A"])
     protocol = hashlib.sha256((evidence.RESULTS / "protocol.json").read_bytes()).hexdigest()
@@ -200,6 +201,12 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     gains = report.stage_1("A").rows
     assert [row[0] for row in gains] == ["10 %"] * 4 + ["25 %"] * 4 + ["100 %"] * 3
     assert {row[3] for row in gains} == {"", "+0.0 (+0.0 to +0.0)"} and {row[4] for row in gains} == {"3"}
+    teachers = report.other_teachers().rows
+    assert [row[0] for row in teachers] == ["slowfast", "x3d", "mvit", "motionformer"]
+    assert [row[5] for row in teachers] == ["5", "3", "3", "3"]
+    assert [float(row[4].split()[0]) for row in teachers] == [35.0, 40.0, 40.0, 40.0]
+    assert [row[0] for row in report.frame_choices().rows] == ["uniform", "random", "first", "last", "centre"]
+    assert {row[2] for row in report.frame_choices().rows} == {"", "+0.0 (+0.0 to +0.0)"}
     one = [row for row in report.ablation("A").rows if row[0] == "without L_KD"]
     assert one[0][2] == "+0.0 (+0.0 to +0.0)" and one[0][3] == "5"
     for n, value in ((1, 60.0), (4, 80.0)):
@@ -253,7 +260,8 @@ def test_wrong_labels_that_a_teacher_repeats_are_counted(scripts, monkeypatch, t
             return np.eye(3)[[0, 1, 2, 0]]
 
     monkeypatch.setattr(evidence.data, "ClipStore", Clips)
-    assert evidence.labels_repeated(type("B", (), {"store": "x"}), 2, truth) == pytest.approx(2 / 3)
+    teacher = Run("teacher", 2, teacher="slowfast-{seed}")
+    assert evidence.labels_repeated(type("B", (), {"store": "x"}), teacher, truth) == pytest.approx(2 / 3)
 
 
 def test_head_motion_is_exchanged_among_the_same_thing_and_wearer(scripts):

@@ -1,0 +1,377 @@
+"""How old a frame may be, and when a sleeping camera should look: curves and gates on world A of `evidence.py`.
+
+    python benchmarks/evidence.py run --out EV            # also trains the students; then:
+    python benchmarks/when_to_look.py measure --out EV    # appends lines to results/ages.jsonl and results/looks.jsonl
+    python benchmarks/when_to_look.py report --markdown RESULTS.md    # tables and a figure, from these lines alone
+
+Two kinds of student are compared, with one and two frames: those of the main comparison, whose frames lie at fixed
+places of the clip, and students whose frames are up to 4 s older than the clip's end (sampling "ages"). Accuracy by age
+is that of test clips; a second frame is 1 s older than the first.
+
+Gates are compared on the untrimmed recordings. An answer is due every 0.5 s, and the camera could take a frame with
+each. All windows and frames are encoded once and all pairs are fused once, so a gate is a table look-up
+(`gates.simulate()`). The threshold of a gate is chosen on the recordings of other wearers, a world of seed 1, so that
+it takes 3, 6, 12 or 30 looks a minute there; the looks in the tables are those on the test wearers. Accuracy is that of
+answers whose clip has its middle in an annotated act; a third of the time is annotated. F1 is that of events
+(`events.Tracker`) that overlap an annotated act of their label by half of both together. Without an annotated part for
+training, background is no class: between acts a good student should give no event.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # evidence.py beside this file
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
+
+import evidence
+
+from egodistill import (
+    CLIP_SECONDS,
+    behaviour,
+    contrasts,
+    data,
+    events,
+    experiments,
+    files,
+    gates,
+    intervals,
+    synthetic,
+    tables,
+)
+from egodistill.experiments import Run
+from egodistill.inference import Prediction
+
+AGES_FILE, LOOKS_FILE = evidence.RESULTS / "ages.jsonl", evidence.RESULTS / "looks.jsonl"
+BINS = evidence.BINS
+SECOND = 2  # bins between the two frames of a student with N = 2: 1 s
+EVERY, STEPS = 0.5, 81  # seconds between answers, and how many of them a frame may serve: 40 s
+BUDGETS = (3, 6, 12, 30)  # looks a minute
+STARTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # probabilities at which an event begins, of which one is chosen
+DRAWS = 20  # of the random gate
+START_UPS = (0.0, 0.3, 1.0)  # seconds until a camera that was off gives a picture
+
+
+def students() -> dict[str, Run]:
+    """Return the students by name; their seeds are those of the main comparison."""
+    one = Run("EgoDistill", teacher=evidence.TEACHER)
+    runs = {"fixed, N = 1": one, "fixed, N = 2": replace(one, frames=2)}
+    return runs | {name.replace("fixed", "ages"): replace(run, sampling="ages") for name, run in runs.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Students
+
+
+def load(out: Path, run: Run) -> Any:
+    """Return a trained student."""
+    world = evidence.ANY_AGE if run.sampling == "ages" else "A"
+    settings = replace(evidence.GENERAL, changes=evidence.read_protocol()["changes"])
+    return experiments.load(evidence.bench_of(world, out, settings).path(run)).eval()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Accuracy by the age of the frame
+
+
+@torch.no_grad()
+def measure_ages(out: Path, seed: int) -> None:
+    """Append a line for each student of a seed and each age: which test clips it has right."""
+    store = data.ClipStore(out / evidence.slug(evidence.ANY_AGE) / "store").split("test")
+    name = f"frames_{BINS}_ages"
+    wearers = [str(wearer) for wearer in store.wearers]
+    done = {(line["student"], line["seed"]) for line in files.read_lines(AGES_FILE, "student", "seed")}
+    for kind, run in students().items():
+        if (kind, seed) in done:
+            continue
+        model, right = load(out, replace(run, seed=seed)), []
+        ages = []
+        for rows in torch.arange(len(store)).split(256):
+            numbers = rows.tolist()
+            frames, imu = (torch.from_numpy(store.read(array, numbers)) for array in (name, "imu"))
+            labels = torch.as_tensor(store.labels)[rows]
+            starts = np.array([store.clips[row]["start"] for row in numbers])
+            ages.append(starts[:, None] + CLIP_SECONDS - store.read(f"{name}.times", numbers)[:, ::-1])
+            image, motion = model.encode_frames(frames.flatten(0, 1)[:, None], 1), model.encode_imu(imu)
+            image = image[:, 0].unflatten(0, frames.shape[:2]).flip(1)  # [B, ages, d], the newest first
+            shown = [image[:, [k]] if run.frames == 1 else image[:, [k + SECOND, k]] for k in range(BINS - SECOND)]
+            found = [model.fuse(model.aggregate(one), motion).logits.argmax(1) for one in shown]
+            right.append(torch.stack(found, 1).eq(labels[:, None]).numpy())
+        hits, ages = np.concatenate(right), np.concatenate(ages)
+        for k in range(BINS - SECOND):
+            correct = contrasts.pack(contrasts.split_by_wearer(hits[:, k], wearers))
+            line = {"student": kind, "seed": seed, "age": float(ages[:, k].mean()), "correct": correct}
+            files.append_line(AGES_FILE, line)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Gates
+
+
+@dataclass
+class Day:
+    """An untrimmed recording through the eyes of one student.
+
+    ``scores`` [K, A, C] are the probabilities of answer k with the frame of the answer a before; ``truth`` is the
+    label of each answer's middle, -1 between the acts, and ``acts`` are (start, stop, label).
+    """
+
+    wearer: str
+    stops: np.ndarray
+    windows: list[np.ndarray]
+    scores: np.ndarray
+    truth: np.ndarray
+    acts: list[tuple[float, float, int]]
+
+
+@torch.no_grad()
+def days(model: Any, world: synthetic.World) -> list[Day]:
+    """Return the untrimmed recordings of a world, with the scores of a student of one frame."""
+    names, found = sorted(behaviour.VERBS), []
+    segments = data.read_epic_kitchens(world.untrimmed, world.root, evaluation_wearers=world.test_wearers)
+    for video in sorted({segment.video for segment in segments}):
+        own = [segment for segment in segments if segment.video == video]
+        recording = own[0].recording
+        stops = np.arange(CLIP_SECONDS, recording.probe().duration - 0.1, EVERY)
+        motion = recording.motion()
+        windows = [motion.window(stop - CLIP_SECONDS) for stop in stops]
+        frames = torch.from_numpy(data.read_frames(video, stops, size=evidence.PIXELS))
+        image = torch.cat([model.encode_frames(part[:, None], 1) for part in frames.split(64)])
+        moves = torch.cat([model.encode_imu(part) for part in torch.from_numpy(np.stack(windows)).split(64)])
+        scores = np.zeros((len(stops), STEPS, len(names)), np.float32)
+        for a in range(min(STEPS, len(stops))):
+            fused = model.fuse(model.aggregate(image[: len(stops) - a]), moves[a:])
+            scores[a:, a] = fused.logits.softmax(1).numpy()
+        acts = [(one.start, one.stop, names.index(one.label)) for one in own]
+        middles = stops - CLIP_SECONDS / 2
+        truth = np.full(len(stops), -1)
+        for start, stop, label in acts:
+            truth[(middles >= start) & (middles < stop)] = label
+        found.append(Day(str(own[0].wearer), stops, windows, scores, truth, acts))
+    return found
+
+
+def looked(gate: gates.Gate, day: Day) -> tuple[np.ndarray, int]:
+    """Return the probabilities of each answer [K, C], zeros without a frame, and the number of looks."""
+    looks = gates.simulate(gate, day.windows, day.stops, day.stops, max_age=(STEPS - 1) * EVERY + 0.01)
+    return chosen(day, looks.used), len(looks.taken)
+
+
+def chosen(day: Day, used: np.ndarray) -> np.ndarray:
+    """Return the probabilities of each answer with these frames, which are numbered as the answers are."""
+    k = np.arange(len(used))
+    return np.where((used >= 0)[:, None], day.scores[k, np.clip(k - used, 0, STEPS - 1)], 0.0)
+
+
+def best(day: Day, price: float) -> tuple[np.ndarray, int]:
+    """Return the same for the looks of the oracle."""
+    right = (day.scores.argmax(2) == day.truth[:, None]) & (day.truth >= 0)[:, None]
+    looks = gates.best_looks(right, price)
+    last = np.maximum.accumulate(np.where(looks, np.arange(len(looks)), -STEPS - 1))
+    return chosen(day, np.where(np.arange(len(looks)) - last < STEPS, last, -1)), int(looks.sum())
+
+
+def score(day: Day, probabilities: np.ndarray, start: float) -> dict[str, int]:
+    """Return the counts of a recording: right and seen answers, and events that match an act, or not."""
+    names = sorted(behaviour.VERBS)
+    seen = day.truth >= 0
+    counts = {"right": int((probabilities.argmax(1) == day.truth)[seen & probabilities.any(1)].sum())}
+    answers = [
+        Prediction(float(stop) - CLIP_SECONDS, float(stop), [(names[int(row.argmax())], float(row.max()))])
+        for stop, row in zip(day.stops, probabilities, strict=True)
+        if row.any()
+    ]
+    found = list(events.events(answers, start=start, end=0.7 * start))
+    left, hits = list(day.acts), 0
+    for event in found:
+        for act in left:
+            common = min(event.stop, act[1]) - max(event.start, act[0])
+            whole = max(event.stop, act[1]) - min(event.start, act[0])
+            if names[act[2]] == event.label and common >= 0.5 * whole:
+                left.remove(act)
+                hits += 1
+                break
+    return counts | {"seen": int(seen.sum()), "hits": hits, "events": len(found), "acts": len(day.acts)}
+
+
+def f1(counts: dict[str, int]) -> float:
+    return 200 * counts["hits"] / max(1, counts["events"] + counts["acts"])
+
+
+class Changed(gates.Changed):
+    """The change gate, which computes the embedding of a window once for all thresholds."""
+
+    known_windows: dict[int, np.ndarray]
+
+    def embed(self, window: np.ndarray) -> np.ndarray:
+        if id(window) not in self.known_windows:
+            self.known_windows[id(window)] = super().embed(window)
+        return self.known_windows[id(window)]
+
+
+# {name: (gate from the student, its threshold and the number of a draw; smallest and largest threshold)}; looks become
+# fewer as the threshold grows.
+GATES: dict[str, tuple[Callable[[Any, float, int], gates.Gate], float, float]] = {
+    "fixed period": (lambda model, x, draw: gates.Period(x), 0.05, 60.0),
+    "random": (lambda model, x, draw: gates.Random(math.exp(-x), draw), 0.0, 8.0),
+    "head moves": (lambda model, x, draw: gates.Moved(x), 0.0, 20.0),
+    "head turned": (lambda model, x, draw: gates.Turned(x), 0.0, 20.0),
+    "embedding changed": (lambda model, x, draw: Changed(model, x), 0.0, 2.0),
+}
+
+
+def threshold_for(budget: float, looks: Callable[[float], float], low: float, high: float) -> float:
+    """Return the threshold at which a gate takes so many looks a minute, or the nearest number that it can reach."""
+    tried = {}
+    for _ in range(14):
+        middle = (low + high) / 2
+        tried[middle] = looks(middle)
+        low, high = (middle, high) if tried[middle] > budget else (low, middle)
+    return min(tried, key=lambda x: abs(tried[x] - budget))
+
+
+def minutely(looks: Sequence[int], some: Sequence[Day]) -> float:
+    return 60 * sum(looks) / sum(EVERY * len(day.stops) for day in some)
+
+
+def per_minute(make: Callable[[], gates.Gate], some: Sequence[Day]) -> float:
+    """Return the looks a minute of a gate, which is made anew for each recording."""
+    return minutely([looked(make(), day)[1] for day in some], some)
+
+
+def measure_looks(out: Path, seed: int) -> None:
+    """Append a line for each student of one frame, gate and budget: counts of each test wearer."""
+    done = {(line["student"], line["seed"]) for line in files.read_lines(LOOKS_FILE, "student", "seed")}
+    todo = {kind: run for kind, run in students().items() if run.frames == 1 and (kind, seed) not in done}
+    if not todo:
+        return
+    worlds = {
+        "test": synthetic.render(out / "A" / "world", **(evidence.WORLD | evidence.WORLDS["A"] | {"seed": 0})),
+        "validation": synthetic.render(
+            out / "looks", seed=1, train_acts=1, train_wearers=1, test_acts=10, test_wearers=10, untrimmed=10
+        ),
+    }
+    for kind, run in todo.items():
+        model = load(out, replace(run, seed=seed))
+        own = {split: days(model, world) for split, world in worlds.items()}
+        lines = [{"student": kind, "seed": seed, **line} for line in gate_lines(model, own["validation"], own["test"])]
+        for line in lines:
+            files.append_line(LOOKS_FILE, line)
+
+
+def gate_lines(model: Any, validation: Sequence[Day], test: Sequence[Day]) -> list[dict[str, Any]]:
+    """Return the lines of all gates and budgets for one student."""
+    Changed.known_windows = {}
+    always = [(day, looked(gates.Always(), day)[0]) for day in validation]
+    start = max(STARTS, key=lambda x: statistics.mean(f1(score(day, p, x)) for day, p in always))
+
+    def line(name: str, budget: float, threshold: float, plays: list[tuple[Day, np.ndarray, int]]) -> dict[str, Any]:
+        wearers: dict[str, dict[str, float]] = {}
+        for day, probabilities, looks in plays:
+            counts = score(day, probabilities, start) | {"looks": looks, "seconds": EVERY * len(day.stops)}
+            own = wearers.setdefault(day.wearer, dict.fromkeys(counts, 0))
+            wearers[day.wearer] = {key: own[key] + value for key, value in counts.items()}
+        return {"gate": name, "budget": budget, "threshold": threshold, "start": start, "wearers": wearers}
+
+    found = [
+        line("always", 120, 0.0, [(day, *looked(gates.Always(), day)) for day in test]),
+        line("never, but each 40 s", 0, 0.0, [(day, *looked(gates.Never(), day)) for day in test]),
+    ]
+    for budget in BUDGETS:
+        for name, (make, low, high) in GATES.items():
+            x = threshold_for(budget, lambda x, make=make: per_minute(lambda: make(model, x, 0), validation), low, high)
+            draws = range(DRAWS if name == "random" else 1)
+            plays = [(day, *looked(make(model, x, k), day)) for day in test for k in draws]
+            found.append(line(name, budget, x, plays))
+        price = threshold_for(budget, lambda x: minutely([best(day, x)[1] for day in validation], validation), 0.0, 9.0)
+        found.append(line("oracle", budget, price, [(day, *best(day, price)) for day in test]))
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Report
+
+
+def curve() -> tables.Table:
+    """Return accuracy by age for each student, with intervals over seeds and wearers."""
+    some: dict[tuple[str, int], list[contrasts.Outcome]] = {}
+    ages: dict[int, list[float]] = {}
+    order: dict[tuple[str, int], int] = {}
+    for line in files.read_lines(AGES_FILE, "student", "seed", "age", "correct"):
+        which = (line["student"], line["seed"])
+        k = order[which] = order.get(which, -1) + 1
+        outcome = contrasts.Outcome(line["student"], line["seed"], contrasts.unpack(line["correct"]))
+        some.setdefault((line["student"], k), []).append(outcome)
+        ages.setdefault(k, []).append(line["age"])
+    kinds = list(dict.fromkeys(kind for kind, _ in some))
+    rows = [
+        [f"{statistics.mean(ages[k]):.2f}", *(f"{contrasts.accuracy(some[kind, k]):.1f}" for kind in kinds)]
+        for k in sorted(ages)
+    ]
+    return tables.Table(["age of the newest frame (s)", *(f"{kind} (%)" for kind in kinds)], rows)
+
+
+def gate_table(kind: str) -> tables.Table:
+    """Return what the gates reach for one kind of student, and the difference to the fixed period."""
+    lines = [
+        line
+        for line in files.read_lines(LOOKS_FILE, "student", "seed", "gate", "budget", "wearers")
+        if line["student"] == kind
+    ]
+    groups: dict[tuple[float, str], list[dict[str, Any]]] = {}
+    for line in sorted(lines, key=lambda line: line["seed"]):
+        groups.setdefault((line["budget"], line["gate"]), []).append(line)
+
+    def grid(some: Sequence[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> np.ndarray:
+        return np.array([[value(line["wearers"][name]) for name in sorted(line["wearers"])] for line in some])
+
+    rows = []
+    for (budget, gate), some in sorted(groups.items(), key=lambda item: item[0][0]):
+        right = grid(some, lambda one: 100 * one["right"] / one["seen"])
+        looks = grid(some, lambda one: 60 * one["looks"] / one["seconds"])
+        base = groups.get((budget, "fixed period"), [])
+        gap = ""
+        if base and gate != "fixed period":
+            gap = str(intervals.two_way(right - grid(base, lambda one: 100 * one["right"] / one["seen"])))
+        camera = [f"{100 * min(1.0, looks.mean() * seconds / 60):.0f}" for seconds in START_UPS[1:]]
+        cells = [f"{looks.mean():.1f}", f"{intervals.two_way(right):.1f}", gap, f"{grid(some, f1).mean():.1f}", *camera]
+        rows.append([str(budget), gate, *cells])
+    header = ["wanted", "gate", "looks a minute", "answers right (%)", "minus fixed period", "events, F1 (%)"]
+    return tables.Table([*header, *(f"camera on (%), {seconds:g} s" for seconds in START_UPS[1:])], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("measure", "report"):
+        command = commands.add_parser(name)
+        if name == "report":
+            tables.markdown_option(command)
+            continue
+        command.add_argument("--out", type=Path, required=True, help="folder of evidence.py")
+        command.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default="0,1,2")
+    a = parser.parse_args()
+    torch.set_num_threads(1)
+    if a.command == "measure":
+        for seed in a.seeds:
+            measure_ages(a.out, seed)
+            measure_looks(a.out, seed)
+    else:
+        tables.report(curve(), "benchmarks/when_to_look.py, accuracy by age", a.markdown, sys.argv)
+        for kind, run in students().items():
+            if run.frames == 1:
+                tables.report(gate_table(kind), f"benchmarks/when_to_look.py, gates, {kind}", a.markdown, sys.argv)
+
+
+if __name__ == "__main__":
+    main()

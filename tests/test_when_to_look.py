@@ -1,0 +1,150 @@
+"""benchmarks/when_to_look.py: gates on made-up recordings, the oracle above all of them, and tables from lines."""
+
+import importlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import egodistill
+from egodistill import CLIP_SECONDS, behaviour, contrasts, data, experiments, files, gates, synthetic
+from egodistill.experiments import PROTOCOLS
+
+ROOT = Path(egodistill.__file__).parent
+pytestmark = pytest.mark.skipif(not (ROOT / "benchmarks").exists(), reason="needs the repository's benchmarks")
+
+
+@pytest.fixture
+def script(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    found = importlib.import_module("when_to_look")
+    monkeypatch.setattr(found, "AGES_FILE", tmp_path / "ages.jsonl")
+    monkeypatch.setattr(found, "LOOKS_FILE", tmp_path / "looks.jsonl")
+    yield found
+    for name in ("when_to_look", "evidence"):
+        sys.modules.pop(name, None)
+
+
+def made_up(script, wearer, seed):
+    """Two minutes; an act of 3 s every 10 s, for which only frames of the last two answers before it help."""
+    rng = np.random.default_rng(seed)
+    stops = CLIP_SECONDS + np.arange(240) * 0.5
+    middles, names = stops - CLIP_SECONDS / 2, sorted(behaviour.VERBS)
+    begins = [10.0 * k + 3 + rng.uniform(0, 3) for k in range(11)]
+    acts = [(start, start + 3, int(rng.integers(len(names)))) for start in begins]
+    truth, scores = np.full(240, -1), np.full((240, script.STEPS, 20), 0.01, np.float32)
+    windows = [np.zeros((422, 6)) for _ in stops]
+    for start, stop, label in acts:
+        truth[(middles >= start) & (middles < stop)] = label
+    for k in np.flatnonzero(truth >= 0):
+        scores[k, :3, truth[k]] = 0.8
+        scores[k, 3:, (truth[k] + 1) % 20] = 0.3
+        windows[k][-60:, 4] = 1.0 if truth[k - 1] >= 0 else 3.0  # the head moves in an act, most at its start
+    return script.Day(wearer, stops, windows, scores, truth, acts)
+
+
+def test_an_answer_has_the_scores_of_its_frame(script):
+    day = made_up(script, "P30", 0)
+    probabilities, count = script.looked(gates.Always(), day)
+    assert count == 240 and (probabilities == day.scores[:, 0]).all()
+    probabilities, count = script.looked(gates.Period(2.0), day)
+    assert count == 48 and (probabilities[7] == day.scores[7, 2]).all()
+    assert (script.chosen(day, np.full(240, -1)) == 0).all()
+    counts = script.score(day, script.looked(gates.Always(), day)[0], 0.5)
+    assert counts["right"] == counts["seen"] == (day.truth >= 0).sum() > 60
+    assert counts["hits"] == counts["events"] == counts["acts"] == 11 and script.f1(counts) == 100
+    late = script.score(day, script.looked(gates.Never(), day)[0], 0.5)
+    assert late["right"] < 12 and late["hits"] <= 2 and script.f1(late) < 20
+    assert script.score(day, np.zeros((240, 20), np.float32), 0.5)["right"] == 0
+
+
+def test_events_match_an_act_by_half_of_both(script):
+    day = made_up(script, "P30", 0)
+    probabilities = day.scores[:, 0].copy()
+    known = np.flatnonzero(day.truth >= 0)
+    probabilities[known[:6:2]] = 0.01  # half of the first act's answers say nothing, but its event lasts
+    counts = script.score(day, probabilities, 0.5)
+    assert counts["acts"] == 11 and counts["hits"] >= 10
+    probabilities[known[2:6]] = 0.01  # now it is too short
+    assert script.score(day, probabilities, 0.5)["hits"] == 10
+
+
+def test_thresholds_meet_their_budget(script):
+    found = script.threshold_for(6, lambda x: 60 / x, 0.05, 60.0)
+    assert found == pytest.approx(10, rel=0.01)
+    assert 120 / script.threshold_for(3, lambda x: 120 / max(x, 40), 0.05, 60.0) >= 2  # 3 a minute at x = 40
+
+
+def test_a_gate_on_the_acts_beats_the_period_and_the_oracle_both(script, tmp_path):
+    validation, test = ([made_up(script, f"P{k}", seed + k) for k in range(30, 33)] for seed in (0, 50))
+    torch.manual_seed(0)
+    sizes = {"feature_dim": 8, "image_encoder": "resnet10x4", "hidden": 8, "imu_width": 4}
+    model = egodistill.EgoDistill(20, image_weights=None, **sizes)
+    for seed in (0, 1):
+        for kind in ("fixed, N = 1", "ages, N = 1"):
+            for line in script.gate_lines(model.eval(), validation, test):
+                files.append_line(script.LOOKS_FILE, {"student": kind, "seed": seed, **line})
+    rows = {(row[0], row[1]): row for row in script.gate_table("ages, N = 1").rows}
+    assert len(rows) == 2 + 6 * len(script.BUDGETS)
+    right = {key: float(row[3].split()[0]) for key, row in rows.items()}
+    assert right["120", "always"] == 100 and right["0", "never, but each 40 s"] < 15
+    assert right["6", "head moves"] > right["6", "fixed period"]
+    for budget in map(str, script.BUDGETS):
+        assert right[budget, "oracle"] >= max(right[budget, name] for name in script.GATES) - 8  # looks differ a little
+    assert abs(float(rows["12", "fixed period"][2]) - 12) < 1.5 and rows["12", "fixed period"][4] == ""
+    assert rows["6", "head moves"][4].startswith("+") and abs(float(rows["12", "random"][2]) - 12) < 2
+    assert rows["120", "always"][6:] == ["60", "100"]  # 120 looks, 0.3 s and 1 s each
+
+
+def test_accuracy_by_age_comes_from_lines(script):
+    for seed in (0, 1):
+        for k, age in enumerate((0.2, 0.7)):
+            hits = {name: np.arange(10) < 8 - 3 * k for name in ("P30", "P35")}
+            line = {"student": "ages, N = 1", "seed": seed, "age": age, "correct": contrasts.pack(hits)}
+            files.append_line(script.AGES_FILE, line)
+    rows = script.curve().rows
+    assert [row[0] for row in rows] == ["0.20", "0.70"]
+    assert [row[1].split()[0] for row in rows] == ["80.0", "50.0"]
+
+
+def test_recordings_and_ages_are_read_from_files(script, monkeypatch, tmp_path):
+    """Untrained students on a small world: what is encoded once is what the student itself would say."""
+    evidence = script.evidence
+    small = {"train_acts": 8, "validation_acts": 0, "test_acts": 8, "train_wearers": 2, "validation_wearers": 0}
+    small |= {"test_wearers": 2, "untrimmed": 1, "size": (32, 32)}
+    monkeypatch.setattr(
+        synthetic.Request,
+        "long_recordings",
+        lambda self: [synthetic.Recording("P30_201", 4, self.seed, 32, 32, untrimmed=True)],
+    )
+    world = synthetic.render(tmp_path / "world", workers=1, progress=False, **small)
+    monkeypatch.setattr(evidence, "PIXELS", 32)
+    segments = data.read_epic_kitchens(world.annotations, world.root, evaluation_wearers=world.test_wearers)
+    store = tmp_path / evidence.slug(evidence.ANY_AGE) / "store"
+    options = evidence.FRAME_OPTIONS[evidence.ANY_AGE] | {"frame_size": 32, "class_names": sorted(behaviour.VERBS)}
+    data.prepare(segments, store, workers=1, progress=False, **options)
+    settings = replace(PROTOCOLS["demo"].recipe.student, image_encoder="resnet10x4", hidden=8, imu_width=4)
+    torch.manual_seed(0)
+    models = {n: replace(settings, num_frames=n).build(20, feature_dim=8, frame_size=32).eval() for n in (1, 2)}
+    monkeypatch.setattr(script, "load", lambda out, run: models[run.frames])
+    (day,) = script.days(models[1], world)
+    assert day.scores.shape == (len(day.stops), script.STEPS, 20) and len(day.acts) == 4
+    assert {day.truth[k] for k in np.flatnonzero(day.truth >= 0)} <= {label for *_, label in day.acts}
+    k, a = len(day.stops) - 1, 3
+    frame = torch.from_numpy(data.read_frames(segments[-1].video, [0.0], size=32))
+    assert frame.shape[1:] == (3, 32, 32)
+    video = next(world.root.rglob("P30_201.MP4"))
+    frame = torch.from_numpy(data.read_frames(video, day.stops[[k - a]], size=32))
+    with torch.no_grad():
+        alone = models[1](frame[None], torch.from_numpy(day.windows[k])[None]).logits.softmax(1)[0]
+    torch.testing.assert_close(torch.from_numpy(day.scores[k, a]), alone, atol=1e-5, rtol=1e-4)
+    script.measure_ages(tmp_path, 0)
+    lines = list(files.read_lines(script.AGES_FILE, "student", "age"))
+    ages = [line["age"] for line in lines if line["student"] == "ages, N = 2"]
+    assert len(lines) == 4 * 6 and np.allclose(ages, 0.25 + 0.5 * np.arange(6), atol=0.2)
+    script.measure_ages(tmp_path, 0)
+    assert len(list(files.read_lines(script.AGES_FILE, "student"))) == len(lines)  # not twice
+    assert experiments.Run("EgoDistill").name in script.students()["fixed, N = 1"].name
