@@ -7,7 +7,8 @@
     segments = annotations.with_imu_offsets(segments, "offsets.csv")                        # from `egodistill check`
 
 A *segment* is an annotated part of a video. Readers: `read_epic_kitchens`, `read_ego4d`, and `read_csv` for your own
-table. Times are seconds on the video's own clock, the one a player shows: zero is the start of the file.
+table; `read_recordings` makes segments without labels of a folder of recordings. Times are seconds on the video's own
+clock, the one a player shows: zero is the start of the file.
 """
 
 from __future__ import annotations
@@ -21,21 +22,24 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, Literal, NamedTuple, TextIO, get_args
 
-from egodistill import DataError, files
-from egodistill.clips import Recording
+from egodistill import CLIP_SECONDS, DataError, files
+from egodistill.clips import Recording, find_videos, open_recording, strided_starts
 from egodistill.video import VideoError
 
 __all__ = [
     "Segment",
     "SegmentList",
+    "SplitBy",
+    "Windows",
     "read_annotations",
     "read_csv",
     "read_ego4d",
     "read_epic_kitchens",
+    "read_recordings",
     "with_imu_offsets",
 ]
 
@@ -83,6 +87,42 @@ class SegmentList(list):
         self.dropped = dict(dropped or {})
 
 
+SplitBy = Literal["recording", "stretch"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """How recordings without labels become clips, and which of these are for testing.
+
+    stride       Seconds from one clip of a recording to the next; the last one ends with the recording.
+    split_by     "recording": whole recordings are for training or for testing. "stretch": so are stretches of each
+                 recording, with 2.2 s between them that no clip contains.
+    test_share   Share of the recordings, or of each recording, that is for testing.
+    seed         It decides which recordings are for testing; stretches do not depend on it.
+
+    Raise DataError for values that are out of range.
+
+    >>> from egodistill import annotations
+    >>> annotations.Windows(stride=1.0, split_by="stretch").test_share
+    0.3
+    """
+
+    stride: float = CLIP_SECONDS
+    split_by: SplitBy = "recording"
+    test_share: float = 0.3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not CLIP_SECONDS / 100 <= self.stride < math.inf:  # NaN: False
+            raise DataError(
+                f"stride must be at least {CLIP_SECONDS / 100:.3f} s, a hundredth of a clip; got {self.stride}"
+            )
+        if self.split_by not in get_args(SplitBy):
+            raise DataError(f"split_by must be 'recording' or 'stretch'; got {self.split_by!r}")
+        if not 0 < self.test_share < 1:
+            raise DataError(f"test_share is a share of the recordings, between 0 and 1; got {self.test_share}")
+
+
 LONGEST_LINE = 1 << 20  # characters of a table
 LARGEST_TABLE = 1 << 30  # bytes; EPIC_100_train.csv has 12 MB
 LARGEST_VALUE = 1 << 28  # characters of one video in Ego4D's annotations, whose whole file may have any size
@@ -95,12 +135,15 @@ def read_annotations(
     seed: int = 0,
     min_instances: int | None = None,
     audio: bool = False,
+    windows: Windows | None = None,
 ) -> SegmentList:
-    """Read annotations of Ego4D, of EPIC-KITCHENS or from your own table; suffix and header decide which.
+    """Read annotations of Ego4D, of EPIC-KITCHENS or from your own table, or recordings without labels.
 
-    ``root`` is the folder with the data set's videos and IMU files, by default the folder of the annotations. ``seed``
-    is for Ego4D's random split. ``min_instances`` (None: the reader's own default) and ``audio`` are for the two data
-    sets. Raise DataError for ``min_instances`` with your own table.
+    Suffix and header decide which; a folder, and a table of videos without the column label, are recordings for
+    `read_recordings()`. ``root`` is the folder with the data set's videos and IMU files, by default the folder of the
+    annotations. ``seed`` is for Ego4D's random split and for that of recordings, in place of the one in ``windows``.
+    ``min_instances`` (None: the reader's own default) and ``audio`` are for the two data sets, ``windows`` is for
+    recordings. Raise DataError for ``min_instances`` or ``windows`` with another kind of annotations.
 
     >>> from egodistill import annotations
     >>> segments = annotations.read_annotations("segments.csv")
@@ -111,19 +154,41 @@ def read_annotations(
     options: dict[str, Any] = {"audio": audio}
     if min_instances is not None:
         options["min_instances"] = min_instances
-    if path.suffix.lower() == ".json":
+    header = "" if path.is_dir() or path.suffix.lower() == ".json" else _header(path)
+    has_labels = not path.is_dir() and not _is_list_of_recordings(header)
+    if windows is not None and has_labels:
+        raise DataError(
+            f"{path}: has labels, whose segments are the clips; stride, split_by and test_share are for recordings "
+            f"without labels: a folder, or a table without the column label"
+        )
+    if path.suffix.lower() == ".json" and has_labels:
         return read_ego4d(path, folder, seed=seed, **options)
-    files.require_file(path, LARGEST_TABLE)
-    try:
-        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-            header = file.readline(LONGEST_LINE)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     if "narration_id" in header.lower():
         return read_epic_kitchens(path, folder, **options)
     if min_instances is not None:
         raise DataError(f"{path}: min_instances is for public data sets; remove rare classes from your table instead")
-    return read_csv(path)
+    return read_csv(path) if has_labels else read_recordings(path, dataclasses.replace(windows or Windows(), seed=seed))
+
+
+def _header(path: Path) -> str:
+    """Return the first line of a table. Raise DataError if it cannot be read."""
+    files.require_file(path, LARGEST_TABLE)
+    try:
+        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+            return file.readline(LONGEST_LINE)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _is_list_of_recordings(header: str) -> bool:
+    """Return whether a table has videos and no labels; a column that is unknown may be a misspelt one of labels."""
+    names = {name.strip().strip('"').lower() for name in header.split(",")}
+    names = {name for name in names if name and not name.startswith(("#", "_"))}
+    return "video" in names and names <= {"video", "start", "stop", *OPTIONAL_COLUMNS}
+
+
+# Of a table of recordings, beside the video. Segments made of recordings have names of their own, so there is no id.
+RECORDING_COLUMNS = ("start", "stop", "imu", "split", "imu_offset", "imu_stretch", "wearer")
 
 
 def read_epic_kitchens(
@@ -316,7 +381,7 @@ def read_ego4d(
 
 def _split(actions: list[tuple[bytes, Segment]], test_share: float) -> list[Segment]:
     """Split the actions of a class by the order that comes with each; both sides get at least one."""
-    tests = min(max(1, round(test_share * len(actions))), len(actions) - 1)
+    tests = _count_of_tests(len(actions), test_share)
     return [
         dataclasses.replace(segment, split="test" if rank < tests else "train")
         for rank, (_, segment) in enumerate(sorted(actions, key=lambda pair: pair[0]))
@@ -571,12 +636,7 @@ def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = Non
     segments, ids = SegmentList(), set()
     for where, row in _table(path, ("video", "start", "stop", "label"), OPTIONAL_COLUMNS):
         start, stop = _start_stop(where, row["start"], row["stop"])
-        video = _existing(where, path.parent, row["video"])
-        sources = [s.strip() for s in (row.get("imu") or "").split(";") if s.strip()]
-        if len(sources) > 2:
-            raise DataError(f"{where}: imu must be one file or 'accl.csv;gyro.csv', not {row['imu']!r}")
-        files = tuple(_existing(where, path.parent, source) for source in sources)
-        imu = (None, *files)[-1] if len(files) < 2 else files
+        video, imu = _files_of_row(where, path.parent, row)
         name = row.get("id") or f"{Path(video).stem}_{len(segments)}"
         if name in ids:
             raise DataError(f"{where}: the id {name!r} is already used in an earlier row")
@@ -590,6 +650,141 @@ def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = Non
     if not segments:
         raise DataError(f"{path}: the table has no rows")
     return segments
+
+
+def _files_of_row(where: str, folder: Path, row: Mapping[str, str]) -> tuple[str, str | tuple[str, str] | None]:
+    """Return the video of a row of your own table, and its IMU: one file, two, or None."""
+    video = _existing(where, folder, row["video"])
+    sources = [s.strip() for s in (row.get("imu") or "").split(";") if s.strip()]
+    if len(sources) > 2:
+        raise DataError(f"{where}: imu must be one file or 'accl.csv;gyro.csv', not {row['imu']!r}")
+    found = tuple(_existing(where, folder, source) for source in sources)
+    return video, (None, *found)[-1] if len(found) < 2 else found
+
+
+GUARD = 2.2  # seconds between a stretch for training and one for testing: longer than a clip
+PERIOD = 120.0  # about so many seconds of a recording have one stretch for training and one for testing
+
+
+def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> SegmentList:
+    """Make segments without labels of recordings: one for each clip, ``windows.stride`` seconds apart.
+
+    ``path`` is a folder, whose videos and those of its subfolders are used with the IMU that `clips.open_recording()`
+    finds; or a table with the column ``video`` and, as in `read_csv()`, ``start``, ``stop``, ``imu``, ``split``,
+    ``imu_offset``, ``imu_stretch`` and ``wearer``, all of which may be missing or empty. Each row of a table is a part
+    of a recording.
+
+    Without a column ``split``, the split is that of ``windows``, and the same for the same files, wherever they are:
+
+    - by recording: the recordings are ordered by a hash of ``seed`` and of their path below the folder (or that in the
+      table); the first ``test_share`` of them, rounded, at least one and not all, get the split "test"
+    - by stretch: each recording (or part of one) is cut into equal periods of about two minutes, and each period ends
+      with a stretch for testing, ``test_share`` of it. Before and after it, 2.2 s belong to no clip. Each stretch has a
+      clip at least; a recording that is too short for that is for training.
+
+    ``.dropped`` of the result counts recordings that cannot be opened. Raise DataError for a folder without videos, a
+    table with a row that cannot be used, or recordings that cannot be split so.
+
+    >>> from egodistill import annotations
+    >>> segments = annotations.read_recordings("world", annotations.Windows(stride=10.0, split_by="stretch"))
+    >>> segments[0].label, segments[0].start, segments[0].split
+    (None, 0.0, 'train')
+    """
+    path = Path(path)
+    dropped: collections.Counter[str] = collections.Counter()
+    parts = list(_parts_of_folder(path, dropped) if path.is_dir() else _parts_of_table(path, dropped))
+    if not parts:
+        raise DataError(f"{path}: none of its recordings can be used: {'; '.join(dropped) or 'the table has no rows'}")
+    splits = {} if windows.split_by == "stretch" else _splits_of_recordings(path, parts, windows)
+    segments = SegmentList(dropped=dropped)
+    for part in parts:
+        own = part.recording
+        clock = (own.imu_offset, own.imu_stretch, own.wearer)
+        given = part.split or splits.get(part.name)
+        stretches = [(given, part.start, part.stop)] if given else _stretches(part.start, part.stop, windows.test_share)
+        for split, start, stop in stretches:
+            for after in strided_starts(stop - start, CLIP_SECONDS, windows.stride):
+                name, first = f"{Path(own.video).stem}_{len(segments)}", start + after
+                segments.append(Segment(name, own.video, first, first + CLIP_SECONDS, None, own.imu, split, *clock))
+    if not any(part.split for part in parts) and len({segment.split for segment in segments}) < 2:
+        raise DataError(
+            f"{path}: its recordings are too short to be split by stretch: none has {2 * CLIP_SECONDS + GUARD:.1f} s, "
+            f"two clips and the time between them; split by recording"
+        )
+    return segments
+
+
+class _Part(NamedTuple):
+    """A part of a recording in seconds; ``split`` is None if the table has none."""
+
+    name: str
+    recording: Recording
+    start: float
+    stop: float
+    split: str | None
+
+
+def _parts_of_folder(folder: Path, dropped: collections.Counter[str]) -> Iterator[_Part]:
+    """Yield the recordings of a folder; count those that cannot be opened."""
+    for video in find_videos(folder):
+        try:
+            recording = open_recording(video)
+            stop = recording.probe().duration
+        except (DataError, VideoError) as error:
+            dropped[str(error)] += 1
+            continue
+        yield _Part(Path(video).relative_to(folder).as_posix(), recording, 0.0, stop, None)
+
+
+def _parts_of_table(path: Path, dropped: collections.Counter[str]) -> Iterator[_Part]:
+    """Yield the rows of a table of recordings; count those whose video cannot be opened."""
+    for where, row in _table(path, ("video",), RECORDING_COLUMNS):
+        video, imu = _files_of_row(where, path.parent, row)
+        offset, stretch = _clock(where, row)
+        clock = {"imu_offset": offset, "imu_stretch": stretch, "wearer": row.get("wearer") or None}
+        try:
+            recording = open_recording(video, imu, **clock)
+            end = recording.probe().duration
+        except (DataError, VideoError) as error:
+            dropped[str(error)] += 1
+            continue
+        start, stop = _start_stop(where, row.get("start") or "0", row.get("stop") or str(end))
+        if start >= end:
+            raise DataError(f"{where}: starts at {start:.3f} s, but the video ends at {end:.3f} s")
+        split = (row["split"] or "train") if "split" in row else None
+        yield _Part(os.path.normpath(row["video"]), recording, start, min(stop, end), split)
+
+
+def _splits_of_recordings(path: Path, parts: Sequence[_Part], windows: Windows) -> dict[str, str]:
+    """Return the split of each recording that has none yet."""
+    names = {part.name for part in parts if part.split is None}
+    if len(names) == 1:
+        raise DataError(
+            f"{path}: one recording cannot be split by recording; add recordings, split it by stretch "
+            f"(split_by='stretch', --split-by stretch), or give a table with the column split"
+        )
+    order = sorted(names, key=lambda name: hashlib.sha256(f"{windows.seed} {name}".encode()).digest())
+    tests = _count_of_tests(len(order), windows.test_share)
+    return {name: "test" if rank < tests else "train" for rank, name in enumerate(order)}
+
+
+def _count_of_tests(count: int, share: float) -> int:
+    """Return how many of so many are for testing: the rounded share, at least one and not all."""
+    return min(max(1, round(share * count)), count - 1)
+
+
+def _stretches(start: float, stop: float, share: float) -> Iterator[tuple[str, float, float]]:
+    """Yield split, start and stop of the stretches of a part of a recording; see `read_recordings()`."""
+    count = max(1, round((stop - start) / PERIOD))
+    period = (stop - start) / count
+    for k in range(count):
+        first, last = start + k * period + (GUARD if k else 0.0), start + (k + 1) * period
+        if last - first < 2 * CLIP_SECONDS + GUARD:
+            yield "train", first, last
+            continue
+        cut = min(max(last - share * period, first + CLIP_SECONDS + GUARD), last - CLIP_SECONDS)
+        yield "train", first, cut - GUARD
+        yield "test", cut, last
 
 
 def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> SegmentList:

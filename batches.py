@@ -107,7 +107,7 @@ class Store(Protocol):
 
     @property
     def class_names(self) -> Sequence[str]:
-        """Return the C class names that labels index."""
+        """Return the C class names that labels index; [] if there are no labels and no classes."""
 
     @property
     def names(self) -> list[str]:
@@ -240,7 +240,12 @@ def require_store(store: Any) -> None:
 
 
 def require_classes(model: Model, store: Store) -> None:
-    """Give the store's class names to a model without any. Raise EgoDistillError if it has other classes."""
+    """Give the store's class names to a model without any. Raise EgoDistillError if it has other classes.
+
+    A store without labels has no classes until a teacher names them; it fits any model.
+    """
+    if not len(store.class_names):
+        return
     if getattr(model, "class_names", None) is None:
         model.class_names = list(store.class_names)
     ours, theirs = list(model.class_names), list(store.class_names)
@@ -346,12 +351,20 @@ def require_teacher(store: Store, teacher: str, *outputs: str) -> list[str]:
     return names
 
 
-def require_labels(store: Store) -> None:
-    """Raise EgoDistillError if a clip has no label."""
+def require_labels(store: Store, *, some: bool = False) -> None:
+    """Raise EgoDistillError if a clip has no label; with `some`, if none of them has one."""
     require_store(store)
     count = int((torch.as_tensor(store.labels) < 0).sum())
-    if count:
-        raise EgoDistillError(f"{count} of {len(store)} clips have no label; give a split whose segments all have one")
+    if count and count == len(store):
+        raise EgoDistillError(
+            f"none of the {count} clips has a label, which this needs; distill() learns from a teacher's outputs "
+            f"alone, and agreement() compares with them"
+        )
+    if count and not some:
+        raise EgoDistillError(
+            f"{count} of {len(store)} clips have no label; give a split whose segments all have one, or "
+            f"store.select(store.labels >= 0)"
+        )
 
 
 def clip_ids(store: Store, rows: Tensor) -> str:

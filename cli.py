@@ -88,7 +88,7 @@ COMMANDS = {
         "egodistill distill store --teacher teacher --init imu.pt --out student.pt",
     ),
     "evaluate": (
-        "evaluate a student or teacher: top-1 accuracy over segments, and per class",
+        "evaluate a student or teacher: top-1 accuracy, or without labels agreement with a teacher",
         "egodistill evaluate store --student student.pt",
     ),
     "compare": (

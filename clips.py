@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from egodistill import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, cameras
-from egodistill.imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu
+from egodistill.imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu, table_columns
 from egodistill.video import (
     AUDIO_BANDS,
     AUDIO_SECONDS,
@@ -59,13 +59,16 @@ __all__ = [
     "clip_starts",
     "decode_clips",
     "differences",
+    "find_videos",
     "frames_name",
     "open_recording",
     "spec_of",
+    "strided_starts",
 ]
 
 
 LARGEST_CLIP = 1 << 27  # pixels of all its frames: 128 frames of 1024 x 1024
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 
 # ---------------------------------------------------------------------------------------------------------------
 # The content of a clip
@@ -343,9 +346,24 @@ class Recording:
 
 
 def tables_beside(path: Path) -> Recording | None:
-    """Return the recording of a video with the IMU tables NAME-accl.csv and NAME-gyro.csv beside it; None without."""
+    """Return the recording of a video with its IMU beside it; None without.
+
+    The IMU is NAME-accl.csv and NAME-gyro.csv, or NAME.csv if its header is that of an IMU table.
+    """
     pair = tuple(path.with_name(f"{path.stem}-{sensor}.csv") for sensor in ("accl", "gyro"))
-    return Recording(str(path), pair) if all(table.is_file() for table in pair) else None
+    if all(table.is_file() for table in pair):
+        return Recording(str(path), pair)
+    table = path.with_suffix(".csv")
+    if path.suffix.lower() not in VIDEO_SUFFIXES or not table.is_file():
+        return None
+    try:
+        with open(table, encoding="utf-8-sig", errors="replace") as file:
+            table_columns(table, file.readline(1000))
+    except IMUError:
+        return None
+    except OSError as error:
+        raise DataError(f"{table}: cannot be read: {error.strerror}") from error
+    return Recording(str(path), table)
 
 
 def neon_recording(path: Path) -> Recording | None:
@@ -359,7 +377,7 @@ def neon_recording(path: Path) -> Recording | None:
     if not (imu.is_file() and times.is_file()):
         return None
     if path.is_dir():
-        videos = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in (".mp4", ".mov", ".mkv")]
+        videos = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in VIDEO_SUFFIXES]
         if len(videos) != 1:
             found = ", ".join(video.name for video in videos) or "none"
             raise DataError(
@@ -424,20 +442,20 @@ def open_recording(
     other arguments come with it.
 
     A camera of your own is one more reader, which `prepare()`, `check()` and `predict()` then use for videos without
-    IMU files. This one finds NAME.csv beside NAME.mp4:
+    IMU files. This one finds NAME.txt beside NAME.mp4:
 
+    >>> import os
     >>> from egodistill import clips, data
-    >>> def table_beside(path):
-    ...     table = path.with_suffix(".csv")
-    ...     return clips.Recording(path, table) if table.is_file() else None
-    >>> clips.READERS.insert(0, table_beside)
     >>> data.open_recording("walk.mp4").imu
     'walk.csv'
-    >>> segment = data.Segment("walk-1", "walk.mp4", 2.0, 5.5, "walk")
-    >>> store = data.prepare([segment], "own-store", frame_size=64, progress=False)
-    >>> store.read("imu", [0, 1]).shape
-    (2, 422, 6)
-    >>> clips.READERS.remove(table_beside)
+    >>> os.rename("walk.csv", "walk.txt")
+    >>> def text_beside(path):
+    ...     table = path.with_suffix(".txt")
+    ...     return clips.Recording(path, table) if table.is_file() else None
+    >>> clips.READERS.insert(0, text_beside)
+    >>> data.open_recording("walk.mp4").imu
+    'walk.txt'
+    >>> clips.READERS.remove(text_beside)
     """
     given = {"imu_offset": imu_offset, "imu_stretch": imu_stretch, "wearer": wearer, "zero_accel": zero_accel}
     if isinstance(path, Recording):
@@ -456,6 +474,29 @@ def open_recording(
         wearer=wearer or found.wearer,
         zero_accel=zero_accel or found.zero_accel,
     )
+
+
+def find_videos(folder: str | os.PathLike) -> list[str]:
+    """Return the paths of the videos in a folder and its subfolders, sorted; hidden files and folders do not count.
+
+    Raise DataError if there is none.
+
+    >>> from egodistill import clips
+    >>> clips.find_videos("world")[:2]
+    ['world/P01/videos/P01_101.MP4', 'world/P02/videos/P02_101.MP4']
+    """
+    folder = Path(folder)
+    found = [
+        path for path in folder.rglob("*") if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    videos = sorted(str(path) for path in found if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    if not videos:
+        aria = any(path.suffix.lower() == ".vrs" for path in found)
+        raise DataError(
+            f"{folder}: no recordings: no video ({', '.join(VIDEO_SUFFIXES)}) in this folder or below it"
+            + ("; `egodistill convert` makes videos of its .vrs files" if aria else "; give another folder")
+        )
+    return videos
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -488,6 +529,20 @@ def clip_starts(start: float, stop: float, duration: float, seconds: float = CLI
     else:
         starts = np.linspace(start, stop - seconds, count).tolist()
     return [max(0.0, min(t, duration - seconds)) for t in starts]
+
+
+def strided_starts(duration: float, length: float, stride: float) -> list[float]:
+    """Return where the clips of a recording start (s): every ``stride``, and a last one that ends with the recording.
+
+    As in `clip_starts()`, a recording shorter than a clip has one clip, which starts at 0.
+
+    >>> from egodistill import clips
+    >>> clips.strided_starts(10.0, length=2.0, stride=3.0)
+    [0.0, 3.0, 6.0, 8.0]
+    """
+    starts = [k * stride for k in range(max(1, math.floor((duration - length) / stride + 1 + 1e-6)))]
+    last = duration - length
+    return [*starts, last] if last > starts[-1] + 1e-3 else starts
 
 
 def decode_clips(

@@ -13,11 +13,11 @@ import csv
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from egodistill import DataError, annotations, aria, data, files, recordings
+from egodistill import DataError, annotations, aria, clips, data, files, recordings
 from egodistill.imu import MAX_GAP
 from egodistill.tables import Table
 from egodistill.video import MAX_HOLD, SAMPLING
@@ -64,7 +64,7 @@ def keyword_arguments(arguments: argparse.Namespace, *names: str) -> dict[str, A
 # The commands
 
 
-NO_LABELS = "warning: no segment has a label, so nothing can be trained or evaluated on labels"
+NO_LABELS = "no segment has a label: students learn from a teacher, and `evaluate` reports agreement with it"
 
 
 def segment_options(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +72,7 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "annotations",
         help="EPIC_100_train.csv of EPIC-KITCHENS, fho_main.json of Ego4D, or your own CSV table with the columns "
-        "video,start,stop,label",
+        "video,start,stop,label; without labels a folder of recordings, or a table without the column label",
     )
     root_option(parser)
     parser.add_argument(
@@ -81,11 +81,18 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         help="drop classes with fewer segments (default: 1 for EPIC-KITCHENS, 2 for Ego4D)",
     )
-    parser.add_argument("--split-seed", metavar="SEED", type=int, default=0, help="seed of Ego4D's random split")
+    text = "seed of Ego4D's random split, and of a split by recording"
+    parser.add_argument("--split-seed", metavar="SEED", type=int, default=0, help=text)
     parser.add_argument("--audio", action="store_true", help="use only videos with sound; `prepare` also stores it")
     parser.add_argument(
         "--imu-offsets", metavar="CSV", help="table of IMU clock offsets, written by `egodistill check --out`"
     )
+    group = parser.add_argument_group("recordings without labels")
+    group.add_argument("--stride", metavar="SECONDS", type=float, help="step between clips (default: a clip's length)")
+    text = "split whole recordings, or stretches of each with 2.2 s between them (default: recording)"
+    group.add_argument("--split-by", choices=get_args(annotations.SplitBy), help=text)
+    text = "share of the recordings, or of each, that is for testing (default: 0.3)"
+    group.add_argument("--test-share", metavar="SHARE", type=float, help=text)
 
 
 def root_option(parser: argparse.ArgumentParser) -> None:
@@ -97,8 +104,14 @@ def root_option(parser: argparse.ArgumentParser) -> None:
 
 
 def read_segments(a: argparse.Namespace) -> data.SegmentList:
+    given = {name: getattr(a, name) for name in ("stride", "split_by", "test_share") if getattr(a, name) is not None}
     segments = annotations.read_annotations(
-        a.annotations, a.root, seed=a.split_seed, min_instances=a.min_instances, audio=a.audio
+        a.annotations,
+        a.root,
+        seed=a.split_seed,
+        min_instances=a.min_instances,
+        audio=a.audio,
+        windows=annotations.Windows(**given) if given else None,
     )
     return annotations.with_imu_offsets(segments, a.imu_offsets) if a.imu_offsets else segments
 
@@ -120,7 +133,7 @@ def run_segments(a: argparse.Namespace) -> None:
                 split,
                 f"{len({s.video for s in part})}",
                 f"{len(part):,}",
-                f"{sum(lengths) / 3600:.2f}",
+                f"{hours_of(part):.2f}",
                 f"{statistics.median(lengths):.2f}",
                 f"{lengths[0]:.2f} to {lengths[-1]:.2f}",
                 f"{len({s.label for s in part if s.label is not None})}",
@@ -140,6 +153,17 @@ def run_segments(a: argparse.Namespace) -> None:
         print(f"left out, {reason}: {count:,} segments")
     if set(total) == {None}:
         print(NO_LABELS)
+
+
+def hours_of(segments: Sequence[data.Segment]) -> float:
+    """Return the hours of video in segments; what several of them share counts once."""
+    seconds = 0.0
+    ends: dict[str, float] = {}
+    for segment in sorted(segments, key=lambda segment: segment.start):
+        end = ends.get(segment.video, 0.0)
+        seconds += max(0.0, segment.stop - max(segment.start, end))
+        ends[segment.video] = max(end, segment.stop)
+    return seconds / 3600
 
 
 # {command: byte strings that tell an earlier result of the same kind}. Such a file is replaced without --overwrite.
@@ -181,7 +205,8 @@ def check_outputs(arguments: argparse.Namespace) -> None:
 
 
 def check_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="videos, or annotation files for all their videos")
+    text = "videos, folders of videos, or annotation files for all their videos"
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help=text)
     root_option(parser)
     imu_option(parser)
     parser.add_argument("--no-offset", action="store_true", help="do not estimate the offset of the IMU's clock")
@@ -213,16 +238,21 @@ def imu_files(a: argparse.Namespace) -> Any:
 def run_check(a: argparse.Namespace) -> None:
     if a.imu and len(a.videos) > 1:
         raise ValueError(f"--imu is for a single video, but there are {len(a.videos)}; list them in a table instead")
-    sources: dict[str, data.Recording] = {}
+    sources: dict[str, str | data.Recording] = {}
     for name in a.videos:
         if name.lower().endswith((".csv", ".json")):
             sources |= {s.video: s.recording for s in annotations.read_annotations(name, a.root)}
+        elif Path(name).is_dir() and clips.neon_recording(Path(name)) is None:
+            sources |= {video: video for video in clips.find_videos(name)}
         else:
             sources[name] = data.open_recording(name, imu_files(a))
     print(recordings.HEADER)
     offsets, unusable = [], 0
     for video, recording in sources.items():
-        found = recordings.check(recording, offset=not a.no_offset, max_offset=a.max_offset)
+        try:
+            found = recordings.check(recording, offset=not a.no_offset, max_offset=a.max_offset)
+        except DataError as error:  # a video of a folder that no reader of recordings can use
+            found = recordings.Check(video, problem=str(error))
         print(found.row())
         unusable += found.problem is not None
         if found.offset is not None and found.offset.reliable:
@@ -361,6 +391,9 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retry-failed", action="store_true", help=text)
     group = parser.add_argument_group("one pass: run models while frames are in memory, and do not store these frames")
     group.add_argument("--teacher-file", metavar="FILE", help="a trained teacher; its outputs are written to the store")
+    text = "a published teacher of `egodistill teachers`: store its clips, or with --pretrained its outputs"
+    group.add_argument("--architecture", metavar="NAME", help=text)
+    group.add_argument("--pretrained", metavar="FILE", help="published weights of --architecture")
     text = (
         "store image features instead of the end frames, for stage 1: the image encoder's weights, imagenet or a file"
     )
@@ -420,12 +453,15 @@ def coverage_options(parser: argparse.ArgumentParser) -> None:
 def run_prepare(a: argparse.Namespace) -> None:
     segments, one_pass = read_segments(a), {}
     given = {name: getattr(a, name) for name in ("batch_size", "precision", "device") if getattr(a, name) is not None}
-    if given and not (a.teacher_file or a.end_features):
+    if given and not (a.teacher_file or a.pretrained or a.end_features):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise ValueError(f"{names}: only with --teacher-file or --end-features, which run a model in the same pass")
+        raise ValueError(
+            f"{names}: only with --teacher-file, --pretrained or --end-features, which run a model in the same pass"
+        )
     if a.image_encoder and not a.end_features:
         raise ValueError("--image-encoder: only with --end-features, which runs it in the same pass")
-    if a.teacher_file or a.end_features:
+    clip = {"clip_frames": a.clip_frames, "clip_size": a.clip_size}
+    if a.teacher_file or a.architecture or a.pretrained or a.end_features:
         from egodistill import model_commands  # Imported late, because it needs torch.
 
         one_pass = model_commands.one_pass(a, given)
@@ -434,15 +470,13 @@ def run_prepare(a: argparse.Namespace) -> None:
         a.out,
         num_frames=tuple(a.num_frames),
         frame_size=a.frame_size,
-        clip_frames=a.clip_frames,
-        clip_size=a.clip_size,
         imu=not a.no_imu,
         audio=a.audio,
         sampling=a.sampling,
         exact=not a.key_frames,
         tolerance=a.tolerance or 0.0,
         **keyword_arguments(a, *LIMITS, "workers", "max_bad", "retry_failed"),
-        **one_pass,
+        **clip | one_pass,
         **files.environment_share(),  # Several machines or processes of torchrun share the recordings.
     )
     if files.environment_share()["rank"] == 0:
@@ -451,15 +485,14 @@ def run_prepare(a: argparse.Namespace) -> None:
 
 def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
     """Print what a store holds, and what was left out or failed."""
-    hours = sum(segment.stop - segment.start for segment in segments) / 3600
     counts = Counter(clip["split"] for clip in store.clips)
     print(
         f"{store.path}: {len(store)} clips ({', '.join(f'{n} {split}' for split, n in sorted(counts.items()))}) from "
-        f"{len({s.video for s in segments})} videos, {hours:.2f} hours, {len(store.class_names)} classes"
+        f"{len({s.video for s in segments})} videos, {hours_of(segments):.2f} hours, {len(store.class_names)} classes"
     )
     for reason, count in segments.dropped.items():
         print(f"  left out, {reason}: {count} segments")
-    if not store.class_names:
+    if all(segment.label is None for segment in segments):
         print(f"  {NO_LABELS}")
     if counts and not {"train", "test"} & set(counts):
         print(f"  warning: there is no split train and no split test, only {', '.join(sorted(counts))}")

@@ -14,8 +14,9 @@ The data flow, and the module of each step::
     annotations --read_*--> [Segment] --prepare()--> ClipStore --read()--> numpy arrays
       annotations.py                  clips.py           store.py
 
-A *segment* is an annotated part of a video, a *clip* a window of 64/30 s inside it. This module re-exports what users
-of a store need from the other modules. Times are seconds on the video's own clock, the one a player shows: zero is the
+A *segment* is an annotated part of a video, a *clip* a window of 64/30 s inside it. Segments need no label:
+`read_recordings("films")` makes one for each clip of a folder of recordings. This module re-exports what users of a
+store need from the other modules. Times are seconds on the video's own clock, the one a player shows: zero is the
 start of the file.
 """
 
@@ -33,7 +34,16 @@ from dataclasses import replace
 from typing import Any
 
 from egodistill import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, files
-from egodistill.annotations import Segment, SegmentList, read_csv, read_ego4d, read_epic_kitchens, with_imu_offsets
+from egodistill.annotations import (
+    Segment,
+    SegmentList,
+    Windows,
+    read_csv,
+    read_ego4d,
+    read_epic_kitchens,
+    read_recordings,
+    with_imu_offsets,
+)
 from egodistill.clips import ClipSpec, Recording, clip_starts, decode_clips, differences, frames_name, open_recording
 from egodistill.imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu
 from egodistill.one_pass import Consumer, Pending
@@ -58,6 +68,8 @@ __all__ = [
     "read_epic_kitchens",
     "read_ego4d",
     "read_csv",
+    "read_recordings",
+    "Windows",
     "with_imu_offsets",
     "Imu",
     "read_imu",
@@ -222,7 +234,8 @@ def prepare(
     ``world_size``. The machines do not communicate and may start at any time. Pass
     ``**files.environment_share()`` to take both numbers from torchrun.
 
-    ``class_names`` sets the order of the classes (default: the labels, sorted).
+    ``class_names`` sets the order of the classes (default: the labels, sorted). A store without any label has no
+    classes until `teachers.extract()` gives it the teacher's.
 
     ``consumer`` reads frames of all clips while they are decoded: `teachers.Extraction(teacher)` writes a
     teacher's outputs, and the store needs no array "clip", which is most of its size;

@@ -286,28 +286,66 @@ def cosine_similarity(first: Tensor, second: Tensor) -> Tensor:
     return F.normalize(first.float(), dim=1) @ F.normalize(second.float(), dim=1).T
 
 
+def label_scale(known: Tensor, weight: Tensor, everywhere: bool) -> float:
+    """Return the number of clips of a batch divided by that of its labelled ones; 0 if it has none.
+
+    The mean over a batch of a loss that is 0 for clips without a label, times this, is the mean over the labelled ones.
+    ``known`` is bool [b], ``weight`` is that of a batch; ``everywhere`` sums over all processes.
+    """
+    counts = [float(weight.sum()), float(weight[known].sum())]
+    clips, labelled = runtime.sum_over_processes(counts, weight.device) if everywhere else counts
+    return clips / labelled if labelled else 0.0
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Training on labels alone
 
 
-class Finetune(Objective):
+class Labelled(Objective):
+    """Base class of objectives with a label term, which clips without a label do not have.
+
+    In a store with labelled and unlabelled clips, the term is its mean over the labelled clips of a batch, and 0 if
+    the batch has none; all other terms are means over all clips.
+    """
+
+    def __init__(
+        self, model: nn.Module, reads: list[str], record: dict[str, Any], store: Store, smoothing: float
+    ) -> None:
+        super().__init__(model, reads, record)
+        known = torch.as_tensor(store.labels) >= 0
+        self.any_labels, self.all_labels = bool(known.any()), bool(known.all())
+        self.num_classes, self.smoothing = len(store.class_names) or None, smoothing
+
+    def label_term(self, logits: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor | float, dict[str, Tensor]]:
+        """Return the term of each clip [B], and values to report, "gt" and "top1": NaN for clips without a label."""
+        labels = batch["label"]
+        if not self.any_labels:
+            return 0.0, {}
+        if self.all_labels:
+            loss = action_loss(logits, labels, self.smoothing)
+            return loss, {"gt": loss, "top1": is_correct(logits, labels)}
+        known = labels >= 0
+        loss = action_loss(logits, labels.clamp(min=0), self.smoothing)
+        seen = {"gt": loss, "top1": is_correct(logits, labels)}
+        # Validation runs in one process, and only on labelled clips.
+        scale = label_scale(known, batch["weight"], self.training)
+        return scale * loss.where(known, 0.0), {name: value.where(known, torch.nan) for name, value in seen.items()}
+
+
+class Finetune(Labelled):
     """Objective of `finetune()`: L_ACT (equation 1), and the model's own extra losses if it has any."""
 
     def __init__(self, model: nn.Module, store: Store, smoothing: float = 0.0) -> None:
+        batches.require_labels(store, some=True)
         reads = batches.arrays_of(model, store)
-        batches.require_labels(store)
-        super().__init__(model, reads, {"stage": "finetune"})
-        self.num_classes, self.smoothing = len(store.class_names), smoothing
+        super().__init__(model, reads, {"stage": "finetune"}, store, smoothing)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         output = self.model(*(batch[name] for name in self.reads))
         output = batches.as_output(self.model, output, self.num_classes)
         extra = extra_losses(self.model, output, batch)
-        return {
-            "loss": action_loss(output.logits, batch["label"], self.smoothing) + sum(extra.values()),
-            "top1": is_correct(output.logits, batch["label"]),
-            **extra,
-        }
+        loss, seen = self.label_term(output.logits, batch)
+        return {"loss": loss + sum(extra.values()), "top1": seen["top1"], **extra}
 
 
 @runtime.propagate_failure
@@ -323,11 +361,13 @@ def finetune(
 
     VisOnly and VisIMU of the paper are trained like this. With ``validation``, clips of other wearers, the model keeps
     the weights of the epoch with the highest accuracy on them, see `training.train()`. ``changes`` override fields of
-    ``settings``. Parameters with ``requires_grad=False`` are not trained. Return one dict per epoch: loss, top1 (on the
-    training clips, during training), clips_per_second, loader_share, learning_rate. Raise EgoDistillError if the store
-    lacks an array (the message says how to add it), if model and store differ in classes or frame size, if a clip has
-    no label, if the checkpoint is from another run, or if the loss becomes infinite or NaN (the message names the
-    clips). Raise EgoDistillOSError if the checkpoint cannot be written or another process of the training has died.
+    ``settings``. Parameters with ``requires_grad=False`` are not trained. L_ACT is the mean over the labelled clips of
+    a batch, 0 if it has none; leave clips without a label out (``store.select(store.labels >= 0)``) unless the model's
+    own losses or batch norm are to see them. Return one dict per epoch: loss, top1 (on the training clips, during
+    training), clips_per_second, loader_share, learning_rate. Raise EgoDistillError if the store lacks an array (the
+    message says how to add it), if model and store differ in classes or frame size, if no clip has a label, if the
+    checkpoint is from another run, or if the loss becomes infinite or NaN (the message names the clips). Raise
+    EgoDistillOSError if the checkpoint cannot be written or another process of the training has died.
 
     >>> from egodistill import EgoDistill, data, finetune
     >>> train = data.ClipStore("store").split("train")
@@ -598,16 +638,15 @@ def frozen_features(model: EgoDistill, store: Store, frames: str, settings: Trai
 # Stage 2: distillation
 
 
-class Distill(Objective):
+class Distill(Labelled):
     """Objective of `distill()`: alpha L_KD + (1 - alpha) L_GT + beta L_1 (equation 6)."""
 
     def __init__(self, model: Model, store: Store, settings: DistillationSettings, teacher: str) -> None:
         inputs = batches.arrays_of(model, store)
-        batches.require_labels(store)
         targets = batches.require_teacher(store, teacher, "feature", "logits")
-        super().__init__(model, [*inputs, *targets], {"stage": "distill", "teacher": teacher})
+        record = {"stage": "distill", "teacher": teacher}
+        super().__init__(model, [*inputs, *targets], record, store, settings.label_smoothing)
         self.inputs, self.targets, self.settings = inputs, targets, settings
-        self.num_classes = len(store.class_names)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         settings, output = self.settings, self.model(*(batch[name] for name in self.inputs))
@@ -618,12 +657,20 @@ class Distill(Objective):
                 f"the student's feature is {describe(feature)} and the teacher's {describe(teacher.feature)}; build "
                 f"the student with feature_dim={teacher.feature.shape[1]}"
             )
+        if logits.shape != teacher.logits.shape:
+            raise EgoDistillError(
+                f"the student has {logits.shape[1]} classes and the teacher {teacher.logits.shape[1]}; build the "
+                f"student with num_classes={teacher.logits.shape[1]}"
+            )
         kd = distillation_loss(logits, teacher.logits, settings.tau, tau_squared=settings.tau_squared)
-        gt = action_loss(logits, batch["label"], settings.label_smoothing)
+        gt, seen = self.label_term(logits, batch)
         l1 = feature_loss(feature, teacher.feature, reduction=settings.l1_reduction)
         extra = extra_losses(self.model, output, batch)
         loss = settings.alpha * kd + (1 - settings.alpha) * gt + settings.beta * l1 + sum(extra.values())
-        return {"loss": loss, "kd": kd, "gt": gt, "l1": l1, "top1": is_correct(logits, batch["label"]), **extra}
+        values = {"loss": loss, "kd": kd, "gt": seen.get("gt"), "l1": l1, "top1": seen.get("top1")}
+        if not self.all_labels:
+            values["agreement"] = is_correct(logits, teacher.logits.argmax(1))
+        return {name: value for name, value in values.items() if value is not None} | extra
 
 
 @runtime.propagate_failure
@@ -639,8 +686,14 @@ def distill(
 
     ``teacher`` is the name of a teacher whose outputs `teachers.extract()` added to the store. ``changes`` override
     fields of ``settings``. The defaults are the paper's for EPIC-KITCHENS; `EGO4D.distillation` has those for Ego4D.
-    Return one dict per epoch: loss, kd, gt, l1, top1, and the last three entries of `finetune()`. Raise the errors of
-    `finetune()`, and EgoDistillError if the features of student and teacher differ in size.
+
+    Clips need no labels. L_GT is the mean over the labelled clips of a batch, 0 if it has none; the other terms are
+    means over all clips. Their weights stay, so without any label the loss is alpha L_KD + beta L_1.
+
+    Return one dict per epoch: loss, kd, gt, l1, top1, and the last three entries of `finetune()`. gt and top1 are means
+    over the labelled clips, and absent without any; if a clip has no label, "agreement" is the share of all clips whose
+    best class is the teacher's. Raise the errors of `finetune()`, except for labels, and EgoDistillError if the
+    features of student and teacher differ in size, or their numbers of classes do.
 
     >>> from egodistill import EgoDistill, data, distill
     >>> train = data.ClipStore("store").split("train")

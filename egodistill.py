@@ -51,7 +51,18 @@ if TYPE_CHECKING:
         finetune,
         pretrain_imu,
     )
-    from egodistill.inference import Cost, Evaluation, Prediction, Retrieval, evaluate, measure, predict, retrieve
+    from egodistill.inference import (
+        Agreement,
+        Cost,
+        Evaluation,
+        Prediction,
+        Retrieval,
+        agreement,
+        evaluate,
+        measure,
+        predict,
+        retrieve,
+    )
     from egodistill.live import Answer, Stream, StreamClockError
     from egodistill.student import EgoDistill, IMUEncoder, IMUPredictor, Output
     from egodistill.training import Training
@@ -64,6 +75,7 @@ __version__ = "0.3.0"
 __all__ = [
     "EGO4D",
     "EPIC_KITCHENS",
+    "Agreement",
     "Answer",
     "Augment",
     "Cost",
@@ -84,6 +96,7 @@ __all__ = [
     "StreamClockError",
     "StudentSettings",
     "Training",
+    "agreement",
     "distill",
     "evaluate",
     "finetune",
@@ -111,7 +124,18 @@ _MODULES = {
         "finetune",
         "pretrain_imu",
     ),
-    "inference": ("Cost", "Evaluation", "Prediction", "Retrieval", "evaluate", "measure", "predict", "retrieve"),
+    "inference": (
+        "Agreement",
+        "Cost",
+        "Evaluation",
+        "Prediction",
+        "Retrieval",
+        "agreement",
+        "evaluate",
+        "measure",
+        "predict",
+        "retrieve",
+    ),
     "live": ("Answer", "Stream", "StreamClockError"),
     "student": ("EgoDistill", "IMUEncoder", "IMUPredictor", "Output"),
     "training": ("Training",),

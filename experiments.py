@@ -281,6 +281,7 @@ class Bench:
         """
         self.check_folder()
         todo = [run for run in self.with_dependencies(runs) if not self.is_done(run)]
+        self.check_labels(todo)
         for run in todo:  # Fail before hours of training, not after them.
             if run.teacher and run.teacher not in self.teachers:
                 batches.require_teacher(data.ClipStore(self.store), run.outputs, "feature")
@@ -307,6 +308,22 @@ class Bench:
                     print(f"[{number}/{len(todo)}] {run.name}: {result}", flush=True)
         finally:  # After Ctrl-C and errors, too: do not start the remaining runs.
             pool.shutdown(cancel_futures=True)
+
+    def check_labels(self, runs: Sequence[Run]) -> None:
+        """Raise DataError if no training clip has a label that a run trains on, or a test clip has none."""
+        store = data.ClipStore(self.store)
+        on_labels = [run for run in runs if run.method not in (*DISTILLED, "stage 1")]
+        if on_labels and not (self.train_clips(store).labels >= 0).any():
+            raise DataError(
+                f"{self.store}: {on_labels[0].name} is trained on labels, but no clip of the split {self.train!r} has "
+                f"one; prepare it from a table with labels, or train with distill() alone"
+            )
+        lacking = int((store.split(self.test).labels < 0).sum())
+        if lacking and any(run.method != "stage 1" for run in runs):
+            raise DataError(
+                f"{self.store}: {lacking} clips of the split {self.test!r} have no label, so no accuracy can be "
+                f"measured; `egodistill evaluate` reports the agreement with a teacher"
+            )
 
     def with_dependencies(self, runs: Iterable[Run]) -> list[Run]:
         """Return the runs and all their dependencies, each after its own dependencies."""

@@ -1,9 +1,10 @@
 """Use a trained model: accuracy on a store, cost, retrieval of clips, classification of recordings.
 
-    from egodistill import EgoDistill, data, evaluate, measure, predict, retrieve
+    from egodistill import EgoDistill, agreement, data, evaluate, measure, predict, retrieve
 
     model, test = EgoDistill.load("student.pt"), data.ClipStore("store").split("test")
     print(evaluate(model, test).top1, measure(model).gmacs)
+    print(agreement(model, test, teacher="i3d"))                # without labels: how close it is to its teacher
     for clip in predict(model, "walk.mp4"):                     # IMU telemetry inside the GoPro file
         print(clip.start, clip.classes[0])
     frames, imu = (torch.from_numpy(test.read(name, [0])) for name in ("frames_1", "imu"))
@@ -35,17 +36,19 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from egodistill import EgoDistillError, batches, files, runtime
 from egodistill.batches import Model, Store
-from egodistill.clips import ClipSpec, Recording, decode_clips, open_recording
+from egodistill.clips import ClipSpec, Recording, decode_clips, open_recording, strided_starts
 from egodistill.imu import MAX_GAP
 from egodistill.runtime import Precision
 from egodistill.student import EgoDistill, Output
 from egodistill.video import MAX_HOLD, FrameReader, open_video
 
 __all__ = [
+    "Agreement",
     "Cost",
     "Evaluation",
     "Prediction",
     "Retrieval",
+    "agreement",
     "count_macs",
     "evaluate",
     "measure",
@@ -212,11 +215,105 @@ def outputs(
         for batch, _ in coming:
             with runtime.autocast(place, precision):
                 output = run(*(batch[name] for name in names))
-            output = batches.as_output(model, output, len(store.class_names))
+            output = batches.as_output(model, output, len(store.class_names) or None)
             for name, values in zip(("feature", "logits"), output, strict=True):
                 batches.require_finite(store, batch["row"], f"the model's {name}", values)
             yield output, batch
             bar.step(len(output.logits))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Agreement with a teacher, which needs no labels
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The result of `agreement()`: how close a model is to a teacher on the clips of a store; it is not an accuracy."""
+
+    top1: float  # Share of clips whose best class is the teacher's, 0 to 1.
+    top5: float  # Share of clips with the teacher's best class among the model's five best.
+    kl: float  # Mean over the clips of KL(teacher || model) of the softmax scores, in nats.
+    r2: float | None  # 1 - |model - teacher|^2 / |training mean - teacher|^2 of the features, summed over the clips.
+    clips: int  # Number of clips.
+    precision: str = "fp32"  # Precision in which the model ran, "fp32" or "bf16".
+
+    def __str__(self) -> str:
+        r2 = "" if self.r2 is None else f", R2 of the feature {self.r2:.3f}"
+        return (
+            f"agreement with the teacher: top-1 {100 * self.top1:.2f} %, top-5 {100 * self.top5:.2f} %, "
+            f"KL {self.kl:.4f}{r2} ({self.clips} clips, {self.precision})"
+        )
+
+
+@torch.no_grad()
+def agreement(
+    model: Model,
+    store: Store,
+    *,
+    teacher: str,
+    train: Store | None = None,
+    batch_size: int = 64,
+    device: str | None = None,
+    precision: Precision = "auto",
+    compile: bool = False,
+    progress: bool = True,
+) -> Agreement:
+    """Return how close the outputs of a model are to those of a teacher in the store, clip by clip, without labels.
+
+    `teacher` is the name of outputs in the store. `train` are the clips on which the model was trained: the R2 of the
+    features counts from the mean of the teacher's features over these. It is 1 for the teacher's features, and 0 for a
+    model that always says their training mean; it is None without `train`, and if all features are that mean. The other
+    arguments are those of `evaluate()`. Raise EgoDistillError if the store lacks an array, does not fit the
+    model, or if the sizes of features or the numbers of classes differ.
+
+    >>> from egodistill import EgoDistill, agreement, data
+    >>> model, store = EgoDistill.load("student.pt"), data.ClipStore("store")
+    >>> train, test = store.split("train"), store.split("test")
+    >>> print(agreement(model, test, teacher="x3d", train=train, device="cpu", precision="fp32", progress=False))
+    agreement with the teacher: top-1 ... %, top-5 ... %, KL ..., R2 of the feature ... (6 clips, fp32)
+    """
+    targets = batches.require_teacher(store, teacher, "feature", "logits")
+    if not len(store):
+        raise EgoDistillError("the store has no clips to compare; check the split, and store.failures")
+    mean = None if train is None else mean_feature(train, teacher)
+    precision = runtime.pick_precision(runtime.pick_device(device), precision, model)
+    best = among = divergence = residual = spread = 0.0
+    options = {"batch_size": batch_size, "device": device, "precision": precision}
+    for output, batch in outputs(model, store, targets, **options, compile=compile, progress=progress):
+        feature, logits = (batch[target].double().cpu() for target in targets)
+        own, scores = output.feature.double().cpu(), output.logits.double().cpu()
+        require_same_size(own, feature, teacher, "to evaluate on labels")
+        require_same_classes(scores, logits, teacher)
+        choice = logits.argmax(1, keepdim=True)
+        ranked = scores.topk(min(5, scores.shape[1]), dim=1).indices == choice
+        best += float(ranked[:, 0].sum())
+        among += float(ranked.sum())
+        target = logits.log_softmax(1)
+        divergence += float((target.exp() * (target - scores.log_softmax(1))).sum())
+        if mean is not None:
+            residual += float((own - feature).square().sum())
+            spread += float((mean - feature).square().sum())
+    r2 = 1 - residual / spread if spread else None
+    count = len(store)
+    return Agreement(best / count, among / count, divergence / count, r2, count, precision)
+
+
+def mean_feature(store: Store, teacher: str) -> Tensor:
+    """Return the mean of a teacher's features over all clips of a store, float64 [D]."""
+    (name,) = batches.require_teacher(store, teacher, "feature")
+    if not len(store):
+        raise EgoDistillError("train has no clips, whose mean feature R2 counts from")
+    parts = np.array_split(np.arange(len(store)), len(store) // 1024 + 1)
+    return torch.from_numpy(sum(store.read(name, part).sum(0, dtype=np.float64) for part in parts) / len(store))
+
+
+def require_same_classes(scores: Tensor, target: Tensor, teacher: str) -> None:
+    """Raise EgoDistillError if the logits [B, C] of model and teacher differ in the number of classes."""
+    if scores.shape[1] != target.shape[1]:
+        raise EgoDistillError(
+            f"the model has {scores.shape[1]} classes, but the teacher {teacher!r} has {target.shape[1]}; give a "
+            f"student that was distilled from this teacher"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -505,16 +602,6 @@ def predict(
     place = runtime.pick_device(device)
     precision = runtime.pick_precision(place, precision, model)
     return classify_groups(model, reader, batch_size, top=top, device=place, precision=precision, compile=compile)
-
-
-def strided_starts(duration: float, length: float, stride: float) -> list[float]:
-    """Return where the clips of a recording start (s): every `stride`, and a last one that ends with the recording.
-
-    As in `clips.clip_starts()`, a recording shorter than a clip has one clip, which starts at 0.
-    """
-    starts = [k * stride for k in range(max(1, math.floor((duration - length) / stride + 1 + 1e-6)))]
-    last = duration - length
-    return [*starts, last] if last > starts[-1] + 1e-3 else starts
 
 
 class ClipReader:

@@ -12,17 +12,20 @@ import ast
 import contextlib
 import csv
 import json
+import math
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import torch
 from torch import nn
 
 from egodistill import (
+    CLIP_SECONDS,
     EgoDistill,
     batches,
     checkpoints,
@@ -169,14 +172,39 @@ def load_teacher(path: str) -> teachers.Teacher:
     return model
 
 
+def published_teacher(a: argparse.Namespace) -> teachers.Teacher:
+    """Return the teacher of --architecture with the weights of --pretrained."""
+    if not (a.architecture and a.pretrained):
+        raise ValueError("a published teacher needs both --architecture, its name, and --pretrained, its weights")
+    return teachers.load(a.architecture, a.pretrained)
+
+
+def teacher_clip(name: str) -> dict[str, int]:
+    """Return the clips that a published teacher reads, as arguments of `data.prepare()`."""
+    if name not in teachers.MODELS:
+        raise ValueError(f"--architecture: there is no teacher {name!r}; the names are {', '.join(teachers.MODELS)}")
+    spec = teachers.MODELS[name].clip_spec
+    if not math.isclose(spec.seconds, CLIP_SECONDS, rel_tol=1e-6):
+        raise ValueError(
+            f"--architecture: {name} reads clips of {spec.seconds:.3f} s, those of a store have {CLIP_SECONDS:.3f} s; "
+            f"finetune it on clips of a store (--clip-frames {spec.frames} --clip-size {spec.size}) first"
+        )
+    return {"clip_frames": spec.frames, "clip_size": spec.size}
+
+
 def one_pass(a: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments of `data.prepare()` for --teacher-file and --end-features; ``given`` are options of both."""
+    """Return arguments of `data.prepare()` for its teacher and --end-features; ``given`` are options of both."""
     consumers: list[Any] = []
     arguments: dict[str, Any] = {}
-    if a.teacher_file:
-        teacher = load_teacher(a.teacher_file)
+    if a.architecture or a.pretrained:
+        reject(["--clip-frames"] if a.clip_frames else [], "the clips are those that --architecture reads")
+        reject(["--teacher-file"] if a.teacher_file else [], "a second teacher beside --architecture; leave one out")
+        if a.architecture:
+            arguments = teacher_clip(a.architecture)
+    if a.teacher_file or a.pretrained:
+        teacher = load_teacher(a.teacher_file) if a.teacher_file else published_teacher(a)
         consumers.append(teachers.Extraction(teacher, **given))
-        arguments["class_names"] = teacher.class_names
+        arguments = {"class_names": teacher.class_names}
     if a.end_features:
         if a.end_features == "none":
             raise ValueError("--end-features: give imagenet or a file; other random weights would not fit a student")
@@ -184,7 +212,9 @@ def one_pass(a: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
         choice = {"exact": not a.key_frames, "tolerance": a.tolerance or 0.0}
         model = replace(EPIC_KITCHENS.student, hidden=1, **encoder).build(1, frame_size=a.frame_size, **choice)
         consumers.append(distillation.EndFeatures(model, **given))
-    return {"consumer": consumers[0] if len(consumers) == 1 else Together(*consumers), **arguments}
+    if consumers:
+        arguments["consumer"] = consumers[0] if len(consumers) == 1 else Together(*consumers)
+    return arguments
 
 
 def inference_options(parser: argparse.ArgumentParser) -> None:
@@ -217,7 +247,10 @@ def finished_note(settings: Training) -> str:
 
 def final_metrics(history: History) -> str:
     last = history[-1]
-    text = f"loss {last['loss']:.3f}, top-1 on the training clips {100 * last['top1']:.1f} %"
+    text = f"loss {last['loss']:.3f}"
+    for name, what in (("top1", "top-1"), ("agreement", "top-1 agreement with the teacher")):
+        if name in last:
+            text += f", {what} on the training clips {100 * last[name]:.1f} %"
     scores = [row["validation_top1"] for row in history if "validation_top1" in row]
     if not scores:
         return text
@@ -251,7 +284,7 @@ def run_teachers(a: argparse.Namespace) -> None:
     print(Table(["architecture", "source", "licence of it", "published weights, e.g."], weights).text())
     for source, obtain in {one.source: one.obtain for one in teachers.MODELS.values()}.items():
         print(textwrap.fill(f"{source}: {obtain}", 100, subsequent_indent="  ", break_on_hyphens=False))
-    print("`egodistill finetune --pretrained FILE` reads these; .pkl only teachers.load(unsafe_pickle=True).")
+    print("`--pretrained` of prepare, extract and finetune reads these; .pkl only load(unsafe_pickle=True).")
 
 
 def finetune_options(parser: argparse.ArgumentParser) -> None:
@@ -299,6 +332,7 @@ def name_value(text: str) -> tuple[str, Any]:
 
 def run_finetune(a: argparse.Namespace) -> None:
     store, settings = open_split(a.store, a.split), training_settings(a, "finetuning")
+    batches.require_labels(store, some=True)
     model = model_to_finetune(a, store, settings.seed)
     if isinstance(model, teachers.Teacher):
         if a.head_only:
@@ -359,9 +393,11 @@ def build_teacher(
 
 def extract_options(parser: argparse.ArgumentParser) -> None:
     store_options(parser, "all")
-    parser.add_argument(
-        "--teacher-file", metavar="FILE", required=True, help="a trained teacher, written by `egodistill finetune`"
-    )
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--teacher-file", metavar="FILE", help="a trained teacher, written by `egodistill finetune`")
+    text = "a published teacher, a name from `egodistill teachers`; with --pretrained"
+    group.add_argument("--architecture", metavar="NAME", choices=tuple(teachers.MODELS), help=text)
+    parser.add_argument("--pretrained", metavar="FILE", help="published weights of --architecture")
     parser.add_argument(
         "--views", type=int, choices=(1, 3), default=1, help="crops per clip to average: centre; or left, centre, right"
     )
@@ -374,7 +410,10 @@ def extract_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_extract(a: argparse.Namespace) -> None:
-    store, teacher = open_split(a.store, a.split), load_teacher(a.teacher_file)
+    store = open_split(a.store, a.split)
+    if a.teacher_file:
+        reject(["--pretrained"] if a.pretrained else [], "for --architecture; --teacher-file has its weights")
+    teacher = load_teacher(a.teacher_file) if a.teacher_file else published_teacher(a)
     report_precision(a.precision, a.device)
     precision = runtime.pick_precision(runtime.pick_device(a.device), a.precision)
     arguments = keyword_arguments(a, "views", "batch_size", "device", "overwrite")
@@ -432,7 +471,8 @@ def run_distill(a: argparse.Namespace) -> None:
 def evaluate_options(parser: argparse.ArgumentParser) -> None:
     store_options(parser, "test")
     model_options(parser)
-    parser.add_argument("--teacher", metavar="NAME", help="also compare with the features of this teacher in the store")
+    text = "also compare with this teacher's features in the store; clips without labels: with all its outputs"
+    parser.add_argument("--teacher", metavar="NAME", help=text)
     parser.add_argument("--out", metavar="JSON", help="write all results to this file")
     overwrite_option(parser)
     inference_options(parser)
@@ -441,26 +481,51 @@ def evaluate_options(parser: argparse.ArgumentParser) -> None:
 def run_evaluate(a: argparse.Namespace) -> None:
     store = open_split(a.store, a.split)
     model = load_student(a.student) if a.student else load_teacher(a.teacher_file)
-    result = inference.evaluate(model, store, teacher=a.teacher, **inference_arguments(a))
     report_precision(a.precision, a.device)
+    numbers: dict[str, Any] = {"format": "egodistill evaluation 1", "class_names": store.class_names}
+    unlabelled = np.asarray(store.labels) < 0
+    if not unlabelled.all():
+        labelled = store.select(~unlabelled) if unlabelled.any() else store
+        numbers |= evaluate_labelled(a, model, labelled)
+    if unlabelled.any():
+        numbers["agreement"] = evaluate_unlabelled(a, model, store.select(unlabelled))
+    if a.out:
+        files.write_json(a.out, numbers)
+
+
+def evaluate_labelled(a: argparse.Namespace, model: nn.Module, store: data.ClipStore) -> dict[str, Any]:
+    """Print the accuracy on labelled clips, and return its numbers."""
+    result = inference.evaluate(model, store, teacher=a.teacher, **inference_arguments(a))
     print(str(result) + (f", feature distance {result.feature_distance:.4f}" if a.teacher else ""))
     width = max(map(len, result.per_class))
     for name, accuracy in result.per_class.items():
         count = int(result.confusion[store.class_names.index(name)].sum())
         print(f"  {name:<{width}}  {100 * accuracy:6.2f} % of {count}")
-    if a.out:
-        numbers = {
-            "format": "egodistill evaluation 1",
-            "top1": result.top1,
-            "per_class": result.per_class,
-            "class_names": store.class_names,
-            "confusion": result.confusion.tolist(),
-            "feature_distance": result.feature_distance,
-            "segments": len(result.labels),
-            "clips": result.clips,
-            "precision": result.precision,
-        }
-        files.write_json(a.out, numbers)
+    return {
+        "top1": result.top1,
+        "per_class": result.per_class,
+        "confusion": result.confusion.tolist(),
+        "feature_distance": result.feature_distance,
+        "segments": len(result.labels),
+        "clips": result.clips,
+        "precision": result.precision,
+    }
+
+
+def evaluate_unlabelled(a: argparse.Namespace, model: nn.Module, store: data.ClipStore) -> dict[str, Any]:
+    """Print the agreement with a teacher on clips without labels, and return its numbers."""
+    found = [name.removesuffix(".logits") for name in store.names if name.endswith(".logits")]
+    if a.teacher is None and len(found) != 1:
+        raise ValueError(
+            f"{a.store}: {len(store)} clips have no label, so only the agreement with a teacher can be measured; give "
+            f"its name with --teacher. The store has outputs of: {', '.join(found) or 'no teacher'}; "
+            f"`egodistill extract` writes them"
+        )
+    teacher, whole = a.teacher or found[0], open_split(a.store, "all")
+    train = whole.split("train") if "train" in whole.splits else None
+    result = inference.agreement(model, store, teacher=teacher, train=train, **inference_arguments(a))
+    print(str(result).replace("the teacher", teacher, 1))
+    return {"teacher": teacher, **asdict(result)}
 
 
 def export_options(parser: argparse.ArgumentParser) -> None:

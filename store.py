@@ -166,6 +166,7 @@ class StoreFiles:
             if fault := array_fault(header.get("arrays")):
                 raise DataError(f"{self.path / 'store.json'}: is damaged: {fault}")
             self.arrays.update(header["arrays"])
+            self.class_names = header.get("class_names", self.class_names)
             self.stamp = stamp
 
     def has(self, name: str) -> bool:
@@ -287,6 +288,19 @@ class StoreFiles:
             )
         self.arrays.update(arrays)
 
+    def name_classes(self, names: list[str]) -> None:
+        """Write class names into the header of a store that has none. The caller holds the lock."""
+        header = files.read_json(self.path / "store.json")
+        found = header["class_names"] or names
+        if found != names:
+            raise DataError(
+                f"{self.path}: the store has the classes {files.shorten(found)}, not {files.shorten(names)}; prepare "
+                f"another store for a teacher with other classes"
+            )
+        if not header["class_names"]:
+            files.write_json(self.path / "store.json", header | {"class_names": names})
+        self.class_names = names
+
 
 def open_synchronously(path: str, flags: int) -> int:
     """Open a file whose writes reach the disk, or the server, before they return."""
@@ -361,10 +375,9 @@ class ClipStore:
     - arrays of ``add``, such as teacher outputs, each with a ``.done.npy`` that marks written rows
 
     A view contains only usable clips, of one split or of all; ``len()`` is their number, and rows are counted within
-    the view. ``path`` is the folder, ``class_names`` are the C classes that labels index, ``settings`` the arguments
-    of ``prepare``, and ``specs`` is {array: ClipSpec}. Arrays that any process adds later become visible.
-    ``unfinished`` suppresses the warning about clips that are not prepared yet. Raise DataError, with the file, for a
-    folder that is not a store or an array that is damaged.
+    the view. ``path`` is the folder, ``settings`` are the arguments of ``prepare``, and ``specs`` is {array: ClipSpec}.
+    Arrays that any process adds later become visible. ``unfinished`` suppresses the warning about clips that are not
+    prepared yet. Raise DataError, with the file, for a folder that is not a store or an array that is damaged.
 
     >>> from egodistill import data
     >>> store = data.ClipStore("store")
@@ -387,12 +400,7 @@ class ClipStore:
 
     def __init__(self, path: str | os.PathLike, *, unfinished: bool = False) -> None:
         self._files = found = StoreFiles(path)
-        self.path, self.settings, self.specs, self.class_names = (
-            found.path,
-            found.settings,
-            found.specs,
-            found.class_names,
-        )
+        self.path, self.settings, self.specs = found.path, found.settings, found.specs
         status = self._files.array("status")
         self._rows = np.flatnonzero(status == OK)
         if not unfinished and (missing := np.count_nonzero(status == MISSING)):
@@ -404,6 +412,19 @@ class ClipStore:
 
     def __repr__(self) -> str:
         return f"ClipStore({str(self.path)!r}, {len(self)} clips, {', '.join(self.names)})"
+
+    @property
+    def class_names(self) -> list[str]:
+        """Return the names of the classes that labels index; [] without labels, until a teacher names its classes."""
+        return self._files.class_names
+
+    def name_classes(self, names: Sequence[str]) -> None:
+        """Give the classes of a teacher to a store without any, whose clips have no labels; `teachers.extract()` does.
+
+        Raise DataError if the store has other classes.
+        """
+        with files.lock(lock_file(self.path)):
+            self._files.name_classes(list(names))
 
     @property
     def names(self) -> list[str]:
@@ -782,7 +803,8 @@ def _check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str
     """Raise DataError, with the differences, if a store was begun with other segments or settings."""
     old, advice = StoreFiles(path), f"Give another folder, or delete {path} to start again."
     before = LATER_SETTINGS | old.settings | {"segments": len(old.segments), "class_names": old.class_names}
-    now = LATER_SETTINGS | header["settings"] | {"segments": len(segments), "class_names": header["class_names"]}
+    names = header["class_names"] or old.class_names  # a teacher names the classes of a store without labels
+    now = LATER_SETTINGS | header["settings"] | {"segments": len(segments), "class_names": names}
     for i, (one, other) in enumerate(zip(old.segments, segments, strict=False)):
         if one != other:
             before[f"segment {i}"], now[f"segment {i}"] = dataclasses.asdict(one), dataclasses.asdict(other)

@@ -676,9 +676,9 @@ def extract(
     "{teacher.name}.teacher.json" beside the arrays records the teacher's fingerprint, so that outputs of two teachers
     never mix under one name, even if both run at the same time.
 
-    Raise EgoDistillError if the store has no array "clip", or its classes or clips (number, length and sampling of the
-    frames) are not the teacher's. Raise TeacherError if an output is not finite. Raise DataError if the outputs belong
-    to another teacher, or another run claims them meanwhile.
+    A store without any label gets the teacher's classes. Raise EgoDistillError if the store has no array "clip", or its
+    classes or clips (number, length and sampling of the frames) are not the teacher's. Raise TeacherError if an output
+    is not finite. Raise DataError if the outputs belong to another teacher, or another run claims them meanwhile.
 
     >>> from egodistill import data, teachers
     >>> teacher, store = teachers.Teacher.load("teacher.pt"), data.ClipStore("store")
@@ -787,6 +787,7 @@ class Extraction:
         Raise TeacherError if the classes of the store are not the teacher's, or an output is not finite; DataError if
         the outputs belong to another teacher.
         """
+        name_classes(self.teacher, store)
         if list(store.class_names) != self.teacher.class_names:
             raise TeacherError(
                 f"{store.path}: the store has the classes {files.shorten(list(store.class_names))}, the teacher "
@@ -853,6 +854,7 @@ def check_store(teacher: Teacher, store: Any, views: int) -> None:
     if views not in (1, 3):
         raise TeacherError(f"views is {views}; it must be 1 or 3")
     batches.arrays_of(teacher, store)
+    name_classes(teacher, store)
     if views > 1 and len(store):
         size = teacher.clip_spec.size
         *_, height, width = store.read("clip", np.array([0])).shape
@@ -861,6 +863,12 @@ def check_store(teacher: Teacher, store: Any, views: int) -> None:
                 f"{store.path}: the clips have {width} x {height} pixels, too few for {views} views of {size}; "
                 f"use prepare(..., clip_size={round(size * 8 / 7)})"
             )
+
+
+def name_classes(teacher: Teacher, store: Any) -> None:
+    """Give the teacher's classes to a `data.ClipStore` that has none, because no clip has a label."""
+    if not len(store.class_names) and hasattr(store, "name_classes"):
+        store.name_classes(teacher.class_names)
 
 
 def read_clips(store: Any, rows: np.ndarray) -> tuple[np.ndarray, Tensor]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from painted import STEADY, write_epic_imu, write_sound, write_table, write_video
+from painted import CLIP, STEADY, write_epic_imu, write_sound, write_table, write_video
 
 from egodistill import DataError, annotations
+from egodistill.clips import Recording
 from egodistill.imu import IMUError, read_imu
+from egodistill.video import VideoInfo, probe
 
 EPIC = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp", "verb", "verb_class")
 
@@ -508,7 +511,9 @@ def test_tables_are_regular_files(tmp_path):
             annotations.read_csv,
             lambda path: annotations.with_imu_offsets([], path),
         ):
-            with pytest.raises(DataError, match=f"{path}: {words}, not a regular file"):
+            recordings = path == tmp_path and read is annotations.read_annotations
+            wanted = "no recordings" if recordings else f"{words}, not a regular file"
+            with pytest.raises(DataError, match=f"{path}: {wanted}"):
                 read(path)
         with pytest.raises(DataError, match=f"{path}: {words}, not a regular file"):
             annotations.read_ego4d(path, tmp_path)
@@ -622,3 +627,143 @@ def test_each_column_of_a_table_becomes_its_field(tmp_path):
     video = str(tmp_path / "a.mp4")
     assert found == annotations.Segment("x1", video, 1.5, 4.5, "cut", pair, "val", -0.25, 1.02, "P07")
     assert set(annotations.OPTIONAL_COLUMNS) | {"video", "start", "stop", "label"} == set(header)
+
+
+# --- Recordings without labels
+
+
+def films(folder, **seconds):
+    """Videos of so many seconds by their names, two of which are in folders of their own."""
+    for name, length in seconds.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(path.with_suffix(".mp4"), np.arange(length * 5) / 5, preset="ultrafast")
+    return folder
+
+
+def test_a_folder_of_recordings_becomes_windows(tmp_path):
+    folder = films(tmp_path / "films", a=12, sub__b=7, c=9, sub__d=8)
+    (folder / "notes.txt").write_text("no video")
+    (folder / "._a.mp4").write_bytes(b"of macOS")
+    (folder / "broken.mp4").write_bytes(b"broken")
+    windows = annotations.Windows(stride=1.0)
+    found = annotations.read_recordings(folder, windows)
+    assert list(found.dropped.values()) == [1] and "broken.mp4" in next(iter(found.dropped))
+    by_video = {}
+    for segment in found:
+        assert segment.label is None and segment.stop - segment.start == pytest.approx(CLIP)
+        by_video.setdefault(Path(segment.video).relative_to(folder).as_posix(), []).append(segment)
+    assert list(by_video) == ["a.mp4", "c.mp4", "sub/b.mp4", "sub/d.mp4"]
+    starts = [segment.start for segment in by_video["a.mp4"]]
+    last = probe(folder / "a.mp4").duration - CLIP
+    assert starts == pytest.approx([*range(10), last]) and len({s.id for s in found}) == len(found)
+    splits = {name: {segment.split for segment in segments} for name, segments in by_video.items()}
+    assert sorted(map(list, splits.values())) == [["test"], ["train"], ["train"], ["train"]]  # 0.3 of 4 is 1.2
+    # The same wherever the folder is, another with another seed, and as read_annotations() says.
+    for place in "wxyz":
+        folder = moved = folder.rename(tmp_path / place)
+        again = annotations.read_recordings(moved, windows)
+        assert [s.split for s in again] == [s.split for s in found]
+    seeds = {tuple(s.split for s in annotations.read_recordings(moved, replace(windows, seed=k))) for k in range(6)}
+    assert len(seeds) > 1
+    assert annotations.read_annotations(moved, windows=windows) == again
+    other = annotations.read_annotations(moved, seed=3, windows=windows)
+    assert other == annotations.read_recordings(moved, replace(windows, seed=3))
+    halves = annotations.read_recordings(moved, annotations.Windows(test_share=0.5))
+    assert len({s.video for s in halves if s.split == "test"}) == 2
+
+
+@pytest.mark.parametrize(("length", "share"), [(7, 0.3), (60, 0.3), (100, 0.1), (200, 0.5), (400, 0.9)])
+def test_stretches_share_no_moment_and_keep_their_distance(length, share, tmp_path, monkeypatch):
+    info = VideoInfo(float(length), 30.0, 64, 48, False)
+    monkeypatch.setattr(Recording, "probe", lambda self: info)
+    (tmp_path / "a.mp4").touch()
+    windows = annotations.Windows(stride=0.5, split_by="stretch", test_share=share)
+    found = annotations.read_recordings(tmp_path, windows)
+    ends = {split: [(s.start, s.stop) for s in found if s.split == split] for split in ("train", "test")}
+    apart = [max(c - b, a - d) for a, b in ends["train"] for c, d in ends["test"]]
+    assert min(apart) >= 2.2 - 1e-9 and min(start for start, _ in ends["train"]) == 0
+    assert max(stop for _, stop in ends["test"]) == pytest.approx(length)
+    assert len({round(start, 6) for start, _ in ends["train"]}) == len(ends["train"])
+    periods = max(1, round(length / 120))
+    tests = np.array(ends["test"])[:, 0]
+    assert 1 + np.count_nonzero(np.diff(tests) > 2.2) == periods
+    if share == 0.3:
+        assert length - tests.min() == pytest.approx(max(0.3 * length, CLIP), abs=0.6)
+
+
+def test_a_table_of_recordings(tmp_path):
+    films(tmp_path, a=12, b=7)
+    write_table(tmp_path / "imu.csv", ("time", "ax"), [])
+    table = write_table(
+        tmp_path / "t.csv", ("video", "imu", "split"), [("a.mp4", "imu.csv", "test"), ("b.mp4", "", "")]
+    )
+    found = annotations.read_annotations(table)
+    assert {(Path(s.video).name, s.split) for s in found} == {("a.mp4", "test"), ("b.mp4", "train")}
+    assert found[0].imu == str(tmp_path / "imu.csv") and [s.start for s in found][:3] == pytest.approx(
+        [0, CLIP, 2 * CLIP]
+    )
+    rows = [("a.mp4", 1, "0:00:05.5", "me", 0.25), ("a.mp4", "8", "", "me", ""), ("./b.mp4", "", 99, "", "")]
+    write_table(table, ("video", "start", "stop", "wearer", "imu_offset"), rows)
+    found = annotations.read_annotations(table, windows=annotations.Windows(stride=10.0))
+    times = [(s.start, s.wearer, s.imu_offset) for s in found]
+    whole = [probe(tmp_path / name).duration for name in ("a.mp4", "b.mp4")]
+    ends = [stop - CLIP for stop in (5.5, *whole)]
+    assert times == [
+        (1.0, "me", 0.25),
+        (pytest.approx(ends[0]), "me", 0.25),
+        (8.0, "me", 0.0),
+        (pytest.approx(ends[1]), "me", 0.0),
+        (0.0, None, 0.0),
+        (pytest.approx(ends[2]), None, 0.0),
+    ]
+    assert len({s.split for s in found[:4]}) == 1 and len({s.split for s in found}) == 2  # parts of one recording
+    for row, words in (
+        (("gone.mp4", "", "", "", ""), "row 2: no such file"),
+        (("a.mp4", 13, "", "", ""), rf"row 2: stop {whole[0]} is not after start 13"),
+        (("a.mp4", 13, 14, "", ""), rf"row 2: starts at 13.000 s, but the video ends at {whole[0]:.3f} s"),
+    ):
+        write_table(table, ("video", "start", "stop", "wearer", "imu_offset"), [row])
+        with pytest.raises(DataError, match=words):
+            annotations.read_annotations(table)
+
+
+def test_a_column_that_a_table_of_recordings_does_not_have_is_named(tmp_path):
+    films(tmp_path, a=6)
+    for column, words in (
+        ("id", "unknown column 'id'; known are video, start, stop, imu"),
+        ("lable", "no column start, stop, label; its header is video,lable"),
+    ):
+        table = write_table(tmp_path / "t.csv", ("video", column), [("a.mp4", "x")])
+        with pytest.raises(DataError, match=f"t.csv: {words}"):
+            annotations.read_annotations(table)
+
+
+def test_recordings_that_cannot_be_split_are_named(tmp_path):
+    one = films(tmp_path / "one", a=6)
+    with pytest.raises(DataError, match=r"one: one recording cannot be split by recording; .*--split-by stretch"):
+        annotations.read_recordings(one)
+    with pytest.raises(DataError, match=r"one: its recordings are too short .*none has 6\.5 s.*split by recording"):
+        annotations.read_recordings(one, annotations.Windows(split_by="stretch"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: no recordings: no video \(.*\.mp4"):
+        annotations.read_annotations(tmp_path / "empty")
+    (tmp_path / "empty" / "walk.vrs").touch()
+    with pytest.raises(DataError, match=r"empty: no recordings.*`egodistill convert` makes videos of its .vrs files"):
+        annotations.read_annotations(tmp_path / "empty")
+    (tmp_path / "empty" / "a.mp4").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"empty: none of its recordings can be used: .*a.mp4"):
+        annotations.read_annotations(tmp_path / "empty")
+    with pytest.raises(DataError, match="one: min_instances is for public data sets"):
+        annotations.read_annotations(one, min_instances=3)
+    labelled = write_table(tmp_path / "t.csv", ("video", "start", "stop", "label"), [])
+    with pytest.raises(DataError, match=r"t.csv: has labels, whose segments are the clips; stride, split_by"):
+        annotations.read_annotations(labelled, windows=annotations.Windows())
+    for wrong, words in (
+        ({"stride": 0.0}, "stride must be at least 0.021 s"),
+        ({"stride": math.nan}, "stride must be"),
+        ({"split_by": "wearer"}, "split_by must be 'recording' or 'stretch'; got 'wearer'"),
+        ({"test_share": 1.0}, "test_share is a share"),
+    ):
+        with pytest.raises(DataError, match=words):
+            annotations.Windows(**wrong)

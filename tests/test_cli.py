@@ -18,14 +18,18 @@ import subprocess
 import sys
 import time
 import typing
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
 import pytest
+import small_teachers
 import torch
 from miniature import Demo, group_size, miniature, same, unfinished, weights
+from painted import write_table
+from panned import RATE, gyroscope, pan
+from test_video_i3d import unit_norms, write_published
 from toys import Store
 
 import egodistill.commands
@@ -394,12 +398,127 @@ def test_check_and_transcode(sample_data, tmp_path, capsys):
     assert "list them in a table instead" in capsys.readouterr().err
 
 
-def test_a_table_without_labels_is_a_warning(steady, tmp_path, capsys):
+def test_a_table_without_labels_is_told(steady, tmp_path, capsys):
     table = tmp_path / "t.csv"
     table.write_text(f"video,start,stop,label\n{steady},0,3,\n")
-    assert run(capsys, "segments", table).splitlines()[-1].startswith("warning: no segment has a label")
+    assert run(capsys, "segments", table).splitlines()[-1].startswith("no segment has a label: students learn")
     out = run(capsys, "prepare", table, "--out", tmp_path / "s", "--no-imu", "--frame-size", 32, "--workers", 1)
-    assert "0 classes\n  warning: no segment has a label" in out
+    assert "0 classes\n  no segment has a label" in out
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory) -> Path:
+    """Two recordings of 12 s: a camera pans over a wall, and the clock of its IMU table is 0.3 s early."""
+    folder = tmp_path_factory.mktemp("films") / "films"
+    folder.mkdir()
+    for seed, name in enumerate(("walk", "cook")):
+        pan(folder / f"{name}.mp4", np.arange(12 * RATE) / RATE, seed)
+        stamps, rates = gyroscope(13, seed)
+        accel = np.random.default_rng(seed).normal((0, 0, 9.81), 0.05, (len(stamps), 3))
+        rows = np.column_stack([stamps - 0.3, accel, rates]).round(5)
+        write_table(folder / f"{name}.csv", ("time", "ax", "ay", "az", "gx", "gy", "gz"), rows.tolist())
+    return folder
+
+
+@pytest.fixture
+def small_i3d(tmp_path, monkeypatch) -> Path:
+    """A file with the weights of a small I3D, in a published layout, beside the names of its classes."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    (folder / "label_map_k400.txt").write_text("walking\ncooking\nwashing\nrunning\nsitting\nreading\n")
+    state = unit_norms(small_teachers.small("i3d", 6)).net.state_dict()
+    spec = data.ClipSpec(frames=8, size=32, crop=True)
+    changes = {"num_classes": 6, "clip_spec": spec, "options": {"width": 8}}
+    monkeypatch.setitem(teachers.MODELS, "i3d", replace(teachers.MODELS["i3d"], **changes))
+    return write_published(state, folder / "i3d.ckpt")
+
+
+def test_recordings_without_labels_go_all_the_way(films, small_i3d, tmp_path, capsys):
+    """check, prepare, pretrain, distill, evaluate, predict: as in the README."""
+    offsets, store, imu, student = (tmp_path / name for name in ("offsets.csv", "store", "imu.pt", "student.pt"))
+    out = run(capsys, "check", films, "--out", offsets)
+    assert f"{offsets}: 2 of 2 recordings have a reliable offset" in out
+    with open(offsets, newline="") as file:
+        assert [float(row["imu_offset"]) for row in csv.DictReader(file)] == pytest.approx(2 * [0.3], abs=0.02)
+
+    teacher = ["--architecture", "i3d", "--pretrained", small_i3d]
+    common = ["prepare", films, "--imu-offsets", offsets, "--stride", 1, "--frame-size", 32, "--workers", 1]
+    out = run(capsys, *common, *teacher, "--device", "cpu", "--out", store)
+    assert f"{store}: 22 clips (11 test, 11 train) from 2 videos, 0.01 hours, 6 classes" in out
+    assert "no segment has a label: students learn from a teacher, and" in out
+    opened = data.ClipStore(store)
+    assert opened.class_names[:2] == ["walking", "cooking"] and set(opened.labels) == {-1}
+    clip = opened.clips[12]
+    assert clip["start"] == pytest.approx(1.0) and {"i3d.feature", "i3d.logits"} <= set(opened.names)
+    (offset,) = {segment["imu_offset"] for segment in json.loads((store / "segments.json").read_text())[11:22]}
+    assert offset == pytest.approx(0.3, abs=0.02)
+    recording = data.open_recording(clip["video"], imu_offset=offset)
+    np.testing.assert_array_equal(opened.read("imu", [12])[0], recording.motion().window(clip["start"]))
+
+    # In two steps: the frames are kept, and the teacher names the classes when it runs.
+    two = tmp_path / "two"
+    assert "0 classes" in run(capsys, *common, "--architecture", "i3d", "--out", two)
+    spec = data.ClipStore(two).specs["clip"]
+    assert (spec.frames, spec.size) == (8, 32) and spec.seconds == pytest.approx(64 / 30)
+    assert cli.main(["evaluate", str(two), "--student", str(small_student(tmp_path))]) == 1
+    assert "have no label, so only the agreement with a teacher can be measured" in capsys.readouterr().err
+    run(capsys, "extract", two, *teacher, "--device", "cpu")
+    assert data.ClipStore(two).class_names == opened.class_names
+    for name in ("i3d.feature", "i3d.logits"):
+        np.testing.assert_array_equal(data.ClipStore(two).read(name, slice(None)), opened.read(name, slice(None)))
+    assert "22 clips" in run(capsys, *common, "--architecture", "i3d", "--out", two)  # given again: nothing is missing
+
+    short = ["--epochs", 2, "--batch-size", 8, "--device", "cpu"]
+    small = ["--image-encoder", "resnet10x4", "--image-weights", "none"]
+    run(capsys, "pretrain", store, "--teacher", "i3d", *small, *short, "--out", imu)
+    out = run(capsys, "distill", store, "--teacher", "i3d", "--init", imu, *short, "--out", student)
+    assert re.match(rf"{student}: loss \d\.\d+, top-1 agreement with the teacher on the training clips \d", out)
+    model, test = EgoDistill.load(student), opened.split("test")
+    assert model.class_names == opened.class_names and model.feature_dim == opened.read("i3d.feature", [0]).shape[1]
+
+    numbers = tmp_path / "e.json"
+    out = run(capsys, "evaluate", store, "--student", student, "--out", numbers, "--device", "cpu")
+    found = json.loads(numbers.read_text())["agreement"]
+    result = inference.agreement(model, test, teacher="i3d", train=opened.split("train"), device="cpu", progress=False)
+    assert found == {"teacher": "i3d", **asdict(result)} and found["clips"] == 11
+    assert out.startswith("agreement with i3d: top-1 ") and "accuracy" not in out
+    assert "walking" in run(capsys, "predict", films / "walk.mp4", "--student", student, "--top", 6, "--device", "cpu")
+
+    for command, told in (
+        (["finetune", store, "--architecture", "student", *small], "none of the 11 clips has a label"),
+        (["finetune", store], "none of the 11 clips has a label"),
+        (
+            ["compare", store, "--teacher", "i3d", "--preset", "demo", "--methods", "VisIMU"],
+            "is trained on labels, but no clip",
+        ),
+        (["ablate", store, "--teacher", "i3d", "--preset", "demo"], "is trained on labels, but no clip"),
+        (["evaluate", store, "--student", student, "--teacher", "x3d"], "no array 'x3d.feature'"),
+        (["evaluate", two, "--student", small_student(tmp_path)], "the class names of model (2) and store (6) differ"),
+    ):
+        out = [] if command[0] == "evaluate" else ["--out", tmp_path / "x"]
+        assert cli.main([str(word) for word in [*command, *out]]) == 1
+        printed = capsys.readouterr().err
+        assert told in printed and "Traceback" not in printed, printed
+
+
+def small_student(folder) -> Path:
+    options = {"image_encoder": "resnet10x4", "image_weights": None, "hidden": 8, "frame_size": 32}
+    EgoDistill(2, class_names=["walk", "run"], feature_dim=128, **options).save(folder / "other.pt")
+    return folder / "other.pt"
+
+
+def test_labelled_and_unlabelled_clips_are_evaluated_each_in_its_way(taught, tmp_path, capsys):
+    """The kitchen has clips without labels in the split train."""
+    options = {"image_encoder": "resnet10x4", "image_weights": None, "hidden": 16, "frame_size": 40}
+    EgoDistill(len(data.ClipStore("s").class_names), feature_dim=12, **options).save("twelve.pt")
+    out = run(capsys, "evaluate", "s", "--split", "train", "--student", "twelve.pt", "--out", "e.json")
+    assert re.search(r"^top-1 .* of 5 segments \(\d clips", out) and "\nagreement with small: top-1 " in out
+    found = json.loads(Path("e.json").read_text())
+    assert found["clips"] + found["agreement"]["clips"] == len(data.ClipStore("s").split("train"))
+    for command in ("distill s --teacher small", "finetune s --architecture student"):
+        small = "--image-encoder resnet10x4 --image-weights none --epochs 1 --batch-size 4 --device cpu --out"
+        words = [*command.split(), *small.split(), f"{command.split()[0]}.pt"]
+        assert ", top-1 on the training clips " in run(capsys, *words)
 
 
 # --- Errors and help
@@ -533,7 +652,7 @@ STUDENT = "--num-frames --image-encoder --image-weights --no-imu --imu-vector"
 EXPERIMENT = (
     "store --teacher --out --seeds --preset --epochs --batch-size --precision --pretrained --jobs --device --markdown"
 )
-SEGMENTS = "annotations --root --min-instances --split-seed --audio --imu-offsets"
+SEGMENTS = "annotations --root --min-instances --split-seed --audio --imu-offsets --stride --split-by --test-share"
 OPTIONS = {
     "demo": "--out --seeds --world-seed --teachers --quick --image-weights --precision --jobs --markdown",
     "compare": f"{EXPERIMENT} --num-frames --methods --teacher-file",
@@ -545,14 +664,15 @@ OPTIONS = {
     "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
     "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --tolerance --clip-frames "
     "--clip-size --no-imu --zero-accel --min-coverage --max-gap --max-hold --workers --max-bad --retry-failed "
-    "--teacher-file --end-features --image-encoder --batch-size --precision --device",
+    "--teacher-file --architecture --pretrained --end-features --image-encoder --batch-size --precision --device",
     "status": "store --seconds",
     "export": "STUDENT --out --format --pair --precision --batch-size --calibrate --calibrate-split --calibrate-clips "
     "--check --check-split --overwrite --markdown",
     "teachers": "",
     "finetune": f"store --split --out --overwrite --init --architecture --pretrained --name --option --head-only "
     f"--gradient-checkpointing {STUDENT} {TRAINING} {AUGMENTATION} --validation",
-    "extract": "store --split --teacher-file --views --batch-size --overwrite --precision --device",
+    "extract": "store --split --teacher-file --architecture --pretrained --views --batch-size --overwrite --precision "
+    "--device",
     "pretrain": "store --split --teacher --out --overwrite "
     "--init --nce-tau --nce-weight --l1-weight --l1-reduction --symmetric "
     f"{STUDENT.replace('--no-imu ', '')} {TRAINING}",
@@ -1625,13 +1745,17 @@ def training_runs(stage, function, fixed="", *, without=(), without_student=()):
     ]
 
 
-SEGMENT_WORDS = "t.csv --root r --min-instances 3 --split-seed 7 --audio --imu-offsets o.csv"
+SEGMENT_WORDS = (
+    "t.csv --root r --min-instances 3 --split-seed 7 --audio --imu-offsets o.csv --stride 0.5 --split-by stretch "
+    "--test-share 0.2"
+)
 SEGMENT_ARRIVALS = {
     "read_annotations.annotations": "t.csv",
     "read_annotations.root": "r",
     "read_annotations.min_instances": 3,
     "read_annotations.seed": 7,
     "read_annotations.audio": True,
+    "read_annotations.windows": egodistill.annotations.Windows(0.5, "stretch", 0.2),
     "with_imu_offsets.table": "o.csv",
 }
 INFERENCE_WORDS = "--precision bf16 --compile --device cpu"
@@ -1678,6 +1802,7 @@ ARRIVALS = {
             },
         ),
         ("v.mp4 --imu a.csv g.csv", {"open_recording.path": "v.mp4", "open_recording.imu": ["a.csv", "g.csv"]}),
+        ("{tmp}", {"find_videos.folder": "{tmp}", "check.video": "v.mp4"}),
     ],
     "convert": [
         (
@@ -1753,6 +1878,21 @@ ARRIVALS = {
             },
         ),
         (
+            "t.csv --out {tmp}/s --architecture i3d",
+            {"prepare.clip_frames": 32, "prepare.clip_size": 256, "prepare.consumer": None},
+        ),
+        (
+            "t.csv --out {tmp}/s --architecture i3d --pretrained p.pth --batch-size 5",
+            {
+                "load.name": "i3d",
+                "load.checkpoint": "p.pth",
+                "Extraction.batch_size": 5,
+                "prepare.clip_frames": None,
+                "prepare.consumer.kind": "one pass",
+                "prepare.class_names": ["0", "1", "2", "3"],
+            },
+        ),
+        (
             "t.csv --out {tmp}/s --end-features w.pth --teacher-file t.pt",
             {"build_image_encoder.name": "resnet18", "prepare.class_names": ["1", "2", "3", "4"]},
         ),
@@ -1791,7 +1931,8 @@ ARRIVALS = {
                 "extract.precision": "bf16",
                 "extract.device": "cpu",
             },
-        )
+        ),
+        ("folder --architecture i3d --pretrained p.pth", {"load.name": "i3d", "load.checkpoint": "p.pth"}),
     ],
     "pretrain": training_runs("pretraining", "pretrain_imu", without=UNUSED, without_student=["use_imu"]),
     "distill": training_runs("distillation", "distill"),
@@ -2059,6 +2200,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(commands.Counter, "most_common", lambda given: list(given["self"].items())[: given["n"]])
     spies.put(recordings, "check", recordings.Check("v.mp4"))
     spies.put(data, "open_recording", segment.recording)
+    spies.put(egodistill.clips, "find_videos", ["v.mp4"])
     made = recordings.Transcoded("c.mp4", 1, 1, 1, 0, 0, (), None)
     spies.put(recordings, "transcode", made)
     spies.put(commands.aria, "convert", commands.aria.Converted("v.mp4", "v.csv", 1, 1, 1.0, ()))
@@ -2391,8 +2533,18 @@ def test_signals_end_processes_of_torchrun_at_once(monkeypatch):
 def test_options_of_the_teacher_need_a_teacher(monkeypatch, capsys):
     monkeypatch.setattr(egodistill.annotations, "read_annotations", lambda *given, **named: data.SegmentList())
     assert cli.main(["prepare", "t.csv", "--out", "s", "--batch-size", "4", "--device", "cpu"]) == 1
-    assert "--batch-size, --device: only with --teacher-file or --end-features" in capsys.readouterr().err
+    assert "--batch-size, --device: only with --teacher-file, --pretrained or" in capsys.readouterr().err
     assert cli.main(["prepare", "t.csv", "--out", "s", "--image-encoder", "resnet10x4"]) == 1
     assert "--image-encoder: only with --end-features" in capsys.readouterr().err
     assert cli.main(["prepare", "t.csv", "--out", "s", "--end-features", "none"]) == 1
     assert "give imagenet or a file" in capsys.readouterr().err
+    published = ["--architecture", "i3d"]
+    for words, told in (
+        (["--architecture", "nonsense"], "--architecture: there is no teacher 'nonsense'; the names are"),
+        (["--architecture", "x3d_m"], "x3d_m reads clips of 2.667 s, those of a store have 2.133 s; finetune it"),
+        (["--pretrained", "p.pth"], "needs both --architecture, its name, and --pretrained, its weights"),
+        ([*published, "--clip-frames", "8"], "--clip-frames: the clips are those that --architecture reads"),
+        ([*published, "--teacher-file", "t.pt"], "--teacher-file: a second teacher beside --architecture"),
+    ):
+        assert cli.main(["prepare", "t.csv", "--out", "s", *words]) == 1
+        assert told in capsys.readouterr().err

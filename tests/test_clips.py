@@ -126,6 +126,30 @@ def test_what_a_file_is_a_recording_of(kitchen, tmp_path):
         alone.motion()
 
 
+def test_a_table_beside_a_video_is_its_imu(steady, tmp_path):
+    video = Path(shutil.copy(steady, tmp_path / "walk.MP4"))
+    assert open_recording(video).imu is None
+    table = video.with_suffix(".csv")
+    for header, found in (
+        ("start,stop,class_1", None),  # of `predict`
+        ("time,ax,ay,az", None),
+        ("time,ax,ay,az,gx,gy,gz", str(table)),
+    ):
+        table.write_text(header + "\n")
+        assert open_recording(video).imu == found
+    pair = write_epic_imu(tmp_path, "walk", 1)
+    assert open_recording(video).imu == pair
+    assert open_recording(table).imu == pair  # of the same name, though no video: as before
+
+
+def test_videos_of_a_folder_are_found(tmp_path):
+    for name in ("b.MP4", "a.mkv", "sub/c.mov", ".hidden/d.mp4", "sub/._c.mov", "e.txt", "f.lrv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.mp4").mkdir()
+    assert clips.find_videos(tmp_path) == [str(tmp_path / name) for name in ("a.mkv", "b.MP4", "sub/c.mov")]
+
+
 def test_a_reader_of_ones_own(kitchen, tmp_path, monkeypatch):
     def camera(path):
         """A camera that names its files CAM_<wearer>_<n>.mp4 and is a second late."""

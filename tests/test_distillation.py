@@ -299,11 +299,17 @@ def test_training_says_what_does_not_fit():
         finetune(small(), store, epoch=3)
     unlabelled = Store(16)
     unlabelled.labels[3] = -1
+    with pytest.raises(EgoDistillError, match="1 of 16 clips have no label"):
+        evaluate(small(), unlabelled, **QUIET)
+    unlabelled.labels[:] = -1
     for use in (
         lambda: finetune(small(), unlabelled, **FAST),
         lambda: evaluate(small(), unlabelled, **QUIET),
+        lambda: finetune(small(), store, validation=unlabelled, **FAST),
     ):
-        with pytest.raises(EgoDistillError, match="1 of 16 clips have no label"):
+        with pytest.raises(
+            EgoDistillError, match=r"none of the 16 clips has a label.*distill\(\) learns from a teacher"
+        ):
             use()
     store.arrays["imu"][3] = np.nan
     with pytest.raises(EgoDistillError, match="the values 'imu' of the clips 3 are not finite"):
@@ -471,6 +477,101 @@ def test_the_losses_of_stage_2_are_those_of_equation_6_and_the_models_own(settin
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4, err_msg=name)
     np.testing.assert_array_equal(found["top1"], logits.argmax(1) == store.labels)
+
+
+def teaching(labels, **settings):
+    """A model, the objective of stage 2 on clips with these labels, and a batch of all of them."""
+    store = Store(len(labels))
+    store.labels = np.array(labels)
+    batch = {name: torch.from_numpy(value) for name, value in store.arrays.items()}
+    batch |= {"label": torch.from_numpy(store.labels), "weight": torch.ones(len(labels))}
+    model = small(image_encoder="resnet10x4", hidden=8)
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    return model, distillation.Distill(model, store, DistillationSettings(**settings), "t"), batch
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+def test_with_labels_alone_nothing_differs_by_a_bit():
+    model, objective, batch = teaching([0, 1, 2, 3, 1, 2], **STAGE_2)
+    values = objective(batch)
+    found = gradients(model, values["loss"].mean())
+    feature, logits = model(batch["frames_1"], batch["imu"])
+    kd = distillation.distillation_loss(logits, batch["t.logits"], 4.0, tau_squared=True)
+    gt = torch.nn.functional.cross_entropy(logits, batch["label"], reduction="none")
+    l1 = distillation.feature_loss(feature, batch["t.feature"], reduction="sum")
+    loss = 0.6 * kd + (1 - 0.6) * gt + 0.3 * l1
+    assert list(values) == ["loss", "kd", "gt", "l1", "top1"] and torch.equal(values["loss"], loss)
+    wanted = gradients(model, loss.mean())
+    assert len(found) == len(wanted) and all(map(torch.equal, found, wanted))
+
+
+@pytest.mark.parametrize("labels", [[0, -1, 2, -1, -1, 3], [-1, 1, -1, -1, -1, -1]])
+def test_the_label_term_is_the_mean_over_the_labelled_clips(labels):
+    model, objective, batch = teaching(labels, **STAGE_2)
+    values, known = objective(batch), torch.tensor(labels) >= 0
+    found = gradients(model, values["loss"].mean())
+    feature, logits = model(batch["frames_1"], batch["imu"])
+    kd = distillation.distillation_loss(logits, batch["t.logits"], 4.0, tau_squared=True)
+    gt = torch.nn.functional.cross_entropy(logits[known], batch["label"][known])
+    l1 = distillation.feature_loss(feature, batch["t.feature"], reduction="sum")
+    loss = 0.6 * kd.mean() + (1 - 0.6) * gt + 0.3 * l1.mean()
+    assert float(values["loss"].detach().mean()) == pytest.approx(float(loss.detach()), rel=1e-5)
+    for one, other in zip(found, gradients(model, loss), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    for name in ("gt", "top1"):  # NaN is left out of the means of an epoch
+        assert torch.equal(values[name].isnan(), ~known)
+    assert torch.equal(values["agreement"], (logits.argmax(1) == batch["t.logits"].argmax(1)).float())
+    # A batch without labelled clips, in a store that has some.
+    values = objective(batch | {"label": torch.full((6,), -1)})
+    torch.testing.assert_close(values["loss"], 0.6 * values["kd"] + 0.3 * values["l1"])
+
+
+def test_clips_that_a_process_only_looks_at_do_not_count():
+    _, objective, batch = teaching([0, -1, 2, -1, -1, 3])
+    share = batch | {"weight": torch.tensor([1.0, 1, 1, 1, 0, 0])}
+    gt = objective(share)["gt"]
+    rest = objective(share)["loss"] - objective.settings.alpha * objective(share)["kd"] - objective(share)["l1"]
+    torch.testing.assert_close(rest[[0, 2]], (1 - 0.95) * gt[[0, 2]] * 4 / 2, rtol=1e-3, atol=1e-4)
+
+
+def test_a_student_learns_without_any_label():
+    store, model = Store(32), small()
+    store.labels = np.full(32, -1)
+    history = distill(model, store, teacher="t", **FAST)
+    assert list(history[0])[:4] == ["loss", "kd", "l1", "agreement"] and not {"gt", "top1"} & set(history[0])
+    assert history[0]["loss"] == pytest.approx(0.95 * history[0]["kd"] + history[0]["l1"], rel=1e-5)
+    assert history[-1]["agreement"] > history[0]["agreement"]
+    fresh = Store(32, seed=5)  # its labels are what the teacher says
+    assert evaluate(model, fresh, **QUIET).top1 >= 0.9
+
+
+def test_a_part_of_the_labels_is_enough_to_train_on():
+    store, model = Store(32), small()
+    store.labels[8:] = -1
+    history = finetune(model, store, **FAST | {"epochs": 2, "batch_size": 32})
+    assert math.isfinite(history[0]["loss"]) and 0 <= history[0]["top1"] <= 1
+    torch.manual_seed(0)
+    alone = finetune(small(), Store(32), validation=store_of(8), **FAST | {"epochs": 1})
+    mixed = finetune(small(), store, validation=store_of(8), **FAST | {"epochs": 1})
+    assert math.isfinite(mixed[0]["validation_loss"]) and mixed[0].keys() == alone[0].keys()
+
+
+def store_of(clips):
+    return Store(clips, seed=9)
+
+
+def test_a_teacher_with_other_classes_is_named():
+    store = Store(8)
+    store.arrays["t.logits"] = np.zeros((8, 5), np.float32)
+    with pytest.raises(EgoDistillError, match=r"the student has 4 classes and the teacher 5; .*num_classes=5"):
+        distill(small(), store, teacher="t", **FAST)
 
 
 def test_stage_1_freezes_what_it_does_not_train_and_starts_its_predictor_from_the_seed(monkeypatch):

@@ -112,6 +112,22 @@ def do_three(rank, folder):
     return do_stages(rank, folder, batch_size=8)
 
 
+def mixed():
+    """Clips of which a third has a label; they are not evenly shared."""
+    store = Store(21)
+    store.labels = np.where(np.arange(21) < 7, store.labels, -1)
+    return store
+
+
+def do_mixed(rank, folder):
+    found = {}
+    for stage in ("finetune", "distill"):
+        model = student()
+        validation = {"validation": Store(4, seed=3)} if stage == "finetune" else {}
+        found[stage] = run(stage, model, mixed(), **validation), weights(model)
+    return found
+
+
 def do_negatives(rank, folder):
     """Gradients of the contrastive loss by this process's own rows, when each has its share of the rows."""
     found = {}
@@ -253,7 +269,7 @@ def do_loss_of_one(rank, folder):
 
 
 SCENARIOS = (
-    *("stages", "negatives", "parts", "unused", "sync", "augment", "resume", "nan", "command", "precision"),
+    *("stages", "mixed", "negatives", "parts", "unused", "sync", "augment", "resume", "nan", "command", "precision"),
     "loss_of_one",
 )
 
@@ -308,6 +324,17 @@ def test_two_processes_give_what_one_gives(both, stage):
         assert one.keys() == two.keys()
         for name in one.keys() - set(MEASURED):
             assert two[name] == pytest.approx(one[name], abs=1e-5), name
+
+
+@pytest.mark.parametrize("stage", ["finetune", "distill"])
+def test_two_processes_share_the_mean_over_labelled_clips(both, stage):
+    model = student()
+    validation = {"validation": Store(4, seed=3)} if stage == "finetune" else {}
+    history = run(stage, model, mixed(), **validation)
+    for rows, ours in (found[stage] for found in both["mixed"]):
+        close(ours, weights(model))
+        for one, two in zip(history, rows, strict=True):
+            assert all(two[name] == pytest.approx(one[name], abs=1e-5) for name in one.keys() - set(MEASURED))
 
 
 def test_three_processes_give_what_one_gives(tmp_path):

@@ -25,6 +25,7 @@ from miniature import PROTOCOL, group_size, miniature, same, unfinished
 import egodistill.demo
 from egodistill import (
     EPIC_KITCHENS,
+    DataError,
     EgoDistill,
     StudentSettings,
     Training,
@@ -599,6 +600,26 @@ def test_a_failure_ends_the_other_processes(demo, tmp_path):
     runs = [Run("AdaFuse", frames=3), Run("AdaFuse", frames=2)]
     with pytest.raises(ValueError, match="num_frames=3"):
         bench_of(demo, tmp_path).run(runs, jobs=2)
+
+
+def test_runs_that_need_labels_are_refused_before_anything_is_trained(store, tmp_path):
+    shutil.copytree(store.path, tmp_path / "s")
+    bench = Bench(str(tmp_path / "s"), str(tmp_path / "out"), PROTOCOL, progress=False)
+    labels = np.load(tmp_path / "s" / "label.npy")
+    rows = {split: [clip["split"] == split for clip in store.clips] for split in store.splits}
+    for split, run, words in (
+        ("test", Run("VisOnly"), "s: 4 clips of the split 'test' have no label, so no accuracy"),
+        ("train", Run("VisOnly"), "s: seed-0/start is trained on labels, but no clip of the split 'train' has"),
+        ("train", Run("AdaFuse"), "s: seed-0/adafuse-n1 is trained on labels"),
+        ("train", Run("VisOnly-Distill", teacher="t"), "s: seed-0/start is trained on labels"),
+    ):
+        changed = labels.copy()
+        changed[rows[split]] = -1
+        np.save(tmp_path / "s" / "label.npy", changed)
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        with pytest.raises(DataError, match=words):
+            bench.run([run])
+        assert not list((tmp_path / "out").glob("seed-*"))
 
 
 def test_a_missing_teacher_is_told_before_anything_is_trained(demo, tmp_path):

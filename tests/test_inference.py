@@ -20,6 +20,7 @@ import egodistill
 from egodistill import (
     EgoDistillError,
     Output,
+    agreement,
     batches,
     clips,
     data,
@@ -66,6 +67,53 @@ def test_evaluation_averages_scores_over_the_clips_of_a_segment():
         assert evaluate(Fixed(), store, **QUIET).wearers == ["", ""]
     del store.wearers
     assert evaluate(Fixed(), store, **QUIET).wearers == ["", ""]
+
+
+def log_softmax(x):
+    return x - np.log(np.exp(x - x.max(1, keepdims=True)).sum(1, keepdims=True)) - x.max(1, keepdims=True)
+
+
+def test_agreement_with_a_teacher():
+    class Fixed(nn.Module):
+        inputs, class_names = ("own.feature", "own.logits"), [*"abcdefg"]
+
+        def forward(self, feature, logits):
+            return Output(feature, logits)
+
+    rng, store, train = np.random.default_rng(3), Store(50), Store(30)
+    store.class_names, store.labels = [], np.full(50, -1)
+    for one, count in ((store, 50), (train, 30)):
+        for name, width in (("feature", 12), ("logits", 7)):
+            one.arrays[f"t.{name}"] = rng.normal(1.0, 2.0, (count, width)).astype(np.float32)
+            one.arrays[f"own.{name}"] = one.arrays[f"t.{name}"] + rng.normal(0, 2.0, (count, width)).astype(np.float32)
+    teacher, own = (store.arrays[f"{name}.logits"].astype(np.float64) for name in ("t", "own"))
+    best = np.argsort(-own, axis=1)
+    kl = (np.exp(log_softmax(teacher)) * (log_softmax(teacher) - log_softmax(own))).sum(1).mean()
+    features = [store.arrays[f"{name}.feature"].astype(np.float64) for name in ("t", "own")]
+    mean = train.arrays["t.feature"].astype(np.float64).mean(0)
+    r2 = 1 - ((features[1] - features[0]) ** 2).sum() / ((mean - features[0]) ** 2).sum()
+    for batch_size in (50, 7):
+        found = agreement(Fixed(), store, teacher="t", train=train, batch_size=batch_size, **QUIET)
+        assert found.top1 == (best[:, 0] == teacher.argmax(1)).mean() and 0.2 < found.top1 < 0.8
+        assert found.top5 == (best[:, :5] == teacher.argmax(1)[:, None]).any(1).mean() and found.top5 < 1
+        assert (found.kl, found.r2) == (pytest.approx(kl), pytest.approx(r2)) and found.clips == 50
+    text = str(found)
+    assert text.startswith("agreement with the teacher: top-1 ") and f"R2 of the feature {r2:.3f} (50 clips" in text
+    assert "accuracy" not in text
+    alone = agreement(Fixed(), store, teacher="t", **QUIET)
+    assert alone.r2 is None and "R2" not in str(alone) and alone.kl == found.kl
+    store.arrays["own.feature"][:] = mean
+    assert agreement(Fixed(), store, teacher="t", train=train, **QUIET).r2 == pytest.approx(0, abs=1e-5)
+    store.arrays |= {f"own.{name}": store.arrays[f"t.{name}"] for name in ("feature", "logits")}
+    same = agreement(Fixed(), store, teacher="t", train=train, **QUIET)
+    assert (same.top1, same.top5, same.r2) == (1, 1, 1) and same.kl == pytest.approx(0, abs=1e-6)
+    store.arrays["t.logits"] = np.zeros((50, 4), np.float32)
+    with pytest.raises(EgoDistillError, match="the model has 7 classes, but the teacher 't' has 4"):
+        agreement(Fixed(), store, teacher="t", **QUIET)
+    with pytest.raises(EgoDistillError, match=r"no array 'other\.feature'"):
+        agreement(Fixed(), store, teacher="other", **QUIET)
+    with pytest.raises(EgoDistillError, match="no clips to compare"):
+        agreement(Fixed(), Store(0), teacher="t", **QUIET)
 
 
 class Mirror(nn.Module):

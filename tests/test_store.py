@@ -18,6 +18,7 @@ from foreign import linux_only
 from painted import KILLED, OPTIONS, STEADY, X264, arrays_of, number_of, write_video
 
 from egodistill import DataError, EgoDistillOSError, cli, data, files
+from egodistill.annotations import Segment
 from egodistill.clips import ClipSpec
 from egodistill.store import ClipStore, StoreFiles, StoreWriter, claim_outputs, folds, outputs_record
 
@@ -797,3 +798,26 @@ def test_a_spec_without_a_value_is_damage(store, tmp_path):
     (tmp_path / "s" / "store.json").write_text(json.dumps(header))
     with pytest.raises(data.DataError, match="the spec of 'imu' lacks a value"):
         data.ClipStore(tmp_path / "s")
+
+
+def test_a_teacher_names_the_classes_of_a_store_without_labels(tmp_path):
+    segments = [Segment(f"s{k}", "a.mp4", k, k + 1) for k in range(2)]
+    clips = [(0, 0.0), (1, 1.0)]
+    writer = StoreWriter.begin(tmp_path / "s", segments, lambda: clips, {}, [], arrays={"x": ("float32", (1,))})
+    for row in (0, 1):
+        writer.write(row, {"x": [row]})
+    store, other = data.ClipStore(tmp_path / "s"), data.ClipStore(tmp_path / "s")
+    view = store.select([1])
+    assert store.class_names == [] and store.labels.tolist() == [-1, -1]
+    store.name_classes(("walk", "sit"))
+    for one in (store, view, data.ClipStore(tmp_path / "s")):
+        assert one.class_names == ["walk", "sit"] and one.labels.max() == -1
+    other.name_classes(["walk", "sit"])  # another process, which read the header before
+    assert other.class_names == ["walk", "sit"]
+    with pytest.raises(DataError, match=r"s: the store has the classes \['walk', 'sit'\], not \['run'\]"):
+        store.name_classes(["run"])
+    # The call that prepared it goes on as before; one with other classes does not.
+    begin = {"arrays": {"x": ("float32", (1,))}}
+    assert not len(StoreWriter.begin(tmp_path / "s", segments, lambda: clips, {}, [], **begin).missing())
+    with pytest.raises(DataError, match="class_names"):
+        StoreWriter.begin(tmp_path / "s", segments, lambda: clips, {}, ["run"], **begin)

@@ -1220,6 +1220,21 @@ def test_one_pass_refuses_what_does_not_fit(two_passes, tmp_path):
         teachers.Extraction(narrow(), views=2)
 
 
+def test_a_store_without_labels_gets_the_classes_of_its_teacher(kitchen, tmp_path):
+    segments = [replace(segment, label=None) for segment in kitchen[:2]]
+    for _ in range(2):  # and the same call continues it
+        store = data.prepare(segments, tmp_path / "one", consumer=teachers.Extraction(narrow()), **ONE_PASS)
+        assert store.class_names == LABELS and set(store.labels) == {-1}
+    two = data.prepare(segments, tmp_path / "two", clip_frames=8, clip_size=32, **ONE_PASS)
+    assert two.class_names == []
+    teachers.extract(narrow(), two.select([0]), progress=False)
+    assert two.class_names == data.ClipStore(two.path).class_names == LABELS
+    teachers.extract(narrow(), two, progress=False)
+    other = narrow(name="other", class_names=["a", "b", "c"])
+    with pytest.raises(EgoDistillError, match=r"class names of model \(3\) and store \(3\) differ first at class 0"):
+        teachers.extract(other, two, progress=False)
+
+
 @pytest.mark.filterwarnings("ignore:.*could not be prepared")
 def test_one_pass_runs_the_teacher_in_evaluation_mode_and_leaves_its_mode(two_passes, tmp_path):
     segments, options, wanted = two_passes

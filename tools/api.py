@@ -45,7 +45,7 @@ def page() -> str:
     sections = [HEAD]
     for name in MODULES:
         module = import_module(name)
-        sections.append("\n".join([f"**`{name}`**: {summary(module)}", *lines(module, seen)]) + "\n")
+        sections.append("\n".join(lines(module, seen)) + "\n")
     sections.append("**What is left of the modules below these:**")
     lower = (import_module(name) for name in LOWER)
     return "\n".join([*sections, *(f"- {listed(module, new_names(module, seen))}" for module in lower)]) + "\n"
@@ -63,15 +63,22 @@ def new_names(module: ModuleType, seen: set[int]) -> dict[str, Any]:
 
 
 def lines(module: ModuleType, seen: set[int]) -> Iterator[str]:
-    """Yield a line for each function and class of a module that was not shown yet, and one for all other names."""
-    others = {}
-    for name, value in new_names(module, seen).items():
-        if inspect.isfunction(value) or (inspect.isclass(value) and not is_plain(module, value)):
+    """Yield a line about a module, and one for each of its functions and classes that was not shown yet.
+
+    The first line has the other names.
+    """
+    new = new_names(module, seen)
+    others = {
+        name: value
+        for name, value in new.items()
+        if not inspect.isfunction(value) and (not inspect.isclass(value) or is_plain(module, value))
+    }
+    own = module.__name__.rpartition(".")[2]
+    also = f" Also: {', '.join(f'`{name}`' for name in others)}." if others else ""
+    yield f"**`{own}`**: {summary(module)}{also}"
+    for name, value in new.items():
+        if name not in others:
             yield f"- `{shown(name, value)}`: {summary(value)}"
-        else:
-            others[name] = value
-    if others:
-        yield "- Also: " + ", ".join(f"`{name}`" for name in others)
 
 
 def is_plain(module: ModuleType, value: type) -> bool:
