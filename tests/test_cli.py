@@ -2282,7 +2282,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(data, "read_epic_kitchens", segments)
     demo_runs = egodistill.demo.demo_runs
     spies.put(egodistill.demo, "demo_runs", lambda given: demo_runs(**given))
-    monkeypatch.setattr(egodistill.demo, "report_limits", lambda rows: None)
+    monkeypatch.setattr(egodistill.demo, "report_limits", lambda rows, things: None)
     monkeypatch.setattr(egodistill.demo, "teachers_table", lambda rows: None)
     return spies
 
