@@ -78,8 +78,8 @@ ARROWS = {
     " one_pass options paper_costs runtime tables teachers training",
     "live_command": "arrivals batches clips commands egodistill events export feeds files imu live model_commands"
     " options runtime video",
-    "demo": "batches behaviour egodistill commands data experiments files inference model_commands options plots synthetic"
-    " tables teachers training",
+    "demo": "batches behaviour egodistill commands data experiments files inference model_commands options plots"
+    " synthetic tables teachers training",
 }
 # Imports inside functions, with their reasons.
 LATE = {
