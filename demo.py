@@ -297,7 +297,7 @@ class Demo:
         return replace(self, teachers=teachers, protocol=protocol)
 
 
-# Sized for ten minutes on two cores. The paper has 224 pixels, ResNet-18, MotionFormer and 50 to 150 epochs.
+# Sized for minutes on two cores. The paper has 224 pixels, ResNet-18, MotionFormer and 50 to 150 epochs.
 TEACHER_TRAINING = Training(epochs=8, learning_rate=2e-3, batch_size=16, schedule="cosine", warmup_epochs=1.5)
 DEMO = Demo(
     teachers={
