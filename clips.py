@@ -444,11 +444,11 @@ def open_recording(
     A camera of your own is one more reader, which `prepare()`, `check()` and `predict()` then use for videos without
     IMU files. This one finds NAME.txt beside NAME.mp4:
 
-    >>> import os
+    >>> import shutil
     >>> from egodistill import clips, data
     >>> data.open_recording("walk.mp4").imu
     'walk.csv'
-    >>> os.rename("walk.csv", "walk.txt")
+    >>> _ = shutil.move("walk.csv", "walk.txt")
     >>> def text_beside(path):
     ...     table = path.with_suffix(".txt")
     ...     return clips.Recording(path, table) if table.is_file() else None
