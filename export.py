@@ -514,7 +514,8 @@ def describe(model: EgoDistill, path: Path, settings: Settings, part: type[Plain
         "gravity": "included",
         "rate_hz": spec.imu_rate,
         "sampling": "sample k is at k / rate_hz seconds after the clip's start, interpolated linearly between the "
-        "time stamps of the recording",
+        "time stamps of the recording; of a sensor with more than 1.5 * rate_hz samples per second, the mean of those "
+        "less than 1 / rate_hz away, with weights that fall linearly to 0",
     }
     inputs = {"frames": frames, "frame": frames | frame, "image_features": image_features, "imu": imu}
     outputs = {

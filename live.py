@@ -423,8 +423,9 @@ class Stream:
                 self._pending.popleft()
                 self._stats.dropped += 1
             self._lock.notify_all()
+        margin = 1 / self.spec.imu_rate if self.spec.imu_samples else 0.0  # of `Imu.window()`
         for sensor in self._sensors:
-            sensor.forget(schedule.start(self._first_open()))
+            sensor.forget(schedule.start(self._first_open()) - margin)
 
     def _set_anchor(self, final: bool) -> None:
         """Start the grid of answers at the first sample, once no earlier one can arrive."""
