@@ -351,16 +351,16 @@ def gate_table(kind: str) -> tables.Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True)
+    top = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = top.add_subparsers(dest="command", required=True)
     for name in ("measure", "report"):
-        command = commands.add_parser(name)
+        parser = commands.add_parser(name)
         if name == "report":
-            tables.markdown_option(command)
+            tables.markdown_option(parser)
             continue
-        command.add_argument("--out", type=Path, required=True, help="folder of evidence.py")
-        command.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default="0,1,2")
-    a = parser.parse_args()
+        parser.add_argument("--out", type=Path, required=True, help="folder of evidence.py")
+        parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default="0,1,2")
+    a = top.parse_args()
     torch.set_num_threads(1)
     if a.command == "measure":
         for seed in a.seeds:
