@@ -170,8 +170,9 @@ def _resample(stamps: np.ndarray, values: np.ndarray, grid: np.ndarray, rate: fl
     points = np.arange(len(grid))
     found = np.stack([np.interp(points, centres, mean) for mean in means.T], axis=1)
     for end, next_one in ((0, 1), (-1, -2)):  # the first and last point have no samples on one side
-        if len(centres) > 1 and abs(off := points[end] - centres[end]) < 0.5:
-            found[end] = means[end] + off * (means[next_one] - means[end]) / (centres[next_one] - centres[end])
+        step = centres[next_one] - centres[end] if len(centres) > 1 else 0.0  # 0 beside a gap: one sample for both
+        if step and abs(off := points[end] - centres[end]) < 0.5:
+            found[end] = means[end] + off * (means[next_one] - means[end]) / step
     return found
 
 

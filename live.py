@@ -22,7 +22,6 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -31,12 +30,12 @@ from torch import Tensor
 
 from egodistill import EgoDistillError, batches, runtime
 from egodistill.arrivals import Clock, Frame, Frames, Schedule, Sensor, Stats, Times
+from egodistill.gates import Gate
 from egodistill.imu import MAX_GAP, CoverageError, Imu
 from egodistill.runtime import Precision
 
 __all__ = ["Answer", "Stream", "StreamClockError"]
 
-Gate = Callable[[np.ndarray, tuple[float, ...], float], bool]
 
 LARGEST_READING = 1e30  # as in imu.py: windows are float32
 LARGEST_PICTURE = 1 << 28  # bytes

@@ -80,7 +80,10 @@ class Processes:
     def handle_exit(self, bundle: Any, code: int) -> None:
         """Handle a process that has ended; raise EgoDistillError unless its code is 0."""
         if code:
-            raise EgoDistillError(f"a process of {self.target}() ended with code {code} ({explain(code)})")
+            raise EgoDistillError(
+                f"a process of {self.target}() ended with code {code} ({explain(code)}); what is finished is kept, and "
+                f"the same call continues"
+            )
 
     def _work(self) -> None:
         """Run in a thread: start a process for each bundle in turn."""

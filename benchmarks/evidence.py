@@ -253,7 +253,7 @@ def tune(out: Path, methods: Sequence[str]) -> None:
             bench.run([run])
             result = bench.result(run)
             done[rate, epochs] = result["top1"]
-            line = {"method": method, "learning_rate": rate, "epochs": epochs, "top1": result["top1"]}
+            line = {"method": method, "frames": frames, "learning_rate": rate, "epochs": epochs, "top1": result["top1"]}
             line |= {"things": things_right(result, first), "verbs": verbs_right(result, first)}
             files.append_line(path, line | {"seconds": result["seconds"]})
             print(f"{method}, {rate:g}, {epochs} epochs: {100 * result['top1']:.1f} %", flush=True)
@@ -279,8 +279,8 @@ def reuse(source: experiments.Bench, target: experiments.Bench, run: Run) -> Non
 
 
 def tuning_lines(method: str) -> list[dict[str, Any]]:
-    lines = files.read_lines(RESULTS / "tuning.jsonl", "method", "learning_rate", "epochs", "top1")
-    return [line for line in lines if line["method"] == method]
+    lines = files.read_lines(RESULTS / "tuning.jsonl", "method", "frames", "learning_rate", "epochs", "top1")
+    return [line for line in lines if (line["method"], line["frames"]) == (method, TUNED[method])]
 
 
 def things_right(result: Mapping[str, Any], bench: experiments.Bench) -> float:

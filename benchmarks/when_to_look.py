@@ -2,7 +2,7 @@
 
     python benchmarks/evidence.py run --out EV            # also trains the students; then:
     python benchmarks/when_to_look.py measure --out EV    # appends lines to results/ages.jsonl and results/looks.jsonl
-    python benchmarks/when_to_look.py report --markdown RESULTS.md    # tables and a figure, from these lines alone
+    python benchmarks/when_to_look.py report --markdown RESULTS.md    # tables, from these lines alone
 
 Two kinds of student are compared, with one and two frames: those of the main comparison, whose frames lie at fixed
 places of the clip, and students whose frames are up to 4 s older than the clip's end (sampling "ages"). Accuracy by age
@@ -59,7 +59,7 @@ EVERY, STEPS = 0.5, 81  # seconds between answers, and how many of them a frame 
 BUDGETS = (3, 6, 12, 30)  # looks a minute
 STARTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # probabilities at which an event begins, of which one is chosen
 DRAWS = 20  # of the random gate
-START_UPS = (0.0, 0.3, 1.0)  # seconds until a camera that was off gives a picture
+START_UPS = (0.3, 1.0)  # seconds until a camera that was off gives a picture
 
 
 def students() -> dict[str, Run]:
@@ -343,11 +343,11 @@ def gate_table(kind: str) -> tables.Table:
         gap = ""
         if base and gate != "fixed period":
             gap = str(intervals.two_way(right - grid(base, lambda one: 100 * one["right"] / one["seen"])))
-        camera = [f"{100 * min(1.0, looks.mean() * seconds / 60):.0f}" for seconds in START_UPS[1:]]
+        camera = [f"{100 * min(1.0, looks.mean() * seconds / 60):.0f}" for seconds in START_UPS]
         cells = [f"{looks.mean():.1f}", f"{intervals.two_way(right):.1f}", gap, f"{grid(some, f1).mean():.1f}", *camera]
         rows.append([str(budget), gate, *cells])
     header = ["wanted", "gate", "looks a minute", "answers right (%)", "minus fixed period", "events, F1 (%)"]
-    return tables.Table([*header, *(f"camera on (%), {seconds:g} s" for seconds in START_UPS[1:])], rows)
+    return tables.Table([*header, *(f"camera on (%), {seconds:g} s" for seconds in START_UPS)], rows)
 
 
 def main() -> None:

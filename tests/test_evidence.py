@@ -39,8 +39,10 @@ def tuned(evidence, best=(1e-3, 6)):
     for method in evidence.TUNED:
         for rate, epochs in evidence.TRIED:
             top1 = 0.9 if (rate, epochs) == best else 0.5
-            line = {"method": method, "learning_rate": rate, "epochs": epochs, "top1": top1}
-            files.append_line(evidence.RESULTS / "tuning.jsonl", line)
+            line = {"method": method, "frames": evidence.TUNED[method], "learning_rate": rate, "epochs": epochs}
+            files.append_line(evidence.RESULTS / "tuning.jsonl", line | {"top1": top1})
+            other = line | {"frames": 3, "learning_rate": 9.0, "top1": 1.0}  # of another number of frames
+            files.append_line(evidence.RESULTS / "tuning.jsonl", other)
 
 
 def commit(evidence):

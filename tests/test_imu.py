@@ -74,6 +74,15 @@ def test_averages_use_the_samples_of_the_window_alone():
     np.testing.assert_allclose(gap[:, :3], ramp(1.0 + np.arange(422) / 198, 1), atol=1e-3)
 
 
+def test_neighbours_that_share_their_only_sample_are_finite():
+    """At the start of the window, a single sample before a gap lies between its first two points."""
+    stamps = np.concatenate([[1.0 + 0.4 / 198], np.arange(1.03, 4, 1 / 1000)])
+    values = ramp(stamps, 2)
+    window = Imu(stamps, values, stamps, values).window(1.0)
+    assert np.isfinite(window).all()
+    np.testing.assert_allclose(window[10:, :3], ramp(1.0 + np.arange(422) / 198, 2)[10:], atol=1e-3)
+
+
 def test_window_refuses_what_the_imu_does_not_cover():
     gap = made_imu(drop=[(4.0, 4.5)])
     with pytest.raises(CoverageError, match=r"accelerometer covers 76.* 3\.99\d to 4\.500 s"):

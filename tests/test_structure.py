@@ -31,7 +31,7 @@ ARROWS = {
     "distillation": "egodistill batches checkpoints clips files runtime store student training",
     "training": "egodistill batches checkpoints files runtime",
     "inference": "egodistill batches clips files imu runtime student video",
-    "live": "arrivals egodistill batches imu runtime",
+    "live": "arrivals egodistill batches gates imu runtime",
     "arrivals": "egodistill clips video",
     "events": "egodistill",
     "gates": "batches egodistill",
