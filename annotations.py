@@ -695,7 +695,7 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
     parts = list(_parts_of_folder(path, dropped) if path.is_dir() else _parts_of_table(path, dropped))
     if not parts:
         raise DataError(f"{path}: none of its recordings can be used: {'; '.join(dropped) or 'the table has no rows'}")
-    splits = {} if windows.split_by == "stretch" else _splits_of_recordings(path, parts, windows)
+    splits = {} if windows.split_by == "stretch" else _splits_of_recordings(path, parts, windows, dropped)
     segments = SegmentList(dropped=dropped)
     for part in parts:
         own = part.recording
@@ -755,13 +755,16 @@ def _parts_of_table(path: Path, dropped: collections.Counter[str]) -> Iterator[_
         yield _Part(os.path.normpath(row["video"]), recording, start, min(stop, end), split)
 
 
-def _splits_of_recordings(path: Path, parts: Sequence[_Part], windows: Windows) -> dict[str, str]:
-    """Return the split of each recording that has none yet."""
+def _splits_of_recordings(
+    path: Path, parts: Sequence[_Part], windows: Windows, dropped: Mapping[str, int]
+) -> dict[str, str]:
+    """Return the split of each recording that has none yet; an error names those that were dropped."""
     names = {part.name for part in parts if part.split is None}
     if len(names) == 1:
         raise DataError(
             f"{path}: one recording cannot be split by recording; add recordings, split it by stretch "
             f"(split_by='stretch', --split-by stretch), or give a table with the column split"
+            + (f". Not used: {'; '.join(dropped)}" if dropped else "")
         )
     order = sorted(names, key=lambda name: hashlib.sha256(f"{windows.seed} {name}".encode()).digest())
     tests = _count_of_tests(len(order), windows.test_share)

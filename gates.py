@@ -218,7 +218,8 @@ def simulate(
     ``windows`` are the IMU windows of K answers, ``stops`` [K] their ends and ``frames`` [F] the times at which the
     camera could take a frame, all in seconds and in order. The first frame is taken unasked, and another one when the
     newest would be older than ``max_age`` at the next answer. What is asked for after an answer is the first frame at
-    least ``slack`` after the end of its window, since the answer is not known earlier.
+    least ``slack`` after the end of its window, since the answer is not known earlier. Raise EgoDistillError for times
+    that are not in order.
 
     >>> import numpy as np
     >>> from egodistill import gates
@@ -226,6 +227,9 @@ def simulate(
     >>> gates.simulate(gates.Period(2.0), [None] * len(stops), stops, frames).used.tolist()
     [0, 5, 5, 5, 5, 5, 10, 10, 10, 10, 10, 15]
     """
+    for name, times in (("stops", stops), ("frames", frames)):
+        if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
+            raise EgoDistillError(f"{name} must be finite times in ascending order")
     taken: list[int] = []
     used, request = np.full(len(stops), -1), -np.inf
     for k, (window, stop) in enumerate(zip(windows, stops, strict=True)):

@@ -142,7 +142,7 @@ class Request:
             raise WorldError(f"size must be (width, height), even and at least 32 pixels; got {tuple(self.size)}")
         known = [thing.look for thing in THINGS]
         if unknown := set(self.things) - set(known):
-            raise WorldError(f"things must be of {', '.join(known)}; got {', '.join(sorted(unknown))}")
+            raise WorldError(f"things must be a list of some of {', '.join(known)}; got {', '.join(sorted(unknown))}")
         if len(verbs_of(self.things)) < 2:
             raise WorldError(f"things must have at least two verbs; got {', '.join(self.things) or 'none'}")
         if self.train_wearers not in range(1, 30):

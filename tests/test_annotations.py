@@ -743,6 +743,10 @@ def test_recordings_that_cannot_be_split_are_named(tmp_path):
     one = films(tmp_path / "one", a=6)
     with pytest.raises(DataError, match=r"one: one recording cannot be split by recording; .*--split-by stretch"):
         annotations.read_recordings(one)
+    (one / "torn.mp4").write_bytes(b"0123")  # what could not be used is told, since it would have been the second
+    with pytest.raises(DataError, match=r"one recording cannot be split.*Not used: .*torn\.mp4"):
+        annotations.read_recordings(one)
+    (one / "torn.mp4").unlink()
     with pytest.raises(DataError, match=r"one: its recordings are too short .*none has 6\.5 s.*split by recording"):
         annotations.read_recordings(one, annotations.Windows(split_by="stretch"))
     (tmp_path / "empty").mkdir()

@@ -152,6 +152,12 @@ def test_the_oracle_is_the_best_of_all_choices():
     assert not gates.best_looks(right, 9.0).any()
 
 
+@pytest.mark.parametrize(("stops", "frames"), [([2.5, 2.0], [0.0]), ([2.0, 2.5], [1.0, 1.0]), ([2.0, np.nan], [0.0])])
+def test_times_out_of_order_are_refused(stops, frames):
+    with pytest.raises(EgoDistillError, match="ascending order"):
+        gates.simulate(gates.Always(), [window()] * 2, np.array(stops), np.array(frames))
+
+
 def test_the_first_frame_may_come_after_the_first_answers():
     found = gates.simulate(gates.Period(1.0), [window()] * 6, np.arange(2.0, 5.0, 0.5), np.array([3.2, 3.6, 4.6]))
     assert found.used.tolist() == [-1, -1, -1, 0, 0, 0] and found.taken == [0]
