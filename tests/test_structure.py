@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif("egodistill" not in MODULES, reason="not a check
 ARROWS = {
     # doors
     "egodistill": "",
-    "data": "egodistill annotations clips files imu one_pass processes store video",
+    "data": "egodistill annotations clips files imu one_pass processes segments store video",
     "teachers": "egodistill batches checkpoints clips files runtime store student video_convnets video_i3d"
     " video_transformers",
     "cli": "egodistill files",
@@ -44,9 +44,11 @@ ARROWS = {
     "intervals": "egodistill",
     "contrasts": "egodistill files intervals",
     # recordings and stores
-    "annotations": "egodistill clips files video",
+    "annotations": "egodistill records segments video",
+    "segments": "egodistill clips records video",
+    "records": "egodistill files",
     "clips": "cameras egodistill imu video",
-    "store": "egodistill annotations clips files",
+    "store": "egodistill clips files segments",
     "one_pass": "clips files store",
     "video": "",
     "imu": "",
