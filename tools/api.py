@@ -31,7 +31,8 @@ WIDTH = 100  # characters of the arguments; the rest is `...`
 HEAD = """# API
 
 Public names and first sentences (`python tools/api.py`); `help(egodistill.distill)` shows the rest. Internal: `cli`,
-`commands`, `model_commands`, `live_command`, `options`, `demo`, `files`, `processes`, `records`, `runtime`, `tables`.
+`commands`, `model_commands`, `live_command`, `options`, `demo`, `files`, `pickles`, `processes`, `records`, `runtime`,
+`tables`.
 """
 
 
