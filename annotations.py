@@ -7,8 +7,9 @@
     segments = annotations.with_imu_offsets(segments, "offsets.csv")                        # from `egodistill check`
 
 A *segment* is an annotated part of a video. `read_annotations()` takes all formats: those of EPIC-KITCHENS and Ego4D,
-which are read here, and your own table and recordings without labels (module `segments`, whose names this one
-re-exports). Times are seconds on the video's own clock, the one a player shows: zero is the start of the file.
+which are read here; of HD-EPIC and Ego-Exo4D (module `aria_datasets`); and your own table and recordings without labels
+(module `segments`). Their names are here, too. Times are seconds on the video's own clock, the one a player shows: zero
+is the start of the file.
 """
 
 from __future__ import annotations
@@ -17,23 +18,36 @@ import collections
 import dataclasses
 import hashlib
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from egodistill import DataError
-from egodistill.records import first_line, json_items, read_table, start_and_stop
+from egodistill.aria_datasets import read_ego_exo4d, read_hd_epic
+from egodistill.pickles import is_pickle
+from egodistill.records import (
+    class_number,
+    first_line,
+    first_name,
+    json_items,
+    read_table,
+    require_id,
+    start_and_stop,
+)
 from egodistill.segments import (
+    RARE,
     Segment,
     SegmentList,
     SplitBy,
     Windows,
     count_of_tests,
     is_list_of_recordings,
+    names_of_classes,
     read_csv,
     read_recordings,
+    splits_of_wearers,
     with_imu_offsets,
+    with_labels,
 )
 from egodistill.video import VideoError
 
@@ -45,7 +59,9 @@ __all__ = [
     "read_annotations",
     "read_csv",
     "read_ego4d",
+    "read_ego_exo4d",
     "read_epic_kitchens",
+    "read_hd_epic",
     "read_recordings",
     "with_imu_offsets",
 ]
@@ -60,12 +76,12 @@ def read_annotations(
     audio: bool = False,
     windows: Windows | None = None,
 ) -> SegmentList:
-    """Read annotations of Ego4D, of EPIC-KITCHENS or from your own table, or recordings without labels.
+    """Read annotations of EPIC-KITCHENS, HD-EPIC, Ego4D, Ego-Exo4D or your own table, or recordings without labels.
 
-    Suffix and header decide which; a folder, and a table of videos without the column label, are recordings for
+    The content decides which; a folder, and a table of videos without the column label, are recordings for
     `read_recordings()`. ``root`` is the folder with the data set's videos and IMU files, by default the folder of the
     annotations. ``seed`` is for Ego4D's random split and for that of recordings, in place of the one in ``windows``.
-    ``min_instances`` (None: the reader's own default) and ``audio`` are for the two data sets, ``windows`` is for
+    ``min_instances`` (None: the reader's own default) and ``audio`` are for the data sets, ``windows`` is for
     recordings. Raise DataError for ``min_instances`` or ``windows`` with another kind of annotations.
 
     >>> from egodistill import annotations
@@ -77,16 +93,27 @@ def read_annotations(
     options: dict[str, Any] = {"audio": audio}
     if min_instances is not None:
         options["min_instances"] = min_instances
-    header = "" if path.is_dir() or path.suffix.lower() == ".json" else first_line(path)
+    is_table = not path.is_dir() and path.suffix.lower() != ".json" and not is_pickle(path)
+    header = first_line(path).lower() if is_table else ""
     has_labels = not path.is_dir() and not is_list_of_recordings(header)
     if windows is not None and has_labels:
         raise DataError(
             f"{path}: has labels, whose segments are the clips; stride, split_by and test_share are for recordings "
             f"without labels: a folder, or a table without the column label"
         )
+    if is_pickle(path) or "main_action_classes" in header:
+        return read_hd_epic(path, folder, **options)
     if path.suffix.lower() == ".json" and has_labels:
+        name = first_name(path, ("videos", "video_data", "annotations"))
+        if name is None:
+            raise DataError(
+                f"{path}: no 'videos' or 'video_data' (Ego4D) or 'annotations' (Ego-Exo4D) at the top level; is this "
+                f"the right file?"
+            )
+        if name == "annotations":
+            return read_ego_exo4d(path, folder, **options)
         return read_ego4d(path, folder, seed=seed, **options)
-    if "narration_id" in header.lower():
+    if "narration_id" in header:
         return read_epic_kitchens(path, folder, **options)
     if min_instances is not None:
         raise DataError(f"{path}: min_instances is for public data sets; remove rare classes from your table instead")
@@ -125,9 +152,7 @@ def read_epic_kitchens(
     ('P01_101_0', 'put', 'train', 'P01')
     """
     annotations, root = Path(annotations), Path(root)
-    if both := sorted({*evaluation_wearers} & {*validation_wearers}):
-        raise DataError(f"{', '.join(both)}: a wearer cannot be for both evaluation and validation")
-    parts = dict.fromkeys(evaluation_wearers, "test") | dict.fromkeys(validation_wearers, "validation")
+    parts = splits_of_wearers(evaluation_wearers, validation_wearers)
     dropped: collections.Counter[str] = collections.Counter()
     spellings: dict[int, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     lacks: dict[str, str | None] = {}  # video -> why it cannot be used
@@ -154,15 +179,8 @@ def read_epic_kitchens(
             f"{annotations}: none of its {len(lacks)} videos has {needed} "
             f"<Pxx>/meta_data/<video_id>-accl.csv and -gyro.csv below {root}; is this the root of the data set?{hint}"
         )
-    names = _verb_names(annotations.with_name("EPIC_100_verb_classes.csv"), spellings)
-    instances = collections.Counter(verb_class for verb_class, _ in found)
-    segments = []
-    for verb_class, segment in found:
-        if instances[verb_class] < min_instances:
-            dropped[_RARE.format(min_instances)] += 1
-        else:
-            segments.append(dataclasses.replace(segment, label=names[verb_class]))
-    return SegmentList(segments, dropped)
+    names = names_of_classes(spellings, annotations.with_name("EPIC_100_verb_classes.csv"))
+    return with_labels(found, names, min_instances, dropped)
 
 
 EPIC_COLUMNS = (
@@ -180,20 +198,13 @@ def _epic_segment(where: str, row: dict[str, str], root: Path) -> tuple[int, Seg
     """Return the verb class of a row, and its segment, still without label and split."""
     wearer, video_id = row["participant_id"], row["video_id"]
     for name in (wearer, video_id):
-        if not re.fullmatch(r"\w[\w-]*", name):  # nothing that could climb out of the root
-            raise DataError(f"{where}: {name!r} is not a participant or video id")
+        require_id(where, name, "a participant or video id")
     start, stop = start_and_stop(where, row["start_timestamp"], row["stop_timestamp"])
     imu = tuple(str(root / wearer / "meta_data" / f"{video_id}-{sensor}.csv") for sensor in ("accl", "gyro"))
     video = str(root / wearer / "videos" / f"{video_id}.MP4")
-    return _class_number(where, row, "verb_class"), Segment(
+    return class_number(where, row, "verb_class"), Segment(
         row["narration_id"], video, start, stop, None, imu, wearer=wearer
     )
-
-
-def _class_number(where: str, row: dict[str, str], column: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", row[column]):
-        raise DataError(f"{where}: {column} {row[column][:40]!r} is not the whole number of a class")
-    return int(row[column])
 
 
 def _epic_problem(segment: Segment, audio: bool) -> str | None:
@@ -208,25 +219,8 @@ def _epic_problem(segment: Segment, audio: bool) -> str | None:
         return "the video cannot be opened"
 
 
-_RARE = "the class has fewer than {} segments"
-
-
-def _verb_names(table: Path, spellings: dict[int, collections.Counter[str]]) -> dict[int, str]:
-    """Return the name of each verb class: its official key, or else its most frequent spelling."""
-    if table.is_file():
-        keys = {_class_number(where, row, "id"): row["key"] for where, row in read_table(table, ("id", "key"))}
-        if missing := set(spellings) - set(keys):
-            raise DataError(f"{table}: verb class {min(missing)} is missing, but the annotations use it")
-        return {verb_class: keys[verb_class] for verb_class in spellings}
-    names: dict[int, str] = {}
-    for verb_class in sorted(spellings):
-        name = spellings[verb_class].most_common(1)[0][0]
-        # Two classes must not become one because annotators used one word for both.
-        names[verb_class] = f"{name} ({verb_class})" if name in names.values() else name
-    return names
-
-
 LARGEST_FRAME = 10**9  # a year of video
+UID = "a video or clip uid"
 EGO4D_FPS = 30  # of all canonical videos and clips, and so of their frame numbers
 
 
@@ -266,12 +260,12 @@ def read_ego4d(
     by_class: dict[str, list[tuple[bytes, Segment]]] = collections.defaultdict(list)
     for where, key, video in json_items(annotations, ("videos", "video_data")):
         videos += 1
-        for order, segment in reader.segments(where, _uid(where, video.get("video_uid", key)), video):
+        for order, segment in reader.segments(where, require_id(where, video.get("video_uid", key), UID), video):
             by_class[segment.label].append((order, segment))
     segments, dropped = [], reader.dropped
     for actions in by_class.values():
         if len(actions) < min_instances:
-            dropped[_RARE.format(min_instances)] += len(actions)
+            dropped[RARE.format(min_instances)] += len(actions)
         else:
             segments += _split(actions, test_share)
     if not segments:
@@ -314,7 +308,7 @@ class _Ego4d:
             for where, _, video in json_items(Path(found), ("videos",)):
                 sound = (video.get("video_metadata") or {}).get("audio_duration_sec")
                 about = video.get("is_stereo"), sound, video.get("fb_participant_id")
-                self.about[_uid(where, video.get("video_uid"))] = about
+                self.about[require_id(where, video.get("video_uid"), UID)] = about
 
     def file(self, *names: str) -> str | None:
         """Return the path of the first of these files that exists."""
@@ -327,7 +321,7 @@ class _Ego4d:
         whole = self.file(f"full_scale/{uid}.mp4", f"video_540ss/{uid}.mp4")
         lacks = self.problem_of(uid, imu)
         for action in _ego4d_actions(where, video):
-            clip = self.file(f"clips/{_uid(where, action.clip_uid)}.mp4") if action.clip_uid else None
+            clip = self.file(f"clips/{require_id(where, action.clip_uid, UID)}.mp4") if action.clip_uid else None
             content = action.content
             narration = content.get("narration_annotation_uid") or content.get("uid")
             identity = str((uid, narration, content.get("start_sec"), content.get("end_sec")))
@@ -401,10 +395,3 @@ def _problem(action: dict, pre: Any, post: Any) -> str | None:
     if not max(0, action.get("start_frame") or 0) <= pre < post < LARGEST_FRAME:
         return "pre_frame and post_frame are not in order"
     return None
-
-
-def _uid(where: str, uid: object) -> str:
-    """Return an id that is used as a file name. Raise DataError for one that could lead out of the root."""
-    if not isinstance(uid, str) or not re.fullmatch(r"\w[\w-]*", uid):
-        raise DataError(f"{where}: {uid!r} is not a video or clip uid")
-    return uid

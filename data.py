@@ -34,7 +34,7 @@ from dataclasses import replace
 from typing import Any
 
 from egodistill import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, files
-from egodistill.annotations import read_ego4d, read_epic_kitchens
+from egodistill.annotations import read_ego4d, read_ego_exo4d, read_epic_kitchens, read_hd_epic
 from egodistill.clips import ClipSpec, Recording, clip_starts, decode_clips, differences, frames_name, open_recording
 from egodistill.imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu
 from egodistill.one_pass import Consumer, Pending
@@ -66,6 +66,8 @@ __all__ = [
     "SegmentList",
     "read_epic_kitchens",
     "read_ego4d",
+    "read_hd_epic",
+    "read_ego_exo4d",
     "read_csv",
     "read_recordings",
     "Windows",

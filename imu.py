@@ -198,7 +198,7 @@ def read_imu(
     *,
     zero_accel: bool = False,
 ) -> Imu:
-    """Read an IMU recording: a CSV, a pair of CSVs (accelerometer, gyroscope), a Gyroflow log, or a GoPro video.
+    """Read an IMU recording: a CSV, a pair of CSVs (accelerometer, gyroscope), a log, or telemetry in a video.
 
     Columns of a CSV, in any order, upper or lower case; other columns are ignored:
 
@@ -214,8 +214,10 @@ def read_imu(
     whose unit is certainly another one, are an error.
 
     A log of Gyroflow (.gcsv) and the table imu.csv of a Pupil Labs Neon are turned into these units; see `cameras`.
-    Their axes, and those of telemetry in a GoPro video, are the camera's: X to the left, Y to the user, Z up.
-    Raise IMUError that names the file.
+    So is a recording of Project Aria glasses (.vrs); its times are those of the glasses' own clock, which data sets
+    relate to their videos, while `egodistill convert` writes a table on the video's clock. The axes of all these, and
+    of telemetry in a GoPro video, are the camera's: X to the left, Y to the user, Z up. Raise IMUError that names the
+    file.
 
     >>> from egodistill import data
     >>> motion = data.read_imu("walk.csv")
@@ -229,7 +231,7 @@ def read_imu(
         if path.suffix.lower() == ".gcsv":
             return _read_log(path, "read_gyroflow", zero_accel)
         if path.suffix.lower() == ".vrs":
-            raise IMUError(f"{path}: a Project Aria recording; `egodistill convert` writes its IMU as a table")
+            return _read_aria(path)
         if path.suffix.lower() != ".csv":
             return _read_telemetry(path)
         if "timestamp [ns]" in _first_line(path).lower():
@@ -480,6 +482,20 @@ def _read_log(path: Path, reader: str, zero_accel: bool) -> Imu:
     accel = log.accel[chosen]
     notes += _judge(path, "accelerometer", times, accel)
     return Imu(times, accel, times, gyro, tuple(notes))
+
+
+def _read_aria(path: Path) -> Imu:
+    """Return the IMU of a recording of Project Aria glasses, on their own clock."""
+    if not __package__:  # aria.py needs the rest of the package
+        raise IMUError(f"{path}: a Project Aria recording; `egodistill convert` writes its IMU as a table")
+    aria = importlib.import_module(f"{__package__}.aria")
+    try:
+        found = aria.Recording(path, device_clock=True).imu()
+    except ValueError as error:
+        raise IMUError(str(error)) from error
+    notes = _judge(path, "accelerometer", found.accel_time, found.accel)
+    notes += _judge(path, "gyroscope", found.gyro_time, found.gyro)
+    return dataclasses.replace(found, notes=(*found.notes, *notes))
 
 
 def _sibling(name: str, path: Path, what: str) -> ModuleType:

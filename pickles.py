@@ -23,7 +23,7 @@ import numpy as np
 
 from egodistill import DataError, EgoDistillError, files
 
-__all__ = ["ArrayUnpickler", "first_bytes", "read_data_frame", "read_pickle"]
+__all__ = ["ArrayUnpickler", "first_bytes", "is_pickle", "read_data_frame", "read_pickle"]
 
 LARGEST_FRAME = 1 << 30  # bytes; HD-EPIC's narrations have tens of megabytes
 
@@ -37,6 +37,11 @@ def first_bytes(path: str | os.PathLike, count: int = 64) -> bytes:
             return file.read(count)
     except OSError:
         return b""
+
+
+def is_pickle(path: str | os.PathLike) -> bool:
+    """Return whether a file is a pickle, of a protocol from 2 on; no text begins so."""
+    return first_bytes(path, 1) == b"\x80"
 
 
 def read_pickle(path: str | os.PathLike, unpickler: type[ArrayUnpickler], kind: str) -> Any:
@@ -111,6 +116,7 @@ class ArrayUnpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
+        """Return what stands for this name. Raise UnpicklingError for one that is not in `allowed`."""
         found = self.allowed.get((module.replace("numpy._core", "numpy.core"), name))  # the name since numpy 2
         if found is None:
             raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not {self.content}")

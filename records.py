@@ -13,18 +13,28 @@ the standard library.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import difflib
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from egodistill import DataError, files
 
-__all__ = ["JSONReader", "first_line", "json_items", "read_table", "start_and_stop"]
+__all__ = [
+    "JSONReader",
+    "class_number",
+    "first_line",
+    "first_name",
+    "json_items",
+    "read_table",
+    "require_id",
+    "start_and_stop",
+]
 
 
 LONGEST_LINE = 1 << 20  # characters of a table
@@ -43,23 +53,29 @@ def first_line(path: Path) -> str:
 
 
 def read_table(
-    path: Path, needed: Sequence[str], optional: Sequence[str] | None = None
+    path: Path,
+    needed: Sequence[str],
+    optional: Sequence[str] | None = None,
+    *,
+    rows: range | None = None,
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the rows of a CSV with header, each with its place, for errors; names of columns become lower case.
 
-    Columns other than ``needed`` and ``optional`` are an error; with None, they are ignored.
+    Columns other than ``needed`` and ``optional`` are an error; with None, they are ignored. With ``rows``, an
+    ascending range, yield only these, counted from 0 below the header; the lines between them are not looked at.
     """
     line = 1
     files.require_file(path, LARGEST_TABLE)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(_lines(path, file), skipinitialspace=True)
+            reader = csv.reader(_lines(path, file, rows), skipinitialspace=True)
             header = [name.strip().lower() for name in next(reader, [])]
             while header and not header[-1]:
                 header.pop()
             _check_header(path, header, needed, optional)
             line = reader.line_num + 1
-            for cells in reader:
+            for number, cells in enumerate(reader):
+                line = 2 + rows[number] if rows is not None and number < len(rows) else line
                 where, line = f"{path}, row {line}", reader.line_num + 1
                 row = dict(zip(header, cells, strict=False))
                 if broken := [name for name in row if "\n" in row[name] and not name.startswith(("#", "_"))]:
@@ -84,12 +100,17 @@ def read_table(
         raise DataError(f"{path}, row {line}: not a CSV table: {error}; is a quote not closed?") from error
 
 
-def _lines(path: Path, file: TextIO) -> Iterator[str]:
-    """Yield the lines of a table. Raise DataError for one that has no end."""
+def _lines(path: Path, file: TextIO, rows: range | None) -> Iterator[str]:
+    """Yield the lines of a table, the first and those of ``rows``. Raise DataError for a line that has no end."""
+    number = -1
     while line := file.readline(LONGEST_LINE):
         if len(line) == LONGEST_LINE:
             raise DataError(f"{path}: a line has more than {LONGEST_LINE} characters; is this a table?")
-        yield line
+        if rows is None or number < 0 or number in rows:
+            yield line
+        if rows is not None and number >= rows.stop:
+            return
+        number += 1
 
 
 def _check_header(path: Path, header: list[str], needed: Sequence[str], optional: Sequence[str] | None) -> None:
@@ -134,35 +155,72 @@ def start_and_stop(where: str, start: str, stop: str) -> tuple[float, float]:
     return seconds[0], seconds[1]
 
 
+def class_number(where: str, row: Mapping[str, str], column: str) -> int:
+    """Return the number of a class in a row. Raise DataError if it is none."""
+    if not re.fullmatch(r"\d{1,9}", row[column]):
+        raise DataError(f"{where}: {column} {row[column][:40]!r} is not the whole number of a class")
+    return int(row[column])
+
+
+def require_id(where: str, name: object, what: str) -> str:
+    """Return an id that becomes part of a path. Raise DataError, which says ``what`` it must be, unless it is a word.
+
+    So nothing in a file leads out of the root of its data set.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name):
+        raise DataError(f"{where}: {name!r} is not {what}")
+    return name
+
+
 def json_items(
-    path: Path, names: Sequence[str], chunk: int = 1 << 20
+    path: Path, names: Sequence[str] = (), chunk: int = 1 << 20, *, otherwise: str = "not a JSON object"
 ) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
-    """Yield the objects of the list or dict that a JSON file has under one of these names.
+    """Yield the objects of the list or dict that a JSON file has under one of these names; without names, is.
 
     Each comes with its place, for errors, and with its key if they are in a dict. Only one object is in memory at a
-    time; ``chunk`` is how many characters are read at once. Raise DataError with file and place.
+    time; ``chunk`` is how many characters are read at once. Raise DataError with file and place, and with the words
+    ``otherwise`` for a value that is no object.
     """
-    found = False
+    found = not names
+    with _json_reader(path, chunk) as reader:
+        for name in reader.members("{") if names else [""]:
+            if names and name not in names:
+                reader.value()
+                continue
+            found = True
+            for number, key in enumerate(reader.members("[{")):
+                item, where = reader.value(), f"{path}, {name}[{number if key is None else key!r}]"
+                if not isinstance(item, dict):
+                    raise DataError(f"{where}: {otherwise}")
+                yield where, key, item
+    if not found:
+        raise DataError(f"{path}: no {' or '.join(map(repr, names))} at the top level; is this the right file?")
+
+
+def first_name(path: Path, names: Sequence[str]) -> str | None:
+    """Return the first of these names at the top level of a JSON file; None if it has none of them, or is a list.
+
+    Raise DataError with file and place for invalid JSON before it.
+    """
+    with _json_reader(path, 1 << 20) as reader:
+        for name in reader.members("[{"):
+            if name is None or name in names:
+                return name
+            reader.value()
+    return None
+
+
+@contextlib.contextmanager
+def _json_reader(path: Path, chunk: int) -> Iterator[JSONReader]:
+    """Open a JSON file. Raise DataError that names it if it cannot be read."""
     files.require_file(path)
     try:
         with open(path, encoding="utf-8-sig") as file:
-            reader = JSONReader(file, path, chunk)
-            for name in reader.members("{"):
-                if name not in names:
-                    reader.value()
-                    continue
-                found = True
-                for number, key in enumerate(reader.members("[{")):
-                    item, where = reader.value(), f"{path}, {name}[{number if key is None else key!r}]"
-                    if not isinstance(item, dict):
-                        raise DataError(f"{where}: not a JSON object")
-                    yield where, key, item
+            yield JSONReader(file, path, chunk)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text: {error}") from error
-    if not found:
-        raise DataError(f"{path}: no {' or '.join(map(repr, names))} at the top level; is this the right file?")
 
 
 class JSONReader:

@@ -18,13 +18,13 @@ import dataclasses
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from egodistill import CLIP_SECONDS, DataError
 from egodistill.clips import Recording, find_videos, open_recording, strided_starts
-from egodistill.records import read_table, start_and_stop
+from egodistill.records import class_number, read_table, start_and_stop
 from egodistill.video import VideoError
 
 __all__ = [
@@ -34,9 +34,12 @@ __all__ = [
     "Windows",
     "count_of_tests",
     "is_list_of_recordings",
+    "names_of_classes",
     "read_csv",
     "read_recordings",
+    "splits_of_wearers",
     "with_imu_offsets",
+    "with_labels",
 ]
 
 
@@ -82,6 +85,56 @@ class SegmentList(list):
         super().__init__(segments)
         self.dropped = dict(dropped or {})
 
+
+# --- What the readers of data sets share
+
+RARE = "the class has fewer than {} segments"
+
+
+def splits_of_wearers(evaluation: Sequence[str], validation: Sequence[str]) -> dict[str, str]:
+    """Return the split of the wearers that are not for training. Raise DataError for one with two."""
+    if both := sorted({*evaluation} & {*validation}):
+        raise DataError(f"{', '.join(both)}: a wearer cannot be for both evaluation and validation")
+    return dict.fromkeys(evaluation, "test") | dict.fromkeys(validation, "validation")
+
+
+def names_of_classes(
+    spellings: Mapping[Hashable, collections.Counter[str]], table: Path | None = None
+) -> dict[Hashable, str]:
+    """Return the name of each class: its key in the data set's own table ``id,key``, or else its usual spelling.
+
+    ``spellings`` is {class: how often each word is used for it}. Two classes that share a word get different names.
+    """
+    if table is not None and table.is_file():
+        keys = {class_number(where, row, "id"): row["key"] for where, row in read_table(table, ("id", "key"))}
+        if missing := set(spellings) - set(keys):
+            raise DataError(f"{table}: verb class {min(missing)} is missing, but the annotations use it")
+        return {number: keys[number] for number in spellings}
+    names: dict[Hashable, str] = {}
+    for number in sorted(spellings):
+        name = spellings[number].most_common(1)[0][0]
+        names[number] = f"{name} ({number})" if name in names.values() else name
+    return names
+
+
+def with_labels(
+    found: Sequence[tuple[Hashable, Segment]],
+    names: Mapping[Hashable, str],
+    min_instances: int,
+    dropped: collections.Counter[str],
+) -> SegmentList:
+    """Return segments with the names of their classes as labels, without those of rare classes, which are counted."""
+    instances = collections.Counter(number for number, _ in found)
+    segments = []
+    for number, segment in found:
+        if instances[number] < min_instances:
+            dropped[RARE.format(min_instances)] += 1
+        else:
+            segments.append(dataclasses.replace(segment, label=names[number]))
+    return SegmentList(segments, dropped)
+
+
+# --- Tables of your own
 
 OPTIONAL_COLUMNS = ("imu", "split", "id", "imu_offset", "imu_stretch", "wearer")
 
@@ -154,6 +207,8 @@ def _clock(where: str, row: dict[str, str]) -> tuple[float, float]:
         raise DataError(f"{where}: imu_stretch {values[1]} is not a factor near 1")
     return values[0], values[1]
 
+
+# --- Recordings without labels
 
 SplitBy = Literal["recording", "stretch"]
 
@@ -328,6 +383,9 @@ def _stretches(start: float, stop: float, share: float) -> Iterator[tuple[str, f
         cut = min(max(last - share * period, first + CLIP_SECONDS + GUARD), last - CLIP_SECONDS)
         yield "train", first, cut - GUARD
         yield "test", cut, last
+
+
+# --- Clocks
 
 
 def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> SegmentList:

@@ -44,7 +44,8 @@ ARROWS = {
     "intervals": "egodistill",
     "contrasts": "egodistill files intervals",
     # recordings and stores
-    "annotations": "egodistill records segments video",
+    "annotations": "aria_datasets egodistill pickles records segments video",
+    "aria_datasets": "clips egodistill files pickles records segments video",
     "segments": "egodistill clips records video",
     "records": "egodistill files",
     "pickles": "egodistill files",
@@ -75,7 +76,7 @@ ARROWS = {
     "plots": "experiments files",
     "export": "egodistill batches checkpoints clips files student video",
     "feeds": "imu video",
-    "commands": "egodistill annotations aria clips data files imu recordings tables video",
+    "commands": "egodistill annotations aria clips data files imu pickles recordings tables video",
     "options": "commands distillation files runtime",
     "model_commands": "egodistill batches checkpoints commands data distillation experiments export files inference"
     " one_pass options paper_costs runtime tables teachers training",
