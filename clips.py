@@ -68,7 +68,7 @@ __all__ = [
 
 
 LARGEST_CLIP = 1 << 27  # pixels of all its frames: 128 frames of 1024 x 1024
-VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
+VIDEO_SUFFIXES = (".avi", ".insv", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 
 # ---------------------------------------------------------------------------------------------------------------
 # The content of a clip

@@ -233,7 +233,7 @@ def read_imu(
         if path.suffix.lower() == ".vrs":
             return _read_aria(path)
         if path.suffix.lower() != ".csv":
-            return _read_telemetry(path)
+            return _read_telemetry(path, zero_accel)
         if "timestamp [ns]" in _first_line(path).lower():
             return _read_log(path, "read_neon", zero_accel)
         files = [(path, ("accelerometer", "gyroscope"))]
@@ -433,8 +433,8 @@ def _parse_numbers(source: Path | io.StringIO, columns: Sequence[int]) -> np.nda
     return np.loadtxt(source, delimiter=",", usecols=columns, ndmin=2, comments=None, skiprows=1, encoding="utf-8-sig")
 
 
-def _read_telemetry(video: Path) -> Imu:
-    """Return the IMU inside a GoPro video."""
+def _read_telemetry(video: Path, zero_accel: bool) -> Imu:
+    """Return the IMU inside a video: of a GoPro, or of a camera that the package telemetry-parser knows."""
     gpmf = _sibling("gpmf", video, "telemetry")
     try:
         found = gpmf.read_video(video)
@@ -443,8 +443,11 @@ def _read_telemetry(video: Path) -> Imu:
             raise IMUError(
                 f"{video}: a text file, not a video with telemetry; if it is a table, rename it to end in .csv"
             ) from error
+        if _knows_telemetry(video):
+            return _read_log(video, "read_telemetry", zero_accel)
         raise IMUError(
             f"{video}: no IMU: {error}; give a table of its readings (--imu, or the column imu of the segments)"
+            f"{_hint()}"
         ) from error
     notes = list(found.broken)
     notes += _judge(video, "accelerometer", found.accel_time, found.accel)
@@ -452,6 +455,23 @@ def _read_telemetry(video: Path) -> Imu:
     if found.axes != "XYZ":
         notes.append(f"the camera ({found.device or 'unnamed'}) does not name its axes; they stay as stored")
     return Imu(found.accel_time, found.accel, found.gyro_time, found.gyro, tuple(notes))
+
+
+def _knows_telemetry(video: Path) -> bool:
+    """Return whether a video has telemetry of another camera; False without cameras.py or the package that reads it."""
+    try:
+        return _sibling("cameras", video, "telemetry").has_telemetry(video)
+    except IMUError:
+        return False
+
+
+def _hint() -> str:
+    """Return what to install for videos of other cameras, or "" if it is installed."""
+    try:
+        importlib.import_module("telemetry_parser")
+    except ImportError:
+        return "; telemetry of Insta360, Sony and DJI cameras needs `pip install telemetry-parser`"
+    return ""
 
 
 def _read_log(path: Path, reader: str, zero_accel: bool) -> Imu:

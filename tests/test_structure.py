@@ -57,7 +57,7 @@ ARROWS = {
     "gpmf": "",
     "cameras": "",
     "aria": "egodistill files imu",
-    "recordings": "egodistill clips files gpmf imu offset video",
+    "recordings": "cameras egodistill clips files gpmf imu offset video",
     "offset": "egodistill imu video",
     # networks
     "video_transformers": "",
