@@ -321,9 +321,10 @@ def read_ego_exo4d(
     Files are below ``root``, or its parent: ``takes.json``; ``takes/<take>/frame_aligned_videos/aria01_214-1.mp4``, or
     the one in ``downscaled/448``; ``takes/<take>/aria01_noimagestreams.vrs`` or ``aria01.vrs`` with the IMU; and
     ``captures/<capture>/timesync.csv``, in which frame i of the take's video is row timesync_start_idx + i. Sources
-    disagree about this by one row, 33 ms, and about whether videos are upright: `egodistill check` measures both.
-    ``aria01`` stands for the take's glasses. ``audio`` leaves out videos without sound, ``min_instances`` classes with
-    fewer segments. ``.dropped`` of the result counts what was left out. Raise DataError that names file and place.
+    disagree about this by one row, 33 ms, which `egodistill check` measures, and about whether videos are upright: look
+    at a frame, because the axes of the IMU are those of an upright picture. ``aria01`` stands for the take's glasses.
+    ``audio`` leaves out videos without sound, ``min_instances`` classes with fewer segments. ``.dropped`` of the result
+    counts what was left out. Raise DataError that names file and place.
 
     >>> from pathlib import Path
     >>> from egodistill import data
