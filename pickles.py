@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import codecs
 import collections
+import itertools
+import math
 import os
 import pickle
+import pickletools
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -48,11 +51,29 @@ def read_pickle(path: str | os.PathLike, unpickler: type[ArrayUnpickler], kind: 
     """Return the content of a pickle. Raise EgoDistillError, which names its `kind`, if it cannot be read."""
     try:
         with open(path, "rb") as file:
+            _check_numbers(file)
+            file.seek(0)
             return unpickler(file, encoding="latin1").load()
     except Exception as error:  # a damaged pickle can raise almost any error
         raise EgoDistillError(
             f"{path} cannot be read as {kind} ({type(error).__name__}: {str(error)[:200]})"
         ) from error
+
+
+def _check_numbers(file: IO[bytes]) -> None:
+    """Raise UnpicklingError for an object's number above the count of objects, because pickle makes room for it."""
+    for count in itertools.count():
+        opcode = pickletools.code2op.get(file.read(1).decode("latin1"))
+        if opcode is None:
+            raise pickle.UnpicklingError("it is damaged, or ends too early")
+        if opcode.name == "STOP":
+            return
+        if opcode.name == "STRING":  # whose reader refuses what is not ASCII, as in arrays of Python 2
+            file.readline()
+            continue
+        argument = opcode.arg.reader(file) if opcode.arg else None
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
+            raise pickle.UnpicklingError(f"it numbers an object {argument}, but has only {count}")
 
 
 class Kept:
@@ -83,8 +104,11 @@ class Array(np.ndarray):
 
     def __setstate__(self, state: tuple) -> None:
         version, shape, kind, fortran, content = state
-        if (kind.plain().kind == "O") != isinstance(content, list):
-            raise pickle.UnpicklingError("the values of an array are not of its dtype")
+        objects = isinstance(content, list)
+        if (kind.plain().kind == "O") != objects or (objects and len(content) != math.prod(shape)):
+            raise pickle.UnpicklingError(
+                "the values of an array are not of its dtype, or not as many as its shape says"
+            )
         super().__setstate__((version, shape, kind.plain(), fortran, content))
 
 

@@ -118,6 +118,26 @@ def test_nothing_in_a_pickle_runs(tmp_path, monkeypatch, reader, value, words):
     assert not (tmp_path / "ran").exists()
 
 
+def test_arrays_of_python_2_are_read(tmp_path):
+    """Of protocol 0, with their bytes as the text of a string."""
+    kind = b"cnumpy\ndtype\np3\n(S'f8'\nI0\nI1\ntRp4\n(I3\nS'<'\nNNNI-1\nI-1\nI0\ntb"
+    head = b"cnumpy.core.multiarray\n_reconstruct\np1\n(cnumpy\nndarray\np2\n(I0\ntS'b'\ntR(I1\n(I1\nt"
+    (tmp_path / "a.pkl").write_bytes(head + kind + b"I00\nS'\\x00\\x00\\x00\\x00\\x00\\x00\\xf8\\xbf'\ntb.")
+    found = pickles.read_pickle(tmp_path / "a.pkl", pickles.ArrayUnpickler, "an array")
+    assert found.tolist() == [-1.5]
+
+
+def test_what_would_fill_the_memory_is_refused(tmp_path):
+    for content in (b"\x80\x03Nr\xff\xff\xff\x3f.", b"\x80\x03Np99999999\n."):
+        (tmp_path / "a.pkl").write_bytes(content)
+        with pytest.raises(EgoDistillError, match=r"it numbers an object \d+, but has only 2"):
+            pickles.read_pickle(tmp_path / "a.pkl", pickles.ArrayUnpickler, "a table")
+    many = Call(RECONSTRUCT, np.ndarray, (0,), b"b", state=(1, (1 << 30,), np.dtype("O"), False, [None]))
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(many, 4))
+    with pytest.raises(EgoDistillError, match="not as many as its shape says"):
+        pickles.read_pickle(tmp_path / "a.pkl", pickles.ArrayUnpickler, "a table")
+
+
 def test_an_array_of_bytes_as_objects_is_not_made(tmp_path):
     """`numpy.ndarray(shape, object, buffer)` takes addresses; in a pickle, it makes nothing."""
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(Call(np.ndarray, (1,), np.dtype("O"), bytes(8)), 4))
