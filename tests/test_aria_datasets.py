@@ -507,3 +507,20 @@ def test_a_broken_recording_of_the_glasses_is_reported_by_file(ego_exo, tmp_path
     path = ego_exo / "annotations" / "keystep_train.json"
     assert cli.main(["prepare", str(path), "--out", str(tmp_path / "s"), "--frame-size", "16", "--workers", "1"]) == 1
     assert "aria02_noimagestreams.vrs: ends in the middle of its description" in capsys.readouterr().err
+
+
+def test_a_real_recording_in_the_folders_of_hd_epic(sample, tmp_path):
+    """Video and clock table by the maker's converter, IMU from the recording that it converted."""
+    video = "P01-20240202-110250"
+    clock = place(
+        sample("hd-epic/example_mp4_to_vrs_time_ns.csv"), tmp_path, "Videos/P01", f"{video}_mp4_to_vrs_time_ns.csv"
+    )
+    place(sample("aria-vrs/recording_rgb_by_vrs_to_mp4.mp4"), tmp_path, "Videos/P01", f"{video}.mp4")
+    vrs = place(sample("aria-vrs/recording.vrs"), tmp_path, "VRS/P01", f"{video}_anonymized.vrs")
+    path = write_frame(tmp_path / "a.pkl", narrations((video, 0.0, 0.25, [(3, 3)], [("open", "door")])))
+    (found,) = data.read_hd_epic(path, tmp_path)
+    motion, first = found.recording.motion(), np.loadtxt(clock, delimiter=",", skiprows=1)[0, 2]
+    stored = data.read_imu(vrs)
+    np.testing.assert_allclose(motion.gyro_time, stored.gyro_time - first * 1e-9, atol=1e-4)
+    np.testing.assert_allclose(motion.accel.mean(0), [2.02, 2.64, 9.12], atol=0.0051)  # by the maker's library
+    np.testing.assert_allclose(motion.gyro.mean(0), [-0.134, -0.307, -0.825], atol=0.00051)
