@@ -74,7 +74,7 @@ def test_the_protocol_is_written_once_from_all_settings_and_counts_from_its_comm
     evidence.freeze()
     written = evidence.RESULTS / "protocol.json"
     protocol = json.loads(written.read_text())
-    assert protocol["changes"] == {key: {"learning_rate": 0.001, "epochs": 6} for key in [*evidence.TUNED, "stage 1"]}
+    assert protocol["changes"] == {key: {"learning_rate": 0.001, "epochs": 3} for key in [*evidence.TUNED, "stage 1"]}
     assert len(protocol["primary"]) <= 12 and len(protocol["cells"]) == len(evidence.cells())
     digest = hashlib.sha256(written.read_bytes()).hexdigest()
     assert evidence.seed_of_b(digest) == int(digest[:8], 16) and str(int(digest[:8], 16)) in capsys.readouterr().out
@@ -150,7 +150,7 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     benches = []
 
     def bench_of(world, out, settings):
-        assert settings.changes["VisIMU"] == {"learning_rate": 1e-3, "epochs": 6}
+        assert settings.changes["VisIMU"] == {"learning_rate": 1e-3, "epochs": 3}
         benches.append(FakeBench(world, tmp_path / world, settings))
         return benches[-1]
 
