@@ -210,7 +210,7 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     assert [row[0] for row in report.frame_choices().rows] == ["uniform", "random", "first", "last", "centre"]
     assert {row[2] for row in report.frame_choices().rows} == {"", "+0.0 (+0.0 to +0.0)"}
     one = [row for row in report.ablation("A").rows if row[0] == "without L_KD"]
-    assert one[0][2] == "+0.0 (+0.0 to +0.0)" and one[0][3] == "5"
+    assert one[0][2] == "+0.0 (+0.0 to +0.0)" and one[0][3] == "3"
     for n, value in ((1, 60.0), (4, 80.0)):
         kinds = {"reversal": value, "cyclic": value, "single": 100.0}
         files.append_line(evidence.RESULTS / "ceilings.jsonl", {"inputs": f"N = {n}", "coupling": 1.0, "kinds": kinds})
