@@ -15,7 +15,7 @@ first 32 bits of the protocol's SHA-256, so nobody has seen B when the protocol 
 A cell is one trained network: a world, a method, a number of frames and a seed, which fixes initial weights, data order
 and the teacher. It becomes a line of results/WORLD.jsonl, with the commit, the hash of the protocol, and one bit for
 each test segment. Finished cells are not repeated, so the work can be spread over days: commit the lines as they come.
-`run` ends after `--minutes`, between two groups of cells.
+`run` begins no group of cells after `--minutes`.
 """
 
 from __future__ import annotations
@@ -494,19 +494,29 @@ def run(out: Path, jobs: int, minutes: float) -> None:
                     reuse(bench_of("A", out, settings), bench, known)
             elif world == "A" and teacher_bench(out).path(teacher, ".json").exists():
                 reuse(teacher_bench(out), bench, teacher)
-        bench.run([cell.run for cell in group], jobs)
-        segments = RESULTS / f"{slug(world)}-segments.json"
-        if not segments.exists():
-            shutil.copy(Path(bench.out, contrasts.SEGMENTS_FILE), segments)
-        for cell in group:
-            result = bench.result(cell.run)
-            line = {"part": cell.part, "name": cell.run.name, "run": asdict(cell.run), "top1": result["top1"]}
-            if cell.run.method == "teacher" and WORLDS[world].get("label_noise") != 0:
-                line["repeats"] = labels_repeated(bench, cell.run, truth_of("A" if of_a(world) else world, out))
-            line |= {"things": things_right(result, bench), "seconds": result["seconds"]}
-            line |= {name: result[name] for name in ("precision", "test", "correct") if name in result}
-            line["gmacs"] = result["gmacs"] if "gmacs" in result else gmacs(bench, cell.run)  # AdaFuse's own
-            files.append_line(path_of(world), line | about)
+        known = {cell.run: cell for cell in group}
+
+        def record(run: Run, bench: experiments.Bench = bench, known: Mapping[Run, Cell] = known) -> None:
+            if run in known:
+                record_cell(known[run], bench, out, about)
+
+        bench.run(list(known), jobs, record)
+
+
+def record_cell(cell: Cell, bench: experiments.Bench, out: Path, about: Mapping[str, Any]) -> None:
+    """Append the line of a finished cell, and keep which test segments the world has."""
+    segments = RESULTS / f"{slug(cell.world)}-segments.json"
+    if not segments.exists():
+        shutil.copy(Path(bench.out, contrasts.SEGMENTS_FILE), segments)
+    result = bench.result(cell.run)
+    line = {"part": cell.part, "name": cell.run.name, "run": asdict(cell.run), "top1": result["top1"]}
+    if cell.run.method == "teacher" and WORLDS[cell.world].get("label_noise") != 0:
+        truth = truth_of("A" if of_a(cell.world) else cell.world, out)
+        line["repeats"] = labels_repeated(bench, cell.run, truth)
+    line |= {"things": things_right(result, bench), "seconds": result["seconds"]}
+    line |= {name: result[name] for name in ("precision", "test", "correct") if name in result}
+    line["gmacs"] = result["gmacs"] if "gmacs" in result else gmacs(bench, cell.run)  # AdaFuse's own
+    files.append_line(path_of(cell.world), line | about)
 
 
 def gmacs(bench: experiments.Bench, run: Run) -> float:
