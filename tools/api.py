@@ -94,7 +94,7 @@ def is_plain(module: ModuleType, value: type) -> bool:
 def listed(module: ModuleType, names: dict[str, Any]) -> str:
     """Return one line with the names of a module."""
     own = module.__name__.rpartition(".")[2]
-    return f"`{own}`: {summary(module)} " + ", ".join(f"`{name}`" for name in names)
+    return f"`{own}`: {summary(module)} {', '.join(f'`{name}`' for name in names)}".rstrip()
 
 
 class Short:
