@@ -372,7 +372,7 @@ class EgoExoVideos(Videos):
 
     def __init__(self, root: Path, audio: bool) -> None:
         super().__init__(audio)
-        self.root = root if (root / "takes.json").is_file() else root.parent
+        self.root = root if (root / "takes.json").is_file() else Path(os.path.normpath(root / ".."))
         if not (self.root / "takes.json").is_file():
             raise DataError(f"{root / 'takes.json'}: not there; give the folder of the data set (--root), which has it")
         self.takes = {

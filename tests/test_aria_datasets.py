@@ -359,8 +359,12 @@ def test_ego_exo4d_becomes_a_store(ego_exo, tmp_path):
     assert len(store.split("train")) == len(store.split("test")) == 4
 
 
-def test_ego_exo4d_prefers_full_videos_and_reads_lists(ego_exo, film):
+def test_ego_exo4d_prefers_full_videos_and_reads_lists(ego_exo, film, monkeypatch):
     path = ego_exo / "annotations" / "keystep_train.json"
+    monkeypatch.chdir(path.parent)
+    inside = annotations.read_annotations(path.name)
+    assert [s.id for s in inside] == [s.id for s in annotations.read_annotations(path)]
+    assert inside[0].video.startswith("../takes/cook_1/")
     whole = ego_exo / "takes/cook_1/frame_aligned_videos/aria02_214-1.mp4"
     place(film[0], whole)
     imu = ego_exo / "takes/cook_1/aria02.vrs"
