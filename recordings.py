@@ -26,7 +26,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from egodistill import DataError, files, gpmf
+from egodistill import DataError, cameras, files, gpmf
 from egodistill.clips import Recording, open_recording
 from egodistill.imu import LOW_ACCELERATION, MAX_GAP, Imu, IMUError
 from egodistill.offset import Faults, Offset, Survey, offset_of, ordered_frames, survey
@@ -303,7 +303,7 @@ def _runs(times: np.ndarray, flags: np.ndarray) -> tuple[tuple[float, float], ..
 
 def _has_telemetry(video: str | os.PathLike) -> bool:
     with open_video(video) as container:
-        return bool(gpmf.packets(container))
+        return bool(gpmf.packets(container)) or cameras.has_telemetry(video)
 
 
 def _sensors(imu: Imu, duration: float) -> dict:
