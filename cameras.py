@@ -20,7 +20,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["FRAME_TIMES", "NEON_TIME", "CameraError", "Log", "frame_stamps", "read_gyroflow", "read_neon"]
+__all__ = [
+    "FRAME_TIMES",
+    "NEON_TIME",
+    "CameraError",
+    "Log",
+    "frame_stamps",
+    "read_gyroflow",
+    "read_neon",
+    "turn_matrix",
+    "turn_text",
+]
 
 GRAVITY = 9.80665  # m/s2
 LATEST = 1e6  # seconds, eleven days: anything beyond is not a time since the start of the video
@@ -38,6 +48,41 @@ class Log(NamedTuple):
     accel: np.ndarray | None
     gyro: np.ndarray
     notes: list[str]
+
+
+# --- Turns of axes -------------------------------------------------------------------------------------------------
+
+
+def turn_matrix(text: str) -> np.ndarray | None:
+    """Return the matrix [3, 3] that a text such as "xZy" stands for, or None if it is no turn of axes.
+
+    Letter i names the column of the samples that becomes axis i, a small letter with the opposite sign. The rows of the
+    matrix are the new axes, so that ``samples @ matrix.T`` turns samples [n, 3].
+
+    >>> from egodistill import cameras
+    >>> cameras.turn_matrix("xZy").tolist()
+    [[-1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]]
+    >>> cameras.turn_matrix("glasses") is None
+    True
+    """
+    if sorted(text.upper()) != ["X", "Y", "Z"]:
+        return None
+    matrix = np.zeros((3, 3))
+    for i, letter in enumerate(text):
+        matrix[i, "XYZ".index(letter.upper())] = 1 if letter.isupper() else -1
+    return matrix
+
+
+def turn_text(matrix: np.ndarray) -> str:
+    """Return the text of a matrix from `turn_matrix()`, or of a product of several.
+
+    >>> from egodistill import cameras
+    >>> cameras.turn_text(cameras.turn_matrix("yXZ") @ cameras.turn_matrix("xZy"))
+    'zxy'
+    """
+    columns = np.abs(matrix).argmax(1)
+    letters = zip(columns, np.asarray(matrix)[range(3), columns], strict=True)
+    return "".join("XYZ"[k] if sign > 0 else "xyz"[k] for k, sign in letters)
 
 
 # --- Gyroflow ----------------------------------------------------------------------------------------------------
@@ -119,14 +164,12 @@ def _scale(path: str | os.PathLike, fields: dict[str, tuple[str, int]], key: str
 def _orientation(path: str | os.PathLike, fields: dict[str, tuple[str, int]]) -> np.ndarray:
     """Return the matrix [3, 3] from the columns of a log to Gyroflow's axes."""
     text, number = fields.get("orientation", ("xzY", 0))
-    if sorted(text.upper()) != ["X", "Y", "Z"]:
+    matrix = turn_matrix(text)
+    if matrix is None:
         raise CameraError(
             f"{path}: line {number}: the orientation {text!r} does not say where the axes point; write the letters of "
             f"the columns that point up, left and back, small ones for the opposite (Gyroflow finds them: Auto)"
         )
-    matrix = np.zeros((3, 3))
-    for i, letter in enumerate(text):
-        matrix[i, "XYZ".index(letter.upper())] = 1 if letter.isupper() else -1
     return matrix
 
 

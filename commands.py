@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from egodistill import DataError, annotations, aria, clips, data, files, recordings
+from egodistill import DataError, annotations, aria, clips, data, files, plots, recordings
 from egodistill.imu import MAX_GAP
 from egodistill.tables import Table
 from egodistill.video import MAX_HOLD, SAMPLING
@@ -181,7 +181,7 @@ RESULT_MARKS = {
 
 def overwrite_option(parser: argparse.ArgumentParser) -> None:
     """Add --overwrite, for `check_outputs()`."""
-    parser.add_argument("--overwrite", action="store_true", help="let --out replace a file that is not a result")
+    parser.add_argument("--overwrite", action="store_true", help="let an output replace a file that is not a result")
 
 
 def check_outputs(arguments: argparse.Namespace) -> None:
@@ -216,6 +216,11 @@ def check_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="CSV", help="write the reliable offsets to a table for `prepare --imu-offsets`"
     )
+    text = (
+        "draw the sensors beside the motion of the picture, as PNG or SVG, and say whether axes and clock look right; "
+        "several recordings get numbers, such as check-1.png"
+    )
+    parser.add_argument("--plot", metavar="PICTURE", help=text)
     overwrite_option(parser)
 
 
@@ -246,15 +251,20 @@ def run_check(a: argparse.Namespace) -> None:
             sources |= {video: video for video in clips.find_videos(name)}
         else:
             sources[name] = data.open_recording(name, imu_files(a))
+    pictures = picture_files(a, list(sources))
     print(recordings.HEADER)
     offsets, unusable = [], 0
-    for video, recording in sources.items():
+    for number, (video, recording) in enumerate(sources.items()):
         try:
             found = recordings.check(recording, offset=not a.no_offset, max_offset=a.max_offset)
         except DataError as error:  # a video of a folder that no reader of recordings can use
             found = recordings.Check(video, problem=str(error))
         print(found.row())
         unusable += found.problem is not None
+        if pictures:
+            print(found.report())
+            if found.rates:
+                print(f"  {plots.draw_check(found, pictures[number])}")
         if found.offset is not None and found.offset.reliable:
             if a.out and not is_utf8(video):
                 print(f"  - not written to {a.out}: the path is not UTF-8, as a table must be")
@@ -266,6 +276,19 @@ def run_check(a: argparse.Namespace) -> None:
         print(f"{a.out}: {len(offsets)} of {len(sources)} recordings have a reliable offset")
     if unusable:
         raise ValueError(f"{unusable} of {len(sources)} recordings cannot be used")
+
+
+def picture_files(a: argparse.Namespace, videos: list[str]) -> list[Path]:
+    """Return the file of each recording's picture; without --plot none. Raise DataError if one cannot be written."""
+    if not a.plot:
+        return []
+    plots.require_picture(a.plot)
+    path = Path(a.plot)
+    numbers = [""] if len(videos) == 1 else [f"-{number + 1}" for number in range(len(videos))]
+    found = [path.with_name(f"{path.stem}{number}{path.suffix}") for number in numbers]
+    for picture in found:
+        files.check_output(picture, videos, ours=[plots.CHECK_TITLE.encode()], overwrite=a.overwrite)
+    return found
 
 
 def is_utf8(path: str) -> bool:

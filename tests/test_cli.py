@@ -357,6 +357,30 @@ def test_ego4d_as_it_is_downloaded(sample_data, tmp_path, capsys):
     np.testing.assert_allclose(moved.read("imu", 1), window, atol=1e-6)
 
 
+def test_check_draws_each_recording(sample_data, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    glasses, film = (str(sample_data / name) for name in ("neon/scene_300p.mp4", "decoder-clips/h265_128x128.mp4"))
+    out = run(capsys, "check", glasses, "--plot", "glasses.png")
+    assert out.count("The axes look right") == 1 and "gyroscope: 114.3 samples per second, 0 gaps" in out
+    assert Path("glasses.png").read_bytes().startswith(b"\x89PNG") and "\n  glasses.png\n" in out
+    out = run(capsys, "check", film, glasses, "--plot", "glasses.svg", "--no-offset")
+    assert "Nothing to compare with the picture: there is no IMU." in out
+    assert sorted(file.name for file in Path().iterdir()) == ["glasses-2.svg", "glasses.png"]
+    run(capsys, "check", glasses, "--plot", "glasses.png", "--no-offset")  # an earlier result
+    Path("mine.png").write_bytes(b"\x89PNG of my cat")
+    for picture, why in (
+        ("mine.png", "not an earlier result"),
+        ("a.gif", "must end in .png or .svg"),
+        (glasses, "must end in .png or .svg"),
+        ("mine.png/a.png", "not a writable folder"),
+    ):
+        assert cli.main(["check", glasses, "--plot", picture]) == 1
+        said = capsys.readouterr()
+        assert why in said.err and not said.out
+    run(capsys, "check", glasses, "--plot", "mine.png", "--no-offset", "--overwrite")
+
+
 def test_check_and_transcode(sample_data, tmp_path, capsys):
     world = synthetic.render(tmp_path / "world", train_acts=16, test_acts=3, train_wearers=1, progress=False)
     video = next((world.root / "P01" / "videos").iterdir())
@@ -659,7 +683,7 @@ OPTIONS = {
     "ablate": f"{EXPERIMENT} --num-frames",
     "synthesize": "out --seed --train-acts --test-acts --label-noise",
     "segments": f"{SEGMENTS} --classes",
-    "check": "VIDEO --root --imu --no-offset --max-offset --out --overwrite",
+    "check": "VIDEO --root --imu --no-offset --max-offset --out --plot --overwrite",
     "convert": "VRS --out --overwrite",
     "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
     "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --tolerance --clip-frames "
@@ -1789,7 +1813,7 @@ ARRIVALS = {
     "segments": [(f"{SEGMENT_WORDS} --classes 1", SEGMENT_ARRIVALS | {"most_common.n": 1})],
     "check": [
         (
-            "t.csv --root r --no-offset --max-offset 0.7 --out {tmp}/o.csv --overwrite",
+            "t.csv --root r --no-offset --max-offset 0.7 --out {tmp}/o.csv --plot {tmp}/p.png --overwrite",
             {
                 "read_annotations.annotations": "t.csv",
                 "read_annotations.root": "r",
@@ -1797,6 +1821,7 @@ ARRIVALS = {
                 "check.max_offset": 0.7,
                 "check_output.path": "{tmp}/o.csv",
                 "check_output.overwrite": True,
+                "draw_check.path": Path("{tmp}/p.png"),
             },
         ),
         ("v.mp4 --imu a.csv g.csv", {"open_recording.path": "v.mp4", "open_recording.imu": ["a.csv", "g.csv"]}),
@@ -2196,7 +2221,8 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(annotations, "read_annotations", segments)
     spies.put(annotations, "with_imu_offsets", segments)
     spies.put(commands.Counter, "most_common", lambda given: list(given["self"].items())[: given["n"]])
-    spies.put(recordings, "check", recordings.Check("v.mp4"))
+    spies.put(recordings, "check", recordings.Check("v.mp4", rates=("one",)))
+    spies.put(egodistill.plots, "draw_check")
     spies.put(data, "open_recording", segment.recording)
     spies.put(egodistill.clips, "find_videos", ["v.mp4"])
     made = recordings.Transcoded("c.mp4", 1, 1, 1, 0, 0, (), None)
