@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import dataclasses
 import statistics
 import time
 from collections import Counter
@@ -25,6 +26,7 @@ from egodistill.video import MAX_HOLD, SAMPLING
 __all__ = [
     "COMMANDS",
     "LIMITS",
+    "axes_option",
     "coverage_options",
     "describe_store",
     "imu_files",
@@ -87,6 +89,7 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--imu-offsets", metavar="CSV", help="table of IMU clock offsets, written by `egodistill check --out`"
     )
+    axes_option(parser)
     group = parser.add_argument_group("recordings without labels")
     group.add_argument("--stride", metavar="SECONDS", type=float, help="step between clips (default: a clip's length)")
     text = "split whole recordings, or stretches of each with 2.2 s between them (default: recording)"
@@ -113,6 +116,8 @@ def read_segments(a: argparse.Namespace) -> data.SegmentList:
         audio=a.audio,
         windows=annotations.Windows(**given) if given else None,
     )
+    if a.imu_axes:
+        segments = annotations.with_imu_axes(segments, a.imu_axes)
     return annotations.with_imu_offsets(segments, a.imu_offsets) if a.imu_offsets else segments
 
 
@@ -209,6 +214,7 @@ def check_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help=text)
     root_option(parser)
     imu_option(parser)
+    axes_option(parser)
     parser.add_argument("--no-offset", action="store_true", help="do not estimate the offset of the IMU's clock")
     parser.add_argument(
         "--max-offset", metavar="SECONDS", type=float, default=2.0, help="largest offset to search for, in seconds"
@@ -235,6 +241,16 @@ def imu_option(parser: argparse.ArgumentParser, more: str = "") -> None:
     )
 
 
+def axes_option(parser: argparse.ArgumentParser) -> None:
+    """Add --imu-axes; None: those that the recordings say, or a GoPro's."""
+    text = (
+        "axes of the IMU samples: the turn that makes them a GoPro's, such as XZy, as `egodistill check` finds it (the "
+        "columns that point left, to the user and up, small letters for the opposite), or a name for other axes "
+        "(default: gopro)"
+    )
+    parser.add_argument("--imu-axes", metavar="AXES", help=text)
+
+
 def imu_files(a: argparse.Namespace) -> Any:
     """Return the value of --imu: one path, a pair, or None."""
     return a.imu if a.imu is None or len(a.imu) > 1 else a.imu[0]
@@ -256,6 +272,9 @@ def run_check(a: argparse.Namespace) -> None:
     offsets, unusable = [], 0
     for number, (video, recording) in enumerate(sources.items()):
         try:
+            if a.imu_axes:
+                recording = recording if isinstance(recording, data.Recording) else data.open_recording(recording)
+                recording = dataclasses.replace(recording, imu_axes=a.imu_axes)
             found = recordings.check(recording, offset=not a.no_offset, max_offset=a.max_offset)
         except DataError as error:  # a video of a folder that no reader of recordings can use
             found = recordings.Check(video, problem=str(error))

@@ -540,8 +540,8 @@ def axes_of(rates: Sequence[Rates]) -> Axes:
     >>> from egodistill import imu, offset
     >>> seen = offset.survey("walk.mp4", excerpts=1, seconds=20.0)
     >>> found = offset.axes_of(offset.rates_of(seen, imu.read_imu("walk.csv")))
-    >>> found.turn, found.reliable
-    ('XYZ', True)
+    >>> found.turn, len(found.fits)
+    ('XYZ', 24)
     """
     stretches = [own for one in rates for own in _stretches(one)]
     moments, turns = np.stack(stretches or [np.zeros((5, 5))]), _turns()

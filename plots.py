@@ -104,7 +104,7 @@ def draw(
 
 def _save(figure: Figure, file: Path, title: str | None = None) -> None:
     with files.atomic_write(file) as part:
-        figure.savefig(part, format=file.suffix[1:].lower(), dpi=150, metadata={"Title": title})
+        figure.savefig(part, format=file.suffix[1:].lower(), dpi=150, metadata={"Title": title} if title else None)
 
 
 def error_bars(line: Sequence[Row]) -> list[list[float]]:

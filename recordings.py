@@ -86,6 +86,7 @@ class Check:
     blank: tuple[tuple[float, float], ...] = ()
     frozen: tuple[tuple[float, float], ...] = ()
     imu: str | None = None  # where it comes from
+    imu_axes: str = "gopro"  # with which its samples were read; see `clips.Recording`
     accel: SensorCheck | None = None
     gyro: SensorCheck | None = None
     gravity: float | None = None  # mean norm of the acceleration, m/s2
@@ -195,8 +196,10 @@ class Check:
         proof = f"the next-best turn, {second}, {after:.2f}; the best in {axes.share:.0%} of samples of the video"
         if first == "XYZ":
             return f"the axes look right (fit {best:.2f}, {proof})"
+        given, mending = cameras.turn_matrix(self.imu_axes), cameras.turn_matrix(first)
+        turn = first if given is None else cameras.turn_text(mending @ given)
         proof = f"as they are {axes.fits['XYZ']:.2f}, {proof}"
-        return f"the axes are wrong: the turn {first} mends them (fit {best:.2f}, {proof})"
+        return f"the axes are wrong: --imu-axes {turn} mends them (fit {best:.2f}, {proof})"
 
     def _tilt(self) -> tuple[float, float, float]:
         """Return by how many degrees the camera looks down, leans to the right, and gravity is off the vertical."""
@@ -273,6 +276,7 @@ def check(
     *,
     imu_offset: float = 0.0,
     imu_stretch: float = 1.0,
+    imu_axes: str = "gopro",
     offset: bool = True,
     max_offset: float = 2.0,
     excerpts: int = 6,
@@ -281,10 +285,10 @@ def check(
 ) -> Check:
     """Examine a recording: header, frames, IMU, the offset between video and IMU, and the axes of the IMU.
 
-    `video`, `imu`, `imu_offset` and `imu_stretch` are those of `clips.open_recording()`; the clock is what you already
-    know about it, such as where a clip was cut out of a longer video. Without IMU files, telemetry in the video is
-    used. Only `excerpts` excerpts of `seconds` each, spread evenly, and `samples` key frames between them are decoded;
-    faults elsewhere are not seen.
+    `video`, `imu`, `imu_offset`, `imu_stretch` and `imu_axes` are those of `clips.open_recording()`; the clock is what
+    you already know about it, such as where a clip was cut out of a longer video. Without IMU files, telemetry in the
+    video is used. Only `excerpts` excerpts of `seconds` each, spread evenly, and `samples` key frames between them are
+    decoded; faults elsewhere are not seen.
     An unreadable file raises nothing: `problem` has the reason, so that one bad file does not end a long list.
 
     >>> from egodistill import recordings
@@ -293,9 +297,9 @@ def check(
     (None, 20.0, '196 Hz', '100%')
     """
     # Each result is added at once, so that it is kept if a later step fails.
-    recording = open_recording(video, imu, imu_offset=imu_offset, imu_stretch=imu_stretch)
+    recording = open_recording(video, imu, imu_offset=imu_offset, imu_stretch=imu_stretch, imu_axes=imu_axes)
     recording, video = dataclasses.replace(recording, zero_accel=True), recording.video
-    known: dict = {"path": video}
+    known: dict = {"path": video, "imu_axes": recording.imu_axes}
     try:
         info = recording.probe()
         known |= {"duration": info.duration, "fps": info.fps, "width": info.width, "height": info.height}

@@ -676,14 +676,16 @@ STUDENT = "--num-frames --image-encoder --image-weights --no-imu --imu-vector"
 EXPERIMENT = (
     "store --teacher --out --seeds --preset --epochs --batch-size --precision --pretrained --jobs --device --markdown"
 )
-SEGMENTS = "annotations --root --min-instances --split-seed --audio --imu-offsets --stride --split-by --test-share"
+SEGMENTS = (
+    "annotations --root --min-instances --split-seed --audio --imu-offsets --imu-axes --stride --split-by --test-share"
+)
 OPTIONS = {
     "demo": "--out --seeds --world-seed --teachers --quick --image-weights --precision --jobs --markdown",
     "compare": f"{EXPERIMENT} --num-frames --methods --teacher-file",
     "ablate": f"{EXPERIMENT} --num-frames",
     "synthesize": "out --seed --train-acts --test-acts --label-noise",
     "segments": f"{SEGMENTS} --classes",
-    "check": "VIDEO --root --imu --no-offset --max-offset --out --plot --overwrite",
+    "check": "VIDEO --root --imu --imu-axes --no-offset --max-offset --out --plot --overwrite",
     "convert": "VRS --out --overwrite",
     "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
     "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --tolerance --clip-frames "
@@ -706,11 +708,11 @@ OPTIONS = {
     "evaluate": f"store --split --student --teacher-file --teacher --out --overwrite {INFERENCE}",
     "measure": f"--student --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
     f"--markdown {INFERENCE}",
-    "predict": "video --student --imu --imu-offset --imu-stretch --zero-accel --min-coverage --max-gap --max-hold "
-    f"--stride --top --key-frames --tolerance --out --overwrite {INFERENCE}",
+    "predict": "video --student --imu --imu-offset --imu-stretch --imu-axes --zero-accel --min-coverage --max-gap "
+    f"--max-hold --stride --top --key-frames --tolerance --out --overwrite {INFERENCE}",
     "live": "SOURCE --student --every --frames --slack --top --min-coverage --max-gap --precision --device --tolerance "
-    "--max-age --period --imu --imu-follow --frame-offset --frame-stretch --align --fast --seconds --events --json "
-    "--out --overwrite",
+    "--max-age --period --imu --imu-follow --imu-axes --frame-offset --frame-stretch --align --fast --seconds --events "
+    "--json --out --overwrite",
 }
 
 
@@ -1768,8 +1770,8 @@ def training_runs(stage, function, fixed="", *, without=(), without_student=()):
 
 
 SEGMENT_WORDS = (
-    "t.csv --root r --min-instances 3 --split-seed 7 --audio --imu-offsets o.csv --stride 0.5 --split-by stretch "
-    "--test-share 0.2"
+    "t.csv --root r --min-instances 3 --split-seed 7 --audio --imu-offsets o.csv --imu-axes XZy --stride 0.5 "
+    "--split-by stretch --test-share 0.2"
 )
 SEGMENT_ARRIVALS = {
     "read_annotations.annotations": "t.csv",
@@ -1779,6 +1781,7 @@ SEGMENT_ARRIVALS = {
     "read_annotations.audio": True,
     "read_annotations.windows": egodistill.annotations.Windows(0.5, "stretch", 0.2),
     "with_imu_offsets.table": "o.csv",
+    "with_imu_axes.axes": "XZy",
 }
 INFERENCE_WORDS = "--precision bf16 --compile --device cpu"
 
@@ -1824,7 +1827,10 @@ ARRIVALS = {
                 "draw_check.path": Path("{tmp}/p.png"),
             },
         ),
-        ("v.mp4 --imu a.csv g.csv", {"open_recording.path": "v.mp4", "open_recording.imu": ["a.csv", "g.csv"]}),
+        (
+            "v.mp4 --imu a.csv g.csv --imu-axes XZy",
+            {"open_recording.path": "v.mp4", "open_recording.imu": ["a.csv", "g.csv"], "check.video.imu_axes": "XZy"},
+        ),
         ("{tmp}", {"find_videos.folder": "{tmp}", "check.video": "v.mp4"}),
     ],
     "convert": [
@@ -2050,7 +2056,7 @@ ARRIVALS = {
     ],
     "predict": [
         (
-            "v.mp4 --student a.pt --imu a.csv g.csv --imu-offset 0.3 --imu-stretch 1.02 --zero-accel "
+            "v.mp4 --student a.pt --imu a.csv g.csv --imu-offset 0.3 --imu-stretch 1.02 --imu-axes XZy --zero-accel "
             "--min-coverage 0.6 --max-gap 0.2 --max-hold 3 --stride 0.5 --top 2 --key-frames --out {tmp}/p.csv "
             f"--overwrite {INFERENCE_WORDS}",
             {
@@ -2059,6 +2065,7 @@ ARRIVALS = {
                 "predict.imu": ["a.csv", "g.csv"],
                 "predict.imu_offset": 0.3,
                 "predict.imu_stretch": 1.02,
+                "predict.imu_axes": "XZy",
                 "predict.zero_accel": True,
                 "predict.min_coverage": 0.6,
                 "predict.max_gap": 0.2,
@@ -2074,11 +2081,11 @@ ARRIVALS = {
             },
         ),
         ("v.mp4 --student a.pt --tolerance 0.25", {"predict.exact": None, "predict.tolerance": 0.25}),
-        ("v.mp4 --student a.pt", {"predict.exact": None, "predict.tolerance": None}),
+        ("v.mp4 --student a.pt", {"predict.exact": None, "predict.tolerance": None, "predict.imu_axes": "gopro"}),
     ],
     "live": [
         (
-            "v.mp4 --student a.pt --imu a.csv g.csv --every 0.25 --frames newest --slack 0.1 --top 2 "
+            "v.mp4 --student a.pt --imu a.csv g.csv --imu-axes XZy --every 0.25 --frames newest --slack 0.1 --top 2 "
             "--min-coverage 0.6 --max-gap 0.2 --max-age 3 --period 5 --frame-offset 0.3 --frame-stretch 1.02 --fast "
             "--seconds 9 --events --json --out {tmp}/p.jsonl --overwrite --precision bf16 --device cpu",
             {
@@ -2088,6 +2095,7 @@ ARRIVALS = {
                 "VideoFeed.realtime": False,
                 "open_recording of live.path": "v.mp4",
                 "open_recording of live.imu": ["a.csv", "g.csv"],
+                "open_recording of live.imu_axes": "XZy",
                 "Stream.every": 0.25,
                 "Stream.frames": "newest",
                 "Stream.slack": 0.1,
@@ -2220,6 +2228,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(egodistill.files, "check_output")
     spies.put(annotations, "read_annotations", segments)
     spies.put(annotations, "with_imu_offsets", segments)
+    spies.put(annotations, "with_imu_axes", segments)
     spies.put(commands.Counter, "most_common", lambda given: list(given["self"].items())[: given["n"]])
     spies.put(recordings, "check", recordings.Check("v.mp4", rates=("one",)))
     spies.put(egodistill.plots, "draw_check")
@@ -2267,7 +2276,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
         lambda given: argparse.Namespace(live="://" in given["source"], problem="", dropped=0, broken=0),
     )
     spies.put(feeds, "table_samples", [])
-    unread = argparse.Namespace(motion=lambda: None)
+    unread = argparse.Namespace(motion=lambda: None, imu_axes="gopro")
     spies.put(egodistill.clips, "open_recording", unread, label="open_recording of live")
     finished = {"finish": lambda: [], "stats": arrivals.Stats(given=1)}
     spies.put(live, "Stream", lambda given: argparse.Namespace(choice=given["frames"], **finished))

@@ -139,8 +139,12 @@ def test_check_says_whether_axes_and_clock_look_right(wearer, tmp_path):
     )
     found = recordings.check(video, order)
     assert found.axes.turn == "zXy" and found.axes.reliable and found.problem is None
-    assert any(note.startswith("the axes are wrong: the turn zXy mends them") for note in found.notes)
-    assert re.match(r"The axes are wrong: the turn zXy .*; the clock is wrong: add \+0\.[34]", found.verdict())
+    assert any(note.startswith("the axes are wrong: --imu-axes zXy mends them") for note in found.notes)
+    assert re.match(r"The axes are wrong: --imu-axes zXy .*; the clock is wrong: add \+0\.[34]", found.verdict())
+    half = recordings.check(video, order, imu_axes="yXZ")  # a turn that is given is part of the one that is told
+    assert half.imu_axes == "yXZ" and "--imu-axes zXy mends them" in half.verdict()
+    whole = recordings.check(video, order, imu_axes="zXy")
+    assert whole.axes.turn == "XYZ" and whole.axes.fits["XYZ"] == pytest.approx(found.axes.fits["zXy"])
     assert good.mean_accel == pytest.approx(imu.accel.mean(0), abs=1e-3)
     said = [re.search(r"gravity: .*\n.*", one.report())[0] for one in (good, found)]
     assert said[0] == said[1] and "9.81 if the unit is right" in said[0]
@@ -276,7 +280,7 @@ KNOWN_NOTES = {
         "too few",
     ],
     # Axes of the module: right, forward, up.
-    "neon/scene_300p.mp4 neon/imu_ego4d_columns.csv": ["the axes are wrong: the turn xyZ mends them"],
+    "neon/scene_300p.mp4 neon/imu_ego4d_columns.csv": ["the axes are wrong: --imu-axes xyZ mends them"],
 }
 
 
