@@ -133,10 +133,11 @@ class ClipSpec:
             raise DataError(
                 f"exact=False takes the nearest key frames; leave out tolerance={tolerance!r}, or exact=False"
             )
-        if self.imu_axes == "file":
-            object.__setattr__(self, "imu_axes", "gopro")
-        if self.imu_axes is not None and read_axes(self.imu_axes) != (self.imu_axes, None):
-            raise DataError(f"imu_axes of a clip is a name, 'gopro' after a turn; got {self.imu_axes!r}")
+        if self.imu_axes is not None:
+            name, turn = read_axes(self.imu_axes)
+            if turn is not None:
+                raise DataError(f"imu_axes of a clip is a name, 'gopro' after a turn; got {self.imu_axes!r}")
+            object.__setattr__(self, "imu_axes", name)
         if self.frames and self.sampling not in (None, "ends"):
             try:  # a rule that does not fit is one error here, not one per clip
                 clip_times(0.0, self.frames, self.seconds or CLIP_SECONDS, sampling=self.sampling)

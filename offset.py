@@ -26,7 +26,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from egodistill import DataError, cameras
-from egodistill.imu import Imu, read_imu
+from egodistill.imu import MAX_GAP, Imu, read_imu
 from egodistill.video import VideoError, clock_zero, demux, open_video, probe, video_stream
 
 __all__ = [
@@ -516,6 +516,7 @@ def rates_of(seen: Survey, imu: Imu, offset: Offset | None = None) -> list[Rates
     ((467, 2), (467, 3))
     """
     stamps, angles = _angles(imu)
+    max_gap = max(MAX_GAP, 1.5 * imu.median_steps[1])  # of a slow sensor all steps are long
     found = []
     for k, motion in enumerate(seen.motions):
         late = 0.0
@@ -528,9 +529,9 @@ def rates_of(seen: Survey, imu: Imu, offset: Offset | None = None) -> list[Rates
         accel = np.zeros_like(turns)
         if len(imu.accel):
             accel = np.stack([np.interp(middle, imu.accel_time, axis) for axis in imu.accel.T], 1)
-        covered = (times[:-1] >= stamps[0]) & (times[1:] <= stamps[-1])
+        covered = imu.covers(times, max_gap=max_gap)[:, 1]
         shifts = motion.shifts @ _upright(seen.rotation).T / steps
-        found.append(Rates(middle + late, shifts, turns, accel, motion.weights * covered))
+        found.append(Rates(middle + late, shifts, turns, accel, motion.weights * (covered[:-1] & covered[1:])))
     return found
 
 

@@ -102,9 +102,9 @@ def draw(
     return paths
 
 
-def _save(figure: Figure, file: Path, title: str | None = None) -> None:
+def _save(figure: Figure, file: Path, title: str | None = None, dpi: int = 150) -> None:
     with files.atomic_write(file) as part:
-        figure.savefig(part, format=file.suffix[1:].lower(), dpi=150, metadata={"Title": title} if title else None)
+        figure.savefig(part, format=file.suffix[1:].lower(), dpi=dpi, metadata={"Title": title} if title else None)
 
 
 def error_bars(line: Sequence[Row]) -> list[list[float]]:
@@ -191,7 +191,7 @@ def draw_check(found: Check, path: str | os.PathLike) -> Path:
     for curves in grid[:, 0]:
         curves.set_xlim(rates.times[0], rates.times[-1])
     figure.suptitle(f"{Path(found.path).name}\n{textwrap.fill(found.verdict(), 130)}", fontsize=10)
-    _save(figure, Path(path), CHECK_TITLE)
+    _save(figure, Path(path), CHECK_TITLE, dpi=110)
     return Path(path)
 
 

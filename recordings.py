@@ -178,7 +178,7 @@ class Check:
             lines.append(
                 f"gravity: {self.gravity:.2f} m/s2 (9.81 if the unit is right), {angle:.0f} degrees from the picture's "
                 f"vertical; the camera looks {_either(down, 'down', 'up')} and leans {_either(right, 'right', 'left')}"
-                + ("; that of a worn camera does not, so its axes may be others" if angle > _UPRIGHT else "")
+                + ("; a worn camera hardly does, so the axes may be others" if angle > _UPRIGHT else "")
             )
         if self.offset is not None:
             lines.append(
@@ -213,8 +213,9 @@ class Check:
         name = Path(self.path).name.encode(errors="backslashreplace").decode()
         cells = {"file": name if len(name) <= 24 else "..." + name[-21:]}
         if self.duration is not None:
+            minutes, seconds = divmod(round(self.duration, 1), 60)
             cells |= {
-                "length": f"{self.duration // 60:.0f}:{self.duration % 60:04.1f}",
+                "length": f"{minutes:.0f}:{seconds:04.1f}",
                 "picture": f"{self.width}x{self.height}",
                 "fps": f"{self.fps:.2f}",
             }

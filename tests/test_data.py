@@ -825,3 +825,14 @@ def test_a_store_without_axes_is_that_of_a_gopro(kitchen, store, tmp_path):
     (old / "segments.json").write_text(json.dumps(segments))
     assert data.ClipStore(old).specs == store.specs and data.ClipStore(old).fingerprint == store.fingerprint
     assert data.prepare(kitchen, old, **OPTIONS).fingerprint == store.fingerprint
+
+
+def test_a_store_has_the_axes_that_a_reader_of_recordings_says(kitchen, store, tmp_path, monkeypatch):
+    pair = kitchen[0].imu
+    readers = [lambda path: data.Recording(path, pair, imu_axes="yXZ")]
+    monkeypatch.setattr(clips, "READERS", readers)
+    plain = [replace(segment, imu=None) for segment in kitchen[:3]]
+    found = data.prepare(plain, tmp_path / "s", **OPTIONS)
+    expected = store.read("imu", range(len(found)))[:, :, [1, 0, 2, 4, 3, 5]] * np.tile([-1, 1, 1], 2)
+    np.testing.assert_allclose(found.read("imu", slice(None)), expected, atol=1e-4)
+    assert {one["imu_axes"] for one in json.loads((found.path / "segments.json").read_text())} == {"yXZ"}

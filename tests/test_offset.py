@@ -352,6 +352,12 @@ def test_rates_are_means_between_frames_on_the_videos_clock(panned):
     t = found.times[inside]
     np.testing.assert_allclose(found.turns[inside], np.stack([t, 0 * t + 0.5, -t], 1), atol=1e-9)
     np.testing.assert_allclose(found.accel[inside], np.stack([t, 2 * t, 9.8 + 0 * t], 1), atol=1e-9)
+    lost = (stamps < 1.0) | (stamps > 1.3)  # a gap; the samples of a slow sensor are further apart without one
+    (gap,) = rates_of(seen, gyro_only(stamps[lost], np.ones((lost.sum(), 3))))
+    empty = gap.times[(gap.weights == 0) & (gap.times < 2.9)]
+    assert 1.0 - 1 / RATE < empty.min() < 1.02 and 1.28 < empty.max() < 1.3 + 1 / RATE
+    (slow,) = rates_of(seen, gyro_only(stamps[::20], np.ones((len(stamps[::20]), 3))))
+    assert (slow.weights > 0).sum() > 2.7 * RATE
     (unmoved,) = rates_of(seen, imu)
     assert unmoved.turns[10, 0] == pytest.approx(unmoved.times[10] + 0.25)
 
