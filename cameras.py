@@ -90,7 +90,8 @@ def axes_and_turn(text: str) -> tuple[str, np.ndarray | None]:
     """Return the name of a recording's axes, and the matrix [3, 3] that turns its samples into them, or None.
 
     ``text`` is "gopro", axes as in this module ("file" in stores of earlier versions); a turn into these, as of
-    `turn_matrix()`; or a name of your own for other axes. Raise CameraError for anything else: a turn that mirrors, too, because a gyroscope cannot follow it.
+    `turn_matrix()`; or a name of your own for other axes. Raise CameraError for anything else: a turn that mirrors, too,
+    because a gyroscope cannot follow it.
 
     >>> from egodistill import cameras
     >>> cameras.axes_and_turn("glasses"), cameras.axes_and_turn("xyZ")[0]
