@@ -90,8 +90,8 @@ def axes_and_turn(text: str) -> tuple[str, np.ndarray | None]:
     """Return the name of a recording's axes, and the matrix [3, 3] that turns its samples into them, or None.
 
     ``text`` is "gopro", axes as in this module ("file" in stores of earlier versions); a turn into these, as of
-    `turn_matrix()`; or a name of your own for other axes. Raise CameraError for anything else: a turn that mirrors, too,
-    because a gyroscope cannot follow it.
+    `turn_matrix()`; or a name of your own for other axes. Raise CameraError for anything else, also for a turn that
+    mirrors, because a gyroscope cannot follow it.
 
     >>> from egodistill import cameras
     >>> cameras.axes_and_turn("glasses"), cameras.axes_and_turn("xyZ")[0]
@@ -99,14 +99,12 @@ def axes_and_turn(text: str) -> tuple[str, np.ndarray | None]:
     >>> cameras.axes_and_turn("XYz")
     Traceback (most recent call last):
     ...
-    egodistill.cameras.CameraError: the turn of axes 'XYz' mirrors them; write one of its letters, or all, in other case
+    egodistill.cameras.CameraError: the turn of axes 'XYz' mirrors them; change the case of one letter, or of all
     """
     matrix = turn_matrix(text) if isinstance(text, str) else None
     if matrix is not None:
         if np.linalg.det(matrix) < 0:
-            raise CameraError(
-                f"the turn of axes {text!r} mirrors them; write one of its letters, or all, in other case"
-            )
+            raise CameraError(f"the turn of axes {text!r} mirrors them; change the case of one letter, or of all")
         return "gopro", matrix
     if isinstance(text, str) and text.lower() in ("gopro", "file"):
         return "gopro", None
