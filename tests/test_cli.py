@@ -1438,6 +1438,7 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
         "imu_offset": 0.0,
         "imu_stretch": 1.0,
         "zero_accel": False,
+        "imu_axes": "gopro",
         "min_coverage": 0.95,
         "max_gap": 0.05,
         "max_hold": 1.0,
