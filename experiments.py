@@ -32,7 +32,7 @@ import re
 import statistics
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -272,23 +272,29 @@ class Bench:
         starts = (*STUDENTS, "stage 1", *(["ListenToLook"] if same else []))
         return student.image_weights is None and run.method in starts
 
-    def run(self, runs: Iterable[Run], jobs: int = 1) -> None:
+    def run(self, runs: Iterable[Run], jobs: int = 1, done: Callable[[Run], None] | None = None) -> None:
         """Train and evaluate all runs and their dependencies, except finished ones.
 
-        ``jobs`` runs at a time are trained in separate processes that share the cores. Print one line per run. Raise
+        ``jobs`` runs at a time are trained in separate processes that share the cores. Print one line per run, and call
+        ``done`` with it, in this process; also with runs that were finished before, at the beginning. Raise
         DataError if the folder holds runs of another protocol or store, or if the store lacks the frames of a run, and
         the errors of training. Runs that were finished before an error are kept.
         """
         self.check_folder()
-        todo = [run for run in self.with_dependencies(runs) if not self.is_done(run)]
+        done, wanted = done or (lambda run: None), self.with_dependencies(runs)
+        todo = [run for run in wanted if not self.is_done(run)]
         self.check_labels(todo)
         for run in todo:  # Fail before hours of training, not after them.
             if run.teacher and run.teacher not in self.teachers:
                 batches.require_teacher(data.ClipStore(self.store), run.outputs, "feature")
+        for run in wanted:
+            if run not in todo:
+                done(run)
         if jobs == 1 or len(todo) < 2:
             for number, run in enumerate(todo, 1):
                 print(f"[{number}/{len(todo)}] {run.name}", flush=True)
                 print(f"    {self.train_and_evaluate(run)}", flush=True)
+                done(run)
             return
         waiting, running, unfinished, worker = list(todo), {}, set(todo), replace(self, progress=False)
         threads = max(1, torch.get_num_threads() // jobs)
@@ -306,6 +312,7 @@ class Bench:
                     unfinished.remove(run)
                     number = len(todo) - len(waiting) - len(running)
                     print(f"[{number}/{len(todo)}] {run.name}: {result}", flush=True)
+                    done(run)
         finally:  # After Ctrl-C and errors, too: do not start the remaining runs.
             pool.shutdown(cancel_futures=True)
 

@@ -26,7 +26,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -209,9 +209,11 @@ def f1(counts: dict[str, int]) -> float:
 
 
 class Changed(gates.Changed):
-    """The change gate, which computes the embedding of a window once for all thresholds."""
+    """The change gate; `known` are the embeddings of windows that other gates of the student have computed, by id."""
 
-    known_windows: dict[int, np.ndarray]
+    def __init__(self, model: Any, distance: float, known: dict[int, np.ndarray]) -> None:
+        super().__init__(model, distance)
+        self.known_windows = known
 
     def embed(self, window: np.ndarray) -> np.ndarray:
         if id(window) not in self.known_windows:
@@ -219,14 +221,21 @@ class Changed(gates.Changed):
         return self.known_windows[id(window)]
 
 
-# {name: (gate from the student, its threshold and the number of a draw; smallest and largest threshold)}; looks become
+class Student(NamedTuple):
+    """A student, and the embeddings of windows that its gates have computed."""
+
+    model: Any
+    known: dict[int, np.ndarray]
+
+
+# {name: (gate of a `Student`, its threshold and the number of a draw; smallest and largest threshold)}; looks become
 # fewer as the threshold grows.
-GATES: dict[str, tuple[Callable[[Any, float, int], gates.Gate], float, float]] = {
-    "fixed period": (lambda model, x, draw: gates.Period(x), 0.05, 60.0),
-    "random": (lambda model, x, draw: gates.Random(math.exp(-x), draw), 0.0, 8.0),
-    "head moves": (lambda model, x, draw: gates.Moved(x), 0.0, 20.0),
-    "head turned": (lambda model, x, draw: gates.Turned(x), 0.0, 20.0),
-    "embedding changed": (lambda model, x, draw: Changed(model, x), 0.0, 2.0),
+GATES: dict[str, tuple[Callable[[Student, float, int], gates.Gate], float, float]] = {
+    "fixed period": (lambda student, x, draw: gates.Period(x), 0.05, 60.0),
+    "random": (lambda student, x, draw: gates.Random(math.exp(-x), draw), 0.0, 8.0),
+    "head moves": (lambda student, x, draw: gates.Moved(x), 0.0, 20.0),
+    "head turned": (lambda student, x, draw: gates.Turned(x), 0.0, 20.0),
+    "embedding changed": (lambda student, x, draw: Changed(student.model, x, student.known), 0.0, 2.0),
 }
 
 
@@ -271,7 +280,7 @@ def measure_looks(out: Path, seed: int) -> None:
 
 def gate_lines(model: Any, validation: Sequence[Day], test: Sequence[Day]) -> list[dict[str, Any]]:
     """Return the lines of all gates and budgets for one student."""
-    Changed.known_windows = {}
+    student = Student(model, {})
     always = [(day, looked(gates.Always(), day)[0]) for day in validation]
     start = max(STARTS, key=lambda x: statistics.mean(f1(score(day, p, x)) for day, p in always))
 
@@ -289,9 +298,11 @@ def gate_lines(model: Any, validation: Sequence[Day], test: Sequence[Day]) -> li
     ]
     for budget in BUDGETS:
         for name, (make, low, high) in GATES.items():
-            x = threshold_for(budget, lambda x, make=make: per_minute(lambda: make(model, x, 0), validation), low, high)
+            x = threshold_for(
+                budget, lambda x, make=make: per_minute(lambda: make(student, x, 0), validation), low, high
+            )
             draws = range(DRAWS if name == "random" else 1)
-            plays = [(day, *looked(make(model, x, k), day)) for day in test for k in draws]
+            plays = [(day, *looked(make(student, x, k), day)) for day in test for k in draws]
             found.append(line(name, budget, x, plays))
         price = threshold_for(budget, lambda x: minutely([best(day, x)[1] for day in validation], validation), 0.0, 9.0)
         found.append(line("oracle", budget, price, [(day, *best(day, price)) for day in test]))

@@ -508,10 +508,14 @@ def test_runs_in_processes_give_the_same(demo, compared, tmp_path, capsys):
     threads = torch.get_num_threads()
     torch.set_num_threads(2 * threads)  # So each of the two has as many as those that ran here.
     runs = [Run("AdaFuse", frames=2), Run("ListenToLook", teacher="slowfast-{seed}")]
+    told, bench = [], bench_of(demo, tmp_path)
     try:
-        bench_of(demo, tmp_path).run(runs, jobs=2)
+        bench.run(runs, jobs=2, done=lambda run: told.append((run, bench.is_done(run))))
     finally:
         torch.set_num_threads(threads)
+    assert {run for run, _ in told} == set(bench.with_dependencies(runs)) and all(ready for _, ready in told)
+    bench.run(runs, done=told.append)  # finished ones are named at once
+    assert told[-3:] == bench.with_dependencies(runs) and len(told) == 6
     assert capsys.readouterr().out.count("/3] seed-0/") == 3  # and ListenToLook's start
     for run in runs:
         assert same(tmp_path / f"{run.name}.pt", demo.out / f"{run.name}.pt")

@@ -16,6 +16,7 @@ from egodistill import cli
 
 ROOT = Path(egodistill.__file__).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else ""
+GUIDE = (ROOT / "GUIDE.md").read_text(encoding="utf-8") if (ROOT / "GUIDE.md").exists() else ""
 pytestmark = pytest.mark.skipif(not README, reason="no README.md beside the package: not a checkout")
 
 
@@ -32,9 +33,10 @@ def test_every_example_has_its_output():
 
 
 def commands():
-    """Each line of the README that calls egodistill, in a block or in the text."""
-    blocks = "\n".join(re.findall(r"```\w*\n(.*?)```", README, re.DOTALL)).splitlines()
-    for line in dict.fromkeys(blocks + re.findall(r"`([^`\n]*)`", README)):
+    """Each line of README and guide that calls egodistill, in a block or in the text."""
+    text = README + GUIDE
+    blocks = "\n".join(re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)).splitlines()
+    for line in dict.fromkeys(blocks + re.findall(r"`([^`\n]*)`", text)):
         found = re.search(r"(?:^|&& |=1 )egodistill ([a-z].*)", line)
         if found and "..." not in found[1]:
             yield shlex.split(found[1], comments=True)

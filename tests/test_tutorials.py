@@ -22,6 +22,7 @@ SMALL = {
     "03_distillation": {"epochs": 1},
     "04_efficiency": {"rows": ["ListenToLook", "EgoDistill"], "seconds": 0.1, "film_seconds": 4, "places": 1},
     "05_what_it_learned": {},
+    "06_live_and_when_to_look": {"recordings": 1},
 }
 
 

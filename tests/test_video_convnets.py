@@ -64,6 +64,25 @@ def test_convolutions_in_groups_are_trained_in_fp32(module):
         assert torch.equal(layer(x), nn.Conv3d.forward(layer, x))
 
 
+@pytest.mark.parametrize("module", [video_convnets, video_transformers])
+@pytest.mark.parametrize("length", [1, 2, 5, 8])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "groups"),
+    [((3, 3, 3), (1, 1, 1), 4), ((3, 3, 3), (1, 2, 2), 2), ((5, 3, 1), (2, 1, 1), 4), ((1, 3, 3), (1, 2, 1), 4)],
+)
+def test_grouped_convolutions_in_mixed_precision_are_those_of_torch(module, length, kernel, stride, groups):
+    padding = tuple(size // 2 for size in kernel)
+    layer = module.Conv3d(4, 4, kernel, stride, padding, groups=groups, bias=False).double()
+    x = torch.randn(2, 4, length, 5, 6, dtype=torch.float64, requires_grad=True)
+    expected = nn.functional.conv3d(x, layer.weight, None, stride, padding, 1, groups)
+    weights = torch.randn_like(expected)
+    wanted = torch.autograd.grad((weights * expected).sum(), [x, layer.weight])
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(torch.autograd.grad((weights * y).sum(), [x, layer.weight]), wanted)
+
+
 def test_the_slow_pathway_sees_a_truncated_linspace():
     assert video_convnets.SlowFast(2, **NARROW).slow_index == (0, 4, 8, 13, 17, 22, 26, 31)
     for frames, alpha in ((16, 4), (16, 2), (64, 4), (8, 8)):
