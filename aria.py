@@ -271,12 +271,14 @@ def _zstd() -> Callable[[bytes, int], bytes] | None:
 
 
 class Recording(VRS):
-    """A Project Aria recording with pictures: head motion in the axes of the RGB camera, and the pictures, upright.
+    """A Project Aria recording: head motion in the axes of the RGB camera, and the pictures, upright.
 
-    Zero of its clock is the capture time of the first picture. Raise AriaError that names the file.
+    Zero of its clock is the capture time of the first picture. With `device_clock` it is that of the glasses' own
+    clock, because the pictures are in another file; the recording need not have any. Raise AriaError that names the
+    file.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: str | os.PathLike, *, device_clock: bool = False) -> None:
         super().__init__(path)
         self.device = self.tags.get("device_type", "")
         if self.device not in STREAMS:
@@ -284,11 +286,11 @@ class Recording(VRS):
                 f"{path}: recorded by {self.device or 'no named device'}; Aria (Gen 1) and Oatmeal (Gen 2) are known"
             )
         self.streams = STREAMS[self.device]
-        if not self.count(self.streams["camera-rgb"]):
+        if not device_clock and not self.count(self.streams["camera-rgb"]):
             raise AriaError(
                 f"{path}: has no pictures (camera-rgb), so its video clock is unknown; record with pictures"
             )
-        self.zero, _ = next(self._packets())
+        self.zero = 0 if device_clock else next(self._packets())[0]
 
     def imu(self) -> Imu:
         """Return the samples of the left IMU, which is the nearer to the camera, or of the right one if it is missing.

@@ -29,7 +29,7 @@ import threading
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ from torch.nn.modules.module import (
 )
 
 from egodistill import EgoDistillError, EgoDistillOSError, files
+from egodistill.pickles import ArrayUnpickler, first_bytes, read_pickle
 
 __all__ = [
     "Layout",
@@ -428,6 +429,7 @@ def read_weights(checkpoint: str | os.PathLike | Mapping[str, Any], *, unsafe_pi
     elif source.endswith(".npz"):
         content = read_npz(source)
     elif is_plain_pickle(source):
+        check_archive(source)
         content = join_names(read_pickle(source, FlaxUnpickler, "a pickle of numpy arrays"), source)
     else:
         content = read_tensors(source)
@@ -460,60 +462,21 @@ def read_caffe2(path: str, unsafe_pickle: bool) -> Any:
             f"{path} is a Caffe2 file, a Python pickle, and reading a pickle can run any code. If you trust its "
             f"source, pass unsafe_pickle=True"
         )
-    return read_pickle(path, ArrayUnpickler, "a Caffe2 file")
-
-
-def read_pickle(path: str, unpickler: type[ArrayUnpickler], kind: str) -> Any:
-    """Return the content of a pickle. Raise EgoDistillError, which names its `kind`, if it cannot be read."""
     check_archive(path)
-    try:
-        with open(path, "rb") as file:
-            return unpickler(file, encoding="latin1").load()
-    except Exception as error:  # a damaged pickle can raise almost any error
-        raise EgoDistillError(
-            f"{path} cannot be read as {kind} ({type(error).__name__}: {str(error)[:200]})"
-        ) from error
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """A pickle reader that calls only functions that create numpy arrays; a pickle can name any other."""
-
-    allowed = frozenset(
-        {
-            ("collections", "OrderedDict"),
-            ("_codecs", "encode"),
-            ("numpy", "dtype"),
-            ("numpy", "ndarray"),
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy.core.multiarray", "scalar"),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module.replace("numpy._core", "numpy.core"), name) not in self.allowed:
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not a numpy array")
-        if module.startswith("numpy") and name in ("_reconstruct", "scalar"):
-            # Their module was renamed in numpy 2; an array and a number refer to the current one.
-            example = np.zeros(0) if name == "_reconstruct" else np.float32(0)
-            return example.__reduce__()[0]
-        return super().find_class(module, name)
+    return read_pickle(path, ArrayUnpickler, "a Caffe2 file")
 
 
 class FlaxUnpickler(ArrayUnpickler):
     """A reader of pickles of plain containers and numpy arrays."""
 
-    allowed = frozenset({("numpy", "dtype"), ("numpy", "ndarray"), ("numpy.core.multiarray", "_reconstruct")})
+    allowed: ClassVar = {
+        name: found for name, found in ArrayUnpickler.allowed.items() if name[1] in ("dtype", "ndarray", "_reconstruct")
+    }
 
 
 def is_plain_pickle(path: str) -> bool:
     """Return whether a file is a pickle, and not one in torch's old format, which begins with a number of its own."""
-    if not os.path.isfile(path):  # a pipe would wait for its writer
-        return False
-    try:
-        with open(path, "rb") as file:
-            head = file.read(64)
-    except OSError:  # what reads the file next reports it
-        return False
+    head = first_bytes(path)
     return head[:1] == b"\x80" and pickle.encode_long(torch.serialization.MAGIC_NUMBER) not in head
 
 

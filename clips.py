@@ -70,7 +70,7 @@ __all__ = [
 
 
 LARGEST_CLIP = 1 << 27  # pixels of all its frames: 128 frames of 1024 x 1024
-VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
+VIDEO_SUFFIXES = (".avi", ".insv", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 
 # ---------------------------------------------------------------------------------------------------------------
 # The content of a clip
@@ -366,6 +366,11 @@ class Recording:
     def motion(self) -> Imu:
         """Return the IMU samples on the video's clock; the file is read once. Raise IMUError that names the file."""
         if "samples" not in self.__dict__:
+            if str(self.imu).lower().endswith(".vrs") and self.imu_offset == 0:
+                raise IMUError(
+                    f"{self.imu}: its times are those of the glasses' own clock, and nothing says when the video "
+                    f"begins on it; `egodistill convert` writes video and IMU on one clock, or give imu_offset"
+                )
             found = read_imu(self.imu_source, zero_accel=self.zero_accel).in_axes(*read_axes(self.imu_axes))
             self.__dict__["samples"] = found.on_clock(self.imu_offset, self.imu_stretch)
         return self.__dict__["samples"]

@@ -20,6 +20,7 @@ from typing import Any, get_args
 
 from egodistill import DataError, annotations, aria, clips, data, files, plots, recordings
 from egodistill.imu import MAX_GAP
+from egodistill.pickles import is_pickle
 from egodistill.tables import Table
 from egodistill.video import MAX_HOLD, SAMPLING
 
@@ -73,15 +74,16 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the annotation readers, for `read_segments()`."""
     parser.add_argument(
         "annotations",
-        help="EPIC_100_train.csv of EPIC-KITCHENS, fho_main.json of Ego4D, or your own CSV table with the columns "
-        "video,start,stop,label; without labels a folder of recordings, or a table without the column label",
+        help="EPIC_100_train.csv of EPIC-KITCHENS, fho_main.json of Ego4D, HD_EPIC_Narrations.pkl of HD-EPIC, "
+        "keystep_train.json of Ego-Exo4D, or your own CSV table with the columns video,start,stop,label; without "
+        "labels a folder of recordings, or a table without the column label",
     )
     root_option(parser)
     parser.add_argument(
         "--min-instances",
         metavar="N",
         type=positive_int,
-        help="drop classes with fewer segments (default: 1 for EPIC-KITCHENS, 2 for Ego4D)",
+        help="drop classes with fewer segments (default: 2 for Ego4D, 1 for the other data sets)",
     )
     text = "seed of Ego4D's random split, and of a split by recording"
     parser.add_argument("--split-seed", metavar="SEED", type=int, default=0, help=text)
@@ -261,7 +263,7 @@ def run_check(a: argparse.Namespace) -> None:
         raise ValueError(f"--imu is for a single video, but there are {len(a.videos)}; list them in a table instead")
     sources: dict[str, str | data.Recording] = {}
     for name in a.videos:
-        if name.lower().endswith((".csv", ".json")):
+        if name.lower().endswith((".csv", ".json")) or is_pickle(name):
             sources |= {s.video: s.recording for s in annotations.read_annotations(name, a.root)}
         elif Path(name).is_dir() and clips.neon_recording(Path(name)) is None:
             sources |= {video: video for video in clips.find_videos(name)}

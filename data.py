@@ -12,7 +12,7 @@
 The data flow, and the module of each step::
 
     annotations --read_*--> [Segment] --prepare()--> ClipStore --read()--> numpy arrays
-      annotations.py                  clips.py           store.py
+      annotations.py       segments.py  clips.py         store.py
 
 A *segment* is an annotated part of a video, a *clip* a window of 64/30 s inside it. Segments need no label:
 `read_recordings("films")` makes one for each clip of a folder of recordings. This module re-exports what users of a
@@ -34,17 +34,7 @@ from dataclasses import replace
 from typing import Any
 
 from egodistill import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, files
-from egodistill.annotations import (
-    Segment,
-    SegmentList,
-    Windows,
-    read_csv,
-    read_ego4d,
-    read_epic_kitchens,
-    read_recordings,
-    with_imu_axes,
-    with_imu_offsets,
-)
+from egodistill.annotations import read_ego4d, read_ego_exo4d, read_epic_kitchens, read_hd_epic
 from egodistill.clips import (
     ClipSpec,
     Recording,
@@ -58,6 +48,15 @@ from egodistill.clips import (
 from egodistill.imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu
 from egodistill.one_pass import Consumer, Pending
 from egodistill.processes import CRASHES, Processes, Watch, explain
+from egodistill.segments import (
+    Segment,
+    SegmentList,
+    Windows,
+    read_csv,
+    read_recordings,
+    with_imu_axes,
+    with_imu_offsets,
+)
 from egodistill.store import ClipStore, StoreWriter, folds
 from egodistill.video import (
     DRAWN,
@@ -77,6 +76,8 @@ __all__ = [
     "SegmentList",
     "read_epic_kitchens",
     "read_ego4d",
+    "read_hd_epic",
+    "read_ego_exo4d",
     "read_csv",
     "read_recordings",
     "Windows",

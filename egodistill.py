@@ -25,7 +25,7 @@ The modules, each with an introduction (`help(egodistill.student)`):
     entry        data (videos to clips on disk), teachers (video models and their outputs), cli (commands)
     method       student, distillation, training, inference, live, arrivals, events; batches, runtime,
                  checkpoints, files
-    recordings   annotations, clips, store, video, imu, gpmf, recordings, offset
+    recordings   annotations, segments, records, clips, store, video, imu, gpmf, recordings, offset
     networks     video_transformers, video_convnets
     paper        baselines, synthetic, protocols, experiments, contrasts, intervals, paper_costs, plots, export
 

@@ -213,7 +213,7 @@ def read_imu(
     *,
     zero_accel: bool = False,
 ) -> Imu:
-    """Read an IMU recording: a CSV, a pair of CSVs (accelerometer, gyroscope), a Gyroflow log, or a GoPro video.
+    """Read an IMU recording: a CSV, a pair of CSVs (accelerometer, gyroscope), a log, or telemetry in a video.
 
     Columns of a CSV, in any order, upper or lower case; other columns are ignored:
 
@@ -229,8 +229,10 @@ def read_imu(
     whose unit is certainly another one, are an error.
 
     A log of Gyroflow (.gcsv) and the table imu.csv of a Pupil Labs Neon are turned into these units; see `cameras`.
-    Their axes, and those of telemetry in a GoPro video, are the camera's: X to the left, Y to the user, Z up.
-    Raise IMUError that names the file.
+    So is a recording of Project Aria glasses (.vrs); its times are those of the glasses' own clock, which data sets
+    relate to their videos, while `egodistill convert` writes a table on the video's clock. The axes of all these, and
+    of telemetry in a GoPro video, are the camera's: X to the left, Y to the user, Z up. Raise IMUError that names the
+    file.
 
     >>> from egodistill import data
     >>> motion = data.read_imu("walk.csv")
@@ -244,9 +246,9 @@ def read_imu(
         if path.suffix.lower() == ".gcsv":
             return _read_log(path, "read_gyroflow", zero_accel)
         if path.suffix.lower() == ".vrs":
-            raise IMUError(f"{path}: a Project Aria recording; `egodistill convert` writes its IMU as a table")
+            return _read_aria(path)
         if path.suffix.lower() != ".csv":
-            return _read_telemetry(path)
+            return _read_telemetry(path, zero_accel)
         if "timestamp [ns]" in _first_line(path).lower():
             return _read_log(path, "read_neon", zero_accel)
         files = [(path, ("accelerometer", "gyroscope"))]
@@ -446,8 +448,8 @@ def _parse_numbers(source: Path | io.StringIO, columns: Sequence[int]) -> np.nda
     return np.loadtxt(source, delimiter=",", usecols=columns, ndmin=2, comments=None, skiprows=1, encoding="utf-8-sig")
 
 
-def _read_telemetry(video: Path) -> Imu:
-    """Return the IMU inside a GoPro video."""
+def _read_telemetry(video: Path, zero_accel: bool) -> Imu:
+    """Return the IMU inside a video: of a GoPro, or of a camera that the package telemetry-parser knows."""
     gpmf = _sibling("gpmf", video, "telemetry")
     try:
         found = gpmf.read_video(video)
@@ -456,8 +458,11 @@ def _read_telemetry(video: Path) -> Imu:
             raise IMUError(
                 f"{video}: a text file, not a video with telemetry; if it is a table, rename it to end in .csv"
             ) from error
+        if _knows_telemetry(video):
+            return _read_log(video, "read_telemetry", zero_accel)
         raise IMUError(
             f"{video}: no IMU: {error}; give a table of its readings (--imu, or the column imu of the segments)"
+            f"{_hint()}"
         ) from error
     notes = list(found.broken)
     notes += _judge(video, "accelerometer", found.accel_time, found.accel)
@@ -465,6 +470,23 @@ def _read_telemetry(video: Path) -> Imu:
     if found.axes != "XYZ":
         notes.append(f"the camera ({found.device or 'unnamed'}) does not name its axes; they stay as stored")
     return Imu(found.accel_time, found.accel, found.gyro_time, found.gyro, tuple(notes))
+
+
+def _knows_telemetry(video: Path) -> bool:
+    """Return whether a video has telemetry of another camera; False without cameras.py or the package that reads it."""
+    try:
+        return _sibling("cameras", video, "telemetry").has_telemetry(video)
+    except IMUError:
+        return False
+
+
+def _hint() -> str:
+    """Return what to install for videos of other cameras, or "" if it is installed."""
+    try:
+        importlib.import_module("telemetry_parser")
+    except ImportError:
+        return "; telemetry of Insta360, Sony and DJI cameras needs `pip install telemetry-parser`"
+    return ""
 
 
 def _read_log(path: Path, reader: str, zero_accel: bool) -> Imu:
@@ -495,6 +517,20 @@ def _read_log(path: Path, reader: str, zero_accel: bool) -> Imu:
     accel = log.accel[chosen]
     notes += _judge(path, "accelerometer", times, accel)
     return Imu(times, accel, times, gyro, tuple(notes))
+
+
+def _read_aria(path: Path) -> Imu:
+    """Return the IMU of a recording of Project Aria glasses, on their own clock."""
+    if not __package__:  # aria.py needs the rest of the package
+        raise IMUError(f"{path}: a Project Aria recording; `egodistill convert` writes its IMU as a table")
+    aria = importlib.import_module(f"{__package__}.aria")
+    try:
+        found = aria.Recording(path, device_clock=True).imu()
+    except ValueError as error:
+        raise IMUError(str(error)) from error
+    notes = _judge(path, "accelerometer", found.accel_time, found.accel)
+    notes += _judge(path, "gyroscope", found.gyro_time, found.gyro)
+    return dataclasses.replace(found, notes=(*found.notes, *notes))
 
 
 def _sibling(name: str, path: Path, what: str) -> ModuleType:

@@ -377,7 +377,7 @@ def _runs(times: np.ndarray, flags: np.ndarray) -> tuple[tuple[float, float], ..
 
 def _has_telemetry(video: str | os.PathLike) -> bool:
     with open_video(video) as container:
-        return bool(gpmf.packets(container))
+        return bool(gpmf.packets(container)) or cameras.has_telemetry(video)
 
 
 def _sensors(imu: Imu, duration: float) -> dict:

@@ -34,8 +34,8 @@ from typing import Any
 import numpy as np
 
 from egodistill import CLIP_SECONDS, DataError, files
-from egodistill.annotations import Segment
 from egodistill.clips import ClipSpec, Recording
+from egodistill.segments import Segment
 
 __all__ = ["ClipStore", "OutputClaim", "StoreWriter", "claim_outputs", "folds", "outputs_record"]
 

@@ -44,6 +44,7 @@ import numpy as np
 import torch
 from painted import X264, write_video
 from test_gpmf import device, mux
+from test_pickles import write_frame
 from toys import small
 
 from egodistill import (
@@ -331,6 +332,69 @@ class Ego4d(Format):
         for segment in found:
             assert 0 <= segment.start < segment.stop < math.inf, segment
             assert Path(segment.video).resolve().is_relative_to(self.root.resolve())
+
+
+class EgoExo4d(Ego4d):
+    """Ego-Exo4D's keysteps: as Ego4D's annotations."""
+
+    name = "keystep_train.json"
+
+    def make(self) -> bytes:
+        walk = self.root / "takes" / "walk"
+        (walk / "frame_aligned_videos").mkdir(parents=True)
+        write_video(walk / "frame_aligned_videos" / "aria01_214-1.mp4", np.arange(60) / 30, preset="ultrafast")
+        (walk / "aria01_noimagestreams.vrs").touch()
+        clock = self.root / "captures" / "kitchen" / "timesync.csv"
+        clock.parent.mkdir(parents=True)
+        stamps = "".join(f"{10**9 + k * 33_333_333}.0\n" for k in range(60))
+        clock.write_text("aria01_214-1_capture_timestamp_ns\n" + stamps)
+        capture = {"capture_name": "kitchen", "cameras": [{"cam_id": "aria01", "is_ego": True}]}
+        rows = {"timesync_start_idx": 0, "timesync_end_idx": 59}
+        (self.root / "takes.json").write_text(
+            json.dumps([{"take_uid": "u1", "take_name": "walk", "capture": capture, **rows}])
+        )
+        steps = [
+            {"start_time": k / 10, "end_time": k / 10 + 1, "step_unique_id": f"s{k % 2}", "step_name": "cut"}
+            for k in range(8)
+        ]
+        self.document = {"taxonomy": {}, "annotations": {"u1": {"take_uid": "u1", "segments": steps}}}
+        return json.dumps(self.document).encode()
+
+    def look(self) -> Any:
+        return annotations.read_annotations(self.path, self.root)
+
+
+class HDEpic(Format):
+    """HD-EPIC's narrations, a pickle: nothing runs, times are in order, files are below the root."""
+
+    name = "HD_EPIC_Narrations.pkl"
+
+    def make(self) -> bytes:
+        folder, video = self.root / "Videos" / "P01", "P01-20240202-110250"
+        folder.mkdir(parents=True)
+        write_video(folder / f"{video}.mp4", np.arange(60) / 30, preset="ultrafast")
+        stamps = "".join(f"{k / 30 * 1e9},{10**9 + k * 33_333_333}\n" for k in range(60))
+        (folder / f"{video}_mp4_to_vrs_time_ns.csv").write_text("mp4_time_ns,vrs_device_time_ns\n" + stamps)
+        vrs = self.root / "VRS" / "P01" / f"{video}_anonymized.vrs"
+        vrs.parent.mkdir(parents=True)
+        vrs.touch()
+        columns = {
+            "video_id": [video] * 8,
+            "start_timestamp": [k / 10 for k in range(8)],
+            "end_timestamp": [k / 10 + 1 for k in range(8)],
+            "main_action_classes": [[(k % 3, 7)] for k in range(8)],
+            "main_actions": [[("cut", "leek")]] * 8,
+        }
+        return write_frame(self.path, columns).read_bytes()
+
+    def look(self) -> Any:
+        return annotations.read_annotations(self.path, self.root)
+
+    def oracle(self, found: Any) -> None:
+        for segment in found:
+            assert 0 <= segment.start < segment.stop < math.inf and isinstance(segment.label, str), segment
+            for file in (segment.video, segment.imu):
+                assert Path(file).resolve().is_relative_to(self.root.resolve()), file
 
 
 class Student(Format):
@@ -705,7 +769,22 @@ class Telemetry(Format):
 
 FORMATS = {
     kind.__name__: kind
-    for kind in (Gpmf, ImuTable, OwnTable, Epic, Ego4d, Student, Teacher, Store, Video, Matroska, Transport, Telemetry)
+    for kind in (
+        Gpmf,
+        ImuTable,
+        OwnTable,
+        Epic,
+        Ego4d,
+        HDEpic,
+        EgoExo4d,
+        Student,
+        Teacher,
+        Store,
+        Video,
+        Matroska,
+        Transport,
+        Telemetry,
+    )
 }
 
 

@@ -274,8 +274,24 @@ def test_nothing_is_replaced_unless_asked(gen1, tmp_path, capsys):
     assert "walk.mp4" in capsys.readouterr().out and imu.read_imu(films / "walk.csv").notes == ()
     with pytest.raises(DataError, match=r"a Project Aria recording; convert it first with `egodistill convert"):
         clips.open_recording(path)
-    with pytest.raises(imu.IMUError, match=r"`egodistill convert` writes its IMU as a table"):
-        imu.read_imu(path)
+    with pytest.raises(imu.IMUError, match=r"walk\.vrs: .*glasses' own clock, and nothing says.*`egodistill convert`"):
+        clips.Recording(films / "walk.mp4", path).motion()
+
+
+def test_imu_of_a_recording_on_the_glasses_own_clock(gen1, tmp_path):
+    """As the data sets have it: the pictures are in an MP4, and a table says what their times are on that clock."""
+    both, alone = (Recording(gen1()).imu(), imu.read_imu(gen1("a.VRS", without=[RGB])))
+    np.testing.assert_allclose(alone.accel_time, both.accel_time + ZERO * 1e-9, atol=1e-9, rtol=0)
+    assert (alone.accel == both.accel).all() and (alone.gyro == both.gyro).all() and alone.notes == ()
+    (moved, offset) = (clips.Recording("a.mp4", gen1(), imu_offset=-ZERO * 1e-9).motion(), ZERO * 1e-9)
+    np.testing.assert_allclose(moved.gyro_time, both.gyro_time, atol=1e-9)
+    np.testing.assert_allclose(alone.on_clock(-offset).window(0.5, 100), both.window(0.5, 100), atol=1e-4)
+    (tmp_path / "b.vrs").write_bytes(b"VisionRe")
+    with pytest.raises(imu.IMUError, match=r"b\.vrs: not a VRS file"):
+        imu.read_imu(tmp_path / "b.vrs")
+    gaps = [row for k, row in enumerate(samples(ACCEL, GYRO)) if not 400 < k < 600]
+    noted = imu.read_imu(write_vrs(tmp_path / "c.vrs", {LEFT: gaps})).notes
+    assert [note.split(" has ")[0] for note in noted] == ["the accelerometer", "the gyroscope"]
 
 
 # --- Real recordings

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif("egodistill" not in MODULES, reason="not a check
 ARROWS = {
     # doors
     "egodistill": "",
-    "data": "egodistill annotations clips files imu one_pass processes store video",
+    "data": "egodistill annotations clips files imu one_pass processes segments store video",
     "teachers": "egodistill batches checkpoints clips files runtime store student video_convnets video_i3d"
     " video_transformers",
     "cli": "egodistill files",
@@ -37,16 +37,20 @@ ARROWS = {
     "gates": "batches egodistill",
     "batches": "egodistill clips files student",
     "runtime": "checkpoints egodistill files",
-    "checkpoints": "egodistill files",
+    "checkpoints": "egodistill files pickles",
     "files": "egodistill",
     "processes": "egodistill files",
     "tables": "egodistill files",
     "intervals": "egodistill",
     "contrasts": "egodistill files intervals",
     # recordings and stores
-    "annotations": "egodistill clips files video",
+    "annotations": "aria_datasets egodistill pickles records segments video",
+    "aria_datasets": "clips egodistill files pickles records segments video",
+    "segments": "egodistill clips records video",
+    "records": "egodistill files",
+    "pickles": "egodistill files",
     "clips": "cameras egodistill imu video",
-    "store": "egodistill annotations clips files",
+    "store": "egodistill clips files segments",
     "one_pass": "clips files store",
     "video": "",
     "imu": "",
@@ -72,7 +76,7 @@ ARROWS = {
     "plots": "egodistill files",
     "export": "egodistill batches checkpoints clips files student video",
     "feeds": "imu video",
-    "commands": "egodistill annotations aria clips data files imu plots recordings tables video",
+    "commands": "egodistill annotations aria clips data files imu pickles plots recordings tables video",
     "options": "commands distillation files runtime",
     "model_commands": "egodistill batches checkpoints commands data distillation experiments export files inference"
     " one_pass options paper_costs runtime tables teachers training",

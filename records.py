@@ -1,0 +1,297 @@
+"""Read what others wrote, a row or an object at a time: CSV tables with a header, and JSON files of any size.
+
+    from egodistill import records
+
+    for where, row in records.read_table(path, ("video", "start"), ("label",)):     # dicts of texts
+        ...
+    for where, key, item in records.json_items(path, ("videos",)):                  # dicts, one in memory at a time
+        ...
+
+Sizes are bounded, and every error is a DataError that names the file and the place in it. Nothing here needs more than
+the standard library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from egodistill import DataError, files
+
+__all__ = [
+    "JSONReader",
+    "class_number",
+    "first_line",
+    "first_name",
+    "json_items",
+    "read_table",
+    "require_id",
+    "start_and_stop",
+]
+
+
+LONGEST_LINE = 1 << 20  # characters of a table
+LARGEST_TABLE = 1 << 30  # bytes; EPIC_100_train.csv has 12 MB
+LARGEST_VALUE = 1 << 28  # characters of one video in Ego4D's annotations, whose whole file may have any size
+
+
+def first_line(path: Path) -> str:
+    """Return the first line of a table. Raise DataError if it cannot be read."""
+    files.require_file(path, LARGEST_TABLE)
+    try:
+        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+            return file.readline(LONGEST_LINE)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def read_table(
+    path: Path,
+    needed: Sequence[str],
+    optional: Sequence[str] | None = None,
+    *,
+    rows: range | None = None,
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the rows of a CSV with header, each with its place, for errors; names of columns become lower case.
+
+    Columns other than ``needed`` and ``optional`` are an error; with None, they are ignored. With ``rows``, an
+    ascending range, yield only these, counted from 0 below the header; the lines between them are not looked at.
+    """
+    line = 1
+    files.require_file(path, LARGEST_TABLE)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(_lines(path, file, rows), skipinitialspace=True)
+            header = [name.strip().lower() for name in next(reader, [])]
+            while header and not header[-1]:
+                header.pop()
+            _check_header(path, header, needed, optional)
+            line = reader.line_num + 1
+            for number, cells in enumerate(reader):
+                line = 2 + rows[number] if rows is not None and number < len(rows) else line
+                where, line = f"{path}, row {line}", reader.line_num + 1
+                row = dict(zip(header, cells, strict=False))
+                if broken := [name for name in row if "\n" in row[name] and not name.startswith(("#", "_"))]:
+                    raise DataError(
+                        f"{where}: the cell in column {broken[0]} goes on in the next row; close the quote, or write "
+                        f"it twice if it belongs to the text"
+                    )
+                if any(cells[len(header) :]):
+                    raise DataError(
+                        f"{where}: {len(cells)} cells, but the header has {len(header)}; put quotes around a cell that "
+                        f"contains a comma"
+                    )
+                if cells and any(name not in row for name in needed):
+                    raise DataError(f"{where}: fewer cells than the header")
+                if cells:
+                    yield where, {name: cell.strip() for name, cell in row.items()}
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a UTF-8 CSV table: {error}") from error
+    except csv.Error as error:
+        raise DataError(f"{path}, row {line}: not a CSV table: {error}; is a quote not closed?") from error
+
+
+def _lines(path: Path, file: TextIO, rows: range | None) -> Iterator[str]:
+    """Yield the lines of a table, the first and those of ``rows``. Raise DataError for a line that has no end."""
+    number = -1
+    while line := file.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE:
+            raise DataError(f"{path}: a line has more than {LONGEST_LINE} characters; is this a table?")
+        if rows is None or number < 0 or number in rows:
+            yield line
+        if rows is not None and number >= rows.stop:
+            return
+        number += 1
+
+
+def _check_header(path: Path, header: list[str], needed: Sequence[str], optional: Sequence[str] | None) -> None:
+    """Raise DataError for missing and repeated columns, and, unless ``optional`` is None, for unknown ones."""
+    text, known = ",".join(header), (*needed, *(optional or ()))
+    if missing := [name for name in needed if name not in header]:
+        for sign in ";\t":
+            if set(needed) & set(re.split(rf"\s*{sign}\s*", text)):
+                raise DataError(f"{path}: its cells are separated by {sign!r}, must be ','")
+        hint = _similar(missing[0], [name for name in header if name not in known])
+        raise DataError(f"{path}: no column {', '.join(missing)}{hint}; its header is {text or 'empty'}")
+    if repeated := [name for name in known if header.count(name) > 1]:
+        raise DataError(f"{path}: the column {repeated[0]} appears {header.count(repeated[0])} times in the header")
+    unknown = [name for name in header if name not in known and not re.match("[#_]|$", name)]  # "": an index of pandas
+    if unknown and optional is not None:
+        raise DataError(
+            f"{path}: unknown column {unknown[0]!r}{_similar(unknown[0], known)}; known are {', '.join(known)}, and "
+            f"names that start with '#' or '_' are ignored"
+        )
+
+
+def _similar(name: str, others: Sequence[str]) -> str:
+    """Return a hint at the most similar name, or ""."""
+    found = difflib.get_close_matches(name, others, 1)
+    return f" (similar: {found[0]!r})" if found else ""
+
+
+def start_and_stop(where: str, start: str, stop: str) -> tuple[float, float]:
+    """Return start and stop in seconds from text such as '83.5' or '00:01:23.50'."""
+    seconds = []
+    for text in (start, stop):
+        parts = text.split(":")
+        try:
+            value = sum(float(part) * 60**i for i, part in enumerate(reversed(parts))) if len(parts) <= 3 else math.nan
+        except ValueError:
+            value = math.nan
+        if not (0 <= value < math.inf and "-" not in text):
+            raise DataError(f"{where}: {text!r} is not a time in seconds or HH:MM:SS")
+        seconds.append(value)
+    if seconds[1] <= seconds[0]:
+        raise DataError(f"{where}: stop {stop} is not after start {start}")
+    return seconds[0], seconds[1]
+
+
+def class_number(where: str, row: Mapping[str, str], column: str) -> int:
+    """Return the number of a class in a row. Raise DataError if it is none."""
+    if not re.fullmatch(r"\d{1,9}", row[column]):
+        raise DataError(f"{where}: {column} {row[column][:40]!r} is not the whole number of a class")
+    return int(row[column])
+
+
+def require_id(where: str, name: object, what: str) -> str:
+    """Return an id that becomes part of a path. Raise DataError, which says ``what`` it must be, unless it is a word.
+
+    So nothing in a file leads out of the root of its data set.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name):
+        raise DataError(f"{where}: {name!r} is not {what}")
+    return name
+
+
+def json_items(
+    path: Path, names: Sequence[str] = (), chunk: int = 1 << 20, *, otherwise: str = "not a JSON object"
+) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
+    """Yield the objects of the list or dict that a JSON file has under one of these names; without names, is.
+
+    Each comes with its place, for errors, and with its key if they are in a dict. Only one object is in memory at a
+    time; ``chunk`` is how many characters are read at once. Raise DataError with file and place, and with the words
+    ``otherwise`` for a value that is no object.
+    """
+    found = not names
+    with _json_reader(path, chunk) as reader:
+        for name in reader.members("{") if names else [""]:
+            if names and name not in names:
+                reader.value()
+                continue
+            found = True
+            for number, key in enumerate(reader.members("[{")):
+                item, where = reader.value(), f"{path}, {name}[{number if key is None else key!r}]"
+                if not isinstance(item, dict):
+                    raise DataError(f"{where}: {otherwise}")
+                yield where, key, item
+    if not found:
+        raise DataError(f"{path}: no {' or '.join(map(repr, names))} at the top level; is this the right file?")
+
+
+def first_name(path: Path, names: Sequence[str]) -> str | None:
+    """Return the first of these names at the top level of a JSON file; None if it has none of them, or is a list.
+
+    Raise DataError with file and place for invalid JSON before it.
+    """
+    with _json_reader(path, 1 << 20) as reader:
+        for name in reader.members("[{"):
+            if name is None or name in names:
+                return name
+            reader.value()
+    return None
+
+
+@contextlib.contextmanager
+def _json_reader(path: Path, chunk: int) -> Iterator[JSONReader]:
+    """Open a JSON file. Raise DataError that names it if it cannot be read."""
+    files.require_file(path)
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            yield JSONReader(file, path, chunk)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text: {error}") from error
+
+
+class JSONReader:
+    """Read a JSON file value by value, so that a large list need not fit in memory.
+
+    Raise DataError, with file and place, for invalid JSON.
+    """
+
+    SPACE = re.compile(r"[ \t\r\n]*")
+    LONGEST_WORD = 1 << 20  # characters: the longest string that may continue beyond what was read
+
+    def __init__(self, file: TextIO, path: Path, chunk: int) -> None:
+        self.file, self.path, self.chunk = file, path, chunk
+        self.decoder = json.JSONDecoder()
+        self.text, self.at = "", 0  # what was read, and how much of it is decoded
+        self.base = 0  # where the text starts in the file, in characters
+
+    def members(self, brackets: str) -> Iterator[str | None]:
+        """Iterate over the next list ("[") or dict ("{"): yield keys or Nones; call `value()` after each."""
+        opened = self._take(brackets)
+        closing = "]" if opened == "[" else "}"
+        while self._next_sign() != closing:
+            key = None
+            if opened == "{":
+                key = self.value()
+                self._take(":")
+            yield key
+            if self._next_sign() != closing:
+                self._take(",")
+        self.at += 1
+
+    def value(self) -> Any:
+        """Return the next value."""
+        self._next_sign()
+        while True:
+            try:
+                found, end = self.decoder.raw_decode(self.text, self.at)
+            except json.JSONDecodeError as error:
+                # Only a value at the end of the text can be completed by more text.
+                if len(self.text) - error.pos > self.LONGEST_WORD or not self._read_more():
+                    raise self._broken(error.pos, error.msg) from error
+                if len(self.text) > LARGEST_VALUE:
+                    raise self._broken(self.at, f"one value has more than {LARGEST_VALUE} characters") from error
+                continue
+            except RecursionError as error:
+                raise self._broken(self.at, "nested too deep") from error
+            except ValueError as error:
+                raise self._broken(self.at, "a number of thousands of digits") from error
+            if (end == len(self.text) or self.text[end] in ".eE+-") and self._read_more():  # a number may continue
+                continue
+            self.at = end
+            return found
+
+    def _take(self, signs: str) -> str:
+        if (sign := self._next_sign()) not in signs:
+            raise self._broken(self.at, f"expected one of {signs}")
+        self.at += 1
+        return sign
+
+    def _next_sign(self) -> str:
+        while True:
+            self.at = self.SPACE.match(self.text, self.at).end()
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self._read_more():
+                raise self._broken(self.at, "it ends here")
+
+    def _read_more(self) -> bool:
+        chunk = self.file.read(max(self.chunk, len(self.text) - self.at))  # twice as much each time
+        self.text, self.at, self.base = self.text[self.at :] + chunk, 0, self.base + self.at
+        return bool(chunk)
+
+    def _broken(self, place: int, why: str) -> DataError:
+        return DataError(f"{self.path}: truncated or invalid JSON at character {self.base + place}: {why}")
