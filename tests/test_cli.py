@@ -2388,7 +2388,7 @@ def test_the_seed_decides_the_start_weights_of_what_a_command_builds(command, tm
         assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
-def test_a_student_is_built_for_the_frames_of_the_store(tmp_path, monkeypatch, capsys):
+def test_a_student_is_built_for_the_clips_of_the_store(tmp_path, monkeypatch, capsys):
     calls = spy_on_stages(monkeypatch)
     store = ToyClips()
     spec = egodistill.data.ClipSpec(frames=2, size=32, sampling="last", exact=False)
@@ -2402,7 +2402,10 @@ def test_a_student_is_built_for_the_frames_of_the_store(tmp_path, monkeypatch, c
         assert expected.items() <= arguments.items()
     store.specs = {"frames_1": replace(spec, frames=1, sampling="uniform", exact=True, tolerance=0.25)}
     run(capsys, *plain, "--num-frames", 1, "--out", tmp_path / "x.pt")
-    assert {"exact": True, "tolerance": 0.25}.items() <= calls.pop()[1].arguments.items()
+    assert {"exact": True, "tolerance": 0.25, "imu_axes": "gopro"}.items() <= calls.pop()[1].arguments.items()
+    store.specs["imu"] = egodistill.data.ClipSpec(imu_samples=422, imu_axes="glasses")
+    run(capsys, *plain, "--num-frames", 1, "--out", tmp_path / "x.pt")
+    assert calls.pop()[1].arguments["imu_axes"] == "glasses"
 
 
 @pytest.mark.parametrize("command", ["prepare a.csv --out s", "predict a.mp4 --student s.pt"])
