@@ -46,6 +46,7 @@ from egodistill.segments import (
     read_csv,
     read_recordings,
     splits_of_wearers,
+    with_imu_axes,
     with_imu_offsets,
     with_labels,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "read_epic_kitchens",
     "read_hd_epic",
     "read_recordings",
+    "with_imu_axes",
     "with_imu_offsets",
 ]
 

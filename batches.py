@@ -42,6 +42,7 @@ __all__ = [
     "require_labels",
     "require_number",
     "require_teacher",
+    "stored_axes",
 ]
 
 
@@ -177,7 +178,7 @@ def inputs_of(model: Model) -> tuple[str, ...]:
 def note_clips(model: Model, store: Store, names: Sequence[str]) -> None:
     """Keep in `model.noted_clips` what the model itself does not say about its clips, as in the first store it read."""
     spec = clips.spec_of(model)
-    if hasattr(model, "noted_clips") or None not in [getattr(spec, field) for field in clips.FIELDS["frames"]]:
+    if hasattr(model, "noted_clips") or None not in vars(spec).values():
         return
     found = {}
     for part in (stored_spec(store, name) for name in names):
@@ -276,6 +277,16 @@ def require_clips(model: Model, store: Store, name: str) -> None:
             f"the array {name!r} of the store does not fit the model: {'; '.join(faults)}. Build the model with "
             f"{fitting}, or prepare other clips"
         )
+
+
+def stored_axes(store: Store) -> str:
+    """Return the name of the axes of a store's IMU samples, the argument `imu_axes` of a student.
+
+    >>> from egodistill import batches, data
+    >>> batches.stored_axes(data.ClipStore("store"))
+    'gopro'
+    """
+    return stored_spec(store, "imu").imu_axes if "imu" in getattr(store, "specs", {}) else "gopro"
 
 
 def stored_spec(store: Store, name: str) -> clips.ClipSpec:

@@ -28,11 +28,14 @@ __all__ = [
     "NEON_TIME",
     "CameraError",
     "Log",
+    "axes_and_turn",
     "frame_stamps",
     "has_telemetry",
     "read_gyroflow",
     "read_neon",
     "read_telemetry",
+    "turn_matrix",
+    "turn_text",
 ]
 
 GRAVITY = 9.80665  # m/s2
@@ -51,6 +54,71 @@ class Log(NamedTuple):
     accel: np.ndarray | None
     gyro: np.ndarray
     notes: list[str]
+
+
+# --- Turns of axes -------------------------------------------------------------------------------------------------
+
+
+def turn_matrix(text: str) -> np.ndarray | None:
+    """Return the matrix [3, 3] that a text such as "XZy" stands for, or None if it is no turn of axes.
+
+    Letter i names the column of the samples that becomes axis i, a small letter with the opposite sign. The rows of the
+    matrix are the new axes, so that ``samples @ matrix.T`` turns samples [n, 3].
+
+    >>> from egodistill import cameras
+    >>> cameras.turn_matrix("XZy").tolist()
+    [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]]
+    >>> cameras.turn_matrix("glasses") is None
+    True
+    """
+    if sorted(text.upper()) != ["X", "Y", "Z"]:
+        return None
+    matrix = np.zeros((3, 3))
+    for i, letter in enumerate(text):
+        matrix[i, "XYZ".index(letter.upper())] = 1 if letter.isupper() else -1
+    return matrix
+
+
+def turn_text(matrix: np.ndarray) -> str:
+    """Return the text of a matrix from `turn_matrix()`, or of a product of several.
+
+    >>> from egodistill import cameras
+    >>> cameras.turn_text(cameras.turn_matrix("yXZ") @ cameras.turn_matrix("XZy"))
+    'zXy'
+    """
+    columns = np.abs(matrix).argmax(1)
+    letters = zip(columns, np.asarray(matrix)[range(3), columns], strict=True)
+    return "".join("XYZ"[k] if sign > 0 else "xyz"[k] for k, sign in letters)
+
+
+def axes_and_turn(text: str) -> tuple[str, np.ndarray | None]:
+    """Return the name of a recording's axes, and the matrix [3, 3] that turns its samples into them, or None.
+
+    ``text`` is "gopro", axes as in this module ("file" in stores of earlier versions); a turn into these, as of
+    `turn_matrix()`; or a name of your own for other axes. Raise CameraError for anything else, also for a turn that
+    mirrors, because a gyroscope cannot follow it.
+
+    >>> from egodistill import cameras
+    >>> cameras.axes_and_turn("glasses"), cameras.axes_and_turn("xyZ")[0]
+    (('glasses', None), 'gopro')
+    >>> cameras.axes_and_turn("XYz")
+    Traceback (most recent call last):
+    ...
+    egodistill.cameras.CameraError: the turn of axes 'XYz' mirrors them; change the case of one letter, or of all
+    """
+    matrix = turn_matrix(text) if isinstance(text, str) else None
+    if matrix is not None:
+        if np.linalg.det(matrix) < 0:
+            raise CameraError(f"the turn of axes {text!r} mirrors them; change the case of one letter, or of all")
+        return "gopro", matrix
+    if isinstance(text, str) and text.lower() in ("gopro", "file"):
+        return "gopro", None
+    if not isinstance(text, str) or not re.fullmatch(r"\w[\w.-]*", text) or re.fullmatch("[xyzXYZ]+", text):
+        raise CameraError(
+            f"axes must be 'gopro', a name of your own (letters, digits, '_', '-', '.'), or a turn such as 'XZy': the "
+            f"columns that point left, to the user and up, small letters for the opposite; got {text!r}"
+        )
+    return text, None
 
 
 # --- Gyroflow ----------------------------------------------------------------------------------------------------
@@ -132,14 +200,12 @@ def _scale(path: str | os.PathLike, fields: dict[str, tuple[str, int]], key: str
 def _orientation(path: str | os.PathLike, fields: dict[str, tuple[str, int]]) -> np.ndarray:
     """Return the matrix [3, 3] from the columns of a log to Gyroflow's axes."""
     text, number = fields.get("orientation", ("xzY", 0))
-    if sorted(text.upper()) != ["X", "Y", "Z"]:
+    matrix = turn_matrix(text)
+    if matrix is None:
         raise CameraError(
             f"{path}: line {number}: the orientation {text!r} does not say where the axes point; write the letters of "
             f"the columns that point up, left and back, small ones for the opposite (Gyroflow finds them: Auto)"
         )
-    matrix = np.zeros((3, 3))
-    for i, letter in enumerate(text):
-        matrix[i, "XYZ".index(letter.upper())] = 1 if letter.isupper() else -1
     return matrix
 
 

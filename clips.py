@@ -62,6 +62,8 @@ __all__ = [
     "find_videos",
     "frames_name",
     "open_recording",
+    "read_axes",
+    "require_axes",
     "spec_of",
     "strided_starts",
 ]
@@ -86,7 +88,7 @@ class ClipSpec:
     tolerance     Take the frames that are cheapest to decode within this many seconds of their times, 0: exact frames.
     seed          Seed of the samplings "random" and "ages".
     imu_samples, imu_rate   Number of IMU samples (0: none) and their rate in Hz.
-    imu_axes      Axes of both sensors; "file", as each recording stores them, is the only choice.
+    imu_axes      Name of the axes of both sensors, see `Recording`; "file" in stores of earlier versions is "gopro".
     audio         Log-mel bands of the clip's middle two seconds, as ListenToLook reads them.
 
     In the spec of a model, None means that the model accepts any value; clips are then decoded with the default. The
@@ -110,7 +112,7 @@ class ClipSpec:
     seed: int = 0
     imu_samples: int = 0
     imu_rate: float | None = IMU_RATE
-    imu_axes: str = "file"
+    imu_axes: str | None = "gopro"
     audio: bool = False
     seconds: float | None = CLIP_SECONDS
 
@@ -131,8 +133,11 @@ class ClipSpec:
             raise DataError(
                 f"exact=False takes the nearest key frames; leave out tolerance={tolerance!r}, or exact=False"
             )
-        if self.imu_axes != "file":
-            raise DataError(f"imu_axes must be 'file', the axes of each recording; got {self.imu_axes!r}")
+        if self.imu_axes is not None:
+            name, turn = read_axes(self.imu_axes)
+            if turn is not None:
+                raise DataError(f"imu_axes of a clip is a name, 'gopro' after a turn; got {self.imu_axes!r}")
+            object.__setattr__(self, "imu_axes", name)
         if self.frames and self.sampling not in (None, "ends"):
             try:  # a rule that does not fit is one error here, not one per clip
                 clip_times(0.0, self.frames, self.seconds or CLIP_SECONDS, sampling=self.sampling)
@@ -155,8 +160,8 @@ class ClipSpec:
         return dataclasses.replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
 
     def record(self) -> dict[str, Any]:
-        """Return the fields by name, for fingerprints. A tolerance of 0 is left out, as in files of older versions."""
-        fields = dataclasses.asdict(self)
+        """Return the fields by name, for fingerprints: as in files of older versions, without a tolerance of 0."""
+        fields = dataclasses.asdict(self) | ({"imu_axes": "file"} if self.imu_axes == "gopro" else {})
         return fields if self.tolerance else {name: value for name, value in fields.items() if name != "tolerance"}
 
     @property
@@ -192,6 +197,30 @@ class ClipSpec:
 
 def _is_positive(value: Any) -> bool:
     return value is None or (isinstance(value, numbers.Real) and 0 < value < math.inf)
+
+
+def read_axes(text: str) -> tuple[str, np.ndarray | None]:
+    """Return the name of axes and the turn into them, as `cameras.axes_and_turn()`. Raise DataError."""
+    try:
+        return cameras.axes_and_turn(text)
+    except cameras.CameraError as error:
+        raise DataError(f"imu_axes: {error}") from error
+
+
+def require_axes(source: str, axes: str, spec: ClipSpec) -> None:
+    """Raise DataError if the samples of a source have other axes than those of a clip.
+
+    >>> from egodistill import clips
+    >>> clips.require_axes("walk.csv", "gopro", clips.ClipSpec(imu_samples=422, imu_axes="glasses"))
+    Traceback (most recent call last):
+    ...
+    egodistill.DataError: walk.csv: the axes of its samples are 'gopro', those of the clips 'glasses'; ...
+    """
+    if axes != spec.imu_axes:
+        raise DataError(
+            f"{source}: the axes of its samples are {axes!r}, those of the clips {spec.imu_axes!r}; if they are the "
+            f"same, or after a turn, give the name or the turn as imu_axes (--imu-axes)"
+        )
 
 
 # The fields that describe each kind of array; `differences()` compares them.
@@ -241,7 +270,7 @@ def frames_name(spec: ClipSpec) -> str:
 def spec_of(model: Any) -> ClipSpec:
     """Return the spec of the clips that a model reads: its `clip_spec`, or one built from the attributes of a student.
 
-    These are `num_frames`, `frame_size`, `sampling`, `exact`, `tolerance`, `imu_samples`, `imu_rate` and
+    These are `num_frames`, `frame_size`, `sampling`, `exact`, `tolerance`, `imu_samples`, `imu_rate`, `imu_axes` and
     `clip_seconds`. If the model lacks one, its field is None; of `num_frames` it is 1 if the model reads "frames", of
     `imu_samples` 422.
 
@@ -264,6 +293,7 @@ def spec_of(model: Any) -> ClipSpec:
         tolerance=getattr(model, "tolerance", None),
         imu_samples=getattr(model, "imu_samples", IMU_SAMPLES) if "imu" in inputs else 0,
         imu_rate=getattr(model, "imu_rate", None),
+        imu_axes=getattr(model, "imu_axes", None),
         audio="audio" in inputs,
         seconds=getattr(model, "clip_seconds", None),
     )
@@ -282,6 +312,11 @@ class Recording:
     video: clocks of public recordings differ by up to a second (`egodistill check` measures it).
     ``zero_accel`` is an option of `read_imu()`: zeros if there is no accelerometer.
 
+    ``imu_axes`` are the axes of the samples: "gopro" (X to the left, Y to the user, Z up), which all
+    readers of cameras return; a turn that makes them so, such as "XZy" (`egodistill check` finds it),
+    applied when they are read; or a name of your own, with which they stay as they are. Students read
+    recordings whose axes have the same name as those of their training.
+
     >>> from egodistill import data
     >>> walk = data.Recording("walk.mp4", "walk.csv", imu_offset=0.2)
     >>> {name: array.shape for name, array in walk.clip(1.0, data.ClipSpec(frames=2, imu_samples=422)).items()}
@@ -296,8 +331,10 @@ class Recording:
     imu_stretch: float = 1.0
     wearer: str | None = None
     zero_accel: bool = False
+    imu_axes: str = "gopro"
 
     def __post_init__(self) -> None:  # paths and numpy numbers are welcome
+        read_axes(self.imu_axes)
         imu = self.imu
         if isinstance(imu, (tuple, list)):
             imu = tuple(os.fspath(path) for path in imu)
@@ -334,7 +371,7 @@ class Recording:
                     f"{self.imu}: its times are those of the glasses' own clock, and nothing says when the video "
                     f"begins on it; `egodistill convert` writes video and IMU on one clock, or give imu_offset"
                 )
-            found = read_imu(self.imu_source, zero_accel=self.zero_accel)
+            found = read_imu(self.imu_source, zero_accel=self.zero_accel).in_axes(*read_axes(self.imu_axes))
             self.__dict__["samples"] = found.on_clock(self.imu_offset, self.imu_stretch)
         return self.__dict__["samples"]
 
@@ -438,13 +475,14 @@ def open_recording(
     imu_stretch: float = 1.0,
     wearer: str | None = None,
     zero_accel: bool = False,
+    imu_axes: str = "gopro",
 ) -> Recording:
     """Return the recording of a video file, or of a folder that a Pupil Labs Neon recorded.
 
     Without `imu`, the functions in `READERS` are called in turn, and the first recording that one returns is used; if
     none does, the IMU is telemetry inside the video. The other arguments are the fields of `Recording`; `imu_offset`
-    and `imu_stretch` are applied on top of a reader's own. A `Recording` is returned unchanged. Raise DataError if
-    other arguments come with it.
+    and `imu_stretch` are applied on top of a reader's own, and `imu_axes` take the place of its own. A `Recording` is
+    returned unchanged. Raise DataError if other arguments come with it.
 
     A camera of your own is one more reader, which `prepare()`, `check()` and `predict()` then use for videos without
     IMU files. This one finds NAME.txt beside NAME.mp4:
@@ -463,8 +501,9 @@ def open_recording(
     >>> clips.READERS.remove(text_beside)
     """
     given = {"imu_offset": imu_offset, "imu_stretch": imu_stretch, "wearer": wearer, "zero_accel": zero_accel}
+    given["imu_axes"] = imu_axes
     if isinstance(path, Recording):
-        if (imu, *given.values()) != (None, 0.0, 1.0, None, False):
+        if (imu, *given.values()) != (None, 0.0, 1.0, None, False, "gopro"):
             raise DataError(f"{path.video}: a Recording has its own IMU and clock; give a path, or no other arguments")
         return path
     found = None
@@ -478,6 +517,7 @@ def open_recording(
         imu_stretch=imu_stretch * found.imu_stretch,
         wearer=wearer or found.wearer,
         zero_accel=zero_accel or found.zero_accel,
+        imu_axes=found.imu_axes if imu_axes == "gopro" else imu_axes,
     )
 
 
@@ -608,8 +648,9 @@ class _Decoding:
         info, kinds = self.recording.probe(), set(self.kinds.values())
         if "audio" in kinds and not info.has_audio:
             raise VideoError(f"{self.recording.video}: has no audio")
-        if "imu" in kinds:
-            self.recording.motion()  # read now: an error is one of the recording, not of a clip
+        for spec in self.specs.values():
+            if spec.imu_samples:  # read now: an error is one of the recording, not of a clip
+                require_axes(_names(self.recording.imu_source), self.recording.motion().axes, spec)
         lacking: dict[int, int] = {}
         rows: dict[int, dict[str, np.ndarray]] = {}
         pieces = sum(spec.frames if self.kinds[name] == "frames" else 1 for name, spec in self.specs.items())

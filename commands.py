@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import dataclasses
 import statistics
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from egodistill import DataError, annotations, aria, clips, data, files, recordings
+from egodistill import DataError, annotations, aria, clips, data, files, plots, recordings
 from egodistill.imu import MAX_GAP
 from egodistill.pickles import is_pickle
 from egodistill.tables import Table
@@ -26,6 +27,7 @@ from egodistill.video import MAX_HOLD, SAMPLING
 __all__ = [
     "COMMANDS",
     "LIMITS",
+    "axes_option",
     "coverage_options",
     "describe_store",
     "imu_files",
@@ -89,6 +91,7 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--imu-offsets", metavar="CSV", help="table of IMU clock offsets, written by `egodistill check --out`"
     )
+    axes_option(parser)
     group = parser.add_argument_group("recordings without labels")
     group.add_argument("--stride", metavar="SECONDS", type=float, help="step between clips (default: a clip's length)")
     text = "split whole recordings, or stretches of each with 2.2 s between them (default: recording)"
@@ -115,6 +118,8 @@ def read_segments(a: argparse.Namespace) -> data.SegmentList:
         audio=a.audio,
         windows=annotations.Windows(**given) if given else None,
     )
+    if a.imu_axes:
+        segments = annotations.with_imu_axes(segments, a.imu_axes)
     return annotations.with_imu_offsets(segments, a.imu_offsets) if a.imu_offsets else segments
 
 
@@ -183,7 +188,7 @@ RESULT_MARKS = {
 
 def overwrite_option(parser: argparse.ArgumentParser) -> None:
     """Add --overwrite, for `check_outputs()`."""
-    parser.add_argument("--overwrite", action="store_true", help="let --out replace a file that is not a result")
+    parser.add_argument("--overwrite", action="store_true", help="let an output replace a file that is not a result")
 
 
 def check_outputs(arguments: argparse.Namespace) -> None:
@@ -211,6 +216,7 @@ def check_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help=text)
     root_option(parser)
     imu_option(parser)
+    axes_option(parser)
     parser.add_argument("--no-offset", action="store_true", help="do not estimate the offset of the IMU's clock")
     parser.add_argument(
         "--max-offset", metavar="SECONDS", type=float, default=2.0, help="largest offset to search for, in seconds"
@@ -218,6 +224,11 @@ def check_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="CSV", help="write the reliable offsets to a table for `prepare --imu-offsets`"
     )
+    text = (
+        "draw the sensors beside the motion of the picture, as PNG or SVG, and say whether axes and clock look right; "
+        "several recordings get numbers, such as check-1.png"
+    )
+    parser.add_argument("--plot", metavar="PICTURE", help=text)
     overwrite_option(parser)
 
 
@@ -230,6 +241,16 @@ def imu_option(parser: argparse.ArgumentParser, more: str = "") -> None:
         help=f"IMU of the video: one table, or one for the accelerometer and one for the gyroscope{more} (default: "
         "telemetry in the video)",
     )
+
+
+def axes_option(parser: argparse.ArgumentParser) -> None:
+    """Add --imu-axes; None: those that the recordings say, or a GoPro's."""
+    text = (
+        "axes of the IMU samples: the turn that makes them a GoPro's, such as XZy, as `egodistill check` finds it (the "
+        "columns that point left, to the user and up, small letters for the opposite), or a name for other axes "
+        "(default: gopro)"
+    )
+    parser.add_argument("--imu-axes", metavar="AXES", help=text)
 
 
 def imu_files(a: argparse.Namespace) -> Any:
@@ -248,15 +269,23 @@ def run_check(a: argparse.Namespace) -> None:
             sources |= {video: video for video in clips.find_videos(name)}
         else:
             sources[name] = data.open_recording(name, imu_files(a))
+    pictures = picture_files(a, list(sources))
     print(recordings.HEADER)
     offsets, unusable = [], 0
-    for video, recording in sources.items():
+    for number, (video, recording) in enumerate(sources.items()):
         try:
+            if a.imu_axes:
+                recording = recording if isinstance(recording, data.Recording) else data.open_recording(recording)
+                recording = dataclasses.replace(recording, imu_axes=a.imu_axes)
             found = recordings.check(recording, offset=not a.no_offset, max_offset=a.max_offset)
         except DataError as error:  # a video of a folder that no reader of recordings can use
             found = recordings.Check(video, problem=str(error))
         print(found.row())
         unusable += found.problem is not None
+        if pictures:
+            print(found.report())
+            if found.rates:
+                print(f"  {plots.draw_check(found, pictures[number])}")
         if found.offset is not None and found.offset.reliable:
             if a.out and not is_utf8(video):
                 print(f"  - not written to {a.out}: the path is not UTF-8, as a table must be")
@@ -268,6 +297,19 @@ def run_check(a: argparse.Namespace) -> None:
         print(f"{a.out}: {len(offsets)} of {len(sources)} recordings have a reliable offset")
     if unusable:
         raise ValueError(f"{unusable} of {len(sources)} recordings cannot be used")
+
+
+def picture_files(a: argparse.Namespace, videos: list[str]) -> list[Path]:
+    """Return the file of each recording's picture; without --plot none. Raise DataError if one cannot be written."""
+    if not a.plot:
+        return []
+    plots.require_picture(a.plot)
+    path = Path(a.plot)
+    numbers = [""] if len(videos) == 1 else [f"-{number + 1}" for number in range(len(videos))]
+    found = [path.with_name(f"{path.stem}{number}{path.suffix}") for number in numbers]
+    for picture in found:
+        files.check_output(picture, videos, ours=[plots.CHECK_TITLE.encode()], overwrite=a.overwrite)
+    return found
 
 
 def is_utf8(path: str) -> bool:

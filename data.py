@@ -35,7 +35,16 @@ from typing import Any
 
 from egodistill import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, files
 from egodistill.annotations import read_ego4d, read_ego_exo4d, read_epic_kitchens, read_hd_epic
-from egodistill.clips import ClipSpec, Recording, clip_starts, decode_clips, differences, frames_name, open_recording
+from egodistill.clips import (
+    ClipSpec,
+    Recording,
+    clip_starts,
+    decode_clips,
+    differences,
+    frames_name,
+    open_recording,
+    read_axes,
+)
 from egodistill.imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu
 from egodistill.one_pass import Consumer, Pending
 from egodistill.processes import CRASHES, Processes, Watch, explain
@@ -45,6 +54,7 @@ from egodistill.segments import (
     Windows,
     read_csv,
     read_recordings,
+    with_imu_axes,
     with_imu_offsets,
 )
 from egodistill.store import ClipStore, StoreWriter, folds
@@ -71,6 +81,7 @@ __all__ = [
     "read_csv",
     "read_recordings",
     "Windows",
+    "with_imu_axes",
     "with_imu_offsets",
     "Imu",
     "read_imu",
@@ -134,16 +145,16 @@ def name_imu_files(segments: Iterable[Segment]) -> list[Segment]:
     for segment in segments:
         own = segment.recording
         if own.imu is None and own not in found:
-            clock = {"imu_offset": own.imu_offset, "imu_stretch": own.imu_stretch, "wearer": own.wearer}
-            found[own] = open_recording(own.video, **clock)
+            given = {name: getattr(own, name) for name in ("imu_offset", "imu_stretch", "wearer", "imu_axes")}
+            found[own] = open_recording(own.video, **given)
         named = found.get(own, own)
-        fields = ("video", "imu", "imu_offset", "imu_stretch", "wearer")
+        fields = ("video", "imu", "imu_offset", "imu_stretch", "wearer", "imu_axes")
         result.append(replace(segment, **{name: getattr(named, name) for name in fields}))
     return result
 
 
-def clip_specs(settings: Mapping[str, Any]) -> dict[str, ClipSpec]:
-    """Return the spec of each array for these settings of `prepare()`."""
+def clip_specs(settings: Mapping[str, Any], imu_axes: str = "gopro") -> dict[str, ClipSpec]:
+    """Return the spec of each array for these settings of `prepare()`; `imu_axes` is the name of all samples' axes."""
     plain = {name: settings[name] for name in ("exact", "tolerance")} | {"size": settings["frame_size"]}
     frames = [
         ClipSpec(frames=count, sampling=rule, seed=settings["seed"] or 0, **plain)
@@ -156,7 +167,7 @@ def clip_specs(settings: Mapping[str, Any]) -> dict[str, ClipSpec]:
     if settings["clip_frames"]:  # teachers always read exact frames
         specs["clip"] = ClipSpec(frames=settings["clip_frames"], size=settings["clip_size"], crop=True)
     if settings["imu"]:
-        specs["imu"] = ClipSpec(imu_samples=IMU_SAMPLES)
+        specs["imu"] = ClipSpec(imu_samples=IMU_SAMPLES, imu_axes=imu_axes)
     if settings["audio"]:
         specs["audio"] = ClipSpec(audio=True)
     return specs
@@ -312,7 +323,13 @@ def prepare(
             f"min_coverage must be above 0 and at most 1, max_bad from 0 to 1, and max_gap and max_hold above 0 s; got "
             f"{min_coverage}, {max_bad}, {max_gap} and {max_hold}"
         )
-    specs = clip_specs(settings)
+    axes = sorted({read_axes(segment.imu_axes)[0] for segment in segments})
+    if imu and len(axes) > 1:
+        raise DataError(
+            f"the IMU samples of the segments have the axes {' and '.join(axes)}; give the turn that makes them the "
+            f"same as imu_axes (--imu-axes), or prepare a store for each"
+        )
+    specs = clip_specs(settings, axes[0])
     names = _class_names(segments, class_names)
     workers = workers or files.available_cores()
     files.check_share(rank, world_size)

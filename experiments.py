@@ -445,6 +445,7 @@ class Bench:
                 sampling=run.sampling,
                 exact=store.settings["exact"],
                 tolerance=store.settings.get("tolerance", 0.0),  # older stores lack it
+                imu_axes=batches.stored_axes(store),
             )
         if self.has_start(run):
             encoder = model.image if run.method == "ListenToLook" else model.image_encoder

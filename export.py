@@ -510,7 +510,9 @@ def describe(model: EgoDistill, path: Path, settings: Settings, part: type[Plain
         "axes": ["batch", "sample", "channel"],
         "channels": [f"{sensor} {axis}" for sensor in ("accelerometer", "gyroscope") for axis in "xyz"],
         "units": ["m/s2"] * 3 + ["rad/s"] * 3,
-        "directions": "as in the recordings that the model was trained on (GoPro: x left, y to the user, z up)",
+        "directions": "x left, y to the user, z up, as those of a GoPro"
+        if spec.imu_axes == "gopro"
+        else f"the axes {spec.imu_axes} of the recordings that the model was trained on",
         "gravity": "included",
         "rate_hz": spec.imu_rate,
         "sampling": "sample k is at k / rate_hz seconds after the clip's start, interpolated linearly between the "

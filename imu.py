@@ -52,7 +52,8 @@ class Imu:
     """Samples of an accelerometer [n, 3] in m/s2, gravity included, and of a gyroscope [m, 3] in rad/s.
 
     Each sensor has its own times, float64, ascending, in seconds on the video's clock. ``notes``
-    lists what is unusual about the recording, such as ignored rows or unknown axes.
+    lists what is unusual about the recording, such as ignored rows or unknown axes. ``axes`` is the
+    name of the axes: "gopro" (X to the left, Y to the user, Z up) unless a program gives another.
     """
 
     accel_time: np.ndarray
@@ -60,6 +61,7 @@ class Imu:
     gyro_time: np.ndarray
     gyro: np.ndarray
     notes: tuple[str, ...] = ()
+    axes: str = "gopro"
 
     @functools.cached_property
     def median_steps(self) -> tuple[float, float]:
@@ -72,7 +74,20 @@ class Imu:
         if (offset, stretch) == (0.0, 1.0):
             return self
         accel_time, gyro_time = (offset + stretch * t for t in (self.accel_time, self.gyro_time))
-        return Imu(accel_time, self.accel, gyro_time, self.gyro, self.notes)
+        return dataclasses.replace(self, accel_time=accel_time, gyro_time=gyro_time)
+
+    def in_axes(self, name: str, turn: np.ndarray | None = None) -> Imu:
+        """Return the samples under another name of their axes, turned if the rows of ``turn`` [3, 3] are the new axes.
+
+        >>> from egodistill import cameras, data
+        >>> motion = data.read_imu("walk.csv")
+        >>> turned = motion.in_axes(*cameras.axes_and_turn("XZy"))
+        >>> turned.axes, bool((turned.gyro[:, 1] == motion.gyro[:, 2]).all())
+        ('gopro', True)
+        """
+        if turn is None:
+            return dataclasses.replace(self, axes=name)
+        return dataclasses.replace(self, accel=self.accel @ turn.T, gyro=self.gyro @ turn.T, axes=name)
 
     def inside(self, duration: float) -> Imu:
         """Return the samples without those more than 1 s before or after a video of ``duration`` s; note how many."""
@@ -82,7 +97,7 @@ class Imu:
             sensors += [stamps[kept], values[kept]]
         lost = max(len(self.accel) - len(sensors[1]), len(self.gyro) - len(sensors[3]))
         notes = (f"{lost} samples are more than a second outside the video",) if lost else ()
-        return Imu(*sensors, self.notes + notes)
+        return Imu(*sensors, self.notes + notes, self.axes)
 
     def covers(self, times: np.ndarray, *, max_gap: float = MAX_GAP) -> np.ndarray:
         """Return which of these ascending times are between two samples at most ``max_gap`` seconds apart.
@@ -208,7 +223,7 @@ def read_imu(
 
     A row without a number in a sensor's columns ('', NULL, nan) is not a sample of that sensor. Rows
     without a usable time (none, or beyond eleven days) are left out. Samples are sorted by time, and
-    repeated times are removed; axes are those of the file. Some Ego4D recordings have no
+    repeated times are removed; axes are those of the file, which should be a GoPro's. Some Ego4D recordings have no
     accelerometer: this is an error, or zeros at the gyroscope's times with ``zero_accel``. ``.notes``
     of the result reports all of this, and values that are unlikely in m/s2 or rad/s. Times, or values
     whose unit is certainly another one, are an error.

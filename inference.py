@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from egodistill import EgoDistillError, batches, files, runtime
 from egodistill.batches import Model, Store
-from egodistill.clips import ClipSpec, Recording, decode_clips, open_recording, strided_starts
+from egodistill.clips import ClipSpec, Recording, decode_clips, open_recording, require_axes, strided_starts
 from egodistill.imu import MAX_GAP
 from egodistill.runtime import Precision
 from egodistill.student import EgoDistill, Output
@@ -549,6 +549,7 @@ def predict(
     imu_offset: float = 0.0,
     imu_stretch: float = 1.0,
     zero_accel: bool = False,
+    imu_axes: str = "gopro",
     min_coverage: float = 0.95,
     max_gap: float = MAX_GAP,
     max_hold: float = MAX_HOLD,
@@ -563,17 +564,18 @@ def predict(
 ) -> Iterator[Prediction]:
     """Classify a recording clip by clip: yield the `top` classes of a clip every `stride` seconds.
 
-    By default, `stride` is the length of a clip. `video`, `imu`, `imu_offset`, `imu_stretch` and `zero_accel` are
-    arguments of `clips.open_recording()`; use the clock with which the training clips were prepared. `min_coverage`,
-    `max_gap` and `max_hold` are options of `data.prepare()`. Frames are chosen as in training, unless `exact` or
-    `tolerance` is given: `exact=False` takes the nearest key frames, which are cheap to decode, `tolerance=0.25` the
-    frames that are cheapest to decode within 0.25 s of their times. `precision` and `compile` are options of
-    `evaluate()`.
+    By default, `stride` is the length of a clip. `video`, `imu`, `imu_offset`, `imu_stretch`, `zero_accel` and
+    `imu_axes` are arguments of `clips.open_recording()`; use the clock with which the training clips were prepared.
+    `min_coverage`, `max_gap` and `max_hold` are options of `data.prepare()`. Frames are chosen as in training, unless
+    `exact` or `tolerance` is given: `exact=False` takes the nearest key frames, which are cheap to decode,
+    `tolerance=0.25` the frames that are cheapest to decode within 0.25 s of their times. `precision` and `compile` are
+    options of `evaluate()`.
 
     The recording is decoded in one pass, in constant memory. A clip that cannot be classified, because IMU samples or
-    a frame are missing, has no classes, and `problem` is the reason. Before the first clip, raise EgoDistillError for a
-    `stride` that is below a hundredth of a clip or another value out of range, and if nothing says the size of the
-    model's frames; raise VideoError or IMUError for a file that cannot be read.
+    a frame are missing, has no classes, and `problem` is the reason. Before the first clip, raise EgoDistillError for
+    samples in other axes than those of the training, for a `stride` that is below a hundredth of a clip or another
+    value out of range, and if nothing says the size of the model's frames; raise VideoError or IMUError for a file that
+    cannot be read.
 
     >>> from egodistill import EgoDistill, predict
     >>> model = EgoDistill.load("student.pt")
@@ -591,12 +593,13 @@ def predict(
     batches.require_number("batch_size", batch_size, 1, whole=True)
     batches.require_number("max_gap", max_gap, 0, above=True)
     batches.require_number("max_hold", max_hold, 0, above=True)
-    recording = open_recording(video, imu, imu_offset=imu_offset, imu_stretch=imu_stretch, zero_accel=zero_accel)
+    about = {"imu_offset": imu_offset, "imu_stretch": imu_stretch, "zero_accel": zero_accel, "imu_axes": imu_axes}
+    recording = open_recording(video, imu, **about)
     if (exact, tolerance) != (None, None):
         spec = replace(spec, exact=exact is not False, tolerance=tolerance or 0.0)
     starts = strided_starts(recording.probe().duration, spec.seconds, stride)
     if spec.imu_samples:
-        recording.motion()  # raises now if the file cannot be read
+        require_axes(recording.video, recording.motion().axes, spec)  # raises now if the file cannot be read
     limits = {"min_coverage": min_coverage, "max_gap": max_gap, "max_hold": max_hold}
     reader = ClipReader(recording, spec, starts, batches.inputs_of(model), **limits)
     place = runtime.pick_device(device)

@@ -40,6 +40,7 @@ from egodistill import (
     runtime,
 )
 from egodistill.commands import (
+    axes_option,
     coverage_options,
     imu_files,
     imu_option,
@@ -110,6 +111,7 @@ def live_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--imu-follow", metavar="CSV", help="table that another program is writing, with the same columns"
     )
+    axes_option(group)
     group = parser.add_argument_group("clocks")
     group.add_argument(
         "--frame-offset",
@@ -185,6 +187,14 @@ class Source:
     offset: float = 0.0
     stretch: float = 1.0
     align: bool = False
+    turn: np.ndarray | None = None  # of the axes of samples that come
+
+    def pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the samples, turned into the axes of the student."""
+        for times, readings in self.samples:
+            if self.turn is not None:
+                readings = np.concatenate([readings[:, :3] @ self.turn.T, readings[:, 3:] @ self.turn.T], axis=1)
+            yield times, readings
 
     def on_sample_clock(self, moment: float) -> float:
         """Return a time of the video on the clock of the samples."""
@@ -200,16 +210,17 @@ class Source:
             )
 
 
-def open_source(a: argparse.Namespace, uses_imu: bool, report: Callable[[str], object]) -> Source:
+def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[str], object]) -> Source:
     """Return the feeds that the options name. Raise EgoDistillError without the samples that the student reads."""
+    axes, turn = clips.read_axes(a.imu_axes or "gopro")
     clock = feeds.HostClock()
     pace = feeds.Pace(clock)
     video = feeds.VideoFeed(a.source, realtime=not a.fast, clock=clock)
     if not video.live:
         video.pace = pace
     samples, recorded = None, True
-    if not uses_imu:
-        used = given(a, "imu", "imu_follow") + (["--align"] if a.align == "arrival" else [])
+    if not spec.imu_samples:
+        used = given(a, "imu", "imu_follow", "imu_axes") + (["--align"] if a.align == "arrival" else [])
         reject(used, f"the student in {a.student} reads no IMU samples")
     elif a.imu_follow:
         samples, recorded = feeds.table_samples(a.imu_follow, clock=clock, report=report), False
@@ -221,9 +232,12 @@ def open_source(a: argparse.Namespace, uses_imu: bool, report: Callable[[str], o
             f"(--imu -) or as a table that grows (--imu-follow CSV), or give a student without IMU"
         )
     else:
-        samples = feeds.recorded_samples(clips.open_recording(a.source, imu_files(a)).motion())
+        recording = clips.open_recording(a.source, imu_files(a), imu_axes=a.imu_axes or "gopro")
+        samples, (axes, _), turn = feeds.recorded_samples(recording.motion()), clips.read_axes(recording.imu_axes), None
+    if samples is not None:
+        clips.require_axes(a.source, axes, spec)
     align = a.align == "arrival"
-    return Source(video, samples, recorded, clock, pace, a.frame_offset, a.frame_stretch, align)
+    return Source(video, samples, recorded, clock, pace, a.frame_offset, a.frame_stretch, align, turn)
 
 
 def standard_input() -> int:
@@ -291,7 +305,7 @@ def answers_in_order(source: Source, stream: live.Stream, camera: Camera, second
             yield from stream.results()
         return
     following, first = next(frames, None), None
-    pieces = (part for piece in source.samples for part in feeds.split_samples(*piece))
+    pieces = (part for piece in source.pieces() for part in feeds.split_samples(*piece))
     for times, readings in pieces:
         here = in_seconds(times)
         if first is None:
@@ -374,7 +388,7 @@ class Inputs:
 
     def _give_samples(self) -> None:
         source = self.source
-        pieces = source.samples
+        pieces = source.pieces()
         if not source.video.live:
             pieces = (part for piece in pieces for part in feeds.split_samples(*piece))
         for times, readings in pieces:
@@ -587,10 +601,9 @@ def run_live(a: argparse.Namespace) -> None:
     began = time.monotonic()
     check_options(a, feeds.source_kind(a.source))
     model = load_student(a.student, a.device)
-    uses_imu = bool(batches.clip_spec_of(model).imu_samples)
     latency = Latency(time.monotonic() - began)
     output = Output(as_json=a.json, tracker=events.Tracker() if a.events else None)
-    source = open_source(a, uses_imu, output.note)
+    source = open_source(a, batches.clip_spec_of(model), output.note)
     report_precision(a.precision, a.device)
     run = Run(source, output, latency, lambda offset: open_stream(a, model, (offset, a.frame_stretch)))
     with contextlib.ExitStack() as stack:

@@ -43,6 +43,7 @@ from egodistill import (
 )
 from egodistill.commands import (
     LIMITS,
+    axes_option,
     choice_options,
     imu_files,
     imu_option,
@@ -111,6 +112,7 @@ def build_student(a: argparse.Namespace, store: data.ClipStore, teacher: str | N
         feature_dim=width,
         class_names=store.class_names,
         **frame_arguments(store, settings.num_frames),
+        imu_axes=batches.stored_axes(store),
     )
 
 
@@ -710,6 +712,7 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--imu-stretch", metavar="FACTOR", type=float, default=1.0, help="multiply the times of the IMU samples by this"
     )
+    axes_option(parser)
     limit_options(parser)
     parser.add_argument("--stride", metavar="SECONDS", type=float, help="step between clips (default: a clip's length)")
     parser.add_argument("--top", metavar="K", type=positive_int, default=3, help="print the K best classes")
@@ -727,6 +730,7 @@ def run_predict(a: argparse.Namespace) -> None:
         a.video,
         imu_files(a),
         **keyword_arguments(a, "imu_offset", "imu_stretch", *LIMITS, "stride", "top"),
+        imu_axes=a.imu_axes or "gopro",
         exact=False if a.key_frames else None,
         tolerance=a.tolerance,
         **inference_arguments(a),

@@ -1,4 +1,4 @@
-"""Estimate the time offset between an IMU and its video, by comparing image motion with the gyroscope.
+"""Estimate the time offset between an IMU and its video, and the axes of the IMU, from image motion and gyroscope.
 
     from egodistill import offset
 
@@ -6,8 +6,9 @@
     if found.reliable:
         print(f"add {found.seconds:+.3f} s to the IMU's time stamps (correlation {found.correlation:.2f})")
 
-`survey` decodes excerpts of a video and measures image motion; `offset_of` compares it with an IMU. Times are seconds
-on the video's own clock, as everywhere in this package.
+`survey` decodes excerpts of a video and measures image motion; `offset_of` compares it with an IMU. `axes_of` finds the
+turn of the IMU's axes that makes them those of the camera: X to the left, Y to the user, Z up. Times are seconds on the
+video's own clock, as everywhere in this package.
 """
 
 from __future__ import annotations
@@ -24,11 +25,24 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from egodistill import DataError
-from egodistill.imu import Imu, read_imu
+from egodistill import DataError, cameras
+from egodistill.imu import MAX_GAP, Imu, read_imu
 from egodistill.video import VideoError, clock_zero, demux, open_video, probe, video_stream
 
-__all__ = ["Faults", "Offset", "Excerpt", "Survey", "estimate_offset", "offset_of", "ordered_frames", "survey"]
+__all__ = [
+    "Axes",
+    "Faults",
+    "Offset",
+    "Excerpt",
+    "Rates",
+    "Survey",
+    "axes_of",
+    "estimate_offset",
+    "offset_of",
+    "ordered_frames",
+    "rates_of",
+    "survey",
+]
 
 # --- Small grey frames ---------------------------------------------------------------------------
 
@@ -445,3 +459,147 @@ def _drift(excerpts: Sequence[Excerpt]) -> float | None:
         return None
     middles = [(s.start + s.stop) / 2 for s in usable]
     return float(np.polyfit(middles, [s.seconds for s in usable], 1, w=[s.correlation for s in usable])[0])
+
+
+# --- Axes of the IMU -----------------------------------------------------------------------------
+
+_STRETCH = 1.0  # s: the evidence about axes is cut into stretches of about this length
+_STRETCHES = 4  # fewer cannot show whether the evidence is the same everywhere
+_SURE = 0.99  # share of the samples of stretches in which the same turn must be the best
+_FITS = 0.9  # the cosine of 26 degrees: axes that lie further askew have no turn
+
+
+class Rates(NamedTuple):
+    """Motion between neighbouring frames of one excerpt: that of the picture, and the readings of the IMU."""
+
+    times: np.ndarray  # [n], s, half-way between two frames
+    shifts: np.ndarray  # [n, 2], pixels per second to the right and down in the upright picture
+    turns: np.ndarray  # [n, 3], rad/s: the gyroscope's mean between the two frames
+    accel: np.ndarray  # [n, 3], m/s2, half-way
+    weights: np.ndarray  # [n], as in `survey()`; 0 where there are no readings
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Axes:
+    """Which of the 24 turns of an IMU's axes makes them the camera's, and how sure that is.
+
+    `turn` names the columns that become X (left), Y (to the user) and Z (up), small letters with the opposite sign:
+    "XYZ" changes nothing. A lens moves the picture to the right by some pixels per radian of a turn about Z, upwards by
+    as many per radian of a turn about X, and not at all by a turn about Y. `fits` has the cosine between this map and
+    the measured one for all turns, the best first: 1 is a perfect fit. `turn` is the best in the share `share` of
+    samples of the `stretches` of about 1 s, drawn with replacement. `pixels_per_radian` is measured, to the right and
+    up. `reason` says why the axes cannot be trusted, or is None.
+    """
+
+    turn: str
+    fits: dict[str, float]
+    stretches: int
+    share: float
+    pixels_per_radian: tuple[float, float]
+    reason: str | None
+
+    @property
+    def reliable(self) -> bool:
+        """Return whether the turn can be trusted."""
+        return self.reason is None
+
+
+def rates_of(seen: Survey, imu: Imu, offset: Offset | None = None) -> list[Rates]:
+    """Return the motion in each excerpt that `survey()` found, by picture and IMU.
+
+    `offset` moves the IMU's clock; each excerpt has its own offset if it suggests one, because clocks may drift.
+
+    >>> from egodistill import imu, offset
+    >>> seen = offset.survey("walk.mp4", excerpts=1, seconds=20.0)
+    >>> rates = offset.rates_of(seen, imu.read_imu("walk.csv"))
+    >>> rates[0].shifts.shape, rates[0].turns.shape
+    ((467, 2), (467, 3))
+    """
+    stamps, angles = _angles(imu)
+    max_gap = max(MAX_GAP, 1.5 * imu.median_steps[1])  # of a slow sensor all steps are long
+    found = []
+    for k, motion in enumerate(seen.motions):
+        late = 0.0
+        if offset is not None:
+            own = offset.excerpts[k]
+            late = own.seconds if own.correlation > 0.5 * offset.correlation else offset.seconds
+        times, steps = motion.times - late, np.diff(motion.times)[:, None]
+        turns = np.diff(np.stack([np.interp(times, stamps, axis) for axis in angles.T], 1), axis=0) / steps
+        middle = (times[1:] + times[:-1]) / 2
+        accel = np.zeros_like(turns)
+        if len(imu.accel):
+            accel = np.stack([np.interp(middle, imu.accel_time, axis) for axis in imu.accel.T], 1)
+        covered = imu.covers(times, max_gap=max_gap)[:, 1]
+        shifts = motion.shifts @ _upright(seen.rotation).T / steps
+        found.append(Rates(middle + late, shifts, turns, accel, motion.weights * (covered[:-1] & covered[1:])))
+    return found
+
+
+def axes_of(rates: Sequence[Rates]) -> Axes:
+    """Return the turn of the IMU's axes that makes them the camera's, from `rates_of()` with the clocks in step.
+
+    >>> from egodistill import imu, offset
+    >>> seen = offset.survey("walk.mp4", excerpts=1, seconds=20.0)
+    >>> found = offset.axes_of(offset.rates_of(seen, imu.read_imu("walk.csv")))
+    >>> found.turn, len(found.fits)
+    ('XYZ', 24)
+    """
+    stretches = [own for one in rates for own in _stretches(one)]
+    moments, turns = np.stack(stretches or [np.zeros((5, 5))]), _turns()
+    pixels = _map(moments.sum(0)).T
+    fits = _fits(pixels, turns)
+    order = fits.argsort()[::-1]
+    drawn = np.random.default_rng(0).integers(len(moments), size=(1000, len(moments)))
+    samples = np.swapaxes(_map(moments[drawn].sum(1)), -1, -2)
+    share = float((_fits(samples, turns).argmax(1) == order[0]).mean())
+    named = {cameras.turn_text(turns[k]): float(fits[k]) for k in order}
+    (first, best), (second, after) = list(named.items())[:2]
+    reason = None
+    if len(stretches) < _STRETCHES:
+        reason = f"{_STRETCHES} stretches of {_STRETCH:g} s with readings are needed, and there are {len(stretches)}"
+    elif share < _SURE:
+        reason = (
+            f"the turn {first} fits the picture with {best:.2f}, {second} with {after:.2f}, and in {share:.0%} of "
+            f"samples of {len(stretches)} stretches the first is the best of 24: the head turns too little, or too "
+            f"similarly about two axes"
+        )
+    elif best < _FITS:
+        reason = (
+            f"the best turn, {first}, fits the picture with {best:.2f}, and {_FITS:g} is needed: the axes lie askew, "
+            f"or the camera stabilises the image"
+        )
+    left, _, up = turns[order[0]]
+    return Axes(first, named, len(stretches), share, (float(pixels[0] @ up), float(-pixels[1] @ left)), reason)
+
+
+def _upright(rotation: int) -> np.ndarray:
+    """Return the matrix [2, 2] from shifts in a frame as coded to shifts in the upright picture."""
+    quarter = np.array([[0, 1], [-1, 0]])  # of a picture that is turned counter-clockwise, as its rotation says
+    return np.linalg.matrix_power(quarter, round(rotation / 90) % 4)
+
+
+def _turns() -> np.ndarray:
+    """Return the 24 matrices of turns that keep axes on axes, [24, 3, 3]."""
+    signed = (
+        np.eye(3)[list(order)] * np.array(signs)[:, None]
+        for order in itertools.permutations(range(3))
+        for signs in itertools.product((1, -1), repeat=3)
+    )
+    return np.stack([matrix for matrix in signed if np.linalg.det(matrix) > 0])
+
+
+def _stretches(rates: Rates) -> Iterator[np.ndarray]:
+    """Yield the covariances [5, 5] of turns and shifts in each stretch that has readings."""
+    both = np.concatenate([rates.turns, rates.shifts], 1)
+    parts = np.floor((rates.times - rates.times[0]) / _STRETCH).astype(int) if len(both) else np.zeros(0, int)
+    for part in np.unique(parts):
+        chosen = (parts == part) & (rates.weights > 0)
+        if chosen.sum() >= 5:
+            yield _covariances(both[None, chosen], rates.weights[None, chosen, None])[0]
+
+
+def _fits(pixels: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    """Return the cosine between maps from turns to shifts [..., 2, 3] and that of a lens, for each of the turns."""
+    # A turn to the left moves the picture to the right, and one of the nose down moves it up.
+    along = pixels[..., 0, :] @ turns[:, 2].T - pixels[..., 1, :] @ turns[:, 0].T
+    return along / np.sqrt(np.maximum(2 * (pixels**2).sum((-2, -1)), 1e-30))[..., None]

@@ -29,7 +29,7 @@ from av.video.reformatter import VideoReformatter
 from egodistill import DataError, cameras, files, gpmf
 from egodistill.clips import Recording, open_recording
 from egodistill.imu import LOW_ACCELERATION, MAX_GAP, Imu, IMUError
-from egodistill.offset import Faults, Offset, Survey, offset_of, ordered_frames, survey
+from egodistill.offset import Axes, Faults, Offset, Rates, Survey, axes_of, offset_of, ordered_frames, rates_of, survey
 from egodistill.video import (
     FrameReader,
     VideoError,
@@ -45,6 +45,8 @@ from egodistill.video import (
 __all__ = ["HEADER", "Check", "SensorCheck", "Transcoded", "check", "transcode"]
 
 _WIDTH = 100  # columns of a terminal that a row of `check` fits in
+_IN_STEP = 0.05  # s: a smaller offset is no fault
+_UPRIGHT = 60.0  # degrees: a camera that a head carries leans less
 
 
 # --- Checks --------------------------------------------------------------------------------------
@@ -84,12 +86,16 @@ class Check:
     blank: tuple[tuple[float, float], ...] = ()
     frozen: tuple[tuple[float, float], ...] = ()
     imu: str | None = None  # where it comes from
+    imu_axes: str = "gopro"  # with which its samples were read; see `clips.Recording`
     accel: SensorCheck | None = None
     gyro: SensorCheck | None = None
     gravity: float | None = None  # mean norm of the acceleration, m/s2
     imu_notes: tuple[str, ...] = ()  # Imu.notes: ignored rows, axes that are unknown or equal
     offset: Offset | None = None
     no_offset: str | None = None  # why there is no offset although there is an IMU
+    axes: Axes | None = None  # None without a reliable offset
+    mean_accel: tuple[float, float, float] | None = None  # m/s2, about each axis of the IMU
+    rates: tuple[Rates, ...] = ()  # what `plots.draw_check()` draws: picture and IMU in each excerpt
 
     @property
     def notes(self) -> list[str]:
@@ -135,22 +141,81 @@ class Check:
             notes.append(f"mean acceleration {self.gravity:.2f} m/s2; gravity alone is 9.81")
         if self.offset is not None and not self.offset.reliable:
             notes.append(f"no reliable offset: {self.offset.reason}")
-        elif self.offset is not None and abs(self.offset.seconds) > 0.05:
+        elif self.offset is not None and abs(self.offset.seconds) > _IN_STEP:
             notes.append(f"add {self.offset.seconds:+.3f} s to the IMU's time stamps")
         if self.offset is not None and self.offset.reliable and self.offset.drift is not None:
             if abs(growth := self.offset.drift * self.duration) > 0.05:
                 notes.append(f"the offset grows by {growth:+.2f} s from start to end")
         if self.no_offset:
             notes.append(f"no offset: {self.no_offset}")
+        if self.axes is not None and self.axes.reliable and self.axes.turn != "XYZ":
+            notes.append(self._axes_sentence())
         return notes
+
+    def verdict(self) -> str:
+        """Return one sentence that says whether axes and clock look right, and what would mend them."""
+        if self.problem is not None or self.gyro is None:
+            return f"Nothing to compare with the picture: {self.problem or 'there is no IMU'}."
+        if self.offset is None or not self.offset.reliable:
+            reason = self.no_offset if self.offset is None else self.offset.reason
+            reason = (reason or "the picture was not compared with the gyroscope").removeprefix(f"{self.path}: ")
+            return f"Neither axes nor clock can be told: {reason}."
+        seconds, axes = self.offset.seconds, self._axes_sentence()
+        clock = "so does the clock" if self.axes.reliable and self.axes.turn == "XYZ" else "the clock looks right"
+        if abs(seconds) > _IN_STEP:
+            clock = f"the clock is wrong: add {seconds:+.3f} s to the IMU's time stamps"
+        return f"{axes[0].upper()}{axes[1:]}; {clock} (offset {seconds:+.3f} s)."
+
+    def report(self) -> str:
+        """Return what the sensors say: rates and gaps, gravity and its direction, offset, and the verdict on axes."""
+        lines = []
+        for name, sensor in (("accelerometer", self.accel), ("gyroscope", self.gyro)):
+            if sensor is not None:
+                gaps = f", the longest {sensor.longest_gap:.2f} s" if sensor.gaps else ""
+                lines.append(f"{name}: {sensor.rate:.1f} samples per second, {sensor.gaps} gaps{gaps}")
+        if self.gravity is not None:
+            down, right, angle = self._tilt()
+            lines.append(
+                f"gravity: {self.gravity:.2f} m/s2 (9.81 if the unit is right), {angle:.0f} degrees from the picture's "
+                f"vertical; the camera looks {_either(down, 'down', 'up')} and leans {_either(right, 'right', 'left')}"
+                + ("; a worn camera hardly does, so the axes may be others" if angle > _UPRIGHT else "")
+            )
+        if self.offset is not None:
+            lines.append(
+                f"offset: {self.offset.seconds:+.3f} s, correlation {self.offset.correlation:.2f}, by chance "
+                f"{self.offset.chance:.2f}: {'reliable' if self.offset.reliable else 'not reliable'}"
+            )
+        wrapped = [textwrap.fill(line, _WIDTH, initial_indent="  ", subsequent_indent="    ") for line in lines]
+        return "\n".join([*wrapped, textwrap.fill(self.verdict(), _WIDTH, initial_indent="  ", subsequent_indent="  ")])
+
+    def _axes_sentence(self) -> str:
+        axes = self.axes
+        if not axes.reliable:
+            return f"the axes cannot be told: {axes.reason}"
+        (first, best), (second, after) = list(axes.fits.items())[:2]
+        proof = f"the next-best turn, {second}, {after:.2f}; the best in {axes.share:.0%} of samples of the video"
+        if first == "XYZ":
+            return f"the axes look right (fit {best:.2f}, {proof})"
+        given, mending = cameras.turn_matrix(self.imu_axes), cameras.turn_matrix(first)
+        turn = first if given is None else cameras.turn_text(mending @ given)
+        proof = f"as they are {axes.fits['XYZ']:.2f}, {proof}"
+        return f"the axes are wrong: --imu-axes {turn} mends them (fit {best:.2f}, {proof})"
+
+    def _tilt(self) -> tuple[float, float, float]:
+        """Return by how many degrees the camera looks down, leans to the right, and gravity is off the vertical."""
+        turn = self.axes.turn if self.axes is not None and self.axes.reliable else "XYZ"
+        x, y, z = cameras.turn_matrix(turn) @ self.mean_accel
+        angles = np.arctan2(y, z), np.arctan2(x, np.hypot(y, z)), np.arctan2(np.hypot(x, y), z)
+        return tuple(float(np.degrees(angle)) for angle in angles)
 
     def row(self) -> str:
         """Return one line below HEADER of at most 100 columns, and an indented line for each note."""
         name = Path(self.path).name.encode(errors="backslashreplace").decode()
         cells = {"file": name if len(name) <= 24 else "..." + name[-21:]}
         if self.duration is not None:
+            minutes, seconds = divmod(round(self.duration, 1), 60)
             cells |= {
-                "length": f"{self.duration // 60:.0f}:{self.duration % 60:04.1f}",
+                "length": f"{minutes:.0f}:{seconds:04.1f}",
                 "picture": f"{self.width}x{self.height}",
                 "fps": f"{self.fps:.2f}",
             }
@@ -173,6 +238,10 @@ class Check:
         for note in [*([self.problem] if self.problem else []), *self.notes]:
             lines += textwrap.wrap(note, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
         return "\n".join(lines)
+
+
+def _either(degrees: float, positive: str, negative: str) -> str:
+    return f"{abs(degrees):.0f} degrees {positive if degrees > 0 else negative}"
 
 
 _COLUMNS = {
@@ -208,18 +277,19 @@ def check(
     *,
     imu_offset: float = 0.0,
     imu_stretch: float = 1.0,
+    imu_axes: str = "gopro",
     offset: bool = True,
     max_offset: float = 2.0,
     excerpts: int = 6,
     seconds: float = 20.0,
     samples: int = 60,
 ) -> Check:
-    """Examine a recording: header, frames, IMU, and the offset between video and IMU.
+    """Examine a recording: header, frames, IMU, the offset between video and IMU, and the axes of the IMU.
 
-    `video`, `imu`, `imu_offset` and `imu_stretch` are those of `clips.open_recording()`; the clock is what you already
-    know about it, such as where a clip was cut out of a longer video. Without IMU files, telemetry in the video is
-    used. Only `excerpts` excerpts of `seconds` each, spread evenly, and `samples` key frames between them are decoded;
-    faults elsewhere are not seen.
+    `video`, `imu`, `imu_offset`, `imu_stretch` and `imu_axes` are those of `clips.open_recording()`; the clock is what
+    you already know about it, such as where a clip was cut out of a longer video. Without IMU files, telemetry in the
+    video is used. Only `excerpts` excerpts of `seconds` each, spread evenly, and `samples` key frames between them are
+    decoded; faults elsewhere are not seen.
     An unreadable file raises nothing: `problem` has the reason, so that one bad file does not end a long list.
 
     >>> from egodistill import recordings
@@ -228,9 +298,9 @@ def check(
     (None, 20.0, '196 Hz', '100%')
     """
     # Each result is added at once, so that it is kept if a later step fails.
-    recording = open_recording(video, imu, imu_offset=imu_offset, imu_stretch=imu_stretch)
+    recording = open_recording(video, imu, imu_offset=imu_offset, imu_stretch=imu_stretch, imu_axes=imu_axes)
     recording, video = dataclasses.replace(recording, zero_accel=True), recording.video
-    known: dict = {"path": video}
+    known: dict = {"path": video, "imu_axes": recording.imu_axes}
     try:
         info = recording.probe()
         known |= {"duration": info.duration, "fps": info.fps, "width": info.width, "height": info.height}
@@ -257,6 +327,10 @@ def check(
                 known["offset"] = offset_of(video, seen, motion, max_offset)
             except DataError as error:
                 known["no_offset"] = str(error)
+        trusted = known["offset"] if "offset" in known and known["offset"].reliable else None
+        known["rates"] = tuple(rates_of(seen, motion, trusted))
+        if trusted is not None:
+            known["axes"] = axes_of(known["rates"])
     except (VideoError, IMUError, DataError) as error:
         known["problem"] = str(error)
     except (av.error.FFmpegError, OSError, ValueError) as error:  # anything else that a broken file causes
@@ -311,6 +385,7 @@ def _sensors(imu: Imu, duration: float) -> dict:
     found: dict = {"accel": _sensor(accel, duration), "gyro": _sensor(imu.gyro_time, duration), "imu_notes": imu.notes}
     if len(accel):
         found["gravity"] = float(np.linalg.norm(imu.accel, axis=1).mean())
+        found["mean_accel"] = tuple(imu.accel.mean(0).tolist())
     return found
 
 

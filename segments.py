@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from egodistill import CLIP_SECONDS, DataError
-from egodistill.clips import Recording, find_videos, open_recording, strided_starts
+from egodistill.clips import Recording, find_videos, open_recording, read_axes, strided_starts
 from egodistill.records import class_number, read_table, start_and_stop
 from egodistill.video import VideoError
 
@@ -38,6 +38,7 @@ __all__ = [
     "read_csv",
     "read_recordings",
     "splits_of_wearers",
+    "with_imu_axes",
     "with_imu_offsets",
     "with_labels",
 ]
@@ -47,7 +48,8 @@ __all__ = [
 class Segment:
     """An annotated part of a recording, from ``start`` to ``stop`` in seconds.
 
-    ``video``, ``imu``, ``imu_offset``, ``imu_stretch`` and ``wearer`` describe the recording; see `clips.Recording`.
+    ``video``, ``imu``, ``imu_offset``, ``imu_stretch``, ``wearer`` and ``imu_axes`` describe the recording; see
+    `clips.Recording`.
 
     >>> from egodistill import data
     >>> segment = data.Segment("walk-1", "walk.mp4", start=2.0, stop=5.5, label="walk", imu="walk.csv")
@@ -65,6 +67,7 @@ class Segment:
     imu_offset: float = 0.0
     imu_stretch: float = 1.0
     wearer: str | None = None
+    imu_axes: str = "gopro"
 
     def __post_init__(self) -> None:  # paths and numpy numbers are welcome; a store holds JSON
         own = self.recording
@@ -75,7 +78,7 @@ class Segment:
     @property
     def recording(self) -> Recording:
         """Return the recording that the segment is a part of."""
-        return Recording(self.video, self.imu, self.imu_offset, self.imu_stretch, self.wearer)
+        return Recording(self.video, self.imu, self.imu_offset, self.imu_stretch, self.wearer, imu_axes=self.imu_axes)
 
 
 class SegmentList(list):
@@ -136,7 +139,7 @@ def with_labels(
 
 # --- Tables of your own
 
-OPTIONAL_COLUMNS = ("imu", "split", "id", "imu_offset", "imu_stretch", "wearer")
+OPTIONAL_COLUMNS = ("imu", "split", "id", "imu_offset", "imu_stretch", "wearer", "imu_axes")
 
 
 def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = None) -> SegmentList:
@@ -144,7 +147,7 @@ def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = Non
 
     start and stop are seconds or HH:MM:SS.sss; paths are relative to the table's folder. ``imu`` is
     one CSV, two separated by ';' (accelerometer;gyroscope), or empty: telemetry inside the video.
-    Optional columns ``imu_offset`` (s), ``imu_stretch`` and ``wearer`` are fields of Segment. An empty
+    Optional columns ``imu_offset`` (s), ``imu_stretch``, ``wearer`` and ``imu_axes`` are fields of Segment. An empty
     label means no label, an empty split "train". Names of columns may be in upper case; other columns
     are an error, unless their names start with '#' or '_'. A label outside ``class_names``, if given, is an error.
     Raise DataError that names file and row.
@@ -169,7 +172,9 @@ def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = Non
             raise DataError(f"{where}: the label {label!r} is not one of the {len(class_names)} class names")
         offset, stretch = _clock(where, row)
         split, wearer = row.get("split") or "train", row.get("wearer") or None
-        segments.append(Segment(name, video, start, stop, label, imu, split, offset, stretch, wearer))
+        segments.append(
+            Segment(name, video, start, stop, label, imu, split, offset, stretch, wearer, _axes(where, row))
+        )
     if not segments:
         raise DataError(f"{path}: the table has no rows")
     return segments
@@ -206,6 +211,16 @@ def _clock(where: str, row: dict[str, str]) -> tuple[float, float]:
     if not 0.5 < values[1] < 2:
         raise DataError(f"{where}: imu_stretch {values[1]} is not a factor near 1")
     return values[0], values[1]
+
+
+def _axes(where: str, row: dict[str, str]) -> str:
+    """Return the axes of an IMU. Raise DataError that names the row."""
+    text = row.get("imu_axes") or "gopro"
+    try:
+        read_axes(text)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    return text
 
 
 # --- Recordings without labels
@@ -247,7 +262,7 @@ class Windows:
 
 
 # Of a table of recordings, beside the video. Segments made of recordings have names of their own, so there is no id.
-RECORDING_COLUMNS = ("start", "stop", "imu", "split", "imu_offset", "imu_stretch", "wearer")
+RECORDING_COLUMNS = ("start", "stop", "imu", "split", "imu_offset", "imu_stretch", "wearer", "imu_axes")
 
 
 def is_list_of_recordings(header: str) -> bool:
@@ -266,8 +281,8 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
 
     ``path`` is a folder, whose videos and those of its subfolders are used with the IMU that `clips.open_recording()`
     finds; or a table with the column ``video`` and, as in `read_csv()`, ``start``, ``stop``, ``imu``, ``split``,
-    ``imu_offset``, ``imu_stretch`` and ``wearer``, all of which may be missing or empty. Each row of a table is a part
-    of a recording.
+    ``imu_offset``, ``imu_stretch``, ``wearer`` and ``imu_axes``, all of which may be missing or empty. Each row of a
+    table is a part of a recording.
 
     Without a column ``split``, the split is that of ``windows``, and the same for the same files, wherever they are:
 
@@ -294,13 +309,13 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
     segments = SegmentList(dropped=dropped)
     for part in parts:
         own = part.recording
-        clock = (own.imu_offset, own.imu_stretch, own.wearer)
+        more = (own.imu_offset, own.imu_stretch, own.wearer, own.imu_axes)
         given = part.split or splits.get(part.name)
         stretches = [(given, part.start, part.stop)] if given else _stretches(part.start, part.stop, windows.test_share)
         for split, start, stop in stretches:
             for after in strided_starts(stop - start, CLIP_SECONDS, windows.stride):
                 name, first = f"{Path(own.video).stem}_{len(segments)}", start + after
-                segments.append(Segment(name, own.video, first, first + CLIP_SECONDS, None, own.imu, split, *clock))
+                segments.append(Segment(name, own.video, first, first + CLIP_SECONDS, None, own.imu, split, *more))
     if not any(part.split for part in parts) and len({segment.split for segment in segments}) < 2:
         raise DataError(
             f"{path}: its recordings are too short to be split by stretch: none has {2 * CLIP_SECONDS + GUARD:.1f} s, "
@@ -336,9 +351,9 @@ def _parts_of_table(path: Path, dropped: collections.Counter[str]) -> Iterator[_
     for where, row in read_table(path, ("video",), RECORDING_COLUMNS):
         video, imu = _files_of_row(where, path.parent, row)
         offset, stretch = _clock(where, row)
-        clock = {"imu_offset": offset, "imu_stretch": stretch, "wearer": row.get("wearer") or None}
+        more = {"wearer": row.get("wearer") or None, "imu_axes": _axes(where, row)}
         try:
-            recording = open_recording(video, imu, **clock)
+            recording = open_recording(video, imu, imu_offset=offset, imu_stretch=stretch, **more)
             end = recording.probe().duration
         except (DataError, VideoError) as error:
             dropped[str(error)] += 1
@@ -385,7 +400,18 @@ def _stretches(start: float, stop: float, share: float) -> Iterator[tuple[str, f
         yield "test", cut, last
 
 
-# --- Clocks
+# --- Clocks and axes
+
+
+def with_imu_axes(segments: Iterable[Segment], axes: str) -> SegmentList:
+    """Return the same segments with other axes of their IMU samples: a name, or a turn; see `clips.Recording`.
+
+    >>> from egodistill import data
+    >>> data.with_imu_axes(data.read_csv("segments.csv"), "XZy")[0].imu_axes
+    'XZy'
+    """
+    changed = (dataclasses.replace(segment, imu_axes=axes) for segment in segments)
+    return SegmentList(changed, getattr(segments, "dropped", None))
 
 
 def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> SegmentList:

@@ -552,6 +552,7 @@ class EgoDistill(nn.Module):
     sampling, exact, tolerance   Choice of frames: a rule of `video.clip_times()`; exact frames, or nearest key frames;
                      0, or the cheapest frames within this many seconds.
     clip_seconds, imu_samples, imu_rate   Length of a clip in seconds, number of IMU samples, their rate in Hz.
+    imu_axes         Name of the axes of the IMU samples: those of a GoPro, X left, Y to the user, Z up, or your own.
     class_names      C names; None: training takes them from the store.
 
     Choices that the paper leaves open:
@@ -595,6 +596,7 @@ class EgoDistill(nn.Module):
         imu_vector: Literal["flatten", "mean"] = "flatten",
         imu_samples: int = IMU_SAMPLES,
         imu_rate: float = IMU_RATE,
+        imu_axes: str = "gopro",
         hidden: int = 1024,
         fusion_layers: int = 2,
         frame_size: int | None = None,
@@ -619,6 +621,8 @@ class EgoDistill(nn.Module):
         for name, value in (("imu_rate", imu_rate), ("clip_seconds", clip_seconds)):
             if not 0 < value <= LARGEST_SIZE:  # NaN: False
                 raise ValueError(f"{name}={value!r} must be above 0 and at most {LARGEST_SIZE}")
+        if not isinstance(imu_axes, str):
+            raise ValueError(f"imu_axes={imu_axes!r} must be a name, such as 'gopro'")
         if not 0 <= tolerance <= LARGEST_TOLERANCE or (tolerance and not exact):  # NaN: False
             raise ValueError(
                 f"tolerance={tolerance!r} must be from 0 to {LARGEST_TOLERANCE}, and 0 for key frames (exact=False)"
@@ -630,6 +634,7 @@ class EgoDistill(nn.Module):
         self.frame_size = pick_frame_size(image_encoder, frame_size)
         self.sampling, self.exact, self.tolerance = sampling, exact, tolerance
         self.imu_samples, self.imu_rate, self.imu_vector = imu_samples, imu_rate, imu_vector
+        self.imu_axes = imu_axes
         self.feature_dim, self.num_classes = feature_dim, num_classes
         self.class_names = list(class_names) if class_names is not None else None
 

@@ -54,6 +54,10 @@ def test_reading_ahead_hides_the_reading():
         ({"clip_seconds": 1.0}, "'frames_1' of the store does not fit .* seconds is 2.13.* in the store, 1.0"),
         ({"frame_size": 32}, "size is 40 in the store, 32 in the model. Build the model with frame_size=40"),
         ({"exact": False}, "exact is True in the store, False"),
+        (
+            {"imu_axes": "glasses"},
+            "axes is gopro in the store, glasses in the model. Build the model with imu_axes='gopro'",
+        ),
         ({"sampling": "first"}, "no array 'frames_1_first'"),
         ({"num_frames": 2}, "no array 'frames_2'"),
     ],

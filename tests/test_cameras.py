@@ -1,6 +1,7 @@
 """IMU logs of other cameras: files made here in their formats, and real ones."""
 
 import importlib.util
+import itertools
 import struct
 import sys
 import types
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from egodistill import cameras, clips, imu, recordings
-from egodistill.cameras import CameraError, read_gyroflow, read_neon
+from egodistill.cameras import CameraError, axes_and_turn, read_gyroflow, read_neon, turn_matrix, turn_text
 
 HEAD = {"version": "1.3", "orientation": "XYZ", "tscale": "0.001", "gscale": "0.01", "ascale": "0.001"}
 
@@ -146,6 +147,30 @@ def test_real_logs(sample_data):
     np.testing.assert_allclose(neon.gyro_time, reference.gyro_time, atol=1e-6)
     np.testing.assert_allclose(*(np.linalg.norm(one.gyro, axis=1) for one in (neon, reference)), atol=1e-5)
     assert np.linalg.norm(neon.accel, axis=1).mean() / cameras.GRAVITY == pytest.approx(1.021, abs=0.002)
+
+
+def test_turns_and_their_texts():
+    """24 of the 48 signed orders of axes are turns; a text and its matrix are one."""
+    texts = [
+        "".join(letters)
+        for order in itertools.permutations("XYZ")
+        for letters in itertools.product(*((one, one.lower()) for one in order))
+    ]
+    turns = [text for text in texts if np.linalg.det(turn_matrix(text)) > 0]
+    assert len(texts) == 48 and len(turns) == 24
+    assert [turn_text(turn_matrix(text)) for text in texts] == texts
+    np.testing.assert_array_equal(np.array([[1.0, 2.0, 3.0]]) @ turn_matrix("zXy").T, [[-3.0, 1.0, -2.0]])
+    for text in texts:
+        if text in turns:
+            assert axes_and_turn(text)[0] == "gopro"
+        else:
+            with pytest.raises(CameraError, match=f"{text!r} mirrors"):
+                axes_and_turn(text)
+    assert axes_and_turn("gopro") == axes_and_turn("GoPro") == axes_and_turn("file") == ("gopro", None)
+    assert axes_and_turn("meta-glasses_1.0") == ("meta-glasses_1.0", None)
+    for text in ("zz", "xYzX", "two words", "", None):
+        with pytest.raises(CameraError, match="axes must be 'gopro', a name"):
+            axes_and_turn(text)
 
 
 # --- Telemetry in videos

@@ -357,6 +357,30 @@ def test_ego4d_as_it_is_downloaded(sample_data, tmp_path, capsys):
     np.testing.assert_allclose(moved.read("imu", 1), window, atol=1e-6)
 
 
+def test_check_draws_each_recording(sample_data, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    glasses, film = (str(sample_data / name) for name in ("neon/scene_300p.mp4", "decoder-clips/h265_128x128.mp4"))
+    out = run(capsys, "check", glasses, "--plot", "glasses.png")
+    assert out.count("The axes look right") == 1 and "gyroscope: 114.3 samples per second, 0 gaps" in out
+    assert Path("glasses.png").read_bytes().startswith(b"\x89PNG") and "\n  glasses.png\n" in out
+    out = run(capsys, "check", film, glasses, "--plot", "glasses.svg", "--no-offset")
+    assert "Nothing to compare with the picture: there is no IMU." in out
+    assert sorted(file.name for file in Path().iterdir()) == ["glasses-2.svg", "glasses.png"]
+    run(capsys, "check", glasses, "--plot", "glasses.png", "--no-offset")  # an earlier result
+    Path("mine.png").write_bytes(b"\x89PNG of my cat")
+    for picture, why in (
+        ("mine.png", "not an earlier result"),
+        ("a.gif", "must end in .png or .svg"),
+        (glasses, "must end in .png or .svg"),
+        ("mine.png/a.png", "not a writable folder"),
+    ):
+        assert cli.main(["check", glasses, "--plot", picture]) == 1
+        said = capsys.readouterr()
+        assert why in said.err and not said.out
+    run(capsys, "check", glasses, "--plot", "mine.png", "--no-offset", "--overwrite")
+
+
 def test_check_and_transcode(sample_data, tmp_path, capsys):
     world = synthetic.render(tmp_path / "world", train_acts=16, test_acts=3, train_wearers=1, progress=False)
     video = next((world.root / "P01" / "videos").iterdir())
@@ -652,14 +676,16 @@ STUDENT = "--num-frames --image-encoder --image-weights --no-imu --imu-vector"
 EXPERIMENT = (
     "store --teacher --out --seeds --preset --epochs --batch-size --precision --pretrained --jobs --device --markdown"
 )
-SEGMENTS = "annotations --root --min-instances --split-seed --audio --imu-offsets --stride --split-by --test-share"
+SEGMENTS = (
+    "annotations --root --min-instances --split-seed --audio --imu-offsets --imu-axes --stride --split-by --test-share"
+)
 OPTIONS = {
     "demo": "--out --seeds --world-seed --teachers --quick --image-weights --precision --jobs --markdown",
     "compare": f"{EXPERIMENT} --num-frames --methods --teacher-file",
     "ablate": f"{EXPERIMENT} --num-frames",
     "synthesize": "out --seed --train-acts --test-acts --label-noise",
     "segments": f"{SEGMENTS} --classes",
-    "check": "VIDEO --root --imu --no-offset --max-offset --out --overwrite",
+    "check": "VIDEO --root --imu --imu-axes --no-offset --max-offset --out --plot --overwrite",
     "convert": "VRS --out --overwrite",
     "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
     "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --tolerance --clip-frames "
@@ -682,11 +708,11 @@ OPTIONS = {
     "evaluate": f"store --split --student --teacher-file --teacher --out --overwrite {INFERENCE}",
     "measure": f"--student --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
     f"--markdown {INFERENCE}",
-    "predict": "video --student --imu --imu-offset --imu-stretch --zero-accel --min-coverage --max-gap --max-hold "
-    f"--stride --top --key-frames --tolerance --out --overwrite {INFERENCE}",
+    "predict": "video --student --imu --imu-offset --imu-stretch --imu-axes --zero-accel --min-coverage --max-gap "
+    f"--max-hold --stride --top --key-frames --tolerance --out --overwrite {INFERENCE}",
     "live": "SOURCE --student --every --frames --slack --top --min-coverage --max-gap --precision --device --tolerance "
-    "--max-age --period --imu --imu-follow --frame-offset --frame-stretch --align --fast --seconds --events --json "
-    "--out --overwrite",
+    "--max-age --period --imu --imu-follow --imu-axes --frame-offset --frame-stretch --align --fast --seconds --events "
+    "--json --out --overwrite",
 }
 
 
@@ -1412,6 +1438,7 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
         "imu_offset": 0.0,
         "imu_stretch": 1.0,
         "zero_accel": False,
+        "imu_axes": "gopro",
         "min_coverage": 0.95,
         "max_gap": 0.05,
         "max_hold": 1.0,
@@ -1744,8 +1771,8 @@ def training_runs(stage, function, fixed="", *, without=(), without_student=()):
 
 
 SEGMENT_WORDS = (
-    "t.csv --root r --min-instances 3 --split-seed 7 --audio --imu-offsets o.csv --stride 0.5 --split-by stretch "
-    "--test-share 0.2"
+    "t.csv --root r --min-instances 3 --split-seed 7 --audio --imu-offsets o.csv --imu-axes XZy --stride 0.5 "
+    "--split-by stretch --test-share 0.2"
 )
 SEGMENT_ARRIVALS = {
     "read_annotations.annotations": "t.csv",
@@ -1755,6 +1782,7 @@ SEGMENT_ARRIVALS = {
     "read_annotations.audio": True,
     "read_annotations.windows": egodistill.annotations.Windows(0.5, "stretch", 0.2),
     "with_imu_offsets.table": "o.csv",
+    "with_imu_axes.axes": "XZy",
 }
 INFERENCE_WORDS = "--precision bf16 --compile --device cpu"
 
@@ -1789,7 +1817,7 @@ ARRIVALS = {
     "segments": [(f"{SEGMENT_WORDS} --classes 1", SEGMENT_ARRIVALS | {"most_common.n": 1})],
     "check": [
         (
-            "t.csv --root r --no-offset --max-offset 0.7 --out {tmp}/o.csv --overwrite",
+            "t.csv --root r --no-offset --max-offset 0.7 --out {tmp}/o.csv --plot {tmp}/p.png --overwrite",
             {
                 "read_annotations.annotations": "t.csv",
                 "read_annotations.root": "r",
@@ -1797,9 +1825,13 @@ ARRIVALS = {
                 "check.max_offset": 0.7,
                 "check_output.path": "{tmp}/o.csv",
                 "check_output.overwrite": True,
+                "draw_check.path": Path("{tmp}/p.png"),
             },
         ),
-        ("v.mp4 --imu a.csv g.csv", {"open_recording.path": "v.mp4", "open_recording.imu": ["a.csv", "g.csv"]}),
+        (
+            "v.mp4 --imu a.csv g.csv --imu-axes XZy",
+            {"open_recording.path": "v.mp4", "open_recording.imu": ["a.csv", "g.csv"], "check.video.imu_axes": "XZy"},
+        ),
         ("{tmp}", {"find_videos.folder": "{tmp}", "check.video": "v.mp4"}),
     ],
     "convert": [
@@ -2025,7 +2057,7 @@ ARRIVALS = {
     ],
     "predict": [
         (
-            "v.mp4 --student a.pt --imu a.csv g.csv --imu-offset 0.3 --imu-stretch 1.02 --zero-accel "
+            "v.mp4 --student a.pt --imu a.csv g.csv --imu-offset 0.3 --imu-stretch 1.02 --imu-axes XZy --zero-accel "
             "--min-coverage 0.6 --max-gap 0.2 --max-hold 3 --stride 0.5 --top 2 --key-frames --out {tmp}/p.csv "
             f"--overwrite {INFERENCE_WORDS}",
             {
@@ -2034,6 +2066,7 @@ ARRIVALS = {
                 "predict.imu": ["a.csv", "g.csv"],
                 "predict.imu_offset": 0.3,
                 "predict.imu_stretch": 1.02,
+                "predict.imu_axes": "XZy",
                 "predict.zero_accel": True,
                 "predict.min_coverage": 0.6,
                 "predict.max_gap": 0.2,
@@ -2049,11 +2082,11 @@ ARRIVALS = {
             },
         ),
         ("v.mp4 --student a.pt --tolerance 0.25", {"predict.exact": None, "predict.tolerance": 0.25}),
-        ("v.mp4 --student a.pt", {"predict.exact": None, "predict.tolerance": None}),
+        ("v.mp4 --student a.pt", {"predict.exact": None, "predict.tolerance": None, "predict.imu_axes": "gopro"}),
     ],
     "live": [
         (
-            "v.mp4 --student a.pt --imu a.csv g.csv --every 0.25 --frames newest --slack 0.1 --top 2 "
+            "v.mp4 --student a.pt --imu a.csv g.csv --imu-axes XZy --every 0.25 --frames newest --slack 0.1 --top 2 "
             "--min-coverage 0.6 --max-gap 0.2 --max-age 3 --period 5 --frame-offset 0.3 --frame-stretch 1.02 --fast "
             "--seconds 9 --events --json --out {tmp}/p.jsonl --overwrite --precision bf16 --device cpu",
             {
@@ -2063,6 +2096,7 @@ ARRIVALS = {
                 "VideoFeed.realtime": False,
                 "open_recording of live.path": "v.mp4",
                 "open_recording of live.imu": ["a.csv", "g.csv"],
+                "open_recording of live.imu_axes": "XZy",
                 "Stream.every": 0.25,
                 "Stream.frames": "newest",
                 "Stream.slack": 0.1,
@@ -2195,8 +2229,10 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(egodistill.files, "check_output")
     spies.put(annotations, "read_annotations", segments)
     spies.put(annotations, "with_imu_offsets", segments)
+    spies.put(annotations, "with_imu_axes", segments)
     spies.put(commands.Counter, "most_common", lambda given: list(given["self"].items())[: given["n"]])
-    spies.put(recordings, "check", recordings.Check("v.mp4"))
+    spies.put(recordings, "check", recordings.Check("v.mp4", rates=("one",)))
+    spies.put(egodistill.plots, "draw_check")
     spies.put(data, "open_recording", segment.recording)
     spies.put(egodistill.clips, "find_videos", ["v.mp4"])
     made = recordings.Transcoded("c.mp4", 1, 1, 1, 0, 0, (), None)
@@ -2241,7 +2277,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
         lambda given: argparse.Namespace(live="://" in given["source"], problem="", dropped=0, broken=0),
     )
     spies.put(feeds, "table_samples", [])
-    unread = argparse.Namespace(motion=lambda: None)
+    unread = argparse.Namespace(motion=lambda: None, imu_axes="gopro")
     spies.put(egodistill.clips, "open_recording", unread, label="open_recording of live")
     finished = {"finish": lambda: [], "stats": arrivals.Stats(given=1)}
     spies.put(live, "Stream", lambda given: argparse.Namespace(choice=given["frames"], **finished))
@@ -2352,7 +2388,7 @@ def test_the_seed_decides_the_start_weights_of_what_a_command_builds(command, tm
         assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
-def test_a_student_is_built_for_the_frames_of_the_store(tmp_path, monkeypatch, capsys):
+def test_a_student_is_built_for_the_clips_of_the_store(tmp_path, monkeypatch, capsys):
     calls = spy_on_stages(monkeypatch)
     store = ToyClips()
     spec = egodistill.data.ClipSpec(frames=2, size=32, sampling="last", exact=False)
@@ -2366,7 +2402,10 @@ def test_a_student_is_built_for_the_frames_of_the_store(tmp_path, monkeypatch, c
         assert expected.items() <= arguments.items()
     store.specs = {"frames_1": replace(spec, frames=1, sampling="uniform", exact=True, tolerance=0.25)}
     run(capsys, *plain, "--num-frames", 1, "--out", tmp_path / "x.pt")
-    assert {"exact": True, "tolerance": 0.25}.items() <= calls.pop()[1].arguments.items()
+    assert {"exact": True, "tolerance": 0.25, "imu_axes": "gopro"}.items() <= calls.pop()[1].arguments.items()
+    store.specs["imu"] = egodistill.data.ClipSpec(imu_samples=422, imu_axes="glasses")
+    run(capsys, *plain, "--num-frames", 1, "--out", tmp_path / "x.pt")
+    assert calls.pop()[1].arguments["imu_axes"] == "glasses"
 
 
 @pytest.mark.parametrize("command", ["prepare a.csv --out s", "predict a.mp4 --student s.pt"])

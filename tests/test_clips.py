@@ -177,7 +177,7 @@ def test_specs_are_compared_in_what_both_have(kitchen):
     assert list(parts) == ["frames", "imu"] and differences(parts["frames"], parts["imu"]) == {}
     with pytest.raises(DataError, match=r"must have one kind of array, not \['frames', 'imu'\]"):
         next(decode_clips(kitchen[0].recording, {0: 1.0}, {"both": STUDENT}))
-    for wrong in ({"frames": -1}, {"size": 0}, {"seconds": 0.0}, {"imu_axes": "up"}, {"sampling": "middle"}):
+    for wrong in ({"frames": -1}, {"size": 0}, {"seconds": 0.0}, {"imu_axes": "XZy"}, {"sampling": "middle"}):
         with pytest.raises(DataError):
             replace(STUDENT, **wrong)
     for tolerance in (-0.1, 10.1, math.nan, math.inf, "0.25"):
@@ -303,14 +303,15 @@ OTHER_FIELDS = {
     "tolerance": 0.25,
     "imu_samples": 100,
     "imu_rate": 50.0,
+    "imu_axes": "glasses",
     "seconds": 1.5,
 }
 
 
 @pytest.mark.parametrize("field", OTHER_FIELDS)
 def test_each_field_of_a_spec_is_compared(field):
-    """All but the seed of a sampling; `audio` says only that there is sound, and `imu_axes` has one value."""
-    assert set(OTHER_FIELDS) | {"seed", "audio", "imu_axes"} == set(STUDENT.__dataclass_fields__)
+    """All but the seed of a sampling; `audio` says only that there is sound."""
+    assert set(OTHER_FIELDS) | {"seed", "audio"} == set(STUDENT.__dataclass_fields__)
     one = replace(STUDENT, crop=False)
     other = replace(one, **{field: OTHER_FIELDS[field]})
     assert differences(one, other) == {field: (getattr(one, field), OTHER_FIELDS[field])}
@@ -321,7 +322,7 @@ def test_each_field_of_a_spec_is_compared(field):
 def test_each_field_of_a_spec_comes_from_its_attribute_of_a_model():
     class Model:
         inputs = ("frames", "imu")
-        num_frames, frame_size, sampling, exact, clip_seconds, imu_samples, imu_rate = (
+        num_frames, frame_size, sampling, exact, clip_seconds, imu_samples, imu_rate, imu_axes = (
             5,
             48,
             "last",
@@ -329,6 +330,7 @@ def test_each_field_of_a_spec_comes_from_its_attribute_of_a_model():
             1.5,
             100,
             50.0,
+            "glasses",
         )
 
     expected = {name: value for name, value in OTHER_FIELDS.items() if name not in ("crop", "tolerance")}
@@ -445,3 +447,55 @@ def test_a_real_neon_recording(sample_data):
     with pytest.raises(CoverageError):
         found.clip(0.0, ClipSpec(imu_samples=422), min_coverage=1.0)
     assert found.clip(1.0, STUDENT)["imu"][:, :3].mean(0) == pytest.approx([0.99, 3.22, 9.45], abs=0.01)
+
+
+# --- Axes of the IMU
+
+
+def test_samples_are_turned_while_they_are_read(kitchen):
+    """The columns that point left, to the user and up: a small letter changes the sign, of both sensors."""
+    plain = kitchen[0].recording
+    turned = replace(plain, imu_axes="zXy")
+    before, after = plain.motion(), turned.motion()
+    for old, new in ((before.accel, after.accel), (before.gyro, after.gyro)):
+        np.testing.assert_array_equal(new, np.stack([-old[:, 2], old[:, 0], -old[:, 1]], 1))
+    spec = ClipSpec(imu_samples=422)
+    old, new = (one.clip(1.0, spec)["imu"] for one in (plain, turned))
+    np.testing.assert_allclose(new, old[:, [2, 0, 1, 5, 3, 4]] * np.tile([-1, 1, -1], 2), atol=1e-5)
+    assert after.axes == before.axes == "gopro"
+
+
+def test_axes_with_another_name_are_read_as_they_are_and_only_if_asked_for(kitchen):
+    plain = kitchen[0].recording
+    glasses = replace(plain, imu_axes="glasses", imu_offset=0.1)
+    assert glasses.motion().axes == glasses.motion().inside(3.0).axes == "glasses"
+    own = ClipSpec(imu_samples=422, imu_axes="glasses")
+    known = replace(plain, imu_offset=0.1).clip(1.1, ClipSpec(imu_samples=422))
+    np.testing.assert_array_equal(glasses.clip(1.1, own)["imu"], known["imu"])
+    for recording, spec in ((glasses, ClipSpec(imu_samples=422)), (plain, own), (replace(plain, imu_axes="xyZ"), own)):
+        with pytest.raises(DataError, match=r"accl.csv and .*gyro.csv: the axes of its samples are .* \(--imu-axes\)"):
+            recording.clip(1.0, spec)
+    glasses.clip(1.0, ClipSpec(frames=1, size=16))  # no samples are read
+
+
+@pytest.mark.parametrize("axes", ["XYz", "xXZ", "XY", "up left", "", None, 5])
+def test_axes_that_are_neither_a_turn_nor_a_name(axes):
+    with pytest.raises(DataError, match=r"imu_axes: (the turn of axes 'XYz' mirrors|axes must be 'gopro')"):
+        Recording("a.mp4", imu_axes=axes)
+
+
+def test_the_axes_of_a_recording_are_those_given_or_those_of_its_reader(tmp_path, monkeypatch):
+    monkeypatch.setattr(clips, "READERS", [lambda path: Recording(path, "a.csv", imu_axes="yXZ")])
+    assert clips.open_recording("a.mp4").imu_axes == "yXZ"
+    assert clips.open_recording("a.mp4", imu_axes="glasses").imu_axes == "glasses"
+    assert clips.open_recording("a.mp4", "b.csv").imu_axes == "gopro"
+    with pytest.raises(DataError, match="a Recording has its own IMU"):
+        clips.open_recording(Recording("a.mp4"), imu_axes="glasses")
+
+
+def test_files_of_earlier_versions_have_the_axes_of_a_gopro():
+    """They say "file"; so does the record of which fingerprints are made, so that these stay."""
+    old = ClipSpec(imu_samples=422, imu_axes="file")
+    assert old == ClipSpec(imu_samples=422) and old.imu_axes == "gopro" and old.record()["imu_axes"] == "file"
+    assert ClipSpec(imu_samples=422, imu_axes="glasses").record()["imu_axes"] == "glasses"
+    assert clips.spec_of(object()).imu_axes is None and ClipSpec(imu_axes=None).complete().imu_axes == "gopro"

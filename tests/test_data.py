@@ -37,7 +37,7 @@ from painted import (
     write_video,
 )
 
-from egodistill import EgoDistillOSError, clips, data
+from egodistill import DataError, EgoDistillOSError, clips, data
 
 
 def test_clip_starts_closed_form():
@@ -729,6 +729,7 @@ def test_a_store_that_was_begun_without_a_tolerance_is_continued(kitchen, tmp_pa
     del header["settings"]["tolerance"]
     for spec in header["specs"].values():
         del spec["tolerance"]
+        spec["imu_axes"] = "file"
     (store.path / "store.json").write_text(json.dumps(header))
     again = data.prepare(kitchen[3:4], store.path, **OPTIONS)
     assert arrays_of(store.path) == before and again.fingerprint == fingerprint
@@ -791,3 +792,48 @@ def test_any_kind_of_array_can_be_left_out_and_the_others_stay(tmp_path, left_ou
     if left_out != "audio":
         middle = store.clips[0]["start"] + (CLIP - 2.0) / 2
         np.testing.assert_array_equal(store.read("audio", 0), data.log_mel(data.read_audio(video, [middle])[0]))
+
+
+def test_a_store_keeps_the_axes_of_its_samples(kitchen, store, tmp_path):
+    """Turned ones are a GoPro's; under another name they stay as they are; two names make two stores."""
+    turned = data.prepare(data.with_imu_axes(kitchen, "yXZ"), tmp_path / "turned", **OPTIONS)
+    own = data.prepare(data.with_imu_axes(kitchen, "glasses"), tmp_path / "own", **OPTIONS)
+    plain = store.read("imu", slice(None))
+    expected = plain[:, :, [1, 0, 2, 4, 3, 5]] * np.tile([-1, 1, 1], 2)
+    np.testing.assert_allclose(turned.read("imu", slice(None)), expected, atol=1e-4)
+    np.testing.assert_array_equal(own.read("imu", slice(None)), plain)
+    axes = [data.ClipStore(one.path).specs["imu"].imu_axes for one in (store, turned, own)]
+    assert axes == ["gopro", "gopro", "glasses"]
+    assert len({one.fingerprint for one in (store, turned, own)}) == 3
+    with pytest.raises(DataError, match="have the axes glasses and gopro; give the turn"):
+        data.prepare([*kitchen[:3], *data.with_imu_axes(kitchen[3:], "glasses")], tmp_path / "both", **OPTIONS)
+    data.prepare([kitchen[3], *data.with_imu_axes(kitchen[4:6], "xyZ")], tmp_path / "mixed", **OPTIONS)
+    with pytest.raises(DataError, match="imu_axes was 'glasses' and is now 'gopro'"):
+        data.prepare(kitchen, own.path, **OPTIONS)
+
+
+def test_a_store_without_axes_is_that_of_a_gopro(kitchen, store, tmp_path):
+    """As version 0.3 wrote it; the fingerprint, on which trainings depend, is the same."""
+    old = tmp_path / "old"
+    shutil.copytree(store.path, old)
+    header, segments = (json.loads((old / name).read_text()) for name in ("store.json", "segments.json"))
+    for spec in header["specs"].values():
+        assert spec.pop("imu_axes") == "gopro"
+    header["specs"]["imu"]["imu_axes"] = "file"
+    for segment in segments:
+        assert segment.pop("imu_axes") == "gopro"
+    (old / "store.json").write_text(json.dumps(header))
+    (old / "segments.json").write_text(json.dumps(segments))
+    assert data.ClipStore(old).specs == store.specs and data.ClipStore(old).fingerprint == store.fingerprint
+    assert data.prepare(kitchen, old, **OPTIONS).fingerprint == store.fingerprint
+
+
+def test_a_store_has_the_axes_that_a_reader_of_recordings_says(kitchen, store, tmp_path, monkeypatch):
+    pair = kitchen[0].imu
+    readers = [lambda path: data.Recording(path, pair, imu_axes="yXZ")]
+    monkeypatch.setattr(clips, "READERS", readers)
+    plain = [replace(segment, imu=None) for segment in kitchen[:3]]
+    found = data.prepare(plain, tmp_path / "s", **OPTIONS)
+    expected = store.read("imu", range(len(found)))[:, :, [1, 0, 2, 4, 3, 5]] * np.tile([-1, 1, 1], 2)
+    np.testing.assert_allclose(found.read("imu", slice(None)), expected, atol=1e-4)
+    assert {one["imu_axes"] for one in json.loads((found.path / "segments.json").read_text())} == {"yXZ"}

@@ -14,7 +14,11 @@ import egodistill
 
 ROOT = Path(egodistill.__file__).parent
 MODULES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in ("setup", "__main__"))
-OPTIONAL = {"plots.draw": "matplotlib", "export.export": "onnx"}  # examples that need an extra
+OPTIONAL = {
+    "plots.draw": "matplotlib",
+    "plots.draw_check": "matplotlib",
+    "export.export": "onnx",
+}  # examples that need an extra
 
 
 def load(name):

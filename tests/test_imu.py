@@ -435,3 +435,14 @@ def test_a_neon_table_and_a_gyroflow_log_are_judged_like_others(tmp_path):
     log.write_text(head)
     with pytest.raises(IMUError, match=r"w.gcsv: no samples below line 5"):
         read_imu(log)
+
+
+def test_samples_keep_the_name_of_their_axes(tmp_path):
+    motion = Imu(np.arange(3.0), np.arange(9.0).reshape(3, 3), np.arange(4.0), np.ones((4, 3)), ("a note",))
+    assert motion.axes == "gopro"
+    own = motion.in_axes("glasses")
+    assert own.axes == own.on_clock(0.1).axes == own.inside(1.0).axes == "glasses"
+    np.testing.assert_array_equal(own.accel, motion.accel)
+    turned = own.in_axes("gopro", np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]]))
+    np.testing.assert_array_equal(turned.accel, motion.accel[:, [1, 2, 0]])
+    assert turned.axes == "gopro" and turned.notes == ("a note",) and turned.on_clock(1.0, 2.0).gyro_time[1] == 3.0

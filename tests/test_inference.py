@@ -738,3 +738,21 @@ def test_scores_that_are_not_finite_are_those_of_their_clip_if_others_are_lost()
     assert [row.problem for row in rows] == [None, "lost", "the model's scores are not finite", None]
     assert [[name for name, _ in row.classes] for row in rows] == [["0"], [], [], ["2"]]
     assert [(row.start, row.stop) for row in rows] == [(0, 2), (2, 4), (4, 6), (6, 8)]
+
+
+def test_predict_refuses_samples_in_other_axes(kitchen):
+    """Before the first clip, unless it is told that they are the same, or the turn that makes them so."""
+    walk = kitchen[0].recording
+    model = small(class_names=CLASSES).eval()
+    options = {"device": "cpu", "precision": "fp32"}
+    right = list(predict(model, walk.video, walk.imu, **options))
+    turned = list(predict(model, walk.video, walk.imu, imu_axes="yXZ", **options))
+    assert [row.classes for row in right] != [row.classes for row in turned]
+    with pytest.raises(egodistill.DataError, match="the axes of its samples are 'glasses', those of the clips 'gopro'"):
+        predict(model, walk.video, walk.imu, imu_axes="glasses", **options)
+    model.imu_axes = "glasses"
+    with pytest.raises(egodistill.DataError, match="the axes of its samples are 'gopro', those of the clips 'glasses'"):
+        predict(model, walk, **options)
+    assert list(predict(model, walk.video, walk.imu, imu_axes="glasses", **options)) == right
+    blind = small(class_names=CLASSES, use_imu=False).eval()
+    assert list(predict(blind, walk.video, walk.imu, imu_axes="glasses", **options))

@@ -544,3 +544,31 @@ def test_an_exported_pair_takes_the_place_of_the_student(kitchen, files, tmp_pat
     (tmp_path / "device.frame.pt2").unlink()
     assert cli.main(["live", *map(str, words), "--student", str(tmp_path / "device.pt2")]) == 1
     assert "device.frame.pt2: no such file" in capsys.readouterr().err
+
+
+def test_samples_in_other_axes_are_turned_or_refused(kitchen, files, capsys, fast, monkeypatch, tmp_path):
+    """Samples that come and samples of a table alike: turned back, the answers are the same."""
+    rows = [json.loads(line) for line in (files / "samples.jsonl").read_text().splitlines()]
+    cells = ["time,ax,ay,az,gx,gy,gz"]
+    for row in rows:  # to (y, -x, z): `yXZ` undoes it
+        sensor = "accel" if "accel" in row else "gyro"
+        x, y, z = row[sensor]
+        row[sensor] = [y, -x, z]
+        empty = [""] * 3
+        cells.append(",".join(map(str, [row["time"], *row.get("accel", empty), *row.get("gyro", empty)])))
+    other, table = tmp_path / "other.jsonl", tmp_path / "other.csv"
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table.write_text("\n".join(cells) + "\n")
+    for imu in ("-", table):
+        samples_from(monkeypatch, other)
+        found, _ = answers_of(capsys, *of_kitchen(kitchen, files, "--imu", imu, "--imu-axes", "yXZ", "--fast"))
+        assert [one["start"] for one in found] == pytest.approx([one["start"] for one in fast])
+        for one, known in zip(found, fast, strict=True):
+            assert dict(map(tuple, one["classes"])) == pytest.approx(dict(map(tuple, known["classes"])), abs=1e-5)
+        samples_from(monkeypatch, other)
+        found, _ = answers_of(capsys, *of_kitchen(kitchen, files, "--imu", imu, "--fast"))
+        assert dict(map(tuple, found[0]["classes"])) != pytest.approx(dict(map(tuple, fast[0]["classes"])), abs=1e-5)
+        samples_from(monkeypatch, other)
+        words = ["--imu", imu, "--imu-axes", "glasses", "--fast"]
+        _, said = answers_of(capsys, *of_kitchen(kitchen, files, *words), code=1)
+        assert "the axes of its samples are 'glasses', those of the clips 'gopro'" in said

@@ -8,9 +8,20 @@ import pytest
 from painted import move, write_video
 from panned import FOCAL, RATE, files_of, gyro_only, gyroscope, pan
 
-from egodistill import DataError, behaviour
+from egodistill import DataError, behaviour, cameras, clips
 from egodistill.imu import read_imu
-from egodistill.offset import Excerpt, MotionMeter, _drift, estimate_offset, survey
+from egodistill.offset import (
+    Excerpt,
+    MotionMeter,
+    Rates,
+    _drift,
+    _turns,
+    axes_of,
+    estimate_offset,
+    offset_of,
+    rates_of,
+    survey,
+)
 from egodistill.video import VideoError
 
 
@@ -205,3 +216,161 @@ def test_the_drift_is_that_of_excerpts_with_half_of_the_best_correlation(best):
     bad = [Excerpt(300.0, 320.0, 1.9, best * 0.49), Excerpt(400.0, 420.0, -1.9, 0.0)]
     assert _drift([*good, *bad]) == pytest.approx(1e-4)
     assert _drift([*good[:2], *bad]) is None
+
+
+# --- Axes
+
+
+@pytest.fixture(scope="module")
+def neon(sample_data):
+    """Real glasses: what their picture shows, and their IMU in the axes of the camera."""
+    recording = clips.open_recording(sample_data / "neon" / "scene_300p.mp4")
+    return survey(recording.video, 6, 20.0), recording.motion()
+
+
+def test_the_axes_of_real_glasses_are_right(neon):
+    found = axes_of(rates_of(*neon))
+    assert found.turn == "XYZ" and found.reliable
+    assert (found.stretches, found.share) == (5, 1.0)
+    best, second = list(found.fits.values())[:2]
+    assert len(found.fits) == 24 and best > 0.99 and second < 0.55
+    assert found.pixels_per_radian == pytest.approx((221, 210), abs=6)  # focal length of the 300-pixel copy: 222
+
+
+@pytest.mark.parametrize("turn", _turns(), ids=cameras.turn_text)
+def test_each_planted_turn_is_found_and_undone(neon, turn):
+    """With a clock that is 0.4 s late, which is found first."""
+    seen, right = neon
+    wrong = dataclasses.replace(right, gyro=right.gyro @ turn, gyro_time=right.gyro_time - 0.4)
+    late = offset_of("neon", seen, wrong, 1.0)
+    found = axes_of(rates_of(seen, wrong, late))
+    assert late.reliable and late.seconds == pytest.approx(0.405, abs=0.01) and found.reliable
+    np.testing.assert_array_equal(cameras.turn_matrix(found.turn), turn)
+    np.testing.assert_allclose(wrong.gyro @ cameras.turn_matrix(found.turn).T, right.gyro, atol=1e-12)
+
+
+def test_a_stabilised_walk_does_not_tell_its_axes(sample_data):
+    video = sample_data / "gopro" / "max-heromode.mp4"
+    found = axes_of(rates_of(survey(video, 6, 20.0), read_imu(video)))
+    assert not found.reliable and found.share < 0.9 and "of samples of 11 stretches" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("side", "turn"),  # from its README: IMU to the camera on its side; section G of our notes: camera to GoPro
+    [
+        ("left", [[0.0830, 0.9960, -0.0321], [0.7719, -0.0846, -0.6301], [-0.6303, 0.0275, -0.7759]]),
+        ("right", [[0.9927, 0.0746, -0.0949], [0.1166, -0.7953, 0.5949], [-0.0310, -0.6017, -0.7981]]),
+    ],
+)
+def test_a_third_of_a_second_of_aria_fits_but_is_not_enough(sample_data, side, turn):
+    folder = sample_data / "aria-everyday"
+    imu = read_imu(folder / f"imu-{side}.csv")
+    gyro = imu.gyro @ (np.array([[0, 1, 0], [0, 0, -1], [-1, 0, 0]]) @ turn).T
+    found = axes_of(rates_of(survey(folder / "rgb.mp4", 6, 20.0), dataclasses.replace(imu, gyro=gyro)))
+    assert found.turn == "XYZ" and found.fits["XYZ"] > 0.8
+    assert found.reason == "4 stretches of 1 s with readings are needed, and there are 1"
+
+
+def rates(gains=(300.0, -300.0), seconds=8.0, noise=0.02, still=()):
+    """A made-up head that turns about all axes, or not about those in `still`, and what a lens shows of it."""
+    rng = np.random.default_rng(3)
+    t = np.arange(0, seconds, 1 / 25)
+    turns = np.stack([panned_world.angle(t, k) for k in range(3)], 1)
+    turns[:, list(still)] = 0
+    shifts = turns[:, [2, 0]] * gains + rng.normal(0, 5, (len(t), 2))
+    turns += rng.normal(0, noise, turns.shape)
+    return Rates(t, shifts, turns, np.zeros_like(turns), np.ones(len(t)))
+
+
+def test_the_certainty_of_axes_is_that_of_separate_stretches():
+    assert axes_of([rates()]).reliable
+    assert axes_of([rates(seconds=2.0), rates(seconds=2.0)]).reliable
+    short = axes_of([rates(seconds=3.0)])
+    assert short.turn == "XYZ" and short.reason == "4 stretches of 1 s with readings are needed, and there are 3"
+    lost = rates()
+    assert "there are 0" in axes_of([lost._replace(weights=np.zeros(len(lost.times)))]).reason
+    assert "there are 0" in axes_of([]).reason
+    half = lost._replace(turns=np.where(lost.times[:, None] < 4, lost.turns, lost.turns[:, [1, 0, 2]]))
+    found = axes_of([half])
+    assert not found.reliable and found.share < 0.99 and "of samples of 8 stretches" in found.reason
+
+
+def test_a_head_that_does_not_nod_does_not_tell_the_axes():
+    found = axes_of([rates(still=(0, 1))])
+    assert not found.reliable
+    assert "too little, or too similarly about two axes" in found.reason and found.turn[2] == "Z"
+
+
+def test_a_picture_that_no_turn_explains_does_not_tell_the_axes():
+    """Of a camera that hides a part of the motion, and of axes that lie askew."""
+    hidden = axes_of([rates(gains=(300.0, -80.0))])
+    assert hidden.turn == "XYZ" and hidden.share == 1 and not hidden.reliable
+    assert "the best turn, XYZ, fits the picture with 0.8" in hidden.reason and "0.9 is needed" in hidden.reason
+    one = rates()
+    for degrees, reliable in ((12, True), (27, False)):
+        c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        found = axes_of(
+            [one._replace(turns=one.turns @ [[1, 0, 0], [0, c, s], [0, -s, c]] @ [[c, 0, s], [0, 1, 0], [-s, 0, c]])]
+        )
+        assert found.turn == "XYZ" and found.reliable == reliable
+
+
+def test_axes_that_turn_together_are_told_apart():
+    """A head that rolls as it turns to the side: the roll is as correlated with the picture as the turn."""
+    one = rates(noise=0.003)
+    together = one._replace(
+        turns=np.stack([one.turns[:, 0], one.turns[:, 2] * 0.7 + 0.1 * one.turns[:, 1], one.turns[:, 2]], 1)
+    )
+    found = axes_of([together])
+    assert np.corrcoef(together.turns[:, 1], together.turns[:, 2])[0, 1] > 0.97
+    assert found.turn == "XYZ" and found.reliable and found.fits["XYZ"] > 0.95
+
+
+@pytest.mark.parametrize("rotation", [0, 90, -90, 180, 270])
+def test_shifts_are_those_of_the_upright_picture(panned, rotation):
+    """A pixel that moves in the picture as coded is followed in the picture as players show it."""
+    seen = survey(panned, 1, 2.0)
+    before, after = np.zeros((9, 9)), np.zeros((9, 9))
+    before[4, 4] = after[4 + 1, 4 + 3] = 1
+    (y0, x0), (y1, x1) = (np.argwhere(np.rot90(one, rotation // 90))[0] for one in (before, after))
+    motion = seen.motions[0]
+    moved = dataclasses.replace(motion, shifts=np.full_like(motion.shifts, 1) * [3, 1])
+    stamps, turned = gyroscope(12)
+    (found,) = rates_of(seen._replace(motions=[moved], rotation=rotation), gyro_only(stamps, turned))
+    np.testing.assert_allclose(found.shifts[0] * np.diff(motion.times)[0], [x1 - x0, y1 - y0], atol=1e-9)
+
+
+def test_rates_are_means_between_frames_on_the_videos_clock(panned):
+    seen = survey(panned, 1, 4.0)
+    stamps = np.arange(0, 3, 0.005)
+    imu = gyro_only(stamps - 0.25, np.stack([stamps, 0 * stamps + 0.5, -stamps], 1))
+    imu = dataclasses.replace(imu, accel_time=imu.gyro_time, accel=np.stack([stamps, 2 * stamps, 9.8 + 0 * stamps], 1))
+    clock = dataclasses.replace(estimate_offset(panned, gyro_only(*gyroscope(12))), seconds=0.25, correlation=9.0)
+    (found,) = rates_of(seen, imu, clock)
+    inside = found.weights > 0
+    assert 0 < inside.sum() < len(inside) and found.times[inside].max() < 3
+    t = found.times[inside]
+    np.testing.assert_allclose(found.turns[inside], np.stack([t, 0 * t + 0.5, -t], 1), atol=1e-9)
+    np.testing.assert_allclose(found.accel[inside], np.stack([t, 2 * t, 9.8 + 0 * t], 1), atol=1e-9)
+    lost = (stamps < 1.0) | (stamps > 1.3)  # a gap; the samples of a slow sensor are further apart without one
+    (gap,) = rates_of(seen, gyro_only(stamps[lost], np.ones((lost.sum(), 3))))
+    empty = gap.times[(gap.weights == 0) & (gap.times < 2.9)]
+    assert 1.0 - 1 / RATE < empty.min() < 1.02 and 1.28 < empty.max() < 1.3 + 1 / RATE
+    (slow,) = rates_of(seen, gyro_only(stamps[::20], np.ones((len(stamps[::20]), 3))))
+    assert (slow.weights > 0).sum() > 2.7 * RATE
+    (unmoved,) = rates_of(seen, imu)
+    assert unmoved.turns[10, 0] == pytest.approx(unmoved.times[10] + 0.25)
+
+
+def test_axes_are_found_although_clocks_drift(tmp_path):
+    """At the common offset, the first and the last excerpt would be 0.2 s off."""
+    video = pan(tmp_path / "long.mp4", np.arange(40 * RATE) / RATE)
+    stamps, turned = gyroscope(40)
+    imu = gyro_only((stamps - 0.2) / 1.01, turned)
+    seen = survey(video, 4, 6.0)
+    late = offset_of(video, seen, imu, 2.0)
+    found = axes_of(rates_of(seen, imu, late))
+    assert found.turn == "xyZ" and found.fits["xyZ"] > 0.95  # `pan` nods the other way than a GoPro
+    assert found.pixels_per_radian == pytest.approx((FOCAL, FOCAL), rel=0.05)
+    common = axes_of(rates_of(seen, dataclasses.replace(imu, gyro_time=imu.gyro_time + late.seconds)))
+    assert common.fits["xyZ"] < found.fits["xyZ"] - 0.02

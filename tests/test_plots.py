@@ -1,9 +1,14 @@
-"""The figure: a line for each method, points in the order of their cost."""
+"""The figures: a line for each method, points in the order of their cost; the sensors of a recording."""
 
 import contextlib
+import dataclasses
 
-from egodistill import experiments, files, intervals, plots
+import numpy as np
+import pytest
+
+from egodistill import DataError, experiments, files, intervals, plots, recordings
 from egodistill.experiments import Run
+from egodistill.offset import Axes, Offset, Rates
 
 
 def test_figure_has_a_line_for_each_method(tmp_path, monkeypatch):
@@ -39,3 +44,68 @@ def test_figure_has_a_line_for_each_method(tmp_path, monkeypatch):
     assert list(x) == sorted(x) and list(y) == [51.0, 52.0, 54.0]
     assert axes.get_xscale() == "log" and "GMACs" in axes.get_xlabel() and "%" in axes.get_ylabel()
     assert {text.get_text() for text in axes.texts} == {"N = 1", "N = 2", "N = 4"}
+
+
+def checked(rates, reason=None):
+    fits = {"XYZ": 0.99, "yXZ": 0.5}
+    axes = Axes("XYZ", fits, 8, 1.0, (300.0, 290.0), reason)
+    clock = Offset(0.01, 0.95, 0.3, None, None, (), np.zeros((2, 3)))
+    sensor = recordings.SensorCheck(200.0, 0.005, 1.0, 0, 0.0)
+    return recordings.Check("a/walk.mp4", gyro=sensor, offset=clock, axes=axes, rates=rates)
+
+
+def excerpt(start, size):
+    """The second frame is lost: it weighs nothing."""
+    t = start + np.arange(40) / 25
+    turns = size * np.stack([np.sin(3 * t), np.sin(4 * t), np.sin(5 * t)], 1)
+    shifts = np.stack([300 * turns[:, 2], -290 * turns[:, 0]], 1)
+    shifts[1] = 1e4
+    return Rates(t, shifts, turns, np.tile([1.0, 2.0, 9.6], (40, 1)), np.where(np.arange(40) == 1, 0.0, 1.0))
+
+
+def test_the_sensors_are_drawn_beside_the_picture(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: (drawn.append(figure), save(figure, *a, **k)))
+    found = checked((excerpt(0, 0.5), excerpt(10, 1.0)))  # the second turns more
+    assert plots.draw_check(found, tmp_path / "check.png") == tmp_path / "check.png"
+    plots.draw_check(found, tmp_path / "check.SVG")
+    for file in ("check.png", "check.SVG"):
+        assert plots.CHECK_TITLE.encode() in (tmp_path / file).read_bytes()
+    assert (tmp_path / "check.png").read_bytes().startswith(b"\x89PNG") and b"<svg" in (
+        tmp_path / "check.SVG"
+    ).read_bytes()
+    figure, rates = drawn[0], found.rates[1]
+    assert figure.get_suptitle().startswith("walk.mp4\nThe axes look right (fit 0.99")
+    panels = {axes.get_ylabel().split("\n")[0]: axes for axes in figure.axes}
+    for name, axis, way in (("about Z (up)", 2, "right"), ("about X (left)", 0, "up")):
+        turned, moved = panels[name].lines[0], panels[f"picture moves {way}"].lines[0]
+        np.testing.assert_allclose(turned.get_ydata(), np.degrees(rates.turns[:, axis]))
+        # At the scale of its axis the picture's curve lies on the gyroscope's.
+        scale = panels[f"picture moves {way}"].get_ylim()[1] / panels[name].get_ylim()[1]
+        seen = rates.weights > 0
+        np.testing.assert_allclose(moved.get_ydata()[seen] / scale, turned.get_ydata()[seen])
+        assert np.isnan(moved.get_ydata()[1])
+    np.testing.assert_allclose(panels["about Y (back)"].lines[0].get_ydata(), np.degrees(rates.turns[:, 1]))
+    assert [line.get_ydata()[0] for line in panels["accelerometer"].lines] == [1.0, 2.0, 9.6, 9.81]
+    assert [axes.get_title() for axes in figure.axes if axes.get_title()] == ["correlation +1.00"] * 2
+
+
+def test_sensors_that_hardly_move_are_drawn(tmp_path):
+    """Without axes the scale is that of equal power; nothing is divided by zero."""
+    still = excerpt(0, 0.0)._replace(shifts=np.zeros((40, 2)))
+    for rates in (still, still._replace(weights=np.zeros(40)), excerpt(0, 1.0)):
+        found = dataclasses.replace(checked((rates,), "too few"), offset=None, axes=None)
+        assert plots.draw_check(found, tmp_path / "check.png").stat().st_size > 1000
+
+
+def test_what_cannot_be_drawn_says_why(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match=r"walk.mp4: its sensors cannot be drawn: there is no IMU"):
+        plots.draw_check(checked(()), tmp_path / "check.png")
+    with pytest.raises(DataError, match=r"check.jpg: .* must end in .png or .svg"):
+        plots.draw_check(checked((excerpt(0, 1.0),)), tmp_path / "check.jpg")
+    monkeypatch.setattr(plots.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"check.png: a picture needs matplotlib: pip install .egodistill\[tutorials\]"):
+        plots.require_picture(tmp_path / "check.png")
+    assert not list(tmp_path.iterdir())

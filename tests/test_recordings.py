@@ -122,6 +122,71 @@ def test_check_names_odd_values_and_a_missing_imu(panned, tmp_path):
     assert recordings.check(panned).notes == ["no IMU: no telemetry in the video; give --imu, or imu= in Python"]
 
 
+def test_check_says_whether_axes_and_clock_look_right(wearer, tmp_path):
+    """Right ones, and columns in another order with a clock that is late; gravity is told in the axes of the camera."""
+    video, files = files_of(wearer)
+    good = recordings.check(video, files)
+    assert good.axes.turn == "XYZ" and good.axes.reliable
+    assert re.match(r"The axes look right \(fit 0\.9.*\); so does the clock \(offset [+-]0\.0", good.verdict())
+    imu = read_imu(files)
+    order = ego4d_csv(
+        tmp_path / "imu.csv",
+        1000 * (imu.gyro_time - 0.4),
+        np.stack([imu.gyro[:, 1], -imu.gyro[:, 2], -imu.gyro[:, 0]], 1),
+        np.stack(
+            [np.interp(imu.gyro_time, imu.accel_time, imu.accel[:, k]) * s for k, s in ((1, 1), (2, -1), (0, -1))], 1
+        ),
+    )
+    found = recordings.check(video, order)
+    assert found.axes.turn == "zXy" and found.axes.reliable and found.problem is None
+    assert any(note.startswith("the axes are wrong: --imu-axes zXy mends them") for note in found.notes)
+    assert re.match(r"The axes are wrong: --imu-axes zXy .*; the clock is wrong: add \+0\.[34]", found.verdict())
+    half = recordings.check(video, order, imu_axes="yXZ")  # a turn that is given is part of the one that is told
+    assert half.imu_axes == "yXZ" and "--imu-axes zXy mends them" in half.verdict()
+    whole = recordings.check(video, order, imu_axes="zXy")
+    assert whole.axes.turn == "XYZ" and whole.axes.fits["XYZ"] == pytest.approx(found.axes.fits["zXy"], abs=0.01)
+    assert good.mean_accel == pytest.approx(imu.accel.mean(0), abs=1e-3)
+    said = [re.search(r"gravity: .*\n.*", one.report())[0] for one in (good, found)]
+    assert said[0] == said[1] and "9.81 if the unit is right" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("accel", "words"),
+    [
+        ((0, 4.9, 8.5), "30 degrees from the picture's vertical; the camera looks 30 degrees down and leans 0 degrees"),
+        ((4.9, 0, 8.5), "30 degrees from .* looks 0 degrees .* and leans 30 degrees right$"),
+        ((0, -9.8, 0.5), "87 degrees from .* looks 87 degrees up .* the axes may be others"),
+    ],
+)
+def test_the_report_says_where_gravity_points(panned, tmp_path, accel, words):
+    stamps, rates = gyroscope(12)
+    noise = np.random.default_rng(0).normal(0, 0.1, rates.shape)
+    stamps, rates, noise = (
+        x[(np.arange(len(stamps)) < 400) | (np.arange(len(stamps)) > 440)] for x in (stamps, rates, noise)
+    )
+    found = recordings.check(panned, ego4d_csv(tmp_path / "imu.csv", 1000 * stamps, rates, accel + noise), offset=False)
+    report = " ".join(found.report().split())
+    assert re.search(words.removesuffix("$"), report) and re.search(r"gravity: 9\.8\d m/s2", report)
+    assert "gyroscope: 194.6 samples per second, 1 gaps, the longest 0.21 s" in report
+    assert report.endswith("Neither axes nor clock can be told: the picture was not compared with the gyroscope.")
+
+
+def test_a_recording_that_tells_nothing_about_axes_says_so(sample_data, tmp_path):
+    gopro = recordings.check(sample_data / "gopro" / "max-heromode.mp4")
+    assert gopro.axes is None and gopro.rates
+    assert re.match("Neither axes nor clock can be told: in 10.5 s .* stabilises", gopro.verdict())
+    rng = np.random.default_rng(0)
+    wall = np.kron(rng.integers(0, 255, (12, 16, 3)), np.ones((8, 8, 1)))
+    pictures = [np.clip(wall + rng.normal(0, 2, wall.shape), 0, 255).astype(np.uint8) for _ in range(8 * RATE)]
+    stamps = np.arange(0, 8, 1 / 198)
+    rates, accel = rng.normal(0, 0.01, (len(stamps), 3)), rng.normal((0, 0, 9.8), 0.05, (len(stamps), 3))
+    imu = ego4d_csv(tmp_path / "imu.csv", 1000 * stamps, rates, accel)
+    still = recordings.check(painted(tmp_path / "still.mp4", pictures), imu)
+    assert still.axes is None and "hardly turns" in still.verdict()
+    assert recordings.check(tmp_path / "none.mp4").verdict().startswith("Nothing to compare with the picture: ")
+    assert "Nothing to compare" in recordings.check(tmp_path / "still.mp4").report()
+
+
 def test_check_without_accelerometer(panned, tmp_path):
     stamps, rates = gyroscope(12)
     found = recordings.check(panned, ego4d_csv(tmp_path / "imu.csv", 1000 * stamps, rates, None))
@@ -214,7 +279,8 @@ KNOWN_NOTES = {
         "gyroscope: covers 90",
         "too few",
     ],
-    "neon/scene_300p.mp4 neon/imu_ego4d_columns.csv": [],
+    # Axes of the module: right, forward, up.
+    "neon/scene_300p.mp4 neon/imu_ego4d_columns.csv": ["the axes are wrong: --imu-axes xyZ mends them"],
 }
 
 
@@ -316,6 +382,8 @@ def test_rows_stand_under_their_header(wearer):
     assert values["IMU"] == f"{1.0015 * behaviour.draw_wearer('P01', 0).rate:.1f}"
     assert values["codec"] == "h264" and float(values["corr"]) > 0.9
     assert recordings.HEADER.index("codec") == row.index(" h264")
+    for seconds, text in ((119.97, " 2:00.0 "), (59.94, " 0:59.9 "), (3599.96, " 60:00.0 ")):
+        assert text in recordings.Check("a.mp4", duration=seconds, fps=25.0, width=8, height=8).row()
 
 
 # --- Working copies --------------------------------------------------------------------------------

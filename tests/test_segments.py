@@ -142,12 +142,24 @@ def test_a_correction_is_applied_on_top_of_the_segments_own_clock(tmp_path):
 def test_each_column_of_a_table_becomes_its_field(tmp_path):
     for name in ("a.mp4", "a.csv", "g.csv"):
         (tmp_path / name).touch()
-    header = ("wearer", "imu_stretch", "id", "stop", "label", "imu", "split", "video", "imu_offset", "start")
-    row = ("P07", "1.02", "x1", "4.5", "cut", "a.csv;g.csv", "val", "a.mp4", "-0.25", "1.5")
+    header = (
+        "wearer",
+        "imu_stretch",
+        "id",
+        "stop",
+        "label",
+        "imu",
+        "split",
+        "video",
+        "imu_offset",
+        "start",
+        "imu_axes",
+    )
+    row = ("P07", "1.02", "x1", "4.5", "cut", "a.csv;g.csv", "val", "a.mp4", "-0.25", "1.5", "XZy")
     (found,) = segments.read_csv(write_table(tmp_path / "t.csv", header, [row]))
     pair = (str(tmp_path / "a.csv"), str(tmp_path / "g.csv"))
     video = str(tmp_path / "a.mp4")
-    assert found == segments.Segment("x1", video, 1.5, 4.5, "cut", pair, "val", -0.25, 1.02, "P07")
+    assert found == segments.Segment("x1", video, 1.5, 4.5, "cut", pair, "val", -0.25, 1.02, "P07", "XZy")
     assert set(segments.OPTIONAL_COLUMNS) | {"video", "start", "stop", "label"} == set(header)
 
 
@@ -293,3 +305,24 @@ def test_recordings_that_cannot_be_split_are_named(tmp_path):
     ):
         with pytest.raises(DataError, match=words):
             segments.Windows(**wrong)
+
+
+def test_tables_name_the_axes_of_each_recording(kitchen, tmp_path):
+    video, (accel, gyro) = kitchen[0].video, kitchen[0].imu
+    table = tmp_path / "t.csv"
+    for header, row, read in (
+        ("video,start,stop,label,imu,imu_axes", f"{video},0,2,wash,{accel};{gyro},", segments.read_csv),
+        ("video,imu,split,imu_axes", f"{video},{accel};{gyro},train,", segments.read_recordings),
+    ):
+        table.write_text(f"{header}\n{row}XZy\n{row}\n{row}glasses\n")
+        found = list(dict.fromkeys(segment.imu_axes for segment in read(table)))
+        assert found == ["XZy", "gopro", "glasses"]
+        table.write_text(f"{header}\n{row}\n{row}xZy\n")
+        with pytest.raises(DataError, match=r"t.csv, row 3: imu_axes: the turn of axes 'xZy' mirrors"):
+            read(table)
+
+
+def test_axes_of_all_segments(kitchen):
+    found = segments.with_imu_axes(segments.SegmentList(kitchen, {"no video": 2}), "XZy")
+    assert found.dropped == {"no video": 2} and {one.imu_axes for one in found} == {"XZy"}
+    assert [replace(one, imu_axes="gopro") for one in found] == kitchen

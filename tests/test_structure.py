@@ -58,7 +58,7 @@ ARROWS = {
     "cameras": "",
     "aria": "egodistill files imu",
     "recordings": "cameras egodistill clips files gpmf imu offset video",
-    "offset": "egodistill imu video",
+    "offset": "cameras egodistill imu video",
     # networks
     "video_transformers": "",
     "video_convnets": "",
@@ -73,10 +73,10 @@ ARROWS = {
     "experiments": "egodistill baselines batches checkpoints clips contrasts data distillation files inference"
     " intervals protocols student teachers training video",
     "paper_costs": "egodistill baselines inference teachers",
-    "plots": "experiments files",
+    "plots": "egodistill files",
     "export": "egodistill batches checkpoints clips files student video",
     "feeds": "imu video",
-    "commands": "egodistill annotations aria clips data files imu pickles recordings tables video",
+    "commands": "egodistill annotations aria clips data files imu pickles plots recordings tables video",
     "options": "commands distillation files runtime",
     "model_commands": "egodistill batches checkpoints commands data distillation experiments export files inference"
     " one_pass options paper_costs runtime tables teachers training",
