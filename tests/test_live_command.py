@@ -310,7 +310,8 @@ def test_clocks_that_cannot_be_one_are_refused(kitchen, files, capsys, monkeypat
     for words in (["--fast"], []):
         samples_from(monkeypatch, moved)
         found, said = answers_of(capsys, *of_kitchen(kitchen, files, "--imu", "-", *words), code=1)
-        assert not found and "its first frame is at 0.000 s and the first sample at 999.50" in said
+        # At real speed, a busy machine may drop the first frames.
+        assert not found and re.search(r"its first frame is at 0\.[0-4]\d\d s and the first sample at 999\.50", said)
         assert "give --frame-offset SECONDS\n" in said
     samples_from(monkeypatch, moved)
     words = ["--imu", "-", "--fast", "--frame-offset", 1000.5]
