@@ -41,7 +41,7 @@ __all__ = ["read_ego_exo4d", "read_hd_epic"]
 LARGEST_ERROR = 0.05  # seconds between a frame and the line of its clock: more than a frame at 30 fps
 LONGEST_LIST = 10_000  # characters of the main actions of a narration, which has a few
 LARGEST_EXCESS = 1.0  # seconds between the ends of a video and of the table of its frames
-Labelled = list[tuple[Any, Segment]]  # (class, segment)
+Classified = list[tuple[Any, Segment]]  # (class, segment)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ class Videos:
         offset, stretch = times.line()
         return dataclasses.replace(recording, imu_offset=offset, imu_stretch=stretch)
 
-    def add(self, found: Labelled, label: Any, recording: Recording | str, part: Part, problem: str | None) -> None:
+    def add(self, found: Classified, label: Any, recording: Recording | str, part: Part, problem: str | None) -> None:
         """Append a part of a recording with its class, or count why it cannot be used."""
         if isinstance(recording, str):
             problem = problem or recording
@@ -160,7 +160,7 @@ class Videos:
         clock = (own.imu_offset, own.imu_stretch, own.wearer)
         found.append((label, Segment(part.name, own.video, part.start, part.stop, None, own.imu, part.split, *clock)))
 
-    def require(self, found: Labelled, annotations: Path, expected: str) -> None:
+    def require(self, found: Classified, annotations: Path, expected: str) -> None:
         """Raise DataError, which names the reasons and the expected files, if no segment can be used."""
         if not found:
             why = "; ".join(f"{count} segments: {reason}" for reason, count in self.dropped.most_common(5))
@@ -210,7 +210,7 @@ def read_hd_epic(
     parts = splits_of_wearers(evaluation_wearers, validation_wearers)
     videos = HDEpicVideos(root, audio)
     spellings: dict[int, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    found: Labelled = []
+    found: Classified = []
     for place, (where, row) in enumerate(_narrations(annotations)):
         video_id = require_id(where, row["video_id"], "a video id")
         wearer = require_id(where, row.get("participant_id") or video_id.partition("-")[0], "a participant id")
@@ -340,7 +340,7 @@ def read_ego_exo4d(
     annotations, root = Path(annotations), Path(root)
     videos = EgoExoVideos(root, audio)
     spellings: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    found: Labelled = []
+    found: Classified = []
     for path in _both_parts(annotations):
         splits = _official_splits(path, videos.root)
         for where, key, take in json_items(path, ("annotations",), otherwise=KEYSTEPS):

@@ -243,6 +243,15 @@ def imu_option(parser: argparse.ArgumentParser, more: str = "") -> None:
     )
 
 
+def axes(text: str) -> str:
+    """Return the value of --imu-axes. Raise ArgumentTypeError for one that is no turn and no name."""
+    try:
+        clips.read_axes(text)
+    except DataError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("imu_axes: ")) from error
+    return text
+
+
 def axes_option(parser: argparse.ArgumentParser) -> None:
     """Add --imu-axes; None: those that the recordings say, or a GoPro's."""
     text = (
@@ -250,7 +259,7 @@ def axes_option(parser: argparse.ArgumentParser) -> None:
         "columns that point left, to the user and up, small letters for the opposite), or a name for other axes "
         "(default: gopro)"
     )
-    parser.add_argument("--imu-axes", metavar="AXES", help=text)
+    parser.add_argument("--imu-axes", metavar="AXES", type=axes, help=text)
 
 
 def imu_files(a: argparse.Namespace) -> Any:

@@ -1,4 +1,4 @@
-"""Estimate the time offset between an IMU and its video, and the axes of the IMU, from image motion and gyroscope.
+"""Compare image motion with a gyroscope: the time offset between an IMU and its video, and the axes of the IMU.
 
     from egodistill import offset
 

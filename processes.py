@@ -81,8 +81,8 @@ class Processes:
         """Handle a process that has ended; raise EgoDistillError unless its code is 0."""
         if code:
             raise EgoDistillError(
-                f"a process of {self.target}() ended with code {code} ({explain(code)}); what is finished is kept, and "
-                f"the same call continues"
+                f"a process of {self.target}() ended with code {code} ({explain(code)}); finished work is kept: "
+                f"make the same call again to continue"
             )
 
     def _work(self) -> None:

@@ -1,4 +1,4 @@
-"""Read what others wrote, a row or an object at a time: CSV tables with a header, and JSON files of any size.
+"""Read CSV tables with a header and JSON files of any size, a row or an object at a time.
 
     from egodistill import records
 
@@ -7,8 +7,8 @@
     for where, key, item in records.json_items(path, ("videos",)):                  # dicts, one in memory at a time
         ...
 
-Sizes are bounded, and every error is a DataError that names the file and the place in it. Nothing here needs more than
-the standard library.
+Sizes are bounded, and every error is a DataError that names the file and the place in it. Only the standard library is
+needed.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def require_id(where: str, name: object, what: str) -> str:
 def json_items(
     path: Path, names: Sequence[str] = (), chunk: int = 1 << 20, *, otherwise: str = "not a JSON object"
 ) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
-    """Yield the objects of the list or dict that a JSON file has under one of these names; without names, is.
+    """Yield the objects of the list or dict under one of these names in a JSON file; without names, of the whole file.
 
     Each comes with its place, for errors, and with its key if they are in a dict. Only one object is in memory at a
     time; ``chunk`` is how many characters are read at once. Raise DataError with file and place, and with the words

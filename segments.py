@@ -240,8 +240,8 @@ class Windows:
 
     Raise DataError for values that are out of range.
 
-    >>> from egodistill import annotations
-    >>> annotations.Windows(stride=1.0, split_by="stretch").test_share
+    >>> from egodistill import segments
+    >>> segments.Windows(stride=1.0, split_by="stretch").test_share
     0.3
     """
 
@@ -295,9 +295,9 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
     ``.dropped`` of the result counts recordings that cannot be opened. Raise DataError for a folder without videos, a
     table with a row that cannot be used, or recordings that cannot be split so.
 
-    >>> from egodistill import annotations
-    >>> segments = annotations.read_recordings("world", annotations.Windows(stride=10.0, split_by="stretch"))
-    >>> segments[0].label, segments[0].start, segments[0].split
+    >>> from egodistill import segments
+    >>> first, *others = segments.read_recordings("world", segments.Windows(stride=10.0, split_by="stretch"))
+    >>> first.label, first.start, first.split
     (None, 0.0, 'train')
     """
     path = Path(path)

@@ -266,8 +266,11 @@ def wanted(done: Mapping[tuple[float, int], float]) -> list[tuple[float, int]]:
     if set(TRIED) - set(done):
         return TRIED
     rate, epochs = max(TRIED, key=lambda setting: done[setting])
-    more = [(RATES[0], epochs)] * (rate == RATES[1]) + [(RATES[-1], epochs)] * (rate == RATES[3])
-    return [*TRIED, *more, *([(rate, EPOCHS[2])] if epochs == EPOCHS[1] else [])]
+    beyond = {RATES[1]: RATES[0], RATES[3]: RATES[4]}
+    more = [(beyond[rate], epochs)] if rate in beyond else []
+    if epochs == EPOCHS[1]:
+        more.append((rate, EPOCHS[2]))
+    return [*TRIED, *more]
 
 
 def reuse(source: experiments.Bench, target: experiments.Bench, run: Run) -> None:
@@ -332,8 +335,8 @@ def freeze() -> None:
     changes: dict[str, dict[str, Any]] = {}
     for method in TUNED:
         lines = tuning_lines(method)
-        missing = [setting for setting in TRIED if setting not in {(x["learning_rate"], x["epochs"]) for x in lines}]
-        if missing:
+        tried = {(line["learning_rate"], line["epochs"]): line["top1"] for line in lines}
+        if missing := [setting for setting in wanted(tried) if setting not in tried]:
             raise SystemExit(f"{method}: settings {missing} are not tried yet; run `evidence.py tune` first")
         best = max(lines, key=lambda line: line["top1"])
         changes[method] = {"learning_rate": best["learning_rate"], "epochs": best["epochs"] // EVERY}

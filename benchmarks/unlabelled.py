@@ -29,7 +29,18 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import CLIP_SECONDS, EgoDistill, batches, data, distill, intervals, pretrain_imu, tables, teachers
+from egodistill import (
+    CLIP_SECONDS,
+    EgoDistill,
+    batches,
+    commands,
+    data,
+    distill,
+    intervals,
+    pretrain_imu,
+    tables,
+    teachers,
+)
 
 STRIDE, LATER = 0.25, 0.5  # seconds
 FORMATS = (".2f", ".0f", ".2f")  # of `measures()`
@@ -170,9 +181,9 @@ def main() -> None:
     parser.add_argument("--pretrained", required=True, help="weights of I3D; see `egodistill teachers`")
     parser.add_argument("--images", help="ImageNet weights of MobileNetV2 (default: a small ResNet, random weights)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the store")
-    parser.add_argument("--size", type=int, default=112, help="frame size of the students in pixels")
-    parser.add_argument("--epochs", type=int, default=60, help="of each stage")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--size", type=commands.positive_int, default=112, help="frame size of the students in pixels")
+    parser.add_argument("--epochs", type=commands.positive_int, default=60, help="of each stage")
+    parser.add_argument("--seeds", type=commands.positive_int, default=3)
     tables.markdown_option(parser)
     a = parser.parse_args()
     store = prepare(a.films, a.pretrained, a.size, a.out)

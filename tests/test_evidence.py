@@ -64,6 +64,21 @@ def test_every_method_gets_the_same_settings_and_the_edge_is_extended(scripts):
         assert evidence.wanted(done) == [*evidence.TRIED, *more]
 
 
+def test_a_protocol_waits_for_the_settings_beyond_the_edge(scripts):
+    evidence, _ = scripts
+    tuned(evidence, best=(2e-3, 12))
+    for setting in ((4e-3, 12), (2e-3, 24)):
+        with pytest.raises(
+            SystemExit, match=rf"EgoDistill: settings \[\({setting[0]:g}, {setting[1]}\).*not tried yet"
+        ):
+            evidence.freeze()
+        for method in evidence.TUNED:
+            line = {"method": method, "frames": evidence.TUNED[method]}
+            line |= {"learning_rate": setting[0], "epochs": setting[1], "top1": 0.1}
+            files.append_line(evidence.RESULTS / "tuning.jsonl", line)
+    evidence.freeze()
+
+
 def test_the_protocol_is_written_once_from_all_settings_and_counts_from_its_commit(scripts, monkeypatch, capsys):
     evidence, _ = scripts
     with pytest.raises(SystemExit, match="there is none"):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import toys
 
 import egodistill
 from egodistill import CLIP_SECONDS
@@ -73,3 +74,70 @@ def test_the_nearest_frame_is_one_of_the_training_clips(unlabelled):
     assert said["nearest frame"][0].flatten().tolist() == [3, 1]
     assert said["training mean"][0].flatten().tolist() == [2, 2]
     assert said["training mean"][1][0].tolist() == [0, 0.5, 0, 0.5]
+
+
+class Recorded(toys.Store):
+    """Two recordings of a block each, with the outputs of a teacher that tells the four classes."""
+
+    def __init__(self, rows=range(32)):
+        super().__init__(clips=32)
+        self.rows = np.arange(32)[rows]
+        for name in ("feature", "logits"):
+            self.arrays[f"i3d.{name}"] = self.arrays.pop(f"t.{name}")
+
+    @property
+    def clips(self):
+        return [{"video": f"{row // 16}.mp4", "start": row % 16 * 0.125, "id": str(row)} for row in self.rows]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def read(self, name, index):
+        return super().read(name, self.rows[index])
+
+    def select(self, rows):
+        return Recorded(self.rows[rows])
+
+
+def test_students_learn_from_the_clips_apart_and_are_compared_on_the_block(unlabelled, monkeypatch):
+    store, seen, right = Recorded(), [], []
+
+    def students(store, train, images, epochs, seed):
+        seen.append(train.tolist())
+        return {"EgoDistill": True, "VisOnly-Distill": False}
+
+    def answer(knows, store, rows):
+        right.append(rows.tolist())
+        feature, logits = (torch.from_numpy(store.read(f"i3d.{name}", rows)) for name in ("feature", "logits"))
+        return (feature if knows else -feature), logits.softmax(1) if knows else logits.softmax(1).flip(1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unlabelled, "students", students)
+        patch.setattr(unlabelled, "answer", answer)
+        found = unlabelled.compare(store, None, epochs=1, seeds=2)
+    halves = [list(range(16)), list(range(16, 32))]
+    assert seen == [halves[1], halves[1], halves[0], halves[0]] and right[0] == halves[0] and right[-1] == halves[1]
+    assert {values.shape for values in found.values()} == {(2, 3)}
+    r2, same, kl = (dict(zip(found, column, strict=True)) for column in np.stack([x.mean(0) for x in found.values()]).T)
+    assert (r2["EgoDistill"], same["EgoDistill"]) == (1, 100) and kl["EgoDistill"] == pytest.approx(0, abs=1e-6)
+    assert r2["VisOnly-Distill"] < 0 and same["VisOnly-Distill"] == 0 and kl["VisOnly-Distill"] > 1
+    assert r2["training mean"] == pytest.approx(0, abs=1e-6) and same["training mean"] < 50
+    assert same["teacher, 0.5 s later"] == 100  # classes repeat each four clips, which is 0.5 s here
+    rows = unlabelled.table_of(found).rows
+    assert [row[0] for row in rows] == list(found) and {row[-1] for row in rows} == {"2"}
+
+
+def test_stage_1_is_part_of_the_student_with_head_motion(unlabelled, monkeypatch):
+    stages, train = [], np.arange(8)
+    for stage in (unlabelled.pretrain_imu, unlabelled.distill):
+
+        def spy(model, store, _stage=stage, **options):
+            stages.append((_stage.__name__, "imu" in model.inputs, len(store)))
+            return _stage(model, store, **options)
+
+        monkeypatch.setattr(unlabelled, stage.__name__, spy)
+    found = unlabelled.students(Recorded(), train, None, epochs=1, seed=0)
+    assert stages == [("pretrain_imu", True, 8), ("distill", True, 8), ("distill", False, 8)]
+    for student in found.values():
+        feature, shares = unlabelled.answer(student, Recorded(), np.array([3, 9]))
+        assert feature.shape == (2, 12) and shares.sum(1).tolist() == pytest.approx([1, 1])
