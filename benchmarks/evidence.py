@@ -240,7 +240,8 @@ def tune(out: Path, methods: Sequence[str]) -> None:
         every=EVERY,
         teachers={teacher: TEACHERS[TEACHER]},
     )
-    first.run([Run("teacher", teacher=teacher), Run("start")])
+    distilled = not methods or not set(methods).isdisjoint(experiments.DISTILLED)
+    first.run([*([Run("teacher", teacher=teacher)] if distilled else []), Run("start")])
     for method in methods:
         frames = TUNED[method]
         done = {(line["learning_rate"], line["epochs"]): line["top1"] for line in tuning_lines(method)}
