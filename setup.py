@@ -114,7 +114,7 @@ setup(
         "cameras": ["zstandard; python_version < '3.14'"],
         # setuptools: tests/test_package.py builds without a downloaded build environment.
         # Another minor version of ruff may format differently. mypy: tests/test_types.py checks a user's program.
-        "test": ["mypy", "pytest", "ruff>=0.17.6,<0.18", "setuptools>=77", *TUTORIALS],
+        "test": ["mypy", "pytest", "pytest-xdist", "ruff>=0.17.6,<0.18", "setuptools>=77", *TUTORIALS],
     },
     entry_points={"console_scripts": [f"{PACKAGE} = {PACKAGE}.cli:main"]},
     zip_safe=False,
