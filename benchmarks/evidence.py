@@ -528,15 +528,18 @@ def gmacs(bench: experiments.Bench, run: Run) -> float:
     return inference.count_macs(experiments.load(bench.path(run)), torch.device("cpu")) / 1e9
 
 
-def groups(plan: list[Cell], seeds: int) -> Iterator[list[Cell]]:
-    """Yield the cells in groups of one part, one world and so many seeds, in order.
+def groups(plan: list[Cell], jobs: int) -> Iterator[list[Cell]]:
+    """Yield the cells in groups of one part, one world and at least so many seeds as jobs, in order.
 
     The other cells of a seed wait for its teacher, which trains on one core: as many seeds as jobs keep all cores busy.
     """
-    found: dict[tuple[str, str, int], list[Cell]] = {}
-    for cell in plan:
-        found.setdefault((cell.part, cell.world, cell.run.seed // seeds), []).append(cell)
-    yield from found.values()
+    for part, world in dict.fromkeys((cell.part, cell.world) for cell in plan):
+        own = [cell for cell in plan if (cell.part, cell.world) == (part, world)]
+        seeds = sorted({cell.run.seed for cell in own})
+        count = max(1, len(seeds) // jobs)
+        for k in range(count):
+            chosen = seeds[k * jobs : (k + 1) * jobs if k < count - 1 else None]
+            yield [cell for cell in own if cell.run.seed in chosen]
 
 
 def print_plan() -> None:
