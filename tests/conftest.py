@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -89,6 +90,44 @@ def demo(tmp_path_factory):
     from miniature import Demo
 
     return Demo(tmp_path_factory.mktemp("demo") / "out", "0,1")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """A folder with what failing commands are given."""
+    from egodistill import EgoDistill, teachers
+
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "notes.txt").write_text("hello\n")
+    (folder / "rows.csv").write_text("start,stop,class_1\n0,1,walk\n")  # to a pickle reader a stack that is empty
+    (folder / "no-stop.csv").write_text("video,start,label\nwalk.mp4,0,walk\n")
+    (folder / "full").mkdir()
+    (folder / "full" / ".thesis.part").write_text("not ours")
+    encoder = {"image_encoder": "shufflenet_v2_x0_5", "image_weights": None}
+    EgoDistill(2, use_imu=False, frame_size=64, **encoder).save(folder / "student.pt")
+    narrow = {"width": 8, "beta": 4, "depths": (1, 1, 1, 1), "frames": 8, "size": 64, "progress": False}
+    teachers.load("slowfast_8x8_r50", None, 2, **narrow).save(folder / "teacher.pt")
+    return folder
+
+
+@pytest.fixture
+def taught(store, tmp_path, monkeypatch) -> Path:
+    """A folder with the kitchen's store, with outputs of a teacher called "small", and a student of another size."""
+    import numpy as np
+
+    from egodistill import EgoDistill, data, teachers
+
+    shutil.copytree(store.path, tmp_path / "s")
+    copy = data.ClipStore(tmp_path / "s")
+    for name, width in (("small.feature", 12), ("small.logits", len(copy.class_names))):
+        copy.add(name, (width,), "float32")
+        copy.write(name, range(len(copy)), np.zeros((len(copy), width), np.float32))
+    encoder = {"image_encoder": "resnet10x4", "image_weights": None, "hidden": 16, "frame_size": 40}
+    EgoDistill(len(copy.class_names), feature_dim=9, **encoder).save(tmp_path / "student.pt")
+    narrow = {"width": 8, "beta": 4, "depths": (1, 1, 1, 1), "frames": 8, "size": 64, "progress": False}
+    teachers.load("slowfast_8x8_r50", None, 2, **narrow).save(tmp_path / "teacher.pt")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture

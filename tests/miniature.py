@@ -114,3 +114,19 @@ def group_of(group: int) -> list[int]:
             if int(its) == group and state != "Z":
                 found.append(int(file.parent.name))
     return found
+
+
+STAGES = {
+    "teacher": "slowfast-{0}",
+    "start": "start",
+    "stage 1": "stage-1-n1-slowfast-{0}",
+    "EgoDistill": "egodistill-n1-slowfast-{0}",
+    "VisOnly-Distill": "visonly-distill-n1-slowfast-{0}",
+    "VisIMU": "visimu-n1",
+    "VisOnly": "visonly-n1",
+}
+
+
+def file_of(out: Path, stage: str, seed: int) -> Path:
+    """Return the file of a network of a demo."""
+    return out / f"seed-{seed}" / (STAGES[stage].format(seed) + ".pt")
