@@ -15,7 +15,8 @@ first 32 bits of the protocol's SHA-256, so nobody has seen B when the protocol 
 A cell is one trained network: a world, a method, a number of frames and a seed, which fixes initial weights, data order
 and the teacher. It becomes a line of results/WORLD.jsonl, with the commit, the hash of the protocol, and one bit for
 each test segment. Finished cells are not repeated, so the work can be spread over days: commit the lines as they come.
-`run` begins no group of cells after `--minutes`.
+`run` begins no group of cells after `--minutes`; with `--seeds` it trains these alone, for example those whose teachers a
+machine has.
 """
 
 from __future__ import annotations
@@ -480,11 +481,12 @@ def left(plan: list[Cell]) -> list[Cell]:
     return [cell for cell in plan if cell.run.name not in done[cell.world]]
 
 
-def run(out: Path, jobs: int, minutes: float) -> None:
-    """Train and evaluate the cells that have no line, in groups of one part, world and seed, until time is up."""
+def run(out: Path, jobs: int, minutes: float, seeds: Sequence[int] | None) -> None:
+    """Train and evaluate the cells that have no line, in groups of one part and world, until time is up."""
     about = {"commit": git("rev-parse", "HEAD"), "protocol": committed_digest(), "processor": tables.processor()}
     settings, end = replace(GENERAL, changes=read_protocol()["changes"]), time.monotonic() + 60 * minutes
-    for group in groups(left([*cells(), *described()]), jobs):
+    plan = [cell for cell in [*cells(), *described()] if seeds is None or cell.run.seed in seeds]
+    for group in groups(left(plan), jobs):
         if time.monotonic() > end:
             print("Time is up; the same command continues.")
             return
@@ -573,8 +575,9 @@ def main() -> None:
             command.add_argument("--out", type=Path, required=True, help="folder for worlds, stores and networks")
         if name == "tune":
             command.add_argument("--methods", nargs="*", default=list(TUNED), choices=tuple(TUNED))
-        if name == "teachers":
-            command.add_argument("--seeds", type=demo.parse_seeds, default="0,1")
+        if name in ("teachers", "run"):
+            default = "0,1" if name == "teachers" else None
+            command.add_argument("--seeds", type=demo.parse_seeds, default=default)
         if name in ("teachers", "run"):
             command.add_argument("--jobs", type=int, default=files.available_cores())
         if name == "run":
@@ -592,7 +595,7 @@ def main() -> None:
     elif a.command == "plan":
         print_plan()
     else:
-        run(a.out, a.jobs, a.minutes)
+        run(a.out, a.jobs, a.minutes, a.seeds)
 
 
 if __name__ == "__main__":

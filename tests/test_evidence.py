@@ -188,13 +188,15 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
         evidence.data, "ClipStore", lambda path: type("S", (), {"class_names": sorted(behaviour.VERBS)})
     )
     monkeypatch.setattr(evidence, "labels_repeated", lambda bench, teacher, truth: 0.25)
-    evidence.run(tmp_path, jobs=1, minutes=0)
+    evidence.run(tmp_path, 1, minutes=0, seeds=None)
     assert not benches and "Time is up" in capsys.readouterr().out
-    evidence.run(tmp_path, jobs=1, minutes=9)
+    evidence.run(tmp_path, 1, minutes=9, seeds=[1])
     plan = [*evidence.cells(), *evidence.described()]
+    assert sum(len(bench.trained) for bench in benches) == sum(cell.run.seed == 1 for cell in plan)
+    evidence.run(tmp_path, 1, minutes=9, seeds=None)
     trained = [run for bench in benches for run in bench.trained]
     assert len(trained) == len(plan) and set(made) == set(evidence.WORLDS)
-    evidence.run(tmp_path, jobs=1, minutes=9)
+    evidence.run(tmp_path, 1, minutes=9, seeds=None)
     assert len([run for bench in benches for run in bench.trained]) == len(plan)  # nothing twice
     folders = [str(tmp_path / world) for world in ("A", *evidence.FRAME_OPTIONS, evidence.EXCHANGED)]
     names = [f"seed-{seed}/{name}" for seed in range(3) for name in (f"slowfast-{seed}", "start")]
