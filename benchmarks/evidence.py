@@ -15,7 +15,7 @@ first 32 bits of the protocol's SHA-256, so nobody has seen B when the protocol 
 A cell is one trained network: a world, a method, a number of frames and a seed, which fixes initial weights, data order
 and the teacher. It becomes a line of results/WORLD.jsonl, with the commit, the hash of the protocol, and one bit for
 each test segment. Finished cells are not repeated, so the work can be spread over days: commit the lines as they come.
-`run` begins no group of cells after `--minutes`; with `--seeds` it trains these alone, for example those whose teachers a
+`run` begins no group of cells after `--minutes`; with `--seeds` it trains these alone, such as those whose teachers a
 machine has.
 """
 
