@@ -61,6 +61,7 @@ def draw(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.patheffects import withStroke
     from matplotlib.ticker import LogLocator
 
     ceilings = ceilings or {}
@@ -75,14 +76,17 @@ def draw(
         axes.errorbar(x, y, yerr=error_bars(line), capsize=3, label=method, **style)
         if method in ("EgoDistill", "VisOnly-Distill"):
             for number, one in enumerate(line):  # Beside the line, not on it.
-                side = {"xytext": (-9, 0), "ha": "right"} if number == 0 else {"xytext": (9, 0), "ha": "left"}
+                x, y, side = (9, 0, "left") if number and one is line[-1] else (-9, 9 if number else 0, "right")
                 axes.annotate(
                     f"N = {one.frames}",
                     (one.gmacs, one.top1),
+                    xytext=(x, y),
                     textcoords="offset points",
+                    ha=side,
                     va="center",
                     fontsize=9,
-                    **side,
+                    color=style["color"],
+                    path_effects=[withStroke(linewidth=2.5, foreground="white")],
                 )
     style = {"marker": "_", "markersize": 26, "markeredgewidth": 2, "linestyle": "none", "alpha": 0.6}
     if limits := [one for one in rows if (one.method, one.frames) in ceilings]:
