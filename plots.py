@@ -76,11 +76,11 @@ def draw(
         axes.errorbar(x, y, yerr=error_bars(line), capsize=3, label=method, **style)
         if method in ("EgoDistill", "VisOnly-Distill"):
             for number, one in enumerate(line):  # Beside the line, not on it.
-                x, y, side = (9, 0, "left") if number and one is line[-1] else (-9, 9 if number else 0, "right")
+                right, up, side = (9, 0, "left") if number and one is line[-1] else (-9, 9 if number else 0, "right")
                 axes.annotate(
                     f"N = {one.frames}",
                     (one.gmacs, one.top1),
-                    xytext=(x, y),
+                    xytext=(right, up),
                     textcoords="offset points",
                     ha=side,
                     va="center",

@@ -578,7 +578,6 @@ def main() -> None:
         if name in ("teachers", "run"):
             default = "0,1" if name == "teachers" else None
             command.add_argument("--seeds", type=demo.parse_seeds, default=default)
-        if name in ("teachers", "run"):
             command.add_argument("--jobs", type=int, default=files.available_cores())
         if name == "run":
             command.add_argument("--minutes", type=float, default=150)
