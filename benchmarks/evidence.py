@@ -485,7 +485,13 @@ def run(out: Path, jobs: int, minutes: float, seeds: Sequence[int] | None) -> No
     """Train and evaluate the cells that have no line, in groups of one part and world, until time is up."""
     about = {"commit": git("rev-parse", "HEAD"), "protocol": committed_digest(), "processor": tables.processor()}
     settings, end = replace(GENERAL, changes=read_protocol()["changes"]), time.monotonic() + 60 * minutes
-    plan = [cell for cell in [*cells(), *described()] if seeds is None or cell.run.seed in seeds]
+    plan = [*cells(), *described()]
+    if seeds is not None:
+        if foreign := sorted(set(seeds) - {cell.run.seed for cell in plan}):
+            raise SystemExit(
+                f"--seeds {','.join(map(str, foreign))}: not in the protocol, whose seeds are 0 to {MAIN - 1}"
+            )
+        plan = [cell for cell in plan if cell.run.seed in seeds]
     for group in groups(left(plan), jobs):
         if time.monotonic() > end:
             print("Time is up; the same command continues.")

@@ -190,6 +190,8 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     monkeypatch.setattr(evidence, "labels_repeated", lambda bench, teacher, truth: 0.25)
     evidence.run(tmp_path, 1, minutes=0, seeds=None)
     assert not benches and "Time is up" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="--seeds 7: not in the protocol, whose seeds are 0 to 4"):
+        evidence.run(tmp_path, 1, minutes=9, seeds=[1, 7])
     evidence.run(tmp_path, 1, minutes=9, seeds=[1])
     plan = [*evidence.cells(), *evidence.described()]
     assert sum(len(bench.trained) for bench in benches) == sum(cell.run.seed == 1 for cell in plan)

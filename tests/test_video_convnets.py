@@ -83,6 +83,17 @@ def test_grouped_convolutions_in_mixed_precision_are_those_of_torch(module, leng
     torch.testing.assert_close(torch.autograd.grad((weights * y).sum(), [x, layer.weight]), wanted)
 
 
+@pytest.mark.parametrize("module", [video_convnets, video_transformers])
+@pytest.mark.parametrize(("length", "stride", "expected"), [(8, 1, True), (8, 2, False), (2, 2, True), (1, 1, True)])
+def test_grouped_convolutions_are_2d_where_these_are_faster(module, length, stride, expected, monkeypatch):
+    called = []
+    monkeypatch.setattr(module, "convolve_by_frame", lambda x, *_: called.append(x) or x)
+    layer = module.Conv3d(4, 4, 3, (1, stride, stride), 1, groups=4, bias=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(torch.randn(1, 4, length, 6, 6))
+    assert bool(called) == expected
+
+
 def test_the_slow_pathway_sees_a_truncated_linspace():
     assert video_convnets.SlowFast(2, **NARROW).slow_index == (0, 4, 8, 13, 17, 22, 26, 31)
     for frames, alpha in ((16, 4), (16, 2), (64, 4), (8, 8)):
