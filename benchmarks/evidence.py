@@ -15,8 +15,8 @@ first 32 bits of the protocol's SHA-256, so nobody has seen B when the protocol 
 A cell is one trained network: a world, a method, a number of frames and a seed, which fixes initial weights, data order
 and the teacher. It becomes a line of results/WORLD.jsonl, with the commit, the hash of the protocol, and one bit for
 each test segment. Finished cells are not repeated, so the work can be spread over days: commit the lines as they come.
-`run` begins no group of cells after `--minutes`; with `--seeds` it trains these alone, such as those whose teachers a
-machine has.
+`run` begins no group of cells after `--minutes`; with `--seeds` and `--parts` it trains these alone, such as seeds
+whose teachers a machine has.
 """
 
 from __future__ import annotations
@@ -436,8 +436,8 @@ def cells() -> list[Cell]:
 def described() -> list[Cell]:
     """Return the cells of what is described, not tested.
 
-    These are what stage 1 gives if few clips have a teacher's outputs, other choices of frames (Table 4), frames of any
-    age (for `when_to_look.py`), and other teachers (Table 2).
+    These are students without labels (the seeds that Table 1 lacks), what stage 1 gives if few clips have a teacher's
+    outputs, other choices of frames (Table 4), frames of any age (for `when_to_look.py`), and other teachers (Table 2).
     """
     whole = Run("EgoDistill", teacher=TEACHER)
     arms = []
@@ -455,7 +455,8 @@ def described() -> list[Cell]:
         ("ages", ANY_AGE): [replace(whole, frames=n, sampling="ages") for n in (1, 2)],
         ("table 2", "A"): [replace(run, method=method) for run in others for method in methods],
     }
-    found = []
+    unlabelled = replace(whole, without=experiments.ABLATIONS["without L_GT"])
+    found = [Cell("table 1", "A", replace(unlabelled, seed=seed)) for seed in range(SMALL, MAIN)]
     for part, runs in parts.items():
         found += [Cell(*part, replace(run, seed=seed)) for seed in range(SMALL) for run in runs]
     return found
@@ -481,18 +482,25 @@ def left(plan: list[Cell]) -> list[Cell]:
     return [cell for cell in plan if cell.run.name not in done[cell.world]]
 
 
-def run(out: Path, jobs: int, minutes: float, seeds: Sequence[int] | None) -> None:
+def chosen(seeds: Sequence[int] | None = None, parts: Sequence[str] | None = None) -> list[Cell]:
+    """Return all cells, or those of some seeds and parts. Exit if there are none of a seed or part that is named."""
+    plan = [*cells(), *described()]
+    for name, asked, known in (
+        ("seeds", seeds, {cell.run.seed for cell in plan}),
+        ("parts", parts, dict.fromkeys(cell.part for cell in plan)),
+    ):
+        if foreign := [str(one) for one in asked or [] if one not in known]:
+            raise SystemExit(f"--{name} {','.join(foreign)}: not in the plan, which has {', '.join(map(str, known))}")
+    return [cell for cell in plan if (not seeds or cell.run.seed in seeds) and (not parts or cell.part in parts)]
+
+
+def run(
+    out: Path, jobs: int, minutes: float, seeds: Sequence[int] | None = None, parts: Sequence[str] | None = None
+) -> None:
     """Train and evaluate the cells that have no line, in groups of one part and world, until time is up."""
     about = {"commit": git("rev-parse", "HEAD"), "protocol": committed_digest(), "processor": tables.processor()}
     settings, end = replace(GENERAL, changes=read_protocol()["changes"]), time.monotonic() + 60 * minutes
-    plan = [*cells(), *described()]
-    if seeds is not None:
-        if foreign := sorted(set(seeds) - {cell.run.seed for cell in plan}):
-            raise SystemExit(
-                f"--seeds {','.join(map(str, foreign))}: not in the protocol, whose seeds are 0 to {MAIN - 1}"
-            )
-        plan = [cell for cell in plan if cell.run.seed in seeds]
-    for group in groups(left(plan), jobs):
+    for group in groups(left(chosen(seeds, parts)), jobs):
         if time.monotonic() > end:
             print("Time is up; the same command continues.")
             return
@@ -586,6 +594,7 @@ def main() -> None:
             command.add_argument("--seeds", type=demo.parse_seeds, default=default)
             command.add_argument("--jobs", type=int, default=files.available_cores())
         if name == "run":
+            command.add_argument("--parts", type=lambda text: text.split(","), help="such as main,rivals")
             command.add_argument("--minutes", type=float, default=150)
     a = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
@@ -600,7 +609,7 @@ def main() -> None:
     elif a.command == "plan":
         print_plan()
     else:
-        run(a.out, a.jobs, a.minutes, a.seeds)
+        run(a.out, a.jobs, a.minutes, a.seeds, a.parts)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/evidence.py run --out EV            # also trains the students; then:
     python benchmarks/when_to_look.py measure --out EV    # appends lines to results/ages.jsonl and results/looks.jsonl
-    python benchmarks/when_to_look.py report --markdown RESULTS.md    # tables, from these lines alone
+    python benchmarks/when_to_look.py report --markdown RESULTS.md    # tables and a figure, from these lines alone
 
 Two kinds of student are compared, with one and two frames: those of the main comparison, whose frames lie at fixed
 places of the clip, and students whose frames are up to 4 s older than the clip's end (sampling "ages"). Accuracy by age
@@ -15,6 +15,10 @@ it takes 3, 6, 12 or 30 looks a minute there; the looks in the tables are those 
 answers whose clip has its middle in an annotated act; a third of the time is annotated. F1 is that of events
 (`events.Tracker`) that overlap an annotated act of their label by half of both together. Without an annotated part for
 training, background is no class: between acts a good student should give no event.
+
+A look decodes one frame. GMACs a second are those of the student, 2 answers a second, and of a gate's own embedding. A
+camera is on for its start-up and one picture (`--picture` seconds) per look. `report` adds the power of looks and
+operations for the energies that it is given; it knows none.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # evidence.py beside this file
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
@@ -38,6 +43,7 @@ import evidence
 
 from egodistill import (
     CLIP_SECONDS,
+    IMU_SAMPLES,
     behaviour,
     contrasts,
     data,
@@ -53,13 +59,14 @@ from egodistill.experiments import Run
 from egodistill.inference import Prediction
 
 AGES_FILE, LOOKS_FILE = evidence.RESULTS / "ages.jsonl", evidence.RESULTS / "looks.jsonl"
+FIGURES = evidence.RESULTS.parent / "figures"
 BINS = evidence.BINS
 SECOND = 2  # bins between the two frames of a student with N = 2: 1 s
 EVERY, STEPS = 0.5, 81  # seconds between answers, and how many of them a frame may serve: 40 s
 BUDGETS = (3, 6, 12, 30)  # looks a minute
 STARTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # probabilities at which an event begins, of which one is chosen
 DRAWS = 20  # of the random gate
-START_UPS = (0.3, 1.0)  # seconds until a camera that was off gives a picture
+START_UPS = (0.0, 0.3, 1.0)  # seconds until a camera that was off begins a picture
 
 
 def students() -> dict[str, Run]:
@@ -278,9 +285,27 @@ def measure_looks(out: Path, seed: int) -> None:
             files.append_line(LOOKS_FILE, line)
 
 
+@torch.no_grad()
+def gmacs(model: Any) -> dict[str, float]:
+    """Return the multiply-adds of a frame, of the head motion of a window and of an answer from both, in billions."""
+    frame = torch.zeros(1, 1, 3, evidence.PIXELS, evidence.PIXELS, dtype=torch.uint8)
+    image, motion = model.encode_frames(frame, 1), model.encode_imu(torch.zeros(1, IMU_SAMPLES, 6))
+    calls = {
+        "frame": lambda: model.encode_frames(frame, 1),
+        "motion": lambda: model.encode_imu(torch.zeros(1, IMU_SAMPLES, 6)),
+        "answer": lambda: model.fuse(model.aggregate(image), motion),
+    }
+    found = {}
+    for name, call in calls.items():
+        with FlopCounterMode(display=False) as counter:
+            call()
+        found[name] = counter.get_total_flops() / 2e9
+    return found
+
+
 def gate_lines(model: Any, validation: Sequence[Day], test: Sequence[Day]) -> list[dict[str, Any]]:
     """Return the lines of all gates and budgets for one student."""
-    student = Student(model, {})
+    student, costs = Student(model, {}), gmacs(model)
     always = [(day, looked(gates.Always(), day)[0]) for day in validation]
     start = max(STARTS, key=lambda x: statistics.mean(f1(score(day, p, x)) for day, p in always))
 
@@ -290,7 +315,8 @@ def gate_lines(model: Any, validation: Sequence[Day], test: Sequence[Day]) -> li
             counts = score(day, probabilities, start) | {"looks": looks, "seconds": EVERY * len(day.stops)}
             own = wearers.setdefault(day.wearer, dict.fromkeys(counts, 0))
             wearers[day.wearer] = {key: own[key] + value for key, value in counts.items()}
-        return {"gate": name, "budget": budget, "threshold": threshold, "start": start, "wearers": wearers}
+        about = {"gate": name, "budget": budget, "threshold": threshold, "start": start, "gmacs": costs}
+        return about | {"wearers": wearers}
 
     found = [
         line("always", 120, 0.0, [(day, *looked(gates.Always(), day)) for day in test]),
@@ -313,8 +339,8 @@ def gate_lines(model: Any, validation: Sequence[Day], test: Sequence[Day]) -> li
 # Report
 
 
-def curve() -> tables.Table:
-    """Return accuracy by age for each student, with intervals over seeds and wearers."""
+def by_age() -> list[tuple[str, float, intervals.Interval]]:
+    """Return the accuracy of each student at each age of the frame, with intervals over seeds and wearers."""
     some: dict[tuple[str, int], list[contrasts.Outcome]] = {}
     ages: dict[int, list[float]] = {}
     order: dict[tuple[str, int], int] = {}
@@ -324,41 +350,119 @@ def curve() -> tables.Table:
         outcome = contrasts.Outcome(line["student"], line["seed"], contrasts.unpack(line["correct"]))
         some.setdefault((line["student"], k), []).append(outcome)
         ages.setdefault(k, []).append(line["age"])
-    kinds = list(dict.fromkeys(kind for kind, _ in some))
-    rows = [
-        [f"{statistics.mean(ages[k]):.2f}", *(f"{contrasts.accuracy(some[kind, k]):.1f}" for kind in kinds)]
-        for k in sorted(ages)
-    ]
+    return [(kind, statistics.mean(ages[k]), contrasts.accuracy(own)) for (kind, k), own in some.items()]
+
+
+def curve() -> tables.Table:
+    """Return the table of accuracy by age."""
+    values = {(kind, age): one for kind, age, one in by_age()}
+    kinds, ages = list(dict.fromkeys(kind for kind, _ in values)), sorted({age for _, age in values})
+    rows = [[f"{age:.2f}", *(f"{values[kind, age]:.1f}" for kind in kinds)] for age in ages]
     return tables.Table(["age of the newest frame (s)", *(f"{kind} (%)" for kind in kinds)], rows)
 
 
-def gate_table(kind: str) -> tables.Table:
-    """Return what the gates reach for one kind of student, and the difference to the fixed period."""
-    lines = [
-        line
-        for line in files.read_lines(LOOKS_FILE, "student", "seed", "gate", "budget", "wearers")
-        if line["student"] == kind
-    ]
+@dataclass(frozen=True)
+class Camera:
+    """What a look costs: seconds until a picture is taken and read, and, if they are known, energies in joules."""
+
+    picture: float = 1 / 30
+    look_energy: float | None = None
+    gmac_energy: float | None = None
+
+    def on(self, looks: float, start_up: float) -> float:
+        """Return the share of time in which the camera is on, in %, for so many looks a minute."""
+        return 100 * min(1.0, looks * (start_up + self.picture) / 60)
+
+    def power(self, looks: float, gmacs: float) -> float | None:
+        """Return the mean power in W for so many looks a minute and GMACs a second, or None without energies."""
+        if self.look_energy is None or self.gmac_energy is None:
+            return None
+        return looks / 60 * self.look_energy + gmacs * self.gmac_energy
+
+
+class Played:
+    """A gate at one budget: the lines of all seeds of one kind of student."""
+
+    def __init__(self, lines: Sequence[dict[str, Any]]) -> None:
+        self.lines = sorted(lines, key=lambda line: line["seed"])
+        self.right = self.grid(lambda one: 100 * one["right"] / one["seen"])
+        self.looks = float(self.grid(lambda one: 60 * one["looks"] / one["seconds"]).mean())
+        self.f1 = float(self.grid(f1).mean())
+
+    def grid(self, value: Callable[[dict[str, Any]], float]) -> np.ndarray:
+        """Return a value of each seed and wearer, float [S, W]."""
+        return np.array([[value(line["wearers"][name]) for name in sorted(line["wearers"])] for line in self.lines])
+
+    @property
+    def gmacs(self) -> float:
+        """Billions of multiply-adds a second."""
+        costs, answers = self.lines[0]["gmacs"], 1 / EVERY
+        windows = 2 if self.lines[0]["gate"] == "embedding changed" else 1  # the gate embeds each window itself
+        return self.looks / 60 * costs["frame"] + answers * (windows * costs["motion"] + costs["answer"])
+
+
+def played(kind: str) -> dict[tuple[float, str], Played]:
+    """Return what each gate reached with one kind of student, {(looks a minute that were wanted, gate): ...}."""
     groups: dict[tuple[float, str], list[dict[str, Any]]] = {}
-    for line in sorted(lines, key=lambda line: line["seed"]):
-        groups.setdefault((line["budget"], line["gate"]), []).append(line)
+    for line in files.read_lines(LOOKS_FILE, "student", "seed", "gate", "budget", "gmacs", "wearers"):
+        if line["student"] == kind:
+            groups.setdefault((line["budget"], line["gate"]), []).append(line)
+    return {key: Played(groups[key]) for key in sorted(groups, key=lambda key: key[0])}
 
-    def grid(some: Sequence[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> np.ndarray:
-        return np.array([[value(line["wearers"][name]) for name in sorted(line["wearers"])] for line in some])
 
-    rows = []
-    for (budget, gate), some in sorted(groups.items(), key=lambda item: item[0][0]):
-        right = grid(some, lambda one: 100 * one["right"] / one["seen"])
-        looks = grid(some, lambda one: 60 * one["looks"] / one["seconds"])
-        base = groups.get((budget, "fixed period"), [])
-        gap = ""
-        if base and gate != "fixed period":
-            gap = str(intervals.two_way(right - grid(base, lambda one: 100 * one["right"] / one["seen"])))
-        camera = [f"{100 * min(1.0, looks.mean() * seconds / 60):.0f}" for seconds in START_UPS]
-        cells = [f"{looks.mean():.1f}", f"{intervals.two_way(right):.1f}", gap, f"{grid(some, f1).mean():.1f}", *camera]
+def gate_table(kind: str, camera: Camera) -> tables.Table:
+    """Return what the gates reach for one kind of student, and the difference to the fixed period."""
+    found, rows = played(kind), []
+    for (budget, gate), one in found.items():
+        base = found.get((budget, "fixed period"))
+        gap = str(intervals.two_way(one.right - base.right)) if base and base is not one else ""
+        cells = [f"{one.looks:.1f}", f"{intervals.two_way(one.right):.1f}", gap, f"{one.f1:.1f}", f"{one.gmacs:.3f}"]
+        cells += [f"{camera.on(one.looks, start_up):.0f}" for start_up in START_UPS]
+        if (power := camera.power(one.looks, one.gmacs)) is not None:
+            cells.append(f"{1000 * power:.1f}")
         rows.append([str(budget), gate, *cells])
     header = ["wanted", "gate", "looks a minute", "answers right (%)", "minus fixed period", "events, F1 (%)"]
-    return tables.Table([*header, *(f"camera on (%), {seconds:g} s" for seconds in START_UPS)], rows)
+    header += ["GMACs a second", *(f"camera on (%), {seconds:g} s" for seconds in START_UPS)]
+    return tables.Table(header + ["power (mW)"] * (len(rows) > 0 and len(rows[0]) > len(header)), rows)
+
+
+def figure(stem: Path) -> list[Path]:
+    """Draw accuracy by the age of the frame, and by looks a minute for each gate; write and return .png and .svg."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = drawing.subplots(1, 2)
+    styles = {"fixed": {"color": "#0072B2", "ls": "--"}, "ages": {"color": "#D55E00"}}
+    for kind in students():
+        some, (trained, frames) = [(age, one) for name, age, one in by_age() if name == kind], kind.split(", ")
+        ages, means = [age for age, _ in some], [one.mean for _, one in some]
+        spread = [[one.mean - one.low for _, one in some], [one.high - one.mean for _, one in some]]
+        marker = {"marker": "o" if frames == "N = 1" else "s", "mfc": "white" if frames == "N = 2" else None}
+        label = {"fixed": "trained on frames of one age", "ages": "trained on all ages"}[trained] + f", {frames}"
+        left.errorbar(ages, means, yerr=spread, capsize=3, label=label, **styles[trained], **marker)
+    left.set(xlabel="age of the newest frame at the end of the clip (s)", ylabel="top-1 (%)")
+    left.set_title("Test clips", fontsize=11)
+    curves: dict[str, list[Played]] = {}
+    for (_, gate), one in played("ages, N = 1").items():
+        curves.setdefault(gate, []).append(one)
+    colors = dict(zip(GATES, ("#000000", "#999999", "#E69F00", "#D55E00", "#009E73"), strict=True))
+    for gate, some in curves.items():
+        if gate in GATES or gate == "oracle":
+            some = sorted(some, key=lambda one: one.looks)
+            style = {"color": "#CC79A7", "ls": ":"} if gate == "oracle" else {"color": colors[gate], "marker": "."}
+            right.plot([one.looks for one in some], [one.right.mean() for one in some], label=gate, **style)
+    right.axhline(curves["always"][0].right.mean(), color="#555555", lw=0.8, ls="--", label="always (120)")
+    right.set(xscale="log", xlabel="looks a minute", ylabel="right answers within acts (%)")
+    right.set_xticks([3, 6, 12, 30], ["3", "6", "12", "30"], minor=False)
+    right.set_title("Untrimmed recordings, student of all ages, N = 1", fontsize=11)
+    for axes in (left, right):
+        axes.grid(alpha=0.35)
+        axes.legend(frameon=False, fontsize=8)
+    paths = [Path(f"{stem}.{suffix}") for suffix in ("png", "svg")]
+    for path in paths:
+        with files.atomic_write(path) as part:
+            drawing.savefig(part, format=path.suffix[1:], dpi=150)
+    return paths
 
 
 def main() -> None:
@@ -368,6 +472,9 @@ def main() -> None:
         parser = commands.add_parser(name)
         if name == "report":
             tables.markdown_option(parser)
+            parser.add_argument("--picture", type=float, default=Camera.picture, help="seconds to take and read one")
+            parser.add_argument("--look-energy", type=float, metavar="J", help="of the camera, for each look")
+            parser.add_argument("--gmac-energy", type=float, metavar="J", help="of 10^9 multiply-adds")
             continue
         parser.add_argument("--out", type=Path, required=True, help="folder of evidence.py")
         parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default="0,1,2")
@@ -378,10 +485,14 @@ def main() -> None:
             measure_ages(a.out, seed)
             measure_looks(a.out, seed)
     else:
+        camera = Camera(a.picture, a.look_energy, a.gmac_energy)
         tables.report(curve(), "benchmarks/when_to_look.py, accuracy by age", a.markdown, sys.argv)
         for kind, run in students().items():
             if run.frames == 1:
-                tables.report(gate_table(kind), f"benchmarks/when_to_look.py, gates, {kind}", a.markdown, sys.argv)
+                tables.report(
+                    gate_table(kind, camera), f"benchmarks/when_to_look.py, gates, {kind}", a.markdown, sys.argv
+                )
+        print("Wrote " + ", ".join(map(str, figure(FIGURES / "when-to-look"))))
 
 
 if __name__ == "__main__":

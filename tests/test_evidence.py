@@ -188,17 +188,25 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
         evidence.data, "ClipStore", lambda path: type("S", (), {"class_names": sorted(behaviour.VERBS)})
     )
     monkeypatch.setattr(evidence, "labels_repeated", lambda bench, teacher, truth: 0.25)
-    evidence.run(tmp_path, 1, minutes=0, seeds=None)
+    evidence.run(tmp_path, 1, minutes=0)
     assert not benches and "Time is up" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="--seeds 7: not in the protocol, whose seeds are 0 to 4"):
+    with pytest.raises(SystemExit, match="--seeds 7: not in the plan, which has 0, 1, 2, 3, 4"):
         evidence.run(tmp_path, 1, minutes=9, seeds=[1, 7])
+    with pytest.raises(SystemExit, match=r"--parts age: not in the plan, which has main, rivals, .*, ages, table 2"):
+        evidence.run(tmp_path, 1, minutes=9, parts=["main", "age"])
+    evidence.run(tmp_path, 1, minutes=9, seeds=[1], parts=["ages", "table 1"])
+    assert {cell.part for cell in evidence.chosen([1], ["ages"])} == {"ages"}
+    found = [
+        (line["part"], line["run"]["seed"]) for world in evidence.WORLDS for line in evidence.finished(world).values()
+    ]
+    assert set(found) == {("ages", 1), ("table 1", 1)} and len(found) == 2 + 6
     evidence.run(tmp_path, 1, minutes=9, seeds=[1])
     plan = [*evidence.cells(), *evidence.described()]
     assert sum(len(bench.trained) for bench in benches) == sum(cell.run.seed == 1 for cell in plan)
-    evidence.run(tmp_path, 1, minutes=9, seeds=None)
+    evidence.run(tmp_path, 1, minutes=9)
     trained = [run for bench in benches for run in bench.trained]
     assert len(trained) == len(plan) and set(made) == set(evidence.WORLDS)
-    evidence.run(tmp_path, 1, minutes=9, seeds=None)
+    evidence.run(tmp_path, 1, minutes=9)
     assert len([run for bench in benches for run in bench.trained]) == len(plan)  # nothing twice
     folders = [str(tmp_path / world) for world in ("A", *evidence.FRAME_OPTIONS, evidence.EXCHANGED)]
     names = [f"seed-{seed}/{name}" for seed in range(3) for name in (f"slowfast-{seed}", "start")]
@@ -234,6 +242,7 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     assert {row[2] for row in report.frame_choices().rows} == {"", "+0.0 (+0.0 to +0.0)"}
     one = [row for row in report.ablation("A").rows if row[0] == "without L_KD"]
     assert one[0][2] == "+0.0 (+0.0 to +0.0)" and one[0][3] == "3"
+    assert [row[3] for row in report.ablation("A").rows if row[0] == "without L_GT"] == ["5"]
     for n, value in ((1, 60.0), (4, 80.0)):
         kinds = {"reversal": value, "cyclic": value, "single": 100.0}
         files.append_line(evidence.RESULTS / "ceilings.jsonl", {"inputs": f"N = {n}", "coupling": 1.0, "kinds": kinds})

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import egodistill
-from egodistill import CLIP_SECONDS, behaviour, contrasts, data, experiments, files, gates, synthetic
+from egodistill import CLIP_SECONDS, behaviour, contrasts, data, experiments, files, gates, inference, synthetic
 from egodistill.experiments import PROTOCOLS
 
 ROOT = Path(egodistill.__file__).parent
@@ -81,13 +81,14 @@ def test_thresholds_meet_their_budget(script):
 def test_a_gate_on_the_acts_beats_the_period_and_the_oracle_both(script, tmp_path):
     validation, test = ([made_up(script, f"P{k}", seed + k) for k in range(30, 33)] for seed in (0, 50))
     torch.manual_seed(0)
-    sizes = {"feature_dim": 8, "image_encoder": "resnet10x4", "hidden": 8, "imu_width": 4}
+    sizes = {"feature_dim": 8, "image_encoder": "resnet10x4", "hidden": 8, "imu_width": 4, "frame_size": 64}
     model = egodistill.EgoDistill(20, image_weights=None, **sizes)
     for seed in (0, 1):
         for kind in ("fixed, N = 1", "ages, N = 1"):
             for line in script.gate_lines(model.eval(), validation, test):
                 files.append_line(script.LOOKS_FILE, {"student": kind, "seed": seed, **line})
-    rows = {(row[0], row[1]): row for row in script.gate_table("ages, N = 1").rows}
+    table = script.gate_table("ages, N = 1", script.Camera())
+    rows = {(row[0], row[1]): row for row in table.rows}
     assert len(rows) == 2 + 6 * len(script.BUDGETS)
     right = {key: float(row[3].split()[0]) for key, row in rows.items()}
     assert right["120", "always"] == 100 and right["0", "never, but each 40 s"] < 15
@@ -96,7 +97,25 @@ def test_a_gate_on_the_acts_beats_the_period_and_the_oracle_both(script, tmp_pat
         assert right[budget, "oracle"] >= max(right[budget, name] for name in script.GATES) - 8  # looks differ a little
     assert abs(float(rows["12", "fixed period"][2]) - 12) < 1.5 and rows["12", "fixed period"][4] == ""
     assert rows["6", "head moves"][4].startswith("+") and abs(float(rows["12", "random"][2]) - 12) < 2
-    assert rows["120", "always"][6:] == ["60", "100"]  # 120 looks, 0.3 s and 1 s each
+    assert rows["120", "always"][7:] == ["7", "67", "100"]  # 120 looks, each after 0, 0.3 and 1 s
+    total = inference.count_macs(model, torch.device("cpu")) / 1e9
+    assert float(rows["120", "always"][6]) == pytest.approx(2 * total, abs=6e-4)  # two frames, windows, answers
+    costs = script.gmacs(model)
+    assert sum(costs.values()) == pytest.approx(total, rel=1e-6)
+    one = script.played("ages, N = 1")[12, "embedding changed"]
+    embedded = one.looks / 60 * costs["frame"] + 4 * costs["motion"] + 2 * costs["answer"]
+    assert one.gmacs == pytest.approx(embedded) and len(table.header) == 10
+    power = script.gate_table("ages, N = 1", script.Camera(look_energy=0.06, gmac_energy=0.002))
+    expected = 120 + 2 * float(rows["120", "always"][6])  # mW: two looks a second, then the operations
+    assert power.header[-1] == "power (mW)"
+    assert float(next(row for row in power.rows if row[1] == "always")[-1]) == pytest.approx(expected, abs=0.1)
+    line = {"seed": 0, "age": 0.2, "correct": contrasts.pack(dict.fromkeys(("P30", "P31"), np.arange(10) < 6))}
+    for seed in (0, 1):
+        for kind in script.students():
+            files.append_line(script.AGES_FILE, line | {"student": kind, "seed": seed})
+    assert [path.name for path in script.figure(tmp_path / "look")] == ["look.png", "look.svg"]
+    drawn = (tmp_path / "look.svg").read_text()
+    assert all(f"<!-- {name} -->" in drawn for name in (*script.GATES, "oracle", "trained on all ages, N = 2"))
 
 
 def test_accuracy_by_age_comes_from_lines(script):
