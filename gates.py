@@ -36,6 +36,8 @@ __all__ = [
     "simulate",
 ]
 
+TOLERANCE = 1e-6  # s; an age of four steps of 0.5 s may be a little below 2.0
+
 # (window [samples, 6] in m/s2 and rad/s, ages of the frames in s, end of the window in s) -> whether to look again
 Gate = Callable[[np.ndarray, Sequence[float], float], bool]
 
@@ -80,7 +82,7 @@ class Period:
         require_number("seconds", self.seconds, 0, above=True)
 
     def __call__(self, window: np.ndarray, ages: Sequence[float], stop: float) -> bool:
-        return min(ages, default=np.inf) >= self.seconds
+        return min(ages, default=np.inf) >= self.seconds - TOLERANCE
 
 
 @dataclasses.dataclass

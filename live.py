@@ -30,7 +30,7 @@ from torch import Tensor
 
 from egodistill import EgoDistillError, batches, runtime
 from egodistill.arrivals import Clock, Frame, Frames, Schedule, Sensor, Stats, Times
-from egodistill.gates import Gate
+from egodistill.gates import TOLERANCE, Gate
 from egodistill.imu import MAX_GAP, CoverageError, Imu
 from egodistill.runtime import Precision
 
@@ -308,7 +308,7 @@ class Stream:
         """Return whether a frame at this time would be of use."""
         if self.choice == "newest":
             newest = max((frame.time for frame in self._frames.kept if frame.time <= moment), default=-math.inf)
-            return newest == -math.inf or (self._look if self.gate else moment - newest >= self.period)
+            return newest == -math.inf or (self._look if self.gate else moment - newest >= self.period - TOLERANCE)
         schedule = self._schedule
         if schedule.anchor is None:
             return not self.spec.imu_samples

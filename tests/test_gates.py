@@ -135,6 +135,12 @@ def test_simulated_looks_are_those_of_a_stream(model, make):
     assert frames[found.taken] == pytest.approx(taken[: len(found.taken)]) and len(taken) - len(found.taken) <= 1
 
 
+def test_a_period_of_whole_steps_is_not_a_step_longer_by_rounding():
+    stops = 2.1333333333 + 0.1 * np.arange(100)
+    assert (stops[20:] - stops[:-20] < 2.0).any()  # in floating point
+    assert set(np.diff(gates.simulate(gates.Period(2.0), [None] * 100, stops, stops).taken)) == {21}
+
+
 def test_the_oracle_is_the_best_of_all_choices():
     rng = np.random.default_rng(0)
     for price in (0.0, 0.3, 0.7, 1.4):

@@ -410,6 +410,16 @@ def test_a_request_is_made_once_and_stays_outstanding_until_its_frame(model):
         assert counts.camera_on == pytest.approx(0.3 + 1.0)
 
 
+def test_a_period_of_whole_frames_is_not_a_frame_longer_by_rounding(model):
+    camera, taken = 0.1 * np.arange(100), []  # 0.3 - 0.0 > 0.3 > 0.6 - 0.3 in floating point
+    with open_stream(model, frames="newest", period=0.3) as stream:
+        for moment in camera.tolist():
+            if stream.wants_frame(moment):
+                stream.accept_frame(moment, picture())
+                taken.append(moment)
+    assert np.diff(taken) == pytest.approx(np.full(33, 0.3))
+
+
 def test_requests_of_centre_frames_follow_their_places(model):
     times, readings = samples(0, 10)
     asked, answers = [], []

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import egodistill
-from egodistill import CLIP_SECONDS, behaviour, contrasts, data, experiments, files, gates, inference, synthetic
+from egodistill import CLIP_SECONDS, behaviour, contrasts, data, experiments, feeds, files, gates, inference, synthetic
 from egodistill.experiments import PROTOCOLS
 
 ROOT = Path(egodistill.__file__).parent
@@ -129,9 +129,8 @@ def test_accuracy_by_age_comes_from_lines(script):
     assert [row[1].split()[0] for row in rows] == ["80.0", "50.0"]
 
 
-def test_recordings_and_ages_are_read_from_files(script, monkeypatch, tmp_path):
-    """Untrained students on a small world: what is encoded once is what the student itself would say."""
-    evidence = script.evidence
+def small_world(script, monkeypatch, folder):
+    """A world of 16 acts, one of whose wearers has an untrimmed recording with four, in pictures of 32 pixels."""
     small = {"train_acts": 8, "validation_acts": 0, "test_acts": 8, "train_wearers": 2, "validation_wearers": 0}
     small |= {"test_wearers": 2, "untrimmed": 1, "size": (32, 32)}
     monkeypatch.setattr(
@@ -139,15 +138,65 @@ def test_recordings_and_ages_are_read_from_files(script, monkeypatch, tmp_path):
         "long_recordings",
         lambda self: [synthetic.Recording("P30_201", 4, self.seed, 32, 32, untrimmed=True)],
     )
-    world = synthetic.render(tmp_path / "world", workers=1, progress=False, **small)
-    monkeypatch.setattr(evidence, "PIXELS", 32)
+    monkeypatch.setattr(script.evidence, "PIXELS", 32)
+    return synthetic.render(folder, workers=1, progress=False, **small)
+
+
+def small_student(frames):
+    settings = replace(PROTOCOLS["demo"].recipe.student, image_encoder="resnet10x4", hidden=8, imu_width=4)
+    return replace(settings, num_frames=frames).build(20, feature_dim=8, frame_size=32).eval()
+
+
+@pytest.mark.parametrize("make", [lambda: gates.Period(2.0), lambda: gates.Turned(0.4)], ids=["period", "turned"])
+def test_a_stream_of_the_recording_takes_the_looks_of_the_table_and_says_the_same(script, monkeypatch, tmp_path, make):
+    world = small_world(script, monkeypatch, tmp_path / "world")
+    torch.manual_seed(0)
+    model = small_student(1)
+    (day,) = script.days(model, world)
+    segments = data.read_epic_kitchens(world.untrimmed, world.root, evaluation_wearers=world.test_wearers)
+    motion = segments[0].recording.motion()
+    pictures = data.read_frames(segments[0].video, day.stops, size=32).transpose(0, 2, 3, 1)
+    at_zero = [
+        np.array([np.interp(0.0, times, column) for column in values.T])
+        for times, values in ((motion.accel_time, motion.accel), (motion.gyro_time, motion.gyro))
+    ]
+    answers, taken, waiting = [], [], list(range(len(day.stops)))
+    options = {"every": script.EVERY, "frames": "newest", "precision": "fp32", "gate": make()}
+    with egodistill.Stream(model, max_age=(script.STEPS - 1) * script.EVERY + 0.01, **options) as stream:
+        stream.accept_imu([0.0], np.concatenate(at_zero)[None])  # so that its first clip begins where the table's does
+        for times, readings in feeds.recorded_samples(motion, 0.02):
+            stream.accept_imu(times[times > 0], readings[times > 0])
+            answers += stream.results()
+            if waiting and times[-1] >= day.stops[waiting[0]]:
+                k = waiting.pop(0)
+                if stream.wants_frame(day.stops[k]):
+                    stream.accept_frame(day.stops[k], pictures[k])
+                    taken.append(k)
+    looks = gates.simulate(make(), day.windows, day.stops, day.stops, max_age=(script.STEPS - 1) * script.EVERY + 0.01)
+    assert 3 < len(taken) < len(day.stops) / 2 and looks.taken == taken[: len(looks.taken)]
+    probabilities, _ = script.looked(make(), day)
+    assert len(answers) == len(day.stops) > 30
+    for k, answer in enumerate(answers):
+        assert answer.stop == pytest.approx(day.stops[k])
+        if answer.problem is None:
+            assert answer.frame_age == pytest.approx((day.stops[k] - day.stops[looks.used[k]],))
+            assert answer.classes[0] == (
+                str(probabilities[k].argmax()),
+                pytest.approx(float(probabilities[k].max()), abs=1e-5),
+            )
+    assert sum(answer.problem is not None for answer in answers) <= 1
+
+
+def test_recordings_and_ages_are_read_from_files(script, monkeypatch, tmp_path):
+    """Untrained students on a small world: what is encoded once is what the student itself would say."""
+    evidence = script.evidence
+    world = small_world(script, monkeypatch, tmp_path / "world")
     segments = data.read_epic_kitchens(world.annotations, world.root, evaluation_wearers=world.test_wearers)
     store = tmp_path / evidence.slug(evidence.ANY_AGE) / "store"
     options = evidence.FRAME_OPTIONS[evidence.ANY_AGE] | {"frame_size": 32, "class_names": sorted(behaviour.VERBS)}
     data.prepare(segments, store, workers=1, progress=False, **options)
-    settings = replace(PROTOCOLS["demo"].recipe.student, image_encoder="resnet10x4", hidden=8, imu_width=4)
     torch.manual_seed(0)
-    models = {n: replace(settings, num_frames=n).build(20, feature_dim=8, frame_size=32).eval() for n in (1, 2)}
+    models = {n: small_student(n) for n in (1, 2)}
     monkeypatch.setattr(script, "load", lambda out, run: models[run.frames])
     (day,) = script.days(models[1], world)
     assert day.scores.shape == (len(day.stops), script.STEPS, 20) and len(day.acts) == 4
