@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 # All modules are in one folder. A module with a `__path__` is a package to Python, so `egodistill.data` is found beside
 # this file in a checkout, as in an installed package.
 __path__ = [os.path.dirname(os.path.abspath(__file__))]
-__version__ = "0.4.0"
+__version__ = "0.4.1.dev0"
 
 __all__ = [
     "EGO4D",
