@@ -15,8 +15,8 @@ first 32 bits of the protocol's SHA-256, so nobody has seen B when the protocol 
 A cell is one trained network: a world, a method, a number of frames and a seed, which fixes initial weights, data order
 and the teacher. It becomes a line of results/WORLD.jsonl, with the commit, the hash of the protocol, and one bit for
 each test segment. Finished cells are not repeated, so the work can be spread over days: commit the lines as they come.
-`run` begins no group of cells after `--minutes`; with `--seeds` and `--parts` it trains these alone, such as seeds
-whose teachers a machine has.
+`run` begins no group of cells after `--minutes`; with `--seeds`, `--parts` and `--name` it trains these alone, such as
+seeds whose teachers a machine has.
 """
 
 from __future__ import annotations
@@ -482,25 +482,30 @@ def left(plan: list[Cell]) -> list[Cell]:
     return [cell for cell in plan if cell.run.name not in done[cell.world]]
 
 
-def chosen(seeds: Sequence[int] | None = None, parts: Sequence[str] | None = None) -> list[Cell]:
-    """Return all cells, or those of some seeds and parts. Exit if there are none of a seed or part that is named."""
+def chosen(seeds: Sequence[int] | None = None, parts: Sequence[str] | None = None, name: str = "") -> list[Cell]:
+    """Return the cells of some seeds and parts, by default all, whose run has this text in its name.
+
+    Exit if there is no cell of a seed or part that is given, or none of the name.
+    """
     plan = [*cells(), *described()]
-    for name, asked, known in (
+    for option, asked, known in (
         ("seeds", seeds, {cell.run.seed for cell in plan}),
         ("parts", parts, dict.fromkeys(cell.part for cell in plan)),
     ):
         if foreign := [str(one) for one in asked or [] if one not in known]:
-            raise SystemExit(f"--{name} {','.join(foreign)}: not in the plan, which has {', '.join(map(str, known))}")
-    return [cell for cell in plan if (not seeds or cell.run.seed in seeds) and (not parts or cell.part in parts)]
+            raise SystemExit(f"--{option} {','.join(foreign)}: not in the plan, which has {', '.join(map(str, known))}")
+    found = [cell for cell in plan if (not seeds or cell.run.seed in seeds) and (not parts or cell.part in parts)]
+    found = [cell for cell in found if name in cell.run.name]
+    if not found:
+        raise SystemExit(f"--name {name}: no run of these seeds and parts has it in its name")
+    return found
 
 
-def run(
-    out: Path, jobs: int, minutes: float, seeds: Sequence[int] | None = None, parts: Sequence[str] | None = None
-) -> None:
+def run(out: Path, jobs: int, minutes: float, plan: list[Cell]) -> None:
     """Train and evaluate the cells that have no line, in groups of one part and world, until time is up."""
     about = {"commit": git("rev-parse", "HEAD"), "protocol": committed_digest(), "processor": tables.processor()}
     settings, end = replace(GENERAL, changes=read_protocol()["changes"]), time.monotonic() + 60 * minutes
-    for group in groups(left(chosen(seeds, parts)), jobs):
+    for group in groups(left(plan), jobs):
         if time.monotonic() > end:
             print("Time is up; the same command continues.")
             return
@@ -595,6 +600,7 @@ def main() -> None:
             command.add_argument("--jobs", type=int, default=files.available_cores())
         if name == "run":
             command.add_argument("--parts", type=lambda text: text.split(","), help="such as main,rivals")
+            command.add_argument("--name", default="", help="only runs with this in their name, such as without-gt")
             command.add_argument("--minutes", type=float, default=150)
     a = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
@@ -609,7 +615,7 @@ def main() -> None:
     elif a.command == "plan":
         print_plan()
     else:
-        run(a.out, a.jobs, a.minutes, a.seeds, a.parts)
+        run(a.out, a.jobs, a.minutes, chosen(a.seeds, a.parts, a.name))
 
 
 if __name__ == "__main__":

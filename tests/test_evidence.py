@@ -188,25 +188,28 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
         evidence.data, "ClipStore", lambda path: type("S", (), {"class_names": sorted(behaviour.VERBS)})
     )
     monkeypatch.setattr(evidence, "labels_repeated", lambda bench, teacher, truth: 0.25)
-    evidence.run(tmp_path, 1, minutes=0)
+    evidence.run(tmp_path, 1, 0, evidence.chosen())
     assert not benches and "Time is up" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="--seeds 7: not in the plan, which has 0, 1, 2, 3, 4"):
-        evidence.run(tmp_path, 1, minutes=9, seeds=[1, 7])
+        evidence.chosen([1, 7])
     with pytest.raises(SystemExit, match=r"--parts age: not in the plan, which has main, rivals, .*, ages, table 2"):
-        evidence.run(tmp_path, 1, minutes=9, parts=["main", "age"])
-    evidence.run(tmp_path, 1, minutes=9, seeds=[1], parts=["ages", "table 1"])
+        evidence.chosen(parts=["main", "age"])
+    with pytest.raises(SystemExit, match="--name without-x: no run of these seeds and parts has it"):
+        evidence.chosen(name="without-x")
+    assert [cell.run.seed for cell in evidence.chosen(parts=["table 1"], name="without-gt")] == [0, 1, 2, 3, 4]
+    evidence.run(tmp_path, 1, 9, evidence.chosen([1], ["ages", "table 1"]))
     assert {cell.part for cell in evidence.chosen([1], ["ages"])} == {"ages"}
     found = [
         (line["part"], line["run"]["seed"]) for world in evidence.WORLDS for line in evidence.finished(world).values()
     ]
     assert set(found) == {("ages", 1), ("table 1", 1)} and len(found) == 2 + 6
-    evidence.run(tmp_path, 1, minutes=9, seeds=[1])
+    evidence.run(tmp_path, 1, 9, evidence.chosen([1]))
     plan = [*evidence.cells(), *evidence.described()]
     assert sum(len(bench.trained) for bench in benches) == sum(cell.run.seed == 1 for cell in plan)
-    evidence.run(tmp_path, 1, minutes=9)
+    evidence.run(tmp_path, 1, 9, evidence.chosen())
     trained = [run for bench in benches for run in bench.trained]
     assert len(trained) == len(plan) and set(made) == set(evidence.WORLDS)
-    evidence.run(tmp_path, 1, minutes=9)
+    evidence.run(tmp_path, 1, 9, evidence.chosen())
     assert len([run for bench in benches for run in bench.trained]) == len(plan)  # nothing twice
     folders = [str(tmp_path / world) for world in ("A", *evidence.FRAME_OPTIONS, evidence.EXCHANGED)]
     names = [f"seed-{seed}/{name}" for seed in range(3) for name in (f"slowfast-{seed}", "start")]
