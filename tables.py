@@ -162,7 +162,7 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def short_processor() -> str:
-    """Return vendor and family of the processor, such as "AMD EPYC" or "Intel Xeon"."""
-    name = re.sub(r"\((R|TM)\)|\bCPU\b|^\d+th Gen ", " ", processor())
+def short_processor(name: str | None = None) -> str:
+    """Return vendor and family of a processor, by default of this one, such as "AMD EPYC" or "Intel Xeon"."""
+    name = re.sub(r"\((R|TM)\)|\bCPU\b|^\d+th Gen ", " ", name or processor())
     return " ".join(name.split()[:2])

@@ -29,7 +29,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -503,7 +503,7 @@ def chosen(seeds: Sequence[int] | None = None, parts: Sequence[str] | None = Non
 
 def run(out: Path, jobs: int, minutes: float, plan: list[Cell]) -> None:
     """Train and evaluate the cells that have no line, in groups of one part and world, until time is up."""
-    about = {"commit": git("rev-parse", "HEAD"), "protocol": committed_digest(), "processor": tables.processor()}
+    origin = origin_of_lines()
     settings, end = replace(GENERAL, changes=read_protocol()["changes"]), time.monotonic() + 60 * minutes
     for group in groups(left(plan), jobs):
         if time.monotonic() > end:
@@ -523,12 +523,22 @@ def run(out: Path, jobs: int, minutes: float, plan: list[Cell]) -> None:
 
         def record(run: Run, bench: experiments.Bench = bench, known: Mapping[Run, Cell] = known) -> None:
             if run in known:
-                record_cell(known[run], bench, out, about)
+                record_cell(known[run], bench, out, origin)
 
         bench.run(list(known), jobs, record)
 
 
-def record_cell(cell: Cell, bench: experiments.Bench, out: Path, about: Mapping[str, Any]) -> None:
+def origin_of_lines() -> dict[str, str]:
+    """Return what each line of results says of its origin. Exit without a committed protocol."""
+    return {"commit": git("rev-parse", "HEAD"), "protocol": committed_digest(), "processor": tables.processor()}
+
+
+def machines(lines: Iterable[Mapping[str, Any]]) -> str:
+    """Return vendor and family of the processors that some lines come from."""
+    return ", ".join(sorted({tables.short_processor(line["processor"]) for line in lines}))
+
+
+def record_cell(cell: Cell, bench: experiments.Bench, out: Path, origin: Mapping[str, str]) -> None:
     """Append the line of a finished cell, and keep which test segments the world has."""
     segments = RESULTS / f"{slug(cell.world)}-segments.json"
     if not segments.exists():
@@ -541,7 +551,7 @@ def record_cell(cell: Cell, bench: experiments.Bench, out: Path, about: Mapping[
     line |= {"things": things_right(result, bench), "seconds": result["seconds"]}
     line |= {name: result[name] for name in ("precision", "test", "correct") if name in result}
     line["gmacs"] = result["gmacs"] if "gmacs" in result else gmacs(bench, cell.run)  # AdaFuse's own
-    files.append_line(path_of(cell.world), line | about)
+    files.append_line(path_of(cell.world), line | origin)
 
 
 def gmacs(bench: experiments.Bench, run: Run) -> float:

@@ -225,9 +225,10 @@ def ceilings() -> dict[tuple[str, int], float]:
     }
 
 
-def report(name: str, table: tables.Table, markdown: str | None) -> None:
-    print(f"\n{name}")
-    tables.report(table, f"benchmarks/evidence_report.py, {name}", markdown, sys.argv)
+def report(world: str, name: str, table: tables.Table, markdown: str | None) -> None:
+    print(f"\nworld {world}: {name}")
+    machine = evidence.machines(evidence.finished(world).values())
+    tables.report(table, f"benchmarks/evidence_report.py, world {world}: {name}", markdown, sys.argv, machine=machine)
 
 
 def main() -> None:
@@ -241,19 +242,19 @@ def main() -> None:
         if world == evidence.ANY_AGE:  # when_to_look.py has these
             continue
         if world == evidence.OTHER_FRAMES:
-            report("world A: Table 4", frame_choices(), a.markdown)
+            report(world, "Table 4", frame_choices(), a.markdown)
             continue
-        report(f"world {world}: all methods", accuracies(world), a.markdown)
+        report(world, "all methods", accuracies(world), a.markdown)
         if world in ("A", "B"):
-            report(f"world {world}: primary contrasts", primary(world), a.markdown)
+            report(world, "primary contrasts", primary(world), a.markdown)
             print("Wrote " + ", ".join(map(str, figure(world, FIGURES / f"world-{world.lower()}"))))
         if world == "A":
-            report("world A: Table 1", ablation(world), a.markdown)
-            report("world A: gain of EgoDistill over VisOnly-Distill by verb (Figure 4)", classes(world), a.markdown)
+            report(world, "Table 1", ablation(world), a.markdown)
+            report(world, "gain of EgoDistill over VisOnly-Distill by verb (Figure 4)", classes(world), a.markdown)
             if (table := other_teachers()) is not None:
-                report("world A: Table 2", table, a.markdown)
+                report(world, "Table 2", table, a.markdown)
             if (table := stage_1(world)) is not None:
-                report("world A: what stage 1 gives", table, a.markdown)
+                report(world, "what stage 1 gives", table, a.markdown)
 
 
 if __name__ == "__main__":

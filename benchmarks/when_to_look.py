@@ -118,7 +118,7 @@ def measure_ages(out: Path, seed: int) -> None:
         for k in range(BINS - SECOND):
             correct = contrasts.pack(contrasts.split_by_wearer(hits[:, k], wearers))
             line = {"student": kind, "seed": seed, "age": float(ages[:, k].mean()), "correct": correct}
-            files.append_line(AGES_FILE, line)
+            files.append_line(AGES_FILE, line | evidence.origin_of_lines())
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def measure_looks(out: Path, seed: int) -> None:
         own = {split: days(model, world) for split, world in worlds.items()}
         lines = [{"student": kind, "seed": seed, **line} for line in gate_lines(model, own["validation"], own["test"])]
         for line in lines:
-            files.append_line(LOOKS_FILE, line)
+            files.append_line(LOOKS_FILE, line | evidence.origin_of_lines())
 
 
 @torch.no_grad()
@@ -486,12 +486,12 @@ def main() -> None:
             measure_looks(a.out, seed)
     else:
         camera = Camera(a.picture, a.look_energy, a.gmac_energy)
-        tables.report(curve(), "benchmarks/when_to_look.py, accuracy by age", a.markdown, sys.argv)
+        machine = evidence.machines(files.read_lines(AGES_FILE, "processor"))
+        tables.report(curve(), "benchmarks/when_to_look.py, accuracy by age", a.markdown, sys.argv, machine=machine)
         for kind, run in students().items():
             if run.frames == 1:
-                tables.report(
-                    gate_table(kind, camera), f"benchmarks/when_to_look.py, gates, {kind}", a.markdown, sys.argv
-                )
+                name = f"benchmarks/when_to_look.py, gates, {kind}"
+                tables.report(gate_table(kind, camera), name, a.markdown, sys.argv, machine=machine)
         print("Wrote " + ", ".join(map(str, figure(FIGURES / "when-to-look"))))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import egodistill
-from egodistill import behaviour, contrasts, data, experiments, files
+from egodistill import behaviour, contrasts, data, experiments, files, tables
 from egodistill.experiments import Run
 
 SCRIPTS = Path(egodistill.__file__).parent / "benchmarks"
@@ -220,6 +220,9 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     assert len(lines) == len([cell for cell in plan if cell.world == "A"])
     protocol = hashlib.sha256((evidence.RESULTS / "protocol.json").read_bytes()).hexdigest()
     assert {line["protocol"] for line in lines} == {protocol} and {line["things"] for line in lines} == {1.0}
+    assert evidence.machines(lines) == tables.short_processor()
+    both = [{"processor": "Intel(R) Xeon(R) Processor"}, {"processor": "AMD EPYC"}, {"processor": "AMD EPYC"}]
+    assert evidence.machines(both) == "AMD EPYC, Intel Xeon"
     assert all(line.get("repeats") == (0.25 if line["run"]["method"] == "teacher" else None) for line in lines)
     table = report.primary("A")
     rows = {tuple(row[:2]): row for row in table.rows}

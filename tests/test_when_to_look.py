@@ -209,9 +209,12 @@ def test_recordings_and_ages_are_read_from_files(script, monkeypatch, tmp_path):
     with torch.no_grad():
         alone = models[1](frame[None], torch.from_numpy(day.windows[k])[None]).logits.softmax(1)[0]
     torch.testing.assert_close(torch.from_numpy(day.scores[k, a]), alone, atol=1e-5, rtol=1e-4)
+    origin = {"commit": "c", "protocol": "p", "processor": "AMD EPYC 9R14 96-Core Processor"}
+    monkeypatch.setattr(evidence, "origin_of_lines", lambda: origin)
     script.measure_ages(tmp_path, 0)
     lines = list(files.read_lines(script.AGES_FILE, "student", "age"))
     ages = [line["age"] for line in lines if line["student"] == "ages, N = 2"]
+    assert all(origin.items() <= line.items() for line in lines) and evidence.machines(lines) == "AMD EPYC"
     assert len(lines) == 4 * 6 and np.allclose(ages, 0.25 + 0.5 * np.arange(6), atol=0.2)
     script.measure_ages(tmp_path, 0)
     assert len(list(files.read_lines(script.AGES_FILE, "student"))) == len(lines)  # not twice
