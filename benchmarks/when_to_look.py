@@ -101,8 +101,8 @@ def measure_ages(out: Path, seed: int) -> None:
     for kind, run in students().items():
         if (kind, seed) in done:
             continue
-        model, right = load(out, replace(run, seed=seed)), []
-        ages = []
+        model, right, ages = load(out, replace(run, seed=seed)), [], []
+        newest = range(BINS - SECOND if run.frames == 2 else BINS)
         for rows in torch.arange(len(store)).split(256):
             numbers = rows.tolist()
             frames, imu = (torch.from_numpy(store.read(array, numbers)) for array in (name, "imu"))
@@ -111,11 +111,11 @@ def measure_ages(out: Path, seed: int) -> None:
             ages.append(starts[:, None] + CLIP_SECONDS - store.read(f"{name}.times", numbers)[:, ::-1])
             image, motion = model.encode_frames(frames.flatten(0, 1)[:, None], 1), model.encode_imu(imu)
             image = image[:, 0].unflatten(0, frames.shape[:2]).flip(1)  # [B, ages, d], the newest first
-            shown = [image[:, [k]] if run.frames == 1 else image[:, [k + SECOND, k]] for k in range(BINS - SECOND)]
+            shown = [image[:, [k + SECOND, k] if run.frames == 2 else [k]] for k in newest]
             found = [model.fuse(model.aggregate(one), motion).logits.argmax(1) for one in shown]
             right.append(torch.stack(found, 1).eq(labels[:, None]).numpy())
         hits, ages = np.concatenate(right), np.concatenate(ages)
-        for k in range(BINS - SECOND):
+        for k in newest:
             correct = contrasts.pack(contrasts.split_by_wearer(hits[:, k], wearers))
             line = {"student": kind, "seed": seed, "age": float(ages[:, k].mean()), "correct": correct}
             files.append_line(AGES_FILE, line | evidence.origin_of_lines())
@@ -357,7 +357,8 @@ def curve() -> tables.Table:
     """Return the table of accuracy by age."""
     values = {(kind, age): one for kind, age, one in by_age()}
     kinds, ages = list(dict.fromkeys(kind for kind, _ in values)), sorted({age for _, age in values})
-    rows = [[f"{age:.2f}", *(f"{values[kind, age]:.1f}" for kind in kinds)] for age in ages]
+    found = [[values.get((kind, age)) for kind in kinds] for age in ages]
+    rows = [[f"{age:.2f}", *(f"{one:.1f}" if one else "" for one in row)] for age, row in zip(ages, found, strict=True)]
     return tables.Table(["age of the newest frame (s)", *(f"{kind} (%)" for kind in kinds)], rows)
 
 
@@ -453,11 +454,12 @@ def figure(stem: Path) -> list[Path]:
             right.plot([one.looks for one in some], [one.right.mean() for one in some], label=gate, **style)
     right.axhline(curves["always"][0].right.mean(), color="#555555", lw=0.8, ls="--", label="always (120)")
     right.set(xscale="log", xlabel="looks a minute", ylabel="right answers within acts (%)")
-    right.set_xticks([3, 6, 12, 30], ["3", "6", "12", "30"], minor=False)
+    right.set_xticks(BUDGETS, map(str, BUDGETS))
+    right.minorticks_off()
     right.set_title("Untrimmed recordings, student of all ages, N = 1", fontsize=11)
     for axes in (left, right):
         axes.grid(alpha=0.35)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(loc="best", framealpha=0.8, fontsize=8)
     paths = [Path(f"{stem}.{suffix}") for suffix in ("png", "svg")]
     for path in paths:
         with files.atomic_write(path) as part:

@@ -127,6 +127,8 @@ def test_accuracy_by_age_comes_from_lines(script):
     rows = script.curve().rows
     assert [row[0] for row in rows] == ["0.20", "0.70"]
     assert [row[1].split()[0] for row in rows] == ["80.0", "50.0"]
+    files.append_line(script.AGES_FILE, line | {"student": "ages, N = 2"})
+    assert script.curve().rows[1][2] == ""  # the oldest frames have none before them
 
 
 def small_world(script, monkeypatch, folder):
@@ -215,7 +217,7 @@ def test_recordings_and_ages_are_read_from_files(script, monkeypatch, tmp_path):
     lines = list(files.read_lines(script.AGES_FILE, "student", "age"))
     ages = [line["age"] for line in lines if line["student"] == "ages, N = 2"]
     assert all(origin.items() <= line.items() for line in lines) and evidence.machines(lines) == "AMD EPYC"
-    assert len(lines) == 4 * 6 and np.allclose(ages, 0.25 + 0.5 * np.arange(6), atol=0.2)
+    assert len(lines) == 2 * 8 + 2 * 6 and np.allclose(ages, 0.25 + 0.5 * np.arange(6), atol=0.2)
     script.measure_ages(tmp_path, 0)
     assert len(list(files.read_lines(script.AGES_FILE, "student"))) == len(lines)  # not twice
     assert experiments.Run("EgoDistill").name in script.students()["fixed, N = 1"].name
