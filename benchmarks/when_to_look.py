@@ -11,8 +11,9 @@ is that of test clips; a second frame is 1 s older than the first.
 Gates are compared on the untrimmed recordings. An answer is due every 0.5 s, and the camera could take a frame with
 each. All windows and frames are encoded once and all pairs are fused once, so a gate is a table look-up
 (`gates.simulate()`). The threshold of a gate is chosen on the recordings of other wearers, a world of seed 1, so that
-it takes 3, 6, 12 or 30 looks a minute there; the looks in the tables are those on the test wearers. Accuracy is that of
-answers whose clip has its middle in an annotated act; a third of the time is annotated. F1 is that of events
+it takes 3, 6, 12 or 30 looks a minute there; the looks in the tables are those on the test wearers. All is measured
+again on other recordings, world C, and with frames of at most 4 s, the limit of a `Stream`. Accuracy is that of answers
+whose clip has its middle in an annotated act; a third of the time is annotated. F1 is that of events
 (`events.Tracker`) that overlap an annotated act of their label by half of both together. Without an annotated part for
 training, background is no class: between acts a good student should give no event.
 
@@ -24,10 +25,11 @@ operations for the energies that it is given; it knows none.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,8 +64,13 @@ AGES_FILE, LOOKS_FILE = evidence.RESULTS / "ages.jsonl", evidence.RESULTS / "loo
 FIGURES = evidence.RESULTS.parent / "figures"
 BINS = evidence.BINS
 SECOND = 2  # bins between the two frames of a student with N = 2: 1 s
-EVERY, STEPS = 0.5, 81  # seconds between answers, and how many of them a frame may serve: 40 s
-BUDGETS = (3, 6, 12, 30)  # looks a minute
+EVERY = 0.5  # seconds between answers
+# {age in seconds up to which a frame serves an answer: looks a minute}; 4 s is what `Stream` accepts unless told.
+BUDGETS: dict[float, tuple[int, ...]] = {40.0: (3, 6, 12, 30), 4.0: (20, 30)}
+# {world: settings of `synthetic.render()` for its untrimmed recordings}: thresholds are chosen on the first.
+SMALL: dict[str, Any] = {"train_acts": 1, "train_wearers": 1, "test_acts": 10, "test_wearers": 10, "untrimmed": 10}
+CHOSEN_ON = SMALL | {"seed": 1}
+RECORDINGS = {"A": evidence.WORLD | evidence.WORLDS["A"] | {"seed": 0}, "C": SMALL | {"seed": 2}}
 STARTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # probabilities at which an event begins, of which one is chosen
 DRAWS = 20  # of the random gate
 START_UPS = (0.0, 0.3, 1.0)  # seconds until a camera that was off begins a picture
@@ -129,8 +136,8 @@ def measure_ages(out: Path, seed: int) -> None:
 class Day:
     """An untrimmed recording through the eyes of one student.
 
-    ``scores`` [K, A, C] are the probabilities of answer k with the frame of the answer a before; ``truth`` is the
-    label of each answer's middle, -1 between the acts, and ``acts`` are (start, stop, label).
+    ``scores`` [K, A, C] are the probabilities of answer k with the frame of the answer a before, for A ages; ``truth``
+    is the label of each answer's middle, -1 between the acts, and ``acts`` are (start, stop, label).
     """
 
     wearer: str
@@ -140,10 +147,15 @@ class Day:
     truth: np.ndarray
     acts: list[tuple[float, float, int]]
 
+    @property
+    def max_age(self) -> float:
+        """The largest age of a frame in seconds, and a little more."""
+        return (self.scores.shape[1] - 1) * EVERY + 0.01
+
 
 @torch.no_grad()
-def days(model: Any, world: synthetic.World) -> list[Day]:
-    """Return the untrimmed recordings of a world, with the scores of a student of one frame."""
+def days(model: Any, world: synthetic.World, max_age: float) -> list[Day]:
+    """Return the untrimmed recordings of a world, with the scores of a student of one frame up to an age of it."""
     names, found = sorted(behaviour.VERBS), []
     segments = data.read_epic_kitchens(world.untrimmed, world.root, evaluation_wearers=world.test_wearers)
     for video in sorted({segment.video for segment in segments}):
@@ -155,8 +167,8 @@ def days(model: Any, world: synthetic.World) -> list[Day]:
         frames = torch.from_numpy(data.read_frames(video, stops, size=evidence.PIXELS))
         image = torch.cat([model.encode_frames(part[:, None], 1) for part in frames.split(64)])
         moves = torch.cat([model.encode_imu(part) for part in torch.from_numpy(np.stack(windows)).split(64)])
-        scores = np.zeros((len(stops), STEPS, len(names)), np.float32)
-        for a in range(min(STEPS, len(stops))):
+        scores = np.zeros((len(stops), round(max_age / EVERY) + 1, len(names)), np.float32)
+        for a in range(min(scores.shape[1], len(stops))):
             fused = model.fuse(model.aggregate(image[: len(stops) - a]), moves[a:])
             scores[a:, a] = fused.logits.softmax(1).numpy()
         acts = [(one.start, one.stop, names.index(one.label)) for one in own]
@@ -170,22 +182,23 @@ def days(model: Any, world: synthetic.World) -> list[Day]:
 
 def looked(gate: gates.Gate, day: Day) -> tuple[np.ndarray, int]:
     """Return the probabilities of each answer [K, C], zeros without a frame, and the number of looks."""
-    looks = gates.simulate(gate, day.windows, day.stops, day.stops, max_age=(STEPS - 1) * EVERY + 0.01)
+    looks = gates.simulate(gate, day.windows, day.stops, day.stops, max_age=day.max_age)
     return chosen(day, looks.used), len(looks.taken)
 
 
 def chosen(day: Day, used: np.ndarray) -> np.ndarray:
     """Return the probabilities of each answer with these frames, which are numbered as the answers are."""
     k = np.arange(len(used))
-    return np.where((used >= 0)[:, None], day.scores[k, np.clip(k - used, 0, STEPS - 1)], 0.0)
+    return np.where((used >= 0)[:, None], day.scores[k, np.clip(k - used, 0, day.scores.shape[1] - 1)], 0.0)
 
 
 def best(day: Day, price: float) -> tuple[np.ndarray, int]:
     """Return the same for the looks of the oracle."""
     right = (day.scores.argmax(2) == day.truth[:, None]) & (day.truth >= 0)[:, None]
     looks = gates.best_looks(right, price)
-    last = np.maximum.accumulate(np.where(looks, np.arange(len(looks)), -STEPS - 1))
-    return chosen(day, np.where(np.arange(len(looks)) - last < STEPS, last, -1)), int(looks.sum())
+    k, ages = np.arange(len(looks)), day.scores.shape[1]
+    last = np.maximum.accumulate(np.where(looks, k, -ages - 1))
+    return chosen(day, np.where(k - last < ages, last, -1)), int(looks.sum())
 
 
 def score(day: Day, probabilities: np.ndarray, start: float) -> dict[str, int]:
@@ -265,24 +278,20 @@ def per_minute(make: Callable[[], gates.Gate], some: Sequence[Day]) -> float:
     return minutely([looked(make(), day)[1] for day in some], some)
 
 
-def measure_looks(out: Path, seed: int) -> None:
-    """Append a line for each student of one frame, gate and budget: counts of each test wearer."""
-    done = {(line["student"], line["seed"]) for line in files.read_lines(LOOKS_FILE, "student", "seed")}
-    todo = {kind: run for kind, run in students().items() if run.frames == 1 and (kind, seed) not in done}
-    if not todo:
-        return
-    worlds = {
-        "test": synthetic.render(out / "A" / "world", **(evidence.WORLD | evidence.WORLDS["A"] | {"seed": 0})),
-        "validation": synthetic.render(
-            out / "looks", seed=1, train_acts=1, train_wearers=1, test_acts=10, test_wearers=10, untrimmed=10
-        ),
-    }
-    for kind, run in todo.items():
+def measure_looks(out: Path, seed: int, world: str, max_age: float) -> None:
+    """Append a line for each student of one frame, gate and budget: counts of each test wearer of a world."""
+    lines = files.read_lines(LOOKS_FILE, "student", "seed", "world", "max_age")
+    done = {(line["student"], line["seed"], line["world"], line["max_age"]) for line in lines}
+    for kind, run in students().items():
+        if run.frames > 1 or (kind, seed, world, max_age) in done:
+            continue
         model = load(out, replace(run, seed=seed))
-        own = {split: days(model, world) for split, world in worlds.items()}
-        lines = [{"student": kind, "seed": seed, **line} for line in gate_lines(model, own["validation"], own["test"])]
-        for line in lines:
-            files.append_line(LOOKS_FILE, line | evidence.origin_of_lines())
+        validation = days(model, synthetic.render(out / "looks", **CHOSEN_ON), max_age)
+        folder = out / world / "world" if world == "A" else out / f"looks-{world}"
+        test = days(model, synthetic.render(folder, **RECORDINGS[world]), max_age)
+        about = {"student": kind, "seed": seed, "world": world, "max_age": max_age}
+        for line in gate_lines(model, validation, test, BUDGETS[max_age]):
+            files.append_line(LOOKS_FILE, about | line | evidence.origin_of_lines())
 
 
 @torch.no_grad()
@@ -303,7 +312,9 @@ def gmacs(model: Any) -> dict[str, float]:
     return found
 
 
-def gate_lines(model: Any, validation: Sequence[Day], test: Sequence[Day]) -> list[dict[str, Any]]:
+def gate_lines(
+    model: Any, validation: Sequence[Day], test: Sequence[Day], budgets: Sequence[int]
+) -> list[dict[str, Any]]:
     """Return the lines of all gates and budgets for one student."""
     student, costs = Student(model, {}), gmacs(model)
     always = [(day, looked(gates.Always(), day)[0]) for day in validation]
@@ -320,9 +331,9 @@ def gate_lines(model: Any, validation: Sequence[Day], test: Sequence[Day]) -> li
 
     found = [
         line("always", 120, 0.0, [(day, *looked(gates.Always(), day)) for day in test]),
-        line("never, but each 40 s", 0, 0.0, [(day, *looked(gates.Never(), day)) for day in test]),
+        line("when too old", 0, 0.0, [(day, *looked(gates.Never(), day)) for day in test]),
     ]
-    for budget in BUDGETS:
+    for budget in budgets:
         for name, (make, low, high) in GATES.items():
             x = threshold_for(
                 budget, lambda x, make=make: per_minute(lambda: make(student, x, 0), validation), low, high
@@ -402,18 +413,18 @@ class Played:
         return self.looks / 60 * costs["frame"] + answers * (windows * costs["motion"] + costs["answer"])
 
 
-def played(kind: str) -> dict[tuple[float, str], Played]:
+def played(kind: str, world: str = "A", max_age: float = max(BUDGETS)) -> dict[tuple[float, str], Played]:
     """Return what each gate reached with one kind of student, {(looks a minute that were wanted, gate): ...}."""
     groups: dict[tuple[float, str], list[dict[str, Any]]] = {}
-    for line in files.read_lines(LOOKS_FILE, "student", "seed", "gate", "budget", "gmacs", "wearers"):
-        if line["student"] == kind:
+    for line in files.read_lines(LOOKS_FILE, "student", "seed", "world", "max_age", "gate", "budget", "wearers"):
+        if (line["student"], line["world"], line["max_age"]) == (kind, world, max_age):
             groups.setdefault((line["budget"], line["gate"]), []).append(line)
     return {key: Played(groups[key]) for key in sorted(groups, key=lambda key: key[0])}
 
 
-def gate_table(kind: str, camera: Camera) -> tables.Table:
-    """Return what the gates reach for one kind of student, and the difference to the fixed period."""
-    found, rows = played(kind), []
+def gate_table(found: Mapping[tuple[float, str], Played], camera: Camera) -> tables.Table:
+    """Return what the gates of `played()` reach, and the difference to the fixed period."""
+    rows = []
     for (budget, gate), one in found.items():
         base = found.get((budget, "fixed period"))
         gap = str(intervals.two_way(one.right - base.right)) if base and base is not one else ""
@@ -454,7 +465,7 @@ def figure(stem: Path) -> list[Path]:
             right.plot([one.looks for one in some], [one.right.mean() for one in some], label=gate, **style)
     right.axhline(curves["always"][0].right.mean(), color="#555555", lw=0.8, ls="--", label="always (120)")
     right.set(xscale="log", xlabel="looks a minute", ylabel="right answers within acts (%)")
-    right.set_xticks(BUDGETS, map(str, BUDGETS))
+    right.set_xticks(BUDGETS[40.0], map(str, BUDGETS[40.0]))
     right.minorticks_off()
     right.set_title("Untrimmed recordings, student of all ages, N = 1", fontsize=11)
     for axes in (left, right):
@@ -485,15 +496,17 @@ def main() -> None:
     if a.command == "measure":
         for seed in a.seeds:
             measure_ages(a.out, seed)
-            measure_looks(a.out, seed)
+            for world in RECORDINGS:
+                for max_age in BUDGETS:
+                    measure_looks(a.out, seed, world, max_age)
     else:
         camera = Camera(a.picture, a.look_energy, a.gmac_energy)
         machine = evidence.machines(files.read_lines(AGES_FILE, "processor"))
         tables.report(curve(), "benchmarks/when_to_look.py, accuracy by age", a.markdown, sys.argv, machine=machine)
-        for kind, run in students().items():
-            if run.frames == 1:
-                name = f"benchmarks/when_to_look.py, gates, {kind}"
-                tables.report(gate_table(kind, camera), name, a.markdown, sys.argv, machine=machine)
+        for kind, world, max_age in itertools.product(students(), RECORDINGS, BUDGETS):
+            if found := played(kind, world, max_age):
+                name = f"benchmarks/when_to_look.py, gates, world {world}, {kind}, frames of up to {max_age:g} s"
+                tables.report(gate_table(found, camera), name, a.markdown, sys.argv, machine=machine)
         print("Wrote " + ", ".join(map(str, figure(FIGURES / "when-to-look"))))
 
 

@@ -35,7 +35,7 @@ def made_up(script, wearer, seed):
     middles, names = stops - CLIP_SECONDS / 2, sorted(behaviour.VERBS)
     begins = [10.0 * k + 3 + rng.uniform(0, 3) for k in range(11)]
     acts = [(start, start + 3, int(rng.integers(len(names)))) for start in begins]
-    truth, scores = np.full(240, -1), np.full((240, script.STEPS, 20), 0.01, np.float32)
+    truth, scores = np.full(240, -1), np.full((240, 81, 20), 0.01, np.float32)
     windows = [np.zeros((422, 6)) for _ in stops]
     for start, stop, label in acts:
         truth[(middles >= start) & (middles < stop)] = label
@@ -85,15 +85,16 @@ def test_a_gate_on_the_acts_beats_the_period_and_the_oracle_both(script, tmp_pat
     model = egodistill.EgoDistill(20, image_weights=None, **sizes)
     for seed in (0, 1):
         for kind in ("fixed, N = 1", "ages, N = 1"):
-            for line in script.gate_lines(model.eval(), validation, test):
-                files.append_line(script.LOOKS_FILE, {"student": kind, "seed": seed, **line})
-    table = script.gate_table("ages, N = 1", script.Camera())
+            about = {"student": kind, "seed": seed, "world": "A", "max_age": 40.0}
+            for line in script.gate_lines(model.eval(), validation, test, (3, 6, 12, 30)):
+                files.append_line(script.LOOKS_FILE, about | line)
+    table = script.gate_table(script.played("ages, N = 1"), script.Camera())
     rows = {(row[0], row[1]): row for row in table.rows}
-    assert len(rows) == 2 + 6 * len(script.BUDGETS)
+    assert len(rows) == 2 + 6 * 4 and not script.played("ages, N = 1", max_age=4.0)
     right = {key: float(row[3].split()[0]) for key, row in rows.items()}
-    assert right["120", "always"] == 100 and right["0", "never, but each 40 s"] < 15
+    assert right["120", "always"] == 100 and right["0", "when too old"] < 15
     assert right["6", "head moves"] > right["6", "fixed period"]
-    for budget in map(str, script.BUDGETS):
+    for budget in ("3", "6", "12", "30"):
         assert right[budget, "oracle"] >= max(right[budget, name] for name in script.GATES) - 8  # looks differ a little
     assert abs(float(rows["12", "fixed period"][2]) - 12) < 1.5 and rows["12", "fixed period"][4] == ""
     assert rows["6", "head moves"][4].startswith("+") and abs(float(rows["12", "random"][2]) - 12) < 2
@@ -105,7 +106,7 @@ def test_a_gate_on_the_acts_beats_the_period_and_the_oracle_both(script, tmp_pat
     one = script.played("ages, N = 1")[12, "embedding changed"]
     embedded = one.looks / 60 * costs["frame"] + 4 * costs["motion"] + 2 * costs["answer"]
     assert one.gmacs == pytest.approx(embedded) and len(table.header) == 10
-    power = script.gate_table("ages, N = 1", script.Camera(look_energy=0.06, gmac_energy=0.002))
+    power = script.gate_table(script.played("ages, N = 1"), script.Camera(look_energy=0.06, gmac_energy=0.002))
     expected = 120 + 2 * float(rows["120", "always"][6])  # mW: two looks a second, then the operations
     assert power.header[-1] == "power (mW)"
     assert float(next(row for row in power.rows if row[1] == "always")[-1]) == pytest.approx(expected, abs=0.1)
@@ -116,6 +117,30 @@ def test_a_gate_on_the_acts_beats_the_period_and_the_oracle_both(script, tmp_pat
     assert [path.name for path in script.figure(tmp_path / "look")] == ["look.png", "look.svg"]
     drawn = (tmp_path / "look.svg").read_text()
     assert all(f"<!-- {name} -->" in drawn for name in (*script.GATES, "oracle", "trained on all ages, N = 2"))
+
+
+def test_gates_are_measured_once_for_each_student_world_and_limit(script, monkeypatch, tmp_path):
+    rendered = []
+    monkeypatch.setattr(script.synthetic, "render", lambda folder, **settings: rendered.append((folder, settings)))
+    monkeypatch.setattr(script, "load", lambda out, run: f"{run.sampling} {run.seed}")
+    monkeypatch.setattr(script, "days", lambda model, world, max_age: [model, max_age])
+    said = []
+    monkeypatch.setattr(script, "gate_lines", lambda *given: said.append(given) or [{"gate": "always"}])
+    monkeypatch.setattr(script.evidence, "origin_of_lines", lambda: {"commit": "c"})
+    for world, max_age in (("A", 40.0), ("C", 4.0), ("C", 4.0)):
+        script.measure_looks(tmp_path, 2, world, max_age)
+    assert said == [
+        (model, [model, limit], [model, limit], budgets)
+        for limit, budgets in ((40.0, (3, 6, 12, 30)), (4.0, (20, 30)))
+        for model in ("uniform 2", "ages 2")
+    ]
+    folders, settings = zip(*rendered[-2:], strict=True)
+    assert folders == (tmp_path / "looks", tmp_path / "looks-C") and rendered[1][0] == tmp_path / "A" / "world"
+    assert [one["seed"] for one in settings] == [1, 2] and rendered[1][1]["seed"] == 0
+    lines = list(files.read_lines(script.LOOKS_FILE, "world"))
+    assert [(line["student"], line["world"], line["max_age"]) for line in lines] == [
+        (kind, world, limit) for world, limit in (("A", 40.0), ("C", 4.0)) for kind in ("fixed, N = 1", "ages, N = 1")
+    ]
 
 
 def test_accuracy_by_age_comes_from_lines(script):
@@ -154,7 +179,7 @@ def test_a_stream_of_the_recording_takes_the_looks_of_the_table_and_says_the_sam
     world = small_world(script, monkeypatch, tmp_path / "world")
     torch.manual_seed(0)
     model = small_student(1)
-    (day,) = script.days(model, world)
+    (day,) = script.days(model, world, 9.0)
     segments = data.read_epic_kitchens(world.untrimmed, world.root, evaluation_wearers=world.test_wearers)
     motion = segments[0].recording.motion()
     pictures = data.read_frames(segments[0].video, day.stops, size=32).transpose(0, 2, 3, 1)
@@ -164,7 +189,7 @@ def test_a_stream_of_the_recording_takes_the_looks_of_the_table_and_says_the_sam
     ]
     answers, taken, waiting = [], [], list(range(len(day.stops)))
     options = {"every": script.EVERY, "frames": "newest", "precision": "fp32", "gate": make()}
-    with egodistill.Stream(model, max_age=(script.STEPS - 1) * script.EVERY + 0.01, **options) as stream:
+    with egodistill.Stream(model, max_age=day.max_age, **options) as stream:
         stream.accept_imu([0.0], np.concatenate(at_zero)[None])  # so that its first clip begins where the table's does
         for times, readings in feeds.recorded_samples(motion, 0.02):
             stream.accept_imu(times[times > 0], readings[times > 0])
@@ -174,7 +199,7 @@ def test_a_stream_of_the_recording_takes_the_looks_of_the_table_and_says_the_sam
                 if stream.wants_frame(day.stops[k]):
                     stream.accept_frame(day.stops[k], pictures[k])
                     taken.append(k)
-    looks = gates.simulate(make(), day.windows, day.stops, day.stops, max_age=(script.STEPS - 1) * script.EVERY + 0.01)
+    looks = gates.simulate(make(), day.windows, day.stops, day.stops, max_age=day.max_age)
     assert 3 < len(taken) < len(day.stops) / 2 and looks.taken == taken[: len(looks.taken)]
     probabilities, _ = script.looked(make(), day)
     assert len(answers) == len(day.stops) > 30
@@ -200,8 +225,8 @@ def test_recordings_and_ages_are_read_from_files(script, monkeypatch, tmp_path):
     torch.manual_seed(0)
     models = {n: small_student(n) for n in (1, 2)}
     monkeypatch.setattr(script, "load", lambda out, run: models[run.frames])
-    (day,) = script.days(models[1], world)
-    assert day.scores.shape == (len(day.stops), script.STEPS, 20) and len(day.acts) == 4
+    (day,) = script.days(models[1], world, 4.0)
+    assert day.scores.shape == (len(day.stops), 9, 20) and len(day.acts) == 4
     assert {day.truth[k] for k in np.flatnonzero(day.truth >= 0)} <= {label for *_, label in day.acts}
     k, a = len(day.stops) - 1, 3
     frame = torch.from_numpy(data.read_frames(segments[-1].video, [0.0], size=32))
