@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 TOLERANCE = 1e-6  # s; an age of four steps of 0.5 s may be a little below 2.0
+FAST = 1.5  # rad/s; of a head that goes on to the next thing. `Stream` looks then, unless told otherwise
 
 # (window [samples, 6] in m/s2 and rad/s, ages of the frames in s, end of the window in s) -> whether to look again
 Gate = Callable[[np.ndarray, Sequence[float], float], bool]

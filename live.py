@@ -30,7 +30,7 @@ from torch import Tensor
 
 from egodistill import EgoDistillError, batches, runtime
 from egodistill.arrivals import Clock, Frame, Frames, Schedule, Sensor, Stats, Times
-from egodistill.gates import TOLERANCE, Gate
+from egodistill.gates import FAST, TOLERANCE, Gate, Moved
 from egodistill.imu import MAX_GAP, CoverageError, Imu
 from egodistill.runtime import Precision
 
@@ -88,8 +88,11 @@ class Stream:
     min_coverage, max_gap   Options of `predict()`: share of a window that samples must cover, longest bridged gap (s).
     frame_clock   (offset, stretch): a frame stamped t was taken at offset + stretch * t on the clock of the samples.
     gate       With "newest": `gate(window, ages, stop)` is asked after each answer whether to look again, with the IMU
-               window [samples, 6], the ages of the frames used and the end of the clip in seconds. None: a look every
-               `period` seconds. The first look needs no gate.
+               window [samples, 6], the ages of the frames used and the end of the clip in seconds. The first look, and
+               one for a frame that would be too old, need no gate. None: `gates.Moved(gates.FAST)`, the best of the
+               gates with few looks (RESULTS.md, When to look); for a model without IMU, or with several frames, a
+               period of 2 s.
+    period     Instead of a gate: look every so many seconds.
     camera_delay, camera_timeout   Seconds by which frames are requested early, and after which a request is given up.
     max_pending   Answers that wait for `results()`; of more, the oldest are dropped and counted.
     max_jump   Seconds by which the clock may jump ahead at once; see below. Also how long a sensor waits for the other
@@ -130,7 +133,7 @@ class Stream:
         max_gap: float = MAX_GAP,
         frame_clock: tuple[float, float] = (0.0, 1.0),
         gate: Gate | None = None,
-        period: float = 2.0,
+        period: float | None = None,
         camera_delay: float = 0.0,
         camera_timeout: float = 10.0,
         max_pending: int = 2,
@@ -143,8 +146,12 @@ class Stream:
         batches.require_number("every", every, round(self.spec.seconds / 100, 4))
         for name, value in (("slack", slack), ("tolerance", tolerance), ("camera_delay", camera_delay)):
             batches.require_number(name, value, 0)
-        for name, value in (("max_age", max_age), ("max_gap", max_gap), ("period", period), ("max_jump", max_jump)):
+        for name, value in (("max_age", max_age), ("max_gap", max_gap), ("max_jump", max_jump)):
             batches.require_number(name, value, 0, above=True)
+        if period is not None:
+            batches.require_number("period", period, 0, above=True)
+            if gate is not None:
+                raise EgoDistillError("gate and period both say when to look; give one of them")
         batches.require_number("camera_timeout", camera_timeout, 0, above=True)
         batches.require_number("min_coverage", min_coverage, 0, 1, above=True)
         batches.require_number("max_pending", max_pending, 1, whole=True)
@@ -164,7 +171,9 @@ class Stream:
         self.model, self.every, self.slack, self.top = model, every, slack, top
         self.choice, self.tolerance, self.max_age, self.frame_clock = frames, tolerance, max_age, (offset, stretch)
         self.limits = {"min_coverage": min_coverage, "max_gap": max_gap}
-        self.gate, self.period = gate, period
+        if frames == "newest" and gate is None and period is None and self.spec.frames == 1 and self.spec.imu_samples:
+            gate = Moved(FAST)
+        self.gate, self.period = gate, period or 2.0
         self.camera_delay, self.camera_timeout = camera_delay, camera_timeout
         self.max_pending, self.max_jump, self.on_restart = max_pending, max_jump, on_restart
         tensors = model.parameters() if isinstance(model, torch.nn.Module) else ()

@@ -104,7 +104,10 @@ def live_options(parser: argparse.ArgumentParser) -> None:
         "--max-age", metavar="SECONDS", type=float, help="with newest: age above which a frame is not used (default: 4)"
     )
     group.add_argument(
-        "--period", metavar="SECONDS", type=float, help="with newest: time between two looks (default: 2)"
+        "--period",
+        metavar="SECONDS",
+        type=float,
+        help="with newest: time between two looks (default: look when the head has moved fast)",
     )
     group = parser.add_argument_group("IMU samples")
     imu_option(group, '; or -, lines such as {"time": 1.25, "accel": [x, y, z], "gyro": [x, y, z]} on standard input')

@@ -11,7 +11,18 @@ import pytest
 import torch
 from painted import STEADY, X264, write_video
 
-from egodistill import EgoDistill, EgoDistillError, Stream, StreamClockError, arrivals, clips, export, feeds, predict
+from egodistill import (
+    EgoDistill,
+    EgoDistillError,
+    Stream,
+    StreamClockError,
+    arrivals,
+    clips,
+    export,
+    feeds,
+    gates,
+    predict,
+)
 from egodistill.student import Output
 from egodistill.video import Scaler
 
@@ -460,6 +471,34 @@ def test_a_gate_decides_when_to_look(model):
     assert seen[0][0] == (422, 6) and len(seen[0][1]) == 1 and seen[0][2] == pytest.approx(CLIP)
     with pytest.raises(EgoDistillError, match="newest"):
         open_stream(model, gate=gate)
+
+
+def looks_of(network, **options):
+    """Times of the looks in 12 s of a still head that turns once, for half a second from 6 s on."""
+    times = np.arange(0, 12, 1 / 200)
+    readings = np.tile([0.0, 0.0, 9.8, 0.0, 0.0, 0.0], (len(times), 1))
+    readings[(times >= 6) & (times < 6.5), 4] = gates.FAST * 1.2
+    looks = []
+    with open_stream(network, frames="newest", **options) as stream:
+        for k in range(0, len(times), 10):
+            if stream.spec.imu_samples:
+                stream.accept_imu(times[k : k + 10], readings[k : k + 10])
+            stream.results()
+            if stream.wants_frame(times[k]):
+                looks.append(float(times[k]))
+                stream.accept_frame(times[k], picture(k))
+        check(stream)
+    return looks
+
+
+def test_unless_told_otherwise_a_stream_looks_when_the_head_has_moved_fast(model):
+    start, too_old, turned, *_ = looks_of(model)
+    assert start == 0.0 and 3.5 < too_old <= 4.1 and 6.4 < turned < 7.3
+    assert looks_of(model, gate=gates.Moved(gates.FAST)) == looks_of(model)
+    every = pytest.approx(np.arange(0, 12, 2.0))
+    assert looks_of(model, period=2.0) == every == looks_of(student(2)) == looks_of(student(use_imu=False))
+    with pytest.raises(EgoDistillError, match="gate and period both say when to look; give one of them"):
+        open_stream(model, frames="newest", gate=gates.Never(), period=2.0)
 
 
 # --- Faults of the feeder --------------------------------------------------------------------------------------
