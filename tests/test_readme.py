@@ -112,14 +112,13 @@ def test_links_of_documents_lead_to_files(name):
     assert [link for link in local if not (ROOT / link).exists()] == []
 
 
-def test_tables_are_those_of_the_results():
-    """The README's small table repeats RESULTS.md."""
+def test_the_differences_are_those_of_the_results():
     results = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
-    section = re.search(r"<!-- demo, Intel Xeon -->(.*?)<!-- /", results, re.DOTALL)[1]
-    accuracy = {row.split("|")[1].strip(): row.split("|")[-2].strip() for row in section.splitlines() if "±" in row}
-    shown = re.search(r"\| demo, five seeds.*?\n\n", README, re.DOTALL)[0]
-    for row in shown.splitlines()[2:]:
-        if not row:
-            continue
-        name, top1 = (cell.strip(" *") for cell in (row.split("|")[1], row.split("|")[-2]))
-        assert accuracy[name.partition(" (")[0]] == top1, name
+    section = re.search(r"<!-- \S+, world A: primary contrasts, .*?-->(.*?)<!-- /", results, re.DOTALL)[1]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in section.splitlines() if row.startswith("| Ego")]
+    wanted = {tuple(row[:2]): (row[2], *row[7:9]) for row in rows}
+    shown = re.search(r"\| EgoDistill minus.*?\n\n", README, re.DOTALL)[0].splitlines()[2:]
+    pairs = [("EgoDistill, N = 1", "VisOnly-Distill, N = 1"), ("EgoDistill, N = 1", "VisIMU, N = 1")]
+    pairs.append(("EgoDistill, N = 4", "EgoDistill, N = 1"))
+    for pair, row in zip(pairs, filter(None, shown), strict=True):
+        assert tuple(cell.strip() for cell in row.split("|")[2:-1]) == wanted[pair], pair
