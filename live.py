@@ -89,9 +89,9 @@ class Stream:
     frame_clock   (offset, stretch): a frame stamped t was taken at offset + stretch * t on the clock of the samples.
     gate       With "newest": `gate(window, ages, stop)` is asked after each answer whether to look again, with the IMU
                window [samples, 6], the ages of the frames used and the end of the clip in seconds. The first look, and
-               one for a frame that would be too old, need no gate. None: `gates.Moved(gates.FAST)`, the best of the
-               gates with few looks (RESULTS.md, When to look); for a model without IMU, or with several frames, a
-               period of 2 s.
+               one for a frame that would be too old, need no gate. None: `gates.Moved(gates.FAST)`, which is
+               better than a period where looks are few (RESULTS.md, When to look); for a model without IMU, or with
+               several frames, a period of 2 s.
     period     Instead of a gate: look every so many seconds.
     camera_delay, camera_timeout   Seconds by which frames are requested early, and after which a request is given up.
     max_pending   Answers that wait for `results()`; of more, the oldest are dropped and counted.

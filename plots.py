@@ -97,9 +97,9 @@ def draw(
     axes.xaxis.set_minor_formatter("")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(x=0.14, y=0.08)
-    known = [one.top1 for one in rows if one.gmacs]
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(low, min(known) - 20), min(high, max(known) + 20))  # intervals of few seeds are longer
+    if known := [one.top1 for one in rows if one.gmacs] + [ceilings[one.method, one.frames] for one in limits]:
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, min(known) - 20), min(high, max(known) + 20))  # intervals of few seeds are longer
     axes.grid(which="major", alpha=0.35)
     axes.set_title(title, fontsize=11)
     figure.legend(loc="outside right center", frameon=False)

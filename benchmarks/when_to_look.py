@@ -18,7 +18,7 @@ whose clip has its middle in an annotated act; a third of the time is annotated.
 training, background is no class: between acts a good student should give no event.
 
 A look decodes one frame. GMACs a second are those of the student, 2 answers a second, and of a gate's own embedding. A
-camera is on for its start-up and one picture (`--picture` seconds) per look. `report` adds the power of looks and
+camera is on for its start-up and one frame (`--frame-time` seconds) per look. `report` adds the power of looks and
 operations for the energies that it is given; it knows none.
 """
 
@@ -46,9 +46,12 @@ import evidence
 from egodistill import (
     CLIP_SECONDS,
     IMU_SAMPLES,
+    EgoDistillError,
+    batches,
     behaviour,
     contrasts,
     data,
+    demo,
     events,
     experiments,
     files,
@@ -67,9 +70,9 @@ SECOND = 2  # bins between the two frames of a student with N = 2: 1 s
 EVERY = 0.5  # seconds between answers
 # {age in seconds up to which a frame serves an answer: looks a minute}; 4 s is what `Stream` accepts unless told.
 BUDGETS: dict[float, tuple[int, ...]] = {40.0: (3, 6, 12, 30), 4.0: (20, 30)}
-# {world: settings of `synthetic.render()` for its untrimmed recordings}: thresholds are chosen on the first.
+# Settings of `synthetic.render()`: worlds that have untrimmed recordings and little else, and those of each table.
 SMALL: dict[str, Any] = {"train_acts": 1, "train_wearers": 1, "test_acts": 10, "test_wearers": 10, "untrimmed": 10}
-CHOSEN_ON = SMALL | {"seed": 1}
+CHOSEN_ON = SMALL | {"seed": 1}  # for thresholds
 RECORDINGS = {"A": evidence.WORLD | evidence.WORLDS["A"] | {"seed": 0}, "C": SMALL | {"seed": 2}}
 STARTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # probabilities at which an event begins, of which one is chosen
 DRAWS = 20  # of the random gate
@@ -295,7 +298,7 @@ def measure_looks(out: Path, seed: int, world: str, max_age: float) -> None:
 
 
 @torch.no_grad()
-def gmacs(model: Any) -> dict[str, float]:
+def gmacs_of_parts(model: Any) -> dict[str, float]:
     """Return the multiply-adds of a frame, of the head motion of a window and of an answer from both, in billions."""
     frame = torch.zeros(1, 1, 3, evidence.PIXELS, evidence.PIXELS, dtype=torch.uint8)
     image, motion = model.encode_frames(frame, 1), model.encode_imu(torch.zeros(1, IMU_SAMPLES, 6))
@@ -316,7 +319,7 @@ def gate_lines(
     model: Any, validation: Sequence[Day], test: Sequence[Day], budgets: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Return the lines of all gates and budgets for one student."""
-    student, costs = Student(model, {}), gmacs(model)
+    student, costs = Student(model, {}), gmacs_of_parts(model)
     always = [(day, looked(gates.Always(), day)[0]) for day in validation]
     start = max(STARTS, key=lambda x: statistics.mean(f1(score(day, p, x)) for day, p in always))
 
@@ -375,15 +378,23 @@ def curve() -> tables.Table:
 
 @dataclass(frozen=True)
 class Camera:
-    """What a look costs: seconds until a picture is taken and read, and, if they are known, energies in joules."""
+    """What a look costs: seconds to take and read a frame, and, if they are known, energies in joules."""
 
-    picture: float = 1 / 30
+    frame_time: float = 1 / 30
     look_energy: float | None = None
     gmac_energy: float | None = None
 
+    def __post_init__(self) -> None:
+        energies = {"look_energy": self.look_energy, "gmac_energy": self.gmac_energy}
+        given = {name: value for name, value in energies.items() if value is not None}
+        for name, value in {"frame_time": self.frame_time, **given}.items():
+            batches.require_number(name, value, 0)
+        if len(given) == 1:
+            raise EgoDistillError("the power needs both energies: give look_energy and gmac_energy, or neither")
+
     def on(self, looks: float, start_up: float) -> float:
         """Return the share of time in which the camera is on, in %, for so many looks a minute."""
-        return 100 * min(1.0, looks * (start_up + self.picture) / 60)
+        return 100 * min(1.0, looks * (start_up + self.frame_time) / 60)
 
     def power(self, looks: float, gmacs: float) -> float | None:
         """Return the mean power in W for so many looks a minute and GMACs a second, or None without energies."""
@@ -438,6 +449,21 @@ def gate_table(found: Mapping[tuple[float, str], Played], camera: Camera) -> tab
     return tables.Table(header + ["power (mW)"] * (len(rows) > 0 and len(rows[0]) > len(header)), rows)
 
 
+def default_table() -> tables.Table:
+    """Return what the default of `Stream` and a camera that always looks gain over 30 looks at a fixed period.
+
+    Frames are of up to 4 s, the student is that of all ages.
+    """
+    rows = []
+    for world in RECORDINGS:
+        found = played("ages, N = 1", world, 4.0)
+        if base := found.get((30, "fixed period")):
+            for key in ((20, "head moves"), (120, "always")):
+                one = found[key]
+                rows.append([world, key[1], f"{one.looks:.1f}", str(intervals.two_way(one.right - base.right))])
+    return tables.Table(["world", "gate", "looks a minute", "minus fixed period, 30 looks"], rows)
+
+
 def figure(stem: Path) -> list[Path]:
     """Draw accuracy by the age of the frame, and by looks a minute for each gate; write and return .png and .svg."""
     from matplotlib.figure import Figure
@@ -485,12 +511,14 @@ def main() -> None:
         parser = commands.add_parser(name)
         if name == "report":
             tables.markdown_option(parser)
-            parser.add_argument("--picture", type=float, default=Camera.picture, help="seconds to take and read one")
+            parser.add_argument(
+                "--frame-time", type=float, default=Camera.frame_time, help="seconds to take and read one"
+            )
             parser.add_argument("--look-energy", type=float, metavar="J", help="of the camera, for each look")
             parser.add_argument("--gmac-energy", type=float, metavar="J", help="of 10^9 multiply-adds")
             continue
         parser.add_argument("--out", type=Path, required=True, help="folder of evidence.py")
-        parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default="0,1,2")
+        parser.add_argument("--seeds", type=demo.parse_seeds, default="0,1,2")
     a = top.parse_args()
     torch.set_num_threads(1)
     if a.command == "measure":
@@ -500,13 +528,17 @@ def main() -> None:
                 for max_age in BUDGETS:
                     measure_looks(a.out, seed, world, max_age)
     else:
-        camera = Camera(a.picture, a.look_energy, a.gmac_energy)
+        if missing := [path for path in (AGES_FILE, LOOKS_FILE) if not path.exists()]:
+            raise SystemExit(f"{missing[0]}: there are no lines yet; run `when_to_look.py measure` first")
+        camera = Camera(a.frame_time, a.look_energy, a.gmac_energy)
         machine = evidence.machines(files.read_lines(AGES_FILE, "processor"))
         tables.report(curve(), "benchmarks/when_to_look.py, accuracy by age", a.markdown, sys.argv, machine=machine)
         for kind, world, max_age in itertools.product(students(), RECORDINGS, BUDGETS):
             if found := played(kind, world, max_age):
                 name = f"benchmarks/when_to_look.py, gates, world {world}, {kind}, frames of up to {max_age:g} s"
                 tables.report(gate_table(found, camera), name, a.markdown, sys.argv, machine=machine)
+        name = "benchmarks/when_to_look.py, the default of Stream"
+        tables.report(default_table(), name, a.markdown, sys.argv, machine=machine)
         print("Wrote " + ", ".join(map(str, figure(FIGURES / "when-to-look"))))
 
 

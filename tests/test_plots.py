@@ -44,6 +44,11 @@ def test_figure_has_a_line_for_each_method(tmp_path, monkeypatch):
     assert list(x) == sorted(x) and list(y) == [51.0, 52.0, 54.0]
     assert axes.get_xscale() == "log" and "GMACs" in axes.get_xlabel() and "%" in axes.get_ylabel()
     assert {text.get_text() for text in axes.texts} == {"N = 1", "N = 2", "N = 4"}
+    assert axes.get_ylim()[1] > 85  # a limit of the inputs is above all points
+    wide = table[0]._replace(interval=intervals.Interval(54.0, 0.0, 98.0, 1.0, 0.5, 2, 3))
+    plots.draw([wide, *table[1:]], tmp_path / "wide")
+    assert drawn[-1].axes[0].get_ylim() == (31.0, 74.0)  # a long interval does not flatten the figure
+    plots.draw([unknown], tmp_path / "empty")
 
 
 def checked(rates, reason=None):

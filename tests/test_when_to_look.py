@@ -101,7 +101,7 @@ def test_a_gate_on_the_acts_beats_the_period_and_the_oracle_both(script, tmp_pat
     assert rows["120", "always"][7:] == ["7", "67", "100"]  # 120 looks, each after 0, 0.3 and 1 s
     total = inference.count_macs(model, torch.device("cpu")) / 1e9
     assert float(rows["120", "always"][6]) == pytest.approx(2 * total, abs=6e-4)  # two frames, windows, answers
-    costs = script.gmacs(model)
+    costs = script.gmacs_of_parts(model)
     assert sum(costs.values()) == pytest.approx(total, rel=1e-6)
     one = script.played("ages, N = 1")[12, "embedding changed"]
     embedded = one.looks / 60 * costs["frame"] + 4 * costs["motion"] + 2 * costs["answer"]
@@ -117,6 +117,32 @@ def test_a_gate_on_the_acts_beats_the_period_and_the_oracle_both(script, tmp_pat
     assert [path.name for path in script.figure(tmp_path / "look")] == ["look.png", "look.svg"]
     drawn = (tmp_path / "look.svg").read_text()
     assert all(f"<!-- {name} -->" in drawn for name in (*script.GATES, "oracle", "trained on all ages, N = 2"))
+
+
+def test_the_default_is_compared_with_more_looks_at_a_fixed_period(script):
+    for seed in (0, 1):
+        for gate, budget, right in (("fixed period", 30, 60), ("head moves", 20, 63), ("always", 120, 55)):
+            counts = {"seen": 100, "hits": 1, "events": 2, "acts": 2, "looks": 2 * budget, "seconds": 120}
+            wearers = {name: counts | {"right": right + k + seed} for k, name in enumerate(("P30", "P31"))}
+            about = {"student": "ages, N = 1", "seed": seed, "world": "C", "max_age": 4.0, "gate": gate}
+            files.append_line(script.LOOKS_FILE, about | {"budget": budget, "wearers": wearers})
+    assert script.default_table().rows == [
+        ["C", "head moves", "20.0", "+3.0 (+3.0 to +3.0)"],
+        ["C", "always", "120.0", "-5.0 (-5.0 to -5.0)"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"look_energy": 0.1}, "both energies"),
+        ({"frame_time": -1}, "frame_time"),
+        ({"frame_time": np.nan}, "frame_time"),
+    ],
+)
+def test_costs_of_a_camera_that_make_no_sense_are_refused(script, given, message):
+    with pytest.raises(egodistill.EgoDistillError, match=message):
+        script.Camera(**given)
 
 
 def test_gates_are_measured_once_for_each_student_world_and_limit(script, monkeypatch, tmp_path):
