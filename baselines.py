@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from egodistill import CLIP_SECONDS, EgoDistillError, checkpoints, student, video_transformers
-from egodistill.video import AUDIO_BANDS, AUDIO_STEPS
+from egodistill.audio import AUDIO_BANDS, AUDIO_STEPS
 
 __all__ = [
     "STTS_VARIANTS",

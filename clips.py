@@ -30,22 +30,18 @@ from typing import Any
 import numpy as np
 
 from egodistill import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, cameras
+from egodistill.audio import AUDIO_BANDS, AUDIO_SECONDS, AUDIO_STEPS, audio_at, log_mel
 from egodistill.imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu, table_columns
 from egodistill.video import (
-    AUDIO_BANDS,
-    AUDIO_SECONDS,
-    AUDIO_STEPS,
     MAX_HOLD,
     MAX_TOLERANCE,
     FrameReader,
     Scaler,
     VideoError,
     VideoInfo,
-    audio_at,
     clip_times,
     clock_zero,
     demux,
-    log_mel,
     open_video,
     probe,
     video_stream,

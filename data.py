@@ -35,6 +35,7 @@ from typing import Any
 
 from egodistill import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, files
 from egodistill.annotations import read_ego4d, read_ego_exo4d, read_epic_kitchens, read_hd_epic
+from egodistill.audio import log_mel, read_audio
 from egodistill.clips import (
     ClipSpec,
     Recording,
@@ -65,9 +66,7 @@ from egodistill.video import (
     VideoInfo,
     clip_times,
     frames_at,
-    log_mel,
     probe,
-    read_audio,
     read_frames,
 )
 

@@ -26,9 +26,10 @@ from painted import (
 )
 
 from egodistill import DataError, clips
+from egodistill.audio import log_mel, read_audio
 from egodistill.clips import ClipSpec, Recording, decode_clips, differences, open_recording
 from egodistill.imu import CoverageError, IMUError, read_imu
-from egodistill.video import VideoError, log_mel, read_audio, read_frames
+from egodistill.video import VideoError, read_frames
 
 STUDENT = ClipSpec(frames=4, size=40, imu_samples=422)
 

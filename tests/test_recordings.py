@@ -14,9 +14,10 @@ from panned import RATE, files_of, gyroscope, pan
 
 from egodistill import DataError, EgoDistillOSError, behaviour, cli, data, gpmf, recordings
 from egodistill.annotations import Segment, with_imu_offsets
+from egodistill.audio import read_audio
 from egodistill.imu import read_imu
 from egodistill.offset import Faults, Offset
-from egodistill.video import VideoError, probe, read_audio, read_frames
+from egodistill.video import VideoError, probe, read_frames
 
 # --- Check -----------------------------------------------------------------------------------------
 

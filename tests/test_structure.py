@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif("egodistill" not in MODULES, reason="not a check
 ARROWS = {
     # doors
     "egodistill": "",
-    "data": "egodistill annotations clips files imu one_pass processes segments store video",
+    "data": "audio egodistill annotations clips files imu one_pass processes segments store video",
     "teachers": "egodistill batches checkpoints clips files runtime store student video_convnets video_i3d"
     " video_transformers",
     "cli": "egodistill files",
@@ -49,10 +49,11 @@ ARROWS = {
     "segments": "egodistill clips records video",
     "records": "egodistill files",
     "pickles": "egodistill files",
-    "clips": "cameras egodistill imu video",
+    "clips": "audio cameras egodistill imu video",
     "store": "egodistill clips files segments",
     "one_pass": "clips files store",
     "video": "",
+    "audio": "video",
     "imu": "",
     "gpmf": "",
     "cameras": "",
@@ -64,7 +65,7 @@ ARROWS = {
     "video_convnets": "",
     "video_i3d": "",
     # paper and tools
-    "baselines": "egodistill checkpoints student video video_transformers",
+    "baselines": "audio egodistill checkpoints student video_transformers",
     "scene": "",
     "props": "scene",
     "synthetic": "behaviour egodistill files processes props scene",

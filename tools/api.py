@@ -23,16 +23,16 @@ sys.path.insert(0, str(ROOT))  # the checkout's egodistill, installed or not
 # Entry points first: what they re-export is shown there. The rest of the LOWER modules is named, one line each.
 MODULES = """egodistill data teachers student distillation training inference recordings export baselines
 synthetic experiments""".split()
-LOWER = """live arrivals events gates feeds annotations aria_datasets segments clips store one_pass video imu gpmf
-cameras aria offset video_convnets video_i3d video_transformers batches checkpoints behaviour props scene protocols
+LOWER = """live arrivals events gates feeds annotations aria_datasets segments clips store one_pass video audio imu gpmf
+cameras aria offset video_convnets video_i3d video_transformers batches checkpoints behaviour protocols
 contrasts intervals paper_costs plots""".split()
 WIDTH = 100  # characters of the arguments; the rest is `...`
 
 HEAD = """# API
 
 Public names and first sentences (`python tools/api.py`); `help(egodistill.distill)` shows the rest. Internal: `cli`,
-`commands`, `model_commands`, `live_command`, `options`, `demo`, `files`, `pickles`, `processes`, `records`, `runtime`,
-`tables`.
+`commands`, `model_commands`, `live_command`, `options`, `demo`, `files`, `pickles`, `processes`, `props`, `records`, `runtime`,
+`scene`, `tables`.
 """
 
 
