@@ -1,9 +1,9 @@
 """The paper's Figure 3, and the picture of a recording's sensors, drawn with matplotlib.
 
-from egodistill import plots
+    from egodistill import plots
 
-plots.draw(rows, "out/compare")                            # rows of `experiments.rows()`
-plots.draw_check(recordings.check("walk.mp4"), "check.png")
+    plots.draw(rows, "out/compare")                            # rows of `experiments.rows()`
+    plots.draw_check(recordings.check("walk.mp4"), "check.png")
 """
 
 from __future__ import annotations
@@ -64,12 +64,14 @@ def draw(
     from matplotlib.patheffects import withStroke
     from matplotlib.ticker import LogLocator
 
-    ceilings = ceilings or {}
+    ceilings, known = ceilings or {}, [one for one in rows if one.gmacs]
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xscale="log", xlabel="GMACs per clip (billions of multiply-adds)", ylabel="top-1 (%)")
+    if len({one.gmacs for one in known}) == 1:
+        axes.set_xlim(known[0].gmacs / 2, 2 * known[0].gmacs)
     for method, style in STYLES.items():
-        line = sorted((one for one in rows if one.method.split()[0] == method and one.gmacs), key=lambda one: one.gmacs)
+        line = sorted((one for one in known if one.method.split()[0] == method), key=lambda one: one.gmacs)
         if not line:
             continue
         x, y = [one.gmacs for one in line], [one.top1 for one in line]
@@ -97,12 +99,13 @@ def draw(
     axes.xaxis.set_minor_formatter("")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(x=0.14, y=0.08)
-    if known := [one.top1 for one in rows if one.gmacs] + [ceilings[one.method, one.frames] for one in limits]:
+    if known:
+        values = [one.top1 for one in known] + [ceilings[one.method, one.frames] for one in limits]
         low, high = axes.get_ylim()
-        axes.set_ylim(max(low, min(known) - 20), min(high, max(known) + 20))  # intervals of few seeds are longer
+        axes.set_ylim(max(low, min(values) - 20), min(high, max(values) + 20))  # intervals of few seeds are longer
+        figure.legend(loc="outside right center", frameon=False)
     axes.grid(which="major", alpha=0.35)
     axes.set_title(title, fontsize=11)
-    figure.legend(loc="outside right center", frameon=False)
     paths = [Path(f"{stem}.{suffix}") for suffix in ("png", "svg")]
     for file in paths:
         _save(figure, file)
