@@ -4,6 +4,8 @@
 
     plots.draw(rows, "out/compare")                            # rows of `experiments.rows()`
     plots.draw_check(recordings.check("walk.mp4"), "check.png")
+
+matplotlib is part of the extra `tutorials`; it is imported when a figure is drawn.
 """
 
 from __future__ import annotations
