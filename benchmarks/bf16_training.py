@@ -25,7 +25,7 @@ import egodistill
 from egodistill import demo, experiments, files, intervals, tables
 
 PRECISIONS = ("fp32", "bf16")
-RESULTS = Path(__file__).with_suffix(".jsonl")
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "bf16_training.jsonl"
 
 
 def make_bench(out: Path, settings: demo.Demo, precision: str) -> experiments.Bench:

@@ -135,22 +135,31 @@ PRIMARY = [
 # Worlds and benches
 
 
-def make(world: str, out: Path) -> Path:
-    """Render a world and decode its clips; return the folder of the store."""
+def render(world: str, out: Path) -> synthetic.World:
+    """Render a world, unless it is there; variants of A share its videos."""
     settings = WORLD | WORLDS[world] | {"seed": seed_of_b(committed_digest()) if world == "B" else 0}
-    folder = out / slug(world)
-    rendered = synthetic.render((out / "A" if of_a(world) else folder) / "world", **settings)
-    segments = data.read_epic_kitchens(
+    return synthetic.render((out / "A" if of_a(world) else out / slug(world)) / "world", **settings)
+
+
+def segments_of(rendered: synthetic.World) -> list[data.Segment]:
+    """Return the annotated segments of a rendered world, with its splits by wearer."""
+    return data.read_epic_kitchens(
         rendered.annotations,
         rendered.root,
         evaluation_wearers=rendered.test_wearers,
         validation_wearers=rendered.validation_wearers,
     )
+
+
+def make(world: str, out: Path) -> Path:
+    """Render a world and decode its clips; return the folder of the store."""
+    rendered = render(world, out)
+    segments = segments_of(rendered)
     if world == EXCHANGED:
         segments = exchange(segments, nouns(rendered.annotations))
     store = data.prepare(
         segments,
-        folder / "store",
+        out / slug(world) / "store",
         **FRAME_OPTIONS.get(world, {"num_frames": FRAMES}),
         frame_size=PIXELS,
         audio=True,
@@ -195,6 +204,12 @@ def exchange(segments: Sequence[data.Segment], things: Mapping[str, str]) -> lis
             shift = (own.start + own.stop - source.start - source.stop) / 2  # from the other's middle to this one's
             found[number] = replace(own, imu=source.imu, imu_offset=source.imu_offset + shift)
     return found
+
+
+def trained(world: str, out: Path, run: Run) -> Any:
+    """Return the model that `run` trained in a world, in evaluation mode."""
+    settings = replace(GENERAL, changes=read_protocol()["changes"])
+    return experiments.load(bench_of(world, out, settings).path(run)).eval()
 
 
 def bench_of(world: str, out: Path, protocol: Protocol, /, **options: Any) -> experiments.Bench:

@@ -1,90 +1,113 @@
-"""Measure what cheap frames cost in accuracy: one student on exact frames, key frames and the cheapest frames.
+"""Measure what cheap frames cost in accuracy: students on exact frames, key frames and the frames cheapest to decode.
 
-    python benchmarks/frame_choice.py student.pt world/EPIC_100_train.csv world
+    python benchmarks/evidence.py run --out EV                          # also trains the students; then:
+    python benchmarks/frame_choice.py measure --out EV                  # appends lines to results/frame_choice.jsonl
+    python benchmarks/frame_choice.py report --markdown RESULTS.md      # the table, from these lines alone
 
-The annotated clips are prepared once per choice of frames, and the student is evaluated on each store. Differences are
-paired: the same segments, with an interval from a bootstrap over segments. The student is the same in all rows, trained
-on the frames that its own file names. Errors of time are those of the frames that it read, compared with the times that
-it asked for; exact frames are up to one frame early.
+The students are those of one frame from world A's main comparison, which were trained on exact frames. The test clips
+of a world are prepared once per choice of frames, and each student is evaluated on all of them. Videos have 20 frames a
+second and a key frame every 2 s. Differences are paired by seed and wearer. Errors of time are those of the frames that
+were read, compared with the times that were asked for; exact frames are up to one frame early.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # evidence.py beside this file
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import EgoDistill, annotations, batches, clips, data, evaluate, tables
+import evidence
 
-DRAWS = 10_000
+from egodistill import behaviour, contrasts, data, demo, evaluate, experiments, files, tables
+from egodistill.contrasts import Outcome
+from egodistill.experiments import Run
+
+LINES = evidence.RESULTS / "frame_choice.jsonl"
+# {frames: options of `data.prepare()`}
+CHOICES: dict[str, dict[str, Any]] = {
+    "exact": {},
+    "cheapest within 0.1 s": {"tolerance": 0.1},
+    "cheapest within 0.25 s": {"tolerance": 0.25},
+    "cheapest within 0.5 s": {"tolerance": 0.5},
+    "key frames": {"exact": False},
+}
 
 
-def interval(differences: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval of the mean over segments, by a bootstrap."""
-    rng = np.random.default_rng(0)
-    picked = rng.integers(0, len(differences), (DRAWS, len(differences)))
-    low, high = np.quantile(differences[picked].mean(1), (0.025, 0.975))
-    return float(low), float(high)
+def measure(out: Path, world: str, seeds: list[int]) -> None:
+    """Append a line for each choice of frames and student of a seed that has none: which test clips it has right."""
+    done = {
+        (line["world"], line["frames"], line["seed"]) for line in files.read_lines(LINES, "world", "frames", "seed")
+    }
+    segments = [one for one in evidence.segments_of(evidence.render(world, out)) if one.split == "test"]
+    for name, choice in CHOICES.items():
+        missing = [seed for seed in seeds if (world, name, seed) not in done]
+        if not missing:
+            continue
+        store = data.prepare(
+            segments,
+            out / "frame-choice" / evidence.slug(f"{world} {name}"),
+            num_frames=1,
+            frame_size=evidence.PIXELS,
+            ends=False,
+            class_names=sorted(behaviour.VERBS),
+            **choice,
+        )
+        errors = store.time_errors("frames_1")
+        about = {"world": world, "frames": name, "mean_error": errors.mean(), "largest_error": errors.max()}
+        for seed in missing:
+            student = evidence.trained("A", out, Run("EgoDistill", seed, teacher=evidence.TEACHER))
+            student.exact, student.tolerance = choice.get("exact", True), choice.get("tolerance", 0.0)  # as the store
+            record = experiments.outcome_record(evaluate(student, store, progress=False), store)
+            files.append_line(LINES, about | {"seed": seed} | record | evidence.origin_of_lines())
+            print(f"world {world}, {name}, seed {seed}", flush=True)
 
 
-def right_answers(student: EgoDistill, store: data.ClipStore, precision: str) -> dict[str, bool]:
-    """Return {segment: whether the student's answer is right}."""
-    spec = next(spec for spec in store.specs.values() if spec.frames)
-    student.exact, student.tolerance = spec.exact, spec.tolerance  # else the store would be refused
-    found = evaluate(student, store, precision=precision, progress=False)
-    names = list(dict.fromkeys(clip["id"] for clip in store.clips))
-    return dict(zip(names, (found.scores.argmax(1) == found.labels).tolist(), strict=True))
+def table(world: str) -> tables.Table:
+    """Return accuracy and its difference to exact frames for each choice of frames in a world."""
+    lines = [line for line in files.read_lines(LINES, "world", "frames", "seed") if line["world"] == world]
+    found = {
+        name: [
+            Outcome(name, line["seed"], contrasts.unpack(line["correct"]), line["test"])
+            for line in lines
+            if line["frames"] == name
+        ]
+        for name in CHOICES
+    }
+    rows = []
+    for name, some in found.items():
+        if not some:
+            continue
+        gap = contrasts.difference(some, found["exact"])
+        line = next(line for line in lines if line["frames"] == name)
+        cells = [f"{contrasts.accuracy(some):.1f}", "" if name == "exact" else str(gap)]
+        cells += [f"{line['mean_error']:.3f}", f"{line['largest_error']:.3f}"]
+        rows.append([name, *cells, str(gap.seeds)])
+    header = ["frames", "top-1 (%)", "minus exact", "mean error of time (s)", "largest (s)", "seeds"]
+    return tables.Table(header, rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("student", metavar="STUDENT", help="file of a trained student")
-    parser.add_argument("annotations", metavar="ANNOTATIONS")
-    parser.add_argument("root", metavar="ROOT", help="folder with the videos and IMU files")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--tolerance", type=float, nargs="+", default=[0.25], help="seconds")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--out", metavar="FOLDER", help="keep the stores there (default: a temporary folder)")
-    tables.markdown_option(parser)
-    arguments = parser.parse_args()
-    student = EgoDistill.load(arguments.student)
-    spec = batches.clip_spec_of(student)
-    segments = [s for s in annotations.read_annotations(arguments.annotations, arguments.root) if s.label]
-    segments = [s for s in segments if arguments.split in (s.split, "all")]
-    choices = {"exact frames": {}, "key frames": {"exact": False}}
-    choices |= {f"cheapest frame within {t:g} s": {"tolerance": t} for t in arguments.tolerance}
-    rows, exact = [], {}
-    with tempfile.TemporaryDirectory() as temporary:
-        for name, choice in choices.items():
-            store = data.prepare(
-                segments,
-                Path(arguments.out or temporary, name.replace(" ", "_")),
-                num_frames=student.num_frames,
-                frame_size=spec.size,
-                sampling=spec.sampling,
-                ends=False,
-                imu="imu" in student.inputs,
-                class_names=student.class_names,
-                **choice,
-            )
-            right = right_answers(student, store, arguments.precision)
-            exact = exact or right
-            both = [segment for segment in exact if segment in right]
-            errors = store.time_errors(clips.frames_name(spec))
-            cells = ["", ""]
-            if right is not exact:
-                differences = np.array([100.0 * (right[segment] - exact[segment]) for segment in both])
-                low, high = interval(differences)
-                cells = [f"{differences.mean():+.2f}", f"{low:+.2f} to {high:+.2f}"]
-            top1 = f"{100 * np.mean(list(right.values())):.2f}"
-            rows.append([name, str(len(right)), top1, *cells, f"{errors.mean():.3f}", f"{errors.max():.3f}"])
-    header = ["frames", "segments", "top-1 (%)", "difference", "95 % interval", "mean error of time (s)", "largest (s)"]
-    tables.report(tables.Table(header, rows), "benchmarks/frame_choice.py", arguments.markdown, sys.argv)
+    top = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = top.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("measure")
+    command.add_argument("--out", type=Path, required=True, help="folder of evidence.py")
+    command.add_argument("--world", choices=("A", "B"), default="A", help="whose test clips are read")
+    command.add_argument("--seeds", type=demo.parse_seeds, default=list(range(evidence.MAIN)))
+    tables.markdown_option(commands.add_parser("report"))
+    a = top.parse_args()
+    if a.command == "measure":
+        measure(a.out, a.world, a.seeds)
+        return
+    if not LINES.exists():
+        raise SystemExit(f"{LINES}: there are no lines yet; run `frame_choice.py measure` first")
+    machine = evidence.machines(files.read_lines(LINES, "processor"))
+    for world in sorted({line["world"] for line in files.read_lines(LINES, "world")}):
+        name = f"benchmarks/frame_choice.py, world {world}"
+        tables.report(table(world), name, a.markdown, sys.argv, machine=machine)
 
 
 if __name__ == "__main__":

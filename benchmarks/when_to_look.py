@@ -53,7 +53,6 @@ from egodistill import (
     data,
     demo,
     events,
-    experiments,
     files,
     gates,
     intervals,
@@ -92,9 +91,7 @@ def students() -> dict[str, Run]:
 
 def load(out: Path, run: Run) -> Any:
     """Return a trained student."""
-    world = evidence.ANY_AGE if run.sampling == "ages" else "A"
-    settings = replace(evidence.GENERAL, changes=evidence.read_protocol()["changes"])
-    return experiments.load(evidence.bench_of(world, out, settings).path(run)).eval()
+    return evidence.trained(evidence.ANY_AGE if run.sampling == "ages" else "A", out, run)
 
 
 # ---------------------------------------------------------------------------------------------------------------
