@@ -84,7 +84,8 @@ def primary(world: str) -> tables.Table:
         first, n, second, m = names
         kinds = [contrasts.difference(*pairs[names], groups={kind: KINDS[kind]}) for kind in ("reversal", "cyclic")]
         weighted = contrasts.difference(*pairs[names], groups=KINDS, weights=behaviour.EPIC_SHARES)
-        cells = [str(gap), *map(str, kinds), str(weighted), f"{p:.3f}", *PUBLISHED.get(names, ("", "")), str(gap.seeds)]
+        tested = f"{p:.3f}" if p >= 0.001 else "< 0.001"
+        cells = [str(gap), *map(str, kinds), str(weighted), tested, *PUBLISHED.get(names, ("", "")), str(gap.seeds)]
         rows.append([f"{first}, N = {n}", f"{second}, N = {m}", *cells])
     header = ["method", "minus", "points", "reversal", "cyclic", "EPIC's shares", "p (Holm)"]
     return tables.Table([*header, "EPIC, published", "Ego4D, published", "seeds"], rows)
