@@ -31,6 +31,7 @@ __all__ = ["CHECK_TITLE", "draw", "draw_check", "require_picture"]
 
 CHECK_TITLE = "egodistill check"  # in the files of `draw_check()`, which tells an earlier result from another picture
 
+LIMIT = "what its inputs tell"  # in the legend of `draw()`
 # Colours of Okabe and Ito; markers, lines and grey values also distinguish the methods in a grey print.
 STYLES: dict[str, dict[str, Any]] = {
     "EgoDistill": {"color": "#D55E00", "marker": "o", "linewidth": 2.4, "markersize": 8},
@@ -94,7 +95,7 @@ def draw(
                 )
     style = {"marker": "_", "markersize": 26, "markeredgewidth": 2, "linestyle": "none", "alpha": 0.6}
     if limits := [one for one in rows if (one.method, one.frames) in ceilings]:
-        axes.plot([], [], color="#777777", label="what its inputs tell", **style)
+        axes.plot([], [], color="#777777", label=LIMIT, **style)
     for one in limits:
         axes.plot(one.gmacs, ceilings[one.method, one.frames], color=STYLES[one.method.split()[0]]["color"], **style)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -105,7 +106,11 @@ def draw(
         values = [one.top1 for one in known] + [ceilings[one.method, one.frames] for one in limits]
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, min(values) - 20), min(high, max(values) + 20))  # intervals of few seeds are longer
-        figure.legend(loc="outside right center", frameon=False)
+        handles, labels = axes.get_legend_handles_labels()  # lines come before error bars
+        order = sorted(range(len(labels)), key=lambda k: labels[k] == LIMIT)
+        figure.legend(
+            [handles[k] for k in order], [labels[k] for k in order], loc="outside right center", frameon=False
+        )
     axes.grid(which="major", alpha=0.35)
     axes.set_title(title, fontsize=11)
     paths = [Path(f"{stem}.{suffix}") for suffix in ("png", "svg")]
