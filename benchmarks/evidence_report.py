@@ -92,9 +92,13 @@ def primary(world: str) -> tables.Table:
 
 
 def accuracies(world: str) -> tables.Table:
-    """Return the accuracy of every method of a world, by kind of verb, with the share of things that it names."""
+    """Return the accuracy of every method of a world, by kind of verb, with the share of things that it names.
+
+    A method whose interval is more than two standard errors above what its inputs tell is marked: the world or the
+    estimate would be wrong.
+    """
     lines = list(evidence.finished(world).values())
-    rows = []
+    known, rows = ceilings(evidence.WORLDS[world].get("coupling", 1.0)), []
     for run, some in sorted(outcomes(world).items(), key=lambda item: (item[0].method, item[0].frames)):
         if not is_main(run):
             continue
@@ -103,10 +107,23 @@ def accuracies(world: str) -> tables.Table:
         own = [line for line in lines if line["name"] in {one.name for one in some}]
         things = statistics.mean(100 * line["things"] for line in own)
         wearers = by_wearer(some)
-        cells = [f"{contrasts.accuracy(some):.1f}", *(f"{kind:.1f}" for kind in kinds), f"{weighted.mean:.1f}"]
+        accuracy = contrasts.accuracy(some)
+        limit, error = known.get(inputs_of(run.method, run.frames, world), (None, 0.0))
+        told = "" if limit is None else f"{limit:.1f}" + (" (exceeded)" if accuracy.low > limit + 2 * error else "")
+        cells = [f"{accuracy:.1f}", told, *(f"{kind:.1f}" for kind in kinds), f"{weighted.mean:.1f}"]
         cells += [f"{things:.1f}", f"{min(wearers.values()):.0f} to {max(wearers.values()):.0f}", str(len(some))]
         rows.append([run.method, "" if run.method == "teacher" else str(run.frames), *cells])
-    header = ["method", "N", "top-1 (%)", *behaviour.KINDS, "EPIC's shares", "things", "wearers", "seeds"]
+    header = [
+        "method",
+        "N",
+        "top-1 (%)",
+        "inputs tell",
+        *behaviour.KINDS,
+        "EPIC's shares",
+        "things",
+        "wearers",
+        "seeds",
+    ]
     return tables.Table(header, rows)
 
 
@@ -206,24 +223,28 @@ def figure(world: str, stem: Path) -> list[Path]:
         )
     seeds = max(row.interval.seeds for row in rows)
     title = f"World {world}: {rows[0].interval.wearers} test wearers, up to {seeds} seeds, 95 % intervals"
-    return plots.draw(rows, stem, title, ceilings())
+    known = ceilings()
+    drawn = [row for row in rows if row.method in ("EgoDistill", "VisOnly-Distill", "ListenToLook")]
+    limits = {(row.method, row.frames): known.get(inputs_of(row.method, row.frames)) for row in drawn}
+    return plots.draw(rows, stem, title, {key: limit[0] for key, limit in limits.items() if limit})
 
 
-def ceilings() -> dict[tuple[str, int], float]:
-    """Return what the inputs of each method tell at most, {(method, frames): %}, from the lines of ceilings.py."""
-    found = {}
+def ceilings(coupling: float = 1.0) -> dict[str, tuple[float, float]]:
+    """Return what inputs tell at most, {inputs: (%, standard error)}, from the lines of ceilings.py."""
     equal = {kind: len(verbs) / len(behaviour.VERBS) for kind, verbs in KINDS.items()}
-    for line in files.read_lines(evidence.RESULTS / "ceilings.jsonl", "inputs", "coupling", "kinds"):
-        if line["coupling"] == 1.0:
-            found[line["inputs"]] = sum(equal[kind] * line["kinds"][kind] for kind in KINDS)
-    names = {"": ("VisOnly-Distill",), " + head motion": ("EgoDistill",), " + sound": ("ListenToLook",)}
     return {
-        (method, n): found[f"N = {n}{inputs}"]
-        for inputs, methods in names.items()
-        for method in methods
-        for n in (1, 2, 4)
-        if f"N = {n}{inputs}" in found
+        line["inputs"]: (sum(equal[kind] * line["kinds"][kind] for kind in KINDS), line["error"])
+        for line in files.read_lines(evidence.RESULTS / "ceilings.jsonl", "inputs", "coupling", "kinds", "error")
+        if line["coupling"] == coupling
     }
+
+
+def inputs_of(method: str, frames: int, world: str = "A") -> str:
+    """Return the inputs of a method that tell something, as ceilings.py names them."""
+    if method == "teacher":
+        return "clip (16 frames)"
+    moving = method in ("EgoDistill", "VisIMU") and world != evidence.EXCHANGED
+    return f"N = {frames}" + (" + head motion" if moving else " + sound" if method == "ListenToLook" else "")
 
 
 def report(world: str, name: str, table: tables.Table, markdown: str | None) -> None:

@@ -249,10 +249,22 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     one = [row for row in report.ablation("A").rows if row[0] == "without L_KD"]
     assert one[0][2] == "+0.0 (+0.0 to +0.0)" and one[0][3] == "3"
     assert [row[3] for row in report.ablation("A").rows if row[0] == "without L_GT"] == ["5"]
-    for n, value in ((1, 60.0), (4, 80.0)):
-        kinds = {"reversal": value, "cyclic": value, "single": 100.0}
-        files.append_line(evidence.RESULTS / "ceilings.jsonl", {"inputs": f"N = {n}", "coupling": 1.0, "kinds": kinds})
-    assert report.ceilings() == {("VisOnly-Distill", 1): pytest.approx(68), ("VisOnly-Distill", 4): pytest.approx(84)}
+    for inputs, value in (("N = 1", 60.0), ("N = 4", 80.0), ("N = 1 + head motion", 50.0), ("N = 2 + sound", 90.0)):
+        line = {"kinds": {"reversal": value, "cyclic": value, "single": 100.0}, "error": 0.5}
+        for coupling, less in ((1.0, 0.0), (0.5, 20.0)):
+            kinds = {kind: number - less for kind, number in line["kinds"].items()}
+            path = evidence.RESULTS / "ceilings.jsonl"
+            files.append_line(path, {"inputs": inputs, "coupling": coupling} | line | {"kinds": kinds})
+    assert report.ceilings()["N = 4"] == (pytest.approx(84), 0.5) and report.ceilings(0.5)["N = 1"][0] == 48
+    told = {tuple(row[:2]): row[3] for row in report.accuracies("A").rows}
+    assert told["VisOnly", "1"] == "68.0" and told["AdaFuse", "4"] == "84.0" and told["VisIMU", "1"] == "60.0"
+    assert told["EgoDistill", "1"] == "60.0 (exceeded)"  # these made-up students are right in 85 %
+    assert told["ListenToLook", "2"] == "92.0" and told["VisOnly", "2"] == told["teacher", ""] == ""
+    apart = {
+        world: {row[0]: row[3].split()[0] for row in report.accuracies(world).rows if row[3]}
+        for world in list(evidence.WORLDS)[2:5]
+    }
+    assert [rows["VisIMU"] for rows in apart.values()] == ["60.0", "40.0", "68.0"]
     assert [path.name for path in report.figure("A", tmp_path / "a")] == ["a.png", "a.svg"]
     assert "3 test wearers, up to 5 seeds" in (tmp_path / "a.svg").read_text()
     evidence.print_plan()
