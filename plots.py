@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # experiments needs torch, and `egodistill check` does not
     from egodistill.experiments import Row
     from egodistill.recordings import Check
 
-__all__ = ["CHECK_TITLE", "draw", "draw_check", "require_picture"]
+__all__ = ["CHECK_TITLE", "draw", "draw_check", "require_picture", "save"]
 
 CHECK_TITLE = "egodistill check"  # in the files of `draw_check()`, which tells an earlier result from another picture
 
@@ -113,6 +113,11 @@ def draw(
         )
     axes.grid(which="major", alpha=0.35)
     axes.set_title(title, fontsize=11)
+    return save(figure, stem)
+
+
+def save(figure: Figure, stem: str | os.PathLike) -> list[Path]:
+    """Write ``stem``.png and ``stem``.svg and return both; the same figure gives the same bytes."""
     paths = [Path(f"{stem}.{suffix}") for suffix in ("png", "svg")]
     for file in paths:
         _save(figure, file)
@@ -120,8 +125,12 @@ def draw(
 
 
 def _save(figure: Figure, file: Path, title: str | None = None, dpi: int = 150) -> None:
-    with files.atomic_write(file) as part:
-        figure.savefig(part, format=file.suffix[1:].lower(), dpi=dpi, metadata={"Title": title} if title else None)
+    import matplotlib
+
+    format = file.suffix[1:].lower()
+    metadata = ({"Title": title} if title else {}) | ({"Date": None} if format == "svg" else {})
+    with matplotlib.rc_context({"svg.hashsalt": "egodistill"}), files.atomic_write(file) as part:
+        figure.savefig(part, format=format, dpi=dpi, metadata=metadata)
 
 
 def error_bars(line: Sequence[Row]) -> list[list[float]]:

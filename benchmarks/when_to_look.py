@@ -56,6 +56,7 @@ from egodistill import (
     files,
     gates,
     intervals,
+    plots,
     synthetic,
     tables,
 )
@@ -494,11 +495,7 @@ def figure(stem: Path) -> list[Path]:
     for axes in (left, right):
         axes.grid(alpha=0.35)
         axes.legend(loc="best", framealpha=0.8, fontsize=8)
-    paths = [Path(f"{stem}.{suffix}") for suffix in ("png", "svg")]
-    for path in paths:
-        with files.atomic_write(path) as part:
-            drawing.savefig(part, format=path.suffix[1:], dpi=150)
-    return paths
+    return plots.save(drawing, stem)
 
 
 def main() -> None:

@@ -51,6 +51,12 @@ def test_figure_has_a_line_for_each_method(tmp_path, monkeypatch):
     plots.draw([unknown], tmp_path / "empty")
 
 
+def test_the_same_figure_gives_the_same_bytes(tmp_path):
+    row = experiments.Row("EgoDistill", 1, "", 76.2, 1.1, [], 0.057, None, None, {}, None)
+    written = [[path.read_bytes() for path in plots.draw([row], tmp_path / name)] for name in ("a", "b")]
+    assert written[0] == written[1] and b"<dc:date>" not in written[0][1]
+
+
 def checked(rates, reason=None):
     fits = {"XYZ": 0.99, "yXZ": 0.5}
     axes = Axes("XYZ", fits, 8, 1.0, (300.0, 290.0), reason)
