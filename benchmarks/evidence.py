@@ -15,8 +15,8 @@ first 32 bits of the protocol's SHA-256, so nobody has seen B when the protocol 
 A cell is one trained network: a world, a method, a number of frames and a seed, which fixes initial weights, data order
 and the teacher. It becomes a line of results/WORLD.jsonl, with the commit, the hash of the protocol, and one bit for
 each test segment. Finished cells are not repeated, so the work can be spread over days: commit the lines as they come.
-`run` begins no group of cells after `--minutes`; with `--seeds`, `--parts` and `--name` it trains these alone, such as
-seeds whose teachers a machine has.
+`run` begins no group of cells after `--minutes`; with `--seeds`, `--parts`, `--worlds` and `--name` it trains these
+alone, such as seeds whose teachers a machine has.
 """
 
 from __future__ import annotations
@@ -497,22 +497,34 @@ def left(plan: list[Cell]) -> list[Cell]:
     return [cell for cell in plan if cell.run.name not in done[cell.world]]
 
 
-def chosen(seeds: Sequence[int] | None = None, parts: Sequence[str] | None = None, name: str = "") -> list[Cell]:
-    """Return the cells of some seeds and parts, by default all, whose run has this text in its name.
+def chosen(
+    seeds: Sequence[int] | None = None,
+    parts: Sequence[str] | None = None,
+    worlds: Sequence[str] | None = None,
+    name: str = "",
+) -> list[Cell]:
+    """Return the cells of some seeds, parts and worlds, by default all, whose run has this text in its name.
 
-    Exit if there is no cell of a seed or part that is given, or none of the name.
+    Exit for a seed, part or world that is not in the plan, and if no cell is left.
     """
     plan = [*cells(), *described()]
     for option, asked, known in (
         ("seeds", seeds, {cell.run.seed for cell in plan}),
         ("parts", parts, dict.fromkeys(cell.part for cell in plan)),
+        ("worlds", worlds, dict.fromkeys(cell.world for cell in plan)),
     ):
         if foreign := [str(one) for one in asked or [] if one not in known]:
             raise SystemExit(f"--{option} {','.join(foreign)}: not in the plan, which has {', '.join(map(str, known))}")
-    found = [cell for cell in plan if (not seeds or cell.run.seed in seeds) and (not parts or cell.part in parts)]
-    found = [cell for cell in found if name in cell.run.name]
+    found = [
+        cell
+        for cell in plan
+        if (not seeds or cell.run.seed in seeds)
+        and (not parts or cell.part in parts)
+        and (not worlds or cell.world in worlds)
+        and name in cell.run.name
+    ]
     if not found:
-        raise SystemExit(f"--name {name}: no run of these seeds and parts has it in its name")
+        raise SystemExit("the plan has no cell of these seeds, parts, worlds and name; `evidence.py plan` shows it")
     return found
 
 
@@ -624,7 +636,8 @@ def main() -> None:
             command.add_argument("--seeds", type=demo.parse_seeds, default=default)
             command.add_argument("--jobs", type=int, default=files.available_cores())
         if name == "run":
-            command.add_argument("--parts", type=lambda text: text.split(","), help="such as main,rivals")
+            for option, example in (("--parts", "main,rivals"), ("--worlds", "A,B")):
+                command.add_argument(option, type=lambda text: text.split(","), help=f"such as {example}")
             command.add_argument("--name", default="", help="only runs with this in their name, such as without-gt")
             command.add_argument("--minutes", type=float, default=150)
     a = parser.parse_args()
@@ -640,7 +653,7 @@ def main() -> None:
     elif a.command == "plan":
         print_plan()
     else:
-        run(a.out, a.jobs, a.minutes, chosen(a.seeds, a.parts, a.name))
+        run(a.out, a.jobs, a.minutes, chosen(a.seeds, a.parts, a.worlds, a.name))
 
 
 if __name__ == "__main__":

@@ -194,8 +194,16 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
         evidence.chosen([1, 7])
     with pytest.raises(SystemExit, match=r"--parts age: not in the plan, which has main, rivals, .*, ages, table 2"):
         evidence.chosen(parts=["main", "age"])
-    with pytest.raises(SystemExit, match="--name without-x: no run of these seeds and parts has it"):
+    with pytest.raises(SystemExit, match="no cell of these seeds, parts, worlds and name"):
         evidence.chosen(name="without-x")
+    with pytest.raises(SystemExit, match="--worlds C: not in the plan, which has A, B, A with clean"):
+        evidence.chosen(worlds=["B", "C"])
+    assert {
+        cell.world for cell in evidence.chosen(parts=["main", "controls"], worlds=["B", "A with clean labels"])
+    } == {
+        "B",
+        "A with clean labels",
+    }
     assert [cell.run.seed for cell in evidence.chosen(parts=["table 1"], name="without-gt")] == [0, 1, 2, 3, 4]
     evidence.run(tmp_path, 1, 9, evidence.chosen([1], ["ages", "table 1"]))
     assert {cell.part for cell in evidence.chosen([1], ["ages"])} == {"ages"}
