@@ -244,10 +244,11 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     gains = report.stage_1("A").rows
     assert [row[0] for row in gains] == ["10 %"] * 4 + ["25 %"] * 4 + ["100 %"] * 3
     assert {row[3] for row in gains} == {"", "+0.0 (+0.0 to +0.0)"} and {row[4] for row in gains} == {"3"}
-    teachers = report.other_teachers().rows
+    teachers = report.teachers().rows
     assert [row[0] for row in teachers] == ["slowfast", "x3d", "mvit", "motionformer"]
-    assert [row[5] for row in teachers] == ["5", "3", "3", "3"]
-    assert [float(row[4].split()[0]) for row in teachers] == [35.0, 40.0, 40.0, 40.0]
+    assert {row[2] for row in teachers} == {"25.0"}
+    assert [row[6] for row in teachers] == ["5", "3", "3", "3"]
+    assert [float(row[5].split()[0]) for row in teachers] == [35.0, 40.0, 40.0, 40.0]
     assert [row[0] for row in report.frame_choices().rows] == ["uniform", "random", "first", "last", "centre"]
     assert {row[2] for row in report.frame_choices().rows} == {"", "+0.0 (+0.0 to +0.0)"}
     one = [row for row in report.ablation("A").rows if row[0] == "without L_KD"]
