@@ -212,6 +212,27 @@ def classes(world: str) -> tables.Table:
     return tables.Table(["verb", "kind", "points"], [[verb, kind[verb], str(gaps[verb])] for verb in order])
 
 
+def doses(world: str) -> tables.Table:
+    """Return accuracy on pairs by how often the head follows the hand, and what head motion adds to frames alone.
+
+    The verbs of a pair are equally frequent: with one frame nothing but head motion tells them, so at most
+    50 (1 + share) % can be right, and where the head never follows, head motion must add nothing.
+    """
+    found, rows = outcomes(world), []
+    for n in (1, 2, 4):
+        one, two = shared_seeds(found.get(run_of("EgoDistill", n), []), found.get(run_of("VisOnly-Distill", n), []))
+        for share in sorted({thing.follow for thing in behaviour.THINGS}) if one else ():
+            cells = []
+            for kind in ("reversal", "cyclic"):
+                some = [thing for thing in behaviour.THINGS if (thing.kind, thing.follow) == (kind, share)]
+                groups = {kind: [verb for thing in some for verb, _ in thing.verbs]}
+                cells += [f"{contrasts.accuracy(runs, groups=groups).mean:.1f}" for runs in (one, two)]
+                cells.append(str(contrasts.difference(one, two, groups=groups)))
+            rows.append([str(n), f"{100 * share:g} %", *cells, str(len(one))])
+    header = [f"{kind}: {name}" for kind in ("reversal", "cyclic") for name in ("EgoDistill", "frames alone", "gain")]
+    return tables.Table(["N", "head follows", *header, "seeds"], rows)
+
+
 def figure(world: str, stem: Path) -> list[Path]:
     """Draw accuracy against operations, with the intervals and what the inputs of each method tell at most."""
     costs = {line["name"]: line["gmacs"] for line in evidence.finished(world).values()}
@@ -272,6 +293,7 @@ def main() -> None:
         report(world, "all methods", accuracies(world), a.markdown)
         if world in ("A", "B"):
             report(world, "primary contrasts", primary(world), a.markdown)
+            report(world, "gain by how often the head follows the hand", doses(world), a.markdown)
             print("Wrote " + ", ".join(map(str, figure(world, FIGURES / f"world-{world.lower()}"))))
         if world == "A":
             report(world, "Table 1", ablation(world), a.markdown)

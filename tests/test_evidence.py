@@ -241,6 +241,13 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     points = [float(row[2].split()[0]) for row in verbs]
     assert len(points) == 20 and points == sorted(points, reverse=True) and points[0] > points[-1]
     assert np.mean(points) == pytest.approx(35.0, abs=0.1)  # each verb is as frequent as another
+    doses = report.doses("A").rows
+    assert [row[:2] for row in doses] == [[n, share] for n in "124" for share in ("0 %", "50 %", "100 %")]
+    assert {row[-1] for row in doses} == {"5"}
+    gaps = [float(row[k].split()[0]) for row in doses[:3] for k in (4, 7)]  # two verbs, two verbs, and four
+    weights = np.repeat([1, 1, 2], 2)
+    pairs = [points[k] for k, row in enumerate(verbs) if row[1] != "single"]
+    assert np.average(gaps, weights=weights) == pytest.approx(np.mean(pairs), abs=0.1)
     gains = report.stage_1("A").rows
     assert [row[0] for row in gains] == ["10 %"] * 4 + ["25 %"] * 4 + ["100 %"] * 3
     assert {row[3] for row in gains} == {"", "+0.0 (+0.0 to +0.0)"} and {row[4] for row in gains} == {"3"}
