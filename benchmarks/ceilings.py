@@ -243,7 +243,7 @@ def overall(kinds: dict[str, float], weights: dict[str, float]) -> float:
 
 
 def report(path: Path, coupling: float, markdown: str | None) -> None:
-    """Print the table of the estimates for one coupling."""
+    """Print the tables of the estimates and the probes for one coupling."""
     classes = {kind: sum(len(t.verbs) for t in behaviour.THINGS if t.kind == kind) for kind in behaviour.KINDS}
     equal = {kind: count / len(behaviour.VERBS) for kind, count in classes.items()}
     rows = []
@@ -256,9 +256,15 @@ def report(path: Path, coupling: float, markdown: str | None) -> None:
         rows.append([line["inputs"], *cells, f"{overall(limit, equal):.1f}" if limit else ""])
     header = ["inputs", "reversal", "cyclic", "all classes", "EPIC's shares", "bound"]
     tables.report(tables.Table(header, rows), f"benchmarks/ceilings.py, coupling {coupling:g}", markdown, sys.argv)
-    for line in files.read_lines(path, "probe", "coupling"):
-        if line["coupling"] == coupling:
-            print(f"{line['probe']}: {line['top1']:.1f} % (chance {line['chance']:.1f} %, +- {line['error']:.1f})")
+    rows = [
+        [line["probe"], f"{line['top1']:.1f}", f"{line['chance']:.1f}", f"{line['error']:.1f}"]
+        for line in files.read_lines(path, "probe", "coupling", "chance")
+        if line["coupling"] == coupling
+    ]
+    header = ["probe", "top-1 (%)", "chance (%)", "standard error"]
+    tables.report(
+        tables.Table(header, rows), f"benchmarks/ceilings.py, probes, coupling {coupling:g}", markdown, sys.argv
+    )
 
 
 def estimate(a: argparse.Namespace, coupling: float, done: set[tuple[str, float]]) -> None:
