@@ -76,6 +76,15 @@ def panned(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def long_pan(tmp_path_factory):
+    """The same for 40 seconds, as `panned.pan()` renders them: 1000 pictures take a while."""
+    import numpy as np
+    from panned import RATE, pan
+
+    return pan(tmp_path_factory.mktemp("panned") / "long.mp4", np.arange(40 * RATE) / RATE)
+
+
+@pytest.fixture(scope="session")
 def wearer(tmp_path_factory):
     """A rendered world of one training wearer."""
     from egodistill import synthetic

@@ -60,11 +60,10 @@ def test_lag_in_a_rendered_world(wearer, lag):
     assert offset.reliable and offset.seconds == pytest.approx(lag + own, abs=0.015)
 
 
-def test_drift_shows_in_the_stretches(tmp_path):
-    video = pan(tmp_path / "long.mp4", np.arange(40 * RATE) / RATE)
+def test_drift_shows_in_the_stretches(long_pan):
     stamps, rates = gyroscope(40)
     imu = gyro_only((stamps - 0.2) / 1.004, rates)  # 0.2 s early at the start, 0.36 s at the end
-    offset = estimate_offset(video, imu, excerpts=4, seconds=6)
+    offset = estimate_offset(long_pan, imu, excerpts=4, seconds=6)
     assert len(offset.excerpts) == 4
     assert offset.drift == pytest.approx(0.004, rel=0.1)
     for excerpt in offset.excerpts:
@@ -72,7 +71,7 @@ def test_drift_shows_in_the_stretches(tmp_path):
         middle = (excerpt.start + excerpt.stop) / 2
         assert excerpt.seconds == pytest.approx(0.2 + 0.004 * middle, abs=0.02)
         assert excerpt.correlation > 0.97
-    keys = survey(video, 4, 6.0).keys
+    keys = survey(long_pan, 4, 6.0).keys
     assert np.median(np.diff(keys)) == pytest.approx(10, abs=0.1)  # x264's usual 250 frames
 
 
@@ -179,12 +178,11 @@ def test_image_shifts_are_in_pixels_of_the_video(tmp_path):
     np.testing.assert_allclose(found.pixels_per_radian, FOCAL * np.array([[0, 0, 1], [1, 0, 0]]), atol=0.04 * FOCAL)
 
 
-def test_the_drift_is_the_weighted_slope_through_the_excerpts(tmp_path):
+def test_the_drift_is_the_weighted_slope_through_the_excerpts(long_pan):
     """Noise in one half of the readings makes its excerpts count less."""
-    video = pan(tmp_path / "long.mp4", np.arange(40 * RATE) / RATE)
     stamps, rates = gyroscope(40)
     rates[stamps > 25] += np.random.default_rng(0).normal(0, 2.5, rates[stamps > 25].shape)
-    found = estimate_offset(video, gyro_only((stamps - 0.2) / 1.004, rates), excerpts=5, seconds=4)
+    found = estimate_offset(long_pan, gyro_only((stamps - 0.2) / 1.004, rates), excerpts=5, seconds=4)
     middle, seconds, weight = np.array([((e.start + e.stop) / 2, e.seconds, e.correlation) for e in found.excerpts]).T
     assert len(found.excerpts) == 5 and weight.min() > 0.5 * weight.max() and weight.min() < 0.9 * weight.max()
     # The slope of the least squares of weight * residual, by hand.
@@ -362,13 +360,12 @@ def test_rates_are_means_between_frames_on_the_videos_clock(panned):
     assert unmoved.turns[10, 0] == pytest.approx(unmoved.times[10] + 0.25)
 
 
-def test_axes_are_found_although_clocks_drift(tmp_path):
+def test_axes_are_found_although_clocks_drift(long_pan):
     """At the common offset, the first and the last excerpt would be 0.2 s off."""
-    video = pan(tmp_path / "long.mp4", np.arange(40 * RATE) / RATE)
     stamps, turned = gyroscope(40)
     imu = gyro_only((stamps - 0.2) / 1.01, turned)
-    seen = survey(video, 4, 6.0)
-    late = offset_of(video, seen, imu, 2.0)
+    seen = survey(long_pan, 4, 6.0)
+    late = offset_of(long_pan, seen, imu, 2.0)
     found = axes_of(rates_of(seen, imu, late))
     assert found.turn == "xyZ" and found.fits["xyZ"] > 0.95  # `pan` nods the other way than a GoPro
     assert found.pixels_per_radian == pytest.approx((FOCAL, FOCAL), rel=0.05)
