@@ -11,6 +11,7 @@ EgoDistill's Tables 1 and 2 and Figure 3 on EPIC-KITCHENS and Ego4D.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import sys
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,7 @@ import evidence
 from egodistill import behaviour, contrasts, experiments, files, intervals, plots, tables
 from egodistill.contrasts import Outcome
 from egodistill.experiments import Row, Run
+from egodistill.intervals import Interval
 
 FIGURES = Path(__file__).resolve().parent.parent / "figures"
 
@@ -212,25 +214,67 @@ def classes(world: str) -> tables.Table:
     return tables.Table(["verb", "kind", "points"], [[verb, kind[verb], str(gaps[verb])] for verb in order])
 
 
-def doses(world: str) -> tables.Table:
-    """Return accuracy on pairs by how often the head follows the hand, and what head motion adds to frames alone.
+SHARES = sorted({thing.follow for thing in behaviour.THINGS})
+PAIRS = ("reversal", "cyclic")  # kinds of things with two verbs
 
-    The verbs of a pair are equally frequent: with one frame nothing but head motion tells them, so at most
-    50 (1 + share) % can be right, and where the head never follows, head motion must add nothing.
+
+def followed(world: str, frames: int) -> dict[tuple[float, str], tuple[Interval, Interval, Interval]]:
+    """Return what head motion adds on pairs, by how often the head follows the hand; nothing without such runs.
+
+    {(share of the acts, kind): (accuracy of EgoDistill, accuracy of VisOnly-Distill, difference)}. With one frame
+    nothing but head motion tells the verbs of a pair, which are equally frequent. So at most 50 (1 + share) % can be
+    right, and where the head never follows, head motion must add nothing.
     """
-    found, rows = outcomes(world), []
+    runs = [outcomes(world).get(run_of(method, frames), []) for method in ("EgoDistill", "VisOnly-Distill")]
+    one, two = shared_seeds(*runs)
+    found = {}
+    for share, kind in itertools.product(SHARES, PAIRS) if one else ():
+        some = [thing for thing in behaviour.THINGS if (thing.kind, thing.follow) == (kind, share)]
+        groups = {kind: [verb for thing in some for verb, _ in thing.verbs]}
+        right = [contrasts.accuracy(runs, groups=groups) for runs in (one, two)]
+        found[share, kind] = (*right, contrasts.difference(one, two, groups=groups))
+    return found
+
+
+def doses(world: str) -> tables.Table:
+    """Return the table of `followed()` with one, two and four frames."""
+    rows = []
     for n in (1, 2, 4):
-        one, two = shared_seeds(found.get(run_of("EgoDistill", n), []), found.get(run_of("VisOnly-Distill", n), []))
-        for share in sorted({thing.follow for thing in behaviour.THINGS}) if one else ():
-            cells = []
-            for kind in ("reversal", "cyclic"):
-                some = [thing for thing in behaviour.THINGS if (thing.kind, thing.follow) == (kind, share)]
-                groups = {kind: [verb for thing in some for verb, _ in thing.verbs]}
-                cells += [f"{contrasts.accuracy(runs, groups=groups).mean:.1f}" for runs in (one, two)]
-                cells.append(str(contrasts.difference(one, two, groups=groups)))
-            rows.append([str(n), f"{100 * share:g} %", *cells, str(len(one))])
-    header = [f"{kind}: {name}" for kind in ("reversal", "cyclic") for name in ("EgoDistill", "frames alone", "gain")]
+        found = followed(world, n)
+        for share in SHARES if found else ():
+            cells = [
+                text
+                for right, alone, gain in (found[share, kind] for kind in PAIRS)
+                for text in (f"{right.mean:.1f}", f"{alone.mean:.1f}", str(gain))
+            ]
+            rows.append([str(n), f"{100 * share:g} %", *cells, str(found[share, PAIRS[0]][2].seeds)])
+    header = [f"{kind}: {name}" for kind in PAIRS for name in ("EgoDistill", "frames alone", "gain")]
     return tables.Table(["N", "head follows", *header, "seeds"], rows)
+
+
+def dose_figure(worlds: Iterable[str], stem: Path) -> list[Path]:
+    """Draw the gain of head motion by how often the head follows, with one frame, and the largest possible one."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = drawing.subplots()
+    x = [100 * share for share in SHARES]
+    axes.plot(x, [share / 2 for share in x], color="#777777", ls=":", label="all that head motion tells")
+    axes.axhline(0, color="#777777", lw=0.8)
+    colors, markers = dict(zip(PAIRS, ("#D55E00", "#0072B2"), strict=True)), {"A": "o", "B": "s"}
+    for number, (world, kind) in enumerate(itertools.product(worlds, PAIRS)):
+        found = followed(world, 1)
+        gains = [found[share, kind][2] for share in SHARES]
+        spread = [[one.mean - one.low for one in gains], [one.high - one.mean for one in gains]]
+        style = {"color": colors[kind], "marker": markers[world], "ls": "-" if world == "A" else "--", "capsize": 3}
+        shifted = [share + 1.2 * number - 1.2 for share in x]  # beside each other
+        axes.errorbar(shifted, [one.mean for one in gains], yerr=spread, label=f"{kind}, world {world}", **style)
+    axes.set(xlabel="acts in which the head follows the hand (%)", ylabel="EgoDistill minus frames alone (points)")
+    axes.set_xticks(x)
+    axes.set_title("One frame, pairs of verbs: what head motion adds", fontsize=11)
+    axes.grid(alpha=0.35)
+    axes.legend(frameon=False)
+    return plots.save(drawing, stem)
 
 
 def figure(world: str, stem: Path) -> list[Path]:
@@ -281,6 +325,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     tables.markdown_option(parser)
     a = parser.parse_args()
+    if told := [world for world in ("A", "B") if evidence.path_of(world).exists() and followed(world, 1)]:
+        print("Wrote " + ", ".join(map(str, dose_figure(told, FIGURES / "dose"))))
     for world in evidence.WORLDS:
         if not evidence.path_of(world).exists():
             print(f"{evidence.path_of(world)}: no lines yet")

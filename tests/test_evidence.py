@@ -244,6 +244,8 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     doses = report.doses("A").rows
     assert [row[:2] for row in doses] == [[n, share] for n in "124" for share in ("0 %", "50 %", "100 %")]
     assert {row[-1] for row in doses} == {"5"}
+    assert [path.name for path in report.dose_figure(("A", "B"), tmp_path / "dose")] == ["dose.png", "dose.svg"]
+    assert "cyclic, world B" in (tmp_path / "dose.svg").read_text()
     gaps = [float(row[k].split()[0]) for row in doses[:3] for k in (4, 7)]  # two verbs, two verbs, and four
     weights = np.repeat([1, 1, 2], 2)
     pairs = [points[k] for k, row in enumerate(verbs) if row[1] != "single"]
