@@ -22,12 +22,15 @@ VisOnly, which are the same two networks trained on labels only, by `finetune()`
 
 The modules, each with an introduction (`help(egodistill.student)`):
 
-    entry        data (videos to clips on disk), teachers (video models and their outputs), cli (commands)
-    method       student, distillation, training, inference, live, arrivals, events; batches, runtime,
-                 checkpoints, files
-    recordings   annotations, segments, records, clips, store, video, imu, gpmf, recordings, offset
-    networks     video_transformers, video_convnets
-    paper        baselines, synthetic, protocols, experiments, contrasts, intervals, paper_costs, plots, export
+    entry        data (videos to clips on disk), teachers (video models and their outputs), cli (commands), which
+                 has commands, model_commands, live_command, options, demo
+    method       student, distillation, training, inference; live, arrivals, events, gates; batches, runtime,
+                 checkpoints, files, processes, tables
+    recordings   annotations, aria_datasets, segments, records, pickles; clips, store, one_pass; video, audio, imu,
+                 gpmf, cameras, feeds; recordings, offset, aria
+    networks     video_transformers, video_convnets, video_i3d
+    paper        baselines, protocols, experiments, contrasts, intervals, paper_costs, plots, export; synthetic,
+                 behaviour, props, scene
 
 This module imports nothing heavy, so commands start quickly, and processes that decode videos do not load torch.
 """

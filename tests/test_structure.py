@@ -130,6 +130,11 @@ def test_every_module_has_its_arrows():
     assert set(ARROWS) == set(MODULES)
 
 
+def test_the_tour_names_every_module():
+    tour = egodistill.__doc__.partition("The modules,")[2].partition("This module imports")[0]
+    assert set(MODULES) - {"egodistill"} <= set(re.findall(r"[a-z0-9_]+", tour))
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_are_the_allowed_ones(module):
     top, late = imports(module)
