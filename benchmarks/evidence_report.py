@@ -87,7 +87,8 @@ def primary(world: str) -> tables.Table:
         kinds = [contrasts.difference(*pairs[names], groups={kind: KINDS[kind]}) for kind in ("reversal", "cyclic")]
         weighted = contrasts.difference(*pairs[names], groups=KINDS, weights=behaviour.EPIC_SHARES)
         tested = f"{p:.3f}" if p >= 0.001 else "< 0.001"
-        cells = [str(gap), *map(str, kinds), str(weighted), tested, *PUBLISHED.get(names, ("", "")), str(gap.seeds)]
+        seeds = str(gap.seeds) if gap.seeds > 1 else "1: over wearers alone"
+        cells = [str(gap), *map(str, kinds), str(weighted), tested, *PUBLISHED.get(names, ("", "")), seeds]
         rows.append([f"{first}, N = {n}", f"{second}, N = {m}", *cells])
     header = ["method", "minus", "points", "reversal", "cyclic", "EPIC's shares", "p (Holm)"]
     return tables.Table([*header, "EPIC, published", "Ego4D, published", "seeds"], rows)

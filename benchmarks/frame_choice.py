@@ -42,6 +42,7 @@ def measure(out: Path, world: str, seeds: list[int]) -> None:
     done = {
         (line["world"], line["frames"], line["seed"]) for line in files.read_lines(LINES, "world", "frames", "seed")
     }
+    students = {seed: evidence.trained("A", out, Run("EgoDistill", seed, teacher=evidence.TEACHER)) for seed in seeds}
     segments = [one for one in evidence.segments_of(evidence.render(world, out)) if one.split == "test"]
     for name, choice in CHOICES.items():
         missing = [seed for seed in seeds if (world, name, seed) not in done]
@@ -59,7 +60,7 @@ def measure(out: Path, world: str, seeds: list[int]) -> None:
         errors = store.time_errors("frames_1")
         about = {"world": world, "frames": name, "mean_error": errors.mean(), "largest_error": errors.max()}
         for seed in missing:
-            student = evidence.trained("A", out, Run("EgoDistill", seed, teacher=evidence.TEACHER))
+            student = students[seed]
             student.exact, student.tolerance = choice.get("exact", True), choice.get("tolerance", 0.0)  # as the store
             record = experiments.outcome_record(evaluate(student, store, progress=False), store)
             files.append_line(LINES, about | {"seed": seed} | record | evidence.origin_of_lines())
