@@ -116,18 +116,8 @@ def accuracies(world: str) -> tables.Table:
         cells = [f"{accuracy:.1f}", told, *(f"{kind:.1f}" for kind in kinds), f"{weighted.mean:.1f}"]
         cells += [f"{things:.1f}", f"{min(wearers.values()):.0f} to {max(wearers.values()):.0f}", str(len(some))]
         rows.append([run.method, "" if run.method == "teacher" else str(run.frames), *cells])
-    header = [
-        "method",
-        "N",
-        "top-1 (%)",
-        "inputs tell",
-        *behaviour.KINDS,
-        "EPIC's shares",
-        "things",
-        "wearers",
-        "seeds",
-    ]
-    return tables.Table(header, rows)
+    header = ["method", "N", "top-1 (%)", "inputs tell", *behaviour.KINDS, "EPIC's shares", "things", "wearers"]
+    return tables.Table([*header, "seeds"], rows)
 
 
 def by_wearer(some: Iterable[Outcome]) -> Mapping[str, float]:
@@ -215,7 +205,7 @@ def classes(world: str) -> tables.Table:
     return tables.Table(["verb", "kind", "points"], [[verb, kind[verb], str(gaps[verb])] for verb in order])
 
 
-SHARES = sorted({thing.follow for thing in behaviour.THINGS})
+FOLLOWED = sorted({thing.follow for thing in behaviour.THINGS})  # shares of the acts in which the head follows
 PAIRS = ("reversal", "cyclic")  # kinds of things with two verbs
 
 
@@ -226,10 +216,9 @@ def followed(world: str, frames: int) -> dict[tuple[float, str], tuple[Interval,
     nothing but head motion tells the verbs of a pair, which are equally frequent. So at most 50 (1 + share) % can be
     right, and where the head never follows, head motion must add nothing.
     """
-    runs = [outcomes(world).get(run_of(method, frames), []) for method in ("EgoDistill", "VisOnly-Distill")]
-    one, two = shared_seeds(*runs)
-    found = {}
-    for share, kind in itertools.product(SHARES, PAIRS) if one else ():
+    known, found = outcomes(world), {}
+    one, two = shared_seeds(*(known.get(run_of(method, frames), []) for method in ("EgoDistill", "VisOnly-Distill")))
+    for share, kind in itertools.product(FOLLOWED, PAIRS) if one else ():
         some = [thing for thing in behaviour.THINGS if (thing.kind, thing.follow) == (kind, share)]
         groups = {kind: [verb for thing in some for verb, _ in thing.verbs]}
         right = [contrasts.accuracy(runs, groups=groups) for runs in (one, two)]
@@ -242,7 +231,7 @@ def doses(world: str) -> tables.Table:
     rows = []
     for n in (1, 2, 4):
         found = followed(world, n)
-        for share in SHARES if found else ():
+        for share in FOLLOWED if found else ():
             cells = [
                 text
                 for right, alone, gain in (found[share, kind] for kind in PAIRS)
@@ -259,13 +248,13 @@ def dose_figure(worlds: Iterable[str], stem: Path) -> list[Path]:
 
     drawing = Figure(figsize=(6.4, 4), layout="constrained")
     axes = drawing.subplots()
-    x = [100 * share for share in SHARES]
+    x = [100 * share for share in FOLLOWED]
     axes.plot(x, [share / 2 for share in x], color="#777777", ls=":", label="all that head motion tells")
     axes.axhline(0, color="#777777", lw=0.8)
     colors, markers = dict(zip(PAIRS, ("#D55E00", "#0072B2"), strict=True)), {"A": "o", "B": "s"}
     for number, (world, kind) in enumerate(itertools.product(worlds, PAIRS)):
         found = followed(world, 1)
-        gains = [found[share, kind][2] for share in SHARES]
+        gains = [found[share, kind][2] for share in FOLLOWED]
         spread = [[one.mean - one.low for one in gains], [one.high - one.mean for one in gains]]
         style = {"color": colors[kind], "marker": markers[world], "ls": "-" if world == "A" else "--", "capsize": 3}
         shifted = [share + 1.2 * number - 1.2 for share in x]  # beside each other

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # evidence.py beside t
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
 import evidence
+from evidence_report import shared_seeds
 
 from egodistill import behaviour, contrasts, data, demo, evaluate, experiments, files, tables
 from egodistill.contrasts import Outcome
@@ -82,7 +83,7 @@ def table(world: str) -> tables.Table:
     for name, some in found.items():
         if not some:
             continue
-        gap = contrasts.difference(some, found["exact"])
+        gap = contrasts.difference(*shared_seeds(some, found["exact"]))
         line = next(line for line in lines if line["frames"] == name)
         cells = [f"{contrasts.accuracy(some):.1f}", "" if name == "exact" else str(gap)]
         cells += [f"{line['mean_error']:.3f}", f"{line['largest_error']:.3f}"]

@@ -21,7 +21,7 @@ def script(monkeypatch, tmp_path):
     origin = {"commit": "c", "protocol": "p", "processor": "AMD EPYC"}
     monkeypatch.setattr(found.evidence, "origin_of_lines", lambda: origin)
     yield found
-    for name in ("frame_choice", "evidence"):
+    for name in ("frame_choice", "evidence_report", "evidence"):
         sys.modules.pop(name, None)
 
 
@@ -49,7 +49,8 @@ def test_table_pairs_seeds_and_wearers(script):
     for seed, right in enumerate((8, 6)):
         files.append_line(script.LINES, line("exact", seed, right))
         files.append_line(script.LINES, line("key frames", seed, right - 4))
+    files.append_line(script.LINES, line("exact", 2, 7))  # the next seed was interrupted after exact frames
     rows = script.table("A").rows
     assert [row[0] for row in rows] == ["exact", "key frames"] and rows[0][2] == ""
-    assert rows[0][1].startswith("85.0") and rows[1][1].startswith("65.0")
+    assert rows[0][1].startswith("85.0") and rows[0][-1] == "3" and rows[1][1].startswith("65.0")
     assert rows[1][2].startswith("-20.0") and rows[1][3:] == ["0.100", "0.200", "2"]
