@@ -625,7 +625,8 @@ def test_estimate_writes_and_reads_its_lines(ceilings, tmp_path, monkeypatch, ca
     assert 30 < np.mean([lines[0]["kinds"][kind] for kind in ("reversal", "cyclic")]) < 70
     assert lines[2]["chance"] == pytest.approx(100 / 12) and lines[2]["error"] < 5
     printed = capsys.readouterr().out
-    assert "85.0" in printed and "chance 8.3 %" in printed
+    assert re.search(r"N = 1 \+ head motion .* 85\.0\n", printed)  # the bound
+    assert re.search(r"thing from head motion +\d+\.\d +8\.3 +\d\.\d\n", printed)  # chance and standard error
     monkeypatch.setattr(ceilings, "draw", None)  # A second run computes nothing.
     ceilings.main()
     assert len(results.read_text().splitlines()) == 3
