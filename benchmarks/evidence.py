@@ -66,6 +66,7 @@ WORLDS: dict[str, dict[str, Any]] = {
     "A with frames of any age": {"untrimmed": 10},
 }
 EXCHANGED, OTHER_FRAMES, ANY_AGE = list(WORLDS)[-3:]
+CONTROLS = (EXCHANGED, "A with clean labels", "A with half the coupling")
 BINS = 8  # frames of random age of a test clip, one in each part of the time before its end
 FRAME_OPTIONS = {  # of `prepare()`
     OTHER_FRAMES: {"num_frames": 4, "sampling": ["random", "first", "last", "centre"]},

@@ -95,13 +95,8 @@ def primary(world: str) -> tables.Table:
 
 
 def accuracies(world: str) -> tables.Table:
-    """Return the accuracy of every method of a world, by kind of verb, with the share of things that it names.
-
-    A method whose interval is more than two standard errors above what its inputs tell is marked: the world or the
-    estimate would be wrong.
-    """
-    lines = list(evidence.finished(world).values())
-    known, rows = ceilings(evidence.WORLDS[world].get("coupling", 1.0)), []
+    """Return the accuracy of every method of a world, by kind of verb, with the share of things that it names."""
+    lines, rows = list(evidence.finished(world).values()), []
     for run, some in sorted(outcomes(world).items(), key=lambda item: (item[0].method, item[0].frames)):
         if not is_main(run):
             continue
@@ -111,13 +106,47 @@ def accuracies(world: str) -> tables.Table:
         things = statistics.mean(100 * line["things"] for line in own)
         wearers = by_wearer(some)
         accuracy = contrasts.accuracy(some)
-        limit, error = known.get(inputs_of(run.method, run.frames, world), (None, 0.0))
-        told = "" if limit is None else f"{limit:.1f}" + (" (exceeded)" if accuracy.low > limit + 2 * error else "")
-        cells = [f"{accuracy:.1f}", told, *(f"{kind:.1f}" for kind in kinds), f"{weighted.mean:.1f}"]
+        cells = [f"{accuracy:.1f}", told(run, world, accuracy), *(f"{kind:.1f}" for kind in kinds)]
+        cells.append(f"{weighted.mean:.1f}")
         cells += [f"{things:.1f}", f"{min(wearers.values()):.0f} to {max(wearers.values()):.0f}", str(len(some))]
         rows.append([run.method, "" if run.method == "teacher" else str(run.frames), *cells])
     header = ["method", "N", "top-1 (%)", "inputs tell", *behaviour.KINDS, "EPIC's shares", "things", "wearers"]
     return tables.Table([*header, "seeds"], rows)
+
+
+def told(run: Run, world: str, accuracy: Interval) -> str:
+    """Return what the inputs of a run tell in %, or nothing where no line of ceilings.py says so.
+
+    A method whose interval is more than two standard errors above it is marked: the world or the estimate is wrong.
+    """
+    known = ceilings(evidence.WORLDS[world].get("coupling", 1.0))
+    limit, error = known.get(inputs_of(run.method, run.frames, world), (None, 0.0))
+    return "" if limit is None else f"{limit:.1f}" + (" (exceeded)" if accuracy.low > limit + 2 * error else "")
+
+
+def controls() -> tables.Table:
+    """Return the accuracies and differences of world A with one frame, and of the worlds that change one thing of it.
+
+    VisOnly-Distill sees no head motion, so that of A stands beside the students of exchanged head motion too.
+    """
+    rows = []
+    for world in ("A", *evidence.CONTROLS):
+        if not evidence.path_of(world).exists():
+            continue
+        found = outcomes(world)
+        own = found.get(run_of("EgoDistill", 1), [])
+        others = [run_of(name, 1) for name in ("VisOnly-Distill", "VisIMU")]
+        if world == evidence.EXCHANGED:
+            found[others[0]] = outcomes("A").get(others[0], [])
+        pairs = [shared_seeds(own, found.get(other, [])) for other in others]
+        if not all(one for one, _ in pairs):
+            continue
+        accuracy = contrasts.accuracy(own)
+        cells = [f"{accuracy:.1f}", told(run_of("EgoDistill", 1), world, accuracy)]
+        cells += [f"{contrasts.accuracy(two).mean:.1f}" for _, two in pairs]
+        rows.append([world, *cells, *(str(contrasts.difference(*pair)) for pair in pairs), str(len(own))])
+    header = ["world", "EgoDistill", "inputs tell", "VisOnly-Distill", "VisIMU"]
+    return tables.Table([*header, "minus VisOnly-Distill", "minus VisIMU", "seeds"], rows)
 
 
 def by_wearer(some: Iterable[Outcome]) -> Mapping[str, float]:
@@ -143,8 +172,8 @@ def ablation(world: str) -> tables.Table:
     return tables.Table(["losses", "top-1 (%)", "minus EgoDistill", "seeds"], rows)
 
 
-def stage_1(world: str) -> tables.Table | None:
-    """Return what stage 1 gives if a share of the clips has a teacher's outputs; None without such runs.
+def stage_1(world: str) -> tables.Table:
+    """Return what stage 1 gives if a share of the clips has a teacher's outputs.
 
     All runs of a share take equally many steps; differences are to the run without stage 1.
     """
@@ -163,8 +192,7 @@ def stage_1(world: str) -> tables.Table | None:
             if one:
                 gap = "" if name == "none" else str(contrasts.difference(one, two))
                 rows.append([f"{100 * share:g} %", name, f"{contrasts.accuracy(one):.1f}", gap, str(len(one))])
-    header = ["clips with a teacher", "stage 1", "top-1 (%)", "minus none", "seeds"]
-    return tables.Table(header, rows) if rows else None
+    return tables.Table(["clips with a teacher", "stage 1", "top-1 (%)", "minus none", "seeds"], rows)
 
 
 def teachers() -> tables.Table:
@@ -315,28 +343,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     tables.markdown_option(parser)
     a = parser.parse_args()
-    if told := [world for world in ("A", "B") if evidence.path_of(world).exists() and followed(world, 1)]:
-        print("Wrote " + ", ".join(map(str, dose_figure(told, FIGURES / "dose"))))
-    for world in evidence.WORLDS:
+    if drawn := [world for world in ("A", "B") if evidence.path_of(world).exists() and followed(world, 1)]:
+        print("Wrote " + ", ".join(map(str, dose_figure(drawn, FIGURES / "dose"))))
+    for world in ("A", "B"):
         if not evidence.path_of(world).exists():
             print(f"{evidence.path_of(world)}: no lines yet")
             continue
-        if world == evidence.ANY_AGE:  # when_to_look.py has these
-            continue
-        if world == evidence.OTHER_FRAMES:
-            report(world, "Table 4", frame_choices(), a.markdown)
-            continue
         report(world, "all methods", accuracies(world), a.markdown)
-        if world in ("A", "B"):
-            report(world, "primary contrasts", primary(world), a.markdown)
-            report(world, "gain by how often the head follows the hand", doses(world), a.markdown)
-            print("Wrote " + ", ".join(map(str, figure(world, FIGURES / f"world-{world.lower()}"))))
-        if world == "A":
-            report(world, "Table 1", ablation(world), a.markdown)
-            report(world, "gain of EgoDistill over VisOnly-Distill by verb (Figure 4)", classes(world), a.markdown)
-            report(world, "Table 2", teachers(), a.markdown)
-            if (table := stage_1(world)) is not None:
-                report(world, "what stage 1 gives", table, a.markdown)
+        report(world, "primary contrasts", primary(world), a.markdown)
+        report(world, "gain by how often the head follows the hand", doses(world), a.markdown)
+        print("Wrote " + ", ".join(map(str, figure(world, FIGURES / f"world-{world.lower()}"))))
+    if not evidence.path_of("A").exists():
+        return
+    report("A", "Table 1", ablation("A"), a.markdown)
+    report("A", "gain of EgoDistill over VisOnly-Distill by verb (Figure 4)", classes("A"), a.markdown)
+    report("A", "Table 2", teachers(), a.markdown)
+    for name, table in {
+        "Table 4": frame_choices(),
+        "controls": controls(),
+        "what stage 1 gives": stage_1("A"),
+    }.items():
+        if len(table.rows) > 1:  # more than what they are compared with
+            report("A", name, table, a.markdown)
 
 
 if __name__ == "__main__":

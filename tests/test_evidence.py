@@ -274,11 +274,12 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     assert told["VisOnly", "1"] == "68.0" and told["AdaFuse", "4"] == "84.0" and told["VisIMU", "1"] == "60.0"
     assert told["EgoDistill", "1"] == "60.0 (exceeded)"  # these made-up students are right in 85 %
     assert told["ListenToLook", "2"] == "92.0" and told["VisOnly", "2"] == told["teacher", ""] == ""
-    apart = {
-        world: {row[0]: row[3].split()[0] for row in report.accuracies(world).rows if row[3]}
-        for world in list(evidence.WORLDS)[2:5]
-    }
-    assert [rows["VisIMU"] for rows in apart.values()] == ["60.0", "40.0", "68.0"]
+    controls = {row[0]: row[1:] for row in report.controls().rows}
+    assert list(controls) == ["A", *evidence.CONTROLS]
+    assert [row[-1] for row in controls.values()] == ["5", "3", "3", "3"]
+    assert [row[1].split()[0] for row in controls.values()] == ["60.0", "68.0", "60.0", "40.0"]
+    assert {row[1].endswith("(exceeded)") for row in controls.values()} == {True}
+    assert [row[4][:5] for row in controls.values()] == ["+35.0", "+40.0", "+40.0", "+40.0"]  # 18 of 20 in three seeds
     assert [path.name for path in report.figure("A", tmp_path / "a")] == ["a.png", "a.svg"]
     assert "3 test wearers, up to 5 seeds" in (tmp_path / "a.svg").read_text()
     evidence.print_plan()
