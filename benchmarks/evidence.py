@@ -6,6 +6,7 @@
     python benchmarks/evidence.py freeze                         # writes results/protocol.json; commit it
     python benchmarks/evidence.py plan --out EV                  # cells that are left, and their hours
     python benchmarks/evidence.py run --out EV --minutes 150     # trains and evaluates them, main claims first
+    python benchmarks/evidence.py curve --out EV                 # teachers that learn from a part of A's clips
     python benchmarks/evidence_report.py --markdown RESULTS.md   # tables and figures, from results/*.jsonl alone
 
 World A has wearers for training, validation and test; settings are chosen on its validation wearers, and its test
@@ -24,6 +25,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import itertools
 import shutil
 import statistics
 import subprocess
@@ -106,6 +108,7 @@ OTHER_TEACHERS = {
     for name, recipe in demo.DEMO.teachers.items()
     if f"{name}-{{seed}}" != TEACHER
 }
+CURVE = (4, 2)  # teachers also learn from every second and fourth clip, for a curve over clips
 # Settings that are tried for each method on half the clips; a best one at the edge is followed by the next of its row.
 # With all clips, the test trains for half as many epochs, which are as many steps.
 RATES, EPOCHS = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3), (6, 12, 24)
@@ -556,6 +559,27 @@ def run(out: Path, jobs: int, minutes: float, plan: list[Cell]) -> None:
         bench.run(list(known), jobs, record)
 
 
+def curve(out: Path, names: Sequence[str]) -> None:
+    """Append a line for each of the teachers and parts of A's training clips that has none.
+
+    It is what the teacher has on A's test wearers after as many epochs as with all clips, whose lines `run()` writes.
+    """
+    path, origin, everything = RESULTS / "curve.jsonl", origin_of_lines(), TEACHERS | OTHER_TEACHERS
+    settings = replace(GENERAL, changes=read_protocol()["changes"])
+    done = {(line["teacher"], line["every"]) for line in files.read_lines(path, "teacher", "every")}
+    for every, name in itertools.product(CURVE, names):
+        if (name, every) in done:
+            continue
+        run = Run("teacher", teacher=name.replace("{seed}", f"every-{every}-{{seed}}"))
+        own = {"out": str(out / "curve" / f"every-{every}"), "teachers": {run.teacher: everything[name]}}
+        bench = bench_of("A", out, settings, every=every, **own)
+        bench.run([run])
+        result = bench.result(run)
+        line = {"teacher": name, "every": every, "repeats": labels_repeated(bench, run, truth_of("A", out))}
+        line |= {key: result[key] for key in ("top1", "test", "correct", "precision", "seconds")}
+        files.append_line(path, line | origin)
+
+
 def origin_of_lines() -> dict[str, str]:
     """Return what each line of results says of its origin. Exit without a committed protocol."""
     return {"commit": git("rev-parse", "HEAD"), "protocol": committed_digest(), "processor": tables.processor()}
@@ -624,14 +648,17 @@ def print_plan() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("make", "teachers", "tune", "freeze", "plan", "run"):
+    for name in ("make", "teachers", "tune", "freeze", "plan", "run", "curve"):
         command = commands.add_parser(name)
         if name == "make":
             command.add_argument("world", choices=tuple(WORLDS))
-        if name in ("make", "teachers", "tune", "run"):
+        if name in ("make", "teachers", "tune", "run", "curve"):
             command.add_argument("--out", type=Path, required=True, help="folder for worlds, stores and networks")
         if name == "tune":
             command.add_argument("--methods", nargs="*", default=list(TUNED), choices=tuple(TUNED))
+        if name == "curve":
+            known = (*TEACHERS, *OTHER_TEACHERS)
+            command.add_argument("--teachers", nargs="*", default=list(known), choices=known)
         if name in ("teachers", "run"):
             default = "0,1" if name == "teachers" else None
             command.add_argument("--seeds", type=demo.parse_seeds, default=default)
@@ -653,6 +680,8 @@ def main() -> None:
         freeze()
     elif a.command == "plan":
         print_plan()
+    elif a.command == "curve":
+        curve(a.out, a.teachers)
     else:
         run(a.out, a.jobs, a.minutes, chosen(a.seeds, a.parts, a.worlds, a.name))
 

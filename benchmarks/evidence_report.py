@@ -212,6 +212,20 @@ def teachers() -> tables.Table:
     return tables.Table([*header, "EgoDistill minus VisOnly-Distill", "seeds"], rows)
 
 
+def teacher_curve() -> tables.Table:
+    """Return the accuracy of the teachers by the number of A's clips that they learned from, with one seed."""
+    lines = list(files.read_lines(evidence.RESULTS / "curve.jsonl", "teacher", "every", "correct", "test"))
+    whole, parts, rows = outcomes("A"), (*evidence.CURVE, 1), []
+    for name in (evidence.TEACHER, *evidence.OTHER_TEACHERS):
+        own = [line for line in lines if line["teacher"] == name]
+        found = {line["every"]: Outcome(name, 0, contrasts.unpack(line["correct"]), line["test"]) for line in own}
+        found.update((1, one) for one in whole.get(Run("teacher", teacher=name), []) if one.seed == 0)
+        if set(found) == set(parts):
+            cells = [f"{contrasts.accuracy([found[every]]):.1f}" for every in parts]
+            rows.append([name.rpartition("-")[0], *cells])
+    return tables.Table(["teacher", *(f"{evidence.WORLD['train_acts'] // every:,} clips" for every in parts)], rows)
+
+
 def frame_choices() -> tables.Table:
     """Return Table 4: EgoDistill with four frames that are chosen in other ways, and the difference to even ones."""
     even, other = outcomes("A").get(run_of("EgoDistill", 4), []), outcomes(evidence.OTHER_FRAMES)
@@ -358,6 +372,8 @@ def main() -> None:
     report("A", "Table 1", ablation("A"), a.markdown)
     report("A", "gain of EgoDistill over VisOnly-Distill by verb (Figure 4)", classes("A"), a.markdown)
     report("A", "Table 2", teachers(), a.markdown)
+    if (table := teacher_curve()).rows:
+        report("A", "teachers by the number of clips", table, a.markdown)
     for name, table in {
         "Table 4": frame_choices(),
         "controls": controls(),

@@ -289,6 +289,36 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
         report.primary("A")
 
 
+def test_teachers_learn_from_a_part_of_the_clips_once(scripts, monkeypatch, tmp_path):
+    evidence, report = scripts
+    tuned(evidence)
+    evidence.freeze()
+    commit(evidence)
+    made = []
+
+    def bench_of(world, folder, settings, /, **options):
+        made.append((Path(options["out"]).name, options["every"], *options["teachers"]))
+        bench = FakeBench(world, options["out"], settings)
+        bench.run = lambda runs: None
+        share = {4: 0.5, 2: 0.75}[options["every"]]
+        correct = contrasts.pack({wearer: np.arange(20) < 20 * share for wearer in ("P30", "P31")})
+        bench.result = lambda run: {"correct": correct, "top1": 0, "test": "t", "precision": "bf16", "seconds": 1}
+        return bench
+
+    monkeypatch.setattr(evidence, "bench_of", bench_of)
+    monkeypatch.setattr(evidence, "labels_repeated", lambda bench, teacher, truth: 0.25)
+    evidence.curve(tmp_path, ["x3d-{seed}"])
+    evidence.curve(tmp_path, ["x3d-{seed}"])
+    assert made == [("every-4", 4, "x3d-every-4-{seed}"), ("every-2", 2, "x3d-every-2-{seed}")]
+    assert report.teacher_curve().rows == []  # nothing to compare with
+    all_clips = contrasts.Outcome("x3d", 0, {wearer: np.arange(20) < 18 for wearer in ("P30", "P31")}, "t")
+    known = {Run("teacher", teacher="x3d-{seed}"): [replace(all_clips, seed=1), all_clips]}
+    monkeypatch.setattr(report, "outcomes", lambda world: known)
+    table = report.teacher_curve()
+    assert table.header == ["teacher", "1,200 clips", "2,400 clips", "4,800 clips"]
+    assert [[cell.split()[0] for cell in row] for row in table.rows] == [["x3d", "50.0", "75.0", "90.0"]]
+
+
 def test_things_are_counted_whichever_verb_is_named(scripts, monkeypatch):
     evidence, _ = scripts
     names = sorted(behaviour.VERBS)
