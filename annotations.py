@@ -36,6 +36,7 @@ from egodistill.records import (
 )
 from egodistill.segments import (
     RARE,
+    SILENT,
     Segment,
     SegmentList,
     SplitBy,
@@ -49,6 +50,7 @@ from egodistill.segments import (
     with_imu_axes,
     with_imu_offsets,
     with_labels,
+    with_sound,
 )
 from egodistill.video import VideoError
 
@@ -83,8 +85,8 @@ def read_annotations(
     The content decides which; a folder, and a table of videos without the column label, are recordings for
     `read_recordings()`. ``root`` is the folder with the data set's videos and IMU files, by default the folder of the
     annotations. ``seed`` is for Ego4D's random split and for that of recordings, in place of the one in ``windows``.
-    ``min_instances`` (None: the reader's own default) and ``audio`` are for the data sets, ``windows`` is for
-    recordings. Raise DataError for ``min_instances`` or ``windows`` with another kind of annotations.
+    ``audio`` leaves out videos without sound. ``root`` and ``min_instances`` (None: the reader's own default) are for
+    the data sets, ``windows`` is for recordings. Raise DataError for these with another kind of annotations.
 
     >>> from egodistill import annotations
     >>> segments = annotations.read_annotations("segments.csv")
@@ -119,7 +121,13 @@ def read_annotations(
         return read_epic_kitchens(path, folder, **options)
     if min_instances is not None:
         raise DataError(f"{path}: min_instances is for public data sets; remove rare classes from your table instead")
-    return read_csv(path) if has_labels else read_recordings(path, dataclasses.replace(windows or Windows(), seed=seed))
+    if root is not None:
+        raise DataError(f"{path}: root is for public data sets; the paths of your own table are relative to its folder")
+    if has_labels:
+        found = read_csv(path)
+    else:
+        found = read_recordings(path, dataclasses.replace(windows or Windows(), seed=seed))
+    return with_sound(found, path) if audio else found
 
 
 def read_epic_kitchens(
@@ -216,7 +224,7 @@ def _epic_problem(segment: Segment, audio: bool) -> str | None:
     if not audio:
         return None
     try:
-        return None if segment.recording.probe().has_audio else "the video has no audio"
+        return None if segment.recording.probe().has_audio else SILENT
     except VideoError:
         return "the video cannot be opened"
 
@@ -359,7 +367,7 @@ class _Ego4d:
             return "the video has no IMU file"
         if stereo:
             return "the video shows two views (stereo)"
-        return "the video has no audio" if self.audio and not sound else None
+        return SILENT if self.audio and not sound else None
 
 
 def _ego4d_actions(where: str, video: dict) -> Iterator[_Action]:

@@ -433,6 +433,11 @@ class Converted(NamedTuple):
     notes: tuple[str, ...]
 
 
+def converted_files(path: str | os.PathLike, folder: str | os.PathLike) -> tuple[Path, Path]:
+    """Return the video and the table that `convert()` writes for a recording."""
+    return Path(folder, f"{Path(path).stem}.mp4"), Path(folder, f"{Path(path).stem}.csv")
+
+
 def convert(
     path: str | os.PathLike,
     folder: str | os.PathLike,
@@ -454,7 +459,7 @@ def convert(
     ...
     egodistill.aria.AriaError: walk.mp4: not a VRS file, which begins with 'VisionRe'; give a Project Aria recording
     """
-    video, table = (Path(folder) / f"{Path(path).stem}{suffix}" for suffix in (".mp4", ".csv"))
+    video, table = converted_files(path, folder)
     for out in (video, table):
         if out.exists() and (out.is_dir() or not overwrite):
             raise DataError(f"{out}: already exists; give another folder, or overwrite=True (--overwrite)")

@@ -33,7 +33,7 @@ from egodistill import DataError, files
 from egodistill.clips import Recording
 from egodistill.pickles import is_pickle, read_data_frame
 from egodistill.records import json_items, read_table, require_id
-from egodistill.segments import Segment, SegmentList, names_of_classes, splits_of_wearers, with_labels
+from egodistill.segments import SILENT, Segment, SegmentList, names_of_classes, splits_of_wearers, with_labels
 from egodistill.video import VideoError
 
 __all__ = ["read_ego_exo4d", "read_hd_epic"]
@@ -144,7 +144,7 @@ class Videos:
         """Return the recording of these files, or why it cannot be used. Raise DataError or VideoError."""
         recording = Recording(video, imu, wearer=wearer)
         if self.audio and not recording.probe().has_audio:
-            return "the video has no audio"
+            return SILENT
         times.require_end(video, recording.probe().duration)
         offset, stretch = times.line()
         return dataclasses.replace(recording, imu_offset=offset, imu_stretch=stretch)

@@ -221,13 +221,15 @@ def run_parsed(arguments: argparse.Namespace) -> int:
         return 1
     except KeyboardInterrupt as error:
         if is_first_failure(error):
-            print("\ninterrupted; run the same command again to continue from here", file=sys.stderr)
+            more = "; run the same command again to continue from here" if arguments.command in CONTINUING else ""
+            print(f"\ninterrupted{more}", file=sys.stderr)
         return 130
     return 0
 
 
 # Commands whose work the processes of torchrun share. Process 0 runs the other commands alone.
 SHARED = ("prepare", "finetune", "extract", "pretrain", "distill")
+CONTINUING = (*SHARED, "demo", "compare", "ablate", "synthesize", "transcode", "convert")
 
 
 def is_first_failure(error: BaseException) -> bool:

@@ -31,7 +31,7 @@ import numpy as np
 
 from egodistill import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, cameras
 from egodistill.audio import AUDIO_BANDS, AUDIO_SECONDS, AUDIO_STEPS, audio_at, log_mel
-from egodistill.imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu, table_columns
+from egodistill.imu import LONGEST_HEADER, MAX_GAP, CoverageError, Imu, IMUError, read_imu, table_columns
 from egodistill.video import (
     MAX_HOLD,
     MAX_TOLERANCE,
@@ -396,12 +396,17 @@ def tables_beside(path: Path) -> Recording | None:
         return None
     try:
         with open(table, encoding="utf-8-sig", errors="replace") as file:
-            table_columns(table, file.readline(1000))
+            table_columns(table, file.readline(LONGEST_HEADER))
     except IMUError:
         return None
     except OSError as error:
         raise DataError(f"{table}: cannot be read: {error.strerror}") from error
     return Recording(str(path), table)
+
+
+def is_neon(folder: Path) -> bool:
+    """Return whether a folder has the tables that a Pupil Labs Neon writes."""
+    return (folder / "imu.csv").is_file() and (folder / cameras.FRAME_TIMES).is_file()
 
 
 def neon_recording(path: Path) -> Recording | None:
@@ -412,7 +417,7 @@ def neon_recording(path: Path) -> Recording | None:
     """
     folder = path if path.is_dir() else path.parent
     imu, times = folder / "imu.csv", folder / cameras.FRAME_TIMES
-    if not (imu.is_file() and times.is_file()):
+    if not is_neon(folder):
         return None
     if path.is_dir():
         videos = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in VIDEO_SUFFIXES]

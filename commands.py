@@ -22,7 +22,7 @@ from egodistill import DataError, annotations, aria, clips, data, files, plots, 
 from egodistill.imu import MAX_GAP
 from egodistill.pickles import is_pickle
 from egodistill.tables import Table
-from egodistill.video import MAX_HOLD, SAMPLING
+from egodistill.video import MAX_HOLD, SAMPLING, VideoError
 
 __all__ = [
     "COMMANDS",
@@ -173,7 +173,7 @@ def hours_of(segments: Sequence[data.Segment]) -> float:
     return seconds / 3600
 
 
-# {command: byte strings that tell an earlier result of the same kind}. Such a file is replaced without --overwrite.
+# {command: patterns that tell an earlier result of the same kind}. Such a file is replaced without --overwrite.
 RESULT_MARKS = {
     "check": (b"video,imu_offset",),
     "finetune": (b"egodistill model",),
@@ -181,8 +181,8 @@ RESULT_MARKS = {
     "distill": (b"egodistill model",),
     "evaluate": (b"egodistill evaluation",),
     "measure": (b"egodistill measurement",),
-    "predict": (b'"problem":', b"start,stop,class_1", b"[\n\n]"),
-    "live": (b'"frame_age":', b'"score":'),
+    "predict": (rb'\A\[\n\{"start": ', rb"\Astart,stop,class_1", rb"\A\[\n+\]\n*\Z"),
+    "live": (rb'\A\{"start": [^\n]*"(frame_age|label)": ',),
 }
 
 
@@ -267,27 +267,36 @@ def imu_files(a: argparse.Namespace) -> Any:
     return a.imu if a.imu is None or len(a.imu) > 1 else a.imu[0]
 
 
-def run_check(a: argparse.Namespace) -> None:
-    if a.imu and len(a.videos) > 1:
-        raise ValueError(f"--imu is for a single video, but there are {len(a.videos)}; list them in a table instead")
+def check_sources(a: argparse.Namespace) -> dict[str, str | data.Recording]:
+    """Return what `check` is to look at: videos, folders of a Neon, or the recordings of a table, by their names."""
     sources: dict[str, str | data.Recording] = {}
     for name in a.videos:
         if name.lower().endswith((".csv", ".json")) or is_pickle(name):
             sources |= {s.video: s.recording for s in annotations.read_annotations(name, a.root)}
-        elif Path(name).is_dir() and clips.neon_recording(Path(name)) is None:
+        elif Path(name).is_dir() and not clips.is_neon(Path(name)):
             sources |= {video: video for video in clips.find_videos(name)}
         else:
-            sources[name] = data.open_recording(name, imu_files(a))
+            sources[name] = name
+    if a.imu and (len(a.videos) > 1 or list(sources) != a.videos):
+        raise ValueError("--imu is for a single video, not several, a folder or a table; list them in a table instead")
+    return sources
+
+
+def run_check(a: argparse.Namespace) -> None:
+    sources = check_sources(a)
     pictures = picture_files(a, list(sources))
     print(recordings.HEADER)
     offsets, unusable = [], 0
     for number, (video, recording) in enumerate(sources.items()):
         try:
+            if isinstance(recording, data.Recording):
+                recording = data.find_imu(recording)
+            else:
+                recording = data.open_recording(recording, imu_files(a))
             if a.imu_axes:
-                recording = recording if isinstance(recording, data.Recording) else data.open_recording(recording)
                 recording = dataclasses.replace(recording, imu_axes=a.imu_axes)
             found = recordings.check(recording, offset=not a.no_offset, max_offset=a.max_offset)
-        except DataError as error:  # a video of a folder that no reader of recordings can use
+        except (DataError, VideoError) as error:  # the others of a long list follow
             found = recordings.Check(video, problem=str(error))
         print(found.row())
         unusable += found.problem is not None
@@ -343,6 +352,10 @@ def run_convert(a: argparse.Namespace) -> None:
         )
     rows, failures = [], []
     for recording in a.recordings:
+        video, table = aria.converted_files(recording, a.out)
+        if video.is_file() and table.is_file() and not a.overwrite:
+            print(f"{video} and {table.name} already exist; --overwrite replaces them")
+            continue
         try:
             made = aria.convert(recording, a.out, overwrite=a.overwrite)
         except (ValueError, OSError) as error:  # Continue with the other recordings.
@@ -381,14 +394,15 @@ def run_transcode(a: argparse.Namespace) -> None:
         raise ValueError(f"two videos have the same file name, so their copies in {out} would too; use two folders")
     rows, failures = [], []
     for video, copy in copies.items():
-        if copy.exists() and not a.overwrite:
+        is_copy = copy.exists() and not (Path(video).exists() and copy.samefile(video))
+        if is_copy and not a.overwrite:
             print(f"{copy} already exists; --overwrite replaces it")
             continue
         try:
             made = recordings.transcode(
                 video, copy, **keyword_arguments(a, "short_side", "keyframe_every", "quality", "measure", "overwrite")
             )
-        except OSError as error:  # Continue with the other videos.
+        except (DataError, OSError) as error:  # Continue with the other videos.
             failures.append(str(error))
             continue
         speed = f"{made.speedup:.1f}" if made.speedup else "-"

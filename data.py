@@ -134,19 +134,33 @@ def _duration(video: str) -> float:
         return math.inf
 
 
+def find_imu(recording: Recording) -> Recording:
+    """Return a recording, one without IMU files with what the readers of recordings find for its video.
+
+    Raise DataError or VideoError for a recording that cannot be opened.
+    """
+    if recording.imu is not None:
+        return recording
+    given = {name: getattr(recording, name) for name in ("imu_offset", "imu_stretch", "wearer", "imu_axes")}
+    return open_recording(recording.video, **given)
+
+
 def name_imu_files(segments: Iterable[Segment]) -> list[Segment]:
     """Return the segments, those without IMU files with what the readers of recordings find for their video.
 
-    It is written into the store, so that every process of `prepare()` reads the same recording.
+    It is written into the store, so that every process of `prepare()` reads the same recording. A recording that cannot
+    be opened stays as it is: `fill()` tries again, and its clips fail with the reason.
     """
     found: dict[Recording, Recording] = {}
     result = []
     for segment in segments:
         own = segment.recording
-        if own.imu is None and own not in found:
-            given = {name: getattr(own, name) for name in ("imu_offset", "imu_stretch", "wearer", "imu_axes")}
-            found[own] = open_recording(own.video, **given)
-        named = found.get(own, own)
+        if own not in found:
+            try:
+                found[own] = find_imu(own)
+            except (DataError, VideoError):
+                found[own] = own
+        named = found[own]
         fields = ("video", "imu", "imu_offset", "imu_stretch", "wearer", "imu_axes")
         result.append(replace(segment, **{name: getattr(named, name) for name in fields}))
     return result
@@ -419,14 +433,16 @@ def fill_for_consumer(
 
 def fill(store: StoreWriter, rows: Sequence[int]) -> None:
     """Decode these clips, all of one recording, into the store; each is finished or failed afterwards."""
-    recording = replace(store.segment(rows[0]).recording, zero_accel=store.settings["zero_accel"])
+    recording = store.segment(rows[0]).recording
     try:
+        if "imu" in store.specs:
+            recording = replace(find_imu(recording), zero_accel=store.settings["zero_accel"])
         duration, sources = recording.probe().duration, recording.files[:1]
         if "imu" in store.specs:
             store.note(recording.imu_source, recording.motion().notes)
             sources = recording.files
         store.record_sources(sources)
-    except (IMUError, VideoError) as error:
+    except (DataError, IMUError, VideoError) as error:
         for row in rows:
             store.fail(row, error)
         return
@@ -436,10 +452,13 @@ def fill(store: StoreWriter, rows: Sequence[int]) -> None:
         specs |= pending.specs
     starts = {}
     for row in rows:
-        if store.segment(row).start < duration:
-            starts[row] = store.start(row)
-        else:
+        start = min(store.start(row), max(0.0, duration - CLIP_SECONDS))
+        if max(store.segment(row).start, store.start(row)) >= duration:
             store.fail(row, f"{recording.video}: the video ends at {duration:.3f} s, before the segment starts")
+            continue
+        if start < store.start(row):  # as `clip_starts()` would have, but the video could not be read
+            store.move(row, start)
+        starts[row] = start
     limits = {name: store.settings[name] for name in ("min_coverage", "max_gap", "max_hold")}
     for row, found in decode_clips(recording, starts, specs, **limits):
         if isinstance(found, Exception):

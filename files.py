@@ -22,6 +22,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import stat
 import sys
@@ -137,7 +138,7 @@ def check_output(
     """Raise DataError unless a result may be written to ``path``. Call it before any work.
 
     A folder, one of the ``inputs`` and a file of a clip store are never replaced. Another existing file is replaced
-    only if it is empty, if its first megabyte contains one of the byte strings ``ours``, or with ``overwrite``.
+    only if it is empty, if its first megabyte has a match of one of the patterns ``ours``, or with ``overwrite``.
     """
     path = Path(path)
     if is_stream(path):
@@ -158,7 +159,7 @@ def check_output(
             raise DataError(f"{path}: also an input of this command; give another path")
     with open(path, "rb") as file:
         start = file.read(1 << 20)
-    if start and not overwrite and not any(mark in start for mark in ours):
+    if start and not overwrite and not any(re.search(pattern, start) for pattern in ours):
         raise DataError(f"{path}: already exists and is not an earlier result; give another path, or --overwrite")
 
 
@@ -332,6 +333,12 @@ def read_lines(path: Path, *fields: str) -> Iterator[dict[str, Any]]:
                 line = json.loads(text)
                 if isinstance(line, dict) and all(field in line for field in fields):
                     yield line
+
+
+def content(folder: str | os.PathLike) -> list[str]:
+    """Return what is in a folder, sorted, but for hidden files and those of file managers; nothing if it is missing."""
+    names = os.listdir(folder) if os.path.exists(folder) else []
+    return sorted(name for name in names if not name.startswith(".") and not is_system_file(name))
 
 
 def is_system_file(name: str) -> bool:

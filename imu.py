@@ -280,15 +280,21 @@ _IMU_COLUMNS = (  # the time, its unit in seconds, the axes of each sensor; in l
     ),
     ("time", 1.0, {"accelerometer": ("ax", "ay", "az"), "gyroscope": ("gx", "gy", "gz")}),
 )
+LONGEST_HEADER = 1 << 16  # characters
 _LATEST_STAMP = 1e6  # seconds, eleven days: anything beyond is not a time since the start of the video
 
 
 def table_columns(
-    path: str | os.PathLike, header: str, sensors: Sequence[str] = ("accelerometer", "gyroscope")
+    path: str | os.PathLike,
+    header: str,
+    sensors: Sequence[str] = ("accelerometer", "gyroscope"),
+    *,
+    may_lack_accel: bool = False,
 ) -> tuple[str, float, list[int]]:
     """Return the time column of a table, its unit in seconds, and the places of the time and each sensor's x, y, z.
 
-    `header` is the first line of the table, in one of the layouts of `read_imu()`. Raise IMUError that names the file
+    `header` is the first line of the table, in one of the layouts of `read_imu()`. With `may_lack_accel`, a header
+    without any column of an accelerometer has the places of the other sensor alone. Raise IMUError that names the file
     for a header without these columns.
 
     >>> from egodistill import imu
@@ -304,7 +310,11 @@ def table_columns(
     columns = [time_column]
     for sensor in sensors:
         if missing := [axis for axis in axes[sensor] if axis not in names]:
-            raise IMUError(f"{path}: no {sensor} column {', '.join(missing)} in the header {header.strip()!r}")
+            optional = sensor == "accelerometer" and len(missing) == len(axes[sensor]) and len(sensors) > 1
+            if optional and may_lack_accel:
+                continue
+            hint = " (with zero_accel, zeros take their place)" if optional else ""
+            raise IMUError(f"{path}: no {sensor} column {', '.join(missing)} in the header {header.strip()!r}{hint}")
         columns += axes[sensor]
     return time_column, unit, [names.index(name) for name in columns]
 
@@ -315,7 +325,7 @@ def _first_line(path: Path) -> str:
         return ""
     try:
         with open(path, encoding="utf-8-sig", errors="replace") as file:
-            return file.readline(1000)
+            return file.readline(LONGEST_HEADER)
     except OSError:
         return ""
 
@@ -332,7 +342,8 @@ def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack
         raise IMUError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise IMUError(f"{path}: not a UTF-8 text file: {error}") from error
-    time_column, unit, columns = table_columns(path, first, sensors)
+    time_column, unit, columns = table_columns(path, first, sensors, may_lack_accel=may_lack_accel)
+    lacks_accel = len(columns) < 1 + 3 * len(sensors)
     if empty:
         raise IMUError(f"{path}: a header but no samples")
     table = _numbers(path, columns)
@@ -342,8 +353,8 @@ def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack
         notes.append(f"{path.name}: {absurd} of {len(timely)} rows have no usable time")
     if (np.diff(stamps[timely]) < 0).any():
         notes.append(f"{path.name}: the rows are not sorted by time")
-    result = []
-    for i, sensor in enumerate(sensors):
+    result = [np.empty(0), np.empty((0, 3))] if lacks_accel else []
+    for i, sensor in enumerate(sensors[1:] if lacks_accel else sensors):
         values = table[:, 1 + 3 * i : 4 + 3 * i]
         inside = np.abs(values) < 1e30  # NaN: False; windows are float32
         usable = timely & inside[:, 0] & inside[:, 1] & inside[:, 2]

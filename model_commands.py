@@ -121,7 +121,7 @@ def frame_arguments(store: data.ClipStore, count: int) -> dict[str, Any]:
     specs = getattr(store, "specs", {})  # optional: stores of other kinds may lack it
     found = [spec for name, spec in specs.items() if name.startswith("frames_") and spec.frames == count]
     if not found:
-        return {"frame_size": store.settings["frame_size"]}  # Training raises an error that names the missing array.
+        return {}  # training raises an error that names the missing array
     spec = next((spec for spec in found if spec.sampling == "uniform"), found[0])
     return {"frame_size": spec.size, "sampling": spec.sampling, "exact": spec.exact, "tolerance": spec.tolerance}
 

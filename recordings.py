@@ -116,7 +116,7 @@ class Check:
         ):
             if count:
                 notes.append(f"{count} {what} in the decoded excerpts")
-        if self.last_frame is not None and self.duration - self.last_frame > 0.5:
+        if self.last_frame is not None and self.duration - self.last_frame > max(0.5, 1.5 / (self.fps or 30)):
             notes.append(f"no frame after {self.last_frame:.2f} s: the file may be truncated")
         for what, found in (
             ("there is no frame between", self.holes),

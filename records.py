@@ -91,7 +91,7 @@ def read_table(
                 if cells and any(name not in row for name in needed):
                     raise DataError(f"{where}: fewer cells than the header")
                 if cells:
-                    yield where, {name: cell.strip() for name, cell in row.items()}
+                    yield where, {name: row.get(name, "").strip() for name in header}
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -14,6 +14,7 @@ own clock, the one a player shows: zero is the start of the file.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -92,6 +93,7 @@ class SegmentList(list):
 # --- What the readers of data sets share
 
 RARE = "the class has fewer than {} segments"
+SILENT = "the video has no audio"
 
 
 def splits_of_wearers(evaluation: Sequence[str], validation: Sequence[str]) -> dict[str, str]:
@@ -135,6 +137,21 @@ def with_labels(
         else:
             segments.append(dataclasses.replace(segment, label=names[number]))
     return SegmentList(segments, dropped)
+
+
+def with_sound(segments: SegmentList, path: Path) -> SegmentList:
+    """Return the segments of a table whose videos have sound; the others are counted. Raise DataError if none has.
+
+    A video that cannot be read stays, and fails with the reason when it is decoded.
+    """
+    silent = set()
+    for video, recording in {segment.video: segment.recording for segment in segments}.items():
+        with contextlib.suppress(VideoError):
+            silent |= set() if recording.probe().has_audio else {video}
+    found = [segment for segment in segments if segment.video not in silent]
+    if not found:
+        raise DataError(f"{path}: no video has sound; leave out audio (--audio)")
+    return SegmentList(found, segments.dropped | {SILENT: len(segments) - len(found)} if silent else segments.dropped)
 
 
 # --- Tables of your own
@@ -417,7 +434,7 @@ def with_imu_axes(segments: Iterable[Segment], axes: str) -> SegmentList:
 def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> SegmentList:
     """Return the same segments with IMU clocks corrected by a table ``video,imu_offset[,imu_stretch]``.
 
-    A video is named by its path, or by its file name with or without suffix; `egodistill check`
+    A video is named by its path, or else by its file name with or without suffix; `egodistill check`
     writes such a table. A correction is applied on top of the segment's own clock. Raise DataError
     with the row for a name that matches no video of the segments, or several.
 
@@ -432,7 +449,8 @@ def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> S
     paths = sorted({segment.video for segment in result})
     clocks = {}
     for where, row in read_table(Path(table), ("video", "imu_offset"), ("imu_stretch",)):
-        named = [path for path in paths if _is_named(path, row["video"])]
+        named = [path for path in paths if os.path.abspath(path) == os.path.abspath(row["video"])]
+        named = named or [path for path in paths if _is_named(path, row["video"])]
         if len(named) != 1:
             raise DataError(f"{where}: {row['video']!r} matches {len(named)} videos of the segments; it must match one")
         clocks[named[0]] = _clock(where, row)

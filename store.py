@@ -574,8 +574,7 @@ class ClipStore:
                 f"{self.path}: {name!r} needs {array.dtype} {[*rows.shape, *array.shape[1:]]}; "
                 f"got {values.dtype} {list(values.shape)}"
             )
-        with np.errstate(over="ignore"):
-            values = values.astype(array.dtype, copy=False)
+        values = _converted(values, array.dtype, f"{self.path}: {name!r}")
         if broken := _not_finite(values):
             ids = [self._files.segment(row).id for row in np.atleast_1d(rows)[broken[:5]]]
             raise DataError(
@@ -742,25 +741,29 @@ class StoreWriter:
     def write(self, row: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write a clip's row of all arrays, then mark it as finished, or as failed if a number is not finite.
 
-        Raise DataError if an array is missing.
+        Raise DataError if an array is missing, or for a number that the type of an array cannot hold.
         """
         if set(arrays) != set(self.names):
             raise DataError(f"{self.path}: each clip needs the arrays {', '.join(self.names)}; got {', '.join(arrays)}")
         checksum = 0
         for name in arrays:
             target = self._files.array(name)
-            if target.dtype.kind == "f":
-                with np.errstate(over="ignore"):
-                    values = np.ascontiguousarray(arrays[name], target.dtype)
-                if not np.isfinite(values).all():
-                    self.fail(row, f"{name} is not finite: a value of the recording is missing or too large")
-                    return
-            else:
-                values = np.ascontiguousarray(arrays[name], target.dtype)
+            values = np.ascontiguousarray(_converted(np.asarray(arrays[name]), target.dtype, f"{self.path}: {name!r}"))
+            if target.dtype.kind == "f" and not np.isfinite(values).all():
+                self.fail(row, f"{name} is not finite: a value of the recording is missing or too large")
+                return
             self._files.put(name, row, values)
             checksum = zlib.crc32(values, checksum)
         self._files.put("checksum", row, checksum)
         self._files.put("status", row, OK)
+
+    def move(self, row: int, start: float) -> None:
+        """Move a clip that is not written yet, because the length of its video was unknown when the store was begun."""
+        with files.lock(lock_file(self.path)):
+            clips = files.read_json(self.path / "clips.json")
+            clips[row]["start"] = start
+            files.write_json(self.path / "clips.json", clips)
+        self._files.clips[row]["start"] = start
 
     def fail(self, row: int, reason: Exception | str) -> None:
         """Record the reason why a clip cannot be prepared, then mark it as failed."""
@@ -781,6 +784,15 @@ class StoreWriter:
             files.append_line(self.path / name, line)
 
 
+def _converted(values: np.ndarray, dtype: np.dtype, what: str) -> np.ndarray:
+    """Return values in the type of an array. Raise DataError for an integer that it cannot hold."""
+    with np.errstate(over="ignore"):
+        converted = values.astype(dtype, copy=False)
+    if dtype.kind in "iu" and converted is not values and (changed := converted != values).any():
+        raise DataError(f"{what} is {dtype}, which cannot hold {values[changed].flat[0]}; give it another type")
+    return converted
+
+
 def _not_finite(values: np.ndarray) -> list[int]:
     """Return the rows with NaN or infinity."""
     if values.dtype.kind not in "fc" or np.isfinite(values).all():
@@ -792,11 +804,12 @@ def _check_folder(path: Path, arrays: Mapping[str, Any]) -> None:
     """Raise DataError unless the folder is new or empty, or holds a store or the parts that a killed run left."""
     if path.exists() and not path.is_dir():
         raise DataError(f"{path}: this is a file, but a store is a folder; give another name")
-    ours = {f"{name}.npy" for name in arrays} | {"segments.json", "clips.json", "store.lock", "store.json"}
-    for file in path.iterdir() if path.exists() else ():
-        strange = file.name not in ours and not file.name.startswith(".")
-        if strange and not files.is_system_file(file.name) and not (path / "store.json").exists():
-            raise DataError(f"{path}: contains {file.name} but no store.json; give an empty folder")
+    found = files.content(path)
+    if "store.lock" in found:  # the first file of a store; the header is the last
+        ours = {f"{name}.npy" for name in arrays} | {"segments.json", "clips.json", "store.lock"}
+        found = [name for name in found if name not in ours]
+    if found and not (path / "store.json").exists():
+        raise DataError(f"{path}: contains {found[0]} but no store.json; give an empty folder")
 
 
 def _check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str, Any]) -> None:
@@ -852,8 +865,8 @@ def _create_store(
 def folds(store: ClipStore, count: int, by: str = "wearer") -> np.ndarray:
     """Return the fold of each clip, 0 to ``count`` - 1, int64 [n].
 
-    All clips of a wearer, or with ``by="video"`` of a video, are in the same fold; folds are as equal in size as that
-    allows, and the same for the same clips. Use them to let `teachers.extract()` write outputs of teachers for clips
+    All clips of a wearer, or with ``by="video"`` of a video, are in the same fold; folds are about equal in size, and
+    the same for the same clips. Use them to let `teachers.extract()` write outputs of teachers for clips
     on which they were not trained: the teacher of fold k is trained on ``store.select(folds != k)``. Raise DataError
     if there are fewer wearers (or videos) than folds, or if a clip's wearer is unknown.
 

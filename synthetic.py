@@ -258,6 +258,8 @@ def render(
     chosen = [thing for thing in THINGS if thing.look in request.things]
     settings = asdict(request) | {"size": list(size), "things": [asdict(thing) for thing in chosen]}
     note = out / "world.json"
+    if (strange := files.content(out)) and not note.exists():
+        raise WorldError(f"{out}: contains {strange[0]} but no world.json; give an empty folder")
     if note.exists() and (different := files.differences(files.read_json(note), settings)):
         raise WorldError(
             f"{out}: holds a world with other settings ({', '.join(different)}, see {note}); choose another folder or "

@@ -116,12 +116,15 @@ def write_section(path: str | os.PathLike, name: str, table: Table, *, caption: 
     <BLANKLINE>
     """
     path = Path(path)
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a UTF-8 document: {error}; save it as UTF-8, or give another one") from error
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     section = "\n\n".join([begin, table.markdown(), *([caption] if caption else []), end])
     if begin not in text:
         text = f"{text.rstrip()}\n\n{section}\n".lstrip()
-    elif end not in text:
+    elif end not in text[text.index(begin) :]:
         raise DataError(f"{path}: the section {begin} has no end {end}; add it after the table")
     else:
         text = re.sub(re.escape(begin) + ".*?" + re.escape(end), lambda _: section, text, count=1, flags=re.DOTALL)

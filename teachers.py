@@ -132,8 +132,6 @@ class Teacher(nn.Module):
         origin: str = "",
     ) -> None:
         super().__init__()
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-            raise TeacherError(f"the name {name!r} becomes part of file names: use letters, digits, '_' and '-'")
         if list(clip_spec.parts()) != ["frames"]:
             raise TeacherError(f"a teacher reads frames, one or more, and nothing else; got {clip_spec}")
         self.net = net
@@ -149,6 +147,17 @@ class Teacher(nn.Module):
     if TYPE_CHECKING:  # A torch module's call has no types.
 
         def __call__(self, clip: Tensor) -> student.Output: ...
+
+    @property
+    def name(self) -> str:
+        """Return the name of its arrays in a store. Setting one that cannot be a file name raises TeacherError."""
+        return self._name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise TeacherError(f"the name {name!r} becomes part of file names: use letters, digits, '_' and '-'")
+        self._name = name
 
     def forward(self, clip: Tensor) -> student.Output:
         """Return feature [B, D] and logits [B, C], without a softmax, of a clip, uint8 RGB [B, T, 3, H, W].

@@ -91,8 +91,9 @@ def probe(video: str | os.PathLike) -> VideoInfo:
         if stream.duration:
             end = ((stream.start_time or 0) + stream.duration) * stream.time_base
             duration = float(end) - clock_zero(container)
-        elif container.duration:  # Matroska knows the length of the whole file only
-            duration = container.duration / 1e6
+        elif container.duration:  # Matroska knows the length of the whole file only, counted from its own zero
+            own_zero = "matroska" in container.format.name
+            duration = container.duration / 1e6 - (clock_zero(container) if own_zero else 0.0)
         else:
             raise VideoError(f"{video}: the header gives no duration")
         fps, has_audio = float(stream.average_rate or 0), bool(container.streams.audio)

@@ -312,6 +312,22 @@ def test_ego4d_files_that_are_broken(tmp_path, text, words):
         annotations.read_ego4d(tmp_path / "gone.json", tmp_path)
 
 
+def test_options_of_data_sets_hold_for_your_own_table_or_are_refused(tmp_path):
+    write_sound(tmp_path / "loud.mp4", np.zeros(48000, np.float32), 48000)
+    write_video(tmp_path / "silent.mp4", STEADY)
+    (tmp_path / "broken.mp4").write_bytes(b"x")
+    rows = [(f"{name}.mp4", 0, 1, "cut") for name in ("loud", "silent", "silent", "broken")]
+    table = write_table(tmp_path / "t.csv", ("video", "start", "stop", "label"), rows)
+    heard = annotations.read_annotations(table, audio=True)
+    assert [Path(s.video).stem for s in heard] == ["loud", "broken"]  # the latter fails with the reason when decoded
+    assert heard.dropped == {"the video has no audio": 2} and annotations.read_annotations(table).dropped == {}
+    write_table(table, ("video", "start", "stop", "label"), rows[1:3])
+    with pytest.raises(DataError, match=r"t\.csv: no video has sound"):
+        annotations.read_annotations(table, audio=True)
+    with pytest.raises(DataError, match=r"t\.csv: root is for public data sets; the paths of your own table are"):
+        annotations.read_annotations(table, tmp_path)
+
+
 def test_code_in_a_table_does_not_run(tmp_path):
     """A pickle under the name of each kind of table, alone and in the cells of one: to all readers it is text."""
 

@@ -272,6 +272,10 @@ def test_nothing_is_replaced_unless_asked(gen1, tmp_path, capsys):
     assert "already exists" in capsys.readouterr().err
     assert cli.main(["convert", str(path), "--out", str(films), "--overwrite"]) == 0
     assert "walk.mp4" in capsys.readouterr().out and imu.read_imu(films / "walk.csv").notes == ()
+    before = (films / "walk.mp4").stat().st_mtime_ns
+    assert cli.main(["convert", str(path), "--out", str(films)]) == 0  # an interrupted command goes on
+    assert "walk.mp4 and walk.csv already exist; --overwrite" in capsys.readouterr().out
+    assert (films / "walk.mp4").stat().st_mtime_ns == before
     with pytest.raises(DataError, match=r"a Project Aria recording; convert it first with `egodistill convert"):
         clips.open_recording(path)
     with pytest.raises(imu.IMUError, match=r"walk\.vrs: .*glasses' own clock, and nothing says.*`egodistill convert`"):

@@ -189,7 +189,10 @@ def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
 
     monkeypatch.setattr(experiments, "load", interrupt)
     assert cli.main(["measure", "--student", "student.pt"]) == 130
-    assert "run the same command again to continue" in capsys.readouterr().err
+    assert capsys.readouterr().err == "\ninterrupted\n"
+    monkeypatch.setattr(data, "ClipStore", interrupt)
+    assert cli.main(["pretrain", "store", "--teacher", "t", "--out", "i.pt"]) == 130
+    assert "interrupted; run the same command again to continue" in capsys.readouterr().err
 
 
 def test_version_of_the_checkout_run_as_a_script():
@@ -370,6 +373,18 @@ def test_an_output_never_replaces_what_is_not_a_result(command, tmp_path, monkey
     assert Path("in.json").read_text() == "a input" and Path("foreign.json").read_text() == "my thesis"
     cli.main([command, *words, "foreign.json", "--overwrite"])
     assert "already exists" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["predict", "live"])
+@pytest.mark.parametrize(
+    "mine",
+    ['[{"problem": "2+2", "answer": 4}]', '[{"image_id": 1, "score": 0.9}]', "a,start,stop,class_1\n", "[\n1\n]\n"],
+)
+def test_json_of_others_is_not_an_earlier_result(command, mine, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.json").write_text(mine)
+    assert cli.main([command, "video.mp4", "--student", "s.pt", "--out", "mine.json"]) == 1
+    assert "not an earlier result" in capsys.readouterr().err and Path("mine.json").read_text() == mine
 
 
 @pytest.mark.parametrize("environment", [{"WORLD_SIZE": "2"}, {"RANK": "1"}, {"RANK": "", "WORLD_SIZE": "two"}])

@@ -441,6 +441,14 @@ def test_a_neon_recording_without_its_video_is_one_sentence(steady, tmp_path):
     assert open_recording(folder / "scene.mp4").imu is None  # not a Neon recording
 
 
+def test_a_table_of_many_columns_is_found(steady, tmp_path):
+    video = shutil.copy(steady, tmp_path / "walk.mp4")
+    names = [*(f"a_column_with_a_long_name_{k}" for k in range(60)), "time", "ax", "ay", "az", "gx", "gy", "gz"]
+    rows = [",".join(["0"] * 60 + [f"{k / 200}", "0", "0", "9.8", "0", "0", "1"]) for k in range(1400)]
+    (tmp_path / "walk.csv").write_text("\n".join([",".join(names), *rows]) + "\n")
+    assert open_recording(video).imu == str(tmp_path / "walk.csv")
+
+
 def test_a_real_neon_recording(sample_data):
     found = open_recording(sample_data / "neon")
     assert found.imu_offset == 0 and found.imu_stretch == pytest.approx(1, abs=1e-4)

@@ -295,6 +295,25 @@ def films(tmp_path_factory) -> Path:
     return folder
 
 
+def test_check_takes_the_rows_of_a_table_as_prepare_does(films, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(films)
+    write_table(tmp_path / "t.csv", ("video", "start", "stop", "label"), [(films / "walk.mp4", 0, 4, "a")])
+    (beside,) = [line for line in run(capsys, "check", tmp_path / "t.csv", "--no-offset").splitlines() if "mp4" in line]
+    (alone,) = [line for line in run(capsys, "check", "walk.mp4", "--no-offset").splitlines() if "mp4" in line]
+    assert beside.split()[1:] == alone.split()[1:] and "no IMU" not in beside
+    (tmp_path / "neon").mkdir()
+    for name in ("imu.csv", "world_timestamps.csv", "scene.mp4"):
+        (tmp_path / "neon" / name).write_text("timestamp [ns]\n1\n2\n")
+    (tmp_path / "a.vrs").write_bytes(b"VisionRe")
+    for broken, why in (("neon", "cannot be opened"), ("a.vrs", "convert it first")):
+        assert cli.main(["check", str(tmp_path / broken), "walk.mp4", "--no-offset"]) == 1
+        said = capsys.readouterr()
+        assert why in " ".join(said.out.split()) and "\nwalk.mp4" in said.out and "1 of 2 recordings" in said.err
+    for several in ([films], [tmp_path / "t.csv"], ["walk.mp4", "cook.mp4"]):
+        assert cli.main(["check", *map(str, several), "--imu", "no-such.csv"]) == 1
+        assert "--imu is for a single video" in capsys.readouterr().err
+
+
 @pytest.fixture
 def small_i3d(tmp_path, monkeypatch) -> Path:
     """A file with the weights of a small I3D, in a published layout, beside the names of its classes."""

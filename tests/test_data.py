@@ -350,6 +350,11 @@ def test_bad_clips_are_reported_and_the_rest_survives(kitchen, tmp_path, workers
     with pytest.warns(UserWarning, match="1 of 12 clips"):
         store = data.prepare(segments, tmp_path / "s", **options, retry_failed=True)
     assert len(store) == 11
+    with pytest.warns(UserWarning, match="1 of 12 clips"):
+        fresh = data.prepare(segments, tmp_path / "fresh", **options)
+    assert store.clips == fresh.clips  # the length of a broken video was unknown when its clips were placed
+    for name in store.names:
+        np.testing.assert_array_equal(store.read(name, range(11)), fresh.read(name, range(11)))
 
 
 def test_lost_frames_and_uncovered_imu_cost_their_clips_only(kitchen, tmp_path):
@@ -659,6 +664,21 @@ def test_readers_find_the_imu_of_segments_without_one(kitchen, tmp_path, monkeyp
     assert store.wearers == ["me", "me"]
     for row, clip in enumerate(store.clips):
         np.testing.assert_array_equal(store.read("imu", [row])[0], walk.motion().window(clip["start"]))
+
+
+def test_a_recording_that_cannot_be_opened_costs_its_clips_only(kitchen, tmp_path):
+    (tmp_path / "neon").mkdir()
+    for name in ("imu.csv", "world_timestamps.csv"):
+        (tmp_path / "neon" / name).write_text("timestamp [ns]\n1\n2\n")
+    scene = tmp_path / "neon" / "scene.mp4"
+    scene.write_bytes(Path(kitchen[0].video).read_bytes()[:3000])
+    segments = [*kitchen[:4], data.Segment("broken", scene, 0, 1, "cut")]
+    with pytest.warns(UserWarning, match=r"1 of 6 clips .*scene\.mp4: cannot be opened"):
+        store = data.prepare(segments, tmp_path / "s", **OPTIONS, max_bad=0.2)
+    assert len(store) == 5
+    shutil.copy(kitchen[0].video, scene)  # readable, but not the video of these tables
+    with pytest.warns(UserWarning, match=r"1 of 6 clips .*scene\.mp4: has 150 frames, but world_timestamps\.csv"):
+        data.prepare(segments, tmp_path / "t", **OPTIONS, max_bad=0.2)
 
 
 def test_a_path_is_not_a_list_of_segments(tmp_path):

@@ -225,6 +225,21 @@ def test_missing_accelerometer_is_zero_on_request_only(tmp_path):
     assert "no accelerometer: its readings are zeros" in imu.notes
 
 
+@pytest.mark.parametrize("columns", ["time,gx,gy,gz", "canonical_timestamp_ms,gyro_x,gyro_y,gyro_z"])
+def test_a_table_of_a_gyroscope_alone(tmp_path, columns):
+    unit = 1 if columns.startswith("time") else 1000
+    path = write_table(tmp_path / "g.csv", columns.split(","), [(0.005 * k * unit, k / 100, 2, 3) for k in range(999)])
+    with pytest.raises(IMUError, match=r"no accelerometer column .* in the header .*\(with zero_accel, zeros take"):
+        read_imu(path)
+    imu = read_imu(path, zero_accel=True)
+    assert imu.notes == ("no accelerometer: its readings are zeros",) and not imu.accel.any()
+    np.testing.assert_array_equal(imu.gyro[:, 1:], np.tile([2.0, 3.0], (999, 1)))
+    path.write_text(path.read_text().replace(columns, columns + ",ax", 1))  # one axis is no accelerometer
+    if unit == 1:
+        with pytest.raises(IMUError, match="no accelerometer column ay, az"):
+            read_imu(path, zero_accel=True)
+
+
 def test_epic_pair_is_sorted_and_cleaned(tmp_path):
     accel = tmp_path / "a.csv"
     accel.write_text(

@@ -533,3 +533,5 @@ def test_a_student_reads_uniform_frames_if_the_store_has_several_choices():
         assert model_commands.frame_arguments(store, 2) == expected
     store.specs = {"frames_2_last": specs[2]}
     assert model_commands.frame_arguments(store, 2)["sampling"] == "last"
+    store.specs, store.settings = {}, {}  # of a store that was written by hand
+    assert model_commands.frame_arguments(store, 2) == {}

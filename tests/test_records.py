@@ -41,6 +41,13 @@ def test_some_rows_of_a_table_with_their_numbers(tmp_path, rows):
             list(records.read_table(path, ("a", "b"), rows=rows))
 
 
+def test_a_short_row_has_empty_cells(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("video,start,split\na.mp4,1,train\nb.mp4\n")
+    rows = [row for _, row in records.read_table(path, ("video",), ("start", "split"))]
+    assert rows[1] == {"video": "b.mp4", "start": "", "split": ""}
+
+
 def test_names_and_items_at_the_top_level(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('{"n": [1, {"videos": 2}], "annotations": {"x": {}}, "videos": []}')

@@ -124,6 +124,13 @@ def test_imu_offsets_from_a_table(tmp_path):
             segments.with_imu_offsets(given, table)
 
 
+def test_an_exact_path_is_better_than_a_file_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = [segments.Segment(str(k), video, 0, 1) for k, video in enumerate(("walk.mp4", "sub/walk.mp4"))]
+    table = write_table(tmp_path / "o.csv", ("video", "imu_offset"), [("walk.mp4", 0.1), ("sub/walk.mp4", 0.2)])
+    assert [s.imu_offset for s in segments.with_imu_offsets(given, table)] == [0.1, 0.2]
+
+
 def test_a_segment_and_its_recording_have_the_same_fields():
     values = {"video": "a.mp4", "imu": ("a.csv", "g.csv"), "imu_offset": 0.5, "imu_stretch": 1.01, "wearer": "P01"}
     segment = segments.Segment("1", start=1.0, stop=2.0, **values)

@@ -221,6 +221,22 @@ def test_foreign_folder_is_left_alone(kitchen, tmp_path):
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_files_with_the_names_of_a_store_are_not_its_remains(kitchen, tmp_path):
+    np.save(tmp_path / "imu.npy", np.arange(9))
+    with pytest.raises(DataError, match=r"contains imu.npy but no store.json"):
+        data.prepare(kitchen, tmp_path, **OPTIONS)
+    np.testing.assert_array_equal(np.load(tmp_path / "imu.npy"), np.arange(9))
+
+
+def test_a_number_that_an_array_cannot_hold_is_refused(store, tmp_path):
+    copy = ClipStore(shutil.copytree(store.path, tmp_path / "s"))
+    copy.add("mark", (1,), "int8")
+    with pytest.raises(DataError, match="'mark' is int8, which cannot hold 300; give it another type"):
+        copy.write("mark", [0], np.array([[300]]))
+    copy.write("mark", [0], np.array([[-128]]))
+    assert copy.read("mark", [0]).tolist() == [[-128]]
+
+
 def test_a_folder_that_a_desktop_has_looked_at_is_empty(kitchen, tmp_path):
     names = {".DS_Store", "._s", ".directory", "Thumbs.db", "desktop.ini"}
     for name in names:

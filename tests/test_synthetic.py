@@ -406,6 +406,14 @@ def test_same_arguments_give_the_same_bytes_with_any_number_of_workers(world, tm
     assert contents(again.root) == contents(world.root)
 
 
+def test_a_folder_with_other_content_is_left_alone(tmp_path):
+    mine = tmp_path / "EPIC_100_train.csv"
+    mine.write_text("narration_id,mine\n")
+    with pytest.raises(synthetic.WorldError, match=r"contains EPIC_100_train.csv but no world.json; give an empty"):
+        synthetic.render(tmp_path, workers=1, **SETTINGS)
+    assert mine.read_text() == "narration_id,mine\n" and list(tmp_path.iterdir()) == [mine]
+
+
 def test_interrupted_rendering_continues(world, tmp_path, monkeypatch, capsys):
     root = tmp_path / "world"
     shutil.copytree(world.root, root)
@@ -443,13 +451,19 @@ def test_full_disk_is_named_with_the_file(tmp_path, full_disk, monkeypatch, size
     assert not list((tmp_path / "w").rglob("*.part")) and not list((tmp_path / "w").rglob(file))
 
 
-def test_failure_ends_the_rendering_and_not_only_its_recording(tmp_path):
+def test_failure_ends_the_rendering_and_not_only_its_recording(tmp_path, monkeypatch):
+    settings = {"train_wearers": 29, "train_acts": 29, "test_acts": 9, "size": (32, 32), "progress": False}
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(synthetic, "write_recordings", interrupted)
+        synthetic.render(tmp_path, **settings)
     (tmp_path / "P01").mkdir()
     (tmp_path / "P01" / "videos").write_text("a file in the way")
     with pytest.raises(EgoDistillError, match=r"code 1 .*output above"):
-        synthetic.render(
-            tmp_path, train_wearers=29, train_acts=29, test_acts=9, size=(32, 32), workers=2, progress=False
-        )
+        synthetic.render(tmp_path, workers=2, **settings)
     assert len(list(tmp_path.glob("P*/videos/*.MP4"))) < 16 and not list(tmp_path.glob("*.csv"))
 
 

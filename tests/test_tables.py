@@ -51,6 +51,12 @@ def test_a_section_without_end_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(DataError, match=r"R.md: the section <!-- demo --> has no end <!-- /demo -->"):
         tables.write_section(document, "demo", TABLE)
     assert document.read_text(encoding="utf-8") == "<!-- demo -->\nkeep me\n"
+    document.write_text("<!-- /demo -->\n\n<!-- demo -->\n", encoding="utf-8")
+    with pytest.raises(DataError, match="has no end"):
+        tables.write_section(document, "demo", TABLE)
+    document.write_bytes("Maße\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"R\.md: not a UTF-8 document"):
+        tables.write_section(document, "demo", TABLE)
 
 
 def test_provenance_names_command_versions_and_machine():

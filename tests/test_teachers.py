@@ -322,6 +322,8 @@ def test_bad_descriptions_are_refused():
         teachers.load("slowfast_8x8_r50", None, 3, class_names=["a", "b"], frames=8, **NARROW)
     with pytest.raises(teachers.TeacherError, match="a/b"):
         recorder(name="a/b")
+    with pytest.raises(teachers.TeacherError, match="'my teacher' becomes part of file names"):
+        recorder().name = "my teacher"  # as `finetune --name` does
 
 
 def test_factory_defaults_are_the_published_model():

@@ -520,6 +520,13 @@ def test_frames_left_out_change_no_pixel(tmp_path, decoded, name, codec, options
     assert (len(decoded) < 85) == skips and single >= len(decoded)
 
 
+def test_the_clock_of_a_video_starts_with_its_first_frame(tmp_path):
+    early, late = (write_video(tmp_path / f"{t}.mkv", STEADY[:90] + t, **X264) for t in (0, 3))
+    assert probe(late).duration == pytest.approx(probe(early).duration, abs=0.01) == pytest.approx(3.6, abs=0.05)
+    assert [number_of(p) for p in read_frames(late, [0.0, 3.5])] == [0, 87]
+    assert not any("truncated" in note for note in recordings.check(late).notes)
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
 def test_a_video_with_one_key_frame_is_decoded_once(tmp_path, decoded, name):
     video = write_video(tmp_path / name, np.arange(120) / 4, bf=0, x264_params="keyint=1000:scenecut=0")
