@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from egodistill import EgoDistillError
+
 __all__ = [
     "ACTIONS",
     "THINGS",
@@ -118,6 +120,8 @@ def bounds(coupling: float = 1.0, things: Sequence[str] | None = None) -> dict[s
     one frame and sound: 0.750
     """
     acts = [THINGS[ACTIONS[verb][0]] for verb in verbs_of(things)]
+    if not acts:
+        raise EgoDistillError(f"things must be some of {', '.join(thing.look for thing in THINGS)}; got {things}")
     told = {
         "one frame": [0.0 for _ in acts],
         "one frame and head motion": [coupling * thing.follow for thing in acts],

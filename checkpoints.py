@@ -79,7 +79,7 @@ MAX_ENTRIES, MAX_NAME, MAX_COMPRESSION = 1 << 13, 1000, 20
 def save_model(model: nn.Module, path: str | os.PathLike) -> None:
     """Write a model to one self-contained file for `load_model()`; the file is complete or absent.
 
-    Raise EgoDistillError for a class that is not in `MODEL_CLASSES` and for weights that are not finite,
+    Raise EgoDistillError for a class that is not in `MODEL_CLASSES` and for weights that are not finite or not float32,
     EgoDistillOSError if the file cannot be written.
     """
     name = next((kind.__name__ for kind in type(model).__mro__ if kind.__name__ in MODEL_CLASSES), None)
@@ -91,6 +91,9 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
     weights = model.state_dict()
     if broken := [key for key, value in weights.items() if isinstance(value, Tensor) and not value.isfinite().all()]:
         raise EgoDistillError(f"{path}: not written, because these weights are not finite: {shorten(broken)}")
+    for key, value in weights.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float32:
+            raise EgoDistillError(f"{path}: not written, because {key} is {value.dtype}; call model.float() first")
     content = {
         "format": MODEL_FORMAT,
         "class": name,
@@ -548,6 +551,10 @@ def rename(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, Any], di
         for pattern, replacement in layout.rules:
             ours = re.sub(pattern, replacement, ours)
         ours = key if ours in weights else ours  # a second key with the same result is reported as unexpected
+        if ours in weights:
+            raise EgoDistillError(
+                f"the keys {names[ours]!r} and {key!r} of a checkpoint are the same weight; remove one"
+            )
         weights[ours], names[ours] = value, key
     for joint, parts in layout.joined.items():
         concatenate(weights, names, joint, parts)

@@ -110,6 +110,8 @@ def unpack(record: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
             count, content = one["segments"], bytes.fromhex(one["bits"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"the result of wearer {wearer!r} must be segments and bits in hex; got {one}") from error
+        if type(count) is not int or count < 0:
+            raise DataError(f"the number of segments of wearer {wearer!r} must be 0, 1, ...; got {count!r}")
         if len(content) != (count + 7) // 8:
             raise DataError(f"wearer {wearer!r} has {count} segments, but {8 * len(content)} bits")
         found[wearer] = np.unpackbits(np.frombuffer(content, np.uint8), count=count).astype(bool)
@@ -247,6 +249,8 @@ def accuracy_table(
     """Return the accuracies in %, float64 [S, W], with seeds and wearers in ascending order."""
     if not outcomes:
         raise EgoDistillError("there are no outcomes to compute an accuracy from")
+    if groups is not None and not any(groups.values()):
+        raise EgoDistillError(f"groups are {{name: class names}}; got {dict(groups)}")
     if weights is not None and (groups is None or set(weights) != set(groups)):
         raise EgoDistillError(f"weights are one for each group; got {weights} for {list(groups or ())}")
     if weights is not None and not (min(weights.values()) >= 0 and sum(weights.values()) > 0):
@@ -255,6 +259,9 @@ def accuracy_table(
     if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
         raise EgoDistillError(f"seed {twice[0]} occurs twice in {outcomes[0].name!r}")
     require_same_segments(outcomes)
+    known = {name for one in outcomes for names in (one.classes or {}).values() for name in names}
+    if groups is not None and known and (unknown := {name for names in groups.values() for name in names} - known):
+        raise EgoDistillError(f"no segment has a class {', '.join(map(repr, sorted(unknown)))}, which groups name")
     if groups is not None and weights is None:
         groups = {"all": [name for names in groups.values() for name in names]}
     rows = []

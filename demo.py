@@ -23,6 +23,7 @@ import egodistill
 from egodistill import (
     EgoDistill,
     EgoDistillError,
+    baselines,
     behaviour,
     data,
     experiments,
@@ -140,14 +141,28 @@ def compare_options(parser: argparse.ArgumentParser) -> None:
 def run_compare(a: argparse.Namespace) -> None:
     store = data.ClipStore(a.store)
     counts = a.num_frames or [n for n in (1, 2, 4) if f"frames_{n}" in store.names]
-    methods = a.methods or experiments.METHODS
-    if "audio" not in store.names and a.methods is None:
-        methods = [name for name in methods if name != "ListenToLook"]
-        print("ListenToLook is left out: the store has no sound (run `egodistill prepare` with --audio)")
+    if not counts:
+        raise ValueError(f"{a.store}: has no sets of 1, 2 or 4 frames; give --num-frames")
     bench = build_bench(a)
+    methods = a.methods or fitting_methods(bench, store, max(counts))
     runs = experiments.comparison(bench, teacher=a.teacher, seeds=a.seeds, num_frames=counts, methods=methods)
     bench.run(runs, a.jobs)
     report_comparison(a, bench, runs)
+
+
+def fitting_methods(bench: experiments.Bench, store: data.ClipStore, frames: int) -> list[str]:
+    """Return the methods that a store with this number of frames is enough for; print why others are left out."""
+    lacking = {}
+    if "audio" not in store.names:
+        lacking["ListenToLook"] = "the store has no sound (run `egodistill prepare` with --audio)"
+    for name in experiments.STTS:
+        try:
+            experiments.kept_tokens(bench, name, frames)
+        except baselines.BaselineError as error:
+            lacking[name] = str(error)
+    for name, why in lacking.items():
+        print(f"{name} is left out: {why}")
+    return [name for name in experiments.METHODS if name not in lacking]
 
 
 def report_comparison(a: argparse.Namespace, bench: experiments.Bench, runs: list[experiments.Run]) -> None:
@@ -282,9 +297,7 @@ class Demo:
 
     def record(self) -> dict[str, Any]:
         """Return the settings that must be equal for a run to continue in the same folder."""
-        teachers = {
-            name: asdict(recipe) | {"training": recipe.training.record()} for name, recipe in self.teachers.items()
-        }
+        teachers = {name: recipe.record() for name, recipe in self.teachers.items()}
         return asdict(self) | {"teachers": teachers, "protocol": self.protocol.record()}
 
     def with_training(self, **changes: Any) -> Demo:

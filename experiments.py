@@ -360,6 +360,10 @@ class Bench:
                 before = {"outputs": self.result(run).get("outputs", {})}
                 files.require_same_run(file, before, now, f"Delete it, or use another folder than {self.out}.")
             return True
+        if run.teacher in self.teachers and "recipe" in (before := self.result(run)):
+            now = {"recipe": self.teachers[run.teacher].record()}
+            advice = f"Give the teacher another name, or use another folder than {self.out}."
+            files.require_same_run(file, {"recipe": before["recipe"]}, now, advice)
         store = data.ClipStore(self.store)
         arrays = (f"{run.outputs}.feature", f"{run.outputs}.logits")
         return all(name in store.names and store.done(name).all() for name in arrays)
@@ -412,7 +416,7 @@ class Bench:
             )
         seconds = time.monotonic() - start_time
         result: dict[str, Any] = {"run": asdict(run), "seconds": seconds, "precision": precision}
-        result |= self.provenance(run)
+        result |= {"recipe": self.teachers[run.teacher].record()} if run.method == "teacher" else self.provenance(run)
         summary = "trained"
         if run.method != "stage 1":
             with record_policy_gmacs(model) as gmacs:
@@ -854,16 +858,18 @@ class Contrast(NamedTuple):
 def differences(bench: Bench, runs: Iterable[Run]) -> list[Contrast]:
     """Return EgoDistill minus each other method with as many frames, for runs such as those of `comparison()`.
 
+    Runs of several teachers are compared with EgoDistill of their own teacher, runs without one with that of each.
     Raise DataError if a result does not say which segments are right, EgoDistillError for one seed with one wearer.
     """
     kinds: dict[Run, list[Run]] = {}
     for run in runs:
         kinds.setdefault(replace(run, seed=0), []).append(run)
-    best = {kind.frames: kind for kind in kinds if kind == Run("EgoDistill", frames=kind.frames, teacher=kind.teacher)}
+    whole = [kind for kind in kinds if kind == Run("EgoDistill", frames=kind.frames, teacher=kind.teacher)]
     return [
-        Contrast(best[kind.frames], kind, difference(bench, kinds[best[kind.frames]], kinds[kind]))
+        Contrast(own, kind, difference(bench, kinds[own], kinds[kind]))
         for kind in kinds
-        if kind.method in METHODS and kind.frames in best and kind != best[kind.frames]
+        for own in whole
+        if kind.method in METHODS and kind.frames == own.frames and kind.teacher in (None, own.teacher) and kind != own
     ]
 
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from egodistill import files
+from egodistill import DataError, files
 from egodistill.clips import ClipSpec
 from egodistill.store import ClipStore, StoreWriter
 
@@ -48,10 +48,16 @@ class Consumer(Protocol):
 
 
 class Together:
-    """Several consumers as one; they get the batches of the first."""
+    """Several consumers as one; they get the batches of the first. Raise DataError if two read the same frames."""
 
     def __init__(self, *consumers: Consumer) -> None:
         self.consumers, self.batch_size = consumers, consumers[0].batch_size
+        for what in ("specs", "arrays", "record"):
+            names = [name for one in consumers for name in getattr(one, what)]
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise DataError(
+                    f"two of the consumers have the same {what} ({', '.join(twice)}); run one after the other"
+                )
         self.specs = {name: spec for one in consumers for name, spec in one.specs.items()}
         self.arrays = [name for one in consumers for name in one.arrays]
         self.record = {name: value for one in consumers for name, value in one.record.items()}

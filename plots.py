@@ -94,7 +94,7 @@ def draw(
                     path_effects=[withStroke(linewidth=2.5, foreground="white")],
                 )
     style = {"marker": "_", "markersize": 26, "markeredgewidth": 2, "linestyle": "none", "alpha": 0.6}
-    if limits := [one for one in rows if (one.method, one.frames) in ceilings]:
+    if limits := [one for one in known if (one.method, one.frames) in ceilings]:
         axes.plot([], [], color="#777777", label=LIMIT, **style)
     for one in limits:
         axes.plot(one.gmacs, ceilings[one.method, one.frames], color=STYLES[one.method.split()[0]]["color"], **style)

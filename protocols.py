@@ -124,3 +124,7 @@ class TeacherRecipe:
     training: Training = Training()
     options: Mapping[str, Any] = field(default_factory=dict)
     narrow: bool = False
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings that must be equal for a teacher to be the same."""
+        return asdict(self) | {"training": self.training.record()}

@@ -102,7 +102,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         if place.type == "meta":
             raise RuntimeError("it holds shapes, no values")
         torch.empty(0, device=place)  # on the GPU of this process, or each would take memory on the first one
-    except (RuntimeError, AssertionError) as error:  # A torch without CUDA asserts.
+    except (RuntimeError, AssertionError, ImportError) as error:  # A torch without CUDA asserts, without HPU imports.
         raise EgoDistillError(f"the device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
     return place
 
@@ -187,17 +187,20 @@ def pick_training_precision(device: torch.device, model: nn.Module) -> tuple[str
     return "bf16" if gain >= BF16_MARGIN else "fp32", f"bf16 ran {gain:.1f} times as fast as fp32 in a trial on {name}"
 
 
+WIDEST_TRIAL = 1024
+
+
 def trial_layer(model: nn.Module) -> tuple[int, int]:
     """Return the layer that stands for a model in `bf16_gain()`: its dimensions, 0 for a linear one, and its channels.
 
-    It is linear, with the median width, if the model has more linear layers than convolutions; otherwise a convolution
-    of 64 channels with the highest dimensions in the model.
+    It is linear, with the median width but not above `WIDEST_TRIAL`, if the model has more linear layers than
+    convolutions; otherwise a convolution of 64 channels with the highest dimensions in the model.
     """
     layers = list(model.modules())
     kernels = [one.weight.ndim - 2 for one in layers if isinstance(one, (nn.Conv1d, nn.Conv2d, nn.Conv3d))]
     widths = [one.in_features for one in layers if isinstance(one, nn.Linear)]
     if len(widths) > len(kernels):
-        return 0, statistics.median_low(widths)
+        return 0, min(statistics.median_low(widths), WIDEST_TRIAL)
     return max(kernels, default=2), 64
 
 
@@ -205,9 +208,9 @@ def trial_layer(model: nn.Module) -> tuple[int, int]:
 def bf16_gain(dims: int, channels: int) -> float:
     """Return how many times as fast as in fp32 this CPU trains a layer with so many channels in bf16.
 
-    ``dims`` is 1, 2 or 3 for a convolution, 0 for a linear layer. The trial takes a fraction of a second: forward and
-    backward passes in both precisions take turns, and the result is the median. It counts processor time, which other
-    programs change less.
+    ``dims`` is 1, 2 or 3 for a convolution, 0 for a linear layer. The trial takes a fraction of a second, or a few for
+    wide layers: forward and backward passes in both precisions take turns, and the result is the median. It counts
+    processor time, which other programs change less.
     """
     clock = time.perf_counter if sys.platform == "win32" else time.process_time  # That of Windows has steps of 15.6 ms.
     shape = {0: (2048, channels), 1: (4, channels, 1024), 2: (4, channels, 32, 32), 3: (4, channels, 4, 16, 16)}[dims]
@@ -269,7 +272,8 @@ def with_cast_weights(model: nn.Module, precision: str) -> nn.Module:
     layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     if precision == "fp32" or not any(isinstance(layer, layers) for layer in model.modules()):
         return model
-    state = (precision, checkpoints.weights_fingerprint(model, {}))
+    modes = [layer.training for layer in model.modules()]
+    state = (precision, modes, checkpoints.weights_fingerprint(model, {}))
     if model not in CAST_COPIES or CAST_COPIES[model][0] != state:
         cast = copy.deepcopy(model)
         for layer in cast.modules():

@@ -47,6 +47,7 @@ from __future__ import annotations
 import csv
 import itertools
 import math
+import numbers
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -131,6 +132,9 @@ class Request:
 
     def check(self) -> None:
         """Raise WorldError for settings that no world can have."""
+        for name, value in vars(self).items():
+            if Request.__annotations__[name] == "int" and not isinstance(value, numbers.Integral):
+                raise WorldError(f"{name} must be an integer; got {value!r}")
         for name in ("seed", "validation_acts", "validation_wearers", "untrimmed"):
             if getattr(self, name) < 0:
                 raise WorldError(f"{name} must be an integer of at least 0; got {getattr(self, name)}")
@@ -255,6 +259,8 @@ def render(
         things=tuple(thing.look for thing in THINGS) if things is None else tuple(things),
     )
     request.check()
+    if workers is not None and workers < 1:
+        raise WorldError(f"workers must be at least 1; got {workers}")
     chosen = [thing for thing in THINGS if thing.look in request.things]
     settings = asdict(request) | {"size": list(size), "things": [asdict(thing) for thing in chosen]}
     note = out / "world.json"

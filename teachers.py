@@ -328,7 +328,13 @@ class Wrapped(nn.Module):
         super().__init__()
         self.module = module
         self.classifier = f"module.{feature_layer}"
-        self.arguments = {"module": type(module).__name__, "feature_layer": feature_layer}
+        structure = re.sub(r" at 0x[0-9a-f]+", "", repr(module))  # the weights do not tell a ReLU from a GELU
+        self.arguments = {"module": structure, "feature_layer": feature_layer}
+        for name, value in module.named_parameters():
+            if value.is_floating_point() and value.dtype != torch.float32:
+                raise TeacherError(
+                    f"the weights of {type(module).__name__} are {value.dtype} ({name}); call .float() first"
+                )
         layers = dict(module.named_modules())
         if feature_layer not in layers:
             last = [name for name, layer in layers.items() if hasattr(layer, "weight")][-5:]
@@ -346,7 +352,12 @@ class Wrapped(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         layer = self.get_submodule(self.classifier)
         seen: list[tuple[Tensor, Tensor]] = []
-        handle = layer.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+
+        def keep(_: nn.Module, inputs: tuple, named: dict, output: Tensor) -> None:
+            feature = inputs[0] if inputs else next(iter(named.values()))
+            seen.append((feature.clone(), output.clone()))  # later layers may change them in place
+
+        handle = layer.register_forward_hook(keep, with_kwargs=True)
         try:
             self.module(x)
         finally:

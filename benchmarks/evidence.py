@@ -368,7 +368,7 @@ def freeze() -> None:
 
 def content(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a protocol says: everything that decides the results but the code itself."""
-    teachers = {name: asdict(recipe) | {"training": recipe.training.record()} for name, recipe in TEACHERS.items()}
+    teachers = {name: recipe.record() for name, recipe in TEACHERS.items()}
     return {
         "worlds": {name: WORLD | changed for name, changed in WORLDS.items()},
         "things": [asdict(thing) for thing in behaviour.THINGS],

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from egodistill import CLIP_SECONDS, behaviour
+from egodistill import CLIP_SECONDS, EgoDistillError, behaviour
 from egodistill.behaviour import ACTIONS, GRAVITY, THINGS, TURN, VERBS, Act, HeadMotion, Stroke
 
 GAPS = (0.4, 3.2)
@@ -97,6 +97,8 @@ def test_bounds_are_guesses_where_nothing_tells_the_verb(monkeypatch):
     found = behaviour.bounds(things=["cupboard"])  # all three look like one
     assert found["one frame and head motion"] == pytest.approx(((1 + 0.2) + (1 + 0.7) + (1 + 0.4)) / 6)
     assert found["one frame and sound"] == pytest.approx(((1 + 0.9) + (1 + 0.3) + 1) / 6)
+    with pytest.raises(EgoDistillError, match=r"things must be some of cupboard, .*; got \['spoon'\]"):
+        behaviour.bounds(things=["spoon"])
 
 
 def test_wrong_verbs_of_a_small_world_are_in_it():

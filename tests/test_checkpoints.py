@@ -60,6 +60,14 @@ def test_a_file_holds_everything(tmp_path):
     assert copy.net.head.projection.weight.grad is not None
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_that_could_not_be_loaded_again_are_not_written(tmp_path, dtype):
+    path = tmp_path / "teacher.pt"
+    with pytest.raises(EgoDistillError, match=rf"teacher.pt: not written, because .* is {dtype}; call model.float\(\)"):
+        narrow().to(dtype).save(path)
+    assert not path.exists()
+
+
 def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "teacher.pt"
     narrow(seed=1).save(path)
@@ -710,6 +718,9 @@ def test_a_layout_renames_joins_and_adds_leading_dimensions():
     assert weights["new.token.weight"].tolist() == [[[0.0, 1.0, 2.0, 3.0]]]
     assert weights["new.qkv.weight"][:, 0].tolist() == [0, 0, 1, 1, 2, 2]
     assert names["new.token.weight"] == "old.token.w" and names["new.qkv.weight"] == "old.q.w"
+    twice = {"old.token.w": torch.zeros(4), "new.token.weight": torch.ones(4)}
+    with pytest.raises(EgoDistillError, match=r"'old.token.w' and 'new.token.weight' of a checkpoint are the same"):
+        checkpoints.rename(twice, layout)
 
 
 @pytest.mark.parametrize(

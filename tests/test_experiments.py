@@ -36,6 +36,7 @@ from egodistill import (
     data,
     distillation,
     experiments,
+    files,
     inference,
     intervals,
     teachers,
@@ -831,6 +832,37 @@ def test_a_part_of_the_clips_and_the_best_epoch_of_a_teacher(demo, tmp_path, mon
     }
     with pytest.raises(ValueError, match=r"clips\.train was 6 and is now 16"):
         bench_of(demo, tmp_path, validation="test").check_folder()
+
+
+def test_a_teacher_is_known_by_its_recipe(demo, tmp_path, monkeypatch):
+    recipe = egodistill.demo.QUICK.teachers["slowfast"]
+    bench, run = bench_of(demo, tmp_path, teachers={"x-{seed}": recipe}), Run("teacher", teacher="x-{seed}")
+    files.write_json(bench.path(run, ".json"), {"recipe": recipe.record()})
+    assert not bench.is_done(run)  # its outputs are missing
+    for other in (replace(recipe, training=replace(recipe.training, learning_rate=0.5)), replace(recipe, narrow=True)):
+        with pytest.raises(
+            ValueError, match=r"x-0.json: .*recipe.*Give the teacher another name, or use another folde"
+        ):
+            replace(bench, teachers={"x-{seed}": other}).is_done(run)
+    files.write_json(bench.path(run, ".json"), {})  # of an earlier version
+    assert not replace(bench, teachers={"x-{seed}": other}).is_done(run)
+
+
+def test_each_teacher_is_compared_with_its_own_students(monkeypatch):
+    monkeypatch.setattr(experiments, "difference", lambda bench, first, second: (first[0].name, second[0].name))
+    taught = [Run(method, teacher=name) for name in "ab" for method in ("EgoDistill", "VisOnly-Distill")]
+    found = [(one.first.teacher, one.second.method) for one in experiments.differences(None, [*taught, Run("VisIMU")])]
+    methods = ("VisOnly-Distill", "VisIMU")
+    assert sorted(found) == sorted((name, method) for name in "ab" for method in methods)
+
+
+def test_compare_leaves_out_what_the_store_is_not_enough_for(demo, capsys):
+    bench, store = bench_of(demo), data.ClipStore(demo.out / "store")
+    assert set(experiments.METHODS) - set(egodistill.demo.fitting_methods(bench, store, 4)) <= {"ListenToLook"}
+    capsys.readouterr()
+    found = egodistill.demo.fitting_methods(bench, store, 1)
+    assert "STTS full" in found and "STTS T0.5-S0.7" not in found
+    assert "STTS T0.5-S0.7 is left out: time_ratio=0.5 keeps 0 of the 1 temporal tokens" in capsys.readouterr().out
 
 
 def test_a_run_is_known_by_the_outputs_of_the_clips_that_it_trains_on(monkeypatch):

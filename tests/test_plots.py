@@ -25,6 +25,7 @@ def test_figure_has_a_line_for_each_method(tmp_path, monkeypatch):
     unknown = table[-1]._replace(method="teacher", gmacs=None)  # its cost is not known: no point
     table[2] = table[2]._replace(interval=intervals.Interval(52.0, 49.0, 56.0, 4.0, 0.1, 3, 3))
     ceilings = {("EgoDistill", 2): 85.0, ("VisOnly", 1): 60.0, ("AdaFuse", 8): 70.0}  # AdaFuse is not drawn
+    ceilings["teacher", 1] = 90.0
     paths = plots.draw([*table, unknown], tmp_path / "figure", "A title", ceilings)
     assert [path.name for path in paths] == ["figure.png", "figure.svg"]
     axes = drawn[0].axes[0]

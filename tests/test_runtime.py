@@ -74,6 +74,8 @@ def test_the_trial_is_of_the_networks_kind_of_layer(monkeypatch):
     narrow = nn.ModuleList([nn.Conv3d(3, 2, 1), nn.Linear(96, 288), nn.Linear(96, 96), nn.Linear(288, 96)])
     models = (small(), nn.Conv3d(2, 2, 1), nn.Conv1d(2, 2, 1), nn.Linear(2, 2), nn.ReLU(), narrow)
     assert list(map(runtime.trial_layer, models)) == [(2, 64), (3, 64), (1, 64), (0, 2), (2, 64), (0, 96)]
+    with torch.device("meta"):
+        assert runtime.trial_layer(nn.Linear(3 * 224 * 224, 64)) == (0, 1024)  # a square one would have 90 GB
 
     now, step = [0.0], {torch.float32: 3.0, torch.bfloat16: 2.0}
     for clock in ("perf_counter", "process_time"):
@@ -192,7 +194,7 @@ def test_evaluation_brings_the_model_back(monkeypatch):
 
 
 def test_a_device_that_does_not_exist_is_an_error_of_ours():
-    for name in ("cpuu", "cuda:99"):
+    for name in ("cpuu", "cuda:99", "hpu", "privateuseone"):
         with pytest.raises(EgoDistillError, match=f"the device '{name}' cannot be used: "):
             runtime.pick_device(name)
 

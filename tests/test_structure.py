@@ -51,7 +51,7 @@ ARROWS = {
     "pickles": "egodistill files",
     "clips": "audio cameras egodistill imu video",
     "store": "egodistill clips files segments",
-    "one_pass": "clips files store",
+    "one_pass": "clips egodistill files store",
     "video": "",
     "audio": "video",
     "imu": "",
@@ -69,7 +69,7 @@ ARROWS = {
     "scene": "",
     "props": "scene",
     "synthetic": "behaviour egodistill files processes props scene",
-    "behaviour": "",
+    "behaviour": "egodistill",
     "protocols": "distillation training",
     "experiments": "egodistill baselines batches checkpoints clips contrasts data distillation files inference"
     " intervals protocols student teachers training video",
@@ -83,8 +83,8 @@ ARROWS = {
     " one_pass options paper_costs runtime tables teachers training",
     "live_command": "arrivals batches clips commands egodistill events export feeds files imu live model_commands"
     " options runtime video",
-    "demo": "batches behaviour egodistill commands data experiments files inference model_commands options plots"
-    " synthetic tables teachers training",
+    "demo": "baselines batches behaviour egodistill commands data experiments files inference model_commands options"
+    " plots synthetic tables teachers training",
 }
 # Imports inside functions, with their reasons.
 LATE = {

@@ -539,13 +539,16 @@ def test_a_world_of_few_things_has_only_their_verbs():
         {"seed": -1},
         {"things": ["tap", "sofa"]},
         {"things": ["jug"]},
+        {"seed": 0.5},
+        {"train_acts": 8.5},
+        {"workers": 0},
     ],
     ids=str,
 )
 def test_arguments_that_make_no_world_are_named(tmp_path, change):
     name = next(iter(change))
     with pytest.raises(synthetic.WorldError, match=name):
-        synthetic.render(tmp_path / "world", workers=1, **SETTINGS | change)
+        synthetic.render(tmp_path / "world", **{"workers": 1} | SETTINGS | change)
     assert not (tmp_path / "world").exists()
 
 

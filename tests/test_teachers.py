@@ -1,6 +1,7 @@
 """Teachers: the published models number by number, the face of all teachers, extract()."""
 
 import argparse
+import copy
 import json
 import math
 import os
@@ -447,6 +448,33 @@ def test_wrap_averages_positions_and_leaves_out_the_softmax(layer):
     torch.testing.assert_close(feature, x.mean((2, 3, 4)))
     wanted = feature @ layer.weight.flatten(1).T + layer.bias
     torch.testing.assert_close(logits, wanted)
+
+
+class Tail(nn.Module):
+    """A classifier, called by keyword, and a layer after it."""
+
+    def __init__(self, last):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc, self.last = nn.Linear(3, 3), last
+
+    def forward(self, x):
+        return self.last(self.fc(input=x.mean((2, 3, 4))))
+
+
+def test_wrap_keeps_scores_that_later_layers_change_in_place():
+    spec = ClipSpec(frames=2, size=4)
+    plain, changed, other = (
+        teachers.Teacher.wrap(Tail(last), feature_layer="fc", clip_spec=spec, class_names=LABELS)
+        for last in (nn.Identity(), nn.ReLU(inplace=True), nn.GELU())
+    )
+    x = torch.randn(4, 3, 2, 4, 4)
+    assert (plain.encode(x).logits < 0).any()
+    torch.testing.assert_close(changed.encode(x), plain.encode(x))
+    assert len({teachers.fingerprint(one) for one in (plain, changed, other)}) == 3  # with equal weights
+    assert teachers.fingerprint(plain) == teachers.fingerprint(copy.deepcopy(plain))
+    with pytest.raises(teachers.TeacherError, match=r"torch.float16 \(fc.weight\); call .float\(\) first"):
+        teachers.Teacher.wrap(Tail(nn.Identity()).half(), feature_layer="fc", clip_spec=spec, class_names=LABELS)
 
 
 # --- a whole store ---------------------------------------------------------------------------
@@ -1326,6 +1354,12 @@ def image_student(seed=0):
     options |= {"feature_dim": narrow().feature_dim, "class_names": LABELS}
     torch.manual_seed(seed)
     return EgoDistill(3, **options)
+
+
+def test_two_consumers_that_read_the_same_frames_are_refused():
+    """Each would get the clips of the other's size, and one record would take the place of the other."""
+    with pytest.raises(DataError, match=r"two of the consumers have the same specs \(clip\); run one after the other"):
+        Together(teachers.Extraction(narrow()), teachers.Extraction(narrow(seed=1)))
 
 
 @pytest.mark.filterwarnings("ignore:.*could not be prepared")
