@@ -159,7 +159,7 @@ def fitting_methods(bench: experiments.Bench, store: data.ClipStore, frames: int
         try:
             experiments.kept_tokens(bench, name, frames)
         except baselines.BaselineError as error:
-            lacking[name] = str(error)
+            lacking[name] = str(error).removeprefix("STTS: ")
     for name, why in lacking.items():
         print(f"{name} is left out: {why}")
     return [name for name in experiments.METHODS if name not in lacking]
