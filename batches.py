@@ -247,9 +247,10 @@ def require_classes(model: Model, store: Store) -> None:
     """
     if not len(store.class_names):
         return
+    theirs = [str(name) for name in store.class_names]
     if getattr(model, "class_names", None) is None:
-        model.class_names = list(store.class_names)
-    ours, theirs = list(model.class_names), list(store.class_names)
+        model.class_names = theirs
+    ours = list(model.class_names)
     if ours != theirs:
         pairs = enumerate(zip(ours, theirs, strict=False))
         first = next((k for k, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
@@ -433,6 +434,13 @@ def require_number(
         raise EgoDistillError(f"{name} must be a {'whole ' if whole else ''}number, {limits}; got {value!r}")
 
 
+def use_python_numbers(settings: Any) -> None:
+    """Replace the numpy numbers of a frozen dataclass by those of Python, which checkpoints and JSON accept."""
+    for name, value in vars(settings).items():
+        if isinstance(value, np.generic):
+            object.__setattr__(settings, name, value.item())
+
+
 def read(
     store: Store,
     names: Sequence[str],
@@ -514,6 +522,7 @@ class Augment:
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
+        use_python_numbers(self)
         require_number("crop", self.crop, 0, 1, below=True)
         require_number("jitter", self.jitter, 0, 1, below=True)
 

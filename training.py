@@ -70,6 +70,7 @@ class Training:
     label_smoothing: float = 0.0  # L_ACT and L_GT: share of the target that is spread evenly over all classes
 
     def __post_init__(self) -> None:
+        batches.use_python_numbers(self)
         batches.require_number("epochs", self.epochs, 1, whole=True)
         batches.require_number("batch_size", self.batch_size, 2, whole=True)
         batches.require_number("learning_rate", self.learning_rate, 0, above=True)
@@ -244,7 +245,7 @@ class TrainingLoop:
             fused=self.device.type in ("cpu", "cuda"),
         )
         self.path = Path(settings.checkpoint) if settings.checkpoint is not None else None
-        clips = {"clips": len(store), "class_names": store.class_names}
+        clips = {"clips": len(store), "class_names": [str(name) for name in store.class_names]}
         clips["validation clips"] = None if validation is None else len(validation)
         self.about = objective.record | settings.record() | clips
         if self.path is not None:

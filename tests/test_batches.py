@@ -7,7 +7,8 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from toys import QUIET, Store, small
+from small_teachers import SMALL_I3D
+from toys import CLASSES, FAST, QUIET, Store, small
 
 from egodistill import (
     Augment,
@@ -27,6 +28,7 @@ from egodistill import (
     measure,
     predict,
     retrieve,
+    teachers,
 )
 from egodistill.clips import ClipSpec
 
@@ -264,6 +266,21 @@ def test_settings_have_ranges(settings, words):
 
 def test_settings_may_be_numbers_of_numpy():
     assert Training(epochs=np.int64(2), learning_rate=np.float32(1), warmup_epochs=0, decay=1).epochs == 2
+
+
+def test_numbers_and_names_of_numpy_become_those_of_python(tmp_path):
+    store, numbers = Store(8), {"num_frames": np.int64(1), "imu_rate": np.float64(198)}
+    store.class_names = np.array(CLASSES)
+    settings = FAST | {"epochs": np.int64(1), "seed": np.int64(2**40), "learning_rate": np.float32(1e-3)}
+    settings |= {"augment": Augment(crop=np.float32(0.1)), "tau": np.logspace(0, 1, 3)[1]}
+    settings |= {"checkpoint": tmp_path / "run.training"}
+    history = distill(small(**numbers, class_names=np.array(CLASSES)), store, teacher="t", **settings)
+    model = small(**numbers)
+    assert distill(model, store, teacher="t", **settings) == history
+    model.save(tmp_path / "student.pt")
+    assert EgoDistill.load(tmp_path / "student.pt").class_names == CLASSES
+    teachers.load("i3d", num_classes=np.int64(4), **SMALL_I3D, progress=False).save(tmp_path / "teacher.pt")
+    assert len(teachers.Teacher.load(tmp_path / "teacher.pt").class_names) == 4
 
 
 def test_a_student_reads_the_frames_that_it_is_for(kitchen, tmp_path):
