@@ -65,6 +65,7 @@ class Job(NamedTuple):
     """What an answer needs: the clip, its IMU window, its frames, and when it became due on this host."""
 
     number: int
+    schedule: Schedule
     arrived: float
     window: np.ndarray | None
     frames: list[Frame]
@@ -362,7 +363,8 @@ class Stream:
     def reset(self) -> None:
         """Forget the clock, samples, frames, requests and answers that are due, and accept a new recording.
 
-        The counters stay; what is forgotten counts as invalid, refused, given up and dropped.
+        The counters stay; what is forgotten counts as invalid, refused, given up and dropped, as does an answer that
+        another thread is computing.
         """
         with self._lock:
             self._reset()
@@ -501,7 +503,7 @@ class Stream:
                         self._stats.encoded += 1
                         self._stats.waiting -= 1
             self._frames.thin(self._first_open())
-            return Job(number, arrived, window, frames, problem)
+            return Job(number, self._schedule, arrived, window, frames, problem)
 
     def _lacking(self, frames: list[Frame]) -> str:
         where = f"within {self.tolerance:g} s of its place" if self.choice == "centre" else ""
@@ -534,9 +536,12 @@ class Stream:
             raise
         with self._lock:
             self._taken = 0
+            if job.schedule is not self._schedule:  # the clock was restarted meanwhile
+                self._stats.dropped += 1
+                return None
             self._stats.given += problem is None
             self._stats.problems += problem is not None
-            stop, start = self._schedule.stop(job.number), self._schedule.start(job.number)
+            stop, start = job.schedule.stop(job.number), job.schedule.start(job.number)
             ages = tuple(stop - frame.time for frame in job.frames)
             newest = max(sensor.newest for sensor in self._sensors)
             answer = Answer(
@@ -553,7 +558,7 @@ class Stream:
         if self.gate is not None and job.window is not None:
             look = bool(self.gate(job.window, ages, stop))
             with self._lock:
-                self._look |= look
+                self._look |= look and job.schedule is self._schedule
         return answer
 
     @torch.no_grad()

@@ -792,6 +792,48 @@ def test_two_threads_feed_and_one_reads(model):
     assert stops == sorted(set(stops))
 
 
+@pytest.mark.parametrize("restart", ["samples", "reset"])
+def test_an_answer_of_a_clock_that_has_gone_while_it_was_computed_is_dropped(model, monkeypatch, restart):
+    times, readings = samples(0, 3)
+    asked = []
+    with open_stream(
+        model, frames="newest", gate=lambda *about: asked.append(about) or True, on_restart="reset"
+    ) as stream:
+        stream.accept_imu(times[:450] + 10, readings[:450])
+        stream.accept_frame(11.0, picture())
+
+        def fuse(image, imu):  # what another thread does meanwhile
+            if restart == "reset":
+                stream.reset()
+            else:
+                stream.accept_imu(times[:120], readings[:120])
+                stream.accept_imu(times[120:240], readings[120:240])
+            return Output(image, image[:, :7])
+
+        monkeypatch.setattr(model, "fuse", fuse)
+        assert stream.results() == [] and check(stream).dropped == 1 and not asked
+        monkeypatch.undo()
+        stream.accept_imu(times + 20, readings)
+        stream.accept_frame(21.0, picture())
+        assert stream.results()[0].stop == pytest.approx(20 + CLIP)
+
+
+def test_a_decision_about_a_clock_that_has_gone_says_nothing_about_the_new_one(model):
+    times, readings = samples(0, 2.5)
+
+    def gate(window, ages, stop):  # what another thread does meanwhile
+        stream.reset()
+        stream.accept_imu(times[:100], readings[:100])
+        assert stream.wants_frame(0.5)
+        stream.accept_frame(0.5, picture())
+        return True
+
+    with open_stream(model, frames="newest", gate=gate) as stream:
+        stream.accept_imu(times, readings)
+        stream.accept_frame(1.0, picture())
+        assert len(stream.results()) == 1 and not stream.wants_frame(0.6)
+
+
 def test_memory_does_not_grow(model):
     times, readings = samples(0, 2)
 
