@@ -467,12 +467,13 @@ class Stream:
                 marks[0], (lambda k: schedule.start(k) + last_place) if final else schedule.stop
             )
         last = schedule.last_before(min(marks), schedule.grid_end if final else schedule.stop)
+        first = max(schedule.next - 1, schedule.last_before(max(marks) - self.max_jump, schedule.stop))
         # The samples on both sides of the window's last point decide its value.
-        while last >= schedule.next and not all(
+        while last > first and not all(
             sensor.has_between(schedule.grid_end(last), mark) for sensor, mark in zip(self._sensors, marks, strict=True)
         ):
             last -= 1
-        return max(last, schedule.last_before(max(marks) - self.max_jump, schedule.stop))
+        return max(last, first)
 
     # --- The networks --------------------------------------------------------------------------------
 

@@ -579,6 +579,19 @@ def test_a_jump_of_the_clock_is_believed_when_it_goes_on(model):
     assert counts.held == counts.invalid == counts.late == 0 and counts.due > 200
 
 
+def test_a_large_jump_of_the_clock_costs_no_more_than_a_small_one(model, monkeypatch):
+    asked = []
+    known = arrivals.Sensor.has_between
+    monkeypatch.setattr(arrivals.Sensor, "has_between", lambda *about: asked.append(about) or known(*about))
+    times, readings = samples(0, 3)
+    with open_stream(model) as stream:
+        run(stream, times, readings)
+        asked.clear()
+        for k in range(20):  # one at a time: what has been confirmed is shorter than `slack`
+            stream.accept_imu(times[k] + 100_000, readings[k])
+        assert check(stream).due > 199_000 and len(asked) < 400
+
+
 @pytest.mark.parametrize("choice", ["raise", "reset"])
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_clock_that_starts_anew(model, choice, whole):
