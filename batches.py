@@ -160,6 +160,8 @@ def arrays_of(model: Model, store: Store) -> list[str]:
     require_classes(model, store)
     for name in names:
         require_clips(model, store, name)
+    if getattr(model, "class_names", None) is None and len(store.class_names):
+        model.class_names = [str(name) for name in store.class_names]
     note_clips(model, store, names)
     return names
 
@@ -241,16 +243,15 @@ def require_store(store: Any) -> None:
 
 
 def require_classes(model: Model, store: Store) -> None:
-    """Give the store's class names to a model without any. Raise EgoDistillError if it has other classes.
+    """Raise EgoDistillError if a model has other classes than the store.
 
     A store without labels has no classes until a teacher names them; it fits any model.
     """
-    if not len(store.class_names):
-        return
     theirs = [str(name) for name in store.class_names]
-    if getattr(model, "class_names", None) is None:
-        model.class_names = theirs
-    ours = list(model.class_names)
+    if not theirs:
+        return
+    known = getattr(model, "class_names", None)
+    ours = theirs if known is None else list(known)
     if ours != theirs:
         pairs = enumerate(zip(ours, theirs, strict=False))
         first = next((k for k, (one, other) in pairs if one != other), min(len(ours), len(theirs)))

@@ -410,6 +410,17 @@ def test_classes_are_compared_with_their_order_and_number(classes, first):
     assert batches.arrays_of(Model(), Store(4)) == ["imu"]
 
 
+def test_a_store_that_is_refused_names_no_classes():
+    model, fewer, larger = small(), Store(4), Store(4, size=48)
+    fewer.class_names, larger.class_names = ["x", "y"], list("wxyz")
+    for store, words in ((fewer, "4 classes, but the store has 2"), (larger, "size is 48")):
+        with pytest.raises(EgoDistillError, match=words):
+            batches.arrays_of(model, store)
+        assert model.class_names is None
+    batches.arrays_of(model, Store(4))
+    assert model.class_names == CLASSES
+
+
 def test_limits_of_numbers_are_part_of_the_range_or_not_as_said():
     for options, fits, fails in (
         ({"least": 0, "most": 1}, (0, 0.5, 1), (-1e-9, 1.0001, NAN, "1", None)),
