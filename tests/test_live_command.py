@@ -154,6 +154,15 @@ def test_a_file_gives_the_answers_of_predict(kitchen, tmp_path, capsys, num_fram
     assert f"answers: {len(found)} due" in said
 
 
+def test_no_answer_of_a_file_is_dropped_however_few_its_frames(files, tmp_path, capsys):
+    video = write_video(tmp_path / "slow.mp4", [*range(5), *range(8, 12)], **X264)  # one per second, and a hole
+    words = ["--student", files / "frames.pt", "--fast", "--every", 0.25, "--tolerance", 0.5, "--precision", "fp32"]
+    found, said = answers_of(capsys, video, *words)
+    network = EgoDistill.load(files / "frames.pt")
+    wanted = [one.start for one in inference.predict(network, video, stride=0.25, precision="fp32")]
+    assert "0 dropped" in said and set(wanted[:-1]) <= {one["start"] for one in found}
+
+
 def test_real_speed_gives_the_answers_of_fast(kitchen, files, capsys, fast, host_clock):
     words = of_kitchen(kitchen, files, *imu_of(kitchen))
     said, same = at_real_speed(host_clock, lambda: answers_of(capsys, *words), fast)
