@@ -90,10 +90,10 @@ class Stream:
     frame_clock   (offset, stretch): a frame stamped t was taken at offset + stretch * t on the clock of the samples.
     gate       With "newest": `gate(window, ages, stop)` is asked after each answer whether to look again, with the IMU
                window [samples, 6], the ages of the frames used and the end of the clip in seconds. The first look, and
-               one for a frame that would be too old, need no gate. None: `gates.Moved(gates.FAST)`, which is
-               better than a period where looks are few (RESULTS.md, When to look); for a model without IMU, or with
-               several frames, a period of 2 s.
-    period     Instead of a gate: look every so many seconds.
+               one for a frame that would be too old, need no gate. The model must read IMU samples. None:
+               `gates.Moved(gates.FAST)`, which is better than a period where looks are few (RESULTS.md, When to look);
+               for a model without IMU, or with several frames, a period of 2 s.
+    period     With "newest", instead of a gate: look every so many seconds.
     camera_delay, camera_timeout   Seconds by which frames are requested early, and after which a request is given up.
     max_pending   Answers that wait for `results()`; of more, the oldest are dropped and counted.
     max_jump   Seconds by which the clock may jump ahead at once; see below. Also how long a sensor waits for the other
@@ -160,8 +160,13 @@ class Stream:
         for name, choice in (("frames", frames), ("on_restart", on_restart)):
             if choice not in CHOICES[name]:
                 raise EgoDistillError(f"{name} must be one of {', '.join(CHOICES[name])}; got {choice!r}")
-        if gate is not None and frames != "newest":
-            raise EgoDistillError("a gate decides when to look, so it needs frames='newest'; 'centre' always looks")
+        for name, value in (("gate", gate), ("period", period)):
+            if value is not None and frames != "newest":
+                raise EgoDistillError(
+                    f"{name} decides when to look, so it needs frames='newest'; 'centre' always looks"
+                )
+        if gate is not None and not self.spec.imu_samples:
+            raise EgoDistillError("gate is asked about head motion, and this model reads none; give period instead")
         if not set(batches.inputs_of(model)) <= {"frames", "imu"}:
             raise EgoDistillError(f"a stream has frames and IMU samples; the model reads {', '.join(model.inputs)}")
         if isinstance(model, torch.nn.Module) and any(layer.training for layer in model.modules()):

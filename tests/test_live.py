@@ -471,6 +471,12 @@ def test_a_gate_decides_when_to_look(model):
     assert seen[0][0] == (422, 6) and len(seen[0][1]) == 1 and seen[0][2] == pytest.approx(CLIP)
     with pytest.raises(EgoDistillError, match="newest"):
         open_stream(model, gate=gate)
+    with pytest.raises(
+        EgoDistillError, match="gate is asked about head motion, and this model reads none; give period"
+    ):
+        open_stream(student(use_imu=False), frames="newest", gate=gate)
+    with pytest.raises(EgoDistillError, match="period decides when to look, so it needs frames='newest'"):
+        open_stream(model, period=2.0)
 
 
 def looks_of(network, **options):
