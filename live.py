@@ -81,7 +81,7 @@ class Stream:
                clip_seconds + k * every. The first sample is the first time at which both sensors have one.
     frames     "centre": the frames on screen at the places at which the model was trained; of a camera below 10 Hz,
                the nearest ones, at most `tolerance` seconds away. Answers are those of `predict()`, about what
-               happened half a clip ago; the camera must run.
+               happened half a clip ago; the camera must run. Not for the samplings "random" and "ages".
                "newest": the last N frames, none older than `max_age` seconds, for a student trained with such ages.
     slack      Samples and frames may arrive so late, in seconds on the sensor's clock; every answer waits so long.
                Delay within which chunks arrive does not count, only their order. For frames that arrive seconds

@@ -306,6 +306,13 @@ def test_several_frames_are_the_nearest_ones_in_order_and_never_repeated():
     assert answer.problem == "1 of 2 frames, each within 2 s of its place"
 
 
+@pytest.mark.parametrize("sampling", ["random", "ages"])
+def test_places_that_differ_from_clip_to_clip_are_no_centre(sampling):
+    with pytest.raises(EgoDistillError, match=f"trained with sampling='{sampling}', .*; give frames='newest'"):
+        open_stream(student(sampling=sampling))
+    assert open_stream(student(sampling=sampling), frames="newest").choice == "newest"
+
+
 def test_a_frame_on_screen_comes_before_a_nearer_one_that_begins_later(model):
     """As in predict(), if the camera runs; of a camera that sleeps, the frame before is one of an earlier look."""
     times, readings = samples(0, 3)
