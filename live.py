@@ -90,7 +90,8 @@ class Stream:
     frame_clock   (offset, stretch): a frame stamped t was taken at offset + stretch * t on the clock of the samples.
     gate       With "newest": `gate(window, ages, stop)` is asked after each answer whether to look again, with the IMU
                window [samples, 6], the ages of the frames used and the end of the clip in seconds. The first look, and
-               one for a frame that would be too old, need no gate. The model must read IMU samples. None:
+               one for a frame that would be too old, need no gate. The model must read IMU samples, at the gate's
+               `imu_rate` if it has one. None:
                `gates.Moved(gates.FAST)`, which is better than a period where looks are few (RESULTS.md, When to look);
                for a model without IMU, or with several frames, a period of 2 s.
     period     With "newest", instead of a gate: look every so many seconds.
@@ -167,6 +168,12 @@ class Stream:
                 )
         if gate is not None and not self.spec.imu_samples:
             raise EgoDistillError("gate is asked about head motion, and this model reads none; give period instead")
+        rate = self.spec.imu_rate
+        if getattr(gate, "imu_rate", rate) != rate:
+            raise EgoDistillError(
+                f"gate counts {gate.imu_rate} samples per second, and the model reads {rate}; build it with "
+                f"imu_rate={rate}"
+            )
         if not set(batches.inputs_of(model)) <= {"frames", "imu"}:
             raise EgoDistillError(f"a stream has frames and IMU samples; the model reads {', '.join(model.inputs)}")
         if isinstance(model, torch.nn.Module) and any(layer.training for layer in model.modules()):
@@ -178,7 +185,7 @@ class Stream:
         self.choice, self.tolerance, self.max_age, self.frame_clock = frames, tolerance, max_age, (offset, stretch)
         self.limits = {"min_coverage": min_coverage, "max_gap": max_gap}
         if frames == "newest" and gate is None and period is None and self.spec.frames == 1 and self.spec.imu_samples:
-            gate = Moved(FAST)
+            gate = Moved(FAST, imu_rate=self.spec.imu_rate)
         self.gate, self.period = gate, period or 2.0
         self.camera_delay, self.camera_timeout = camera_delay, camera_timeout
         self.max_pending, self.max_jump, self.on_restart = max_pending, max_jump, on_restart

@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from egodistill import EgoDistill, EgoDistillError, Stream, gates
+from egodistill import EgoDistill, EgoDistillError, Stream, export, gates
 
 CLIP = 64 / 30
 
 
-def student():
+def student(**options):
     torch.manual_seed(0)
-    return EgoDistill(
-        4, feature_dim=8, image_encoder="resnet10x4", image_weights=None, frame_size=32, hidden=16, imu_width=4
-    ).eval()
+    sizes = {"feature_dim": 8, "image_encoder": "resnet10x4", "frame_size": 32, "hidden": 16, "imu_width": 4}
+    return EgoDistill(4, image_weights=None, **sizes, **options).eval()
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +52,27 @@ def test_the_angle_counts_from_the_frame_on():
     both[:, 5] = 0.3
     assert gate(both, [1.01], 3.0) and not gate(both, [0.99], 3.0)
     assert gate(window(), [], 3.0) and not gate(window(0.1), [60.0], 3.0)  # older than the window
+
+
+def test_gates_count_seconds_at_the_rate_of_the_window(model):
+    slow = {"imu_rate": 99.0}
+    moved = window(3.0, 99)
+    moved[-50:, 4] = 0.0  # still for the last half of a second
+    assert gates.Moved(1.0)(moved, [1.0], 3.0) and not gates.Moved(1.0, **slow)(moved, [1.0], 3.0)
+    turned = window(1.0, 50)
+    assert not gates.Turned(0.4)(turned, [1.0], 3.0) and gates.Turned(0.4, **slow)(turned, [1.0], 3.0)
+    other = student(**slow, imu_samples=211)
+    assert Stream(other, frames="newest").gate == gates.Moved(gates.FAST, **slow)
+    for gate in (gates.Moved(1.0), gates.Turned(0.4)):
+        with pytest.raises(EgoDistillError, match=r"gate counts 198.0 samples .* reads 99.0; .*imu_rate=99"):
+            Stream(other, frames="newest", gate=gate)
+    assert Stream(model, frames="newest", gate=gates.Turned(0.4)).gate.imu_rate == 198
+
+
+def test_a_change_gate_needs_the_encoder_itself(model, tmp_path):
+    export.export_pair(model, tmp_path / "device.pt2")
+    with pytest.raises(EgoDistillError, match="IMU encoder, and exported programs"):
+        gates.Changed(export.load_pair(tmp_path / "device.pt2"), 0.2)
 
 
 def test_a_change_gate_compares_with_the_last_look(model):
