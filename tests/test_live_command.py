@@ -1,5 +1,6 @@
 """The command `live`: its answers are those of `predict()`, whatever the source; clocks, output, ends and errors."""
 
+import argparse
 import json
 import math
 import os
@@ -229,6 +230,14 @@ def test_events_are_labels_that_last(kitchen, files, capsys, fast, tmp_path, mon
 
 
 TRACKER = live_command.events.Tracker
+
+
+def test_events_do_not_depend_on_the_number_of_classes_that_are_shown(files):
+    for words, top in (("--top 1 --events", 2), ("--top 3 --events", 3), ("--top 1", 1)):
+        parser = argparse.ArgumentParser()
+        live_command.live_options(parser)
+        options = parser.parse_args(["a.mp4", "--student", "s.pt", *words.split()])
+        assert live_command.open_stream(options, student(), (0.0, 1.0)).top == top
 
 
 def test_the_run_ends_after_some_seconds(kitchen, files, capsys, fast, tmp_path):
