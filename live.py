@@ -474,10 +474,7 @@ class Stream:
         schedule, slack = self._schedule, 0.0 if final else self.slack
         marks = [sensor.newest - slack for sensor in self._sensors]
         if not self.spec.imu_samples:
-            last_place = float(self._frames.places[-1])
-            return schedule.last_before(
-                marks[0], (lambda k: schedule.start(k) + last_place) if final else schedule.stop
-            )
+            return schedule.last_before(marks[0], schedule.stop)
         last = schedule.last_before(min(marks), schedule.grid_end if final else schedule.stop)
         first = max(schedule.next - 1, schedule.last_before(max(marks) - self.max_jump, schedule.stop))
         # The samples on both sides of the window's last point decide its value.

@@ -273,6 +273,18 @@ def test_a_model_without_imu_lives_on_frames_alone():
     assert dict(answers[0].classes) == dict(zip("abcdefg", scores.tolist(), strict=True))
 
 
+@pytest.mark.parametrize("options", [{"frames": "newest", "period": 1.0}, {"frames": "centre"}])
+def test_the_end_of_the_frames_completes_no_clip_that_goes_on(options):
+    with open_stream(student(use_imu=False), slack=0.5, **options) as stream:
+        for k in range(50):
+            stream.accept_frame(k / 10, picture(k))
+            early = stream.results()
+        late = stream.finish()
+        check(stream)
+    assert not early and [round(answer.stop, 2) for answer in late] == [4.63]  # the last frame is at 4.9
+    assert all(answer.lag >= 0 for answer in late)
+
+
 # --- Frames --------------------------------------------------------------------------------------------------
 
 
