@@ -286,7 +286,7 @@ class Stream:
             if self._request is not None and seconds >= self._request:
                 self._stats.answered += 1
                 self._stats.camera_on += seconds - self._request
-                self._request = None
+                self._request, self._look = None, False  # also what the gate has asked for meanwhile
             if not self.spec.imu_samples and self._sensors[0].add(np.array([seconds]), np.zeros((1, 3))):
                 self._stats.refused += 1
                 self._restart()
@@ -567,8 +567,9 @@ class Stream:
             )
         if self.gate is not None and job.window is not None:
             look = bool(self.gate(job.window, ages, stop))
-            with self._lock:
-                self._look |= look and job.schedule is self._schedule
+            with self._lock:  # a decision counts if it is about the newest frame and this clock
+                later = any(frame.time > stop for frame in self._frames.kept)
+                self._look |= look and not later and job.schedule is self._schedule
         return answer
 
     @torch.no_grad()

@@ -111,7 +111,7 @@ def turning(times):
     return readings
 
 
-@pytest.mark.parametrize(
+MAKE = pytest.mark.parametrize(
     "make",
     [
         lambda model: gates.Period(1.7),
@@ -124,6 +124,9 @@ def turning(times):
     ],
     ids=["period", "turned", "moved", "random", "changed", "never", "always"],
 )
+
+
+@MAKE
 def test_simulated_looks_are_those_of_a_stream(model, make):
     """The camera can take 5 frames a second; samples come in chunks of 50 ms."""
     times = np.arange(0, 24, 1 / 200)
@@ -148,6 +151,38 @@ def test_simulated_looks_are_those_of_a_stream(model, make):
                 moment = next(wanted, None)
     stops = np.array([stop for _, stop in seen])
     found = gates.simulate(make(model), [one for one, _ in seen], stops, frames)
+    ages = [(stop - frames[k],) if k >= 0 else () for k, stop in zip(found.used, stops, strict=True)]
+    assert len(ages) == len(used) > 40
+    for one, other in zip(ages, used, strict=True):
+        assert one == pytest.approx(other)
+    assert frames[found.taken] == pytest.approx(taken[: len(found.taken)]) and len(taken) - len(found.taken) <= 1
+
+
+@MAKE
+@pytest.mark.parametrize(("delay", "slack", "late"), [(0.75, 0.05, 0.0), (0.75, 0.35, 0.3), (0.0, 0.6, 0.0)])
+def test_simulated_looks_are_those_of_a_stream_with_a_slow_camera(model, make, delay, slack, late):
+    """A frame is taken `delay` after the request, and arrives `late`; the gate is asked meanwhile."""
+    times = np.arange(0, 24, 1 / 200)
+    readings, frames = turning(times), np.arange(0.8, 26, 0.2)
+    seen, used, taken, coming, picture = [], [], [], [], np.zeros((32, 32, 3), np.uint8)
+    gate = make(model)
+
+    def noted(*arguments):
+        seen.append((arguments[0].copy(), arguments[2]))
+        return gate(*arguments)
+
+    with Stream(model, frames="newest", gate=noted, max_age=4.0, slack=slack, precision="fp32") as stream:
+        for k in range(0, len(times), 10):
+            stream.accept_imu(times[k : k + 10], readings[k : k + 10])
+            now = times[k + 9]
+            while coming and coming[0] <= now - late:
+                stream.accept_frame(coming.pop(), picture)
+            used += [answer.frame_age for answer in stream.results()]
+            if stream.wants_frame(now):
+                coming.append(frames[np.searchsorted(frames, now + delay)])
+                taken += coming
+    stops = np.array([stop for _, stop in seen])
+    found = gates.simulate(make(model), [one for one, _ in seen], stops, frames, slack=slack + delay)
     ages = [(stop - frames[k],) if k >= 0 else () for k, stop in zip(found.used, stops, strict=True)]
     assert len(ages) == len(used) > 40
     for one, other in zip(ages, used, strict=True):
