@@ -103,7 +103,9 @@ class Clock:
         if given.dtype.kind == "f":
             return given.astype(np.float64)
         if self.origin is None:
-            self.origin = int(given.min())
+            if not len(usable := given[np.abs(given.astype(np.float64)) < 2**62]):
+                return np.full(len(given), np.nan)
+            self.origin = int(usable.min())
         rough = given.astype(np.float64) - self.origin
         exact = (given.astype(np.int64) - np.int64(self.origin)) / 1e9
         return np.where(np.abs(rough) < 2**62, exact, np.nan)  # beyond it, the difference overflows

@@ -399,7 +399,7 @@ def require_finite(store: Store, rows: Tensor, name: str, values: Tensor) -> Non
     egodistill.DataError: store: scores of the clips P01_101_5 are not finite; leave these clips out: store.select() ...
     """
     if values.is_floating_point() and not values.isfinite().all():
-        broken = ~values.flatten(1).isfinite().all(1).cpu()
+        broken = ~values.reshape(len(values), -1).isfinite().all(1).cpu()
         path = getattr(store, "path", None) or "the store"
         raise DataError(
             f"{path}: {name} of the clips {clip_ids(store, rows.cpu()[broken])} are not finite; leave these clips out: "

@@ -353,13 +353,13 @@ class Stream:
             return [answer for _ in range(count) if (answer := self._compute()) is not None]
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until an answer is due, at most `timeout` seconds; return whether one is.
+        """Wait until an answer is due or the input has ended, at most `timeout` seconds; return whether one is due.
 
         The time is used to scale a new picture. In asyncio: `await asyncio.to_thread(stream.wait, 0.5)`.
         """
         end = math.inf if timeout is None else time.monotonic() + timeout
         with self._lock:
-            while self._open and not self._pending and (left := end - time.monotonic()) > 0:
+            while self._open and not self._finished and not self._pending and (left := end - time.monotonic()) > 0:
                 self._frames.scale_newest()
                 self._lock.wait(None if left == math.inf else left)
             return bool(self._pending)
@@ -370,6 +370,7 @@ class Stream:
             self._require_open()
             self._finished = True
             self._update(time.monotonic(), final=True)
+            self._lock.notify_all()
         return self.results()
 
     def reset(self) -> None:

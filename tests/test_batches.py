@@ -256,6 +256,7 @@ def test_a_model_of_ones_own_is_measured_on_the_clips_of_its_store():
         (lambda: PretrainingSettings(batch_size=1), "batch_size"),
         (lambda: predict(small(), "a.mp4", stride=0.01), "stride must be a number, 0.0213 <= stride; got 0.01"),
         (lambda: predict(small(), "a.mp4", stride=NAN), "stride"),
+        (lambda: predict(small(), "a.mp4", top=0), "top must be a whole number, 1 <= top; got 0"),
         (lambda: predict(small(), "a.mp4", min_coverage=0), "min_coverage must be a number, 0 < min_coverage <= 1"),
     ],
 )
@@ -358,6 +359,11 @@ def test_a_value_that_is_not_finite_is_named_with_its_clip():
     model.classifier.weight.data[:] = torch.inf
     with pytest.raises(DataError, match=r"the model's logits of the clips 0, 1, 2, 3, 4 and 27 more are not finite"):
         evaluate(model, Store(), **QUIET)
+
+
+def test_a_number_per_clip_that_is_not_finite_is_named_too():
+    with pytest.raises(DataError, match="scores of the clips 5 are not finite"):
+        batches.require_finite(Store(8), torch.tensor([4, 5]), "scores", torch.tensor([0.5, NAN]))
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5])

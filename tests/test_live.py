@@ -712,6 +712,30 @@ def test_a_feeder_that_dies(model):
     check(stream)
 
 
+def test_a_thread_that_waits_wakes_when_another_one_finishes(model):
+    with open_stream(model) as stream:
+        waiter = threading.Thread(target=stream.wait, daemon=True)
+        waiter.start()
+        stream.finish()
+        waiter.join(10)
+        assert not waiter.is_alive()
+        assert not stream.wait()
+
+
+@pytest.mark.parametrize("first", [np.uint64(2**64 - 1), np.int64(-(2**63)), np.int64(2**63 - 1)])
+def test_a_first_time_that_is_none_is_invalid_and_starts_no_clock(model, first):
+    times, readings = samples(0, 3)
+    stamps = (times * 1e9).astype(first.dtype) + first.dtype.type(1_732_600_000_000_000_000)
+    with open_stream(model) as stream:
+        stream.accept_imu(np.array([first]), readings[:1])
+        assert check(stream).invalid == 2
+        with pytest.raises(EgoDistillError, match="one finite number"):
+            stream.accept_frame(first, picture())
+        stream.accept_imu(np.concatenate([[first], stamps]), readings[[0, *range(len(times))]])
+        counts = check(stream)
+    assert counts.invalid == 4 and counts.used == 2 * len(times) and counts.due == 2
+
+
 def test_rows_without_a_time_or_a_number(model):
     times, readings = samples(0, 3)
     broken_times, broken = times.copy(), readings.copy()
