@@ -512,7 +512,7 @@ def count_macs(model: nn.Module, device: torch.device) -> float:
     >>> print(f"{inference.count_macs(model, torch.device('meta')) / 1e9:.2f} GMACs")
     1.86 GMACs
     """
-    if getattr(model, "precision", None):
+    if getattr(model, "precision", None) and next(model.parameters(), None) is None:
         raise EgoDistillError(
             f"{type(model).__name__} shows neither its weights nor its operations, so they cannot be counted; measure "
             f"the student that was exported, and compare their times with export.compare()"
