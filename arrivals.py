@@ -17,7 +17,7 @@ import numpy as np
 
 from egodistill import EgoDistillError
 from egodistill.clips import ClipSpec
-from egodistill.video import Scaler
+from egodistill.video import DRAWN, Scaler
 
 __all__ = ["KEPT_FRAMES", "Clock", "Frame", "Frames", "Schedule", "Sensor", "Stats", "Times"]
 
@@ -103,7 +103,9 @@ class Clock:
         if given.dtype.kind == "f":
             return given.astype(np.float64)
         if self.origin is None:
-            self.origin = int(given.min())
+            if not len(usable := given[np.abs(given.astype(np.float64)) < 2**62]):
+                return np.full(len(given), np.nan)
+            self.origin = int(usable.min())
         rough = given.astype(np.float64) - self.origin
         exact = (given.astype(np.int64) - np.int64(self.origin)) / 1e9
         return np.where(np.abs(rough) < 2**62, exact, np.nan)  # beyond it, the difference overflows
@@ -293,10 +295,15 @@ class Frames:
     "centre": those on screen at the places of `ClipSpec.times()` in a clip, or else those nearest to them, at most
     `tolerance` away. "newest": the last N of a clip's end, at most `max_age` old. Only the newest picture is kept in
     its own size; the others are scaled to the model's. So there are at most one picture, and `KEPT_FRAMES * N` scaled
-    ones.
+    ones. Raise EgoDistillError for "centre" and a rule of sampling whose places differ from clip to clip.
     """
 
     def __init__(self, schedule: Schedule, choice: str, tolerance: float, max_age: float, stats: Stats) -> None:
+        if choice == "centre" and schedule.spec.sampling in DRAWN:
+            raise EgoDistillError(
+                f"the model was trained with sampling={schedule.spec.sampling!r}, whose places differ from clip to "
+                "clip, so frames='centre' does not know where to look; give frames='newest'"
+            )
         self.schedule, self.choice, self.tolerance, self.max_age = schedule, choice, tolerance, max_age
         self.stats, self.count = stats, schedule.spec.frames
         self.kept: list[Frame] = []

@@ -91,7 +91,7 @@ class Baseline(nn.Module):
             raise BaselineError(f"{len(class_names)} class names for num_classes={num_classes}")
         self.num_classes, self.num_frames, self.frame_size = num_classes, num_frames, frame_size
         self.clip_seconds = clip_seconds
-        self.class_names = list(class_names) if class_names is not None else None
+        self.class_names = [str(name) for name in class_names] if class_names is not None else None
         for name, values in zip(("mean", "std"), normalise, strict=True):
             self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
 

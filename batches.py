@@ -160,6 +160,8 @@ def arrays_of(model: Model, store: Store) -> list[str]:
     require_classes(model, store)
     for name in names:
         require_clips(model, store, name)
+    if getattr(model, "class_names", None) is None and len(store.class_names):
+        model.class_names = [str(name) for name in store.class_names]
     note_clips(model, store, names)
     return names
 
@@ -241,15 +243,15 @@ def require_store(store: Any) -> None:
 
 
 def require_classes(model: Model, store: Store) -> None:
-    """Give the store's class names to a model without any. Raise EgoDistillError if it has other classes.
+    """Raise EgoDistillError if a model has other classes than the store.
 
     A store without labels has no classes until a teacher names them; it fits any model.
     """
-    if not len(store.class_names):
+    theirs = [str(name) for name in store.class_names]
+    if not theirs:
         return
-    if getattr(model, "class_names", None) is None:
-        model.class_names = list(store.class_names)
-    ours, theirs = list(model.class_names), list(store.class_names)
+    known = getattr(model, "class_names", None)
+    ours = theirs if known is None else list(known)
     if ours != theirs:
         pairs = enumerate(zip(ours, theirs, strict=False))
         first = next((k for k, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
@@ -397,7 +399,7 @@ def require_finite(store: Store, rows: Tensor, name: str, values: Tensor) -> Non
     egodistill.DataError: store: scores of the clips P01_101_5 are not finite; leave these clips out: store.select() ...
     """
     if values.is_floating_point() and not values.isfinite().all():
-        broken = ~values.flatten(1).isfinite().all(1).cpu()
+        broken = ~values.reshape(len(values), -1).isfinite().all(1).cpu()
         path = getattr(store, "path", None) or "the store"
         raise DataError(
             f"{path}: {name} of the clips {clip_ids(store, rows.cpu()[broken])} are not finite; leave these clips out: "
@@ -431,6 +433,13 @@ def require_number(
         limits = f"{least} {'<' if above else '<='} {name}" if math.isfinite(least) else name
         limits += f" {'<' if below else '<='} {most}" if math.isfinite(most) else ""
         raise EgoDistillError(f"{name} must be a {'whole ' if whole else ''}number, {limits}; got {value!r}")
+
+
+def use_python_numbers(settings: Any) -> None:
+    """Replace the numpy numbers of a frozen dataclass by those of Python, which checkpoints and JSON accept."""
+    for name, value in vars(settings).items():
+        if isinstance(value, np.generic):
+            object.__setattr__(settings, name, value.item())
 
 
 def read(
@@ -514,6 +523,7 @@ class Augment:
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
+        use_python_numbers(self)
         require_number("crop", self.crop, 0, 1, below=True)
         require_number("jitter", self.jitter, 0, 1, below=True)
 

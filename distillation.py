@@ -382,6 +382,15 @@ def finetune(
     return train(Finetune(model, store, settings.label_smoothing), store, settings, validation)
 
 
+def require_same_shape(feature: Tensor, target: Tensor) -> None:
+    """Raise EgoDistillError unless the student's feature has the shape of the teacher's."""
+    if feature.shape != target.shape:
+        raise EgoDistillError(
+            f"the student's feature is {describe(feature)} and the teacher's {describe(target)}; build the student "
+            f"with feature_dim={target.shape[1]}"
+        )
+
+
 def extra_losses(model: nn.Module, output: Output, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the losses per clip that a model adds itself, by name, such as the efficiency loss of AdaFuse."""
     return model.extra_loss(output, batch) if hasattr(model, "extra_loss") else {}
@@ -444,6 +453,7 @@ class PretrainIMU(Objective):
             feature = self.model.fuse(self.model.aggregate(frames[:, 1:-1]), actual).feature
             rows = batch["row"].cpu()
             target = batch[self.target] if self.teacher_rows is None else self.known[rows].to(feature.device)
+            require_same_shape(feature, target)
             l1 = losses["l1"] = feature_loss(feature, target, reduction=settings.l1_reduction)
             if self.teacher_rows is not None:
                 taught = torch.from_numpy(self.teacher_rows)[rows].to(feature.device)
@@ -652,11 +662,7 @@ class Distill(Labelled):
         settings, output = self.settings, self.model(*(batch[name] for name in self.inputs))
         feature, logits = output = batches.as_output(self.model, output, self.num_classes)
         teacher = Output(*(batch[name] for name in self.targets))
-        if feature.shape != teacher.feature.shape:
-            raise EgoDistillError(
-                f"the student's feature is {describe(feature)} and the teacher's {describe(teacher.feature)}; build "
-                f"the student with feature_dim={teacher.feature.shape[1]}"
-            )
+        require_same_shape(feature, teacher.feature)
         if logits.shape != teacher.logits.shape:
             raise EgoDistillError(
                 f"the student has {logits.shape[1]} classes and the teacher {teacher.logits.shape[1]}; build the "

@@ -95,7 +95,7 @@ class Tracker:
     def reset(self) -> None:
         """Forget all answers."""
         self._holds: Part | None = None
-        self._ended: Part | None = None  # an earlier part, which the next one may extend
+        self._ended: dict[str, Part] = {}  # the last part of each label, in order of time, which a next one may extend
         self._last: Labelled | None = None  # the last answer with classes
 
     def add(self, answer: Labelled) -> list[Event]:
@@ -119,8 +119,7 @@ class Tracker:
             else:
                 now.stop, now.score = moment, max(now.score, own)
         if self._holds is None:
-            if self._ended and seconds(self._ended.stop, border) > self.max_pause:
-                found += self._release()
+            found += self._release(border)
             if begins:
                 self._holds = Part(best, border, moment, scores[best])
         self._last = answer
@@ -134,22 +133,24 @@ class Tracker:
         return found
 
     def _end(self, moment: float) -> list[Event]:
-        """End the part that holds; return the earlier event that it does not extend."""
-        now, before = self._holds, self._ended
-        now.stop, self._holds, self._ended = moment, None, now
-        if before is None:
-            return []
-        if before.label == now.label and seconds(before.stop, now.start) <= self.max_pause:
+        """End the part that holds, joined to an earlier one of its label; return the events that it completes."""
+        now, self._holds = self._holds, None
+        now.stop = moment
+        found = self._release(now.start)
+        if before := self._ended.pop(now.label, None):
             now.start, now.score = before.start, max(before.score, now.score)
-            return []
-        if not self._events(now):  # too short: it does not separate two parts of another label
-            self._ended = before
-            return []
-        return self._events(before)
+            self._ended = {label: part for label, part in self._ended.items() if part.stop <= now.start}
+        if self._events(now):  # it separates parts of other labels; a shorter one does not
+            found += self._release()
+        self._ended[now.label] = now
+        return found
 
-    def _release(self) -> list[Event]:
-        before, self._ended = self._ended, None
-        return self._events(before) if before else []
+    def _release(self, moment: float | None = None) -> list[Event]:
+        """Forget earlier parts, or those that none from `moment` on can extend; return the events among them."""
+        old = [part for part in self._ended.values() if moment is None or seconds(part.stop, moment) > self.max_pause]
+        for part in old:
+            del self._ended[part.label]
+        return [event for part in old for event in self._events(part)]
 
     def _events(self, part: Part) -> list[Event]:
         long_enough = seconds(part.start, part.stop) >= self.min_seconds

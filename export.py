@@ -229,6 +229,7 @@ def check_request(model: Any, paths: Sequence[Path], settings: Settings) -> None
             raise ExportError(f"{name} must be one of {known}; got {value!r}")
     if settings.batch_size is not None:
         batches.require_number("batch_size", settings.batch_size, 1, whole=True)
+    batches.require_number("calibration_clips", settings.calibration_clips, 1, whole=True)
     suffix = FORMATS[format].suffix
     for path in paths:
         if path.suffix != suffix:

@@ -111,6 +111,8 @@ class Random:
 class Moved:
     """Look again while the head moves: the gyroscope's RMS over the last ``seconds`` of the window is high, in rad/s.
 
+    ``imu_rate`` is the number of samples of the window per second.
+
     >>> import numpy as np
     >>> from egodistill import gates
     >>> gate, window = gates.Moved(0.5), np.zeros((422, 6))
@@ -122,13 +124,15 @@ class Moved:
 
     rate: float
     seconds: float = 0.5
+    imu_rate: float = IMU_RATE
 
     def __post_init__(self) -> None:
         require_number("rate", self.rate, 0)
+        require_number("imu_rate", self.imu_rate, 0, above=True)
         require_number("seconds", self.seconds, 0, above=True)
 
     def __call__(self, window: np.ndarray, ages: Sequence[float], stop: float) -> bool:
-        part = window[-max(1, round(self.seconds * IMU_RATE)) :, 3:]
+        part = window[-max(1, round(self.seconds * self.imu_rate)) :, 3:]
         return float(np.sqrt(np.square(part).sum(axis=1).mean())) >= self.rate
 
 
@@ -137,7 +141,8 @@ class Turned:
     """Look again when the head has turned by this angle, in rad, since the newest frame: the camera shows other things.
 
     The gyroscope is integrated, axis by axis, from the time of the frame to the end of the window, or from the window's
-    start if the frame is older; so the angle is that of small turns. Without a frame the answer is yes.
+    start if the frame is older; so the angle is that of small turns. Without a frame the answer is yes. ``imu_rate`` is
+    the number of samples of the window per second.
 
     >>> import numpy as np
     >>> from egodistill import gates
@@ -148,22 +153,24 @@ class Turned:
     """
 
     angle: float
+    imu_rate: float = IMU_RATE
 
     def __post_init__(self) -> None:
         require_number("angle", self.angle, 0)
+        require_number("imu_rate", self.imu_rate, 0, above=True)
 
     def __call__(self, window: np.ndarray, ages: Sequence[float], stop: float) -> bool:
         if not len(ages):
             return True
-        count = min(len(window), max(0, round(min(ages) * IMU_RATE)))
-        turn = window[len(window) - count :, 3:].sum(axis=0) / IMU_RATE
+        count = min(len(window), max(0, round(min(ages) * self.imu_rate)))
+        turn = window[len(window) - count :, 3:].sum(axis=0) / self.imu_rate
         return float(np.linalg.norm(turn)) >= self.angle
 
 
 class Changed:
     """Look again when the student's IMU embedding has changed since the last look, that is, how the head moves.
 
-    model      a student with an IMU encoder, in evaluation mode.
+    model      a student with an IMU encoder, in evaluation mode; not exported programs, which do not return it.
     distance   cosine distance of the embedding of the present window to the one at the last look, 0 to 2, above which
                to look. The first window counts as a look.
 
@@ -177,8 +184,11 @@ class Changed:
 
     def __init__(self, model: Any, distance: float) -> None:
         require_number("distance", distance, 0)
-        if "imu" not in model.inputs:
-            raise EgoDistillError("a change gate needs a student with an IMU encoder")
+        if "imu" not in model.inputs or not any(True for _ in model.parameters()):
+            raise EgoDistillError(
+                "a change gate needs a student with an IMU encoder, and exported programs do not return its embedding; "
+                "give the student itself"
+            )
         self.model, self.distance = model, distance
         self.known: np.ndarray | None = None
 

@@ -502,7 +502,8 @@ def output_error(fast: Output | Tensor, exact: Output | Tensor) -> dict[str, flo
 def count_macs(model: nn.Module, device: torch.device) -> float:
     """Return the multiply-adds of a model in evaluation mode for one clip. On the meta device nothing is computed.
 
-    Raise EgoDistillError if the model has weights, but none of its operations can be counted.
+    Raise EgoDistillError if the model has weights, but none of its operations can be counted, and for exported files,
+    which have an attribute ``precision`` and show neither.
 
     >>> import torch
     >>> from egodistill import EgoDistill, inference
@@ -511,6 +512,11 @@ def count_macs(model: nn.Module, device: torch.device) -> float:
     >>> print(f"{inference.count_macs(model, torch.device('meta')) / 1e9:.2f} GMACs")
     1.86 GMACs
     """
+    if getattr(model, "precision", None) and next(model.parameters(), None) is None:
+        raise EgoDistillError(
+            f"{type(model).__name__} shows neither its weights nor its operations, so they cannot be counted; measure "
+            f"the student that was exported, and compare their times with export.compare()"
+        )
     # torch counts every implementation of attention except the one for CPUs.
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     mapping = {attention: lambda q, k, v, *rest, out_shape=None, **options: sdpa_flop_count(q, k, v)}
@@ -591,6 +597,7 @@ def predict(
     batches.require_number("stride", stride, round(spec.seconds / 100, 4))
     batches.require_number("min_coverage", min_coverage, 0, 1, above=True)
     batches.require_number("batch_size", batch_size, 1, whole=True)
+    batches.require_number("top", top, 1, whole=True)
     batches.require_number("max_gap", max_gap, 0, above=True)
     batches.require_number("max_hold", max_hold, 0, above=True)
     about = {"imu_offset": imu_offset, "imu_stretch": imu_stretch, "zero_accel": zero_accel, "imu_axes": imu_axes}

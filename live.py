@@ -65,6 +65,7 @@ class Job(NamedTuple):
     """What an answer needs: the clip, its IMU window, its frames, and when it became due on this host."""
 
     number: int
+    schedule: Schedule
     arrived: float
     window: np.ndarray | None
     frames: list[Frame]
@@ -80,7 +81,7 @@ class Stream:
                clip_seconds + k * every. The first sample is the first time at which both sensors have one.
     frames     "centre": the frames on screen at the places at which the model was trained; of a camera below 10 Hz,
                the nearest ones, at most `tolerance` seconds away. Answers are those of `predict()`, about what
-               happened half a clip ago; the camera must run.
+               happened half a clip ago; the camera must run. Not for the samplings "random" and "ages".
                "newest": the last N frames, none older than `max_age` seconds, for a student trained with such ages.
     slack      Samples and frames may arrive so late, in seconds on the sensor's clock; every answer waits so long.
                Delay within which chunks arrive does not count, only their order. For frames that arrive seconds
@@ -89,10 +90,11 @@ class Stream:
     frame_clock   (offset, stretch): a frame stamped t was taken at offset + stretch * t on the clock of the samples.
     gate       With "newest": `gate(window, ages, stop)` is asked after each answer whether to look again, with the IMU
                window [samples, 6], the ages of the frames used and the end of the clip in seconds. The first look, and
-               one for a frame that would be too old, need no gate. None: `gates.Moved(gates.FAST)`, which is
-               better than a period where looks are few (RESULTS.md, When to look); for a model without IMU, or with
-               several frames, a period of 2 s.
-    period     Instead of a gate: look every so many seconds.
+               one for a frame that would be too old, need no gate. The model must read IMU samples, at the gate's
+               `imu_rate` if it has one. None:
+               `gates.Moved(gates.FAST)`, which is better than a period where looks are few (RESULTS.md, When to look);
+               for a model without IMU, or with several frames, a period of 2 s.
+    period     With "newest", instead of a gate: look every so many seconds.
     camera_delay, camera_timeout   Seconds by which frames are requested early, and after which a request is given up.
     max_pending   Answers that wait for `results()`; of more, the oldest are dropped and counted.
     max_jump   Seconds by which the clock may jump ahead at once; see below. Also how long a sensor waits for the other
@@ -159,8 +161,19 @@ class Stream:
         for name, choice in (("frames", frames), ("on_restart", on_restart)):
             if choice not in CHOICES[name]:
                 raise EgoDistillError(f"{name} must be one of {', '.join(CHOICES[name])}; got {choice!r}")
-        if gate is not None and frames != "newest":
-            raise EgoDistillError("a gate decides when to look, so it needs frames='newest'; 'centre' always looks")
+        for name, value in (("gate", gate), ("period", period)):
+            if value is not None and frames != "newest":
+                raise EgoDistillError(
+                    f"{name} decides when to look, so it needs frames='newest'; 'centre' always looks"
+                )
+        if gate is not None and not self.spec.imu_samples:
+            raise EgoDistillError("gate is asked about head motion, and this model reads none; give period instead")
+        rate = self.spec.imu_rate
+        if getattr(gate, "imu_rate", rate) != rate:
+            raise EgoDistillError(
+                f"gate counts {gate.imu_rate} samples per second, and the model reads {rate}; build it with "
+                f"imu_rate={rate}"
+            )
         if not set(batches.inputs_of(model)) <= {"frames", "imu"}:
             raise EgoDistillError(f"a stream has frames and IMU samples; the model reads {', '.join(model.inputs)}")
         if isinstance(model, torch.nn.Module) and any(layer.training for layer in model.modules()):
@@ -172,7 +185,7 @@ class Stream:
         self.choice, self.tolerance, self.max_age, self.frame_clock = frames, tolerance, max_age, (offset, stretch)
         self.limits = {"min_coverage": min_coverage, "max_gap": max_gap}
         if frames == "newest" and gate is None and period is None and self.spec.frames == 1 and self.spec.imu_samples:
-            gate = Moved(FAST)
+            gate = Moved(FAST, imu_rate=self.spec.imu_rate)
         self.gate, self.period = gate, period or 2.0
         self.camera_delay, self.camera_timeout = camera_delay, camera_timeout
         self.max_pending, self.max_jump, self.on_restart = max_pending, max_jump, on_restart
@@ -273,7 +286,7 @@ class Stream:
             if self._request is not None and seconds >= self._request:
                 self._stats.answered += 1
                 self._stats.camera_on += seconds - self._request
-                self._request = None
+                self._request, self._look = None, False  # also what the gate has asked for meanwhile
             if not self.spec.imu_samples and self._sensors[0].add(np.array([seconds]), np.zeros((1, 3))):
                 self._stats.refused += 1
                 self._restart()
@@ -340,13 +353,13 @@ class Stream:
             return [answer for _ in range(count) if (answer := self._compute()) is not None]
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until an answer is due, at most `timeout` seconds; return whether one is.
+        """Wait until an answer is due or the input has ended, at most `timeout` seconds; return whether one is due.
 
         The time is used to scale a new picture. In asyncio: `await asyncio.to_thread(stream.wait, 0.5)`.
         """
         end = math.inf if timeout is None else time.monotonic() + timeout
         with self._lock:
-            while self._open and not self._pending and (left := end - time.monotonic()) > 0:
+            while self._open and not self._finished and not self._pending and (left := end - time.monotonic()) > 0:
                 self._frames.scale_newest()
                 self._lock.wait(None if left == math.inf else left)
             return bool(self._pending)
@@ -357,12 +370,14 @@ class Stream:
             self._require_open()
             self._finished = True
             self._update(time.monotonic(), final=True)
+            self._lock.notify_all()
         return self.results()
 
     def reset(self) -> None:
         """Forget the clock, samples, frames, requests and answers that are due, and accept a new recording.
 
-        The counters stay; what is forgotten counts as invalid, refused, given up and dropped.
+        The counters stay; what is forgotten counts as invalid, refused, given up and dropped, as does an answer that
+        another thread is computing.
         """
         with self._lock:
             self._reset()
@@ -460,17 +475,15 @@ class Stream:
         schedule, slack = self._schedule, 0.0 if final else self.slack
         marks = [sensor.newest - slack for sensor in self._sensors]
         if not self.spec.imu_samples:
-            last_place = float(self._frames.places[-1])
-            return schedule.last_before(
-                marks[0], (lambda k: schedule.start(k) + last_place) if final else schedule.stop
-            )
+            return schedule.last_before(marks[0], schedule.stop)
         last = schedule.last_before(min(marks), schedule.grid_end if final else schedule.stop)
+        first = max(schedule.next - 1, schedule.last_before(max(marks) - self.max_jump, schedule.stop))
         # The samples on both sides of the window's last point decide its value.
-        while last >= schedule.next and not all(
+        while last > first and not all(
             sensor.has_between(schedule.grid_end(last), mark) for sensor, mark in zip(self._sensors, marks, strict=True)
         ):
             last -= 1
-        return max(last, schedule.last_before(max(marks) - self.max_jump, schedule.stop))
+        return max(last, first)
 
     # --- The networks --------------------------------------------------------------------------------
 
@@ -501,7 +514,7 @@ class Stream:
                         self._stats.encoded += 1
                         self._stats.waiting -= 1
             self._frames.thin(self._first_open())
-            return Job(number, arrived, window, frames, problem)
+            return Job(number, self._schedule, arrived, window, frames, problem)
 
     def _lacking(self, frames: list[Frame]) -> str:
         where = f"within {self.tolerance:g} s of its place" if self.choice == "centre" else ""
@@ -534,9 +547,12 @@ class Stream:
             raise
         with self._lock:
             self._taken = 0
+            if job.schedule is not self._schedule:  # the clock was restarted meanwhile
+                self._stats.dropped += 1
+                return None
             self._stats.given += problem is None
             self._stats.problems += problem is not None
-            stop, start = self._schedule.stop(job.number), self._schedule.start(job.number)
+            stop, start = job.schedule.stop(job.number), job.schedule.start(job.number)
             ages = tuple(stop - frame.time for frame in job.frames)
             newest = max(sensor.newest for sensor in self._sensors)
             answer = Answer(
@@ -552,8 +568,9 @@ class Stream:
             )
         if self.gate is not None and job.window is not None:
             look = bool(self.gate(job.window, ages, stop))
-            with self._lock:
-                self._look |= look
+            with self._lock:  # a decision counts if it is about the newest frame and this clock
+                later = any(frame.time > stop for frame in self._frames.kept)
+                self._look |= look and not later and job.schedule is self._schedule
         return answer
 
     @torch.no_grad()

@@ -58,6 +58,7 @@ __all__ = ["COMMANDS", "Latency", "load_student"]
 FAR_APART = 10.0  # seconds between the first frame and the first sample: they are not on one clock
 ALIGNMENT = 1.0  # seconds of arrivals that decide the offset between two clocks
 WARM_UP = 5  # answers after the first one that are not part of the steady state
+FILE_PENDING = 100_000  # answers of a file that may become due at once: 14 h at two per second
 JOIN = 2.0  # seconds that a thread may take to end
 
 
@@ -621,9 +622,12 @@ def open_stream(a: argparse.Namespace, model: Any, frame_clock: tuple[float, flo
     names = ("every", "frames", "slack", "top", "min_coverage", "max_gap", "precision")
     options = keyword_arguments(a, *names, "tolerance", "max_age", "period")
     options = {name: value for name, value in options.items() if value is not None}
-    # Nothing is dropped from a file that waits: at most so many answers become due at once.
-    pending = math.ceil(feeds.CHUNK / a.every) + 1 if a.fast and a.every > 0 else 2
-    return live.Stream(model, **options, frame_clock=frame_clock, max_pending=max(2, pending), on_restart="reset")
+    if a.events:  # two labels can have a probability of `Tracker.end`, 0.4
+        options["top"] = max(a.top, 2)
+    # A file waits, so nothing of it is dropped, even if the next frame comes hours later.
+    return live.Stream(
+        model, **options, frame_clock=frame_clock, max_pending=FILE_PENDING if a.fast else 2, on_restart="reset"
+    )
 
 
 @contextlib.contextmanager

@@ -56,7 +56,7 @@ from egodistill.distillation import EPIC_KITCHENS, PRESETS
 from egodistill.one_pass import Together
 from egodistill.options import device_option, precision_option, reject, report_precision
 from egodistill.tables import Table
-from egodistill.training import History, Training
+from egodistill.training import History, Training, log_path
 
 __all__ = ["COMMANDS", "GMACS_NOTE", "comparison_table", "name_value"]
 
@@ -240,7 +240,7 @@ def save_model(model: nn.Module, out: str, result: str, finished: str) -> None:
 
 def finished_note(settings: Training) -> str:
     """Return a note, before a training, if it has nothing left to do; otherwise nothing."""
-    history = Path(settings.checkpoint).with_suffix(".jsonl")  # one line per finished epoch
+    history = log_path(settings.checkpoint)  # one line per finished epoch
     if not (Path(settings.checkpoint).exists() and history.exists()):
         return ""
     done = len(history.read_text(encoding="utf-8").splitlines())

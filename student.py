@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
+import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -80,7 +81,7 @@ class Student(Protocol):
 def record_arguments(*without: str) -> Callable[[Constructor], Constructor]:
     """Decorate a constructor so that it keeps its arguments, with defaults, in `self.arguments`, except `without`.
 
-    `cls(**model.arguments)` then builds the same network, with new weights.
+    `cls(**model.arguments)` then builds the same network, with new weights. Numpy numbers become those of Python.
     """
 
     def decorate(init: Constructor) -> Constructor:
@@ -88,8 +89,11 @@ def record_arguments(*without: str) -> Callable[[Constructor], Constructor]:
         def build(self: nn.Module, *given: Any, **options: Any) -> None:
             bound = inspect.signature(init).bind(self, *given, **options)
             bound.apply_defaults()
+            for name, value in bound.arguments.items():
+                if isinstance(value, np.generic):
+                    bound.arguments[name] = value.item()
             _, *arguments = bound.arguments.items()
-            init(self, *given, **options)
+            init(*bound.args, **bound.kwargs)
             self.arguments = {name: value for name, value in arguments if name not in without}
 
         return build
@@ -636,7 +640,7 @@ class EgoDistill(nn.Module):
         self.imu_samples, self.imu_rate, self.imu_vector = imu_samples, imu_rate, imu_vector
         self.imu_axes = imu_axes
         self.feature_dim, self.num_classes = feature_dim, num_classes
-        self.class_names = list(class_names) if class_names is not None else None
+        self.class_names = [str(name) for name in class_names] if class_names is not None else None
 
         self.image_encoder, self.image_dim = build_image_encoder(image_encoder, image_weights)
         fused = self.image_dim

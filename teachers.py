@@ -482,6 +482,8 @@ def load(
     spec, pixels, settings = split_options(name, options)
     if isinstance(num_classes, Sequence):
         num_classes = tuple(num_classes)
+    elif isinstance(num_classes, np.integer):
+        num_classes = int(num_classes)
     if isinstance(class_names, (str, os.PathLike)):
         class_names = read_label_map(class_names)
     if num_classes is None and class_names is not None and (checkpoint is None or new_head):

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -70,9 +71,17 @@ class Training:
     label_smoothing: float = 0.0  # L_ACT and L_GT: share of the target that is spread evenly over all classes
 
     def __post_init__(self) -> None:
+        batches.use_python_numbers(self)
         batches.require_number("epochs", self.epochs, 1, whole=True)
         batches.require_number("batch_size", self.batch_size, 2, whole=True)
         batches.require_number("learning_rate", self.learning_rate, 0, above=True)
+        if not isinstance(self.decay_epochs, (tuple, list, np.ndarray)):
+            raise EgoDistillError(
+                f"decay_epochs must be a tuple of epochs, such as (30, 40); got {self.decay_epochs!r}"
+            )
+        object.__setattr__(self, "decay_epochs", tuple(np.asarray(self.decay_epochs).tolist()))
+        for step in self.decay_epochs:
+            batches.require_number("decay_epochs", step, 0)
         batches.require_number("decay", self.decay, 0, 1, above=True)
         for name in ("warmup_epochs", "weight_decay"):
             batches.require_number(name, getattr(self, name), 0)
@@ -244,7 +253,7 @@ class TrainingLoop:
             fused=self.device.type in ("cpu", "cuda"),
         )
         self.path = Path(settings.checkpoint) if settings.checkpoint is not None else None
-        clips = {"clips": len(store), "class_names": store.class_names}
+        clips = {"clips": len(store), "class_names": [str(name) for name in store.class_names]}
         clips["validation clips"] = None if validation is None else len(validation)
         self.about = objective.record | settings.record() | clips
         if self.path is not None:
@@ -526,7 +535,8 @@ def prepare_modules(objective: Objective, device: torch.device, sync_batch_norm:
 
 def log_path(checkpoint: str | os.PathLike) -> Path:
     """Return the path of the history that is written beside a checkpoint, one JSON line per epoch."""
-    return Path(checkpoint).with_suffix(".jsonl")
+    path = Path(checkpoint)
+    return path.with_name((path.stem if path.suffix in (".pt", ".training") else path.name) + ".jsonl")
 
 
 def logged_precision(checkpoint: str | os.PathLike) -> str:

@@ -7,7 +7,8 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from toys import QUIET, Store, small
+from small_teachers import SMALL_I3D
+from toys import CLASSES, FAST, QUIET, Store, small
 
 from egodistill import (
     Augment,
@@ -27,6 +28,7 @@ from egodistill import (
     measure,
     predict,
     retrieve,
+    teachers,
 )
 from egodistill.clips import ClipSpec
 
@@ -254,6 +256,7 @@ def test_a_model_of_ones_own_is_measured_on_the_clips_of_its_store():
         (lambda: PretrainingSettings(batch_size=1), "batch_size"),
         (lambda: predict(small(), "a.mp4", stride=0.01), "stride must be a number, 0.0213 <= stride; got 0.01"),
         (lambda: predict(small(), "a.mp4", stride=NAN), "stride"),
+        (lambda: predict(small(), "a.mp4", top=0), "top must be a whole number, 1 <= top; got 0"),
         (lambda: predict(small(), "a.mp4", min_coverage=0), "min_coverage must be a number, 0 < min_coverage <= 1"),
     ],
 )
@@ -264,6 +267,21 @@ def test_settings_have_ranges(settings, words):
 
 def test_settings_may_be_numbers_of_numpy():
     assert Training(epochs=np.int64(2), learning_rate=np.float32(1), warmup_epochs=0, decay=1).epochs == 2
+
+
+def test_numbers_and_names_of_numpy_become_those_of_python(tmp_path):
+    store, numbers = Store(8), {"num_frames": np.int64(1), "imu_rate": np.float64(198)}
+    store.class_names = np.array(CLASSES)
+    settings = FAST | {"epochs": np.int64(1), "seed": np.int64(2**40), "learning_rate": np.float32(1e-3)}
+    settings |= {"augment": Augment(crop=np.float32(0.1)), "tau": np.logspace(0, 1, 3)[1]}
+    settings |= {"checkpoint": tmp_path / "run.training"}
+    history = distill(small(**numbers, class_names=np.array(CLASSES)), store, teacher="t", **settings)
+    model = small(**numbers)
+    assert distill(model, store, teacher="t", **settings) == history
+    model.save(tmp_path / "student.pt")
+    assert EgoDistill.load(tmp_path / "student.pt").class_names == CLASSES
+    teachers.load("i3d", num_classes=np.int64(4), **SMALL_I3D, progress=False).save(tmp_path / "teacher.pt")
+    assert len(teachers.Teacher.load(tmp_path / "teacher.pt").class_names) == 4
 
 
 def test_a_student_reads_the_frames_that_it_is_for(kitchen, tmp_path):
@@ -343,6 +361,11 @@ def test_a_value_that_is_not_finite_is_named_with_its_clip():
         evaluate(model, Store(), **QUIET)
 
 
+def test_a_number_per_clip_that_is_not_finite_is_named_too():
+    with pytest.raises(DataError, match="scores of the clips 5 are not finite"):
+        batches.require_finite(Store(8), torch.tensor([4, 5]), "scores", torch.tensor([0.5, NAN]))
+
+
 @pytest.mark.parametrize("size", [0, -1, 2.5])
 def test_batches_have_a_size(size):
     with pytest.raises(EgoDistillError, match="batch_size must be a whole number, 1 <= batch_size"):
@@ -391,6 +414,17 @@ def test_classes_are_compared_with_their_order_and_number(classes, first):
         batches.arrays_of(Model(), Store(4))
     Model.class_names = list(Store(4).class_names)
     assert batches.arrays_of(Model(), Store(4)) == ["imu"]
+
+
+def test_a_store_that_is_refused_names_no_classes():
+    model, fewer, larger = small(), Store(4), Store(4, size=48)
+    fewer.class_names, larger.class_names = ["x", "y"], list("wxyz")
+    for store, words in ((fewer, "4 classes, but the store has 2"), (larger, "size is 48")):
+        with pytest.raises(EgoDistillError, match=words):
+            batches.arrays_of(model, store)
+        assert model.class_names is None
+    batches.arrays_of(model, Store(4))
+    assert model.class_names == CLASSES
 
 
 def test_limits_of_numbers_are_part_of_the_range_or_not_as_said():

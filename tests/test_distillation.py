@@ -287,6 +287,10 @@ def test_training_says_what_does_not_fit():
         distill(small(), store, teacher="other", **FAST)
     with pytest.raises(EgoDistillError, match="feature_dim=12"):
         distill(small(feature_dim=9), store, teacher="t", **FAST)
+    with pytest.raises(EgoDistillError, match="feature_dim=12"):
+        pretrain_imu(small(feature_dim=9), store, teacher="t", **FAST)
+    with pytest.raises(EgoDistillError, match="feature_dim=12"):
+        pretrain_imu(small(feature_dim=1), store, teacher="t", teacher_rows=np.arange(len(store)) < 20, **FAST)
     with pytest.raises(EgoDistillError, match=r"frames_4.*num_frames=4"):
         finetune(small(num_frames=4), store, **FAST)
     with pytest.raises(EgoDistillError, match="frame_size=32"):

@@ -51,6 +51,23 @@ def test_another_label_ends_an_event():
     assert spans(events.events(answers({"a": a, "b": b}))) == [("a", 1.0, 2.25), ("b", 2.25, 4.0)]
 
 
+@pytest.mark.parametrize(
+    ("labels", "wanted"),
+    [
+        ("---B-B---", [("B", 2.25, 3.75)]),
+        ("--AB-B---", [("B", 2.25, 3.75)]),  # A is too short to be an event
+        ("AAAB-B---", [("A", 1.0, 2.25), ("B", 2.25, 3.75)]),
+        ("--ABA----", [("A", 1.75, 3.25)]),
+        ("--ABAB-B-", [("A", 1.75, 3.25), ("B", 3.25, 4.75)]),  # a part that another event covers is not used twice
+        ("--ABC-C--", [("C", 2.75, 4.25)]),
+        ("--A--B-BA", [("B", 3.25, 4.75)]),
+    ],
+)
+def test_short_parts_of_other_labels_do_not_keep_parts_apart(labels, wanted):
+    scores = {name: [0.9 if label == name else 0.1 for label in labels] for name in "ABC"}
+    assert spans(events.events(answers(scores))) == wanted
+
+
 def test_clips_side_by_side_are_no_hole_but_lost_ones_are():
     side = answers({"a": [0.9] * 5}, step=2.0)
     assert spans(events.events(side)) == [("a", 1.0, 9.0)]

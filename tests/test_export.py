@@ -35,6 +35,7 @@ from egodistill import (
     data,
     evaluate,
     export,
+    measure,
     model_commands,
     teachers,
 )
@@ -561,6 +562,18 @@ def missing(name, monkeypatch) -> None:
         return real(wanted, *rest)
 
     monkeypatch.setattr(importlib, "import_module", import_module)
+
+
+def test_an_int8_file_is_calibrated_with_at_least_one_clip(tmp_path):
+    for count in (0, 2.5):
+        with pytest.raises(EgoDistillError, match="calibration_clips must be a whole number, 1 <= calibration_clips"):
+            export.export(student(), tmp_path / "a.pt2", calibration_clips=count)
+
+
+def test_the_cost_of_an_exported_file_is_that_of_its_student(tmp_path):
+    export.export(student(), tmp_path / "a.pt2")
+    with pytest.raises(EgoDistillError, match=r"Exported shows neither its weights nor .*measure the student"):
+        measure(export.load(tmp_path / "a.pt2"), device="cpu")
 
 
 @pytest.mark.parametrize(

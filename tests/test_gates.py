@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from egodistill import EgoDistill, EgoDistillError, Stream, gates
+from egodistill import EgoDistill, EgoDistillError, Stream, export, gates
 
 CLIP = 64 / 30
 
 
-def student():
+def student(**options):
     torch.manual_seed(0)
-    return EgoDistill(
-        4, feature_dim=8, image_encoder="resnet10x4", image_weights=None, frame_size=32, hidden=16, imu_width=4
-    ).eval()
+    sizes = {"feature_dim": 8, "image_encoder": "resnet10x4", "frame_size": 32, "hidden": 16, "imu_width": 4}
+    return EgoDistill(4, image_weights=None, **sizes, **options).eval()
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +54,27 @@ def test_the_angle_counts_from_the_frame_on():
     assert gate(window(), [], 3.0) and not gate(window(0.1), [60.0], 3.0)  # older than the window
 
 
+def test_gates_count_seconds_at_the_rate_of_the_window(model):
+    slow = {"imu_rate": 99.0}
+    moved = window(3.0, 99)
+    moved[-50:, 4] = 0.0  # still for the last half of a second
+    assert gates.Moved(1.0)(moved, [1.0], 3.0) and not gates.Moved(1.0, **slow)(moved, [1.0], 3.0)
+    turned = window(1.0, 50)
+    assert not gates.Turned(0.4)(turned, [1.0], 3.0) and gates.Turned(0.4, **slow)(turned, [1.0], 3.0)
+    other = student(**slow, imu_samples=211)
+    assert Stream(other, frames="newest").gate == gates.Moved(gates.FAST, **slow)
+    for gate in (gates.Moved(1.0), gates.Turned(0.4)):
+        with pytest.raises(EgoDistillError, match=r"gate counts 198.0 samples .* reads 99.0; .*imu_rate=99"):
+            Stream(other, frames="newest", gate=gate)
+    assert Stream(model, frames="newest", gate=gates.Turned(0.4)).gate.imu_rate == 198
+
+
+def test_a_change_gate_needs_the_encoder_itself(model, tmp_path):
+    export.export_pair(model, tmp_path / "device.pt2")
+    with pytest.raises(EgoDistillError, match="IMU encoder, and exported programs"):
+        gates.Changed(export.load_pair(tmp_path / "device.pt2"), 0.2)
+
+
 def test_a_change_gate_compares_with_the_last_look(model):
     rng = np.random.default_rng(0)
     one, two = (window() + rng.normal(0, 2.0, (422, 6)) * scale for scale in (0.05, 1.0))
@@ -91,7 +111,7 @@ def turning(times):
     return readings
 
 
-@pytest.mark.parametrize(
+MAKE = pytest.mark.parametrize(
     "make",
     [
         lambda model: gates.Period(1.7),
@@ -104,6 +124,9 @@ def turning(times):
     ],
     ids=["period", "turned", "moved", "random", "changed", "never", "always"],
 )
+
+
+@MAKE
 def test_simulated_looks_are_those_of_a_stream(model, make):
     """The camera can take 5 frames a second; samples come in chunks of 50 ms."""
     times = np.arange(0, 24, 1 / 200)
@@ -128,6 +151,38 @@ def test_simulated_looks_are_those_of_a_stream(model, make):
                 moment = next(wanted, None)
     stops = np.array([stop for _, stop in seen])
     found = gates.simulate(make(model), [one for one, _ in seen], stops, frames)
+    ages = [(stop - frames[k],) if k >= 0 else () for k, stop in zip(found.used, stops, strict=True)]
+    assert len(ages) == len(used) > 40
+    for one, other in zip(ages, used, strict=True):
+        assert one == pytest.approx(other)
+    assert frames[found.taken] == pytest.approx(taken[: len(found.taken)]) and len(taken) - len(found.taken) <= 1
+
+
+@MAKE
+@pytest.mark.parametrize(("delay", "slack", "late"), [(0.75, 0.05, 0.0), (0.75, 0.35, 0.3), (0.0, 0.6, 0.0)])
+def test_simulated_looks_are_those_of_a_stream_with_a_slow_camera(model, make, delay, slack, late):
+    """A frame is taken `delay` after the request, and arrives `late`; the gate is asked meanwhile."""
+    times = np.arange(0, 24, 1 / 200)
+    readings, frames = turning(times), np.arange(0.8, 26, 0.2)
+    seen, used, taken, coming, picture = [], [], [], [], np.zeros((32, 32, 3), np.uint8)
+    gate = make(model)
+
+    def noted(*arguments):
+        seen.append((arguments[0].copy(), arguments[2]))
+        return gate(*arguments)
+
+    with Stream(model, frames="newest", gate=noted, max_age=4.0, slack=slack, precision="fp32") as stream:
+        for k in range(0, len(times), 10):
+            stream.accept_imu(times[k : k + 10], readings[k : k + 10])
+            now = times[k + 9]
+            while coming and coming[0] <= now - late:
+                stream.accept_frame(coming.pop(), picture)
+            used += [answer.frame_age for answer in stream.results()]
+            if stream.wants_frame(now):
+                coming.append(frames[np.searchsorted(frames, now + delay)])
+                taken += coming
+    stops = np.array([stop for _, stop in seen])
+    found = gates.simulate(make(model), [one for one, _ in seen], stops, frames, slack=slack + delay)
     ages = [(stop - frames[k],) if k >= 0 else () for k, stop in zip(found.used, stops, strict=True)]
     assert len(ages) == len(used) > 40
     for one, other in zip(ages, used, strict=True):

@@ -227,6 +227,9 @@ def test_a_count_of_zero_is_an_error():
     with pytest.raises(EgoDistillError, match=r"Hidden has weights.* no multiply-adds .*custom operators"):
         inference.count_macs(model, cpu)
     assert model.training and inference.count_macs(Mean(), cpu) == 0
+    linear = nn.Linear(6, 2)
+    linear.inputs, linear.precision = ("imu",), "fp32"  # like that of an exported file, but its weights can be seen
+    assert inference.count_macs(linear, cpu) == 422 * 6 * 2
 
 
 def test_measure_keeps_to_its_time():

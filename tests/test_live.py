@@ -273,6 +273,18 @@ def test_a_model_without_imu_lives_on_frames_alone():
     assert dict(answers[0].classes) == dict(zip("abcdefg", scores.tolist(), strict=True))
 
 
+@pytest.mark.parametrize("options", [{"frames": "newest", "period": 1.0}, {"frames": "centre"}])
+def test_the_end_of_the_frames_completes_no_clip_that_goes_on(options):
+    with open_stream(student(use_imu=False), slack=0.5, **options) as stream:
+        for k in range(50):
+            stream.accept_frame(k / 10, picture(k))
+            early = stream.results()
+        late = stream.finish()
+        check(stream)
+    assert not early and [round(answer.stop, 2) for answer in late] == [4.63]  # the last frame is at 4.9
+    assert all(answer.lag >= 0 for answer in late)
+
+
 # --- Frames --------------------------------------------------------------------------------------------------
 
 
@@ -304,6 +316,13 @@ def test_several_frames_are_the_nearest_ones_in_order_and_never_repeated():
     with open_stream(network, tolerance=2.0) as stream:  # one frame is the nearest to both places
         answer = run(stream, times, readings, {1.0: picture()})[0]
     assert answer.problem == "1 of 2 frames, each within 2 s of its place"
+
+
+@pytest.mark.parametrize("sampling", ["random", "ages"])
+def test_places_that_differ_from_clip_to_clip_are_no_centre(sampling):
+    with pytest.raises(EgoDistillError, match=f"trained with sampling='{sampling}', .*; give frames='newest'"):
+        open_stream(student(sampling=sampling))
+    assert open_stream(student(sampling=sampling), frames="newest").choice == "newest"
 
 
 def test_a_frame_on_screen_comes_before_a_nearer_one_that_begins_later(model):
@@ -471,6 +490,12 @@ def test_a_gate_decides_when_to_look(model):
     assert seen[0][0] == (422, 6) and len(seen[0][1]) == 1 and seen[0][2] == pytest.approx(CLIP)
     with pytest.raises(EgoDistillError, match="newest"):
         open_stream(model, gate=gate)
+    with pytest.raises(
+        EgoDistillError, match="gate is asked about head motion, and this model reads none; give period"
+    ):
+        open_stream(student(use_imu=False), frames="newest", gate=gate)
+    with pytest.raises(EgoDistillError, match="period decides when to look, so it needs frames='newest'"):
+        open_stream(model, period=2.0)
 
 
 def looks_of(network, **options):
@@ -579,6 +604,19 @@ def test_a_jump_of_the_clock_is_believed_when_it_goes_on(model):
     assert counts.held == counts.invalid == counts.late == 0 and counts.due > 200
 
 
+def test_a_large_jump_of_the_clock_costs_no_more_than_a_small_one(model, monkeypatch):
+    asked = []
+    known = arrivals.Sensor.has_between
+    monkeypatch.setattr(arrivals.Sensor, "has_between", lambda *about: asked.append(about) or known(*about))
+    times, readings = samples(0, 3)
+    with open_stream(model) as stream:
+        run(stream, times, readings)
+        asked.clear()
+        for k in range(20):  # one at a time: what has been confirmed is shorter than `slack`
+            stream.accept_imu(times[k] + 100_000, readings[k])
+        assert check(stream).due > 199_000 and len(asked) < 400
+
+
 @pytest.mark.parametrize("choice", ["raise", "reset"])
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_clock_that_starts_anew(model, choice, whole):
@@ -672,6 +710,30 @@ def test_a_feeder_that_dies(model):
     with pytest.raises(EgoDistillError, match="closed"):
         stream.accept_frame(1.0, picture())
     check(stream)
+
+
+def test_a_thread_that_waits_wakes_when_another_one_finishes(model):
+    with open_stream(model) as stream:
+        waiter = threading.Thread(target=stream.wait, daemon=True)
+        waiter.start()
+        stream.finish()
+        waiter.join(10)
+        assert not waiter.is_alive()
+        assert not stream.wait()
+
+
+@pytest.mark.parametrize("first", [np.uint64(2**64 - 1), np.int64(-(2**63)), np.int64(2**63 - 1)])
+def test_a_first_time_that_is_none_is_invalid_and_starts_no_clock(model, first):
+    times, readings = samples(0, 3)
+    stamps = (times * 1e9).astype(first.dtype) + first.dtype.type(1_732_600_000_000_000_000)
+    with open_stream(model) as stream:
+        stream.accept_imu(np.array([first]), readings[:1])
+        assert check(stream).invalid == 2
+        with pytest.raises(EgoDistillError, match="one finite number"):
+            stream.accept_frame(first, picture())
+        stream.accept_imu(np.concatenate([[first], stamps]), readings[[0, *range(len(times))]])
+        counts = check(stream)
+    assert counts.invalid == 4 and counts.used == 2 * len(times) and counts.due == 2
 
 
 def test_rows_without_a_time_or_a_number(model):
@@ -790,6 +852,48 @@ def test_two_threads_feed_and_one_reads(model):
     assert counts.given + counts.problems == len(answers) and counts.due == len(answers) + counts.dropped
     stops = [answer.stop for answer in answers]
     assert stops == sorted(set(stops))
+
+
+@pytest.mark.parametrize("restart", ["samples", "reset"])
+def test_an_answer_of_a_clock_that_has_gone_while_it_was_computed_is_dropped(model, monkeypatch, restart):
+    times, readings = samples(0, 3)
+    asked = []
+    with open_stream(
+        model, frames="newest", gate=lambda *about: asked.append(about) or True, on_restart="reset"
+    ) as stream:
+        stream.accept_imu(times[:450] + 10, readings[:450])
+        stream.accept_frame(11.0, picture())
+
+        def fuse(image, imu):  # what another thread does meanwhile
+            if restart == "reset":
+                stream.reset()
+            else:
+                stream.accept_imu(times[:120], readings[:120])
+                stream.accept_imu(times[120:240], readings[120:240])
+            return Output(image, image[:, :7])
+
+        monkeypatch.setattr(model, "fuse", fuse)
+        assert stream.results() == [] and check(stream).dropped == 1 and not asked
+        monkeypatch.undo()
+        stream.accept_imu(times + 20, readings)
+        stream.accept_frame(21.0, picture())
+        assert stream.results()[0].stop == pytest.approx(20 + CLIP)
+
+
+def test_a_decision_about_a_clock_that_has_gone_says_nothing_about_the_new_one(model):
+    times, readings = samples(0, 2.5)
+
+    def gate(window, ages, stop):  # what another thread does meanwhile
+        stream.reset()
+        stream.accept_imu(times[:100], readings[:100])
+        assert stream.wants_frame(0.5)
+        stream.accept_frame(0.5, picture())
+        return True
+
+    with open_stream(model, frames="newest", gate=gate) as stream:
+        stream.accept_imu(times, readings)
+        stream.accept_frame(1.0, picture())
+        assert len(stream.results()) == 1 and not stream.wants_frame(0.6)
 
 
 def test_memory_does_not_grow(model):

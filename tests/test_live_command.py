@@ -1,5 +1,6 @@
 """The command `live`: its answers are those of `predict()`, whatever the source; clocks, output, ends and errors."""
 
+import argparse
 import json
 import math
 import os
@@ -154,6 +155,15 @@ def test_a_file_gives_the_answers_of_predict(kitchen, tmp_path, capsys, num_fram
     assert f"answers: {len(found)} due" in said
 
 
+def test_no_answer_of_a_file_is_dropped_however_few_its_frames(files, tmp_path, capsys):
+    video = write_video(tmp_path / "slow.mp4", [*range(5), *range(8, 12)], **X264)  # one per second, and a hole
+    words = ["--student", files / "frames.pt", "--fast", "--every", 0.25, "--tolerance", 0.5, "--precision", "fp32"]
+    found, said = answers_of(capsys, video, *words)
+    network = EgoDistill.load(files / "frames.pt")
+    wanted = [one.start for one in inference.predict(network, video, stride=0.25, precision="fp32")]
+    assert "0 dropped" in said and set(wanted[:-1]) <= {one["start"] for one in found}
+
+
 def test_real_speed_gives_the_answers_of_fast(kitchen, files, capsys, fast, host_clock):
     words = of_kitchen(kitchen, files, *imu_of(kitchen))
     said, same = at_real_speed(host_clock, lambda: answers_of(capsys, *words), fast)
@@ -220,6 +230,14 @@ def test_events_are_labels_that_last(kitchen, files, capsys, fast, tmp_path, mon
 
 
 TRACKER = live_command.events.Tracker
+
+
+def test_events_do_not_depend_on_the_number_of_classes_that_are_shown(files):
+    for words, top in (("--top 1 --events", 2), ("--top 3 --events", 3), ("--top 1", 1)):
+        parser = argparse.ArgumentParser()
+        live_command.live_options(parser)
+        options = parser.parse_args(["a.mp4", "--student", "s.pt", *words.split()])
+        assert live_command.open_stream(options, student(), (0.0, 1.0)).top == top
 
 
 def test_the_run_ends_after_some_seconds(kitchen, files, capsys, fast, tmp_path):

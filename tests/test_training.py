@@ -35,6 +35,30 @@ from egodistill import (
 ROOT = Path(egodistill.__file__).parent
 
 
+@pytest.mark.parametrize(
+    ("checkpoint", "log"),
+    [
+        ("run/out.pt.training", "run/out.pt.jsonl"),
+        ("out.pt", "out.jsonl"),
+        ("out", "out.jsonl"),
+        ("tau1.0", "tau1.0.jsonl"),
+        ("tau1.0.training", "tau1.0.jsonl"),
+    ],
+)
+def test_each_checkpoint_has_a_log_of_its_own(checkpoint, log):
+    assert training.log_path(checkpoint) == Path(log)
+
+
+def test_decay_epochs_are_a_tuple():
+    for given in ((2, 3), [2, 3], np.array([2, 3])):
+        assert training.Training(decay_epochs=given).decay_epochs == (2, 3)
+    assert training.Training(decay_epochs=()).learning_rate_at(49) == 1e-4
+    with pytest.raises(EgoDistillError, match=r"decay_epochs must be a tuple of epochs, such as \(30, 40\); got 1"):
+        training.Training(decay_epochs=1)
+    with pytest.raises(EgoDistillError, match="decay_epochs must be a number, 0 <= decay_epochs; got -1"):
+        training.Training(decay_epochs=(2, -1))
+
+
 def test_order_of_the_data_depends_on_seed_and_epoch_alone():
     store, rows = Store(16), []
 
