@@ -414,7 +414,8 @@ class Bench:
                 device=self.device,
                 progress=self.progress,
             )
-        seconds = time.monotonic() - start_time
+        # An earlier process may have trained a part.
+        seconds = max(time.monotonic() - start_time, training.logged_seconds(training_file(path), len(train)))
         result: dict[str, Any] = {"run": asdict(run), "seconds": seconds, "precision": precision}
         result |= {"recipe": self.teachers[run.teacher].record()} if run.method == "teacher" else self.provenance(run)
         summary = "trained"

@@ -550,6 +550,11 @@ def logged_precision(checkpoint: str | os.PathLike) -> str:
     return rows[-1]["precision"]
 
 
+def logged_seconds(checkpoint: str | os.PathLike, clips: int) -> float:
+    """Return how long the epochs in the history beside a checkpoint took, of so many clips each."""
+    return sum(clips / row["clips_per_second"] for row in files.read_lines(log_path(checkpoint), "clips_per_second"))
+
+
 @functools.cache
 def print_once(text: str) -> None:
     """Print a line to stderr, unless this process has printed the same one before."""
