@@ -91,9 +91,8 @@ class Stream:
     gate       With "newest": `gate(window, ages, stop)` is asked after each answer whether to look again, with the IMU
                window [samples, 6], the ages of the frames used and the end of the clip in seconds. The first look, and
                one for a frame that would be too old, need no gate. The model must read IMU samples, at the gate's
-               `imu_rate` if it has one. None:
-               `gates.Moved(gates.FAST)`, which is better than a period where looks are few (RESULTS.md, When to look);
-               for a model without IMU, or with several frames, a period of 2 s.
+               `imu_rate` if it has one. None: `gates.Moved(gates.FAST)`, which is better than a period where looks are
+               few (RESULTS.md, When to look); for a model without IMU, or with several frames, a period of 2 s.
     period     With "newest", instead of a gate: look every so many seconds.
     camera_delay, camera_timeout   Seconds by which frames are requested early, and after which a request is given up.
     max_pending   Answers that wait for `results()`; of more, the oldest are dropped and counted.
