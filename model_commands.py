@@ -120,8 +120,8 @@ def frame_arguments(store: data.ClipStore, count: int) -> dict[str, Any]:
     """Return how the store's frames are chosen, as arguments of a student; uniform sampling if there are several."""
     specs = getattr(store, "specs", {})  # optional: stores of other kinds may lack it
     found = [spec for name, spec in specs.items() if name.startswith("frames_") and spec.frames == count]
-    if not found:
-        return {}  # training raises an error that names the missing array
+    if not found:  # training raises an error that names the missing array
+        return {name: value for name, value in store.settings.items() if name == "frame_size"}
     spec = next((spec for spec in found if spec.sampling == "uniform"), found[0])
     return {"frame_size": spec.size, "sampling": spec.sampling, "exact": spec.exact, "tolerance": spec.tolerance}
 

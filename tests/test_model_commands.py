@@ -533,5 +533,7 @@ def test_a_student_reads_uniform_frames_if_the_store_has_several_choices():
         assert model_commands.frame_arguments(store, 2) == expected
     store.specs = {"frames_2_last": specs[2]}
     assert model_commands.frame_arguments(store, 2)["sampling"] == "last"
-    store.specs, store.settings = {}, {}  # of a store that was written by hand
+    store.specs, store.settings = {}, {"frame_size": 40}
+    assert model_commands.frame_arguments(store, 2) == {"frame_size": 40}
+    store.settings = {}  # of a store that was written by hand
     assert model_commands.frame_arguments(store, 2) == {}

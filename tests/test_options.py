@@ -284,7 +284,7 @@ ARRIVALS = {
             "v.mp4 --imu a.csv g.csv --imu-axes XZy",
             {"open_recording.path": "v.mp4", "open_recording.imu": ["a.csv", "g.csv"], "check.video.imu_axes": "XZy"},
         ),
-        ("{tmp}", {"find_videos.folder": "{tmp}", "check.video": "v.mp4"}),
+        ("{tmp}", {"find_videos.folder": "{tmp}", "open_recording.path": "v.mp4"}),
     ],
     "convert": [
         (

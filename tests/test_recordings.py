@@ -345,7 +345,7 @@ def test_check_never_raises(sample_data, panned, tmp_path):
         (tmp_path, None, "a folder"),
         (tmp_path / "none.mp4", None, "no such file"),
         (sample_data / "gopro" / "hero5.raw", None, "its frames have no size"),
-        (panned, tmp_path / "bad.csv", "no accelerometer column"),
+        (panned, tmp_path / "bad.csv", "no gyroscope column gy, gz"),
         (panned, tmp_path / "none.csv", "cannot be read"),
         (panned, panned, "no telemetry"),
         (panned, tmp_path, "a folder"),
