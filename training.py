@@ -551,8 +551,12 @@ def logged_precision(checkpoint: str | os.PathLike) -> str:
 
 
 def logged_seconds(checkpoint: str | os.PathLike, clips: int) -> float:
-    """Return how long the epochs in the history beside a checkpoint took, of so many clips each."""
-    return sum(clips / row["clips_per_second"] for row in files.read_lines(log_path(checkpoint), "clips_per_second"))
+    """Return about how long the epochs in the history beside a checkpoint took, of so many clips each.
+
+    An epoch in which a process had nothing left to do has no rate, and does not count.
+    """
+    rates = [row["clips_per_second"] for row in files.read_lines(log_path(checkpoint), "clips_per_second")]
+    return sum(clips / rate for rate in rates if rate > 0)
 
 
 @functools.cache

@@ -365,6 +365,8 @@ def test_precision_is_chosen_when_a_training_starts_and_written_down(tmp_path, m
     (row,) = map(json.loads, (tmp_path / "half.jsonl").read_text().splitlines())
     assert training.logged_seconds(tmp_path / "half.pt", 16) == pytest.approx(16 / row["clips_per_second"])
     assert training.logged_seconds(tmp_path / "none.pt", 16) == 0
+    files.append_line(tmp_path / "half.jsonl", row | {"clips_per_second": 0.0})  # the last step was done before
+    assert training.logged_seconds(tmp_path / "half.pt", 16) == pytest.approx(16 / row["clips_per_second"])
     with pytest.raises(EgoDistillError, match=r"none\.jsonl: names no precision .* delete"):
         training.logged_precision(tmp_path / "none.pt")
     with pytest.raises(EgoDistillError, match="precision was 'bf16' and is now 'fp32'"):
