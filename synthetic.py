@@ -234,7 +234,7 @@ def render(
     ``coupling`` (0 to 1) scales the shares of acts that the head follows; ``things`` are the looks of those of
     `behaviour.THINGS` that are in the world, all by default. The same arguments give the same bytes. An
     interrupted rendering continues. Raise WorldError for invalid arguments, and for a folder that holds a world with
-    other settings.
+    other settings, or something else.
 
     >>> from egodistill import synthetic
     >>> world = synthetic.render(
