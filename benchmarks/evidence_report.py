@@ -43,8 +43,10 @@ PUBLISHED = {
 
 
 def outcomes(world: str) -> dict[Run, list[Outcome]]:
-    """Return the outcomes of each kind of run in a world, by its run with seed 0."""
+    """Return the outcomes of each kind of run in a world, by its run with seed 0; nothing without lines."""
     path = evidence.path_of(world)
+    if not path.exists():
+        return {}
     segments = files.read_json(path.with_name(f"{path.stem}-segments.json"))
     names = segments["class_names"]
     classes = {wearer: [names[k] for k in one["classes"]] for wearer, one in segments["wearers"].items()}
