@@ -91,9 +91,8 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
     weights = model.state_dict()
     if broken := [key for key, value in weights.items() if isinstance(value, Tensor) and not value.isfinite().all()]:
         raise EgoDistillError(f"{path}: not written, because these weights are not finite: {shorten(broken)}")
-    for key, value in weights.items():
-        if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float32:
-            raise EgoDistillError(f"{path}: not written, because {key} is {value.dtype}; call model.float() first")
+    if other := other_than_float32(weights):
+        raise EgoDistillError(f"{path}: not written: {other} is {weights[other].dtype}; call model.float() first")
     content = {
         "format": MODEL_FORMAT,
         "class": name,
@@ -102,6 +101,14 @@ def save_model(model: nn.Module, path: str | os.PathLike) -> None:
         "weights": weights,
     }
     write_checkpoint(path, content)
+
+
+def other_than_float32(weights: Mapping[str, Any]) -> str | None:
+    """Return the name of a floating-point weight of another type, or None."""
+    floats = (
+        (name, value) for name, value in weights.items() if isinstance(value, Tensor) and value.is_floating_point()
+    )
+    return next((name for name, value in floats if value.dtype != torch.float32), None)
 
 
 def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None) -> nn.Module:
@@ -282,6 +289,8 @@ def shorten(names: Sequence[str], count: int = 5) -> str:
 def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     """Write a dict of tensors and plain values atomically. Raise EgoDistillOSError if the file cannot be written.
 
+    Numpy numbers and strings become those of Python, because a file with them could not be read again.
+
     >>> import torch
     >>> from egodistill import checkpoints
     >>> checkpoints.write_checkpoint("mine.pt", {"format": "mine 1", "centres": torch.zeros(4, 48)})
@@ -290,7 +299,7 @@ def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> Non
     """
     try:
         with files.atomic_write(path) as part, open(part, "wb") as file:
-            torch.save(dict(content), file)
+            torch.save(plain(content), file)
     except (EgoDistillOSError, RuntimeError) as error:
         # torch hides the system's message behind its own.
         causes = [cause for cause in (error.__cause__, error.__context__) if isinstance(cause, OSError)]
@@ -298,6 +307,15 @@ def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> Non
             f"{path}: cannot be written ({causes[0] if causes else error}): it needs {tensor_bytes(content) / 1e6:.1f} "
             f"MB, and {files.free_megabytes(path):.1f} MB are free there. An older file is unchanged"
         ) from error
+
+
+def plain(content: Any) -> Any:
+    """Return content with the numpy numbers and strings in its dicts, lists and tuples replaced by those of Python."""
+    if isinstance(content, Mapping):
+        return {name: plain(value) for name, value in content.items()}
+    if type(content) in (list, tuple):
+        return type(content)(map(plain, content))
+    return content.item() if isinstance(content, np.generic) else content
 
 
 def tensor_bytes(content: Any) -> int:

@@ -267,7 +267,7 @@ def imu_files(a: argparse.Namespace) -> Any:
     return a.imu if a.imu is None or len(a.imu) > 1 else a.imu[0]
 
 
-def check_sources(a: argparse.Namespace) -> dict[str, str | data.Recording]:
+def recordings_to_check(a: argparse.Namespace) -> dict[str, str | data.Recording]:
     """Return what `check` is to look at: videos, folders of a Neon, or the recordings of a table, by their names."""
     sources: dict[str, str | data.Recording] = {}
     for name in a.videos:
@@ -283,7 +283,7 @@ def check_sources(a: argparse.Namespace) -> dict[str, str | data.Recording]:
 
 
 def run_check(a: argparse.Namespace) -> None:
-    sources = check_sources(a)
+    sources = recordings_to_check(a)
     pictures = picture_files(a, list(sources))
     print(recordings.HEADER)
     offsets, unusable = [], 0
@@ -394,8 +394,8 @@ def run_transcode(a: argparse.Namespace) -> None:
         raise ValueError(f"two videos have the same file name, so their copies in {out} would too; use two folders")
     rows, failures = [], []
     for video, copy in copies.items():
-        is_copy = copy.exists() and not (Path(video).exists() and copy.samefile(video))
-        if is_copy and not a.overwrite:
+        is_itself = copy.exists() and Path(video).exists() and copy.samefile(video)  # an error of transcode()
+        if copy.exists() and not is_itself and not a.overwrite:
             print(f"{copy} already exists; --overwrite replaces it")
             continue
         try:

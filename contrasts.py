@@ -22,6 +22,7 @@ And the file ``segments.json`` in the bench's folder says which segments these a
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -259,9 +260,10 @@ def accuracy_table(
     if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
         raise EgoDistillError(f"seed {twice[0]} occurs twice in {outcomes[0].name!r}")
     require_same_segments(outcomes)
-    known = {name for one in outcomes for names in (one.classes or {}).values() for name in names}
-    if groups is not None and known and (unknown := {name for names in groups.values() for name in names} - known):
-        raise EgoDistillError(f"no segment has a class {', '.join(map(repr, sorted(unknown)))}, which groups name")
+    if groups is not None and outcomes[0].classes is not None:
+        unknown = set(itertools.chain(*groups.values())) - set(itertools.chain(*outcomes[0].classes.values()))
+        if unknown:
+            raise EgoDistillError(f"no segment has the class {', '.join(map(repr, sorted(unknown)))}; correct groups")
     if groups is not None and weights is None:
         groups = {"all": [name for names in groups.values() for name in names]}
     rows = []

@@ -454,9 +454,9 @@ def fill(store: StoreWriter, rows: Sequence[int]) -> None:
     for row in rows:
         start = min(store.start(row), max(0.0, duration - CLIP_SECONDS))
         if max(store.segment(row).start, store.start(row)) >= duration:
-            store.fail(row, f"{recording.video}: the video ends at {duration:.3f} s, before the segment starts")
+            store.fail(row, f"{recording.video}: the video ends at {duration:.3f} s, before the clip starts")
             continue
-        if start < store.start(row):  # as `clip_starts()` would have, but the video could not be read
+        if start < store.start(row):  # as `clip_starts()` would have, had it known how long the video is
             store.move(row, start)
         starts[row] = start
     limits = {name: store.settings[name] for name in ("min_coverage", "max_gap", "max_hold")}

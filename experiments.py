@@ -351,7 +351,10 @@ class Bench:
         return sum(self.result(run)["seconds"] for run in self.with_dependencies(runs)) / 3600
 
     def is_done(self, run: Run) -> bool:
-        """Return whether a run has a result and, for a teacher, the store has its outputs for all clips."""
+        """Return whether a run has a result and, for a teacher, the store has its outputs for all clips.
+
+        Raise DataError for a result of other outputs of its teacher, or of a teacher of another recipe.
+        """
         file = self.path(run, ".json")
         if not file.exists():
             return False

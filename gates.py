@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from egodistill import IMU_RATE, EgoDistillError
+from egodistill import IMU_RATE, EgoDistillError, runtime
 from egodistill.batches import require_number
 
 __all__ = [
@@ -184,11 +184,10 @@ class Changed:
 
     def __init__(self, model: Any, distance: float) -> None:
         require_number("distance", distance, 0)
-        if "imu" not in model.inputs or not any(True for _ in model.parameters()):
-            raise EgoDistillError(
-                "a change gate needs a student with an IMU encoder, and exported programs do not return its embedding; "
-                "give the student itself"
-            )
+        if "imu" not in model.inputs:
+            raise EgoDistillError("a change gate needs a student with an IMU encoder; give another gate")
+        if runtime.is_exported(model):
+            raise EgoDistillError("an exported program does not return the IMU embedding; give the student itself")
         self.model, self.distance = model, distance
         self.known: np.ndarray | None = None
 

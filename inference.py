@@ -503,7 +503,7 @@ def count_macs(model: nn.Module, device: torch.device) -> float:
     """Return the multiply-adds of a model in evaluation mode for one clip. On the meta device nothing is computed.
 
     Raise EgoDistillError if the model has weights, but none of its operations can be counted, and for exported files,
-    which have an attribute ``precision`` and show neither.
+    which show neither.
 
     >>> import torch
     >>> from egodistill import EgoDistill, inference
@@ -512,7 +512,7 @@ def count_macs(model: nn.Module, device: torch.device) -> float:
     >>> print(f"{inference.count_macs(model, torch.device('meta')) / 1e9:.2f} GMACs")
     1.86 GMACs
     """
-    if getattr(model, "precision", None) and next(model.parameters(), None) is None:
+    if runtime.is_exported(model):
         raise EgoDistillError(
             f"{type(model).__name__} shows neither its weights nor its operations, so they cannot be counted; measure "
             f"the student that was exported, and compare their times with export.compare()"

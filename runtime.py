@@ -230,6 +230,11 @@ def bf16_gain(dims: int, channels: int) -> float:
     return statistics.median(exact / max(fast, 1e-9) for exact, fast in pairs[2:])
 
 
+def is_exported(model: Any) -> bool:
+    """Return whether a model is an exported file, which has one precision and shows neither weights nor layers."""
+    return bool(getattr(model, "precision", None)) and next(model.parameters(), None) is None
+
+
 def unmixable_weight(model: nn.Module) -> tuple[str, torch.dtype] | None:
     """Return name and data type of a weight that cannot be used in mixed precision, or None."""
     weights = ((name, weight.dtype) for name, weight in model.named_parameters())

@@ -786,7 +786,7 @@ class StoreWriter:
 
 def _converted(values: np.ndarray, dtype: np.dtype, what: str) -> np.ndarray:
     """Return values in the type of an array. Raise DataError for an integer that it cannot hold."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         converted = values.astype(dtype, copy=False)
     if dtype.kind in "iu" and converted is not values and (changed := converted != values).any():
         raise DataError(f"{what} is {dtype}, which cannot hold {values[changed].flat[0]}; give it another type")
@@ -866,9 +866,9 @@ def folds(store: ClipStore, count: int, by: str = "wearer") -> np.ndarray:
     """Return the fold of each clip, 0 to ``count`` - 1, int64 [n].
 
     All clips of a wearer, or with ``by="video"`` of a video, are in the same fold; folds are about equal in size, and
-    the same for the same clips. Use them to let `teachers.extract()` write outputs of teachers for clips
-    on which they were not trained: the teacher of fold k is trained on ``store.select(folds != k)``. Raise DataError
-    if there are fewer wearers (or videos) than folds, or if a clip's wearer is unknown.
+    the same for the same clips. Use them to let `teachers.extract()` write outputs of teachers for clips on which they
+    were not trained: the teacher of fold k is trained on ``store.select(folds != k)``. Raise DataError if there are
+    fewer wearers (or videos) than folds, or if a clip's wearer is unknown.
 
     >>> from egodistill import data
     >>> store = data.ClipStore("store")

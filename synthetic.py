@@ -132,9 +132,10 @@ class Request:
 
     def check(self) -> None:
         """Raise WorldError for settings that no world can have."""
-        for name, value in vars(self).items():
-            if Request.__annotations__[name] == "int" and not isinstance(value, numbers.Integral):
-                raise WorldError(f"{name} must be an integer; got {value!r}")
+        counts = [f"{split}_{what}" for split in ("train", "validation", "test") for what in ("acts", "wearers")]
+        for name in ("seed", "untrimmed", *counts):
+            if not isinstance(getattr(self, name), numbers.Integral):
+                raise WorldError(f"{name} must be an integer; got {getattr(self, name)!r}")
         for name in ("seed", "validation_acts", "validation_wearers", "untrimmed"):
             if getattr(self, name) < 0:
                 raise WorldError(f"{name} must be an integer of at least 0; got {getattr(self, name)}")

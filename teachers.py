@@ -330,11 +330,9 @@ class Wrapped(nn.Module):
         self.classifier = f"module.{feature_layer}"
         structure = re.sub(r" at 0x[0-9a-f]+", "", repr(module))  # the weights do not tell a ReLU from a GELU
         self.arguments = {"module": structure, "feature_layer": feature_layer}
-        for name, value in module.named_parameters():
-            if value.is_floating_point() and value.dtype != torch.float32:
-                raise TeacherError(
-                    f"the weights of {type(module).__name__} are {value.dtype} ({name}); call .float() first"
-                )
+        weights = module.state_dict()
+        if other := checkpoints.other_than_float32(weights):
+            raise TeacherError(f"{type(module).__name__}: {other} is {weights[other].dtype}; call model.float() first")
         layers = dict(module.named_modules())
         if feature_layer not in layers:
             last = [name for name, layer in layers.items() if hasattr(layer, "weight")][-5:]
@@ -482,8 +480,6 @@ def load(
     spec, pixels, settings = split_options(name, options)
     if isinstance(num_classes, Sequence):
         num_classes = tuple(num_classes)
-    elif isinstance(num_classes, np.integer):
-        num_classes = int(num_classes)
     if isinstance(class_names, (str, os.PathLike)):
         class_names = read_label_map(class_names)
     if num_classes is None and class_names is not None and (checkpoint is None or new_head):

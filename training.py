@@ -535,8 +535,8 @@ def prepare_modules(objective: Objective, device: torch.device, sync_batch_norm:
 
 def log_path(checkpoint: str | os.PathLike) -> Path:
     """Return the path of the history that is written beside a checkpoint, one JSON line per epoch."""
-    path = Path(checkpoint)
-    return path.with_name((path.stem if path.suffix in (".pt", ".training") else path.name) + ".jsonl")
+    path = Path(checkpoint)  # the end of "tau1.5" is no suffix
+    return path.with_name((path.stem if path.suffix in (".pt", ".pth", ".ckpt", ".training") else path.name) + ".jsonl")
 
 
 def logged_precision(checkpoint: str | os.PathLike) -> str:

@@ -4,7 +4,7 @@
     python benchmarks/evidence.py teachers --out EV              # A's first teachers, on A's validation wearers
     python benchmarks/evidence.py tune --out EV                  # settings of each method, on the same wearers
     python benchmarks/evidence.py freeze                         # writes results/protocol.json; commit it
-    python benchmarks/evidence.py plan --out EV                  # cells that are left, and their hours
+    python benchmarks/evidence.py plan                           # cells that are left, and their hours
     python benchmarks/evidence.py run --out EV --minutes 150     # trains and evaluates them, main claims first
     python benchmarks/evidence.py curve --out EV                 # teachers that learn from a part of A's clips
     python benchmarks/evidence_report.py --markdown RESULTS.md   # tables and figures, from results/*.jsonl alone
@@ -108,7 +108,7 @@ OTHER_TEACHERS = {
     for name, recipe in demo.DEMO.teachers.items()
     if f"{name}-{{seed}}" != TEACHER
 }
-CURVE = (4, 2)  # teachers also learn from every second and fourth clip, for a curve over clips
+CURVE = (4, 2)  # teachers also learn from every fourth and every second clip, for a curve over clips
 # Settings that are tried for each method on half the clips; a best one at the edge is followed by the next of its row.
 # With all clips, the test trains for half as many epochs, which are as many steps.
 RATES, EPOCHS = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3), (6, 12, 24)

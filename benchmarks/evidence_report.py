@@ -376,11 +376,8 @@ def main() -> None:
     report("A", "Table 2", teachers(), a.markdown)
     if (table := teacher_curve()).rows:
         report("A", "teachers by the number of clips", table, a.markdown)
-    for name, table in {
-        "Table 4": frame_choices(),
-        "controls": controls(),
-        "what stage 1 gives": stage_1("A"),
-    }.items():
+    more = {"Table 4": frame_choices(), "controls": controls(), "what stage 1 gives": stage_1("A")}
+    for name, table in more.items():
         if len(table.rows) > 1:  # more than what they are compared with
             report("A", name, table, a.markdown)
 

@@ -6,6 +6,7 @@ import pickle
 import re
 import threading
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,9 +64,21 @@ def test_a_file_holds_everything(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_weights_that_could_not_be_loaded_again_are_not_written(tmp_path, dtype):
     path = tmp_path / "teacher.pt"
-    with pytest.raises(EgoDistillError, match=rf"teacher.pt: not written, because .* is {dtype}; call model.float\(\)"):
+    with pytest.raises(EgoDistillError, match=rf"teacher.pt: not written: .* is {dtype}; call model.float\(\)"):
         narrow().to(dtype).save(path)
     assert not path.exists()
+
+
+def test_numpy_numbers_anywhere_in_a_file_can_be_read_again(tmp_path):
+    """Such as the frame size of a teacher's clips."""
+    spec = {"size": np.int64(16), "labels": [np.str_("a"), (np.float64(0.5),)], "weights": {"a": torch.ones(2)}}
+    checkpoints.write_checkpoint(tmp_path / "a.pt", {"format": "mine 1", **spec})
+    found = checkpoints.read_checkpoint(tmp_path / "a.pt", "mine 1")
+    assert found["size"] == 16 and found["labels"] == ["a", (0.5,)] and found["weights"]["a"].tolist() == [1, 1]
+    teacher = narrow()
+    teacher.clip_spec = replace(teacher.clip_spec, size=np.int64(teacher.clip_spec.size))
+    teacher.save(tmp_path / "t.pt")
+    assert teachers.Teacher.load(tmp_path / "t.pt").clip_spec == teacher.clip_spec
 
 
 def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):

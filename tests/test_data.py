@@ -342,7 +342,7 @@ def test_bad_clips_are_reported_and_the_rest_survives(kitchen, tmp_path, workers
         store = data.prepare(segments, tmp_path / "s", **options, max_bad=0.42)
     assert len(store) == 7 and store.segments.tolist() == [1, 1, 2, 6, 7, 7, 8]
     reasons = {failure["id"]: failure["reason"] for failure in store.failures}
-    assert re.search("ends at 5.99. s, before the segment starts", reasons["P01_101_0"])
+    assert re.search("ends at 5.99. s, before the clip starts", reasons["P01_101_0"])
     assert str(bad) in reasons["P02_102_1"]
     lines = (tmp_path / "s/failures.jsonl").read_text().splitlines()
     assert len(lines) == 5  # a failed clip is not tried again unasked

@@ -34,7 +34,7 @@ ARROWS = {
     "live": "arrivals egodistill batches gates imu runtime",
     "arrivals": "egodistill clips video",
     "events": "egodistill",
-    "gates": "batches egodistill",
+    "gates": "batches egodistill runtime",
     "batches": "egodistill clips files student",
     "runtime": "checkpoints egodistill files",
     "checkpoints": "egodistill files pickles",

@@ -473,7 +473,7 @@ def test_wrap_keeps_scores_that_later_layers_change_in_place():
     torch.testing.assert_close(changed.encode(x), plain.encode(x))
     assert len({teachers.fingerprint(one) for one in (plain, changed, other)}) == 3  # with equal weights
     assert teachers.fingerprint(plain) == teachers.fingerprint(copy.deepcopy(plain))
-    with pytest.raises(teachers.TeacherError, match=r"torch.float16 \(fc.weight\); call .float\(\) first"):
+    with pytest.raises(teachers.TeacherError, match=r"Tail: fc.weight is torch.float16; call model.float"):
         teachers.Teacher.wrap(Tail(nn.Identity()).half(), feature_layer="fc", clip_spec=spec, class_names=LABELS)
 
 
