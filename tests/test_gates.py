@@ -71,7 +71,7 @@ def test_gates_count_seconds_at_the_rate_of_the_window(model):
 
 def test_a_change_gate_needs_the_encoder_itself(model, tmp_path):
     export.export_pair(model, tmp_path / "device.pt2")
-    with pytest.raises(EgoDistillError, match="IMU encoder, and exported programs"):
+    with pytest.raises(EgoDistillError, match="exported program does not return the IMU embedding"):
         gates.Changed(export.load_pair(tmp_path / "device.pt2"), 0.2)
 
 
