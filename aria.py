@@ -33,7 +33,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from numpy.lib.recfunctions import repack_fields
 
 from egodistill import DataError, files
-from egodistill.imu import Imu
+from egodistill.imu import LARGEST_READING, Imu
 
 __all__ = ["VRS", "AriaError", "Converted", "Recording", "convert"]
 
@@ -64,7 +64,9 @@ ZSTD = 2
 COMPRESSIONS = {0: "none", 1: "lz4", ZSTD: "zstd"}
 NUMBERS = {"Bool": "u1", "char": "u1", "float": "<f4", "double": "<f8"}
 NUMBERS |= {f"{sign}int{bits}_t": f"<{sign or 'i'}{bits // 8}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
-SAMPLE = ("capture_timestamp_ns", "accelerometer_valid", "gyroscope_valid", "accelerometer", "gyroscope")
+SENSORS = ("accelerometer", "gyroscope")
+# The shapes of a sample's fields.
+SAMPLE = {"capture_timestamp_ns": (), "accelerometer_valid": (), "gyroscope_valid": (), **dict.fromkeys(SENSORS, (3,))}
 TICKS = 90_000  # per second, of the video's times
 CHUNK = 10_000  # records of an IMU in memory
 
@@ -155,13 +157,19 @@ class VRS:
 
     def _record(self, file: IO[bytes], offset: int) -> tuple[tuple, bytes]:
         """Return header and content of the record at an offset. Raise struct.error where the file ends before."""
-        file.seek(offset)
-        header = RECORD_HEADER.unpack(file.read(self.header_size)[: RECORD_HEADER.size])
-        content = file.read(max(0, header[0] - self.header_size))
+        header, content = self._stored(file, offset)
         if len(content) < header[0] - self.header_size:
             raise struct.error("the file ends in the middle of a record")
         compression = header[7] if header[8] else 0
         return header, self._decompressed(content, compression, header[8])
+
+    def _stored(self, file: IO[bytes], offset: int) -> tuple[tuple, bytes]:
+        """Return header and content as it is stored, which may be cut off. Raise what `_record()` raises."""
+        if not 0 <= offset <= self.size:
+            raise struct.error("there is no such place in the file")
+        file.seek(offset)
+        header = RECORD_HEADER.unpack(file.read(self.header_size)[: RECORD_HEADER.size])
+        return header, file.read(max(0, header[0] - self.header_size))
 
     def _decompressed(self, content: bytes, compression: int, size: int) -> bytes:
         if compression not in (0, ZSTD):
@@ -192,9 +200,7 @@ class VRS:
             self.notes.append("it has no index, as after an interrupted recording; its complete records are used")
             return self._walk(file, first, self.size)
         try:
-            file.seek(index)
-            header = RECORD_HEADER.unpack(file.read(self.header_size)[: RECORD_HEADER.size])
-            content = file.read(max(0, header[0] - self.header_size))
+            header, content = self._stored(file, index)
             stream = io.BytesIO(content)
             stream.seek(6 * _number(stream), os.SEEK_CUR)
             count = _number(stream)
@@ -223,7 +229,7 @@ class VRS:
     def _walk(self, file: IO[bytes], start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """Return offset and index entry of each complete record, by the headers of the records."""
         offsets, entries = [], []
-        while start + self.header_size <= end:
+        while 0 <= start and start + self.header_size <= end:
             file.seek(start)
             size, _, kind, _, seconds, instance, record_kind, *_ = RECORD_HEADER.unpack(file.read(RECORD_HEADER.size))
             if size < self.header_size or start + size > end:
@@ -307,7 +313,7 @@ class Recording(VRS):
         stamps, valid, values = self._samples(self.streams[found[0]])
         seconds = (stamps - self.zero) * 1e-9
         sensors = []
-        for i, sensor in enumerate(("accelerometer", "gyroscope")):
+        for i, sensor in enumerate(SENSORS):
             late, bias, matrix = self._calibration(found[0], sensor)
             times, chosen = np.unique(seconds[valid[:, i]] - late, return_index=True)
             if len(times) < 2:
@@ -364,14 +370,19 @@ class Recording(VRS):
         parts: list[np.ndarray] = []
         for version, contents in itertools.groupby(self.data(stream), key=lambda record: record[0]):
             layout, _ = self.layout(stream, version)
-            if missing := [name for name in SAMPLE if name not in layout.names]:
-                raise AriaError(f"{self.path}: its IMU records have no {', '.join(missing)}")
+            if missing := [
+                name for name, shape in SAMPLE.items() if name not in layout.names or layout[name].shape != shape
+            ]:
+                raise AriaError(
+                    f"{self.path}: its IMU records have no usable {', '.join(missing)}, so it is damaged or of other "
+                    f"glasses; copy it from the glasses again"
+                )
             while chunk := [content for _, content in itertools.islice(contents, CHUNK)]:
                 samples = np.concatenate([self._fields(content, layout) for content in chunk])
                 parts.append(repack_fields(samples[list(SAMPLE)]))
         found = np.concatenate(parts)
-        valid = np.stack([found["accelerometer_valid"], found["gyroscope_valid"]], axis=1).astype(bool)
-        return found["capture_timestamp_ns"], valid, (found["accelerometer"], found["gyroscope"])
+        valid = [(found[f"{name}_valid"] != 0) & (np.abs(found[name]) < LARGEST_READING).all(1) for name in SENSORS]
+        return found["capture_timestamp_ns"], np.stack(valid, axis=1), (found["accelerometer"], found["gyroscope"])
 
     def _fields(self, content: bytes, layout: np.dtype) -> np.ndarray:
         """Return the numbers of a record, [1] with named fields."""
@@ -451,7 +462,8 @@ def convert(
     The video is upright H.264 with a key frame every 12 frames; each frame has its capture time, counted from the first
     one. The table has the columns time,ax,ay,az,gx,gy,gz of `imu.read_imu()`, on the video's clock: the accelerometer's
     samples, and the gyroscope interpolated to their times. `quality` is x264's CRF. Both files appear when they are
-    complete. Raise AriaError for a recording that cannot be used, DataError if a file exists and `overwrite` is False.
+    complete. Raise AriaError for a recording that cannot be used, DataError for another quality than 0 to 51, or if a
+    file exists and `overwrite` is False.
 
     >>> from egodistill import aria
     >>> aria.convert("walk.mp4", "films")
@@ -459,6 +471,8 @@ def convert(
     ...
     egodistill.aria.AriaError: walk.mp4: not a VRS file, which begins with 'VisionRe'; give a Project Aria recording
     """
+    if not 0 <= quality <= 51:
+        raise DataError(f"{path}: quality must be from 0 to 51, not {quality}")
     video, table = converted_files(path, folder)
     for out in (video, table):
         if out.exists() and (out.is_dir() or not overwrite):
@@ -466,7 +480,12 @@ def convert(
     recording = Recording(path)
     motion = recording.imu()
     with files.atomic_write(table) as table_part, files.atomic_write(video) as video_part:
-        samples = _write_table(table_part, motion)
+        if not (samples := _write_table(table_part, motion)):
+            spans = (f"{times[0]:.1f} to {times[-1]:.1f} s" for times in (motion.accel_time, motion.gyro_time))
+            raise AriaError(
+                f"{path}: its accelerometer ({next(spans)}) and gyroscope ({next(spans)}) never read at the same time, "
+                f"so there is nothing to write; record again"
+            )
         count = recording.count(recording.streams["camera-rgb"])
         with files.Progress(f"convert {Path(path).name}", count, unit="frames", show=progress) as bar:
             frames, seconds = _write_video(video_part, recording, quality, bar)

@@ -254,7 +254,8 @@ class HDEpicVideos(Videos):
             for column in ("mp4_time_ns", "vrs_device_time_ns")
         )
         seconds = seconds * 1e-9
-        end = seconds[-1] + float(np.median(np.diff(seconds))) if len(seconds) > 1 else 0.0
+        known = seconds[np.isfinite(seconds)]  # a cell may be empty
+        end = known[-1] + float(np.median(np.diff(known))) if len(known) > 1 else 0.0
         return self.join(video, imu, FrameTimes(table, stamps, seconds, end), wearer)
 
 
@@ -456,7 +457,7 @@ def _official_splits(path: Path, root: Path) -> Mapping[str, str]:
 
 def _split_of(path: Path, splits: Mapping[str, str], uid: str) -> str:
     """Return the split of a take. Raise DataError if nothing says which it is."""
-    word = splits.get(uid) or path.stem.rpartition("_")[2]
+    word = str(splits.get(uid) or path.stem.rpartition("_")[2])
     if word not in SPLITS:
         raise DataError(
             f"{path}: the split of the take {uid} is unknown; put splits.json beside the file, or give it the name "

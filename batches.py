@@ -35,6 +35,7 @@ __all__ = [
     "clip_ids",
     "clip_spec_of",
     "example_inputs",
+    "input_specs",
     "inputs_of",
     "read",
     "require_array",
@@ -304,6 +305,24 @@ def stored_spec(store: Store, name: str) -> clips.ClipSpec:
     return clips.ClipSpec(frames=frames, size=size, crop=None, sampling=None, exact=None, tolerance=None, seconds=None)
 
 
+def input_specs(model: Model, spec: clips.ClipSpec) -> dict[str, clips.ClipSpec]:
+    """Return {input: spec} for a model whose clips have this spec. Raise EgoDistillError for inputs of a store alone.
+
+    >>> from egodistill import EgoDistill, batches
+    >>> student = EgoDistill.load("student.pt")
+    >>> list(batches.input_specs(student, batches.clip_spec_of(student)))
+    ['frames', 'imu']
+    """
+    parts = spec.parts()
+    found = {kind: parts.get("frames" if kind == "clip" else kind) for kind in inputs_of(model)}
+    if unknown := [kind for kind, part in found.items() if part is None]:
+        raise EgoDistillError(
+            f"{type(model).__name__} reads {unknown[0]!r}, which only a store has: the shapes of frames, clip, imu and "
+            f"audio are known, and a model that reads 'clip' needs a clip_spec or num_frames"
+        )
+    return found
+
+
 def example_inputs(model: Model, batch_size: int = 1) -> tuple[Tensor, ...]:
     """Return random inputs for a model, in its order, on the CPU.
 
@@ -315,14 +334,8 @@ def example_inputs(model: Model, batch_size: int = 1) -> tuple[Tensor, ...]:
     >>> [(x.dtype, tuple(x.shape)) for x in batches.example_inputs(EgoDistill.load("student.pt"), batch_size=2)]
     [(torch.uint8, (2, 1, 3, 64, 64)), (torch.float32, (2, 422, 6))]
     """
-    parts, found = clip_spec_of(model).parts(), []
-    for kind in model.inputs:
-        spec = parts.get("frames" if kind == "clip" else kind)
-        if spec is None:
-            raise EgoDistillError(
-                f"{type(model).__name__} reads {kind!r}, whose shape is unknown: example inputs exist for frames, "
-                f"clip, imu and audio, and a model that reads 'clip' needs a clip_spec or num_frames"
-            )
+    found = []
+    for kind, spec in input_specs(model, clip_spec_of(model)).items():
         dtype, shape = spec.arrays(kind)[kind]
         if kind == "audio":
             shape = (getattr(model, "audio_steps", shape[0]), getattr(model, "mel_bands", shape[1]))

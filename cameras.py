@@ -40,6 +40,7 @@ __all__ = [
 
 GRAVITY = 9.80665  # m/s2
 LATEST = 1e6  # seconds, eleven days: anything beyond is not a time since the start of the video
+LARGEST_READING = 1e30  # as in imu.py: windows are float32
 FRAME_TIMES = "world_timestamps.csv"  # a Neon recording has one row per frame of its scene video in it
 
 
@@ -162,9 +163,10 @@ def read_gyroflow(path: str | os.PathLike) -> Log:
     table = _samples(path, lines, start, [names.index(name) for name in wanted])
     times = table[:, 0] * _scale(path, fields, "tscale", 0.001)
     if np.abs(times).max() > LATEST:
-        row = start + 1 + int(np.argmax(np.abs(times) > LATEST))
+        late = int(np.argmax(np.abs(times) > LATEST))
+        row = [number for number, row in enumerate(lines[start:], start + 1) if row.strip()][late]
         raise CameraError(
-            f"{path}: line {row}: the time {times[row - start - 1]:.0f} s is over eleven days from the start of the "
+            f"{path}: line {row}: the time {times[late]:.0f} s is over eleven days from the start of the "
             f"video; write times since its first frame, not UTC, or correct tscale"
         )
     turn = GYROFLOW_AXES @ _orientation(path, fields)
@@ -386,14 +388,14 @@ def _samples(
         raise CameraError(f"{path}: no samples below line {start}")
     try:
         table = np.loadtxt(rows, kind, delimiter=",", usecols=columns, ndmin=2, comments=None)
-        if np.isfinite(table).all():
+        if np.all(np.abs(table) < LARGEST_READING):  # NaN: False
             return table
     except ValueError:
         pass
     for number, row in enumerate(rows, start + 1):
         try:
             cells = row.split(",")
-            complete = not row.strip() or all(np.isfinite(kind(cells[column])) for column in columns)
+            complete = not row.strip() or all(abs(kind(cells[column])) < LARGEST_READING for column in columns)
         except (ValueError, IndexError):
             complete = False
         if not complete:

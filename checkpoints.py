@@ -289,7 +289,7 @@ def shorten(names: Sequence[str], count: int = 5) -> str:
 def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     """Write a dict of tensors and plain values atomically. Raise EgoDistillOSError if the file cannot be written.
 
-    Numpy numbers and strings become those of Python, because a file with them could not be read again.
+    Numpy numbers, strings and arrays become those, and lists, of Python: a file with them could not be read again.
 
     >>> import torch
     >>> from egodistill import checkpoints
@@ -310,12 +310,12 @@ def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> Non
 
 
 def plain(content: Any) -> Any:
-    """Return content with the numpy numbers and strings in its dicts, lists and tuples replaced by those of Python."""
+    """Replace numpy numbers, strings and arrays in dicts, lists and tuples by those, and lists, of Python."""
     if isinstance(content, Mapping):
         return {name: plain(value) for name, value in content.items()}
     if type(content) in (list, tuple):
         return type(content)(map(plain, content))
-    return content.item() if isinstance(content, np.generic) else content
+    return content.tolist() if isinstance(content, (np.generic, np.ndarray)) else content
 
 
 def tensor_bytes(content: Any) -> int:
@@ -481,7 +481,7 @@ def read_caffe2(path: str, unsafe_pickle: bool) -> Any:
     if not unsafe_pickle:
         raise EgoDistillError(
             f"{path} is a Caffe2 file, a Python pickle, and reading a pickle can run any code. If you trust its "
-            f"source, pass unsafe_pickle=True"
+            f"source, pass unsafe_pickle=True to teachers.load() in Python; no command does"
         )
     check_archive(path)
     return read_pickle(path, ArrayUnpickler, "a Caffe2 file")

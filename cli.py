@@ -36,7 +36,7 @@ __all__ = ["main"]
 # {command: (what it does, an example)}
 COMMANDS = {
     "demo": (
-        "run the paper's main comparison on a small rendered world, in about ten minutes",
+        "run the paper's main comparison on a small rendered world, in about seven minutes",
         "egodistill demo",
     ),
     "synthesize": (

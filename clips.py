@@ -57,6 +57,7 @@ __all__ = [
     "differences",
     "find_videos",
     "frames_name",
+    "name_files",
     "open_recording",
     "read_axes",
     "require_axes",
@@ -351,7 +352,8 @@ class Recording:
     @property
     def files(self) -> tuple[str, ...]:
         """Return the files of the recording: the video, and those with the IMU samples if there are any."""
-        return (self.video, *((self.imu,) if isinstance(self.imu, str) else self.imu or ()))
+        imu = (self.imu,) if isinstance(self.imu, str) else self.imu or ()
+        return tuple(dict.fromkeys((self.video, *imu)))
 
     def probe(self) -> VideoInfo:
         """Return duration, frame rate and size; the header is read once. Raise VideoError if it cannot be read."""
@@ -514,6 +516,7 @@ def open_recording(
         return Recording(path, imu, **given)
     return dataclasses.replace(
         found,
+        imu=found.imu or found.video,  # named, so that segments of it are not opened, and its clock applied, again
         imu_offset=imu_offset + imu_stretch * found.imu_offset,
         imu_stretch=imu_stretch * found.imu_stretch,
         wearer=wearer or found.wearer,
@@ -651,7 +654,7 @@ class _Decoding:
             raise VideoError(f"{self.recording.video}: has no audio")
         for spec in self.specs.values():
             if spec.imu_samples:  # read now: an error is one of the recording, not of a clip
-                require_axes(_names(self.recording.imu_source), self.recording.motion().axes, spec)
+                require_axes(name_files(self.recording.imu_source), self.recording.motion().axes, spec)
         lacking: dict[int, int] = {}
         rows: dict[int, dict[str, np.ndarray]] = {}
         pieces = sum(spec.frames if self.kinds[name] == "frames" else 1 for name, spec in self.specs.items())
@@ -660,7 +663,7 @@ class _Decoding:
             try:
                 self._windows(start)
             except CoverageError as error:
-                yield row, CoverageError(f"{_names(self.recording.imu_source)}: {error}")
+                yield row, CoverageError(f"{name_files(self.recording.imu_source)}: {error}")
             else:
                 lacking[row] = pieces - windows
         for row in [row for row, count in lacking.items() if not count]:  # IMU only
@@ -760,5 +763,6 @@ class _Framer:
         return self.scaler(frame), float(frame.pts * reader.stream.time_base) - reader.zero
 
 
-def _names(source: str | Iterable[str]) -> str:
+def name_files(source: str | Iterable[str]) -> str:
+    """Return the file of an IMU, or both, as text."""
     return source if isinstance(source, str) else " and ".join(source)

@@ -12,6 +12,7 @@ import contextlib
 import csv
 import dataclasses
 import statistics
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from typing import Any, get_args
 from egodistill import DataError, annotations, aria, clips, data, files, plots, recordings
 from egodistill.imu import MAX_GAP
 from egodistill.pickles import is_pickle
+from egodistill.records import first_line
+from egodistill.segments import is_list_of_recordings, listed_recordings, overlapping_splits
 from egodistill.tables import Table
 from egodistill.video import MAX_HOLD, SAMPLING, VideoError
 
@@ -30,12 +33,15 @@ __all__ = [
     "axes_option",
     "coverage_options",
     "describe_store",
+    "given_flags",
     "imu_files",
     "imu_option",
     "keyword_arguments",
     "limit_options",
     "positive_int",
     "positive_seconds",
+    "reject",
+    "report_notes",
 ]
 
 
@@ -61,6 +67,17 @@ def positive_seconds(text: str) -> float:
 def keyword_arguments(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Return some of the options as keyword arguments for a function."""
     return {name: getattr(arguments, name) for name in names}
+
+
+def given_flags(arguments: argparse.Namespace, *names: str) -> list[str]:
+    """Return those of these options that were given, as on the command line."""
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) not in (None, False)]
+
+
+def reject(flags: Sequence[str], reason: str) -> None:
+    """Raise ValueError if there are options that would be ignored or that contradict another one."""
+    if flags:
+        raise ValueError(f"{', '.join(flags)}: {reason}")
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -150,7 +167,7 @@ def run_segments(a: argparse.Namespace) -> None:
     counts = {split: Counter(s.label for s in segments if s.split == split) for split in splits}
     total = Counter(segment.label for segment in segments)
     largest = total.most_common(a.classes)
-    rows = [[str(name), *(f"{counts[split][name]:,}" for split in splits)] for name, _ in largest]
+    rows = [[name or "(no label)", *(f"{counts[split][name]:,}" for split in splits)] for name, _ in largest]
     print("\n" + Table(["class", *splits], rows).text())
     if len(total) > len(largest):
         print(f"... and {len(total) - len(largest)} more classes (--classes N lists more)")
@@ -158,8 +175,19 @@ def run_segments(a: argparse.Namespace) -> None:
         print(f"without training segments: {', '.join(sorted(missing))}")
     for reason, count in segments.dropped.items():
         print(f"left out, {reason}: {count:,} segments")
+    print_overlaps(segments)
     if set(total) == {None}:
         print(NO_LABELS)
+
+
+def print_overlaps(segments: Sequence[data.Segment], indent: str = "") -> None:
+    """Print how many segments show what one of another split shows; a test on such would be too easy."""
+    if pairs := overlapping_splits(segments):
+        (one, other), count = pairs[0], "1 segment overlaps" if len(pairs) == 1 else f"{len(pairs):,} segments overlap"
+        print(
+            f"{indent}note: {count} one of another split in the same video, such as {one.id} ({one.split}) "
+            f"and {other.id} ({other.split}): what is trained on should not be tested on, so give both the same split"
+        )
 
 
 def hours_of(segments: Sequence[data.Segment]) -> float:
@@ -218,9 +246,8 @@ def check_options(parser: argparse.ArgumentParser) -> None:
     imu_option(parser)
     axes_option(parser)
     parser.add_argument("--no-offset", action="store_true", help="do not estimate the offset of the IMU's clock")
-    parser.add_argument(
-        "--max-offset", metavar="SECONDS", type=float, default=2.0, help="largest offset to search for, in seconds"
-    )
+    text = "largest offset to search for, in seconds (default: 2)"
+    parser.add_argument("--max-offset", metavar="SECONDS", type=float, help=text)
     parser.add_argument(
         "--out", metavar="CSV", help="write the reliable offsets to a table for `prepare --imu-offsets`"
     )
@@ -239,7 +266,7 @@ def imu_option(parser: argparse.ArgumentParser, more: str = "") -> None:
         nargs="+",
         metavar="CSV",
         help=f"IMU of the video: one table, or one for the accelerometer and one for the gyroscope{more} (default: "
-        "telemetry in the video)",
+        "tables beside the video, or telemetry in it)",
     )
 
 
@@ -267,11 +294,20 @@ def imu_files(a: argparse.Namespace) -> Any:
     return a.imu if a.imu is None or len(a.imu) > 1 else a.imu[0]
 
 
+def report_notes(recording: clips.Recording) -> None:
+    """Print on stderr what is unusual about the IMU samples of a recording."""
+    if notes := recording.motion().notes:
+        print(f"note: {clips.name_files(recording.imu_source)}: {'; '.join(notes)}", file=sys.stderr)
+
+
 def recordings_to_check(a: argparse.Namespace) -> dict[str, str | data.Recording]:
     """Return what `check` is to look at: videos, folders of a Neon, or the recordings of a table, by their names."""
     sources: dict[str, str | data.Recording] = {}
     for name in a.videos:
-        if name.lower().endswith((".csv", ".json")) or is_pickle(name):
+        if name.lower().endswith(".csv") and is_list_of_recordings(first_line(Path(name))):
+            reject(given_flags(a, "root"), f"{name}: the paths of your own table are relative to its folder")
+            sources |= {recording.video: recording for recording in listed_recordings(name)}
+        elif name.lower().endswith((".csv", ".json")) or is_pickle(name):
             sources |= {s.video: s.recording for s in annotations.read_annotations(name, a.root)}
         elif Path(name).is_dir() and not clips.is_neon(Path(name)):
             sources |= {video: video for video in clips.find_videos(name)}
@@ -283,8 +319,11 @@ def recordings_to_check(a: argparse.Namespace) -> dict[str, str | data.Recording
 
 
 def run_check(a: argparse.Namespace) -> None:
+    if a.no_offset:
+        reject(given_flags(a, "max_offset", "out"), "--no-offset estimates no offset; leave out one of them")
     sources = recordings_to_check(a)
     pictures = picture_files(a, list(sources))
+    search = {} if a.max_offset is None else {"max_offset": a.max_offset}
     print(recordings.HEADER)
     offsets, unusable = [], 0
     for number, (video, recording) in enumerate(sources.items()):
@@ -295,7 +334,7 @@ def run_check(a: argparse.Namespace) -> None:
                 recording = data.open_recording(recording, imu_files(a))
             if a.imu_axes:
                 recording = dataclasses.replace(recording, imu_axes=a.imu_axes)
-            found = recordings.check(recording, offset=not a.no_offset, max_offset=a.max_offset)
+            found = recordings.check(recording, offset=not a.no_offset, **search)
         except (DataError, VideoError) as error:  # the others of a long list follow
             found = recordings.Check(video, problem=str(error))
         print(found.row())
@@ -445,9 +484,8 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         help="also store T frames per clip for video teachers (default: none)",
     )
-    parser.add_argument(
-        "--clip-size", metavar="PIXELS", type=positive_int, default=224, help="height and width of the teachers' frames"
-    )
+    text = "height and width of the teachers' frames (default: 224)"
+    parser.add_argument("--clip-size", metavar="PIXELS", type=positive_int, help=text)
     parser.add_argument("--no-imu", action="store_true", help="do not store head motion")
     limit_options(parser)
     parser.add_argument("--workers", metavar="N", type=positive_int, help="number of processes (default: all cores)")
@@ -518,6 +556,11 @@ def coverage_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_prepare(a: argparse.Namespace) -> None:
+    if a.no_imu:
+        reject(
+            given_flags(a, "zero_accel", "imu_axes", "imu_offsets"),
+            "--no-imu stores no head motion; leave out one of them",
+        )
     segments, one_pass = read_segments(a), {}
     given = {name: getattr(a, name) for name in ("batch_size", "precision", "device") if getattr(a, name) is not None}
     if given and not (a.teacher_file or a.pretrained or a.end_features):
@@ -527,11 +570,12 @@ def run_prepare(a: argparse.Namespace) -> None:
         )
     if a.image_encoder and not a.end_features:
         raise ValueError("--image-encoder: only with --end-features, which runs it in the same pass")
-    clip = {"clip_frames": a.clip_frames, "clip_size": a.clip_size}
     if a.teacher_file or a.architecture or a.pretrained or a.end_features:
         from egodistill import model_commands  # Imported late, because it needs torch.
 
         one_pass = model_commands.one_pass(a, given)
+    reject([] if a.clip_frames else given_flags(a, "clip_size"), "only with --clip-frames")
+    clip = {name: getattr(a, name) for name in ("clip_frames", "clip_size") if getattr(a, name)}
     store = data.prepare(
         segments,
         a.out,
@@ -559,6 +603,7 @@ def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
     )
     for reason, count in segments.dropped.items():
         print(f"  left out, {reason}: {count} segments")
+    print_overlaps(segments, "  ")
     if all(segment.label is None for segment in segments):
         print(f"  {NO_LABELS}")
     if counts and not {"train", "test"} & set(counts):

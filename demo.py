@@ -134,7 +134,9 @@ def compare_options(parser: argparse.ArgumentParser) -> None:
         "--methods", nargs="+", metavar="NAME", help=f"one or more of {', '.join(experiments.METHODS)} (default: all)"
     )
     parser.add_argument(
-        "--teacher-file", metavar="FILE", help="file of the teacher, to measure its cost (default: the demo's teacher)"
+        "--teacher-file",
+        metavar="FILE",
+        help="file of the teacher, to measure its cost (default: one trained in --out)",
     )
 
 

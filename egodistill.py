@@ -11,7 +11,7 @@ Nagarajan, Grauman, NeurIPS 2023):
     train, test = store.split("train"), store.split("test")
     model = EgoDistill(num_classes=len(store.class_names))
     pretrain_imu(model, train, teacher="motionformer")                           # stage 1: section 3.4
-    distill(model, train, teacher="motionformer", tau=10.0)                      # stage 2: section 3.3
+    distill(model, train, teacher="motionformer")                                # stage 2: section 3.3
     print(evaluate(model, test).top1, measure(model).gmacs)
     model.save("student.pt")
     for clip in predict(model, "walk.mp4"):                                      # IMU telemetry inside the file

@@ -17,7 +17,8 @@ Protocol: all methods see the same clips, are trained by the same loop and evalu
 image networks start from ImageNet weights. A protocol without these weights replaces them for all students, and for
 ListenToLook if it has the same image network, by an image encoder trained on the store's labels (method "start", one
 per seed). The image networks of AdaFuse and STTS differ and cannot start from it, so they are trained for twice the
-epochs. Then every image network has seen every clip equally often.
+epochs. Then every image network has seen every clip equally often, unless `Protocol.changes` gives a method other
+epochs.
 """
 
 from __future__ import annotations

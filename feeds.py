@@ -33,7 +33,7 @@ from typing import Any
 import av
 import numpy as np
 
-from egodistill.imu import Imu, IMUError, table_columns
+from egodistill.imu import LARGEST_READING, Imu, IMUError, table_columns, unit_notes
 from egodistill.video import (
     LOCAL_FILES,
     OPEN_OPTIONS,
@@ -71,6 +71,7 @@ TIMEOUT = 20.0  # seconds without a packet after which an address counts as gone
 DECODED = 2  # frames that are decoded ahead if none may be dropped
 POLL = 0.05  # seconds between two looks at a growing file
 LONGEST_LINE = 100_000  # bytes
+JUDGED = 1000  # first readings of a feed whose units are checked
 BAD_IN_A_ROW = 100  # lines without a sample in a row that end a feed
 # What an address may lead to. A playlist from the network must not name files of this machine.
 NETWORK = {"protocol_whitelist": "http,https,httpproxy,tls,tcp,udp,rtp,rtsp,rtmp,srt,crypto,data"}
@@ -439,7 +440,8 @@ class LineSamples:
     `blocks` are bytes as they come; each piece has the lines that a block completes. `parse` returns time and six
     readings of a line, None for a header, and raises ValueError for a line that is no sample. Such a line is skipped
     and counted in `bad`; `report` gets a sentence about the first one, and IMUError is raised after a hundred in a row.
-    Empty lines are skipped. `json_samples()` and `table_samples()` make such feeds.
+    It also gets one if the first thousand readings are unlikely in m/s2 and rad/s. Empty lines are skipped.
+    `json_samples()` and `table_samples()` make such feeds.
 
     >>> from egodistill import feeds
     >>> def parse(line):
@@ -465,6 +467,7 @@ class LineSamples:
     ) -> None:
         self.name, self.blocks, self.parse, self.report = name, blocks, parse, report
         self.lines, self.bad, self._in_a_row = 0, 0, 0
+        self._first: list[np.ndarray] | None = []  # readings whose units are not checked yet
 
     def __iter__(self) -> Samples:
         rest = b""
@@ -475,7 +478,27 @@ class LineSamples:
             found = [row for line in complete if (row := self._row(line)) is not None]
             if found:
                 times, readings = zip(*found, strict=True)
-                yield np.array(times), np.array(readings, np.float64)
+                readings = np.array(readings, np.float64)
+                self._check_units(readings)
+                yield np.array(times), readings
+
+    def _check_units(self, readings: np.ndarray) -> None:
+        """Report once what is unlikely about the first readings; a file of them would be refused or noted."""
+        if self._first is None:
+            return
+        self._first.append(readings)
+        if sum(map(len, self._first)) < JUDGED:
+            return
+        table, self._first = np.concatenate(self._first), None
+        for sensor, values in (("accelerometer", table[:, :3]), ("gyroscope", table[:, 3:])):
+            values = values[(np.abs(values) < LARGEST_READING).all(axis=1)]  # NaN: False
+            try:
+                notes = unit_notes(self.name, sensor, values) if len(values) else []
+            except IMUError as error:
+                self.report(str(error))
+                continue
+            for note in notes:
+                self.report(f"{self.name}: {note}")
 
     def _row(self, line: bytes) -> Row | None:
         """Return the sample of a line; None without one."""

@@ -23,7 +23,17 @@ from types import ModuleType
 
 import numpy as np
 
-__all__ = ["LOW_ACCELERATION", "MAX_GAP", "CoverageError", "IMUError", "Imu", "read_imu", "table_columns"]
+__all__ = [
+    "LARGEST_READING",
+    "LOW_ACCELERATION",
+    "MAX_GAP",
+    "CoverageError",
+    "IMUError",
+    "Imu",
+    "read_imu",
+    "table_columns",
+    "unit_notes",
+]
 
 
 class IMUError(ValueError):
@@ -34,6 +44,7 @@ class CoverageError(IMUError):
     """The IMU does not cover the requested window."""
 
 
+LARGEST_READING = 1e30  # windows are float32
 MAX_GAP = 0.05  # seconds: samples further apart than this have a gap between them (so a sensor needs 20 Hz)
 
 # Limits of what a camera worn on the head can measure. Beyond them, the units of a file are wrong.
@@ -356,7 +367,7 @@ def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack
     result = [np.empty(0), np.empty((0, 3))] if lacks_accel else []
     for i, sensor in enumerate(sensors[1:] if lacks_accel else sensors):
         values = table[:, 1 + 3 * i : 4 + 3 * i]
-        inside = np.abs(values) < 1e30  # NaN: False; windows are float32
+        inside = np.abs(values) < LARGEST_READING  # NaN: False
         usable = timely & inside[:, 0] & inside[:, 1] & inside[:, 2]
         if 0 < (empty := np.count_nonzero(timely & ~usable)) < np.count_nonzero(timely):
             notes.append(f"{path.name}: {empty} of {len(timely)} rows have no {sensor}")
@@ -392,23 +403,39 @@ def _require_rate(path: Path, sensor: str, stamps: np.ndarray, column: str, unit
     )
 
 
-def _judge(path: Path, sensor: str, stamps: np.ndarray, values: np.ndarray) -> list[str]:
-    """Return notes about values that are unlikely in m/s2 or rad/s. Raise IMUError if their unit is certainly wrong."""
+def unit_notes(source: str | os.PathLike, sensor: str, values: np.ndarray) -> list[str]:
+    """Return notes about readings [n, 3] that are unlikely in m/s2 or rad/s.
+
+    Raise IMUError if their unit is certainly wrong.
+
+    >>> import numpy as np
+    >>> from egodistill import imu
+    >>> imu.unit_notes("walk.csv", "gyroscope", np.full((100, 3), 90.0))
+    Traceback (most recent call last):
+    ...
+    egodistill.imu.IMUError: walk.csv: half of the turn rates are above 156 rad/s, so they are in degrees per ...
+    """
     notes, norms = [], np.sqrt(np.einsum("ij,ij->i", values, values))
     if sensor == "accelerometer" and 0 < (mean := float(norms.mean())) < LOW_ACCELERATION:
         low, middle = np.percentile(norms, [5, 50])
         if ONE_G[0] < middle < ONE_G[1] and low > middle / 2:
-            raise IMUError(f"{path}: the acceleration is in g (median {middle:.2f}); multiply it by 9.80665 for m/s2")
+            raise IMUError(f"{source}: the acceleration is in g (median {middle:.2f}); multiply it by 9.80665 for m/s2")
         notes.append(f"mean acceleration {mean:.2f} m/s2, but gravity alone is 9.81: is it in g, or without gravity?")
     if sensor == "gyroscope" and norms.max() > FAST_TURN:
         middle, high = np.percentile(norms, [50, 99])
         if middle > FAST_TURN:
             raise IMUError(
-                f"{path}: half of the turn rates are above {middle:.0f} rad/s, so they are in degrees per second; "
+                f"{source}: half of the turn rates are above {middle:.0f} rad/s, so they are in degrees per second; "
                 f"multiply them by 0.0174533 for rad/s"
             )
         if high > FAST_TURN:
             notes.append(f"1 % of the turn rates are above {high:.0f} rad/s: are they in degrees per second?")
+    return notes
+
+
+def _judge(path: Path, sensor: str, stamps: np.ndarray, values: np.ndarray) -> list[str]:
+    """Return what is unlikely about the samples of a sensor. Raise IMUError if their unit is certainly wrong."""
+    notes = unit_notes(path, sensor, values)
     steps = np.diff(stamps)
     gaps = steps[steps > NOTED_GAP[1]]
     usual = float(np.median(steps)) if len(gaps) else 0.0

@@ -23,7 +23,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -39,7 +39,7 @@ from egodistill.batches import Model, Store
 from egodistill.clips import ClipSpec, Recording, decode_clips, open_recording, require_axes, strided_starts
 from egodistill.imu import MAX_GAP
 from egodistill.runtime import Precision
-from egodistill.student import EgoDistill, Output
+from egodistill.student import Output
 from egodistill.video import MAX_HOLD, FrameReader, open_video
 
 __all__ = [
@@ -548,7 +548,7 @@ class Prediction(NamedTuple):
 
 
 def predict(
-    model: EgoDistill,
+    model: Model,
     video: str | os.PathLike | Recording,
     imu: str | os.PathLike | tuple[str | os.PathLike, str | os.PathLike] | None = None,
     *,
@@ -580,8 +580,8 @@ def predict(
     The recording is decoded in one pass, in constant memory. A clip that cannot be classified, because IMU samples or
     a frame are missing, has no classes, and `problem` is the reason. Before the first clip, raise EgoDistillError for
     samples in other axes than those of the training, for a `stride` that is below a hundredth of a clip or another
-    value out of range, and if nothing says the size of the model's frames; raise VideoError or IMUError for a file that
-    cannot be read.
+    value out of range, for a model with an input that no recording has, and if nothing says the size of its frames;
+    raise VideoError or IMUError for a file that cannot be read.
 
     >>> from egodistill import EgoDistill, predict
     >>> model = EgoDistill.load("student.pt")
@@ -604,11 +604,12 @@ def predict(
     recording = open_recording(video, imu, **about)
     if (exact, tolerance) != (None, None):
         spec = replace(spec, exact=exact is not False, tolerance=tolerance or 0.0)
+    specs = batches.input_specs(model, spec)
     starts = strided_starts(recording.probe().duration, spec.seconds, stride)
     if spec.imu_samples:
         require_axes(recording.video, recording.motion().axes, spec)  # raises now if the file cannot be read
     limits = {"min_coverage": min_coverage, "max_gap": max_gap, "max_hold": max_hold}
-    reader = ClipReader(recording, spec, starts, batches.inputs_of(model), **limits)
+    reader = ClipReader(recording, specs, starts, **limits)
     place = runtime.pick_device(device)
     precision = runtime.pick_precision(place, precision, model)
     return classify_groups(model, reader, batch_size, top=top, device=place, precision=precision, compile=compile)
@@ -618,10 +619,11 @@ class ClipReader:
     """A reader of a model's inputs from a recording, one group of clips at a time, with one decoder per core."""
 
     def __init__(
-        self, recording: Recording, spec: ClipSpec, starts: Sequence[float], inputs: Sequence[str], **limits: Any
+        self, recording: Recording, specs: Mapping[str, ClipSpec], starts: Sequence[float], **limits: Any
     ) -> None:
-        self.recording, self.specs, self.starts, self.inputs = recording, spec.parts(), starts, inputs
-        self.seconds, self.limits, self.cores = spec.seconds, limits, files.available_cores()
+        self.recording, self.specs, self.starts = recording, specs, starts
+        self.seconds, self.limits = next(iter(specs.values())).seconds, limits
+        self.cores = files.available_cores()
 
     def groups(self, size: int) -> list[list[list[int]]]:
         """Return the clips in groups of `size`, each in at most one part per core.
@@ -630,7 +632,7 @@ class ClipReader:
         """
         rows = np.arange(len(self.starts))
         whole = [rows[place : place + size] for place in range(0, len(rows), size)]
-        if "frames" not in self.specs:
+        if not any(spec.frames for spec in self.specs.values()):
             return [[group.tolist()] for group in whole]
         starts = np.minimum(self.starts, self.recording.probe().duration)
         with open_video(self.recording.video) as container:
@@ -646,7 +648,7 @@ class ClipReader:
         good = [found[row] for row in sorted(found) if row not in problems]
         if not good:
             return problems, []
-        return problems, [torch.from_numpy(np.stack([arrays[name] for arrays in good])) for name in self.inputs]
+        return problems, [torch.from_numpy(np.stack([arrays[name] for arrays in good])) for name in self.specs]
 
     def decode(self, rows: Sequence[int], threads: int) -> dict[int, dict[str, np.ndarray] | Exception]:
         """Return the arrays of each clip, or the error that it costs."""
@@ -655,7 +657,7 @@ class ClipReader:
 
 
 def classify_groups(
-    model: EgoDistill,
+    model: Model,
     reader: ClipReader,
     batch_size: int,
     *,

@@ -31,13 +31,12 @@ from torch import Tensor
 from egodistill import EgoDistillError, batches, runtime
 from egodistill.arrivals import Clock, Frame, Frames, Schedule, Sensor, Stats, Times
 from egodistill.gates import FAST, TOLERANCE, Gate, Moved
-from egodistill.imu import MAX_GAP, CoverageError, Imu
+from egodistill.imu import LARGEST_READING, MAX_GAP, CoverageError, Imu
 from egodistill.runtime import Precision
 
 __all__ = ["Answer", "Stream", "StreamClockError"]
 
 
-LARGEST_READING = 1e30  # as in imu.py: windows are float32
 LARGEST_PICTURE = 1 << 28  # bytes
 FRAME_LEAD = 60.0  # seconds: a frame further ahead of the newest sample has a wrong time
 CHOICES = {"frames": ("centre", "newest"), "on_restart": ("raise", "reset")}
@@ -175,6 +174,13 @@ class Stream:
             )
         if not set(batches.inputs_of(model)) <= {"frames", "imu"}:
             raise EgoDistillError(f"a stream has frames and IMU samples; the model reads {', '.join(model.inputs)}")
+        steps = ("encode_frames", "aggregate") if self.spec.frames else ()
+        steps = (*steps, "encode_imu", "fuse") if self.spec.imu_samples else (*steps, "fuse")
+        if lacking := [step for step in steps if not hasattr(model, step)]:
+            raise EgoDistillError(
+                f"{type(model).__name__} has no {', '.join(lacking)}: a stream needs a student that works in steps, "
+                f"see student.Student; predict() takes any model"
+            )
         if isinstance(model, torch.nn.Module) and any(layer.training for layer in model.modules()):
             raise EgoDistillError("the model is in training mode; call model.eval() before it is used in a stream")
         offset, stretch = frame_clock

@@ -42,15 +42,18 @@ from egodistill import (
 from egodistill.commands import (
     axes_option,
     coverage_options,
+    given_flags,
     imu_files,
     imu_option,
     keyword_arguments,
     overwrite_option,
     positive_int,
     positive_seconds,
+    reject,
+    report_notes,
 )
 from egodistill.imu import IMUError
-from egodistill.options import device_option, precision_option, reject, report_precision
+from egodistill.options import device_option, precision_option, report_precision
 from egodistill.video import VideoError
 
 __all__ = ["COMMANDS", "Latency", "load_student"]
@@ -70,7 +73,8 @@ def live_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="video file, address (rtsp://, http://, tcp://, udp://, ...), device (/dev/video0) or named pipe",
+        help="video file, folder of a Pupil Labs Neon, address (rtsp://, http://, tcp://, udp://, ...), device "
+        "(/dev/video0) or named pipe",
     )
     parser.add_argument(
         "--student",
@@ -88,7 +92,7 @@ def live_options(parser: argparse.ArgumentParser) -> None:
         "sleeps between two looks)",
     )
     parser.add_argument(
-        "--slack", metavar="SECONDS", type=float, default=0.05, help="wait so long for late samples and frames"
+        "--slack", metavar="SECONDS", type=float, default=0.05, help="time to wait for late samples and frames"
     )
     parser.add_argument("--top", metavar="K", type=positive_int, default=3, help="number of best classes of an answer")
     coverage_options(parser)
@@ -108,7 +112,8 @@ def live_options(parser: argparse.ArgumentParser) -> None:
         "--period",
         metavar="SECONDS",
         type=float,
-        help="with newest: time between two looks (default: look when the head has moved fast)",
+        help="with newest: time between two looks (default: look when the head has moved fast; for a student without "
+        "IMU, or with several frames, 2)",
     )
     group = parser.add_argument_group("IMU samples")
     imu_option(group, '; or -, lines such as {"time": 1.25, "accel": [x, y, z], "gyro": [x, y, z]} on standard input')
@@ -137,29 +142,24 @@ def live_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--fast", action="store_true", help="read a file as fast as possible; the answers are the same")
     group.add_argument("--seconds", metavar="N", type=positive_seconds, help="stop after N seconds")
     group.add_argument("--events", action="store_true", help="give labels that last instead of single answers")
-    group.add_argument("--json", action="store_true", help="print JSON lines, as into a pipe, to the terminal too")
+    group.add_argument("--json", action="store_true", help="print JSON lines in a terminal, too, as into a pipe")
     group.add_argument("--out", metavar="JSONL", help="also write the JSON lines to this file")
     overwrite_option(group)
-
-
-def given(a: argparse.Namespace, *names: str) -> list[str]:
-    """Return those of these options that were given, as on the command line."""
-    return [f"--{name.replace('_', '-')}" for name in names if getattr(a, name) not in (None, False)]
 
 
 def check_options(a: argparse.Namespace, kind: str) -> None:
     """Raise ValueError for options that would be ignored or that contradict each other."""
     if kind != "file":
-        reject(given(a, "fast"), f"{a.source} is not a file; a live source has its own speed")
+        reject(given_flags(a, "fast"), f"{a.source} is not a file; a live source has its own speed")
         if a.imu not in (None, ["-"]):
             reject(["--imu"], f"{a.source} is live; give its samples as --imu - (standard input) or --imu-follow CSV")
     elif a.align == "arrival":
         reject(["--align arrival"], f"{a.source} is a file, whose frames have times; --frame-offset moves them")
     if a.imu_follow:
-        reject(given(a, "imu"), "samples come from one place; leave out --imu or --imu-follow")
-        reject(given(a, "fast"), "a table that grows has its own speed; give a finished one as --imu")
+        reject(given_flags(a, "imu"), "samples come from one place; leave out --imu or --imu-follow")
+        reject(given_flags(a, "fast"), "a table that grows has its own speed; give a finished one as --imu")
     others = {"centre": ("max_age", "period"), "newest": ("tolerance",)}[a.frames]
-    reject(given(a, *others), f"not used with --frames {a.frames}")
+    reject(given_flags(a, *others), f"not used with --frames {a.frames}")
 
 
 def load_student(path: str, device: str | None) -> Any:
@@ -219,12 +219,13 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
     axes, turn = clips.read_axes(a.imu_axes or "gopro")
     clock = feeds.HostClock()
     pace = feeds.Pace(clock)
-    video = feeds.VideoFeed(a.source, realtime=not a.fast, clock=clock)
+    file = clips.open_recording(a.source).video if os.path.isdir(a.source) else a.source  # a folder of a Neon
+    video = feeds.VideoFeed(file, realtime=not a.fast, clock=clock)
     if not video.live:
         video.pace = pace
     samples, recorded = None, True
     if not spec.imu_samples:
-        used = given(a, "imu", "imu_follow", "imu_axes") + (["--align"] if a.align == "arrival" else [])
+        used = given_flags(a, "imu", "imu_follow", "imu_axes") + (["--align"] if a.align == "arrival" else [])
         reject(used, f"the student in {a.student} reads no IMU samples")
     elif a.imu_follow:
         samples, recorded = feeds.table_samples(a.imu_follow, clock=clock, report=report), False
@@ -237,6 +238,7 @@ def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[s
         )
     else:
         recording = clips.open_recording(a.source, imu_files(a), imu_axes=a.imu_axes or "gopro")
+        report_notes(recording)
         samples, (axes, _), turn = feeds.recorded_samples(recording.motion()), clips.read_axes(recording.imu_axes), None
     if samples is not None:
         clips.require_axes(a.source, axes, spec)

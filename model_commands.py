@@ -42,19 +42,21 @@ from egodistill import (
     teachers,
 )
 from egodistill.commands import (
-    LIMITS,
     axes_option,
     choice_options,
+    given_flags,
     imu_files,
     imu_option,
     keyword_arguments,
     limit_options,
     overwrite_option,
     positive_int,
+    reject,
+    report_notes,
 )
 from egodistill.distillation import EPIC_KITCHENS, PRESETS
 from egodistill.one_pass import Together
-from egodistill.options import device_option, precision_option, reject, report_precision
+from egodistill.options import device_option, precision_option, report_precision
 from egodistill.tables import Table
 from egodistill.training import History, Training, log_path
 
@@ -198,8 +200,9 @@ def one_pass(a: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments of `data.prepare()` for its teacher and --end-features; ``given`` are options of both."""
     consumers: list[Any] = []
     arguments: dict[str, Any] = {}
+    if a.teacher_file or a.architecture or a.pretrained:
+        reject(given_flags(a, "clip_frames", "clip_size"), "the clips are those that the teacher reads; leave it out")
     if a.architecture or a.pretrained:
-        reject(["--clip-frames"] if a.clip_frames else [], "the clips are those that --architecture reads")
         reject(["--teacher-file"] if a.teacher_file else [], "a second teacher beside --architecture; leave one out")
         if a.architecture:
             arguments = teacher_clip(a.architecture)
@@ -286,7 +289,10 @@ def run_teachers(a: argparse.Namespace) -> None:
     print(Table(["architecture", "source", "licence of it", "published weights, e.g."], weights).text())
     for source, obtain in {one.source: one.obtain for one in teachers.MODELS.values()}.items():
         print(textwrap.fill(f"{source}: {obtain}", 100, subsequent_indent="  ", break_on_hyphens=False))
-    print("`--pretrained` of prepare, extract and finetune reads these; .pkl only load(unsafe_pickle=True).")
+    print(
+        "`--pretrained` of prepare, extract and finetune reads these files, except .pkl: in Python,\n"
+        "  teachers.load(..., unsafe_pickle=True) does."
+    )
 
 
 def finetune_options(parser: argparse.ArgumentParser) -> None:
@@ -552,16 +558,17 @@ def export_options(parser: argparse.ArgumentParser) -> None:
         "--batch-size", metavar="N", type=positive_int, help="exact number of clips per call (default: any); 1: faster"
     )
     parser.add_argument("--calibrate", metavar="STORE", help="int8: clip store that gives the range of activations")
-    parser.add_argument("--calibrate-split", metavar="SPLIT", default="train", help="split of this store, or all")
-    parser.add_argument(
-        "--calibrate-clips", metavar="N", type=positive_int, default=256, help="number of clips to calibrate with"
-    )
+    text = "split of this store, or all (default: train)"
+    parser.add_argument("--calibrate-split", metavar="SPLIT", help=text)
+    text = "number of clips to calibrate with (default: 256)"
+    parser.add_argument("--calibrate-clips", metavar="N", type=positive_int, help=text)
     parser.add_argument(
         "--check",
         metavar="STORE",
         help="compare the file with the student on the clips of this store (default: the store of --calibrate)",
     )
-    parser.add_argument("--check-split", metavar="SPLIT", default="test", help="split of this store, or all")
+    text = "split of this store, or all (default: test)"
+    parser.add_argument("--check-split", metavar="SPLIT", help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     tables.markdown_option(parser)
 
@@ -570,16 +577,20 @@ def run_export(a: argparse.Namespace) -> None:
     model = load_distilled(a.student)
     if a.calibrate and a.precision != "int8":
         raise ValueError(f"--calibrate is for int8, not for {a.precision}; use --check to compare on a store")
-    calibrate = open_split(a.calibrate, a.calibrate_split) if a.calibrate else None
-    check = open_split(a.check or a.calibrate, a.check_split) if a.check or a.calibrate else None
+    if not a.calibrate:
+        reject(given_flags(a, "calibrate_split", "calibrate_clips"), "only with --calibrate STORE")
+        reject(given_flags(a, "check_split") if not a.check else [], "only with --check STORE or --calibrate STORE")
+    calibrate = open_split(a.calibrate, a.calibrate_split or "train") if a.calibrate else None
+    check = open_split(a.check or a.calibrate, a.check_split or "test") if a.check or a.calibrate else None
     options = {
         "format": a.format,
         "precision": a.precision,
         "calibrate": calibrate,
-        "calibration_clips": a.calibrate_clips,
         "batch_size": a.batch_size,
         "overwrite": a.overwrite,
     }
+    if a.calibrate_clips:
+        options["calibration_clips"] = a.calibrate_clips
     if a.pair:
         descriptions = export.export_pair(model, a.out, **options)
     else:
@@ -703,7 +714,7 @@ def table_3(costs: dict[str, inference.Cost]) -> Table:
 
 
 def predict_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("video", help="video file of the recording")
+    parser.add_argument("video", help="video file of the recording, or folder of a Pupil Labs Neon")
     parser.add_argument("--student", metavar="FILE", required=True, help="file of a trained student")
     imu_option(parser)
     parser.add_argument(
@@ -725,12 +736,14 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
 def run_predict(a: argparse.Namespace) -> None:
     if a.out and Path(a.out).suffix not in (".csv", ".json"):
         raise ValueError(f"--out must end in .csv or .json; got {a.out}")
-    clips = inference.predict(
-        load_distilled(a.student),
-        a.video,
-        imu_files(a),
-        **keyword_arguments(a, "imu_offset", "imu_stretch", *LIMITS, "stride", "top"),
-        imu_axes=a.imu_axes or "gopro",
+    student, clock = load_distilled(a.student), keyword_arguments(a, "imu_offset", "imu_stretch", "zero_accel")
+    recording = data.open_recording(a.video, imu_files(a), **clock, imu_axes=a.imu_axes or "gopro")
+    if "imu" in student.inputs:
+        report_notes(recording)
+    found = inference.predict(
+        student,
+        recording,
+        **keyword_arguments(a, "min_coverage", "max_gap", "max_hold", "stride", "top"),
         exact=False if a.key_frames else None,
         tolerance=a.tolerance,
         **inference_arguments(a),
@@ -738,7 +751,7 @@ def run_predict(a: argparse.Namespace) -> None:
     report_precision(a.precision, a.device)
     count, skipped = 0, 0
     with prediction_writer(Path(a.out), a.top) if a.out else contextlib.nullcontext(lambda clip: None) as write:
-        for clip in clips:
+        for clip in found:
             write(clip)  # first: printing may end the command
             count, skipped = count + 1, skipped + bool(clip.problem)
             best = "  ".join(f"{name} {score:.2f}" for name, score in clip.classes) or f"skipped: {clip.problem}"

@@ -108,7 +108,7 @@ def survey(video: str | os.PathLike, excerpts: int, seconds: float, samples: int
 
     Only two small frames are in memory at once, and a few numbers for each decoded frame.
     """
-    if excerpts < 1 or seconds <= 0:
+    if excerpts < 1 or not seconds > 0:
         raise DataError(f"{video}: excerpts and seconds must be above 0, not {excerpts} and {seconds}")
     duration = probe(video).duration
     count = max(1, min(excerpts, int(duration / seconds)))
@@ -259,6 +259,7 @@ def _vertex(three: np.ndarray) -> float:
 # --- Offset between image motion and gyroscope ---------------------------------------------------
 
 _LAG_STEP = 0.01  # s between the lags that are tried; the peak is interpolated
+_TOGETHER = 500  # lags that are compared at a time: all at once, 60 s for 12 s of video need 570 MB instead of 25
 _DECOYS = 19  # false gyroscopes that the true one must beat
 _CLEAR = 0.25  # by how much, as a share of the distance from their best correlation to 1
 
@@ -338,6 +339,8 @@ def offset_of(video: str | os.PathLike, seen: Survey, imu: Imu, max_offset: floa
         raise DataError(f"max_offset must be a number of seconds above 0, not {max_offset}")
     if sum(len(motion.shifts) for motion in seen.motions) < 20:
         raise DataError(f"{video}: too few frames to compare with a gyroscope")
+    if len(imu.gyro) < 2:
+        raise DataError(f"{video}: the gyroscope has {len(imu.gyro)} samples, too few to compare with the image")
     stamps, angles = _angles(imu)
     count = math.ceil(max_offset / _LAG_STEP)
     lags = np.arange(-count, count + 1) * _LAG_STEP
@@ -401,17 +404,21 @@ def _decoys(stamps: np.ndarray, angles: np.ndarray) -> Iterator[np.ndarray]:
 
 def _moments(motion: Motion, stamps: np.ndarray, angles: np.ndarray, lags: np.ndarray) -> np.ndarray:
     """Return unnormalised covariances of the turn rates about three axes and two shift rates, [lags, 5, 5]."""
-    # An IMU whose stamps are `lag` too early has at t - lag what the video shows at t.
-    times = motion.times[None] - lags[:, None]
     steps = np.diff(motion.times)[None, :, None]
-    turns = np.stack([np.interp(times, stamps, axis) for axis in angles.T], -1)
-    shifts = np.broadcast_to(motion.shifts, (len(lags), *motion.shifts.shape))
-    rates = np.concatenate([np.diff(turns, axis=1), shifts], -1) / steps
-    covered = (times[:, :-1] >= stamps[0]) & (times[:, 1:] <= stamps[-1])
-    moments = _covariances(rates, (motion.weights * covered)[..., None])
+    parts, ever = [], np.zeros(len(motion.shifts), bool)
+    for part in np.array_split(lags, math.ceil(len(lags) / _TOGETHER)):
+        # An IMU whose stamps are `lag` too early has at t - lag what the video shows at t.
+        times = motion.times[None] - part[:, None]
+        turns = np.stack([np.interp(times, stamps, axis) for axis in angles.T], -1)
+        shifts = np.broadcast_to(motion.shifts, (len(part), *motion.shifts.shape))
+        rates = np.concatenate([np.diff(turns, axis=1), shifts], -1) / steps
+        covered = (times[:, :-1] >= stamps[0]) & (times[:, 1:] <= stamps[-1])
+        ever |= covered.any(0)
+        parts.append(_covariances(rates, (motion.weights * covered)[..., None]))
+    moments = np.concatenate(parts)
     # At each lag the gyroscope must explain the motion in all frames that it covers at any lag. Otherwise a lag that
     # loses the largest motion at an end would look best.
-    moments[:, 3:, 3:] = _covariances(rates[:1, :, 3:], (motion.weights * covered.any(0))[None, :, None])
+    moments[:, 3:, 3:] = _covariances(motion.shifts[None] / steps, (motion.weights * ever)[None, :, None])
     return moments
 
 

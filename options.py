@@ -28,7 +28,6 @@ __all__ = [
     "flag",
     "precision_option",
     "preset_option",
-    "reject",
     "report_precision",
     "text_or_none",
     "used_flags",
@@ -132,19 +131,13 @@ def apply(settings: Settings, arguments: argparse.Namespace) -> Settings:
     return replace(settings, **changes)
 
 
-def reject(flags: Collection[str], reason: str) -> None:
-    """Raise ValueError if there are options that would be ignored or that contradict another one."""
-    if flags:
-        raise ValueError(f"{', '.join(flags)}: {reason}")
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # Options that several commands share
 
 
 def preset_option(parser: Any) -> None:
     """Add --preset, the name of a `Recipe`."""
-    text = "default settings: the paper's for EPIC-KITCHENS or for Ego4D, or the demo's"
+    text = "default settings: the paper's for EPIC-KITCHENS or for Ego4D, or the demo's; this help shows epic's"
     parser.add_argument("--preset", choices=tuple(PRESETS), default="epic", help=text)
 
 

@@ -216,7 +216,9 @@ def draw_check(found: Check, path: str | os.PathLike) -> Path:
     beside.axis("off")
     for curves in grid[:, 0]:
         curves.set_xlim(rates.times[0], rates.times[-1])
-    figure.suptitle(f"{Path(found.path).name}\n{textwrap.fill(found.verdict(), 130)}", fontsize=10)
+    title = f"{Path(found.path).name}\n{textwrap.fill(found.verdict(), 130)}"
+    title = title.encode(errors="backslashreplace").decode()  # a name may be no UTF-8, and have dollars
+    figure.suptitle(title, fontsize=10, parse_math=False)
     _save(figure, Path(path), CHECK_TITLE, dpi=110)
     return Path(path)
 

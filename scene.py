@@ -14,7 +14,7 @@ eyes.
     facing = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1.0]])           # columns: the camera's left, back and up
     pictures = scene.Camera(96, 96).render(np.stack([facing] * 5), np.zeros((5, 3)), [(0.0, parts)], room, (1, 1, 1))
 
-Exposure is infinitely short, so one frame shows no speed.
+A picture is of one moment, so it shows no speed; `synthetic` averages several of them for a shutter.
 """
 
 from __future__ import annotations

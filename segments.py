@@ -35,7 +35,9 @@ __all__ = [
     "Windows",
     "count_of_tests",
     "is_list_of_recordings",
+    "listed_recordings",
     "names_of_classes",
+    "overlapping_splits",
     "read_csv",
     "read_recordings",
     "splits_of_wearers",
@@ -101,6 +103,25 @@ def splits_of_wearers(evaluation: Sequence[str], validation: Sequence[str]) -> d
     if both := sorted({*evaluation} & {*validation}):
         raise DataError(f"{', '.join(both)}: a wearer cannot be for both evaluation and validation")
     return dict.fromkeys(evaluation, "test") | dict.fromkeys(validation, "validation")
+
+
+def overlapping_splits(segments: Iterable[Segment]) -> list[tuple[Segment, Segment]]:
+    """Return the segments that overlap one of another split in the same video, each with such a one.
+
+    >>> from egodistill import data, segments
+    >>> parts = [data.Segment("a", "walk.mp4", 0, 6, split="train"), data.Segment("b", "walk.mp4", 5, 9, split="test")]
+    >>> [(one.id, other.id) for one, other in segments.overlapping_splits(parts)]
+    [('b', 'a')]
+    """
+    found = []
+    latest: dict[str, dict[str, Segment]] = {}  # {video: {split: the segment that ends last}}
+    for segment in sorted(segments, key=lambda one: one.start):
+        known = latest.setdefault(segment.video, {})
+        if over := [one for one in known.values() if one.split != segment.split and one.stop > segment.start]:
+            found.append((segment, over[0]))
+        if segment.split not in known or segment.stop > known[segment.split].stop:
+            known[segment.split] = segment
+    return found
 
 
 def names_of_classes(
@@ -289,6 +310,26 @@ def is_list_of_recordings(header: str) -> bool:
     return "video" in names and names <= {"video", "start", "stop", *OPTIONAL_COLUMNS}
 
 
+def listed_recordings(path: str | os.PathLike) -> list[Recording]:
+    """Return the recordings of a table without the column label, one per row, unopened; see `read_recordings()`.
+
+    >>> from pathlib import Path
+    >>> from egodistill import segments
+    >>> _ = Path("list.csv").write_text("video,wearer\\nwalk.mp4,P01\\n")
+    >>> [(recording.video, recording.imu, recording.wearer) for recording in segments.listed_recordings("list.csv")]
+    [('walk.mp4', None, 'P01')]
+    """
+    return [recording for _, _, recording in _rows_of_recordings(Path(path))]
+
+
+def _rows_of_recordings(path: Path) -> Iterator[tuple[str, dict[str, str], Recording]]:
+    """Yield place, cells and unopened recording of each row of a table of recordings."""
+    for where, row in read_table(path, ("video",), RECORDING_COLUMNS):
+        video, imu = _files_of_row(where, path.parent, row)
+        wearer, axes = row.get("wearer") or None, _axes(where, row)
+        yield where, row, Recording(video, imu, *_clock(where, row), wearer, imu_axes=axes)
+
+
 GUARD = 2.2  # seconds between a stretch for training and one for testing: longer than a clip
 PERIOD = 120.0  # about so many seconds of a recording have one stretch for training and one for testing
 
@@ -365,12 +406,10 @@ def _parts_of_folder(folder: Path, dropped: collections.Counter[str]) -> Iterato
 
 def _parts_of_table(path: Path, dropped: collections.Counter[str]) -> Iterator[_Part]:
     """Yield the rows of a table of recordings; count those whose video cannot be opened."""
-    for where, row in read_table(path, ("video",), RECORDING_COLUMNS):
-        video, imu = _files_of_row(where, path.parent, row)
-        offset, stretch = _clock(where, row)
-        more = {"wearer": row.get("wearer") or None, "imu_axes": _axes(where, row)}
+    for where, row, listed in _rows_of_recordings(path):
+        more = {name: getattr(listed, name) for name in ("imu_offset", "imu_stretch", "wearer", "imu_axes")}
         try:
-            recording = open_recording(video, imu, imu_offset=offset, imu_stretch=stretch, **more)
+            recording = open_recording(listed.video, listed.imu, **more)
             end = recording.probe().duration
         except (DataError, VideoError) as error:
             dropped[str(error)] += 1

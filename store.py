@@ -845,7 +845,10 @@ def _create_store(
     needed = sum(math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize for entry in entries.values())
     free = shutil.disk_usage(path).free
     if needed > free:
-        raise DataError(f"{path}: the store needs {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free")
+        raise DataError(
+            f"{path}: the store needs {needed / 1e6:,.1f} MB, but only {free / 1e6:,.1f} MB are free; free some, or "
+            f"use another disk"
+        )
     for entry in entries.values():
         allocate(path, entry)
     of_class = {name: i for i, name in enumerate(header["class_names"])}

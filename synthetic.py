@@ -34,6 +34,9 @@ The microphone records the noise of the room, a rustle around each act, and in a
 knock when the thing leaves its place, or returns to it in the backward verb; or the rhythm of the strokes. Things have
 overlapping pitches.
 
+Pictures are sharp by default: one frame shows no speed. With a `shutter` of 1/50 s they are blurred by all that moves,
+hand and head, in this time.
+
 A share of the training annotations (`label_noise`, 25 %) has a wrong verb, as human annotators make mistakes: mostly
 the other verb of the pair or one that looks alike (`behaviour.LOOKALIKES`). Validation and test labels are correct.
 
@@ -82,8 +85,10 @@ __all__ = ["Recording", "World", "WorldError", "render"]
 SOUND_RATE = 16000  # Hz, a multiple of the frame rate
 GAPS = (0.4, 3.2)  # seconds from one act to the next
 LONG_GAPS = (0.7, 4.9)  # the same, in untrimmed recordings, of which a third is annotated
+BLUR = (np.arange(4) - 1.5) / 4  # times of the sharp pictures whose mean is a blurred one, in times of exposure
 ACTS_PER_RECORDING = 40  # about two minutes
 MOST_ACTS = 100 * ACTS_PER_RECORDING  # of one wearer
+LATER_SETTINGS = {"shutter": 0.0}  # settings that older worlds lack, and the value that they stand for
 EPIC_TEST_WEARERS = ("P30", "P35", "P37")  # the paper's, so the default split of the reader fits
 
 
@@ -129,6 +134,7 @@ class Request:
     label_noise: float
     coupling: float
     things: tuple[str, ...]
+    shutter: float
 
     def check(self) -> None:
         """Raise WorldError for settings that no world can have."""
@@ -143,6 +149,8 @@ class Request:
             raise WorldError(f"label_noise must be at least 0 and less than 1; got {self.label_noise}")
         if not 0 <= self.coupling <= 1:
             raise WorldError(f"coupling must be between 0 and 1; got {self.coupling}")
+        if not 0 <= self.shutter <= 1 / FRAME_RATE:
+            raise WorldError(f"shutter must be between 0 and 1/{FRAME_RATE} s, the time of a frame; got {self.shutter}")
         if any(side % 2 or side < 32 for side in self.size):
             raise WorldError(f"size must be (width, height), even and at least 32 pixels; got {tuple(self.size)}")
         known = [thing.look for thing in THINGS]
@@ -190,19 +198,21 @@ class Request:
             for name, share in zip(wearers, shares(acts, len(wearers)), strict=True):
                 for number, count in enumerate(shares(share, math.ceil(share / ACTS_PER_RECORDING))):
                     label = f"{name}_{101 + number}"
-                    own = Recording(
-                        label, count, self.seed, *self.size, noise, self.coupling, first, things=self.things
-                    )
-                    plan.append(own)
+                    plan.append(self.recording(label, count, first, label_noise=noise))
                     first += count
         return plan
 
     def long_recordings(self) -> list[Recording]:
         """Return the untrimmed recordings, of about four minutes each."""
         return [
-            Recording(f"{name}_201", 54, self.seed, *self.size, 0.0, self.coupling, 54 * k, True, self.things)
+            self.recording(f"{name}_201", 54, 54 * k, untrimmed=True)
             for k, name in enumerate(self.wearers("test")[: self.untrimmed])
         ]
+
+    def recording(self, name: str, acts: int, first: int, **options: Any) -> Recording:
+        """Return a recording of this world."""
+        own = {"coupling": self.coupling, "things": self.things, "shutter": self.shutter}
+        return Recording(name, acts, self.seed, *self.size, first=first, **own, **options)
 
 
 def names(numbers: Sequence[int]) -> tuple[str, ...]:
@@ -224,6 +234,7 @@ def render(
     label_noise: float = 0.25,
     coupling: float = 1.0,
     things: Sequence[str] | None = None,
+    shutter: float = 0.0,
     workers: int | None = None,
     progress: bool = True,
 ) -> World:
@@ -233,8 +244,9 @@ def render(
     others from P31 on, validation from P99 downwards. ``untrimmed`` is the number of long recordings, of as many test
     wearers. ``size`` is (width, height) in pixels, even numbers; ``label_noise`` the share of wrong training labels;
     ``coupling`` (0 to 1) scales the shares of acts that the head follows; ``things`` are the looks of those of
-    `behaviour.THINGS` that are in the world, all by default. The same arguments give the same bytes. An
-    interrupted rendering continues. Raise WorldError for invalid arguments, and for a folder that holds a world with
+    `behaviour.THINGS` that are in the world, all by default; ``shutter`` is the time of exposure of a frame in s, whose
+    middle is the frame's time, 0 for sharp pictures. The same arguments give the same bytes. An interrupted rendering
+    continues. Raise WorldError for invalid arguments, and for a folder that holds a world with
     other settings, or something else.
 
     >>> from egodistill import synthetic
@@ -258,6 +270,7 @@ def render(
         label_noise=label_noise,
         coupling=coupling,
         things=tuple(thing.look for thing in THINGS) if things is None else tuple(things),
+        shutter=shutter,
     )
     request.check()
     if workers is not None and workers < 1:
@@ -267,7 +280,10 @@ def render(
     note = out / "world.json"
     if (strange := files.content(out)) and not note.exists():
         raise WorldError(f"{out}: contains {strange[0]} but no world.json; give an empty folder")
-    if note.exists() and (different := files.differences(files.read_json(note), settings)):
+    before = files.read_json(note) if note.exists() else settings
+    if not isinstance(before, dict):
+        raise WorldError(f"{note}: has no settings of a world; choose another folder or delete it")
+    if different := files.differences(LATER_SETTINGS | before, settings):
         raise WorldError(
             f"{out}: holds a world with other settings ({', '.join(different)}, see {note}); choose another folder or "
             f"delete it"
@@ -364,7 +380,7 @@ class Recording:
     """One video of a world with its sound, head motion and annotations, all determined by these settings.
 
     ``first`` is the number of acts before it in its split, which balances the verbs. The noise of labels is a share of
-    wrong ones. ``things`` are the looks of those that are handled, None for all.
+    wrong ones. ``things`` are the looks of those that are handled, None for all. ``shutter`` is in s.
 
     >>> from egodistill import behaviour, synthetic
     >>> recording = synthetic.Recording("P01_101", acts=8)
@@ -383,6 +399,7 @@ class Recording:
     first: int = 0
     untrimmed: bool = False
     things: tuple[str, ...] | None = None
+    shutter: float = 0.0
 
     def draw(self) -> Plan:
         """Draw the wearer, the acts and the motion of the head, without rendering."""
@@ -471,6 +488,7 @@ class Recording:
         room = scene.Room(scene.wall_texture(rng), scene.counter_texture(rng), wearer.counter)
         camera = scene.Camera(self.width, self.height)
         times = np.arange(round(plan.duration * FRAME_RATE)) / FRAME_RATE
+        exposures = BLUR if self.shutter else np.zeros(1)
         lights = [np.clip(rng.normal(1.0, 0.06, 3) * rng.uniform(0.7, 1.15), 0.5, 1.3) for _ in acts]
         turns = [(a.stop + b.start) / 2 for a, b in itertools.pairwise(acts)]
         edges = [0.0, *(edge for turn in turns for edge in (turn - TURN / 2, turn + TURN / 2)), math.inf]
@@ -480,9 +498,11 @@ class Recording:
                 continue
             here, turning = divmod(k, 2)
             seen = acts[here : here + 2] if turning else acts[max(0, here - 1) : here + 2]
-            parts = [(act.azimuth, station(act, wearer, t)) for act in seen]
+            moments = (t[:, None] + self.shutter * exposures).ravel()
+            parts = [(act.azimuth, station(act, wearer, moments)) for act in seen]
             light = np.mean(lights[here : here + 1 + turning], axis=0)
-            yield camera.render(*plan.head.pose(t), parts, room, light)
+            sharp = camera.render(*plan.head.pose(moments), parts, room, light)
+            yield sharp.reshape(t.size, exposures.size, *sharp.shape[1:]).mean(1).round().astype(np.uint8)
 
     def sound(self, plan: Plan) -> np.ndarray:
         """Return the sound, int16 [samples] at ``SOUND_RATE``."""

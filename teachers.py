@@ -82,8 +82,8 @@ class Pixels:
             raise TeacherError(f"channels is {self.channels!r}; it must be 'RGB' or 'BGR'")
         for name in ("mean", "std"):
             values = tuple(float(value) for value in getattr(self, name))
-            if len(values) != 3 or (name == "std" and min(values) <= 0):
-                raise TeacherError(f"{name} is {values}; it must be three numbers, and those of std above 0")
+            if len(values) != 3 or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
+                raise TeacherError(f"{name} is {values}; it must be three finite numbers, and those of std above 0")
             object.__setattr__(self, name, values)  # a list is not hashable
 
 
@@ -493,6 +493,8 @@ def load(
         state = checkpoints.read_weights(checkpoint, unsafe_pickle=unsafe_pickle)
         net, origin = from_checkpoint(published, state, source, num_classes, settings, new_head)
     count = net.get_submodule(net.classifier).out_features
+    if not count:
+        raise TeacherError(f"{name}: a teacher needs one class or more; num_classes and class_names name none")
     if class_names is None and not new_head and (label_map := find_label_map(published, checkpoint, count)):
         class_names, origin = read_label_map(label_map, count), f"{origin}, named in {label_map}"
     labels = [str(i) for i in range(count)] if class_names is None else list(class_names)

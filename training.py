@@ -141,6 +141,8 @@ class Objective(nn.Module):
 
     def __init__(self, model: nn.Module, reads: list[str], record: dict[str, Any]) -> None:
         super().__init__()
+        if "stage" not in record:
+            raise EgoDistillError(f"{type(self).__name__}: the record needs a 'stage', the name in messages")
         self.model, self.reads, self.record = model, reads, record
 
     @property
@@ -510,11 +512,15 @@ def weighted_sums(values: dict[str, Tensor], weight: Tensor) -> dict[str, list[f
 
     Clips with NaN in a value are left out of its sums, except for the loss.
     """
+    if not isinstance(values, dict) or "loss" not in values:
+        found = f"values named {', '.join(values)}" if isinstance(values, dict) else f"a {type(values).__name__}"
+        raise EgoDistillError(f"the objective returned {found}; return a dict of values per clip, with 'loss' in it")
     for name, value in values.items():
-        if value.shape != weight.shape:
+        if not isinstance(value, Tensor) or value.shape != weight.shape:
+            given = f"with shape {list(value.shape)}" if isinstance(value, Tensor) else f"as a {type(value).__name__}"
             raise EgoDistillError(
-                f"the objective returned {name!r} with shape {list(value.shape)} for a batch of {len(weight)} clips; "
-                f"return one value per clip, [{len(weight)}]"
+                f"the objective returned {name!r} {given} for a batch of {len(weight)} clips; return one value per "
+                f"clip, a tensor [{len(weight)}]"
             )
     table = torch.stack([value.detach() for value in values.values()]).cpu().double()
     known = ~table.isnan()

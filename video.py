@@ -655,7 +655,7 @@ def open_video(video: str | os.PathLike) -> Iterator[av.container.InputContainer
     """Yield an open container, closed at the end of the block; FFmpeg's errors become VideoErrors."""
     path = Path(video)
     if not path.is_file():
-        kinds = {"a folder, not a file": path.is_dir(), "not a regular file": path.exists()}
+        kinds = {"a folder, not a file; give a video": path.is_dir(), "not a regular file": path.exists()}
         kinds |= {"a link that leads to no file": path.is_symlink(), "no such file": True}
         raise VideoError(f"{video}: {next(what for what, true in kinds.items() if true)}")
     if not path.stat().st_size:

@@ -201,22 +201,27 @@ class SlowFast(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        if min(frames, alpha, width, beta) < 1:
+            raise ValueError(f"frames={frames}, alpha={alpha}, width={width} and beta={beta} must be at least 1")
         if frames % alpha:
             raise ValueError(
                 f"alpha={alpha} does not divide frames={frames}: the slow pathway reads frames / alpha of them"
             )
         if width % beta:
             raise ValueError(f"beta={beta} does not divide width={width}: the fast pathway has width / beta channels")
-        for name, values in (
-            ("depths", depths),
-            ("slow_time_kernels", slow_time_kernels),
-            ("fast_time_kernels", fast_time_kernels),
+        for name, values, count, whose in (
+            ("depths", depths, 4, "s2 to s5"),
+            ("stem_time_kernels", stem_time_kernels, 2, "the slow and the fast pathway"),
+            ("slow_time_kernels", slow_time_kernels, 4, "s2 to s5"),
+            ("fast_time_kernels", fast_time_kernels, 4, "s2 to s5"),
         ):
-            if len(values) != 4 or min(values) < 1:
-                raise ValueError(f"{name} is {tuple(values)}; it must be four numbers of at least 1, for s2 to s5")
+            if len(values) != count or min(values) < 1:
+                raise ValueError(f"{name} is {tuple(values)}; it must be {count} numbers of at least 1, for {whose}")
         kernels = (*stem_time_kernels, *slow_time_kernels, *fast_time_kernels, fusion_kernel)
-        if not all(kernel % 2 for kernel in (*kernels, stem_size)):
-            raise ValueError(f"kernel sizes must be odd; the temporal ones are {kernels}, stem_size is {stem_size}")
+        if not all(kernel > 0 and kernel % 2 for kernel in (*kernels, stem_size)):
+            raise ValueError(
+                f"kernel sizes must be odd and positive; stem_size={stem_size}, the temporal ones {kernels}"
+            )
         self.frames = frames
         self.slow_index = slow_index(frames, alpha)
 
@@ -427,9 +432,10 @@ class X3D(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        if width < 1 or not depth_factor > 0 or not bottleneck > 0 or pool < 1:
+        if min(width, feature_dim, pool) < 1 or not (0 < depth_factor < math.inf and 0 < bottleneck < math.inf):
             raise ValueError(
-                f"width={width}, depth_factor={depth_factor}, bottleneck={bottleneck} and pool={pool} must be positive"
+                f"width={width}, depth_factor={depth_factor}, bottleneck={bottleneck}, feature_dim={feature_dim} and "
+                f"pool={pool} must be positive and finite"
             )
         self.feature_dim = feature_dim
         stem = OrderedDict(
@@ -473,8 +479,6 @@ class X3D(nn.Module):
         h x w are the positions of the last average pool, with stride 1.
         """
         check_clip(x)
-        if channels_last(self.s2.pathway0_res0.branch2.b.weight):
-            x = x.contiguous(memory_format=torch.channels_last_3d)
         x = self.s1["pathway0_stem"](x)
         return self.head(self.s5(self.s4(self.s3(self.s2(x)))))
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import numbers
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -121,7 +122,9 @@ def mlp(width: int, hidden: int, out: int) -> nn.Sequential:
 
 
 def drop_rates(last: float, depth: int) -> list[float]:
-    """Return `depth` numbers from 0 to `last` in equal steps."""
+    """Return `depth` numbers from 0 to `last` in equal steps. Raise ValueError unless `last` is a rate below 1."""
+    if not 0 <= last < 1:
+        raise ValueError(f"drop_path is {last}; it must be from 0 to below 1")
     return [last * i / max(depth - 1, 1) for i in range(depth)]
 
 
@@ -213,7 +216,7 @@ class MotionFormer(nn.Module):
         drop_path: float = 0.2,
     ) -> None:
         super().__init__()
-        classes = (num_classes,) if isinstance(num_classes, int) else tuple(num_classes)
+        classes = (num_classes,) if isinstance(num_classes, numbers.Integral) else tuple(num_classes)
         if len(classes) not in (1, 2):
             raise ValueError(f"num_classes is {num_classes}; it must be one number or two")
         for name, value, choices in (
@@ -222,10 +225,11 @@ class MotionFormer(nn.Module):
         ):
             if value not in choices:
                 raise ValueError(f"{name} is {value!r}; it must be one of {choices}")
-        if frames % tubelet or size % patch or width % heads:
+        least = min(frames, tubelet, size, patch, width, heads, depth)
+        if least < 1 or frames % tubelet or size % patch or width % heads:
             raise ValueError(
-                f"tubelet={tubelet} must divide frames={frames}, patch={patch} must divide size={size}, and "
-                f"heads={heads} must divide width={width}"
+                f"tubelet={tubelet} must divide frames={frames}, patch={patch} must divide size={size}, "
+                f"heads={heads} must divide width={width}; these and depth={depth} must be at least 1"
             )
         self.frames, self.patch, self.grid = frames, patch, size // patch
         self.feature_dim = width
@@ -445,10 +449,11 @@ class MViT(nn.Module):
         drop_path: float = 0.2,
     ) -> None:
         super().__init__()
-        if frames % 2 or size % 4 or width % heads or min(depths) < 1:
+        least = min(frames, size, width, heads, kv_stride, *depths, len(depths))
+        if least < 1 or frames % 2 or size % 4 or width % heads:
             raise ValueError(
                 f"frames={frames} must be even, size={size} a multiple of 4, width={width} a multiple of "
-                f"heads={heads}, and each of depths={tuple(depths)} at least 1"
+                f"heads={heads}; these, kv_stride={kv_stride} and each of depths={tuple(depths)} must be at least 1"
             )
         self.frames, self.size = frames, size
         self.gradient_checkpointing = False
@@ -492,12 +497,12 @@ class MViT(nn.Module):
 
     @staticmethod
     def options_from(weights: Mapping[str, Any], source: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options that are read from a checkpoint in the layout of `source`."""
+        """Return the options that are read from a checkpoint in the layout of `source`, or follow from that layout."""
         last = sum(options.get("depths", (1, 2, 11, 2))) - 1
         return {
             "pool_unstrided": f"blocks.{last}.attn.pool_k.weight" in weights,
-            # pytorchvideo's attention uses torch's default LayerNorm; features differ by 2.7e-5.
-            "pool_eps": 1e-5 if source == "pytorchvideo" else EPS,
+            # pytorchvideo's attention uses torch's default LayerNorm; features differ by 2.7e-5. No file has the eps.
+            "pool_eps": options.get("pool_eps", 1e-5 if source == "pytorchvideo" else EPS),
         }
 
 

@@ -47,6 +47,7 @@ INPUTS: dict[str, tuple[str, ...]] = (
     | {f"N = {n} + sound": (f"frames {n}", "sound") for n in (1, 2, 4)}
     | {"N = 1 + head motion + sound": ("frames 1", "imu", "sound")}
     | {"N = 1, shutter of 1/50 s": ("frames 1", "blur"), "clip (16 frames)": (f"frames {TEACHER_FRAMES}",)}
+    | {"N = 1, shutter of 1/50 s + head motion": ("frames 1", "blur", "imu")}
 )
 
 
@@ -268,9 +269,9 @@ def report(path: Path, coupling: float, markdown: str | None) -> None:
 
 
 def estimate(a: argparse.Namespace, coupling: float, done: set[tuple[str, float]]) -> None:
-    """Draw the acts, and append a line for each set of inputs and each probe that is not done."""
+    """Draw the acts, and append a line for each set of inputs and each probe that is asked for and not done."""
     about = {"coupling": coupling, "acts": a.acts, "version": egodistill.__version__}
-    todo = [name for name in (*INPUTS, *PROBES) if (name, coupling) not in done]
+    todo = [name for name in a.only or (*INPUTS, *PROBES) if (name, coupling) not in done]
     if not todo:
         return
     drawn = [draw(n, seed, coupling, a.processes) for n, seed in ((a.acts, 1000), (a.acts // 5, 9000))]
@@ -306,6 +307,9 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--coupling", type=float, nargs="+", default=[1.0, 0.5], help="shares that the head follows")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", choices=(*INPUTS, *PROBES), help="inputs or probes, by default all"
+    )
     parser.add_argument("--processes", type=int, default=files.available_cores())
     parser.add_argument("--report", action="store_true", help="only print the tables of the lines that there are")
     tables.markdown_option(parser)

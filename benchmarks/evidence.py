@@ -57,7 +57,7 @@ WORLD = {
     "test_wearers": 20,
 }
 # {world: changes of WORLD}; the seeds of A and its variants are 0, that of B comes from the protocol.
-WORLDS: dict[str, dict[str, Any]] = {
+PROTOCOL_WORLDS: dict[str, dict[str, Any]] = {
     "A": {"untrimmed": 10},
     "B": {},
     "A with clean labels": {"label_noise": 0.0},
@@ -67,8 +67,17 @@ WORLDS: dict[str, dict[str, Any]] = {
     "A with other frames": {"untrimmed": 10},
     "A with frames of any age": {"untrimmed": 10},
 }
-EXCHANGED, OTHER_FRAMES, ANY_AGE = list(WORLDS)[-3:]
-CONTROLS = (EXCHANGED, "A with clean labels", "A with half the coupling")
+EXCHANGED, OTHER_FRAMES, ANY_AGE = list(PROTOCOL_WORLDS)[-3:]
+BLURRED = "A with blurred pictures"  # came after the protocol, and is described
+CLEAN = "A with clean labels"
+# {world in which VisIMU learns as a teacher does: the world whose clips it has}. They came later, too.
+AUGMENTED_RIVAL = {"A with an augmented VisIMU": "A", f"{CLEAN} and an augmented VisIMU": CLEAN}
+WORLDS = (
+    PROTOCOL_WORLDS
+    | {BLURRED: {"shutter": 1 / 50}}
+    | {world: PROTOCOL_WORLDS[source] for world, source in AUGMENTED_RIVAL.items()}
+)
+CONTROLS = (EXCHANGED, CLEAN, *AUGMENTED_RIVAL, "A with half the coupling", BLURRED)
 BINS = 8  # frames of random age of a test clip, one in each part of the time before its end
 FRAME_OPTIONS = {  # of `prepare()`
     OTHER_FRAMES: {"num_frames": 4, "sampling": ["random", "first", "last", "centre"]},
@@ -140,9 +149,9 @@ PRIMARY = [
 
 
 def render(world: str, out: Path) -> synthetic.World:
-    """Render a world, unless it is there; variants of A share its videos."""
+    """Render a world, unless it is there."""
     settings = WORLD | WORLDS[world] | {"seed": seed_of_b(committed_digest()) if world == "B" else 0}
-    return synthetic.render((out / "A" if of_a(world) else out / slug(world)) / "world", **settings)
+    return synthetic.render(out / slug(source_of(world)) / "world", **settings)
 
 
 def segments_of(rendered: synthetic.World) -> list[data.Segment]:
@@ -157,6 +166,8 @@ def segments_of(rendered: synthetic.World) -> list[data.Segment]:
 
 def make(world: str, out: Path) -> Path:
     """Render a world and decode its clips; return the folder of the store."""
+    if world in AUGMENTED_RIVAL:
+        return make(source_of(world), out)
     rendered = render(world, out)
     segments = segments_of(rendered)
     if world == EXCHANGED:
@@ -174,9 +185,9 @@ def make(world: str, out: Path) -> Path:
     return store.path
 
 
-def of_a(world: str) -> bool:
-    """Return whether a world has the videos and teachers of A."""
-    return world in ("A", EXCHANGED, OTHER_FRAMES, ANY_AGE)
+def source_of(world: str) -> str:
+    """Return the world whose videos and teachers a world has: itself, or the one that it varies."""
+    return "A" if world in (EXCHANGED, OTHER_FRAMES, ANY_AGE) else AUGMENTED_RIVAL.get(world, world)
 
 
 def truth_of(world: str, out: Path) -> Path:
@@ -211,17 +222,24 @@ def exchange(segments: Sequence[data.Segment], things: Mapping[str, str]) -> lis
 
 
 def trained(world: str, out: Path, run: Run) -> Any:
-    """Return the model that `run` trained in a world, in evaluation mode."""
-    settings = replace(GENERAL, changes=read_protocol()["changes"])
-    return experiments.load(bench_of(world, out, settings).path(run)).eval()
+    """Return the trained model of a run, in evaluation mode."""
+    return experiments.load(bench_of(world, out, settings_of(world)).path(run)).eval()
+
+
+def settings_of(world: str) -> Protocol:
+    """Return the settings of the protocol, with what a world changes of them."""
+    changes = read_protocol()["changes"]
+    if world in AUGMENTED_RIVAL:
+        changes |= {"VisIMU": changes["VisIMU"] | AUGMENTED}
+    return replace(GENERAL, changes=changes)
 
 
 def bench_of(world: str, out: Path, protocol: Protocol, /, **options: Any) -> experiments.Bench:
     """Return the bench of a world; the best epoch of its teachers is chosen on the validation wearers."""
-    folder = out / slug(world)
+    folder, store = out / slug(world), out / slug(AUGMENTED_RIVAL.get(world, world)) / "store"
     teachers = TEACHERS | (OTHER_TEACHERS if world == "A" else {})
     options = {"out": str(folder / "runs"), "validation": "validation", "teachers": teachers} | options
-    return experiments.Bench(str(folder / "store"), protocol=protocol, **options)
+    return experiments.Bench(str(store), protocol=protocol, **options)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -370,7 +388,7 @@ def content(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a protocol says: everything that decides the results but the code itself."""
     teachers = {name: recipe.record() for name, recipe in TEACHERS.items()}
     return {
-        "worlds": {name: WORLD | changed for name, changed in WORLDS.items()},
+        "worlds": {name: WORLD | changed for name, changed in PROTOCOL_WORLDS.items()},
         "things": [asdict(thing) for thing in behaviour.THINGS],
         "general": GENERAL.record(),
         "changes": changes,
@@ -446,7 +464,7 @@ def cells() -> list[Cell]:
         add("main", world, MAIN, main)
         add("rivals", world, SMALL, rivals)
     add("table 1", "A", SMALL, [replace(taught, without=losses) for losses in experiments.ABLATIONS.values() if losses])
-    for world in ("A with clean labels", "A with half the coupling"):
+    for world in (CLEAN, "A with half the coupling"):
         add("controls", world, SMALL, [main[0], taught, replace(taught, method="VisOnly-Distill"), Run("VisIMU")])
     add("controls", EXCHANGED, SMALL, [taught, Run("VisIMU")])
     return list(dict.fromkeys(plan))
@@ -456,7 +474,9 @@ def described() -> list[Cell]:
     """Return the cells of what is described, not tested.
 
     These are students without labels (the seeds that Table 1 lacks), what stage 1 gives if few clips have a teacher's
-    outputs, other choices of frames (Table 4), frames of any age (for `when_to_look.py`), and other teachers (Table 2).
+    outputs, other choices of frames (Table 4), frames of any age (for `when_to_look.py`), other teachers (Table 2),
+    VisIMU with the augmentation and smoothing of the teachers, and the methods of one and two frames where a shutter
+    blurs the pictures.
     """
     whole = Run("EgoDistill", teacher=TEACHER)
     arms = []
@@ -473,6 +493,9 @@ def described() -> list[Cell]:
         ("table 4", OTHER_FRAMES): choices,
         ("ages", ANY_AGE): [replace(whole, frames=n, sampling="ages") for n in (1, 2)],
         ("table 2", "A"): [replace(run, method=method) for run in others for method in methods],
+        **{("controls", world): [Run("VisIMU")] for world in AUGMENTED_RIVAL},
+        ("controls", BLURRED): [replace(whole, method=method) for method in methods]
+        + [Run("VisIMU"), *(replace(whole, method=method, frames=2) for method in methods[1:])],
     }
     unlabelled = replace(whole, without=experiments.ABLATIONS["without L_GT"])
     found = [Cell("table 1", "A", replace(unlabelled, seed=seed)) for seed in range(SMALL, MAIN)]
@@ -485,9 +508,20 @@ def path_of(world: str) -> Path:
     return RESULTS / f"{slug(world)}.jsonl"
 
 
+def segments_path(world: str) -> Path:
+    """Return the file with the test segments that the lines of a world are about."""
+    return RESULTS / f"{slug(world)}-segments.json"
+
+
 def finished(world: str) -> dict[str, dict[str, Any]]:
-    """Return the lines of a world by the name of the run. Exit if there are lines of another protocol."""
-    lines = {line["name"]: line for line in files.read_lines(path_of(world), "name", "run", "correct", "protocol")}
+    """Return the lines of a world by the name of the run.
+
+    Exit if there are lines of another protocol, or two of one run with other answers: one of them may not win silently.
+    """
+    lines: dict[str, dict[str, Any]] = {}
+    for line in files.read_lines(path_of(world), "name", "run", "correct", "protocol"):
+        if lines.setdefault(line["name"], line)["correct"] != line["correct"]:
+            raise SystemExit(f"{path_of(world)}: two lines of {line['name']} have other answers; a cell is run once")
     if foreign := [name for name, line in lines.items() if line["protocol"] != digest()]:
         raise SystemExit(
             f"{path_of(world)}: {len(foreign)} lines, such as {foreign[0]}, are of another protocol than "
@@ -535,25 +569,25 @@ def chosen(
 def run(out: Path, jobs: int, minutes: float, plan: list[Cell]) -> None:
     """Train and evaluate the cells that have no line, in groups of one part and world, until time is up."""
     origin = origin_of_lines()
-    settings, end = replace(GENERAL, changes=read_protocol()["changes"]), time.monotonic() + 60 * minutes
+    end = time.monotonic() + 60 * minutes
     for group in groups(left(plan), jobs):
         if time.monotonic() > end:
             print("Time is up; the same command continues.")
             return
         world = group[0].world
         make(world, out)
-        bench = bench_of(world, out, settings)
+        source, bench = source_of(world), bench_of(world, out, settings_of(world))
         for seed in {cell.run.seed for cell in group}:
             teacher = Run("teacher", seed, teacher=TEACHER)
-            if of_a(world) and world != "A":
+            if source != world:
                 for known in (teacher, Run("start", seed)):
-                    reuse(bench_of("A", out, settings), bench, known)
+                    reuse(bench_of(source, out, settings_of(source)), bench, known)
             elif world == "A" and teacher_bench(out).path(teacher, ".json").exists():
                 reuse(teacher_bench(out), bench, teacher)
         known = {cell.run: cell for cell in group}
 
         def record(run: Run, bench: experiments.Bench = bench, known: Mapping[Run, Cell] = known) -> None:
-            if run in known:
+            if run in known and left([known[run]]):  # another process may have been there first
                 record_cell(known[run], bench, out, origin)
 
         bench.run(list(known), jobs, record)
@@ -565,14 +599,13 @@ def curve(out: Path, names: Sequence[str]) -> None:
     It is what the teacher has on A's test wearers after as many epochs as with all clips, whose lines `run()` writes.
     """
     path, origin, everything = RESULTS / "curve.jsonl", origin_of_lines(), TEACHERS | OTHER_TEACHERS
-    settings = replace(GENERAL, changes=read_protocol()["changes"])
     done = {(line["teacher"], line["every"]) for line in files.read_lines(path, "teacher", "every")}
     for every, name in itertools.product(CURVE, names):
         if (name, every) in done:
             continue
         run = Run("teacher", teacher=name.replace("{seed}", f"every-{every}-{{seed}}"))
         own = {"out": str(out / "curve" / f"every-{every}"), "teachers": {run.teacher: everything[name]}}
-        bench = bench_of("A", out, settings, every=every, **own)
+        bench = bench_of("A", out, settings_of("A"), every=every, **own)
         bench.run([run])
         result = bench.result(run)
         line = {"teacher": name, "every": every, "repeats": labels_repeated(bench, run, truth_of("A", out))}
@@ -592,14 +625,13 @@ def machines(lines: Iterable[Mapping[str, Any]]) -> str:
 
 def record_cell(cell: Cell, bench: experiments.Bench, out: Path, origin: Mapping[str, str]) -> None:
     """Append the line of a finished cell, and keep which test segments the world has."""
-    segments = RESULTS / f"{slug(cell.world)}-segments.json"
+    segments = segments_path(cell.world)
     if not segments.exists():
         shutil.copy(Path(bench.out, contrasts.SEGMENTS_FILE), segments)
     result = bench.result(cell.run)
     line = {"part": cell.part, "name": cell.run.name, "run": asdict(cell.run), "top1": result["top1"]}
     if cell.run.method == "teacher" and WORLDS[cell.world].get("label_noise") != 0:
-        truth = truth_of("A" if of_a(cell.world) else cell.world, out)
-        line["repeats"] = labels_repeated(bench, cell.run, truth)
+        line["repeats"] = labels_repeated(bench, cell.run, truth_of(source_of(cell.world), out))
     line |= {"things": things_right(result, bench), "seconds": result["seconds"]}
     line |= {name: result[name] for name in ("precision", "test", "correct") if name in result}
     line["gmacs"] = result["gmacs"] if "gmacs" in result else gmacs(bench, cell.run)  # AdaFuse's own

@@ -191,6 +191,42 @@ def test_samples_that_are_not_valid_are_left_out(tmp_path):
     assert len(motion.accel) == 88 and len(motion.gyro) > 150 and np.abs(motion.accel).max() < 4
 
 
+def test_readings_that_are_no_numbers_are_not_valid(tmp_path):
+    """They reached the windows of a store, because the sensor says that they are valid."""
+    rows = samples(ACCEL, GYRO, 0.5)
+    for place, value in ((90, np.nan), (200, np.inf), (300, 1e35)):
+        rows[place] = samples(ACCEL, (0.1, value, 0.3), 0.5)[place]
+    motion = Recording(write_vrs(tmp_path / "a.vrs", {LEFT: rows, RGB: pictures([0], turns=1)})).imu()
+    assert len(motion.gyro) == len(motion.accel) - 3 == len(rows) - 3 and np.abs(motion.gyro).max() < 1
+
+
+def test_sensors_that_never_read_at_the_same_time_give_no_table(tmp_path):
+    rows = samples(ACCEL, GYRO, 0.1, valid=(1, 0)) + samples(ACCEL, GYRO, 0.3, valid=(0, 1))[100:]
+    path = write_vrs(tmp_path / "a.vrs", {LEFT: rows, RGB: pictures([0], turns=1)})
+    with pytest.raises(AriaError, match=rf"^{path}: its accelerometer \(.* s\) and gyroscope \(.* s\) never read at"):
+        convert(path, tmp_path / "films", progress=False)
+    assert not any((tmp_path / "films").iterdir())
+
+
+@pytest.mark.parametrize("at", [24, 32, 40])  # of the index, the description, the first record
+@pytest.mark.parametrize("place", [-1, -(2**62), 2**62, 2**63 - 1])
+@pytest.mark.parametrize("index", ["end", "front", None])
+def test_places_outside_of_the_file_are_damage(gen1, at, place, index):
+    """They were an OSError, "Invalid argument", which named no file and ended `prepare`."""
+    path = gen1(index=index)
+    content = path.read_bytes()
+    path.write_bytes(content[:at] + struct.pack("<q", place) + content[at + 8 :])
+    with pytest.raises(AriaError, match=rf"^{path}: "):
+        Recording(path).imu()
+
+
+def test_a_layout_with_other_shapes_is_named(gen1):
+    path = gen1()
+    path.write_bytes(path.read_bytes().replace(b'"size": 3', b'"size": 1'))
+    with pytest.raises(AriaError, match=rf"^{path}: its IMU records have no usable accelerometer, gyroscope, so"):
+        Recording(path).imu()
+
+
 @pytest.mark.parametrize("index", ["end", "front", None])
 def test_where_the_index_is_does_not_matter(gen1, index):
     recording = Recording(gen1(index=index))
@@ -259,6 +295,12 @@ def test_pictures_that_are_broken_are_left_out(tmp_path):
     made = convert(path, tmp_path / "films", progress=False)
     assert made.frames == 6 and made.notes == ("2 of 8 pictures are broken or repeat a time, and are left out",)
     assert [number_of(p) for p in read_frames(made.video, [0.0, 0.11, 0.21, 0.31])] == [1, 2, 4, 5]
+
+
+@pytest.mark.parametrize("quality", [-1, 52])
+def test_a_quality_that_x264_does_not_have_is_refused(gen1, tmp_path, quality):
+    with pytest.raises(DataError, match=f"walk.vrs: quality must be from 0 to 51, not {quality}"):
+        convert(gen1(), tmp_path / "films", quality=quality)
 
 
 def test_nothing_is_replaced_unless_asked(gen1, tmp_path, capsys):

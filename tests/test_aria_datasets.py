@@ -206,6 +206,16 @@ def test_hd_epic_counts_what_it_leaves_out(hd_epic):
 HEAD = ("mp4_time_ns", "vrs_device_time_ns")
 
 
+@pytest.mark.parametrize("row", [10, SECONDS * 30])
+def test_an_empty_cell_does_not_cost_the_whole_video(hd_epic, row):
+    """The end of its table was "nan s"."""
+    table = hd_epic / f"Videos/P01/{P01}_mp4_to_vrs_time_ns.csv"
+    spoil(table, row, ",," + table.read_text().splitlines()[row].split(",")[2])
+    found = data.read_hd_epic(write_frame(hd_epic / "a.pkl", narrations(*ROWS)), hd_epic)
+    assert found.dropped == {}
+    check_clock(found[0])
+
+
 def test_frames_that_repeat_a_time_do_not_move_the_clock(hd_epic):
     """The converter repeats the last frame where the glasses lost some: for two seconds here."""
     lost = np.where((TIMES > 3) & (TIMES < 5), 3.0, TIMES)
@@ -394,6 +404,7 @@ def test_ego_exo4d_splits_and_names(ego_exo):
         ({"take_uid_to_split": {COOK: "val"}}, f"{moved}: the split of the take {FIX} is unknown; put splits.json"),
         ([], f"{splits}: no 'take_uid_to_split'"),
         ({"take_uid_to_split": {COOK: "dev"}}, f"{moved}: the split of the take {COOK} is unknown"),
+        ({"take_uid_to_split": {COOK: ["val"]}}, f"{moved}: the split of the take {COOK} is unknown"),
     ):
         splits.write_text(json.dumps(content))
         with pytest.raises(DataError, match=words):

@@ -77,7 +77,9 @@ def test_careless_writers_of_gyroflow_logs(tmp_path):
         ({}, [*ROWS, "10,1,2"], "line 10 is not a row of numbers: '10,1,2'; correct it or delete it"),
         ({}, [ROWS[0], "", "5,x,2,3,4,5,6"], "line 10 is not a row of numbers"),
         ({}, [ROWS[0], "5,nan,2,3,4,5,6"], "line 9 is not a row of numbers"),
+        ({}, [ROWS[0], "5,1e45,2,3,4,5,6"], "line 9 is not a row of numbers"),  # windows are float32
         ({}, [ROWS[0], "1644159993000,1,2,3,4,5,6"], "line 9: the time 1644159993 s is over eleven days.*not UTC"),
+        ({}, [ROWS[0], "", "1644159993000,1,2,3,4,5,6"], "line 10: the time 1644159993 s is over eleven days.*not UTC"),
     ],
 )
 def test_a_gyroflow_log_that_cannot_be_used_is_one_sentence_with_its_line(tmp_path, changes, rows, words):

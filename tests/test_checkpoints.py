@@ -69,6 +69,13 @@ def test_weights_that_could_not_be_loaded_again_are_not_written(tmp_path, dtype)
     assert not path.exists()
 
 
+def test_arrays_as_arguments_can_be_read_again(tmp_path):
+    """They were written as objects of numpy, which load() refuses."""
+    made = small("mvit_b_16x4", depths=np.array([1, 1, 1, 1]))
+    made.save(tmp_path / "t.pt")
+    assert teachers.Teacher.load(tmp_path / "t.pt").net.arguments["depths"] == [1, 1, 1, 1]
+
+
 def test_numpy_numbers_anywhere_in_a_file_can_be_read_again(tmp_path):
     """Such as the frame size of a teacher's clips."""
     spec = {"size": np.int64(16), "labels": [np.str_("a"), (np.float64(0.5),)], "weights": {"a": torch.ones(2)}}

@@ -25,7 +25,7 @@ from painted import (
     write_video,
 )
 
-from egodistill import DataError, clips
+from egodistill import DataError, clips, data, segments
 from egodistill.audio import log_mel, read_audio
 from egodistill.clips import ClipSpec, Recording, decode_clips, differences, open_recording
 from egodistill.imu import CoverageError, IMUError, read_imu
@@ -163,6 +163,18 @@ def test_a_reader_of_ones_own(kitchen, tmp_path, monkeypatch):
     found = open_recording(video, imu_offset=0.25, imu_stretch=2.0)
     assert (found.wearer, found.imu_offset, found.imu_stretch) == ("ann", 2.25, 2.0)
     assert open_recording(kitchen[0].video).wearer is None
+
+
+def test_the_clock_of_ones_own_telemetry_reader_is_applied_once(kitchen, tmp_path, monkeypatch):
+    """Its recording has no IMU file, so that segments of it could be opened, and moved, again and again."""
+    video = kitchen[0].video
+    monkeypatch.setattr(clips, "READERS", [lambda path: Recording(video, imu_offset=0.5, imu_stretch=1.1)])
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "list.csv").write_text("video,split\na.mp4,train\n")
+    found = data.name_imu_files(segments.read_recordings(tmp_path / "list.csv"))[0].recording
+    again = data.find_imu(found)
+    assert (again.imu_source, again.imu_offset, again.imu_stretch) == (video, 0.5, 1.1)
+    assert again.files == (video,)
 
 
 def test_specs_are_compared_in_what_both_have(kitchen):

@@ -8,6 +8,7 @@ import shutil
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -314,6 +315,24 @@ def test_check_takes_the_rows_of_a_table_as_prepare_does(films, tmp_path, monkey
         assert "--imu is for a single video" in capsys.readouterr().err
 
 
+def test_check_needs_no_split_of_recordings_without_labels(films, capsys):
+    (films.parent / "broken.mp4").write_bytes(b"no video")
+    table = films.parent / "list.csv"
+    table.write_text("Video\nfilms/walk.mp4\n")
+    assert "walk.mp4 " in run(capsys, "check", table, "--no-offset")
+    table.write_text("video\nfilms/walk.mp4\nbroken.mp4\n")
+    assert cli.main(["check", str(table), "--no-offset"]) == 1
+    said = capsys.readouterr()
+    assert "broken.mp4: cannot be opened" in " ".join(said.out.split()) and "1 of 2 recordings" in said.err
+
+
+def test_options_of_an_offset_need_one(films, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    asked = ["check", str(films / "walk.mp4"), "--no-offset", "--out", "o.csv", "--max-offset", "3"]
+    assert cli.main(asked) == 1 and list(tmp_path.iterdir()) == []
+    assert "--max-offset, --out: --no-offset estimates no offset" in capsys.readouterr().err
+
+
 @pytest.fixture
 def small_i3d(tmp_path, monkeypatch) -> Path:
     """A file with the weights of a small I3D, in a published layout, beside the names of its classes."""
@@ -503,6 +522,13 @@ def test_segments_prints_the_numbers_of_each_split(monkeypatch, capsys):
     assert ["x", "1", "2"] in lines and "... and 2 more classes (--classes N lists more)".split() in lines
     assert "without training segments" not in " ".join(map(" ".join, lines))
     assert "left out, no sound: 1,234 segments".split() in lines
+    assert not any("note:" in line for line in lines)
+    segments.append(data.Segment("same", "test0.mp4", 7199.0, 7201.0, None, split="validation"))
+    note = "note: 1 segment overlaps one of another split in the same video, such as same (validation) and more (test)"
+    assert note in run(capsys, "segments", "t.csv")
+    store = mock.MagicMock(clips=[], failures=[], notes={})
+    egodistill.commands.describe_store(store, segments)
+    assert f"  {note}" in capsys.readouterr().out
 
 
 def test_status_divides_by_the_time_that_it_waited(monkeypatch, capsys):
@@ -537,7 +563,11 @@ def test_options_of_the_teacher_need_a_teacher(monkeypatch, capsys):
         (["--architecture", "nonsense"], "--architecture: there is no teacher 'nonsense'; the names are"),
         (["--architecture", "x3d_m"], "x3d_m reads clips of 2.667 s, those of a store have 2.133 s; finetune it"),
         (["--pretrained", "p.pth"], "needs both --architecture, its name, and --pretrained, its weights"),
-        ([*published, "--clip-frames", "8"], "--clip-frames: the clips are those that --architecture reads"),
+        ([*published, "--clip-frames", "8"], "--clip-frames: the clips are those that the teacher reads"),
+        ([*published, "--clip-size", "64"], "--clip-size: the clips are those that the teacher reads"),
+        (["--teacher-file", "t.pt", "--clip-frames", "8"], "--clip-frames: the clips are those that the teacher reads"),
+        (["--clip-size", "64"], "--clip-size: only with --clip-frames"),
+        (["--no-imu", "--zero-accel", "--imu-axes", "XZy"], "--zero-accel, --imu-axes: --no-imu stores no head motion"),
         ([*published, "--teacher-file", "t.pt"], "--teacher-file: a second teacher beside --architecture"),
     ):
         assert cli.main(["prepare", "t.csv", "--out", "s", *words]) == 1

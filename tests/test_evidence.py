@@ -7,14 +7,16 @@ import json
 import operator
 import subprocess
 import sys
+import types
 from dataclasses import asdict, replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
 import egodistill
-from egodistill import behaviour, contrasts, data, experiments, files, tables
+from egodistill import behaviour, contrasts, data, experiments, files, synthetic, tables
 from egodistill.experiments import Run
 
 SCRIPTS = Path(egodistill.__file__).parent / "benchmarks"
@@ -169,7 +171,8 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     benches = []
 
     def bench_of(world, out, settings):
-        assert settings.changes["VisIMU"] == {"learning_rate": 1e-3, "epochs": 3}
+        augmented = evidence.AUGMENTED if world.endswith("an augmented VisIMU") else {}
+        assert settings.changes["VisIMU"] == {"learning_rate": 1e-3, "epochs": 3} | augmented
         benches.append(FakeBench(world, tmp_path / world, settings))
         return benches[-1]
 
@@ -215,10 +218,15 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     assert len(trained) == len(plan) and set(made) == set(evidence.WORLDS)
     evidence.run(tmp_path, 1, 9, evidence.chosen())
     assert len([run for bench in benches for run in bench.trained]) == len(plan)  # nothing twice
-    folders = [str(tmp_path / world) for world in ("A", *evidence.FRAME_OPTIONS, evidence.EXCHANGED)]
+    with monkeypatch.context() as patch:  # a process that was started before another one had finished these cells
+        patch.setattr(evidence, "groups", lambda plan, jobs: [[cell for cell in evidence.cells() if cell.world == "B"]])
+        evidence.run(tmp_path, 1, 9, evidence.chosen())
+    assert benches.pop().trained  # they were asked for again, and have no second line
+    assert len(list(files.read_lines(evidence.path_of("B"), "name"))) == len(evidence.finished("B"))
+    sources = {str(tmp_path / world): str(tmp_path / evidence.source_of(world)) for world in evidence.WORLDS}
     names = [f"seed-{seed}/{name}" for seed in range(3) for name in (f"slowfast-{seed}", "start")]
-    earlier = (str(tmp_path / "before"), folders[0], "seed-1/slowfast-1")  # that of seed 1 was trained before
-    expected = {(folders[0], other, name) for other in folders[1:] for name in names} | {earlier}
+    earlier = (str(tmp_path / "before"), str(tmp_path / "A"), "seed-1/slowfast-1")  # that of seed 1 was trained before
+    expected = {(one, other, name) for other, one in sources.items() if one != other for name in names} | {earlier}
     assert set(reused) == expected and len(reused) - reused.count(earlier) == len(expected) - 1
     lines = list(evidence.finished("A").values())
     assert len(lines) == len([cell for cell in plan if cell.world == "A"])
@@ -234,6 +242,13 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     assert row[2].startswith("+35.0")  # 17 of 20 in the mean over five seeds, against 10
     assert row[7:] == ["+9.9", "+3.8", "5"] and row[6] == "0.005"
     assert rows["EgoDistill, N = 4", "EgoDistill, N = 1"][2] == "+0.0 (+0.0 to +0.0)"
+    others = {tuple(row[:2]): row[2:] for row in report.described("A").rows}
+    assert len(others) == len(report.described("B").rows) + 4 == 8
+    assert others["EgoDistill, clean labels", "augmented VisIMU, clean labels"][0].startswith("+40.0")
+    assert (
+        others["augmented VisIMU", "VisIMU"][0].startswith("+0.0 ") and others["augmented VisIMU", "VisIMU"][-1] == "3"
+    )
+    assert others["VisOnly-Distill, N = 2", "EgoDistill, N = 1"][0].startswith("-35.0")
     accuracy = {tuple(row[:2]): row for row in report.accuracies("A").rows}
     assert accuracy["VisIMU", "1"][2].startswith("50.0") and accuracy["VisIMU", "1"][-1] == "5"
     assert accuracy["VisOnly", "2"][-1] == "3" and accuracy["EgoDistill", "1"][-3] == "100.0"
@@ -260,9 +275,12 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     assert [float(row[5].split()[0]) for row in teachers] == [35.0, 40.0, 40.0, 40.0]
     assert [row[0] for row in report.frame_choices().rows] == ["uniform", "random", "first", "last", "centre"]
     assert {row[2] for row in report.frame_choices().rows} == {"", "+0.0 (+0.0 to +0.0)"}
+    assert report.frame_choices().rows[3][3:5] == ["-10.7", "-3.0"]  # the paper's, of the last frames
     one = [row for row in report.ablation("A").rows if row[0] == "without L_KD"]
     assert one[0][2] == "+0.0 (+0.0 to +0.0)" and one[0][3] == "3"
     assert [row[3] for row in report.ablation("A").rows if row[0] == "without L_GT"] == ["5"]
+    assert report.inputs_of("EgoDistill", 1, evidence.BLURRED) == "N = 1, shutter of 1/50 s + head motion"
+    assert report.inputs_of("VisOnly-Distill", 1, evidence.BLURRED) == "N = 1, shutter of 1/50 s"
     for inputs, value in (("N = 1", 60.0), ("N = 4", 80.0), ("N = 1 + head motion", 50.0), ("N = 2 + sound", 90.0)):
         line = {"kinds": {"reversal": value, "cyclic": value, "single": 100.0}, "error": 0.5}
         for coupling, less in ((1.0, 0.0), (0.5, 20.0)):
@@ -274,19 +292,104 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     assert told["VisOnly", "1"] == "68.0" and told["AdaFuse", "4"] == "84.0" and told["VisIMU", "1"] == "60.0"
     assert told["EgoDistill", "1"] == "60.0 (exceeded)"  # these made-up students are right in 85 %
     assert told["ListenToLook", "2"] == "92.0" and told["VisOnly", "2"] == told["teacher", ""] == ""
-    controls = {row[0]: row[1:] for row in report.controls().rows}
-    assert list(controls) == ["A", *evidence.CONTROLS]
-    assert [row[-1] for row in controls.values()] == ["5", "3", "3", "3"]
-    assert [row[1].split()[0] for row in controls.values()] == ["60.0", "68.0", "60.0", "40.0"]
-    assert {row[1].endswith("(exceeded)") for row in controls.values()} == {True}
-    assert [row[4][:5] for row in controls.values()] == ["+35.0", "+40.0", "+40.0", "+40.0"]  # 18 of 20 in three seeds
+    controls = {tuple(row[:2]): row[2:] for row in report.controls().rows}
+    assert list(controls) == [("A", "1"), ("A", "2"), *((w, "1") for w in evidence.CONTROLS), (evidence.BLURRED, "2")]
+    assert [row[-1] for row in controls.values()] == ["5", "5", *["3"] * 7]
+    assert [row[1].split(" ")[0] for row in controls.values()] == [
+        "60.0",
+        "",
+        "68.0",
+        "60.0",
+        "60.0",
+        "60.0",
+        "40.0",
+        "",
+        "",
+    ]
+    assert {row[1].endswith("(exceeded)") for row in controls.values() if row[1]} == {True}
+    gains = [row[3][:5] for row in controls.values()]
+    assert gains == ["+35.0", "+35.0", *["+40.0"] * 7]  # 18 of 20 in three seeds
+    assert [row[6][:5] for row in controls.values()] == [*gains[:1], "+40.0", *gains[2:8], ""]
+    kinds = [[float(cell.split()[0]) for cell in row[4:6]] for row in controls.values()]
+    single = [points[k] for k, row in enumerate(verbs) if row[1] == "single"]
+    assert kinds[0][0] != kinds[0][1]
+    assert 0.4 * sum(kinds[0]) + 0.2 * np.mean(single) == pytest.approx(35.0, abs=0.1)
     assert [path.name for path in report.figure("A", tmp_path / "a")] == ["a.png", "a.svg"]
     assert "3 test wearers, up to 5 seeds" in (tmp_path / "a.svg").read_text()
     evidence.print_plan()
     assert "0.0 core hours are left, and 0 cells" in capsys.readouterr().out
+    with evidence.path_of("B").open() as file:
+        first = json.loads(file.readline())
+    files.append_line(evidence.path_of("B"), first)  # the same answers: the same line twice
+    assert report.primary("B").rows
+    files.append_line(evidence.path_of("B"), first | {"correct": {}})
+    with pytest.raises(SystemExit, match=rf"B\.jsonl: two lines of {first['name']} have other answers"):
+        report.primary("B")
+    about = evidence.RESULTS / "A-segments.json"
+    files.write_json(about, files.read_json(about) | {"digest": "u"})
+    with pytest.raises(SystemExit, match=r"A\.jsonl: seed-\S+ is a result on other test segments than .*A-segments"):
+        report.primary("A")
     files.append_line(evidence.path_of("A"), lines[0] | {"name": "seed-9/x", "protocol": "another"})
     with pytest.raises(SystemExit, match=r"A\.jsonl: 1 lines, such as seed-9/x, are of another protocol than"):
         report.primary("A")
+
+
+@pytest.mark.parametrize(
+    ("world", "source"),
+    [
+        ("A with an augmented VisIMU", "A"),
+        ("A with clean labels and an augmented VisIMU", "A-with-clean-labels"),
+    ],
+)
+def test_an_augmented_visimu_learns_from_the_clips_of_another_world(world, source, scripts, monkeypatch, tmp_path):
+    evidence, _ = scripts
+    tuned(evidence)
+    evidence.freeze()
+    monkeypatch.setattr(evidence.synthetic, "render", lambda path, **settings: path)
+    monkeypatch.setattr(evidence, "segments_of", lambda rendered: [])
+    monkeypatch.setattr(evidence.data, "prepare", lambda segments, path, **options: types.SimpleNamespace(path=path))
+    assert evidence.make(world, tmp_path) == tmp_path / source / "store"
+    monkeypatch.setattr(experiments.Bench, "__post_init__", lambda bench: None)
+    bench = evidence.bench_of(world, tmp_path, evidence.settings_of(world))
+    assert bench.store == str(tmp_path / source / "store")
+    assert bench.out == str(tmp_path / evidence.slug(world) / "runs")
+    plain = replace(bench, protocol=evidence.settings_of("A"))
+    for method, added in (("VisIMU", evidence.AUGMENTED), ("VisOnly", {})):
+        assert bench.settings(Run(method)) == replace(plain.settings(Run(method)), checkpoint=mock.ANY, **added)
+
+
+def test_gain_within_a_thing_is_split_by_whether_the_head_follows(scripts):
+    """A made-up EgoDistill is right where the head follows, and wrong elsewhere; frames alone are always wrong."""
+    evidence, report = scripts
+    tuned(evidence)
+    evidence.freeze()
+    classes, follow = sorted(behaviour.VERBS), {}
+    segments = {"digest": "t", "class_names": classes, "wearers": {}}
+    for wearer in ("P30", "P31"):
+        videos = [f"{wearer}_{number}" for number in range(101, 106)]
+        acts = [(video, k, act) for video in videos for k, act in enumerate(synthetic.Recording(video, 40).draw().acts)]
+        about = {"ids": [f"{video}_{k}" for video, k, _ in acts]}
+        about["classes"] = [classes.index(behaviour.VERBS[act.verb]) for *_, act in acts]
+        segments["wearers"][wearer] = about
+        follow[wearer] = np.array([np.hypot(*act.turn) > 0 for *_, act in acts])
+    files.write_json(evidence.RESULTS / "A-segments.json", segments)
+    for method in ("EgoDistill", "VisOnly-Distill"):
+        for run in (replace(report.run_of(method, 1), seed=seed) for seed in range(2)):
+            correct = {wearer: right & (method == "EgoDistill") for wearer, right in follow.items()}
+            line = {"name": run.name, "run": asdict(run), "correct": contrasts.pack(correct), "test": "t"}
+            files.append_line(evidence.path_of("A"), line | {"protocol": evidence.digest()})
+    rows = report.within_things("A").rows
+    assert [row[:4] for row in rows] == [
+        ["1", thing, kind, follows]
+        for thing, kind in (("tap", "reversal"), ("carrot", "cyclic"))
+        for follows in ("does not", "follows")
+    ]
+    assert [row[4:6] for row in rows] == [["0.0", "0.0"], ["100.0", "0.0"]] * 2
+    assert [row[6] for row in rows] == ["+0.0 (+0.0 to +0.0)", "+100.0 (+100.0 to +100.0)"] * 2
+    segments["wearers"]["P31"]["classes"].reverse()
+    files.write_json(evidence.RESULTS / "A-segments.json", segments)
+    with pytest.raises(SystemExit, match="P31_101: the acts that are drawn today are not those of the lines"):
+        report.within_things("A")
 
 
 def test_teachers_learn_from_a_part_of_the_clips_once(scripts, monkeypatch, tmp_path):

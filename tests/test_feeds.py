@@ -430,3 +430,24 @@ def test_a_table_with_other_columns_or_none_is_an_error(tmp_path):
         follow(path, [])
     with pytest.raises(IMUError, match="not a file"):
         follow(os.devnull, [])
+
+
+@pytest.mark.parametrize(
+    ("gravity", "turn", "words"),
+    [
+        (9.81, 0.5, []),
+        (1.0, 0.5, ["imu: the acceleration is in g (median 1.00); multiply it by 9.80665 for m/s2"]),
+        (0.3, 0.5, ["imu: mean acceleration 0.30 m/s2, but gravity alone is 9.81: is it in g, or without gravity?"]),
+        (9.81, 50.0, ["imu: half of the turn rates are above 50 rad/s, so they are in degrees per second"]),
+        (9.81, None, []),
+    ],
+)
+def test_a_wrong_unit_of_a_live_sensor_is_reported_once(gravity, turn, words):
+    lines = [
+        json.dumps({"time": k / 200, "accel": [0, 0, gravity]} | ({"gyro": [turn, 0, 0]} if turn else {}))
+        for k in range(3000)
+    ]
+    said = []
+    feed = feeds.LineSamples("imu", (f"{line}\n".encode() for line in lines), feeds.JSONRow(), report=said.append)
+    assert sum(len(times) for times, _ in feed) == 3000
+    assert len(said) == len(words) and all(text.startswith(word) for text, word in zip(said, words, strict=True))

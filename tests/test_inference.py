@@ -400,7 +400,7 @@ def test_cores_share_a_group_and_no_frame_is_decoded_twice(steady, monkeypatch):
     results = []
     for cores in (1, 3):
         monkeypatch.setattr(inference.files, "available_cores", lambda cores=cores: cores)
-        reader = inference.ClipReader(clips.Recording(steady), spec, starts, ("frames",))
+        reader = inference.ClipReader(clips.Recording(steady), {"frames": spec}, starts)
         groups = reader.groups(8)
         assert [row for group in groups for part in group for row in part] == list(range(19))
         assert [sum(map(len, group)) for group in groups] == [8, 8, 3]
@@ -489,6 +489,35 @@ def test_predict_takes_the_limits_of_prepare(kitchen, tmp_path):
         rows = list(predict(model, kitchen[0].video, table, **limit, **options))
         assert [row.problem for row in rows] == [None, None, None]
     assert not model.imu[..., :3].any()
+
+
+def test_predict_reads_the_clips_of_a_teacher(store):
+    class Teacher(nn.Module):
+        inputs, clip_spec = ("imu", "clip"), clips.ClipSpec(frames=3, size=24, crop=True, imu_samples=422)
+
+        def forward(self, imu, clip):
+            scores = torch.cat([clip.float().mean((1, 2, 3, 4))[:, None] / 100, imu.mean(1)[:, :2] / 100], 1)
+            return Output(scores, scores)
+
+    teacher, first = Teacher(), store.clips[0]
+    teacher.class_names = store.class_names
+    video = next(one for one in store._files.segments if one.id == first["id"]).recording
+    found = next(predict(teacher, video, device="cpu", precision="fp32"))
+    row = next(k for k, clip in enumerate(store.clips) if clip["start"] == found.start == 0.0)
+    (output, _), *_ = inference.outputs(teacher, store.select([row]), batch_size=1, device="cpu", progress=False)
+    assert dict(found.classes) == pytest.approx(
+        dict(zip(store.class_names, output.logits.softmax(1)[0].tolist(), strict=True))
+    )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "word"), [(("imu", "gaze"), "'gaze', which only a store has"), (("clip",), "'clip'")]
+)
+def test_predict_refuses_inputs_that_no_recording_has(kitchen, inputs, word):
+    model = nn.Linear(1, 1)
+    model.inputs = inputs
+    with pytest.raises(EgoDistillError, match=f"Linear reads {word}"):
+        predict(model, kitchen[0].recording)
 
 
 def test_predict_needs_no_class_names(kitchen):

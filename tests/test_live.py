@@ -1015,3 +1015,15 @@ def test_a_picture_that_comes_while_a_thread_waits_is_scaled_at_once(model):
         stream.accept_imu(times, readings)
         waiting.join(30)
         assert not waiting.is_alive() and len(stream.results()) == 1
+
+
+def test_a_model_that_does_not_work_in_steps_is_refused():
+    model = torch.nn.Linear(1, 1).eval()
+    model.inputs, model.frame_size = ("frames", "imu"), 32
+    with pytest.raises(
+        EgoDistillError, match="Linear has no encode_frames, aggregate, encode_imu, fuse: a stream needs"
+    ):
+        Stream(model)
+    model.inputs, model.fuse = ("imu",), None
+    with pytest.raises(EgoDistillError, match="Linear has no encode_imu: a stream needs a student that works in steps"):
+        Stream(model)

@@ -551,6 +551,15 @@ def test_a_gopro_file(sample, files, capsys):
     assert all(abs(one["frame_age"][0] - CLIP / 2) < 0.05 for one in good)
 
 
+def test_a_folder_of_a_neon_is_its_video(sample, files, capsys):
+    """`predict` and `check` take either."""
+    video = Path(sample("neon/scene_300p.mp4"))
+    words = ["--student", files / "student.pt", "--fast", "--precision", "fp32", "--seconds", 2.5]
+    found = [answers_of(capsys, source, *words)[0] for source in (video.parent, video)]
+    assert [one for one in found[0] if one["classes"]]
+    assert [(one["start"], one["classes"]) for one in found[0]] == [(one["start"], one["classes"]) for one in found[1]]
+
+
 def test_an_exported_pair_takes_the_place_of_the_student(kitchen, files, tmp_path, capsys):
     recording = kitchen[0].recording
     words = [recording.video, "--imu", *recording.imu, "--fast", "--every", EVERY, "--precision", "fp32"]

@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from commandline import Clips, ToyClips, run, spy_on_stages
 from miniature import weights
+from painted import write_table
 
 import egodistill.demo
 from egodistill import (
@@ -204,11 +206,15 @@ def test_the_demos_preset_is_its_recipe(tmp_path, monkeypatch, capsys):
         ("finetune s --num-frames 2", "--num-frames: for --architecture student only; slowfast_8x8_r50 is a teacher"),
         ("finetune s --architecture student --image-weights none --head-only", "--head-only and --gradient-chec"),
         ("measure --student a.pt --rows Video", "--rows: Table 3 is measured without"),
+        ("export a.pt --check k --calibrate-split all --calibrate-clips 9", "--calibrate-split, --calibrate-clips: "),
+        ("export a.pt --check-split all", "--check-split: only with --check STORE or --calibrate STORE"),
     ],
 )
 def test_options_that_would_be_ignored_are_errors(command, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(model_commands, "open_split", lambda path, split: ToyClips())
+    if command.startswith("export"):
+        monkeypatch.setattr(model_commands, "load_distilled", lambda path: None)
     out = [] if command.startswith("measure") else ["--out", "o.pt"]
     assert cli.main([*command.split(), *out]) == 1
     assert words in capsys.readouterr().err and list(tmp_path.iterdir()) == []
@@ -276,28 +282,20 @@ def test_finetune_options(sample_data, tmp_path, capsys):
 def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(files, monkeypatch, capsys):
     given = []
 
-    def predict(model, video, imu, **options):
-        given.append((video, imu, options))
+    def predict(model, recording, **options):
+        given.append((recording, options))
         yield inference.Prediction(0.0, 64 / 30, [("1", 0.75), ("0", 0.25)])
         yield inference.Prediction(64 / 30, 128 / 30, [], "no head motion, from 3.1 s on")
 
     monkeypatch.setattr(inference, "predict", predict)
     monkeypatch.chdir(files)
-    clock = {
-        "imu_offset": 0.0,
-        "imu_stretch": 1.0,
-        "zero_accel": False,
-        "imu_axes": "gopro",
-        "min_coverage": 0.95,
-        "max_gap": 0.05,
-        "max_hold": 1.0,
-    }
-    plain = {"precision": "auto", "compile": False, "device": None} | clock
+    limits = {"min_coverage": 0.95, "max_gap": 0.05, "max_hold": 1.0}
+    plain = {"precision": "auto", "compile": False, "device": None} | limits
     command = ["predict", "a.mp4", "--student", "student.pt"]
     for imu in ([], ["a.csv"], ["a.csv", "g.csv"]):
         out = run(capsys, *command, *(["--imu", *imu] if imu else []), "--out", "rows.csv")
     assert given == [
-        ("a.mp4", imu, {"stride": None, "top": 3, "exact": None, "tolerance": None} | plain)
+        (data.Recording("a.mp4", imu), {"stride": None, "top": 3, "exact": None, "tolerance": None} | plain)
         for imu in (None, "a.csv", ["a.csv", "g.csv"])
     ]
     assert out.splitlines()[1].endswith("s  skipped: no head motion, from 3.1 s on")
@@ -308,13 +306,25 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
             ["2.133", "4.267", *6 * [""], "no head motion, from 3.1 s on"],
         ]
     run(capsys, *command, "--stride", "0.5", "--top", "1", "--device", "cpu", "--precision", "bf16", "--compile")
-    own = {"stride": 0.5, "top": 1, "exact": None, "tolerance": None} | clock
-    assert given[-1][2] == own | {"device": "cpu", "precision": "bf16", "compile": True}
+    own = {"stride": 0.5, "top": 1, "exact": None, "tolerance": None} | limits
+    assert given[-1][1] == own | {"device": "cpu", "precision": "bf16", "compile": True}
     options = "--imu-offset 0.2 --imu-stretch 1.001 --zero-accel --min-coverage 0.5 --max-gap 0.2 --max-hold 3"
     run(capsys, *command, *options.split(), "--key-frames")
-    wanted = {"imu_offset": 0.2, "imu_stretch": 1.001, "zero_accel": True, "min_coverage": 0.5, "max_gap": 0.2}
-    assert (wanted | {"max_hold": 3.0}).items() <= given[-1][2].items()
-    assert given[-1][2]["exact"] is False
+    recording, own = given[-1]
+    assert recording == data.Recording("a.mp4", None, 0.2, 1.001, zero_accel=True)
+    assert {"min_coverage": 0.5, "max_gap": 0.2, "max_hold": 3.0, "exact": False}.items() <= own.items()
+
+
+def test_predict_and_live_tell_what_is_unusual_about_the_samples(kitchen, tmp_path, capsys):
+    video, table = shutil.copy(kitchen[0].video, tmp_path / "walk.mp4"), tmp_path / "walk.csv"
+    rows = [[k / 200, 0.3, 0, 0, 0, 0, 0] for k in range(1400)]
+    write_table(table, ["time", *(f"{sensor}{axis}" for sensor in "ag" for axis in "xyz")], rows)
+    student = EgoDistill(2, feature_dim=8, image_encoder="resnet10x4", image_weights=None, hidden=8, frame_size=32)
+    student.save(tmp_path / "student.pt")
+    for command in (["predict"], ["live", "--fast"]):
+        assert cli.main([*command, str(video), "--student", str(tmp_path / "student.pt")]) == 0
+        error = capsys.readouterr().err
+        assert f"note: {table}: mean acceleration 0.30 m/s2" in error and "the gyroscope is zero" in error
 
 
 def test_skipped_clips_are_counted(files, monkeypatch, capsys):
@@ -343,7 +353,7 @@ def test_predictions_are_written_as_they_come(suffix, files, monkeypatch, tmp_pa
     """What ends `predict` in its middle leaves the rows so far, in a file that can be read."""
     out, read = tmp_path / f"rows.{suffix}", []
 
-    def predict(model, video, imu, **options):
+    def predict(model, recording, **options):
         for k in range(3):
             problem = "a frame is lost" if k == 1 else None
             yield inference.Prediction(

@@ -1,6 +1,8 @@
 """Picture motion against the gyroscope: planted lags and drifts are found, and noise is not believed."""
 
 import dataclasses
+import math
+import tracemalloc
 
 import numpy as np
 import panned as panned_world
@@ -141,10 +143,25 @@ def test_what_offsets_cannot_be_had_from(panned, tmp_path):
         estimate_offset(panned, gyro_only(stamps + 100, rates))
     with pytest.raises(DataError, match="too few frames"):
         estimate_offset(pan(tmp_path / "short.mp4", np.arange(5) / RATE), gyro_only(stamps, rates))
+    with pytest.raises(DataError, match="the gyroscope has 0 samples"):
+        estimate_offset(panned, gyro_only(stamps[:0], rates[:0]))
+    with pytest.raises(DataError, match="excerpts and seconds must be above 0, not 6 and nan"):
+        estimate_offset(panned, gyro_only(stamps, rates), seconds=math.nan)
     with pytest.raises(DataError, match="max_offset"):
         estimate_offset(panned, gyro_only(stamps, rates), max_offset=0)
     with pytest.raises(VideoError, match="no such file"):
         estimate_offset(tmp_path / "none.mp4", gyro_only(stamps, rates))
+
+
+def test_a_wide_search_needs_no_more_memory(panned):
+    """With all lags at once it needs 94 MB."""
+    stamps, rates = gyroscope(12)
+    seen, imu = survey(panned, 1, 12.0), gyro_only(stamps - 7.0, rates)
+    tracemalloc.start()
+    found = offset_of(panned, seen, imu, 10.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.seconds == pytest.approx(7.0, abs=0.01) and peak < 50e6
 
 
 # --- Values that are not the usual ones

@@ -269,11 +269,11 @@ ARRIVALS = {
     "segments": [(f"{SEGMENT_WORDS} --classes 1", SEGMENT_ARRIVALS | {"most_common.n": 1})],
     "check": [
         (
-            "t.csv --root r --no-offset --max-offset 0.7 --out {tmp}/o.csv --plot {tmp}/p.png --overwrite",
+            "t.csv --root r --max-offset 0.7 --out {tmp}/o.csv --plot {tmp}/p.png --overwrite",
             {
                 "read_annotations.annotations": "t.csv",
                 "read_annotations.root": "r",
-                "check.offset": False,
+                "check.offset": True,
                 "check.max_offset": 0.7,
                 "check_output.path": "{tmp}/o.csv",
                 "check_output.overwrite": True,
@@ -281,8 +281,13 @@ ARRIVALS = {
             },
         ),
         (
-            "v.mp4 --imu a.csv g.csv --imu-axes XZy",
-            {"open_recording.path": "v.mp4", "open_recording.imu": ["a.csv", "g.csv"], "check.video.imu_axes": "XZy"},
+            "v.mp4 --imu a.csv g.csv --imu-axes XZy --no-offset",
+            {
+                "open_recording.path": "v.mp4",
+                "open_recording.imu": ["a.csv", "g.csv"],
+                "check.video.imu_axes": "XZy",
+                "check.offset": False,
+            },
         ),
         ("{tmp}", {"find_videos.folder": "{tmp}", "open_recording.path": "v.mp4"}),
     ],
@@ -309,7 +314,7 @@ ARRIVALS = {
     "prepare": [
         (
             f"{SEGMENT_WORDS} --out {{tmp}}/s --num-frames 2 3 --frame-size 96 --sampling first last --key-frames "
-            "--clip-frames 6 --clip-size 80 --no-imu --zero-accel --min-coverage 0.6 --max-gap 0.2 --max-hold 3 "
+            "--clip-frames 6 --clip-size 80 --zero-accel --min-coverage 0.6 --max-gap 0.2 --max-hold 3 "
             "--workers 3 --max-bad 0.4 --retry-failed",
             SEGMENT_ARRIVALS
             | {
@@ -320,7 +325,7 @@ ARRIVALS = {
                 "prepare.exact": False,
                 "prepare.clip_frames": 6,
                 "prepare.clip_size": 80,
-                "prepare.imu": False,
+                "prepare.imu": True,
                 "prepare.audio": True,
                 "prepare.zero_accel": True,
                 "prepare.min_coverage": 0.6,
@@ -333,7 +338,7 @@ ARRIVALS = {
             },
         ),
         ("t.csv --out {tmp}/s --tolerance 0.25", {"prepare.exact": True, "prepare.tolerance": 0.25}),
-        ("t.csv --out {tmp}/s", {"prepare.exact": True, "prepare.tolerance": 0.0}),
+        ("t.csv --out {tmp}/s --no-imu", {"prepare.imu": False, "prepare.tolerance": 0.0, "prepare.clip_size": 224}),
         (
             "t.csv --out {tmp}/s --teacher-file t.pt --batch-size 5 --precision bf16 --device cpu",
             {
@@ -514,12 +519,12 @@ ARRIVALS = {
             f"--overwrite {INFERENCE_WORDS}",
             {
                 "load_distilled.path": "a.pt",
-                "predict.video": "v.mp4",
-                "predict.imu": ["a.csv", "g.csv"],
-                "predict.imu_offset": 0.3,
-                "predict.imu_stretch": 1.02,
-                "predict.imu_axes": "XZy",
-                "predict.zero_accel": True,
+                "open_recording.path": "v.mp4",
+                "open_recording.imu": ["a.csv", "g.csv"],
+                "open_recording.imu_offset": 0.3,
+                "open_recording.imu_stretch": 1.02,
+                "open_recording.imu_axes": "XZy",
+                "open_recording.zero_accel": True,
                 "predict.min_coverage": 0.6,
                 "predict.max_gap": 0.2,
                 "predict.max_hold": 3.0,
@@ -534,7 +539,10 @@ ARRIVALS = {
             },
         ),
         ("v.mp4 --student a.pt --tolerance 0.25", {"predict.exact": None, "predict.tolerance": 0.25}),
-        ("v.mp4 --student a.pt", {"predict.exact": None, "predict.tolerance": None, "predict.imu_axes": "gopro"}),
+        (
+            "v.mp4 --student a.pt",
+            {"predict.exact": None, "predict.tolerance": None, "open_recording.imu_axes": "gopro"},
+        ),
     ],
     "live": [
         (
@@ -679,6 +687,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
 
     annotations, recordings, commands = egodistill.annotations, egodistill.recordings, egodistill.commands
     spies.put(egodistill.files, "check_output")
+    monkeypatch.setattr(commands, "first_line", lambda path: "video,start,stop,label")
     spies.put(annotations, "read_annotations", segments)
     spies.put(annotations, "with_imu_offsets", segments)
     spies.put(annotations, "with_imu_axes", segments)
@@ -717,6 +726,8 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(teachers, "Extraction", lambda given: one_pass)
     spies.put(inference, "evaluate", evaluation)
     spies.put(inference, "predict", [inference.Prediction(0.0, 2.0, [("open", 0.5)])])
+    for module in (model_commands, live_command):
+        spies.put(module, "report_notes", label=f"report_notes of {module.__name__}")
     writer = model_commands.prediction_writer
     spies.put(model_commands, "prediction_writer", lambda given: writer(**given))
     cost = inference.Cost(1.0, 1, 1.0, 5, "cpu", "bf16", 3)

@@ -112,6 +112,13 @@ def test_sensors_that_hardly_move_are_drawn(tmp_path):
         assert plots.draw_check(found, tmp_path / "check.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("name", ["walk\udcff.mp4", "$\\walk$.mp4"])
+def test_any_file_name_can_be_the_title(tmp_path, name):
+    """One that is no UTF-8 was a TypeError, dollars were read as mathematics."""
+    found = dataclasses.replace(checked((excerpt(0, 1.0),)), path=str(tmp_path / name))
+    assert plots.draw_check(found, tmp_path / "check.png").stat().st_size > 1000
+
+
 def test_what_cannot_be_drawn_says_why(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"walk.mp4: its sensors cannot be drawn: there is no IMU"):
         plots.draw_check(checked(()), tmp_path / "check.png")

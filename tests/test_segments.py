@@ -34,6 +34,23 @@ def test_read_csv(tmp_path):
     assert segments.read_csv(short)[0].imu is None
 
 
+def test_segments_that_show_what_another_split_shows():
+    def part(name, start, stop, split="train", video="a.mp4"):
+        return segments.Segment(name, video, start, stop, split=split)
+
+    parts = [
+        part("long", 0, 10),
+        part("within", 2, 3),  # of the same split
+        part("end", 9.9, 12, "test"),
+        part("later", 10, 11, "validation"),  # begins where "long" ends, but "end" goes on
+        part("apart", 12, 13),
+        part("other", 0, 5, "test", "b.mp4"),
+    ]
+    found = segments.overlapping_splits(parts[::-1])
+    assert [(one.id, other.id) for one, other in found] == [("end", "long"), ("later", "end")]
+    assert not segments.overlapping_splits([part("x", 0, 1), part("y", 1, 2, "test")])
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [

@@ -366,9 +366,9 @@ def test_damaged_stores_are_named(store, tmp_path):
 
 
 def test_full_disk_is_seen_before_anything_is_written(kitchen, tmp_path, monkeypatch):
-    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(DataError, match=r"GB, but only 0.0 GB are free"):
+    with pytest.raises(DataError, match=r"the store needs \d.\d MB, but only 0.1 MB are free"):
         data.prepare(kitchen, tmp_path / "s", **OPTIONS)
 
 

@@ -77,7 +77,8 @@ ARROWS = {
     "plots": "egodistill files",
     "export": "egodistill batches checkpoints clips files student video",
     "feeds": "imu video",
-    "commands": "egodistill annotations aria clips data files imu pickles plots recordings tables video",
+    "commands": "egodistill annotations aria clips data files imu pickles plots recordings records segments tables"
+    " video",
     "options": "commands distillation files runtime",
     "model_commands": "egodistill batches checkpoints commands data distillation experiments export files inference"
     " one_pass options paper_costs runtime tables teachers training",

@@ -398,6 +398,38 @@ def test_a_turn_is_lit_halfway_between_its_stations(tmp_path, monkeypatch):
         np.testing.assert_allclose(lights[turn], (lights[turn - 1] + lights[turn + 1]) / 2)
 
 
+def test_shutter_blurs_what_moves_around_the_time_of_the_frame():
+    sharp, still, open_ = (Recording("P01_101", 3, width=48, height=48, shutter=s) for s in (0.0, 1e-9, 0.05))
+    plan = sharp.draw()
+    seen = [np.concatenate(list(recording._pictures(plan))).astype(float) for recording in (sharp, still, open_)]
+    assert len({pictures.shape for pictures in seen}) == 1  # as many frames, whatever the shutter
+    assert np.abs(seen[0] - seen[1]).max() <= 1
+    frames, blurred = seen[0][1:-1], seen[2][1:-1]
+    own, later, earlier = (np.abs(blurred - other).mean() for other in (frames, seen[0][2:], seen[0][:-2]))
+    assert own < min(later, earlier) and abs(later - earlier) < 0.1 * later  # the frame's time is the exposure's middle
+    fastest = np.abs(np.diff(seen[0], axis=0)).mean((1, 2, 3)).argmax() - 1
+    edges = [np.abs(np.diff(pictures[fastest], axis=1)).mean() for pictures in (frames, blurred)]
+    assert edges[1] < 0.8 * edges[0]
+
+
+def test_a_world_of_before_there_was_a_shutter_is_continued(world):
+    note = world.root / "world.json"
+    before = note.read_text()
+    assert '"shutter": 0.0' in before
+    old = json.loads(before)
+    del old["shutter"]
+    note.write_text(json.dumps(old))
+    synthetic.render(world.root, workers=1, **SETTINGS)
+    assert note.read_text() == before
+    note.write_text(json.dumps(old))
+    with pytest.raises(synthetic.WorldError, match=r"other settings \(shutter"):
+        synthetic.render(world.root, workers=1, **SETTINGS, shutter=0.02)
+    note.write_text("[1, 2]")
+    with pytest.raises(synthetic.WorldError, match=r"world\.json: has no settings of a world"):
+        synthetic.render(world.root, workers=1, **SETTINGS)
+    note.write_text(before)
+
+
 # --- Rendering
 
 
@@ -482,6 +514,7 @@ def test_failure_ends_the_rendering_and_not_only_its_recording(tmp_path, monkeyp
         {"label_noise": 0},
         {"coupling": 0.5},
         {"things": ["tap", "jug"]},
+        {"shutter": 0.02},
     ],
     ids=str,
 )
@@ -520,6 +553,9 @@ def test_a_world_of_few_things_has_only_their_verbs():
         {"coupling": 1.1},
         {"coupling": -0.1},
         {"coupling": math.nan},
+        {"shutter": 0.06},
+        {"shutter": -0.01},
+        {"shutter": math.nan},
         {"train_wearers": 0},
         {"train_wearers": 30},
         {"train_acts": 1},
@@ -634,8 +670,10 @@ def test_estimate_writes_and_reads_its_lines(ceilings, tmp_path, monkeypatch, ca
     monkeypatch.setattr(Recording, "sound", silence)  # neither needs it
     monkeypatch.setattr(ceilings, "PROBES", {"thing from head motion": ("imu", "thing")})
     arguments = ["ceilings.py", "--results", str(results), "--acts", "640", "--epochs", "1", "--coupling", "1"]
-    monkeypatch.setattr(sys, "argv", [*arguments, "--processes", "1"])
-    ceilings.main()
+    for only in (["--only", "N = 1"], []):
+        assert not results.exists() or len(results.read_text().splitlines()) == 1
+        monkeypatch.setattr(sys, "argv", [*arguments, "--processes", "1", *only])
+        ceilings.main()
     lines = [json.loads(line) for line in results.read_text().splitlines()]
     assert [line.get("inputs", line.get("probe")) for line in lines] == [*chosen, "thing from head motion"]
     assert lines[0]["bound"] == {"reversal": 50, "cyclic": 50, "single": 100} and lines[0]["acts"] == 640

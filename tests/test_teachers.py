@@ -195,6 +195,8 @@ def test_every_name_builds_its_model(name):
         ("x3d_m", {"colour": 1}, ["x3d_m", "'colour'", "depth_factor", "channels"]),
         ("x3d_m", {"class_names": ["a", "b"], "num_classes": 3}, ["2 class names", "3 classes"]),
         ("x3d_m", {"class_names": ["a"], "num_classes": 3}, ["1 class names"]),
+        ("x3d_m", {"num_classes": 0}, ["x3d_m", "one class or more"]),
+        ("x3d_m", {"class_names": [], "num_classes": None}, ["x3d_m", "one class or more"]),
     ],
 )
 def test_impossible_models_are_refused(name, options, words):
@@ -313,6 +315,9 @@ def test_bad_descriptions_are_refused():
         teachers.Pixels(channels="GBR")
     with pytest.raises(teachers.TeacherError, match="std"):
         teachers.Pixels(std=(0.2, 0.2, 0.0))
+    for bad in ({"std": (0.2, 0.2, math.nan)}, {"std": (0.2, 0.2, math.inf)}, {"mean": (0.5, math.nan, 0.5)}):
+        with pytest.raises(teachers.TeacherError, match=rf"{next(iter(bad))} is .*(nan|inf).*finite"):
+            teachers.Pixels(**bad)
     for spec, words in (
         (ClipSpec(size=32), "frames, one or more.*frames=0"),
         (ClipSpec(frames=8, imu_samples=422), "nothing else.*imu_samples=422"),

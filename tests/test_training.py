@@ -59,6 +59,27 @@ def test_decay_epochs_are_a_tuple():
         training.Training(decay_epochs=(2, -1))
 
 
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda x: x, "a Tensor; return a dict of values per clip, with 'loss' in it"),
+        (lambda x: {"mine": x}, "values named mine; return a dict"),
+        (lambda x: {"loss": x, "mine": 1.0}, "'mine' as a float for a batch of 8 clips; return one value per clip"),
+        (lambda x: {"loss": x.mean()}, r"'loss' with shape \[\] for a batch of 8 clips"),
+    ],
+)
+def test_an_objective_of_ones_own_is_told_what_to_return(make, words):
+    class Mine(training.Objective):
+        def forward(self, batch):
+            return make(self.model(batch["imu"].mean(1)).square().mean(1))
+
+    with pytest.raises(EgoDistillError, match="Mine: the record needs a 'stage', the name in messages"):
+        Mine(nn.Linear(6, 4), ["imu"], {})
+    objective = Mine(nn.Linear(6, 4), ["imu"], {"stage": "mine"})
+    with pytest.raises(EgoDistillError, match=f"the objective returned {words}"):
+        training.train(objective, Store(8), training.Training(epochs=1, batch_size=8, **QUIET))
+
+
 def test_order_of_the_data_depends_on_seed_and_epoch_alone():
     store, rows = Store(16), []
 

@@ -1,5 +1,7 @@
 """SlowFast and X3D: pathways, positions, sizes, precision."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -139,12 +141,25 @@ def test_large_crops_are_averaged_over_positions():
         ({"width": 20, "beta": 8}, ["beta=8", "width=20"]),
         ({"depths": (1, 1, 1)}, ["depths", "(1, 1, 1)"]),
         ({"slow_time_kernels": (1, 1, 2, 3)}, ["odd", "2"]),
+        ({"stem_time_kernels": (5,)}, ["stem_time_kernels", "(5,)", "2 numbers"]),
+        ({"stem_time_kernels": (1, 5, 7)}, ["stem_time_kernels", "(1, 5, 7)"]),
+        ({"fusion_kernel": -1}, ["odd", "-1"]),
+        ({"frames": 0}, ["frames=0", "at least 1"]),
+        ({"alpha": 0}, ["alpha=0", "at least 1"]),
+        ({"beta": 0}, ["beta=0", "at least 1"]),
     ],
 )
 def test_impossible_networks_are_refused(options, words):
     with pytest.raises(ValueError) as caught:
         video_convnets.SlowFast(2, **options)
     assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize("options", [{"depth_factor": math.inf}, {"bottleneck": math.inf}, {"feature_dim": 0}])
+def test_an_impossible_x3d_is_refused(options):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"{name}={value}.* must be positive and finite"):
+        video_convnets.X3D(2, **options)
 
 
 def test_mixed_precision_and_memory_format():

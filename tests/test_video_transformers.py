@@ -2,14 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from small_teachers import SMALL_MVIT, random_clips, settle, small
+from small_teachers import SMALL, SMALL_MVIT, random_clips, settle, small
 from torch.nn import functional as F
 from torchvision.models.video import MViT
 from torchvision.models.video.mvit import MSBlockConfig
 
-from egodistill import teachers, video_transformers
+from egodistill import EgoDistillError, teachers, video_transformers
 
 
 def test_attention_is_trained_in_fp32():
@@ -174,6 +175,39 @@ def test_drop_path_drops_whole_branches_of_clips():
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
 
 
+@pytest.mark.parametrize("rate", [1.0, 2.0, -0.5, math.nan])
+def test_a_rate_that_drops_every_branch_is_refused(rate):
+    """1.0 gave NaN in training; 2.0 and -0.5 scaled what they kept."""
+    for name in ("motionformer_16x4", "mvit_b_16x4"):
+        with pytest.raises(EgoDistillError, match=f"drop_path is {rate}; it must be from 0 to below 1"):
+            small(name, drop_path=rate)
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "words"),
+    [
+        ("MotionFormer", {"tubelet": 0}, "tubelet=0.*at least 1"),
+        ("MotionFormer", {"patch": 0}, "patch=0.*at least 1"),
+        ("MotionFormer", {"heads": 0}, "heads=0.*at least 1"),
+        ("MotionFormer", {"frames": 0}, "frames=0.*at least 1"),
+        ("MotionFormer", {"depth": -1}, "depth=-1 must be at least 1"),
+        ("MViT", {"heads": 0}, "heads=0.*at least 1"),
+        ("MViT", {"frames": 0}, "frames=0.*at least 1"),
+        ("MViT", {"depths": ()}, r"depths=\(\).*at least 1"),
+        ("MViT", {"kv_stride": -4}, "kv_stride=-4.*at least 1"),
+    ],
+)
+def test_numbers_below_one_are_refused(network, options, words):
+    with pytest.raises(ValueError, match=words):
+        getattr(video_transformers, network)(3, **options)
+
+
+def test_the_number_of_classes_may_be_one_of_numpy():
+    for classes, heads in ((np.int64(3), {"head"}), (np.array([3, 4]), {"head0", "head1"})):
+        net = video_transformers.MotionFormer(classes, frames=2, size=16, patch=8, width=8, depth=1, heads=1)
+        assert {name for name, _ in net.named_children() if name.startswith("head")} == heads
+
+
 def cubic(distance):
     """The kernel of Keys (1981) with a = -0.75, as torch uses it."""
     d = abs(distance)
@@ -223,6 +257,9 @@ def test_norms_after_pooling_have_their_own_epsilon():
     assert {after[name] for name in after.keys() - pooled} == {1e-6}
     for source, eps in (("pytorchvideo", 1e-5), ("PySlowFast", 1e-6), ("torchvision", 1e-6)):
         assert video_transformers.MViT.options_from({}, source, {})["pool_eps"] == eps
+    weights = small("mvit_b_16x4").net.state_dict()
+    asked = teachers.load("mvit_b_16x4", weights, progress=False, **{**SMALL["mvit_b_16x4"], "pool_eps": 1e-3})
+    assert asked.net.arguments["pool_eps"] == 1e-3  # no checkpoint says it, so an option is not overruled
 
 
 def test_published_transformers_are_those_of_their_names():
