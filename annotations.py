@@ -18,7 +18,7 @@ import collections
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,7 +75,7 @@ def read_annotations(
     annotations: str | os.PathLike,
     root: str | os.PathLike | None = None,
     *,
-    seed: int = 0,
+    seed: int | None = None,
     min_instances: int | None = None,
     audio: bool = False,
     windows: Windows | None = None,
@@ -84,9 +84,10 @@ def read_annotations(
 
     The content decides which; a folder, and a table of videos without the column label, are recordings for
     `read_recordings()`. ``root`` is the folder with the data set's videos and IMU files, by default the folder of the
-    annotations. ``seed`` is for Ego4D's random split and for that of recordings, in place of the one in ``windows``.
-    ``audio`` leaves out videos without sound. ``root`` and ``min_instances`` (None: the reader's own default) are for
-    the data sets, ``windows`` is for recordings. Raise DataError for these with another kind of annotations.
+    annotations. ``seed`` (None: 0) is for Ego4D's random split and for that of recordings, in place of the one in
+    ``windows``. ``root`` and ``min_instances`` (None: the reader's own default) are for the data sets, ``windows`` is
+    for recordings. Raise DataError for these with another kind of annotations. ``audio`` leaves out videos without
+    sound.
 
     >>> from egodistill import annotations
     >>> segments = annotations.read_annotations("segments.csv")
@@ -94,40 +95,56 @@ def read_annotations(
     [('walk', 0.0, 2.1, 'train'), ('look around', 2.1, 4.2, 'test')]
     """
     path, folder = Path(annotations), root or Path(annotations).parent
-    options: dict[str, Any] = {"audio": audio}
-    if min_instances is not None:
-        options["min_instances"] = min_instances
-    is_table = not path.is_dir() and path.suffix.lower() != ".json" and not is_pickle(path)
-    header = first_line(path).lower() if is_table else ""
-    has_labels = not path.is_dir() and not is_list_of_recordings(header)
-    if windows is not None and has_labels:
+    kind = _kind(path)
+    own = kind in ("segments", "recordings")
+    if windows is not None and kind != "recordings":
         raise DataError(
             f"{path}: has labels, whose segments are the clips; stride, split_by and test_share are for recordings "
             f"without labels: a folder, or a table without the column label"
         )
-    if is_pickle(path) or "main_action_classes" in header:
-        return read_hd_epic(path, folder, **options)
-    if path.suffix.lower() == ".json" and has_labels:
+    if seed is not None and kind not in ("ego4d", "recordings"):
+        raise DataError(f"{path}: its splits are fixed; seed is for Ego4D and for recordings without labels")
+    if min_instances is not None and own:
+        raise DataError(f"{path}: min_instances is for public data sets; remove rare classes from your table instead")
+    if root is not None and own:
+        raise DataError(f"{path}: root is for public data sets; the paths of your own table are relative to its folder")
+    given = {name: value for name, value in (("seed", seed), ("min_instances", min_instances)) if value is not None}
+    if own:
+        windows = dataclasses.replace(windows or Windows(), **given)
+        found = read_csv(path) if kind == "segments" else read_recordings(path, windows)
+        return with_sound(found, path) if audio else found
+    readers: dict[str, Callable[..., SegmentList]] = {
+        "epic_kitchens": read_epic_kitchens,
+        "hd_epic": read_hd_epic,
+        "ego4d": read_ego4d,
+        "ego_exo4d": read_ego_exo4d,
+    }
+    return readers[kind](path, folder, audio=audio, **given)
+
+
+def _kind(path: Path) -> str:
+    """Return the data set of annotations, "segments" for your own table, or "recordings" for those without labels.
+
+    Raise DataError for a JSON file of another kind.
+    """
+    if path.is_dir():
+        return "recordings"
+    if is_pickle(path):
+        return "hd_epic"
+    if path.suffix.lower() == ".json":
         name = first_name(path, ("videos", "video_data", "annotations"))
         if name is None:
             raise DataError(
                 f"{path}: no 'videos' or 'video_data' (Ego4D) or 'annotations' (Ego-Exo4D) at the top level; is this "
                 f"the right file?"
             )
-        if name == "annotations":
-            return read_ego_exo4d(path, folder, **options)
-        return read_ego4d(path, folder, seed=seed, **options)
-    if "narration_id" in header:
-        return read_epic_kitchens(path, folder, **options)
-    if min_instances is not None:
-        raise DataError(f"{path}: min_instances is for public data sets; remove rare classes from your table instead")
-    if root is not None:
-        raise DataError(f"{path}: root is for public data sets; the paths of your own table are relative to its folder")
-    if has_labels:
-        found = read_csv(path)
-    else:
-        found = read_recordings(path, dataclasses.replace(windows or Windows(), seed=seed))
-    return with_sound(found, path) if audio else found
+        return "ego_exo4d" if name == "annotations" else "ego4d"
+    header = first_line(path).lower()
+    if is_list_of_recordings(header):
+        return "recordings"
+    if "main_action_classes" in header:
+        return "hd_epic"
+    return "epic_kitchens" if "narration_id" in header else "segments"
 
 
 def read_epic_kitchens(

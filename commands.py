@@ -65,8 +65,8 @@ def positive_seconds(text: str) -> float:
 
 
 def keyword_arguments(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Return some of the options as keyword arguments for a function."""
-    return {name: getattr(arguments, name) for name in names}
+    """Return those of some options that are not None as keyword arguments; the others keep the function's defaults."""
+    return {name: value for name in names if (value := getattr(arguments, name)) is not None}
 
 
 def given_flags(arguments: argparse.Namespace, *names: str) -> list[str]:
@@ -102,8 +102,8 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         help="drop classes with fewer segments (default: 2 for Ego4D, 1 for the other data sets)",
     )
-    text = "seed of Ego4D's random split, and of a split by recording"
-    parser.add_argument("--split-seed", metavar="SEED", type=int, default=0, help=text)
+    text = "seed of Ego4D's random split, and of that of recordings without labels (default: 0)"
+    parser.add_argument("--split-seed", metavar="SEED", type=int, help=text)
     parser.add_argument("--audio", action="store_true", help="use only videos with sound; `prepare` also stores it")
     parser.add_argument(
         "--imu-offsets", metavar="CSV", help="table of IMU clock offsets, written by `egodistill check --out`"
@@ -126,14 +126,14 @@ def root_option(parser: argparse.ArgumentParser) -> None:
 
 
 def read_segments(a: argparse.Namespace) -> data.SegmentList:
-    given = {name: getattr(a, name) for name in ("stride", "split_by", "test_share") if getattr(a, name) is not None}
+    windows = keyword_arguments(a, "stride", "split_by", "test_share")
     segments = annotations.read_annotations(
         a.annotations,
         a.root,
         seed=a.split_seed,
         min_instances=a.min_instances,
         audio=a.audio,
-        windows=annotations.Windows(**given) if given else None,
+        windows=annotations.Windows(**windows) if windows else None,
     )
     if a.imu_axes:
         segments = annotations.with_imu_axes(segments, a.imu_axes)
@@ -543,26 +543,24 @@ def coverage_options(parser: argparse.ArgumentParser) -> None:
         "--min-coverage",
         metavar="SHARE",
         type=float,
-        default=0.95,
-        help="share of a clip that its IMU samples must cover",
+        help="share of a clip that its IMU samples must cover (default: 0.95)",
     )
     parser.add_argument(
         "--max-gap",
         metavar="SECONDS",
         type=float,
-        default=MAX_GAP,
-        help="largest gap between IMU samples that counts as covered, in seconds",
+        help=f"largest gap between IMU samples that counts as covered, in seconds (default: {MAX_GAP})",
     )
 
 
 def run_prepare(a: argparse.Namespace) -> None:
     if a.no_imu:
         reject(
-            given_flags(a, "zero_accel", "imu_axes", "imu_offsets"),
+            given_flags(a, "zero_accel", "min_coverage", "max_gap", "imu_axes", "imu_offsets"),
             "--no-imu stores no head motion; leave out one of them",
         )
     segments, one_pass = read_segments(a), {}
-    given = {name: getattr(a, name) for name in ("batch_size", "precision", "device") if getattr(a, name) is not None}
+    given = keyword_arguments(a, "batch_size", "precision", "device")
     if given and not (a.teacher_file or a.pretrained or a.end_features):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ValueError(
@@ -575,7 +573,6 @@ def run_prepare(a: argparse.Namespace) -> None:
 
         one_pass = model_commands.one_pass(a, given)
     reject([] if a.clip_frames else given_flags(a, "clip_size"), "only with --clip-frames")
-    clip = {name: getattr(a, name) for name in ("clip_frames", "clip_size") if getattr(a, name)}
     store = data.prepare(
         segments,
         a.out,
@@ -586,8 +583,8 @@ def run_prepare(a: argparse.Namespace) -> None:
         sampling=a.sampling,
         exact=not a.key_frames,
         tolerance=a.tolerance or 0.0,
-        **keyword_arguments(a, *LIMITS, "workers", "max_bad", "retry_failed"),
-        **clip | one_pass,
+        **keyword_arguments(a, "clip_frames", "clip_size", *LIMITS, "workers", "max_bad", "retry_failed"),
+        **one_pass,
         **files.environment_share(),  # Several machines or processes of torchrun share the recordings.
     )
     if files.environment_share()["rank"] == 0:

@@ -196,6 +196,58 @@ def _class_names(segments: Sequence[Segment], class_names: Sequence[str] | None)
     return names
 
 
+def _check_settings(settings: Mapping[str, Any], workers: int | None, max_bad: float) -> None:
+    """Raise DataError if a setting of `prepare()` is out of range, and name it."""
+    given = {**settings, "workers": workers, "max_bad": max_bad}
+    ranges = {
+        "at least 1": (("num_frames", "frame_size", "clip_frames", "clip_size", "workers"), lambda value: value >= 1),
+        "above 0 and at most 1": (("min_coverage",), lambda value: 0 < value <= 1),
+        "from 0 to 1": (("max_bad",), lambda value: 0 <= value <= 1),
+        "above 0 s": (("max_gap", "max_hold"), lambda value: value > 0),
+    }
+    for allowed, (names, fits) in ranges.items():  # comparisons with NaN are false
+        for name in names:
+            values = given[name] if name == "num_frames" else [given[name]]
+            if not all(value is None or fits(value) for value in values):
+                raise DataError(f"{name} must be {allowed}; got {given[name]}")
+
+
+def _consumer_record(consumer: Consumer, settings: Mapping[str, Any], world_size: int) -> dict[str, Any]:
+    """Return what a store records of a consumer. Raise DataError if it does not fit the settings of `prepare()`."""
+    if (settings["clip_frames"] is not None and "clip" in consumer.specs) or world_size > 1:
+        raise DataError(
+            "with a consumer, which reads its own frames, leave out clip_frames, rank and world_size: one process "
+            "prepares the store, without the variables RANK and WORLD_SIZE"
+        )
+    for spec in consumer.specs.values():
+        if not math.isclose(spec.seconds, CLIP_SECONDS, rel_tol=1e-6):
+            raise DataError(
+                f"the consumer reads clips of {spec.seconds:.4g} s, those of a store {CLIP_SECONDS:.4g} s; "
+                f"build the teacher with seconds={CLIP_SECONDS}"
+            )
+    if "ends" in consumer.specs:
+        wanted = clip_specs({**settings, "ends": True})["ends"]
+        for field, (own, asked) in differences(consumer.specs["ends"], wanted).items():
+            raise DataError(
+                f"the consumer reads end frames with {field}={own!r}, but prepare() is asked for {asked!r}; build "
+                f"the consumer's model with the frame_size, exact and tolerance of prepare()"
+            )
+    specs = {name: spec.record() for name, spec in consumer.specs.items()}
+    about = {"arrays": list(consumer.arrays), "specs": specs, "batch_size": consumer.batch_size}
+    return {**consumer.record, **about}
+
+
+def _imu_axes(segments: Sequence[Segment]) -> str:
+    """Return the name of the axes that the IMU samples of all segments have. Raise DataError if they differ."""
+    axes = sorted({read_axes(segment.imu_axes)[0] for segment in segments})
+    if len(axes) > 1:
+        raise DataError(
+            f"the IMU samples of the segments have the axes {' and '.join(axes)}; give the turn that makes them the "
+            f"same as imu_axes (--imu-axes), or prepare a store for each"
+        )
+    return axes[0]
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # prepare()
 
@@ -301,48 +353,11 @@ def prepare(
         "consumer": None,
     }
     if consumer is not None:
-        if (clip_frames is not None and "clip" in consumer.specs) or world_size > 1:
-            raise DataError(
-                "with a consumer, which reads its own frames, leave out clip_frames, rank and world_size: one process "
-                "prepares the store, without the variables RANK and WORLD_SIZE"
-            )
-        for spec in consumer.specs.values():
-            if not math.isclose(spec.seconds, CLIP_SECONDS, rel_tol=1e-6):
-                raise DataError(
-                    f"the consumer reads clips of {spec.seconds:.4g} s, those of a store {CLIP_SECONDS:.4g} s; "
-                    f"build the teacher with seconds={CLIP_SECONDS}"
-                )
-        if "ends" in consumer.specs:
-            wanted = clip_specs(settings | {"ends": True})["ends"]
-            for field, (own, asked) in differences(consumer.specs["ends"], wanted).items():
-                raise DataError(
-                    f"the consumer reads end frames with {field}={own!r}, but prepare() is asked for {asked!r}; build "
-                    f"the consumer's model with the frame_size, exact and tolerance of prepare()"
-                )
-        specs = {name: spec.record() for name, spec in consumer.specs.items()}
-        about = {"arrays": list(consumer.arrays), "specs": specs, "batch_size": consumer.batch_size}
-        settings["consumer"] = {**consumer.record, **about}
+        settings["consumer"] = _consumer_record(consumer, settings, world_size)
     if not segments:
         raise DataError("no segments to prepare; give at least one")
-    counts = (*settings["num_frames"], frame_size, 1 if clip_frames is None else clip_frames, clip_size)
-    counts = (*counts, 1 if workers is None else workers)
-    if not all(count >= 1 for count in counts):
-        raise DataError(
-            f"num_frames, frame_size, clip_frames, clip_size and workers must be at least 1; got "
-            f"{settings['num_frames']}, {frame_size}, {clip_frames}, {clip_size} and {workers}"
-        )
-    if not (0 < min_coverage <= 1 and 0 <= max_bad <= 1 and max_gap > 0 and max_hold > 0):  # NaN: False
-        raise DataError(
-            f"min_coverage must be above 0 and at most 1, max_bad from 0 to 1, and max_gap and max_hold above 0 s; got "
-            f"{min_coverage}, {max_bad}, {max_gap} and {max_hold}"
-        )
-    axes = sorted({read_axes(segment.imu_axes)[0] for segment in segments})
-    if imu and len(axes) > 1:
-        raise DataError(
-            f"the IMU samples of the segments have the axes {' and '.join(axes)}; give the turn that makes them the "
-            f"same as imu_axes (--imu-axes), or prepare a store for each"
-        )
-    specs = clip_specs(settings, axes[0])
+    _check_settings(settings, workers, max_bad)
+    specs = clip_specs(settings, _imu_axes(segments)) if imu else clip_specs(settings)
     names = _class_names(segments, class_names)
     workers = workers or files.available_cores()
     files.check_share(rank, world_size)

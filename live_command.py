@@ -623,7 +623,6 @@ def open_stream(a: argparse.Namespace, model: Any, frame_clock: tuple[float, flo
     """Return the stream that the options describe."""
     names = ("every", "frames", "slack", "top", "min_coverage", "max_gap", "precision")
     options = keyword_arguments(a, *names, "tolerance", "max_age", "period")
-    options = {name: value for name, value in options.items() if value is not None}
     if a.events:  # two labels can have a probability of `Tracker.end`, 0.4
         options["top"] = max(a.top, 2)
     # A file waits, so nothing of it is dropped, even if the next frame comes hours later.

@@ -567,7 +567,10 @@ def test_options_of_the_teacher_need_a_teacher(monkeypatch, capsys):
         ([*published, "--clip-size", "64"], "--clip-size: the clips are those that the teacher reads"),
         (["--teacher-file", "t.pt", "--clip-frames", "8"], "--clip-frames: the clips are those that the teacher reads"),
         (["--clip-size", "64"], "--clip-size: only with --clip-frames"),
-        (["--no-imu", "--zero-accel", "--imu-axes", "XZy"], "--zero-accel, --imu-axes: --no-imu stores no head motion"),
+        (
+            ["--no-imu", "--zero-accel", "--max-gap", "0.2", "--imu-axes", "XZy"],
+            "--zero-accel, --max-gap, --imu-axes: --no-imu stores no head motion",
+        ),
         ([*published, "--teacher-file", "t.pt"], "--teacher-file: a second teacher beside --architecture"),
     ):
         assert cli.main(["prepare", "t.csv", "--out", "s", *words]) == 1

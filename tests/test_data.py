@@ -292,15 +292,16 @@ def test_rerun_reads_nothing_that_is_there(store, kitchen, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"min_coverage": 0}, "min_coverage must be above 0 and at most 1, .* got 0, 0.1, "),
+        ({"min_coverage": 0}, "min_coverage must be above 0 and at most 1; got 0$"),
         ({"min_coverage": 95}, "min_coverage must be .* got 95"),
         ({"min_coverage": math.nan}, "min_coverage must be .* got nan"),
-        ({"max_bad": 10}, "max_bad from 0 to 1, .* got 0.95, 10, "),
-        ({"max_bad": math.nan}, "max_bad from 0 to 1"),
-        ({"max_gap": 0.0}, "max_gap and max_hold above 0 s; got 0.95, 0.1, 0.0 and 1.0"),
-        ({"max_hold": math.nan}, "max_hold above 0 s; got .* and nan"),
-        ({"clip_frames": 0}, "clip_frames, clip_size and workers must be at least 1; got .*, 40, 0, 24 and 1"),
-        ({"workers": 0}, "workers must be at least 1"),
+        ({"max_bad": 10}, "max_bad must be from 0 to 1; got 10"),
+        ({"max_bad": math.nan}, "max_bad must be from 0 to 1; got nan"),
+        ({"max_gap": 0.0}, "max_gap must be above 0 s; got 0.0"),
+        ({"max_hold": math.nan}, "max_hold must be above 0 s; got nan"),
+        ({"clip_frames": 0}, "clip_frames must be at least 1; got 0"),
+        ({"num_frames": (1, 0)}, r"num_frames must be at least 1; got \[0, 1\]"),
+        ({"workers": 0}, "workers must be at least 1; got 0"),
     ],
 )
 def test_settings_out_of_range(kitchen, tmp_path, change, words):
