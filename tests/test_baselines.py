@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+import toys
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -47,7 +48,7 @@ def listener(seed=0, **options):
 SMALL = [adafuse, stts, listener]
 
 
-class Store:
+class Store(toys.Arrays):
     """A store in memory. The class is told by the colour of the second half of the frames, and by the pitch."""
 
     def __init__(self, clips=16, size=32, seed=0):
@@ -68,18 +69,11 @@ class Store:
             "t.logits": 8 * np.eye(4, dtype=np.float32)[self.labels],
         }
 
-    def __len__(self):
-        return len(self.labels)
-
-    @property
-    def names(self):
-        return list(self.arrays)
-
     def read(self, name, index):
         self.reads += 1
         if self.fail_at is not None and self.reads > self.fail_at:
             raise InterruptedError("killed")
-        return self.arrays[name][index].copy()
+        return super().read(name, index)
 
 
 # --- Golden vectors: what the released code gave for weights and inputs that follow from their names

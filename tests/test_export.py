@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+import toys
 from torch import nn
 
 import egodistill
@@ -72,7 +73,7 @@ def student(seed=0, **arguments) -> EgoDistill:
     return model
 
 
-class Clips:
+class Clips(toys.Arrays):
     """The first of 40 clips in memory, with other colours for the three channels and gravity in the accelerometer."""
 
     def __init__(self, model: EgoDistill, count=12):
@@ -84,16 +85,6 @@ class Clips:
         self.arrays = {f"frames_{frames}": pixels[:count], "imu": imu[:count]}
         self.class_names, self.labels = CLASSES, np.arange(count) % 4
         self.segments = np.arange(count)
-
-    def __len__(self):
-        return len(self.labels)
-
-    @property
-    def names(self):
-        return list(self.arrays)
-
-    def read(self, name, index):
-        return self.arrays[name][index].copy()
 
 
 def inputs(model: EgoDistill, count: int) -> tuple[torch.Tensor, ...]:

@@ -1,4 +1,4 @@
-"""Small students and a store in memory, for tests."""
+"""Small students and stores in memory, for tests."""
 
 import numpy as np
 import torch
@@ -8,7 +8,21 @@ from egodistill import IMU_SAMPLES, EgoDistill
 CLASSES = ["close", "open", "put", "take"]
 
 
-class Store:
+class Arrays:
+    """A store in memory: a subclass sets `arrays`, {name: array}, and `labels`."""
+
+    def __len__(self):
+        return len(self.labels)
+
+    @property
+    def names(self):
+        return list(self.arrays)
+
+    def read(self, name, index):
+        return self.arrays[name][index].copy()
+
+
+class Store(Arrays):
     """A store in memory. The class is told by the frame's colour (pair) and the sign of a ramp in the gyroscope."""
 
     def __init__(self, clips=32, size=32, seed=0, feature_dim=12):
@@ -29,16 +43,6 @@ class Store:
             "t.feature": rng.normal(size=(4, feature_dim)).astype(np.float32)[self.labels],
             "t.logits": (8 * np.eye(4, dtype=np.float32) + rng.normal(0, 0.1, (4, 4)).astype(np.float32))[self.labels],
         }
-
-    def __len__(self):
-        return len(self.labels)
-
-    @property
-    def names(self):
-        return list(self.arrays)
-
-    def read(self, name, index):
-        return self.arrays[name][index].copy()
 
 
 class Named(Store):
