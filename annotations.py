@@ -8,8 +8,8 @@
 
 A *segment* is an annotated part of a video. `read_annotations()` takes all formats: those of EPIC-KITCHENS and Ego4D,
 which are read here; of HD-EPIC and Ego-Exo4D (module `aria_datasets`); and your own table and recordings without labels
-(module `segments`). Their names are here, too. Times are seconds on the video's own clock, the one a player shows: zero
-is the start of the file.
+(module `segments`). This module re-exports their readers. Times are seconds on the video's own clock, the one a player
+shows: zero is the start of the file.
 """
 
 from __future__ import annotations
@@ -82,11 +82,11 @@ def read_annotations(
 ) -> SegmentList:
     """Read annotations of EPIC-KITCHENS, HD-EPIC, Ego4D, Ego-Exo4D or your own table, or recordings without labels.
 
-    The content decides which; a folder, and a table of videos without the column label, are recordings for
-    `read_recordings()`. ``root`` is the folder with the data set's videos and IMU files, by default the folder of the
-    annotations. ``seed`` (None: 0) is for Ego4D's random split and for that of recordings, in place of the one in
+    The content decides which reader is used; a folder, and a table of videos without the column label, are recordings
+    for `read_recordings()`. ``root`` is the folder with the data set's videos and IMU files, by default the folder of
+    the annotations. ``seed`` (None: 0) is for Ego4D's random split and for that of recordings, in place of the one in
     ``windows``. ``root`` and ``min_instances`` (None: the reader's own default) are for the data sets, ``windows`` is
-    for recordings. Raise DataError for these with another kind of annotations. ``audio`` leaves out videos without
+    for recordings. Raise DataError if one is given for another kind of annotations. ``audio`` leaves out videos without
     sound.
 
     >>> from egodistill import annotations
@@ -405,7 +405,7 @@ def _ego4d_actions(where: str, video: dict) -> Iterator[_Action]:
 
 
 def _problem(action: dict, pre: Any, post: Any) -> str | None:
-    """Return the reason why an action cannot be used, or None, by the filter that is usual in public code."""
+    """Return the reason why an action cannot be used, or None; the filter is the usual one of public code."""
     for flag, reason in (
         ("is_rejected", "rejected"),
         ("is_invalid_annotation", "invalid"),

@@ -209,7 +209,7 @@ class VRS:
         entries = stream.read()
         if header[3] != CLASSIC_INDEX or (header[8] and _zstd() is None):
             count = count if header[3] == CLASSIC_INDEX else None
-            # Records follow the index, or end where it begins.
+            # Records come after the index, or end where it begins.
             offsets, records = self._walk(file, first, self.size if first > index else index)
         else:
             entries = self._decompressed(entries, header[7] if header[8] else 0, INDEX_ENTRY.itemsize * count)

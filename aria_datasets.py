@@ -7,8 +7,8 @@
     print(segments[0].imu, segments[0].imu_offset, segments[0].imu_stretch)
 
 Both have their videos as MP4 and the head motion in the glasses' own files (VRS), which have another clock. A table
-beside the videos has the time on that clock of each frame; the line through it is the clock of the segments. `aria`
-reads the samples, and turns them into the axes of the camera.
+beside the videos gives the time of each frame on that clock. A line fitted to it converts IMU times to video times, the
+`imu_offset` and `imu_stretch` of the segments. `aria` reads the samples, and turns them into the axes of the camera.
 
 Neither data set was at hand: the readers were tested on files made in their formats. What had to be inferred about
 them is checked for every video; a video for which it does not hold is left out, with the reason in ``.dropped``.
@@ -52,7 +52,7 @@ Classified = list[tuple[Any, Segment]]  # (class, segment)
 class FrameTimes:
     """The times of a video's frames: ``stamps`` [n] on the glasses' clock in ns, ``seconds`` [n] in the video.
 
-    ``table`` is the file that they come from. ``end`` is where the video ends by this table, in seconds.
+    ``table`` is the file that they come from. ``end`` is the end of the video according to this table, in seconds.
     """
 
     table: str
@@ -94,7 +94,7 @@ def first_file(*paths: Path) -> str | None:
 
 
 def number(where: str, name: str, value: object) -> float:
-    """Return a number of a table, NaN for an empty cell. Raise DataError if it is none."""
+    """Return a cell of a table as a number, NaN if it is empty. Raise DataError if it is not a number."""
     try:
         return float(value if value not in ("", None) else "nan")
     except (TypeError, ValueError, OverflowError) as error:
@@ -118,7 +118,7 @@ class Part(NamedTuple):
 
 
 class Videos:
-    """The recordings of a data set, by video: each is looked for once. ``dropped`` counts segments by reason."""
+    """The recordings of a data set, by video: each is opened once. ``dropped`` counts segments by reason."""
 
     def __init__(self, audio: bool) -> None:
         self.audio = audio
@@ -299,7 +299,7 @@ def _main_action(where: str, row: Mapping[str, Any], column: str, kind: Callable
 
 FPS = 30  # of frame-aligned videos, whose frames are rows of timesync.csv
 LARGEST_ROW = 10**9  # a year
-STEP = 30  # every which row of it is read: a capture has a hundred thousand, and a line needs two
+STEP = 30  # at most every 30th of these rows is read: a capture has a hundred thousand, and a line needs two
 ID = "a word, as ids of Ego-Exo4D are"
 KEYSTEPS = (
     "no keysteps ('segments'), so this is another file of Ego-Exo4D, such as atomic descriptions or a benchmark's "

@@ -1,8 +1,8 @@
-"""What has arrived in a stream: its clock, the samples of each sensor, the frames, and which answers they complete.
+"""The input of a stream as it arrives: its clock, samples of each sensor, frames, and the answers that they complete.
 
 The parts of a `live.Stream`, in the order in which samples and frames meet them: `Clock` (seconds or nanoseconds),
 `Sensor` (order, doubles, jumps), `Schedule` (the grid of answers), `Frames` (which pictures are kept), and `Stats`, in
-which all of them count. None of them knows threads or networks.
+which all of them count. None of them uses threads or networks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Times = float | int | Sequence[float] | Sequence[int] | np.ndarray
 
 RESTART = 1.0  # seconds of samples from the past after which a clock counts as restarted
 ROUNDING = 1e-6  # seconds, as in video.py: a frame at 1/30 s is on screen at 0.0333333
-ON_SCREEN = 0.1  # seconds: a frame that began so long before a place is on screen there, as for `predict()`
+ON_SCREEN = 0.1  # seconds: a frame that began at most so long before a place is on screen there, as for `predict()`
 KEPT_FRAMES = 64  # scaled pictures that are kept at most, times the frames of a clip
 
 
@@ -81,7 +81,7 @@ class Clock:
         self.origin: int | None = None
 
     def seconds(self, times: Times) -> np.ndarray:
-        """Return times as float64 [n]; NaN for those that are no time. Raise EgoDistillError for a change of unit."""
+        """Return times as float64 [n]; NaN for values that are no time. Raise EgoDistillError for a change of unit."""
         try:
             given = np.atleast_1d(np.asarray(times))
         except (ValueError, OverflowError) as error:
@@ -118,11 +118,11 @@ class Clock:
         return float(found[0])
 
     def given(self, seconds: float) -> float | int:
-        """Return a time as the caller counts: float seconds, or an int of nanoseconds."""
+        """Return a time in the caller's unit: float seconds, or an int of nanoseconds."""
         return seconds if self.origin is None else self.origin + round(seconds * 1e9)
 
     def move_origin(self, seconds: float) -> Callable[[np.ndarray], np.ndarray]:
-        """Let nanoseconds count from this time on; return a function that converts times in seconds.
+        """Move the origin of integer times to this time in seconds; return a function that converts earlier results.
 
         Results then do not depend on which sample happened to arrive first. Float seconds stay as they are.
         """
@@ -150,7 +150,7 @@ class Sensor:
         self.times, self.values = np.empty(0), np.empty((0, 3))
         self.first, self.newest = math.inf, -math.inf
         self.held = (np.empty(0), np.empty((0, 3)))
-        self.past: tuple[float, float, int] | None = None  # first, last, number of calls in a row with the past alone
+        self.past: tuple[float, float, int] | None = None  # first, last, number of consecutive calls with only those
 
     def add(self, times: np.ndarray, values: np.ndarray) -> bool:
         """Add samples in any order, times [n] without NaN and values [n, 3]; return whether the clock was restarted."""
@@ -172,7 +172,7 @@ class Sensor:
         return False
 
     def first_ahead(self, times: np.ndarray) -> int:
-        """Return the place in ascending times of the first step of more than `max_jump` ahead."""
+        """Return the index of the first of ascending times that jumps ahead by more than `max_jump`; n if none does."""
         newest = self.newest if math.isfinite(self.newest) else times[0]
         jumps = np.flatnonzero(np.diff(np.maximum(times, newest), prepend=newest) > self.max_jump)
         return int(jumps[0]) if len(jumps) else len(times)
@@ -293,9 +293,9 @@ class Frames:
     """The frames that coming answers may use, in order of time.
 
     "centre": those on screen at the places of `ClipSpec.times()` in a clip, or else those nearest to them, at most
-    `tolerance` away. "newest": the last N of a clip's end, at most `max_age` old. Only the newest picture is kept in
-    its own size; the others are scaled to the model's. So there are at most one picture, and `KEPT_FRAMES * N` scaled
-    ones. Raise EgoDistillError for "centre" and a rule of sampling whose places differ from clip to clip.
+    `tolerance` away. "newest": the last N before a clip's end, at most `max_age` old. Only the newest picture is kept
+    in its own size; the others are scaled to the model's. So there are at most one picture, and `KEPT_FRAMES * N`
+    scaled ones. Raise EgoDistillError for "centre" with a sampling rule whose places differ from clip to clip.
     """
 
     def __init__(self, schedule: Schedule, choice: str, tolerance: float, max_age: float, stats: Stats) -> None:
@@ -368,7 +368,8 @@ class Frames:
     def nearest(self, number: int) -> list[Frame | None]:
         """Return the frame for each place of an answer's clip; None without one within `tolerance`.
 
-        A camera that runs has one on screen, and `predict()` takes that. A slower one has the nearest.
+        A frame that began at most `ON_SCREEN` seconds before a place is on screen there: take it, as `predict()` does.
+        Without one, because the camera is slower, take the nearest.
         """
         times = np.array([frame.time for frame in self.kept])
         found: list[Frame | None] = []
@@ -393,7 +394,7 @@ class Frames:
         return list(dict.fromkeys(frame for frame in found if frame is not None))
 
     def scale_newest(self) -> None:
-        """Scale the last picture if the next answer will use it: with "newest", where it may not be replaced before."""
+        """Scale the newest picture ahead of time. Only with "newest": with "centre", a later one may replace it."""
         if self.choice == "newest" and self.kept:
             self.scale(self.kept[-1])
 

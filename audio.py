@@ -53,7 +53,8 @@ def audio_at(
 ) -> Iterator[tuple[int, np.ndarray | None]]:
     """Decode a video's sound in one pass: yield (index into ``starts``, mono float32 samples at 16 kHz).
 
-    Excerpts come in the order of their starts; one of which more than 5 % is missing is None. Raise VideoError.
+    Excerpts come in the order of their starts; one of which more than 5 % is missing is None. Raise VideoError
+    for a video that cannot be read or has no sound, ValueError for times that are not finite.
     """
     if not np.isfinite(starts).all():
         raise ValueError(f"{video}: the times contain NaN or infinity")
@@ -90,7 +91,7 @@ def audio_at(
 
 
 class Decoder:
-    """Decode sound as mono at AUDIO_RATE. Samples are counted from the frame after the last gap."""
+    """Decode sound as mono at AUDIO_RATE. Sample numbers are counted anew from the first frame after each gap."""
 
     def __init__(self, container: av.container.InputContainer, stream: av.audio.stream.AudioStream) -> None:
         self.container, self.stream, self.zero = container, stream, clock_zero(container)
@@ -99,7 +100,7 @@ class Decoder:
         self.given = 0  # samples that it has returned since
 
     def seek(self, seconds: float) -> bool:
-        """Seek to a time; return whether the container can."""
+        """Seek to a time in seconds; return False if the container cannot seek."""
         try:
             self.container.seek(math.floor((seconds + self.zero) / self.stream.time_base), stream=self.stream)
         except av.error.FFmpegError:
@@ -107,7 +108,7 @@ class Decoder:
         return True
 
     def pieces(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the sound from here on: number of the first sample since the video's zero, samples."""
+        """Yield the sound from here on in pieces: (number of the first sample, from the video's zero; samples [n])."""
         self.resampler = None
         for packet in demux(self.container, self.stream):
             try:

@@ -362,7 +362,7 @@ class AdaFuse(Baseline):
             upb = upb - downstream * second / 1e9
             real = real - (upstream * first + downstream * second) / 1e9
         spent = torch.stack([upb, real])
-        # Without training, extra_loss() does not take it; a stored graph would keep memory and prevent copies.
+        # In evaluation nothing calls extra_loss(), and a stored graph would hold memory and prevent copies.
         self.spent = spent if self.training else spent.detach()
 
     def gflops(self) -> Gflops:
@@ -628,14 +628,20 @@ class STTS(Baseline):
         return student.Output(feature, self.head(self.dropout(feature)))
 
     def select_times(self, x: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, tuple[int, int, int]]:
-        """Return the best temporal tokens in order, and their grid; scores use mean and maximum over the frame."""
+        """Return the tokens [B, 1 + S', C] of the best times, in order, and their grid.
+
+        The score of a time uses the mean and the maximum of its tokens.
+        """
         maps = x[:, 1:].unflatten(1, (grid[0], -1))
         scores = self.time_scorer(torch.cat([maps.mean(2), maps.amax(2)], dim=2))
         tokens = self.select("time", x[:, 1:], scores, self.time_table, self.keep_times)
         return torch.cat([x[:, :1], tokens], dim=1), (self.keep_times, *grid[1:])
 
     def select_window(self, x: Tensor, grid: tuple[int, int, int]) -> tuple[Tensor, tuple[int, int, int]]:
-        """Return the best window of each frame, and the grid; a window's score is the mean of its tokens' scores."""
+        """Return the tokens [B, 1 + S', C] in the best window of each time, and their grid.
+
+        The score of a window is the mean of its tokens' scores.
+        """
         tokens = x[:, 1:].unflatten(1, (grid[0], -1)).flatten(0, 1)
         scores = self.space_scorer(tokens).view(-1, 1, *grid[1:])
         scores = F.avg_pool2d(scores, self.window, self.window_stride).flatten(1)
@@ -704,9 +710,9 @@ def perturbed_topk(
     Row j is the share of `samples` noisy scores x + sigma * noise in which each candidate is the j-th, by index, of
     the k best; noise is standard normal [B, samples, d]. Its gradient (Cordonnier et al., "Differentiable Patch
     Selection for Image Recognition", CVPR 2021) is estimated from the same samples: the derivative of the mean of
-    f(x + sigma Z) by x_c is the mean of f(x + sigma Z) Z_c / sigma. `jacobian="full"` computes it for all pairs;
-    "diagonal", as released, drops pairs of different candidates. Without noise (sigma <= 1e-20) rows are one-hot and
-    the gradient is zero. Raise BaselineError for another `jacobian`, or a k that is not from 1 to d.
+    f(x + sigma Z) with respect to x_c is the mean of f(x + sigma Z) Z_c / sigma. `jacobian="full"` computes it for all
+    pairs; "diagonal", as released, drops pairs of different candidates. Without noise (sigma <= 1e-20) rows are one-hot
+    and the gradient is zero. Raise BaselineError for another `jacobian`, or a k that is not from 1 to d.
 
     >>> import torch
     >>> from egodistill import baselines

@@ -179,7 +179,7 @@ def inputs_of(model: Model) -> tuple[str, ...]:
 
 
 def note_clips(model: Model, store: Store, names: Sequence[str]) -> None:
-    """Keep in `model.noted_clips` what the model itself does not say about its clips, as in the first store it read."""
+    """Set `model.noted_clips`: fields of the clips that the model leaves open, from the first store that it reads."""
     spec = clips.spec_of(model)
     if hasattr(model, "noted_clips") or None not in vars(spec).values():
         return
@@ -208,7 +208,7 @@ def clip_spec_of(model: Model) -> clips.ClipSpec:
 
 
 def as_output(model: Model, output: Any, num_classes: int | None = None) -> Output:
-    """Return what a model returned as an `Output`: any pair of feature [B, D] and logits [B, C] will do.
+    """Return the output of a model, any pair of feature [B, D] and logits [B, C], as an `Output`.
 
     Raise EgoDistillError for anything else, and if C is not `num_classes`.
 
@@ -293,7 +293,7 @@ def stored_axes(store: Store) -> str:
 
 
 def stored_spec(store: Store, name: str) -> clips.ClipSpec:
-    """Return the spec of an array: the store's, or for a store without specs what the shape of frames shows."""
+    """Return the spec of an array: the store's, or without specs the number and size of frames by the array's shape."""
     specs = getattr(store, "specs", {})
     if name in specs:
         return specs[name]
@@ -306,7 +306,7 @@ def stored_spec(store: Store, name: str) -> clips.ClipSpec:
 
 
 def input_specs(model: Model, spec: clips.ClipSpec) -> dict[str, clips.ClipSpec]:
-    """Return {input: spec} for a model whose clips have this spec. Raise EgoDistillError for inputs of a store alone.
+    """Return {input: spec} for a model whose clips have this spec. Raise EgoDistillError for inputs of other kinds.
 
     >>> from egodistill import EgoDistill, batches
     >>> student = EgoDistill.load("student.pt")
@@ -466,9 +466,9 @@ def read(
 ) -> Iterator[tuple[dict[str, Tensor], float]]:
     """Yield batches of these rows of the store, with the seconds waited for each; a thread reads the next batch ahead.
 
-    A batch holds the arrays `names`, "label" [b] and "row" [b] (on the CPU). `pick` selects the rows of a batch that
-    are read. `change` modifies a batch in place, on the CPU, in the thread that reads. Raise DataError, which names
-    the clips, for a value that is not finite.
+    A batch holds the arrays `names` and "label" [b] on the device, and "row" [b] on the CPU. `pick` selects the rows of
+    a batch that are read. `change` modifies a batch in place, on the CPU, in the thread that reads. Raise DataError,
+    which names the clips, for a value that is not finite.
 
     >>> import torch
     >>> from egodistill import batches, data

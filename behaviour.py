@@ -1,4 +1,4 @@
-"""What the wearers of the rendered world do: things and verbs, acts, motion of the head, readings of the sensor.
+"""Behaviour of the wearers in the rendered world: things and verbs, acts, motion of the head, readings of the sensor.
 
     from egodistill import behaviour
 
@@ -46,7 +46,7 @@ HEAD_BOB = (0.3, 2.0)  # degrees, of cyclic acts, for strokes of 6.5 cm
 
 @dataclass(frozen=True)
 class Thing:
-    """What is done with one thing: two verbs, or one.
+    """A thing of the rendered world, and what is done with it: two verbs, or one.
 
     ``follow`` is the share of acts in which the head moves with the hand, ``turn`` the direction (left, down) in which
     it then turns during the first verb of a reversal pair, ``heard`` the share of acts whose verb can be heard.
@@ -78,7 +78,7 @@ class Thing:
     turn: tuple[float, float] = (0.0, 0.0)
 
 
-# Two pairs and one single act turn the head left or down in the same way, so head motion alone does not tell the thing.
+# Two pairs and one single act turn the head left or down in the same way: head motion alone does not show the thing.
 THINGS = (
     Thing("cupboard", "reversal", ("cupboard", 3), (("open", 3), ("close", 4)), 1.0, 0.5, (1.0, 0.0)),
     Thing("plate", "reversal", ("plate", 2), (("take", 0), ("put", 1)), 1.0, 0.5, (-0.94, 0.34)),
@@ -106,13 +106,13 @@ EPIC_SHARES = {"reversal": 0.64, "cyclic": 0.18, "single": 0.18}  # of the acts 
 
 
 def bounds(coupling: float = 1.0, things: Sequence[str] | None = None) -> dict[str, float]:
-    """Return the best possible accuracies, 0 to 1, over equally frequent verbs of things (`Thing.look`), or of all.
+    """Return {inputs: best possible accuracy, 0 to 1} if the verbs of these things are equally frequent.
 
-    One frame tells the thing, hence the verb of a single act, and nothing about the verb of a pair. Head motion tells
-    it in the share of acts that the head follows (``coupling`` scales it), sound in the share that can be heard; in the
-    others one has to guess. Whatever else an input might tell is estimated by `benchmarks/ceilings.py`: one
-    frame tells 52 % of the cyclic verbs, because a head that follows with a lag is further from a fast hand than from a
-    slow one.
+    ``things`` are values of `Thing.look`; None: all. One frame shows the thing, hence the verb of a single act, and
+    nothing about the verb of a pair. Head motion shows that in the share of acts that the head follows (``coupling``
+    scales it), sound in the share that can be heard; in the others one has to guess. Whatever else an input might
+    reveal is estimated by `benchmarks/ceilings.py`: one frame is enough for 52 % of the cyclic verbs, because a head
+    that follows with a lag is further from a fast hand than from a slow one. Raise EgoDistillError for unknown things.
 
     >>> from egodistill import behaviour
     >>> for inputs, accuracy in behaviour.bounds().items():
@@ -142,7 +142,7 @@ def verbs_of(things: Sequence[str] | None) -> list[int]:
 
 
 def wrong_verb(verb: int, rng: np.random.Generator, verbs: Sequence[int] = range(len(VERBS))) -> int:
-    """Return a wrong one of ``verbs``, as annotators choose it: of the pair, of the same looks, or any other."""
+    """Return a wrong one of ``verbs``, as annotators choose it: the other of the pair, a lookalike, or any other."""
     thing, which = ACTIONS[verb]
     partner = ACTIONS.index((thing, 1 - which)) if len(THINGS[thing].verbs) > 1 else None
     (alike,) = (VERBS.index(b if a == VERBS[verb] else a) for a, b in LOOKALIKES if VERBS[verb] in (a, b))
@@ -171,7 +171,7 @@ def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 @dataclass(frozen=True)
 class Stroke:
-    """The path of a cyclic act: an ellipse that is not run through evenly, with a drifting rate and pauses.
+    """The path of a cyclic act: an ellipse traversed at uneven speed, with a drifting rate and pauses.
 
     >>> import numpy as np
     >>> from egodistill import behaviour
@@ -194,7 +194,7 @@ class Stroke:
     def path(self, t: np.ndarray) -> np.ndarray:
         """Return the displacement [n, 2], left and up in metres, at the times ``t`` from the act's centre."""
         own = t.astype(np.float64)
-        for middle, length in self.pauses:  # The own clock of the strokes stands still in the middle of a pause.
+        for middle, length in self.pauses:  # The strokes' own clock stops in the middle of a pause.
             own = own - length * minimum_jerk((t - middle) / (1.875 * length) + 0.5)
         cycles = self.rate * own
         for size, hertz, phase in self.drift:  # the integral of rate * size * cos(2 pi hertz t + phase)
@@ -253,22 +253,22 @@ class Act:
 
     @property
     def kind(self) -> str:
-        """Kind of the thing, of `KINDS`."""
+        """Return the kind of the thing, one of `KINDS`."""
         return THINGS[self.thing].kind
 
     @property
     def verb(self) -> int:
-        """Index of the verb in `VERBS`."""
+        """Return the index of the verb in `VERBS`."""
         return ACTIONS.index((self.thing, int(self.second)))
 
     @property
     def start(self) -> float:
-        """When the act truly begins (s)."""
+        """Return when the act truly begins (s)."""
         return self.centre + self.offset - self.duration / 2
 
     @property
     def stop(self) -> float:
-        """When the act truly ends (s)."""
+        """Return when the act truly ends (s)."""
         return self.centre + self.offset + self.duration / 2
 
     def own_time(self, t: np.ndarray) -> np.ndarray:
@@ -413,7 +413,7 @@ def draw_acts(
                 azimuth=azimuth,
                 pitch=wearer.gaze + rng.normal(0.0, math.radians(2)),
                 # An even number of frame intervals, so that the centre of the annotation is a frame's time; and at most
-                # a clip, since the second half of a longer segment would be a clip whose middle frame tells the verb.
+                # a clip, since the second half of a longer segment would be a clip whose middle frame shows the verb.
                 length=2 * min(21, max(4, round(duration * rng.uniform(0.9, 1.1) * FRAME_RATE / 2))) / FRAME_RATE,
                 appearance=int(rng.integers(2**31)),
                 stroke=draw_stroke(bool(second), rng) if thing.kind == "cyclic" else None,
@@ -432,7 +432,7 @@ TURN = 0.4  # seconds in which the head turns to the next station
 
 
 class Glance(NamedTuple):
-    """A turn of the head that has nothing to do with the act, and back."""
+    """A turn of the head to somewhere else and back, unrelated to the act."""
 
     start: float  # s
     ramp: float  # s
@@ -507,7 +507,7 @@ class HeadMotion:
         return np.stack([aim[0] + sway[0], aim[1] + sway[1], sway[2], *place])
 
     def sway(self, t: np.ndarray) -> np.ndarray:
-        """Return the motion that has nothing to do with acts, [6, n]: yaw, pitch, roll (rad), left, forward, up (m)."""
+        """Return the motion unrelated to acts, [6, n]: yaw, pitch, roll (rad), left, forward, up (m)."""
         found = np.zeros((6, t.size))
         for k in range(self.frequency.shape[1]):
             angle = 2 * math.pi * self.frequency[:, k, None] * t + self.phase[:, k, None]
@@ -540,10 +540,10 @@ class HeadMotion:
         return np.einsum("nij,ni->nj", here, acceleration), rate / 2
 
     def readings(self, duration: float, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return what the wearer's sensor writes in ``duration`` seconds: (times [n] in s, values [n, 3]), twice.
+        """Return (times [n] in s, values [n, 3]) of the wearer's accelerometer and gyroscope for ``duration`` seconds.
 
-        First the specific force, then the angular rate. The two have their own times, as in EPIC-KITCHENS; white noise,
-        a bias per recording that drifts, factors per axis, and a clock of their own.
+        Values are specific force in m/s2 and angular rate in rad/s, with white noise, a bias per recording that drifts,
+        and factors per axis. Each sensor has its own times, as in EPIC-KITCHENS; both are on the sensor's own clock.
         """
         offset, factor = self.wearer.clock
         found = []
@@ -560,7 +560,7 @@ class HeadMotion:
 
 
 def spans(t: np.ndarray, begin: float, end: float) -> tuple[slice, slice]:
-    """Return where ascending times lie between two others, and where after them."""
+    """Return the slices of ascending times from ``begin`` to ``end``, and after ``end``."""
     first, last = np.searchsorted(t, [begin, end])
     return slice(first, last), slice(last, None)
 

@@ -276,7 +276,7 @@ def _stamps(path: str | os.PathLike, lines: list[str], names: list[str]) -> np.n
 # --- Telemetry in videos, by a package -------------------------------------------------------------------------------
 
 INSTALL = "pip install telemetry-parser"
-MOST_EMPTY = 0.1  # share of the rows without a sensor: with more, its samples are in the rows of other times
+MOST_EMPTY = 0.1  # largest share of rows that may lack a sensor; beyond it, the times of its samples are unknown
 
 
 def has_telemetry(path: str | os.PathLike) -> bool:
@@ -334,7 +334,7 @@ def read_telemetry(path: str | os.PathLike) -> Log:
 
 
 def _parser(path: str | os.PathLike) -> Any:
-    """Return a video's telemetry_parser.Parser, None if it is of a GoPro or no regular file.
+    """Return a video's telemetry_parser.Parser; None for a GoPro's video and for a path that is no regular file.
 
     Raise CameraError if the package is missing, or does not know the file.
     """
@@ -351,7 +351,7 @@ def _parser(path: str | os.PathLike) -> Any:
 
 
 def _answer(path: str | os.PathLike, call: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function of telemetry-parser. Raise CameraError for its errors; what it calls a panic is no Exception."""
+    """Call a function of telemetry-parser. Raise CameraError for its errors, including panics of its Rust code."""
     try:
         return call(*arguments)
     except BaseException as error:

@@ -173,9 +173,10 @@ class SizeLimit:
 
 @contextlib.contextmanager
 def limited_size(size: int, count: int) -> Iterator[None]:
-    """Limit the models that are built to ``count`` parameters and buffers of ``size`` bytes in total, those of a file.
+    """Limit a model built in the block to the parameters and buffers of a file, ``count`` of ``size`` bytes in total.
 
-    Each is counted before its memory is written to. Raise EgoDistillError, in the constructor, for more.
+    `SPARE_TENSORS` and `SPARE_BYTES` come on top. Each tensor is counted before its memory is written to. Raise
+    EgoDistillError, in the constructor, for more.
     """
     limit = SizeLimit(size, count)
     hooks = [
@@ -289,7 +290,8 @@ def shorten(names: Sequence[str], count: int = 5) -> str:
 def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     """Write a dict of tensors and plain values atomically. Raise EgoDistillOSError if the file cannot be written.
 
-    Numpy numbers, strings and arrays become those, and lists, of Python: a file with them could not be read again.
+    Numpy numbers, strings and arrays are converted to Python's numbers, strings and lists, because `read_checkpoint()`
+    cannot read them.
 
     >>> import torch
     >>> from egodistill import checkpoints
@@ -310,7 +312,7 @@ def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> Non
 
 
 def plain(content: Any) -> Any:
-    """Replace numpy numbers, strings and arrays in dicts, lists and tuples by those, and lists, of Python."""
+    """Replace numpy numbers, strings and arrays in dicts, lists and tuples by Python's numbers, strings and lists."""
     if isinstance(content, Mapping):
         return {name: plain(value) for name, value in content.items()}
     if type(content) in (list, tuple):
@@ -348,8 +350,8 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
 def check_archive(path: str | os.PathLike, compression: int = 1) -> None:
     """Raise EgoDistillError if a path is not a regular file, or a zip archive with damaged or compressed entries.
 
-    torch does not compare checksums, and writes no compressed entries: a small file could fill the memory. With
-    `compression` above 1, entries may be compressed to that part of their size, on average.
+    torch does not compare checksums. It writes no compressed entries, and a small file of them could fill the memory.
+    With `compression` above 1, they are allowed if they unpack to at most so many times the size of the file.
     """
     try:
         mode = os.stat(path).st_mode
@@ -408,14 +410,16 @@ def read_checkpoint(path: str | os.PathLike, expected: str) -> dict[str, Any]:
 class Layout:
     """The names of one network's weights in one code base; the networks' modules keep these as plain data.
 
+    network      The class of the network.
     source       The code base.
-    marker       Pattern that matches the start of a key that only this layout has.
+    marker       Pattern that matches the start of a key that no later layout in the list has; see `find_layout()`.
     rules        (pattern, replacement), applied in order, which turn its keys into ours.
     ignored      Pattern that matches whole keys that are not weights.
     joined       {ours: theirs}: parts of keys whose tensors are concatenated along the first dimension.
     dimensions   {our key: n}: tensors that get leading dimensions of 1 up to n.
     axes         {pattern of our keys: dimensions}: the order of their dimensions here; those left out must be 1.
-    ones         {end of our key: end of another}: tensors of ones that it leaves out, of the shape of the other.
+    ones         {end of our key: end of another key}: weights that the layout leaves out; they are ones, in the shape
+                 of the other.
     """
 
     network: type[nn.Module]
@@ -477,7 +481,10 @@ def is_numeric(value: Any) -> bool:
 
 
 def read_caffe2(path: str, unsafe_pickle: bool) -> Any:
-    """Return the content of a Caffe2 file, a Python pickle from which only numpy arrays are read."""
+    """Return the content of a Caffe2 file, a Python pickle from which only numpy arrays are read.
+
+    Raise EgoDistillError without `unsafe_pickle`, and for a damaged file.
+    """
     if not unsafe_pickle:
         raise EgoDistillError(
             f"{path} is a Caffe2 file, a Python pickle, and reading a pickle can run any code. If you trust its "
@@ -496,7 +503,7 @@ class FlaxUnpickler(ArrayUnpickler):
 
 
 def is_plain_pickle(path: str) -> bool:
-    """Return whether a file is a pickle, and not one in torch's old format, which begins with a number of its own."""
+    """Return whether a file is a pickle, and not one in torch's old format, which begins with a magic number."""
     head = first_bytes(path)
     return head[:1] == b"\x80" and pickle.encode_long(torch.serialization.MAGIC_NUMBER) not in head
 
@@ -549,6 +556,8 @@ def find_layout(state: Mapping[str, Any], layouts: Iterable[Layout], source: str
 
 def rename(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     """Return the weights with our keys, {our key: key in `state`}, and the keys that are not weights.
+
+    Raise EgoDistillError if two keys are the same weight.
 
     >>> import torch
     >>> from egodistill import checkpoints, teachers

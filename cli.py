@@ -176,8 +176,8 @@ def let_threads_sleep() -> None:
 
     By default a waiting thread spins for milliseconds and takes its core from the thread that it waits for. Beside busy
     programs, a training took 1.6 to 3.3 times as long; on a quiet Xeon, threads that sleep cost up to a fifth
-    (`benchmarks/busy.py`). torch's OpenMP library on Linux reads the variable when torch is imported. What the user's
-    environment says counts.
+    (`benchmarks/busy.py`). torch's OpenMP library on Linux reads the variable when torch is imported. A setting in the
+    user's environment is kept.
     """
     decided = "torch" in sys.modules or "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ
     if not decided and files.other_programs_run():

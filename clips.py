@@ -197,7 +197,7 @@ def _is_positive(value: Any) -> bool:
 
 
 def read_axes(text: str) -> tuple[str, np.ndarray | None]:
-    """Return the name of axes and the turn into them, as `cameras.axes_and_turn()`. Raise DataError."""
+    """Return what `cameras.axes_and_turn()` returns: the name of axes, and the turn into them. Raise DataError."""
     try:
         return cameras.axes_and_turn(text)
     except cameras.CameraError as error:
@@ -330,7 +330,7 @@ class Recording:
     zero_accel: bool = False
     imu_axes: str = "gopro"
 
-    def __post_init__(self) -> None:  # paths and numpy numbers are welcome
+    def __post_init__(self) -> None:  # convert paths and numpy numbers
         read_axes(self.imu_axes)
         imu = self.imu
         if isinstance(imu, (tuple, list)):
@@ -386,9 +386,10 @@ class Recording:
 
 
 def tables_beside(path: Path) -> Recording | None:
-    """Return the recording of a video with its IMU beside it; None without.
+    """Return the recording of a video with its IMU beside it; None if there is no IMU.
 
-    The IMU is NAME-accl.csv and NAME-gyro.csv, or NAME.csv if its header is that of an IMU table.
+    The IMU is NAME-accl.csv and NAME-gyro.csv, or NAME.csv if its header is that of an IMU table. Raise DataError if
+    this table cannot be read.
     """
     pair = tuple(path.with_name(f"{path.stem}-{sensor}.csv") for sensor in ("accl", "gyro"))
     if all(table.is_file() for table in pair):
@@ -484,8 +485,8 @@ def open_recording(
 
     Without `imu`, the functions in `READERS` are called in turn, and the first recording that one returns is used; if
     none does, the IMU is telemetry inside the video. The other arguments are the fields of `Recording`; `imu_offset`
-    and `imu_stretch` are applied on top of a reader's own, and `imu_axes` take the place of its own. A `Recording` is
-    returned unchanged. Raise DataError if other arguments come with it.
+    and `imu_stretch` are applied on top of a reader's own, and `imu_axes` other than "gopro" replace its own. A
+    `Recording` is returned unchanged. Raise DataError if other arguments come with one, and what a reader raises.
 
     A camera of your own is one more reader, which `prepare()`, `check()` and `predict()` then use for videos without
     IMU files. This one finds NAME.txt beside NAME.mp4:
@@ -516,7 +517,7 @@ def open_recording(
         return Recording(path, imu, **given)
     return dataclasses.replace(
         found,
-        imu=found.imu or found.video,  # named, so that segments of it are not opened, and its clock applied, again
+        imu=found.imu or found.video,  # named: or its segments would be opened again, and its clock applied twice
         imu_offset=imu_offset + imu_stretch * found.imu_offset,
         imu_stretch=imu_stretch * found.imu_stretch,
         wearer=wearer or found.wearer,
@@ -627,7 +628,7 @@ def decode_clips(
 
 @dataclasses.dataclass
 class _Decoding:
-    """One pass over a recording, which puts clips together from pieces: frames, sounds, windows of the IMU."""
+    """One pass over a recording that assembles clips from pieces: frames, sounds, windows of the IMU."""
 
     recording: Recording
     starts: Mapping[int, float]

@@ -65,12 +65,12 @@ def positive_seconds(text: str) -> float:
 
 
 def keyword_arguments(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Return those of some options that are not None as keyword arguments; the others keep the function's defaults."""
+    """Return the options that are not None as keyword arguments; the others keep the defaults of the function."""
     return {name: value for name in names if (value := getattr(arguments, name)) is not None}
 
 
 def given_flags(arguments: argparse.Namespace, *names: str) -> list[str]:
-    """Return those of these options that were given, as on the command line."""
+    """Return those of these options that were given, as flags, such as "--max-gap"."""
     return [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) not in (None, False)]
 
 
@@ -181,7 +181,7 @@ def run_segments(a: argparse.Namespace) -> None:
 
 
 def print_overlaps(segments: Sequence[data.Segment], indent: str = "") -> None:
-    """Print how many segments show what one of another split shows; a test on such would be too easy."""
+    """Print how many segments overlap one of another split; testing on such segments would be too easy."""
     if pairs := overlapping_splits(segments):
         (one, other), count = pairs[0], "1 segment overlaps" if len(pairs) == 1 else f"{len(pairs):,} segments overlap"
         print(
@@ -191,7 +191,7 @@ def print_overlaps(segments: Sequence[data.Segment], indent: str = "") -> None:
 
 
 def hours_of(segments: Sequence[data.Segment]) -> float:
-    """Return the hours of video in segments; what several of them share counts once."""
+    """Return the hours of video in segments; parts that several segments share count once."""
     seconds = 0.0
     ends: dict[str, float] = {}
     for segment in sorted(segments, key=lambda segment: segment.start):
@@ -201,7 +201,7 @@ def hours_of(segments: Sequence[data.Segment]) -> float:
     return seconds / 3600
 
 
-# {command: patterns that tell an earlier result of the same kind}. Such a file is replaced without --overwrite.
+# {command: patterns that identify an earlier result of the same kind}. Such a file is replaced without --overwrite.
 RESULT_MARKS = {
     "check": (b"video,imu_offset",),
     "finetune": (b"egodistill model",),
@@ -220,7 +220,7 @@ def overwrite_option(parser: argparse.ArgumentParser) -> None:
 
 
 def check_outputs(arguments: argparse.Namespace) -> None:
-    """Raise DataError if what a command is to write must not replace what is there; see `files.check_output()`."""
+    """Raise DataError if a command would write over a file that it must not replace; see `files.check_output()`."""
     given = {
         name: value for name, value in vars(arguments).items() if name not in ("out", "markdown", "command", "words")
     }
@@ -271,7 +271,7 @@ def imu_option(parser: argparse.ArgumentParser, more: str = "") -> None:
 
 
 def axes(text: str) -> str:
-    """Return the value of --imu-axes. Raise ArgumentTypeError for one that is no turn and no name."""
+    """Return the value of --imu-axes. Raise ArgumentTypeError unless it is a turn or a name."""
     try:
         clips.read_axes(text)
     except DataError as error:
@@ -280,7 +280,7 @@ def axes(text: str) -> str:
 
 
 def axes_option(parser: argparse.ArgumentParser) -> None:
-    """Add --imu-axes; None: those that the recordings say, or a GoPro's."""
+    """Add --imu-axes; None stands for the axes that the recordings name, or a GoPro's."""
     text = (
         "axes of the IMU samples: the turn that makes them a GoPro's, such as XZy, as `egodistill check` finds it (the "
         "columns that point left, to the user and up, small letters for the opposite), or a name for other axes "
@@ -301,7 +301,7 @@ def report_notes(recording: clips.Recording) -> None:
 
 
 def recordings_to_check(a: argparse.Namespace) -> dict[str, str | data.Recording]:
-    """Return what `check` is to look at: videos, folders of a Neon, or the recordings of a table, by their names."""
+    """Return what `check` examines, {name: path or recording}: videos, folders of a Neon, recordings of a table."""
     sources: dict[str, str | data.Recording] = {}
     for name in a.videos:
         if name.lower().endswith(".csv") and is_list_of_recordings(first_line(Path(name))):
@@ -335,7 +335,7 @@ def run_check(a: argparse.Namespace) -> None:
             if a.imu_axes:
                 recording = dataclasses.replace(recording, imu_axes=a.imu_axes)
             found = recordings.check(recording, offset=not a.no_offset, **search)
-        except (DataError, VideoError) as error:  # the others of a long list follow
+        except (DataError, VideoError) as error:  # continue with the other recordings
             found = recordings.Check(video, problem=str(error))
         print(found.row())
         unusable += found.problem is not None
@@ -433,7 +433,7 @@ def run_transcode(a: argparse.Namespace) -> None:
         raise ValueError(f"two videos have the same file name, so their copies in {out} would too; use two folders")
     rows, failures = [], []
     for video, copy in copies.items():
-        is_itself = copy.exists() and Path(video).exists() and copy.samefile(video)  # an error of transcode()
+        is_itself = copy.exists() and Path(video).exists() and copy.samefile(video)  # transcode() raises
         if copy.exists() and not is_itself and not a.overwrite:
             print(f"{copy} already exists; --overwrite replaces it")
             continue

@@ -1,4 +1,4 @@
-"""Compare methods on the same test segments: which of them each run has right, and differences with 95 % intervals.
+"""Compare methods on the same test segments: which segments each run has right, and differences with 95 % intervals.
 
     from egodistill import contrasts
 
@@ -44,7 +44,7 @@ SEGMENTS_FILE = "segments.json"
 
 @dataclass(frozen=True)
 class Outcome:
-    """Which test segments one run has right.
+    """The result of one run: for each test segment, whether it is right.
 
     name      For messages.
     seed      Of the training; runs of two methods are paired by it.
@@ -73,6 +73,8 @@ class Outcome:
 
 def split_by_wearer(values: ArrayLike, wearers: Sequence[str]) -> dict[str, np.ndarray]:
     """Return {wearer: values of this wearer}, in the order of `values` [S]; wearers are sorted.
+
+    Raise EgoDistillError if there is not one wearer per value.
 
     >>> from egodistill import contrasts
     >>> contrasts.split_by_wearer([1, 2, 3], ["b", "a", "b"])
@@ -120,7 +122,7 @@ def unpack(record: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def segments_record(store: Any) -> dict[str, Any]:
-    """Return what ``segments.json`` says of the segments of a `data.ClipStore`: ids, wearers, classes, and a digest.
+    """Return the content of ``segments.json`` for the segments of a `data.ClipStore`: ids, wearers, classes, a digest.
 
     >>> from egodistill import contrasts, data
     >>> record = contrasts.segments_record(data.ClipStore("store").split("test"))
@@ -176,7 +178,7 @@ def accuracy(
 ) -> Interval:
     """Return the accuracy of a method in %, with its interval over the seeds and wearers of its outcomes.
 
-    Each wearer has equal weight. With ``groups``, {name: class names}, only segments of these classes count, all alike.
+    Each wearer has equal weight. With ``groups``, {name: class names}, only segments of these classes count, equally.
     With ``weights`` too, {name: weight}, the accuracy on a wearer is the weighted mean of the accuracies of the groups;
     weights are divided by their sum. Raise EgoDistillError if the outcomes are of different segments, if a seed occurs
     twice, if a wearer has no segment of a group, if the classes are unknown, and for one seed with one wearer.

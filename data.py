@@ -113,7 +113,7 @@ __all__ = [
 
 
 def find_clips(segments: Sequence[Segment], workers: int) -> list[tuple[int, float]]:
-    """Return the index of the segment and the start of each clip; ``workers`` threads read the videos' durations."""
+    """Return (index of its segment, start in seconds) of each clip; ``workers`` threads read the videos' durations."""
     videos = sorted({segment.video for segment in segments})
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         durations = dict(zip(videos, pool.map(_duration, videos), strict=True))
@@ -121,7 +121,7 @@ def find_clips(segments: Sequence[Segment], workers: int) -> list[tuple[int, flo
     for i, segment in enumerate(segments):
         try:
             starts = clip_starts(segment.start, segment.stop, durations[segment.video])
-        except DataError:  # add its clips all the same: they fail when they are decoded, with this reason
+        except DataError:  # still add its clips: they fail when they are decoded, with this reason
             starts = clip_starts(segment.start, segment.stop, math.inf)
         clips += [(i, start) for start in starts]
     return clips
@@ -135,7 +135,7 @@ def _duration(video: str) -> float:
 
 
 def find_imu(recording: Recording) -> Recording:
-    """Return a recording, one without IMU files with what the readers of recordings find for its video.
+    """Return the recording; if it names no IMU, add what `open_recording()` finds for its video.
 
     Raise DataError or VideoError for a recording that cannot be opened.
     """
@@ -146,9 +146,9 @@ def find_imu(recording: Recording) -> Recording:
 
 
 def name_imu_files(segments: Iterable[Segment]) -> list[Segment]:
-    """Return the segments, those without IMU files with what the readers of recordings find for their video.
+    """Return the segments; those that name no IMU get what `find_imu()` finds for their video.
 
-    It is written into the store, so that every process of `prepare()` reads the same recording. A recording that cannot
+    The store records the result, so that every process of `prepare()` reads the same recording. A recording that cannot
     be opened stays as it is: `fill()` tries again, and its clips fail with the reason.
     """
     found: dict[Recording, Recording] = {}
@@ -167,7 +167,7 @@ def name_imu_files(segments: Iterable[Segment]) -> list[Segment]:
 
 
 def clip_specs(settings: Mapping[str, Any], imu_axes: str = "gopro") -> dict[str, ClipSpec]:
-    """Return the spec of each array for these settings of `prepare()`; `imu_axes` is the name of all samples' axes."""
+    """Return the spec of each array for these settings of `prepare()`; `imu_axes` names the axes of the IMU samples."""
     plain = {name: settings[name] for name in ("exact", "tolerance")} | {"size": settings["frame_size"]}
     frames = [
         ClipSpec(frames=count, sampling=rule, seed=settings["seed"] or 0, **plain)
@@ -197,7 +197,7 @@ def _class_names(segments: Sequence[Segment], class_names: Sequence[str] | None)
 
 
 def _check_settings(settings: Mapping[str, Any], workers: int | None, max_bad: float) -> None:
-    """Raise DataError if a setting of `prepare()` is out of range, and name it."""
+    """Raise DataError, which names the setting, if one of `prepare()` is out of range."""
     given = {**settings, "workers": workers, "max_bad": max_bad}
     ranges = {
         "at least 1": (("num_frames", "frame_size", "clip_frames", "clip_size", "workers"), lambda value: value >= 1),
@@ -301,14 +301,14 @@ def prepare(
       of read_imu
     - ``audio`` float32 [n, 201, 40]: log-mel bands of the clip's middle two seconds, see log_mel
 
-    ``workers`` processes decode one video each (None: one per core, 1: no other processes). The
-    same call continues a run that was killed. A clip that cannot be decoded is recorded with the
+    ``workers`` processes decode one video each (None: one per core; 1: no other process, except with a
+    ``consumer``). The same call continues a run that was killed. A clip that cannot be decoded is recorded with the
     reason in ``failures.jsonl``, and skipped until a call with ``retry_failed``. If a file has changed
-    since its clips were prepared (size, or one of its ends), ``retry_failed`` prepares them all again;
+    since its clips were prepared (its size, or its first or last 16 kB), ``retry_failed`` prepares them all again;
     without it, the call fails.
 
-    Several machines can fill one folder: each call decodes the recordings of its ``rank`` of
-    ``world_size``. The machines do not communicate and may start at any time. Pass
+    Several machines can fill one folder: each call decodes every ``world_size``-th recording, from number
+    ``rank`` on. The machines do not communicate and may start at any time. Pass
     ``**files.environment_share()`` to take both numbers from torchrun.
 
     ``class_names`` sets the order of the classes (default: the labels, sorted). A store without any label has no
@@ -319,9 +319,9 @@ def prepare(
     `distillation.EndFeatures(model)` writes image features instead of ``ends``, which is most of the rest;
     `one_pass.Together` runs both. One machine only.
 
-    Raise DataError if a setting is out of range, ``out`` is a file or has other content, a label is
-    not among ``class_names``, the disk has too little free space, or, at the end, more than the share
-    ``max_bad`` of the clips failed.
+    Raise DataError if a setting is out of range, ``out`` is a file or has other content, a label is not
+    among ``class_names``, the IMU axes of the segments differ, the disk has too little free space, or, at the end, more
+    than the share ``max_bad`` of the clips failed.
 
     >>> from egodistill import data
     >>> segments = data.read_csv("segments.csv")
@@ -410,9 +410,10 @@ def _check_failures(store: ClipStore, total: int, max_bad: float) -> None:
 def fill_for_consumer(
     consumer: Consumer, store: StoreWriter, jobs: Sequence[list[int]], workers: int, progress: bool
 ) -> None:
-    """Decode clips in processes, and give the frames to a consumer in batches of finished clips, in their order.
+    """Decode clips in processes, and give their frames to a consumer in batches, in the order of the store.
 
-    The batches are those of a finished store, so a clip that fails moves no other into another batch.
+    A batch waits until all clips before its last one are finished or have failed. The batches are therefore those that
+    `teachers.extract()` forms on the finished store, in whichever order the clips are decoded.
     """
     pending, processes = Pending(store), _Filling(store, jobs, workers)
     with (
@@ -471,7 +472,7 @@ def fill(store: StoreWriter, rows: Sequence[int]) -> None:
         if max(store.segment(row).start, store.start(row)) >= duration:
             store.fail(row, f"{recording.video}: the video ends at {duration:.3f} s, before the clip starts")
             continue
-        if start < store.start(row):  # as `clip_starts()` would have, had it known how long the video is
+        if start < store.start(row):  # `find_clips()` did not know the duration of the video
             store.move(row, start)
         starts[row] = start
     limits = {name: store.settings[name] for name in ("min_coverage", "max_gap", "max_hold")}
@@ -493,7 +494,7 @@ def fill(store: StoreWriter, rows: Sequence[int]) -> None:
 def fill_in_processes(store: StoreWriter, jobs: Sequence[list[int]], workers: int) -> None:
     """Fill a store in ``workers`` processes at a time, each for a bundle of recordings.
 
-    A decoder that crashes costs one recording.
+    If a decoder crashes, only its recording fails.
     """
     _Filling(store, jobs, workers).run()
 

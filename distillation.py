@@ -75,7 +75,7 @@ class PretrainingSettings(Training):
     nce_tau: float = 0.1  # temperature of L_NCE
     nce_weight: float = 1.0
     l1_weight: float = 1.0
-    l1_reduction: Reduction = "mean"
+    l1_reduction: Reduction = "mean"  # of L_1 over the D dimensions of a feature
     symmetric: bool = False  # also L_NCE from head motion to frames
 
     def __post_init__(self) -> None:
@@ -103,7 +103,7 @@ class DistillationSettings(Training):
     beta: float = 1.0  # weight of L_1
     tau: float = 1.0  # temperature of L_KD
     tau_squared: bool = False  # multiply L_KD by tau squared
-    l1_reduction: Reduction = "mean"
+    l1_reduction: Reduction = "mean"  # of L_1 over the D dimensions of a feature
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -140,7 +140,7 @@ class StudentSettings:
     imu_width: int = 16
     hidden: int = 1024
     fusion_layers: int = 2
-    feature_dim: int = 768  # without a teacher
+    feature_dim: int = 768  # unless `build()` is given another
 
     def build(self, num_classes: int, *, feature_dim: int | None = None, **clips: Any) -> EgoDistill:
         """Return a new student. `feature_dim` is the size of the teacher's feature, `clips` the other arguments."""
@@ -230,7 +230,7 @@ def action_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tenso
 
 
 def feature_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    """Return L_1 (equation 3): the distance of features [B, D], per clip [B].
+    """Return L_1 (equation 3): the mean absolute difference of features [B, D], or the sum, per clip [B].
 
     The default mean over dimensions makes beta = 1 independent of D. Raise EgoDistillError for another ``reduction``
     than "mean" or "sum".
@@ -290,7 +290,8 @@ def label_scale(known: Tensor, weight: Tensor, everywhere: bool) -> float:
     """Return the number of clips of a batch divided by that of its labelled ones; 0 if it has none.
 
     The mean over a batch of a loss that is 0 for clips without a label, times this, is the mean over the labelled ones.
-    ``known`` is bool [b], ``weight`` is that of a batch; ``everywhere`` sums over all processes.
+    ``known`` is bool [b], True for clips with a label; ``weight`` [b] is that of the batch. With ``everywhere``, clips
+    are counted over all processes.
     """
     counts = [float(weight.sum()), float(weight[known].sum())]
     clips, labelled = runtime.sum_over_processes(counts, weight.device) if everywhere else counts
@@ -364,10 +365,10 @@ def finetune(
     ``settings``. Parameters with ``requires_grad=False`` are not trained. L_ACT is the mean over the labelled clips of
     a batch, 0 if it has none; leave clips without a label out (``store.select(store.labels >= 0)``) unless the model's
     own losses or batch norm are to see them. Return one dict per epoch: loss, top1 (on the training clips, during
-    training), clips_per_second, loader_share, learning_rate. Raise EgoDistillError if the store lacks an array (the
-    message says how to add it), if model and store differ in classes or frame size, if no clip has a label, if the
-    checkpoint is from another run, or if the loss becomes infinite or NaN (the message names the clips). Raise
-    EgoDistillOSError if the checkpoint cannot be written or another process of the training has died.
+    training), learning_rate, clips_per_second, loader_share (of the time, waiting for data). Raise EgoDistillError if
+    the store lacks an array (the message says how to add it), if model and store differ in classes or frame size, if no
+    clip has a label, if the checkpoint is from another run, or if the loss becomes infinite or NaN (the message names
+    the clips). Raise EgoDistillOSError if the checkpoint cannot be written or another process of the training has died.
 
     >>> from egodistill import EgoDistill, data, finetune
     >>> train = data.ClipStore("store").split("train")
@@ -409,7 +410,8 @@ class PretrainIMU(Objective):
     """Objective of `pretrain_imu()`: nce_weight L_NCE + l1_weight L_1 (section 3.4).
 
     Image features are computed once, by `setup()`. ``frames`` is the name of the store's array with the frames that
-    the model reads. With ``teacher_rows``, only these clips have a teacher's feature and L_1; `setup()` reads it.
+    the model reads. With ``teacher_rows``, only these clips have a teacher's feature and L_1; `setup()` reads the
+    features.
     """
 
     def __init__(
@@ -477,13 +479,13 @@ def pretrain_imu(
 
     The loss is L_NCE (equation 7) + L_1 to the feature of ``teacher``, the name of a teacher whose outputs
     `teachers.extract()` added to the store; use None with ``l1_weight=0``. ``changes`` override fields of ``settings``.
-    If a part of the clips has outputs, ``teacher_rows=store.done("NAME.feature")``, bool [clips], says which; the
-    others have no L_1, and take part in L_NCE alone.
+    If only some clips have outputs, pass ``teacher_rows=store.done("NAME.feature")``, bool [clips]; the others have no
+    L_1, and take part in L_NCE alone.
 
     The image encoder is frozen and in evaluation mode, because training it here makes it collapse (a footnote of the
-    paper). So the features of all frames are computed once and kept in memory: (N + 2) x 512 numbers per clip. A GRU,
-    which starts from random weights, is trained, too. The predictor is not part of the student; pass your own to keep
-    it. Under torchrun, the clips of all processes are negatives.
+    paper). So the features of all frames are computed once and kept in memory: (N + 2) x d numbers per clip, d = 512
+    for ResNet-18. A GRU, which starts from random weights, is trained, too. The predictor is not part of the student;
+    pass your own to keep it. Under torchrun, the clips of all processes are negatives.
 
     Return one dict per epoch: loss, nce, l1, matching (the share of clips whose predicted IMU feature is closest to
     their own one in the batch), and the last three entries of `finetune()`. Raise the errors of `finetune()`, except
@@ -545,11 +547,11 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 
 class EndFeatures:
-    """Image features of the end frames, which `data.prepare()` writes while it decodes, instead of these frames.
+    """A consumer of `data.prepare()` that writes image features of the end frames instead of these frames.
 
-    Stage 1 alone reads the end frames, and only their features by the frozen image encoder of ``model``: 4 kB per clip
-    instead of 301 (ResNet-18, 224 pixels). `pretrain_imu()` accepts the store for models with the same image encoder.
-    The array is "end_features" float32 [n, 2, d]; "end_features.teacher.json" identifies the encoder.
+    Only stage 1 reads the end frames, and it needs only what the frozen image encoder of ``model`` computes from them:
+    4 kB per clip instead of 301 kB (ResNet-18, 224 pixels). `pretrain_imu()` accepts the store for models with the same
+    image encoder. The array is "end_features" float32 [n, 2, d]; "end_features.teacher.json" identifies the encoder.
 
     >>> from egodistill import EgoDistill, data, distillation
     >>> segments = data.read_epic_kitchens("world/EPIC_100_train.csv", "world")

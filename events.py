@@ -10,8 +10,8 @@
         for event in tracker.add(answer):
             print(event)
 
-An answer every half second changes its best class often, for one answer at a time. An event begins when the
-probability of a class reaches `start`, and goes on until it falls below the lower `end`; events that are too short are
+With an answer every half second, the best class often changes for a single answer. An event begins when the
+probability of a class reaches `start`, and lasts until it falls below the lower `end`; events that are too short are
 left out, and parts of one label with a short pause between them are joined. Thresholds with hysteresis and minimum
 durations are those of voice activity detectors such as silero-vad.
 """
@@ -46,7 +46,7 @@ class Event(NamedTuple):
 
 @dataclasses.dataclass
 class Part:
-    """A time in which one label holds."""
+    """A span of time in which one label holds, before short ones are left out."""
 
     label: str
     start: float
@@ -56,14 +56,14 @@ class Part:
 
 @dataclasses.dataclass
 class Tracker:
-    """The rule, one answer at a time: `add()` returns the events that have ended, `finish()` the last ones.
+    """Find events one answer at a time: `add()` returns the events that have ended, `finish()` the last ones.
 
     start, end     An event begins when the probability of the best class reaches `start`. It ends when that falls below
                    `end`, or when another class is the best and reaches `start`.
     min_seconds    Shorter events are left out.
     max_pause      Events of one label are joined if at most so many seconds, and no other event, are between them.
 
-    An answer speaks about the middle of its clip, so an event begins and ends halfway between two middles. Answers
+    An answer describes the middle of its clip, so an event begins and ends halfway between two such middles. Answers
     without classes (`problem`) change nothing, but an event ends before a hole: clips that are more than `max_pause`
     apart. Times are seconds, or nanoseconds if they are integers. Raise EgoDistillError for thresholds that do not
     fit, and for answers that are not in order of time.
@@ -140,13 +140,13 @@ class Tracker:
         if before := self._ended.pop(now.label, None):
             now.start, now.score = before.start, max(before.score, now.score)
             self._ended = {label: part for label, part in self._ended.items() if part.stop <= now.start}
-        if self._events(now):  # it separates parts of other labels; a shorter one does not
+        if self._events(now):  # an event separates parts of other labels; a part too short for one does not
             found += self._release()
         self._ended[now.label] = now
         return found
 
     def _release(self, moment: float | None = None) -> list[Event]:
-        """Forget earlier parts, or those that none from `moment` on can extend; return the events among them."""
+        """Forget all ended parts, or those that no part from `moment` on can extend; return the events among them."""
         old = [part for part in self._ended.values() if moment is None or seconds(part.stop, moment) > self.max_pause]
         for part in old:
             del self._ended[part.label]
@@ -158,7 +158,7 @@ class Tracker:
 
 
 def middle(answer: Labelled) -> float:
-    """Return the time that an answer speaks about."""
+    """Return the middle of an answer's clip."""
     return halfway(answer.start, answer.stop)
 
 

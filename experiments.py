@@ -106,13 +106,14 @@ STAGE_1_LOSSES = ("nce", "pretrain_l1")  # names for `Run.without`
 class Run:
     """One network trained with one seed.
 
-    method     Name of a student or baseline in the paper; or what these depend on: "teacher", "start", "stage 1".
+    method     Name of a student or baseline in the paper, or of a run that these depend on: "teacher", "stage 1", or
+               "start", which trains the image encoder that replaces ImageNet weights.
     teacher    Name of the teacher's outputs in the store; "{seed}" in it stands for the seed.
     without    Losses left out: "kd", "l1", "gt" of stage 2; "nce", "pretrain_l1" of stage 1 (both: no stage 1).
-    share      Share of the training clips that have outputs of the teacher; stage 2 uses these alone. Stage 1 uses all
-               clips, those without a teacher in L_NCE alone, or with ``stage_1_on`` "share" the same share. All of
-               these, and a run without stage 1, take equally many steps. None: all clips have outputs, and a run
-               without stage 1 is shorter.
+    share      Share of the training clips that have outputs of the teacher; stage 2 uses only these. Stage 1 uses all
+               clips (those without outputs in L_NCE only), or with ``stage_1_on="share"`` the same share. Both of
+               these, and EgoDistill without stage 1, take equally many steps in total. None: all clips have outputs,
+               and a run without stage 1 is shorter.
     sampling   How the frames of a clip are chosen, one of `video.SAMPLING`.
 
     >>> from egodistill import experiments
@@ -157,9 +158,11 @@ class Bench:
     store        Folder of a clip store with the splits ``train`` and ``test``.
     out          Folder for weights and results. A folder with runs of another protocol or store is refused.
     protocol     Sizes and schedules: one of PROTOCOLS, or your own.
-    every        Train on one of this number of clips.
+    every        Train on every so many-th clip only; 1: on all.
     validation   A split on which the best epoch of the bench's own teachers is chosen (default: they keep the last).
     teachers     Teachers that the bench trains itself, by name; `egodistill demo` uses this.
+
+    Raise EgoDistillError if ``every`` is not a positive integer, or if the protocol changes an unknown method.
 
     >>> from dataclasses import replace
     >>> from egodistill import StudentSettings, experiments
@@ -235,7 +238,7 @@ class Bench:
     def outcome(self, run: Run) -> Outcome:
         """Return which test segments a finished run has right, for `contrasts`.
 
-        Raise DataError if there is no result, or if it does not say it; see `contrasts.read()`.
+        Raise DataError if there is no result, or if it does not record this; see `contrasts.read()`.
         """
         return replace(contrasts.read(self.path(run, ".json")), name=run.name)
 
@@ -277,7 +280,7 @@ class Bench:
         """Train and evaluate all runs and their dependencies, except finished ones.
 
         ``jobs`` runs at a time are trained in separate processes that share the cores. Print one line per run, and call
-        ``done`` with it, in this process; also with runs that were finished before, at the beginning. Raise
+        ``done(run)`` in this process: first for each run that was finished before, then for each run as it ends. Raise
         DataError if the folder holds runs of another protocol or store, or if the store lacks the frames of a run, and
         the errors of training. Runs that were finished before an error are kept.
         """
@@ -626,9 +629,9 @@ def build_adafuse(classes: int, options: dict[str, Any]) -> baselines.AdaFuse:
 
 @contextlib.contextmanager
 def record_policy_gmacs(model: nn.Module) -> Iterator[list[float]]:
-    """Yield a list to which each forward pass of AdaFuse adds the GFLOPs that its decisions need ("upb", as published).
+    """Yield a list to which each forward pass of AdaFuse appends the GFLOPs that its decisions need, over all clips.
 
-    The list stays empty for other models.
+    They are the published count, "upb" of `baselines.Gflops`. The list stays empty for other models.
     """
     gmacs: list[float] = []
     if not isinstance(model, baselines.AdaFuse):
@@ -697,8 +700,8 @@ def kept_tokens(bench: Bench, method: str, frames: int) -> tuple[int, int]:
     return model.keep_times, getattr(model, "window", 0)
 
 
-# Rows of Table 1 after VisIMU: {name: losses left out}. (The text of the paper that we have does not tell which of its
-# numbers belongs to which row.)
+# Rows of Table 1 after VisIMU: {name: losses left out}. (The paper's text, as we have it, does not show which number
+# belongs to which row.)
 ABLATIONS: dict[str, tuple[str, ...]] = {
     "without L_KD": ("kd",),
     "without L_1": ("l1",),
@@ -779,7 +782,7 @@ def rows(bench: Bench, runs: Iterable[Run], *, costs: bool = True) -> list[Row]:
         if "gmacs" in found[0]:  # AdaFuse: what its decisions need.
             gmacs = statistics.mean(one["gmacs"] for one in found)
         made = row(kind, found, describe_inputs(model), gmacs, cost)
-        with contextlib.suppress(EgoDistillError):  # Of an earlier version, or one seed with one wearer.
+        with contextlib.suppress(EgoDistillError):  # Results of an earlier version, or one seed with one wearer.
             made = made._replace(interval=accuracy(bench, members))
         result.append(made)
     return result

@@ -26,8 +26,8 @@ features of a clip and its IMU samples. Both are stateless.
 int8 is static quantisation after training of the convolutions and fully connected layers, with torchao's PT2E flow and
 its quantiser for x86; the GRU of a student with several frames stays in fp32. In the format `export` an int8 file is
 small but several times slower than fp32, because torch runs each rounding as a separate operation and computes in fp32;
-`aoti` runs integer kernels. A device that classifies one clip at a time needs `batch_size=1`: weights are then packed
-for the kernels of that size, which saves a tenth of the time in int8 and a fifth in fp32.
+`aoti` runs integer kernels. For a device that classifies one clip at a time, export with `batch_size=1`: weights are
+then packed for the kernels of that size, which saves a tenth of the time in int8 and a fifth in fp32.
 
 Normalisation of the frames and removal of the IMU's mean are part of the files. Everything else that the programmer of
 a device needs (shapes, colour order, resizing, rate, units, class names, what to keep between calls) is in `FILE.json`
@@ -167,7 +167,10 @@ class Settings(NamedTuple):
 
 
 def write_files(model: EgoDistill, parts: Mapping[Path, type[Plain]], settings: Settings) -> list[dict[str, Any]]:
-    """Write the parts of a student to their files, all or none of them; return their descriptions."""
+    """Write the parts of a student to their files, all or none of them; return their descriptions.
+
+    Raise ExportError if the request cannot work or a file cannot be written.
+    """
     check_request(model, list(parts), settings)
     if settings.precision == "int8" and settings.calibrate is None:
         text = "int8 is calibrated on random inputs, so expect wrong classes; pass a store as calibrate"
@@ -406,7 +409,7 @@ class Cast(nn.Module):
 def trace(
     module: nn.Module, model: EgoDistill, batch_size: int | None = None, part: type[Plain] = Plain
 ) -> torch.export.ExportedProgram:
-    """Return a module that takes the inputs of a part of the model as a program."""
+    """Return a module as a program. It takes the inputs of `part`, of any batch size (None) or of exactly this one."""
     count = batch_size or 2  # with 1, torch would make the batch size a constant
     example = tuple(x[:count] for x in part.take(model, *model_inputs(model, count)))
     if batch_size is not None:
@@ -423,7 +426,10 @@ def model_inputs(model: EgoDistill, batch_size: int) -> tuple[Tensor, ...]:
 
 
 def store_clips(model: EgoDistill, store: Any, count: int | None = None) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the model's inputs in batches, for all clips of a store or for `count` evenly spaced ones."""
+    """Yield the model's inputs in batches, for all clips of a store or for `count` evenly spaced ones.
+
+    Raise ExportError for a store without clips, EgoDistillError for one that does not fit the model.
+    """
     names = batches.arrays_of(model, store)
     if not len(store):
         raise ExportError("the store has no clips; check the split, and store.failures")
@@ -561,7 +567,7 @@ def describe(model: EgoDistill, path: Path, settings: Settings, part: type[Plain
 
 
 def describe_calibration(settings: Settings) -> dict[str, Any] | None:
-    """Return with how many clips an int8 file is calibrated, and whether they are random; None for other precisions."""
+    """Return the number of calibration clips of an int8 file and whether they are random; None without int8."""
     if settings.precision != "int8":
         return None
     if settings.calibrate is None:
@@ -805,7 +811,7 @@ class Pair(LoadedModel):
 
 
 def equal_parts(inputs: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the clips in parts of `size`; the last one is filled with repetitions of the last clip."""
+    """Yield the clips in parts of `size`; the last part is filled up with copies of the last clip."""
     count = len(inputs[0])
     if any(len(x) != count for x in inputs):
         raise ExportError(f"the inputs have different numbers of clips: {[len(x) for x in inputs]}")

@@ -64,8 +64,8 @@ Row = tuple[float | int, list[float]]  # a time and six readings
 
 CHUNK = 0.1  # seconds of samples that a recording gives at once
 LATE = 1.0  # seconds behind real speed from which only key frames are decoded
-BACKLOG = 8  # packets in a row that were there at once: the decoder is behind, and not the source
-WAITED = 0.005  # seconds: a packet that takes longer was not there at once
+BACKLOG = 8  # consecutive packets without a wait, from which on the decoder is behind and not the source
+WAITED = 0.005  # seconds above which a packet was waited for
 AHEAD = 1.0  # seconds that a live source may be ahead of real speed
 TIMEOUT = 20.0  # seconds without a packet after which an address counts as gone
 DECODED = 2  # frames that are decoded ahead if none may be dropped
@@ -89,7 +89,7 @@ class HostClock:
         self._stop = threading.Event()
 
     def now(self) -> float:
-        """Return seconds that always grow, from an unknown start."""
+        """Return monotonic seconds from an arbitrary start."""
         return time.monotonic()
 
     def unix(self) -> float:
@@ -145,10 +145,11 @@ class Pace:
 
 
 class ArrivalDelay:
-    """When things with time stamps arrived on this host: `first` stamp, and `delay`.
+    """Track when frames or samples with time stamps arrive on this host: the `first` stamp, and the `delay`.
 
-    `delay` is the smallest difference between arrival and stamp in seconds: what was buffered on its way has a larger
-    one. The difference of the delays of two sensors is the offset between their clocks, if both are equally fast.
+    `delay` is the smallest difference between arrival and stamp in seconds; frames or samples that were buffered on
+    their way have a larger one. The difference of the delays of two sensors is the offset between their clocks, if both
+    are equally fast.
 
     >>> from egodistill import feeds
     >>> camera = feeds.ArrivalDelay(feeds.HostClock())
@@ -211,7 +212,7 @@ class VideoFeed:
                a named pipe. Network access is allowed for an address, and only for one.
     realtime   False: all frames of a file, as fast as they are decoded.
     clock      Ends the feed with `stop()`.
-    pace       What is due in a file, shared with its samples. By default the first frame starts it.
+    pace       When frames of a file are due; share it with the samples. By default the first frame starts it.
 
     The time of a frame of a file is the one that a player shows, 0 at the start of the file: usually the start of its
     exposure. For all other sources, only differences between their time stamps mean something: the time is that of the
@@ -222,8 +223,8 @@ class VideoFeed:
     waits for the reader: a frame that was not read when the next one comes is dropped, and a decoder that is over a
     second behind skips to the next key frame. Both are counted in `dropped`, broken packets and frames in `broken`.
 
-    The feed ends with its source. What ended it in its middle, such as a lost connection, is in `problem`. `end` is the
-    time at which the last frame ends, in seconds. Raise VideoError at once for a file that is no video and for
+    The feed ends with its source. If something ended it early, such as a lost connection, `problem` says what. `end` is
+    the time at which the last frame ends, in seconds. Raise VideoError at once for a file that is no video and for
     realtime=False with another source than a file; for other sources, when the first frame is asked for.
 
     >>> from egodistill import feeds
@@ -400,7 +401,7 @@ def reason_of(error: Exception) -> str:
 
 
 def split_samples(times: np.ndarray, readings: np.ndarray, seconds: float = CHUNK) -> Samples:
-    """Yield samples in their order, in pieces that lie in one interval [k * seconds, (k + 1) * seconds).
+    """Yield samples in their order, one piece for each interval [k * seconds, (k + 1) * seconds) that has any.
 
     Times are [n] seconds, or nanoseconds if they are integers; readings are [n, 6].
 
@@ -483,7 +484,7 @@ class LineSamples:
                 yield np.array(times), readings
 
     def _check_units(self, readings: np.ndarray) -> None:
-        """Report once what is unlikely about the first readings; a file of them would be refused or noted."""
+        """Report once what is unlikely about the first readings; `read_imu()` would refuse or note a file of them."""
         if self._first is None:
             return
         self._first.append(readings)

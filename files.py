@@ -181,7 +181,7 @@ def remove_dead_part(part: Path) -> None:
 def part_lock(part: Path) -> Iterator[bool]:
     """Hold a lock on a temporary file while the block writes it. Raise BlockingIOError if another process does.
 
-    Yield False if the file system has no locks: then another process may write it all the same. Windows has no locks
+    Yield False if the file system has no locks: then another process may write it, too. Windows has no locks
     that let the block itself write; there, an open file cannot be removed.
     """
     if fcntl is None:
@@ -336,7 +336,7 @@ def read_lines(path: Path, *fields: str) -> Iterator[dict[str, Any]]:
 
 
 def content(folder: str | os.PathLike) -> list[str]:
-    """Return what is in a folder, sorted, but for hidden files and those of file managers; nothing if it is missing."""
+    """Return the sorted names in a folder, without hidden files and those of file managers; [] if it is missing."""
     names = os.listdir(folder) if os.path.exists(folder) else []
     return sorted(name for name in names if not name.startswith(".") and not is_system_file(name))
 
@@ -354,8 +354,8 @@ def is_system_file(name: str) -> bool:
 def lock(path: str | os.PathLike) -> Iterator[None]:
     """Hold an exclusive lock on a file, which is created if missing; wait for another holder.
 
-    The system releases the lock if the process dies. That of another machine may not reach this one. So with
-    WORLD_SIZE > 1, and where the file system has no locks, the process also holds the file ".NAME.held".
+    The system releases the lock if the process dies. A lock held on another machine may not be visible on this one. So
+    with WORLD_SIZE > 1, and where the file system has no locks, the process also holds the file ".NAME.held".
     """
     with contextlib.ExitStack() as stack:
         _, locked = stack.enter_context(system_lock(path))
@@ -399,7 +399,7 @@ def system_lock(path: str | os.PathLike, busy: str | None = None) -> Iterator[tu
 def held_file(path: Path) -> Iterator[None]:
     """Hold ``path`` by a file that only one process of all machines can create; wait for another that does.
 
-    Nothing removes the file of a process that was killed, because nothing tells it from a slow one.
+    The file of a killed process stays, because it cannot be told from that of a slow one; a message names it.
     """
     held, waits = path.with_name(f".{path.name}.held"), 0
     while True:
@@ -462,7 +462,7 @@ def available_cores() -> int:
 
 
 def other_programs_run() -> bool:
-    """Return whether another program on this machine computes now; only Linux tells, elsewhere False.
+    """Return whether another program on this machine computes now; always False on other systems than Linux.
 
     In a container it counts the programs of the whole machine.
     """

@@ -7,8 +7,8 @@
         ...
 
 A gate is called after each answer with the IMU window, the ages of the frames that were used, and the end of the clip;
-it returns whether to look again. Any function with these arguments is one. `simulate()` plays a gate on a recording
-whose windows and frame times are known, and `best_looks()` is what no gate can exceed on it.
+it returns whether to look again. Any function with these arguments is a gate. `simulate()` runs a gate on a recording
+whose windows and frame times are known; `best_looks()` returns the looks of an oracle, which no gate can exceed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 TOLERANCE = 1e-6  # s; an age of four steps of 0.5 s may be a little below 2.0
-FAST = 1.5  # rad/s; of a head that goes on to the next thing. `Stream` looks then, unless told otherwise
+FAST = 1.5  # rad/s: the head turns to something new; the threshold of the default gate of `Stream`
 
 # (window [samples, 6] in m/s2 and rad/s, ages of the frames in s, end of the window in s) -> whether to look again
 Gate = Callable[[np.ndarray, Sequence[float], float], bool]
@@ -69,7 +69,7 @@ class Always:
 
 @dataclasses.dataclass
 class Period:
-    """Look again when the newest frame is so many seconds old, like `Stream` without a gate.
+    """Look again when the newest frame is so many seconds old, like `Stream(period=...)`.
 
     >>> from egodistill import gates
     >>> gate = gates.Period(2.0)
@@ -109,9 +109,9 @@ class Random:
 
 @dataclasses.dataclass
 class Moved:
-    """Look again while the head moves: the gyroscope's RMS over the last ``seconds`` of the window is high, in rad/s.
+    """Look again while the head moves: the gyroscope's RMS is at least ``rate`` (rad/s) over the last ``seconds``.
 
-    ``imu_rate`` is the number of samples of the window per second.
+    The window ends with these seconds, and has ``imu_rate`` samples per second.
 
     >>> import numpy as np
     >>> from egodistill import gates
@@ -168,11 +168,13 @@ class Turned:
 
 
 class Changed:
-    """Look again when the student's IMU embedding has changed since the last look, that is, how the head moves.
+    """Look again when the student's IMU embedding has changed since the last look: the head moves in another way.
 
     model      a student with an IMU encoder, in evaluation mode; not exported programs, which do not return it.
-    distance   cosine distance of the embedding of the present window to the one at the last look, 0 to 2, above which
-               to look. The first window counts as a look.
+    distance   cosine distance, 0 to 2, between the embeddings of the present window and of the one at the last look,
+               from which on to look. The first window counts as a look.
+
+    Raise EgoDistillError for a model without IMU encoder, an exported one, and a distance below 0.
 
     >>> import numpy as np
     >>> from egodistill import EgoDistill, gates
@@ -210,10 +212,10 @@ class Changed:
 
 
 class Looks(NamedTuple):
-    """The looks of a gate on a recording: the frame of each answer, -1 for none, and the frames that were taken."""
+    """The looks of a gate on a recording, from `simulate()`, as indices of frames."""
 
-    used: np.ndarray  # int [K]
-    taken: list[int]
+    used: np.ndarray  # int [K]: the frame of each answer, -1 for none
+    taken: list[int]  # the frames that were taken, in order
 
 
 def simulate(
@@ -229,9 +231,9 @@ def simulate(
 
     ``windows`` are the IMU windows of K answers, ``stops`` [K] their ends and ``frames`` [F] the times at which the
     camera could take a frame, all in seconds and in order. The first frame is taken unasked, and another one when the
-    newest would be older than ``max_age`` at the next answer. What is asked for after an answer is the first frame at
-    least ``slack`` after the end of its window, since the answer is not known earlier. Raise EgoDistillError for times
-    that are not in order.
+    newest would be older than ``max_age`` at the next answer. A look that is asked for after an answer takes the first
+    frame at least ``slack`` after the end of its window, because the answer is not known earlier. Raise EgoDistillError
+    for times that are not in order.
 
     >>> import numpy as np
     >>> from egodistill import gates
@@ -262,9 +264,9 @@ def simulate(
 def best_looks(right: np.ndarray, price: float) -> np.ndarray:
     """Return the looks that maximise right answers minus ``price`` per look: bool [K], by dynamic programming.
 
-    ``right`` is bool [K, A]: whether answer k is right with the frame of a look a answers ago; without any within A,
-    it counts as wrong. No gate can have more right answers with as many looks: this is the oracle, which knows the
-    labels.
+    ``right`` is bool [K, A]: right[k, a] is whether answer k is right with the frame that was taken a answers before
+    it. An answer without a look among the last A answers, its own included, counts as wrong. No gate can have more
+    right answers with as many looks: this is an oracle, which knows the labels.
 
     >>> import numpy as np
     >>> from egodistill import gates

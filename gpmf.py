@@ -98,7 +98,7 @@ def parse(payload: bytes) -> Payload | None:
 
 
 def elements(data: bytes) -> Iterator[tuple[str, str, int, bytes]]:
-    """Yield key, type, structure size and data of each element on one level."""
+    """Yield key, type, structure size and data of each element on one level. Raise GPMFError if one is cut off."""
     at = 0
     while at < len(data):
         if not any(data[at : at + 4]):
@@ -118,7 +118,10 @@ def text(content: bytes) -> str:
 
 
 def values_of(key: str, stream: dict[str, list], device: str) -> tuple[np.ndarray, str]:
-    """Return a sensor's physical values and their axes, "XYZ" or "stored"."""
+    """Return a sensor's values [n, 3] in physical units and their axes, "XYZ" or "stored".
+
+    Raise GPMFError unless the stream has three channels and a usable scale.
+    """
     values = numbers(key, *stream[key])
     if values.shape[1] != 3:
         raise GPMFError(f"GPMF {key} has {values.shape[1]} channels, not 3")
@@ -135,7 +138,8 @@ def channels_to_camera(key: str, stream: dict[str, list], device: str) -> np.nda
     """Return the matrix [3, 3] from stored channels to camera axes, or None if the axes are unknown.
 
     ORIN names each channel: letter = camera axis, lower case = negative. MTRX maps the channels to the order that ORIO
-    names. Cameras without either describe their channels in words; the Fusion's words are wrong.
+    names. Cameras without either describe their channels in words; the Fusion's words are wrong. Raise GPMFError for
+    broken elements.
     """
     if "ORIN" in stream:
         return permutation(key, text(stream["ORIN"][2]))
@@ -153,7 +157,10 @@ def channels_to_camera(key: str, stream: dict[str, list], device: str) -> np.nda
 
 
 def permutation(key: str, axes: str) -> np.ndarray:
-    """Return the signed permutation that sorts channels named by letters, such as 'YxZ', into X, Y, Z."""
+    """Return the signed permutation [3, 3] that sorts channels named by letters, such as 'YxZ', into X, Y, Z.
+
+    Raise GPMFError for other letters.
+    """
     if sorted(axes.upper()) != ["X", "Y", "Z"]:
         raise GPMFError(f"GPMF {key} has the axes {axes!r} instead of X, Y and Z")
     turn = np.zeros((3, 3))
@@ -163,7 +170,7 @@ def permutation(key: str, axes: str) -> np.ndarray:
 
 
 def numbers(key: str, kind: str, size: int, data: bytes) -> np.ndarray:
-    """Return an element's numbers, float64 [repeat, channels]."""
+    """Return an element's numbers, float64 [repeat, channels]. Raise GPMFError for a type that is not numeric."""
     if kind not in NUMBERS or not size or size % np.dtype(NUMBERS[kind]).itemsize:
         raise GPMFError(f"GPMF {key} has type {kind!r} of size {size}, which is not numeric")
     found = np.frombuffer(data, NUMBERS[kind]).astype(np.float64)

@@ -50,7 +50,7 @@ MAX_GAP = 0.05  # seconds: samples further apart than this have a gap between th
 # Limits of what a camera worn on the head can measure. Beyond them, the units of a file are wrong.
 SLOWEST, FASTEST = 0.2, 5e-5  # seconds between samples: 5 Hz and 20 kHz
 LOW_ACCELERATION = 2.0  # m/s2: a lower mean is without gravity, or in g
-ONE_G = (0.9, 1.1)  # in g, the median norm is within these, and hardly a norm is below half of it
+ONE_G = (0.9, 1.1)  # the unit is g if the median norm is between these, and few norms are below half of it
 FAST_TURN = 35.0  # rad/s, 2000 degrees per second: the range of the sensors
 FROZEN = 5.0  # seconds: a sensor that repeats one value for longer does not work
 SLOW = 0.0101  # seconds between samples: below 100 Hz, fast movements are lost
@@ -140,7 +140,7 @@ class Imu:
 
         Interpolate linearly between the real time stamps. Of a sensor with more than 1.5 times ``rate`` samples per
         second, a point is the mean of those less than 1 / rate away, with weights that fall linearly to zero: a
-        low-pass without delay, which lets pass 97 % at a tenth of ``rate``, 41 % at half of it, nothing at ``rate``.
+        low-pass without delay, which passes 97 % at a tenth of ``rate``, 41 % at half of it, nothing at ``rate``.
         Points that are not covered (see `covers`) are interpolated across the gap or hold the last value. Raise
         CoverageError if a sensor covers less than the share ``min_coverage`` of the points.
 
@@ -234,10 +234,10 @@ def read_imu(
 
     A row without a number in a sensor's columns ('', NULL, nan) is not a sample of that sensor. Rows
     without a usable time (none, or beyond eleven days) are left out. Samples are sorted by time, and
-    repeated times are removed; axes are those of the file, which should be a GoPro's. Some Ego4D recordings have no
-    accelerometer: this is an error, or zeros at the gyroscope's times with ``zero_accel``. ``.notes``
-    of the result reports all of this, and values that are unlikely in m/s2 or rad/s. Times, or values
-    whose unit is certainly another one, are an error.
+    repeated times are removed; the axes stay those of the file, which should be a GoPro's. Some Ego4D recordings have
+    no accelerometer: this is an error, or zeros at the gyroscope's times with ``zero_accel``. ``.notes`` of the result
+    reports all of this, and values that are unlikely in m/s2 or rad/s. Times, or values whose unit is certainly another
+    one, are an error.
 
     A log of Gyroflow (.gcsv) and the table imu.csv of a Pupil Labs Neon are turned into these units; see `cameras`.
     So is a recording of Project Aria glasses (.vrs); its times are those of the glasses' own clock, which data sets
@@ -470,7 +470,7 @@ def _numbers(path: Path, columns: Sequence[int]) -> np.ndarray:
     """Return these columns of comma-separated numbers, empty cells and NULL as NaN, float64."""
     try:
         return _parse_numbers(path, columns)
-    except ValueError:  # looking for empty cells first would take half as long again
+    except ValueError:  # to look for empty cells first would take 1.5 times as long
         pass
     try:
         text = path.read_text(encoding="utf-8-sig").replace("NULL", "nan").replace("null", "nan")

@@ -97,7 +97,7 @@ def evaluate(
     compile: bool = False,
     progress: bool = True,
 ) -> Evaluation:
-    """Return per-video top-1 accuracy (section 4.1): the best class of the softmax scores averaged over a segment.
+    """Return an `Evaluation`: per-video top-1 accuracy (section 4.1), by softmax scores averaged over each segment.
 
     With `teacher`, the name of outputs in the store, also return the mean absolute difference between the model's
     features and the teacher's. `precision` is "fp32", "bf16", or "auto": bf16 on hardware that is fast at it (see
@@ -260,11 +260,11 @@ def agreement(
 ) -> Agreement:
     """Return how close the outputs of a model are to those of a teacher in the store, clip by clip, without labels.
 
-    `teacher` is the name of outputs in the store. `train` are the clips on which the model was trained: the R2 of the
-    features counts from the mean of the teacher's features over these. It is 1 for the teacher's features, and 0 for a
-    model that always says their training mean; it is None without `train`, and if all features are that mean. The other
-    arguments are those of `evaluate()`. Raise EgoDistillError if the store lacks an array, does not fit the
-    model, or if the sizes of features or the numbers of classes differ.
+    `teacher` is the name of outputs in the store. `train` are the clips on which the model was trained. They give the
+    baseline of R2, the mean of the teacher's features: R2 is 1 for a model that returns the teacher's features, and 0
+    for one that always returns this mean. It is None without `train`, and if all of the teacher's features equal the
+    mean. The other arguments are those of `evaluate()`. Raise EgoDistillError if the store lacks an array or does not
+    fit the model, or if the sizes of features or the numbers of classes differ.
 
     >>> from egodistill import EgoDistill, agreement, data
     >>> model, store = EgoDistill.load("student.pt"), data.ClipStore("store")
@@ -299,7 +299,10 @@ def agreement(
 
 
 def mean_feature(store: Store, teacher: str) -> Tensor:
-    """Return the mean of a teacher's features over all clips of a store, float64 [D]."""
+    """Return the mean of a teacher's features over all clips of a store, float64 [D].
+
+    Raise EgoDistillError if the store has no clips, or none of these features.
+    """
     (name,) = batches.require_teacher(store, teacher, "feature")
     if not len(store):
         raise EgoDistillError("train has no clips, whose mean feature R2 counts from")
@@ -539,7 +542,7 @@ def count_macs(model: nn.Module, device: torch.device) -> float:
 
 
 class Prediction(NamedTuple):
-    """One clip of a recording: start and stop in seconds, and its best classes with scores or the problem."""
+    """One clip of a recording: start and stop in seconds, and its best classes with probabilities, or the problem."""
 
     start: float
     stop: float
@@ -571,7 +574,7 @@ def predict(
     """Classify a recording clip by clip: yield the `top` classes of a clip every `stride` seconds.
 
     By default, `stride` is the length of a clip. `video`, `imu`, `imu_offset`, `imu_stretch`, `zero_accel` and
-    `imu_axes` are arguments of `clips.open_recording()`; use the clock with which the training clips were prepared.
+    `imu_axes` are arguments of `clips.open_recording()`; correct the IMU's clock as for the training clips.
     `min_coverage`, `max_gap` and `max_hold` are options of `data.prepare()`. Frames are chosen as in training, unless
     `exact` or `tolerance` is given: `exact=False` takes the nearest key frames, which are cheap to decode,
     `tolerance=0.25` the frames that are cheapest to decode within 0.25 s of their times. `precision` and `compile` are
@@ -651,7 +654,7 @@ class ClipReader:
         return problems, [torch.from_numpy(np.stack([arrays[name] for arrays in good])) for name in self.specs]
 
     def decode(self, rows: Sequence[int], threads: int) -> dict[int, dict[str, np.ndarray] | Exception]:
-        """Return the arrays of each clip, or the error that it costs."""
+        """Return the arrays of each clip, or the error that prevented them."""
         starts = {row: self.starts[row] for row in rows}
         return dict(decode_clips(self.recording, starts, self.specs, threads=threads, **self.limits))
 

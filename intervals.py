@@ -88,9 +88,9 @@ def spread(tables: ArrayLike) -> Spread:
 
     With one seed, only the wearers vary: variance over the wearers / W with W - 1 degrees of freedom. With one wearer,
     only the seeds. With several of both: V of the module's docstring, with Satterthwaite's degrees of freedom for the
-    three mean squares, at least min(S, W) - 1, which no combination of two mean squares is below. The same holds where
-    V is at its lower limit, and in a constant table, whose variance is 0. Raise EgoDistillError for a table of one
-    number, from which no variance can be computed, and for numbers that are not finite.
+    three mean squares, but at least min(S, W) - 1, the smallest that a sum of two mean squares can have. This also
+    applies where V is at its lower limit, and to a constant table, whose variance is 0. Raise EgoDistillError for a
+    table of one number, from which no variance can be computed, and for numbers that are not finite.
 
     >>> from egodistill import intervals
     >>> intervals.spread([[[1.0, 2.0, 3.0]], [[5.0, 5.0, 5.0]]]).mean  # two tables of one seed and three wearers

@@ -11,8 +11,8 @@
 
 All times are those of one clock, the IMU sensor's; when something arrives does not matter, except for `Answer.delay`.
 `accept_imu()` and `accept_frame()` check, copy and return, so drivers may call them. The feature of a frame is computed
-once and kept: an answer from new head motion and a known frame costs 0.050 of the 1.863 GMACs of a whole one (student
-at the paper's size). What a stream keeps of its input is in `arrivals`.
+once and kept: an answer from new head motion and a known frame costs 0.050 GMACs instead of 1.863 (student at the
+paper's size). What a stream keeps of its input is in `arrivals`.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ class Answer(NamedTuple):
     classes: list[tuple[str, float]]  # The best ones with their probabilities; empty if there is a problem.
     problem: str | None = None  # Why there are no classes.
     frame_age: tuple[float, ...] = ()  # `stop` minus the time of each frame that was used, in seconds.
-    delay: float = 0.0  # Seconds on this host from the arrival of the sample that made the answer due to the answer.
+    delay: float = 0.0  # Seconds on this host between the arrival of the sample that made it due and the answer.
     lag: float = 0.0  # Seconds from `stop` to the newest sample.
     encoded: int = 0  # Frames whose feature was computed for this answer; the others were known.
     seconds: float = 0.0  # Seconds on this host that the networks took.
 
 
 class Job(NamedTuple):
-    """What an answer needs: the clip, its IMU window, its frames, and when it became due on this host."""
+    """The input of an answer: the clip, its IMU window and frames or a problem, and when it became due on this host."""
 
     number: int
     schedule: Schedule
@@ -79,25 +79,26 @@ class Stream:
     every      Seconds between answers. Answer k is about [stop - clip_seconds, stop] with stop = first sample +
                clip_seconds + k * every. The first sample is the first time at which both sensors have one.
     frames     "centre": the frames on screen at the places at which the model was trained; of a camera below 10 Hz,
-               the nearest ones, at most `tolerance` seconds away. Answers are those of `predict()`, about what
-               happened half a clip ago; the camera must run. Not for the samplings "random" and "ages".
+               the nearest ones, at most `tolerance` seconds away. Answers are those of `predict()`, and describe
+               what happened half a clip ago; the camera must run. Not for the samplings "random" and "ages".
                "newest": the last N frames, none older than `max_age` seconds, for a student trained with such ages.
-    slack      Samples and frames may arrive so late, in seconds on the sensor's clock; every answer waits so long.
-               Delay within which chunks arrive does not count, only their order. For frames that arrive seconds
-               late, set it to their delay.
+    slack      Seconds, on the sensor's clock, by which samples and frames may arrive after newer ones; every answer
+               waits so long. A delay that all input shares does not count. If frames arrive seconds after the
+               samples of the same time, set it to that delay.
     min_coverage, max_gap   Options of `predict()`: share of a window that samples must cover, longest bridged gap (s).
     frame_clock   (offset, stretch): a frame stamped t was taken at offset + stretch * t on the clock of the samples.
     gate       With "newest": `gate(window, ages, stop)` is asked after each answer whether to look again, with the IMU
-               window [samples, 6], the ages of the frames used and the end of the clip in seconds. The first look, and
-               one for a frame that would be too old, need no gate. The model must read IMU samples, at the gate's
-               `imu_rate` if it has one. None: `gates.Moved(gates.FAST)`, which is better than a period where looks are
-               few (RESULTS.md, When to look); for a model without IMU, or with several frames, a period of 2 s.
+               window [samples, 6], the ages of the frames used and the end of the clip in seconds. It is not
+               asked about the first look, nor about one that replaces a frame that has become too old. The model must
+               read IMU samples, at the gate's `imu_rate` if it has one. None: `gates.Moved(gates.FAST)`, which is
+               better than a period when looks are rare (RESULTS.md, When to look); for a model without IMU, or with
+               several frames, a period of 2 s.
     period     With "newest", instead of a gate: look every so many seconds.
     camera_delay, camera_timeout   Seconds by which frames are requested early, and after which a request is given up.
-    max_pending   Answers that wait for `results()`; of more, the oldest are dropped and counted.
+    max_pending   How many due answers may wait for `results()`; beyond it, the oldest are dropped and counted.
     max_jump   Seconds by which the clock may jump ahead at once; see below. Also how long a sensor waits for the other
                one before it counts as silent.
-    on_restart   "raise" StreamClockError, or "reset" without a word, when the clock of the samples was restarted.
+    on_restart   "raise" StreamClockError, or "reset" silently, when the clock of the samples was restarted.
     top        Number of classes of an answer.
     precision  Option of `evaluate()`.
 
@@ -231,11 +232,12 @@ class Stream:
         """Add samples: times [n] and readings float [n, 6] in m/s2 and rad/s, in the axes of the training recordings.
 
         Both are copied; the order does not matter. A row of one sensor has NaN in the other three columns. Samples are
-        dropped and counted (`stats`) without a finite time or number, with the time of another one, or more than
-        `slack` older than the newest one. A sample more than `max_jump` ahead is held back until the next call shows
-        whether it is valid. If all samples are more than `max_jump` in the past for a second, the clock was restarted:
-        the stream is reset, and the next call begins the new recording. Then raise StreamClockError once, unless
-        on_restart="reset". Raise EgoDistillError for other shapes, another kind of times, and a stream that was closed.
+        dropped and counted (`stats`) if they lack a finite time or number, have the time of another sample, or are more
+        than `slack` older than the newest one. A sample more than `max_jump` ahead is held back until the next call
+        shows whether it is valid. If all samples are more than `max_jump` in the past for a second, the clock was
+        restarted: the stream is reset, and the next call begins the new recording. Then raise StreamClockError once,
+        unless on_restart="reset". Raise EgoDistillError for other shapes, another kind of times, and a stream that was
+        closed.
         """
         try:
             table = np.array(readings, np.float64, ndmin=2)
@@ -291,7 +293,7 @@ class Stream:
             if self._request is not None and seconds >= self._request:
                 self._stats.answered += 1
                 self._stats.camera_on += seconds - self._request
-                self._request, self._look = None, False  # also what the gate has asked for meanwhile
+                self._request, self._look = None, False  # the frame also answers a later wish of the gate
             if not self.spec.imu_samples and self._sensors[0].add(np.array([seconds]), np.zeros((1, 3))):
                 self._stats.refused += 1
                 self._restart()
@@ -451,7 +453,7 @@ class Stream:
                 self._pending.popleft()
                 self._stats.dropped += 1
             self._lock.notify_all()
-        margin = 1 / self.spec.imu_rate if self.spec.imu_samples else 0.0  # of `Imu.window()`
+        margin = 1 / self.spec.imu_rate if self.spec.imu_samples else 0.0  # read by `Imu.window()`
         for sensor in self._sensors:
             sensor.forget(schedule.start(self._first_open()) - margin)
 

@@ -179,8 +179,8 @@ def load_student(path: str, device: str | None) -> Any:
 class Source:
     """Frames, samples if the student reads them, and the clock between them.
 
-    `recorded`: all samples are known, and on the clock of the video or `offset` and `stretch` from it. `align`: these
-    follow from arrivals.
+    `offset` and `stretch` convert a time of the video to the clock of the samples; with `align`, `offset` is computed
+    from arrivals. `recorded`: the samples, if any, are in a complete file, on the video's clock but for these two.
     """
 
     video: feeds.VideoFeed
@@ -263,9 +263,9 @@ def in_seconds(times: np.ndarray) -> np.ndarray:
 
 
 class Camera:
-    """Frames on their way to a stream: all of them, or for "newest" those that it asks for, as of a camera that sleeps.
+    """Pass frames to a stream: all of them, or with "newest" only those that it asks for, like a camera that sleeps.
 
-    `whole`: the samples have integer nanoseconds, so that frames must have them too; None: no sample has come yet.
+    `whole`: the samples have integer nanoseconds, so frames must have them, too; None: no sample has come yet.
     """
 
     def __init__(self, stream: live.Stream, source: Source) -> None:
@@ -364,7 +364,7 @@ class Inputs:
             self.close()
             what = "frame" if self.frames.delay == math.inf else "sample"
             raise self.error or EgoDistillError(f"{self.source.video.source}: ended before its first {what} came")
-        camera = self.source.offset + self.frames.delay  # of its own clock; the offset that is given comes on top
+        camera = self.source.offset + self.frames.delay  # without the given offset, which comes on top
         return self.source.offset + camera - self.samples.delay
 
     def close(self) -> None:
@@ -559,12 +559,12 @@ class Output:
 
 
 def columns() -> int:
-    """Return the width that a line may have without a line break."""
+    """Return the width of a line that the terminal does not break."""
     return shutil.get_terminal_size().columns - 1
 
 
 def status_line(answer: live.Answer, moment: float, share_on: float, width: int) -> str:
-    """Return one line about an answer of a time in seconds, at most `width` characters."""
+    """Return one line of at most `width` characters about an answer; `moment` is its time in seconds."""
     age = f"{max(answer.frame_age):5.2f} s" if answer.frame_age else "   none"
     numbers = (
         f"  frame {age}  lag {answer.lag:5.2f} s  delay {1e3 * answer.delay:4.0f} ms  camera on {100 * share_on:3.0f} %"

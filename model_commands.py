@@ -146,7 +146,7 @@ def model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def load_student(path: str) -> nn.Module:
-    """Return the student or baseline in a file."""
+    """Return the student or baseline in a file. Raise ValueError for a teacher."""
     model = experiments.load(path)
     if isinstance(model, teachers.Teacher):
         raise ValueError(
@@ -157,7 +157,7 @@ def load_student(path: str) -> nn.Module:
 
 
 def load_distilled(path: str) -> EgoDistill:
-    """Return the student in a file; baselines and teachers are refused."""
+    """Return the student in a file. Raise ValueError for a baseline or a teacher."""
     model = experiments.load(path)
     if not isinstance(model, EgoDistill):
         kind = "teacher" if isinstance(model, teachers.Teacher) else f"baseline ({type(model).__name__})"
@@ -166,7 +166,7 @@ def load_distilled(path: str) -> EgoDistill:
 
 
 def load_teacher(path: str) -> teachers.Teacher:
-    """Return the teacher in a file."""
+    """Return the teacher in a file. Raise ValueError for another model."""
     model = experiments.load(path)
     if not isinstance(model, teachers.Teacher):
         raise ValueError(
@@ -235,14 +235,14 @@ def inference_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def save_model(model: nn.Module, out: str, result: str, finished: str) -> None:
-    """Write a trained model and print the result of its training, in process 0; `finished` as of `finished_note()`."""
+    """Write a trained model and print the result of its training, in process 0; `finished_note()` gives `finished`."""
     if runtime.is_first():
         model.save(out)
         print(f"{out}: {finished}{result}")
 
 
 def finished_note(settings: Training) -> str:
-    """Return a note, before a training, if it has nothing left to do; otherwise nothing."""
+    """Return a note if the training that is about to start is already finished; otherwise ""."""
     history = log_path(settings.checkpoint)  # one line per finished epoch
     if not (Path(settings.checkpoint).exists() and history.exists()):
         return ""

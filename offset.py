@@ -70,7 +70,7 @@ class Motion:
 
 
 class Survey(NamedTuple):
-    """What `survey()` found in a video's frames."""
+    """The result of `survey()`: image motion, and times and faults of the decoded frames."""
 
     motions: list[Motion]
     times: np.ndarray  # [m], s, ascending, of every decoded frame
@@ -106,7 +106,8 @@ def ordered_frames(packets: Iterator[av.Packet], faults: Faults, reorder: int = 
 def survey(video: str | os.PathLike, excerpts: int, seconds: float, samples: int = 0) -> Survey:
     """Decode `excerpts` excerpts of `seconds` each, spread over a video, and `samples` key frames between them.
 
-    Only two small frames are in memory at once, and a few numbers for each decoded frame.
+    Only two small frames are in memory at once, and a few numbers for each decoded frame. Raise DataError for numbers
+    that are not above 0, VideoError if no frame can be decoded.
     """
     if excerpts < 1 or not seconds > 0:
         raise DataError(f"{video}: excerpts and seconds must be above 0, not {excerpts} and {seconds}")
@@ -259,9 +260,9 @@ def _vertex(three: np.ndarray) -> float:
 # --- Offset between image motion and gyroscope ---------------------------------------------------
 
 _LAG_STEP = 0.01  # s between the lags that are tried; the peak is interpolated
-_TOGETHER = 500  # lags that are compared at a time: all at once, 60 s for 12 s of video need 570 MB instead of 25
+_TOGETHER = 500  # lags compared at a time; all at once, 60 s of lags for 12 s of video need 570 MB instead of 25
 _DECOYS = 19  # false gyroscopes that the true one must beat
-_CLEAR = 0.25  # by how much, as a share of the distance from their best correlation to 1
+_CLEAR = 0.25  # share of the distance from their best correlation to 1 by which it must beat them
 
 
 class Excerpt(NamedTuple):
@@ -473,7 +474,7 @@ def _drift(excerpts: Sequence[Excerpt]) -> float | None:
 _STRETCH = 1.0  # s: the evidence about axes is cut into stretches of about this length
 _STRETCHES = 4  # fewer cannot show whether the evidence is the same everywhere
 _SURE = 0.99  # share of the samples of stretches in which the same turn must be the best
-_FITS = 0.9  # the cosine of 26 degrees: axes that lie further askew have no turn
+_FITS = 0.9  # the cosine of 26 degrees: axes that are further askew fit no turn
 
 
 class Rates(NamedTuple):
@@ -488,13 +489,13 @@ class Rates(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Axes:
-    """Which of the 24 turns of an IMU's axes makes them the camera's, and how sure that is.
+    """The one of the 24 turns of an IMU's axes that makes them the camera's, and how sure that is.
 
     `turn` names the columns that become X (left), Y (to the user) and Z (up), small letters with the opposite sign:
     "XYZ" changes nothing. A lens moves the picture to the right by some pixels per radian of a turn about Z, upwards by
     as many per radian of a turn about X, and not at all by a turn about Y. `fits` has the cosine between this map and
-    the measured one for all turns, the best first: 1 is a perfect fit. `turn` is the best in the share `share` of
-    samples of the `stretches` of about 1 s, drawn with replacement. `pixels_per_radian` is measured, to the right and
+    the measured one for all turns, the best first: 1 is a perfect fit. `turn` is the best in a share `share` of
+    bootstrap samples of the `stretches` of about 1 s. `pixels_per_radian` is measured, to the right and
     up. `reason` says why the axes cannot be trusted, or is None.
     """
 

@@ -1,4 +1,4 @@
-"""What reads the frames of clips while `data.prepare()` decodes them, and the frames that wait for it.
+"""Run a consumer, such as a teacher, on the frames of clips while `data.prepare()` decodes them.
 
     from egodistill import data, teachers
 
@@ -31,16 +31,15 @@ WAITING_BYTES = 2 << 30  # of all frames that wait
 
 
 class Consumer(Protocol):
-    """What reads frames of all clips while `prepare()` decodes them, so that the store need not keep these frames.
+    """A reader of the frames of all clips while `prepare()` decodes them, so that the store need not keep these frames.
 
-    `teachers.Extraction` is one, `distillation.EndFeatures` another. ``record`` are JSON values: a store is continued
-    only with equal ones.
+    `teachers.Extraction` is one, `distillation.EndFeatures` another.
     """
 
     specs: Mapping[str, ClipSpec]  # the frames that it reads: "clip", "ends"
-    arrays: Sequence[str]  # what it adds to the store
-    record: Mapping[str, Any]
-    batch_size: int
+    arrays: Sequence[str]  # names of the arrays that it adds to the store
+    record: Mapping[str, Any]  # JSON values; an unfinished store is continued only with equal ones
+    batch_size: int  # clips per call of the function from `open()`
 
     def open(self, store: ClipStore) -> contextlib.AbstractContextManager[Consume]:
         """Return a context with a function that takes rows of the store and their frames uint8 [B, T, 3, H, W]."""
@@ -71,10 +70,10 @@ class Together:
 
 
 class Pending:
-    """Frames of clips that `data.prepare()` has decoded and its consumer has not read yet: a file each, in a folder.
+    """Frames of clips that `data.prepare()` has decoded and its consumer has not read yet, one file per clip.
 
-    The store keeps none of them. At most about 2 GB wait: then `put()` waits, too, unless the consumer needs this
-    recording first. Rows are counted in the whole store.
+    They are in the store's folder `pending`, which `prepare()` removes at the end. At most about 2 GB of frames wait:
+    then `put()` waits, too, unless the consumer needs this recording first. Rows are counted in the whole store.
     """
 
     def __init__(self, store: StoreWriter) -> None:

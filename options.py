@@ -1,10 +1,12 @@
 """Command-line options made from dataclasses: one option per field that `HELP` describes.
 
-from egodistill import options
-from egodistill.distillation import EGO4D
+    from egodistill import options
+    from egodistill.distillation import EGO4D
 
-options.add_fields(parser, EGO4D.distillation)                          # --epochs, --tau, --crop, ...
-settings = options.apply(EGO4D.distillation, parser.parse_args())       # the settings, changed by these options
+    options.add_fields(parser, EGO4D.distillation)                      # --epochs, --tau, --crop, ...
+    settings = options.apply(EGO4D.distillation, parser.parse_args())   # the settings, changed by these options
+
+An option that is not given leaves its setting unchanged.
 """
 
 from __future__ import annotations

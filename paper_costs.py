@@ -1,9 +1,11 @@
 """The cost of the paper's models: its Table 3, with functions that build the models at their published size.
 
-from egodistill import measure, paper_costs
+    from egodistill import measure, paper_costs
 
-published, build = paper_costs.TABLE_3["EgoDistill"]
-print(published.gmacs, measure(build()).gmacs)             # `egodistill measure` prints the whole table
+    published, build = paper_costs.TABLE_3["EgoDistill"]
+    print(published.gmacs, measure(build()).gmacs)
+
+`egodistill measure` prints the whole table.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
     columns = pickles.read_data_frame("HD_EPIC_Narrations.pkl")         # {name: array with one value per row}
 
 A pickle names the functions that rebuild its content, and can name any function there is. The readers here refuse a
-file that names another one than those of arrays and tables. Even these are not called, because numpy's would take
-addresses of objects from a file: functions of this module take their place. Objects of pandas are not rebuilt; of each
-one, only the arguments and the state that the file has of it are kept, which contain the values.
+file that names a function other than those of arrays and tables. Even these are not called, because numpy's would take
+addresses of objects from a file: functions of this module take their place. Objects of pandas are not rebuilt; only the
+arguments and the state that the file records for each object are kept, and they contain the values.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def first_bytes(path: str | os.PathLike, count: int = 64) -> bytes:
 
 
 def is_pickle(path: str | os.PathLike) -> bool:
-    """Return whether a file is a pickle, of a protocol from 2 on; no text begins so."""
+    """Return whether a file is a pickle of protocol 2 or later, by its first byte, with which no text begins."""
     return first_bytes(path, 1) == b"\x80"
 
 
@@ -61,7 +61,7 @@ def read_pickle(path: str | os.PathLike, unpickler: type[ArrayUnpickler], kind: 
 
 
 def _check_numbers(file: IO[bytes]) -> None:
-    """Raise UnpicklingError for an object's number above the count of objects, because pickle makes room for it."""
+    """Raise UnpicklingError for a memo index above the number of objects: pickle would allocate memory up to it."""
     for count in itertools.count():
         opcode = pickletools.code2op.get(file.read(1).decode("latin1"))
         if opcode is None:
@@ -89,10 +89,10 @@ class Kept:
 
 
 class Kind(Kept):
-    """A numpy.dtype, whose state can say that bytes of the file are addresses of objects."""
+    """Stand-in for a numpy.dtype, whose state in a file could declare bytes to be addresses of objects."""
 
     def plain(self) -> np.dtype:
-        """Return it made anew from its name and byte order. Raise UnpicklingError unless it is of single values."""
+        """Return the dtype, made from name and byte order alone. Raise UnpicklingError unless it has single values."""
         found = np.dtype(self.arguments[0])
         if found.kind not in "biufcSUO":
             raise pickle.UnpicklingError(f"it has an array of {found}, not of numbers, texts or objects")
@@ -127,7 +127,7 @@ def _scalar(kind: Kind, content: bytes | str) -> Any:
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """A pickle reader that makes numpy arrays, and calls no function that a pickle names but those in `allowed`."""
+    """A pickle reader that makes numpy arrays, and calls only those functions in a file that are in `allowed`."""
 
     content = "a numpy array"
     allowed: Mapping[tuple[str, str], Any] = {
@@ -140,7 +140,7 @@ class ArrayUnpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for this name. Raise UnpicklingError for one that is not in `allowed`."""
+        """Return what `allowed` has for this name. Raise UnpicklingError for a name that is not in it."""
         found = self.allowed.get((module.replace("numpy._core", "numpy.core"), name))  # the name since numpy 2
         if found is None:
             raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not {self.content}")

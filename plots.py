@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # experiments needs torch, and `egodistill check` does not
 
 __all__ = ["CHECK_TITLE", "draw", "draw_check", "require_picture", "save"]
 
-CHECK_TITLE = "egodistill check"  # in the files of `draw_check()`, which tells an earlier result from another picture
+CHECK_TITLE = "egodistill check"  # in the files of `draw_check()`: distinguishes earlier results from other pictures
 
 LIMIT = "what its inputs tell"  # in the legend of `draw()`
 # Colours of Okabe and Ito; markers, lines and grey values also distinguish the methods in a grey print.
@@ -54,7 +54,7 @@ def draw(
     """Draw accuracy against GMACs, the paper's Figure 3; write and return ``stem``.png and ``stem``.svg.
 
     Error bars are the 95 % intervals of the rows, or their standard deviations if they have none. ``ceilings``,
-    {(method, frames): accuracy in %}, is what a method's inputs can tell at most: a short line of its colour.
+    {(method, frames): accuracy in %}, are the best possible accuracies from a method's inputs, drawn as short lines.
     Raise ImportError if matplotlib is not installed.
 
     >>> from egodistill import experiments, plots
@@ -142,7 +142,7 @@ def error_bars(line: Sequence[Row]) -> list[list[float]]:
     return [[max(0.0, end[side]) for end in ends] for side in (0, 1)]
 
 
-# Rows of `draw_check()`: axis of the turn, then component and sign of the shift that it causes, and where to.
+# Rows of `draw_check()`: name and column of the axis of the turn; component, sign and direction of the shift it causes.
 _TURNS = (
     ("about Z (up)", 2, 0, 1, "right"),
     ("about X (left)", 0, 1, -1, "up"),
@@ -234,7 +234,7 @@ def _correlation(one: np.ndarray, other: np.ndarray, weights: np.ndarray) -> flo
 def _pixels_per_degree(
     found: Check, component: int, turns: np.ndarray, moves: np.ndarray, weights: np.ndarray
 ) -> float:
-    """Return the scale at which the picture's motion lies on the gyroscope's: measured, or that of equal power."""
+    """Return pixels per degree, which scale the two curves alike: as measured, or so that both have equal power."""
     if found.axes is not None and found.axes.reliable:
         return float(np.radians(found.axes.pixels_per_radian[component]))
     return float(np.sqrt((weights @ moves**2 + 1e-9) / (weights @ turns**2 + 1e-9)))

@@ -5,8 +5,8 @@
         work.run()
 
 A process imports the package and calls a function of one of its modules, as ``write_bundle(str(out), bundle)``; bundles
-are of what JSON has. No lock is forked, and a decoder that crashes ends one process. The processes communicate through
-files only.
+are JSON values. Nothing is forked, so no process inherits a lock that is held, and a decoder that crashes ends only one
+process. The processes communicate through files only.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ ENDS = {
     -9: "killed, perhaps because memory ran out",
     -getattr(signal, "SIGBUS", 7): "perhaps because the disk is full",
 }
-# Import the package from where this process found it; nothing else in that folder hides the standard library.
+# Import the package from where this process found it. Its folder then comes last in sys.path, so that no other file
+# there hides the standard library.
 WORKER = (
     "import sys; sys.path[0] = sys.argv[1]; import egodistill; sys.path.append(sys.path.pop(0)); "
     "from egodistill import processes; processes.serve(*sys.argv[2:])"

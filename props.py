@@ -1,4 +1,4 @@
-"""What the things of the rendered world look like: kitchen things and a hand, drawn on flat sprites.
+"""The look of the rendered world: kitchen things and a hand, drawn on flat sprites.
 
     import numpy as np
     from egodistill import props
@@ -562,7 +562,7 @@ THINGS = tuple(DRAW)
 
 
 class Hand(NamedTuple):
-    """Where the hand is, at n times.
+    """The position of the hand at n times.
 
     ``progress`` [n] is the position along the path of a thing that is moved once, 0 to 1. ``stroke`` [n, 2] is the
     displacement, left and up in metres, from the working point of a thing that is worked on in strokes (pan, bowl,
@@ -584,7 +584,7 @@ def station(thing: str, appearance: int, hand: Hand, skin: Colour, sleeve: Colou
     """Return the sprites of one station, from back to front, while the hand is where ``hand`` says.
 
     ``thing`` is one of `THINGS`. ``appearance`` is the seed of its size, place, colours and of the clutter beside it.
-    ``pitch`` is the angle below the horizon at which the station stands, in rad. Raise KeyError for another thing.
+    ``pitch`` is the angle of the station below the horizon, in rad. Raise KeyError for another thing.
 
     >>> import numpy as np
     >>> from egodistill import props
@@ -600,7 +600,7 @@ def station(thing: str, appearance: int, hand: Hand, skin: Colour, sleeve: Colou
 
 
 def clutter(stage: Stage) -> list[Placed]:
-    """Return one or two things of no importance behind a third of the stations."""
+    """Return the sprites of one or two unimportant things behind a third of the stations, [] for the others."""
     rng, found = stage.rng, []
     for _ in range(rng.integers(1, 3) if rng.random() < 1 / 3 else 0):
         sketch = Sketch(rng.uniform(0.025, 0.05), rng.uniform(0.03, 0.075))

@@ -65,7 +65,7 @@ class ListenToLookSettings:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How all methods of a comparison are built and trained: the students' recipe, and the baselines' settings.
+    """The settings of all methods of a comparison: the students' recipe, and those of the baselines.
 
     narrow    STTS is too narrow for its published initialization; see `experiments.init_narrow()`.
     changes   {method: settings of its training that differ from the recipe's}, such as {"VisIMU": {"epochs": 12}}; the
@@ -112,7 +112,7 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class TeacherRecipe:
-    """How to build a teacher and train it on labels.
+    """The settings to build a teacher and train it on labels.
 
     architecture   One of `teachers.MODELS`.
     training       Settings of `finetune()`.

@@ -64,7 +64,7 @@ class SensorCheck(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Check:
-    """What `check()` found; None where it is unknown. `problem` says why a recording cannot be used, or is None."""
+    """The result of `check()`; unknown values are None. `problem` is why a recording cannot be used, or None."""
 
     path: str
     problem: str | None = None
@@ -77,7 +77,7 @@ class Check:
     keyframe_every: float | None = None  # median, s
     audio: bool | None = None
     variable_rate: bool | None = None
-    broken_packets: int | None = None  # this and the next five: among the decoded frames
+    broken_packets: int | None = None  # this, the next three, `blank` and `frozen`: among the decoded frames
     unordered_frames: int | None = None
     repeated_frames: int | None = None
     last_frame: float | None = None  # s; long before the duration if the file is truncated
@@ -94,7 +94,7 @@ class Check:
     offset: Offset | None = None
     no_offset: str | None = None  # why there is no offset although there is an IMU
     axes: Axes | None = None  # None without a reliable offset
-    mean_accel: tuple[float, float, float] | None = None  # m/s2, about each axis of the IMU
+    mean_accel: tuple[float, float, float] | None = None  # m/s2, along each axis of the IMU
     rates: tuple[Rates, ...] = ()  # what `plots.draw_check()` draws: picture and IMU in each excerpt
 
     @property
@@ -290,7 +290,8 @@ def check(
     you already know about it, such as where a clip was cut out of a longer video. Without IMU files, telemetry in the
     video is used. Only `excerpts` excerpts of `seconds` each, spread evenly, and `samples` key frames between them are
     decoded; faults elsewhere are not seen.
-    An unreadable file raises nothing: `problem` has the reason, so that one bad file does not end a long list.
+    Raise DataError only for what `clips.open_recording()` refuses, such as a .vrs file. Of any other file that cannot
+    be read, `problem` has the reason, so that one bad file does not end a long list.
 
     >>> from egodistill import recordings
     >>> found = recordings.check("walk.mp4", "walk.csv")

@@ -59,10 +59,11 @@ def read_table(
     *,
     rows: range | None = None,
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the rows of a CSV with header, each with its place, for errors; names of columns become lower case.
+    """Yield the rows of a CSV with header, each with its place for error messages; column names become lower case.
 
-    Columns other than ``needed`` and ``optional`` are an error; with None, they are ignored. With ``rows``, an
-    ascending range, yield only these, counted from 0 below the header; the lines between them are not looked at.
+    Columns other than ``needed`` and ``optional`` are an error, unless their names start with '#' or '_'; if
+    ``optional`` is None, they are ignored. With ``rows``, an ascending range, yield only these, counted from 0 below
+    the header; the lines between them are not checked. Raise DataError with file and row.
     """
     line = 1
     files.require_file(path, LARGEST_TABLE)
@@ -101,7 +102,7 @@ def read_table(
 
 
 def _lines(path: Path, file: TextIO, rows: range | None) -> Iterator[str]:
-    """Yield the lines of a table, the first and those of ``rows``. Raise DataError for a line that has no end."""
+    """Yield the lines of a table, the first and those of ``rows``. Raise DataError for a line that is too long."""
     number = -1
     while line := file.readline(LONGEST_LINE):
         if len(line) == LONGEST_LINE:
@@ -139,7 +140,7 @@ def _similar(name: str, others: Sequence[str]) -> str:
 
 
 def start_and_stop(where: str, start: str, stop: str) -> tuple[float, float]:
-    """Return start and stop in seconds from text such as '83.5' or '00:01:23.50'."""
+    """Return start and stop in seconds from text such as '83.5' or '00:01:23.50'. Raise DataError for other text."""
     seconds = []
     for text in (start, stop):
         parts = text.split(":")
@@ -156,7 +157,7 @@ def start_and_stop(where: str, start: str, stop: str) -> tuple[float, float]:
 
 
 def class_number(where: str, row: Mapping[str, str], column: str) -> int:
-    """Return the number of a class in a row. Raise DataError if it is none."""
+    """Return the number of a class in a row. Raise DataError if the cell is not a whole number."""
     if not re.fullmatch(r"\d{1,9}", row[column]):
         raise DataError(f"{where}: {column} {row[column][:40]!r} is not the whole number of a class")
     return int(row[column])
@@ -165,7 +166,7 @@ def class_number(where: str, row: Mapping[str, str], column: str) -> int:
 def require_id(where: str, name: object, what: str) -> str:
     """Return an id that becomes part of a path. Raise DataError, which says ``what`` it must be, unless it is a word.
 
-    So nothing in a file leads out of the root of its data set.
+    An id that is not a word, such as "../x", could lead out of the root of the data set.
     """
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name):
         raise DataError(f"{where}: {name!r} is not {what}")
@@ -177,9 +178,9 @@ def json_items(
 ) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
     """Yield the objects of the list or dict under one of these names in a JSON file; without names, of the whole file.
 
-    Each comes with its place, for errors, and with its key if they are in a dict. Only one object is in memory at a
-    time; ``chunk`` is how many characters are read at once. Raise DataError with file and place, and with the words
-    ``otherwise`` for a value that is no object.
+    Yield (place for error messages, key in a dict or None in a list, object). Only one object is in memory at a
+    time; ``chunk`` is how many characters are read at once. Raise DataError with file and place, and with the text
+    ``otherwise`` for a value that is not an object.
     """
     found = not names
     with _json_reader(path, chunk) as reader:

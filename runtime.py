@@ -147,7 +147,7 @@ def has_bf16_kernels() -> bool:
 
 
 def pick_precision(device: torch.device, precision: str, model: Any = None) -> str:
-    """Return the precision for inference; "auto" is bf16 if `bf16_speed()` returns that it is faster, otherwise fp32.
+    """Return the precision for inference; "auto" is bf16 if it is faster by `bf16_speed()`, otherwise fp32.
 
     A model with an attribute ``precision``, such as an exported file, runs only in that one. Raise EgoDistillError for
     weights that cannot run in mixed precision.
@@ -250,7 +250,7 @@ def require_precision(precision: str) -> None:
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
     """Return a context in which operations that gain from it run in bf16 or fp16, if that is the precision.
 
-    An exported program has one of its own, such as int8, which the context does not change.
+    An exported program has a precision of its own, such as int8, which the context does not change.
     """
     enabled = precision in ("bf16", "fp16")
     return torch.autocast(device.type, DTYPES[precision] if enabled else torch.bfloat16, enabled=enabled)
@@ -261,10 +261,11 @@ CAST_COPIES: weakref.WeakKeyDictionary[nn.Module, tuple[Any, nn.Module]] = weakr
 
 
 def with_cast_weights(model: nn.Module, precision: str) -> nn.Module:
-    """Return a copy of a model whose linear layers and convolutions have weights in this precision; in fp32 the model.
+    """Return a copy of a model whose linear layers and convolutions have weights in this precision.
 
-    Autocast converts fp32 weights in every call, which for a single clip takes longer than the network. Under
-    `autocast()` the copy returns the same outputs to the bit. Callers share one copy until the model's weights change.
+    In fp32, return the model itself. Autocast converts fp32 weights in every call, which for a single clip takes longer
+    than the network. Under `autocast()` the copy returns the same outputs to the bit. Callers share one copy until the
+    model's weights change.
 
     >>> import torch
     >>> from egodistill import EgoDistill, runtime
@@ -402,7 +403,8 @@ def agree_on_attempt(store: distributed.Store, rank: int, world_size: int) -> st
 
     torchrun keeps the store over restarts, with the addresses of dead processes (pytorch issue 135712), for which new
     processes would wait; and the agents of several machines count restarts differently. So each process shows a random
-    name, and process 0 answers every name that it sees with its own, until all others have got the answer.
+    name, and process 0 answers every name that it sees with its own, until all others have got the answer. Process 0
+    raises DistStoreError if that takes longer than `TIMEOUT`.
     """
     own = f"attempt {os.urandom(8).hex()}"
     if rank:
@@ -597,7 +599,7 @@ def parallel(objective: nn.Module, *, find_unused: bool) -> nn.Module:
 
 @torch.no_grad()
 def average_statistics(model: nn.Module, weight: float) -> None:
-    """Average the running statistics of batch norms in training mode over the processes; this one has ``weight``."""
+    """Average the running statistics of batch norms in training mode over the processes, weighted by ``weight``."""
     norms = [part for part in model.modules() if isinstance(part, BATCH_NORMS) and part.training]
     statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
     if not statistics or rank_and_world_size()[1] == 1:

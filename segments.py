@@ -72,7 +72,7 @@ class Segment:
     wearer: str | None = None
     imu_axes: str = "gopro"
 
-    def __post_init__(self) -> None:  # paths and numpy numbers are welcome; a store holds JSON
+    def __post_init__(self) -> None:  # convert paths and numpy numbers: a store holds JSON
         own = self.recording
         plain = {name: getattr(own, name) for name in ("video", "imu", "imu_offset", "imu_stretch")}
         for name, value in {**plain, "start": float(self.start), "stop": float(self.stop)}.items():
@@ -99,14 +99,16 @@ SILENT = "the video has no audio"
 
 
 def splits_of_wearers(evaluation: Sequence[str], validation: Sequence[str]) -> dict[str, str]:
-    """Return the split of the wearers that are not for training. Raise DataError for one with two."""
+    """Return {wearer: split} of the wearers that are not for training. Raise DataError for a wearer in both lists."""
     if both := sorted({*evaluation} & {*validation}):
         raise DataError(f"{', '.join(both)}: a wearer cannot be for both evaluation and validation")
     return dict.fromkeys(evaluation, "test") | dict.fromkeys(validation, "validation")
 
 
 def overlapping_splits(segments: Iterable[Segment]) -> list[tuple[Segment, Segment]]:
-    """Return the segments that overlap one of another split in the same video, each with such a one.
+    """Return pairs of segments of one video that overlap and have different splits: (later one, an earlier one).
+
+    There is one pair for each segment that overlaps an earlier one.
 
     >>> from egodistill import data, segments
     >>> parts = [data.Segment("a", "walk.mp4", 0, 6, split="train"), data.Segment("b", "walk.mp4", 5, 9, split="test")]
@@ -130,6 +132,7 @@ def names_of_classes(
     """Return the name of each class: its key in the data set's own table ``id,key``, or else its usual spelling.
 
     ``spellings`` is {class: how often each word is used for it}. Two classes that share a word get different names.
+    Raise DataError if the table lacks a class.
     """
     if table is not None and table.is_file():
         keys = {class_number(where, row, "id"): row["key"] for where, row in read_table(table, ("id", "key"))}
@@ -149,7 +152,7 @@ def with_labels(
     min_instances: int,
     dropped: collections.Counter[str],
 ) -> SegmentList:
-    """Return segments with the names of their classes as labels, without those of rare classes, which are counted."""
+    """Return segments with class names as labels, without those of rare classes, which are counted in ``dropped``."""
     instances = collections.Counter(number for number, _ in found)
     segments = []
     for number, segment in found:
@@ -268,11 +271,11 @@ SplitBy = Literal["recording", "stretch"]
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """How recordings without labels become clips, and which of these are for testing.
+    """The settings that cut recordings without labels into clips, and choose those for testing.
 
     stride       Seconds from one clip of a recording to the next; the last one ends with the recording.
-    split_by     "recording": whole recordings are for training or for testing. "stretch": so are stretches of each
-                 recording, with 2.2 s between them that no clip contains.
+    split_by     "recording": a whole recording is for training or for testing. "stretch": each recording is cut into
+                 stretches for training and for testing, with 2.2 s between them that no clip contains.
     test_share   Share of the recordings, or of each recording, that is for testing.
     seed         It decides which recordings are for testing; stretches do not depend on it.
 
@@ -299,12 +302,12 @@ class Windows:
             raise DataError(f"test_share is a share of the recordings, between 0 and 1; got {self.test_share}")
 
 
-# Of a table of recordings, beside the video. Segments made of recordings have names of their own, so there is no id.
+# Columns of a table of recordings beside the video. There is no id, because the segments get names of their own.
 RECORDING_COLUMNS = ("start", "stop", "imu", "split", "imu_offset", "imu_stretch", "wearer", "imu_axes")
 
 
 def is_list_of_recordings(header: str) -> bool:
-    """Return whether a table has videos and no labels; a column that is unknown may be a misspelt one of labels."""
+    """Return whether a table has videos and no labels; False with unknown columns, which may be misspelt labels."""
     names = {name.strip().strip('"').lower() for name in header.split(",")}
     names = {name for name in names if name and not name.startswith(("#", "_"))}
     return "video" in names and names <= {"video", "start", "stop", *OPTIONAL_COLUMNS}
@@ -331,7 +334,7 @@ def _rows_of_recordings(path: Path) -> Iterator[tuple[str, dict[str, str], Recor
 
 
 GUARD = 2.2  # seconds between a stretch for training and one for testing: longer than a clip
-PERIOD = 120.0  # about so many seconds of a recording have one stretch for training and one for testing
+PERIOD = 120.0  # seconds, about: a part of a recording with one stretch for training and one for testing
 
 
 def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> SegmentList:
@@ -351,7 +354,7 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
       clip at least; a recording that is too short for that is for training.
 
     ``.dropped`` of the result counts recordings that cannot be opened. Raise DataError for a folder without videos, a
-    table with a row that cannot be used, or recordings that cannot be split so.
+    table with a row that cannot be used, or recordings that cannot be split in this way.
 
     >>> from egodistill import segments
     >>> first, *others = segments.read_recordings("world", segments.Windows(stride=10.0, split_by="stretch"))
@@ -438,7 +441,7 @@ def _splits_of_recordings(
 
 
 def count_of_tests(count: int, share: float) -> int:
-    """Return how many of so many are for testing: the rounded share, at least one and not all."""
+    """Return how many of ``count`` items are for testing: the rounded ``share`` of them, at least one and not all."""
     return min(max(1, round(share * count)), count - 1)
 
 

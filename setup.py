@@ -1,7 +1,7 @@
 """Packaging: flat files in the repository, one package `egodistill` once installed.
 
-The modules lie side by side at the root, so that a reader finds them and can copy one alone.
-Installed as they lie, `data`, `teachers` and `cli` would be top-level names and collide with
+The modules are side by side at the root, so that a reader finds them and can copy one alone.
+Installed in this way, `data`, `teachers` and `cli` would be top-level names and collide with
 everyone's own `data.py`. So `BuildPy` puts them into a package on the way into a wheel:
 egodistill.py becomes egodistill/__init__.py, data.py becomes egodistill/data.py. In a checkout and
 in an editable install nothing is moved: there egodistill.py itself, by its `__path__`, is the

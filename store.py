@@ -228,8 +228,8 @@ class StoreFiles:
     def put(self, name: str, rows: Any, values: Any) -> None:
         """Write rows of an array; ``rows`` is a numpy index. Of several processes, each writes only bytes of its rows.
 
-        A mapped page also holds rows of others. NFS would write it back as a whole, with what these rows were when this
-        machine read them; O_DSYNC stops its client from extending a write to the page.
+        A mapped page also holds rows of other processes. NFS would write the page back as a whole, with the values that
+        these rows had when this machine read them. O_DSYNC stops the NFS client from extending a write to the page.
         """
         array = self.array(name, "r+")
         if files.environment_share()["world_size"] == 1 or not hasattr(os, "pwrite"):
@@ -486,7 +486,10 @@ class ClipStore:
         return self.select(np.array([self._files.segments[i].split == name for i in self.segments]))
 
     def select(self, rows: Any) -> ClipStore:
-        """Return a view of some clips of this view, in this order; ``rows`` is a numpy index: numbers or booleans."""
+        """Return a view of some clips of this view, in this order; ``rows`` is a numpy index: numbers or booleans.
+
+        Raise DataError for an index that is not one-dimensional.
+        """
         chosen = self._rows[rows]
         if chosen.ndim != 1:
             raise DataError(f"{self.path}: rows must be a list of numbers or booleans, not {rows!r}")
@@ -495,7 +498,7 @@ class ClipStore:
         return view
 
     def everything(self) -> ClipStore:
-        """Return a view of all rows of the folder, finished or not, for what is added while they are written."""
+        """Return a view of all rows of the folder, finished or not, to add arrays while rows are being written."""
         view = copy.copy(self)
         vars(view).update(_rows=np.arange(len(self._files)))
         return view
@@ -528,7 +531,8 @@ class ClipStore:
     def time_errors(self, name: str) -> np.ndarray:
         """Return how many seconds the frames of an array are away from the wanted times, float64 [n, N].
 
-        Exact frames are up to one frame early. Raise KeyError for an array that is not of frames.
+        Exact frames are up to one frame early. Raise KeyError for an array without a spec, DataError for one
+        that has no frames.
         """
         spec, found = self.specs[name], self.read(f"{name}.times", slice(None))
         wanted = [spec.times(self._files.clips[row]["start"], row) for row in self._rows.tolist()]
@@ -711,7 +715,8 @@ class StoreWriter:
     def check_sources(self, *, again: bool = False) -> None:
         """Raise DataError if a file has changed since its clips were prepared; files that are gone are not compared.
 
-        ``again``: mark all clips of the recordings with changed files as missing instead, also for `ClipStore.add()`.
+        With ``again``, mark all clips of the recordings with changed files as missing instead, and their rows in arrays
+        of `ClipStore.add()` as not written.
         """
         with files.lock(lock_file(self.path)):
             known = self._sources()
@@ -758,7 +763,7 @@ class StoreWriter:
         self._files.put("status", row, OK)
 
     def move(self, row: int, start: float) -> None:
-        """Move a clip that is not written yet, because the length of its video was unknown when the store was begun."""
+        """Change the start (s) of a clip that is not written yet; the store was begun without its video's duration."""
         with files.lock(lock_file(self.path)):
             clips = files.read_json(self.path / "clips.json")
             clips[row]["start"] = start
@@ -834,7 +839,7 @@ def _create_store(
     arrays: Mapping[str, tuple[str, Sequence[int]]],
     header: Mapping[str, Any],
 ) -> None:
-    """Create the files of a store whose clips are all missing. The header comes last: a store has one."""
+    """Create the files of a store whose clips are all missing. The header comes last: only then is it a store."""
     entries = {
         name: {"file": f"{name}.npy", "dtype": dtype, "shape": [len(clips), *shape]}
         for name, (dtype, shape) in arrays.items()
@@ -930,7 +935,7 @@ def claim_outputs(
 
     ``identity`` holds JSON values that identify the teacher, "fingerprint" among them; ``about`` is recorded with it in
     "{name}.teacher.json" beside the arrays. Raise DataError if the arrays belong to a teacher with another identity.
-    ``overwrite`` claims them all the same, provided that ``store`` contains all clips with outputs of that teacher;
+    ``overwrite`` claims them anyway, provided that ``store`` contains all clips with outputs of that teacher;
     until `OutputClaim.finish()`, only runs with ``overwrite`` can claim them again.
 
     >>> from egodistill import data

@@ -1,4 +1,4 @@
-"""The student of EgoDistill, a network for a few frames and the IMU samples of a clip: (feature, logits).
+"""The student of EgoDistill: a network that maps a few frames and the IMU samples of a clip to (feature, logits).
 
     from egodistill import EgoDistill
 
@@ -66,7 +66,7 @@ class Student(Protocol):
     """A student in four steps, so that frames and IMU samples can arrive at different times; `EgoDistill` is one."""
 
     def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor:
-        """Return the features of frames: uint8 [B, N, 3, H, W] -> [B, N, d]."""
+        """Return the features of frames: uint8 [B, N, 3, H, W] -> [B, N, d]. `count` is N, by default the model's."""
 
     def aggregate(self, features: Tensor) -> Tensor:
         """Return one image feature of all frames: [B, N, d] -> [B, d']."""
@@ -75,13 +75,13 @@ class Student(Protocol):
         """Return the IMU feature: float [B, T, 6] -> [B, m]."""
 
     def fuse(self, image: Tensor, imu: Tensor | None) -> Output:
-        """Return feature [B, D] and logits [B, C] of image feature and IMU feature."""
+        """Return feature [B, D] and logits [B, C]; `imu` is None for a model without IMU."""
 
 
 def record_arguments(*without: str) -> Callable[[Constructor], Constructor]:
     """Decorate a constructor so that it keeps its arguments, with defaults, in `self.arguments`, except `without`.
 
-    `cls(**model.arguments)` then builds the same network, with new weights. Numpy numbers become those of Python.
+    `cls(**model.arguments)` then builds the same network, with new weights. Numpy numbers are kept as Python numbers.
     """
 
     def decorate(init: Constructor) -> Constructor:
@@ -159,7 +159,7 @@ def conv(before: int, after: int, size: int, stride: int = 1, groups: int = 1) -
 def shortcut(before: int, after: int, stride: int) -> nn.Sequential | None:
     """Return the 1x1 convolution and batch norm of a residual shortcut, named "0" and "1" as in torchvision.
 
-    None if neither the channels nor the size change.
+    Return None if neither the channels nor the size change.
 
     In the backward pass of a strided 1x1 convolution in channels_last, oneDNN's kernels for x86 write outside of their
     workspace if there are fewer input channels than the kernel's block: 8 with AVX2, 16 with AVX-512
@@ -366,7 +366,10 @@ UNFIT_ENCODERS = {
 
 
 def build_image_encoder(name: str, weights: Weights) -> tuple[nn.Module, int]:
-    """Return an image network without its classifier, [B, 3, H, W] -> [B, d], and d."""
+    """Return an image network without its classifier, [B, 3, H, W] -> [B, d], and d.
+
+    Raise ValueError for a name that is not in `IMAGE_ENCODERS` and for weights that cannot be loaded.
+    """
     if small := re.fullmatch(r"resnet10x([1-9]\d*)", name):
         encoder = ResNet(BasicBlock, (1, 1, 1, 1), int(small[1]))
         head, size = "fc", encoder.feature_dim
@@ -433,7 +436,7 @@ def download_weights(
 ) -> Mapping[str, Tensor]:
     """Return weights of torchvision. Raise ValueError if they cannot be downloaded.
 
-    For the message, `name` says which they are and `random` how to ask for random weights.
+    `name`, which weights they are, and `random`, how to ask for random weights, are for the message.
     """
     try:
         return published.get_state_dict(progress=True, check_hash=True)
@@ -445,7 +448,10 @@ def download_weights(
 
 
 def load_image_weights(encoder: nn.Module, weights: Weights, head: str) -> None:
-    """Load a state dict, or a file with one, into a network without its classifier `head`; all else must fit."""
+    """Load a state dict, or a file with one, into a network without its classifier `head`.
+
+    Raise ValueError if the file cannot be read, or if names or shapes of the other weights differ.
+    """
     source = "the image weights"
     if not isinstance(weights, Mapping):
         source = f"the image weights {weights}"
@@ -484,8 +490,8 @@ class IMUEncoder(nn.Module):
     learning for open-loop attitude estimation", 2020), which the paper cites. All padding is on the left and repeats
     the first sample, so each output depends on present and past samples only: 511 of them, more than a clip has.
 
-    `width` is that of the last layer. Neither paper gives it; 16 is closest to the published parameter count. Remove
-    bias and gravity from the samples first, as `EgoDistill.encode_imu()` does.
+    `width` is the number of channels of the last layer. Neither paper gives it; 16 is closest to the published
+    parameter count. Remove bias and gravity from the samples first, as `EgoDistill.encode_imu()` does.
 
     >>> import torch
     >>> from egodistill import IMUEncoder
@@ -550,11 +556,11 @@ class EgoDistill(nn.Module):
     image_encoder    f_I, without its classifier: a name in `IMAGE_ENCODERS` (torchvision's networks), or "resnet10xW",
                      a small ResNet for small frames with one block per stage and W to 8 W channels.
     image_weights    "imagenet" (torchvision downloads them), a state dict or the path of one, or None for random.
-    use_imu          False: VisOnly and VisOnly-Distill.
+    use_imu          False: a model that reads frames only, as VisOnly and VisOnly-Distill.
     frame_size       Height and width of the frames; None: the size for which the image encoder's ImageNet weights were
                      trained, 224 for most.
-    sampling, exact, tolerance   Choice of frames: a rule of `video.clip_times()`; exact frames, or nearest key frames;
-                     0, or the cheapest frames within this many seconds.
+    sampling, exact, tolerance   Choice of frames: a rule of `video.clip_times()`; True for exact frames, False for the
+                     nearest key frames; above 0, the frames within so many seconds that are cheapest to decode.
     clip_seconds, imu_samples, imu_rate   Length of a clip in seconds, number of IMU samples, their rate in Hz.
     imu_axes         Name of the axes of the IMU samples: those of a GoPro, X left, Y to the user, Z up, or your own.
     class_names      C names; None: training takes them from the store.
@@ -696,7 +702,10 @@ class EgoDistill(nn.Module):
         return features.flatten(1) if fixed else features.mean(dim=2)
 
     def fuse(self, image: Tensor, imu: Tensor | None) -> Output:
-        """Return the outputs of Pi and the classifier: z_I [B, d] and z_M [B, m] -> (z_phi [B, D], logits [B, C])."""
+        """Return the outputs of the fusion network Pi and the classifier: z_phi [B, D] and logits [B, C].
+
+        `image` is z_I [B, d], `imu` z_M [B, m] or None.
+        """
         if imu is None and "imu" in self.inputs:
             raise ValueError("this model needs IMU samples with the frames: model(frames, imu)")
         if imu is not None and not torch.compiler.is_compiling() and len(image) != len(imu):

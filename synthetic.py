@@ -15,7 +15,7 @@ Twenty verbs, equally frequent, on twelve things (`behaviour.THINGS`), of three 
 * Reversal pairs (open and close a cupboard, ...): an act of the second verb is an act of the first, reversed in time.
 * Cyclic pairs (wash and dry a pan, ...): the hand goes round on the thing, slowly for one verb, fast for the other.
   Strokes drift in rate and pause.
-* Single acts (pour, throw, scrape, press), which one frame tells.
+* Single acts (pour, throw, scrape, press), which one frame identifies.
 
 All parameters of an act (duration, path, lag of the head, ...) are drawn before the verb, and only the direction of
 time or the rate depends on it. In a share of the acts of each thing, `Thing.follow`, the head moves with the hand: by 2
@@ -85,7 +85,7 @@ __all__ = ["Recording", "World", "WorldError", "render"]
 SOUND_RATE = 16000  # Hz, a multiple of the frame rate
 GAPS = (0.4, 3.2)  # seconds from one act to the next
 LONG_GAPS = (0.7, 4.9)  # the same, in untrimmed recordings, of which a third is annotated
-BLUR = (np.arange(4) - 1.5) / 4  # times of the sharp pictures whose mean is a blurred one, in times of exposure
+BLUR = (np.arange(4) - 1.5) / 4  # times of the sharp pictures that make a blurred one, in units of the exposure
 ACTS_PER_RECORDING = 40  # about two minutes
 MOST_ACTS = 100 * ACTS_PER_RECORDING  # of one wearer
 LATER_SETTINGS = {"shutter": 0.0}  # settings that older worlds lack, and the value that they stand for
@@ -165,7 +165,7 @@ class Request:
                 f"a world needs a test wearer, and one for each of the {self.untrimmed} untrimmed recordings; got "
                 f"test_wearers={self.test_wearers}"
             )
-        if max(0, self.test_wearers - len(EPIC_TEST_WEARERS)) + self.validation_wearers > 67:  # P30 to P99 but three
+        if max(0, self.test_wearers - len(EPIC_TEST_WEARERS)) + self.validation_wearers > 67:  # P30 to P99 minus three
             raise WorldError(
                 f"a world has at most 67 validation and test wearers besides {', '.join(EPIC_TEST_WEARERS)}; got "
                 f"validation_wearers={self.validation_wearers}, test_wearers={self.test_wearers}"
@@ -243,11 +243,11 @@ def render(
     Acts are divided evenly among the wearers of a split: training P01, P02, ..., test P30, P35, P37 (the paper's) and
     others from P31 on, validation from P99 downwards. ``untrimmed`` is the number of long recordings, of as many test
     wearers. ``size`` is (width, height) in pixels, even numbers; ``label_noise`` the share of wrong training labels;
-    ``coupling`` (0 to 1) scales the shares of acts that the head follows; ``things`` are the looks of those of
+    ``coupling`` (0 to 1) scales the shares of acts that the head follows; ``things`` are the `Thing.look` of those of
     `behaviour.THINGS` that are in the world, all by default; ``shutter`` is the time of exposure of a frame in s, whose
     middle is the frame's time, 0 for sharp pictures. The same arguments give the same bytes. An interrupted rendering
     continues. Raise WorldError for invalid arguments, and for a folder that holds a world with
-    other settings, or something else.
+    other settings, or other files.
 
     >>> from egodistill import synthetic
     >>> world = synthetic.render(
@@ -367,7 +367,7 @@ def shares(total: int, parts: int) -> list[int]:
 
 
 class Plan(NamedTuple):
-    """What happens in one recording."""
+    """The events of one recording: its wearer, their acts and head motion."""
 
     wearer: Wearer
     acts: list[Act]
@@ -379,8 +379,8 @@ class Plan(NamedTuple):
 class Recording:
     """One video of a world with its sound, head motion and annotations, all determined by these settings.
 
-    ``first`` is the number of acts before it in its split, which balances the verbs. The noise of labels is a share of
-    wrong ones. ``things`` are the looks of those that are handled, None for all. ``shutter`` is in s.
+    ``first`` is the number of acts before it in its split, which balances the verbs. ``label_noise`` is the share of
+    wrong labels. ``things`` are the `Thing.look` of the things that are handled, None for all. ``shutter`` is in s.
 
     >>> from egodistill import behaviour, synthetic
     >>> recording = synthetic.Recording("P01_101", acts=8)
@@ -510,9 +510,9 @@ class Recording:
         sound = rng.normal(0.0, rng.uniform(0.002, 0.006), round(plan.duration * SOUND_RATE))
         for act in plan.acts:
             loud, heard = rng.uniform(0.7, 1.4), rng.random() < THINGS[act.thing].heard
-            pitch = log_uniform(rng, 300, 3000)  # of any thing, so that pitch does not tell the thing
-            # The rustle begins before the act and ends after it: its exact time would tell, with what one frame shows
-            # of the progress, in which direction a reversal runs.
+            pitch = log_uniform(rng, 300, 3000)  # of any thing, so that pitch does not reveal the thing
+            # The rustle begins before the act and ends after it: its exact time, with the progress that one frame
+            # shows, would reveal in which direction a reversal runs.
             begin, end = act.start - rng.uniform(0.1, 0.9), act.stop + rng.uniform(0.1, 0.9)
             first, last = (min(max(0, round(at * SOUND_RATE)), sound.size) for at in (begin, end))
             t = np.arange(first, last) / SOUND_RATE

@@ -14,7 +14,8 @@
 A teacher reads a dense clip of uint8 RGB frames and returns a feature vector and class scores. It contains everything
 that its outputs depend on: the clip (`clips.ClipSpec`), mean, standard deviation and channel order of its pixels
 (`Pixels`), class names. It does not run on a store with other clips. `MODELS` lists the published models, whose
-networks are in `video_transformers` and `video_convnets`; `Teacher.wrap()` makes a teacher from any other video model.
+networks are in `video_transformers`, `video_convnets` and `video_i3d`; `Teacher.wrap()` makes a teacher from any other
+video model.
 Scores are always logits: no teacher applies a softmax, because distillation has a temperature.
 """
 
@@ -104,6 +105,8 @@ class Teacher(nn.Module):
         name: name of its arrays in a store, "{name}.feature" and "{name}.logits".
         origin: source of its weights, if they were published.
 
+    Raise TeacherError for arguments or a clip that do not fit.
+
     >>> import torch
     >>> from egodistill import data, teachers
     >>> teacher = teachers.Teacher.load("teacher.pt")
@@ -150,7 +153,7 @@ class Teacher(nn.Module):
 
     @property
     def name(self) -> str:
-        """Return the name of its arrays in a store. Setting one that cannot be a file name raises TeacherError."""
+        """Return the first part of its arrays' names. Setting one that cannot be in a file name raises TeacherError."""
         return self._name
 
     @name.setter
@@ -200,7 +203,7 @@ class Teacher(nn.Module):
 
     @property
     def find_unused(self) -> bool:
-        """Return whether a training step can leave parameters without a gradient, as DistributedDataParallel needs."""
+        """Return whether a step can leave parameters without a gradient, which DistributedDataParallel must know."""
         return getattr(self.net, "find_unused", False)
 
     def freeze_trunk(self) -> Teacher:
@@ -320,7 +323,10 @@ class Teacher(nn.Module):
 
 
 class Wrapped(nn.Module):
-    """A model from elsewhere; a hook on its classifier captures feature and logits."""
+    """A model from elsewhere; a hook on its classifier captures feature and logits.
+
+    Raise TeacherError for weights other than float32, and for a layer that is missing or no classifier.
+    """
 
     find_unused = True  # layers after the classifier, for example, get no gradient
 
@@ -328,7 +334,7 @@ class Wrapped(nn.Module):
         super().__init__()
         self.module = module
         self.classifier = f"module.{feature_layer}"
-        structure = re.sub(r" at 0x[0-9a-f]+", "", repr(module))  # the weights do not tell a ReLU from a GELU
+        structure = re.sub(r" at 0x[0-9a-f]+", "", repr(module))  # the weights alone do not distinguish ReLU from GELU
         self.arguments = {"module": structure, "feature_layer": feature_layer}
         weights = module.state_dict()
         if other := checkpoints.other_than_float32(weights):
@@ -381,9 +387,9 @@ class Published:
     """An entry of `MODELS`: a model that its authors released.
 
     `network(num_classes, **options)` builds it; `clip_spec` and `pixels` are the clips on which it was trained and
-    their normalisation; `released` are its authors' names of the files with its weights. `source` is the code base of
-    the first of them, `licence` the licence of that, `obtain` says where the file is. `label_map` is the usual name of
-    a text file with its class names.
+    their normalisation; `released` are its authors' names of the files with its weights. `source` is the code base that
+    the first of these files is from, `licence` the licence of that code, and `obtain` says where to get the file.
+    `label_map` is the usual name of a text file with its class names.
 
     >>> from egodistill import teachers
     >>> x3d = teachers.MODELS["x3d_m"]
@@ -458,7 +464,7 @@ def load(
         new_head: replace the checkpoint's classifier with a new one for `num_classes`. Without it, a checkpoint with
             another number of classes is an error.
         unsafe_pickle: also read the Caffe2 files of PySlowFast (.pkl). They are Python pickles, a format that can run
-            any code. Only numpy arrays are read from them; all the same, use it only for files that you trust.
+            any code. Only numpy arrays are read from them; even so, use it only for files that you trust.
         progress: print on stderr which weights were loaded; the teacher's `origin` has the same text.
         options: options of the network (`head="noun"`, `value_step="projected"`, `drop_path=0.0`, ...), or fields of
             `ClipSpec` (`size=256`, `seconds=64 / 30`, ...) and `Pixels` (`channels="BGR"`, ...). "frames" and "size"
@@ -538,7 +544,10 @@ def read_label_map(path: str | os.PathLike[str], classes: int | None = None) -> 
 
 
 def split_options(name: str, options: Mapping[str, Any]) -> tuple[ClipSpec, Pixels, dict[str, Any]]:
-    """Return the clip, the pixels and the network's options of a published model, updated with `options`."""
+    """Return the clip, the pixels and the network's options of a published model, updated with `options`.
+
+    Raise TeacherError for an unknown option, or a value of another type.
+    """
     published = MODELS[name]
     known = signature(published.network).parameters
     ours = {*CLIP_OPTIONS, *PIXEL_OPTIONS}
@@ -620,7 +629,10 @@ def pick_classes(
     source: str,
     new_head: bool,
 ) -> int | tuple[int, ...]:
-    """Return the number of classes of the network: `wanted`, or else that `found` in the checkpoint."""
+    """Return the number of classes of the network: `wanted`, or by default the number `found` in the checkpoint.
+
+    Raise TeacherError if the two differ without `new_head`, or if neither is known.
+    """
     if wanted is None and not new_head:
         if found is None:
             raise TeacherError(f"{source} has no classifier; pass num_classes and new_head=True to add one")
@@ -682,7 +694,8 @@ def extract(
             was trained on `store.select(fold != k)`. The store keeps it as "{teacher.name}.fold".
         views: 1, the clip resized to the teacher's size; or 3, crops of that size at the left, the centre and the
             right of a larger clip (`prepare(..., clip_size=256)`). Features and probabilities are averaged over the
-            views, as the authors of all four networks do; logits are the logarithms of these probabilities.
+            views, as the authors of MotionFormer, MViT, SlowFast and X3D do; logits are the logarithms of these
+            probabilities.
         batch_size: clips per batch.
         device: device to compute on; by default a GPU if there is one. The teacher is moved back afterwards.
         precision: "fp32", "bf16" for mixed precision, or "auto".
@@ -698,7 +711,7 @@ def extract(
 
     A store without any label gets the teacher's classes. Raise EgoDistillError if the store has no array "clip", or its
     classes or clips (number, length and sampling of the frames) are not the teacher's. Raise TeacherError if an output
-    is not finite. Raise DataError if the outputs belong to another teacher, or another run claims them meanwhile.
+    is not finite. Raise DataError if the outputs belong to another teacher, or another run claims them during this one.
 
     >>> from egodistill import data, teachers
     >>> teacher, store = teachers.Teacher.load("teacher.pt"), data.ClipStore("store")
@@ -767,7 +780,8 @@ def claim_arrays(
 class Extraction:
     """A teacher that `data.prepare()` runs on frames while they are in memory, so that the store does not keep them.
 
-    The outputs are those of `extract()` on a store that keeps them, to the bit; the arguments are those of `extract()`.
+    The outputs are those of `extract()` on a store that keeps the frames, to the bit; the arguments are those of
+    `extract()`. Raise TeacherError unless `teacher` is one `Teacher`, and `views` 1 or 3.
 
     >>> from egodistill import data, teachers
     >>> teacher = teachers.Teacher.load("teacher.pt")

@@ -44,6 +44,8 @@ Schedule = Literal["step", "cosine"]
 class Training:
     """Settings of all stages. Each is a keyword argument of `finetune`, `pretrain_imu` and `distill`.
 
+    Raise EgoDistillError for a value that is out of range.
+
     >>> from egodistill import Training
     >>> settings = Training(epochs=50, decay_epochs=(30, 40))
     >>> settings.learning_rate_at(0), settings.learning_rate_at(30)
@@ -59,8 +61,8 @@ class Training:
     warmup_epochs: float = 0.0  # The learning rate increases linearly from zero over these.
     weight_decay: float = 0.01  # the default of AdamW; the paper does not give one
     seed: int = 0  # Clip order and dropout depend only on it, the epoch and the step.
-    # "bf16" and "fp16" (for GPUs without bf16) are mixed precision; "auto" is bf16 where it is faster, else fp32. Then
-    # the same seed gives other weights on another kind of machine.
+    # "bf16" and "fp16" (for GPUs without bf16) are mixed precision; "auto" is bf16 where it is faster, else fp32. With
+    # "auto", the same seed gives other weights on another kind of machine.
     precision: Precision = "auto"
     device: str | None = None  # None: a GPU if there is one
     checkpoint: str | os.PathLike | None = None  # file to resume from, and to write during training
@@ -134,7 +136,8 @@ class Objective(nn.Module):
              stage in messages.
 
     Under torchrun, set ``find_unused = True`` (of the objective or its model) if a step can leave trained parameters
-    without a gradient: it is DistributedDataParallel's `find_unused_parameters`. `train()` shows an example.
+    without a gradient: it is DistributedDataParallel's `find_unused_parameters`. `train()` shows an example. Raise
+    EgoDistillError if ``record`` has no "stage".
     """
 
     find_unused = False
@@ -265,9 +268,9 @@ class TrainingLoop:
         self.saved = time.monotonic()
 
     def fingerprints(self) -> dict[str, str]:
-        """Return hashes of the start weights, which are those of process 0, and of what is read if the store has them.
+        """Return hashes of the start weights and, if the store computes them, of the arrays that are read.
 
-        A run that continues, or is finished, must have the same.
+        The start weights are those of process 0. A call that resumes or loads a run must have the same hashes.
         """
         found = {"start weights": checkpoints.weights_fingerprint(self.objective)}
         for prefix, store in (("", self.store), ("validation ", self.validation)):
@@ -277,7 +280,10 @@ class TrainingLoop:
         return found
 
     def checkpoint_lock(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which no other training uses the checkpoint; of K processes, process 0 has it."""
+        """Return a context in which no other training uses the checkpoint; under torchrun, process 0 holds the lock.
+
+        Entering it raises DataError if another training holds the lock.
+        """
         if self.path is None or not runtime.is_first():
             return contextlib.nullcontext()
         busy = f"{self.path}: another process is training with this checkpoint; wait for its end, or use another one"
@@ -370,7 +376,7 @@ class TrainingLoop:
         self.settings.augment.apply(batch, seeds)
 
     def run_step(self, batch: dict[str, Tensor], rows: Tensor, time_in_epochs: float) -> float:
-        """Take one optimizer step; return the mean loss over all processes."""
+        """Take one optimizer step; return the mean loss of all processes. Raise EgoDistillError unless it is finite."""
         settings, share = self.settings, Share.of(len(rows))
         rank, processes = runtime.rank_and_world_size()
         batch["weight"] = share.weights(len(batch["row"]), self.device)
@@ -444,6 +450,7 @@ class TrainingLoop:
         """Return the means of the objective's values on these clips, as "validation_NAME".
 
         After the last epoch, go back to the weights of the best one. Under torchrun, process 0 computes the means.
+        Raise EgoDistillError if the value that decides which epoch is best is not finite.
         """
         means: dict[str, float] = {}
         if runtime.is_first():
@@ -510,7 +517,8 @@ class TrainingLoop:
 def weighted_sums(values: dict[str, Tensor], weight: Tensor) -> dict[str, list[float]]:
     """Return the weighted sum of each value over the clips of all processes, and the sum of the weights.
 
-    Clips with NaN in a value are left out of its sums, except for the loss.
+    Clips with NaN in a value are left out of its sums, except for the loss. Raise EgoDistillError unless the values are
+    tensors [b], with "loss" among them.
     """
     if not isinstance(values, dict) or "loss" not in values:
         found = f"values named {', '.join(values)}" if isinstance(values, dict) else f"a {type(values).__name__}"
@@ -557,7 +565,7 @@ def logged_precision(checkpoint: str | os.PathLike) -> str:
 
 
 def logged_seconds(checkpoint: str | os.PathLike, clips: int) -> float:
-    """Return about how long the epochs in the history beside a checkpoint took, of so many clips each.
+    """Return about how many seconds the epochs in the history beside a checkpoint took, each of ``clips`` clips.
 
     An epoch in which a process had nothing left to do has no rate, and does not count.
     """
@@ -574,7 +582,7 @@ def print_once(text: str) -> None:
 def epoch_order(clips: int, settings: Training, epoch: int) -> Tensor:
     """Return the order of the clips in an epoch, int64; it depends only on the seed and the epoch."""
     order = torch.randperm(clips, generator=torch.Generator().manual_seed(fold_seed(settings.seed, epoch)))
-    # Batch norm and the contrastive loss need at least two clips.
+    # No last batch of one clip: batch norm and the contrastive loss need at least two.
     return order[:-1] if len(order) % settings.batch_size == 1 else order
 
 

@@ -168,7 +168,7 @@ def _read_pictures(
 
 
 def _read_beside(video: str | os.PathLike, times: np.ndarray, max_hold: float, **options) -> list[np.ndarray]:
-    """Do the same with a separate decoder."""
+    """Return what `_read_pictures()` returns, with a decoder of its own."""
     with open_video(video) as container:
         return _read_pictures(FrameReader(container, video, max_hold=max_hold), times, **options)
 
@@ -186,7 +186,8 @@ def frames_at(
 
     Only a few decoded frames are in memory at once. A lost frame, beyond the end, in a hole or among
     broken packets, is None. ``exact``, ``tolerance`` and ``max_hold`` are as in `read_frames()`; ``threads`` is for one
-    decoder, 0 for FFmpeg's choice. Raise VideoError.
+    decoder, 0 for FFmpeg's choice. Raise VideoError for a video that cannot be read, ValueError for a tolerance that is
+    out of range and for times that are not finite.
 
     >>> from egodistill import data
     >>> for index, frame in data.frames_at("walk.mp4", [5.0, 1.0]):
@@ -200,7 +201,7 @@ def frames_at(
 
 
 def _cores() -> int:
-    """Return how many processors this process may use; a container or a scheduler may limit them."""
+    """Return the number of cores that this process may use; a container or scheduler may limit it."""
     if hasattr(os, "process_cpu_count"):  # Python 3.13
         return os.process_cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
@@ -214,7 +215,8 @@ class FrameReader:
     Packets say when their frames are shown, so the wanted frames are known before decoding. Frames
     that no other frame refers to are skipped unless they are wanted; the decoder is drained as soon
     as it has all that a wanted frame needs; decoding continues at the key frame of the next wanted
-    frame if that is later. Times are whole ticks of the stream's clock.
+    frame if that is later. Times are whole ticks of the stream's clock. Raise ValueError for a ``max_hold`` that is not
+    above 0.
     """
 
     def __init__(
@@ -247,7 +249,7 @@ class FrameReader:
     def frames(
         self, times: Sequence[float] | np.ndarray, *, exact: bool, threads: int, tolerance: float = 0.0
     ) -> Iterator[tuple[int, av.VideoFrame | None]]:
-        """Yield what `frames_at()` yields. Call it once per reader."""
+        """Yield what `frames_at()` yields, and raise its errors. Call it once per reader."""
         if not 0 <= tolerance <= MAX_TOLERANCE or (tolerance and not exact):  # NaN: False
             limits = f"from 0 to {MAX_TOLERANCE:g} s, and 0 for key frames (exact=False)"
             raise ValueError(f"{self.video}: tolerance must be {limits}; got {tolerance!r}")
@@ -275,7 +277,7 @@ class FrameReader:
     def holes(self) -> list[tuple[float, float]]:
         """Return where no frame begins for more than `max_hold` seconds, (start, stop) in seconds. Decode nothing.
 
-        The index tells where to look; packets are read there, and everywhere if the file has no index to its end.
+        Packets are read only where the index has long steps, or everywhere if the file has no index to its end.
         """
         first = self.stamps[0] if self.stamps else self.first
         looked = [[self.first, first]] if first > self.first else []
@@ -345,7 +347,7 @@ class FrameReader:
                 self._look_ahead()
                 if len(self.ahead) > _MOST_AHEAD and not self._read_past(low):
                     packet = self.ahead.popleft()
-                    if not self.emptied:  # otherwise decoding goes on at a key frame
+                    if not self.emptied:  # otherwise decoding continues at a key frame
                         self.decode(packet)
                         self._keep_last(self.decoded)
             self.near = [frame for frame in self.near if frame[0] >= low]
@@ -445,7 +447,7 @@ class FrameReader:
         return self._is_far(ticks)
 
     def _is_far(self, ticks: int) -> bool:
-        """Return whether a later key frame is before this time, by the index, or probably."""
+        """Return whether seeking to the key frame before this time skips enough packets; a guess without an index."""
         position = self.position
         if position == -math.inf and self.ahead:  # nothing is decoded yet
             position = self.ahead[0].dts or 0
@@ -519,7 +521,7 @@ class FrameReader:
         return dts is not None and dts > ticks
 
     def decode(self, packet: av.Packet | None) -> None:
-        """Decode a packet, or drain the decoder (None); keep the frames in `decoded`."""
+        """Decode a packet, or drain the decoder (None); keep the frames in `decoded`, {time in ticks: frame}."""
         if packet is not None:
             skip = self.can_skip and not self._is_wanted(packet)
             self.codec.skip_frame = "NONREF" if skip else "DEFAULT"
@@ -652,7 +654,10 @@ class Scaler:
 
 @contextlib.contextmanager
 def open_video(video: str | os.PathLike) -> Iterator[av.container.InputContainer]:
-    """Yield an open container, closed at the end of the block; FFmpeg's errors become VideoErrors."""
+    """Yield an open container, closed at the end of the block; FFmpeg's errors inside it become VideoErrors.
+
+    Raise VideoError for a path that is no regular file, is empty, or cannot be opened as a video.
+    """
     path = Path(video)
     if not path.is_file():
         kinds = {"a folder, not a file; give a video": path.is_dir(), "not a regular file": path.exists()}
@@ -734,8 +739,8 @@ def clip_times(
     The first five rules are those of the paper's Table 4. "uniform" takes the centres of ``count`` equal parts of the
     clip, so one frame is its middle. "first", "last" and "centre" take neighbouring frames at 30 Hz from that place of
     the clip, "random" any of these frames, drawn by ``rng``. "ages" is for cameras that sleep: a frame of random age in
-    each of ``count`` equal parts of the 4 s before the clip's end, not before 0; half of them lie before the clip.
-    Raise ValueError for another rule, or if the clip has fewer frames.
+    each of ``count`` equal parts of the 4 s before the clip's end, not before 0; about half of these times are before
+    the clip. Raise ValueError for another rule, or if the clip has fewer frames.
 
     >>> from egodistill import data
     >>> data.clip_times(0.0, 1).round(3), data.clip_times(0.0, 4).round(3)

@@ -60,7 +60,7 @@ class Conv3d(nn.Conv3d):
     With bf16, torch 2.13 computes a wrong weight gradient, often of uninitialised values, if the kernel is longer in
     time than its input (3 over 2 frames, for example; 1 frame is right). The backward pass of a convolution in groups
     takes 2 to 6 times as long as in fp32. `convolve_by_frame()` takes a fifth to a half of the time of fp32 without a
-    stride in space, and less time on one or two frames; with a stride on many frames it takes up to 2.5 times as long.
+    stride in space; with such a stride it takes less time on one or two frames, and up to 2.5 times as long on many.
     """
 
     def forward(self, x: Tensor) -> Tensor:
