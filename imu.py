@@ -383,7 +383,7 @@ def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack
         values = np.ascontiguousarray(values[usable][chosen])
         if len(found):
             _require_rate(path, sensor, found, time_column, unit)
-            notes += _judge(path, sensor, found, values)
+            notes += _sample_notes(path, sensor, found, values)
         result += [found, values]
     return result
 
@@ -433,7 +433,7 @@ def unit_notes(source: str | os.PathLike, sensor: str, values: np.ndarray) -> li
     return notes
 
 
-def _judge(path: Path, sensor: str, stamps: np.ndarray, values: np.ndarray) -> list[str]:
+def _sample_notes(path: Path, sensor: str, stamps: np.ndarray, values: np.ndarray) -> list[str]:
     """Return what is unlikely about the samples of a sensor. Raise IMUError if their unit is certainly wrong."""
     notes = unit_notes(path, sensor, values)
     steps = np.diff(stamps)
@@ -503,8 +503,8 @@ def _read_telemetry(video: Path, zero_accel: bool) -> Imu:
             f"{_hint()}"
         ) from error
     notes = list(found.broken)
-    notes += _judge(video, "accelerometer", found.accel_time, found.accel)
-    notes += _judge(video, "gyroscope", found.gyro_time, found.gyro)
+    notes += _sample_notes(video, "accelerometer", found.accel_time, found.accel)
+    notes += _sample_notes(video, "gyroscope", found.gyro_time, found.gyro)
     if found.axes != "XYZ":
         notes.append(f"the camera ({found.device or 'unnamed'}) does not name its axes; they stay as stored")
     return Imu(found.accel_time, found.accel, found.gyro_time, found.gyro, tuple(notes))
@@ -549,11 +549,11 @@ def _read_log(path: Path, reader: str, zero_accel: bool) -> Imu:
             f"unit of the times (tscale of a .gcsv) right?"
         )
     gyro = log.gyro[chosen]
-    notes += _judge(path, "gyroscope", times, gyro)
+    notes += _sample_notes(path, "gyroscope", times, gyro)
     if log.accel is None:
         return Imu(times, np.zeros_like(gyro), times, gyro, (*notes, "no accelerometer: its readings are zeros"))
     accel = log.accel[chosen]
-    notes += _judge(path, "accelerometer", times, accel)
+    notes += _sample_notes(path, "accelerometer", times, accel)
     return Imu(times, accel, times, gyro, tuple(notes))
 
 
@@ -566,8 +566,8 @@ def _read_aria(path: Path) -> Imu:
         found = aria.Recording(path, device_clock=True).imu()
     except ValueError as error:
         raise IMUError(str(error)) from error
-    notes = _judge(path, "accelerometer", found.accel_time, found.accel)
-    notes += _judge(path, "gyroscope", found.gyro_time, found.gyro)
+    notes = _sample_notes(path, "accelerometer", found.accel_time, found.accel)
+    notes += _sample_notes(path, "gyroscope", found.gyro_time, found.gyro)
     return dataclasses.replace(found, notes=(*found.notes, *notes))
 
 

@@ -345,7 +345,7 @@ def offset_of(video: str | os.PathLike, seen: Survey, imu: Imu, max_offset: floa
     stamps, angles = _angles(imu)
     count = math.ceil(max_offset / _LAG_STEP)
     lags = np.arange(-count, count + 1) * _LAG_STEP
-    moments = np.stack([_moments(motion, stamps, angles, lags) for motion in seen.motions])
+    moments = np.stack([_lagged_covariances(motion, stamps, angles, lags) for motion in seen.motions])
     if not moments.any():
         raise DataError(
             f"{video}: the gyroscope ({stamps[0]:.1f} to {stamps[-1]:.1f} s) covers none of the decoded frames at any "
@@ -361,7 +361,7 @@ def offset_of(video: str | os.PathLike, seen: Survey, imu: Imu, max_offset: floa
     chosen = np.full(len(moments), best)
     for _ in range(3):
         together = moments[np.arange(len(moments)), chosen].sum(0)
-        pixels = _map(together)
+        pixels = _least_squares_map(together)
         curves = [_correlation(own, pixels) for own in moments]
         chosen = np.array([own.argmax() for own in curves])
     found = []
@@ -371,7 +371,11 @@ def offset_of(video: str | os.PathLike, seen: Survey, imu: Imu, max_offset: floa
 
     coarse = lags[::3]
     chance = max(
-        float(_multiple_correlation(sum(_moments(motion, stamps, decoy, coarse) for motion in seen.motions)).max())
+        float(
+            _multiple_correlation(
+                sum(_lagged_covariances(motion, stamps, decoy, coarse) for motion in seen.motions)
+            ).max()
+        )
         for decoy in _decoys(stamps, angles)
     )
     reason = None
@@ -403,7 +407,7 @@ def _decoys(stamps: np.ndarray, angles: np.ndarray) -> Iterator[np.ndarray]:
         yield np.stack([np.interp(stamps, even, axis) for axis in path.T], 1)
 
 
-def _moments(motion: Motion, stamps: np.ndarray, angles: np.ndarray, lags: np.ndarray) -> np.ndarray:
+def _lagged_covariances(motion: Motion, stamps: np.ndarray, angles: np.ndarray, lags: np.ndarray) -> np.ndarray:
     """Return unnormalised covariances of the turn rates about three axes and two shift rates, [lags, 5, 5]."""
     steps = np.diff(motion.times)[None, :, None]
     parts, ever = [], np.zeros(len(motion.shifts), bool)
@@ -429,7 +433,7 @@ def _covariances(rates: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.swapaxes(weights * rates, 1, 2) @ rates
 
 
-def _map(moments: np.ndarray) -> np.ndarray:
+def _least_squares_map(moments: np.ndarray) -> np.ndarray:
     """Return the least-squares map [..., 3, 2] from the turn about three axes to the image shift."""
     axes = moments[..., :3, :3]
     # A small ridge, because an axis may be constant, or two may be equal.
@@ -439,7 +443,7 @@ def _map(moments: np.ndarray) -> np.ndarray:
 
 def _multiple_correlation(moments: np.ndarray) -> np.ndarray:
     """Return the root of the share of image motion that the best map from the gyroscope explains, [...]."""
-    explained = (moments[..., :3, 3:] * _map(moments)).sum((-2, -1))
+    explained = (moments[..., :3, 3:] * _least_squares_map(moments)).sum((-2, -1))
     total = np.trace(moments[..., 3:, 3:], axis1=-2, axis2=-1)
     return np.sqrt(np.clip(explained / np.maximum(total, 1e-9), 0, 1))
 
@@ -554,11 +558,11 @@ def axes_of(rates: Sequence[Rates]) -> Axes:
     """
     stretches = [own for one in rates for own in _stretches(one)]
     moments, turns = np.stack(stretches or [np.zeros((5, 5))]), _turns()
-    pixels = _map(moments.sum(0)).T
+    pixels = _least_squares_map(moments.sum(0)).T
     fits = _fits(pixels, turns)
     order = fits.argsort()[::-1]
     drawn = np.random.default_rng(0).integers(len(moments), size=(1000, len(moments)))
-    samples = np.swapaxes(_map(moments[drawn].sum(1)), -1, -2)
+    samples = np.swapaxes(_least_squares_map(moments[drawn].sum(1)), -1, -2)
     share = float((_fits(samples, turns).argmax(1) == order[0]).mean())
     named = {cameras.turn_text(turns[k]): float(fits[k]) for k in order}
     (first, best), (second, after) = list(named.items())[:2]

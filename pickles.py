@@ -76,10 +76,10 @@ def _check_numbers(file: IO[bytes]) -> None:
             raise pickle.UnpicklingError(f"it numbers an object {argument}, but has only {count}")
 
 
-class Kept:
+class Stub:
     """An object that a pickle asks for: the arguments that it is made from, and its state. It does nothing."""
 
-    def __new__(cls, *arguments: Any) -> Kept:
+    def __new__(cls, *arguments: Any) -> Stub:
         self = super().__new__(cls)
         self.arguments, self.state = arguments, None
         return self
@@ -88,7 +88,7 @@ class Kept:
         self.state = state
 
 
-class Kind(Kept):
+class DtypeStub(Stub):
     """Stand-in for a numpy.dtype, whose state in a file could declare bytes to be addresses of objects."""
 
     def plain(self) -> np.dtype:
@@ -117,11 +117,11 @@ def _reconstruct(*_: Any) -> Array:
     return np.ndarray.__new__(Array, 0)
 
 
-def _frombuffer(content: bytes, kind: Kind, shape: tuple[int, ...], order: str) -> np.ndarray:
+def _frombuffer(content: bytes, kind: DtypeStub, shape: tuple[int, ...], order: str) -> np.ndarray:
     return np.frombuffer(content, kind.plain()).reshape(shape, order=order)  # numpy refuses objects
 
 
-def _scalar(kind: Kind, content: bytes | str) -> Any:
+def _scalar(kind: DtypeStub, content: bytes | str) -> Any:
     content = content.encode("latin1") if isinstance(content, str) else content
     return np.frombuffer(content, kind.plain())[0]
 
@@ -133,8 +133,8 @@ class ArrayUnpickler(pickle.Unpickler):
     allowed: Mapping[tuple[str, str], Any] = {
         ("collections", "OrderedDict"): collections.OrderedDict,
         ("_codecs", "encode"): codecs.encode,
-        ("numpy", "dtype"): Kind,
-        ("numpy", "ndarray"): Kept,  # an argument of the next one; called, it would make objects of bytes
+        ("numpy", "dtype"): DtypeStub,
+        ("numpy", "ndarray"): Stub,  # an argument of the next one; called, it would make objects of bytes
         ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
         ("numpy.core.multiarray", "scalar"): _scalar,
     }
@@ -147,7 +147,7 @@ class ArrayUnpickler(pickle.Unpickler):
         return found
 
 
-class Frame(Kept):
+class Frame(Stub):
     """A pandas.DataFrame."""
 
 
@@ -159,12 +159,12 @@ class FrameUnpickler(ArrayUnpickler):
         ("builtins", "slice"): slice,
         ("numpy.core.numeric", "_frombuffer"): _frombuffer,
         ("pandas.core.frame", "DataFrame"): Frame,
-        ("pandas.core.internals.managers", "BlockManager"): Kept,
-        ("pandas._libs.internals", "_unpickle_block"): Kept,
-        ("pandas.core.indexes.base", "_new_Index"): Kept,
-        ("pandas.core.indexes.base", "Index"): Kept,
-        ("pandas.core.indexes.range", "RangeIndex"): Kept,
-        ("pandas.core.indexes.numeric", "Int64Index"): Kept,  # of pandas 1
+        ("pandas.core.internals.managers", "BlockManager"): Stub,
+        ("pandas._libs.internals", "_unpickle_block"): Stub,
+        ("pandas.core.indexes.base", "_new_Index"): Stub,
+        ("pandas.core.indexes.base", "Index"): Stub,
+        ("pandas.core.indexes.range", "RangeIndex"): Stub,
+        ("pandas.core.indexes.numeric", "Int64Index"): Stub,  # of pandas 1
     }
 
 

@@ -383,16 +383,16 @@ class FrameReader:
         stamps = self.stamps  # without an index, those that _keys_around() has read
         if self.has_table:
             entries = self.stream.index_entries
-            before, after = (self._place(ticks, backward=way, any_frame=True) for way in (True, False))
+            before, after = (self._index_of(ticks, backward=way, any_frame=True) for way in (True, False))
             near = entries[max(before, 0)].timestamp
             if min(before, after) >= 0 and entries[after].timestamp - near <= self._usual_step() + self.longest:
                 return False
             stamps = self._stamps_between(near + self.lag, ticks)
         place = bisect.bisect_right(stamps, ticks)
         after = stamps[place] if place < len(stamps) else math.inf
-        return self._hides(stamps[place - 1] if place else None, after, ticks)
+        return self._remember_hole(stamps[place - 1] if place else None, after, ticks)
 
-    def _hides(self, before: int | None, after: float, ticks: int) -> bool:
+    def _remember_hole(self, before: int | None, after: float, ticks: int) -> bool:
         """Return whether a time is in a hole between two neighbouring frames, and remember the hole."""
         hidden = (-math.inf if before is None else before + self.longest, after - (before is None) * self.longest)
         if not hidden[0] < max(ticks, self.first) < hidden[1]:
@@ -418,14 +418,14 @@ class FrameReader:
 
     def _key_before(self, ticks: int) -> int | None:
         """Return where decoding must start for this time according to the index; None without an index."""
-        return self._listed(ticks, backward=True) if self.has_table else None
+        return self._indexed_time(ticks, backward=True) if self.has_table else None
 
-    def _listed(self, ticks: float, backward: bool) -> int | None:
+    def _indexed_time(self, ticks: float, backward: bool) -> int | None:
         """Return the indexed time of the last key frame shown by then, or of the first one shown later."""
-        entries, place = self.stream.index_entries, self._place(ticks, backward)
+        entries, place = self.stream.index_entries, self._index_of(ticks, backward)
         return entries[place].timestamp if place >= 0 and entries[place].is_keyframe else None
 
-    def _place(self, ticks: float, backward: bool, any_frame: bool = False) -> int:
+    def _index_of(self, ticks: float, backward: bool, any_frame: bool = False) -> int:
         """Return the place in the index of the last key frame, or frame, shown by then, or of the first one later."""
         ticks = math.floor(ticks) - self.lag + (not backward)
         return self.stream.index_entries.search_timestamp(ticks, backward=backward, any_frame=any_frame)
@@ -567,7 +567,7 @@ class FrameReader:
             if past and ticks - pts <= self.longest:
                 return frame
             before, after = (pts, self.until) if past else (None, pts)
-            return None if self._hides(before, after, ticks) else frame
+            return None if self._remember_hole(before, after, ticks) else frame
         # The last frame, or the one before a lost frame, must not hide what is missing.
         end = pts + min(frame.duration or self.usual, self.longest) + _END_TOLERANCE * self.second
         return frame if pts - self.longest <= ticks <= end else None
@@ -575,7 +575,7 @@ class FrameReader:
     def _keys_around(self, ticks: int) -> list[av.Packet]:
         """Return the packets of the key frames before and after a time, if they exist."""
         entries = self.stream.index_entries
-        before, after = self._listed(ticks, backward=True), self._listed(ticks, backward=False)
+        before, after = self._indexed_time(ticks, backward=True), self._indexed_time(ticks, backward=False)
         keys = []
         if self.has_table and (after is not None or ticks <= entries[len(entries) - 1].timestamp + self.lag):
             for listed in (before, after):
