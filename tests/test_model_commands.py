@@ -64,7 +64,7 @@ def test_measure_prints_table_3(monkeypatch, tmp_path, capsys):
     with torch.device("meta"):
         out = run(capsys, "measure", "--precision", "bf16", "--seconds", 5, "--out", numbers, "--markdown", document)
     assert max(map(len, out.splitlines())) <= 100
-    how = {"precision": "bf16", "compile": False, "device": None}
+    how = {"precision": "bf16", "compile": False}
     assert asked == 7 * [{"batch_size": 32, "repeats": 10, "seconds": 5.0} | how]
     # ours: GMACs, ratio, ms, ratio, M parameters; published: GFLOPs, ms, M parameters
     expected = """
@@ -98,9 +98,7 @@ def test_measure_prints_table_3(monkeypatch, tmp_path, capsys):
 
     with torch.device("meta"):
         out = run(capsys, "measure", "--rows", "EgoDistill", "--batch-size", 2, "--repeats", 1, "--compile")
-    assert asked[7:] == [
-        {"batch_size": 2, "repeats": 1, "seconds": 30, "precision": "auto", "compile": True, "device": None}
-    ]
+    assert asked[7:] == [{"batch_size": 2, "repeats": 1, "seconds": 30, "precision": "auto", "compile": True}]
     assert re.search(r"EgoDistill +1.86 +- +18.63 +- +20.58", out) and "bf16, compiled" in out
     assert not re.search("^AdaFuse", out, re.MULTILINE)
 
@@ -289,13 +287,12 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
 
     monkeypatch.setattr(inference, "predict", predict)
     monkeypatch.chdir(files)
-    limits = {"min_coverage": 0.95, "max_gap": 0.05, "max_hold": 1.0}
-    plain = {"precision": "auto", "compile": False, "device": None} | limits
+    plain = {"precision": "auto", "compile": False, "max_hold": 1.0}
     command = ["predict", "a.mp4", "--student", "student.pt"]
     for imu in ([], ["a.csv"], ["a.csv", "g.csv"]):
         out = run(capsys, *command, *(["--imu", *imu] if imu else []), "--out", "rows.csv")
     assert given == [
-        (data.Recording("a.mp4", imu), {"stride": None, "top": 3, "exact": None, "tolerance": None} | plain)
+        (data.Recording("a.mp4", imu), {"top": 3, "exact": None, "tolerance": None} | plain)
         for imu in (None, "a.csv", ["a.csv", "g.csv"])
     ]
     assert out.splitlines()[1].endswith("s  skipped: no head motion, from 3.1 s on")
@@ -306,7 +303,7 @@ def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(file
             ["2.133", "4.267", *6 * [""], "no head motion, from 3.1 s on"],
         ]
     run(capsys, *command, "--stride", "0.5", "--top", "1", "--device", "cpu", "--precision", "bf16", "--compile")
-    own = {"stride": 0.5, "top": 1, "exact": None, "tolerance": None} | limits
+    own = {"stride": 0.5, "top": 1, "exact": None, "tolerance": None, "max_hold": 1.0}
     assert given[-1][1] == own | {"device": "cpu", "precision": "bf16", "compile": True}
     options = "--imu-offset 0.2 --imu-stretch 1.001 --zero-accel --min-coverage 0.5 --max-gap 0.2 --max-hold 3"
     run(capsys, *command, *options.split(), "--key-frames")
