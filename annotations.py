@@ -103,7 +103,7 @@ def read_annotations(
             f"without labels: a folder, or a table without the column label"
         )
     if seed is not None and kind not in ("ego4d", "recordings"):
-        raise DataError(f"{path}: its splits are fixed; seed is for Ego4D and for recordings without labels")
+        raise DataError(f"{path}: its splits are fixed; seed (--split-seed) is for Ego4D and recordings without labels")
     if min_instances is not None and own:
         raise DataError(f"{path}: min_instances is for public data sets; remove rare classes from your table instead")
     if root is not None and own:

@@ -371,7 +371,7 @@ def test_formats_are_told_apart(tmp_path):
     with pytest.raises(DataError, match=r"own.csv: min_instances is for public data sets"):
         annotations.read_annotations(own, min_instances=2)
     for fixed in (epic, own):
-        with pytest.raises(DataError, match=f"{fixed.name}: its splits are fixed; seed is for Ego4D and for rec"):
+        with pytest.raises(DataError, match=f"{fixed.name}: its splits are fixed; seed .--split-seed. is for"):
             annotations.read_annotations(fixed, seed=0)
     for gone in ("gone.csv", "gone.json"):
         with pytest.raises(DataError, match=f"{gone}: cannot be read"):
