@@ -84,8 +84,8 @@ def read_annotations(
 
     The content decides which reader is used; a folder, and a table of videos without the column label, are recordings
     for `read_recordings()`. ``root`` is the folder with the data set's videos and IMU files, by default the folder of
-    the annotations. ``seed`` (None: 0) is for Ego4D's random split and for that of recordings, in place of the one in
-    ``windows``. ``root`` and ``min_instances`` (None: the reader's own default) are for the data sets, ``windows`` is
+    the annotations. ``seed`` is for Ego4D's random split (None: 0) and for that of recordings (None: the one in
+    ``windows``). ``root`` and ``min_instances`` (None: the reader's own default) are for the data sets, ``windows`` is
     for recordings. Raise DataError if one is given for another kind of annotations. ``audio`` leaves out videos without
     sound.
 
@@ -94,7 +94,7 @@ def read_annotations(
     >>> [(segment.label, segment.start, segment.stop, segment.split) for segment in segments]
     [('walk', 0.0, 2.1, 'train'), ('look around', 2.1, 4.2, 'test')]
     """
-    path, folder = Path(annotations), root or Path(annotations).parent
+    path = Path(annotations)
     kind = _kind(path)
     own = kind in ("segments", "recordings")
     if windows is not None and kind != "recordings":
@@ -109,17 +109,19 @@ def read_annotations(
     if root is not None and own:
         raise DataError(f"{path}: root is for public data sets; the paths of your own table are relative to its folder")
     given = {name: value for name, value in (("seed", seed), ("min_instances", min_instances)) if value is not None}
-    if own:
-        windows = dataclasses.replace(windows or Windows(), **given)
-        found = read_csv(path) if kind == "segments" else read_recordings(path, windows)
-        return with_sound(found, path) if audio else found
-    readers: dict[str, Callable[..., SegmentList]] = {
-        "epic_kitchens": read_epic_kitchens,
-        "hd_epic": read_hd_epic,
-        "ego4d": read_ego4d,
-        "ego_exo4d": read_ego_exo4d,
-    }
-    return readers[kind](path, folder, audio=audio, **given)
+    if kind == "segments":
+        found = read_csv(path)
+    elif kind == "recordings":
+        found = read_recordings(path, dataclasses.replace(windows or Windows(), **given))
+    else:
+        readers: dict[str, Callable[..., SegmentList]] = {
+            "epic_kitchens": read_epic_kitchens,
+            "hd_epic": read_hd_epic,
+            "ego4d": read_ego4d,
+            "ego_exo4d": read_ego_exo4d,
+        }
+        return readers[kind](path, root or path.parent, audio=audio, **given)
+    return with_sound(found, path) if audio else found
 
 
 def _kind(path: Path) -> str:

@@ -316,7 +316,12 @@ def main() -> None:
     a = parser.parse_args()
     for coupling in a.coupling:
         if not a.report:
-            lines = list(files.read_lines(a.results, "coupling")) if a.results.exists() else []
+            lines = list(files.read_lines(a.results, "coupling", "acts")) if a.results.exists() else []
+            if other := {line["acts"] for line in lines} - {a.acts}:
+                raise SystemExit(
+                    f"{a.results}: has estimates from {other.pop():,} acts, not {a.acts:,}; give --acts that number, "
+                    f"or another file as --results"
+                )
             estimate(a, coupling, {(line.get("inputs", line.get("probe")), line["coupling"]) for line in lines})
         report(a.results, coupling, a.markdown)
 

@@ -44,6 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout'
 from egodistill import behaviour, contrasts, data, demo, experiments, files, inference, synthetic, tables
 from egodistill.batches import Augment
 from egodistill.experiments import PROTOCOLS, Protocol, Run, TeacherRecipe
+from egodistill.store import outputs_record
 from egodistill.training import Training
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -150,7 +151,9 @@ PRIMARY = [
 
 def render(world: str, out: Path) -> synthetic.World:
     """Render a world, unless it is there."""
-    settings = WORLD | WORLDS[world] | {"seed": seed_of_b(committed_digest()) if world == "B" else 0}
+    if world == "B":
+        committed_digest()
+    settings = WORLD | WORLDS[world] | {"seed": seed_of(world)}
     return synthetic.render(out / slug(source_of(world)) / "world", **settings)
 
 
@@ -427,6 +430,11 @@ def seed_of_b(sha: str) -> int:
     return int(sha[:8], 16)
 
 
+def seed_of(world: str) -> int:
+    """Return the seed of a world: that of the protocol for B, and 0 for A and its variants."""
+    return seed_of_b(digest()) if world == "B" else 0
+
+
 def git(*words: str) -> str:
     command = ["git", "-C", str(RESULTS.parent), *words]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
@@ -584,6 +592,11 @@ def run(out: Path, jobs: int, minutes: float, plan: list[Cell]) -> None:
                     reuse(bench_of(source, out, settings_of(source)), bench, known)
             elif world == "A" and teacher_bench(out).path(teacher, ".json").exists():
                 reuse(teacher_bench(out), bench, teacher)
+        for name in lost_teachers(group, bench):
+            print(
+                f"note: {name} is trained again, because its weights are not in {bench.out}. It is not the teacher of "
+                f"the earlier lines of {path_of(world)}; copy that one's files there to pair these cells with them."
+            )
         known = {cell.run: cell for cell in group}
 
         def record(run: Run, bench: experiments.Bench = bench, known: Mapping[Run, Cell] = known) -> None:
@@ -591,6 +604,13 @@ def run(out: Path, jobs: int, minutes: float, plan: list[Cell]) -> None:
                 record_cell(known[run], bench, out, origin)
 
         bench.run(list(known), jobs, record)
+
+
+def lost_teachers(group: Sequence[Cell], bench: experiments.Bench) -> list[str]:
+    """Return the names of the teachers of some cells that have a line, but whose weights are not in the bench."""
+    teachers = {Run("teacher", cell.run.seed, teacher=cell.run.teacher) for cell in group if cell.run.teacher}
+    done = finished(group[0].world)
+    return sorted(run.name for run in teachers if run.name in done and not bench.path(run, ".pt").exists())
 
 
 def curve(out: Path, names: Sequence[str]) -> None:
@@ -632,6 +652,8 @@ def record_cell(cell: Cell, bench: experiments.Bench, out: Path, origin: Mapping
     line = {"part": cell.part, "name": cell.run.name, "run": asdict(cell.run), "top1": result["top1"]}
     if cell.run.method == "teacher" and WORLDS[cell.world].get("label_noise") != 0:
         line["repeats"] = labels_repeated(bench, cell.run, truth_of(source_of(cell.world), out))
+    if cell.run.teacher:
+        line["teacher"] = outputs_record(data.ClipStore(bench.store), cell.run.outputs)["fingerprint"]
     line |= {"things": things_right(result, bench), "seconds": result["seconds"]}
     line |= {name: result[name] for name in ("precision", "test", "correct") if name in result}
     line["gmacs"] = result["gmacs"] if "gmacs" in result else gmacs(bench, cell.run)  # AdaFuse's own

@@ -223,9 +223,11 @@ def ablation(world: str) -> tables.Table:
 def stage_1(world: str) -> tables.Table:
     """Return what stage 1 gives if a share of the clips has a teacher's outputs.
 
-    All runs of a share take equally many steps; differences are to the run without stage 1.
+    All runs of a share take equally many steps. Differences are to the run without stage 1 of the same teacher: one
+    that was trained again, on another machine, is another one. The last columns are by seed, in order.
     """
     found, rows = outcomes(world), []
+    teacher = {line["name"]: line.get("teacher") for line in evidence.finished(world).values()}
     for share in evidence.SHARES:
         taught = replace(run_of("EgoDistill", 1), share=share)
         arms = {
@@ -236,11 +238,27 @@ def stage_1(world: str) -> tables.Table:
         }
         base = found.get(arms["none"], [])
         for name, run in arms.items():
-            one, two = shared_seeds(found.get(run, []), base)
-            if one:
-                gap = "" if name == "none" else str(contrasts.difference(one, two))
-                rows.append([f"{100 * share:g} %", name, f"{contrasts.accuracy(one):.1f}", gap, str(len(one))])
-    return tables.Table(["clips with a teacher", "stage 1", "top-1 (%)", "minus none", "seeds"], rows)
+            pairs = zip(*shared_seeds(found.get(run, []), base), strict=True)
+            pairs = [(one, two) for one, two in pairs if teacher[one.name] == teacher[two.name]]
+            if not pairs:
+                continue
+            one, two = zip(*pairs, strict=True)
+            gap = [] if name == "none" else [str(contrasts.difference(one, two)), by_seed(one, two)]
+            cells = [f"{contrasts.accuracy(one):.1f}", *(gap or ["", ""])]
+            cells.append(
+                ", ".join(
+                    f"{contrasts.accuracy([own], groups={'reversal': KINDS['reversal']}).mean:.1f}" for own in one
+                )
+            )
+            rows.append([f"{100 * share:g} %", name, *cells, str(len(one))])
+    header = ["clips with a teacher", "stage 1", "top-1 (%)", "minus none", "by seed", "reversal, by seed", "seeds"]
+    return tables.Table(header, rows)
+
+
+def by_seed(first: Iterable[Outcome], second: Iterable[Outcome]) -> str:
+    """Return the difference of each seed, in points."""
+    pairs = zip(first, second, strict=True)
+    return ", ".join(f"{contrasts.difference([one], [two]).mean:+.1f}" for one, two in pairs)
 
 
 def teachers() -> tables.Table:
@@ -253,10 +271,12 @@ def teachers() -> tables.Table:
             gap = contrasts.difference(*shared_seeds(some[1], some[2]))
             own = {one.name for one in some[0]}
             repeats = statistics.mean(100 * line["repeats"] for line in lines if line["name"] in own)
-            cells = [f"{contrasts.accuracy(one):.1f}" for one in some]
-            cells.insert(1, f"{repeats:.1f}")
-            rows.append([name.rpartition("-")[0], *cells, str(gap), str(gap.seeds)])
-    header = ["teacher", "its top-1 (%)", "wrong labels repeated (%)", "EgoDistill", "VisOnly-Distill"]
+            kinds = [[contrasts.accuracy(one, groups={kind: KINDS[kind]}).mean for kind in PAIRS] for one in some[:2]]
+            teacher, ego, alone = (f"{contrasts.accuracy(one):.1f}" for one in some)
+            about = [teacher, *(f"{number:.1f}" for number in kinds[0]), f"{repeats:.1f}"]
+            about += [ego, *(f"{number:.1f}" for number in kinds[1]), alone, str(gap), str(gap.seeds)]
+            rows.append([name.rpartition("-")[0], *about])
+    header = ["teacher", "its top-1 (%)", *PAIRS, "wrong labels repeated (%)", "EgoDistill", *PAIRS, "VisOnly-Distill"]
     return tables.Table([*header, "EgoDistill minus VisOnly-Distill", "seeds"], rows)
 
 
@@ -363,8 +383,7 @@ def within_things(world: str) -> tables.Table:
     """
     known, rows = outcomes(world), []
     segments = files.read_json(evidence.segments_path(world))
-    seed = evidence.seed_of_b(evidence.digest()) if world == "B" else 0
-    acts = head_follows(seed, segments["wearers"], segments["class_names"])
+    acts = head_follows(evidence.seed_of(world), segments["wearers"], segments["class_names"])
     for n, thing in itertools.product(
         (1, 2, 4), [one for one in behaviour.THINGS if one.kind in PAIRS and one.follow == 0.5]
     ):

@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import json
 import operator
+import re
 import subprocess
 import sys
 import types
@@ -191,6 +192,7 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
         evidence.data, "ClipStore", lambda path: type("S", (), {"class_names": sorted(behaviour.VERBS)})
     )
     monkeypatch.setattr(evidence, "labels_repeated", lambda bench, teacher, truth: 0.25)
+    monkeypatch.setattr(evidence, "outputs_record", lambda store, name: {"fingerprint": f"weights of {name}"})
     evidence.run(tmp_path, 1, 0, evidence.chosen())
     assert not benches and "Time is up" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="--seeds 7: not in the plan, which has 0, 1, 2, 3, 4"):
@@ -214,6 +216,7 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     plan = [*evidence.cells(), *evidence.described()]
     assert sum(len(bench.trained) for bench in benches) == sum(cell.run.seed == 1 for cell in plan)
     evidence.run(tmp_path, 1, 9, evidence.chosen())
+    notes = capsys.readouterr().out
     trained = [run for bench in benches for run in bench.trained]
     assert len(trained) == len(plan) and set(made) == set(evidence.WORLDS)
     evidence.run(tmp_path, 1, 9, evidence.chosen())
@@ -267,12 +270,20 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     assert np.average(gaps, weights=weights) == pytest.approx(np.mean(pairs), abs=0.1)
     gains = report.stage_1("A").rows
     assert [row[0] for row in gains] == ["10 %"] * 4 + ["25 %"] * 4 + ["100 %"] * 3
-    assert {row[3] for row in gains} == {"", "+0.0 (+0.0 to +0.0)"} and {row[4] for row in gains} == {"3"}
+    assert {row[3] for row in gains} == {"", "+0.0 (+0.0 to +0.0)"} and {row[6] for row in gains} == {"3"}
+    assert {row[4] for row in gains} == {"", "+0.0, +0.0, +0.0"}
+    reversal = [[float(number) for number in row[5].split(", ")] for row in gains]
+    assert all(row == reversal[0] == sorted(row, reverse=True) for row in reversal) and len(set(reversal[0])) > 1
     teachers = report.teachers().rows
     assert [row[0] for row in teachers] == ["slowfast", "x3d", "mvit", "motionformer"]
-    assert {row[2] for row in teachers} == {"25.0"}
-    assert [row[6] for row in teachers] == ["5", "3", "3", "3"]
-    assert [float(row[5].split()[0]) for row in teachers] == [35.0, 40.0, 40.0, 40.0]
+    assert {row[4] for row in teachers} == {"25.0"}
+    assert [row[10] for row in teachers] == ["5", "3", "3", "3"]
+    assert [float(row[9].split()[0]) for row in teachers] == [35.0, 40.0, 40.0, 40.0]
+    assert all(row[2:4] == row[6:8] and row[2] != row[3] for row in teachers)  # a student is right where its teacher is
+    again = set(re.findall(r"note: (\S+) is trained again, because its weights are not in", notes))
+    assert {"seed-0/slowfast-0", "seed-1/slowfast-1"} <= again <= {f"seed-{k}/slowfast-{k}" for k in range(5)}
+    assert {line.get("teacher") for line in lines if line["run"]["method"] == "VisIMU"} == {None}
+    assert {line["teacher"] for line in lines if "mvit-2" in line["name"]} == {"weights of mvit-2"}
     assert [row[0] for row in report.frame_choices().rows] == ["uniform", "random", "first", "last", "centre"]
     assert {row[2] for row in report.frame_choices().rows} == {"", "+0.0 (+0.0 to +0.0)"}
     assert report.frame_choices().rows[3][3:5] == ["-10.7", "-3.0"]  # the paper's, of the last frames
@@ -316,6 +327,12 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     assert 0.4 * sum(kinds[0]) + 0.2 * np.mean(single) == pytest.approx(35.0, abs=0.1)
     assert [path.name for path in report.figure("A", tmp_path / "a")] == ["a.png", "a.svg"]
     assert "3 test wearers, up to 5 seeds" in (tmp_path / "a.svg").read_text()
+    arm = next(line for line in lines if line["name"] == "seed-2/egodistill-n1-slowfast-2-share-0.25")
+    rest = [line for line in files.read_lines(evidence.path_of("A"), "name") if line["name"] != arm["name"]]
+    content = evidence.path_of("A").read_text()
+    evidence.path_of("A").write_text("".join(json.dumps(one) + "\n" for one in [*rest, arm | {"teacher": "another"}]))
+    assert [row[6] for row in report.stage_1("A").rows[4:8]].count("2") == 1  # trained again, so not paired
+    evidence.path_of("A").write_text(content)
     evidence.print_plan()
     assert "0.0 core hours are left, and 0 cells" in capsys.readouterr().out
     with evidence.path_of("B").open() as file:

@@ -227,6 +227,7 @@ def test_a_folder_of_recordings_becomes_windows(tmp_path):
     assert annotations.read_annotations(moved, windows=windows) == again
     other = annotations.read_annotations(moved, seed=3, windows=windows)
     assert other == segments.read_recordings(moved, replace(windows, seed=3))
+    assert annotations.read_annotations(moved, windows=replace(windows, seed=3)) == other
     halves = segments.read_recordings(moved, segments.Windows(test_share=0.5))
     assert len({s.video for s in halves if s.split == "test"}) == 2
 

@@ -621,6 +621,14 @@ def test_bounds_of_the_estimate_are_the_analytic_ones(ceilings):
     assert ceilings.overall({"reversal": 50, "cyclic": 75, "single": 100}, behaviour.EPIC_SHARES) == pytest.approx(63.5)
 
 
+def test_estimates_from_other_numbers_of_acts_are_not_mixed(ceilings, tmp_path, monkeypatch):
+    results = tmp_path / "ceilings.jsonl"
+    results.write_text('{"inputs": "N = 1", "coupling": 1.0, "acts": 12000, "kinds": {}}\n')
+    monkeypatch.setattr(sys, "argv", ["ceilings.py", "--results", str(results), "--only", "N = 1"])
+    with pytest.raises(SystemExit, match=r"ceilings.jsonl: has estimates from 12,000 acts, not 100,000; give --acts"):
+        ceilings.main()
+
+
 def test_estimate_sees_the_act_with_the_error_of_a_pixel_and_only_in_view(ceilings):
     plan = Recording("P01_101", 40).draw()
     state = plan.head.state(np.arange(round(plan.duration * FRAME_RATE)) / FRAME_RATE)
