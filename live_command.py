@@ -32,7 +32,7 @@ from egodistill import (
     batches,
     clips,
     events,
-    export,
+    exported,
     feeds,
     files,
     live,
@@ -164,10 +164,10 @@ def check_options(a: argparse.Namespace, kind: str) -> None:
 
 def load_student(path: str, device: str | None) -> Any:
     """Return the student in a file, on a device, or the pair that `export --pair` wrote for this path."""
-    if any(file.exists() for file in export.pair_files(path)):
+    if any(file.exists() for file in exported.pair_files(path)):
         if runtime.pick_device(device).type != "cpu":
             raise EgoDistillError(f"{path}: exported programs run on the CPU; leave out --device {device}")
-        return export.load_pair(path)
+        return exported.load_pair(path)
     return model_commands.load_distilled(path).to(runtime.pick_device(device)).eval()
 
 

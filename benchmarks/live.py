@@ -39,7 +39,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import EgoDistill, Output, Stream, commands, demo, export, runtime, tables
+from egodistill import EgoDistill, Output, Stream, commands, demo, export, exported, runtime, tables
 
 FORMS = {"eager": "export", "compiled": "aoti"}
 WARM_UP, LOADS = 10, 3
@@ -111,11 +111,11 @@ def program_rows(model: EgoDistill, form: str, path: Path, repeats: int) -> list
     """Return a row for each program of a pair: run time, size and load time."""
     rows = []
     example = export.model_inputs(model, 1)
-    for file, part in zip(export.pair_files(path), export.PAIR, strict=True):
+    for file, part in zip(exported.pair_files(path), (export.Frame, export.Motion), strict=True):
         with torch.no_grad():
             inputs = tuple(x[:1] for x in part.take(model, *example))
-        program = export.Program(file, part.name)
-        loads = wall_times(lambda file=file, part=part: export.Program(file, part.name), LOADS)
+        program = exported.Program(file, part.name)
+        loads = wall_times(lambda file=file, part=part: exported.Program(file, part.name), LOADS)
         for _ in range(WARM_UP):
             program(*inputs)
         times = wall_times(lambda program=program, inputs=inputs: program(*inputs), repeats)
@@ -141,7 +141,7 @@ def percentiles(seconds: list[float]) -> list[str]:
     return [f"{1e3 * value:.2f}" for value in np.percentile(seconds, (50, 95, 99))] if seconds else ["-"] * 3
 
 
-class TimedPair(export.Pair):
+class TimedPair(exported.Pair):
     """A pair that notes for each answer the seconds of its programs, and whether it had a new picture."""
 
     def __init__(self, path: Path) -> None:

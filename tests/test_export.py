@@ -1,13 +1,7 @@
-"""Exported files against their original: every format that is at hand here runs for real.
-
-The student is small and untrained, but its batch norms are moved off their start, and its inputs have gravity and
-colour: a file without normalisation, without the IMU's mean, or with a transposed axis gives other outputs.
-"""
+"""Exported files against their original: every format that is at hand here runs for real."""
 
 import copy
-import dataclasses
 import importlib
-import io
 import json
 import os
 import shutil
@@ -15,14 +9,13 @@ import signal
 import subprocess
 import sys
 import warnings
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision
-import toys
+from small_students import CLASSES, Clips, assert_same, inputs, original, student
 from torch import nn
 
 import egodistill
@@ -30,12 +23,12 @@ from egodistill import (
     EgoDistill,
     EgoDistillError,
     Output,
-    batches,
     cli,
     clips,
     data,
     evaluate,
     export,
+    exported,
     measure,
     model_commands,
     teachers,
@@ -43,71 +36,10 @@ from egodistill import (
 from egodistill.clips import ClipSpec
 from egodistill.student import IMUEncoder, build_image_encoder
 
-CLASSES = ["close", "open", "put", "take"]
 INT8_ERROR = 0.08  # of untrained students, relative to the largest output
 MODERN = pytest.mark.skipif(export.torch_version() < (2, 6), reason="needs torch 2.6 or later")
 SETTINGS = export.Settings("export", "fp32", None, 256, None, False)
 COMPILER = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler")
-
-
-def student(seed=0, **arguments) -> EgoDistill:
-    torch.manual_seed(seed)
-    options = {
-        "feature_dim": 12,
-        "image_weights": None,
-        "frame_size": 32,
-        "hidden": 32,
-        "class_names": CLASSES,
-        "image_encoder": "squeezenet1_1",
-    }  # quick to trace
-    model = EgoDistill(4, **(options | arguments)).eval()
-    for module in model.modules():
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            nn.init.normal_(module.running_mean, 0, 0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-        elif isinstance(module, (nn.Conv1d, nn.Linear)):  # torch's own start makes all clips look nearly alike.
-            nn.init.kaiming_normal_(module.weight)
-            nn.init.zeros_(module.bias)
-    with torch.no_grad():  # Labels depend on the clip: no class is ahead in all of them.
-        model.classifier.bias -= model(*inputs(model, 12)).logits.mean(0)
-    return model
-
-
-class Clips(toys.Arrays):
-    """The first of 40 clips in memory, with other colours for the three channels and gravity in the accelerometer."""
-
-    def __init__(self, model: EgoDistill, count=12):
-        rng = np.random.default_rng(0)
-        size, frames = model.frame_size, model.num_frames
-        colour = rng.integers(0, 256, (40, frames, 3, 1, 1))
-        pixels = (colour + rng.integers(-40, 40, (40, frames, 3, size, size))).clip(0, 255).astype(np.uint8)
-        imu = rng.normal([0, 0, 9.8, 0.3, 0, 0], 1, (40, model.imu_samples, 6)).astype(np.float32)
-        self.arrays = {f"frames_{frames}": pixels[:count], "imu": imu[:count]}
-        self.class_names, self.labels = CLASSES, np.arange(count) % 4
-        self.segments = np.arange(count)
-
-
-def inputs(model: EgoDistill, count: int) -> tuple[torch.Tensor, ...]:
-    return next(export.store_clips(model, Clips(model, count)))
-
-
-def original(model: EgoDistill, *clips: torch.Tensor) -> Output:
-    with torch.no_grad():
-        return model(*clips)
-
-
-def assert_same(model: EgoDistill, file, tolerance=1e-5, load=export.load) -> None:
-    """Feature and logits, for one clip and for more than the file was traced with."""
-    run = load(file)
-    for count in (1, 3):
-        clips = inputs(model, count)
-        expected, given = original(model, *clips), run(*clips)
-        assert isinstance(given, Output)
-        assert given.feature.shape == (count, 12) and given.logits.shape == (count, 4)
-        sums = expected.feature, expected.logits - model.classifier.bias.detach()  # The bias takes much away.
-        for one, other, size in zip(given, expected, sums, strict=True):
-            assert one.dtype == torch.float32
-            torch.testing.assert_close(one, other, atol=tolerance * float(size.abs().max()), rtol=0)
 
 
 # --- The formats
@@ -226,21 +158,6 @@ def test_the_imu_encoder_for_export_is_equal(width):
         assert not ours(imu)[..., 0].allclose(ours(imu)[..., 100])  # the padding matters
         torch.testing.assert_close(exported(imu), ours(imu), atol=1e-5, rtol=1e-5)
     assert not any(isinstance(layer, nn.Conv1d) for layer in exported.modules())
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 3])
-def test_a_file_with_a_fixed_batch_size_runs_as_often_as_necessary(batch_size, tmp_path):
-    model, file = student(), tmp_path / "student.pt2"
-    description = export.export(model, file, batch_size=batch_size)
-    assert description["batch"] == f"exactly {batch_size}"
-    assert {entry["shape"][0] for entry in description["inputs"] + description["outputs"]} == {batch_size}
-    assert export.load(file).batch_size == batch_size
-    assert_same(model, file)
-    run = export.load(file)
-    with pytest.raises((AssertionError, RuntimeError), match=r"size|shape"):
-        run.program.run(*inputs(model, batch_size + 1))  # the file itself
-    with pytest.raises(export.ExportError, match=r"different numbers of clips: \[4, 5\]"):
-        run(inputs(model, 4)[0], inputs(model, 5)[1])
 
 
 def test_a_batch_size_below_one_is_refused(tmp_path):
@@ -514,29 +431,6 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(quick, tmp_path, full_disk)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_damaged_files_are_named_and_code_in_them_does_not_run(quick, tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return open, (str(tmp_path / "ran"), "w")
-
-    file = tmp_path / "student.pt2"
-    export.export(quick, file)
-    content, evil = file.read_bytes(), io.BytesIO()
-    for damaged in (content[: len(content) // 2], b"", b"not a program"):
-        file.write_bytes(damaged)
-        with pytest.raises(export.ExportError, match=r"student\.pt2 cannot be opened: it is truncated"):
-            export.load(file)
-    torch.save({"x": Evil()}, evil)
-    with zipfile.ZipFile(io.BytesIO(content)) as sound, zipfile.ZipFile(file, "w") as spoilt:
-        for name in sound.namelist():
-            pickled = name.endswith(".pt") and sound.read(name).startswith(b"PK")
-            spoilt.writestr(name, evil.getvalue() if pickled else sound.read(name))
-    assert Path(file).read_bytes().count(b"ran") and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
-    with pytest.raises(export.ExportError, match=r"student\.pt2 cannot be opened.*more than a program"):
-        export.load(file)
-    assert not (tmp_path / "ran").exists() and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
-
-
 def test_exporting_leaves_the_model_as_it_was(tmp_path):
     model = student().train()
     before = copy.deepcopy(model.state_dict())
@@ -599,7 +493,7 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
         export.export(model, tmp_path / "a.pt2", precision="int8")
     missing("onnxruntime", monkeypatch)
     with pytest.raises(export.ExportError, match="pip install onnxruntime"):
-        export.open_onnx(tmp_path / "a.onnx", ["frames"])
+        exported.open_onnx(tmp_path / "a.onnx", ["frames"])
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(export.ExportError, match="needs a C\\+\\+ compiler; no-such-compiler is not found"):
         export.export(model, tmp_path / "a.pt2", format="aoti")
@@ -658,14 +552,6 @@ def test_times_are_right_by_a_coarse_clock(monkeypatch, step):
         assert calls.count(2.0) > 8 * 90
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"format": "another"}'])
-def test_a_spoilt_description_is_refused(text, tmp_path):
-    (tmp_path / "a.pt2").write_bytes(b"x")
-    (tmp_path / "a.pt2.json").write_text(text)
-    with pytest.raises(export.ExportError, match=r"a\.pt2\.json is no"):
-        export.load(tmp_path / "a.pt2")
-
-
 # --- Comparison and command
 
 
@@ -688,51 +574,6 @@ def test_comparison_tells_right_from_wrong(tmp_path):
     assert second.megabytes == right.stat().st_size / 1e6
     store.labels[0] = -1
     assert export.compare(model, store, [], repeats=1)[0].top1 is None
-
-
-def test_an_exported_file_goes_through_evaluate(tmp_path, monkeypatch):
-    model, file = student(), tmp_path / "student.pt2"
-    store = Clips(model)
-    export.export(model, file)
-    quiet = {"device": "cpu", "progress": False}
-    theirs = evaluate(model, store, precision="fp32", **quiet)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
-    for precision in ("auto", "bf16"):  # It keeps to its own, also where bf16 is faster.
-        ours = evaluate(export.load(file), store, precision=precision, **quiet)
-        assert ours.top1 == theirs.top1 and ours.precision == "fp32"
-        torch.testing.assert_close(ours.scores, theirs.scores)
-    batch = batches.example_inputs(model, 2)
-    with torch.no_grad():
-        wanted = model(*batch).feature
-    with torch.autocast("cpu", torch.bfloat16):  # somebody else's
-        torch.testing.assert_close(export.load(file)(*batch).feature, wanted)
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    model, file = student(), tmp_path_factory.mktemp("exported") / "student.pt2"
-    export.export(model, file)
-    return model, file
-
-
-@pytest.mark.parametrize(
-    ("stored", "words"),
-    [
-        ({"imu_rate": 100.0}, "'imu' of the store does not fit .* imu_rate is 100.0 in the store, 198.0 in the model"),
-        ({"seconds": 1.0}, "'frames_1' of the store does not fit .* seconds is 1.0 in the store, 2.13"),
-        ({"size": 64}, "'frames_1' of the store does not fit .* size is 64 in the store, 32 in the model"),
-        ({"crop": True}, "'frames_1' of the store does not fit .* crop is True in the store, False"),
-        ({"exact": False}, "'frames_1' of the store does not fit .* exact is False in the store, True"),
-    ],
-)
-def test_an_exported_file_is_for_the_clips_of_its_student(exported, stored, words):
-    """By its description alone."""
-    model, file = exported
-    store, spec = Clips(model), dataclasses.replace(clips.spec_of(model).complete(), **stored)
-    parts = spec.parts()
-    store.specs = {"frames_1": parts["frames"], "imu": parts["imu"]}
-    with pytest.raises(EgoDistillError, match=words):
-        evaluate(export.load(file), store, device="cpu", progress=False)
 
 
 def test_command(tmp_path, capsys, monkeypatch):
@@ -903,18 +744,6 @@ def test_descriptions_of_a_pair_say_what_to_keep(tmp_path):
     assert "sensors" not in motion["state"]["ready"]
 
 
-def test_a_pair_has_the_attributes_of_its_student(tmp_path):
-    model, path = student(num_frames=2), tmp_path / "device.pt2"
-    export.export_pair(model, path, precision="bf16")
-    pair = export.load_pair(path)
-    assert (pair.inputs, pair.class_names, pair.precision) == (("frames", "imu"), CLASSES, "bf16")
-    assert (pair.feature_dim, pair.num_classes, pair.batch_size) == (12, 4, None)
-    assert pair.clip_spec == clips.spec_of(pair) == clips.spec_of(model)
-    assert not any(layer.training for layer in pair.modules())  # as `Stream` requires
-    with pytest.raises(export.ExportError, match=r"motion\.pt2 takes image_features and imu; got 1 inputs"):
-        pair.fuse(pair.encode_frames(inputs(model, 1)[0]), None)
-
-
 def test_a_pair_goes_through_evaluate_and_compare(tmp_path):
     model, path, store = student(), tmp_path / "device.pt2", Clips(student())
     export.export_pair(model, path)
@@ -929,39 +758,6 @@ def test_a_pair_goes_through_evaluate_and_compare(tmp_path):
     parts = [tmp_path / f"device.{part}.pt2" for part in ("frame", "motion")]
     assert pair.megabytes == sum(part.stat().st_size for part in parts) / 1e6
     assert whole.megabytes == path.stat().st_size / 1e6
-
-
-def test_files_that_do_not_belong_together_are_refused(tmp_path):
-    for name, seed in (("one", 0), ("other", 1)):
-        export.export_pair(student(seed), tmp_path / f"{name}.pt2")
-    for ending in ("pt2", "pt2.json"):
-        shutil.copy(tmp_path / f"other.motion.{ending}", tmp_path / f"one.motion.{ending}")
-    with pytest.raises(
-        export.ExportError, match=r"one\.frame\.pt2 and .*one\.motion\.pt2 are not of one export: 'stud"
-    ):
-        export.load_pair(tmp_path / "one.pt2")
-    export.export_pair(student(), tmp_path / "one.pt2", precision="bf16", overwrite=True)
-    export.export_pair(student(), tmp_path / "other.pt2", overwrite=True)
-    for ending in ("pt2", "pt2.json"):
-        shutil.copy(tmp_path / f"other.frame.{ending}", tmp_path / f"one.frame.{ending}")
-    with pytest.raises(export.ExportError, match=r"'precision' of their descriptions differs .*'fp32' and 'bf16'"):
-        export.load_pair(tmp_path / "one.pt2")
-    with pytest.raises(export.ExportError, match=r"one\.frame\.pt2 is the part 'frame' of a student, not 'student'"):
-        export.load(tmp_path / "one.frame.pt2")
-    shutil.copy(tmp_path / "other.motion.pt2", tmp_path / "one.frame.pt2")
-    shutil.copy(tmp_path / "other.motion.pt2.json", tmp_path / "one.frame.pt2.json")
-    with pytest.raises(export.ExportError, match=r"one\.frame\.pt2 is the part 'motion' of a student, not 'frame'"):
-        export.load_pair(tmp_path / "one.pt2")
-    with pytest.raises(export.ExportError, match=r"none\.frame\.pt2: no such file"):
-        export.load_pair(tmp_path / "none.pt2")
-
-
-def test_a_file_of_a_version_without_pairs_is_a_whole_student(tmp_path):
-    model, file = student(), tmp_path / "student.pt2"
-    description = export.export(model, file)
-    old = {key: value for key, value in description.items() if key not in ("part", "student", "state")}
-    (tmp_path / "student.pt2.json").write_text(json.dumps(old), encoding="utf-8")
-    assert_same(model, file)
 
 
 @pytest.mark.parametrize("last", range(4))

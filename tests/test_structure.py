@@ -75,14 +75,15 @@ ARROWS = {
     " intervals protocols student teachers training video",
     "paper_costs": "egodistill baselines inference teachers",
     "plots": "egodistill files",
-    "export": "egodistill batches checkpoints clips files student video",
+    "export": "egodistill batches checkpoints clips exported files student video",
+    "exported": "egodistill clips files student",
     "feeds": "imu video",
     "commands": "egodistill annotations aria clips data files imu pickles plots recordings records segments tables"
     " video",
     "options": "commands distillation files runtime",
     "model_commands": "egodistill batches checkpoints commands data distillation experiments export files inference"
     " one_pass options paper_costs runtime tables teachers training",
-    "live_command": "arrivals batches clips commands egodistill events export feeds files imu live model_commands"
+    "live_command": "arrivals batches clips commands egodistill events exported feeds files imu live model_commands"
     " options runtime video",
     "demo": "baselines batches behaviour egodistill commands data experiments files inference model_commands options"
     " plots synthetic tables teachers training",

@@ -25,7 +25,7 @@ MODULES = """egodistill data teachers student distillation training inference re
 synthetic experiments""".split()
 LOWER = """live arrivals events gates feeds annotations aria_datasets segments clips store one_pass video audio imu gpmf
 cameras aria offset video_convnets video_i3d video_transformers batches checkpoints behaviour protocols
-contrasts intervals paper_costs plots""".split()
+contrasts intervals paper_costs plots exported""".split()
 WIDTH = 100  # characters of the arguments; the rest is `...`
 
 HEAD = """# API
