@@ -25,6 +25,7 @@ from egodistill import (
     EgoDistillError,
     baselines,
     behaviour,
+    benches,
     data,
     experiments,
     files,
@@ -37,8 +38,8 @@ from egodistill import (
 )
 from egodistill.batches import Augment
 from egodistill.commands import describe_store, positive_int
-from egodistill.experiments import PROTOCOLS, Protocol, TeacherRecipe
 from egodistill.model_commands import GMACS_NOTE, name_value
+from egodistill.protocols import PROTOCOLS, Protocol, TeacherRecipe
 from egodistill.tables import Table
 from egodistill.training import Training
 
@@ -131,7 +132,7 @@ def compare_options(parser: argparse.ArgumentParser) -> None:
         help="numbers of frames per clip (default: those of 1, 2, 4 that the store has)",
     )
     parser.add_argument(
-        "--methods", nargs="+", metavar="NAME", help=f"one or more of {', '.join(experiments.METHODS)} (default: all)"
+        "--methods", nargs="+", metavar="NAME", help=f"one or more of {', '.join(benches.METHODS)} (default: all)"
     )
     parser.add_argument(
         "--teacher-file",
@@ -157,14 +158,14 @@ def fitting_methods(bench: experiments.Bench, store: data.ClipStore, frames: int
     lacking = {}
     if "audio" not in store.names:
         lacking["ListenToLook"] = "the store has no sound (run `egodistill prepare` with --audio)"
-    for name in experiments.STTS:
+    for name in benches.STTS:
         try:
             experiments.kept_tokens(bench, name, frames)
         except baselines.BaselineError as error:
             lacking[name] = str(error).removeprefix("STTS: ")
     for name, why in lacking.items():
         print(f"{name} is left out: {why}")
-    return [name for name in experiments.METHODS if name not in lacking]
+    return [name for name in benches.METHODS if name not in lacking]
 
 
 def report_comparison(a: argparse.Namespace, bench: experiments.Bench, runs: list[experiments.Run]) -> None:
@@ -216,7 +217,7 @@ def scope(found: list[experiments.Contrast]) -> str:
 
 
 def method_name(run: experiments.Run) -> str:
-    return run.method + " without stage 1" * (set(experiments.STAGE_1_LOSSES) <= set(run.without))
+    return run.method + " without stage 1" * (set(benches.STAGE_1_LOSSES) <= set(run.without))
 
 
 def ablate_options(parser: argparse.ArgumentParser) -> None:

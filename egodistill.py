@@ -29,8 +29,8 @@ The modules, each with an introduction (`help(egodistill.student)`):
     recordings   annotations, aria_datasets, segments, records, pickles; clips, store, one_pass; video, audio, imu,
                  gpmf, cameras, feeds; recordings, offset, aria
     networks     video_transformers, video_convnets, video_i3d
-    paper        baselines, protocols, experiments, contrasts, intervals, paper_costs, plots; export, exported;
-                 synthetic, behaviour, props, scene
+    paper        baselines, protocols, benches, experiments, contrasts, intervals, paper_costs, plots; export,
+                 exported; synthetic, behaviour, props, scene
 
 This module imports nothing heavy, so commands start quickly, and processes that decode videos do not load torch.
 """

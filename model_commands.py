@@ -28,10 +28,10 @@ from egodistill import (
     CLIP_SECONDS,
     EgoDistill,
     batches,
+    benches,
     checkpoints,
     data,
     distillation,
-    experiments,
     export,
     files,
     inference,
@@ -81,7 +81,7 @@ def training_options(parser: argparse.ArgumentParser, stage: str, without: Seque
 def training_settings(a: argparse.Namespace, stage: str) -> Any:
     """Return the settings of a stage: those of the preset, changed by the options."""
     settings = options.apply(getattr(PRESETS[a.preset], stage), a)
-    return replace(settings, checkpoint=experiments.training_file(a.out))
+    return replace(settings, checkpoint=benches.training_file(a.out))
 
 
 def student_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
@@ -147,7 +147,7 @@ def model_options(parser: argparse.ArgumentParser) -> None:
 
 def load_student(path: str) -> nn.Module:
     """Return the student or baseline in a file. Raise ValueError for a teacher."""
-    model = experiments.load(path)
+    model = benches.load(path)
     if isinstance(model, teachers.Teacher):
         raise ValueError(
             f"{path} holds a teacher, not a student; --student is for students and baselines, --teacher-file for "
@@ -158,7 +158,7 @@ def load_student(path: str) -> nn.Module:
 
 def load_distilled(path: str) -> EgoDistill:
     """Return the student in a file. Raise ValueError for a baseline or a teacher."""
-    model = experiments.load(path)
+    model = benches.load(path)
     if not isinstance(model, EgoDistill):
         kind = "teacher" if isinstance(model, teachers.Teacher) else f"baseline ({type(model).__name__})"
         raise ValueError(f"{path} holds a {kind}; give the file of a student, written by `egodistill distill`")
@@ -167,7 +167,7 @@ def load_distilled(path: str) -> EgoDistill:
 
 def load_teacher(path: str) -> teachers.Teacher:
     """Return the teacher in a file. Raise ValueError for another model."""
-    model = experiments.load(path)
+    model = benches.load(path)
     if not isinstance(model, teachers.Teacher):
         raise ValueError(
             f"{path} holds a model of class {type(model).__name__}, not a teacher; --teacher-file is for teachers, "

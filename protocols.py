@@ -67,7 +67,7 @@ class ListenToLookSettings:
 class Protocol:
     """The settings of all methods of a comparison: the students' recipe, and those of the baselines.
 
-    narrow    STTS is too narrow for its published initialization; see `experiments.init_narrow()`.
+    narrow    STTS is too narrow for its published initialization; see `benches.init_narrow()`.
     changes   {method: settings of its training that differ from the recipe's}, such as {"VisIMU": {"epochs": 12}}; the
               method "stage 1" is EgoDistill's first stage.
 
@@ -117,7 +117,7 @@ class TeacherRecipe:
     architecture   One of `teachers.MODELS`.
     training       Settings of `finetune()`.
     options        Options of the network for `teachers.load()`.
-    narrow         The transformer is too narrow for its published initialization; see `experiments.init_narrow()`.
+    narrow         The transformer is too narrow for its published initialization; see `benches.init_narrow()`.
     """
 
     architecture: str

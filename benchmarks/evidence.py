@@ -41,7 +41,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import behaviour, contrasts, data, demo, experiments, files, inference, synthetic, tables
+from egodistill import behaviour, benches, contrasts, data, demo, experiments, files, inference, synthetic, tables
 from egodistill.batches import Augment
 from egodistill.experiments import PROTOCOLS, Protocol, Run, TeacherRecipe
 from egodistill.store import outputs_record
@@ -226,7 +226,7 @@ def exchange(segments: Sequence[data.Segment], things: Mapping[str, str]) -> lis
 
 def trained(world: str, out: Path, run: Run) -> Any:
     """Return the trained model of a run, in evaluation mode."""
-    return experiments.load(bench_of(world, out, settings_of(world)).path(run)).eval()
+    return benches.load(bench_of(world, out, settings_of(world)).path(run)).eval()
 
 
 def settings_of(world: str) -> Protocol:
@@ -281,7 +281,7 @@ def tune(out: Path, methods: Sequence[str]) -> None:
         every=EVERY,
         teachers={teacher: TEACHERS[TEACHER]},
     )
-    distilled = not methods or not set(methods).isdisjoint(experiments.DISTILLED)
+    distilled = not methods or not set(methods).isdisjoint(benches.DISTILLED)
     first.run([*([Run("teacher", teacher=teacher)] if distilled else []), Run("start")])
     for method in methods:
         frames = TUNED[method]
@@ -293,7 +293,7 @@ def tune(out: Path, methods: Sequence[str]) -> None:
             folder = out / "tuning" / slug(f"{method}-{rate:g}-{epochs}")
             bench = replace(first, out=str(folder), protocol=replace(GENERAL, changes=changes), teachers={})
             reuse(first, bench, Run("start"))
-            run = Run(method, frames=frames, teacher=teacher if method in experiments.DISTILLED else None)
+            run = Run(method, frames=frames, teacher=teacher if method in benches.DISTILLED else None)
             bench.run([run])
             result = bench.result(run)
             done[rate, epochs] = result["top1"]
@@ -490,7 +490,7 @@ def described() -> list[Cell]:
     arms = []
     for share in SHARES:
         taught = replace(whole, share=share)
-        arms += [replace(taught, without=experiments.STAGE_1_LOSSES), replace(taught, without=("pretrain_l1",)), taught]
+        arms += [replace(taught, without=benches.STAGE_1_LOSSES), replace(taught, without=("pretrain_l1",)), taught]
         if share < 1:
             arms.append(replace(taught, stage_1_on="share"))
     choices = [replace(whole, frames=4, sampling=rule) for rule in FRAME_OPTIONS[OTHER_FRAMES]["sampling"]]
@@ -662,7 +662,7 @@ def record_cell(cell: Cell, bench: experiments.Bench, out: Path, origin: Mapping
 
 def gmacs(bench: experiments.Bench, run: Run) -> float:
     """Return the multiply-adds of a trained network for one clip, in billions."""
-    return inference.count_macs(experiments.load(bench.path(run)), torch.device("cpu")) / 1e9
+    return inference.count_macs(benches.load(bench.path(run)), torch.device("cpu")) / 1e9
 
 
 def groups(plan: list[Cell], jobs: int) -> Iterator[list[Cell]]:

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout'
 
 import evidence
 
-from egodistill import behaviour, contrasts, experiments, files, intervals, plots, synthetic, tables
+from egodistill import behaviour, benches, contrasts, experiments, files, intervals, plots, synthetic, tables
 from egodistill.contrasts import Outcome
 from egodistill.experiments import Row, Run
 from egodistill.intervals import Interval
@@ -79,7 +79,7 @@ def shared_seeds(first: Iterable[Outcome], second: Iterable[Outcome]) -> tuple[l
 
 
 def run_of(method: str, frames: int) -> Run:
-    return Run(method, frames=frames, teacher=evidence.TEACHER if method in experiments.DISTILLED else None)
+    return Run(method, frames=frames, teacher=evidence.TEACHER if method in benches.DISTILLED else None)
 
 
 def is_main(run: Run) -> bool:
@@ -231,7 +231,7 @@ def stage_1(world: str) -> tables.Table:
     for share in evidence.SHARES:
         taught = replace(run_of("EgoDistill", 1), share=share)
         arms = {
-            "none": replace(taught, without=experiments.STAGE_1_LOSSES),
+            "none": replace(taught, without=benches.STAGE_1_LOSSES),
             "L_NCE on all clips": replace(taught, without=("pretrain_l1",)),
             "L_NCE on all clips, L_1 on those with a teacher": taught,
             "both on those with a teacher": replace(taught, stage_1_on="share"),

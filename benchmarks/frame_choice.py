@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout'
 import evidence
 from evidence_report import shared_seeds
 
-from egodistill import behaviour, contrasts, data, demo, evaluate, experiments, files, tables
+from egodistill import behaviour, benches, contrasts, data, demo, evaluate, files, tables
 from egodistill.contrasts import Outcome
 from egodistill.experiments import Run
 
@@ -63,7 +63,7 @@ def measure(out: Path, world: str, seeds: list[int]) -> None:
         for seed in missing:
             student = students[seed]
             student.exact, student.tolerance = choice.get("exact", True), choice.get("tolerance", 0.0)  # as the store
-            record = experiments.outcome_record(evaluate(student, store, progress=False), store)
+            record = benches.outcome_record(evaluate(student, store, progress=False), store)
             files.append_line(LINES, about | {"seed": seed} | record | evidence.origin_of_lines())
             print(f"world {world}, {name}, seed {seed}", flush=True)
 

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout'
 from egodistill import (
     IMUPredictor,
     batches,
+    benches,
     commands,
     data,
     demo,
@@ -96,7 +97,7 @@ def label_case(name: str, store: Any, model: nn.Module, settings: training.Train
 
 
 def teacher_case(name: str, store: Any, recipe: experiments.TeacherRecipe) -> Case:
-    return label_case(name, store, experiments.build_teacher(recipe, name, store), recipe.training)
+    return label_case(name, store, benches.build_teacher(recipe, name, store), recipe.training)
 
 
 def baseline_case(name: str, store: Any, bench: experiments.Bench) -> Case:
@@ -182,7 +183,7 @@ def demo_cases(folder: Path) -> dict[str, Callable[[], Case]]:
     cases = student_cases(store, protocol.recipe, 1920)
     for name, recipe in demo.DEMO.teachers.items():
         cases[name] = lambda name=name, recipe=recipe: teacher_case(name, store, recipe)
-    for name in ("ListenToLook", "AdaFuse", experiments.STTS[0]):
+    for name in ("ListenToLook", "AdaFuse", benches.STTS[0]):
         cases[name] = lambda name=name: baseline_case(name, store, bench)
     return cases
 

@@ -33,9 +33,9 @@ from egodistill import (
     EgoDistillOSError,
     baselines,
     batches,
+    benches,
     checkpoints,
     distill,
-    experiments,
     teachers,
     training,
 )
@@ -219,7 +219,7 @@ def test_code_in_a_file_does_not_run_whoever_reads_it(tmp_path):
     for read in (
         EgoDistill.load,
         baselines.Baseline.load,
-        experiments.load,
+        benches.load,
         lambda path: small_student(image_weights=path),
         lambda path: distill(small_student(), StudentStore(16), teacher="t", **FAST | {"checkpoint": path}),
     ):

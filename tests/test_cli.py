@@ -17,7 +17,7 @@ from commandline import ROOT, run
 
 import egodistill.commands
 import egodistill.demo
-from egodistill import cli, data, experiments, live_command, model_commands, recordings, synthetic
+from egodistill import benches, cli, data, live_command, model_commands, recordings, synthetic
 
 PRINT = """
 import sys
@@ -174,8 +174,8 @@ def test_a_usage_error_is_exit_code_2(command, told, capsys):
 def test_a_crash_names_its_line():
     """A library that takes the process down leaves the line of ours that called it."""
     code = (
-        "import ctypes, sys; from egodistill import cli, experiments; "
-        "experiments.load = lambda path: ctypes.string_at(0); sys.exit(cli.main(['measure', '--student', 'x.pt']))"
+        "import ctypes, sys; from egodistill import benches, cli; "
+        "benches.load = lambda path: ctypes.string_at(0); sys.exit(cli.main(['measure', '--student', 'x.pt']))"
     )
     env = {name: value for name, value in os.environ.items() if name != "PYTHONFAULTHANDLER"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
@@ -187,7 +187,7 @@ def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
     def interrupt(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiments, "load", interrupt)
+    monkeypatch.setattr(benches, "load", interrupt)
     assert cli.main(["measure", "--student", "student.pt"]) == 130
     assert capsys.readouterr().err == "\ninterrupted\n"
     monkeypatch.setattr(data, "ClipStore", interrupt)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import egodistill
-from egodistill import behaviour, contrasts, data, experiments, files, synthetic, tables
+from egodistill import behaviour, benches, contrasts, data, experiments, files, synthetic, tables
 from egodistill.experiments import Run
 
 SCRIPTS = Path(egodistill.__file__).parent / "benchmarks"
@@ -509,7 +509,7 @@ def test_a_line_keeps_what_a_run_is(scripts):
     run = Run("EgoDistill", 2, 4, "slowfast-{seed}", ("kd",))
     line = json.loads(json.dumps(asdict(run)))
     assert Run(**{**line, "without": tuple(line["without"])}) == run
-    assert {method for method in experiments.METHODS if method not in ("STTS T0.8-S0.9", "STTS full")} >= set(
+    assert {method for method in benches.METHODS if method not in ("STTS T0.8-S0.9", "STTS full")} >= set(
         scripts[0].TUNED
     )
 

@@ -19,6 +19,7 @@ import egodistill.demo
 from egodistill import (
     EgoDistill,
     baselines,
+    benches,
     cli,
     data,
     distillation,
@@ -127,7 +128,7 @@ def test_measure_knows_every_kind_of_file(files, tmp_path, capsys):
     )
     found = json.loads(numbers.read_text())["models"]
     for file, kind in kinds.items():
-        model, cost = experiments.load(file), found[str(file)]
+        model, cost = benches.load(file), found[str(file)]
         assert type(model) is kind
         assert cost["params"] == sum(p.numel() for p in model.parameters()) and cost["precision"] == "bf16"
         assert f"{cost['params']:,}" in out and f"{100 * cost['feature_error']:.2f} %" in out
@@ -459,7 +460,7 @@ def test_tables_of_results_have_each_number_in_its_column():
     rows = [
         row("teacher", 80.04, None),
         row("EgoDistill", 70.06, 1.26),
-        row("EgoDistill", 60.0, 0.5, without=experiments.STAGE_1_LOSSES),
+        row("EgoDistill", 60.0, 0.5, without=benches.STAGE_1_LOSSES),
         row("VisOnly-Distill", 40.0, 2.0),
     ]
     table = egodistill.demo.cost_table(rows)
@@ -485,7 +486,7 @@ def test_tables_of_results_have_each_number_in_its_column():
 def test_differences_say_what_they_are_over(seeds, wearers, text, monkeypatch, capsys):
     interval = intervals.Interval(3.24, 1.1, 5.3, 6.2, 0.004, seeds, wearers)
     first = experiments.Run("EgoDistill", teacher="t")
-    others = [replace(first, without=experiments.STAGE_1_LOSSES), experiments.Run("VisIMU")]
+    others = [replace(first, without=benches.STAGE_1_LOSSES), experiments.Run("VisIMU")]
     found = [experiments.Contrast(first, other, interval) for other in others]
     monkeypatch.setattr(experiments, "differences", lambda bench, runs: found)
     a = argparse.Namespace(markdown=None, words=[])

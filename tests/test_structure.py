@@ -71,8 +71,9 @@ ARROWS = {
     "synthetic": "behaviour egodistill files processes props scene",
     "behaviour": "egodistill",
     "protocols": "distillation training",
-    "experiments": "egodistill baselines batches checkpoints clips contrasts data distillation files inference"
-    " intervals protocols student teachers training video",
+    "benches": "egodistill baselines batches checkpoints clips contrasts data distillation files inference protocols"
+    " teachers training video",
+    "experiments": "egodistill baselines benches contrasts data files inference intervals protocols student",
     "paper_costs": "egodistill baselines inference teachers",
     "plots": "egodistill files",
     "export": "egodistill batches checkpoints clips exported files student video",
@@ -81,12 +82,12 @@ ARROWS = {
     "commands": "egodistill annotations aria clips data files imu pickles plots recordings records segments tables"
     " video",
     "options": "commands distillation files runtime",
-    "model_commands": "egodistill batches checkpoints commands data distillation experiments export files inference"
+    "model_commands": "egodistill batches benches checkpoints commands data distillation export files inference"
     " one_pass options paper_costs runtime tables teachers training",
     "live_command": "arrivals batches clips commands egodistill events exported feeds files imu live model_commands"
     " options runtime video",
-    "demo": "baselines batches behaviour egodistill commands data experiments files inference model_commands options"
-    " plots synthetic tables teachers training",
+    "demo": "baselines batches behaviour benches egodistill commands data experiments files inference model_commands"
+    " options plots synthetic tables teachers training",
 }
 # Imports inside functions, with their reasons.
 LATE = {

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))  # the checkout's egodistill, installed or not
 MODULES = """egodistill data teachers student distillation training inference recordings export baselines
 synthetic experiments""".split()
 LOWER = """live arrivals events gates feeds annotations aria_datasets segments clips store one_pass video audio imu gpmf
-cameras aria offset video_convnets video_i3d video_transformers batches checkpoints behaviour protocols
+cameras aria offset video_convnets video_i3d video_transformers batches checkpoints behaviour protocols benches
 contrasts intervals paper_costs plots exported""".split()
 WIDTH = 100  # characters of the arguments; the rest is `...`
 
