@@ -26,8 +26,8 @@ The modules, each with an introduction (`help(egodistill.student)`):
                  has commands, model_commands, live_command, options, demo
     method       student, distillation, training, inference; live, arrivals, events, gates; batches, runtime,
                  checkpoints, files, processes, tables
-    recordings   annotations, aria_datasets, segments, records, pickles; clips, store, one_pass; video, audio, imu,
-                 gpmf, cameras, feeds; recordings, offset, aria
+    recordings   annotations, aria_datasets, segments, records, pickles; clips, store, store_files, one_pass; video,
+                 audio, imu, gpmf, cameras, feeds; recordings, offset, aria
     networks     video_transformers, video_convnets, video_i3d
     paper        baselines, protocols, benches, experiments, contrasts, intervals, paper_costs, plots; export,
                  exported; synthetic, behaviour, props, scene

@@ -20,7 +20,8 @@ from painted import KILLED, OPTIONS, STEADY, X264, arrays_of, number_of, write_v
 from egodistill import DataError, EgoDistillOSError, cli, data, files
 from egodistill.annotations import Segment
 from egodistill.clips import ClipSpec
-from egodistill.store import ClipStore, StoreFiles, StoreWriter, claim_outputs, folds, outputs_record
+from egodistill.store import ClipStore, StoreWriter, claim_outputs, folds, outputs_record
+from egodistill.store_files import StoreFiles
 
 
 def test_header_lists_every_array_and_numpy_maps_them(store):

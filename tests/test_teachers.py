@@ -38,7 +38,8 @@ from egodistill import (
 )
 from egodistill.clips import ClipSpec
 from egodistill.one_pass import Pending, Together
-from egodistill.store import StoreFiles, StoreWriter, outputs_record
+from egodistill.store import StoreWriter, outputs_record
+from egodistill.store_files import StoreFiles
 
 # --- the published models --------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ HEAD = """# API
 
 Public names and first sentences (`python tools/api.py`); `help(egodistill.distill)` shows the rest. Internal: `cli`,
 `commands`, `model_commands`, `live_command`, `options`, `demo`, `files`, `pickles`, `processes`, `props`,
-`records`, `runtime`, `scene`, `tables`.
+`records`, `runtime`, `scene`, `store_files`, `tables`.
 """
 
 
