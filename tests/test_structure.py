@@ -88,7 +88,7 @@ ARROWS = {
     "live_command": "arrivals batches clips commands egodistill events exported feeds files imu live model_commands"
     " options runtime video",
     "demo": "baselines batches behaviour benches egodistill commands data experiments files inference model_commands"
-    " options plots synthetic tables teachers training",
+    " options plots protocols synthetic tables teachers training",
 }
 # Imports inside functions, with their reasons.
 LATE = {

@@ -24,15 +24,15 @@ sys.path.insert(0, str(ROOT))  # the checkout's egodistill, installed or not
 MODULES = """egodistill data teachers student distillation training inference recordings export baselines
 synthetic experiments""".split()
 LOWER = """live arrivals events gates feeds annotations aria_datasets segments clips store one_pass video audio imu gpmf
-cameras aria offset video_convnets video_i3d video_transformers batches checkpoints behaviour protocols benches
-contrasts intervals paper_costs plots exported""".split()
+cameras aria offset video_convnets video_i3d video_transformers batches checkpoints behaviour protocols
+contrasts intervals paper_costs plots""".split()
 WIDTH = 100  # characters of the arguments; the rest is `...`
 
 HEAD = """# API
 
 Public names and first sentences (`python tools/api.py`); `help(egodistill.distill)` shows the rest. Internal: `cli`,
-`commands`, `model_commands`, `live_command`, `options`, `demo`, `files`, `pickles`, `processes`, `props`,
-`records`, `runtime`, `scene`, `store_files`, `tables`.
+`commands`, `model_commands`, `live_command`, `options`, `demo`, `benches`, `exported`, `files`, `pickles`, `processes`,
+`props`, `records`, `runtime`, `scene`, `store_files`, `tables`.
 """
 
 
