@@ -112,11 +112,17 @@ TEACHERS = {
         {"width": 48, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.3},
     )
 }
-# Table 2, not in the protocol: the demo's other teachers, with the same augmentation.
+# Table 2, not in the protocol: the demo's other teachers, with the same augmentation. MotionFormer has smaller patches
+# and trains for longer, because it does not fit with the demo's (30.8 % on A).
+NARROW = {name: replace(how, training=replace(how.training, **AUGMENTED)) for name, how in demo.DEMO.teachers.items()}
 OTHER_TEACHERS = {
-    f"{name}-{{seed}}": replace(recipe, training=replace(recipe.training, **AUGMENTED))
-    for name, recipe in demo.DEMO.teachers.items()
-    if f"{name}-{{seed}}" != TEACHER
+    "x3d-{seed}": NARROW["x3d"],
+    "mvit-{seed}": NARROW["mvit"],
+    "motionformer-p8-{seed}": replace(
+        NARROW["motionformer"],
+        training=replace(NARROW["motionformer"].training, epochs=28),
+        options=NARROW["motionformer"].options | {"patch": 8, "tubelet": 4},
+    ),
 }
 CURVE = (4, 2)  # teachers also learn from every fourth and every second clip, for a curve over clips
 # Settings that are tried for each method on half the clips; a best one at the edge is followed by the next of its row.
