@@ -156,9 +156,8 @@ class Videos:
         if problem := problem or problem_of_times(part.start, part.stop):
             self.dropped[problem] += 1
             return
-        own = recording
-        clock = (own.imu_offset, own.imu_stretch, own.wearer)
-        found.append((label, Segment(part.name, own.video, part.start, part.stop, None, own.imu, part.split, *clock)))
+        segment = Segment(part.name, start=part.start, stop=part.stop, split=part.split, **recording.record())
+        found.append((label, segment))
 
     def require(self, found: Classified, annotations: Path, expected: str) -> None:
         """Raise DataError, which names the reasons and the expected files, if no segment can be used."""

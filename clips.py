@@ -337,12 +337,17 @@ class Recording:
             imu = tuple(os.fspath(path) for path in imu)
         elif imu is not None:
             imu = os.fspath(imu)
-        clock = {"imu_offset": float(self.imu_offset), "imu_stretch": float(self.imu_stretch)}
-        for name, value in {"video": os.fspath(self.video), "imu": imu, **clock}.items():
+        plain = {"imu_offset": float(self.imu_offset), "imu_stretch": float(self.imu_stretch)}
+        plain["zero_accel"] = bool(self.zero_accel)
+        for name, value in {"video": os.fspath(self.video), "imu": imu, **plain}.items():
             object.__setattr__(self, name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # without the samples
+        return self.record()  # without the samples
+
+    def record(self) -> dict[str, Any]:
+        """Return the fields by name; a `Segment` has them, too."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @property
     def imu_source(self) -> str | tuple[str, str]:

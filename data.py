@@ -141,15 +141,16 @@ def find_imu(recording: Recording) -> Recording:
     """
     if recording.imu is not None:
         return recording
-    given = {name: getattr(recording, name) for name in ("imu_offset", "imu_stretch", "wearer", "imu_axes")}
-    return open_recording(recording.video, **given)
+    given = recording.record()
+    return open_recording(given.pop("video"), **given)
 
 
-def name_imu_files(segments: Iterable[Segment]) -> list[Segment]:
+def name_imu_files(segments: Iterable[Segment], imu: bool = True) -> list[Segment]:
     """Return the segments; those that name no IMU get what `find_imu()` finds for their video.
 
-    The store records the result, so that every process of `prepare()` reads the same recording. A recording that cannot
-    be opened stays as it is: `fill()` tries again, and its clips fail with the reason.
+    Without ``imu`` they get the video and the wearer only. The store records the result, so that every process of
+    `prepare()` reads the same recording. A recording that cannot be opened stays as it is: `fill()` tries again, and
+    its clips fail with the reason.
     """
     found: dict[Recording, Recording] = {}
     result = []
@@ -161,8 +162,8 @@ def name_imu_files(segments: Iterable[Segment]) -> list[Segment]:
             except (DataError, VideoError):
                 found[own] = own
         named = found[own]
-        fields = ("video", "imu", "imu_offset", "imu_stretch", "wearer", "imu_axes")
-        result.append(replace(segment, **{name: getattr(named, name) for name in fields}))
+        fields = named.record() if imu else {"video": named.video, "wearer": named.wearer}
+        result.append(replace(segment, **fields))
     return result
 
 
@@ -333,7 +334,7 @@ def prepare(
     """
     if isinstance(segments, (str, os.PathLike)):
         raise DataError(f"segments is the path {os.fspath(segments)!r}; read it with read_csv() or another reader")
-    segments = name_imu_files(segments) if imu else list(segments)
+    segments = name_imu_files(segments, imu)
     settings = {
         "num_frames": [num_frames] if isinstance(num_frames, int) else sorted(set(num_frames)),
         "frame_size": frame_size,
@@ -452,7 +453,8 @@ def fill(store: StoreWriter, rows: Sequence[int]) -> None:
     recording = store.segment(rows[0]).recording
     try:
         if "imu" in store.specs:
-            recording = replace(find_imu(recording), zero_accel=store.settings["zero_accel"])
+            recording = find_imu(recording)
+            recording = replace(recording, zero_accel=recording.zero_accel or store.settings["zero_accel"])
         duration, sources = recording.probe().duration, recording.files[:1]
         if "imu" in store.specs:
             store.note(recording.imu_source, recording.motion().notes)

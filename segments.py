@@ -51,8 +51,8 @@ __all__ = [
 class Segment:
     """An annotated part of a recording, from ``start`` to ``stop`` in seconds.
 
-    ``video``, ``imu``, ``imu_offset``, ``imu_stretch``, ``wearer`` and ``imu_axes`` describe the recording; see
-    `clips.Recording`.
+    ``video``, ``imu``, ``imu_offset``, ``imu_stretch``, ``wearer``, ``imu_axes`` and ``zero_accel`` describe the
+    recording; see `clips.Recording`.
 
     >>> from egodistill import data
     >>> segment = data.Segment("walk-1", "walk.mp4", start=2.0, stop=5.5, label="walk", imu="walk.csv")
@@ -71,17 +71,16 @@ class Segment:
     imu_stretch: float = 1.0
     wearer: str | None = None
     imu_axes: str = "gopro"
+    zero_accel: bool = False
 
     def __post_init__(self) -> None:  # convert paths and numpy numbers: a store holds JSON
-        own = self.recording
-        plain = {name: getattr(own, name) for name in ("video", "imu", "imu_offset", "imu_stretch")}
-        for name, value in {**plain, "start": float(self.start), "stop": float(self.stop)}.items():
+        for name, value in {**self.recording.record(), "start": float(self.start), "stop": float(self.stop)}.items():
             object.__setattr__(self, name, value)
 
     @property
     def recording(self) -> Recording:
         """Return the recording that the segment is a part of."""
-        return Recording(self.video, self.imu, self.imu_offset, self.imu_stretch, self.wearer, imu_axes=self.imu_axes)
+        return Recording(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Recording)})
 
 
 class SegmentList(list):
@@ -369,14 +368,13 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
     splits = {} if windows.split_by == "stretch" else _splits_of_recordings(path, parts, windows, dropped)
     segments = SegmentList(dropped=dropped)
     for part in parts:
-        own = part.recording
-        more = (own.imu_offset, own.imu_stretch, own.wearer, own.imu_axes)
+        own = part.recording.record()
         given = part.split or splits.get(part.name)
         stretches = [(given, part.start, part.stop)] if given else _stretches(part.start, part.stop, windows.test_share)
         for split, start, stop in stretches:
             for after in strided_starts(stop - start, CLIP_SECONDS, windows.stride):
-                name, first = f"{Path(own.video).stem}_{len(segments)}", start + after
-                segments.append(Segment(name, own.video, first, first + CLIP_SECONDS, None, own.imu, split, *more))
+                name, first = f"{Path(own['video']).stem}_{len(segments)}", start + after
+                segments.append(Segment(name, start=first, stop=first + CLIP_SECONDS, split=split, **own))
     if not any(part.split for part in parts) and len({segment.split for segment in segments}) < 2:
         raise DataError(
             f"{path}: its recordings are too short to be split by stretch: none has {2 * CLIP_SECONDS + GUARD:.1f} s, "
@@ -410,9 +408,9 @@ def _parts_of_folder(folder: Path, dropped: collections.Counter[str]) -> Iterato
 def _parts_of_table(path: Path, dropped: collections.Counter[str]) -> Iterator[_Part]:
     """Yield the rows of a table of recordings; count those whose video cannot be opened."""
     for where, row, listed in _rows_of_recordings(path):
-        more = {name: getattr(listed, name) for name in ("imu_offset", "imu_stretch", "wearer", "imu_axes")}
+        given = listed.record()
         try:
-            recording = open_recording(listed.video, listed.imu, **more)
+            recording = open_recording(given.pop("video"), **given)
             end = recording.probe().duration
         except (DataError, VideoError) as error:
             dropped[str(error)] += 1

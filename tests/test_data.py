@@ -667,6 +667,31 @@ def test_readers_find_the_imu_of_segments_without_one(kitchen, tmp_path, monkeyp
         np.testing.assert_array_equal(store.read("imu", [row])[0], walk.motion().window(clip["start"]))
 
 
+def segment_of(store):
+    return data.Segment(**json.loads((store.path / "segments.json").read_text())[0])
+
+
+def test_everything_that_a_reader_says_of_a_recording_survives(kitchen, tmp_path, monkeypatch):
+    """Of a segment, and of a table of recordings; without IMU, the wearer."""
+    video, gyro = shutil.copy(kitchen[0].video, tmp_path / "walk.mp4"), kitchen[0].imu[1]
+    own = clips.Recording(video, gyro, 0.1, 1.01, wearer="me", zero_accel=True, imu_axes="glasses")
+    assert all(getattr(own, one.name) != one.default for one in dataclasses.fields(own))
+    monkeypatch.setattr(clips, "READERS", [lambda path: own if path.name == "walk.mp4" else None])
+    (tmp_path / "list.csv").write_text("video,split\nwalk.mp4,train\n")
+    for name, segments in (
+        ("named", [data.Segment("s", video, 0.5, 0.5 + CLIP, "x")]),
+        ("listed", data.read_recordings(tmp_path / "list.csv")[:1]),
+    ):
+        store = data.prepare(segments, tmp_path / name, frame_size=40, workers=1, progress=False)
+        assert segment_of(store).recording == own
+        expected = own.motion().window(store.clips[0]["start"])
+        assert not expected[:, :3].any() and expected[:, 3:].any()
+        np.testing.assert_array_equal(store.read("imu", [0])[0], expected)
+    blind = [data.Segment("s", video, 0.5, 0.5 + CLIP, "x")]
+    store = data.prepare(blind, tmp_path / "blind", frame_size=40, imu=False, progress=False)
+    assert store.wearers == ["me"] and segment_of(store).imu is None
+
+
 def test_a_recording_that_cannot_be_opened_costs_its_clips_only(kitchen, tmp_path):
     (tmp_path / "neon").mkdir()
     for name in ("imu.csv", "world_timestamps.csv"):
@@ -842,7 +867,7 @@ def test_a_store_without_axes_is_that_of_a_gopro(kitchen, store, tmp_path):
         assert spec.pop("imu_axes") == "gopro"
     header["specs"]["imu"]["imu_axes"] = "file"
     for segment in segments:
-        assert segment.pop("imu_axes") == "gopro"
+        assert segment.pop("imu_axes") == "gopro" and segment.pop("zero_accel") is False
     (old / "store.json").write_text(json.dumps(header))
     (old / "segments.json").write_text(json.dumps(segments))
     assert data.ClipStore(old).specs == store.specs and data.ClipStore(old).fingerprint == store.fingerprint
