@@ -85,9 +85,9 @@ def read_annotations(
     The content decides which reader is used; a folder, and a table of videos without the column label, are recordings
     for `read_recordings()`. ``root`` is the folder with the data set's videos and IMU files, by default the folder of
     the annotations. ``seed`` is for Ego4D's random split (None: 0) and for that of recordings (None: the one in
-    ``windows``). ``root`` and ``min_instances`` (None: the reader's own default) are for the data sets, ``windows`` is
-    for recordings. Raise DataError if one is given for another kind of annotations. ``audio`` leaves out videos without
-    sound.
+    ``windows``); stretches have none. ``root`` and ``min_instances`` (None: the reader's own default) are for the data
+    sets, ``windows`` is for recordings. Raise DataError if one is given for another kind of annotations. ``audio``
+    leaves out videos without sound.
 
     >>> from egodistill import annotations
     >>> segments = annotations.read_annotations("segments.csv")
@@ -104,6 +104,11 @@ def read_annotations(
         )
     if seed is not None and kind not in ("ego4d", "recordings"):
         raise DataError(f"{path}: its splits are fixed; seed (--split-seed) is for Ego4D and recordings without labels")
+    if seed is not None and windows is not None and windows.split_by == "stretch":
+        raise DataError(
+            f"{path}: stretches do not depend on a seed; leave out seed (--split-seed), or split by recording "
+            f"(split_by='recording', --split-by recording)"
+        )
     if min_instances is not None and own:
         raise DataError(f"{path}: min_instances is for public data sets; remove rare classes from your table instead")
     if root is not None and own:

@@ -102,7 +102,7 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         help="drop classes with fewer segments (default: 2 for Ego4D, 1 for the other data sets)",
     )
-    text = "seed of Ego4D's random split, and of that of recordings without labels (default: 0)"
+    text = "seed of Ego4D's random split, and of that of whole recordings without labels (default: 0)"
     parser.add_argument("--split-seed", metavar="SEED", type=int, help=text)
     parser.add_argument("--audio", action="store_true", help="use only videos with sound; `prepare` also stores it")
     parser.add_argument(

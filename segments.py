@@ -353,7 +353,8 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
       clip at least; a recording that is too short for that is for training.
 
     ``.dropped`` of the result counts recordings that cannot be opened. Raise DataError for a folder without videos, a
-    table with a row that cannot be used, or recordings that cannot be split in this way.
+    table with a row that cannot be used, recordings that cannot be split in this way, or a column ``split`` together
+    with other settings of the split than the defaults.
 
     >>> from egodistill import segments
     >>> first, *others = segments.read_recordings("world", segments.Windows(stride=10.0, split_by="stretch"))
@@ -365,6 +366,11 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
     parts = list(_parts_of_folder(path, dropped) if path.is_dir() else _parts_of_table(path, dropped))
     if not parts:
         raise DataError(f"{path}: none of its recordings can be used: {'; '.join(dropped) or 'the table has no rows'}")
+    if any(part.split for part in parts) and windows != Windows(windows.stride):
+        raise DataError(
+            f"{path}: its column split decides the splits; leave out split_by, test_share and seed (--split-by, "
+            f"--test-share, --split-seed), or the column"
+        )
     splits = {} if windows.split_by == "stretch" else _splits_of_recordings(path, parts, windows, dropped)
     segments = SegmentList(dropped=dropped)
     for part in parts:

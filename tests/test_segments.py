@@ -332,6 +332,21 @@ def test_recordings_that_cannot_be_split_are_named(tmp_path):
             segments.Windows(**wrong)
 
 
+def test_a_setting_of_the_split_that_would_have_no_effect_is_an_error(tmp_path):
+    folder = films(tmp_path / "films", a=7, b=7)
+    windows = segments.Windows(split_by="stretch")
+    for seed in (0, 3):
+        with pytest.raises(DataError, match=r"films: .* seed \(--split-seed\), or split by recording .*--split-by"):
+            annotations.read_annotations(folder, seed=seed, windows=windows)
+    table = write_table(folder / "t.csv", ("video", "split"), [("a.mp4", "test"), ("b.mp4", "train")])
+    for ignored in (windows, segments.Windows(test_share=0.5), segments.Windows(seed=3)):
+        with pytest.raises(DataError, match=r"t\.csv: its column split .*--split-by, --test-share, --split-seed"):
+            annotations.read_annotations(table, windows=ignored)
+    with pytest.raises(DataError, match=r"t\.csv: its column split"):
+        annotations.read_annotations(table, seed=3)
+    assert annotations.read_annotations(table, windows=segments.Windows(stride=1.0))
+
+
 def test_tables_name_the_axes_of_each_recording(kitchen, tmp_path):
     video, (accel, gyro) = kitchen[0].video, kitchen[0].imu
     table = tmp_path / "t.csv"
