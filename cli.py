@@ -211,7 +211,9 @@ def run_parsed(arguments: argparse.Namespace) -> int:
     try:
         files.environment_share()  # an error at once, and not after hours
         importlib.import_module("egodistill.commands").check_outputs(arguments)
-        arguments.run(arguments)
+        grows = arguments.command in GROWING and arguments.out
+        with files.output_lock(arguments.out) if grows else contextlib.nullcontext():
+            arguments.run(arguments)
         leave_processes()
     except (ValueError, OSError) as error:
         if is_closed_pipe(error):
@@ -229,6 +231,7 @@ def run_parsed(arguments: argparse.Namespace) -> int:
 
 # Commands whose work the processes of torchrun share. Process 0 runs the other commands alone.
 SHARED = ("prepare", "finetune", "extract", "pretrain", "distill")
+GROWING = ("predict", "live")  # commands that write each row of --out at once; the others write it at the end
 CONTINUING = (*SHARED, "demo", "compare", "ablate", "synthesize", "transcode", "convert")
 
 

@@ -58,6 +58,7 @@ __all__ = [
     "free_megabytes",
     "is_system_file",
     "lock",
+    "output_lock",
     "read_ahead",
     "read_json",
     "read_lines",
@@ -450,6 +451,22 @@ def work_lock(path: str | os.PathLike, busy: str | None = None) -> Iterator[None
                 with contextlib.suppress(OSError):  # Windows does not remove an open file.
                     name.unlink()
             return
+
+
+@contextlib.contextmanager
+def output_lock(path: str | os.PathLike) -> Iterator[None]:
+    """Let no other process write ``path`` during the block; raise DataError at once if one already does.
+
+    For a file that grows while a command runs. Pipes and devices are not locked.
+    """
+    path = Path(path)
+    with contextlib.ExitStack() as stack:
+        if not is_stream(path):
+            path = path.resolve()  # another link leads to the same file
+            busy = f"{path}: another process is writing it; wait for its end, or give another path"
+            with disk_errors(path):
+                stack.enter_context(work_lock(path, busy))
+        yield
 
 
 def available_cores() -> int:

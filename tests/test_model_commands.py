@@ -375,6 +375,29 @@ def test_predictions_are_written_as_they_come(suffix, files, monkeypatch, tmp_pa
         assert lost["problem"] == "a frame is lost" and out.read_text().count("\n") == 4
 
 
+def test_an_output_that_grows_has_one_writer(files, monkeypatch, tmp_path, capsys):
+    """Another command for the same file, also by another name, ends before it loads anything."""
+    out = tmp_path / "rows.json"
+    (tmp_path / "link.json").symlink_to(out)
+
+    def predict(model, recording, **options):
+        yield inference.Prediction(0.0, 2.0, [("wash", 1.0)])
+        capsys.readouterr()
+        before = out.read_text()
+        for command in ("predict", "live"):
+            for name in ("rows.json", "link.json"):
+                words = [command, "no.mp4", "--student", "none", "--out", str(tmp_path / name), "--overwrite"]
+                assert cli.main(words) == 1
+                told = f"{out}: another process is writing it; wait for its end, or give another path"
+                assert capsys.readouterr().err.strip() == f"egodistill {command}: {told}"
+        assert out.read_text() == before and json.loads(before)[0]["start"] == 0.0
+
+    monkeypatch.setattr(inference, "predict", predict)
+    monkeypatch.chdir(files)
+    assert cli.main(["predict", "a.mp4", "--student", "student.pt", "--out", str(out)]) == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["link.json", "rows.json"]
+
+
 @pytest.mark.parametrize(
     "command, told",
     [
