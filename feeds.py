@@ -72,6 +72,7 @@ DECODED = 2  # frames that are decoded ahead if none may be dropped
 POLL = 0.05  # seconds between two looks at a growing file
 LONGEST_LINE = 100_000  # bytes
 JUDGED = 1000  # first readings of a feed whose units are checked
+ENOUGH = 100  # readings of a sensor that are enough for it; of fewer, a single wild one is the largest 1 %
 BAD_IN_A_ROW = 100  # lines without a sample in a row that end a feed
 # What an address may lead to. A playlist from the network must not name files of this machine.
 NETWORK = {"protocol_whitelist": "http,https,httpproxy,tls,tcp,udp,rtp,rtsp,rtmp,srt,crypto,data"}
@@ -441,7 +442,8 @@ class LineSamples:
     `blocks` are bytes as they come; each piece has the lines that a block completes. `parse` returns time and six
     readings of a line, None for a header, and raises ValueError for a line that is no sample. Such a line is skipped
     and counted in `bad`; `report` gets a sentence about the first one, and IMUError is raised after a hundred in a row.
-    It also gets one if the first thousand readings are unlikely in m/s2 and rad/s. Empty lines are skipped.
+    It also gets one if the first thousand readings, or all of a feed that ends before, are unlikely in m/s2 and rad/s;
+    of a sensor with fewer than a hundred it says that they are too few to tell. Empty lines are skipped.
     `json_samples()` and `table_samples()` make such feeds.
 
     >>> from egodistill import feeds
@@ -454,6 +456,7 @@ class LineSamples:
     [0.  0.1] [1. 2.]
     numbers: line 4: could not convert string to float: 'zero'. Such lines are skipped and counted
     [0.2] [3.]
+    numbers: too few readings to check the units of accelerometer (3) and gyroscope (3); 100 are enough
     >>> feed.lines, feed.bad
     (4, 1)
     """
@@ -472,34 +475,42 @@ class LineSamples:
 
     def __iter__(self) -> Samples:
         rest = b""
-        for block in self.blocks:
-            *complete, rest = (rest + block).split(b"\n")
-            if len(rest) > LONGEST_LINE:
-                complete, rest = [*complete, rest], b""
-            found = [row for line in complete if (row := self._row(line)) is not None]
-            if found:
-                times, readings = zip(*found, strict=True)
-                readings = np.array(readings, np.float64)
-                self._check_units(readings)
-                yield np.array(times), readings
+        try:
+            for block in self.blocks:
+                *complete, rest = (rest + block).split(b"\n")
+                if len(rest) > LONGEST_LINE:
+                    complete, rest = [*complete, rest], b""
+                found = [row for line in complete if (row := self._row(line)) is not None]
+                if found:
+                    times, readings = zip(*found, strict=True)
+                    readings = np.array(readings, np.float64)
+                    if self._first is not None:
+                        self._first.append(readings)
+                        if sum(map(len, self._first)) >= JUDGED:
+                            self._check_units()
+                    yield np.array(times), readings
+        finally:  # at the end, after an error, or if nobody reads on
+            self._check_units()
 
-    def _check_units(self, readings: np.ndarray) -> None:
+    def _check_units(self) -> None:
         """Report once what is unlikely about the first readings; `read_imu()` would refuse or note a file of them."""
-        if self._first is None:
+        if not self._first:
             return
-        self._first.append(readings)
-        if sum(map(len, self._first)) < JUDGED:
-            return
-        table, self._first = np.concatenate(self._first), None
+        table, self._first, few = np.concatenate(self._first), None, []
         for sensor, values in (("accelerometer", table[:, :3]), ("gyroscope", table[:, 3:])):
             values = values[(np.abs(values) < LARGEST_READING).all(axis=1)]  # NaN: False
+            if len(values) < ENOUGH:
+                few += [f"{sensor} ({len(values)})"] if len(values) else []
+                continue
             try:
-                notes = unit_notes(self.name, sensor, values) if len(values) else []
+                notes = unit_notes(self.name, sensor, values)
             except IMUError as error:
                 self.report(str(error))
                 continue
             for note in notes:
                 self.report(f"{self.name}: {note}")
+        if few:
+            self.report(f"{self.name}: too few readings to check the units of {' and '.join(few)}; {ENOUGH} are enough")
 
     def _row(self, line: bytes) -> Row | None:
         """Return the sample of a line; None without one."""
@@ -586,6 +597,7 @@ def json_samples(
     >>> for times, readings in feeds.json_samples(reader, clock=feeds.HostClock(), report=print):
     ...     print(times, readings)
     [0.5] [[0.  0.  9.8 nan nan nan]]
+    standard input: too few readings to check the units of accelerometer (1); 100 are enough
     >>> os.close(reader)
     """
     return LineSamples(name, pipe_blocks(descriptor, clock), JSONRow(), report=report)
