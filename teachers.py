@@ -235,7 +235,8 @@ class Teacher(nn.Module):
         its input is the feature, its output the logits. Later operations of the model, such as a softmax, do not
         count; positions in time and space are averaged. Without `class_names` the classes are "0", "1", ...; `name`
         is by default the module's class name in lower case. `clip_spec` and `pixels` are those of the constructor.
-        Raise TeacherError if there is no such layer, or if its number of classes differs.
+        Raise TeacherError if there is no such layer, if its number of classes differs, or if it is TorchScript
+        (`torch.jit.script()`, `trace()`); wrap the model from which that was made.
 
             r3d = Teacher.wrap(r3d_18(), feature_layer="fc", clip_spec=ClipSpec(frames=16, size=112))
             swin = Teacher.wrap(swin3d_t(), feature_layer="head", clip_spec=ClipSpec(frames=32, size=224))
@@ -325,7 +326,7 @@ class Teacher(nn.Module):
 class Wrapped(nn.Module):
     """A model from elsewhere; a hook on its classifier captures feature and logits.
 
-    Raise TeacherError for weights other than float32, and for a layer that is missing or no classifier.
+    Raise TeacherError for weights other than float32, a layer that is missing or no classifier, and TorchScript.
     """
 
     find_unused = True  # layers after the classifier, for example, get no gradient
@@ -340,6 +341,12 @@ class Wrapped(nn.Module):
         if other := checkpoints.other_than_float32(weights):
             raise TeacherError(f"{type(module).__name__}: {other} is {weights[other].dtype}; call model.float() first")
         layers = dict(module.named_modules())
+        if any(isinstance(one, torch.jit.ScriptModule) for one in (module, layers.get(feature_layer))):
+            raise TeacherError(
+                f"layer {feature_layer!r} of {type(module).__name__} is TorchScript, which runs no hooks to capture "
+                f"the feature; wrap the model that was scripted or traced, after model.load_state_dict("
+                f"scripted.state_dict())"
+            )
         if feature_layer not in layers:
             last = [name for name, layer in layers.items() if hasattr(layer, "weight")][-5:]
             raise TeacherError(

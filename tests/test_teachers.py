@@ -483,6 +483,25 @@ def test_wrap_keeps_scores_that_later_layers_change_in_place():
         teachers.Teacher.wrap(Tail(nn.Identity()).half(), feature_layer="fc", clip_spec=spec, class_names=LABELS)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_wrap_refuses_torchscript_whose_classifier_runs_no_hooks():
+    plain = Tail(nn.Identity()).eval()
+    script = torch.jit.script(plain)
+    part = nn.Sequential(torch.jit.script(nn.Identity()), Tail(nn.Identity()))
+    spec = ClipSpec(frames=2, size=4)
+    for module, layer in (
+        (script, "fc"),
+        (torch.jit.trace(plain, torch.randn(1, 3, 2, 4, 4)), "fc"),
+        (torch.jit.freeze(script), "fc"),  # it has no layers any more
+        (nn.Sequential(script), "0.fc"),
+    ):
+        with pytest.raises(teachers.TeacherError, match=rf"layer '{layer}' of \w+ is TorchScript.*load_state_dict"):
+            teachers.Teacher.wrap(module, feature_layer=layer, clip_spec=spec, class_names=LABELS)
+    teacher = teachers.Teacher.wrap(part, feature_layer="1.fc", clip_spec=spec, class_names=LABELS)
+    x = torch.randn(2, 3, 2, 4, 4)
+    torch.testing.assert_close(teacher.encode(x).logits, plain(x))
+
+
 # --- a whole store ---------------------------------------------------------------------------
 
 
