@@ -60,7 +60,7 @@ MODEL_FORMAT = "egodistill model 1"
 # The classes that a model file can contain, and their modules, which are imported when a file is read.
 MODEL_CLASSES = {
     "EgoDistill": "student",
-    "Teacher": "teachers",
+    "Teacher": "teacher",
     "AdaFuse": "baselines",
     "STTS": "baselines",
     "ListenToLook": "baselines",

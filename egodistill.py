@@ -24,8 +24,8 @@ The modules, each with an introduction (`help(egodistill.student)`):
 
     entry        data (videos to clips on disk), teachers (video models and their outputs), cli (commands), which
                  has commands, model_commands, live_command, options, demo
-    method       student, distillation, training, inference; live, arrivals, events, gates; batches, runtime,
-                 checkpoints, files, processes, tables
+    method       student, teacher, extraction, distillation, training, inference; live, arrivals, events, gates;
+                 batches, runtime, checkpoints, files, processes, tables
     recordings   annotations, aria_datasets, segments, records, pickles; clips, store, store_files, one_pass; video,
                  audio, imu, gpmf, cameras, feeds; recordings, offset, aria
     networks     video_transformers, video_convnets, video_i3d

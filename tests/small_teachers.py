@@ -95,3 +95,16 @@ def gmacs(teacher):
     with FlopCounterMode(display=False) as counter:
         teacher(batches.example_inputs(teacher)[0].to("meta"))
     return counter.get_total_flops() / 2e9
+
+
+class Positions(nn.Module):
+    """Scores at every place, a softmax over them, then their mean, as many video models do."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        if isinstance(self.layer, nn.Linear):
+            return self.layer(x.movedim(1, -1)).softmax(-1).mean((1, 2, 3))
+        return self.layer(x).softmax(1).mean((2, 3, 4))

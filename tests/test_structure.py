@@ -23,10 +23,11 @@ ARROWS = {
     # doors
     "egodistill": "",
     "data": "audio egodistill annotations clips files imu one_pass processes segments store video",
-    "teachers": "egodistill batches checkpoints clips files runtime store student video_convnets video_i3d"
-    " video_transformers",
+    "teachers": "checkpoints clips extraction files teacher video_convnets video_i3d video_transformers",
     "cli": "egodistill files",
     # method
+    "teacher": "egodistill checkpoints clips runtime student video_convnets video_i3d video_transformers",
+    "extraction": "egodistill batches files runtime store student teacher",
     "student": "",
     "distillation": "egodistill batches checkpoints clips files runtime store student training",
     "training": "egodistill batches checkpoints files runtime",

@@ -1,0 +1,919 @@
+"""Outputs of teachers in a store: extract(), kills and several processes, and extraction while clips are decoded."""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from painted import break_packets, write_video
+from small_teachers import LABELS, Positions, narrow, random_clips
+from torch import nn
+
+from egodistill import (
+    DataError,
+    EgoDistill,
+    EgoDistillError,
+    data,
+    distillation,
+    extraction,
+    files,
+    pretrain_imu,
+    teachers,
+)
+from egodistill.clips import ClipSpec
+from egodistill.one_pass import Pending, Together
+from egodistill.store import StoreWriter, outputs_record
+from egodistill.store_files import StoreFiles
+from egodistill.teacher import fingerprint
+
+# --- a whole store ---------------------------------------------------------------------------
+
+
+class Store:
+    """The few methods of a clip store that extract() uses, in memory."""
+
+    def __init__(self, path, clips, class_names=LABELS):
+        self.path, self.class_names = path, list(class_names)
+        self.arrays = {} if clips is None else {"clip": clips}
+        self.flags = {}
+        self.splits = ["test", "train"]
+        self.count = 5 if clips is None else len(clips)
+
+    def __len__(self):
+        return self.count
+
+    @property
+    def names(self):
+        return list(self.arrays)
+
+    def read(self, name, index):
+        return self.arrays[name][np.asarray(index)]
+
+    def add(self, name, shape, dtype):
+        array = self.arrays.setdefault(name, np.zeros((len(self), *shape), dtype))
+        assert (array.shape[1:], array.dtype) == (tuple(shape), np.dtype(dtype))
+        self.flags.setdefault(name, np.zeros(len(self), bool))
+
+    def write(self, name, index, values):
+        assert values.dtype == self.arrays[name].dtype
+        self.arrays[name][np.asarray(index)] = values
+        self.flags[name][np.asarray(index)] = True
+
+    def done(self, name):
+        return self.flags[name].copy()
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path, random_clips(5))
+
+
+def count_clips(teacher, stop_after=None):
+    """A list that gets the size of every batch the teacher computes."""
+    sizes = []
+
+    def hook(layer, inputs):
+        if len(sizes) == stop_after:
+            raise KeyboardInterrupt
+        sizes.append(len(inputs[0]))
+
+    teacher.net.register_forward_pre_hook(hook)
+    return sizes
+
+
+def test_extract_writes_the_teacher_s_outputs(store, capsys):
+    teacher = narrow()
+    teacher.train()
+    teacher.net.s2.eval()  # somebody froze a part
+    modes = [layer.training for layer in teacher.modules()]
+    teachers.extract(teacher, store, batch_size=2, progress=False)
+    assert capsys.readouterr().err == ""
+    assert [layer.training for layer in teacher.modules()] == modes
+
+    with torch.no_grad():
+        output = teacher.eval()(torch.from_numpy(store.arrays["clip"]))
+    np.testing.assert_allclose(store.arrays["slowfast.feature"], output.feature, atol=1e-5)
+    np.testing.assert_allclose(store.arrays["slowfast.logits"], output.logits, rtol=1e-5)
+    assert store.done("slowfast.feature").all() and store.done("slowfast.logits").all()
+    record = json.loads((store.path / "slowfast.teacher.json").read_text())
+    assert len(record["fingerprint"]) == 16 and record["clip_spec"]["frames"] == 8
+
+
+def test_extract_goes_on_where_it_was_killed(store, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        killed = narrow()
+        count_clips(killed, stop_after=1)
+        teachers.extract(killed, store, batch_size=2)
+    assert store.done("slowfast.logits").tolist() == [True, True, False, False, False]
+    store.flags["slowfast.logits"][0] = False  # killed between the two arrays
+
+    teacher = narrow()
+    sizes = count_clips(teacher)
+    capsys.readouterr()
+    teachers.extract(teacher, store, batch_size=3)
+    assert sizes == [3, 1]
+    shown = capsys.readouterr().err
+    assert "slowfast" in shown and "4/4" in shown and "clips/s" in shown
+    teachers.extract(teacher, store)
+    assert sizes == [3, 1]
+
+
+def test_extract_keeps_two_teachers_apart(store):
+    first = narrow(seed=0)
+    teachers.extract(first, store, progress=False)
+    kept = store.arrays["slowfast.feature"].copy()
+
+    second = narrow(seed=1)
+    with pytest.raises(DataError, match=r"slowfast\.teacher\.json.*fingerprint.*overwrite"):
+        teachers.extract(second, store, progress=False)
+    same_weights = narrow(seed=0)
+    same_weights.pixels = replace(same_weights.pixels, channels="BGR")
+    with pytest.raises(DataError, match="fingerprint"):
+        teachers.extract(same_weights, store, progress=False)
+    with pytest.raises(DataError, match=r"precision fp32.*bf16"):
+        teachers.extract(first, store, precision="bf16", progress=False)
+    np.testing.assert_array_equal(store.arrays["slowfast.feature"], kept)
+
+    # A run that overwrites and is killed leaves outputs of both; none may go on from there.
+    killed = narrow(seed=1)
+    count_clips(killed, stop_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        teachers.extract(killed, store, batch_size=2, overwrite=True, progress=False)
+    for teacher in (first, second):
+        with pytest.raises(DataError, match="interrupted"):
+            teachers.extract(teacher, store, progress=False)
+
+    sizes = count_clips(second)
+    teachers.extract(second, store, batch_size=2, overwrite=True, progress=False)
+    teachers.extract(second, store, progress=False)
+    assert sizes == [2, 2, 1]
+    with torch.no_grad():
+        wanted = second(torch.from_numpy(store.arrays["clip"])).feature
+    np.testing.assert_allclose(store.arrays["slowfast.feature"], wanted, atol=1e-5)
+
+
+def test_overwriting_a_part_may_not_leave_another_teacher_in_the_rest(store):
+    first, second = narrow(seed=0), narrow(seed=1)
+    teachers.extract(first, store, progress=False)
+    store.splits = ["train"]
+    with pytest.raises(DataError, match=r"\['train'\].*another.*\['test'\]"):
+        teachers.extract(second, store, overwrite=True, progress=False)
+    teachers.extract(first, store, overwrite=True, progress=False)  # the same one may
+    store.splits = ["test", "train"]
+    teachers.extract(second, store, overwrite=True, progress=False)
+
+
+def test_extract_refuses_outputs_of_unknown_origin(store):
+    teachers.extract(narrow(), store, progress=False)
+    (store.path / "slowfast.teacher.json").unlink()
+    with pytest.raises(DataError, match="fingerprint None"):
+        teachers.extract(narrow(), store, progress=False)
+
+
+def test_a_damaged_record_is_named(store):
+    for text in ("{", "[1]", "3"):
+        (store.path / "slowfast.teacher.json").write_text(text)
+        with pytest.raises(DataError, match=r"slowfast\.teacher\.json cannot be read.*delete it.*over"):
+            teachers.extract(narrow(), store, progress=False)
+
+
+def test_the_second_of_two_teachers_with_one_name_sees_the_first(store):
+    """Both begin at once: while one puts its name on the arrays, the other waits."""
+    refused = []
+
+    def second():
+        with pytest.raises(DataError, match="fingerprint") as error:
+            teachers.extract(narrow(seed=1), store, progress=False)
+        refused.append(error)
+
+    other = threading.Thread(target=second)
+    with files.lock(store.path / "store.lock"):
+        other.start()
+        other.join(0.5)
+        assert other.is_alive() and not (store.path / "slowfast.teacher.json").exists()
+        (store.path / "slowfast.teacher.json").write_text('{"fingerprint": "of the first"}')
+    other.join(60)
+    assert len(refused) == 1 and not store.flags
+
+
+def test_a_run_that_is_overwritten_by_another_teacher_spoils_none_of_its_outputs(store):
+    first, second = narrow(seed=0), narrow(seed=1)
+    sizes = []
+
+    def overtaken(*_):
+        sizes.append(1)
+        if len(sizes) == 2:  # while the first teacher looks at its second batch
+            teachers.extract(second, store, overwrite=True, progress=False)
+
+    first.net.register_forward_pre_hook(overtaken)
+    with pytest.raises(DataError, match=r"slowfast\.teacher\.json: another run is overwriting"):
+        teachers.extract(first, store, batch_size=2, progress=False)
+    with torch.no_grad():
+        wanted = second(torch.from_numpy(store.arrays["clip"])).feature
+    np.testing.assert_allclose(store.arrays["slowfast.feature"], wanted, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A clip store on disk with twelve clips of two recordings, and nothing else."""
+    path = tmp_path_factory.mktemp("folder")
+    segments = []
+    for k in range(2):
+        video = write_video(path / f"{k}.mp4", np.arange(400) / 25)
+        segments += [data.Segment(f"{k} {i}", video, 2.5 * i, 2.5 * i + 2, LABELS[i % 3]) for i in range(6)]
+    options = {"num_frames": (), "ends": False, "imu": False, "clip_frames": 8, "clip_size": 32, "class_names": LABELS}
+    return data.prepare(segments, path / "s", **options, workers=1, progress=False).path
+
+
+def outputs(path):
+    """Outputs of a store on disk: which rows of features and logits are marked, and their content."""
+    store = data.ClipStore(path)
+    found = {}
+    for name in ("slowfast.feature", "slowfast.logits"):
+        if name in store.names:
+            found[name] = store.done(name), np.load(path / f"{name}.npy")
+    return found
+
+
+# Each moment is one of a run that goes on where the one before was killed: a file that gets its name, or a row that is
+# written to an array, by half of its numbers.
+MOMENTS = {
+    "its name is not on the arrays yet": ("os.rename", "slowfast.teacher.json", 1),
+    "no features yet": ("os.rename", "slowfast.feature.npy", 1),
+    "features whose marks are not there": ("os.rename", "slowfast.feature.done.npy", 1),
+    "arrays that the header does not know": ("os.rename", "store.json", 1),
+    "features and no logits": ("os.rename", "slowfast.logits.npy", 1),
+    "half of a row of features": ("write", "slowfast.feature", 1),
+    "features without mark": ("write", "slowfast.feature.done", 1),
+    "half of a row of logits": ("write", "slowfast.logits", 2),
+    "logits without mark": ("write", "slowfast.logits.done", 2),
+    "Ctrl-C": ("write", "slowfast.feature", 2),
+}
+
+
+class Dying:
+    """Stands in for a mapped array, of which the nth write is the process's last act, and not a whole one."""
+
+    def __init__(self, array, die):
+        self.array, self.die = array, die
+
+    def __getattr__(self, name):
+        return getattr(self.array, name)
+
+    def __setitem__(self, rows, values):
+        if self.array.ndim > 1:
+            self.array[rows, : self.array.shape[1] // 2] = values[:, : self.array.shape[1] // 2]
+        self.die()
+        self.array[rows] = values
+
+
+def killed_again_and_again(path):
+    """extract() in a process of its own, killed at each of MOMENTS; prints how it ended, keeps what it left."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ignored in the background of a shell.
+    teacher = narrow()
+    for k, (moment, (event, where, nth)) in enumerate(MOMENTS.items()):
+        child = os.fork()  # Before any computing, so that there are no threads to lose.
+        if child == 0:
+            seen, kind, mapped = [], signal.SIGINT if moment == "Ctrl-C" else signal.SIGKILL, StoreFiles.array
+
+            def die(seen=seen, nth=nth, kind=kind):
+                seen.append(1)
+                if len(seen) == nth:
+                    os.kill(os.getpid(), kind)
+
+            def hook(name, arguments, event=event, where=where, die=die):
+                if name == event and str(arguments[1]).endswith(f"/{where}"):
+                    die()
+
+            def mapped_to_die(self, name, mode="r", where=where, die=die, mapped=mapped):
+                array = mapped(self, name, mode)
+                return Dying(array, die) if (name, mode) == (where, "r+") else array
+
+            if event == "write":
+                StoreFiles.array = mapped_to_die
+            else:
+                sys.addaudithook(hook)
+            try:
+                teachers.extract(teacher, data.ClipStore(path), batch_size=2, progress=False)
+            except KeyboardInterrupt:
+                os._exit(130)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+        shutil.copytree(path, f"{path}-{k}")
+
+
+def script(*command):
+    """A function of this file in a process of its own."""
+    root = Path(data.__file__).parent
+    code = "import sys, test_teachers as T; getattr(T, sys.argv[1])(*sys.argv[2:])"
+    paths = os.pathsep.join([str(root), str(root / "tests")])
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, command)],
+        env=os.environ | {"PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork and SIGKILL")
+def test_extract_killed_anywhere_leaves_no_row_that_is_taken_for_whole(folder, tmp_path):
+    torch.set_num_threads(1)  # As in the processes below: the same sums in the same order.
+    whole, path = (shutil.copytree(folder, tmp_path / name) for name in ("whole", "killed"))
+    teachers.extract(narrow(), data.ClipStore(whole), batch_size=2, progress=False)
+    wanted = outputs(whole)
+    said, errors = (process := script("killed_again_and_again", path)).communicate(timeout=120)
+    assert process.returncode == 0 and said.split() == ["-9"] * 9 + ["130"], said + errors
+    finished = []
+    for k in range(len(MOMENTS)):
+        found = outputs(Path(f"{path}-{k}"))
+        finished.append({name: int(done.sum()) for name, (done, _) in found.items()})
+        for name, (done, values) in found.items():
+            np.testing.assert_array_equal(values[done], wanted[name][1][done], err_msg=list(MOMENTS)[k])
+    assert finished[3] == {} and finished[5] == {"slowfast.feature": 0, "slowfast.logits": 0}
+    assert finished[-1]["slowfast.feature"] < 12 and not outputs(path)["slowfast.logits"][0].all()
+    teachers.extract(narrow(), data.ClipStore(path), batch_size=2, progress=False)
+    for name, (done, values) in outputs(path).items():
+        assert done.all()
+        np.testing.assert_array_equal(values, wanted[name][1])
+    names = {file.name for file in Path(path).iterdir()}
+    # A record that has not got its name lies there, hidden; it is in nobody's way.
+    assert {name for name in names if not name.startswith(".")} == {file.name for file in whole.iterdir()}
+
+
+def shared_among_processes(path):
+    """Rank 1 of 2, killed at its third clip; then ranks 0 and 1, and a process that does all, at a time."""
+    torch.set_num_threads(1)
+    teacher = narrow()
+
+    def begin(rank, world_size, die_at=0):
+        child, seen = os.fork(), []
+        if child == 0:
+
+            def look(*_):
+                seen.append(1)
+                if len(seen) == die_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            teacher.net.register_forward_hook(look)
+            share = {"rank": rank, "world_size": world_size}
+            teachers.extract(teacher, data.ClipStore(path), batch_size=1, progress=False, **share)
+            os._exit(0)
+        return child
+
+    for at_a_time in ([(1, 2, 3)], [(0, 2), (1, 2), (0, 1)]):
+        for child in [begin(*share) for share in at_a_time]:
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        shutil.copytree(path, f"{path}-{len(at_a_time)}")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork and SIGKILL")
+def test_processes_extract_into_one_store_and_a_dead_ones_share_is_taken_up(folder, tmp_path):
+    """Three writers at a time, also of the same rows, give the same bits as one."""
+    torch.set_num_threads(1)  # As above.
+    whole, path = (shutil.copytree(folder, tmp_path / name) for name in ("whole", "shared"))
+    teachers.extract(narrow(), data.ClipStore(whole), batch_size=1, progress=False)
+    said, errors = (process := script("shared_among_processes", path)).communicate(timeout=120)
+    assert process.returncode == 0 and said.split() == ["-9", "0", "0", "0"], said + errors
+    assert np.flatnonzero(outputs(Path(f"{path}-1"))["slowfast.logits"][0]).tolist() == [1, 3]
+    for name, (done, values) in outputs(path).items():
+        assert done.all()
+        np.testing.assert_array_equal(values, outputs(whole)[name][1])
+
+
+def test_extract_on_a_full_disk_says_so_and_goes_on(folder, tmp_path, full_disk):
+    path = shutil.copytree(folder, tmp_path / "s")
+    for size, file in ((10, r"slowfast\.teacher\.json"), (2000, r"slowfast\.feature\.npy")):
+        before = {file.name: file.read_bytes() for file in path.iterdir() if file.name != "store.lock"}
+        with (
+            full_disk(size),
+            pytest.raises(ValueError, match=rf"s/{file}:? cannot be written.*the same call (goes on|continues)"),
+        ):
+            teachers.extract(narrow(), data.ClipStore(path), progress=False)
+        left = {file.name: file.read_bytes() for file in path.iterdir()}
+        assert before.items() <= left.items()
+        assert not [name for name in left if ".part" in name] and outputs(path) == {}
+    teachers.extract(narrow(), data.ClipStore(path), progress=False)
+    assert all(done.all() for done, _ in outputs(path).values())
+
+
+def test_extract_in_bf16_is_close(store):
+    teacher = narrow()
+    teachers.extract(teacher, store, precision="bf16", progress=False)
+    with torch.no_grad():
+        wanted = teacher(torch.from_numpy(store.arrays["clip"])).feature
+    found = torch.from_numpy(store.arrays["slowfast.feature"])
+    assert not torch.equal(found, wanted)  # it was used
+    assert nn.functional.cosine_similarity(found, wanted).min() > 0.999
+    with pytest.raises(EgoDistillError, match="fp16"):
+        teachers.extract(teacher, store, precision="fp16")
+
+
+def test_extract_averages_three_views(tmp_path):
+    """Left, middle and right of a wide clip: features are averaged, and probabilities."""
+    teacher = narrow()
+    clips = torch.from_numpy(random_clips(3, size=37))
+    store = Store(tmp_path, clips.numpy())
+    teachers.extract(teacher, store, views=3, batch_size=2, progress=False)
+    with torch.no_grad():
+        seen = [teacher(clips[..., 3:35, left : left + 32].contiguous()) for left in (0, 3, 5)]
+    feature = torch.stack([one.feature for one in seen]).mean(0)
+    probability = torch.stack([one.logits.softmax(1) for one in seen]).mean(0)
+    np.testing.assert_allclose(store.arrays["slowfast.feature"], feature, atol=1e-5)
+    found = torch.from_numpy(store.arrays["slowfast.logits"]).softmax(1)
+    np.testing.assert_allclose(found, probability, atol=1e-5)
+    with pytest.raises(DataError, match=r"views 3, this run has 1"):
+        teachers.extract(teacher, store, progress=False)
+    with pytest.raises(teachers.TeacherError, match=r"too few for 3 views of 32; .*clip_size=37"):
+        teachers.extract(teacher, Store(tmp_path, random_clips(2)), views=3)
+    with pytest.raises(teachers.TeacherError, match="views is 2"):
+        teachers.extract(teacher, store, views=2)
+
+
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        ({"seconds": 80 / 30}, r"seconds is 2\.6666\d* in the store, 2\.1333\d* in the model.*with seconds=2\.6666"),
+        (
+            {"frames": 4, "sampling": "first"},
+            "frames is 4 in the store, 8 in the model; sampling is first in the",
+        ),
+        ({"crop": False}, "crop is False in the store, True in the model"),
+        ({"exact": False}, "exact is False in the store, True"),
+    ],
+)
+def test_extract_refuses_other_clips_than_the_teacher_s(store, stored, words):
+    store.specs = {"clip": replace(ClipSpec(frames=8, size=64, crop=True), **stored)}
+    with pytest.raises(EgoDistillError, match=f"'clip' of the store does not fit .*{words}.*or prepare other clips"):
+        teachers.extract(narrow(), store, progress=False)
+    assert "slowfast.feature" not in store.names
+
+
+def test_extract_resizes_larger_clips(store):
+    store.specs = {"clip": ClipSpec(frames=8, size=64, crop=True)}
+    store.arrays["clip"] = random_clips(5, size=64)
+    teachers.extract(narrow(), store, progress=False)
+    with torch.no_grad():
+        wanted = narrow()(torch.from_numpy(store.arrays["clip"])).feature
+    np.testing.assert_allclose(store.arrays["slowfast.feature"], wanted, atol=1e-5)
+
+
+def test_extract_shares_the_clips_by_rank(store, monkeypatch):
+    """Each process takes its share if it asks for one; a dead one's is taken up. RANK alone is no request."""
+    teacher = narrow()
+    teachers.extract(teacher, store, batch_size=1, rank=1, world_size=3, progress=False)
+    assert np.flatnonzero(store.done("slowfast.feature")).tolist() == [1, 4]
+    teachers.extract(teacher, store, batch_size=1, rank=0, world_size=3, progress=False)
+    assert np.flatnonzero(store.done("slowfast.logits")).tolist() == [0, 1, 3, 4]
+    with pytest.raises(teachers.TeacherError, match="in a single process only, but world_size is 3"):
+        teachers.extract(teacher, store, rank=0, world_size=3, overwrite=True)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    sizes = count_clips(teacher)
+    teachers.extract(teacher, store, progress=False)
+    assert sizes == [1] and store.done("slowfast.feature").all()
+    with pytest.raises(DataError, match="rank 3 is not one of the 3"):
+        teachers.extract(teacher, store, rank=3, world_size=3)
+
+
+@pytest.mark.parametrize(("fold", "batches"), [(None, [[0, 1], [2, 3], [4]]), ([0, 1, 0, 0, 1], [[0, 2], [1, 4], [3]])])
+def test_processes_extract_the_batches_of_one(folder, tmp_path, monkeypatch, fold, batches):
+    """So outputs are equal to the bit."""
+    read, read_clips = [], extraction.read_clips
+    monkeypatch.setattr(
+        extraction, "read_clips", lambda store, rows: read.append(rows.tolist()) or read_clips(store, rows)
+    )
+    given = narrow() if fold is None else [narrow(), narrow()]
+    for processes in (1, 2, 3):
+        store = data.ClipStore(shutil.copytree(folder, tmp_path / str(processes))).select(range(5))
+        for rank in range(processes):
+            share = {"rank": rank, "world_size": processes}
+            teachers.extract(given, store, fold=fold, batch_size=2, progress=False, **share)
+        assert sorted(read) == batches
+        del read[:]
+
+
+def test_each_clip_is_written_by_the_teacher_that_has_not_seen_it(folder, tmp_path):
+    store = data.ClipStore(shutil.copytree(folder, tmp_path / "s"))
+    fold, every = data.folds(store, 2, by="video"), [narrow(seed) for seed in range(2)]
+    seen = [count_clips(one) for one in every]
+    teachers.extract(every, store, fold=fold, batch_size=3, progress=False)
+    assert [sum(sizes) for sizes in seen] == np.bincount(fold).tolist()
+    clip = torch.from_numpy(store.read("clip", np.arange(len(store))))
+    with torch.no_grad():
+        wanted = torch.stack([one.eval()(clip).feature for one in every])[fold, np.arange(len(store))]
+    rows = slice(None)
+    np.testing.assert_allclose(store.read("slowfast.feature", rows), wanted, atol=1e-5)
+    assert store.read("slowfast.fold", rows).tolist() == fold.tolist()
+    record = outputs_record(store, "slowfast")
+    assert len(set(record["fingerprint"])) == 2
+
+    for sizes in seen:
+        sizes.clear()
+    teachers.extract(every, store, fold=fold, progress=False)  # nothing is left to do
+    assert seen == [[], []]
+    with pytest.raises(DataError, match="other folds for"):
+        teachers.extract(every, store, fold=1 - fold, progress=False)
+    with pytest.raises(DataError, match="have the fingerprint"):
+        teachers.extract(every[::-1], store, fold=fold, progress=False)
+    with pytest.raises(DataError, match="have the fingerprint"):
+        teachers.extract(every[0], store, progress=False)
+    teachers.extract(every, store, fold=1 - fold, overwrite=True, progress=False)
+    assert store.read("slowfast.fold", rows).tolist() == (1 - fold).tolist()
+
+
+def test_extract_says_which_folds_do_not_fit(store):
+    one, other = narrow(), narrow(1)
+    for given, fold, words in (
+        (one, [0] * 5, "fold needs several teachers"),
+        ([one], [0] * 5, "at least two of them.*got 1 and a fold"),
+        ([one, other], None, "got 2 and no fold"),
+        ([one, other], [0, 1, 2, 0, 1], "from 0 to 1 for each of the 5 clips"),
+        ([one, other], [0, 1], "from 0 to 1 for each of the 5 clips"),
+        ([one, other], [0.0, 1.0, 0.0, 1.0, 0.0], "got float64"),
+        ([one, narrow(1, "another")], [0, 1, 0, 1, 0], "must have the same name.*another"),
+    ):
+        with pytest.raises(teachers.TeacherError, match=words):
+            teachers.extract(given, store, fold=fold, progress=False)
+    assert "slowfast.feature" not in store.names
+
+
+@pytest.mark.parametrize("given", [nn.Linear(1, 1), nn.Sequential(nn.Linear(1, 1)), "teacher.pt", [nn.Linear(1, 1)]])
+def test_extract_says_what_a_teacher_is(store, given):
+    with pytest.raises(teachers.TeacherError, match=r"runs a Teacher, not a (Linear|Sequential|str); .*Teacher.wrap"):
+        teachers.extract(given, store, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"frames": "eight"}, "x3d_m: the option frames='eight' must be a whole number"),
+        ({"frames": 8.5}, "frames=8.5 must be a whole number"),
+        ({"seconds": "two"}, "seconds='two' must be a number"),
+        ({"width": -3}, "X3D: .*width=-3"),
+        ({"mean": 5}, "x3d_m: .*'mean': 5"),
+    ],
+)
+def test_options_of_the_wrong_kind_are_named(options, words):
+    with pytest.raises(teachers.TeacherError, match="depths=5"):
+        teachers.load("slowfast_8x8_r50", num_classes=3, progress=False, depths=5)
+    with pytest.raises(teachers.TeacherError, match=words):
+        teachers.load("x3d_m", num_classes=3, progress=False, **options)
+
+
+def test_extract_reads_ahead(store):
+    """The next batch is read while the teacher looks at this one."""
+    teacher, asked, seen = narrow(), [], []
+    read = store.read
+    store.read = lambda name, index: (asked.append(list(index)), read(name, index))[1]
+
+    def look(*_):
+        time.sleep(0.05)
+        seen.append(len(asked))
+
+    teacher.net.register_forward_hook(look)
+    teachers.extract(teacher, store, batch_size=2, progress=False)
+    assert asked[1:] == [[0, 1], [2, 3], [4]]  # the first is the check that the clips fit
+    assert seen == [3, 4, 4]
+
+
+def test_extract_refuses_stores_that_do_not_fit(tmp_path):
+    teacher = narrow()
+    with pytest.raises(EgoDistillError, match=r"class 1: \['put'\] and \['pour'\]"):
+        teachers.extract(teacher, Store(tmp_path, random_clips(2), ["take", "pour", "wash"]))
+    with pytest.raises(EgoDistillError, match=r"4.*class 3: \[\] and \['cut'\]"):
+        teachers.extract(teacher, Store(tmp_path, random_clips(2), [*LABELS, "cut"]))
+    with pytest.raises(EgoDistillError, match=r"clip_frames=8, clip_size=32"):
+        teachers.extract(teacher, Store(tmp_path, None))
+    with pytest.raises(EgoDistillError, match=r"frames is 16 in the store, 8 in the model"):
+        teachers.extract(teacher, Store(tmp_path, random_clips(2, frames=16)))
+    assert list(tmp_path.iterdir()) == []  # refused before anything was written
+
+
+def test_extract_refuses_outputs_that_are_not_finite(store):
+    teacher = narrow()
+    with torch.no_grad():
+        teacher.net.head.projection.bias[0] = math.nan
+    with pytest.raises(teachers.TeacherError, match=r"slowfast\.logits.*not finite"):
+        teachers.extract(teacher, store, progress=False)
+    assert not store.done("slowfast.logits").any()
+
+
+def test_extract_takes_an_empty_store_and_a_wrapped_model(tmp_path):
+    teachers.extract(narrow(), Store(tmp_path, random_clips(0)), progress=False)
+    layer = nn.Linear(3, 3)
+    teacher = teachers.Teacher.wrap(
+        Positions(layer),
+        feature_layer="layer",
+        clip_spec=ClipSpec(frames=8, size=32),
+        class_names=LABELS,
+    )
+    store = Store(tmp_path, random_clips(2))
+    teachers.extract(teacher, store, progress=False)
+    assert store.done("positions.feature").all()
+
+
+# --- options that arrive ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_and_views_reach_the_outputs_and_their_record(tmp_path, precision, dtype):
+    teacher, seen = narrow(), []
+    teacher.classifier.register_forward_hook(lambda layer, inputs, output: seen.append((output.dtype, len(output))))
+    store = Store(tmp_path, random_clips(3, size=40))
+    teachers.extract(teacher, store, views=3, batch_size=2, precision=precision, device="cpu", progress=False)
+    assert seen == 3 * [(dtype, 2)] + 3 * [(dtype, 1)]
+    record = json.loads((store.path / "slowfast.teacher.json").read_text())
+    assert (record["precision"], record["views"]) == (precision, 3)
+    assert record["fingerprint"] == fingerprint(teacher)
+
+
+# --- One pass: decode and extract together
+
+ONE_PASS = {"frame_size": 24, "progress": False, "workers": 2}
+
+
+@pytest.fixture(scope="module")
+def two_passes(kitchen, tmp_path_factory):
+    """Frames of the teacher in the store, then its outputs; the clips of a broken recording are missing."""
+    folder = tmp_path_factory.mktemp("two")
+    segments = [replace(segment, label=LABELS[k % 3]) for k, segment in enumerate(kitchen)]
+    broken = break_packets(segments[3].video, folder / "broken.MP4", set(range(20, 60)))
+    segments[3:6] = [replace(segment, video=broken) for segment in segments[3:6]]
+    options = ONE_PASS | {"class_names": LABELS, "max_bad": 0.9}
+    with pytest.warns(UserWarning, match="could not be prepared"):
+        store = data.prepare(segments, folder / "s", clip_frames=8, clip_size=32, **options)
+    teachers.extract(narrow(), store, batch_size=4, progress=False)
+    return segments, options, store
+
+
+def equal_stores(one, two):
+    assert set(two.names) == set(one.names) | {"clip"}
+    assert [clip["id"] for clip in one.clips] == [clip["id"] for clip in two.clips]
+    for name in one.names:
+        np.testing.assert_array_equal(one.read(name, slice(None)), two.read(name, slice(None)), err_msg=name)
+    assert not (one.path / "pending").exists() and not (one.path / "clip.npy").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be prepared")
+def test_one_pass_gives_the_outputs_of_two(two_passes, tmp_path):
+    segments, options, wanted = two_passes
+    assert 0 < len(wanted) < 12 and len(wanted) % 4
+    teacher = narrow()
+    store = data.prepare(segments, tmp_path / "s", consumer=teachers.Extraction(teacher, batch_size=4), **options)
+    equal_stores(store, wanted)
+    records = [json.loads((one.path / "slowfast.teacher.json").read_text()) for one in (store, wanted)]
+    assert records[0] == records[1]
+    sizes = count_clips(teacher)
+    data.prepare(segments, tmp_path / "s", consumer=teachers.Extraction(teacher, batch_size=4), **options)
+    assert sizes == []  # finished
+    with pytest.raises(DataError, match=r"consumer\.fingerprint was .* and is now"):
+        data.prepare(segments, tmp_path / "s", consumer=teachers.Extraction(narrow(seed=1)), **options)
+    with pytest.raises(DataError, match=r"consumer\.teacher was 'slowfast' and is now None"):
+        data.prepare(segments, tmp_path / "s", **options)
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be prepared")
+@pytest.mark.parametrize("stop", [1, 2])
+def test_one_pass_continues_where_it_was_stopped(two_passes, tmp_path, stop):
+    segments, options, wanted = two_passes
+    killed = narrow()
+    count_clips(killed, stop_after=stop)
+    with pytest.raises(KeyboardInterrupt):
+        data.prepare(segments, tmp_path / "s", consumer=teachers.Extraction(killed, batch_size=4), **options)
+    waiting = sorted((tmp_path / "s" / "pending").iterdir())
+    assert waiting
+    waiting[0].unlink()  # lost: it is decoded again
+    (tmp_path / "s" / "pending" / "0.npy").touch()  # of a row that the teacher has seen
+    teacher = narrow()
+    sizes = count_clips(teacher)
+    store = data.prepare(segments, tmp_path / "s", consumer=teachers.Extraction(teacher, batch_size=4), **options)
+    assert sum(sizes) == len(wanted) - 4 * stop
+    equal_stores(store, wanted)
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be prepared")
+def test_decoding_waits_for_a_slow_teacher(two_passes, tmp_path, monkeypatch):
+    """Only a few frames are on the disk at any time; the recording that the teacher needs first does not wait."""
+    segments, options, wanted = two_passes
+    most, put = [0], Pending.put
+    init = Pending.__init__
+
+    def small_room(self, store):
+        init(self, store)
+        self.room = 2
+
+    monkeypatch.setattr(Pending, "__init__", small_room)
+
+    def counted(self, row, frames, together):
+        put(self, row, frames, together)
+        most[0] = max(most[0], len(self.rows()))
+
+    monkeypatch.setattr(Pending, "put", counted)
+
+    def fill(self, bundle):  # in a thread of this process, so that the changes above act on all of them
+        for rows in bundle:
+            data.fill(self.store, rows)
+        return 0
+
+    monkeypatch.setattr(data._Filling, "_run_process", fill)
+    store = data.prepare(segments, tmp_path / "s", consumer=teachers.Extraction(narrow(), batch_size=4), **options)
+    equal_stores(store, wanted)
+    assert 0 < most[0] <= 4 + 2 + 1  # a batch of four, and what two processes may add before they look
+
+
+def test_one_pass_refuses_what_does_not_fit(two_passes, tmp_path):
+    segments, options, _ = two_passes
+    consumer = teachers.Extraction(narrow())
+    with pytest.raises(DataError, match="leave out clip_frames, rank and world_size"):
+        data.prepare(segments, tmp_path / "s", consumer=consumer, clip_frames=8, **options)
+    with pytest.raises(DataError, match="leave out clip_frames, rank and world_size"):
+        data.prepare(segments, tmp_path / "s", consumer=consumer, world_size=2, **options)
+    with pytest.raises(teachers.TeacherError, match=r"the store has the classes .* prepare with class_names="):
+        data.prepare(segments, tmp_path / "s", consumer=consumer, **options | {"class_names": [*LABELS, "more"]})
+    with pytest.raises(teachers.TeacherError, match="views is 2"):
+        teachers.Extraction(narrow(), views=2)
+
+
+def test_a_store_without_labels_gets_the_classes_of_its_teacher(kitchen, tmp_path):
+    segments = [replace(segment, label=None) for segment in kitchen[:2]]
+    for _ in range(2):  # and the same call continues it
+        store = data.prepare(segments, tmp_path / "one", consumer=teachers.Extraction(narrow()), **ONE_PASS)
+        assert store.class_names == LABELS and set(store.labels) == {-1}
+    two = data.prepare(segments, tmp_path / "two", clip_frames=8, clip_size=32, **ONE_PASS)
+    assert two.class_names == []
+    teachers.extract(narrow(), two.select([0]), progress=False)
+    assert two.class_names == data.ClipStore(two.path).class_names == LABELS
+    teachers.extract(narrow(), two, progress=False)
+    other = narrow(name="other", class_names=["a", "b", "c"])
+    with pytest.raises(EgoDistillError, match=r"class names of model \(3\) and store \(3\) differ first at class 0"):
+        teachers.extract(other, two, progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be prepared")
+def test_one_pass_runs_the_teacher_in_evaluation_mode_and_leaves_its_mode(two_passes, tmp_path):
+    segments, options, wanted = two_passes
+    teacher = narrow().train()
+    store = data.prepare(segments, tmp_path / "s", consumer=teachers.Extraction(teacher, batch_size=4), **options)
+    equal_stores(store, wanted)
+    assert teacher.training and teacher.net.training
+
+
+def test_one_pass_of_three_views_gives_the_outputs_and_the_record_of_two(kitchen, tmp_path):
+    segments = [replace(segment, label=LABELS[k % 3]) for k, segment in enumerate(kitchen[:2])]
+    options = ONE_PASS | {"class_names": LABELS}
+    wanted = data.prepare(segments, tmp_path / "two", clip_frames=8, clip_size=37, **options)
+    teachers.extract(narrow(), wanted, views=3, batch_size=4, progress=False)
+    consumer = teachers.Extraction(narrow(), views=3, batch_size=4)
+    store = data.prepare(segments, tmp_path / "one", consumer=consumer, **options)
+    equal_stores(store, wanted)
+    assert outputs_record(store, "slowfast") == outputs_record(wanted, "slowfast")
+    assert outputs_record(store, "slowfast")["views"] == 3 == consumer.record["views"]
+
+
+def test_one_pass_stops_if_another_run_claims_its_outputs(tmp_path):
+    segments = data.SegmentList([data.Segment(str(k), "a.mp4", 0.0, 1.0, LABELS[0]) for k in range(4)])
+    clips, arrays = [(k, 0.0) for k in range(4)], {"x": ("float32", (1,))}
+    writer = StoreWriter.begin(tmp_path / "s", segments, lambda: clips, {}, LABELS, arrays=arrays)
+    for row in writer.missing():
+        writer.write(row, {"x": [row]})
+    store, frames = data.ClipStore(tmp_path / "s"), np.zeros((2, 8, 3, 32, 32), np.uint8)
+    with teachers.Extraction(narrow()).open(store) as write:
+        write(np.array([0, 1]), {"clip": frames})
+        record = outputs_record(store, "slowfast")
+        files.write_json(store.path / "slowfast.teacher.json", record | {"fingerprint": "another"})
+        with pytest.raises(DataError, match="another run is overwriting these outputs"):
+            write(np.array([2, 3]), {"clip": frames})
+    assert store.done("slowfast.logits").tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_one_pass_runs_in_the_precision_asked_for(tmp_path, precision):
+    segments = data.SegmentList([data.Segment(str(k), "a.mp4", 0.0, 1.0, LABELS[0]) for k in range(2)])
+    clips, arrays = [(k, 0.0) for k in range(2)], {"x": ("float32", (1,))}
+    writer = StoreWriter.begin(tmp_path / "s", segments, lambda: clips, {}, LABELS, arrays=arrays)
+    for row in writer.missing():
+        writer.write(row, {"x": [row]})
+    store, teacher = data.ClipStore(tmp_path / "s"), narrow()
+    frames = np.random.default_rng(0).integers(0, 256, (2, 8, 3, 32, 32), np.uint8)
+    consumer = teachers.Extraction(teacher, precision=precision, device="cpu")
+    with consumer.open(store) as write:
+        write(np.arange(2), {"clip": frames})
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        wanted = teacher(torch.from_numpy(frames))
+    np.testing.assert_array_equal(store.read("slowfast.logits", [0, 1]), wanted.logits.float().numpy())
+    assert wanted.logits.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+    assert outputs_record(store, "slowfast")["precision"] == consumer.record["precision"] == precision
+
+
+def test_one_pass_refuses_clips_of_another_length(two_passes, tmp_path):
+    """As extract() does: frames over another time than the clip's would be those of another clip."""
+    segments, options, _ = two_passes
+    consumer = teachers.Extraction(narrow(seconds=80 / 30))
+    with pytest.raises(DataError, match=r"clips of 2\.667 s, those of a store 2\.133 s.*seconds="):
+        data.prepare(segments, tmp_path / "s", consumer=consumer, **options)
+    assert not (tmp_path / "s").exists()
+
+
+def image_student(seed=0):
+    options = {"image_encoder": "resnet10x8", "image_weights": None, "frame_size": 24, "hidden": 16}
+    options |= {"feature_dim": narrow().feature_dim, "class_names": LABELS}
+    torch.manual_seed(seed)
+    return EgoDistill(3, **options)
+
+
+def test_two_consumers_that_read_the_same_frames_are_refused():
+    """Each would get the clips of the other's size, and one record would take the place of the other."""
+    with pytest.raises(DataError, match=r"two of the consumers have the same specs \(clip\); run one after the other"):
+        Together(teachers.Extraction(narrow()), teachers.Extraction(narrow(seed=1)))
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be prepared")
+def test_end_features_serve_stage_1_as_the_end_frames_do(two_passes, tmp_path):
+    """Also if the image encoder is stopped, when the teacher has seen the batch already."""
+    segments, options, wanted = two_passes
+    stopped, student = image_student(), image_student().train()
+    seen = count_clips(argparse.Namespace(net=stopped.image_encoder), stop_after=1)
+
+    def together(model):
+        first = teachers.Extraction(narrow(), batch_size=4)
+        return Together(first, distillation.EndFeatures(model, batch_size=2, precision="fp32"))
+
+    with pytest.raises(KeyboardInterrupt):
+        data.prepare(segments, tmp_path / "s", consumer=together(stopped), **options)
+    store = data.prepare(segments, tmp_path / "s", consumer=together(student), **options)
+    assert seen == [8] and student.training and student.image_encoder.training
+    assert "ends" not in store.names and not list(store.path.glob("ends*"))
+    assert store.read("end_features", [0]).shape == (1, 2, 64)
+    for name in ("slowfast.feature", "slowfast.logits", "frames_1"):
+        np.testing.assert_array_equal(store.read(name, slice(None)), wanted.read(name, slice(None)))
+    frames = torch.from_numpy(wanted.read("ends", slice(0, 4)))
+    with torch.no_grad():
+        features = image_student().eval().encode_frames(frames, 2)
+    np.testing.assert_array_equal(store.read("end_features", slice(0, 4)), features.numpy())
+    runs = []
+    for one in (store, wanted):
+        model = image_student()
+        settings = {"epochs": 2, "batch_size": 4, "progress": False, "device": "cpu", "precision": "fp32"}
+        history = pretrain_imu(model, one, teacher="slowfast", **settings)
+        runs.append([[row["loss"] for row in history], *model.state_dict().values()])
+    for ours, theirs in zip(*runs, strict=True):
+        # Features of a batch of another size differ by rounding, on a Xeon with AMX more than on others (2e-5 here).
+        torch.testing.assert_close(torch.as_tensor(ours), torch.as_tensor(theirs), rtol=0, atol=1e-4)
+    with pytest.raises(DataError, match=r"consumer\.end_features\.fingerprint was .* and is now"):
+        data.prepare(segments, tmp_path / "s", consumer=together(image_student(1)), **options)
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be prepared")
+def test_end_features_of_another_image_encoder_are_refused(two_passes, tmp_path):
+    segments, options, _ = two_passes
+    consumer = distillation.EndFeatures(image_student(), batch_size=4)
+    clip = {"clip_frames": 8, "clip_size": 32}  # The two consumers do not need each other.
+    store = data.prepare(segments, tmp_path / "s", consumer=consumer, **options, **clip)
+    assert {"clip", "end_features"} <= set(store.names) and "ends" not in store.names
+    settings = {"epochs": 1, "batch_size": 4, "l1_weight": 0, "teacher": None, "progress": False, "device": "cpu"}
+    pretrain_imu(image_student(), store, **settings)
+    changed = image_student()
+    changed.image_encoder.bn1.running_mean += 1
+    for model in (image_student(1), changed):
+        with pytest.raises(EgoDistillError, match=r"s: its end_features .* fingerprint .* `prepare --end-features`"):
+            pretrain_imu(model, store, **settings)
+
+
+@pytest.mark.parametrize("choice", [{"frame_size": 32}, {"exact": False}, {"tolerance": 0.25}])
+def test_end_features_of_other_end_frames_are_refused(two_passes, tmp_path, choice):
+    segments, options, _ = two_passes
+    (value,) = choice.values()
+    with pytest.raises(DataError, match=rf"end frames with (size|exact|tolerance)=.* asked for {value}; build"):
+        data.prepare(segments, tmp_path / "s", consumer=distillation.EndFeatures(image_student()), **options | choice)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("choice", [{}, {"exact": False}, {"tolerance": 0.25}])
+def test_end_features_are_of_the_frames_that_the_store_would_hold(choice):
+    settings = {
+        "frame_size": 32,
+        "exact": True,
+        "tolerance": 0.0,
+        "num_frames": [1],
+        "sampling": ["uniform"],
+        "seed": 0,
+    }
+    settings |= {"ends": True, "clip_frames": None, "imu": False, "audio": False} | choice
+    model = EgoDistill(3, image_encoder="resnet10x8", image_weights=None, frame_size=32, hidden=16, **choice)
+    assert (
+        distillation.EndFeatures(model, precision="fp32").specs["ends"] == data.clip_specs(settings)["ends"].complete()
+    )
