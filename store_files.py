@@ -10,6 +10,7 @@
     checksum.npy        CRC-32 of the prepared arrays
     NAME.npy            an array of `prepare()`; frames come with their times, such as frames_4.times.npy. Or one of
                         `ClipStore.add()`, such as teacher outputs, with NAME.done.npy, which marks written rows
+    NAME.teacher.json   the teacher whose outputs are NAME.feature and NAME.logits; see `store.claim_outputs()`
     failures.jsonl      clips that cannot be prepared, with the reasons
     notes.jsonl         what is unusual about the IMU recordings, if anything
     sources.jsonl       signatures of the files that clips were read from
