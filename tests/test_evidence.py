@@ -275,7 +275,7 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     reversal = [[float(number) for number in row[5].split(", ")] for row in gains]
     assert all(row == reversal[0] == sorted(row, reverse=True) for row in reversal) and len(set(reversal[0])) > 1
     teachers = report.teachers().rows
-    assert [row[0] for row in teachers] == ["slowfast", "x3d", "mvit", "motionformer"]
+    assert [row[0] for row in teachers] == ["slowfast", "x3d", "mvit", "motionformer-p8"]
     assert {row[4] for row in teachers} == {"25.0"}
     assert [row[10] for row in teachers] == ["5", "3", "3", "3"]
     assert [float(row[9].split()[0]) for row in teachers] == [35.0, 40.0, 40.0, 40.0]
