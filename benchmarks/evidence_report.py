@@ -268,16 +268,17 @@ def teachers() -> tables.Table:
         runs = [Run(method, teacher=name) for method in ("teacher", "EgoDistill", "VisOnly-Distill")]
         some = [found.get(run, []) for run in runs]
         if all(some):
-            gap = contrasts.difference(*shared_seeds(some[1], some[2]))
+            pairs = shared_seeds(some[1], some[2])
+            gap = contrasts.difference(*pairs)
             own = {one.name for one in some[0]}
             repeats = statistics.mean(100 * line["repeats"] for line in lines if line["name"] in own)
             kinds = [[contrasts.accuracy(one, groups={kind: KINDS[kind]}).mean for kind in PAIRS] for one in some[:2]]
             teacher, ego, alone = (f"{contrasts.accuracy(one):.1f}" for one in some)
             about = [teacher, *(f"{number:.1f}" for number in kinds[0]), f"{repeats:.1f}"]
-            about += [ego, *(f"{number:.1f}" for number in kinds[1]), alone, str(gap), str(gap.seeds)]
+            about += [ego, *(f"{number:.1f}" for number in kinds[1]), alone, str(gap), by_seed(*pairs), str(gap.seeds)]
             rows.append([name.rpartition("-")[0], *about])
     header = ["teacher", "its top-1 (%)", *PAIRS, "wrong labels repeated (%)", "EgoDistill", *PAIRS, "VisOnly-Distill"]
-    return tables.Table([*header, "EgoDistill minus VisOnly-Distill", "seeds"], rows)
+    return tables.Table([*header, "EgoDistill minus VisOnly-Distill", "by seed", "seeds"], rows)
 
 
 def teacher_curve() -> tables.Table:

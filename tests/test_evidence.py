@@ -277,7 +277,8 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     teachers = report.teachers().rows
     assert [row[0] for row in teachers] == ["slowfast", "x3d", "mvit", "motionformer-p8"]
     assert {row[4] for row in teachers} == {"25.0"}
-    assert [row[10] for row in teachers] == ["5", "3", "3", "3"]
+    assert [row[11] for row in teachers] == ["5", "3", "3", "3"]
+    assert [row[10] for row in teachers] == ["+45.0, +40.0, +35.0, +30.0, +25.0", *3 * ["+45.0, +40.0, +35.0"]]
     assert [float(row[9].split()[0]) for row in teachers] == [35.0, 40.0, 40.0, 40.0]
     assert all(row[2:4] == row[6:8] and row[2] != row[3] for row in teachers)  # a student is right where its teacher is
     again = set(re.findall(r"note: (\S+) is trained again, because its weights are not in", notes))
