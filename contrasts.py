@@ -51,6 +51,7 @@ class Outcome:
     correct   {wearer: bool [segments of this wearer]}. The wearer "" stands for unknown ones.
     test      Digest of the test segments; only outcomes with the same digest can be compared.
     classes   {wearer: class names of the segments}, needed for groups of classes only.
+    teacher   What identifies the teacher that the run learned from; None without one, or if it does not matter.
 
     >>> import numpy as np
     >>> from egodistill import contrasts
@@ -65,6 +66,7 @@ class Outcome:
     correct: Mapping[str, np.ndarray]
     test: str = ""
     classes: Mapping[str, Sequence[str]] | None = None
+    teacher: str | None = None
 
 
 # ---------------------------------------------------------------------------------------------------------------

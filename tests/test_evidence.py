@@ -328,11 +328,13 @@ def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monk
     assert 0.4 * sum(kinds[0]) + 0.2 * np.mean(single) == pytest.approx(35.0, abs=0.1)
     assert [path.name for path in report.figure("A", tmp_path / "a")] == ["a.png", "a.svg"]
     assert "3 test wearers, up to 5 seeds" in (tmp_path / "a.svg").read_text()
-    arm = next(line for line in lines if line["name"] == "seed-2/egodistill-n1-slowfast-2-share-0.25")
-    rest = [line for line in files.read_lines(evidence.path_of("A"), "name") if line["name"] != arm["name"]]
+    again = ("seed-2/egodistill-n1-slowfast-2-share-0.25", "seed-1/visonly-distill-n1-mvit-1")
+    every = list(files.read_lines(evidence.path_of("A"), "name"))
+    every = [line | ({"teacher": "another"} if line["name"] in again else {}) for line in every]
     content = evidence.path_of("A").read_text()
-    evidence.path_of("A").write_text("".join(json.dumps(one) + "\n" for one in [*rest, arm | {"teacher": "another"}]))
+    evidence.path_of("A").write_text("".join(json.dumps(line) + "\n" for line in every))
     assert [row[6] for row in report.stage_1("A").rows[4:8]].count("2") == 1  # trained again, so not paired
+    assert [row[11] for row in report.teachers().rows] == ["5", "3", "2", "3"]
     evidence.path_of("A").write_text(content)
     evidence.print_plan()
     assert "0.0 core hours are left, and 0 cells" in capsys.readouterr().out
