@@ -11,8 +11,8 @@
     egodistill live walk.mp4 --student student.pt
 
 `egodistill COMMAND --help` describes a command and its options. A training command that was interrupted continues when
-it is run again. The commands themselves are in `commands`, `model_commands`, `live_command` and `demo`, which are
-imported when needed.
+it is run again. The commands themselves are in `commands`, `training_commands`, `model_commands`, `live_command`
+and `demo`, which are imported when needed.
 """
 
 from __future__ import annotations
@@ -118,6 +118,7 @@ COMMANDS = {
 }
 # {command: its module}; all others are in `model_commands`.
 MODULES = dict.fromkeys(("segments", "convert", "check", "transcode", "prepare", "status"), "commands")
+MODULES |= dict.fromkeys(("teachers", "finetune", "extract", "pretrain", "distill"), "training_commands")
 MODULES |= dict.fromkeys(("demo", "synthesize", "compare", "ablate"), "demo") | {"live": "live_command"}
 
 

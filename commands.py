@@ -1,8 +1,8 @@
 """The commands for recordings and stores: `segments`, `convert`, `check`, `transcode`, `prepare`, `status`.
 
 `COMMANDS` at the end maps each name to two functions: one adds the command's options to a parser, one runs it. `cli`
-builds the parser. `model_commands`, `live_command` and `demo` hold the other commands. This module does not import
-torch.
+builds the parser. `training_commands`, `model_commands`, `live_command` and `demo` hold the other commands. This module
+does not import torch.
 """
 
 from __future__ import annotations
@@ -569,9 +569,9 @@ def run_prepare(a: argparse.Namespace) -> None:
     if a.image_encoder and not a.end_features:
         raise ValueError("--image-encoder: only with --end-features, which runs it in the same pass")
     if a.teacher_file or a.architecture or a.pretrained or a.end_features:
-        from egodistill import model_commands  # Imported late, because it needs torch.
+        from egodistill import training_commands  # Imported late, because it needs torch.
 
-        one_pass = model_commands.one_pass(a, given)
+        one_pass = training_commands.one_pass(a, given)
     reject([] if a.clip_frames else given_flags(a, "clip_size"), "only with --clip-frames")
     store = data.prepare(
         segments,

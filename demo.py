@@ -38,10 +38,11 @@ from egodistill import (
 )
 from egodistill.batches import Augment
 from egodistill.commands import describe_store, positive_int
-from egodistill.model_commands import GMACS_NOTE, name_value
+from egodistill.model_commands import GMACS_NOTE
 from egodistill.protocols import PROTOCOLS, Protocol, TeacherRecipe
 from egodistill.tables import Table
 from egodistill.training import Training
+from egodistill.training_commands import name_value
 
 __all__ = ["COMMANDS", "DEMO", "QUICK", "Demo"]
 

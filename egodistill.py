@@ -23,7 +23,7 @@ VisOnly, which are the same two networks trained on labels only, by `finetune()`
 The modules, each with an introduction (`help(egodistill.student)`):
 
     entry        data (videos to clips on disk), teachers (video models and their outputs), cli (commands), which
-                 has commands, model_commands, live_command, options, demo
+                 has commands, training_commands, model_commands, live_command, options, demo
     method       student, teacher, extraction, distillation, training, inference; live, arrivals, events, gates;
                  batches, runtime, checkpoints, files, processes, tables
     recordings   annotations, aria_datasets, segments, records, pickles; clips, store, store_files, one_pass; video,

@@ -17,7 +17,7 @@ from commandline import ROOT, run
 
 import egodistill.commands
 import egodistill.demo
-from egodistill import benches, cli, data, live_command, model_commands, recordings, synthetic
+from egodistill import benches, cli, data, live_command, model_commands, recordings, synthetic, training_commands
 
 PRINT = """
 import sys
@@ -339,7 +339,7 @@ def test_every_output_file_is_checked():
     """A new command with an output file has its line in `RESULT_MARKS`; those with a folder check it themselves."""
     folders = {"prepare", "convert", "transcode", "synthesize", "demo", "compare", "ablate"}
     writing = set()
-    for module in (egodistill.commands, egodistill.demo, live_command, model_commands):
+    for module in (egodistill.commands, egodistill.demo, live_command, model_commands, training_commands):
         for name, (add_options, _) in module.COMMANDS.items():
             parser = argparse.ArgumentParser()
             add_options(parser)

@@ -1,5 +1,6 @@
 """The demo in miniature: the same steps on 22 clips of 32 pixels; killed and continued."""
 
+import argparse
 import contextlib
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -18,7 +20,7 @@ from miniature import STAGES, Demo, file_of, group_size, miniature, same, unfini
 
 import egodistill.demo
 import egodistill.files
-from egodistill import EgoDistill, cli, data, experiments, inference, teachers
+from egodistill import EgoDistill, benches, cli, data, experiments, inference, intervals, teachers
 
 
 def test_a_demo_begins_in_a_folder_that_a_desktop_has_looked_at(tmp_path):
@@ -258,3 +260,59 @@ def test_demo_killed_anywhere_ends_with_the_same_bits(demo, killed):
 def test_demo_killed_leaves_no_process_behind(killed):
     """A process of the rendering that outlives its parent would keep half a gigabyte forever."""
     assert {moment: left for moment, (_, left) in killed[1].items() if left} == {}
+
+
+def test_tables_of_results_have_each_number_in_its_column():
+    def row(method, top1, std, **others):
+        kind = experiments.Run(method, **others)
+        return experiments.Row(method, 2, "2 frames", top1, std, [], 1.23456, 7_654_321, 3.14159, {}, kind, "bf16")
+
+    rows = [
+        row("teacher", 80.04, None),
+        row("EgoDistill", 70.06, 1.26),
+        row("EgoDistill", 60.0, 0.5, without=benches.STAGE_1_LOSSES),
+        row("VisOnly-Distill", 40.0, 2.0),
+    ]
+    table = egodistill.demo.cost_table(rows)
+    assert table.header == ["model", "inputs", "GMACs", "parameters", "ms per clip", "trained in", "top-1 (%)"]
+    assert table.rows[0] == ["teacher", "2 frames", "1.235", "7.65 M", "3.14", "bf16", "80.0"]
+    assert [cells[0] for cells in table.rows[1:3]] == ["EgoDistill", "EgoDistill without stage 1"]
+    assert [cells[-1] for cells in table.rows[1:]] == ["70.1 ± 1.3", "60.0 ± 0.5", "40.0 ± 2.0"]
+    unknown = replace_fields(rows[0], gmacs=None, params=None, ms_per_clip=None, precision="")
+    assert egodistill.demo.cost_table([unknown]).rows[0][2:6] == ["-", "-", "-", "-"]
+    others = egodistill.demo.teachers_table({"x3d": rows})
+    assert others.header == ["teacher", "GMACs", "parameters", "teacher's top-1", "VisOnly-Distill", "EgoDistill"]
+    assert others.rows == [["x3d", "1.235", "7.65 M", "80.0", "40.0 ± 2.0", "70.1 ± 1.3"]]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "wearers", "text"),
+    [
+        (3, 20, "95 % intervals over 3 seeds and 20 wearers\n"),
+        (1, 20, "95 % intervals over 20 wearers\n(one seed: they say nothing about other seeds)\n"),
+        (3, 1, "95 % intervals over 3 seeds\n(one wearer: they say nothing about other people)\n"),
+    ],
+)
+def test_differences_say_what_they_are_over(seeds, wearers, text, monkeypatch, capsys):
+    interval = intervals.Interval(3.24, 1.1, 5.3, 6.2, 0.004, seeds, wearers)
+    first = experiments.Run("EgoDistill", teacher="t")
+    others = [replace(first, without=benches.STAGE_1_LOSSES), experiments.Run("VisIMU")]
+    found = [experiments.Contrast(first, other, interval) for other in others]
+    monkeypatch.setattr(experiments, "differences", lambda bench, runs: found)
+    a = argparse.Namespace(markdown=None, words=[])
+    assert egodistill.demo.report_differences(a, None, [], "compare differences") == found
+    printed = capsys.readouterr().out
+    assert text in printed and max(map(len, printed.splitlines())) <= 100
+    lines = [line.split() for line in printed.splitlines()[-2:]]
+    numbers = ["1", "+3.2", "+1.1", "to", "+5.3"]
+    assert lines == [["EgoDistill", "without", "stage", "1", *numbers], ["VisIMU", *numbers]]
+
+
+def test_one_seed_and_one_wearer_have_no_interval(monkeypatch, capsys):
+    monkeypatch.setattr(experiments, "differences", lambda bench, runs: intervals.two_way([[1.0]]))
+    assert egodistill.demo.report_differences(argparse.Namespace(), None, [], "") == []
+    assert "no interval can be computed from one seed and one wearer" in capsys.readouterr().out
+
+
+def replace_fields(row, **changes):
+    return row._replace(**changes)

@@ -33,6 +33,7 @@ from egodistill import (
     model_commands,
     runtime,
     training,
+    training_commands,
 )
 from egodistill.clips import ClipSpec
 from egodistill.store import StoreWriter
@@ -501,7 +502,7 @@ JOB = """
 def job(folder, fault="none"):
     """Extract, distill and evaluate by command, in one process or several; return the first exit code above 0."""
     torch.set_num_threads(1)
-    model_commands.build_student = lambda *_: student()
+    training_commands.build_student = lambda *_: student()
     marker = Path(folder, f"{fault} killed")
     own = os.environ.get("MACHINE") == os.environ.get("LOCAL_RANK") == "1"
 

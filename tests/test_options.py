@@ -35,6 +35,7 @@ from egodistill import (
     synthetic,
     tables,
     teachers,
+    training_commands,
 )
 
 
@@ -626,7 +627,7 @@ ARRIVALS = {
 
 
 def option_parser(command: str) -> argparse.ArgumentParser:
-    modules = (egodistill.commands, egodistill.demo, live_command, model_commands)
+    modules = (egodistill.commands, egodistill.demo, live_command, model_commands, training_commands)
     (add_options,) = [module.COMMANDS[command][0] for module in modules if command in module.COMMANDS]
     parser = argparse.ArgumentParser()
     add_options(parser)

@@ -84,18 +84,19 @@ ARROWS = {
     "commands": "egodistill annotations aria clips data files imu pickles plots recordings records segments tables"
     " video",
     "options": "commands distillation files runtime",
-    "model_commands": "egodistill batches benches checkpoints commands data distillation export files inference"
-    " one_pass options paper_costs runtime tables teachers training",
+    "model_commands": "egodistill benches commands data export files inference options paper_costs tables teachers",
+    "training_commands": "egodistill batches benches checkpoints commands data distillation files inference"
+    " model_commands one_pass options runtime tables teachers training",
     "live_command": "arrivals batches clips commands egodistill events exported feeds files imu live model_commands"
     " options runtime video",
     "demo": "baselines batches behaviour benches egodistill commands data experiments files inference model_commands"
-    " options plots protocols synthetic tables teachers training",
+    " options plots protocols synthetic tables teachers training training_commands",
 }
 # Imports inside functions, with their reasons.
 LATE = {
     "egodistill": "cli",  # `python -m egodistill`, at the end of the file
     "cli": "runtime",  # it needs torch, and a list of the commands does not
-    "commands": "model_commands",  # the same: only one pass of `prepare` needs it
+    "commands": "training_commands",  # the same: only one pass of `prepare` needs it
 }
 COPYABLE = ("student", "video_transformers", "video_convnets", "video_i3d", "video", "imu", "gpmf", "cameras")
 

@@ -30,8 +30,8 @@ WIDTH = 100  # characters of the arguments; the rest is `...`
 
 HEAD = """# API
 
-Public names and first sentences (`python tools/api.py`); `help(egodistill.distill)` shows the rest. Internal: `cli`,
-`commands`, `model_commands`, `live_command`, `options`, `demo`, `benches`, `exported`, `extraction`, `files`,
+Public names and first sentences (`python tools/api.py`); `help()` shows the rest. Internal: `cli`, `commands`,
+`training_commands`, `model_commands`, `live_command`, `options`, `demo`, `benches`, `exported`, `extraction`, `files`,
 `pickles`, `processes`, `props`, `records`, `runtime`, `scene`, `store_files`, `tables`, `teacher`.
 """
 
