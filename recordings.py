@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import io
+import math
 import os
 import textwrap
 import time
@@ -47,6 +48,7 @@ __all__ = ["HEADER", "Check", "SensorCheck", "Transcoded", "check", "transcode"]
 _WIDTH = 100  # columns of a terminal that a row of `check` fits in
 _IN_STEP = 0.05  # s: a smaller offset is no fault
 _UPRIGHT = 60.0  # degrees: a camera that a head carries leans less
+_WIDE = (4.0, 1000.0)  # degrees: no lens sees less, and no picture seems wider unless the gyroscope's unit is wrong
 
 
 # --- Checks --------------------------------------------------------------------------------------
@@ -146,11 +148,29 @@ class Check:
         if self.offset is not None and self.offset.reliable and self.offset.drift is not None:
             if abs(growth := self.offset.drift * self.duration) > 0.05:
                 notes.append(f"the offset grows by {growth:+.2f} s from start to end")
+        if self.seen_width is not None and not _WIDE[0] < self.seen_width < _WIDE[1]:
+            question = "in degrees per second? Multiply them by 0.0174533 for rad/s"
+            if self.seen_width < _WIDE[0]:
+                question = "in another unit than rad/s?"
+            width = float(f"{self.seen_width:.2g}")
+            notes.append(f"by the gyroscope, the picture is {width:,g} degrees wide: are its readings {question}")
         if self.no_offset:
             notes.append(f"no offset: {self.no_offset}")
         if self.axes is not None and self.axes.reliable and self.axes.turn != "XYZ":
             notes.append(self._axes_sentence())
         return notes
+
+    @property
+    def seen_width(self) -> float | None:
+        """Return how wide the picture is in degrees, if the gyroscope's unit is right; None without a reliable offset.
+
+        It is that of a lens without distortion in the middle of the picture.
+        """
+        if self.offset is None or not self.offset.reliable or not self.offset.pixels_per_radian.any():
+            return None
+        pixels = float(np.sqrt((self.offset.pixels_per_radian**2).sum() / 2))  # of two directions
+        width = self.width if self.rotation in (None, 0, 180) else self.height
+        return math.degrees(width / pixels)
 
     def verdict(self) -> str:
         """Return one sentence that says whether axes and clock look right, and what would mend them."""

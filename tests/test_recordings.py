@@ -1,5 +1,6 @@
 """Recordings whose faults are planted: gaps, blanks, lost packets, uneven times, all of them found; working copies."""
 
+import math
 import re
 import shutil
 from fractions import Fraction
@@ -10,7 +11,7 @@ import av
 import numpy as np
 import pytest
 from painted import chirp, move, write_sound, write_video
-from panned import RATE, files_of, gyroscope, pan
+from panned import FOCAL, RATE, files_of, gyroscope, pan
 
 from egodistill import DataError, EgoDistillOSError, behaviour, cli, data, gpmf, recordings
 from egodistill.annotations import Segment, with_imu_offsets
@@ -121,6 +122,22 @@ def test_check_names_odd_values_and_a_missing_imu(panned, tmp_path):
     assert text.count("mean acceleration") == 1 and "is it in g, or without" in text
     assert "the accelerometer is zero from 2.5 to 12.0 s" in text
     assert recordings.check(panned).notes == ["no IMU: no telemetry in the video; give --imu, or imu= in Python"]
+
+
+@pytest.mark.parametrize(
+    ("factor", "question"),
+    [(math.degrees(1), "in degrees per second? Multiply"), (math.radians(1), "in another unit than rad/s?")],
+)
+def test_turns_in_another_unit_are_told_by_the_picture(panned, tmp_path, factor, question):
+    """Most readings are possible in rad/s, so the readings alone do not tell; a narrow lens allows for slow turns."""
+    stamps, rates = gyroscope(12)
+    accel, slow = np.random.default_rng(0).normal((0, 0, 9.8), 0.1, rates.shape), rates / 4
+    right = recordings.check(panned, ego4d_csv(tmp_path / "imu.csv", 1000 * stamps, slow, accel))
+    assert right.seen_width == pytest.approx(math.degrees(160 / FOCAL) / 4, rel=0.05)
+    wrong = recordings.check(panned, ego4d_csv(tmp_path / "imu.csv", 1000 * stamps, factor * slow, accel))
+    assert wrong.seen_width == pytest.approx(factor * right.seen_width, rel=0.01)
+    found = [[note for note in one.notes if "by the gyroscope, the picture" in note] for one in (right, wrong)]
+    assert found[0] == [] and f"degrees wide: are its readings {question}" in found[1][0]
 
 
 def test_check_says_whether_axes_and_clock_look_right(wearer, tmp_path):
@@ -628,8 +645,12 @@ def sensor(**changes):
     return recordings.SensorCheck(**usual | changes)
 
 
-def clock(seconds=0.0, reason=None, drift=None):
-    return Offset(seconds, 0.9, 0.3, reason, drift, (), np.zeros((2, 3)))
+def clock(seconds=0.0, reason=None, drift=None, pixels=0.0):
+    return Offset(seconds, 0.9, 0.3, reason, drift, (), np.array([[0.0, 0, pixels], [-pixels, 0, 0]]))
+
+
+def wide(degrees, reason=None):
+    return {"width": 640, "offset": clock(0.0, reason, None, 640 / math.radians(degrees))}
 
 
 @pytest.mark.parametrize(
@@ -665,6 +686,15 @@ def clock(seconds=0.0, reason=None, drift=None):
         ({"offset": clock(0.0, None, 0.0004)}, None),
         ({"offset": clock(0.0, None, -0.0006)}, "the offset grows by -0.06 s from start to end"),
         ({"offset": clock(0.0, "too still", 0.01)}, "no reliable offset: too still"),
+        (wide(4.1), None),
+        (wide(3.9), "by the gyroscope, the picture is 3.9 degrees wide: are its readings in another unit than rad/s?"),
+        (wide(990), None),
+        (wide(1500, reason="too still"), "no reliable offset: too still"),
+        (
+            wide(1500),
+            "by the gyroscope, the picture is 1,500 degrees wide: are its readings in degrees per second? Multiply "
+            "them by 0.0174533 for rad/s",
+        ),
         ({"no_offset": "too few frames"}, "no offset: too few frames"),
         ({"imu": None}, "no IMU: no telemetry in the video; give --imu, or imu= in Python"),
         ({"variable_rate": True}, "variable frame rate: select frames by time, never by number"),
