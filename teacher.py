@@ -214,7 +214,7 @@ class Teacher(nn.Module):
         count; positions in time and space are averaged. Without `class_names` the classes are "0", "1", ...; `name`
         is by default the module's class name in lower case. `clip_spec` and `pixels` are those of the constructor.
         Raise TeacherError if there is no such layer, if its number of classes differs, or if it is TorchScript
-        (`torch.jit.script()`, `trace()`); wrap the model from which that was made.
+        (`torch.jit.script()`, `trace()`) or a program of `torch.export`; wrap the model from which that was made.
 
             r3d = Teacher.wrap(r3d_18(), feature_layer="fc", clip_spec=ClipSpec(frames=16, size=112))
             swin = Teacher.wrap(swin3d_t(), feature_layer="head", clip_spec=ClipSpec(frames=32, size=224))
@@ -304,7 +304,8 @@ class Teacher(nn.Module):
 class Wrapped(nn.Module):
     """A model from elsewhere; a hook on its classifier captures feature and logits.
 
-    Raise TeacherError for weights other than float32, a layer that is missing or no classifier, and TorchScript.
+    Raise TeacherError for weights other than float32, a layer that is missing or no classifier, TorchScript, and
+    programs of `torch.export`.
     """
 
     find_unused = True  # layers after the classifier, for example, get no gradient
@@ -319,11 +320,12 @@ class Wrapped(nn.Module):
         if other := checkpoints.other_than_float32(weights):
             raise TeacherError(f"{type(module).__name__}: {other} is {weights[other].dtype}; call model.float() first")
         layers = dict(module.named_modules())
-        if any(isinstance(one, torch.jit.ScriptModule) for one in (module, layers.get(feature_layer))):
+        script = any(isinstance(one, torch.jit.ScriptModule) for one in (module, layers.get(feature_layer)))
+        if script or type(layers.get(feature_layer)) is nn.Module:  # torch.export keeps a layer's weights in one
+            kind = "TorchScript" if script else "part of a program of torch.export"
             raise TeacherError(
-                f"layer {feature_layer!r} of {type(module).__name__} is TorchScript, which runs no hooks to capture "
-                f"the feature; wrap the model that was scripted or traced, after model.load_state_dict("
-                f"scripted.state_dict())"
+                f"layer {feature_layer!r} of {type(module).__name__} is {kind}, which runs no hooks to capture the "
+                f"feature; wrap the model from which it was made, after model.load_state_dict(this_one.state_dict())"
             )
         if feature_layer not in layers:
             last = [name for name, layer in layers.items() if hasattr(layer, "weight")][-5:]

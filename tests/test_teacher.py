@@ -244,7 +244,7 @@ def test_wrap_keeps_scores_that_later_layers_change_in_place():
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_wrap_refuses_torchscript_whose_classifier_runs_no_hooks():
+def test_wrap_refuses_programs_whose_classifier_runs_no_hooks():
     plain = Tail(nn.Identity()).eval()
     script = torch.jit.script(plain)
     part = nn.Sequential(torch.jit.script(nn.Identity()), Tail(nn.Identity()))
@@ -256,6 +256,10 @@ def test_wrap_refuses_torchscript_whose_classifier_runs_no_hooks():
         (nn.Sequential(script), "0.fc"),
     ):
         with pytest.raises(teachers.TeacherError, match=rf"layer '{layer}' of \w+ is TorchScript.*load_state_dict"):
+            teachers.Teacher.wrap(module, feature_layer=layer, clip_spec=spec, class_names=LABELS)
+    program = torch.export.export(plain, (torch.randn(1, 3, 2, 4, 4),)).module()
+    for module, layer in ((program, "fc"), (nn.Sequential(program), "0.fc")):
+        with pytest.raises(teachers.TeacherError, match=rf"'{layer}' of \w+ is part of a program .*load_state_dict"):
             teachers.Teacher.wrap(module, feature_layer=layer, clip_spec=spec, class_names=LABELS)
     teacher = teachers.Teacher.wrap(part, feature_layer="1.fc", clip_spec=spec, class_names=LABELS)
     x = torch.randn(2, 3, 2, 4, 4)
