@@ -105,19 +105,19 @@ def axes_and_turn(text: str) -> tuple[str, np.ndarray | None]:
     >>> cameras.axes_and_turn("XYz")
     Traceback (most recent call last):
     ...
-    egodistill.cameras.CameraError: the turn of axes 'XYz' mirrors them; change the case of one letter, or of all
+    egodistill.cameras.CameraError: the rotation of axes 'XYz' mirrors them; change the case of one letter, or of all
     """
     matrix = turn_matrix(text) if isinstance(text, str) else None
     if matrix is not None:
         if np.linalg.det(matrix) < 0:
-            raise CameraError(f"the turn of axes {text!r} mirrors them; change the case of one letter, or of all")
+            raise CameraError(f"the rotation of axes {text!r} mirrors them; change the case of one letter, or of all")
         return "gopro", matrix
     if isinstance(text, str) and text.lower() in ("gopro", "file"):
         return "gopro", None
     if not isinstance(text, str) or not re.fullmatch(r"\w[\w.-]*", text) or re.fullmatch("[xyzXYZ]+", text):
         raise CameraError(
-            f"axes must be 'gopro', a name of your own (letters, digits, '_', '-', '.'), or a turn such as 'XZy': the "
-            f"columns that point left, to the user and up, small letters for the opposite; got {text!r}"
+            f"axes must be 'gopro', a name of your own (letters, digits, '_', '-', '.'), or a rotation such as 'XZy': "
+            f"the columns that point left, to the user and up, small letters for the opposite; got {text!r}"
         )
     return text, None
 

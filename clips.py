@@ -133,7 +133,7 @@ class ClipSpec:
         if self.imu_axes is not None:
             name, turn = read_axes(self.imu_axes)
             if turn is not None:
-                raise DataError(f"imu_axes of a clip is a name, 'gopro' after a turn; got {self.imu_axes!r}")
+                raise DataError(f"imu_axes of a clip is a name, 'gopro' after a rotation; got {self.imu_axes!r}")
             object.__setattr__(self, "imu_axes", name)
         if self.frames and self.sampling not in (None, "ends"):
             try:  # a rule that does not fit is one error here, not one per clip
@@ -216,7 +216,7 @@ def require_axes(source: str, axes: str, spec: ClipSpec) -> None:
     if axes != spec.imu_axes:
         raise DataError(
             f"{source}: the axes of its samples are {axes!r}, those of the clips {spec.imu_axes!r}; if they are the "
-            f"same, or after a turn, give the name or the turn as imu_axes (--imu-axes)"
+            f"same axes, give their name as imu_axes (--imu-axes); if a rotation makes them so, give the rotation"
         )
 
 

@@ -282,8 +282,8 @@ def axes(text: str) -> str:
 def axes_option(parser: argparse.ArgumentParser) -> None:
     """Add --imu-axes; None stands for the axes that the recordings name, or a GoPro's."""
     text = (
-        "axes of the IMU samples: the turn that makes them a GoPro's, such as XZy, as `egodistill check` finds it (the "
-        "columns that point left, to the user and up, small letters for the opposite), or a name for other axes "
+        "axes of the IMU samples: the rotation that makes them a GoPro's, such as XZy, as `egodistill check` finds it "
+        "(the columns that point left, to the user and up, small letters for the opposite), or a name for other axes "
         "(default: gopro)"
     )
     parser.add_argument("--imu-axes", metavar="AXES", type=axes, help=text)

@@ -217,8 +217,8 @@ def _consumer_record(consumer: Consumer, settings: Mapping[str, Any], world_size
     """Return what a store records of a consumer. Raise DataError if it does not fit the settings of `prepare()`."""
     if (settings["clip_frames"] is not None and "clip" in consumer.specs) or world_size > 1:
         raise DataError(
-            "with a consumer, which reads its own frames, leave out clip_frames, rank and world_size: one process "
-            "prepares the store, without the variables RANK and WORLD_SIZE"
+            "a consumer reads its own frames, and one process prepares its store: leave out clip_frames, rank and "
+            "world_size, and unset the environment variables RANK and WORLD_SIZE"
         )
     for spec in consumer.specs.values():
         if not math.isclose(spec.seconds, CLIP_SECONDS, rel_tol=1e-6):
@@ -243,8 +243,8 @@ def _imu_axes(segments: Sequence[Segment]) -> str:
     axes = sorted({read_axes(segment.imu_axes)[0] for segment in segments})
     if len(axes) > 1:
         raise DataError(
-            f"the IMU samples of the segments have the axes {' and '.join(axes)}; give the turn that makes them the "
-            f"same as imu_axes (--imu-axes), or prepare a store for each"
+            f"the IMU samples of the segments have the axes {' and '.join(axes)}; give imu_axes (--imu-axes), the "
+            f"rotation to a GoPro's axes, where they differ, or prepare one store for each name"
         )
     return axes[0]
 

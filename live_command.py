@@ -1,4 +1,4 @@
-"""The command `live`: labels of a camera, or of a file at real speed, as it comes.
+"""The command `live`: label the stream of a camera, or a file at real speed, as it arrives.
 
     egodistill live walk.mp4 --student student.pt                               # a file with telemetry
     my_imu | egodistill live /dev/video0 --imu - --align arrival --student student.pt

@@ -571,14 +571,14 @@ def axes_of(rates: Sequence[Rates]) -> Axes:
         reason = f"{_STRETCHES} stretches of {_STRETCH:g} s with readings are needed, and there are {len(stretches)}"
     elif share < _SURE:
         reason = (
-            f"the turn {first} fits the picture with {best:.2f}, {second} with {after:.2f}, and in {share:.0%} of "
+            f"the rotation {first} fits the picture with {best:.2f}, {second} with {after:.2f}, and in {share:.0%} of "
             f"samples of {len(stretches)} stretches the first is the best of 24: the head turns too little, or too "
             f"similarly about two axes"
         )
     elif best < _FITS:
         reason = (
-            f"the best turn, {first}, fits the picture with {best:.2f}, and {_FITS:g} is needed: the axes lie askew, "
-            f"or the camera stabilises the image"
+            f"the best rotation, {first}, fits the picture with {best:.2f}, and {_FITS:g} is needed: the axes lie "
+            f"askew, or the camera stabilises the image"
         )
     left, _, up = turns[order[0]]
     return Axes(first, named, len(stretches), share, (float(pixels[0] @ up), float(-pixels[1] @ left)), reason)

@@ -213,7 +213,7 @@ class Check:
         if not axes.reliable:
             return f"the axes cannot be told: {axes.reason}"
         (first, best), (second, after) = list(axes.fits.items())[:2]
-        proof = f"the next-best turn, {second}, {after:.2f}; the best in {axes.share:.0%} of samples of the video"
+        proof = f"the next-best rotation, {second}, {after:.2f}; the best in {axes.share:.0%} of samples of the video"
         if first == "XYZ":
             return f"the axes look right (fit {best:.2f}, {proof})"
         given, mending = cameras.turn_matrix(self.imu_axes), cameras.turn_matrix(first)

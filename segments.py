@@ -383,8 +383,8 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
                 segments.append(Segment(name, start=first, stop=first + CLIP_SECONDS, split=split, **own))
     if not any(part.split for part in parts) and len({segment.split for segment in segments}) < 2:
         raise DataError(
-            f"{path}: its recordings are too short to be split by stretch: none has {2 * CLIP_SECONDS + GUARD:.1f} s, "
-            f"two clips and the time between them; split by recording"
+            f"{path}: its recordings are too short to be split by stretch: none has {2 * CLIP_SECONDS + GUARD:.1f} s "
+            f"(two clips and a gap between them); use split_by='recording' (--split-by recording)"
         )
     return segments
 

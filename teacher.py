@@ -324,8 +324,8 @@ class Wrapped(nn.Module):
         if script or type(layers.get(feature_layer)) is nn.Module:  # torch.export keeps a layer's weights in one
             kind = "TorchScript" if script else "part of a program of torch.export"
             raise TeacherError(
-                f"layer {feature_layer!r} of {type(module).__name__} is {kind}, which runs no hooks to capture the "
-                f"feature; wrap the model from which it was made, after model.load_state_dict(this_one.state_dict())"
+                f"layer {feature_layer!r} of {type(module).__name__} is {kind}, which runs no hooks, so the feature "
+                f"cannot be captured; load its state_dict() into the model from which it was made, and wrap that model"
             )
         if feature_layer not in layers:
             last = [name for name, layer in layers.items() if hasattr(layer, "weight")][-5:]

@@ -338,7 +338,9 @@ def one_pass(a: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
         arguments = {"class_names": teacher.class_names}
     if a.end_features:
         if a.end_features == "none":
-            raise ValueError("--end-features: give imagenet or a file; other random weights would not fit a student")
+            raise ValueError(
+                "--end-features: give imagenet or a file; a student would start from other random weights than these"
+            )
         encoder = {"image_encoder": a.image_encoder or "resnet18", "image_weights": a.end_features}
         choice = {"exact": not a.key_frames, "tolerance": a.tolerance or 0.0}
         model = replace(EPIC_KITCHENS.student, hidden=1, **encoder).build(1, frame_size=a.frame_size, **choice)

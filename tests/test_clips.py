@@ -501,7 +501,7 @@ def test_axes_with_another_name_are_read_as_they_are_and_only_if_asked_for(kitch
 
 @pytest.mark.parametrize("axes", ["XYz", "xXZ", "XY", "up left", "", None, 5])
 def test_axes_that_are_neither_a_turn_nor_a_name(axes):
-    with pytest.raises(DataError, match=r"imu_axes: (the turn of axes 'XYz' mirrors|axes must be 'gopro')"):
+    with pytest.raises(DataError, match=r"imu_axes: (the rotation of axes 'XYz' mirrors|axes must be 'gopro')"):
         Recording("a.mp4", imu_axes=axes)
 
 

@@ -851,7 +851,7 @@ def test_a_store_keeps_the_axes_of_its_samples(kitchen, store, tmp_path):
     axes = [data.ClipStore(one.path).specs["imu"].imu_axes for one in (store, turned, own)]
     assert axes == ["gopro", "gopro", "glasses"]
     assert len({one.fingerprint for one in (store, turned, own)}) == 3
-    with pytest.raises(DataError, match="have the axes glasses and gopro; give the turn"):
+    with pytest.raises(DataError, match="have the axes glasses and gopro; give imu_axes"):
         data.prepare([*kitchen[:3], *data.with_imu_axes(kitchen[3:], "glasses")], tmp_path / "both", **OPTIONS)
     data.prepare([kitchen[3], *data.with_imu_axes(kitchen[4:6], "xyZ")], tmp_path / "mixed", **OPTIONS)
     with pytest.raises(DataError, match="imu_axes was 'glasses' and is now 'gopro'"):

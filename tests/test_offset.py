@@ -320,7 +320,7 @@ def test_a_picture_that_no_turn_explains_does_not_tell_the_axes():
     """Of a camera that hides a part of the motion, and of axes that lie askew."""
     hidden = axes_of([rates(gains=(300.0, -80.0))])
     assert hidden.turn == "XYZ" and hidden.share == 1 and not hidden.reliable
-    assert "the best turn, XYZ, fits the picture with 0.8" in hidden.reason and "0.9 is needed" in hidden.reason
+    assert "the best rotation, XYZ, fits the picture with 0.8" in hidden.reason and "0.9 is needed" in hidden.reason
     one = rates()
     for degrees, reliable in ((12, True), (27, False)):
         c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))

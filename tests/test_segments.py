@@ -358,7 +358,7 @@ def test_tables_name_the_axes_of_each_recording(kitchen, tmp_path):
         found = list(dict.fromkeys(segment.imu_axes for segment in read(table)))
         assert found == ["XZy", "gopro", "glasses"]
         table.write_text(f"{header}\n{row}\n{row}xZy\n")
-        with pytest.raises(DataError, match=r"t.csv, row 3: imu_axes: the turn of axes 'xZy' mirrors"):
+        with pytest.raises(DataError, match=r"t.csv, row 3: imu_axes: the rotation of axes 'xZy' mirrors"):
             read(table)
 
 

@@ -255,11 +255,11 @@ def test_wrap_refuses_programs_whose_classifier_runs_no_hooks():
         (torch.jit.freeze(script), "fc"),  # it has no layers any more
         (nn.Sequential(script), "0.fc"),
     ):
-        with pytest.raises(teachers.TeacherError, match=rf"layer '{layer}' of \w+ is TorchScript.*load_state_dict"):
+        with pytest.raises(teachers.TeacherError, match=rf"layer '{layer}' of \w+ is TorchScript.*state_dict"):
             teachers.Teacher.wrap(module, feature_layer=layer, clip_spec=spec, class_names=LABELS)
     program = torch.export.export(plain, (torch.randn(1, 3, 2, 4, 4),)).module()
     for module, layer in ((program, "fc"), (nn.Sequential(program), "0.fc")):
-        with pytest.raises(teachers.TeacherError, match=rf"'{layer}' of \w+ is part of a program .*load_state_dict"):
+        with pytest.raises(teachers.TeacherError, match=rf"'{layer}' of \w+ is part of a program .*state_dict"):
             teachers.Teacher.wrap(module, feature_layer=layer, clip_spec=spec, class_names=LABELS)
     teacher = teachers.Teacher.wrap(part, feature_layer="1.fc", clip_spec=spec, class_names=LABELS)
     x = torch.randn(2, 3, 2, 4, 4)
