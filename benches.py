@@ -381,8 +381,8 @@ class Bench:
                 validation = data.ClipStore(self.store).split(self.validation)
             fit(run, model, train, settings, validation)
             model.save(path)
-        precision = training.logged_precision(training_file(path))
-        training_file(path).unlink(missing_ok=True)
+        precision = training.logged_precision(files.training_file(path))
+        files.training_file(path).unlink(missing_ok=True)
         if run.method == "teacher":
             model.name = run.outputs
             teachers.extract(
@@ -394,7 +394,7 @@ class Bench:
                 progress=self.progress,
             )
         # An earlier process may have trained a part.
-        seconds = max(time.monotonic() - start_time, training.logged_seconds(training_file(path), len(train)))
+        seconds = max(time.monotonic() - start_time, training.logged_seconds(files.training_file(path), len(train)))
         result: dict[str, Any] = {"run": asdict(run), "seconds": seconds, "precision": precision}
         result |= {"recipe": self.teachers[run.teacher].record()} if run.method == "teacher" else self.provenance(run)
         summary = "trained"
@@ -476,7 +476,7 @@ class Bench:
         settings = distillation.change_settings(type(settings), settings, self.protocol.changes.get(run.method, {}))
         if run.share is not None:
             settings = replace(settings, epochs=self.epochs_of_share(run, settings))
-        file = training_file(self.path(run))
+        file = files.training_file(self.path(run))
         return replace(settings, seed=run.seed, device=self.device, progress=self.progress, checkpoint=file)
 
     def epochs_of_share(self, run: Run, settings: Training) -> int:
@@ -548,11 +548,6 @@ def load(path: str | os.PathLike) -> nn.Module:
     """Return the student, teacher or baseline in a file."""
     model = checkpoints.load_model(path)
     return channels_last(model) if isinstance(model, teachers.Teacher) else model
-
-
-def training_file(out: str | os.PathLike) -> Path:
-    """Return the path of the checkpoint from which an interrupted training continues."""
-    return Path(f"{out}.training")
 
 
 def build_teacher(how: TeacherRecipe, name: str, store: Any) -> teachers.Teacher:

@@ -201,14 +201,16 @@ def hours_of(segments: Sequence[data.Segment]) -> float:
     return seconds / 3600
 
 
-# {command: patterns that identify an earlier result of the same kind}. Such a file is replaced without --overwrite.
+# {command: patterns that identify an earlier result of the same kind}. Such a file is replaced without --overwrite;
+# a model only beside the checkpoint of its training, so that a model from elsewhere stays.
+MODEL_MARKS = (b"egodistill model",)
 RESULT_MARKS = {
-    "check": (b"video,imu_offset",),
-    "finetune": (b"egodistill model",),
-    "pretrain": (b"egodistill model",),
-    "distill": (b"egodistill model",),
-    "evaluate": (b"egodistill evaluation",),
-    "measure": (b"egodistill measurement",),
+    "check": (rb"\A(\xef\xbb\xbf)?video,imu_offset\r?\n",),
+    "finetune": MODEL_MARKS,
+    "pretrain": MODEL_MARKS,
+    "distill": MODEL_MARKS,
+    "evaluate": (rb'\A\{\s*"format": "egodistill evaluation',),
+    "measure": (rb'\A\{\s*"format": "egodistill measurement',),
     "predict": (rb'\A\[\n\{"start": ', rb"\Astart,stop,class_1", rb"\A\[\n+\]\n*\Z"),
     "live": (rb'\A\{"start": [^\n]*"(frame_age|label)": ',),
 }
@@ -227,12 +229,11 @@ def check_outputs(arguments: argparse.Namespace) -> None:
     values = [value for values in given.values() for value in (values if isinstance(values, list) else [values])]
     inputs = [value for value in values if isinstance(value, str)]
     if arguments.command in RESULT_MARKS and arguments.out:
-        files.check_output(
-            arguments.out,
-            inputs,
-            ours=RESULT_MARKS[arguments.command],
-            overwrite=getattr(arguments, "overwrite", False),
-        )
+        ours = RESULT_MARKS[arguments.command]
+        if ours is MODEL_MARKS and not files.training_file(arguments.out).exists():
+            ours = ()
+        overwrite = getattr(arguments, "overwrite", False)
+        files.check_output(arguments.out, inputs, ours=ours, overwrite=overwrite)
     if document := getattr(arguments, "markdown", None):
         if Path(document).suffix.lower() != ".md":
             raise DataError(f"{document}: --markdown writes into a Markdown document; its name must end in .md")

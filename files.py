@@ -68,6 +68,7 @@ __all__ = [
     "require_file",
     "require_same_run",
     "signature",
+    "training_file",
     "work_lock",
     "write_json",
 ]
@@ -162,6 +163,11 @@ def check_output(
         start = file.read(1 << 20)
     if start and not overwrite and not any(re.search(pattern, start) for pattern in ours):
         raise DataError(f"{path}: already exists and is not an earlier result; give another path, or --overwrite")
+
+
+def training_file(out: str | os.PathLike) -> Path:
+    """Return the path of the checkpoint from which an interrupted training of the model ``out`` continues."""
+    return Path(f"{out}.training")
 
 
 def remove_parts(path: str | os.PathLike) -> None:

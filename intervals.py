@@ -124,6 +124,8 @@ def spread(tables: ArrayLike) -> Spread:
     )
     squares = squares / degrees  # MS_seed, MS_wearer, MS_rest
     total = np.maximum(squares[..., 0] + squares[..., 1] - squares[..., 2], squares[..., :2].max(-1))
+    # Rows of one mean and columns of one mean do not make a table constant: what is left varies.
+    total = np.where(total > 1e-12 * squares[..., 2], total, squares[..., 2])
     below = (squares**2 / degrees).sum(-1)
     found = np.divide(total**2, below, out=np.zeros_like(total), where=below > 0)
     return Spread(mean + center[..., 0, 0], total / (seeds * wearers), np.maximum(found, min(seeds, wearers) - 1.0))

@@ -503,8 +503,9 @@ def peak_megabytes() -> float | None:
 class Output:
     """Answers, or events, as JSON lines into a pipe and a file, and as one line that is updated in a terminal."""
 
-    def __init__(self, *, as_json: bool, tracker: events.Tracker | None) -> None:
-        self.out: TextIO | None = None  # a file that gets the JSON lines, too
+    def __init__(self, *, as_json: bool, tracker: events.Tracker | None, path: Path | None = None) -> None:
+        self.path = path  # of a file that gets the JSON lines, too; an earlier one is replaced by the first line
+        self.file: TextIO | None = None
         self.tracker = tracker
         self.terminal = sys.stdout.isatty() and not as_json
         self.shown = 0  # characters of the line
@@ -529,6 +530,12 @@ class Output:
             print(flush=True)
             self.shown = 0
 
+    def close(self) -> None:
+        """Close the file."""
+        if self.file is not None:
+            with contextlib.suppress(OSError):  # a full disk was an error when the line was flushed
+                self.file.close()
+
     def note(self, text: str) -> None:
         """Print a message on stderr, above the line."""
         self.clear()
@@ -537,10 +544,13 @@ class Output:
     def write(self, found: Iterable[live.Answer] | Iterable[events.Event]) -> None:
         for one in found:
             line = json.dumps(one._asdict())
-            if self.out is not None:
-                with files.disk_errors(Path(self.out.name)):
-                    self.out.write(f"{line}\n")
-                    self.out.flush()
+            if self.path is not None:
+                with files.disk_errors(self.path):
+                    if self.file is None:
+                        self.path.parent.mkdir(parents=True, exist_ok=True)
+                        self.file = open(self.path, "w", encoding="utf-8")
+                    self.file.write(f"{line}\n")
+                    self.file.flush()
             if not self.terminal:
                 print(line, flush=True)
             elif self.tracker is not None:
@@ -608,13 +618,12 @@ def run_live(a: argparse.Namespace) -> None:
     check_options(a, feeds.source_kind(a.source))
     model = load_student(a.student, a.device)
     latency = Latency(time.monotonic() - began)
-    output = Output(as_json=a.json, tracker=events.Tracker() if a.events else None)
+    path = Path(a.out) if a.out else None
+    output = Output(as_json=a.json, tracker=events.Tracker() if a.events else None, path=path)
     source = open_source(a, batches.clip_spec_of(model), output.note)
     report_precision(a.precision, a.device)
     run = Run(source, output, latency, lambda offset: open_stream(a, model, (offset, a.frame_stretch)))
-    with contextlib.ExitStack() as stack:
-        if a.out is not None:
-            output.out = stack.enter_context(open_lines(Path(a.out)))
+    with contextlib.closing(output):
         run.run(fast=a.fast, seconds=a.seconds)
     run.report()
 
@@ -629,19 +638,6 @@ def open_stream(a: argparse.Namespace, model: Any, frame_clock: tuple[float, flo
     return live.Stream(
         model, **options, frame_clock=frame_clock, max_pending=FILE_PENDING if a.fast else 2, on_restart="reset"
     )
-
-
-@contextlib.contextmanager
-def open_lines(path: Path) -> Iterator[TextIO]:
-    """Yield a new file for lines of text, which are flushed one by one."""
-    with files.disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "w", encoding="utf-8")
-    try:
-        yield file
-    finally:
-        with contextlib.suppress(OSError):  # a full disk was an error when the line was flushed
-            file.close()
 
 
 class Run:

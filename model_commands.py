@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import itertools
 import json
 import sys
 import textwrap
@@ -395,8 +396,9 @@ def run_predict(a: argparse.Namespace) -> None:
     )
     report_precision(a.precision, a.device)
     count, skipped = 0, 0
+    first = list(itertools.islice(found, 1))  # an error before the first clip leaves an earlier result as it is
     with prediction_writer(Path(a.out), a.top) if a.out else contextlib.nullcontext(lambda clip: None) as write:
-        for clip in found:
+        for clip in itertools.chain(first, found):
             write(clip)  # first: printing may end the command
             count, skipped = count + 1, skipped + bool(clip.problem)
             best = "  ".join(f"{name} {score:.2f}" for name, score in clip.classes) or f"skipped: {clip.problem}"

@@ -169,7 +169,7 @@ class Check:
         if self.offset is None or not self.offset.reliable or not self.offset.pixels_per_radian.any():
             return None
         pixels = float(np.sqrt((self.offset.pixels_per_radian**2).sum() / 2))  # of two directions
-        width = self.width if self.rotation in (None, 0, 180) else self.height
+        width = self.height if (self.rotation or 0) % 180 else self.width
         return math.degrees(width / pixels)
 
     def verdict(self) -> str:

@@ -312,6 +312,8 @@ class Wrapped(nn.Module):
 
     def __init__(self, module: nn.Module, feature_layer: str) -> None:
         super().__init__()
+        if not isinstance(module, nn.Module):  # such as an ExportedProgram
+            raise TeacherError(f"{type(module).__name__} is not a torch.nn.Module; wrap the model it was made from")
         self.module = module
         self.classifier = f"module.{feature_layer}"
         structure = re.sub(r" at 0x[0-9a-f]+", "", repr(module))  # the weights alone do not distinguish ReLU from GELU

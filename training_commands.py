@@ -21,7 +21,6 @@ from egodistill import (
     CLIP_SECONDS,
     EgoDistill,
     batches,
-    benches,
     checkpoints,
     data,
     distillation,
@@ -60,7 +59,7 @@ def training_options(parser: argparse.ArgumentParser, stage: str, without: Seque
 def training_settings(a: argparse.Namespace, stage: str) -> Any:
     """Return the settings of a stage: those of the preset, changed by the options."""
     settings = options.apply(getattr(PRESETS[a.preset], stage), a)
-    return replace(settings, checkpoint=benches.training_file(a.out))
+    return replace(settings, checkpoint=files.training_file(a.out))
 
 
 def student_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:

@@ -378,6 +378,35 @@ def test_an_output_never_replaces_what_is_not_a_result(command, tmp_path, monkey
     assert "already exists" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "mine"),
+    [
+        ("check", "video,imu_offset,imu_stretch\na.mp4,0.5,1.001\n"),
+        ("evaluate", '{"note": "of egodistill evaluation 1"}'),
+        ("measure", '{"note": "of egodistill measurement 1"}'),
+    ],
+)
+def test_a_file_that_only_begins_or_ends_like_a_result_is_not_one(command, mine, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.json").write_text(mine)
+    words = [word.replace("IN", "in.json") for word in OUTPUTS[command].split()]
+    assert cli.main([command, *words, "mine.json"]) == 1
+    assert "not an earlier result" in capsys.readouterr().err and Path("mine.json").read_text() == mine
+
+
+@pytest.mark.parametrize("command", ["finetune", "pretrain", "distill"])
+def test_a_model_is_replaced_only_beside_the_checkpoint_of_its_training(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.pt").write_bytes(b"egodistill model 1")
+    words = [command, *OUTPUTS[command].split(), "mine.pt"]
+    assert cli.main(words) == 1
+    assert "not an earlier result; give another path, or --overwrite" in capsys.readouterr().err
+    Path("mine.pt.training").touch()
+    assert cli.main(words) == 1
+    assert "not an earlier result" not in capsys.readouterr().err
+    assert Path("mine.pt").read_bytes() == b"egodistill model 1"
+
+
 @pytest.mark.parametrize("command", ["predict", "live"])
 @pytest.mark.parametrize(
     "mine",

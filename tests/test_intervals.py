@@ -145,6 +145,15 @@ def test_constant_difference_has_no_width(value, shape):
     assert found.p == (value == 0) and found.degrees_of_freedom == (min(shape) if 1 not in shape else max(shape)) - 1
 
 
+def test_a_table_that_varies_has_a_width_although_its_rows_and_columns_have_one_mean():
+    found = intervals.two_way([[4.0, 0.0], [0.0, 4.0]])
+    assert found.degrees_of_freedom == 1 and found.mean == 2
+    half = 12.706204736 * np.sqrt(16 / 4)  # MS_rest is 16
+    assert (found.low, found.high) == pytest.approx((2 - half, 2 + half)) and found.p == pytest.approx(0.5, abs=1e-6)
+    thirds = intervals.two_way(np.array([[4.0, 0.0, 2.0], [2.0, 4.0, 0.0], [0.0, 2.0, 4.0]]) / 3)
+    assert thirds.high - thirds.low > 1
+
+
 def test_one_seed_or_one_wearer_is_the_plain_interval():
     values = [1.5, 2.0, 0.5, 3.0]
     half = 3.182446305284263 * np.std(values, ddof=1) / 2

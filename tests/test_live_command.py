@@ -425,11 +425,15 @@ def test_a_feed_that_fails_ends_the_command_after_its_answers(kitchen, files, ca
     assert f"answers: {len(found)} due" in said
 
 
-def test_a_source_that_fails_leaves_an_earlier_result(kitchen, files, capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("source", "told"), [("none.mp4", "no such file"), ("tcp://127.0.0.1:9/", "Connection refused")]
+)
+def test_a_source_that_fails_leaves_an_earlier_result(source, told, files, capsys, tmp_path):
     out = tmp_path / "a.jsonl"
-    out.write_text('{"frame_age": []}\n')
-    answers_of(capsys, "none.mp4", "--student", files / "student.pt", "--out", out, "--precision", "fp32", code=1)
-    assert out.read_text() == '{"frame_age": []}\n'
+    out.write_text('{"start": 0.0, "frame_age": []}\n')
+    words = [source, "--student", files / "frames.pt", "--out", out, "--precision", "fp32"]
+    assert told in answers_of(capsys, *words, code=1)[1]
+    assert out.read_text() == '{"start": 0.0, "frame_age": []}\n'
 
 
 # --- Errors ------------------------------------------------------------------------------------------------

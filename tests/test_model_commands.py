@@ -212,6 +212,19 @@ def test_predictions_are_written_as_they_come(suffix, files, monkeypatch, tmp_pa
         assert lost["problem"] == "a frame is lost" and out.read_text().count("\n") == 4
 
 
+def test_an_error_before_the_first_prediction_leaves_an_earlier_result(files, monkeypatch, tmp_path, capsys):
+    def predict(model, recording, **options):
+        raise ValueError("no IMU")
+        yield
+
+    out = tmp_path / "rows.csv"
+    out.write_text("start,stop,class_1\n")
+    monkeypatch.setattr(inference, "predict", predict)
+    monkeypatch.chdir(files)
+    assert cli.main(["predict", "a.mp4", "--student", "student.pt", "--out", str(out)]) == 1
+    assert "no IMU" in capsys.readouterr().err and out.read_text() == "start,stop,class_1\n"
+
+
 def test_an_output_that_grows_has_one_writer(files, monkeypatch, tmp_path, capsys):
     """Another command for the same file, also by another name, ends before it loads anything."""
     out = tmp_path / "rows.json"

@@ -705,6 +705,12 @@ def test_notes_begin_where_their_limits_say(changes, note):
     assert found.notes == ([] if note is None else [note])
 
 
+@pytest.mark.parametrize(("rotation", "degrees"), [(None, 40), (0, 40), (180, 40), (-180, 40), (90, 20), (-90, 20)])
+def test_the_width_that_the_gyroscope_sees_is_that_of_the_upright_picture(rotation, degrees):
+    found = recordings.Check("a.mp4", **wide(40) | {"height": 320, "rotation": rotation})
+    assert found.seen_width == pytest.approx(degrees)
+
+
 @pytest.mark.parametrize(("size", "short"), [((160, 120), 64), ((160, 120), 50), ((120, 160), 31), ((130, 98), 500)])
 def test_copies_have_the_nearest_even_size(tmp_path, size, short):
     picture = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)

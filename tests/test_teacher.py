@@ -257,7 +257,10 @@ def test_wrap_refuses_programs_whose_classifier_runs_no_hooks():
     ):
         with pytest.raises(teachers.TeacherError, match=rf"layer '{layer}' of \w+ is TorchScript.*state_dict"):
             teachers.Teacher.wrap(module, feature_layer=layer, clip_spec=spec, class_names=LABELS)
-    program = torch.export.export(plain, (torch.randn(1, 3, 2, 4, 4),)).module()
+    program = torch.export.export(plain, (torch.randn(1, 3, 2, 4, 4),))
+    with pytest.raises(teachers.TeacherError, match=r"ExportedProgram is not a torch\.nn\.Module"):
+        teachers.Teacher.wrap(program, feature_layer="fc", clip_spec=spec, class_names=LABELS)
+    program = program.module()
     for module, layer in ((program, "fc"), (nn.Sequential(program), "0.fc")):
         with pytest.raises(teachers.TeacherError, match=rf"'{layer}' of \w+ is part of a program .*state_dict"):
             teachers.Teacher.wrap(module, feature_layer=layer, clip_spec=spec, class_names=LABELS)
