@@ -71,7 +71,7 @@ def extract(
             if one dies, repeat its call.
         progress: show a progress bar on stderr.
         overwrite: compute all outputs again, in a single process, and replace those of another teacher, which must all
-            be outputs of this `store`. If such a run is killed, start again with `overwrite=True`.
+            be outputs of this `store`. If such a run is killed, the call without `overwrite` continues it.
 
     "{teacher.name}.teacher.json" beside the arrays records the teacher's fingerprint, so that outputs of two teachers
     never mix under one name, even if both run at the same time.
@@ -101,9 +101,9 @@ def extract(
     claim, arrays = claim_arrays(first, store, identity, overwrite)
     whose = np.zeros(len(store), np.int64) if fold is None else np.asarray(fold, np.int64)
     if fold is not None:
-        write_folds(store, f"{first.name}.fold", whose, overwrite)
+        write_folds(store, f"{first.name}.fold", whose)
     lacking = np.ones(len(store), bool)
-    if not overwrite:
+    if not overwrite:  # with it, compute all: a run that is replaced may still mark the rows of its last batch
         lacking = ~(np.asarray(store.done(arrays[0])) & np.asarray(store.done(arrays[1])))
     # A share is taken of the batches of all clips: outputs do not depend on the number of processes or their progress.
     shares = [batch_share(np.flatnonzero(whose == k), batch_size, rank, world_size) for k in range(len(every))]
@@ -118,8 +118,6 @@ def extract(
                     claim.check()
                     write_output(store, arrays, part, output)
                     bar.step(len(part))
-    if overwrite:
-        claim.finish()
 
 
 def batch_share(rows: np.ndarray, batch_size: int, rank: int, world_size: int) -> np.ndarray:
@@ -237,12 +235,12 @@ def check_folds(teacher: Teacher | Sequence[Teacher], store: Any, fold: Any) -> 
     return every
 
 
-def write_folds(store: Any, name: str, whose: np.ndarray, overwrite: bool) -> None:
+def write_folds(store: Any, name: str, whose: np.ndarray) -> None:
     """Write the fold of each clip to the store. Raise DataError if it contains other folds."""
     store.add(name, (), np.int64)
     known = np.flatnonzero(np.asarray(store.done(name)))
     before = store.read(name, known)
-    if not overwrite and (before != whose[known]).any():
+    if (before != whose[known]).any():
         raise DataError(
             f"{store.path}: {name} has other folds for {int((before != whose[known]).sum())} clips; pass the "
             f"folds of the outputs in the store, or compute all outputs again with overwrite=True"

@@ -186,6 +186,10 @@ class ClipStore:
         vars(view).update(_rows=np.arange(len(self._files)))
         return view
 
+    def rest(self) -> ClipStore:
+        """Return a view of all rows of the folder, finished or not, that are not in this view."""
+        return self.everything().select(np.setdiff1d(np.arange(len(self._files)), self._rows))
+
     @property
     def wearers(self) -> list[str | None]:
         """Return the wearer of the camera of each clip; None if the annotations do not name one."""
@@ -269,6 +273,10 @@ class ClipStore:
             )
         self._files.put(name, rows, values)
         self._files.put(f"{name}.done", rows, 1)
+
+    def forget(self, name: str) -> None:
+        """Mark the rows of an array made by ``add`` as not written, so that they are written again."""
+        self._files.put(f"{name}.done", self._rows, 0)
 
     def done(self, name: str) -> np.ndarray:
         """Return whether each clip's row of an array is written, bool [n]."""
@@ -528,8 +536,8 @@ def folds(store: ClipStore, count: int, by: str = "wearer") -> np.ndarray:
 class OutputClaim:
     """A run's claim on the outputs of one name, returned by `claim_outputs()`."""
 
-    def __init__(self, file: Path, identity: Mapping[str, Any], record: dict[str, Any]) -> None:
-        self.file, self.identity, self.record = file, identity, record
+    def __init__(self, file: Path, identity: Mapping[str, Any]) -> None:
+        self.file, self.identity = file, identity
 
     def check(self) -> None:
         """Raise DataError if another run has claimed these outputs since."""
@@ -539,10 +547,6 @@ class OutputClaim:
                 f"{self.file}: another run is overwriting these outputs with those of the "
                 f"fingerprint {found.get('fingerprint')}; this run stops here and leaves them intact"
             )
-
-    def finish(self) -> None:
-        """Record that a run with ``overwrite`` has written all its outputs."""
-        files.write_json(self.file, self.record)
 
 
 def claim_outputs(
@@ -557,8 +561,8 @@ def claim_outputs(
 
     ``identity`` holds JSON values that identify the teacher, "fingerprint" among them; ``about`` is recorded with it in
     "{name}.teacher.json" beside the arrays. Raise DataError if the arrays belong to a teacher with another identity.
-    ``overwrite`` claims them anyway, provided that ``store`` contains all clips with outputs of that teacher;
-    until `OutputClaim.finish()`, only runs with ``overwrite`` can claim them again.
+    ``overwrite`` claims them anyway, provided that ``store`` contains all clips with outputs of that teacher; it marks
+    the outputs of all clips in ``store`` as not written. Rows that are written are then always of the recorded teacher.
 
     >>> from egodistill import data
     >>> from egodistill.store import claim_outputs, outputs_record
@@ -572,11 +576,11 @@ def claim_outputs(
     egodistill.DataError: store/mine.teacher.json: the outputs in the store have the fingerprint a1, ...
     """
     file, splits = _record_file(store, name), set(store.splits)
-    present = any(array in store.names for array in (f"{name}.feature", f"{name}.logits"))
+    outputs, fold = [f"{name}.feature", f"{name}.logits"], f"{name}.fold"
     with files.lock(lock_file(store.path)):  # of two teachers with one name, the second sees the first's record
-        found = _read_record(file)
-        differing, written = _differing(found, identity), set(found.get("splits", []))
-        if not overwrite and found.get("unfinished"):
+        found, present = _read_record(file), [array for array in (*outputs, fold) if array in store.names]
+        differing, mixed = _differing(found, identity), "unfinished" in found
+        if not overwrite and mixed:  # version 0.4.0 wrote this, and left the marks of the other teacher's rows
             raise DataError(
                 f"{file}: a run with overwrite=True was interrupted, so these may be outputs of two teachers; "
                 "run it again with overwrite=True (--overwrite)"
@@ -587,14 +591,26 @@ def claim_outputs(
                 f"this run has {identity[differing[0]]}; give the teacher another name, or compute "
                 "all outputs again with overwrite=True (--overwrite)"
             )
-        if overwrite and (differing or found.get("unfinished")) and written - splits:
-            raise DataError(
-                f"{file}: overwriting only {sorted(splits)} would leave another teacher's outputs "
-                f"in {sorted(written - splits)}; pass the whole store, not a split"
-            )
-        record = {**(about or {}), **identity, "splits": sorted(written | splits)}
-        files.write_json(file, record | ({"unfinished": True} if overwrite else {}))
-    return OutputClaim(file, identity, record)
+        if differing or mixed:
+            _check_rest(store, [array for array in outputs if array in present], file)
+        if overwrite:
+            for array in present:  # before the record changes: a killed run leaves no row to the other teacher
+                (store.everything() if differing or mixed else store).forget(array)
+        written = set() if differing or mixed else set(found.get("splits", []))
+        files.write_json(file, {**(about or {}), **identity, "splits": sorted(written | splits)})
+    return OutputClaim(file, identity)
+
+
+def _check_rest(store: ClipStore, outputs: Sequence[str], file: Path) -> None:
+    """Raise DataError if a clip that is not in this view has outputs."""
+    rest = store.rest()
+    if outputs and (left := np.all([rest.done(array) for array in outputs], axis=0)).any():
+        clips = rest.select(left)
+        raise DataError(
+            f"{file}: {len(clips)} of the clips that are not in this view, of the splits {clips.splits}, such as "
+            f"{clips.clips[0]['id']!r}, would keep outputs of another teacher; pass the whole store, not a part of it, "
+            f"or give the teacher another name"
+        )
 
 
 def outputs_record(store: ClipStore, name: str) -> dict[str, Any]:
