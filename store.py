@@ -238,9 +238,9 @@ class ClipStore:
     def add(self, name: str, shape: Sequence[int], dtype: Any) -> None:
         """Create an array with one row of ``shape`` per clip, or open the existing one.
 
-        Several processes may call it, and then ``write``, at the same time. Raise DataError if the
-        existing array has another shape or dtype, or if a file cannot be called ``name`` on Windows
-        or macOS.
+        Several processes may call it, and then ``write``, at the same time. Raise DataError if the existing array has
+        another shape or dtype and written rows (`forget()` unmarks them), or if a file cannot be called ``name`` on
+        Windows or macOS.
         """
         if not ARRAY_NAME.fullmatch(name) or name.lower().endswith(".done"):
             raise DataError(

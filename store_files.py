@@ -60,7 +60,8 @@ class StoreFiles:
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
-        self.maps: dict[tuple[str, str], tuple[np.ndarray, str, int]] = {}  # (name, mode): array, file, its size
+        # {(name, mode): array, its file, the file's size and inode}
+        self.maps: dict[tuple[str, str], tuple[np.ndarray, str, int, int]] = {}
         if not (self.path / "store.json").exists():
             raise DataError(
                 f"{self.path / 'store.json'}: no such file, so {self.path} is not a clip store; give the folder "
@@ -184,24 +185,25 @@ class StoreFiles:
     def array(self, name: str, mode: str = "r") -> np.ndarray:
         """Return an array's memory-mapped file, shared with all processes that map it.
 
-        Raise DataError for a file that is damaged, or was cut since it was mapped for reading: that would end the
-        process.
+        Raise DataError for a file that is damaged, or was cut since it was mapped: that would end the process.
         """
         if (name, mode) not in self.maps:
             self.maps[name, mode] = self.map(name, mode)
-        array, file, size = self.maps[name, mode]
-        if mode != "r":
-            return array
+        array, file, size, inode = self.maps[name, mode]
         try:
-            found = os.stat(file).st_size
+            found = os.stat(file)
         except OSError as error:
             raise DataError(f"{file}: missing or truncated: {error.strerror}") from error
-        if found < size:
-            raise DataError(f"{file}: truncated: {found} bytes instead of {size}")
+        if found.st_ino != inode and self.is_added(name.removesuffix(".done")):  # add() gave it another shape
+            self.refresh()
+            self.maps[name, mode] = self.map(name, mode)
+            return self.maps[name, mode][0]
+        if found.st_size < size:
+            raise DataError(f"{file}: truncated: {found.st_size} bytes instead of {size}")
         return array
 
-    def map(self, name: str, mode: str) -> tuple[np.ndarray, str, int]:
-        """Return an array's memory-mapped file, its path and its size in bytes."""
+    def map(self, name: str, mode: str) -> tuple[np.ndarray, str, int, int]:
+        """Return an array's memory-mapped file, its path, its size in bytes and its inode."""
         if not self.has(name):
             raise DataError(f"{self.path}: the store has no array {name!r}, only {', '.join(self.names)}")
         entry = self.arrays[name]
@@ -209,6 +211,7 @@ class StoreFiles:
         if os.path.lexists(file):
             files.require_file(file)
         try:
+            inode = os.stat(file).st_ino
             array = np.lib.format.open_memmap(file, mode)
         except Exception as error:  # numpy has no common class for damaged headers
             reason = getattr(error, "strerror", None) or "its header is damaged, or its end is missing"
@@ -219,7 +222,7 @@ class StoreFiles:
                 f"{file}: the array is {array.dtype} {list(array.shape)}{order}, but store.json says {entry['dtype']} "
                 f"{entry['shape']}"
             )
-        return array.view(np.ndarray), str(file), array.offset + array.nbytes
+        return array.view(np.ndarray), str(file), array.offset + array.nbytes, inode
 
     def put(self, name: str, rows: Any, values: Any) -> None:
         """Write rows of an array; ``rows`` is a numpy index. Of several processes, each writes only bytes of its rows.
@@ -233,7 +236,7 @@ class StoreFiles:
             return
         rows = np.atleast_1d(np.arange(len(array))[rows])
         values = np.ascontiguousarray(np.broadcast_to(values, (len(rows), *array.shape[1:])), array.dtype)
-        _, file, size = self.maps[name, "r+"]
+        _, file, size, _ = self.maps[name, "r+"]
         with files.disk_errors(Path(file)), open(file, "r+b", buffering=0, opener=open_synchronously) as target:
             for row, value in zip(rows.tolist(), values, strict=True):
                 content, start = value.tobytes(), size - array.nbytes + row * value.nbytes
@@ -261,7 +264,10 @@ class StoreFiles:
         }
 
     def add(self, name: str, shape: Sequence[int], dtype: Any) -> None:
-        """Create an array and the one that marks its written rows, unless they exist. The caller holds the lock."""
+        """Create an array and the one that marks its written rows, unless they exist. The caller holds the lock.
+
+        An array of another shape or dtype is replaced if none of its rows is written.
+        """
         header = files.read_json(self.path / "store.json")
         arrays, n = header["arrays"], len(self)
         new = {"file": f"{name}.npy", "dtype": np.dtype(dtype).name, "shape": [n, *map(int, shape)]}
@@ -270,6 +276,10 @@ class StoreFiles:
                 f"{self.path}: the store already has an array {twins[0]!r}; on Windows and macOS, {name!r} would "
                 f"be the same file; choose another name"
             )
+        if arrays.get(name, new) != new and self.is_added(name) and not self.array(f"{name}.done").any():
+            del arrays[name], arrays[f"{name}.done"]  # a run that is killed before the end leaves neither
+            files.write_json(self.path / "store.json", header)
+            self.maps = {key: value for key, value in self.maps.items() if key[0] not in (name, f"{name}.done")}
         if name not in arrays:
             done = {"file": f"{name}.done.npy", "dtype": "uint8", "shape": [n]}
             for entry in (new, done):

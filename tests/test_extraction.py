@@ -267,6 +267,64 @@ def test_overwriting_some_clips_may_not_leave_another_teacher_in_the_others(fold
     np.testing.assert_allclose(store.read("slowfast.logits", slice(None)), wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_overwriting_replaces_outputs_of_another_width(folder, tmp_path):
+    """Of clips that another view of the store, in this process, has read already."""
+    store = data.ClipStore(shutil.copytree(folder, tmp_path / "s"))
+    first, wide = narrow(seed=0), narrow(seed=1, width=16)
+    assert wide.feature_dim != first.feature_dim
+    teachers.extract(first, store, progress=False)
+    reader = data.ClipStore(store.path)
+    assert reader.read("slowfast.feature", slice(None)).shape == (12, first.feature_dim)
+    with pytest.raises(DataError, match="have the fingerprint"):
+        teachers.extract(wide, store, progress=False)
+    teachers.extract(wide, store, overwrite=True, progress=False)
+    with torch.no_grad():
+        wanted = wide(torch.from_numpy(store.read("clip", slice(None))))
+    for one in (store, reader, data.ClipStore(store.path)):
+        for name, values in zip(("feature", "logits"), wanted, strict=True):
+            np.testing.assert_allclose(one.read(f"slowfast.{name}", slice(None)), values, rtol=1e-4, atol=1e-4)
+    teachers.extract(first, reader, overwrite=True, progress=False)
+    assert store.read("slowfast.feature", [0]).shape == (1, first.feature_dim)
+
+
+@pytest.mark.parametrize("moment", ["forget", "slowfast.teacher.json", "store.json", "feature", "again", "batch"])
+def test_an_overwriting_run_that_is_killed_anywhere_leaves_one_teacher(folder, tmp_path, monkeypatch, moment):
+    """The rows that are written are those of the teacher in the record; both teachers can go on from there."""
+    path = shutil.copytree(folder, tmp_path / "s")
+    pair = first, wide = narrow(seed=0), narrow(seed=1, width=16)
+    teachers.extract(first, data.ClipStore(path), progress=False)
+    replaced = []
+
+    def stop(here):
+        replaced.append(here)
+        if here == moment or (moment == "again" and replaced.count("store.json") == 2):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        forget, rename = data.ClipStore.forget, os.replace
+        patch.setattr(data.ClipStore, "forget", lambda store, name: (forget(store, name), stop("forget")))
+        patch.setattr(
+            os,
+            "replace",
+            lambda old, new: (stop(Path(new).name.replace("slowfast.feature.npy", "feature")), rename(old, new)),
+        )
+        killed = narrow(seed=1, width=16)
+        if moment == "batch":
+            count_clips(killed, stop_after=1)
+        with pytest.raises(KeyboardInterrupt):
+            teachers.extract(killed, data.ClipStore(path), batch_size=4, overwrite=True, progress=False)
+    kept = data.ClipStore(path)
+    own = outputs_record(kept, "slowfast")["fingerprint"]
+    assert own == fingerprint(first if moment in ("forget", "slowfast.teacher.json") else wide)
+    for teacher in sorted(pair, key=lambda one: fingerprint(one) != own):  # the recorded one needs no overwrite
+        overwrite = fingerprint(teacher) != own
+        teachers.extract(teacher, data.ClipStore(path), batch_size=4, overwrite=overwrite, progress=False)
+        with torch.no_grad():
+            wanted = teacher(torch.from_numpy(kept.read("clip", slice(None)))).feature
+        for one in (kept, data.ClipStore(path)):
+            np.testing.assert_allclose(one.read("slowfast.feature", slice(None)), wanted, rtol=1e-4, atol=1e-4)
+
+
 # Each moment is one of a run that goes on where the one before was killed: a file that gets its name, or a row that is
 # written to an array, by half of its numbers.
 MOMENTS = {

@@ -501,6 +501,27 @@ def test_an_interrupted_overwriting_of_version_0_4_0_is_not_continued(store, tmp
     claim_outputs(copy, "t", identity)
 
 
+def test_an_array_without_a_written_row_can_be_made_in_another_shape(store, tmp_path):
+    """An object, and a process, that has the file mapped sees the new one; so does a writer of the old shape."""
+    path = shutil.copytree(store.path, tmp_path / "s")
+    copy, other = ClipStore(path), ClipStore(path)
+    copy.add("t.feature", (4,), "float32")
+    copy.write("t.feature", [3], np.ones((1, 4)))
+    assert other.read("t.feature", [3]).tolist() == [[1] * 4]
+    with pytest.raises(DataError, match=r"already made an array 't.feature'.*\[12, 4\].*\[12, 2\]"):
+        copy.add("t.feature", (2,), "float64")
+    copy.forget("t.feature")
+    assert not other.done("t.feature").any()
+    copy.add("t.feature", (2,), "float64")  # as large as the file before
+    with pytest.raises(DataError, match=r"needs float64 \[1, 2\]; got float64 \[1, 4\]"):
+        other.write("t.feature", [3], np.ones((1, 4)))
+    copy.write("t.feature", [3, 5], np.full((2, 2), 7.0))
+    for one in (copy, other, ClipStore(path)):
+        assert one.done("t.feature").sum() == 2 and one.read("t.feature", [5]).tolist() == [[7, 7]]
+    with pytest.raises(DataError, match=r"prepare\(\) has already made an array 'imu'"):
+        copy.add("imu", (2,), "float32")
+
+
 def damaged(store, path, name, content):
     """Return a function that opens a copy of a store with another content of one file, and reads it."""
     shutil.copytree(store.path, path)
