@@ -588,8 +588,8 @@ def claim_outputs(
         if not overwrite and differing and (present or found):
             raise DataError(
                 f"{file}: the outputs in the store have the {differing[0]} {found.get(differing[0])}, "
-                f"this run has {identity[differing[0]]}; give the teacher another name, or compute "
-                "all outputs again with overwrite=True (--overwrite)"
+                f"this run has {identity[differing[0]]}; give the teacher another name (--name), or "
+                "compute all outputs again with overwrite=True (--overwrite)"
             )
         if differing or mixed:
             _check_rest(store, [array for array in outputs if array in present], file)
@@ -609,7 +609,7 @@ def _check_rest(store: ClipStore, outputs: Sequence[str], file: Path) -> None:
         raise DataError(
             f"{file}: {len(clips)} of the clips that are not in this view, of the splits {clips.splits}, such as "
             f"{clips.clips[0]['id']!r}, would keep outputs of another teacher; pass the whole store, not a part of it, "
-            f"or give the teacher another name"
+            f"or give the teacher another name (--name)"
         )
 
 

@@ -285,13 +285,13 @@ def extract_options(parser: argparse.ArgumentParser) -> None:
     text = "a published teacher, a name from `egodistill teachers`; with --pretrained"
     group.add_argument("--architecture", metavar="NAME", choices=tuple(teachers.MODELS), help=text)
     parser.add_argument("--pretrained", metavar="FILE", help="published weights of --architecture")
+    parser.add_argument("--name", help="name of the outputs in the store (default: the teacher's)")
     parser.add_argument(
         "--views", type=int, choices=(1, 3), default=1, help="crops per clip to average: centre; or left, centre, right"
     )
     parser.add_argument("--batch-size", metavar="N", type=positive_int, default=8, help="clips per forward pass")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="compute all outputs again, and replace those of another teacher"
-    )
+    text = "compute all outputs again, and replace those of another teacher; if interrupted, continue without it"
+    parser.add_argument("--overwrite", action="store_true", help=text)
     precision_option(parser, "fp32")
     device_option(parser)
 
@@ -301,6 +301,7 @@ def run_extract(a: argparse.Namespace) -> None:
     if a.teacher_file:
         reject(["--pretrained"] if a.pretrained else [], "for --architecture; --teacher-file has its weights")
     teacher = model_commands.load_teacher(a.teacher_file) if a.teacher_file else published_teacher(a)
+    teacher.name = a.name or teacher.name
     report_precision(a.precision, a.device)
     precision = runtime.pick_precision(runtime.pick_device(a.device), a.precision)
     arguments = keyword_arguments(a, "views", "batch_size", "device", "overwrite")

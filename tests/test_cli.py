@@ -256,8 +256,8 @@ OPTIONS = {
     "teachers": "",
     "finetune": f"store --split --out --overwrite --init --architecture --pretrained --name --option --head-only "
     f"--gradient-checkpointing {STUDENT} {TRAINING} {AUGMENTATION} --validation",
-    "extract": "store --split --teacher-file --architecture --pretrained --views --batch-size --overwrite --precision "
-    "--device",
+    "extract": "store --split --teacher-file --architecture --pretrained --name --views --batch-size --overwrite "
+    "--precision --device",
     "pretrain": "store --split --teacher --out --overwrite "
     "--init --nce-tau --nce-weight --l1-weight --l1-reduction --symmetric "
     f"{STUDENT.replace('--no-imu ', '')} {TRAINING}",

@@ -409,8 +409,10 @@ ARRIVALS = {
     ],
     "extract": [
         (
-            "folder --split own --teacher-file t.pt --views 3 --batch-size 5 --overwrite --precision bf16 --device cpu",
+            "folder --split own --teacher-file t.pt --name mine --views 3 --batch-size 5 --overwrite --precision bf16 "
+            "--device cpu",
             {
+                "extract.teacher.name": "mine",
                 "extract.store.opened": ("folder", "own"),
                 "load_teacher.path": "t.pt",
                 "extract.views": 3,

@@ -188,6 +188,16 @@ def test_extract_overwrites(taught, capsys, monkeypatch):
     assert given == [False, True]
 
 
+def test_extract_takes_a_name_for_the_outputs(taught, capsys, monkeypatch):
+    given, command = [], ["extract", "s", "--teacher-file", "teacher.pt", "--device", "cpu"]
+    monkeypatch.setattr(teachers, "extract", lambda teacher, *_, **options: given.append(teacher.name))
+    run(capsys, *command)
+    assert run(capsys, *command, "--name", "second").startswith("s: wrote second.feature and second.logits for ")
+    assert given == ["slowfast_8x8_r50", "second"]
+    assert cli.main([*command, "--name", "my teacher"]) == 1
+    assert "the name 'my teacher' becomes part of file names" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["distill", "pretrain", "finetune"])
 def test_the_seed_decides_the_start_weights_of_what_a_command_builds(command, tmp_path, monkeypatch, capsys):
     calls = spy_on_stages(monkeypatch)
