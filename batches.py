@@ -139,12 +139,12 @@ PREPARATION = {
 STUDENT_OPTIONS = {"frames": "num_frames", "size": "frame_size", "seconds": "clip_seconds"}  # {field: argument}
 
 
-def arrays_of(model: Model, store: Store) -> list[str]:
+def arrays_of(model: Model, store: Store, *, classes: bool = True) -> list[str]:
     """Return the names of the store's arrays that a model reads, in its order.
 
     A model whose `class_names` are None gets the store's. Raise EgoDistillError if the store lacks an array, if the
     classes differ, or if the clips do (length, size and sampling of frames, rate of the IMU). A model with the
-    attribute `resizes`, such as a teacher, reads frames of any size.
+    attribute `resizes`, such as a teacher, reads frames of any size. Without `classes`, do not compare the classes.
 
     >>> from egodistill import EgoDistill, batches, data
     >>> batches.arrays_of(EgoDistill.load("student.pt"), data.ClipStore("store"))
@@ -158,7 +158,8 @@ def arrays_of(model: Model, store: Store) -> list[str]:
     for kind in inputs:
         names.append(clips.frames_name(spec) if kind == "frames" else kind)
         require_array(store, names[-1], PREPARATION.get(kind, own).format(spec=spec))
-    require_classes(model, store)
+    if classes:
+        require_classes(model, store)
     for name in names:
         require_clips(model, store, name)
     if getattr(model, "class_names", None) is None and len(store.class_names):

@@ -76,9 +76,10 @@ def extract(
     "{teacher.name}.teacher.json" beside the arrays records the teacher's fingerprint, so that outputs of two teachers
     never mix under one name, even if both run at the same time.
 
-    A store without any label gets the teacher's classes. Raise EgoDistillError if the store has no array "clip", or its
-    classes or clips (number, length and sampling of the frames) are not the teacher's. Raise TeacherError if an output
-    is not finite. Raise DataError if the outputs belong to another teacher, or another run claims them during this one.
+    A store without any label gets the teacher's classes, unless outputs of another teacher refer to its own. Raise
+    EgoDistillError if the store has no array "clip", or its classes or clips (number, length and sampling of the
+    frames) are not the teacher's. Raise TeacherError if an output is not finite. Raise DataError if the outputs belong
+    to another teacher, or another run claims them during this one.
 
     >>> from egodistill import data, teachers
     >>> teacher, store = teachers.Teacher.load("teacher.pt"), data.ClipStore("store")
@@ -95,7 +96,7 @@ def extract(
         raise TeacherError(f"overwrite=True works in a single process only, but world_size is {world_size}")
     every = check_folds(teacher, store, fold)
     for one in every:
-        check_store(one, store, views)
+        check_store(one, store, views, overwrite)
     first, prints = every[0], [fingerprint(one) for one in every]
     identity = {"fingerprint": prints[0] if fold is None else prints, "precision": precision, "views": views}
     claim, arrays = claim_arrays(first, store, identity, overwrite)
@@ -133,9 +134,14 @@ def output_arrays(teacher: Teacher) -> list[str]:
 def claim_arrays(
     teacher: Teacher, store: Any, identity: Mapping[str, Any], overwrite: bool = False
 ) -> tuple[OutputClaim, list[str]]:
-    """Claim a teacher's outputs in a store and create their arrays. Raise what `store.claim_outputs()` raises."""
+    """Claim a teacher's outputs in a store and create their arrays. Raise what `store.claim_outputs()` raises.
+
+    A `data.ClipStore` whose classes nothing refers to gets the teacher's.
+    """
     about = {"teacher": teacher.name, "clip_spec": teacher.clip_spec.record(), "pixels": asdict(teacher.pixels)}
     claim = claim_outputs(store, teacher.name, identity, about=about, overwrite=overwrite)
+    if hasattr(store, "name_classes") and list(store.class_names) != teacher.class_names:
+        store.name_classes(teacher.class_names)
     arrays = output_arrays(teacher)
     for array, width in zip(arrays, (teacher.feature_dim, len(teacher.class_names)), strict=True):
         store.add(array, (width,), np.float32)
@@ -186,8 +192,7 @@ class Extraction:
         Raise TeacherError if the classes of the store are not the teacher's, or an output is not finite; DataError if
         the outputs belong to another teacher.
         """
-        name_classes(self.teacher, store)
-        if list(store.class_names) != self.teacher.class_names:
+        if len(store.class_names) and list(store.class_names) != self.teacher.class_names:
             raise TeacherError(
                 f"{store.path}: the store has the classes {files.shorten(list(store.class_names))}, the teacher "
                 f"{self.teacher.name!r} has {files.shorten(self.teacher.class_names)}; prepare with class_names="
@@ -248,12 +253,13 @@ def write_folds(store: Any, name: str, whose: np.ndarray) -> None:
     store.write(name, np.arange(len(store)), whose)
 
 
-def check_store(teacher: Teacher, store: Any, views: int) -> None:
+def check_store(teacher: Teacher, store: Any, views: int, overwrite: bool) -> None:
     """Raise EgoDistillError if classes or clips of the store do not fit the teacher, or are too small for the views."""
     if views not in (1, 3):
         raise TeacherError(f"views is {views}; it must be 1 or 3")
-    batches.arrays_of(teacher, store)
-    name_classes(teacher, store)
+    replaced = teacher.name if overwrite else None
+    used = not hasattr(store, "classes_are_used") or store.classes_are_used(besides=replaced)
+    batches.arrays_of(teacher, store, classes=used)
     if views > 1 and len(store):
         size = teacher.clip_spec.size
         *_, height, width = store.read("clip", np.array([0])).shape
@@ -262,12 +268,6 @@ def check_store(teacher: Teacher, store: Any, views: int) -> None:
                 f"{store.path}: the clips have {width} x {height} pixels, too few for {views} views of {size}; "
                 f"use prepare(..., clip_size={round(size * 8 / 7)})"
             )
-
-
-def name_classes(teacher: Teacher, store: Any) -> None:
-    """Give the teacher's classes to a `data.ClipStore` that has none, because no clip has a label."""
-    if not len(store.class_names) and hasattr(store, "name_classes"):
-        store.name_classes(teacher.class_names)
 
 
 def read_clips(store: Any, rows: np.ndarray) -> tuple[np.ndarray, Tensor]:

@@ -294,16 +294,22 @@ class StoreFiles:
             )
         self.arrays.update(arrays)
 
+    def classes_are_used(self, besides: str | None = None) -> bool:
+        """Return whether a label, or logits of a teacher other than ``besides``, refer to the class names."""
+        logits = [name for name in self.names if name.endswith(".logits") and name != f"{besides}.logits"]
+        written = any(self.array(f"{name}.done").any() for name in logits if self.is_added(name))
+        return written or bool((self.array("label") >= 0).any())
+
     def name_classes(self, names: list[str]) -> None:
-        """Write class names into the header of a store that has none. The caller holds the lock."""
+        """Write class names into the header, unless others are used. The caller holds the lock."""
         header = files.read_json(self.path / "store.json")
-        found = header["class_names"] or names
-        if found != names:
+        found = header["class_names"]
+        if found and found != names and self.classes_are_used():
             raise DataError(
                 f"{self.path}: the store has the classes {files.shorten(found)}, not {files.shorten(names)}; prepare "
                 f"another store for a teacher with other classes"
             )
-        if not header["class_names"]:
+        if found != names:
             files.write_json(self.path / "store.json", header | {"class_names": names})
         self.class_names = names
 

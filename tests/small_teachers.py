@@ -69,7 +69,7 @@ def narrow(seed=0, name="slowfast", **options):
     """A teacher of 8 frames of 32 pixels, with settled random weights."""
     torch.manual_seed(seed)
     options = {"class_names": LABELS, "frames": 8, "size": 32, "progress": False} | NARROW | options
-    teacher = teachers.load("slowfast_8x8_r50", None, 3, **options)
+    teacher = teachers.load("slowfast_8x8_r50", None, len(options["class_names"]), **options)
     teacher.name = name
     for layer in teacher.modules():
         if isinstance(layer, nn.BatchNorm3d):  # fresh ones hide residual branches and statistics

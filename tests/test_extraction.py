@@ -325,6 +325,67 @@ def test_an_overwriting_run_that_is_killed_anywhere_leaves_one_teacher(folder, t
             np.testing.assert_allclose(one.read("slowfast.feature", slice(None)), wanted, rtol=1e-4, atol=1e-4)
 
 
+# --- stores without labels, whose classes are a teacher's -------------------------------------
+
+
+@pytest.fixture
+def unlabelled(tmp_path):
+    """A clip store on disk with four clips without labels."""
+    segments = data.SegmentList([data.Segment(str(k), "a.mp4", 0.0, 1.0) for k in range(4)])
+    specs, clips = {"clip": narrow().clip_spec}, [(k, 0.0) for k in range(4)]
+    writer = StoreWriter.begin(tmp_path / "s", segments, lambda: clips, specs, [])
+    for row, frames in zip(writer.missing(), random_clips(4), strict=True):
+        writer.write(row, {"clip": frames, "clip.times": np.arange(8.0)})
+    return data.ClipStore(tmp_path / "s")
+
+
+def with_classes(count, name="slowfast", **options):
+    return narrow(count, name, class_names=[f"{count}: {k}" for k in range(count)], **options)
+
+
+def test_a_teacher_that_is_refused_leaves_no_trace_in_a_store_without_labels(unlabelled):
+    before = {file.name: file.read_bytes() for file in unlabelled.path.iterdir()}
+    with pytest.raises(teachers.TeacherError, match="too few for 3 views"):
+        teachers.extract(with_classes(5), unlabelled, views=3, progress=False)
+    with pytest.raises(EgoDistillError, match="frames is 8 in the store, 4 in the model"):
+        teachers.extract(with_classes(5, frames=4), unlabelled, progress=False)
+    (unlabelled.path / "wrong.teacher.json").write_text('{"fingerprint": "another"}')
+    with pytest.raises(DataError, match="have the fingerprint another"):
+        teachers.extract(with_classes(5, "wrong"), unlabelled, progress=False)
+    (unlabelled.path / "wrong.teacher.json").unlink()
+    assert {file.name: file.read_bytes() for file in unlabelled.path.iterdir()} == before
+    teachers.extract(with_classes(7), unlabelled, progress=False)
+    assert unlabelled.class_names == [f"7: {k}" for k in range(7)]
+
+
+def test_classes_that_no_output_needs_are_those_of_the_next_teacher(unlabelled):
+    stopped = with_classes(5, "wrong")
+    count_clips(stopped, stop_after=0)
+    with pytest.raises(KeyboardInterrupt):
+        teachers.extract(stopped, unlabelled, progress=False)
+    later, right = data.ClipStore(unlabelled.path), with_classes(7)
+    teachers.extract(right, later, progress=False)
+    assert later.class_names == right.class_names and later.done("slowfast.logits").all()
+    with pytest.raises(EgoDistillError, match=r"class names of model \(5\) and store \(7\) differ"):
+        teachers.extract(with_classes(5, "wrong"), later, progress=False)
+    with pytest.raises(teachers.TeacherError, match=r"has the classes .*7: 0.* the teacher 'wrong' has .*5: 0"):
+        teachers.Extraction(with_classes(5, "wrong")).open(later).__enter__()
+    assert data.ClipStore(later.path).class_names == right.class_names
+
+
+def test_overwriting_the_only_outputs_of_a_store_without_labels_replaces_the_classes(unlabelled):
+    teachers.extract(with_classes(5), unlabelled, progress=False)
+    with pytest.raises(EgoDistillError, match=r"class names of model \(7\) and store \(5\) differ"):
+        teachers.extract(with_classes(7), unlabelled, progress=False)
+    teachers.extract(with_classes(7), unlabelled, overwrite=True, progress=False)
+    assert data.ClipStore(unlabelled.path).class_names == with_classes(7).class_names
+    assert unlabelled.read("slowfast.logits", slice(None)).shape == (4, 7)
+    teachers.extract(with_classes(7, "second"), unlabelled, progress=False)
+    with pytest.raises(EgoDistillError, match=r"class names of model \(5\) and store \(7\) differ"):
+        teachers.extract(with_classes(5), unlabelled, overwrite=True, progress=False)
+    assert unlabelled.done("slowfast.logits").all() and unlabelled.class_names == with_classes(7).class_names
+
+
 # Each moment is one of a run that goes on where the one before was killed: a file that gets its name, or a row that is
 # written to an array, by half of its numbers.
 MOMENTS = {

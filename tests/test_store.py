@@ -871,6 +871,11 @@ def test_a_teacher_names_the_classes_of_a_store_without_labels(tmp_path):
         assert one.class_names == ["walk", "sit"] and one.labels.max() == -1
     other.name_classes(["walk", "sit"])  # another process, which read the header before
     assert other.class_names == ["walk", "sit"]
+    store.name_classes(["run"])  # nothing needs the others
+    store.name_classes(["walk", "sit"])
+    store.add("t.logits", (2,), "float32")
+    store.write("t.logits", [1], np.zeros((1, 2)))
+    assert store.classes_are_used() and other.classes_are_used() and not store.classes_are_used(besides="t")
     with pytest.raises(DataError, match=r"s: the store has the classes \['walk', 'sit'\], not \['run'\]"):
         store.name_classes(["run"])
     # The call that prepared it goes on as before; one with other classes does not.
@@ -878,3 +883,11 @@ def test_a_teacher_names_the_classes_of_a_store_without_labels(tmp_path):
     assert not len(StoreWriter.begin(tmp_path / "s", segments, lambda: clips, {}, [], **begin).missing())
     with pytest.raises(DataError, match="class_names"):
         StoreWriter.begin(tmp_path / "s", segments, lambda: clips, {}, ["run"], **begin)
+
+
+def test_classes_that_labels_need_stay(store, tmp_path):
+    copy = ClipStore(shutil.copytree(store.path, tmp_path / "s"))
+    assert copy.classes_are_used() and copy.classes_are_used(besides="t")
+    with pytest.raises(DataError, match=r"s: the store has the classes \['cut', .*not \['run'\]"):
+        copy.name_classes(["run"])
+    assert ClipStore(copy.path).class_names == store.class_names
