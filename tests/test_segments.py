@@ -306,7 +306,7 @@ def test_recordings_that_cannot_be_split_are_named(tmp_path):
     with pytest.raises(DataError, match=r"one recording cannot be split.*Not used: .*torn\.mp4"):
         segments.read_recordings(one)
     (one / "torn.mp4").unlink()
-    with pytest.raises(DataError, match=r"one: its recordings are too short .*none has 6\.5 s.*split by recording"):
+    with pytest.raises(DataError, match=r"one: its recordings are too short .*none has 6\.5 s.*--split-by recording"):
         segments.read_recordings(one, segments.Windows(split_by="stretch"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty: no recordings: no video \(.*\.mp4"):
