@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from egodistill import DataError, annotations, aria, clips, data, files, plots, recordings
+from egodistill import CLIP_SECONDS, DataError, annotations, aria, clips, data, files, plots, recordings
 from egodistill.imu import MAX_GAP
 from egodistill.pickles import is_pickle
 from egodistill.records import first_line
@@ -181,12 +181,13 @@ def run_segments(a: argparse.Namespace) -> None:
 
 
 def print_overlaps(segments: Sequence[data.Segment], indent: str = "") -> None:
-    """Print how many segments overlap one of another split; testing on such segments would be too easy."""
+    """Print how many segments have clips that overlap those of another split, on which testing would be too easy."""
     if pairs := overlapping_splits(segments):
         (one, other), count = pairs[0], "1 segment overlaps" if len(pairs) == 1 else f"{len(pairs):,} segments overlap"
         print(
             f"{indent}note: {count} one of another split in the same video, such as {one.id} ({one.split}) "
-            f"and {other.id} ({other.split}): what is trained on should not be tested on, so give both the same split"
+            f"and {other.id} ({other.split}): their clips of {CLIP_SECONDS:.2f} s share moments. What is "
+            f"trained on should not be tested on, so give both the same split"
         )
 
 

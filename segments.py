@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from egodistill import CLIP_SECONDS, DataError
-from egodistill.clips import Recording, find_videos, open_recording, read_axes, strided_starts
+from egodistill.clips import Recording, clip_starts, find_videos, open_recording, read_axes, strided_starts
 from egodistill.records import class_number, read_table, start_and_stop
 from egodistill.video import VideoError
 
@@ -95,6 +95,7 @@ class SegmentList(list):
 
 RARE = "the class has fewer than {} segments"
 SILENT = "the video has no audio"
+ROUNDING = 1e-6  # seconds: clips that overlap by less only touch
 
 
 def splits_of_wearers(evaluation: Sequence[str], validation: Sequence[str]) -> dict[str, str]:
@@ -105,23 +106,29 @@ def splits_of_wearers(evaluation: Sequence[str], validation: Sequence[str]) -> d
 
 
 def overlapping_splits(segments: Iterable[Segment]) -> list[tuple[Segment, Segment]]:
-    """Return pairs of segments of one video that overlap and have different splits: (later one, an earlier one).
+    """Return pairs of segments of one video whose clips overlap and whose splits differ: (later one, an earlier one).
 
-    There is one pair for each segment that overlaps an earlier one.
+    There is one pair for each segment that overlaps an earlier one. The clip of a segment shorter than a clip shows
+    more than the segment; see `clips.clip_starts()`. The end of the video, where a clip is moved inside, is not known.
 
     >>> from egodistill import data, segments
-    >>> parts = [data.Segment("a", "walk.mp4", 0, 6, split="train"), data.Segment("b", "walk.mp4", 5, 9, split="test")]
+    >>> parts = [data.Segment("a", "walk.mp4", 0, 6, split="train"), data.Segment("b", "walk.mp4", 6, 7, split="test")]
     >>> [(one.id, other.id) for one, other in segments.overlapping_splits(parts)]
     [('b', 'a')]
     """
+    shown = []  # (start of its first clip, end of its last clip, segment)
+    for segment in segments:
+        starts = clip_starts(segment.start, segment.stop, math.inf)
+        shown.append((starts[0], starts[-1] + CLIP_SECONDS, segment))
     found = []
-    latest: dict[str, dict[str, Segment]] = {}  # {video: {split: the segment that ends last}}
-    for segment in sorted(segments, key=lambda one: one.start):
+    latest: dict[str, dict[str, tuple[float, Segment]]] = {}  # {video: {split: the end that is last, its segment}}
+    for start, stop, segment in sorted(shown, key=lambda one: one[0]):
         known = latest.setdefault(segment.video, {})
-        if over := [one for one in known.values() if one.split != segment.split and one.stop > segment.start]:
-            found.append((segment, over[0]))
-        if segment.split not in known or segment.stop > known[segment.split].stop:
-            known[segment.split] = segment
+        others = [one for split, (end, one) in known.items() if split != segment.split and end > start + ROUNDING]
+        if others:
+            found.append((segment, others[0]))
+        if segment.split not in known or stop > known[segment.split][0]:
+            known[segment.split] = stop, segment
     return found
 
 
@@ -349,12 +356,13 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
     - by recording: the recordings are ordered by a hash of ``seed`` and of their path below the folder (or that in the
       table); the first ``test_share`` of them, rounded, at least one and not all, get the split "test"
     - by stretch: each recording (or part of one) is cut into equal periods of about two minutes, and each period ends
-      with a stretch for testing, ``test_share`` of it. Before and after it, 2.2 s belong to no clip. Each stretch has a
-      clip at least; a recording that is too short for that is for training.
+      with a stretch for testing, ``test_share`` of it. Before and after it, 2.2 s belong to no clip, also where another
+      row goes on with the recording. Each stretch has a clip at least; a recording that is too short for that is for
+      training.
 
-    ``.dropped`` of the result counts recordings that cannot be opened. Raise DataError for a folder without videos, a
-    table with a row that cannot be used, recordings that cannot be split in this way, or a column ``split`` together
-    with other settings of the split than the defaults.
+    ``.dropped`` of the result counts recordings that cannot be opened, and rows without room for a clip. Raise
+    DataError for a folder without videos, a table with a row that cannot be used, recordings that cannot be split in
+    this way, or a column ``split`` together with other settings of the split than the defaults.
 
     >>> from egodistill import segments
     >>> first, *others = segments.read_recordings("world", segments.Windows(stride=10.0, split_by="stretch"))
@@ -371,13 +379,15 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
             f"{path}: its column split decides the splits; leave out split_by, test_share and seed (--split-by, "
             f"--test-share, --split-seed), or the column"
         )
-    splits = {} if windows.split_by == "stretch" else _splits_of_recordings(path, parts, windows, dropped)
+    if windows.split_by == "stretch":
+        stretches = _stretches_of_parts(parts, windows.test_share, dropped)
+    else:
+        splits = _splits_of_recordings(path, parts, windows, dropped)
+        stretches = [[(part.split or splits[part.name], part.start, part.stop)] for part in parts]
     segments = SegmentList(dropped=dropped)
-    for part in parts:
+    for part, own_stretches in zip(parts, stretches, strict=True):
         own = part.recording.record()
-        given = part.split or splits.get(part.name)
-        stretches = [(given, part.start, part.stop)] if given else _stretches(part.start, part.stop, windows.test_share)
-        for split, start, stop in stretches:
+        for split, start, stop in own_stretches:
             for after in strided_starts(stop - start, CLIP_SECONDS, windows.stride):
                 name, first = f"{Path(own['video']).stem}_{len(segments)}", start + after
                 segments.append(Segment(name, start=first, stop=first + CLIP_SECONDS, split=split, **own))
@@ -447,6 +457,26 @@ def _splits_of_recordings(
 def count_of_tests(count: int, share: float) -> int:
     """Return how many of ``count`` items are for testing: the rounded ``share`` of them, at least one and not all."""
     return min(max(1, round(share * count)), count - 1)
+
+
+def _stretches_of_parts(
+    parts: Sequence[_Part], share: float, dropped: collections.Counter[str]
+) -> list[list[tuple[str, float, float]]]:
+    """Return the stretches of each part; a part in or soon after another one's stretch for testing begins later."""
+    found = collections.defaultdict(list)
+    tests = collections.defaultdict(list)  # {recording: (start, stop) of its stretches for testing}
+    for k, part in sorted(enumerate(parts), key=lambda numbered: numbered[1].start):
+        near = [stop for start, stop in tests[part.name] if start <= part.start < stop + GUARD]
+        begin = max(near) + GUARD if near else part.start
+        if near and part.stop - begin < CLIP_SECONDS:
+            dropped[
+                f"{part.name} from {part.start:.3f} to {part.stop:.3f} s: no clip fits {GUARD} s after the stretch for "
+                f"testing that ends at {max(near):.3f} s"
+            ] += 1
+            continue
+        found[k] = list(_stretches(begin, part.stop, share))
+        tests[part.name] += [(start, stop) for split, start, stop in found[k] if split == "test"]
+    return [found[k] for k in range(len(parts))]
 
 
 def _stretches(start: float, stop: float, share: float) -> Iterator[tuple[str, float, float]]:

@@ -526,6 +526,9 @@ def test_segments_prints_the_numbers_of_each_split(monkeypatch, capsys):
     segments.append(data.Segment("same", "test0.mp4", 7199.0, 7201.0, None, split="validation"))
     note = "note: 1 segment overlaps one of another split in the same video, such as same (validation) and more (test)"
     assert note in run(capsys, "segments", "t.csv")
+    near = [*segments[:-1], data.Segment("near", "test0.mp4", 7200.5, 7201.0, None, split="validation")]
+    egodistill.commands.print_overlaps(near)
+    assert "near (validation) and more (test): their clips of 2.13 s share moments" in capsys.readouterr().out
     store = mock.MagicMock(clips=[], failures=[], notes={})
     egodistill.commands.describe_store(store, segments)
     assert f"  {note}" in capsys.readouterr().out

@@ -41,14 +41,29 @@ def test_segments_that_show_what_another_split_shows():
     parts = [
         part("long", 0, 10),
         part("within", 2, 3),  # of the same split
-        part("end", 9.9, 12, "test"),
-        part("later", 10, 11, "validation"),  # begins where "long" ends, but "end" goes on
-        part("apart", 12, 13),
+        part("end", 9.9, 13, "test"),
+        part("later", 10, 12.5, "validation"),  # begins where "long" ends, but "end" goes on
+        part("apart", 13, 16),
         part("other", 0, 5, "test", "b.mp4"),
     ]
     found = segments.overlapping_splits(parts[::-1])
     assert [(one.id, other.id) for one, other in found] == [("end", "long"), ("later", "end")]
-    assert not segments.overlapping_splits([part("x", 0, 1), part("y", 1, 2, "test")])
+
+
+def test_a_segment_shorter_than_a_clip_shows_what_its_clip_shows():
+    def overlaps(*times):
+        parts = [
+            segments.Segment(str(k), "a.mp4", start, stop, split="train" if k % 2 else "test")
+            for k, (start, stop) in enumerate(times)
+        ]
+        return [(one.id, other.id) for one, other in segments.overlapping_splits(parts)]
+
+    assert overlaps(*((k, k + 1) for k in range(4))) == [("1", "0"), ("2", "1"), ("3", "2")]
+    first = 10 - 0.5 - CLIP / 2  # start of the clip of a segment from 9 to 10 s
+    assert overlaps((5, first - 0.01), (9, 10)) == [] and overlaps((5, first + 0.01), (9, 10)) == [("1", "0")]
+    assert overlaps((9, 10), (8.9, 20)) == [("1", "0")]  # the later one starts later with its clip, too
+    assert overlaps((0, 0.5), (CLIP - 0.1, 9)) == [("1", "0")]  # the clip is moved to the start of the video
+    assert overlaps(*((k * CLIP, k * CLIP + CLIP) for k in range(50))) == []  # windows that only touch
 
 
 @pytest.mark.parametrize(
@@ -190,6 +205,9 @@ def test_each_column_of_a_table_becomes_its_field(tmp_path):
 # --- Recordings without labels
 
 
+SPLITS = ("train", "test")
+
+
 def films(folder, **seconds):
     """Videos of so many seconds by their names, two of which are in folders of their own."""
     for name, length in seconds.items():
@@ -249,6 +267,33 @@ def test_stretches_share_no_moment_and_keep_their_distance(length, share, tmp_pa
     assert 1 + np.count_nonzero(np.diff(tests) > 2.2) == periods
     if share == 0.3:
         assert length - tests.min() == pytest.approx(max(0.3 * length, CLIP), abs=0.6)
+
+
+@pytest.mark.parametrize("rows", [[(0, 12), (12, 23.4)], [(12, 23.4), (0, 12)], [(0, 12), (12.5, 14), (14, 23.4)]])
+def test_stretches_of_rows_that_touch_keep_their_distance(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(Recording, "probe", lambda self: VideoInfo(23.4, 30.0, 64, 48, False))
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).touch()
+    cells = [("a.mp4", *times) for times in rows] + [("b.mp4", 12, 23.4)]
+    table = write_table(tmp_path / "t.csv", ("video", "start", "stop"), cells)
+    found = segments.read_recordings(table, segments.Windows(stride=0.5, split_by="stretch"))
+    ends = {split: [(s.start, s.stop) for s in found if (s.split, s.video[-5]) == (split, "a")] for split in SPLITS}
+    apart = [max(c - b, a - d) for a, b in ends["train"] for c, d in ends["test"]]
+    assert min(apart) == pytest.approx(2.2)
+    assert min(s.start for s in found if s.video.endswith("a.mp4")) == 0  # nothing is before the first row
+    assert min(s.start for s in found if s.video.endswith("b.mp4")) == 12  # the rows of "a" are no neighbours of it
+    assert {round(max(end), 1) for end in zip(*ends["test"], strict=True)} == {21.3, 23.4}
+    lost = "a.mp4 from 12.500 to 14.000 s: no clip fits 2.2 s after the stretch for testing that ends at 12.000 s"
+    assert found.dropped == ({lost: 1} if len(rows) == 3 else {})
+
+
+def test_rows_without_a_stretch_for_testing_lose_nothing(tmp_path, monkeypatch):
+    """A row that is too short to be split is for training, and so is the start of the next one."""
+    monkeypatch.setattr(Recording, "probe", lambda self: VideoInfo(20.0, 30.0, 64, 48, False))
+    (tmp_path / "a.mp4").touch()
+    table = write_table(tmp_path / "t.csv", ("video", "start", "stop"), [("a.mp4", 0, 4), ("a.mp4", 4, 20)])
+    found = segments.read_recordings(table, segments.Windows(split_by="stretch"))
+    assert [s.start for s in found][:3] == pytest.approx([0, 4 - CLIP, 4])
 
 
 def test_a_table_of_recordings(tmp_path):
