@@ -50,7 +50,10 @@ MAX_GAP = 0.05  # seconds: samples further apart than this have a gap between th
 # Limits of what a camera worn on the head can measure. Beyond them, the units of a file are wrong.
 SLOWEST, FASTEST = 0.2, 5e-5  # seconds between samples: 5 Hz and 20 kHz
 LOW_ACCELERATION = 2.0  # m/s2: a lower mean is without gravity, or in g
-ONE_G = (0.9, 1.1)  # the unit is g if the median norm is between these, and few norms are below half of it
+HIGH_ACCELERATION = 30.0  # m/s2: three times gravity; a wrist that exercises has a mean of 25, a head less
+# The unit is g if the median norm is between these, mg or cm/s2 between a thousand times these, and few norms are below
+# half of it. Medians are right to 4 %, so that mg and cm/s2, which differ by 2 %, cannot be told apart.
+ONE_G = (0.9, 1.1)
 FAST_TURN = 35.0  # rad/s, 2000 degrees per second: the range of the sensors
 FROZEN = 5.0  # seconds: a sensor that repeats one value for longer does not work
 SLOW = 0.0101  # seconds between samples: below 100 Hz, fast movements are lost
@@ -416,11 +419,20 @@ def unit_notes(source: str | os.PathLike, sensor: str, values: np.ndarray) -> li
     egodistill.imu.IMUError: walk.csv: half of the turn rates are above 156 rad/s, so they are in degrees per ...
     """
     notes, norms = [], np.sqrt(np.einsum("ij,ij->i", values, values))
-    if sensor == "accelerometer" and 0 < (mean := float(norms.mean())) < LOW_ACCELERATION:
+    if sensor == "accelerometer" and (0 < (mean := float(norms.mean())) < LOW_ACCELERATION or mean > HIGH_ACCELERATION):
         low, middle = np.percentile(norms, [5, 50])
-        if ONE_G[0] < middle < ONE_G[1] and low > middle / 2:
+        steady = low > middle / 2
+        if steady and ONE_G[0] < middle < ONE_G[1]:
             raise IMUError(f"{source}: the acceleration is in g (median {middle:.2f}); multiply it by 9.80665 for m/s2")
-        notes.append(f"mean acceleration {mean:.2f} m/s2, but gravity alone is 9.81: is it in g, or without gravity?")
+        if steady and ONE_G[0] < middle / 1000 < ONE_G[1]:
+            raise IMUError(
+                f"{source}: the acceleration is in mg or cm/s2 (median {middle:.0f}); multiply it by 0.00980665 (mg) "
+                f"or 0.01 (cm/s2) for m/s2"
+            )
+        question, digits = "in g, or without gravity?", ".2f"
+        if mean > HIGH_ACCELERATION:
+            question, digits = "in mg or in counts of the sensor, or multiplied by 9.80665 twice?", ".4g"
+        notes.append(f"mean acceleration {mean:{digits}} m/s2, but gravity alone is 9.81: is it {question}")
     if sensor == "gyroscope" and norms.max() > FAST_TURN:
         middle, high = np.percentile(norms, [50, 99])
         if middle > FAST_TURN:
@@ -553,7 +565,10 @@ def _read_log(path: Path, reader: str, zero_accel: bool) -> Imu:
     if log.accel is None:
         return Imu(times, np.zeros_like(gyro), times, gyro, (*notes, "no accelerometer: its readings are zeros"))
     accel = log.accel[chosen]
-    notes += _sample_notes(path, "accelerometer", times, accel)
+    found = _sample_notes(path, "accelerometer", times, accel)
+    if any("acceleration" in note for note in log.notes):  # one note is enough, and the log's own names the scale
+        found = [note for note in found if "acceleration" not in note]
+    notes += found
     return Imu(times, accel, times, gyro, tuple(notes))
 
 

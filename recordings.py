@@ -29,7 +29,7 @@ from av.video.reformatter import VideoReformatter
 
 from egodistill import DataError, cameras, files, gpmf
 from egodistill.clips import Recording, open_recording
-from egodistill.imu import LOW_ACCELERATION, MAX_GAP, Imu, IMUError
+from egodistill.imu import MAX_GAP, Imu, IMUError
 from egodistill.offset import Axes, Faults, Offset, Rates, Survey, axes_of, offset_of, ordered_frames, rates_of, survey
 from egodistill.video import (
     FrameReader,
@@ -138,8 +138,9 @@ class Check:
                 )
         if self.problem is None and self.imu is None:
             notes.append("no IMU: no telemetry in the video; give --imu, or imu= in Python")
-        notes += self.imu_notes  # They name a mean below LOW_ACCELERATION.
-        if self.gravity is not None and self.gravity >= LOW_ACCELERATION and not 9 < self.gravity < 11:
+        notes += self.imu_notes
+        noted = any("acceleration" in note for note in self.imu_notes)  # there is one note about it
+        if self.gravity is not None and not noted and not 9 < self.gravity < 11:
             notes.append(f"mean acceleration {self.gravity:.2f} m/s2; gravity alone is 9.81")
         if self.offset is not None and not self.offset.reliable:
             notes.append(f"no reliable offset: {self.offset.reason}")

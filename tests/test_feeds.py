@@ -446,6 +446,8 @@ def test_a_table_with_other_columns_or_none_is_an_error(tmp_path):
         (9.81, 0.5, []),
         (1.0, 0.5, ["imu: the acceleration is in g (median 1.00); multiply it by 9.80665 for m/s2"]),
         (0.3, 0.5, ["imu: mean acceleration 0.30 m/s2, but gravity alone is 9.81: is it in g, or without gravity?"]),
+        (1000.0, 0.5, ["imu: the acceleration is in mg or cm/s2 (median 1000); multiply it by 0.00980665 (mg) or"]),
+        (96.2, 0.5, ["imu: mean acceleration 96.2 m/s2, but gravity alone is 9.81: is it in mg"]),
         (9.81, 50.0, ["imu: half of the turn rates are above 50 rad/s, so they are in degrees per second"]),
         (9.81, None, []),
     ],

@@ -1,12 +1,14 @@
 """IMU recordings: tables, telemetry, windows and their coverage."""
 
 import os
+import re
 
 import numpy as np
 import pytest
 from painted import ramp, write_table
 
-from egodistill.imu import CoverageError, Imu, IMUError, read_imu
+from egodistill import recordings
+from egodistill.imu import CoverageError, Imu, IMUError, read_imu, unit_notes
 
 
 def made_imu(seconds=10.0, drop=()):
@@ -206,12 +208,29 @@ def test_values_in_another_unit_are_an_error_or_a_note(tmp_path):
     with pytest.raises(IMUError, match=r"u.csv: the acceleration is in g \(median 1.00\); multiply it by 9.80665"):
         read(accel=1 / 9.80665)
     assert "mean acceleration 1.3" in read(accel=1 / 7.4)[0]
+    words = r"u.csv: the acceleration is in mg or cm/s2 \(median \d{3}\); multiply it by 0.00980665 \(mg\) or 0.01 \(cm"
+    for factor in (95.0, 100.0, 1000 / 9.80665):  # sensors have larger errors than the 2 % between mg and cm/s2
+        with pytest.raises(IMUError, match=words):
+            read(accel=factor)
+    for factor, mean in ((9.80665, "9[56]"), (2**14 / 9.80665, r"1\.6\d\de\+04"), (3.5, "34")):
+        (note,) = read(accel=factor)
+        assert re.match(rf"mean acceleration {mean}.* m/s2, but gravity alone is 9.81: is it in mg or in counts", note)
+    assert read(accel=2.9) == ()
     with pytest.raises(IMUError, match=r"u.csv: half of the turn rates .* degrees .*; multiply them by 0.01745"):
         read(gyro=100.0)
     assert "1 % of the turn rates are above" in read(gyro=40.0)[0]
     frozen = read(frozen=[slice(1, 4), slice(4, 7)])
     assert frozen == tuple(f"the {s} does not change from 3.0 to 9.1 s" for s in ("accelerometer", "gyroscope"))
     assert read(gyro=0.0) == ("the gyroscope is zero from 0.0 to 20.0 s",)
+
+
+def test_shaken_readings_of_a_thousand_are_noted_and_not_refused():
+    values = np.full((100, 3), [0, 0, 1000.0])
+    values[:10] = 400  # 700 in all
+    with pytest.raises(IMUError, match="in mg or cm/s2"):
+        unit_notes("u", "accelerometer", values)
+    values[:10] = 200
+    assert "mean acceleration 934.6 m/s2" in unit_notes("u", "accelerometer", values)[0]
 
 
 def test_missing_accelerometer_is_zero_on_request_only(tmp_path):
@@ -436,6 +455,11 @@ def test_a_neon_table_and_a_gyroflow_log_are_judged_like_others(tmp_path):
     np.testing.assert_allclose(motion.accel[7], np.array([0, 0.1, 0.907]) * 9.80665)
     np.testing.assert_allclose(motion.gyro[7], [0.002, 0.003, 0.007])
     assert "not sorted by time" in motion.notes[0] and "1 samples repeat a time" in motion.notes[1]
+    for scale in ("0.008", "0.00015"):  # the note of the log alone, which names the scale
+        log.write_text(head.replace("ascale,0.001", f"ascale,{scale}") + "".join(rows))
+        (note,) = read_imu(log).notes
+        assert note.endswith("g, not about 1: is ascale right?")
+        assert recordings.Check("w.mp4", imu=str(log), gravity=float(scale) * 9010, imu_notes=(note,)).notes == [note]
     log.write_text(head.replace(",ax,ay,az", "") + "".join(",".join(row.split(",")[:4]) + "\n" for row in rows))
     with pytest.raises(IMUError, match=r"w.gcsv: no accelerometer \(with zero_accel"):
         read_imu(log)

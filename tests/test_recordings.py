@@ -124,6 +124,17 @@ def test_check_names_odd_values_and_a_missing_imu(panned, tmp_path):
     assert recordings.check(panned).notes == ["no IMU: no telemetry in the video; give --imu, or imu= in Python"]
 
 
+@pytest.mark.parametrize("late", [96.0, 12.0])
+def test_check_has_one_note_about_gravity(panned, tmp_path, late):
+    """Also if the samples after the video's end, which `check` leaves out, decide which it is."""
+    stamps, rates = gyroscope(24)
+    accel = np.random.default_rng(0).normal((0, 0, 12), 0.1, rates.shape)
+    accel[stamps > 12.5, 2] = late
+    found = recordings.check(panned, ego4d_csv(tmp_path / "imu.csv", 1000 * stamps, rates, accel), offset=False)
+    (note,) = (note for note in found.notes if "acceleration" in note)
+    assert ("is it in mg" in note) == (late == 96.0)
+
+
 @pytest.mark.parametrize(
     ("factor", "question"),
     [(math.degrees(1), "in degrees per second? Multiply"), (math.radians(1), "in another unit than rad/s?")],
@@ -679,7 +690,7 @@ def wide(degrees, reason=None):
         ({"gravity": 9.05}, None),
         ({"gravity": 8.95}, "mean acceleration 8.95 m/s2; gravity alone is 9.81"),
         ({"gravity": 11.05}, "mean acceleration 11.05 m/s2; gravity alone is 9.81"),
-        ({"gravity": 1.0}, None),  # Imu.notes names it
+        ({"gravity": 1.0, "imu_notes": ("mean acceleration 1.00 m/s2, but",)}, "mean acceleration 1.00 m/s2, but"),
         ({"offset": clock(0.049)}, None),
         ({"offset": clock(-0.051)}, "add -0.051 s to the IMU's time stamps"),
         ({"offset": clock(0.3, "too still")}, "no reliable offset: too still"),
