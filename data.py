@@ -304,9 +304,10 @@ def prepare(
 
     ``workers`` processes decode one video each (None: one per core; 1: no other process, except with a
     ``consumer``). The same call continues a run that was killed. A clip that cannot be decoded is recorded with the
-    reason in ``failures.jsonl``, and skipped until a call with ``retry_failed``. If a file has changed
+    reason in ``failures.jsonl``, and skipped until a call with ``retry_failed``, in which segments without a finished
+    clip may have another IMU, clock or wearer than before, such as a table that was missing. If a file has changed
     since its clips were prepared (its size, or its first or last 16 kB), ``retry_failed`` prepares them all again;
-    without it, the call fails.
+    without it, the call fails. Let earlier calls end before you give ``retry_failed``.
 
     Several machines can fill one folder: each call decodes every ``world_size``-th recording, from number
     ``rank`` on. The machines do not communicate and may start at any time. Pass
@@ -363,7 +364,7 @@ def prepare(
     workers = workers or files.available_cores()
     files.check_share(rank, world_size)
     clips = functools.partial(find_clips, segments, workers)
-    store = StoreWriter.begin(out, segments, clips, specs, names, settings=settings)
+    store = StoreWriter.begin(out, segments, clips, specs, names, settings=settings, again=retry_failed)
     # A share is taken of all recordings, so that it does not depend on the progress of other machines.
     store.check_sources(again=retry_failed)
     share = store.recordings()[rank::world_size]

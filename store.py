@@ -330,13 +330,15 @@ class StoreWriter:
         *,
         arrays: Mapping[str, tuple[str, Sequence[int]]] | None = None,
         settings: Mapping[str, Any] | None = None,
+        again: bool = False,
     ) -> StoreWriter:
         """Create a store in the folder ``path``, or open the unfinished one with the same settings.
 
         ``find_clips()`` returns the index of the segment and the start in seconds of each clip; it is called for a
         new store only. ``specs`` is {array: spec with one kind of array}; ``arrays`` is {array: (dtype, shape of one
-        row)} for arrays of other kinds; ``settings`` is compared when an unfinished store is opened. Raise DataError
-        if the folder has other content or a store with other settings, or if the disk has too little free space.
+        row)} for arrays of other kinds; ``settings`` is compared when an unfinished store is opened. With ``again``,
+        segments without a finished clip may have another IMU, clock or wearer than before. Raise DataError if the
+        folder has other content or a store with other settings, or if the disk has too little free space.
         """
         path, settings = Path(path), dict(settings or {})
         entries = BOOKKEEPING | dict(arrays or {})
@@ -352,7 +354,7 @@ class StoreWriter:
         }
         with files.lock(lock_file(path)):  # the first process creates it, the others wait and open it
             if (path / "store.json").exists():
-                check_settings(path, segments, header)
+                check_settings(path, segments, header, again=again)
             else:
                 create_store(path, segments, find_clips(), entries, header)
         return cls(path)

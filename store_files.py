@@ -386,19 +386,47 @@ def check_folder(path: Path, arrays: Mapping[str, Any]) -> None:
         raise DataError(f"{path}: contains {found[0]} but no store.json; give an empty folder")
 
 
-def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str, Any]) -> None:
-    """Raise DataError, with the differences, if a store was begun with other segments or settings."""
+def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str, Any], *, again: bool = False) -> None:
+    """Raise DataError, with the differences, if a store was begun with other segments or settings.
+
+    With ``again``, segments without a finished clip may differ in IMU, clock and wearer; the store gets the new ones.
+    The caller holds the lock.
+    """
     old, advice = StoreFiles(path), f"Give another folder, or delete {path} to start again."
     before = LATER_SETTINGS | old.settings | {"segments": len(old.segments), "class_names": old.class_names}
     names = header["class_names"] or old.class_names  # a teacher names the classes of a store without labels
     now = LATER_SETTINGS | header["settings"] | {"segments": len(segments), "class_names": names}
-    for i, (one, other) in enumerate(zip(old.segments, segments, strict=False)):
+    renewed = with_new_recordings(old, segments)
+    if not again and renewed == list(segments) and not files.differences(before, now):
+        advice = "Read the recordings of the failed clips again with retry_failed=True (--retry-failed)."
+    stored = renewed if again else old.segments
+    for i, (one, other) in enumerate(zip(stored, segments, strict=False)):
         if one != other:
             before[f"segment {i}"], now[f"segment {i}"] = dataclasses.asdict(one), dataclasses.asdict(other)
             break
     files.require_same_run(path, before, now, advice)
     specs = {name: dataclasses.asdict(spec) for name, spec in old.specs.items()}
     files.require_same_run(path, specs, header["specs"], advice)
+    if stored != old.segments:
+        write_segments(path, stored)
+
+
+def with_new_recordings(old: StoreFiles, segments: Sequence[Segment]) -> list[Segment]:
+    """Return the segments of a store; those without a finished clip have the IMU, clock and wearer of the given ones.
+
+    The video stays, because its duration has decided where the clips are.
+    """
+    finished = set(old.array("segment")[old.array("status") == OK].tolist())
+    found = list(old.segments)
+    for i, (one, other) in enumerate(zip(found, segments, strict=False)):
+        if one != other and i not in finished:
+            found[i] = dataclasses.replace(one, **other.recording.record() | {"video": one.video})
+    return found
+
+
+def write_segments(path: Path, segments: Sequence[Segment]) -> None:
+    """Write the segments of a store atomically."""
+    files.write_json(path / "segments.json", [dataclasses.asdict(segment) for segment in segments])
 
 
 def create_store(
@@ -430,6 +458,6 @@ def create_store(
     labels = np.array([of_class.get(segment.label, -1) for segment in segments])
     for name, values in (("segment", of_segment), ("label", labels[of_segment])):
         np.lib.format.open_memmap(path / f"{name}.npy", "r+")[:] = values
-    files.write_json(path / "segments.json", [dataclasses.asdict(segment) for segment in segments])
+    write_segments(path, segments)
     files.write_json(path / "clips.json", [{"segment": segment, "start": start} for segment, start in clips])
     files.write_json(path / "store.json", {**header, "arrays": entries})

@@ -149,6 +149,93 @@ def test_failed_clips_are_tried_again_by_whose_they_are(kitchen, tmp_path, monke
     assert tried == [[0, 1, 2, 3]] and status.tolist() == 4 * [0] + 4 * [1] + 4 * [2]
 
 
+def lacking_imu(kitchen, folder):
+    """Segments of three recordings, and a function that writes the IMU of the second beside its video."""
+    video = Path(shutil.copy(kitchen[3].video, folder / "walk.mp4"))
+    segments = [replace(s, video=str(video), imu=None) if "P02" in s.id else s for s in kitchen]
+    motion = data.read_imu(kitchen[3].imu)
+    gyro = [np.interp(motion.accel_time, motion.gyro_time, axis) for axis in motion.gyro.T]
+    rows = np.column_stack([motion.accel_time, motion.accel, *gyro])
+
+    def complete():
+        table = video.with_suffix(".csv")
+        np.savetxt(table, rows, "%.6f", delimiter=",", header="time,ax,ay,az,gx,gy,gz", comments="")
+        return str(table)
+
+    return segments, complete
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be prepared")
+@pytest.mark.parametrize("machines", [1, 2])
+def test_an_imu_table_that_was_missing_is_read_by_a_retry(kitchen, tmp_path, machines):
+    """Nothing else is decoded again, and the store is the one that there would have been."""
+    segments, complete = lacking_imu(kitchen, tmp_path)
+    options = OPTIONS | {"max_bad": 0.9}
+    (failed,) = {f["reason"] for f in data.prepare(segments, tmp_path / "s", **options).failures}
+    assert "walk.mp4: no IMU" in failed and "give a table" in failed
+    before = (tmp_path / "s" / "segments.json").read_bytes()
+    table = complete()
+    with pytest.raises(data.DataError, match=r"segment 3.imu was None and is now .*walk\.csv.*with retry_failed=True"):
+        data.prepare(segments, tmp_path / "s", **options)
+    assert (tmp_path / "s" / "segments.json").read_bytes() == before
+    written, fill_one = [], data.fill
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "fill", lambda store, rows: written.extend(rows) or fill_one(store, rows))
+        for rank in range(machines):
+            again = data.prepare(segments, tmp_path / "s", **options, retry_failed=True, rank=rank, world_size=machines)
+    assert written == [4, 5, 6, 7] and not again.failures
+    fresh = data.prepare(segments, tmp_path / "fresh", **options)
+    assert arrays_of(again.path) == arrays_of(fresh.path) and again.fingerprint == fresh.fingerprint
+    for name in ("segments.json", "clips.json", "store.json"):
+        assert (again.path / name).read_text() == (fresh.path / name).read_text()
+    assert json.loads((again.path / "segments.json").read_text())[4]["imu"] == table
+    assert len(data.prepare(segments, tmp_path / "s", **options)) == 12  # as often as one likes
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be prepared")
+@pytest.mark.parametrize(
+    ("row", "changes", "words"),
+    [
+        (0, {"imu_offset": 0.1}, r"segment 0\.imu_offset was 0\.0 and is now 0\.1\. Give another folder"),
+        (3, {"split": "test"}, r"segment 3\.split was 'train' and is now 'test'\. Give another folder"),
+        (3, {"video": "other.mp4"}, r"segment 3\.video was .* and is now 'other\.mp4'\. Give another folder"),
+        (3, {"start": 0.6}, r"segment 3\.start was 0\.5 and is now 0\.6\. Give another folder"),
+    ],
+)
+def test_a_retry_changes_nothing_but_recordings_of_failed_clips(kitchen, tmp_path, row, changes, words):
+    segments, complete = lacking_imu(kitchen, tmp_path)
+    options = OPTIONS | {"max_bad": 0.9}
+    data.prepare(segments, tmp_path / "s", **options)
+    before = (tmp_path / "s" / "segments.json").read_bytes()
+    complete()
+    segments[row] = replace(segments[row], **changes)
+    with pytest.raises(data.DataError, match=words):
+        data.prepare(segments, tmp_path / "s", **options, retry_failed=True)
+    with pytest.raises(data.DataError, match=r"segment .*Give another folder"):  # a retry would be refused, too
+        data.prepare(segments, tmp_path / "s", **options)
+    with pytest.raises(data.DataError, match=r"frame_size was 40 and is now 32.*Give another folder"):
+        data.prepare(segments, tmp_path / "s", **options | {"frame_size": 32})
+    assert (tmp_path / "s" / "segments.json").read_bytes() == before
+
+
+def test_machines_that_retry_at_once_agree_on_the_recordings(kitchen, tmp_path):
+    segments, complete = lacking_imu(kitchen, tmp_path)
+    with pytest.warns(UserWarning, match="4 of 12"):
+        data.prepare(segments, tmp_path / "s", **OPTIONS, max_bad=0.9)
+    complete()
+    plain, scripts = [dataclasses.astuple(s) for s in segments], []
+    for rank in (0, 1):
+        given = tmp_path / f"given-{rank}"
+        given.write_bytes(
+            pickle.dumps((plain, OPTIONS | {"rank": rank, "world_size": 2, "retry_failed": True, "max_bad": 0.9}))
+        )
+        command = [sys.executable, "-c", KILLED, str(Path(data.__file__).parent), given, tmp_path / "s"]
+        scripts.append(subprocess.Popen(command))
+    assert [script.wait(60) for script in scripts] == [0, 0]
+    fresh = data.prepare(segments, tmp_path / "fresh", **OPTIONS)
+    assert arrays_of(tmp_path / "s") == arrays_of(fresh.path)
+
+
 def test_workers_need_no_main_guard(kitchen, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(f"""import pickle, sys

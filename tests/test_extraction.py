@@ -846,6 +846,21 @@ def test_one_pass_continues_where_it_was_stopped(two_passes, tmp_path, stop):
 
 
 @pytest.mark.filterwarnings("ignore:.*could not be prepared")
+def test_one_pass_retries_with_an_imu_that_was_missing(two_passes, tmp_path):
+    segments, options, wanted = two_passes
+    gone = [replace(s, imu=str(tmp_path / "gone.csv")) if k >= 6 else s for k, s in enumerate(segments)]
+    for given, retry in ((gone, False), (segments, True)):
+        consumer = teachers.Extraction(narrow(), batch_size=4)
+        store = data.prepare(given, tmp_path / "s", consumer=consumer, **options, retry_failed=retry)
+    assert store.done("slowfast.feature").all() and store.names == [name for name in wanted.names if name != "clip"]
+    for name in store.names:  # the teacher's batches are others
+        np.testing.assert_allclose(store.read(name, slice(None)), wanted.read(name, slice(None)), rtol=1e-4, atol=1e-5)
+    records = [json.loads((one.path / "slowfast.teacher.json").read_text()) for one in (store, wanted)]
+    assert records[0] == records[1]
+    assert store.fingerprint == data.prepare(segments, tmp_path / "t", consumer=consumer, **options).fingerprint
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be prepared")
 def test_decoding_waits_for_a_slow_teacher(two_passes, tmp_path, monkeypatch):
     """Only a few frames are on the disk at any time; the recording that the teacher needs first does not wait."""
     segments, options, wanted = two_passes
