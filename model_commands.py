@@ -47,6 +47,7 @@ GMACS_NOTE = "GMACs: billions of multiply-adds per clip, half of what torch's Fl
 
 
 def open_split(path: str, split: str) -> data.ClipStore:
+    """Return the clips of a split of a store, or all of them."""
     store = data.ClipStore(path)
     return store if split == "all" else store.split(split)
 
