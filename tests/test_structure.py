@@ -85,7 +85,7 @@ ARROWS = {
     " video",
     "options": "commands distillation files runtime",
     "model_commands": "egodistill benches commands data export files inference options paper_costs tables teachers",
-    "training_commands": "egodistill batches benches checkpoints commands data distillation files inference"
+    "training_commands": "egodistill batches checkpoints commands data distillation files inference"
     " model_commands one_pass options runtime tables teachers training",
     "live_command": "arrivals batches clips commands egodistill events exported feeds files imu live model_commands"
     " options runtime video",
