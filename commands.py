@@ -202,14 +202,11 @@ def hours_of(segments: Sequence[data.Segment]) -> float:
     return seconds / 3600
 
 
+TRAINING = ("finetune", "pretrain", "distill")
 # {command: patterns that identify an earlier result of the same kind}. Such a file is replaced without --overwrite;
 # a model only beside the checkpoint of its training, so that a model from elsewhere stays.
-MODEL_MARKS = (b"egodistill model",)
-RESULT_MARKS = {
+RESULT_MARKS = dict.fromkeys(TRAINING, (b"egodistill model",)) | {
     "check": (rb"\A(\xef\xbb\xbf)?video,imu_offset\r?\n",),
-    "finetune": MODEL_MARKS,
-    "pretrain": MODEL_MARKS,
-    "distill": MODEL_MARKS,
     "evaluate": (rb'\A\{\s*"format": "egodistill evaluation',),
     "measure": (rb'\A\{\s*"format": "egodistill measurement',),
     "predict": (rb'\A\[\n\{"start": ', rb"\Astart,stop,class_1", rb"\A\[\n+\]\n*\Z"),
@@ -231,7 +228,7 @@ def check_outputs(arguments: argparse.Namespace) -> None:
     inputs = [value for value in values if isinstance(value, str)]
     if arguments.command in RESULT_MARKS and arguments.out:
         ours = RESULT_MARKS[arguments.command]
-        if ours is MODEL_MARKS and not files.training_file(arguments.out).exists():
+        if arguments.command in TRAINING and not files.training_file(arguments.out).exists():
             ours = ()
         overwrite = getattr(arguments, "overwrite", False)
         files.check_output(arguments.out, inputs, ours=ours, overwrite=overwrite)

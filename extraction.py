@@ -76,7 +76,7 @@ def extract(
     "{teacher.name}.teacher.json" beside the arrays records the teacher's fingerprint, so that outputs of two teachers
     never mix under one name, even if both run at the same time.
 
-    A store without any label gets the teacher's classes, unless outputs of another teacher refer to its own. Raise
+    A store that was prepared without classes gets the teacher's, unless outputs of another teacher need others. Raise
     EgoDistillError if the store has no array "clip", or its classes or clips (number, length and sampling of the
     frames) are not the teacher's. Raise TeacherError if an output is not finite. Raise DataError if the outputs belong
     to another teacher, or another run claims them during this one.
@@ -136,7 +136,7 @@ def claim_arrays(
 ) -> tuple[OutputClaim, list[str]]:
     """Claim a teacher's outputs in a store and create their arrays. Raise what `store.claim_outputs()` raises.
 
-    A `data.ClipStore` whose classes nothing refers to gets the teacher's.
+    A `data.ClipStore` whose classes nothing needs gets the teacher's.
     """
     about = {"teacher": teacher.name, "clip_spec": teacher.clip_spec.record(), "pixels": asdict(teacher.pixels)}
     claim = claim_outputs(store, teacher.name, identity, about=about, overwrite=overwrite)

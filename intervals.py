@@ -15,6 +15,8 @@ seed s on the clips of wearer w, the variance of the mean of the S x W table is
 
     V = (MS_seed + MS_wearer - MS_rest) / (S W),  at least max(MS_seed, MS_wearer) / (S W)
 
+(MS_rest / (S W) if all seeds have one mean and all wearers have one, since such a table varies nevertheless)
+
 where MS are the mean squares of the analysis of variance of two crossed random factors, and the interval is Student's t
 with Satterthwaite's degrees of freedom (Satterthwaite, "An approximate distribution of estimates of variance
 components", 1946). tests/test_intervals.py simulates experiments and counts how often the interval contains the truth.
@@ -124,7 +126,7 @@ def spread(tables: ArrayLike) -> Spread:
     )
     squares = squares / degrees  # MS_seed, MS_wearer, MS_rest
     total = np.maximum(squares[..., 0] + squares[..., 1] - squares[..., 2], squares[..., :2].max(-1))
-    # Rows of one mean and columns of one mean do not make a table constant: what is left varies.
+    # MS_seed and MS_wearer may be 0, to rounding, in a table that varies.
     total = np.where(total > 1e-12 * squares[..., 2], total, squares[..., 2])
     below = (squares**2 / degrees).sum(-1)
     found = np.divide(total**2, below, out=np.zeros_like(total), where=below > 0)

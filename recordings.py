@@ -48,7 +48,7 @@ __all__ = ["HEADER", "Check", "SensorCheck", "Transcoded", "check", "transcode"]
 _WIDTH = 100  # columns of a terminal that a row of `check` fits in
 _IN_STEP = 0.05  # s: a smaller offset is no fault
 _UPRIGHT = 60.0  # degrees: a camera that a head carries leans less
-_WIDE = (4.0, 1000.0)  # degrees: no lens sees less, and no picture seems wider unless the gyroscope's unit is wrong
+_FIELDS_OF_VIEW = (4.0, 1000.0)  # degrees: outside of these, the gyroscope's unit is wrong
 
 
 # --- Checks --------------------------------------------------------------------------------------
@@ -149,12 +149,12 @@ class Check:
         if self.offset is not None and self.offset.reliable and self.offset.drift is not None:
             if abs(growth := self.offset.drift * self.duration) > 0.05:
                 notes.append(f"the offset grows by {growth:+.2f} s from start to end")
-        if self.seen_width is not None and not _WIDE[0] < self.seen_width < _WIDE[1]:
+        if self.field_of_view is not None and not _FIELDS_OF_VIEW[0] < self.field_of_view < _FIELDS_OF_VIEW[1]:
             question = "in degrees per second? Multiply them by 0.0174533 for rad/s"
-            if self.seen_width < _WIDE[0]:
+            if self.field_of_view < _FIELDS_OF_VIEW[0]:
                 question = "in another unit than rad/s?"
-            width = float(f"{self.seen_width:.2g}")
-            notes.append(f"by the gyroscope, the picture is {width:,g} degrees wide: are its readings {question}")
+            seen = float(f"{self.field_of_view:.2g}")
+            notes.append(f"the gyroscope implies a field of view of {seen:,g} degrees: are its readings {question}")
         if self.no_offset:
             notes.append(f"no offset: {self.no_offset}")
         if self.axes is not None and self.axes.reliable and self.axes.turn != "XYZ":
@@ -162,10 +162,11 @@ class Check:
         return notes
 
     @property
-    def seen_width(self) -> float | None:
-        """Return how wide the picture is in degrees, if the gyroscope's unit is right; None without a reliable offset.
+    def field_of_view(self) -> float | None:
+        """Return the horizontal field of view in degrees that picture and gyroscope imply, or None.
 
-        It is that of a lens without distortion in the middle of the picture.
+        It is that of a lens without distortion, and wrong by the factor by which the gyroscope's unit is. None without
+        a reliable offset.
         """
         if self.offset is None or not self.offset.reliable or not self.offset.pixels_per_radian.any():
             return None

@@ -102,7 +102,7 @@ class ClipStore:
         return self._files.class_names
 
     def name_classes(self, names: Sequence[str]) -> None:
-        """Give the classes of a teacher to a store whose clips have no labels; `teachers.extract()` does.
+        """Give the classes of a teacher to a store that was prepared without any; `teachers.extract()` does.
 
         Raise DataError if the store has other classes that are used.
         """
@@ -110,7 +110,7 @@ class ClipStore:
             self._files.name_classes(list(names))
 
     def classes_are_used(self, besides: str | None = None) -> bool:
-        """Return whether a label of the folder, or logits of a teacher other than ``besides``, refer to the classes."""
+        """Return whether `prepare()` gave the classes, or logits of a teacher other than ``besides`` need them."""
         return self._files.classes_are_used(besides)
 
     @property

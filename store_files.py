@@ -29,7 +29,7 @@ import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,6 +50,15 @@ ARRAY_NAME = re.compile(r"\w[\w.-]*")
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")}
 
 
+class Mapped(NamedTuple):
+    """An array's file in memory."""
+
+    array: np.ndarray
+    file: str
+    size: int  # bytes of the whole file
+    inode: int
+
+
 class StoreFiles:
     """The files of one store: header, segments and clips in memory, arrays mapped from disk.
 
@@ -60,8 +69,7 @@ class StoreFiles:
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
-        # {(name, mode): array, its file, the file's size and inode}
-        self.maps: dict[tuple[str, str], tuple[np.ndarray, str, int, int]] = {}
+        self.maps: dict[tuple[str, str], Mapped] = {}  # by name and mode
         if not (self.path / "store.json").exists():
             raise DataError(
                 f"{self.path / 'store.json'}: no such file, so {self.path} is not a clip store; give the folder "
@@ -189,21 +197,20 @@ class StoreFiles:
         """
         if (name, mode) not in self.maps:
             self.maps[name, mode] = self.map(name, mode)
-        array, file, size, inode = self.maps[name, mode]
+        mapped = self.maps[name, mode]
         try:
-            found = os.stat(file)
+            found = os.stat(mapped.file)
         except OSError as error:
-            raise DataError(f"{file}: missing or truncated: {error.strerror}") from error
-        if found.st_ino != inode and self.is_added(name.removesuffix(".done")):  # add() gave it another shape
+            raise DataError(f"{mapped.file}: missing or truncated: {error.strerror}") from error
+        if found.st_ino != mapped.inode and self.is_added(name.removesuffix(".done")):  # add() gave it another shape
             self.refresh()
-            self.maps[name, mode] = self.map(name, mode)
-            return self.maps[name, mode][0]
-        if found.st_size < size:
-            raise DataError(f"{file}: truncated: {found.st_size} bytes instead of {size}")
-        return array
+            mapped = self.maps[name, mode] = self.map(name, mode)
+        elif found.st_size < mapped.size:
+            raise DataError(f"{mapped.file}: truncated: {found.st_size} bytes instead of {mapped.size}")
+        return mapped.array
 
-    def map(self, name: str, mode: str) -> tuple[np.ndarray, str, int, int]:
-        """Return an array's memory-mapped file, its path, its size in bytes and its inode."""
+    def map(self, name: str, mode: str) -> Mapped:
+        """Map an array's file into memory."""
         if not self.has(name):
             raise DataError(f"{self.path}: the store has no array {name!r}, only {', '.join(self.names)}")
         entry = self.arrays[name]
@@ -222,7 +229,7 @@ class StoreFiles:
                 f"{file}: the array is {array.dtype} {list(array.shape)}{order}, but store.json says {entry['dtype']} "
                 f"{entry['shape']}"
             )
-        return array.view(np.ndarray), str(file), array.offset + array.nbytes, inode
+        return Mapped(array.view(np.ndarray), str(file), array.offset + array.nbytes, inode)
 
     def put(self, name: str, rows: Any, values: Any) -> None:
         """Write rows of an array; ``rows`` is a numpy index. Of several processes, each writes only bytes of its rows.
@@ -295,13 +302,15 @@ class StoreFiles:
         self.arrays.update(arrays)
 
     def classes_are_used(self, besides: str | None = None) -> bool:
-        """Return whether a label, or logits of a teacher other than ``besides``, refer to the class names."""
+        """Return whether `prepare()` gave the class names, or logits of a teacher other than ``besides`` need them."""
+        header = files.read_json(self.path / "store.json")
+        if header["class_names"] and not header.get("classes_from_teacher"):
+            return True
         logits = [name for name in self.names if name.endswith(".logits") and name != f"{besides}.logits"]
-        written = any(self.array(f"{name}.done").any() for name in logits if self.is_added(name))
-        return written or bool((self.array("label") >= 0).any())
+        return any(self.array(f"{name}.done").any() for name in logits if self.is_added(name))
 
     def name_classes(self, names: list[str]) -> None:
-        """Write class names into the header, unless others are used. The caller holds the lock."""
+        """Write class names of a teacher into the header, unless others are used. The caller holds the lock."""
         header = files.read_json(self.path / "store.json")
         found = header["class_names"]
         if found and found != names and self.classes_are_used():
@@ -310,7 +319,7 @@ class StoreFiles:
                 f"another store for a teacher with other classes"
             )
         if found != names:
-            files.write_json(self.path / "store.json", header | {"class_names": names})
+            files.write_json(self.path / "store.json", header | {"class_names": names, "classes_from_teacher": True})
         self.class_names = names
 
 

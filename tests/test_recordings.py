@@ -144,11 +144,11 @@ def test_turns_in_another_unit_are_told_by_the_picture(panned, tmp_path, factor,
     stamps, rates = gyroscope(12)
     accel, slow = np.random.default_rng(0).normal((0, 0, 9.8), 0.1, rates.shape), rates / 4
     right = recordings.check(panned, ego4d_csv(tmp_path / "imu.csv", 1000 * stamps, slow, accel))
-    assert right.seen_width == pytest.approx(math.degrees(160 / FOCAL) / 4, rel=0.05)
+    assert right.field_of_view == pytest.approx(math.degrees(160 / FOCAL) / 4, rel=0.05)
     wrong = recordings.check(panned, ego4d_csv(tmp_path / "imu.csv", 1000 * stamps, factor * slow, accel))
-    assert wrong.seen_width == pytest.approx(factor * right.seen_width, rel=0.01)
-    found = [[note for note in one.notes if "by the gyroscope, the picture" in note] for one in (right, wrong)]
-    assert found[0] == [] and f"degrees wide: are its readings {question}" in found[1][0]
+    assert wrong.field_of_view == pytest.approx(factor * right.field_of_view, rel=0.01)
+    found = [[note for note in one.notes if "field of view" in note] for one in (right, wrong)]
+    assert found[0] == [] and f"degrees: are its readings {question}" in found[1][0]
 
 
 def test_check_says_whether_axes_and_clock_look_right(wearer, tmp_path):
@@ -698,12 +698,15 @@ def wide(degrees, reason=None):
         ({"offset": clock(0.0, None, -0.0006)}, "the offset grows by -0.06 s from start to end"),
         ({"offset": clock(0.0, "too still", 0.01)}, "no reliable offset: too still"),
         (wide(4.1), None),
-        (wide(3.9), "by the gyroscope, the picture is 3.9 degrees wide: are its readings in another unit than rad/s?"),
+        (
+            wide(3.9),
+            "the gyroscope implies a field of view of 3.9 degrees: are its readings in another unit than rad/s?",
+        ),
         (wide(990), None),
         (wide(1500, reason="too still"), "no reliable offset: too still"),
         (
             wide(1500),
-            "by the gyroscope, the picture is 1,500 degrees wide: are its readings in degrees per second? Multiply "
+            "the gyroscope implies a field of view of 1,500 degrees: are its readings in degrees per second? Multiply "
             "them by 0.0174533 for rad/s",
         ),
         ({"no_offset": "too few frames"}, "no offset: too few frames"),
@@ -717,9 +720,9 @@ def test_notes_begin_where_their_limits_say(changes, note):
 
 
 @pytest.mark.parametrize(("rotation", "degrees"), [(None, 40), (0, 40), (180, 40), (-180, 40), (90, 20), (-90, 20)])
-def test_the_width_that_the_gyroscope_sees_is_that_of_the_upright_picture(rotation, degrees):
+def test_the_field_of_view_is_that_of_the_upright_picture(rotation, degrees):
     found = recordings.Check("a.mp4", **wide(40) | {"height": 320, "rotation": rotation})
-    assert found.seen_width == pytest.approx(degrees)
+    assert found.field_of_view == pytest.approx(degrees)
 
 
 @pytest.mark.parametrize(("size", "short"), [((160, 120), 64), ((160, 120), 50), ((120, 160), 31), ((130, 98), 500)])

@@ -885,6 +885,15 @@ def test_a_teacher_names_the_classes_of_a_store_without_labels(tmp_path):
         StoreWriter.begin(tmp_path / "s", segments, lambda: clips, {}, ["run"], **begin)
 
 
+def test_classes_that_prepare_was_given_stay_although_no_clip_has_a_label(tmp_path):
+    segments, clips = [Segment("s", "a.mp4", 0, 1)], [(0, 0.0)]
+    StoreWriter.begin(tmp_path / "s", segments, lambda: clips, {}, ["walk"], arrays={"x": ("float32", (1,))})
+    store = data.ClipStore(tmp_path / "s")
+    assert store.classes_are_used(besides="t")
+    with pytest.raises(DataError, match=r"s: the store has the classes \['walk'\], not \['run'\]"):
+        store.name_classes(["run"])
+
+
 def test_classes_that_labels_need_stay(store, tmp_path):
     copy = ClipStore(shutil.copytree(store.path, tmp_path / "s"))
     assert copy.classes_are_used() and copy.classes_are_used(besides="t")
