@@ -22,19 +22,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from egodistill import DataError
-from egodistill.aria_datasets import read_ego_exo4d, read_hd_epic
-from egodistill.pickles import is_pickle
-from egodistill.records import (
-    class_number,
-    first_line,
-    first_name,
-    json_items,
-    read_table,
-    require_id,
-    start_and_stop,
-)
-from egodistill.segments import (
+from .aria_datasets import read_ego_exo4d, read_hd_epic
+from .errors import DataError
+from .pickles import is_pickle
+from .records import class_number, first_line, first_name, json_items, read_table, require_id, start_and_stop
+from .segments import (
     RARE,
     SILENT,
     Segment,
@@ -52,7 +44,7 @@ from egodistill.segments import (
     with_labels,
     with_sound,
 )
-from egodistill.video import VideoError
+from .video import VideoError
 
 __all__ = [
     "Segment",

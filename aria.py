@@ -32,8 +32,9 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 from numpy.lib.recfunctions import repack_fields
 
-from egodistill import DataError, files
-from egodistill.imu import LARGEST_READING, Imu
+from . import files
+from .errors import DataError
+from .imu import LARGEST_READING, Imu
 
 __all__ = ["VRS", "AriaError", "Converted", "Recording", "convert"]
 

@@ -29,12 +29,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from egodistill import DataError, files
-from egodistill.clips import Recording
-from egodistill.pickles import is_pickle, read_data_frame
-from egodistill.records import json_items, read_table, require_id
-from egodistill.segments import SILENT, Segment, SegmentList, names_of_classes, splits_of_wearers, with_labels
-from egodistill.video import VideoError
+from . import files
+from .clips import Recording
+from .errors import DataError
+from .pickles import is_pickle, read_data_frame
+from .records import json_items, read_table, require_id
+from .segments import SILENT, Segment, SegmentList, names_of_classes, splits_of_wearers, with_labels
+from .video import VideoError
 
 __all__ = ["read_ego_exo4d", "read_hd_epic"]
 

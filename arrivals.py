@@ -15,9 +15,9 @@ from typing import Any
 import av
 import numpy as np
 
-from egodistill import EgoDistillError
-from egodistill.clips import ClipSpec
-from egodistill.video import DRAWN, Scaler
+from .clips import ClipSpec
+from .errors import EgoDistillError
+from .video import DRAWN, Scaler
 
 __all__ = ["KEPT_FRAMES", "Clock", "Frame", "Frames", "Schedule", "Sensor", "Stats", "Times"]
 

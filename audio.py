@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import av
 import numpy as np
 
-from egodistill.video import VideoError, clock_zero, demux, discard_others, open_video
+from .video import VideoError, clock_zero, demux, discard_others, open_video
 
 __all__ = ["AUDIO_BANDS", "AUDIO_RATE", "AUDIO_SECONDS", "AUDIO_STEPS", "audio_at", "log_mel", "read_audio"]
 

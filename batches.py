@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from egodistill import DataError, EgoDistillError, clips, files
-from egodistill.student import Output, describe
+from . import clips, files
+from .errors import DataError, EgoDistillError
+from .student import Output, describe
 
 __all__ = [
     "Augment",

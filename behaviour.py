@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from egodistill import EgoDistillError
+from .errors import EgoDistillError
 
 __all__ = [
     "ACTIONS",

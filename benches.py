@@ -38,36 +38,35 @@ import numpy as np
 import torch
 from torch import nn
 
-from egodistill import (
-    DataError,
-    EgoDistill,
-    EgoDistillError,
+from . import (
+    adafuse,
     baselines,
     batches,
-    checkpoints,
     clips,
     contrasts,
     data,
     distillation,
     files,
     inference,
+    listen_to_look,
+    stts,
     teachers,
     training,
     video,
 )
-from egodistill.contrasts import Outcome
-from egodistill.distillation import DistillationSettings, PretrainingSettings
-from egodistill.protocols import (
-    PROTOCOLS,
-    Protocol,
-    TeacherRecipe,
-)
-from egodistill.training import Training
+from .checkpoints import load_model
+from .contrasts import Outcome
+from .distillation import DistillationSettings, PretrainingSettings
+from .errors import DataError, EgoDistillError
+from .protocols import PROTOCOLS, Protocol, TeacherRecipe
+from .student import EgoDistill
+from .teacher import channels_last
+from .training import Training
 
 __all__ = ["BASELINES", "DISTILLED", "METHODS", "STAGE_1_LOSSES", "STTS", "STUDENTS", "Bench", "Run"]
 
 STUDENTS = ("VisOnly", "VisOnly-Distill", "VisIMU", "EgoDistill")
-STTS = tuple(f"STTS {variant}" for variant in baselines.STTS_VARIANTS)
+STTS = tuple(f"STTS {variant}" for variant in stts.STTS_VARIANTS)
 BASELINES = ("ListenToLook", "AdaFuse", *STTS)
 METHODS = (*STUDENTS, *BASELINES)
 DISTILLED = ("VisOnly-Distill", "EgoDistill", "ListenToLook")
@@ -370,7 +369,7 @@ class Bench:
         train, test = self.splits(run)
         settings = self.settings(run)
         if path.exists():  # Interrupted between training and evaluation.
-            model = load(path)
+            model = load_model(path)
             model.sampling = run.sampling
         else:
             torch.manual_seed(run.seed)
@@ -445,9 +444,9 @@ class Bench:
             return build_adafuse(classes, asdict(self.protocol.adafuse) | options)
         if kind == "ListenToLook":
             settings = asdict(self.protocol.listen_to_look)
-            return baselines.ListenToLook(classes, feature_dim=width, **settings, **options)
+            return listen_to_look.ListenToLook(classes, feature_dim=width, **settings, **options)
         settings = asdict(self.protocol.stts)
-        model = baselines.STTS(classes, **settings, **options, **baselines.STTS_VARIANTS[variant])
+        model = stts.STTS(classes, **settings, **options, **stts.STTS_VARIANTS[variant])
         if self.protocol.narrow:
             init_narrow(model, model.head)
         return model
@@ -544,12 +543,6 @@ def stage_1(run: Run) -> Run:
     return replace(run, method="stage 1", without=tuple(loss for loss in run.without if loss in STAGE_1_LOSSES))
 
 
-def load(path: str | os.PathLike) -> nn.Module:
-    """Return the student, teacher or baseline in a file."""
-    model = checkpoints.load_model(path)
-    return channels_last(model) if isinstance(model, teachers.Teacher) else model
-
-
 def build_teacher(how: TeacherRecipe, name: str, store: Any) -> teachers.Teacher:
     """Return a new teacher with random weights for the store's clips."""
     teacher = teachers.load(
@@ -581,33 +574,25 @@ def init_narrow(transformer: nn.Module, classifier: nn.Module) -> None:
             nn.init.normal_(parameter, std=0.2)  # as large as a token; 0.02 would be a thirtieth of it
 
 
-def channels_last(teacher: teachers.Teacher) -> teachers.Teacher:
-    """Convert the weights of 3-D convolutions to the memory format that is faster on CPUs."""
-    for layer in teacher.modules():
-        if isinstance(layer, nn.Conv3d):
-            layer.to(memory_format=torch.channels_last_3d)
-    return teacher
-
-
-def build_adafuse(classes: int, options: dict[str, Any]) -> baselines.AdaFuse:
+def build_adafuse(classes: int, options: dict[str, Any]) -> adafuse.AdaFuse:
     """Return AdaFuse at any size, with the weight of its efficiency loss scaled to the size of the network.
 
     The loss is in GFLOPs; with the published weight it would have no effect on a small network.
     """
-    model = baselines.AdaFuse(classes, **options)
+    model = adafuse.AdaFuse(classes, **options)
     published = 4.147  # GFLOPs per frame of the released model, whose weight is 0.125
     share = published / (model.frame_macs / 1e9)
-    return model if 0.95 < share < 1.05 else baselines.AdaFuse(classes, **options, efficiency_weight=0.125 * share)
+    return model if 0.95 < share < 1.05 else adafuse.AdaFuse(classes, **options, efficiency_weight=0.125 * share)
 
 
 @contextlib.contextmanager
 def record_policy_gmacs(model: nn.Module) -> Iterator[list[float]]:
     """Yield a list to which each forward pass of AdaFuse appends the GFLOPs that its decisions need, over all clips.
 
-    They are the published count, "upb" of `baselines.Gflops`. The list stays empty for other models.
+    They are the published count, "upb" of `adafuse.Gflops`. The list stays empty for other models.
     """
     gmacs: list[float] = []
-    if not isinstance(model, baselines.AdaFuse):
+    if not isinstance(model, adafuse.AdaFuse):
         yield gmacs
         return
     hook = model.register_forward_hook(lambda model, _, output: gmacs.append(model.gflops().upb * len(output.logits)))

@@ -39,8 +39,9 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from egodistill import EgoDistillError, EgoDistillOSError, files
-from egodistill.pickles import ArrayUnpickler, first_bytes, read_pickle
+from . import files
+from .errors import EgoDistillError, EgoDistillOSError
+from .pickles import ArrayUnpickler, first_bytes, read_pickle
 
 __all__ = [
     "Layout",
@@ -61,9 +62,9 @@ MODEL_FORMAT = "egodistill model 1"
 MODEL_CLASSES = {
     "EgoDistill": "student",
     "Teacher": "teacher",
-    "AdaFuse": "baselines",
-    "STTS": "baselines",
-    "ListenToLook": "baselines",
+    "AdaFuse": "adafuse",
+    "STTS": "stts",
+    "ListenToLook": "listen_to_look",
 }
 # A constructor may allocate this much more than its file contains: a classifier that it removes again (of VGG, 496 MB).
 SPARE_BYTES, SPARE_TENSORS = 1 << 29, 16
@@ -251,7 +252,7 @@ def load_strictly(
         for key, value in fitting.items():
             if value.is_meta:  # num_batches_tracked, which is missing in the file
                 value = torch.zeros(value.shape, dtype=value.dtype)
-            fitting[key] = value.detach().to(own[key].dtype, copy=True).contiguous()
+            fitting[key] = torch.empty_like(own[key], device=value.device).copy_(value.detach())  # its memory format
         module.load_state_dict(fitting, assign=True)
     else:
         module.load_state_dict(fitting)

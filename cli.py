@@ -28,8 +28,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-import egodistill
-from egodistill import files
+from . import __version__, files, options
 
 __all__ = ["main"]
 
@@ -211,7 +210,7 @@ def environment(name: str, value: str) -> Iterator[None]:
 def run_parsed(arguments: argparse.Namespace) -> int:
     try:
         files.environment_share()  # an error at once, and not after hours
-        importlib.import_module("egodistill.commands").check_outputs(arguments)
+        options.check_outputs(arguments)
         grows = arguments.command in GROWING and arguments.out
         with files.output_lock(arguments.out) if grows else contextlib.nullcontext():
             arguments.run(arguments)
@@ -240,17 +239,18 @@ def is_first_failure(error: BaseException) -> bool:
     """Return whether to print an error: under torchrun only the process that failed first does."""
     known = getattr(error, "is_first_failure", None)  # set by a training stage before it unblocks the other ranks
     if known is None:
-        from egodistill import runtime  # Imported late, because it needs torch.
+        from . import distributed  # Imported late, because it needs torch.
 
-        known = runtime.is_first_failure()
+        known = distributed.is_first_failure()
     return known
 
 
 def leave_processes() -> None:
     """Close the connections to the other processes of a training."""
-    from egodistill import runtime
 
-    runtime.leave_processes()
+    from . import distributed
+
+    distributed.leave_processes()
 
 
 # Errors of a pipe whose reader has exited, as in `egodistill ... | head -1`; Windows may report "invalid argument".
@@ -284,7 +284,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         epilog="Start with `egodistill demo`. `egodistill COMMAND --help` describes a command.",
         formatter_class=CommandHelp,
     )
-    parser.add_argument("--version", action="version", version=f"egodistill {egodistill.__version__}")
+    parser.add_argument("--version", action="version", version=f"egodistill {__version__}")
     parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (text, example) in COMMANDS.items():
         about = f"{text[0].upper()}{text[1:]}. Example:\n\n    {example}"

@@ -29,10 +29,11 @@ from typing import Any
 
 import numpy as np
 
-from egodistill import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, cameras
-from egodistill.audio import AUDIO_BANDS, AUDIO_SECONDS, AUDIO_STEPS, audio_at, log_mel
-from egodistill.imu import LONGEST_HEADER, MAX_GAP, CoverageError, Imu, IMUError, read_imu, table_columns
-from egodistill.video import (
+from . import cameras
+from .audio import AUDIO_BANDS, AUDIO_SECONDS, AUDIO_STEPS, audio_at, log_mel
+from .errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError
+from .imu import LONGEST_HEADER, MAX_GAP, CoverageError, Imu, IMUError, read_imu, table_columns
+from .video import (
     MAX_HOLD,
     MAX_TOLERANCE,
     FrameReader,

@@ -8,76 +8,43 @@ does not import torch.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import dataclasses
 import statistics
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
-from egodistill import CLIP_SECONDS, DataError, annotations, aria, clips, data, files, plots, recordings
-from egodistill.imu import MAX_GAP
-from egodistill.pickles import is_pickle
-from egodistill.records import first_line
-from egodistill.segments import is_list_of_recordings, listed_recordings, overlapping_splits
-from egodistill.tables import Table
-from egodistill.video import MAX_HOLD, SAMPLING, VideoError
+from . import annotations, aria, clips, data, files, plots, recordings
+from .errors import CLIP_SECONDS, DataError
+from .options import (
+    LIMITS,
+    axes_option,
+    choice_options,
+    given_flags,
+    imu_files,
+    imu_option,
+    keyword_arguments,
+    limit_options,
+    overwrite_option,
+    positive_int,
+    positive_seconds,
+    reject,
+    root_option,
+)
+from .pickles import is_pickle
+from .records import first_line
+from .segments import is_list_of_recordings, listed_recordings, overlapping_splits
+from .tables import Table
+from .video import SAMPLING, VideoError
 
-__all__ = [
-    "COMMANDS",
-    "LIMITS",
-    "axes_option",
-    "coverage_options",
-    "describe_store",
-    "given_flags",
-    "imu_files",
-    "imu_option",
-    "keyword_arguments",
-    "limit_options",
-    "positive_int",
-    "positive_seconds",
-    "reject",
-    "report_notes",
-]
+__all__ = ["COMMANDS", "describe_store"]
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Shared by several commands
-
-
-def positive_int(text: str) -> int:
-    """Convert the text of an option to an integer of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
-    return int(text)
-
-
-def positive_seconds(text: str) -> float:
-    """Convert the text of an option to a time above 0, of at most a day."""
-    with contextlib.suppress(ValueError):
-        if 0 < float(text) <= 86400:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, of at most a day (86400)")
-
-
-def keyword_arguments(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Return the options that are not None as keyword arguments; the others keep the defaults of the function."""
-    return {name: value for name in names if (value := getattr(arguments, name)) is not None}
-
-
-def given_flags(arguments: argparse.Namespace, *names: str) -> list[str]:
-    """Return those of these options that were given, as flags, such as "--max-gap"."""
-    return [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) not in (None, False)]
-
-
-def reject(flags: Sequence[str], reason: str) -> None:
-    """Raise ValueError if there are options that would be ignored or that contradict another one."""
-    if flags:
-        raise ValueError(f"{', '.join(flags)}: {reason}")
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -115,14 +82,6 @@ def segment_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--split-by", choices=get_args(annotations.SplitBy), help=text)
     text = "share of the recordings, or of each, that is for testing (default: 0.3)"
     group.add_argument("--test-share", metavar="SHARE", type=float, help=text)
-
-
-def root_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--root",
-        metavar="FOLDER",
-        help="folder with the data set's videos and IMU files (default: folder of the annotations)",
-    )
 
 
 def read_segments(a: argparse.Namespace) -> data.SegmentList:
@@ -202,42 +161,6 @@ def hours_of(segments: Sequence[data.Segment]) -> float:
     return seconds / 3600
 
 
-TRAINING = ("finetune", "pretrain", "distill")
-# {command: patterns that identify an earlier result of the same kind}. Such a file is replaced without --overwrite;
-# a model only beside the checkpoint of its training, so that a model from elsewhere stays.
-RESULT_MARKS = dict.fromkeys(TRAINING, (b"egodistill model",)) | {
-    "check": (rb"\A(\xef\xbb\xbf)?video,imu_offset\r?\n",),
-    "evaluate": (rb'\A\{\s*"format": "egodistill evaluation',),
-    "measure": (rb'\A\{\s*"format": "egodistill measurement',),
-    "predict": (rb'\A\[\n\{"start": ', rb"\Astart,stop,class_1", rb"\A\[\n+\]\n*\Z"),
-    "live": (rb'\A\{"start": [^\n]*"(frame_age|label)": ',),
-}
-
-
-def overwrite_option(parser: argparse.ArgumentParser) -> None:
-    """Add --overwrite, for `check_outputs()`."""
-    parser.add_argument("--overwrite", action="store_true", help="let an output replace a file that is not a result")
-
-
-def check_outputs(arguments: argparse.Namespace) -> None:
-    """Raise DataError if a command would write over a file that it must not replace; see `files.check_output()`."""
-    given = {
-        name: value for name, value in vars(arguments).items() if name not in ("out", "markdown", "command", "words")
-    }
-    values = [value for values in given.values() for value in (values if isinstance(values, list) else [values])]
-    inputs = [value for value in values if isinstance(value, str)]
-    if arguments.command in RESULT_MARKS and arguments.out:
-        ours = RESULT_MARKS[arguments.command]
-        if arguments.command in TRAINING and not files.training_file(arguments.out).exists():
-            ours = ()
-        overwrite = getattr(arguments, "overwrite", False)
-        files.check_output(arguments.out, inputs, ours=ours, overwrite=overwrite)
-    if document := getattr(arguments, "markdown", None):
-        if Path(document).suffix.lower() != ".md":
-            raise DataError(f"{document}: --markdown writes into a Markdown document; its name must end in .md")
-        files.check_output(document, inputs, overwrite=True)
-
-
 def check_options(parser: argparse.ArgumentParser) -> None:
     text = "videos, folders of videos, or annotation files for all their videos"
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help=text)
@@ -256,47 +179,6 @@ def check_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--plot", metavar="PICTURE", help=text)
     overwrite_option(parser)
-
-
-def imu_option(parser: argparse.ArgumentParser, more: str = "") -> None:
-    """Add --imu, for `imu_files()`; `more` is a further choice that its help names."""
-    parser.add_argument(
-        "--imu",
-        nargs="+",
-        metavar="CSV",
-        help=f"IMU of the video: one table, or one for the accelerometer and one for the gyroscope{more} (default: "
-        "tables beside the video, or telemetry in it)",
-    )
-
-
-def axes(text: str) -> str:
-    """Return the value of --imu-axes. Raise ArgumentTypeError unless it is a turn or a name."""
-    try:
-        clips.read_axes(text)
-    except DataError as error:
-        raise argparse.ArgumentTypeError(str(error).removeprefix("imu_axes: ")) from error
-    return text
-
-
-def axes_option(parser: argparse.ArgumentParser) -> None:
-    """Add --imu-axes; None stands for the axes that the recordings name, or a GoPro's."""
-    text = (
-        "axes of the IMU samples: the rotation that makes them a GoPro's, such as XZy, as `egodistill check` finds it "
-        "(the columns that point left, to the user and up, small letters for the opposite), or a name for other axes "
-        "(default: gopro)"
-    )
-    parser.add_argument("--imu-axes", metavar="AXES", type=axes, help=text)
-
-
-def imu_files(a: argparse.Namespace) -> Any:
-    """Return the value of --imu: one path, a pair, or None."""
-    return a.imu if a.imu is None or len(a.imu) > 1 else a.imu[0]
-
-
-def report_notes(recording: clips.Recording) -> None:
-    """Print on stderr what is unusual about the IMU samples of a recording."""
-    if notes := recording.motion().notes:
-        print(f"note: {clips.name_files(recording.imu_source)}: {'; '.join(notes)}", file=sys.stderr)
 
 
 def recordings_to_check(a: argparse.Namespace) -> dict[str, str | data.Recording]:
@@ -437,7 +319,7 @@ def run_transcode(a: argparse.Namespace) -> None:
             print(f"{copy} already exists; --overwrite replaces it")
             continue
         try:
-            made = recordings.transcode(
+            made = copies.transcode(
                 video, copy, **keyword_arguments(a, "short_side", "keyframe_every", "quality", "measure", "overwrite")
             )
         except (DataError, OSError) as error:  # Continue with the other videos.
@@ -510,48 +392,6 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", metavar="NAME", help="device of these models (default: a GPU if there is one)")
 
 
-def choice_options(parser: argparse.ArgumentParser) -> None:
-    """Add the choices of frames that are faster than exact ones; at most one may be given."""
-    group = parser.add_mutually_exclusive_group()
-    text = "use the nearest key frames: faster, but at slightly different times"
-    group.add_argument("--key-frames", action="store_true", help=text)
-    text = "use the frames that are cheapest to decode within this time of the exact ones, such as 0.25 (0: exact ones)"
-    group.add_argument("--tolerance", metavar="SECONDS", type=float, help=text)
-
-
-# What a clip may lack; options of `data.prepare()` and `inference.predict()`.
-LIMITS = ("zero_accel", "min_coverage", "max_gap", "max_hold")
-
-
-def limit_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options in `LIMITS`."""
-    parser.add_argument("--zero-accel", action="store_true", help="fill in zeros if a recording has no accelerometer")
-    coverage_options(parser)
-    parser.add_argument(
-        "--max-hold",
-        metavar="SECONDS",
-        type=float,
-        default=MAX_HOLD,
-        help="longest time that one frame may be on screen, in seconds; longer is a hole in the recording",
-    )
-
-
-def coverage_options(parser: argparse.ArgumentParser) -> None:
-    """Add --min-coverage and --max-gap."""
-    parser.add_argument(
-        "--min-coverage",
-        metavar="SHARE",
-        type=float,
-        help="share of a clip that its IMU samples must cover (default: 0.95)",
-    )
-    parser.add_argument(
-        "--max-gap",
-        metavar="SECONDS",
-        type=float,
-        help=f"largest gap between IMU samples that counts as covered, in seconds (default: {MAX_GAP})",
-    )
-
-
 def run_prepare(a: argparse.Namespace) -> None:
     if a.no_imu:
         reject(
@@ -568,7 +408,7 @@ def run_prepare(a: argparse.Namespace) -> None:
     if a.image_encoder and not a.end_features:
         raise ValueError("--image-encoder: only with --end-features, which runs it in the same pass")
     if a.teacher_file or a.architecture or a.pretrained or a.end_features:
-        from egodistill import training_commands  # Imported late, because it needs torch.
+        from . import training_commands
 
         one_pass = training_commands.one_pass(a, given)
     reject([] if a.clip_frames else given_flags(a, "clip_size"), "only with --clip-frames")

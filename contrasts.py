@@ -33,8 +33,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from egodistill import DataError, EgoDistillError, files, intervals
-from egodistill.intervals import Interval
+from . import files, intervals
+from .errors import DataError, EgoDistillError
+from .intervals import Interval
 
 __all__ = ["Outcome", "accuracy", "difference", "pack", "read", "segments_record", "split_by_wearer", "unpack"]
 

@@ -33,78 +33,53 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from egodistill import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, files
-from egodistill.annotations import read_ego4d, read_ego_exo4d, read_epic_kitchens, read_hd_epic
-from egodistill.audio import log_mel, read_audio
-from egodistill.clips import (
-    ClipSpec,
-    Recording,
-    clip_starts,
-    decode_clips,
-    differences,
-    frames_name,
-    open_recording,
-    read_axes,
-)
-from egodistill.imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu
-from egodistill.one_pass import Consumer, Pending
-from egodistill.processes import CRASHES, Processes, Watch, explain
-from egodistill.segments import (
-    Segment,
-    SegmentList,
-    Windows,
-    read_csv,
-    read_recordings,
-    with_imu_axes,
-    with_imu_offsets,
-)
-from egodistill.store import ClipStore, StoreWriter, folds
-from egodistill.video import (
-    DRAWN,
-    MAX_HOLD,
-    VideoError,
-    VideoInfo,
-    clip_times,
-    frames_at,
-    probe,
-    read_frames,
-)
+from . import files
+from .annotations import read_ego4d, read_ego_exo4d, read_epic_kitchens, read_hd_epic
+from .audio import log_mel, read_audio
+from .clips import ClipSpec, Recording, clip_starts, decode_clips, differences, frames_name, open_recording, read_axes
+from .errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError
+from .imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu
+from .one_pass import Consumer, Pending
+from .processes import CRASHES, Processes, Watch, explain
+from .segments import Segment, SegmentList, Windows, read_csv, read_recordings, with_imu_axes, with_imu_offsets
+from .store import ClipStore, StoreWriter, folds
+from .video import DRAWN, MAX_HOLD, VideoError, VideoInfo, clip_times, frames_at, probe, read_frames
 
 __all__ = [
-    "Segment",
-    "SegmentList",
-    "read_epic_kitchens",
-    "read_ego4d",
-    "read_hd_epic",
-    "read_ego_exo4d",
-    "read_csv",
-    "read_recordings",
-    "Windows",
-    "with_imu_axes",
-    "with_imu_offsets",
-    "Imu",
-    "read_imu",
-    "VideoInfo",
-    "probe",
-    "read_frames",
-    "frames_at",
-    "read_audio",
-    "log_mel",
-    "Recording",
-    "open_recording",
-    "ClipSpec",
-    "clip_starts",
-    "clip_times",
-    "prepare",
-    "ClipStore",
-    "folds",
-    "DataError",
-    "IMUError",
-    "VideoError",
-    "CoverageError",
     "CLIP_SECONDS",
     "IMU_RATE",
     "IMU_SAMPLES",
+    "ClipSpec",
+    "ClipStore",
+    "CoverageError",
+    "DataError",
+    "IMUError",
+    "Imu",
+    "Recording",
+    "Segment",
+    "SegmentList",
+    "VideoError",
+    "VideoInfo",
+    "Windows",
+    "clip_starts",
+    "clip_times",
+    "folds",
+    "frames_at",
+    "log_mel",
+    "open_recording",
+    "prepare",
+    "probe",
+    "read_audio",
+    "read_csv",
+    "read_ego4d",
+    "read_ego_exo4d",
+    "read_epic_kitchens",
+    "read_frames",
+    "read_hd_epic",
+    "read_imu",
+    "read_recordings",
+    "with_imu_axes",
+    "with_imu_offsets",
 ]
 
 

@@ -19,10 +19,8 @@ from typing import Any
 
 import torch
 
-import egodistill
-from egodistill import (
-    EgoDistill,
-    EgoDistillError,
+from . import (
+    __version__,
     baselines,
     behaviour,
     benches,
@@ -30,19 +28,21 @@ from egodistill import (
     experiments,
     files,
     inference,
-    options,
-    plots,
+    method_figures,
     synthetic,
     tables,
     teachers,
 )
-from egodistill.batches import Augment
-from egodistill.commands import describe_store, positive_int
-from egodistill.model_commands import GMACS_NOTE
-from egodistill.protocols import PROTOCOLS, Protocol, TeacherRecipe
-from egodistill.tables import Table
-from egodistill.training import Training
-from egodistill.training_commands import name_value
+from .batches import Augment
+from .commands import describe_store
+from .errors import EgoDistillError
+from .options import positive_int
+from .protocols import PROTOCOLS, Protocol, TeacherRecipe
+from .settings import GMACS_NOTE, add_fields, device_option, preset_option, text_or_none
+from .student import EgoDistill
+from .tables import Table
+from .training import Training
+from .training_commands import name_value
 
 __all__ = ["COMMANDS", "DEMO", "QUICK", "Demo"]
 
@@ -67,8 +67,8 @@ def experiment_options(parser: argparse.ArgumentParser) -> None:
         "--out", metavar="FOLDER", required=True, help="folder for weights and results; finished runs in it are reused"
     )
     seeds_option(parser, "0,1,2")
-    options.preset_option(parser)
-    options.add_fields(parser, Training(), CHANGES)
+    preset_option(parser)
+    add_fields(parser, Training(), CHANGES)
     parser.add_argument(
         "--pretrained",
         metavar="NAME=FILE",
@@ -82,7 +82,7 @@ def experiment_options(parser: argparse.ArgumentParser) -> None:
     )
     jobs_option(parser)
     tables.markdown_option(parser)
-    options.device_option(parser)
+    device_option(parser)
 
 
 def seeds_option(parser: argparse.ArgumentParser, default: str) -> None:
@@ -180,7 +180,7 @@ def report_comparison(a: argparse.Namespace, bench: experiments.Bench, runs: lis
     print(f"Training time, summed over runs: {60 * hours:.0f} minutes.")
     written = experiments.write_rows(rows, stem, {"seeds": a.seeds, "hours": hours, **run_settings(bench)}, found)
     try:
-        written += plots.draw(rows, stem, "Accuracy against cost" + seeds_note(a.seeds))
+        written += method_figures.draw(rows, stem, "Accuracy against cost" + seeds_note(a.seeds))
     except ImportError:
         print('No figure, because matplotlib is not installed: pip install "egodistill[tutorials]"')
     print(f"Wrote {', '.join(map(str, written))}")
@@ -250,7 +250,7 @@ def run_ablate(a: argparse.Namespace) -> None:
 
 def run_settings(bench: experiments.Bench) -> dict[str, Any]:
     """Return what the results depend on, for the JSON file."""
-    versions = {"egodistill": egodistill.__version__, "torch": torch.__version__}
+    versions = {"egodistill": __version__, "torch": torch.__version__}
     return {"versions": versions, "threads": torch.get_num_threads(), "protocol": bench.protocol.record()}
 
 
@@ -397,8 +397,8 @@ def demo_options(parser: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help="test run of about a minute on few clips; accuracies are meaningless"
     )
     text = "initial weights of the image encoders: imagenet, none (random), or a file (default: none)"
-    parser.add_argument("--image-weights", metavar="NAME", type=options.text_or_none, help=text)
-    options.add_fields(parser, Training(), ["precision"])
+    parser.add_argument("--image-weights", metavar="NAME", type=text_or_none, help=text)
+    add_fields(parser, Training(), ["precision"])
     jobs_option(parser)
     tables.markdown_option(parser)
 

@@ -27,12 +27,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from egodistill import EgoDistillError, batches, checkpoints, clips, files, runtime
-from egodistill.batches import Model, Store
-from egodistill.runtime import Share
-from egodistill.store import claim_outputs, outputs_record
-from egodistill.student import EgoDistill, IMUPredictor, Output, describe
-from egodistill.training import History, Objective, Training, TrainingOptions, rank_rows, train
+from . import batches, checkpoints, clips, distributed, files, runtime
+from .batches import Model, Store
+from .distributed import Share
+from .errors import EgoDistillError
+from .store import claim_outputs, outputs_record
+from .student import EgoDistill, IMUPredictor, Output, describe
+from .training import History, Objective, Training, TrainingOptions, rank_rows, train
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -294,7 +295,7 @@ def label_scale(known: Tensor, weight: Tensor, everywhere: bool) -> float:
     are counted over all processes.
     """
     counts = [float(weight.sum()), float(weight[known].sum())]
-    clips, labelled = runtime.sum_over_processes(counts, weight.device) if everywhere else counts
+    clips, labelled = distributed.sum_over_processes(counts, weight.device) if everywhere else counts
     return clips / labelled if labelled else 0.0
 
 
@@ -349,7 +350,7 @@ class Finetune(Labelled):
         return {"loss": loss + sum(extra.values()), "top1": seen["top1"], **extra}
 
 
-@runtime.propagate_failure
+@distributed.propagate_failure
 def finetune(
     model: Model,
     store: Store,
@@ -448,7 +449,7 @@ class PretrainIMU(Objective):
         actual = self.model.encode_imu(batch["imu"])
         predicted = self.predictor(frames[:, 0], frames[:, -1])
         # Negatives are the clips of all processes; `own` are the indices of this process's clips among them.
-        (queries, own), (keys, _) = (runtime.gather(x, batch["weight"]) for x in (predicted, actual))
+        (queries, own), (keys, _) = (distributed.gather(x, batch["weight"]) for x in (predicted, actual))
         nce = contrastive_loss(queries, keys, settings.nce_tau, symmetric=settings.symmetric)[own]
         losses = {"loss": settings.nce_weight * nce, "nce": nce}
         if self.target:
@@ -464,7 +465,7 @@ class PretrainIMU(Objective):
         return losses | {"matching": is_correct(cosine_similarity(queries[own], keys), own)}
 
 
-@runtime.propagate_failure
+@distributed.propagate_failure
 def pretrain_imu(
     model: EgoDistill,
     store: Store,
@@ -630,7 +631,7 @@ def frozen_features(model: EgoDistill, store: Store, frames: str, settings: Trai
     rows, result = torch.arange(len(store)), []
     ends = ends_of(model, store)
     reader = batches.read(store, [frames, ends], rows, size, device, rank_rows)
-    show = settings.progress and runtime.is_first()
+    show = settings.progress and distributed.is_first()
     with files.Progress("image features", len(store), show=show) as bar, runtime.evaluation(model, device):
         for part, (batch, _) in zip(rows.split(size), reader, strict=True):
             weight = Share.of(len(part)).weights(len(batch["row"]), device)
@@ -641,7 +642,7 @@ def frozen_features(model: EgoDistill, store: Store, frames: str, settings: Trai
                 features = model.encode_frames(stack, stack.shape[1]).float()
             if ends != "ends":
                 features = torch.cat([first, features, last], dim=1)
-            result.append(runtime.gather(features, weight)[0].cpu())
+            result.append(distributed.gather(features, weight)[0].cpu())
             bar.step(len(part))
     return torch.cat(result)
 
@@ -681,7 +682,7 @@ class Distill(Labelled):
         return {name: value for name, value in values.items() if value is not None} | extra
 
 
-@runtime.propagate_failure
+@distributed.propagate_failure
 def distill(
     model: Model,
     store: Store,

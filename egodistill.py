@@ -23,14 +23,14 @@ VisOnly, which are the same two networks trained on labels only, by `finetune()`
 The modules, each with an introduction (`help(egodistill.student)`):
 
     entry        data (videos to clips on disk), teachers (video models and their outputs), cli (commands), which
-                 has commands, training_commands, model_commands, live_command, options, demo
-    method       student, teacher, extraction, distillation, training, inference; live, arrivals, events, gates;
-                 batches, runtime, checkpoints, files, processes, tables
+                 has commands, training_commands, model_commands, live_command, options, settings, demo
+    method       student, teacher, distillation, training, inference; live, arrivals, events, gates;
+                 batches, runtime, distributed, checkpoints, errors, files, processes, tables
     recordings   annotations, aria_datasets, segments, records, pickles; clips, store, store_files, one_pass; video,
-                 audio, imu, gpmf, cameras, feeds; recordings, offset, aria
+                 audio, imu, gpmf, cameras, feeds; recordings, copies, offset, aria
     networks     video_transformers, video_convnets, video_i3d
-    paper        baselines, protocols, benches, experiments, contrasts, intervals, paper_costs, plots; export,
-                 exported; synthetic, behaviour, props, scene
+    paper        baselines, adafuse, stts, listen_to_look, protocols, benches, experiments, contrasts, intervals,
+                 paper_costs, plots, method_figures; export, exported; synthetic, behaviour, props, scene
 
 This module imports nothing heavy, so commands start quickly, and processes that decode videos do not load torch.
 """
@@ -42,8 +42,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from egodistill.batches import Augment
-    from egodistill.distillation import (
+    from .batches import Augment
+    from .distillation import (
         EGO4D,
         EPIC_KITCHENS,
         DistillationSettings,
@@ -54,7 +54,8 @@ if TYPE_CHECKING:
         finetune,
         pretrain_imu,
     )
-    from egodistill.inference import (
+    from .errors import DataError, EgoDistillError, EgoDistillOSError
+    from .inference import (
         Agreement,
         Cost,
         Evaluation,
@@ -66,9 +67,9 @@ if TYPE_CHECKING:
         predict,
         retrieve,
     )
-    from egodistill.live import Answer, Stream, StreamClockError
-    from egodistill.student import EgoDistill, IMUEncoder, IMUPredictor, Output
-    from egodistill.training import Training
+    from .live import Answer, Stream, StreamClockError
+    from .student import EgoDistill, IMUEncoder, IMUPredictor, Output
+    from .training import Training
 
 # All modules are in one folder. A module with a `__path__` is a package to Python, so `egodistill.data` is found beside
 # this file in a checkout, as in an installed package.
@@ -109,13 +110,10 @@ __all__ = [
     "retrieve",
 ]
 
-CLIP_SECONDS = 64 / 30  # 64 frames at 30 frames per second, the clips of the paper's teachers
-IMU_RATE = 198.0  # Hz
-IMU_SAMPLES = 422  # per clip: floor(CLIP_SECONDS * IMU_RATE)
-
 # {module: public names that are imported from it on first use}
 _MODULES = {
     "batches": ("Augment",),
+    "errors": ("CLIP_SECONDS", "IMU_RATE", "IMU_SAMPLES", "DataError", "EgoDistillError", "EgoDistillOSError"),
     "distillation": (
         "EGO4D",
         "EPIC_KITCHENS",
@@ -146,28 +144,6 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
-class EgoDistillError(ValueError):
-    """An argument or input does not fit; the message says what is wrong, where, and what would fit.
-
-    Most modules raise it, or a subclass. It is a ValueError; modules that can be copied alone raise plain ValueErrors.
-
-    >>> import egodistill
-    >>> model = egodistill.EgoDistill.load("student.pt")
-    >>> egodistill.measure(model, batch_size=0)
-    Traceback (most recent call last):
-    ...
-    egodistill.EgoDistillError: batch_size=0 and repeats=10 must be at least 1
-    """
-
-
-class DataError(EgoDistillError):
-    """A file, annotations or a store cannot be used, or a folder contains the results of another run."""
-
-
-class EgoDistillOSError(EgoDistillError, OSError):
-    """A problem outside the library: a file is missing or unwritable, or a training process has died."""
-
-
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -181,6 +157,4 @@ def __dir__() -> list[str]:
 
 
 if __name__ == "__main__":  # `python -m egodistill` in a checkout; an installed package has __main__.py
-    from egodistill.cli import main
-
-    sys.exit(main())
+    sys.exit(importlib.import_module("egodistill.cli").main())

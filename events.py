@@ -22,7 +22,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
-from egodistill import EgoDistillError
+from .errors import EgoDistillError
 
 __all__ = ["Event", "Tracker", "events"]
 

@@ -1,12 +1,12 @@
 """The paper's experiments: train and evaluate students and baselines under one protocol, over several seeds.
 
-    from egodistill import experiments, plots
+    from egodistill import experiments, method_figures
 
     bench = experiments.Bench("store", "out", experiments.PROTOCOLS["epic"])  # a clip store with a teacher's outputs
     runs = experiments.comparison(bench, teacher="motionformer", seeds=(0, 1, 2))
     bench.run(runs, jobs=2)                                            # trains and evaluates what is not finished
     rows = experiments.rows(bench, runs)                               # means over the seeds, and costs
-    plots.draw(rows, "out/compare")                                    # accuracy against cost: the paper's Figure 3
+    method_figures.draw(rows, "out/compare")                           # accuracy against cost: the paper's Figure 3
 
 `comparison()` gives the runs of Figure 3, `ablation()` those of Table 1, `frame_choices()` those of Table 4. Table 2 is
 a comparison with other teachers, which a bench can train itself (`Bench.teachers`, used by `egodistill demo`). Runs
@@ -27,35 +27,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from egodistill import (
-    EgoDistillError,
-    baselines,
-    contrasts,
-    data,
-    files,
-    inference,
-)
-from egodistill.benches import (
-    DISTILLED,
-    METHODS,
-    STAGE_1_LOSSES,
-    STTS,
-    Bench,
-    Run,
-    load,
-    samplings,
-)
-from egodistill.contrasts import Outcome
-from egodistill.intervals import Interval
-from egodistill.protocols import (
-    PROTOCOLS,
-    AdaFuseSettings,
-    ListenToLookSettings,
-    Protocol,
-    STTSSettings,
-    TeacherRecipe,
-)
-from egodistill.student import Output
+from . import contrasts, data, files, inference, stts
+from .benches import DISTILLED, METHODS, STAGE_1_LOSSES, STTS, Bench, Run, samplings
+from .checkpoints import load_model
+from .contrasts import Outcome
+from .errors import EgoDistillError
+from .intervals import Interval
+from .protocols import PROTOCOLS, AdaFuseSettings, ListenToLookSettings, Protocol, STTSSettings, TeacherRecipe
+from .student import Output
 
 __all__ = [
     "PROTOCOLS",
@@ -114,9 +93,9 @@ def comparison(
 def kept_tokens(bench: Bench, method: str, frames: int) -> tuple[int, int]:
     """Return the number of temporal tokens that a variant of STTS keeps, and the side of its spatial window."""
     size = data.ClipStore(bench.store).settings["frame_size"]
-    options = asdict(bench.protocol.stts) | baselines.STTS_VARIANTS[method.split()[1]] | {"weights": None}
+    options = asdict(bench.protocol.stts) | stts.STTS_VARIANTS[method.split()[1]] | {"weights": None}
     with torch.device("meta"):
-        model = baselines.STTS(2, **options, num_frames=frames, frame_size=size)
+        model = stts.STTS(2, **options, num_frames=frames, frame_size=size)
     return model.keep_times, getattr(model, "window", 0)
 
 
@@ -190,7 +169,7 @@ def rows(bench: Bench, runs: Iterable[Run], *, costs: bool = True) -> list[Row]:
     result = []
     for kind, members in kinds.items():
         found = [bench.result(run) for run in members]
-        model = load(bench.path(members[0]))
+        model = load_model(bench.path(members[0]))
         cost = inference.measure(model, device=bench.device, precision="fp32") if costs else None
         gmacs = cost and cost.gmacs
         if "gmacs" in found[0]:  # AdaFuse: what its decisions need.
@@ -238,7 +217,7 @@ def teacher_row(bench: Bench, teacher: str, seeds: Sequence[int], checkpoint: st
         found.append({"top1": result.top1, "per_class": result.per_class})
         correct = contrasts.split_by_wearer(result.correct.numpy(), result.wearers)
         outcomes.append(Outcome(name, seed, correct))
-    model = load(str(checkpoint).format(seed=seeds[0])) if checkpoint else None
+    model = load_model(str(checkpoint).format(seed=seeds[0])) if checkpoint else None
     cost = model and inference.measure(model, device=bench.device, precision="fp32")
     made = row(run, found, describe_inputs(model) if model else "clip", cost and cost.gmacs, cost)
     with contextlib.suppress(EgoDistillError):  # One teacher and one wearer.

@@ -59,9 +59,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import egodistill
-from egodistill import batches, checkpoints, clips, files
-from egodistill.exported import (
+from . import __version__, batches, checkpoints, clips, files
+from .exported import (
     DESCRIPTION_FORMAT,
     PAIR,
     WHOLE,
@@ -72,8 +71,8 @@ from egodistill.exported import (
     pair_files,
     require_packages,
 )
-from egodistill.student import EgoDistill, IMUEncoder, Output
-from egodistill.video import DRAWN
+from .student import EgoDistill, IMUEncoder, Output
+from .video import DRAWN
 
 __all__ = [
     "FORMATS",
@@ -542,7 +541,7 @@ def describe(model: EgoDistill, path: Path, settings: Settings, part: type[Plain
         "compiled_for": f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
         if format == "aoti"
         else None,
-        "versions": {"egodistill": egodistill.__version__, "torch": torch.__version__}
+        "versions": {"egodistill": __version__, "torch": torch.__version__}
         | {name: importlib.import_module(name).__version__ for name in modules},
     }
 

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from egodistill import EgoDistillError, clips, files
-from egodistill.student import Output
+from . import clips, files
+from .errors import EgoDistillError
+from .student import Output
 
 __all__ = ["ExportError", "Exported", "Pair", "Program", "load", "load_pair"]
 

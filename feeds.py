@@ -33,17 +33,8 @@ from typing import Any
 import av
 import numpy as np
 
-from egodistill.imu import LARGEST_READING, Imu, IMUError, table_columns, unit_notes
-from egodistill.video import (
-    LOCAL_FILES,
-    OPEN_OPTIONS,
-    Scaler,
-    VideoError,
-    clock_zero,
-    demux,
-    open_video,
-    video_stream,
-)
+from .imu import LARGEST_READING, Imu, IMUError, table_columns, unit_notes
+from .video import LOCAL_FILES, OPEN_OPTIONS, Scaler, VideoError, clock_zero, demux, open_video, video_stream
 
 __all__ = [
     "CHUNK",

@@ -34,7 +34,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from egodistill import DataError, EgoDistillOSError
+from .errors import DataError, EgoDistillOSError
 
 try:
     import fcntl

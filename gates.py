@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from egodistill import IMU_RATE, EgoDistillError, runtime
-from egodistill.batches import require_number
+from . import runtime
+from .batches import require_number
+from .errors import IMU_RATE, EgoDistillError
 
 __all__ = [
     "Always",

@@ -34,13 +34,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from egodistill import EgoDistillError, batches, files, runtime
-from egodistill.batches import Model, Store
-from egodistill.clips import ClipSpec, Recording, decode_clips, open_recording, require_axes, strided_starts
-from egodistill.imu import MAX_GAP
-from egodistill.runtime import Precision
-from egodistill.student import Output
-from egodistill.video import MAX_HOLD, FrameReader, open_video
+from . import batches, files, runtime
+from .batches import Model, Store
+from .clips import ClipSpec, Recording, decode_clips, open_recording, require_axes, strided_starts
+from .errors import EgoDistillError
+from .imu import MAX_GAP
+from .runtime import Precision
+from .student import Output
+from .video import MAX_HOLD, FrameReader, open_video
 
 __all__ = [
     "Agreement",

@@ -32,7 +32,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from egodistill import EgoDistillError
+from .errors import EgoDistillError
 
 __all__ = ["Interval", "Spread", "holm", "one_way", "spread", "t_cdf", "t_quantile", "two_way"]
 

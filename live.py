@@ -28,11 +28,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from egodistill import EgoDistillError, batches, runtime
-from egodistill.arrivals import Clock, Frame, Frames, Schedule, Sensor, Stats, Times
-from egodistill.gates import FAST, TOLERANCE, Gate, Moved
-from egodistill.imu import LARGEST_READING, MAX_GAP, CoverageError, Imu
-from egodistill.runtime import Precision
+from . import batches, runtime
+from .arrivals import Clock, Frame, Frames, Schedule, Sensor, Stats, Times
+from .errors import EgoDistillError
+from .gates import FAST, TOLERANCE, Gate, Moved
+from .imu import LARGEST_READING, MAX_GAP, CoverageError, Imu
+from .runtime import Precision
 
 __all__ = ["Answer", "Stream", "StreamClockError"]
 

@@ -26,20 +26,10 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from egodistill import (
-    EgoDistillError,
-    arrivals,
-    batches,
-    clips,
-    events,
-    exported,
-    feeds,
-    files,
-    live,
-    model_commands,
-    runtime,
-)
-from egodistill.commands import (
+from . import arrivals, batches, clips, events, exported, feeds, files, live, runtime, settings
+from .errors import EgoDistillError
+from .imu import IMUError
+from .options import (
     axes_option,
     coverage_options,
     given_flags,
@@ -52,9 +42,8 @@ from egodistill.commands import (
     reject,
     report_notes,
 )
-from egodistill.imu import IMUError
-from egodistill.options import device_option, precision_option, report_precision
-from egodistill.video import VideoError
+from .settings import device_option, precision_option, report_precision
+from .video import VideoError
 
 __all__ = ["COMMANDS", "Latency", "load_student"]
 
@@ -168,7 +157,7 @@ def load_student(path: str, device: str | None) -> Any:
         if runtime.pick_device(device).type != "cpu":
             raise EgoDistillError(f"{path}: exported programs run on the CPU; leave out --device {device}")
         return exported.load_pair(path)
-    return model_commands.load_distilled(path).to(runtime.pick_device(device)).eval()
+    return settings.load_distilled(path).to(runtime.pick_device(device)).eval()
 
 
 # ---------------------------------------------------------------------------------------------------------------

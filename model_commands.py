@@ -20,8 +20,8 @@ from typing import Any, TextIO
 import numpy as np
 from torch import nn
 
-from egodistill import EgoDistill, benches, data, export, files, inference, paper_costs, tables, teachers
-from egodistill.commands import (
+from . import data, export, files, inference, paper_costs, tables
+from .options import (
     axes_option,
     choice_options,
     given_flags,
@@ -34,27 +34,24 @@ from egodistill.commands import (
     reject,
     report_notes,
 )
-from egodistill.options import device_option, precision_option, report_precision
-from egodistill.tables import Table
+from .settings import (
+    GMACS_NOTE,
+    device_option,
+    load_distilled,
+    load_student,
+    load_teacher,
+    open_split,
+    precision_option,
+    report_precision,
+    store_options,
+)
+from .tables import Table
 
-__all__ = ["COMMANDS", "GMACS_NOTE", "comparison_table", "load_distilled", "load_student", "load_teacher", "open_split"]
-
-GMACS_NOTE = "GMACs: billions of multiply-adds per clip, half of what torch's FlopCounterMode counts (no norms)."
+__all__ = ["COMMANDS", "comparison_table"]
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Stores and model files
-
-
-def open_split(path: str, split: str) -> data.ClipStore:
-    """Return the clips of a split of a store, or all of them."""
-    store = data.ClipStore(path)
-    return store if split == "all" else store.split(split)
-
-
-def store_options(parser: argparse.ArgumentParser, split: str) -> None:
-    parser.add_argument("store", help="folder of a clip store, written by `egodistill prepare`")
-    parser.add_argument("--split", default=split, help="split of the store to use, or all")
 
 
 def model_options(parser: argparse.ArgumentParser) -> None:
@@ -62,37 +59,6 @@ def model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--student", metavar="FILE", help="a trained student, or a baseline from `egodistill compare`")
     group.add_argument("--teacher-file", metavar="FILE", help="a trained teacher, written by `egodistill finetune`")
-
-
-def load_student(path: str) -> nn.Module:
-    """Return the student or baseline in a file. Raise ValueError for a teacher."""
-    model = benches.load(path)
-    if isinstance(model, teachers.Teacher):
-        raise ValueError(
-            f"{path} holds a teacher, not a student; --student is for students and baselines, --teacher-file for "
-            f"teachers"
-        )
-    return model
-
-
-def load_distilled(path: str) -> EgoDistill:
-    """Return the student in a file. Raise ValueError for a baseline or a teacher."""
-    model = benches.load(path)
-    if not isinstance(model, EgoDistill):
-        kind = "teacher" if isinstance(model, teachers.Teacher) else f"baseline ({type(model).__name__})"
-        raise ValueError(f"{path} holds a {kind}; give the file of a student, written by `egodistill distill`")
-    return model
-
-
-def load_teacher(path: str) -> teachers.Teacher:
-    """Return the teacher in a file. Raise ValueError for another model."""
-    model = benches.load(path)
-    if not isinstance(model, teachers.Teacher):
-        raise ValueError(
-            f"{path} holds a model of class {type(model).__name__}, not a teacher; --teacher-file is for teachers, "
-            f"which `egodistill finetune` writes"
-        )
-    return model
 
 
 def inference_options(parser: argparse.ArgumentParser) -> None:

@@ -25,15 +25,16 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from egodistill import DataError, cameras
-from egodistill.imu import MAX_GAP, Imu, read_imu
-from egodistill.video import VideoError, clock_zero, demux, open_video, probe, video_stream
+from . import cameras
+from .errors import DataError
+from .imu import MAX_GAP, Imu, read_imu
+from .video import VideoError, clock_zero, demux, open_video, probe, video_stream
 
 __all__ = [
     "Axes",
+    "Excerpt",
     "Faults",
     "Offset",
-    "Excerpt",
     "Rates",
     "Survey",
     "axes_of",

@@ -20,9 +20,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from egodistill import DataError, files
-from egodistill.clips import ClipSpec
-from egodistill.store import ClipStore, StoreWriter
+from . import files
+from .clips import ClipSpec
+from .errors import DataError
+from .store import ClipStore, StoreWriter
 
 __all__ = ["Consumer", "Pending", "Together"]
 

@@ -1,174 +1,199 @@
-"""Command-line options made from dataclasses: one option per field that `HELP` describes.
+"""What the options of several commands have in common: their types, checks and groups, and what --out may replace.
 
     from egodistill import options
-    from egodistill.distillation import EGO4D
 
-    options.add_fields(parser, EGO4D.distillation)                      # --epochs, --tau, --crop, ...
-    settings = options.apply(EGO4D.distillation, parser.parse_args())   # the settings, changed by these options
+    parser.add_argument("--workers", type=options.positive_int)
+    options.limit_options(parser)                           # --min-coverage, --max-gap, ...
+    options.reject(options.given_flags(arguments, "stride"), "only for recordings without labels")
 
-An option that is not given leaves its setting unchanged.
+This module does not import torch; `settings` has the options that need it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Collection, Iterator
-from dataclasses import fields, is_dataclass, replace
-from types import NoneType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from egodistill import files, runtime
-from egodistill.commands import positive_int
-from egodistill.distillation import PRESETS
+from . import clips, files
+from .errors import DataError
+from .imu import MAX_GAP
+from .video import MAX_HOLD
 
 __all__ = [
-    "HELP",
-    "add_fields",
-    "apply",
-    "device_option",
-    "flag",
-    "precision_option",
-    "preset_option",
-    "report_precision",
-    "text_or_none",
-    "used_flags",
+    "LIMITS",
+    "axes_option",
+    "coverage_options",
+    "given_flags",
+    "imu_files",
+    "imu_option",
+    "keyword_arguments",
+    "limit_options",
+    "positive_int",
+    "positive_seconds",
+    "reject",
+    "report_notes",
 ]
 
-Settings = TypeVar("Settings")
 
-# Help texts of the fields that are options. The other fields follow from --out, or have options of their own.
-HELP = {
-    "epochs": "number of passes over the training clips",
-    "batch_size": "clips per step, summed over all processes",
-    "learning_rate": "learning rate of AdamW",
-    "decay_epochs": "with --schedule step: multiply the learning rate by --decay after these epochs",
-    "decay": "with --schedule step: factor of the learning rate",
-    "schedule": "learning rate schedule",
-    "warmup_epochs": "increase the learning rate linearly from zero over this many epochs",
-    "weight_decay": "weight decay of AdamW",
-    "seed": "seed of the initial weights, the clip order and dropout",
-    "precision": "arithmetic; auto is bf16 if it is faster on this machine, otherwise fp32; fp16 is for older GPUs",
-    "sync_batch_norm": "under torchrun: compute batch norm statistics over all processes",
-    "crop": "augmentation: randomly crop the frames, removing up to this share of each side",
-    "jitter": "augmentation: randomly change brightness and tint by up to this share",
-    "label_smoothing": "share of the labels' target that is spread evenly over all classes",
-    "nce_tau": "temperature of L_NCE",
-    "nce_weight": "weight of L_NCE",
-    "l1_weight": "weight of L_1",
-    "l1_reduction": "reduction of L_1 over the feature dimensions",
-    "symmetric": "also compute L_NCE from head motion to frames",
-    "alpha": "weight of L_KD; L_GT is weighted by 1 - alpha",
-    "beta": "weight of L_1",
-    "tau": "temperature of L_KD; 10 with --preset ego4d",
-    "tau_squared": "multiply L_KD by tau squared",
-    "num_frames": "number of frames per clip, N in the paper",
-    "image_encoder": "a classification network of torchvision, or resnet10xW for a 10-layer ResNet of width W",
-    "image_weights": "initial weights of the image encoder: imagenet, none (random), or a file",
-    "use_imu": "do not use head motion: VisOnly and VisOnly-Distill of the paper",
-    "imu_vector": "how the IMU features over time become one vector",
-}
+def positive_int(text: str) -> int:
+    """Convert the text of an option to an integer of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return int(text)
 
 
-def option_fields(settings: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Yield name, value and type of each field that `HELP` describes, including fields of nested dataclasses."""
-    hints = get_type_hints(type(settings))
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        if is_dataclass(value):
-            yield from option_fields(value)
-        elif field.name in HELP:
-            yield field.name, value, hints[field.name]
+def positive_seconds(text: str) -> float:
+    """Convert the text of an option to a time above 0, of at most a day."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= 86400:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, of at most a day (86400)")
 
 
-def add_fields(parser: Any, settings: Any, names: Collection[str] = HELP) -> None:
-    """Add an option for each of the named fields of a dataclass.
-
-    An option that is not used is absent from the parsed arguments, so a preset can set its value.
-    """
-    for name, value, hint in option_fields(settings):
-        if name in names:
-            arguments = field_arguments(HELP[name], value, hint)
-            parser.add_argument(flag(name, value), dest=name, default=argparse.SUPPRESS, **arguments)
+def keyword_arguments(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Return the options that are not None as keyword arguments; the others keep the defaults of the function."""
+    return {name: value for name in names if (value := getattr(arguments, name)) is not None}
 
 
-def field_arguments(text: str, value: Any, hint: Any) -> dict[str, Any]:
-    """Return the arguments of `add_argument()` for a field with this help text, default and type."""
-    if isinstance(value, bool):
-        return {"action": "store_false" if value else "store_true", "help": text}
-    shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-    arguments: dict[str, Any] = {"help": f"{text} (default: {shown})"}
-    if get_origin(hint) is Literal:
-        return arguments | {"choices": get_args(hint)}
-    if isinstance(value, tuple):
-        return arguments | {"nargs": "*", "type": int, "metavar": "N"}
-    if NoneType in get_args(hint):
-        return arguments | {"type": text_or_none, "metavar": "NAME"}
-    if isinstance(value, int):  # A count whose default is not 0 cannot be 0.
-        return arguments | {"type": positive_int if value else int, "metavar": "N"}
-    return arguments | {"type": type(value), "metavar": "NAME" if isinstance(value, str) else "X"}
+def given_flags(arguments: argparse.Namespace, *names: str) -> list[str]:
+    """Return those of these options that were given, as flags, such as "--max-gap"."""
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) not in (None, False)]
 
 
-def flag(name: str, value: Any = None) -> str:
-    """Return the option of a field. A field that is True by default gets an option that turns it off."""
-    name = f"no-{name.removeprefix('use_')}" if value is True else name
-    return "--" + name.replace("_", "-")
+def reject(flags: Sequence[str], reason: str) -> None:
+    """Raise ValueError if there are options that would be ignored or that contradict another one."""
+    if flags:
+        raise ValueError(f"{', '.join(flags)}: {reason}")
 
 
-def used_flags(settings: Any, arguments: argparse.Namespace) -> list[str]:
-    """Return the options among the arguments that belong to fields of a dataclass."""
-    return [flag(name, value) for name, value, _ in option_fields(settings) if hasattr(arguments, name)]
+def root_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--root",
+        metavar="FOLDER",
+        help="folder with the data set's videos and IMU files (default: folder of the annotations)",
+    )
 
 
-def apply(settings: Settings, arguments: argparse.Namespace) -> Settings:
-    """Return the settings, with the fields replaced that are among the arguments."""
-    changes: dict[str, Any] = {}
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        if is_dataclass(value):
-            changes[field.name] = apply(value, arguments)
-        elif hasattr(arguments, field.name):
-            chosen = getattr(arguments, field.name)
-            changes[field.name] = tuple(chosen) if isinstance(chosen, list) else chosen
-    return replace(settings, **changes)
+def imu_option(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Add --imu, for `imu_files()`; `more` is a further choice that its help names."""
+    parser.add_argument(
+        "--imu",
+        nargs="+",
+        metavar="CSV",
+        help=f"IMU of the video: one table, or one for the accelerometer and one for the gyroscope{more} (default: "
+        "tables beside the video, or telemetry in it)",
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# Options that several commands share
-
-
-def preset_option(parser: Any) -> None:
-    """Add --preset, the name of a `Recipe`."""
-    text = "default settings: the paper's for EPIC-KITCHENS or for Ego4D, or the demo's; this help shows epic's"
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="epic", help=text)
-
-
-def text_or_none(text: str) -> str | None:
-    """Return the text, or None for "none"."""
-    return None if text.lower() == "none" else text
-
-
-def device_option(parser: Any) -> None:
-    """Add --device."""
-    parser.add_argument("--device", type=usable_device, help="cpu, cuda, ... (default: a GPU if there is one)")
-
-
-def usable_device(name: str) -> str:
-    """Return the name of a device, or raise ArgumentTypeError that says why torch cannot use it."""
+def axes(text: str) -> str:
+    """Return the value of --imu-axes. Raise ArgumentTypeError unless it is a turn or a name."""
     try:
-        runtime.pick_device(name)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return name
+        clips.read_axes(text)
+    except DataError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("imu_axes: ")) from error
+    return text
 
 
-def precision_option(parser: Any, default: str) -> None:
-    """Add --precision."""
-    parser.add_argument("--precision", choices=runtime.PRECISIONS, default=default, help=HELP["precision"])
+def axes_option(parser: argparse.ArgumentParser) -> None:
+    """Add --imu-axes; None stands for the axes that the recordings name, or a GoPro's."""
+    text = (
+        "axes of the IMU samples: the rotation that makes them a GoPro's, such as XZy, as `egodistill check` finds it "
+        "(the columns that point left, to the user and up, small letters for the opposite), or a name for other axes "
+        "(default: gopro)"
+    )
+    parser.add_argument("--imu-axes", metavar="AXES", type=axes, help=text)
 
 
-def report_precision(precision: str | None, device: str | None = None) -> None:
-    """Print to stderr which precision "auto" is on this machine, and why."""
-    if precision == "auto" and not files.environment_share()["rank"]:
-        fast, reason = runtime.bf16_speed(runtime.pick_device(device))
-        print(f"precision {'bf16' if fast else 'fp32'}, because {reason}", file=sys.stderr)
+def imu_files(a: argparse.Namespace) -> Any:
+    """Return the value of --imu: one path, a pair, or None."""
+    return a.imu if a.imu is None or len(a.imu) > 1 else a.imu[0]
+
+
+def report_notes(recording: clips.Recording) -> None:
+    """Print on stderr what is unusual about the IMU samples of a recording."""
+    if notes := recording.motion().notes:
+        print(f"note: {clips.name_files(recording.imu_source)}: {'; '.join(notes)}", file=sys.stderr)
+
+
+def choice_options(parser: argparse.ArgumentParser) -> None:
+    """Add the choices of frames that are faster than exact ones; at most one may be given."""
+    group = parser.add_mutually_exclusive_group()
+    text = "use the nearest key frames: faster, but at slightly different times"
+    group.add_argument("--key-frames", action="store_true", help=text)
+    text = "use the frames that are cheapest to decode within this time of the exact ones, such as 0.25 (0: exact ones)"
+    group.add_argument("--tolerance", metavar="SECONDS", type=float, help=text)
+
+
+# What a clip may lack; options of `data.prepare()` and `inference.predict()`.
+LIMITS = ("zero_accel", "min_coverage", "max_gap", "max_hold")
+
+
+def limit_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options in `LIMITS`."""
+    parser.add_argument("--zero-accel", action="store_true", help="fill in zeros if a recording has no accelerometer")
+    coverage_options(parser)
+    parser.add_argument(
+        "--max-hold",
+        metavar="SECONDS",
+        type=float,
+        default=MAX_HOLD,
+        help="longest time that one frame may be on screen, in seconds; longer is a hole in the recording",
+    )
+
+
+def coverage_options(parser: argparse.ArgumentParser) -> None:
+    """Add --min-coverage and --max-gap."""
+    parser.add_argument(
+        "--min-coverage",
+        metavar="SHARE",
+        type=float,
+        help="share of a clip that its IMU samples must cover (default: 0.95)",
+    )
+    parser.add_argument(
+        "--max-gap",
+        metavar="SECONDS",
+        type=float,
+        help=f"largest gap between IMU samples that counts as covered, in seconds (default: {MAX_GAP})",
+    )
+
+
+def overwrite_option(parser: argparse.ArgumentParser) -> None:
+    """Add --overwrite, for `check_outputs()`."""
+    parser.add_argument("--overwrite", action="store_true", help="let an output replace a file that is not a result")
+
+
+def check_outputs(arguments: argparse.Namespace) -> None:
+    """Raise DataError if a command would write over a file that it must not replace; see `files.check_output()`."""
+    given = {
+        name: value for name, value in vars(arguments).items() if name not in ("out", "markdown", "command", "words")
+    }
+    values = [value for values in given.values() for value in (values if isinstance(values, list) else [values])]
+    inputs = [value for value in values if isinstance(value, str)]
+    if arguments.command in RESULT_MARKS and arguments.out:
+        ours = RESULT_MARKS[arguments.command]
+        if arguments.command in TRAINING and not files.training_file(arguments.out).exists():
+            ours = ()
+        overwrite = getattr(arguments, "overwrite", False)
+        files.check_output(arguments.out, inputs, ours=ours, overwrite=overwrite)
+    if document := getattr(arguments, "markdown", None):
+        if Path(document).suffix.lower() != ".md":
+            raise DataError(f"{document}: --markdown writes into a Markdown document; its name must end in .md")
+        files.check_output(document, inputs, overwrite=True)
+
+
+TRAINING = ("finetune", "pretrain", "distill")
+
+
+# {command: patterns that identify an earlier result of the same kind}. Such a file is replaced without --overwrite;
+# a model only beside the checkpoint of its training, so that a model from elsewhere stays.
+RESULT_MARKS = dict.fromkeys(TRAINING, (b"egodistill model",)) | {
+    "check": (rb"\A(\xef\xbb\xbf)?video,imu_offset\r?\n",),
+    "evaluate": (rb'\A\{\s*"format": "egodistill evaluation',),
+    "measure": (rb'\A\{\s*"format": "egodistill measurement',),
+    "predict": (rb'\A\[\n\{"start": ', rb"\Astart,stop,class_1", rb"\A\[\n+\]\n*\Z"),
+    "live": (rb'\A\{"start": [^\n]*"(frame_age|label)": ',),
+}

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from egodistill import EgoDistill, baselines, inference, teachers
+from . import adafuse, inference, listen_to_look, stts, teachers
+from .student import EgoDistill
 
 __all__ = ["TABLE_3", "TABLE_3_LEGEND", "Published", "table_3_notes"]
 
@@ -42,10 +43,10 @@ _VIDEO = Published(369.51, 10.70, 108.91e6)
 TABLE_3: dict[str, tuple[Published, Callable[[], nn.Module]]] = {
     "Video": (_VIDEO, lambda: teachers.load("motionformer_16x4", None, 97, fast=False, progress=False)),
     "MotionFormer": (_VIDEO, lambda: teachers.load("motionformer_16x4", None, 97, progress=False)),
-    "AdaFuse": (Published(15.20, 2.04, 38.85e6), lambda: baselines.AdaFuse(62, weights=None)),
-    "STTS-T0.8-S0.9": (_STTS, lambda: baselines.STTS(62, weights=None, **baselines.STTS_VARIANTS["T0.8-S0.9"])),
-    "STTS-T0.5-S0.7": (_STTS, lambda: baselines.STTS(62, weights=None, **baselines.STTS_VARIANTS["T0.5-S0.7"])),
-    "ListenToLook": (Published(3.10, 0.43, 25.53e6), lambda: baselines.ListenToLook(62, gru=True, weights=None)),
+    "AdaFuse": (Published(15.20, 2.04, 38.85e6), lambda: adafuse.AdaFuse(62, weights=None)),
+    "STTS-T0.8-S0.9": (_STTS, lambda: stts.STTS(62, weights=None, **stts.STTS_VARIANTS["T0.8-S0.9"])),
+    "STTS-T0.5-S0.7": (_STTS, lambda: stts.STTS(62, weights=None, **stts.STTS_VARIANTS["T0.5-S0.7"])),
+    "ListenToLook": (Published(3.10, 0.43, 25.53e6), lambda: listen_to_look.ListenToLook(62, gru=True, weights=None)),
     "EgoDistill": (Published(1.91, 0.25, 20.56e6), lambda: EgoDistill(62, image_weights=None)),
 }
 # Why our numbers differ from the published ones, as far as known. Fields are filled in by `adafuse_counts()`. A note is
@@ -82,7 +83,7 @@ def table_3_notes(models: dict[str, nn.Module], costs: dict[str, inference.Cost]
     ]
 
 
-def adafuse_counts(model: baselines.AdaFuse, dense: float) -> dict[str, float]:
+def adafuse_counts(model: adafuse.AdaFuse, dense: float) -> dict[str, float]:
     """Return AdaFuse's GMACs per clip with every gate at skip, by our counter and by thop's rule."""
     thop = model.num_frames * model.frame_macs / 1e9
     saved = model.num_frames * sum(second for _, second in model.block_macs) / 1e9

@@ -24,7 +24,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from egodistill import DataError, EgoDistillError, files
+from . import files
+from .errors import DataError, EgoDistillError
 
 __all__ = ["ArrayUnpickler", "first_bytes", "is_pickle", "read_data_frame", "read_pickle"]
 

@@ -26,7 +26,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from egodistill import EgoDistillError, files
+from . import files
+from .errors import EgoDistillError
 
 __all__ = ["CRASHES", "Processes", "Watch"]
 

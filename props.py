@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from egodistill.scene import SPRITE_EDGE, Placed
+from .scene import SPRITE_EDGE, Placed
 
 __all__ = ["THINGS", "Hand", "station"]
 

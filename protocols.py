@@ -16,16 +16,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from egodistill import distillation
-from egodistill.distillation import Recipe
-from egodistill.training import Training
+from . import distillation
+from .distillation import Recipe
+from .training import Training
 
 __all__ = ["PROTOCOLS", "AdaFuseSettings", "ListenToLookSettings", "Protocol", "STTSSettings", "TeacherRecipe"]
 
 
 @dataclass(frozen=True)
 class AdaFuseSettings:
-    """Arguments of `baselines.AdaFuse`, with the defaults of its paper."""
+    """Arguments of `adafuse.AdaFuse`, with the defaults of its paper."""
 
     weights: str | None = "imagenet"
     width: int = 64
@@ -36,7 +36,7 @@ class AdaFuseSettings:
 
 @dataclass(frozen=True)
 class STTSSettings:
-    """Arguments of `baselines.STTS`, with the defaults of its paper."""
+    """Arguments of `stts.STTS`, with the defaults of its paper."""
 
     weights: str | None = "kinetics"
     width: int = 96
@@ -48,7 +48,7 @@ class STTSSettings:
 
 @dataclass(frozen=True)
 class ListenToLookSettings:
-    """Arguments of `baselines.ListenToLook`, with the defaults of its paper."""
+    """Arguments of `listen_to_look.ListenToLook`, with the defaults of its paper."""
 
     weights: str | None = "imagenet"
     width: int = 64

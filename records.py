@@ -23,7 +23,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from egodistill import DataError, files
+from . import files
+from .errors import DataError
 
 __all__ = [
     "JSONReader",

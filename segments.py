@@ -23,10 +23,10 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from egodistill import CLIP_SECONDS, DataError
-from egodistill.clips import Recording, clip_starts, find_videos, open_recording, read_axes, strided_starts
-from egodistill.records import class_number, read_table, start_and_stop
-from egodistill.video import VideoError
+from .clips import Recording, clip_starts, find_videos, open_recording, read_axes, strided_starts
+from .errors import CLIP_SECONDS, DataError
+from .records import class_number, read_table, start_and_stop
+from .video import VideoError
 
 __all__ = [
     "Segment",

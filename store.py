@@ -29,10 +29,11 @@ from typing import Any
 
 import numpy as np
 
-from egodistill import DataError, files
-from egodistill.clips import ClipSpec, Recording
-from egodistill.segments import Segment
-from egodistill.store_files import (
+from . import files
+from .clips import ClipSpec, Recording
+from .errors import DataError
+from .segments import Segment
+from .store_files import (
     ARRAY_NAME,
     BOOKKEEPING,
     DEVICES,

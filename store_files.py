@@ -33,9 +33,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from egodistill import CLIP_SECONDS, DataError, files
-from egodistill.clips import ClipSpec
-from egodistill.segments import Segment
+from . import files
+from .clips import ClipSpec
+from .errors import CLIP_SECONDS, DataError
+from .segments import Segment
 
 __all__ = ["StoreFiles"]
 

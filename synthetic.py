@@ -61,8 +61,8 @@ import av
 import numpy as np
 import torch
 
-from egodistill import EgoDistillError, files, props, scene
-from egodistill.behaviour import (
+from . import files, props, scene
+from .behaviour import (
     ACTIONS,
     FRAME_RATE,
     THINGS,
@@ -78,7 +78,8 @@ from egodistill.behaviour import (
     verbs_of,
     wrong_verb,
 )
-from egodistill.processes import Processes, Watch
+from .errors import EgoDistillError
+from .processes import Processes, Watch
 
 __all__ = ["Recording", "World", "WorldError", "render"]
 

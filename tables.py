@@ -23,8 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import egodistill
-from egodistill import DataError, files
+from . import __version__, files
+from .errors import DataError
 
 __all__ = [
     "Table",
@@ -134,7 +134,7 @@ def write_section(path: str | os.PathLike, name: str, table: Table, *, caption: 
 
 def provenance(command: str, machine: str | None = None) -> str:
     """Return a caption: the command, versions, machine (by default the processor), number of cores and date."""
-    versions = f"egodistill {egodistill.__version__}, torch {importlib.metadata.version('torch')}"
+    versions = f"egodistill {__version__}, torch {importlib.metadata.version('torch')}"
     return (
         f"`{command}`; {versions}, {machine or processor()}, {files.available_cores()} cores, {datetime.date.today()}."
     )

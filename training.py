@@ -26,9 +26,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from egodistill import DataError, EgoDistillError, batches, checkpoints, files, runtime
-from egodistill.batches import Augment, Store
-from egodistill.runtime import Precision, Share
+from . import batches, checkpoints, distributed, files, runtime
+from .batches import Augment, Store
+from .distributed import Share
+from .errors import DataError, EgoDistillError
+from .runtime import Precision
 
 __all__ = ["History", "Objective", "Training", "TrainingOptions", "fold_seed", "train"]
 
@@ -243,14 +245,14 @@ class TrainingLoop:
             raise EgoDistillError(
                 f"{objective.stage} reads no frames, so augment={settings.augment} would have no effect"
             )
-        runtime.join_processes(self.device)
+        distributed.join_processes(self.device)
         self.objective = objective
         prepare_modules(objective, self.device, settings.sync_batch_norm)
         self.trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         if not self.trained:
             raise EgoDistillError(f"{type(objective.model).__name__} has no parameters to train")
         self.find_unused = objective.find_unused or getattr(objective.model, "find_unused", False)
-        self.parallel = runtime.parallel(objective, find_unused=self.find_unused)
+        self.parallel = distributed.parallel(objective, find_unused=self.find_unused)
         self.optimizer = torch.optim.AdamW(
             self.trained,
             lr=settings.learning_rate,
@@ -284,7 +286,7 @@ class TrainingLoop:
 
         Entering it raises DataError if another training holds the lock.
         """
-        if self.path is None or not runtime.is_first():
+        if self.path is None or not distributed.is_first():
             return contextlib.nullcontext()
         busy = f"{self.path}: another process is training with this checkpoint; wait for its end, or use another one"
         return files.work_lock(self.path, busy)
@@ -292,12 +294,12 @@ class TrainingLoop:
     def resume(self) -> None:
         """Continue from the checkpoint of process 0, if there is one. Raise DataError if it is from another run."""
         content: dict[str, Any] = {"about": self.about}
-        if runtime.is_first():
+        if distributed.is_first():
             if self.path is not None and self.path.exists():
                 content = checkpoints.read_checkpoint(self.path, TRAINING_FORMAT)
             self.about["precision"] = self.pick_precision(content["about"].get("precision"))
             content["precision"] = self.about["precision"]
-        content = runtime.broadcast_object(content)
+        content = distributed.broadcast_object(content)
         self.use_precision(content["precision"])
         found = "state" in content
         source = f"the checkpoint {self.path}" if found else "process 0"
@@ -341,13 +343,13 @@ class TrainingLoop:
         done = self.epoch * clips + self.step * self.settings.batch_size
         if self.epoch < epochs:
             self.objective.setup(self.store, self.settings)
-        show = self.settings.progress and runtime.is_first() and self.epoch < epochs
+        show = self.settings.progress and distributed.is_first() and self.epoch < epochs
         try:
             with files.Progress(self.objective.stage, clips * epochs, done=done, show=show) as bar:
                 while self.epoch < epochs:
                     self.run_epoch(bar)
         finally:
-            self.parallel = self.objective  # An error keeps this object alive; see `runtime.leave_processes()`.
+            self.parallel = self.objective  # An error keeps this object alive; see `distributed.leave_processes()`.
         self.objective.eval()
         return self.history
 
@@ -378,17 +380,17 @@ class TrainingLoop:
     def run_step(self, batch: dict[str, Tensor], rows: Tensor, time_in_epochs: float) -> float:
         """Take one optimizer step; return the mean loss of all processes. Raise EgoDistillError unless it is finite."""
         settings, share = self.settings, Share.of(len(rows))
-        rank, processes = runtime.rank_and_world_size()
+        rank, processes = distributed.rank_and_world_size()
         batch["weight"] = share.weights(len(batch["row"]), self.device)
         if settings.sync_batch_norm:
-            runtime.share_batch_norm(self.objective, share)
+            distributed.share_batch_norm(self.objective, share)
         self.objective.set_progress(time_in_epochs / settings.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate_at(time_in_epochs)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             # Each process has its own dropout; process 0 is seeded like a single process.
             torch.manual_seed(fold_seed(settings.seed, self.epoch, self.step, *([rank] if rank else [])))
-            with runtime.distributed_errors(), runtime.autocast(self.device, settings.precision):
+            with distributed.distributed_errors(), runtime.autocast(self.device, settings.precision):
                 values = self.parallel(batch)
             sums = weighted_sums(values, batch["weight"])
             loss, weight = sums["loss"]
@@ -399,11 +401,11 @@ class TrainingLoop:
                     f"these clips.{self.checkpoint_note()}"
                 )
             self.optimizer.zero_grad(set_to_none=True)
-            with runtime.distributed_errors():  # DistributedDataParallel averages over the processes.
+            with distributed.distributed_errors():  # DistributedDataParallel averages over the processes.
                 self.scaler.scale((batch["weight"] * values["loss"]).sum() * processes / weight).backward()
             if processes > 1 and not self.find_unused:
                 self.require_gradients()
-            runtime.average_statistics(self.objective, float(batch["weight"].sum()) / weight)
+            distributed.average_statistics(self.objective, float(batch["weight"].sum()) / weight)
             self.scaler.step(self.optimizer)
             self.scaler.update()
         for name, pair in sums.items():
@@ -423,19 +425,21 @@ class TrainingLoop:
 
     def end_epoch(self, clips: int, seconds: float, waited: float) -> None:
         """Add the means of an epoch to the history, and save."""
-        seconds, waited = runtime.sum_over_processes([seconds, waited], self.device)
+        seconds, waited = distributed.sum_over_processes([seconds, waited], self.device)
         self.history.append(
             {name: total / weight if weight else math.nan for name, (total, weight) in self.sums.items()}
             | {
                 "learning_rate": self.settings.learning_rate_at(self.epoch + 0.5),
-                "clips_per_second": clips * runtime.rank_and_world_size()[1] / seconds,
+                "clips_per_second": clips * distributed.rank_and_world_size()[1] / seconds,
                 "loader_share": waited / seconds,
             }
         )
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
         if self.validation is not None:
             self.history[-1] |= self.validate(self.validation)
-        if self.path is not None and runtime.is_first():  # Before the checkpoint, which may mark the run as finished.
+        if (
+            self.path is not None and distributed.is_first()
+        ):  # Before the checkpoint, which may mark the run as finished.
             about = {"precision": self.settings.precision}
             lines = []
             for number, row in enumerate(self.history, 1):
@@ -453,7 +457,7 @@ class TrainingLoop:
         Raise EgoDistillError if the value that decides which epoch is best is not finite.
         """
         means: dict[str, float] = {}
-        if runtime.is_first():
+        if distributed.is_first():
             sums: dict[str, list[float]] = {}
             self.objective.eval()
             for batch, _ in batches.read(
@@ -471,7 +475,7 @@ class TrainingLoop:
             means = {
                 f"validation_{name}": total / count if count else math.nan for name, (total, count) in sums.items()
             }
-        means = runtime.broadcast_object(means)
+        means = distributed.broadcast_object(means)
         score = means.get("validation_top1", -means["validation_loss"])
         if not math.isfinite(score):
             raise EgoDistillError(
@@ -493,7 +497,7 @@ class TrainingLoop:
                 f"{self.objective.stage}: weights are no longer finite in epoch {self.epoch}, step {self.step}. Lower "
                 f"the learning rate.{self.checkpoint_note()}"
             )
-        if self.path is not None and runtime.is_first():
+        if self.path is not None and distributed.is_first():
             state = {"epoch": self.epoch, "step": self.step, "sums": self.sums, "history": self.history}
             content = {
                 "format": TRAINING_FORMAT,
@@ -535,7 +539,7 @@ def weighted_sums(values: dict[str, Tensor], weight: Tensor) -> dict[str, list[f
     known[list(values).index("loss")] = True
     weights = torch.where(known, weight.cpu().double(), 0.0)
     pairs = torch.stack([torch.where(weights > 0, weights * table, 0.0).sum(1), weights.sum(1)], dim=1)
-    summed = runtime.sum_over_processes(pairs.flatten().tolist(), weight.device)
+    summed = distributed.sum_over_processes(pairs.flatten().tolist(), weight.device)
     return {name: summed[2 * place : 2 * place + 2] for place, name in enumerate(values)}
 
 
@@ -543,8 +547,8 @@ def prepare_modules(objective: Objective, device: torch.device, sync_batch_norm:
     """Move an objective to its device, in training mode; frozen batch norms keep their statistics."""
     objective.to(device).train()
     runtime.keep_frozen_statistics(objective)
-    if sync_batch_norm and runtime.rank_and_world_size()[1] > 1:
-        runtime.sync_batch_norm(objective)
+    if sync_batch_norm and distributed.rank_and_world_size()[1] > 1:
+        distributed.sync_batch_norm(objective)
 
 
 def log_path(checkpoint: str | os.PathLike) -> Path:

@@ -17,27 +17,30 @@ from typing import Any
 import torch
 from torch import nn
 
-from egodistill import (
-    CLIP_SECONDS,
-    EgoDistill,
-    batches,
-    checkpoints,
-    data,
-    distillation,
-    files,
-    inference,
-    model_commands,
-    options,
-    runtime,
-    teachers,
+from . import batches, checkpoints, data, distillation, distributed, files, inference, runtime, teachers
+from .distillation import EPIC_KITCHENS, PRESETS
+from .errors import CLIP_SECONDS
+from .one_pass import Together
+from .options import given_flags, keyword_arguments, overwrite_option, positive_int, reject
+from .settings import (
+    GMACS_NOTE,
+    HELP,
+    add_fields,
+    apply_options,
+    device_option,
+    flag,
+    load_distilled,
+    load_teacher,
+    open_split,
+    precision_option,
+    preset_option,
+    report_precision,
+    store_options,
+    used_flags,
 )
-from egodistill.commands import given_flags, keyword_arguments, overwrite_option, positive_int, reject
-from egodistill.distillation import EPIC_KITCHENS, PRESETS
-from egodistill.model_commands import GMACS_NOTE, store_options
-from egodistill.one_pass import Together
-from egodistill.options import device_option, precision_option, report_precision
-from egodistill.tables import Table
-from egodistill.training import History, Training, log_path
+from .student import EgoDistill
+from .tables import Table
+from .training import History, Training, log_path
 
 __all__ = ["COMMANDS", "name_value", "one_pass"]
 
@@ -51,21 +54,21 @@ DEFAULT_TEACHER = "slowfast_8x8_r50"
 def training_options(parser: argparse.ArgumentParser, stage: str, without: Sequence[str] = ()) -> None:
     """Add the settings of a stage (a field of `Recipe`) as options."""
     group = parser.add_argument_group("training")
-    options.preset_option(group)
-    options.add_fields(group, getattr(EPIC_KITCHENS, stage), [name for name in options.HELP if name not in without])
+    preset_option(group)
+    add_fields(group, getattr(EPIC_KITCHENS, stage), [name for name in HELP if name not in without])
     device_option(group)
 
 
 def training_settings(a: argparse.Namespace, stage: str) -> Any:
     """Return the settings of a stage: those of the preset, changed by the options."""
-    settings = options.apply(getattr(PRESETS[a.preset], stage), a)
+    settings = apply_options(getattr(PRESETS[a.preset], stage), a)
     return replace(settings, checkpoint=files.training_file(a.out))
 
 
 def student_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
     parser.add_argument("--init", metavar="FILE", help="start from the model in this file instead of building one")
-    names = [name for name in options.HELP if name not in without]
-    options.add_fields(parser.add_argument_group("student"), EPIC_KITCHENS.student, names)
+    names = [name for name in HELP if name not in without]
+    add_fields(parser.add_argument_group("student"), EPIC_KITCHENS.student, names)
 
 
 def build_student(a: argparse.Namespace, store: data.ClipStore, teacher: str | None, seed: int) -> EgoDistill:
@@ -77,15 +80,15 @@ def build_student(a: argparse.Namespace, store: data.ClipStore, teacher: str | N
         width = store.read(target, [0]).shape[1]
     if a.init:
         reason = f"cannot change the student in {a.init}; leave out --init to build a new one"
-        reject(options.used_flags(settings, a), reason)
-        model = model_commands.load_distilled(a.init)
+        reject(used_flags(settings, a), reason)
+        model = load_distilled(a.init)
         if width not in (None, model.feature_dim):
             raise ValueError(
                 f"the student in {a.init} has a feature of {model.feature_dim} numbers, the teacher {teacher!r} one of "
                 f"{width}; leave out --init to build a student for this teacher"
             )
         return model
-    settings = options.apply(settings, a)
+    settings = apply_options(settings, a)
     torch.manual_seed(seed)
     return settings.build(
         len(store.class_names),
@@ -108,7 +111,7 @@ def frame_arguments(store: data.ClipStore, count: int) -> dict[str, Any]:
 
 def save_model(model: nn.Module, out: str, result: str, finished: str) -> None:
     """Write a trained model and print the result of its training, in process 0; `finished_note()` gives `finished`."""
-    if runtime.is_first():
+    if distributed.is_first():
         model.save(out)
         print(f"{out}: {finished}{result}")
 
@@ -218,7 +221,7 @@ def name_value(text: str) -> tuple[str, Any]:
 
 
 def run_finetune(a: argparse.Namespace) -> None:
-    store, settings = model_commands.open_split(a.store, a.split), training_settings(a, "finetuning")
+    store, settings = open_split(a.store, a.split), training_settings(a, "finetuning")
     batches.require_labels(store, some=True)
     model = model_to_finetune(a, store, settings.seed)
     if isinstance(model, teachers.Teacher):
@@ -232,16 +235,16 @@ def run_finetune(a: argparse.Namespace) -> None:
     elif a.head_only or a.gradient_checkpointing:
         raise ValueError("--head-only and --gradient-checkpointing are for teachers, not for students")
     finished = finished_note(settings)
-    validation = model_commands.open_split(a.store, a.validation) if a.validation else None
+    validation = open_split(a.store, a.validation) if a.validation else None
     history = distillation.finetune(model, store, settings, validation=validation)
     save_model(model, a.out, final_metrics(history), finished)
 
 
 def model_to_finetune(a: argparse.Namespace, store: data.ClipStore, seed: int) -> nn.Module:
     """Return the model of --init or --architecture."""
-    student_flags = options.used_flags(EPIC_KITCHENS.student, a)
+    student_flags = used_flags(EPIC_KITCHENS.student, a)
     teacher_options = {name: getattr(a, name) for name in ("pretrained", "name", "option") if hasattr(a, name)}
-    teacher_flags = [options.flag(name) for name in teacher_options]
+    teacher_flags = [flag(name) for name in teacher_options]
     if a.init:
         flags = [*(["--architecture"] if hasattr(a, "architecture") else []), *student_flags, *teacher_flags]
         reject(flags, f"cannot change the model in {a.init}; leave out --init to build a new one")
@@ -297,10 +300,10 @@ def extract_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_extract(a: argparse.Namespace) -> None:
-    store = model_commands.open_split(a.store, a.split)
+    store = open_split(a.store, a.split)
     if a.teacher_file:
         reject(["--pretrained"] if a.pretrained else [], "for --architecture; --teacher-file has its weights")
-    teacher = model_commands.load_teacher(a.teacher_file) if a.teacher_file else published_teacher(a)
+    teacher = load_teacher(a.teacher_file) if a.teacher_file else published_teacher(a)
     teacher.name = a.name or teacher.name
     report_precision(a.precision, a.device)
     precision = runtime.pick_precision(runtime.pick_device(a.device), a.precision)
@@ -333,7 +336,7 @@ def one_pass(a: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
         if a.architecture:
             arguments = teacher_clip(a.architecture)
     if a.teacher_file or a.pretrained:
-        teacher = model_commands.load_teacher(a.teacher_file) if a.teacher_file else published_teacher(a)
+        teacher = load_teacher(a.teacher_file) if a.teacher_file else published_teacher(a)
         consumers.append(teachers.Extraction(teacher, **given))
         arguments = {"class_names": teacher.class_names}
     if a.end_features:
@@ -372,7 +375,7 @@ def pretrain_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_pretrain(a: argparse.Namespace) -> None:
-    store, settings = model_commands.open_split(a.store, a.split), training_settings(a, "pretraining")
+    store, settings = open_split(a.store, a.split), training_settings(a, "pretraining")
     model = build_student(a, store, a.teacher, settings.seed)
     finished = finished_note(settings)
     last = distillation.pretrain_imu(model, store, settings, teacher=a.teacher)[-1]
@@ -386,7 +389,7 @@ def distill_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_distill(a: argparse.Namespace) -> None:
-    store, settings = model_commands.open_split(a.store, a.split), training_settings(a, "distillation")
+    store, settings = open_split(a.store, a.split), training_settings(a, "distillation")
     model = build_student(a, store, a.teacher, settings.seed)
     finished = finished_note(settings)
     history = distillation.distill(model, store, settings, teacher=a.teacher)

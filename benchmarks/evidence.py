@@ -41,7 +41,19 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import behaviour, benches, contrasts, data, demo, experiments, files, inference, synthetic, tables
+from egodistill import (
+    behaviour,
+    benches,
+    checkpoints,
+    contrasts,
+    data,
+    demo,
+    experiments,
+    files,
+    inference,
+    synthetic,
+    tables,
+)
 from egodistill.batches import Augment
 from egodistill.experiments import PROTOCOLS, Protocol, Run, TeacherRecipe
 from egodistill.store import outputs_record
@@ -234,7 +246,7 @@ def exchange(segments: Sequence[data.Segment], things: Mapping[str, str]) -> lis
 
 def trained(world: str, out: Path, run: Run) -> Any:
     """Return the trained model of a run, in evaluation mode."""
-    return benches.load(bench_of(world, out, settings_of(world)).path(run)).eval()
+    return checkpoints.load_model(bench_of(world, out, settings_of(world)).path(run)).eval()
 
 
 def settings_of(world: str) -> Protocol:
@@ -670,7 +682,7 @@ def record_cell(cell: Cell, bench: experiments.Bench, out: Path, origin: Mapping
 
 def gmacs(bench: experiments.Bench, run: Run) -> float:
     """Return the multiply-adds of a trained network for one clip, in billions."""
-    return inference.count_macs(benches.load(bench.path(run)), torch.device("cpu")) / 1e9
+    return inference.count_macs(checkpoints.load_model(bench.path(run)), torch.device("cpu")) / 1e9
 
 
 def groups(plan: list[Cell], jobs: int) -> Iterator[list[Cell]]:

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout'
 
 import evidence
 
-from egodistill import behaviour, benches, contrasts, experiments, files, intervals, plots, synthetic, tables
+from egodistill import behaviour, benches, contrasts, experiments, files, intervals, method_figures, synthetic, tables
 from egodistill.contrasts import Outcome
 from egodistill.experiments import Row, Run
 from egodistill.intervals import Interval
@@ -423,7 +423,7 @@ def dose_figure(worlds: Iterable[str], stem: Path) -> list[Path]:
     axes.set_title("One frame, pairs of verbs: what head motion adds", fontsize=11)
     axes.grid(alpha=0.35)
     axes.legend(frameon=False)
-    return plots.save(drawing, stem)
+    return method_figures.save(drawing, stem)
 
 
 def figure(world: str, stem: Path) -> list[Path]:
@@ -443,7 +443,7 @@ def figure(world: str, stem: Path) -> list[Path]:
     known = ceilings()
     drawn = [row for row in rows if row.method in ("EgoDistill", "VisOnly-Distill", "ListenToLook")]
     limits = {(row.method, row.frames): known.get(inputs_of(row.method, row.frames)) for row in drawn}
-    return plots.draw(rows, stem, title, {key: limit[0] for key, limit in limits.items() if limit})
+    return method_figures.draw(rows, stem, title, {key: limit[0] for key, limit in limits.items() if limit})
 
 
 def ceilings(coupling: float = 1.0) -> dict[str, tuple[float, float]]:

@@ -21,7 +21,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import EgoDistill, commands, data, export, model_commands, runtime, tables
+from egodistill import EgoDistill, data, export, model_commands, runtime, tables
+from egodistill.options import positive_int
 
 
 class RandomClips:
@@ -48,10 +49,8 @@ def main() -> None:
     parser.add_argument(
         "--precisions", nargs="+", choices=export.PRECISIONS, help="default: all, bf16 only if it is fast"
     )
-    parser.add_argument(
-        "--clips", type=commands.positive_int, default=64, help="number of random clips, without a store"
-    )
-    parser.add_argument("--repeats", type=commands.positive_int, default=30, help="rounds of timing")
+    parser.add_argument("--clips", type=positive_int, default=64, help="number of random clips, without a store")
+    parser.add_argument("--repeats", type=positive_int, default=30, help="rounds of timing")
     tables.markdown_option(parser)
     a = parser.parse_args()
     fast, reason = runtime.bf16_speed(torch.device("cpu"))

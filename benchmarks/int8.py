@@ -26,7 +26,8 @@ from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import EgoDistill, commands, export, tables
+from egodistill import EgoDistill, export, tables
+from egodistill.options import positive_int
 
 PARTS = ["preprocessing", "stem", "max pool", "stage 1", "stage 2", "stage 3", "stage 4", "IMU branch", "fusion"]
 STRIDES = {2: "stem", 4: "stage 1", 8: "stage 2", 16: "stage 3", 32: "stage 4"}
@@ -42,7 +43,7 @@ LAYERS = {  # of the student
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--repeats", type=commands.positive_int, default=100, help="rounds of timing")
+    parser.add_argument("--repeats", type=positive_int, default=100, help="rounds of timing")
     tables.markdown_option(parser)
     a = parser.parse_args()
     torch.set_num_threads(1)

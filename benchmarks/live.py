@@ -39,7 +39,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import EgoDistill, Output, Stream, commands, demo, export, exported, runtime, tables
+from egodistill import EgoDistill, Output, Stream, demo, export, exported, options, runtime, tables
 
 FORMS = {"eager": "export", "compiled": "aoti"}
 WARM_UP, LOADS = 10, 3
@@ -57,9 +57,9 @@ def main() -> None:
     parser.add_argument(
         "--precisions", nargs="+", choices=export.PRECISIONS, help="default: all, bf16 only if it is fast"
     )
-    parser.add_argument("--repeats", type=commands.positive_int, default=200, help="timed runs of each program")
+    parser.add_argument("--repeats", type=options.positive_int, default=200, help="timed runs of each program")
     parser.add_argument("--stream", action="store_true", help="instead measure the answers of a stream")
-    parser.add_argument("--answers", type=commands.positive_int, default=200, help="--stream: answers of each pair")
+    parser.add_argument("--answers", type=options.positive_int, default=200, help="--stream: answers of each pair")
     parser.add_argument("--every", type=float, default=0.5, help="--stream: seconds between answers")
     parser.add_argument("--period", type=float, default=2.0, help="--stream: seconds between pictures")
     parser.add_argument("--hours", type=float, help="only simulate a stream of so many hours")

@@ -8,7 +8,7 @@
 The recording is 1080p at 30 fps, H.264 with a key frame every `--keyframe-every` frames (30, as phones write it), with
 a table of its IMU. It is one rendered piece of `--piece-seconds` whose packets are repeated, so that it takes minutes
 to make; every repetition is the same work for a decoder. `--video` takes a real piece instead. The working copy
-(`recordings.transcode` of the piece) is repeated in the same way. Both networks have random weights and the paper's
+(`copies.transcode` of the piece) is repeated in the same way. Both networks have random weights and the paper's
 size.
 
 Student: `predict()`, which decodes the next clips while the model works on these. "Decoding alone" is bare decoding:
@@ -46,7 +46,7 @@ cli.let_threads_sleep()  # as the commands do, before torch is imported
 
 import torch
 
-from egodistill import EgoDistill, batches, clips, data, files, predict, recordings, tables, teachers
+from egodistill import EgoDistill, batches, clips, copies, data, files, predict, tables, teachers
 
 WIDTH, HEIGHT, RATE = 1920, 1080, 30
 
@@ -215,7 +215,7 @@ def main() -> None:
         times = max(1, round(arguments.minutes * 60 / piece_seconds))
         minutes = times * piece_seconds / 60
         seen_clips = int(min(minutes * 60, max(minutes * 6, 60)) / data.CLIP_SECONDS)
-        copying = timed(lambda: recordings.transcode(piece, small)) * times
+        copying = timed(lambda: copies.transcode(piece, small)) * times
         whole, copy, tenth = (Path(folder, name) for name in ("whole.mp4", "copy.mp4", "tenth.mp4"))
         repeat(piece, whole, times)
         repeat(small, copy, times)

@@ -32,12 +32,12 @@ from egodistill import (
     IMUPredictor,
     batches,
     benches,
-    commands,
     data,
     demo,
     distillation,
     experiments,
     files,
+    options,
     runtime,
     synthetic,
     tables,
@@ -212,7 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", choices=("demo", "paper"), default="demo")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these networks")
-    parser.add_argument("--rounds", type=commands.positive_int, default=5)
+    parser.add_argument("--rounds", type=options.positive_int, default=5)
     parser.add_argument("--device", help="default: a GPU if there is one")
     tables.markdown_option(parser)
     a = parser.parse_args()

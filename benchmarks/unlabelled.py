@@ -33,10 +33,10 @@ from egodistill import (
     CLIP_SECONDS,
     EgoDistill,
     batches,
-    commands,
     data,
     distill,
     intervals,
+    options,
     pretrain_imu,
     tables,
     teachers,
@@ -181,9 +181,9 @@ def main() -> None:
     parser.add_argument("--pretrained", required=True, help="weights of I3D; see `egodistill teachers`")
     parser.add_argument("--images", help="ImageNet weights of MobileNetV2 (default: a small ResNet, random weights)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the store")
-    parser.add_argument("--size", type=commands.positive_int, default=112, help="frame size of the students in pixels")
-    parser.add_argument("--epochs", type=commands.positive_int, default=60, help="of each stage")
-    parser.add_argument("--seeds", type=commands.positive_int, default=3)
+    parser.add_argument("--size", type=options.positive_int, default=112, help="frame size of the students in pixels")
+    parser.add_argument("--epochs", type=options.positive_int, default=60, help="of each stage")
+    parser.add_argument("--seeds", type=options.positive_int, default=3)
     tables.markdown_option(parser)
     a = parser.parse_args()
     store = prepare(a.films, a.pretrained, a.size, a.out)

@@ -56,7 +56,7 @@ from egodistill import (
     files,
     gates,
     intervals,
-    plots,
+    method_figures,
     synthetic,
     tables,
 )
@@ -495,7 +495,7 @@ def figure(stem: Path) -> list[Path]:
     for axes in (left, right):
         axes.grid(alpha=0.35)
         axes.legend(loc="best", framealpha=0.8, fontsize=8)
-    return plots.save(drawing, stem)
+    return method_figures.save(drawing, stem)
 
 
 def main() -> None:

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 import egodistill
-from egodistill import baselines, student
+from egodistill import adafuse, student
 
 NETWORKS = {
     "student": lambda width: student.build_image_encoder(f"resnet10x{width}", None)[0],
     "BasicBlock": lambda width: student.ResNet(student.BasicBlock, (1, 1, 1, 1), width),  # ListenToLook's
-    "Bottleneck": lambda width: student.ResNet(baselines.GatedBottleneck, (1, 1, 1, 1), width),  # AdaFuse's
+    "Bottleneck": lambda width: student.ResNet(adafuse.GatedBottleneck, (1, 1, 1, 1), width),  # AdaFuse's
 }
 
 

@@ -17,10 +17,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.video.mvit import MSBlockConfig
 
 import egodistill as E
-from egodistill import baselines as B
-from egodistill import batches, inference, student
+from egodistill import adafuse, baselines, batches, inference, listen_to_look, stts, student
 
-AdaFuse, STTS, ListenToLook, BaselineError = B.AdaFuse, B.STTS, B.ListenToLook, B.BaselineError
+AdaFuse, STTS, ListenToLook, BaselineError = (
+    adafuse.AdaFuse,
+    stts.STTS,
+    listen_to_look.ListenToLook,
+    baselines.BaselineError,
+)
 META = torch.device("meta")
 CLASSES = ["close", "open", "put", "take"]
 QUIET = {"progress": False, "device": "cpu"}
@@ -154,7 +158,7 @@ def always(action):
 def test_adafuse_that_keeps_all_equals_the_released_one(golden, gates):
     vectors = golden[1]("adafuse")
     model = released_adafuse(golden, gates)
-    model.decide = always(B.KEEP)
+    model.decide = always(adafuse.KEEP)
     frame_logits = []
     model.classifier.register_forward_hook(lambda layer, inputs, output: frame_logits.append(output))
     with torch.no_grad():
@@ -173,7 +177,7 @@ def test_adafuse_that_draws_equals_the_released_one(golden, gates, monkeypatch):
         seen.append(like)
         return torch.tensor((-np.log(-np.log(u))).astype(np.float32))
 
-    monkeypatch.setattr(B, "gumbel_noise", noise)
+    monkeypatch.setattr(adafuse, "gumbel_noise", noise)
     model = released_adafuse(golden, gates, sample_at_evaluation=True)
     for policy in model.policies:
         policy.register_forward_hook(lambda layer, inputs, output: log_probabilities.append(output))
@@ -200,7 +204,7 @@ def test_adafuse_that_draws_equals_the_released_one(golden, gates, monkeypatch):
 
 def released_stts(golden, variant, **options):
     state = golden[0]("stts_full" if variant == "full" else "stts_selected")
-    model = STTS(62, weights=state, **B.STTS_VARIANTS[variant], **options)
+    model = STTS(62, weights=state, **stts.STTS_VARIANTS[variant], **options)
     model.head.load_state_dict({key: state[f"head.projection.{key}"] for key in ("weight", "bias")})
     return model.eval(), given("stts", (2, 3, 4, 224, 224), 1).transpose(1, 2)
 
@@ -221,7 +225,7 @@ def test_stts_equals_the_released_one(golden, variant, name):
 
 def test_stts_in_training_equals_the_released_one(golden, monkeypatch):
     draws = iter([(f"stts_train_noise{k}", (2, 500, d)) for k, d in enumerate((2, 9))])
-    monkeypatch.setattr(B, "gaussian_noise", lambda x, samples: given(*next(draws), 1))
+    monkeypatch.setattr(stts, "gaussian_noise", lambda x, samples: given(*next(draws), 1))
     model, frames = released_stts(golden, "T0.5-S0.7", dropout=0.0, drop_path=0.0)
     with torch.no_grad():
         logits = model.train().encode(frames).logits
@@ -234,7 +238,7 @@ def test_perturbed_topk_equals_the_released_one(golden):
     low, high = x.aminmax(dim=1, keepdim=True)
     x = ((x - low) / (high - low + 1e-5)).requires_grad_()
     close(x, vectors["topk_x"], 1e-6)
-    chosen = B.perturbed_topk(x, 4, 0.1, noise=given("topk_noise", (3, 500, 9), 1))
+    chosen = stts.perturbed_topk(x, 4, 0.1, noise=given("topk_noise", (3, 500, 9), 1))
     close(chosen, vectors["topk_indicators"], 1e-6)
     chosen.backward(given("topk_grad", (3, 4, 9), 1))
     close(x.grad, vectors["topk_grad_x"], 1e-5)
@@ -306,7 +310,11 @@ def test_counts_of_adafuse():
 
 @pytest.mark.parametrize(
     ("action", "upb", "real"),
-    [(B.SKIP, 15.200886784, 14.3788023), (B.REUSE, 16.588152832, 16.382631302), (B.KEEP, 16.588152832, 16.588152832)],
+    [
+        (adafuse.SKIP, 15.200886784, 14.3788023),
+        (adafuse.REUSE, 16.588152832, 16.382631302),
+        (adafuse.KEEP, 16.588152832, 16.588152832),
+    ],
 )
 def test_gflops_of_one_action_everywhere(action, upb, real):
     """Skipping everything gated gives the published 15.20."""
@@ -327,9 +335,9 @@ def test_gradients_of_narrow_shortcuts(network, width, instructions):
 @pytest.mark.parametrize(
     ("options", "params", "gmacs"),
     [
-        (B.STTS_VARIANTS["T0.5-S0.7"], 36_652_000, 6.1935),
-        (B.STTS_VARIANTS["T0.8-S0.9"], 36_652_000, 6.8984),
-        (B.STTS_VARIANTS["full"], 36_350_174, 14.9771),
+        (stts.STTS_VARIANTS["T0.5-S0.7"], 36_652_000, 6.1935),
+        (stts.STTS_VARIANTS["T0.8-S0.9"], 36_652_000, 6.8984),
+        (stts.STTS_VARIANTS["full"], 36_350_174, 14.9771),
         ({"time_ratio": 0.5, "space_ratio": None}, 36_410_847, 7.4144),
         ({"time_ratio": None}, 36_591_327, 12.4504),
         ({"time_ratio": None, "space_ratio": 0.863}, 36_591_327, 13.9207),
@@ -342,7 +350,7 @@ def test_counts_of_stts(options, params, gmacs):
 
 def test_counts_of_stts_on_16_frames():
     with META:
-        assert cost(STTS(400, num_frames=16, weights=None, **B.STTS_VARIANTS["full"]))[0] == 36_610_672
+        assert cost(STTS(400, num_frames=16, weights=None, **stts.STTS_VARIANTS["full"]))[0] == 36_610_672
         assert cost(STTS(400, num_frames=16, weights=None))[0] == 36_912_498
 
 
@@ -367,17 +375,17 @@ def test_gumbel_draws_follow_the_probabilities():
     torch.manual_seed(0)
     p = torch.tensor([0.2, 0.5, 0.3])
     many = p.log().expand(60_000, 3)
-    drawn = B.straight_through_gumbel(many, B.gumbel_noise(many), 0.67)
+    drawn = adafuse.straight_through_gumbel(many, adafuse.gumbel_noise(many), 0.67)
     assert torch.allclose(drawn.mean(0), p, atol=0.01)
     assert set(drawn.unique().tolist()) == {0.0, 1.0} and torch.all(drawn.sum(1) == 1)
-    assert B.straight_through_gumbel(p.log(), None, 0.67).tolist() == [0, 1, 0]
+    assert adafuse.straight_through_gumbel(p.log(), None, 0.67).tolist() == [0, 1, 0]
 
 
 def test_gradient_of_a_draw_is_that_of_the_soft_choice():
     torch.manual_seed(1)
     scores = torch.randn(5, 3, requires_grad=True)
-    noise, upstream = B.gumbel_noise(scores), torch.randn(5, 3)
-    (ours,) = torch.autograd.grad((B.straight_through_gumbel(scores, noise, 0.5) * upstream).sum(), scores)
+    noise, upstream = adafuse.gumbel_noise(scores), torch.randn(5, 3)
+    (ours,) = torch.autograd.grad((adafuse.straight_through_gumbel(scores, noise, 0.5) * upstream).sum(), scores)
     (soft,) = torch.autograd.grad((((scores + noise) / 0.5).softmax(1) * upstream).sum(), scores)
     assert torch.allclose(ours, soft, atol=1e-7) and ours.abs().max() > 0.01
 
@@ -397,7 +405,7 @@ def test_noise_in_training_and_at_evaluation_on_request():
     assert torch.equal(a, b)
     for model in (adafuse().train(), adafuse(sample_at_evaluation=True).eval()):
         a, b = runs(model)
-        assert not torch.equal(a, b) and set(a.tolist()) == {B.SKIP, B.REUSE, B.KEEP}
+        assert not torch.equal(a, b) and set(a.tolist()) == {adafuse.SKIP, adafuse.REUSE, adafuse.KEEP}
 
 
 def test_policy_sees_the_frame_before_and_then_this_one():
@@ -435,11 +443,11 @@ def test_real_gflops_by_hand(last_frame):
     for clip in actions.tolist():
         for t in range(4):
             for channel in range(5):
-                skipped += clip[t][channel] == B.SKIP
+                skipped += clip[t][channel] == adafuse.SKIP
                 if t < 3:
-                    unread += clip[t][channel] != B.KEEP and clip[t + 1][channel] != B.REUSE
+                    unread += clip[t][channel] != adafuse.KEEP and clip[t + 1][channel] != adafuse.REUSE
                 else:
-                    unread += clip[2 if last_frame == "released" else 3][channel] != B.KEEP
+                    unread += clip[2 if last_frame == "released" else 3][channel] != adafuse.KEEP
     upb, real, dense = model.gflops()
     assert dense == 4 * model.frame_macs / 1e9
     assert dense - upb == pytest.approx(4 * skipped / 40 * second / 1e9, rel=1e-4)
@@ -448,7 +456,7 @@ def test_real_gflops_by_hand(last_frame):
 
 def test_temporal_shift_by_hand():
     x = torch.arange(1.0, 25.0).view(3, 8, 1, 1)  # three frames, eight channels
-    shifted = B.shift(x, 3).view(3, 8)
+    shifted = adafuse.shift(x, 3).view(3, 8)
     wanted = x.view(3, 8).clone()
     wanted[:, 0] = torch.tensor([9, 17, 0])
     wanted[:, 1] = torch.tensor([0, 2, 10])
@@ -456,10 +464,10 @@ def test_temporal_shift_by_hand():
 
 
 def test_temporal_shift_leaves_the_shortcut_alone():
-    block, x, inside = B.GatedBottleneck(32, 8, 1, None).eval(), torch.rand(2, 32, 4, 4), torch.rand(2, 32, 4, 4)
+    block, x, inside = adafuse.GatedBottleneck(32, 8, 1, None).eval(), torch.rand(2, 32, 4, 4), torch.rand(2, 32, 4, 4)
     nn.init.zeros_(block.bn3.weight)  # only the shortcut is left
     assert torch.equal(block(x, inside), x)
-    block = B.GatedBottleneck(16, 8, 1, student.shortcut(16, 32, 1)).eval()
+    block = adafuse.GatedBottleneck(16, 8, 1, student.shortcut(16, 32, 1)).eval()
     nn.init.zeros_(block.bn3.weight)
     x, inside = x[:, :16], inside[:, :16]
     assert torch.equal(block(x, inside), F.relu(block.downsample(inside)))  # one that projects is shifted, as released
@@ -497,10 +505,10 @@ def test_resnet_takes_the_weights_of_torchvision(tmp_path):
     theirs = torchvision.models.resnet50(weights=None).eval()
     torch.save(theirs.state_dict(), tmp_path / "resnet50.pth")
     model = AdaFuse(4, frame_size=64, weights=tmp_path / "resnet50.pth").eval()
-    model.decide = always(B.KEEP)
+    model.decide = always(adafuse.KEEP)
     theirs.fc = nn.Identity()
     frames = torch.randint(256, (2, 4, 3, 64, 64), dtype=torch.uint8)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in B.IMAGENET)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in baselines.IMAGENET)
     with torch.no_grad():
         ours = model(frames).feature
         wanted = theirs(((frames / 255 - mean) / std).flatten(0, 1)).unflatten(0, (2, 4)).mean(1)
@@ -525,7 +533,7 @@ def test_gradient_of_two_candidates_against_the_closed_form():
     noise = torch.randn(1, 400_000, 2)
     found = {}
     for jacobian in ("diagonal", "full"):
-        first = B.perturbed_topk(x, 1, sigma, noise=noise, jacobian=jacobian)[0, 0, 0]
+        first = stts.perturbed_topk(x, 1, sigma, noise=noise, jacobian=jacobian)[0, 0, 0]
         assert float(first.detach()) == pytest.approx(p, abs=0.003)
         (found[jacobian],) = torch.autograd.grad(first, x)
     assert found["full"][0].tolist() == pytest.approx([slope, -slope], abs=0.02)
@@ -538,7 +546,7 @@ def test_full_gradient_against_finite_differences():
     noise, upstream = torch.randn(1, 400_000, 5), torch.randn(1, 2, 5)
 
     def value(x):
-        return (B.perturbed_topk(x, 2, 0.2, noise=noise, jacobian="full") * upstream).sum()
+        return (stts.perturbed_topk(x, 2, 0.2, noise=noise, jacobian="full") * upstream).sum()
 
     (gradient,) = torch.autograd.grad(value(x), x)
     step = 0.02
@@ -550,11 +558,11 @@ def test_full_gradient_against_finite_differences():
 
 def test_perturbed_topk_without_noise_is_topk():
     x = torch.tensor([[0.2, 0.9, 0.1, 0.5]], requires_grad=True)
-    chosen = B.perturbed_topk(x, 2, 0.0, samples=3)
+    chosen = stts.perturbed_topk(x, 2, 0.0, samples=3)
     assert chosen.tolist() == [[[0, 1, 0, 0], [0, 0, 0, 1]]]  # in the order of the candidates
     chosen.sum().backward()
     assert x.grad.tolist() == [[0, 0, 0, 0]]
-    soft = B.perturbed_topk(x.detach(), 2, 0.3, samples=200)
+    soft = stts.perturbed_topk(x.detach(), 2, 0.3, samples=200)
     assert torch.allclose(soft.sum(2), torch.ones(1, 2)) and soft.max() < 1
 
 
@@ -588,7 +596,7 @@ def test_stts_selects_what_scores_best():
 
 def test_stts_keeps_half_of_the_features_of_a_score_to_each_token():
     torch.manual_seed(0)
-    scorer = B.Scorer(8).eval()
+    scorer = stts.Scorer(8).eval()
     tokens = torch.randn(1, 6, 8)
     hidden = scorer.in_conv(tokens)
     mixed = torch.cat([hidden[..., :4], hidden[..., 4:].mean(1, keepdim=True).expand(-1, 6, -1)], dim=2)
@@ -629,7 +637,7 @@ def test_stts_takes_the_weights_of_torchvision():
     with META:
         published = torchvision.models.video.mvit_v1_b(weights=None)
     assert list(published.state_dict()) == list(theirs.state_dict())
-    model = STTS(4, frame_size=64, weights=theirs.state_dict(), **B.STTS_VARIANTS["full"]).eval()
+    model = STTS(4, frame_size=64, weights=theirs.state_dict(), **stts.STTS_VARIANTS["full"]).eval()
     theirs.head = nn.Identity()
     frames = torch.randint(256, (2, 4, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
@@ -771,7 +779,7 @@ def test_a_file_gives_back_the_model(build, tmp_path):
             nn.init.uniform_(layer.running_mean)
     model.class_names = CLASSES
     model.eval().save(tmp_path / "deep" / "model.pt")
-    again = B.Baseline.load(tmp_path / "deep" / "model.pt")
+    again = baselines.Baseline.load(tmp_path / "deep" / "model.pt")
     assert type(again) is type(model) and not again.training and again.class_names == CLASSES
     assert again.arguments == model.arguments and [p.name for p in (tmp_path / "deep").iterdir()] == ["model.pt"]
     inputs = batches.example_inputs(model, 2)
@@ -798,16 +806,16 @@ def test_files_that_do_not_fit(tmp_path):
         AdaFuse.load(path)
     torch.save({"format": "something else"}, path)
     with pytest.raises(E.EgoDistillError, match="is not an 'egodistill model 1' file; its format is 'something else'"):
-        B.Baseline.load(path)
+        baselines.Baseline.load(path)
     path.write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(E.EgoDistillError, match=r"model\.pt cannot be read"):
-        B.Baseline.load(path)
+        baselines.Baseline.load(path)
     torch.save(content | {"class": Store()}, path)  # more than tensors: code would have to run
     with pytest.raises(E.EgoDistillError, match=r"model\.pt cannot be read"):
-        B.Baseline.load(path)
+        baselines.Baseline.load(path)
     torch.save([1], path)
     with pytest.raises(E.EgoDistillError, match="contains a list"):
-        B.Baseline.load(path)
+        baselines.Baseline.load(path)
 
 
 def test_pretrained_weights_that_do_not_fit(tmp_path, monkeypatch):
@@ -868,9 +876,9 @@ def test_inputs_that_do_not_fit():
         with pytest.raises(BaselineError, match=r"float spectrogram \[batch, steps, 40\]; got "):
             listener()(frames, wrong)
     with pytest.raises(BaselineError, match=r"k must be from 1 to 2, .*got 3"):
-        B.perturbed_topk(torch.zeros(1, 2), 3, 0.1)
+        stts.perturbed_topk(torch.zeros(1, 2), 3, 0.1)
     with pytest.raises(BaselineError, match="jacobian must be 'diagonal' or 'full'"):
-        B.perturbed_topk(torch.zeros(1, 2), 1, 0.1, jacobian="x")
+        stts.perturbed_topk(torch.zeros(1, 2), 1, 0.1, jacobian="x")
 
 
 def test_costs_are_asked_for_in_order():
@@ -890,13 +898,13 @@ def test_costs_are_asked_for_in_order():
 
 
 def test_options_of_stts_reach_its_selection(monkeypatch):
-    calls, real = [], B.perturbed_topk
+    calls, real = [], stts.perturbed_topk
 
     def spy(scores, k, sigma, **options):
         calls.append({"k": k, "sigma": sigma, **options})
         return real(scores, k, sigma, **options)
 
-    monkeypatch.setattr(B, "perturbed_topk", spy)
+    monkeypatch.setattr(stts, "perturbed_topk", spy)
     model = stts(sigma=0.3, samples=7, jacobian="full", num_frames=8, time_ratio=0.75, space_ratio=0.3).train()
     frames = torch.randint(256, (2, 8, 3, 64, 64), dtype=torch.uint8)
     for done in (0.25, 0.5, 0.9):  # the noise is that of the progress, and not of how often it was set
@@ -944,7 +952,7 @@ def test_the_gradient_through_reused_channels_is_an_option(history_gradient):
     model = adafuse(history_gradient=history_gradient)
     y = torch.randn(1 * 3, 2, 4, 4, requires_grad=True)
     action = torch.zeros(1, 3, 2, 3)
-    action[..., B.REUSE] = 1.0  # each frame shows the one before it
+    action[..., adafuse.REUSE] = 1.0  # each frame shows the one before it
     model.merge(y, action)[2].sum().backward()
     assert (y.grad[1] != 0).all() == history_gradient and not y.grad[0].any() and not y.grad[2].any()
 

@@ -24,13 +24,15 @@ from egodistill import (
     EgoDistill,
     StudentSettings,
     Training,
-    baselines,
+    adafuse,
     benches,
     clips,
     data,
     distillation,
     experiments,
     files,
+    listen_to_look,
+    stts,
     teachers,
 )
 from egodistill.distillation import DistillationSettings, PretrainingSettings
@@ -152,9 +154,9 @@ def test_runs_with_a_share_of_the_teachers_outputs_take_equally_many_steps(demo,
 def test_baselines_are_by_default_those_of_their_papers():
     """The fields of their settings are arguments of their constructors, with the same defaults."""
     for settings, kind in (
-        (experiments.AdaFuseSettings(), baselines.AdaFuse),
-        (experiments.STTSSettings(), baselines.STTS),
-        (experiments.ListenToLookSettings(), baselines.ListenToLook),
+        (experiments.AdaFuseSettings(), adafuse.AdaFuse),
+        (experiments.STTSSettings(), stts.STTS),
+        (experiments.ListenToLookSettings(), listen_to_look.ListenToLook),
     ):
         arguments = inspect.signature(kind.__init__).parameters
         assert asdict(settings) == {name: arguments[name].default for name in asdict(settings)}

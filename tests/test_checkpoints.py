@@ -33,7 +33,6 @@ from egodistill import (
     EgoDistillOSError,
     baselines,
     batches,
-    benches,
     checkpoints,
     distill,
     teachers,
@@ -219,7 +218,7 @@ def test_code_in_a_file_does_not_run_whoever_reads_it(tmp_path):
     for read in (
         EgoDistill.load,
         baselines.Baseline.load,
-        benches.load,
+        checkpoints.load_model,
         lambda path: small_student(image_weights=path),
         lambda path: distill(small_student(), StudentStore(16), teacher="t", **FAST | {"checkpoint": path}),
     ):

@@ -17,7 +17,7 @@ from commandline import ROOT, run
 
 import egodistill.commands
 import egodistill.demo
-from egodistill import benches, cli, data, live_command, model_commands, recordings, synthetic, training_commands
+from egodistill import benches, cli, copies, data, live_command, model_commands, synthetic, training_commands
 
 PRINT = """
 import sys
@@ -100,7 +100,7 @@ def test_a_command_that_is_ended_leaves_no_temporary_file(sample_data, tmp_path,
     process.send_signal(number)
     assert process.stderr.read() == b"" and process.wait(60) == (128 + number if number != signal.SIGKILL else -number)
     assert parts and list(tmp_path.iterdir()) == (parts if number == signal.SIGKILL else [])
-    recordings.transcode(video, tmp_path / "max-heromode.mp4", short_side=32)
+    copies.transcode(video, tmp_path / "max-heromode.mp4", short_side=32)
     assert [file.name for file in tmp_path.iterdir()] == ["max-heromode.mp4"]
 
 
@@ -177,8 +177,9 @@ def test_a_usage_error_is_exit_code_2(command, told, capsys):
 def test_a_crash_names_its_line():
     """A library that takes the process down leaves the line of ours that called it."""
     code = (
-        "import ctypes, sys; from egodistill import benches, cli; "
-        "benches.load = lambda path: ctypes.string_at(0); sys.exit(cli.main(['measure', '--student', 'x.pt']))"
+        "import ctypes, sys; from egodistill import checkpoints, cli; "
+        "checkpoints.load_model = lambda path: ctypes.string_at(0); "
+        "sys.exit(cli.main(['measure', '--student', 'x.pt']))"
     )
     env = {name: value for name, value in os.environ.items() if name != "PYTHONFAULTHANDLER"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
@@ -349,7 +350,7 @@ def test_every_output_file_is_checked():
             if any("--out" in action.option_strings for action in parser._actions):
                 writing.add(name)
     assert (
-        writing - folders - {"export"} == set(egodistill.commands.RESULT_MARKS) == set(OUTPUTS)
+        writing - folders - {"export"} == set(egodistill.options.RESULT_MARKS) == set(OUTPUTS)
     )  # export has a check of its own
 
 

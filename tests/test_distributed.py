@@ -32,6 +32,7 @@ from egodistill import (
     files,
     model_commands,
     runtime,
+    settings,
     training,
     training_commands,
 )
@@ -134,10 +135,10 @@ def do_negatives(rank, folder):
     found = {}
     for rows in (5, 3):
         predicted, actual = rows_of(rows)
-        share, own = runtime.Share.of(rows), rank_rows(torch.arange(rows))
+        share, own = distributed.Share.of(rows), rank_rows(torch.arange(rows))
         mine = [x[own].requires_grad_() for x in (predicted, actual)]
         weight = share.weights(len(own), torch.device("cpu"))
-        (queries, places), (keys, _) = (runtime.gather(x, weight) for x in mine)
+        (queries, places), (keys, _) = (distributed.gather(x, weight) for x in mine)
         loss = distillation.contrastive_loss(queries, keys, symmetric=True)
         ((weight * loss[places]).sum() / rows).backward()
         assert places.tolist() == (own.tolist() if share.stop > share.start else [0, 0])
@@ -215,7 +216,7 @@ def do_nan(rank, folder):
 
 def do_command(rank, folder):
     """What torchrun starts, undisturbed."""
-    model_commands.open_split = lambda path, split: Kept(21)
+    settings.open_split = lambda path, split: Kept(21)
     assert cli.main(command(folder / "whole.pt")) == 0
 
 
@@ -446,7 +447,7 @@ SCRIPT = """
     import test_distributed as T
     from egodistill import cli, model_commands
     fault, at, *command = sys.argv[1:]
-    model_commands.open_split = lambda path, split: T.Kept(21)
+    settings.open_split = lambda path, split: T.Kept(21)
     step, count = torch.optim.AdamW.step, [0]
     def counted(self, *arguments):
         count[0] += 1
@@ -629,10 +630,12 @@ def leave_again_and_again(rank, folder):
     torch.set_num_threads(1)
     for k in range(30):
         distributed.init_process_group("gloo", init_method=f"file://{folder}/{k}", rank=rank, world_size=2)
-        model = runtime.parallel(torch.nn.Sequential(*(torch.nn.Linear(64, 64) for _ in range(6))), find_unused=False)
+        model = distributed.parallel(
+            torch.nn.Sequential(*(torch.nn.Linear(64, 64) for _ in range(6))), find_unused=False
+        )
         for _ in range(2):
             model(torch.ones(4, 64)).sum().backward()
-        runtime.leave_processes()
+        distributed.leave_processes()
         assert not distributed.is_initialized()
         del model
 
@@ -655,18 +658,18 @@ def test_torchrun_tells_an_error_once(tmp_path, torchrun):
 
 
 def test_what_fails_several_processes_is_told_by_the_first(monkeypatch):
-    assert runtime.is_first_failure() and runtime.is_first_failure()  # alone
+    assert distributed.is_first_failure() and distributed.is_first_failure()  # alone
     store = distributed.TCPStore("127.0.0.1", 0, is_master=True)
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port, "WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert [runtime.is_first_failure() for _ in range(3)] == [True, False, False]
+    assert [distributed.is_first_failure() for _ in range(3)] == [True, False, False]
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert [runtime.is_first_failure() for _ in range(3)] == [True, False, False]
+    assert [distributed.is_first_failure() for _ in range(3)] == [True, False, False]
     monkeypatch.setenv("GROUP_RANK", "1")  # Another machine shows its own.
-    assert [runtime.is_first_failure() for _ in range(3)] == [True, False, False]
+    assert [distributed.is_first_failure() for _ in range(3)] == [True, False, False]
     monkeypatch.setattr(runtime, "ATTEMPT", ["attempt 7"])  # whatever its agent has counted
-    assert [runtime.is_first_failure() for _ in range(3)] == [True, False, False]
+    assert [distributed.is_first_failure() for _ in range(3)] == [True, False, False]
 
 
 def test_attempts_of_a_job_have_names_of_their_own(monkeypatch):
@@ -676,14 +679,14 @@ def test_attempts_of_a_job_have_names_of_their_own(monkeypatch):
     def attempt(ranks):
         stores = [distributed.TCPStore("127.0.0.1", host.port, is_master=False) for _ in ranks]
         with ThreadPoolExecutor(3) as pool:
-            return {*pool.map(lambda rank: runtime.agree_on_attempt(stores[rank], rank, 3), ranks)}
+            return {*pool.map(lambda rank: distributed.agree_on_attempt(stores[rank], rank, 3), ranks)}
 
     host.set("process 1", "attempt of a process that was killed")
     names = [attempt(ranks) for ranks in ((0, 1, 2), (2, 1, 0))]
     assert [len(found) for found in names] == [1, 1] and names[0] != names[1]
     monkeypatch.setattr(runtime, "TIMEOUT", timedelta(seconds=0.1))
     with pytest.raises(distributed.DistStoreError, match="not all processes have started"):
-        runtime.agree_on_attempt(host, 0, 3)
+        distributed.agree_on_attempt(host, 0, 3)
 
 
 def test_one_process_evaluates(monkeypatch):

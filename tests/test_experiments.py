@@ -19,9 +19,11 @@ import egodistill.demo
 from egodistill import (
     EPIC_KITCHENS,
     EgoDistill,
+    adafuse,
     baselines,
     batches,
     benches,
+    checkpoints,
     cli,
     data,
     distillation,
@@ -119,7 +121,7 @@ def test_compare_writes_what_it_prints(demo, compared):
     test = data.ClipStore(demo.out / "store").split("test")
     for (method, _frames), row in rows.items():
         run = Run(**row["run"] | {"without": tuple(row["run"]["without"])})
-        models = [benches.load(demo.out / (replace(run, seed=seed).name + ".pt")) for seed in (0, 1)]
+        models = [checkpoints.load_model(demo.out / (replace(run, seed=seed).name + ".pt")) for seed in (0, 1)]
         top1 = [100 * inference.evaluate(model, test, precision="fp32", progress=False).top1 for model in models]
         assert row["top1_seeds"] == pytest.approx(top1), method
         assert row["top1"] == pytest.approx(np.mean(top1)) and row["std"] == pytest.approx(np.std(top1, ddof=1))
@@ -152,7 +154,7 @@ def table_of(demo, name: str) -> np.ndarray:
     """The accuracy (%) of each seed and wearer of a run, from its weights."""
     test, rows = data.ClipStore(demo.out / "store").split("test"), []
     for seed in (0, 1):
-        model = benches.load(demo.out / f"seed-{seed}" / f"{name.format(seed)}.pt")
+        model = checkpoints.load_model(demo.out / f"seed-{seed}" / f"{name.format(seed)}.pt")
         found = inference.evaluate(model, test, precision="fp32", progress=False)
         wearers = np.array(test.wearers)
         rows.append([100 * found.correct.numpy()[wearers == wearer].mean() for wearer in sorted(set(wearers))])
@@ -427,9 +429,9 @@ def test_presets_reach_the_bench(command, monkeypatch):
 
 def test_load_knows_all_kinds_of_files(demo, compared):
     folder = demo.out / "seed-0"
-    kinds = {"slowfast-0": teachers.Teacher, "visonly-n1": EgoDistill, "adafuse-n2": baselines.AdaFuse}
+    kinds = {"slowfast-0": teachers.Teacher, "visonly-n1": EgoDistill, "adafuse-n2": adafuse.AdaFuse}
     for name, kind in kinds.items():
-        assert type(benches.load(folder / f"{name}.pt")) is kind
+        assert type(checkpoints.load_model(folder / f"{name}.pt")) is kind
 
 
 # --- Numbers by an independent computation, and options that arrive

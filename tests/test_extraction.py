@@ -632,7 +632,7 @@ def test_extract_shares_the_clips_by_rank(store, monkeypatch):
 @pytest.mark.parametrize(("fold", "batches"), [(None, [[0, 1], [2, 3], [4]]), ([0, 1, 0, 0, 1], [[0, 2], [1, 4], [3]])])
 def test_processes_extract_the_batches_of_one(folder, tmp_path, monkeypatch, fold, batches):
     """So outputs are equal to the bit."""
-    read, read_clips = [], extraction.read_clips
+    read, read_clips = [], teachers.read_clips
     monkeypatch.setattr(
         extraction, "read_clips", lambda store, rows: read.append(rows.tolist()) or read_clips(store, rows)
     )

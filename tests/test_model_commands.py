@@ -10,7 +10,7 @@ import torch
 from commandline import run
 from painted import write_table
 
-from egodistill import EgoDistill, baselines, benches, cli, data, inference, model_commands, tables, teachers
+from egodistill import EgoDistill, adafuse, checkpoints, cli, data, inference, model_commands, tables, teachers
 
 
 def test_measure_prints_table_3(monkeypatch, tmp_path, capsys):
@@ -69,8 +69,8 @@ def test_measure_prints_table_3(monkeypatch, tmp_path, capsys):
 
 def test_measure_knows_every_kind_of_file(files, tmp_path, capsys):
     path = tmp_path / "adafuse.pt"
-    baselines.AdaFuse(4, weights=None, frame_size=32, width=8, depths=(1, 1, 1, 1), policy_hidden=8).save(path)
-    kinds = {path: baselines.AdaFuse, files / "student.pt": EgoDistill, files / "teacher.pt": teachers.Teacher}
+    adafuse.AdaFuse(4, weights=None, frame_size=32, width=8, depths=(1, 1, 1, 1), policy_hidden=8).save(path)
+    kinds = {path: adafuse.AdaFuse, files / "student.pt": EgoDistill, files / "teacher.pt": teachers.Teacher}
     numbers = tmp_path / "costs.json"
     out = run(
         capsys,
@@ -91,7 +91,7 @@ def test_measure_knows_every_kind_of_file(files, tmp_path, capsys):
     )
     found = json.loads(numbers.read_text())["models"]
     for file, kind in kinds.items():
-        model, cost = benches.load(file), found[str(file)]
+        model, cost = checkpoints.load_model(file), found[str(file)]
         assert type(model) is kind
         assert cost["params"] == sum(p.numel() for p in model.parameters()) and cost["precision"] == "bf16"
         assert f"{cost['params']:,}" in out and f"{100 * cost['feature_error']:.2f} %" in out

@@ -20,6 +20,7 @@ from egodistill import (
     EgoDistill,
     arrivals,
     cli,
+    copies,
     data,
     distillation,
     events,
@@ -29,7 +30,6 @@ from egodistill import (
     live,
     live_command,
     model_commands,
-    options,
     paper_costs,
     plots,
     synthetic,
@@ -37,6 +37,7 @@ from egodistill import (
     teachers,
     training_commands,
 )
+from egodistill.settings import add_fields, apply_options, flag, option_fields, used_flags
 
 
 def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
@@ -104,7 +105,7 @@ def test_options_are_the_fields_of_settings(stage):
     """All fields but those that come from elsewhere; each is read back with the type of its default."""
     settings = getattr(egodistill.EGO4D, stage)
     parser = argparse.ArgumentParser()
-    options.add_fields(parser, settings)
+    add_fields(parser, settings)
     free = {"device", "checkpoint", "checkpoint_seconds", "progress", "augment"}
     free |= {"imu_width", "hidden", "fusion_layers", "feature_dim"}
     names = {action.dest for action in parser._actions} - {"help"}
@@ -112,7 +113,7 @@ def test_options_are_the_fields_of_settings(stage):
         {"crop", "jitter"} if stage != "student" else set()
     )
     arguments = parser.parse_args([])
-    assert options.apply(settings, arguments) == settings and options.used_flags(settings, arguments) == []
+    assert apply_options(settings, arguments) == settings and used_flags(settings, arguments) == []
     values, expected = [], {}
     for field in fields(settings):
         default = getattr(settings, field.name)
@@ -121,7 +122,7 @@ def test_options_are_the_fields_of_settings(stage):
                 field.name, "7"
             )
             text = "0.5" if field.name in ("alpha", "decay", "label_smoothing") else text
-            values += [options.flag(field.name, default), *([] if isinstance(default, bool) else [text])]
+            values += [flag(field.name, default), *([] if isinstance(default, bool) else [text])]
             expected[field.name] = {bool: not default, tuple: (7,), str: text}.get(
                 type(default), 0.5 if text == "0.5" else 7
             )
@@ -129,10 +130,10 @@ def test_options_are_the_fields_of_settings(stage):
         at = values.index("--sync-batch-norm") + 1  # in the order of the fields
         values[at:at] = ["--crop", "0.5", "--jitter", "0.25"]
         expected["augment"] = egodistill.Augment(crop=0.5, jitter=0.25)
-    changed = options.apply(settings, parser.parse_args(values))
+    changed = apply_options(settings, parser.parse_args(values))
     assert changed == replace(settings, **expected)
     assert all(type(getattr(changed, name)) is type(getattr(settings, name)) for name in expected)
-    assert options.used_flags(settings, parser.parse_args(values)) == [v for v in values if v[:2] == "--"]
+    assert used_flags(settings, parser.parse_args(values)) == [v for v in values if v[:2] == "--"]
 
 
 class Spies:
@@ -168,7 +169,7 @@ UNUSED = ["crop", "jitter", "label_smoothing"]  # by stage 1
 def field_words(settings, without=()) -> tuple[str, dict]:
     """Return options with other values than the defaults for all fields that are options, and the values."""
     words, values = [], {}
-    for name, value, hint in options.option_fields(settings):
+    for name, value, hint in option_fields(settings):
         if name in without:
             continue
         other = {bool: not value, int: 7, float: 0.25, tuple: (7,), str: "none", type(None): "none"}[type(value)]
@@ -178,7 +179,7 @@ def field_words(settings, without=()) -> tuple[str, dict]:
         shown = (
             [] if isinstance(value, bool) else [str(one) for one in (other if isinstance(other, tuple) else [other])]
         )
-        words += [options.flag(name, value), *shown]
+        words += [flag(name, value), *shown]
         values[name] = other
     return " ".join(words), values
 
@@ -700,7 +701,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(egodistill.plots, "draw_check")
     spies.put(data, "open_recording", segment.recording)
     spies.put(egodistill.clips, "find_videos", ["v.mp4"])
-    made = recordings.Transcoded("c.mp4", 1, 1, 1, 0, 0, (), None)
+    made = copies.Transcoded("c.mp4", 1, 1, 1, 0, 0, (), None)
     spies.put(recordings, "transcode", made)
     spies.put(commands.aria, "convert", commands.aria.Converted("v.mp4", "v.csv", 1, 1, 1.0, ()))
     spies.put(data, "prepare", Clips("prepared"))

@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from egodistill import DataError, experiments, files, intervals, plots, recordings
+from egodistill import DataError, experiments, files, intervals, method_figures, plots, recordings
 from egodistill.experiments import Run
 from egodistill.offset import Axes, Offset, Rates
 
@@ -26,7 +26,7 @@ def test_figure_has_a_line_for_each_method(tmp_path, monkeypatch):
     table[2] = table[2]._replace(interval=intervals.Interval(52.0, 49.0, 56.0, 4.0, 0.1, 3, 3))
     ceilings = {("EgoDistill", 2): 85.0, ("VisOnly", 1): 60.0, ("AdaFuse", 8): 70.0}  # AdaFuse is not drawn
     ceilings["teacher", 1] = 90.0
-    paths = plots.draw([*table, unknown], tmp_path / "figure", "A title", ceilings)
+    paths = method_figures.draw([*table, unknown], tmp_path / "figure", "A title", ceilings)
     assert [path.name for path in paths] == ["figure.png", "figure.svg"]
     axes = drawn[0].axes[0]
     lines = {one.get_label(): one for one in axes.containers}
@@ -34,7 +34,9 @@ def test_figure_has_a_line_for_each_method(tmp_path, monkeypatch):
     limits = [one for one in axes.lines if one.get_markersize() == 26 and len(one.get_xdata())]
     at = {(row.method, row.frames): row.gmacs for row in table}
     assert [one.get_xydata().tolist() for one in limits] == [[[at["EgoDistill", 2], 85.0]], [[at["VisOnly", 1], 60.0]]]
-    assert [one.get_color() for one in limits] == [plots.STYLES[name]["color"] for name in ("EgoDistill", "VisOnly")]
+    assert [one.get_color() for one in limits] == [
+        method_figures.STYLES[name]["color"] for name in ("EgoDistill", "VisOnly")
+    ]
     (bars,) = (part.get_segments() for part in lines["EgoDistill"].lines[2])
     assert [(low, high) for (_, low), (_, high) in bars] == [
         (50.0, 52.0),
@@ -47,14 +49,14 @@ def test_figure_has_a_line_for_each_method(tmp_path, monkeypatch):
     assert {text.get_text() for text in axes.texts} == {"N = 1", "N = 2", "N = 4"}
     assert axes.get_ylim()[1] > 85  # a limit of the inputs is above all points
     wide = table[0]._replace(interval=intervals.Interval(54.0, 0.0, 98.0, 1.0, 0.5, 2, 3))
-    plots.draw([wide, *table[1:]], tmp_path / "wide")
+    method_figures.draw([wide, *table[1:]], tmp_path / "wide")
     assert drawn[-1].axes[0].get_ylim() == (31.0, 74.0)  # a long interval does not flatten the figure
-    plots.draw([unknown], tmp_path / "empty")
+    method_figures.draw([unknown], tmp_path / "empty")
 
 
 def test_the_same_figure_gives_the_same_bytes(tmp_path):
     row = experiments.Row("EgoDistill", 1, "", 76.2, 1.1, [], 0.057, None, None, {}, None)
-    written = [[path.read_bytes() for path in plots.draw([row], tmp_path / name)] for name in ("a", "b")]
+    written = [[path.read_bytes() for path in method_figures.draw([row], tmp_path / name)] for name in ("a", "b")]
     assert written[0] == written[1] and b"<dc:date>" not in written[0][1]
 
 

@@ -16,7 +16,7 @@ import torch
 from foreign import linux_only
 
 import egodistill
-from egodistill import EgoDistill, data, experiments, files, runtime, synthetic
+from egodistill import EgoDistill, data, distributed, experiments, files, synthetic
 
 ROOT = Path(egodistill.__file__).parent
 LOCKS = [pytest.param(False, id="fcntl"), pytest.param(True, id="msvcrt", marks=linux_only)]
@@ -238,7 +238,7 @@ def test_the_store_of_torchrun_uses_libuv_as_torch_does(monkeypatch, value, want
     monkeypatch.delenv("USE_LIBUV", raising=False)
     if value is not None:
         monkeypatch.setenv("USE_LIBUV", value)
-    runtime.torchrun_store()
+    distributed.torchrun_store()
     assert [options["use_libuv"] for options in made] == [wanted]
 
 

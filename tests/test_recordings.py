@@ -13,7 +13,7 @@ import pytest
 from painted import chirp, move, write_sound, write_video
 from panned import FOCAL, RATE, files_of, gyroscope, pan
 
-from egodistill import DataError, EgoDistillOSError, behaviour, cli, data, gpmf, recordings
+from egodistill import DataError, EgoDistillOSError, behaviour, cli, copies, data, gpmf, recordings
 from egodistill.annotations import Segment, with_imu_offsets
 from egodistill.audio import read_audio
 from egodistill.imu import read_imu
@@ -440,7 +440,7 @@ def frame_times(video: Path) -> list[tuple[float, bool]]:
 )
 def test_copy_shows_the_same_picture_at_the_same_time(sample_data, tmp_path, name):
     video, out = sample_data / "decoder-clips" / name, tmp_path / "copy.mp4"
-    result = recordings.transcode(video, out, quality=18)
+    result = copies.transcode(video, out, quality=18)
     before, after = frame_times(video), frame_times(out)
     assert len(after) == result.frames and result.broken_packets == 0
     assert [t for t, _ in before] == [t for t, _ in after]  # to the last bit
@@ -472,7 +472,7 @@ def test_painted_frame_numbers_survive(tmp_path, uneven):
             frame.pts, frame.time_base = int(stamp), tick
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    recordings.transcode(video, out, short_side=90)
+    copies.transcode(video, out, short_side=90)
     assert (probe(out).width, probe(out).height) == (160, 90)
     times = (stamps[:-1] + np.diff(stamps) / 2) * float(tick)
     pictures = read_frames(out, times)[:, 1].mean(1)  # [n, width]
@@ -482,7 +482,7 @@ def test_painted_frame_numbers_survive(tmp_path, uneven):
 
 def test_telemetry_and_audio_are_kept(sample_data, tmp_path):
     video, out = sample_data / "gopro" / "max-heromode.mp4", tmp_path / "copy.mp4"
-    result = recordings.transcode(video, out)
+    result = copies.transcode(video, out)
     assert result.left_out == () and result.copy_bytes < result.source_bytes
     for field in ("accel_time", "accel", "gyro_time", "gyro"):
         before, after = (getattr(read_imu(file), field) for file in (video, out))
@@ -507,12 +507,12 @@ def test_clock_of_a_file_that_starts_late(tmp_path, panned):
         target.mux(stream.encode(None))
     with av.open(str(video)) as container:
         assert container.start_time > 1_000_000
-    recordings.transcode(video, out)
+    copies.transcode(video, out)
     np.testing.assert_allclose([t for t, _ in frame_times(out)], [t for t, _ in frame_times(video)], atol=2e-6)
 
 
 def test_broken_packets_are_counted(sample_data, tmp_path):
-    result = recordings.transcode(sample_data / "decoder-clips" / "corrupted.mp4", tmp_path / "copy.mp4")
+    result = copies.transcode(sample_data / "decoder-clips" / "corrupted.mp4", tmp_path / "copy.mp4")
     assert (result.frames, result.broken_packets) == (49, 1)
 
 
@@ -525,43 +525,43 @@ def test_what_is_refused(panned, tmp_path):
     ):
         for overwrite in (False, True):
             with pytest.raises(DataError, match=words):
-                recordings.transcode(panned, out, overwrite=overwrite)
+                copies.transcode(panned, out, overwrite=overwrite)
     link = tmp_path / "link.mp4"
     link.symlink_to(panned)
     with pytest.raises(DataError, match="this is the video itself"):
-        recordings.transcode(panned, link, overwrite=True)
+        copies.transcode(panned, link, overwrite=True)
     assert panned.read_bytes() == original
 
     out = tmp_path / "copy.mp4"
     out.write_text("something of value")
     with pytest.raises(DataError, match="overwrite=True"):
-        recordings.transcode(panned, out)
+        copies.transcode(panned, out)
     assert out.read_text() == "something of value"
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(VideoError, match="cannot be opened"):
-        recordings.transcode(tmp_path / "text.mp4", out, overwrite=True)
+        copies.transcode(tmp_path / "text.mp4", out, overwrite=True)
     assert out.read_text() == "something of value"  # a failure costs nothing
     assert not list(tmp_path.glob(".*.part"))
-    recordings.transcode(panned, out, overwrite=True)
+    copies.transcode(panned, out, overwrite=True)
     assert probe(out).duration == pytest.approx(12)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["copy.mp4", "link.mp4", "text.mp4"]
     for setting in ({"short_side": 8}, {"keyframe_every": 0}, {"quality": 60}):
         with pytest.raises(DataError, match=str(next(iter(setting.values())))):
-            recordings.transcode(panned, tmp_path / "new.mp4", **setting)
+            copies.transcode(panned, tmp_path / "new.mp4", **setting)
 
 
 def test_a_full_disk_is_the_copys_fault_and_not_the_originals(panned, tmp_path, full_disk):
     out = tmp_path / "copy.mp4"
     out.write_text("something of value")
     with full_disk(20_000), pytest.raises(EgoDistillOSError, match=r"copy\.mp4: cannot be written: File too large"):
-        recordings.transcode(panned, out, overwrite=True)
+        copies.transcode(panned, out, overwrite=True)
     assert out.read_text() == "something of value" and list(tmp_path.iterdir()) == [out]
 
 
 def test_speedup_is_measured_on_request(panned, tmp_path):
-    assert recordings.transcode(panned, tmp_path / "a.mp4").speedup is None
-    copies = (recordings.transcode(panned, tmp_path / f"{k}.mp4", measure=True) for k in range(5))
-    assert any(copy.speedup > 1 for copy in copies)  # 12 frames to decode, not 250; another program may disturb one
+    assert copies.transcode(panned, tmp_path / "a.mp4").speedup is None
+    made = (copies.transcode(panned, tmp_path / f"{k}.mp4", measure=True) for k in range(5))
+    assert any(copy.speedup > 1 for copy in made)  # 12 frames to decode, not 250; another program may disturb one
 
 
 # --- Values that are not the usual ones
@@ -638,7 +638,7 @@ def test_the_growth_of_an_offset_is_that_over_the_whole_video(tmp_path):
 def test_pictures_and_sound_of_a_late_file_stay_together_in_its_copy(tmp_path, suffix):
     plain = write_sound(tmp_path / "plain.mp4", chirp(np.arange(6 * 48000) / 48000), 48000, pictures=180)
     video, out = move(plain, str(tmp_path / f"late.{suffix}"), 1.4), tmp_path / "copy.mp4"
-    recordings.transcode(video, out)
+    copies.transcode(video, out)
     times = [0.5, 2.2, 3.4]
     for start, one, other in zip(times, read_audio(video, times), read_audio(out, times), strict=True):
         np.testing.assert_allclose(one, other, atol=0.02, err_msg=str(start))
@@ -647,7 +647,7 @@ def test_pictures_and_sound_of_a_late_file_stay_together_in_its_copy(tmp_path, s
 
 
 def test_a_lower_quality_makes_a_smaller_copy(panned, tmp_path):
-    sizes = [recordings.transcode(panned, tmp_path / f"{crf}.mp4", quality=crf).copy_bytes for crf in (18, 23, 35)]
+    sizes = [copies.transcode(panned, tmp_path / f"{crf}.mp4", quality=crf).copy_bytes for crf in (18, 23, 35)]
     assert sizes[0] > 1.3 * sizes[1] > 2 * sizes[2]
 
 
@@ -729,7 +729,7 @@ def test_the_field_of_view_is_that_of_the_upright_picture(rotation, degrees):
 def test_copies_have_the_nearest_even_size(tmp_path, size, short):
     picture = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     video = painted(tmp_path / "a.mp4", [picture] * 3)
-    recordings.transcode(video, tmp_path / "b.mp4", short_side=short)
+    copies.transcode(video, tmp_path / "b.mp4", short_side=short)
     scale = min(1.0, short / min(size))
     info = probe(tmp_path / "b.mp4")
     for found, side in zip((info.width, info.height), size, strict=True):
@@ -739,5 +739,5 @@ def test_copies_have_the_nearest_even_size(tmp_path, size, short):
 def test_of_several_frames_with_one_time_the_last_is_copied():
     frames = [SimpleNamespace(pts=pts, name=name) for pts, name in zip((0, 1, 1, 3, 2, 4, 4), "abcdefg", strict=True)]
     faults = Faults()
-    assert [frame.name for frame in recordings._in_order(iter(frames), faults)] == ["a", "c", "d", "g"]
+    assert [frame.name for frame in copies._in_order(iter(frames), faults)] == ["a", "c", "d", "g"]
     assert faults.repeated == 3

@@ -12,7 +12,7 @@ from torch import nn
 from toys import CLASSES, QUIET, Store, small
 
 import egodistill
-from egodistill import EgoDistillError, Training, batches, evaluate, measure, predict, runtime
+from egodistill import EgoDistillError, Training, batches, distributed, evaluate, measure, predict, runtime
 
 ROOT = Path(egodistill.__file__).parent
 BF16_GAIN = runtime.bf16_gain.__wrapped__  # without the cache; `conftest.training_in_fp32` replaces it
@@ -231,7 +231,7 @@ def test_batch_norm_over_unequal_shares_is_that_of_the_whole_batch(monkeypatch, 
     for _ in shares:
         model = torch.nn.Sequential(torch.nn.BatchNorm2d(4, eps=0.3, momentum=momentum))
         model[0].load_state_dict(whole.state_dict())
-        runtime.sync_batch_norm(model)
+        distributed.sync_batch_norm(model)
         norms.append(model)
     for step in range(2):
         x = torch.randn(10, 4, 3, 2, generator=torch.Generator().manual_seed(step)) * 2 + step
@@ -240,16 +240,16 @@ def test_batch_norm_over_unequal_shares_is_that_of_the_whole_batch(monkeypatch, 
         for send in (True, False):  # first what each process sends, then what it makes of the sum
             for rank, (model, part, (start, stop)) in enumerate(zip(norms, parts, shares, strict=True)):
                 monkeypatch.setattr(runtime, "rank_and_world_size", lambda rank=rank: (rank, len(shares)))
-                runtime.share_batch_norm(model, runtime.Share(start, stop, 10))
+                distributed.share_batch_norm(model, distributed.Share(start, stop, 10))
                 before = {name: value.clone() for name, value in model.state_dict().items()}
                 if send:
                     monkeypatch.setattr(
-                        runtime.AllReduceSum, "apply", lambda own, to=sent: to.append(own) or own + 1e-9
+                        distributed.AllReduceSum, "apply", lambda own, to=sent: to.append(own) or own + 1e-9
                     )
                     model(part)
                     model.load_state_dict(before)
                 else:
-                    monkeypatch.setattr(runtime.AllReduceSum, "apply", lambda own, of=sent: torch.stack(of).sum(0))
+                    monkeypatch.setattr(distributed.AllReduceSum, "apply", lambda own, of=sent: torch.stack(of).sum(0))
                     results.append(model(part))
         torch.testing.assert_close(torch.cat(results[:3]), whole(x), rtol=1e-4, atol=1e-5)
         for model in norms:
@@ -264,7 +264,7 @@ def test_running_statistics_are_averaged_by_clips(monkeypatch):
     sent = []
     monkeypatch.setattr(runtime, "rank_and_world_size", lambda: (0, 2))
     monkeypatch.setattr(runtime, "all_reduce_sum", lambda x: sent.append(x.clone()) or x + 10)
-    runtime.average_statistics(model, 0.25)
+    distributed.average_statistics(model, 0.25)
     assert sent[0].tolist() == [1.0, 2.0, 0.25, 0.25]
     assert model[0].running_mean.tolist() == [11.0, 12.0] and model[0].running_var.tolist() == [10.25, 10.25]
     assert model[1].running_mean.tolist() == [0.0, 0.0]
@@ -277,9 +277,9 @@ def test_replaced_batch_norms_keep_all_settings_and_values():
     frozen = torch.nn.BatchNorm1d(3, affine=False)
     model = torch.nn.Sequential(norm.eval(), frozen)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    runtime.sync_batch_norm(model)
+    distributed.sync_batch_norm(model)
     synced = model[0]
-    assert type(synced) is runtime.SyncBatchNorm and (synced.eps, synced.momentum, synced.training) == (
+    assert type(synced) is distributed.SyncBatchNorm and (synced.eps, synced.momentum, synced.training) == (
         1e-3,
         0.25,
         False,
@@ -313,7 +313,7 @@ def test_shares_are_consecutive_rows_of_at_least_two_clips(monkeypatch, processe
     batch, seen, weights = torch.arange(total) + 100, [], []
     for rank in range(processes):
         monkeypatch.setattr(runtime, "rank_and_world_size", lambda rank=rank: (rank, processes))
-        share = runtime.Share.of(total)
+        share = distributed.Share.of(total)
         rows = share.rows(batch).tolist()
         weight = share.weights(len(rows), CPU)
         weights += weight.tolist()

@@ -16,11 +16,12 @@ from toys import CLASSES, FAST, QUIET, Store, same, small
 from egodistill import (
     EgoDistill,
     EgoDistillError,
-    baselines,
+    adafuse,
     batches,
     data,
     evaluate,
     inference,
+    listen_to_look,
     pretrain_imu,
     student,
 )
@@ -359,8 +360,8 @@ def test_no_encoder_of_torchvision_has_narrow_shortcuts():
     [
         lambda: EgoDistill(4, image_weights=None, frame_size=64),
         lambda: EgoDistill(4, image_weights=None, frame_size=64, image_encoder="shufflenet_v2_x0_5"),
-        lambda: baselines.AdaFuse(4, weights=None, frame_size=64, width=16),
-        lambda: baselines.ListenToLook(4, weights=None, frame_size=64),
+        lambda: adafuse.AdaFuse(4, weights=None, frame_size=64, width=16),
+        lambda: listen_to_look.ListenToLook(4, weights=None, frame_size=64),
     ],
 )
 def test_convolutions_get_channels_last(build):

@@ -143,8 +143,13 @@ def test_every_network_behind_the_face(name, tmp_path):
     teacher.origin = "somewhere"
     teacher.save(tmp_path / "teacher.pt")
     copy = teachers.Teacher.load(tmp_path / "teacher.pt")
+    as_commands_load_it = load_teacher(tmp_path / "teacher.pt")
     with torch.no_grad():
-        assert torch.equal(copy(torch.from_numpy(clip)).logits, found.logits)
+        logits = copy(torch.from_numpy(clip)).logits
+        assert torch.equal(as_commands_load_it(torch.from_numpy(clip)).logits, logits)  # one memory format: the same bits
+    torch.testing.assert_close(logits, found.logits, rtol=1e-5, atol=1e-5)
+    for layer in copy.modules():
+        assert not isinstance(layer, nn.Conv3d) or layer.weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert (copy.origin, copy.clip_spec, copy.name) == ("somewhere", spec, name)
     large = torch.from_numpy(random_clips(1, frames=spec.frames, size=2 * spec.size))
     assert teacher(large).logits.shape == (1, len(teacher.class_names))

@@ -25,7 +25,7 @@ from painted import (
     write_video,
 )
 
-from egodistill import gpmf, recordings
+from egodistill import copies, gpmf, recordings
 from egodistill.video import (
     FrameReader,
     VideoError,
@@ -106,7 +106,7 @@ def test_metadata_that_are_not_utf8_do_not_hide_a_video(suffix, tmp_path):
     assert probe(video).duration == pytest.approx(1.2, abs=0.05)
     assert [number_of(p) for p in read_frames(video, STEADY[:30:7])] == list(range(0, 30, 7))
     copy = tmp_path / "copy.mp4"
-    recordings.transcode(video, copy)
+    copies.transcode(video, copy)
     assert [number_of(p) for p in read_frames(copy, STEADY[:30:7])] == list(range(0, 30, 7))
 
 

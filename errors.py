@@ -1,0 +1,41 @@
+"""The library's exceptions, and the clip of the paper: what every other module may need.
+
+    from egodistill import DataError, EgoDistillError, EgoDistillOSError
+
+The door hands the exceptions on, and tracebacks name them as it does. Modules that can be copied alone raise plain
+ValueErrors and OSErrors instead.
+"""
+
+__all__ = ["CLIP_SECONDS", "IMU_RATE", "IMU_SAMPLES", "DataError", "EgoDistillError", "EgoDistillOSError"]
+
+CLIP_SECONDS = 64 / 30  # 64 frames at 30 frames per second, the clips of the paper's teachers
+IMU_RATE = 198.0  # Hz
+IMU_SAMPLES = 422  # per clip: floor(CLIP_SECONDS * IMU_RATE)
+
+
+class EgoDistillError(ValueError):
+    """An argument or input does not fit; the message says what is wrong, where, and what would fit.
+
+    Most modules raise it, or a subclass.
+
+    >>> import egodistill
+    >>> model = egodistill.EgoDistill.load("student.pt")
+    >>> egodistill.measure(model, batch_size=0)
+    Traceback (most recent call last):
+    ...
+    egodistill.EgoDistillError: batch_size=0 and repeats=10 must be at least 1
+    """
+
+    __module__ = "egodistill"
+
+
+class DataError(EgoDistillError):
+    """A file, annotations or a store cannot be used, or a folder contains the results of another run."""
+
+    __module__ = "egodistill"
+
+
+class EgoDistillOSError(EgoDistillError, OSError):
+    """A problem outside the library: a file is missing or unwritable, or a training process has died."""
+
+    __module__ = "egodistill"
