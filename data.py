@@ -33,16 +33,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from . import files
-from .annotations import read_ego4d, read_ego_exo4d, read_epic_kitchens, read_hd_epic
-from .audio import log_mel, read_audio
-from .clips import ClipSpec, Recording, clip_starts, decode_clips, differences, frames_name, open_recording, read_axes
-from .errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError
+from .datasets.annotations import read_ego4d, read_ego_exo4d, read_epic_kitchens, read_hd_epic
+from .datasets.one_pass import Consumer, Pending
+from .datasets.segments import Segment, SegmentList, Windows, read_csv, read_recordings, with_imu_axes, with_imu_offsets
+from .datasets.store import ClipStore, StoreWriter, folds
 from .imu import MAX_GAP, CoverageError, Imu, IMUError, read_imu
-from .one_pass import Consumer, Pending
-from .processes import CRASHES, Processes, Watch, explain
-from .segments import Segment, SegmentList, Windows, read_csv, read_recordings, with_imu_axes, with_imu_offsets
-from .store import ClipStore, StoreWriter, folds
+from .recordings.audio import log_mel, read_audio
+from .recordings.clips import (
+    ClipSpec,
+    Recording,
+    clip_starts,
+    decode_clips,
+    differences,
+    frames_name,
+    open_recording,
+    read_axes,
+)
+from .support import files
+from .support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError
+from .support.processes import CRASHES, Processes, Watch, explain
 from .video import DRAWN, MAX_HOLD, VideoError, VideoInfo, clip_times, frames_at, probe, read_frames
 
 __all__ = [

@@ -27,12 +27,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import batches, checkpoints, clips, distributed, files, runtime
-from .batches import Model, Store
-from .distributed import Share
-from .errors import EgoDistillError
-from .store import claim_outputs, outputs_record
+from .datasets.store import claim_outputs, outputs_record
+from .engine import batches, checkpoints, distributed, runtime
+from .engine.batches import Model, Store
+from .engine.distributed import Share
+from .recordings import clips
 from .student import EgoDistill, IMUPredictor, Output, describe
+from .support import files
+from .support.errors import EgoDistillError
 from .training import History, Objective, Training, TrainingOptions, rank_rows, train
 
 if TYPE_CHECKING:

@@ -20,29 +20,89 @@ Nagarajan, Grauman, NeurIPS 2023):
 The class EgoDistill is four students of the paper: EgoDistill; VisOnly-Distill (`use_imu=False`); and VisIMU and
 VisOnly, which are the same two networks trained on labels only, by `finetune()` instead of `distill()`.
 
-The modules, each with an introduction (`help(egodistill.student)`):
-
-    entry        data (videos to clips on disk), teachers (video models and their outputs), cli (commands), which
-                 has commands, training_commands, model_commands, live_command, options, settings, demo
-    method       student, teacher, distillation, training, inference; live, arrivals, events, gates;
-                 batches, runtime, distributed, checkpoints, errors, files, processes, tables
-    recordings   annotations, aria_datasets, segments, records, pickles; clips, store, store_files, one_pass; video,
-                 audio, imu, gpmf, cameras, feeds; recordings, copies, offset, aria
-    networks     video_transformers, video_convnets, video_i3d
-    paper        baselines, adafuse, stts, listen_to_look, protocols, benches, experiments, contrasts, intervals,
-                 paper_costs, plots, method_figures; export, exported; synthetic, behaviour, props, scene
+The doors are this module, `data` (annotations to a store of clips) and `teachers` (video models and their outputs).
+The method is in `student`, `distillation`, `training` and `inference`. `student`, `video`, `imu`, `gpmf`, `cameras` and
+the networks in `video_transformers`, `video_convnets` and `video_i3d` can be copied alone. The rest is in seven rooms,
+each with an introduction (`help(egodistill.recordings)`): support, recordings, datasets, engine, deploy, experiments,
+commands.
 
 This module imports nothing heavy, so commands start quickly, and processes that decode videos do not load torch.
 """
 
-# No `from __future__ import annotations` here: that name would hide the module `egodistill.annotations`.
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+# In a checkout, this file is the package: a module with a `__path__` is one to Python. setup.py makes it `__init__.py`.
+__path__ = [os.path.dirname(os.path.abspath(__file__))]
+__version__ = "0.5.0.dev0"
 
 if TYPE_CHECKING:
-    from .batches import Augment
+    from . import (
+        cameras as cameras,
+    )
+    from . import (
+        commands as commands,
+    )
+    from . import (
+        data as data,
+    )
+    from . import (
+        datasets as datasets,
+    )
+    from . import (
+        deploy as deploy,
+    )
+    from . import (
+        distillation as distillation,
+    )
+    from . import (
+        engine as engine,
+    )
+    from . import (
+        experiments as experiments,
+    )
+    from . import (
+        gpmf as gpmf,
+    )
+    from . import (
+        imu as imu,
+    )
+    from . import (
+        inference as inference,
+    )
+    from . import (
+        recordings as recordings,
+    )
+    from . import (
+        student as student,
+    )
+    from . import (
+        support as support,
+    )
+    from . import (
+        teachers as teachers,
+    )
+    from . import (
+        training as training,
+    )
+    from . import (
+        video as video,
+    )
+    from . import (
+        video_convnets as video_convnets,
+    )
+    from . import (
+        video_i3d as video_i3d,
+    )
+    from . import (
+        video_transformers as video_transformers,
+    )
+    from .deploy import events as events
+    from .deploy import export as export
+    from .deploy import gates as gates
+    from .deploy.stream import Answer, Stream, StreamClockError
     from .distillation import (
         EGO4D,
         EPIC_KITCHENS,
@@ -54,7 +114,10 @@ if TYPE_CHECKING:
         finetune,
         pretrain_imu,
     )
-    from .errors import DataError, EgoDistillError, EgoDistillOSError
+    from .engine import batches as batches
+    from .engine.batches import Augment
+    from .experiments import behaviour as behaviour
+    from .experiments import synthetic as synthetic
     from .inference import (
         Agreement,
         Cost,
@@ -67,18 +130,86 @@ if TYPE_CHECKING:
         predict,
         retrieve,
     )
-    from .live import Answer, Stream, StreamClockError
     from .student import EgoDistill, IMUEncoder, IMUPredictor, Output
+    from .support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError, EgoDistillError, EgoDistillOSError
     from .training import Training
+else:
+    from egodistill.support.lazy import hand_on
 
-# All modules are in one folder. A module with a `__path__` is a package to Python, so `egodistill.data` is found beside
-# this file in a checkout, as in an installed package.
-__path__ = [os.path.dirname(os.path.abspath(__file__))]
-__version__ = "0.4.1.dev0"
+    __getattr__, __dir__ = hand_on(
+        "egodistill",
+        {
+            "data": (),
+            "teachers": (),
+            "student": ("EgoDistill", "IMUEncoder", "IMUPredictor", "Output"),
+            "distillation": (
+                "EGO4D",
+                "EPIC_KITCHENS",
+                "DistillationSettings",
+                "PretrainingSettings",
+                "Recipe",
+                "StudentSettings",
+                "distill",
+                "finetune",
+                "pretrain_imu",
+            ),
+            "training": ("Training",),
+            "inference": (
+                "Agreement",
+                "Cost",
+                "Evaluation",
+                "Prediction",
+                "Retrieval",
+                "agreement",
+                "evaluate",
+                "measure",
+                "predict",
+                "retrieve",
+            ),
+            "video": (),
+            "imu": (),
+            "gpmf": (),
+            "cameras": (),
+            "video_transformers": (),
+            "video_convnets": (),
+            "video_i3d": (),
+            "support.errors": (
+                "CLIP_SECONDS",
+                "IMU_RATE",
+                "IMU_SAMPLES",
+                "DataError",
+                "EgoDistillError",
+                "EgoDistillOSError",
+            ),
+            "engine.batches": ("Augment",),
+            "deploy.stream": ("Answer", "Stream", "StreamClockError"),
+            # Modules that stood at the root up to version 0.4 can be imported from here, as before.
+            "support": ("files", "pickles", "processes", "records", "tables"),
+            "recordings": ("aria", "audio", "clips", "offset"),
+            "datasets": ("annotations", "aria_datasets", "one_pass", "segments", "store", "store_files"),
+            "engine": ("checkpoints", "batches", "runtime", "teacher"),
+            "deploy": ("arrivals", "events", "export", "exported", "feeds", "gates"),
+            "experiments": (
+                "baselines",
+                "behaviour",
+                "benches",
+                "contrasts",
+                "intervals",
+                "props",
+                "protocols",
+                "scene",
+                "synthetic",
+            ),
+            "commands": ("cli", "demo", "options"),
+        },
+    )
 
 __all__ = [
+    "CLIP_SECONDS",
     "EGO4D",
     "EPIC_KITCHENS",
+    "IMU_RATE",
+    "IMU_SAMPLES",
     "Agreement",
     "Answer",
     "Augment",
@@ -110,51 +241,5 @@ __all__ = [
     "retrieve",
 ]
 
-# {module: public names that are imported from it on first use}
-_MODULES = {
-    "batches": ("Augment",),
-    "errors": ("CLIP_SECONDS", "IMU_RATE", "IMU_SAMPLES", "DataError", "EgoDistillError", "EgoDistillOSError"),
-    "distillation": (
-        "EGO4D",
-        "EPIC_KITCHENS",
-        "DistillationSettings",
-        "PretrainingSettings",
-        "Recipe",
-        "StudentSettings",
-        "distill",
-        "finetune",
-        "pretrain_imu",
-    ),
-    "inference": (
-        "Agreement",
-        "Cost",
-        "Evaluation",
-        "Prediction",
-        "Retrieval",
-        "agreement",
-        "evaluate",
-        "measure",
-        "predict",
-        "retrieve",
-    ),
-    "live": ("Answer", "Stream", "StreamClockError"),
-    "student": ("EgoDistill", "IMUEncoder", "IMUPredictor", "Output"),
-    "training": ("Training",),
-}
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"egodistill.{_HOMES[name]}"), name)
-    globals()[name] = value  # __getattr__ is not called for it again
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
-
 if __name__ == "__main__":  # `python -m egodistill` in a checkout; an installed package has __main__.py
-    sys.exit(importlib.import_module("egodistill.cli").main())
+    sys.exit(importlib.import_module("egodistill.commands.cli").main())

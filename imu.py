@@ -576,7 +576,7 @@ def _read_aria(path: Path) -> Imu:
     """Return the IMU of a recording of Project Aria glasses, on their own clock."""
     if not __package__:  # aria.py needs the rest of the package
         raise IMUError(f"{path}: a Project Aria recording; `egodistill convert` writes its IMU as a table")
-    aria = importlib.import_module(f"{__package__}.aria")
+    aria = importlib.import_module(f"{__package__}.recordings.aria")
     try:
         found = aria.Recording(path, device_clock=True).imu()
     except ValueError as error:

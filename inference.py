@@ -34,13 +34,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from . import batches, files, runtime
-from .batches import Model, Store
-from .clips import ClipSpec, Recording, decode_clips, open_recording, require_axes, strided_starts
-from .errors import EgoDistillError
+from .engine import batches, runtime
+from .engine.batches import Model, Store
+from .engine.runtime import Precision
 from .imu import MAX_GAP
-from .runtime import Precision
+from .recordings.clips import ClipSpec, Recording, decode_clips, open_recording, require_axes, strided_starts
 from .student import Output
+from .support import files
+from .support.errors import EgoDistillError
 from .video import MAX_HOLD, FrameReader, open_video
 
 __all__ = [

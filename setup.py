@@ -1,11 +1,10 @@
-"""Packaging: flat files in the repository, one package `egodistill` once installed.
+"""Packaging: files and rooms in the repository, one package `egodistill` once installed.
 
-The modules are side by side at the root, so that a reader finds them and can copy one alone.
-Installed in this way, `data`, `teachers` and `cli` would be top-level names and collide with
-everyone's own `data.py`. So `BuildPy` puts them into a package on the way into a wheel:
-egodistill.py becomes egodistill/__init__.py, data.py becomes egodistill/data.py. In a checkout and
-in an editable install nothing is moved: there egodistill.py itself, by its `__path__`, is the
-package.
+What can be copied alone stands at the root, beside the doors and the method. Installed in this way, `data`, `teachers`
+and `commands` would be top-level names and collide with everyone's own `data.py`. So `BuildPy` puts them into a package
+on the way into a wheel: egodistill.py becomes egodistill/__init__.py, data.py becomes egodistill/data.py, and a room
+such as recordings/ becomes egodistill/recordings/. In a checkout, egodistill.py itself, by its `__path__`, is the
+package; an editable install in strict mode links the files as a wheel holds them.
 """
 
 import atexit
@@ -21,18 +20,25 @@ from setuptools.command.build_py import build_py
 PACKAGE = "egodistill"
 HOME = "https://github.com/egodistill/egodistill"
 ROOT = Path(__file__).resolve().parent
-# What is shipped: module in the package -> file at the root.
-MODULES = {path.stem: path.name for path in sorted(ROOT.glob("*.py")) if path.name != "setup.py"}
-MODULES["__init__"] = MODULES.pop(PACKAGE)
+# What is shipped, as (package, module, file): each module at the root, and each folder with an __init__.py, a room.
+DOOR = f"{PACKAGE}.py"
+MODULES = [
+    (PACKAGE, "__init__" if path.name == DOOR else path.stem, path.name)
+    for path in sorted(ROOT.glob("*.py"))
+    if path.name != "setup.py"
+]
+for sign in sorted(ROOT.glob("*/__init__.py")):
+    room = sign.parent.name
+    MODULES += [(f"{PACKAGE}.{room}", path.stem, f"{room}/{path.name}") for path in sorted(sign.parent.glob("*.py"))]
 TYPED = "py.typed"
 TUTORIALS = ["jupyter", "matplotlib"]
 
 
 class BuildPy(build_py):
-    """Build the flat files as one package."""
+    """Build the files and rooms as one package."""
 
     def find_modules(self):
-        return [(PACKAGE, module, file) for module, file in MODULES.items()]
+        return MODULES
 
     def build_modules(self):
         super().build_modules()
@@ -42,10 +48,10 @@ class BuildPy(build_py):
 
 def version() -> str:
     """Return `__version__` of egodistill.py, which is read and not imported: building must not need torch."""
-    source = (ROOT / MODULES["__init__"]).read_text(encoding="utf-8")
+    source = (ROOT / DOOR).read_text(encoding="utf-8")
     found = re.search(r'^__version__\s*=\s*"([^"]+)"', source, flags=re.MULTILINE)
     if found is None:
-        raise RuntimeError(f"{MODULES['__init__']} has no line '__version__ = \"...\"'")
+        raise RuntimeError(f"{DOOR} has no line '__version__ = \"...\"'")
     return found.group(1)
 
 
@@ -116,6 +122,6 @@ setup(
         # Another minor version of ruff may format differently. mypy: tests/test_types.py checks a user's program.
         "test": ["mypy", "pytest", "pytest-xdist", "ruff>=0.17.6,<0.18", "setuptools>=77", *TUTORIALS],
     },
-    entry_points={"console_scripts": [f"{PACKAGE} = {PACKAGE}.cli:main"]},
+    entry_points={"console_scripts": [f"{PACKAGE} = {PACKAGE}.commands.cli:main"]},
     zip_safe=False,
 )

@@ -739,7 +739,7 @@ class EgoDistill(nn.Module):
 def checkpoints() -> ModuleType:
     """Return the module for model files. Raise ValueError in a copy of this file alone."""
     try:
-        return importlib.import_module("egodistill.checkpoints")
+        return importlib.import_module("egodistill.engine.checkpoints")
     except ModuleNotFoundError as error:
         raise ValueError(
             "EgoDistill.save() and load() need egodistill's checkpoints.py; in a copy of student.py alone, save "

@@ -38,11 +38,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import batches, checkpoints, files, runtime, student, video_convnets, video_i3d, video_transformers
-from .clips import FIELDS, ClipSpec
-from .errors import DataError
-from .store import OutputClaim, claim_outputs
-from .teacher import PUBLISHED, Pixels, Teacher, TeacherError, fingerprint
+from . import student, video_convnets, video_i3d, video_transformers
+from .datasets.store import OutputClaim, claim_outputs
+from .engine import batches, checkpoints, runtime
+from .engine.teacher import PUBLISHED, Pixels, Teacher, TeacherError, fingerprint
+from .recordings.clips import FIELDS, ClipSpec
+from .support import files
+from .support.errors import DataError
 
 __all__ = ["MODELS", "Extraction", "Pixels", "Published", "Teacher", "TeacherError", "extract", "load"]
 

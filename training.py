@@ -26,11 +26,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import batches, checkpoints, distributed, files, runtime
-from .batches import Augment, Store
-from .distributed import Share
-from .errors import DataError, EgoDistillError
-from .runtime import Precision
+from .engine import batches, checkpoints, distributed, runtime
+from .engine.batches import Augment, Store
+from .engine.distributed import Share
+from .engine.runtime import Precision
+from .support import files
+from .support.errors import DataError, EgoDistillError
 
 __all__ = ["History", "Objective", "Training", "TrainingOptions", "fold_seed", "train"]
 

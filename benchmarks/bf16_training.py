@@ -22,26 +22,28 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
 import egodistill
-from egodistill import demo, experiments, files, intervals, tables
+from egodistill.commands import demo
+from egodistill.experiments import benches, intervals
+from egodistill.support import files, tables
 
 PRECISIONS = ("fp32", "bf16")
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "bf16_training.jsonl"
 
 
-def make_bench(out: Path, settings: demo.Demo, precision: str) -> experiments.Bench:
+def make_bench(out: Path, settings: demo.Demo, precision: str) -> benches.Bench:
     """Return the bench of one precision; both share a store."""
     settings = settings.with_training(precision=precision)
     teachers = {teacher_name(precision): settings.teachers[demo.TEACHER]}
-    return experiments.Bench(str(out / "store"), str(out / precision), settings.protocol, teachers=teachers)
+    return benches.Bench(str(out / "store"), str(out / precision), settings.protocol, teachers=teachers)
 
 
 def teacher_name(precision: str) -> str:
     return f"{precision}-{{seed}}"
 
 
-def runs_of(precision: str, seed: int) -> list[experiments.Run]:
-    student = experiments.Run("EgoDistill", seed, teacher=teacher_name(precision))
-    return [replace(student, method="teacher"), student, experiments.Run("VisIMU", seed)]
+def runs_of(precision: str, seed: int) -> list[benches.Run]:
+    student = benches.Run("EgoDistill", seed, teacher=teacher_name(precision))
+    return [replace(student, method="teacher"), student, benches.Run("VisIMU", seed)]
 
 
 def run_job(out: Path, settings: demo.Demo, precision: str, seed: int) -> dict:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import files, tables
+from egodistill.support import files, tables
 
 CORES = files.available_cores()
 WAYS: dict[str, dict[str, str]] = {
@@ -41,7 +41,8 @@ def take_steps(network: str, seconds: float) -> float:
     import torch
     from torch.nn import functional as F
 
-    from egodistill import demo, teachers
+    from egodistill import teachers
+    from egodistill.commands import demo
 
     torch.manual_seed(0)
     if network == "teacher":

@@ -31,7 +31,9 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
 import egodistill
-from egodistill import behaviour, files, synthetic, tables, video
+from egodistill import video
+from egodistill.experiments import behaviour, synthetic
+from egodistill.support import files, tables
 
 CLIP, STEPS, SOUND_SECONDS = egodistill.CLIP_SECONDS, 107, 2.0  # seconds, 50 Hz, seconds
 COUNTS = (1, 2, 3, 4, 5, 6, 7, 8)

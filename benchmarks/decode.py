@@ -38,7 +38,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import data, files, tables
+from egodistill import data
+from egodistill.support import files, tables
 
 FPS, SIZE, BITS = 30, 224, 12
 SIZES = {"1080p": (1920, 1080), "256p": (456, 256)}

@@ -41,22 +41,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import (
-    behaviour,
-    benches,
-    checkpoints,
-    contrasts,
-    data,
-    demo,
-    experiments,
-    files,
-    inference,
-    synthetic,
-    tables,
-)
-from egodistill.batches import Augment
-from egodistill.experiments import PROTOCOLS, Protocol, Run, TeacherRecipe
-from egodistill.store import outputs_record
+from egodistill import data, inference
+from egodistill.commands import demo
+from egodistill.datasets.store import outputs_record
+from egodistill.engine import checkpoints
+from egodistill.engine.batches import Augment
+from egodistill.experiments import behaviour, benches, contrasts, paper, synthetic
+from egodistill.experiments.protocols import PROTOCOLS, Protocol, Run, TeacherRecipe
+from egodistill.support import files, tables
 from egodistill.training import Training
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -257,19 +249,19 @@ def settings_of(world: str) -> Protocol:
     return replace(GENERAL, changes=changes)
 
 
-def bench_of(world: str, out: Path, protocol: Protocol, /, **options: Any) -> experiments.Bench:
+def bench_of(world: str, out: Path, protocol: Protocol, /, **options: Any) -> benches.Bench:
     """Return the bench of a world; the best epoch of its teachers is chosen on the validation wearers."""
     folder, store = out / slug(world), out / slug(AUGMENTED_RIVAL.get(world, world)) / "store"
     teachers = TEACHERS | (OTHER_TEACHERS if world == "A" else {})
     options = {"out": str(folder / "runs"), "validation": "validation", "teachers": teachers} | options
-    return experiments.Bench(str(store), protocol=protocol, **options)
+    return benches.Bench(str(store), protocol=protocol, **options)
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Choosing settings
 
 
-def teacher_bench(out: Path) -> experiments.Bench:
+def teacher_bench(out: Path) -> benches.Bench:
     """Return the bench of world A on which teachers are looked at before the protocol: on the validation wearers."""
     return bench_of("A", out, GENERAL, out=str(out / "teachers"), test="validation")
 
@@ -335,7 +327,7 @@ def wanted(done: Mapping[tuple[float, int], float]) -> list[tuple[float, int]]:
     return [*TRIED, *more]
 
 
-def reuse(source: experiments.Bench, target: experiments.Bench, run: Run) -> None:
+def reuse(source: benches.Bench, target: benches.Bench, run: Run) -> None:
     """Copy a finished run, since what differs does not concern it. A teacher still has to write its outputs."""
     suffixes = (".pt", ".pt.jsonl") if run.method == "teacher" else (".pt", ".json")
     for suffix in suffixes:
@@ -350,13 +342,13 @@ def tuning_lines(method: str) -> list[dict[str, Any]]:
     return [line for line in lines if (line["method"], line["frames"]) == (method, TUNED[method])]
 
 
-def things_right(result: Mapping[str, Any], bench: experiments.Bench) -> float:
+def things_right(result: Mapping[str, Any], bench: benches.Bench) -> float:
     """Return the share of the test segments in which a run names the right thing, whichever its verb."""
     counts, same = np.array(result["confusion"]), same_thing(bench)
     return float(counts[same].sum() / counts.sum())
 
 
-def verbs_right(result: Mapping[str, Any], bench: experiments.Bench) -> float:
+def verbs_right(result: Mapping[str, Any], bench: benches.Bench) -> float:
     """Return the share of right verbs where a run names the right one of the things with two verbs.
 
     For a model of one frame it must not be above 50 % by more than two standard errors, or a frame shows what it
@@ -367,14 +359,14 @@ def verbs_right(result: Mapping[str, Any], bench: experiments.Bench) -> float:
     return float(counts.diagonal()[paired].sum() / counts[paired][same[paired]].sum())
 
 
-def same_thing(bench: experiments.Bench) -> np.ndarray:
+def same_thing(bench: benches.Bench) -> np.ndarray:
     """Return which classes are verbs of one thing, bool [C, C]."""
     thing = {verb: k for k, one in enumerate(behaviour.THINGS) for verb, _ in one.verbs}
     own = np.array([thing[name] for name in data.ClipStore(bench.store).class_names])
     return own[:, None] == own
 
 
-def labels_repeated(bench: experiments.Bench, teacher: Run, truth: Path) -> float:
+def labels_repeated(bench: benches.Bench, teacher: Run, truth: Path) -> float:
     """Return the share of the wrong training labels that a teacher gives as its own answer."""
     with open(truth, newline="", encoding="utf-8") as file:
         verbs = {row["narration_id"]: row["verb"] for row in csv.DictReader(file)}
@@ -491,7 +483,7 @@ def cells() -> list[Cell]:
     for world in ("A", "B"):
         add("main", world, MAIN, main)
         add("rivals", world, SMALL, rivals)
-    add("table 1", "A", SMALL, [replace(taught, without=losses) for losses in experiments.ABLATIONS.values() if losses])
+    add("table 1", "A", SMALL, [replace(taught, without=losses) for losses in paper.ABLATIONS.values() if losses])
     for world in (CLEAN, "A with half the coupling"):
         add("controls", world, SMALL, [main[0], taught, replace(taught, method="VisOnly-Distill"), Run("VisIMU")])
     add("controls", EXCHANGED, SMALL, [taught, Run("VisIMU")])
@@ -525,7 +517,7 @@ def described() -> list[Cell]:
         ("controls", BLURRED): [replace(whole, method=method) for method in methods]
         + [Run("VisIMU"), *(replace(whole, method=method, frames=2) for method in methods[1:])],
     }
-    unlabelled = replace(whole, without=experiments.ABLATIONS["without L_GT"])
+    unlabelled = replace(whole, without=paper.ABLATIONS["without L_GT"])
     found = [Cell("table 1", "A", replace(unlabelled, seed=seed)) for seed in range(SMALL, MAIN)]
     for part, runs in parts.items():
         found += [Cell(*part, replace(run, seed=seed)) for seed in range(SMALL) for run in runs]
@@ -619,14 +611,14 @@ def run(out: Path, jobs: int, minutes: float, plan: list[Cell]) -> None:
             )
         known = {cell.run: cell for cell in group}
 
-        def record(run: Run, bench: experiments.Bench = bench, known: Mapping[Run, Cell] = known) -> None:
+        def record(run: Run, bench: benches.Bench = bench, known: Mapping[Run, Cell] = known) -> None:
             if run in known and left([known[run]]):  # another process may have been there first
                 record_cell(known[run], bench, out, origin)
 
         bench.run(list(known), jobs, record)
 
 
-def lost_teachers(group: Sequence[Cell], bench: experiments.Bench) -> list[str]:
+def lost_teachers(group: Sequence[Cell], bench: benches.Bench) -> list[str]:
     """Return the names of the teachers of some cells that have a line, but whose weights are not in the bench."""
     teachers = {Run("teacher", cell.run.seed, teacher=cell.run.teacher) for cell in group if cell.run.teacher}
     done = finished(group[0].world)
@@ -663,7 +655,7 @@ def machines(lines: Iterable[Mapping[str, Any]]) -> str:
     return ", ".join(sorted({tables.short_processor(line["processor"]) for line in lines}))
 
 
-def record_cell(cell: Cell, bench: experiments.Bench, out: Path, origin: Mapping[str, str]) -> None:
+def record_cell(cell: Cell, bench: benches.Bench, out: Path, origin: Mapping[str, str]) -> None:
     """Append the line of a finished cell, and keep which test segments the world has."""
     segments = segments_path(cell.world)
     if not segments.exists():
@@ -680,7 +672,7 @@ def record_cell(cell: Cell, bench: experiments.Bench, out: Path, origin: Mapping
     files.append_line(path_of(cell.world), line | origin)
 
 
-def gmacs(bench: experiments.Bench, run: Run) -> float:
+def gmacs(bench: benches.Bench, run: Run) -> float:
     """Return the multiply-adds of a trained network for one clip, in billions."""
     return inference.count_macs(checkpoints.load_model(bench.path(run)), torch.device("cpu")) / 1e9
 

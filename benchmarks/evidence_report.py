@@ -23,10 +23,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout'
 
 import evidence
 
-from egodistill import behaviour, benches, contrasts, experiments, files, intervals, method_figures, synthetic, tables
-from egodistill.contrasts import Outcome
-from egodistill.experiments import Row, Run
-from egodistill.intervals import Interval
+from egodistill.experiments import behaviour, benches, contrasts, figures, intervals, paper, synthetic
+from egodistill.experiments.benches import Run
+from egodistill.experiments.contrasts import Outcome
+from egodistill.experiments.intervals import Interval
+from egodistill.experiments.paper import Row
+from egodistill.support import files, tables
 
 FIGURES = Path(__file__).resolve().parent.parent / "figures"
 
@@ -215,7 +217,7 @@ def ablation(world: str) -> tables.Table:
     found = outcomes(world)
     whole = found[run_of("EgoDistill", 1)]
     rows = []
-    for name, losses in experiments.ABLATIONS.items():
+    for name, losses in paper.ABLATIONS.items():
         some = found.get(replace(run_of("EgoDistill", 1), without=losses), [])
         one, two = shared_seeds(some, whole)
         if one:
@@ -423,7 +425,7 @@ def dose_figure(worlds: Iterable[str], stem: Path) -> list[Path]:
     axes.set_title("One frame, pairs of verbs: what head motion adds", fontsize=11)
     axes.grid(alpha=0.35)
     axes.legend(frameon=False)
-    return method_figures.save(drawing, stem)
+    return figures.save(drawing, stem)
 
 
 def figure(world: str, stem: Path) -> list[Path]:
@@ -443,7 +445,7 @@ def figure(world: str, stem: Path) -> list[Path]:
     known = ceilings()
     drawn = [row for row in rows if row.method in ("EgoDistill", "VisOnly-Distill", "ListenToLook")]
     limits = {(row.method, row.frames): known.get(inputs_of(row.method, row.frames)) for row in drawn}
-    return method_figures.draw(rows, stem, title, {key: limit[0] for key, limit in limits.items() if limit})
+    return figures.draw(rows, stem, title, {key: limit[0] for key, limit in limits.items() if limit})
 
 
 def ceilings(coupling: float = 1.0) -> dict[str, tuple[float, float]]:

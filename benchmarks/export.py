@@ -21,8 +21,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import EgoDistill, data, export, model_commands, runtime, tables
-from egodistill.options import positive_int
+from egodistill import EgoDistill, data
+from egodistill.commands import models
+from egodistill.commands.options import positive_int
+from egodistill.deploy import export
+from egodistill.engine import runtime
+from egodistill.support import tables
 
 
 class RandomClips:
@@ -75,7 +79,7 @@ def main() -> None:
                         print(f"left out {name}: {error}")
                     else:
                         files.append(Path(folder, name))
-        table = model_commands.comparison_table(export.compare(model, test, files, repeats=a.repeats))
+        table = models.comparison_table(export.compare(model, test, files, repeats=a.repeats))
     print(
         f"{model.arguments['image_encoder']}, {model.frame_size} pixels, N = {model.num_frames}, {len(test)} clips, "
         f"{torch.backends.cpu.get_cpu_capability()}"

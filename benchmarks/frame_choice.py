@@ -23,9 +23,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout'
 import evidence
 from evidence_report import shared_seeds
 
-from egodistill import behaviour, benches, contrasts, data, demo, evaluate, files, tables
-from egodistill.contrasts import Outcome
-from egodistill.experiments import Run
+from egodistill import data, evaluate
+from egodistill.commands import demo
+from egodistill.experiments import behaviour, benches, contrasts
+from egodistill.experiments.benches import Run
+from egodistill.experiments.contrasts import Outcome
+from egodistill.support import files, tables
 
 LINES = evidence.RESULTS / "frame_choice.jsonl"
 # {frames: options of `data.prepare()`}

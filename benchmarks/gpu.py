@@ -15,7 +15,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import EgoDistillError, cli, runtime, tables
+from egodistill import EgoDistillError
+from egodistill.commands import cli
+from egodistill.engine import runtime
+from egodistill.support import tables
 
 FORMS = (["--precision", "fp32"], ["--precision", "bf16"], ["--precision", "bf16", "--compile"])
 

@@ -20,7 +20,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import data, tables
+from egodistill import data
+from egodistill.support import tables
 
 MINUTES, REPEATS = 50, 5
 

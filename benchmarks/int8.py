@@ -26,8 +26,10 @@ from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import EgoDistill, export, tables
-from egodistill.options import positive_int
+from egodistill import EgoDistill
+from egodistill.commands.options import positive_int
+from egodistill.deploy import export
+from egodistill.support import tables
 
 PARTS = ["preprocessing", "stem", "max pool", "stage 1", "stage 2", "stage 3", "stage 4", "IMU branch", "fusion"]
 STRIDES = {2: "stem", 4: "stage 1", 8: "stage 2", 16: "stage 3", 32: "stage 4"}

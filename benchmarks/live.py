@@ -39,7 +39,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import EgoDistill, Output, Stream, demo, export, exported, options, runtime, tables
+from egodistill import EgoDistill, Output, Stream
+from egodistill.commands import demo, options
+from egodistill.deploy import export, exported
+from egodistill.engine import runtime
+from egodistill.support import tables
 
 FORMS = {"eager": "export", "compiled": "aoti"}
 WARM_UP, LOADS = 10, 3

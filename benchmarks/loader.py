@@ -21,7 +21,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import EgoDistill, data, distillation, synthetic, tables
+from egodistill import EgoDistill, data, distillation
+from egodistill.experiments import synthetic
+from egodistill.support import tables
 
 
 def main() -> None:

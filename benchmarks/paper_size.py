@@ -33,8 +33,9 @@ from recording import render, repeat, write_imu  # benchmarks/recording.py
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import EgoDistill, data, distill, distillation, evaluate, pretrain_imu, tables, teachers
-from egodistill.one_pass import Together
+from egodistill import EgoDistill, data, distill, distillation, evaluate, pretrain_imu, teachers
+from egodistill.datasets.one_pass import Together
+from egodistill.support import tables
 
 # Training clips, test clips, epochs of stages 1 and 2 (section 4.1, appendix C); one clip per segment.
 DATASETS = {"Ego4D": (8500, 3600, 50, 150), "EPIC-KITCHENS": (29000, 6200, 50, 50)}

@@ -13,7 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import checkpoints, data, evaluate, tables, video
+from egodistill import data, evaluate, video
+from egodistill.engine import checkpoints
+from egodistill.support import tables
 
 
 def main() -> None:

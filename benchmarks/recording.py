@@ -40,13 +40,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import cli
+from egodistill.commands import cli
 
 cli.let_threads_sleep()  # as the commands do, before torch is imported
 
 import torch
 
-from egodistill import EgoDistill, batches, clips, copies, data, files, predict, tables, teachers
+from egodistill import EgoDistill, data, predict, teachers
+from egodistill.engine import batches
+from egodistill.recordings import clips, copies
+from egodistill.support import files, tables
 
 WIDTH, HEIGHT, RATE = 1920, 1080, 30
 

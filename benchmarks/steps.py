@@ -28,21 +28,11 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import (
-    IMUPredictor,
-    batches,
-    benches,
-    data,
-    demo,
-    distillation,
-    experiments,
-    files,
-    options,
-    runtime,
-    synthetic,
-    tables,
-    training,
-)
+from egodistill import IMUPredictor, data, distillation, training
+from egodistill.commands import demo, options
+from egodistill.engine import batches, runtime
+from egodistill.experiments import benches, protocols, synthetic
+from egodistill.support import files, tables
 
 TEACHER = "bench"  # name of the teacher whose outputs, random numbers, are in the store
 PRECISIONS = ("fp32", "bf16")
@@ -96,12 +86,12 @@ def label_case(name: str, store: Any, model: nn.Module, settings: training.Train
     return Case(name, store, objective, settings, lambda batch: model(*(batch[x] for x in objective.reads)).logits)
 
 
-def teacher_case(name: str, store: Any, recipe: experiments.TeacherRecipe) -> Case:
+def teacher_case(name: str, store: Any, recipe: protocols.TeacherRecipe) -> Case:
     return label_case(name, store, benches.build_teacher(recipe, name, store), recipe.training)
 
 
-def baseline_case(name: str, store: Any, bench: experiments.Bench) -> Case:
-    run = experiments.Run(name, frames=4, teacher=TEACHER)
+def baseline_case(name: str, store: Any, bench: benches.Bench) -> Case:
+    run = benches.Run(name, frames=4, teacher=TEACHER)
     model = bench.build_baseline(run, store, bench.protocol.recipe.student.feature_dim)
     return label_case(name, store, model, bench.protocol.recipe.finetuning)
 
@@ -179,7 +169,7 @@ def demo_cases(folder: Path) -> dict[str, Callable[[], Case]]:
     size, protocol = demo.DEMO.pixels, demo.DEMO.protocol
     options = {"frame_size": size, "clip_size": size, "clip_frames": demo.DEMO.clip_frames}
     store = make_store(folder, 1920, num_frames=(1, 4), audio=True, **options)
-    bench = experiments.Bench(folder / "store", folder / "out", protocol)
+    bench = benches.Bench(folder / "store", folder / "out", protocol)
     cases = student_cases(store, protocol.recipe, 1920)
     for name, recipe in demo.DEMO.teachers.items():
         cases[name] = lambda name=name, recipe=recipe: teacher_case(name, store, recipe)
@@ -193,7 +183,7 @@ def paper_cases(folder: Path) -> dict[str, Callable[[], Case]]:
     store = make_store(folder, 768, clip_frames=32)
     recipe = distillation.EPIC_KITCHENS
     recipe = replace(recipe, student=replace(recipe.student, image_weights=None))
-    slowfast = experiments.TeacherRecipe("slowfast_8x8_r50", training.Training(batch_size=4))
+    slowfast = protocols.TeacherRecipe("slowfast_8x8_r50", training.Training(batch_size=4))
     name = "SlowFast 8x8 R50"
     return student_cases(store, recipe, 768) | {name: lambda: teacher_case(name, store.select(range(8)), slowfast)}
 

@@ -23,7 +23,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import batches, runtime, tables, teachers
+from egodistill import teachers
+from egodistill.engine import batches, runtime
+from egodistill.support import tables
 
 FORMS = {"released": False, "library": True}
 

@@ -29,18 +29,11 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import (
-    CLIP_SECONDS,
-    EgoDistill,
-    batches,
-    data,
-    distill,
-    intervals,
-    options,
-    pretrain_imu,
-    tables,
-    teachers,
-)
+from egodistill import CLIP_SECONDS, EgoDistill, data, distill, pretrain_imu, teachers
+from egodistill.commands import options
+from egodistill.engine import batches
+from egodistill.experiments import intervals
+from egodistill.support import tables
 
 STRIDE, LATER = 0.25, 0.5  # seconds
 FORMATS = (".2f", ".0f", ".2f")  # of `measures()`

@@ -43,25 +43,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout'
 
 import evidence
 
-from egodistill import (
-    CLIP_SECONDS,
-    IMU_SAMPLES,
-    EgoDistillError,
-    batches,
-    behaviour,
-    contrasts,
-    data,
-    demo,
-    events,
-    files,
-    gates,
-    intervals,
-    method_figures,
-    synthetic,
-    tables,
-)
-from egodistill.experiments import Run
+from egodistill import CLIP_SECONDS, IMU_SAMPLES, EgoDistillError, data
+from egodistill.commands import demo
+from egodistill.deploy import events, gates
+from egodistill.engine import batches
+from egodistill.experiments import behaviour, contrasts, figures, intervals, synthetic
+from egodistill.experiments.benches import Run
 from egodistill.inference import Prediction
+from egodistill.support import files, tables
 
 AGES_FILE, LOOKS_FILE = evidence.RESULTS / "ages.jsonl", evidence.RESULTS / "looks.jsonl"
 FIGURES = evidence.RESULTS.parent / "figures"
@@ -495,7 +484,7 @@ def figure(stem: Path) -> list[Path]:
     for axes in (left, right):
         axes.grid(alpha=0.35)
         axes.legend(loc="best", framealpha=0.8, fontsize=8)
-    return method_figures.save(drawing, stem)
+    return figures.save(drawing, stem)
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ from matplotlib import pyplot as plt
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout's egodistill, installed or not
 
-from egodistill import CLIP_SECONDS, IMU_RATE, behaviour, data, synthetic
+from egodistill import CLIP_SECONDS, IMU_RATE, data
+from egodistill.experiments import behaviour, synthetic
 
 HERE = Path(__file__).resolve().parent
 SHOWN = 10  # frames in the upper row

@@ -6,9 +6,12 @@ import numpy as np
 import torch
 from toys import Store
 
-from egodistill import EgoDistill, cli, data, distillation, model_commands, runtime
+import egodistill
+from egodistill import EgoDistill, data, distillation
+from egodistill.commands import cli, models
+from egodistill.engine import runtime
 
-ROOT = Path(cli.__file__).parent
+ROOT = Path(egodistill.__file__).parent
 
 
 def run(capsys, *command) -> str:
@@ -44,7 +47,7 @@ def spy_on_stages(monkeypatch) -> list:
 
     for name in ("finetune", "distill", "pretrain_imu"):
         monkeypatch.setattr(distillation, name, stage(name))
-    monkeypatch.setattr(model_commands, "open_split", lambda path, split: ToyClips())
+    monkeypatch.setattr(models, "open_split", lambda path, split: ToyClips())
     return calls
 
 

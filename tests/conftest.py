@@ -12,7 +12,7 @@ import pytest
 @pytest.fixture(scope="session", autouse=True)
 def training_in_fp32():
     """In this process, trainings with precision "auto" do not depend on the processor."""
-    from egodistill import runtime
+    from egodistill.engine import runtime
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime, "bf16_gain", lambda dims, channels: 1.0)
@@ -87,7 +87,7 @@ def long_pan(tmp_path_factory):
 @pytest.fixture(scope="session")
 def wearer(tmp_path_factory):
     """A rendered world of one training wearer."""
-    from egodistill import synthetic
+    from egodistill.experiments import synthetic
 
     folder = tmp_path_factory.mktemp("wearer")
     return synthetic.render(folder, train_acts=8, test_acts=3, train_wearers=1, progress=False)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from egodistill import CLIP_SECONDS, EgoDistill, data, synthetic, teachers
+from egodistill import CLIP_SECONDS, EgoDistill, data, teachers
+from egodistill.experiments import synthetic
 
 TEACHER = {"frames": 8, "size": 64, "seconds": CLIP_SECONDS, "width": 8, "pool": 2, "progress": False}
 

@@ -43,25 +43,17 @@ import av
 import numpy as np
 import torch
 from painted import X264, write_video
+from pandas_pickles import write_frame
 from test_gpmf import device, mux
-from test_pickles import write_frame
 from toys import small
 
-from egodistill import (
-    EgoDistillError,
-    annotations,
-    batches,
-    checkpoints,
-    clips,
-    gpmf,
-    recordings,
-    store,
-    tables,
-    teachers,
-    video,
-)
-from egodistill.annotations import Segment
+from egodistill import EgoDistillError, gpmf, teachers, video
+from egodistill.datasets import annotations, store
+from egodistill.datasets.annotations import Segment
+from egodistill.engine import batches, checkpoints
 from egodistill.imu import IMUError, read_imu
+from egodistill.recordings import checks, clips
+from egodistill.support import tables
 from egodistill.video import VideoError
 
 OURS = (EgoDistillError, IMUError, VideoError, gpmf.GPMFError)
@@ -674,7 +666,7 @@ class Video(Format):
         info = video.probe(self.path)
         assert 0 <= info.duration < math.inf, info
         found = {"duration": info.duration}
-        checked = recordings.check(str(self.path), offset=False, excerpts=1, samples=2)
+        checked = checks.check(str(self.path), offset=False, excerpts=1, samples=2)
         assert checked.path, checked
         recording = clips.Recording(str(self.path))
         found |= dict(clips.decode_clips(recording, dict(enumerate(self.STARTS)), self.SPECS))

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 import egodistill
-from egodistill import adafuse, student
+from egodistill import student
+from egodistill.experiments import adafuse
 
 NETWORKS = {
     "student": lambda width: student.build_image_encoder(f"resnet10x{width}", None)[0],

@@ -10,8 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from egodistill import Recipe, StudentSettings, Training, cli, demo, distillation, files, inference
-from egodistill.experiments import AdaFuseSettings, ListenToLookSettings, Protocol, STTSSettings, TeacherRecipe
+from egodistill import Recipe, StudentSettings, Training, distillation, inference
+from egodistill.commands import cli, demo
+from egodistill.experiments.protocols import (
+    AdaFuseSettings,
+    ListenToLookSettings,
+    Protocol,
+    STTSSettings,
+    TeacherRecipe,
+)
+from egodistill.support import files
 
 
 def weights(path) -> dict[str, torch.Tensor]:

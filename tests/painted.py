@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from egodistill.annotations import Segment
+from egodistill.datasets.annotations import Segment
 
 BITS, WIDTH, HEIGHT, TICKS = 10, 80, 48, 30000
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from egodistill import synthetic
+from egodistill.experiments import synthetic
 from egodistill.imu import Imu
 
 RATE = 25

@@ -9,7 +9,8 @@ import torch
 import toys
 from torch import nn
 
-from egodistill import EgoDistill, Output, export
+from egodistill import EgoDistill, Output
+from egodistill.deploy import export
 
 CLASSES = ["close", "open", "put", "take"]
 

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from egodistill import batches, teachers
+from egodistill import teachers
+from egodistill.engine import batches
 
 LABELS = ["take", "put", "wash"]
 

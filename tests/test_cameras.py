@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from egodistill import cameras, clips, imu, recordings
+from egodistill import cameras, imu
 from egodistill.cameras import CameraError, axes_and_turn, read_gyroflow, read_neon, turn_matrix, turn_text
+from egodistill.recordings import checks, clips
 
 HEAD = {"version": "1.3", "orientation": "XYZ", "tscale": "0.001", "gscale": "0.01", "ascale": "0.001"}
 
@@ -200,7 +201,7 @@ def test_telemetry_by_the_package(tmp_path, steady):
     np.testing.assert_allclose(motion.gyro[:, [0, 2]], [[0.3, 0.5]] * 600, rtol=1e-9)
     np.testing.assert_allclose(motion.gyro[:, 1], motion.gyro_time, atol=1e-9)
     assert "telemetry-parser (Insta360)" in motion.notes[0]
-    assert recordings.check(path, offset=False).gyro.rate == pytest.approx(200, abs=1)
+    assert checks.check(path, offset=False).gyro.rate == pytest.approx(200, abs=1)
     assert clips.find_videos(tmp_path) == [str(path)]
     assert not cameras.has_telemetry(steady)
 

@@ -37,7 +37,8 @@ from painted import (
     write_video,
 )
 
-from egodistill import DataError, EgoDistillOSError, clips, data
+from egodistill import DataError, EgoDistillOSError, data
+from egodistill.recordings import clips
 
 
 def test_clip_starts_closed_form():
@@ -721,7 +722,7 @@ import re, sys
 sys.path.insert(0, sys.argv[1])
 from egodistill import processes
 processes.serve("data.fill_bundle", sys.argv[2])
-unwanted = {"torch", "torchvision", "egodistill.recordings", "egodistill.offset"}
+unwanted = {"torch", "torchvision", "egodistill.recordings.checks", "egodistill.recordings.offset"}
 loaded = sorted(unwanted & set(sys.modules))
 print(loaded, int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024, flush=True)
 sys.stdin.readline()

@@ -25,11 +25,11 @@ from egodistill import (
     distill,
     distillation,
     evaluate,
-    files,
     finetune,
     pretrain_imu,
-    runtime,
 )
+from egodistill.engine import runtime
+from egodistill.support import files
 
 
 def test_action_loss_is_cross_entropy():

@@ -21,22 +21,13 @@ from painted import break_packets, write_video
 from small_teachers import LABELS, Positions, narrow, random_clips
 from torch import nn
 
-from egodistill import (
-    DataError,
-    EgoDistill,
-    EgoDistillError,
-    data,
-    distillation,
-    extraction,
-    files,
-    pretrain_imu,
-    teachers,
-)
-from egodistill.clips import ClipSpec
-from egodistill.one_pass import Pending, Together
-from egodistill.store import StoreWriter, outputs_record
-from egodistill.store_files import StoreFiles
-from egodistill.teacher import fingerprint
+from egodistill import DataError, EgoDistill, EgoDistillError, data, distillation, pretrain_imu, teachers
+from egodistill.datasets.one_pass import Pending, Together
+from egodistill.datasets.store import StoreWriter, outputs_record
+from egodistill.datasets.store_files import StoreFiles
+from egodistill.engine.teacher import fingerprint
+from egodistill.recordings.clips import ClipSpec
+from egodistill.support import files
 
 # --- a whole store ---------------------------------------------------------------------------
 
@@ -633,9 +624,7 @@ def test_extract_shares_the_clips_by_rank(store, monkeypatch):
 def test_processes_extract_the_batches_of_one(folder, tmp_path, monkeypatch, fold, batches):
     """So outputs are equal to the bit."""
     read, read_clips = [], teachers.read_clips
-    monkeypatch.setattr(
-        extraction, "read_clips", lambda store, rows: read.append(rows.tolist()) or read_clips(store, rows)
-    )
+    monkeypatch.setattr("read_clips", lambda store, rows: read.append(rows.tolist()) or read_clips(store, rows))
     given = narrow() if fold is None else [narrow(), narrow()]
     for processes in (1, 2, 3):
         store = data.ClipStore(shutil.copytree(folder, tmp_path / str(processes))).select(range(5))

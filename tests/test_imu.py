@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from painted import ramp, write_table
 
-from egodistill import recordings
 from egodistill.imu import CoverageError, Imu, IMUError, read_imu, unit_notes
+from egodistill.recordings import checks
 
 
 def made_imu(seconds=10.0, drop=()):
@@ -459,7 +459,7 @@ def test_a_neon_table_and_a_gyroflow_log_are_judged_like_others(tmp_path):
         log.write_text(head.replace("ascale,0.001", f"ascale,{scale}") + "".join(rows))
         (note,) = read_imu(log).notes
         assert note.endswith("g, not about 1: is ascale right?")
-        assert recordings.Check("w.mp4", imu=str(log), gravity=float(scale) * 9010, imu_notes=(note,)).notes == [note]
+        assert checks.Check("w.mp4", imu=str(log), gravity=float(scale) * 9010, imu_notes=(note,)).notes == [note]
     log.write_text(head.replace(",ax,ay,az", "") + "".join(",".join(row.split(",")[:4]) + "\n" for row in rows))
     with pytest.raises(IMUError, match=r"w.gcsv: no accelerometer \(with zero_accel"):
         read_imu(log)

@@ -21,8 +21,6 @@ from egodistill import (
     EgoDistillError,
     Output,
     agreement,
-    batches,
-    clips,
     data,
     evaluate,
     finetune,
@@ -30,9 +28,10 @@ from egodistill import (
     inference,
     measure,
     predict,
-    recordings,
     retrieve,
 )
+from egodistill.engine import batches
+from egodistill.recordings import checks, clips
 
 
 def test_evaluation_averages_scores_over_the_clips_of_a_segment():
@@ -464,7 +463,7 @@ def test_prepared_predicted_and_checked_alike(kitchen, tmp_path, monkeypatch, ho
     inside = imu.Imu.inside
     monkeypatch.setattr(imu.Imu, "inside", lambda self, duration: (motions.append(self), inside(self, duration))[1])
     for given in ((walk.video, walk.imu, CLOCK), (walk, None, {})):
-        recordings.check(*given[:2], **given[2], offset=False)
+        checks.check(*given[:2], **given[2], offset=False)
         np.testing.assert_array_equal(motions.pop().window(store.clips[1]["start"]), kept[1][1])
     monkeypatch.undo()
     model.shown.clear()

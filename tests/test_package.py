@@ -245,7 +245,7 @@ def check(python, *, home, version, cwd, road="installed"):
 def test_road_checkout(checkout, empty_environment, version):
     python = empty_environment / "python"
     check(python, home=checkout, version=version, cwd=checkout, road="checkout")
-    for module in ("egodistill", "egodistill.cli"):
+    for module in ("egodistill", "egodistill.commands.cli"):
         assert version in run(python, "-m", module, "--version", cwd=checkout)
 
 

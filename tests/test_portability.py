@@ -16,7 +16,10 @@ import torch
 from foreign import linux_only
 
 import egodistill
-from egodistill import EgoDistill, data, distributed, experiments, files, synthetic
+from egodistill import EgoDistill, data
+from egodistill.engine import distributed
+from egodistill.experiments import benches, synthetic
+from egodistill.support import files
 
 ROOT = Path(egodistill.__file__).parent
 LOCKS = [pytest.param(False, id="fcntl"), pytest.param(True, id="msvcrt", marks=linux_only)]
@@ -139,8 +142,8 @@ def test_no_lock_is_an_error(world, tmp_path, monkeypatch):
 
 def test_a_teacher_whose_outputs_are_lost_is_not_done(world, tmp_path):
     store = small_store(world, tmp_path / "store")
-    bench = experiments.Bench(str(store.path), str(tmp_path / "out"), teachers={"t-{seed}": {}})
-    run = experiments.Run("teacher", teacher="t-{seed}")
+    bench = benches.Bench(str(store.path), str(tmp_path / "out"), teachers={"t-{seed}": {}})
+    run = benches.Run("teacher", teacher="t-{seed}")
     bench.path(run, ".json").parent.mkdir(parents=True)
     bench.path(run, ".json").write_text("{}")
     for what in ("feature", "logits"):

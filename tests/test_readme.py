@@ -12,7 +12,7 @@ from foreign import linux_only
 from torch.distributed import run as distributed_run
 
 import egodistill
-from egodistill import cli
+from egodistill.commands import cli
 
 ROOT = Path(egodistill.__file__).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else ""
@@ -77,7 +77,7 @@ def test_the_slurm_script_starts_one_job_on_all_machines(tmp_path):
     subprocess.run(["bash", "-eu", "-c", script], check=True, env=os.environ | slurm | {"PATH": path})
     found = distributed_run.parse_args((tmp_path / "words").read_text().splitlines())
     assert (found.nnodes, found.nproc_per_node, found.rdzv_endpoint, found.rdzv_id) == ("2", "4", "node7:29500", "12-0")
-    assert found.rdzv_backend == "c10d" and found.module and found.training_script == "egodistill.cli"
+    assert found.rdzv_backend == "c10d" and found.module and found.training_script == "egodistill.commands.cli"
     assert cli.parse(found.training_script_args).command == "distill"
 
 

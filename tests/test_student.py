@@ -13,18 +13,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from toys import CLASSES, FAST, QUIET, Store, same, small
 
-from egodistill import (
-    EgoDistill,
-    EgoDistillError,
-    adafuse,
-    batches,
-    data,
-    evaluate,
-    inference,
-    listen_to_look,
-    pretrain_imu,
-    student,
-)
+from egodistill import EgoDistill, EgoDistillError, data, evaluate, inference, pretrain_imu, student
+from egodistill.engine import batches
+from egodistill.experiments import adafuse, listen_to_look
 
 
 def test_counts_of_the_paper_sized_student():

@@ -11,10 +11,8 @@ import torch
 from small_teachers import SMALL, gmacs, meta, random_clips
 from torch import nn
 
-from egodistill import (
-    batches,
-    teachers,
-)
+from egodistill import teachers
+from egodistill.engine import batches
 
 # --- the published models --------------------------------------------------------------------
 

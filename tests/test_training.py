@@ -18,19 +18,9 @@ from torch import nn
 from toys import CLASSES, FAST, QUIET, Named, Store, same, small
 
 import egodistill
-from egodistill import (
-    EgoDistill,
-    EgoDistillError,
-    Output,
-    data,
-    distill,
-    evaluate,
-    files,
-    finetune,
-    pretrain_imu,
-    runtime,
-    training,
-)
+from egodistill import EgoDistill, EgoDistillError, Output, data, distill, evaluate, finetune, pretrain_imu, training
+from egodistill.engine import runtime
+from egodistill.support import files
 
 ROOT = Path(egodistill.__file__).parent
 
@@ -540,7 +530,7 @@ def test_every_setting_that_changes_a_training_is_compared_when_it_goes_on():
     assert set(OTHER_SETTINGS) | MAY_CHANGE == {field.name for field in dataclasses.fields(settings)}
     assert set(settings.record()) == set(OTHER_SETTINGS)
     for name, value in OTHER_SETTINGS.items():
-        different = egodistill.files.differences(
+        different = egodistill.support.files.differences(
             settings.record(), dataclasses.replace(settings, **{name: value}).record()
         )
         assert len(different) == 1 and next(iter(different)).startswith(name)

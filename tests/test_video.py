@@ -25,17 +25,9 @@ from painted import (
     write_video,
 )
 
-from egodistill import copies, gpmf, recordings
-from egodistill.video import (
-    FrameReader,
-    VideoError,
-    clip_times,
-    demux,
-    frames_at,
-    open_video,
-    probe,
-    read_frames,
-)
+from egodistill import gpmf
+from egodistill.recordings import checks, copies
+from egodistill.video import FrameReader, VideoError, clip_times, demux, frames_at, open_video, probe, read_frames
 
 
 def ask(starts, seed=0):
@@ -524,7 +516,7 @@ def test_the_clock_of_a_video_starts_with_its_first_frame(tmp_path):
     early, late = (write_video(tmp_path / f"{t}.mkv", STEADY[:90] + t, **X264) for t in (0, 3))
     assert probe(late).duration == pytest.approx(probe(early).duration, abs=0.01) == pytest.approx(3.6, abs=0.05)
     assert [number_of(p) for p in read_frames(late, [0.0, 3.5])] == [0, 87]
-    assert not any("truncated" in note for note in recordings.check(late).notes)
+    assert not any("truncated" in note for note in checks.check(late).notes)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])

@@ -8,7 +8,8 @@ import torch
 from small_teachers import NARROW, narrow, small
 from torch import nn
 
-from egodistill import runtime, video_convnets, video_transformers
+from egodistill import video_convnets, video_transformers
+from egodistill.engine import runtime
 
 # --- X3D -------------------------------------------------------------------------------------
 

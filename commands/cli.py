@@ -1,0 +1,320 @@
+"""The command line: one command per step, and `demo`, which runs all steps on a small rendered world.
+
+    egodistill demo
+    egodistill prepare segments.csv --out store --clip-frames 16
+    egodistill finetune store --out teacher.pt
+    egodistill extract store --teacher-file teacher.pt
+    egodistill pretrain store --teacher teacher --out imu.pt
+    egodistill distill store --teacher teacher --init imu.pt --out student.pt
+    egodistill evaluate store --student student.pt
+    egodistill predict walk.mp4 --student student.pt
+    egodistill live walk.mp4 --student student.pt
+
+`egodistill COMMAND --help` describes a command and its options. A training command that was interrupted continues when
+it is run again. The commands themselves are in the other modules
+of this folder, which are imported when needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import faulthandler
+import importlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+from .. import __version__
+from ..support import files
+from .outputs import check_outputs
+
+__all__ = ["main"]
+
+# {command: (what it does, an example)}
+COMMANDS = {
+    "demo": (
+        "run the paper's main comparison on a small rendered world, in about seven minutes",
+        "egodistill demo",
+    ),
+    "synthesize": (
+        "render a small egocentric data set in the layout of EPIC-KITCHENS",
+        "egodistill synthesize world",
+    ),
+    "segments": (
+        "summarize annotations: segments per class and split, and what is left out",
+        "egodistill segments EPIC_100_train.csv --root /videos/EPIC-KITCHENS",
+    ),
+    "convert": (
+        "convert recordings of Project Aria glasses to videos and IMU tables",
+        "egodistill convert walk.vrs --out films",
+    ),
+    "check": (
+        "check recordings: IMU coverage, gaps, clock offset, faults",
+        "egodistill check walk.mp4 --imu walk.csv",
+    ),
+    "transcode": (
+        "make small copies of videos that are fast to read",
+        "egodistill transcode walk.mp4 --out small",
+    ),
+    "prepare": (
+        "decode each clip once and write it to a clip store",
+        "egodistill prepare segments.csv --out store --clip-frames 16",
+    ),
+    "status": (
+        "show how many clips of a store are ready, which failed and why",
+        "egodistill status store",
+    ),
+    "teachers": (
+        "list the available video models, with their size and cost",
+        "egodistill teachers",
+    ),
+    "finetune": (
+        "train a teacher or a student on labels alone",
+        "egodistill finetune store --architecture x3d_m --pretrained x3d_m.pyth --out teacher.pt",
+    ),
+    "extract": (
+        "run a teacher on a store and add its features and logits to it",
+        "egodistill extract store --teacher-file teacher.pt",
+    ),
+    "pretrain": (
+        "stage 1: pretrain the IMU encoder (section 3.4 of the paper)",
+        "egodistill pretrain store --teacher teacher --out imu.pt",
+    ),
+    "distill": (
+        "stage 2: distill a teacher into a student (section 3.3 of the paper)",
+        "egodistill distill store --teacher teacher --init imu.pt --out student.pt",
+    ),
+    "evaluate": (
+        "evaluate a student or teacher: top-1 accuracy, or without labels agreement with a teacher",
+        "egodistill evaluate store --student student.pt",
+    ),
+    "compare": (
+        "train and evaluate all methods of the paper's Figure 3: accuracy against cost",
+        "egodistill compare store --teacher teacher --out comparison",
+    ),
+    "ablate": (
+        "run the ablations of the paper's Tables 1 and 4: losses and choice of frames",
+        "egodistill ablate store --teacher teacher --out ablation",
+    ),
+    "export": (
+        "export a student to one file that runs without this library",
+        "egodistill export student.pt --out student.onnx --format onnx",
+    ),
+    "measure": (
+        "measure cost and run time of the models in the paper's Table 3, or of your own models",
+        "egodistill measure --student student.pt",
+    ),
+    "predict": (
+        "classify a recording clip by clip",
+        "egodistill predict walk.mp4 --imu walk.csv --student student.pt",
+    ),
+    "live": (
+        "classify a camera, or a file at real speed, as it comes",
+        "my_imu | egodistill live rtsp://192.0.2.7/camera --imu - --align arrival --student student.pt",
+    ),
+}
+# {command: its module}; all others are in `models`.
+MODULES = dict.fromkeys(("segments", "convert", "check", "transcode", "prepare", "status"), "recordings")
+MODULES |= dict.fromkeys(("teachers", "finetune", "extract", "pretrain", "distill"), "training")
+MODULES |= dict.fromkeys(("demo", "synthesize", "compare", "ablate"), "demo") | {"live": "live"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command, with the arguments of the process or others, and return the exit code.
+
+    An error that the user can fix (ValueError, OSError) is one line on stderr and exit code 1. Raise SystemExit for
+    unknown commands and options, and for --help.
+
+    >>> from egodistill import cli
+    >>> code = cli.main(["status", "store", "--seconds", "0.1"])
+    split  ok  failed  missing
+    -----  --  ------  -------
+    train  16       0        0
+    test    6       0        0
+    <BLANKLINE>
+    step            clips  clips per second  time left
+    -----------  --------  ----------------  ---------
+    prepare      22 of 22                 -          -
+    extract x3d  22 of 22                 -          -
+    >>> code
+    0
+    """
+    if sys.__stderr__ is not None and not faulthandler.is_enabled():
+        faulthandler.enable(sys.__stderr__)  # After a crash inside a library, print the Python line that called it.
+    end_cleanly()
+    let_threads_sleep()
+    for stream in (sys.stdout, sys.stderr):  # Print letters that the terminal's encoding lacks as \u043f.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
+    try:
+        return run_command(argv)
+    except OSError as error:
+        if not is_closed_pipe(error):
+            raise
+        return 128 + 13  # The exit code that a shell reports for SIGPIPE.
+    finally:
+        drop_closed_output()
+
+
+def end_cleanly() -> None:
+    """Let SIGTERM and SIGHUP end this process as Ctrl-C does, so that temporary files are removed.
+
+    Not under torchrun, whose processes must end at once, and not where the caller has other handlers or ignores them.
+    """
+    if "MASTER_ADDR" in os.environ or threading.current_thread() is not threading.main_thread():
+        return
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP.
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
+
+
+def let_threads_sleep() -> None:
+    """Let torch's threads sleep soon when they wait for each other, if other programs are running.
+
+    By default a waiting thread spins for milliseconds and takes its core from the thread that it waits for. Beside busy
+    programs, a training took 1.6 to 3.3 times as long; on a quiet Xeon, threads that sleep cost up to a fifth
+    (`benchmarks/busy.py`). torch's OpenMP library on Linux reads the variable when torch is imported. A setting in the
+    user's environment is kept.
+    """
+    decided = "torch" in sys.modules or "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ
+    if not decided and files.other_programs_run():
+        os.environ["GOMP_SPINCOUNT"] = "3000"
+
+
+def run_command(argv: list[str] | None) -> int:
+    arguments = parse(argv)
+    if arguments.command in SHARED or "MASTER_ADDR" not in os.environ:
+        return run_parsed(arguments)
+    if os.environ.get("RANK", "0") != "0":
+        return 0
+    with environment("WORLD_SIZE", "1"):  # The other processes have exited.
+        return run_parsed(arguments)
+
+
+@contextlib.contextmanager
+def environment(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable inside the block."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def run_parsed(arguments: argparse.Namespace) -> int:
+    try:
+        files.environment_share()  # an error at once, and not after hours
+        check_outputs(arguments)
+        grows = arguments.command in GROWING and arguments.out
+        with files.output_lock(arguments.out) if grows else contextlib.nullcontext():
+            arguments.run(arguments)
+        leave_processes()
+    except (ValueError, OSError) as error:
+        if is_closed_pipe(error):
+            raise
+        if is_first_failure(error):
+            print(f"\negodistill {arguments.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as error:
+        if is_first_failure(error):
+            more = "; run the same command again to continue from here" if arguments.command in CONTINUING else ""
+            print(f"\ninterrupted{more}", file=sys.stderr)
+        return 130
+    return 0
+
+
+# Commands whose work the processes of torchrun share. Process 0 runs the other commands alone.
+SHARED = ("prepare", "finetune", "extract", "pretrain", "distill")
+GROWING = ("predict", "live")  # commands that write each row of --out at once; the others write it at the end
+CONTINUING = (*SHARED, "demo", "compare", "ablate", "synthesize", "transcode", "convert")
+
+
+def is_first_failure(error: BaseException) -> bool:
+    """Return whether to print an error: under torchrun only the process that failed first does."""
+    known = getattr(error, "is_first_failure", None)  # set by a training stage before it unblocks the other ranks
+    if known is None:
+        from ..engine import distributed
+
+        known = distributed.is_first_failure()
+    return known
+
+
+def leave_processes() -> None:
+    """Close the connections to the other processes of a training."""
+
+    from ..engine import distributed
+
+    distributed.leave_processes()
+
+
+# Errors of a pipe whose reader has exited, as in `egodistill ... | head -1`; Windows may report "invalid argument".
+CLOSED_PIPE = {errno.EPIPE} | ({errno.EINVAL} if os.name == "nt" else set())
+
+
+def is_closed_pipe(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in CLOSED_PIPE and error.filename is None
+
+
+def drop_closed_output() -> None:
+    """Discard buffered output for a reader that has exited, so the interpreter does not complain at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError as error:
+            if is_closed_pipe(error):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the parsed arguments, with `run`, the function of the command, and `words`, the command line.
+
+    Only the command that was called gets its options: some of them need torch, and the list of commands does not.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="egodistill",
+        description="Distill video models into students that see a few frames and the motion of the head.",
+        epilog="Start with `egodistill demo`. `egodistill COMMAND --help` describes a command.",
+        formatter_class=CommandHelp,
+    )
+    parser.add_argument("--version", action="version", version=f"egodistill {__version__}")
+    parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (text, example) in COMMANDS.items():
+        about = f"{text[0].upper()}{text[1:]}. Example:\n\n    {example}"
+        parsers.add_parser(name, help=text, description=about, formatter_class=CommandHelp)
+    called = next((word for word in argv if not word.startswith("-")), None)
+    if called in COMMANDS:
+        module = importlib.import_module(f"egodistill.commands.{MODULES.get(called, 'models')}")
+        add_options, run = module.COMMANDS[called]
+        add_options(parsers.choices[called])
+        parsers.choices[called].set_defaults(run=run, words=["egodistill", *argv])
+    return parser.parse_args(argv)
+
+
+class CommandHelp(argparse.RawDescriptionHelpFormatter):
+    """Help that shows defaults, except None, False and empty ones."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog)
+        self._action_max_length = 14  # argparse does not count the indentation of the commands
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        default = action.default
+        hidden = action.required or default is None or default is False or default in ([], argparse.SUPPRESS)
+        if hidden or not action.help or "%(default)s" in action.help:
+            return action.help
+        shown = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+        return f"{action.help} (default: {shown.replace('%', '%%')})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

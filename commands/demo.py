@@ -1,0 +1,540 @@
+"""The commands of the paper's experiments: `demo`, `compare`, `ablate`, and `synthesize`.
+
+    egodistill demo                                         # the main comparison on a small rendered world
+    egodistill compare store --teacher NAME --out FOLDER    # all methods: Figure 3
+    egodistill ablate store --teacher NAME --out FOLDER     # losses and choice of frames: Tables 1 and 4
+    egodistill synthesize FOLDER                            # only render the demo's world
+
+`Demo` holds the sizes and settings of `demo`; `DEMO` and `QUICK` (`--quick`) are its instances.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__, data, inference, teachers
+from ..engine.batches import Augment
+from ..experiments import baselines, behaviour, benches, figures, paper, synthetic
+from ..experiments.protocols import PROTOCOLS, Protocol, TeacherRecipe
+from ..student import EgoDistill
+from ..support import files, tables
+from ..support.errors import EgoDistillError
+from ..support.tables import Table
+from ..training import Training
+from .options import positive_int
+from .recordings import describe_store
+from .settings import GMACS_NOTE, add_fields, device_option, preset_option, text_or_none
+from .training import name_value
+
+__all__ = ["COMMANDS", "DEMO", "QUICK", "Demo"]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The paper's experiments
+
+
+CHANGES = ("epochs", "batch_size", "precision")  # settings that `compare` and `ablate` change in every training
+
+
+def experiment_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `compare` and `ablate` share, for `build_bench()`."""
+    parser.add_argument("store", help="folder of a clip store with the splits train and test")
+    parser.add_argument(
+        "--teacher",
+        metavar="NAME",
+        required=True,
+        help="name of the teacher whose outputs are in the store; {seed} in it stands for the seed",
+    )
+    parser.add_argument(
+        "--out", metavar="FOLDER", required=True, help="folder for weights and results; finished runs in it are reused"
+    )
+    seeds_option(parser, "0,1,2")
+    preset_option(parser)
+    add_fields(parser, Training(), CHANGES)
+    parser.add_argument(
+        "--pretrained",
+        metavar="NAME=FILE",
+        nargs="+",
+        action="extend",
+        default=[],
+        type=name_value,
+        help="initial weights of the image networks: students=resnet18.pth AdaFuse=resnet50.pth STTS=... "
+        "ListenToLook=..., or NAME=None for random weights (default: downloaded by torchvision; random with "
+        "--preset demo)",
+    )
+    jobs_option(parser)
+    tables.markdown_option(parser)
+    device_option(parser)
+
+
+def seeds_option(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--seeds", type=parse_seeds, default=default, help="seeds of the training runs, such as 0,1,2")
+
+
+def jobs_option(parser: argparse.ArgumentParser) -> None:
+    text = "number of runs at the same time; they share the cores"
+    parser.add_argument("--jobs", metavar="N", type=positive_int, default=1, help=text)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Convert "0,1,2" to a list without duplicates."""
+    if not all(part.isdecimal() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 0,1,2")
+    return list(dict.fromkeys(map(int, text.split(","))))
+
+
+def build_bench(a: argparse.Namespace) -> benches.Bench:
+    """Return the bench of `compare` and `ablate`."""
+    protocol = PROTOCOLS[a.preset]
+    changes = {name: getattr(a, name) for name in CHANGES if hasattr(a, name)}
+    protocol = replace(protocol, recipe=protocol.recipe.with_training(**changes))
+    for name, weights in a.pretrained:
+        protocol = with_weights(protocol, name, weights)
+    return benches.Bench(a.store, a.out, protocol, device=a.device)
+
+
+def with_weights(protocol: Protocol, name: str, weights: str | None) -> Protocol:
+    """Return a protocol in which the image networks of a method start from a file, or from random weights."""
+    if name == "students":
+        student = replace(protocol.recipe.student, image_weights=weights)
+        return replace(protocol, recipe=replace(protocol.recipe, student=student))
+    fields = {"AdaFuse": "adafuse", "STTS": "stts", "ListenToLook": "listen_to_look"}
+    if name not in fields:
+        raise ValueError(f"--pretrained is for students, AdaFuse, STTS or ListenToLook; got {name!r}")
+    field = fields[name]
+    return replace(protocol, **{field: replace(getattr(protocol, field), weights=weights)})
+
+
+def compare_options(parser: argparse.ArgumentParser) -> None:
+    experiment_options(parser)
+    parser.add_argument(
+        "--num-frames",
+        metavar="N",
+        type=positive_int,
+        nargs="+",
+        help="numbers of frames per clip (default: those of 1, 2, 4 that the store has)",
+    )
+    parser.add_argument(
+        "--methods", nargs="+", metavar="NAME", help=f"one or more of {', '.join(benches.METHODS)} (default: all)"
+    )
+    parser.add_argument(
+        "--teacher-file",
+        metavar="FILE",
+        help="file of the teacher, to measure its cost (default: one trained in --out)",
+    )
+
+
+def run_compare(a: argparse.Namespace) -> None:
+    store = data.ClipStore(a.store)
+    counts = a.num_frames or [n for n in (1, 2, 4) if f"frames_{n}" in store.names]
+    if not counts:
+        raise ValueError(f"{a.store}: has no sets of 1, 2 or 4 frames; give --num-frames")
+    bench = build_bench(a)
+    methods = a.methods or fitting_methods(bench, store, max(counts))
+    runs = paper.comparison(bench, teacher=a.teacher, seeds=a.seeds, num_frames=counts, methods=methods)
+    bench.run(runs, a.jobs)
+    report_comparison(a, bench, runs)
+
+
+def fitting_methods(bench: benches.Bench, store: data.ClipStore, frames: int) -> list[str]:
+    """Return the methods that a store with this number of frames is enough for; print why others are left out."""
+    lacking = {}
+    if "audio" not in store.names:
+        lacking["ListenToLook"] = "the store has no sound (run `egodistill prepare` with --audio)"
+    for name in benches.STTS:
+        try:
+            paper.kept_tokens(bench, name, frames)
+        except baselines.BaselineError as error:
+            lacking[name] = str(error).removeprefix("STTS: ")
+    for name, why in lacking.items():
+        print(f"{name} is left out: {why}")
+    return [name for name in benches.METHODS if name not in lacking]
+
+
+def report_comparison(a: argparse.Namespace, bench: benches.Bench, runs: list[benches.Run]) -> None:
+    """Print the table; write compare.json, .csv, .png and .svg to the bench's folder."""
+    rows = [paper.teacher_row(bench, a.teacher, a.seeds, a.teacher_file), *paper.rows(bench, runs)]
+    print(f"\nTop-1 accuracy (%) on the split {bench.test}" + seeds_note(a.seeds))
+    tables.report(cost_table(rows), "compare", a.markdown, a.words)
+    print(f"{GMACS_NOTE}\nFor AdaFuse: what its decisions need; this code, like the released one, computes everything.")
+    found = report_differences(a, bench, runs, "compare differences")
+    stem, hours = Path(bench.out, "compare"), bench.hours(runs)
+    print(f"Training time, summed over runs: {60 * hours:.0f} minutes.")
+    written = paper.write_rows(rows, stem, {"seeds": a.seeds, "hours": hours, **run_settings(bench)}, found)
+    try:
+        written += figures.draw(rows, stem, "Accuracy against cost" + seeds_note(a.seeds))
+    except ImportError:
+        print('No figure, because matplotlib is not installed: pip install "egodistill[tutorials]"')
+    print(f"Wrote {', '.join(map(str, written))}")
+
+
+def report_differences(
+    a: argparse.Namespace, bench: benches.Bench, runs: list[benches.Run], section: str
+) -> list[paper.Contrast]:
+    """Print the paired differences of EgoDistill and the other methods, or why there are none; return them."""
+    try:
+        found = paper.differences(bench, runs)
+    except EgoDistillError as error:
+        print(f"\nNo intervals of the differences between methods: {error}")
+        return []
+    if found:
+        print(f"\nEgoDistill minus each other method in points, 95 % intervals over {scope(found)}")
+        lines = []
+        for _, other, interval in found:
+            ends = f"{interval.low:+.1f} to {interval.high:+.1f}"
+            lines.append([method_name(other), str(other.frames), f"{interval.mean:+.1f}", ends])
+        tables.report(
+            Table(["other method", "frames", "difference", "95 % interval"], lines), section, a.markdown, a.words
+        )
+    return found
+
+
+def scope(found: list[paper.Contrast]) -> str:
+    """Return what the intervals are over, such as "3 seeds and 20 wearers"."""
+    seeds, wearers = found[0].interval.seeds, found[0].interval.wearers
+    if seeds == 1:
+        return f"{wearers} wearers\n(one seed: they say nothing about other seeds)"
+    if wearers == 1:
+        return f"{seeds} seeds\n(one wearer: they say nothing about other people)"
+    return f"{seeds} seeds and {wearers} wearers"
+
+
+def method_name(run: benches.Run) -> str:
+    return run.method + " without stage 1" * (set(benches.STAGE_1_LOSSES) <= set(run.without))
+
+
+def ablate_options(parser: argparse.ArgumentParser) -> None:
+    experiment_options(parser)
+    parser.add_argument(
+        "--num-frames", metavar="N", type=positive_int, default=4, help="number of frames per clip in Table 4"
+    )
+
+
+def run_ablate(a: argparse.Namespace) -> None:
+    bench, losses = build_bench(a), paper.ablation(a.teacher, a.seeds)
+    choices = paper.frame_choices(bench, a.teacher, a.seeds, a.num_frames)
+    choices = choices if len({run.sampling for run in choices}) > 1 else []
+    bench.run([*losses, *choices], a.jobs)
+    rows = paper.rows(bench, losses, costs=False)
+    names = ["labels and IMU only (VisIMU)", *paper.ABLATIONS]
+    print("\nTable 1: losses, EgoDistill with N = 1" + seeds_note(a.seeds))
+    table = Table(["losses", "top-1 (%)"], [[name, accuracy(row)] for name, row in zip(names, rows, strict=True)])
+    tables.report(table, "ablate", a.markdown, a.words)
+    if choices:
+        frames = paper.rows(bench, choices, costs=False)
+        rows += frames
+        print(f"\nTable 4: choice of frames, EgoDistill with N = {a.num_frames}" + seeds_note(a.seeds))
+        table = Table(["frames", "top-1 (%)"], [[row.run.sampling, accuracy(row)] for row in frames])
+        tables.report(table, "ablate frames", a.markdown, a.words)
+    about = {"seeds": a.seeds, "hours": bench.hours([*losses, *choices]), **run_settings(bench)}
+    print(f"Wrote {', '.join(map(str, paper.write_rows(rows, Path(a.out, 'ablate'), about)))}")
+
+
+def run_settings(bench: benches.Bench) -> dict[str, Any]:
+    """Return what the results depend on, for the JSON file."""
+    versions = {"egodistill": __version__, "torch": torch.__version__}
+    return {"versions": versions, "threads": torch.get_num_threads(), "protocol": bench.protocol.record()}
+
+
+def seeds_note(seeds: list[int]) -> str:
+    return f", mean and standard deviation of {len(seeds)} seeds" if len(seeds) > 1 else ""
+
+
+def accuracy(row: paper.Row) -> str:
+    return f"{row.top1:.1f}" + (f" ± {row.std:.1f}" if row.std is not None else "")
+
+
+def cost_table(rows: list[paper.Row]) -> Table:
+    """Return a table of inputs, cost and accuracy of each model."""
+    lines = []
+    for row in rows:
+        gmacs = "-" if row.gmacs is None else f"{row.gmacs:.3f}"
+        parameters = "-" if row.params is None else f"{row.params / 1e6:.2f} M"
+        time_per_clip = "-" if row.ms_per_clip is None else f"{row.ms_per_clip:.2f}"
+        lines.append(
+            [method_name(row.run), row.inputs, gmacs, parameters, time_per_clip, row.precision or "-", accuracy(row)]
+        )
+    return Table(["model", "inputs", "GMACs", "parameters", "ms per clip", "trained in", "top-1 (%)"], lines)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The demo
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Sizes and settings of the demo.
+
+    ``things`` are the looks of the things in its world (`behaviour.THINGS`): a quarter of them, in which the kinds of
+    verbs are as frequent as in all. ``teachers`` are those that --teachers can name; the first is the teacher of the
+    comparison.
+    """
+
+    train_acts: int = 800
+    test_acts: int = 300
+    world_seed: int = 0
+    things: tuple[str, ...] = ("cupboard", "carrot", "jug")
+    video_pixels: int = 96
+    pixels: int = 64
+    clip_frames: int = 16
+    num_frames: tuple[int, ...] = (1, 2, 4)
+    teachers: dict[str, TeacherRecipe] = field(default_factory=dict)
+    protocol: Protocol = PROTOCOLS["demo"]
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings that must be equal for a run to continue in the same folder."""
+        teachers = {name: recipe.record() for name, recipe in self.teachers.items()}
+        return asdict(self) | {"teachers": teachers, "protocol": self.protocol.record()}
+
+    def with_training(self, **changes: Any) -> Demo:
+        """Return the demo with these fields of `Training` changed in all trainings."""
+        teachers = {
+            name: replace(recipe, training=replace(recipe.training, **changes))
+            for name, recipe in self.teachers.items()
+        }
+        protocol = replace(self.protocol, recipe=self.protocol.recipe.with_training(**changes))
+        return replace(self, teachers=teachers, protocol=protocol)
+
+
+# Sized for minutes on two cores. The paper has 224 pixels, ResNet-18, MotionFormer and 50 to 150 epochs.
+TEACHER_TRAINING = Training(epochs=8, learning_rate=2e-3, batch_size=16, schedule="cosine", warmup_epochs=1.5)
+DEMO = Demo(
+    teachers={
+        "slowfast": TeacherRecipe(
+            "slowfast_8x8_r50",
+            replace(TEACHER_TRAINING, augment=Augment(crop=0.2, jitter=0.3), label_smoothing=0.1),
+            {"width": 32, "beta": 4, "depths": (1, 1, 1, 1), "stem_size": 3, "dropout": 0.3},
+        ),
+        "x3d": TeacherRecipe(
+            "x3d_m",
+            replace(TEACHER_TRAINING, epochs=9, learning_rate=5e-3),
+            {"width": 12, "depth_factor": 0.5, "bottleneck": 1.5, "feature_dim": 512, "pool": 2, "dropout": 0.0},
+        ),
+        "mvit": TeacherRecipe(
+            "mvit_b_16x4",
+            replace(TEACHER_TRAINING, epochs=12),
+            {"width": 16, "depths": (1, 1, 1, 1), "kv_stride": 8, "dropout": 0.0, "drop_path": 0.0},
+            narrow=True,
+        ),
+        "motionformer": TeacherRecipe(
+            "motionformer_16x4",
+            replace(TEACHER_TRAINING, epochs=10, learning_rate=1e-3, weight_decay=0.1),
+            {"width": 96, "depth": 2, "heads": 4, "patch": 16, "drop_path": 0.1},
+            narrow=True,
+        ),
+    },
+)
+
+
+def shortened(demo: Demo) -> Demo:
+    """Return a demo with a few clips and two epochs."""
+    demo = replace(demo.with_training(epochs=2), train_acts=48, test_acts=24)
+    recipe = demo.protocol.recipe
+    recipe = replace(recipe, pretraining=replace(recipe.pretraining, batch_size=32))
+    return replace(demo, protocol=replace(demo.protocol, recipe=recipe))
+
+
+QUICK = shortened(DEMO)
+TEACHER = "slowfast"
+
+
+def synthesize_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", help="folder to write to")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the world")
+    parser.add_argument(
+        "--train-acts", metavar="N", type=int, default=800, help="number of annotated acts of the training wearers"
+    )
+    parser.add_argument(
+        "--test-acts", metavar="N", type=int, default=400, help="number of annotated acts of the test wearers"
+    )
+    parser.add_argument(
+        "--label-noise", metavar="SHARE", type=float, default=0.25, help="share of training acts with a wrong verb"
+    )
+
+
+def run_synthesize(a: argparse.Namespace) -> None:
+    world = synthetic.render(
+        a.out, seed=a.seed, train_acts=a.train_acts, test_acts=a.test_acts, label_noise=a.label_noise
+    )
+    print(
+        f"Wrote {world.root}, with the annotations {world.annotations}. Next:\n"
+        f"  egodistill prepare {world.annotations} --root {world.root} --out STORE"
+    )
+
+
+def demo_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", metavar="FOLDER", default="egodistill-demo", help="folder for all files of the demo")
+    seeds_option(parser, "0")
+    parser.add_argument(
+        "--world-seed", metavar="SEED", type=int, default=0, help="seed of the world; tune settings on another one"
+    )
+    parser.add_argument(
+        "--teachers",
+        metavar="NAMES",
+        default=TEACHER,
+        help=f"teachers to distill from, starting with {TEACHER}: a list such as {TEACHER},x3d, or all "
+        f"({', '.join(DEMO.teachers)}; takes hours, the paper's Table 2)",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="test run of about a minute on few clips; accuracies are meaningless"
+    )
+    text = "initial weights of the image encoders: imagenet, none (random), or a file (default: none)"
+    parser.add_argument("--image-weights", metavar="NAME", type=text_or_none, help=text)
+    add_fields(parser, Training(), ["precision"])
+    jobs_option(parser)
+    tables.markdown_option(parser)
+
+
+def run_demo(a: argparse.Namespace) -> None:
+    out, start_time = Path(a.out), time.monotonic()
+    demo = replace(QUICK if a.quick else DEMO, world_seed=a.world_seed)
+    if hasattr(a, "precision"):
+        demo = demo.with_training(precision=a.precision)
+    demo = replace(demo, protocol=with_weights(demo.protocol, "students", a.image_weights))
+    kinds = list(demo.teachers) if a.teachers == "all" else a.teachers.split(",")
+    if kinds[0] != TEACHER or set(kinds) - set(demo.teachers) or len(set(kinds)) < len(kinds):
+        raise ValueError(
+            f"--teachers must be all, or a list from {', '.join(demo.teachers)} that begins with {TEACHER}; got "
+            f"{a.teachers}"
+        )
+    check_output_folder(out, demo.record())
+    for part in out.rglob(".*.part"):  # incomplete files of a killed run
+        files.remove_dead_part(part)
+    print(f"All files are written to {out}/. If you interrupt the demo, the same command continues it.\n")
+
+    make_store(demo, out)
+    print("\n3. Train a teacher, extract its outputs, pretrain the IMU encoder (stage 1), distill (stage 2), evaluate")
+    named = {kind: kind + "-{seed}" for kind in kinds}
+    recipes = {name: demo.teachers[kind] for kind, name in named.items()}
+    bench = benches.Bench(str(out / "store"), str(out), demo.protocol, teachers=recipes)
+    runs = {kind: demo_runs(name, a.seeds, distilled_only=kind != TEACHER) for kind, name in named.items()}
+    bench.run([run for some in runs.values() for run in some], a.jobs)
+
+    rows = {kind: paper.rows(bench, some) for kind, some in runs.items()}
+    report_demo(a, rows, demo.things)
+    found = report_differences(a, bench, runs[TEACHER], f"{'demo quick' if a.quick else 'demo'} differences")
+    if a.quick:
+        print("This was a quick run: its accuracies are meaningless.")
+    about = {"seeds": a.seeds, "quick": a.quick, "bounds": behaviour.bounds(things=demo.things), **run_settings(bench)}
+    written = paper.write_rows([row for some in rows.values() for row in some], out / "results", about, found)
+    print(f"\nWrote {written[0]}. This run took {(time.monotonic() - start_time) / 60:.1f} minutes.")
+    if not a.quick:
+        print(
+            f"Next, compare all methods with 1, 2 and 4 frames (Figure 3), in about an hour:\n"
+            f"  egodistill compare {out / 'store'} --teacher {named[TEACHER]} --out {out} --preset demo"
+        )
+
+
+def make_store(demo: Demo, out: Path) -> None:
+    """Render the demo's world, and decode it into a store."""
+    print("1. Render a world with video, head motion and sound, in the layout of EPIC-KITCHENS")
+    world = synthetic.render(
+        out / "world",
+        seed=demo.world_seed,
+        train_acts=demo.train_acts,
+        test_acts=demo.test_acts,
+        things=demo.things,
+        size=(demo.video_pixels,) * 2,
+    )
+    print("2. Decode each clip once, into a clip store")
+    segments = data.read_epic_kitchens(world.annotations, world.root)
+    store = data.prepare(
+        segments,
+        out / "store",
+        num_frames=demo.num_frames,
+        frame_size=demo.pixels,
+        audio=True,
+        clip_frames=demo.clip_frames,
+        clip_size=demo.pixels,
+    )
+    describe_store(store, segments)
+
+
+def report_demo(a: argparse.Namespace, rows: dict[str, list[paper.Row]], things: Sequence[str]) -> None:
+    """Print the demo's table, and one of the other teachers if there are any."""
+    section = "demo quick" if a.quick else "demo"
+    print("\nTop-1 accuracy (%) on wearers who are not in the training data" + seeds_note(a.seeds))
+    tables.report(cost_table(rows[TEACHER]), section, a.markdown, a.words)
+    report_limits(rows[TEACHER], things)
+    if len(rows) > 1:
+        print("\nOther teachers (Table 2 of the paper), top-1 accuracy (%)" + seeds_note(a.seeds))
+        tables.report(teachers_table(rows), f"{section} with all teachers", a.markdown, a.words)
+
+
+def demo_runs(teacher: str, seeds: list[int], distilled_only: bool) -> list[benches.Run]:
+    """Return the runs of the demo's table, or only a teacher and the students that are distilled from it."""
+    run = benches.Run("EgoDistill", teacher=teacher)
+    runs = [replace(run, method="teacher"), run, replace(run, method="VisOnly-Distill")]
+    if not distilled_only:
+        runs += [benches.Run("VisIMU"), benches.Run("VisOnly")]
+    return [replace(run, seed=seed) for seed in seeds for run in runs]
+
+
+SETTINGS_FILE = "demo.json"
+
+
+def check_output_folder(out: Path, settings: dict[str, Any]) -> None:
+    """Write the demo's settings file. Refuse a folder that holds a demo with other settings, or other files."""
+    path = out / SETTINGS_FILE
+    if path.exists():
+        files.require_same_run(path, files.read_json(path), settings, "Choose another --out, or delete the folder.")
+        return
+    if out.exists() and any(map(is_foreign, out.iterdir())):
+        raise ValueError(f"{out}: is not empty and holds no demo; choose a new folder with --out")
+    files.write_json(path, settings)
+
+
+def is_foreign(file: Path) -> bool:
+    """Return whether a file is neither an incomplete settings file of a killed demo nor written by a desktop.
+
+    Other hidden files are foreign, too, because a demo removes ".*.part" from its folder.
+    """
+    return not file.name.startswith(".demo.json.") and not files.is_system_file(file.name)
+
+
+def teachers_table(rows: dict[str, list[paper.Row]]) -> Table:
+    lines = []
+    for kind, some in rows.items():
+        by_method = {row.method: row for row in some if not row.run.without}
+        teacher = by_method["teacher"]
+        cells = [accuracy(by_method[name]) for name in ("teacher", "VisOnly-Distill", "EgoDistill")]
+        lines.append([kind, f"{teacher.gmacs:.3f}", f"{teacher.params / 1e6:.2f} M", *cells])
+    return Table(["teacher", "GMACs", "parameters", "teacher's top-1", "VisOnly-Distill", "EgoDistill"], lines)
+
+
+def report_limits(rows: list[paper.Row], things: Sequence[str]) -> None:
+    """Print the best possible accuracies in the rendered world, and the cost of the same models at the paper's size."""
+    limits = behaviour.bounds(things=things)
+    print(
+        f"The best possible accuracy here is {100 * limits['one frame']:.0f} % from one frame and "
+        f"{100 * limits['one frame and head motion']:.1f} % from one frame and head motion.\n{GMACS_NOTE}"
+    )
+    gmacs = {row.method: row.gmacs for row in rows}
+    with torch.device("meta"):  # Counting needs shapes only.
+        at_paper_size = {
+            "SlowFast 8x8 R50 (34.6 M parameters)": teachers.load("slowfast_8x8_r50", progress=False),
+            "EgoDistill, ResNet-18, one frame (20.6 M parameters)": EgoDistill(62, image_weights=None),
+        }
+    print(
+        f"The student needs {gmacs['teacher'] / gmacs['EgoDistill']:.0f} times fewer multiply-adds than its teacher. "
+        "At the paper's size (224 pixels):"
+    )
+    for name, model in at_paper_size.items():
+        print(f"  {name}: {inference.count_macs(model, torch.device('meta')) / 1e9:.2f} GMACs")
+    print("  MotionFormer, as counted in the paper: 369.51 GMACs, 198 times the student's")
+
+
+# {command: (function that adds its options to a parser, function that runs it)}
+COMMANDS: dict[str, tuple[Callable, Callable]] = {
+    "compare": (compare_options, run_compare),
+    "ablate": (ablate_options, run_ablate),
+    "demo": (demo_options, run_demo),
+    "synthesize": (synthesize_options, run_synthesize),
+}

@@ -1,0 +1,709 @@
+"""The command `live`: label the stream of a camera, or a file at real speed, as it arrives.
+
+    egodistill live walk.mp4 --student student.pt                               # a file with telemetry
+    my_imu | egodistill live /dev/video0 --imu - --align arrival --student student.pt
+    egodistill live walk.mp4 --student student.pt --fast --out walk.jsonl       # the same answers, at once
+
+One thread reads frames, one reads samples (`feeds`), and the main thread runs the networks (`Stream`). `--fast`
+does all of it in one thread, in order of time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from ..deploy import arrivals, events, exported, feeds
+from ..deploy.stream import CHOICES, Answer, Stream
+from ..engine import batches, runtime
+from ..imu import IMUError
+from ..recordings import clips
+from ..support import files
+from ..support.errors import EgoDistillError
+from ..video import VideoError
+from .options import (
+    axes_option,
+    coverage_options,
+    given_flags,
+    imu_files,
+    imu_option,
+    keyword_arguments,
+    overwrite_option,
+    positive_int,
+    positive_seconds,
+    reject,
+    report_notes,
+)
+from .settings import device_option, load_distilled, precision_option, report_precision
+
+__all__ = ["COMMANDS", "Latency", "load_student"]
+
+FAR_APART = 10.0  # seconds between the first frame and the first sample: they are not on one clock
+ALIGNMENT = 1.0  # seconds of arrivals that decide the offset between two clocks
+WARM_UP = 5  # answers after the first one that are not part of the steady state
+FILE_PENDING = 100_000  # answers of a file that may become due at once: 14 h at two per second
+JOIN = 2.0  # seconds that a thread may take to end
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Options
+
+
+def live_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="video file, folder of a Pupil Labs Neon, address (rtsp://, http://, tcp://, udp://, ...), device "
+        "(/dev/video0) or named pipe",
+    )
+    parser.add_argument(
+        "--student",
+        metavar="FILE",
+        required=True,
+        help="file of a trained student, or the name of a pair that `export --pair` wrote: NAME.pt2 for NAME.frame.pt2 "
+        "and NAME.motion.pt2",
+    )
+    parser.add_argument("--every", metavar="SECONDS", type=float, default=0.5, help="time between two answers")
+    parser.add_argument(
+        "--frames",
+        choices=CHOICES["frames"],
+        default="centre",
+        help="frames from the middle of the clip, as in training (the camera always runs), or the newest ones (it "
+        "sleeps between two looks)",
+    )
+    parser.add_argument(
+        "--slack", metavar="SECONDS", type=float, default=0.05, help="time to wait for late samples and frames"
+    )
+    parser.add_argument("--top", metavar="K", type=positive_int, default=3, help="number of best classes of an answer")
+    coverage_options(parser)
+    precision_option(parser, "auto")
+    device_option(parser)
+    group = parser.add_argument_group("frames")
+    group.add_argument(
+        "--tolerance",
+        metavar="SECONDS",
+        type=float,
+        help="with centre: largest distance from the middle (default: 0.5)",
+    )
+    group.add_argument(
+        "--max-age", metavar="SECONDS", type=float, help="with newest: age above which a frame is not used (default: 4)"
+    )
+    group.add_argument(
+        "--period",
+        metavar="SECONDS",
+        type=float,
+        help="with newest: time between two looks (default: look when the head has moved fast; for a student without "
+        "IMU, or with several frames, 2)",
+    )
+    group = parser.add_argument_group("IMU samples")
+    imu_option(group, '; or -, lines such as {"time": 1.25, "accel": [x, y, z], "gyro": [x, y, z]} on standard input')
+    group.add_argument(
+        "--imu-follow", metavar="CSV", help="table that another program is writing, with the same columns"
+    )
+    axes_option(group)
+    group = parser.add_argument_group("clocks")
+    group.add_argument(
+        "--frame-offset",
+        metavar="SECONDS",
+        type=float,
+        default=0.0,
+        help="a frame at t is at OFFSET + STRETCH * t on the clock of the samples: minus the offset of `egodistill "
+        "check`, or the delay of a camera (negative) with --align arrival",
+    )
+    group.add_argument("--frame-stretch", metavar="FACTOR", type=float, default=1.0, help="see --frame-offset")
+    group.add_argument(
+        "--align",
+        choices=("times", "arrival"),
+        default="times",
+        help="times: frames and samples are stamped by one clock; arrival: a camera and samples that arrive together "
+        "were taken together, whatever their stamps",
+    )
+    group = parser.add_argument_group("run and output")
+    group.add_argument("--fast", action="store_true", help="read a file as fast as possible; the answers are the same")
+    group.add_argument("--seconds", metavar="N", type=positive_seconds, help="stop after N seconds")
+    group.add_argument("--events", action="store_true", help="give labels that last instead of single answers")
+    group.add_argument("--json", action="store_true", help="print JSON lines in a terminal, too, as into a pipe")
+    group.add_argument("--out", metavar="JSONL", help="also write the JSON lines to this file")
+    overwrite_option(group)
+
+
+def check_options(a: argparse.Namespace, kind: str) -> None:
+    """Raise ValueError for options that would be ignored or that contradict each other."""
+    if kind != "file":
+        reject(given_flags(a, "fast"), f"{a.source} is not a file; a live source has its own speed")
+        if a.imu not in (None, ["-"]):
+            reject(["--imu"], f"{a.source} is live; give its samples as --imu - (standard input) or --imu-follow CSV")
+    elif a.align == "arrival":
+        reject(["--align arrival"], f"{a.source} is a file, whose frames have times; --frame-offset moves them")
+    if a.imu_follow:
+        reject(given_flags(a, "imu"), "samples come from one place; leave out --imu or --imu-follow")
+        reject(given_flags(a, "fast"), "a table that grows has its own speed; give a finished one as --imu")
+    others = {"centre": ("max_age", "period"), "newest": ("tolerance",)}[a.frames]
+    reject(given_flags(a, *others), f"not used with --frames {a.frames}")
+
+
+def load_student(path: str, device: str | None) -> Any:
+    """Return the student in a file, on a device, or the pair that `export --pair` wrote for this path."""
+    if any(file.exists() for file in exported.pair_files(path)):
+        if runtime.pick_device(device).type != "cpu":
+            raise EgoDistillError(f"{path}: exported programs run on the CPU; leave out --device {device}")
+        return exported.load_pair(path)
+    return load_distilled(path).to(runtime.pick_device(device)).eval()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What a run reads
+
+
+@dataclasses.dataclass
+class Source:
+    """Frames, samples if the student reads them, and the clock between them.
+
+    `offset` and `stretch` convert a time of the video to the clock of the samples; with `align`, `offset` is computed
+    from arrivals. `recorded`: the samples, if any, are in a complete file, on the video's clock but for these two.
+    """
+
+    video: feeds.VideoFeed
+    samples: Iterable[tuple[np.ndarray, np.ndarray]] | None
+    recorded: bool
+    clock: feeds.HostClock
+    pace: feeds.Pace
+    offset: float = 0.0
+    stretch: float = 1.0
+    align: bool = False
+    turn: np.ndarray | None = None  # of the axes of samples that come
+
+    def pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the samples, turned into the axes of the student."""
+        for times, readings in self.samples:
+            if self.turn is not None:
+                readings = np.concatenate([readings[:, :3] @ self.turn.T, readings[:, 3:] @ self.turn.T], axis=1)
+            yield times, readings
+
+    def on_sample_clock(self, moment: float) -> float:
+        """Return a time of the video on the clock of the samples."""
+        return self.offset + self.stretch * moment
+
+    def check_clocks(self, frame: float, sample: float) -> None:
+        """Raise EgoDistillError if the first frame and the first sample cannot be on one clock."""
+        if abs(frame - sample) > FAR_APART:
+            how = ", or --align arrival if both arrive without delay" if self.video.live else ""
+            raise EgoDistillError(
+                f"{self.video.source}: its first frame is at {frame:.3f} s and the first sample at {sample:.3f} s, so "
+                f"they are not on one clock; give --frame-offset SECONDS{how}"
+            )
+
+
+def open_source(a: argparse.Namespace, spec: clips.ClipSpec, report: Callable[[str], object]) -> Source:
+    """Return the feeds that the options name. Raise EgoDistillError without the samples that the student reads."""
+    axes, turn = clips.read_axes(a.imu_axes or "gopro")
+    clock = feeds.HostClock()
+    pace = feeds.Pace(clock)
+    file = clips.open_recording(a.source).video if os.path.isdir(a.source) else a.source  # a folder of a Neon
+    video = feeds.VideoFeed(file, realtime=not a.fast, clock=clock)
+    if not video.live:
+        video.pace = pace
+    samples, recorded = None, True
+    if not spec.imu_samples:
+        used = given_flags(a, "imu", "imu_follow", "imu_axes") + (["--align"] if a.align == "arrival" else [])
+        reject(used, f"the student in {a.student} reads no IMU samples")
+    elif a.imu_follow:
+        samples, recorded = feeds.table_samples(a.imu_follow, clock=clock, report=report), False
+    elif a.imu == ["-"]:
+        samples, recorded = feeds.json_samples(standard_input(), clock=clock, report=report), False
+    elif video.live:
+        raise EgoDistillError(
+            f"{a.source}: the student in {a.student} reads IMU samples; give them as JSON lines on standard input "
+            f"(--imu -) or as a table that grows (--imu-follow CSV), or give a student without IMU"
+        )
+    else:
+        recording = clips.open_recording(a.source, imu_files(a), imu_axes=a.imu_axes or "gopro")
+        report_notes(recording)
+        samples, (axes, _), turn = feeds.recorded_samples(recording.motion()), clips.read_axes(recording.imu_axes), None
+    if samples is not None:
+        clips.require_axes(a.source, axes, spec)
+    align = a.align == "arrival"
+    return Source(video, samples, recorded, clock, pace, a.frame_offset, a.frame_stretch, align, turn)
+
+
+def standard_input() -> int:
+    """Return the file descriptor of standard input. Raise EgoDistillError if it is a terminal or closed."""
+    try:
+        descriptor = sys.stdin.fileno()
+    except (AttributeError, OSError, ValueError):
+        descriptor = None
+    if descriptor is None or os.isatty(descriptor):
+        raise EgoDistillError("--imu -: nothing is piped into standard input; use: PROGRAM | egodistill live ...")
+    return descriptor
+
+
+def in_seconds(times: np.ndarray) -> np.ndarray:
+    """Return times in float seconds; integers are nanoseconds."""
+    return times / 1e9 if times.dtype.kind in "iu" else times
+
+
+class Camera:
+    """Pass frames to a stream: all of them, or with "newest" only those that it asks for, like a camera that sleeps.
+
+    `whole`: the samples have integer nanoseconds, so frames must have them, too; None: no sample has come yet.
+    """
+
+    def __init__(self, stream: Stream, source: Source) -> None:
+        self.stream, self.source = stream, source
+        self.sleeps = stream.choice == "newest"
+        self.whole: bool | None = None if source.samples is not None and not source.recorded else False
+        self.wanted = False
+        self.first, self.last = math.inf, -math.inf
+
+    def give(self, moment: float, picture: np.ndarray) -> None:
+        """Give the stream a frame of the video, at a time in seconds."""
+        if self.whole is None:
+            return
+        self.first, self.last = min(self.first, moment), max(self.last, moment)
+        if not self.sleeps or self.wanted:
+            self.wanted = False
+            self.stream.accept_frame(self.stamp(moment), picture)
+        # Asked at one frame, answered by the next: the camera was on from one to the other.
+        self.wanted = self.sleeps and self.stream.wants_frame(self.stamp(self.source.on_sample_clock(moment)))
+
+    def stamp(self, moment: float) -> float | int:
+        return round(moment * 1e9) if self.whole else moment
+
+    def share_on(self) -> float:
+        """Return the share of time in which the camera was on."""
+        if not self.sleeps or not self.last > self.first:
+            return 1.0
+        return min(1.0, self.stream.stats.camera_on / (self.source.stretch * (self.last - self.first)))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Two ways to run
+
+
+def answers_in_order(source: Source, stream: Stream, camera: Camera, seconds: float | None) -> Iterator:
+    """Yield the answers of a file that is read as fast as possible; frames and samples come in order of time."""
+    frames = iter(source.video)
+    if source.samples is None:
+        for moment, picture in frames:
+            if seconds is not None and moment > seconds:
+                break
+            camera.give(moment, picture)
+            yield from stream.results()
+        return
+    following, first = next(frames, None), None
+    pieces = (part for piece in source.pieces() for part in feeds.split_samples(*piece))
+    for times, readings in pieces:
+        here = in_seconds(times)
+        if first is None:
+            first, camera.whole = float(here[0]), times.dtype.kind in "iu"
+            if not source.recorded and following is not None:
+                source.check_clocks(source.on_sample_clock(following[0]), first)
+        while following is not None and source.on_sample_clock(following[0]) <= here[-1]:
+            camera.give(*following)
+            following = next(frames, None)
+        end = math.inf if following is not None else source.on_sample_clock(source.video.end)
+        end = end if seconds is None else min(end, first + seconds)
+        kept = here <= end
+        stream.accept_imu(times[kept], readings[kept])
+        yield from stream.results()
+        if not kept.all():
+            return
+
+
+class Inputs:
+    """Two threads that give frames and samples to a stream as they come. `ended` is set when one of them has ended."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.camera = source, None
+        self.frames, self.samples = feeds.ArrivalDelay(source.clock), feeds.ArrivalDelay(source.clock)
+        self.end = math.inf  # of the video, on the clock of the samples
+        self.error: BaseException | None = None
+        self.ended = threading.Event()
+        works = [self._give_frames] if source.samples is None else [self._give_frames, self._give_samples]
+        self.threads = [threading.Thread(target=self._run, args=(work,), daemon=True) for work in works]
+
+    def start(self) -> None:
+        """Start to read."""
+        if not self.source.video.live:
+            self.source.pace.start(0.0)
+        for thread in self.threads:
+            thread.start()
+
+    def aligned(self, stop: float) -> float:
+        """Wait for the first arrivals; return the offset from the camera's clock to that of the samples, in seconds.
+
+        Both clocks are compared with this host's, by the frame and the sample that were shortest on their way. Raise
+        EgoDistillError if one of the two did not come, at the latest when the clock shows `stop`.
+        """
+        clock = self.source.clock
+        while not self.ended.is_set() and clock.now() < stop:
+            if clock.now() > max(self.frames.began, self.samples.began) + ALIGNMENT:
+                break
+            clock.sleep(0.02)
+        if self.error is not None or math.inf in (self.frames.delay, self.samples.delay):
+            self.close()
+            what = "frame" if self.frames.delay == math.inf else "sample"
+            raise self.error or EgoDistillError(f"{self.source.video.source}: ended before its first {what} came")
+        camera = self.source.offset + self.frames.delay  # without the given offset, which comes on top
+        return self.source.offset + camera - self.samples.delay
+
+    def close(self) -> None:
+        """End the threads."""
+        self.source.clock.stop()
+        for thread in self.threads:
+            if thread.ident is not None:
+                thread.join(JOIN)
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:
+            if not self.source.clock.stopped:
+                self.error = self.error or error
+                self.ended.set()
+
+    def _give_frames(self) -> None:
+        source = self.source
+        for moment, picture in source.video:
+            self._note(self.frames, source.on_sample_clock(moment))
+            if self.camera is not None:
+                self.camera.give(moment, picture)
+        self.end = source.on_sample_clock(source.video.end)
+        if source.samples is None or not source.recorded:  # else the samples up to this end are still to come
+            self.ended.set()
+
+    def _give_samples(self) -> None:
+        source = self.source
+        pieces = source.pieces()
+        if not source.video.live:
+            pieces = (part for piece in pieces for part in feeds.split_samples(*piece))
+        for times, readings in pieces:
+            here = in_seconds(times)
+            for moment in (float(here.min()), float(here.max())):
+                self._note(self.samples, moment)
+            if not source.video.live and not source.pace.wait((float(here[-1]) - source.offset) / source.stretch):
+                break
+            kept = here <= self.end
+            if self.camera is not None:
+                self.camera.whole = times.dtype.kind in "iu"
+                self.camera.stream.accept_imu(times[kept], readings[kept])
+            if not kept.all():
+                break
+        self.ended.set()
+
+    def _note(self, sort: feeds.ArrivalDelay, moment: float) -> None:
+        fresh = sort.first is None
+        sort.add(moment)
+        first = (self.frames.first, self.samples.first)
+        if fresh and None not in first and not self.source.recorded and not self.source.align:
+            self.source.check_clocks(*first)
+
+
+def answers_as_they_come(inputs: Inputs, stream: Stream, stop: float) -> Iterator:
+    """Yield the answers of a source at its own speed, until the clock shows `stop`."""
+    clock = inputs.source.clock
+    while not inputs.ended.is_set() and clock.now() < stop:
+        stream.wait(0.1)
+        yield from stream.results()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The latency report
+
+
+class Latency:
+    """Times of the answers of a stream, in the parts that LiteRT's `benchmark_model` reports.
+
+    `load_seconds` is the time before the first answer that the program itself took. The steady state begins after
+    the first answer and `WARM_UP` further ones; answers that encode a frame are apart from those from head motion
+    alone. Times are those of the networks, `Answer.seconds`.
+
+    >>> from egodistill import Answer
+    >>> from egodistill.commands.live import Latency
+    >>> latency = Latency(load_seconds=1.5)
+    >>> for k in range(12):
+    ...     seconds = 0.02 if k % 2 else 0.001
+    ...     latency.add(Answer(0.5 * k, 0.5 * k + 2, [("walk", 0.9)], encoded=k % 2, seconds=seconds))
+    >>> print("\\n".join(latency.lines(dropped=0, due=12, megabytes=300)))
+    init          load 1.50 s, first answer 1.0 ms
+    warm-up       5 answers, mean 12.4 ms
+    with a frame  3 answers, p50 20.0 ms, p95 20.0 ms, p99 20.0 ms
+    motion only   3 answers, p50 1.0 ms, p95 1.0 ms, p99 1.0 ms
+    dropped       0.0 % of 12 answers
+    memory        peak 300 MB
+    """
+
+    def __init__(self, load_seconds: float = 0.0) -> None:
+        self.load_seconds = load_seconds
+        self.first: float | None = None
+        self.warm_up: list[float] = []
+        self.steady: dict[str, list[float]] = {"with a frame": [], "motion only": []}
+
+    def add(self, answer: Answer) -> None:
+        """Note an answer; those with a problem ran no network and do not count."""
+        if answer.problem is not None:
+            return
+        if self.first is None:
+            self.first = answer.seconds
+        elif len(self.warm_up) < WARM_UP:
+            self.warm_up.append(answer.seconds)
+        else:
+            self.steady["with a frame" if answer.encoded else "motion only"].append(answer.seconds)
+
+    def lines(self, *, dropped: int, due: int, megabytes: float | None) -> list[str]:
+        """Return the report: answers dropped of those that were due, and the peak of the memory if it is known."""
+        first = "none" if self.first is None else f"{1e3 * self.first:.1f} ms"
+        found = [("init", f"load {self.load_seconds:.2f} s, first answer {first}")]
+        if self.warm_up:
+            found.append(("warm-up", f"{len(self.warm_up)} answers, mean {1e3 * np.mean(self.warm_up):.1f} ms"))
+        for name, times in self.steady.items():
+            if times:
+                marks = zip((50, 95, 99), 1e3 * np.percentile(times, (50, 95, 99)), strict=True)
+                shares = ", ".join(f"p{mark} {value:.1f} ms" for mark, value in marks)
+                found.append((name, f"{len(times):,} answers, {shares}"))
+        found.append(("dropped", f"{100 * dropped / max(due, 1):.1f} % of {due:,} answers"))
+        found.append(("memory", "unknown" if megabytes is None else f"peak {megabytes:.0f} MB"))
+        return [f"{name:<12}  {text}" for name, text in found]
+
+
+def peak_megabytes() -> float | None:
+    """Return the peak of this process's memory; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else 1024 * peak / 1e6
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Output
+
+
+class Output:
+    """Answers, or events, as JSON lines into a pipe and a file, and as one line that is updated in a terminal."""
+
+    def __init__(self, *, as_json: bool, tracker: events.Tracker | None, path: Path | None = None) -> None:
+        self.path = path  # of a file that gets the JSON lines, too; an earlier one is replaced by the first line
+        self.file: TextIO | None = None
+        self.tracker = tracker
+        self.terminal = sys.stdout.isatty() and not as_json
+        self.shown = 0  # characters of the line
+        self.start: float | int | None = None  # of the first answer
+        self.last: float | int | None = None  # of the last answer
+
+    def add(self, answer: Answer, share_on: float) -> None:
+        """Show an answer, with the share of time in which the camera was on."""
+        if self.last is None or answer.start < self.last:  # the first one, or the clock of the samples was restarted
+            self.write([] if self.tracker is None else self.tracker.finish())
+            self.start = answer.start
+        self.last = answer.start
+        self.write([answer] if self.tracker is None else self.tracker.add(answer))
+        if self.terminal:
+            self.draw(status_line(answer, events.seconds(self.start, answer.stop), share_on, columns()))
+
+    def finish(self) -> None:
+        """Show the last events, and end the line."""
+        if self.tracker is not None:
+            self.write(self.tracker.finish())
+        if self.shown:
+            print(flush=True)
+            self.shown = 0
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.file is not None:
+            with contextlib.suppress(OSError):  # a full disk was an error when the line was flushed
+                self.file.close()
+
+    def note(self, text: str) -> None:
+        """Print a message on stderr, above the line."""
+        self.clear()
+        print(text, file=sys.stderr, flush=True)
+
+    def write(self, found: Iterable[Answer] | Iterable[events.Event]) -> None:
+        for one in found:
+            line = json.dumps(one._asdict())
+            if self.path is not None:
+                with files.disk_errors(self.path):
+                    if self.file is None:
+                        self.path.parent.mkdir(parents=True, exist_ok=True)
+                        self.file = open(self.path, "w", encoding="utf-8")
+                    self.file.write(f"{line}\n")
+                    self.file.flush()
+            if not self.terminal:
+                print(line, flush=True)
+            elif self.tracker is not None:
+                self.clear()
+                began, ended = (events.seconds(self.start, moment) for moment in (one.start, one.stop))
+                print(f"{began:8.2f} to {ended:.2f} s  {one.label} {one.score:.2f}", flush=True)
+
+    def draw(self, line: str) -> None:
+        print(f"\r{line:<{self.shown}}", end="", flush=True)
+        self.shown = len(line)
+
+    def clear(self) -> None:
+        if self.shown:
+            print(f"\r{'':<{self.shown}}\r", end="", flush=True)
+            self.shown = 0
+
+
+def columns() -> int:
+    """Return the width of a line that the terminal does not break."""
+    return shutil.get_terminal_size().columns - 1
+
+
+def status_line(answer: Answer, moment: float, share_on: float, width: int) -> str:
+    """Return one line of at most `width` characters about an answer; `moment` is its time in seconds."""
+    age = f"{max(answer.frame_age):5.2f} s" if answer.frame_age else "   none"
+    numbers = (
+        f"  frame {age}  lag {answer.lag:5.2f} s  delay {1e3 * answer.delay:4.0f} ms  camera on {100 * share_on:3.0f} %"
+    )
+    score = f" {answer.classes[0][1]:4.2f}" if answer.classes else ""
+    label = answer.classes[0][0] if answer.classes else f"no answer: {answer.problem}"
+    left = f"{moment:8.2f} s  "
+    room = width - len(left) - len(score) - len(numbers)
+    if room < 12:  # a narrow terminal has the label alone
+        room, numbers = max(width - len(left) - len(score), 1), ""
+    label = label if len(label) <= room else f"{label[: max(room - 3, 0)]}..."
+    return f"{left}{label:<{room}}{score}{numbers}"[:width]
+
+
+def summary(source: Source, stats: arrivals.Stats, share_on: float) -> list[str]:
+    """Return the counters of a run in two lines."""
+    answers = f"answers: {stats.due:,} due, {stats.given:,} with classes, {stats.problems:,} with a problem"
+    answers += f", {stats.dropped:,} dropped; camera on {100 * share_on:.1f} % of the time"
+    if stats.requests:
+        answers += f", {stats.answered:,} of {stats.requests:,} looks"
+    unused = stats.refused + stats.replaced
+    found = f"input: {stats.frames:,} frames, {stats.encoded:,} encoded, {unused:,} not needed"
+    found += f", {source.video.dropped:,} skipped by the decoder, {source.video.broken:,} broken"
+    if source.samples is not None:
+        found += (
+            f"; {stats.samples:,} readings, {stats.late:,} late, {stats.double:,} double, {stats.invalid:,} invalid"
+        )
+    if bad := getattr(source.samples, "bad", 0):
+        found += f", {bad:,} bad lines"
+    if stats.restarts:
+        found += f", {stats.restarts:,} restarts of the clock"
+    return [answers, found]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The command
+
+
+def run_live(a: argparse.Namespace) -> None:
+    began = time.monotonic()
+    check_options(a, feeds.source_kind(a.source))
+    model = load_student(a.student, a.device)
+    latency = Latency(time.monotonic() - began)
+    path = Path(a.out) if a.out else None
+    output = Output(as_json=a.json, tracker=events.Tracker() if a.events else None, path=path)
+    source = open_source(a, batches.clip_spec_of(model), output.note)
+    report_precision(a.precision, a.device)
+    run = Run(source, output, latency, lambda offset: open_stream(a, model, (offset, a.frame_stretch)))
+    with contextlib.closing(output):
+        run.run(fast=a.fast, seconds=a.seconds)
+    run.report()
+
+
+def open_stream(a: argparse.Namespace, model: Any, frame_clock: tuple[float, float]) -> Stream:
+    """Return the stream that the options describe."""
+    names = ("every", "frames", "slack", "top", "min_coverage", "max_gap", "precision")
+    options = keyword_arguments(a, *names, "tolerance", "max_age", "period")
+    if a.events:  # two labels can have a probability of `Tracker.end`, 0.4
+        options["top"] = max(a.top, 2)
+    # A file waits, so nothing of it is dropped, even if the next frame comes hours later.
+    return Stream(
+        model, **options, frame_clock=frame_clock, max_pending=FILE_PENDING if a.fast else 2, on_restart="reset"
+    )
+
+
+class Run:
+    """One run of the command: a source, a stream, and where its answers go."""
+
+    def __init__(
+        self, source: Source, output: Output, latency: Latency, open_stream: Callable[[float], Stream]
+    ) -> None:
+        self.source, self.output, self.latency, self.open_stream = source, output, latency, open_stream
+        self.camera: Camera | None = None
+        self.problem: str | None = None
+        self.error: BaseException | None = None
+        self.interrupted = False
+
+    def run(self, *, fast: bool, seconds: float | None) -> None:
+        """Read the source to its end, for some seconds, or until Ctrl-C."""
+        inputs = None if fast else Inputs(self.source)
+        try:
+            for answer in self.answers(inputs, seconds):
+                self.show(answer)
+        except KeyboardInterrupt:
+            self.interrupted = True
+        except (IMUError, VideoError) as error:  # what came before it counts
+            self.error = error
+        finally:
+            self.source.clock.stop()
+        if inputs is not None:
+            inputs.close()
+        if self.camera is not None:
+            for answer in self.camera.stream.finish():
+                self.show(answer)
+        self.output.finish()
+        self.error = self.error or (inputs and inputs.error)
+
+    def answers(self, inputs: Inputs | None, seconds: float | None) -> Iterator[Answer]:
+        """Yield the answers before the end of the input."""
+        source = self.source
+        if inputs is None:
+            self.camera = Camera(self.open_stream(source.offset), source)
+            yield from answers_in_order(source, self.camera.stream, self.camera, seconds)
+            return
+        if not source.align:
+            self.camera = inputs.camera = Camera(self.open_stream(source.offset), source)
+        inputs.start()
+        stop = math.inf if seconds is None else source.clock.now() + seconds
+        if source.align:
+            source.offset = inputs.aligned(stop)
+            self.camera = inputs.camera = Camera(self.open_stream(source.offset), source)
+        yield from answers_as_they_come(inputs, self.camera.stream, stop)
+
+    def show(self, answer: Answer) -> None:
+        self.latency.add(answer)
+        self.problem = answer.problem or self.problem
+        self.output.add(answer, self.camera.share_on())
+
+    def report(self) -> None:
+        """Print counters and latency on stderr. Raise the error of a feed, or EgoDistillError without any classes."""
+        source, stats = self.source, self.camera.stream.stats if self.camera else arrivals.Stats()
+        if self.error is not None and not stats.due:
+            raise self.error
+        if source.video.problem:
+            self.output.note(f"ended early: {source.video.problem}")
+        if self.camera is None:  # Ctrl-C before the first samples
+            return
+        lines = summary(source, stats, self.camera.share_on())
+        lines += self.latency.lines(dropped=stats.dropped, due=stats.due, megabytes=peak_megabytes())
+        self.output.note("\n".join(lines))
+        if self.error is not None:
+            raise self.error
+        if not stats.given and not self.interrupted:
+            seconds = self.camera.stream.spec.seconds
+            reason = self.problem or f"an answer needs {seconds:.2f} s of frames and samples together"
+            raise EgoDistillError(f"{source.video.source}: no clip was classified: {reason}")
+
+
+COMMANDS: dict[str, tuple[Callable, Callable]] = {"live": (live_options, run_live)}

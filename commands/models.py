@@ -1,0 +1,427 @@
+"""The commands for trained models: `evaluate`, `export`, `measure` and `predict`; and what opens a model or a store.
+
+`COMMANDS` at the end maps each name to two functions, as in `commands`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import itertools
+import json
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from torch import nn
+
+from .. import data, inference
+from ..deploy import export
+from ..experiments.costs import TABLE_3, TABLE_3_LEGEND, table_3_notes
+from ..support import files, tables
+from ..support.tables import Table
+from .options import (
+    axes_option,
+    choice_options,
+    given_flags,
+    imu_files,
+    imu_option,
+    keyword_arguments,
+    limit_options,
+    overwrite_option,
+    positive_int,
+    reject,
+    report_notes,
+)
+from .settings import (
+    GMACS_NOTE,
+    device_option,
+    load_distilled,
+    load_student,
+    load_teacher,
+    open_split,
+    precision_option,
+    report_precision,
+    store_options,
+)
+
+__all__ = ["COMMANDS", "comparison_table"]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Stores and model files
+
+
+def model_options(parser: argparse.ArgumentParser) -> None:
+    """Add --student and --teacher-file, of which one is required."""
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--student", metavar="FILE", help="a trained student, or a baseline from `egodistill compare`")
+    group.add_argument("--teacher-file", metavar="FILE", help="a trained teacher, written by `egodistill finetune`")
+
+
+def inference_options(parser: argparse.ArgumentParser) -> None:
+    precision_option(parser, "auto")
+    parser.add_argument(
+        "--compile", action="store_true", help="use torch.compile: takes about a minute first, then runs faster"
+    )
+    device_option(parser)
+
+
+def inference_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
+    return keyword_arguments(arguments, "precision", "compile", "device")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Evaluation
+
+
+def evaluate_options(parser: argparse.ArgumentParser) -> None:
+    store_options(parser, "test")
+    model_options(parser)
+    text = "also compare with this teacher's features in the store; clips without labels: with all its outputs"
+    parser.add_argument("--teacher", metavar="NAME", help=text)
+    parser.add_argument("--out", metavar="JSON", help="write all results to this file")
+    overwrite_option(parser)
+    inference_options(parser)
+
+
+def run_evaluate(a: argparse.Namespace) -> None:
+    store = open_split(a.store, a.split)
+    model = load_student(a.student) if a.student else load_teacher(a.teacher_file)
+    report_precision(a.precision, a.device)
+    numbers: dict[str, Any] = {"format": "egodistill evaluation 1", "class_names": store.class_names}
+    unlabelled = np.asarray(store.labels) < 0
+    if not unlabelled.all():
+        labelled = store.select(~unlabelled) if unlabelled.any() else store
+        numbers |= evaluate_labelled(a, model, labelled)
+    if unlabelled.any():
+        numbers["agreement"] = evaluate_unlabelled(a, model, store.select(unlabelled))
+    if a.out:
+        files.write_json(a.out, numbers)
+
+
+def evaluate_labelled(a: argparse.Namespace, model: nn.Module, store: data.ClipStore) -> dict[str, Any]:
+    """Print the accuracy on labelled clips, and return its numbers."""
+    result = inference.evaluate(model, store, teacher=a.teacher, **inference_arguments(a))
+    print(str(result) + (f", feature distance {result.feature_distance:.4f}" if a.teacher else ""))
+    width = max(map(len, result.per_class))
+    for name, accuracy in result.per_class.items():
+        count = int(result.confusion[store.class_names.index(name)].sum())
+        print(f"  {name:<{width}}  {100 * accuracy:6.2f} % of {count}")
+    return {
+        "top1": result.top1,
+        "per_class": result.per_class,
+        "confusion": result.confusion.tolist(),
+        "feature_distance": result.feature_distance,
+        "segments": len(result.labels),
+        "clips": result.clips,
+        "precision": result.precision,
+    }
+
+
+def evaluate_unlabelled(a: argparse.Namespace, model: nn.Module, store: data.ClipStore) -> dict[str, Any]:
+    """Print the agreement with a teacher on clips without labels, and return its numbers."""
+    found = [name.removesuffix(".logits") for name in store.names if name.endswith(".logits")]
+    if a.teacher is None and len(found) != 1:
+        raise ValueError(
+            f"{a.store}: {len(store)} clips have no label, so only the agreement with a teacher can be measured; give "
+            f"its name with --teacher. The store has outputs of: {', '.join(found) or 'no teacher'}; "
+            f"`egodistill extract` writes them"
+        )
+    teacher, whole = a.teacher or found[0], open_split(a.store, "all")
+    train = whole.split("train") if "train" in whole.splits else None
+    result = inference.agreement(model, store, teacher=teacher, train=train, **inference_arguments(a))
+    print(str(result).replace("the teacher", teacher, 1))
+    return {"teacher": teacher, **asdict(result)}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Export
+
+
+def export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("student", metavar="STUDENT", help="file of a trained student")
+    parser.add_argument(
+        "--out", metavar="FILE", required=True, help="file to write, .pt2 or .onnx; FILE.json describes its inputs"
+    )
+    parser.add_argument(
+        "--format",
+        choices=tuple(export.FORMATS),
+        default="export",
+        help="export: a program for torch, slow in int8; aoti: compiled by AOTInductor, the fastest; onnx: ONNX",
+    )
+    parser.add_argument(
+        "--pair",
+        action="store_true",
+        help="write two programs for live inference: STEM.frame.pt2 (a picture) and STEM.motion.pt2 (the IMU "
+        "samples and the kept image features) for --out STEM.pt2",
+    )
+    parser.add_argument("--precision", choices=export.PRECISIONS, default="fp32", help="weights and arithmetic")
+    parser.add_argument(
+        "--batch-size", metavar="N", type=positive_int, help="exact number of clips per call (default: any); 1: faster"
+    )
+    parser.add_argument("--calibrate", metavar="STORE", help="int8: clip store that gives the range of activations")
+    text = "split of this store, or all (default: train)"
+    parser.add_argument("--calibrate-split", metavar="SPLIT", help=text)
+    text = "number of clips to calibrate with (default: 256)"
+    parser.add_argument("--calibrate-clips", metavar="N", type=positive_int, help=text)
+    parser.add_argument(
+        "--check",
+        metavar="STORE",
+        help="compare the file with the student on the clips of this store (default: the store of --calibrate)",
+    )
+    text = "split of this store, or all (default: test)"
+    parser.add_argument("--check-split", metavar="SPLIT", help=text)
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    tables.markdown_option(parser)
+
+
+def run_export(a: argparse.Namespace) -> None:
+    model = load_distilled(a.student)
+    if a.calibrate and a.precision != "int8":
+        raise ValueError(f"--calibrate is for int8, not for {a.precision}; use --check to compare on a store")
+    if not a.calibrate:
+        reject(given_flags(a, "calibrate_split", "calibrate_clips"), "only with --calibrate STORE")
+        reject(given_flags(a, "check_split") if not a.check else [], "only with --check STORE or --calibrate STORE")
+    calibrate = open_split(a.calibrate, a.calibrate_split or "train") if a.calibrate else None
+    check = open_split(a.check or a.calibrate, a.check_split or "test") if a.check or a.calibrate else None
+    options = {
+        "format": a.format,
+        "precision": a.precision,
+        "calibrate": calibrate,
+        "batch_size": a.batch_size,
+        "overwrite": a.overwrite,
+    }
+    if a.calibrate_clips:
+        options["calibration_clips"] = a.calibrate_clips
+    if a.pair:
+        descriptions = export.export_pair(model, a.out, **options)
+    else:
+        descriptions = (export.export(model, a.out, **options),)
+    for description in descriptions:
+        path = Path(a.out).with_name(description["file"])
+        size = f"{path.stat().st_size / 1e6:.1f} MB"
+        print(f"{path}: {a.format}, {a.precision}, {size}; {path}.json describes its inputs")
+        print(f"run it with: {description['run']}")
+    if (a.format, a.precision) == ("export", "int8"):
+        print(export.SLOW_INT8)
+    if check is not None:
+        print()
+        written = {"paths": [], "pairs": [a.out]} if a.pair else {"paths": [a.out]}
+        tables.report(comparison_table(export.compare(model, check, **written)), "export", a.markdown, a.words)
+        print(f"{len(check)} clips; top-1 per clip; median processor time of one clip on one core")
+
+
+def comparison_table(rows: list[export.Comparison]) -> Table:
+    """Return a table of exported files beside the original."""
+    header = ["file", "format", "precision", "equal labels (%)", "feature difference", "top-1 (%)", "MB", "ms per clip"]
+    cells = [
+        [
+            Path(row.file).name,
+            row.kind,
+            row.precision,
+            f"{100 * row.agreement:.2f}",
+            f"{row.feature_difference:.1e}",
+            "-" if row.top1 is None else f"{100 * row.top1:.2f}",
+            f"{row.megabytes:.1f}",
+            f"{row.milliseconds:.2f}",
+        ]
+        for row in rows
+    ]
+    return Table(header, cells)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Cost and run time
+
+
+def measure_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--student", metavar="FILE", nargs="+", default=[], help="your own students and baselines")
+    parser.add_argument("--teacher-file", metavar="FILE", nargs="+", default=[], help="your own teachers")
+    parser.add_argument("--rows", metavar="NAME", nargs="+", choices=TABLE_3, help="rows of Table 3 (default: all)")
+    parser.add_argument("--batch-size", metavar="N", type=positive_int, default=32, help="clips per forward pass")
+    parser.add_argument(
+        "--repeats", metavar="N", type=positive_int, default=10, help="time at most N forward passes of each model"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=30, help="time at most this long per model, but at least two passes"
+    )
+    parser.add_argument("--out", metavar="JSON", help="write all results to this file")
+    overwrite_option(parser)
+    tables.markdown_option(parser)
+    inference_options(parser)
+
+
+def run_measure(a: argparse.Namespace) -> None:
+    own = bool(a.student or a.teacher_file)
+    if own:
+        reject(["--rows"] if a.rows else [], "Table 3 is measured without --student and --teacher-file")
+        models = {path: load_student(path) for path in a.student}
+        models |= {path: load_teacher(path) for path in a.teacher_file}
+    else:
+        models = {name: TABLE_3[name][1]() for name in a.rows or TABLE_3}
+    costs: dict[str, inference.Cost] = {}
+    arguments = {"batch_size": a.batch_size, "repeats": a.repeats, "seconds": a.seconds, **inference_arguments(a)}
+    for name, model in models.items():
+        print(f"measuring {name}", file=sys.stderr)
+        costs[name] = inference.measure(model, **arguments)
+    report_precision(a.precision, a.device)
+    cost, passes = next(iter(costs.values())), min(c.repeats for c in costs.values())
+    section = "measure own models" if own else "measure"
+    section += f" {cost.precision}" * (cost.precision != "fp32") + " compiled" * a.compile
+    machine = None if cost.device == "cpu" else cost.device
+    tables.report(cost_table(costs) if own else table_3(costs), section, a.markdown, a.words, machine=machine)
+    conditions = f"{cost.precision}{', compiled' if a.compile else ''}, on {cost.device}"
+    notes = [] if own else [*TABLE_3_LEGEND, *table_3_notes(models, costs)]
+    times = f"ms per clip: at batch {a.batch_size}, {conditions}; median of at least {passes} passes."
+    for note in (GMACS_NOTE, times, *notes):
+        print(textwrap.fill(note, 100, subsequent_indent="  "))
+    if cost.precision != "fp32" or a.compile:
+        rows = [[name, f"{100 * c.same_top1:.1f} %", f"{100 * c.feature_error:.2f} %"] for name, c in costs.items()]
+        print("\nCompared with uncompiled fp32, on random inputs; differences in % of the largest feature:")
+        comparison = Table(["model", "equal top-1", "largest difference"], rows)
+        tables.report(comparison, f"{section} against fp32", a.markdown, a.words, machine=machine)
+    if a.out:
+        found = {name: c._asdict() for name, c in costs.items()}
+        if not own:
+            found = {name: row | {"published": TABLE_3[name][0]._asdict()} for name, row in found.items()}
+        files.write_json(
+            a.out, {"format": "egodistill measurement 1", "models": found, "compiled": a.compile, "notes": notes}
+        )
+
+
+def cost_table(costs: dict[str, inference.Cost]) -> Table:
+    rows = [[name, f"{c.gmacs:.4f}", f"{c.params:,}", f"{c.ms_per_clip:.2f}"] for name, c in costs.items()]
+    return Table(["model", "GMACs", "parameters", "ms per clip"], rows)
+
+
+def table_3(costs: dict[str, inference.Cost]) -> Table:
+    """Return our numbers, their ratios to Video's, and the published numbers."""
+    video, rows = costs.get("Video"), []
+    for name, c in costs.items():
+        ratio = [f"{video.gmacs / c.gmacs:.1f}", f"{video.ms_per_clip / c.ms_per_clip:.1f}"] if video else ["-", "-"]
+        ours = [f"{c.gmacs:.2f}", ratio[0], f"{c.ms_per_clip:.2f}", ratio[1], f"{c.params / 1e6:.2f}"]
+        published = TABLE_3[name][0]
+        theirs = [f"{published.gmacs:.2f}", f"{published.ms_per_clip:.2f}", f"{published.params / 1e6:.2f}"]
+        rows.append([name, *ours, *theirs])
+    header = [
+        "model",
+        "GMACs",
+        "ratio",
+        "ms per clip",
+        "ratio",
+        "M params",
+        "GFLOPs (paper)",
+        "ms (paper)",
+        "M (paper)",
+    ]
+    return Table(header, rows)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Predictions
+
+
+def predict_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("video", help="video file of the recording, or folder of a Pupil Labs Neon")
+    parser.add_argument("--student", metavar="FILE", required=True, help="file of a trained student")
+    imu_option(parser)
+    parser.add_argument(
+        "--imu-offset", metavar="SECONDS", type=float, default=0.0, help="add this to the times of the IMU samples"
+    )
+    parser.add_argument(
+        "--imu-stretch", metavar="FACTOR", type=float, default=1.0, help="multiply the times of the IMU samples by this"
+    )
+    axes_option(parser)
+    limit_options(parser)
+    parser.add_argument("--stride", metavar="SECONDS", type=float, help="step between clips (default: a clip's length)")
+    parser.add_argument("--top", metavar="K", type=positive_int, default=3, help="print the K best classes")
+    choice_options(parser)
+    parser.add_argument("--out", metavar="FILE", help="also write the results to this .csv or .json file")
+    overwrite_option(parser)
+    inference_options(parser)
+
+
+def run_predict(a: argparse.Namespace) -> None:
+    if a.out and Path(a.out).suffix not in (".csv", ".json"):
+        raise ValueError(f"--out must end in .csv or .json; got {a.out}")
+    student, clock = load_distilled(a.student), keyword_arguments(a, "imu_offset", "imu_stretch", "zero_accel")
+    recording = data.open_recording(a.video, imu_files(a), **clock, imu_axes=a.imu_axes or "gopro")
+    if "imu" in student.inputs:
+        report_notes(recording)
+    found = inference.predict(
+        student,
+        recording,
+        **keyword_arguments(a, "min_coverage", "max_gap", "max_hold", "stride", "top"),
+        exact=False if a.key_frames else None,
+        tolerance=a.tolerance,
+        **inference_arguments(a),
+    )
+    report_precision(a.precision, a.device)
+    count, skipped = 0, 0
+    first = list(itertools.islice(found, 1))  # an error before the first clip leaves an earlier result as it is
+    with prediction_writer(Path(a.out), a.top) if a.out else contextlib.nullcontext(lambda clip: None) as write:
+        for clip in itertools.chain(first, found):
+            write(clip)  # first: printing may end the command
+            count, skipped = count + 1, skipped + bool(clip.problem)
+            best = "  ".join(f"{name} {score:.2f}" for name, score in clip.classes) or f"skipped: {clip.problem}"
+            print(f"{clip.start:8.2f} {clip.stop:8.2f} s  {best}")
+    if skipped == count:
+        raise ValueError(f"{a.video}: all {count} clips were skipped for the reasons above; no clip was classified")
+    if skipped:
+        print(f"{skipped} of {count} clips were skipped for the reasons above", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def prediction_writer(path: Path, top: int) -> Iterator[Callable[[inference.Prediction], None]]:
+    """Yield a function that adds a prediction to a .csv or .json file at once, so that a killed run keeps its rows."""
+    with files.disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = (JSONRows if path.suffix == ".json" else CSVRows)(file, top)
+            yield writer.add
+
+
+class CSVRows:
+    """Rows of a CSV file: start, stop, the best classes with their scores, and what is wrong."""
+
+    def __init__(self, file: TextIO, top: int) -> None:
+        self.file, self.writer = file, csv.writer(file)
+        self.columns = [f"{what}_{k + 1}" for k in range(top) for what in ("class", "score")]
+        self.writer.writerow(["start", "stop", *self.columns, "problem"])
+
+    def add(self, clip: inference.Prediction) -> None:
+        cells = [cell for pair in clip.classes for cell in pair]
+        cells += [""] * (len(self.columns) - len(cells))
+        self.writer.writerow([f"{clip.start:.3f}", f"{clip.stop:.3f}", *cells, clip.problem or ""])
+        self.file.flush()
+
+
+class JSONRows:
+    """Items of a JSON list, one per line; the file is valid after each."""
+
+    def __init__(self, file: TextIO, top: int) -> None:
+        self.file, self.end, self.separator = file, 1, "\n"
+        file.write("[\n]\n")
+
+    def add(self, clip: inference.Prediction) -> None:
+        text = self.separator + json.dumps(clip._asdict())
+        self.file.seek(self.end)
+        self.file.write(f"{text}\n]\n")
+        self.file.flush()
+        self.end += len(text)  # ASCII
+        self.separator = ",\n"
+
+
+# {command: (function that adds its options to a parser, function that runs it)}
+COMMANDS: dict[str, tuple[Callable, Callable]] = {
+    "evaluate": (evaluate_options, run_evaluate),
+    "export": (export_options, run_export),
+    "measure": (measure_options, run_measure),
+    "predict": (predict_options, run_predict),
+}

@@ -1,0 +1,165 @@
+"""What the options of several commands have in common: their types, checks and groups, and what --out may replace.
+
+    from egodistill import options
+
+    parser.add_argument("--workers", type=options.positive_int)
+    options.limit_options(parser)                           # --min-coverage, --max-gap, ...
+    options.reject(options.given_flags(arguments, "stride"), "only for recordings without labels")
+
+This module does not import torch; `settings` has the options that need it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ..imu import MAX_GAP
+from ..recordings import clips
+from ..support.errors import DataError
+from ..video import MAX_HOLD
+
+__all__ = [
+    "LIMITS",
+    "axes_option",
+    "coverage_options",
+    "given_flags",
+    "imu_files",
+    "imu_option",
+    "keyword_arguments",
+    "limit_options",
+    "positive_int",
+    "positive_seconds",
+    "reject",
+    "report_notes",
+]
+
+
+def positive_int(text: str) -> int:
+    """Convert the text of an option to an integer of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return int(text)
+
+
+def positive_seconds(text: str) -> float:
+    """Convert the text of an option to a time above 0, of at most a day."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= 86400:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, of at most a day (86400)")
+
+
+def keyword_arguments(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Return the options that are not None as keyword arguments; the others keep the defaults of the function."""
+    return {name: value for name in names if (value := getattr(arguments, name)) is not None}
+
+
+def given_flags(arguments: argparse.Namespace, *names: str) -> list[str]:
+    """Return those of these options that were given, as flags, such as "--max-gap"."""
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) not in (None, False)]
+
+
+def reject(flags: Sequence[str], reason: str) -> None:
+    """Raise ValueError if there are options that would be ignored or that contradict another one."""
+    if flags:
+        raise ValueError(f"{', '.join(flags)}: {reason}")
+
+
+def root_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--root",
+        metavar="FOLDER",
+        help="folder with the data set's videos and IMU files (default: folder of the annotations)",
+    )
+
+
+def imu_option(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Add --imu, for `imu_files()`; `more` is a further choice that its help names."""
+    parser.add_argument(
+        "--imu",
+        nargs="+",
+        metavar="CSV",
+        help=f"IMU of the video: one table, or one for the accelerometer and one for the gyroscope{more} (default: "
+        "tables beside the video, or telemetry in it)",
+    )
+
+
+def axes(text: str) -> str:
+    """Return the value of --imu-axes. Raise ArgumentTypeError unless it is a turn or a name."""
+    try:
+        clips.read_axes(text)
+    except DataError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("imu_axes: ")) from error
+    return text
+
+
+def axes_option(parser: argparse.ArgumentParser) -> None:
+    """Add --imu-axes; None stands for the axes that the recordings name, or a GoPro's."""
+    text = (
+        "axes of the IMU samples: the rotation that makes them a GoPro's, such as XZy, as `egodistill check` finds it "
+        "(the columns that point left, to the user and up, small letters for the opposite), or a name for other axes "
+        "(default: gopro)"
+    )
+    parser.add_argument("--imu-axes", metavar="AXES", type=axes, help=text)
+
+
+def imu_files(a: argparse.Namespace) -> Any:
+    """Return the value of --imu: one path, a pair, or None."""
+    return a.imu if a.imu is None or len(a.imu) > 1 else a.imu[0]
+
+
+def report_notes(recording: clips.Recording) -> None:
+    """Print on stderr what is unusual about the IMU samples of a recording."""
+    if notes := recording.motion().notes:
+        print(f"note: {clips.name_files(recording.imu_source)}: {'; '.join(notes)}", file=sys.stderr)
+
+
+def choice_options(parser: argparse.ArgumentParser) -> None:
+    """Add the choices of frames that are faster than exact ones; at most one may be given."""
+    group = parser.add_mutually_exclusive_group()
+    text = "use the nearest key frames: faster, but at slightly different times"
+    group.add_argument("--key-frames", action="store_true", help=text)
+    text = "use the frames that are cheapest to decode within this time of the exact ones, such as 0.25 (0: exact ones)"
+    group.add_argument("--tolerance", metavar="SECONDS", type=float, help=text)
+
+
+# What a clip may lack; options of `data.prepare()` and `inference.predict()`.
+LIMITS = ("zero_accel", "min_coverage", "max_gap", "max_hold")
+
+
+def limit_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options in `LIMITS`."""
+    parser.add_argument("--zero-accel", action="store_true", help="fill in zeros if a recording has no accelerometer")
+    coverage_options(parser)
+    parser.add_argument(
+        "--max-hold",
+        metavar="SECONDS",
+        type=float,
+        default=MAX_HOLD,
+        help="longest time that one frame may be on screen, in seconds; longer is a hole in the recording",
+    )
+
+
+def coverage_options(parser: argparse.ArgumentParser) -> None:
+    """Add --min-coverage and --max-gap."""
+    parser.add_argument(
+        "--min-coverage",
+        metavar="SHARE",
+        type=float,
+        help="share of a clip that its IMU samples must cover (default: 0.95)",
+    )
+    parser.add_argument(
+        "--max-gap",
+        metavar="SECONDS",
+        type=float,
+        help=f"largest gap between IMU samples that counts as covered, in seconds (default: {MAX_GAP})",
+    )
+
+
+def overwrite_option(parser: argparse.ArgumentParser) -> None:
+    """Add --overwrite, for `check_outputs()`."""
+    parser.add_argument("--overwrite", action="store_true", help="let an output replace a file that is not a result")

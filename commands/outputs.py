@@ -1,0 +1,44 @@
+"""What a command may write over: results of its own kind, and nothing else without --overwrite.
+
+`cli` checks the outputs of each command before it starts. This module needs the standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..support import files
+from ..support.errors import DataError
+
+__all__ = ["check_outputs"]
+
+TRAINING = ("finetune", "pretrain", "distill")
+# {command: patterns that identify an earlier result of the same kind}. Such a file is replaced without --overwrite;
+# a model only beside the checkpoint of its training, so that a model from elsewhere stays.
+RESULT_MARKS = dict.fromkeys(TRAINING, (b"egodistill model",)) | {
+    "check": (rb"\A(\xef\xbb\xbf)?video,imu_offset\r?\n",),
+    "evaluate": (rb'\A\{\s*"format": "egodistill evaluation',),
+    "measure": (rb'\A\{\s*"format": "egodistill measurement',),
+    "predict": (rb'\A\[\n\{"start": ', rb"\Astart,stop,class_1", rb"\A\[\n+\]\n*\Z"),
+    "live": (rb'\A\{"start": [^\n]*"(frame_age|label)": ',),
+}
+
+
+def check_outputs(arguments: argparse.Namespace) -> None:
+    """Raise DataError if a command would write over a file that it must not replace; see `files.check_output()`."""
+    given = {
+        name: value for name, value in vars(arguments).items() if name not in ("out", "markdown", "command", "words")
+    }
+    values = [value for values in given.values() for value in (values if isinstance(values, list) else [values])]
+    inputs = [value for value in values if isinstance(value, str)]
+    if arguments.command in RESULT_MARKS and arguments.out:
+        ours = RESULT_MARKS[arguments.command]
+        if arguments.command in TRAINING and not files.training_file(arguments.out).exists():
+            ours = ()
+        overwrite = getattr(arguments, "overwrite", False)
+        files.check_output(arguments.out, inputs, ours=ours, overwrite=overwrite)
+    if document := getattr(arguments, "markdown", None):
+        if Path(document).suffix.lower() != ".md":
+            raise DataError(f"{document}: --markdown writes into a Markdown document; its name must end in .md")
+        files.check_output(document, inputs, overwrite=True)

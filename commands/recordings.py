@@ -1,0 +1,515 @@
+"""The commands for recordings and stores: `segments`, `convert`, `check`, `transcode`, `prepare`, `status`.
+
+`COMMANDS` at the end maps each name to two functions: one adds the command's options to a parser, one runs it. `cli`
+builds the parser. `training_commands`, `model_commands`, `live_command` and `demo` hold the other commands. This module
+does not import torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import get_args
+
+from .. import data
+from ..datasets import annotations
+from ..datasets.segments import is_list_of_recordings, listed_recordings, overlapping_splits
+from ..recordings import aria, checks, clips
+from ..recordings.pictures import CHECK_TITLE, draw_check, require_picture
+from ..support import files
+from ..support.errors import CLIP_SECONDS, DataError
+from ..support.pickles import is_pickle
+from ..support.records import first_line
+from ..support.tables import Table
+from ..video import SAMPLING, VideoError
+from .options import (
+    LIMITS,
+    axes_option,
+    choice_options,
+    given_flags,
+    imu_files,
+    imu_option,
+    keyword_arguments,
+    limit_options,
+    overwrite_option,
+    positive_int,
+    positive_seconds,
+    reject,
+    root_option,
+)
+
+__all__ = ["COMMANDS", "describe_store"]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Shared by several commands
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The commands
+
+
+NO_LABELS = "no segment has a label: students learn from a teacher, and `evaluate` reports agreement with it"
+
+
+def segment_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the annotation readers, for `read_segments()`."""
+    parser.add_argument(
+        "annotations",
+        help="EPIC_100_train.csv of EPIC-KITCHENS, fho_main.json of Ego4D, HD_EPIC_Narrations.pkl of HD-EPIC, "
+        "keystep_train.json of Ego-Exo4D, or your own CSV table with the columns video,start,stop,label; without "
+        "labels a folder of recordings, or a table without the column label",
+    )
+    root_option(parser)
+    parser.add_argument(
+        "--min-instances",
+        metavar="N",
+        type=positive_int,
+        help="drop classes with fewer segments (default: 2 for Ego4D, 1 for the other data sets)",
+    )
+    text = "seed of Ego4D's random split, and of that of whole recordings without labels (default: 0)"
+    parser.add_argument("--split-seed", metavar="SEED", type=int, help=text)
+    parser.add_argument("--audio", action="store_true", help="use only videos with sound; `prepare` also stores it")
+    parser.add_argument(
+        "--imu-offsets", metavar="CSV", help="table of IMU clock offsets, written by `egodistill check --out`"
+    )
+    axes_option(parser)
+    group = parser.add_argument_group("recordings without labels")
+    group.add_argument("--stride", metavar="SECONDS", type=float, help="step between clips (default: a clip's length)")
+    text = "split whole recordings, or stretches of each with 2.2 s between them (default: recording)"
+    group.add_argument("--split-by", choices=get_args(annotations.SplitBy), help=text)
+    text = "share of the recordings, or of each, that is for testing (default: 0.3)"
+    group.add_argument("--test-share", metavar="SHARE", type=float, help=text)
+
+
+def read_segments(a: argparse.Namespace) -> data.SegmentList:
+    windows = keyword_arguments(a, "stride", "split_by", "test_share")
+    segments = annotations.read_annotations(
+        a.annotations,
+        a.root,
+        seed=a.split_seed,
+        min_instances=a.min_instances,
+        audio=a.audio,
+        windows=annotations.Windows(**windows) if windows else None,
+    )
+    if a.imu_axes:
+        segments = annotations.with_imu_axes(segments, a.imu_axes)
+    return annotations.with_imu_offsets(segments, a.imu_offsets) if a.imu_offsets else segments
+
+
+def segments_options(parser: argparse.ArgumentParser) -> None:
+    segment_options(parser)
+    parser.add_argument("--classes", metavar="N", type=positive_int, default=20, help="list the N largest classes")
+
+
+def run_segments(a: argparse.Namespace) -> None:
+    segments = read_segments(a)
+    splits = sorted({segment.split for segment in segments})
+    rows = []
+    for split in splits:
+        part = [segment for segment in segments if segment.split == split]
+        lengths = sorted(segment.stop - segment.start for segment in part)
+        rows.append(
+            [
+                split,
+                f"{len({s.video for s in part})}",
+                f"{len(part):,}",
+                f"{hours_of(part):.2f}",
+                f"{statistics.median(lengths):.2f}",
+                f"{lengths[0]:.2f} to {lengths[-1]:.2f}",
+                f"{len({s.label for s in part if s.label is not None})}",
+            ]
+        )
+    print(Table(["split", "videos", "segments", "hours", "median s", "shortest, longest", "classes"], rows).text())
+    counts = {split: Counter(s.label for s in segments if s.split == split) for split in splits}
+    total = Counter(segment.label for segment in segments)
+    largest = total.most_common(a.classes)
+    rows = [[name or "(no label)", *(f"{counts[split][name]:,}" for split in splits)] for name, _ in largest]
+    print("\n" + Table(["class", *splits], rows).text())
+    if len(total) > len(largest):
+        print(f"... and {len(total) - len(largest)} more classes (--classes N lists more)")
+    if missing := [c for c in total if c is not None and "train" in counts and not counts["train"][c]]:
+        print(f"without training segments: {', '.join(sorted(missing))}")
+    for reason, count in segments.dropped.items():
+        print(f"left out, {reason}: {count:,} segments")
+    print_overlaps(segments)
+    if set(total) == {None}:
+        print(NO_LABELS)
+
+
+def print_overlaps(segments: Sequence[data.Segment], indent: str = "") -> None:
+    """Print how many segments have clips that overlap those of another split, on which testing would be too easy."""
+    if pairs := overlapping_splits(segments):
+        (one, other), count = pairs[0], "1 segment overlaps" if len(pairs) == 1 else f"{len(pairs):,} segments overlap"
+        print(
+            f"{indent}note: {count} one of another split in the same video, such as {one.id} ({one.split}) "
+            f"and {other.id} ({other.split}): their clips of {CLIP_SECONDS:.2f} s share moments. What is "
+            f"trained on should not be tested on, so give both the same split"
+        )
+
+
+def hours_of(segments: Sequence[data.Segment]) -> float:
+    """Return the hours of video in segments; parts that several segments share count once."""
+    seconds = 0.0
+    ends: dict[str, float] = {}
+    for segment in sorted(segments, key=lambda segment: segment.start):
+        end = ends.get(segment.video, 0.0)
+        seconds += max(0.0, segment.stop - max(segment.start, end))
+        ends[segment.video] = max(end, segment.stop)
+    return seconds / 3600
+
+
+def check_options(parser: argparse.ArgumentParser) -> None:
+    text = "videos, folders of videos, or annotation files for all their videos"
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help=text)
+    root_option(parser)
+    imu_option(parser)
+    axes_option(parser)
+    parser.add_argument("--no-offset", action="store_true", help="do not estimate the offset of the IMU's clock")
+    text = "largest offset to search for, in seconds (default: 2)"
+    parser.add_argument("--max-offset", metavar="SECONDS", type=float, help=text)
+    parser.add_argument(
+        "--out", metavar="CSV", help="write the reliable offsets to a table for `prepare --imu-offsets`"
+    )
+    text = (
+        "draw the sensors beside the motion of the picture, as PNG or SVG, and say whether axes and clock look right; "
+        "several recordings get numbers, such as check-1.png"
+    )
+    parser.add_argument("--plot", metavar="PICTURE", help=text)
+    overwrite_option(parser)
+
+
+def recordings_to_check(a: argparse.Namespace) -> dict[str, str | data.Recording]:
+    """Return what `check` examines, {name: path or recording}: videos, folders of a Neon, recordings of a table."""
+    sources: dict[str, str | data.Recording] = {}
+    for name in a.videos:
+        if name.lower().endswith(".csv") and is_list_of_recordings(first_line(Path(name))):
+            reject(given_flags(a, "root"), f"{name}: the paths of your own table are relative to its folder")
+            sources |= {recording.video: recording for recording in listed_recordings(name)}
+        elif name.lower().endswith((".csv", ".json")) or is_pickle(name):
+            sources |= {s.video: s.recording for s in annotations.read_annotations(name, a.root)}
+        elif Path(name).is_dir() and not clips.is_neon(Path(name)):
+            sources |= {video: video for video in clips.find_videos(name)}
+        else:
+            sources[name] = name
+    if a.imu and (len(a.videos) > 1 or list(sources) != a.videos):
+        raise ValueError("--imu is for a single video, not several, a folder or a table; list them in a table instead")
+    return sources
+
+
+def run_check(a: argparse.Namespace) -> None:
+    if a.no_offset:
+        reject(given_flags(a, "max_offset", "out"), "--no-offset estimates no offset; leave out one of them")
+    sources = recordings_to_check(a)
+    pictures = picture_files(a, list(sources))
+    search = {} if a.max_offset is None else {"max_offset": a.max_offset}
+    print(checks.HEADER)
+    offsets, unusable = [], 0
+    for number, (video, recording) in enumerate(sources.items()):
+        try:
+            if isinstance(recording, data.Recording):
+                recording = data.find_imu(recording)
+            else:
+                recording = data.open_recording(recording, imu_files(a))
+            if a.imu_axes:
+                recording = dataclasses.replace(recording, imu_axes=a.imu_axes)
+            found = checks.check(recording, offset=not a.no_offset, **search)
+        except (DataError, VideoError) as error:  # continue with the other recordings
+            found = checks.Check(video, problem=str(error))
+        print(found.row())
+        unusable += found.problem is not None
+        if pictures:
+            print(found.report())
+            if found.rates:
+                print(f"  {draw_check(found, pictures[number])}")
+        if found.offset is not None and found.offset.reliable:
+            if a.out and not is_utf8(video):
+                print(f"  - not written to {a.out}: the path is not UTF-8, as a table must be")
+                continue
+            offsets.append([video, f"{found.offset.seconds:.3f}"])
+    if a.out:
+        with files.atomic_write(Path(a.out)) as part, open(part, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([["video", "imu_offset"], *offsets])
+        print(f"{a.out}: {len(offsets)} of {len(sources)} recordings have a reliable offset")
+    if unusable:
+        raise ValueError(f"{unusable} of {len(sources)} recordings cannot be used")
+
+
+def picture_files(a: argparse.Namespace, videos: list[str]) -> list[Path]:
+    """Return the file of each recording's picture; without --plot none. Raise DataError if one cannot be written."""
+    if not a.plot:
+        return []
+    require_picture(a.plot)
+    path = Path(a.plot)
+    numbers = [""] if len(videos) == 1 else [f"-{number + 1}" for number in range(len(videos))]
+    found = [path.with_name(f"{path.stem}{number}{path.suffix}") for number in numbers]
+    for picture in found:
+        files.check_output(picture, videos, ours=[CHECK_TITLE.encode()], overwrite=a.overwrite)
+    return found
+
+
+def is_utf8(path: str) -> bool:
+    """Return whether a path can be written into a UTF-8 table; Python marks other bytes with surrogates."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def convert_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recordings", nargs="+", metavar="VRS", help="recordings of Project Aria glasses")
+    parser.add_argument("--out", metavar="FOLDER", required=True, help="folder for the videos and IMU tables")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing videos and tables")
+
+
+def run_convert(a: argparse.Namespace) -> None:
+    if len({Path(name).stem for name in a.recordings}) < len(a.recordings):
+        raise ValueError(
+            f"two recordings have the same file name, so their videos in {a.out} would too; use two folders"
+        )
+    rows, failures = [], []
+    for recording in a.recordings:
+        video, table = aria.converted_files(recording, a.out)
+        if video.is_file() and table.is_file() and not a.overwrite:
+            print(f"{video} and {table.name} already exist; --overwrite replaces them")
+            continue
+        try:
+            made = aria.convert(recording, a.out, overwrite=a.overwrite)
+        except (ValueError, OSError) as error:  # Continue with the other recordings.
+            failures.append(str(error))
+            continue
+        rows.append([made.video, made.imu, f"{made.frames:,}", f"{made.samples:,}", f"{made.seconds:.2f}"])
+        for note in made.notes:
+            print(f"{recording}: {note}")
+    if rows:
+        print(Table(["video", "IMU table", "frames", "samples", "seconds"], rows).text())
+    if failures:
+        raise ValueError("; ".join(failures))
+
+
+def transcode_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="videos to copy")
+    parser.add_argument("--out", metavar="FOLDER", required=True, help="folder for the copies")
+    parser.add_argument(
+        "--short-side", metavar="PIXELS", type=positive_int, default=256, help="shorter side of the copy, in pixels"
+    )
+    parser.add_argument(
+        "--keyframe-every", metavar="N", type=positive_int, default=12, help="insert a key frame every N frames"
+    )
+    parser.add_argument(
+        "--quality", metavar="CRF", type=int, default=23, help="CRF of x264: lower values give better, larger files"
+    )
+    parser.add_argument("--measure", action="store_true", help="measure how much faster the copy can be read")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing copies")
+
+
+def run_transcode(a: argparse.Namespace) -> None:
+    out = Path(a.out)
+    out.mkdir(parents=True, exist_ok=True)
+    copies = {video: out / f"{Path(video).stem}.mp4" for video in a.videos}
+    if len(set(copies.values())) < len(copies):
+        raise ValueError(f"two videos have the same file name, so their copies in {out} would too; use two folders")
+    rows, failures = [], []
+    for video, copy in copies.items():
+        is_itself = copy.exists() and Path(video).exists() and copy.samefile(video)  # transcode() raises
+        if copy.exists() and not is_itself and not a.overwrite:
+            print(f"{copy} already exists; --overwrite replaces it")
+            continue
+        try:
+            made = copies.transcode(
+                video, copy, **keyword_arguments(a, "short_side", "keyframe_every", "quality", "measure", "overwrite")
+            )
+        except (DataError, OSError) as error:  # Continue with the other videos.
+            failures.append(str(error))
+            continue
+        speed = f"{made.speedup:.1f}" if made.speedup else "-"
+        sizes = [f"{size / 1e6:.1f}" for size in (made.source_bytes, made.copy_bytes)]
+        rows.append([copy.name, *sizes, f"{made.frames:,}", f"{made.broken_packets}", speed])
+        for name in made.left_out:
+            print(f"{copy}: left out {name}, which MP4 cannot hold")
+    if rows:
+        print(Table(["copy", "MB before", "MB after", "frames", "broken packets", "times faster"], rows).text())
+    if failures:
+        raise ValueError("; ".join(failures))
+
+
+def prepare_options(parser: argparse.ArgumentParser) -> None:
+    segment_options(parser)
+    parser.add_argument("--out", metavar="STORE", required=True, help="folder of the clip store")
+    parser.add_argument(
+        "--num-frames",
+        metavar="N",
+        type=positive_int,
+        nargs="+",
+        default=[1],
+        help="number of frames per clip for students; several numbers store several sets",
+    )
+    parser.add_argument(
+        "--frame-size", metavar="PIXELS", type=positive_int, default=224, help="height and width of these frames"
+    )
+    parser.add_argument(
+        "--sampling",
+        metavar="RULE",
+        choices=SAMPLING,
+        nargs="+",
+        default=["uniform"],
+        help=f"how these frames are chosen; one or more of {', '.join(SAMPLING)}",
+    )
+    choice_options(parser)
+    parser.add_argument(
+        "--clip-frames",
+        metavar="T",
+        type=positive_int,
+        help="also store T frames per clip for video teachers (default: none)",
+    )
+    text = "height and width of the teachers' frames (default: 224)"
+    parser.add_argument("--clip-size", metavar="PIXELS", type=positive_int, help=text)
+    parser.add_argument("--no-imu", action="store_true", help="do not store head motion")
+    limit_options(parser)
+    parser.add_argument("--workers", metavar="N", type=positive_int, help="number of processes (default: all cores)")
+    parser.add_argument(
+        "--max-bad", metavar="SHARE", type=float, default=0.1, help="stop if more than this share of clips fails"
+    )
+    text = "try clips again that failed in an earlier run, and all clips of files that have changed since"
+    parser.add_argument("--retry-failed", action="store_true", help=text)
+    group = parser.add_argument_group("one pass: run models while frames are in memory, and do not store these frames")
+    group.add_argument("--teacher-file", metavar="FILE", help="a trained teacher; its outputs are written to the store")
+    text = "a published teacher of `egodistill teachers`: store its clips, or with --pretrained its outputs"
+    group.add_argument("--architecture", metavar="NAME", help=text)
+    group.add_argument("--pretrained", metavar="FILE", help="published weights of --architecture")
+    text = (
+        "store image features instead of the end frames, for stage 1: the image encoder's weights, imagenet or a file"
+    )
+    group.add_argument("--end-features", metavar="WEIGHTS", help=text)
+    text = "the image encoder of --end-features, as of the student (default: resnet18)"
+    group.add_argument("--image-encoder", metavar="NAME", help=text)
+    group.add_argument("--batch-size", metavar="N", type=positive_int, help="clips per forward pass (default: 8)")
+    text = "precision of these models; auto is bf16 on hardware that is fast at it (default: fp32)"
+    group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help=text)
+    group.add_argument("--device", metavar="NAME", help="device of these models (default: a GPU if there is one)")
+
+
+def run_prepare(a: argparse.Namespace) -> None:
+    if a.no_imu:
+        reject(
+            given_flags(a, "zero_accel", "min_coverage", "max_gap", "imu_axes", "imu_offsets"),
+            "--no-imu stores no head motion; leave out one of them",
+        )
+    segments, one_pass = read_segments(a), {}
+    given = keyword_arguments(a, "batch_size", "precision", "device")
+    if given and not (a.teacher_file or a.pretrained or a.end_features):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(
+            f"{names}: only with --teacher-file, --pretrained or --end-features, which run a model in the same pass"
+        )
+    if a.image_encoder and not a.end_features:
+        raise ValueError("--image-encoder: only with --end-features, which runs it in the same pass")
+    if a.teacher_file or a.architecture or a.pretrained or a.end_features:
+        from . import training
+
+        one_pass = training.one_pass(a, given)
+    reject([] if a.clip_frames else given_flags(a, "clip_size"), "only with --clip-frames")
+    store = data.prepare(
+        segments,
+        a.out,
+        num_frames=tuple(a.num_frames),
+        frame_size=a.frame_size,
+        imu=not a.no_imu,
+        audio=a.audio,
+        sampling=a.sampling,
+        exact=not a.key_frames,
+        tolerance=a.tolerance or 0.0,
+        **keyword_arguments(a, "clip_frames", "clip_size", *LIMITS, "workers", "max_bad", "retry_failed"),
+        **one_pass,
+        **files.environment_share(),  # Several machines or processes of torchrun share the recordings.
+    )
+    if files.environment_share()["rank"] == 0:
+        describe_store(store, segments)
+
+
+def describe_store(store: data.ClipStore, segments: data.SegmentList) -> None:
+    """Print what a store holds, and what was left out or failed."""
+    counts = Counter(clip["split"] for clip in store.clips)
+    print(
+        f"{store.path}: {len(store)} clips ({', '.join(f'{n} {split}' for split, n in sorted(counts.items()))}) from "
+        f"{len({s.video for s in segments})} videos, {hours_of(segments):.2f} hours, {len(store.class_names)} classes"
+    )
+    for reason, count in segments.dropped.items():
+        print(f"  left out, {reason}: {count} segments")
+    print_overlaps(segments, "  ")
+    if all(segment.label is None for segment in segments):
+        print(f"  {NO_LABELS}")
+    if counts and not {"train", "test"} & set(counts):
+        print(f"  warning: there is no split train and no split test, only {', '.join(sorted(counts))}")
+    describe_choice(store)
+    for failure in store.failures[:10]:
+        print(f"  failed: {failure['id']} at {failure['start']:.2f} s: {failure['reason']}")
+    if len(store.failures) > 10:
+        print(f"  ... and {len(store.failures) - 10} more in {store.path / 'failures.jsonl'}")
+    for source, notes in list(store.notes.items())[:10]:
+        print(f"  note: {source}: {'; '.join(notes)}")
+    if len(store.notes) > 10:
+        print(f"  ... and {len(store.notes) - 10} more in {store.path / 'notes.jsonl'}")
+
+
+def describe_choice(store: data.ClipStore) -> None:
+    """Print how far frames are from their times if they are not exact ones."""
+    for name, spec in store.specs.items():
+        if len(store) and spec.frames and (spec.tolerance or not spec.exact):
+            errors = store.time_errors(name)
+            print(f"  {name}: frames are {errors.mean():.3f} s from their times, at most {errors.max():.3f} s")
+
+
+def status_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("store", help="folder of a clip store, finished or in progress")
+    text = "measure the speed over this time, in seconds"
+    parser.add_argument("--seconds", type=positive_seconds, default=2.0, help=text)
+
+
+def run_status(a: argparse.Namespace) -> None:
+    store, before = data.ClipStore(a.store, unfinished=True), finished_clips(a.store)
+    counts = store.counts
+    rows = [[split, *map(str, n.values())] for split, n in counts.items()]
+    print(Table(["split", "ok", "failed", "missing"], rows).text())
+    reasons = Counter(failure["reason"].replace(failure["video"], "VIDEO") for failure in store.failures)
+    for reason, count in reasons.most_common(10):
+        print(f"failed: {count} clips, {reason}")
+    if len(reasons) > 10:
+        print(f"... and {len(reasons) - 10} more reasons in {store.path / 'failures.jsonl'}")
+    describe_choice(store)
+    time.sleep(a.seconds)
+    rows = []
+    for name, (done, total) in finished_clips(a.store).items():
+        speed = (done - before.get(name, (0, 0))[0]) / a.seconds
+        remaining = f"{(total - done) / speed:.0f} s" if speed > 0 else "-"
+        rows.append([name, f"{done:,} of {total:,}", f"{speed:.1f}" if speed > 0 else "-", remaining])
+    print("\n" + Table(["step", "clips", "clips per second", "time left"], rows).text())
+    if any(n["missing"] for n in counts.values()):
+        print("Run the same `egodistill prepare` command again to continue.")
+
+
+def finished_clips(path: str) -> dict[str, tuple[int, int]]:
+    """Return (finished clips, all clips) of `prepare` and of the `extract` of each teacher."""
+    store = data.ClipStore(path, unfinished=True)
+    counts = [count for split in store.counts.values() for count in split.items()]
+    found = {"prepare": (sum(n for what, n in counts if what != "missing"), sum(n for _, n in counts))}
+    outputs = [name for name in store.names if name.endswith(".logits")]
+    return found | {f"extract {n.removesuffix('.logits')}": (int(store.done(n).sum()), len(store)) for n in outputs}
+
+
+# {command: (function that adds its options to a parser, function that runs it)}
+COMMANDS: dict[str, tuple[Callable, Callable]] = {
+    "segments": (segments_options, run_segments),
+    "convert": (convert_options, run_convert),
+    "check": (check_options, run_check),
+    "transcode": (transcode_options, run_transcode),
+    "prepare": (prepare_options, run_prepare),
+    "status": (status_options, run_status),
+}

@@ -1,0 +1,229 @@
+"""Command-line options made from dataclasses: one option per field that `HELP` describes.
+
+    from egodistill import settings
+    from egodistill.distillation import EGO4D
+
+    settings.add_fields(parser, EGO4D.distillation)                      # --epochs, --tau, --crop, ...
+    stage = settings.apply_options(EGO4D.distillation, parser.parse_args())   # the settings, changed by these options
+
+An option that is not given leaves its setting unchanged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Collection, Iterator
+from dataclasses import fields, is_dataclass, replace
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from torch import nn
+
+from .. import data, teachers
+from ..distillation import PRESETS
+from ..engine import checkpoints, runtime
+from ..student import EgoDistill
+from ..support import files
+from .options import positive_int
+
+__all__ = [
+    "GMACS_NOTE",
+    "HELP",
+    "add_fields",
+    "apply_options",
+    "device_option",
+    "flag",
+    "load_distilled",
+    "load_student",
+    "load_teacher",
+    "open_split",
+    "precision_option",
+    "preset_option",
+    "report_precision",
+    "text_or_none",
+    "used_flags",
+]
+
+Settings = TypeVar("Settings")
+
+# Help texts of the fields that are options. The other fields follow from --out, or have options of their own.
+HELP = {
+    "epochs": "number of passes over the training clips",
+    "batch_size": "clips per step, summed over all processes",
+    "learning_rate": "learning rate of AdamW",
+    "decay_epochs": "with --schedule step: multiply the learning rate by --decay after these epochs",
+    "decay": "with --schedule step: factor of the learning rate",
+    "schedule": "learning rate schedule",
+    "warmup_epochs": "increase the learning rate linearly from zero over this many epochs",
+    "weight_decay": "weight decay of AdamW",
+    "seed": "seed of the initial weights, the clip order and dropout",
+    "precision": "arithmetic; auto is bf16 if it is faster on this machine, otherwise fp32; fp16 is for older GPUs",
+    "sync_batch_norm": "under torchrun: compute batch norm statistics over all processes",
+    "crop": "augmentation: randomly crop the frames, removing up to this share of each side",
+    "jitter": "augmentation: randomly change brightness and tint by up to this share",
+    "label_smoothing": "share of the labels' target that is spread evenly over all classes",
+    "nce_tau": "temperature of L_NCE",
+    "nce_weight": "weight of L_NCE",
+    "l1_weight": "weight of L_1",
+    "l1_reduction": "reduction of L_1 over the feature dimensions",
+    "symmetric": "also compute L_NCE from head motion to frames",
+    "alpha": "weight of L_KD; L_GT is weighted by 1 - alpha",
+    "beta": "weight of L_1",
+    "tau": "temperature of L_KD; 10 with --preset ego4d",
+    "tau_squared": "multiply L_KD by tau squared",
+    "num_frames": "number of frames per clip, N in the paper",
+    "image_encoder": "a classification network of torchvision, or resnet10xW for a 10-layer ResNet of width W",
+    "image_weights": "initial weights of the image encoder: imagenet, none (random), or a file",
+    "use_imu": "do not use head motion: VisOnly and VisOnly-Distill of the paper",
+    "imu_vector": "how the IMU features over time become one vector",
+}
+
+
+def option_fields(settings: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, value and type of each field that `HELP` describes, including fields of nested dataclasses."""
+    hints = get_type_hints(type(settings))
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if is_dataclass(value):
+            yield from option_fields(value)
+        elif field.name in HELP:
+            yield field.name, value, hints[field.name]
+
+
+def add_fields(parser: Any, settings: Any, names: Collection[str] = HELP) -> None:
+    """Add an option for each of the named fields of a dataclass.
+
+    An option that is not used is absent from the parsed arguments, so a preset can set its value.
+    """
+    for name, value, hint in option_fields(settings):
+        if name in names:
+            arguments = field_arguments(HELP[name], value, hint)
+            parser.add_argument(flag(name, value), dest=name, default=argparse.SUPPRESS, **arguments)
+
+
+def field_arguments(text: str, value: Any, hint: Any) -> dict[str, Any]:
+    """Return the arguments of `add_argument()` for a field with this help text, default and type."""
+    if isinstance(value, bool):
+        return {"action": "store_false" if value else "store_true", "help": text}
+    shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+    arguments: dict[str, Any] = {"help": f"{text} (default: {shown})"}
+    if get_origin(hint) is Literal:
+        return arguments | {"choices": get_args(hint)}
+    if isinstance(value, tuple):
+        return arguments | {"nargs": "*", "type": int, "metavar": "N"}
+    if NoneType in get_args(hint):
+        return arguments | {"type": text_or_none, "metavar": "NAME"}
+    if isinstance(value, int):  # A count whose default is not 0 cannot be 0.
+        return arguments | {"type": positive_int if value else int, "metavar": "N"}
+    return arguments | {"type": type(value), "metavar": "NAME" if isinstance(value, str) else "X"}
+
+
+def flag(name: str, value: Any = None) -> str:
+    """Return the option of a field. A field that is True by default gets an option that turns it off."""
+    name = f"no-{name.removeprefix('use_')}" if value is True else name
+    return "--" + name.replace("_", "-")
+
+
+def used_flags(settings: Any, arguments: argparse.Namespace) -> list[str]:
+    """Return the options among the arguments that belong to fields of a dataclass."""
+    return [flag(name, value) for name, value, _ in option_fields(settings) if hasattr(arguments, name)]
+
+
+def apply_options(settings: Settings, arguments: argparse.Namespace) -> Settings:
+    """Return the settings, with the fields replaced that are among the arguments."""
+    changes: dict[str, Any] = {}
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if is_dataclass(value):
+            changes[field.name] = apply_options(value, arguments)
+        elif hasattr(arguments, field.name):
+            chosen = getattr(arguments, field.name)
+            changes[field.name] = tuple(chosen) if isinstance(chosen, list) else chosen
+    return replace(settings, **changes)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Options that several commands share
+
+
+def preset_option(parser: Any) -> None:
+    """Add --preset, the name of a `Recipe`."""
+    text = "default settings: the paper's for EPIC-KITCHENS or for Ego4D, or the demo's; this help shows epic's"
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="epic", help=text)
+
+
+def text_or_none(text: str) -> str | None:
+    """Return the text, or None for "none"."""
+    return None if text.lower() == "none" else text
+
+
+def device_option(parser: Any) -> None:
+    """Add --device."""
+    parser.add_argument("--device", type=usable_device, help="cpu, cuda, ... (default: a GPU if there is one)")
+
+
+def usable_device(name: str) -> str:
+    """Return the name of a device, or raise ArgumentTypeError that says why torch cannot use it."""
+    try:
+        runtime.pick_device(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return name
+
+
+def precision_option(parser: Any, default: str) -> None:
+    """Add --precision."""
+    parser.add_argument("--precision", choices=runtime.PRECISIONS, default=default, help=HELP["precision"])
+
+
+def report_precision(precision: str | None, device: str | None = None) -> None:
+    """Print to stderr which precision "auto" is on this machine, and why."""
+    if precision == "auto" and not files.environment_share()["rank"]:
+        fast, reason = runtime.bf16_speed(runtime.pick_device(device))
+        print(f"precision {'bf16' if fast else 'fp32'}, because {reason}", file=sys.stderr)
+
+
+GMACS_NOTE = "GMACs: billions of multiply-adds per clip, half of what torch's FlopCounterMode counts (no norms)."
+
+
+def open_split(path: str, split: str) -> data.ClipStore:
+    """Return the clips of a split of a store, or all of them."""
+    store = data.ClipStore(path)
+    return store if split == "all" else store.split(split)
+
+
+def store_options(parser: argparse.ArgumentParser, split: str) -> None:
+    parser.add_argument("store", help="folder of a clip store, written by `egodistill prepare`")
+    parser.add_argument("--split", default=split, help="split of the store to use, or all")
+
+
+def load_student(path: str) -> nn.Module:
+    """Return the student or baseline in a file. Raise ValueError for a teacher."""
+    model = checkpoints.load_model(path)
+    if isinstance(model, teachers.Teacher):
+        raise ValueError(
+            f"{path} holds a teacher, not a student; --student is for students and baselines, --teacher-file for "
+            f"teachers"
+        )
+    return model
+
+
+def load_distilled(path: str) -> EgoDistill:
+    """Return the student in a file. Raise ValueError for a baseline or a teacher."""
+    model = checkpoints.load_model(path)
+    if not isinstance(model, EgoDistill):
+        kind = "teacher" if isinstance(model, teachers.Teacher) else f"baseline ({type(model).__name__})"
+        raise ValueError(f"{path} holds a {kind}; give the file of a student, written by `egodistill distill`")
+    return model
+
+
+def load_teacher(path: str) -> teachers.Teacher:
+    """Return the teacher in a file. Raise ValueError for another model."""
+    model = checkpoints.load_model(path)
+    if not isinstance(model, teachers.Teacher):
+        raise ValueError(
+            f"{path} holds a model of class {type(model).__name__}, not a teacher; --teacher-file is for teachers, "
+            f"which `egodistill finetune` writes"
+        )
+    return model

@@ -1,0 +1,408 @@
+"""The commands of teachers and of training: `teachers`, `finetune`, `extract`, `pretrain` and `distill`.
+
+`COMMANDS` at the end maps each name to two functions, as in `commands`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import math
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import data, distillation, inference, teachers
+from ..datasets.one_pass import Together
+from ..distillation import EPIC_KITCHENS, PRESETS
+from ..engine import batches, checkpoints, distributed, runtime
+from ..student import EgoDistill
+from ..support import files
+from ..support.errors import CLIP_SECONDS
+from ..support.tables import Table
+from ..training import History, Training, log_path
+from .options import given_flags, keyword_arguments, overwrite_option, positive_int, reject
+from .settings import (
+    GMACS_NOTE,
+    HELP,
+    add_fields,
+    apply_options,
+    device_option,
+    flag,
+    load_distilled,
+    load_teacher,
+    open_split,
+    precision_option,
+    preset_option,
+    report_precision,
+    store_options,
+    used_flags,
+)
+
+__all__ = ["COMMANDS", "name_value", "one_pass"]
+
+DEFAULT_TEACHER = "slowfast_8x8_r50"
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Shared by several commands
+
+
+def training_options(parser: argparse.ArgumentParser, stage: str, without: Sequence[str] = ()) -> None:
+    """Add the settings of a stage (a field of `Recipe`) as options."""
+    group = parser.add_argument_group("training")
+    preset_option(group)
+    add_fields(group, getattr(EPIC_KITCHENS, stage), [name for name in HELP if name not in without])
+    device_option(group)
+
+
+def training_settings(a: argparse.Namespace, stage: str) -> Any:
+    """Return the settings of a stage: those of the preset, changed by the options."""
+    settings = apply_options(getattr(PRESETS[a.preset], stage), a)
+    return replace(settings, checkpoint=files.training_file(a.out))
+
+
+def student_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
+    parser.add_argument("--init", metavar="FILE", help="start from the model in this file instead of building one")
+    names = [name for name in HELP if name not in without]
+    add_fields(parser.add_argument_group("student"), EPIC_KITCHENS.student, names)
+
+
+def build_student(a: argparse.Namespace, store: data.ClipStore, teacher: str | None, seed: int) -> EgoDistill:
+    """Return the student in --init, or a new one that fits the store and the teacher's feature."""
+    settings = PRESETS[a.preset].student
+    width = None
+    if teacher:
+        (target,) = batches.require_teacher(store, teacher, "feature")
+        width = store.read(target, [0]).shape[1]
+    if a.init:
+        reason = f"cannot change the student in {a.init}; leave out --init to build a new one"
+        reject(used_flags(settings, a), reason)
+        model = load_distilled(a.init)
+        if width not in (None, model.feature_dim):
+            raise ValueError(
+                f"the student in {a.init} has a feature of {model.feature_dim} numbers, the teacher {teacher!r} one of "
+                f"{width}; leave out --init to build a student for this teacher"
+            )
+        return model
+    settings = apply_options(settings, a)
+    torch.manual_seed(seed)
+    return settings.build(
+        len(store.class_names),
+        feature_dim=width,
+        class_names=store.class_names,
+        **frame_arguments(store, settings.num_frames),
+        imu_axes=batches.stored_axes(store),
+    )
+
+
+def frame_arguments(store: data.ClipStore, count: int) -> dict[str, Any]:
+    """Return how the store's frames are chosen, as arguments of a student; uniform sampling if there are several."""
+    specs = getattr(store, "specs", {})  # optional: stores of other kinds may lack it
+    found = [spec for name, spec in specs.items() if name.startswith("frames_") and spec.frames == count]
+    if not found:  # training raises an error that names the missing array
+        return {name: value for name, value in store.settings.items() if name == "frame_size"}
+    spec = next((spec for spec in found if spec.sampling == "uniform"), found[0])
+    return {"frame_size": spec.size, "sampling": spec.sampling, "exact": spec.exact, "tolerance": spec.tolerance}
+
+
+def save_model(model: nn.Module, out: str, result: str, finished: str) -> None:
+    """Write a trained model and print the result of its training, in process 0; `finished_note()` gives `finished`."""
+    if distributed.is_first():
+        model.save(out)
+        print(f"{out}: {finished}{result}")
+
+
+def finished_note(settings: Training) -> str:
+    """Return a note if the training that is about to start is already finished; otherwise ""."""
+    history = log_path(settings.checkpoint)  # one line per finished epoch
+    if not (Path(settings.checkpoint).exists() and history.exists()):
+        return ""
+    done = len(history.read_text(encoding="utf-8").splitlines())
+    return f"already trained ({done} of {settings.epochs} epochs); " if done >= settings.epochs else ""
+
+
+def final_metrics(history: History) -> str:
+    last = history[-1]
+    text = f"loss {last['loss']:.3f}"
+    for name, what in (("top1", "top-1"), ("agreement", "top-1 agreement with the teacher")):
+        if name in last:
+            text += f", {what} on the training clips {100 * last[name]:.1f} %"
+    scores = [row["validation_top1"] for row in history if "validation_top1" in row]
+    if not scores:
+        return text
+    return (
+        f"{text}; weights of epoch {1 + scores.index(max(scores))}, {100 * max(scores):.1f} % on the validation clips"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Teachers
+
+
+def no_options(parser: argparse.ArgumentParser) -> None:
+    """Add nothing: the command has no options."""
+
+
+def run_teachers(a: argparse.Namespace) -> None:
+    networks, weights = [], []
+    for name, published in teachers.MODELS.items():
+        with torch.device("meta"):
+            teacher = teachers.load(name, progress=False)
+            gmacs = inference.count_macs(teacher, torch.device("meta")) / 1e9
+        spec, params = teacher.clip_spec, sum(p.numel() for p in teacher.parameters())
+        counts = published.num_classes if isinstance(published.num_classes, tuple) else (published.num_classes,)
+        cells = [f"{params / 1e6:.2f} M", f"{gmacs:.2f}", f"{teacher.feature_dim}"]
+        cells += [f"{spec.frames}x{spec.size} {teacher.pixels.channels}", "+".join(map(str, counts))]
+        networks.append([name, *cells])
+        weights.append([name, published.source, published.licence, next(iter(published.released), "none")])
+    print(Table(["architecture", "parameters", "GMACs", "feature", "clip", "classes"], networks).text())
+    print(f"{GMACS_NOTE}\nMotionFormer 16x4 as released by its authors needs 369 GMACs per clip.\n")
+    print(Table(["architecture", "source", "licence of it", "published weights, e.g."], weights).text())
+    for source, obtain in {one.source: one.obtain for one in teachers.MODELS.values()}.items():
+        print(textwrap.fill(f"{source}: {obtain}", 100, subsequent_indent="  ", break_on_hyphens=False))
+    print(
+        "`--pretrained` of prepare, extract and finetune reads these files, except .pkl: in Python,\n"
+        "  teachers.load(..., unsafe_pickle=True) does."
+    )
+
+
+def published_teacher(a: argparse.Namespace) -> teachers.Teacher:
+    """Return the teacher of --architecture with the weights of --pretrained."""
+    if not (a.architecture and a.pretrained):
+        raise ValueError("a published teacher needs both --architecture, its name, and --pretrained, its weights")
+    return teachers.load(a.architecture, a.pretrained)
+
+
+def finetune_options(parser: argparse.ArgumentParser) -> None:
+    store_options(parser, "train")
+    parser.add_argument("--out", metavar="FILE", required=True, help="file to write the model to")
+    overwrite_option(parser)
+    absent = {"default": argparse.SUPPRESS}  # An option that is not used is absent from the arguments.
+    parser.add_argument(
+        "--architecture",
+        metavar="NAME",
+        choices=("student", *teachers.MODELS),
+        help=f"student, or a name from `egodistill teachers` (default: {DEFAULT_TEACHER})",
+        **absent,
+    )
+    group = parser.add_argument_group("teacher")
+    text = "published weights of the architecture (default: random weights)"
+    group.add_argument("--pretrained", metavar="FILE", help=text, **absent)
+    text = "name of the teacher, and of its outputs in a store (default: teacher)"
+    group.add_argument("--name", help=text, **absent)
+    text = "options of the network or its clips, such as drop_path=0.1 'depths=(1,1,1,1)'"
+    group.add_argument(
+        "--option", metavar="NAME=VALUE", nargs="+", action="extend", type=name_value, help=text, **absent
+    )
+    group.add_argument("--head-only", action="store_true", help="train only the classifier")
+    group.add_argument("--gradient-checkpointing", action="store_true", help="use less memory, but more time")
+    student_options(parser)
+    parser.add_argument(
+        "--validation",
+        metavar="SPLIT",
+        help="keep the weights of the epoch that is best on this split of the store, whose clips are not trained on",
+    )
+    training_options(parser, "finetuning")
+
+
+def name_value(text: str) -> tuple[str, Any]:
+    """Convert "NAME=VALUE" to a pair; the value is a Python literal, or else text."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):  # a word
+        return name, value
+
+
+def run_finetune(a: argparse.Namespace) -> None:
+    store, settings = open_split(a.store, a.split), training_settings(a, "finetuning")
+    batches.require_labels(store, some=True)
+    model = model_to_finetune(a, store, settings.seed)
+    if isinstance(model, teachers.Teacher):
+        if a.head_only:
+            model.freeze_trunk()
+        if a.gradient_checkpointing:
+            if not hasattr(model.net, "gradient_checkpointing"):
+                name = type(model.net).__name__
+                raise ValueError(f"--gradient-checkpointing is for MotionFormer and MViT; this teacher is {name}")
+            model.net.gradient_checkpointing = True
+    elif a.head_only or a.gradient_checkpointing:
+        raise ValueError("--head-only and --gradient-checkpointing are for teachers, not for students")
+    finished = finished_note(settings)
+    validation = open_split(a.store, a.validation) if a.validation else None
+    history = distillation.finetune(model, store, settings, validation=validation)
+    save_model(model, a.out, final_metrics(history), finished)
+
+
+def model_to_finetune(a: argparse.Namespace, store: data.ClipStore, seed: int) -> nn.Module:
+    """Return the model of --init or --architecture."""
+    student_flags = used_flags(EPIC_KITCHENS.student, a)
+    teacher_options = {name: getattr(a, name) for name in ("pretrained", "name", "option") if hasattr(a, name)}
+    teacher_flags = [flag(name) for name in teacher_options]
+    if a.init:
+        flags = [*(["--architecture"] if hasattr(a, "architecture") else []), *student_flags, *teacher_flags]
+        reject(flags, f"cannot change the model in {a.init}; leave out --init to build a new one")
+        return checkpoints.load_model(a.init)
+    architecture = getattr(a, "architecture", DEFAULT_TEACHER)
+    if architecture == "student":
+        reject(teacher_flags, "for teachers only, not for --architecture student")
+        return build_student(a, store, None, seed)
+    reject(student_flags, f"for --architecture student only; {architecture} is a teacher")
+    return build_teacher(architecture, store, seed, **teacher_options)
+
+
+def build_teacher(
+    architecture: str,
+    store: data.ClipStore,
+    seed: int,
+    pretrained: str | None = None,
+    name: str = "teacher",
+    option: Sequence[tuple[str, Any]] = (),
+) -> teachers.Teacher:
+    """Return a teacher for the clips of a store, with published weights and a new classifier, or random weights."""
+    if "clip" not in store.names:
+        raise ValueError(f"{store.path} has no clips for teachers; run `egodistill prepare` with --clip-frames")
+    torch.manual_seed(seed)
+    _, frames, _, _, size = store.read("clip", [0]).shape
+    # The teacher will expect clips of the length that it is finetuned on, not of its pretraining.
+    options = {"seconds": store.specs["clip"].seconds} | dict(option)
+    if pretrained is None:  # Random weights fit any clip; published ones need theirs.
+        options = {"frames": frames, "size": size} | options
+    teacher = teachers.load(
+        architecture, pretrained, class_names=store.class_names, new_head=pretrained is not None, **options
+    )
+    teacher.name = name
+    return teacher
+
+
+def extract_options(parser: argparse.ArgumentParser) -> None:
+    store_options(parser, "all")
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--teacher-file", metavar="FILE", help="a trained teacher, written by `egodistill finetune`")
+    text = "a published teacher, a name from `egodistill teachers`; with --pretrained"
+    group.add_argument("--architecture", metavar="NAME", choices=tuple(teachers.MODELS), help=text)
+    parser.add_argument("--pretrained", metavar="FILE", help="published weights of --architecture")
+    parser.add_argument("--name", help="name of the outputs in the store (default: the teacher's)")
+    parser.add_argument(
+        "--views", type=int, choices=(1, 3), default=1, help="crops per clip to average: centre; or left, centre, right"
+    )
+    parser.add_argument("--batch-size", metavar="N", type=positive_int, default=8, help="clips per forward pass")
+    text = "compute all outputs again, and replace those of another teacher; if interrupted, continue without it"
+    parser.add_argument("--overwrite", action="store_true", help=text)
+    precision_option(parser, "fp32")
+    device_option(parser)
+
+
+def run_extract(a: argparse.Namespace) -> None:
+    store = open_split(a.store, a.split)
+    if a.teacher_file:
+        reject(["--pretrained"] if a.pretrained else [], "for --architecture; --teacher-file has its weights")
+    teacher = load_teacher(a.teacher_file) if a.teacher_file else published_teacher(a)
+    teacher.name = a.name or teacher.name
+    report_precision(a.precision, a.device)
+    precision = runtime.pick_precision(runtime.pick_device(a.device), a.precision)
+    arguments = keyword_arguments(a, "views", "batch_size", "device", "overwrite")
+    teachers.extract(teacher, store, **arguments, precision=precision, **files.environment_share())
+    print(f"{a.store}: wrote {teacher.name}.feature and {teacher.name}.logits for {len(store)} clips")
+
+
+def teacher_clip(name: str) -> dict[str, int]:
+    """Return the clips that a published teacher reads, as arguments of `data.prepare()`."""
+    if name not in teachers.MODELS:
+        raise ValueError(f"--architecture: there is no teacher {name!r}; the names are {', '.join(teachers.MODELS)}")
+    spec = teachers.MODELS[name].clip_spec
+    if not math.isclose(spec.seconds, CLIP_SECONDS, rel_tol=1e-6):
+        raise ValueError(
+            f"--architecture: {name} reads clips of {spec.seconds:.3f} s, those of a store have {CLIP_SECONDS:.3f} s; "
+            f"finetune it on clips of a store (--clip-frames {spec.frames} --clip-size {spec.size}) first"
+        )
+    return {"clip_frames": spec.frames, "clip_size": spec.size}
+
+
+def one_pass(a: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of `data.prepare()` for its teacher and --end-features; ``given`` are options of both."""
+    consumers: list[Any] = []
+    arguments: dict[str, Any] = {}
+    if a.teacher_file or a.architecture or a.pretrained:
+        reject(given_flags(a, "clip_frames", "clip_size"), "the clips are those that the teacher reads; leave it out")
+    if a.architecture or a.pretrained:
+        reject(["--teacher-file"] if a.teacher_file else [], "a second teacher beside --architecture; leave one out")
+        if a.architecture:
+            arguments = teacher_clip(a.architecture)
+    if a.teacher_file or a.pretrained:
+        teacher = load_teacher(a.teacher_file) if a.teacher_file else published_teacher(a)
+        consumers.append(teachers.Extraction(teacher, **given))
+        arguments = {"class_names": teacher.class_names}
+    if a.end_features:
+        if a.end_features == "none":
+            raise ValueError(
+                "--end-features: give imagenet or a file; a student would start from other random weights than these"
+            )
+        encoder = {"image_encoder": a.image_encoder or "resnet18", "image_weights": a.end_features}
+        choice = {"exact": not a.key_frames, "tolerance": a.tolerance or 0.0}
+        model = replace(EPIC_KITCHENS.student, hidden=1, **encoder).build(1, frame_size=a.frame_size, **choice)
+        consumers.append(distillation.EndFeatures(model, **given))
+    if consumers:
+        arguments["consumer"] = consumers[0] if len(consumers) == 1 else Together(*consumers)
+    return arguments
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Students
+
+
+def student_training_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
+    """Add the options that `pretrain` and `distill` share, except student settings in `without`."""
+    store_options(parser, "train")
+    parser.add_argument(
+        "--teacher", metavar="NAME", required=True, help="name of the teacher whose outputs are in the store"
+    )
+    parser.add_argument("--out", metavar="FILE", required=True, help="file to write the student to")
+    overwrite_option(parser)
+    student_options(parser, without)
+
+
+def pretrain_options(parser: argparse.ArgumentParser) -> None:
+    student_training_options(parser, without=["use_imu"])  # Stage 1 trains the IMU encoder.
+    # Image features are computed once, and no labels are read.
+    training_options(parser, "pretraining", without=["crop", "jitter", "label_smoothing"])
+
+
+def run_pretrain(a: argparse.Namespace) -> None:
+    store, settings = open_split(a.store, a.split), training_settings(a, "pretraining")
+    model = build_student(a, store, a.teacher, settings.seed)
+    finished = finished_note(settings)
+    last = distillation.pretrain_imu(model, store, settings, teacher=a.teacher)[-1]
+    matching = f"{100 * last['matching']:.1f} % of the clips matched to their IMU within the batch"
+    save_model(model, a.out, f"loss {last['loss']:.3f}, {matching}", finished)
+
+
+def distill_options(parser: argparse.ArgumentParser) -> None:
+    student_training_options(parser)
+    training_options(parser, "distillation")
+
+
+def run_distill(a: argparse.Namespace) -> None:
+    store, settings = open_split(a.store, a.split), training_settings(a, "distillation")
+    model = build_student(a, store, a.teacher, settings.seed)
+    finished = finished_note(settings)
+    history = distillation.distill(model, store, settings, teacher=a.teacher)
+    save_model(model, a.out, final_metrics(history), finished)
+
+
+# {command: (function that adds its options to a parser, function that runs it)}
+COMMANDS: dict[str, tuple[Callable, Callable]] = {
+    "teachers": (no_options, run_teachers),
+    "finetune": (finetune_options, run_finetune),
+    "extract": (extract_options, run_extract),
+    "pretrain": (pretrain_options, run_pretrain),
+    "distill": (distill_options, run_distill),
+}

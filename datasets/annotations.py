@@ -1,0 +1,423 @@
+"""Read the annotations of a data set: segments of its videos, with the IMU files that belong to them.
+
+    from egodistill import annotations
+
+    segments = annotations.read_annotations("EPIC_100_train.csv", "/videos/EPIC-KITCHENS")  # detects the format
+    print(len(segments), segments[0].label, segments.dropped)       # what was left out, and why
+    segments = annotations.with_imu_offsets(segments, "offsets.csv")                        # from `egodistill check`
+
+A *segment* is an annotated part of a video. `read_annotations()` takes all formats: those of EPIC-KITCHENS and Ego4D,
+which are read here; of HD-EPIC and Ego-Exo4D (module `aria_datasets`); and your own table and recordings without labels
+(module `segments`). This module re-exports their readers. Times are seconds on the video's own clock, the one a player
+shows: zero is the start of the file.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..support.errors import DataError
+from ..support.pickles import is_pickle
+from ..support.records import class_number, first_line, first_name, json_items, read_table, require_id, start_and_stop
+from ..video import VideoError
+from .aria_datasets import read_ego_exo4d, read_hd_epic
+from .segments import (
+    RARE,
+    SILENT,
+    Segment,
+    SegmentList,
+    SplitBy,
+    Windows,
+    count_of_tests,
+    is_list_of_recordings,
+    names_of_classes,
+    read_csv,
+    read_recordings,
+    splits_of_wearers,
+    with_imu_axes,
+    with_imu_offsets,
+    with_labels,
+    with_sound,
+)
+
+__all__ = [
+    "Segment",
+    "SegmentList",
+    "SplitBy",
+    "Windows",
+    "read_annotations",
+    "read_csv",
+    "read_ego4d",
+    "read_ego_exo4d",
+    "read_epic_kitchens",
+    "read_hd_epic",
+    "read_recordings",
+    "with_imu_axes",
+    "with_imu_offsets",
+]
+
+
+def read_annotations(
+    annotations: str | os.PathLike,
+    root: str | os.PathLike | None = None,
+    *,
+    seed: int | None = None,
+    min_instances: int | None = None,
+    audio: bool = False,
+    windows: Windows | None = None,
+) -> SegmentList:
+    """Read annotations of EPIC-KITCHENS, HD-EPIC, Ego4D, Ego-Exo4D or your own table, or recordings without labels.
+
+    The content decides which reader is used; a folder, and a table of videos without the column label, are recordings
+    for `read_recordings()`. ``root`` is the folder with the data set's videos and IMU files, by default the folder of
+    the annotations. ``seed`` is for Ego4D's random split (None: 0) and for that of recordings (None: the one in
+    ``windows``); stretches have none. ``root`` and ``min_instances`` (None: the reader's own default) are for the data
+    sets, ``windows`` is for recordings. Raise DataError if one is given for another kind of annotations. ``audio``
+    leaves out videos without sound.
+
+    >>> from egodistill import annotations
+    >>> segments = annotations.read_annotations("segments.csv")
+    >>> [(segment.label, segment.start, segment.stop, segment.split) for segment in segments]
+    [('walk', 0.0, 2.1, 'train'), ('look around', 2.1, 4.2, 'test')]
+    """
+    path = Path(annotations)
+    kind = _kind(path)
+    own = kind in ("segments", "recordings")
+    if windows is not None and kind != "recordings":
+        raise DataError(
+            f"{path}: has labels, whose segments are the clips; stride, split_by and test_share are for recordings "
+            f"without labels: a folder, or a table without the column label"
+        )
+    if seed is not None and kind not in ("ego4d", "recordings"):
+        raise DataError(f"{path}: its splits are fixed; seed (--split-seed) is for Ego4D and recordings without labels")
+    if seed is not None and windows is not None and windows.split_by == "stretch":
+        raise DataError(
+            f"{path}: stretches do not depend on a seed; leave out seed (--split-seed), or split by recording "
+            f"(split_by='recording', --split-by recording)"
+        )
+    if min_instances is not None and own:
+        raise DataError(f"{path}: min_instances is for public data sets; remove rare classes from your table instead")
+    if root is not None and own:
+        raise DataError(f"{path}: root is for public data sets; the paths of your own table are relative to its folder")
+    given = {name: value for name, value in (("seed", seed), ("min_instances", min_instances)) if value is not None}
+    if kind == "segments":
+        found = read_csv(path)
+    elif kind == "recordings":
+        found = read_recordings(path, dataclasses.replace(windows or Windows(), **given))
+    else:
+        readers: dict[str, Callable[..., SegmentList]] = {
+            "epic_kitchens": read_epic_kitchens,
+            "hd_epic": read_hd_epic,
+            "ego4d": read_ego4d,
+            "ego_exo4d": read_ego_exo4d,
+        }
+        return readers[kind](path, root or path.parent, audio=audio, **given)
+    return with_sound(found, path) if audio else found
+
+
+def _kind(path: Path) -> str:
+    """Return the data set of annotations, "segments" for your own table, or "recordings" for those without labels.
+
+    Raise DataError for a JSON file of another kind.
+    """
+    if path.is_dir():
+        return "recordings"
+    if is_pickle(path):
+        return "hd_epic"
+    if path.suffix.lower() == ".json":
+        name = first_name(path, ("videos", "video_data", "annotations"))
+        if name is None:
+            raise DataError(
+                f"{path}: no 'videos' or 'video_data' (Ego4D) or 'annotations' (Ego-Exo4D) at the top level; is this "
+                f"the right file?"
+            )
+        return "ego_exo4d" if name == "annotations" else "ego4d"
+    header = first_line(path).lower()
+    if is_list_of_recordings(header):
+        return "recordings"
+    if "main_action_classes" in header:
+        return "hd_epic"
+    return "epic_kitchens" if "narration_id" in header else "segments"
+
+
+def read_epic_kitchens(
+    annotations: str | os.PathLike,
+    root: str | os.PathLike,
+    *,
+    split: str = "wearer",
+    evaluation_wearers: Sequence[str] = ("P30", "P35", "P37"),
+    validation_wearers: Sequence[str] = (),
+    min_instances: int = 1,
+    audio: bool = False,
+) -> SegmentList:
+    """Read the verb segments of an EPIC-KITCHENS-100 table, of all videos that have IMU files below ``root``.
+
+    Videos are ``<root>/<Pxx>/videos/<video_id>.MP4``, IMU files are
+    ``<root>/<Pxx>/meta_data/<video_id>-accl.csv`` and ``-gyro.csv``. All labelled videos with IMU are
+    in EPIC_100_train.csv, so the paper's evaluation wearers are part of it: with ``split="wearer"``,
+    segments of ``evaluation_wearers`` get the split "test", those of ``validation_wearers``
+    "validation" and all others "train". Any other word is used as the split of all segments.
+    ``audio`` leaves out videos without sound.
+
+    The label is the key of the verb class in EPIC_100_verb_classes.csv if that file is beside the
+    table, otherwise the most frequent verb of the class in the table. Classes with fewer than
+    ``min_instances`` segments are left out. ``.dropped`` of the result counts what was left out.
+    Raise DataError, with file and row, for a table that cannot be read.
+
+    >>> from egodistill import data
+    >>> segments = data.read_epic_kitchens("world/EPIC_100_train.csv", "world")
+    >>> len(segments), segments.dropped
+    (22, {})
+    >>> segments[0].id, segments[0].label, segments[0].split, segments[0].wearer
+    ('P01_101_0', 'put', 'train', 'P01')
+    """
+    annotations, root = Path(annotations), Path(root)
+    parts = splits_of_wearers(evaluation_wearers, validation_wearers)
+    dropped: collections.Counter[str] = collections.Counter()
+    spellings: dict[int, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    lacks: dict[str, str | None] = {}  # video -> why it cannot be used
+    found: list[tuple[int, Segment]] = []
+    for where, row in read_table(annotations, EPIC_COLUMNS):
+        verb_class, segment = _epic_segment(where, row, root)
+        spellings[verb_class][row["verb"]] += 1
+        if segment.video not in lacks:
+            lacks[segment.video] = _epic_problem(segment, audio)
+        if reason := lacks[segment.video]:
+            dropped[reason] += 1
+            continue
+        part = parts.get(row["participant_id"], "train") if split == "wearer" else split
+        found.append((verb_class, dataclasses.replace(segment, split=part)))
+    if not found:
+        hint = ""
+        if "validation" in annotations.name:
+            hint = (
+                " No video of the official validation split has IMU: "
+                "the paper's training and evaluation videos are all in EPIC_100_train.csv."
+            )
+        needed = "sound and IMU files" if audio else "IMU files"
+        raise DataError(
+            f"{annotations}: none of its {len(lacks)} videos has {needed} "
+            f"<Pxx>/meta_data/<video_id>-accl.csv and -gyro.csv below {root}; is this the root of the data set?{hint}"
+        )
+    names = names_of_classes(spellings, annotations.with_name("EPIC_100_verb_classes.csv"))
+    return with_labels(found, names, min_instances, dropped)
+
+
+EPIC_COLUMNS = (
+    "narration_id",
+    "participant_id",
+    "video_id",
+    "start_timestamp",
+    "stop_timestamp",
+    "verb",
+    "verb_class",
+)
+
+
+def _epic_segment(where: str, row: dict[str, str], root: Path) -> tuple[int, Segment]:
+    """Return the verb class of a row, and its segment, still without label and split."""
+    wearer, video_id = row["participant_id"], row["video_id"]
+    for name in (wearer, video_id):
+        require_id(where, name, "a participant or video id")
+    start, stop = start_and_stop(where, row["start_timestamp"], row["stop_timestamp"])
+    imu = tuple(str(root / wearer / "meta_data" / f"{video_id}-{sensor}.csv") for sensor in ("accl", "gyro"))
+    video = str(root / wearer / "videos" / f"{video_id}.MP4")
+    return class_number(where, row, "verb_class"), Segment(
+        row["narration_id"], video, start, stop, None, imu, wearer=wearer
+    )
+
+
+def _epic_problem(segment: Segment, audio: bool) -> str | None:
+    """Return the reason why a segment's video cannot be used, or None."""
+    if not all(os.path.isfile(path) for path in segment.imu):
+        return "the video has no IMU files"
+    if not audio:
+        return None
+    try:
+        return None if segment.recording.probe().has_audio else SILENT
+    except VideoError:
+        return "the video cannot be opened"
+
+
+LARGEST_FRAME = 10**9  # a year of video
+UID = "a video or clip uid"
+EGO4D_FPS = 30  # of all canonical videos and clips, and so of their frame numbers
+
+
+def read_ego4d(
+    annotations: str | os.PathLike,
+    root: str | os.PathLike,
+    *,
+    seed: int = 0,
+    test_share: float = 0.3,
+    min_instances: int = 2,
+    audio: bool = False,
+    keep_other: bool = False,
+) -> SegmentList:
+    """Read the verb segments of Ego4D's hands-and-objects annotations (fho_main.json or fho.json).
+
+    A segment is an action from its pre_frame to its post_frame; its label is the structured verb.
+    These are left out, and ``.dropped`` counts the first reason that applies: actions in redacted
+    intervals; rejected actions, invalid ones and those with warnings; actions without critical frames
+    or verb; videos without IMU file, with two views (is_stereo) or, with ``audio``, without sound;
+    repeated annotations of the same action; classes with fewer than ``min_instances`` actions.
+    The verb "[other]" means a verb outside the taxonomy. It is left out unless ``keep_other``: the
+    paper's label is "the annotated verb", and the paper does not say how it treated these.
+
+    Files are below ``root``, or below its folder v2 or v1: ``imu/<video_uid>.csv``, and the first one
+    that exists of ``full_scale/<video_uid>.mp4``, ``video_540ss/<video_uid>.mp4`` and
+    ``clips/<clip_uid>.mp4``. ``ego4d.json``, if present, says which videos are stereo or have sound.
+
+    The paper splits at random, 70:30 within each class. Here a hash of ``seed`` and the narration's
+    uid gives the order, so that a split does not depend on the rest of the file; a class of two has
+    one action on each side. Only one video's annotations are in memory at a time. Raise DataError
+    that names the file.
+    """
+    annotations, root = Path(annotations), Path(root)
+    if not 0 < test_share < 1:
+        raise DataError(f"test_share is a share of each class, between 0 and 1; got {test_share}")
+    reader, videos = _Ego4d(root, audio=audio, keep_other=keep_other, seed=seed), 0
+    by_class: dict[str, list[tuple[bytes, Segment]]] = collections.defaultdict(list)
+    for where, key, video in json_items(annotations, ("videos", "video_data")):
+        videos += 1
+        for order, segment in reader.segments(where, require_id(where, video.get("video_uid", key), UID), video):
+            by_class[segment.label].append((order, segment))
+    segments, dropped = [], reader.dropped
+    for actions in by_class.values():
+        if len(actions) < min_instances:
+            dropped[RARE.format(min_instances)] += len(actions)
+        else:
+            segments += _split(actions, test_share)
+    if not segments:
+        why = "; ".join(f"{n} actions: {reason}" for reason, n in dropped.items())
+        raise DataError(f"{annotations}: no usable action in {videos} videos below {root}. {why}")
+    segments.sort(key=lambda segment: (segment.video, segment.start, segment.id))
+    return SegmentList(segments, dropped)
+
+
+def _split(actions: list[tuple[bytes, Segment]], test_share: float) -> list[Segment]:
+    """Split the actions of a class by the order that comes with each; both sides get at least one."""
+    tests = count_of_tests(len(actions), test_share)
+    return [
+        dataclasses.replace(segment, split="test" if rank < tests else "train")
+        for rank, (_, segment) in enumerate(sorted(actions, key=lambda pair: pair[0]))
+    ]
+
+
+class _Action(NamedTuple):
+    """An annotated action: its annotation, its frame numbers in the video, and why it cannot be used, or None."""
+
+    content: dict[str, Any]
+    clip_uid: Any
+    pre: int
+    post: int
+    pre_in_clip: int | None
+    problem: str | None
+
+
+class _Ego4d:
+    """Find Ego4D's files below a folder, and turn actions into segments. ``dropped`` counts the unusable ones."""
+
+    def __init__(self, root: Path, *, audio: bool, keep_other: bool, seed: int) -> None:
+        self.folders = [root, root / "v2", root / "v1"]
+        self.audio, self.keep_other, self.seed = audio, keep_other, seed
+        self.dropped: collections.Counter[str] = collections.Counter()
+        self.seen: set[str] = set()
+        self.about: dict[str, tuple[Any, Any, Any]] = {}  # uid -> has two views, seconds of sound, wearer
+        if found := self.file("ego4d.json"):
+            for where, _, video in json_items(Path(found), ("videos",)):
+                sound = (video.get("video_metadata") or {}).get("audio_duration_sec")
+                about = video.get("is_stereo"), sound, video.get("fb_participant_id")
+                self.about[require_id(where, video.get("video_uid"), UID)] = about
+
+    def file(self, *names: str) -> str | None:
+        """Return the path of the first of these files that exists."""
+        paths = (folder / name for name in names for folder in self.folders)
+        return next((str(path) for path in paths if os.path.isfile(path)), None)
+
+    def segments(self, where: str, uid: str, video: dict) -> Iterator[tuple[bytes, Segment]]:
+        """Yield the usable actions of a video as segments, each with its sort key for the split."""
+        imu = self.file(f"imu/{uid}.csv")
+        whole = self.file(f"full_scale/{uid}.mp4", f"video_540ss/{uid}.mp4")
+        lacks = self.problem_of(uid, imu)
+        for action in _ego4d_actions(where, video):
+            clip = self.file(f"clips/{require_id(where, action.clip_uid, UID)}.mp4") if action.clip_uid else None
+            content = action.content
+            narration = content.get("narration_annotation_uid") or content.get("uid")
+            identity = str((uid, narration, content.get("start_sec"), content.get("end_sec")))
+            problem = action.problem or self.other_verb(content) or lacks
+            if whole is None and problem is None:
+                if clip is None:
+                    problem = "neither the video nor its clip exists"
+                elif action.pre_in_clip is None:
+                    problem = "no critical frames"
+            if problem is None and identity in self.seen:  # an unusable twin does not count
+                problem = "annotated twice"
+            if problem:
+                self.dropped[problem] += 1
+                continue
+            self.seen.add(identity)
+            order = hashlib.sha256(f"{self.seed} {identity}".encode()).digest()
+            # A clip's clock starts later than that of the video and its IMU.
+            shift = 0.0 if whole else (action.pre_in_clip - action.pre) / EGO4D_FPS
+            start, stop = (frame / EGO4D_FPS + shift for frame in (action.pre, action.post))
+            name = f"{uid}_{action.pre}_{action.post}_{order[:4].hex()}"
+            label, wearer = content["structured_verb"], self.about.get(uid, (None, None, None))[2]
+            wearer = None if wearer is None else str(wearer)
+            yield order, Segment(name, whole or clip, start, stop, label, imu, imu_offset=shift, wearer=wearer)
+
+    def other_verb(self, action: dict) -> str | None:
+        """Return why an action with a verb outside the taxonomy is left out, or None."""
+        return "the verb is [other]" if action["structured_verb"] == "[other]" and not self.keep_other else None
+
+    def problem_of(self, uid: str, imu: str | None) -> str | None:
+        """Return the reason why none of a video's actions can be used, or None."""
+        stereo, sound, _ = self.about.get(uid, (False, True, None))
+        if imu is None:
+            return "the video has no IMU file"
+        if stereo:
+            return "the video shows two views (stereo)"
+        return SILENT if self.audio and not sound else None
+
+
+def _ego4d_actions(where: str, video: dict) -> Iterator[_Action]:
+    try:
+        for interval in video.get("annotated_intervals") or ():
+            for action in interval.get("narrated_actions") or ():
+                frames = action.get("critical_frames")
+                if not frames:  # they may be in the list of boxes instead
+                    boxes = action.get("frames") or ()
+                    frames = {box.get("frame_type"): box.get("frame_number") for box in boxes}
+                pre, post = frames.get("pre_frame"), frames.get("post_frame")
+                inside = (action.get("clip_critical_frames") or {}).get("pre_frame")
+                inside = inside if isinstance(inside, int) and abs(inside) < LARGEST_FRAME else None
+                problem = "redacted" if interval.get("redacted") else _problem(action, pre, post)
+                yield _Action(action, interval.get("clip_uid"), pre, post, inside, problem)
+    except (AttributeError, TypeError) as error:
+        raise DataError(f"{where}: not in the layout of Ego4D's annotations: {error}") from error
+
+
+def _problem(action: dict, pre: Any, post: Any) -> str | None:
+    """Return the reason why an action cannot be used, or None; the filter is the usual one of public code."""
+    for flag, reason in (
+        ("is_rejected", "rejected"),
+        ("is_invalid_annotation", "invalid"),
+        ("warnings", "with warnings"),
+    ):
+        if action.get(flag):
+            return reason
+    if action.get("is_valid_action") is False:
+        return "invalid"
+    if not isinstance(pre, int) or not isinstance(post, int):
+        return "no critical frames"
+    if not (isinstance(action.get("structured_verb"), str) and action["structured_verb"]):
+        return "no structured verb"
+    if not max(0, action.get("start_frame") or 0) <= pre < post < LARGEST_FRAME:
+        return "pre_frame and post_frame are not in order"
+    return None

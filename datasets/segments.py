@@ -1,0 +1,546 @@
+"""Segments: annotated parts of videos, from tables of your own, or made of recordings without labels.
+
+    from egodistill import segments
+
+    own = segments.read_csv("segments.csv")                     # video,start,stop,label[,imu][,split]...
+    windows = segments.Windows(stride=1.0, split_by="stretch")
+    clips = segments.read_recordings("films", windows)          # one for each clip, without labels
+    own = segments.with_imu_offsets(own, "offsets.csv")         # from `egodistill check`
+
+`annotations` has the readers of public data sets, which return lists of segments, too. Times are seconds on the video's
+own clock, the one a player shows: zero is the start of the file.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import hashlib
+import math
+import os
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from ..recordings.clips import Recording, clip_starts, find_videos, open_recording, read_axes, strided_starts
+from ..support.errors import CLIP_SECONDS, DataError
+from ..support.records import class_number, read_table, start_and_stop
+from ..video import VideoError
+
+__all__ = [
+    "Segment",
+    "SegmentList",
+    "SplitBy",
+    "Windows",
+    "count_of_tests",
+    "is_list_of_recordings",
+    "listed_recordings",
+    "names_of_classes",
+    "overlapping_splits",
+    "read_csv",
+    "read_recordings",
+    "splits_of_wearers",
+    "with_imu_axes",
+    "with_imu_offsets",
+    "with_labels",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """An annotated part of a recording, from ``start`` to ``stop`` in seconds.
+
+    ``video``, ``imu``, ``imu_offset``, ``imu_stretch``, ``wearer``, ``imu_axes`` and ``zero_accel`` describe the
+    recording; see `clips.Recording`.
+
+    >>> from egodistill import data
+    >>> segment = data.Segment("walk-1", "walk.mp4", start=2.0, stop=5.5, label="walk", imu="walk.csv")
+    >>> segment.recording.probe().duration
+    23.4
+    """
+
+    id: str
+    video: str
+    start: float
+    stop: float
+    label: str | None = None
+    imu: str | tuple[str, str] | None = None
+    split: str = "train"
+    imu_offset: float = 0.0
+    imu_stretch: float = 1.0
+    wearer: str | None = None
+    imu_axes: str = "gopro"
+    zero_accel: bool = False
+
+    def __post_init__(self) -> None:  # convert paths and numpy numbers: a store holds JSON
+        for name, value in {**self.recording.record(), "start": float(self.start), "stop": float(self.stop)}.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def recording(self) -> Recording:
+        """Return the recording that the segment is a part of."""
+        return Recording(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Recording)})
+
+
+class SegmentList(list):
+    """A list of segments, with ``dropped``: {reason: number of annotations that the reader left out}."""
+
+    def __init__(self, segments: Iterable[Segment] = (), dropped: dict[str, int] | None = None):
+        super().__init__(segments)
+        self.dropped = dict(dropped or {})
+
+
+# --- What the readers of data sets share
+
+RARE = "the class has fewer than {} segments"
+SILENT = "the video has no audio"
+ROUNDING = 1e-6  # seconds: clips that overlap by less only touch
+
+
+def splits_of_wearers(evaluation: Sequence[str], validation: Sequence[str]) -> dict[str, str]:
+    """Return {wearer: split} of the wearers that are not for training. Raise DataError for a wearer in both lists."""
+    if both := sorted({*evaluation} & {*validation}):
+        raise DataError(f"{', '.join(both)}: a wearer cannot be for both evaluation and validation")
+    return dict.fromkeys(evaluation, "test") | dict.fromkeys(validation, "validation")
+
+
+def overlapping_splits(segments: Iterable[Segment]) -> list[tuple[Segment, Segment]]:
+    """Return pairs of segments of one video whose clips overlap and whose splits differ: (later one, an earlier one).
+
+    There is one pair for each segment that overlaps an earlier one. The clip of a segment shorter than a clip shows
+    more than the segment; see `clips.clip_starts()`. The end of the video, where a clip is moved inside, is not known.
+
+    >>> from egodistill import data, segments
+    >>> parts = [data.Segment("a", "walk.mp4", 0, 6, split="train"), data.Segment("b", "walk.mp4", 6, 7, split="test")]
+    >>> [(one.id, other.id) for one, other in segments.overlapping_splits(parts)]
+    [('b', 'a')]
+    """
+    shown = []  # (start of its first clip, end of its last clip, segment)
+    for segment in segments:
+        starts = clip_starts(segment.start, segment.stop, math.inf)
+        shown.append((starts[0], starts[-1] + CLIP_SECONDS, segment))
+    found = []
+    latest: dict[str, dict[str, tuple[float, Segment]]] = {}  # {video: {split: the end that is last, its segment}}
+    for start, stop, segment in sorted(shown, key=lambda one: one[0]):
+        known = latest.setdefault(segment.video, {})
+        others = [one for split, (end, one) in known.items() if split != segment.split and end > start + ROUNDING]
+        if others:
+            found.append((segment, others[0]))
+        if segment.split not in known or stop > known[segment.split][0]:
+            known[segment.split] = stop, segment
+    return found
+
+
+def names_of_classes(
+    spellings: Mapping[Hashable, collections.Counter[str]], table: Path | None = None
+) -> dict[Hashable, str]:
+    """Return the name of each class: its key in the data set's own table ``id,key``, or else its usual spelling.
+
+    ``spellings`` is {class: how often each word is used for it}. Two classes that share a word get different names.
+    Raise DataError if the table lacks a class.
+    """
+    if table is not None and table.is_file():
+        keys = {class_number(where, row, "id"): row["key"] for where, row in read_table(table, ("id", "key"))}
+        if missing := set(spellings) - set(keys):
+            raise DataError(f"{table}: verb class {min(missing)} is missing, but the annotations use it")
+        return {number: keys[number] for number in spellings}
+    names: dict[Hashable, str] = {}
+    for number in sorted(spellings):
+        name = spellings[number].most_common(1)[0][0]
+        names[number] = f"{name} ({number})" if name in names.values() else name
+    return names
+
+
+def with_labels(
+    found: Sequence[tuple[Hashable, Segment]],
+    names: Mapping[Hashable, str],
+    min_instances: int,
+    dropped: collections.Counter[str],
+) -> SegmentList:
+    """Return segments with class names as labels, without those of rare classes, which are counted in ``dropped``."""
+    instances = collections.Counter(number for number, _ in found)
+    segments = []
+    for number, segment in found:
+        if instances[number] < min_instances:
+            dropped[RARE.format(min_instances)] += 1
+        else:
+            segments.append(dataclasses.replace(segment, label=names[number]))
+    return SegmentList(segments, dropped)
+
+
+def with_sound(segments: SegmentList, path: Path) -> SegmentList:
+    """Return the segments of a table whose videos have sound; the others are counted. Raise DataError if none has.
+
+    A video that cannot be read stays, and fails with the reason when it is decoded.
+    """
+    silent = set()
+    for video, recording in {segment.video: segment.recording for segment in segments}.items():
+        with contextlib.suppress(VideoError):
+            silent |= set() if recording.probe().has_audio else {video}
+    found = [segment for segment in segments if segment.video not in silent]
+    if not found:
+        raise DataError(f"{path}: no video has sound; leave out audio (--audio)")
+    return SegmentList(found, segments.dropped | {SILENT: len(segments) - len(found)} if silent else segments.dropped)
+
+
+# --- Tables of your own
+
+OPTIONAL_COLUMNS = ("imu", "split", "id", "imu_offset", "imu_stretch", "wearer", "imu_axes")
+
+
+def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = None) -> SegmentList:
+    """Read segments of your own videos from a table ``video,start,stop,label[,imu][,split][,id]``.
+
+    start and stop are seconds or HH:MM:SS.sss; paths are relative to the table's folder. ``imu`` is
+    one CSV, two separated by ';' (accelerometer;gyroscope), or empty: telemetry inside the video.
+    Optional columns ``imu_offset`` (s), ``imu_stretch``, ``wearer`` and ``imu_axes`` are fields of Segment. An empty
+    label means no label, an empty split "train". Names of columns may be in upper case; other columns
+    are an error, unless their names start with '#' or '_'. A label outside ``class_names``, if given, is an error.
+    Raise DataError that names file and row.
+
+    >>> from egodistill import data
+    >>> for segment in data.read_csv("segments.csv", class_names=["walk", "look around"]):
+    ...     print(segment.id, segment.imu, segment.start, segment.stop, segment.label, segment.split)
+    walk_0 walk.csv 0.0 2.1 walk train
+    walk_1 walk.csv 2.1 4.2 look around test
+    """
+    path = Path(path)
+    segments, ids = SegmentList(), set()
+    for where, row in read_table(path, ("video", "start", "stop", "label"), OPTIONAL_COLUMNS):
+        start, stop = start_and_stop(where, row["start"], row["stop"])
+        video, imu = _files_of_row(where, path.parent, row)
+        name = row.get("id") or f"{Path(video).stem}_{len(segments)}"
+        if name in ids:
+            raise DataError(f"{where}: the id {name!r} is already used in an earlier row")
+        ids.add(name)
+        label = row["label"] or None
+        if class_names is not None and label is not None and label not in class_names:
+            raise DataError(f"{where}: the label {label!r} is not one of the {len(class_names)} class names")
+        offset, stretch = _clock(where, row)
+        split, wearer = row.get("split") or "train", row.get("wearer") or None
+        segments.append(
+            Segment(name, video, start, stop, label, imu, split, offset, stretch, wearer, _axes(where, row))
+        )
+    if not segments:
+        raise DataError(f"{path}: the table has no rows")
+    return segments
+
+
+def _files_of_row(where: str, folder: Path, row: Mapping[str, str]) -> tuple[str, str | tuple[str, str] | None]:
+    """Return the video of a row of your own table, and its IMU: one file, two, or None."""
+    video = _existing(where, folder, row["video"])
+    sources = [s.strip() for s in (row.get("imu") or "").split(";") if s.strip()]
+    if len(sources) > 2:
+        raise DataError(f"{where}: imu must be one file or 'accl.csv;gyro.csv', not {row['imu']!r}")
+    found = tuple(_existing(where, folder, source) for source in sources)
+    return video, (None, *found)[-1] if len(found) < 2 else found
+
+
+def _existing(where: str, folder: Path, name: str) -> str:
+    if not name or not os.path.isfile(folder / name):  # also False for text that cannot be a file name
+        raise DataError(
+            f"{where}: no such file: {folder / name if name else '(empty cell)'} (paths are relative to the table)"
+        )
+    return str(folder / name)
+
+
+def _clock(where: str, row: dict[str, str]) -> tuple[float, float]:
+    """Return the offset in seconds and the stretch of an IMU's clock."""
+    values = []
+    for name, usual in (("imu_offset", 0.0), ("imu_stretch", 1.0)):
+        try:
+            values.append(float(row.get(name) or usual))
+        except ValueError:
+            values.append(math.nan)
+        if not math.isfinite(values[-1]):
+            raise DataError(f"{where}: {name} {row[name]!r} is not a number")
+    if not 0.5 < values[1] < 2:
+        raise DataError(f"{where}: imu_stretch {values[1]} is not a factor near 1")
+    return values[0], values[1]
+
+
+def _axes(where: str, row: dict[str, str]) -> str:
+    """Return the axes of an IMU. Raise DataError that names the row."""
+    text = row.get("imu_axes") or "gopro"
+    try:
+        read_axes(text)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    return text
+
+
+# --- Recordings without labels
+
+SplitBy = Literal["recording", "stretch"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """The settings that cut recordings without labels into clips, and choose those for testing.
+
+    stride       Seconds from one clip of a recording to the next; the last one ends with the recording.
+    split_by     "recording": a whole recording is for training or for testing. "stretch": each recording is cut into
+                 stretches for training and for testing, with 2.2 s between them that no clip contains.
+    test_share   Share of the recordings, or of each recording, that is for testing.
+    seed         It decides which recordings are for testing; stretches do not depend on it.
+
+    Raise DataError for values that are out of range.
+
+    >>> from egodistill import segments
+    >>> segments.Windows(stride=1.0, split_by="stretch").test_share
+    0.3
+    """
+
+    stride: float = CLIP_SECONDS
+    split_by: SplitBy = "recording"
+    test_share: float = 0.3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not CLIP_SECONDS / 100 <= self.stride < math.inf:  # NaN: False
+            raise DataError(
+                f"stride must be at least {CLIP_SECONDS / 100:.3f} s, a hundredth of a clip; got {self.stride}"
+            )
+        if self.split_by not in get_args(SplitBy):
+            raise DataError(f"split_by must be 'recording' or 'stretch'; got {self.split_by!r}")
+        if not 0 < self.test_share < 1:
+            raise DataError(f"test_share is a share of the recordings, between 0 and 1; got {self.test_share}")
+
+
+# Columns of a table of recordings beside the video. There is no id, because the segments get names of their own.
+RECORDING_COLUMNS = ("start", "stop", "imu", "split", "imu_offset", "imu_stretch", "wearer", "imu_axes")
+
+
+def is_list_of_recordings(header: str) -> bool:
+    """Return whether a table has videos and no labels; False with unknown columns, which may be misspelt labels."""
+    names = {name.strip().strip('"').lower() for name in header.split(",")}
+    names = {name for name in names if name and not name.startswith(("#", "_"))}
+    return "video" in names and names <= {"video", "start", "stop", *OPTIONAL_COLUMNS}
+
+
+def listed_recordings(path: str | os.PathLike) -> list[Recording]:
+    """Return the recordings of a table without the column label, one per row, unopened; see `read_recordings()`.
+
+    >>> from pathlib import Path
+    >>> from egodistill import segments
+    >>> _ = Path("list.csv").write_text("video,wearer\\nwalk.mp4,P01\\n")
+    >>> [(recording.video, recording.imu, recording.wearer) for recording in segments.listed_recordings("list.csv")]
+    [('walk.mp4', None, 'P01')]
+    """
+    return [recording for _, _, recording in _rows_of_recordings(Path(path))]
+
+
+def _rows_of_recordings(path: Path) -> Iterator[tuple[str, dict[str, str], Recording]]:
+    """Yield place, cells and unopened recording of each row of a table of recordings."""
+    for where, row in read_table(path, ("video",), RECORDING_COLUMNS):
+        video, imu = _files_of_row(where, path.parent, row)
+        wearer, axes = row.get("wearer") or None, _axes(where, row)
+        yield where, row, Recording(video, imu, *_clock(where, row), wearer, imu_axes=axes)
+
+
+GUARD = 2.2  # seconds between a stretch for training and one for testing: longer than a clip
+PERIOD = 120.0  # seconds, about: a part of a recording with one stretch for training and one for testing
+
+
+def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> SegmentList:
+    """Make segments without labels of recordings: one for each clip, ``windows.stride`` seconds apart.
+
+    ``path`` is a folder, whose videos and those of its subfolders are used with the IMU that `clips.open_recording()`
+    finds; or a table with the column ``video`` and, as in `read_csv()`, ``start``, ``stop``, ``imu``, ``split``,
+    ``imu_offset``, ``imu_stretch``, ``wearer`` and ``imu_axes``, all of which may be missing or empty. Each row of a
+    table is a part of a recording.
+
+    Without a column ``split``, the split is that of ``windows``, and the same for the same files, wherever they are:
+
+    - by recording: the recordings are ordered by a hash of ``seed`` and of their path below the folder (or that in the
+      table); the first ``test_share`` of them, rounded, at least one and not all, get the split "test"
+    - by stretch: each recording (or part of one) is cut into equal periods of about two minutes, and each period ends
+      with a stretch for testing, ``test_share`` of it. Before and after it, 2.2 s belong to no clip, also where another
+      row goes on with the recording. Each stretch has a clip at least; a recording that is too short for that is for
+      training.
+
+    ``.dropped`` of the result counts recordings that cannot be opened, and rows without room for a clip. Raise
+    DataError for a folder without videos, a table with a row that cannot be used, recordings that cannot be split in
+    this way, or a column ``split`` together with other settings of the split than the defaults.
+
+    >>> from egodistill import segments
+    >>> first, *others = segments.read_recordings("world", segments.Windows(stride=10.0, split_by="stretch"))
+    >>> first.label, first.start, first.split
+    (None, 0.0, 'train')
+    """
+    path = Path(path)
+    dropped: collections.Counter[str] = collections.Counter()
+    parts = list(_parts_of_folder(path, dropped) if path.is_dir() else _parts_of_table(path, dropped))
+    if not parts:
+        raise DataError(f"{path}: none of its recordings can be used: {'; '.join(dropped) or 'the table has no rows'}")
+    if any(part.split for part in parts) and windows != Windows(windows.stride):
+        raise DataError(
+            f"{path}: its column split decides the splits; leave out split_by, test_share and seed (--split-by, "
+            f"--test-share, --split-seed), or the column"
+        )
+    if windows.split_by == "stretch":
+        stretches = _stretches_of_parts(parts, windows.test_share, dropped)
+    else:
+        splits = _splits_of_recordings(path, parts, windows, dropped)
+        stretches = [[(part.split or splits[part.name], part.start, part.stop)] for part in parts]
+    segments = SegmentList(dropped=dropped)
+    for part, own_stretches in zip(parts, stretches, strict=True):
+        own = part.recording.record()
+        for split, start, stop in own_stretches:
+            for after in strided_starts(stop - start, CLIP_SECONDS, windows.stride):
+                name, first = f"{Path(own['video']).stem}_{len(segments)}", start + after
+                segments.append(Segment(name, start=first, stop=first + CLIP_SECONDS, split=split, **own))
+    if not any(part.split for part in parts) and len({segment.split for segment in segments}) < 2:
+        raise DataError(
+            f"{path}: its recordings are too short to be split by stretch: none has {2 * CLIP_SECONDS + GUARD:.1f} s "
+            f"(two clips and a gap between them); use split_by='recording' (--split-by recording)"
+        )
+    return segments
+
+
+class _Part(NamedTuple):
+    """A part of a recording in seconds; ``split`` is None if the table has none."""
+
+    name: str
+    recording: Recording
+    start: float
+    stop: float
+    split: str | None
+
+
+def _parts_of_folder(folder: Path, dropped: collections.Counter[str]) -> Iterator[_Part]:
+    """Yield the recordings of a folder; count those that cannot be opened."""
+    for video in find_videos(folder):
+        try:
+            recording = open_recording(video)
+            stop = recording.probe().duration
+        except (DataError, VideoError) as error:
+            dropped[str(error)] += 1
+            continue
+        yield _Part(Path(video).relative_to(folder).as_posix(), recording, 0.0, stop, None)
+
+
+def _parts_of_table(path: Path, dropped: collections.Counter[str]) -> Iterator[_Part]:
+    """Yield the rows of a table of recordings; count those whose video cannot be opened."""
+    for where, row, listed in _rows_of_recordings(path):
+        given = listed.record()
+        try:
+            recording = open_recording(given.pop("video"), **given)
+            end = recording.probe().duration
+        except (DataError, VideoError) as error:
+            dropped[str(error)] += 1
+            continue
+        start, stop = start_and_stop(where, row.get("start") or "0", row.get("stop") or str(end))
+        if start >= end:
+            raise DataError(f"{where}: starts at {start:.3f} s, but the video ends at {end:.3f} s")
+        split = (row["split"] or "train") if "split" in row else None
+        yield _Part(os.path.normpath(row["video"]), recording, start, min(stop, end), split)
+
+
+def _splits_of_recordings(
+    path: Path, parts: Sequence[_Part], windows: Windows, dropped: Mapping[str, int]
+) -> dict[str, str]:
+    """Return the split of each recording that has none yet; an error names those that were dropped."""
+    names = {part.name for part in parts if part.split is None}
+    if len(names) == 1:
+        raise DataError(
+            f"{path}: one recording cannot be split by recording; add recordings, split it by stretch "
+            f"(split_by='stretch', --split-by stretch), or give a table with the column split"
+            + (f". Not used: {'; '.join(dropped)}" if dropped else "")
+        )
+    order = sorted(names, key=lambda name: hashlib.sha256(f"{windows.seed} {name}".encode()).digest())
+    tests = count_of_tests(len(order), windows.test_share)
+    return {name: "test" if rank < tests else "train" for rank, name in enumerate(order)}
+
+
+def count_of_tests(count: int, share: float) -> int:
+    """Return how many of ``count`` items are for testing: the rounded ``share`` of them, at least one and not all."""
+    return min(max(1, round(share * count)), count - 1)
+
+
+def _stretches_of_parts(
+    parts: Sequence[_Part], share: float, dropped: collections.Counter[str]
+) -> list[list[tuple[str, float, float]]]:
+    """Return the stretches of each part; a part in or soon after another one's stretch for testing begins later."""
+    found = collections.defaultdict(list)
+    tests = collections.defaultdict(list)  # {recording: (start, stop) of its stretches for testing}
+    for k, part in sorted(enumerate(parts), key=lambda numbered: numbered[1].start):
+        near = [stop for start, stop in tests[part.name] if start <= part.start < stop + GUARD]
+        begin = max(near) + GUARD if near else part.start
+        if near and part.stop - begin < CLIP_SECONDS:
+            dropped[
+                f"{part.name} from {part.start:.3f} to {part.stop:.3f} s: no clip fits {GUARD} s after the stretch for "
+                f"testing that ends at {max(near):.3f} s"
+            ] += 1
+            continue
+        found[k] = list(_stretches(begin, part.stop, share))
+        tests[part.name] += [(start, stop) for split, start, stop in found[k] if split == "test"]
+    return [found[k] for k in range(len(parts))]
+
+
+def _stretches(start: float, stop: float, share: float) -> Iterator[tuple[str, float, float]]:
+    """Yield split, start and stop of the stretches of a part of a recording; see `read_recordings()`."""
+    count = max(1, round((stop - start) / PERIOD))
+    period = (stop - start) / count
+    for k in range(count):
+        first, last = start + k * period + (GUARD if k else 0.0), start + (k + 1) * period
+        if last - first < 2 * CLIP_SECONDS + GUARD:
+            yield "train", first, last
+            continue
+        cut = min(max(last - share * period, first + CLIP_SECONDS + GUARD), last - CLIP_SECONDS)
+        yield "train", first, cut - GUARD
+        yield "test", cut, last
+
+
+# --- Clocks and axes
+
+
+def with_imu_axes(segments: Iterable[Segment], axes: str) -> SegmentList:
+    """Return the same segments with other axes of their IMU samples: a name, or a turn; see `clips.Recording`.
+
+    >>> from egodistill import data
+    >>> data.with_imu_axes(data.read_csv("segments.csv"), "XZy")[0].imu_axes
+    'XZy'
+    """
+    changed = (dataclasses.replace(segment, imu_axes=axes) for segment in segments)
+    return SegmentList(changed, getattr(segments, "dropped", None))
+
+
+def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> SegmentList:
+    """Return the same segments with IMU clocks corrected by a table ``video,imu_offset[,imu_stretch]``.
+
+    A video is named by its path, or else by its file name with or without suffix; `egodistill check`
+    writes such a table. A correction is applied on top of the segment's own clock. Raise DataError
+    with the row for a name that matches no video of the segments, or several.
+
+    >>> from pathlib import Path
+    >>> from egodistill import data
+    >>> _ = Path("offsets.csv").write_text("video,imu_offset\\nwalk.mp4,0.25\\n")
+    >>> segments = data.with_imu_offsets(data.read_csv("segments.csv"), "offsets.csv")
+    >>> [segment.imu_offset for segment in segments]
+    [0.25, 0.25]
+    """
+    result = SegmentList(segments, getattr(segments, "dropped", None))
+    paths = sorted({segment.video for segment in result})
+    clocks = {}
+    for where, row in read_table(Path(table), ("video", "imu_offset"), ("imu_stretch",)):
+        named = [path for path in paths if os.path.abspath(path) == os.path.abspath(row["video"])]
+        named = named or [path for path in paths if _is_named(path, row["video"])]
+        if len(named) != 1:
+            raise DataError(f"{where}: {row['video']!r} matches {len(named)} videos of the segments; it must match one")
+        clocks[named[0]] = _clock(where, row)
+    for i, segment in enumerate(result):
+        offset, stretch = clocks.get(segment.video, (0.0, 1.0))
+        result[i] = dataclasses.replace(
+            segment,
+            imu_offset=segment.imu_offset * stretch + offset,
+            imu_stretch=segment.imu_stretch * stretch,
+        )
+    return result
+
+
+def _is_named(path: str, name: str) -> bool:
+    """Return whether a cell, without blanks at its ends, names a file: by path, file name or name without suffix."""
+    names = (path, os.path.abspath(path), Path(path).name, Path(path).stem)
+    return not {name, os.path.abspath(name)}.isdisjoint(known.strip() for known in names)

@@ -1,0 +1,656 @@
+"""A clip store: a folder of ``.npy`` arrays with one row per clip, read by training and filled by `data.prepare()`.
+
+    from egodistill import store
+
+    train = store.ClipStore("store").split("train")
+    batch = train.read("frames_8", [0, 5, 7])           # uint8 [3, 8, 3, 224, 224], RGB
+    train.add("t.feature", (768,), "float32")           # allocate an array for outputs of a teacher,
+    train.write("t.feature", [0, 5], features)          # and write those of two clips
+    fold = store.folds(train, 3)                        # [n]: the clips of a wearer are in the same fold
+    rest = train.select(fold != 0)                      # training clips of the teacher for fold 0
+
+`ClipStore` reads, and adds arrays. `StoreWriter` creates a store and fills it. `claim_outputs()` keeps the outputs of
+two teachers apart. The format on disk is defined in `store_files`.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import os
+import warnings
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..recordings.clips import ClipSpec, Recording
+from ..support import files
+from ..support.errors import DataError
+from .segments import Segment
+from .store_files import (
+    ARRAY_NAME,
+    BOOKKEEPING,
+    DEVICES,
+    FAILED,
+    FORMAT,
+    MISSING,
+    OK,
+    STATUS,
+    StoreFiles,
+    check_folder,
+    check_settings,
+    create_store,
+    lock_file,
+)
+
+__all__ = ["ClipStore", "OutputClaim", "StoreWriter", "claim_outputs", "folds", "outputs_record"]
+
+# ---------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+class ClipStore:
+    """A folder of ``.npy`` arrays with one row per clip, and views of it; `store_files` lists its files.
+
+    A view contains only usable clips, of one split or of all; ``len()`` is their number, and rows are counted within
+    the view. ``path`` is the folder, ``settings`` are the arguments of ``prepare``, and ``specs`` is {array: ClipSpec}.
+    Arrays that any process adds later become visible. ``unfinished`` suppresses the warning about clips that are not
+    prepared yet. Raise DataError, with the file, for a folder that is not a store or an array that is damaged.
+
+    >>> from egodistill import data
+    >>> store = data.ClipStore("store")
+    >>> train = store.split("train")
+    >>> store.splits, len(train), train.class_names[:3], train.labels[:3]
+    (['test', 'train'], 16, ['close', 'cut', 'open'], array([ 5, 10, 11]))
+    >>> for name in ("frames_4", "frames_4.times", "imu"):
+    ...     print(name, train.read(name, [0, 5]).dtype, train.read(name, [0, 5]).shape)
+    frames_4 uint8 (2, 4, 3, 64, 64)
+    frames_4.times float64 (2, 4)
+    imu float32 (2, 422, 6)
+
+    Add an array of your own, with one row per clip:
+
+    >>> train.add("brightness", (1,), "float32")
+    >>> train.write("brightness", slice(0, 10), train.read("frames_1", slice(0, 10)).mean((1, 2, 3, 4))[:, None])
+    >>> print(f"{train.done('brightness').sum()} of {len(train)} clips are written")
+    10 of 16 clips are written
+    """
+
+    def __init__(self, path: str | os.PathLike, *, unfinished: bool = False) -> None:
+        self._files = found = StoreFiles(path)
+        self.path, self.settings, self.specs = found.path, found.settings, found.specs
+        status = self._files.array("status")
+        self._rows = np.flatnonzero(status == OK)
+        if not unfinished and (missing := np.count_nonzero(status == MISSING)):
+            text = f"{self.path}: {missing} of {len(status)} clips are not prepared yet"
+            warnings.warn(f"{text}; the same call of prepare() continues with them", stacklevel=2)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"ClipStore({str(self.path)!r}, {len(self)} clips, {', '.join(self.names)})"
+
+    @property
+    def class_names(self) -> list[str]:
+        """Return the names of the classes that labels index; [] without labels, until a teacher names its classes."""
+        return self._files.class_names
+
+    def name_classes(self, names: Sequence[str]) -> None:
+        """Give the classes of a teacher to a store that was prepared without any; `teachers.extract()` does.
+
+        Raise DataError if the store has other classes that are used.
+        """
+        with files.lock(lock_file(self.path)):
+            self._files.name_classes(list(names))
+
+    def classes_are_used(self, besides: str | None = None) -> bool:
+        """Return whether `prepare()` gave the classes, or logits of a teacher other than ``besides`` need them."""
+        return self._files.classes_are_used(besides)
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the arrays that ``read`` returns."""
+        return self._files.names
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Return the index into ``class_names`` of each clip's label, int64 [n]; -1 for none."""
+        return self._files.array("label")[self._rows]
+
+    @property
+    def segments(self) -> np.ndarray:
+        """Return the index of the segment that each clip belongs to, int64 [n]."""
+        return self._files.array("segment")[self._rows]
+
+    @property
+    def clips(self) -> list[dict]:
+        """Return a description of each clip: segment id, video, wearer, start and stop (s), label, split, status."""
+        return [self._files.describe(row) for row in self._rows]
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return the number of clips of each split that are "ok", "failed" and "missing", in the whole folder."""
+        status, *_ = self._files.map("status", "r")  # the current file, which another process may have replaced
+        counts: dict[str, dict[str, int]] = {}
+        for row, value in enumerate(status):
+            of_split = counts.setdefault(self._files.segment(row).split, {"ok": 0, "failed": 0, "missing": 0})
+            of_split[STATUS[value]] += 1
+        return counts
+
+    @property
+    def failures(self) -> list[dict]:
+        """Return the clips of the whole folder that could not be prepared, each with its "reason"."""
+        lines = files.read_lines(self.path / "failures.jsonl", "clip", "reason")
+        reasons = {str(line["clip"]): str(line["reason"]) for line in lines}
+        rows = np.flatnonzero(self._files.array("status") == FAILED).tolist()
+        return [{"clip": k, **self._files.describe(k), "reason": reasons.get(str(k), "unknown")} for k in rows]
+
+    @property
+    def notes(self) -> dict[str, list[str]]:
+        """Return what is unusual about the IMU recordings: {file: notes}, see Imu.notes."""
+        found = {}
+        for line in files.read_lines(self.path / "notes.jsonl", "imu", "notes"):
+            source, notes = line["imu"], line["notes"]
+            if isinstance(notes, list) and isinstance(source, (str, list)):
+                found[source if isinstance(source, str) else " and ".join(map(str, source))] = notes
+        return found
+
+    @property
+    def splits(self) -> list[str]:
+        """Return the splits of the clips of this view, sorted."""
+        return sorted({self._files.segments[i].split for i in self.segments})
+
+    def split(self, name: str) -> ClipStore:
+        """Return a view of the clips of one split. Raise DataError if there are none."""
+        if name not in self.splits:
+            raise DataError(f"{self.path}: no usable clip has the split {name!r}; there are {self.splits}")
+        return self.select(np.array([self._files.segments[i].split == name for i in self.segments]))
+
+    def select(self, rows: Any) -> ClipStore:
+        """Return a view of some clips of this view, in this order; ``rows`` is a numpy index: numbers or booleans.
+
+        Raise DataError for an index that is not one-dimensional.
+        """
+        chosen = self._rows[rows]
+        if chosen.ndim != 1:
+            raise DataError(f"{self.path}: rows must be a list of numbers or booleans, not {rows!r}")
+        view = copy.copy(self)
+        vars(view).update(_rows=chosen)
+        return view
+
+    def everything(self) -> ClipStore:
+        """Return a view of all rows of the folder, finished or not, to add arrays while rows are being written."""
+        view = copy.copy(self)
+        vars(view).update(_rows=np.arange(len(self._files)))
+        return view
+
+    def rest(self) -> ClipStore:
+        """Return a view of all rows of the folder, finished or not, that are not in this view."""
+        return self.everything().select(np.setdiff1d(np.arange(len(self._files)), self._rows))
+
+    @property
+    def wearers(self) -> list[str | None]:
+        """Return the wearer of the camera of each clip; None if the annotations do not name one."""
+        return [self._files.segments[i].wearer for i in self.segments]
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a hash of the prepared data of this view: specs, classes, labels, and the content of the arrays."""
+        about = {"specs": {name: spec.record() for name, spec in self.specs.items()}}
+        about |= {"format": FORMAT, "class_names": self.class_names}
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+        for values in (self._rows, self.labels, self.segments, self._files.array("checksum")[self._rows]):
+            digest.update(np.ascontiguousarray(values, np.int64).tobytes())
+        return digest.hexdigest()
+
+    def fingerprints(self, names: Sequence[str]) -> dict[str, str]:
+        """Return hashes of what a training reads: of the prepared clips, and of each array of `add()` in ``names``."""
+        found = {"clips of the store": self.fingerprint[:16]}
+        for name in filter(self._files.is_added, names):
+            array, checksum = self._files.array(name), 0
+            for rows in np.array_split(self._rows, len(self) // 1024 + 1):
+                checksum = zlib.crc32(np.take(array, rows, axis=0), checksum)
+            found[f"outputs {name}"] = f"{checksum:08x}"
+        return found
+
+    def time_errors(self, name: str) -> np.ndarray:
+        """Return how many seconds the frames of an array are away from the wanted times, float64 [n, N].
+
+        Exact frames are up to one frame early. Raise KeyError for an array without a spec, DataError for one
+        that has no frames.
+        """
+        spec, found = self.specs[name], self.read(f"{name}.times", slice(None))
+        wanted = [spec.times(self._files.clips[row]["start"], row) for row in self._rows.tolist()]
+        return np.abs(found - np.reshape(wanted, found.shape))
+
+    def read(self, name: str, index: Any) -> np.ndarray:
+        """Return a copy of rows of an array; ``index`` is a numpy index into the clips of this view.
+
+        Raise DataError for an unknown name, or for rows that are not written yet.
+        """
+        rows = self._rows[index]
+        if self._files.is_added(name) and not self._files.array(f"{name}.done")[rows].all():
+            raise DataError(f"{self.path}: {name!r} is not written yet for all requested clips")
+        return np.take(self._files.array(name), rows, axis=0)
+
+    def add(self, name: str, shape: Sequence[int], dtype: Any) -> None:
+        """Create an array with one row of ``shape`` per clip, or open the existing one.
+
+        Several processes may call it, and then ``write``, at the same time. Raise DataError if the existing array has
+        another shape or dtype and written rows (`forget()` unmarks them), or if a file cannot be called ``name`` on
+        Windows or macOS.
+        """
+        if not ARRAY_NAME.fullmatch(name) or name.lower().endswith(".done"):
+            raise DataError(
+                f"{name!r} cannot be the name of an array: use letters, digits, '_', '-' and '.', and no '.done' at "
+                f"the end"
+            )
+        if name.split(".")[0].upper() in DEVICES:
+            raise DataError(f"{name!r} cannot be the name of an array: Windows reserves it for a device")
+        with files.lock(lock_file(self.path)):
+            self._files.add(name, shape, dtype)
+
+    def write(self, name: str, index: Any, values: np.ndarray) -> None:
+        """Write rows of an array made by ``add``, then mark them as done.
+
+        ``values`` are [rows, *shape]. Raise DataError for another shape, or for an array of ``prepare``.
+        """
+        if not self._files.is_added(name):
+            raise DataError(f"{self.path}: {name!r} was not made by add(), so it is read-only")
+        array, rows, values = self._files.array(name), self._rows[index], np.asarray(values)
+        if values.shape != (*rows.shape, *array.shape[1:]) or not np.can_cast(values.dtype, array.dtype, "same_kind"):
+            raise DataError(
+                f"{self.path}: {name!r} needs {array.dtype} {[*rows.shape, *array.shape[1:]]}; "
+                f"got {values.dtype} {list(values.shape)}"
+            )
+        values = _converted(values, array.dtype, f"{self.path}: {name!r}")
+        if broken := _not_finite(values):
+            ids = [self._files.segment(row).id for row in np.atleast_1d(rows)[broken[:5]]]
+            raise DataError(
+                f"{self.path}: {name!r} would not be finite for {len(broken)} clips, such as {ids}; check what made it"
+            )
+        self._files.put(name, rows, values)
+        self._files.put(f"{name}.done", rows, 1)
+
+    def forget(self, name: str) -> None:
+        """Mark the rows of an array made by ``add`` as not written, so that they are written again."""
+        self._files.put(f"{name}.done", self._rows, 0)
+
+    def done(self, name: str) -> np.ndarray:
+        """Return whether each clip's row of an array is written, bool [n]."""
+        if self._files.is_added(name):
+            return self._files.array(f"{name}.done")[self._rows] != 0
+        self._files.array(name)
+        return np.ones(len(self), bool)  # an array of prepare(): all clips of a view are finished
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+class StoreWriter:
+    """A writer that fills a store, clip by clip; `data.prepare()` uses it.
+
+    Use it directly for clips that do not come from video files. Rows are counted in the whole store. Several processes
+    may fill a store at the same time; they share nothing but the status of the rows.
+
+    >>> from egodistill import data, store
+    >>> segments = data.read_csv("segments.csv")
+    >>> writer = store.StoreWriter.begin(
+    ...     "by-hand", segments, lambda: [(0, 0.0), (1, 2.1)], {}, ["walk", "look around"],
+    ...     arrays={"speed": ("float32", (1,))},
+    ... )
+    >>> for row in writer.missing():
+    ...     writer.write(row, {"speed": [2 * writer.start(row)]})
+    >>> data.ClipStore("by-hand").read("speed", [0, 1]).tolist()
+    [[0.0], [4.199999809265137]]
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self._files = StoreFiles(path)
+        self._status = self._files.array("status")
+        self.path, self.settings, self.specs = self._files.path, self._files.settings, self._files.specs
+        prepared = [name for name in self._files.arrays if name not in BOOKKEEPING and not name.endswith(".done")]
+        self.names = [name for name in prepared if not self._files.is_added(name)]
+
+    @classmethod
+    def begin(
+        cls,
+        path: str | os.PathLike,
+        segments: Sequence[Segment],
+        find_clips: Callable[[], list[tuple[int, float]]],
+        specs: Mapping[str, ClipSpec],
+        class_names: Sequence[str],
+        *,
+        arrays: Mapping[str, tuple[str, Sequence[int]]] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        again: bool = False,
+    ) -> StoreWriter:
+        """Create a store in the folder ``path``, or open the unfinished one with the same settings.
+
+        ``find_clips()`` returns the index of the segment and the start in seconds of each clip; it is called for a
+        new store only. ``specs`` is {array: spec with one kind of array}; ``arrays`` is {array: (dtype, shape of one
+        row)} for arrays of other kinds; ``settings`` is compared when an unfinished store is opened. With ``again``,
+        segments without a finished clip may have another IMU, clock or wearer than before. Raise DataError if the
+        folder has other content or a store with other settings, or if the disk has too little free space.
+        """
+        path, settings = Path(path), dict(settings or {})
+        entries = BOOKKEEPING | dict(arrays or {})
+        for name, spec in specs.items():
+            entries |= spec.arrays(name)
+        check_folder(path, entries)
+        path.mkdir(parents=True, exist_ok=True)
+        header = {
+            "format": FORMAT,
+            "settings": settings,
+            "specs": {name: dataclasses.asdict(spec.complete()) for name, spec in specs.items()},
+            "class_names": list(class_names),
+        }
+        with files.lock(lock_file(path)):  # the first process creates it, the others wait and open it
+            if (path / "store.json").exists():
+                check_settings(path, segments, header, again=again)
+            else:
+                create_store(path, segments, find_clips(), entries, header)
+        return cls(path)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def segment(self, row: int) -> Segment:
+        """Return the segment that a clip is a part of."""
+        return self._files.segment(row)
+
+    def start(self, row: int) -> float:
+        """Return the start of a clip in its video, in seconds."""
+        return self._files.clips[row]["start"]
+
+    def recordings(self) -> list[np.ndarray]:
+        """Return the rows of each recording: one int array per video with its IMU and clock."""
+        rows: dict[Recording, list[int]] = defaultdict(list)
+        for row in range(len(self)):
+            rows[self.segment(row).recording].append(row)
+        return [np.array(found) for found in rows.values()]
+
+    def missing(self, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """Return those of the rows (None: all) that are neither written nor failed, int [m]."""
+        rows = np.arange(len(self)) if rows is None else np.asarray(rows)
+        return rows[self._status[rows] == MISSING]
+
+    def finished(self) -> np.ndarray:
+        """Return the rows that are written, int [m]."""
+        return np.flatnonzero(self._status == OK)
+
+    def reset(self, rows: np.ndarray) -> None:
+        """Mark rows as missing, so that they are written again."""
+        self._files.put("status", rows, MISSING)
+
+    def retry(self, rows: np.ndarray) -> None:
+        """Mark failed rows, among these, as missing."""
+        self.reset(rows[self._status[rows] == FAILED])
+
+    def is_consumed(self, rows: np.ndarray) -> np.ndarray:
+        """Return whether the arrays of a consumer are written for these rows, bool [m]."""
+        marks = [f"{name}.done" for name in self.settings["consumer"]["arrays"]]
+        self._files.refresh()
+        if not all(mark in self._files.arrays for mark in marks):
+            return np.zeros(len(rows), bool)
+        return np.all([self._files.array(mark)[rows] != 0 for mark in marks], axis=0)
+
+    def record_sources(self, sources: Sequence[str]) -> None:
+        """Record the signatures of files from which clips will be written."""
+        known = self._sources()
+        for file in sources:
+            if file not in known:
+                self._append("sources.jsonl", {"file": file, "signature": files.signature(file)})
+
+    def check_sources(self, *, again: bool = False) -> None:
+        """Raise DataError if a file has changed since its clips were prepared; files that are gone are not compared.
+
+        With ``again``, mark all clips of the recordings with changed files as missing instead, and their rows in arrays
+        of `ClipStore.add()` as not written.
+        """
+        with files.lock(lock_file(self.path)):
+            known = self._sources()
+            found = {file: files.signature(file) for file in known if os.path.isfile(file)}
+            changed = {file: now for file, now in found.items() if now != known[file]}
+            if changed and not again:
+                file, now = next(iter(changed.items()))
+                more = f", as have {len(changed) - 1} more files" if len(changed) > 1 else ""
+                raise DataError(
+                    f"{file}: has changed since its clips were prepared in {self.path}{more} (was "
+                    f"{known[file]}, is {now}). Restore it, give another folder, or prepare its clips again with "
+                    f"retry_failed=True (--retry-failed)"
+                )
+            marks = [name for name in self._files.arrays if name.endswith(".done")]
+            for rows in self.recordings():
+                if not changed.keys().isdisjoint(self.segment(rows[0]).recording.files):
+                    for mark in marks:
+                        self._files.put(mark, rows, 0)
+                    self.reset(rows)
+            for file, now in changed.items():
+                files.append_line(self.path / "sources.jsonl", {"file": file, "signature": now})
+
+    def _sources(self) -> dict[str, str]:
+        lines = files.read_lines(self.path / "sources.jsonl", "file", "signature")
+        return {str(line["file"]): str(line["signature"]) for line in lines}
+
+    def write(self, row: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write a clip's row of all arrays, then mark it as finished, or as failed if a number is not finite.
+
+        Raise DataError if an array is missing, or for a number that the type of an array cannot hold.
+        """
+        if set(arrays) != set(self.names):
+            raise DataError(f"{self.path}: each clip needs the arrays {', '.join(self.names)}; got {', '.join(arrays)}")
+        checksum = 0
+        for name in arrays:
+            target = self._files.array(name)
+            values = np.ascontiguousarray(_converted(np.asarray(arrays[name]), target.dtype, f"{self.path}: {name!r}"))
+            if target.dtype.kind == "f" and not np.isfinite(values).all():
+                self.fail(row, f"{name} is not finite: a value of the recording is missing or too large")
+                return
+            self._files.put(name, row, values)
+            checksum = zlib.crc32(values, checksum)
+        self._files.put("checksum", row, checksum)
+        self._files.put("status", row, OK)
+
+    def move(self, row: int, start: float) -> None:
+        """Change the start (s) of a clip that is not written yet; the store was begun without its video's duration."""
+        with files.lock(lock_file(self.path)):
+            clips = files.read_json(self.path / "clips.json")
+            clips[row]["start"] = start
+            files.write_json(self.path / "clips.json", clips)
+        self._files.clips[row]["start"] = start
+
+    def fail(self, row: int, reason: Exception | str) -> None:
+        """Record the reason why a clip cannot be prepared, then mark it as failed."""
+        if self._status[row] == OK:  # another process has written it in the meantime
+            return
+        line = {"clip": row, **self._files.describe(row), "status": "failed", "reason": str(reason)}
+        self._append("failures.jsonl", line)
+        self._files.put("status", row, FAILED)
+
+    def note(self, source: str | tuple[str, str], notes: Sequence[str]) -> None:
+        """Record what is unusual about an IMU recording, for `ClipStore.notes`."""
+        if notes:
+            self._append("notes.jsonl", {"imu": source, "notes": list(notes)})
+
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        """Append a line to a file of the store, under its lock: two machines could append at the same place on NFS."""
+        with files.lock(lock_file(self.path)):
+            files.append_line(self.path / name, line)
+
+
+def _converted(values: np.ndarray, dtype: np.dtype, what: str) -> np.ndarray:
+    """Return values in the type of an array. Raise DataError for an integer that it cannot hold."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted = values.astype(dtype, copy=False)
+    if dtype.kind in "iu" and converted is not values and (changed := converted != values).any():
+        raise DataError(f"{what} is {dtype}, which cannot hold {values[changed].flat[0]}; give it another type")
+    return converted
+
+
+def _not_finite(values: np.ndarray) -> list[int]:
+    """Return the rows with NaN or infinity."""
+    if values.dtype.kind not in "fc" or np.isfinite(values).all():
+        return []
+    return np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1)).tolist()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Folds
+
+
+def folds(store: ClipStore, count: int, by: str = "wearer") -> np.ndarray:
+    """Return the fold of each clip, 0 to ``count`` - 1, int64 [n].
+
+    All clips of a wearer, or with ``by="video"`` of a video, are in the same fold; folds are about equal in size, and
+    the same for the same clips. Use them to let `teachers.extract()` write outputs of teachers for clips on which they
+    were not trained: the teacher of fold k is trained on ``store.select(folds != k)``. Raise DataError if there are
+    fewer wearers (or videos) than folds, or if a clip's wearer is unknown.
+
+    >>> from egodistill import data
+    >>> store = data.ClipStore("store")
+    >>> fold = data.folds(store, 2)
+    >>> len(store.select(fold != 0)), sorted(set(store.select(fold == 0).wearers))
+    (10, ['P01', 'P30', 'P37'])
+    """
+    if by not in ("wearer", "video"):
+        raise DataError(f"by must be 'wearer' or 'video', not {by!r}")
+    groups = store.wearers if by == "wearer" else [clip["video"] for clip in store.clips]
+    if unknown := sum(group is None for group in groups):
+        raise DataError(f"{store.path}: {unknown} clips have no wearer; give by='video'")
+    sizes = Counter(groups)
+    if not 2 <= count <= len(sizes):
+        raise DataError(f"{store.path}: {len(sizes)} {by}s cannot make {count} folds; give 2 to {len(sizes)}")
+    filled, fold_of = [0] * count, {}
+    for group in sorted(sizes, key=lambda group: (-sizes[group], group)):  # the largest first, into the smallest fold
+        fold_of[group] = filled.index(min(filled))
+        filled[fold_of[group]] += sizes[group]
+    return np.array([fold_of[group] for group in groups], np.int64)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Records of teacher outputs
+
+
+class OutputClaim:
+    """A run's claim on the outputs of one name, returned by `claim_outputs()`."""
+
+    def __init__(self, file: Path, identity: Mapping[str, Any]) -> None:
+        self.file, self.identity = file, identity
+
+    def check(self) -> None:
+        """Raise DataError if another run has claimed these outputs since."""
+        found = _read_record(self.file)
+        if _differing(found, self.identity):
+            raise DataError(
+                f"{self.file}: another run is overwriting these outputs with those of the "
+                f"fingerprint {found.get('fingerprint')}; this run stops here and leaves them intact"
+            )
+
+
+def claim_outputs(
+    store: ClipStore,
+    name: str,
+    identity: Mapping[str, Any],
+    *,
+    about: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> OutputClaim:
+    """Claim the arrays "{name}.feature" and "{name}.logits" for a teacher; `teachers.extract()` uses it.
+
+    ``identity`` holds JSON values that identify the teacher, "fingerprint" among them; ``about`` is recorded with it in
+    "{name}.teacher.json" beside the arrays. Raise DataError if the arrays belong to a teacher with another identity.
+    ``overwrite`` claims them anyway, provided that ``store`` contains all clips with outputs of that teacher; it marks
+    the outputs of all clips in ``store`` as not written. Rows that are written are then always of the recorded teacher.
+
+    >>> from egodistill import data
+    >>> from egodistill.datasets.store import claim_outputs, outputs_record
+    >>> store = data.ClipStore("store")
+    >>> claim = claim_outputs(store, "mine", {"fingerprint": "a1"})
+    >>> outputs_record(store, "mine")
+    {'fingerprint': 'a1', 'splits': ['test', 'train']}
+    >>> claim_outputs(store, "mine", {"fingerprint": "b2"})
+    Traceback (most recent call last):
+    ...
+    egodistill.DataError: store/mine.teacher.json: the outputs in the store have the fingerprint a1, ...
+    """
+    file, splits = _record_file(store, name), set(store.splits)
+    outputs, fold = [f"{name}.feature", f"{name}.logits"], f"{name}.fold"
+    with files.lock(lock_file(store.path)):  # of two teachers with one name, the second sees the first's record
+        found, present = _read_record(file), [array for array in (*outputs, fold) if array in store.names]
+        differing, mixed = _differing(found, identity), "unfinished" in found
+        if not overwrite and mixed:  # version 0.4.0 wrote this, and left the marks of the other teacher's rows
+            raise DataError(
+                f"{file}: a run with overwrite=True was interrupted, so these may be outputs of two teachers; "
+                "run it again with overwrite=True (--overwrite)"
+            )
+        if not overwrite and differing and (present or found):
+            raise DataError(
+                f"{file}: the outputs in the store have the {differing[0]} {found.get(differing[0])}, "
+                f"this run has {identity[differing[0]]}; give the teacher another name (--name), or "
+                "compute all outputs again with overwrite=True (--overwrite)"
+            )
+        if differing or mixed:
+            _check_rest(store, [array for array in outputs if array in present], file)
+        if overwrite:
+            for array in present:  # before the record changes: a killed run leaves no row to the other teacher
+                (store.everything() if differing or mixed else store).forget(array)
+        written = set() if differing or mixed else set(found.get("splits", []))
+        files.write_json(file, {**(about or {}), **identity, "splits": sorted(written | splits)})
+    return OutputClaim(file, identity)
+
+
+def _check_rest(store: ClipStore, outputs: Sequence[str], file: Path) -> None:
+    """Raise DataError if a clip that is not in this view has outputs."""
+    rest = store.rest()
+    if outputs and (left := np.all([rest.done(array) for array in outputs], axis=0)).any():
+        clips = rest.select(left)
+        raise DataError(
+            f"{file}: {len(clips)} of the clips that are not in this view, of the splits {clips.splits}, such as "
+            f"{clips.clips[0]['id']!r}, would keep outputs of another teacher; pass the whole store, not a part of it, "
+            f"or give the teacher another name (--name)"
+        )
+
+
+def outputs_record(store: ClipStore, name: str) -> dict[str, Any]:
+    """Return the record that `claim_outputs()` wrote for the outputs of this name; {} if there is none.
+
+    >>> from egodistill import data, store
+    >>> record = store.outputs_record(data.ClipStore("store"), "x3d")
+    >>> record["teacher"], record["precision"], record["splits"]
+    ('x3d', 'fp32', ['test', 'train'])
+    """
+    return _read_record(_record_file(store, name))
+
+
+def _record_file(store: ClipStore, name: str) -> Path:
+    return Path(store.path) / f"{name}.teacher.json"
+
+
+def _read_record(file: Path) -> dict[str, Any]:
+    try:
+        record = files.read_json(file) if os.path.lexists(file) else {}
+        if not isinstance(record, dict):
+            raise ValueError("not a JSON object")
+        splits = record.get("splits", [])
+        if not (isinstance(splits, list) and all(isinstance(split, str) for split in splits)):
+            raise ValueError("its splits are not a list of names")
+        return record
+    except ValueError as error:
+        raise DataError(
+            f"{file} cannot be read ({error}), so the teacher of these outputs is unknown: "
+            "delete it and compute all outputs again with overwrite=True (--overwrite)"
+        ) from error
+
+
+def _differing(found: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+    """Return the keys whose values differ between a record and this run."""
+    return list(files.differences({key: found[key] for key in identity if key in found}, identity))

@@ -1,0 +1,473 @@
+"""The files of a clip store: a folder of ``.npy`` arrays with one row per clip, and JSON files that describe them.
+
+    store.json          the header: format, settings, class names, the spec of each prepared array, and file, dtype and
+                        shape of every array; a new store gets it last
+    segments.json       the annotated segments
+    clips.json          segment and start of every clip
+    status.npy          0 missing, 1 ok, 2 failed
+    label.npy           the class, -1: none
+    segment.npy         the segment
+    checksum.npy        CRC-32 of the prepared arrays
+    NAME.npy            an array of `prepare()`; frames come with their times, such as frames_4.times.npy. Or one of
+                        `ClipStore.add()`, such as teacher outputs, with NAME.done.npy, which marks written rows
+    NAME.teacher.json   the teacher whose outputs are NAME.feature and NAME.logits; see `store.claim_outputs()`
+    failures.jsonl      clips that cannot be prepared, with the reasons
+    notes.jsonl         what is unusual about the IMU recordings, if anything
+    sources.jsonl       signatures of the files that clips were read from
+    store.lock          locked while one of the JSON files changes
+
+The format on disk is defined in this file alone; `store.ClipStore` and `store.StoreWriter` read and fill it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..recordings.clips import ClipSpec
+from ..support import files
+from ..support.errors import CLIP_SECONDS, DataError
+from .segments import Segment
+
+__all__ = ["StoreFiles"]
+
+FORMAT = "egodistill clip store 2"
+MISSING, OK, FAILED = 0, 1, 2  # values of status.npy
+STATUS = ("missing", "ok", "failed")
+# Arrays of every store, one value per clip. "checksum" covers all prepared arrays of the clip.
+BOOKKEEPING = {"status": ("uint8", ()), "label": ("int64", ()), "segment": ("int64", ()), "checksum": ("uint32", ())}
+LATER_SETTINGS = {"tolerance": 0.0}  # settings that older stores lack, and the value that they stand for
+ARRAY_NAME = re.compile(r"\w[\w.-]*")
+# Names that no file on Windows can have, whatever its suffix.
+DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³")}
+
+
+class Mapped(NamedTuple):
+    """An array's file in memory."""
+
+    array: np.ndarray
+    file: str
+    size: int  # bytes of the whole file
+    inode: int
+
+
+class StoreFiles:
+    """The files of one store: header, segments and clips in memory, arrays mapped from disk.
+
+    ``settings`` and ``class_names`` are the arguments of `data.prepare()`, ``specs`` is {array: ClipSpec},
+    ``segments`` are the annotated segments and ``clips`` the segment and start of each row. Raise DataError, with the
+    file, for a folder that is not a store or an array that is damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+        self.maps: dict[tuple[str, str], Mapped] = {}  # by name and mode
+        if not (self.path / "store.json").exists():
+            raise DataError(
+                f"{self.path / 'store.json'}: no such file, so {self.path} is not a clip store; give the folder "
+                f"that prepare() wrote"
+            )
+        self.stamp = self.header_stamp()
+        header = files.read_json(self.path / "store.json")
+        self.check_format(header)
+        segments, self.clips = (files.read_json(self.path / name) for name in ("segments.json", "clips.json"))
+        try:
+            self.settings: dict[str, Any] = header["settings"]
+            self.class_names: list[str] = header["class_names"]
+            self.specs = {name: ClipSpec(**spec) for name, spec in header["specs"].items()}
+            self.arrays: dict[str, dict] = header["arrays"]
+            self.segments = [Segment(**segment) for segment in segments]
+            of_segment = [clip["segment"] for clip in self.clips]
+            if fault := self.fault() or array_fault(self.arrays):
+                raise TypeError(fault)
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{self.path}: its JSON files are damaged, or were written by another version of "
+                f"this library ({type(error).__name__}: {error})"
+            ) from error
+        for name in self.arrays:
+            self.array(name)
+        fits = all(entry["shape"][0] == len(self.clips) for entry in self.arrays.values())
+        if not fits or not np.array_equal(of_segment, self.array("segment")):
+            raise DataError(
+                f"{self.path}: clips.json and segment.npy do not describe the same clips; were files of two stores "
+                f"mixed?"
+            )
+        for name, values in (("label", range(-1, len(self.class_names))), ("status", range(len(STATUS)))):
+            found = self.array(name)
+            if len(found) and not values.start <= found.min() <= found.max() < values.stop:
+                raise DataError(
+                    f"{self.path / name}.npy: is damaged: its values are from {found.min()} to {found.max()}, must be "
+                    f"from {values.start} to {values.stop - 1}"
+                )
+
+    def fault(self) -> str | None:
+        """Return what is wrong with the values in the JSON files, or None."""
+        names = self.class_names
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            return "class_names is not a list of names"
+        if not (isinstance(self.settings, dict) and isinstance(self.clips, list)):
+            return "the settings are not an object, or the clips not a list"
+        for name, spec in self.specs.items():
+            if spec != spec.complete():
+                return f"the spec of {name!r} lacks a value"
+        for number, one in enumerate(self.segments):
+            texts = (one.id, one.video, one.split, one.label, one.wearer)
+            if not all(isinstance(text, str) for text in texts[:3] + tuple(x for x in texts[3:] if x is not None)):
+                return f"segment {number} has an id, video, split, label or wearer that is not text"
+            if not all(map(math.isfinite, (one.start, one.stop, one.imu_offset, one.imu_stretch))):
+                return f"segment {number} has a time that is not finite"
+        for number, clip in enumerate(self.clips):
+            if type(clip["segment"]) is not int or not 0 <= clip["segment"] < len(self.segments):
+                return f"clip {number} is of the segment {clip['segment']!r}, which is not in segments.json"
+            if type(clip["start"]) not in (int, float) or not math.isfinite(clip["start"]):
+                return f"clip {number} starts at {clip['start']!r}"
+        return None
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"maps": {}}  # a copy in another process maps the files itself
+
+    def check_format(self, header: Any) -> None:
+        """Raise DataError if this is not the header of a store that this version can read."""
+        form = header.get("format") if isinstance(header, dict) else None
+        if form == FORMAT:
+            return
+        if form == "egodistill clip store 1":
+            raise DataError(
+                f"{self.path}: its format is {form!r}, of version 0.1, without wearers, specs and frame times. Prepare "
+                f"it again from its annotations: {prepare_command(header.get('settings', {}))}"
+            )
+        if str(form).startswith(FORMAT.rstrip("0123456789")):
+            raise DataError(
+                f"{self.path}: its format is {form!r}, of another version of this library; this "
+                f"one reads {FORMAT!r}. Use that version, or prepare another folder"
+            )
+        raise DataError(f"{self.path / 'store.json'}: not the header of a clip store")
+
+    def header_stamp(self) -> tuple[int, ...]:
+        """Return values that change whenever the header file is replaced; () if there is none."""
+        try:
+            found = os.stat(self.path / "store.json")
+        except OSError:
+            return ()
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def refresh(self) -> None:
+        """Read the header again if it has changed: any process may have added arrays."""
+        if (stamp := self.header_stamp()) != self.stamp:
+            header = files.read_json(self.path / "store.json")
+            self.check_format(header)
+            if fault := array_fault(header.get("arrays")):
+                raise DataError(f"{self.path / 'store.json'}: is damaged: {fault}")
+            self.arrays.update(header["arrays"])
+            self.class_names = header.get("class_names", self.class_names)
+            self.stamp = stamp
+
+    def has(self, name: str) -> bool:
+        """Return whether the store has this array; the header is read again if needed."""
+        if name not in self.arrays:
+            self.refresh()
+        return name in self.arrays
+
+    def is_added(self, name: str) -> bool:
+        """Return whether an array was made by `add()`; an array NAME.done then marks the rows that are written."""
+        return self.has(name) and f"{name}.done" in self.arrays
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the arrays, without bookkeeping and the times of frames."""
+        self.refresh()
+        return [name for name in self.arrays if name not in BOOKKEEPING and not name.endswith((".done", ".times"))]
+
+    def array(self, name: str, mode: str = "r") -> np.ndarray:
+        """Return an array's memory-mapped file, shared with all processes that map it.
+
+        Raise DataError for a file that is damaged, or was cut since it was mapped: that would end the process.
+        """
+        if (name, mode) not in self.maps:
+            self.maps[name, mode] = self.map(name, mode)
+        mapped = self.maps[name, mode]
+        try:
+            found = os.stat(mapped.file)
+        except OSError as error:
+            raise DataError(f"{mapped.file}: missing or truncated: {error.strerror}") from error
+        if found.st_ino != mapped.inode and self.is_added(name.removesuffix(".done")):  # add() gave it another shape
+            self.refresh()
+            mapped = self.maps[name, mode] = self.map(name, mode)
+        elif found.st_size < mapped.size:
+            raise DataError(f"{mapped.file}: truncated: {found.st_size} bytes instead of {mapped.size}")
+        return mapped.array
+
+    def map(self, name: str, mode: str) -> Mapped:
+        """Map an array's file into memory."""
+        if not self.has(name):
+            raise DataError(f"{self.path}: the store has no array {name!r}, only {', '.join(self.names)}")
+        entry = self.arrays[name]
+        file = self.path / entry["file"]
+        if os.path.lexists(file):
+            files.require_file(file)
+        try:
+            inode = os.stat(file).st_ino
+            array = np.lib.format.open_memmap(file, mode)
+        except Exception as error:  # numpy has no common class for damaged headers
+            reason = getattr(error, "strerror", None) or "its header is damaged, or its end is missing"
+            raise DataError(f"{file}: missing or truncated: {reason}") from error
+        if array.dtype != entry["dtype"] or list(array.shape) != entry["shape"] or not array.flags.c_contiguous:
+            order = "" if array.flags.c_contiguous else " in Fortran's order"
+            raise DataError(
+                f"{file}: the array is {array.dtype} {list(array.shape)}{order}, but store.json says {entry['dtype']} "
+                f"{entry['shape']}"
+            )
+        return Mapped(array.view(np.ndarray), str(file), array.offset + array.nbytes, inode)
+
+    def put(self, name: str, rows: Any, values: Any) -> None:
+        """Write rows of an array; ``rows`` is a numpy index. Of several processes, each writes only bytes of its rows.
+
+        A mapped page also holds rows of other processes. NFS would write the page back as a whole, with the values that
+        these rows had when this machine read them. O_DSYNC stops the NFS client from extending a write to the page.
+        """
+        array = self.array(name, "r+")
+        if files.environment_share()["world_size"] == 1 or not hasattr(os, "pwrite"):
+            array[rows] = values
+            return
+        rows = np.atleast_1d(np.arange(len(array))[rows])
+        values = np.ascontiguousarray(np.broadcast_to(values, (len(rows), *array.shape[1:])), array.dtype)
+        _, file, size, _ = self.maps[name, "r+"]
+        with files.disk_errors(Path(file)), open(file, "r+b", buffering=0, opener=open_synchronously) as target:
+            for row, value in zip(rows.tolist(), values, strict=True):
+                content, start = value.tobytes(), size - array.nbytes + row * value.nbytes
+                while content:
+                    written = os.pwrite(target.fileno(), content, start)
+                    content, start = content[written:], start + written
+
+    def segment(self, row: int) -> Segment:
+        """Return the segment that a clip is a part of."""
+        return self.segments[self.clips[row]["segment"]]
+
+    def describe(self, row: int) -> dict[str, Any]:
+        """Return a description of a clip: segment id, video, wearer, start and stop (s), label, split, status."""
+        segment, start = self.segment(row), self.clips[row]["start"]
+        seconds = next((spec.seconds for spec in self.specs.values()), CLIP_SECONDS)
+        return {
+            "id": segment.id,
+            "video": segment.video,
+            "wearer": segment.wearer,
+            "start": start,
+            "stop": start + seconds,
+            "label": segment.label,
+            "split": segment.split,
+            "status": STATUS[self.array("status")[row]],
+        }
+
+    def add(self, name: str, shape: Sequence[int], dtype: Any) -> None:
+        """Create an array and the one that marks its written rows, unless they exist. The caller holds the lock.
+
+        An array of another shape or dtype is replaced if none of its rows is written.
+        """
+        header = files.read_json(self.path / "store.json")
+        arrays, n = header["arrays"], len(self)
+        new = {"file": f"{name}.npy", "dtype": np.dtype(dtype).name, "shape": [n, *map(int, shape)]}
+        if twins := [other for other in arrays if other != name and other.casefold() == name.casefold()]:
+            raise DataError(
+                f"{self.path}: the store already has an array {twins[0]!r}; on Windows and macOS, {name!r} would "
+                f"be the same file; choose another name"
+            )
+        if arrays.get(name, new) != new and self.is_added(name) and not self.array(f"{name}.done").any():
+            del arrays[name], arrays[f"{name}.done"]  # a run that is killed before the end leaves neither
+            files.write_json(self.path / "store.json", header)
+            self.maps = {key: value for key, value in self.maps.items() if key[0] not in (name, f"{name}.done")}
+        if name not in arrays:
+            done = {"file": f"{name}.done.npy", "dtype": "uint8", "shape": [n]}
+            for entry in (new, done):
+                allocate(self.path, entry)
+            arrays |= {name: new, f"{name}.done": done}
+            files.write_json(self.path / "store.json", header)
+        elif arrays[name] != new or f"{name}.done" not in arrays:
+            old, source = arrays[name], "add()" if f"{name}.done" in arrays else "prepare()"
+            raise DataError(
+                f"{self.path}: {source} has already made an array {name!r}, {old['dtype']} {old['shape']}; add() "
+                f"cannot make it again as {new['dtype']} {new['shape']}; choose another name"
+            )
+        self.arrays.update(arrays)
+
+    def classes_are_used(self, besides: str | None = None) -> bool:
+        """Return whether `prepare()` gave the class names, or logits of a teacher other than ``besides`` need them."""
+        header = files.read_json(self.path / "store.json")
+        if header["class_names"] and not header.get("classes_from_teacher"):
+            return True
+        logits = [name for name in self.names if name.endswith(".logits") and name != f"{besides}.logits"]
+        return any(self.array(f"{name}.done").any() for name in logits if self.is_added(name))
+
+    def name_classes(self, names: list[str]) -> None:
+        """Write class names of a teacher into the header, unless others are used. The caller holds the lock."""
+        header = files.read_json(self.path / "store.json")
+        found = header["class_names"]
+        if found and found != names and self.classes_are_used():
+            raise DataError(
+                f"{self.path}: the store has the classes {files.shorten(found)}, not {files.shorten(names)}; prepare "
+                f"another store for a teacher with other classes"
+            )
+        if found != names:
+            files.write_json(self.path / "store.json", header | {"class_names": names, "classes_from_teacher": True})
+        self.class_names = names
+
+
+def open_synchronously(path: str, flags: int) -> int:
+    """Open a file whose writes reach the disk, or the server, before they return."""
+    return os.open(path, flags | getattr(os, "O_DSYNC", 0))
+
+
+def array_fault(arrays: Any) -> str | None:
+    """Return what is wrong with the arrays of a header, or None."""
+    if not isinstance(arrays, dict) or not BOOKKEEPING.keys() <= arrays.keys():
+        return f"its arrays are not an object with {', '.join(BOOKKEEPING)}"
+    for name, entry in arrays.items():
+        try:
+            file, dtype, shape = entry["file"], np.dtype(entry["dtype"]), entry["shape"]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            return f"the array {name!r} has no file, dtype and shape ({type(error).__name__}: {error})"
+        if not ARRAY_NAME.fullmatch(name) or file != f"{name}.npy":  # nothing outside of the folder
+            return f"the array {name!r} is in the file {file!r}"
+        if not (isinstance(shape, list) and shape and all(type(size) is int and size >= 0 for size in shape)):
+            return f"the array {name!r} has the shape {shape!r}"
+        if name in BOOKKEEPING and (dtype, len(shape)) != (np.dtype(BOOKKEEPING[name][0]), 1):
+            return f"the array {name!r} is {dtype} {shape}"
+    return None
+
+
+def prepare_command(settings: Mapping[str, Any]) -> str:
+    """Return the command that prepares a store with these settings of a store of version 0.1."""
+    options = ["--num-frames", *settings.get("num_frames", [1]), "--frame-size", settings.get("frame_size", 224)]
+    options += ["--sampling", settings.get("sampling", "uniform")]
+    if settings.get("clip_frames"):
+        options += ["--clip-frames", settings["clip_frames"], "--clip-size", settings["clip_size"]]
+    options += ["--min-coverage", settings.get("min_coverage", 0.95)]
+    flags = {"--key-frames": not settings.get("exact", True), "--no-imu": not settings.get("imu", True)}
+    flags |= {"--audio": settings.get("audio"), "--zero-accel": settings.get("zero_accel")}
+    options += [name for name, wanted in flags.items() if wanted]
+    return shlex.join(map(str, ["egodistill", "prepare", "ANNOTATIONS", "--out", "NEW", *options]))
+
+
+def lock_file(path: str | os.PathLike) -> Path:
+    """Return the file that a process locks while it changes a store's header."""
+    return Path(path) / "store.lock"
+
+
+def allocate(path: Path, entry: Mapping[str, Any]) -> None:
+    """Create an array of zeros in its final size; the file is complete or absent.
+
+    Disk space is allocated now: on a full disk, writing to a mapped file without allocated space
+    kills the process (SIGBUS). macOS and Windows cannot allocate it in advance.
+    """
+    shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
+    files.remove_parts(path / entry["file"])
+    with files.atomic_write(path / entry["file"]) as part:
+        np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            with open(part, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# A new store
+
+
+def check_folder(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Raise DataError unless the folder is new or empty, or holds a store or the parts that a killed run left."""
+    if path.exists() and not path.is_dir():
+        raise DataError(f"{path}: this is a file, but a store is a folder; give another name")
+    found = files.content(path)
+    if "store.lock" in found:  # the first file of a store; the header is the last
+        ours = {f"{name}.npy" for name in arrays} | {"segments.json", "clips.json", "store.lock"}
+        found = [name for name in found if name not in ours]
+    if found and not (path / "store.json").exists():
+        raise DataError(f"{path}: contains {found[0]} but no store.json; give an empty folder")
+
+
+def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str, Any], *, again: bool = False) -> None:
+    """Raise DataError, with the differences, if a store was begun with other segments or settings.
+
+    With ``again``, segments without a finished clip may differ in IMU, clock and wearer; the store gets the new ones.
+    The caller holds the lock.
+    """
+    old, advice = StoreFiles(path), f"Give another folder, or delete {path} to start again."
+    before = LATER_SETTINGS | old.settings | {"segments": len(old.segments), "class_names": old.class_names}
+    names = header["class_names"] or old.class_names  # a teacher names the classes of a store without labels
+    now = LATER_SETTINGS | header["settings"] | {"segments": len(segments), "class_names": names}
+    renewed = with_new_recordings(old, segments)
+    if not again and renewed == list(segments) and not files.differences(before, now):
+        advice = "Read the recordings of the failed clips again with retry_failed=True (--retry-failed)."
+    stored = renewed if again else old.segments
+    for i, (one, other) in enumerate(zip(stored, segments, strict=False)):
+        if one != other:
+            before[f"segment {i}"], now[f"segment {i}"] = dataclasses.asdict(one), dataclasses.asdict(other)
+            break
+    files.require_same_run(path, before, now, advice)
+    specs = {name: dataclasses.asdict(spec) for name, spec in old.specs.items()}
+    files.require_same_run(path, specs, header["specs"], advice)
+    if stored != old.segments:
+        write_segments(path, stored)
+
+
+def with_new_recordings(old: StoreFiles, segments: Sequence[Segment]) -> list[Segment]:
+    """Return the segments of a store; those without a finished clip have the IMU, clock and wearer of the given ones.
+
+    The video stays, because its duration has decided where the clips are.
+    """
+    finished = set(old.array("segment")[old.array("status") == OK].tolist())
+    found = list(old.segments)
+    for i, (one, other) in enumerate(zip(found, segments, strict=False)):
+        if one != other and i not in finished:
+            found[i] = dataclasses.replace(one, **other.recording.record() | {"video": one.video})
+    return found
+
+
+def write_segments(path: Path, segments: Sequence[Segment]) -> None:
+    """Write the segments of a store atomically."""
+    files.write_json(path / "segments.json", [dataclasses.asdict(segment) for segment in segments])
+
+
+def create_store(
+    path: Path,
+    segments: Sequence[Segment],
+    clips: Sequence[tuple[int, float]],
+    arrays: Mapping[str, tuple[str, Sequence[int]]],
+    header: Mapping[str, Any],
+) -> None:
+    """Create the files of a store whose clips are all missing. The header comes last: only then is it a store."""
+    entries = {
+        name: {"file": f"{name}.npy", "dtype": dtype, "shape": [len(clips), *shape]}
+        for name, (dtype, shape) in arrays.items()
+    }
+    for entry in entries.values():  # left by a call that was killed here
+        files.remove_parts(path / entry["file"])
+        (path / entry["file"]).unlink(missing_ok=True)
+    needed = sum(math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize for entry in entries.values())
+    free = shutil.disk_usage(path).free
+    if needed > free:
+        raise DataError(
+            f"{path}: the store needs {needed / 1e6:,.1f} MB, but only {free / 1e6:,.1f} MB are free; free some, or "
+            f"use another disk"
+        )
+    for entry in entries.values():
+        allocate(path, entry)
+    of_class = {name: i for i, name in enumerate(header["class_names"])}
+    of_segment = np.array([segment for segment, _ in clips])
+    labels = np.array([of_class.get(segment.label, -1) for segment in segments])
+    for name, values in (("segment", of_segment), ("label", labels[of_segment])):
+        np.lib.format.open_memmap(path / f"{name}.npy", "r+")[:] = values
+    write_segments(path, segments)
+    files.write_json(path / "clips.json", [{"segment": segment, "start": start} for segment, start in clips])
+    files.write_json(path / "store.json", {**header, "arrays": entries})

@@ -1,0 +1,409 @@
+"""The input of a stream as it arrives: its clock, samples of each sensor, frames, and the answers that they complete.
+
+The parts of a `live.Stream`, in the order in which samples and frames meet them: `Clock` (seconds or nanoseconds),
+`Sensor` (order, doubles, jumps), `Schedule` (the grid of answers), `Frames` (which pictures are kept), and `Stats`, in
+which all of them count. None of them uses threads or networks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import av
+import numpy as np
+
+from ..recordings.clips import ClipSpec
+from ..support.errors import EgoDistillError
+from ..video import DRAWN, Scaler
+
+__all__ = ["KEPT_FRAMES", "Clock", "Frame", "Frames", "Schedule", "Sensor", "Stats", "Times"]
+
+Times = float | int | Sequence[float] | Sequence[int] | np.ndarray
+
+RESTART = 1.0  # seconds of samples from the past after which a clock counts as restarted
+ROUNDING = 1e-6  # seconds, as in video.py: a frame at 1/30 s is on screen at 0.0333333
+ON_SCREEN = 0.1  # seconds: a frame that began at most so long before a place is on screen there, as for `predict()`
+KEPT_FRAMES = 64  # scaled pictures that are kept at most, times the frames of a clip
+
+
+@dataclasses.dataclass
+class Stats:
+    """Counters of a stream since it was created.
+
+    At any time:
+
+    samples  = used + late + double + invalid + held        (readings of one sensor: a full row has two)
+    frames   = encoded + refused + replaced + waiting
+    due      = given + problems + dropped + pending         (answers; `given` are those with classes)
+    requests = answered + given_up + outstanding
+    """
+
+    samples: int = 0
+    used: int = 0
+    late: int = 0  # More than `slack` older than the newest sample of this sensor.
+    double: int = 0  # With the time of another sample.
+    invalid: int = 0  # Without a finite time, partly without a number, or with a time from the future.
+    held: int = 0  # More than `max_jump` ahead; the next samples will show whether they are valid.
+    frames: int = 0
+    encoded: int = 0
+    refused: int = 0  # No coming answer would use them: too old, too far ahead, or a nearer one was there.
+    replaced: int = 0  # A later frame fits better, or there were too many.
+    waiting: int = 0
+    due: int = 0
+    given: int = 0
+    problems: int = 0
+    dropped: int = 0  # More than `max_pending` were due, the stream was reset, or the model failed.
+    pending: int = 0
+    requests: int = 0
+    answered: int = 0
+    given_up: int = 0  # No frame within `camera_timeout`, or the stream was reset.
+    outstanding: int = 0
+    restarts: int = 0  # Restarts of the clock.
+    camera_on: float = 0.0  # Seconds from requests to their frames, or to `camera_timeout`.
+    frame_lateness: float = 0.0  # Largest number of seconds by which a refused frame came too late.
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Time
+
+
+class Clock:
+    """Conversion of times to float seconds: float seconds stay as they are, integers are nanoseconds.
+
+    A float64 has a step of 240 ns at today's nanoseconds since 1970, so an origin is subtracted from integers first.
+    """
+
+    def __init__(self) -> None:
+        self.kind: str | None = None
+        self.origin: int | None = None
+
+    def seconds(self, times: Times) -> np.ndarray:
+        """Return times as float64 [n]; NaN for values that are no time. Raise EgoDistillError for a change of unit."""
+        try:
+            given = np.atleast_1d(np.asarray(times))
+        except (ValueError, OverflowError) as error:
+            raise EgoDistillError(
+                f"times must be a number or one row of numbers; got {type(times).__name__}"
+            ) from error
+        if given.ndim != 1 or (given.size and given.dtype.kind not in "iuf"):
+            raise EgoDistillError(
+                f"times must be float seconds or integer nanoseconds, [n]; got {given.dtype} {list(given.shape)}"
+            )
+        if not given.size:
+            return np.empty(0)
+        kind = "float seconds" if given.dtype.kind == "f" else "integer nanoseconds"
+        if (self.kind or kind) != kind:
+            raise EgoDistillError(
+                f"the times of this stream are {self.kind}; now there are {kind}. Give one of the two"
+            )
+        self.kind = kind
+        if given.dtype.kind == "f":
+            return given.astype(np.float64)
+        if self.origin is None:
+            if not len(usable := given[np.abs(given.astype(np.float64)) < 2**62]):
+                return np.full(len(given), np.nan)
+            self.origin = int(usable.min())
+        rough = given.astype(np.float64) - self.origin
+        exact = (given.astype(np.int64) - np.int64(self.origin)) / 1e9
+        return np.where(np.abs(rough) < 2**62, exact, np.nan)  # beyond it, the difference overflows
+
+    def second(self, moment: float | int) -> float:
+        """Return one time in seconds. Raise EgoDistillError unless it is one finite number."""
+        found = self.seconds(moment)
+        if len(found) != 1 or not math.isfinite(found[0]):
+            raise EgoDistillError(f"a time must be one finite number; got {moment!r}")
+        return float(found[0])
+
+    def given(self, seconds: float) -> float | int:
+        """Return a time in the caller's unit: float seconds, or an int of nanoseconds."""
+        return seconds if self.origin is None else self.origin + round(seconds * 1e9)
+
+    def move_origin(self, seconds: float) -> Callable[[np.ndarray], np.ndarray]:
+        """Move the origin of integer times to this time in seconds; return a function that converts earlier results.
+
+        Results then do not depend on which sample happened to arrive first. Float seconds stay as they are.
+        """
+        if self.origin is None:
+            return lambda times: times
+        moved = round(seconds * 1e9)
+        self.origin += moved
+        return lambda times: (np.round(times * 1e9) - moved) / 1e9
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Samples
+
+
+class Sensor:
+    """The samples of one sensor in order of time, without doubles, late ones and jumps.
+
+    A sample more than `max_jump` ahead of the newest one is held back: samples near it in the next call confirm it,
+    samples near the old ones prove that its time was wrong. `add()` returns True if the clock was restarted: in two
+    calls or more, for at least `RESTART` seconds, all samples were more than `max_jump` in the past.
+    """
+
+    def __init__(self, slack: float, max_jump: float, stats: Stats) -> None:
+        self.slack, self.max_jump, self.stats = slack, max_jump, stats
+        self.times, self.values = np.empty(0), np.empty((0, 3))
+        self.first, self.newest = math.inf, -math.inf
+        self.held = (np.empty(0), np.empty((0, 3)))
+        self.past: tuple[float, float, int] | None = None  # first, last, number of consecutive calls with only those
+
+    def add(self, times: np.ndarray, values: np.ndarray) -> bool:
+        """Add samples in any order, times [n] without NaN and values [n, 3]; return whether the clock was restarted."""
+        order = np.argsort(times, kind="stable")
+        times, values = times[order], values[order]
+        self.stats.samples += len(times)
+        if not len(times):
+            return False
+        if len(self.held[0]):
+            times, values = self.with_held(times, values)
+        ahead = self.first_ahead(times)
+        self.held = (times[ahead:], values[ahead:])
+        self.stats.held += len(times) - ahead
+        times, values = times[:ahead], values[:ahead]
+        if self.note_past(times):
+            self.stats.late += len(times)
+            return True
+        self.merge(times, values)
+        return False
+
+    def first_ahead(self, times: np.ndarray) -> int:
+        """Return the index of the first of ascending times that jumps ahead by more than `max_jump`; n if none does."""
+        newest = self.newest if math.isfinite(self.newest) else times[0]
+        jumps = np.flatnonzero(np.diff(np.maximum(times, newest), prepend=newest) > self.max_jump)
+        return int(jumps[0]) if len(jumps) else len(times)
+
+    def with_held(self, times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the new samples, with those that were held back if the new ones confirm them."""
+        held_times, held_values = self.held
+        self.held = (np.empty(0), np.empty((0, 3)))
+        self.stats.held -= len(held_times)
+        normal = np.abs(times - self.newest) <= self.max_jump
+        near = (times >= held_times[0] - self.max_jump) & (times <= held_times[-1] + self.max_jump)
+        if normal.any() or not near.any():
+            self.stats.invalid += len(held_times)
+            return times, values
+        self.newest = float(held_times[0])  # the step is real
+        order = np.argsort(merged := np.concatenate((held_times, times)), kind="stable")
+        return merged[order], np.concatenate((held_values, values))[order]
+
+    def note_past(self, times: np.ndarray) -> bool:
+        """Note samples from the past; return whether the clock was restarted."""
+        if not len(times):
+            return False
+        if times[-1] >= self.newest - self.max_jump:
+            self.past = None
+            return False
+        first, last, calls = self.past or (math.inf, -math.inf, 0)
+        self.past = (min(first, float(times[0])), max(last, float(times[-1])), calls + 1)
+        return self.past[1] - self.past[0] >= RESTART and calls > 0
+
+    def merge(self, times: np.ndarray, values: np.ndarray) -> None:
+        """Add samples that are not too late; of two samples with the same time, keep the one that came first."""
+        fresh = times >= self.newest - self.slack
+        self.stats.late += len(times) - int(np.count_nonzero(fresh))
+        times, values = times[fresh], values[fresh]
+        if not len(times):
+            return
+        before = len(self.times)
+        known, given = np.concatenate((self.times, times)), np.concatenate((self.values, values))
+        if (np.diff(known[max(before - 1, 0) :]) <= 0).any():
+            known, kept = np.unique(known, return_index=True)
+            given = given[kept]
+        added = len(known) - before
+        self.times, self.values = known, given
+        self.stats.used += added
+        self.stats.double += len(times) - added
+        self.first = min(self.first, float(times[0]))
+        self.newest = max(self.newest, float(times[-1]))
+
+    def has_between(self, start: float, stop: float) -> bool:
+        """Return whether there is a sample from `start` to `stop`."""
+        place = np.searchsorted(self.times, start)
+        return bool(place < len(self.times) and self.times[place] <= stop)
+
+    def forget(self, before: float) -> None:
+        """Drop the samples that windows from `before` on do not need; the last one before it is needed."""
+        place = max(int(np.searchsorted(self.times, before, side="right")) - 1, 0)
+        self.times, self.values = self.times[place:], self.values[place:]
+
+    def move(self, convert: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Convert all times."""
+        self.times = convert(self.times)
+        self.held = (convert(self.held[0]), self.held[1])
+        self.first, self.newest = (float(convert(np.float64(t))) for t in (self.first, self.newest))
+        self.past = None
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Answers that are due
+
+
+@dataclasses.dataclass
+class Schedule:
+    """The grid of answers: answer k is about the clip from `anchor + k * every` on, as `predict()` counts."""
+
+    spec: ClipSpec
+    every: float
+    anchor: float | None = None
+    next: int = 0  # the first answer that is not due yet
+
+    def start(self, number: int) -> float:
+        """Return the time at which the clip of an answer starts."""
+        return self.anchor + number * self.every
+
+    def stop(self, number: int) -> float:
+        """Return the time at which the clip of an answer stops."""
+        return self.start(number) + self.spec.seconds
+
+    def grid_end(self, number: int) -> float:
+        """Return the time of the last IMU sample of a clip."""
+        return self.start(number) + (self.spec.imu_samples - 1) / self.spec.imu_rate
+
+    def last_before(self, moment: float, end: Callable[[int], float]) -> int:
+        """Return the last answer whose `end` is not after a moment; -1 if there is none."""
+        if moment < end(0):
+            return -1
+        number = math.floor((moment - end(0)) / self.every) + 1
+        while number >= 0 and end(number) > moment:
+            number -= 1
+        return number
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Frames
+
+
+@dataclasses.dataclass(eq=False)
+class Frame:
+    """A kept frame: its time in seconds on the clock of the samples, and its picture until it is encoded."""
+
+    time: float
+    picture: np.ndarray | None  # uint8 [H, W, 3] as it came, or [3, size, size] once `scaled`
+    scaled: bool = False
+    taken: bool = False  # used by an answer: it is or will be encoded
+    feature: Any = None  # torch tensor [1, 1, d]
+
+
+class Frames:
+    """The frames that coming answers may use, in order of time.
+
+    "centre": those on screen at the places of `ClipSpec.times()` in a clip, or else those nearest to them, at most
+    `tolerance` away. "newest": the last N before a clip's end, at most `max_age` old. Only the newest picture is kept
+    in its own size; the others are scaled to the model's. So there are at most one picture, and `KEPT_FRAMES * N`
+    scaled ones. Raise EgoDistillError for "centre" with a sampling rule whose places differ from clip to clip.
+    """
+
+    def __init__(self, schedule: Schedule, choice: str, tolerance: float, max_age: float, stats: Stats) -> None:
+        if choice == "centre" and schedule.spec.sampling in DRAWN:
+            raise EgoDistillError(
+                f"the model was trained with sampling={schedule.spec.sampling!r}, whose places differ from clip to "
+                "clip, so frames='centre' does not know where to look; give frames='newest'"
+            )
+        self.schedule, self.choice, self.tolerance, self.max_age = schedule, choice, tolerance, max_age
+        self.stats, self.count = stats, schedule.spec.frames
+        self.kept: list[Frame] = []
+        self.places = schedule.spec.times(0.0) if choice == "centre" else np.zeros(self.count)
+        self.scaler = Scaler(schedule.spec.size, bool(schedule.spec.crop))
+
+    def add(self, frame: Frame, first: int) -> None:
+        """Add a frame, and drop those that no answer from number `first` on can use."""
+        times = [known.time for known in self.kept]
+        place = int(np.searchsorted(times, frame.time))
+        if place < len(times) and times[place] == frame.time:
+            self.stats.refused += 1
+            return
+        self.kept.insert(place, frame)
+        self.stats.waiting += 1
+        self.thin(first, frame)
+        for known in self.kept:
+            if known is not frame:
+                self.scale(known)
+
+    def thin(self, first: int, new: Frame | None = None) -> None:
+        """Drop the frames that no answer from number `first` on can use."""
+        if self.schedule.anchor is None:
+            needed = set(self.kept[-KEPT_FRAMES * self.count :])
+        else:
+            needed = self.needed(first)
+        excess = len(needed) - KEPT_FRAMES * self.count
+        for frame in list(self.kept):
+            if frame in needed and excess <= 0:
+                continue
+            excess -= frame in needed
+            self.kept.remove(frame)
+            if frame.taken:
+                continue
+            self.stats.waiting -= 1
+            self.stats.replaced += frame is not new
+            self.stats.refused += frame is new
+            if frame is new and self.schedule.anchor is not None:
+                late = self.schedule.start(first) + float(self.places[0]) - self.tolerance - frame.time
+                if self.choice == "newest":
+                    late = self.schedule.stop(first) - self.max_age - frame.time
+                self.stats.frame_lateness = max(self.stats.frame_lateness, late)
+
+    def needed(self, first: int) -> set[Frame]:
+        """Return the frames that answers from number `first` on can use."""
+        if not self.kept:
+            return set()
+        schedule, latest = self.schedule, self.kept[-1].time
+        if self.choice == "centre":
+            last = schedule.last_before(latest + self.tolerance, lambda k: schedule.start(k) + float(self.places[0]))
+            found: set[Frame] = set()
+            for number in range(max(first, last - 2 * KEPT_FRAMES), last + 1):
+                found.update(frame for frame in self.nearest(number) if frame is not None)
+            return found
+        last = schedule.last_before(latest, schedule.stop)
+        oldest = schedule.stop(first) - self.max_age
+        found = {frame for frame in self.kept[-self.count :] if frame.time >= oldest}  # for answers to come
+        for number in range(max(first, last - 2 * KEPT_FRAMES), max(first, last) + 1):
+            found.update(self.newest(number))
+        return found
+
+    def nearest(self, number: int) -> list[Frame | None]:
+        """Return the frame for each place of an answer's clip; None without one within `tolerance`.
+
+        A frame that began at most `ON_SCREEN` seconds before a place is on screen there: take it, as `predict()` does.
+        Without one, because the camera is slower, take the nearest.
+        """
+        times = np.array([frame.time for frame in self.kept])
+        found: list[Frame | None] = []
+        for moment in self.schedule.spec.times(self.schedule.start(number), number):
+            after = int(np.searchsorted(times, moment + ROUNDING, side="right"))
+            around = [place for place in (after - 1, after) if 0 <= place < len(times)]
+            best = min(around, key=lambda place: abs(times[place] - moment), default=None)
+            if after and times[after - 1] >= moment - min(ON_SCREEN, self.tolerance):
+                best = after - 1
+            near = best is not None and abs(times[best] - moment) <= self.tolerance
+            found.append(self.kept[best] if near else None)
+        return found
+
+    def newest(self, number: int) -> list[Frame]:
+        """Return the last frames before the end of an answer's clip, at most `count`, none older than `max_age`."""
+        stop = self.schedule.stop(number)
+        return [frame for frame in self.kept if stop - self.max_age <= frame.time <= stop][-self.count :]
+
+    def pick(self, number: int) -> list[Frame]:
+        """Return the frames of an answer in order of time; fewer than the model needs if there are no more."""
+        found = self.nearest(number) if self.choice == "centre" else self.newest(number)
+        return list(dict.fromkeys(frame for frame in found if frame is not None))
+
+    def scale_newest(self) -> None:
+        """Scale the newest picture ahead of time. Only with "newest": with "centre", a later one may replace it."""
+        if self.choice == "newest" and self.kept:
+            self.scale(self.kept[-1])
+
+    def scale(self, frame: Frame) -> None:
+        """Bring a picture [H, W, 3] to the model's size, [3, size, size]; one of that size is only transposed."""
+        if frame.scaled:
+            return
+        if frame.picture.shape[:2] == (self.schedule.spec.size,) * 2:
+            frame.picture = np.ascontiguousarray(frame.picture.transpose(2, 0, 1))
+        else:
+            frame.picture = self.scaler(av.VideoFrame.from_ndarray(frame.picture, format="rgb24"))
+        frame.scaled = True

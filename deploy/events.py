@@ -1,0 +1,186 @@
+"""Events from answers: labels that do not flicker.
+
+    from egodistill import events
+
+    for event in events.events(predict(model, "walk.mp4", stride=0.5)):
+        print(f"{event.start:.1f} to {event.stop:.1f} s: {event.label}")
+
+    tracker = events.Tracker(start=0.6, end=0.4)           # live: the same rule, one answer at a time
+    for answer in stream.results():
+        for event in tracker.add(answer):
+            print(event)
+
+With an answer every half second, the best class often changes for a single answer. An event begins when the
+probability of a class reaches `start`, and lasts until it falls below the lower `end`; events that are too short are
+left out, and parts of one label with a short pause between them are joined. Thresholds with hysteresis and minimum
+durations are those of voice activity detectors such as silero-vad.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
+
+from ..support.errors import EgoDistillError
+
+__all__ = ["Event", "Tracker", "events"]
+
+
+class Labelled(Protocol):
+    """An `inference.Prediction` or a `live.Answer`."""
+
+    start: float
+    stop: float
+    classes: list[tuple[str, float]]
+
+
+class Event(NamedTuple):
+    """A label that held from `start` to `stop`, on the clock of the answers, and its highest probability."""
+
+    start: float
+    stop: float
+    label: str
+    score: float
+
+
+@dataclasses.dataclass
+class Part:
+    """A span of time in which one label holds, before short ones are left out."""
+
+    label: str
+    start: float
+    stop: float
+    score: float
+
+
+@dataclasses.dataclass
+class Tracker:
+    """Find events one answer at a time: `add()` returns the events that have ended, `finish()` the last ones.
+
+    start, end     An event begins when the probability of the best class reaches `start`. It ends when that falls below
+                   `end`, or when another class is the best and reaches `start`.
+    min_seconds    Shorter events are left out.
+    max_pause      Events of one label are joined if at most so many seconds, and no other event, are between them.
+
+    An answer describes the middle of its clip, so an event begins and ends halfway between two such middles. Answers
+    without classes (`problem`) change nothing, but an event ends before a hole: clips that are more than `max_pause`
+    apart. Times are seconds, or nanoseconds if they are integers. Raise EgoDistillError for thresholds that do not
+    fit, and for answers that are not in order of time.
+
+    >>> from egodistill import events
+    >>> from egodistill.inference import Prediction
+    >>> scores = [0.1, 0.7, 0.9, 0.5, 0.8, 0.1, 0.1, 0.1, 0.9, 0.1]
+    >>> answers = [Prediction(0.5 * k, 0.5 * k + 2, [("wash", score)]) for k, score in enumerate(scores)]
+    >>> list(events.events(answers, start=0.6, end=0.4, min_seconds=1))
+    [Event(start=1.25, stop=3.25, label='wash', score=0.9)]
+    """
+
+    start: float = 0.6
+    end: float = 0.4
+    min_seconds: float = 1.0
+    max_pause: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.end <= self.start <= 1:
+            raise EgoDistillError(
+                f"thresholds must have 0 <= end <= start <= 1; got end={self.end!r}, start={self.start!r}"
+            )
+        if not (self.min_seconds >= 0 and self.max_pause >= 0):
+            raise EgoDistillError(
+                f"min_seconds and max_pause must be at least 0; got {self.min_seconds!r} and {self.max_pause!r}"
+            )
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all answers."""
+        self._holds: Part | None = None
+        self._ended: dict[str, Part] = {}  # the last part of each label, in order of time, which a next one may extend
+        self._last: Labelled | None = None  # the last answer with classes
+
+    def add(self, answer: Labelled) -> list[Event]:
+        """Take the next answer, and return the events that have ended, in order of time."""
+        last, moment = self._last, middle(answer)
+        if last is not None and moment <= middle(last):
+            raise EgoDistillError(
+                f"answers must be in order of time; the clip from {answer.start} follows the one from {last.start}"
+            )
+        if not answer.classes:
+            return []
+        hole = last is not None and seconds(last.stop, answer.start) > self.max_pause
+        border = moment if last is None or hole else halfway(middle(last), moment)
+        scores = dict(answer.classes)
+        best = max(scores, key=scores.__getitem__)
+        begins, found = scores[best] >= self.start, []
+        if (now := self._holds) is not None:
+            own = scores.get(now.label, 0.0)
+            if hole or own < self.end or (begins and best != now.label):
+                found += self._end(middle(last) if hole else border)
+            else:
+                now.stop, now.score = moment, max(now.score, own)
+        if self._holds is None:
+            found += self._release(border)
+            if begins:
+                self._holds = Part(best, border, moment, scores[best])
+        self._last = answer
+        return found
+
+    def finish(self) -> list[Event]:
+        """Return the events that the end of the answers completes, and forget all answers."""
+        found = self._end(middle(self._last)) if self._holds else []
+        found += self._release()
+        self.reset()
+        return found
+
+    def _end(self, moment: float) -> list[Event]:
+        """End the part that holds, joined to an earlier one of its label; return the events that it completes."""
+        now, self._holds = self._holds, None
+        now.stop = moment
+        found = self._release(now.start)
+        if before := self._ended.pop(now.label, None):
+            now.start, now.score = before.start, max(before.score, now.score)
+            self._ended = {label: part for label, part in self._ended.items() if part.stop <= now.start}
+        if self._events(now):  # an event separates parts of other labels; a part too short for one does not
+            found += self._release()
+        self._ended[now.label] = now
+        return found
+
+    def _release(self, moment: float | None = None) -> list[Event]:
+        """Forget all ended parts, or those that no part from `moment` on can extend; return the events among them."""
+        old = [part for part in self._ended.values() if moment is None or seconds(part.stop, moment) > self.max_pause]
+        for part in old:
+            del self._ended[part.label]
+        return [event for part in old for event in self._events(part)]
+
+    def _events(self, part: Part) -> list[Event]:
+        long_enough = seconds(part.start, part.stop) >= self.min_seconds
+        return [Event(part.start, part.stop, part.label, part.score)] if long_enough else []
+
+
+def middle(answer: Labelled) -> float:
+    """Return the middle of an answer's clip."""
+    return halfway(answer.start, answer.stop)
+
+
+def halfway(one: float, other: float) -> float:
+    return one + ((other - one) // 2 if isinstance(one, int) and isinstance(other, int) else (other - one) / 2)
+
+
+def seconds(start: float, stop: float) -> float:
+    """Return the seconds from one time to another; integers are nanoseconds."""
+    return (stop - start) * (1e-9 if isinstance(start, int) and isinstance(stop, int) else 1.0)
+
+
+def events(
+    answers: Iterable[Labelled],
+    *,
+    start: float = 0.6,
+    end: float = 0.4,
+    min_seconds: float = 1.0,
+    max_pause: float = 1.0,
+) -> Iterator[Event]:
+    """Yield the events of the answers of `predict()` or of a `Stream`, each as soon as it has ended; see `Tracker`."""
+    tracker = Tracker(start, end, min_seconds, max_pause)
+    for answer in answers:
+        yield from tracker.add(answer)
+    yield from tracker.finish()

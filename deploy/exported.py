@@ -1,0 +1,293 @@
+"""Run exported files: models that `export` wrote as programs.
+
+    from egodistill import exported
+
+    model = exported.load("student.pt2")                      # a file of `export.export()`, a model like any other
+    feature, logits = model(frames, imu)
+    pair = exported.load_pair("device.pt2")                   # the two files of `export.export_pair()`
+    image_features = pair.encode_frames(frames)               # once per picture
+    feature, logits = pair.fuse(image_features, imu)          # once per answer
+
+Beside each file, `FILE.json` describes it. `export` also offers `load()` and `load_pair()`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..recordings import clips
+from ..student import Output
+from ..support import files
+from ..support.errors import EgoDistillError
+
+__all__ = ["ExportError", "Exported", "Pair", "Program", "load", "load_pair"]
+
+DESCRIPTION_FORMAT = "egodistill export 2"
+WHOLE, PAIR = "student", ("frame", "motion")  # parts of a student: its only file, or its two
+
+
+class ExportError(EgoDistillError):
+    """A model cannot be exported, or a file cannot be run; the message says why, and what to install or do."""
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def description_of(path: Path) -> Path:
+    """Return the JSON file that describes an exported file."""
+    return path.with_name(f"{path.name}.json")
+
+
+def pair_files(path: str | os.PathLike) -> list[Path]:
+    """Return the files of a pair: STEM.frame.SUFFIX and STEM.motion.SUFFIX for STEM.SUFFIX."""
+    path = Path(path)
+    return [path.with_name(f"{path.stem}.{part}{path.suffix}") for part in PAIR]
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Return the description of an exported file. Raise ExportError if one of the two is missing or damaged."""
+    described = description_of(path)
+    for file, why in (
+        (path, "no such file"),
+        (described, "the description is missing: the export was interrupted, or it was not copied with the file"),
+    ):
+        if not file.is_file():
+            raise ExportError(f"{file}: {why}")
+    try:
+        description = json.loads(described.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ExportError(f"{described} is not valid JSON: {error}") from error
+    if not isinstance(description, dict) or description.get("format") != DESCRIPTION_FORMAT:
+        raise ExportError(f"{described} is not a description in the format {DESCRIPTION_FORMAT!r}; export again")
+    return description
+
+
+def require_packages(*packages: str, purpose: str) -> list[ModuleType]:
+    """Import optional packages, or modules in them. Raise ExportError, with the command that installs them."""
+    try:
+        return [importlib.import_module(package) for package in packages]
+    except ImportError as error:
+        names = " ".join(dict.fromkeys(package.split(".")[0] for package in packages))
+        raise ExportError(
+            f"{names.replace(' ', ' and ')} must be installed {purpose}: pip install {names} ({error})"
+        ) from error
+
+
+def open_program(path: Path, names: Sequence[str]) -> Callable[..., Sequence[Tensor]]:
+    importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers the operators of int8 files
+    # Without this variable, torch unpickles parts of the file, including code; there is no argument for it.
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        return torch.export.load(path).module()
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
+def open_compiled(path: Path, names: Sequence[str]) -> Callable[..., Sequence[Tensor]]:
+    return torch._inductor.aoti_load_package(str(path))
+
+
+def open_onnx(path: Path, names: Sequence[str]) -> Callable[..., Sequence[Tensor]]:
+    (onnxruntime,) = require_packages("onnxruntime", purpose="to run ONNX")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(*inputs: Tensor) -> list[Tensor]:
+        given = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(x) for x in session.run(None, given)]
+
+    return run
+
+
+# How a file of each format is opened: (path, names of the inputs) -> a function of the inputs
+OPENERS: dict[str, Callable[[Path, Sequence[str]], Callable[..., Sequence[Tensor]]]] = {
+    "export": open_program,
+    "aoti": open_compiled,
+    "onnx": open_onnx,
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Models
+
+
+class Program:
+    """An exported file that runs for any number of clips (or pictures): `inputs` in, a list of tensors out.
+
+    It runs on the CPU, with the number of threads that torch has when the file is loaded. A file with a fixed
+    `batch_size` runs as often as necessary. Raise ExportError if the file, its description or a package is missing or
+    damaged, or if it is not the expected part of a student.
+    """
+
+    def __init__(self, path: str | os.PathLike, part: str) -> None:
+        self.path = Path(path)
+        self.description = read_description(self.path)
+        found = self.description.get("part", WHOLE)  # files of 0.3 are whole students
+        if found != part:
+            raise ExportError(
+                f"{self.path} is the part {found!r} of a student, not {part!r}: load() opens a whole student (part "
+                f"{WHOLE!r}), load_pair('STEM.pt2') the files STEM.frame.pt2 and STEM.motion.pt2"
+            )
+        self.inputs: tuple[str, ...] = tuple(entry["name"] for entry in self.description["inputs"])
+        batch = self.description["inputs"][0]["shape"][0]
+        self.batch_size: int | None = batch if isinstance(batch, int) else None
+        try:
+            self.run = OPENERS[self.description["kind"]](self.path, self.inputs)
+        except ExportError:
+            raise
+        except Exception as error:  # torch and onnxruntime have no common class for these errors
+            raise ExportError(
+                f"{self.path} cannot be opened: it is truncated, in another format, or contains more than a program "
+                f"({type(error).__name__})"
+            ) from error
+
+    @torch.no_grad()
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        if len(inputs) != len(self.inputs):
+            raise ExportError(f"{self.path} takes {' and '.join(self.inputs)}; got {len(inputs)} inputs")
+        with torch.autocast("cpu", enabled=False):  # the dtypes of a program are fixed
+            count = len(inputs[0])
+            inputs = tuple(x.contiguous() for x in inputs)  # compiled code does not look at strides
+            size = self.batch_size or count
+            if size == count:
+                return list(self.run(*inputs))
+            parts = [self.run(*part) for part in equal_parts(inputs, size)]
+            return [torch.cat(outputs)[:count] for outputs in zip(*parts, strict=True)]
+
+
+class LoadedModel(nn.Module):
+    """A model of exported programs; `program`, which returns feature and logits, has the description."""
+
+    def __init__(self, inputs: tuple[str, ...], program: Program) -> None:
+        super().__init__()
+        self.inputs, self.description, self.batch_size = inputs, program.description, program.batch_size
+        self.clip_spec = clips.ClipSpec(**self.description["clip_spec"])
+        self.precision, self.class_names = self.description["precision"], self.description["class_names"]
+        self.feature_dim, self.num_classes = (entry["shape"][1] for entry in self.description["outputs"])
+        self.eval()
+
+    if TYPE_CHECKING:  # A torch module's call has no types.
+
+        def __call__(self, *inputs: Tensor) -> Output: ...
+
+
+class Exported(LoadedModel):
+    """An exported file as a model for `evaluate()` and `predict()`; see `load()`.
+
+    It takes the inputs that its `description` (the JSON) names, for any number of clips, and returns `Output`. It runs
+    on the CPU only, with the number of threads that torch has when the file is loaded. A file with a fixed
+    `batch_size` runs as often as necessary. Raise ExportError if the file, its description or a package is missing or
+    damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        program = Program(path, WHOLE)
+        super().__init__(program.inputs, program)
+        # torch's modules for loaded files raise an error in train() and eval(); in a `Program` they are not children.
+        self.program = program
+
+    def forward(self, *inputs: Tensor) -> Output:
+        return Output(*self.program(*inputs))
+
+
+class Pair(LoadedModel):
+    """The two programs of `export_pair()` as one model: a `student.Student` for `Stream`, `evaluate()` and `predict()`.
+
+    `encode_frames()` runs the program `frame`, `fuse()` the program `motion`; nothing is computed between them. So what
+    `aggregate()` returns are the image features of all N frames, [B, N, d], and what `encode_imu()` returns are the IMU
+    samples. `description` is that of `motion`. Otherwise it is like `Exported`. Raise ExportError also if the two files
+    are not of one export.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        frame, motion = (Program(file, part) for file, part in zip(pair_files(path), PAIR, strict=True))
+        for key in ("student", "kind", "precision", "clip_spec", "class_names"):
+            if frame.description[key] != motion.description[key]:
+                raise ExportError(
+                    f"{frame.path} and {motion.path} are not of one export: {key!r} of their descriptions differs "
+                    f"({files.shorten(frame.description[key])} and {files.shorten(motion.description[key])}); "
+                    f"copy both files of one export, or export the pair again"
+                )
+        super().__init__(("frames", *motion.inputs[1:]), motion)
+        self.frame, self.motion = frame, motion
+
+    def forward(self, frames: Tensor, imu: Tensor | None = None) -> Output:
+        return self.fuse(self.encode_frames(frames), imu)
+
+    def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor:
+        """Return the image features of frames: uint8 [B, N, 3, H, W] -> [B, N, d], for any N."""
+        (features,) = self.frame(frames.flatten(0, 1))
+        return features.unflatten(0, frames.shape[:2])
+
+    def aggregate(self, features: Tensor) -> Tensor:
+        """Return the image features [B, N, d] as they are, because `motion` takes all of them."""
+        return features
+
+    def encode_imu(self, imu: Tensor) -> Tensor:
+        """Return the IMU samples [B, T, 6] as they are."""
+        return imu
+
+    def fuse(self, image: Tensor, imu: Tensor | None) -> Output:
+        """Return feature [B, D] and logits [B, C] of image features [B, N, d] and IMU samples [B, T, 6]."""
+        return Output(*self.motion(image, *([] if imu is None else [imu])))
+
+
+def equal_parts(inputs: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the clips in parts of `size`; the last part is filled up with copies of the last clip."""
+    count = len(inputs[0])
+    if any(len(x) != count for x in inputs):
+        raise ExportError(f"the inputs have different numbers of clips: {[len(x) for x in inputs]}")
+    for start in range(0, count, size):
+        rows = torch.arange(start, start + size).clamp(max=count - 1)
+        yield tuple(x[rows] for x in inputs)
+
+
+def load(path: str | os.PathLike) -> Exported:
+    """Return the file that `export()` wrote as a model.
+
+    An exported file is a program, and a compiled one machine code: load it only if you trust its source. Raise
+    ExportError if the file, its description or a package is missing or damaged.
+
+    >>> from egodistill import EgoDistill, batches, export
+    >>> model = EgoDistill.load("student.pt")
+    >>> _ = export.export(model, "student.pt2")
+    >>> exported = export.load("student.pt2")
+    >>> feature, logits = exported(*batches.example_inputs(model, batch_size=3))
+    >>> exported.inputs, logits.shape
+    (('frames', 'imu'), torch.Size([3, 13]))
+    """
+    return Exported(path)
+
+
+def load_pair(path: str | os.PathLike) -> Pair:
+    """Return the two files that `export_pair()` wrote for this path as one model.
+
+    Load them only if you trust their source; see `load()`. Raise ExportError if a file, its description or a package is
+    missing or damaged, and if the two files are not of one export.
+
+    >>> from egodistill import EgoDistill, batches, export
+    >>> model = EgoDistill.load("student.pt")
+    >>> _ = export.export_pair(model, "device.pt2")
+    >>> pair = export.load_pair("device.pt2")
+    >>> frames, imu = batches.example_inputs(model, batch_size=3)
+    >>> image_features = pair.encode_frames(frames)         # once per picture
+    >>> feature, logits = pair.fuse(image_features, imu)    # once per answer
+    >>> image_features.shape, logits.shape
+    (torch.Size([3, 1, 64]), torch.Size([3, 13]))
+    """
+    return Pair(path)

@@ -1,0 +1,670 @@
+"""Frames and IMU samples as they arrive: from files at real speed, addresses, devices, pipes and growing tables.
+
+    from egodistill import feeds
+
+    clock = feeds.HostClock()
+    for moment, picture in feeds.VideoFeed("rtsp://192.0.2.7/camera", clock=clock):     # in a thread of its own
+        stream.accept_frame(moment, picture)
+    for times, readings in feeds.json_samples(sys.stdin.fileno(), clock=clock):         # in another thread
+        stream.accept_imu(times, readings)
+    clock.stop()                                                                        # ends both, from any thread
+
+`egodistill live` joins them. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import math
+import numbers
+import os
+import re
+import select
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from ..imu import LARGEST_READING, Imu, IMUError, table_columns, unit_notes
+from ..video import LOCAL_FILES, OPEN_OPTIONS, Scaler, VideoError, clock_zero, demux, open_video, video_stream
+
+__all__ = [
+    "CHUNK",
+    "ArrivalDelay",
+    "HostClock",
+    "LineSamples",
+    "Pace",
+    "VideoFeed",
+    "json_samples",
+    "recorded_samples",
+    "source_kind",
+    "split_samples",
+    "table_samples",
+]
+
+Samples = Iterator[tuple[np.ndarray, np.ndarray]]  # times [n], readings [n, 6]
+Row = tuple[float | int, list[float]]  # a time and six readings
+
+CHUNK = 0.1  # seconds of samples that a recording gives at once
+LATE = 1.0  # seconds behind real speed from which only key frames are decoded
+BACKLOG = 8  # consecutive packets without a wait, from which on the decoder is behind and not the source
+WAITED = 0.005  # seconds above which a packet was waited for
+AHEAD = 1.0  # seconds that a live source may be ahead of real speed
+TIMEOUT = 20.0  # seconds without a packet after which an address counts as gone
+DECODED = 2  # frames that are decoded ahead if none may be dropped
+POLL = 0.05  # seconds between two looks at a growing file
+LONGEST_LINE = 100_000  # bytes
+JUDGED = 1000  # first readings of a feed whose units are checked
+ENOUGH = 100  # readings of a sensor that are enough for it; of fewer, a single wild one is the largest 1 %
+BAD_IN_A_ROW = 100  # lines without a sample in a row that end a feed
+# What an address may lead to. A playlist from the network must not name files of this machine.
+NETWORK = {"protocol_whitelist": "http,https,httpproxy,tls,tcp,udp,rtp,rtsp,rtmp,srt,crypto,data"}
+SCHEMES = ("http", "https", "rtsp", "rtmp", "tcp", "udp", "rtp", "srt")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Time
+
+
+class HostClock:
+    """The clock of this host, with a sleep that `stop()` ends. Feeds that share it end together."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+
+    def now(self) -> float:
+        """Return monotonic seconds from an arbitrary start."""
+        return time.monotonic()
+
+    def unix(self) -> float:
+        """Return the seconds since 1970."""
+        return time.time()
+
+    def sleep(self, seconds: float) -> bool:
+        """Sleep, and return True; return False as soon as the clock is stopped."""
+        return not self._stop.wait(seconds)
+
+    def stop(self) -> None:
+        """End all sleeps and the feeds that use this clock."""
+        self._stop.set()
+
+    @property
+    def stopped(self) -> bool:
+        """Return whether `stop()` was called."""
+        return self._stop.is_set()
+
+
+class Pace:
+    """Real speed: when a moment of a recording is due on this host.
+
+    `ahead` is the number of seconds by which moments may be early. Without `start()`, the first moment starts it.
+
+    >>> from egodistill import feeds
+    >>> pace = feeds.Pace(feeds.HostClock())
+    >>> pace.start(12.0)
+    >>> pace.wait(12.1)                       # after 0.1 s
+    True
+    >>> pace.lateness(12.1) >= 0
+    True
+    """
+
+    def __init__(self, clock: HostClock, ahead: float = 0.0) -> None:
+        self.clock, self.ahead = clock, ahead
+        self._origin: float | None = None
+
+    def start(self, moment: float) -> None:
+        """Let this moment be due now."""
+        self._origin = self.clock.now() - moment
+
+    def lateness(self, moment: float) -> float:
+        """Return the seconds since this moment was due; negative: until it is."""
+        if self._origin is None:
+            self.start(moment)
+        return self.clock.now() - self._origin - moment
+
+    def wait(self, moment: float) -> bool:
+        """Wait until this moment is due, and return True; return False if the clock is stopped."""
+        early = -self.lateness(moment) - self.ahead
+        return self.clock.sleep(early) if early > 0 else not self.clock.stopped
+
+
+class ArrivalDelay:
+    """Track when frames or samples with time stamps arrive on this host: the `first` stamp, and the `delay`.
+
+    `delay` is the smallest difference between arrival and stamp in seconds; frames or samples that were buffered on
+    their way have a larger one. The difference of the delays of two sensors is the offset between their clocks, if both
+    are equally fast.
+
+    >>> from egodistill import feeds
+    >>> camera = feeds.ArrivalDelay(feeds.HostClock())
+    >>> camera.first is None
+    True
+    >>> camera.add(12.0)
+    >>> camera.first
+    12.0
+    """
+
+    def __init__(self, clock: HostClock) -> None:
+        self.clock, self.first, self.delay = clock, None, math.inf
+        self.began = math.inf  # of the clock
+
+    def add(self, moment: float) -> None:
+        """Note that something stamped with this time, in seconds, has just arrived."""
+        now = self.clock.now()
+        if self.first is None:
+            self.first, self.began = moment, now
+        self.delay = min(self.delay, now - moment)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Frames
+
+
+def source_kind(source: str | os.PathLike) -> str:
+    """Return what a source of frames is: "file", "address", "device" or "pipe".
+
+    Raise VideoError for a source that does not exist, and for an address whose protocol is not among rtsp, http, https,
+    rtmp, tcp, udp, rtp and srt.
+
+    >>> from egodistill import feeds
+    >>> feeds.source_kind("walk.mp4"), feeds.source_kind("tcp://127.0.0.1:5000")
+    ('file', 'address')
+    >>> feeds.source_kind("file:///walk.mp4")
+    Traceback (most recent call last):
+    ...
+    egodistill.video.VideoError: file:///walk.mp4: not an address that can be read; give a file, a device, a pipe, or an
+    address that begins with http, https, rtsp, rtmp, tcp, udp, rtp, srt
+    """
+    if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", os.fspath(source)):
+        if scheme[1].lower() not in SCHEMES:
+            raise VideoError(
+                f"{source}: not an address that can be read; give a file, a device, a pipe, or an address that begins "
+                f"with {', '.join(SCHEMES)}"
+            )
+        return "address"
+    try:
+        mode = os.stat(source).st_mode
+    except (OSError, ValueError):
+        return "file"  # open_video() says what is wrong
+    return "pipe" if stat.S_ISFIFO(mode) else "device" if stat.S_ISCHR(mode) else "file"
+
+
+class VideoFeed:
+    """Frames of a video as they come: iterate over (time in seconds, upright RGB, uint8 [height, width, 3]), once.
+
+    source     A file; an address such as rtsp://, http://, tcp:// or udp://; a device such as /dev/video0 (Linux); or
+               a named pipe. Network access is allowed for an address, and only for one.
+    realtime   False: all frames of a file, as fast as they are decoded.
+    clock      Ends the feed with `stop()`.
+    pace       When frames of a file are due; share it with the samples. By default the first frame starts it.
+
+    The time of a frame of a file is the one that a player shows, 0 at the start of the file: usually the start of its
+    exposure. For all other sources, only differences between their time stamps mean something: the time is that of the
+    arrival of the first frame on this host, in seconds since 1970, plus the difference to the first stamp. It includes
+    the delay of the network and of the decoder.
+
+    A thread decodes. At real speed it waits for a file, and for other sources that are over a second ahead. It never
+    waits for the reader: a frame that was not read when the next one comes is dropped, and a decoder that is over a
+    second behind skips to the next key frame. Both are counted in `dropped`, broken packets and frames in `broken`.
+
+    The feed ends with its source. If something ended it early, such as a lost connection, `problem` says what. `end` is
+    the time at which the last frame ends, in seconds. Raise VideoError at once for a file that is no video and for
+    realtime=False with another source than a file; for other sources, when the first frame is asked for.
+
+    >>> from egodistill import feeds
+    >>> feed = feeds.VideoFeed("walk.mp4", realtime=False)
+    >>> frames = list(feed)
+    >>> len(frames), round(frames[-1][0], 2), frames[-1][1].shape, round(feed.end, 2)
+    (468, 23.35, (64, 64, 3), 23.4)
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike,
+        *,
+        realtime: bool = True,
+        clock: HostClock | None = None,
+        pace: Pace | None = None,
+    ) -> None:
+        self.source, self.kind, self.realtime = os.fspath(source), source_kind(source), realtime
+        self.live = self.kind != "file"
+        if self.live and not realtime:
+            raise VideoError(f"{source}: only a file can be read faster than real time")
+        if not self.live:
+            with open_video(self.source) as container:
+                video_stream(container, self.source)
+        self.clock = clock or HostClock()
+        self.pace = pace or Pace(self.clock, AHEAD if self.live else 0.0)
+        self.problem: str | None = None
+        self.dropped = self.broken = 0
+        self.end = -math.inf
+        self._first: tuple[float, float] | None = None  # live: stamp and arrival of the first frame
+        self._catching, self._backlog = False, 0
+        self._waiting: collections.deque[tuple[float, av.VideoFrame]] = collections.deque()
+        self._changed = threading.Condition()
+        self._ended, self._error = False, None
+        self._thread = threading.Thread(target=self._run, name="decoder", daemon=True)
+
+    def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+        self._thread.start()
+        scaler = Scaler(None)
+        while (found := self._take()) is not None:
+            moment, frame = found
+            yield moment, scaler(frame).transpose(1, 2, 0)
+        if self._error is not None and not self.clock.stopped:
+            raise self._error
+
+    def _take(self) -> tuple[float, av.VideoFrame] | None:
+        """Return the next frame; None at the end."""
+        with self._changed:
+            while not self._waiting and not self._ended and not self.clock.stopped:
+                self._changed.wait(POLL)  # a decoder that waits for its source does not notice that the clock stops
+            if not self._waiting or self.clock.stopped:
+                return None
+            self._changed.notify_all()
+            return self._waiting.popleft()
+
+    # --- In the thread -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        error = None
+        try:
+            with self._open() as container:
+                self._decode(container)
+            if self.end == -math.inf:
+                error = VideoError(f"{self.source}: no frame: it ended before one was complete")
+        except Exception as failed:  # any: the reader waits for the end of this thread
+            error = failed if isinstance(failed, VideoError) else VideoError(f"{self.source}: {failed}")
+        with self._changed:
+            if self.end == -math.inf:
+                self._error = error
+            elif error is not None:
+                self.problem = str(error)
+            self._ended = True
+            self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[av.container.InputContainer]:
+        if not self.live:
+            with open_video(self.source) as container:
+                yield container
+            return
+        # torchvision up to 0.25 enables PyAV's logging when it is imported; see open_video().
+        av.logging.set_level(None)
+        timeout, layout, options, place = None, None, LOCAL_FILES, os.path.abspath(self.source)
+        if self.kind == "address":
+            timeout, options, place = (TIMEOUT, TIMEOUT), NETWORK | {"rtsp_transport": "tcp"}, self.source
+        elif self.kind == "device":
+            layout, options = "v4l2", {}
+        try:
+            container = av.open(place, format=layout, options=options, timeout=timeout, **OPEN_OPTIONS)
+        except (av.error.FFmpegError, ValueError) as error:  # ValueError: PyAV was built without this format
+            raise VideoError(f"{self.source}: cannot be opened: {reason_of(error)}") from error
+        with container:
+            try:
+                yield container
+            except av.error.FFmpegError as error:
+                raise VideoError(f"{self.source}: {reason_of(error)}") from error
+
+    def _decode(self, container: av.container.InputContainer) -> None:
+        stream = video_stream(container, self.source)
+        codec, zero = stream.codec_context, clock_zero(container)
+        codec.thread_type = "SLICE" if self.live else "AUTO"  # threads that share frames hold some of them back
+        length = 1 / float(stream.average_rate or 25)
+        packets, skips, whole_from = demux(container, stream), False, None
+        while not self.clock.stopped:
+            asked = self.clock.now()
+            if (packet := next(packets, None)) is None:
+                return
+            self._backlog = 0 if self.clock.now() - asked > WAITED else self._backlog + 1
+            if self._catching != skips and (self._catching or packet.is_keyframe):
+                # Frames after a key frame may need those before it, if they are shown before it.
+                skips, whole_from = self._catching, packet.pts
+                codec.skip_frame = "NONKEY" if skips else "DEFAULT"
+            self.dropped += skips and bool(packet.size) and not packet.is_keyframe
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                self.broken += 1
+                continue
+            for frame in frames:
+                moment = self._time(frame, stream.time_base, zero)
+                if moment is None or frame.is_corrupt:
+                    self.broken += 1
+                    continue
+                if not skips and None not in (frame.pts, whole_from) and frame.pts < whole_from:
+                    self.dropped += 1
+                    continue
+                whole_from = whole_from if skips else None  # later frames are whole, also if the clock goes back
+                self.end = max(self.end, moment + length)
+                if not self._deliver(moment, frame):
+                    return
+
+    def _time(self, frame: av.VideoFrame, base: Fraction, zero: float) -> float | None:
+        """Return the time of a frame in seconds; None for a frame of a file without a time stamp."""
+        stamp = None if frame.pts is None else float(frame.pts * base)
+        if not self.live:
+            return None if stamp is None else stamp - zero
+        now = self.clock.unix()
+        if stamp is None:
+            return now
+        if self._first is None:
+            self._first = (stamp, now)
+        first, arrived = self._first
+        return arrived + (stamp - first)
+
+    def _deliver(self, moment: float, frame: av.VideoFrame) -> bool:
+        """Give the reader a frame when it is due; return False if the clock is stopped."""
+        if self.realtime:
+            late = self.pace.lateness(moment)
+            if late < LATE / 2 or not self._backlog:
+                self._catching = False
+            elif late > LATE and self._backlog >= BACKLOG:
+                self._catching = True
+            if not self.pace.wait(moment):
+                return False
+        with self._changed:
+            if self.realtime:
+                self.dropped += len(self._waiting)
+                self._waiting.clear()
+            while len(self._waiting) >= DECODED and not self.clock.stopped:
+                self._changed.wait(POLL)
+            self._waiting.append((moment, frame))
+            self._changed.notify_all()
+        return not self.clock.stopped
+
+
+def reason_of(error: Exception) -> str:
+    """Return what FFmpeg says about an error. PyAV ends a call that takes longer than its limit by an ExitError."""
+    silent = isinstance(error, av.error.ExitError)
+    return f"nothing came for {TIMEOUT:g} s" if silent else str(getattr(error, "strerror", error))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Samples
+
+
+def split_samples(times: np.ndarray, readings: np.ndarray, seconds: float = CHUNK) -> Samples:
+    """Yield samples in their order, one piece for each interval [k * seconds, (k + 1) * seconds) that has any.
+
+    Times are [n] seconds, or nanoseconds if they are integers; readings are [n, 6].
+
+    >>> import numpy as np
+    >>> from egodistill import feeds
+    >>> times = np.array([0.02, 0.07, 0.11, 0.31])
+    >>> [part.tolist() for part, _ in feeds.split_samples(times, np.zeros((4, 6)))]
+    [[0.02, 0.07], [0.11], [0.31]]
+    """
+    if not len(times):
+        return
+    length = round(seconds * 1e9) if times.dtype.kind == "i" else seconds
+    cuts = np.flatnonzero(np.diff(np.floor_divide(times, length))) + 1
+    yield from zip(np.split(times, cuts), np.split(readings, cuts), strict=True)
+
+
+def recorded_samples(motion: Imu, seconds: float = CHUNK) -> Samples:
+    """Yield the samples of a recording in order of time, in pieces of `seconds`: times [n], readings [n, 6].
+
+    A row has one sensor; the other three columns are NaN.
+
+    >>> from egodistill import data, feeds
+    >>> pieces = list(feeds.recorded_samples(data.read_imu("walk.csv")))
+    >>> len(pieces), pieces[0][1].shape
+    (234, (40, 6))
+    """
+    times = np.concatenate((motion.accel_time, motion.gyro_time))
+    readings = np.full((len(times), 6), np.nan)
+    readings[: len(motion.accel), :3], readings[len(motion.accel) :, 3:] = motion.accel, motion.gyro
+    order = np.argsort(times, kind="stable")
+    yield from split_samples(times[order], readings[order], seconds)
+
+
+class LineSamples:
+    """Samples from lines of text as they arrive: iterate over (times [n], readings float64 [n, 6]), once.
+
+    `blocks` are bytes as they come; each piece has the lines that a block completes. `parse` returns time and six
+    readings of a line, None for a header, and raises ValueError for a line that is no sample. Such a line is skipped
+    and counted in `bad`; `report` gets a sentence about the first one, and IMUError is raised after a hundred in a row.
+    It also gets one if the first thousand readings, or all of a feed that ends before, are unlikely in m/s2 and rad/s;
+    of a sensor with fewer than a hundred it says that they are too few to tell. Empty lines are skipped.
+    `json_samples()` and `table_samples()` make such feeds.
+
+    >>> from egodistill import feeds
+    >>> def parse(line):
+    ...     moment, x = map(float, line.split())
+    ...     return moment, [x, 0, 9.8, 0, 0, 0]
+    >>> feed = feeds.LineSamples("numbers", [b"0.0 1\\n0.1 2\\n0.", b"2 3\\nzero\\n"], parse, report=print)
+    >>> for times, readings in feed:
+    ...     print(times, readings[:, 0])
+    [0.  0.1] [1. 2.]
+    numbers: line 4: could not convert string to float: 'zero'. Such lines are skipped and counted
+    [0.2] [3.]
+    numbers: too few readings to check the units of accelerometer (3) and gyroscope (3); 100 are enough
+    >>> feed.lines, feed.bad
+    (4, 1)
+    """
+
+    def __init__(
+        self,
+        name: str,
+        blocks: Iterable[bytes],
+        parse: Callable[[str], Row | None],
+        *,
+        report: Callable[[str], object],
+    ) -> None:
+        self.name, self.blocks, self.parse, self.report = name, blocks, parse, report
+        self.lines, self.bad, self._in_a_row = 0, 0, 0
+        self._first: list[np.ndarray] | None = []  # readings whose units are not checked yet
+
+    def __iter__(self) -> Samples:
+        rest = b""
+        try:
+            for block in self.blocks:
+                *complete, rest = (rest + block).split(b"\n")
+                if len(rest) > LONGEST_LINE:
+                    complete, rest = [*complete, rest], b""
+                found = [row for line in complete if (row := self._row(line)) is not None]
+                if found:
+                    times, readings = zip(*found, strict=True)
+                    readings = np.array(readings, np.float64)
+                    if self._first is not None:
+                        self._first.append(readings)
+                        if sum(map(len, self._first)) >= JUDGED:
+                            self._check_units()
+                    yield np.array(times), readings
+        finally:  # at the end, after an error, or if nobody reads on
+            self._check_units()
+
+    def _check_units(self) -> None:
+        """Report once what is unlikely about the first readings; `read_imu()` would refuse or note a file of them."""
+        if not self._first:
+            return
+        table, self._first, few = np.concatenate(self._first), None, []
+        for sensor, values in (("accelerometer", table[:, :3]), ("gyroscope", table[:, 3:])):
+            values = values[(np.abs(values) < LARGEST_READING).all(axis=1)]  # NaN: False
+            if len(values) < ENOUGH:
+                few += [f"{sensor} ({len(values)})"] if len(values) else []
+                continue
+            try:
+                notes = unit_notes(self.name, sensor, values)
+            except IMUError as error:
+                self.report(str(error))
+                continue
+            for note in notes:
+                self.report(f"{self.name}: {note}")
+        if few:
+            self.report(f"{self.name}: too few readings to check the units of {' and '.join(few)}; {ENOUGH} are enough")
+
+    def _row(self, line: bytes) -> Row | None:
+        """Return the sample of a line; None without one."""
+        self.lines += 1
+        if not line.strip():
+            return None
+        try:
+            row = self.parse(line.decode("utf-8-sig").strip())
+        except IMUError:
+            raise
+        except ValueError as error:
+            self.bad += 1
+            self._in_a_row += 1
+            sentence = f"{self.name}: line {self.lines}: {error}"
+            if self._in_a_row >= BAD_IN_A_ROW:
+                raise IMUError(f"{sentence}. {BAD_IN_A_ROW} lines in a row are no samples") from error
+            if self.bad == 1:
+                self.report(f"{sentence}. Such lines are skipped and counted")
+            return None
+        self._in_a_row = 0
+        return row
+
+
+class JSONRow:
+    """Parser of lines such as {"time": 1.25, "accel": [0.1, 0.2, 9.8], "gyro": [0, 0, 0.1]}.
+
+    The first time decides for all: an integer is nanoseconds, a number with a decimal point is seconds.
+    """
+
+    form = '{"time": 1.25, "accel": [x, y, z], "gyro": [x, y, z]}, one sensor or both'
+
+    def __init__(self) -> None:
+        self.whole: bool | None = None
+
+    def __call__(self, line: str) -> Row:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"not JSON; expected {self.form}; got {shortened(line)}") from error
+        if not isinstance(row, dict) or not is_number(row.get("time")):
+            raise ValueError(f"expected {self.form}; got {shortened(line)}")
+        sensors = [row.get(name) for name in ("accel", "gyro")]
+        fits = all(
+            axes is None or (isinstance(axes, list) and len(axes) == 3 and all(map(is_number, axes)))
+            for axes in sensors
+        )
+        if not fits or sensors == [None, None]:
+            raise ValueError(f"expected {self.form}; got {shortened(line)}")
+        moment = row["time"]
+        if self.whole is None:
+            self.whole = isinstance(moment, int)
+        if self.whole and not (isinstance(moment, int) and abs(moment) < 2**63):
+            raise ValueError(
+                f"the times began as integers, which are nanoseconds, and this one is {moment!r}; write all seconds "
+                f"with a decimal point, or all nanoseconds without"
+            )
+        readings = [float(x) for axes in sensors for x in axes or [math.nan] * 3]
+        return moment if self.whole else float(moment), readings
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value from JSON is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False
+    return abs(value) < 1e300 if isinstance(value, int) else math.isfinite(value)
+
+
+def shortened(line: str) -> str:
+    return line if len(line) <= 60 else f"{line[:57]}..."
+
+
+def json_samples(
+    descriptor: int, *, clock: HostClock, report: Callable[[str], object], name: str = "standard input"
+) -> LineSamples:
+    """Return samples from JSON lines in a pipe or file that is open, such as `sys.stdin.fileno()`.
+
+    A line is one object, {"time": 1.25, "accel": [x, y, z], "gyro": [x, y, z]}, in m/s2 and rad/s, with one sensor or
+    both. Times are seconds; if the first one is an integer, all are integer nanoseconds. See `LineSamples`.
+
+    >>> import os
+    >>> from egodistill import feeds
+    >>> reader, writer = os.pipe()
+    >>> os.write(writer, b'{"time": 0.5, "accel": [0, 0, 9.8]}\\n') and os.close(writer)
+    >>> for times, readings in feeds.json_samples(reader, clock=feeds.HostClock(), report=print):
+    ...     print(times, readings)
+    [0.5] [[0.  0.  9.8 nan nan nan]]
+    standard input: too few readings to check the units of accelerometer (1); 100 are enough
+    >>> os.close(reader)
+    """
+    return LineSamples(name, pipe_blocks(descriptor, clock), JSONRow(), report=report)
+
+
+def pipe_blocks(descriptor: int, clock: HostClock) -> Iterator[bytes]:
+    """Yield the bytes of an open file as they come, until the clock is stopped; its end also ends the last line."""
+    while not clock.stopped:
+        if os.name != "nt" and not select.select([descriptor], [], [], POLL)[0]:
+            continue
+        # Not through sys.stdin: a thread that waits there holds its lock, and the interpreter could not exit.
+        block = os.read(descriptor, 1 << 16)
+        yield block or b"\n"
+        if not block:
+            return
+
+
+def table_samples(path: str | os.PathLike, *, clock: HostClock, report: Callable[[str], object]) -> LineSamples:
+    """Return the samples of a CSV table that another program writes, from its first row on and as it grows.
+
+    The columns are those of `imu.read_imu()`. A line counts when it ends. The feed ends when the clock is stopped.
+    Raise IMUError that names the file if it does not exist, has other columns, is truncated, or is replaced by another
+    file. See `LineSamples` for rows that are no samples.
+
+    >>> from egodistill import feeds
+    >>> clock = feeds.HostClock()
+    >>> for times, readings in feeds.table_samples("walk.csv", clock=clock, report=print):
+    ...     if times[-1] > 23.3:
+    ...         clock.stop()
+    >>> readings.shape[1]
+    6
+    """
+    return LineSamples(str(path), growing_blocks(Path(path), clock), TableRow(path), report=report)
+
+
+class TableRow:
+    """Parser of the lines of a table; the first one is its header. An empty cell, NULL and nan are no reading."""
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path, self.unit, self.columns = path, 1.0, []
+
+    def __call__(self, line: str) -> Row | None:
+        if not self.columns:
+            _, self.unit, self.columns = table_columns(self.path, line)
+            return None
+        cells = [cell.strip().strip('"').lower() for cell in line.split(",")]
+        if len(cells) <= max(self.columns):
+            raise ValueError(f"{len(cells)} cells; the header has at least {max(self.columns) + 1}")
+        moment, *readings = (
+            math.nan if cells[place] in ("", "null") else float(cells[place]) for place in self.columns
+        )
+        if not math.isfinite(moment):
+            raise ValueError("no time")
+        return moment * self.unit, readings
+
+
+def growing_blocks(path: Path, clock: HostClock) -> Iterator[bytes]:
+    """Yield the bytes of a file that grows, until the clock is stopped."""
+    try:
+        file = open(path, "rb", buffering=0)
+    except OSError as error:
+        raise IMUError(f"{path}: cannot be read: {error.strerror}") from error
+    with file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise IMUError(f"{path}: a pipe or device, not a file; give JSON lines on standard input (--imu -)")
+        while not clock.stopped:
+            if block := file.read(1 << 16):
+                yield block
+                continue
+            opened = os.fstat(file.fileno())
+            if opened.st_size < file.tell():
+                raise IMUError(f"{path}: was truncated while it was read; follow a file that only grows")
+            try:
+                now = os.stat(path)
+            except OSError:
+                now = None
+            if now is None or (now.st_dev, now.st_ino) != (opened.st_dev, opened.st_ino):
+                raise IMUError(f"{path}: was replaced or removed while it was read; follow a file that only grows")
+            clock.sleep(POLL)

@@ -1,0 +1,290 @@
+"""Gates: when a sleeping camera should take the next frame.
+
+    from egodistill import Stream, gates
+
+    gate = gates.Turned(0.6)                            # look again after the head has turned by 0.6 rad
+    with Stream(student, frames="newest", gate=gate) as stream:
+        ...
+
+A gate is called after each answer with the IMU window, the ages of the frames that were used, and the end of the clip;
+it returns whether to look again. Any function with these arguments is a gate. `simulate()` runs a gate on a recording
+whose windows and frame times are known; `best_looks()` returns the looks of an oracle, which no gate can exceed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ..engine import runtime
+from ..engine.batches import require_number
+from ..support.errors import IMU_RATE, EgoDistillError
+
+__all__ = [
+    "Always",
+    "Changed",
+    "Looks",
+    "Moved",
+    "Never",
+    "Period",
+    "Random",
+    "Turned",
+    "best_looks",
+    "simulate",
+]
+
+TOLERANCE = 1e-6  # s; an age of four steps of 0.5 s may be a little below 2.0
+FAST = 1.5  # rad/s: the head turns to something new; the threshold of the default gate of `Stream`
+
+# (window [samples, 6] in m/s2 and rad/s, ages of the frames in s, end of the window in s) -> whether to look again
+Gate = Callable[[np.ndarray, Sequence[float], float], bool]
+
+
+class Never:
+    """Keep the first frame.
+
+    >>> from egodistill import gates
+    >>> gates.Never()(None, [9.0], 12.0)
+    False
+    """
+
+    def __call__(self, window: np.ndarray, ages: Sequence[float], stop: float) -> bool:
+        return False
+
+
+class Always:
+    """Take a frame for each answer.
+
+    >>> from egodistill import gates
+    >>> gates.Always()(None, [0.0], 12.0)
+    True
+    """
+
+    def __call__(self, window: np.ndarray, ages: Sequence[float], stop: float) -> bool:
+        return True
+
+
+@dataclasses.dataclass
+class Period:
+    """Look again when the newest frame is so many seconds old, like `Stream(period=...)`.
+
+    >>> from egodistill import gates
+    >>> gate = gates.Period(2.0)
+    >>> gate(None, [3.5, 1.5], 12.0), gate(None, [4.0, 2.0], 12.5)
+    (False, True)
+    """
+
+    seconds: float
+
+    def __post_init__(self) -> None:
+        require_number("seconds", self.seconds, 0, above=True)
+
+    def __call__(self, window: np.ndarray, ages: Sequence[float], stop: float) -> bool:
+        return min(ages, default=np.inf) >= self.seconds - TOLERANCE
+
+
+@dataclasses.dataclass
+class Random:
+    """Look again with a fixed probability after each answer, whatever happens; `seed` makes the looks repeatable.
+
+    >>> from egodistill import gates
+    >>> gate = gates.Random(0.25)
+    >>> sum(gate(None, [1.0], 0.5 * k) for k in range(1000))
+    231
+    """
+
+    probability: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_number("probability", self.probability, 0, 1)
+        self.rng = np.random.default_rng(self.seed)
+
+    def __call__(self, window: np.ndarray, ages: Sequence[float], stop: float) -> bool:
+        return bool(self.rng.random() < self.probability)
+
+
+@dataclasses.dataclass
+class Moved:
+    """Look again while the head moves: the gyroscope's RMS is at least ``rate`` (rad/s) over the last ``seconds``.
+
+    The window ends with these seconds, and has ``imu_rate`` samples per second.
+
+    >>> import numpy as np
+    >>> from egodistill import gates
+    >>> gate, window = gates.Moved(0.5), np.zeros((422, 6))
+    >>> still = gate(window, [1.0], 12.0)
+    >>> window[-50:, 4] = 1.2
+    >>> still, gate(window, [1.0], 12.0)
+    (False, True)
+    """
+
+    rate: float
+    seconds: float = 0.5
+    imu_rate: float = IMU_RATE
+
+    def __post_init__(self) -> None:
+        require_number("rate", self.rate, 0)
+        require_number("imu_rate", self.imu_rate, 0, above=True)
+        require_number("seconds", self.seconds, 0, above=True)
+
+    def __call__(self, window: np.ndarray, ages: Sequence[float], stop: float) -> bool:
+        part = window[-max(1, round(self.seconds * self.imu_rate)) :, 3:]
+        return float(np.sqrt(np.square(part).sum(axis=1).mean())) >= self.rate
+
+
+@dataclasses.dataclass
+class Turned:
+    """Look again when the head has turned by this angle, in rad, since the newest frame: the camera shows other things.
+
+    The gyroscope is integrated, axis by axis, from the time of the frame to the end of the window, or from the window's
+    start if the frame is older; so the angle is that of small turns. Without a frame the answer is yes. ``imu_rate`` is
+    the number of samples of the window per second.
+
+    >>> import numpy as np
+    >>> from egodistill import gates
+    >>> gate, window = gates.Turned(0.4), np.zeros((422, 6))
+    >>> window[-99:, 4] = 1.0                      # half a second
+    >>> gate(window, [0.3], 12.0), gate(window, [0.6], 12.0)
+    (False, True)
+    """
+
+    angle: float
+    imu_rate: float = IMU_RATE
+
+    def __post_init__(self) -> None:
+        require_number("angle", self.angle, 0)
+        require_number("imu_rate", self.imu_rate, 0, above=True)
+
+    def __call__(self, window: np.ndarray, ages: Sequence[float], stop: float) -> bool:
+        if not len(ages):
+            return True
+        count = min(len(window), max(0, round(min(ages) * self.imu_rate)))
+        turn = window[len(window) - count :, 3:].sum(axis=0) / self.imu_rate
+        return float(np.linalg.norm(turn)) >= self.angle
+
+
+class Changed:
+    """Look again when the student's IMU embedding has changed since the last look: the head moves in another way.
+
+    model      a student with an IMU encoder, in evaluation mode; not exported programs, which do not return it.
+    distance   cosine distance, 0 to 2, between the embeddings of the present window and of the one at the last look,
+               from which on to look. The first window counts as a look.
+
+    Raise EgoDistillError for a model without IMU encoder, an exported one, and a distance below 0.
+
+    >>> import numpy as np
+    >>> from egodistill import EgoDistill, gates
+    >>> gate = gates.Changed(EgoDistill.load("student.pt"), 0.2)
+    >>> still, rng = np.tile([0.0, 0.0, 9.8, 0.0, 0.0, 0.0], (422, 1)), np.random.default_rng(0)
+    >>> gate(still, [1.0], 12.0), gate(still, [1.5], 12.5)
+    (False, False)
+    """
+
+    def __init__(self, model: Any, distance: float) -> None:
+        require_number("distance", distance, 0)
+        if "imu" not in model.inputs:
+            raise EgoDistillError("a change gate needs a student with an IMU encoder; give another gate")
+        if runtime.is_exported(model):
+            raise EgoDistillError("an exported program does not return the IMU embedding; give the student itself")
+        self.model, self.distance = model, distance
+        self.known: np.ndarray | None = None
+
+    def __call__(self, window: np.ndarray, ages: Sequence[float], stop: float) -> bool:
+        now = self.embed(window)
+        if self.known is None:
+            self.known = now
+        if 1 - float(now @ self.known) < self.distance:
+            return False
+        self.known = now
+        return True
+
+    @torch.no_grad()
+    def embed(self, window: np.ndarray) -> np.ndarray:
+        """Return the embedding of a window, float [D] of length 1."""
+        device = next(self.model.parameters()).device
+        motion = self.model.encode_imu(torch.from_numpy(np.asarray(window, np.float32)).to(device)[None])
+        vector = motion.flatten().float().cpu().numpy()
+        return vector / max(float(np.linalg.norm(vector)), 1e-12)
+
+
+class Looks(NamedTuple):
+    """The looks of a gate on a recording, from `simulate()`, as indices of frames."""
+
+    used: np.ndarray  # int [K]: the frame of each answer, -1 for none
+    taken: list[int]  # the frames that were taken, in order
+
+
+def simulate(
+    gate: Gate,
+    windows: Sequence[np.ndarray],
+    stops: np.ndarray,
+    frames: np.ndarray,
+    *,
+    slack: float = 0.05,
+    max_age: float = 4.0,
+) -> Looks:
+    """Return the looks that a `Stream` with this gate and N = 1 takes of a recording, without running a network.
+
+    ``windows`` are the IMU windows of K answers, ``stops`` [K] their ends and ``frames`` [F] the times at which the
+    camera could take a frame, all in seconds and in order. The first frame is taken unasked, and another one when the
+    newest would be older than ``max_age`` at the next answer. A look that is asked for after an answer takes the first
+    frame at least ``slack`` after the end of its window, because the answer is not known earlier. Raise EgoDistillError
+    for times that are not in order.
+
+    >>> import numpy as np
+    >>> from egodistill import gates
+    >>> stops, frames = np.arange(2, 8, 0.5), np.arange(0, 8, 0.5)
+    >>> gates.simulate(gates.Period(2.0), [None] * len(stops), stops, frames).used.tolist()
+    [0, 5, 5, 5, 5, 5, 10, 10, 10, 10, 10, 15]
+    """
+    for name, times in (("stops", stops), ("frames", frames)):
+        if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
+            raise EgoDistillError(f"{name} must be finite times in ascending order")
+    taken: list[int] = []
+    used, request = np.full(len(stops), -1), -np.inf
+    for k, (window, stop) in enumerate(zip(windows, stops, strict=True)):
+        next_frame = int(np.searchsorted(frames, request))
+        if next_frame < len(frames) and frames[next_frame] <= stop:
+            taken.append(next_frame)
+            request = np.inf
+        age = stop - frames[taken[-1]] if taken else np.inf
+        if 0 <= age <= max_age:
+            used[k] = taken[-1]
+        look = gate(window, (age,) if used[k] >= 0 else (), stop)
+        too_old = k + 1 < len(stops) and age + stops[k + 1] - stop > max_age
+        if look or too_old:
+            request = min(request, stop + slack)
+    return Looks(used, taken)
+
+
+def best_looks(right: np.ndarray, price: float) -> np.ndarray:
+    """Return the looks that maximise right answers minus ``price`` per look: bool [K], by dynamic programming.
+
+    ``right`` is bool [K, A]: right[k, a] is whether answer k is right with the frame that was taken a answers before
+    it. An answer without a look among the last A answers, its own included, counts as wrong. No gate can have more
+    right answers with as many looks: this is an oracle, which knows the labels.
+
+    >>> import numpy as np
+    >>> from egodistill import gates
+    >>> right = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [1, 0, 0]], bool)
+    >>> gates.best_looks(right, 0.1).tolist(), gates.best_looks(right, 1.5).tolist()
+    ([True, False, False, True], [True, False, False, False])
+    """
+    count, ages = right.shape
+    gains = np.concatenate([right.astype(float), np.zeros((count, 1))], axis=1)
+    later = np.minimum(np.arange(ages + 1) + 1, ages)  # the age at the next answer
+    value, choices = np.zeros(ages + 1), np.zeros((count, ages + 1), bool)
+    for k in reversed(range(count)):
+        look = gains[k, 0] - price + value[later[0]]
+        keep = gains[k] + value[later]
+        choices[k], value = look > keep, np.maximum(look, keep)
+    looks, age = np.zeros(count, bool), ages
+    for k in range(count):
+        looks[k] = choices[k, age]
+        age = later[0] if looks[k] else later[age]
+    return looks

@@ -1,0 +1,599 @@
+"""Live inference: IMU samples and frames go in as they arrive, answers come out.
+
+    import egodistill
+
+    with egodistill.Stream(model, every=0.5, frames="centre", slack=0.05) as stream:
+        stream.accept_imu(times, readings)                  # any thread, any chunk
+        if stream.wants_frame(now):                         # True once per request: start the camera
+            stream.accept_frame(time, picture)
+        for answer in stream.results():                     # runs the networks, in this thread
+            print(answer.stop, answer.classes[:1], answer.frame_age)
+
+All times are those of one clock, the IMU sensor's; when something arrives does not matter, except for `Answer.delay`.
+`accept_imu()` and `accept_frame()` check, copy and return, so drivers may call them. The feature of a frame is computed
+once and kept: an answer from new head motion and a known frame costs 0.050 GMACs instead of 1.863 (student at the
+paper's size). What a stream keeps of its input is in `arrivals`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+import time
+from collections import deque
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..engine import batches, runtime
+from ..engine.runtime import Precision
+from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu
+from ..support.errors import EgoDistillError
+from .arrivals import Clock, Frame, Frames, Schedule, Sensor, Stats, Times
+from .gates import FAST, TOLERANCE, Gate, Moved
+
+__all__ = ["Answer", "Stream", "StreamClockError"]
+
+
+LARGEST_PICTURE = 1 << 28  # bytes
+FRAME_LEAD = 60.0  # seconds: a frame further ahead of the newest sample has a wrong time
+CHOICES = {"frames": ("centre", "newest"), "on_restart": ("raise", "reset")}
+
+
+class StreamClockError(EgoDistillError):
+    """The clock of the samples was restarted. The stream has been reset, and accepts the new clock."""
+
+
+class Answer(NamedTuple):
+    """One answer of a stream: the best classes of the clip from `start` to `stop`, or the problem."""
+
+    start: float  # On the clock of the samples: seconds, or an int of nanoseconds if that is what the samples have.
+    stop: float
+    classes: list[tuple[str, float]]  # The best ones with their probabilities; empty if there is a problem.
+    problem: str | None = None  # Why there are no classes.
+    frame_age: tuple[float, ...] = ()  # `stop` minus the time of each frame that was used, in seconds.
+    delay: float = 0.0  # Seconds on this host between the arrival of the sample that made it due and the answer.
+    lag: float = 0.0  # Seconds from `stop` to the newest sample.
+    encoded: int = 0  # Frames whose feature was computed for this answer; the others were known.
+    seconds: float = 0.0  # Seconds on this host that the networks took.
+
+
+class Job(NamedTuple):
+    """The input of an answer: the clip, its IMU window and frames or a problem, and when it became due on this host."""
+
+    number: int
+    schedule: Schedule
+    arrived: float
+    window: np.ndarray | None
+    frames: list[Frame]
+    problem: str | None
+
+
+class Stream:
+    """Answers about head motion and frames as they arrive; see the module's introduction for the six lines of use.
+
+    model      An `EgoDistill` in evaluation mode, on its device, a pair of exported programs (`export.load_pair()`), or
+               another model with the methods of `student.Student`. Many streams may share one.
+    every      Seconds between answers. Answer k is about [stop - clip_seconds, stop] with stop = first sample +
+               clip_seconds + k * every. The first sample is the first time at which both sensors have one.
+    frames     "centre": the frames on screen at the places at which the model was trained; of a camera below 10 Hz,
+               the nearest ones, at most `tolerance` seconds away. Answers are those of `predict()`, and describe
+               what happened half a clip ago; the camera must run. Not for the samplings "random" and "ages".
+               "newest": the last N frames, none older than `max_age` seconds, for a student trained with such ages.
+    slack      Seconds, on the sensor's clock, by which samples and frames may arrive after newer ones; every answer
+               waits so long. A delay that all input shares does not count. If frames arrive seconds after the
+               samples of the same time, set it to that delay.
+    min_coverage, max_gap   Options of `predict()`: share of a window that samples must cover, longest bridged gap (s).
+    frame_clock   (offset, stretch): a frame stamped t was taken at offset + stretch * t on the clock of the samples.
+    gate       With "newest": `gate(window, ages, stop)` is asked after each answer whether to look again, with the IMU
+               window [samples, 6], the ages of the frames used and the end of the clip in seconds. It is not
+               asked about the first look, nor about one that replaces a frame that has become too old. The model must
+               read IMU samples, at the gate's `imu_rate` if it has one. None: `gates.Moved(gates.FAST)`, which is
+               better than a period when looks are rare (RESULTS.md, When to look); for a model without IMU, or with
+               several frames, a period of 2 s.
+    period     With "newest", instead of a gate: look every so many seconds.
+    camera_delay, camera_timeout   Seconds by which frames are requested early, and after which a request is given up.
+    max_pending   How many due answers may wait for `results()`; beyond it, the oldest are dropped and counted.
+    max_jump   Seconds by which the clock may jump ahead at once; see below. Also how long a sensor waits for the other
+               one before it counts as silent.
+    on_restart   "raise" StreamClockError, or "reset" silently, when the clock of the samples was restarted.
+    top        Number of classes of an answer.
+    precision  Option of `evaluate()`.
+
+    Times are float seconds, or integers, which are nanoseconds; all of one clock and one kind. Raise EgoDistillError
+    for arguments that do not fit.
+
+    Memory, whatever the input: (clip_seconds + slack + (max_pending + 1) * every + max_jump) seconds of samples, 32
+    bytes per reading; `arrivals.KEPT_FRAMES` * N pictures of the model's size, one as it came, and their features.
+
+    >>> import numpy as np
+    >>> from egodistill import EgoDistill, Stream
+    >>> student = EgoDistill.load("student.pt")
+    >>> times = np.arange(0, 3, 1 / 200)
+    >>> with Stream(student, every=0.5) as stream:
+    ...     stream.accept_imu(times, np.tile([0.0, 0.0, 9.8, 0.0, 0.0, 0.0], (len(times), 1)))
+    ...     stream.accept_frame(1.07, np.zeros((64, 64, 3), np.uint8))
+    ...     for answer in stream.results():
+    ...         print(f"{answer.stop:.2f} s: {len(answer.classes)} classes, frame of {answer.frame_age[0]:.2f} s ago")
+    2.13 s: 5 classes, frame of 1.06 s ago
+    2.63 s: 5 classes, frame of 1.56 s ago
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        every: float = 0.5,
+        frames: Literal["centre", "newest"] = "centre",
+        slack: float = 0.05,
+        tolerance: float = 0.5,
+        max_age: float = 4.0,
+        min_coverage: float = 0.95,
+        max_gap: float = MAX_GAP,
+        frame_clock: tuple[float, float] = (0.0, 1.0),
+        gate: Gate | None = None,
+        period: float | None = None,
+        camera_delay: float = 0.0,
+        camera_timeout: float = 10.0,
+        max_pending: int = 2,
+        max_jump: float = 2.0,
+        on_restart: Literal["raise", "reset"] = "raise",
+        top: int = 5,
+        precision: Precision = "auto",
+    ) -> None:
+        self.spec = batches.clip_spec_of(model)
+        batches.require_number("every", every, round(self.spec.seconds / 100, 4))
+        for name, value in (("slack", slack), ("tolerance", tolerance), ("camera_delay", camera_delay)):
+            batches.require_number(name, value, 0)
+        for name, value in (("max_age", max_age), ("max_gap", max_gap), ("max_jump", max_jump)):
+            batches.require_number(name, value, 0, above=True)
+        if period is not None:
+            batches.require_number("period", period, 0, above=True)
+            if gate is not None:
+                raise EgoDistillError("gate and period both say when to look; give one of them")
+        batches.require_number("camera_timeout", camera_timeout, 0, above=True)
+        batches.require_number("min_coverage", min_coverage, 0, 1, above=True)
+        batches.require_number("max_pending", max_pending, 1, whole=True)
+        batches.require_number("top", top, 1, whole=True)
+        for name, choice in (("frames", frames), ("on_restart", on_restart)):
+            if choice not in CHOICES[name]:
+                raise EgoDistillError(f"{name} must be one of {', '.join(CHOICES[name])}; got {choice!r}")
+        for name, value in (("gate", gate), ("period", period)):
+            if value is not None and frames != "newest":
+                raise EgoDistillError(
+                    f"{name} decides when to look, so it needs frames='newest'; 'centre' always looks"
+                )
+        if gate is not None and not self.spec.imu_samples:
+            raise EgoDistillError("gate is asked about head motion, and this model reads none; give period instead")
+        rate = self.spec.imu_rate
+        if getattr(gate, "imu_rate", rate) != rate:
+            raise EgoDistillError(
+                f"gate counts {gate.imu_rate} samples per second, and the model reads {rate}; build it with "
+                f"imu_rate={rate}"
+            )
+        if not set(batches.inputs_of(model)) <= {"frames", "imu"}:
+            raise EgoDistillError(f"a stream has frames and IMU samples; the model reads {', '.join(model.inputs)}")
+        steps = ("encode_frames", "aggregate") if self.spec.frames else ()
+        steps = (*steps, "encode_imu", "fuse") if self.spec.imu_samples else (*steps, "fuse")
+        if lacking := [step for step in steps if not hasattr(model, step)]:
+            raise EgoDistillError(
+                f"{type(model).__name__} has no {', '.join(lacking)}: a stream needs a student that works in steps, "
+                f"see student.Student; predict() takes any model"
+            )
+        if isinstance(model, torch.nn.Module) and any(layer.training for layer in model.modules()):
+            raise EgoDistillError("the model is in training mode; call model.eval() before it is used in a stream")
+        offset, stretch = frame_clock
+        batches.require_number("frame_clock[0]", offset)
+        batches.require_number("frame_clock[1]", stretch, 0, above=True)
+        self.model, self.every, self.slack, self.top = model, every, slack, top
+        self.choice, self.tolerance, self.max_age, self.frame_clock = frames, tolerance, max_age, (offset, stretch)
+        self.limits = {"min_coverage": min_coverage, "max_gap": max_gap}
+        if frames == "newest" and gate is None and period is None and self.spec.frames == 1 and self.spec.imu_samples:
+            gate = Moved(FAST, imu_rate=self.spec.imu_rate)
+        self.gate, self.period = gate, period or 2.0
+        self.camera_delay, self.camera_timeout = camera_delay, camera_timeout
+        self.max_pending, self.max_jump, self.on_restart = max_pending, max_jump, on_restart
+        tensors = model.parameters() if isinstance(model, torch.nn.Module) else ()
+        self.device = next((parameter.device for parameter in tensors), torch.device("cpu"))
+        self.precision = runtime.pick_precision(self.device, precision, model)
+        if isinstance(model, torch.nn.Module):
+            self.model = runtime.with_cast_weights(model, self.precision)
+        self.names = getattr(model, "class_names", None)
+        self._stats = Stats()
+        self._lock = threading.Condition()
+        self._computing = threading.Lock()
+        self._open, self._finished, self._taken = True, False, 0
+        self._begin()
+
+    def _begin(self) -> None:
+        """Start with a new clock and no samples, frames and answers."""
+        self._clock, self._schedule = Clock(), Schedule(self.spec, self.every)
+        if self.spec.imu_samples:
+            self._sensors = [Sensor(self.slack, self.max_jump, self._stats) for _ in range(2)]
+        else:  # frames are the clock
+            self._sensors = [Sensor(self.slack, FRAME_LEAD, Stats())]
+        self._frames = Frames(self._schedule, self.choice, self.tolerance, self.max_age, self._stats)
+        self._pending: deque[tuple[int, float]] = deque()
+        self._request: float | None = None
+        self._asked = -math.inf  # "centre": the last place of a clip for which a frame was requested
+        self._look = True  # "newest" with a gate: its last decision
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # --- Input: any thread --------------------------------------------------------------------------
+
+    def accept_imu(self, times: Times, readings: Any) -> None:
+        """Add samples: times [n] and readings float [n, 6] in m/s2 and rad/s, in the axes of the training recordings.
+
+        Both are copied; the order does not matter. A row of one sensor has NaN in the other three columns. Samples are
+        dropped and counted (`stats`) if they lack a finite time or number, have the time of another sample, or are more
+        than `slack` older than the newest one. A sample more than `max_jump` ahead is held back until the next call
+        shows whether it is valid. If all samples are more than `max_jump` in the past for a second, the clock was
+        restarted: the stream is reset, and the next call begins the new recording. Then raise StreamClockError once,
+        unless on_restart="reset". Raise EgoDistillError for other shapes, another kind of times, and a stream that was
+        closed.
+        """
+        try:
+            table = np.array(readings, np.float64, ndmin=2)
+        except (ValueError, TypeError) as error:
+            raise EgoDistillError(f"readings must be numbers, float [n, 6]: {error}") from error
+        arrived = time.monotonic()
+        with self._lock:
+            self._require_open()
+            seconds = self._clock.seconds(times)
+            if not len(seconds) and not table.size:
+                return
+            if not self.spec.imu_samples:
+                raise EgoDistillError("the model reads no IMU samples; leave out accept_imu()")
+            if table.shape != (len(seconds), 6):
+                raise EgoDistillError(
+                    f"readings must be [{len(seconds)}, 6], one row per time: accelerometer xyz in m/s2, gyroscope xyz "
+                    f"in rad/s; got {list(table.shape)}"
+                )
+            if self._add(seconds, table):
+                self._restart()
+            self._update(arrived)
+
+    def _add(self, seconds: np.ndarray, table: np.ndarray) -> bool:
+        """Give each sensor its samples; return whether the clock of one was restarted."""
+        restarted = False
+        for sensor, values in zip(self._sensors, (table[:, :3], table[:, 3:]), strict=True):
+            present = ~np.isnan(values).all(axis=1)
+            usable = present & np.isfinite(seconds) & (np.abs(values) < LARGEST_READING).all(axis=1)
+            wrong = int(np.count_nonzero(present & ~usable))
+            self._stats.samples += wrong
+            self._stats.invalid += wrong
+            restarted |= sensor.add(seconds[usable], values[usable])
+        return restarted
+
+    def accept_frame(self, moment: float | int, picture: np.ndarray) -> None:
+        """Add a frame: the middle of its exposure on the camera's clock (`frame_clock`), and RGB uint8 [H, W, 3].
+
+        The picture is upright, copied, and of any size. It is dropped and counted if no coming answer would use it.
+        Pictures of the model's size give the scores of `predict()` to the bit. Others are scaled from RGB, where
+        `predict()` scales what was decoded, so that probabilities differ slightly (by less than 2e-3 in the tests).
+        Raise EgoDistillError for another shape or type, another kind of time, and a stream that was closed.
+        """
+        given = np.asarray(picture)
+        if given.ndim != 3 or given.shape[2] != 3 or given.dtype != np.uint8 or not 0 < given.size <= LARGEST_PICTURE:
+            raise EgoDistillError(
+                f"a picture must be RGB, uint8 [height, width, 3]; got {given.dtype} {list(given.shape)}"
+            )
+        arrived = time.monotonic()
+        with self._lock:
+            self._require_open()
+            seconds = self._frame_seconds(moment)
+            self._stats.frames += 1
+            if self._request is not None and seconds >= self._request:
+                self._stats.answered += 1
+                self._stats.camera_on += seconds - self._request
+                self._request, self._look = None, False  # the frame also answers a later wish of the gate
+            if not self.spec.imu_samples and self._sensors[0].add(np.array([seconds]), np.zeros((1, 3))):
+                self._stats.refused += 1
+                self._restart()
+                return
+            ahead = max(sensor.newest for sensor in self._sensors)
+            if not self.spec.frames or (math.isfinite(ahead) and seconds > ahead + FRAME_LEAD):
+                self._stats.refused += 1
+                return
+            self._frames.add(Frame(seconds, given.copy()), self._first_open())
+            self._update(arrived)
+            self._lock.notify_all()  # to `wait()`, which scales the picture
+
+    def _frame_seconds(self, moment: float | int) -> float:
+        """Return a time of the camera on the clock of the samples."""
+        offset, stretch = self.frame_clock
+        seconds = self._clock.second(moment)
+        origin = (self._clock.origin or 0) / 1e9
+        return offset + (stretch - 1) * origin + stretch * seconds if self.frame_clock != (0.0, 1.0) else seconds
+
+    def wants_frame(self, now: float | int) -> bool:
+        """Return whether to take a frame now; `now` is on the clock of the samples. It is True once per request.
+
+        A request stays outstanding until a frame taken at `now` or later arrives, or `camera_timeout` has passed.
+        """
+        with self._lock:
+            self._require_open()
+            moment = self._clock.second(now)
+            if self._request is not None:
+                if moment - self._request < self.camera_timeout:
+                    return False
+                self._stats.given_up += 1
+                self._stats.camera_on += self.camera_timeout
+                self._request = None
+            if not self.spec.frames or not self._needs_look(moment + self.camera_delay):
+                return False
+            self._stats.requests += 1
+            self._request, self._look = moment, False
+            return True
+
+    def _needs_look(self, moment: float) -> bool:
+        """Return whether a frame at this time would be of use."""
+        if self.choice == "newest":
+            newest = max((frame.time for frame in self._frames.kept if frame.time <= moment), default=-math.inf)
+            return newest == -math.inf or (self._look if self.gate else moment - newest >= self.period - TOLERANCE)
+        schedule = self._schedule
+        if schedule.anchor is None:
+            return not self.spec.imu_samples
+        ends = (lambda k, place=place: schedule.start(k) + place for place in map(float, self._frames.places))
+        wanted = max((end(k) for end in ends if (k := schedule.last_before(moment, end)) >= 0), default=-math.inf)
+        if wanted <= self._asked:
+            return False
+        self._asked = wanted
+        return True
+
+    # --- Output: one thread at a time ---------------------------------------------------------------
+
+    def results(self) -> list[Answer]:
+        """Run the networks for the answers that are due, and return these, the oldest first. Never wait for input."""
+        with self._computing:
+            with self._lock:
+                count = len(self._pending)
+                if not count:
+                    self._frames.scale_newest()
+            return [answer for _ in range(count) if (answer := self._compute()) is not None]
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until an answer is due or the input has ended, at most `timeout` seconds; return whether one is due.
+
+        The time is used to scale a new picture. In asyncio: `await asyncio.to_thread(stream.wait, 0.5)`.
+        """
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        with self._lock:
+            while self._open and not self._finished and not self._pending and (left := end - time.monotonic()) > 0:
+                self._frames.scale_newest()
+                self._lock.wait(None if left == math.inf else left)
+            return bool(self._pending)
+
+    def finish(self) -> list[Answer]:
+        """End the input, and return the answers that the samples so far complete, without waiting for `slack`."""
+        with self._lock:
+            self._require_open()
+            self._finished = True
+            self._update(time.monotonic(), final=True)
+            self._lock.notify_all()
+        return self.results()
+
+    def reset(self) -> None:
+        """Forget the clock, samples, frames, requests and answers that are due, and accept a new recording.
+
+        The counters stay; what is forgotten counts as invalid, refused, given up and dropped, as does an answer that
+        another thread is computing.
+        """
+        with self._lock:
+            self._reset()
+            self._finished = False
+
+    def close(self) -> None:
+        """End the stream. Calls that give it input raise EgoDistillError afterwards."""
+        with self._lock:
+            self._open = False
+            self._lock.notify_all()
+
+    @property
+    def stats(self) -> Stats:
+        """Return a copy of the counters."""
+        with self._lock:
+            found = dataclasses.replace(self._stats)
+            found.pending, found.outstanding = len(self._pending) + self._taken, int(self._request is not None)
+            return found
+
+    # --- Under the lock ------------------------------------------------------------------------------
+
+    def _require_open(self) -> None:
+        if not self._open or self._finished:
+            raise EgoDistillError(
+                "the stream is closed" if not self._open else "the stream is finished; reset() starts a new recording"
+            )
+
+    def _reset(self) -> None:
+        stats = self._stats
+        stats.invalid += stats.held
+        stats.refused += stats.waiting
+        stats.dropped += len(self._pending)
+        stats.given_up += self._request is not None
+        stats.held = stats.waiting = 0
+        self._begin()
+
+    def _restart(self) -> None:
+        self._stats.restarts += 1
+        self._reset()
+        if self.on_restart == "raise":
+            raise StreamClockError(
+                "the clock was restarted: for a second, all samples were more than "
+                f"{self.max_jump if self.spec.imu_samples else FRAME_LEAD:g} s older than the newest one. The stream "
+                "has been reset; go on with the samples of the new clock, or pass on_restart='reset'"
+            )
+
+    def _first_open(self) -> int:
+        """Return the number of the first answer that is not computed yet."""
+        return self._pending[0][0] if self._pending else self._schedule.next
+
+    def _update(self, arrived: float, final: bool = False) -> None:
+        """Note the answers that have become due, and forget what no answer needs."""
+        schedule = self._schedule
+        if schedule.anchor is None:
+            self._set_anchor(final)
+        if schedule.anchor is None:
+            return
+        last = self._last_due(final)
+        if last >= schedule.next:
+            first, schedule.next = schedule.next, last + 1
+            self._stats.due += last + 1 - first
+            fresh = range(first if final else max(first, last + 1 - self.max_pending), last + 1)
+            self._stats.dropped += last + 1 - first - len(fresh)
+            self._pending.extend((number, arrived) for number in fresh)
+            while not final and len(self._pending) > self.max_pending:
+                self._pending.popleft()
+                self._stats.dropped += 1
+            self._lock.notify_all()
+        margin = 1 / self.spec.imu_rate if self.spec.imu_samples else 0.0  # read by `Imu.window()`
+        for sensor in self._sensors:
+            sensor.forget(schedule.start(self._first_open()) - margin)
+
+    def _set_anchor(self, final: bool) -> None:
+        """Start the grid of answers at the first sample, once no earlier one can arrive."""
+        slack = 0.0 if final else self.slack
+        present = [sensor for sensor in self._sensors if math.isfinite(sensor.first)]
+        if not present or any(sensor.newest - slack < sensor.first for sensor in present):
+            return
+        waits = len(present) < len(self._sensors) and present[0].newest - slack < present[0].first + self.max_jump
+        if waits and not final:  # for the first sample of the other sensor
+            return
+        anchor = max(sensor.first for sensor in present)
+        convert = self._clock.move_origin(anchor)
+        for sensor in self._sensors:
+            sensor.move(convert)
+        for frame in self._frames.kept:
+            frame.time = float(convert(np.float64(frame.time)))
+        if self._request is not None:
+            self._request = float(convert(np.float64(self._request)))
+        self._schedule.anchor = float(convert(np.float64(anchor)))
+        self._frames.thin(0)
+
+    def _last_due(self, final: bool) -> int:
+        """Return the number of the last answer that is due."""
+        schedule, slack = self._schedule, 0.0 if final else self.slack
+        marks = [sensor.newest - slack for sensor in self._sensors]
+        if not self.spec.imu_samples:
+            return schedule.last_before(marks[0], schedule.stop)
+        last = schedule.last_before(min(marks), schedule.grid_end if final else schedule.stop)
+        first = max(schedule.next - 1, schedule.last_before(max(marks) - self.max_jump, schedule.stop))
+        # The samples on both sides of the window's last point decide its value.
+        while last > first and not all(
+            sensor.has_between(schedule.grid_end(last), mark) for sensor, mark in zip(self._sensors, marks, strict=True)
+        ):
+            last -= 1
+        return max(last, first)
+
+    # --- The networks --------------------------------------------------------------------------------
+
+    def _take(self) -> Job | None:
+        """Return what the next answer needs; None if none is due any more."""
+        with self._lock:
+            if not self._pending:
+                return None
+            number, arrived = self._pending.popleft()
+            self._taken = 1
+            window, problem = None, None
+            if self.spec.imu_samples:
+                accel, gyro = self._sensors
+                motion = Imu(accel.times, accel.values, gyro.times, gyro.values)
+                start, samples, rate = self._schedule.start(number), self.spec.imu_samples, self.spec.imu_rate
+                try:
+                    window = motion.window(start, samples, rate, **self.limits)
+                except CoverageError as error:
+                    problem = str(error)
+            frames = self._frames.pick(number) if self.spec.frames else []
+            if problem is None and len(frames) < self.spec.frames:
+                problem = self._lacking(frames)
+            if problem is None:
+                for frame in frames:
+                    if not frame.taken:
+                        frame.taken = True
+                        self._frames.scale(frame)
+                        self._stats.encoded += 1
+                        self._stats.waiting -= 1
+            self._frames.thin(self._first_open())
+            return Job(number, self._schedule, arrived, window, frames, problem)
+
+    def _lacking(self, frames: list[Frame]) -> str:
+        where = f"within {self.tolerance:g} s of its place" if self.choice == "centre" else ""
+        where = where or f"of the last {self.max_age:g} s"
+        count = self.spec.frames
+        return f"no frame {where}" if count == 1 else f"{len(frames)} of {count} frames, each {where}"
+
+    def _compute(self) -> Answer | None:
+        """Return the next answer that is due."""
+        if (job := self._take()) is None:
+            return None
+        classes: list[tuple[str, float]] = []
+        problem, encoded, took = job.problem, 0, 0.0
+        try:
+            if problem is None:
+                encoded = sum(frame.feature is None for frame in job.frames)
+                began = time.monotonic()
+                scores = self._scores(job)
+                took = time.monotonic() - began
+                if torch.isfinite(scores).all():
+                    values, best = (x.tolist() for x in scores.topk(min(self.top, len(scores))))
+                    names = self.names or [str(k) for k in range(len(scores))]
+                    classes = [(names[k], value) for k, value in zip(best, values, strict=True)]
+                else:
+                    problem = "the model's scores are not finite"
+        except BaseException:
+            with self._lock:
+                self._taken = 0
+                self._stats.dropped += 1
+            raise
+        with self._lock:
+            self._taken = 0
+            if job.schedule is not self._schedule:  # the clock was restarted meanwhile
+                self._stats.dropped += 1
+                return None
+            self._stats.given += problem is None
+            self._stats.problems += problem is not None
+            stop, start = job.schedule.stop(job.number), job.schedule.start(job.number)
+            ages = tuple(stop - frame.time for frame in job.frames)
+            newest = max(sensor.newest for sensor in self._sensors)
+            answer = Answer(
+                self._clock.given(start),
+                self._clock.given(stop),
+                classes,
+                problem,
+                ages,
+                delay=time.monotonic() - job.arrived,
+                lag=newest - stop,
+                encoded=encoded,
+                seconds=took,
+            )
+        if self.gate is not None and job.window is not None:
+            look = bool(self.gate(job.window, ages, stop))
+            with self._lock:  # a decision counts if it is about the newest frame and this clock
+                later = any(frame.time > stop for frame in self._frames.kept)
+                self._look |= look and not later and job.schedule is self._schedule
+        return answer
+
+    @torch.no_grad()
+    def _scores(self, job: Job) -> Tensor:
+        """Return the probabilities of the classes, float32 [C]."""
+        with runtime.autocast(self.device, self.precision):
+            image = None
+            for frame in job.frames:
+                if frame.feature is None:
+                    pixels = torch.from_numpy(frame.picture).to(self.device)[None, None]
+                    frame.feature, frame.picture = self.model.encode_frames(pixels, 1), None
+            if job.frames:
+                image = self.model.aggregate(torch.cat([frame.feature for frame in job.frames], dim=1))
+            motion = None
+            if job.window is not None:
+                motion = self.model.encode_imu(torch.from_numpy(job.window).to(self.device)[None])
+            output = batches.as_output(self.model, self.model.fuse(image, motion), self.names and len(self.names))
+        return output.logits.float().softmax(1)[0].cpu()

@@ -1,0 +1,567 @@
+"""Batches of a store for a model, and checks that the two fit together.
+
+    from egodistill import batches
+
+    names = batches.arrays_of(model, store)                 # such as ["frames_1", "imu"]
+    for batch, waited in batches.read(store, names, torch.arange(len(store)), 64, device):
+        output = model(*(batch[name] for name in names))
+
+`Model` and `Store` describe what training and evaluation need: a model of your own is a torch module with `inputs`.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..recordings import clips
+from ..student import Output, describe
+from ..support import files
+from ..support.errors import DataError, EgoDistillError
+
+__all__ = [
+    "Augment",
+    "Model",
+    "Store",
+    "arrays_of",
+    "as_output",
+    "clip_ids",
+    "clip_spec_of",
+    "example_inputs",
+    "input_specs",
+    "inputs_of",
+    "read",
+    "require_array",
+    "require_finite",
+    "require_labels",
+    "require_number",
+    "require_teacher",
+    "stored_axes",
+]
+
+
+class Model(Protocol):
+    """A torch module that names its inputs, takes them in that order, and returns feature [B, D] and logits [B, C].
+
+    Students, teachers, baselines and exported files have this form. Inputs are "frames" uint8 [B, N, 3, H, W], "clip"
+    uint8 [B, T, 3, H, W], "imu" float32 [B, 422, 6] and "audio" float32 [B, 201, 40], or arrays of your own in the
+    store. Frames are RGB and not normalised. `clips.spec_of()` lists the attributes that describe the clips; a model
+    without them reads any, and `measure()` and `predict()` use the clips of the store that it read first.
+
+    A student of your own trains, and is evaluated, like `EgoDistill`:
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from egodistill import Output, data, distill, evaluate
+    >>> class Student(nn.Module):
+    ...     inputs = ("frames", "imu")
+    ...     def __init__(self, feature_dim, num_classes):
+    ...         super().__init__()
+    ...         self.image = nn.Sequential(nn.Conv2d(3, 8, 16, stride=16), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    ...         self.feature, self.classifier = nn.Linear(8 + 6, feature_dim), nn.Linear(feature_dim, num_classes)
+    ...     def forward(self, frames, imu):
+    ...         image = self.image(frames[:, 0] / 255).flatten(1)
+    ...         feature = self.feature(torch.cat([image, imu.std(dim=1)], dim=1))
+    ...         return Output(feature, self.classifier(feature))
+    >>> store = data.ClipStore("store")
+    >>> model = Student(feature_dim=store.read("x3d.feature", [0]).shape[1], num_classes=len(store.class_names))
+    >>> history = distill(model, store.split("train"), teacher="x3d", epochs=2, device="cpu", progress=False)
+    >>> print(evaluate(model, store.split("test"), device="cpu", precision="fp32", progress=False))
+    top-1 ... % of 6 segments (6 clips, fp32)
+    """
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Return the names of the inputs, in the order in which the model takes them."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Output | tuple[Tensor, Tensor]: ...
+
+
+class Store(Protocol):
+    """Clips on disk or in memory; `data.ClipStore` is one.
+
+    Training and evaluation use nothing else of a store, so clips of your own can come from anywhere. An attribute
+    `specs`, {array: ClipSpec}, lets them check that the clips are those that the model reads.
+
+    >>> import numpy as np
+    >>> from egodistill import EgoDistill, data, evaluate
+    >>> class Memory:
+    ...     def __init__(self, arrays, labels, class_names):
+    ...         self.arrays, self.labels, self.class_names = arrays, labels, class_names
+    ...         self.names, self.segments = list(arrays), np.arange(len(labels))
+    ...     def __len__(self):
+    ...         return len(self.labels)
+    ...     def read(self, name, index):
+    ...         return self.arrays[name][index]
+    >>> disk = data.ClipStore("store")
+    >>> arrays = {name: disk.read(name, slice(None)) for name in ("frames_1", "imu")}
+    >>> memory = Memory(arrays, disk.labels, disk.class_names)
+    >>> evaluate(EgoDistill.load("student.pt"), memory, device="cpu", progress=False).clips
+    22
+    """
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Return the C class names that labels index; [] if there are no labels and no classes."""
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the arrays."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Return the class index of each clip, int64 [n]; -1 for none."""
+
+    @property
+    def segments(self) -> np.ndarray:
+        """Return the segment index of each clip, int64 [n]; evaluation averages scores over the clips of a segment."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, name: str, index: Any) -> np.ndarray:
+        """Return a copy of rows of an array; `index` is a numpy index."""
+
+
+# The call of `data.prepare()` that writes each input of a model with this {spec}.
+PREPARATION = {
+    "frames": "prepare(..., num_frames={spec.frames}) (--num-frames {spec.frames})",
+    "clip": "prepare(..., clip_frames={spec.frames}, clip_size={spec.size}) (--clip-frames, --clip-size)",
+    "imu": "prepare() (without --no-imu)",
+    "audio": "prepare(..., audio=True) (--audio)",
+}
+STUDENT_OPTIONS = {"frames": "num_frames", "size": "frame_size", "seconds": "clip_seconds"}  # {field: argument}
+
+
+def arrays_of(model: Model, store: Store, *, classes: bool = True) -> list[str]:
+    """Return the names of the store's arrays that a model reads, in its order.
+
+    A model whose `class_names` are None gets the store's. Raise EgoDistillError if the store lacks an array, if the
+    classes differ, or if the clips do (length, size and sampling of frames, rate of the IMU). A model with the
+    attribute `resizes`, such as a teacher, reads frames of any size. Without `classes`, do not compare the classes.
+
+    >>> from egodistill import EgoDistill, batches, data
+    >>> batches.arrays_of(EgoDistill.load("student.pt"), data.ClipStore("store"))
+    ['frames_1', 'imu']
+    """
+    inputs, spec, names = inputs_of(model), clips.spec_of(model), []
+    own = (
+        f"`inputs` of {type(model).__name__} may name 'frames', 'clip', 'imu', 'audio', and arrays of the store; "
+        f"prepare() or store.add()"
+    )
+    for kind in inputs:
+        names.append(clips.frames_name(spec) if kind == "frames" else kind)
+        require_array(store, names[-1], PREPARATION.get(kind, own).format(spec=spec))
+    if classes:
+        require_classes(model, store)
+    for name in names:
+        require_clips(model, store, name)
+    if getattr(model, "class_names", None) is None and len(store.class_names):
+        model.class_names = [str(name) for name in store.class_names]
+    note_clips(model, store, names)
+    return names
+
+
+def inputs_of(model: Model) -> tuple[str, ...]:
+    """Return the names of a model's inputs. Raise EgoDistillError if it does not name them in a tuple or list."""
+    inputs = getattr(model, "inputs", None)
+    if not (inputs and isinstance(inputs, (tuple, list)) and all(isinstance(name, str) for name in inputs)):
+        raise EgoDistillError(
+            f"{type(model).__name__} must have an attribute `inputs`, a tuple of the names of its inputs such as "
+            f"('frames', 'imu'); it is {inputs!r}"
+        )
+    return tuple(inputs)
+
+
+def note_clips(model: Model, store: Store, names: Sequence[str]) -> None:
+    """Set `model.noted_clips`: fields of the clips that the model leaves open, from the first store that it reads."""
+    spec = clips.spec_of(model)
+    if hasattr(model, "noted_clips") or None not in vars(spec).values():
+        return
+    found = {}
+    for part in (stored_spec(store, name) for name in names):
+        found |= {field: getattr(part, field) for kind in part.parts() for field in clips.FIELDS[kind]}
+    model.noted_clips = {name: value for name, value in found.items() if getattr(spec, name) is None}
+
+
+def clip_spec_of(model: Model) -> clips.ClipSpec:
+    """Return the complete spec of a model's clips: its own, what `arrays_of()` noted, and defaults.
+
+    Raise EgoDistillError if nothing says the size of its frames.
+
+    >>> from egodistill import EgoDistill, batches
+    >>> batches.clip_spec_of(EgoDistill.load("student.pt")).size
+    64
+    """
+    inputs_of(model)
+    spec = replace(clips.spec_of(model), **getattr(model, "noted_clips", {}))
+    if spec.frames and spec.size is None:
+        raise EgoDistillError(
+            f"{type(model).__name__} does not say the size of its frames; set `frame_size`, for example 64"
+        )
+    return spec.complete()
+
+
+def as_output(model: Model, output: Any, num_classes: int | None = None) -> Output:
+    """Return the output of a model, any pair of feature [B, D] and logits [B, C], as an `Output`.
+
+    Raise EgoDistillError for anything else, and if C is not `num_classes`.
+
+    >>> import torch
+    >>> from egodistill import batches
+    >>> batches.as_output(torch.nn.Identity(), (torch.zeros(1, 3), torch.zeros(1, 8))).logits.shape
+    torch.Size([1, 8])
+    """
+    name = type(model).__name__
+    if not (isinstance(output, (tuple, list)) and len(output) == 2 and all(isinstance(x, Tensor) for x in output)):
+        raise EgoDistillError(
+            f"{name} returned a {type(output).__name__}; a model returns (feature, logits), for example "
+            f"egodistill.Output"
+        )
+    feature, logits = output
+    if feature.ndim != 2 or logits.ndim != 2:
+        raise EgoDistillError(
+            f"{name} returned feature {describe(feature)} and logits {describe(logits)}; their shapes must be [B, D] "
+            f"and [B, C]"
+        )
+    if num_classes is not None and logits.shape[1] != num_classes:
+        raise EgoDistillError(
+            f"{name} returns {logits.shape[1]} scores per clip, the store has {num_classes} classes; "
+            + ("are feature and logits swapped?" if feature.shape[1] == num_classes else "it must return one per class")
+        )
+    return output if isinstance(output, Output) else Output(feature, logits)
+
+
+def require_store(store: Any) -> None:
+    """Raise EgoDistillError for a path in place of a store."""
+    if isinstance(store, (str, os.PathLike)):
+        raise EgoDistillError(f"the store is the path {str(store)!r}; open it with data.ClipStore({str(store)!r})")
+
+
+def require_classes(model: Model, store: Store) -> None:
+    """Raise EgoDistillError if a model has other classes than the store.
+
+    A store without labels has no classes until a teacher names them; it fits any model.
+    """
+    theirs = [str(name) for name in store.class_names]
+    if not theirs:
+        return
+    known = getattr(model, "class_names", None)
+    ours = theirs if known is None else list(known)
+    if ours != theirs:
+        pairs = enumerate(zip(ours, theirs, strict=False))
+        first = next((k for k, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
+        raise EgoDistillError(
+            f"the class names of model ({len(ours)}) and store ({len(theirs)}) differ first at class {first}: "
+            f"{ours[first : first + 1]} and {theirs[first : first + 1]}"
+        )
+    if hasattr(model, "num_classes") and model.num_classes != len(theirs):
+        raise EgoDistillError(
+            f"the model has {model.num_classes} classes, but the store has {len(theirs)}; build the model with "
+            f"num_classes={len(theirs)}"
+        )
+
+
+def require_clips(model: Model, store: Store, name: str) -> None:
+    """Raise EgoDistillError if an array has other clips than a model reads; fields that are None are not compared."""
+    stored = stored_spec(store, name)
+    ignore = ("size",) if getattr(model, "resizes", False) else ()
+    different = clips.differences(clips.spec_of(model), stored, ignore=ignore)
+    if different:
+        faults = [f"{k} is {theirs} in the store, {ours} in the model" for k, (ours, theirs) in different.items()]
+        names = {} if hasattr(model, "clip_spec") else STUDENT_OPTIONS
+        fitting = ", ".join(f"{names.get(k, k)}={theirs!r}" for k, (_, theirs) in different.items())
+        raise EgoDistillError(
+            f"the array {name!r} of the store does not fit the model: {'; '.join(faults)}. Build the model with "
+            f"{fitting}, or prepare other clips"
+        )
+
+
+def stored_axes(store: Store) -> str:
+    """Return the name of the axes of a store's IMU samples, the argument `imu_axes` of a student.
+
+    >>> from egodistill import batches, data
+    >>> batches.stored_axes(data.ClipStore("store"))
+    'gopro'
+    """
+    return stored_spec(store, "imu").imu_axes if "imu" in getattr(store, "specs", {}) else "gopro"
+
+
+def stored_spec(store: Store, name: str) -> clips.ClipSpec:
+    """Return the spec of an array: the store's, or without specs the number and size of frames by the array's shape."""
+    specs = getattr(store, "specs", {})
+    if name in specs:
+        return specs[name]
+    shape = store.read(name, np.array([0])).shape if len(store) else ()
+    if len(shape) != 5:
+        return clips.ClipSpec()
+    _, frames, _, height, width = shape
+    size = height if height == width else None
+    return clips.ClipSpec(frames=frames, size=size, crop=None, sampling=None, exact=None, tolerance=None, seconds=None)
+
+
+def input_specs(model: Model, spec: clips.ClipSpec) -> dict[str, clips.ClipSpec]:
+    """Return {input: spec} for a model whose clips have this spec. Raise EgoDistillError for inputs of other kinds.
+
+    >>> from egodistill import EgoDistill, batches
+    >>> student = EgoDistill.load("student.pt")
+    >>> list(batches.input_specs(student, batches.clip_spec_of(student)))
+    ['frames', 'imu']
+    """
+    parts = spec.parts()
+    found = {kind: parts.get("frames" if kind == "clip" else kind) for kind in inputs_of(model)}
+    if unknown := [kind for kind, part in found.items() if part is None]:
+        raise EgoDistillError(
+            f"{type(model).__name__} reads {unknown[0]!r}, which only a store has: the shapes of frames, clip, imu and "
+            f"audio are known, and a model that reads 'clip' needs a clip_spec or num_frames"
+        )
+    return found
+
+
+def example_inputs(model: Model, batch_size: int = 1) -> tuple[Tensor, ...]:
+    """Return random inputs for a model, in its order, on the CPU.
+
+    "frames" and "clip" are uint8 [B, N, 3, H, W], "imu" is float32 [B, samples, 6], "audio" float32 [B, steps, bands].
+    Raise EgoDistillError for other inputs, if a model reads "clip" without a number of frames, and if nothing says the
+    size of its frames.
+
+    >>> from egodistill import EgoDistill, batches
+    >>> [(x.dtype, tuple(x.shape)) for x in batches.example_inputs(EgoDistill.load("student.pt"), batch_size=2)]
+    [(torch.uint8, (2, 1, 3, 64, 64)), (torch.float32, (2, 422, 6))]
+    """
+    found = []
+    for kind, spec in input_specs(model, clip_spec_of(model)).items():
+        dtype, shape = spec.arrays(kind)[kind]
+        if kind == "audio":
+            shape = (getattr(model, "audio_steps", shape[0]), getattr(model, "mel_bands", shape[1]))
+        shape = (batch_size, *shape)
+        found.append(torch.randint(256, shape, dtype=torch.uint8) if dtype == "uint8" else torch.randn(shape))
+    return tuple(found)
+
+
+def require_array(store: Store, name: str, source: str) -> None:
+    """Raise EgoDistillError if the store lacks an array; `source` is the call that writes it, for the message."""
+    require_store(store)
+    if name not in store.names:
+        raise EgoDistillError(f"the store has no array {name!r} (it has {', '.join(store.names)}); {source} writes it")
+
+
+def require_teacher(store: Store, teacher: str, *outputs: str) -> list[str]:
+    """Return the names of a teacher's arrays for these `outputs` ("feature", "logits").
+
+    Raise EgoDistillError if the store lacks one.
+
+    >>> from egodistill import batches, data
+    >>> batches.require_teacher(data.ClipStore("store"), "x3d", "feature", "logits")
+    ['x3d.feature', 'x3d.logits']
+    """
+    require_store(store)
+    if not isinstance(teacher, str):
+        raise EgoDistillError(
+            f"teacher is a {type(teacher).__name__}; give the name of its outputs in the store, such as "
+            f"{getattr(teacher, 'name', 'x3d')!r}, which teachers.extract() writes"
+        )
+    names = [f"{teacher}.{output}" for output in outputs]
+    for name in names:
+        if name not in store.names:
+            known = [array.removesuffix(".feature") for array in store.names if array.endswith(".feature")]
+            raise EgoDistillError(
+                f"the store has no array {name!r}; it has outputs of: {', '.join(known) or 'no teacher'}. Give one of "
+                f"these names, or write the outputs of another teacher with teachers.extract() (`egodistill extract`)"
+            )
+    return names
+
+
+def require_labels(store: Store, *, some: bool = False) -> None:
+    """Raise EgoDistillError if a clip has no label; with `some`, if none of them has one."""
+    require_store(store)
+    count = int((torch.as_tensor(store.labels) < 0).sum())
+    if count and count == len(store):
+        raise EgoDistillError(
+            f"none of the {count} clips has a label, which this needs; distill() learns from a teacher's outputs "
+            f"alone, and agreement() compares with them"
+        )
+    if count and not some:
+        raise EgoDistillError(
+            f"{count} of {len(store)} clips have no label; give a split whose segments all have one, or "
+            f"store.select(store.labels >= 0)"
+        )
+
+
+def clip_ids(store: Store, rows: Tensor) -> str:
+    """Return the segment ids of these clips, at most five, as text; their rows if the store has no ids."""
+    clips, shown = getattr(store, "clips", None), rows.tolist()[:5]
+    more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+    return ", ".join(str(clips[row]["id"] if clips else row) for row in shown) + more
+
+
+def require_finite(store: Store, rows: Tensor, name: str, values: Tensor) -> None:
+    """Raise DataError, which names the clips, unless the values [B, ...] of these rows of a store are finite.
+
+    >>> import torch
+    >>> from egodistill import batches, data
+    >>> store = data.ClipStore("store")
+    >>> batches.require_finite(store, torch.tensor([4, 5]), "scores", torch.tensor([[0.5], [torch.nan]]))
+    Traceback (most recent call last):
+    ...
+    egodistill.DataError: store: scores of the clips P01_101_5 are not finite; leave these clips out: store.select() ...
+    """
+    if values.is_floating_point() and not values.isfinite().all():
+        broken = ~values.reshape(len(values), -1).isfinite().all(1).cpu()
+        path = getattr(store, "path", None) or "the store"
+        raise DataError(
+            f"{path}: {name} of the clips {clip_ids(store, rows.cpu()[broken])} are not finite; leave these clips out: "
+            f"store.select() keeps the others"
+        )
+
+
+def require_number(
+    name: str,
+    value: Any,
+    least: float = -math.inf,
+    most: float = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
+    whole: bool = False,
+) -> None:
+    """Raise EgoDistillError unless a setting is a finite number from `least` to `most`.
+
+    `above` and `below` exclude these two themselves; `whole` requires an integer.
+
+    >>> from egodistill import batches
+    >>> batches.require_number("alpha", 1.5, 0, 1)
+    Traceback (most recent call last):
+    ...
+    egodistill.EgoDistillError: alpha must be a number, 0 <= alpha <= 1; got 1.5
+    """
+    fits = isinstance(value, numbers.Integral if whole else numbers.Real) and math.isfinite(value)
+    fits = fits and (least < value if above else least <= value) and (value < most if below else value <= most)
+    if not fits:
+        limits = f"{least} {'<' if above else '<='} {name}" if math.isfinite(least) else name
+        limits += f" {'<' if below else '<='} {most}" if math.isfinite(most) else ""
+        raise EgoDistillError(f"{name} must be a {'whole ' if whole else ''}number, {limits}; got {value!r}")
+
+
+def use_python_numbers(settings: Any) -> None:
+    """Replace the numpy numbers of a frozen dataclass by those of Python, which checkpoints and JSON accept."""
+    for name, value in vars(settings).items():
+        if isinstance(value, np.generic):
+            object.__setattr__(settings, name, value.item())
+
+
+def read(
+    store: Store,
+    names: Sequence[str],
+    rows: Tensor,
+    batch_size: int,
+    device: torch.device,
+    pick: Callable[[Tensor], Tensor] | None = None,
+    change: Callable[[dict[str, Tensor]], None] | None = None,
+) -> Iterator[tuple[dict[str, Tensor], float]]:
+    """Yield batches of these rows of the store, with the seconds waited for each; a thread reads the next batch ahead.
+
+    A batch holds the arrays `names` and "label" [b] on the device, and "row" [b] on the CPU. `pick` selects the rows of
+    a batch that are read. `change` modifies a batch in place, on the CPU, in the thread that reads. Raise DataError,
+    which names the clips, for a value that is not finite.
+
+    >>> import torch
+    >>> from egodistill import batches, data
+    >>> store = data.ClipStore("store").split("test")
+    >>> for batch, waited in batches.read(store, ["imu"], torch.arange(len(store)), 4, torch.device("cpu")):
+    ...     print(batch["imu"].shape, batch["row"])
+    torch.Size([4, 422, 6]) tensor([0, 1, 2, 3])
+    torch.Size([2, 422, 6]) tensor([4, 5])
+    """
+    require_number("batch_size", batch_size, 1, whole=True)
+    source = _Source(store, names, device, change)
+    parts = [part if pick is None else pick(part) for part in rows.split(batch_size) if len(part)]
+    return files.read_ahead(parts, source.read)
+
+
+class _Source:
+    """A reader of arrays of a store as tensors on a device."""
+
+    def __init__(
+        self,
+        store: Store,
+        names: Sequence[str],
+        device: torch.device,
+        change: Callable[[dict[str, Tensor]], None] | None,
+    ) -> None:
+        self.store, self.names, self.device, self.change = store, names, device, change
+        self.labels = torch.as_tensor(store.labels)
+
+    def read(self, rows: Tensor) -> dict[str, Tensor]:
+        batch = {name: torch.from_numpy(self.store.read(name, rows.numpy())) for name in self.names}
+        for name, values in batch.items():
+            require_finite(self.store, rows, f"the values {name!r}", values)
+        batch |= {"label": self.labels[rows], "row": rows}
+        if self.change is not None:
+            self.change(batch)
+        return {name: x if name == "row" else self.send(x) for name, x in batch.items()}
+
+    def send(self, x: Tensor) -> Tensor:
+        """Return a tensor on the device; from pinned memory, a GPU copies it while it computes."""
+        return (x.pin_memory() if self.device.type == "cuda" else x).to(self.device, non_blocking=True)
+
+
+def is_frames(name: str) -> bool:
+    """Return whether an array of a store holds pictures: a student's frames, or a teacher's clip."""
+    return name == "clip" or (name.startswith("frames_") and "." not in name)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes of the frames of training clips, a student's or a teacher's; none by default, as in the paper.
+
+    crop     Crop each frame at random and resize the crop to the frame's size. Sides of the crop are shorter than the
+             frame's by up to this share: 0.3 gives 0.7 to 1 of the frame's.
+    jitter   Multiply each colour by a factor between 1 - jitter and 1 + jitter: half of it is the same for the three
+             colours (brightness), half of it is not (tint).
+
+    All frames of a clip are changed alike. Raise EgoDistillError for a share outside of 0 <= share < 1.
+
+    >>> from egodistill import Augment, EgoDistill, data, finetune
+    >>> model, train = EgoDistill.load("student.pt"), data.ClipStore("store").split("train")
+    >>> history = finetune(model, train, augment=Augment(crop=0.3), epochs=1, device="cpu", progress=False)
+    """
+
+    crop: float = 0.0
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        use_python_numbers(self)
+        require_number("crop", self.crop, 0, 1, below=True)
+        require_number("jitter", self.jitter, 0, 1, below=True)
+
+    def apply(self, batch: dict[str, Tensor], seeds: Sequence[int]) -> None:
+        """Change a batch in place; the change of a clip depends on its seed only, not on the number of processes."""
+        steps = [step for share, step in ((self.crop, self.crop_frames), (self.jitter, self.jitter_frames)) if share]
+        for name in filter(is_frames, list(batch)):
+            for step in steps:
+                batch[name] = torch.stack([step(x, seed) for x, seed in zip(batch[name], seeds, strict=True)])
+
+    def jitter_frames(self, frames: Tensor, seed: int) -> Tensor:
+        """Multiply the colours of all frames of a clip by the same factors: uint8 [N, 3, H, W] -> the same shape."""
+        numbers = torch.rand(7, generator=torch.Generator().manual_seed(seed))  # The first three are the crop's.
+        common, *own = (2 * numbers[3:] - 1).tolist()
+        factors = 1 + self.jitter * (common + torch.tensor(own)) / 2
+        return (frames * factors[:, None, None]).round().clamp(0, 255).to(frames.dtype)
+
+    def crop_frames(self, frames: Tensor, seed: int) -> Tensor:
+        """Crop all frames of a clip alike and resize the crop: uint8 [N, 3, H, W] -> the same shape."""
+        size, *place = torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
+        full = frames.shape[2:]
+        sides = [max(1, round(side * (1 - self.crop * size))) for side in full]
+        top, left = (round(share * (side - own)) for share, side, own in zip(place, full, sides, strict=True))
+        part = frames[:, :, top : top + sides[0], left : left + sides[1]].float()
+        return F.interpolate(part, tuple(full), mode="bilinear", antialias=True).round().clamp(0, 255).to(frames.dtype)

@@ -1,0 +1,621 @@
+"""Files of models, training runs and published weights: written atomically, read safely, loaded strictly.
+
+    from egodistill import checkpoints
+
+    checkpoints.save_model(model, "model.pt")               # a student, a teacher or a baseline
+    model = checkpoints.load_model("model.pt")              # whichever of them it holds, in evaluation mode
+
+    state = checkpoints.read_weights("x3d_m.pyth")          # published weights, with their authors' names
+    layout = checkpoints.find_layout(state, layouts, "x3d_m.pyth")
+    weights, names, ignored = checkpoints.rename(state, layout)
+    checkpoints.load_strictly(net, weights, "x3d_m.pyth", names=names)
+
+A model file is a dict saved by `torch.save()`: format, class, arguments of the constructor, class names, weights. A
+class in `MODEL_CLASSES` has `arguments`, a dict of plain values, `class_names`, and `from_arguments()`. No code in a
+file runs when it is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import pickle
+import re
+import stat
+import threading
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
+
+from ..support import files
+from ..support.errors import EgoDistillError, EgoDistillOSError
+from ..support.pickles import ArrayUnpickler, first_bytes, read_pickle
+
+__all__ = [
+    "Layout",
+    "find_layout",
+    "load_model",
+    "load_strictly",
+    "read_checkpoint",
+    "read_tensors",
+    "read_weights",
+    "rename",
+    "save_model",
+    "weights_fingerprint",
+    "write_checkpoint",
+]
+
+MODEL_FORMAT = "egodistill model 1"
+# The classes that a model file can contain, and their modules, which are imported when a file is read.
+MODEL_CLASSES = {
+    "EgoDistill": "student",
+    "Teacher": "engine.teacher",
+    "AdaFuse": "experiments.adafuse",
+    "STTS": "experiments.stts",
+    "ListenToLook": "experiments.listen_to_look",
+}
+# A constructor may allocate this much more than its file contains: a classifier that it removes again (of VGG, 496 MB).
+SPARE_BYTES, SPARE_TENSORS = 1 << 29, 16
+# Limits of files that torch did not write: entries and length of names of nested dicts, which may contain each other;
+# size of arrays per byte of their archive.
+MAX_ENTRIES, MAX_NAME, MAX_COMPRESSION = 1 << 13, 1000, 20
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Models
+
+
+def save_model(model: nn.Module, path: str | os.PathLike) -> None:
+    """Write a model to one self-contained file for `load_model()`; the file is complete or absent.
+
+    Raise EgoDistillError for a class that is not in `MODEL_CLASSES` and for weights that are not finite or not float32,
+    EgoDistillOSError if the file cannot be written.
+    """
+    name = next((kind.__name__ for kind in type(model).__mro__ if kind.__name__ in MODEL_CLASSES), None)
+    if name is None:
+        raise EgoDistillError(
+            f"{type(model).__name__} is not a model of this library; save its weights with "
+            "torch.save(model.state_dict(), path)"
+        )
+    weights = model.state_dict()
+    if broken := [key for key, value in weights.items() if isinstance(value, Tensor) and not value.isfinite().all()]:
+        raise EgoDistillError(f"{path}: not written, because these weights are not finite: {shorten(broken)}")
+    if other := other_than_float32(weights):
+        raise EgoDistillError(f"{path}: not written: {other} is {weights[other].dtype}; call model.float() first")
+    content = {
+        "format": MODEL_FORMAT,
+        "class": name,
+        "arguments": model.arguments,
+        "class_names": model.class_names,
+        "weights": weights,
+    }
+    write_checkpoint(path, content)
+
+
+def other_than_float32(weights: Mapping[str, Any]) -> str | None:
+    """Return the name of a floating-point weight of another type, or None."""
+    floats = (
+        (name, value) for name, value in weights.items() if isinstance(value, Tensor) and value.is_floating_point()
+    )
+    return next((name for name, value in floats if value.dtype != torch.float32), None)
+
+
+def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None) -> nn.Module:
+    """Return the model in a file, in evaluation mode, on the CPU.
+
+    Raise EgoDistillOSError if the file does not exist. Raise EgoDistillError, with the file's name, if it is damaged,
+    does not contain a model (of the class `expected`, if given), or if its weights do not fit.
+
+    >>> from egodistill import checkpoints
+    >>> for file in ("student.pt", "teacher.pt"):
+    ...     print(type(checkpoints.load_model(file)).__name__)
+    EgoDistill
+    Teacher
+    """
+    content = read_checkpoint(path, MODEL_FORMAT)
+    try:
+        name = content["class"]
+        kind = getattr(importlib.import_module(f"egodistill.{MODEL_CLASSES[name]}"), name)
+        arguments, class_names, weights = content["arguments"], content["class_names"], dict(content["weights"])
+        if class_names is not None and not is_names(class_names):
+            raise TypeError("class_names is not a list of names")
+        if not is_names(list(weights)):
+            raise TypeError("weights is not a dict of named tensors")
+    except (KeyError, TypeError, ValueError) as error:
+        raise EgoDistillError(f"{path} does not describe a model ({type(error).__name__}: {error})") from error
+    if expected is not None and issubclass(expected, kind):
+        kind = expected  # a subclass of the caller's
+    elif expected is not None and not issubclass(kind, expected):
+        raise EgoDistillError(
+            f"{path} contains a model of the class {name}, not {expected.__name__}; read it with {name}.load()"
+        )
+    try:
+        with limited_size(os.path.getsize(path), len(weights)):
+            model = kind.from_arguments(arguments, class_names)
+    except Exception as error:  # a constructor can raise almost any error for the arguments of a forged file
+        raise EgoDistillError(
+            f"{path}: its arguments do not build a model of the class {name} ({type(error).__name__}: {error})"
+        ) from error
+    load_strictly(model, weights, f"the file {path}", exact=True)
+    return model.eval()
+
+
+def is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+class SizeLimit:
+    """Count the parameters and buffers that a thread registers. Raise EgoDistillError if there are too many."""
+
+    def __init__(self, size: int, count: int) -> None:
+        self.about = f"its {count} weights, {size / 1e6:.1f} MB"
+        self.thread, self.size, self.count = threading.get_ident(), size + SPARE_BYTES, count + SPARE_TENSORS
+
+    def __call__(self, module: nn.Module, name: str, tensor: Tensor | None) -> None:
+        if tensor is None or threading.get_ident() != self.thread:
+            return
+        self.size -= tensor.numel() * tensor.element_size()
+        self.count -= 1
+        if min(self.size, self.count) < 0:
+            raise EgoDistillError(f"the model would be larger than {self.about}")
+
+
+@contextlib.contextmanager
+def limited_size(size: int, count: int) -> Iterator[None]:
+    """Limit a model built in the block to the parameters and buffers of a file, ``count`` of ``size`` bytes in total.
+
+    `SPARE_TENSORS` and `SPARE_BYTES` come on top. Each tensor is counted before its memory is written to. Raise
+    EgoDistillError, in the constructor, for more.
+    """
+    limit = SizeLimit(size, count)
+    hooks = [
+        register(limit)
+        for register in (register_module_parameter_registration_hook, register_module_buffer_registration_hook)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Weights
+
+
+def load_strictly(
+    module: nn.Module,
+    weights: Mapping[str, Any],
+    source: str,
+    *,
+    names: Mapping[str, str] | None = None,
+    keep: Sequence[str] = (),
+    exact: bool = False,
+) -> None:
+    """Load weights into a module; each tensor must fit, and none may be missing or left over.
+
+    `source` and `names`, {our key: key in the file}, are for the error message. Parameters whose names start with one
+    of `keep` may be missing and are left unchanged. Floating-point weights of another precision are converted, or with
+    `exact` are an error. A module on the meta device gets new tensors. Raise EgoDistillError that lists everything
+    that does not fit.
+
+    >>> from torch import nn
+    >>> from egodistill import checkpoints
+    >>> checkpoints.load_strictly(nn.Linear(2, 3), {"weight": nn.Linear(2, 4).weight}, "the file x.pt")
+    Traceback (most recent call last):
+    ...
+    egodistill.EgoDistillError: the file x.pt does not fit this Linear: 1 missing (bias); 1 of another shape ...
+    """
+    names, own = names or {}, module.state_dict()
+    # Files from before 2018 have no num_batches_tracked; batch norm does not use it at its default momentum.
+    optional = [key for key in own if key.startswith(tuple(keep)) or key.endswith("num_batches_tracked")]
+    faults: dict[str, list[str]] = {
+        "missing": [key for key in own if key not in weights and key not in optional],
+        "unexpected": [names.get(key, key) for key in weights if key not in own],
+        "not tensors": [],
+        "without values (sparse or on the meta device)": [],
+        "of another shape or type": [],
+        "not finite": [],
+    }
+    for key, target in own.items():
+        if key not in weights:
+            continue
+        value, name = weights[key], names.get(key, key)
+        if not isinstance(value, Tensor):
+            faults["not tensors"].append(f"{name}: {type(value).__name__}")
+        elif value.is_meta or value.is_nested or value.layout != torch.strided:
+            faults["without values (sparse or on the meta device)"].append(name)
+        elif value.shape != target.shape or not dtype_fits(value.dtype, target.dtype, exact):
+            faults["of another shape or type"].append(
+                f"{name}: {value.dtype} {list(value.shape)} for {target.dtype} {list(target.shape)}"
+            )
+        elif not value.to(target.dtype).isfinite().all():
+            faults["not finite"].append(name)
+    if any(faults.values()):
+        lines = [f"{len(keys)} {fault} ({shorten(keys)})" for fault, keys in faults.items() if keys]
+        verb = "do" if source.endswith("weights") else "does"
+        raise EgoDistillError(f"{source} {verb} not fit this {type(module).__name__}: {'; '.join(lines)}")
+    fitting = own | {key: value for key, value in weights.items() if key in own}
+    if any(value.is_meta for value in own.values()):
+        for key, value in fitting.items():
+            if value.is_meta:  # num_batches_tracked, which is missing in the file
+                value = torch.zeros(value.shape, dtype=value.dtype)
+            fitting[key] = torch.empty_like(own[key], device=value.device).copy_(value.detach())  # its memory format
+        module.load_state_dict(fitting, assign=True)
+    else:
+        module.load_state_dict(fitting)
+
+
+def dtype_fits(found: torch.dtype, wanted: torch.dtype, exact: bool) -> bool:
+    """Return whether a dtype fits: the same one with `exact`, otherwise both floating point or neither."""
+    return found == wanted if exact else found.is_floating_point == wanted.is_floating_point
+
+
+def weights_fingerprint(module: nn.Module, settings: Any = None) -> str:
+    """Return a hash of a module's weights and buffers, and of JSON values beside them.
+
+    >>> import torch
+    >>> from egodistill import checkpoints
+    >>> one, other = (torch.nn.Linear(2, 3) for _ in range(2))
+    >>> checkpoints.weights_fingerprint(one) == checkpoints.weights_fingerprint(other)
+    False
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, value in sorted(module.state_dict().items()):
+        if isinstance(value, Tensor):
+            digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+            digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def shorten(names: Sequence[str], count: int = 5) -> str:
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
+    """Write a dict of tensors and plain values atomically. Raise EgoDistillOSError if the file cannot be written.
+
+    Numpy numbers, strings and arrays are converted to Python's numbers, strings and lists, because `read_checkpoint()`
+    cannot read them.
+
+    >>> import torch
+    >>> from egodistill import checkpoints
+    >>> checkpoints.write_checkpoint("mine.pt", {"format": "mine 1", "centres": torch.zeros(4, 48)})
+    >>> checkpoints.read_checkpoint("mine.pt", "mine 1")["centres"].shape
+    torch.Size([4, 48])
+    """
+    try:
+        with files.atomic_write(path) as part, open(part, "wb") as file:
+            torch.save(plain(content), file)
+    except (EgoDistillOSError, RuntimeError) as error:
+        # torch hides the system's message behind its own.
+        causes = [cause for cause in (error.__cause__, error.__context__) if isinstance(cause, OSError)]
+        raise EgoDistillOSError(
+            f"{path}: cannot be written ({causes[0] if causes else error}): it needs {tensor_bytes(content) / 1e6:.1f} "
+            f"MB, and {files.free_megabytes(path):.1f} MB are free there. An older file is unchanged"
+        ) from error
+
+
+def plain(content: Any) -> Any:
+    """Replace numpy numbers, strings and arrays in dicts, lists and tuples by Python's numbers, strings and lists."""
+    if isinstance(content, Mapping):
+        return {name: plain(value) for name, value in content.items()}
+    if type(content) in (list, tuple):
+        return type(content)(map(plain, content))
+    return content.tolist() if isinstance(content, (np.generic, np.ndarray)) else content
+
+
+def tensor_bytes(content: Any) -> int:
+    """Return the size in bytes of all tensors in nested dicts and lists."""
+    if isinstance(content, Tensor):
+        return content.numel() * content.element_size()
+    values = content.values() if isinstance(content, Mapping) else content if isinstance(content, (list, tuple)) else ()
+    return sum(map(tensor_bytes, values))
+
+
+def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
+    """Return the dict of tensors and plain values in a file; code in the file never runs (`weights_only`).
+
+    Raise EgoDistillOSError if the file does not exist, EgoDistillError if it is damaged or has other content.
+    """
+    check_archive(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has no common class for these errors
+        # Its own message has many lines, and advises to turn off weights_only.
+        raise EgoDistillError(
+            f"{path} cannot be read as a checkpoint: it is truncated, contains code, or is another kind of file; "
+            f"give one that save() or a training wrote"
+        ) from error
+    if not isinstance(content, dict):
+        raise EgoDistillError(f"{path} contains a {type(content).__name__}, not a dict of weights")
+    return content
+
+
+def check_archive(path: str | os.PathLike, compression: int = 1) -> None:
+    """Raise EgoDistillError if a path is not a regular file, or a zip archive with damaged or compressed entries.
+
+    torch does not compare checksums. It writes no compressed entries, and a small file of them could fill the memory.
+    With `compression` above 1, they are allowed if they unpack to at most so many times the size of the file.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError as error:
+        raise EgoDistillOSError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:  # a loop of links, or a name that no file can have
+        raise EgoDistillOSError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(mode):
+        kind = "folder" if stat.S_ISDIR(mode) else "pipe" if stat.S_ISFIFO(mode) else "device"
+        raise EgoDistillError(f"{path}: a {kind}, not a file of weights; give the file that save() or a training wrote")
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+            if compression > 1 and sum(entry.file_size for entry in entries) <= compression * os.path.getsize(path):
+                packed = []
+            twice = len(entries) - len({entry.filename for entry in entries})
+            damaged = None if packed else archive.testzip()
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+        raise EgoDistillError(f"{path} cannot be read as a checkpoint: a damaged archive ({error})") from error
+    if packed and compression > 1:
+        raise EgoDistillError(
+            f"{path} is not a file of weights: unpacked, it would have over {compression} times its size"
+        )
+    if packed:
+        raise EgoDistillError(f"{path} is not a checkpoint of torch: its part {packed[0]} is compressed")
+    if twice:
+        raise EgoDistillError(f"{path} is damaged: it contains {twice} parts twice; copy or train it again")
+    if damaged:
+        raise EgoDistillError(f"{path} is damaged: the checksum of its part {damaged} is wrong; copy or train it again")
+
+
+def read_checkpoint(path: str | os.PathLike, expected: str) -> dict[str, Any]:
+    """Return the dict that `write_checkpoint()` wrote. Raise EgoDistillError if its "format" is not `expected`."""
+    content = read_tensors(path)
+    form = content.get("format")
+    if isinstance(form, str) and form != expected and form.rstrip("0123456789") == expected.rstrip("0123456789"):
+        raise EgoDistillError(
+            f"{path}: its format is {form!r}, of another version of this library; this one reads {expected!r}. Use "
+            f"that version, or train the model again"
+        )
+    if form != expected:
+        bare = all(isinstance(value, Tensor) for value in content.values())
+        hint = "; for a bare state_dict, build the model and call load_state_dict()" if bare else ""
+        raise EgoDistillError(f"{path} is not an {expected!r} file; its format is {form!r}{hint}")
+    return content
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Published weights
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The names of one network's weights in one code base; the networks' modules keep these as plain data.
+
+    network      The class of the network.
+    source       The code base.
+    marker       Pattern that matches the start of a key that no later layout in the list has; see `find_layout()`.
+    rules        (pattern, replacement), applied in order, which turn its keys into ours.
+    ignored      Pattern that matches whole keys that are not weights.
+    joined       {ours: theirs}: parts of keys whose tensors are concatenated along the first dimension.
+    dimensions   {our key: n}: tensors that get leading dimensions of 1 up to n.
+    axes         {pattern of our keys: dimensions}: the order of their dimensions here; those left out must be 1.
+    ones         {end of our key: end of another key}: weights that the layout leaves out; they are ones, in the shape
+                 of the other.
+    """
+
+    network: type[nn.Module]
+    source: str
+    marker: str
+    rules: tuple[tuple[str, str], ...] = ()
+    ignored: str = "(?!)"  # nothing
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    dimensions: Mapping[str, int] = field(default_factory=dict)
+    axes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    ones: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_weights(checkpoint: str | os.PathLike | Mapping[str, Any], *, unsafe_pickle: bool = False) -> dict[str, Any]:
+    """Return {name: tensor} of a file with published weights, or of the content of one.
+
+    Files of torch, of numpy (.npz) and of flax (a pickle of nested dicts, whose names are joined by "/") are read.
+    `unsafe_pickle` also allows Caffe2's files (.pkl), from which only numpy arrays are read. Raise EgoDistillOSError
+    if the file does not exist, EgoDistillError if it is damaged or does not contain named weights.
+
+    >>> import torch
+    >>> from egodistill import checkpoints
+    >>> torch.save({"model_state": torch.nn.Linear(2, 3).state_dict()}, "released.pyth")
+    >>> list(checkpoints.read_weights("released.pyth"))
+    ['weight', 'bias']
+    """
+    source = "the given state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)
+    if isinstance(checkpoint, Mapping):
+        content: Any = checkpoint
+    elif source.endswith(".pkl"):
+        content = read_caffe2(source, unsafe_pickle)
+    elif source.endswith(".npz"):
+        content = read_npz(source)
+    elif is_plain_pickle(source):
+        check_archive(source)
+        content = join_names(read_pickle(source, FlaxUnpickler, "a pickle of numpy arrays"), source)
+    else:
+        content = read_tensors(source)
+    if isinstance(content, Mapping) and content.get("format") == MODEL_FORMAT:
+        raise EgoDistillError(f"{source} is a model file of this library; read it with {content.get('class')}.load()")
+    for key in ("model_state", "state_dict", "model", "blobs"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
+        inside = f" of {list(content)[:5]}" if isinstance(content, Mapping) else ""
+        raise EgoDistillError(
+            f"{source} does not contain named weights; its content is a {type(content).__name__}{inside}"
+        )
+    state = {key: torch.from_numpy(value) if is_numeric(value) else value for key, value in content.items()}
+    if state and all(key.startswith("module.") for key in state):  # saved from DataParallel
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state
+
+
+def is_numeric(value: Any) -> bool:
+    kind = value.dtype if isinstance(value, np.ndarray) else np.dtype(object)
+    return kind.kind in "fiu" and kind.isnative and kind.itemsize <= 8  # torch has no other numbers
+
+
+def read_caffe2(path: str, unsafe_pickle: bool) -> Any:
+    """Return the content of a Caffe2 file, a Python pickle from which only numpy arrays are read.
+
+    Raise EgoDistillError without `unsafe_pickle`, and for a damaged file.
+    """
+    if not unsafe_pickle:
+        raise EgoDistillError(
+            f"{path} is a Caffe2 file, a Python pickle, and reading a pickle can run any code. If you trust its "
+            f"source, pass unsafe_pickle=True to teachers.load() in Python; no command does"
+        )
+    check_archive(path)
+    return read_pickle(path, ArrayUnpickler, "a Caffe2 file")
+
+
+class FlaxUnpickler(ArrayUnpickler):
+    """A reader of pickles of plain containers and numpy arrays."""
+
+    allowed: ClassVar = {
+        name: found for name, found in ArrayUnpickler.allowed.items() if name[1] in ("dtype", "ndarray", "_reconstruct")
+    }
+
+
+def is_plain_pickle(path: str) -> bool:
+    """Return whether a file is a pickle, and not one in torch's old format, which begins with a magic number."""
+    head = first_bytes(path)
+    return head[:1] == b"\x80" and pickle.encode_long(torch.serialization.MAGIC_NUMBER) not in head
+
+
+def join_names(content: Any, source: str) -> Any:
+    """Return nested dicts as one dict, with names joined by "/".
+
+    Raise EgoDistillError if they have too many entries, or two of one name.
+    """
+    if not isinstance(content, dict):
+        return content
+    flat: dict[str, Any] = {}
+    waiting = [(str(name), value) for name, value in content.items()]
+    for name, value in waiting:  # the list grows meanwhile
+        if name in flat:
+            raise EgoDistillError(f"{source} is damaged: it contains {name} twice")
+        if not isinstance(value, dict):
+            flat[name] = value
+        elif len(waiting) + len(value) > MAX_ENTRIES or len(name) > MAX_NAME:
+            raise EgoDistillError(f"{source} does not contain named weights: it has more than {MAX_ENTRIES} entries")
+        else:
+            waiting += [(f"{name}/{inner}", deeper) for inner, deeper in value.items()]
+    return flat
+
+
+def read_npz(path: str) -> dict[str, Any]:
+    """Return the arrays of a numpy archive. Raise EgoDistillError if it is damaged or contains other objects."""
+    check_archive(path, MAX_COMPRESSION)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # a damaged array can raise almost any error
+        raise EgoDistillError(
+            f"{path} cannot be read as an archive of numpy arrays ({type(error).__name__}: {str(error)[:200]}); "
+            f"give one that numpy.savez() wrote"
+        ) from error
+
+
+def find_layout(state: Mapping[str, Any], layouts: Iterable[Layout], source: str) -> Layout:
+    """Return the first layout whose marker matches a key. Raise EgoDistillError, which lists them, if none does."""
+    known = []
+    for layout in layouts:
+        if any(re.match(layout.marker, key) for key in state):
+            return layout
+        known.append(f"{layout.network.__name__} of {layout.source}")
+    raise EgoDistillError(
+        f"{source} has none of the known layouts ({', '.join(known)}). Its first keys are {list(state)[:5]}"
+    )
+
+
+def rename(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """Return the weights with our keys, {our key: key in `state`}, and the keys that are not weights.
+
+    Raise EgoDistillError if two keys are the same weight.
+
+    >>> import torch
+    >>> from egodistill import checkpoints, teachers
+    >>> state = {"blocks.0.conv.conv_t.weight": torch.zeros(24, 3, 1, 3, 3)}
+    >>> layout = checkpoints.find_layout(state, teachers.LAYOUTS, "x3d_m.pyth")
+    >>> weights, names, ignored = checkpoints.rename(state, layout)
+    >>> layout.source, names
+    ('pytorchvideo', {'s1.pathway0_stem.conv_xy.weight': 'blocks.0.conv.conv_t.weight'})
+    """
+    weights: dict[str, Any] = {}
+    names: dict[str, str] = {}
+    ignored = []
+    for key, value in state.items():
+        if re.fullmatch(layout.ignored, key):
+            ignored.append(key)
+            continue
+        ours = key
+        for pattern, replacement in layout.rules:
+            ours = re.sub(pattern, replacement, ours)
+        ours = key if ours in weights else ours  # a second key with the same result is reported as unexpected
+        if ours in weights:
+            raise EgoDistillError(
+                f"the keys {names[ours]!r} and {key!r} of a checkpoint are the same weight; remove one"
+            )
+        weights[ours], names[ours] = value, key
+    for joint, parts in layout.joined.items():
+        concatenate(weights, names, joint, parts)
+    for key, count in layout.dimensions.items():
+        value = weights.get(key)
+        if isinstance(value, Tensor) and value.ndim < count:
+            weights[key] = value[(None,) * (count - value.ndim)]
+    for key, value in weights.items():
+        for pattern, order in layout.axes.items():
+            if isinstance(value, Tensor) and re.fullmatch(pattern, key):
+                weights[key] = reorder(value, order)
+    for end, other in layout.ones.items():
+        for key in [key for key in weights if key.endswith(other)]:
+            if isinstance(weights[key], Tensor):
+                weights.setdefault(key.removesuffix(other) + end, torch.ones_like(weights[key]))
+    return weights, names, ignored
+
+
+def reorder(value: Tensor, order: tuple[int, ...]) -> Tensor:
+    """Return a tensor with its dimensions in this order, without those that are left out, which must be 1.
+
+    A tensor of another shape is returned as it is; `load_strictly()` reports it.
+    """
+    others = [dim for dim in range(value.ndim) if dim not in order]
+    if value.ndim <= max(order) or any(value.shape[dim] != 1 for dim in others):
+        return value
+    return value.permute(*others, *order)[(0,) * len(others)]
+
+
+def concatenate(weights: dict[str, Any], names: dict[str, str], joint: str, parts: tuple[str, ...]) -> None:
+    """Concatenate tensors whose keys differ only in `parts`, under the key that has `joint` in their place."""
+    for first in [key for key in weights if parts[0] in key]:
+        keys = [first.replace(parts[0], part) for part in parts]
+        if all(isinstance(weights.get(key), Tensor) for key in keys):
+            ours = first.replace(parts[0], joint)
+            weights[ours], names[ours] = torch.cat([weights.pop(key) for key in keys]), names[first]

@@ -1,0 +1,324 @@
+"""Device, precision, compilation and evaluation mode of models.
+
+from egodistill import runtime
+
+device = runtime.pick_device(None)                      # a GPU if there is one
+precision = runtime.pick_precision(device, "auto")      # "bf16" if it is faster than fp32
+with runtime.evaluation(model, device), runtime.autocast(device, precision):
+    output = model(frames.to(device))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import os
+import statistics
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ..support.errors import EgoDistillError
+from . import checkpoints
+
+__all__ = [
+    "BATCH_NORMS",
+    "PRECISIONS",
+    "Compiled",
+    "Precision",
+    "autocast",
+    "bf16_gain",
+    "bf16_speed",
+    "evaluation",
+    "has_bf16_kernels",
+    "keep_frozen_statistics",
+    "lower_thread_priority",
+    "pick_device",
+    "pick_precision",
+    "pick_training_precision",
+    "require_precision",
+    "with_cast_weights",
+]
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+# Data types of operations in mixed precision; weights, losses and optimizer stay in float32.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+BF16_MARGIN = 1.2  # bf16 must be faster by this factor in the trial, whose result varies on a busy machine
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Device, precision, compilation
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """Return the given device, or by default a GPU if there is one; under torchrun, the GPU of this process.
+
+    Raise EgoDistillError for a device that does not exist here.
+    """
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if place == torch.device("cuda") and "LOCAL_RANK" in os.environ:
+            place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if place.type == "meta":
+            raise RuntimeError("it holds shapes, no values")
+        torch.empty(0, device=place)  # on the GPU of this process, or each would take memory on the first one
+    except (RuntimeError, AssertionError, ImportError) as error:  # A torch without CUDA asserts, without HPU imports.
+        raise EgoDistillError(f"the device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return place
+
+
+def bf16_speed(device: torch.device) -> tuple[bool, str]:
+    """Return whether bf16 is faster than fp32 on a device, and the reason as a clause to follow "because".
+
+    It is faster on NVIDIA GPUs with compute capability 8 or higher, on CPUs with AMX, and on AMD CPUs with AVX512_BF16
+    (Zen 4 and later; on a Zen 5, students and baselines took 0.4 to 0.7 of the time). On an Intel Xeon with AVX512_BF16
+    and no AMX the student took 1.5 times as long. If oneDNN emulates bf16, a training step takes 12 to 25 times as
+    long. A CPU that torch does not describe (torch 2.4 describes none) counts as slow.
+    """
+    if device.type == "cuda":
+        if torch.version.hip is not None:
+            return False, "bf16 was not measured on AMD GPUs"
+        major, minor = torch.cuda.get_device_capability(device)
+        return major >= 8, f"the GPU has compute capability {major}.{minor}"
+    if device.type != "cpu":
+        return False, f"bf16 was not measured on {device.type!r} devices"
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return False, f"torch {torch.__version__} does not describe this CPU"
+    name, cpu = describe_cpu()
+    # The environment may limit the instruction set that oneDNN uses.
+    if not has_bf16_kernels():
+        return False, f"oneDNN has no bf16 kernels for the instruction set of {name}"
+    if cpu.get("amx_bf16"):
+        return True, f"{name} has AMX"
+    if name.startswith("AMD"):
+        return bool(cpu.get("avx512_bf16")), f"{name} has {'' if cpu.get('avx512_bf16') else 'no '}AVX512_BF16"
+    return False, f"{name} has no AMX"
+
+
+def describe_cpu() -> tuple[str, dict[str, Any]]:
+    """Return the name of the CPU and its instruction sets, as far as torch knows them."""
+    cpu = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return str(cpu.get("cpu_name") or "this CPU"), cpu
+
+
+def has_bf16_kernels() -> bool:
+    """Return whether torch has oneDNN, and it computes in bf16 on this CPU instead of emulating it."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def pick_precision(device: torch.device, precision: str, model: Any = None) -> str:
+    """Return the precision for inference; "auto" is bf16 if it is faster by `bf16_speed()`, otherwise fp32.
+
+    A model with an attribute ``precision``, such as an exported file, runs only in that one. Raise EgoDistillError for
+    weights that cannot run in mixed precision.
+
+    >>> import torch
+    >>> from egodistill import runtime
+    >>> runtime.pick_precision(torch.device("cpu"), "fp32")
+    'fp32'
+    """
+    require_precision(precision)
+    if own := getattr(model, "precision", None):
+        return own
+    if precision == "auto":
+        precision = "bf16" if bf16_speed(device)[0] else "fp32"
+    if precision != "fp32" and isinstance(model, nn.Module) and (found := unmixable_weight(model)):
+        raise EgoDistillError(
+            f"the weights of {type(model).__name__} are {found[1]} ({found[0]}), which do not mix with {precision}: "
+            f"call model.float() first, or choose precision='fp32' to keep them"
+        )
+    return precision
+
+
+def pick_training_precision(device: torch.device, model: nn.Module) -> tuple[str, str]:
+    """Return "bf16" if a model's training is faster in it than in fp32, otherwise "fp32", and the reason.
+
+    The reason is a clause to follow "because". On CPUs, `bf16_gain()` decides, if the CPU reports AMX or AVX512_BF16.
+    """
+    if unmixable_weight(model):
+        return "fp32", "the model has weights that are not float32"
+    if device.type != "cpu":
+        fast, reason = bf16_speed(device)
+        return "bf16" if fast else "fp32", reason
+    name, cpu = describe_cpu()
+    if not (has_bf16_kernels() and (cpu.get("amx_bf16") or cpu.get("avx512_bf16"))):
+        return "fp32", f"{name} reports neither AMX nor AVX512_BF16 to torch {torch.__version__}"
+    gain = bf16_gain(*trial_layer(model))
+    return "bf16" if gain >= BF16_MARGIN else "fp32", f"bf16 ran {gain:.1f} times as fast as fp32 in a trial on {name}"
+
+
+WIDEST_TRIAL = 1024
+
+
+def trial_layer(model: nn.Module) -> tuple[int, int]:
+    """Return the layer that stands for a model in `bf16_gain()`: its dimensions, 0 for a linear one, and its channels.
+
+    It is linear, with the median width but not above `WIDEST_TRIAL`, if the model has more linear layers than
+    convolutions; otherwise a convolution of 64 channels with the highest dimensions in the model.
+    """
+    layers = list(model.modules())
+    kernels = [one.weight.ndim - 2 for one in layers if isinstance(one, (nn.Conv1d, nn.Conv2d, nn.Conv3d))]
+    widths = [one.in_features for one in layers if isinstance(one, nn.Linear)]
+    if len(widths) > len(kernels):
+        return 0, min(statistics.median_low(widths), WIDEST_TRIAL)
+    return max(kernels, default=2), 64
+
+
+@functools.lru_cache
+def bf16_gain(dims: int, channels: int) -> float:
+    """Return how many times as fast as in fp32 this CPU trains a layer with so many channels in bf16.
+
+    ``dims`` is 1, 2 or 3 for a convolution, 0 for a linear layer. The trial takes a fraction of a second, or a few for
+    wide layers: forward and backward passes in both precisions take turns, and the result is the median. It counts
+    processor time, which other programs change less.
+    """
+    clock = time.perf_counter if sys.platform == "win32" else time.process_time  # That of Windows has steps of 15.6 ms.
+    shape = {0: (2048, channels), 1: (4, channels, 1024), 2: (4, channels, 32, 32), 3: (4, channels, 4, 16, 16)}[dims]
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        kind = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims]
+        layer = kind(channels, channels, **({"kernel_size": 3, "padding": 1} if dims else {}))
+        x = torch.randn(shape, requires_grad=True)
+
+        def seconds(precision: str) -> float:
+            start_time = clock()
+            with autocast(x.device, precision):
+                layer(x).float().square().mean().backward()
+            return clock() - start_time
+
+        pairs = [(seconds("fp32"), seconds("bf16")) for _ in range(9)]
+    # The first ones compile kernels. A clock with coarse steps may show no time at all.
+    return statistics.median(exact / max(fast, 1e-9) for exact, fast in pairs[2:])
+
+
+def is_exported(model: Any) -> bool:
+    """Return whether a model is an exported file, which has one precision and shows neither weights nor layers."""
+    return bool(getattr(model, "precision", None)) and next(model.parameters(), None) is None
+
+
+def unmixable_weight(model: nn.Module) -> tuple[str, torch.dtype] | None:
+    """Return name and data type of a weight that cannot be used in mixed precision, or None."""
+    weights = ((name, weight.dtype) for name, weight in model.named_parameters())
+    return next((found for found in weights if found[1] in (torch.float16, torch.float64)), None)
+
+
+def require_precision(precision: str) -> None:
+    """Raise EgoDistillError for an unknown precision."""
+    if precision not in PRECISIONS:
+        raise EgoDistillError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """Return a context in which operations that gain from it run in bf16 or fp16, if that is the precision.
+
+    An exported program has a precision of its own, such as int8, which the context does not change.
+    """
+    enabled = precision in ("bf16", "fp16")
+    return torch.autocast(device.type, DTYPES[precision] if enabled else torch.bfloat16, enabled=enabled)
+
+
+# {model: (its state, its copy)} of with_cast_weights()
+CAST_COPIES: weakref.WeakKeyDictionary[nn.Module, tuple[Any, nn.Module]] = weakref.WeakKeyDictionary()
+
+
+def with_cast_weights(model: nn.Module, precision: str) -> nn.Module:
+    """Return a copy of a model whose linear layers and convolutions have weights in this precision.
+
+    In fp32, return the model itself. Autocast converts fp32 weights in every call, which for a single clip takes longer
+    than the network. Under `autocast()` the copy returns the same outputs to the bit. Callers share one copy until the
+    model's weights change.
+
+    >>> import torch
+    >>> from egodistill import EgoDistill, runtime
+    >>> model = EgoDistill.load("student.pt")
+    >>> runtime.with_cast_weights(model, "fp32") is model
+    True
+    >>> runtime.with_cast_weights(model, "bf16").classifier.weight.dtype, model.classifier.weight.dtype
+    (torch.bfloat16, torch.float32)
+    """
+    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    if precision == "fp32" or not any(isinstance(layer, layers) for layer in model.modules()):
+        return model
+    modes = [layer.training for layer in model.modules()]
+    state = (precision, modes, checkpoints.weights_fingerprint(model, {}))
+    if model not in CAST_COPIES or CAST_COPIES[model][0] != state:
+        cast = copy.deepcopy(model)
+        for layer in cast.modules():
+            if isinstance(layer, layers):
+                layer.to(DTYPES[precision])
+        CAST_COPIES[model] = (state, cast)
+    return CAST_COPIES[model][1]
+
+
+class Compiled:
+    """Callable that runs a model through torch.compile, or uncompiled with a message on stderr if that fails.
+
+    The model is compiled for the size of the first batch. A smaller last batch runs uncompiled, because compiling again
+    would take longer.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.size = model, 0
+        self.fast: Callable[..., Any] | None = None
+        self.failed = False
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        self.size = self.size or len(inputs[0])
+        if self.failed or len(inputs[0]) != self.size:
+            return self.model(*inputs)
+        try:
+            if self.fast is None:
+                self.fast = torch.compile(self.model)
+            return self.fast(*inputs)
+        except Exception as error:  # Dynamo, its backends and compilers have no common error.
+            output = self.model(*inputs)  # Raises its own error if the input is wrong.
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            print(f"torch.compile failed, so the model runs uncompiled: {reason}", file=sys.stderr)
+            self.failed = True
+            return output
+
+
+@contextlib.contextmanager
+def evaluation(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Move a model to a device, in evaluation mode; afterwards restore its device and the mode of each layer."""
+    modes = {layer: layer.training for layer in model.modules()}
+    home = next((parameter.device for parameter in model.parameters()), device)
+    model.to(device).eval()
+    try:
+        yield
+    finally:
+        for layer, mode in modes.items():
+            layer.training = mode
+        if home != device:
+            model.to(home)
+
+
+def keep_frozen_statistics(model: nn.Module) -> None:
+    """Put batch norms with frozen weights into evaluation mode, so that their statistics do not change."""
+    for part in model.modules():
+        if isinstance(part, BATCH_NORMS) and part.affine and not part.weight.requires_grad:
+            part.eval()
+
+
+def lower_thread_priority() -> None:
+    """Lower the priority of this thread and of the threads that it starts; only Linux has priorities per thread.
+
+    If decoding and the model share the cores, the threads of the model spin while they wait for one that a decoder has
+    displaced. With a lower priority, decoders use the time that the model leaves (LOG.md has measurements).
+    """
+    if sys.platform == "linux" and hasattr(os, "setpriority"):
+        thread = threading.get_native_id()
+        with contextlib.suppress(OSError):  # A sandbox may forbid this.
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + 5)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Several processes, under torchrun

@@ -1,0 +1,591 @@
+"""Train and evaluate models under one protocol: `Run`, one network trained with one seed, and `Bench`, which runs them.
+
+    from egodistill.benches import Bench, Run
+    from egodistill.protocols import PROTOCOLS
+
+    bench = Bench("store", "out", PROTOCOLS["epic"])                   # a clip store with a teacher's outputs
+    run = Run("EgoDistill", seed=1, teacher="motionformer")
+    bench.run([run], jobs=2)                                           # with the runs that it starts from
+    print(bench.result(run)["top1"])
+
+A run is two files in `out/seed-N/`, weights and a JSON file with the accuracy. Finished runs are reused, and
+interrupted runs continue. `experiments` has the paper's tables as lists of runs.
+
+Protocol: all methods see the same clips, are trained by the same loop and evaluated by `evaluate()`. In the paper, all
+image networks start from ImageNet weights. A protocol without these weights replaces them for all students, and for
+ListenToLook if it has the same image network, by an image encoder trained on the store's labels (method "start", one
+per seed). The image networks of AdaFuse and STTS differ and cannot start from it, so they are trained for twice the
+epochs. Then every image network has seen every clip equally often, unless `Protocol.changes` gives a method other
+epochs.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import math
+import multiprocessing
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from .. import data, distillation, inference, teachers, training, video
+from ..distillation import DistillationSettings, PretrainingSettings
+from ..engine import batches
+from ..engine.checkpoints import load_model
+from ..engine.teacher import channels_last
+from ..recordings import clips
+from ..student import EgoDistill
+from ..support import files
+from ..support.errors import DataError, EgoDistillError
+from ..training import Training
+from . import adafuse, baselines, contrasts, listen_to_look, stts
+from .contrasts import Outcome
+from .protocols import PROTOCOLS, Protocol, TeacherRecipe
+
+__all__ = ["BASELINES", "DISTILLED", "METHODS", "STAGE_1_LOSSES", "STTS", "STUDENTS", "Bench", "Run"]
+
+STUDENTS = ("VisOnly", "VisOnly-Distill", "VisIMU", "EgoDistill")
+STTS = tuple(f"STTS {variant}" for variant in stts.STTS_VARIANTS)
+BASELINES = ("ListenToLook", "AdaFuse", *STTS)
+METHODS = (*STUDENTS, *BASELINES)
+DISTILLED = ("VisOnly-Distill", "EgoDistill", "ListenToLook")
+STAGE_1_LOSSES = ("nce", "pretrain_l1")  # names for `Run.without`
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network trained with one seed.
+
+    method     Name of a student or baseline in the paper, or of a run that these depend on: "teacher", "stage 1", or
+               "start", which trains the image encoder that replaces ImageNet weights.
+    teacher    Name of the teacher's outputs in the store; "{seed}" in it stands for the seed.
+    without    Losses left out: "kd", "l1", "gt" of stage 2; "nce", "pretrain_l1" of stage 1 (both: no stage 1).
+    share      Share of the training clips that have outputs of the teacher; stage 2 uses only these. Stage 1 uses all
+               clips (those without outputs in L_NCE only), or with ``stage_1_on="share"`` the same share. Both of
+               these, and EgoDistill without stage 1, take equally many steps in total. None: all clips have outputs,
+               and a run without stage 1 is shorter.
+    sampling   How the frames of a clip are chosen, one of `video.SAMPLING`.
+
+    >>> from egodistill import experiments
+    >>> experiments.Run("EgoDistill", seed=1, frames=4, teacher="x3d", without=("kd",)).name
+    'seed-1/egodistill-n4-x3d-without-kd'
+    """
+
+    method: str
+    seed: int = 0
+    frames: int = 1
+    teacher: str | None = None
+    without: tuple[str, ...] = ()
+    sampling: str = "uniform"
+    share: float | None = None
+    stage_1_on: Literal["all", "share"] = "all"
+
+    @property
+    def outputs(self) -> str:
+        """Return the name of the teacher's outputs in the store."""
+        return self.teacher.format(seed=self.seed)
+
+    @property
+    def name(self) -> str:
+        """Return the path of its files below the bench's folder, without suffix; also its name in messages."""
+        if self.method == "teacher":
+            parts = [self.outputs]
+        elif self.method == "start":
+            parts = ["start"]
+        else:
+            parts = [self.method, f"n{self.frames}", *([self.outputs] if self.teacher else [])]
+            parts += [f"without-{loss}" for loss in self.without]
+            parts += [] if self.sampling == "uniform" else [self.sampling]
+            parts += [] if self.share is None else [f"share-{self.share:g}"]
+            parts += [] if self.stage_1_on == "all" else ["stage-1-on-share"]
+        return f"seed-{self.seed}/" + re.sub(r"[^\w.-]+", "-", "-".join(parts)).lower()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A store, a protocol, and a folder in which runs are trained and evaluated.
+
+    store        Folder of a clip store with the splits ``train`` and ``test``.
+    out          Folder for weights and results. A folder with runs of another protocol or store is refused.
+    protocol     Sizes and schedules: one of PROTOCOLS, or your own.
+    every        Train on every so many-th clip only; 1: on all.
+    validation   A split on which the best epoch of the bench's own teachers is chosen (default: they keep the last).
+    teachers     Teachers that the bench trains itself, by name; `egodistill demo` uses this.
+
+    Raise EgoDistillError if ``every`` is not a positive integer, or if the protocol changes an unknown method.
+
+    >>> from dataclasses import replace
+    >>> from egodistill import StudentSettings, experiments
+    >>> demo = experiments.PROTOCOLS["demo"]
+    >>> student = StudentSettings(image_encoder="resnet10x4", image_weights=None, hidden=32)
+    >>> recipe = replace(demo.recipe, student=student).with_training(epochs=1, batch_size=8)
+    >>> bench = experiments.Bench("store", "out", replace(demo, recipe=recipe), device="cpu", progress=False)
+    >>> runs = [experiments.Run("VisOnly"), experiments.Run("EgoDistill", teacher="x3d")]
+    >>> bench.run(runs)
+    [1/4] seed-0/start
+        top-1 ... % (... s)
+    [2/4] seed-0/visonly-n1
+        top-1 ... % (... s)
+    [3/4] seed-0/stage-1-n1-x3d
+        trained (... s)
+    [4/4] seed-0/egodistill-n1-x3d
+        top-1 ... % (... s)
+    >>> rows = experiments.rows(bench, runs)
+    >>> for row in rows:
+    ...     print(row.method, row.inputs, f"{row.gmacs:.4f} GMACs", row.params)
+    VisOnly 1 frame ... GMACs ...
+    EgoDistill 1 frame + IMU ... GMACs ...
+    >>> [file.name for file in experiments.write_rows(rows, "out/compare", {"note": "an example"})]
+    ['compare.json', 'compare.csv']
+    """
+
+    store: str
+    out: str
+    protocol: Protocol = PROTOCOLS["epic"]
+    train: str = "train"
+    test: str = "test"
+    every: int = 1
+    validation: str | None = None
+    teachers: Mapping[str, TeacherRecipe] = field(default_factory=dict)
+    device: str | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        batches.require_number("every", self.every, 1, whole=True)
+        known = ("teacher", "start", "stage 1", *METHODS)
+        if unknown := sorted(set(self.protocol.changes) - set(known)):
+            raise EgoDistillError(
+                f"the protocol changes the training of {', '.join(map(repr, unknown))}; methods are {', '.join(known)}"
+            )
+
+    def check_folder(self) -> None:
+        """Write the bench's settings file. Raise DataError if the folder holds runs of another protocol or store."""
+        store = data.ClipStore(self.store)
+        views = {"train": self.train_clips(store), "test": store.split(self.test)}
+        if self.validation is not None:
+            views["validation"] = store.split(self.validation)
+        about = {"protocol": self.protocol.record(), "class_names": store.class_names}
+        about["clips"] = {split: len(view) for split, view in views.items()}
+        about["fingerprint of the clips"] = {split: view.fingerprint[:16] for split, view in views.items()}
+        about["weights"] = {path: files.signature(path) for path in self.protocol.weight_files()}
+        path = Path(self.out, "bench.json")
+        if path.exists():
+            files.require_same_run(path, files.read_json(path), about, f"Use another folder than {self.out}.")
+        else:
+            files.write_json(path, about)
+        segments = Path(self.out, contrasts.SEGMENTS_FILE)
+        if not segments.exists():
+            files.write_json(segments, contrasts.segments_record(views["test"]))
+
+    def path(self, run: Run, suffix: str = ".pt") -> Path:
+        """Return the path of a run's weights, or with the suffix ".json" of its result."""
+        return Path(self.out, run.name + suffix)
+
+    def result(self, run: Run) -> dict[str, Any]:
+        """Return the result of a finished run. Raise DataError if there is none."""
+        return files.read_json(self.path(run, ".json"))
+
+    def outcome(self, run: Run) -> Outcome:
+        """Return which test segments a finished run has right, for `contrasts`.
+
+        Raise DataError if there is no result, or if it does not record this; see `contrasts.read()`.
+        """
+        return replace(contrasts.read(self.path(run, ".json")), name=run.name)
+
+    def splits(self, run: Run) -> tuple[Any, Any]:
+        """Return the training and the test clips. Raise DataError if the store lacks the frames of the run."""
+        store = data.ClipStore(self.store)
+        if run.sampling != "uniform" and run.sampling not in samplings(store, run.frames):
+            raise DataError(
+                f"{self.store}: has no {run.frames} frames with sampling {run.sampling!r}; run `egodistill prepare` "
+                f"with --sampling {run.sampling} --num-frames {run.frames}"
+            )
+        train = self.train_clips(store)
+        if run.share is not None and not (run.method == "stage 1" and run.stage_1_on == "all"):
+            train = train.select(taught_rows(run, len(train)))
+        return train, store.split(self.test)
+
+    def train_clips(self, store: data.ClipStore) -> data.ClipStore:
+        """Return the clips to train on."""
+        clips = store.split(self.train)
+        return clips.select(slice(None, None, self.every)) if self.every > 1 else clips
+
+    def dependencies(self, run: Run) -> list[Run]:
+        """Return the runs that must be finished before this one."""
+        if run.method in ("teacher", "start"):
+            return []
+        first = [Run("teacher", run.seed, teacher=run.teacher)] if run.teacher in self.teachers else []
+        if run.method == "EgoDistill" and not set(STAGE_1_LOSSES) <= set(run.without):
+            return [*first, stage_1(run)]
+        return first + [Run("start", run.seed)] * self.has_start(run)
+
+    def has_start(self, run: Run) -> bool:
+        """Return whether the run's image network starts from the replacement for ImageNet weights."""
+        student = self.protocol.recipe.student
+        same = self.protocol.listen_to_look.image_encoder == student.image_encoder
+        starts = (*STUDENTS, "stage 1", *(["ListenToLook"] if same else []))
+        return student.image_weights is None and run.method in starts
+
+    def run(self, runs: Iterable[Run], jobs: int = 1, done: Callable[[Run], None] | None = None) -> None:
+        """Train and evaluate all runs and their dependencies, except finished ones.
+
+        ``jobs`` runs at a time are trained in separate processes that share the cores. Print one line per run, and call
+        ``done(run)`` in this process: first for each run that was finished before, then for each run as it ends. Raise
+        DataError if the folder holds runs of another protocol or store, or if the store lacks the frames of a run, and
+        the errors of training. Runs that were finished before an error are kept.
+        """
+        self.check_folder()
+        done, wanted = done or (lambda run: None), self.with_dependencies(runs)
+        todo = [run for run in wanted if not self.is_done(run)]
+        self.check_labels(todo)
+        for run in todo:  # Fail before hours of training, not after them.
+            if run.teacher and run.teacher not in self.teachers:
+                batches.require_teacher(data.ClipStore(self.store), run.outputs, "feature")
+        for run in wanted:
+            if run not in todo:
+                done(run)
+        if jobs == 1 or len(todo) < 2:
+            for number, run in enumerate(todo, 1):
+                print(f"[{number}/{len(todo)}] {run.name}", flush=True)
+                print(f"    {self.train_and_evaluate(run)}", flush=True)
+                done(run)
+            return
+        waiting, running, unfinished, worker = list(todo), {}, set(todo), replace(self, progress=False)
+        threads = max(1, torch.get_num_threads() // jobs)
+        pool = concurrent.futures.ProcessPoolExecutor(
+            jobs, multiprocessing.get_context("spawn"), initializer=init_worker, initargs=(threads,)
+        )
+        try:
+            while waiting or running:
+                for run in list(waiting):
+                    if unfinished.isdisjoint(self.dependencies(run)):
+                        waiting.remove(run)
+                        running[pool.submit(worker.train_and_evaluate, run)] = run
+                for job in concurrent.futures.wait(running, return_when="FIRST_COMPLETED").done:
+                    run, result = running.pop(job), job.result()
+                    unfinished.remove(run)
+                    number = len(todo) - len(waiting) - len(running)
+                    print(f"[{number}/{len(todo)}] {run.name}: {result}", flush=True)
+                    done(run)
+        finally:  # After Ctrl-C and errors, too: do not start the remaining runs.
+            pool.shutdown(cancel_futures=True)
+
+    def check_labels(self, runs: Sequence[Run]) -> None:
+        """Raise DataError if no training clip has a label that a run trains on, or a test clip has none."""
+        store = data.ClipStore(self.store)
+        on_labels = [run for run in runs if run.method not in (*DISTILLED, "stage 1")]
+        if on_labels and not (self.train_clips(store).labels >= 0).any():
+            raise DataError(
+                f"{self.store}: {on_labels[0].name} is trained on labels, but no clip of the split {self.train!r} has "
+                f"one; prepare it from a table with labels, or train with distill() alone"
+            )
+        lacking = int((store.split(self.test).labels < 0).sum())
+        if lacking and any(run.method != "stage 1" for run in runs):
+            raise DataError(
+                f"{self.store}: {lacking} clips of the split {self.test!r} have no label, so no accuracy can be "
+                f"measured; `egodistill evaluate` reports the agreement with a teacher"
+            )
+
+    def with_dependencies(self, runs: Iterable[Run]) -> list[Run]:
+        """Return the runs and all their dependencies, each after its own dependencies."""
+        order: dict[Run, None] = {}
+
+        def visit(run: Run) -> None:
+            if run not in order:
+                for dependency in self.dependencies(run):
+                    visit(dependency)
+                order[run] = None
+
+        for run in runs:
+            visit(run)
+        return list(order)
+
+    def hours(self, runs: Iterable[Run]) -> float:
+        """Return the training time of finished runs and their dependencies, summed, in hours."""
+        return sum(self.result(run)["seconds"] for run in self.with_dependencies(runs)) / 3600
+
+    def is_done(self, run: Run) -> bool:
+        """Return whether a run has a result and, for a teacher, the store has its outputs for all clips.
+
+        Raise DataError for a result of other outputs of its teacher, or of a teacher of another recipe.
+        """
+        file = self.path(run, ".json")
+        if not file.exists():
+            return False
+        if run.method != "teacher":
+            if now := self.provenance(run):  # The bench's own teacher may still have to write its outputs.
+                before = {"outputs": self.result(run).get("outputs", {})}
+                files.require_same_run(file, before, now, f"Delete it, or use another folder than {self.out}.")
+            return True
+        if run.teacher in self.teachers and "recipe" in (before := self.result(run)):
+            now = {"recipe": self.teachers[run.teacher].record()}
+            advice = f"Give the teacher another name, or use another folder than {self.out}."
+            files.require_same_run(file, {"recipe": before["recipe"]}, now, advice)
+        store = data.ClipStore(self.store)
+        arrays = (f"{run.outputs}.feature", f"{run.outputs}.logits")
+        return all(name in store.names and store.done(name).all() for name in arrays)
+
+    def provenance(self, run: Run) -> dict[str, Any]:
+        """Return the fingerprints of the teacher outputs that a run learns from, to be kept with its result."""
+        if run.teacher is None or run.method == "teacher":
+            return {}
+        store, reads = data.ClipStore(self.store), [f"{run.outputs}.{kind}" for kind in ("feature", "logits")]
+        return {"outputs": self.train_clips(store).fingerprints(reads)} if set(reads) <= set(store.names) else {}
+
+    def train_and_evaluate(self, run: Run) -> str:
+        """Train a run unless it is trained, evaluate it, write the result, and return a line that describes it.
+
+        If another process works on the same run in the same folder, wait for its result.
+        """
+        self.path(run).parent.mkdir(parents=True, exist_ok=True)
+        with files.work_lock(self.path(run)):
+            if self.is_done(run):
+                return "done by another process"
+            return self._train_and_evaluate(run)
+
+    def _train_and_evaluate(self, run: Run) -> str:
+        path, start_time = self.path(run), time.monotonic()
+        train, test = self.splits(run)
+        settings = self.settings(run)
+        if path.exists():  # Interrupted between training and evaluation.
+            model = load_model(path)
+            model.sampling = run.sampling
+        else:
+            torch.manual_seed(run.seed)
+            model = self.build(run, train)
+            model.sampling = run.sampling
+            validation = None
+            if run.method == "teacher" and self.validation is not None:
+                validation = data.ClipStore(self.store).split(self.validation)
+            fit(run, model, train, settings, validation)
+            model.save(path)
+        precision = training.logged_precision(files.training_file(path))
+        files.training_file(path).unlink(missing_ok=True)
+        if run.method == "teacher":
+            model.name = run.outputs
+            teachers.extract(
+                model,
+                data.ClipStore(self.store),
+                batch_size=32,
+                precision=precision,
+                device=self.device,
+                progress=self.progress,
+            )
+        # An earlier process may have trained a part.
+        seconds = max(time.monotonic() - start_time, training.logged_seconds(files.training_file(path), len(train)))
+        result: dict[str, Any] = {"run": asdict(run), "seconds": seconds, "precision": precision}
+        result |= {"recipe": self.teachers[run.teacher].record()} if run.method == "teacher" else self.provenance(run)
+        summary = "trained"
+        if run.method != "stage 1":
+            with record_policy_gmacs(model) as gmacs:
+                found = inference.evaluate(model, test, device=self.device, precision="fp32", progress=False)
+            result |= {"top1": found.top1, "per_class": found.per_class, "segments": len(found.labels)}
+            result["confusion"] = found.confusion.tolist()
+            result |= outcome_record(found, test)
+            summary = f"top-1 {100 * found.top1:.1f} %"
+            if gmacs:
+                result["gmacs"] = sum(gmacs) / len(test)
+        files.write_json(self.path(run, ".json"), result)
+        return f"{summary} ({seconds:.0f} s)"
+
+    def build(self, run: Run, store: Any) -> nn.Module:
+        """Return a new network for a run, or the one that an earlier stage trained."""
+        if run.method == "teacher":
+            return build_teacher(self.teachers[run.teacher], run.outputs, store)
+        if run.method == "EgoDistill" and not set(STAGE_1_LOSSES) <= set(run.without):
+            return EgoDistill.load(self.path(stage_1(run)))
+        student = self.protocol.recipe.student
+        width = store.read(f"{run.outputs}.feature", [0]).shape[1] if run.teacher else student.feature_dim
+        if run.method in BASELINES:
+            model = self.build_baseline(run, store, width)
+        else:
+            uses_imu = run.method in ("VisIMU", "EgoDistill", "stage 1")
+            model = replace(student, num_frames=run.frames, use_imu=uses_imu).build(
+                len(store.class_names),
+                feature_dim=width,
+                frame_size=store.settings["frame_size"],
+                sampling=run.sampling,
+                exact=store.settings["exact"],
+                tolerance=store.settings.get("tolerance", 0.0),  # older stores lack it
+                imu_axes=batches.stored_axes(store),
+            )
+        if self.has_start(run):
+            encoder = model.image if run.method == "ListenToLook" else model.image_encoder
+            encoder.load_state_dict(self.start(run).state_dict())
+        return model
+
+    def build_baseline(self, run: Run, store: Any, width: int) -> baselines.Baseline:
+        """Return a new baseline; `width` is the size of ListenToLook's feature."""
+        kind, _, variant = run.method.partition(" ")
+        classes = len(store.class_names)
+        options = {"num_frames": run.frames, "frame_size": store.settings["frame_size"]}
+        if kind == "AdaFuse":
+            return build_adafuse(classes, asdict(self.protocol.adafuse) | options)
+        if kind == "ListenToLook":
+            settings = asdict(self.protocol.listen_to_look)
+            return listen_to_look.ListenToLook(classes, feature_dim=width, **settings, **options)
+        settings = asdict(self.protocol.stts)
+        model = stts.STTS(classes, **settings, **options, **stts.STTS_VARIANTS[variant])
+        if self.protocol.narrow:
+            init_narrow(model, model.head)
+        return model
+
+    def start(self, run: Run) -> nn.Module:
+        """Return the image encoder that replaces ImageNet weights for runs with this seed."""
+        return EgoDistill.load(self.path(Run("start", run.seed))).image_encoder
+
+    def settings(self, run: Run) -> Training:
+        """Return the settings of the stage that trains a run."""
+        recipe, without = self.protocol.recipe, run.without
+        settings: Training = recipe.finetuning
+        if run.method == "teacher":
+            settings = self.teachers[run.teacher].training
+        elif run.method == "stage 1":
+            stage = recipe.pretraining
+            nce = 0.0 if "nce" in without else stage.nce_weight
+            l1 = 0.0 if "pretrain_l1" in without else stage.l1_weight
+            settings = replace(stage, nce_weight=nce, l1_weight=l1)
+        elif run.method in DISTILLED:
+            stage = recipe.distillation
+            alpha = 1.0 if "gt" in without else 0.0 if "kd" in without else stage.alpha
+            settings = replace(stage, alpha=alpha, beta=0.0 if "l1" in without else stage.beta)
+        if run.method in BASELINES and recipe.student.image_weights is None and not self.has_start(run):
+            settings = replace(settings, epochs=2 * settings.epochs)  # See the protocol in the module's docstring.
+        settings = distillation.change_settings(type(settings), settings, self.protocol.changes.get(run.method, {}))
+        if run.share is not None:
+            settings = replace(settings, epochs=self.epochs_of_share(run, settings))
+        file = files.training_file(self.path(run))
+        return replace(settings, seed=run.seed, device=self.device, progress=self.progress, checkpoint=file)
+
+    def epochs_of_share(self, run: Run, settings: Training) -> int:
+        """Return the epochs of a stage with which all runs of one share take equally many steps."""
+        clips = len(self.train_clips(data.ClipStore(self.store)))
+        share, first = max(1, round(run.share * clips)), replace(run, share=None, without=())
+        if run.method == "stage 1":
+            steps = settings.epochs * math.ceil(clips / settings.batch_size)
+            return settings.epochs if run.stage_1_on == "all" else round(steps / math.ceil(share / settings.batch_size))
+        if run.method != "EgoDistill" or not set(STAGE_1_LOSSES) <= set(run.without):
+            return settings.epochs
+        before = self.settings(stage_1(first))
+        steps = before.epochs * math.ceil(clips / before.batch_size)
+        return settings.epochs + round(steps / math.ceil(share / settings.batch_size))
+
+
+def taught_rows(run: Run, clips: int) -> np.ndarray:
+    """Return which training clips have outputs of the teacher in a run with a share of them, bool [clips].
+
+    A smaller share is a part of a larger one of the same seed.
+    """
+    order = np.random.default_rng(run.seed).permutation(clips)
+    rows = np.zeros(clips, bool)
+    rows[order[: max(1, round(run.share * clips))]] = True
+    return rows
+
+
+def samplings(store: data.ClipStore, frames: int) -> list[str]:
+    """Return the ways in which a store's sets of this number of frames are chosen."""
+    names = {rule: clips.frames_name(clips.ClipSpec(frames=frames, sampling=rule)) for rule in video.SAMPLING}
+    return [rule for rule, name in names.items() if name in store.names]
+
+
+def outcome_record(found: inference.Evaluation, test: Any) -> dict[str, Any]:
+    """Return what a result keeps of each test segment, for `contrasts.read()`."""
+    correct = contrasts.split_by_wearer(found.correct.numpy(), found.wearers)
+    return {"test": contrasts.segments_record(test)["digest"], "correct": contrasts.pack(correct)}
+
+
+def fit(run: Run, model: Any, store: Any, settings: Training, validation: Any = None) -> None:
+    """Train a run's model with the stage that its settings are for; the best epoch on ``validation`` is kept."""
+    if isinstance(settings, PretrainingSettings):
+        partly = run.share is not None and run.stage_1_on == "all"
+        rows = taught_rows(run, len(store)) if partly else None
+        distillation.pretrain_imu(model, store, settings, teacher=run.outputs, teacher_rows=rows)
+    elif isinstance(settings, DistillationSettings):
+        distillation.distill(model, store, settings, teacher=run.outputs)
+    else:
+        distillation.finetune(model, store, settings, validation=validation)
+
+
+def init_worker(threads: int) -> None:
+    """Set a worker's number of threads, and exit with the parent: else a worker would wait forever if it is killed."""
+
+    def end_with_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    torch.set_num_threads(threads)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def stage_1(run: Run) -> Run:
+    """Return the run of stage 1 that a run of EgoDistill starts from."""
+    return replace(run, method="stage 1", without=tuple(loss for loss in run.without if loss in STAGE_1_LOSSES))
+
+
+def build_teacher(how: TeacherRecipe, name: str, store: Any) -> teachers.Teacher:
+    """Return a new teacher with random weights for the store's clips."""
+    teacher = teachers.load(
+        how.architecture,
+        class_names=store.class_names,
+        progress=False,
+        seconds=store.specs["clip"].seconds,
+        frames=store.settings["clip_frames"],
+        size=store.settings["clip_size"],
+        **how.options,
+    )
+    teacher.name = name
+    if how.narrow:
+        init_narrow(teacher, teacher.classifier)
+    return channels_last(teacher)
+
+
+def init_narrow(transformer: nn.Module, classifier: nn.Module) -> None:
+    """Initialize a narrow transformer with larger weights than published.
+
+    The published standard deviation of 0.02 is meant for a width of 768. With a width of 16 to 200, little but the mean
+    of the clip passes through the network until its weights have grown, which takes epochs.
+    """
+    for layer in transformer.modules():
+        if isinstance(layer, nn.Linear) and layer is not classifier:
+            nn.init.normal_(layer.weight, std=0.6 * layer.in_features**-0.5)
+    for name, parameter in transformer.named_parameters():
+        if re.search(r"(^|\.)(cls_token|pos_embed|temp_embed)", name):
+            nn.init.normal_(parameter, std=0.2)  # as large as a token; 0.02 would be a thirtieth of it
+
+
+def build_adafuse(classes: int, options: dict[str, Any]) -> adafuse.AdaFuse:
+    """Return AdaFuse at any size, with the weight of its efficiency loss scaled to the size of the network.
+
+    The loss is in GFLOPs; with the published weight it would have no effect on a small network.
+    """
+    model = adafuse.AdaFuse(classes, **options)
+    published = 4.147  # GFLOPs per frame of the released model, whose weight is 0.125
+    share = published / (model.frame_macs / 1e9)
+    return model if 0.95 < share < 1.05 else adafuse.AdaFuse(classes, **options, efficiency_weight=0.125 * share)
+
+
+@contextlib.contextmanager
+def record_policy_gmacs(model: nn.Module) -> Iterator[list[float]]:
+    """Yield a list to which each forward pass of AdaFuse appends the GFLOPs that its decisions need, over all clips.
+
+    They are the published count, "upb" of `adafuse.Gflops`. The list stays empty for other models.
+    """
+    gmacs: list[float] = []
+    if not isinstance(model, adafuse.AdaFuse):
+        yield gmacs
+        return
+    hook = model.register_forward_hook(lambda model, _, output: gmacs.append(model.gflops().upb * len(output.logits)))
+    try:
+        yield gmacs
+    finally:
+        hook.remove()

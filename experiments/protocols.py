@@ -1,0 +1,130 @@
+"""The settings of a comparison: how each method, and a teacher, is built and trained.
+
+    from dataclasses import replace
+    from egodistill import protocols
+
+    protocol = protocols.PROTOCOLS["epic"]                     # the paper's sizes and schedules
+    protocol = replace(protocol, stts=protocols.STTSSettings(weights=None))
+
+`experiments.Bench` trains and evaluates all methods under one protocol.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .. import distillation
+from ..distillation import Recipe
+from ..training import Training
+
+__all__ = ["PROTOCOLS", "AdaFuseSettings", "ListenToLookSettings", "Protocol", "STTSSettings", "TeacherRecipe"]
+
+
+@dataclass(frozen=True)
+class AdaFuseSettings:
+    """Arguments of `adafuse.AdaFuse`, with the defaults of its paper."""
+
+    weights: str | None = "imagenet"
+    width: int = 64
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    policy_hidden: int | None = None
+    dropout: float = 0.5
+
+
+@dataclass(frozen=True)
+class STTSSettings:
+    """Arguments of `stts.STTS`, with the defaults of its paper."""
+
+    weights: str | None = "kinetics"
+    width: int = 96
+    depths: tuple[int, ...] = (1, 2, 11, 2)
+    dropout: float = 0.5
+    drop_path: float = 0.2
+    samples: int = 500
+
+
+@dataclass(frozen=True)
+class ListenToLookSettings:
+    """Arguments of `listen_to_look.ListenToLook`, with the defaults of its paper."""
+
+    weights: str | None = "imagenet"
+    width: int = 64
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+    hidden: int = 1024
+
+    @property
+    def image_encoder(self) -> str | None:
+        """Return the name of the image encoder of a student that is the same network, or None."""
+        if self.depths == (1, 1, 1, 1):
+            return f"resnet10x{self.width}"
+        return "resnet18" if (self.width, self.depths) == (64, (2, 2, 2, 2)) else None
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The settings of all methods of a comparison: the students' recipe, and those of the baselines.
+
+    narrow    STTS is too narrow for its published initialization; see `benches.init_narrow()`.
+    changes   {method: settings of its training that differ from the recipe's}, such as {"VisIMU": {"epochs": 12}}; the
+              method "stage 1" is EgoDistill's first stage.
+
+    >>> from dataclasses import replace
+    >>> from egodistill import protocols
+    >>> demo = protocols.PROTOCOLS["demo"]
+    >>> short = replace(demo, recipe=demo.recipe.with_training(epochs=1))
+    >>> short.recipe.distillation.epochs, short.stts.width
+    (1, 32)
+    """
+
+    recipe: Recipe = distillation.EPIC_KITCHENS
+    adafuse: AdaFuseSettings = AdaFuseSettings()
+    stts: STTSSettings = STTSSettings()
+    listen_to_look: ListenToLookSettings = ListenToLookSettings()
+    narrow: bool = False
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings that must be equal for runs to share a folder."""
+        return asdict(self) | {"recipe": self.recipe.record()}
+
+    def weight_files(self) -> list[str]:
+        """Return the files of initial weights that the settings name."""
+        parts = (self.adafuse, self.stts, self.listen_to_look)
+        names = [self.recipe.student.image_weights, *(part.weights for part in parts)]
+        return sorted({str(name) for name in names if name is not None and os.path.isfile(name)})
+
+
+PROTOCOLS = {
+    "epic": Protocol(),
+    "ego4d": Protocol(distillation.EGO4D),
+    "demo": Protocol(
+        distillation.SYNTHETIC,
+        AdaFuseSettings(None, width=16, depths=(1, 1, 1, 1), policy_hidden=64, dropout=0.0),
+        STTSSettings(None, width=32, depths=(1, 1, 2, 1), dropout=0.0, drop_path=0.0, samples=100),
+        ListenToLookSettings(None, width=16, depths=(1, 1, 1, 1)),  # the same image network as the students'
+        narrow=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class TeacherRecipe:
+    """The settings to build a teacher and train it on labels.
+
+    architecture   One of `teachers.MODELS`.
+    training       Settings of `finetune()`.
+    options        Options of the network for `teachers.load()`.
+    narrow         The transformer is too narrow for its published initialization; see `benches.init_narrow()`.
+    """
+
+    architecture: str
+    training: Training = Training()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    narrow: bool = False
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings that must be equal for a teacher to be the same."""
+        return asdict(self) | {"training": self.training.record()}

@@ -1,0 +1,73 @@
+"""A video with its IMU on one clock. No module here needs torch.
+
+clips         the class Recording; windows, and all clips of a recording in one pass
+audio         sound
+aria          recordings of Project Aria glasses
+checks        coverage, gaps, clock and axes: `recordings.check()`
+offset        the offset and the axes of the IMU's clock against the picture
+copies        working copies: `recordings.transcode()`
+pictures      the picture of a check
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import (
+        aria as aria,
+    )
+    from . import (
+        audio as audio,
+    )
+    from . import (
+        checks as checks,
+    )
+    from . import (
+        clips as clips,
+    )
+    from . import (
+        copies as copies,
+    )
+    from . import (
+        offset as offset,
+    )
+    from . import (
+        pictures as pictures,
+    )
+    from .checks import HEADER as HEADER
+    from .checks import Check as Check
+    from .checks import SensorCheck as SensorCheck
+    from .checks import check as check
+    from .clips import (
+        READERS as READERS,
+    )
+    from .clips import (
+        ClipSpec as ClipSpec,
+    )
+    from .clips import (
+        Recording as Recording,
+    )
+    from .clips import (
+        decode_clips as decode_clips,
+    )
+    from .clips import (
+        open_recording as open_recording,
+    )
+    from .copies import Transcoded as Transcoded
+    from .copies import transcode as transcode
+    from .offset import estimate_offset as estimate_offset
+    from .pictures import draw_check as draw_check
+else:
+    from ..support.lazy import hand_on
+
+    __getattr__, __dir__ = hand_on(
+        __name__,
+        {
+            "aria": (),
+            "audio": (),
+            "checks": ("HEADER", "Check", "SensorCheck", "check"),
+            "clips": ("READERS", "ClipSpec", "Recording", "decode_clips", "open_recording"),
+            "copies": ("Transcoded", "transcode"),
+            "offset": ("estimate_offset",),
+            "pictures": ("draw_check",),
+        },
+    )

@@ -1,0 +1,558 @@
+"""Read Project Aria recordings (VRS files, Gen 1 and Gen 2), and convert them to a video and an IMU table.
+
+    from egodistill import aria
+
+    recording = aria.Recording("recording.vrs")
+    motion = recording.imu()                                    # an imu.Imu: GoPro axes, zero is the first picture
+    made = aria.convert("recording.vrs", "films")               # films/recording.mp4 and films/recording.csv
+
+A VRS file (https://github.com/facebookresearch/vrs) is a header, a description with the tags of the file and of its
+streams, an index, and records. The stream tags describe the fields of a record as JSON; the file tag `calib_json` is
+the factory calibration. Records are read one by one: recordings of an hour have tens of gigabytes. Pictures of Gen 1,
+and most indices, are compressed with zstd: Python 3.14 reads it, older ones need the extra `cameras`.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import itertools
+import json
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+from numpy.lib.recfunctions import repack_fields
+
+from ..imu import LARGEST_READING, Imu
+from ..support import files
+from ..support.errors import DataError
+
+__all__ = ["VRS", "AriaError", "Converted", "Recording", "convert"]
+
+
+class AriaError(DataError):
+    """A VRS file cannot be used. The message names the file."""
+
+
+# By the file tag device_type. The instances of the two IMUs are swapped between the generations.
+STREAMS = {
+    "Aria": {"camera-rgb": (214, 1), "imu-right": (1202, 1), "imu-left": (1202, 2)},
+    "Oatmeal": {"camera-rgb": (214, 1), "imu-left": (1202, 1), "imu-right": (1202, 2)},
+}
+# Rows: X (left), Y (to the user), Z (up) of a GoPro from the axes of the RGB camera as its pictures are stored: those
+# of Gen 1 are on their side.
+GOPRO_AXES = {
+    "Aria": np.array([[0, 1, 0], [0, 0, -1], [-1, 0, 0]]),
+    "Oatmeal": np.array([[-1, 0, 0], [0, 0, -1], [0, -1, 0]]),
+}
+QUARTER_TURNS = {"Aria": -1, "Oatmeal": 0}  # of a stored picture, counter-clockwise, until it is upright
+
+FILE_HEADER = struct.Struct("<8sQIIqqq24s4sI")
+RECORD_HEADER = struct.Struct("<IIiIdHBBI")
+INDEX_ENTRY = np.dtype([("time", "<f8"), ("size", "<u4"), ("kind", "u1"), ("type", "<i4"), ("instance", "<u2")])
+DATA = 3  # kind of a record: state, configuration, data
+CLASSIC_INDEX = 2
+ZSTD = 2
+COMPRESSIONS = {0: "none", 1: "lz4", ZSTD: "zstd"}
+NUMBERS = {"Bool": "u1", "char": "u1", "float": "<f4", "double": "<f8"}
+NUMBERS |= {f"{sign}int{bits}_t": f"<{sign or 'i'}{bits // 8}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+SENSORS = ("accelerometer", "gyroscope")
+# The shapes of a sample's fields.
+SAMPLE = {"capture_timestamp_ns": (), "accelerometer_valid": (), "gyroscope_valid": (), **dict.fromkeys(SENSORS, (3,))}
+TICKS = 90_000  # per second, of the video's times
+CHUNK = 10_000  # records of an IMU in memory
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The container
+
+
+class VRS:
+    """A VRS file: `tags` of the file, `stream_tags` as {(type, instance): tags}, and where its records are.
+
+    `notes` lists what is unusual. Raise AriaError for a file that is not VRS or was cut off, DataError for no file.
+
+    >>> from egodistill import aria
+    >>> aria.VRS("walk.mp4")
+    Traceback (most recent call last):
+    ...
+    egodistill.recordings.aria.AriaError: walk.mp4: not a VRS file, which begins with 'VisionRe'; give a ...
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        files.require_file(path)
+        self.path = Path(path)
+        self.notes: list[str] = []
+        self.stream_tags: dict[tuple[int, int], dict[str, str]] = {}
+        self._layouts: dict[tuple[tuple[int, int], int], tuple[np.dtype, int]] = {}
+        with open(path, "rb") as file:
+            self.size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            start = file.read(FILE_HEADER.size)
+            if len(start) < FILE_HEADER.size or start[:8] != b"VisionRe":
+                raise AriaError(f"{path}: not a VRS file, which begins with 'VisionRe'; give a Project Aria recording")
+            _, _, _, self.header_size, index, description, first, *_ = FILE_HEADER.unpack(start)
+            if self.header_size < RECORD_HEADER.size:
+                raise AriaError(f"{path}: is damaged: its record headers have {self.header_size} bytes")
+            try:
+                header, content = self._record(file, description)
+                stream = io.BytesIO(content)
+                for _ in range(_number(stream)):
+                    name = struct.unpack("<iH", stream.read(6))
+                    self.stream_tags[name] = _tags(stream) | _tags(stream)
+                self.tags = _tags(stream)
+            except AriaError:
+                raise
+            except (struct.error, ValueError) as error:
+                raise self._cut_off("in the middle of its description") from error
+            self.offsets, self.records = self._find_records(file, index, first or description + header[0])
+
+    def count(self, stream: tuple[int, int]) -> int:
+        """Return the number of data records of a stream."""
+        return len(self._places(stream))
+
+    def data(self, stream: tuple[int, int]) -> Iterator[tuple[int, bytes]]:
+        """Yield (version of the format, content) of each data record of a stream. Raise AriaError for lz4."""
+        with open(self.path, "rb") as file:
+            for offset in self._places(stream):
+                try:
+                    header, content = self._record(file, offset)
+                except struct.error as error:
+                    raise self._cut_off("in the middle of a record") from error
+                yield header[3], content
+
+    def layout(self, stream: tuple[int, int], version: int) -> tuple[np.dtype, int]:
+        """Return the numbers at the start of a data record, by name, and how many fields of variable length follow.
+
+        Raise AriaError if the stream's tags do not describe them.
+        """
+        if (stream, version) in self._layouts:
+            return self._layouts[stream, version]
+        fields = {}
+        try:
+            pieces = json.loads(self.stream_tags[stream][f"DL:Data:{version}:0"])["data_layout"]
+            for piece in pieces:
+                kind = re.fullmatch(r"DataPiece(?:Value|Array)<(\w+)>", piece["type"])
+                if "offset" in piece and kind and kind[1] in NUMBERS:
+                    shape = (piece["size"],) if "size" in piece else ()
+                    fields[piece["name"]] = (np.dtype((NUMBERS[kind[1]], shape)), piece["offset"])
+            found = np.dtype(fields), sum("index" in piece for piece in pieces)
+        except (KeyError, TypeError, ValueError) as error:
+            name = "-".join(map(str, stream))
+            raise AriaError(f"{self.path}: does not say how the data of stream {name} are laid out") from error
+        return self._layouts.setdefault((stream, version), found)
+
+    def _places(self, stream: tuple[int, int]) -> np.ndarray:
+        records = self.records
+        chosen = (records["kind"] == DATA) & (records["type"] == stream[0]) & (records["instance"] == stream[1])
+        return self.offsets[chosen]
+
+    def _record(self, file: IO[bytes], offset: int) -> tuple[tuple, bytes]:
+        """Return header and content of the record at an offset. Raise struct.error where the file ends before."""
+        header, content = self._stored(file, offset)
+        if len(content) < header[0] - self.header_size:
+            raise struct.error("the file ends in the middle of a record")
+        compression = header[7] if header[8] else 0
+        return header, self._decompressed(content, compression, header[8])
+
+    def _stored(self, file: IO[bytes], offset: int) -> tuple[tuple, bytes]:
+        """Return header and content as it is stored, which may be cut off. Raise what `_record()` raises."""
+        if not 0 <= offset <= self.size:
+            raise struct.error("there is no such place in the file")
+        file.seek(offset)
+        header = RECORD_HEADER.unpack(file.read(self.header_size)[: RECORD_HEADER.size])
+        return header, file.read(max(0, header[0] - self.header_size))
+
+    def _decompressed(self, content: bytes, compression: int, size: int) -> bytes:
+        if compression not in (0, ZSTD):
+            kind = COMPRESSIONS.get(compression, f"kind {compression}")
+            raise AriaError(
+                f"{self.path}: its records are compressed with {kind}, not with zstd or not at all; copy the recording "
+                f"with zstd, by the command `vrs copy` of github.com/facebookresearch/vrs"
+            )
+        if not compression:
+            return content
+        expand = _zstd()
+        if expand is None:
+            raise AriaError(
+                f'{self.path}: compressed with zstd; to read it, pip install "egodistill[cameras]" (or use Python 3.14)'
+            )
+        try:
+            return expand(content, size)
+        except Exception as error:  # the two libraries have errors of their own
+            raise AriaError(f"{self.path}: is damaged: a record cannot be decompressed: {error}") from error
+
+    def _find_records(self, file: IO[bytes], index: int, first: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return offset [n] and index entry [n] of each record.
+
+        Without an index (the recording was interrupted), or if it is compressed and zstd is missing, go from header to
+        header.
+        """
+        if not index:
+            self.notes.append("it has no index, as after an interrupted recording; its complete records are used")
+            return self._walk(file, first, self.size)
+        try:
+            header, content = self._stored(file, index)
+            stream = io.BytesIO(content)
+            stream.seek(6 * _number(stream), os.SEEK_CUR)
+            count = _number(stream)
+        except (struct.error, ValueError) as error:
+            raise self._cut_off("before its index") from error
+        entries = stream.read()
+        if header[3] != CLASSIC_INDEX or (header[8] and _zstd() is None):
+            count = count if header[3] == CLASSIC_INDEX else None
+            # Records come after the index, or end where it begins.
+            offsets, records = self._walk(file, first, self.size if first > index else index)
+        else:
+            entries = self._decompressed(entries, header[7] if header[8] else 0, INDEX_ENTRY.itemsize * count)
+            if len(entries) < INDEX_ENTRY.itemsize * count:
+                raise self._cut_off("in the middle of its index")
+            records = np.frombuffer(entries, INDEX_ENTRY, count)
+            ends = first + np.cumsum(records["size"], dtype=np.int64)
+            complete = ends <= self.size
+            offsets, records = (ends - records["size"])[complete], records[complete]
+        if count is not None and len(records) < count:
+            raise AriaError(
+                f"{self.path}: has {len(records):,} of {count:,} records ({self.size:,} bytes), so it was cut off; "
+                f"copy the recording again"
+            )
+        return offsets, records
+
+    def _walk(self, file: IO[bytes], start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return offset and index entry of each complete record, by the headers of the records."""
+        offsets, entries = [], []
+        while 0 <= start and start + self.header_size <= end:
+            file.seek(start)
+            size, _, kind, _, seconds, instance, record_kind, *_ = RECORD_HEADER.unpack(file.read(RECORD_HEADER.size))
+            if size < self.header_size or start + size > end:
+                break
+            offsets.append(start)
+            entries.append((seconds, size, record_kind, kind, instance))
+            start += size
+        return np.array(offsets, np.int64), np.array(entries, INDEX_ENTRY)
+
+    def _cut_off(self, where: str) -> AriaError:
+        return AriaError(f"{self.path}: ends {where} ({self.size:,} bytes), or is damaged; copy the recording again")
+
+
+def _number(stream: IO[bytes]) -> int:
+    return struct.unpack("<I", stream.read(4))[0]
+
+
+def _tags(stream: IO[bytes]) -> dict[str, str]:
+    """Read a map of texts. Raise struct.error where the bytes end before."""
+    texts = []
+    for _ in range(2 * _number(stream)):
+        length = _number(stream)
+        text = stream.read(length)
+        if len(text) < length:
+            raise struct.error("a text is cut off")
+        texts.append(text.decode())
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _zstd() -> Callable[[bytes, int], bytes] | None:
+    """Return a function that expands zstd's bytes to a known size, of the standard library or the extra; or None."""
+    for name in ("compression.zstd", "zstandard"):
+        try:
+            zstd = importlib.import_module(name)
+        except ModuleNotFoundError:
+            continue
+        if name == "zstandard":
+            return lambda content, size: zstd.ZstdDecompressor().decompressobj().decompress(content)
+        return lambda content, size: zstd.ZstdDecompressor().decompress(content)
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What Aria records
+
+
+class Recording(VRS):
+    """A Project Aria recording: head motion in the axes of the RGB camera, and the pictures, upright.
+
+    Zero of its clock is the capture time of the first picture. With `device_clock` it is that of the glasses' own
+    clock, because the pictures are in another file; the recording need not have any. Raise AriaError that names the
+    file.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, device_clock: bool = False) -> None:
+        super().__init__(path)
+        self.device = self.tags.get("device_type", "")
+        if self.device not in STREAMS:
+            raise AriaError(
+                f"{path}: recorded by {self.device or 'no named device'}; Aria (Gen 1) and Oatmeal (Gen 2) are known"
+            )
+        self.streams = STREAMS[self.device]
+        if not device_clock and not self.count(self.streams["camera-rgb"]):
+            raise AriaError(
+                f"{path}: has no pictures (camera-rgb), so its video clock is unknown; record with pictures"
+            )
+        self.zero = 0 if device_clock else next(self._packets())[0]
+
+    def imu(self) -> Imu:
+        """Return the samples of the left IMU, which is the nearer to the camera, or of the right one if it is missing.
+
+        Values are rectified and times corrected by the factory calibration. Axes are those of a GoPro: X to the left, Y
+        to the user, Z up. Raise AriaError if there are no samples, or no calibration.
+        """
+        found = [label for label in ("imu-left", "imu-right") if self.count(self.streams[label]) > 1]
+        if not found:
+            raise AriaError(
+                f"{self.path}: has no IMU samples (imu-left or imu-right); record with a profile that has them"
+            )
+        notes = self.notes if found[0] == "imu-left" else [*self.notes, "no left IMU: the samples are of the right one"]
+        stamps, valid, values = self._samples(self.streams[found[0]])
+        seconds = (stamps - self.zero) * 1e-9
+        sensors = []
+        for i, sensor in enumerate(SENSORS):
+            late, bias, matrix = self._calibration(found[0], sensor)
+            times, chosen = np.unique(seconds[valid[:, i]] - late, return_index=True)
+            if len(times) < 2:
+                raise AriaError(f"{self.path}: has {len(times)} valid samples of the {sensor} ({found[0]})")
+            sensors += [times, (values[i][valid[:, i]][chosen] - bias) @ matrix.T]
+        return Imu(*sensors, tuple(notes))
+
+    def pictures(self) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Yield (seconds since the first picture, picture as it is stored), in order. Broken pictures are left out."""
+        decoder = av.CodecContext.create(self._codec(), "r")
+        for stamp, content in self._packets():
+            if not content:  # to a decoder, an empty packet is the end
+                continue
+            packet = av.Packet(content)
+            packet.pts, packet.time_base = stamp - self.zero, Fraction(1, 10**9)
+            yield from _decoded(decoder, packet)
+        yield from _decoded(decoder, None)
+
+    def upright(self, picture: av.VideoFrame) -> av.VideoFrame:
+        """Return a picture upright, with even sides, as H.264 needs them (yuv420p)."""
+        turns = QUARTER_TURNS[self.device]
+        pixels = np.rot90(picture.to_ndarray(format="rgb24"), turns)
+        height, width = (side - side % 2 for side in pixels.shape[:2])
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[:height, :width]), format="rgb24")
+        colours = {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.MPEG}
+        return frame.reformat(format="yuv420p", **colours)
+
+    def _packets(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (capture time in ns of the device's clock, compressed picture) of each record with a picture."""
+        stream = self.streams["camera-rgb"]
+        for version, content in self.data(stream):
+            layout, variable = self.layout(stream, version)
+            fields = self._fields(content, layout)
+            if "capture_timestamp_ns" not in layout.names:
+                raise AriaError(f"{self.path}: its pictures have no capture_timestamp_ns")
+            start = layout.itemsize
+            if variable:  # offset and length of each field; the last one ends where the picture begins
+                start += 8 * variable
+                start += sum(struct.unpack_from("<II", content, start - 8)) if len(content) >= start else 0
+            yield int(fields["capture_timestamp_ns"][0]), content[start:]
+
+    def _codec(self) -> str:
+        """Return FFmpeg's name of the decoder. Raise AriaError for pictures in another format."""
+        formats = [
+            text for key, text in self.stream_tags[self.streams["camera-rgb"]].items() if key.startswith("RF:Data")
+        ]
+        for words, codec in (("image/jpg", "mjpeg"), ("codec=H.265", "hevc"), ("codec=H.264", "h264")):
+            if any(words in text for text in formats):
+                return codec
+        raise AriaError(f"{self.path}: its pictures are {' or '.join(formats) or 'of no format'}, not JPEG or H.265")
+
+    def _samples(self, stream: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        """Return times in ns [n], which samples are valid [n, 2], and raw accelerometer and gyroscope [n, 3]."""
+        parts: list[np.ndarray] = []
+        for version, contents in itertools.groupby(self.data(stream), key=lambda record: record[0]):
+            layout, _ = self.layout(stream, version)
+            if missing := [
+                name for name, shape in SAMPLE.items() if name not in layout.names or layout[name].shape != shape
+            ]:
+                raise AriaError(
+                    f"{self.path}: its IMU records have no usable {', '.join(missing)}, so it is damaged or of other "
+                    f"glasses; copy it from the glasses again"
+                )
+            while chunk := [content for _, content in itertools.islice(contents, CHUNK)]:
+                samples = np.concatenate([self._fields(content, layout) for content in chunk])
+                parts.append(repack_fields(samples[list(SAMPLE)]))
+        found = np.concatenate(parts)
+        valid = [(found[f"{name}_valid"] != 0) & (np.abs(found[name]) < LARGEST_READING).all(1) for name in SENSORS]
+        return found["capture_timestamp_ns"], np.stack(valid, axis=1), (found["accelerometer"], found["gyroscope"])
+
+    def _fields(self, content: bytes, layout: np.dtype) -> np.ndarray:
+        """Return the numbers of a record, [1] with named fields."""
+        if len(content) < layout.itemsize:
+            raise AriaError(f"{self.path}: is damaged: a record has {len(content)} of {layout.itemsize} bytes")
+        return np.frombuffer(content, layout, 1)
+
+    def _calibration(self, label: str, sensor: str) -> tuple[float, np.ndarray, np.ndarray]:
+        """Return by how many seconds a sensor's stamps are late, its bias [3], and the matrix to GoPro axes [3, 3]."""
+        short = {"accelerometer": "Accel", "gyroscope": "Gyro"}[sensor]
+        try:
+            calibration = json.loads(self.tags["calib_json"])
+            imu = next(one for one in calibration["ImuCalibrations"] if one["Label"] == label)
+            camera = next(one for one in calibration["CameraCalibrations"] if one["Label"] == "camera-rgb")
+            to_device, from_device = _rotation(imu["T_Device_Imu"]), _rotation(camera["T_Device_Camera"]).T
+            model = imu[sensor.capitalize()]
+            rectify = np.linalg.inv(np.array(model["Model"]["RectificationMatrix"], float).reshape(3, 3))
+            bias = np.array(model["Bias"]["Offset"], float).reshape(3)
+            late = float(model[f"TimeOffsetSec_Device_{short}"])
+            if not np.isfinite([*bias, *rectify.ravel(), late]).all():
+                raise ValueError("a value is not finite")
+        except (KeyError, TypeError, ValueError, StopIteration, np.linalg.LinAlgError) as error:
+            raise AriaError(
+                f"{self.path}: its tag calib_json has no usable calibration of {label} and camera-rgb, so the axes are "
+                f"unknown ({type(error).__name__}: {error})"
+            ) from error
+        return late, bias, GOPRO_AXES[self.device] @ from_device @ to_device @ rectify
+
+
+def _decoded(decoder: av.VideoCodecContext, packet: av.Packet | None) -> list[tuple[float, av.VideoFrame]]:
+    try:
+        return [(frame.pts * 1e-9, frame) for frame in decoder.decode(packet)]
+    except av.error.InvalidDataError:
+        return []
+
+
+def _rotation(transform: dict) -> np.ndarray:
+    """Return the rotation [3, 3] of a transform in the calibration, whose quaternion is [w, [x, y, z]]."""
+    real, imaginary = transform["UnitQuaternion"]
+    w, (x, y, z) = float(real), map(float, imaginary)
+    if not abs(w**2 + x**2 + y**2 + z**2 - 1) < 1e-3:  # NaN: False
+        raise ValueError("a quaternion is not of length 1")
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + 2 * w * cross + 2 * cross @ cross
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Conversion
+
+
+class Converted(NamedTuple):
+    """Files written by `convert()`, number of frames and of IMU samples, length in seconds, and what is unusual."""
+
+    video: str
+    imu: str
+    frames: int
+    samples: int
+    seconds: float
+    notes: tuple[str, ...]
+
+
+def converted_files(path: str | os.PathLike, folder: str | os.PathLike) -> tuple[Path, Path]:
+    """Return the video and the table that `convert()` writes for a recording."""
+    return Path(folder, f"{Path(path).stem}.mp4"), Path(folder, f"{Path(path).stem}.csv")
+
+
+def convert(
+    path: str | os.PathLike,
+    folder: str | os.PathLike,
+    *,
+    quality: int = 20,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Converted:
+    """Write a Project Aria recording NAME.vrs as a video NAME.mp4 and an IMU table NAME.csv into a folder.
+
+    The video is upright H.264 with a key frame every 12 frames; each frame has its capture time, counted from the first
+    one. The table has the columns time,ax,ay,az,gx,gy,gz of `imu.read_imu()`, on the video's clock: the accelerometer's
+    samples, and the gyroscope interpolated to their times. `quality` is x264's CRF. Both files appear when they are
+    complete. Raise AriaError for a recording that cannot be used, DataError for another quality than 0 to 51, or if a
+    file exists and `overwrite` is False.
+
+    >>> from egodistill import aria
+    >>> aria.convert("walk.mp4", "films")
+    Traceback (most recent call last):
+    ...
+    egodistill.recordings.aria.AriaError: walk.mp4: not a VRS file, which begins with 'VisionRe'; give a ...
+    """
+    if not 0 <= quality <= 51:
+        raise DataError(f"{path}: quality must be from 0 to 51, not {quality}")
+    video, table = converted_files(path, folder)
+    for out in (video, table):
+        if out.exists() and (out.is_dir() or not overwrite):
+            raise DataError(f"{out}: already exists; give another folder, or overwrite=True (--overwrite)")
+    recording = Recording(path)
+    motion = recording.imu()
+    with files.atomic_write(table) as table_part, files.atomic_write(video) as video_part:
+        if not (samples := _write_table(table_part, motion)):
+            spans = (f"{times[0]:.1f} to {times[-1]:.1f} s" for times in (motion.accel_time, motion.gyro_time))
+            raise AriaError(
+                f"{path}: its accelerometer ({next(spans)}) and gyroscope ({next(spans)}) never read at the same time, "
+                f"so there is nothing to write; record again"
+            )
+        count = recording.count(recording.streams["camera-rgb"])
+        with files.Progress(f"convert {Path(path).name}", count, unit="frames", show=progress) as bar:
+            frames, seconds = _write_video(video_part, recording, quality, bar)
+    notes = list(motion.notes)
+    if frames < count:
+        notes.append(f"{count - frames} of {count} pictures are broken or repeat a time, and are left out")
+    return Converted(str(video), str(table), frames, samples, seconds, tuple(notes))
+
+
+def _write_table(path: Path, motion: Imu) -> int:
+    """Write the samples at the accelerometer's times; return their number."""
+    times = motion.accel_time
+    inside = (times >= motion.gyro_time[0]) & (times <= motion.gyro_time[-1])  # nothing is extrapolated
+    gyro = [np.interp(times, motion.gyro_time, axis) for axis in motion.gyro.T]
+    rows = np.column_stack([times, motion.accel, *gyro])[inside]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["time", "ax", "ay", "az", "gx", "gy", "gz"])
+        writer.writerows([f"{value:.7f}" for value in row] for row in rows.tolist())
+    return len(rows)
+
+
+def _write_video(path: Path, recording: Recording, quality: int, bar: files.Progress) -> tuple[int, float]:
+    """Write the pictures with their times; return their number, and the end of the last one in seconds."""
+    with av.open(str(path), "w", format="mp4") as target:
+        encoder = waiting = None
+        durations: dict[int, int] = {}
+        written, step = 0, TICKS // 20
+
+        def mux(frame: av.VideoFrame | None) -> None:
+            for packet in encoder.encode(frame):
+                packet.duration = durations.pop(packet.pts)
+                target.mux(packet)
+
+        for seconds, picture in recording.pictures():
+            place = round(seconds * TICKS)
+            if waiting is not None and place <= waiting.pts:
+                continue
+            # A player's clock starts at the first frame of a file. If the first picture is broken, the next one takes
+            # its place; its own time would move the clock.
+            place = 0 if waiting is None else place
+            frame = recording.upright(picture)
+            frame.pts, frame.time_base = place, Fraction(1, TICKS)
+            if waiting is None:
+                encoder = _encoder(target, frame, quality)
+            else:
+                step = durations[waiting.pts] = place - waiting.pts
+                mux(waiting)
+            waiting = frame
+            written += 1
+            bar.step()
+        if waiting is None:
+            raise AriaError(f"{recording.path}: none of its pictures can be decoded")
+        durations[waiting.pts] = step
+        mux(waiting)
+        mux(None)
+        return written, (waiting.pts + step) / TICKS
+
+
+def _encoder(target: av.container.OutputContainer, frame: av.VideoFrame, quality: int) -> av.video.stream.VideoStream:
+    keys = "keyint=12:min-keyint=12:scenecut=0"
+    options = {"crf": str(quality), "preset": "veryfast", "tune": "fastdecode", "bf": "0", "x264-params": keys}
+    stream = target.add_stream("libx264", options=options)
+    context = stream.codec_context
+    context.width, context.height, context.pix_fmt = frame.width, frame.height, "yuv420p"
+    stream.time_base = context.time_base = Fraction(1, TICKS)
+    context.framerate = 20
+    context.colorspace, context.color_range = frame.colorspace, frame.color_range
+    return stream

@@ -1,0 +1,410 @@
+"""Check recordings before training: the coverage, gaps and axes of the IMU, and the offset of its clock.
+
+    from egodistill import recordings
+
+    found = recordings.check("GX010042.MP4")              # or check("P01_101.MP4", ("..-accl.csv", "..-gyro.csv"))
+    print(recordings.HEADER, found.row(), sep="\\n")       # one line per file, and one for each note
+
+Times are seconds on the video's own clock, as everywhere in this package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+from .. import cameras, gpmf
+from ..imu import MAX_GAP, Imu, IMUError
+from ..support.errors import DataError
+from ..video import FrameReader, VideoError, open_video
+from .clips import Recording, open_recording
+from .offset import Axes, Offset, Rates, Survey, axes_of, offset_of, rates_of, survey
+
+__all__ = ["HEADER", "Check", "SensorCheck", "check"]
+
+_WIDTH = 100  # columns of a terminal that a row of `check` fits in
+_IN_STEP = 0.05  # s: a smaller offset is no fault
+_UPRIGHT = 60.0  # degrees: a camera that a head carries leans less
+_FIELDS_OF_VIEW = (4.0, 1000.0)  # degrees: outside of these, the gyroscope's unit is wrong
+
+
+class SensorCheck(NamedTuple):
+    """One sensor's time stamps: rate (Hz), median step (s), share of the video covered, gaps, longest gap (s)."""
+
+    rate: float
+    median_step: float
+    coverage: float
+    gaps: int
+    longest_gap: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Check:
+    """The result of `check()`; unknown values are None. `problem` is why a recording cannot be used, or None."""
+
+    path: str
+    problem: str | None = None
+    duration: float | None = None  # s
+    fps: float | None = None
+    width: int | None = None  # as coded, before rotation
+    height: int | None = None
+    rotation: int | None = None  # degrees by which a reader must rotate the frames
+    codec: str | None = None
+    keyframe_every: float | None = None  # median, s
+    audio: bool | None = None
+    variable_rate: bool | None = None
+    broken_packets: int | None = None  # this, the next three, `blank` and `frozen`: among the decoded frames
+    unordered_frames: int | None = None
+    repeated_frames: int | None = None
+    last_frame: float | None = None  # s; long before the duration if the file is truncated
+    streams: int | None = None  # video streams; the one that players show is read
+    holes: tuple[tuple[float, float], ...] = ()  # (start, stop) in s: no frame begins; of the whole recording
+    blank: tuple[tuple[float, float], ...] = ()
+    frozen: tuple[tuple[float, float], ...] = ()
+    imu: str | None = None  # where it comes from
+    imu_axes: str = "gopro"  # with which its samples were read; see `clips.Recording`
+    accel: SensorCheck | None = None
+    gyro: SensorCheck | None = None
+    gravity: float | None = None  # mean norm of the acceleration, m/s2
+    imu_notes: tuple[str, ...] = ()  # Imu.notes: ignored rows, axes that are unknown or equal
+    offset: Offset | None = None
+    no_offset: str | None = None  # why there is no offset although there is an IMU
+    axes: Axes | None = None  # None without a reliable offset
+    mean_accel: tuple[float, float, float] | None = None  # m/s2, along each axis of the IMU
+    rates: tuple[Rates, ...] = ()  # what `plots.draw_check()` draws: picture and IMU in each excerpt
+
+    @property
+    def notes(self) -> list[str]:
+        """Return a sentence about each unusual property."""
+        notes = []
+        if self.rotation:
+            notes.append(f"frames are stored rotated by {self.rotation} degrees")
+        if self.streams is not None and self.streams > 1:
+            notes.append(
+                f"{self.streams} video streams: the one that players show, {self.width}x{self.height}, is read"
+            )
+        if self.variable_rate:
+            notes.append("variable frame rate: select frames by time, never by number")
+        for count, what in (
+            (self.broken_packets, "broken packets"),
+            (self.unordered_frames, "frames out of order"),
+            (self.repeated_frames, "frames with the time of another one"),
+        ):
+            if count:
+                notes.append(f"{count} {what} in the decoded excerpts")
+        if self.last_frame is not None and self.duration - self.last_frame > max(0.5, 1.5 / (self.fps or 30)):
+            notes.append(f"no frame after {self.last_frame:.2f} s: the file may be truncated")
+        for what, found in (
+            ("there is no frame between", self.holes),
+            ("the image is blank between", self.blank),
+            ("the image is frozen between", self.frozen),
+        ):
+            if found:
+                more = f", and {len(found) - 1} more times" if len(found) > 1 else ""
+                notes.append(f"{what} {found[0][0]:.2f} and {found[0][1]:.2f} s{more}")
+        for name, sensor in (("accelerometer", self.accel), ("gyroscope", self.gyro)):
+            if sensor and sensor.coverage < 0.98:
+                notes.append(f"{name}: covers {sensor.coverage:.1%} of the video")
+            if sensor and abs(sensor.rate * sensor.median_step - 1) > 0.05:
+                notes.append(
+                    f"{name}: {sensor.rate:.1f} samples per second, but the median step is "
+                    f"1/{1 / sensor.median_step:.1f} s"
+                )
+        if self.problem is None and self.imu is None:
+            notes.append("no IMU: no telemetry in the video; give --imu, or imu= in Python")
+        notes += self.imu_notes
+        noted = any("acceleration" in note for note in self.imu_notes)  # there is one note about it
+        if self.gravity is not None and not noted and not 9 < self.gravity < 11:
+            notes.append(f"mean acceleration {self.gravity:.2f} m/s2; gravity alone is 9.81")
+        if self.offset is not None and not self.offset.reliable:
+            notes.append(f"no reliable offset: {self.offset.reason}")
+        elif self.offset is not None and abs(self.offset.seconds) > _IN_STEP:
+            notes.append(f"add {self.offset.seconds:+.3f} s to the IMU's time stamps")
+        if self.offset is not None and self.offset.reliable and self.offset.drift is not None:
+            if abs(growth := self.offset.drift * self.duration) > 0.05:
+                notes.append(f"the offset grows by {growth:+.2f} s from start to end")
+        if self.field_of_view is not None and not _FIELDS_OF_VIEW[0] < self.field_of_view < _FIELDS_OF_VIEW[1]:
+            question = "in degrees per second? Multiply them by 0.0174533 for rad/s"
+            if self.field_of_view < _FIELDS_OF_VIEW[0]:
+                question = "in another unit than rad/s?"
+            seen = float(f"{self.field_of_view:.2g}")
+            notes.append(f"the gyroscope implies a field of view of {seen:,g} degrees: are its readings {question}")
+        if self.no_offset:
+            notes.append(f"no offset: {self.no_offset}")
+        if self.axes is not None and self.axes.reliable and self.axes.turn != "XYZ":
+            notes.append(self._axes_sentence())
+        return notes
+
+    @property
+    def field_of_view(self) -> float | None:
+        """Return the horizontal field of view in degrees that picture and gyroscope imply, or None.
+
+        It is that of a lens without distortion, and wrong by the factor by which the gyroscope's unit is. None without
+        a reliable offset.
+        """
+        if self.offset is None or not self.offset.reliable or not self.offset.pixels_per_radian.any():
+            return None
+        pixels = float(np.sqrt((self.offset.pixels_per_radian**2).sum() / 2))  # of two directions
+        width = self.height if (self.rotation or 0) % 180 else self.width
+        return math.degrees(width / pixels)
+
+    def verdict(self) -> str:
+        """Return one sentence that says whether axes and clock look right, and what would mend them."""
+        if self.problem is not None or self.gyro is None:
+            return f"Nothing to compare with the picture: {self.problem or 'there is no IMU'}."
+        if self.offset is None or not self.offset.reliable:
+            reason = self.no_offset if self.offset is None else self.offset.reason
+            reason = (reason or "the picture was not compared with the gyroscope").removeprefix(f"{self.path}: ")
+            return f"Neither axes nor clock can be told: {reason}."
+        seconds, axes = self.offset.seconds, self._axes_sentence()
+        clock = "so does the clock" if self.axes.reliable and self.axes.turn == "XYZ" else "the clock looks right"
+        if abs(seconds) > _IN_STEP:
+            clock = f"the clock is wrong: add {seconds:+.3f} s to the IMU's time stamps"
+        return f"{axes[0].upper()}{axes[1:]}; {clock} (offset {seconds:+.3f} s)."
+
+    def report(self) -> str:
+        """Return what the sensors say: rates and gaps, gravity and its direction, offset, and the verdict on axes."""
+        lines = []
+        for name, sensor in (("accelerometer", self.accel), ("gyroscope", self.gyro)):
+            if sensor is not None:
+                gaps = f", the longest {sensor.longest_gap:.2f} s" if sensor.gaps else ""
+                lines.append(f"{name}: {sensor.rate:.1f} samples per second, {sensor.gaps} gaps{gaps}")
+        if self.gravity is not None:
+            down, right, angle = self._tilt()
+            lines.append(
+                f"gravity: {self.gravity:.2f} m/s2 (9.81 if the unit is right), {angle:.0f} degrees from the picture's "
+                f"vertical; the camera looks {_either(down, 'down', 'up')} and leans {_either(right, 'right', 'left')}"
+                + ("; a worn camera hardly does, so the axes may be others" if angle > _UPRIGHT else "")
+            )
+        if self.offset is not None:
+            lines.append(
+                f"offset: {self.offset.seconds:+.3f} s, correlation {self.offset.correlation:.2f}, by chance "
+                f"{self.offset.chance:.2f}: {'reliable' if self.offset.reliable else 'not reliable'}"
+            )
+        wrapped = [textwrap.fill(line, _WIDTH, initial_indent="  ", subsequent_indent="    ") for line in lines]
+        return "\n".join([*wrapped, textwrap.fill(self.verdict(), _WIDTH, initial_indent="  ", subsequent_indent="  ")])
+
+    def _axes_sentence(self) -> str:
+        axes = self.axes
+        if not axes.reliable:
+            return f"the axes cannot be told: {axes.reason}"
+        (first, best), (second, after) = list(axes.fits.items())[:2]
+        proof = f"the next-best rotation, {second}, {after:.2f}; the best in {axes.share:.0%} of samples of the video"
+        if first == "XYZ":
+            return f"the axes look right (fit {best:.2f}, {proof})"
+        given, mending = cameras.turn_matrix(self.imu_axes), cameras.turn_matrix(first)
+        turn = first if given is None else cameras.turn_text(mending @ given)
+        proof = f"as they are {axes.fits['XYZ']:.2f}, {proof}"
+        return f"the axes are wrong: --imu-axes {turn} mends them (fit {best:.2f}, {proof})"
+
+    def _tilt(self) -> tuple[float, float, float]:
+        """Return by how many degrees the camera looks down, leans to the right, and gravity is off the vertical."""
+        turn = self.axes.turn if self.axes is not None and self.axes.reliable else "XYZ"
+        x, y, z = cameras.turn_matrix(turn) @ self.mean_accel
+        angles = np.arctan2(y, z), np.arctan2(x, np.hypot(y, z)), np.arctan2(np.hypot(x, y), z)
+        return tuple(float(np.degrees(angle)) for angle in angles)
+
+    def row(self) -> str:
+        """Return one line below HEADER of at most 100 columns, and an indented line for each note."""
+        name = Path(self.path).name.encode(errors="backslashreplace").decode()
+        cells = {"file": name if len(name) <= 24 else "..." + name[-21:]}
+        if self.duration is not None:
+            minutes, seconds = divmod(round(self.duration, 1), 60)
+            cells |= {
+                "length": f"{minutes:.0f}:{seconds:04.1f}",
+                "picture": f"{self.width}x{self.height}",
+                "fps": f"{self.fps:.2f}",
+            }
+        if self.codec is not None:
+            cells |= {"codec": self.codec, "audio": "yes" if self.audio else "no"}
+        if self.keyframe_every is not None:
+            cells["key"] = f"{self.keyframe_every:.1f}s"
+        if self.gyro is not None:
+            cells |= {
+                "IMU Hz": f"{self.gyro.rate:.1f}",
+                "cover": f"{self.gyro.coverage:.0%}",
+                "gaps": f"{self.gyro.gaps}",
+            }
+        if self.offset is not None:
+            cells |= {
+                "offset": f"{self.offset.seconds:+.3f}" + ("" if self.offset.reliable else "?"),
+                "corr": f"{self.offset.correlation:.2f}",
+            }
+        lines = [_line(cells)]
+        for note in [*([self.problem] if self.problem else []), *self.notes]:
+            lines += textwrap.wrap(note, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
+        return "\n".join(lines)
+
+
+def _either(degrees: float, positive: str, negative: str) -> str:
+    return f"{abs(degrees):.0f} degrees {positive if degrees > 0 else negative}"
+
+
+_COLUMNS = {
+    "file": -24,
+    "length": 7,
+    "picture": 9,
+    "fps": 6,
+    "codec": 5,
+    "key": 6,
+    "audio": 5,
+    "IMU Hz": 6,
+    "cover": 5,
+    "gaps": 4,
+    "offset": 8,
+    "corr": 4,
+}
+
+
+def _line(cells: dict[str, str]) -> str:
+    texts = (cells.get(name, "-") for name in _COLUMNS)
+    return " ".join(
+        text.ljust(-width) if width < 0 else text.rjust(width)
+        for text, width in zip(texts, _COLUMNS.values(), strict=True)
+    ).rstrip()
+
+
+HEADER = _line({name: name for name in _COLUMNS})
+
+
+def check(
+    video: str | os.PathLike | Recording,
+    imu: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
+    *,
+    imu_offset: float = 0.0,
+    imu_stretch: float = 1.0,
+    imu_axes: str = "gopro",
+    offset: bool = True,
+    max_offset: float = 2.0,
+    excerpts: int = 6,
+    seconds: float = 20.0,
+    samples: int = 60,
+) -> Check:
+    """Examine a recording: header, frames, IMU, the offset between video and IMU, and the axes of the IMU.
+
+    `video`, `imu`, `imu_offset`, `imu_stretch` and `imu_axes` are those of `clips.open_recording()`; the clock is what
+    you already know about it, such as where a clip was cut out of a longer video. Without IMU files, telemetry in the
+    video is used. Only `excerpts` excerpts of `seconds` each, spread evenly, and `samples` key frames between them are
+    decoded; faults elsewhere are not seen.
+    Raise DataError only for what `clips.open_recording()` refuses, such as a .vrs file. Of any other file that cannot
+    be read, `problem` has the reason, so that one bad file does not end a long list.
+
+    >>> from egodistill import recordings
+    >>> found = recordings.check("walk.mp4", "walk.csv")
+    >>> found.problem, found.fps, f"{found.gyro.rate:.0f} Hz", f"{found.gyro.coverage:.0%}"
+    (None, 20.0, '196 Hz', '100%')
+    """
+    # Each result is added at once, so that it is kept if a later step fails.
+    recording = open_recording(video, imu, imu_offset=imu_offset, imu_stretch=imu_stretch, imu_axes=imu_axes)
+    recording, video = dataclasses.replace(recording, zero_accel=True), recording.video
+    known: dict = {"path": video, "imu_axes": recording.imu_axes}
+    try:
+        info = recording.probe()
+        known |= {"duration": info.duration, "fps": info.fps, "width": info.width, "height": info.height}
+        if not info.width:  # FFmpeg takes some other files, such as telemetry, for raw video
+            raise VideoError(f"{video}: not a video: its frames have no size")
+        known |= _header(video)
+        seen = survey(video, excerpts, seconds, samples)
+        known |= _pictures(seen, info.duration)
+        # A video without telemetry is fine; a named IMU file that cannot be read is a problem.
+        if recording.imu is None and not _has_telemetry(video):
+            return Check(**known)
+        whole = recording.motion()
+        motion = whole.inside(info.duration)
+        if len(motion.gyro) < 2:
+            raise IMUError(
+                f"{video}: {len(motion.gyro)} gyroscope samples are within its {info.duration:.1f} s; their times are "
+                f"{whole.gyro_time[0]:.1f} to {whole.gyro_time[-1]:.1f} s. Correct the times, or the clock's offset"
+            )
+        source = recording.imu
+        known["imu"] = "telemetry" if source is None else source if isinstance(source, str) else " + ".join(source)
+        known |= _sensors(motion, info.duration)
+        if offset:
+            try:
+                known["offset"] = offset_of(video, seen, motion, max_offset)
+            except DataError as error:
+                known["no_offset"] = str(error)
+        trusted = known["offset"] if "offset" in known and known["offset"].reliable else None
+        known["rates"] = tuple(rates_of(seen, motion, trusted))
+        if trusted is not None:
+            known["axes"] = axes_of(known["rates"])
+    except (VideoError, IMUError, DataError) as error:
+        known["problem"] = str(error)
+    except (av.error.FFmpegError, OSError, ValueError) as error:  # anything else that a broken file causes
+        known["problem"] = f"{video}: cannot be read as a recording: {error}"
+    return Check(**known)
+
+
+def _header(video: str | os.PathLike) -> dict:
+    with open_video(video) as container:
+        reader = FrameReader(container, video)
+        return {
+            "codec": reader.codec.codec.canonical_name,
+            "audio": bool(container.streams.audio),
+            "streams": len(container.streams.video),
+            "holes": tuple(reader.holes()),
+        }
+
+
+def _pictures(seen: Survey, duration: float) -> dict:
+    steps = [np.diff(motion.times) for motion in seen.motions] or [np.zeros(0)]
+    steps = np.concatenate(steps)
+    odd = np.abs(steps - np.median(steps)) > 0.1 * np.median(steps) if len(steps) else steps
+    spacing = np.diff(seen.keys)
+    return {
+        "rotation": seen.rotation,
+        "keyframe_every": float(np.median(spacing)) if len(spacing) else duration,
+        # A broken packet also leaves a step of two frames in a constant rate.
+        "variable_rate": bool(odd.sum() > 2 * seen.faults.broken + 0.01 * len(steps)),
+        "broken_packets": seen.faults.broken,
+        "unordered_frames": seen.faults.unordered,
+        "repeated_frames": seen.faults.repeated,
+        "last_frame": float(seen.times[-1]),
+        "blank": _runs(seen.times, seen.blank),
+        # Frame-rate conversion repeats single frames.
+        "frozen": tuple(run for run in _runs(seen.times, seen.frozen & ~seen.blank) if run[1] - run[0] >= 0.5),
+    }
+
+
+def _runs(times: np.ndarray, flags: np.ndarray) -> tuple[tuple[float, float], ...]:
+    """Return the first and last time of each run of frames with the flag."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], flags, [0])).astype(int)))
+    return tuple((float(times[a]), float(times[b - 1])) for a, b in zip(edges[::2], edges[1::2], strict=True))
+
+
+def _has_telemetry(video: str | os.PathLike) -> bool:
+    with open_video(video) as container:
+        return bool(gpmf.packets(container)) or cameras.has_telemetry(video)
+
+
+def _sensors(imu: Imu, duration: float) -> dict:
+    accel = imu.accel_time if imu.accel.any() else imu.accel_time[:0]  # zeros mean that there is none
+    found: dict = {"accel": _sensor(accel, duration), "gyro": _sensor(imu.gyro_time, duration), "imu_notes": imu.notes}
+    if len(accel):
+        found["gravity"] = float(np.linalg.norm(imu.accel, axis=1).mean())
+        found["mean_accel"] = tuple(imu.accel.mean(0).tolist())
+    return found
+
+
+def _sensor(stamps: np.ndarray, duration: float) -> SensorCheck | None:
+    if len(stamps) < 2:
+        return None
+    steps = np.diff(stamps)
+    usual = float(np.median(steps))
+    gaps = steps > MAX_GAP + 1e-6  # as Imu.window() counts them
+    inside = np.diff(np.clip(stamps, 0, duration))
+    return SensorCheck(
+        rate=(len(stamps) - 1) / float(stamps[-1] - stamps[0]),
+        median_step=usual,
+        coverage=float(inside[~gaps].sum() / duration),
+        gaps=int(gaps.sum()),
+        longest_gap=float(steps[gaps].max()) if gaps.any() else 0.0,
+    )

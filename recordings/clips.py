@@ -1,0 +1,775 @@
+"""Recordings and their clips: video, IMU, the clock between them, and decoding in one pass.
+
+    from egodistill import clips
+
+    walk = clips.open_recording("walk.mp4", imu_offset=0.2)             # IMU telemetry inside the GoPro file
+    spec = clips.ClipSpec(frames=4, size=224, imu_samples=422)          # what a student reads
+    clip = walk.clip(12.5, spec)
+    print(clip["frames"].shape, clip["frames.times"], clip["imu"].shape)
+    for row, found in clips.decode_clips(walk, {0: 0.0, 1: 2.1}, spec.parts()):
+        print(row, found)                                               # arrays by name, or the error
+
+A `Recording` is a video with its IMU on the video's clock; nothing else in this package joins the two. A `ClipSpec`
+describes the content of a clip, for students, teachers, stores and exported files; `differences()` compares two of
+them. `open_recording()` shows how to add a reader for recordings of your own. Times are seconds on the video's own
+clock, the one a player shows: zero is the start of the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import itertools
+import math
+import numbers
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import cameras
+from ..imu import LONGEST_HEADER, MAX_GAP, CoverageError, Imu, IMUError, read_imu, table_columns
+from ..support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError
+from ..video import (
+    MAX_HOLD,
+    MAX_TOLERANCE,
+    FrameReader,
+    Scaler,
+    VideoError,
+    VideoInfo,
+    clip_times,
+    clock_zero,
+    demux,
+    open_video,
+    probe,
+    video_stream,
+)
+from .audio import AUDIO_BANDS, AUDIO_SECONDS, AUDIO_STEPS, audio_at, log_mel
+
+__all__ = [
+    "FIELDS",
+    "READERS",
+    "ClipSpec",
+    "Recording",
+    "clip_starts",
+    "decode_clips",
+    "differences",
+    "find_videos",
+    "frames_name",
+    "name_files",
+    "open_recording",
+    "read_axes",
+    "require_axes",
+    "spec_of",
+    "strided_starts",
+]
+
+
+LARGEST_CLIP = 1 << 27  # pixels of all its frames: 128 frames of 1024 x 1024
+VIDEO_SUFFIXES = (".avi", ".insv", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
+
+# ---------------------------------------------------------------------------------------------------------------
+# The content of a clip
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipSpec:
+    """The content of a clip of ``seconds`` seconds: frames, IMU samples, sound.
+
+    frames        Number of frames; 0: none.
+    size, crop    Their height and width in pixels. The whole frame is resized to this square (the aspect ratio
+                  changes), or with `crop` its centre square. If `crop` is not given, teachers crop, others do not.
+    sampling      Which frames: a rule of `video.clip_times()`, or "ends", evenly from the clip's start to its end.
+    exact         False: the nearest key frames instead, which cost far less to decode.
+    tolerance     Take the frames that are cheapest to decode within this many seconds of their times, 0: exact frames.
+    seed          Seed of the samplings "random" and "ages".
+    imu_samples, imu_rate   Number of IMU samples (0: none) and their rate in Hz.
+    imu_axes      Name of the axes of both sensors, see `Recording`; "file" in stores of earlier versions is "gopro".
+    audio         Log-mel bands of the clip's middle two seconds, as ListenToLook reads them.
+
+    In the spec of a model, None means that the model accepts any value; clips are then decoded with the default. The
+    normalisation of pixels is not part of a spec. Raise DataError for values that are out of range or do not fit
+    together.
+
+    >>> from egodistill import clips
+    >>> spec = clips.ClipSpec(frames=4, size=64, sampling="first", imu_samples=422)
+    >>> list(spec.parts())
+    ['frames', 'imu']
+    >>> spec.times(10.0).round(2)
+    array([10.02, 10.05, 10.08, 10.12])
+    """
+
+    frames: int = 0
+    size: int | None = 224
+    crop: bool | None = None
+    sampling: str | None = "uniform"
+    exact: bool | None = True
+    tolerance: float | None = 0.0
+    seed: int = 0
+    imu_samples: int = 0
+    imu_rate: float | None = IMU_RATE
+    imu_axes: str | None = "gopro"
+    audio: bool = False
+    seconds: float | None = CLIP_SECONDS
+
+    def __post_init__(self) -> None:
+        counts = [value for value in (self.frames, self.imu_samples, self.size) if value is not None]
+        whole = all(isinstance(value, numbers.Integral) and not isinstance(value, bool) for value in counts)
+        if not whole or min(counts) < 0 or self.size == 0 or not all(map(_is_positive, (self.imu_rate, self.seconds))):
+            raise DataError(
+                f"frames and imu_samples must be whole numbers from 0 on, size a whole number above 0, imu_rate and "
+                f"seconds numbers above 0; got {self}"
+            )
+        if max(self.frames * (self.size or 1) ** 2, self.imu_samples) > LARGEST_CLIP:
+            raise DataError(f"a clip may have {LARGEST_CLIP} pixels or IMU samples; got {self}")
+        tolerance = 0.0 if self.tolerance is None else self.tolerance
+        if not (isinstance(tolerance, numbers.Real) and 0 <= tolerance <= MAX_TOLERANCE):  # NaN: False
+            raise DataError(f"tolerance must be from 0 to {MAX_TOLERANCE:g} s; got {tolerance!r}")
+        if tolerance and self.exact is False:
+            raise DataError(
+                f"exact=False takes the nearest key frames; leave out tolerance={tolerance!r}, or exact=False"
+            )
+        if self.imu_axes is not None:
+            name, turn = read_axes(self.imu_axes)
+            if turn is not None:
+                raise DataError(f"imu_axes of a clip is a name, 'gopro' after a rotation; got {self.imu_axes!r}")
+            object.__setattr__(self, "imu_axes", name)
+        if self.frames and self.sampling not in (None, "ends"):
+            try:  # a rule that does not fit is one error here, not one per clip
+                clip_times(0.0, self.frames, self.seconds or CLIP_SECONDS, sampling=self.sampling)
+            except ValueError as error:
+                raise DataError(str(error)) from error
+
+    def parts(self) -> dict[str, ClipSpec]:
+        """Return one spec per kind of array in the clip: {"frames": ..., "imu": ..., "audio": ...}."""
+        alone = {
+            "frames": dataclasses.replace(self, imu_samples=0, audio=False),
+            "imu": dataclasses.replace(self, frames=0, audio=False),
+            "audio": dataclasses.replace(self, frames=0, imu_samples=0),
+        }
+        present = {"frames": self.frames, "imu": self.imu_samples, "audio": self.audio}
+        return {kind: spec for kind, spec in alone.items() if present[kind]}
+
+    def complete(self) -> ClipSpec:
+        """Return the same spec with defaults in place of None."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)} | {"crop": False}
+        return dataclasses.replace(self, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
+
+    def record(self) -> dict[str, Any]:
+        """Return the fields by name, for fingerprints: as in files of older versions, without a tolerance of 0."""
+        fields = dataclasses.asdict(self) | ({"imu_axes": "file"} if self.imu_axes == "gopro" else {})
+        return fields if self.tolerance else {name: value for name, value in fields.items() if name != "tolerance"}
+
+    @property
+    def kind(self) -> str:
+        """Return the kind of array, "frames", "imu" or "audio". Raise DataError unless the spec has exactly one."""
+        kinds = list(self.parts())
+        if len(kinds) != 1:
+            raise DataError(f"the spec must have one kind of array, not {kinds}; ClipSpec.parts() splits it: {self}")
+        return kinds[0]
+
+    def arrays(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Return {array name: (dtype, shape)} of one clip; frames called `name` come with their times, "`name`.times".
+
+        Raise DataError unless the spec has exactly one kind of array.
+        """
+        if self.kind == "imu":
+            return {name: ("float32", (self.imu_samples, 6))}
+        if self.kind == "audio":
+            return {name: ("float32", (AUDIO_STEPS, AUDIO_BANDS))}
+        frames = ("uint8", (self.frames, 3, self.size, self.size))
+        return {name: frames, f"{name}.times": ("float64", (self.frames,))}
+
+    def times(self, start: float, row: int = 0) -> np.ndarray:
+        """Return the times of the frames of a clip in seconds, ascending, float64 [frames].
+
+        `row` is the clip's row in its store: with sampling "random" or "ages", `seed` and `row` decide the times.
+        """
+        if self.sampling == "ends":
+            return np.linspace(start, start + self.seconds, self.frames)
+        rng = np.random.default_rng([self.seed, row])
+        return clip_times(start, self.frames, self.seconds, sampling=self.sampling, rng=rng)
+
+
+def _is_positive(value: Any) -> bool:
+    return value is None or (isinstance(value, numbers.Real) and 0 < value < math.inf)
+
+
+def read_axes(text: str) -> tuple[str, np.ndarray | None]:
+    """Return what `cameras.axes_and_turn()` returns: the name of axes, and the turn into them. Raise DataError."""
+    try:
+        return cameras.axes_and_turn(text)
+    except cameras.CameraError as error:
+        raise DataError(f"imu_axes: {error}") from error
+
+
+def require_axes(source: str, axes: str, spec: ClipSpec) -> None:
+    """Raise DataError if the samples of a source have other axes than those of a clip.
+
+    >>> from egodistill import clips
+    >>> clips.require_axes("walk.csv", "gopro", clips.ClipSpec(imu_samples=422, imu_axes="glasses"))
+    Traceback (most recent call last):
+    ...
+    egodistill.DataError: walk.csv: the axes of its samples are 'gopro', those of the clips 'glasses'; ...
+    """
+    if axes != spec.imu_axes:
+        raise DataError(
+            f"{source}: the axes of its samples are {axes!r}, those of the clips {spec.imu_axes!r}; if they are the "
+            f"same axes, give their name as imu_axes (--imu-axes); if a rotation makes them so, give the rotation"
+        )
+
+
+# The fields that describe each kind of array; `differences()` compares them.
+FIELDS = {
+    "frames": ("seconds", "frames", "size", "crop", "sampling", "exact", "tolerance"),
+    "imu": ("seconds", "imu_samples", "imu_rate", "imu_axes"),
+    "audio": ("seconds", "audio"),
+}
+
+
+def differences(one: ClipSpec, other: ClipSpec, *, ignore: Sequence[str] = ()) -> dict[str, tuple[Any, Any]]:
+    """Return the fields that differ, {field: (value in one, value in other)}.
+
+    Only kinds of array that both specs have are compared. Fields in `ignore`, and fields that are None in either
+    spec, are left out.
+
+    >>> from egodistill import clips
+    >>> one = clips.ClipSpec(frames=4, imu_samples=422, sampling="first")
+    >>> clips.differences(one, clips.ClipSpec(frames=4, imu_samples=422, imu_rate=100.0))
+    {'sampling': ('first', 'uniform'), 'imu_rate': (198.0, 100.0)}
+    """
+    fields = dict.fromkeys(
+        name for kind in one.parts() if kind in other.parts() for name in FIELDS[kind] if name not in ignore
+    )
+    pairs = {name: (getattr(one, name), getattr(other, name)) for name in fields}
+    return {name: pair for name, pair in pairs.items() if None not in pair and not _same(*pair)}
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Return whether two settings are equal; numbers up to rounding, because 64 / 30 may come from a file."""
+    if isinstance(one, float) or isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-6)
+    return one == other
+
+
+def frames_name(spec: ClipSpec) -> str:
+    """Return the name of a student's frames in a store.
+
+    >>> from egodistill import clips
+    >>> clips.frames_name(clips.ClipSpec(frames=4)), clips.frames_name(clips.ClipSpec(frames=4, sampling="first"))
+    ('frames_4', 'frames_4_first')
+    """
+    rule = "" if spec.sampling in (None, "uniform") else f"_{spec.sampling}"
+    return f"frames_{spec.frames}{rule}"
+
+
+def spec_of(model: Any) -> ClipSpec:
+    """Return the spec of the clips that a model reads: its `clip_spec`, or one built from the attributes of a student.
+
+    These are `num_frames`, `frame_size`, `sampling`, `exact`, `tolerance`, `imu_samples`, `imu_rate`, `imu_axes` and
+    `clip_seconds`. If the model lacks one, its field is None; of `num_frames` it is 1 if the model reads "frames", of
+    `imu_samples` 422.
+
+    >>> from egodistill import EgoDistill, clips
+    >>> spec = clips.spec_of(EgoDistill.load("student.pt"))
+    >>> spec.frames, spec.size, spec.imu_samples
+    (1, 64, 422)
+    """
+    found = getattr(model, "clip_spec", None)
+    if isinstance(found, ClipSpec):
+        return found
+    inputs = getattr(model, "inputs", ())
+    reads_frames = "frames" in inputs or "clip" in inputs
+    return ClipSpec(
+        frames=getattr(model, "num_frames", int("frames" in inputs)) if reads_frames else 0,
+        size=getattr(model, "frame_size", None),
+        crop="clip" in inputs,
+        sampling=getattr(model, "sampling", None),
+        exact=getattr(model, "exact", None),
+        tolerance=getattr(model, "tolerance", None),
+        imu_samples=getattr(model, "imu_samples", IMU_SAMPLES) if "imu" in inputs else 0,
+        imu_rate=getattr(model, "imu_rate", None),
+        imu_axes=getattr(model, "imu_axes", None),
+        audio="audio" in inputs,
+        seconds=getattr(model, "clip_seconds", None),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Recordings
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """A video, its IMU, the clock between them, and the wearer of the camera.
+
+    ``imu`` is one CSV, a pair of CSVs (accelerometer, gyroscope), or None for telemetry inside the
+    video. An IMU sample stamped t was taken at ``imu_offset + imu_stretch * t`` seconds of the
+    video: clocks of public recordings differ by up to a second (`egodistill check` measures it).
+    ``zero_accel`` is an option of `read_imu()`: zeros if there is no accelerometer.
+
+    ``imu_axes`` are the axes of the samples: "gopro" (X to the left, Y to the user, Z up), which all
+    readers of cameras return; a turn that makes them so, such as "XZy" (`egodistill check` finds it),
+    applied when they are read; or a name of your own, with which they stay as they are. Students read
+    recordings whose axes have the same name as those of their training.
+
+    >>> from egodistill import data
+    >>> walk = data.Recording("walk.mp4", "walk.csv", imu_offset=0.2)
+    >>> {name: array.shape for name, array in walk.clip(1.0, data.ClipSpec(frames=2, imu_samples=422)).items()}
+    {'frames': (2, 3, 224, 224), 'frames.times': (2,), 'imu': (422, 6)}
+    >>> walk.motion().window(1.0).shape
+    (422, 6)
+    """
+
+    video: str
+    imu: str | tuple[str, str] | None = None
+    imu_offset: float = 0.0
+    imu_stretch: float = 1.0
+    wearer: str | None = None
+    zero_accel: bool = False
+    imu_axes: str = "gopro"
+
+    def __post_init__(self) -> None:  # convert paths and numpy numbers
+        read_axes(self.imu_axes)
+        imu = self.imu
+        if isinstance(imu, (tuple, list)):
+            imu = tuple(os.fspath(path) for path in imu)
+        elif imu is not None:
+            imu = os.fspath(imu)
+        plain = {"imu_offset": float(self.imu_offset), "imu_stretch": float(self.imu_stretch)}
+        plain["zero_accel"] = bool(self.zero_accel)
+        for name, value in {"video": os.fspath(self.video), "imu": imu, **plain}.items():
+            object.__setattr__(self, name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.record()  # without the samples
+
+    def record(self) -> dict[str, Any]:
+        """Return the fields by name; a `Segment` has them, too."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @property
+    def imu_source(self) -> str | tuple[str, str]:
+        """Return the file, or pair of files, with the IMU samples."""
+        return self.video if self.imu is None else self.imu
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Return the files of the recording: the video, and those with the IMU samples if there are any."""
+        imu = (self.imu,) if isinstance(self.imu, str) else self.imu or ()
+        return tuple(dict.fromkeys((self.video, *imu)))
+
+    def probe(self) -> VideoInfo:
+        """Return duration, frame rate and size; the header is read once. Raise VideoError if it cannot be read."""
+        if "info" not in self.__dict__:
+            self.__dict__["info"] = probe(self.video)
+        return self.__dict__["info"]
+
+    def motion(self) -> Imu:
+        """Return the IMU samples on the video's clock; the file is read once. Raise IMUError that names the file."""
+        if "samples" not in self.__dict__:
+            if str(self.imu).lower().endswith(".vrs") and self.imu_offset == 0:
+                raise IMUError(
+                    f"{self.imu}: its times are those of the glasses' own clock, and nothing says when the video "
+                    f"begins on it; `egodistill convert` writes video and IMU on one clock, or give imu_offset"
+                )
+            found = read_imu(self.imu_source, zero_accel=self.zero_accel).in_axes(*read_axes(self.imu_axes))
+            self.__dict__["samples"] = found.on_clock(self.imu_offset, self.imu_stretch)
+        return self.__dict__["samples"]
+
+    def clip(self, start: float, spec: ClipSpec, **limits: Any) -> dict[str, np.ndarray]:
+        """Return the arrays of the clip that starts at ``start`` seconds: "frames", "imu" and "audio", as in the spec.
+
+        "frames.times" are the times of the decoded frames. ``limits`` are options of `decode_clips()`. Raise
+        VideoError, IMUError or DataError.
+        """
+        ((_, found),) = decode_clips(self, {0: start}, spec.parts(), **limits)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+def tables_beside(path: Path) -> Recording | None:
+    """Return the recording of a video with its IMU beside it; None if there is no IMU.
+
+    The IMU is NAME-accl.csv and NAME-gyro.csv, or NAME.csv if its header is that of an IMU table. Raise DataError if
+    this table cannot be read.
+    """
+    pair = tuple(path.with_name(f"{path.stem}-{sensor}.csv") for sensor in ("accl", "gyro"))
+    if all(table.is_file() for table in pair):
+        return Recording(str(path), pair)
+    table = path.with_suffix(".csv")
+    if path.suffix.lower() not in VIDEO_SUFFIXES or not table.is_file():
+        return None
+    try:
+        with open(table, encoding="utf-8-sig", errors="replace") as file:
+            table_columns(table, file.readline(LONGEST_HEADER))
+    except IMUError:
+        return None
+    except OSError as error:
+        raise DataError(f"{table}: cannot be read: {error.strerror}") from error
+    return Recording(str(path), table)
+
+
+def is_neon(folder: Path) -> bool:
+    """Return whether a folder has the tables that a Pupil Labs Neon writes."""
+    return (folder / "imu.csv").is_file() and (folder / cameras.FRAME_TIMES).is_file()
+
+
+def neon_recording(path: Path) -> Recording | None:
+    """Return the recording of a Pupil Labs Neon: its folder in the Cloud format, or its scene video. None for others.
+
+    The clock maps the times of the frames in world_timestamps.csv to those in the video, by the first and the last
+    frame. Raise DataError if the folder has no video, or several, or if the video has another number of frames.
+    """
+    folder = path if path.is_dir() else path.parent
+    imu, times = folder / "imu.csv", folder / cameras.FRAME_TIMES
+    if not is_neon(folder):
+        return None
+    if path.is_dir():
+        videos = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in VIDEO_SUFFIXES]
+        if len(videos) != 1:
+            found = ", ".join(video.name for video in videos) or "none"
+            raise DataError(
+                f"{folder}: a Neon recording has one scene video in its folder, here: {found}; give the video, or "
+                f"download 'Timeseries Data + Scene Video' again"
+            )
+        path = videos[0]
+    try:
+        stamps = cameras.frame_stamps(times)
+    except cameras.CameraError as error:
+        raise DataError(str(error)) from error
+    count, first, last = _first_and_last_frame(path)
+    if count and count != len(stamps):
+        raise DataError(
+            f"{path}: has {count} frames, but {times.name} beside it has {len(stamps)} rows, so its clock is unknown; "
+            f"give the original scene video, or the IMU and its clock (--imu, imu_offset)"
+        )
+    length = float(stamps[-1] - stamps[0]) * 1e-9
+    stretch = (last - first) / length if length > 0 < last - first else 1.0
+    return Recording(path, imu, imu_offset=first, imu_stretch=stretch)
+
+
+def refuse_aria(path: Path) -> None:
+    """Raise DataError for a recording of Project Aria glasses (.vrs), which must be converted; None for others."""
+    if path.suffix.lower() == ".vrs":
+        raise DataError(
+            f"{path}: a Project Aria recording; convert it first with `egodistill convert {path.name} --out FOLDER`, "
+            f"which writes a video and an IMU table"
+        )
+
+
+def _first_and_last_frame(video: Path) -> tuple[int, float, float]:
+    """Return the number of frames by the header, 0 if it has none, and the times of the first and the last frame."""
+    with open_video(video) as container:
+        stream, zero = video_stream(container, video), clock_zero(container)
+        first = min((p.pts for p in itertools.islice(demux(container, stream), 32) if p.pts is not None), default=0)
+        end = (stream.start_time or 0) + (stream.duration or 0)
+        container.seek(max(end - 1, 0), stream=stream)  # to the last key frame
+        last = max((p.pts for p in demux(container, stream) if p.pts is not None), default=first)
+        return stream.frames, float(first * stream.time_base) - zero, float(last * stream.time_base) - zero
+
+
+# Readers of recordings: path of a file -> Recording, or None if the file is not of this kind. `open_recording()` takes
+# the first that is not None; its docstring shows how to add one.
+READERS: list[Callable[[Path], Recording | None]] = [tables_beside, neon_recording, refuse_aria]
+
+
+def open_recording(
+    path: str | os.PathLike | Recording,
+    imu: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
+    *,
+    imu_offset: float = 0.0,
+    imu_stretch: float = 1.0,
+    wearer: str | None = None,
+    zero_accel: bool = False,
+    imu_axes: str = "gopro",
+) -> Recording:
+    """Return the recording of a video file, or of a folder that a Pupil Labs Neon recorded.
+
+    Without `imu`, the functions in `READERS` are called in turn, and the first recording that one returns is used; if
+    none does, the IMU is telemetry inside the video. The other arguments are the fields of `Recording`; `imu_offset`
+    and `imu_stretch` are applied on top of a reader's own, and `imu_axes` other than "gopro" replace its own. A
+    `Recording` is returned unchanged. Raise DataError if other arguments come with one, and what a reader raises.
+
+    A camera of your own is one more reader, which `prepare()`, `check()` and `predict()` then use for videos without
+    IMU files. This one finds NAME.txt beside NAME.mp4:
+
+    >>> import shutil
+    >>> from egodistill import clips, data
+    >>> data.open_recording("walk.mp4").imu
+    'walk.csv'
+    >>> _ = shutil.move("walk.csv", "walk.txt")
+    >>> def text_beside(path):
+    ...     table = path.with_suffix(".txt")
+    ...     return clips.Recording(path, table) if table.is_file() else None
+    >>> clips.READERS.insert(0, text_beside)
+    >>> data.open_recording("walk.mp4").imu
+    'walk.txt'
+    >>> clips.READERS.remove(text_beside)
+    """
+    given = {"imu_offset": imu_offset, "imu_stretch": imu_stretch, "wearer": wearer, "zero_accel": zero_accel}
+    given["imu_axes"] = imu_axes
+    if isinstance(path, Recording):
+        if (imu, *given.values()) != (None, 0.0, 1.0, None, False, "gopro"):
+            raise DataError(f"{path.video}: a Recording has its own IMU and clock; give a path, or no other arguments")
+        return path
+    found = None
+    if imu is None:
+        found = next(filter(None, (reader(Path(path)) for reader in READERS)), None)
+    if found is None:
+        return Recording(path, imu, **given)
+    return dataclasses.replace(
+        found,
+        imu=found.imu or found.video,  # named: or its segments would be opened again, and its clock applied twice
+        imu_offset=imu_offset + imu_stretch * found.imu_offset,
+        imu_stretch=imu_stretch * found.imu_stretch,
+        wearer=wearer or found.wearer,
+        zero_accel=zero_accel or found.zero_accel,
+        imu_axes=found.imu_axes if imu_axes == "gopro" else imu_axes,
+    )
+
+
+def find_videos(folder: str | os.PathLike) -> list[str]:
+    """Return the paths of the videos in a folder and its subfolders, sorted; hidden files and folders do not count.
+
+    Raise DataError if there is none.
+
+    >>> from egodistill import clips
+    >>> clips.find_videos("world")[:2]
+    ['world/P01/videos/P01_101.MP4', 'world/P02/videos/P02_101.MP4']
+    """
+    folder = Path(folder)
+    found = [
+        path for path in folder.rglob("*") if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    videos = sorted(str(path) for path in found if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    if not videos:
+        aria = any(path.suffix.lower() == ".vrs" for path in found)
+        raise DataError(
+            f"{folder}: no recordings: no video ({', '.join(VIDEO_SUFFIXES)}) in this folder or below it"
+            + ("; `egodistill convert` makes videos of its .vrs files" if aria else "; give another folder")
+        )
+    return videos
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Clips of a recording
+
+
+def clip_starts(start: float, stop: float, duration: float, seconds: float = CLIP_SECONDS) -> list[float]:
+    """Return the starts of the clips that cover a segment of a video of ``duration`` seconds.
+
+    There are ceil(length / seconds) clips, at least one, spread evenly from the segment's start to
+    its end. A segment shorter than a clip gets one clip around its centre. Clips that would extend
+    beyond an end of the video are moved inside; in a video shorter than a clip the clip starts at 0.
+    Raise DataError for a segment that is empty or starts after the end of the video.
+
+    >>> from egodistill import data
+    >>> [round(start, 3) for start in data.clip_starts(1.0, 6.0, duration=23.4)]
+    [1.0, 2.433, 3.867]
+    """
+    if not (0 <= start < stop < math.inf and seconds > 0):
+        raise DataError(
+            f"the segment from {start} to {stop} s cannot be cut into clips of {seconds} s: "
+            f"it must have 0 <= start < stop, and clips must be longer than 0 s"
+        )
+    if start >= duration:
+        raise DataError(f"the segment starts at {start:.3f} s, but the video ends at {duration:.3f} s")
+    stop = min(stop, duration)
+    count = max(1, math.ceil((stop - start) / seconds - 1e-9))
+    if count == 1:
+        starts = [(start + stop - seconds) / 2]
+    else:
+        starts = np.linspace(start, stop - seconds, count).tolist()
+    return [max(0.0, min(t, duration - seconds)) for t in starts]
+
+
+def strided_starts(duration: float, length: float, stride: float) -> list[float]:
+    """Return where the clips of a recording start (s): every ``stride``, and a last one that ends with the recording.
+
+    As in `clip_starts()`, a recording shorter than a clip has one clip, which starts at 0.
+
+    >>> from egodistill import clips
+    >>> clips.strided_starts(10.0, length=2.0, stride=3.0)
+    [0.0, 3.0, 6.0, 8.0]
+    """
+    starts = [k * stride for k in range(max(1, math.floor((duration - length) / stride + 1 + 1e-6)))]
+    last = duration - length
+    return [*starts, last] if last > starts[-1] + 1e-3 else starts
+
+
+def decode_clips(
+    recording: Recording,
+    starts: Mapping[int, float],
+    specs: Mapping[str, ClipSpec],
+    *,
+    min_coverage: float = 0.95,
+    max_gap: float = MAX_GAP,
+    max_hold: float = MAX_HOLD,
+    threads: int = 1,
+) -> Iterator[tuple[int, dict[str, np.ndarray] | Exception]]:
+    """Decode clips of a recording in one pass: yield each row with its arrays by name, or with its error.
+
+    ``starts`` is {row: start in seconds}, ``specs`` is {array name: spec with one kind of array} (see
+    `ClipSpec.parts()`). Frames come with the times from which they are shown, as "NAME.times". Clips come in the
+    order of their ends, errors as soon as they are known; only overlapping clips are held in memory. A clip that is
+    longer than its video ends with the last frame. A clip fails if a sensor covers less than the share
+    ``min_coverage`` of it; parts where samples are more than ``max_gap`` seconds apart are not covered. It also fails
+    if a frame of it would be on screen for more than ``max_hold`` seconds: a hole in the recording. ``threads`` is the
+    number of decoding threads, 0 for FFmpeg's choice.
+
+    >>> from egodistill import clips
+    >>> walk = clips.open_recording("walk.mp4", "walk.csv")
+    >>> for row, found in clips.decode_clips(walk, {0: 1.0, 1: 99.0}, {"imu": clips.ClipSpec(imu_samples=422)}):
+    ...     print(row, type(found).__name__ if isinstance(found, Exception) else found["imu"].shape)
+    1 CoverageError
+    0 (422, 6)
+    """
+    specs = {name: spec.complete() for name, spec in specs.items()}
+    return iter(_Decoding(recording, starts, specs, min_coverage, max_gap, max_hold, threads))
+
+
+@dataclasses.dataclass
+class _Decoding:
+    """One pass over a recording that assembles clips from pieces: frames, sounds, windows of the IMU."""
+
+    recording: Recording
+    starts: Mapping[int, float]
+    specs: Mapping[str, ClipSpec]
+    min_coverage: float
+    max_gap: float
+    max_hold: float
+    threads: int
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, np.ndarray] | Exception]]:
+        self.kinds = {name: spec.kind for name, spec in self.specs.items()}
+        left = dict.fromkeys(self.starts)  # ordered, and quick to remove from
+        try:
+            for row, found in self._clips():
+                del left[row]
+                yield row, found
+        except (VideoError, IMUError) as error:  # of the recording, not of one clip: it fails all that are left
+            for row in left:
+                yield row, error
+
+    def _clips(self) -> Iterator[tuple[int, dict[str, np.ndarray] | Exception]]:
+        info, kinds = self.recording.probe(), set(self.kinds.values())
+        if "audio" in kinds and not info.has_audio:
+            raise VideoError(f"{self.recording.video}: has no audio")
+        for spec in self.specs.values():
+            if spec.imu_samples:  # read now: an error is one of the recording, not of a clip
+                require_axes(name_files(self.recording.imu_source), self.recording.motion().axes, spec)
+        lacking: dict[int, int] = {}
+        rows: dict[int, dict[str, np.ndarray]] = {}
+        pieces = sum(spec.frames if self.kinds[name] == "frames" else 1 for name, spec in self.specs.items())
+        windows = sum(kind == "imu" for kind in self.kinds.values())
+        for row, start in self.starts.items():
+            try:
+                self._windows(start)
+            except CoverageError as error:
+                yield row, CoverageError(f"{name_files(self.recording.imu_source)}: {error}")
+            else:
+                lacking[row] = pieces - windows
+        for row in [row for row, count in lacking.items() if not count]:  # IMU only
+            del lacking[row]
+            yield row, self._windows(self.starts[row])
+        choices = dict.fromkeys((s.exact, s.tolerance) for n, s in self.specs.items() if self.kinds[n] == "frames")
+        streams = [self._frames(list(lacking), info.duration, *choice) for choice in choices]
+        streams += [self._sounds(list(lacking), name) for name, kind in self.kinds.items() if kind == "audio"]
+        # Each stream is ordered by time, so merging them keeps only overlapping clips in memory.
+        for _, row, name, place, piece in heapq.merge(*streams, key=lambda piece: piece[0]):
+            if row not in lacking:  # this clip has already failed
+                continue
+            if isinstance(found := piece(), Exception):
+                del lacking[row]
+                rows.pop(row, None)
+                yield row, found
+                continue
+            if row not in rows:
+                rows[row] = self._empty() | self._windows(self.starts[row])
+            if place is None:
+                rows[row][name] = found
+            else:
+                rows[row][name][place], rows[row][f"{name}.times"][place] = found
+            lacking[row] -= 1
+            if not lacking[row]:
+                del lacking[row]
+                yield row, rows.pop(row)
+
+    def _empty(self) -> dict[str, np.ndarray]:
+        return {
+            array: np.empty(shape, dtype)
+            for name, spec in self.specs.items()
+            if self.kinds[name] == "frames"
+            for array, (dtype, shape) in spec.arrays(name).items()
+        }
+
+    def _windows(self, start: float) -> dict[str, np.ndarray]:
+        """Return the IMU windows of a clip. Raise CoverageError."""
+        limits = {"min_coverage": self.min_coverage, "max_gap": self.max_gap}
+        return {
+            name: self.recording.motion().window(start, spec.imu_samples, spec.imu_rate, **limits)
+            for name, spec in self.specs.items()
+            if self.kinds[name] == "imu"
+        }
+
+    def _sounds(self, rows: list[int], name: str) -> Iterator[tuple[float, int, str, None, Callable[[], Any]]]:
+        begins = [self.starts[row] + (self.specs[name].seconds - AUDIO_SECONDS) / 2 for row in rows]
+        for index, sound in audio_at(self.recording.video, begins) if rows else ():
+            error = VideoError(f"{self.recording.video}: no sound near {begins[index]:.3f} s")
+            yield begins[index], rows[index], name, None, _Piece(error if sound is None else sound, log_mel)
+
+    def _frames(
+        self, rows: list[int], duration: float, exact: bool, tolerance: float
+    ) -> Iterator[tuple[float, int, str, int, Callable[[], Any]]]:
+        """Yield the frames of all specs with this choice of frames, as pieces ordered by time."""
+        frames = {name: spec for name, spec in self.specs.items() if self.kinds[name] == "frames"}
+        specs = {name: spec for name, spec in frames.items() if (spec.exact, spec.tolerance) == (exact, tolerance)}
+        wanted = [
+            (min(float(t), duration), row, name, place)
+            for row in rows
+            for name, spec in specs.items()
+            for place, t in enumerate(spec.times(self.starts[row], row))
+        ]
+        if not wanted:
+            return
+        framers = {key: _Framer(Scaler(*key)) for key in {(spec.size, spec.crop) for spec in specs.values()}}
+        video = self.recording.video
+        with open_video(video) as container:
+            reader = FrameReader(container, video, max_hold=self.max_hold)
+            options = {"exact": exact, "tolerance": tolerance, "threads": self.threads}
+            for index, frame in reader.frames([t for t, *_ in wanted], **options):
+                seconds, row, name, place = wanted[index]
+                found = reader.lost(seconds) if frame is None else (frame, reader)
+                framer = framers[specs[name].size, specs[name].crop]
+                yield seconds, row, name, place, _Piece(found, framer)
+
+
+@dataclasses.dataclass
+class _Piece:
+    """A piece of a clip, computed when called: the frames of a clip that has already failed are not scaled."""
+
+    source: Any
+    make: Callable[[Any], Any]
+
+    def __call__(self) -> Any:
+        return self.source if isinstance(self.source, Exception) else self.make(self.source)
+
+
+@dataclasses.dataclass
+class _Framer:
+    """Scale a decoded frame, and return it with the time from which it is shown."""
+
+    scaler: Scaler
+
+    def __call__(self, found: tuple[Any, FrameReader]) -> tuple[np.ndarray, float]:
+        frame, reader = found
+        return self.scaler(frame), float(frame.pts * reader.stream.time_base) - reader.zero
+
+
+def name_files(source: str | Iterable[str]) -> str:
+    """Return the file of an IMU, or both, as text."""
+    return source if isinstance(source, str) else " and ".join(source)

@@ -1,0 +1,281 @@
+"""Working copies of videos: small, with many key frames, from which single frames decode fast.
+
+    from egodistill import copies
+
+    made = copies.transcode("GX010042.MP4", "small/GX010042.mp4")
+    print(made.speedup, made.left_out)                      # telemetry is kept if MP4 can hold it
+
+Frames keep their times, which are seconds on the video's own clock, as everywhere in this package.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from .. import gpmf
+from ..support import files
+from ..support.errors import DataError
+from ..video import VideoError, clock_zero, demux, discard_others, frames_at, open_video, probe, video_stream
+from .offset import Faults, ordered_frames
+
+__all__ = ["Transcoded", "transcode"]
+
+
+class Transcoded(NamedTuple):
+    """A working copy: its path, the size of both files, and what happened to frames and streams.
+
+    `speedup` is how many times faster one frame every 2 s is read from the copy (None: not measured).
+    """
+
+    path: str
+    source_bytes: int
+    copy_bytes: int
+    frames: int
+    broken_packets: int
+    repeated_frames: int  # left out, because another frame had the same time
+    left_out: tuple[str, ...]  # audio and telemetry that MP4 cannot hold
+    speedup: float | None
+
+
+def transcode(
+    video: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    short_side: int = 256,
+    keyframe_every: int = 12,
+    quality: int = 23,
+    measure: bool = False,
+    overwrite: bool = False,
+) -> Transcoded:
+    """Write a working copy of `video` to `out` (.mp4): small H.264 with a key frame every `keyframe_every` frames.
+
+    All frames keep their times, in the original's time base and counted from its zero, so the frame on screen at any
+    time is the same. Frames are scaled down to `short_side` pixels and stored upright. Audio and GoPro telemetry are
+    copied unchanged. `quality` is x264's CRF: lower is better and larger. Broken packets are skipped and counted.
+    There are no B-frames and no deblocking, which made sparse reading over twice as fast for 7 % more bytes.
+
+    The file appears under its name when it is complete. With `measure`, one frame every 2 s is read from both files.
+    Raise DataError for an unusable setting or `out`, VideoError for a video that cannot be read.
+
+    >>> from egodistill import recordings
+    >>> copy = copies.transcode("walk.mp4", "small.mp4", short_side=32)
+    >>> copy.path, copy.frames, copy.left_out
+    ('small.mp4', 468, ())
+    """
+    video, out = Path(video), Path(out)
+    if short_side < 16 or keyframe_every < 1 or not 0 <= quality <= 51:
+        raise DataError(
+            f"{video}: short_side must be at least 16, keyframe_every at least 1 and quality from 0 to 51, "
+            f"not {short_side}, {keyframe_every} and {quality}"
+        )
+    if out.suffix.lower() != ".mp4":
+        raise DataError(f"{out}: a working copy is an MP4 file, so its name must end in .mp4")
+    if out.exists() and video.exists() and out.samefile(video):
+        raise DataError(f"{out}: this is the video itself; give another name")
+    if out.exists() and (out.is_dir() or not overwrite):
+        raise DataError(f"{out}: already exists; give another name" + ("" if out.is_dir() else ", or overwrite=True"))
+    if not out.parent.is_dir():
+        raise DataError(f"{out}: the folder {out.parent} does not exist")
+    with files.atomic_write(out) as part:
+        part.touch()  # FFmpeg's error would name the video
+        try:
+            with open_video(video) as source:
+                copier = _Copier(source, video)
+                copier.write(part, short_side, keyframe_every, quality)
+        except VideoError as error:
+            cause = error.__cause__  # FFmpeg's error about writing, although the message names the video
+            if getattr(cause, "errno", None) in _FULL:
+                raise OSError(cause.errno, cause.strerror, str(part)) from error
+            raise
+    speedup = None
+    if measure:
+        times = np.arange(1.0, probe(out).duration, 2.0)[:100]
+        speedup = _seconds_to_read(video, times) / _seconds_to_read(out, times) if len(times) else None
+    return Transcoded(
+        path=str(out),
+        source_bytes=video.stat().st_size,
+        copy_bytes=out.stat().st_size,
+        frames=copier.frames,
+        broken_packets=copier.faults.broken,
+        repeated_frames=copier.faults.repeated,
+        left_out=copier.left_out,
+        speedup=speedup,
+    )
+
+
+_FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
+
+
+def _seconds_to_read(video: Path, times: np.ndarray) -> float:
+    began = time.perf_counter()
+    for _ in frames_at(video, times, threads=1):  # one thread, as in data.prepare()
+        pass
+    return time.perf_counter() - began
+
+
+class _Copier:
+    """Copy an open video: encode frames again, and copy the packets of sound and telemetry unchanged."""
+
+    def __init__(self, source: av.container.InputContainer, video: Path) -> None:
+        self.source, self.video = source, video
+        self.stream = stream = video_stream(source, video)
+        stream.thread_type = "AUTO"
+        self.zero = round(clock_zero(source) / stream.time_base)  # in ticks: differences between frames stay exact
+        others = [*source.streams.audio, *gpmf.streams(source)]
+        self.copied = [other for other in others if _fits_mp4(other)]
+        self.left_out = tuple(
+            f"{other.type} ({other.codec_context.name})" if other.codec_context else other.type
+            for other in others
+            if other not in self.copied
+        )
+        discard_others(source, [stream, *self.copied])
+        self.faults, self.frames = Faults(), 0
+        self.encoder: av.video.stream.VideoStream | None = None
+        self.copies: dict[int, av.stream.Stream] = {}
+        self.early: list[av.Packet] = []  # packets before the first frame
+        self.durations: dict[int, int] = {}
+
+    def write(self, out: Path, short_side: int, keyframe_every: int, quality: int) -> None:
+        """Write the whole copy."""
+        starts = [other.start_time * other.time_base for other in self.copied if other.start_time is not None]
+        anchored = any(start <= self.zero * self.stream.time_base for start in starts)
+        usual = round(1 / (float(self.stream.average_rate or 25) * self.stream.time_base))
+        # Empty edits at the start of a stream are counted in the movie's time scale, by default milliseconds.
+        scale = {"movie_timescale": str(self.stream.time_base.denominator)}
+        with av.open(str(out), "w", format="mp4", options=scale) as target:
+            self.target = target
+            for frame in _in_order(ordered_frames(self._pictures(), self.faults), self.faults):
+                picture_time = frame.pts - self.zero
+                if self.encoder is None:
+                    paint = _Painter(frame, short_side)
+                    self._begin(paint(frame), keyframe_every, quality)
+                    # A player's clock starts at the earliest packet of a file. If no other stream starts at zero, the
+                    # first frame must, or the clock would move; it is on screen before its own time anyway.
+                    picture_time = picture_time if anchored else 0
+                picture = paint(frame)
+                picture.pts, picture.time_base = picture_time, self.stream.time_base
+                picture.pict_type = av.video.frame.PictureType.NONE  # do not keep the original's key frames
+                self.durations[picture_time] = frame.duration or usual
+                self._mux(self.encoder.encode(picture))
+                self.frames += 1
+            if self.encoder is None:
+                raise VideoError(f"{self.video}: none of its frames can be decoded")
+            self._mux(self.encoder.encode(None))
+
+    def _begin(self, picture: av.VideoFrame, keyframe_every: int, quality: int) -> None:
+        """Create the copy's streams and write the packets that precede the first frame."""
+        self.encoder = _encoder(self.target, picture, self.stream, keyframe_every, quality)
+        self.copies = {other.index: _mirror(self.target, other) for other in self.copied}
+        for packet in self.early:
+            self._copy(packet)
+
+    def _pictures(self) -> Iterator[av.Packet]:
+        """Yield the packets to decode, and copy those of the other streams on the way."""
+        for packet in demux(self.source, self.stream, *self.copied):
+            if packet.stream is self.stream:
+                yield packet
+            elif packet.dts is None or packet.pts is None:
+                continue
+            elif self.encoder is None:  # no stream can be added after the first packet is written
+                self.early.append(packet)
+            else:
+                self._copy(packet)
+
+    def _copy(self, packet: av.Packet) -> None:
+        shift = round(self.zero * self.stream.time_base / packet.time_base)
+        packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+        packet.stream = self.copies[packet.stream.index]
+        self.target.mux(packet)
+
+    def _mux(self, packets: Sequence[av.Packet]) -> None:
+        for packet in packets:
+            packet.duration = self.durations.pop(packet.pts)  # the encoder counts in mean steps
+            self.target.mux(packet)
+
+
+def _in_order(frames: Iterator[av.VideoFrame], faults: Faults) -> Iterator[av.VideoFrame]:
+    """Yield frames with strictly increasing times; of several with one time the last, which is the one on screen."""
+    waiting = None
+    for frame in frames:
+        if waiting is not None and frame.pts <= waiting.pts:
+            faults.repeated += 1
+            waiting = frame if frame.pts == waiting.pts else waiting
+            continue
+        if waiting is not None:
+            yield waiting
+        waiting = frame
+    if waiting is not None:
+        yield waiting
+
+
+class _Painter:
+    """Convert frames for the copy: small, upright, 8 bits, with the colour space of the original."""
+
+    def __init__(self, first: av.VideoFrame, short_side: int) -> None:
+        scale = min(1.0, short_side / min(first.width, first.height))
+        self.size = [2 * max(1, round(side * scale / 2)) for side in (first.width, first.height)]  # chroma needs pairs
+        self.how = "AREA" if scale < 1 else "BILINEAR"
+        self.reformatter = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
+        turns = round(frame.rotation / 90) % 4
+        small = self.reformatter.reformat(
+            frame, *self.size, "yuv444p" if turns else "yuv420p", interpolation=self.how, threads=1
+        )
+        if not turns:
+            return small
+        planes = np.rot90(small.to_ndarray(), turns, axes=(1, 2))
+        upright = av.VideoFrame.from_ndarray(np.ascontiguousarray(planes), format="yuv444p")
+        upright.colorspace, upright.color_range = frame.colorspace, small.color_range
+        return upright.reformat(format="yuv420p")
+
+
+def _encoder(
+    target: av.container.OutputContainer,
+    picture: av.VideoFrame,
+    source: av.video.stream.VideoStream,
+    keyframe_every: int,
+    quality: int,
+) -> av.video.stream.VideoStream:
+    """Return a new H.264 stream for frames like this one, with the times and colours of the source."""
+    keys = f"keyint={keyframe_every}:min-keyint={keyframe_every}:scenecut=0"
+    stream = target.add_stream(
+        "libx264",
+        options={"crf": str(quality), "preset": "veryfast", "tune": "fastdecode", "bf": "0", "x264-params": keys},
+    )
+    context = stream.codec_context
+    context.width, context.height, context.pix_fmt = picture.width, picture.height, "yuv420p"
+    stream.time_base = context.time_base = source.time_base
+    context.framerate = source.average_rate or 25
+    context.colorspace, context.color_range = picture.colorspace, picture.color_range
+    return stream
+
+
+def _mirror(target: av.container.OutputContainer, source: av.stream.Stream) -> av.stream.Stream:
+    """Return a stream of the target that takes the packets of a source stream unchanged."""
+    stream = target.add_stream_from_template(source)
+    for name in ("handler_name", "language"):
+        if name in source.metadata:
+            stream.metadata[name] = source.metadata[name]
+    return stream
+
+
+def _fits_mp4(source: av.stream.Stream) -> bool:
+    """Return whether MP4 can hold such a stream; the muxer decides when it writes the header."""
+    try:
+        with av.open(io.BytesIO(), "w", format="mp4") as trial:
+            _mirror(trial, source)
+            trial.start_encoding()
+    except (av.error.FFmpegError, ValueError):
+        return False
+    return True

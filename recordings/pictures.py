@@ -1,0 +1,138 @@
+"""The picture of a recording's sensors beside the motion of its frames, for `check --plot`.
+
+    from egodistill import plots, recordings
+
+    plots.draw_check(recordings.check("walk.mp4"), "check.png")
+
+matplotlib is part of the extra `tutorials`; it is imported when a picture is drawn.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..support import files
+from ..support.errors import DataError
+
+if TYPE_CHECKING:  # experiments needs torch, and `egodistill check` does not
+    from matplotlib.figure import Figure
+
+    from .checks import Check
+
+__all__ = ["CHECK_TITLE", "draw_check", "require_picture", "save_figure"]
+
+CHECK_TITLE = "egodistill check"  # in the files of `draw_check()`: distinguishes earlier results from other pictures
+
+
+def save_figure(figure: Figure, file: Path, title: str | None = None, dpi: int = 150) -> None:
+    """Write a figure atomically, as PNG or SVG by its suffix, and the same bytes each time."""
+    import matplotlib
+
+    format = file.suffix[1:].lower()
+    metadata = ({"Title": title} if title else {}) | ({"Date": None} if format == "svg" else {})
+    with matplotlib.rc_context({"svg.hashsalt": "egodistill"}), files.atomic_write(file) as part:
+        figure.savefig(part, format=format, dpi=dpi, metadata=metadata)
+
+
+# Rows of `draw_check()`: name and column of the axis of the turn; component, sign and direction of the shift it causes.
+_TURNS = (
+    ("about Z (up)", 2, 0, 1, "right"),
+    ("about X (left)", 0, 1, -1, "up"),
+    ("about Y (back)", 1, None, 0, ""),
+)
+_TURNED, _MOVED = "#0072B2", "#D55E00"
+
+
+def require_picture(path: str | os.PathLike) -> None:
+    """Raise DataError unless a picture can be drawn and written to this path: PNG or SVG, by matplotlib.
+
+    >>> from egodistill import plots
+    >>> plots.require_picture("check.gif")
+    Traceback (most recent call last):
+    ...
+    egodistill.DataError: check.gif: a picture is written as PNG or SVG; its name must end in .png or .svg
+    """
+    if Path(path).suffix.lower() not in (".png", ".svg"):
+        raise DataError(f"{path}: a picture is written as PNG or SVG; its name must end in .png or .svg")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise DataError(f'{path}: a picture needs matplotlib: pip install "egodistill[tutorials]"')
+
+
+def draw_check(found: Check, path: str | os.PathLike) -> Path:
+    """Draw what the sensors of a recording measured beside the motion of its picture; write and return ``path``.
+
+    The excerpt with the largest turns is drawn: first the gyroscope's turn about each axis, and how far the picture
+    moved meanwhile; then the accelerometer. In camera axes (X to the left, Y to the user, Z up) the two curves of a
+    row are alike. Raise DataError if the recording has no IMU, for another suffix than .png and .svg, and if matplotlib
+    is not installed.
+
+    >>> from egodistill import plots, recordings
+    >>> plots.draw_check(recordings.check("walk.mp4"), "check.png").name
+    'check.png'
+    """
+    require_picture(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if not found.rates:
+        raise DataError(f"{found.path}: its sensors cannot be drawn: {found.problem or 'there is no IMU'}")
+    rates = max(found.rates, key=lambda one: float((one.weights[:, None] * one.turns**2).sum()))
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(4, 2, width_ratios=(3.4, 1))
+    for (name, axis, component, sign, way), (curves, cloud) in zip(_TURNS, grid, strict=False):
+        turns = np.degrees(rates.turns[:, axis])
+        curves.plot(rates.times, turns, color=_TURNED, lw=2.2, alpha=0.65)
+        curves.set_ylabel(f"{name}\n°/s", color=_TURNED)
+        if component is None:
+            cloud.text(0, 0.5, "A roll does not shift\nthe picture.", va="center")
+            cloud.axis("off")
+            continue
+        moves = sign * rates.shifts[:, component]
+        limit = 1.05 * max(float(np.abs(turns).max()), 1.0)
+        curves.set_ylim(-limit, limit)
+        picture = curves.twinx()
+        picture.plot(rates.times, np.where(rates.weights > 0, moves, np.nan), color=_MOVED, lw=1.2, ls="--")
+        picture.set_ylabel(f"picture moves {way}\npixels/s", color=_MOVED)
+        limit *= _pixels_per_degree(found, component, turns, moves, rates.weights)
+        picture.set_ylim(-limit, limit)
+        cloud.scatter(turns, moves, 12 * rates.weights, color="#555555", linewidths=0)
+        cloud.set(xlabel="gyroscope (°/s)", ylabel="picture (pixels/s)")
+        cloud.set_title(f"correlation {_correlation(turns, moves, rates.weights):+.2f}", fontsize=10)
+    pulled, beside = grid[3]
+    for name, line, values in zip("XYZ", (":", "--", "-"), rates.accel.T, strict=True):
+        pulled.plot(rates.times, values, color="black", ls=line, lw=1.2, label=name)
+    pulled.axhline(9.81, color="#999999", lw=0.8, label="9.81")
+    pulled.set(ylabel="accelerometer\nm/s²", xlabel="time in the video (s)")
+    beside.legend(*pulled.get_legend_handles_labels(), loc="center left", frameon=False)
+    beside.axis("off")
+    for curves in grid[:, 0]:
+        curves.set_xlim(rates.times[0], rates.times[-1])
+    title = f"{Path(found.path).name}\n{textwrap.fill(found.verdict(), 130)}"
+    title = title.encode(errors="backslashreplace").decode()  # a name may be no UTF-8, and have dollars
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    save_figure(figure, Path(path), CHECK_TITLE, dpi=110)
+    return Path(path)
+
+
+def _correlation(one: np.ndarray, other: np.ndarray, weights: np.ndarray) -> float:
+    """Return the weighted correlation of two series; 0 if one of them does not change."""
+    if not weights.sum() > 0:
+        return 0.0
+    (a, both), (_, b) = np.cov(one, other, aweights=weights, ddof=0)
+    return float(both / np.sqrt(a * b)) if a * b > 0 else 0.0
+
+
+def _pixels_per_degree(
+    found: Check, component: int, turns: np.ndarray, moves: np.ndarray, weights: np.ndarray
+) -> float:
+    """Return pixels per degree, which scale the two curves alike: as measured, or so that both have equal power."""
+    if found.axes is not None and found.axes.reliable:
+        return float(np.radians(found.axes.pixels_per_radian[component]))
+    return float(np.sqrt((weights @ moves**2 + 1e-9) / (weights @ turns**2 + 1e-9)))

@@ -1,0 +1,47 @@
+"""Packages that hand on the names of their modules and import each module only when one of its names is used.
+
+    from ..support.lazy import hand_on
+
+    __getattr__, __dir__ = hand_on(__name__, {"checks": ("Check", "check"), "clips": ()})
+
+So `egodistill --help` and the processes that decode videos start without torch. For type checkers and editors, a
+package imports the same names below `if TYPE_CHECKING`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+__all__ = ["hand_on"]
+
+
+def hand_on(package: str, modules: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return `__getattr__` and `__dir__` of a package that hands on its modules and these names of theirs.
+
+    Args:
+        package: its `__name__`.
+        modules: {module below the package: names that are handed on beside it}.
+
+    >>> import egodistill
+    >>> egodistill.recordings.check is egodistill.recordings.checks.check
+    True
+    """
+    homes = {name: module for module, names in modules.items() for name in names}
+
+    def find(name: str) -> Any:
+        if name in modules:
+            value = importlib.import_module(f"{package}.{name}")
+        elif name in homes:  # as in `from home import name`, so the name may also be a module
+            value = getattr(__import__(f"{package}.{homes[name]}", fromlist=[name]), name)
+        else:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        setattr(sys.modules[package], name, value)  # Python does not call __getattr__ for it again
+        return value
+
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *homes, *(module for module in modules if "." not in module)})
+
+    return find, names

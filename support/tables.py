@@ -1,0 +1,172 @@
+"""Tables of results: as text for a terminal, as Markdown, and as sections of a document that a program rewrites.
+
+    from egodistill import tables
+
+    table = tables.Table(["model", "top-1"], [["EgoDistill", "76.2"], ["VisOnly", "39.0"]])
+    tables.report(table, "demo", "RESULTS.md", ["egodistill", "demo"])      # prints it, and writes it to RESULTS.md
+
+Commands and benchmarks call `report()` for each table, and have an option `--markdown FILE` for the document. A section
+is named after the command and the processor, so a later run replaces the table of the same machine. The text around the
+sections is written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import os
+import platform
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import __version__
+from . import files
+from .errors import DataError
+
+__all__ = [
+    "Table",
+    "command_line",
+    "markdown_option",
+    "processor",
+    "provenance",
+    "report",
+    "short_processor",
+    "write_section",
+]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text: a header and rows of as many cells. The first column is aligned left, the others right.
+
+    >>> from egodistill import tables
+    >>> table = tables.Table(["model", "top-1"], [["EgoDistill", "76.2"], ["VisOnly", "39.0"]])
+    >>> print(table.text())
+    model       top-1
+    ----------  -----
+    EgoDistill   76.2
+    VisOnly      39.0
+    >>> print(table.markdown())
+    | model | top-1 |
+    | --- | ---: |
+    | EgoDistill | 76.2 |
+    | VisOnly | 39.0 |
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def text(self) -> str:
+        """Return the table as columns of text."""
+        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+        lines = []
+        for row in [self.header, ["-" * width for width in widths], *self.rows]:
+            others = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+            lines.append("  ".join([row[0].ljust(widths[0]), *others]).rstrip())
+        return "\n".join(lines)
+
+    def markdown(self) -> str:
+        """Return the table in Markdown."""
+        rows = [self.header, ["---", *["---:"] * (len(self.header) - 1)], *self.rows]
+        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def markdown_option(parser: argparse.ArgumentParser) -> None:
+    """Add --markdown, the document of `report()`."""
+    text = "also write each table to a section of this Markdown document, named after the command and the processor"
+    parser.add_argument("--markdown", metavar="FILE", help=text)
+
+
+def report(
+    table: Table, name: str, path: str | os.PathLike | None, words: Sequence[str], *, machine: str | None = None
+) -> None:
+    """Print a table; with a path, also write it to the section "NAME, MACHINE" of that Markdown document.
+
+    ``words`` is the command as in ``sys.argv``; the caption names it. ``machine`` is what the numbers depend on, by
+    default the processor. Raise what `write_section()` does.
+    """
+    print(table.text())
+    if path is not None:
+        caption = provenance(command_line(words), machine)
+        write_section(path, f"{name}, {machine or short_processor()}", table, caption=caption)
+
+
+def write_section(path: str | os.PathLike, name: str, table: Table, *, caption: str = "") -> None:
+    """Write a table with a caption into a Markdown document, between the comments `<!-- name -->` and `<!-- /name -->`.
+
+    If the document already has this section, replace it; otherwise append it. A missing document is created. Raise
+    DataError for a section without an end, EgoDistillOSError if the document cannot be written.
+
+    >>> from egodistill import tables
+    >>> table = tables.Table(["model", "top-1"], [["EgoDistill", "76.2"]])
+    >>> tables.write_section("results.md", "demo", table, caption="One seed.")
+    >>> print(open("results.md").read())
+    <!-- demo -->
+    <BLANKLINE>
+    | model | top-1 |
+    | --- | ---: |
+    | EgoDistill | 76.2 |
+    <BLANKLINE>
+    One seed.
+    <BLANKLINE>
+    <!-- /demo -->
+    <BLANKLINE>
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a UTF-8 document: {error}; save it as UTF-8, or give another one") from error
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    section = "\n\n".join([begin, table.markdown(), *([caption] if caption else []), end])
+    if begin not in text:
+        text = f"{text.rstrip()}\n\n{section}\n".lstrip()
+    elif end not in text[text.index(begin) :]:
+        raise DataError(f"{path}: the section {begin} has no end {end}; add it after the table")
+    else:
+        text = re.sub(re.escape(begin) + ".*?" + re.escape(end), lambda _: section, text, count=1, flags=re.DOTALL)
+    with files.atomic_write(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def provenance(command: str, machine: str | None = None) -> str:
+    """Return a caption: the command, versions, machine (by default the processor), number of cores and date."""
+    versions = f"egodistill {__version__}, torch {importlib.metadata.version('torch')}"
+    return (
+        f"`{command}`; {versions}, {machine or processor()}, {files.available_cores()} cores, {datetime.date.today()}."
+    )
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Return a command as one would type it, without --markdown; OMP_NUM_THREADS precedes it if it is set.
+
+    >>> from egodistill import tables
+    >>> tables.command_line(["/tmp/benchmarks/imu.py", "--markdown", "RESULTS.md"]).split("=1 ")[-1]
+    'python benchmarks/imu.py'
+    """
+    program, *rest = words
+    if program.endswith(".py"):
+        program = f"python benchmarks/{Path(program).name}"
+    if "--markdown" in rest:
+        place = rest.index("--markdown")
+        rest = rest[:place] + rest[place + 2 :]
+    rest = [word for word in rest if not word.startswith("--markdown=")]
+    threads = os.environ.get("OMP_NUM_THREADS")
+    return " ".join([*([f"OMP_NUM_THREADS={threads}"] if threads else []), program, *map(shlex.quote, rest)])
+
+
+def processor() -> str:
+    """Return the full name of the processor."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"(?m)^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8")) if info.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def short_processor(name: str | None = None) -> str:
+    """Return vendor and family of a processor, by default of this one, such as "AMD EPYC" or "Intel Xeon"."""
+    name = re.sub(r"\((R|TM)\)|\bCPU\b|^\d+th Gen ", " ", name or processor())
+    return " ".join(name.split()[:2])

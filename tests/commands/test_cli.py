@@ -1,0 +1,497 @@
+"""The command line: help, errors, signals, what is printed and where, threads and processes."""
+
+import argparse
+import csv
+import os
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commandline import ROOT, run
+
+import egodistill.commands.demo
+import egodistill.commands.recordings
+from egodistill import data
+from egodistill.commands import cli, live, models, training
+from egodistill.experiments import benches, synthetic
+from egodistill.recordings import copies
+
+PRINT = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from egodistill import cli
+code = cli.main(sys.argv[1:])
+print("84.1 \\u00b1 0.5")
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"PYTHONIOENCODING": "cp1252"}, "84.1 ± 0.5"),
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "84.1 \\xb1 0.5"),
+    ],
+    ids=["cp1252", "ascii"],
+)
+def test_a_letter_that_the_encoding_lacks_ends_no_command(tmp_path, variables, said):
+    """Neither on stdout nor on stderr."""
+    (tmp_path / "a.mp4").touch()
+    table = tmp_path / "segments.csv"
+    table.write_text("video,start,stop,label\na.mp4,0,2,привет\na.mp4,2,4,walk\n", encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "PYTHON"))}
+    command = [sys.executable, "-c", PRINT, str(ROOT), "segments", str(table)]
+    done = subprocess.run(command, env=environment | variables, capture_output=True)
+    printed = done.stdout.decode("cp1252")
+    assert done.returncode == 0, done.stderr
+    escaped = "привет".encode("ascii", "backslashreplace").decode()
+    assert re.search(rf"^{re.escape(escaped)} +1$", printed, re.MULTILINE) and said in printed
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pipe of POSIX")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["segments", "--help"])
+def test_a_reader_that_goes_ends_a_command_in_silence(tmp_path, command, unbuffered):
+    """As in `egodistill segments table.csv | head -1`."""
+    (tmp_path / "a.mp4").touch()
+    table = tmp_path / "segments.csv"
+    rows = [f"a.mp4,{k},{k + 1},class {k}" for k in range(10_000)]  # more than a pipe holds
+    table.write_text("\n".join(["video,start,stop,label", *rows]) + "\n")
+    options = ["segments", str(table), "--classes", "10000"] if command == "segments" else ["--help"]
+    arguments = [sys.executable, "-m", "egodistill.commands.cli", *options]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    process = subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if command == "segments":
+        process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(60) in ([141] if command == "segments" else [0, 141])  # Python 3.10's --help raises, too
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS and Windows have no such names")
+def test_a_file_name_that_is_not_utf8_costs_itself(wearer, tmp_path, capsys):
+    files = list(map(Path, next((s.video, *s.imu) for s in data.read_epic_kitchens(wearer.annotations, wearer.root))))
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    for copy in (Path(folder), tmp_path / "plain"):
+        copy.mkdir()
+        for file, ending in zip(files, (".MP4", "-accl.csv", "-gyro.csv"), strict=True):
+            shutil.copy(file, copy / f"P01_101{ending}")
+    videos = [f"{folder}/P01_101.MP4", str(tmp_path / "plain" / "P01_101.MP4")]
+    out = run(capsys, "check", *videos, "--out", tmp_path / "offsets.csv")
+    assert out.count("P01_101.MP4 ") == 2 and "  - not written to" in out and "1 of 2 recordings" in out
+    with open(tmp_path / "offsets.csv", newline="") as file:
+        assert [row[0] for row in csv.reader(file)] == ["video", videos[1]]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_command_that_is_ended_leaves_no_temporary_file(sample_data, tmp_path, number):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        pytest.skip("this process ignores the signal, as under nohup, and so do those that it starts")
+    video = sample_data / "gopro" / "max-heromode.mp4"
+    command = [
+        sys.executable,
+        "-m",
+        "egodistill.commands.cli",
+        "transcode",
+        video,
+        "--out",
+        tmp_path,
+        "--short-side",
+        "480",
+    ]
+    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (parts := list(tmp_path.glob(".*.part"))) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.stderr.read() == b"" and process.wait(60) == (128 + number if number != signal.SIGKILL else -number)
+    assert parts and list(tmp_path.iterdir()) == (parts if number == signal.SIGKILL else [])
+    copies.transcode(video, tmp_path / "max-heromode.mp4", short_side=32)
+    assert [file.name for file in tmp_path.iterdir()] == ["max-heromode.mp4"]
+
+
+@pytest.mark.parametrize(
+    "command, told",
+    [
+        ("finetune nowhere --out t.pt", "nowhere/store.json"),
+        ("evaluate nowhere --student student.pt", "nowhere/store.json"),
+        ("extract full --teacher-file teacher.pt", "full/store.json"),
+        ("prepare none.csv --out store", "none.csv"),
+        ("prepare no-stop.csv --out store", "no-stop.csv: no column stop; its header is video,start"),
+        ("predict walk.mp4 --student none.pt", "none.pt"),
+        ("measure --student none.pt", "none.pt"),
+        (
+            "predict walk.mp4 --student teacher.pt",
+            "teacher.pt holds a teacher; give the file of a student",
+        ),
+        ("predict walk.mp4 --student notes.txt", "notes.txt cannot be read as a checkpoint"),
+        ("measure --student rows.csv", "rows.csv cannot be read as a checkpoint"),
+        ("predict none.mp4 --student student.pt", "none.mp4: no such file"),
+        ("predict notes.txt --student student.pt", "notes.txt: cannot be opened"),
+        # Before any work: neither of the other two files is there.
+        ("predict none.mp4 --student none.pt --out x.txt", "--out must end in .csv or .json"),
+        ("synthesize world --train-acts 1", "train_acts=1"),
+        ("demo --out full", "full: is not empty and holds no demo"),
+        ("demo --out notes.txt", "notes.txt"),
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_1(command, told, files, monkeypatch, capsys):
+    def start(*_):
+        pytest.fail("started to render")  # A demo that should have been refused: ten minutes.
+
+    monkeypatch.setattr(synthetic.Recording, "write", start)
+    monkeypatch.chdir(files)
+    before = sorted(files.rglob("*"))
+    assert cli.main(command.split()) == 1
+    printed = capsys.readouterr()
+    lines = printed.err.strip().splitlines()
+    assert len(lines) == 1 and told in lines[0], printed.err
+    assert lines[0].startswith(f"egodistill {command.split()[0]}: ") and not printed.out
+    assert sorted(files.rglob("*")) == before  # Nothing half made, nothing of others removed.
+
+
+@pytest.mark.parametrize(
+    "command, told",
+    [
+        ("", "COMMAND"),
+        ("distil store", "invalid choice: 'distil'"),
+        ("distill store --out x.pt", "--teacher"),
+        ("predict a.mp4 --student student.pt --device nonsense", "--device: the device 'nonsense' cannot"),
+        ("predict a.mp4 --student student.pt --top 0", "--top: '0' is not a positive integer"),
+        ("measure --batch-size 0", "--batch-size: '0' is not a positive integer"),
+        (
+            "check a.mp4 b.mp4 --imu-axes xYZ",
+            "--imu-axes: the rotation of axes 'xYZ' mirrors them; change the case of one",
+        ),
+        ("live a.mp4 --student student.pt --imu-axes XXZ", "--imu-axes: axes must be 'gopro', a name of your own"),
+        ("measure --rows SlowFast", "invalid choice: 'SlowFast'"),
+        ("distill store --teacher t --out x.pt --precision fp8", "fp8"),
+        ("distill store --teacher t --out x.pt --preset small", "invalid choice: 'small'"),
+        ("finetune store --out x.pt --architecture nonsense", "student"),
+        ("finetune store --out x.pt --architecture nonsense", "x3d_m"),
+        ("pretrain store --teacher t --out x.pt --crop 0.3", "unrecognized arguments: --crop 0.3"),
+        ("pretrain store --teacher t --out x.pt --tau 10", "unrecognized arguments: --tau 10"),
+        ("pretrain store --teacher t --out x.pt --no-imu", "unrecognized arguments: --no-imu"),
+    ],
+)
+def test_a_usage_error_is_exit_code_2(command, told, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command.split())
+    assert ended.value.code == 2 and told in capsys.readouterr().err
+
+
+def test_a_crash_names_its_line():
+    """A library that takes the process down leaves the line of ours that called it."""
+    code = (
+        "import ctypes, sys; from egodistill.engine import checkpoints; from egodistill.commands import cli; "
+        "checkpoints.load_model = lambda path: ctypes.string_at(0); "
+        "sys.exit(cli.main(['measure', '--student', 'x.pt']))"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONFAULTHANDLER"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode not in (0, 1)
+    assert re.search(r'model_commands.py", line \d+ in run_measure', done.stderr), done.stderr
+
+
+def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
+    def interrupt(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benches, "load", interrupt)
+    assert cli.main(["measure", "--student", "student.pt"]) == 130
+    assert capsys.readouterr().err == "\ninterrupted\n"
+    monkeypatch.setattr(data, "ClipStore", interrupt)
+    assert cli.main(["pretrain", "store", "--teacher", "t", "--out", "i.pt"]) == 130
+    assert "interrupted; run the same command again to continue" in capsys.readouterr().err
+
+
+def test_version_of_the_checkout_run_as_a_script():
+    command = [sys.executable, "-m", "egodistill.commands.cli", "--version"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, f"egodistill {egodistill.__version__}\n")
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+def test_the_exit_code_is_that_of_the_process(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["egodistill", "measure", "--student", "no such.pt"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("egodistill.commands.cli", run_name="__main__")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.strip() == "egodistill measure: no such.pt: no such file"
+
+
+TRAINING = (
+    "--preset --epochs --batch-size --learning-rate --decay-epochs --decay --weight-decay --schedule --warmup-epochs "
+    "--seed --precision --sync-batch-norm --device"
+)
+
+
+INFERENCE = "--precision --compile --device"
+
+
+AUGMENTATION = "--crop --jitter --label-smoothing"
+
+
+STUDENT = "--num-frames --image-encoder --image-weights --no-imu --imu-vector"
+
+
+EXPERIMENT = (
+    "store --teacher --out --seeds --preset --epochs --batch-size --precision --pretrained --jobs --device --markdown"
+)
+
+
+SEGMENTS = (
+    "annotations --root --min-instances --split-seed --audio --imu-offsets --imu-axes --stride --split-by --test-share"
+)
+
+
+OPTIONS = {
+    "demo": "--out --seeds --world-seed --teachers --quick --image-weights --precision --jobs --markdown",
+    "compare": f"{EXPERIMENT} --num-frames --methods --teacher-file",
+    "ablate": f"{EXPERIMENT} --num-frames",
+    "synthesize": "out --seed --train-acts --test-acts --label-noise",
+    "segments": f"{SEGMENTS} --classes",
+    "check": "VIDEO --root --imu --imu-axes --no-offset --max-offset --out --plot --overwrite",
+    "convert": "VRS --out --overwrite",
+    "transcode": "VIDEO --out --short-side --keyframe-every --quality --measure --overwrite",
+    "prepare": f"{SEGMENTS} --out --num-frames --frame-size --sampling --key-frames --tolerance --clip-frames "
+    "--clip-size --no-imu --zero-accel --min-coverage --max-gap --max-hold --workers --max-bad --retry-failed "
+    "--teacher-file --architecture --pretrained --end-features --image-encoder --batch-size --precision --device",
+    "status": "store --seconds",
+    "export": "STUDENT --out --format --pair --precision --batch-size --calibrate --calibrate-split --calibrate-clips "
+    "--check --check-split --overwrite --markdown",
+    "teachers": "",
+    "finetune": f"store --split --out --overwrite --init --architecture --pretrained --name --option --head-only "
+    f"--gradient-checkpointing {STUDENT} {TRAINING} {AUGMENTATION} --validation",
+    "extract": "store --split --teacher-file --architecture --pretrained --name --views --batch-size --overwrite "
+    "--precision --device",
+    "pretrain": "store --split --teacher --out --overwrite "
+    "--init --nce-tau --nce-weight --l1-weight --l1-reduction --symmetric "
+    f"{STUDENT.replace('--no-imu ', '')} {TRAINING}",
+    "distill": "store --split --teacher --out --overwrite "
+    "--alpha --beta --tau --tau-squared --l1-reduction --init "
+    f"{STUDENT} {TRAINING} {AUGMENTATION}",
+    "evaluate": f"store --split --student --teacher-file --teacher --out --overwrite {INFERENCE}",
+    "measure": f"--student --teacher-file --rows --batch-size --repeats --seconds --out --overwrite "
+    f"--markdown {INFERENCE}",
+    "predict": "video --student --imu --imu-offset --imu-stretch --imu-axes --zero-accel --min-coverage --max-gap "
+    f"--max-hold --stride --top --key-frames --tolerance --out --overwrite {INFERENCE}",
+    "live": "SOURCE --student --every --frames --slack --top --min-coverage --max-gap --precision --device --tolerance "
+    "--max-age --period --imu --imu-follow --imu-axes --frame-offset --frame-stretch --align --fast --seconds --events "
+    "--json --out --overwrite",
+}
+
+
+def help_of(capsys, *command: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command, "--help"])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_names_every_command_and_option_in_100_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    front = help_of(capsys)
+    assert set(re.findall(r"(?m)^    ([a-z]+)(?: |$)", front)) == set(OPTIONS)
+    for name, listed in OPTIONS.items():
+        text = help_of(capsys, name)
+        assert max(map(len, (front + text).splitlines())) <= 100
+        entries = re.findall(r"(?m)^  ([\w-]+)(?:[ ,]|$)", text.split("\n\n", 1)[1])
+        assert sorted(entries) == sorted([*listed.split(), "-h"]), name
+        # Each says what it is for: after some blanks, or on the next line.
+        for option in listed.split():
+            assert option in ("video", "VIDEO") or re.search(rf"(?m)^  {option}\b[^\n]*(  |\n {{5,}})\S", text)
+    text = " ".join(help_of(capsys, "distill").split())
+    assert "--epochs N number of passes over the training clips (default: 50) " in text
+    assert "--learning-rate X learning rate of AdamW (default: 0.0001) " in text
+    assert (
+        "--decay-epochs [N ...] with --schedule step: multiply" in text
+        and "after these epochs (default: 30 40) " in text
+    )
+
+
+@pytest.mark.parametrize(
+    ("busy", "given", "wanted"),
+    [
+        (True, {}, "3000"),
+        (False, {}, "None"),
+        (True, {"GOMP_SPINCOUNT": "7"}, "7"),
+        (True, {"OMP_WAIT_POLICY": "ACTIVE"}, "None"),
+    ],
+)
+def test_threads_sleep_while_they_wait_beside_other_programs(busy, given, wanted, store):
+    """What OpenMP reads is set before torch is imported, unless the user has decided."""
+    code = (
+        "import os, sys; from egodistill.commands import cli; from egodistill.support import files\n"
+        "assert 'torch' not in sys.modules\n"
+        f"files.other_programs_run = lambda: {busy}\n"
+        "cli.main(['status', sys.argv[1]]); print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    decided = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {name: value for name, value in os.environ.items() if name not in decided} | given
+    command = [sys.executable, "-c", code, store.path]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == wanted
+
+
+OUTPUTS = {  # {command: its arguments, where IN is an input that exists}
+    "check": "IN --out",
+    "finetune": "store --init IN --out",
+    "pretrain": "store --teacher t --init IN --out",
+    "distill": "store --teacher t --init IN --out",
+    "evaluate": "store --student IN --out",
+    "measure": "--student IN --out",
+    "predict": "video.mp4 --student IN --out",
+    "live": "video.mp4 --student IN --out",
+}
+
+
+def test_every_output_file_is_checked():
+    """A new command with an output file has its line in `RESULT_MARKS`; those with a folder check it themselves."""
+    folders = {"prepare", "convert", "transcode", "synthesize", "demo", "compare", "ablate"}
+    writing = set()
+    for module in (egodistill.commands.recordings, egodistill.commands.demo, live, models, training):
+        for name, (add_options, _) in module.COMMANDS.items():
+            parser = argparse.ArgumentParser()
+            add_options(parser)
+            if any("--out" in action.option_strings for action in parser._actions):
+                writing.add(name)
+    assert (
+        writing - folders - {"export"} == set(egodistill.commands.outputs.RESULT_MARKS) == set(OUTPUTS)
+    )  # export has a check of its own
+
+
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_an_output_never_replaces_what_is_not_a_result(command, tmp_path, monkeypatch, capsys):
+    """Before any work: the store and models here do not exist."""
+    monkeypatch.chdir(tmp_path)
+    Path("in.json").write_text("a input")
+    Path("foreign.json").write_text("my thesis")
+    Path("folder").mkdir()
+    Path("kept").mkdir()
+    Path("kept/store.json").write_text("{}")
+    words = [word.replace("IN", "in.json") for word in OUTPUTS[command].split()]
+    for out, why in {
+        "in.json": "also an input of this command",
+        "./in.json": "also an input of this command",
+        "foreign.json": "not an earlier result; give another path, or --overwrite",
+        "folder": "a folder, not a file",
+        "kept/store.json": "inside the clip store",
+        "foreign.json/x.json": "not a writable folder",
+    }.items():
+        assert cli.main([command, *words, out]) == 1
+        assert why in capsys.readouterr().err, out
+    assert Path("in.json").read_text() == "a input" and Path("foreign.json").read_text() == "my thesis"
+    cli.main([command, *words, "foreign.json", "--overwrite"])
+    assert "already exists" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "mine"),
+    [
+        ("check", "video,imu_offset,imu_stretch\na.mp4,0.5,1.001\n"),
+        ("evaluate", '{"note": "of egodistill evaluation 1"}'),
+        ("measure", '{"note": "of egodistill measurement 1"}'),
+    ],
+)
+def test_a_file_that_only_begins_or_ends_like_a_result_is_not_one(command, mine, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.json").write_text(mine)
+    words = [word.replace("IN", "in.json") for word in OUTPUTS[command].split()]
+    assert cli.main([command, *words, "mine.json"]) == 1
+    assert "not an earlier result" in capsys.readouterr().err and Path("mine.json").read_text() == mine
+
+
+@pytest.mark.parametrize("command", ["finetune", "pretrain", "distill"])
+def test_a_model_is_replaced_only_beside_the_checkpoint_of_its_training(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.pt").write_bytes(b"egodistill model 1")
+    words = [command, *OUTPUTS[command].split(), "mine.pt"]
+    assert cli.main(words) == 1
+    assert "not an earlier result; give another path, or --overwrite" in capsys.readouterr().err
+    Path("mine.pt.training").touch()
+    assert cli.main(words) == 1
+    assert "not an earlier result" not in capsys.readouterr().err
+    assert Path("mine.pt").read_bytes() == b"egodistill model 1"
+
+
+@pytest.mark.parametrize("command", ["predict", "live"])
+@pytest.mark.parametrize(
+    "mine",
+    ['[{"problem": "2+2", "answer": 4}]', '[{"image_id": 1, "score": 0.9}]', "a,start,stop,class_1\n", "[\n1\n]\n"],
+)
+def test_json_of_others_is_not_an_earlier_result(command, mine, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.json").write_text(mine)
+    assert cli.main([command, "video.mp4", "--student", "s.pt", "--out", "mine.json"]) == 1
+    assert "not an earlier result" in capsys.readouterr().err and Path("mine.json").read_text() == mine
+
+
+@pytest.mark.parametrize("environment", [{"WORLD_SIZE": "2"}, {"RANK": "1"}, {"RANK": "", "WORLD_SIZE": "two"}])
+def test_half_a_share_of_a_job_is_an_error_before_any_work(environment, monkeypatch, capsys):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    for command in ("prepare segments.csv --out store", "evaluate store --student student.pt"):
+        assert cli.main(command.split()) == 1
+        assert "set both, RANK from 0 to WORLD_SIZE - 1, or neither" in capsys.readouterr().err
+
+
+def test_which_commands_all_processes_of_torchrun_run(monkeypatch):
+    """The others run once, in process 0, which is then alone."""
+    shared = {"prepare", "finetune", "extract", "pretrain", "distill"}
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    for command in cli.COMMANDS:
+        for rank in ("0", "1"):
+            monkeypatch.setenv("RANK", rank)
+            monkeypatch.setenv("WORLD_SIZE", "2")
+            ran = []
+            arguments = argparse.Namespace(command=command)
+            monkeypatch.setattr(cli, "parse", lambda argv, found=arguments: found)
+            monkeypatch.setattr(cli, "run_parsed", lambda a, to=ran: to.append(os.environ["WORLD_SIZE"]) or 0)
+            assert cli.main([command]) == 0
+            expected = ["2"] if command in shared else ["1"] if rank == "0" else []
+            assert ran == expected and os.environ["WORLD_SIZE"] == "2", command
+
+
+def test_commands_leave_the_signal_handlers_of_their_caller(monkeypatch):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+
+    def own(number, frame):
+        """Do nothing."""
+
+    try:
+        for handlers in ((own, signal.SIG_IGN), (signal.SIG_IGN, own)):
+            for number, handler in zip(numbers, handlers, strict=True):
+                signal.signal(number, handler)
+            cli.end_cleanly()
+            assert tuple(map(signal.getsignal, numbers)) == handlers
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+            cli.end_cleanly()
+            with pytest.raises(SystemExit) as ended:
+                signal.raise_signal(number)
+            assert ended.value.code == 128 + number
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def test_signals_end_processes_of_torchrun_at_once(monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        cli.end_cleanly()
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,612 @@
+"""The command `live`: its answers are those of `predict()`, whatever the source; clocks, output, ends and errors."""
+
+import argparse
+import json
+import math
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from painted import STEADY, X264, expected_numbers, write_video
+
+import egodistill
+from egodistill import EgoDistill, inference
+from egodistill.commands import cli
+from egodistill.commands import live as live_command
+from egodistill.deploy import arrivals, export, feeds
+from egodistill.deploy import stream as live
+from egodistill.recordings import clips
+
+ROOT = Path(egodistill.__file__).parent
+EVERY = 0.499  # the first sample of the kitchen is at -0.998 s, so that answers begin at 0
+CLIP = 64 / 30
+posix_only = pytest.mark.skipif(os.name == "nt", reason="needs POSIX")
+
+
+def student(**options):
+    torch.manual_seed(0)
+    return EgoDistill(
+        num_classes=4,
+        feature_dim=16,
+        image_encoder="resnet10x4",
+        image_weights=None,
+        frame_size=40,
+        hidden=32,
+        imu_width=4,
+        class_names=["wash", "cut", "take", "open"],
+        **options,
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def files(kitchen, tmp_path_factory):
+    """A student, one without IMU, and the samples of a recording as JSON lines and as one growing table."""
+    folder = tmp_path_factory.mktemp("live")
+    student().save(folder / "student.pt")
+    student(use_imu=False).save(folder / "frames.pt")
+    motion = kitchen[0].recording.motion()
+    with open(folder / "samples.jsonl", "w") as lines, open(folder / "table.csv", "w") as table:
+        table.write("time,ax,ay,az,gx,gy,gz\n")
+        for times, readings in feeds.recorded_samples(motion):
+            for moment, row in zip(times.tolist(), readings.tolist(), strict=True):
+                accel = not np.isnan(row[0])
+                lines.write(json.dumps({"time": moment, "accel" if accel else "gyro": row[:3] if accel else row[3:]}))
+                lines.write("\n")
+                table.write(",".join("" if np.isnan(x) else repr(x) for x in (moment, *row)) + "\n")
+    return folder
+
+
+class ScaledClock(feeds.HostClock):
+    """The host's clock, several times as fast."""
+
+    rate = 3.0
+
+    def now(self):
+        return self.rate * time.monotonic()
+
+    def unix(self):
+        return self.rate * time.time()
+
+    def sleep(self, seconds):
+        return super().sleep(seconds / self.rate)
+
+
+@pytest.fixture
+def host_clock(monkeypatch):
+    """The clock of feeds: three times as fast as the host's, to save time; tests may change its rate."""
+    monkeypatch.setattr(feeds, "HostClock", ScaledClock)
+    monkeypatch.setattr(ScaledClock, "rate", 3.0)
+    return ScaledClock
+
+
+def at_real_speed(host_clock, run, fast):
+    """Run the command at real speed; return what it said, and its answers beside those of `fast` from the same frames.
+
+    On a busy machine answers are dropped or have older frames: if fewer than half are the same, slower clocks follow.
+    """
+    for host_clock.rate in (3.0, 1.0, 0.3):
+        found, said = run()
+        known = {(one["start"], *one["frame_age"]): one for one in fast if one["classes"]}
+        pairs = [(one, known.get((one["start"], *one["frame_age"]))) for one in found]
+        if len(same := [(one, other) for one, other in pairs if other]) > len(fast) / 2:
+            break
+    return said, same
+
+
+def answers_of(capsys, *words, code=0):
+    """Run the command; return its JSON lines and what it said on stderr."""
+    found = cli.main(["live", *map(str, words)])
+    printed = capsys.readouterr()
+    assert found == code, printed.err
+    return [json.loads(line) for line in printed.out.splitlines()], printed.err
+
+
+def of_kitchen(kitchen, files, *words, number=0):
+    recording = kitchen[number].recording
+    common = ["--student", files / "student.pt", "--every", EVERY, "--top", 4, "--precision", "fp32", "--device", "cpu"]
+    return [recording.video, *common, *words]
+
+
+def imu_of(kitchen, number=0):
+    return ["--imu", *kitchen[number].recording.imu]
+
+
+@pytest.fixture
+def fast(kitchen, files, capsys):
+    """The answers of --fast."""
+    return answers_of(capsys, *of_kitchen(kitchen, files, *imu_of(kitchen), "--fast"))[0]
+
+
+def samples_from(monkeypatch, path):
+    """Let standard input be this file."""
+    monkeypatch.setattr(live_command, "standard_input", lambda: os.open(path, os.O_RDONLY))
+
+
+# --- Answers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_frames", [1, 3])
+def test_a_file_gives_the_answers_of_predict(kitchen, tmp_path, capsys, num_frames):
+    network, recording = student(num_frames=num_frames), kitchen[0].recording
+    network.save(tmp_path / "s.pt")
+    words = of_kitchen(kitchen, tmp_path, *imu_of(kitchen), "--fast")
+    words[2] = tmp_path / "s.pt"
+    found, said = answers_of(capsys, *words)
+    options = {"stride": EVERY, "top": 4, "batch_size": 1, "precision": "fp32", "device": "cpu"}
+    predicted = {round(clip.start, 6): clip for clip in inference.predict(network, recording, **options)}
+    compared = 0
+    for answer in found:
+        if (clip := predicted.get(round(answer["start"], 6))) is None:
+            assert answer["start"] < 0  # before the first frame
+            continue
+        compared += 1
+        assert answer["problem"] is None and answer["stop"] == pytest.approx(clip.stop)
+        # The pictures went through RGB in their own size first, which rounds once more.
+        assert dict(map(tuple, answer["classes"])) == pytest.approx(dict(clip.classes), abs=2e-3)
+        # Each frame shows its number: those that predict() looks at.
+        times = clips.spec_of(network).times(clip.start)
+        used = [round((answer["stop"] - age) * 25) for age in answer["frame_age"]]
+        assert used == expected_numbers(STEADY, times)
+    assert compared == len(predicted) - 1 >= 7  # all but the clip that ends with the file
+    assert len({tuple(answer["frame_age"]) for answer in found}) > 1
+    assert f"answers: {len(found)} due" in said
+
+
+def test_no_answer_of_a_file_is_dropped_however_few_its_frames(files, tmp_path, capsys):
+    video = write_video(tmp_path / "slow.mp4", [*range(5), *range(8, 12)], **X264)  # one per second, and a hole
+    words = ["--student", files / "frames.pt", "--fast", "--every", 0.25, "--tolerance", 0.5, "--precision", "fp32"]
+    found, said = answers_of(capsys, video, *words)
+    network = EgoDistill.load(files / "frames.pt")
+    wanted = [one.start for one in inference.predict(network, video, stride=0.25, precision="fp32")]
+    assert "0 dropped" in said and set(wanted[:-1]) <= {one["start"] for one in found}
+
+
+def test_real_speed_gives_the_answers_of_fast(kitchen, files, capsys, fast, host_clock):
+    words = of_kitchen(kitchen, files, *imu_of(kitchen))
+    said, same = at_real_speed(host_clock, lambda: answers_of(capsys, *words), fast)
+    assert re.search(r"(?m)^dropped +[\d.]+ % of \d+ answers$", said)
+    assert len(same) > len(fast) / 2 and all(one["classes"] == other["classes"] for one, other in same)
+
+
+def test_json_lines_give_the_answers_of_the_tables(kitchen, files, capsys, fast, monkeypatch, tmp_path):
+    """Bad lines between them change nothing; nanoseconds neither, up to rounding."""
+    lines = (files / "samples.jsonl").read_text().splitlines(keepends=True)
+    noisy = tmp_path / "noisy.jsonl"
+    noisy.write_text("".join(f"{line}oops\n" if k % 10 == 0 else line for k, line in enumerate(lines)))
+    samples_from(monkeypatch, noisy)
+    found, said = answers_of(capsys, *of_kitchen(kitchen, files, "--imu", "-", "--fast"))
+    count = -(-len(lines) // 10)
+    assert f", {count:,} bad lines" in said and said.count("Such lines are skipped and counted") == 1
+    timeless = [{k: v for k, v in one.items() if k not in ("delay", "seconds", "lag")} for one in found]
+    assert timeless == [{k: v for k, v in one.items() if k not in ("delay", "seconds", "lag")} for one in fast]
+
+    exact = tmp_path / "ns.jsonl"
+    rows = [json.loads(line) for line in lines]
+    exact.write_text("".join(json.dumps(row | {"time": round(row["time"] * 1e9)}) + "\n" for row in rows))
+    samples_from(monkeypatch, exact)
+    found, _ = answers_of(capsys, *of_kitchen(kitchen, files, "--imu", "-", "--fast"))
+    assert len(found) == len(fast) and all(isinstance(one["start"], int) for one in found)
+    for one, other in zip(found, fast, strict=True):
+        assert one["start"] == pytest.approx(1e9 * other["start"], abs=2)
+        assert dict(map(tuple, one["classes"])) == pytest.approx(dict(map(tuple, other["classes"])), abs=1e-5)
+
+
+def test_a_table_that_grows_is_read_at_the_speed_of_the_file(kitchen, files, capsys, fast, host_clock):
+    words = of_kitchen(kitchen, files, "--imu-follow", files / "table.csv")
+    _, same = at_real_speed(host_clock, lambda: answers_of(capsys, *words), fast)
+    assert len(same) > len(fast) / 2 and all(one["classes"] == other["classes"] for one, other in same)
+
+
+def test_frames_are_the_clock_of_a_student_without_imu(kitchen, files, capsys):
+    words = of_kitchen(kitchen, files, "--fast")
+    words[2] = files / "frames.pt"
+    found, said = answers_of(capsys, *words)
+    assert [round(one["start"], 6) for one in found[:2]] == [0.0, EVERY] and all(one["classes"] for one in found)
+    assert "readings" not in said
+
+
+def test_newest_looks_once_per_period(kitchen, files, capsys):
+    words = ["--frames", "newest", "--period", 2, "--max-age", 4, "--fast"]
+    found, said = answers_of(capsys, *of_kitchen(kitchen, files, *imu_of(kitchen), *words))
+    encoded = [one["encoded"] for one in found if one["problem"] is None]
+    assert 2 <= sum(encoded) <= 3 and len(encoded) > 5 and set(encoded) == {0, 1}
+    (looks,) = re.findall(r"(\d) of \d looks", said)
+    share = float(re.search(r"camera on ([\d.]+) % of the time", said)[1])
+    assert share == pytest.approx(100 * int(looks) * 0.04 / STEADY[-1], abs=0.1)
+
+
+def test_events_are_labels_that_last(kitchen, files, capsys, fast, tmp_path, monkeypatch):
+    monkeypatch.setattr(live_command.events, "Tracker", lambda: TRACKER(start=0.2, end=0.1))
+    out = tmp_path / "new" / "e.jsonl"
+    words = ["--events", "--fast", "--out", out]
+    found, _ = answers_of(capsys, *of_kitchen(kitchen, files, *imu_of(kitchen), *words))
+    best = {answer["classes"][0][0] for answer in fast if answer["classes"]}
+    assert found and {event["label"] for event in found} <= best
+    assert set(found[0]) == {"start", "stop", "label", "score"}
+    assert [json.loads(line) for line in out.read_text().splitlines()] == found
+
+
+TRACKER = live_command.events.Tracker
+
+
+def test_events_do_not_depend_on_the_number_of_classes_that_are_shown(files):
+    for words, top in (("--top 1 --events", 2), ("--top 3 --events", 3), ("--top 1", 1)):
+        parser = argparse.ArgumentParser()
+        live_command.live_options(parser)
+        options = parser.parse_args(["a.mp4", "--student", "s.pt", *words.split()])
+        assert live_command.open_stream(options, student(), (0.0, 1.0)).top == top
+
+
+def test_the_run_ends_after_some_seconds(kitchen, files, capsys, fast, tmp_path):
+    out = tmp_path / "a.jsonl"
+    words = ["--fast", "--seconds", 4.2, "--out", out]
+    found, _ = answers_of(capsys, *of_kitchen(kitchen, files, *imu_of(kitchen), *words))
+    assert [one["start"] for one in found] == [one["start"] for one in fast if one["stop"] < -0.998 + 4.2]
+    assert [json.loads(line) for line in out.read_text().splitlines()] == found
+
+
+# --- Clocks ------------------------------------------------------------------------------------------------
+
+
+@posix_only
+def test_arrival_aligns_a_camera_with_samples_of_another_clock(files, capsys, host_clock, monkeypatch, tmp_path):
+    """Frames and samples come at real speed; samples count from 5000 s on, and frames from 1970."""
+    video, pipe = write_video(tmp_path / "a.ts", np.arange(300) / 25, **X264), tmp_path / "camera"
+    os.mkfifo(pipe)
+    reader, writer = os.pipe()
+    clock, began, done = feeds.HostClock(), feeds.HostClock().now(), threading.Event()
+
+    def send_samples():
+        with open(writer, "w", buffering=1) as file:
+            for k in range(2400):
+                ahead = began + k / 200 - clock.now()
+                if done.is_set() or (ahead > 0 and not clock.sleep(ahead)):
+                    return
+                file.write(json.dumps({"time": 5000.0 + k / 200, "accel": [0, 0, 9.8], "gyro": [0, 0, k / 200]}) + "\n")
+
+    for work in (send_samples, lambda: pipe.write_bytes(Path(video).read_bytes())):
+        threading.Thread(target=work, daemon=True).start()
+    monkeypatch.setattr(live_command, "standard_input", lambda: reader)
+    words = [pipe, "--student", files / "student.pt", "--imu", "-", "--align", "arrival", "--precision", "fp32"]
+    found, said = answers_of(capsys, *words)
+    done.set()
+    good = [answer for answer in found if answer["problem"] is None]
+    assert len(good) >= 3 and all(5000 < answer["start"] < 5020 for answer in found), said
+    for answer in good:  # frames in the middle of clips, so both clocks are one
+        assert abs(answer["frame_age"][0] - CLIP / 2) <= 0.5
+
+
+def test_the_offset_of_clocks_is_that_of_what_was_shortest_on_its_way(monkeypatch):
+    """Samples that waited in a pipe while the command started do not count, and a camera may start later."""
+    monkeypatch.setattr(live_command, "ALIGNMENT", 0.5)
+    clock = feeds.HostClock()
+    began = clock.now()
+
+    class Frames:
+        live, source, end = True, "camera", 0.0
+
+        def __iter__(self):
+            while clock.sleep(0.02):
+                if clock.now() > began + 0.3:
+                    yield 1e9 + clock.now() - began, None
+
+    def samples():
+        yield np.arange(-600, 0) / 200 + 5000, np.zeros((600, 6))  # three seconds at once
+        while clock.sleep(0.01):
+            yield np.array([5000 + clock.now() - began]), np.zeros((1, 6))
+
+    source = live_command.Source(Frames(), samples(), False, clock, None, offset=0.25, align=True)
+    inputs = live_command.Inputs(source)
+    inputs.start()
+    # A frame at 1e9 and a sample at 5000 are of one moment, but for the 0.25 s that the user knows of.
+    assert inputs.aligned(math.inf) + 1e9 == pytest.approx(5000.25, abs=0.2)
+    inputs.close()
+
+
+def test_alignment_without_samples_ends_when_the_run_does(files, capsys, monkeypatch):
+    reader, writer = os.pipe()
+    monkeypatch.setattr(live_command, "standard_input", lambda: reader)
+    words = ["tcp://127.0.0.1:9", "--student", files / "student.pt", "--imu", "-", "--align", "arrival"]
+
+    def frames(self):
+        while self.clock.sleep(0.02):
+            yield self.clock.unix(), np.zeros((4, 4, 3), np.uint8)
+
+    monkeypatch.setattr(feeds.VideoFeed, "__iter__", frames)
+    _, said = answers_of(capsys, *words, "--seconds", 0.2, "--precision", "fp32", code=1)
+    assert said == "\negodistill live: tcp://127.0.0.1:9: ended before its first sample came\n"
+    os.close(writer)
+
+
+def test_clocks_that_cannot_be_one_are_refused(kitchen, files, capsys, monkeypatch, tmp_path):
+    moved = tmp_path / "moved.jsonl"
+    rows = [json.loads(line) for line in (files / "samples.jsonl").read_text().splitlines()]
+    moved.write_text("".join(json.dumps(row | {"time": row["time"] + 1000.5}) + "\n" for row in rows))
+    for words in (["--fast"], []):
+        samples_from(monkeypatch, moved)
+        found, said = answers_of(capsys, *of_kitchen(kitchen, files, "--imu", "-", *words), code=1)
+        # At real speed, a busy machine may drop the first frames.
+        assert not found and re.search(r"its first frame is at 0\.[0-4]\d\d s and the first sample at 999\.50", said)
+        assert "give --frame-offset SECONDS\n" in said
+    samples_from(monkeypatch, moved)
+    words = ["--imu", "-", "--fast", "--frame-offset", 1000.5]
+    found, _ = answers_of(capsys, *of_kitchen(kitchen, files, *words))
+    assert len(found) > 5 and found[4]["problem"] is None
+
+
+# --- Ends --------------------------------------------------------------------------------------------------
+
+
+def started(words, **options):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "egodistill.commands.cli", "live", *map(str, words)]
+    return subprocess.Popen(command, env=environment, cwd=ROOT, **options)
+
+
+@posix_only
+def test_ctrl_c_ends_cleanly_with_the_summary(kitchen, files):
+    """Also while standard input gives no more samples: the thread that waits for them must not keep the process."""
+    words = of_kitchen(kitchen, files, "--imu", "-")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with started(words, text=True, **pipes) as process:
+        process.stdin.write("".join((files / "samples.jsonl").read_text().splitlines(keepends=True)[:1500]))
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["start"] < 0
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+        assert process.wait(60) == 0, said
+    assert re.search(r"(?m)^answers: \d+ due", said) and re.search(r"(?m)^memory +peak \d+ MB$", said)
+    assert "Traceback" not in said
+
+
+@posix_only
+def test_a_reader_that_goes_ends_the_command_in_silence(kitchen, files, capsys, monkeypatch, tmp_path):
+    """As in `egodistill live ... --out a.jsonl | head -1`; a full disk is another error."""
+    words = of_kitchen(kitchen, files, *imu_of(kitchen), "--fast", "--out", tmp_path / "a.jsonl")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", closed)
+        assert cli.main(["live", *map(str, words)]) == 128 + 13
+    assert not capsys.readouterr().err and (tmp_path / "a.jsonl").read_text()
+    if os.path.exists("/dev/full"):
+        _, said = answers_of(capsys, *words[:-1], "/dev/full", code=1)
+        assert "/dev/full: cannot be written: No space left on device" in said
+
+
+@posix_only
+def test_a_terminal_has_one_line_that_fits(kitchen, files):
+    """As wide as the terminal: 100 columns."""
+    import fcntl
+    import pty
+    import termios
+
+    main, other = pty.openpty()
+    fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "environ", environment)
+        process = started(
+            of_kitchen(kitchen, files, *imu_of(kitchen), "--fast"), stdout=other, stderr=subprocess.PIPE, text=True
+        )
+    os.close(other)
+    shown = b""
+    try:
+        while part := os.read(main, 1 << 16):
+            shown += part
+    except OSError:  # Linux: the other end is closed
+        pass
+    said = process.stderr.read()
+    assert process.wait(60) == 0, said
+    lines = shown.decode().removesuffix("\r\n").split("\r")
+    assert lines[0] == "" and len(lines) > 5 and "\n" not in "".join(lines)
+    assert {len(line) for line in lines[1:]} == {99}
+    pattern = r" +\d+\.\d\d s  \w+ +\d\.\d\d  frame +\d\.\d\d s  lag +\d\.\d\d s  delay +\d+ ms  camera on 100 %"
+    assert re.fullmatch(pattern, lines[-1]), lines[-1]
+
+
+def test_an_empty_end_is_an_error_that_says_why(kitchen, files, capsys, tmp_path, monkeypatch):
+    short = write_video(tmp_path / "short.mp4", STEADY[:20], **X264)
+    words = [short, "--student", files / "student.pt", *imu_of(kitchen), "--fast", "--precision", "fp32"]
+    found, said = answers_of(capsys, *words, code=1)
+    assert not found and "short.mp4: no clip was classified: an answer needs 2.13 s of frames and samples" in said
+
+
+def test_a_feed_that_fails_ends_the_command_after_its_answers(kitchen, files, capsys, fast, monkeypatch, tmp_path):
+    cut = tmp_path / "cut.jsonl"
+    lines = (files / "samples.jsonl").read_text().splitlines(keepends=True)
+    cut.write_text("".join(lines[: len(lines) // 2]) + "x\n" * 100)
+    samples_from(monkeypatch, cut)
+    found, said = answers_of(capsys, *of_kitchen(kitchen, files, "--imu", "-", "--fast"), code=1)
+    assert 0 < len(found) < len(fast) and "100 lines in a row are no samples" in said
+    assert f"answers: {len(found)} due" in said
+
+
+@pytest.mark.parametrize(
+    ("source", "told"), [("none.mp4", "no such file"), ("tcp://127.0.0.1:9/", "Connection refused")]
+)
+def test_a_source_that_fails_leaves_an_earlier_result(source, told, files, capsys, tmp_path):
+    out = tmp_path / "a.jsonl"
+    out.write_text('{"start": 0.0, "frame_age": []}\n')
+    words = [source, "--student", files / "frames.pt", "--out", out, "--precision", "fp32"]
+    assert told in answers_of(capsys, *words, code=1)[1]
+    assert out.read_text() == '{"start": 0.0, "frame_age": []}\n'
+
+
+# --- Errors ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("none.mp4", "none.mp4: no such file"),
+        ("steady.mp4", "steady.mp4: no IMU: no telemetry with accelerometer and gyroscope; give a table"),
+        ("tcp://127.0.0.1:9", "give them as JSON lines on standard input (--imu -) or as a table that grows"),
+        ("ftp://host/a.mp4", "not an address that can be read"),
+        ("tcp://127.0.0.1:9 --imu a.csv", "--imu: tcp://127.0.0.1:9 is live; give its samples as --imu -"),
+        ("tcp://127.0.0.1:9 --imu - --fast", "--fast: tcp://127.0.0.1:9 is not a file"),
+        ("steady.mp4 --imu - --align arrival", "--align arrival: steady.mp4 is a file"),
+        ("steady.mp4 --imu - --imu-follow a.csv", "samples come from one place"),
+        ("steady.mp4 --imu-follow a.csv --fast", "a table that grows has its own speed"),
+        ("steady.mp4 --imu-follow none.csv", "none.csv: cannot be read: No such file"),
+        ("steady.mp4 --imu - --period 3", "--period: not used with --frames centre"),
+        ("steady.mp4 --imu - --frames newest --tolerance 1", "--tolerance: not used with --frames newest"),
+        ("steady.mp4 --imu - --every 0", "every must be a number, 0.0213 <= every; got 0.0"),
+        ("steady.mp4 --imu - --frame-stretch 0", "frame_clock[1] must be a number"),
+        ("steady.mp4 --imu -", "--imu -: nothing is piped into standard input"),
+        ("steady.mp4 --student frames.pt --imu -", "--imu: the student in frames.pt reads no IMU samples"),
+    ],
+)
+def test_an_error_is_one_line(words, told, files, steady, capsys, monkeypatch):
+    monkeypatch.chdir(files)
+    if not Path("steady.mp4").exists():
+        Path("steady.mp4").symlink_to(steady)
+    monkeypatch.setattr(sys, "stdin", None)
+    if "--every" in words or "--frame-stretch" in words:
+        monkeypatch.setattr(live_command, "standard_input", lambda: os.open(os.devnull, os.O_RDONLY))
+    command = ["live", *words.split(), "--precision", "fp32"]
+    command += [] if "--student" in words else ["--student", "student.pt"]
+    assert cli.main(command) == 1
+    printed = capsys.readouterr()
+    (said,) = printed.err.strip().splitlines()
+    assert said.startswith("egodistill live: ") and told in said and not printed.out
+
+
+# --- Output ------------------------------------------------------------------------------------------------
+
+
+def answer(k=0, **changes):
+    given = {"frame_age": (1.07,), "delay": 0.012, "lag": 0.06, "encoded": 1, "seconds": 0.01}
+    return live.Answer(0.5 * k, 0.5 * k + CLIP, [("wash", 0.83)], **(given | changes))
+
+
+def test_events_end_when_the_clock_is_restarted(capsys):
+    output = live_command.Output(as_json=True, tracker=TRACKER())
+    for k in (100, 101, 102, 103, 104, 0, 1, 2, 3, 4):
+        output.add(answer(k), 1.0)
+    output.finish()
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [round(event["start"] - CLIP / 2, 6) for event in found] == [50.0, 0.0]
+
+
+def test_the_line_of_a_terminal_fits():
+    line = live_command.status_line(answer(), 12.5, 0.04, 99)
+    assert len(line) == 99
+    assert line.split() == ("12.50 s wash 0.83 frame 1.07 s lag 0.06 s delay 12 ms camera on 4 %".split())
+    long = live_command.status_line(answer()._replace(classes=[("turn on the tap " * 5, 0.5)]), 12.5, 1.0, 99)
+    assert len(long) == 99 and "turn on the" in long and "... 0.50  frame" in long
+    problem = answer()._replace(classes=[], problem="no frame within 0.5 s of its place", frame_age=())
+    assert "no answer: no frame" in live_command.status_line(problem, 1.0, 1.0, 99)
+    for width in range(1, 200):
+        assert len(live_command.status_line(answer(), 12.5, 0.04, width)) <= width
+    assert live_command.status_line(answer(), 12.5, 0.04, 40).split() == ["12.50", "s", "wash", "0.83"]
+
+
+def test_the_latency_report_separates_what_it_measures():
+    latency = live_command.Latency(load_seconds=2.0)
+    for seconds in (0.5, *[0.3] * live_command.WARM_UP):
+        latency.add(answer(seconds=seconds))
+    for k in range(101):
+        latency.add(answer(seconds=k / 1000, encoded=2))
+        latency.add(answer(seconds=k / 10_000, encoded=0))
+        latency.add(answer(seconds=99.0)._replace(problem="no frame", classes=[]))
+    assert latency.lines(dropped=5, due=1000, megabytes=None) == [
+        "init          load 2.00 s, first answer 500.0 ms",
+        "warm-up       5 answers, mean 300.0 ms",
+        "with a frame  101 answers, p50 50.0 ms, p95 95.0 ms, p99 99.0 ms",
+        "motion only   101 answers, p50 5.0 ms, p95 9.5 ms, p99 9.9 ms",
+        "dropped       0.5 % of 1,000 answers",
+        "memory        unknown",
+    ]
+    assert live_command.Latency(1.0).lines(dropped=0, due=0, megabytes=10)[:1] == [
+        "init          load 1.00 s, first answer none"
+    ]
+
+
+def test_the_peak_of_the_memory_is_that_of_this_process():
+    assert 50 < live_command.peak_megabytes() < 50_000
+
+
+def test_the_summary_names_all_losses():
+    source = live_command.Source.__new__(live_command.Source)
+    source.video = type("Video", (), {"dropped": 3, "broken": 2})
+    source.samples = type("Samples", (), {"bad": 7})
+    stats = arrivals.Stats(due=9, given=6, problems=2, dropped=1, requests=4, answered=3, frames=50, encoded=5)
+    stats.refused, stats.replaced, stats.samples, stats.late, stats.restarts = 40, 4, 1234, 8, 1
+    assert live_command.summary(source, stats, 0.125) == [
+        "answers: 9 due, 6 with classes, 2 with a problem, 1 dropped; camera on 12.5 % of the time, 3 of 4 looks",
+        "input: 50 frames, 5 encoded, 44 not needed, 3 skipped by the decoder, 2 broken; 1,234 readings, 8 late, "
+        "0 double, 0 invalid, 7 bad lines, 1 restarts of the clock",
+    ]
+
+
+# --- A real recording --------------------------------------------------------------------------------------
+
+
+def test_a_gopro_file(sample, files, capsys):
+    video = sample("gopro/max-heromode.mp4")
+    words = ["--student", files / "student.pt", "--fast", "--precision", "fp32", "--seconds", 6]
+    found, said = answers_of(capsys, video, *words)
+    good = [one for one in found if one["problem"] is None]
+    assert len(good) >= 3, (found, said)
+    assert all(abs(one["frame_age"][0] - CLIP / 2) < 0.05 for one in good)
+
+
+def test_a_folder_of_a_neon_is_its_video(sample, files, capsys):
+    """`predict` and `check` take either."""
+    video = Path(sample("neon/scene_300p.mp4"))
+    words = ["--student", files / "student.pt", "--fast", "--precision", "fp32", "--seconds", 2.5]
+    found = [answers_of(capsys, source, *words)[0] for source in (video.parent, video)]
+    assert [one for one in found[0] if one["classes"]]
+    assert [(one["start"], one["classes"]) for one in found[0]] == [(one["start"], one["classes"]) for one in found[1]]
+
+
+def test_an_exported_pair_takes_the_place_of_the_student(kitchen, files, tmp_path, capsys):
+    recording = kitchen[0].recording
+    words = [recording.video, "--imu", *recording.imu, "--fast", "--every", EVERY, "--precision", "fp32"]
+    wanted, _ = answers_of(capsys, *words, "--student", files / "student.pt")
+    export.export_pair(EgoDistill.load(files / "student.pt"), tmp_path / "device.pt2")
+    found, _ = answers_of(capsys, *words, "--student", tmp_path / "device.pt2")
+    assert len(found) == len(wanted) > 3
+    for one, other in zip(found, wanted, strict=True):
+        assert dict(one["classes"]) == pytest.approx(dict(other["classes"]), abs=1e-4)
+    (tmp_path / "device.frame.pt2").unlink()
+    assert cli.main(["live", *map(str, words), "--student", str(tmp_path / "device.pt2")]) == 1
+    assert "device.frame.pt2: no such file" in capsys.readouterr().err
+
+
+def test_samples_in_other_axes_are_turned_or_refused(kitchen, files, capsys, fast, monkeypatch, tmp_path):
+    """Samples that come and samples of a table alike: turned back, the answers are the same."""
+    rows = [json.loads(line) for line in (files / "samples.jsonl").read_text().splitlines()]
+    cells = ["time,ax,ay,az,gx,gy,gz"]
+    for row in rows:  # to (y, -x, z): `yXZ` undoes it
+        sensor = "accel" if "accel" in row else "gyro"
+        x, y, z = row[sensor]
+        row[sensor] = [y, -x, z]
+        empty = [""] * 3
+        cells.append(",".join(map(str, [row["time"], *row.get("accel", empty), *row.get("gyro", empty)])))
+    other, table = tmp_path / "other.jsonl", tmp_path / "other.csv"
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table.write_text("\n".join(cells) + "\n")
+    for imu in ("-", table):
+        samples_from(monkeypatch, other)
+        found, _ = answers_of(capsys, *of_kitchen(kitchen, files, "--imu", imu, "--imu-axes", "yXZ", "--fast"))
+        assert [one["start"] for one in found] == pytest.approx([one["start"] for one in fast])
+        for one, known in zip(found, fast, strict=True):
+            assert dict(map(tuple, one["classes"])) == pytest.approx(dict(map(tuple, known["classes"])), abs=1e-5)
+        samples_from(monkeypatch, other)
+        found, _ = answers_of(capsys, *of_kitchen(kitchen, files, "--imu", imu, "--fast"))
+        assert dict(map(tuple, found[0]["classes"])) != pytest.approx(dict(map(tuple, fast[0]["classes"])), abs=1e-5)
+        samples_from(monkeypatch, other)
+        words = ["--imu", imu, "--imu-axes", "glasses", "--fast"]
+        _, said = answers_of(capsys, *of_kitchen(kitchen, files, *words), code=1)
+        assert "the axes of its samples are 'glasses', those of the clips 'gopro'" in said

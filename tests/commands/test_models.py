@@ -1,0 +1,286 @@
+"""Commands for trained models: evaluate, export, measure, predict."""
+
+import csv
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from commandline import run
+from painted import write_table
+
+from egodistill import EgoDistill, data, inference, teachers
+from egodistill.commands import cli, models
+from egodistill.engine import checkpoints
+from egodistill.experiments import adafuse
+from egodistill.support import tables
+
+
+def test_measure_prints_table_3(monkeypatch, tmp_path, capsys):
+    """The real networks, without numbers; what takes minutes is left out: a model takes the time of its MACs."""
+    asked = []
+
+    def measure(model, **options):
+        asked.append(options)
+        gmacs = inference.count_macs(model, torch.device("meta")) / 1e9
+        params = sum(p.numel() for p in model.parameters())
+        return inference.Cost(gmacs, params, 10 * gmacs, 32, "cpu", "bf16", 3, 0.96875, 0.0123)
+
+    monkeypatch.setattr(inference, "measure", measure)
+    numbers, document = tmp_path / "costs.json", tmp_path / "R.md"
+    with torch.device("meta"):
+        out = run(capsys, "measure", "--precision", "bf16", "--seconds", 5, "--out", numbers, "--markdown", document)
+    assert max(map(len, out.splitlines())) <= 100
+    how = {"precision": "bf16", "compile": False}
+    assert asked == 7 * [{"batch_size": 32, "repeats": 10, "seconds": 5.0} | how]
+    # ours: GMACs, ratio, ms, ratio, M parameters; published: GFLOPs, ms, M parameters
+    expected = """
+        Video           369.36    1.0  3693.58    1.0  108.91  369.51  10.70  108.91
+        MotionFormer    204.16    1.8  2041.58    1.8  108.91  369.51  10.70  108.91
+        AdaFuse          16.41   22.5   164.10   22.5   38.85   15.20   2.04   38.85
+        STTS-T0.8-S0.9    6.90   53.5    68.98   53.5   36.65    7.19   1.63   36.63
+        STTS-T0.5-S0.7    6.19   59.6    61.93   59.6   36.65    7.19   1.63   36.63
+        ListenToLook      3.01  122.8    30.07  122.8   25.53    3.10   0.43   25.53
+        EgoDistill        1.86  198.2    18.63  198.2   20.58    1.91   0.25   20.56
+    """
+    lines = [line.split() for line in out.splitlines()]
+    assert [line.split() for line in expected.strip().splitlines()] == lines[2:9]
+    written, machine = document.read_text(encoding="utf-8"), tables.short_processor()
+    sections = [f"measure bf16, {machine}", f"measure bf16 against fp32, {machine}"]
+    assert re.findall("<!-- ([^/].*) -->", written) == sections
+    assert "| " + " | ".join(lines[8]) + " |" in written and "`egodistill measure --precision bf16 --seconds 5" in (
+        written.replace("OMP_NUM_THREADS=1 ", "")
+    )
+    told = " ".join(out.split())
+    # The golden counts of the reference: what a policy would leave, by half of torch's count and by thop's.
+    assert "best case, 15.02 would be left; by thop's rule 15.20, which is the published number, of 16.59." in told
+    assert "at batch 32, bf16, on cpu; median of at least 3 passes" in told and told.count("- STTS:") == 1
+    assert "half of what torch's FlopCounterMode counts" in told and "head of 97 classes for Video" in told
+    assert re.search(r"EgoDistill +96.9 % +1.23 %\n", out)
+    found = json.loads(numbers.read_text())
+    assert list(found["models"]) == [line[0] for line in lines[2:9]] and len(found["notes"]) == 9
+    student = found["models"]["EgoDistill"]
+    assert student["published"] == {"gmacs": 1.91, "ms_per_clip": 0.25, "params": 20.56e6}
+    assert (student["params"], student["same_top1"], student["repeats"]) == (20_579_070, 0.96875, 3)
+
+    with torch.device("meta"):
+        out = run(capsys, "measure", "--rows", "EgoDistill", "--batch-size", 2, "--repeats", 1, "--compile")
+    assert asked[7:] == [{"batch_size": 2, "repeats": 1, "seconds": 30, "precision": "auto", "compile": True}]
+    assert re.search(r"EgoDistill +1.86 +- +18.63 +- +20.58", out) and "bf16, compiled" in out
+    assert not re.search("^AdaFuse", out, re.MULTILINE)
+
+
+def test_measure_knows_every_kind_of_file(files, tmp_path, capsys):
+    path = tmp_path / "adafuse.pt"
+    adafuse.AdaFuse(4, weights=None, frame_size=32, width=8, depths=(1, 1, 1, 1), policy_hidden=8).save(path)
+    kinds = {path: adafuse.AdaFuse, files / "student.pt": EgoDistill, files / "teacher.pt": teachers.Teacher}
+    numbers = tmp_path / "costs.json"
+    out = run(
+        capsys,
+        "measure",
+        "--student",
+        path,
+        files / "student.pt",
+        "--teacher-file",
+        files / "teacher.pt",
+        "--batch-size",
+        2,
+        "--repeats",
+        1,
+        "--precision",
+        "bf16",
+        "--out",
+        numbers,
+    )
+    found = json.loads(numbers.read_text())["models"]
+    for file, kind in kinds.items():
+        model, cost = checkpoints.load_model(file), found[str(file)]
+        assert type(model) is kind
+        assert cost["params"] == sum(p.numel() for p in model.parameters()) and cost["precision"] == "bf16"
+        assert f"{cost['params']:,}" in out and f"{100 * cost['feature_error']:.2f} %" in out
+        assert 0 < cost["feature_error"] < 0.5 and "published" not in cost
+    assert "thop" not in out
+    out = run(capsys, "measure", "--student", path, "--batch-size", 2, "--repeats", 1, "--precision", "fp32")
+    assert "Compared with" not in out
+
+
+def test_a_file_of_the_other_kind_says_so(files, monkeypatch, capsys):
+    monkeypatch.setattr(models, "open_split", lambda path, split: None)
+    teacher, student = str(files / "teacher.pt"), str(files / "student.pt")
+    for command, words in (
+        (["evaluate", "s", "--student", teacher], "not a student; --student is for students"),
+        (["evaluate", "s", "--teacher-file", student], "not a teacher; --teacher-file is for teachers"),
+        (["extract", "s", "--teacher-file", student], "not a teacher; --teacher-file is for teachers"),
+        (["measure", "--student", teacher], "not a student; --student is for students"),
+        (["measure", "--teacher-file", student], "not a teacher; --teacher-file is for teachers"),
+    ):
+        assert cli.main(command) == 1
+        assert words in capsys.readouterr().err, command
+
+
+def test_predict_takes_tables_of_head_motion_and_tells_what_it_could_not_do(files, monkeypatch, capsys):
+    given = []
+
+    def predict(model, recording, **options):
+        given.append((recording, options))
+        yield inference.Prediction(0.0, 64 / 30, [("1", 0.75), ("0", 0.25)])
+        yield inference.Prediction(64 / 30, 128 / 30, [], "no head motion, from 3.1 s on")
+
+    monkeypatch.setattr(inference, "predict", predict)
+    monkeypatch.chdir(files)
+    plain = {"precision": "auto", "compile": False, "max_hold": 1.0}
+    command = ["predict", "a.mp4", "--student", "student.pt"]
+    for imu in ([], ["a.csv"], ["a.csv", "g.csv"]):
+        out = run(capsys, *command, *(["--imu", *imu] if imu else []), "--out", "rows.csv")
+    assert given == [
+        (data.Recording("a.mp4", imu), {"top": 3, "exact": None, "tolerance": None} | plain)
+        for imu in (None, "a.csv", ["a.csv", "g.csv"])
+    ]
+    assert out.splitlines()[1].endswith("s  skipped: no head motion, from 3.1 s on")
+    with open("rows.csv", newline="") as file:
+        assert list(csv.reader(file)) == [
+            "start stop class_1 score_1 class_2 score_2 class_3 score_3 problem".split(),
+            ["0.000", "2.133", "1", "0.75", "0", "0.25", "", "", ""],
+            ["2.133", "4.267", *6 * [""], "no head motion, from 3.1 s on"],
+        ]
+    run(capsys, *command, "--stride", "0.5", "--top", "1", "--device", "cpu", "--precision", "bf16", "--compile")
+    own = {"stride": 0.5, "top": 1, "exact": None, "tolerance": None, "max_hold": 1.0}
+    assert given[-1][1] == own | {"device": "cpu", "precision": "bf16", "compile": True}
+    options = "--imu-offset 0.2 --imu-stretch 1.001 --zero-accel --min-coverage 0.5 --max-gap 0.2 --max-hold 3"
+    run(capsys, *command, *options.split(), "--key-frames")
+    recording, own = given[-1]
+    assert recording == data.Recording("a.mp4", None, 0.2, 1.001, zero_accel=True)
+    assert {"min_coverage": 0.5, "max_gap": 0.2, "max_hold": 3.0, "exact": False}.items() <= own.items()
+
+
+def test_predict_and_live_tell_what_is_unusual_about_the_samples(kitchen, tmp_path, capsys):
+    video, table = shutil.copy(kitchen[0].video, tmp_path / "walk.mp4"), tmp_path / "walk.csv"
+    rows = [[k / 200, 0.3, 0, 0, 0, 0, 0] for k in range(1400)]
+    write_table(table, ["time", *(f"{sensor}{axis}" for sensor in "ag" for axis in "xyz")], rows)
+    student = EgoDistill(2, feature_dim=8, image_encoder="resnet10x4", image_weights=None, hidden=8, frame_size=32)
+    student.save(tmp_path / "student.pt")
+    for command in (["predict"], ["live", "--fast"]):
+        assert cli.main([*command, str(video), "--student", str(tmp_path / "student.pt")]) == 0
+        error = capsys.readouterr().err
+        assert f"note: {table}: mean acceleration 0.30 m/s2" in error and "the gyroscope is zero" in error
+
+
+def test_skipped_clips_are_counted(files, monkeypatch, capsys):
+    monkeypatch.chdir(files)
+    lost = inference.Prediction(2.0, 4.0, [], "no head motion")
+    for rows, code, told in (
+        ([lost, lost], 1, "a.mp4: all 2 clips were skipped for the reasons above"),
+        ([lost, inference.Prediction(0.0, 2.0, [("wash", 1.0)])], 0, "1 of 2 clips were skipped"),
+        ([inference.Prediction(0.0, 2.0, [("wash", 1.0)])], 0, ""),
+    ):
+        monkeypatch.setattr(inference, "predict", lambda *_, rows=rows, **options: iter(rows))
+        assert cli.main(["predict", "a.mp4", "--student", "student.pt"]) == code
+        error = capsys.readouterr().err
+        assert told in error and ("skipped" in error) == bool(told)
+
+
+def test_a_document_for_tables_is_markdown(tmp_path, capsys):
+    (tmp_path / "student.pt").write_bytes(b"weights")
+    assert cli.main(["measure", "--rows", "EgoDistill", "--markdown", str(tmp_path / "student.pt")]) == 1
+    assert "its name must end in .md" in capsys.readouterr().err
+    assert (tmp_path / "student.pt").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_predictions_are_written_as_they_come(suffix, files, monkeypatch, tmp_path, capsys):
+    """What ends `predict` in its middle leaves the rows so far, in a file that can be read."""
+    out, read = tmp_path / f"rows.{suffix}", []
+
+    def predict(model, recording, **options):
+        for k in range(3):
+            problem = "a frame is lost" if k == 1 else None
+            yield inference.Prediction(
+                2.0 * k, 2.0 * k + 2, [] if problem else [("wash", 0.75), ("cut", 0.25)], problem
+            )
+            text = out.read_text()
+            read.append(json.loads(text) if suffix == "json" else list(csv.DictReader(text.splitlines())))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inference, "predict", predict)
+    monkeypatch.chdir(files)
+    out.write_text("start,stop,class_1\n" + 1000 * "an older and longer result\n")
+    assert cli.main(["predict", "a.mp4", "--student", "student.pt", "--out", str(out), "--top", "2"]) == 130
+    assert list(map(len, read)) == [1, 2, 3]
+    last, lost = read[-1][-1], read[-1][1]
+    if suffix == "json":
+        assert last == {"start": 4.0, "stop": 6.0, "classes": [["wash", 0.75], ["cut", 0.25]], "problem": None}
+        assert lost["classes"] == [] and json.loads(out.read_text()) == read[-1]
+    else:
+        assert last["class_1"] == "wash" and float(last["score_2"]) == 0.25 and last["problem"] == ""
+        assert lost["problem"] == "a frame is lost" and out.read_text().count("\n") == 4
+
+
+def test_an_error_before_the_first_prediction_leaves_an_earlier_result(files, monkeypatch, tmp_path, capsys):
+    def predict(model, recording, **options):
+        raise ValueError("no IMU")
+        yield
+
+    out = tmp_path / "rows.csv"
+    out.write_text("start,stop,class_1\n")
+    monkeypatch.setattr(inference, "predict", predict)
+    monkeypatch.chdir(files)
+    assert cli.main(["predict", "a.mp4", "--student", "student.pt", "--out", str(out)]) == 1
+    assert "no IMU" in capsys.readouterr().err and out.read_text() == "start,stop,class_1\n"
+
+
+def test_an_output_that_grows_has_one_writer(files, monkeypatch, tmp_path, capsys):
+    """Another command for the same file, also by another name, ends before it loads anything."""
+    out = tmp_path / "rows.json"
+    (tmp_path / "link.json").symlink_to(out)
+
+    def predict(model, recording, **options):
+        yield inference.Prediction(0.0, 2.0, [("wash", 1.0)])
+        capsys.readouterr()
+        before = out.read_text()
+        for command in ("predict", "live"):
+            for name in ("rows.json", "link.json"):
+                words = [command, "no.mp4", "--student", "none", "--out", str(tmp_path / name), "--overwrite"]
+                assert cli.main(words) == 1
+                told = f"{out}: another process is writing it; wait for its end, or give another path"
+                assert capsys.readouterr().err.strip() == f"egodistill {command}: {told}"
+        assert out.read_text() == before and json.loads(before)[0]["start"] == 0.0
+
+    monkeypatch.setattr(inference, "predict", predict)
+    monkeypatch.chdir(files)
+    assert cli.main(["predict", "a.mp4", "--student", "student.pt", "--out", str(out)]) == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["link.json", "rows.json"]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("measure --student a.pt --rows Video", "--rows: Table 3 is measured without"),
+        ("export a.pt --check k --calibrate-split all --calibrate-clips 9", "--calibrate-split, --calibrate-clips: "),
+        ("export a.pt --check-split all", "--check-split: only with --check STORE or --calibrate STORE"),
+    ],
+)
+def test_options_that_would_be_ignored_are_errors(command, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "load_distilled", lambda path: None)
+    out = [] if command.startswith("measure") else ["--out", "o.pt"]
+    assert cli.main([*command.split(), *out]) == 1
+    assert words in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "command, told",
+    [
+        ("evaluate s --student student.pt --teacher small", "size 9, but that of the teacher 'small' has the size 12"),
+        (
+            "evaluate s --student student.pt --teacher smal",
+            "the store has no array 'smal.feature'; it has outputs of: small.",
+        ),
+        ("export teacher.pt --out x.pt2", "teacher.pt holds a teacher; give the file of a student"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(command, told, taught, capsys):
+    assert cli.main([*command.split(), *(["--split", "test"] if " s " in command else [])]) == 1
+    printed = capsys.readouterr()
+    assert told in printed.err and "Traceback" not in printed.err, printed.err
+    assert not (taught / "x.pt").exists()

@@ -1,0 +1,804 @@
+"""Each option of each command arrives where it acts."""
+
+import argparse
+import functools
+import inspect
+import json
+import typing
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from commandline import Clips, run
+from miniature import file_of
+
+import egodistill.commands.demo
+import egodistill.commands.recordings
+import egodistill.support.files
+from egodistill import EgoDistill, data, distillation, inference, teachers
+from egodistill.commands import cli, live, training
+from egodistill.commands import models as model_commands
+from egodistill.commands.settings import add_fields, apply_options, flag, option_fields, used_flags
+from egodistill.deploy import arrivals, events, feeds, stream
+from egodistill.experiments import benches, paper, synthetic
+from egodistill.experiments import costs as paper_costs
+from egodistill.recordings import copies, pictures
+from egodistill.support import tables
+
+
+def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
+    given = []
+
+    def distill(model, store, settings, **named):
+        given.append(settings)
+        settings.checkpoint.touch()  # as a training leaves it
+        assert named == {"teacher": "slowfast-0"}
+        return [{"loss": 0.0, "top1": 0.0}]
+
+    monkeypatch.setattr(distillation, "distill", distill)
+    command = ["distill", str(demo.out / "store"), "--teacher", "slowfast-0"]
+    command += ["--init", str(file_of(demo.out, "stage 1", 0)), "--out", str(tmp_path / "s.pt")]
+    assert cli.main(command) == 0
+    plain = replace(egodistill.EPIC_KITCHENS.distillation, checkpoint=tmp_path / "s.pt.training")
+    assert given.pop() == plain  # the paper's for EPIC-KITCHENS
+    values = (
+        "--alpha 0.5 --beta 2 --tau 3 --tau-squared --l1-reduction sum --epochs 4 --batch-size 5 --learning-rate 0.6 "
+        "--decay-epochs 2 3 --decay 0.7 --weight-decay 0.8 --seed 9 --precision bf16 --device cpu "
+        "--schedule cosine --warmup-epochs 1.5 --sync-batch-norm --crop 0.3 --jitter 0.2 --label-smoothing 0.1"
+    )
+    assert cli.main(command + values.split()) == 0
+    assert given.pop() == egodistill.DistillationSettings(
+        alpha=0.5,
+        beta=2.0,
+        tau=3.0,
+        tau_squared=True,
+        l1_reduction="sum",
+        epochs=4,
+        batch_size=5,
+        learning_rate=0.6,
+        schedule="cosine",
+        warmup_epochs=1.5,
+        decay_epochs=(2, 3),
+        decay=0.7,
+        weight_decay=0.8,
+        seed=9,
+        precision="bf16",
+        device="cpu",
+        sync_batch_norm=True,
+        augment=egodistill.Augment(crop=0.3, jitter=0.2),
+        label_smoothing=0.1,
+        checkpoint=tmp_path / "s.pt.training",
+    )
+    assert cli.main([*command, "--decay-epochs"]) == 0 and given.pop().decay_epochs == ()
+
+
+def test_the_crop_of_the_command_line_changes_the_clips(demo, tmp_path, monkeypatch, capsys):
+    """A training of its own: what reaches the student is cut, each clip in its way."""
+    seen = []
+    monkeypatch.setattr(egodistill.Augment, "apply", lambda self, batch, seeds: seen.extend([self.crop] * len(seeds)))
+    command = ["finetune", demo.out / "store", "--architecture", "student", "--preset", "demo", "--epochs", 1]
+    run(capsys, *command, "--out", tmp_path / "plain.pt")
+    assert seen == []
+    run(capsys, *command, "--crop", 0.25, "--out", tmp_path / "cut.pt")
+    assert seen == 16 * [0.25]
+    run(capsys, *command, "--validation", "test", "--out", tmp_path / "best.pt")
+    (row,) = egodistill.support.files.read_lines(tmp_path / "best.pt.jsonl", "validation_top1")
+    assert row["epoch"] == 1 and 0 <= row["validation_top1"] <= 1
+
+
+@pytest.mark.parametrize("stage", ["finetuning", "pretraining", "distillation", "student"])
+def test_options_are_the_fields_of_settings(stage):
+    """All fields but those that come from elsewhere; each is read back with the type of its default."""
+    settings = getattr(egodistill.EGO4D, stage)
+    parser = argparse.ArgumentParser()
+    add_fields(parser, settings)
+    free = {"device", "checkpoint", "checkpoint_seconds", "progress", "augment"}
+    free |= {"imu_width", "hidden", "fusion_layers", "feature_dim"}
+    names = {action.dest for action in parser._actions} - {"help"}
+    assert names == ({field.name for field in fields(settings)} - free) | (
+        {"crop", "jitter"} if stage != "student" else set()
+    )
+    arguments = parser.parse_args([])
+    assert apply_options(settings, arguments) == settings and used_flags(settings, arguments) == []
+    values, expected = [], {}
+    for field in fields(settings):
+        default = getattr(settings, field.name)
+        if field.name in names:
+            text = {"schedule": "cosine", "precision": "bf16", "imu_vector": "mean", "l1_reduction": "sum"}.get(
+                field.name, "7"
+            )
+            text = "0.5" if field.name in ("alpha", "decay", "label_smoothing") else text
+            values += [flag(field.name, default), *([] if isinstance(default, bool) else [text])]
+            expected[field.name] = {bool: not default, tuple: (7,), str: text}.get(
+                type(default), 0.5 if text == "0.5" else 7
+            )
+    if "crop" in names:  # a field of a dataclass in the settings
+        at = values.index("--sync-batch-norm") + 1  # in the order of the fields
+        values[at:at] = ["--crop", "0.5", "--jitter", "0.25"]
+        expected["augment"] = egodistill.Augment(crop=0.5, jitter=0.25)
+    changed = apply_options(settings, parser.parse_args(values))
+    assert changed == replace(settings, **expected)
+    assert all(type(getattr(changed, name)) is type(getattr(settings, name)) for name in expected)
+    assert used_flags(settings, parser.parse_args(values)) == [v for v in values if v[:2] == "--"]
+
+
+class Spies:
+    """Functions that record their calls in place of the real ones: `calls[name]` has the arguments of each call."""
+
+    def __init__(self, monkeypatch):
+        self.monkeypatch, self.calls = monkeypatch, {}
+
+    def put(self, place, name, result=None, label=None):
+        """Replace a function; `result` is what it returns, or a function of its arguments."""
+        signature, seen = inspect.signature(getattr(place, name)), self.calls.setdefault(label or name, [])
+
+        def spy(*given, **named):
+            bound = signature.bind(*given, **named)
+            bound.apply_defaults()
+            seen.append(bound.arguments)
+            return result(bound.arguments) if inspect.isfunction(result) else result
+
+        self.monkeypatch.setattr(place, name, spy)
+
+    def values(self, path):
+        """Return what a path such as "distill.settings.tau" is in each call of its function."""
+        name, *parts = path.split(".")
+        found = list(self.calls[name])
+        for part in parts:
+            found = [one[part] if isinstance(one, dict) else getattr(one, part) for one in found]
+        return found
+
+
+UNUSED = ["crop", "jitter", "label_smoothing"]  # by stage 1
+
+
+def field_words(settings, without=()) -> tuple[str, dict]:
+    """Return options with other values than the defaults for all fields that are options, and the values."""
+    words, values = [], {}
+    for name, value, hint in option_fields(settings):
+        if name in without:
+            continue
+        other = {bool: not value, int: 7, float: 0.25, tuple: (7,), str: "none", type(None): "none"}[type(value)]
+        choices = [choice for choice in typing.get_args(hint) if isinstance(choice, str)]
+        other = choices[-1] if choices and choices[-1] != value else choices[0] if choices else other
+        other = {"image_encoder": "resnet10x4", "image_weights": "w.pth"}.get(name, other)
+        shown = (
+            [] if isinstance(value, bool) else [str(one) for one in (other if isinstance(other, tuple) else [other])]
+        )
+        words += [flag(name, value), *shown]
+        values[name] = other
+    return " ".join(words), values
+
+
+def stage_arrivals(stage, function, without=()) -> tuple[str, dict]:
+    """Return words for all options of a stage and of a student, and where each arrives."""
+    words, values = field_words(getattr(egodistill.EPIC_KITCHENS, stage), without)
+    arrivals = {f"{function}.settings.{name}": value for name, value in values.items()}
+    for name in {"crop", "jitter"} & set(values):
+        arrivals[f"{function}.settings.augment.{name}"] = arrivals.pop(f"{function}.settings.{name}")
+    return f"{words} --device cpu", arrivals | {f"{function}.settings.device": "cpu"}
+
+
+def student_arrivals(function, without=()) -> tuple[str, dict]:
+    words, values = field_words(egodistill.EPIC_KITCHENS.student, without)
+    arrivals = {f"{function}.model.arguments.{name}": value for name, value in values.items()}
+    arrivals["build_image_encoder.weights"] = arrivals.pop(f"{function}.model.arguments.image_weights")
+    return words, arrivals
+
+
+def training_runs(stage, function, fixed="", *, without=(), without_student=()):
+    """Return the runs of a training command: all settings; a model to start from; a preset."""
+    ours = " --teacher t" if function != "finetune" else ""
+    words, arrivals = stage_arrivals(stage, function, without)
+    student, built = student_arrivals(function, without_student)
+    out = f"folder --out {{tmp}}/x.pt{ours}"
+    taught = {f"{function}.teacher": "t"} if ours else {}
+    files = {f"{function}.settings.checkpoint": "{tmp}/x.pt.training", "check_output.path": "{tmp}/x.pt"}
+    store = {f"{function}.store.opened": ("folder", "own")}
+    start = "load_model.path" if function == "finetune" else "load_distilled.path"
+    return [
+        (f"{out} {fixed} --split own {words} {student}", arrivals | built | taught | files | store),
+        (f"{out} --init a.pt --overwrite", {start: "a.pt", "check_output.overwrite": True}),
+        (f"{out} {fixed} --preset demo", {f"{function}.settings.epochs": 6}),
+    ]
+
+
+SEGMENT_WORDS = (
+    "t.csv --root r --min-instances 3 --split-seed 7 --audio --imu-offsets o.csv --imu-axes XZy --stride 0.5 "
+    "--split-by stretch --test-share 0.2"
+)
+
+
+SEGMENT_ARRIVALS = {
+    "read_annotations.annotations": "t.csv",
+    "read_annotations.root": "r",
+    "read_annotations.min_instances": 3,
+    "read_annotations.seed": 7,
+    "read_annotations.audio": True,
+    "read_annotations.windows": egodistill.datasets.annotations.Windows(0.5, "stretch", 0.2),
+    "with_imu_offsets.table": "o.csv",
+    "with_imu_axes.axes": "XZy",
+}
+
+
+INFERENCE_WORDS = "--precision bf16 --compile --device cpu"
+
+
+def inference_arrivals(function):
+    return {f"{function}.precision": "bf16", f"{function}.compile": True, f"{function}.device": "cpu"}
+
+
+EXPERIMENT_WORDS = (
+    "folder --teacher t-{{seed}} --out {tmp}/o --seeds 4,5 --preset ego4d --epochs 7 --batch-size 6 --precision bf16 "
+    "--pretrained students=w.pth AdaFuse=None --jobs 3 --device cpu --markdown {tmp}/m.md"
+)
+
+
+EXPERIMENT_ARRIVALS = {
+    "Bench.store": "folder",
+    "Bench.out": "{tmp}/o",
+    "Bench.device": "cpu",
+    **{
+        f"Bench.protocol.recipe.{stage}.{name}": value
+        for stage in ("finetuning", "pretraining", "distillation")
+        for name, value in {"epochs": 7, "batch_size": 6, "precision": "bf16"}.items()
+    },
+    "Bench.protocol.recipe.distillation.tau": 10.0,
+    "Bench.protocol.recipe.student.image_weights": "w.pth",
+    "Bench.protocol.adafuse.weights": None,
+    "run.jobs": 3,
+    "report.path": "{tmp}/m.md",
+    "write_rows.about.seeds": [4, 5],
+}
+
+
+# {command: [(words, {where an option must arrive: its value}), ...]}; {tmp} is a folder. Together, the words of a
+# command use all of its options, with other values than the defaults.
+ARRIVALS = {
+    "segments": [(f"{SEGMENT_WORDS} --classes 1", SEGMENT_ARRIVALS | {"most_common.n": 1})],
+    "check": [
+        (
+            "t.csv --root r --max-offset 0.7 --out {tmp}/o.csv --plot {tmp}/p.png --overwrite",
+            {
+                "read_annotations.annotations": "t.csv",
+                "read_annotations.root": "r",
+                "check.offset": True,
+                "check.max_offset": 0.7,
+                "check_output.path": "{tmp}/o.csv",
+                "check_output.overwrite": True,
+                "draw_check.path": Path("{tmp}/p.png"),
+            },
+        ),
+        (
+            "v.mp4 --imu a.csv g.csv --imu-axes XZy --no-offset",
+            {
+                "open_recording.path": "v.mp4",
+                "open_recording.imu": ["a.csv", "g.csv"],
+                "check.video.imu_axes": "XZy",
+                "check.offset": False,
+            },
+        ),
+        ("{tmp}", {"find_videos.folder": "{tmp}", "open_recording.path": "v.mp4"}),
+    ],
+    "convert": [
+        (
+            "v.vrs --out {tmp}/c --overwrite",
+            {"convert.path": "v.vrs", "convert.folder": "{tmp}/c", "convert.overwrite": True},
+        )
+    ],
+    "transcode": [
+        (
+            "v.mp4 --out {tmp}/c --short-side 100 --keyframe-every 5 --quality 30 --measure --overwrite",
+            {
+                "transcode.video": "v.mp4",
+                "transcode.out": Path("{tmp}/c/v.mp4"),
+                "transcode.short_side": 100,
+                "transcode.keyframe_every": 5,
+                "transcode.quality": 30,
+                "transcode.measure": True,
+                "transcode.overwrite": True,
+            },
+        )
+    ],
+    "prepare": [
+        (
+            f"{SEGMENT_WORDS} --out {{tmp}}/s --num-frames 2 3 --frame-size 96 --sampling first last --key-frames "
+            "--clip-frames 6 --clip-size 80 --zero-accel --min-coverage 0.6 --max-gap 0.2 --max-hold 3 "
+            "--workers 3 --max-bad 0.4 --retry-failed",
+            SEGMENT_ARRIVALS
+            | {
+                "prepare.out": "{tmp}/s",
+                "prepare.num_frames": (2, 3),
+                "prepare.frame_size": 96,
+                "prepare.sampling": ["first", "last"],
+                "prepare.exact": False,
+                "prepare.clip_frames": 6,
+                "prepare.clip_size": 80,
+                "prepare.imu": True,
+                "prepare.audio": True,
+                "prepare.zero_accel": True,
+                "prepare.min_coverage": 0.6,
+                "prepare.max_gap": 0.2,
+                "prepare.max_hold": 3.0,
+                "prepare.workers": 3,
+                "prepare.max_bad": 0.4,
+                "prepare.retry_failed": True,
+                "prepare.consumer": None,
+            },
+        ),
+        ("t.csv --out {tmp}/s --tolerance 0.25", {"prepare.exact": True, "prepare.tolerance": 0.25}),
+        ("t.csv --out {tmp}/s --no-imu", {"prepare.imu": False, "prepare.tolerance": 0.0, "prepare.clip_size": 224}),
+        (
+            "t.csv --out {tmp}/s --teacher-file t.pt --batch-size 5 --precision bf16 --device cpu",
+            {
+                "load_teacher.path": "t.pt",
+                "Extraction.batch_size": 5,
+                "Extraction.precision": "bf16",
+                "Extraction.device": "cpu",
+                "prepare.consumer.kind": "one pass",
+                "prepare.class_names": ["1", "2", "3", "4"],
+            },
+        ),
+        (
+            "t.csv --out {tmp}/s --end-features w.pth --image-encoder resnet10x4 --frame-size 64 --key-frames "
+            "--batch-size 5 --precision bf16 --device cpu",
+            {
+                "build_image_encoder.name": "resnet10x4",
+                "build_image_encoder.weights": "w.pth",
+                "prepare.consumer.batch_size": 5,
+                "prepare.consumer.precision": "bf16",
+                "prepare.consumer.device.type": "cpu",
+                "prepare.consumer.model.frame_size": 64,
+                "prepare.consumer.model.exact": False,
+                "prepare.class_names": None,
+            },
+        ),
+        (
+            "t.csv --out {tmp}/s --architecture i3d",
+            {"prepare.clip_frames": 32, "prepare.clip_size": 256, "prepare.consumer": None},
+        ),
+        (
+            "t.csv --out {tmp}/s --architecture i3d --pretrained p.pth --batch-size 5",
+            {
+                "load.name": "i3d",
+                "load.checkpoint": "p.pth",
+                "Extraction.batch_size": 5,
+                "prepare.clip_frames": None,
+                "prepare.consumer.kind": "one pass",
+                "prepare.class_names": ["0", "1", "2", "3"],
+            },
+        ),
+        (
+            "t.csv --out {tmp}/s --end-features w.pth --teacher-file t.pt",
+            {"build_image_encoder.name": "resnet18", "prepare.class_names": ["1", "2", "3", "4"]},
+        ),
+    ],
+    "status": [("folder --seconds 0.25", {"ClipStore.path": "folder", "sleep.seconds": 0.25})],
+    "teachers": [("", {})],
+    "finetune": [
+        (
+            "folder --out {tmp}/x.pt --architecture student --validation best",
+            {"finetune.validation.opened": ("folder", "best")},
+        ),
+        *training_runs("finetuning", "finetune", "--architecture student"),
+        (
+            "folder --out {tmp}/x.pt --architecture mvit_b_16x4 --pretrained p.pth --name own --option width=12 "
+            "depths=(1,2) --head-only --gradient-checkpointing",
+            {
+                "load.name": "mvit_b_16x4",
+                "load.checkpoint": "p.pth",
+                "load.options": {"seconds": 1.5, "width": 12, "depths": (1, 2)},
+                "finetune.model.name": "own",
+                "finetune.model.net.gradient_checkpointing": True,
+                "finetune.model.net.norm.weight.requires_grad": False,
+                "finetune.model.classifier.weight.requires_grad": True,
+            },
+        ),
+    ],
+    "extract": [
+        (
+            "folder --split own --teacher-file t.pt --name mine --views 3 --batch-size 5 --overwrite --precision bf16 "
+            "--device cpu",
+            {
+                "extract.teacher.name": "mine",
+                "extract.store.opened": ("folder", "own"),
+                "load_teacher.path": "t.pt",
+                "extract.views": 3,
+                "extract.batch_size": 5,
+                "extract.overwrite": True,
+                "extract.precision": "bf16",
+                "extract.device": "cpu",
+            },
+        ),
+        ("folder --architecture i3d --pretrained p.pth", {"load.name": "i3d", "load.checkpoint": "p.pth"}),
+    ],
+    "pretrain": training_runs("pretraining", "pretrain_imu", without=UNUSED, without_student=["use_imu"]),
+    "distill": training_runs("distillation", "distill"),
+    "evaluate": [
+        (
+            f"folder --split own --student a.pt --teacher t --out {{tmp}}/e.json --overwrite {INFERENCE_WORDS}",
+            {
+                "evaluate.store.opened": ("folder", "own"),
+                "load_student.path": "a.pt",
+                "evaluate.teacher": "t",
+                "check_output.path": "{tmp}/e.json",
+                "check_output.overwrite": True,
+                **inference_arrivals("evaluate"),
+            },
+        ),
+        ("folder --teacher-file t.pt", {"load_teacher.path": "t.pt"}),
+    ],
+    "compare": [
+        (
+            EXPERIMENT_WORDS + " --num-frames 1 4 --methods VisOnly AdaFuse --teacher-file t.pt",
+            EXPERIMENT_ARRIVALS
+            | {
+                "comparison.teacher": "t-{{seed}}",
+                "comparison.seeds": [4, 5],
+                "comparison.num_frames": [1, 4],
+                "comparison.methods": ["VisOnly", "AdaFuse"],
+                "teacher_row.teacher": "t-{{seed}}",
+                "teacher_row.seeds": [4, 5],
+                "teacher_row.checkpoint": "t.pt",
+            },
+        )
+    ],
+    "ablate": [
+        (
+            EXPERIMENT_WORDS + " --num-frames 2",
+            EXPERIMENT_ARRIVALS
+            | {
+                "ablation.teacher": "t-{{seed}}",
+                "ablation.seeds": [4, 5],
+                "frame_choices.teacher": "t-{{seed}}",
+                "frame_choices.seeds": [4, 5],
+                "frame_choices.frames": 2,
+            },
+        )
+    ],
+    "export": [
+        (
+            "a.pt --out {tmp}/x.onnx --format onnx --precision int8 --batch-size 3 --calibrate c --calibrate-split all "
+            "--calibrate-clips 9 --check k --check-split own --overwrite --markdown {tmp}/m.md",
+            {
+                "load_distilled.path": "a.pt",
+                "export.path": "{tmp}/x.onnx",
+                "export.format": "onnx",
+                "export.precision": "int8",
+                "export.batch_size": 3,
+                "export.calibrate.opened": ("c", "all"),
+                "export.calibration_clips": 9,
+                "export.overwrite": True,
+                "compare.store.opened": ("k", "own"),
+                "compare.paths": ["{tmp}/x.onnx"],
+                "report.path": "{tmp}/m.md",
+            },
+        ),
+        (
+            "a.pt --out {tmp}/x.pt2 --pair --format aoti --precision bf16 --batch-size 1 --check k",
+            {
+                "export_pair.path": "{tmp}/x.pt2",
+                "export_pair.format": "aoti",
+                "export_pair.precision": "bf16",
+                "export_pair.batch_size": 1,
+                "compare.paths": [],
+                "compare.pairs": ["{tmp}/x.pt2"],
+            },
+        ),
+    ],
+    "measure": [
+        (
+            "--student a.pt --teacher-file t.pt --batch-size 5 --repeats 3 --seconds 0.5 --out {tmp}/m.json "
+            f"--overwrite --markdown {{tmp}}/m.md {INFERENCE_WORDS}",
+            {
+                "load_student.path": "a.pt",
+                "load_teacher.path": "t.pt",
+                "measure.batch_size": 5,
+                "measure.repeats": 3,
+                "measure.seconds": 0.5,
+                "check_output.path": "{tmp}/m.json",
+                "report.path": "{tmp}/m.md",
+                **inference_arrivals("measure"),
+            },
+        ),
+        ("--rows AdaFuse", {"measure.model.kind": "AdaFuse"}),
+    ],
+    "predict": [
+        (
+            "v.mp4 --student a.pt --imu a.csv g.csv --imu-offset 0.3 --imu-stretch 1.02 --imu-axes XZy --zero-accel "
+            "--min-coverage 0.6 --max-gap 0.2 --max-hold 3 --stride 0.5 --top 2 --key-frames --out {tmp}/p.csv "
+            f"--overwrite {INFERENCE_WORDS}",
+            {
+                "load_distilled.path": "a.pt",
+                "open_recording.path": "v.mp4",
+                "open_recording.imu": ["a.csv", "g.csv"],
+                "open_recording.imu_offset": 0.3,
+                "open_recording.imu_stretch": 1.02,
+                "open_recording.imu_axes": "XZy",
+                "open_recording.zero_accel": True,
+                "predict.min_coverage": 0.6,
+                "predict.max_gap": 0.2,
+                "predict.max_hold": 3.0,
+                "predict.stride": 0.5,
+                "predict.top": 2,
+                "predict.exact": False,
+                "check_output.path": "{tmp}/p.csv",
+                "check_output.overwrite": True,
+                "prediction_writer.path": Path("{tmp}/p.csv"),
+                "prediction_writer.top": 2,
+                **inference_arrivals("predict"),
+            },
+        ),
+        ("v.mp4 --student a.pt --tolerance 0.25", {"predict.exact": None, "predict.tolerance": 0.25}),
+        (
+            "v.mp4 --student a.pt",
+            {"predict.exact": None, "predict.tolerance": None, "open_recording.imu_axes": "gopro"},
+        ),
+    ],
+    "live": [
+        (
+            "v.mp4 --student a.pt --imu a.csv g.csv --imu-axes XZy --every 0.25 --frames newest --slack 0.1 --top 2 "
+            "--min-coverage 0.6 --max-gap 0.2 --max-age 3 --period 5 --frame-offset 0.3 --frame-stretch 1.02 --fast "
+            "--seconds 9 --events --json --out {tmp}/p.jsonl --overwrite --precision bf16 --device cpu",
+            {
+                "load_student.path": "a.pt",
+                "load_student.device": "cpu",
+                "VideoFeed.source": "v.mp4",
+                "VideoFeed.realtime": False,
+                "open_recording of live.path": "v.mp4",
+                "open_recording of live.imu": ["a.csv", "g.csv"],
+                "open_recording of live.imu_axes": "XZy",
+                "Stream.every": 0.25,
+                "Stream.frames": "newest",
+                "Stream.slack": 0.1,
+                "Stream.top": 2,
+                "Stream.min_coverage": 0.6,
+                "Stream.max_gap": 0.2,
+                "Stream.max_age": 3.0,
+                "Stream.period": 5.0,
+                "Stream.frame_clock": (0.3, 1.02),
+                "Stream.precision": "bf16",
+                "answers_in_order.source.offset": 0.3,
+                "answers_in_order.source.stretch": 1.02,
+                "answers_in_order.seconds": 9.0,
+                "Output.as_json": True,
+                "Output.tracker": events.Tracker(),
+                "check_output.path": "{tmp}/p.jsonl",
+                "check_output.overwrite": True,
+            },
+        ),
+        (
+            "tcp://127.0.0.1:9 --student a.pt --imu-follow t.csv --align arrival --tolerance 0.25",
+            {
+                "VideoFeed.realtime": True,
+                "table_samples.path": "t.csv",
+                "Inputs.source.align": True,
+                "Stream.tolerance": 0.25,
+                "Stream.frame_clock": (7.5, 1.0),  # as the arrivals say
+                "Output.tracker": None,
+            },
+        ),
+    ],
+    "demo": [
+        (
+            "--out {tmp}/d --seeds 4,5 --world-seed 6 --teachers slowfast,x3d --quick --image-weights w.pth "
+            "--precision bf16 --jobs 3 --markdown {tmp}/m.md",
+            {
+                "Bench.out": "{tmp}/d",
+                "Bench.store": "{tmp}/d/store",
+                "Bench.protocol.recipe.student.image_weights": "w.pth",
+                "Bench.protocol.recipe.distillation.epochs": 2,
+                "Bench.protocol.recipe.pretraining.precision": "bf16",
+                "Bench.teachers.x3d-{seed}.training.precision": "bf16",
+                "render.out": Path("{tmp}/d/world"),
+                "render.seed": 6,
+                "render.train_acts": 48,
+                "prepare.out": Path("{tmp}/d/store"),
+                "demo_runs.seeds": [4, 5],
+                "demo_runs.teacher": "slowfast-{{seed}}",
+                "run.jobs": 3,
+                "report.path": "{tmp}/m.md",
+            },
+        )
+    ],
+    "synthesize": [
+        (
+            "{tmp}/w --seed 5 --train-acts 9 --test-acts 6 --label-noise 0.5",
+            {
+                "render.out": "{tmp}/w",
+                "render.seed": 5,
+                "render.train_acts": 9,
+                "render.test_acts": 6,
+                "render.label_noise": 0.5,
+            },
+        )
+    ],
+}
+
+
+def option_parser(command: str) -> argparse.ArgumentParser:
+    modules = (egodistill.commands.recordings, egodistill.commands.demo, live, model_commands, training)
+    (add_options,) = [module.COMMANDS[command][0] for module in modules if command in module.COMMANDS]
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    return parser
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_all_options_are_in_the_table_of_arrivals(command):
+    """A new option needs a place where it must arrive; its value there is not the default."""
+    parser, used = option_parser(command), set()
+    for words, _ in ARRIVALS[command]:
+        arguments = parser.parse_args(words.split())
+        for action in parser._actions:
+            if hasattr(arguments, action.dest) and getattr(arguments, action.dest) != action.default:
+                used.add(action.dest)
+    assert used == {action.dest for action in parser._actions} - {"help"}
+
+
+@pytest.mark.parametrize(("command", "number"), [(c, k) for c, runs in ARRIVALS.items() for k in range(len(runs))])
+def test_every_option_arrives_where_it_acts(command, number, tmp_path, monkeypatch, capsys):
+    spies = spies_for_all_commands(monkeypatch, tmp_path)
+    words, arrivals = ARRIVALS[command][number]
+    run(capsys, command, *words.format(tmp=tmp_path).split())
+
+    def filled(value):
+        return type(value)(str(value).format(tmp=tmp_path)) if isinstance(value, (str, Path)) else value
+
+    for place, value in arrivals.items():
+        value = [filled(one) for one in value] if isinstance(value, list) else filled(value)
+        found = spies.values(place)
+        assert found, f"{place} was never called"
+        assert all(type(one) is type(value) or not isinstance(value, Path) for one in found)
+        known = [str(one) if isinstance(one, Path) and isinstance(value, str) else one for one in found]
+        if place.startswith(("check_output.path", "load_", "Bench.protocol", "demo_runs.teacher")):
+            assert value in known, (place, found)
+        else:
+            assert known and all(one == value for one in known), (place, found)
+
+
+def exported(path) -> dict:
+    Path(path).write_text("x")
+    return {"file": Path(path).name, "run": "python"}
+
+
+def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
+    """Replace all functions that do the work of a command."""
+    spies = Spies(monkeypatch)
+    segment = data.Segment("1", "v.mp4", 0.0, 2.0, "walk")
+    segments = data.SegmentList([segment, replace(segment, id="2", label="run")])
+    student = EgoDistill(4, image_encoder="resnet10x4", image_weights=None, frame_size=32, hidden=8, feature_dim=12)
+    small = {"frames": 4, "size": 32, "width": 12, "depths": (1, 1), "kv_stride": 4, "progress": False}
+    teacher = teachers.load("mvit_b_16x4", None, 4, **small)
+    row = paper.Row("EgoDistill", 1, "1 frame", 50.0, None, [50.0], 1.0, 1, 1.0, {}, benches.Run("EgoDistill"))
+    zeros = torch.zeros(4, 4, dtype=torch.int64)
+    evaluation = inference.Evaluation(0.5, {"open": 0.5}, zeros, zeros.float(), torch.zeros(4), 0.1, 8)
+
+    annotations, recordings, commands = (
+        egodistill.datasets.annotations,
+        egodistill.recordings.checks,
+        egodistill.commands.recordings,
+    )
+    spies.put(egodistill.support.files, "check_output")
+    monkeypatch.setattr(commands, "first_line", lambda path: "video,start,stop,label")
+    spies.put(annotations, "read_annotations", segments)
+    spies.put(annotations, "with_imu_offsets", segments)
+    spies.put(annotations, "with_imu_axes", segments)
+    spies.put(commands.Counter, "most_common", lambda given: list(given["self"].items())[: given["n"]])
+    spies.put(recordings, "check", recordings.Check("v.mp4", rates=("one",)))
+    spies.put(egodistill.recordings.pictures, "draw_check")
+    spies.put(data, "open_recording", segment.recording)
+    spies.put(egodistill.recordings.clips, "find_videos", ["v.mp4"])
+    made = copies.Transcoded("c.mp4", 1, 1, 1, 0, 0, (), None)
+    spies.put(recordings, "transcode", made)
+    spies.put(commands.aria, "convert", commands.aria.Converted("v.mp4", "v.csv", 1, 1, 1.0, ()))
+    spies.put(data, "prepare", Clips("prepared"))
+    spies.put(commands, "describe_store")
+    spies.put(egodistill.commands.demo, "describe_store", label="describe_store of the demo")
+    store = Clips("folder")
+    store.counts, store.failures = {"train": {"ok": 1, "failed": 0, "missing": 0}}, []
+    spies.put(data, "ClipStore", lambda given: store)
+    monkeypatch.setattr(commands.time, "sleep", lambda seconds: spies.calls["sleep"].append({"seconds": seconds}))
+    spies.calls["sleep"] = []
+    monkeypatch.setattr(commands, "finished_clips", lambda path: {"prepare": (1, 2)})
+
+    for name in ("finetune", "distill", "pretrain_imu"):
+        spies.put(distillation, name, [{"loss": 1.0, "top1": 0.5, "matching": 0.5}])
+    spies.put(model_commands, "open_split", lambda given: Clips(*given.values()))
+    spies.put(model_commands, "load_distilled", student)
+    spies.put(model_commands, "load_student", student)
+    spies.put(model_commands, "load_teacher", teacher)
+    spies.put(egodistill.engine.checkpoints, "load_model", student)
+    build = egodistill.student.build_image_encoder
+    spies.put(egodistill.student, "build_image_encoder", lambda given: build(given["name"], None))
+    small_teacher = functools.partial(teachers.load, "mvit_b_16x4", None, 4, **small)
+    spies.put(teachers, "load", lambda given: small_teacher())
+    spies.put(teachers, "extract")
+    teacher.class_names = list("1234")
+    one_pass = argparse.Namespace(kind="one pass", batch_size=8, specs={}, arrays=[], record={})
+    spies.put(teachers, "Extraction", lambda given: one_pass)
+    spies.put(inference, "evaluate", evaluation)
+    spies.put(inference, "predict", [inference.Prediction(0.0, 2.0, [("open", 0.5)])])
+    for module in (model_commands, live):
+        spies.put(module, "report_notes", label=f"report_notes of {module.__name__}")
+    writer = model_commands.prediction_writer
+    spies.put(model_commands, "prediction_writer", lambda given: writer(**given))
+    cost = inference.Cost(1.0, 1, 1.0, 5, "cpu", "bf16", 3)
+    spies.put(inference, "measure", cost)
+
+    spies.put(live, "load_student", student)
+    spies.put(
+        feeds,
+        "VideoFeed",
+        lambda given: argparse.Namespace(live="://" in given["source"], problem="", dropped=0, broken=0),
+    )
+    spies.put(feeds, "table_samples", [])
+    unread = argparse.Namespace(motion=lambda: None, imu_axes="gopro")
+    spies.put(egodistill.recordings.clips, "open_recording", unread, label="open_recording of live")
+    finished = {"finish": lambda: [], "stats": arrivals.Stats(given=1)}
+    spies.put(stream, "Stream", lambda given: argparse.Namespace(choice=given["frames"], **finished))
+    spies.put(live, "answers_in_order", [])
+    spies.put(live, "answers_as_they_come", [])
+    threads = {"start": lambda: None, "aligned": lambda stop: 7.5, "close": lambda: None, "error": None}
+    spies.put(live, "Inputs", lambda given: argparse.Namespace(**threads))
+    output = live.Output
+    spies.put(live, "Output", lambda given: output(**given))
+    for name, (published, _) in list(paper_costs.TABLE_3.items()):
+        model = argparse.Namespace(kind=name)
+        monkeypatch.setitem(paper_costs.TABLE_3, name, (published, lambda model=model: model))
+    monkeypatch.setattr(paper_costs, "table_3_notes", lambda models, costs: [])
+    spies.put(egodistill.deploy.export, "export", lambda given: exported(given["path"]))
+    spies.put(egodistill.deploy.export, "export_pair", lambda given: [exported(f"{given['path']}.{k}") for k in "ab"])
+    spies.put(egodistill.deploy.export, "compare", [])
+    spies.put(tables, "report")
+
+    bench, runs = benches.Bench, [benches.Run("VisOnly", seed=4)]
+    spies.put(bench, "run")
+    monkeypatch.setattr(bench, "hours", lambda self, runs: 1.0)
+    spies.put(paper, "Bench", lambda given: bench(**given))
+    for name in ("comparison", "ablation", "frame_choices"):
+        spies.put(paper, name, runs)
+    spies.put(paper, "teacher_row", row)
+    losses = 1 + len(paper.ABLATIONS)
+    spies.put(paper, "rows", lambda given: losses * [row])
+    spies.put(paper, "differences", [])
+    spies.put(paper, "write_rows", [tmp_path / "written.json"])
+    spies.put(pictures, "draw", [])
+    spies.put(
+        synthetic,
+        "render",
+        synthetic.World(tmp_path, tmp_path / "EPIC_100_train.csv", ("P01",), (), ("P30",), tmp_path),
+    )
+    spies.put(data, "read_epic_kitchens", segments)
+    demo_runs = egodistill.commands.demo.demo_runs
+    spies.put(egodistill.commands.demo, "demo_runs", lambda given: demo_runs(**given))
+    monkeypatch.setattr(egodistill.commands.demo, "report_limits", lambda rows, things: None)
+    monkeypatch.setattr(egodistill.commands.demo, "teachers_table", lambda rows: None)
+    return spies
+
+
+def test_evaluation_files_hold_the_numbers_of_the_evaluation(tmp_path, monkeypatch, capsys):
+    spies = spies_for_all_commands(monkeypatch, tmp_path)
+    confusion = torch.tensor([[3, 1, 0, 0], [0, 0, 0, 0], [0, 2, 2, 0], [0, 0, 0, 1]])
+    per_class = {"close": 0.75, "put": 0.5, "take": 1.0}
+    found = inference.Evaluation(0.625, per_class, confusion, torch.zeros(9, 4), torch.zeros(9), 0.12345, 11, "bf16")
+    spies.put(inference, "evaluate", found)
+    out = run(capsys, "evaluate", "s", "--student", "a.pt", "--teacher", "t", "--out", tmp_path / "e.json")
+    assert json.loads((tmp_path / "e.json").read_text()) == {
+        "format": "egodistill evaluation 1",
+        "top1": 0.625,
+        "per_class": per_class,
+        "class_names": ["close", "open", "put", "take"],
+        "confusion": confusion.tolist(),
+        "feature_distance": 0.12345,
+        "segments": 9,
+        "clips": 11,
+        "precision": "bf16",
+    }
+    assert out.splitlines()[0] == "top-1 62.50 % of 9 segments (11 clips, bf16), feature distance 0.1235"
+    assert [line.split() for line in out.splitlines()[1:]] == [
+        ["close", "75.00", "%", "of", "4"],
+        ["put", "50.00", "%", "of", "4"],
+        ["take", "100.00", "%", "of", "1"],
+    ]

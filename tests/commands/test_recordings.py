@@ -1,0 +1,582 @@
+"""Commands for recordings and stores: check, transcode, segments, prepare, status; whole roads on real recordings."""
+
+import argparse
+import csv
+import json
+import re
+import shutil
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import small_teachers
+import torch
+from commandline import auto, run, small_student
+from miniature import weights
+from painted import write_table
+from panned import RATE, gyroscope, pan
+from test_video_i3d import unit_norms, write_published
+
+import egodistill.commands.recordings
+from egodistill import EgoDistill, data, inference, teachers
+from egodistill.commands import cli
+from egodistill.experiments import behaviour, synthetic
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "inf", "nan", "1e9", "soon"])
+def test_status_measures_over_a_time(value, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["status", "store", "--seconds", value])
+    assert f"--seconds: {value!r} is not a number of seconds above 0" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
+    """prepare, finetune, extract, pretrain, distill, evaluate, measure, predict; the telemetry is
+    taken out of the MP4."""
+    video = sample_data / "gopro" / "max-heromode.mp4"
+    seconds = 64 / 30
+    table, store = tmp_path / "segments.csv", tmp_path / "store"
+    rows = ["video,start,stop,label,split,imu"]
+    for k, what in enumerate(("walk,train", "turn,test", "turn,train", "walk,test")):
+        rows.append(f"{video},{k * seconds},{(k + 1) * seconds},{what},")
+    rows.append(f"{video},00:00:08.3,00:00:10.3,turn,train,")
+    table.write_text("\n".join(rows) + "\n")
+
+    out = run(
+        capsys,
+        "prepare",
+        table,
+        "--out",
+        store,
+        "--frame-size",
+        64,
+        "--clip-frames",
+        8,
+        "--clip-size",
+        64,
+    )
+    assert f"{store}: 5 clips (2 test, 3 train) from 1 videos" in out and "2 classes" in out
+    opened = data.ClipStore(store)
+    assert opened.class_names == ["turn", "walk"]
+    assert opened.read("clip", [0]).shape == (1, 8, 3, 64, 64)
+    assert opened.read("imu", [0])[0, :, 2].mean() == pytest.approx(9.8, abs=1)  # Z is up
+
+    teacher, start, student = (tmp_path / f"{name}.pt" for name in ("teacher", "imu", "student"))
+    short = ["--epochs", 1, "--batch-size", 2, "--learning-rate", 1e-4]
+    finetune = ["finetune", store, "--out", teacher, "--name", "slowfast", *short]
+    finetune += ["--option", "width=8", "beta=4", "depths=(1,1,1,1)"]
+    assert re.match(rf"{teacher}: loss \d.*, top-1 on the training clips", run(capsys, *finetune))
+    before = teacher.stat().st_size, weights(teacher)
+    run(capsys, *finetune)  # Given again, a finished command changes nothing.
+    again = weights(teacher)
+    assert all(torch.equal(before[1][key], again[key]) for key in again)
+
+    out = run(capsys, "extract", store, "--teacher-file", teacher)
+    assert "slowfast.feature and slowfast.logits for 5 clips" in out
+    feature = data.ClipStore(store).read("slowfast.feature", np.arange(5))
+    expected = teachers.Teacher.load(teacher)(torch.from_numpy(opened.read("clip", np.arange(5))))
+    np.testing.assert_allclose(feature, expected.feature.detach(), atol=1e-4)
+
+    small = ["--image-encoder", "shufflenet_v2_x0_5", "--image-weights", "none"]
+    of = ["--teacher", "slowfast"]
+    out = run(capsys, "pretrain", store, *of, "--out", start, *small, *short)
+    assert re.match(rf"{start}: loss \d.*of the clips matched to their IMU", out)
+    out = run(capsys, "distill", store, *of, "--init", start, "--out", student, *short)
+    assert re.match(rf"{student}: loss \d.*, top-1 on the training clips", out)
+    # It starts from stage 1, from which two steps of 1e-4 lead nowhere else.
+    model = EgoDistill.load(student)
+    moved = [float((value - weights(start)[name]).detach().abs().max()) for name, value in model.named_parameters()]
+    assert 0 < max(moved) < 1e-3
+    frames_only = tmp_path / "frames.pt"
+    run(capsys, "distill", store, *of, "--no-imu", "--out", frames_only, *small, *short)
+    assert EgoDistill.load(frames_only).inputs == ("frames",)
+
+    numbers = tmp_path / "evaluation.json"
+    out = run(capsys, "evaluate", store, "--student", student, *of, "--out", numbers)
+    result = inference.evaluate(model, data.ClipStore(store).split("test"), teacher="slowfast", progress=False)
+    found = json.loads(numbers.read_text())
+    assert out.startswith(f"{result}, feature distance {result.feature_distance:.4f}\n")
+    assert re.search(rf"turn +{100 * result.per_class['turn']:.2f} % of 1\n", out)
+    assert found["top1"] == result.top1 and found["segments"] == found["clips"] == 2
+    assert found["confusion"] == result.confusion.tolist()
+    assert found["class_names"] == model.class_names
+    assert found["precision"] == result.precision == auto()
+    out = run(capsys, "evaluate", store, "--teacher-file", teacher, "--split", "all", "--precision", "fp32")
+    assert "of 5 segments (5 clips, fp32)" in out
+
+    cost = inference.measure(model, batch_size=1, repeats=1)
+    out = run(capsys, "measure", "--student", student, "--teacher-file", teacher, "--batch-size", 2, "--repeats", 2)
+    assert re.search(rf"student.pt +{cost.gmacs:.4f} +{cost.params:,} +\d+\.\d\d\n", out)
+    assert "teacher.pt" in out and "half of what torch's FlopCounterMode counts" in out
+
+    asked = ["predict", video, "--student", student, "--top", 2, "--out"]
+    out = run(capsys, *asked, tmp_path / "walk.json")
+    assert run(capsys, *asked, tmp_path / "walk.csv") == out
+    rows = json.loads((tmp_path / "walk.json").read_text())
+    with open(tmp_path / "walk.csv", newline="") as file:
+        cells = list(csv.DictReader(file))
+    starts = [*(k * seconds for k in range(4)), data.probe(video).duration - seconds]  # to the end of the recording
+    assert len(rows) == len(cells) == len(out.splitlines()) == 5
+    for start, row, cell, line in zip(starts, rows, cells, out.splitlines(), strict=True):
+        assert (row["start"], row["stop"]) == pytest.approx((start, start + seconds))
+        assert row["problem"] is None and cell["problem"] == ""
+        (best, high), (second, low) = row["classes"]
+        assert {best, second} == {"turn", "walk"} and high >= low
+        assert high + low == pytest.approx(1)
+        assert (cell["class_1"], float(cell["score_1"])) == (best, high)
+        assert (cell["class_2"], float(cell["score_2"])) == (second, low)
+        assert (float(cell["start"]), float(cell["stop"])) == pytest.approx((row["start"], row["stop"]), abs=1e-3)
+        assert f"{row['start']:.2f}" in line and f"{best} {high:.2f}  {second} {low:.2f}" in line
+
+    # The test segments are clips of the recording's own grid: prepare and predict must agree on their pictures and
+    # motion. The student above hardly looks at either after two steps; this one does.
+    torch.manual_seed(0)
+    keen = EgoDistill(2, image_weights=None, frame_size=64, hidden=64, class_names=["turn", "walk"])
+    keen.classifier.weight.data *= 30
+    keen.save(tmp_path / "keen.pt")
+    scores = inference.evaluate(keen, data.ClipStore(store).split("test"), progress=False).scores
+    run(capsys, "predict", video, "--student", tmp_path / "keen.pt", "--out", tmp_path / "keen.json")
+    rows = json.loads((tmp_path / "keen.json").read_text())
+    walk = [dict(row["classes"])["walk"] for row in rows]
+    assert [walk[1], walk[3]] == pytest.approx(scores[:, 1].tolist(), abs=1e-4)
+    assert np.diff(sorted(walk[:4])).min() > 1e-3
+
+
+def test_ego4d_as_it_is_downloaded(sample_data, tmp_path, capsys):
+    """segments and prepare on a real walk laid out as Ego4D, with actions made up."""
+    walk, root = sample_data / "gopro-derived", tmp_path / "ego4d"
+    (root / "v2" / "full_scale").mkdir(parents=True)
+    (root / "v2" / "imu").mkdir()
+    (root / "v2" / "full_scale" / "walk.mp4").symlink_to(walk / "walk_vp9_30fps.mp4")
+    (root / "v2" / "imu" / "walk.csv").symlink_to(walk / "walk_imu.csv")
+    actions = [
+        {
+            "narration_annotation_uid": f"n{k}",
+            "start_sec": 0,
+            "end_sec": 8,
+            "start_frame": 0,
+            "structured_verb": verb,
+            "critical_frames": {"pre_frame": 60 * k + 30, "post_frame": 60 * k + 60},
+            "is_rejected": k == 4,
+        }
+        for k, verb in enumerate(["turn", "walk", "walk", "turn", "turn"])
+    ]
+    table = root / "fho_main.json"
+    video = {"video_uid": "walk", "annotated_intervals": [{"clip_uid": None, "narrated_actions": actions}]}
+    table.write_text(json.dumps({"version": "v2", "videos": [video]}))
+    out = run(capsys, "segments", table)
+    assert re.search(r"^test +1 +2 +0.00 +1.00 +1.00 to 1.00 +2$", out, re.MULTILINE)
+    assert re.search(r"^turn +1 +1$", out, re.MULTILINE) and "left out, rejected: 1 segments" in out
+    out = run(
+        capsys,
+        "prepare",
+        table,
+        "--out",
+        tmp_path / "store",
+        "--frame-size",
+        32,
+        "--num-frames",
+        2,
+        "--sampling",
+        "first",
+    )
+    assert "4 clips (2 test, 2 train) from 1 videos" in out
+    own = tmp_path / "own.csv"
+    own.write_text("video,start,stop,label\n")
+    assert cli.main(["segments", str(own), "--min-instances", "2"]) == 1
+    assert "min_instances is for public data sets" in capsys.readouterr().err
+    store = data.ClipStore(tmp_path / "store")
+    assert store.settings["sampling"] == ["first"] and store.class_names == ["turn", "walk"]
+    offsets = tmp_path / "offsets.csv"
+    offsets.write_text("video,imu_offset\nwalk,0.5\n")
+    run(
+        capsys,
+        "prepare",
+        table,
+        "--out",
+        tmp_path / "moved",
+        "--frame-size",
+        32,
+        "--imu-offsets",
+        offsets,
+        "--min-coverage",
+        0.5,
+    )
+    imu = data.read_imu(walk / "walk_imu.csv").on_clock(0.5)
+    moved = data.ClipStore(tmp_path / "moved")
+    window = imu.window(moved.clips[1]["start"], min_coverage=0.5)
+    np.testing.assert_allclose(moved.read("imu", 1), window, atol=1e-6)
+
+
+def test_check_draws_each_recording(sample_data, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    glasses, film = (str(sample_data / name) for name in ("neon/scene_300p.mp4", "decoder-clips/h265_128x128.mp4"))
+    out = run(capsys, "check", glasses, "--plot", "glasses.png")
+    assert out.count("The axes look right") == 1 and "gyroscope: 114.3 samples per second, 0 gaps" in out
+    assert Path("glasses.png").read_bytes().startswith(b"\x89PNG") and "\n  glasses.png\n" in out
+    out = run(capsys, "check", film, glasses, "--plot", "glasses.svg", "--no-offset")
+    assert "Nothing to compare with the picture: there is no IMU." in out
+    assert sorted(file.name for file in Path().iterdir()) == ["glasses-2.svg", "glasses.png"]
+    run(capsys, "check", glasses, "--plot", "glasses.png", "--no-offset")  # an earlier result
+    Path("mine.png").write_bytes(b"\x89PNG of my cat")
+    for picture, why in (
+        ("mine.png", "not an earlier result"),
+        ("a.gif", "must end in .png or .svg"),
+        (glasses, "must end in .png or .svg"),
+        ("mine.png/a.png", "not a writable folder"),
+    ):
+        assert cli.main(["check", glasses, "--plot", picture]) == 1
+        said = capsys.readouterr()
+        assert why in said.err and not said.out
+    run(capsys, "check", glasses, "--plot", "mine.png", "--no-offset", "--overwrite")
+
+
+def test_check_and_transcode(sample_data, tmp_path, capsys):
+    world = synthetic.render(tmp_path / "world", train_acts=16, test_acts=3, train_wearers=1, progress=False)
+    video = next((world.root / "P01" / "videos").iterdir())
+    imu = [next((world.root / "P01" / "meta_data").glob(f"*-{kind}.csv")) for kind in ("accl", "gyro")]
+    offsets = tmp_path / "offsets.csv"
+    video = video.rename(video.with_name("P01, the first.MP4"))  # A comma is no end of a cell.
+    out = run(capsys, "check", video, "--imu", *imu, "--out", offsets)
+    header, row, *notes, last = out.splitlines()
+    assert last == f"{offsets}: 1 of 1 recordings have a reliable offset"
+    assert header.startswith("file ") and row.startswith(video.name)
+    assert f"{behaviour.draw_wearer('P01', 0).rate:.0f}" in row
+    assert max(map(len, [header, row, *notes])) <= 100
+    assert offsets.read_text().startswith("video,imu_offset\n")
+    (moved,) = data.with_imu_offsets([data.Segment("a", video, 0, 2, imu=imu)], offsets)
+    ((_, written),) = list(csv.reader(offsets.open(newline="")))[1:]
+    assert moved.imu_offset == float(written) and f"{float(written):+.3f}" in row
+    video.rename(video.with_name("P01_101.MP4"))
+    asked = ["check", world.annotations, "--root", world.root, "--no-offset"]
+    rows = run(capsys, *asked).splitlines()
+    assert len(rows) == 1 + len({s.video for s in data.read_epic_kitchens(world.annotations, world.root)})
+    gopro = sample_data / "gopro" / "max-heromode.mp4"
+    copy = tmp_path / "copies" / "max-heromode.mp4"
+    out = run(capsys, "transcode", gopro, "--out", copy.parent, "--short-side", 64)
+    assert re.search(r"^max-heromode.mp4 +3.7 +\d", out, re.MULTILINE)
+    np.testing.assert_array_equal(data.read_imu(copy).gyro, data.read_imu(gopro).gyro)
+    assert "already exists" in run(capsys, "transcode", gopro, "--out", copy.parent)
+    empty = tmp_path / "empty.mp4"
+    empty.touch()
+    assert cli.main(["transcode", str(empty), str(gopro), "--out", str(tmp_path / "more"), "--short-side", "32"]) == 1
+    printed = capsys.readouterr()
+    assert "empty.mp4: the file is empty" in printed.err and (tmp_path / "more" / "max-heromode.mp4").exists()
+    assert cli.main(["check", str(gopro), str(empty), "--no-offset"]) == 1
+    printed = capsys.readouterr()
+    assert (
+        "empty.mp4: the file is empty" in " ".join(printed.out.split())
+        and "1 of 2 recordings cannot be used" in printed.err
+    )
+    assert cli.main(["check", str(gopro), str(video), "--imu", "a.csv"]) == 1
+    assert "list them in a table instead" in capsys.readouterr().err
+
+
+def test_a_table_without_labels_is_told(steady, tmp_path, capsys):
+    table = tmp_path / "t.csv"
+    table.write_text(f"video,start,stop,label\n{steady},0,3,\n")
+    assert run(capsys, "segments", table).splitlines()[-1].startswith("no segment has a label: students learn")
+    out = run(capsys, "prepare", table, "--out", tmp_path / "s", "--no-imu", "--frame-size", 32, "--workers", 1)
+    assert "0 classes\n  no segment has a label" in out
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory) -> Path:
+    """Two recordings of 12 s: a camera pans over a wall, and the clock of its IMU table is 0.3 s early."""
+    folder = tmp_path_factory.mktemp("films") / "films"
+    folder.mkdir()
+    for seed, name in enumerate(("walk", "cook")):
+        pan(folder / f"{name}.mp4", np.arange(12 * RATE) / RATE, seed)
+        stamps, rates = gyroscope(13, seed)
+        accel = np.random.default_rng(seed).normal((0, 0, 9.81), 0.05, (len(stamps), 3))
+        rows = np.column_stack([stamps - 0.3, accel, rates]).round(5)
+        write_table(folder / f"{name}.csv", ("time", "ax", "ay", "az", "gx", "gy", "gz"), rows.tolist())
+    return folder
+
+
+def test_check_takes_the_rows_of_a_table_as_prepare_does(films, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(films)
+    write_table(tmp_path / "t.csv", ("video", "start", "stop", "label"), [(films / "walk.mp4", 0, 4, "a")])
+    (beside,) = [line for line in run(capsys, "check", tmp_path / "t.csv", "--no-offset").splitlines() if "mp4" in line]
+    (alone,) = [line for line in run(capsys, "check", "walk.mp4", "--no-offset").splitlines() if "mp4" in line]
+    assert beside.split()[1:] == alone.split()[1:] and "no IMU" not in beside
+    (tmp_path / "neon").mkdir()
+    for name in ("imu.csv", "world_timestamps.csv", "scene.mp4"):
+        (tmp_path / "neon" / name).write_text("timestamp [ns]\n1\n2\n")
+    (tmp_path / "a.vrs").write_bytes(b"VisionRe")
+    for broken, why in (("neon", "cannot be opened"), ("a.vrs", "convert it first")):
+        assert cli.main(["check", str(tmp_path / broken), "walk.mp4", "--no-offset"]) == 1
+        said = capsys.readouterr()
+        assert why in " ".join(said.out.split()) and "\nwalk.mp4" in said.out and "1 of 2 recordings" in said.err
+    for several in ([films], [tmp_path / "t.csv"], ["walk.mp4", "cook.mp4"]):
+        assert cli.main(["check", *map(str, several), "--imu", "no-such.csv"]) == 1
+        assert "--imu is for a single video" in capsys.readouterr().err
+
+
+def test_check_needs_no_split_of_recordings_without_labels(films, capsys):
+    (films.parent / "broken.mp4").write_bytes(b"no video")
+    table = films.parent / "list.csv"
+    table.write_text("Video\nfilms/walk.mp4\n")
+    assert "walk.mp4 " in run(capsys, "check", table, "--no-offset")
+    table.write_text("video\nfilms/walk.mp4\nbroken.mp4\n")
+    assert cli.main(["check", str(table), "--no-offset"]) == 1
+    said = capsys.readouterr()
+    assert "broken.mp4: cannot be opened" in " ".join(said.out.split()) and "1 of 2 recordings" in said.err
+
+
+def test_options_of_an_offset_need_one(films, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    asked = ["check", str(films / "walk.mp4"), "--no-offset", "--out", "o.csv", "--max-offset", "3"]
+    assert cli.main(asked) == 1 and list(tmp_path.iterdir()) == []
+    assert "--max-offset, --out: --no-offset estimates no offset" in capsys.readouterr().err
+
+
+@pytest.fixture
+def small_i3d(tmp_path, monkeypatch) -> Path:
+    """A file with the weights of a small I3D, in a published layout, beside the names of its classes."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    (folder / "label_map_k400.txt").write_text("walking\ncooking\nwashing\nrunning\nsitting\nreading\n")
+    state = unit_norms(small_teachers.small("i3d", 6)).net.state_dict()
+    spec = data.ClipSpec(frames=8, size=32, crop=True)
+    changes = {"num_classes": 6, "clip_spec": spec, "options": {"width": 8}}
+    monkeypatch.setitem(teachers.MODELS, "i3d", replace(teachers.MODELS["i3d"], **changes))
+    return write_published(state, folder / "i3d.ckpt")
+
+
+def test_recordings_without_labels_go_all_the_way(films, small_i3d, tmp_path, capsys):
+    """check, prepare, pretrain, distill, evaluate, predict: as in the README."""
+    offsets, store, imu, student = (tmp_path / name for name in ("offsets.csv", "store", "imu.pt", "student.pt"))
+    out = run(capsys, "check", films, "--out", offsets)
+    assert f"{offsets}: 2 of 2 recordings have a reliable offset" in out
+    with open(offsets, newline="") as file:
+        assert [float(row["imu_offset"]) for row in csv.DictReader(file)] == pytest.approx(2 * [0.3], abs=0.02)
+
+    teacher = ["--architecture", "i3d", "--pretrained", small_i3d]
+    common = ["prepare", films, "--imu-offsets", offsets, "--stride", 1, "--frame-size", 32, "--workers", 1]
+    out = run(capsys, *common, *teacher, "--device", "cpu", "--out", store)
+    assert f"{store}: 22 clips (11 test, 11 train) from 2 videos, 0.01 hours, 6 classes" in out
+    assert "no segment has a label: students learn from a teacher, and" in out
+    opened = data.ClipStore(store)
+    assert opened.class_names[:2] == ["walking", "cooking"] and set(opened.labels) == {-1}
+    clip = opened.clips[12]
+    assert clip["start"] == pytest.approx(1.0) and {"i3d.feature", "i3d.logits"} <= set(opened.names)
+    (offset,) = {segment["imu_offset"] for segment in json.loads((store / "segments.json").read_text())[11:22]}
+    assert offset == pytest.approx(0.3, abs=0.02)
+    recording = data.open_recording(clip["video"], imu_offset=offset)
+    np.testing.assert_array_equal(opened.read("imu", [12])[0], recording.motion().window(clip["start"]))
+
+    # In two steps: the frames are kept, and the teacher names the classes when it runs.
+    two = tmp_path / "two"
+    assert "0 classes" in run(capsys, *common, "--architecture", "i3d", "--out", two)
+    spec = data.ClipStore(two).specs["clip"]
+    assert (spec.frames, spec.size) == (8, 32) and spec.seconds == pytest.approx(64 / 30)
+    assert cli.main(["evaluate", str(two), "--student", str(small_student(tmp_path))]) == 1
+    assert "have no label, so only the agreement with a teacher can be measured" in capsys.readouterr().err
+    run(capsys, "extract", two, *teacher, "--device", "cpu")
+    assert data.ClipStore(two).class_names == opened.class_names
+    for name in ("i3d.feature", "i3d.logits"):
+        np.testing.assert_array_equal(data.ClipStore(two).read(name, slice(None)), opened.read(name, slice(None)))
+    assert "22 clips" in run(capsys, *common, "--architecture", "i3d", "--out", two)  # given again: nothing is missing
+
+    short = ["--epochs", 2, "--batch-size", 8, "--device", "cpu"]
+    small = ["--image-encoder", "resnet10x4", "--image-weights", "none"]
+    run(capsys, "pretrain", store, "--teacher", "i3d", *small, *short, "--out", imu)
+    out = run(capsys, "distill", store, "--teacher", "i3d", "--init", imu, *short, "--out", student)
+    assert re.match(rf"{student}: loss \d\.\d+, top-1 agreement with the teacher on the training clips \d", out)
+    model, test = EgoDistill.load(student), opened.split("test")
+    assert model.class_names == opened.class_names and model.feature_dim == opened.read("i3d.feature", [0]).shape[1]
+
+    numbers = tmp_path / "e.json"
+    out = run(capsys, "evaluate", store, "--student", student, "--out", numbers, "--device", "cpu")
+    found = json.loads(numbers.read_text())["agreement"]
+    result = inference.agreement(model, test, teacher="i3d", train=opened.split("train"), device="cpu", progress=False)
+    assert found == {"teacher": "i3d", **asdict(result)} and found["clips"] == 11
+    assert out.startswith("agreement with i3d: top-1 ") and "accuracy" not in out
+    assert "walking" in run(capsys, "predict", films / "walk.mp4", "--student", student, "--top", 6, "--device", "cpu")
+
+    for command, told in (
+        (["finetune", store, "--architecture", "student", *small], "none of the 11 clips has a label"),
+        (["finetune", store], "none of the 11 clips has a label"),
+        (
+            ["compare", store, "--teacher", "i3d", "--preset", "demo", "--methods", "VisIMU"],
+            "is trained on labels, but no clip",
+        ),
+        (["ablate", store, "--teacher", "i3d", "--preset", "demo"], "is trained on labels, but no clip"),
+        (["evaluate", store, "--student", student, "--teacher", "x3d"], "no array 'x3d.feature'"),
+        (["evaluate", two, "--student", small_student(tmp_path)], "the class names of model (2) and store (6) differ"),
+    ):
+        out = [] if command[0] == "evaluate" else ["--out", tmp_path / "x"]
+        assert cli.main([str(word) for word in [*command, *out]]) == 1
+        printed = capsys.readouterr().err
+        assert told in printed and "Traceback" not in printed, printed
+
+
+def test_labelled_and_unlabelled_clips_are_evaluated_each_in_its_way(taught, tmp_path, capsys):
+    """The kitchen has clips without labels in the split train."""
+    options = {"image_encoder": "resnet10x4", "image_weights": None, "hidden": 16, "frame_size": 40}
+    EgoDistill(len(data.ClipStore("s").class_names), feature_dim=12, **options).save("twelve.pt")
+    out = run(capsys, "evaluate", "s", "--split", "train", "--student", "twelve.pt", "--out", "e.json")
+    assert re.search(r"^top-1 .* of 5 segments \(\d clips", out) and "\nagreement with small: top-1 " in out
+    found = json.loads(Path("e.json").read_text())
+    assert found["clips"] + found["agreement"]["clips"] == len(data.ClipStore("s").split("train"))
+    for command in ("distill s --teacher small", "finetune s --architecture student"):
+        small = "--image-encoder resnet10x4 --image-weights none --epochs 1 --batch-size 4 --device cpu --out"
+        words = [*command.split(), *small.split(), f"{command.split()[0]}.pt"]
+        assert ", top-1 on the training clips " in run(capsys, *words)
+
+
+def test_status_tells_what_is_there_what_failed_and_how_fast(demo, tmp_path, monkeypatch, capsys):
+    out = run(capsys, "status", demo.out / "store", "--seconds", "0.01")
+    assert re.search(r"(?m)^test +6 +0 +0$", out) and re.search(r"(?m)^train +16 +0 +0$", out)
+    assert re.search(r"(?m)^prepare +22 of 22 +- +-$", out) and re.search(r"(?m)^extract slowfast-1 +22 of 22", out)
+    assert "again to continue" not in out
+
+    # A store of which a half is prepared, with a recording that cannot be read, while another clip is written.
+    table, root = demo.out / "world" / "EPIC_100_train.csv", tmp_path / "world"
+    shutil.copytree(demo.out / "world", root)
+    broken = root / "P30" / "videos" / "P30_101.MP4"
+    broken.write_bytes(b"no video")
+    command = ["prepare", root / table.name, "--out", tmp_path / "half", "--frame-size", "32", "--max-bad", "0.5"]
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")  # the command takes the share that the environment names
+    with pytest.warns(UserWarning, match="could not be prepared"):
+        run(capsys, *command, "--workers", "1")
+    status = np.lib.format.open_memmap(tmp_path / "half" / "status.npy", "r+")
+    done = int((status > 0).sum())
+    missing = int(np.flatnonzero(status == 0)[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: status.__setitem__(missing, 1))
+    out = run(capsys, "status", tmp_path / "half", "--seconds", "0.5")
+    assert re.search(rf"(?m)^prepare +{done + 1} of 22 +2.0 +{(22 - done - 1) / 2:.0f} s$", out)
+    assert "failed: 2 clips, VIDEO" in out and "the same `egodistill prepare` command again" in out
+
+
+def test_prepare_and_status_say_how_far_cheap_frames_are_from_their_times(demo, tmp_path, capsys):
+    table = demo.out / "world" / "EPIC_100_train.csv"
+    command = ["prepare", table, "--frame-size", 32, "--workers", 1]
+    for name, flags in {"exact": [], "keys": ["--key-frames"], "near": ["--tolerance", 0.25]}.items():
+        out = run(capsys, *command, "--out", tmp_path / name, *flags)
+        said = re.findall(r"(?m)^  (\w+): frames are (\S+) s from their times, at most (\S+) s$", out)
+        store = data.ClipStore(tmp_path / name)
+        assert said == [] if name == "exact" else [one for one, *_ in said] == ["frames_1", "ends"]
+        for array, average, most in said:
+            errors = store.time_errors(array)
+            assert (average, most) == (f"{errors.mean():.3f}", f"{errors.max():.3f}") and errors.max() > 0.05
+        status = run(capsys, "status", tmp_path / name, "--seconds", 0.01)
+        assert all(line in status for line in out.splitlines() if "from their times" in line)
+
+
+def test_synthesize_and_prepare_are_of_one_layout(demo, tmp_path, monkeypatch, capsys):
+    given = {}
+
+    def render(out, **options):
+        given.update(options, out=out)
+        table = demo.out / "world" / "EPIC_100_train.csv"
+        return synthetic.World(demo.out / "world", table, ("P01",), (), ("P30", "P35", "P37"), table)
+
+    monkeypatch.setattr(synthetic, "render", render)
+    options = "--seed 1 --train-acts 9 --test-acts 4 --label-noise 0.5"
+    out = run(capsys, "synthesize", "world", *options.split())
+    assert given == {"out": "world", "seed": 1, "train_acts": 9, "test_acts": 4, "label_noise": 0.5}
+    # The command that it names works as it stands.
+    command = out.splitlines()[1].split()
+    assert command[:2] == ["egodistill", "prepare"] and command[-1] == "STORE"
+    sizes = "--num-frames 1 3 --frame-size 32 --no-imu --min-instances 1 --workers 1"
+    out = run(capsys, *command[1:-1], tmp_path / "store", *sizes.split())
+    # No verb occurs 12 times.
+    rare = [command[2], "--out", str(tmp_path / "rare"), "--min-instances", "12"]
+    assert cli.main(["prepare", *rare]) == 1 and "no segments" in capsys.readouterr().err
+    store = data.ClipStore(tmp_path / "store")
+    rendered = data.ClipStore(demo.out / "store")
+    assert len(store) == len(rendered) >= 22 and f"{len(store.split('test'))} test" in out
+    assert sorted(store.names) == ["ends", "frames_1", "frames_3"]
+    assert store.read("frames_3", [0]).shape == (1, 3, 3, 32, 32)
+    every = np.arange(len(store))
+    assert np.array_equal(store.read("frames_1", every), rendered.read("frames_1", every))
+
+
+def test_splits_of_other_names_are_told(kitchen, tmp_path, capsys):
+    segments = [replace(segment, split="trian") for segment in kitchen[:2]]
+    store = data.prepare(segments, tmp_path / "s", frame_size=16, workers=1, progress=False)
+    egodistill.commands.recordings.describe_store(store, data.SegmentList(segments))
+    assert "warning: there is no split train and no split test, only trian" in capsys.readouterr().out
+
+
+def test_segments_prints_the_numbers_of_each_split(monkeypatch, capsys):
+    lengths = {"train": [1.0, 2.0, 4.5, 90.0], "test": [3.0, 5.0]}
+    segments = data.SegmentList(
+        [
+            data.Segment(f"{split}{k}", f"{split}{k // 2}.mp4", 10.0, 10.0 + length, "xyz"[k % 3], split=split)
+            for split, found in lengths.items()
+            for k, length in enumerate(found)
+        ]
+        + [data.Segment("more", "test0.mp4", 0.0, 7200.0, None, split="test")],
+        {"no sound": 1234},
+    )
+    monkeypatch.setattr(egodistill.datasets.annotations, "read_annotations", lambda *given, **named: segments)
+    lines = [line.split() for line in run(capsys, "segments", "t.csv", "--classes", 2).splitlines()]
+    assert lines[2] == ["test", "1", "3", "2.00", "5.00", "3.00", "to", "7200.00", "2"]
+    assert lines[3] == ["train", "2", "4", "0.03", "3.25", "1.00", "to", "90.00", "3"]
+    assert ["x", "1", "2"] in lines and "... and 2 more classes (--classes N lists more)".split() in lines
+    assert "without training segments" not in " ".join(map(" ".join, lines))
+    assert "left out, no sound: 1,234 segments".split() in lines
+    assert not any("note:" in line for line in lines)
+    segments.append(data.Segment("same", "test0.mp4", 7199.0, 7201.0, None, split="validation"))
+    note = "note: 1 segment overlaps one of another split in the same video, such as same (validation) and more (test)"
+    assert note in run(capsys, "segments", "t.csv")
+    near = [*segments[:-1], data.Segment("near", "test0.mp4", 7200.5, 7201.0, None, split="validation")]
+    egodistill.commands.recordings.print_overlaps(near)
+    assert "near (validation) and more (test): their clips of 2.13 s share moments" in capsys.readouterr().out
+    store = mock.MagicMock(clips=[], failures=[], notes={})
+    egodistill.commands.recordings.describe_store(store, segments)
+    assert f"  {note}" in capsys.readouterr().out
+
+
+def test_status_divides_by_the_time_that_it_waited(monkeypatch, capsys):
+    seen = iter([{"prepare": (10, 100), "extract t": (0, 50)}, {"prepare": (16, 100), "extract t": (1, 50)}])
+    store = argparse.Namespace(counts={"train": {"ok": 16, "failed": 0, "missing": 84}}, failures=[], path=Path("s"))
+    store.specs = {}
+    monkeypatch.setattr(data, "ClipStore", lambda path, unfinished: store)
+    monkeypatch.setattr(egodistill.commands.recordings, "finished_clips", lambda path: next(seen))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    lines = [line.split() for line in run(capsys, "status", "s", "--seconds", 0.5).splitlines()]
+    assert ["prepare", "16", "of", "100", "12.0", "7", "s"] in lines  # 6 clips in 0.5 s; 84 are left
+    assert ["extract", "t", "1", "of", "50", "2.0", "24", "s"] in lines
+
+
+@pytest.mark.parametrize("command", ["prepare a.csv --out s", "predict a.mp4 --student s.pt"])
+def test_key_frames_and_a_tolerance_are_two_answers_to_one_question(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([*command.split(), "--key-frames", "--tolerance", "0.25"])
+    assert "argument --tolerance: not allowed with argument --key-frames" in capsys.readouterr().err
+
+
+def test_options_of_the_teacher_need_a_teacher(monkeypatch, capsys):
+    monkeypatch.setattr(egodistill.datasets.annotations, "read_annotations", lambda *given, **named: data.SegmentList())
+    assert cli.main(["prepare", "t.csv", "--out", "s", "--batch-size", "4", "--device", "cpu"]) == 1
+    assert "--batch-size, --device: only with --teacher-file, --pretrained or" in capsys.readouterr().err
+    assert cli.main(["prepare", "t.csv", "--out", "s", "--image-encoder", "resnet10x4"]) == 1
+    assert "--image-encoder: only with --end-features" in capsys.readouterr().err
+    assert cli.main(["prepare", "t.csv", "--out", "s", "--end-features", "none"]) == 1
+    assert "give imagenet or a file" in capsys.readouterr().err
+    published = ["--architecture", "i3d"]
+    for words, told in (
+        (["--architecture", "nonsense"], "--architecture: there is no teacher 'nonsense'; the names are"),
+        (["--architecture", "x3d_m"], "x3d_m reads clips of 2.667 s, those of a store have 2.133 s; finetune it"),
+        (["--pretrained", "p.pth"], "needs both --architecture, its name, and --pretrained, its weights"),
+        ([*published, "--clip-frames", "8"], "--clip-frames: the clips are those that the teacher reads"),
+        ([*published, "--clip-size", "64"], "--clip-size: the clips are those that the teacher reads"),
+        (["--teacher-file", "t.pt", "--clip-frames", "8"], "--clip-frames: the clips are those that the teacher reads"),
+        (["--clip-size", "64"], "--clip-size: only with --clip-frames"),
+        (
+            ["--no-imu", "--zero-accel", "--max-gap", "0.2", "--imu-axes", "XZy"],
+            "--zero-accel, --max-gap, --imu-axes: --no-imu stores no head motion",
+        ),
+        ([*published, "--teacher-file", "t.pt"], "--teacher-file: a second teacher beside --architecture"),
+    ):
+        assert cli.main(["prepare", "t.csv", "--out", "s", *words]) == 1
+        assert told in capsys.readouterr().err

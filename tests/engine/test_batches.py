@@ -1,0 +1,493 @@
+"""Batches of a store."""
+
+import dataclasses
+import time
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from small_teachers import SMALL_I3D
+from toys import CLASSES, FAST, QUIET, Store, small
+
+from egodistill import (
+    Augment,
+    DataError,
+    DistillationSettings,
+    EgoDistill,
+    EgoDistillError,
+    Output,
+    PretrainingSettings,
+    Training,
+    data,
+    distill,
+    evaluate,
+    finetune,
+    measure,
+    predict,
+    retrieve,
+    teachers,
+)
+from egodistill.engine import batches
+from egodistill.experiments import listen_to_look
+from egodistill.recordings.clips import ClipSpec
+
+NAN = float("nan")
+
+
+def test_reading_ahead_hides_the_reading():
+    class Slow(Store):
+        def read(self, name, index):
+            time.sleep(0.02)
+            return super().read(name, index)
+
+    waits = []
+    for _, wait in batches.read(Slow(32), ["imu"], torch.arange(32), 4, torch.device("cpu")):
+        time.sleep(0.04)
+        waits.append(wait)
+    assert len(waits) == 8 and np.median(waits[1:]) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"imu_rate": 100.0}, "'imu' of the store does not fit .* imu_rate is 198.0 in the store, 100.0 in the model"),
+        ({"imu_samples": 300, "imu_vector": "mean"}, "imu_samples is 422 in the store, 300"),
+        ({"clip_seconds": 1.0}, "'frames_1' of the store does not fit .* seconds is 2.13.* in the store, 1.0"),
+        ({"frame_size": 32}, "size is 40 in the store, 32 in the model. Build the model with frame_size=40"),
+        ({"exact": False}, "exact is True in the store, False"),
+        (
+            {"imu_axes": "glasses"},
+            "axes is gopro in the store, glasses in the model. Build the model with imu_axes='gopro'",
+        ),
+        ({"sampling": "first"}, "no array 'frames_1_first'"),
+        ({"num_frames": 2}, "no array 'frames_2'"),
+    ],
+)
+def test_a_student_for_other_clips_than_the_stores_is_refused(store, options, words):
+    arguments = {"image_weights": None, "image_encoder": "resnet10x8", "frame_size": 40, "hidden": 8} | options
+    model = EgoDistill(3, **arguments)
+    with pytest.raises(EgoDistillError, match=words):
+        finetune(model, store.split("test"), epochs=1, **QUIET)
+
+
+class Own(torch.nn.Module):
+    """A model of a user: what it says about its clips are attributes."""
+
+    def __init__(self, *inputs, **said):
+        super().__init__()
+        self.inputs, self.layer = inputs, torch.nn.Linear(1, 4)
+        for name, value in said.items():
+            setattr(self, name, value)
+
+    def forward(self, *inputs):
+        feature = sum(x.float().flatten(1).mean(1, keepdim=True) for x in inputs)
+        return Output(feature, self.layer(feature))
+
+
+def test_a_model_that_names_no_size_is_evaluated_on_any():
+    assert evaluate(Own("frames", "imu"), Store(4), **QUIET).clips == 4
+    with pytest.raises(EgoDistillError, match=r"40 in the model. Build the model with frame_size=32"):
+        evaluate(Own("frames", frame_size=40), Store(4), **QUIET)
+    with pytest.raises(EgoDistillError, match=r"40 in the model. Build the model with size=32"):
+        evaluate(Own("frames", clip_spec=ClipSpec(frames=1, size=40)), Store(4), **QUIET)
+
+
+@pytest.mark.parametrize("model", [small(), Own("frames")])
+def test_frames_that_were_cut_out_are_not_those_that_were_squeezed(model):
+    store = Store(4)
+    for crop in (False, True):
+        store.specs = {"frames_1": ClipSpec(frames=1, size=32, crop=crop)}
+        with pytest.raises(EgoDistillError, match="crop is True in the store, False in") if crop else nullcontext():
+            evaluate(model, store, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("model", "shapes"),
+    [
+        (small(num_frames=2, imu_samples=100), [(2, 3, 32, 32), (100, 6)]),
+        (small(use_imu=False), [(1, 3, 32, 32)]),
+        (listen_to_look.ListenToLook(3, frame_size=32, width=8, weights=None), [(1, 3, 32, 32), (201, 40)]),
+        (
+            listen_to_look.ListenToLook(3, frame_size=32, width=8, audio_steps=21, mel_bands=33, weights=None),
+            [(1, 3, 32, 32), (21, 33)],
+        ),
+        (Own("imu", "frames", frame_size=24), [(422, 6), (1, 3, 24, 24)]),
+        (Own("clip", num_frames=5, frame_size=16), [(5, 3, 16, 16)]),
+        (Own("clip", clip_spec=ClipSpec(frames=5, size=16)), [(5, 3, 16, 16)]),
+        (Own("audio"), [(201, 40)]),
+    ],
+)
+def test_example_inputs_are_what_a_model_reads(model, shapes):
+    inputs = batches.example_inputs(model, 2)
+    assert [tuple(x.shape) for x in inputs] == [(2, *shape) for shape in shapes]
+    assert [x.dtype for x in inputs] == [torch.uint8 if len(shape) == 4 else torch.float32 for shape in shapes]
+    for x in inputs:
+        assert int(x.max()) > 250 if x.dtype == torch.uint8 else 0.5 < x.std() < 2
+    assert measure(model, batch_size=2, repeats=1, device="cpu", precision="fp32").gmacs > 0
+
+
+@pytest.mark.parametrize(("model", "word"), [(Own("gaze"), "'gaze'"), (Own("clip"), "'clip'.*num_frames")])
+def test_inputs_of_unknown_shape_have_no_example(model, word):
+    with pytest.raises(EgoDistillError, match=f"Own reads {word}"):
+        batches.example_inputs(model)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (None, r"Own must have an attribute `inputs`, a tuple .*\('frames', 'imu'\); it is None"),
+        ("frames", "`inputs`.*it is 'frames'"),
+        ((), r"`inputs`.*it is \(\)"),
+        (("frame", "imu"), "no array 'frame'.*`inputs` of Own may name 'frames', 'clip', 'imu', 'audio'"),
+    ],
+)
+def test_a_model_names_its_inputs(inputs, words):
+    model = Own("frames")
+    model.inputs = inputs
+    for use in (lambda: evaluate(model, Store(4), **QUIET), lambda: finetune(model, Store(4), epochs=1, **QUIET)):
+        with pytest.raises(EgoDistillError, match=words):
+            use()
+
+
+class Returns(Own):
+    """Returns what a function makes of feature and logits."""
+
+    def __init__(self, change, classes=4):
+        super().__init__("frames")
+        self.change, self.feature, self.layer = change, torch.nn.Linear(1, 12), torch.nn.Linear(12, classes)
+
+    def forward(self, frames):
+        feature = self.feature(frames.float().flatten(1).mean(1, keepdim=True) / 255)
+        return self.change(feature, self.layer(feature))
+
+
+def uses(model, store):
+    """Every use of a model on a store."""
+    options = {"epochs": 1, "batch_size": 8, **QUIET}
+    return (
+        lambda: finetune(model, store, **options),
+        lambda: distill(model, store, teacher="t", **options),
+        lambda: evaluate(model, store, **QUIET),
+        lambda: retrieve(model, store, torch.from_numpy(store.read("frames_1", [0])), top=1, **QUIET),
+    )
+
+
+@pytest.mark.parametrize("change", [lambda *pair: pair, lambda *pair: list(pair)])
+def test_a_model_returns_any_pair(change):
+    for use in uses(Returns(change), Store(8)):
+        use()
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (Returns(lambda feature, logits: logits), r"Returns returned a Tensor; .*\(feature, logits\), for example ego"),
+        (Returns(lambda *pair: (*pair, None)), "Returns returned a tuple"),
+        (Returns(lambda feature, logits: (feature[..., None], logits)), r"feature \w+ \[\d, 12, 1\]"),
+        (Returns(Output, classes=5), "Returns returns 5 scores per clip, the store has 4 classes"),
+        (Returns(Output, classes=3), "Returns returns 3 scores per clip, the store has 4 classes"),
+    ],
+)
+def test_outputs_that_do_not_fit_are_refused(model, words):
+    for use in uses(model, Store(8))[:3]:
+        with pytest.raises(EgoDistillError, match=words):
+            use()
+
+
+def test_a_path_is_not_a_store(tmp_path):
+    for path in (tmp_path, str(tmp_path)):
+        for use in (
+            lambda path=path: finetune(small(), path, **QUIET),
+            lambda path=path: distill(small(), path, teacher="t", **QUIET),
+            lambda path=path: evaluate(small(), path, **QUIET),
+            lambda path=path: retrieve(small(), path, **QUIET),
+        ):
+            with pytest.raises(EgoDistillError, match=r"the store is the path '.*'; open it with data.ClipStore\("):
+                use()
+
+
+def test_a_teacher_is_named():
+    teacher = torch.nn.Linear(1, 1)
+    teacher.name = "small"
+    with pytest.raises(EgoDistillError, match=r"^teacher is a Linear; give the name of its outputs .* such as 'small'"):
+        distill(small(), Store(4), teacher=teacher, **QUIET)
+    with pytest.raises(EgoDistillError, match=r"^the store has no array 'T.feature'; it has outputs of: t\. Give one"):
+        evaluate(small(), Store(4), teacher="T", **QUIET)
+
+
+def test_a_model_of_ones_own_is_measured_on_the_clips_of_its_store():
+    """224 pixels were taken silently."""
+    model = Own("frames", "imu")
+    with pytest.raises(EgoDistillError, match="Own does not say the size of its frames; set `frame_size`, for example"):
+        measure(model, device="cpu")
+    finetune(model, Store(8), epochs=1, batch_size=8, **QUIET)
+    assert batches.clip_spec_of(model).size == 32
+    assert batches.example_inputs(model)[0].shape == (1, 1, 3, 32, 32)
+    assert evaluate(model, Store(4, size=16), **QUIET).clips == 4  # it still reads any
+    assert batches.clip_spec_of(model).size == 32
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (lambda: Training(epochs=1.5), r"epochs must be a whole number, 1 <= epochs; got 1.5"),
+        (lambda: Training(epochs=0), "epochs"),
+        (lambda: Training(batch_size=1), "batch_size must be a whole number, 2 <= batch_size; got 1"),
+        (lambda: Training(batch_size=8.0), "batch_size"),
+        (lambda: Training(learning_rate=0), "learning_rate must be a number, 0 < learning_rate; got 0"),
+        (lambda: Training(learning_rate=NAN), "learning_rate.*got nan"),
+        (lambda: Training(learning_rate="1e-3"), "learning_rate.*got '1e-3'"),
+        (lambda: Training(warmup_epochs=-1), "warmup_epochs"),
+        (lambda: Training(warmup_epochs=NAN), "warmup_epochs"),
+        (lambda: Training(decay=0), "decay must be a number, 0 < decay <= 1; got 0"),
+        (lambda: Training(decay=1.1), "decay"),
+        (lambda: Training(weight_decay=-0.1), "weight_decay"),
+        (lambda: Augment(crop=1), "crop must be a number, 0 <= crop < 1; got 1"),
+        (lambda: Augment(crop=NAN), "crop"),
+        (lambda: DistillationSettings(alpha=1.01), "alpha must be a number, 0 <= alpha <= 1; got 1.01"),
+        (lambda: DistillationSettings(alpha=NAN), "alpha"),
+        (lambda: DistillationSettings(beta=-1), "beta"),
+        (lambda: DistillationSettings(tau=0), "tau must be a number, 0 < tau; got 0"),
+        (lambda: DistillationSettings(epochs=0), "epochs"),
+        (lambda: PretrainingSettings(nce_tau=0), "nce_tau"),
+        (lambda: PretrainingSettings(nce_weight=-1), "nce_weight"),
+        (lambda: PretrainingSettings(l1_weight=NAN), "l1_weight"),
+        (lambda: PretrainingSettings(batch_size=1), "batch_size"),
+        (lambda: predict(small(), "a.mp4", stride=0.01), "stride must be a number, 0.0213 <= stride; got 0.01"),
+        (lambda: predict(small(), "a.mp4", stride=NAN), "stride"),
+        (lambda: predict(small(), "a.mp4", top=0), "top must be a whole number, 1 <= top; got 0"),
+        (lambda: predict(small(), "a.mp4", min_coverage=0), "min_coverage must be a number, 0 < min_coverage <= 1"),
+    ],
+)
+def test_settings_have_ranges(settings, words):
+    with pytest.raises(EgoDistillError, match=f"^{words}"):
+        settings()
+
+
+def test_settings_may_be_numbers_of_numpy():
+    assert Training(epochs=np.int64(2), learning_rate=np.float32(1), warmup_epochs=0, decay=1).epochs == 2
+
+
+def test_numbers_and_names_of_numpy_become_those_of_python(tmp_path):
+    store, numbers = Store(8), {"num_frames": np.int64(1), "imu_rate": np.float64(198)}
+    store.class_names = np.array(CLASSES)
+    settings = FAST | {"epochs": np.int64(1), "seed": np.int64(2**40), "learning_rate": np.float32(1e-3)}
+    settings |= {"augment": Augment(crop=np.float32(0.1)), "tau": np.logspace(0, 1, 3)[1]}
+    settings |= {"checkpoint": tmp_path / "run.training"}
+    history = distill(small(**numbers, class_names=np.array(CLASSES)), store, teacher="t", **settings)
+    model = small(**numbers)
+    assert distill(model, store, teacher="t", **settings) == history
+    model.save(tmp_path / "student.pt")
+    assert EgoDistill.load(tmp_path / "student.pt").class_names == CLASSES
+    teachers.load("i3d", num_classes=np.int64(4), **SMALL_I3D, progress=False).save(tmp_path / "teacher.pt")
+    assert len(teachers.Teacher.load(tmp_path / "teacher.pt").class_names) == 4
+
+
+def test_a_student_reads_the_frames_that_it_is_for(kitchen, tmp_path):
+    """Several choices of frames in one store."""
+    options = {"num_frames": 2, "frame_size": 32, "ends": False, "workers": 1, "progress": False}
+    store = data.prepare(kitchen[6:], tmp_path / "s", sampling=("uniform", "last", "random"), seed=3, **options)
+    assert store.names == ["frames_2", "frames_2_last", "frames_2_random", "imu"]
+    for rule, name in (("uniform", "frames_2"), ("last", "frames_2_last"), ("random", "frames_2_random")):
+        arguments = {"image_weights": None, "image_encoder": "resnet10x8", "frame_size": 32, "hidden": 8}
+        model = EgoDistill(3, num_frames=2, sampling=rule, **arguments)
+        assert batches.arrays_of(model, store) == [name, "imu"]
+    alone = data.prepare(kitchen[6:], tmp_path / "alone", sampling="random", seed=3, **options)
+    assert (alone.read("frames_2_random", slice(None)) == store.read("frames_2_random", slice(None))).all()
+
+
+def test_a_crop_depends_on_the_clips_seed_alone():
+    ramp = torch.arange(64, dtype=torch.uint8).expand(2, 2, 3, 64, 64)  # two clips of two frames, brighter to the right
+    augment, plain = batches.Augment(crop=0.5), {"frames_2": ramp, "clip": ramp}
+
+    def cropped(seeds, rows):
+        batch = {name: x[rows] for name, x in plain.items()}
+        augment.apply(batch, seeds)
+        assert torch.equal(batch["clip"], batch["frames_2"])  # a teacher's are cropped alike
+        return batch["frames_2"]
+
+    both, second = cropped([3, 4], [0, 1]), cropped([4], [1])
+    assert both.shape == ramp.shape and both.dtype == torch.uint8
+    assert torch.equal(both[1], second[0]) and not torch.equal(both[0], both[1])
+    assert torch.equal(both[0, 0], both[0, 1]) and torch.equal(cropped([3], [0])[0], both[0])
+    sides = []
+    for seed in range(50):
+        row = cropped([seed], [0])[0, 0, 0, 0].float()
+        sides.append(float(row[-1] - row[0] + 1) / 64)
+    assert 0.5 <= min(sides) < 0.55 and 0.95 < max(sides) <= 1
+    with pytest.raises(EgoDistillError, match="0 <= crop < 1; got 1"):
+        batches.Augment(crop=1)
+
+
+def test_jitter_changes_the_colours_of_a_clip_alike_and_nothing_else():
+    grey, augment = torch.full((3, 2, 3, 8, 8), 100, dtype=torch.uint8), batches.Augment(jitter=0.4)
+    batch = {"clip": grey, "frames_1": grey[:, :1], "frames_1.times": grey[:, 0, 0, 0, 0], "imu": grey[:, 0, 0]}
+    before = dict(batch)
+    augment.apply(batch, [3, 4, 3])
+    clip = batch["clip"].float()
+    assert batch["clip"].dtype == torch.uint8 and (clip.amax((1, 3, 4)) == clip.amin((1, 3, 4))).all()
+    assert torch.equal(batch["clip"][0], batch["clip"][2]) and not torch.equal(batch["clip"][0], batch["clip"][1])
+    assert torch.equal(batch["frames_1"][:, 0], batch["clip"][:, 0])
+    assert batch["imu"] is before["imu"] and batch["frames_1.times"] is before["frames_1.times"]
+    colours = torch.stack([augment.jitter_frames(grey[0], seed)[0, :, 0, 0].float() for seed in range(0, 400, 2)])
+    assert 60 <= colours.min() < 72 and 128 < colours.max() <= 140  # 1 - jitter to 1 + jitter
+    together = torch.corrcoef(colours.T)  # Brightness and tint have the same weight.
+    assert ((together > 0.35) & (together < 0.65))[~torch.eye(3, dtype=bool)].all()
+    with pytest.raises(EgoDistillError, match="0 <= jitter < 1; got -1"):
+        batches.Augment(jitter=-1)
+
+
+def test_swapped_outputs_are_recognised():
+    output = torch.zeros(2, 4), torch.zeros(2, 12)
+    with pytest.raises(
+        EgoDistillError, match=r"12 scores per clip, the store has 4 classes; are feature and logits swapped"
+    ):
+        batches.as_output(torch.nn.Identity(), output, 4)
+    with pytest.raises(
+        EgoDistillError, match=r"3 scores per clip, the store has 4 classes; it must return one per class"
+    ):
+        batches.as_output(torch.nn.Identity(), (torch.zeros(2, 12), torch.zeros(2, 3)), 4)
+
+
+def test_a_value_that_is_not_finite_is_named_with_its_clip():
+    memory = Store()
+    memory.arrays["imu"][5, 3, 2] = np.nan
+    with pytest.raises(DataError, match=r"the values 'imu' of the clips 5 are not finite"):
+        evaluate(small(), memory, **QUIET)
+    model = small()
+    model.classifier.weight.data[:] = torch.inf
+    with pytest.raises(DataError, match=r"the model's logits of the clips 0, 1, 2, 3, 4 and 27 more are not finite"):
+        evaluate(model, Store(), **QUIET)
+
+
+def test_a_number_per_clip_that_is_not_finite_is_named_too():
+    with pytest.raises(DataError, match="scores of the clips 5 are not finite"):
+        batches.require_finite(Store(8), torch.tensor([4, 5]), "scores", torch.tensor([0.5, NAN]))
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5])
+def test_batches_have_a_size(size):
+    with pytest.raises(EgoDistillError, match="batch_size must be a whole number, 1 <= batch_size"):
+        evaluate(small(), Store(), batch_size=size, **QUIET)
+
+
+def test_a_crop_lies_where_its_seed_says():
+    """Frames of 48 x 64 that are brighter to the right (red) and downwards (green) show the place of a crop."""
+    rows, columns = torch.meshgrid(torch.arange(48), torch.arange(64), indexing="ij")
+    frame = torch.stack([columns, rows, rows]).to(torch.uint8)[None]
+    for seed in range(40):
+        size, down, right = torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
+        height, width = 48 * (1 - 0.6 * size), 64 * (1 - 0.6 * size)
+        found = batches.Augment(crop=0.6).crop_frames(frame, seed)[0].float()
+        assert float(found[0].mean()) == pytest.approx(right * (64 - width) + (width - 1) / 2, abs=1)
+        assert float(found[1].mean()) == pytest.approx(down * (48 - height) + (height - 1) / 2, abs=1)
+        assert float(found[0, 24, 48] - found[0, 24, 16]) == pytest.approx(width / 2, abs=1.5)
+
+
+@pytest.mark.parametrize(
+    "field", [{"frames": 4}, {"sampling": "first"}, {"exact": False}, {"crop": False}, {"seconds": 1.5}, {"size": 16}]
+)
+def test_a_model_that_resizes_reads_frames_of_another_size_but_no_other_clips(store, field):
+    class Video:
+        inputs, resizes, class_names = ("clip",), True, None
+        clip_spec = dataclasses.replace(store.specs["clip"], **field)
+
+    if "size" in field:
+        assert batches.arrays_of(Video(), store) == ["clip"]
+    else:
+        with pytest.raises(
+            EgoDistillError, match=f"'clip' of the store does not fit the model: {next(iter(field))} is"
+        ):
+            batches.arrays_of(Video(), store)
+
+
+@pytest.mark.parametrize(
+    ("classes", "first"),
+    [(["close", "open", "take", "put"], 2), (["open", "close", "put", "take"], 0), (["close", "open", "put"], 3)],
+)
+def test_classes_are_compared_with_their_order_and_number(classes, first):
+    class Model:
+        inputs, class_names = ("imu",), classes
+
+    with pytest.raises(EgoDistillError, match=f"differ first at class {first}"):
+        batches.arrays_of(Model(), Store(4))
+    Model.class_names = list(Store(4).class_names)
+    assert batches.arrays_of(Model(), Store(4)) == ["imu"]
+
+
+def test_a_store_that_is_refused_names_no_classes():
+    model, fewer, larger = small(), Store(4), Store(4, size=48)
+    fewer.class_names, larger.class_names = ["x", "y"], list("wxyz")
+    for store, words in ((fewer, "4 classes, but the store has 2"), (larger, "size is 48")):
+        with pytest.raises(EgoDistillError, match=words):
+            batches.arrays_of(model, store)
+        assert model.class_names is None
+    batches.arrays_of(model, Store(4))
+    assert model.class_names == CLASSES
+
+
+def test_limits_of_numbers_are_part_of_the_range_or_not_as_said():
+    for options, fits, fails in (
+        ({"least": 0, "most": 1}, (0, 0.5, 1), (-1e-9, 1.0001, NAN, "1", None)),
+        ({"least": 0, "most": 1, "above": True}, (1e-9, 1), (0, 1.1)),
+        ({"least": 0, "most": 1, "below": True}, (0, 0.999), (-0.1, 1)),
+        ({"least": 2, "whole": True}, (2, 3, np.int64(4)), (1, 2.5, 2.0)),
+        ({}, (-1e300, 0), (float("inf"), -float("inf"), NAN)),
+    ):
+        for value in fits:
+            batches.require_number("x", value, **options)
+        for value in fails:
+            with pytest.raises(EgoDistillError, match="x must be a"):
+                batches.require_number("x", value, **options)
+
+
+def test_at_most_five_clips_are_named():
+    store = Store(8)
+    assert batches.clip_ids(store, torch.tensor([6, 2])) == "6, 2"
+    assert batches.clip_ids(store, torch.arange(8)) == "0, 1, 2, 3, 4 and 3 more"
+
+
+def test_a_batch_holds_the_rows_that_are_picked_with_their_labels():
+    rows, store = torch.tensor([5, 1, 7, 2, 6]), Store(8)
+    found = [b for b, _ in batches.read(store, ["imu"], rows, 2, torch.device("cpu"), lambda part: part.flip(0)[:1])]
+    assert [batch["row"].tolist() for batch in found] == [[1], [2], [6]]
+    for batch in found:
+        np.testing.assert_array_equal(batch["imu"], store.arrays["imu"][batch["row"].numpy()])
+        np.testing.assert_array_equal(batch["label"], store.labels[batch["row"].numpy()])
+
+
+def test_what_a_model_says_of_its_clips_is_not_overwritten_by_the_first_store(store):
+    """A model that resizes keeps its own size; what it does not say is noted, and a second store changes nothing."""
+
+    class Model:
+        inputs, resizes, class_names, frame_size, num_frames = ("frames",), True, None, 20, 4
+
+    model = Model()
+    assert batches.arrays_of(model, store) == ["frames_4"]
+    spec = batches.clip_spec_of(model)
+    assert (spec.size, spec.frames, spec.sampling, spec.exact) == (20, 4, "uniform", True)
+    assert spec.seconds == store.specs["frames_4"].seconds and "size" not in model.noted_clips
+    model.noted_clips = {"sampling": "last"}
+    batches.arrays_of(model, store)
+    assert batches.clip_spec_of(model).sampling == "last"
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_neither_infinity_nor_nan_is_finite(value):
+    values = torch.zeros(3, 2, 2)
+    batches.require_finite(Store(), torch.tensor([4, 7, 5]), "scores", values)
+    values[1, 0, 1] = value
+    with pytest.raises(DataError, match="scores of the clips 7 are not finite"):
+        batches.require_finite(Store(), torch.tensor([4, 7, 5]), "scores", values)
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cuda", 2), ("cpu", 0)])
+def test_batches_for_a_gpu_are_copied_from_pinned_memory(device, pinned, monkeypatch):
+    """Imitated: the inputs and the labels, while the GPU computes; the rows stay."""
+    calls = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: calls.append("pinned") or x)
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, *where, **how: calls.append((*where, how)) or x)
+    next(batches.read(Store(4), ["imu"], torch.arange(4), 4, torch.device(device)))
+    assert calls.count("pinned") == pinned
+    assert [call for call in calls if call != "pinned"] == 2 * [(torch.device(device), {"non_blocking": True})]

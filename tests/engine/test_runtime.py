@@ -1,0 +1,341 @@
+"""Precision and compilation."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from toys import CLASSES, QUIET, Store, small
+
+import egodistill
+from egodistill import EgoDistillError, Training, evaluate, measure, predict
+from egodistill.engine import batches, distributed, runtime
+
+ROOT = Path(egodistill.__file__).parent
+BF16_GAIN = runtime.bf16_gain.__wrapped__  # without the cache; `conftest.training_in_fp32` replaces it
+
+
+def pretend(monkeypatch, kernels=True, **capabilities):
+    """A processor that has these, and a oneDNN with or without bf16 kernels for it."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    monkeypatch.setattr(runtime, "has_bf16_kernels", lambda: kernels)
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "expected, reason, capabilities",
+    [
+        ("bf16", "Intel Xeon has AMX", {"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}),
+        ("bf16", "AMD EPYC has AVX512_BF16", {"avx512_bf16": True, "amx_bf16": False, "cpu_name": "AMD EPYC"}),
+        ("fp32", "AMD EPYC has no AVX512_BF16", {"avx512_bf16": False, "cpu_name": "AMD EPYC"}),
+        ("fp32", "Intel Xeon has no AMX", {"avx512_bf16": True, "amx_bf16": False, "cpu_name": "Intel Xeon"}),
+        ("fp32", "this CPU has no AMX", {"neon": True, "bf16": True}),
+        ("fp32", "this CPU has no AMX", {}),
+        ("fp32", "no bf16 kernels", {"amx_bf16": True, "cpu_name": "Intel Xeon", "kernels": False}),
+    ],
+)
+def test_auto_is_bf16_where_the_processor_is_fast_at_it(expected, reason, capabilities, monkeypatch):
+    pretend(monkeypatch, **capabilities)
+    fast, why = runtime.bf16_speed(CPU)
+    assert fast is (expected == "bf16") and reason in why
+    assert runtime.pick_precision(CPU, "auto") == expected
+    for given in ("fp32", "bf16", "fp16"):  # what is asked for holds
+        assert runtime.pick_precision(CPU, given) == given
+
+
+@pytest.mark.parametrize(
+    ("expected", "reason", "gain", "capabilities"),
+    [
+        ("bf16", "2.8 times as fast as fp32 in a trial on Intel Xeon", 2.8, {"amx_bf16": True}),
+        ("bf16", "1.2 times", 1.2, {"avx512_bf16": True}),
+        ("fp32", "1.1 times", 1.1, {"avx512_bf16": True}),
+        ("fp32", "Intel Xeon reports neither AMX nor AVX512_BF16", None, {}),
+        ("fp32", "Intel Xeon reports neither", None, {"amx_bf16": True, "kernels": False}),
+    ],
+)
+def test_training_is_in_bf16_where_a_trial_was_faster(expected, reason, gain, capabilities, monkeypatch):
+    """Without AMX or AVX512_BF16 there is no trial, since bf16 may take 25 times as long."""
+    pretend(monkeypatch, cpu_name="Intel Xeon", **capabilities)
+    monkeypatch.setattr(
+        runtime, "bf16_gain", lambda *layer: gain if gain and layer == (2, 64) else pytest.fail("tried")
+    )
+    found, why = runtime.pick_training_precision(CPU, small())
+    assert found == expected and reason in why
+    assert runtime.pick_training_precision(CPU, small().double())[0] == "fp32"
+
+
+def test_the_trial_is_of_the_networks_kind_of_layer(monkeypatch):
+    """Narrow transformers are slower in bf16: their linear layers, not the convolution before them, take the time."""
+    narrow = nn.ModuleList([nn.Conv3d(3, 2, 1), nn.Linear(96, 288), nn.Linear(96, 96), nn.Linear(288, 96)])
+    models = (small(), nn.Conv3d(2, 2, 1), nn.Conv1d(2, 2, 1), nn.Linear(2, 2), nn.ReLU(), narrow)
+    assert list(map(runtime.trial_layer, models)) == [(2, 64), (3, 64), (1, 64), (0, 2), (2, 64), (0, 96)]
+    with torch.device("meta"):
+        assert runtime.trial_layer(nn.Linear(3 * 224 * 224, 64)) == (0, 1024)  # a square one would have 90 GB
+
+    now, step = [0.0], {torch.float32: 3.0, torch.bfloat16: 2.0}
+    for clock in ("perf_counter", "process_time"):
+        monkeypatch.setattr(runtime.time, clock, lambda: now[0])
+    for dims, kind in enumerate((nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        seen, real = [], kind.forward
+
+        def forward(layer, x, seen=seen, real=real):
+            y = real(layer, x)
+            seen.append((layer.weight.shape[:2], x.ndim, y.dtype, y.requires_grad))
+            now[0] += step[y.dtype]
+            return y
+
+        monkeypatch.setattr(kind, "forward", forward)
+        before = torch.get_rng_state()
+        assert BF16_GAIN(dims, 64) == 1.5 and torch.equal(before, torch.get_rng_state())
+        pair = [((64, 64), dims + 2, dtype, True) for dtype in (torch.float32, torch.bfloat16)]
+        assert seen == 9 * pair
+
+
+def test_auto_elsewhere(monkeypatch):
+    cuda = torch.device("cuda", 1)
+    assert runtime.pick_precision(torch.device("mps"), "auto") == "fp32"
+    for capability, expected in (((7, 5), "fp32"), ((8, 0), "bf16"), ((12, 0), "bf16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        assert runtime.pick_precision(cuda, "auto") == expected
+    monkeypatch.setattr(torch.version, "hip", "6.2")  # Its numbers mean something else.
+    assert runtime.pick_precision(cuda, "auto") == "fp32"
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # torch 2.4 has none
+    assert runtime.pick_precision(CPU, "auto") == "fp32" and "does not describe" in runtime.bf16_speed(CPU)[1]
+    for wrong in (lambda: measure(small(), precision="fp8"), lambda: Training(precision="fp8")):
+        with pytest.raises(EgoDistillError, match="one of auto, fp32, bf16, fp16; got 'fp8'"):
+            wrong()
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="oneDNN's limit is for x86")
+def test_auto_heeds_a_limit_of_the_instruction_set():
+    """A limit that oneDNN is given does not change what the processor says of itself."""
+    code = "import torch; from egodistill.engine import runtime as r; print(r.pick_precision(torch.device('cpu'), 'auto'))"
+    limit = os.environ | {"DNNL_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=limit, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "fp32"
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_inference_runs_in_what_auto_found(amx, sample_data, monkeypatch):
+    pretend(monkeypatch, amx_bf16=amx)
+    model, store, ran = small(class_names=CLASSES, use_imu=False), Store(8), []
+    model.classifier.register_forward_hook(lambda layer, inputs, output: ran.append((output.dtype, output.grad_fn)))
+    dtype, name = (torch.bfloat16, "bf16") if amx else (torch.float32, "fp32")
+    assert evaluate(model, store, **QUIET).precision == name
+    next(predict(model, sample_data / "gopro" / "max-heromode.mp4", exact=False, device="cpu"))
+    assert ran == [(dtype, None)] * 2
+    assert measure(model, batch_size=1, repeats=1, device="cpu").precision == name
+    # counted, warmed up and timed; then fp32 again to compare with
+    assert [found for found, _ in ran[2:]] == [torch.float32] + [dtype] * 3 + [torch.float32] * amx
+    ran.clear()
+    assert evaluate(model, store, precision="fp32", **QUIET).precision == "fp32" and ran == [(torch.float32, None)]
+
+
+def test_compile_gives_the_same(monkeypatch, capsys):
+    """Through Dynamo, without a compiler. The last batch is smaller and goes through the model as it is."""
+    sizes, real = [], torch.compile
+
+    def spy(model):
+        fast = real(model, backend="eager")
+
+        def run(*inputs):
+            sizes.append(len(inputs[0]))
+            return fast(*inputs)
+
+        return run
+
+    store, model = Store(10), small()
+    plain = evaluate(model, store, batch_size=4, precision="fp32", **QUIET)
+    monkeypatch.setattr(torch, "compile", spy)
+    fast = evaluate(model, store, batch_size=4, precision="fp32", compile=True, **QUIET)
+    assert torch.allclose(fast.scores, plain.scores, atol=1e-6) and sizes == [4, 4]
+    cost = measure(model, batch_size=3, repeats=2, device="cpu", precision="fp32", compile=True)
+    assert sizes[2:] == [3] * 4 and cost.feature_error < 1e-5 and cost.same_top1 == 1.0
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("when", ["at once", "in the first batch"])
+def test_without_a_compiler_the_model_runs_as_it_is(when, monkeypatch, sample_data, capsys):
+    def compile_(model):
+        def run(*inputs):
+            raise RuntimeError("No working C++ compiler found\nand much more")
+
+        return run() if when == "at once" else run
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    store, model = Store(10), small(class_names=CLASSES)
+    plain = evaluate(model, store, batch_size=4, **QUIET)
+    assert not capsys.readouterr().err
+    assert torch.equal(evaluate(model, store, batch_size=4, compile=True, **QUIET).scores, plain.scores)
+    line = "torch.compile failed, so the model runs uncompiled: No working C++ compiler found\n"
+    assert capsys.readouterr().err == line
+    video = sample_data / "gopro" / "max-heromode.mp4"
+    assert list(predict(model, video, batch_size=2, compile=True)) == list(predict(model, video, batch_size=2))
+    assert capsys.readouterr().err == line
+    frames, imu = batches.example_inputs(model, 2)
+    with pytest.raises(ValueError, match=r"imu must be float \[batch, 422, 6\]"):  # The model's own, and no word more.
+        runtime.Compiled(model)(frames, imu[:, 1:])
+    assert not capsys.readouterr().err
+
+
+def test_evaluation_brings_the_model_back(monkeypatch):
+    """To its device, after an error, too."""
+    model, moves = small(), []
+    monkeypatch.setattr(model, "to", lambda device: moves.append(device) or model)
+    with pytest.raises(KeyError), runtime.evaluation(model, torch.device("cuda")):
+        assert not model.training and moves == [torch.device("cuda")]
+        raise KeyError
+    assert model.training and moves == [torch.device("cuda"), CPU]
+
+
+def test_a_device_that_does_not_exist_is_an_error_of_ours():
+    for name in ("cpuu", "cuda:99", "hpu", "privateuseone"):
+        with pytest.raises(EgoDistillError, match=f"the device '{name}' cannot be used: "):
+            runtime.pick_device(name)
+
+
+def test_a_process_touches_no_gpu_but_its_own(monkeypatch):
+    places = []
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch, "empty", lambda *shape, device: places.append(device))
+    assert runtime.pick_device("cuda") == torch.device("cuda:3") and places == [torch.device("cuda:3")]
+
+
+def test_evaluation_restores_the_mode_of_each_layer():
+    """Some layers were training, others were not, as with frozen batch norms."""
+    for outer in (True, False):
+        model = small().train(outer)
+        model.image_encoder.train(not outer)
+        model.imu_encoder.cnn[2].train(not outer)
+        modes = [layer.training for layer in model.modules()]
+        assert len(set(modes)) == 2
+        with runtime.evaluation(model, CPU):
+            assert not any(layer.training for layer in model.modules())
+        assert [layer.training for layer in model.modules()] == modes
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.3, None])
+def test_batch_norm_over_unequal_shares_is_that_of_the_whole_batch(monkeypatch, momentum):
+    """Shares of 2, 3 and 5 clips, and a process that only looks on; two steps, as running statistics remember."""
+    shares = [(0, 2), (2, 5), (5, 10), (10, 10)]
+    whole = torch.nn.BatchNorm2d(4, eps=0.3, momentum=momentum).train()
+    with torch.no_grad():
+        whole.weight.uniform_(0.5, 1.5)
+        whole.bias.normal_()
+    norms = []
+    for _ in shares:
+        model = torch.nn.Sequential(torch.nn.BatchNorm2d(4, eps=0.3, momentum=momentum))
+        model[0].load_state_dict(whole.state_dict())
+        distributed.sync_batch_norm(model)
+        norms.append(model)
+    for step in range(2):
+        x = torch.randn(10, 4, 3, 2, generator=torch.Generator().manual_seed(step)) * 2 + step
+        parts = [x[a:b] if b > a else x[:2] for a, b in shares]
+        sent, results = [], []
+        for send in (True, False):  # first what each process sends, then what it makes of the sum
+            for rank, (model, part, (start, stop)) in enumerate(zip(norms, parts, shares, strict=True)):
+                monkeypatch.setattr(runtime, "rank_and_world_size", lambda rank=rank: (rank, len(shares)))
+                distributed.share_batch_norm(model, distributed.Share(start, stop, 10))
+                before = {name: value.clone() for name, value in model.state_dict().items()}
+                if send:
+                    monkeypatch.setattr(
+                        distributed.AllReduceSum, "apply", lambda own, to=sent: to.append(own) or own + 1e-9
+                    )
+                    model(part)
+                    model.load_state_dict(before)
+                else:
+                    monkeypatch.setattr(distributed.AllReduceSum, "apply", lambda own, of=sent: torch.stack(of).sum(0))
+                    results.append(model(part))
+        torch.testing.assert_close(torch.cat(results[:3]), whole(x), rtol=1e-4, atol=1e-5)
+        for model in norms:
+            for name in ("running_mean", "running_var", "num_batches_tracked"):
+                torch.testing.assert_close(getattr(model[0], name), getattr(whole, name), rtol=1e-5, atol=1e-6)
+
+
+def test_running_statistics_are_averaged_by_clips(monkeypatch):
+    """This process has a quarter of the clips; batch norms in evaluation mode are left alone."""
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2).eval())
+    model[0].running_mean += torch.tensor([4.0, 8.0])
+    sent = []
+    monkeypatch.setattr(runtime, "rank_and_world_size", lambda: (0, 2))
+    monkeypatch.setattr(runtime, "all_reduce_sum", lambda x: sent.append(x.clone()) or x + 10)
+    distributed.average_statistics(model, 0.25)
+    assert sent[0].tolist() == [1.0, 2.0, 0.25, 0.25]
+    assert model[0].running_mean.tolist() == [11.0, 12.0] and model[0].running_var.tolist() == [10.25, 10.25]
+    assert model[1].running_mean.tolist() == [0.0, 0.0]
+
+
+def test_replaced_batch_norms_keep_all_settings_and_values():
+    norm = torch.nn.BatchNorm2d(3, eps=1e-3, momentum=0.25)
+    torch.nn.init.normal_(norm.weight)
+    norm.running_mean += 2
+    frozen = torch.nn.BatchNorm1d(3, affine=False)
+    model = torch.nn.Sequential(norm.eval(), frozen)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    distributed.sync_batch_norm(model)
+    synced = model[0]
+    assert type(synced) is distributed.SyncBatchNorm and (synced.eps, synced.momentum, synced.training) == (
+        1e-3,
+        0.25,
+        False,
+    )
+    assert synced.weight is norm.weight and synced.bias is norm.bias and model[1] is frozen
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    x = torch.randn(4, 3, 2, 2)
+    assert torch.equal(synced(x), norm(x))  # alone, or in evaluation mode, it is an ordinary one
+
+
+def test_batch_norms_with_frozen_weights_keep_their_statistics():
+    """Those that are trained, or have no weights to freeze, stay in training mode."""
+    norms = [
+        torch.nn.BatchNorm1d(2),
+        torch.nn.BatchNorm1d(2),
+        torch.nn.BatchNorm1d(2),
+        torch.nn.BatchNorm1d(2, affine=False),
+    ]
+    model = torch.nn.Sequential(*norms, torch.nn.Dropout()).train()
+    norms[1].requires_grad_(False)
+    norms[2].weight.requires_grad_(False)
+    runtime.keep_frozen_statistics(model)
+    assert [layer.training for layer in model] == [True, False, False, True, True]
+    model(torch.randn(8, 2) + 5)
+    assert [bool(norm.running_mean.any()) for norm in norms] == [True, False, False, True]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+@pytest.mark.parametrize("total", [2, 3, 7, 10, 21])
+def test_shares_are_consecutive_rows_of_at_least_two_clips(monkeypatch, processes, total):
+    batch, seen, weights = torch.arange(total) + 100, [], []
+    for rank in range(processes):
+        monkeypatch.setattr(runtime, "rank_and_world_size", lambda rank=rank: (rank, processes))
+        share = distributed.Share.of(total)
+        rows = share.rows(batch).tolist()
+        weight = share.weights(len(rows), CPU)
+        weights += weight.tolist()
+        assert len(rows) >= 2 and weight.unique().numel() == 1 and (bool(weight[0]) or rows == [100, 101])
+        seen += rows if weight[0] else []
+    assert seen == batch.tolist() and sum(weights) == total
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64])
+def test_weights_of_other_types_do_not_run_in_bf16(kind, monkeypatch):
+    model, cpu = small().to(kind), torch.device("cpu")
+    assert runtime.pick_precision(cpu, "fp32", model) == "fp32"
+    monkeypatch.setattr(runtime, "bf16_speed", lambda device: (True, "it is"))
+    for precision in ("bf16", "auto"):
+        with pytest.raises(EgoDistillError, match=rf"the weights of EgoDistill are {kind} .* do not mix with bf16"):
+            runtime.pick_precision(cpu, precision, model)
+        assert runtime.pick_precision(cpu, precision, small()) == "bf16"
+
+
+@pytest.mark.parametrize(("precision", "wanted"), [("fp32", None), ("int8", None), ("bf16", torch.bfloat16)])
+def test_autocast_leaves_the_precision_of_exported_programs(precision, wanted):
+    with runtime.autocast(torch.device("cpu"), precision):
+        found = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert found.dtype == (wanted or torch.float32)

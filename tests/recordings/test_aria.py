@@ -1,0 +1,317 @@
+"""Project Aria recordings: VRS files written here, and two real ones."""
+
+import importlib.util
+import json
+import struct
+
+import av
+import numpy as np
+import pytest
+from painted import number_of, paint
+from vrs import (
+    LEFT,
+    RGB,
+    RIGHT,
+    ZERO,
+    calibration,
+    pictures,
+    quaternion,
+    samples,
+    write_vrs,
+)
+
+from egodistill import DataError, imu
+from egodistill.commands import cli
+from egodistill.recordings import aria, clips
+from egodistill.recordings.aria import AriaError, Recording, convert
+from egodistill.video import probe, read_frames
+
+TIMES = [0, 0.05, 0.1, 0.16, 0.2, 0.3, 0.35, 1.0]  # as cameras have them: uneven
+ACCEL, GYRO = (1.0, 2.0, 3.0), (0.1, 0.2, 0.3)
+
+
+@pytest.fixture
+def gen1(tmp_path):
+    streams = {RIGHT: samples((9, 9, 9), (9, 9, 9)), LEFT: samples(ACCEL, GYRO), RGB: pictures(TIMES, turns=1)}
+    return lambda name="walk.vrs", without=(), **options: write_vrs(
+        tmp_path / name, {key: rows for key, rows in streams.items() if key not in without}, **options
+    )
+
+
+def test_conversion_has_every_picture_upright_at_its_time(gen1, tmp_path):
+    made = convert(gen1(), tmp_path / "films", progress=False)
+    assert made.frames == len(TIMES) and made.samples == 1608 and made.notes == ()
+    with av.open(made.video) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264" and (stream.width, stream.height) == (80, 48)
+        shown = [float(frame.pts * frame.time_base) for frame in container.decode(stream)]
+    np.testing.assert_allclose(shown, TIMES, atol=1 / 90000)
+    assert probe(made.video).duration == pytest.approx(made.seconds, abs=1e-3) == 1.65  # the last as long as before
+    frames = read_frames(made.video, np.array(TIMES) + 0.001)
+    assert [number_of(picture) for picture in frames] == list(range(len(TIMES)))
+    assert abs(frames[1].astype(int) - paint(1).transpose(2, 0, 1)).mean() < 12  # bright and dark are as before
+    motion = imu.read_imu(made.imu)
+    assert motion.notes == () and len(motion.accel) == 1608
+    np.testing.assert_allclose(motion.accel_time[[0, 800]], [-0.01, 0.99], atol=1e-6)
+    clip = clips.open_recording(made.video, made.imu).clip(
+        0.2, clips.ClipSpec(frames=1, size=16, imu_samples=99, seconds=0.5)
+    )
+    np.testing.assert_allclose(clip["imu"][0], [2, -3, -1, 0.2, -0.3, -0.1], atol=1e-6)  # Gen 1: (y, -z, -x)
+
+
+def test_imu_by_label_where_the_instances_are_swapped(tmp_path):
+    """The left IMU is instance 2 in Gen 1, and 1 in Gen 2; each generation's camera has axes of its own."""
+    one, two = samples(ACCEL, GYRO), samples((9, 9, 9), (9, 9, 9))
+    h265 = pictures([0, 0.1, 0.2], "libx265", variable=True, **{"x265-params": "log-level=none:bframes=0:keyint=10"})
+    gen2 = {(1202, 1): one, (1202, 2): two, RGB: h265}
+    path = write_vrs(
+        tmp_path / "b.vrs", gen2, "Oatmeal", image="image/video/codec=H.265", variable=("metadata", "description")
+    )
+    motion = Recording(path).imu()
+    np.testing.assert_allclose(motion.accel[0], [-1, -3, -2])  # Gen 2: (-x, -z, -y)
+    made = convert(path, tmp_path / "films", progress=False)
+    assert [number_of(p) for p in read_frames(made.video, [0.01, 0.11, 0.21])] == [0, 1, 2]  # also without a key frame
+
+
+def test_the_right_imu_if_the_left_one_is_missing(gen1):
+    motion = Recording(gen1(without=[LEFT])).imu()
+    np.testing.assert_allclose(motion.gyro[0], [9, -9, -9])
+    assert motion.notes == ("no left IMU: the samples are of the right one",)
+
+
+def test_calibration_moves_times_and_turns_values(gen1):
+    turned = quaternion((0, 0, 1), 90)  # x of the sensor is y of the device
+    motion = Recording(gen1(calib=calibration(0.002, (0.5, 0, 0), 2.0, sensor=turned))).imu()
+    device = np.array([-2.0, 0.5, 3.0]) / 2
+    np.testing.assert_allclose(motion.accel[0], device[[1, 2, 0]] * [1, -1, -1], atol=1e-6)
+    assert motion.accel_time[0] == pytest.approx(-0.012) and motion.gyro_time[0] == pytest.approx(-0.012)
+    both = Recording(gen1(calib=calibration(camera=turned, sensor=turned))).imu()  # they turn together
+    np.testing.assert_allclose(both.accel[0], [2, -3, -1], atol=1e-6)
+
+
+def test_samples_that_are_not_valid_are_left_out(tmp_path):
+    rows = samples(ACCEL, GYRO, 0.1) + samples((7, 7, 7), GYRO, 0.2, valid=(0, 1))[81:]
+    motion = Recording(write_vrs(tmp_path / "a.vrs", {LEFT: rows, RGB: pictures([0], turns=1)})).imu()
+    assert len(motion.accel) == 88 and len(motion.gyro) > 150 and np.abs(motion.accel).max() < 4
+
+
+def test_readings_that_are_no_numbers_are_not_valid(tmp_path):
+    """They reached the windows of a store, because the sensor says that they are valid."""
+    rows = samples(ACCEL, GYRO, 0.5)
+    for place, value in ((90, np.nan), (200, np.inf), (300, 1e35)):
+        rows[place] = samples(ACCEL, (0.1, value, 0.3), 0.5)[place]
+    motion = Recording(write_vrs(tmp_path / "a.vrs", {LEFT: rows, RGB: pictures([0], turns=1)})).imu()
+    assert len(motion.gyro) == len(motion.accel) - 3 == len(rows) - 3 and np.abs(motion.gyro).max() < 1
+
+
+def test_sensors_that_never_read_at_the_same_time_give_no_table(tmp_path):
+    rows = samples(ACCEL, GYRO, 0.1, valid=(1, 0)) + samples(ACCEL, GYRO, 0.3, valid=(0, 1))[100:]
+    path = write_vrs(tmp_path / "a.vrs", {LEFT: rows, RGB: pictures([0], turns=1)})
+    with pytest.raises(AriaError, match=rf"^{path}: its accelerometer \(.* s\) and gyroscope \(.* s\) never read at"):
+        convert(path, tmp_path / "films", progress=False)
+    assert not any((tmp_path / "films").iterdir())
+
+
+@pytest.mark.parametrize("at", [24, 32, 40])  # of the index, the description, the first record
+@pytest.mark.parametrize("place", [-1, -(2**62), 2**62, 2**63 - 1])
+@pytest.mark.parametrize("index", ["end", "front", None])
+def test_places_outside_of_the_file_are_damage(gen1, at, place, index):
+    """They were an OSError, "Invalid argument", which named no file and ended `prepare`."""
+    path = gen1(index=index)
+    content = path.read_bytes()
+    path.write_bytes(content[:at] + struct.pack("<q", place) + content[at + 8 :])
+    with pytest.raises(AriaError, match=rf"^{path}: "):
+        Recording(path).imu()
+
+
+def test_a_layout_with_other_shapes_is_named(gen1):
+    path = gen1()
+    path.write_bytes(path.read_bytes().replace(b'"size": 3', b'"size": 1'))
+    with pytest.raises(AriaError, match=rf"^{path}: its IMU records have no usable accelerometer, gyroscope, so"):
+        Recording(path).imu()
+
+
+@pytest.mark.parametrize("index", ["end", "front", None])
+def test_where_the_index_is_does_not_matter(gen1, index):
+    recording = Recording(gen1(index=index))
+    assert [recording.count(stream) for stream in (RGB, LEFT, RIGHT)] == [8, 1608, 1608]
+    assert recording.notes == (
+        [] if index else ["it has no index, as after an interrupted recording; its complete records are used"]
+    )
+
+
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.003, 0.3, 0.97, 0.999])
+@pytest.mark.parametrize("index", ["end", "front"])
+def test_a_file_that_was_cut_off_is_one_sentence(gen1, part, index):
+    path = gen1(index=index)
+    content = path.read_bytes()
+    path.write_bytes(content[: round(part * len(content))])
+    where = r"in the middle of its description|before its index|in the middle of its index"
+    words = rf"(not a VRS file|ends ({where})|has [\d,]+ of 3,227 records)"
+    with pytest.raises(AriaError, match=rf"^{path}: {words}"):
+        Recording(path)
+
+
+def test_an_interrupted_recording_keeps_what_is_complete(gen1, tmp_path):
+    path = gen1(index=None)
+    content = path.read_bytes()
+    path.write_bytes(content[:-2000])  # in the last picture, or the one before
+    recording = Recording(path)
+    assert 0 < recording.count(RGB) < 8 and recording.count(LEFT) == 1608
+    made = convert(path, tmp_path / "films", progress=False)
+    assert made.frames == recording.count(RGB) and "it has no index" in made.notes[0]
+
+
+def test_what_lacks_is_named(gen1, tmp_path, monkeypatch):
+    with pytest.raises(AriaError, match=r"walk\.vrs: has no pictures \(camera-rgb\)"):
+        Recording(gen1(without=[RGB]))
+    with pytest.raises(AriaError, match=r"walk\.vrs: has no IMU samples \(imu-left or imu-right\)"):
+        Recording(gen1(without=[LEFT, RIGHT])).imu()
+    with pytest.raises(AriaError, match=r"recorded by Quest; Aria \(Gen 1\) and Oatmeal"):
+        Recording(gen1(device="Quest"))
+    strange = [calibration(late=float("nan")), calibration(sensor=(0.5, [0, 0, 0])), calibration(scale=0)]
+    for calib in (
+        *map(json.dumps, strange),
+        "{",
+        "{}",
+        json.dumps({"ImuCalibrations": [], "CameraCalibrations": []}),
+        '{"ImuCalibrations": 3}',
+    ):
+        with pytest.raises(AriaError, match="tag calib_json has no usable calibration of imu-left and camera-rgb"):
+            Recording(gen1(calib=calib)).imu()
+    with pytest.raises(AriaError, match=r"compressed with lz4, not with zstd .* `vrs copy`"):
+        Recording(gen1(compression=1))
+    monkeypatch.setattr(aria, "_zstd", lambda: None)
+    with pytest.raises(AriaError, match=r'compressed with zstd; to read it, pip install "egodistill\[cameras\]"'):
+        Recording(gen1(compression=2))
+    with pytest.raises(AriaError, match=r"its pictures are data_layout\+image/raw, not JPEG or H\.265"):
+        convert(gen1(image="image/raw"), tmp_path / "films", progress=False)
+    assert not any((tmp_path / "films").iterdir())  # neither of the two files, nor a part of one
+    with pytest.raises(DataError, match="No such file"):
+        Recording(tmp_path / "nothing.vrs")
+
+
+def test_pictures_that_are_broken_are_left_out(tmp_path):
+    rows = pictures(TIMES, turns=1)
+    rows[0] = (3, rows[0][1][:16] + b"nothing")
+    rows[3] = (3, rows[3][1][:16])
+    path = write_vrs(tmp_path / "a.vrs", {LEFT: samples(ACCEL, GYRO), RGB: rows})
+    made = convert(path, tmp_path / "films", progress=False)
+    assert made.frames == 6 and made.notes == ("2 of 8 pictures are broken or repeat a time, and are left out",)
+    assert [number_of(p) for p in read_frames(made.video, [0.0, 0.11, 0.21, 0.31])] == [1, 2, 4, 5]
+
+
+@pytest.mark.parametrize("quality", [-1, 52])
+def test_a_quality_that_x264_does_not_have_is_refused(gen1, tmp_path, quality):
+    with pytest.raises(DataError, match=f"walk.vrs: quality must be from 0 to 51, not {quality}"):
+        convert(gen1(), tmp_path / "films", quality=quality)
+
+
+def test_nothing_is_replaced_unless_asked(gen1, tmp_path, capsys):
+    films, path = tmp_path / "films", gen1()
+    films.mkdir()
+    (films / "walk.csv").write_text("mine")
+    with pytest.raises(DataError, match=r"walk\.csv: already exists"):
+        convert(path, films, progress=False)
+    assert cli.main(["convert", str(path), "--out", str(films)]) == 1
+    assert (films / "walk.csv").read_text() == "mine" and not (films / "walk.mp4").exists()
+    assert "already exists" in capsys.readouterr().err
+    assert cli.main(["convert", str(path), "--out", str(films), "--overwrite"]) == 0
+    assert "walk.mp4" in capsys.readouterr().out and imu.read_imu(films / "walk.csv").notes == ()
+    before = (films / "walk.mp4").stat().st_mtime_ns
+    assert cli.main(["convert", str(path), "--out", str(films)]) == 0  # an interrupted command goes on
+    assert "walk.mp4 and walk.csv already exist; --overwrite" in capsys.readouterr().out
+    assert (films / "walk.mp4").stat().st_mtime_ns == before
+    with pytest.raises(DataError, match=r"a Project Aria recording; convert it first with `egodistill convert"):
+        clips.open_recording(path)
+    with pytest.raises(imu.IMUError, match=r"walk\.vrs: .*glasses' own clock, and nothing says.*`egodistill convert`"):
+        clips.Recording(films / "walk.mp4", path).motion()
+
+
+def test_imu_of_a_recording_on_the_glasses_own_clock(gen1, tmp_path):
+    """As the data sets have it: the pictures are in an MP4, and a table says what their times are on that clock."""
+    both, alone = (Recording(gen1()).imu(), imu.read_imu(gen1("a.VRS", without=[RGB])))
+    np.testing.assert_allclose(alone.accel_time, both.accel_time + ZERO * 1e-9, atol=1e-9, rtol=0)
+    assert (alone.accel == both.accel).all() and (alone.gyro == both.gyro).all() and alone.notes == ()
+    (moved, offset) = (clips.Recording("a.mp4", gen1(), imu_offset=-ZERO * 1e-9).motion(), ZERO * 1e-9)
+    np.testing.assert_allclose(moved.gyro_time, both.gyro_time, atol=1e-9)
+    np.testing.assert_allclose(alone.on_clock(-offset).window(0.5, 100), both.window(0.5, 100), atol=1e-4)
+    (tmp_path / "b.vrs").write_bytes(b"VisionRe")
+    with pytest.raises(imu.IMUError, match=r"b\.vrs: not a VRS file"):
+        imu.read_imu(tmp_path / "b.vrs")
+    gaps = [row for k, row in enumerate(samples(ACCEL, GYRO)) if not 400 < k < 600]
+    noted = imu.read_imu(write_vrs(tmp_path / "c.vrs", {LEFT: gaps})).notes
+    assert [note.split(" has ")[0] for note in noted] == ["the accelerometer", "the gyroscope"]
+
+
+# --- Real recordings
+
+REAL = {
+    "recording.vrs": {
+        "counts": (8, 319, 400),
+        "rates": (798.2, 1001.1),
+        "norms": (9.843, 9.804),
+        "accel": ((2.02, 2.64, 9.12), (2.15, 2.59, 9.07)),
+        "gyro": ((-0.134, -0.307, -0.825), (-0.139, -0.301, -0.825)),
+        "times": np.arange(8) * 0.05,
+    },
+    "aria_gen2_unit_test_sequence_with_bluetooth.vrs": {
+        "counts": (3, 239, 238),
+        "rates": (798.9, 792.7),
+        "norms": (9.960, 10.197),
+        "accel": ((0.13, 3.56, 9.28), (0.85, 4.22, 9.24)),
+        "gyro": ((0.407, 0.416, 2.104), (0.413, 0.413, 2.103)),
+        "times": [0, 0.1008, 0.1992],
+    },
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_recording_has_the_reference_values(sample_data, tmp_path, name, monkeypatch):
+    if name == "recording.vrs" and aria._zstd() is None:
+        pytest.skip("its pictures need zstd: the extra cameras, or Python 3.14")
+    expected = REAL[name]
+    recording = Recording(sample_data / "aria-vrs" / name)
+    labels = ("camera-rgb", "imu-left", "imu-right")
+    assert tuple(recording.count(recording.streams[label]) for label in labels) == expected["counts"]
+    count, left = recording.count, recording.streams["imu-left"]
+    for i, hidden in enumerate((None, left)):
+        monkeypatch.setattr(recording, "count", lambda stream, hidden=hidden: 0 if stream == hidden else count(stream))
+        motion = recording.imu()
+        assert 1 / motion.median_steps[0] == pytest.approx(expected["rates"][i], rel=0.002)
+        assert np.linalg.norm(motion.accel, axis=1).mean() == pytest.approx(expected["norms"][i], abs=0.001)
+        np.testing.assert_allclose(motion.accel.mean(0), expected["accel"][i], atol=0.0051)
+        np.testing.assert_allclose(motion.gyro.mean(0), expected["gyro"][i], atol=0.00051)
+    made = convert(recording.path, tmp_path, progress=False)
+    with av.open(made.video) as container:
+        shown = [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
+    np.testing.assert_allclose(shown, expected["times"], atol=1e-4)
+    if name == "recording.vrs":  # the maker's converter made this one upright
+        reference = sample_data / "aria-vrs" / "recording_rgb_by_vrs_to_mp4.mp4"
+        ours, theirs = (read_frames(video, [0.0], 64).astype(int) for video in (made.video, reference))
+        assert abs(ours - theirs).mean() < 8 < abs(np.rot90(ours, 1, (2, 3)) - theirs).mean()
+
+
+def test_the_real_first_generation_needs_zstd(sample_data, monkeypatch):
+    """Without it, records are found from header to header, and the error names the extra."""
+    monkeypatch.setattr(aria, "_zstd", lambda: None)
+    path = sample_data / "aria-vrs" / "recording.vrs"
+    assert len(aria.VRS(path).records) == 785
+    with pytest.raises(AriaError, match=r"egodistill\[cameras\]"):
+        Recording(path)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("zstandard") is None, reason="needs the extra cameras")
+def test_compressed_records_are_read(tmp_path):
+    import zstandard
+
+    content = b"motion" * 100
+    expand = aria._zstd()
+    assert expand(zstandard.ZstdCompressor().compress(content) + b"left over", len(content)) == content
+
+
+def test_a_real_recording_that_was_cut_off(sample_data, tmp_path):
+    path = tmp_path / "cut.vrs"
+    path.write_bytes((sample_data / "aria-vrs" / "recording.vrs").read_bytes()[:1_000_000])
+    with pytest.raises(AriaError, match=r"cut\.vrs: has [\d,]+ of 785 records \(1,000,000 bytes\), so it was cut off"):
+        aria.VRS(path)

@@ -1,0 +1,524 @@
+"""Recordings and the clips cut out of them: what a clip holds, one pass over a recording, who joins video and IMU."""
+
+import copy
+import math
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from painted import (
+    CLIP,
+    STEADY,
+    X264,
+    break_packets,
+    chirp,
+    expected_numbers,
+    move,
+    number_of,
+    ramp,
+    write_epic_imu,
+    write_sound,
+    write_video,
+)
+
+from egodistill import DataError, data
+from egodistill.datasets import segments
+from egodistill.imu import CoverageError, IMUError, read_imu
+from egodistill.recordings import clips
+from egodistill.recordings.audio import log_mel, read_audio
+from egodistill.recordings.clips import ClipSpec, Recording, decode_clips, differences, open_recording
+from egodistill.video import VideoError, read_frames
+
+STUDENT = ClipSpec(frames=4, size=40, imu_samples=422)
+
+
+@pytest.fixture
+def walk(kitchen):
+    return kitchen[3].recording
+
+
+def test_a_clip_is_what_its_spec_says(walk):
+    clip = walk.clip(1.5, STUDENT)
+    times = 1.5 + (np.arange(4) + 0.5) / 4 * CLIP
+    assert [number_of(picture) for picture in clip["frames"]] == expected_numbers(STEADY, times)
+    np.testing.assert_allclose(clip["frames.times"], STEADY[expected_numbers(STEADY, times)], atol=1e-6)
+    np.testing.assert_allclose(clip["imu"][:, :3], ramp(1.5 + np.arange(422) / 198, 2, 9.8), atol=1e-4)
+    assert {name: (str(a.dtype), a.shape) for name, a in clip.items() if name != "imu"} == STUDENT.parts()[
+        "frames"
+    ].arrays("frames")
+    keys = walk.clip(1.5, replace(STUDENT, exact=False, sampling="last", size=24, crop=True, imu_samples=0))
+    asked = 1.5 + (np.arange(60, 64) + 0.5) / 30
+    np.testing.assert_array_equal(keys["frames"], read_frames(walk.video, asked, 24, crop=True, exact=False))
+    assert "imu" not in keys
+    with pytest.raises(CoverageError, match=r"P02_102-accl\.csv and .*covers"):
+        walk.clip(5.9, STUDENT)
+    assert walk.clip(5.9, STUDENT, min_coverage=0.3)["imu"].shape == (422, 6)
+
+
+def test_the_clock_moves_the_imu_and_not_the_pictures(walk):
+    moved = replace(walk, imu_offset=0.2, imu_stretch=1.01)
+    one, other = walk.clip(1.5, STUDENT), moved.clip(1.5, STUDENT)
+    np.testing.assert_array_equal(one["frames"], other["frames"])
+    by_hand = read_imu(walk.imu).on_clock(0.2, 1.01).window(1.5)
+    np.testing.assert_array_equal(other["imu"], by_hand)
+    assert (one["imu"] != other["imu"]).any()
+
+
+def test_clips_come_in_one_pass_and_a_bad_one_costs_itself(kitchen, tmp_path):
+    source = write_video(tmp_path / "a.mp4", STEADY, bf=0, g=1, crf=10)
+    video = break_packets(source, tmp_path / "b.mp4", set(range(90, 125)))
+    walk = Recording(video, write_epic_imu(tmp_path, "short", 5.5))
+    starts = {7: 0.6, 3: 3.3, 5: 5.0, 1: 0.2}
+    found = list(decode_clips(walk, starts, STUDENT.parts()))
+    assert [row for row, _ in found] == [5, 1, 7, 3]  # what fails at once, then in the order of time
+    assert isinstance(found[0][1], CoverageError) and isinstance(found[3][1], VideoError)
+    assert "b.mp4: no frame at" in str(found[3][1])
+    for row, clip in found[1:3]:
+        np.testing.assert_array_equal(clip["frames"], walk.clip(starts[row], STUDENT)["frames"])
+    gone = replace(walk, video=str(tmp_path / "no.mp4"))
+    assert {row: str(error)[-12:] for row, error in decode_clips(gone, starts, STUDENT.parts())} == dict.fromkeys(
+        starts, "no such file"
+    )
+    silent = dict(decode_clips(walk, {0: 0.5}, {"audio": ClipSpec(audio=True)}))
+    assert "has no audio" in str(silent[0])
+    assert dict(decode_clips(walk, {}, STUDENT.parts())) == {}
+
+
+def test_overlapping_clips_only_are_held(kitchen, monkeypatch):
+    """Exact frames and key frames are read side by side, not one after the other."""
+    walk, held, empty = kitchen[0].recording, [], np.empty
+    specs = {"a": ClipSpec(frames=2, size=16), "b": ClipSpec(frames=3, size=16, exact=False)}
+
+    def counted(*arguments):
+        held.append(arguments)
+        return empty(*arguments)
+
+    monkeypatch.setattr(np, "empty", counted)
+    most = 0
+    for done, _ in enumerate(decode_clips(walk, {k: k / 10 for k in range(38)}, specs), 1):
+        most = max(most, len([a for a in held if a[0] == (2, 3, 16, 16)]) - done)
+    assert done == 38 and most <= math.ceil(CLIP * 10) + 12  # a key frame may be half a second away
+
+
+def test_a_recording_is_read_once_and_travels_light(walk, monkeypatch):
+    reads = []
+    monkeypatch.setattr(clips, "read_imu", lambda *a, **k: (reads.append(a), read_imu(*a, **k))[1])
+    walk = replace(walk)
+    assert walk.motion() is walk.motion() and len(reads) == 1
+    assert len(pickle.dumps(walk)) < 1000 and pickle.loads(pickle.dumps(walk)) == copy.copy(walk) == walk
+    assert walk.probe().duration == pytest.approx(6, abs=0.05) and walk.wearer == "P02"
+    assert hash(walk) == hash(replace(walk))
+
+
+def test_what_a_file_is_a_recording_of(kitchen, tmp_path):
+    imu = write_epic_imu(tmp_path, "walk", 3)
+    video = shutil.copy(kitchen[0].video, tmp_path / "walk.mp4")
+    found = open_recording(video, imu_offset=0.5, wearer="me")
+    assert found == Recording(str(video), imu, 0.5, 1.0, "me")  # tables beside it
+    assert open_recording(video, imu[0]).imu == imu[0] and open_recording(found) is found
+    with pytest.raises(DataError, match="has its own IMU and clock"):
+        open_recording(found, imu_offset=1.0)
+    Path(imu[0]).unlink()
+    alone = open_recording(Path(video))
+    assert alone.imu is None and alone.imu_source == str(video)
+    with pytest.raises(IMUError, match="no IMU"):
+        alone.motion()
+
+
+def test_a_table_beside_a_video_is_its_imu(steady, tmp_path):
+    video = Path(shutil.copy(steady, tmp_path / "walk.MP4"))
+    assert open_recording(video).imu is None
+    table = video.with_suffix(".csv")
+    for header, found in (
+        ("start,stop,class_1", None),  # of `predict`
+        ("time,ax,ay,az", None),
+        ("time,ax,ay,az,gx,gy,gz", str(table)),
+    ):
+        table.write_text(header + "\n")
+        assert open_recording(video).imu == found
+    pair = write_epic_imu(tmp_path, "walk", 1)
+    assert open_recording(video).imu == pair
+    assert open_recording(table).imu == pair  # of the same name, though no video: as before
+
+
+def test_videos_of_a_folder_are_found(tmp_path):
+    for name in ("b.MP4", "a.mkv", "sub/c.mov", ".hidden/d.mp4", "sub/._c.mov", "e.txt", "f.lrv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.mp4").mkdir()
+    assert clips.find_videos(tmp_path) == [str(tmp_path / name) for name in ("a.mkv", "b.MP4", "sub/c.mov")]
+
+
+def test_a_reader_of_ones_own(kitchen, tmp_path, monkeypatch):
+    def camera(path):
+        """A camera that names its files CAM_<wearer>_<n>.mp4 and is a second late."""
+        if not path.name.startswith("CAM_"):
+            return None
+        return Recording(str(path), kitchen[0].imu, imu_offset=1.0, wearer=path.name.split("_")[1])
+
+    monkeypatch.setattr(clips, "READERS", [camera, *clips.READERS])
+    video = shutil.copy(kitchen[0].video, tmp_path / "CAM_ann_1.mp4")
+    found = open_recording(video, imu_offset=0.25, imu_stretch=2.0)
+    assert (found.wearer, found.imu_offset, found.imu_stretch) == ("ann", 2.25, 2.0)
+    assert open_recording(kitchen[0].video).wearer is None
+
+
+def test_the_clock_of_ones_own_telemetry_reader_is_applied_once(kitchen, tmp_path, monkeypatch):
+    """Its recording has no IMU file, so that segments of it could be opened, and moved, again and again."""
+    video = kitchen[0].video
+    monkeypatch.setattr(clips, "READERS", [lambda path: Recording(video, imu_offset=0.5, imu_stretch=1.1)])
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "list.csv").write_text("video,split\na.mp4,train\n")
+    found = data.name_imu_files(segments.read_recordings(tmp_path / "list.csv"))[0].recording
+    again = data.find_imu(found)
+    assert (again.imu_source, again.imu_offset, again.imu_stretch) == (video, 0.5, 1.1)
+    assert again.files == (video,)
+
+
+def test_specs_are_compared_in_what_both_have(kitchen):
+    assert differences(STUDENT, STUDENT) == {}
+    assert differences(STUDENT, replace(STUDENT, imu_rate=100.0, exact=False)) == {
+        "exact": (True, False),
+        "imu_rate": (198.0, 100.0),
+    }
+    assert differences(STUDENT, replace(STUDENT, imu_rate=100.0, imu_samples=0)) == {}
+    assert differences(STUDENT, replace(STUDENT, size=None, seconds=64.0000001 / 30)) == {}
+    assert differences(STUDENT, replace(STUDENT, size=64), ignore=("size",)) == {}
+    parts = STUDENT.parts()
+    assert list(parts) == ["frames", "imu"] and differences(parts["frames"], parts["imu"]) == {}
+    with pytest.raises(DataError, match=r"must have one kind of array, not \['frames', 'imu'\]"):
+        next(decode_clips(kitchen[0].recording, {0: 1.0}, {"both": STUDENT}))
+    for wrong in ({"frames": -1}, {"size": 0}, {"seconds": 0.0}, {"imu_axes": "XZy"}, {"sampling": "middle"}):
+        with pytest.raises(DataError):
+            replace(STUDENT, **wrong)
+    for tolerance in (-0.1, 10.1, math.nan, math.inf, "0.25"):
+        with pytest.raises(DataError, match="tolerance must be from 0 to 10 s; got"):
+            replace(STUDENT, tolerance=tolerance)
+    with pytest.raises(DataError, match=r"leave out tolerance=0.25, or exact=False"):
+        replace(STUDENT, tolerance=0.25, exact=False)
+
+
+def test_the_tolerance_of_each_spec_chooses_its_frames(walk):
+    """Also when clips overlap, and whichever other clips are read in the same pass."""
+    specs = {
+        "exact": ClipSpec(frames=4, size=40),
+        "keys": ClipSpec(frames=4, size=40, exact=False),
+        "near": ClipSpec(frames=4, size=40, tolerance=0.1),
+        "far": ClipSpec(frames=2, size=40, tolerance=0.5),
+    }
+    starts = {k: k / 7 for k in range(26)}
+    found = dict(decode_clips(walk, starts, specs))
+    for row, start in starts.items():
+        for name, spec in specs.items():
+            options = {"exact": spec.exact, "tolerance": spec.tolerance}
+            alone = [read_frames(walk.video, [t], 40, **options)[0] for t in spec.times(start)]
+            np.testing.assert_array_equal(found[row][name], alone)
+            shown = STEADY[[number_of(picture) for picture in found[row][name]]]
+            np.testing.assert_allclose(found[row][f"{name}.times"], shown, atol=1e-6)
+            assert not spec.tolerance or np.abs(shown - spec.times(start)).max() <= spec.tolerance + 1e-6
+
+
+def test_a_record_of_a_spec_is_that_of_older_versions_without_a_tolerance():
+    assert "tolerance" not in STUDENT.record() and ClipSpec(**STUDENT.record()) == STUDENT
+    near = replace(STUDENT, tolerance=0.25)
+    assert near.record()["tolerance"] == 0.25 and ClipSpec(**near.record()) == near
+
+
+def test_the_frames_of_a_video_that_varies_have_their_own_times(tmp_path):
+    times = np.cumsum(np.random.default_rng(0).choice([0.02, 0.04, 0.1], 100))
+    walk = Recording(write_video(tmp_path / "uneven.mp4", times - times[0], **X264))
+    clip = walk.clip(1.0, ClipSpec(frames=8, size=40))
+    shown = (times - times[0])[[number_of(picture) for picture in clip["frames"]]]
+    np.testing.assert_allclose(clip["frames.times"], shown, atol=1e-4)
+
+
+# --- Values that are not the usual ones
+
+
+@pytest.fixture(scope="module")
+def late(tmp_path_factory):
+    """A transport stream, whose clock starts at 1.4 s, with pictures, a chirp and two tables of a ramp."""
+    folder = tmp_path_factory.mktemp("late")
+    plain = write_sound(folder / "plain.mp4", chirp(np.arange(8 * 48000) / 48000), 48000, pictures=240)
+    video = move(plain, str(folder / "late.ts"), 1.4)
+    with av.open(video) as container:
+        assert container.start_time > 1_000_000
+    return Recording(video, write_epic_imu(folder, "late", 8, slope=2), imu_offset=0.3, imu_stretch=1.02)
+
+
+def test_pictures_sound_and_imu_of_a_late_file_are_on_the_players_clock(late):
+    """With a clock of the IMU, clips of another length, and another rate, all at once."""
+    spec = ClipSpec(frames=5, size=32, imu_samples=150, imu_rate=50.0, audio=True, seconds=3.0)
+    clip = late.clip(1.5, spec)
+    asked = 1.5 + (np.arange(5) + 0.5) / 5 * 3.0
+    np.testing.assert_allclose(spec.times(1.5), asked)
+    assert ((clip["frames.times"] <= asked + 1e-6) & (clip["frames.times"] > asked - 1 / 30 - 1e-3)).all()
+    # The file's k-th picture is a grey of k, shown from k / 30 s on.
+    np.testing.assert_allclose(clip["frames"].mean((1, 2, 3)), 30 * clip["frames.times"], atol=4)
+    stamps = (1.5 + np.arange(150) / 50 - 0.3) / 1.02
+    np.testing.assert_allclose(clip["imu"][:, :3], ramp(stamps, 2, 9.8), atol=1e-4)
+    np.testing.assert_allclose(clip["imu"][:, 3:], ramp(stamps, -2), atol=1e-4)
+    sound = chirp(1.5 + (3.0 - 2.0) / 2 + np.arange(32000) / 16000)  # the middle two seconds
+    difference = np.abs(clip["audio"] - log_mel(sound))[3:-3]
+    assert np.median(difference[log_mel(sound)[3:-3] > 0]) < 0.1
+    np.testing.assert_array_equal(clip["audio"], log_mel(read_audio(late.video, [2.0])[0]))
+
+
+def test_limits_of_the_imu_reach_the_window(tmp_path, kitchen):
+    stamps = np.arange(0, 6, 0.1)  # 10 Hz: all steps are longer than the usual limit
+    columns = np.column_stack([1000 * stamps, ramp(stamps, 1)])
+    pair = tuple(str(tmp_path / f"{word}.csv") for word in ("Accl", "Gyro"))
+    for path, word in zip(pair, ("Accl", "Gyro"), strict=True):
+        np.savetxt(path, columns, delimiter=",", header=f"Milliseconds,{word}X,{word}Y,{word}Z", comments="")
+    slow = replace(kitchen[0].recording, imu=pair)
+    with pytest.raises(CoverageError, match=r"over max_gap=0\.05"):
+        slow.clip(1.0, ClipSpec(imu_samples=422))
+    clip = slow.clip(1.0, ClipSpec(imu_samples=422), max_gap=0.11)
+    np.testing.assert_allclose(clip["imu"][:, :3], ramp(1.0 + np.arange(422) / 198, 1), atol=1e-4)
+
+
+def test_random_frames_differ_between_rows_and_are_those_of_the_spec(walk):
+    spec = ClipSpec(frames=4, size=40, sampling="random", seed=5)
+    found = dict(decode_clips(walk, {3: 1.0, 8: 1.0}, {"frames": spec}))
+    for row, clip in found.items():
+        numbers = expected_numbers(STEADY, spec.times(1.0, row))
+        assert [number_of(picture) for picture in clip["frames"]] == numbers
+    assert not np.array_equal(spec.times(1.0, 3), spec.times(1.0, 8))
+    assert not np.array_equal(spec.times(1.0, 3), replace(spec, seed=6).times(1.0, 3))
+
+
+def test_segments_of_whole_clips_have_as_many_clips():
+    for seconds in (CLIP, 1.0, 0.7):
+        for start in np.arange(0, 20, 0.37):
+            for count in (1, 2, 3, 7):
+                starts = clips.clip_starts(start, start + count * seconds, 1000.0, seconds)
+                np.testing.assert_allclose(starts, start + np.arange(count) * seconds, atol=1e-6)
+    assert clips.clip_starts(1.0, 4.0, 3.5, 1.5) == [1.0, 2.0]  # the video ends before the segment
+
+
+def test_arguments_of_open_recording_are_added_to_what_a_reader_finds(kitchen, tmp_path, monkeypatch):
+    own = Recording(kitchen[0].video, kitchen[0].imu, imu_offset=1.0, imu_stretch=1.5, wearer="ann")
+    monkeypatch.setattr(clips, "READERS", [lambda path: own])
+    assert open_recording("x.mp4") == own
+    changed = open_recording("x.mp4", imu_offset=0.25, imu_stretch=2.0, wearer="bob", zero_accel=True)
+    assert changed == replace(own, imu_offset=2.25, imu_stretch=3.0, wearer="bob", zero_accel=True)
+    assert open_recording("x.mp4", "a.csv", imu_offset=0.25) == Recording("x.mp4", "a.csv", 0.25)
+
+
+OTHER_FIELDS = {
+    "frames": 5,
+    "size": 48,
+    "crop": True,
+    "sampling": "last",
+    "exact": False,
+    "tolerance": 0.25,
+    "imu_samples": 100,
+    "imu_rate": 50.0,
+    "imu_axes": "glasses",
+    "seconds": 1.5,
+}
+
+
+@pytest.mark.parametrize("field", OTHER_FIELDS)
+def test_each_field_of_a_spec_is_compared(field):
+    """All but the seed of a sampling; `audio` says only that there is sound."""
+    assert set(OTHER_FIELDS) | {"seed", "audio"} == set(STUDENT.__dataclass_fields__)
+    one = replace(STUDENT, crop=False)
+    other = replace(one, **{field: OTHER_FIELDS[field]})
+    assert differences(one, other) == {field: (getattr(one, field), OTHER_FIELDS[field])}
+    assert differences(other, one) == {field: (OTHER_FIELDS[field], getattr(one, field))}
+    assert differences(one, other, ignore=(field,)) == {}
+
+
+def test_each_field_of_a_spec_comes_from_its_attribute_of_a_model():
+    class Model:
+        inputs = ("frames", "imu")
+        num_frames, frame_size, sampling, exact, clip_seconds, imu_samples, imu_rate, imu_axes = (
+            5,
+            48,
+            "last",
+            False,
+            1.5,
+            100,
+            50.0,
+            "glasses",
+        )
+
+    expected = {name: value for name, value in OTHER_FIELDS.items() if name not in ("crop", "tolerance")}
+    expected["tolerance"] = None  # the model does not say
+    assert clips.spec_of(Model()) == ClipSpec(**expected, crop=False)
+    Model.inputs = ("clip", "audio")
+    assert clips.spec_of(Model()) == ClipSpec(**expected | {"imu_samples": 0}, crop=True, audio=True)
+    Model.exact, Model.tolerance = True, 0.25
+    assert (clips.spec_of(Model()).exact, clips.spec_of(Model()).tolerance) == (True, 0.25)
+    assert ClipSpec(tolerance=None).complete().tolerance == 0.0
+
+
+def test_clips_lie_where_the_rule_says():
+    """One clip is around the middle of its segment; several are spread from end to end; all are within the video."""
+    for start, stop, expected in (
+        (5.0, 6.0, [4.5]),
+        (5.0, 7.0, [5.0]),
+        (5.0, 8.0, [5.0, 6.0]),
+        (5.0, 11.0, [5.0, 7.0, 9.0]),
+        (5.0, 11.5, [5.0, 6.5, 8.0, 9.5]),
+        (0.2, 0.4, [0.0]),
+        (19.5, 20.0, [18.0]),
+        (18.5, 25.0, [18.0]),
+    ):
+        np.testing.assert_allclose(clips.clip_starts(start, stop, 20.0, 2.0), expected)
+    assert clips.clip_starts(0.1, 1.0, 1.2, 2.0) == [0.0]
+
+
+def test_times_of_the_ends_are_those_of_the_whole_clip():
+    for count, expected in ((2, [3.0, 4.5]), (3, [3.0, 3.75, 4.5])):
+        assert ClipSpec(frames=count, sampling="ends", seconds=1.5).times(3.0).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"frames": True},
+        {"frames": 2.0},
+        {"frames": -1},
+        {"frames": 1, "size": 224.0},
+        {"frames": 1, "size": 0},
+        {"imu_samples": 1, "imu_rate": math.nan},
+        {"seconds": math.inf},
+        {"seconds": "2"},
+        {"frames": 1, "size": 10**9},
+        {"imu_samples": 2**40},
+    ],
+)
+def test_a_spec_has_whole_and_bounded_numbers(values):
+    with pytest.raises(DataError, match=r"whole numbers from 0 on|a clip may have 134217728 pixels"):
+        clips.ClipSpec(**values)
+
+
+def test_a_spec_takes_the_largest_clip_and_numbers_of_numpy():
+    assert clips.ClipSpec(frames=np.int64(128), size=1024, seconds=np.float32(2)).frames == 128
+    with pytest.raises(DataError, match="may have"):
+        clips.ClipSpec(frames=129, size=1024)
+
+
+NEON = ["timestamp [ns]", *(f"gyro {a} [deg/s]" for a in "xyz"), *(f"acceleration {a} [g]" for a in "xyz")]
+
+
+def neon_folder(folder, video, frames, stretch=1.0):
+    """A Neon recording of a video: its tables, on a clock that starts at a UTC time and runs slower by ``stretch``."""
+    folder.mkdir()
+    shutil.copy(video, folder / "scene.mp4")
+    zero = 1728546108163313160
+    stamps = zero + np.round(np.asarray(frames) / stretch * 1e9).astype(np.int64)
+    (folder / "world_timestamps.csv").write_text("\n".join(["timestamp [ns]", *map(str, stamps)]) + "\n")
+    times = np.arange(0, frames[-1] / stretch, 0.005)
+    rows = [f"{zero + round(t * 1e9)},0,0,{t},0,0,1" for t in times]
+    (folder / "imu.csv").write_text("\n".join([",".join(NEON), *rows]) + "\n")
+    return folder
+
+
+def test_a_neon_recording_is_its_folder_or_its_video(steady, tmp_path):
+    folder = neon_folder(tmp_path / "neon", steady, STEADY, stretch=1.01)
+    found = open_recording(folder)
+    assert found == open_recording(folder / "scene.mp4") and found.video == str(folder / "scene.mp4")
+    assert found.imu == str(folder / "imu.csv") and found.imu_offset == 0
+    assert found.imu_stretch == pytest.approx(1.01, abs=1e-7)
+    yaw = found.clip(2.0, ClipSpec(imu_samples=422))["imu"][:, 5]  # the module's z, seen by a camera 12 degrees down
+    grid = (2.0 + np.arange(422) / 198) / 1.01
+    np.testing.assert_allclose(yaw, np.deg2rad(grid) * np.cos(np.deg2rad(12)), atol=1e-5)
+    assert open_recording(folder, imu_offset=0.5).imu_offset == 0.5
+    assert open_recording(folder / "scene.mp4", folder / "imu.csv").imu_stretch == 1.0  # a given IMU has a given clock
+
+
+def test_a_neon_recording_without_its_video_is_one_sentence(steady, tmp_path):
+    folder = neon_folder(tmp_path / "neon", steady, STEADY[:-1])
+    with pytest.raises(DataError, match=r"scene\.mp4: has 150 frames, but world_timestamps\.csv beside it has 149"):
+        open_recording(folder)
+    shutil.copy(steady, folder / "other.mp4")
+    with pytest.raises(DataError, match=r"one scene video in its folder, here: other\.mp4, scene\.mp4"):
+        open_recording(folder)
+    for name in ("scene.mp4", "other.mp4"):
+        (folder / name).unlink()
+    with pytest.raises(DataError, match=r"neon: a Neon recording has one scene video in its folder, here: none"):
+        open_recording(folder)
+    with pytest.raises(VideoError, match="no such file"):
+        open_recording(folder / "scene.mp4")
+    (folder / "world_timestamps.csv").write_text("nothing\n")
+    shutil.copy(steady, folder / "scene.mp4")
+    with pytest.raises(DataError, match=r"world_timestamps\.csv: line 1 has no column"):
+        open_recording(folder)
+    (folder / "imu.csv").unlink()
+    assert open_recording(folder / "scene.mp4").imu is None  # not a Neon recording
+
+
+def test_a_table_of_many_columns_is_found(steady, tmp_path):
+    video = shutil.copy(steady, tmp_path / "walk.mp4")
+    names = [*(f"a_column_with_a_long_name_{k}" for k in range(60)), "time", "ax", "ay", "az", "gx", "gy", "gz"]
+    rows = [",".join(["0"] * 60 + [f"{k / 200}", "0", "0", "9.8", "0", "0", "1"]) for k in range(1400)]
+    (tmp_path / "walk.csv").write_text("\n".join([",".join(names), *rows]) + "\n")
+    assert open_recording(video).imu == str(tmp_path / "walk.csv")
+
+
+def test_a_real_neon_recording(sample_data):
+    found = open_recording(sample_data / "neon")
+    assert found.imu_offset == 0 and found.imu_stretch == pytest.approx(1, abs=1e-4)
+    assert found.motion().accel_time[0] == pytest.approx(0.057, abs=1e-3)
+    with pytest.raises(CoverageError):
+        found.clip(0.0, ClipSpec(imu_samples=422), min_coverage=1.0)
+    assert found.clip(1.0, STUDENT)["imu"][:, :3].mean(0) == pytest.approx([0.99, 3.22, 9.45], abs=0.01)
+
+
+# --- Axes of the IMU
+
+
+def test_samples_are_turned_while_they_are_read(kitchen):
+    """The columns that point left, to the user and up: a small letter changes the sign, of both sensors."""
+    plain = kitchen[0].recording
+    turned = replace(plain, imu_axes="zXy")
+    before, after = plain.motion(), turned.motion()
+    for old, new in ((before.accel, after.accel), (before.gyro, after.gyro)):
+        np.testing.assert_array_equal(new, np.stack([-old[:, 2], old[:, 0], -old[:, 1]], 1))
+    spec = ClipSpec(imu_samples=422)
+    old, new = (one.clip(1.0, spec)["imu"] for one in (plain, turned))
+    np.testing.assert_allclose(new, old[:, [2, 0, 1, 5, 3, 4]] * np.tile([-1, 1, -1], 2), atol=1e-5)
+    assert after.axes == before.axes == "gopro"
+
+
+def test_axes_with_another_name_are_read_as_they_are_and_only_if_asked_for(kitchen):
+    plain = kitchen[0].recording
+    glasses = replace(plain, imu_axes="glasses", imu_offset=0.1)
+    assert glasses.motion().axes == glasses.motion().inside(3.0).axes == "glasses"
+    own = ClipSpec(imu_samples=422, imu_axes="glasses")
+    known = replace(plain, imu_offset=0.1).clip(1.1, ClipSpec(imu_samples=422))
+    np.testing.assert_array_equal(glasses.clip(1.1, own)["imu"], known["imu"])
+    for recording, spec in ((glasses, ClipSpec(imu_samples=422)), (plain, own), (replace(plain, imu_axes="xyZ"), own)):
+        with pytest.raises(DataError, match=r"accl.csv and .*gyro.csv: the axes of its samples are .* \(--imu-axes\)"):
+            recording.clip(1.0, spec)
+    glasses.clip(1.0, ClipSpec(frames=1, size=16))  # no samples are read
+
+
+@pytest.mark.parametrize("axes", ["XYz", "xXZ", "XY", "up left", "", None, 5])
+def test_axes_that_are_neither_a_turn_nor_a_name(axes):
+    with pytest.raises(DataError, match=r"imu_axes: (the rotation of axes 'XYz' mirrors|axes must be 'gopro')"):
+        Recording("a.mp4", imu_axes=axes)
+
+
+def test_the_axes_of_a_recording_are_those_given_or_those_of_its_reader(tmp_path, monkeypatch):
+    monkeypatch.setattr(clips, "READERS", [lambda path: Recording(path, "a.csv", imu_axes="yXZ")])
+    assert clips.open_recording("a.mp4").imu_axes == "yXZ"
+    assert clips.open_recording("a.mp4", imu_axes="glasses").imu_axes == "glasses"
+    assert clips.open_recording("a.mp4", "b.csv").imu_axes == "gopro"
+    with pytest.raises(DataError, match="a Recording has its own IMU"):
+        clips.open_recording(Recording("a.mp4"), imu_axes="glasses")
+
+
+def test_files_of_earlier_versions_have_the_axes_of_a_gopro():
+    """They say "file"; so does the record of which fingerprints are made, so that these stay."""
+    old = ClipSpec(imu_samples=422, imu_axes="file")
+    assert old == ClipSpec(imu_samples=422) and old.imu_axes == "gopro" and old.record()["imu_axes"] == "file"
+    assert ClipSpec(imu_samples=422, imu_axes="glasses").record()["imu_axes"] == "glasses"
+    assert clips.spec_of(object()).imu_axes is None and ClipSpec(imu_axes=None).complete().imu_axes == "gopro"

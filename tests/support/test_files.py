@@ -1,0 +1,515 @@
+"""Atomic writes, progress, reading ahead, the same run. Locks between processes are in test_portability.py."""
+
+import contextlib
+import errno
+import io
+import json
+import math
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from foreign import linux_only
+
+import egodistill
+from egodistill import DataError, EgoDistillOSError
+from egodistill.support import files
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "results.csv"
+    with files.atomic_write(path) as part:
+        part.write_text("a")
+        assert not path.exists()
+    assert path.read_text() == "a"
+    with pytest.raises(KeyError), files.atomic_write(path) as part:
+        part.write_text("half")
+        raise KeyError
+    assert path.read_text() == "a" and os.listdir(path.parent) == ["results.csv"]
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path, full_disk):
+    """The system's own words name no file."""
+    path = tmp_path / "results.json"
+    path.write_text("old")
+    words = r"/results\.json: cannot be written: File too large; .* MB are free"
+    with full_disk(100), pytest.raises(EgoDistillOSError, match=words), files.atomic_write(path) as part:
+        part.write_text("new" * 100)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_about_another_file_keeps_its_own_words(tmp_path):
+    """What a block reads is not what it writes."""
+    with pytest.raises(FileNotFoundError, match=r"input\.txt") as error, files.atomic_write(tmp_path / "out.txt"):
+        open(tmp_path / "elsewhere" / "input.txt")
+    assert not isinstance(error.value, EgoDistillOSError)
+
+
+def test_parts_of_killed_processes_are_removed(tmp_path):
+    for name in (".a.npy.123.part", ".a.npy.45.part", ".b.npy.123.part", "a.npy"):
+        (tmp_path / name).touch()
+    files.remove_parts(tmp_path / "a.npy")
+    assert sorted(os.listdir(tmp_path)) == [".b.npy.123.part", "a.npy"]
+
+
+WRITER = """
+import sys
+from egodistill import files
+with files.atomic_write(sys.argv[1]) as part:
+    part.write_text("half")
+    print("writing", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_killed_writer_leaves_nothing_for_long(tmp_path):
+    """Its temporary file is removed by the next writer of the same file; that of a running process stays."""
+    path, root = tmp_path / "a [1].json", str(Path(egodistill.__file__).parent)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", WRITER, path]
+    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": root}, **pipes) as other:
+        assert other.stdout.readline() == "writing\n"
+        (part,) = tmp_path.iterdir()
+        files.write_json(path, 1)
+        assert part.read_text() == "half" and files.read_json(path) == 1
+        other.kill()
+    assert part.exists()
+    files.write_json(path, 2)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ({"a": [1.0, {"b": math.nan}]}, r"a\[1\]\.b is nan"),
+        ([{"x": 1}, {"x": -math.inf}], r"\[1\]\.x is -inf"),
+        (math.inf, "the value is inf"),
+    ],
+)
+def test_no_number_that_json_lacks_is_written(tmp_path, value, told):
+    path = tmp_path / "a.json"
+    files.write_json(path, {"old": 1})
+    with pytest.raises(DataError, match=rf"a\.json: not written: {told}$"):
+        files.write_json(path, value)
+    assert files.read_json(path) == {"old": 1}
+
+
+HOLDER = """
+import sys
+from egodistill import files
+with files.work_lock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_work_lock_is_held_by_one_process(tmp_path, killed, capsys):
+    path, root = tmp_path / "run", str(Path(egodistill.__file__).parent)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", HOLDER, path]
+    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": root}, **pipes) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(DataError, match="busy"), files.work_lock(path, "busy"):
+            pass
+        ended = threading.Timer(0.5, other.kill if killed else lambda: other.stdin.close())
+        ended.start()
+        began = time.monotonic()
+        with files.work_lock(path):
+            assert time.monotonic() - began > 0.3
+    assert "run: another process works on it; waiting" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    with files.work_lock(path, "busy"), files.work_lock(tmp_path / "other", "busy"):
+        pass
+
+
+def test_a_lock_on_a_removed_file_does_not_count(tmp_path, monkeypatch):
+    """A process opens the lock file just before its holder removes it; a third one makes a new file."""
+    lock, opened = files.system_lock, []
+
+    def slow(path, *options):
+        context = lock(path, *options)
+        if not opened:
+            opened.append(path)
+
+            @contextlib.contextmanager
+            def replaced():
+                with context as file:
+                    path.unlink()
+                    path.touch()
+                    yield file
+
+            return replaced()
+        return context
+
+    monkeypatch.setattr(files, "system_lock", slow)
+    with files.work_lock(tmp_path / "run", "busy"):
+        monkeypatch.undo()
+        with pytest.raises(DataError, match="busy"), files.work_lock(tmp_path / "run", "busy"):
+            pass
+
+
+@pytest.fixture(params=["ENOLCK", "EOPNOTSUPP", "ENOSYS"])
+def no_locks(request, monkeypatch):
+    """A file system without locks."""
+
+    def refuse(file, operation):
+        raise OSError(getattr(errno, request.param), "no locks")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+
+
+@linux_only
+def test_files_are_written_where_there_are_no_locks(tmp_path, no_locks, monkeypatch):
+    """A temporary file stays then, because its writer may be alive; those of two machines have two names."""
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    path, other = tmp_path / "a.json", tmp_path / ".a.json.7.part"
+    other.touch()
+    with files.atomic_write(path) as part, files.atomic_write(path) as second:
+        assert part != second
+        part.write_text("1")
+        second.write_text("2")
+    assert files.read_json(path) == 1 and sorted(tmp_path.iterdir()) == [other, path]
+
+
+@linux_only
+def test_a_lock_holds_where_there_are_none(tmp_path, no_locks, monkeypatch, capsys):
+    monkeypatch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: sleep(seconds / 100))
+    path, entered = tmp_path / "store.lock", []
+
+    def enter():
+        with files.lock(path):
+            entered.append(1)
+
+    with files.lock(path):
+        second = threading.Thread(target=enter)
+        second.start()
+        second.join(1.0)
+        assert not entered
+    second.join()
+    assert entered and [file.name for file in tmp_path.iterdir()] == ["store.lock"]
+    assert f".store.lock.held: waiting for process {os.getpid()} on" in capsys.readouterr().err
+
+
+@linux_only
+def test_work_goes_on_with_a_warning_where_there_are_no_locks(tmp_path, no_locks, capsys):
+    for busy in (None, "busy"):
+        with files.work_lock(tmp_path / "run", busy):
+            pass
+        assert capsys.readouterr().err.count("run: its file system has no locks; let no other process") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_files(tmp_path):
+    path = tmp_path / "one.json"
+    for value in ({"a": [1, None, "ä"]}, [{"a": 1}, {"b": 2}], []):
+        files.write_json(path, value)
+        assert files.read_json(path) == value
+    files.write_json(path, [1, 2])
+    assert path.read_text() == "[\n1,\n2\n]\n"
+    path.write_text('{"a": ')
+    with pytest.raises(DataError, match=r"one\.json: is damaged"):
+        files.read_json(path)
+    with pytest.raises(DataError, match=r"two\.json: cannot be read: No such file"):
+        files.read_json(tmp_path / "two.json")
+
+
+def test_lines_survive_an_incomplete_one(tmp_path):
+    path = tmp_path / "notes.jsonl"
+    assert list(files.read_lines(path)) == []
+    files.append_line(path, {"a": 1})
+    with open(path, "a") as file:
+        file.write('{"b": ')  # a process that was killed, or a full disk
+    files.append_line(path, {"c": 3})
+    assert list(files.read_lines(path)) == [{"a": 1}, {"c": 3}]
+
+
+def test_the_share_of_a_job_that_the_environment_names(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert files.environment_share() == {"rank": 0, "world_size": 1}
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert files.environment_share() == {"rank": 2, "world_size": 4}
+    files.check_share(**files.environment_share())
+    with pytest.raises(DataError, match="rank 4 is not one of the 4"):
+        files.check_share(4, 4)
+    monkeypatch.setenv("RANK", "two")
+    for rank, size, why in (
+        ("two", "4", "RANK='two' and WORLD_SIZE='4' must be integers"),
+        ("", "2", "RANK='' and WORLD_SIZE='2' .* set both"),
+        ("1", "", "RANK='1' and WORLD_SIZE='' .* set both"),
+        ("4", "4", "rank 4 is not one of the 4"),
+        ("-1", "4", "rank -1 is not one of the 4"),
+    ):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", size)
+        with pytest.raises(DataError, match=why):
+            files.environment_share()
+    monkeypatch.setenv("RANK", "")
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert files.environment_share() == {"rank": 0, "world_size": 1}
+
+
+def test_differences_are_those_of_the_json(tmp_path):
+    """A note on disk has lists for tuples and texts for paths' keys: that is no difference."""
+    before = {"sizes": [1, 2], "rate": 0.5, "gone": 1}
+    assert files.differences(before, {"sizes": (1, 2), "rate": 0.5, "gone": 1}) == {}
+    now = {"sizes": (1, 3), "rate": 0.5, "new": None, "more": 2}
+    assert files.differences(before, now) == {"sizes": ([1, 2], [1, 3]), "more": (None, 2), "gone": (1, None)}
+    nested = {"scale": {"width": 8, "depths": [1, 1]}, "none": {}}
+    assert files.differences(nested, {"scale": {"width": 9, "depths": (1, 1)}, "none": {}}) == {"scale.width": (8, 9)}
+    files.require_same_run("note.json", before, before, "")
+    with pytest.raises(DataError, match=r"note\.json: .*sizes was \[1, 2\] and is now \[1, 3\].*Give another folder\."):
+        files.require_same_run("note.json", before, now, "Give another folder.")
+
+
+def test_reading_ahead_reads_one_ahead_and_no_more():
+    begun, read = [], []
+
+    def slow(item):
+        read.append(item)
+        time.sleep(0.03)
+        return item * item
+
+    waits = []
+    for k, (value, waited) in enumerate(files.read_ahead(range(6), slow, lambda: begun.append(threading.get_ident()))):
+        assert value == k * k
+        time.sleep(0.06)
+        assert read == list(range(min(k + 2, 6)))
+        waits.append(waited)
+    assert waits[0] > 0.02 and sorted(waits[1:])[2] < 0.02
+    assert len(begun) == 1 and begun[0] != threading.get_ident()
+    assert list(files.read_ahead([], slow)) == []
+
+
+def test_an_error_while_reading_ahead_comes_in_its_place():
+    def read(item):
+        if item == 2:
+            raise OSError("the third is broken")
+        return item
+
+    seen = []
+    with pytest.raises(OSError, match="the third is broken"):
+        for value, _ in files.read_ahead(range(5), read):
+            seen.append(value)
+    assert seen == [0, 1]
+
+
+def test_progress_in_a_terminal_and_in_a_log(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    terminal, log = Terminal(), io.StringIO()
+    for stream in (terminal, log):
+        monkeypatch.setattr(sys, "stderr", stream)
+        now[0] = 100.0
+        with files.Progress("extract", 100, done=20) as bar:
+            for _ in range(40):
+                now[0] += 1
+                bar.step(2, "loss 0.5")
+    line = "extract: 100/100 clips, 2.0 clips/s, 0 s left"
+    lines = terminal.getvalue().split("\r")
+    assert lines[1].strip() == "extract: 22/100 clips, 2.0 clips/s, 39 s left, loss 0.5"
+    assert (
+        lines[-1].startswith(line)
+        and lines[-1].endswith("\n")
+        and len({len(line.rstrip("\n")) for line in lines[1:]}) == 1
+    )
+    assert log.getvalue().splitlines() == [f"{line}, loss 0.5"]  # less than a minute: the last state alone
+    hidden = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", hidden)
+    with files.Progress("extract", 100, show=False) as bar:
+        bar.step(100)
+    assert hidden.getvalue() == ""
+
+
+def test_progress_without_stderr(monkeypatch):
+    """As under pythonw on Windows."""
+    monkeypatch.setattr(sys, "stderr", None)
+    with files.Progress("extract", 2) as bar:
+        bar.step(2)
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path):
+    device = tmp_path / "null"
+    try:
+        os.mknod(device, stat.S_IFCHR | 0o666, os.stat(os.devnull).st_rdev)
+    except (PermissionError, AttributeError, OSError):
+        device = Path(os.devnull)  # nobody else can replace it
+    files.write_json(device, [1, 2])
+    assert device.is_char_device() and os.stat(device).st_rdev == os.stat(os.devnull).st_rdev
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_a_pipe_gets_the_result(tmp_path):
+    pipe, found = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: found.append(pipe.read_text()))
+    reader.start()
+    files.write_json(pipe, {"a": 1})
+    reader.join(10)
+    assert json.loads(found[0]) == {"a": 1} and pipe.is_fifo()
+
+
+def test_a_link_stays_and_its_target_is_written(tmp_path):
+    target, link = tmp_path / "target.json", tmp_path / "link.json"
+    target.write_text("{}")
+    link.symlink_to(target)
+    files.write_json(link, {"a": 1})
+    assert link.is_symlink() and files.read_json(target) == {"a": 1}
+
+
+def test_a_folder_is_not_replaced(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError, match="out: not a regular file"):
+        files.write_json(tmp_path / "out", {})
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+def test_outputs_are_checked_before_any_work(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("video,start\n")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "store.json").write_text("{}")
+    (tmp_path / "empty").touch()
+    (tmp_path / "link").symlink_to(table)
+    refused = {
+        "store": "a folder, not a file",
+        "store/store.json": "inside the clip store",
+        "store/new.json": "inside the clip store",
+        "table.csv/out.json": "is not a writable folder",
+        "link": "also an input",
+        "foreign": "already exists and is not an earlier result; give another path, or --overwrite",
+    }
+    (tmp_path / "foreign").write_text("my thesis")
+    for name, why in refused.items():
+        with pytest.raises(DataError, match=why):
+            files.check_output(tmp_path / name, [table, "nonsense"], ours=[b"format"])
+    for name in ("empty", "new", "new/folder/out.json"):
+        files.check_output(tmp_path / name, [table], ours=[b"format"])
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "foreign").write_text('{"format": 1}')
+    files.check_output(tmp_path / "foreign", ours=[b"format"])
+    files.check_output(table, ours=[b"format"], overwrite=True)
+    with pytest.raises(DataError, match="also an input"):
+        files.check_output(table, [table], overwrite=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_told_before_any_work(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(DataError, match="not a writable folder"):
+            files.check_output(tmp_path / "out.json")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_mark_anywhere_in_the_first_megabyte_makes_a_file_an_earlier_result(tmp_path):
+    file = tmp_path / "a.json"
+    for before, ours in ((0, True), (3000, True), ((1 << 20) - 4, True), (1 << 20, False)):
+        file.write_bytes(b"x" * before + b"mark" + b"y" * 10)
+        if ours:
+            files.check_output(file, ours=[b"other", b"mark"])
+        else:
+            with pytest.raises(DataError, match="not an earlier result"):
+                files.check_output(file, ours=[b"other", b"mark"])
+
+
+def test_free_space_is_in_millions_of_bytes(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=123_456_789)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage)
+    assert files.free_megabytes(tmp_path / "not" / "there.txt") == pytest.approx(123.456789)
+
+
+def test_speed_and_time_left_are_those_of_this_run(monkeypatch, capsys):
+    """80 of 100 were done before; 10 more took 4 s."""
+    now = [100.0]
+    monkeypatch.setattr(files.time, "monotonic", lambda: now[0])
+    bar = files.Progress("extract", 100, unit="clips", done=80)
+    now[0] += 4.0
+    bar.step(10, "loss 1.5")
+    bar.close()
+    assert capsys.readouterr().err == "extract: 90/100 clips, 2.5 clips/s, 4 s left, loss 1.5\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        ({"a": 1, "b": 2}, {"a": 1, "b": 3}, {"b": (2, 3)}),
+        ({"a": 1, "b": 2}, {"a": 1}, {"b": (2, None)}),
+        ({"a": 1}, {"a": 1, "b": 2}, {"b": (None, 2)}),
+        ({"a": {}}, {}, {"a": ({}, None)}),
+        ({"a": {}}, {"a": {"b": 1}}, {"a.b": (None, 1), "a": ({}, None)}),
+        ({"a": {"b": {"c": [1, 2]}}}, {"a": {"b": {"c": (1, 3)}}}, {"a.b.c": ([1, 2], [1, 3])}),
+        ({"a": [1, 2]}, {"a": (1, 2)}, {}),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"c": 2, "b": 1}}, {}),
+    ],
+)
+def test_settings_that_differ_are_named_with_both_values(before, now, expected):
+    assert files.differences(before, now) == expected
+    if expected:
+        with pytest.raises(DataError, match=r"^here: was begun with other settings: .*\. Do this\.$"):
+            files.require_same_run("here", before, now, "Do this.")
+    else:
+        files.require_same_run("here", before, now, "Do this.")
+
+
+def test_five_differences_are_named_and_the_rest_counted():
+    before, now = ({str(k): k + shift for k in range(8)} for shift in (0, 1))
+    with pytest.raises(DataError) as error:
+        files.require_same_run("here", before, now, "Go.")
+    assert [f"{k} was {k} and is now {k + 1}" in str(error.value) for k in range(8)] == 5 * [True] + 3 * [False]
+    assert "; and 3 more. Go." in str(error.value)
+
+
+def test_a_signature_covers_size_beginning_and_end(tmp_path):
+    path, content = tmp_path / "video.mp4", bytearray(range(256)) * 400
+    path.write_bytes(content)
+    before = files.signature(path)
+    assert before.startswith("102400 bytes, ")
+    for place in (0, (1 << 14) - 1, len(content) - (1 << 14), len(content) - 1):
+        changed = content.copy()
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        assert files.signature(path) != before, place
+    path.write_bytes(content)
+    assert files.signature(path) == before
+    path.write_bytes(content[:-1])
+    assert files.signature(path) != before
+
+
+def test_lines_without_one_of_the_fields_are_left_out(tmp_path):
+    path = tmp_path / "notes.jsonl"
+    path.write_text('{"a": 1}\n{"b": 2}\n{"a": 3, "b": 4, "c": 5}\n["a", "b"]\n"a b"\n')
+    assert list(files.read_lines(path, "a", "b")) == [{"a": 3, "b": 4, "c": 5}]
+    assert list(files.read_lines(path, "a")) == [{"a": 1}, {"a": 3, "b": 4, "c": 5}]
+    assert len(list(files.read_lines(path))) == 3
+
+
+@pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="only Linux counts running programs")
+def test_a_busy_program_is_noticed():
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        assert any(files.other_programs_run() for _ in range(200))
+    finally:
+        busy.kill()
+        busy.wait()
+
+
+@pytest.mark.parametrize(("content", "busy"), [("0.1 0.2 0.3 1/90 4", False), ("9 9 9 3/90 4", True), ("", False)])
+def test_running_programs_are_those_beside_this_one(content, busy, monkeypatch, tmp_path):
+    (tmp_path / "loadavg").write_text(content)
+    monkeypatch.setattr(files, "open", lambda path, **options: open(tmp_path / "loadavg", **options), raising=False)
+    assert files.other_programs_run() == busy
