@@ -183,7 +183,7 @@ else:
             ),
             "engine.batches": ("Augment",),
             "deploy.stream": ("Answer", "Stream", "StreamClockError"),
-            # Modules that stood at the root up to version 0.4 can be imported from here, as before.
+            # Modules that stood at the root up to version 0.4, and can be imported from here as before.
             "support": ("files", "pickles", "processes", "records", "tables"),
             "recordings": ("aria", "audio", "clips", "offset"),
             "datasets": ("annotations", "aria_datasets", "one_pass", "segments", "store", "store_files"),
@@ -201,6 +201,12 @@ else:
                 "synthetic",
             ),
             "commands": ("cli", "demo", "options"),
+        },
+        renamed={
+            "extraction": "teachers",
+            "live": "deploy.stream",
+            "paper_costs": "experiments.costs",
+            "plots": "recordings.pictures",
         },
     )
 

@@ -7,5 +7,6 @@ models        evaluate, export, measure, predict
 live          live
 demo          demo, synthesize, compare, ablate
 options       what commands share, without torch
+outputs       what --out may replace
 settings      options made from the settings of a stage; model files
 """

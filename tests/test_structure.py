@@ -1,6 +1,7 @@
 """The rules of the code base: which module may import which, what can be copied alone, what starts without torch."""
 
 import ast
+import importlib
 import inspect
 import os
 import re
@@ -15,56 +16,143 @@ import pytest
 import egodistill
 
 ROOT = Path(egodistill.__file__).parent
-MODULES = sorted(path.stem for path in ROOT.glob("*.py") if path.name not in ("setup.py", "__main__.py", "__init__.py"))
-pytestmark = pytest.mark.skipif("egodistill" not in MODULES, reason="not a checkout: modules lie elsewhere")
+pytestmark = pytest.mark.skipif(not (ROOT / "egodistill.py").exists(), reason="not a checkout: modules lie elsewhere")
 
-COPYABLE = ("student", "video_transformers", "video_convnets", "video_i3d", "video", "imu", "gpmf", "cameras")
+# Each line is a floor, from the ground up. A module imports lower floors and its own room; `egodistill`, the door, is
+# above all of them. What stands on the first line can be copied alone.
+FLOORS = """
+    cameras gpmf imu student video video_convnets video_i3d video_transformers
+    support
+    recordings
+    datasets engine
+    data deploy inference teachers training
+    distillation
+    experiments
+    commands
+"""
+COPYABLE, *_ = (line.split() for line in FLOORS.strip().splitlines())
+FLOOR = {place: number for number, line in enumerate(FLOORS.strip().splitlines()) for place in line.split()}
+ROOMS = sorted(sign.parent.name for sign in ROOT.glob("*/__init__.py"))
+# {module, such as "imu" or "recordings.clips": its file}
+FILES = {path.stem: path for path in ROOT.glob("*.py") if path.name not in ("setup.py", "__main__.py")}
+FILES |= {f"{room}.{path.stem}": path for room in ROOMS for path in (ROOT / room).glob("*.py")}
+MODULES = sorted(module for module in FILES if not module.endswith("__init__"))
+LIGHT = ("support", "recordings", "datasets")  # rooms without torch
 
 
 def tree(module: str) -> ast.Module:
-    return ast.parse((ROOT / f"{module}.py").read_text(encoding="utf-8"))
+    return ast.parse(FILES[module].read_text(encoding="utf-8"))
 
 
-def siblings(node: ast.AST) -> set[str]:
-    """The modules of the project that an import statement names."""
-    if not isinstance(node, ast.ImportFrom):
+def place(module: str) -> str:
+    """The room of a module, or the module itself if it stands at the root."""
+    return module.partition(".")[0]
+
+
+def for_types(code: ast.Module) -> set[int]:
+    """The nodes below `if TYPE_CHECKING`."""
+    blocks = [node for node in ast.walk(code) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    return {id(node) for block in blocks for statement in block.body for node in ast.walk(statement)}
+
+
+def target(module: str, node: ast.ImportFrom) -> str:
+    """The place that a relative import names, dotted from the package on."""
+    room = module.split(".")[:-1]
+    return ".".join([*room[: len(room) - node.level + 1], *([node.module] if node.module else [])])
+
+
+def siblings(module: str, node: ast.AST) -> set[str]:
+    """The modules of the library that an import statement names."""
+    if not isinstance(node, ast.ImportFrom) or not node.level:
         return set()
-    if node.level:
-        return (
-            {node.module}
-            if node.module
-            else {name.name if name.name in MODULES else "egodistill" for name in node.names}
-        )
-    return {"egodistill"} if node.module and node.module.split(".")[0] == "egodistill" else set()
+    start, found = target(module, node), set()
+    for name in node.names:
+        longer = f"{start}.{name.name}".lstrip(".")
+        found.add(longer if longer in FILES else start or "egodistill")
+    return found
 
 
-def imports(module: str) -> tuple[set[str], set[str]]:
-    """The siblings that a module imports at its top, and those that it imports later. Those for types do not count."""
+def imports(module: str) -> set[str]:
+    """The modules that a module imports, also inside functions. Those for types do not count."""
     code = tree(module)
-    typing = {
-        id(node)
-        for block in code.body
-        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
-        for node in ast.walk(block)
-    }
-    top = set().union(*(siblings(node) for node in code.body))
-    every = set().union(*(siblings(node) for node in ast.walk(code) if id(node) not in typing))
-    return top, every - top
+    skipped = for_types(code)
+    return set().union(*(siblings(module, node) for node in ast.walk(code) if id(node) not in skipped)) - {module}
 
 
-def test_the_tour_names_every_module():
-    tour = egodistill.__doc__.partition("The modules,")[2].partition("This module imports")[0]
-    assert set(MODULES) - {"egodistill"} <= set(re.findall(r"[a-z0-9_]+", tour))
+# --- Rooms and floors
 
 
-def test_arrows_point_one_way():
-    """Imports inside functions included. The door hands names on at run time, and has the version."""
-    arrows = {module: set().union(*imports(module)) - {"egodistill"} for module in MODULES}
+def test_every_place_is_on_a_floor():
+    """So a new module goes into a room, not to the root."""
+    assert {place(module) for module in FILES} - {"egodistill"} == set(FLOOR)
+
+
+@pytest.mark.parametrize("module", sorted(FILES))
+def test_imports_lead_down(module):
+    if module == "egodistill":
+        assert imports(module) == set()  # the door hands names on without importing them
+        return
+    here = place(module)
+    for other in imports(module):
+        if other == "egodistill":  # whose version is all that another module may need
+            names = {n.name for node in ast.walk(tree(module)) if other in siblings(module, node) for n in node.names}
+            assert names - {n.rpartition(".")[2] for n in FILES} <= {"__version__"}
+        else:
+            assert place(other) == here or FLOOR[place(other)] < FLOOR[here], f"{module} imports {other}"
+            assert place(other) == here or other in FILES, f"{module} imports {other}, a room: name its module"
+
+
+def test_no_modules_import_each_other():
+    arrows = {module: imports(module) - {"egodistill"} for module in FILES}
     done: set[str] = set()
-    while left := [module for module in MODULES if module not in done]:
+    while left := [module for module in FILES if module not in done]:
         free = [module for module in left if arrows[module] <= done]
         assert free, f"a circle among {left}"
         done.update(free)
+
+
+@pytest.mark.parametrize("module", sorted(FILES))
+def test_the_library_imports_itself_relatively(module):
+    """Editors and type checkers follow these imports in a checkout, too."""
+    absolute = [
+        ast.unparse(node)
+        for node in ast.walk(tree(module))
+        if (isinstance(node, ast.ImportFrom) and not node.level and node.module.split(".")[0] == "egodistill")
+        or (isinstance(node, ast.Import) and any(name.name.split(".")[0] == "egodistill" for name in node.names))
+    ]
+    # In a checkout the door is a file, and a file has no relative imports while it runs.
+    assert absolute == (["from egodistill.support.lazy import hand_on"] if module == "egodistill" else [])
+
+
+def test_the_tour_and_the_signs_name_every_module():
+    tour = egodistill.__doc__
+    assert {place(module) for module in FILES} - {"egodistill"} <= set(re.findall(r"[a-z0-9_]+", tour))
+    for room in ROOMS:
+        sign = set(re.findall(r"[a-z0-9_]+", importlib.import_module(f"egodistill.{room}").__doc__))
+        assert {module.partition(".")[2] for module in MODULES if place(module) == room} <= sign, room
+
+
+@pytest.mark.parametrize("package", ["egodistill", "recordings.__init__", "experiments.__init__"])
+def test_what_a_package_hands_on_has_its_types(package):
+    """The names below TYPE_CHECKING, for editors, are those of `hand_on()`; the door keeps old names beside them."""
+    code = tree(package)
+    typed, start = set(), place(package) if "." in package else ""
+    for block in (node for node in code.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+        for node in ast.walk(ast.Module(block.body, [])):
+            if isinstance(node, ast.ImportFrom):
+                typed |= {name.name for name in node.names}
+        (call,) = (node for node in ast.walk(ast.Module(block.orelse, [])) if isinstance(node, ast.Call))
+    table = ast.literal_eval(call.args[1])
+    names = {name for names in table.values() for name in names} | {module for module in table if "." not in module}
+    home = importlib.import_module(f"egodistill.{start}".rstrip("."))
+    assert typed <= names and all(getattr(home, name) is not None for name in typed)
+    extra = names - typed
+    modules = {module.rpartition(".")[2] for module in MODULES}
+    assert extra <= (modules if package == "egodistill" else set())
+    assert all(getattr(home, name).__name__.startswith("egodistill.") for name in extra)
+
+
+# --- Modules
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -72,8 +160,8 @@ def test_no_private_name_crosses_a_boundary(module):
     """Neither `module._name` nor `object._name` of something that is not the class's own."""
     code, found = tree(module), []
     for node in ast.walk(code):
-        if isinstance(node, ast.ImportFrom) and siblings(node):
-            found += [name.name for name in node.names if name.name.startswith("_")]
+        if isinstance(node, ast.ImportFrom) and siblings(module, node):
+            found += [name.name for name in node.names if re.match(r"_[^_]", name.name)]
         if isinstance(node, ast.Attribute) and re.match(r"_[^_]", node.attr):
             owner = ast.unparse(node.value)
             own = owner in ("self", "cls", "super()") or node.attr in (
@@ -93,7 +181,7 @@ def test_no_closure_changes_its_surroundings(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_public_names_exist(module):
-    """And no module has the name of one of the standard library, which would hide it in a checkout."""
+    """And no module at the root has the name of one of the standard library, which would hide it in a checkout."""
     assert module not in sys.stdlib_module_names
     listed = [n for n in tree(module).body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"]
     assert len(listed) == 1, "no __all__"
@@ -191,8 +279,8 @@ USES = {
 @pytest.mark.parametrize("module", COPYABLE)
 def test_a_copy_works_beside_a_strangers_modules(module, tmp_path):
     """In a folder with a `data.py` and so on of someone else's, and without this package."""
-    for other in MODULES:
-        if other != module:
+    for other in FILES:
+        if other != module and "." not in other:
             (tmp_path / f"{other}.py").write_text("raise RuntimeError('a stranger\\'s own module was imported')\n")
     for late in ("gpmf", "cameras"):  # missing, as for someone who copied imu.py alone
         (tmp_path / f"{late}.py").unlink(missing_ok=True)
@@ -207,20 +295,18 @@ def test_a_copy_works_beside_a_strangers_modules(module, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", COPYABLE)
-def test_a_copyable_module_names_no_sibling(module):
-    top, late = imports(module)
-    assert top == late == set()
-
-
 # --- What starts without torch
 
 
 @pytest.mark.parametrize(
     "code",
     [
-        "import egodistill; dir(egodistill)",
-        "from egodistill import data",
+        "import egodistill; dir(egodistill); egodistill.DataError",
+        "from egodistill import data, recordings; recordings.check, recordings.transcode",
+        *(
+            f"import importlib; [importlib.import_module('egodistill.' + name) for name in {names}]"
+            for names in ([m for m in MODULES if place(m) == room] for room in LIGHT)
+        ),
         "from egodistill.commands import recordings",
         "from egodistill.commands import cli; sys.argv[1:] = ['--help']; cli.main()",
         "from egodistill.commands import cli; sys.argv[1:] = ['--version']; cli.main()",
@@ -254,7 +340,7 @@ def test_copies_of_the_numbers_of_a_clip_are_the_doors():
     assert (built["imu_samples"], built["imu_rate"], built["clip_seconds"]) == (samples, rate, seconds)
 
 
-@pytest.mark.parametrize("module", sorted({*MODULES} - {*COPYABLE, "egodistill"}))
+@pytest.mark.parametrize("module", sorted({*MODULES} - {*COPYABLE, "support.errors"}))
 def test_no_other_module_repeats_the_numbers_of_a_clip(module):
     code = [ast.unparse(node) for node in ast.walk(tree(module)) if isinstance(node, (ast.Constant, ast.BinOp))]
     assert not {"422", "201", "198.0", "64 / 30"} & set(code)

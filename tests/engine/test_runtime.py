@@ -115,7 +115,9 @@ def test_auto_elsewhere(monkeypatch):
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="oneDNN's limit is for x86")
 def test_auto_heeds_a_limit_of_the_instruction_set():
     """A limit that oneDNN is given does not change what the processor says of itself."""
-    code = "import torch; from egodistill.engine import runtime as r; print(r.pick_precision(torch.device('cpu'), 'auto'))"
+    code = (
+        "import torch; from egodistill.engine import runtime as r; print(r.pick_precision(torch.device('cpu'), 'auto'))"
+    )
     limit = os.environ | {"DNNL_MAX_CPU_ISA": "AVX2"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=limit, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "fp32"
