@@ -21,6 +21,7 @@ from .. import data
 from ..datasets import annotations
 from ..datasets.segments import is_list_of_recordings, listed_recordings, overlapping_splits
 from ..recordings import aria, checks, clips
+from ..recordings.copies import transcode
 from ..recordings.pictures import CHECK_TITLE, draw_check, require_picture
 from ..support import files
 from ..support.errors import CLIP_SECONDS, DataError
@@ -323,7 +324,7 @@ def run_transcode(a: argparse.Namespace) -> None:
             print(f"{copy} already exists; --overwrite replaces it")
             continue
         try:
-            made = copies.transcode(
+            made = transcode(
                 video, copy, **keyword_arguments(a, "short_side", "keyframe_every", "quality", "measure", "overwrite")
             )
         except (DataError, OSError) as error:  # Continue with the other videos.
