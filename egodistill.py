@@ -36,7 +36,6 @@ from typing import TYPE_CHECKING
 
 # In a checkout, this file is the package: a module with a `__path__` is one to Python. setup.py makes it `__init__.py`.
 __path__ = [os.path.dirname(os.path.abspath(__file__))]
-__version__ = "0.5.0.dev0"
 
 if TYPE_CHECKING:
     from . import (
@@ -181,6 +180,7 @@ else:
                 "EgoDistillError",
                 "EgoDistillOSError",
             ),
+            "support.version": ("__version__",),
             "engine.batches": ("Augment",),
             "deploy.stream": ("Answer", "Stream", "StreamClockError"),
             # Modules that stood at the root up to version 0.4, and can be imported from here as before.

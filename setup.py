@@ -21,7 +21,7 @@ PACKAGE = "egodistill"
 HOME = "https://github.com/egodistill/egodistill"
 ROOT = Path(__file__).resolve().parent
 # What is shipped, as (package, module, file): each module at the root, and each folder with an __init__.py, a room.
-DOOR = f"{PACKAGE}.py"
+DOOR, VERSION = f"{PACKAGE}.py", ROOT / "support" / "version.py"
 MODULES = [
     (PACKAGE, "__init__" if path.name == DOOR else path.stem, path.name)
     for path in sorted(ROOT.glob("*.py"))
@@ -47,11 +47,11 @@ class BuildPy(build_py):
 
 
 def version() -> str:
-    """Return `__version__` of egodistill.py, which is read and not imported: building must not need torch."""
-    source = (ROOT / DOOR).read_text(encoding="utf-8")
+    """Return `__version__`, which is read and not imported: building must not need torch."""
+    source = VERSION.read_text(encoding="utf-8")
     found = re.search(r'^__version__\s*=\s*"([^"]+)"', source, flags=re.MULTILINE)
     if found is None:
-        raise RuntimeError(f"{DOOR} has no line '__version__ = \"...\"'")
+        raise RuntimeError(f"{VERSION} has no line '__version__ = \"...\"'")
     return found.group(1)
 
 

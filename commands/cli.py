@@ -28,8 +28,8 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from .. import __version__
 from ..support import files
+from ..support.version import __version__
 from .outputs import check_outputs
 
 __all__ = ["main"]

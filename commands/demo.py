@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from .. import __version__, data, inference, teachers
+from .. import data, inference, teachers
 from ..engine.batches import Augment
 from ..experiments import baselines, behaviour, benches, figures, paper, synthetic
 from ..experiments.protocols import PROTOCOLS, Protocol, TeacherRecipe
@@ -27,6 +27,7 @@ from ..student import EgoDistill
 from ..support import files, tables
 from ..support.errors import EgoDistillError
 from ..support.tables import Table
+from ..support.version import __version__
 from ..training import Training
 from .options import positive_int
 from .recordings import describe_store

@@ -59,11 +59,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import __version__
 from ..engine import batches, checkpoints
 from ..recordings import clips
 from ..student import EgoDistill, IMUEncoder, Output
 from ..support import files
+from ..support.version import __version__
 from ..video import DRAWN
 from .exported import (
     DESCRIPTION_FORMAT,

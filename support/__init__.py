@@ -7,4 +7,5 @@ records       tables and JSON, read item by item
 pickles       pickles, read without running their code
 tables        tables of results: text, Markdown, provenance
 lazy          packages that import their modules on first use
+version       __version__
 """

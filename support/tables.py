@@ -23,9 +23,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import __version__
 from . import files
 from .errors import DataError
+from .version import __version__
 
 __all__ = [
     "Table",

@@ -21,8 +21,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# Every Python file at the root is a module of the package; one that setup.py forgets is missed.
-MODULES = sorted({path.stem for path in ROOT.glob("*.py")} - {"setup", "egodistill"})
+# Every Python file at the root or in a room is a module of the package; one that setup.py forgets is missed.
+ROOMS = sorted(sign.parent.name for sign in ROOT.glob("*/__init__.py"))
+FILES = {path.stem: path for path in ROOT.glob("*.py") if path.name not in ("setup.py", "egodistill.py")}
+FILES |= {f"{room}.{path.stem}": path for room in ROOMS for path in (ROOT / room).glob("*.py")}
+MODULES = sorted(FILES)
 RUNTIME = {"torch", "torchvision", "numpy", "av"}
 PIP = ("--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet")
 NOT_SOURCE = {"build", "dist", "__pycache__", "egodistill.egg-info", ".venv", ".git"}
@@ -68,7 +71,7 @@ def third_party(tmp_path_factory) -> Path:
         if folder.name not in ("site-packages", "dist-packages") or not folder.is_dir():
             continue
         for entry in folder.iterdir():
-            ours = "egodistill" in entry.name or entry.stem in MODULES or entry.suffix == ".pth"
+            ours = "egodistill" in entry.name or entry.stem in {*MODULES, *ROOMS} or entry.suffix == ".pth"
             if not ours and not (links / entry.name).exists():
                 (links / entry.name).symlink_to(entry)
     return links
@@ -101,14 +104,14 @@ def built(checkout, third_party, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def version() -> str:
-    source = (ROOT / "egodistill.py").read_text(encoding="utf-8")
+    source = (ROOT / "support" / "version.py").read_text(encoding="utf-8")
     return re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE).group(1)
 
 
 def test_wheel_holds_one_package_with_every_module(built):
     names = set(zipfile.ZipFile(built["wheel"]).namelist())
     files = {name for name in names if ".dist-info/" not in name}
-    modules = {f"egodistill/{name}.py" for name in ("__init__", *MODULES)}
+    modules = {f"egodistill/{name.replace('.', '/')}.py" for name in ("__init__", *MODULES)}
     assert files == modules | {"egodistill/py.typed"}
     assert any(name.endswith("LICENSE") for name in names)
 
@@ -214,7 +217,7 @@ def test_a_wheel_comes_out_of_a_checkout_that_cannot_be_written(checkout, third_
 
 def test_a_deprecated_call_of_ours_is_an_error():
     """What a dependency will take away is seen before its next release; the calls of others are their own matter."""
-    for module in ("egodistill", "egodistill.data", "test_data"):
+    for module in ("egodistill", "egodistill.data", "tests.test_data"):
         for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
             with pytest.raises(category):
                 warnings.warn_explicit("old", category, "file.py", 1, module=module)
@@ -231,8 +234,9 @@ assert egodistill.__version__ == sys.argv[2], egodistill.__version__
 for name in sys.argv[4:]:
     module = importlib.import_module("egodistill." + name)
     assert home in pathlib.Path(module.__file__).parents, module.__file__
-    if sys.argv[3] == "installed" and name != "__main__":
-        assert importlib.util.find_spec(name) is None, f"{name} is a top-level module"
+    top = name.partition(".")[0]
+    if sys.argv[3] == "installed" and top != "__main__":
+        assert importlib.util.find_spec(top) is None, f"{top} is a top-level module"
 from egodistill import data, teachers
 """
 
@@ -249,7 +253,11 @@ def test_road_checkout(checkout, empty_environment, version):
         assert version in run(python, "-m", module, "--version", cwd=checkout)
 
 
-@pytest.mark.parametrize("road", ["pip install .", "pip install -e .", "pip install SDIST"])
+# The developers' line: what it links is laid out as in a wheel, so editors and type checkers see it.
+STRICT = "pip install -e . --config-settings editable_mode=strict"
+
+
+@pytest.mark.parametrize("road", ["pip install .", "pip install -e .", STRICT, "pip install SDIST"])
 def test_road_installed(road, checkout, built, empty_environment, version, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -277,18 +285,18 @@ def test_file_works_when_copied_alone(name, empty_environment, tmp_path):
 @pytest.mark.parametrize("name", ["egodistill", *MODULES])
 def test_modules_import_declared_packages_only(name):
     """Anywhere in a file, also in functions: the standard library, ourselves, the run-time four."""
-    tree = ast.parse((ROOT / f"{name}.py").read_text(encoding="utf-8"))
+    tree = ast.parse(FILES.get(name, ROOT / "egodistill.py").read_text(encoding="utf-8"))
     imported = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imported |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative imports fail in a checkout: egodistill.py is a file"
-            imported.add(node.module.split(".")[0])
+            imported |= {node.module.split(".")[0]} if not node.level else set()
     # matplotlib: for the figure, inside the function that draws it. typing_extensions: for type checkers alone.
-    extras = {"plots": {"matplotlib"}, "distillation": {"typing_extensions"}}.get(name, set())
+    drawing = {key: {"matplotlib"} for key in ("recordings.pictures", "experiments.figures")}
+    extras = (drawing | {"distillation": {"typing_extensions"}}).get(name, set())
     assert imported - set(sys.stdlib_module_names) <= RUNTIME | extras | {"egodistill"}
-    at_import = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+    at_import = {node.module for node in tree.body if isinstance(node, ast.ImportFrom) and not node.level}
     assert not any(module.startswith(tuple(extras)) for module in at_import if extras)
 
 

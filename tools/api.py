@@ -21,18 +21,21 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the checkout's egodistill, installed or not
 
 # Entry points first: what they re-export is shown there. The rest of the LOWER modules is named, one line each.
-MODULES = """egodistill data teachers student distillation training inference recordings export baselines
-synthetic experiments""".split()
-LOWER = """live arrivals events gates feeds annotations aria_datasets segments clips store one_pass video audio imu gpmf
-cameras aria offset video_convnets video_i3d video_transformers batches checkpoints behaviour protocols
-contrasts intervals paper_costs plots""".split()
+MODULES = """egodistill data teachers student distillation training inference recordings.checks recordings.copies
+deploy.export experiments.baselines experiments.synthetic experiments.paper""".split()
+LOWER = """video imu gpmf cameras video_convnets video_i3d video_transformers recordings.clips recordings.audio
+recordings.aria recordings.offset recordings.pictures datasets.annotations datasets.aria_datasets datasets.segments
+datasets.store datasets.one_pass engine.batches engine.checkpoints deploy.stream deploy.arrivals deploy.events
+deploy.gates deploy.feeds experiments.adafuse experiments.stts experiments.listen_to_look experiments.behaviour
+experiments.protocols experiments.benches experiments.contrasts experiments.intervals experiments.costs
+experiments.figures""".split()
 WIDTH = 100  # characters of the arguments; the rest is `...`
 
 HEAD = """# API
 
-Public names and first sentences (`python tools/api.py`); `help()` shows the rest. Internal: `cli`, `commands`,
-`training_commands`, `model_commands`, `live_command`, `options`, `demo`, `benches`, `exported`, `extraction`, `files`,
-`pickles`, `processes`, `props`, `records`, `runtime`, `scene`, `store_files`, `tables`, `teacher`.
+Public names and first sentences (`python tools/api.py`); `help()` shows the rest. Internal: `commands`; in `support`
+all but `errors`; `datasets.store_files`; `engine.runtime`, `engine.distributed`, `engine.teacher`; `deploy.exported`;
+`experiments.props`, `experiments.scene`. Names in `support.errors` are those of `egodistill`.
 """
 
 
@@ -74,7 +77,7 @@ def lines(module: ModuleType, seen: set[int]) -> Iterator[str]:
         for name, value in new.items()
         if not inspect.isfunction(value) and (not inspect.isclass(value) or is_plain(module, value))
     }
-    own = module.__name__.rpartition(".")[2]
+    own = module.__name__.partition(".")[2] or module.__name__
     also = f" Also: {', '.join(f'`{name}`' for name in others)}." if others else ""
     yield f"**`{own}`**: {summary(module)}{also}"
     for name, value in new.items():
@@ -93,7 +96,7 @@ def is_plain(module: ModuleType, value: type) -> bool:
 
 def listed(module: ModuleType, names: dict[str, Any]) -> str:
     """Return one line with the names of a module."""
-    own = module.__name__.rpartition(".")[2]
+    own = module.__name__.partition(".")[2] or module.__name__
     return f"`{own}`: {summary(module)} {', '.join(f'`{name}`' for name in names)}".rstrip()
 
 

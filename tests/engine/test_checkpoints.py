@@ -29,6 +29,7 @@ from toys import small as small_student
 
 from egodistill import EgoDistill, EgoDistillError, EgoDistillOSError, distill, teachers, training
 from egodistill.engine import batches, checkpoints
+from egodistill.engine.teacher import channels_last
 from egodistill.experiments import baselines
 
 # --- model files -----------------------------------------------------------------------------
@@ -36,6 +37,7 @@ from egodistill.experiments import baselines
 
 def test_a_file_holds_everything(tmp_path):
     teacher = narrow(mean=(0.1, 0.2, 0.3), channels="BGR", seconds=1.5, name="mine", stem_size=5)
+    channels_last(teacher)  # as a loaded one is, for the same bits
     clip = torch.from_numpy(random_clips(2))
     teacher.save(tmp_path / "teacher.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["teacher.pt"]

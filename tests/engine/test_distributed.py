@@ -18,15 +18,14 @@ import pytest
 import small_teachers
 import torch
 from foreign import linux_only
-from torch import distributed
 from toys import QUIET, Named, Store, same, small
 
 import egodistill
 from egodistill import EgoDistill, EgoDistillError, data, distillation, training
-from egodistill.commands import cli, models, settings
+from egodistill.commands import cli, models
 from egodistill.commands import training as training_commands
 from egodistill.datasets.store import StoreWriter
-from egodistill.engine import batches, runtime
+from egodistill.engine import batches, distributed, runtime
 from egodistill.recordings.clips import ClipSpec
 from egodistill.student import Output
 from egodistill.support import files
@@ -150,7 +149,7 @@ def do_parts(rank, folder):
 
         def forward(self, *inputs):
             feature, logits = super().forward(*inputs)
-            return Output(feature, logits + self.extra if distributed.get_rank() else logits)
+            return Output(feature, logits + self.extra if torch.distributed.get_rank() else logits)
 
         def extra_loss(self, output, batch):
             return {"size": output.logits.square().mean(1)}
@@ -207,7 +206,7 @@ def do_nan(rank, folder):
 
 def do_command(rank, folder):
     """What torchrun starts, undisturbed."""
-    settings.open_split = lambda path, split: Kept(21)
+    training_commands.open_split = lambda path, split: Kept(21)
     assert cli.main(command(folder / "whole.pt")) == 0
 
 
@@ -272,11 +271,11 @@ def work(rank, folder, scenarios, processes):
     for name in scenarios:
         # A file to meet at needs no port that is free.
         meeting = f"file://{folder}/{name}"
-        distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
+        torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
         found = globals()[f"do_{name}"](rank, folder)
         torch.save(found, folder / f"{name}.{rank}")
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -433,12 +432,12 @@ def test_process_0_decides_the_precision(both):
 
 SCRIPT = """
     import os, signal, sys
-    sys.path[:0] = [{root!r}, {root!r} + "/tests"]
+    sys.path[:0] = [{root!r}, {root!r} + "/tests", {root!r} + "/tests/engine"]
     import torch
     import test_distributed as T
-    from egodistill import cli, model_commands
+    from egodistill.commands import cli, training
     fault, at, *command = sys.argv[1:]
-    settings.open_split = lambda path, split: T.Kept(21)
+    training.open_split = lambda path, split: T.Kept(21)
     step, count = torch.optim.AdamW.step, [0]
     def counted(self, *arguments):
         count[0] += 1
@@ -485,7 +484,7 @@ def torchrun(tmp_path):
 
 JOB = """
     import sys
-    sys.path[:0] = [{root!r}, {root!r} + "/tests"]
+    sys.path[:0] = [{root!r}, {root!r} + "/tests", {root!r} + "/tests/engine"]
     import test_distributed
     sys.exit(test_distributed.job(*sys.argv[1:]))
 """
@@ -620,14 +619,14 @@ def leave_again_and_again(rank, folder):
     faulthandler.dump_traceback_later(60, exit=True)  # a deadlock
     torch.set_num_threads(1)
     for k in range(30):
-        distributed.init_process_group("gloo", init_method=f"file://{folder}/{k}", rank=rank, world_size=2)
+        torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/{k}", rank=rank, world_size=2)
         model = distributed.parallel(
             torch.nn.Sequential(*(torch.nn.Linear(64, 64) for _ in range(6))), find_unused=False
         )
         for _ in range(2):
             model(torch.ones(4, 64)).sum().backward()
         distributed.leave_processes()
-        assert not distributed.is_initialized()
+        assert not torch.distributed.is_initialized()
         del model
 
 
@@ -650,7 +649,7 @@ def test_torchrun_tells_an_error_once(tmp_path, torchrun):
 
 def test_what_fails_several_processes_is_told_by_the_first(monkeypatch):
     assert distributed.is_first_failure() and distributed.is_first_failure()  # alone
-    store = distributed.TCPStore("127.0.0.1", 0, is_master=True)
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True)
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port, "WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
@@ -659,24 +658,24 @@ def test_what_fails_several_processes_is_told_by_the_first(monkeypatch):
     assert [distributed.is_first_failure() for _ in range(3)] == [True, False, False]
     monkeypatch.setenv("GROUP_RANK", "1")  # Another machine shows its own.
     assert [distributed.is_first_failure() for _ in range(3)] == [True, False, False]
-    monkeypatch.setattr(runtime, "ATTEMPT", ["attempt 7"])  # whatever its agent has counted
+    monkeypatch.setattr(distributed, "ATTEMPT", ["attempt 7"])  # whatever its agent has counted
     assert [distributed.is_first_failure() for _ in range(3)] == [True, False, False]
 
 
 def test_attempts_of_a_job_have_names_of_their_own(monkeypatch):
     """Also if processes died before they knew it, and machines count restarts differently."""
-    host = distributed.TCPStore("127.0.0.1", 0, is_master=True)
+    host = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True)
 
     def attempt(ranks):
-        stores = [distributed.TCPStore("127.0.0.1", host.port, is_master=False) for _ in ranks]
+        stores = [torch.distributed.TCPStore("127.0.0.1", host.port, is_master=False) for _ in ranks]
         with ThreadPoolExecutor(3) as pool:
             return {*pool.map(lambda rank: distributed.agree_on_attempt(stores[rank], rank, 3), ranks)}
 
     host.set("process 1", "attempt of a process that was killed")
     names = [attempt(ranks) for ranks in ((0, 1, 2), (2, 1, 0))]
     assert [len(found) for found in names] == [1, 1] and names[0] != names[1]
-    monkeypatch.setattr(runtime, "TIMEOUT", timedelta(seconds=0.1))
-    with pytest.raises(distributed.DistStoreError, match="not all processes have started"):
+    monkeypatch.setattr(distributed, "TIMEOUT", timedelta(seconds=0.1))
+    with pytest.raises(torch.distributed.DistStoreError, match="not all processes have started"):
         distributed.agree_on_attempt(host, 0, 3)
 
 
@@ -691,3 +690,92 @@ def test_one_process_evaluates(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     assert cli.main(["evaluate", "store", "--student", "c.pt"]) == 0 and ran == ["1"]
     assert os.environ["WORLD_SIZE"] == "2"  # as the caller set it
+
+
+# --- One process that plays all: shares of a batch, and batch norm over them
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+@pytest.mark.parametrize("total", [2, 3, 7, 10, 21])
+def test_shares_are_consecutive_rows_of_at_least_two_clips(monkeypatch, processes, total):
+    batch, seen, weights = torch.arange(total) + 100, [], []
+    for rank in range(processes):
+        monkeypatch.setattr(distributed, "rank_and_world_size", lambda rank=rank: (rank, processes))
+        share = distributed.Share.of(total)
+        rows = share.rows(batch).tolist()
+        weight = share.weights(len(rows), torch.device("cpu"))
+        weights += weight.tolist()
+        assert len(rows) >= 2 and weight.unique().numel() == 1 and (bool(weight[0]) or rows == [100, 101])
+        seen += rows if weight[0] else []
+    assert seen == batch.tolist() and sum(weights) == total
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.3, None])
+def test_batch_norm_over_unequal_shares_is_that_of_the_whole_batch(monkeypatch, momentum):
+    """Shares of 2, 3 and 5 clips, and a process that only looks on; two steps, as running statistics remember."""
+    shares = [(0, 2), (2, 5), (5, 10), (10, 10)]
+    whole = torch.nn.BatchNorm2d(4, eps=0.3, momentum=momentum).train()
+    with torch.no_grad():
+        whole.weight.uniform_(0.5, 1.5)
+        whole.bias.normal_()
+    norms = []
+    for _ in shares:
+        model = torch.nn.Sequential(torch.nn.BatchNorm2d(4, eps=0.3, momentum=momentum))
+        model[0].load_state_dict(whole.state_dict())
+        distributed.sync_batch_norm(model)
+        norms.append(model)
+    for step in range(2):
+        x = torch.randn(10, 4, 3, 2, generator=torch.Generator().manual_seed(step)) * 2 + step
+        parts = [x[a:b] if b > a else x[:2] for a, b in shares]
+        sent, results = [], []
+        for send in (True, False):  # first what each process sends, then what it makes of the sum
+            for rank, (model, part, (start, stop)) in enumerate(zip(norms, parts, shares, strict=True)):
+                monkeypatch.setattr(distributed, "rank_and_world_size", lambda rank=rank: (rank, len(shares)))
+                distributed.share_batch_norm(model, distributed.Share(start, stop, 10))
+                before = {name: value.clone() for name, value in model.state_dict().items()}
+                if send:
+                    monkeypatch.setattr(
+                        distributed.AllReduceSum, "apply", lambda own, to=sent: to.append(own) or own + 1e-9
+                    )
+                    model(part)
+                    model.load_state_dict(before)
+                else:
+                    monkeypatch.setattr(distributed.AllReduceSum, "apply", lambda own, of=sent: torch.stack(of).sum(0))
+                    results.append(model(part))
+        torch.testing.assert_close(torch.cat(results[:3]), whole(x), rtol=1e-4, atol=1e-5)
+        for model in norms:
+            for name in ("running_mean", "running_var", "num_batches_tracked"):
+                torch.testing.assert_close(getattr(model[0], name), getattr(whole, name), rtol=1e-5, atol=1e-6)
+
+
+def test_running_statistics_are_averaged_by_clips(monkeypatch):
+    """This process has a quarter of the clips; batch norms in evaluation mode are left alone."""
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2).eval())
+    model[0].running_mean += torch.tensor([4.0, 8.0])
+    sent = []
+    monkeypatch.setattr(distributed, "rank_and_world_size", lambda: (0, 2))
+    monkeypatch.setattr(distributed, "all_reduce_sum", lambda x: sent.append(x.clone()) or x + 10)
+    distributed.average_statistics(model, 0.25)
+    assert sent[0].tolist() == [1.0, 2.0, 0.25, 0.25]
+    assert model[0].running_mean.tolist() == [11.0, 12.0] and model[0].running_var.tolist() == [10.25, 10.25]
+    assert model[1].running_mean.tolist() == [0.0, 0.0]
+
+
+def test_replaced_batch_norms_keep_all_settings_and_values():
+    norm = torch.nn.BatchNorm2d(3, eps=1e-3, momentum=0.25)
+    torch.nn.init.normal_(norm.weight)
+    norm.running_mean += 2
+    frozen = torch.nn.BatchNorm1d(3, affine=False)
+    model = torch.nn.Sequential(norm.eval(), frozen)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    distributed.sync_batch_norm(model)
+    synced = model[0]
+    assert type(synced) is distributed.SyncBatchNorm and (synced.eps, synced.momentum, synced.training) == (
+        1e-3,
+        0.25,
+        False,
+    )
+    assert synced.weight is norm.weight and synced.bias is norm.bias and model[1] is frozen
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    x = torch.randn(4, 3, 2, 2)
+    assert torch.equal(synced(x), norm(x))  # alone, or in evaluation mode, it is an ordinary one

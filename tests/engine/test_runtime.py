@@ -13,7 +13,7 @@ from toys import CLASSES, QUIET, Store, small
 
 import egodistill
 from egodistill import EgoDistillError, Training, evaluate, measure, predict
-from egodistill.engine import batches, distributed, runtime
+from egodistill.engine import batches, runtime
 
 ROOT = Path(egodistill.__file__).parent
 BF16_GAIN = runtime.bf16_gain.__wrapped__  # without the cache; `conftest.training_in_fp32` replaces it
@@ -222,77 +222,6 @@ def test_evaluation_restores_the_mode_of_each_layer():
         assert [layer.training for layer in model.modules()] == modes
 
 
-@pytest.mark.parametrize("momentum", [0.1, 0.3, None])
-def test_batch_norm_over_unequal_shares_is_that_of_the_whole_batch(monkeypatch, momentum):
-    """Shares of 2, 3 and 5 clips, and a process that only looks on; two steps, as running statistics remember."""
-    shares = [(0, 2), (2, 5), (5, 10), (10, 10)]
-    whole = torch.nn.BatchNorm2d(4, eps=0.3, momentum=momentum).train()
-    with torch.no_grad():
-        whole.weight.uniform_(0.5, 1.5)
-        whole.bias.normal_()
-    norms = []
-    for _ in shares:
-        model = torch.nn.Sequential(torch.nn.BatchNorm2d(4, eps=0.3, momentum=momentum))
-        model[0].load_state_dict(whole.state_dict())
-        distributed.sync_batch_norm(model)
-        norms.append(model)
-    for step in range(2):
-        x = torch.randn(10, 4, 3, 2, generator=torch.Generator().manual_seed(step)) * 2 + step
-        parts = [x[a:b] if b > a else x[:2] for a, b in shares]
-        sent, results = [], []
-        for send in (True, False):  # first what each process sends, then what it makes of the sum
-            for rank, (model, part, (start, stop)) in enumerate(zip(norms, parts, shares, strict=True)):
-                monkeypatch.setattr(runtime, "rank_and_world_size", lambda rank=rank: (rank, len(shares)))
-                distributed.share_batch_norm(model, distributed.Share(start, stop, 10))
-                before = {name: value.clone() for name, value in model.state_dict().items()}
-                if send:
-                    monkeypatch.setattr(
-                        distributed.AllReduceSum, "apply", lambda own, to=sent: to.append(own) or own + 1e-9
-                    )
-                    model(part)
-                    model.load_state_dict(before)
-                else:
-                    monkeypatch.setattr(distributed.AllReduceSum, "apply", lambda own, of=sent: torch.stack(of).sum(0))
-                    results.append(model(part))
-        torch.testing.assert_close(torch.cat(results[:3]), whole(x), rtol=1e-4, atol=1e-5)
-        for model in norms:
-            for name in ("running_mean", "running_var", "num_batches_tracked"):
-                torch.testing.assert_close(getattr(model[0], name), getattr(whole, name), rtol=1e-5, atol=1e-6)
-
-
-def test_running_statistics_are_averaged_by_clips(monkeypatch):
-    """This process has a quarter of the clips; batch norms in evaluation mode are left alone."""
-    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2).eval())
-    model[0].running_mean += torch.tensor([4.0, 8.0])
-    sent = []
-    monkeypatch.setattr(runtime, "rank_and_world_size", lambda: (0, 2))
-    monkeypatch.setattr(runtime, "all_reduce_sum", lambda x: sent.append(x.clone()) or x + 10)
-    distributed.average_statistics(model, 0.25)
-    assert sent[0].tolist() == [1.0, 2.0, 0.25, 0.25]
-    assert model[0].running_mean.tolist() == [11.0, 12.0] and model[0].running_var.tolist() == [10.25, 10.25]
-    assert model[1].running_mean.tolist() == [0.0, 0.0]
-
-
-def test_replaced_batch_norms_keep_all_settings_and_values():
-    norm = torch.nn.BatchNorm2d(3, eps=1e-3, momentum=0.25)
-    torch.nn.init.normal_(norm.weight)
-    norm.running_mean += 2
-    frozen = torch.nn.BatchNorm1d(3, affine=False)
-    model = torch.nn.Sequential(norm.eval(), frozen)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    distributed.sync_batch_norm(model)
-    synced = model[0]
-    assert type(synced) is distributed.SyncBatchNorm and (synced.eps, synced.momentum, synced.training) == (
-        1e-3,
-        0.25,
-        False,
-    )
-    assert synced.weight is norm.weight and synced.bias is norm.bias and model[1] is frozen
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    x = torch.randn(4, 3, 2, 2)
-    assert torch.equal(synced(x), norm(x))  # alone, or in evaluation mode, it is an ordinary one
-
-
 def test_batch_norms_with_frozen_weights_keep_their_statistics():
     """Those that are trained, or have no weights to freeze, stay in training mode."""
     norms = [
@@ -308,21 +237,6 @@ def test_batch_norms_with_frozen_weights_keep_their_statistics():
     assert [layer.training for layer in model] == [True, False, False, True, True]
     model(torch.randn(8, 2) + 5)
     assert [bool(norm.running_mean.any()) for norm in norms] == [True, False, False, True]
-
-
-@pytest.mark.parametrize("processes", [1, 2, 3, 5])
-@pytest.mark.parametrize("total", [2, 3, 7, 10, 21])
-def test_shares_are_consecutive_rows_of_at_least_two_clips(monkeypatch, processes, total):
-    batch, seen, weights = torch.arange(total) + 100, [], []
-    for rank in range(processes):
-        monkeypatch.setattr(runtime, "rank_and_world_size", lambda rank=rank: (rank, processes))
-        share = distributed.Share.of(total)
-        rows = share.rows(batch).tolist()
-        weight = share.weights(len(rows), CPU)
-        weights += weight.tolist()
-        assert len(rows) >= 2 and weight.unique().numel() == 1 and (bool(weight[0]) or rows == [100, 101])
-        seen += rows if weight[0] else []
-    assert seen == batch.tolist() and sum(weights) == total
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.float64])

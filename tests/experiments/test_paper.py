@@ -193,12 +193,12 @@ def test_outcomes_know_the_classes_and_can_be_grouped(demo, compared):
     labels = [test.class_names[k] for k in test.labels]
     for wearer, names in outcome.classes.items():
         assert list(names) == [label for label, other in zip(labels, test.wearers, strict=True) if other == wearer]
-    assert contrasts.accuracy(bench, runs).mean == pytest.approx(table_of(demo, "adafuse-n2").mean())
-    whole = contrasts.accuracy(bench, runs, groups={"all": test.class_names})
-    assert whole == contrasts.accuracy(bench, runs)
+    assert paper.accuracy(bench, runs).mean == pytest.approx(table_of(demo, "adafuse-n2").mean())
+    whole = paper.accuracy(bench, runs, groups={"all": test.class_names})
+    assert whole == paper.accuracy(bench, runs)
     other = [Run("VisOnly-Distill", seed, 2, "slowfast-{seed}") for seed in (0, 1)]
-    found = contrasts.difference(bench, runs, other)
-    assert found.mean == pytest.approx(contrasts.accuracy(bench, runs).mean - contrasts.accuracy(bench, other).mean)
+    found = paper.difference(bench, runs, other)
+    assert found.mean == pytest.approx(paper.accuracy(bench, runs).mean - paper.accuracy(bench, other).mean)
 
 
 def test_results_of_an_earlier_version_are_read_and_compare_says_what_is_missing(
@@ -454,7 +454,7 @@ def test_rows_and_hours_are_those_of_all_seeds(monkeypatch, tmp_path):
         return {"top1": top1, "per_class": {}, "seconds": seconds, "gmacs": gmacs}
 
     monkeypatch.setattr(Bench, "result", result)
-    monkeypatch.setattr(paper, "load", lambda path: argparse.Namespace(inputs=("frames",), num_frames=4))
+    monkeypatch.setattr(paper, "load_model", lambda path: argparse.Namespace(inputs=("frames",), num_frames=4))
     bench = Bench("store", str(tmp_path), PROTOCOLS["epic"])
     runs = [Run("AdaFuse", seed, frames=4) for seed in (0, 1)]
     (row,) = paper.rows(bench, runs, costs=False)
