@@ -20,7 +20,7 @@ import difflib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -349,6 +349,7 @@ class Finetune(Labelled):
         output = batches.as_output(self.model, output, self.num_classes)
         extra = extra_losses(self.model, output, batch)
         loss, seen = self.label_term(output.logits, batch)
+        loss = cast(Tensor, loss)  # not 0.0: some clips have labels
         return {"loss": loss + sum(extra.values()), "top1": seen["top1"], **extra}
 
 
@@ -618,8 +619,9 @@ def ends_of(model: EgoDistill, store: Store) -> str:
         return "ends"
     found, own = outputs_record(store, "end_features").get("fingerprint"), encoder_fingerprint(model)
     if found != own:
+        where = getattr(store, "path", "the store")
         raise EgoDistillError(
-            f"{store.path}: its end_features are from an image encoder with the fingerprint {found}, this model's "
+            f"{where}: its end_features are from an image encoder with the fingerprint {found}, this model's "
             f"is {own} (weights and frame size). Build the model with the weights of `prepare --end-features`, or "
             f"prepare another store with this model's, or with the end frames themselves (without --end-features)"
         )

@@ -40,67 +40,27 @@ __path__ = [os.path.dirname(os.path.abspath(__file__))]
 if TYPE_CHECKING:
     from . import (
         cameras as cameras,
-    )
-    from . import (
         commands as commands,
-    )
-    from . import (
         data as data,
-    )
-    from . import (
         datasets as datasets,
-    )
-    from . import (
         deploy as deploy,
-    )
-    from . import (
         distillation as distillation,
-    )
-    from . import (
         engine as engine,
-    )
-    from . import (
         experiments as experiments,
-    )
-    from . import (
         gpmf as gpmf,
-    )
-    from . import (
         imu as imu,
-    )
-    from . import (
         inference as inference,
-    )
-    from . import (
         recordings as recordings,
-    )
-    from . import (
         student as student,
-    )
-    from . import (
         support as support,
-    )
-    from . import (
         teachers as teachers,
-    )
-    from . import (
         training as training,
-    )
-    from . import (
         video as video,
-    )
-    from . import (
         video_convnets as video_convnets,
-    )
-    from . import (
         video_i3d as video_i3d,
-    )
-    from . import (
         video_transformers as video_transformers,
     )
-    from .deploy import events as events
-    from .deploy import export as export
-    from .deploy import gates as gates
+    from .deploy import events as events, export as export, gates as gates
     from .deploy.stream import Answer, Stream, StreamClockError
     from .distillation import (
         EGO4D,
@@ -115,8 +75,7 @@ if TYPE_CHECKING:
     )
     from .engine import batches as batches
     from .engine.batches import Augment
-    from .experiments import behaviour as behaviour
-    from .experiments import synthetic as synthetic
+    from .experiments import behaviour as behaviour, synthetic as synthetic
     from .inference import (
         Agreement,
         Cost,

@@ -19,6 +19,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import av
+import av.container
+import av.error
+import av.logging
+import av.stream
 import numpy as np
 
 __all__ = ["GPMFError", "Payload", "Telemetry", "packets", "parse", "read", "read_video", "streams"]
@@ -241,7 +245,7 @@ def streams(container: av.container.InputContainer) -> list[av.stream.Stream]:
 
     The list is empty if there is no data stream.
     """
-    candidates = list(container.streams.data)
+    candidates: list[av.stream.Stream] = list(container.streams.data)
     return [s for s in candidates if "GoPro MET" in s.metadata.get("handler_name", "")] or candidates
 
 

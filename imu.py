@@ -81,7 +81,8 @@ class Imu:
     def median_steps(self) -> tuple[float, float]:
         """Return the median step between two samples in seconds: (accelerometer, gyroscope)."""
         steps = (np.diff(stamps) for stamps in (self.accel_time, self.gyro_time))
-        return tuple(float(np.median(step)) if len(step) else 0.0 for step in steps)
+        accel, gyro = (float(np.median(step)) if len(step) else 0.0 for step in steps)
+        return accel, gyro
 
     def on_clock(self, offset: float = 0.0, stretch: float = 1.0) -> Imu:
         """Return the same samples with every time t replaced by ``offset + stretch * t``."""

@@ -121,7 +121,7 @@ def evaluate(
     if not len(store):
         raise EgoDistillError("the store has no clips to evaluate on; check the split, and store.failures")
     targets = batches.require_teacher(store, teacher, "feature") if teacher else []
-    precision = runtime.pick_precision(runtime.pick_device(device), precision, model)
+    picked = runtime.pick_precision(runtime.pick_device(device), precision, model)
     scores, distance = [], 0.0
     found = outputs(
         model,
@@ -129,7 +129,7 @@ def evaluate(
         targets,
         batch_size=batch_size,
         device=device,
-        precision=precision,
+        precision=picked,
         compile=compile,
         progress=progress,
     )
@@ -152,7 +152,7 @@ def evaluate(
         labels=labels,
         feature_distance=distance / len(store) if teacher else None,
         clips=len(store),
-        precision=precision,
+        precision=picked,
         wearers=segment_wearers(store),
     )
 
@@ -278,9 +278,9 @@ def agreement(
     if not len(store):
         raise EgoDistillError("the store has no clips to compare; check the split, and store.failures")
     mean = None if train is None else mean_feature(train, teacher)
-    precision = runtime.pick_precision(runtime.pick_device(device), precision, model)
+    picked = runtime.pick_precision(runtime.pick_device(device), precision, model)
     best = among = divergence = residual = spread = 0.0
-    options = {"batch_size": batch_size, "device": device, "precision": precision}
+    options = {"batch_size": batch_size, "device": device, "precision": picked}
     for output, batch in outputs(model, store, targets, **options, compile=compile, progress=progress):
         feature, logits = (batch[target].double().cpu() for target in targets)
         own, scores = output.feature.double().cpu(), output.logits.double().cpu()
@@ -297,7 +297,7 @@ def agreement(
             spread += float((mean - feature).square().sum())
     r2 = 1 - residual / spread if spread else None
     count = len(store)
-    return Agreement(best / count, among / count, divergence / count, r2, count, precision)
+    return Agreement(best / count, among / count, divergence / count, r2, count, picked)
 
 
 def mean_feature(store: Store, teacher: str) -> Tensor:
@@ -439,14 +439,14 @@ def measure(
     if batch_size < 1 or repeats < 1:
         raise EgoDistillError(f"batch_size={batch_size} and repeats={repeats} must be at least 1")
     place = runtime.pick_device(device)
-    precision = runtime.pick_precision(place, precision, model)
+    picked = runtime.pick_precision(place, precision, model)
     agreement: dict[str, float] = {}
     with runtime.evaluation(model, place):
         macs = count_macs(model, place)
         batch = tuple(x.to(place) for x in batches.example_inputs(model, batch_size))
         run = runtime.Compiled(model) if compile else model
-        times, output = time_passes(run, batch, place, precision, repeats, seconds)
-        if precision != "fp32" or compile:
+        times, output = time_passes(run, batch, place, picked, repeats, seconds)
+        if picked != "fp32" or compile:
             agreement = output_error(output, model(*batch))
     return Cost(
         gmacs=macs / 1e9,
@@ -454,7 +454,7 @@ def measure(
         ms_per_clip=statistics.median(times) / batch_size,
         batch_size=batch_size,
         device=torch.cuda.get_device_name(place) if place.type == "cuda" else place.type,
-        precision=precision,
+        precision=picked,
         repeats=len(times),
         **agreement,
     )
@@ -616,8 +616,8 @@ def predict(
     limits = {"min_coverage": min_coverage, "max_gap": max_gap, "max_hold": max_hold}
     reader = ClipReader(recording, specs, starts, **limits)
     place = runtime.pick_device(device)
-    precision = runtime.pick_precision(place, precision, model)
-    return classify_groups(model, reader, batch_size, top=top, device=place, precision=precision, compile=compile)
+    picked = runtime.pick_precision(place, precision, model)
+    return classify_groups(model, reader, batch_size, top=top, device=place, precision=picked, compile=compile)
 
 
 class ClipReader:
@@ -650,7 +650,7 @@ class ClipReader:
             decode = functools.partial(self.decode, threads=max(1, self.cores // len(group)))
             found = {row: arrays for part in pool.map(decode, group) for row, arrays in part.items()}
         problems = {row: str(arrays) for row, arrays in found.items() if isinstance(arrays, Exception)}
-        good = [found[row] for row in sorted(found) if row not in problems]
+        good = [arrays for _, arrays in sorted(found.items()) if not isinstance(arrays, Exception)]
         if not good:
             return problems, []
         return problems, [torch.from_numpy(np.stack([arrays[name] for arrays in good])) for name in self.specs]

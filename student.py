@@ -23,7 +23,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -67,15 +67,19 @@ class Student(Protocol):
 
     def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor:
         """Return the features of frames: uint8 [B, N, 3, H, W] -> [B, N, d]. `count` is N, by default the model's."""
+        ...
 
     def aggregate(self, features: Tensor) -> Tensor:
         """Return one image feature of all frames: [B, N, d] -> [B, d']."""
+        ...
 
     def encode_imu(self, imu: Tensor) -> Tensor:
         """Return the IMU feature: float [B, T, 6] -> [B, m]."""
+        ...
 
     def fuse(self, image: Tensor, imu: Tensor | None) -> Output:
         """Return feature [B, D] and logits [B, C]; `imu` is None for a model without IMU."""
+        ...
 
 
 def record_arguments(*without: str) -> Callable[[Constructor], Constructor]:
@@ -96,7 +100,7 @@ def record_arguments(*without: str) -> Callable[[Constructor], Constructor]:
             init(*bound.args, **bound.kwargs)
             self.arguments = {name: value for name, value in arguments if name not in without}
 
-        return build
+        return cast("Constructor", build)
 
     return decorate
 
@@ -115,7 +119,7 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, before: int, width: int, stride: int, downsample: nn.Module | None, groups: int = 1) -> None:
+    def __init__(self, before: int, width: int, stride: int, downsample: nn.Sequential | None, groups: int = 1) -> None:
         super().__init__()
         self.conv1, self.bn1 = conv(before, width, 3, stride, groups), nn.BatchNorm2d(width)
         self.conv2, self.bn2 = conv(width, width, 3, 1, groups), nn.BatchNorm2d(width)
@@ -135,7 +139,7 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, before: int, width: int, stride: int, downsample: nn.Module | None, groups: int = 1) -> None:
+    def __init__(self, before: int, width: int, stride: int, downsample: nn.Sequential | None, groups: int = 1) -> None:
         super().__init__()
         after = downsample[-1].num_features if downsample is not None else before
         self.conv1, self.bn1 = conv(before, width, 1), nn.BatchNorm2d(width)
@@ -206,9 +210,14 @@ class ResNet(nn.Module):
     (torch.Size([2, 64]), torch.Size([2, 64, 2, 2]))
     """
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(
         self,
-        block: type[nn.Module],
+        block: type[BasicBlock | Bottleneck],
         depths: Sequence[int],
         width: int = 64,
         *,
@@ -258,7 +267,7 @@ class ResNet(nn.Module):
 
 
 # torchvision's ResNets: block, depths, and other arguments of `ResNet`.
-RESNETS: dict[str, tuple[type[nn.Module], tuple[int, ...], dict[str, int]]] = {
+RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...], dict[str, int]]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2), {}),
     "resnet34": (BasicBlock, (3, 4, 6, 3), {}),
     "resnet50": (Bottleneck, (3, 4, 6, 3), {}),
@@ -426,7 +435,7 @@ def torchvision_encoder(name: str) -> tuple[nn.Module, str, int]:
 def imagenet_weights(name: str) -> Mapping[str, Tensor]:
     """Return torchvision's ImageNet weights of a network, which are downloaded once."""
     published = torchvision.models.get_model_weights(name)
-    published = published["IMAGENET1K_V1"] if name == "resnet18" else published.DEFAULT  # the paper's ResNet-18
+    published = published["IMAGENET1K_V1" if name == "resnet18" else "DEFAULT"]  # the paper's ResNet-18
     advice = "image_weights=None (--image-weights none)"
     return download_weights(published, f"the ImageNet weights of {name}", advice)
 
@@ -591,6 +600,8 @@ class EgoDistill(nn.Module):
     ...
     ValueError: this model needs IMU samples with the frames: model(frames, imu)
     """
+
+    arguments: dict[str, Any]  # of the constructor
 
     @record_arguments("image_weights", "class_names")
     def __init__(

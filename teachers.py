@@ -32,7 +32,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -80,6 +80,17 @@ class Published:
     obtain: str
     options: Mapping[str, Any] = field(default_factory=dict)
     label_map: str = ""
+
+
+class Network(Protocol):
+    """What the classes of the published networks say about checkpoints."""
+
+    classifiers: tuple[str, ...]  # possible names of the classifier in a state dict
+
+    @staticmethod
+    def options_from(weights: Mapping[str, Any], source: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options that are read from a checkpoint in the layout of a code base."""
+        ...
 
 
 LARGEST_LABEL_MAP = 1 << 20  # bytes of a file of class names
@@ -262,6 +273,7 @@ def from_checkpoint(
 ) -> tuple[nn.Module, str]:
     """Return the network with the weights of a checkpoint, and a description of their origin."""
     network = published.network
+    about = cast(Network, network)
     layout = checkpoints.find_layout(state, LAYOUTS, source)
     if layout.network is not network:
         fitting = ", ".join(k for k, v in MODELS.items() if v.network is layout.network)
@@ -270,13 +282,13 @@ def from_checkpoint(
             f"{network.__name__} weights were asked for; models with the former are {fitting}"
         )
     weights, names, ignored = checkpoints.rename(state, layout)
-    found = classes_of(weights, network)
+    found = classes_of(weights, about.classifiers)
     classes = pick_classes(found, num_classes, published, source, new_head)
     with torch.device("meta"):  # the weights are loaded later: use no memory and no random numbers
-        net = build_network(network, classes, {**settings, **network.options_from(weights, layout.source, settings)})
+        net = build_network(network, classes, {**settings, **about.options_from(weights, layout.source, settings)})
     head = f"its classifier for {found} classes"
     if new_head:
-        replace_classifier(weights, net)
+        replace_classifiers(weights, net, about.classifiers)
         head = f"a new classifier for {classes} classes instead of its {found}"
     checkpoints.load_strictly(net, weights, source, names=names)
     ignoring = f", ignoring {len(ignored)} such as {ignored[0]}" if ignored else ""
@@ -285,9 +297,9 @@ def from_checkpoint(
     )
 
 
-def classes_of(weights: Mapping[str, Any], network: type[nn.Module]) -> int | tuple[int, ...] | None:
+def classes_of(weights: Mapping[str, Any], classifiers: Sequence[str]) -> int | tuple[int, ...] | None:
     """Return the number of classes of a checkpoint: two numbers for two classifiers, None for none."""
-    heads = [weights.get(f"{name}.weight") for name in network.classifiers]
+    heads = [weights.get(f"{name}.weight") for name in classifiers]
     found = tuple(len(head) for head in heads if isinstance(head, Tensor) and head.ndim == 2)
     return found[0] if len(found) == 1 else found or None
 
@@ -323,9 +335,9 @@ def pick_classes(
     return classes
 
 
-def replace_classifier(weights: dict[str, Any], net: nn.Module) -> None:
-    """Replace the weights of the checkpoint's classifiers with random ones for the classifiers of `net`."""
-    keys = {f"{name}.{kind}" for name in net.classifiers for kind in ("weight", "bias")}
+def replace_classifiers(weights: dict[str, Any], net: nn.Module, classifiers: Sequence[str]) -> None:
+    """Replace the weights of the checkpoint's classifiers with random ones for those of `net`."""
+    keys = {f"{name}.{kind}" for name in classifiers for kind in ("weight", "bias")}
     for key in keys & set(weights):
         del weights[key]
     for key, value in net.state_dict().items():

@@ -23,6 +23,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import av
+import av.container
+import av.error
+import av.logging
+import av.stream
+import av.video.stream
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
@@ -159,12 +164,12 @@ def _read_pictures(
 ) -> list[np.ndarray]:
     """Return the pictures at these times, in their order."""
     scaler = Scaler(size, crop and size is not None)
-    pictures: list[np.ndarray | None] = [None] * len(times)
+    pictures: dict[int, np.ndarray] = {}
     for index, frame in reader.frames(times, **options):
         if frame is None:
             raise reader.lost(times[index])
         pictures[index] = scaler(frame)
-    return pictures
+    return [pictures[index] for index in range(len(times))]
 
 
 def _read_beside(video: str | os.PathLike, times: np.ndarray, max_hold: float, **options) -> list[np.ndarray]:
@@ -202,8 +207,8 @@ def frames_at(
 
 def _cores() -> int:
     """Return the number of cores that this process may use; a container or scheduler may limit it."""
-    if hasattr(os, "process_cpu_count"):  # Python 3.13
-        return os.process_cpu_count() or 1
+    if count := getattr(os, "process_cpu_count", None):  # Python 3.13
+        return count() or 1
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -262,7 +267,8 @@ class FrameReader:
         self.ticks = [self._tick(float(times[i])) for i in order]
         if tolerance:
             self.windows = [self._window(float(times[i]), tolerance) for i in order]
-            self.near = [(packet.pts, packet.is_keyframe) for packet in self.ahead if _is_shown(packet)]
+            shown = [packet for packet in self.ahead if _is_shown(packet)]
+            self.near = [(packet.pts, packet.is_keyframe) for packet in shown if packet.pts is not None]
         yield from zip(order.tolist(), self._exact() if exact else self._nearest(), strict=True)
 
     def lost(self, seconds: float) -> VideoError:
@@ -690,7 +696,7 @@ def video_stream(container: av.container.InputContainer, video: str | os.PathLik
     if not container.streams.video:
         raise VideoError(f"{video}: no video stream")
     stream = container.streams.best("video")
-    if stream is None or stream.codec_context is None:
+    if not isinstance(stream, av.video.stream.VideoStream) or stream.codec_context is None:
         raise VideoError(f"{video}: FFmpeg has no decoder for its video stream")
     discard_others(container, [stream])
     return stream

@@ -112,8 +112,9 @@ def conv(
     return Conv3d(*channels, kernel, stride, padding, groups=groups, bias=False)
 
 
-def channels_last(weight: Tensor) -> bool:
-    """Return whether a weight has the memory format channels_last_3d, and not also the default one."""
+def channels_last(layer: nn.Conv3d) -> bool:
+    """Return whether a layer's weight has the memory format channels_last_3d, and not also the default one."""
+    weight = layer.weight
     return weight.is_contiguous(memory_format=torch.channels_last_3d) and not weight.is_contiguous()
 
 
@@ -135,7 +136,7 @@ def initialise(net: nn.Module) -> None:
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, (Bottleneck, X3DBlock)):
-            nn.init.zeros_(module.branch2.c_bn.weight)
+            nn.init.zeros_(module.get_parameter("branch2.c_bn.weight"))
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.01)
             nn.init.zeros_(module.bias)
@@ -267,7 +268,7 @@ class SlowFast(nn.Module):
         """
         check_clip(x, self.frames)
         # Use the weights' memory format, or else each layer converts its input.
-        if channels_last(self.s1["pathway0_stem"].conv.weight):
+        if channels_last(self.s1["pathway0_stem"].conv):
             x = x.contiguous(memory_format=torch.channels_last_3d)
         slow = x.index_select(2, torch.tensor(self.slow_index, device=x.device))
         slow, fast = self.s1["pathway0_stem"](slow), self.s1["pathway1_stem"](x)

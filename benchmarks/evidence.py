@@ -47,7 +47,8 @@ from egodistill.datasets.store import outputs_record
 from egodistill.engine import checkpoints
 from egodistill.engine.batches import Augment
 from egodistill.experiments import behaviour, benches, contrasts, paper, synthetic
-from egodistill.experiments.protocols import PROTOCOLS, Protocol, Run, TeacherRecipe
+from egodistill.experiments.benches import Run
+from egodistill.experiments.protocols import PROTOCOLS, Protocol, TeacherRecipe
 from egodistill.support import files, tables
 from egodistill.training import Training
 

@@ -10,3 +10,27 @@ options       what commands share, without torch
 outputs       what --out may replace
 settings      options made from the settings of a stage; model files
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import (
+        cli as cli,
+        demo as demo,
+        live as live,
+        models as models,
+        options as options,
+        outputs as outputs,
+        recordings as recordings,
+        settings as settings,
+        training as training,
+    )
+else:
+    from ..support.lazy import hand_on
+
+    __getattr__, __dir__ = hand_on(
+        __name__,
+        dict.fromkeys(
+            ("cli", "demo", "live", "models", "options", "outputs", "recordings", "settings", "training"), ()
+        ),
+    )

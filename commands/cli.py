@@ -148,8 +148,8 @@ def main(argv: list[str] | None = None) -> int:
     end_cleanly()
     let_threads_sleep()
     for stream in (sys.stdout, sys.stderr):  # Print letters that the terminal's encoding lacks as \u043f.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace", line_buffering=True)
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="backslashreplace", line_buffering=True)
     try:
         return run_command(argv)
     except OSError as error:

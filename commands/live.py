@@ -327,7 +327,8 @@ class Inputs:
     """Two threads that give frames and samples to a stream as they come. `ended` is set when one of them has ended."""
 
     def __init__(self, source: Source) -> None:
-        self.source, self.camera = source, None
+        self.source = source
+        self.camera: Camera | None = None
         self.frames, self.samples = feeds.ArrivalDelay(source.clock), feeds.ArrivalDelay(source.clock)
         self.end = math.inf  # of the video, on the clock of the samples
         self.error: BaseException | None = None
@@ -546,7 +547,7 @@ class Output:
                     self.file.flush()
             if not self.terminal:
                 print(line, flush=True)
-            elif self.tracker is not None:
+            elif isinstance(one, events.Event):
                 self.clear()
                 began, ended = (events.seconds(self.start, moment) for moment in (one.start, one.stop))
                 print(f"{began:8.2f} to {ended:.2f} s  {one.label} {one.score:.2f}", flush=True)

@@ -314,7 +314,7 @@ def run_extract(a: argparse.Namespace) -> None:
     print(f"{a.store}: wrote {teacher.name}.feature and {teacher.name}.logits for {len(store)} clips")
 
 
-def teacher_clip(name: str) -> dict[str, int]:
+def teacher_clip(name: str) -> dict[str, int | None]:
     """Return the clips that a published teacher reads, as arguments of `data.prepare()`."""
     if name not in teachers.MODELS:
         raise ValueError(f"--architecture: there is no teacher {name!r}; the names are {', '.join(teachers.MODELS)}")

@@ -7,3 +7,21 @@ store           a clip store: read, fill, split
 store_files     its files
 one_pass        models that run while the clips are decoded
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import (
+        annotations as annotations,
+        aria_datasets as aria_datasets,
+        one_pass as one_pass,
+        segments as segments,
+        store as store,
+        store_files as store_files,
+    )
+else:
+    from ..support.lazy import hand_on
+
+    __getattr__, __dir__ = hand_on(
+        __name__, dict.fromkeys(("annotations", "aria_datasets", "one_pass", "segments", "store", "store_files"), ())
+    )

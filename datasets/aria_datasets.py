@@ -153,7 +153,8 @@ class Videos:
     def add(self, found: Classified, label: Any, recording: Recording | str, part: Part, problem: str | None) -> None:
         """Append a part of a recording with its class, or count why it cannot be used."""
         if isinstance(recording, str):
-            problem = problem or recording
+            self.dropped[problem or recording] += 1
+            return
         if problem := problem or problem_of_times(part.start, part.stop):
             self.dropped[problem] += 1
             return
@@ -471,5 +472,5 @@ def _keystep(where: str, step: Any) -> tuple[str, str, float, float]:
     if not isinstance(step, dict):
         raise DataError(f"{where}: not a JSON object")
     label = step.get("step_unique_id")
-    times = (number(where, name, step.get(name)) for name in ("start_time", "end_time"))
-    return "" if label is None else str(label), str(step.get("step_name") or label), *times
+    start, stop = (number(where, name, step.get(name)) for name in ("start_time", "end_time"))
+    return "" if label is None else str(label), str(step.get("step_name") or label), start, stop

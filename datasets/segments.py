@@ -233,8 +233,8 @@ def _files_of_row(where: str, folder: Path, row: Mapping[str, str]) -> tuple[str
     sources = [s.strip() for s in (row.get("imu") or "").split(";") if s.strip()]
     if len(sources) > 2:
         raise DataError(f"{where}: imu must be one file or 'accl.csv;gyro.csv', not {row['imu']!r}")
-    found = tuple(_existing(where, folder, source) for source in sources)
-    return video, (None, *found)[-1] if len(found) < 2 else found
+    found = [_existing(where, folder, source) for source in sources]
+    return video, (found[0], found[1]) if len(found) == 2 else (found[0] if found else None)
 
 
 def _existing(where: str, folder: Path, name: str) -> str:

@@ -8,3 +8,22 @@ feeds         cameras, addresses, pipes and files, as they come
 export        a student as one file, or as two programs
 exported      run such files
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import (
+        arrivals as arrivals,
+        events as events,
+        export as export,
+        exported as exported,
+        feeds as feeds,
+        gates as gates,
+        stream as stream,
+    )
+else:
+    from ..support.lazy import hand_on
+
+    __getattr__, __dir__ = hand_on(
+        __name__, dict.fromkeys(("arrivals", "events", "export", "exported", "feeds", "gates", "stream"), ())
+    )

@@ -287,7 +287,7 @@ class Plain(nn.Module):
         for name in set(self.without) & set(dict(self.model.named_children())):
             delattr(self.model, name)
         if hasattr(self.model, "imu_encoder"):
-            self.model.imu_encoder = IMUEncoder2d(self.model.imu_encoder)
+            self.model.add_module("imu_encoder", IMUEncoder2d(self.model.imu_encoder))
         if precision == "bf16":
             for name, child in list(self.model.named_children()):
                 child.bfloat16()

@@ -31,6 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.container
+import av.error
+import av.logging
 import numpy as np
 
 from ..imu import LARGEST_READING, Imu, IMUError, table_columns, unit_notes

@@ -6,3 +6,20 @@ distributed   the processes of torchrun
 checkpoints   model files and published weights
 teacher       the class Teacher; `egodistill.teachers` is the door
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import (
+        batches as batches,
+        checkpoints as checkpoints,
+        distributed as distributed,
+        runtime as runtime,
+        teacher as teacher,
+    )
+else:
+    from ..support.lazy import hand_on
+
+    __getattr__, __dir__ = hand_on(
+        __name__, dict.fromkeys(("batches", "checkpoints", "distributed", "runtime", "teacher"), ())
+    )

@@ -82,6 +82,7 @@ class Model(Protocol):
     @property
     def inputs(self) -> tuple[str, ...]:
         """Return the names of the inputs, in the order in which the model takes them."""
+        ...
 
     def __call__(self, *args: Any, **kwargs: Any) -> Output | tuple[Tensor, Tensor]: ...
 
@@ -112,23 +113,28 @@ class Store(Protocol):
     @property
     def class_names(self) -> Sequence[str]:
         """Return the C class names that labels index; [] if there are no labels and no classes."""
+        ...
 
     @property
     def names(self) -> list[str]:
         """Return the names of the arrays."""
+        ...
 
     @property
     def labels(self) -> np.ndarray:
         """Return the class index of each clip, int64 [n]; -1 for none."""
+        ...
 
     @property
     def segments(self) -> np.ndarray:
         """Return the segment index of each clip, int64 [n]; evaluation averages scores over the clips of a segment."""
+        ...
 
     def __len__(self) -> int: ...
 
     def read(self, name: str, index: Any) -> np.ndarray:
         """Return a copy of rows of an array; `index` is a numpy index."""
+        ...
 
 
 # The call of `data.prepare()` that writes each input of a model with this {spec}.
@@ -165,7 +171,8 @@ def arrays_of(model: Model, store: Store, *, classes: bool = True) -> list[str]:
     for name in names:
         require_clips(model, store, name)
     if getattr(model, "class_names", None) is None and len(store.class_names):
-        model.class_names = [str(name) for name in store.class_names]
+        named: Any = model  # a model of your own may lack the attribute
+        named.class_names = [str(name) for name in store.class_names]
     note_clips(model, store, names)
     return names
 
@@ -181,7 +188,7 @@ def inputs_of(model: Model) -> tuple[str, ...]:
     return tuple(inputs)
 
 
-def note_clips(model: Model, store: Store, names: Sequence[str]) -> None:
+def note_clips(model: Any, store: Store, names: Sequence[str]) -> None:
     """Set `model.noted_clips`: fields of the clips that the model leaves open, from the first store that it reads."""
     spec = clips.spec_of(model)
     if hasattr(model, "noted_clips") or None not in vars(spec).values():
@@ -263,9 +270,10 @@ def require_classes(model: Model, store: Store) -> None:
             f"the class names of model ({len(ours)}) and store ({len(theirs)}) differ first at class {first}: "
             f"{ours[first : first + 1]} and {theirs[first : first + 1]}"
         )
-    if hasattr(model, "num_classes") and model.num_classes != len(theirs):
+    count = getattr(model, "num_classes", len(theirs))
+    if count != len(theirs):
         raise EgoDistillError(
-            f"the model has {model.num_classes} classes, but the store has {len(theirs)}; build the model with "
+            f"the model has {count} classes, but the store has {len(theirs)}; build the model with "
             f"num_classes={len(theirs)}"
         )
 
@@ -292,7 +300,8 @@ def stored_axes(store: Store) -> str:
     >>> batches.stored_axes(data.ClipStore("store"))
     'gopro'
     """
-    return stored_spec(store, "imu").imu_axes if "imu" in getattr(store, "specs", {}) else "gopro"
+    axes = stored_spec(store, "imu").imu_axes if "imu" in getattr(store, "specs", {}) else None
+    return axes or "gopro"
 
 
 def stored_spec(store: Store, name: str) -> clips.ClipSpec:
@@ -323,7 +332,7 @@ def input_specs(model: Model, spec: clips.ClipSpec) -> dict[str, clips.ClipSpec]
             f"{type(model).__name__} reads {unknown[0]!r}, which only a store has: the shapes of frames, clip, imu and "
             f"audio are known, and a model that reads 'clip' needs a clip_spec or num_frames"
         )
-    return found
+    return {kind: part for kind, part in found.items() if part is not None}
 
 
 def example_inputs(model: Model, batch_size: int = 1) -> tuple[Tensor, ...]:

@@ -29,7 +29,7 @@ import threading
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -56,6 +56,8 @@ __all__ = [
     "weights_fingerprint",
     "write_checkpoint",
 ]
+
+Kind = TypeVar("Kind", bound=nn.Module)
 
 MODEL_FORMAT = "egodistill model 1"
 # The classes that a model file can contain, and their modules, which are imported when a file is read.
@@ -112,6 +114,10 @@ def other_than_float32(weights: Mapping[str, Any]) -> str | None:
     return next((name for name, value in floats if value.dtype != torch.float32), None)
 
 
+@overload
+def load_model(path: str | os.PathLike, expected: type[Kind]) -> Kind: ...
+@overload
+def load_model(path: str | os.PathLike, expected: None = None) -> nn.Module: ...
 def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None) -> nn.Module:
     """Return the model in a file, in evaluation mode, on the CPU.
 
@@ -143,7 +149,7 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None)
         )
     try:
         with limited_size(os.path.getsize(path), len(weights)):
-            model = kind.from_arguments(arguments, class_names)
+            model = cast(Any, kind).from_arguments(arguments, class_names)
     except Exception as error:  # a constructor can raise almost any error for the arguments of a forged file
         raise EgoDistillError(
             f"{path}: its arguments do not build a model of the class {name} ({type(error).__name__}: {error})"
@@ -252,7 +258,9 @@ def load_strictly(
         for key, value in fitting.items():
             if value.is_meta:  # num_batches_tracked, which is missing in the file
                 value = torch.zeros(value.shape, dtype=value.dtype)
-            fitting[key] = torch.empty_like(own[key], device=value.device).copy_(value.detach())  # its memory format
+            # `torch.empty_like()` of a meta tensor forgets the memory format of 1x1x1 convolutions.
+            target = torch.empty_strided(own[key].shape, own[key].stride(), dtype=own[key].dtype, device=value.device)
+            fitting[key] = target.copy_(value.detach())
         module.load_state_dict(fitting, assign=True)
     else:
         module.load_state_dict(fitting)

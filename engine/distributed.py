@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -32,6 +32,9 @@ from torch.nn.parallel import DistributedDataParallel
 from ..support import files
 from ..support.errors import EgoDistillOSError
 from .runtime import BATCH_NORMS
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 __all__ = [
     "Share",
@@ -76,7 +79,8 @@ def join_processes(device: torch.device) -> None:
             if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
                 store = torchrun_store()
                 ATTEMPT[:] = [agree_on_attempt(store, **share)]
-                rendezvous = {"store": distributed.PrefixStore(ATTEMPT[0], store), **share}
+                own = distributed.PrefixStore(ATTEMPT[0], store)  # pyright: ignore[reportPrivateImportUsage]
+                rendezvous = {"store": own, **share}
             distributed.init_process_group(backend, timeout=TIMEOUT, **rendezvous)
 
 
@@ -97,9 +101,9 @@ def leave_processes() -> None:
         distributed.destroy_process_group()
 
 
-def torchrun_store(timeout: timedelta = TIMEOUT) -> distributed.Store:
+def torchrun_store(timeout: timedelta = TIMEOUT) -> Store:
     """Return the store through which the processes find each other; the agent on the machine of process 0 hosts it."""
-    return distributed.TCPStore(
+    return distributed.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         is_master=False,
@@ -108,7 +112,7 @@ def torchrun_store(timeout: timedelta = TIMEOUT) -> distributed.Store:
     )
 
 
-def agree_on_attempt(store: distributed.Store, rank: int, world_size: int) -> str:
+def agree_on_attempt(store: Store, rank: int, world_size: int) -> str:
     """Return a name for this attempt of the job, the same in all its processes and new after each restart.
 
     torchrun keeps the store over restarts, with the addresses of dead processes (pytorch issue 135712), for which new
@@ -166,7 +170,7 @@ def propagate_failure(stage: Callable[Arguments, Result]) -> Callable[Arguments,
             return stage(*arguments, **options)
         except BaseException as error:
             # Before the other ranks are unblocked, because their errors follow from this one.
-            error.is_first_failure = is_first_failure()
+            cast(Any, error).is_first_failure = is_first_failure()
             # NCCL would wait for the other ranks here; with NCCL, torchrun ends them when this process exits.
             if rank_and_world_size()[1] > 1 and distributed.get_backend() == "gloo":
                 leave_processes()

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import torch
@@ -104,7 +104,7 @@ def bf16_speed(device: torch.device) -> tuple[bool, str]:
     return False, f"{name} has no AMX"
 
 
-def describe_cpu() -> tuple[str, dict[str, Any]]:
+def describe_cpu() -> tuple[str, Mapping[str, Any]]:
     """Return the name of the CPU and its instruction sets, as far as torch knows them."""
     cpu = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return str(cpu.get("cpu_name") or "this CPU"), cpu

@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -232,7 +232,8 @@ class Teacher(nn.Module):
         ((2, 24), (2, 13))
         """
         net = Wrapped(module, feature_layer)
-        classes, feature_dim = net.get_submodule(net.classifier).weight.shape[:2]
+        weight = cast(Tensor, net.get_submodule(net.classifier).weight)
+        classes, feature_dim = weight.shape[:2]
         if class_names is None:
             class_names = [str(i) for i in range(classes)]
         if classes != len(class_names):

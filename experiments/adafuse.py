@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -157,11 +157,16 @@ class AdaFuse(Baseline):
         self.decisions: list[Tensor] = []
         self.spent: Tensor | None = None
 
+    @property
+    def blocks(self) -> list[GatedBottleneck]:
+        """Return the residual blocks of all stages in order."""
+        return cast("list[GatedBottleneck]", self.backbone.blocks)
+
     def build_policies(self, *, shared: bool, hidden: int | None) -> nn.ModuleList:
         """Return a policy for each gated block; with `shared`, policies of equal shape share all but the batch norm."""
         policies = nn.ModuleList()
         layers: dict[tuple[int, int], tuple[nn.Linear, nn.Linear]] = {}
-        for number, block in enumerate(self.backbone.blocks[self.first_gate :]):
+        for number, block in enumerate(self.blocks[self.first_gate :]):
             before, channels = block.conv1.in_channels, block.conv1.out_channels
             units = max(1, (hidden or 196_608) // channels) if shared else hidden or 1024
             key = (before, channels) if shared else (number, 0)
@@ -209,11 +214,11 @@ class AdaFuse(Baseline):
         The authors count as thop does: multiply-adds of convolutions and linear layers without biases, 4 operations
         per value of a batch norm, 1 per value that the global pool reads or writes.
         """
-        gated = set(self.backbone.blocks[self.first_gate :])
+        gated = set(self.blocks[self.first_gate :])
         side = half_size(self.frame_size)
         total = with_norm(self.backbone.conv1, side)
         side, saved = half_size(side), []
-        for block in self.backbone.blocks:
+        for block in self.blocks:
             after = half_size(side) if block.conv2.stride[0] == 2 else side
             total += with_norm(block.conv1, side) + with_norm(block.conv2, after) + with_norm(block.conv3, after)
             if block.downsample is not None:
@@ -222,7 +227,7 @@ class AdaFuse(Baseline):
                 saved.append((block.conv1.weight.numel() * side**2, block.conv2.weight.numel() * after**2))
             side = after
         total += self.feature_dim * (side**2 + 1) + self.classifier.weight.numel()
-        for policy in self.policies:
+        for policy in cast("list[Policy]", self.policies):
             total += policy.fc0.weight.numel() + 4 * policy.bn.num_features + policy.fc1.weight.numel()
         return total, saved
 

@@ -52,6 +52,7 @@ class Baseline(nn.Module):
     """
 
     inputs: tuple[str, ...] = ("frames",)
+    arguments: dict[str, Any]  # of the constructor
 
     def __init__(
         self,
@@ -129,7 +130,9 @@ def load_pretrained(weights: student.Weights, keyword: str, published: str, head
     return {key: value for key, value in state.items() if not key.startswith(head)}, source
 
 
-def build_resnet(block: type[nn.Module], depths: Sequence[int], width: int, **options: int) -> student.ResNet:
+def build_resnet(
+    block: type[student.BasicBlock | student.Bottleneck], depths: Sequence[int], width: int, **options: int
+) -> student.ResNet:
     """Return a ResNet. Raise BaselineError if the depths do not fit."""
     try:
         return student.ResNet(block, depths, width, **options)

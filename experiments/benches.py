@@ -420,7 +420,7 @@ class Bench:
                 imu_axes=batches.stored_axes(store),
             )
         if self.has_start(run):
-            encoder = model.image if run.method == "ListenToLook" else model.image_encoder
+            encoder = model.get_submodule("image" if run.method == "ListenToLook" else "image_encoder")
             encoder.load_state_dict(self.start(run).state_dict())
         return model
 

@@ -164,10 +164,10 @@ def one_way(values: Sequence[float]) -> Interval:
     >>> print(f"{intervals.one_way([1.5, 2.0, 0.5]):+.2f}")
     +1.33 (-0.56 to +3.23)
     """
-    values = np.asarray(values, np.float64)
-    if values.ndim != 1 or len(values) < 2:
-        raise EgoDistillError(f"an interval over seeds needs at least two numbers; got the shape {values.shape}")
-    return two_way(values[:, None])
+    numbers = np.asarray(values, np.float64)
+    if numbers.ndim != 1 or len(numbers) < 2:
+        raise EgoDistillError(f"an interval over seeds needs at least two numbers; got the shape {numbers.shape}")
+    return two_way(numbers[:, None])
 
 
 def holm(p: Sequence[float]) -> list[float]:

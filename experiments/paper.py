@@ -230,7 +230,7 @@ class StoredTeacher(nn.Module):
         return Output(feature, logits)
 
 
-def describe_inputs(model: nn.Module) -> str:
+def describe_inputs(model: Any) -> str:
     count = model.clip_spec.frames if "clip" in model.inputs else model.num_frames
     names = {"imu": "IMU", "audio": "sound"}
     return " + ".join([f"{count} frame{'s' * (count > 1)}", *(names[name] for name in model.inputs if name in names)])

@@ -141,7 +141,8 @@ class Stage:
 
 def shade(colour: Colour, factor: float) -> Colour:
     """Return a darker or lighter colour."""
-    return tuple(min(1.0, c * factor) for c in colour)
+    red, green, blue = (min(1.0, c * factor) for c in colour)
+    return red, green, blue
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -14,46 +14,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import (
         aria as aria,
-    )
-    from . import (
         audio as audio,
-    )
-    from . import (
         checks as checks,
-    )
-    from . import (
         clips as clips,
-    )
-    from . import (
         copies as copies,
-    )
-    from . import (
         offset as offset,
-    )
-    from . import (
         pictures as pictures,
     )
-    from .checks import HEADER as HEADER
-    from .checks import Check as Check
-    from .checks import SensorCheck as SensorCheck
-    from .checks import check as check
+    from .checks import HEADER as HEADER, Check as Check, SensorCheck as SensorCheck, check as check
     from .clips import (
         READERS as READERS,
-    )
-    from .clips import (
         ClipSpec as ClipSpec,
-    )
-    from .clips import (
         Recording as Recording,
-    )
-    from .clips import (
         decode_clips as decode_clips,
-    )
-    from .clips import (
         open_recording as open_recording,
     )
-    from .copies import Transcoded as Transcoded
-    from .copies import transcode as transcode
+    from .copies import Transcoded as Transcoded, transcode as transcode
     from .offset import estimate_offset as estimate_offset
     from .pictures import draw_check as draw_check
 else:

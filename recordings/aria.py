@@ -28,6 +28,9 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import av
+import av.container
+import av.error
+import av.video.stream
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 from numpy.lib.recfunctions import repack_fields
@@ -553,6 +556,6 @@ def _encoder(target: av.container.OutputContainer, frame: av.VideoFrame, quality
     context = stream.codec_context
     context.width, context.height, context.pix_fmt = frame.width, frame.height, "yuv420p"
     stream.time_base = context.time_base = Fraction(1, TICKS)
-    context.framerate = 20
+    context.framerate = Fraction(20)
     context.colorspace, context.color_range = frame.colorspace, frame.color_range
     return stream

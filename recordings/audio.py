@@ -12,6 +12,9 @@ import os
 from collections.abc import Iterator, Sequence
 
 import av
+import av.audio.stream
+import av.container
+import av.error
 import numpy as np
 
 from ..video import VideoError, clock_zero, demux, discard_others, open_video

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import av
+import av.error
 import numpy as np
 
 from .. import cameras, gpmf
@@ -108,8 +109,9 @@ class Check:
             ("the image is frozen between", self.frozen),
         ):
             if found:
+                start, stop = found[0]
                 more = f", and {len(found) - 1} more times" if len(found) > 1 else ""
-                notes.append(f"{what} {found[0][0]:.2f} and {found[0][1]:.2f} s{more}")
+                notes.append(f"{what} {start:.2f} and {stop:.2f} s{more}")
         for name, sensor in (("accelerometer", self.accel), ("gyroscope", self.gyro)):
             if sensor and sensor.coverage < 0.98:
                 notes.append(f"{name}: covers {sensor.coverage:.1%} of the video")
@@ -210,7 +212,8 @@ class Check:
         turn = self.axes.turn if self.axes is not None and self.axes.reliable else "XYZ"
         x, y, z = cameras.turn_matrix(turn) @ self.mean_accel
         angles = np.arctan2(y, z), np.arctan2(x, np.hypot(y, z)), np.arctan2(np.hypot(x, y), z)
-        return tuple(float(np.degrees(angle)) for angle in angles)
+        down, right, off = (float(np.degrees(angle)) for angle in angles)
+        return down, right, off
 
     def row(self) -> str:
         """Return one line below HEADER of at most 100 columns, and an indented line for each note."""

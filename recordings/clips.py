@@ -25,7 +25,7 @@ import numbers
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -179,7 +179,8 @@ class ClipSpec:
             return {name: ("float32", (self.imu_samples, 6))}
         if self.kind == "audio":
             return {name: ("float32", (AUDIO_STEPS, AUDIO_BANDS))}
-        frames = ("uint8", (self.frames, 3, self.size, self.size))
+        side = cast(int, self.size)  # a model's spec may leave it open, but describes no arrays then
+        frames = ("uint8", (self.frames, 3, side, side))
         return {name: frames, f"{name}.times": ("float64", (self.frames,))}
 
     def times(self, start: float, row: int = 0) -> np.ndarray:

@@ -15,10 +15,16 @@ import io
 import os
 import time
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import av
+import av.container
+import av.error
+import av.stream
+import av.video.frame
+import av.video.stream
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
@@ -94,7 +100,7 @@ def transcode(
                 copier.write(part, short_side, keyframe_every, quality)
         except VideoError as error:
             cause = error.__cause__  # FFmpeg's error about writing, although the message names the video
-            if getattr(cause, "errno", None) in _FULL:
+            if isinstance(cause, (OSError, av.error.FFmpegError)) and cause.errno in _FULL:
                 raise OSError(cause.errno, cause.strerror, str(part)) from error
             raise
     speedup = None
@@ -255,8 +261,8 @@ def _encoder(
     )
     context = stream.codec_context
     context.width, context.height, context.pix_fmt = picture.width, picture.height, "yuv420p"
-    stream.time_base = context.time_base = source.time_base
-    context.framerate = source.average_rate or 25
+    stream.time_base = context.time_base = cast(Fraction, source.time_base)  # every stream of a file has one
+    context.framerate = source.average_rate or Fraction(25)
     context.colorspace, context.color_range = picture.colorspace, picture.color_range
     return stream
 

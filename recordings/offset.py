@@ -22,6 +22,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import av
+import av.container
+import av.error
 import numpy as np
 from av.video.reformatter import VideoReformatter
 

@@ -9,3 +9,23 @@ tables        tables of results: text, Markdown, provenance
 lazy          packages that import their modules on first use
 version       __version__
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import (
+        errors as errors,
+        files as files,
+        lazy as lazy,
+        pickles as pickles,
+        processes as processes,
+        records as records,
+        tables as tables,
+        version as version,
+    )
+else:
+    from .lazy import hand_on
+
+    __getattr__, __dir__ = hand_on(
+        __name__, dict.fromkeys(("errors", "files", "lazy", "pickles", "processes", "records", "tables", "version"), ())
+    )

@@ -477,8 +477,8 @@ def output_lock(path: str | os.PathLike) -> Iterator[None]:
 
 def available_cores() -> int:
     """Return the number of cores that this process may use; a container or scheduler may limit it."""
-    if hasattr(os, "process_cpu_count"):  # Python 3.13
-        return os.process_cpu_count() or 1
+    if count := getattr(os, "process_cpu_count", None):  # Python 3.13
+        return count() or 1
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

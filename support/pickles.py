@@ -29,6 +29,7 @@ from .errors import DataError, EgoDistillError
 
 __all__ = ["ArrayUnpickler", "first_bytes", "is_pickle", "read_data_frame", "read_pickle"]
 
+OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 LARGEST_FRAME = 1 << 30  # bytes; HD-EPIC's narrations have tens of megabytes
 
 
@@ -64,7 +65,7 @@ def read_pickle(path: str | os.PathLike, unpickler: type[ArrayUnpickler], kind: 
 def _check_numbers(file: IO[bytes]) -> None:
     """Raise UnpicklingError for a memo index above the number of objects: pickle would allocate memory up to it."""
     for count in itertools.count():
-        opcode = pickletools.code2op.get(file.read(1).decode("latin1"))
+        opcode = OPCODES.get(file.read(1).decode("latin1"))
         if opcode is None:
             raise pickle.UnpicklingError("it is damaged, or ends too early")
         if opcode.name == "STOP":
@@ -79,6 +80,9 @@ def _check_numbers(file: IO[bytes]) -> None:
 
 class Stub:
     """An object that a pickle asks for: the arguments that it is made from, and its state. It does nothing."""
+
+    arguments: tuple[Any, ...]
+    state: Any
 
     def __new__(cls, *arguments: Any) -> Stub:
         self = super().__new__(cls)

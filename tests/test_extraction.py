@@ -624,7 +624,9 @@ def test_extract_shares_the_clips_by_rank(store, monkeypatch):
 def test_processes_extract_the_batches_of_one(folder, tmp_path, monkeypatch, fold, batches):
     """So outputs are equal to the bit."""
     read, read_clips = [], teachers.read_clips
-    monkeypatch.setattr("read_clips", lambda store, rows: read.append(rows.tolist()) or read_clips(store, rows))
+    monkeypatch.setattr(
+        teachers, "read_clips", lambda store, rows: read.append(rows.tolist()) or read_clips(store, rows)
+    )
     given = narrow() if fold is None else [narrow(), narrow()]
     for processes in (1, 2, 3):
         store = data.ClipStore(shutil.copytree(folder, tmp_path / str(processes))).select(range(5))

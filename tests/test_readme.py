@@ -77,7 +77,7 @@ def test_the_slurm_script_starts_one_job_on_all_machines(tmp_path):
     subprocess.run(["bash", "-eu", "-c", script], check=True, env=os.environ | slurm | {"PATH": path})
     found = distributed_run.parse_args((tmp_path / "words").read_text().splitlines())
     assert (found.nnodes, found.nproc_per_node, found.rdzv_endpoint, found.rdzv_id) == ("2", "4", "node7:29500", "12-0")
-    assert found.rdzv_backend == "c10d" and found.module and found.training_script == "egodistill.commands.cli"
+    assert found.rdzv_backend == "c10d" and found.module and found.training_script == "egodistill"
     assert cli.parse(found.training_script_args).command == "distill"
 
 
@@ -95,9 +95,14 @@ def test_the_table_names_every_command(capsys):
     assert sorted(known) == sorted(table("command"))
 
 
-def test_the_table_names_every_module():
-    modules = {path.stem for path in ROOT.glob("*.py")} - {"setup", "__main__"}
-    assert sorted(modules) == sorted(table("module"))
+def test_the_house_names_every_room_and_every_module_at_the_root():
+    (house,) = re.findall(r"## The house\n\n```\n(.*?)```", README, re.DOTALL)
+    assert house.count("\n") <= 20
+    entries = [
+        word for line in house.splitlines() for word in re.findall(r"(?:^|  )([a-z0-9_]+(?:\.py|/))(?=  |\n|$)", line)
+    ]
+    modules = {path.name for path in ROOT.glob("*.py")} - {"setup.py", "__main__.py"}
+    assert sorted(entries) == sorted(modules | {f"{sign.parent.name}/" for sign in ROOT.glob("*/__init__.py")})
 
 
 def links(text):

@@ -19,13 +19,14 @@ import egodistill.commands.demo
 import egodistill.commands.recordings
 from egodistill import data
 from egodistill.commands import cli, live, models, training
-from egodistill.experiments import benches, synthetic
+from egodistill.engine import checkpoints
+from egodistill.experiments import synthetic
 from egodistill.recordings import copies
 
 PRINT = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
-from egodistill import cli
+from egodistill.commands import cli
 code = cli.main(sys.argv[1:])
 print("84.1 \\u00b1 0.5")
 sys.exit(code)
@@ -197,14 +198,14 @@ def test_a_crash_names_its_line():
     env = {name: value for name, value in os.environ.items() if name != "PYTHONFAULTHANDLER"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode not in (0, 1)
-    assert re.search(r'model_commands.py", line \d+ in run_measure', done.stderr), done.stderr
+    assert re.search(r'commands\Wmodels.py", line \d+ in run_measure', done.stderr), done.stderr
 
 
 def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
     def interrupt(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(benches, "load", interrupt)
+    monkeypatch.setattr(checkpoints, "load_model", interrupt)
     assert cli.main(["measure", "--student", "student.pt"]) == 130
     assert capsys.readouterr().err == "\ninterrupted\n"
     monkeypatch.setattr(data, "ClipStore", interrupt)

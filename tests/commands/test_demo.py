@@ -241,7 +241,7 @@ def killed(demo, tmp_path_factory) -> tuple[Path, dict[str, list[int]]]:
     out = tmp_path_factory.mktemp("killed") / "out"
     code = "import sys, test_demo; test_demo.killed_again_and_again(*sys.argv[1:])"
     command = [sys.executable, "-c", code, str(out), str(torch.get_num_threads())]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", Path(__file__).parent)))
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if re.fullmatch(r"\d+ \d+", line)]

@@ -20,10 +20,8 @@ from painted import STEADY, X264, expected_numbers, write_video
 
 import egodistill
 from egodistill import EgoDistill, inference
-from egodistill.commands import cli
-from egodistill.commands import live as live_command
-from egodistill.deploy import arrivals, export, feeds
-from egodistill.deploy import stream as live
+from egodistill.commands import cli, live as live_command
+from egodistill.deploy import arrivals, export, feeds, stream as live
 from egodistill.recordings import clips
 
 ROOT = Path(egodistill.__file__).parent

@@ -11,7 +11,7 @@ from commandline import run
 from painted import write_table
 
 from egodistill import EgoDistill, data, inference, teachers
-from egodistill.commands import cli, models
+from egodistill.commands import cli, models, training
 from egodistill.engine import checkpoints
 from egodistill.experiments import adafuse
 from egodistill.support import tables
@@ -106,7 +106,8 @@ def test_measure_knows_every_kind_of_file(files, tmp_path, capsys):
 
 
 def test_a_file_of_the_other_kind_says_so(files, monkeypatch, capsys):
-    monkeypatch.setattr(models, "open_split", lambda path, split: None)
+    for module in (models, training):
+        monkeypatch.setattr(module, "open_split", lambda path, split: None)
     teacher, student = str(files / "teacher.pt"), str(files / "student.pt")
     for command, words in (
         (["evaluate", "s", "--student", teacher], "not a student; --student is for students"),

@@ -17,13 +17,11 @@ import egodistill.commands.demo
 import egodistill.commands.recordings
 import egodistill.support.files
 from egodistill import EgoDistill, data, distillation, inference, teachers
-from egodistill.commands import cli, live, training
-from egodistill.commands import models as model_commands
+from egodistill.commands import cli, live, models as model_commands, training
 from egodistill.commands.settings import add_fields, apply_options, flag, option_fields, used_flags
-from egodistill.deploy import arrivals, events, feeds, stream
-from egodistill.experiments import benches, paper, synthetic
-from egodistill.experiments import costs as paper_costs
-from egodistill.recordings import copies, pictures
+from egodistill.deploy import arrivals, events, feeds
+from egodistill.experiments import benches, costs as paper_costs, figures, paper, synthetic
+from egodistill.recordings import copies
 from egodistill.support import tables
 
 
@@ -687,11 +685,11 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(annotations, "with_imu_axes", segments)
     spies.put(commands.Counter, "most_common", lambda given: list(given["self"].items())[: given["n"]])
     spies.put(recordings, "check", recordings.Check("v.mp4", rates=("one",)))
-    spies.put(egodistill.recordings.pictures, "draw_check")
+    spies.put(commands, "draw_check")
     spies.put(data, "open_recording", segment.recording)
     spies.put(egodistill.recordings.clips, "find_videos", ["v.mp4"])
     made = copies.Transcoded("c.mp4", 1, 1, 1, 0, 0, (), None)
-    spies.put(recordings, "transcode", made)
+    spies.put(commands, "transcode", made)
     spies.put(commands.aria, "convert", commands.aria.Converted("v.mp4", "v.csv", 1, 1, 1.0, ()))
     spies.put(data, "prepare", Clips("prepared"))
     spies.put(commands, "describe_store")
@@ -705,10 +703,11 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
 
     for name in ("finetune", "distill", "pretrain_imu"):
         spies.put(distillation, name, [{"loss": 1.0, "top1": 0.5, "matching": 0.5}])
-    spies.put(model_commands, "open_split", lambda given: Clips(*given.values()))
-    spies.put(model_commands, "load_distilled", student)
+    for module in (model_commands, training):
+        spies.put(module, "open_split", lambda given: Clips(*given.values()))
+        spies.put(module, "load_distilled", student)
+        spies.put(module, "load_teacher", teacher)
     spies.put(model_commands, "load_student", student)
-    spies.put(model_commands, "load_teacher", teacher)
     spies.put(egodistill.engine.checkpoints, "load_model", student)
     build = egodistill.student.build_image_encoder
     spies.put(egodistill.student, "build_image_encoder", lambda given: build(given["name"], None))
@@ -737,7 +736,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     unread = argparse.Namespace(motion=lambda: None, imu_axes="gopro")
     spies.put(egodistill.recordings.clips, "open_recording", unread, label="open_recording of live")
     finished = {"finish": lambda: [], "stats": arrivals.Stats(given=1)}
-    spies.put(stream, "Stream", lambda given: argparse.Namespace(choice=given["frames"], **finished))
+    spies.put(live, "Stream", lambda given: argparse.Namespace(choice=given["frames"], **finished))
     spies.put(live, "answers_in_order", [])
     spies.put(live, "answers_as_they_come", [])
     threads = {"start": lambda: None, "aligned": lambda stop: 7.5, "close": lambda: None, "error": None}
@@ -747,7 +746,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     for name, (published, _) in list(paper_costs.TABLE_3.items()):
         model = argparse.Namespace(kind=name)
         monkeypatch.setitem(paper_costs.TABLE_3, name, (published, lambda model=model: model))
-    monkeypatch.setattr(paper_costs, "table_3_notes", lambda models, costs: [])
+    monkeypatch.setattr(model_commands, "table_3_notes", lambda models, costs: [])
     spies.put(egodistill.deploy.export, "export", lambda given: exported(given["path"]))
     spies.put(egodistill.deploy.export, "export_pair", lambda given: [exported(f"{given['path']}.{k}") for k in "ab"])
     spies.put(egodistill.deploy.export, "compare", [])
@@ -756,7 +755,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     bench, runs = benches.Bench, [benches.Run("VisOnly", seed=4)]
     spies.put(bench, "run")
     monkeypatch.setattr(bench, "hours", lambda self, runs: 1.0)
-    spies.put(paper, "Bench", lambda given: bench(**given))
+    spies.put(benches, "Bench", lambda given: bench(**given))
     for name in ("comparison", "ablation", "frame_choices"):
         spies.put(paper, name, runs)
     spies.put(paper, "teacher_row", row)
@@ -764,7 +763,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(paper, "rows", lambda given: losses * [row])
     spies.put(paper, "differences", [])
     spies.put(paper, "write_rows", [tmp_path / "written.json"])
-    spies.put(pictures, "draw", [])
+    spies.put(figures, "draw", [])
     spies.put(
         synthetic,
         "render",

@@ -395,7 +395,7 @@ def test_export_killed_anywhere_leaves_nothing_that_is_taken_for_whole(quick, tm
         capture_output=True,
         text=True,
         timeout=300,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (root, root / "tests", Path(__file__).parent)))},
     )
     assert done.returncode == 0 and done.stdout.split() == ["-9"] * 3, done.stdout + done.stderr
     for k, words in enumerate(("no such file", "no such file", "the export was interrupted")):

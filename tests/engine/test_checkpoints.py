@@ -23,9 +23,7 @@ from small_teachers import (
     settle,
     small,
 )
-from toys import FAST
-from toys import Store as StudentStore
-from toys import small as small_student
+from toys import FAST, Store as StudentStore, small as small_student
 
 from egodistill import EgoDistill, EgoDistillError, EgoDistillOSError, distill, teachers, training
 from egodistill.engine import batches, checkpoints

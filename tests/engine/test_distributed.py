@@ -22,8 +22,7 @@ from toys import QUIET, Named, Store, same, small
 
 import egodistill
 from egodistill import EgoDistill, EgoDistillError, data, distillation, training
-from egodistill.commands import cli, models
-from egodistill.commands import training as training_commands
+from egodistill.commands import cli, models, training as training_commands
 from egodistill.datasets.store import StoreWriter
 from egodistill.engine import batches, distributed, runtime
 from egodistill.recordings.clips import ClipSpec

@@ -19,7 +19,7 @@ import egodistill.commands.demo
 from egodistill import EPIC_KITCHENS, EgoDistill, data, distillation, inference, teachers
 from egodistill.commands import cli
 from egodistill.engine import batches, checkpoints
-from egodistill.experiments import adafuse, baselines, benches, contrasts, intervals, paper
+from egodistill.experiments import adafuse, baselines, benches, intervals, paper
 from egodistill.experiments.benches import STAGE_1_LOSSES, Bench, Run
 from egodistill.experiments.paper import ABLATIONS
 from egodistill.experiments.protocols import PROTOCOLS
