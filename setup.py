@@ -119,8 +119,9 @@ setup(
         # Pictures of Project Aria's first generation; the standard library reads zstd from 3.14 on.
         "cameras": ["zstandard; python_version < '3.14'"],
         # setuptools: tests/test_package.py builds without a downloaded build environment.
-        # Another minor version of ruff may format differently. mypy: tests/test_types.py checks a user's program.
-        "test": ["mypy", "pytest", "pytest-xdist", "ruff>=0.17.6,<0.18", "setuptools>=77", *TUTORIALS],
+        # Another minor version of ruff may format differently. mypy and basedpyright (pyright with the Node.js that it
+        # needs): tests/test_types.py checks a user's program, .ci/run the library.
+        "test": ["basedpyright", "mypy", "pytest", "pytest-xdist", "ruff>=0.17.6,<0.18", "setuptools>=77", *TUTORIALS],
     },
     entry_points={"console_scripts": [f"{PACKAGE} = {PACKAGE}.commands.cli:main"]},
     zip_safe=False,

@@ -110,452 +110,6 @@ def describe(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# Image networks
-
-
-class BasicBlock(nn.Module):
-    """Block of ResNet-18: two 3x3 convolutions and a shortcut (He et al., CVPR 2016), named as in torchvision."""
-
-    expansion = 1
-
-    def __init__(self, before: int, width: int, stride: int, downsample: nn.Sequential | None, groups: int = 1) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = conv(before, width, 3, stride, groups), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = conv(width, width, 3, 1, groups), nn.BatchNorm2d(width)
-        self.downsample = downsample
-        # One module per call: quantisers do not support a module that is called twice.
-        self.relu1, self.relu2 = nn.ReLU(inplace=True), nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.relu1(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        y += x if self.downsample is None else self.downsample(x)
-        return self.relu2(y)
-
-
-class Bottleneck(nn.Module):
-    """Block of ResNet-50 v1.5: 1x1, 3x3 (with the stride) and 1x1 convolutions and a shortcut."""
-
-    expansion = 4
-
-    def __init__(self, before: int, width: int, stride: int, downsample: nn.Sequential | None, groups: int = 1) -> None:
-        super().__init__()
-        after = downsample[-1].num_features if downsample is not None else before
-        self.conv1, self.bn1 = conv(before, width, 1), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = conv(width, width, 3, stride, groups), nn.BatchNorm2d(width)
-        self.conv3, self.bn3 = conv(width, after, 1), nn.BatchNorm2d(after)
-        self.downsample = downsample
-        self.relu1, self.relu2, self.relu3 = (nn.ReLU(inplace=True) for _ in range(3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.relu1(self.bn1(self.conv1(x)))
-        y = self.relu2(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        y += x if self.downsample is None else self.downsample(x)
-        return self.relu3(y)
-
-
-def conv(before: int, after: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(before, after, size, stride, size // 2, groups=groups, bias=False)
-
-
-def shortcut(before: int, after: int, stride: int) -> nn.Sequential | None:
-    """Return the 1x1 convolution and batch norm of a residual shortcut, named "0" and "1" as in torchvision.
-
-    Return None if neither the channels nor the size change.
-
-    In the backward pass of a strided 1x1 convolution in channels_last, oneDNN's kernels for x86 write outside of their
-    workspace if there are fewer input channels than the kernel's block: 8 with AVX2, 16 with AVX-512
-    (uxlfoundation/oneDNN#6035). The process crashes, hangs, or continues with wrong gradients. Narrow shortcuts
-    therefore select the pixels first and convolve them with stride 1, which is equivalent.
-    """
-    if before == after and stride == 1:
-        return None
-    layers: dict[str, nn.Module] = {}
-    if stride > 1 and before < LARGEST_BLOCK:
-        layers["pixels"], stride = Subsample(stride), 1
-    layers |= {"0": nn.Conv2d(before, after, 1, stride, bias=False), "1": nn.BatchNorm2d(after)}
-    return nn.Sequential(OrderedDict(layers))
-
-
-class Subsample(nn.Module):
-    """Select every `stride`-th row and column: [B, C, H, W] -> [B, C, h, w]."""
-
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x[..., :: self.stride, :: self.stride]
-
-
-class ResNet(nn.Module):
-    """torchvision's ResNet without its classifier, of any width and depth: [B, channels, H, W] -> [B, D].
-
-    block         BasicBlock or Bottleneck.
-    depths        Number of blocks in each of the four stages.
-    width         Channels of the stem and of the first stage; each further stage has twice as many.
-    channels      Channels of the input.
-    stem_stride   Stride of the first convolution.
-    groups, group_width   Groups of the 3x3 convolutions, and channels per group in the first stage of a network with
-                  width 64 (torchvision's `width_per_group`).
-
-    `state_dict()` has torchvision's names. Raise ValueError for depths that are not four numbers of at least 1.
-
-    >>> import torch
-    >>> from egodistill.student import BasicBlock, ResNet
-    >>> net = ResNet(BasicBlock, (1, 1, 1, 1), width=8).eval()
-    >>> net(torch.randn(2, 3, 64, 64)).shape, net.maps(torch.randn(2, 3, 64, 64)).shape
-    (torch.Size([2, 64]), torch.Size([2, 64, 2, 2]))
-    """
-
-    layer1: nn.Sequential
-    layer2: nn.Sequential
-    layer3: nn.Sequential
-    layer4: nn.Sequential
-
-    def __init__(
-        self,
-        block: type[BasicBlock | Bottleneck],
-        depths: Sequence[int],
-        width: int = 64,
-        *,
-        channels: int = 3,
-        stem_stride: int = 2,
-        groups: int = 1,
-        group_width: int = 64,
-    ) -> None:
-        super().__init__()
-        if len(depths) != 4 or min(depths) < 1:
-            raise ValueError(f"depths must be four numbers of blocks, each at least 1; got {tuple(depths)}")
-        self.conv1, self.bn1, self.relu = conv(channels, width, 7, stem_stride), nn.BatchNorm2d(width), nn.ReLU(True)
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
-        before = width
-        for stage, depth in enumerate(depths):
-            inner, blocks = width * 2**stage, []
-            for number in range(depth):
-                stride = 2 if stage and not number else 1
-                downsample = shortcut(before, inner * block.expansion, stride)
-                blocks.append(block(before, inner * group_width // 64 * groups, stride, downsample, groups))
-                before = inner * block.expansion
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.feature_dim = before
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.to(memory_format=torch.channels_last)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(self.maps(x), 1).flatten(1)
-
-    def maps(self, x: Tensor) -> Tensor:
-        """Return the last feature map: [B, channels, H, W] -> [B, D, h, w]."""
-        x = self.stem(x)
-        for block in self.blocks:
-            x = block(x)
-        return x
-
-    def stem(self, x: Tensor) -> Tensor:
-        """Return the map after the first convolution and the max pooling."""
-        return self.maxpool(self.relu(self.bn1(self.conv1(x))))
-
-    @property
-    def blocks(self) -> list[nn.Module]:
-        """Return the residual blocks of all stages in order."""
-        return [*self.layer1, *self.layer2, *self.layer3, *self.layer4]
-
-
-# torchvision's ResNets: block, depths, and other arguments of `ResNet`.
-RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...], dict[str, int]]] = {
-    "resnet18": (BasicBlock, (2, 2, 2, 2), {}),
-    "resnet34": (BasicBlock, (3, 4, 6, 3), {}),
-    "resnet50": (Bottleneck, (3, 4, 6, 3), {}),
-    "resnet101": (Bottleneck, (3, 4, 23, 3), {}),
-    "resnet152": (Bottleneck, (3, 8, 36, 3), {}),
-    "resnext50_32x4d": (Bottleneck, (3, 4, 6, 3), {"groups": 32, "group_width": 4}),
-    "resnext101_32x8d": (Bottleneck, (3, 4, 23, 3), {"groups": 32, "group_width": 8}),
-    "resnext101_64x4d": (Bottleneck, (3, 4, 23, 3), {"groups": 64, "group_width": 4}),
-    "wide_resnet50_2": (Bottleneck, (3, 4, 6, 3), {"group_width": 128}),
-    "wide_resnet101_2": (Bottleneck, (3, 4, 23, 3), {"group_width": 128}),
-}
-
-
-# The tested networks of torchvision, with the height and width of frames for which their ImageNet weights were trained.
-IMAGE_ENCODERS: dict[str, int] = {
-    **dict.fromkeys(
-        (
-            "alexnet",
-            "convnext_base",
-            "convnext_large",
-            "convnext_small",
-            "convnext_tiny",
-            "densenet121",
-            "densenet161",
-            "densenet169",
-            "densenet201",
-            "efficientnet_b0",
-            "mnasnet0_5",
-            "mnasnet0_75",
-            "mnasnet1_0",
-            "mnasnet1_3",
-            "mobilenet_v2",
-            "mobilenet_v3_large",
-            "mobilenet_v3_small",
-            "regnet_x_16gf",
-            "regnet_x_1_6gf",
-            "regnet_x_32gf",
-            "regnet_x_3_2gf",
-            "regnet_x_400mf",
-            "regnet_x_800mf",
-            "regnet_x_8gf",
-            "regnet_y_16gf",
-            "regnet_y_1_6gf",
-            "regnet_y_32gf",
-            "regnet_y_3_2gf",
-            "regnet_y_400mf",
-            "regnet_y_800mf",
-            "regnet_y_8gf",
-            "resnet101",
-            "resnet152",
-            "resnet18",
-            "resnet34",
-            "resnet50",
-            "resnext101_32x8d",
-            "resnext101_64x4d",
-            "resnext50_32x4d",
-            "shufflenet_v2_x0_5",
-            "shufflenet_v2_x1_0",
-            "shufflenet_v2_x1_5",
-            "shufflenet_v2_x2_0",
-            "squeezenet1_0",
-            "squeezenet1_1",
-            "swin_b",
-            "swin_s",
-            "swin_t",
-            "vgg11",
-            "vgg11_bn",
-            "vgg13",
-            "vgg13_bn",
-            "vgg16",
-            "vgg16_bn",
-            "vgg19",
-            "vgg19_bn",
-            "vit_b_16",
-            "vit_b_32",
-            "vit_l_16",
-            "vit_l_32",
-            "wide_resnet101_2",
-            "wide_resnet50_2",
-        ),
-        224,
-    ),
-    "efficientnet_b1": 240,
-    "efficientnet_b2": 288,
-    "efficientnet_b3": 300,
-    "efficientnet_b4": 380,
-    "efficientnet_b5": 456,
-    "efficientnet_b6": 528,
-    "efficientnet_b7": 600,
-    "efficientnet_v2_l": 480,
-    "efficientnet_v2_m": 480,
-    "efficientnet_v2_s": 384,
-    "swin_v2_b": 256,
-    "swin_v2_s": 256,
-    "swin_v2_t": 256,
-}
-# Networks that do not work here, and why.
-UNFIT_ENCODERS = {
-    "googlenet": "its training needs the classifiers, which are removed here",
-    "inception_v3": "its training needs the classifiers, which are removed here",
-    "maxvit_t": "it pools in its classifier, which is removed here, and reads frames of one size only",
-    "regnet_y_128gf": "its weights need frames of 384 pixels",
-    "vit_h_14": "its weights need frames of 518 pixels",
-}
-
-
-def build_image_encoder(name: str, weights: Weights) -> tuple[nn.Module, int]:
-    """Return an image network without its classifier, [B, 3, H, W] -> [B, d], and d.
-
-    Raise ValueError for a name that is not in `IMAGE_ENCODERS` and for weights that cannot be loaded.
-    """
-    if small := re.fullmatch(r"resnet10x([1-9]\d*)", name):
-        encoder = ResNet(BasicBlock, (1, 1, 1, 1), int(small[1]))
-        head, size = "fc", encoder.feature_dim
-    elif name in RESNETS:
-        block, depths, options = RESNETS[name]
-        encoder = ResNet(block, depths, **options)
-        head, size = "fc", encoder.feature_dim
-    elif name in IMAGE_ENCODERS:
-        encoder, head, size = torchvision_encoder(name)
-    else:
-        reason = UNFIT_ENCODERS.get(name, "it is not one of the tested classification networks of torchvision")
-        raise ValueError(
-            f"image_encoder={name!r} cannot be used: {reason}. student.IMAGE_ENCODERS lists the choices, "
-            f"for example 'resnet18' or 'mobilenet_v3_large'"
-        )
-    if isinstance(weights, str) and weights == "imagenet":
-        if small:
-            raise ValueError(f"image_encoder={name!r} has no ImageNet weights; give image_weights=None or a file")
-        weights = imagenet_weights(name)
-    if weights is not None:
-        load_image_weights(encoder, weights, head)
-    # Some of torchvision's networks return a pooled map [B, d, 1, 1].
-    return (encoder if isinstance(encoder, ResNet) else nn.Sequential(encoder, nn.Flatten())), size
-
-
-def pick_frame_size(name: str, size: int | None) -> int:
-    """Return the frame size, by default that of the ImageNet weights. Raise ValueError if the network needs another."""
-    own = IMAGE_ENCODERS.get(name, 224)
-    if size is not None and size != own and name.startswith("vit_"):
-        raise ValueError(f"image_encoder={name!r} needs frames of {own} pixels; got frame_size={size}")
-    return own if size is None else size
-
-
-def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of RGB pixels (0 to 1) for the network's ImageNet weights."""
-    return (3 * (0.5,), 3 * (0.5,)) if name == "efficientnet_v2_l" else (IMAGENET_MEAN, IMAGENET_STD)
-
-
-def torchvision_encoder(name: str) -> tuple[nn.Module, str, int]:
-    """Return a network of torchvision without its classifier, the classifier's name, and the feature size."""
-    encoder = torchvision.models.get_model(name, weights=None)
-    head = next((head for head in ("fc", "classifier", "head", "heads") if hasattr(encoder, head)), None)
-    if head is None:
-        raise ValueError(f"image_encoder={name!r}: no classifier called fc, classifier, head or heads to remove")
-    # SqueezeNet pools after its classifier, a convolution; the others pool before it.
-    pools = any(isinstance(layer, nn.Conv2d) for layer in getattr(encoder, head).modules())
-    setattr(encoder, head, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()) if pools else nn.Identity())
-    encoder.to(memory_format=torch.channels_last)
-    with torch.no_grad():
-        size = encoder.eval()(torch.zeros(1, 3, 224, 224)).flatten(1).shape[1]
-    return encoder.train(), head, size
-
-
-def imagenet_weights(name: str) -> Mapping[str, Tensor]:
-    """Return torchvision's ImageNet weights of a network, which are downloaded once."""
-    published = torchvision.models.get_model_weights(name)
-    published = published["IMAGENET1K_V1" if name == "resnet18" else "DEFAULT"]  # the paper's ResNet-18
-    advice = "image_weights=None (--image-weights none)"
-    return download_weights(published, f"the ImageNet weights of {name}", advice)
-
-
-def download_weights(
-    published: torchvision.models.WeightsEnum, name: str, random: str = "None"
-) -> Mapping[str, Tensor]:
-    """Return weights of torchvision. Raise ValueError if they cannot be downloaded.
-
-    `name`, which weights they are, and `random`, how to ask for random weights, are for the message.
-    """
-    try:
-        return published.get_state_dict(progress=True, check_hash=True)
-    except OSError as error:
-        raise ValueError(
-            f"{name} could not be downloaded ({error}). Without a network connection, give a path to torchvision's "
-            f".pth file instead of the name, or {random} for random weights"
-        ) from error
-
-
-def load_image_weights(encoder: nn.Module, weights: Weights, head: str) -> None:
-    """Load a state dict, or a file with one, into a network without its classifier `head`.
-
-    Raise ValueError if the file cannot be read, or if names or shapes of the other weights differ.
-    """
-    source = "the image weights"
-    if not isinstance(weights, Mapping):
-        source = f"the image weights {weights}"
-        try:
-            weights = torch.load(weights, map_location="cpu", weights_only=True)
-        except OSError as error:
-            raise ValueError(f"{source} cannot be read: {error.strerror or error}") from error
-        except Exception as error:  # torch has no common class for these errors
-            raise ValueError(
-                f"{source} cannot be read: the file is truncated, in another format, or contains code "
-                f"({type(error).__name__})"
-            ) from error
-        if not isinstance(weights, dict):
-            raise ValueError(f"{source} are a {type(weights).__name__}, not a dict of named weights")
-    own = encoder.state_dict()
-    state = {key: value for key, value in weights.items() if not key.startswith(f"{head}.")}
-    # Files from before 2018 have no num_batches_tracked; batch norm does not use it at its default momentum.
-    faults = [f"missing {key}" for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    faults += [f"unexpected {key}" for key in state if key not in own]
-    shapes = {key: (list(state[key].shape), list(own[key].shape)) for key in own if key in state}
-    faults += [f"{key} {found} for {wanted}" for key, (found, wanted) in shapes.items() if found != wanted]
-    if faults:
-        more = f"; and {len(faults) - 6} more" if len(faults) > 6 else ""
-        raise ValueError(f"{source} do not fit this {type(encoder).__name__}: {'; '.join(faults[:6])}{more}")
-    encoder.load_state_dict(own | state)
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# The student (sections 3.2 and 3.3, appendix C)
-
-
-class IMUEncoder(nn.Module):
-    """The IMU encoder f_M (appendix C), a dilated 1-D CNN of five layers: imu [B, T, 6] -> feature map [B, width, T].
-
-    Layers, kernels and dilations are those of Brossard, Bonnabel and Barrau ("Denoising IMU gyroscopes with deep
-    learning for open-loop attitude estimation", 2020), which the paper cites. All padding is on the left and repeats
-    the first sample, so each output depends on present and past samples only: 511 of them, more than a clip has.
-
-    `width` is the number of channels of the last layer. Neither paper gives it; 16 is closest to the published
-    parameter count. Remove bias and gravity from the samples first, as `EgoDistill.encode_imu()` does.
-
-    >>> import torch
-    >>> from egodistill import IMUEncoder
-    >>> IMUEncoder(width=16)(torch.randn(2, 422, 6)).shape
-    torch.Size([2, 16, 422])
-    """
-
-    def __init__(self, width: int = 16, dropout: float = 0.1) -> None:
-        super().__init__()
-        kernel, channels, dilations = 7, (6, 16, 32, 64, 128), (1, 4, 16, 64)
-        layers: list[nn.Module] = [nn.ReplicationPad1d(((kernel - 1) * sum(dilations), 0))]
-        for before, after, dilation in zip(channels, channels[1:], dilations, strict=False):
-            layers += [
-                nn.Conv1d(before, after, kernel, dilation=dilation),
-                nn.BatchNorm1d(after),
-                nn.GELU(),
-                nn.Dropout(dropout),
-            ]
-        self.cnn = nn.Sequential(*layers, nn.Conv1d(channels[-1], width, 1))
-
-    def forward(self, imu: Tensor) -> Tensor:
-        return self.cnn(imu.transpose(1, 2))
-
-
-class IMUPredictor(nn.Module):
-    """The predictor h of section 3.4: image features of first and last frame, [B, d] each -> IMU feature [B, m].
-
-    `hidden` is the width of the hidden layer; None makes h linear. The paper does not give its form; this one is that
-    of the fusion network. `pretrain_imu()` builds a predictor, unless you pass your own to keep it.
-
-    >>> import torch
-    >>> from egodistill import EgoDistill, IMUPredictor
-    >>> model = EgoDistill.load("student.pt")
-    >>> first, last = torch.randn(2, 4, model.image_dim)
-    >>> IMUPredictor(model.image_dim, model.imu_dim)(first, last).shape
-    torch.Size([4, 6752])
-    """
-
-    def __init__(self, image_dim: int, imu_dim: int, hidden: int | None = 1024) -> None:
-        super().__init__()
-        self.layers = perceptron(2 * image_dim, [] if hidden is None else [hidden], imu_dim)
-
-    def forward(self, first: Tensor, last: Tensor) -> Tensor:
-        return self.layers(torch.cat([first, last], dim=1))
-
-
-def perceptron(before: int, hidden: list[int], after: int) -> nn.Sequential:
-    """Return fully connected layers with a ReLU after each but the last."""
-    layers: list[nn.Module] = []
-    for width in hidden:
-        layers += [nn.Linear(before, width), nn.ReLU()]
-        before = width
-    return nn.Sequential(*layers, nn.Linear(before, after))
-
-
 class EgoDistill(nn.Module):
     """The student Phi (figure 2, right): N frames and IMU samples -> the teacher's feature and class logits.
 
@@ -756,3 +310,380 @@ def checkpoints() -> ModuleType:
             "EgoDistill.save() and load() need egodistill's checkpoints.py; in a copy of student.py alone, save "
             "model.arguments and model.state_dict() with torch.save()"
         ) from error
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Networks for head motion (sections 3.2 and 3.4, appendix C)
+
+
+class IMUEncoder(nn.Module):
+    """The IMU encoder f_M (appendix C), a dilated 1-D CNN of five layers: imu [B, T, 6] -> feature map [B, width, T].
+
+    Layers, kernels and dilations are those of Brossard, Bonnabel and Barrau ("Denoising IMU gyroscopes with deep
+    learning for open-loop attitude estimation", 2020), which the paper cites. All padding is on the left and repeats
+    the first sample, so each output depends on present and past samples only: 511 of them, more than a clip has.
+
+    `width` is the number of channels of the last layer. Neither paper gives it; 16 is closest to the published
+    parameter count. Remove bias and gravity from the samples first, as `EgoDistill.encode_imu()` does.
+
+    >>> import torch
+    >>> from egodistill import IMUEncoder
+    >>> IMUEncoder(width=16)(torch.randn(2, 422, 6)).shape
+    torch.Size([2, 16, 422])
+    """
+
+    def __init__(self, width: int = 16, dropout: float = 0.1) -> None:
+        super().__init__()
+        kernel, channels, dilations = 7, (6, 16, 32, 64, 128), (1, 4, 16, 64)
+        layers: list[nn.Module] = [nn.ReplicationPad1d(((kernel - 1) * sum(dilations), 0))]
+        for before, after, dilation in zip(channels, channels[1:], dilations, strict=False):
+            layers += [
+                nn.Conv1d(before, after, kernel, dilation=dilation),
+                nn.BatchNorm1d(after),
+                nn.GELU(),
+                nn.Dropout(dropout),
+            ]
+        self.cnn = nn.Sequential(*layers, nn.Conv1d(channels[-1], width, 1))
+
+    def forward(self, imu: Tensor) -> Tensor:
+        return self.cnn(imu.transpose(1, 2))
+
+
+class IMUPredictor(nn.Module):
+    """The predictor h of section 3.4: image features of first and last frame, [B, d] each -> IMU feature [B, m].
+
+    `hidden` is the width of the hidden layer; None makes h linear. The paper does not give its form; this one is that
+    of the fusion network. `pretrain_imu()` builds a predictor, unless you pass your own to keep it.
+
+    >>> import torch
+    >>> from egodistill import EgoDistill, IMUPredictor
+    >>> model = EgoDistill.load("student.pt")
+    >>> first, last = torch.randn(2, 4, model.image_dim)
+    >>> IMUPredictor(model.image_dim, model.imu_dim)(first, last).shape
+    torch.Size([4, 6752])
+    """
+
+    def __init__(self, image_dim: int, imu_dim: int, hidden: int | None = 1024) -> None:
+        super().__init__()
+        self.layers = perceptron(2 * image_dim, [] if hidden is None else [hidden], imu_dim)
+
+    def forward(self, first: Tensor, last: Tensor) -> Tensor:
+        return self.layers(torch.cat([first, last], dim=1))
+
+
+def perceptron(before: int, hidden: list[int], after: int) -> nn.Sequential:
+    """Return fully connected layers with a ReLU after each but the last."""
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(before, width), nn.ReLU()]
+        before = width
+    return nn.Sequential(*layers, nn.Linear(before, after))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Image networks
+
+
+class BasicBlock(nn.Module):
+    """Block of ResNet-18: two 3x3 convolutions and a shortcut (He et al., CVPR 2016), named as in torchvision."""
+
+    expansion = 1
+
+    def __init__(self, before: int, width: int, stride: int, downsample: nn.Sequential | None, groups: int = 1) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = conv(before, width, 3, stride, groups), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv(width, width, 3, 1, groups), nn.BatchNorm2d(width)
+        self.downsample = downsample
+        # One module per call: quantisers do not support a module that is called twice.
+        self.relu1, self.relu2 = nn.ReLU(inplace=True), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu1(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        y += x if self.downsample is None else self.downsample(x)
+        return self.relu2(y)
+
+
+class Bottleneck(nn.Module):
+    """Block of ResNet-50 v1.5: 1x1, 3x3 (with the stride) and 1x1 convolutions and a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, before: int, width: int, stride: int, downsample: nn.Sequential | None, groups: int = 1) -> None:
+        super().__init__()
+        after = downsample[-1].num_features if downsample is not None else before
+        self.conv1, self.bn1 = conv(before, width, 1), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv(width, width, 3, stride, groups), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = conv(width, after, 1), nn.BatchNorm2d(after)
+        self.downsample = downsample
+        self.relu1, self.relu2, self.relu3 = (nn.ReLU(inplace=True) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu1(self.bn1(self.conv1(x)))
+        y = self.relu2(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        y += x if self.downsample is None else self.downsample(x)
+        return self.relu3(y)
+
+
+def conv(before: int, after: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(before, after, size, stride, size // 2, groups=groups, bias=False)
+
+
+def shortcut(before: int, after: int, stride: int) -> nn.Sequential | None:
+    """Return the 1x1 convolution and batch norm of a residual shortcut, named "0" and "1" as in torchvision.
+
+    Return None if neither the channels nor the size change.
+
+    In the backward pass of a strided 1x1 convolution in channels_last, oneDNN's kernels for x86 write outside of their
+    workspace if there are fewer input channels than the kernel's block: 8 with AVX2, 16 with AVX-512
+    (uxlfoundation/oneDNN#6035). The process crashes, hangs, or continues with wrong gradients. Narrow shortcuts
+    therefore select the pixels first and convolve them with stride 1, which is equivalent.
+    """
+    if before == after and stride == 1:
+        return None
+    layers: dict[str, nn.Module] = {}
+    if stride > 1 and before < LARGEST_BLOCK:
+        layers["pixels"], stride = Subsample(stride), 1
+    layers |= {"0": nn.Conv2d(before, after, 1, stride, bias=False), "1": nn.BatchNorm2d(after)}
+    return nn.Sequential(OrderedDict(layers))
+
+
+class Subsample(nn.Module):
+    """Select every `stride`-th row and column: [B, C, H, W] -> [B, C, h, w]."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., :: self.stride, :: self.stride]
+
+
+class ResNet(nn.Module):
+    """torchvision's ResNet without its classifier, of any width and depth: [B, channels, H, W] -> [B, D].
+
+    block         BasicBlock or Bottleneck.
+    depths        Number of blocks in each of the four stages.
+    width         Channels of the stem and of the first stage; each further stage has twice as many.
+    channels      Channels of the input.
+    stem_stride   Stride of the first convolution.
+    groups, group_width   Groups of the 3x3 convolutions, and channels per group in the first stage of a network with
+                  width 64 (torchvision's `width_per_group`).
+
+    `state_dict()` has torchvision's names. Raise ValueError for depths that are not four numbers of at least 1.
+
+    >>> import torch
+    >>> from egodistill.student import BasicBlock, ResNet
+    >>> net = ResNet(BasicBlock, (1, 1, 1, 1), width=8).eval()
+    >>> net(torch.randn(2, 3, 64, 64)).shape, net.maps(torch.randn(2, 3, 64, 64)).shape
+    (torch.Size([2, 64]), torch.Size([2, 64, 2, 2]))
+    """
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        depths: Sequence[int],
+        width: int = 64,
+        *,
+        channels: int = 3,
+        stem_stride: int = 2,
+        groups: int = 1,
+        group_width: int = 64,
+    ) -> None:
+        super().__init__()
+        if len(depths) != 4 or min(depths) < 1:
+            raise ValueError(f"depths must be four numbers of blocks, each at least 1; got {tuple(depths)}")
+        self.conv1, self.bn1, self.relu = conv(channels, width, 7, stem_stride), nn.BatchNorm2d(width), nn.ReLU(True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        before = width
+        for stage, depth in enumerate(depths):
+            inner, blocks = width * 2**stage, []
+            for number in range(depth):
+                stride = 2 if stage and not number else 1
+                downsample = shortcut(before, inner * block.expansion, stride)
+                blocks.append(block(before, inner * group_width // 64 * groups, stride, downsample, groups))
+                before = inner * block.expansion
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.feature_dim = before
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(self.maps(x), 1).flatten(1)
+
+    def maps(self, x: Tensor) -> Tensor:
+        """Return the last feature map: [B, channels, H, W] -> [B, D, h, w]."""
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def stem(self, x: Tensor) -> Tensor:
+        """Return the map after the first convolution and the max pooling."""
+        return self.maxpool(self.relu(self.bn1(self.conv1(x))))
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Return the residual blocks of all stages in order."""
+        return [*self.layer1, *self.layer2, *self.layer3, *self.layer4]
+
+
+# torchvision's ResNets: block, depths, and other arguments of `ResNet`.
+RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...], dict[str, int]]] = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2), {}),
+    "resnet34": (BasicBlock, (3, 4, 6, 3), {}),
+    "resnet50": (Bottleneck, (3, 4, 6, 3), {}),
+    "resnet101": (Bottleneck, (3, 4, 23, 3), {}),
+    "resnet152": (Bottleneck, (3, 8, 36, 3), {}),
+    "resnext50_32x4d": (Bottleneck, (3, 4, 6, 3), {"groups": 32, "group_width": 4}),
+    "resnext101_32x8d": (Bottleneck, (3, 4, 23, 3), {"groups": 32, "group_width": 8}),
+    "resnext101_64x4d": (Bottleneck, (3, 4, 23, 3), {"groups": 64, "group_width": 4}),
+    "wide_resnet50_2": (Bottleneck, (3, 4, 6, 3), {"group_width": 128}),
+    "wide_resnet101_2": (Bottleneck, (3, 4, 23, 3), {"group_width": 128}),
+}
+
+
+# Networks that do not work here, and why.
+UNFIT_ENCODERS = {
+    "googlenet": "its training needs the classifiers, which are removed here",
+    "inception_v3": "its training needs the classifiers, which are removed here",
+    "maxvit_t": "it pools in its classifier, which is removed here, and reads frames of one size only",
+    "regnet_y_128gf": "its weights need frames of 384 pixels",
+    "vit_h_14": "its weights need frames of 518 pixels",
+}
+
+
+def weights_transforms(name: str) -> dict[str, Any]:
+    """Return the options of the transforms for torchvision's newest ImageNet weights of a network."""
+    return torchvision.models.get_model_weights(name)["DEFAULT"].transforms.keywords
+
+
+# The other classification networks of torchvision: {name: height and width of the frames its ImageNet weights are for}.
+IMAGE_ENCODERS: dict[str, int] = {
+    name: weights_transforms(name)["crop_size"]
+    for name in torchvision.models.list_models(module=torchvision.models)
+    if name not in UNFIT_ENCODERS
+}
+
+
+def build_image_encoder(name: str, weights: Weights) -> tuple[nn.Module, int]:
+    """Return an image network without its classifier, [B, 3, H, W] -> [B, d], and d.
+
+    Raise ValueError for a name that is not in `IMAGE_ENCODERS` and for weights that cannot be loaded.
+    """
+    if small := re.fullmatch(r"resnet10x([1-9]\d*)", name):
+        encoder = ResNet(BasicBlock, (1, 1, 1, 1), int(small[1]))
+        head, size = "fc", encoder.feature_dim
+    elif name in RESNETS:
+        block, depths, options = RESNETS[name]
+        encoder = ResNet(block, depths, **options)
+        head, size = "fc", encoder.feature_dim
+    elif name in IMAGE_ENCODERS:
+        encoder, head, size = torchvision_encoder(name)
+    else:
+        reason = UNFIT_ENCODERS.get(name, "it is not one of the tested classification networks of torchvision")
+        raise ValueError(
+            f"image_encoder={name!r} cannot be used: {reason}. student.IMAGE_ENCODERS lists the choices, "
+            f"for example 'resnet18' or 'mobilenet_v3_large'"
+        )
+    if isinstance(weights, str) and weights == "imagenet":
+        if small:
+            raise ValueError(f"image_encoder={name!r} has no ImageNet weights; give image_weights=None or a file")
+        weights = imagenet_weights(name)
+    if weights is not None:
+        load_image_weights(encoder, weights, head)
+    # Some of torchvision's networks return a pooled map [B, d, 1, 1].
+    return (encoder if isinstance(encoder, ResNet) else nn.Sequential(encoder, nn.Flatten())), size
+
+
+def pick_frame_size(name: str, size: int | None) -> int:
+    """Return the frame size, by default that of the ImageNet weights. Raise ValueError if the network needs another."""
+    own = IMAGE_ENCODERS.get(name, 224)
+    if size is not None and size != own and name.startswith("vit_"):
+        raise ValueError(f"image_encoder={name!r} needs frames of {own} pixels; got frame_size={size}")
+    return own if size is None else size
+
+
+def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of RGB pixels (0 to 1) for the network's ImageNet weights."""
+    transforms = weights_transforms(name) if name in IMAGE_ENCODERS else {}
+    return transforms.get("mean", IMAGENET_MEAN), transforms.get("std", IMAGENET_STD)
+
+
+def torchvision_encoder(name: str) -> tuple[nn.Module, str, int]:
+    """Return a network of torchvision without its classifier, the classifier's name, and the feature size."""
+    encoder = torchvision.models.get_model(name, weights=None)
+    head = next((head for head in ("fc", "classifier", "head", "heads") if hasattr(encoder, head)), None)
+    if head is None:
+        raise ValueError(f"image_encoder={name!r}: no classifier called fc, classifier, head or heads to remove")
+    # SqueezeNet pools after its classifier, a convolution; the others pool before it.
+    pools = any(isinstance(layer, nn.Conv2d) for layer in getattr(encoder, head).modules())
+    setattr(encoder, head, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()) if pools else nn.Identity())
+    encoder.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        size = encoder.eval()(torch.zeros(1, 3, 224, 224)).flatten(1).shape[1]
+    return encoder.train(), head, size
+
+
+def imagenet_weights(name: str) -> Mapping[str, Tensor]:
+    """Return torchvision's ImageNet weights of a network, which are downloaded once."""
+    published = torchvision.models.get_model_weights(name)
+    published = published["IMAGENET1K_V1" if name == "resnet18" else "DEFAULT"]  # the paper's ResNet-18
+    advice = "image_weights=None (--image-weights none)"
+    return download_weights(published, f"the ImageNet weights of {name}", advice)
+
+
+def download_weights(
+    published: torchvision.models.WeightsEnum, name: str, random: str = "None"
+) -> Mapping[str, Tensor]:
+    """Return weights of torchvision. Raise ValueError if they cannot be downloaded.
+
+    `name`, which weights they are, and `random`, how to ask for random weights, are for the message.
+    """
+    try:
+        return published.get_state_dict(progress=True, check_hash=True)
+    except OSError as error:
+        raise ValueError(
+            f"{name} could not be downloaded ({error}). Without a network connection, give a path to torchvision's "
+            f".pth file instead of the name, or {random} for random weights"
+        ) from error
+
+
+def load_image_weights(encoder: nn.Module, weights: Weights, head: str) -> None:
+    """Load a state dict, or a file with one, into a network without its classifier `head`.
+
+    Raise ValueError if the file cannot be read, or if names or shapes of the other weights differ.
+    """
+    source = "the image weights"
+    if not isinstance(weights, Mapping):
+        source = f"the image weights {weights}"
+        try:
+            weights = torch.load(weights, map_location="cpu", weights_only=True)
+        except OSError as error:
+            raise ValueError(f"{source} cannot be read: {error.strerror or error}") from error
+        except Exception as error:  # torch has no common class for these errors
+            raise ValueError(
+                f"{source} cannot be read: the file is truncated, in another format, or contains code "
+                f"({type(error).__name__})"
+            ) from error
+        if not isinstance(weights, dict):
+            raise ValueError(f"{source} are a {type(weights).__name__}, not a dict of named weights")
+    own = encoder.state_dict()
+    state = {key: value for key, value in weights.items() if not key.startswith(f"{head}.")}
+    # Files from before 2018 have no num_batches_tracked; batch norm does not use it at its default momentum.
+    faults = [f"missing {key}" for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    faults += [f"unexpected {key}" for key in state if key not in own]
+    shapes = {key: (list(state[key].shape), list(own[key].shape)) for key in own if key in state}
+    faults += [f"{key} {found} for {wanted}" for key, (found, wanted) in shapes.items() if found != wanted]
+    if faults:
+        more = f"; and {len(faults) - 6} more" if len(faults) > 6 else ""
+        raise ValueError(f"{source} do not fit this {type(encoder).__name__}: {'; '.join(faults[:6])}{more}")
+    encoder.load_state_dict(own | state)

@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     An error that the user can fix (ValueError, OSError) is one line on stderr and exit code 1. Raise SystemExit for
     unknown commands and options, and for --help.
 
-    >>> from egodistill import cli
+    >>> from egodistill.commands import cli
     >>> code = cli.main(["status", "store", "--seconds", "0.1"])
     split  ok  failed  missing
     -----  --  ------  -------

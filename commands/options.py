@@ -1,6 +1,6 @@
 """What the options of several commands have in common: their types, checks and groups, and what --out may replace.
 
-    from egodistill import options
+    from egodistill.commands import options
 
     parser.add_argument("--workers", type=options.positive_int)
     options.limit_options(parser)                           # --min-coverage, --max-gap, ...

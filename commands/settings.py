@@ -1,6 +1,6 @@
 """Command-line options made from dataclasses: one option per field that `HELP` describes.
 
-    from egodistill import settings
+    from egodistill.commands import settings
     from egodistill.distillation import EGO4D
 
     settings.add_fields(parser, EGO4D.distillation)                      # --epochs, --tau, --crop, ...

@@ -1,6 +1,6 @@
 """Read the annotations of a data set: segments of its videos, with the IMU files that belong to them.
 
-    from egodistill import annotations
+    from egodistill.datasets import annotations
 
     segments = annotations.read_annotations("EPIC_100_train.csv", "/videos/EPIC-KITCHENS")  # detects the format
     print(len(segments), segments[0].label, segments.dropped)       # what was left out, and why
@@ -81,7 +81,7 @@ def read_annotations(
     sets, ``windows`` is for recordings. Raise DataError if one is given for another kind of annotations. ``audio``
     leaves out videos without sound.
 
-    >>> from egodistill import annotations
+    >>> from egodistill.datasets import annotations
     >>> segments = annotations.read_annotations("segments.csv")
     >>> [(segment.label, segment.start, segment.stop, segment.split) for segment in segments]
     [('walk', 0.0, 2.1, 'train'), ('look around', 2.1, 4.2, 'test')]

@@ -1,6 +1,6 @@
 """Read the annotations of data sets recorded with Project Aria glasses: HD-EPIC and Ego-Exo4D.
 
-    from egodistill import aria_datasets
+    from egodistill.datasets import aria_datasets
 
     segments = aria_datasets.read_hd_epic("HD_EPIC_Narrations.pkl", "/videos/HD-EPIC")
     segments = aria_datasets.read_ego_exo4d("annotations/keystep_train.json", "/videos/egoexo4d")

@@ -1,6 +1,6 @@
 """Segments: annotated parts of videos, from tables of your own, or made of recordings without labels.
 
-    from egodistill import segments
+    from egodistill.datasets import segments
 
     own = segments.read_csv("segments.csv")                     # video,start,stop,label[,imu][,split]...
     windows = segments.Windows(stride=1.0, split_by="stretch")
@@ -111,7 +111,8 @@ def overlapping_splits(segments: Iterable[Segment]) -> list[tuple[Segment, Segme
     There is one pair for each segment that overlaps an earlier one. The clip of a segment shorter than a clip shows
     more than the segment; see `clips.clip_starts()`. The end of the video, where a clip is moved inside, is not known.
 
-    >>> from egodistill import data, segments
+    >>> from egodistill import data
+    >>> from egodistill.datasets import segments
     >>> parts = [data.Segment("a", "walk.mp4", 0, 6, split="train"), data.Segment("b", "walk.mp4", 6, 7, split="test")]
     >>> [(one.id, other.id) for one, other in segments.overlapping_splits(parts)]
     [('b', 'a')]
@@ -287,7 +288,7 @@ class Windows:
 
     Raise DataError for values that are out of range.
 
-    >>> from egodistill import segments
+    >>> from egodistill.datasets import segments
     >>> segments.Windows(stride=1.0, split_by="stretch").test_share
     0.3
     """
@@ -323,7 +324,7 @@ def listed_recordings(path: str | os.PathLike) -> list[Recording]:
     """Return the recordings of a table without the column label, one per row, unopened; see `read_recordings()`.
 
     >>> from pathlib import Path
-    >>> from egodistill import segments
+    >>> from egodistill.datasets import segments
     >>> _ = Path("list.csv").write_text("video,wearer\\nwalk.mp4,P01\\n")
     >>> [(recording.video, recording.imu, recording.wearer) for recording in segments.listed_recordings("list.csv")]
     [('walk.mp4', None, 'P01')]
@@ -364,7 +365,7 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
     DataError for a folder without videos, a table with a row that cannot be used, recordings that cannot be split in
     this way, or a column ``split`` together with other settings of the split than the defaults.
 
-    >>> from egodistill import segments
+    >>> from egodistill.datasets import segments
     >>> first, *others = segments.read_recordings("world", segments.Windows(stride=10.0, split_by="stretch"))
     >>> first.label, first.start, first.split
     (None, 0.0, 'train')

@@ -1,6 +1,6 @@
 """A clip store: a folder of ``.npy`` arrays with one row per clip, read by training and filled by `data.prepare()`.
 
-    from egodistill import store
+    from egodistill.datasets import store
 
     train = store.ClipStore("store").split("train")
     batch = train.read("frames_8", [0, 5, 7])           # uint8 [3, 8, 3, 224, 224], RGB
@@ -301,7 +301,8 @@ class StoreWriter:
     Use it directly for clips that do not come from video files. Rows are counted in the whole store. Several processes
     may fill a store at the same time; they share nothing but the status of the rows.
 
-    >>> from egodistill import data, store
+    >>> from egodistill import data
+    >>> from egodistill.datasets import store
     >>> segments = data.read_csv("segments.csv")
     >>> writer = store.StoreWriter.begin(
     ...     "by-hand", segments, lambda: [(0, 0.0), (1, 2.1)], {}, ["walk", "look around"],
@@ -623,7 +624,8 @@ def _check_rest(store: ClipStore, outputs: Sequence[str], file: Path) -> None:
 def outputs_record(store: ClipStore, name: str) -> dict[str, Any]:
     """Return the record that `claim_outputs()` wrote for the outputs of this name; {} if there is none.
 
-    >>> from egodistill import data, store
+    >>> from egodistill import data
+    >>> from egodistill.datasets import store
     >>> record = store.outputs_record(data.ClipStore("store"), "x3d")
     >>> record["teacher"], record["precision"], record["splits"]
     ('x3d', 'fp32', ['test', 'train'])

@@ -1,6 +1,6 @@
 """Run exported files: models that `export` wrote as programs.
 
-    from egodistill import exported
+    from egodistill.deploy import exported
 
     model = exported.load("student.pt2")                      # a file of `export.export()`, a model like any other
     feature, logits = model(frames, imu)

@@ -1,6 +1,6 @@
 """Frames and IMU samples as they arrive: from files at real speed, addresses, devices, pipes and growing tables.
 
-    from egodistill import feeds
+    from egodistill.deploy import feeds
 
     clock = feeds.HostClock()
     for moment, picture in feeds.VideoFeed("rtsp://192.0.2.7/camera", clock=clock):     # in a thread of its own
@@ -110,7 +110,7 @@ class Pace:
 
     `ahead` is the number of seconds by which moments may be early. Without `start()`, the first moment starts it.
 
-    >>> from egodistill import feeds
+    >>> from egodistill.deploy import feeds
     >>> pace = feeds.Pace(feeds.HostClock())
     >>> pace.start(12.0)
     >>> pace.wait(12.1)                       # after 0.1 s
@@ -146,7 +146,7 @@ class ArrivalDelay:
     their way have a larger one. The difference of the delays of two sensors is the offset between their clocks, if both
     are equally fast.
 
-    >>> from egodistill import feeds
+    >>> from egodistill.deploy import feeds
     >>> camera = feeds.ArrivalDelay(feeds.HostClock())
     >>> camera.first is None
     True
@@ -177,7 +177,7 @@ def source_kind(source: str | os.PathLike) -> str:
     Raise VideoError for a source that does not exist, and for an address whose protocol is not among rtsp, http, https,
     rtmp, tcp, udp, rtp and srt.
 
-    >>> from egodistill import feeds
+    >>> from egodistill.deploy import feeds
     >>> feeds.source_kind("walk.mp4"), feeds.source_kind("tcp://127.0.0.1:5000")
     ('file', 'address')
     >>> feeds.source_kind("file:///walk.mp4")
@@ -222,7 +222,7 @@ class VideoFeed:
     the time at which the last frame ends, in seconds. Raise VideoError at once for a file that is no video and for
     realtime=False with another source than a file; for other sources, when the first frame is asked for.
 
-    >>> from egodistill import feeds
+    >>> from egodistill.deploy import feeds
     >>> feed = feeds.VideoFeed("walk.mp4", realtime=False)
     >>> frames = list(feed)
     >>> len(frames), round(frames[-1][0], 2), frames[-1][1].shape, round(feed.end, 2)
@@ -401,7 +401,7 @@ def split_samples(times: np.ndarray, readings: np.ndarray, seconds: float = CHUN
     Times are [n] seconds, or nanoseconds if they are integers; readings are [n, 6].
 
     >>> import numpy as np
-    >>> from egodistill import feeds
+    >>> from egodistill.deploy import feeds
     >>> times = np.array([0.02, 0.07, 0.11, 0.31])
     >>> [part.tolist() for part, _ in feeds.split_samples(times, np.zeros((4, 6)))]
     [[0.02, 0.07], [0.11], [0.31]]
@@ -418,7 +418,8 @@ def recorded_samples(motion: Imu, seconds: float = CHUNK) -> Samples:
 
     A row has one sensor; the other three columns are NaN.
 
-    >>> from egodistill import data, feeds
+    >>> from egodistill import data
+    >>> from egodistill.deploy import feeds
     >>> pieces = list(feeds.recorded_samples(data.read_imu("walk.csv")))
     >>> len(pieces), pieces[0][1].shape
     (234, (40, 6))
@@ -440,7 +441,7 @@ class LineSamples:
     of a sensor with fewer than a hundred it says that they are too few to tell. Empty lines are skipped.
     `json_samples()` and `table_samples()` make such feeds.
 
-    >>> from egodistill import feeds
+    >>> from egodistill.deploy import feeds
     >>> def parse(line):
     ...     moment, x = map(float, line.split())
     ...     return moment, [x, 0, 9.8, 0, 0, 0]
@@ -585,7 +586,7 @@ def json_samples(
     both. Times are seconds; if the first one is an integer, all are integer nanoseconds. See `LineSamples`.
 
     >>> import os
-    >>> from egodistill import feeds
+    >>> from egodistill.deploy import feeds
     >>> reader, writer = os.pipe()
     >>> os.write(writer, b'{"time": 0.5, "accel": [0, 0, 9.8]}\\n') and os.close(writer)
     >>> for times, readings in feeds.json_samples(reader, clock=feeds.HostClock(), report=print):
@@ -616,7 +617,7 @@ def table_samples(path: str | os.PathLike, *, clock: HostClock, report: Callable
     Raise IMUError that names the file if it does not exist, has other columns, is truncated, or is replaced by another
     file. See `LineSamples` for rows that are no samples.
 
-    >>> from egodistill import feeds
+    >>> from egodistill.deploy import feeds
     >>> clock = feeds.HostClock()
     >>> for times, readings in feeds.table_samples("walk.csv", clock=clock, report=print):
     ...     if times[-1] > 23.3:

@@ -1,6 +1,6 @@
 """Files of models, training runs and published weights: written atomically, read safely, loaded strictly.
 
-    from egodistill import checkpoints
+    from egodistill.engine import checkpoints
 
     checkpoints.save_model(model, "model.pt")               # a student, a teacher or a baseline
     model = checkpoints.load_model("model.pt")              # whichever of them it holds, in evaluation mode
@@ -124,7 +124,7 @@ def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None)
     Raise EgoDistillOSError if the file does not exist. Raise EgoDistillError, with the file's name, if it is damaged,
     does not contain a model (of the class `expected`, if given), or if its weights do not fit.
 
-    >>> from egodistill import checkpoints
+    >>> from egodistill.engine import checkpoints
     >>> for file in ("student.pt", "teacher.pt"):
     ...     print(type(checkpoints.load_model(file)).__name__)
     EgoDistill
@@ -218,7 +218,7 @@ def load_strictly(
     that does not fit.
 
     >>> from torch import nn
-    >>> from egodistill import checkpoints
+    >>> from egodistill.engine import checkpoints
     >>> checkpoints.load_strictly(nn.Linear(2, 3), {"weight": nn.Linear(2, 4).weight}, "the file x.pt")
     Traceback (most recent call last):
     ...
@@ -275,7 +275,7 @@ def weights_fingerprint(module: nn.Module, settings: Any = None) -> str:
     """Return a hash of a module's weights and buffers, and of JSON values beside them.
 
     >>> import torch
-    >>> from egodistill import checkpoints
+    >>> from egodistill.engine import checkpoints
     >>> one, other = (torch.nn.Linear(2, 3) for _ in range(2))
     >>> checkpoints.weights_fingerprint(one) == checkpoints.weights_fingerprint(other)
     False
@@ -303,7 +303,7 @@ def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> Non
     cannot read them.
 
     >>> import torch
-    >>> from egodistill import checkpoints
+    >>> from egodistill.engine import checkpoints
     >>> checkpoints.write_checkpoint("mine.pt", {"format": "mine 1", "centres": torch.zeros(4, 48)})
     >>> checkpoints.read_checkpoint("mine.pt", "mine 1")["centres"].shape
     torch.Size([4, 48])
@@ -450,7 +450,7 @@ def read_weights(checkpoint: str | os.PathLike | Mapping[str, Any], *, unsafe_pi
     if the file does not exist, EgoDistillError if it is damaged or does not contain named weights.
 
     >>> import torch
-    >>> from egodistill import checkpoints
+    >>> from egodistill.engine import checkpoints
     >>> torch.save({"model_state": torch.nn.Linear(2, 3).state_dict()}, "released.pyth")
     >>> list(checkpoints.read_weights("released.pyth"))
     ['weight', 'bias']
@@ -569,7 +569,8 @@ def rename(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, Any], di
     Raise EgoDistillError if two keys are the same weight.
 
     >>> import torch
-    >>> from egodistill import checkpoints, teachers
+    >>> from egodistill import teachers
+    >>> from egodistill.engine import checkpoints
     >>> state = {"blocks.0.conv.conv_t.weight": torch.zeros(24, 3, 1, 3, 3)}
     >>> layout = checkpoints.find_layout(state, teachers.LAYOUTS, "x3d_m.pyth")
     >>> weights, names, ignored = checkpoints.rename(state, layout)

@@ -1,6 +1,6 @@
 """The processes of a training that torchrun starts: they share each batch and compute what one process would.
 
-    from egodistill import distributed
+    from egodistill.engine import distributed
 
     distributed.join_processes(device)                          # does nothing without torchrun
     share = distributed.Share.of(len(batch))                    # which clips of a batch this process computes
@@ -248,7 +248,7 @@ class Share(NamedTuple):
     last processes have no share. They compute the first clips with weight 0, because all processes must take part in
     every communication.
 
-    >>> from egodistill import distributed
+    >>> from egodistill.engine import distributed
     >>> distributed.Share.of(64)  # without torchrun
     Share(start=0, stop=64, total=64)
     """

@@ -1,11 +1,13 @@
 """Device, precision, compilation and evaluation mode of models.
 
-from egodistill import runtime
+    from egodistill.engine import runtime
 
-device = runtime.pick_device(None)                      # a GPU if there is one
-precision = runtime.pick_precision(device, "auto")      # "bf16" if it is faster than fp32
-with runtime.evaluation(model, device), runtime.autocast(device, precision):
-    output = model(frames.to(device))
+    device = runtime.pick_device(None)                      # a GPU if there is one
+    precision = runtime.pick_precision(device, "auto")      # "bf16" if it is faster than fp32
+    with runtime.evaluation(model, device), runtime.autocast(device, precision):
+        output = model(frames.to(device))
+
+`distributed` has what several processes share.
 """
 
 from __future__ import annotations
@@ -122,7 +124,7 @@ def pick_precision(device: torch.device, precision: str, model: Any = None) -> s
     weights that cannot run in mixed precision.
 
     >>> import torch
-    >>> from egodistill import runtime
+    >>> from egodistill.engine import runtime
     >>> runtime.pick_precision(torch.device("cpu"), "fp32")
     'fp32'
     """
@@ -237,7 +239,8 @@ def with_cast_weights(model: nn.Module, precision: str) -> nn.Module:
     model's weights change.
 
     >>> import torch
-    >>> from egodistill import EgoDistill, runtime
+    >>> from egodistill import EgoDistill
+    >>> from egodistill.engine import runtime
     >>> model = EgoDistill.load("student.pt")
     >>> runtime.with_cast_weights(model, "fp32") is model
     True

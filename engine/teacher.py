@@ -1,6 +1,6 @@
 """One teacher: a video network with its clip, its pixels and its class names; any other video model as one.
 
-    from egodistill.teacher import Teacher
+    from egodistill.engine.teacher import Teacher
 
     teacher = Teacher.load("teacher.pt")
     feature, logits = teacher(clip)                         # uint8 [B, 16, 3, H, W]

@@ -1,6 +1,7 @@
 """AdaFuse, a baseline of the paper: channels of a ResNet are skipped or reused from frame to frame.
 
-    from egodistill import adafuse, finetune
+    from egodistill import finetune
+    from egodistill.experiments import adafuse
 
     model = adafuse.AdaFuse(len(train.class_names))
     finetune(model, train)                                  # on labels, with its own loss of efficiency
@@ -98,7 +99,8 @@ class AdaFuse(Baseline):
     Raise BaselineError for arguments or inputs that do not fit.
 
     >>> import torch
-    >>> from egodistill import baselines, data
+    >>> from egodistill import data
+    >>> from egodistill.experiments import baselines
     >>> model = adafuse.AdaFuse(8, frame_size=64, width=8, depths=(1, 1, 1, 1), policy_hidden=8, weights=None).eval()
     >>> feature, logits = model(torch.from_numpy(data.ClipStore("store").read("frames_4", [0, 1, 2])))
     >>> feature.shape, logits.shape
@@ -284,7 +286,7 @@ def straight_through_gumbel(log_probabilities: Tensor, noise: Tensor | None, tau
     (None) the likeliest one.
 
     >>> import torch
-    >>> from egodistill import baselines
+    >>> from egodistill.experiments import baselines
     >>> adafuse.straight_through_gumbel(torch.tensor([[0.2, 0.7, 0.1]]).log(), None, tau=0.67)
     tensor([[0., 1., 0.]])
     """

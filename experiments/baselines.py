@@ -1,6 +1,7 @@
 """What the three baselines of the paper have in common; they are in `adafuse`, `stts` and `listen_to_look`.
 
-    from egodistill import adafuse, baselines, data, distill, evaluate, finetune, listen_to_look, stts
+    from egodistill import data, distill, evaluate, finetune
+    from egodistill.experiments import adafuse, baselines, listen_to_look, stts
 
     train, test = (data.ClipStore("store").split(name) for name in ("train", "test"))
     model = adafuse.AdaFuse(len(train.class_names))                 # skips and reuses channels from frame to frame
@@ -44,7 +45,7 @@ class BaselineError(EgoDistillError):
 class Baseline(nn.Module):
     """The base class of AdaFuse, STTS and ListenToLook; `Baseline.load(path)` returns any of them.
 
-    >>> from egodistill import baselines
+    >>> from egodistill.experiments import baselines
     >>> model = adafuse.AdaFuse(8, frame_size=64, width=8, depths=(1, 1, 1, 1), policy_hidden=8, weights=None)
     >>> model.save("baseline.pt")
     >>> type(baselines.Baseline.load("baseline.pt")).__name__

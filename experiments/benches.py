@@ -1,7 +1,7 @@
 """Train and evaluate models under one protocol: `Run`, one network trained with one seed, and `Bench`, which runs them.
 
-    from egodistill.benches import Bench, Run
-    from egodistill.protocols import PROTOCOLS
+    from egodistill.experiments.benches import Bench, Run
+    from egodistill.experiments.protocols import PROTOCOLS
 
     bench = Bench("store", "out", PROTOCOLS["epic"])                   # a clip store with a teacher's outputs
     run = Run("EgoDistill", seed=1, teacher="motionformer")

@@ -1,6 +1,6 @@
 """Compare methods on the same test segments: which segments each run has right, and differences with 95 % intervals.
 
-    from egodistill import contrasts
+    from egodistill.experiments import contrasts
 
     first = [contrasts.read(f"out/seed-{seed}/egodistill-n1-x3d.json") for seed in range(3)]
     second = [contrasts.read(f"out/seed-{seed}/visimu-n1.json") for seed in range(3)]
@@ -56,7 +56,7 @@ class Outcome:
     teacher   What identifies the teacher that the run learned from; None without one, or if it does not matter.
 
     >>> import numpy as np
-    >>> from egodistill import contrasts
+    >>> from egodistill.experiments import contrasts
     >>> correct = {"P30": np.array([True, False, True]), "P35": np.array([True, True])}
     >>> outcome = contrasts.Outcome("VisIMU", 0, correct)
     >>> print(f"{contrasts.accuracy([outcome]).mean:.2f} %")  # the mean of 66.67 and 100
@@ -80,7 +80,7 @@ def split_by_wearer(values: ArrayLike, wearers: Sequence[str]) -> dict[str, np.n
 
     Raise EgoDistillError if there is not one wearer per value.
 
-    >>> from egodistill import contrasts
+    >>> from egodistill.experiments import contrasts
     >>> contrasts.split_by_wearer([1, 2, 3], ["b", "a", "b"])
     {'a': array([2]), 'b': array([1, 3])}
     """
@@ -93,7 +93,7 @@ def split_by_wearer(values: ArrayLike, wearers: Sequence[str]) -> dict[str, np.n
 def pack(correct: Mapping[str, ArrayLike]) -> dict[str, dict[str, Any]]:
     """Return which segments are right, by wearer, as it is kept in a result; `unpack()` is the inverse.
 
-    >>> from egodistill import contrasts
+    >>> from egodistill.experiments import contrasts
     >>> contrasts.pack({"P30": [True, False, True, True, False, True]})
     {'P30': {'segments': 6, 'bits': 'b4'}}
     """
@@ -107,7 +107,7 @@ def pack(correct: Mapping[str, ArrayLike]) -> dict[str, dict[str, Any]]:
 def unpack(record: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """Return which segments are right, bool [n] of each wearer. Raise DataError if bits are missing or left over.
 
-    >>> from egodistill import contrasts
+    >>> from egodistill.experiments import contrasts
     >>> contrasts.unpack({"P30": {"segments": 3, "bits": "a0"}})
     {'P30': array([ True, False,  True])}
     """
@@ -128,7 +128,8 @@ def unpack(record: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
 def segments_record(store: Any) -> dict[str, Any]:
     """Return the content of ``segments.json`` for the segments of a `data.ClipStore`: ids, wearers, classes, a digest.
 
-    >>> from egodistill import contrasts, data
+    >>> from egodistill import data
+    >>> from egodistill.experiments import contrasts
     >>> record = contrasts.segments_record(data.ClipStore("store").split("test"))
     >>> {wearer: len(one["classes"]) for wearer, one in record["wearers"].items()}
     {'P30': 2, 'P35': 2, 'P37': 2}
@@ -188,7 +189,7 @@ def accuracy(
     twice, if a wearer has no segment of a group, if the classes are unknown, and for one seed with one wearer.
 
     >>> import numpy as np
-    >>> from egodistill import contrasts
+    >>> from egodistill.experiments import contrasts
     >>> classes = {"P30": ["take", "cut", "cut", "cut"], "P35": ["take", "cut"]}
     >>> right = {"P30": np.array([True, True, False, True]), "P35": np.array([True, False])}
     >>> outcome = contrasts.Outcome("VisIMU", 0, right, classes=classes)
@@ -214,7 +215,7 @@ def difference(
     wearer occurs in one method only, or if the two were evaluated on different segments.
 
     >>> import numpy as np
-    >>> from egodistill import contrasts
+    >>> from egodistill.experiments import contrasts
     >>> def outcomes(*right):
     ...     return [contrasts.Outcome("", seed, {"P30": np.array(a), "P35": np.array(b)})
     ...             for seed, (a, b) in enumerate(right)]

@@ -1,8 +1,8 @@
 """The paper's Figure 3, accuracy against cost, drawn with matplotlib.
 
-    from egodistill import experiments, method_figures
+    from egodistill import experiments
 
-    method_figures.draw(rows, "out/compare")                # rows of `experiments.rows()`
+    experiments.figures.draw(rows, "out/compare")                # rows of `experiments.rows()`
 
 matplotlib is part of the extra `tutorials`; it is imported when a figure is drawn.
 """
@@ -51,9 +51,9 @@ def draw(
     {(method, frames): accuracy in %}, are the best possible accuracies from a method's inputs, drawn as short lines.
     Raise ImportError if matplotlib is not installed.
 
-    >>> from egodistill import experiments, method_figures
+    >>> from egodistill import experiments
     >>> row = experiments.Row("EgoDistill", 1, "1 frame + IMU", 76.2, 1.1, [], 0.057, None, None, {}, None)
-    >>> [file.name for file in method_figures.draw([row], "figure3")]
+    >>> [file.name for file in experiments.figures.draw([row], "figure3")]
     ['figure3.png', 'figure3.svg']
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -1,7 +1,7 @@
 """Statistics of paired experiments: 95 % intervals and tests over seeds and wearers, with numpy alone.
 
     import numpy as np
-    from egodistill import intervals
+    from egodistill.experiments import intervals
 
     table = np.array([[3.0, 5.5, 2.0], [4.0, 4.5, 1.0]])   # [seeds, wearers]: points by which one method is better
     found = intervals.two_way(table)
@@ -48,7 +48,7 @@ class Interval:
 
     As text it has signs; a format such as ``.1f`` is applied to each number.
 
-    >>> from egodistill import intervals
+    >>> from egodistill.experiments import intervals
     >>> found = intervals.Interval(3.24, 1.1, 5.3, 6.2, 0.004, seeds=5, wearers=20)
     >>> print(found)
     +3.2 (+1.1 to +5.3)
@@ -94,7 +94,7 @@ def spread(tables: ArrayLike) -> Spread:
     applies where V is at its lower limit, and to a constant table, whose variance is 0. Raise EgoDistillError for a
     table of one number, from which no variance can be computed, and for numbers that are not finite.
 
-    >>> from egodistill import intervals
+    >>> from egodistill.experiments import intervals
     >>> intervals.spread([[[1.0, 2.0, 3.0]], [[5.0, 5.0, 5.0]]]).mean  # two tables of one seed and three wearers
     array([2., 5.])
     """
@@ -139,7 +139,7 @@ def two_way(table: ArrayLike) -> Interval:
     A table that is exactly constant has an interval without width, and the p-value 0, or 1 if it is zero: it shows no
     variation from which to judge. Raise EgoDistillError as `spread()`.
 
-    >>> from egodistill import intervals
+    >>> from egodistill.experiments import intervals
     >>> print(intervals.two_way([[3.0, 5.5, 2.0], [4.0, 4.5, 1.0]]))
     +3.3 (-1.1 to +7.8)
     >>> print(intervals.two_way([[2.0, 2.0], [2.0, 2.0]]))
@@ -160,7 +160,7 @@ def one_way(values: Sequence[float]) -> Interval:
 
     The interval is for other seeds on the same clips. Raise EgoDistillError for fewer than two numbers.
 
-    >>> from egodistill import intervals
+    >>> from egodistill.experiments import intervals
     >>> print(f"{intervals.one_way([1.5, 2.0, 0.5]):+.2f}")
     +1.33 (-0.56 to +3.23)
     """
@@ -177,7 +177,7 @@ def holm(p: Sequence[float]) -> list[float]:
     each other (Holm, "A simple sequentially rejective multiple test procedure", 1979). Raise EgoDistillError for a
     number outside 0 to 1.
 
-    >>> from egodistill import intervals
+    >>> from egodistill.experiments import intervals
     >>> intervals.holm([0.04, 0.01, 0.03])
     [0.06, 0.03, 0.06]
     """
@@ -201,7 +201,7 @@ def t_cdf(t: ArrayLike, degrees: ArrayLike) -> np.ndarray:
     ``degrees`` are any positive numbers; inf is the normal distribution, which also replaces t above 1e8 degrees. The
     lower tail keeps its relative precision. Raise EgoDistillError for degrees that are not positive.
 
-    >>> from egodistill import intervals
+    >>> from egodistill.experiments import intervals
     >>> print(intervals.t_cdf([0.0, 12.706], 1).round(4))
     [0.5   0.975]
     """
@@ -216,7 +216,7 @@ def t_quantile(q: ArrayLike, degrees: ArrayLike) -> np.ndarray:
 
     Raise EgoDistillError for a probability outside 0 to 1 and degrees that are not positive.
 
-    >>> from egodistill import intervals
+    >>> from egodistill.experiments import intervals
     >>> print(intervals.t_quantile(0.975, [1, 4, 6.5, float("inf")]).round(3))
     [12.706  2.776  2.402  1.96 ]
     """

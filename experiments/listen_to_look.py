@@ -1,6 +1,7 @@
 """ListenToLook, a baseline of the paper: one frame and sound, distilled from a teacher; the IMG-AUD network.
 
-    from egodistill import distill, listen_to_look
+    from egodistill import distill
+    from egodistill.experiments import listen_to_look
 
     model = listen_to_look.ListenToLook(len(train.class_names), feature_dim=768)
     distill(model, train, teacher="motionformer")
@@ -66,7 +67,8 @@ class ListenToLook(Baseline):
     BaselineError for arguments or inputs that do not fit.
 
     >>> import torch
-    >>> from egodistill import baselines, data
+    >>> from egodistill import data
+    >>> from egodistill.experiments import baselines
     >>> model = listen_to_look.ListenToLook(
     ...     8, feature_dim=48, frame_size=64, width=4, depths=(1, 1, 1, 1), hidden=16, weights=None
     ... ).eval()

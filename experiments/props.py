@@ -1,7 +1,7 @@
 """The look of the rendered world: kitchen things and a hand, drawn on flat sprites.
 
     import numpy as np
-    from egodistill import props
+    from egodistill.experiments import props
 
     hand = props.Hand(progress=np.linspace(0, 1, 5), stroke=np.zeros((5, 2)), presence=np.ones(5))
     parts = props.station("plate", 7, hand, skin=(0.8, 0.6, 0.5), sleeve=(0.2, 0.3, 0.5), pitch=0.3)
@@ -570,7 +570,7 @@ class Hand(NamedTuple):
     carrot, dough). ``presence`` [n] is 1 while the hand is at the thing and 0 when it is out of sight below.
 
     >>> import numpy as np
-    >>> from egodistill import props
+    >>> from egodistill.experiments import props
     >>> hand = props.Hand(progress=np.array([0.0, 0.5, 1.0]), stroke=np.zeros((3, 2)), presence=np.ones(3))
     >>> len(hand.progress)
     3
@@ -588,7 +588,7 @@ def station(thing: str, appearance: int, hand: Hand, skin: Colour, sleeve: Colou
     ``pitch`` is the angle of the station below the horizon, in rad. Raise KeyError for another thing.
 
     >>> import numpy as np
-    >>> from egodistill import props
+    >>> from egodistill.experiments import props
     >>> hand = props.Hand(np.full(2, 0.5), np.array([[0.0, 0.0], [0.05, 0.0]]), np.ones(2))
     >>> parts = props.station("pan", 3, hand, skin=(0.8, 0.6, 0.5), sleeve=(0.2, 0.3, 0.5), pitch=0.3)
     >>> print((parts[-1].left[1] - parts[-1].left[0]).round(3))

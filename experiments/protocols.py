@@ -1,7 +1,7 @@
 """The settings of a comparison: how each method, and a teacher, is built and trained.
 
     from dataclasses import replace
-    from egodistill import protocols
+    from egodistill.experiments import protocols
 
     protocol = protocols.PROTOCOLS["epic"]                     # the paper's sizes and schedules
     protocol = replace(protocol, stts=protocols.STTSSettings(weights=None))
@@ -72,7 +72,7 @@ class Protocol:
               method "stage 1" is EgoDistill's first stage.
 
     >>> from dataclasses import replace
-    >>> from egodistill import protocols
+    >>> from egodistill.experiments import protocols
     >>> demo = protocols.PROTOCOLS["demo"]
     >>> short = replace(demo, recipe=demo.recipe.with_training(epochs=1))
     >>> short.recipe.distillation.epochs, short.stts.width

@@ -5,7 +5,7 @@ Axes are those of the world: left, forward and up of a wearer who looks along az
 eyes.
 
     import numpy as np
-    from egodistill import props, scene
+    from egodistill.experiments import props, scene
 
     rng = np.random.default_rng(0)
     room = scene.Room(scene.wall_texture(rng), scene.counter_texture(rng), counter_height=-0.45)
@@ -41,7 +41,7 @@ class Room(NamedTuple):
     """Surroundings of one recording: a cylindrical wall and a counter, a disc below the eyes (lengths in metres).
 
     >>> import numpy as np
-    >>> from egodistill import scene
+    >>> from egodistill.experiments import scene
     >>> rng = np.random.default_rng(0)
     >>> room = scene.Room(scene.wall_texture(rng), scene.counter_texture(rng), counter_height=-0.45)
     >>> tuple(room.wall.shape), tuple(room.counter.shape), room.radius
@@ -58,7 +58,7 @@ def wall_texture(rng: np.random.Generator) -> torch.Tensor:
     """Return a texture for the wall, float32 [1, 3, 192, 2048]: 1024 columns, twice, so that sampling never wraps.
 
     >>> import numpy as np
-    >>> from egodistill import scene
+    >>> from egodistill.experiments import scene
     >>> wall = scene.wall_texture(np.random.default_rng(0))
     >>> bool((wall[..., :1024] == wall[..., 1024:]).all())
     True
@@ -78,7 +78,7 @@ def counter_texture(rng: np.random.Generator) -> torch.Tensor:
     """Return a texture for the counter, float32 [1, 3, 256, 256].
 
     >>> import numpy as np
-    >>> from egodistill import scene
+    >>> from egodistill.experiments import scene
     >>> scene.counter_texture(np.random.default_rng(0)).shape
     torch.Size([1, 3, 256, 256])
     """
@@ -109,7 +109,7 @@ class Placed(NamedTuple):
     one per frame.
 
     >>> import torch
-    >>> from egodistill import scene
+    >>> from egodistill.experiments import scene
     >>> square = scene.Placed(torch.ones(1, 4, 8, 8), depth=0.7, left=0.1, up=-0.2, half=(0.05, 0.05))
     >>> square.angle, square.opacity
     (0.0, 1.0)
@@ -131,7 +131,7 @@ class Placed(NamedTuple):
 class Camera:
     """Pinhole camera of ``width`` x ``height`` pixels; ``field_of_view`` is horizontal, in rad.
 
-    >>> from egodistill import scene
+    >>> from egodistill.experiments import scene
     >>> camera = scene.Camera(96, 64)
     >>> print(round(camera.focal, 1))
     94.2
@@ -160,7 +160,7 @@ class Camera:
         and blue.
 
         >>> import numpy as np, torch
-        >>> from egodistill import scene
+        >>> from egodistill.experiments import scene
         >>> facing = np.array([[[0, -1, 0], [1, 0, 0], [0, 0, 1.0]]])
         >>> square = scene.Placed(torch.ones(1, 4, 8, 8), depth=0.7, left=0.0, up=0.0, half=(0.1, 0.1))
         >>> room = scene.Room(torch.zeros(1, 3, 8, 16), torch.zeros(1, 3, 8, 8), counter_height=-0.45)

@@ -1,6 +1,7 @@
 """STTS, a baseline of the paper: a video transformer that drops tokens in time and space.
 
-    from egodistill import finetune, stts
+    from egodistill import finetune
+    from egodistill.experiments import stts
 
     model = stts.STTS(len(train.class_names))
     finetune(model, train)
@@ -76,7 +77,8 @@ class STTS(Baseline):
     in order. Raise BaselineError for arguments or inputs that do not fit.
 
     >>> import torch
-    >>> from egodistill import baselines, data
+    >>> from egodistill import data
+    >>> from egodistill.experiments import baselines
     >>> variant = stts.STTS_VARIANTS["T0.5-S0.7"]
     >>> model = stts.STTS(8, frame_size=64, width=32, depths=(1, 1, 2, 1), weights=None, **variant).eval()
     >>> feature, logits = model(torch.from_numpy(data.ClipStore("store").read("frames_4", [0, 1, 2])))
@@ -290,7 +292,7 @@ def perturbed_topk(
     and the gradient is zero. Raise BaselineError for another `jacobian`, or a k that is not from 1 to d.
 
     >>> import torch
-    >>> from egodistill import baselines
+    >>> from egodistill.experiments import baselines
     >>> stts.perturbed_topk(torch.tensor([[0.1, 0.9, 0.5]]), k=2, sigma=0.0, samples=1)
     tensor([[[0., 1., 0.],
              [0., 0., 1.]]])

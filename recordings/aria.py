@@ -1,6 +1,6 @@
 """Read Project Aria recordings (VRS files, Gen 1 and Gen 2), and convert them to a video and an IMU table.
 
-    from egodistill import aria
+    from egodistill.recordings import aria
 
     recording = aria.Recording("recording.vrs")
     motion = recording.imu()                                    # an imu.Imu: GoPro axes, zero is the first picture
@@ -84,7 +84,7 @@ class VRS:
 
     `notes` lists what is unusual. Raise AriaError for a file that is not VRS or was cut off, DataError for no file.
 
-    >>> from egodistill import aria
+    >>> from egodistill.recordings import aria
     >>> aria.VRS("walk.mp4")
     Traceback (most recent call last):
     ...
@@ -469,7 +469,7 @@ def convert(
     complete. Raise AriaError for a recording that cannot be used, DataError for another quality than 0 to 51, or if a
     file exists and `overwrite` is False.
 
-    >>> from egodistill import aria
+    >>> from egodistill.recordings import aria
     >>> aria.convert("walk.mp4", "films")
     Traceback (most recent call last):
     ...

@@ -1,6 +1,6 @@
 """Recordings and their clips: video, IMU, the clock between them, and decoding in one pass.
 
-    from egodistill import clips
+    from egodistill.recordings import clips
 
     walk = clips.open_recording("walk.mp4", imu_offset=0.2)             # IMU telemetry inside the GoPro file
     spec = clips.ClipSpec(frames=4, size=224, imu_samples=422)          # what a student reads
@@ -93,7 +93,7 @@ class ClipSpec:
     normalisation of pixels is not part of a spec. Raise DataError for values that are out of range or do not fit
     together.
 
-    >>> from egodistill import clips
+    >>> from egodistill.recordings import clips
     >>> spec = clips.ClipSpec(frames=4, size=64, sampling="first", imu_samples=422)
     >>> list(spec.parts())
     ['frames', 'imu']
@@ -209,7 +209,7 @@ def read_axes(text: str) -> tuple[str, np.ndarray | None]:
 def require_axes(source: str, axes: str, spec: ClipSpec) -> None:
     """Raise DataError if the samples of a source have other axes than those of a clip.
 
-    >>> from egodistill import clips
+    >>> from egodistill.recordings import clips
     >>> clips.require_axes("walk.csv", "gopro", clips.ClipSpec(imu_samples=422, imu_axes="glasses"))
     Traceback (most recent call last):
     ...
@@ -236,7 +236,7 @@ def differences(one: ClipSpec, other: ClipSpec, *, ignore: Sequence[str] = ()) -
     Only kinds of array that both specs have are compared. Fields in `ignore`, and fields that are None in either
     spec, are left out.
 
-    >>> from egodistill import clips
+    >>> from egodistill.recordings import clips
     >>> one = clips.ClipSpec(frames=4, imu_samples=422, sampling="first")
     >>> clips.differences(one, clips.ClipSpec(frames=4, imu_samples=422, imu_rate=100.0))
     {'sampling': ('first', 'uniform'), 'imu_rate': (198.0, 100.0)}
@@ -258,7 +258,7 @@ def _same(one: Any, other: Any) -> bool:
 def frames_name(spec: ClipSpec) -> str:
     """Return the name of a student's frames in a store.
 
-    >>> from egodistill import clips
+    >>> from egodistill.recordings import clips
     >>> clips.frames_name(clips.ClipSpec(frames=4)), clips.frames_name(clips.ClipSpec(frames=4, sampling="first"))
     ('frames_4', 'frames_4_first')
     """
@@ -273,7 +273,8 @@ def spec_of(model: Any) -> ClipSpec:
     `clip_seconds`. If the model lacks one, its field is None; of `num_frames` it is 1 if the model reads "frames", of
     `imu_samples` 422.
 
-    >>> from egodistill import EgoDistill, clips
+    >>> from egodistill import EgoDistill
+    >>> from egodistill.recordings import clips
     >>> spec = clips.spec_of(EgoDistill.load("student.pt"))
     >>> spec.frames, spec.size, spec.imu_samples
     (1, 64, 422)
@@ -499,7 +500,8 @@ def open_recording(
     IMU files. This one finds NAME.txt beside NAME.mp4:
 
     >>> import shutil
-    >>> from egodistill import clips, data
+    >>> from egodistill import data
+    >>> from egodistill.recordings import clips
     >>> data.open_recording("walk.mp4").imu
     'walk.csv'
     >>> _ = shutil.move("walk.csv", "walk.txt")
@@ -538,7 +540,7 @@ def find_videos(folder: str | os.PathLike) -> list[str]:
 
     Raise DataError if there is none.
 
-    >>> from egodistill import clips
+    >>> from egodistill.recordings import clips
     >>> clips.find_videos("world")[:2]
     ['world/P01/videos/P01_101.MP4', 'world/P02/videos/P02_101.MP4']
     """
@@ -593,7 +595,7 @@ def strided_starts(duration: float, length: float, stride: float) -> list[float]
 
     As in `clip_starts()`, a recording shorter than a clip has one clip, which starts at 0.
 
-    >>> from egodistill import clips
+    >>> from egodistill.recordings import clips
     >>> clips.strided_starts(10.0, length=2.0, stride=3.0)
     [0.0, 3.0, 6.0, 8.0]
     """
@@ -622,7 +624,7 @@ def decode_clips(
     if a frame of it would be on screen for more than ``max_hold`` seconds: a hole in the recording. ``threads`` is the
     number of decoding threads, 0 for FFmpeg's choice.
 
-    >>> from egodistill import clips
+    >>> from egodistill.recordings import clips
     >>> walk = clips.open_recording("walk.mp4", "walk.csv")
     >>> for row, found in clips.decode_clips(walk, {0: 1.0, 1: 99.0}, {"imu": clips.ClipSpec(imu_samples=422)}):
     ...     print(row, type(found).__name__ if isinstance(found, Exception) else found["imu"].shape)

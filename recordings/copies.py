@@ -1,6 +1,6 @@
 """Working copies of videos: small, with many key frames, from which single frames decode fast.
 
-    from egodistill import copies
+    from egodistill.recordings import copies
 
     made = copies.transcode("GX010042.MP4", "small/GX010042.mp4")
     print(made.speedup, made.left_out)                      # telemetry is kept if MP4 can hold it

@@ -1,6 +1,6 @@
 """Compare image motion with a gyroscope: the time offset between an IMU and its video, and the axes of the IMU.
 
-    from egodistill import offset
+    from egodistill.recordings import offset
 
     found = offset.estimate_offset("GX010042.MP4")          # or ("walk.mp4", ("walk-accl.csv", "walk-gyro.csv"))
     if found.reliable:
@@ -324,7 +324,7 @@ def estimate_offset(
     correlation. The time of exposure within a frame remains unknown, about 10 to 20 ms.
     Raise VideoError, IMUError or DataError if there is nothing to compare.
 
-    >>> from egodistill import offset
+    >>> from egodistill.recordings import offset
     >>> found = offset.estimate_offset("walk.mp4", "walk.csv")
     >>> f"{abs(found.seconds):.2f} s", found.reliable
     ('0.00 s', True)
@@ -524,7 +524,8 @@ def rates_of(seen: Survey, imu: Imu, offset: Offset | None = None) -> list[Rates
 
     `offset` moves the IMU's clock; each excerpt has its own offset if it suggests one, because clocks may drift.
 
-    >>> from egodistill import imu, offset
+    >>> from egodistill import imu
+    >>> from egodistill.recordings import offset
     >>> seen = offset.survey("walk.mp4", excerpts=1, seconds=20.0)
     >>> rates = offset.rates_of(seen, imu.read_imu("walk.csv"))
     >>> rates[0].shifts.shape, rates[0].turns.shape
@@ -553,7 +554,8 @@ def rates_of(seen: Survey, imu: Imu, offset: Offset | None = None) -> list[Rates
 def axes_of(rates: Sequence[Rates]) -> Axes:
     """Return the turn of the IMU's axes that makes them the camera's, from `rates_of()` with the clocks in step.
 
-    >>> from egodistill import imu, offset
+    >>> from egodistill import imu
+    >>> from egodistill.recordings import offset
     >>> seen = offset.survey("walk.mp4", excerpts=1, seconds=20.0)
     >>> found = offset.axes_of(offset.rates_of(seen, imu.read_imu("walk.csv")))
     >>> found.turn, len(found.fits)

@@ -1,6 +1,6 @@
 """Atomic writes, JSON files, a lock between processes, progress on stderr, and reading ahead.
 
-    from egodistill import files
+    from egodistill.support import files
 
     with files.atomic_write("results.csv") as part:         # results.csv appears only if the block succeeds
         part.write_text("a,b\\n")
@@ -93,7 +93,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     space, if the system cannot write.
 
     >>> from pathlib import Path
-    >>> from egodistill import files
+    >>> from egodistill.support import files
     >>> with files.atomic_write("new/notes.txt") as part:
     ...     size = part.write_text("complete")
     ...     print(Path("new/notes.txt").exists())
@@ -274,7 +274,7 @@ def require_file(path: str | os.PathLike, largest: int | None = None) -> None:
 
     Pipes and devices have no end, or wait for a writer.
 
-    >>> from egodistill import files
+    >>> from egodistill.support import files
     >>> files.require_file("/dev/null")
     Traceback (most recent call last):
     ...
@@ -535,7 +535,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
 
     Values are compared after conversion to JSON.
 
-    >>> from egodistill import files
+    >>> from egodistill.support import files
     >>> files.differences({"epochs": 5, "student": {"width": 16}}, {"epochs": 5, "student": {"width": 32}})
     {'student.width': (16, 32)}
     """
@@ -580,7 +580,7 @@ def read_ahead(
 
     ``begin`` is called once in that thread. An error in ``read()`` is raised when its item is due.
 
-    >>> from egodistill import files
+    >>> from egodistill.support import files
     >>> [result for result, waited in files.read_ahead([1, 2, 3], lambda number: number**2)]
     [1, 4, 9]
     """

@@ -1,6 +1,6 @@
 """Read pickles of numpy arrays and of pandas tables, without running code in them and without pandas.
 
-    from egodistill import pickles
+    from egodistill.support import pickles
 
     columns = pickles.read_data_frame("HD_EPIC_Narrations.pkl")         # {name: array with one value per row}
 
@@ -181,7 +181,7 @@ def read_data_frame(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     >>> import pickle
     >>> from pathlib import Path
-    >>> from egodistill import pickles
+    >>> from egodistill.support import pickles
     >>> size = Path("evil.pkl").write_bytes(pickle.dumps(print))
     >>> pickles.read_data_frame("evil.pkl")
     Traceback (most recent call last):

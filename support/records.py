@@ -1,6 +1,6 @@
 """Read CSV tables with a header and JSON files of any size, a row or an object at a time.
 
-    from egodistill import records
+    from egodistill.support import records
 
     for where, row in records.read_table(path, ("video", "start"), ("label",)):     # dicts of texts
         ...

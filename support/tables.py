@@ -1,6 +1,6 @@
 """Tables of results: as text for a terminal, as Markdown, and as sections of a document that a program rewrites.
 
-    from egodistill import tables
+    from egodistill.support import tables
 
     table = tables.Table(["model", "top-1"], [["EgoDistill", "76.2"], ["VisOnly", "39.0"]])
     tables.report(table, "demo", "RESULTS.md", ["egodistill", "demo"])      # prints it, and writes it to RESULTS.md
@@ -43,7 +43,7 @@ __all__ = [
 class Table:
     """A table of text: a header and rows of as many cells. The first column is aligned left, the others right.
 
-    >>> from egodistill import tables
+    >>> from egodistill.support import tables
     >>> table = tables.Table(["model", "top-1"], [["EgoDistill", "76.2"], ["VisOnly", "39.0"]])
     >>> print(table.text())
     model       top-1
@@ -101,7 +101,7 @@ def write_section(path: str | os.PathLike, name: str, table: Table, *, caption: 
     If the document already has this section, replace it; otherwise append it. A missing document is created. Raise
     DataError for a section without an end, EgoDistillOSError if the document cannot be written.
 
-    >>> from egodistill import tables
+    >>> from egodistill.support import tables
     >>> table = tables.Table(["model", "top-1"], [["EgoDistill", "76.2"]])
     >>> tables.write_section("results.md", "demo", table, caption="One seed.")
     >>> print(open("results.md").read())
@@ -144,7 +144,7 @@ def provenance(command: str, machine: str | None = None) -> str:
 def command_line(words: Sequence[str]) -> str:
     """Return a command as one would type it, without --markdown; OMP_NUM_THREADS precedes it if it is set.
 
-    >>> from egodistill import tables
+    >>> from egodistill.support import tables
     >>> tables.command_line(["/tmp/benchmarks/imu.py", "--markdown", "RESULTS.md"]).split("=1 ")[-1]
     'python benchmarks/imu.py'
     """

@@ -1,8 +1,10 @@
 """What a type checker, and so an editor, knows of a user's program."""
 
 import importlib.util
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -24,12 +26,9 @@ SCRIPT = textwrap.dedent(
     import torch
     from torch import Tensor, nn
 
-    from egodistill import EGO4D, DistillationSettings, EgoDistill, Output, Recipe, StudentSettings, Training
-    from egodistill import data, distill, evaluate, export, finetune, measure
-    from egodistill import predict, pretrain_imu, retrieve, teachers
-    from egodistill.batches import Model, Store, example_inputs
-    from egodistill.distillation import action_loss
-    from egodistill.training import Objective, train
+    from egodistill import EGO4D, DistillationSettings, EgoDistill, Output, Recipe, Stream, StudentSettings, Training
+    from egodistill import batches, data, distill, distillation, evaluate, experiments, export, finetune, measure
+    from egodistill import predict, pretrain_imu, recordings, retrieve, teachers, training
 
 
     class Small(nn.Module):
@@ -65,17 +64,17 @@ SCRIPT = textwrap.dedent(
             return np.zeros((4, 422, 6), np.float32)
 
 
-    class Squares(Objective):
+    class Squares(training.Objective):
         def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {"loss": action_loss(self.model(batch["imu"]), batch["label"])}
+            return {"loss": distillation.action_loss(self.model(batch["imu"]), batch["label"])}
 
 
-    def report(model: Model, store: Store) -> float:
+    def report(model: batches.Model, store: batches.Store) -> float:
         return evaluate(model, store, precision="auto", compile=False).top1
 
 
     def main(folder: Path) -> None:
-        store = data.ClipStore(folder)
+        store = data.prepare(data.read_csv(folder / "segments.csv"), folder / "store", num_frames=(1, 2), workers=2)
         train_clips, test = store.split("train"), store.split("test")
         teacher = teachers.Teacher.load(folder / "teacher.pt")
         teachers.extract(teacher, store)
@@ -88,16 +87,20 @@ SCRIPT = textwrap.dedent(
         recipe = Recipe(StudentSettings(num_frames=2), distillation=DistillationSettings(beta=2.0))
         finetune(recipe.student.build(2, feature_dim=12), train_clips, recipe.with_training(seed=1).finetuning)
         loss: float = history[-1]["loss"]
-        frames, imu = example_inputs(model, 2)
+        frames, imu = batches.example_inputs(model, 2)
         output = model(frames, imu)
         scores: Tensor = output.logits.softmax(1)
         finetune(Small(2), Memory(), epochs=1, device="cpu")
         exported: Output = export.load(folder / "student.onnx")(frames, imu)
         nearest: Tensor = retrieve(model, test, frames, imu, metric="l1").rows
-        train(Squares(Small(2), ["imu"], {"stage": "squares"}), Memory(), Training(epochs=1))
+        training.train(Squares(Small(2), ["imu"], {"stage": "squares"}), Memory(), Training(epochs=1))
         print(report(model, test), report(Small(2), Memory()), measure(model).gmacs, loss, scores, exported, nearest)
         for clip in predict(model, "walk.mp4"):
             print(clip.start, clip.classes)
+        with Stream(model, every=0.5, frames="newest") as stream:
+            stream.accept_frame(1.0, np.zeros((8, 8, 3), np.uint8))
+            print([answer.frame_age for answer in stream.results()])
+        print(recordings.check("walk.mp4").row(), experiments.Bench("store", "out", experiments.PROTOCOLS["epic"]))
     """
 ).lstrip()
 # What stands in the script, what a user writes in its place, and what mypy says of it.
@@ -108,40 +111,64 @@ MISTAKES = {
     "a misspelt setting of a loss": ("nce_tau=0.2", "nce_tua=0.2", "nce_tua"),
     "a misspelt setting of a student": ("StudentSettings(num_frames=2)", "StudentSettings(frames=2)", "frames"),
     "a recipe in place of a stage's settings": ("train_clips, EGO4D.distillation", "train_clips, EGO4D", "Recipe"),
+    "a misspelt argument of prepare()": ("workers=2", "worker=2", "worker"),
+    "a choice that Stream lacks": ('frames="newest"', 'frames="next"', "next"),
+    "a misspelt name of a room": ("recordings.check(", "recordings.chek(", "chek"),
     "a name that an output lacks": ("output.logits", "output.logit", "logit"),
 }
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed: the extra `test` has it")
-def test_mypy_finds_planted_mistakes(tmp_path):
-    """And nothing else in a user's program; the package is laid out as it is installed."""
-    package = tmp_path / "egodistill"
-    package.mkdir()
-    for path in ROOT.glob("*.py"):
-        name = "__init__.py" if path.name == "egodistill.py" else path.name
-        (package / name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+def lay_out(package: Path, put) -> None:
+    """Lay the library out as a wheel holds it; an editable install in strict mode has links."""
+    for path in [*ROOT.glob("*.py"), *(one for sign in ROOT.glob("*/__init__.py") for one in sign.parent.glob("*.py"))]:
+        name = Path("__init__.py") if path.name == "egodistill.py" else path.relative_to(ROOT)
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        put(path, package / name)
     (package / "py.typed").touch()
+
+
+def mypy(folder: Path, library: Path) -> str:
+    words = ["mypy", "--follow-imports=silent", "--strict", "right.py", "wrong.py"]
+    env = os.environ | {"MYPYPATH": str(library), "MYPY_CACHE_DIR": str(folder / "cache")}
+    return subprocess.run([sys.executable, "-m", *words], cwd=folder, env=env, capture_output=True, text=True).stdout
+
+
+def pyright(folder: Path, library: Path) -> str:
+    settings = {"typeCheckingMode": "basic", "include": ["right.py", "wrong.py"], "extraPaths": [str(library)]}
+    (folder / "pyrightconfig.json").write_text(json.dumps(settings))
+    words = ["basedpyright", "--level", "error", "--pythonpath", sys.executable]
+    return subprocess.run([sys.executable, "-m", *words], cwd=folder, capture_output=True, text=True).stdout
+
+
+CHECKERS = {"mypy": mypy, "basedpyright": pyright}
+
+
+@pytest.mark.parametrize(
+    ("checker", "road"),
+    [("mypy", "links"), ("mypy", "wheel"), *(("basedpyright", road) for road in ("checkout", "links", "wheel"))],
+)
+def test_a_type_checker_finds_planted_mistakes(checker, road, tmp_path):
+    """And nothing else in a user's program. In a checkout, mypy stops at the door, which is a file."""
+    if importlib.util.find_spec(checker) is None:
+        pytest.skip(f"{checker} is not installed: the extra `test` has it")
+    folder, library = tmp_path / "program", ROOT
+    folder.mkdir()
+    if road != "checkout":
+        library = tmp_path / "library"
+        lay_out(library / "egodistill", shutil.copy if road == "wheel" else lambda path, link: link.symlink_to(path))
     spoilt = SCRIPT
     for right, wrong, _ in MISTAKES.values():
         assert SCRIPT.count(right) == 1
         spoilt = spoilt.replace(right, wrong)
-    (tmp_path / "right.py").write_text(SCRIPT)
-    (tmp_path / "wrong.py").write_text(spoilt)
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--follow-imports=silent", "--strict", "right.py", "wrong.py"],
-        cwd=tmp_path,
-        env=os.environ | {"MYPYPATH": str(tmp_path), "MYPY_CACHE_DIR": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-    )
-    errors = [line for line in done.stdout.splitlines() if ": error:" in line]
-    assert [line for line in errors if line.startswith("right.py")] == [], done.stdout + done.stderr
+    (folder / "right.py").write_text(SCRIPT)
+    (folder / "wrong.py").write_text(spoilt)
+    printed = CHECKERS[checker](folder, library)
+    found = re.findall(r"(right|wrong)\.py:(\d+)(?::\d+)?(?: -)?:? error: (.*(?:\n    .*)*)", printed)
+    assert [one for one in found if one[0] == "right"] == [], printed
     for mistake, (_, wrong, word) in MISTAKES.items():
-        number = spoilt[: spoilt.index(wrong)].count("\n") + 1
-        found = [line for line in errors if line.startswith(f"wrong.py:{number}:") and word in line]
-        assert found, f"{mistake} is not found\n{done.stdout}"
-    numbers = {int(re.match(r"wrong.py:(\d+)", line)[1]) for line in errors}
-    assert len(numbers) == len(MISTAKES), done.stdout
+        number = str(spoilt[: spoilt.index(wrong)].count("\n") + 1)
+        assert [text for _, line, text in found if line == number and word in text], f"{mistake}: not found\n{printed}"
+    assert len({line for name, line, _ in found}) == len(MISTAKES), printed
 
 
 @pytest.mark.parametrize(
