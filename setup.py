@@ -42,8 +42,18 @@ class BuildPy(build_py):
 
     def build_modules(self):
         super().build_modules()
-        # package_data applies to what is named in `packages`, and we name none.
-        self.copy_file(TYPED, os.path.join(self.build_lib, PACKAGE, TYPED))
+        self.copy_file(TYPED, self.typed())
+
+    def typed(self) -> str:
+        """Return where py.typed goes; package_data applies to what is named in `packages`, and we name none."""
+        return os.path.join(self.build_lib, PACKAGE, TYPED)
+
+    def get_outputs(self, include_bytecode=True):
+        return [*super().get_outputs(include_bytecode), self.typed()]
+
+    def get_output_mapping(self):
+        """Return {built file: its source}: what an editable install in strict mode links."""
+        return super().get_output_mapping() | {self.typed(): TYPED}
 
 
 def version() -> str:

@@ -100,7 +100,7 @@ class AdaFuse(Baseline):
 
     >>> import torch
     >>> from egodistill import data
-    >>> from egodistill.experiments import baselines
+    >>> from egodistill.experiments import adafuse
     >>> model = adafuse.AdaFuse(8, frame_size=64, width=8, depths=(1, 1, 1, 1), policy_hidden=8, weights=None).eval()
     >>> feature, logits = model(torch.from_numpy(data.ClipStore("store").read("frames_4", [0, 1, 2])))
     >>> feature.shape, logits.shape
@@ -286,7 +286,7 @@ def straight_through_gumbel(log_probabilities: Tensor, noise: Tensor | None, tau
     (None) the likeliest one.
 
     >>> import torch
-    >>> from egodistill.experiments import baselines
+    >>> from egodistill.experiments import adafuse
     >>> adafuse.straight_through_gumbel(torch.tensor([[0.2, 0.7, 0.1]]).log(), None, tau=0.67)
     tensor([[0., 1., 0.]])
     """

@@ -45,7 +45,7 @@ class BaselineError(EgoDistillError):
 class Baseline(nn.Module):
     """The base class of AdaFuse, STTS and ListenToLook; `Baseline.load(path)` returns any of them.
 
-    >>> from egodistill.experiments import baselines
+    >>> from egodistill.experiments import adafuse, baselines
     >>> model = adafuse.AdaFuse(8, frame_size=64, width=8, depths=(1, 1, 1, 1), policy_hidden=8, weights=None)
     >>> model.save("baseline.pt")
     >>> type(baselines.Baseline.load("baseline.pt")).__name__

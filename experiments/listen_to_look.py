@@ -68,7 +68,7 @@ class ListenToLook(Baseline):
 
     >>> import torch
     >>> from egodistill import data
-    >>> from egodistill.experiments import baselines
+    >>> from egodistill.experiments import listen_to_look
     >>> model = listen_to_look.ListenToLook(
     ...     8, feature_dim=48, frame_size=64, width=4, depths=(1, 1, 1, 1), hidden=16, weights=None
     ... ).eval()

@@ -78,7 +78,7 @@ class STTS(Baseline):
 
     >>> import torch
     >>> from egodistill import data
-    >>> from egodistill.experiments import baselines
+    >>> from egodistill.experiments import stts
     >>> variant = stts.STTS_VARIANTS["T0.5-S0.7"]
     >>> model = stts.STTS(8, frame_size=64, width=32, depths=(1, 1, 2, 1), weights=None, **variant).eval()
     >>> feature, logits = model(torch.from_numpy(data.ClipStore("store").read("frames_4", [0, 1, 2])))
@@ -292,7 +292,7 @@ def perturbed_topk(
     and the gradient is zero. Raise BaselineError for another `jacobian`, or a k that is not from 1 to d.
 
     >>> import torch
-    >>> from egodistill.experiments import baselines
+    >>> from egodistill.experiments import stts
     >>> stts.perturbed_topk(torch.tensor([[0.1, 0.9, 0.5]]), k=2, sigma=0.0, samples=1)
     tensor([[[0., 1., 0.],
              [0., 0., 1.]]])

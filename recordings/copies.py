@@ -73,7 +73,7 @@ def transcode(
     The file appears under its name when it is complete. With `measure`, one frame every 2 s is read from both files.
     Raise DataError for an unusable setting or `out`, VideoError for a video that cannot be read.
 
-    >>> from egodistill import recordings
+    >>> from egodistill.recordings import copies
     >>> copy = copies.transcode("walk.mp4", "small.mp4", short_side=32)
     >>> copy.path, copy.frames, copy.left_out
     ('small.mp4', 468, ())

@@ -231,6 +231,7 @@ import importlib, importlib.util, pathlib, sys
 import egodistill
 home = pathlib.Path(sys.argv[1])
 assert egodistill.__version__ == sys.argv[2], egodistill.__version__
+assert (pathlib.Path(egodistill.__file__).parent / "py.typed").is_file(), "type checkers need it"
 for name in sys.argv[4:]:
     module = importlib.import_module("egodistill." + name)
     assert home in pathlib.Path(module.__file__).parents, module.__file__
