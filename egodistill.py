@@ -159,13 +159,17 @@ else:
                 "scene",
                 "synthetic",
             ),
-            "commands": ("cli", "demo", "options"),
+            "commands": ("cli", "demo"),
         },
         renamed={
             "extraction": "teachers",
             "live": "deploy.stream",
+            "live_command": "commands.live",
+            "model_commands": "commands.models",
+            "options": "commands.settings",
             "paper_costs": "experiments.costs",
             "plots": "recordings.pictures",
+            "training_commands": "commands.training",
         },
     )
 

@@ -11,8 +11,7 @@
     egodistill live walk.mp4 --student student.pt
 
 `egodistill COMMAND --help` describes a command and its options. A training command that was interrupted continues when
-it is run again. The commands themselves are in the other modules
-of this folder, which are imported when needed.
+it is run again. The commands are in the other modules of this folder, which are imported when needed.
 """
 
 from __future__ import annotations

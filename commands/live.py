@@ -142,11 +142,9 @@ def live_options(parser: argparse.ArgumentParser) -> None:
 
 def check_options(a: argparse.Namespace, kind: str) -> None:
     """Raise ValueError for options that would be ignored or that contradict each other."""
-    if kind != "file":
-        reject(given_flags(a, "fast"), f"{a.source} is not a file; a live source has its own speed")
-        if a.imu not in (None, ["-"]):
-            reject(["--imu"], f"{a.source} is live; give its samples as --imu - (standard input) or --imu-follow CSV")
-    elif a.align == "arrival":
+    if kind != "file" and a.imu not in (None, ["-"]):
+        reject(["--imu"], f"{a.source} is live; give its samples as --imu - (standard input) or --imu-follow CSV")
+    if kind == "file" and a.align == "arrival":
         reject(["--align arrival"], f"{a.source} is a file, whose frames have times; --frame-offset moves them")
     if a.imu_follow:
         reject(given_flags(a, "imu"), "samples come from one place; leave out --imu or --imu-follow")

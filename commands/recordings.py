@@ -1,8 +1,7 @@
 """The commands for recordings and stores: `segments`, `convert`, `check`, `transcode`, `prepare`, `status`.
 
 `COMMANDS` at the end maps each name to two functions: one adds the command's options to a parser, one runs it. `cli`
-builds the parser. `training_commands`, `model_commands`, `live_command` and `demo` hold the other commands. This module
-does not import torch.
+builds the parser. `training`, `models`, `live` and `demo` have the other commands. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -46,10 +45,6 @@ from .options import (
 )
 
 __all__ = ["COMMANDS", "describe_store"]
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Shared by several commands
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -399,19 +394,15 @@ def prepare_options(parser: argparse.ArgumentParser) -> None:
 
 def run_prepare(a: argparse.Namespace) -> None:
     if a.no_imu:
-        reject(
-            given_flags(a, "zero_accel", "min_coverage", "max_gap", "imu_axes", "imu_offsets"),
-            "--no-imu stores no head motion; leave out one of them",
-        )
+        reason = "--no-imu stores no head motion; leave out one of them"
+        reject(given_flags(a, "zero_accel", "min_coverage", "max_gap", "imu_axes", "imu_offsets"), reason)
     segments, one_pass = read_segments(a), {}
     given = keyword_arguments(a, "batch_size", "precision", "device")
-    if given and not (a.teacher_file or a.pretrained or a.end_features):
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise ValueError(
-            f"{names}: only with --teacher-file, --pretrained or --end-features, which run a model in the same pass"
-        )
-    if a.image_encoder and not a.end_features:
-        raise ValueError("--image-encoder: only with --end-features, which runs it in the same pass")
+    if not (a.teacher_file or a.pretrained or a.end_features):
+        reason = "only with --teacher-file, --pretrained or --end-features, which run a model in the same pass"
+        reject(given_flags(a, *given), reason)
+    if not a.end_features:
+        reject(given_flags(a, "image_encoder"), "only with --end-features, which runs it in the same pass")
     if a.teacher_file or a.architecture or a.pretrained or a.end_features:
         from . import training
 

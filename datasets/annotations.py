@@ -22,11 +22,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..recordings.clips import Recording
 from ..support.errors import DataError
 from ..support.pickles import is_pickle
 from ..support.records import class_number, first_line, first_name, json_items, read_table, require_id, start_and_stop
-from ..video import VideoError
-from .aria_datasets import read_ego_exo4d, read_hd_epic
+from .aria_datasets import Part, Videos, read_ego_exo4d, read_hd_epic
 from .segments import (
     RARE,
     SILENT,
@@ -179,34 +179,27 @@ def read_epic_kitchens(
     """
     annotations, root = Path(annotations), Path(root)
     parts = splits_of_wearers(evaluation_wearers, validation_wearers)
-    dropped: collections.Counter[str] = collections.Counter()
+    videos = EpicVideos(root, audio)
     spellings: dict[int, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    lacks: dict[str, str | None] = {}  # video -> why it cannot be used
     found: list[tuple[int, Segment]] = []
     for where, row in read_table(annotations, EPIC_COLUMNS):
-        verb_class, segment = _epic_segment(where, row, root)
-        spellings[verb_class][row["verb"]] += 1
-        if segment.video not in lacks:
-            lacks[segment.video] = _epic_problem(segment, audio)
-        if reason := lacks[segment.video]:
-            dropped[reason] += 1
-            continue
-        part = parts.get(row["participant_id"], "train") if split == "wearer" else split
-        found.append((verb_class, dataclasses.replace(segment, split=part)))
-    if not found:
-        hint = ""
-        if "validation" in annotations.name:
-            hint = (
-                " No video of the official validation split has IMU: "
-                "the paper's training and evaluation videos are all in EPIC_100_train.csv."
-            )
-        needed = "sound and IMU files" if audio else "IMU files"
-        raise DataError(
-            f"{annotations}: none of its {len(lacks)} videos has {needed} "
-            f"<Pxx>/meta_data/<video_id>-accl.csv and -gyro.csv below {root}; is this the root of the data set?{hint}"
+        wearer, video_id = row["participant_id"], row["video_id"]
+        for name in (wearer, video_id):
+            require_id(where, name, "a participant or video id")
+        start, stop = start_and_stop(where, row["start_timestamp"], row["stop_timestamp"])
+        verb = class_number(where, row, "verb_class")
+        spellings[verb][row["verb"]] += 1
+        part = Part(row["narration_id"], start, stop, parts.get(wearer, "train") if split == "wearer" else split)
+        videos.add(found, verb, videos.find(video_id, wearer), part, None)
+    expected = f"<Pxx>/meta_data/<video_id>-accl.csv and -gyro.csv below {root}; is this the root of the data set?"
+    if "validation" in annotations.name:
+        expected += (
+            " No video of the official validation split has IMU: the paper's training and evaluation videos are all in "
+            "EPIC_100_train.csv."
         )
+    videos.require(found, annotations, expected)
     names = names_of_classes(spellings, annotations.with_name("EPIC_100_verb_classes.csv"))
-    return with_labels(found, names, min_instances, dropped)
+    return with_labels(found, names, min_instances, videos.dropped)
 
 
 EPIC_COLUMNS = (
@@ -220,29 +213,17 @@ EPIC_COLUMNS = (
 )
 
 
-def _epic_segment(where: str, row: dict[str, str], root: Path) -> tuple[int, Segment]:
-    """Return the verb class of a row, and its segment, still without label and split."""
-    wearer, video_id = row["participant_id"], row["video_id"]
-    for name in (wearer, video_id):
-        require_id(where, name, "a participant or video id")
-    start, stop = start_and_stop(where, row["start_timestamp"], row["stop_timestamp"])
-    imu = tuple(str(root / wearer / "meta_data" / f"{video_id}-{sensor}.csv") for sensor in ("accl", "gyro"))
-    video = str(root / wearer / "videos" / f"{video_id}.MP4")
-    return class_number(where, row, "verb_class"), Segment(
-        row["narration_id"], video, start, stop, None, imu, wearer=wearer
-    )
+class EpicVideos(Videos):
+    """The videos of EPIC-KITCHENS below a folder."""
 
-
-def _epic_problem(segment: Segment, audio: bool) -> str | None:
-    """Return the reason why a segment's video cannot be used, or None."""
-    if not all(os.path.isfile(path) for path in segment.imu):
-        return "the video has no IMU files"
-    if not audio:
-        return None
-    try:
-        return None if segment.recording.probe().has_audio else SILENT
-    except VideoError:
-        return "the video cannot be opened"
+    def open(self, name: str, wearer: str) -> Recording | str:
+        """Return the recording of a video, or the reason why it cannot be used. Raise VideoError."""
+        folder = self.root / wearer
+        accel, gyro = (str(folder / "meta_data" / f"{name}-{sensor}.csv") for sensor in ("accl", "gyro"))
+        if not (os.path.isfile(accel) and os.path.isfile(gyro)):
+            return "the video has no IMU files"
+        recording = Recording(str(folder / "videos" / f"{name}.MP4"), (accel, gyro), wearer=wearer)
+        return SILENT if self.audio and not recording.probe().has_audio else recording
 
 
 LARGEST_FRAME = 10**9  # a year of video

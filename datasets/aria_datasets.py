@@ -46,7 +46,7 @@ Classified = list[tuple[Any, Segment]]  # (class, segment)
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Shared by the two
+# Shared by the two, and by EPIC-KITCHENS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,18 +119,18 @@ class Part(NamedTuple):
 
 
 class Videos:
-    """The recordings of a data set, by video: each is opened once. ``dropped`` counts segments by reason."""
+    """The recordings of a data set below ``root``; each is opened once. ``dropped`` counts segments by reason."""
 
-    def __init__(self, audio: bool) -> None:
-        self.audio = audio
+    def __init__(self, root: Path, audio: bool) -> None:
+        self.root, self.audio = root, audio
         self.dropped: collections.Counter[str] = collections.Counter()
-        self.known: dict[str, Recording | str] = {}  # a recording, or why it cannot be used
+        self.known: dict[tuple, Recording | str] = {}  # a recording, or why it cannot be used
 
-    def find(self, name: str, *where: Any) -> Recording | str:
-        """Return the recording of a video, or the reason why it cannot be used."""
+    def find(self, *name: Any) -> Recording | str:
+        """Return the recording of a video, or the reason why it cannot be used; ``name`` is what `open()` takes."""
         if name not in self.known:
             try:
-                self.known[name] = self.open(name, *where)
+                self.known[name] = self.open(*name)
             except DataError as error:
                 self.known[name] = str(error)
             except VideoError:
@@ -237,8 +237,7 @@ class HDEpicVideos(Videos):
     """The videos of HD-EPIC below a folder."""
 
     def __init__(self, root: Path, audio: bool) -> None:
-        super().__init__(audio)
-        self.root = root if (root / "Videos").is_dir() else root / "HD-EPIC"
+        super().__init__(root if (root / "Videos").is_dir() else root / "HD-EPIC", audio)
 
     def open(self, name: str, wearer: str) -> Recording | str:
         """Return the recording of a video, or the reason why it cannot be used. Raise DataError or VideoError."""
@@ -373,8 +372,7 @@ class EgoExoVideos(Videos):
     """The takes of Ego-Exo4D below a folder; ``takes`` are the entries of takes.json with their places, by uid."""
 
     def __init__(self, root: Path, audio: bool) -> None:
-        super().__init__(audio)
-        self.root = root if (root / "takes.json").is_file() else Path(os.path.normpath(root / ".."))
+        super().__init__(root if (root / "takes.json").is_file() else Path(os.path.normpath(root / "..")), audio)
         if not (self.root / "takes.json").is_file():
             raise DataError(f"{root / 'takes.json'}: not there; give the folder of the data set (--root), which has it")
         self.takes = {

@@ -240,7 +240,7 @@ class VideoFeed:
         self.source, self.kind, self.realtime = os.fspath(source), source_kind(source), realtime
         self.live = self.kind != "file"
         if self.live and not realtime:
-            raise VideoError(f"{source}: only a file can be read faster than real time")
+            raise VideoError(f"{source}: only a file can be read faster than real time (realtime=False, --fast)")
         if not self.live:
             with open_video(self.source) as container:
                 video_stream(container, self.source)

@@ -28,9 +28,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import av
-import av.container
 import av.error
-import av.video.stream
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 from numpy.lib.recfunctions import repack_fields
@@ -38,6 +36,7 @@ from numpy.lib.recfunctions import repack_fields
 from ..imu import LARGEST_READING, Imu
 from ..support import files
 from ..support.errors import DataError
+from .copies import h264_stream
 
 __all__ = ["VRS", "AriaError", "Converted", "Recording", "convert"]
 
@@ -534,7 +533,7 @@ def _write_video(path: Path, recording: Recording, quality: int, bar: files.Prog
             frame = recording.upright(picture)
             frame.pts, frame.time_base = place, Fraction(1, TICKS)
             if waiting is None:
-                encoder = _encoder(target, frame, quality)
+                encoder = h264_stream(target, frame, Fraction(1, TICKS), Fraction(20), quality=quality)
             else:
                 step = durations[waiting.pts] = place - waiting.pts
                 mux(waiting)
@@ -547,15 +546,3 @@ def _write_video(path: Path, recording: Recording, quality: int, bar: files.Prog
         mux(waiting)
         mux(None)
         return written, (waiting.pts + step) / TICKS
-
-
-def _encoder(target: av.container.OutputContainer, frame: av.VideoFrame, quality: int) -> av.video.stream.VideoStream:
-    keys = "keyint=12:min-keyint=12:scenecut=0"
-    options = {"crf": str(quality), "preset": "veryfast", "tune": "fastdecode", "bf": "0", "x264-params": keys}
-    stream = target.add_stream("libx264", options=options)
-    context = stream.codec_context
-    context.width, context.height, context.pix_fmt = frame.width, frame.height, "yuv420p"
-    stream.time_base = context.time_base = Fraction(1, TICKS)
-    context.framerate = Fraction(20)
-    context.colorspace, context.color_range = frame.colorspace, frame.color_range
-    return stream

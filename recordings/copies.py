@@ -180,7 +180,9 @@ class _Copier:
 
     def _begin(self, picture: av.VideoFrame, keyframe_every: int, quality: int) -> None:
         """Create the copy's streams and write the packets that precede the first frame."""
-        self.encoder = _encoder(self.target, picture, self.stream, keyframe_every, quality)
+        time_base = cast(Fraction, self.stream.time_base)  # every stream of a file has one
+        how = {"quality": quality, "keyframe_every": keyframe_every}
+        self.encoder = h264_stream(self.target, picture, time_base, self.stream.average_rate or Fraction(25), **how)
         self.copies = {other.index: _mirror(self.target, other) for other in self.copied}
         for packet in self.early:
             self._copy(packet)
@@ -246,14 +248,16 @@ class _Painter:
         return upright.reformat(format="yuv420p")
 
 
-def _encoder(
+def h264_stream(
     target: av.container.OutputContainer,
     picture: av.VideoFrame,
-    source: av.video.stream.VideoStream,
-    keyframe_every: int,
+    time_base: Fraction,
+    rate: Fraction,
+    *,
     quality: int,
+    keyframe_every: int = 12,
 ) -> av.video.stream.VideoStream:
-    """Return a new H.264 stream for frames like this one, with the times and colours of the source."""
+    """Return a new H.264 stream for frames like this one (yuv420p), about `rate` a second, that decode fast."""
     keys = f"keyint={keyframe_every}:min-keyint={keyframe_every}:scenecut=0"
     stream = target.add_stream(
         "libx264",
@@ -261,8 +265,8 @@ def _encoder(
     )
     context = stream.codec_context
     context.width, context.height, context.pix_fmt = picture.width, picture.height, "yuv420p"
-    stream.time_base = context.time_base = cast(Fraction, source.time_base)  # every stream of a file has one
-    context.framerate = source.average_rate or Fraction(25)
+    stream.time_base = context.time_base = time_base
+    context.framerate = rate
     context.colorspace, context.color_range = picture.colorspace, picture.color_range
     return stream
 

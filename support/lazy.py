@@ -46,6 +46,7 @@ def hand_on(
         return value
 
     def names() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *homes, *(module for module in modules if "." not in module)})
+        modules_beside = (module for module in modules if "." not in module)
+        return sorted({*vars(sys.modules[package]), *homes, *renamed, *modules_beside})
 
     return find, names

@@ -8,7 +8,7 @@ from toys import Store
 
 import egodistill
 from egodistill import EgoDistill, data, distillation
-from egodistill.commands import cli, models
+from egodistill.commands import cli, training
 from egodistill.engine import runtime
 
 ROOT = Path(egodistill.__file__).parent
@@ -47,7 +47,7 @@ def spy_on_stages(monkeypatch) -> list:
 
     for name in ("finetune", "distill", "pretrain_imu"):
         monkeypatch.setattr(distillation, name, stage(name))
-    monkeypatch.setattr(models, "open_split", lambda path, split: ToyClips())
+    monkeypatch.setattr(training, "open_split", lambda path, split: ToyClips())
     return calls
 
 

@@ -149,6 +149,26 @@ def test_what_a_package_hands_on_has_its_types(package):
     assert all(getattr(home, name).__name__.startswith("egodistill.") for name in extra)
 
 
+# The modules of version 0.4.
+OLD = """
+    annotations aria aria_datasets arrivals audio baselines batches behaviour benches cameras checkpoints cli
+    clips commands contrasts data demo distillation events experiments export exported extraction feeds files
+    gates gpmf imu inference intervals live live_command model_commands offset one_pass options paper_costs
+    pickles plots processes props protocols recordings records runtime scene segments store store_files
+    student synthetic tables teacher teachers training training_commands video video_convnets video_i3d
+    video_transformers
+"""
+
+
+@pytest.mark.parametrize("name", OLD.split())
+def test_a_module_of_version_0_4_can_be_imported_from_the_door(name):
+    """`from egodistill import gates` works as before; the changelog has the new places."""
+    namespace: dict = {}
+    exec(f"from egodistill import {name}", namespace)
+    assert namespace[name].__name__.startswith("egodistill.")
+    assert name in dir(egodistill)
+
+
 # --- Modules
 
 

@@ -451,7 +451,7 @@ def test_a_source_that_fails_leaves_an_earlier_result(source, told, files, capsy
         ("tcp://127.0.0.1:9", "give them as JSON lines on standard input (--imu -) or as a table that grows"),
         ("ftp://host/a.mp4", "not an address that can be read"),
         ("tcp://127.0.0.1:9 --imu a.csv", "--imu: tcp://127.0.0.1:9 is live; give its samples as --imu -"),
-        ("tcp://127.0.0.1:9 --imu - --fast", "--fast: tcp://127.0.0.1:9 is not a file"),
+        ("tcp://127.0.0.1:9 --imu - --fast", "tcp://127.0.0.1:9: only a file can be read faster"),
         ("steady.mp4 --imu - --align arrival", "--align arrival: steady.mp4 is a file"),
         ("steady.mp4 --imu - --imu-follow a.csv", "samples come from one place"),
         ("steady.mp4 --imu-follow a.csv --fast", "a table that grows has its own speed"),

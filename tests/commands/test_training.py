@@ -15,12 +15,6 @@ from egodistill import EgoDistill, data, distillation, teachers
 from egodistill.commands import cli, training
 
 
-def spy_on_training(monkeypatch) -> list:
-    """Return the list of `spy_on_stages()`; each store that a command opens is `ToyClips`."""
-    monkeypatch.setattr(training, "open_split", lambda path, split: ToyClips())
-    return spy_on_stages(monkeypatch)
-
-
 def test_the_list_of_teachers(capsys):
     out = run(capsys, "teachers")
     assert max(map(len, out.splitlines())) <= 100
@@ -41,7 +35,7 @@ def test_the_list_of_teachers(capsys):
 
 def test_every_student_trains_and_a_preset_gives_the_papers_settings(tmp_path, monkeypatch, capsys):
     """VisIMU and VisOnly by finetune, the other two by distill; what is given changes the preset."""
-    calls = spy_on_training(monkeypatch)
+    calls = spy_on_stages(monkeypatch)
     frames_only, both, out = ("frames",), ("frames", "imu"), tmp_path / "s.pt"
     student = ["--image-encoder", "resnet10x4", "--image-weights", "none"]
     epic, ego4d = egodistill.EPIC_KITCHENS, egodistill.EGO4D
@@ -79,7 +73,7 @@ def test_every_student_trains_and_a_preset_gives_the_papers_settings(tmp_path, m
 
 def test_the_demos_preset_is_its_recipe(tmp_path, monkeypatch, capsys):
     """The student, too: it is built as the demo's. Options change it."""
-    calls = spy_on_training(monkeypatch)
+    calls = spy_on_stages(monkeypatch)
     recipe, out = distillation.SYNTHETIC, tmp_path / "s.pt"
     run(capsys, "distill", "store", "--teacher", "t", "--out", out, "--preset", "demo")
     _, model, given, _ = calls.pop()
@@ -207,7 +201,7 @@ def test_extract_takes_a_name_for_the_outputs(taught, capsys, monkeypatch):
 
 @pytest.mark.parametrize("command", ["distill", "pretrain", "finetune"])
 def test_the_seed_decides_the_start_weights_of_what_a_command_builds(command, tmp_path, monkeypatch, capsys):
-    calls = spy_on_training(monkeypatch)
+    calls = spy_on_stages(monkeypatch)
     kinds = [["--architecture", "student"], ["--architecture", "x3d_m", "--option", "width=8", "pool=1"]]
     for kind in kinds if command == "finetune" else [["--teacher", "t"]]:
         monkeypatch.setattr(training, "open_split", lambda path, split: Clips(path, split))
@@ -221,7 +215,7 @@ def test_the_seed_decides_the_start_weights_of_what_a_command_builds(command, tm
 
 
 def test_a_student_is_built_for_the_clips_of_the_store(tmp_path, monkeypatch, capsys):
-    calls = spy_on_training(monkeypatch)
+    calls = spy_on_stages(monkeypatch)
     store = ToyClips()
     spec = egodistill.data.ClipSpec(frames=2, size=32, sampling="last", exact=False)
     store.specs = {"frames_1": replace(spec, frames=1, sampling="uniform"), "frames_2_last": spec}
@@ -251,7 +245,7 @@ def test_a_student_is_built_for_the_clips_of_the_store(tmp_path, monkeypatch, ca
     ],
 )
 def test_counts_are_at_least_1_where_none_makes_no_sense(words, fits, tmp_path, monkeypatch, capsys):
-    calls = spy_on_training(monkeypatch)
+    calls = spy_on_stages(monkeypatch)
     plain = ["distill", "s", "--teacher", "t", "--image-encoder", "resnet10x4", "--image-weights", "NONE"]
     command = [*plain, "--out", str(tmp_path / "x.pt"), *words.split()]
     if fits:
