@@ -438,9 +438,8 @@ class TrainingLoop:
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
         if self.validation is not None:
             self.history[-1] |= self.validate(self.validation)
-        if (
-            self.path is not None and distributed.is_first()
-        ):  # Before the checkpoint, which may mark the run as finished.
+        # Before the checkpoint, which may mark the run as finished.
+        if self.path is not None and distributed.is_first():
             about = {"precision": self.settings.precision}
             lines = []
             for number, row in enumerate(self.history, 1):
