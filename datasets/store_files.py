@@ -15,6 +15,7 @@
     notes.jsonl         what is unusual about the IMU recordings, if anything
     sources.jsonl       signatures of the files that clips were read from
     store.lock          locked while one of the JSON files changes
+    pending/            frames that wait for the models of one pass; see `one_pass`
 
 The format on disk is defined in this file alone; `store.ClipStore` and `store.StoreWriter` read and fill it.
 """

@@ -1,6 +1,6 @@
 """The input of a stream as it arrives: its clock, samples of each sensor, frames, and the answers that they complete.
 
-The parts of a `live.Stream`, in the order in which samples and frames meet them: `Clock` (seconds or nanoseconds),
+The parts of a `stream.Stream`, in the order in which samples and frames meet them: `Clock` (seconds or nanoseconds),
 `Sensor` (order, doubles, jumps), `Schedule` (the grid of answers), `Frames` (which pictures are kept), and `Stats`, in
 which all of them count. None of them uses threads or networks.
 """

@@ -28,7 +28,7 @@ __all__ = ["Event", "Tracker", "events"]
 
 
 class Labelled(Protocol):
-    """An `inference.Prediction` or a `live.Answer`."""
+    """An `inference.Prediction` or a `stream.Answer`."""
 
     start: float
     stop: float

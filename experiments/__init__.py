@@ -3,7 +3,7 @@
 baselines, adafuse, stts, listen_to_look    the other methods
 protocols     what a comparison trains, and how
 benches       its runs
-paper         Figure 3, Tables 1, 2 and 4
+paper         Figure 3, Tables 1 and 4
 costs         Table 3
 figures       Figure 3, drawn
 contrasts, intervals    paired differences and their 95 % intervals

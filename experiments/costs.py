@@ -1,8 +1,9 @@
 """The cost of the paper's models: its Table 3, with functions that build the models at their published size.
 
-    from egodistill import measure, paper_costs
+    from egodistill import measure
+    from egodistill.experiments import costs
 
-    published, build = paper_costs.TABLE_3["EgoDistill"]
+    published, build = costs.TABLE_3["EgoDistill"]
     print(published.gmacs, measure(build()).gmacs)
 
 `egodistill measure` prints the whole table.
@@ -27,7 +28,7 @@ class Published(NamedTuple):
 
     >>> import torch
     >>> from egodistill import inference, paper_costs
-    >>> published, build = paper_costs.TABLE_3["EgoDistill"]
+    >>> published, build = costs.TABLE_3["EgoDistill"]
     >>> published.gmacs, round(inference.count_macs(build(), torch.device("cpu")) / 1e9, 2)
     (1.91, 1.86)
     """

@@ -80,7 +80,7 @@ class Check:
     no_offset: str | None = None  # why there is no offset although there is an IMU
     axes: Axes | None = None  # None without a reliable offset
     mean_accel: tuple[float, float, float] | None = None  # m/s2, along each axis of the IMU
-    rates: tuple[Rates, ...] = ()  # what `plots.draw_check()` draws: picture and IMU in each excerpt
+    rates: tuple[Rates, ...] = ()  # what `pictures.draw_check()` draws: picture and IMU in each excerpt
 
     @property
     def notes(self) -> list[str]:

@@ -1,8 +1,8 @@
 """The picture of a recording's sensors beside the motion of its frames, for `check --plot`.
 
-    from egodistill import plots, recordings
+    from egodistill import recordings
 
-    plots.draw_check(recordings.check("walk.mp4"), "check.png")
+    recordings.draw_check(recordings.check("walk.mp4"), "check.png")
 
 matplotlib is part of the extra `tutorials`; it is imported when a picture is drawn.
 """
@@ -52,8 +52,8 @@ _TURNED, _MOVED = "#0072B2", "#D55E00"
 def require_picture(path: str | os.PathLike) -> None:
     """Raise DataError unless a picture can be drawn and written to this path: PNG or SVG, by matplotlib.
 
-    >>> from egodistill import plots
-    >>> plots.require_picture("check.gif")
+    >>> from egodistill.recordings import pictures
+    >>> pictures.require_picture("check.gif")
     Traceback (most recent call last):
     ...
     egodistill.DataError: check.gif: a picture is written as PNG or SVG; its name must end in .png or .svg
@@ -72,8 +72,8 @@ def draw_check(found: Check, path: str | os.PathLike) -> Path:
     row are alike. Raise DataError if the recording has no IMU, for another suffix than .png and .svg, and if matplotlib
     is not installed.
 
-    >>> from egodistill import plots, recordings
-    >>> plots.draw_check(recordings.check("walk.mp4"), "check.png").name
+    >>> from egodistill import recordings
+    >>> recordings.draw_check(recordings.check("walk.mp4"), "check.png").name
     'check.png'
     """
     require_picture(path)
