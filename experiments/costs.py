@@ -27,7 +27,8 @@ class Published(NamedTuple):
     """Published numbers of a row of the paper's Table 3, per clip, on one A40 at batch 32.
 
     >>> import torch
-    >>> from egodistill import inference, paper_costs
+    >>> from egodistill import inference
+    >>> from egodistill.experiments import costs
     >>> published, build = costs.TABLE_3["EgoDistill"]
     >>> published.gmacs, round(inference.count_macs(build(), torch.device("cpu")) / 1e9, 2)
     (1.91, 1.86)
