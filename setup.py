@@ -91,7 +91,7 @@ setup(
     author="The egodistill authors",
     url=HOME,
     project_urls={
-        "Documentation": f"{HOME}/blob/main/API.md",
+        "Documentation": f"{HOME}/blob/main/docs/api.md",
         "Source": HOME,
         "Issues": f"{HOME}/issues",
         "Changelog": f"{HOME}/blob/main/CHANGELOG.md",

@@ -7,7 +7,7 @@
     python benchmarks/evidence.py plan                           # cells that are left, and their hours
     python benchmarks/evidence.py run --out EV --minutes 150     # trains and evaluates them, main claims first
     python benchmarks/evidence.py curve --out EV                 # teachers that learn from a part of A's clips
-    python benchmarks/evidence_report.py --markdown RESULTS.md   # tables and figures, from results/*.jsonl alone
+    python benchmarks/evidence_report.py --markdown results/evidence.md   # tables and figures, from results/*.jsonl alone
 
 World A has wearers for training, validation and test; settings are chosen on its validation wearers, and its test
 wearers are evaluated by `run` only, which refuses to start without a committed protocol. The seed of world B is the

@@ -2,7 +2,7 @@
 
     python benchmarks/evidence.py run --out EV                          # also trains the students; then:
     python benchmarks/frame_choice.py measure --out EV                  # appends lines to results/frame_choice.jsonl
-    python benchmarks/frame_choice.py report --markdown RESULTS.md      # the table, from these lines alone
+    python benchmarks/frame_choice.py report --markdown results/frame_choice.md      # the table, from these lines alone
 
 The students are those of one frame from world A's main comparison, which were trained on exact frames. The test clips
 of a world are prepared once per choice of frames, and each student is evaluated on all of them. Videos have 20 frames a

@@ -2,7 +2,7 @@
 
     python benchmarks/evidence.py run --out EV            # also trains the students; then:
     python benchmarks/when_to_look.py measure --out EV    # appends lines to results/ages.jsonl and results/looks.jsonl
-    python benchmarks/when_to_look.py report --markdown RESULTS.md    # tables and a figure, from these lines alone
+    python benchmarks/when_to_look.py report --markdown results/when_to_look.md    # tables and a figure, from these lines alone
 
 Two kinds of student are compared, with one and two frames: those of the main comparison, whose frames lie at fixed
 places of the clip, and students whose frames are up to 4 s older than the clip's end (sampling "ages"). Accuracy by age

@@ -92,7 +92,7 @@ class Stream:
                window [samples, 6], the ages of the frames used and the end of the clip in seconds. It is not
                asked about the first look, nor about one that replaces a frame that has become too old. The model must
                read IMU samples, at the gate's `imu_rate` if it has one. None: `gates.Moved(gates.FAST)`, which is
-               better than a period when looks are rare (RESULTS.md, When to look); for a model without IMU, or with
+               better than a period when looks are rare (docs/results.md, When to look); for a model without IMU, or with
                several frames, a period of 2 s.
     period     With "newest", instead of a gate: look every so many seconds.
     camera_delay, camera_timeout   Seconds by which frames are requested early, and after which a request is given up.

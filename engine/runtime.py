@@ -315,7 +315,7 @@ def lower_thread_priority() -> None:
     """Lower the priority of this thread and of the threads that it starts; only Linux has priorities per thread.
 
     If decoding and the model share the cores, the threads of the model spin while they wait for one that a decoder has
-    displaced. With a lower priority, decoders use the time that the model leaves (LOG.md has measurements).
+    displaced. With a lower priority, decoders use the time that the model leaves (docs/log.md has measurements).
     """
     if sys.platform == "linux" and hasattr(os, "setpriority"):
         thread = threading.get_native_id()

@@ -40,7 +40,7 @@ hand and head, in this time.
 A share of the training annotations (`label_noise`, 25 %) has a wrong verb, as human annotators make mistakes: mostly
 the other verb of the pair or one that looks alike (`behaviour.LOOKALIKES`). Validation and test labels are correct.
 
-What it shows, what it does not, and which choices could favour a method: WORLD.md. The best possible accuracy from
+What it shows, what it does not, and which choices could favour a method: docs/world.md. The best possible accuracy from
 one frame, head motion and sound: `behaviour.bounds()`; from several frames: `benchmarks/ceilings.py`. The pictures:
 `props` and `scene`.
 """

@@ -3,7 +3,7 @@
     from egodistill.support import tables
 
     table = tables.Table(["model", "top-1"], [["EgoDistill", "76.2"], ["VisOnly", "39.0"]])
-    tables.report(table, "demo", "RESULTS.md", ["egodistill", "demo"])      # prints it, and writes it to RESULTS.md
+    tables.report(table, "demo", "results/demo.md", ["egodistill", "demo"])      # prints it, and writes it there
 
 Commands and benchmarks call `report()` for each table, and have an option `--markdown FILE` for the document. A section
 is named after the command and the processor, so a later run replaces the table of the same machine. The text around the
@@ -145,7 +145,7 @@ def command_line(words: Sequence[str]) -> str:
     """Return a command as one would type it, without --markdown; OMP_NUM_THREADS precedes it if it is set.
 
     >>> from egodistill.support import tables
-    >>> tables.command_line(["/tmp/benchmarks/imu.py", "--markdown", "RESULTS.md"]).split("=1 ")[-1]
+    >>> tables.command_line(["/tmp/benchmarks/imu.py", "--markdown", "results/demo.md"]).split("=1 ")[-1]
     'python benchmarks/imu.py'
     """
     program, *rest = words

@@ -1,7 +1,7 @@
 """Damaged inputs: each is read as if it were sound where it was not touched, or refused by the library's error.
 
     python -m tests.fuzz --minutes 30                       # all formats in turn
-    python -m tests.fuzz --minutes 5 --only Student --seed 7 --markdown RESULTS.md
+    python -m tests.fuzz --minutes 5 --only Student --seed 7 --markdown results/fuzz.md
     python -m tests.fuzz --case Student:123 --seed 7        # one case again, with its traceback
 
 A *format* makes a sound input, damages it by one seed per case, and reads it. Its oracle knows what may change: see

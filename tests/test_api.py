@@ -1,4 +1,4 @@
-"""API.md is what its script writes: an index of everything public."""
+"""docs/api.md is what its script writes: an index of everything public."""
 
 import importlib.util
 import re
@@ -20,7 +20,7 @@ def page():
 
 
 def test_index_is_up_to_date():
-    assert (ROOT / "API.md").read_text(encoding="utf-8") == page()[1], "run `python tools/api.py`"
+    assert (ROOT / "docs/api.md").read_text(encoding="utf-8") == page()[1], "run `python tools/api.py`"
 
 
 def test_index_is_short_and_names_every_module():

@@ -16,7 +16,7 @@ from egodistill.commands import cli
 
 ROOT = Path(egodistill.__file__).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else ""
-GUIDE = (ROOT / "GUIDE.md").read_text(encoding="utf-8") if (ROOT / "GUIDE.md").exists() else ""
+GUIDE = (ROOT / "docs/guide.md").read_text(encoding="utf-8") if (ROOT / "docs/guide.md").exists() else ""
 pytestmark = pytest.mark.skipif(not README, reason="no README.md beside the package: not a checkout")
 
 
@@ -63,7 +63,7 @@ def test_commands_are_understood(words, monkeypatch):
 @linux_only
 def test_the_slurm_script_starts_one_job_on_all_machines(tmp_path):
     """With commands in place of SLURM's and torchrun; no SLURM was at hand."""
-    script = re.search(r"```bash\n(.*?)```", (ROOT / "CLUSTER.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    script = re.search(r"```bash\n(.*?)```", (ROOT / "docs/clusters.md").read_text(encoding="utf-8"), re.DOTALL)[1]
     fakes = {
         "scontrol": "printf 'node7\\nnode8\\n'",
         "srun": '"$@"',
@@ -110,17 +110,38 @@ def links(text):
     return re.findall(r"\]\(([^)\s]+)\)", text)
 
 
-@pytest.mark.parametrize("name", [path.name for path in sorted(ROOT.glob("*.md"))])
-def test_links_of_documents_lead_to_files(name):
-    text = (ROOT / name).read_text(encoding="utf-8")
-    local = [link.partition("#")[0] for link in links(text) if not re.match(r"https?:|#", link)]
-    assert [link for link in local if not (ROOT / link).exists()] == []
+def anchors(text):
+    """Return the anchors that GitHub gives to the headings of a Markdown text."""
+    headings = re.findall(r"(?m)^#+ (.*)$", re.sub(r"(?ms)^```.*?^```", "", text))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("results/*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_of_documents_lead_to_files_and_headings(document):
+    missing = []
+    for link in links(document.read_text(encoding="utf-8")):
+        if re.match(r"https?:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = document.parent / name if name else document
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
+            missing.append(link)
+    assert missing == []
+
+
+def test_generated_tables_lie_in_the_document_of_their_script():
+    for document in ROOT.glob("results/*.md"):
+        for name in re.findall(r"(?m)^<!-- ([^/].*) -->$", document.read_text(encoding="utf-8")):
+            assert re.match(r"(?:benchmarks/)?(\w+)", name)[1] == document.stem, name
 
 
 def primary_contrasts(world):
-    """The table of a world in RESULTS.md: {(method, other method): row}."""
-    results = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
-    section = re.search(rf"<!-- \S+, world {world}: primary contrasts, .*?-->(.*?)<!-- /", results, re.DOTALL)[1]
+    """The primary contrasts of a world: {(method, other method): row}."""
+    tables = (ROOT / "results" / "evidence_report.md").read_text(encoding="utf-8")
+    section = re.search(rf"<!-- \S+, world {world}: primary contrasts, .*?-->(.*?)<!-- /", tables, re.DOTALL)[1]
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in section.splitlines() if row.startswith("| Ego")]
     return {tuple(row[:2]): row[2:] for row in rows}
 

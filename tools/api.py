@@ -1,8 +1,8 @@
-"""Write API.md: name, signature and first sentence of everything public.
+"""Write docs/api.md: name, signature and first sentence of everything public.
 
     python tools/api.py             # after a change of a public name, signature or docstring
 
-The test suite compares API.md with what this script would write.
+The test suite compares docs/api.md with what this script would write.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ all but `errors`; `datasets.store_files`; `engine.runtime`, `engine.distributed`
 
 
 def main() -> None:
-    (ROOT / "API.md").write_text(page(), encoding="utf-8")
+    (ROOT / "docs" / "api.md").write_text(page(), encoding="utf-8")
 
 
 def page() -> str:
-    """Return the text of API.md."""
+    """Return the text of docs/api.md."""
     seen: set[int] = set()
     sections = [HEAD]
     for name in MODULES:

@@ -201,7 +201,7 @@ def test_acts_follow_one_another_on_the_grid_of_frames():
     duration, offset = (np.array([getattr(act, name) for act in acts]) for name in ("duration", "offset"))
     assert duration.min() >= 0.6 and duration.max() <= 3
     many = [act.duration for k in range(1, 30) for act in draw([0] * 200, wearer=f"P{k:02d}")]
-    assert np.quantile(many, (0.25, 0.5, 0.75)) == pytest.approx([1.0, 1.4, 2.0], abs=0.06)  # as WORLD.md says
+    assert np.quantile(many, (0.25, 0.5, 0.75)) == pytest.approx([1.0, 1.4, 2.0], abs=0.06)  # as docs/world.md says
     slower = np.median([act.duration for act in draw([0] * 1000, wearer="P02")])
     paces = wearer.pace, behaviour.draw_wearer("P02", 0).pace
     assert (np.median(duration) > slower) == (paces[0] > paces[1]) and abs(paces[0] - paces[1]) > 0.05
