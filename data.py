@@ -44,10 +44,10 @@ from .recordings.clips import (
     Recording,
     clip_starts,
     decode_clips,
-    differences,
     frames_name,
     open_recording,
     read_axes,
+    spec_differences,
 )
 from .support import files
 from .support.errors import CLIP_SECONDS, IMU_RATE, IMU_SAMPLES, DataError
@@ -212,7 +212,7 @@ def _consumer_record(consumer: Consumer, settings: Mapping[str, Any], world_size
             )
     if "ends" in consumer.specs:
         wanted = clip_specs({**settings, "ends": True})["ends"]
-        for field, (own, asked) in differences(consumer.specs["ends"], wanted).items():
+        for field, (own, asked) in spec_differences(consumer.specs["ends"], wanted).items():
             raise DataError(
                 f"the consumer reads end frames with {field}={own!r}, but prepare() is asked for {asked!r}; build "
                 f"the consumer's model with the frame_size, exact and tolerance of prepare()"

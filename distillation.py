@@ -305,7 +305,7 @@ def label_scale(known: Tensor, weight: Tensor, everywhere: bool) -> float:
 # Training on labels alone
 
 
-class Labelled(Objective):
+class LabelledObjective(Objective):
     """Base class of objectives with a label term, which clips without a label do not have.
 
     In a store with labelled and unlabelled clips, the term is its mean over the labelled clips of a batch, and 0 if
@@ -336,7 +336,7 @@ class Labelled(Objective):
         return scale * loss.where(known, 0.0), {name: value.where(known, torch.nan) for name, value in seen.items()}
 
 
-class Finetune(Labelled):
+class Finetune(LabelledObjective):
     """Objective of `finetune()`: L_ACT (equation 1), and the model's own extra losses if it has any."""
 
     def __init__(self, model: nn.Module, store: Store, smoothing: float = 0.0) -> None:
@@ -634,7 +634,7 @@ def frozen_features(model: EgoDistill, store: Store, frames: str, settings: Trai
     device, size = runtime.pick_device(settings.device), settings.batch_size
     rows, result = torch.arange(len(store)), []
     ends = ends_of(model, store)
-    reader = batches.read(store, [frames, ends], rows, size, device, rank_rows)
+    reader = batches.read_batches(store, [frames, ends], rows, size, device, rank_rows)
     show = settings.progress and distributed.is_first()
     with files.Progress("image features", len(store), show=show) as bar, runtime.evaluation(model, device):
         for part, (batch, _) in zip(rows.split(size), reader, strict=True):
@@ -655,7 +655,7 @@ def frozen_features(model: EgoDistill, store: Store, frames: str, settings: Trai
 # Stage 2: distillation
 
 
-class Distill(Labelled):
+class Distill(LabelledObjective):
     """Objective of `distill()`: alpha L_KD + (1 - alpha) L_GT + beta L_1 (equation 6)."""
 
     def __init__(self, model: Model, store: Store, settings: DistillationSettings, teacher: str) -> None:

@@ -7,7 +7,8 @@
 
 A GoPro writes its telemetry as a data stream of the MP4, about one packet per second. A packet is a tree of elements:
 key, type, size and repeat, then the data, all big-endian (https://github.com/gopro/gpmf-parser describes it). `parse()`
-turns the bytes of a packet into physical values, `read()` the packets of an opened video into samples with times.
+turns the bytes of a packet into physical values, `read_container()` the packets of an opened video into samples with
+times.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import av.logging
 import av.stream
 import numpy as np
 
-__all__ = ["GPMFError", "Payload", "Telemetry", "packets", "parse", "read", "read_video", "streams"]
+__all__ = ["GPMFError", "Payload", "Telemetry", "packets", "parse", "read_container", "read_video", "streams"]
 
 
 class GPMFError(ValueError):
@@ -193,7 +194,8 @@ OPEN_OPTIONS = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]
 def read_video(video: str | os.PathLike) -> Telemetry:
     """Read the accelerometer and gyroscope of a GoPro video, with times on the clock that a player shows.
 
-    Like `read()`, but times count from the start of the file. Raise GPMFError also for a file that cannot be opened.
+    Like `read_container()`, but times count from the start of the file. Raise GPMFError also for a file that cannot be
+    opened.
     """
     path = Path(video)
     if not path.is_file():
@@ -205,13 +207,13 @@ def read_video(video: str | os.PathLike) -> Telemetry:
     try:
         with av.open(os.path.abspath(path), options=LOCAL_FILES, **OPEN_OPTIONS) as container:
             zero = max(0.0, (container.start_time or 0) / 1e6)
-            found = read(container)
+            found = read_container(container)
     except av.error.FFmpegError as error:
         raise GPMFError(f"not readable as a video: {error.strerror}") from error
     return found._replace(accel_time=found.accel_time - zero, gyro_time=found.gyro_time - zero)
 
 
-def read(container: av.container.InputContainer) -> Telemetry:
+def read_container(container: av.container.InputContainer) -> Telemetry:
     """Read the accelerometer and gyroscope of a GoPro video that PyAV has opened.
 
     No sampling rate is stored, so a packet's samples are spread evenly over its duration (1 to 5 ms late compared with

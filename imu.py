@@ -579,7 +579,7 @@ def _read_aria(path: Path) -> Imu:
         raise IMUError(f"{path}: a Project Aria recording; `egodistill convert` writes its IMU as a table")
     aria = importlib.import_module(f"{__package__}.recordings.aria")
     try:
-        found = aria.Recording(path, device_clock=True).imu()
+        found = aria.AriaRecording(path, device_clock=True).imu()
     except ValueError as error:
         raise IMUError(str(error)) from error
     notes = _sample_notes(path, "accelerometer", found.accel_time, found.accel)

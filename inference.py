@@ -201,7 +201,7 @@ def outputs(
 ) -> Iterator[tuple[Output, dict[str, Tensor]]]:
     """Yield the outputs of a model in evaluation mode for all clips, batch by batch in order, with the batch.
 
-    The batch contains the arrays that the model reads and those in `targets`; see `batches.read()`.
+    The batch contains the arrays that the model reads and those in `targets`; see `batches.read_batches()`.
 
     >>> from egodistill import EgoDistill, data, inference
     >>> model, store = EgoDistill.load("student.pt"), data.ClipStore("store")
@@ -211,7 +211,7 @@ def outputs(
     torch.Size([6, 13]) torch.Size([6, 422, 6])
     """
     names, place = batches.arrays_of(model, store), runtime.pick_device(device)
-    coming = batches.read(store, [*names, *targets], torch.arange(len(store)), batch_size, place)
+    coming = batches.read_batches(store, [*names, *targets], torch.arange(len(store)), batch_size, place)
     with files.Progress("evaluate", len(store), show=progress) as bar, runtime.evaluation(model, place):
         run = runtime.Compiled(model) if compile else model
         for batch, _ in coming:

@@ -361,7 +361,7 @@ class TrainingLoop:
         rest = order[self.step * size :]
         waited = clips = 0
         reads, change = self.objective.reads, self.augment if self.settings.augment != Augment() else None
-        for batch, wait in batches.read(self.store, reads, rest, size, self.device, rank_rows, change):
+        for batch, wait in batches.read_batches(self.store, reads, rest, size, self.device, rank_rows, change):
             rows = order[self.step * size :][:size]
             loss = self.run_step(batch, rows, self.epoch + self.step * size / len(order))
             self.step += 1
@@ -460,7 +460,7 @@ class TrainingLoop:
         if distributed.is_first():
             sums: dict[str, list[float]] = {}
             self.objective.eval()
-            for batch, _ in batches.read(
+            for batch, _ in batches.read_batches(
                 clips, self.objective.reads, torch.arange(len(clips)), self.settings.batch_size, self.device
             ):
                 batch["weight"] = torch.ones(len(batch["row"]), device=self.device)

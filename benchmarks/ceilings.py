@@ -94,7 +94,7 @@ def energies(sound: np.ndarray) -> np.ndarray:
     return np.stack([np.log(1e-6 + power[:, (hertz >= a) & (hertz < b)].sum(1)) for a, b in BANDS], -1)
 
 
-def see_recording(recording: synthetic.Recording) -> dict[str, np.ndarray]:
+def see_recording(recording: synthetic.RenderedRecording) -> dict[str, np.ndarray]:
     """Return what all inputs see of the acts of a recording: {name: array [acts, ...]}."""
     plan, rng = recording.draw(), recording.rng(7)
     (force_times, force), (rate_times, rate) = plan.head.readings(plan.duration, recording.rng(4))
@@ -120,7 +120,7 @@ def draw(acts: int, seed: int, coupling: float, processes: int) -> dict[str, np.
     """Return what all inputs see of this many acts, by 29 training wearers per seed."""
     per = synthetic.ACTS_PER_RECORDING
     plan = [
-        synthetic.Recording(f"P{k % 29 + 1:02d}_101", per, seed + k // 29, coupling=coupling, first=per * k)
+        synthetic.RenderedRecording(f"P{k % 29 + 1:02d}_101", per, seed + k // 29, coupling=coupling, first=per * k)
         for k in range(math.ceil(acts / per))
     ]
     with concurrent.futures.ProcessPoolExecutor(processes) as pool:

@@ -370,7 +370,7 @@ def head_follows(seed: int, wearers: Mapping[str, Mapping[str, list]], names: li
     found: dict[str, list[str]] = {}
     for wearer, about in wearers.items():
         for video, ids in itertools.groupby(about["ids"], lambda name: name.rpartition("_")[0]):
-            acts = synthetic.Recording(video, acts=len(list(ids)), seed=seed).draw().acts
+            acts = synthetic.RenderedRecording(video, acts=len(list(ids)), seed=seed).draw().acts
             found.setdefault(wearer, []).extend(
                 f"{behaviour.THINGS[act.thing].look}, {'follows' if any(act.turn) else 'does not'}" for act in acts
             )

@@ -51,14 +51,14 @@ def main() -> None:
     parser.add_argument("store", nargs="?", help="folder of a clip store with the splits train and test")
     parser.add_argument("--formats", nargs="+", choices=tuple(export.FORMATS), default=tuple(export.FORMATS))
     parser.add_argument(
-        "--precisions", nargs="+", choices=export.PRECISIONS, help="default: all, bf16 only if it is fast"
+        "--precisions", nargs="+", choices=export.EXPORT_PRECISIONS, help="default: all, bf16 only if it is fast"
     )
     parser.add_argument("--clips", type=positive_int, default=64, help="number of random clips, without a store")
     parser.add_argument("--repeats", type=positive_int, default=30, help="rounds of timing")
     tables.markdown_option(parser)
     a = parser.parse_args()
     fast, reason = runtime.bf16_speed(torch.device("cpu"))
-    precisions = a.precisions or [name for name in export.PRECISIONS if name != "bf16" or fast]
+    precisions = a.precisions or [name for name in export.EXPORT_PRECISIONS if name != "bf16" or fast]
     print(f"precisions {', '.join(precisions)}: {reason}")
     torch.manual_seed(0)
     model = EgoDistill.load(a.checkpoint) if a.checkpoint else EgoDistill(62, image_weights=None).eval()

@@ -55,10 +55,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         options = {"format": "aoti", "precision": "int8", "batch_size": 1}
         export.export(model, Path(folder, "student.pt2"), **options)
-        (total,) = export.milliseconds([export.load(Path(folder, "student.pt2"))], inputs, a.repeats)
+        (total,) = export.milliseconds([export.load_exported(Path(folder, "student.pt2"))], inputs, a.repeats)
         with torch._inductor.config.patch({"cpp.enable_kernel_profile": True}):
             export.export(model, Path(folder, "profiled.pt2"), **options)
-        kernels = profile_kernels(export.load(Path(folder, "profiled.pt2")), inputs, a.repeats)
+        kernels = profile_kernels(export.load_exported(Path(folder, "profiled.pt2")), inputs, a.repeats)
     table = parts_table(model, inputs, kernels, total)
     machine = f"{tables.short_processor()}, {torch.backends.cpu.get_cpu_capability()}"
     tables.report(table, "benchmarks/int8.py", a.markdown, sys.argv, machine=machine)

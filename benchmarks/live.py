@@ -59,7 +59,7 @@ def main() -> None:
     )
     parser.add_argument("--forms", nargs="+", choices=tuple(FORMS), default=tuple(FORMS))
     parser.add_argument(
-        "--precisions", nargs="+", choices=export.PRECISIONS, help="default: all, bf16 only if it is fast"
+        "--precisions", nargs="+", choices=export.EXPORT_PRECISIONS, help="default: all, bf16 only if it is fast"
     )
     parser.add_argument("--repeats", type=options.positive_int, default=200, help="timed runs of each program")
     parser.add_argument("--stream", action="store_true", help="instead measure the answers of a stream")
@@ -77,7 +77,7 @@ def main() -> None:
         tables.report(table, section, a.markdown, sys.argv)
         return
     fast, reason = runtime.bf16_speed(torch.device("cpu"))
-    precisions = a.precisions or [name for name in export.PRECISIONS if name != "bf16" or fast]
+    precisions = a.precisions or [name for name in export.EXPORT_PRECISIONS if name != "bf16" or fast]
     print(f"precisions {', '.join(precisions)}: {reason}")
     model = EgoDistill.load(a.checkpoint) if a.checkpoint else EgoDistill(62, image_weights=None).eval()
     machine = f"{tables.short_processor()}, {torch.backends.cpu.get_cpu_capability()}"
@@ -115,7 +115,7 @@ def program_rows(model: EgoDistill, form: str, path: Path, repeats: int) -> list
     """Return a row for each program of a pair: run time, size and load time."""
     rows = []
     example = export.model_inputs(model, 1)
-    for file, part in zip(exported.pair_files(path), (export.Frame, export.Motion), strict=True):
+    for file, part in zip(exported.pair_files(path), (export.FrameProgram, export.MotionProgram), strict=True):
         with torch.no_grad():
             inputs = tuple(x[:1] for x in part.take(model, *example))
         program = exported.Program(file, part.name)

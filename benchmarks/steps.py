@@ -108,7 +108,9 @@ class Measurement:
         case.objective.setup(store, self.settings)
         self.steps = -(-len(store) // self.settings.batch_size)
         reads = case.objective.reads
-        self.batch, _ = next(batches.read(store, reads, torch.arange(self.settings.batch_size), 2**20, self.device))
+        self.batch, _ = next(
+            batches.read_batches(store, reads, torch.arange(self.settings.batch_size), 2**20, self.device)
+        )
         self.batch["label"] = self.batch["label"].to(self.device)
         self.optimizer = torch.optim.AdamW(self.loop.trained, lr=1e-6, fused=True)
         self.bare_seconds: list[float] = []
@@ -173,7 +175,7 @@ def demo_cases(folder: Path) -> dict[str, Callable[[], Case]]:
     cases = student_cases(store, protocol.recipe, 1920)
     for name, recipe in demo.DEMO.teachers.items():
         cases[name] = lambda name=name, recipe=recipe: teacher_case(name, store, recipe)
-    for name in ("ListenToLook", "AdaFuse", benches.STTS[0]):
+    for name in ("ListenToLook", "AdaFuse", benches.STTS_METHODS[0]):
         cases[name] = lambda name=name: baseline_case(name, store, bench)
     return cases
 

@@ -149,7 +149,7 @@ def fitting_methods(bench: benches.Bench, store: data.ClipStore, frames: int) ->
     lacking = {}
     if "audio" not in store.names:
         lacking["ListenToLook"] = "the store has no sound (run `egodistill prepare` with --audio)"
-    for name in benches.STTS:
+    for name in benches.STTS_METHODS:
         try:
             paper.kept_tokens(bench, name, frames)
         except baselines.BaselineError as error:
@@ -181,7 +181,7 @@ def report_differences(
 ) -> list[paper.Contrast]:
     """Print the paired differences of EgoDistill and the other methods, or why there are none; return them."""
     try:
-        found = paper.differences(bench, runs)
+        found = paper.leads(bench, runs)
     except EgoDistillError as error:
         print(f"\nNo intervals of the differences between methods: {error}")
         return []
@@ -226,13 +226,13 @@ def run_ablate(a: argparse.Namespace) -> None:
     rows = paper.rows(bench, losses, costs=False)
     names = ["labels and IMU only (VisIMU)", *paper.ABLATIONS]
     print("\nTable 1: losses, EgoDistill with N = 1" + seeds_note(a.seeds))
-    table = Table(["losses", "top-1 (%)"], [[name, accuracy(row)] for name, row in zip(names, rows, strict=True)])
+    table = Table(["losses", "top-1 (%)"], [[name, accuracy_cell(row)] for name, row in zip(names, rows, strict=True)])
     tables.report(table, "ablate", a.markdown, a.words)
     if choices:
         frames = paper.rows(bench, choices, costs=False)
         rows += frames
         print(f"\nTable 4: choice of frames, EgoDistill with N = {a.num_frames}" + seeds_note(a.seeds))
-        table = Table(["frames", "top-1 (%)"], [[row.run.sampling, accuracy(row)] for row in frames])
+        table = Table(["frames", "top-1 (%)"], [[row.run.sampling, accuracy_cell(row)] for row in frames])
         tables.report(table, "ablate frames", a.markdown, a.words)
     about = {"seeds": a.seeds, "hours": bench.hours([*losses, *choices]), **run_settings(bench)}
     print(f"Wrote {', '.join(map(str, paper.write_rows(rows, Path(a.out, 'ablate'), about)))}")
@@ -248,7 +248,7 @@ def seeds_note(seeds: list[int]) -> str:
     return f", mean and standard deviation of {len(seeds)} seeds" if len(seeds) > 1 else ""
 
 
-def accuracy(row: paper.Row) -> str:
+def accuracy_cell(row: paper.Row) -> str:
     return f"{row.top1:.1f}" + (f" ± {row.std:.1f}" if row.std is not None else "")
 
 
@@ -260,7 +260,15 @@ def cost_table(rows: list[paper.Row]) -> Table:
         parameters = "-" if row.params is None else f"{row.params / 1e6:.2f} M"
         time_per_clip = "-" if row.ms_per_clip is None else f"{row.ms_per_clip:.2f}"
         lines.append(
-            [method_name(row.run), row.inputs, gmacs, parameters, time_per_clip, row.precision or "-", accuracy(row)]
+            [
+                method_name(row.run),
+                row.inputs,
+                gmacs,
+                parameters,
+                time_per_clip,
+                row.precision or "-",
+                accuracy_cell(row),
+            ]
         )
     return Table(["model", "inputs", "GMACs", "parameters", "ms per clip", "trained in", "top-1 (%)"], lines)
 
@@ -505,7 +513,7 @@ def teachers_table(rows: dict[str, list[paper.Row]]) -> Table:
     for kind, some in rows.items():
         by_method = {row.method: row for row in some if not row.run.without}
         teacher = by_method["teacher"]
-        cells = [accuracy(by_method[name]) for name in ("teacher", "VisOnly-Distill", "EgoDistill")]
+        cells = [accuracy_cell(by_method[name]) for name in ("teacher", "VisOnly-Distill", "EgoDistill")]
         lines.append([kind, f"{teacher.gmacs:.3f}", f"{teacher.params / 1e6:.2f} M", *cells])
     return Table(["teacher", "GMACs", "parameters", "teacher's top-1", "VisOnly-Distill", "EgoDistill"], lines)
 

@@ -49,7 +49,7 @@ from .options import (
 )
 from .settings import device_option, load_distilled, precision_option, report_precision
 
-__all__ = ["COMMANDS", "Latency", "load_student"]
+__all__ = ["COMMANDS", "Latency", "load_for_stream"]
 
 FAR_APART = 10.0  # seconds between the first frame and the first sample: they are not on one clock
 ALIGNMENT = 1.0  # seconds of arrivals that decide the offset between two clocks
@@ -153,7 +153,7 @@ def check_options(a: argparse.Namespace, kind: str) -> None:
     reject(given_flags(a, *others), f"not used with --frames {a.frames}")
 
 
-def load_student(path: str, device: str | None) -> Any:
+def load_for_stream(path: str, device: str | None) -> Any:
     """Return the student in a file, on a device, or the pair that `export --pair` wrote for this path."""
     if any(file.exists() for file in exported.pair_files(path)):
         if runtime.pick_device(device).type != "cpu":
@@ -253,7 +253,7 @@ def in_seconds(times: np.ndarray) -> np.ndarray:
     return times / 1e9 if times.dtype.kind in "iu" else times
 
 
-class Camera:
+class FrameFeed:
     """Pass frames to a stream: all of them, or with "newest" only those that it asks for, like a camera that sleeps.
 
     `whole`: the samples have integer nanoseconds, so frames must have them, too; None: no sample has come yet.
@@ -291,7 +291,7 @@ class Camera:
 # Two ways to run
 
 
-def answers_in_order(source: Source, stream: Stream, camera: Camera, seconds: float | None) -> Iterator:
+def answers_in_order(source: Source, stream: Stream, camera: FrameFeed, seconds: float | None) -> Iterator:
     """Yield the answers of a file that is read as fast as possible; frames and samples come in order of time."""
     frames = iter(source.video)
     if source.samples is None:
@@ -326,7 +326,7 @@ class Inputs:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.camera: Camera | None = None
+        self.camera: FrameFeed | None = None
         self.frames, self.samples = feeds.ArrivalDelay(source.clock), feeds.ArrivalDelay(source.clock)
         self.end = math.inf  # of the video, on the clock of the samples
         self.error: BaseException | None = None
@@ -608,13 +608,13 @@ def summary(source: Source, stats: arrivals.Stats, share_on: float) -> list[str]
 def run_live(a: argparse.Namespace) -> None:
     began = time.monotonic()
     check_options(a, feeds.source_kind(a.source))
-    model = load_student(a.student, a.device)
+    model = load_for_stream(a.student, a.device)
     latency = Latency(time.monotonic() - began)
     path = Path(a.out) if a.out else None
     output = Output(as_json=a.json, tracker=events.Tracker() if a.events else None, path=path)
     source = open_source(a, batches.clip_spec_of(model), output.note)
     report_precision(a.precision, a.device)
-    run = Run(source, output, latency, lambda offset: open_stream(a, model, (offset, a.frame_stretch)))
+    run = LiveRun(source, output, latency, lambda offset: open_stream(a, model, (offset, a.frame_stretch)))
     with contextlib.closing(output):
         run.run(fast=a.fast, seconds=a.seconds)
     run.report()
@@ -632,14 +632,14 @@ def open_stream(a: argparse.Namespace, model: Any, frame_clock: tuple[float, flo
     )
 
 
-class Run:
+class LiveRun:
     """One run of the command: a source, a stream, and where its answers go."""
 
     def __init__(
         self, source: Source, output: Output, latency: Latency, open_stream: Callable[[float], Stream]
     ) -> None:
         self.source, self.output, self.latency, self.open_stream = source, output, latency, open_stream
-        self.camera: Camera | None = None
+        self.camera: FrameFeed | None = None
         self.problem: str | None = None
         self.error: BaseException | None = None
         self.interrupted = False
@@ -668,16 +668,16 @@ class Run:
         """Yield the answers before the end of the input."""
         source = self.source
         if inputs is None:
-            self.camera = Camera(self.open_stream(source.offset), source)
+            self.camera = FrameFeed(self.open_stream(source.offset), source)
             yield from answers_in_order(source, self.camera.stream, self.camera, seconds)
             return
         if not source.align:
-            self.camera = inputs.camera = Camera(self.open_stream(source.offset), source)
+            self.camera = inputs.camera = FrameFeed(self.open_stream(source.offset), source)
         inputs.start()
         stop = math.inf if seconds is None else source.clock.now() + seconds
         if source.align:
             source.offset = inputs.aligned(stop)
-            self.camera = inputs.camera = Camera(self.open_stream(source.offset), source)
+            self.camera = inputs.camera = FrameFeed(self.open_stream(source.offset), source)
         yield from answers_as_they_come(inputs, self.camera.stream, stop)
 
     def show(self, answer: Answer) -> None:

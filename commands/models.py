@@ -161,7 +161,7 @@ def export_options(parser: argparse.ArgumentParser) -> None:
         help="write two programs for live inference: STEM.frame.pt2 (a picture) and STEM.motion.pt2 (the IMU "
         "samples and the kept image features) for --out STEM.pt2",
     )
-    parser.add_argument("--precision", choices=export.PRECISIONS, default="fp32", help="weights and arithmetic")
+    parser.add_argument("--precision", choices=export.EXPORT_PRECISIONS, default="fp32", help="weights and arithmetic")
     parser.add_argument(
         "--batch-size", metavar="N", type=positive_int, help="exact number of clips per call (default: any); 1: faster"
     )

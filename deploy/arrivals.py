@@ -19,7 +19,7 @@ from ..recordings.clips import ClipSpec
 from ..support.errors import EgoDistillError
 from ..video import DRAWN, Scaler
 
-__all__ = ["KEPT_FRAMES", "Clock", "Frame", "Frames", "Schedule", "Sensor", "Stats", "Times"]
+__all__ = ["KEPT_FRAMES", "Clock", "TimedFrame", "Frames", "Schedule", "Sensor", "Stats", "Times"]
 
 Times = float | int | Sequence[float] | Sequence[int] | np.ndarray
 
@@ -279,7 +279,7 @@ class Schedule:
 
 
 @dataclasses.dataclass(eq=False)
-class Frame:
+class TimedFrame:
     """A kept frame: its time in seconds on the clock of the samples, and its picture until it is encoded."""
 
     time: float
@@ -306,11 +306,11 @@ class Frames:
             )
         self.schedule, self.choice, self.tolerance, self.max_age = schedule, choice, tolerance, max_age
         self.stats, self.count = stats, schedule.spec.frames
-        self.kept: list[Frame] = []
+        self.kept: list[TimedFrame] = []
         self.places = schedule.spec.times(0.0) if choice == "centre" else np.zeros(self.count)
         self.scaler = Scaler(schedule.spec.size, bool(schedule.spec.crop))
 
-    def add(self, frame: Frame, first: int) -> None:
+    def add(self, frame: TimedFrame, first: int) -> None:
         """Add a frame, and drop those that no answer from number `first` on can use."""
         times = [known.time for known in self.kept]
         place = int(np.searchsorted(times, frame.time))
@@ -324,7 +324,7 @@ class Frames:
             if known is not frame:
                 self.scale(known)
 
-    def thin(self, first: int, new: Frame | None = None) -> None:
+    def thin(self, first: int, new: TimedFrame | None = None) -> None:
         """Drop the frames that no answer from number `first` on can use."""
         if self.schedule.anchor is None:
             needed = set(self.kept[-KEPT_FRAMES * self.count :])
@@ -347,14 +347,14 @@ class Frames:
                     late = self.schedule.stop(first) - self.max_age - frame.time
                 self.stats.frame_lateness = max(self.stats.frame_lateness, late)
 
-    def needed(self, first: int) -> set[Frame]:
+    def needed(self, first: int) -> set[TimedFrame]:
         """Return the frames that answers from number `first` on can use."""
         if not self.kept:
             return set()
         schedule, latest = self.schedule, self.kept[-1].time
         if self.choice == "centre":
             last = schedule.last_before(latest + self.tolerance, lambda k: schedule.start(k) + float(self.places[0]))
-            found: set[Frame] = set()
+            found: set[TimedFrame] = set()
             for number in range(max(first, last - 2 * KEPT_FRAMES), last + 1):
                 found.update(frame for frame in self.nearest(number) if frame is not None)
             return found
@@ -365,14 +365,14 @@ class Frames:
             found.update(self.newest(number))
         return found
 
-    def nearest(self, number: int) -> list[Frame | None]:
+    def nearest(self, number: int) -> list[TimedFrame | None]:
         """Return the frame for each place of an answer's clip; None without one within `tolerance`.
 
         A frame that began at most `ON_SCREEN` seconds before a place is on screen there: take it, as `predict()` does.
         Without one, because the camera is slower, take the nearest.
         """
         times = np.array([frame.time for frame in self.kept])
-        found: list[Frame | None] = []
+        found: list[TimedFrame | None] = []
         for moment in self.schedule.spec.times(self.schedule.start(number), number):
             after = int(np.searchsorted(times, moment + ROUNDING, side="right"))
             around = [place for place in (after - 1, after) if 0 <= place < len(times)]
@@ -383,12 +383,12 @@ class Frames:
             found.append(self.kept[best] if near else None)
         return found
 
-    def newest(self, number: int) -> list[Frame]:
+    def newest(self, number: int) -> list[TimedFrame]:
         """Return the last frames before the end of an answer's clip, at most `count`, none older than `max_age`."""
         stop = self.schedule.stop(number)
         return [frame for frame in self.kept if stop - self.max_age <= frame.time <= stop][-self.count :]
 
-    def pick(self, number: int) -> list[Frame]:
+    def pick(self, number: int) -> list[TimedFrame]:
         """Return the frames of an answer in order of time; fewer than the model needs if there are no more."""
         found = self.nearest(number) if self.choice == "centre" else self.newest(number)
         return list(dict.fromkeys(frame for frame in found if frame is not None))
@@ -398,7 +398,7 @@ class Frames:
         if self.choice == "newest" and self.kept:
             self.scale(self.kept[-1])
 
-    def scale(self, frame: Frame) -> None:
+    def scale(self, frame: TimedFrame) -> None:
         """Bring a picture [H, W, 3] to the model's size, [3, size, size]; one of that size is only transposed."""
         if frame.scaled:
             return

@@ -27,7 +27,7 @@ from ..support.errors import EgoDistillError
 __all__ = ["Event", "Tracker", "events"]
 
 
-class Labelled(Protocol):
+class Labelling(Protocol):
     """An `inference.Prediction` or a `stream.Answer`."""
 
     start: float
@@ -96,9 +96,9 @@ class Tracker:
         """Forget all answers."""
         self._holds: Part | None = None
         self._ended: dict[str, Part] = {}  # the last part of each label, in order of time, which a next one may extend
-        self._last: Labelled | None = None  # the last answer with classes
+        self._last: Labelling | None = None  # the last answer with classes
 
-    def add(self, answer: Labelled) -> list[Event]:
+    def add(self, answer: Labelling) -> list[Event]:
         """Take the next answer, and return the events that have ended, in order of time."""
         last, moment = self._last, middle(answer)
         if last is not None and moment <= middle(last):
@@ -157,7 +157,7 @@ class Tracker:
         return [Event(part.start, part.stop, part.label, part.score)] if long_enough else []
 
 
-def middle(answer: Labelled) -> float:
+def middle(answer: Labelling) -> float:
     """Return the middle of an answer's clip."""
     return halfway(answer.start, answer.stop)
 
@@ -172,7 +172,7 @@ def seconds(start: float, stop: float) -> float:
 
 
 def events(
-    answers: Iterable[Labelled],
+    answers: Iterable[Labelling],
     *,
     start: float = 0.6,
     end: float = 0.4,

@@ -8,7 +8,7 @@
     export.export(model, "student.onnx", format="onnx")
     for row in export.compare(model, store.split("test"), ["student.pt2", "fast.pt2", "student.onnx"]):
         print(row)
-    feature, logits = export.load("fast.pt2")(frames, imu)                           # a model like any other
+    feature, logits = export.load_exported("fast.pt2")(frames, imu)                           # a model like any other
 
     export.export_pair(model, "device.pt2")              # device.frame.pt2 and device.motion.pt2, for live inference
     feature, logits = export.load_pair("device.pt2")(frames, imu)
@@ -71,7 +71,7 @@ from .exported import (
     WHOLE,
     ExportError,
     description_of,
-    load,
+    load_exported,
     load_pair,
     pair_files,
     require_packages,
@@ -79,17 +79,17 @@ from .exported import (
 
 __all__ = [
     "FORMATS",
-    "PRECISIONS",
+    "EXPORT_PRECISIONS",
     "Comparison",
     "ExportError",
     "compare",
     "export",
     "export_pair",
-    "load",
+    "load_exported",
     "load_pair",
 ]
 
-PRECISIONS = ("fp32", "bf16", "int8")
+EXPORT_PRECISIONS = ("fp32", "bf16", "int8")
 BATCH = 16  # clips at a time, in calibration and comparison
 SMALLEST_STEP = 2.0**-30  # of int8 values
 SLOW_INT8 = (  # docs/results.md, "Exported files"
@@ -159,7 +159,9 @@ def export_pair(
     device.motion.pt2 {'image_features': ['batch', 1, 64], 'imu': ['batch', 422, 6]}
     """
     settings = Settings(format, precision, calibrate, calibration_clips, batch_size, overwrite)
-    frame, motion = write_files(model, dict(zip(pair_files(path), (Frame, Motion), strict=True)), settings)
+    frame, motion = write_files(
+        model, dict(zip(pair_files(path), (FrameProgram, MotionProgram), strict=True)), settings
+    )
     return frame, motion
 
 
@@ -224,7 +226,7 @@ def check_request(model: Any, paths: Sequence[Path], settings: Settings) -> None
     format, precision = settings.format, settings.precision
     if not isinstance(model, EgoDistill):
         raise ExportError(f"only models of the class EgoDistill can be exported; got {type(model).__name__}")
-    for name, value, known in (("format", format, tuple(FORMATS)), ("precision", precision, PRECISIONS)):
+    for name, value, known in (("format", format, tuple(FORMATS)), ("precision", precision, EXPORT_PRECISIONS)):
         if value not in known:
             raise ExportError(f"{name} must be one of {known}; got {value!r}")
     if settings.batch_size is not None:
@@ -309,7 +311,7 @@ class Plain(nn.Module):
         return (frames, *imu)
 
 
-class Frame(Plain):
+class FrameProgram(Plain):
     """The part of a student that runs once per picture: uint8 [B, 3, H, W] -> image feature [B, d]."""
 
     name = PAIR[0]
@@ -328,7 +330,7 @@ class Frame(Plain):
         return (frames.flatten(0, 1),)
 
 
-class Motion(Plain):
+class MotionProgram(Plain):
     """The part of a student that runs once per answer: image features [B, N, d] and IMU samples -> feature, logits."""
 
     name = PAIR[1]
@@ -540,7 +542,7 @@ def describe(model: EgoDistill, path: Path, settings: Settings, part: type[Plain
         "outputs": [{"name": name, "dtype": "float32", **outputs[name]} for name in part.outputs],
         "class_names": model.class_names,
         "inside": [inside[name] for name in names if name in inside],
-        "state": describe_state(spec) if part in (Frame, Motion) else None,
+        "state": describe_state(spec) if part in (FrameProgram, MotionProgram) else None,
         "compiled_for": f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
         if format == "aoti"
         else None,
@@ -681,7 +683,7 @@ def compare(
     torch.set_num_threads(1)
     try:
         original = copy.deepcopy(model).cpu().eval()
-        models = [original, *map(load, paths), *map(load_pair, pairs)]
+        models = [original, *map(load_exported, paths), *map(load_pair, pairs)]
         batches = [[run(*clips) for run in models] for clips in store_clips(model, store)]
         outputs = [Output(*map(torch.cat, zip(*parts, strict=True))) for parts in zip(*batches, strict=True)]
         first = next(store_clips(model, store, 1))

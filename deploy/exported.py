@@ -2,13 +2,13 @@
 
     from egodistill.deploy import exported
 
-    model = exported.load("student.pt2")                      # a file of `export.export()`, a model like any other
+    model = exported.load_exported("student.pt2")         # a file of `export.export()`, a model like any other
     feature, logits = model(frames, imu)
-    pair = exported.load_pair("device.pt2")                   # the two files of `export.export_pair()`
+    pair = exported.load_pair("device.pt2")                 # the two files of `export.export_pair()`
     image_features = pair.encode_frames(frames)               # once per picture
     feature, logits = pair.fuse(image_features, imu)          # once per answer
 
-Beside each file, `FILE.json` describes it. `export` also offers `load()` and `load_pair()`.
+Beside each file, `FILE.json` describes it. `export` also offers `load_exported()` and `load_pair()`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ..student import Output
 from ..support import files
 from ..support.errors import EgoDistillError
 
-__all__ = ["ExportError", "Exported", "Pair", "Program", "load", "load_pair"]
+__all__ = ["ExportError", "Exported", "Pair", "Program", "load_exported", "load_pair"]
 
 DESCRIPTION_FORMAT = "egodistill export 2"
 WHOLE, PAIR = "student", ("frame", "motion")  # parts of a student: its only file, or its two
@@ -187,7 +187,7 @@ class LoadedModel(nn.Module):
 
 
 class Exported(LoadedModel):
-    """An exported file as a model for `evaluate()` and `predict()`; see `load()`.
+    """An exported file as a model for `evaluate()` and `predict()`; see `load_exported()`.
 
     It takes the inputs that its `description` (the JSON) names, for any number of clips, and returns `Output`. It runs
     on the CPU only, with the number of threads that torch has when the file is loaded. A file with a fixed
@@ -257,7 +257,7 @@ def equal_parts(inputs: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, .
         yield tuple(x[rows] for x in inputs)
 
 
-def load(path: str | os.PathLike) -> Exported:
+def load_exported(path: str | os.PathLike) -> Exported:
     """Return the file that `export()` wrote as a model.
 
     An exported file is a program, and a compiled one machine code: load it only if you trust its source. Raise
@@ -266,7 +266,7 @@ def load(path: str | os.PathLike) -> Exported:
     >>> from egodistill import EgoDistill, batches, export
     >>> model = EgoDistill.load("student.pt")
     >>> _ = export.export(model, "student.pt2")
-    >>> exported = export.load("student.pt2")
+    >>> exported = export.load_exported("student.pt2")
     >>> feature, logits = exported(*batches.example_inputs(model, batch_size=3))
     >>> exported.inputs, logits.shape
     (('frames', 'imu'), torch.Size([3, 13]))
@@ -277,8 +277,8 @@ def load(path: str | os.PathLike) -> Exported:
 def load_pair(path: str | os.PathLike) -> Pair:
     """Return the two files that `export_pair()` wrote for this path as one model.
 
-    Load them only if you trust their source; see `load()`. Raise ExportError if a file, its description or a package is
-    missing or damaged, and if the two files are not of one export.
+    Load them only if you trust their source; see `load_exported()`. Raise ExportError if a file, its description or a
+    package is missing or damaged, and if the two files are not of one export.
 
     >>> from egodistill import EgoDistill, batches, export
     >>> model = EgoDistill.load("student.pt")

@@ -32,7 +32,7 @@ from ..engine import batches, runtime
 from ..engine.runtime import Precision
 from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu
 from ..support.errors import EgoDistillError
-from .arrivals import Clock, Frame, Frames, Schedule, Sensor, Stats, Times
+from .arrivals import Clock, Frames, Schedule, Sensor, Stats, TimedFrame, Times
 from .gates import FAST, TOLERANCE, Gate, Moved
 
 __all__ = ["Answer", "Stream", "StreamClockError"]
@@ -68,7 +68,7 @@ class Job(NamedTuple):
     schedule: Schedule
     arrived: float
     window: np.ndarray | None
-    frames: list[Frame]
+    frames: list[TimedFrame]
     problem: str | None
 
 
@@ -92,8 +92,8 @@ class Stream:
                window [samples, 6], the ages of the frames used and the end of the clip in seconds. It is not
                asked about the first look, nor about one that replaces a frame that has become too old. The model must
                read IMU samples, at the gate's `imu_rate` if it has one. None: `gates.Moved(gates.FAST)`, which is
-               better than a period when looks are rare (docs/results.md, When to look); for a model without IMU, or with
-               several frames, a period of 2 s.
+               better than a period when requests are rare (docs/results.md); for a model without IMU, or with several
+               frames, a period of 2 s.
     period     With "newest", instead of a gate: look every so many seconds.
     camera_delay, camera_timeout   Seconds by which frames are requested early, and after which a request is given up.
     max_pending   How many due answers may wait for `results()`; beyond it, the oldest are dropped and counted.
@@ -303,7 +303,7 @@ class Stream:
             if not self.spec.frames or (math.isfinite(ahead) and seconds > ahead + FRAME_LEAD):
                 self._stats.refused += 1
                 return
-            self._frames.add(Frame(seconds, given.copy()), self._first_open())
+            self._frames.add(TimedFrame(seconds, given.copy()), self._first_open())
             self._update(arrived)
             self._lock.notify_all()  # to `wait()`, which scales the picture
 
@@ -524,7 +524,7 @@ class Stream:
             self._frames.thin(self._first_open())
             return Job(number, self._schedule, arrived, window, frames, problem)
 
-    def _lacking(self, frames: list[Frame]) -> str:
+    def _lacking(self, frames: list[TimedFrame]) -> str:
         where = f"within {self.tolerance:g} s of its place" if self.choice == "centre" else ""
         where = where or f"of the last {self.max_age:g} s"
         count = self.spec.frames

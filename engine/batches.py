@@ -3,7 +3,7 @@
     from egodistill import batches
 
     names = batches.arrays_of(model, store)                 # such as ["frames_1", "imu"]
-    for batch, waited in batches.read(store, names, torch.arange(len(store)), 64, device):
+    for batch, waited in batches.read_batches(store, names, torch.arange(len(store)), 64, device):
         output = model(*(batch[name] for name in names))
 
 `Model` and `Store` describe what training and evaluation need: a model of your own is a torch module with `inputs`.
@@ -39,7 +39,7 @@ __all__ = [
     "example_inputs",
     "input_specs",
     "inputs_of",
-    "read",
+    "read_batches",
     "require_array",
     "require_finite",
     "require_labels",
@@ -282,7 +282,7 @@ def require_clips(model: Model, store: Store, name: str) -> None:
     """Raise EgoDistillError if an array has other clips than a model reads; fields that are None are not compared."""
     stored = stored_spec(store, name)
     ignore = ("size",) if getattr(model, "resizes", False) else ()
-    different = clips.differences(clips.spec_of(model), stored, ignore=ignore)
+    different = clips.spec_differences(clips.spec_of(model), stored, ignore=ignore)
     if different:
         faults = [f"{k} is {theirs} in the store, {ours} in the model" for k, (ours, theirs) in different.items()]
         names = {} if hasattr(model, "clip_spec") else STUDENT_OPTIONS
@@ -467,7 +467,7 @@ def use_python_numbers(settings: Any) -> None:
             object.__setattr__(settings, name, value.item())
 
 
-def read(
+def read_batches(
     store: Store,
     names: Sequence[str],
     rows: Tensor,
@@ -485,7 +485,7 @@ def read(
     >>> import torch
     >>> from egodistill import batches, data
     >>> store = data.ClipStore("store").split("test")
-    >>> for batch, waited in batches.read(store, ["imu"], torch.arange(len(store)), 4, torch.device("cpu")):
+    >>> for batch, waited in batches.read_batches(store, ["imu"], torch.arange(len(store)), 4, torch.device("cpu")):
     ...     print(batch["imu"].shape, batch["row"])
     torch.Size([4, 422, 6]) tensor([0, 1, 2, 3])
     torch.Size([2, 422, 6]) tensor([4, 5])

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
         Row as Row,
         ablation as ablation,
         comparison as comparison,
-        differences as differences,
         frame_choices as frame_choices,
+        leads as leads,
         rows as rows,
         write_rows as write_rows,
     )
@@ -75,7 +75,7 @@ else:
                 "Row",
                 "ablation",
                 "comparison",
-                "differences",
+                "leads",
                 "frame_choices",
                 "rows",
                 "write_rows",

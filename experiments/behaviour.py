@@ -69,7 +69,7 @@ class Thing:
     single machine press 0.5 0.0
     """
 
-    look: str  # in `props.THINGS`
+    look: str  # in `props.DRAWABLE`
     kind: str
     noun: tuple[str, int]
     verbs: tuple[tuple[str, int], ...]

@@ -52,11 +52,11 @@ from . import adafuse, baselines, contrasts, listen_to_look, stts
 from .contrasts import Outcome
 from .protocols import PROTOCOLS, Protocol, TeacherRecipe
 
-__all__ = ["BASELINES", "DISTILLED", "METHODS", "STAGE_1_LOSSES", "STTS", "STUDENTS", "Bench", "Run"]
+__all__ = ["BASELINES", "DISTILLED", "METHODS", "STAGE_1_LOSSES", "STTS_METHODS", "STUDENTS", "Bench", "Run"]
 
 STUDENTS = ("VisOnly", "VisOnly-Distill", "VisIMU", "EgoDistill")
-STTS = tuple(f"STTS {variant}" for variant in stts.STTS_VARIANTS)
-BASELINES = ("ListenToLook", "AdaFuse", *STTS)
+STTS_METHODS = tuple(f"STTS {variant}" for variant in stts.STTS_VARIANTS)
+BASELINES = ("ListenToLook", "AdaFuse", *STTS_METHODS)
 METHODS = (*STUDENTS, *BASELINES)
 DISTILLED = ("VisOnly-Distill", "EgoDistill", "ListenToLook")
 STAGE_1_LOSSES = ("nce", "pretrain_l1")  # names for `Run.without`
@@ -198,9 +198,9 @@ class Bench:
     def outcome(self, run: Run) -> Outcome:
         """Return which test segments a finished run has right, for `contrasts`.
 
-        Raise DataError if there is no result, or if it does not record this; see `contrasts.read()`.
+        Raise DataError if there is no result, or if it does not record this; see `contrasts.read_outcome()`.
         """
-        return replace(contrasts.read(self.path(run, ".json")), name=run.name)
+        return replace(contrasts.read_outcome(self.path(run, ".json")), name=run.name)
 
     def splits(self, run: Run) -> tuple[Any, Any]:
         """Return the training and the test clips. Raise DataError if the store lacks the frames of the run."""
@@ -499,7 +499,7 @@ def samplings(store: data.ClipStore, frames: int) -> list[str]:
 
 
 def outcome_record(found: inference.Evaluation, test: Any) -> dict[str, Any]:
-    """Return what a result keeps of each test segment, for `contrasts.read()`."""
+    """Return what a result keeps of each test segment, for `contrasts.read_outcome()`."""
     correct = contrasts.split_by_wearer(found.correct.numpy(), found.wearers)
     return {"test": contrasts.segments_record(test)["digest"], "correct": contrasts.pack(correct)}
 

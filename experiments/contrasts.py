@@ -2,8 +2,8 @@
 
     from egodistill.experiments import contrasts
 
-    first = [contrasts.read(f"out/seed-{seed}/egodistill-n1-x3d.json") for seed in range(3)]
-    second = [contrasts.read(f"out/seed-{seed}/visimu-n1.json") for seed in range(3)]
+    first = [contrasts.read_outcome(f"out/seed-{seed}/egodistill-n1-x3d.json") for seed in range(3)]
+    second = [contrasts.read_outcome(f"out/seed-{seed}/visimu-n1.json") for seed in range(3)]
     print(contrasts.difference(first, second))                 # +9.9 (+7.1 to +12.7), in points
     print(f"{contrasts.accuracy(first):.1f}")                  # 76.2 (73.0 to 79.4), in %
     kinds = {"reversal": ["take", "put"], "cyclic": ["cut", "mix"]}
@@ -38,7 +38,7 @@ from ..support.errors import DataError, EgoDistillError
 from . import intervals
 from .intervals import Interval
 
-__all__ = ["Outcome", "accuracy", "difference", "pack", "read", "segments_record", "split_by_wearer", "unpack"]
+__all__ = ["Outcome", "accuracy", "difference", "pack", "read_outcome", "segments_record", "split_by_wearer", "unpack"]
 
 Groups = Mapping[str, Sequence[str]]
 SEGMENTS_FILE = "segments.json"
@@ -146,7 +146,7 @@ def segments_record(store: Any) -> dict[str, Any]:
     return {"digest": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16], **about}
 
 
-def read(path: str | os.PathLike) -> Outcome:
+def read_outcome(path: str | os.PathLike) -> Outcome:
     """Return the outcome of a run from its result, such as ``out/seed-0/visimu-n1.json`` in a bench's folder.
 
     The classes of the segments come from ``segments.json`` in the folder above it, if it is there. Raise DataError for

@@ -20,10 +20,10 @@ from .. import inference, teachers
 from ..student import EgoDistill
 from . import adafuse, listen_to_look, stts
 
-__all__ = ["TABLE_3", "TABLE_3_LEGEND", "Published", "table_3_notes"]
+__all__ = ["TABLE_3", "TABLE_3_LEGEND", "PublishedCost", "table_3_notes"]
 
 
-class Published(NamedTuple):
+class PublishedCost(NamedTuple):
     """Published numbers of a row of the paper's Table 3, per clip, on one A40 at batch 32.
 
     >>> import torch
@@ -39,18 +39,21 @@ class Published(NamedTuple):
     params: float
 
 
-_STTS = Published(7.19, 1.63, 36.63e6)
-_VIDEO = Published(369.51, 10.70, 108.91e6)
+_STTS = PublishedCost(7.19, 1.63, 36.63e6)
+_VIDEO = PublishedCost(369.51, 10.70, 108.91e6)
 # The paper's Table 3: {row: (published numbers, function that builds the model)}. Video's parameters match a classifier
 # of 97 classes, those of AdaFuse and ListenToLook one of 62; the others match neither.
-TABLE_3: dict[str, tuple[Published, Callable[[], nn.Module]]] = {
+TABLE_3: dict[str, tuple[PublishedCost, Callable[[], nn.Module]]] = {
     "Video": (_VIDEO, lambda: teachers.load("motionformer_16x4", None, 97, fast=False, progress=False)),
     "MotionFormer": (_VIDEO, lambda: teachers.load("motionformer_16x4", None, 97, progress=False)),
-    "AdaFuse": (Published(15.20, 2.04, 38.85e6), lambda: adafuse.AdaFuse(62, weights=None)),
+    "AdaFuse": (PublishedCost(15.20, 2.04, 38.85e6), lambda: adafuse.AdaFuse(62, weights=None)),
     "STTS-T0.8-S0.9": (_STTS, lambda: stts.STTS(62, weights=None, **stts.STTS_VARIANTS["T0.8-S0.9"])),
     "STTS-T0.5-S0.7": (_STTS, lambda: stts.STTS(62, weights=None, **stts.STTS_VARIANTS["T0.5-S0.7"])),
-    "ListenToLook": (Published(3.10, 0.43, 25.53e6), lambda: listen_to_look.ListenToLook(62, gru=True, weights=None)),
-    "EgoDistill": (Published(1.91, 0.25, 20.56e6), lambda: EgoDistill(62, image_weights=None)),
+    "ListenToLook": (
+        PublishedCost(3.10, 0.43, 25.53e6),
+        lambda: listen_to_look.ListenToLook(62, gru=True, weights=None),
+    ),
+    "EgoDistill": (PublishedCost(1.91, 0.25, 20.56e6), lambda: EgoDistill(62, image_weights=None)),
 }
 # Why our numbers differ from the published ones, as far as known. Fields are filled in by `adafuse_counts()`. A note is
 # for all rows whose name begins with its key.

@@ -33,7 +33,7 @@ from ..student import Output
 from ..support import files
 from ..support.errors import EgoDistillError
 from . import contrasts, stts
-from .benches import DISTILLED, METHODS, STAGE_1_LOSSES, STTS, Bench, Run, samplings
+from .benches import DISTILLED, METHODS, STAGE_1_LOSSES, STTS_METHODS, Bench, Run, samplings
 from .contrasts import Outcome
 from .intervals import Interval
 
@@ -43,7 +43,7 @@ __all__ = [
     "Row",
     "ablation",
     "comparison",
-    "differences",
+    "leads",
     "frame_choices",
     "kept_tokens",
     "rows",
@@ -77,9 +77,9 @@ def comparison(
     runs, kept = [], {}
     for method in methods:
         most = [max(num_frames)]
-        if method in STTS and kept.setdefault(kept_tokens(bench, method, most[0]), method) != method:
+        if method in STTS_METHODS and kept.setdefault(kept_tokens(bench, method, most[0]), method) != method:
             continue
-        for frames in most if method in ("AdaFuse", *STTS) else sorted(num_frames):
+        for frames in most if method in ("AdaFuse", *STTS_METHODS) else sorted(num_frames):
             runs.append(Run(method, frames=frames, teacher=teacher if method in DISTILLED else None))
     return [replace(run, seed=seed) for seed in seeds for run in runs]
 
@@ -170,7 +170,7 @@ def rows(bench: Bench, runs: Iterable[Run], *, costs: bool = True) -> list[Row]:
             gmacs = statistics.mean(one["gmacs"] for one in found)
         made = row(kind, found, describe_inputs(model), gmacs, cost)
         with contextlib.suppress(EgoDistillError):  # Results of an earlier version, or one seed with one wearer.
-            made = made._replace(interval=accuracy(bench, members))
+            made = made._replace(interval=contrasts.accuracy([bench.outcome(run) for run in members]))
         result.append(made)
     return result
 
@@ -236,23 +236,6 @@ def describe_inputs(model: Any) -> str:
     return " + ".join([f"{count} frame{'s' * (count > 1)}", *(names[name] for name in model.inputs if name in names)])
 
 
-def accuracy(bench: Bench, runs: Sequence[Run], **groups: Any) -> Interval:
-    """Return the accuracy in % of one method, over the seeds of its runs and the wearers of the test.
-
-    ``groups`` are the options of `contrasts.accuracy()`; errors are those of it and of `Bench.outcome()`.
-    """
-    return contrasts.accuracy([bench.outcome(run) for run in runs], **groups)
-
-
-def difference(bench: Bench, first: Sequence[Run], second: Sequence[Run], **groups: Any) -> Interval:
-    """Return by how many points the first method is better than the second, paired by seed and wearer.
-
-    ``first`` and ``second`` are the runs of a method with several seeds. For methods of two benches, use
-    `contrasts.difference()` with `Bench.outcome()`. ``groups`` are its options; errors are those of both.
-    """
-    return contrasts.difference([bench.outcome(run) for run in first], [bench.outcome(run) for run in second], **groups)
-
-
 class Contrast(NamedTuple):
     """A paired difference of accuracies in points; both runs stand for all seeds, as `Row.run`."""
 
@@ -261,7 +244,7 @@ class Contrast(NamedTuple):
     interval: Interval
 
 
-def differences(bench: Bench, runs: Iterable[Run]) -> list[Contrast]:
+def leads(bench: Bench, runs: Iterable[Run]) -> list[Contrast]:
     """Return EgoDistill minus each other method with as many frames, for runs such as those of `comparison()`.
 
     Runs of several teachers are compared with EgoDistill of their own teacher, runs without one with that of each.
@@ -270,9 +253,13 @@ def differences(bench: Bench, runs: Iterable[Run]) -> list[Contrast]:
     kinds: dict[Run, list[Run]] = {}
     for run in runs:
         kinds.setdefault(replace(run, seed=0), []).append(run)
+
+    def lead(first: Run, second: Run) -> Interval:
+        return contrasts.difference(*([bench.outcome(run) for run in kinds[kind]] for kind in (first, second)))
+
     whole = [kind for kind in kinds if kind == Run("EgoDistill", frames=kind.frames, teacher=kind.teacher)]
     return [
-        Contrast(own, kind, difference(bench, kinds[own], kinds[kind]))
+        Contrast(own, kind, lead(own, kind))
         for kind in kinds
         for own in whole
         if kind.method in METHODS and kind.frames == own.frames and kind.teacher in (None, own.teacher) and kind != own

@@ -21,7 +21,7 @@ import torch
 
 from .scene import SPRITE_EDGE, Placed
 
-__all__ = ["THINGS", "Hand", "station"]
+__all__ = ["DRAWABLE", "Hand", "station"]
 
 Colour = tuple[float, float, float]  # red, green, blue, 0 to 1
 
@@ -559,7 +559,7 @@ DRAW: dict[str, Callable[[Stage], list[Placed]]] = {
     "tray": tray,
     "panel": panel,
 }
-THINGS = tuple(DRAW)
+DRAWABLE = tuple(DRAW)
 
 
 class Hand(NamedTuple):
@@ -584,7 +584,7 @@ class Hand(NamedTuple):
 def station(thing: str, appearance: int, hand: Hand, skin: Colour, sleeve: Colour, pitch: float) -> list[Placed]:
     """Return the sprites of one station, from back to front, while the hand is where ``hand`` says.
 
-    ``thing`` is one of `THINGS`. ``appearance`` is the seed of its size, place, colours and of the clutter beside it.
+    ``thing`` is one of `DRAWABLE`. ``appearance`` is the seed of its size, place, colours and of the clutter beside it.
     ``pitch`` is the angle of the station below the horizon, in rad. Raise KeyError for another thing.
 
     >>> import numpy as np
@@ -595,7 +595,7 @@ def station(thing: str, appearance: int, hand: Hand, skin: Colour, sleeve: Colou
     0.05
     """
     draw = DRAW[thing]
-    stage = Stage(appearance, THINGS.index(thing), hand, skin, sleeve, pitch)
+    stage = Stage(appearance, DRAWABLE.index(thing), hand, skin, sleeve, pitch)
     drawn = draw(stage)
     return clutter(stage) + drawn
 

@@ -82,7 +82,7 @@ from .behaviour import (
     wrong_verb,
 )
 
-__all__ = ["Recording", "World", "WorldError", "render"]
+__all__ = ["RenderedRecording", "World", "WorldError", "render"]
 
 SOUND_RATE = 16000  # Hz, a multiple of the frame rate
 GAPS = (0.4, 3.2)  # seconds from one act to the next
@@ -191,7 +191,7 @@ class Request:
         test = (*EPIC_TEST_WEARERS, *others)[: self.test_wearers]
         return test if split == "test" else tuple(others[::-1][: self.validation_wearers])
 
-    def recordings(self) -> list[Recording]:
+    def recordings(self) -> list[RenderedRecording]:
         """Return the trimmed recordings, by split and wearer."""
         plan = []
         for split in ("train", "validation", "test"):
@@ -204,17 +204,17 @@ class Request:
                     first += count
         return plan
 
-    def long_recordings(self) -> list[Recording]:
+    def long_recordings(self) -> list[RenderedRecording]:
         """Return the untrimmed recordings, of about four minutes each."""
         return [
             self.recording(f"{name}_201", 54, 54 * k, untrimmed=True)
             for k, name in enumerate(self.wearers("test")[: self.untrimmed])
         ]
 
-    def recording(self, name: str, acts: int, first: int, **options: Any) -> Recording:
+    def recording(self, name: str, acts: int, first: int, **options: Any) -> RenderedRecording:
         """Return a recording of this world."""
         own = {"coupling": self.coupling, "things": self.things, "shutter": self.shutter}
-        return Recording(name, acts, self.seed, *self.size, first=first, **own, **options)
+        return RenderedRecording(name, acts, self.seed, *self.size, first=first, **own, **options)
 
 
 def names(numbers: Sequence[int]) -> tuple[str, ...]:
@@ -303,7 +303,7 @@ def render(
     )
 
 
-def write_recordings(plan: Sequence[Recording], out: Path, workers: int | None, progress: bool) -> None:
+def write_recordings(plan: Sequence[RenderedRecording], out: Path, workers: int | None, progress: bool) -> None:
     """Write the missing recordings, in several processes."""
     todo = [recording for recording in plan if not recording.exists(out)]
     total = sum(recording.acts for recording in plan)
@@ -327,12 +327,12 @@ def write_bundle(out: str, bundle: Iterable[Mapping[str, Any]]) -> None:
     torch.set_num_threads(1)
     try:
         for fields in bundle:
-            Recording(**fields).write(Path(out))
+            RenderedRecording(**fields).write(Path(out))
     finally:
         torch.set_num_threads(threads)
 
 
-def write_annotations(plan: Sequence[Recording], table: Path) -> Path:
+def write_annotations(plan: Sequence[RenderedRecording], table: Path) -> Path:
     """Write the annotations of recordings in the layout of EPIC-KITCHENS; return the path."""
     header = (
         "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,"
@@ -343,7 +343,7 @@ def write_annotations(plan: Sequence[Recording], table: Path) -> Path:
     return table
 
 
-def write_truth(plan: Sequence[Recording], table: Path) -> Path:
+def write_truth(plan: Sequence[RenderedRecording], table: Path) -> Path:
     """Write the verb of each act, without the wrong ones of the annotations; return the path."""
     acts = (row for recording in plan for row in replace(recording, label_noise=0.0).rows())
     with files.atomic_write(table) as part, open(part, "w", newline="", encoding="utf-8") as file:
@@ -378,14 +378,14 @@ class Plan(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Recording:
+class RenderedRecording:
     """One video of a world with its sound, head motion and annotations, all determined by these settings.
 
     ``first`` is the number of acts before it in its split, which balances the verbs. ``label_noise`` is the share of
     wrong labels. ``things`` are the `Thing.look` of the things that are handled, None for all. ``shutter`` is in s.
 
     >>> from egodistill import behaviour, synthetic
-    >>> recording = synthetic.Recording("P01_101", acts=8)
+    >>> recording = synthetic.RenderedRecording("P01_101", acts=8)
     >>> plan = recording.draw()
     >>> [behaviour.VERBS[act.verb] for act in plan.acts][:3], len(recording.rows())
     (['insert', 'open', 'turn-on'], 8)

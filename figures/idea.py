@@ -25,7 +25,7 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        recording = synthetic.Recording(NAME, acts=3, seed=SEED, width=192, height=192)
+        recording = synthetic.RenderedRecording(NAME, acts=3, seed=SEED, width=192, height=192)
         act = next(act for act in recording.draw().acts if behaviour.VERBS[act.verb] == "open")
         recording.write(Path(folder))
         video, *tables = recording.files(Path(folder))

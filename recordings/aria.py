@@ -2,7 +2,7 @@
 
     from egodistill.recordings import aria
 
-    recording = aria.Recording("recording.vrs")
+    recording = aria.AriaRecording("recording.vrs")
     motion = recording.imu()                                    # an imu.Imu: GoPro axes, zero is the first picture
     made = aria.convert("recording.vrs", "films")               # films/recording.mp4 and films/recording.csv
 
@@ -38,7 +38,7 @@ from ..support import files
 from ..support.errors import DataError
 from .copies import h264_stream
 
-__all__ = ["VRS", "AriaError", "Converted", "Recording", "convert"]
+__all__ = ["VRS", "AriaError", "Converted", "AriaRecording", "convert"]
 
 
 class AriaError(DataError):
@@ -279,7 +279,7 @@ def _zstd() -> Callable[[bytes, int], bytes] | None:
 # What Aria records
 
 
-class Recording(VRS):
+class AriaRecording(VRS):
     """A Project Aria recording: head motion in the axes of the RGB camera, and the pictures, upright.
 
     Zero of its clock is the capture time of the first picture. With `device_clock` it is that of the glasses' own
@@ -480,7 +480,7 @@ def convert(
     for out in (video, table):
         if out.exists() and (out.is_dir() or not overwrite):
             raise DataError(f"{out}: already exists; give another folder, or overwrite=True (--overwrite)")
-    recording = Recording(path)
+    recording = AriaRecording(path)
     motion = recording.imu()
     with files.atomic_write(table) as table_part, files.atomic_write(video) as video_part:
         if not (samples := _write_table(table_part, motion)):
@@ -511,7 +511,7 @@ def _write_table(path: Path, motion: Imu) -> int:
     return len(rows)
 
 
-def _write_video(path: Path, recording: Recording, quality: int, bar: files.Progress) -> tuple[int, float]:
+def _write_video(path: Path, recording: AriaRecording, quality: int, bar: files.Progress) -> tuple[int, float]:
     """Write the pictures with their times; return their number, and the end of the last one in seconds."""
     with av.open(str(path), "w", format="mp4") as target:
         encoder = waiting = None

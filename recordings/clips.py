@@ -10,7 +10,7 @@
         print(row, found)                                               # arrays by name, or the error
 
 A `Recording` is a video with its IMU on the video's clock; nothing else in this package joins the two. A `ClipSpec`
-describes the content of a clip, for students, teachers, stores and exported files; `differences()` compares two of
+describes the content of a clip, for students, teachers, stores and exported files; `spec_differences()` compares two of
 them. `open_recording()` shows how to add a reader for recordings of your own. Times are seconds on the video's own
 clock, the one a player shows: zero is the start of the file.
 """
@@ -55,7 +55,7 @@ __all__ = [
     "Recording",
     "clip_starts",
     "decode_clips",
-    "differences",
+    "spec_differences",
     "find_videos",
     "frames_name",
     "name_files",
@@ -222,7 +222,7 @@ def require_axes(source: str, axes: str, spec: ClipSpec) -> None:
         )
 
 
-# The fields that describe each kind of array; `differences()` compares them.
+# The fields that describe each kind of array; `spec_differences()` compares them.
 FIELDS = {
     "frames": ("seconds", "frames", "size", "crop", "sampling", "exact", "tolerance"),
     "imu": ("seconds", "imu_samples", "imu_rate", "imu_axes"),
@@ -230,7 +230,7 @@ FIELDS = {
 }
 
 
-def differences(one: ClipSpec, other: ClipSpec, *, ignore: Sequence[str] = ()) -> dict[str, tuple[Any, Any]]:
+def spec_differences(one: ClipSpec, other: ClipSpec, *, ignore: Sequence[str] = ()) -> dict[str, tuple[Any, Any]]:
     """Return the fields that differ, {field: (value in one, value in other)}.
 
     Only kinds of array that both specs have are compared. Fields in `ignore`, and fields that are None in either
@@ -238,7 +238,7 @@ def differences(one: ClipSpec, other: ClipSpec, *, ignore: Sequence[str] = ()) -
 
     >>> from egodistill.recordings import clips
     >>> one = clips.ClipSpec(frames=4, imu_samples=422, sampling="first")
-    >>> clips.differences(one, clips.ClipSpec(frames=4, imu_samples=422, imu_rate=100.0))
+    >>> clips.spec_differences(one, clips.ClipSpec(frames=4, imu_samples=422, imu_rate=100.0))
     {'sampling': ('first', 'uniform'), 'imu_rate': (198.0, 100.0)}
     """
     fields = dict.fromkeys(

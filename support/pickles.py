@@ -152,7 +152,7 @@ class ArrayUnpickler(pickle.Unpickler):
         return found
 
 
-class Frame(Stub):
+class DataFrameStub(Stub):
     """A pandas.DataFrame."""
 
 
@@ -163,7 +163,7 @@ class FrameUnpickler(ArrayUnpickler):
     allowed = ArrayUnpickler.allowed | {
         ("builtins", "slice"): slice,
         ("numpy.core.numeric", "_frombuffer"): _frombuffer,
-        ("pandas.core.frame", "DataFrame"): Frame,
+        ("pandas.core.frame", "DataFrame"): DataFrameStub,
         ("pandas.core.internals.managers", "BlockManager"): Stub,
         ("pandas._libs.internals", "_unpickle_block"): Stub,
         ("pandas.core.indexes.base", "_new_Index"): Stub,
@@ -195,7 +195,7 @@ def read_data_frame(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except EgoDistillError as error:
         raise DataError(str(error)) from error
     try:
-        if not isinstance(frame, Frame):
+        if not isinstance(frame, DataFrameStub):
             raise TypeError(f"its content is a {type(frame).__name__}")
         blocks, axes = frame.state["_mgr"].arguments
         names = [str(name) for name in axes[0].arguments[1]["data"]]

@@ -610,7 +610,7 @@ class Store(Format):
         assert len(opened.fingerprint) == 64
         if len(opened):
             rows = torch.arange(len(opened))
-            for batch, _ in batches.read(opened, opened.names, rows, 64, torch.device("cpu")):
+            for batch, _ in batches.read_batches(opened, opened.names, rows, 64, torch.device("cpu")):
                 found |= {name: batch[name].numpy() for name in opened.names}
         return found
 

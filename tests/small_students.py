@@ -61,7 +61,7 @@ def original(model: EgoDistill, *clips: torch.Tensor) -> Output:
         return model(*clips)
 
 
-def assert_same(model: EgoDistill, file, tolerance=1e-5, load=export.load) -> None:
+def assert_same(model: EgoDistill, file, tolerance=1e-5, load=export.load_exported) -> None:
     """Feature and logits, for one clip and for more than the file was traced with."""
     run = load(file)
     for count in (1, 3):

@@ -83,7 +83,7 @@ def test_models(old):
 def test_programs(old):
     wanted = EXPECTED["programs"]
     with torch.no_grad():
-        program, pair = export.load(old / "student.pt2"), export.load_pair(old / "device.pt2")
+        program, pair = export.load_exported(old / "student.pt2"), export.load_pair(old / "device.pt2")
         found = {
             "student.pt2": program(frames(2), imu(2)),
             "device.pt2": pair.fuse(pair.encode_frames(frames(2)), imu(2)),

@@ -158,7 +158,7 @@ def test_telemetry_follows_the_packet_clock(sample, tmp_path):
     payloads = [device([(0, 0, i)] * n, [(0, 0, i)] * n) for i, n in enumerate((200, 198, 14))]
     packets = [(0, 1000, payloads[0]), (1000, 990, payloads[1]), (1990, 1001, payloads[2])]
     with av.open(str(mux(sample, tmp_path / "a.mp4", packets))) as container:
-        imu = gpmf.read(container)
+        imu = gpmf.read_container(container)
     np.testing.assert_allclose(imu.accel_time[:200], np.arange(200) / 200, atol=1e-9)
     # The last packet is announced for 1001 ms; its 14 samples last 14 usual steps.
     np.testing.assert_allclose(imu.accel_time[398:], 1.990 + np.arange(14) / 200, atol=1e-4)
@@ -188,7 +188,7 @@ def test_unknown_axes_are_said(sample, tmp_path):
 def test_a_file_that_cannot_be_read_as_a_video(sample, tmp_path):
     video = sample("gopro/max-heromode.mp4")
     with av.open(str(video), **gpmf.OPEN_OPTIONS) as container:
-        expected = gpmf.read(container)
+        expected = gpmf.read_container(container)
     for one, other in zip(gpmf.read_video(video), expected, strict=True):
         np.testing.assert_array_equal(one, other)
     (tmp_path / "text.mp4").write_text("hello")
@@ -246,7 +246,7 @@ def test_both_sensors_of_a_late_file_are_on_the_players_clock(sample, tmp_path):
     video = mux(sample, tmp_path / "late.mp4", packets)
     with av.open(str(video)) as container:
         assert container.start_time == 1_500_000
-        assert gpmf.read(container).gyro_time[0] == 1.5
+        assert gpmf.read_container(container).gyro_time[0] == 1.5
     found = gpmf.read_video(video)
     np.testing.assert_allclose(found.accel_time, np.arange(600) / 200, atol=1e-9)
     np.testing.assert_allclose(found.gyro_time, np.arange(1200) / 400, atol=1e-9)
@@ -268,7 +268,7 @@ def test_axes_are_known_only_if_every_packet_names_them(monkeypatch):
     for payloads, axes in (((named, named), "XYZ"), ((named, plain), "stored"), ((plain, named), "stored")):
         packets = [(float(k), 1.0, payload) for k, payload in enumerate(payloads)]
         monkeypatch.setattr(gpmf, "packets", lambda container, packets=packets: packets)
-        assert gpmf.read(None).axes == axes
+        assert gpmf.read_container(None).axes == axes
 
 
 class Streams(list):

@@ -208,6 +208,24 @@ def test_public_names_exist(module):
     assert done.returncode == 0, done.stderr
 
 
+# Tables that each network, or each module of commands, has under the same name.
+CONVENTIONS = {"COMMANDS", "LAYOUTS", "PUBLISHED"}
+
+
+def test_a_public_name_stands_for_one_thing():
+    found = {}
+    for module in MODULES:
+        content = importlib.import_module(module if module == "egodistill" else f"egodistill.{module}")
+        for name in content.__all__:
+            found.setdefault(name, {})[module] = getattr(content, name)
+    several = {
+        name: sorted(places)
+        for name, places in found.items()
+        if name not in CONVENTIONS and any(one != next(iter(places.values())) for one in places.values())
+    }
+    assert several == {}
+
+
 # --- Copied alone
 
 # What a stranger does with a copy; `SAMPLES` is the folder of real recordings, or None.

@@ -91,7 +91,7 @@ SCRIPT = textwrap.dedent(
         output = model(frames, imu)
         scores: Tensor = output.logits.softmax(1)
         finetune(Small(2), Memory(), epochs=1, device="cpu")
-        exported: Output = export.load(folder / "student.onnx")(frames, imu)
+        exported: Output = export.load_exported(folder / "student.onnx")(frames, imu)
         nearest: Tensor = retrieve(model, test, frames, imu, metric="l1").rows
         training.train(Squares(Small(2), ["imu"], {"stage": "squares"}), Memory(), Training(epochs=1))
         print(report(model, test), report(Small(2), Memory()), measure(model).gmacs, loss, scores, exported, nearest)

@@ -389,7 +389,11 @@ def test_gain_within_a_thing_is_split_by_whether_the_head_follows(scripts):
     segments = {"digest": "t", "class_names": classes, "wearers": {}}
     for wearer in ("P30", "P31"):
         videos = [f"{wearer}_{number}" for number in range(101, 106)]
-        acts = [(video, k, act) for video in videos for k, act in enumerate(synthetic.Recording(video, 40).draw().acts)]
+        acts = [
+            (video, k, act)
+            for video in videos
+            for k, act in enumerate(synthetic.RenderedRecording(video, 40).draw().acts)
+        ]
         about = {"ids": [f"{video}_{k}" for video, k, _ in acts]}
         about["classes"] = [classes.index(behaviour.VERBS[act.verb]) for *_, act in acts]
         segments["wearers"][wearer] = about

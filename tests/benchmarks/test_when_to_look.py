@@ -192,7 +192,7 @@ def small_world(script, monkeypatch, folder):
     monkeypatch.setattr(
         synthetic.Request,
         "long_recordings",
-        lambda self: [synthetic.Recording("P30_201", 4, self.seed, 32, 32, untrimmed=True)],
+        lambda self: [synthetic.RenderedRecording("P30_201", 4, self.seed, 32, 32, untrimmed=True)],
     )
     monkeypatch.setattr(script.evidence, "PIXELS", 32)
     return synthetic.render(folder, workers=1, progress=False, **small)

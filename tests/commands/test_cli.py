@@ -147,7 +147,7 @@ def test_an_error_is_one_line_and_exit_code_1(command, told, files, monkeypatch,
     def start(*_):
         pytest.fail("started to render")  # A demo that should have been refused: ten minutes.
 
-    monkeypatch.setattr(synthetic.Recording, "write", start)
+    monkeypatch.setattr(synthetic.RenderedRecording, "write", start)
     monkeypatch.chdir(files)
     before = sorted(files.rglob("*"))
     assert cli.main(command.split()) == 1

@@ -540,8 +540,8 @@ ARRIVALS = {
             "--min-coverage 0.6 --max-gap 0.2 --max-age 3 --period 5 --frame-offset 0.3 --frame-stretch 1.02 --fast "
             "--seconds 9 --events --json --out {tmp}/p.jsonl --overwrite --precision bf16 --device cpu",
             {
-                "load_student.path": "a.pt",
-                "load_student.device": "cpu",
+                "load_for_stream.path": "a.pt",
+                "load_for_stream.device": "cpu",
                 "VideoFeed.source": "v.mp4",
                 "VideoFeed.realtime": False,
                 "open_recording of live.path": "v.mp4",
@@ -726,7 +726,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     cost = inference.Cost(1.0, 1, 1.0, 5, "cpu", "bf16", 3)
     spies.put(inference, "measure", cost)
 
-    spies.put(live, "load_student", student)
+    spies.put(live, "load_for_stream", student)
     spies.put(
         feeds,
         "VideoFeed",

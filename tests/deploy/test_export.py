@@ -262,7 +262,7 @@ def test_description_says_what_the_file_does_not(tmp_path):
     assert frames["shape"] == ["batch", 2, 3, 32, 32] and len(frames["axes"]) == 5
     assert frames["seconds_from_clip_start"] == pytest.approx(data.clip_times(0.0, 2).tolist())
     said = {"frames": 2, "size": 32, "crop": False, "imu_samples": 213, "imu_rate": 100.0}
-    assert ClipSpec(**written["clip_spec"]) == ClipSpec(**said) == clips.spec_of(export.load(file))
+    assert ClipSpec(**written["clip_spec"]) == ClipSpec(**said) == clips.spec_of(export.load_exported(file))
     assert all(word in frames["resizing"] for word in ("without cropping", "area", "bilinear"))
     assert (imu["name"], imu["dtype"], imu["rate_hz"]) == ("imu", "float32", 100.0)
     assert imu["shape"] == ["batch", 213, 6] and imu["units"] == ["m/s2"] * 3 + ["rad/s"] * 3
@@ -335,7 +335,7 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             export.export(other, file, overwrite=True)
     with pytest.raises(export.ExportError, match=r"pt2\.json: the description is missing: the export was int"):
-        export.load(file)
+        export.load_exported(file)
     export.export(other, file, overwrite=True)
     assert_same(other, file)
 
@@ -400,7 +400,7 @@ def test_export_killed_anywhere_leaves_nothing_that_is_taken_for_whole(quick, tm
     assert done.returncode == 0 and done.stdout.split() == ["-9"] * 3, done.stdout + done.stderr
     for k, words in enumerate(("no such file", "no such file", "the export was interrupted")):
         with pytest.raises(export.ExportError, match=words):
-            export.load(tmp_path / f"after-{k}" / file.name)
+            export.load_exported(tmp_path / f"after-{k}" / file.name)
     export.export(quick, file, overwrite=True)
     assert_same(quick, file)
 
@@ -448,7 +448,7 @@ def test_an_int8_file_is_calibrated_with_at_least_one_clip(tmp_path):
 def test_the_cost_of_an_exported_file_is_that_of_its_student(tmp_path):
     export.export(student(), tmp_path / "a.pt2")
     with pytest.raises(EgoDistillError, match=r"Exported shows neither its weights nor .*measure the student"):
-        measure(export.load(tmp_path / "a.pt2"), device="cpu")
+        measure(export.load_exported(tmp_path / "a.pt2"), device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -488,7 +488,7 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
     with pytest.raises(export.ExportError, match="needs a C\\+\\+ compiler; no-such-compiler is not found"):
         export.export(model, tmp_path / "a.pt2", format="aoti")
     with pytest.raises(export.ExportError, match=r"a\.pt2: no such file"):
-        export.load(tmp_path / "a.pt2")
+        export.load_exported(tmp_path / "a.pt2")
 
 
 def test_int8_on_apples_processors_is_refused_in_a_sentence(tmp_path, monkeypatch, capsys):
@@ -591,7 +591,7 @@ def test_command(tmp_path, capsys, monkeypatch):
         error = capsys.readouterr().err.strip()
         assert told in error and "\n" not in error
     assert cli.main(["export", str(checkpoint), "--out", str(file), "--overwrite", "--batch-size", "2"]) == 0
-    assert export.load(file).batch_size == 2 and "slower than fp32" not in capsys.readouterr().out
+    assert export.load_exported(file).batch_size == 2 and "slower than fp32" not in capsys.readouterr().out
 
 
 def test_the_command_says_that_an_uncompiled_int8_program_is_slow(tmp_path, capsys, monkeypatch):
@@ -685,7 +685,7 @@ def test_a_pair_in_bf16_is_near(num_frames, tmp_path):
     assert_same(model, path, 0.05, load=export.load_pair)
     export.export(model, tmp_path / "whole.pt2", precision="bf16")
     clips = inputs(model, 12)
-    pair, whole = export.load_pair(path)(*clips), export.load(tmp_path / "whole.pt2")(*clips)
+    pair, whole = export.load_pair(path)(*clips), export.load_exported(tmp_path / "whole.pt2")(*clips)
     assert pair.logits.argmax(1).equal(whole.logits.argmax(1))
     torch.testing.assert_close(pair.feature, whole.feature, atol=0.01 * float(whole.feature.abs().max()), rtol=0)
 
@@ -699,7 +699,7 @@ def test_an_int8_pair_is_near(arguments, layers, tmp_path):
     assert {str(description["calibration"]) for description in descriptions} == {"{'clips': 12, 'random': False}"}
     assert_same(model, path, INT8_ERROR, load=export.load_pair)
     export.export(model, tmp_path / "whole.pt2", precision="int8", calibrate=Clips(model))
-    whole, clips = export.load(tmp_path / "whole.pt2"), inputs(model, 12)
+    whole, clips = export.load_exported(tmp_path / "whole.pt2"), inputs(model, 12)
     assert export.load_pair(path)(*clips).logits.argmax(1).equal(whole(*clips).logits.argmax(1))
     program = torch.export.load(tmp_path / "device.motion.pt2")
     # Four of the IMU encoder's five convolutions, two hidden layers, the feature and the classifier.

@@ -24,9 +24,9 @@ def test_a_file_with_a_fixed_batch_size_runs_as_often_as_necessary(batch_size, t
     description = export.export(model, file, batch_size=batch_size)
     assert description["batch"] == f"exactly {batch_size}"
     assert {entry["shape"][0] for entry in description["inputs"] + description["outputs"]} == {batch_size}
-    assert exported.load(file).batch_size == batch_size
+    assert exported.load_exported(file).batch_size == batch_size
     assert_same(model, file)
-    run = exported.load(file)
+    run = exported.load_exported(file)
     with pytest.raises((AssertionError, RuntimeError), match=r"size|shape"):
         run.program.run(*inputs(model, batch_size + 1))  # the file itself
     with pytest.raises(exported.ExportError, match=r"different numbers of clips: \[4, 5\]"):
@@ -44,7 +44,7 @@ def test_damaged_files_are_named_and_code_in_them_does_not_run(tmp_path):
     for damaged in (content[: len(content) // 2], b"", b"not a program"):
         file.write_bytes(damaged)
         with pytest.raises(exported.ExportError, match=r"student\.pt2 cannot be opened: it is truncated"):
-            exported.load(file)
+            exported.load_exported(file)
     torch.save({"x": Evil()}, evil)
     with zipfile.ZipFile(io.BytesIO(content)) as sound, zipfile.ZipFile(file, "w") as spoilt:
         for name in sound.namelist():
@@ -52,7 +52,7 @@ def test_damaged_files_are_named_and_code_in_them_does_not_run(tmp_path):
             spoilt.writestr(name, evil.getvalue() if pickled else sound.read(name))
     assert Path(file).read_bytes().count(b"ran") and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
     with pytest.raises(exported.ExportError, match=r"student\.pt2 cannot be opened.*more than a program"):
-        exported.load(file)
+        exported.load_exported(file)
     assert not (tmp_path / "ran").exists() and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
@@ -61,7 +61,7 @@ def test_a_spoilt_description_is_refused(text, tmp_path):
     (tmp_path / "a.pt2").write_bytes(b"x")
     (tmp_path / "a.pt2.json").write_text(text)
     with pytest.raises(exported.ExportError, match=r"a\.pt2\.json is no"):
-        exported.load(tmp_path / "a.pt2")
+        exported.load_exported(tmp_path / "a.pt2")
 
 
 def test_an_exported_file_goes_through_evaluate(tmp_path, monkeypatch):
@@ -72,14 +72,14 @@ def test_an_exported_file_goes_through_evaluate(tmp_path, monkeypatch):
     theirs = evaluate(model, store, precision="fp32", **quiet)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
     for precision in ("auto", "bf16"):  # It keeps to its own, also where bf16 is faster.
-        ours = evaluate(exported.load(file), store, precision=precision, **quiet)
+        ours = evaluate(exported.load_exported(file), store, precision=precision, **quiet)
         assert ours.top1 == theirs.top1 and ours.precision == "fp32"
         torch.testing.assert_close(ours.scores, theirs.scores)
     batch = batches.example_inputs(model, 2)
     with torch.no_grad():
         wanted = model(*batch).feature
     with torch.autocast("cpu", torch.bfloat16):  # somebody else's
-        torch.testing.assert_close(exported.load(file)(*batch).feature, wanted)
+        torch.testing.assert_close(exported.load_exported(file)(*batch).feature, wanted)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_an_exported_file_is_for_the_clips_of_its_student(written, stored, words
     parts = spec.parts()
     store.specs = {"frames_1": parts["frames"], "imu": parts["imu"]}
     with pytest.raises(EgoDistillError, match=words):
-        evaluate(exported.load(file), store, device="cpu", progress=False)
+        evaluate(exported.load_exported(file), store, device="cpu", progress=False)
 
 
 def test_a_pair_has_the_attributes_of_its_student(tmp_path):
@@ -137,7 +137,7 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
     with pytest.raises(exported.ExportError, match=r"'precision' of their descriptions differs .*'fp32' and 'bf16'"):
         exported.load_pair(tmp_path / "one.pt2")
     with pytest.raises(exported.ExportError, match=r"one\.frame\.pt2 is the part 'frame' of a student, not 'student'"):
-        exported.load(tmp_path / "one.frame.pt2")
+        exported.load_exported(tmp_path / "one.frame.pt2")
     shutil.copy(tmp_path / "other.motion.pt2", tmp_path / "one.frame.pt2")
     shutil.copy(tmp_path / "other.motion.pt2.json", tmp_path / "one.frame.pt2.json")
     with pytest.raises(exported.ExportError, match=r"one\.frame\.pt2 is the part 'motion' of a student, not 'frame'"):

@@ -42,7 +42,7 @@ def test_reading_ahead_hides_the_reading():
             return super().read(name, index)
 
     waits = []
-    for _, wait in batches.read(Slow(32), ["imu"], torch.arange(32), 4, torch.device("cpu")):
+    for _, wait in batches.read_batches(Slow(32), ["imu"], torch.arange(32), 4, torch.device("cpu")):
         time.sleep(0.04)
         waits.append(wait)
     assert len(waits) == 8 and np.median(waits[1:]) < 0.01
@@ -450,7 +450,9 @@ def test_at_most_five_clips_are_named():
 
 def test_a_batch_holds_the_rows_that_are_picked_with_their_labels():
     rows, store = torch.tensor([5, 1, 7, 2, 6]), Store(8)
-    found = [b for b, _ in batches.read(store, ["imu"], rows, 2, torch.device("cpu"), lambda part: part.flip(0)[:1])]
+    found = [
+        b for b, _ in batches.read_batches(store, ["imu"], rows, 2, torch.device("cpu"), lambda part: part.flip(0)[:1])
+    ]
     assert [batch["row"].tolist() for batch in found] == [[1], [2], [6]]
     for batch in found:
         np.testing.assert_array_equal(batch["imu"], store.arrays["imu"][batch["row"].numpy()])
@@ -488,6 +490,6 @@ def test_batches_for_a_gpu_are_copied_from_pinned_memory(device, pinned, monkeyp
     calls = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: calls.append("pinned") or x)
     monkeypatch.setattr(torch.Tensor, "to", lambda x, *where, **how: calls.append((*where, how)) or x)
-    next(batches.read(Store(4), ["imu"], torch.arange(4), 4, torch.device(device)))
+    next(batches.read_batches(Store(4), ["imu"], torch.arange(4), 4, torch.device(device)))
     assert calls.count("pinned") == pinned
     assert [call for call in calls if call != "pinned"] == 2 * [(torch.device(device), {"non_blocking": True})]

@@ -66,25 +66,25 @@ def write_bench(folder, correct, digest="d", **record):
 
 def test_a_result_is_read_with_the_classes_of_its_segments(tmp_path):
     path = write_bench(tmp_path, {"P01": [True, False]})
-    found = contrasts.read(path)
+    found = contrasts.read_outcome(path)
     assert (found.name, found.seed, found.test) == ("visimu-n1", 4, "d")
     assert found.correct["P01"].tolist() == [True, False] and found.classes == {"P01": ["take", "cut"]}
     (tmp_path / "segments.json").unlink()
-    assert contrasts.read(path).classes is None
+    assert contrasts.read_outcome(path).classes is None
     with pytest.raises(EgoDistillError, match=r"segments\.json is missing"):
-        accuracy([contrasts.read(path)], groups={"all": ["take"]})
+        accuracy([contrasts.read_outcome(path)], groups={"all": ["take"]})
 
 
 def test_a_result_that_lacks_the_bits_or_is_of_another_test_says_so(tmp_path):
     path = write_bench(tmp_path, {"P01": [True, False]}, "another")
     with pytest.raises(DataError, match="other test segments"):
-        contrasts.read(path)
+        contrasts.read_outcome(path)
     path.write_text(json.dumps({"run": {"seed": 4}, "test": "d", "correct": {"P01": {"segments": 9, "bits": ""}}}))
     with pytest.raises(DataError, match=r"visimu-n1\.json: wearer 'P01' has 9 segments"):
-        contrasts.read(path)
+        contrasts.read_outcome(path)
     path.write_text(json.dumps({"run": {"seed": 4}, "top1": 0.5}))
     with pytest.raises(DataError, match=r"visimu-n1\.json: does not say which segments are right: an earlier version"):
-        contrasts.read(path)
+        contrasts.read_outcome(path)
 
 
 def test_segments_are_described_in_the_order_of_evaluation(demo):

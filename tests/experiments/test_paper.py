@@ -19,7 +19,7 @@ import egodistill.commands.demo
 from egodistill import EPIC_KITCHENS, EgoDistill, data, distillation, inference, teachers
 from egodistill.commands import cli
 from egodistill.engine import batches, checkpoints
-from egodistill.experiments import adafuse, baselines, benches, intervals, paper
+from egodistill.experiments import adafuse, baselines, benches, contrasts, intervals, paper
 from egodistill.experiments.benches import STAGE_1_LOSSES, Bench, Run
 from egodistill.experiments.paper import ABLATIONS
 from egodistill.experiments.protocols import PROTOCOLS
@@ -36,7 +36,7 @@ def test_variants_of_stts_that_are_one_at_this_size_are_one_run(demo):
     bench = bench_of(demo)
     methods = [run.method for run in paper.comparison(bench, teacher="t", seeds=(0,))]
     assert methods.count("EgoDistill") == 3 and methods.count("AdaFuse") == 1
-    assert [method for method in methods if method in benches.STTS] == ["STTS T0.5-S0.7", "STTS full"]
+    assert [method for method in methods if method in benches.STTS_METHODS] == ["STTS T0.5-S0.7", "STTS full"]
     large = replace(bench, protocol=PROTOCOL)
     store = data.ClipStore(bench.store)
     kept = {}
@@ -44,7 +44,7 @@ def test_variants_of_stts_that_are_one_at_this_size_are_one_run(demo):
         store.settings["frame_size"] = size
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(data, "ClipStore", lambda path: store)
-            kept[size] = [paper.kept_tokens(large, method, 4) for method in benches.STTS]
+            kept[size] = [paper.kept_tokens(large, method, 4) for method in benches.STTS_METHODS]
     assert kept[64] == [(1, 3), (1, 3), (2, 0)] and kept[224] == [(1, 12), (1, 13), (2, 0)]
     with pytest.raises(ValueError, match="unknown method 'Ego'"):
         paper.comparison(bench, teacher="t", methods=["Ego"])
@@ -193,12 +193,9 @@ def test_outcomes_know_the_classes_and_can_be_grouped(demo, compared):
     labels = [test.class_names[k] for k in test.labels]
     for wearer, names in outcome.classes.items():
         assert list(names) == [label for label, other in zip(labels, test.wearers, strict=True) if other == wearer]
-    assert paper.accuracy(bench, runs).mean == pytest.approx(table_of(demo, "adafuse-n2").mean())
-    whole = paper.accuracy(bench, runs, groups={"all": test.class_names})
-    assert whole == paper.accuracy(bench, runs)
-    other = [Run("VisOnly-Distill", seed, 2, "slowfast-{seed}") for seed in (0, 1)]
-    found = paper.difference(bench, runs, other)
-    assert found.mean == pytest.approx(paper.accuracy(bench, runs).mean - paper.accuracy(bench, other).mean)
+    outcomes = [bench.outcome(run) for run in runs]
+    assert contrasts.accuracy(outcomes).mean == pytest.approx(table_of(demo, "adafuse-n2").mean())
+    assert contrasts.accuracy(outcomes, groups={"all": test.class_names}) == contrasts.accuracy(outcomes)
 
 
 def test_results_of_an_earlier_version_are_read_and_compare_says_what_is_missing(
@@ -465,7 +462,7 @@ def test_rows_and_hours_are_those_of_all_seeds(monkeypatch, tmp_path):
 def test_each_teacher_is_compared_with_its_own_students(monkeypatch):
     monkeypatch.setattr(paper, "difference", lambda bench, first, second: (first[0].name, second[0].name))
     taught = [Run(method, teacher=name) for name in "ab" for method in ("EgoDistill", "VisOnly-Distill")]
-    found = [(one.first.teacher, one.second.method) for one in paper.differences(None, [*taught, Run("VisIMU")])]
+    found = [(one.first.teacher, one.second.method) for one in paper.leads(None, [*taught, Run("VisIMU")])]
     methods = ("VisOnly-Distill", "VisIMU")
     assert sorted(found) == sorted((name, method) for name in "ab" for method in methods)
 

@@ -16,7 +16,7 @@ from egodistill.experiments.scene import Camera
 
 def test_twelve_things():
     names = "cupboard plate tap knife pan bowl carrot dough jug bin tray panel"
-    assert props.THINGS == tuple(names.split())
+    assert props.DRAWABLE == tuple(names.split())
     with pytest.raises(KeyError, match="spoon"):
         station("spoon")
 
@@ -29,7 +29,7 @@ def numbers(part):
     return part.left, part.up, *part.half, part.angle, part.opacity
 
 
-@pytest.mark.parametrize("thing", props.THINGS)
+@pytest.mark.parametrize("thing", props.DRAWABLE)
 def test_appearance_decides_the_look_and_nothing_else(thing):
     first = look(thing, 11)
     np.random.default_rng(0).random(), torch.rand(3), look("tap", 4)  # what was drawn before does not matter
@@ -45,7 +45,7 @@ def test_appearance_decides_the_look_and_nothing_else(thing):
             np.testing.assert_array_equal(np.broadcast_to(a, 9), np.broadcast_to(b, 9)[::-1])
 
 
-@pytest.mark.parametrize("thing", props.THINGS)
+@pytest.mark.parametrize("thing", props.DRAWABLE)
 def test_hand_hides_what_is_behind_it_and_leaves(thing):
     def shots(appearance, presence, head=0.3):
         """The same moment with a dark and a light hand."""
@@ -165,7 +165,7 @@ def test_a_third_of_the_stations_has_clutter():
 
 
 def test_sprites_have_colours_below_their_alpha_and_clear_rims():
-    for thing in props.THINGS:
+    for thing in props.DRAWABLE:
         for part in station(thing, 2):
             colour, alpha = part.image[:, :3], part.image[:, 3:]
             assert part.image.dtype == torch.float32 and alpha.max() <= 1

@@ -110,7 +110,7 @@ def test_later_sprites_cover_earlier_ones_by_their_alpha():
 def test_only_pixels_without_sprite_are_left_out(monkeypatch):
     """Projection.window() saves time and changes no picture."""
     rng, scenes = np.random.default_rng(0), []
-    for k, thing in enumerate(props.THINGS):
+    for k, thing in enumerate(props.DRAWABLE):
         yaw = np.linspace(-0.9, 1.6, 7) + rng.normal(0, 0.1)
         rotation = np.stack([turned(y, 0.4, 0.2 * math.sin(3 * y)) for y in yaw])
         where = Hand(np.linspace(0, 1, 7), rng.uniform(-0.09, 0.09, (7, 2)), np.array([0, 0.5, 1, 1, 1, 0.5, 0]))

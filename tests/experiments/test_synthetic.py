@@ -535,7 +535,7 @@ def test_folder_whose_things_were_others_is_refused(world, monkeypatch):
 
 
 def test_a_world_of_few_things_has_only_their_verbs():
-    few = synthetic.Recording("P01_101", 20, label_noise=0.5, things=("tap", "jug"))
+    few = synthetic.RenderedRecording("P01_101", 20, label_noise=0.5, things=("tap", "jug"))
     acts, said = few.draw().acts, [row[9] for row in few.rows()]
     verbs = ["turn-on", "turn-off", "pour"]
     assert {VERBS[act.verb] for act in acts} == set(said) == set(verbs)
@@ -543,7 +543,10 @@ def test_a_world_of_few_things_has_only_their_verbs():
     assert max(counts) - min(counts) <= 1  # balanced
     assert sum(VERBS[act.verb] != one for act, one in zip(acts, said, strict=True)) == 10
     everything = tuple(thing.look for thing in THINGS)
-    assert synthetic.Recording("P01_101", 20, things=everything).rows() == synthetic.Recording("P01_101", 20).rows()
+    assert (
+        synthetic.RenderedRecording("P01_101", 20, things=everything).rows()
+        == synthetic.RenderedRecording("P01_101", 20).rows()
+    )
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ BUNDLES = [[{"name": f"P0{k}_101", "acts": 1, "width": 32, "height": 32}] for k 
 
 def test_every_bundle_is_worked_on(tmp_path):
     processes.Processes("experiments.synthetic.write_bundle", str(tmp_path), BUNDLES, workers=2).run()
-    wanted = [synthetic.Recording(**fields) for bundle in BUNDLES for fields in bundle]
+    wanted = [synthetic.RenderedRecording(**fields) for bundle in BUNDLES for fields in bundle]
     assert all(recording.exists(tmp_path) for recording in wanted)
 
 
