@@ -23,7 +23,7 @@ from vrs import (
 from egodistill import DataError, imu
 from egodistill.commands import cli
 from egodistill.recordings import aria, clips
-from egodistill.recordings.aria import AriaError, Recording, convert
+from egodistill.recordings.aria import AriaError, AriaRecording, convert
 from egodistill.video import probe, read_frames
 
 TIMES = [0, 0.05, 0.1, 0.16, 0.2, 0.3, 0.35, 1.0]  # as cameras have them: uneven
@@ -67,31 +67,31 @@ def test_imu_by_label_where_the_instances_are_swapped(tmp_path):
     path = write_vrs(
         tmp_path / "b.vrs", gen2, "Oatmeal", image="image/video/codec=H.265", variable=("metadata", "description")
     )
-    motion = Recording(path).imu()
+    motion = AriaRecording(path).imu()
     np.testing.assert_allclose(motion.accel[0], [-1, -3, -2])  # Gen 2: (-x, -z, -y)
     made = convert(path, tmp_path / "films", progress=False)
     assert [number_of(p) for p in read_frames(made.video, [0.01, 0.11, 0.21])] == [0, 1, 2]  # also without a key frame
 
 
 def test_the_right_imu_if_the_left_one_is_missing(gen1):
-    motion = Recording(gen1(without=[LEFT])).imu()
+    motion = AriaRecording(gen1(without=[LEFT])).imu()
     np.testing.assert_allclose(motion.gyro[0], [9, -9, -9])
     assert motion.notes == ("no left IMU: the samples are of the right one",)
 
 
 def test_calibration_moves_times_and_turns_values(gen1):
     turned = quaternion((0, 0, 1), 90)  # x of the sensor is y of the device
-    motion = Recording(gen1(calib=calibration(0.002, (0.5, 0, 0), 2.0, sensor=turned))).imu()
+    motion = AriaRecording(gen1(calib=calibration(0.002, (0.5, 0, 0), 2.0, sensor=turned))).imu()
     device = np.array([-2.0, 0.5, 3.0]) / 2
     np.testing.assert_allclose(motion.accel[0], device[[1, 2, 0]] * [1, -1, -1], atol=1e-6)
     assert motion.accel_time[0] == pytest.approx(-0.012) and motion.gyro_time[0] == pytest.approx(-0.012)
-    both = Recording(gen1(calib=calibration(camera=turned, sensor=turned))).imu()  # they turn together
+    both = AriaRecording(gen1(calib=calibration(camera=turned, sensor=turned))).imu()  # they turn together
     np.testing.assert_allclose(both.accel[0], [2, -3, -1], atol=1e-6)
 
 
 def test_samples_that_are_not_valid_are_left_out(tmp_path):
     rows = samples(ACCEL, GYRO, 0.1) + samples((7, 7, 7), GYRO, 0.2, valid=(0, 1))[81:]
-    motion = Recording(write_vrs(tmp_path / "a.vrs", {LEFT: rows, RGB: pictures([0], turns=1)})).imu()
+    motion = AriaRecording(write_vrs(tmp_path / "a.vrs", {LEFT: rows, RGB: pictures([0], turns=1)})).imu()
     assert len(motion.accel) == 88 and len(motion.gyro) > 150 and np.abs(motion.accel).max() < 4
 
 
@@ -100,7 +100,7 @@ def test_readings_that_are_no_numbers_are_not_valid(tmp_path):
     rows = samples(ACCEL, GYRO, 0.5)
     for place, value in ((90, np.nan), (200, np.inf), (300, 1e35)):
         rows[place] = samples(ACCEL, (0.1, value, 0.3), 0.5)[place]
-    motion = Recording(write_vrs(tmp_path / "a.vrs", {LEFT: rows, RGB: pictures([0], turns=1)})).imu()
+    motion = AriaRecording(write_vrs(tmp_path / "a.vrs", {LEFT: rows, RGB: pictures([0], turns=1)})).imu()
     assert len(motion.gyro) == len(motion.accel) - 3 == len(rows) - 3 and np.abs(motion.gyro).max() < 1
 
 
@@ -121,19 +121,19 @@ def test_places_outside_of_the_file_are_damage(gen1, at, place, index):
     content = path.read_bytes()
     path.write_bytes(content[:at] + struct.pack("<q", place) + content[at + 8 :])
     with pytest.raises(AriaError, match=rf"^{path}: "):
-        Recording(path).imu()
+        AriaRecording(path).imu()
 
 
 def test_a_layout_with_other_shapes_is_named(gen1):
     path = gen1()
     path.write_bytes(path.read_bytes().replace(b'"size": 3', b'"size": 1'))
     with pytest.raises(AriaError, match=rf"^{path}: its IMU records have no usable accelerometer, gyroscope, so"):
-        Recording(path).imu()
+        AriaRecording(path).imu()
 
 
 @pytest.mark.parametrize("index", ["end", "front", None])
 def test_where_the_index_is_does_not_matter(gen1, index):
-    recording = Recording(gen1(index=index))
+    recording = AriaRecording(gen1(index=index))
     assert [recording.count(stream) for stream in (RGB, LEFT, RIGHT)] == [8, 1608, 1608]
     assert recording.notes == (
         [] if index else ["it has no index, as after an interrupted recording; its complete records are used"]
@@ -149,14 +149,14 @@ def test_a_file_that_was_cut_off_is_one_sentence(gen1, part, index):
     where = r"in the middle of its description|before its index|in the middle of its index"
     words = rf"(not a VRS file|ends ({where})|has [\d,]+ of 3,227 records)"
     with pytest.raises(AriaError, match=rf"^{path}: {words}"):
-        Recording(path)
+        AriaRecording(path)
 
 
 def test_an_interrupted_recording_keeps_what_is_complete(gen1, tmp_path):
     path = gen1(index=None)
     content = path.read_bytes()
     path.write_bytes(content[:-2000])  # in the last picture, or the one before
-    recording = Recording(path)
+    recording = AriaRecording(path)
     assert 0 < recording.count(RGB) < 8 and recording.count(LEFT) == 1608
     made = convert(path, tmp_path / "films", progress=False)
     assert made.frames == recording.count(RGB) and "it has no index" in made.notes[0]
@@ -164,11 +164,11 @@ def test_an_interrupted_recording_keeps_what_is_complete(gen1, tmp_path):
 
 def test_what_lacks_is_named(gen1, tmp_path, monkeypatch):
     with pytest.raises(AriaError, match=r"walk\.vrs: has no pictures \(camera-rgb\)"):
-        Recording(gen1(without=[RGB]))
+        AriaRecording(gen1(without=[RGB]))
     with pytest.raises(AriaError, match=r"walk\.vrs: has no IMU samples \(imu-left or imu-right\)"):
-        Recording(gen1(without=[LEFT, RIGHT])).imu()
+        AriaRecording(gen1(without=[LEFT, RIGHT])).imu()
     with pytest.raises(AriaError, match=r"recorded by Quest; Aria \(Gen 1\) and Oatmeal"):
-        Recording(gen1(device="Quest"))
+        AriaRecording(gen1(device="Quest"))
     strange = [calibration(late=float("nan")), calibration(sensor=(0.5, [0, 0, 0])), calibration(scale=0)]
     for calib in (
         *map(json.dumps, strange),
@@ -178,12 +178,12 @@ def test_what_lacks_is_named(gen1, tmp_path, monkeypatch):
         '{"ImuCalibrations": 3}',
     ):
         with pytest.raises(AriaError, match="tag calib_json has no usable calibration of imu-left and camera-rgb"):
-            Recording(gen1(calib=calib)).imu()
+            AriaRecording(gen1(calib=calib)).imu()
     with pytest.raises(AriaError, match=r"compressed with lz4, not with zstd .* `vrs copy`"):
-        Recording(gen1(compression=1))
+        AriaRecording(gen1(compression=1))
     monkeypatch.setattr(aria, "_zstd", lambda: None)
     with pytest.raises(AriaError, match=r'compressed with zstd; to read it, pip install "egodistill\[cameras\]"'):
-        Recording(gen1(compression=2))
+        AriaRecording(gen1(compression=2))
     with pytest.raises(AriaError, match=r"its pictures are data_layout\+image/raw, not JPEG or H\.265"):
         convert(gen1(image="image/raw"), tmp_path / "films", progress=False)
     assert not any((tmp_path / "films").iterdir())  # neither of the two files, nor a part of one
@@ -230,7 +230,7 @@ def test_nothing_is_replaced_unless_asked(gen1, tmp_path, capsys):
 
 def test_imu_of_a_recording_on_the_glasses_own_clock(gen1, tmp_path):
     """As the data sets have it: the pictures are in an MP4, and a table says what their times are on that clock."""
-    both, alone = (Recording(gen1()).imu(), imu.read_imu(gen1("a.VRS", without=[RGB])))
+    both, alone = (AriaRecording(gen1()).imu(), imu.read_imu(gen1("a.VRS", without=[RGB])))
     np.testing.assert_allclose(alone.accel_time, both.accel_time + ZERO * 1e-9, atol=1e-9, rtol=0)
     assert (alone.accel == both.accel).all() and (alone.gyro == both.gyro).all() and alone.notes == ()
     (moved, offset) = (clips.Recording("a.mp4", gen1(), imu_offset=-ZERO * 1e-9).motion(), ZERO * 1e-9)
@@ -298,7 +298,7 @@ def test_the_real_first_generation_needs_zstd(sample_data, monkeypatch):
     path = sample_data / "aria-vrs" / "recording.vrs"
     assert len(aria.VRS(path).records) == 785
     with pytest.raises(AriaError, match=r"egodistill\[cameras\]"):
-        Recording(path)
+        AriaRecording(path)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("zstandard") is None, reason="needs the extra cameras")

@@ -30,7 +30,7 @@ from egodistill.datasets import segments
 from egodistill.imu import CoverageError, IMUError, read_imu
 from egodistill.recordings import clips
 from egodistill.recordings.audio import log_mel, read_audio
-from egodistill.recordings.clips import ClipSpec, Recording, decode_clips, differences, open_recording
+from egodistill.recordings.clips import ClipSpec, Recording, decode_clips, open_recording, spec_differences
 from egodistill.video import VideoError, read_frames
 
 STUDENT = ClipSpec(frames=4, size=40, imu_samples=422)
@@ -180,16 +180,16 @@ def test_the_clock_of_ones_own_telemetry_reader_is_applied_once(kitchen, tmp_pat
 
 
 def test_specs_are_compared_in_what_both_have(kitchen):
-    assert differences(STUDENT, STUDENT) == {}
-    assert differences(STUDENT, replace(STUDENT, imu_rate=100.0, exact=False)) == {
+    assert spec_differences(STUDENT, STUDENT) == {}
+    assert spec_differences(STUDENT, replace(STUDENT, imu_rate=100.0, exact=False)) == {
         "exact": (True, False),
         "imu_rate": (198.0, 100.0),
     }
-    assert differences(STUDENT, replace(STUDENT, imu_rate=100.0, imu_samples=0)) == {}
-    assert differences(STUDENT, replace(STUDENT, size=None, seconds=64.0000001 / 30)) == {}
-    assert differences(STUDENT, replace(STUDENT, size=64), ignore=("size",)) == {}
+    assert spec_differences(STUDENT, replace(STUDENT, imu_rate=100.0, imu_samples=0)) == {}
+    assert spec_differences(STUDENT, replace(STUDENT, size=None, seconds=64.0000001 / 30)) == {}
+    assert spec_differences(STUDENT, replace(STUDENT, size=64), ignore=("size",)) == {}
     parts = STUDENT.parts()
-    assert list(parts) == ["frames", "imu"] and differences(parts["frames"], parts["imu"]) == {}
+    assert list(parts) == ["frames", "imu"] and spec_differences(parts["frames"], parts["imu"]) == {}
     with pytest.raises(DataError, match=r"must have one kind of array, not \['frames', 'imu'\]"):
         next(decode_clips(kitchen[0].recording, {0: 1.0}, {"both": STUDENT}))
     for wrong in ({"frames": -1}, {"size": 0}, {"seconds": 0.0}, {"imu_axes": "XZy"}, {"sampling": "middle"}):
@@ -329,9 +329,9 @@ def test_each_field_of_a_spec_is_compared(field):
     assert set(OTHER_FIELDS) | {"seed", "audio"} == set(STUDENT.__dataclass_fields__)
     one = replace(STUDENT, crop=False)
     other = replace(one, **{field: OTHER_FIELDS[field]})
-    assert differences(one, other) == {field: (getattr(one, field), OTHER_FIELDS[field])}
-    assert differences(other, one) == {field: (OTHER_FIELDS[field], getattr(one, field))}
-    assert differences(one, other, ignore=(field,)) == {}
+    assert spec_differences(one, other) == {field: (getattr(one, field), OTHER_FIELDS[field])}
+    assert spec_differences(other, one) == {field: (OTHER_FIELDS[field], getattr(one, field))}
+    assert spec_differences(one, other, ignore=(field,)) == {}
 
 
 def test_each_field_of_a_spec_comes_from_its_attribute_of_a_model():
