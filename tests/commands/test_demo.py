@@ -304,7 +304,7 @@ def test_differences_say_what_they_are_over(seeds, wearers, text, monkeypatch, c
     first = benches.Run("EgoDistill", teacher="t")
     others = [replace(first, without=benches.STAGE_1_LOSSES), benches.Run("VisIMU")]
     found = [paper.Contrast(first, other, interval) for other in others]
-    monkeypatch.setattr(paper, "differences", lambda bench, runs: found)
+    monkeypatch.setattr(paper, "leads", lambda bench, runs: found)
     a = argparse.Namespace(markdown=None, words=[])
     assert egodistill.commands.demo.report_differences(a, None, [], "compare differences") == found
     printed = capsys.readouterr().out
@@ -315,7 +315,7 @@ def test_differences_say_what_they_are_over(seeds, wearers, text, monkeypatch, c
 
 
 def test_one_seed_and_one_wearer_have_no_interval(monkeypatch, capsys):
-    monkeypatch.setattr(paper, "differences", lambda bench, runs: intervals.two_way([[1.0]]))
+    monkeypatch.setattr(paper, "leads", lambda bench, runs: intervals.two_way([[1.0]]))
     assert egodistill.commands.demo.report_differences(argparse.Namespace(), None, [], "") == []
     assert "no interval can be computed from one seed and one wearer" in capsys.readouterr().out
 

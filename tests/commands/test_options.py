@@ -761,7 +761,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(paper, "teacher_row", row)
     losses = 1 + len(paper.ABLATIONS)
     spies.put(paper, "rows", lambda given: losses * [row])
-    spies.put(paper, "differences", [])
+    spies.put(paper, "leads", [])
     spies.put(paper, "write_rows", [tmp_path / "written.json"])
     spies.put(figures, "draw", [])
     spies.put(

@@ -823,7 +823,7 @@ def test_a_comparison_is_computed_as_its_fields_say(tmp_path, monkeypatch, unlab
             return Output(feature + part, logits.flip(1))
 
     (tmp_path / "a.onnx").write_bytes(bytes(1_234_567))
-    monkeypatch.setattr(export, "load", lambda path: Changed())
+    monkeypatch.setattr(export, "load_exported", lambda path: Changed())
     first, second = export.compare(model, store, [tmp_path / "a.onnx"], repeats=1)
     logits = original(model, *inputs(model, 12)).logits
     assert (second.file, second.kind, second.precision) == (str(tmp_path / "a.onnx"), "onnx", "int8")

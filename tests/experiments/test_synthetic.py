@@ -20,7 +20,7 @@ import egodistill
 from egodistill import CLIP_SECONDS, EgoDistillError, EgoDistillOSError, data
 from egodistill.experiments import behaviour, scene, synthetic
 from egodistill.experiments.behaviour import THINGS, TURN, VERBS
-from egodistill.experiments.synthetic import FRAME_RATE, Recording
+from egodistill.experiments.synthetic import FRAME_RATE, RenderedRecording
 
 SETTINGS = {"seed": 5, "train_acts": 8, "validation_acts": 2, "test_acts": 3, "train_wearers": 2} | {
     "validation_wearers": 1,
@@ -30,7 +30,7 @@ SETTINGS = {"seed": 5, "train_acts": 8, "validation_acts": 2, "test_acts": 3, "t
 TRAINING, VALIDATION, TEST = ("P01", "P02"), ("P99",), ("P30", "P35", "P37")
 # What render() must have made of these settings.
 RECORDINGS = [
-    Recording(f"{wearer}_101", acts, 5, 40, 32, noise, first=acts * k)
+    RenderedRecording(f"{wearer}_101", acts, 5, 40, 32, noise, first=acts * k)
     for wearers, acts, noise in ((TRAINING, 4, 0.25), (VALIDATION, 2, 0.0), (TEST, 1, 0.0))
     for k, wearer in enumerate(wearers)
 ]
@@ -55,14 +55,14 @@ def contents(root, pattern="**/*"):
 def planned(monkeypatch, root, **settings):
     """The recordings that render() would write, and the world, without rendering."""
     written = []
-    monkeypatch.setattr(Recording, "write", lambda self, root: written.append(self))
+    monkeypatch.setattr(RenderedRecording, "write", lambda self, root: written.append(self))
     return synthetic.render(root, workers=1, progress=False, **settings), written
 
 
 @pytest.fixture(scope="module")
 def many():
     """Plans of 100 recordings of 40 acts, by 25 wearers."""
-    recordings = [Recording(f"P{k // 4 + 1:02d}_{101 + k % 4}", 40, first=40 * k) for k in range(100)]
+    recordings = [RenderedRecording(f"P{k // 4 + 1:02d}_{101 + k % 4}", 40, first=40 * k) for k in range(100)]
     return recordings, [recording.draw() for recording in recordings]
 
 
@@ -90,7 +90,7 @@ def test_classes_are_balanced_in_each_split_wearer_and_recording(tmp_path, monke
 
 
 def test_first_continues_the_balance_where_the_last_recording_stopped():
-    verbs = [act.verb for first in (0, 7, 14) for act in Recording("P01_101", 7, first=first).draw().acts]
+    verbs = [act.verb for first in (0, 7, 14) for act in RenderedRecording("P01_101", 7, first=first).draw().acts]
     assert sorted(verbs) == sorted([*range(20), 0])
 
 
@@ -110,7 +110,7 @@ def test_habits_are_the_persons_and_acts_the_recordings(many):
     assert plans[0].wearer == plans[1].wearer and plans[0].wearer.skin != plans[4].wearer.skin
     assert plans[0].acts[0].appearance != plans[1].acts[0].appearance
     assert not np.allclose(plans[0].head.phase, plans[1].head.phase)
-    assert Recording("P01_101", 9).draw().acts != Recording("P01_101", 9, seed=1).draw().acts
+    assert RenderedRecording("P01_101", 9).draw().acts != RenderedRecording("P01_101", 9, seed=1).draw().acts
 
 
 def test_time_and_length_do_not_tell_the_class(many):
@@ -165,7 +165,7 @@ def test_untrimmed_recordings_are_long_annotated_to_a_third_and_have_a_table(tmp
 
 
 def test_wrong_labels_are_the_stated_share_half_of_them_within_the_pair():
-    recordings = [Recording(f"P{k + 1:02d}_101", 400, label_noise=0.25) for k in range(5)]
+    recordings = [RenderedRecording(f"P{k + 1:02d}_101", 400, label_noise=0.25) for k in range(5)]
     kinds = Counter()
     for recording in recordings:
         wrong = 0
@@ -356,7 +356,7 @@ def test_centre_of_an_annotation_is_exactly_a_frame(world):
 
 def test_frame_at_an_annotated_centre_shows_the_thing_where_the_camera_projects_it(tmp_path):
     """The decoded frame differs from one of the room alone where the station is, and nowhere else."""
-    recording = Recording("P01_101", 3, 3)
+    recording = RenderedRecording("P01_101", 3, 3)
     recording.write(tmp_path)
     plan, rng = recording.draw(), recording.rng(3)
     room = scene.Room(scene.wall_texture(rng), scene.counter_texture(rng), plan.wearer.counter)
@@ -393,7 +393,7 @@ def test_a_turn_is_lit_halfway_between_its_stations(tmp_path, monkeypatch):
         return np.zeros((len(rotation), self.height, self.width, 3), np.uint8)
 
     monkeypatch.setattr(scene.Camera, "render", render)
-    Recording("P01_101", acts=3, width=32, height=32).write(tmp_path)
+    RenderedRecording("P01_101", acts=3, width=32, height=32).write(tmp_path)
     counts, lights = zip(*seen, strict=True)
     assert counts == (2, 2, 3, 2, 2) and not np.allclose(lights[0], lights[2])
     for turn in (1, 3):
@@ -401,7 +401,7 @@ def test_a_turn_is_lit_halfway_between_its_stations(tmp_path, monkeypatch):
 
 
 def test_shutter_blurs_what_moves_around_the_time_of_the_frame():
-    sharp, still, open_ = (Recording("P01_101", 3, width=48, height=48, shutter=s) for s in (0.0, 1e-9, 0.05))
+    sharp, still, open_ = (RenderedRecording("P01_101", 3, width=48, height=48, shutter=s) for s in (0.0, 1e-9, 0.05))
     plan = sharp.draw()
     seen = [np.concatenate(list(recording._pictures(plan))).astype(float) for recording in (sharp, still, open_)]
     assert len({pictures.shape for pictures in seen}) == 1  # as many frames, whatever the shutter
@@ -479,7 +479,7 @@ def test_interrupted_rendering_continues(world, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(("size", "file"), [(10, "world.json"), (9000, "P01_101-accl.csv"), (60_000, "P01_101.MP4")])
 def test_full_disk_is_named_with_the_file(tmp_path, full_disk, monkeypatch, size, file):
     if file.endswith("MP4"):  # only the pictures are large
-        monkeypatch.setattr(Recording, "_write_imu", lambda *_: None)
+        monkeypatch.setattr(RenderedRecording, "_write_imu", lambda *_: None)
     with full_disk(size), pytest.raises(EgoDistillOSError, match=rf"{file}: cannot be written: File too large"):
         synthetic.render(tmp_path / "w", train_acts=1, test_acts=3, train_wearers=1, workers=1, progress=False)
     assert not list((tmp_path / "w").rglob("*.part")) and not list((tmp_path / "w").rglob(file))
@@ -635,7 +635,7 @@ def test_estimates_from_other_numbers_of_acts_are_not_mixed(ceilings, tmp_path, 
 
 
 def test_estimate_sees_the_act_with_the_error_of_a_pixel_and_only_in_view(ceilings):
-    plan = Recording("P01_101", 40).draw()
+    plan = RenderedRecording("P01_101", 40).draw()
     state = plan.head.state(np.arange(round(plan.duration * FRAME_RATE)) / FRAME_RATE)
     state[:2] = 0  # a head that looks ahead
     usual = {"azimuth": 0.1, "pitch": 0.05, "lag": 0.0}
@@ -680,7 +680,7 @@ def test_estimate_writes_and_reads_its_lines(ceilings, tmp_path, monkeypatch, ca
     chosen = ("N = 1", "N = 1 + head motion")
     monkeypatch.setattr(ceilings, "INPUTS", {name: ceilings.INPUTS[name] for name in chosen})
     silence = staticmethod(lambda plan: np.zeros(round(plan.duration * synthetic.SOUND_RATE), np.int16))
-    monkeypatch.setattr(Recording, "sound", silence)  # neither needs it
+    monkeypatch.setattr(RenderedRecording, "sound", silence)  # neither needs it
     monkeypatch.setattr(ceilings, "PROBES", {"thing from head motion": ("imu", "thing")})
     arguments = ["ceilings.py", "--results", str(results), "--acts", "640", "--epochs", "1", "--coupling", "1"]
     for only in (["--only", "N = 1"], []):
@@ -709,7 +709,7 @@ def test_the_true_verbs_stand_beside_the_annotations(wearer):
     assert truth.keys() == said.keys() and len(truth) == 11
     wrong = {name for name in truth if truth[name] != said[name]}
     assert len(wrong) == 2 and all(name.startswith("P01_") for name in wrong)  # a quarter of 8, none of the test
-    drawn = Recording("P01_101", 8, label_noise=0.25).draw().acts
+    drawn = RenderedRecording("P01_101", 8, label_noise=0.25).draw().acts
     assert [truth[f"P01_101_{k}"] for k in range(8)] == [
         synthetic.THINGS[act.thing].verbs[synthetic.ACTIONS[act.verb][1]][0] for act in drawn
     ]

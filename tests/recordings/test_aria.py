@@ -188,7 +188,7 @@ def test_what_lacks_is_named(gen1, tmp_path, monkeypatch):
         convert(gen1(image="image/raw"), tmp_path / "films", progress=False)
     assert not any((tmp_path / "films").iterdir())  # neither of the two files, nor a part of one
     with pytest.raises(DataError, match="No such file"):
-        Recording(tmp_path / "nothing.vrs")
+        AriaRecording(tmp_path / "nothing.vrs")
 
 
 def test_pictures_that_are_broken_are_left_out(tmp_path):
@@ -271,7 +271,7 @@ def test_a_real_recording_has_the_reference_values(sample_data, tmp_path, name, 
     if name == "recording.vrs" and aria._zstd() is None:
         pytest.skip("its pictures need zstd: the extra cameras, or Python 3.14")
     expected = REAL[name]
-    recording = Recording(sample_data / "aria-vrs" / name)
+    recording = AriaRecording(sample_data / "aria-vrs" / name)
     labels = ("camera-rgb", "imu-left", "imu-right")
     assert tuple(recording.count(recording.streams[label]) for label in labels) == expected["counts"]
     count, left = recording.count, recording.streams["imu-left"]
