@@ -107,7 +107,7 @@ def test_the_house_names_every_room_and_every_module_at_the_root():
 
 def links(text):
     """Return the targets of the links and images of a Markdown text."""
-    return re.findall(r"\]\(([^)\s]+)\)", text)
+    return re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'<img src="([^"]+)"', text)
 
 
 def anchors(text):
@@ -136,6 +136,30 @@ def test_generated_tables_lie_in_the_document_of_their_script():
     for document in ROOT.glob("results/*.md"):
         for name in re.findall(r"(?m)^<!-- ([^/].*) -->$", document.read_text(encoding="utf-8")):
             assert re.match(r"(?:benchmarks/)?(\w+)", name)[1] == document.stem, name
+
+
+NUMBER = r"[+-]?\d+(?:\.\d+)?"
+
+
+def plain(numbers):
+    """Return numbers without a plus sign: tables and text differ in whether they have it."""
+    return tuple(number.removeprefix("+") for number in numbers)
+
+
+def measured_intervals():
+    """Return (value, low, high) of each interval in the generated tables; some have the ends in the next column."""
+    form = re.compile(rf"({NUMBER}) (?:\(|\| )({NUMBER}) to ({NUMBER})(?:\)| \|)")
+    return {plain(found) for path in ROOT.glob("results/*.md") for found in form.findall(path.read_text("utf-8"))}
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md", "docs/world.md"])
+def test_intervals_are_those_of_a_generated_table(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    interval = rf"\(({NUMBER})\s+to\s+({NUMBER})(?=[);,])"
+    quoted = re.findall(rf"({NUMBER})(?: points| %)?\s+{interval}", text)
+    assert len(quoted) == len(re.findall(interval, text)) > 0, "an interval has no value before it"
+    measured = measured_intervals()
+    assert [found for found in quoted if plain(found) not in measured] == []
 
 
 def primary_contrasts(world):
