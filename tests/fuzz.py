@@ -42,9 +42,9 @@ sys.path[:0] = [str(Path(__file__).parent)]  # `python -m tests.fuzz` finds the 
 import av
 import numpy as np
 import torch
+from gopro import device, mux
 from painted import X264, write_video
 from pandas_pickles import write_frame
-from test_gpmf import device, mux
 from toys import small
 
 from egodistill import EgoDistillError, gpmf, teachers, video

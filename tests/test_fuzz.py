@@ -9,7 +9,7 @@ import struct
 
 import pytest
 from fuzz import FORMATS, SECONDS, Format, Gpmf, make, peak, run_case
-from test_gpmf import device
+from gopro import device
 
 from egodistill import gpmf
 

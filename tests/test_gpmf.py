@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
+from gopro import device, klv, matrix, mux, nest, orin, shorts
 
 from egodistill import gpmf
 from egodistill.imu import IMUError, read_imu
@@ -17,47 +18,6 @@ from egodistill.imu import IMUError, read_imu
 def sample(sample_data):
     """Path of a real file below the folder of small real recordings."""
     return lambda name: sample_data / name
-
-
-def klv(key, kind, size, *rows):
-    content = b"".join(rows)
-    repeat = len(content) // size if size else 0
-    head = key.encode() + struct.pack(">cBH", kind.encode(), size, repeat)
-    return head + content + b"\xee" * (-len(content) % 4)  # Padding may hold anything.
-
-
-def nest(key, *elements):
-    content = b"".join(elements)
-    return key.encode() + struct.pack(">cBH", b"\0", 1, len(content)) + content
-
-
-def shorts(*values):
-    return struct.pack(f">{len(values)}h", *values)
-
-
-def orin(axes):
-    return [klv("ORIN", "c", 1, axes)]
-
-
-def matrix(axes, *rows):
-    return [klv("MTRX", "f", 36, struct.pack(">9f", *rows)), klv("ORIO", "c", 1, axes)]
-
-
-def device(accel, gyro, name=b"Test", axes=orin(b"YxZ"), scale=10):  # noqa: B008
-    """A payload with gyroscope before accelerometer, odd elements between, sizes not of 4."""
-    return nest(
-        "DEVC",
-        klv("DVNM", "c", 1, name),
-        nest("STRM", klv("STNM", "c", 1, b"empty")),
-        nest(
-            "STRM",
-            klv("abcd", "l", 4, bytes(4)),
-            klv("SCAL", "s", 2, shorts(100, 10, 1)),
-            *axes,
-            klv("GYRO", "s", 6, *[shorts(*row) for row in gyro]),
-        ),
-        nest("STRM", klv("SCAL", "s", 2, shorts(scale)), *axes, klv("ACCL", "s", 6, *[shorts(*row) for row in accel])),
-    )
 
 
 def test_values_are_scaled():
@@ -136,22 +96,6 @@ def test_real_payloads(sample):
     start = hero5.index(b"GYROs") + 8
     raw = np.frombuffer(hero5[start : start + 6], ">i2")
     np.testing.assert_allclose(gpmf.parse(hero5).gyro[0], raw[[1, 2, 0]] / 3755)
-
-
-def mux(sample, path, packets, handler=None):
-    """An MP4 with these (start ms, duration ms, payload) packets in a GoPro telemetry track."""
-    with av.open(str(sample("gopro/max-heromode.mp4"))) as gopro, av.open(str(path), "w") as out:
-        met = next(s for s in gopro.streams.data if "MET" in s.metadata["handler_name"])
-        stream = out.add_stream_from_template(met)
-        if handler is not None:
-            stream.metadata["handler_name"] = handler
-        for start, duration, payload in packets:
-            packet = av.Packet(payload)
-            packet.stream, packet.time_base = stream, met.time_base
-            packet.pts = packet.dts = start
-            packet.duration = duration
-            out.mux(packet)
-    return path
 
 
 def test_telemetry_follows_the_packet_clock(sample, tmp_path):

@@ -18,7 +18,7 @@ from commandline import auto, run, small_student
 from miniature import weights
 from painted import write_table
 from panned import RATE, gyroscope, pan
-from test_video_i3d import unit_norms, write_published
+from published_i3d import unit_norms, write_published
 
 import egodistill.commands.recordings
 from egodistill import EgoDistill, data, inference, teachers

@@ -449,7 +449,7 @@ def killed_again_and_again(path):
 def script(*command):
     """A function of this file in a process of its own."""
     root = Path(data.__file__).parent
-    code = "import sys, test_extraction as T; getattr(T, sys.argv[1])(*sys.argv[2:])"
+    code = "import sys, test_teachers_extract as T; getattr(T, sys.argv[1])(*sys.argv[2:])"
     paths = os.pathsep.join([str(root), str(root / "tests")])
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, command)],
