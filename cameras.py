@@ -164,7 +164,7 @@ def read_gyroflow(path: str | os.PathLike) -> Log:
     """
     lines = _lines(path)
     if not lines or not re.match(r"\s*(GYROFLOW|CAMERA) IMU LOG", lines[0]):
-        raise CameraError(f"{path}: not a Gyroflow log: line 1 is not 'GYROFLOW IMU LOG' or 'CAMERA IMU LOG'")
+        raise CameraError(f"{path}: line 1 is not 'GYROFLOW IMU LOG' or 'CAMERA IMU LOG': not a Gyroflow log")
     fields: dict[str, tuple[str, int]] = {}  # {key: (value, number of its line)}
     for start, line in enumerate(lines[1:], 2):
         key, value = re.match(r"\s*(\w*)\s*[,:]?\s*(.*?)\s*$", line).groups()

@@ -137,7 +137,7 @@ def read_frames(
         video: The file.
         times: In seconds, any order.
         size: H and W, by resizing the whole frame (the aspect ratio changes); None keeps the frame's own.
-        crop: Resize to `size` the centre square of the frame, not the whole.
+        crop: With `size`, resize the frame's centre square instead of the whole frame.
         exact: False takes the key frame nearest to t instead, the earlier one of two: the cheapest choice, because it
             is decoded alone.
         tolerance: In seconds, at most 10. Take the frame that needs the fewest packets among those that begin at most
