@@ -45,11 +45,18 @@ FRAME_TIMES = "world_timestamps.csv"  # a Neon recording has one row per frame o
 
 
 class CameraError(ValueError):
-    """A log cannot be used. The message names the file."""
+    """A log that cannot be used. The message names the file."""
 
 
 class Log(NamedTuple):
-    """Times [n] in seconds, accelerometer [n, 3] in m/s2 or None, gyroscope [n, 3] in rad/s, what is unusual."""
+    """The samples of a log.
+
+    Attributes:
+        times: [n], in seconds on the video's clock.
+        accel: Accelerometer, [n, 3] in m/s2, or None.
+        gyro: Gyroscope, [n, 3] in rad/s.
+        notes: What is unusual about the log.
+    """
 
     times: np.ndarray
     accel: np.ndarray | None
@@ -61,10 +68,12 @@ class Log(NamedTuple):
 
 
 def turn_matrix(text: str) -> np.ndarray | None:
-    """Return the matrix [3, 3] that a text such as "XZy" stands for, or None if it is no turn of axes.
+    """Return the matrix [3, 3] that a text such as "XZy" stands for, or None if it is not a turn of axes.
 
-    Letter i names the column of the samples that becomes axis i, a small letter with the opposite sign. The rows of the
-    matrix are the new axes, so that ``samples @ matrix.T`` turns samples [n, 3].
+    The rows of the matrix are the new axes, so that `samples @ matrix.T` turns samples [n, 3].
+
+    Args:
+        text: Letter i names the column of the samples that becomes axis i, a small letter with the opposite sign.
 
     >>> from egodistill import cameras
     >>> cameras.turn_matrix("XZy").tolist()
@@ -81,7 +90,10 @@ def turn_matrix(text: str) -> np.ndarray | None:
 
 
 def turn_text(matrix: np.ndarray) -> str:
-    """Return the text of a matrix from `turn_matrix()`, or of a product of several.
+    """Return the text that stands for a turn of axes.
+
+    Args:
+        matrix: [3, 3], from `turn_matrix()`, or a product of several.
 
     >>> from egodistill import cameras
     >>> cameras.turn_text(cameras.turn_matrix("yXZ") @ cameras.turn_matrix("XZy"))
@@ -95,9 +107,12 @@ def turn_text(matrix: np.ndarray) -> str:
 def axes_and_turn(text: str) -> tuple[str, np.ndarray | None]:
     """Return the name of a recording's axes, and the matrix [3, 3] that turns its samples into them, or None.
 
-    ``text`` is "gopro", axes as in this module ("file" in stores of earlier versions); a turn into these, as of
-    `turn_matrix()`; or a name of your own for other axes. Raise CameraError for anything else, also for a turn that
-    mirrors, because a gyroscope cannot follow it.
+    Args:
+        text: "gopro", axes as in this module ("file" in stores of earlier versions); a turn into these, as in
+            `turn_matrix()`; or a name of your own for other axes.
+
+    Raises:
+        CameraError: The text is something else, or a turn that mirrors, which a gyroscope cannot follow.
 
     >>> from egodistill import cameras
     >>> cameras.axes_and_turn("glasses"), cameras.axes_and_turn("xyZ")[0]
@@ -131,9 +146,12 @@ GYROFLOW_AXES = np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]])
 def read_gyroflow(path: str | os.PathLike) -> Log:
     """Return the samples of a Gyroflow IMU log (.gcsv, format 1.3), whose times count from the start of the video.
 
-    ``gscale`` and ``ascale`` turn the rows into rad/s and g, ``tscale`` (0.001 if missing) into seconds. Letter i of
-    ``orientation`` names the column of Gyroflow's axis i, a small letter with the opposite sign; a log without the key
+    `gscale` and `ascale` turn the rows into rad/s and g, `tscale` (0.001 if missing) into seconds. Letter i of
+    `orientation` names the column of Gyroflow's axis i, a small letter with the opposite sign; a log without the key
     has xzY, as Gyroflow assumes. Raise CameraError that names file and line.
+
+    Args:
+        path: The log.
 
     >>> from pathlib import Path
     >>> from egodistill import cameras
@@ -146,7 +164,7 @@ def read_gyroflow(path: str | os.PathLike) -> Log:
     """
     lines = _lines(path)
     if not lines or not re.match(r"\s*(GYROFLOW|CAMERA) IMU LOG", lines[0]):
-        raise CameraError(f"{path}: line 1 is not 'GYROFLOW IMU LOG' or 'CAMERA IMU LOG', so this is no Gyroflow log")
+        raise CameraError(f"{path}: line 1 is not 'GYROFLOW IMU LOG' or 'CAMERA IMU LOG': not a Gyroflow log")
     fields: dict[str, tuple[str, int]] = {}  # {key: (value, number of its line)}
     for start, line in enumerate(lines[1:], 2):
         key, value = re.match(r"\s*(\w*)\s*[,:]?\s*(.*?)\s*$", line).groups()
@@ -226,6 +244,9 @@ def read_neon(path: str | os.PathLike) -> Log:
     values are turned from g into m/s2, the gyroscope's from degrees into radians per second, and the axes into those of
     the scene camera. Raise CameraError that names the file.
 
+    Args:
+        path: The file imu.csv, with world_timestamps.csv beside it.
+
     >>> from pathlib import Path
     >>> from egodistill import cameras
     >>> Path("neon").mkdir()
@@ -255,6 +276,9 @@ def frame_stamps(path: str | os.PathLike) -> np.ndarray:
 
     Raise CameraError that names the file.
 
+    Args:
+        path: The file world_timestamps.csv.
+
     >>> from pathlib import Path
     >>> from egodistill import cameras
     >>> size = Path("times.csv").write_text("recording id,timestamp [ns]\\na,1728546108000000000\\n")
@@ -282,6 +306,9 @@ MOST_EMPTY = 0.1  # largest share of rows that may lack a sensor; beyond it, the
 def has_telemetry(path: str | os.PathLike) -> bool:
     """Return whether the package telemetry-parser is installed and knows the telemetry of a video.
 
+    Args:
+        path: The video; the result is False for a GoPro's.
+
     >>> from egodistill import cameras
     >>> cameras.has_telemetry("walk.mp4")
     False
@@ -296,9 +323,14 @@ def read_telemetry(path: str | os.PathLike) -> Log:
     """Return the samples in a video of an Insta360, Sony, DJI or other camera, whose times count from its start.
 
     The package telemetry-parser (https://github.com/AdrianEddy/telemetry-parser) reads them; it is imported here, and
-    no extra of this project installs it. Its axes are Gyroflow's; that all cameras are turned into them is not certain,
-    and is noted. Telemetry of a GoPro is not taken from it, because it loses the times. Raise CameraError that names
-    the file, also if the package is missing.
+    no extra of this project installs it. Its axes are Gyroflow's. It is not certain that it turns the axes of all
+    cameras into these; a note says so. Telemetry of a GoPro is not taken from it, because it loses the times.
+
+    Args:
+        path: The video.
+
+    Raises:
+        CameraError: The package is missing, or finds no usable samples. The message names the file.
 
     >>> from egodistill import cameras
     >>> cameras.read_telemetry("walk.mp4")
@@ -334,7 +366,7 @@ def read_telemetry(path: str | os.PathLike) -> Log:
 
 
 def _parser(path: str | os.PathLike) -> Any:
-    """Return a video's telemetry_parser.Parser; None for a GoPro's video and for a path that is no regular file.
+    """Return a video's telemetry_parser.Parser; None for a GoPro's video and for a path that is not a regular file.
 
     Raise CameraError if the package is missing, or does not know the file.
     """
@@ -382,7 +414,7 @@ def _lines(path: str | os.PathLike) -> list[str]:
 def _samples(
     path: str | os.PathLike, lines: list[str], start: int, columns: list[int], kind: type = np.float64
 ) -> np.ndarray:
-    """Return these columns of the rows below line ``start``. Raise CameraError that names a line without numbers."""
+    """Return these columns of the rows below line `start`. Raise CameraError that names a line without numbers."""
     rows = lines[start:]
     if not any(row.strip() for row in rows):
         raise CameraError(f"{path}: no samples below line {start}")

@@ -30,14 +30,18 @@ __all__ = ["GPMFError", "Payload", "Telemetry", "packets", "parse", "read_contai
 
 
 class GPMFError(ValueError):
-    """Telemetry is truncated or broken, or contains no accelerometer and gyroscope."""
+    """Telemetry that is truncated or broken, or contains no accelerometer and gyroscope."""
 
 
 class Payload(NamedTuple):
-    """One packet: accelerometer [n, 3] in m/s2 and gyroscope [m, 3] in rad/s, float64, camera, and axes of the columns.
+    """The values of one packet.
 
-    ``axes`` is "XYZ" for the camera's own: X to the left as seen from behind, Y out of the back to the user, Z up (a
-    camera held still and upright reads +9.8 on Z). It is "stored" if nothing names the channels.
+    Attributes:
+        accel: Accelerometer, float64 [n, 3] in m/s2.
+        gyro: Gyroscope, float64 [m, 3] in rad/s.
+        device: The camera's name.
+        axes: Axes of the columns. "XYZ" are the camera's own: X to the left as seen from behind, Y out of the back to
+            the user, Z up (a camera held still and upright reads +9.8 on Z). "stored" if nothing names the channels.
     """
 
     accel: np.ndarray
@@ -47,9 +51,16 @@ class Payload(NamedTuple):
 
 
 class Telemetry(NamedTuple):
-    """A whole recording: times [n] in seconds on the container's clock and values [n, 3] of both sensors.
+    """A whole recording: times, in seconds on the container's clock, and values of both sensors.
 
-    ``axes`` and ``device`` are as in `Payload`; ``broken`` has time and reason of each packet that could not be read.
+    Attributes:
+        accel_time: Times of the accelerometer's samples, [n].
+        accel: As in `Payload`, for all packets.
+        gyro_time: Times of the gyroscope's samples, [m].
+        gyro: As in `Payload`, for all packets.
+        device: As in `Payload`.
+        axes: As in `Payload`.
+        broken: Time and reason of each packet that could not be read.
     """
 
     accel_time: np.ndarray
@@ -85,6 +96,9 @@ def parse(payload: bytes) -> Payload | None:
     """Read one packet: both sensors of the first device that has both, or None if no device has.
 
     Skip unknown keys. Raise GPMFError for a truncated or broken packet.
+
+    Args:
+        payload: The packet's bytes.
     """
     for key, kind, _, device in elements(payload):
         if key != "DEVC" or kind != TREE:
@@ -196,6 +210,9 @@ def read_video(video: str | os.PathLike) -> Telemetry:
 
     Like `read_container()`, but times count from the start of the file. Raise GPMFError also for a file that cannot be
     opened.
+
+    Args:
+        video: The file.
     """
     path = Path(video)
     if not path.is_file():
@@ -214,11 +231,14 @@ def read_video(video: str | os.PathLike) -> Telemetry:
 
 
 def read_container(container: av.container.InputContainer) -> Telemetry:
-    """Read the accelerometer and gyroscope of a GoPro video that PyAV has opened.
+    """Read the accelerometer and gyroscope of an opened GoPro video.
 
     No sampling rate is stored, so a packet's samples are spread evenly over its duration (1 to 5 ms late compared with
-    the STMP of newer cameras). A broken packet leaves a gap and an entry in ``broken``. Raise GPMFError if there is no
+    the STMP of newer cameras). A broken packet leaves a gap and an entry in `broken`. Raise GPMFError if there is no
     readable telemetry of both sensors.
+
+    Args:
+        container: The video, opened by PyAV. It is read to its end.
     """
     good, broken = [], []
     for start, duration, payload in packets(container):
@@ -246,6 +266,9 @@ def streams(container: av.container.InputContainer) -> list[av.stream.Stream]:
     """Return the streams that may hold GPMF: those with GoPro's name, or all data streams if programs renamed them.
 
     The list is empty if there is no data stream.
+
+    Args:
+        container: A video, opened by PyAV.
     """
     candidates: list[av.stream.Stream] = list(container.streams.data)
     return [s for s in candidates if "GoPro MET" in s.metadata.get("handler_name", "")] or candidates
@@ -254,7 +277,10 @@ def streams(container: av.container.InputContainer) -> list[av.stream.Stream]:
 def packets(container: av.container.InputContainer) -> list[tuple[float, float, bytes]]:
     """Return start, duration (s, on the container's clock) and bytes of each packet of the first GPMF stream.
 
-    The list is empty if there is none. The container is read to its end.
+    The list is empty if there is none.
+
+    Args:
+        container: A video, opened by PyAV. It is read to its end.
     """
     candidates = streams(container)
     for other in container.streams:  # Gigabytes of video separate the telemetry packets; PyAV can skip it from 18 on.

@@ -37,11 +37,11 @@ __all__ = [
 
 
 class IMUError(ValueError):
-    """An IMU recording cannot be used. The message names the file."""
+    """An IMU recording that cannot be used. The message names the file."""
 
 
 class CoverageError(IMUError):
-    """The IMU does not cover the requested window."""
+    """A requested window that the IMU does not cover."""
 
 
 LARGEST_READING = 1e30  # windows are float32
@@ -52,7 +52,7 @@ SLOWEST, FASTEST = 0.2, 5e-5  # seconds between samples: 5 Hz and 20 kHz
 LOW_ACCELERATION = 2.0  # m/s2: a lower mean is without gravity, or in g
 HIGH_ACCELERATION = 30.0  # m/s2: three times gravity; a wrist that exercises has a mean of 25, a head less
 # The unit is g if the median norm is between these, mg or cm/s2 between a thousand times these, and few norms are below
-# half of it. Medians are right to 4 %, so that mg and cm/s2, which differ by 2 %, cannot be told apart.
+# half of it. Medians are right to 4 %, so that mg and cm/s2, which differ by 2 %, cannot be distinguished.
 ONE_G = (0.9, 1.1)
 FAST_TURN = 35.0  # rad/s, 2000 degrees per second: the range of the sensors
 FROZEN = 5.0  # seconds: a sensor that repeats one value for longer does not work
@@ -63,11 +63,15 @@ NOTED_GAP = 3.0, 0.01  # a gap is noted if it is longer than this many usual ste
 
 @dataclasses.dataclass(eq=False)
 class Imu:
-    """Samples of an accelerometer [n, 3] in m/s2, gravity included, and of a gyroscope [m, 3] in rad/s.
+    """Samples of an accelerometer and of a gyroscope, each with its own times.
 
-    Each sensor has its own times, float64, ascending, in seconds on the video's clock. ``notes``
-    lists what is unusual about the recording, such as ignored rows or unknown axes. ``axes`` is the
-    name of the axes: "gopro" (X to the left, Y to the user, Z up) unless a program gives another.
+    Attributes:
+        accel_time: Times of the accelerometer's samples, float64 [n], ascending, in seconds on the video's clock.
+        accel: Accelerometer, [n, 3] in m/s2, gravity included.
+        gyro_time: Times of the gyroscope's samples, float64 [m], like `accel_time`.
+        gyro: Gyroscope, [m, 3] in rad/s.
+        notes: What is unusual about the recording, such as ignored rows or unknown axes.
+        axes: Name of the axes: "gopro" (X to the left, Y to the user, Z up) unless a program gives another.
     """
 
     accel_time: np.ndarray
@@ -85,14 +89,23 @@ class Imu:
         return accel, gyro
 
     def on_clock(self, offset: float = 0.0, stretch: float = 1.0) -> Imu:
-        """Return the same samples with every time t replaced by ``offset + stretch * t``."""
+        """Return the same samples with every time t replaced by `offset + stretch * t`.
+
+        Args:
+            offset: Time of the old clock's zero on the new clock, in seconds.
+            stretch: Seconds of the new clock per second of the old one.
+        """
         if (offset, stretch) == (0.0, 1.0):
             return self
         accel_time, gyro_time = (offset + stretch * t for t in (self.accel_time, self.gyro_time))
         return dataclasses.replace(self, accel_time=accel_time, gyro_time=gyro_time)
 
     def in_axes(self, name: str, turn: np.ndarray | None = None) -> Imu:
-        """Return the samples under another name of their axes, turned if the rows of ``turn`` [3, 3] are the new axes.
+        """Return the samples under another name of their axes.
+
+        Args:
+            name: The new name.
+            turn: [3, 3], whose rows are the new axes, to turn the samples; None: they stay as they are.
 
         >>> from egodistill import cameras, data
         >>> motion = data.read_imu("walk.csv")
@@ -105,7 +118,11 @@ class Imu:
         return dataclasses.replace(self, accel=self.accel @ turn.T, gyro=self.gyro @ turn.T, axes=name)
 
     def inside(self, duration: float) -> Imu:
-        """Return the samples without those more than 1 s before or after a video of ``duration`` s; note how many."""
+        """Return the samples without those more than 1 s before or after a video; note how many.
+
+        Args:
+            duration: Length of the video in seconds.
+        """
         sensors = []
         for stamps, values in ((self.accel_time, self.accel), (self.gyro_time, self.gyro)):
             kept = (stamps >= -1) & (stamps <= duration + 1)
@@ -115,9 +132,11 @@ class Imu:
         return Imu(*sensors, self.notes + notes, self.axes)
 
     def covers(self, times: np.ndarray, *, max_gap: float = MAX_GAP) -> np.ndarray:
-        """Return which of these ascending times are between two samples at most ``max_gap`` seconds apart.
+        """Return which times are between two samples that are close enough, bool [n, 2]: accelerometer, gyroscope.
 
-        Return bool [n, 2]; the columns are accelerometer and gyroscope.
+        Args:
+            times: [n], ascending, in seconds.
+            max_gap: Largest distance between the two samples, in seconds.
 
         >>> from egodistill import data
         >>> motion = data.read_imu("walk.csv")
@@ -140,13 +159,22 @@ class Imu:
         min_coverage: float = 0.95,
         max_gap: float = MAX_GAP,
     ) -> np.ndarray:
-        """Return both sensors at ``start + i / rate``, float32 [samples, 6]: accelerometer, gyroscope.
+        """Return both sensors at `start + i / rate`, float32 [samples, 6]: accelerometer, gyroscope.
 
-        Interpolate linearly between the real time stamps. Of a sensor with more than 1.5 times ``rate`` samples per
+        Interpolate linearly between the real time stamps. Of a sensor with more than 1.5 times `rate` samples per
         second, a point is the mean of those less than 1 / rate away, with weights that fall linearly to zero: a
-        low-pass without delay, which passes 97 % at a tenth of ``rate``, 41 % at half of it, nothing at ``rate``.
-        Points that are not covered (see `covers`) are interpolated across the gap or hold the last value. Raise
-        CoverageError if a sensor covers less than the share ``min_coverage`` of the points.
+        low-pass without delay, which passes 97 % at a tenth of `rate`, 41 % at half of it, nothing at `rate`.
+        Points that are not covered (see `covers()`) are interpolated across the gap or hold the last value.
+
+        Args:
+            start: Time of the first point, in seconds.
+            samples: Number of points.
+            rate: Points per second.
+            min_coverage: Share of the points that each sensor must cover.
+            max_gap: As in `covers()`, in seconds.
+
+        Raises:
+            CoverageError: A sensor covers less than `min_coverage` of the points.
 
         >>> from egodistill import data
         >>> motion = data.read_imu("walk.csv")
@@ -207,7 +235,7 @@ def _resample(stamps: np.ndarray, values: np.ndarray, grid: np.ndarray, rate: fl
 
 
 def _covered(stamps: np.ndarray, grid: np.ndarray, max_gap: float) -> np.ndarray:
-    """Return whether each point of the grid is between two samples at most ``max_gap`` apart."""
+    """Return whether each point of the grid is between two samples at most `max_gap` apart."""
     if len(stamps) < 2:
         return np.zeros(len(grid), bool)
     after = np.clip(np.searchsorted(stamps, grid), 1, len(stamps) - 1)
@@ -232,22 +260,27 @@ def read_imu(
 
     Columns of a CSV, in any order, upper or lower case; other columns are ignored:
 
-    - EPIC-KITCHENS: ``Milliseconds`` with ``AcclX,AcclY,AcclZ`` and / or ``GyroX,GyroY,GyroZ``
-    - Ego4D: ``canonical_timestamp_ms,gyro_x,gyro_y,gyro_z,accl_x,accl_y,accl_z``
-    - your own: ``time,ax,ay,az,gx,gy,gz``, with the time in seconds, m/s2 and rad/s
+    - EPIC-KITCHENS: `Milliseconds` with `AcclX,AcclY,AcclZ` and / or `GyroX,GyroY,GyroZ`
+    - Ego4D: `canonical_timestamp_ms,gyro_x,gyro_y,gyro_z,accl_x,accl_y,accl_z`
+    - your own: `time,ax,ay,az,gx,gy,gz`, with the time in seconds, m/s2 and rad/s
 
-    A row without a number in a sensor's columns ('', NULL, nan) is not a sample of that sensor. Rows
-    without a usable time (none, or beyond eleven days) are left out. Samples are sorted by time, and
-    repeated times are removed; the axes stay those of the file, which should be a GoPro's. Some Ego4D recordings have
-    no accelerometer: this is an error, or zeros at the gyroscope's times with ``zero_accel``. ``.notes`` of the result
-    reports all of this, and values that are unlikely in m/s2 or rad/s. Times, or values whose unit is certainly another
-    one, are an error.
+    A row without a number in a sensor's columns ('', NULL, nan) is not a sample of that sensor. Rows without a usable
+    time (none, or beyond eleven days) are left out. Samples are sorted by time, and repeated times are removed; the
+    axes stay those of the file, which should be a GoPro's. `.notes` of the result reports all of this, and values that
+    are unlikely in m/s2 or rad/s.
 
     A log of Gyroflow (.gcsv) and the table imu.csv of a Pupil Labs Neon are turned into these units; see `cameras`.
     So is a recording of Project Aria glasses (.vrs); its times are those of the glasses' own clock, which data sets
     relate to their videos, while `egodistill convert` writes a table on the video's clock. The axes of all these, and
-    of telemetry in a GoPro video, are the camera's: X to the left, Y to the user, Z up. Raise IMUError that names the
-    file.
+    of telemetry in a GoPro video, are the camera's: X to the left, Y to the user, Z up.
+
+    Args:
+        source: One file, or a pair of CSVs.
+        zero_accel: Return zeros at the gyroscope's times if there is no accelerometer, as in some Ego4D recordings.
+
+    Raises:
+        IMUError: The recording cannot be read, lacks a sensor, or has times or values whose unit is certainly another
+            one. The message names the file.
 
     >>> from egodistill import data
     >>> motion = data.read_imu("walk.csv")
@@ -308,9 +341,14 @@ def table_columns(
 ) -> tuple[str, float, list[int]]:
     """Return the time column of a table, its unit in seconds, and the places of the time and each sensor's x, y, z.
 
-    `header` is the first line of the table, in one of the layouts of `read_imu()`. With `may_lack_accel`, a header
-    without any column of an accelerometer has the places of the other sensor alone. Raise IMUError that names the file
-    for a header without these columns.
+    Args:
+        path: The table, for the message of an error.
+        header: The first line of the table, in one of the layouts of `read_imu()`.
+        sensors: The sensors whose columns are wanted.
+        may_lack_accel: Return the places of the other sensor alone for a header without any accelerometer column.
+
+    Raises:
+        IMUError: The header lacks some of these columns. The message names the file.
 
     >>> from egodistill import imu
     >>> imu.table_columns("walk.csv", "gx,gy,gz,time,ax,ay,az")
@@ -346,7 +384,7 @@ def _first_line(path: Path) -> str:
 
 
 def _read_imu_csv(path: Path, sensors: Sequence[str], notes: list[str], may_lack_accel: bool) -> list[np.ndarray]:
-    """Return times and values of each requested sensor; append what is unusual to ``notes``."""
+    """Return times and values of each requested sensor; append what is unusual to `notes`."""
     if path.exists() and not path.is_file():  # a pipe has no end, or waits for a writer
         raise IMUError(f"{path}: a {'folder' if path.is_dir() else 'pipe or device'}, not a regular file")
     try:
@@ -408,9 +446,14 @@ def _require_rate(path: Path, sensor: str, stamps: np.ndarray, column: str, unit
 
 
 def unit_notes(source: str | os.PathLike, sensor: str, values: np.ndarray) -> list[str]:
-    """Return notes about readings [n, 3] that are unlikely in m/s2 or rad/s.
+    """Return notes about readings that are unlikely in m/s2 or rad/s.
 
     Raise IMUError if their unit is certainly wrong.
+
+    Args:
+        source: The recording, for the message of an error.
+        sensor: "accelerometer" or "gyroscope".
+        values: The readings, [n, 3].
 
     >>> import numpy as np
     >>> from egodistill import imu
@@ -483,7 +526,7 @@ def _numbers(path: Path, columns: Sequence[int]) -> np.ndarray:
     """Return these columns of comma-separated numbers, empty cells and NULL as NaN, float64."""
     try:
         return _parse_numbers(path, columns)
-    except ValueError:  # to look for empty cells first would take 1.5 times as long
+    except ValueError:  # searching for empty cells first would take 1.5 times as long
         pass
     try:
         text = path.read_text(encoding="utf-8-sig").replace("NULL", "nan").replace("null", "nan")
@@ -541,7 +584,7 @@ def _hint() -> str:
 
 
 def _read_log(path: Path, reader: str, zero_accel: bool) -> Imu:
-    """Return the IMU in the log of another camera; ``reader`` is a function of `cameras`."""
+    """Return the IMU in the log of another camera; `reader` is a function of `cameras`."""
     cameras = _sibling("cameras", path, "log")
     try:
         log = getattr(cameras, reader)(path)

@@ -9,7 +9,7 @@
 
 The networks are those of section 3 and appendix C of "EgoDistill: Egocentric Head Motion Distillation for Efficient
 Video Understanding" (Tan, Nagarajan, Grauman, NeurIPS 2023). This file can be copied alone: it needs torch and
-torchvision. Only `EgoDistill.save()` and `load()` use a sibling, `checkpoints`.
+torchvision. Only `EgoDistill.save()` and `load()` need the package, for `engine.checkpoints`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_SECONDS, IMU_RATE, IMU_SAMPLES = 64 / 30, 198.0, 422  # the paper's clips: seconds, Hz, samples
 LARGEST_SIZE = 1 << 17  # classes, frames, pixels, samples, ...: a number beyond it is an error
 LARGEST_DEPTH = 1000  # layers of the fusion network
-LARGEST_CLIP = 1 << 27  # pixels of all frames of a clip, as in clips.py
+LARGEST_CLIP = 1 << 27  # pixels of all frames of a clip, as in recordings/clips.py
 LARGEST_TOLERANCE = 10.0  # seconds, as in video.py
 LARGEST_BLOCK = 16  # channels: the largest block of oneDNN's kernels (AVX-512)
 
@@ -56,7 +56,12 @@ Weights = str | os.PathLike | Mapping[str, Tensor] | None
 
 
 class Output(NamedTuple):
-    """The outputs of a model: feature [B, D] and class logits [B, C], without a softmax."""
+    """The outputs of a model.
+
+    Attributes:
+        feature: [B, D].
+        logits: Class logits [B, C], without a softmax.
+    """
 
     feature: Tensor
     logits: Tensor
@@ -66,19 +71,37 @@ class Student(Protocol):
     """A student in four steps, so that frames and IMU samples can arrive at different times; `EgoDistill` is one."""
 
     def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor:
-        """Return the features of frames: uint8 [B, N, 3, H, W] -> [B, N, d]. `count` is N, by default the model's."""
+        """Return the features of frames, [B, N, d].
+
+        Args:
+            frames: RGB, uint8 [B, N, 3, H, W].
+            count: N, by default the model's.
+        """
         ...
 
     def aggregate(self, features: Tensor) -> Tensor:
-        """Return one image feature of all frames: [B, N, d] -> [B, d']."""
+        """Return one image feature of all frames, [B, d'].
+
+        Args:
+            features: [B, N, d], of each frame.
+        """
         ...
 
     def encode_imu(self, imu: Tensor) -> Tensor:
-        """Return the IMU feature: float [B, T, 6] -> [B, m]."""
+        """Return the IMU feature, [B, m].
+
+        Args:
+            imu: Samples, float [B, T, 6].
+        """
         ...
 
     def fuse(self, image: Tensor, imu: Tensor | None) -> Output:
-        """Return feature [B, D] and logits [B, C]; `imu` is None for a model without IMU."""
+        """Return feature [B, D] and logits [B, C].
+
+        Args:
+            image: The image feature, [B, d'].
+            imu: The IMU feature, [B, m]; None for a model without IMU.
+        """
         ...
 
 
@@ -113,31 +136,35 @@ def describe(tensor: Tensor) -> str:
 class EgoDistill(nn.Module):
     """The student Phi (figure 2, right): N frames and IMU samples -> the teacher's feature and class logits.
 
-    num_classes      C.
-    feature_dim      D, the size of the teacher's feature (768 for MotionFormer).
-    num_frames       N. One frame is the clip's centre frame; several go through a GRU, whose last state is used.
-    image_encoder    f_I, without its classifier: a name in `IMAGE_ENCODERS` (torchvision's networks), or "resnet10xW",
-                     a small ResNet for small frames with one block per stage and W to 8 W channels.
-    image_weights    "imagenet" (torchvision downloads them), a state dict or the path of one, or None for random.
-    use_imu          False: a model that reads frames only, as VisOnly and VisOnly-Distill.
-    frame_size       Height and width of the frames; None: the size for which the image encoder's ImageNet weights were
-                     trained, 224 for most.
-    sampling, exact, tolerance   Choice of frames: a rule of `video.clip_times()`; True for exact frames, False for the
-                     nearest key frames; above 0, the frames within so many seconds that are cheapest to decode.
-    clip_seconds, imu_samples, imu_rate   Length of a clip in seconds, number of IMU samples, their rate in Hz.
-    imu_axes         Name of the axes of the IMU samples: those of a GoPro, X left, Y to the user, Z up, or your own.
-    class_names      C names; None: training takes them from the store.
-
-    Choices that the paper leaves open:
-
-    imu_width        Width of the IMU encoder's last layer.
-    imu_vector       "flatten" the IMU feature map over time, or its "mean" over time (accepts any length).
-    hidden, fusion_layers   Width and number of hidden layers in the fusion network.
-
     The model takes frames uint8 [B, N, 3, H, W] (RGB) and imu float [B, 422, 6] (m/s2 and rad/s, gravity included),
     and returns `Output(feature [B, D], logits [B, C])`. It normalises the frames, and subtracts the mean of each IMU
-    channel over the clip (appendix C). Raise ValueError for arguments, or for inputs of a shape or type, that do not
-    fit.
+    channel over the clip (appendix C). The paper leaves `imu_width`, `imu_vector`, `hidden` and `fusion_layers` open.
+
+    Args:
+        num_classes: C.
+        feature_dim: D, the size of the teacher's feature (768 for MotionFormer).
+        num_frames: N. One frame is the clip's centre frame; several go through a GRU, whose last state is used.
+        image_encoder: f_I, without its classifier: a name in `IMAGE_ENCODERS` (torchvision's networks), or
+            "resnet10xW", a small ResNet for small frames with one block per stage and W to 8 W channels.
+        image_weights: "imagenet" (torchvision downloads them), a state dict or the path of one, or None for random.
+        use_imu: False: a model that reads frames only, as VisOnly and VisOnly-Distill.
+        imu_width: Width of the IMU encoder's last layer.
+        imu_vector: "flatten" the IMU feature map over time, or its "mean" over time (accepts any length).
+        imu_samples: Number of IMU samples of a clip.
+        imu_rate: Rate of the IMU samples in Hz.
+        imu_axes: Name of the axes of the IMU samples: those of a GoPro, X left, Y to the user, Z up, or your own.
+        hidden: Width of the hidden layers in the fusion network.
+        fusion_layers: Number of hidden layers in the fusion network.
+        frame_size: Height and width of the frames; None: the size for which the image encoder's ImageNet weights were
+            trained, 224 for most.
+        sampling: Choice of frames, a rule of `video.clip_times()`.
+        exact: True for exact frames, False for the nearest key frames.
+        tolerance: Above 0, take the frames within this many seconds that are cheapest to decode.
+        clip_seconds: Length of a clip in seconds.
+        class_names: C names; None: training takes them from the store.
+
+    Raises:
+        ValueError: An argument, or the shape or type of an input, does not fit.
 
     >>> import torch
     >>> from egodistill import EgoDistill, data
@@ -236,7 +263,12 @@ class EgoDistill(nn.Module):
         return self.fuse(image, None if imu is None else self.encode_imu(imu))
 
     def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor:
-        """Return f_I of each frame: uint8 [B, N, 3, H, W] -> [B, N, d]. `count` is N, by default the model's."""
+        """Return f_I of each frame, [B, N, d].
+
+        Args:
+            frames: RGB, uint8 [B, N, 3, H, W].
+            count: N, by default the model's.
+        """
         count = count or self.num_frames
         if frames.ndim != 5 or frames.shape[1:3] != (count, 3) or frames.dtype != torch.uint8:
             raise ValueError(
@@ -247,11 +279,19 @@ class EgoDistill(nn.Module):
         return self.image_encoder(pixels).unflatten(0, frames.shape[:2])
 
     def aggregate(self, features: Tensor) -> Tensor:
-        """Return z_I: frame features [B, N, d] -> [B, d], or the GRU's last state [B, 512] if N > 1."""
+        """Return z_I: the frame's feature [B, d], or the GRU's last state [B, 512] if N > 1.
+
+        Args:
+            features: [B, N, d], of each frame.
+        """
         return self.gru(features)[1][-1] if self.num_frames > 1 else features[:, 0]
 
     def encode_imu(self, imu: Tensor) -> Tensor:
-        """Return z_M: imu float [B, T, 6] in m/s2 and rad/s -> [B, width * T], or [B, width] with imu_vector="mean"."""
+        """Return z_M: [B, width * T], or [B, width] with `imu_vector="mean"`.
+
+        Args:
+            imu: Samples, float [B, T, 6] in m/s2 and rad/s.
+        """
         if "imu" not in self.inputs:
             raise ValueError("this model was built with use_imu=False and takes frames only")
         fixed = self.imu_vector == "flatten"
@@ -269,7 +309,9 @@ class EgoDistill(nn.Module):
     def fuse(self, image: Tensor, imu: Tensor | None) -> Output:
         """Return the outputs of the fusion network Pi and the classifier: z_phi [B, D] and logits [B, C].
 
-        `image` is z_I [B, d], `imu` z_M [B, m] or None.
+        Args:
+            image: z_I, [B, d].
+            imu: z_M, [B, m]; None for a model without IMU.
         """
         if imu is None and "imu" in self.inputs:
             raise ValueError("this model needs IMU samples with the frames: model(frames, imu)")
@@ -279,14 +321,23 @@ class EgoDistill(nn.Module):
         return Output(feature, self.classifier(feature))
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write one self-contained file for `load()`: arguments, class names and weights."""
+        """Write one self-contained file for `load()`: arguments, class names and weights.
+
+        Args:
+            path: The file to write.
+        """
         checkpoints().save_model(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> EgoDistill:
         """Return the model that `save()` wrote, in evaluation mode, on the CPU.
 
-        Raise EgoDistillOSError if the file does not exist, EgoDistillError if it is damaged or does not fit.
+        Args:
+            path: The model file.
+
+        Raises:
+            EgoDistillOSError: The file does not exist.
+            EgoDistillError: The file is damaged or does not fit.
 
         >>> from egodistill import EgoDistill
         >>> model = EgoDistill.load("student.pt")
@@ -297,7 +348,12 @@ class EgoDistill(nn.Module):
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any], class_names: list[str] | None) -> EgoDistill:
-        """Return a model with these `arguments` and random weights, for `load()`."""
+        """Return a model with random weights, for `load()`.
+
+        Args:
+            arguments: Those of the constructor, as in `model.arguments`.
+            class_names: C names, or None.
+        """
         return cls(**arguments, class_names=class_names, image_weights=None)
 
 
@@ -307,7 +363,7 @@ def checkpoints() -> ModuleType:
         return importlib.import_module("egodistill.engine.checkpoints")
     except ModuleNotFoundError as error:
         raise ValueError(
-            "EgoDistill.save() and load() need egodistill's checkpoints.py; in a copy of student.py alone, save "
+            "EgoDistill.save() and load() need egodistill's engine/checkpoints.py; in a copy of student.py alone, save "
             "model.arguments and model.state_dict() with torch.save()"
         ) from error
 
@@ -323,8 +379,12 @@ class IMUEncoder(nn.Module):
     learning for open-loop attitude estimation", 2020), which the paper cites. All padding is on the left and repeats
     the first sample, so each output depends on present and past samples only: 511 of them, more than a clip has.
 
-    `width` is the number of channels of the last layer. Neither paper gives it; 16 is closest to the published
-    parameter count. Remove bias and gravity from the samples first, as `EgoDistill.encode_imu()` does.
+    Remove bias and gravity from the samples first, as `EgoDistill.encode_imu()` does.
+
+    Args:
+        width: Number of channels of the last layer. Neither paper gives it; 16 is closest to the published parameter
+            count.
+        dropout: Dropout rate after each layer but the last.
 
     >>> import torch
     >>> from egodistill import IMUEncoder
@@ -352,8 +412,13 @@ class IMUEncoder(nn.Module):
 class IMUPredictor(nn.Module):
     """The predictor h of section 3.4: image features of first and last frame, [B, d] each -> IMU feature [B, m].
 
-    `hidden` is the width of the hidden layer; None makes h linear. The paper does not give its form; this one is that
-    of the fusion network. `pretrain_imu()` builds a predictor, unless you pass your own to keep it.
+    The paper does not give its form; this one is that of the fusion network. `pretrain_imu()` builds a predictor,
+    unless you pass your own to keep it.
+
+    Args:
+        image_dim: Size d of an image feature.
+        imu_dim: Size m of the IMU feature.
+        hidden: Width of the hidden layer; None makes h linear.
 
     >>> import torch
     >>> from egodistill import EgoDistill, IMUPredictor
@@ -385,7 +450,15 @@ def perceptron(before: int, hidden: list[int], after: int) -> nn.Sequential:
 
 
 class BasicBlock(nn.Module):
-    """Block of ResNet-18: two 3x3 convolutions and a shortcut (He et al., CVPR 2016), named as in torchvision."""
+    """Block of ResNet-18: two 3x3 convolutions and a shortcut (He et al., CVPR 2016), named as in torchvision.
+
+    Args:
+        before: Channels of the input.
+        width: Channels of both convolutions.
+        stride: Stride of the first convolution.
+        downsample: Layers of the shortcut; None adds the input itself.
+        groups: Groups of both convolutions.
+    """
 
     expansion = 1
 
@@ -405,7 +478,15 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Block of ResNet-50 v1.5: 1x1, 3x3 (with the stride) and 1x1 convolutions and a shortcut."""
+    """Block of ResNet-50 v1.5: 1x1, 3x3 (with the stride) and 1x1 convolutions and a shortcut.
+
+    Args:
+        before: Channels of the input.
+        width: Channels of the first two convolutions; the last has those of the shortcut.
+        stride: Stride of the 3x3 convolution.
+        downsample: Layers of the shortcut; None adds the input itself.
+        groups: Groups of the 3x3 convolution.
+    """
 
     expansion = 4
 
@@ -450,7 +531,7 @@ def shortcut(before: int, after: int, stride: int) -> nn.Sequential | None:
 
 
 class Subsample(nn.Module):
-    """Select every `stride`-th row and column: [B, C, H, W] -> [B, C, h, w]."""
+    """Selection of every `stride`-th row and column: [B, C, H, W] -> [B, C, h, w]."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -463,15 +544,17 @@ class Subsample(nn.Module):
 class ResNet(nn.Module):
     """torchvision's ResNet without its classifier, of any width and depth: [B, channels, H, W] -> [B, D].
 
-    block         BasicBlock or Bottleneck.
-    depths        Number of blocks in each of the four stages.
-    width         Channels of the stem and of the first stage; each further stage has twice as many.
-    channels      Channels of the input.
-    stem_stride   Stride of the first convolution.
-    groups, group_width   Groups of the 3x3 convolutions, and channels per group in the first stage of a network with
-                  width 64 (torchvision's `width_per_group`).
-
     `state_dict()` has torchvision's names. Raise ValueError for depths that are not four numbers of at least 1.
+
+    Args:
+        block: `BasicBlock` or `Bottleneck`.
+        depths: Number of blocks in each of the four stages.
+        width: Channels of the stem and of the first stage; each further stage has twice as many.
+        channels: Channels of the input.
+        stem_stride: Stride of the first convolution.
+        groups: Groups of the 3x3 convolutions.
+        group_width: Channels per group in the first stage of a network with width 64 (torchvision's
+            `width_per_group`).
 
     >>> import torch
     >>> from egodistill.student import BasicBlock, ResNet
@@ -520,14 +603,22 @@ class ResNet(nn.Module):
         return F.adaptive_avg_pool2d(self.maps(x), 1).flatten(1)
 
     def maps(self, x: Tensor) -> Tensor:
-        """Return the last feature map: [B, channels, H, W] -> [B, D, h, w]."""
+        """Return the last feature map, [B, D, h, w].
+
+        Args:
+            x: [B, channels, H, W].
+        """
         x = self.stem(x)
         for block in self.blocks:
             x = block(x)
         return x
 
     def stem(self, x: Tensor) -> Tensor:
-        """Return the map after the first convolution and the max pooling."""
+        """Return the map after the first convolution and the max pooling.
+
+        Args:
+            x: [B, channels, H, W].
+        """
         return self.maxpool(self.relu(self.bn1(self.conv1(x))))
 
     @property

@@ -53,7 +53,7 @@ __all__ = [
 
 
 class VideoError(OSError):
-    """A video cannot be opened, or a frame of it cannot be decoded. The message names the file and the time."""
+    """A video that cannot be opened, or a frame that cannot be decoded. The message names the file and the time."""
 
 
 MAX_HOLD = 1.0  # seconds: a frame that is on screen for longer hides a hole in the recording
@@ -75,7 +75,15 @@ OPEN_OPTIONS = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-    """Duration (s), mean frame rate (Hz), width and height as coded (before rotation), and whether there is sound."""
+    """The data in the header of a video.
+
+    Attributes:
+        duration: Length in seconds.
+        fps: Mean frame rate in Hz.
+        width: Width in pixels as coded, before rotation.
+        height: Height in pixels as coded, before rotation.
+        has_audio: Whether there is sound.
+    """
 
     duration: float
     fps: float
@@ -86,6 +94,9 @@ class VideoInfo:
 
 def probe(video: str | os.PathLike) -> VideoInfo:
     """Return what the header of a video says, without decoding. Raise VideoError if it cannot be read.
+
+    Args:
+        video: The file.
 
     >>> from egodistill import data
     >>> data.probe("walk.mp4")
@@ -116,22 +127,31 @@ def read_frames(
     max_hold: float = MAX_HOLD,
     threads: int = 0,
 ) -> np.ndarray:
-    """Return the frames on screen at ``times`` (seconds, any order), uint8 RGB [n, 3, H, W].
+    """Return the frames on screen at the given times, uint8 RGB [n, 3, H, W].
 
-    The frame on screen at t is the last one with time <= t; before the first frame it is the first,
-    and the last frame is valid until 0.1 s after its own end. ``exact=False`` takes the key frame
-    nearest to t instead, the earlier one of two: the cheapest choice, because it is decoded alone.
-    ``tolerance`` (seconds, at most 10) takes the frame that needs the fewest packets among those that
-    begin at most that long before or after t: the nearest key frame, or without one the frame that
-    comes first in the file. If none begins there, the frame on screen is taken.
-    If no frame begins within ``max_hold`` seconds before t (after t, before the first frame), the
-    recording has a hole there, and the frame is lost; at 0.5 frames per second, ``max_hold`` must be 2.
-    Rotation is applied. ``size`` makes H = W = size by resizing the whole frame (the aspect ratio
-    changes) or, with ``crop``, its centre square. ``threads`` is the number of decoding threads, 0
-    for one per core: each reads a part of the recording, or all share one decoder. Broken packets
-    are skipped. Of several video streams, the one that players show is read.
-    Raise VideoError, with file and time, for a video that cannot be read or a lost frame; ValueError
-    if no times are given, or for a tolerance that is out of range or comes with ``exact=False``.
+    The frame on screen at t is the last one with time <= t; before the first frame it is the first, and the last frame
+    is valid until 0.1 s after its own end. Rotation is applied. Broken packets are skipped. Of several video streams,
+    the one that players show is read.
+
+    Args:
+        video: The file.
+        times: In seconds, any order.
+        size: H and W, by resizing the whole frame (the aspect ratio changes); None keeps the frame's own.
+        crop: With `size`, resize the frame's centre square instead of the whole frame.
+        exact: False takes the key frame nearest to t instead, the earlier one of two: the cheapest choice, because it
+            is decoded alone.
+        tolerance: In seconds, at most 10. Take the frame that needs the fewest packets among those that begin at most
+            that long before or after t: the nearest key frame, or without one the frame that comes first in the file.
+            If none begins there, the frame on screen is taken.
+        max_hold: In seconds. If no frame begins that long before t (after t, before the first frame), the recording has
+            a hole there, and the frame is lost; at 0.5 frames per second, `max_hold` must be 2.
+        threads: Number of decoding threads, 0 for one per core: each reads a part of the recording, or all share one
+            decoder.
+
+    Raises:
+        VideoError: The video cannot be read, or a frame is lost. The message names file and time.
+        ValueError: No times are given, one is not finite, `max_hold` or `tolerance` is out of range, or `tolerance`
+            comes with `exact=False`.
 
     >>> from egodistill import data
     >>> data.read_frames("walk.mp4", [5.0, 1.0, 2.5], size=32).shape
@@ -187,12 +207,23 @@ def frames_at(
     max_hold: float = MAX_HOLD,
     threads: int = 0,
 ) -> Iterator[tuple[int, av.VideoFrame | None]]:
-    """Decode in one pass over a video: yield (index into ``times``, decoded frame) in the order of the times.
+    """Decode in one pass over a video: yield (index into `times`, decoded frame) in the order of the times.
 
-    Only a few decoded frames are in memory at once. A lost frame, beyond the end, in a hole or among
-    broken packets, is None. ``exact``, ``tolerance`` and ``max_hold`` are as in `read_frames()`; ``threads`` is for one
-    decoder, 0 for FFmpeg's choice. Raise VideoError for a video that cannot be read, ValueError for a tolerance that is
-    out of range and for times that are not finite.
+    Only a few decoded frames are in memory at once. A lost frame, beyond the end, in a hole or among broken packets, is
+    None.
+
+    Args:
+        video: The file.
+        times: In seconds, any order.
+        exact: As in `read_frames()`.
+        tolerance: As in `read_frames()`, in seconds.
+        max_hold: As in `read_frames()`, in seconds.
+        threads: Number of threads of the one decoder, 0 for FFmpeg's choice.
+
+    Raises:
+        VideoError: The video cannot be read.
+        ValueError: A time is not finite, `max_hold` or `tolerance` is out of range, or `tolerance` comes with
+            `exact=False`.
 
     >>> from egodistill import data
     >>> for index, frame in data.frames_at("walk.mp4", [5.0, 1.0]):
@@ -215,13 +246,17 @@ def _cores() -> int:
 
 
 class FrameReader:
-    """Read a video forwards, and decode as little as the wanted frames need.
+    """A reader that goes forwards through a video, and decodes as little as the wanted frames need.
 
-    Packets say when their frames are shown, so the wanted frames are known before decoding. Frames
-    that no other frame refers to are skipped unless they are wanted; the decoder is drained as soon
-    as it has all that a wanted frame needs; decoding continues at the key frame of the next wanted
-    frame if that is later. Times are whole ticks of the stream's clock. Raise ValueError for a ``max_hold`` that is not
-    above 0.
+    Packets say when their frames are shown, so the wanted frames are known before decoding. Frames that no other frame
+    refers to are skipped unless they are wanted; the decoder is drained as soon as it has all that a wanted frame
+    needs; decoding continues at the key frame of the next wanted frame if that is later. Times are whole ticks of the
+    stream's clock. Raise ValueError for a `max_hold` that is not above 0.
+
+    Args:
+        container: The video, from `open_video()`.
+        video: Its file.
+        max_hold: As in `read_frames()`, in seconds.
     """
 
     def __init__(
@@ -254,7 +289,14 @@ class FrameReader:
     def frames(
         self, times: Sequence[float] | np.ndarray, *, exact: bool, threads: int, tolerance: float = 0.0
     ) -> Iterator[tuple[int, av.VideoFrame | None]]:
-        """Yield what `frames_at()` yields, and raise its errors. Call it once per reader."""
+        """Yield what `frames_at()` yields, and raise its errors. Call it once per reader.
+
+        Args:
+            times: In seconds, any order.
+            exact: As in `read_frames()`.
+            threads: As in `frames_at()`.
+            tolerance: As in `read_frames()`, in seconds.
+        """
         if not 0 <= tolerance <= MAX_TOLERANCE or (tolerance and not exact):  # NaN: False
             limits = f"from 0 to {MAX_TOLERANCE:g} s, and 0 for key frames (exact=False)"
             raise ValueError(f"{self.video}: tolerance must be {limits}; got {tolerance!r}")
@@ -272,7 +314,11 @@ class FrameReader:
         yield from zip(order.tolist(), self._exact() if exact else self._nearest(), strict=True)
 
     def lost(self, seconds: float) -> VideoError:
-        """Return the error for a time of `frames()` whose frame was just None."""
+        """Return the error for a time of `frames()` whose frame was just None.
+
+        Args:
+            seconds: The time.
+        """
         reason = "the video ends earlier, or its data are broken"
         start, stop = self.hole
         if start <= self._tick(max(seconds, 0.0)) < stop < math.inf:
@@ -296,7 +342,12 @@ class FrameReader:
         return [(self._seconds(start), self._seconds(stop)) for start, stop in sorted(found)]
 
     def parts(self, times: np.ndarray, count: int) -> list[np.ndarray]:
-        """Split the times into at most ``count`` parts with a key frame between any two; return their indices."""
+        """Split times into parts with a key frame between any two; return their indices.
+
+        Args:
+            times: In seconds, any order.
+            count: Largest number of parts.
+        """
         order = self._sorted(times)
         keys = [self._key_before(self._tick(t)) or 0 for t in times[order]] if count > 1 else []
         cuts = np.flatnonzero(np.diff(keys)) + 1
@@ -527,7 +578,11 @@ class FrameReader:
         return dts is not None and dts > ticks
 
     def decode(self, packet: av.Packet | None) -> None:
-        """Decode a packet, or drain the decoder (None); keep the frames in `decoded`, {time in ticks: frame}."""
+        """Decode a packet, and keep the frames in `decoded`, {time in ticks: frame}.
+
+        Args:
+            packet: None drains the decoder.
+        """
         if packet is not None:
             skip = self.can_skip and not self._is_wanted(packet)
             self.codec.skip_frame = "NONREF" if skip else "DEFAULT"
@@ -630,7 +685,12 @@ def _tells_unreferenced(codec: av.VideoCodecContext) -> bool:
 
 
 class Scaler:
-    """Convert decoded frames to RGB arrays of one size. FFmpeg's tables are built once."""
+    """A converter of decoded frames to RGB arrays of one size. FFmpeg's tables are built once.
+
+    Args:
+        size: As in `read_frames()`.
+        crop: As in `read_frames()`; needs a size.
+    """
 
     def __init__(self, size: int | None, crop: bool = False) -> None:
         self.size, self.crop, self.reformatter = size, crop, VideoReformatter()
@@ -662,7 +722,10 @@ class Scaler:
 def open_video(video: str | os.PathLike) -> Iterator[av.container.InputContainer]:
     """Yield an open container, closed at the end of the block; FFmpeg's errors inside it become VideoErrors.
 
-    Raise VideoError for a path that is no regular file, is empty, or cannot be opened as a video.
+    Raise VideoError for a path that is not a regular file, is empty, or cannot be opened as a video.
+
+    Args:
+        video: The file.
     """
     path = Path(video)
     if not path.is_file():
@@ -692,6 +755,10 @@ def video_stream(container: av.container.InputContainer, video: str | os.PathLik
     """Return the video stream that players show, and skip all other streams. Raise VideoError if none can be decoded.
 
     FFmpeg chooses it: the default stream, then the one with the higher bit rate; a cover picture comes last.
+
+    Args:
+        container: The video, from `open_video()`.
+        video: Its file, for the message of an error.
     """
     if not container.streams.video:
         raise VideoError(f"{video}: no video stream")
@@ -703,14 +770,24 @@ def video_stream(container: av.container.InputContainer, video: str | os.PathLik
 
 
 def discard_others(container: av.container.InputContainer, streams: Sequence[av.stream.Stream]) -> None:
-    """Skip the packets of all other streams without reading them, if PyAV can (from version 18 on)."""
+    """Skip the packets of all other streams without reading them, if PyAV can (from version 18 on).
+
+    Args:
+        container: The video, from `open_video()`.
+        streams: The streams to read.
+    """
     for stream in container.streams:
         if hasattr(stream, "discard"):
             stream.discard = av.stream.Discard.default if stream in streams else av.stream.Discard.all
 
 
 def demux(container: av.container.InputContainer, *streams: av.stream.Stream) -> Iterator[av.Packet]:
-    """Yield the packets of these streams. PyAV raises IndexError for a stream that begins later; skip its packets."""
+    """Yield the packets of these streams. PyAV raises IndexError for a stream that begins later; skip its packets.
+
+    Args:
+        container: The video, from `open_video()`.
+        streams: The streams to read.
+    """
     while True:
         try:
             yield from container.demux(*streams)
@@ -720,7 +797,11 @@ def demux(container: av.container.InputContainer, *streams: av.stream.Stream) ->
 
 
 def clock_zero(container: av.container.InputContainer) -> float:
-    """Return the start of the player's clock in seconds; transport streams do not start at zero."""
+    """Return the start of the player's clock in seconds; transport streams do not start at zero.
+
+    Args:
+        container: The video, from `open_video()`.
+    """
     return max(0.0, (container.start_time or 0) / 1e6)
 
 
@@ -740,13 +821,20 @@ def clip_times(
     sampling: str = "uniform",
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """Return the times of ``count`` frames of a clip by a rule, ascending, float64 [count].
+    """Return the times of a clip's frames by a rule, in seconds, ascending, float64 [count].
 
-    The first five rules are those of the paper's Table 4. "uniform" takes the centres of ``count`` equal parts of the
-    clip, so one frame is its middle. "first", "last" and "centre" take neighbouring frames at 30 Hz from that place of
-    the clip, "random" any of these frames, drawn by ``rng``. "ages" is for cameras that sleep: a frame of random age in
-    each of ``count`` equal parts of the 4 s before the clip's end, not before 0; about half of these times are before
-    the clip. Raise ValueError for another rule, or if the clip has fewer frames.
+    Raise ValueError for an unknown rule, or if the clip has fewer frames.
+
+    Args:
+        start: Start of the clip in seconds.
+        count: Number of frames.
+        seconds: Length of the clip in seconds.
+        sampling: The rule, one of `SAMPLING`; the first five are those of the paper's Table 4. "uniform" takes the
+            centres of `count` equal parts of the clip, so one frame is its middle. "first", "last" and "centre" take
+            neighbouring frames at 30 Hz from that place of the clip, "random" any of these frames. "ages" is for
+            cameras that sleep: a frame of random age in each of `count` equal parts of the 4 s before the clip's end,
+            not before 0; about half of these times are before the clip.
+        rng: Draws for the rules in `DRAWN`; None: a new generator.
 
     >>> from egodistill import data
     >>> data.clip_times(0.0, 1).round(3), data.clip_times(0.0, 4).round(3)

@@ -155,23 +155,25 @@ class SlowFast(nn.Module):
 
     The defaults are the published 8x8 ResNet-50 (34.6 M parameters at 400 classes, 50.3 G multiply-adds at 224 pixels,
     a feature of 2304 values). Parameters are named as in PySlowFast (pathway 0 is the slow one), so `state_dict()` has
-    the layout of its released files.
+    the layout of its released files. Kernel sizes must be odd, because an even one would shift the pathways against
+    each other.
 
     Args:
         num_classes: C, the number of classes.
         frames: T, number of frames of the clip, all read by the fast pathway.
-        alpha: the slow pathway reads T / alpha frames; alpha must divide T.
-        width: channels of the slow stem; the feature has 32 * (width + width / beta) values.
-        beta: the fast pathway has width / beta channels.
-        depths: number of bottleneck blocks in the stages s2 to s5.
-        stem_time_kernels: temporal kernel sizes of the first convolutions, slow and fast.
-        slow_time_kernels, fast_time_kernels: temporal kernel sizes of the first convolution of a block, s2 to s5.
-        fusion_kernel: temporal kernel size of the convolutions from the fast to the slow pathway.
-        stem_size: spatial kernel size of the first convolutions.
-        dropout: dropout rate of the feature, before the classifier.
+        alpha: The slow pathway reads T / alpha frames; alpha must divide T.
+        width: Channels of the slow stem; the feature has 32 * (width + width / beta) values.
+        beta: The fast pathway has width / beta channels.
+        depths: Number of bottleneck blocks in the stages s2 to s5.
+        stem_time_kernels: Temporal kernel sizes of the first convolutions, slow and fast.
+        slow_time_kernels: Temporal kernel sizes of the first convolution of a slow block, s2 to s5.
+        fast_time_kernels: Temporal kernel sizes of the first convolution of a fast block, s2 to s5.
+        fusion_kernel: Temporal kernel size of the convolutions from the fast to the slow pathway.
+        stem_size: Spatial kernel size of the first convolutions.
+        dropout: Dropout rate of the feature, before the classifier.
 
-    Kernel sizes must be odd, because an even one would shift the pathways against each other. Raise ValueError for
-    arguments or a clip that do not fit.
+    Raises:
+        ValueError: An argument or a clip does not fit.
 
     >>> import torch
     >>> from egodistill.video_convnets import SlowFast
@@ -261,10 +263,13 @@ class SlowFast(nn.Module):
         return feature.mean((1, 2)), logits.mean((1, 2))
 
     def positions(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return feature [B, h, w, D] and logits [B, h, w, C] of a normalised clip, float [B, 3, T, H, W].
+        """Return feature [B, h, w, D] and logits [B, h, w, C] of a clip.
 
         h x w are the positions of a 7 x 7 average pool with stride 1 on the last map: 1 x 1 up to 224 pixels (the map
         of a smaller crop is averaged completely), 2 x 2 at 256.
+
+        Args:
+            x: A normalised clip, float [B, 3, T, H, W].
         """
         check_clip(x, self.frames)
         # Use the weights' memory format, or else each layer converts its input.
@@ -280,7 +285,13 @@ class SlowFast(nn.Module):
 
     @staticmethod
     def options_from(weights: Mapping[str, Any], source: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options that are read from a checkpoint: none."""
+        """Return the options that are read from a checkpoint: none.
+
+        Args:
+            weights: The checkpoint's weights, under this network's names.
+            source: Its layout, as in `LAYOUTS`.
+            options: Options that are given or published.
+        """
         return {}
 
 
@@ -396,17 +407,18 @@ class X3D(nn.Module):
 
     Args:
         num_classes: C, the number of classes.
-        width: channels of the stem and of the stage s2; each further stage doubles them.
-        depth_factor: the stages have 1, 2, 5 and 3 times this number of blocks, rounded up.
-        bottleneck: channels inside a block, as a multiple of its output channels.
+        width: Channels of the stem and of the stage s2; each further stage doubles them.
+        depth_factor: The stages have 1, 2, 5 and 3 times this number of blocks, rounded up.
+        bottleneck: Channels inside a block, as a multiple of its output channels.
         feature_dim: D, the size of the feature.
-        pool: side of the last average pool, 1/32 of the crop on which the network was trained; larger crops have
+        pool: Side of the last average pool, 1/32 of the crop on which the network was trained; larger crops have
             several positions (see `positions()`).
-        first_shortcut_norm: use batch norm on the first shortcut of the stage s2, as in PySlowFast; pytorchvideo does
+        first_shortcut_norm: Use batch norm on the first shortcut of the stage s2, as in PySlowFast; pytorchvideo does
             not.
-        dropout: dropout rate of the feature, before the classifier.
+        dropout: Dropout rate of the feature, before the classifier.
 
-    Raise ValueError for arguments or a clip that do not fit.
+    Raises:
+        ValueError: An argument or a clip does not fit.
 
     >>> import torch
     >>> from egodistill.video_convnets import X3D
@@ -475,9 +487,12 @@ class X3D(nn.Module):
         return feature.mean((1, 2)), logits.mean((1, 2))
 
     def positions(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return feature [B, h, w, D] and logits [B, h, w, C] of a normalised clip, float [B, 3, T, H, W].
+        """Return feature [B, h, w, D] and logits [B, h, w, C] of a clip.
 
         h x w are the positions of the last average pool, with stride 1.
+
+        Args:
+            x: A normalised clip, float [B, 3, T, H, W].
         """
         check_clip(x)
         x = self.s1["pathway0_stem"](x)
@@ -485,7 +500,13 @@ class X3D(nn.Module):
 
     @staticmethod
     def options_from(weights: Mapping[str, Any], source: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options that are read from a checkpoint."""
+        """Return the options that are read from a checkpoint.
+
+        Args:
+            weights: The checkpoint's weights, under this network's names.
+            source: Its layout, as in `LAYOUTS`.
+            options: Options that are given or published.
+        """
         return {"first_shortcut_norm": "s2.pathway0_res0.branch1_bn.weight" in weights}
 
 

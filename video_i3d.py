@@ -81,14 +81,15 @@ class I3D(nn.Module):
 
     Args:
         num_classes: C, the number of classes.
-        width: channels of the first convolution, a multiple of 8; all others have as many times their published number
+        width: Channels of the first convolution, a multiple of 8; all others have as many times their published number
             as it has of 64. The feature has 16 * width values.
-        centre_size: side in pixels of the centre square that is read of a larger clip. The authors scale the short side
+        centre_size: Side in pixels of the centre square that is read of a larger clip. The authors scale the short side
             of a video to 256 pixels and read 224 of them: the clip of `PUBLISHED` has 256. A smaller clip is read as
             it is.
-        dropout: dropout rate of the feature, before the classifier.
+        dropout: Dropout rate of the feature, before the classifier.
 
-    Raise ValueError for arguments or a clip that do not fit.
+    Raises:
+        ValueError: An argument or a clip does not fit.
 
     >>> import torch
     >>> from egodistill.video_i3d import I3D
@@ -146,7 +147,13 @@ class I3D(nn.Module):
 
     @staticmethod
     def options_from(weights: Mapping[str, Any], source: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options that are read from a checkpoint: none."""
+        """Return the options that are read from a checkpoint: none.
+
+        Args:
+            weights: The checkpoint's weights, under this network's names.
+            source: Its layout, as in `LAYOUTS`.
+            options: Options that are given or published.
+        """
         return {}
 
 

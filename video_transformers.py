@@ -146,6 +146,9 @@ def run_block(block: nn.Module, x: Any, *rest: Any, checkpointed: bool) -> Any:
 def initialise(net: nn.Module) -> None:
     """Initialise linear layers, tokens and positions of a vision transformer in place.
 
+    Args:
+        net: The network, or a part of it.
+
     >>> from egodistill import video_transformers
     >>> blocks = video_transformers.mvit_blocks(16, 1, (1, 2), kv_stride=4, pool_eps=1e-6, drop_path=0.0)
     >>> video_transformers.initialise(blocks)
@@ -166,25 +169,30 @@ class MotionFormer(nn.Module):
     """A vision transformer that attends along the trajectories of space-time patches.
 
     The defaults are the released 16x4 model at 224 pixels (108.9 M parameters, a feature of 768 values). Parameters
-    are named as in facebookresearch/Motionformer.
+    are named as in facebookresearch/Motionformer. Set `gradient_checkpointing` to True to trade time for memory in
+    training.
 
     Args:
         num_classes: C; or two numbers, verbs and nouns, for the models of EPIC-KITCHENS.
         frames: T, number of frames of the clip, a multiple of `tubelet`.
-        size: side in pixels of crops with one learnt position per patch; positions are resized for other crops.
-        patch, tubelet: side in pixels and length in frames of a patch.
-        width, depth, heads, mlp_ratio: dimensions of the transformer; `heads` must divide `width`.
-        head: with two heads, the one that returns the logits, "verb" or "noun".
-        value_step: what the softmax over frames averages. "original": the trajectory tokens, as the released weights
+        size: Side in pixels of crops with one learnt position per patch; positions are resized for other crops.
+        patch: Side of a patch in pixels.
+        tubelet: Length of a patch in frames.
+        width: Size of a token, a multiple of `heads`.
+        depth: Number of blocks.
+        heads: Number of attention heads.
+        mlp_ratio: Width of the hidden layer of each MLP, as a multiple of `width`.
+        head: With two heads, the one that returns the logits, "verb" or "noun".
+        value_step: What the softmax over frames averages. "original": the trajectory tokens, as the released weights
             were trained. "projected": their projection, as in the paper. No checkpoint records `value_step`: the
             weights have the same shapes.
-        fast: compute the trajectory attention in an order that needs 45 % less arithmetic and no [S, S] matrix. False
+        fast: Compute the trajectory attention in an order that needs 45 % less arithmetic and no [S, S] matrix. False
             computes it as the released code does, with the 369.5 G multiply-adds that the EgoDistill paper counts.
             Outputs agree up to rounding.
-        drop_path: rate of stochastic depth in the last block; it grows linearly from 0 in the first.
+        drop_path: Rate of stochastic depth in the last block; it grows linearly from 0 in the first.
 
-    Set `gradient_checkpointing` to True to trade time for memory in training. Raise ValueError for arguments or a clip
-    that do not fit.
+    Raises:
+        ValueError: An argument or a clip does not fit.
 
     >>> import torch
     >>> from egodistill.video_transformers import MotionFormer
@@ -261,7 +269,11 @@ class MotionFormer(nn.Module):
         return feature, self.get_submodule(self.classifier)(feature)
 
     def features(self, x: Tensor) -> Tensor:
-        """Return the feature [B, D] of a normalised clip, float [B, 3, T, H, W]; all heads read it."""
+        """Return the feature [B, D] of a clip; all heads read it.
+
+        Args:
+            x: A normalised clip, float [B, 3, T, H, W].
+        """
         check_clip(x, self.frames)
         if x.shape[3] % self.patch or x.shape[4] % self.patch:
             raise ValueError(
@@ -279,7 +291,11 @@ class MotionFormer(nn.Module):
         return self.pre_logits(self.norm(x[:, 0]))  # of the class token
 
     def spatial_positions(self, grid: Sequence[int]) -> Tensor:
-        """Return the learnt positions of the patches [h w, D], resized if the crop has another size."""
+        """Return the learnt positions of the patches [h w, D], resized if the crop has another size.
+
+        Args:
+            grid: Patches of the crop in height and width, (h, w).
+        """
         learnt = self.pos_embed[:, 1:]
         if tuple(grid) == (self.grid, self.grid):
             return learnt[0]
@@ -289,7 +305,13 @@ class MotionFormer(nn.Module):
 
     @staticmethod
     def options_from(weights: Mapping[str, Any], source: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options that are read from a checkpoint: the size of its learnt positions."""
+        """Return the options that are read from a checkpoint: the size of its learnt positions.
+
+        Args:
+            weights: The checkpoint's weights, under this network's names.
+            source: Its layout, as in `LAYOUTS`.
+            options: Options that are given or published.
+        """
         positions = weights.get("pos_embed")
         if not isinstance(positions, Tensor) or positions.ndim != 3 or positions.shape[1] < 2:
             return {}
@@ -402,24 +424,25 @@ class MViT(nn.Module):
     """A vision transformer whose stages halve the resolution and double the channels, like those of a ResNet.
 
     The defaults are the published MViT-B 16x4 with pooling by convolutions (36.6 M parameters at 400 classes, 70.6 G
-    multiply-adds, a feature of 768 values). Parameters are named as in PySlowFast.
+    multiply-adds, a feature of 768 values). Parameters are named as in PySlowFast. Set `gradient_checkpointing` to True
+    to trade time for memory in training.
 
     Args:
         num_classes: C, the number of classes.
         frames: T, number of frames of the clip, even.
-        size: side of the clip in pixels, a multiple of 4.
-        width, heads: channels and heads of the first stage. Each stage has twice as many heads as the previous one,
-            and the last block of a stage doubles the width.
-        depths: number of blocks in each stage.
-        kv_stride: spatial stride of pooled keys and values in the first stage; each stage halves it.
-        pool_unstrided: pool keys and values also at a stride of 1. The oldest file of PySlowFast is reported to
+        size: Side of the clip in pixels, a multiple of 4.
+        width: Channels of the first stage, a multiple of `heads`; the last block of a stage doubles them.
+        heads: Attention heads of the first stage; each stage has twice as many as the previous one.
+        depths: Number of blocks in each stage.
+        kv_stride: Spatial stride of pooled keys and values in the first stage; each stage halves it.
+        pool_unstrided: Pool keys and values also at a stride of 1. The oldest file of PySlowFast is reported to
             have been trained without (SlowFast issue 456).
-        pool_eps: eps of the LayerNorms after pooling: 1e-5 in pytorchvideo, 1e-6 in PySlowFast and torchvision.
-        dropout: dropout rate of the feature, before the classifier.
-        drop_path: rate of stochastic depth in the last block; it grows linearly from 0 in the first.
+        pool_eps: Eps of the LayerNorms after pooling: 1e-5 in pytorchvideo, 1e-6 in PySlowFast and torchvision.
+        dropout: Dropout rate of the feature, before the classifier.
+        drop_path: Rate of stochastic depth in the last block; it grows linearly from 0 in the first.
 
-    Set `gradient_checkpointing` to True to trade time for memory in training. Raise ValueError for arguments or a clip
-    that do not fit.
+    Raises:
+        ValueError: An argument or a clip does not fit.
 
     >>> import torch
     >>> from egodistill.video_transformers import MViT
@@ -497,7 +520,13 @@ class MViT(nn.Module):
 
     @staticmethod
     def options_from(weights: Mapping[str, Any], source: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options that are read from a checkpoint in the layout of `source`, or follow from that layout."""
+        """Return the options that are read from a checkpoint, or follow from its layout.
+
+        Args:
+            weights: The checkpoint's weights, under this network's names.
+            source: Its layout, as in `LAYOUTS`.
+            options: Options that are given or published.
+        """
         last = sum(options.get("depths", (1, 2, 11, 2))) - 1
         return {
             "pool_unstrided": f"blocks.{last}.attn.pool_k.weight" in weights,
@@ -519,6 +548,15 @@ def mvit_blocks(
     """Return the blocks of an MViT; the arguments are those of `MViT`.
 
     Each block takes tokens [B, 1 + S, C] and their grid (time, height, width), and returns both.
+
+    Args:
+        width: Channels of the first stage.
+        heads: Attention heads of the first stage.
+        depths: Number of blocks in each stage.
+        kv_stride: Spatial stride of pooled keys and values in the first stage.
+        pool_unstrided: Pool keys and values also at a stride of 1.
+        pool_eps: Eps of the LayerNorms after pooling.
+        drop_path: Rate of stochastic depth in the last block.
 
     >>> import torch
     >>> from egodistill import video_transformers
