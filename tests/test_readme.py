@@ -1,4 +1,4 @@
-"""The README: its Python prints what is below it, its commands exist, its tables are complete."""
+"""README and guide: their Python runs, their commands exist, their tables are complete, their links lead somewhere."""
 
 import argparse
 import os
@@ -7,12 +7,17 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import examples
+import numpy as np
 import pytest
+import torch
 from foreign import linux_only
 from torch.distributed import run as distributed_run
 
 import egodistill
+from egodistill import data
 from egodistill.commands import cli
+from egodistill.recordings import clips
 
 ROOT = Path(egodistill.__file__).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else ""
@@ -30,6 +35,26 @@ def test_python_prints_what_is_below_it(code, printed, capsys):
 
 def test_every_example_has_its_output():
     assert README.count("```python") == README.count("```text") == 1
+
+
+def test_the_parts_of_ones_own_work(tmp_path, monkeypatch):
+    """The Python of the guide, block after block. Its camera writes other units, and turns out to have other axes."""
+    monkeypatch.chdir(examples.make(tmp_path / "here"))
+    walk, readers, names = data.read_imu("walk.csv"), [*clips.READERS], {"__name__": "guide"}
+    log = np.column_stack([walk.gyro_time * 1e6, np.rad2deg(walk.gyro), walk.accel / 9.80665])
+    np.savetxt("walk.log", log, delimiter=",")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            for code in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL):
+                exec(compile(code, "guide.md", "exec"), names)
+        motion = data.open_recording("walk.mp4").motion()
+    finally:
+        clips.READERS[:] = readers
+    assert data.ClipStore("store").done("own.feature").all()
+    np.testing.assert_allclose(motion.accel, walk.accel[:, [0, 2, 1]] * [1, 1, -1], atol=1e-9)  # XZy
+    np.testing.assert_allclose(motion.gyro, walk.gyro[:, [0, 2, 1]] * [1, 1, -1], atol=1e-9)
+    names["student"].load_state_dict(torch.load("own-student.pt"))
+    names["teacher"].net.load_state_dict(torch.load("own-teacher.pt"))
 
 
 def commands():
@@ -63,7 +88,7 @@ def test_commands_are_understood(words, monkeypatch):
 @linux_only
 def test_the_slurm_script_starts_one_job_on_all_machines(tmp_path):
     """With commands in place of SLURM's and torchrun; no SLURM was at hand."""
-    script = re.search(r"```bash\n(.*?)```", (ROOT / "docs/clusters.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    script = re.search(r"```bash\n(.*?)```", GUIDE, re.DOTALL)[1]
     fakes = {
         "scontrol": "printf 'node7\\nnode8\\n'",
         "srun": '"$@"',
@@ -97,10 +122,10 @@ def test_the_table_names_every_command(capsys):
 
 def test_the_house_names_every_room_and_every_module_at_the_root():
     (house,) = re.findall(r"## The house\n\n```\n(.*?)```", README, re.DOTALL)
-    assert house.count("\n") <= 20
-    entries = [
-        word for line in house.splitlines() for word in re.findall(r"(?:^|  )([a-z0-9_]+(?:\.py|/))(?=  |\n|$)", line)
-    ]
+    lines = house.splitlines()
+    assert len(lines) <= 20 and all(re.match(r"[├└]── \S", line) for line in lines)
+    assert [line[0] for line in lines] == ["├"] * (len(lines) - 1) + ["└"]
+    entries = [word for line in lines for word in re.split(" {3,}", line[4:])[0].split()]
     modules = {path.name for path in ROOT.glob("*.py")} - {"setup.py", "__main__.py"}
     assert sorted(entries) == sorted(modules | {f"{sign.parent.name}/" for sign in ROOT.glob("*/__init__.py")})
 
