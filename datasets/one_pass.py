@@ -107,7 +107,7 @@ class Pending:
         return self.folder / f"{row}.npy"
 
     def put(self, row: int, frames: Mapping[str, np.ndarray], together: Sequence[int]) -> None:
-        """Write the frames of a row; ``together`` are the rows of its recording. Wait while too many others wait."""
+        """Write the frames of a row; `together` are the rows of its recording. Wait while too many others wait."""
         before, moved = None, time.monotonic()
         while len(waiting := self.rows()) >= self.room and not self.is_needed(waiting, together):
             if waiting != before:

@@ -49,9 +49,9 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """An annotated part of a recording, from ``start`` to ``stop`` in seconds.
+    """An annotated part of a recording, from `start` to `stop` in seconds.
 
-    ``video``, ``imu``, ``imu_offset``, ``imu_stretch``, ``wearer``, ``imu_axes`` and ``zero_accel`` describe the
+    `video`, `imu`, `imu_offset`, `imu_stretch`, `wearer`, `imu_axes` and `zero_accel` describe the
     recording; see `clips.Recording`.
 
     >>> from egodistill import data
@@ -84,7 +84,7 @@ class Segment:
 
 
 class SegmentList(list):
-    """A list of segments, with ``dropped``: {reason: number of annotations that the reader left out}."""
+    """A list of segments, with `dropped`: {reason: number of annotations that the reader left out}."""
 
     def __init__(self, segments: Iterable[Segment] = (), dropped: dict[str, int] | None = None):
         super().__init__(segments)
@@ -136,9 +136,9 @@ def overlapping_splits(segments: Iterable[Segment]) -> list[tuple[Segment, Segme
 def names_of_classes(
     spellings: Mapping[Hashable, collections.Counter[str]], table: Path | None = None
 ) -> dict[Hashable, str]:
-    """Return the name of each class: its key in the data set's own table ``id,key``, or else its usual spelling.
+    """Return the name of each class: its key in the data set's own table `id,key`, or else its usual spelling.
 
-    ``spellings`` is {class: how often each word is used for it}. Two classes that share a word get different names.
+    `spellings` is {class: how often each word is used for it}. Two classes that share a word get different names.
     Raise DataError if the table lacks a class.
     """
     if table is not None and table.is_file():
@@ -159,7 +159,7 @@ def with_labels(
     min_instances: int,
     dropped: collections.Counter[str],
 ) -> SegmentList:
-    """Return segments with class names as labels, without those of rare classes, which are counted in ``dropped``."""
+    """Return segments with class names as labels, without those of rare classes, which are counted in `dropped`."""
     instances = collections.Counter(number for number, _ in found)
     segments = []
     for number, segment in found:
@@ -191,13 +191,13 @@ OPTIONAL_COLUMNS = ("imu", "split", "id", "imu_offset", "imu_stretch", "wearer",
 
 
 def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = None) -> SegmentList:
-    """Read segments of your own videos from a table ``video,start,stop,label[,imu][,split][,id]``.
+    """Read segments of your own videos from a table `video,start,stop,label[,imu][,split][,id]`.
 
-    start and stop are seconds or HH:MM:SS.sss; paths are relative to the table's folder. ``imu`` is
+    start and stop are seconds or HH:MM:SS.sss; paths are relative to the table's folder. `imu` is
     one CSV, two separated by ';' (accelerometer;gyroscope), or empty: telemetry inside the video.
-    Optional columns ``imu_offset`` (s), ``imu_stretch``, ``wearer`` and ``imu_axes`` are fields of Segment. An empty
+    Optional columns `imu_offset` (s), `imu_stretch`, `wearer` and `imu_axes` are fields of Segment. An empty
     label means no label, an empty split "train". Names of columns may be in upper case; other columns
-    are an error, unless their names start with '#' or '_'. A label outside ``class_names``, if given, is an error.
+    are an error, unless their names start with '#' or '_'. A label outside `class_names`, if given, is an error.
     Raise DataError that names file and row.
 
     >>> from egodistill import data
@@ -345,25 +345,25 @@ PERIOD = 120.0  # seconds, about: a part of a recording with one stretch for tra
 
 
 def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> SegmentList:
-    """Make segments without labels of recordings: one for each clip, ``windows.stride`` seconds apart.
+    """Make segments without labels of recordings: one for each clip, `windows.stride` seconds apart.
 
-    ``path`` is a folder, whose videos and those of its subfolders are used with the IMU that `clips.open_recording()`
-    finds; or a table with the column ``video`` and, as in `read_csv()`, ``start``, ``stop``, ``imu``, ``split``,
-    ``imu_offset``, ``imu_stretch``, ``wearer`` and ``imu_axes``, all of which may be missing or empty. Each row of a
+    `path` is a folder, whose videos and those of its subfolders are used with the IMU that `clips.open_recording()`
+    finds; or a table with the column `video` and, as in `read_csv()`, `start`, `stop`, `imu`, `split`,
+    `imu_offset`, `imu_stretch`, `wearer` and `imu_axes`, all of which may be missing or empty. Each row of a
     table is a part of a recording.
 
-    Without a column ``split``, the split is that of ``windows``, and the same for the same files, wherever they are:
+    Without a column `split`, the split is that of `windows`, and the same for the same files, wherever they are:
 
-    - by recording: the recordings are ordered by a hash of ``seed`` and of their path below the folder (or that in the
-      table); the first ``test_share`` of them, rounded, at least one and not all, get the split "test"
+    - by recording: the recordings are ordered by a hash of `seed` and of their path below the folder (or that in the
+      table); the first `test_share` of them, rounded, at least one and not all, get the split "test"
     - by stretch: each recording (or part of one) is cut into equal periods of about two minutes, and each period ends
-      with a stretch for testing, ``test_share`` of it. Before and after it, 2.2 s belong to no clip, also where another
+      with a stretch for testing, `test_share` of it. Before and after it, 2.2 s belong to no clip, also where another
       row goes on with the recording. Each stretch has a clip at least; a recording that is too short for that is for
       training.
 
-    ``.dropped`` of the result counts recordings that cannot be opened, and rows without room for a clip. Raise
+    `.dropped` of the result counts recordings that cannot be opened, and rows without room for a clip. Raise
     DataError for a folder without videos, a table with a row that cannot be used, recordings that cannot be split in
-    this way, or a column ``split`` together with other settings of the split than the defaults.
+    this way, or a column `split` together with other settings of the split than the defaults.
 
     >>> from egodistill.datasets import segments
     >>> first, *others = segments.read_recordings("world", segments.Windows(stride=10.0, split_by="stretch"))
@@ -401,7 +401,7 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
 
 
 class _Part(NamedTuple):
-    """A part of a recording in seconds; ``split`` is None if the table has none."""
+    """A part of a recording in seconds; `split` is None if the table has none."""
 
     name: str
     recording: Recording
@@ -456,7 +456,7 @@ def _splits_of_recordings(
 
 
 def count_of_tests(count: int, share: float) -> int:
-    """Return how many of ``count`` items are for testing: the rounded ``share`` of them, at least one and not all."""
+    """Return how many of `count` items are for testing: the rounded `share` of them, at least one and not all."""
     return min(max(1, round(share * count)), count - 1)
 
 
@@ -509,7 +509,7 @@ def with_imu_axes(segments: Iterable[Segment], axes: str) -> SegmentList:
 
 
 def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> SegmentList:
-    """Return the same segments with IMU clocks corrected by a table ``video,imu_offset[,imu_stretch]``.
+    """Return the same segments with IMU clocks corrected by a table `video,imu_offset[,imu_stretch]`.
 
     A video is named by its path, or else by its file name with or without suffix; `egodistill check`
     writes such a table. A correction is applied on top of the segment's own clock. Raise DataError

@@ -1,4 +1,4 @@
-"""A clip store: a folder of ``.npy`` arrays with one row per clip, read by training and filled by `data.prepare()`.
+"""A clip store: a folder of `.npy` arrays with one row per clip, read by training and filled by `data.prepare()`.
 
     from egodistill.datasets import store
 
@@ -56,11 +56,11 @@ __all__ = ["ClipStore", "OutputClaim", "StoreWriter", "claim_outputs", "folds", 
 
 
 class ClipStore:
-    """A folder of ``.npy`` arrays with one row per clip, and views of it; `store_files` lists its files.
+    """A folder of `.npy` arrays with one row per clip, and views of it; `store_files` lists its files.
 
-    A view contains only usable clips, of one split or of all; ``len()`` is their number, and rows are counted within
-    the view. ``path`` is the folder, ``settings`` are the arguments of ``prepare``, and ``specs`` is {array: ClipSpec}.
-    Arrays that any process adds later become visible. ``unfinished`` suppresses the warning about clips that are not
+    A view contains only usable clips, of one split or of all; `len()` is their number, and rows are counted within
+    the view. `path` is the folder, `settings` are the arguments of `prepare`, and `specs` is {array: ClipSpec}.
+    Arrays that any process adds later become visible. `unfinished` suppresses the warning about clips that are not
     prepared yet. Raise DataError, with the file, for a folder that is not a store or an array that is damaged.
 
     >>> from egodistill import data
@@ -111,17 +111,17 @@ class ClipStore:
             self._files.name_classes(list(names))
 
     def classes_are_used(self, besides: str | None = None) -> bool:
-        """Return whether `prepare()` gave the classes, or logits of a teacher other than ``besides`` need them."""
+        """Return whether `prepare()` gave the classes, or logits of a teacher other than `besides` need them."""
         return self._files.classes_are_used(besides)
 
     @property
     def names(self) -> list[str]:
-        """Return the names of the arrays that ``read`` returns."""
+        """Return the names of the arrays that `read` returns."""
         return self._files.names
 
     @property
     def labels(self) -> np.ndarray:
-        """Return the index into ``class_names`` of each clip's label, int64 [n]; -1 for none."""
+        """Return the index into `class_names` of each clip's label, int64 [n]; -1 for none."""
         return self._files.array("label")[self._rows]
 
     @property
@@ -174,7 +174,7 @@ class ClipStore:
         return self.select(np.array([self._files.segments[i].split == name for i in self.segments]))
 
     def select(self, rows: Any) -> ClipStore:
-        """Return a view of some clips of this view, in this order; ``rows`` is a numpy index: numbers or booleans.
+        """Return a view of some clips of this view, in this order; `rows` is a numpy index: numbers or booleans.
 
         Raise DataError for an index that is not one-dimensional.
         """
@@ -211,7 +211,7 @@ class ClipStore:
         return digest.hexdigest()
 
     def fingerprints(self, names: Sequence[str]) -> dict[str, str]:
-        """Return hashes of what a training reads: of the prepared clips, and of each array of `add()` in ``names``."""
+        """Return hashes of what a training reads: of the prepared clips, and of each array of `add()` in `names`."""
         found = {"clips of the store": self.fingerprint[:16]}
         for name in filter(self._files.is_added, names):
             array, checksum = self._files.array(name), 0
@@ -231,7 +231,7 @@ class ClipStore:
         return np.abs(found - np.reshape(wanted, found.shape))
 
     def read(self, name: str, index: Any) -> np.ndarray:
-        """Return a copy of rows of an array; ``index`` is a numpy index into the clips of this view.
+        """Return a copy of rows of an array; `index` is a numpy index into the clips of this view.
 
         Raise DataError for an unknown name, or for rows that are not written yet.
         """
@@ -241,10 +241,10 @@ class ClipStore:
         return np.take(self._files.array(name), rows, axis=0)
 
     def add(self, name: str, shape: Sequence[int], dtype: Any) -> None:
-        """Create an array with one row of ``shape`` per clip, or open the existing one.
+        """Create an array with one row of `shape` per clip, or open the existing one.
 
-        Several processes may call it, and then ``write``, at the same time. Raise DataError if the existing array has
-        another shape or dtype and written rows (`forget()` unmarks them), or if a file cannot be called ``name`` on
+        Several processes may call it, and then `write`, at the same time. Raise DataError if the existing array has
+        another shape or dtype and written rows (`forget()` unmarks them), or if a file cannot be called `name` on
         Windows or macOS.
         """
         if not ARRAY_NAME.fullmatch(name) or name.lower().endswith(".done"):
@@ -258,9 +258,9 @@ class ClipStore:
             self._files.add(name, shape, dtype)
 
     def write(self, name: str, index: Any, values: np.ndarray) -> None:
-        """Write rows of an array made by ``add``, then mark them as done.
+        """Write rows of an array made by `add`, then mark them as done.
 
-        ``values`` are [rows, *shape]. Raise DataError for another shape, or for an array of ``prepare``.
+        `values` are [rows, *shape]. Raise DataError for another shape, or for an array of `prepare`.
         """
         if not self._files.is_added(name):
             raise DataError(f"{self.path}: {name!r} was not made by add(), so it is read-only")
@@ -280,7 +280,7 @@ class ClipStore:
         self._files.put(f"{name}.done", rows, 1)
 
     def forget(self, name: str) -> None:
-        """Mark the rows of an array made by ``add`` as not written, so that they are written again."""
+        """Mark the rows of an array made by `add` as not written, so that they are written again."""
         self._files.put(f"{name}.done", self._rows, 0)
 
     def done(self, name: str) -> np.ndarray:
@@ -334,11 +334,11 @@ class StoreWriter:
         settings: Mapping[str, Any] | None = None,
         again: bool = False,
     ) -> StoreWriter:
-        """Create a store in the folder ``path``, or open the unfinished one with the same settings.
+        """Create a store in the folder `path`, or open the unfinished one with the same settings.
 
-        ``find_clips()`` returns the index of the segment and the start in seconds of each clip; it is called for a
-        new store only. ``specs`` is {array: spec with one kind of array}; ``arrays`` is {array: (dtype, shape of one
-        row)} for arrays of other kinds; ``settings`` is compared when an unfinished store is opened. With ``again``,
+        `find_clips()` returns the index of the segment and the start in seconds of each clip; it is called for a
+        new store only. `specs` is {array: spec with one kind of array}; `arrays` is {array: (dtype, shape of one
+        row)} for arrays of other kinds; `settings` is compared when an unfinished store is opened. With `again`,
         segments without a finished clip may have another IMU, clock or wearer than before. Raise DataError if the
         folder has other content or a store with other settings, or if the disk has too little free space.
         """
@@ -414,7 +414,7 @@ class StoreWriter:
     def check_sources(self, *, again: bool = False) -> None:
         """Raise DataError if a file has changed since its clips were prepared; files that are gone are not compared.
 
-        With ``again``, mark all clips of the recordings with changed files as missing instead, and their rows in arrays
+        With `again`, mark all clips of the recordings with changed files as missing instead, and their rows in arrays
         of `ClipStore.add()` as not written.
         """
         with files.lock(lock_file(self.path)):
@@ -509,11 +509,11 @@ def _not_finite(values: np.ndarray) -> list[int]:
 
 
 def folds(store: ClipStore, count: int, by: str = "wearer") -> np.ndarray:
-    """Return the fold of each clip, 0 to ``count`` - 1, int64 [n].
+    """Return the fold of each clip, 0 to `count` - 1, int64 [n].
 
-    All clips of a wearer, or with ``by="video"`` of a video, are in the same fold; folds are about equal in size, and
+    All clips of a wearer, or with `by="video"` of a video, are in the same fold; folds are about equal in size, and
     the same for the same clips. Use them to let `teachers.extract()` write outputs of teachers for clips on which they
-    were not trained: the teacher of fold k is trained on ``store.select(folds != k)``. Raise DataError if there are
+    were not trained: the teacher of fold k is trained on `store.select(folds != k)`. Raise DataError if there are
     fewer wearers (or videos) than folds, or if a clip's wearer is unknown.
 
     >>> from egodistill import data
@@ -567,10 +567,10 @@ def claim_outputs(
 ) -> OutputClaim:
     """Claim the arrays "{name}.feature" and "{name}.logits" for a teacher; `teachers.extract()` uses it.
 
-    ``identity`` holds JSON values that identify the teacher, "fingerprint" among them; ``about`` is recorded with it in
+    `identity` holds JSON values that identify the teacher, "fingerprint" among them; `about` is recorded with it in
     "{name}.teacher.json" beside the arrays. Raise DataError if the arrays belong to a teacher with another identity.
-    ``overwrite`` claims them anyway, provided that ``store`` contains all clips with outputs of that teacher; it marks
-    the outputs of all clips in ``store`` as not written. Rows that are written are then always of the recorded teacher.
+    `overwrite` claims them anyway, provided that `store` contains all clips with outputs of that teacher; it marks
+    the outputs of all clips in `store` as not written. Rows that are written are then always of the recorded teacher.
 
     >>> from egodistill import data
     >>> from egodistill.datasets.store import claim_outputs, outputs_record

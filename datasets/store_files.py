@@ -1,4 +1,4 @@
-"""The files of a clip store: a folder of ``.npy`` arrays with one row per clip, and JSON files that describe them.
+"""The files of a clip store: a folder of `.npy` arrays with one row per clip, and JSON files that describe them.
 
     store.json          the header: format, settings, class names, the spec of each prepared array, and file, dtype and
                         shape of every array; a new store gets it last
@@ -64,8 +64,8 @@ class Mapped(NamedTuple):
 class StoreFiles:
     """The files of one store: header, segments and clips in memory, arrays mapped from disk.
 
-    ``settings`` and ``class_names`` are the arguments of `data.prepare()`, ``specs`` is {array: ClipSpec},
-    ``segments`` are the annotated segments and ``clips`` the segment and start of each row. Raise DataError, with the
+    `settings` and `class_names` are the arguments of `data.prepare()`, `specs` is {array: ClipSpec},
+    `segments` are the annotated segments and `clips` the segment and start of each row. Raise DataError, with the
     file, for a folder that is not a store or an array that is damaged.
     """
 
@@ -234,7 +234,7 @@ class StoreFiles:
         return Mapped(array.view(np.ndarray), str(file), array.offset + array.nbytes, inode)
 
     def put(self, name: str, rows: Any, values: Any) -> None:
-        """Write rows of an array; ``rows`` is a numpy index. Of several processes, each writes only bytes of its rows.
+        """Write rows of an array; `rows` is a numpy index. Of several processes, each writes only bytes of its rows.
 
         A mapped page also holds rows of other processes. NFS would write the page back as a whole, with the values that
         these rows had when this machine read them. O_DSYNC stops the NFS client from extending a write to the page.
@@ -304,7 +304,7 @@ class StoreFiles:
         self.arrays.update(arrays)
 
     def classes_are_used(self, besides: str | None = None) -> bool:
-        """Return whether `prepare()` gave the class names, or logits of a teacher other than ``besides`` need them."""
+        """Return whether `prepare()` gave the class names, or logits of a teacher other than `besides` need them."""
         header = files.read_json(self.path / "store.json")
         if header["class_names"] and not header.get("classes_from_teacher"):
             return True
@@ -400,7 +400,7 @@ def check_folder(path: Path, arrays: Mapping[str, Any]) -> None:
 def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str, Any], *, again: bool = False) -> None:
     """Raise DataError, with the differences, if a store was begun with other segments or settings.
 
-    With ``again``, segments without a finished clip may differ in IMU, clock and wearer; the store gets the new ones.
+    With `again`, segments without a finished clip may differ in IMU, clock and wearer; the store gets the new ones.
     The caller holds the lock.
     """
     old, advice = StoreFiles(path), f"Give another folder, or delete {path} to start again."

@@ -87,7 +87,7 @@ Result = TypeVar("Result")
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` at the end, or remove it after an error.
+    """Yield a temporary path beside `path`; rename it to `path` at the end, or remove it after an error.
 
     A missing folder is created. After an error, an existing file is unchanged. Raise EgoDistillOSError, with the free
     space, if the system cannot write.
@@ -137,10 +137,10 @@ def check_output(
     ours: Sequence[bytes] = (),
     overwrite: bool = False,
 ) -> None:
-    """Raise DataError unless a result may be written to ``path``. Call it before any work.
+    """Raise DataError unless a result may be written to `path`. Call it before any work.
 
-    A folder, one of the ``inputs`` and a file of a clip store are never replaced. Another existing file is replaced
-    only if it is empty, if its first megabyte has a match of one of the patterns ``ours``, or with ``overwrite``.
+    A folder, one of the `inputs` and a file of a clip store are never replaced. Another existing file is replaced
+    only if it is empty, if its first megabyte has a match of one of the patterns `ours`, or with `overwrite`.
     """
     path = Path(path)
     if is_stream(path):
@@ -166,12 +166,12 @@ def check_output(
 
 
 def training_file(out: str | os.PathLike) -> Path:
-    """Return the path of the checkpoint from which an interrupted training of the model ``out`` continues."""
+    """Return the path of the checkpoint from which an interrupted training of the model `out` continues."""
     return Path(f"{out}.training")
 
 
 def remove_parts(path: str | os.PathLike) -> None:
-    """Remove the temporary files of ``path`` that killed processes left; those of running ones stay."""
+    """Remove the temporary files of `path` that killed processes left; those of running ones stay."""
     path = Path(path)
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         remove_dead_part(part)
@@ -210,7 +210,7 @@ def flock(file: IO, operation: int) -> bool:
 
 
 def replace_file(source: Path, target: Path) -> None:
-    """Rename a file to ``target``. Windows refuses while another process reads ``target``, so retry for a second."""
+    """Rename a file to `target`. Windows refuses while another process reads `target`, so retry for a second."""
     for _ in range(20):
         with contextlib.suppress(PermissionError):
             os.replace(source, target)
@@ -221,7 +221,7 @@ def replace_file(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Convert an error in writing ``path`` to an EgoDistillOSError that names the file and the free space."""
+    """Convert an error in writing `path` to an EgoDistillOSError that names the file and the free space."""
     try:
         yield
     except OSError as error:
@@ -237,7 +237,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def free_megabytes(path: str | os.PathLike) -> float:
-    """Return the free space in MB on the disk of ``path``, which need not exist."""
+    """Return the free space in MB on the disk of `path`, which need not exist."""
     folder = next(folder for folder in (Path(path).absolute(), *Path(path).absolute().parents) if folder.is_dir())
     return shutil.disk_usage(folder).free / 1e6
 
@@ -270,7 +270,7 @@ def not_finite(value: Any, name: str = "") -> list[str]:
 
 
 def require_file(path: str | os.PathLike, largest: int | None = None) -> None:
-    """Raise DataError unless a path leads to a regular file, of at most ``largest`` bytes.
+    """Raise DataError unless a path leads to a regular file, of at most `largest` bytes.
 
     Pipes and devices have no end, or wait for a writer.
 
@@ -375,7 +375,7 @@ def lock(path: str | os.PathLike) -> Iterator[None]:
 def system_lock(path: str | os.PathLike, busy: str | None = None) -> Iterator[tuple[IO[str], bool]]:
     """Hold the system's lock on a file; yield the open file, and False if the file system has no locks.
 
-    Wait for another holder; with ``busy``, raise DataError with this message instead.
+    Wait for another holder; with `busy`, raise DataError with this message instead.
     """
     with open(path, "a", encoding="utf-8") as file:
         if fcntl is not None:
@@ -404,7 +404,7 @@ def system_lock(path: str | os.PathLike, busy: str | None = None) -> Iterator[tu
 
 @contextlib.contextmanager
 def held_file(path: Path) -> Iterator[None]:
-    """Hold ``path`` by a file that only one process of all machines can create; wait for another that does.
+    """Hold `path` by a file that only one process of all machines can create; wait for another that does.
 
     The file of a killed process stays, because it cannot be told from that of a slow one; a message names it.
     """
@@ -429,7 +429,7 @@ def held_file(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def work_lock(path: str | os.PathLike, busy: str | None = None) -> Iterator[None]:
-    """Hold ``path`` while the block works on it; wait for another process that does, or raise DataError(``busy``).
+    """Hold `path` while the block works on it; wait for another process that does, or raise DataError(`busy`).
 
     The lock is the file ".NAME.lock" beside it, which is removed at the end. Where the file system has no locks, print
     a warning and go on: work takes long, and a file that outlives its process would stop a run that continues.
@@ -461,7 +461,7 @@ def work_lock(path: str | os.PathLike, busy: str | None = None) -> Iterator[None
 
 @contextlib.contextmanager
 def output_lock(path: str | os.PathLike) -> Iterator[None]:
-    """Let no other process write ``path`` during the block; raise DataError at once if one already does.
+    """Let no other process write `path` during the block; raise DataError at once if one already does.
 
     For a file that grows while a command runs. Pipes and devices are not locked.
     """
@@ -556,7 +556,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def require_same_run(source: Any, before: Mapping[str, Any], now: Mapping[str, Any], advice: str) -> None:
     """Raise DataError if the settings of an unfinished run differ from those of the call that continues it.
 
-    The message starts with ``source``, names each setting that differs with both values, and ends with ``advice``.
+    The message starts with `source`, names each setting that differs with both values, and ends with `advice`.
     """
     if different := differences(before, now):
         changes = [f"{name} was {shorten(old)} and is now {shorten(new)}" for name, (old, new) in different.items()]
@@ -576,9 +576,9 @@ def shorten(value: Any, length: int = 200) -> str:
 def read_ahead(
     items: Iterable[Item], read: Callable[[Item], Result], begin: Callable[[], None] | None = None
 ) -> Iterator[tuple[Result, float]]:
-    """Yield (``read(item)``, seconds waited for it) for each item, while a thread already reads the next item.
+    """Yield (`read(item)`, seconds waited for it) for each item, while a thread already reads the next item.
 
-    ``begin`` is called once in that thread. An error in ``read()`` is raised when its item is due.
+    `begin` is called once in that thread. An error in `read()` is raised when its item is due.
 
     >>> from egodistill.support import files
     >>> [result for result, waited in files.read_ahead([1, 2, 3], lambda number: number**2)]
@@ -618,7 +618,7 @@ class Progress:
         self.close()
 
     def step(self, count: int = 1, note: str = "") -> None:
-        """Add to the number that is done; ``note`` is shown at the end of the line."""
+        """Add to the number that is done; `note` is shown at the end of the line."""
         self.update(self.done + count, note)
 
     def update(self, done: int, note: str = "") -> None:

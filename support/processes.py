@@ -1,10 +1,10 @@
-"""Work in several Python processes, without a ``__main__`` guard in the caller's script.
+"""Work in several Python processes, without a `__main__` guard in the caller's script.
 
     work = Processes("experiments.synthetic.write_bundle", str(out), bundles, workers=4)
     with Watch(files.Progress("render", total), count):      # a bar that asks count() for what is done
         work.run()
 
-A process imports the package and calls a function of one of its modules, as ``write_bundle(str(out), bundle)``; bundles
+A process imports the package and calls a function of one of its modules, as `write_bundle(str(out), bundle)`; bundles
 are JSON values. Nothing is forked, so no process inherits a lock that is held, and a decoder that crashes ends only one
 process. The processes communicate through files only.
 """
@@ -51,8 +51,8 @@ WORKER = (
 class Processes:
     """Processes that work on bundles, and a thread for each that starts it and handles its exit code.
 
-    ``target`` is a function of the package, such as "data.fill_bundle", which gets ``argument`` and a bundle. A process
-    works on one bundle, and up to ``workers`` of them run at a time. Subclasses may handle exit codes in another way.
+    `target` is a function of the package, such as "data.fill_bundle", which gets `argument` and a bundle. A process
+    works on one bundle, and up to `workers` of them run at a time. Subclasses may handle exit codes in another way.
     """
 
     def __init__(self, target: str, argument: str, bundles: Iterable[Any], workers: int) -> None:

@@ -62,8 +62,8 @@ def read_table(
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the rows of a CSV with header, each with its place for error messages; column names become lower case.
 
-    Columns other than ``needed`` and ``optional`` are an error, unless their names start with '#' or '_'; if
-    ``optional`` is None, they are ignored. With ``rows``, an ascending range, yield only these, counted from 0 below
+    Columns other than `needed` and `optional` are an error, unless their names start with '#' or '_'; if
+    `optional` is None, they are ignored. With `rows`, an ascending range, yield only these, counted from 0 below
     the header; the lines between them are not checked. Raise DataError with file and row.
     """
     line = 1
@@ -103,7 +103,7 @@ def read_table(
 
 
 def _lines(path: Path, file: TextIO, rows: range | None) -> Iterator[str]:
-    """Yield the lines of a table, the first and those of ``rows``. Raise DataError for a line that is too long."""
+    """Yield the lines of a table, the first and those of `rows`. Raise DataError for a line that is too long."""
     number = -1
     while line := file.readline(LONGEST_LINE):
         if len(line) == LONGEST_LINE:
@@ -116,7 +116,7 @@ def _lines(path: Path, file: TextIO, rows: range | None) -> Iterator[str]:
 
 
 def _check_header(path: Path, header: list[str], needed: Sequence[str], optional: Sequence[str] | None) -> None:
-    """Raise DataError for missing and repeated columns, and, unless ``optional`` is None, for unknown ones."""
+    """Raise DataError for missing and repeated columns, and, unless `optional` is None, for unknown ones."""
     text, known = ",".join(header), (*needed, *(optional or ()))
     if missing := [name for name in needed if name not in header]:
         for sign in ";\t":
@@ -165,7 +165,7 @@ def class_number(where: str, row: Mapping[str, str], column: str) -> int:
 
 
 def require_id(where: str, name: object, what: str) -> str:
-    """Return an id that becomes part of a path. Raise DataError, which says ``what`` it must be, unless it is a word.
+    """Return an id that becomes part of a path. Raise DataError, which says `what` it must be, unless it is a word.
 
     An id that is not a word, such as "../x", could lead out of the root of the data set.
     """
@@ -180,8 +180,8 @@ def json_items(
     """Yield the objects of the list or dict under one of these names in a JSON file; without names, of the whole file.
 
     Yield (place for error messages, key in a dict or None in a list, object). Only one object is in memory at a
-    time; ``chunk`` is how many characters are read at once. Raise DataError with file and place, and with the text
-    ``otherwise`` for a value that is not an object.
+    time; `chunk` is how many characters are read at once. Raise DataError with file and place, and with the text
+    `otherwise` for a value that is not an object.
     """
     found = not names
     with _json_reader(path, chunk) as reader:

@@ -86,7 +86,7 @@ def report(
 ) -> None:
     """Print a table; with a path, also write it to the section "NAME, MACHINE" of that Markdown document.
 
-    ``words`` is the command as in ``sys.argv``; the caption names it. ``machine`` is what the numbers depend on, by
+    `words` is the command as in `sys.argv`; the caption names it. `machine` is what the numbers depend on, by
     default the processor. Raise what `write_section()` does.
     """
     print(table.text())
