@@ -83,7 +83,7 @@ class ClipSpec:
 
     Attributes:
         frames: Number of frames; 0: none.
-        size: Height and width of a frame in pixels. The whole frame is resized to this square: its aspect ratio changes.
+        size: Height and width of a frame in pixels. The whole frame becomes this square; its aspect ratio changes.
         crop: Resize the centre square of a frame instead. If not given, teachers crop, others do not.
         sampling: Which frames: a rule of `video.clip_times()`, or "ends", evenly from the clip's start to its end.
         exact: False: the nearest key frames instead, which cost far less to decode.
