@@ -60,10 +60,11 @@ class Consumer(Protocol):
 class Together:
     """Several consumers as one; they get the batches of the first.
 
-    Two that read the same frames or write the same arrays are a DataError.
-
     Args:
         consumers: The consumers.
+
+    Raises:
+        DataError: Two of them read the same frames, or add the same arrays or record.
     """
 
     def __init__(self, *consumers: Consumer) -> None:

@@ -79,7 +79,7 @@ class ClipSpec:
     """The content of a clip: frames, IMU samples, sound.
 
     In the spec of a model, None means that the model accepts any value; clips are then decoded with the default. The
-    normalisation of pixels is not part of a spec. Values that are out of range or do not fit together raise DataError.
+    normalisation of pixels is not part of a spec.
 
     Attributes:
         frames: Number of frames; 0: none.
@@ -94,6 +94,9 @@ class ClipSpec:
         imu_axes: Name of the axes of both sensors, see `Recording`; "file" in stores of earlier versions is "gopro".
         audio: Whether there are log-mel bands of the clip's middle two seconds, as ListenToLook reads them.
         seconds: Length of the clip.
+
+    Raises:
+        DataError: Values are out of range or do not fit together.
 
     >>> from egodistill.recordings import clips
     >>> spec = clips.ClipSpec(frames=4, size=64, sampling="first", imu_samples=422)
