@@ -225,7 +225,7 @@ class Check:
             lines.append(
                 f"gravity: {self.gravity:.2f} m/s2 (9.81 if the unit is right), {angle:.0f} degrees from the picture's "
                 f"vertical; the camera looks {_either(down, 'down', 'up')} and leans {_either(right, 'right', 'left')}"
-                + ("; a worn camera hardly does, so the axes may be others" if angle > _UPRIGHT else "")
+                + ("; a worn camera seldom does, so the axes may be wrong" if angle > _UPRIGHT else "")
             )
         if self.offset is not None:
             lines.append(

@@ -416,12 +416,17 @@ class Recording:
     def clip(self, start: float, spec: ClipSpec, **limits: Any) -> dict[str, np.ndarray]:
         """Return the arrays of a clip: "frames", "imu" and "audio", as in the spec.
 
-        "frames.times" are the times of the decoded frames. Raise VideoError, IMUError or DataError.
+        "frames.times" are the times of the decoded frames.
 
         Args:
             start: Start of the clip in seconds.
             spec: Its content.
             limits: Options of `decode_clips()`.
+
+        Raises:
+            VideoError: The video cannot be read, or has no frame or sound at a time of the clip.
+            IMUError: The IMU cannot be read, or does not cover the clip.
+            DataError: The samples have other axes than the clip.
         """
         ((_, found),) = decode_clips(self, {0: start}, spec.parts(), **limits)
         if isinstance(found, Exception):

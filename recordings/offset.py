@@ -365,8 +365,7 @@ def estimate_offset(
 
     For each offset, the image shift between neighbouring frames is regressed on the turn about the three gyroscope axes
     in the same interval, so the axes may have any order and sign. Image stabilisation hides the motion and lowers the
-    correlation. The time of exposure within a frame remains unknown, about 10 to 20 ms. Raise VideoError, IMUError or
-    DataError if there is nothing to compare.
+    correlation. The time of exposure within a frame remains unknown, about 10 to 20 ms.
 
     Args:
         video: The video file.
@@ -374,6 +373,11 @@ def estimate_offset(
         max_offset: The largest offset to try, in seconds in both directions.
         excerpts: Number of excerpts, spread evenly; only these are decoded, however long the video is.
         seconds: Length of each.
+
+    Raises:
+        VideoError: The video cannot be read.
+        IMUError: The IMU cannot be read.
+        DataError: There is nothing to compare, or an argument is out of range.
 
     >>> from egodistill.recordings import offset
     >>> found = offset.estimate_offset("walk.mp4", "walk.csv")

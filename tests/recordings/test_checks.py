@@ -182,7 +182,7 @@ def test_check_says_whether_axes_and_clock_look_right(wearer, tmp_path):
     [
         ((0, 4.9, 8.5), "30 degrees from the picture's vertical; the camera looks 30 degrees down and leans 0 degrees"),
         ((4.9, 0, 8.5), "30 degrees from .* looks 0 degrees .* and leans 30 degrees right$"),
-        ((0, -9.8, 0.5), "87 degrees from .* looks 87 degrees up .* the axes may be others"),
+        ((0, -9.8, 0.5), "87 degrees from .* looks 87 degrees up .* the axes may be wrong"),
     ],
 )
 def test_the_report_says_where_gravity_points(panned, tmp_path, accel, words):
