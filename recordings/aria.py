@@ -392,7 +392,9 @@ class AriaRecording(VRS):
         for words, codec in (("image/jpg", "mjpeg"), ("codec=H.265", "hevc"), ("codec=H.264", "h264")):
             if any(words in text for text in formats):
                 return codec
-        raise AriaError(f"{self.path}: its pictures are {' or '.join(formats) or 'in an unknown format'}, not JPEG or H.265")
+        raise AriaError(
+            f"{self.path}: its pictures are {' or '.join(formats) or 'of unknown format'}, not JPEG or H.265"
+        )
 
     def _samples(self, stream: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
         """Return times in ns [n], which samples are valid [n, 2], and raw accelerometer and gyroscope [n, 3]."""
