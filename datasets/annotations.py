@@ -75,11 +75,17 @@ def read_annotations(
     """Read annotations of EPIC-KITCHENS, HD-EPIC, Ego4D, Ego-Exo4D or your own table, or recordings without labels.
 
     The content decides which reader is used; a folder, and a table of videos without the column label, are recordings
-    for `read_recordings()`. ``root`` is the folder with the data set's videos and IMU files, by default the folder of
-    the annotations. ``seed`` is for Ego4D's random split (None: 0) and for that of recordings (None: the one in
-    ``windows``); stretches have none. ``root`` and ``min_instances`` (None: the reader's own default) are for the data
-    sets, ``windows`` is for recordings. Raise DataError if one is given for another kind of annotations. ``audio``
-    leaves out videos without sound.
+    for `read_recordings()`. Raise DataError if an argument is given that is for another kind of annotations, and what
+    the reader raises.
+
+    Args:
+        annotations: The file, or a folder of recordings.
+        root: For data sets: the folder with videos and IMU files, by default the folder of the annotations.
+        seed: For Ego4D's random split (None: 0) and that of recordings (None: the one in `windows`); stretches have
+            none.
+        min_instances: For data sets: leave out classes with fewer segments; None: the reader's own default.
+        audio: Leave out videos without sound.
+        windows: For recordings: where their clips are, and their splits.
 
     >>> from egodistill.datasets import annotations
     >>> segments = annotations.read_annotations("segments.csv")
@@ -156,19 +162,24 @@ def read_epic_kitchens(
     min_instances: int = 1,
     audio: bool = False,
 ) -> SegmentList:
-    """Read the verb segments of an EPIC-KITCHENS-100 table, of all videos that have IMU files below ``root``.
+    """Read the verb segments of an EPIC-KITCHENS-100 table, of all videos that have IMU files below `root`.
 
-    Videos are ``<root>/<Pxx>/videos/<video_id>.MP4``, IMU files are
-    ``<root>/<Pxx>/meta_data/<video_id>-accl.csv`` and ``-gyro.csv``. All labelled videos with IMU are
-    in EPIC_100_train.csv, so the paper's evaluation wearers are part of it: with ``split="wearer"``,
-    segments of ``evaluation_wearers`` get the split "test", those of ``validation_wearers``
-    "validation" and all others "train". Any other word is used as the split of all segments.
-    ``audio`` leaves out videos without sound.
+    Videos are `<root>/<Pxx>/videos/<video_id>.MP4`, IMU files are `<root>/<Pxx>/meta_data/<video_id>-accl.csv` and
+    `-gyro.csv`. All labelled videos with IMU are in EPIC_100_train.csv, so the paper's evaluation wearers are part of
+    it.
 
-    The label is the key of the verb class in EPIC_100_verb_classes.csv if that file is beside the
-    table, otherwise the most frequent verb of the class in the table. Classes with fewer than
-    ``min_instances`` segments are left out. ``.dropped`` of the result counts what was left out.
-    Raise DataError, with file and row, for a table that cannot be read.
+    The label is the key of the verb class in EPIC_100_verb_classes.csv if that file is beside the table, otherwise the
+    most frequent verb of the class in the table. `.dropped` of the result counts what was left out. Raise DataError,
+    with file and row, for a table that cannot be read.
+
+    Args:
+        annotations: The table.
+        root: The folder of the data set.
+        split: "wearer": the wearer decides the split. Any other word is the split of all segments.
+        evaluation_wearers: Wearers of the split "test".
+        validation_wearers: Wearers of the split "validation"; all others are "train".
+        min_instances: Leave out classes with fewer segments.
+        audio: Leave out videos without sound.
 
     >>> from egodistill import data
     >>> segments = data.read_epic_kitchens("world/EPIC_100_train.csv", "world")
@@ -243,22 +254,28 @@ def read_ego4d(
 ) -> SegmentList:
     """Read the verb segments of Ego4D's hands-and-objects annotations (fho_main.json or fho.json).
 
-    A segment is an action from its pre_frame to its post_frame; its label is the structured verb.
-    These are left out, and ``.dropped`` counts the first reason that applies: actions in redacted
-    intervals; rejected actions, invalid ones and those with warnings; actions without critical frames
-    or verb; videos without IMU file, with two views (is_stereo) or, with ``audio``, without sound;
-    repeated annotations of the same action; classes with fewer than ``min_instances`` actions.
-    The verb "[other]" means a verb outside the taxonomy. It is left out unless ``keep_other``: the
-    paper's label is "the annotated verb", and the paper does not say how it treated these.
+    A segment is an action from its pre_frame to its post_frame; its label is the structured verb. These are left out,
+    and `.dropped` counts the first reason that applies: actions in redacted intervals; rejected actions, invalid ones
+    and those with warnings; actions without critical frames or verb; videos without IMU file, with two views
+    (is_stereo) or, with `audio`, without sound; repeated annotations of the same action; rare classes.
 
-    Files are below ``root``, or below its folder v2 or v1: ``imu/<video_uid>.csv``, and the first one
-    that exists of ``full_scale/<video_uid>.mp4``, ``video_540ss/<video_uid>.mp4`` and
-    ``clips/<clip_uid>.mp4``. ``ego4d.json``, if present, says which videos are stereo or have sound.
+    Files are below `root`, or below its folder v2 or v1: `imu/<video_uid>.csv`, and the first one that exists of
+    `full_scale/<video_uid>.mp4`, `video_540ss/<video_uid>.mp4` and `clips/<clip_uid>.mp4`. `ego4d.json`, if present,
+    says which videos are stereo or have sound.
 
-    The paper splits at random, 70:30 within each class. Here a hash of ``seed`` and the narration's
-    uid gives the order, so that a split does not depend on the rest of the file; a class of two has
-    one action on each side. Only one video's annotations are in memory at a time. Raise DataError
-    that names the file.
+    The paper splits at random, 70:30 within each class. Here a hash of `seed` and the narration's uid gives the order,
+    so that a split does not depend on the rest of the file; a class of two has one action on each side. Only one
+    video's annotations are in memory at a time. Raise DataError that names the file.
+
+    Args:
+        annotations: The JSON file.
+        root: The folder of the data set.
+        seed: Decides the random split.
+        test_share: Share of each class for testing, between 0 and 1.
+        min_instances: Leave out classes with fewer actions.
+        audio: Leave out videos without sound.
+        keep_other: Keep the verb "[other]", which means a verb outside the taxonomy. The paper's label is "the
+            annotated verb"; the paper does not say how it treated these.
     """
     annotations, root = Path(annotations), Path(root)
     if not 0 < test_share < 1:
@@ -303,7 +320,7 @@ class _Action(NamedTuple):
 
 
 class _Ego4d:
-    """Find Ego4D's files below a folder, and turn actions into segments. ``dropped`` counts the unusable ones."""
+    """A finder of Ego4D's files that turns actions into segments. `dropped` counts the unusable ones."""
 
     def __init__(self, root: Path, *, audio: bool, keep_other: bool, seed: int) -> None:
         self.folders = [root, root / "v2", root / "v1"]

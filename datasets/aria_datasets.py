@@ -10,8 +10,8 @@ Both have their videos as MP4 and the head motion in the glasses' own files (VRS
 beside the videos gives the time of each frame on that clock. A line fitted to it converts IMU times to video times, the
 `imu_offset` and `imu_stretch` of the segments. `aria` reads the samples, and turns them into the axes of the camera.
 
-Neither data set was at hand: the readers were tested on files made in their formats. What had to be inferred about
-them is checked for every video; a video for which it does not hold is left out, with the reason in ``.dropped``.
+Neither data set was at hand: the readers were tested on files made in their formats. Our assumptions about the formats
+are checked for every video; videos that violate them are left out, with the reason in `.dropped`.
 """
 
 from __future__ import annotations
@@ -51,9 +51,13 @@ Classified = list[tuple[Any, Segment]]  # (class, segment)
 
 @dataclasses.dataclass(frozen=True)
 class FrameTimes:
-    """The times of a video's frames: ``stamps`` [n] on the glasses' clock in ns, ``seconds`` [n] in the video.
+    """The times of a video's frames on two clocks.
 
-    ``table`` is the file that they come from. ``end`` is the end of the video according to this table, in seconds.
+    Attributes:
+        table: The file that they come from.
+        stamps: Times on the glasses' clock in ns [n].
+        seconds: Times in the video in seconds [n].
+        end: End of the video according to this table, in seconds.
     """
 
     table: str
@@ -110,7 +114,14 @@ def problem_of_times(start: float, stop: float) -> str | None:
 
 
 class Part(NamedTuple):
-    """A part of a recording that an annotation is about: the id of its segment, seconds, split."""
+    """A part of a recording that an annotation is about.
+
+    Attributes:
+        name: Id of its segment.
+        start: Its start in seconds.
+        stop: Its end in seconds.
+        split: Its split.
+    """
 
     name: str
     start: float
@@ -119,7 +130,7 @@ class Part(NamedTuple):
 
 
 class Videos:
-    """The recordings of a data set below ``root``; each is opened once. ``dropped`` counts segments by reason."""
+    """The recordings of a data set below `root`; each is opened once. `dropped` counts segments by reason."""
 
     def __init__(self, root: Path, audio: bool) -> None:
         self.root, self.audio = root, audio
@@ -127,7 +138,7 @@ class Videos:
         self.known: dict[tuple, Recording | str] = {}  # a recording, or why it cannot be used
 
     def find(self, *name: Any) -> Recording | str:
-        """Return the recording of a video, or the reason why it cannot be used; ``name`` is what `open()` takes."""
+        """Return the recording of a video, or the reason why it cannot be used; `name` is what `open()` takes."""
         if name not in self.known:
             try:
                 self.known[name] = self.open(*name)
@@ -187,16 +198,23 @@ def read_hd_epic(
     """Read the verb segments of HD-EPIC's narrations (HD_EPIC_Narrations.pkl), of all videos with their IMU.
 
     The narrations are a pickle of pandas, which is read without pandas and without running code in it, or a CSV with
-    its columns ``video_id,start_timestamp,end_timestamp,main_action_classes``. The label of a narration is the verb of
+    its columns `video_id,start_timestamp,end_timestamp,main_action_classes`. The label of a narration is the verb of
     its first main action: its key in HD_EPIC_verb_classes.csv if that file is beside the narrations, otherwise the
     most frequent verb of the class in the column main_actions.
 
-    Files are below ``root``, or below its folder HD-EPIC: ``Videos/<Pxx>/<video_id>.mp4`` with
-    ``<video_id>_mp4_to_vrs_time_ns.csv`` beside it, and ``VRS/<Pxx>/<video_id>_anonymized.vrs`` with the IMU. The data
-    set has no split: segments of ``evaluation_wearers`` get the split "test", those of ``validation_wearers``
-    "validation" and all others "train"; any other word than "wearer" is used as the split of all. ``audio`` leaves out
-    videos without sound, ``min_instances`` classes with fewer segments. ``.dropped`` of the result counts what was left
-    out. Raise DataError that names the file, and the row of a table.
+    Files are below `root`, or below its folder HD-EPIC: `Videos/<Pxx>/<video_id>.mp4` with
+    `<video_id>_mp4_to_vrs_time_ns.csv` beside it, and `VRS/<Pxx>/<video_id>_anonymized.vrs` with the IMU. `.dropped`
+    of the result counts what was left out. Raise DataError that names the file, and the row of a table.
+
+    Args:
+        annotations: The narrations.
+        root: The folder of the data set.
+        split: "wearer": the wearer decides the split, because the data set has none. Any other word is the split of
+            all segments.
+        evaluation_wearers: Wearers of the split "test".
+        validation_wearers: Wearers of the split "validation"; all others are "train".
+        min_instances: Leave out classes with fewer segments.
+        audio: Leave out videos without sound.
 
     >>> from pathlib import Path
     >>> from egodistill import data
@@ -314,18 +332,23 @@ def read_ego_exo4d(
 ) -> SegmentList:
     """Read the keysteps of Ego-Exo4D (keystep_train.json, keystep_val.json), of all takes with the glasses' IMU.
 
-    A segment is a keystep; its label is the name of its step (``step_unique_id``). If keystep_train.json and
+    A segment is a keystep; its label is the name of its step (`step_unique_id`). If keystep_train.json and
     keystep_val.json are beside each other, both are read. The split of a take is that of splits.json beside them, or
     else that in the file's name: "train" stays, "val" and "test" become "test", because labels of the official test
     takes are not public. The wearer is the participant.
 
-    Files are below ``root``, or its parent: ``takes.json``; ``takes/<take>/frame_aligned_videos/aria01_214-1.mp4``, or
-    the one in ``downscaled/448``; ``takes/<take>/aria01_noimagestreams.vrs`` or ``aria01.vrs`` with the IMU; and
-    ``captures/<capture>/timesync.csv``, in which frame i of the take's video is row timesync_start_idx + i. Sources
-    disagree about this by one row, 33 ms, which `egodistill check` measures, and about whether videos are upright: look
-    at a frame, because the axes of the IMU are those of an upright picture. ``aria01`` stands for the take's glasses.
-    ``audio`` leaves out videos without sound, ``min_instances`` classes with fewer segments. ``.dropped`` of the result
-    counts what was left out. Raise DataError that names file and place.
+    Files are below `root`, or its parent: `takes.json`; `takes/<take>/frame_aligned_videos/aria01_214-1.mp4`, or
+    the one in `downscaled/448`; `takes/<take>/aria01_noimagestreams.vrs` or `aria01.vrs` with the IMU; and
+    `captures/<capture>/timesync.csv`, in which frame i of the take's video is row timesync_start_idx + i. Sources
+    disagree about this by one row, 33 ms, which `egodistill check` measures, and about whether videos are upright: view
+    a frame, because the axes of the IMU are those of an upright picture. `aria01` stands for the take's glasses.
+    `.dropped` of the result counts what was left out. Raise DataError that names file and place.
+
+    Args:
+        annotations: keystep_train.json or keystep_val.json.
+        root: The folder of the data set.
+        min_instances: Leave out classes with fewer segments.
+        audio: Leave out videos without sound.
 
     >>> from pathlib import Path
     >>> from egodistill import data
@@ -369,7 +392,7 @@ def read_ego_exo4d(
 
 
 class EgoExoVideos(Videos):
-    """The takes of Ego-Exo4D below a folder; ``takes`` are the entries of takes.json with their places, by uid."""
+    """The takes of Ego-Exo4D below a folder; `takes` are the entries of takes.json with their places, by uid."""
 
     def __init__(self, root: Path, audio: bool) -> None:
         super().__init__(root if (root / "takes.json").is_file() else Path(os.path.normpath(root / "..")), audio)
@@ -412,7 +435,15 @@ class EgoExoVideos(Videos):
 
 
 class _Take(NamedTuple):
-    """A take: its capture, the camera name of its glasses or None, its rows of timesync.csv, and who wears them."""
+    """A take.
+
+    Attributes:
+        name: Its name.
+        capture: Its capture.
+        glasses: Camera name of its glasses, or None.
+        rows: Its rows of timesync.csv.
+        participant: Who wears the glasses.
+    """
 
     name: str
     capture: str

@@ -49,10 +49,21 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """An annotated part of a recording, from ``start`` to ``stop`` in seconds.
+    """An annotated part of a recording.
 
-    ``video``, ``imu``, ``imu_offset``, ``imu_stretch``, ``wearer``, ``imu_axes`` and ``zero_accel`` describe the
-    recording; see `clips.Recording`.
+    Attributes:
+        id: A name of its own.
+        video: The video file.
+        start: Start in seconds.
+        stop: End in seconds.
+        label: Name of its class; None: none.
+        imu: The IMU's file, pair of files, or None, as in `clips.Recording`.
+        split: Name of its split.
+        imu_offset: As in `clips.Recording`.
+        imu_stretch: As in `clips.Recording`.
+        wearer: As in `clips.Recording`.
+        imu_axes: As in `clips.Recording`.
+        zero_accel: As in `clips.Recording`.
 
     >>> from egodistill import data
     >>> segment = data.Segment("walk-1", "walk.mp4", start=2.0, stop=5.5, label="walk", imu="walk.csv")
@@ -84,7 +95,12 @@ class Segment:
 
 
 class SegmentList(list):
-    """A list of segments, with ``dropped``: {reason: number of annotations that the reader left out}."""
+    """A list of segments, with what the reader left out.
+
+    Args:
+        segments: The segments.
+        dropped: {reason: number of annotations that were left out}.
+    """
 
     def __init__(self, segments: Iterable[Segment] = (), dropped: dict[str, int] | None = None):
         super().__init__(segments)
@@ -99,7 +115,12 @@ ROUNDING = 1e-6  # seconds: clips that overlap by less only touch
 
 
 def splits_of_wearers(evaluation: Sequence[str], validation: Sequence[str]) -> dict[str, str]:
-    """Return {wearer: split} of the wearers that are not for training. Raise DataError for a wearer in both lists."""
+    """Return {wearer: split} of the wearers that are not for training. Raise DataError for a wearer in both lists.
+
+    Args:
+        evaluation: Wearers of the split "test".
+        validation: Wearers of the split "validation".
+    """
     if both := sorted({*evaluation} & {*validation}):
         raise DataError(f"{', '.join(both)}: a wearer cannot be for both evaluation and validation")
     return dict.fromkeys(evaluation, "test") | dict.fromkeys(validation, "validation")
@@ -110,6 +131,9 @@ def overlapping_splits(segments: Iterable[Segment]) -> list[tuple[Segment, Segme
 
     There is one pair for each segment that overlaps an earlier one. The clip of a segment shorter than a clip shows
     more than the segment; see `clips.clip_starts()`. The end of the video, where a clip is moved inside, is not known.
+
+    Args:
+        segments: Segments of any videos.
 
     >>> from egodistill import data
     >>> from egodistill.datasets import segments
@@ -136,10 +160,13 @@ def overlapping_splits(segments: Iterable[Segment]) -> list[tuple[Segment, Segme
 def names_of_classes(
     spellings: Mapping[Hashable, collections.Counter[str]], table: Path | None = None
 ) -> dict[Hashable, str]:
-    """Return the name of each class: its key in the data set's own table ``id,key``, or else its usual spelling.
+    """Return the name of each class: its key in the data set's own table, or else its usual spelling.
 
-    ``spellings`` is {class: how often each word is used for it}. Two classes that share a word get different names.
-    Raise DataError if the table lacks a class.
+    Two classes that share a word get different names. Raise DataError if the table lacks a class.
+
+    Args:
+        spellings: {class: how often each word is used for it}.
+        table: The data set's table `id,key`; it may be missing.
     """
     if table is not None and table.is_file():
         keys = {class_number(where, row, "id"): row["key"] for where, row in read_table(table, ("id", "key"))}
@@ -159,7 +186,14 @@ def with_labels(
     min_instances: int,
     dropped: collections.Counter[str],
 ) -> SegmentList:
-    """Return segments with class names as labels, without those of rare classes, which are counted in ``dropped``."""
+    """Return segments with class names as labels, without those of rare classes.
+
+    Args:
+        found: (class, segment) pairs.
+        names: {class: name}.
+        min_instances: Classes with fewer segments are rare.
+        dropped: {reason: number of segments}, where those of rare classes are counted.
+    """
     instances = collections.Counter(number for number, _ in found)
     segments = []
     for number, segment in found:
@@ -191,14 +225,17 @@ OPTIONAL_COLUMNS = ("imu", "split", "id", "imu_offset", "imu_stretch", "wearer",
 
 
 def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = None) -> SegmentList:
-    """Read segments of your own videos from a table ``video,start,stop,label[,imu][,split][,id]``.
+    """Read segments of your own videos from a table `video,start,stop,label[,imu][,split][,id]`.
 
-    start and stop are seconds or HH:MM:SS.sss; paths are relative to the table's folder. ``imu`` is
-    one CSV, two separated by ';' (accelerometer;gyroscope), or empty: telemetry inside the video.
-    Optional columns ``imu_offset`` (s), ``imu_stretch``, ``wearer`` and ``imu_axes`` are fields of Segment. An empty
-    label means no label, an empty split "train". Names of columns may be in upper case; other columns
-    are an error, unless their names start with '#' or '_'. A label outside ``class_names``, if given, is an error.
-    Raise DataError that names file and row.
+    start and stop are seconds or HH:MM:SS.sss; paths are relative to the table's folder. `imu` is one CSV, two
+    separated by ';' (accelerometer;gyroscope), or empty: telemetry inside the video. Optional columns `imu_offset` (s),
+    `imu_stretch`, `wearer` and `imu_axes` are fields of Segment. An empty label means that there is none, an empty
+    split "train". Names of columns may be in upper case; other columns are an error, unless their names start with '#'
+    or '_'. Raise DataError that names file and row.
+
+    Args:
+        path: The table.
+        class_names: Names of the classes; a label outside them is an error.
 
     >>> from egodistill import data
     >>> for segment in data.read_csv("segments.csv", class_names=["walk", "look around"]):
@@ -280,13 +317,15 @@ SplitBy = Literal["recording", "stretch"]
 class Windows:
     """The settings that cut recordings without labels into clips, and choose those for testing.
 
-    stride       Seconds from one clip of a recording to the next; the last one ends with the recording.
-    split_by     "recording": a whole recording is for training or for testing. "stretch": each recording is cut into
-                 stretches for training and for testing, with 2.2 s between them that no clip contains.
-    test_share   Share of the recordings, or of each recording, that is for testing.
-    seed         It decides which recordings are for testing; stretches do not depend on it.
+    Attributes:
+        stride: Seconds from one clip of a recording to the next; the last one ends with the recording.
+        split_by: "recording": a whole recording is for training or for testing. "stretch": each recording is cut into
+            stretches for training and for testing, with 2.2 s between them that no clip contains.
+        test_share: Share of the recordings, or of each recording, that is for testing.
+        seed: Decides which recordings are for testing; stretches do not depend on it.
 
-    Raise DataError for values that are out of range.
+    Raises:
+        DataError: A value is out of range.
 
     >>> from egodistill.datasets import segments
     >>> segments.Windows(stride=1.0, split_by="stretch").test_share
@@ -314,7 +353,11 @@ RECORDING_COLUMNS = ("start", "stop", "imu", "split", "imu_offset", "imu_stretch
 
 
 def is_list_of_recordings(header: str) -> bool:
-    """Return whether a table has videos and no labels; False with unknown columns, which may be misspelt labels."""
+    """Return whether a table has videos and no labels; False with unknown columns, which may be misspelt labels.
+
+    Args:
+        header: The table's first line.
+    """
     names = {name.strip().strip('"').lower() for name in header.split(",")}
     names = {name for name in names if name and not name.startswith(("#", "_"))}
     return "video" in names and names <= {"video", "start", "stop", *OPTIONAL_COLUMNS}
@@ -322,6 +365,9 @@ def is_list_of_recordings(header: str) -> bool:
 
 def listed_recordings(path: str | os.PathLike) -> list[Recording]:
     """Return the recordings of a table without the column label, one per row, unopened; see `read_recordings()`.
+
+    Args:
+        path: The table.
 
     >>> from pathlib import Path
     >>> from egodistill.datasets import segments
@@ -345,25 +391,27 @@ PERIOD = 120.0  # seconds, about: a part of a recording with one stretch for tra
 
 
 def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> SegmentList:
-    """Make segments without labels of recordings: one for each clip, ``windows.stride`` seconds apart.
+    """Make segments without labels of recordings: one for each clip, `windows.stride` seconds apart.
 
-    ``path`` is a folder, whose videos and those of its subfolders are used with the IMU that `clips.open_recording()`
-    finds; or a table with the column ``video`` and, as in `read_csv()`, ``start``, ``stop``, ``imu``, ``split``,
-    ``imu_offset``, ``imu_stretch``, ``wearer`` and ``imu_axes``, all of which may be missing or empty. Each row of a
-    table is a part of a recording.
+    Without a column `split`, the split is that of `windows`, and the same for the same files, wherever they are:
 
-    Without a column ``split``, the split is that of ``windows``, and the same for the same files, wherever they are:
-
-    - by recording: the recordings are ordered by a hash of ``seed`` and of their path below the folder (or that in the
-      table); the first ``test_share`` of them, rounded, at least one and not all, get the split "test"
+    - by recording: the recordings are ordered by a hash of `seed` and of their path below the folder (or that in the
+      table); the first `test_share` of them, rounded, at least one and not all, get the split "test"
     - by stretch: each recording (or part of one) is cut into equal periods of about two minutes, and each period ends
-      with a stretch for testing, ``test_share`` of it. Before and after it, 2.2 s belong to no clip, also where another
+      with a stretch for testing, `test_share` of it. Before and after it, 2.2 s belong to no clip, also where another
       row goes on with the recording. Each stretch has a clip at least; a recording that is too short for that is for
       training.
 
-    ``.dropped`` of the result counts recordings that cannot be opened, and rows without room for a clip. Raise
+    `.dropped` of the result counts recordings that cannot be opened, and rows without room for a clip. Raise
     DataError for a folder without videos, a table with a row that cannot be used, recordings that cannot be split in
-    this way, or a column ``split`` together with other settings of the split than the defaults.
+    this way, or a column `split` together with other settings of the split than the defaults.
+
+    Args:
+        path: A folder, whose videos and those of its subfolders are used with the IMU that `clips.open_recording()`
+            finds. Or a table with the column `video` and, as in `read_csv()`, `start`, `stop`, `imu`, `split`,
+            `imu_offset`, `imu_stretch`, `wearer` and `imu_axes`, all of which may be missing or empty. Each row is a
+            part of a recording.
+        windows: Where the clips are, and their splits.
 
     >>> from egodistill.datasets import segments
     >>> first, *others = segments.read_recordings("world", segments.Windows(stride=10.0, split_by="stretch"))
@@ -401,7 +449,15 @@ def read_recordings(path: str | os.PathLike, windows: Windows = Windows()) -> Se
 
 
 class _Part(NamedTuple):
-    """A part of a recording in seconds; ``split`` is None if the table has none."""
+    """A part of a recording.
+
+    Attributes:
+        name: Path below the folder, or that in the table.
+        recording: The recording.
+        start: Its start in seconds.
+        stop: Its end in seconds.
+        split: Its split; None if the table has none.
+    """
 
     name: str
     recording: Recording
@@ -456,7 +512,12 @@ def _splits_of_recordings(
 
 
 def count_of_tests(count: int, share: float) -> int:
-    """Return how many of ``count`` items are for testing: the rounded ``share`` of them, at least one and not all."""
+    """Return how many items are for testing: the rounded share of them, at least one and not all.
+
+    Args:
+        count: Number of items.
+        share: The share for testing.
+    """
     return min(max(1, round(share * count)), count - 1)
 
 
@@ -498,7 +559,11 @@ def _stretches(start: float, stop: float, share: float) -> Iterator[tuple[str, f
 
 
 def with_imu_axes(segments: Iterable[Segment], axes: str) -> SegmentList:
-    """Return the same segments with other axes of their IMU samples: a name, or a turn; see `clips.Recording`.
+    """Return the same segments with other axes of their IMU samples.
+
+    Args:
+        segments: The segments.
+        axes: A name or a turn, see `clips.Recording`.
 
     >>> from egodistill import data
     >>> data.with_imu_axes(data.read_csv("segments.csv"), "XZy")[0].imu_axes
@@ -509,11 +574,14 @@ def with_imu_axes(segments: Iterable[Segment], axes: str) -> SegmentList:
 
 
 def with_imu_offsets(segments: Iterable[Segment], table: str | os.PathLike) -> SegmentList:
-    """Return the same segments with IMU clocks corrected by a table ``video,imu_offset[,imu_stretch]``.
+    """Return the same segments with IMU clocks corrected by a table `video,imu_offset[,imu_stretch]`.
 
-    A video is named by its path, or else by its file name with or without suffix; `egodistill check`
-    writes such a table. A correction is applied on top of the segment's own clock. Raise DataError
-    with the row for a name that matches no video of the segments, or several.
+    A video is named by its path, or else by its file name with or without suffix. A correction is applied on top of the
+    segment's own clock. Raise DataError with the row for a name that matches no video of the segments, or several.
+
+    Args:
+        segments: The segments.
+        table: The table, such as `egodistill check` writes.
 
     >>> from pathlib import Path
     >>> from egodistill import data

@@ -1,4 +1,4 @@
-"""A clip store: a folder of ``.npy`` arrays with one row per clip, read by training and filled by `data.prepare()`.
+"""A clip store: a folder of `.npy` arrays with one row per clip, read by training and filled by `data.prepare()`.
 
     from egodistill.datasets import store
 
@@ -56,12 +56,19 @@ __all__ = ["ClipStore", "OutputClaim", "StoreWriter", "claim_outputs", "folds", 
 
 
 class ClipStore:
-    """A folder of ``.npy`` arrays with one row per clip, and views of it; `store_files` lists its files.
+    """A folder of `.npy` arrays with one row per clip, and views of it; `store_files` lists its files.
 
-    A view contains only usable clips, of one split or of all; ``len()`` is their number, and rows are counted within
-    the view. ``path`` is the folder, ``settings`` are the arguments of ``prepare``, and ``specs`` is {array: ClipSpec}.
-    Arrays that any process adds later become visible. ``unfinished`` suppresses the warning about clips that are not
-    prepared yet. Raise DataError, with the file, for a folder that is not a store or an array that is damaged.
+    A view contains only usable clips, of one split or of all; `len()` is their number, and rows are counted within
+    the view. `path` is the folder, `settings` are the arguments of `prepare`, and `specs` is {array: ClipSpec}.
+    Arrays that any process adds later become visible. The second example adds an array of your own, with one row per
+    clip.
+
+    Args:
+        path: The folder.
+        unfinished: Do not warn about clips that are not prepared yet.
+
+    Raises:
+        DataError: The folder is not a store, or an array is damaged; with the file.
 
     >>> from egodistill import data
     >>> store = data.ClipStore("store")
@@ -73,8 +80,6 @@ class ClipStore:
     frames_4 uint8 (2, 4, 3, 64, 64)
     frames_4.times float64 (2, 4)
     imu float32 (2, 422, 6)
-
-    Add an array of your own, with one row per clip:
 
     >>> train.add("brightness", (1,), "float32")
     >>> train.write("brightness", slice(0, 10), train.read("frames_1", slice(0, 10)).mean((1, 2, 3, 4))[:, None])
@@ -106,22 +111,29 @@ class ClipStore:
         """Give the classes of a teacher to a store that was prepared without any; `teachers.extract()` does.
 
         Raise DataError if the store has other classes that are used.
+
+        Args:
+            names: Names of the classes.
         """
         with files.lock(lock_file(self.path)):
             self._files.name_classes(list(names))
 
     def classes_are_used(self, besides: str | None = None) -> bool:
-        """Return whether `prepare()` gave the classes, or logits of a teacher other than ``besides`` need them."""
+        """Return whether `prepare()` gave the classes, or logits of a teacher need them.
+
+        Args:
+            besides: Name of a teacher that does not count; None: all count.
+        """
         return self._files.classes_are_used(besides)
 
     @property
     def names(self) -> list[str]:
-        """Return the names of the arrays that ``read`` returns."""
+        """Return the names of the arrays that `read` returns."""
         return self._files.names
 
     @property
     def labels(self) -> np.ndarray:
-        """Return the index into ``class_names`` of each clip's label, int64 [n]; -1 for none."""
+        """Return the index into `class_names` of each clip's label, int64 [n]; -1 for none."""
         return self._files.array("label")[self._rows]
 
     @property
@@ -168,15 +180,20 @@ class ClipStore:
         return sorted({self._files.segments[i].split for i in self.segments})
 
     def split(self, name: str) -> ClipStore:
-        """Return a view of the clips of one split. Raise DataError if there are none."""
+        """Return a view of the clips of one split. Raise DataError if there are none.
+
+        Args:
+            name: Name of the split.
+        """
         if name not in self.splits:
             raise DataError(f"{self.path}: no usable clip has the split {name!r}; there are {self.splits}")
         return self.select(np.array([self._files.segments[i].split == name for i in self.segments]))
 
     def select(self, rows: Any) -> ClipStore:
-        """Return a view of some clips of this view, in this order; ``rows`` is a numpy index: numbers or booleans.
+        """Return a view of some clips of this view, in this order.
 
-        Raise DataError for an index that is not one-dimensional.
+        Args:
+            rows: A numpy index with one dimension: numbers or booleans. Another one is a DataError.
         """
         chosen = self._rows[rows]
         if chosen.ndim != 1:
@@ -211,7 +228,11 @@ class ClipStore:
         return digest.hexdigest()
 
     def fingerprints(self, names: Sequence[str]) -> dict[str, str]:
-        """Return hashes of what a training reads: of the prepared clips, and of each array of `add()` in ``names``."""
+        """Return hashes of what a training reads: of the prepared clips, and of each array that was added.
+
+        Args:
+            names: Names of the arrays; those of `prepare()` are covered by the hash of the clips.
+        """
         found = {"clips of the store": self.fingerprint[:16]}
         for name in filter(self._files.is_added, names):
             array, checksum = self._files.array(name), 0
@@ -223,17 +244,25 @@ class ClipStore:
     def time_errors(self, name: str) -> np.ndarray:
         """Return how many seconds the frames of an array are away from the wanted times, float64 [n, N].
 
-        Exact frames are up to one frame early. Raise KeyError for an array without a spec, DataError for one
-        that has no frames.
+        Exact frames are up to one frame early.
+
+        Args:
+            name: Name of the array.
+
+        Raises:
+            KeyError: The array has no spec.
+            DataError: It has no frames.
         """
         spec, found = self.specs[name], self.read(f"{name}.times", slice(None))
         wanted = [spec.times(self._files.clips[row]["start"], row) for row in self._rows.tolist()]
         return np.abs(found - np.reshape(wanted, found.shape))
 
     def read(self, name: str, index: Any) -> np.ndarray:
-        """Return a copy of rows of an array; ``index`` is a numpy index into the clips of this view.
+        """Return a copy of rows of an array. Raise DataError for an unknown name or rows that are not written yet.
 
-        Raise DataError for an unknown name, or for rows that are not written yet.
+        Args:
+            name: Name of the array.
+            index: A numpy index into the clips of this view.
         """
         rows = self._rows[index]
         if self._files.is_added(name) and not self._files.array(f"{name}.done")[rows].all():
@@ -241,11 +270,16 @@ class ClipStore:
         return np.take(self._files.array(name), rows, axis=0)
 
     def add(self, name: str, shape: Sequence[int], dtype: Any) -> None:
-        """Create an array with one row of ``shape`` per clip, or open the existing one.
+        """Create an array with one row per clip, or open the existing one.
 
-        Several processes may call it, and then ``write``, at the same time. Raise DataError if the existing array has
-        another shape or dtype and written rows (`forget()` unmarks them), or if a file cannot be called ``name`` on
+        Several processes may call it, and then `write`, at the same time. Raise DataError if the existing array has
+        another shape or dtype and written rows (`forget()` unmarks them), or if a file cannot be called `name` on
         Windows or macOS.
+
+        Args:
+            name: Name of the array.
+            shape: Shape of a row.
+            dtype: Type of its numbers, as numpy takes it.
         """
         if not ARRAY_NAME.fullmatch(name) or name.lower().endswith(".done"):
             raise DataError(
@@ -258,9 +292,14 @@ class ClipStore:
             self._files.add(name, shape, dtype)
 
     def write(self, name: str, index: Any, values: np.ndarray) -> None:
-        """Write rows of an array made by ``add``, then mark them as done.
+        """Write rows of an array made by `add`, then mark them as done.
 
-        ``values`` are [rows, *shape]. Raise DataError for another shape, or for an array of ``prepare``.
+        Raise DataError for values that do not fit or are not finite, or for an array of `prepare`.
+
+        Args:
+            name: Name of the array.
+            index: A numpy index into the clips of this view.
+            values: The rows [n, *shape].
         """
         if not self._files.is_added(name):
             raise DataError(f"{self.path}: {name!r} was not made by add(), so it is read-only")
@@ -280,11 +319,19 @@ class ClipStore:
         self._files.put(f"{name}.done", rows, 1)
 
     def forget(self, name: str) -> None:
-        """Mark the rows of an array made by ``add`` as not written, so that they are written again."""
+        """Mark the rows of an array made by `add` as not written, so that they are written again.
+
+        Args:
+            name: Name of the array.
+        """
         self._files.put(f"{name}.done", self._rows, 0)
 
     def done(self, name: str) -> np.ndarray:
-        """Return whether each clip's row of an array is written, bool [n]."""
+        """Return whether each clip's row of an array is written, bool [n].
+
+        Args:
+            name: Name of the array.
+        """
         if self._files.is_added(name):
             return self._files.array(f"{name}.done")[self._rows] != 0
         self._files.array(name)
@@ -300,6 +347,9 @@ class StoreWriter:
 
     Use it directly for clips that do not come from video files. Rows are counted in the whole store. Several processes
     may fill a store at the same time; they share nothing but the status of the rows.
+
+    Args:
+        path: The folder of a store that `begin()` created.
 
     >>> from egodistill import data
     >>> from egodistill.datasets import store
@@ -334,13 +384,21 @@ class StoreWriter:
         settings: Mapping[str, Any] | None = None,
         again: bool = False,
     ) -> StoreWriter:
-        """Create a store in the folder ``path``, or open the unfinished one with the same settings.
+        """Create a store in a folder, or open the unfinished one with the same settings.
 
-        ``find_clips()`` returns the index of the segment and the start in seconds of each clip; it is called for a
-        new store only. ``specs`` is {array: spec with one kind of array}; ``arrays`` is {array: (dtype, shape of one
-        row)} for arrays of other kinds; ``settings`` is compared when an unfinished store is opened. With ``again``,
-        segments without a finished clip may have another IMU, clock or wearer than before. Raise DataError if the
-        folder has other content or a store with other settings, or if the disk has too little free space.
+        Raise DataError if the folder has other content or a store with other settings, or if the disk has too little
+        free space.
+
+        Args:
+            path: The folder.
+            segments: The annotated segments.
+            find_clips: Returns the index of the segment and the start in seconds of each clip; it is called for a new
+                store only.
+            specs: {array: spec with one kind of array}.
+            class_names: Names of the classes that labels index.
+            arrays: {array: (dtype, shape of one row)} for arrays of other kinds.
+            settings: JSON values that are compared when an unfinished store is opened.
+            again: Segments without a finished clip may have another IMU, clock or wearer than before.
         """
         path, settings = Path(path), dict(settings or {})
         entries = BOOKKEEPING | dict(arrays or {})
@@ -365,11 +423,19 @@ class StoreWriter:
         return len(self._files)
 
     def segment(self, row: int) -> Segment:
-        """Return the segment that a clip is a part of."""
+        """Return the segment that a clip is a part of.
+
+        Args:
+            row: Row of the clip.
+        """
         return self._files.segment(row)
 
     def start(self, row: int) -> float:
-        """Return the start of a clip in its video, in seconds."""
+        """Return the start of a clip in its video, in seconds.
+
+        Args:
+            row: Row of the clip.
+        """
         return self._files.clips[row]["start"]
 
     def recordings(self) -> list[np.ndarray]:
@@ -380,7 +446,11 @@ class StoreWriter:
         return [np.array(found) for found in rows.values()]
 
     def missing(self, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """Return those of the rows (None: all) that are neither written nor failed, int [m]."""
+        """Return the rows that are neither written nor failed, int [m].
+
+        Args:
+            rows: The rows to choose from; None: all.
+        """
         rows = np.arange(len(self)) if rows is None else np.asarray(rows)
         return rows[self._status[rows] == MISSING]
 
@@ -389,15 +459,27 @@ class StoreWriter:
         return np.flatnonzero(self._status == OK)
 
     def reset(self, rows: np.ndarray) -> None:
-        """Mark rows as missing, so that they are written again."""
+        """Mark rows as missing, so that they are written again.
+
+        Args:
+            rows: These rows.
+        """
         self._files.put("status", rows, MISSING)
 
     def retry(self, rows: np.ndarray) -> None:
-        """Mark failed rows, among these, as missing."""
+        """Mark failed rows as missing.
+
+        Args:
+            rows: The rows to choose from.
+        """
         self.reset(rows[self._status[rows] == FAILED])
 
     def is_consumed(self, rows: np.ndarray) -> np.ndarray:
-        """Return whether the arrays of a consumer are written for these rows, bool [m]."""
+        """Return whether the arrays of a consumer are written, bool [m].
+
+        Args:
+            rows: The m rows.
+        """
         marks = [f"{name}.done" for name in self.settings["consumer"]["arrays"]]
         self._files.refresh()
         if not all(mark in self._files.arrays for mark in marks):
@@ -405,7 +487,11 @@ class StoreWriter:
         return np.all([self._files.array(mark)[rows] != 0 for mark in marks], axis=0)
 
     def record_sources(self, sources: Sequence[str]) -> None:
-        """Record the signatures of files from which clips will be written."""
+        """Record the signatures of files from which clips will be written.
+
+        Args:
+            sources: Paths of the files.
+        """
         known = self._sources()
         for file in sources:
             if file not in known:
@@ -414,8 +500,9 @@ class StoreWriter:
     def check_sources(self, *, again: bool = False) -> None:
         """Raise DataError if a file has changed since its clips were prepared; files that are gone are not compared.
 
-        With ``again``, mark all clips of the recordings with changed files as missing instead, and their rows in arrays
-        of `ClipStore.add()` as not written.
+        Args:
+            again: Instead, mark all clips of the recordings with changed files as missing, and their rows in arrays of
+                `ClipStore.add()` as not written.
         """
         with files.lock(lock_file(self.path)):
             known = self._sources()
@@ -446,6 +533,10 @@ class StoreWriter:
         """Write a clip's row of all arrays, then mark it as finished, or as failed if a number is not finite.
 
         Raise DataError if an array is missing, or for a number that the type of an array cannot hold.
+
+        Args:
+            row: Row of the clip.
+            arrays: {name: the clip's row} of all arrays.
         """
         if set(arrays) != set(self.names):
             raise DataError(f"{self.path}: each clip needs the arrays {', '.join(self.names)}; got {', '.join(arrays)}")
@@ -462,7 +553,12 @@ class StoreWriter:
         self._files.put("status", row, OK)
 
     def move(self, row: int, start: float) -> None:
-        """Change the start (s) of a clip that is not written yet; the store was begun without its video's duration."""
+        """Change the start of a clip that is not written yet; the store was begun without its video's duration.
+
+        Args:
+            row: Row of the clip.
+            start: Its new start in seconds.
+        """
         with files.lock(lock_file(self.path)):
             clips = files.read_json(self.path / "clips.json")
             clips[row]["start"] = start
@@ -470,7 +566,12 @@ class StoreWriter:
         self._files.clips[row]["start"] = start
 
     def fail(self, row: int, reason: Exception | str) -> None:
-        """Record the reason why a clip cannot be prepared, then mark it as failed."""
+        """Record the reason why a clip cannot be prepared, then mark it as failed.
+
+        Args:
+            row: Row of the clip.
+            reason: An error, or its text.
+        """
         if self._status[row] == OK:  # another process has written it in the meantime
             return
         line = {"clip": row, **self._files.describe(row), "status": "failed", "reason": str(reason)}
@@ -478,7 +579,12 @@ class StoreWriter:
         self._files.put("status", row, FAILED)
 
     def note(self, source: str | tuple[str, str], notes: Sequence[str]) -> None:
-        """Record what is unusual about an IMU recording, for `ClipStore.notes`."""
+        """Record what is unusual about an IMU recording, for `ClipStore.notes`.
+
+        Args:
+            source: The IMU's file, or both.
+            notes: A sentence for each finding.
+        """
         if notes:
             self._append("notes.jsonl", {"imu": source, "notes": list(notes)})
 
@@ -509,12 +615,17 @@ def _not_finite(values: np.ndarray) -> list[int]:
 
 
 def folds(store: ClipStore, count: int, by: str = "wearer") -> np.ndarray:
-    """Return the fold of each clip, 0 to ``count`` - 1, int64 [n].
+    """Return the fold of each clip, 0 to `count` - 1, int64 [n].
 
-    All clips of a wearer, or with ``by="video"`` of a video, are in the same fold; folds are about equal in size, and
-    the same for the same clips. Use them to let `teachers.extract()` write outputs of teachers for clips on which they
-    were not trained: the teacher of fold k is trained on ``store.select(folds != k)``. Raise DataError if there are
-    fewer wearers (or videos) than folds, or if a clip's wearer is unknown.
+    All clips of a wearer (or video) are in the same fold; folds are about equal in size, and the same for the same
+    clips. Use them to let `teachers.extract()` write outputs of teachers for clips on which they were not trained: the
+    teacher of fold k is trained on `store.select(folds != k)`. Raise DataError if there are fewer wearers (or videos)
+    than folds, or if a clip's wearer is unknown.
+
+    Args:
+        store: A store, or a view of n clips.
+        count: Number of folds, at least 2.
+        by: "wearer" or "video".
 
     >>> from egodistill import data
     >>> store = data.ClipStore("store")
@@ -542,7 +653,12 @@ def folds(store: ClipStore, count: int, by: str = "wearer") -> np.ndarray:
 
 
 class OutputClaim:
-    """A run's claim on the outputs of one name, returned by `claim_outputs()`."""
+    """A run's claim on the outputs of one name, returned by `claim_outputs()`.
+
+    Args:
+        file: The record beside the outputs.
+        identity: What identifies the run's teacher.
+    """
 
     def __init__(self, file: Path, identity: Mapping[str, Any]) -> None:
         self.file, self.identity = file, identity
@@ -567,10 +683,16 @@ def claim_outputs(
 ) -> OutputClaim:
     """Claim the arrays "{name}.feature" and "{name}.logits" for a teacher; `teachers.extract()` uses it.
 
-    ``identity`` holds JSON values that identify the teacher, "fingerprint" among them; ``about`` is recorded with it in
-    "{name}.teacher.json" beside the arrays. Raise DataError if the arrays belong to a teacher with another identity.
-    ``overwrite`` claims them anyway, provided that ``store`` contains all clips with outputs of that teacher; it marks
-    the outputs of all clips in ``store`` as not written. Rows that are written are then always of the recorded teacher.
+    Rows that are written are then always of the teacher that is recorded in "{name}.teacher.json" beside the arrays.
+    Raise DataError if the arrays belong to a teacher with another identity.
+
+    Args:
+        store: The clips that the outputs are for.
+        name: Name of the outputs.
+        identity: JSON values that identify the teacher, "fingerprint" among them.
+        about: More JSON values to record.
+        overwrite: Claim the arrays anyway, provided that `store` contains all clips with outputs of the other teacher;
+            the outputs of all clips in `store` are marked as not written.
 
     >>> from egodistill import data
     >>> from egodistill.datasets.store import claim_outputs, outputs_record
@@ -623,6 +745,10 @@ def _check_rest(store: ClipStore, outputs: Sequence[str], file: Path) -> None:
 
 def outputs_record(store: ClipStore, name: str) -> dict[str, Any]:
     """Return the record that `claim_outputs()` wrote for the outputs of this name; {} if there is none.
+
+    Args:
+        store: The store.
+        name: Name of the outputs.
 
     >>> from egodistill import data
     >>> from egodistill.datasets import store

@@ -1,4 +1,4 @@
-"""The files of a clip store: a folder of ``.npy`` arrays with one row per clip, and JSON files that describe them.
+"""The files of a clip store: a folder of `.npy` arrays with one row per clip, and JSON files that describe them.
 
     store.json          the header: format, settings, class names, the spec of each prepared array, and file, dtype and
                         shape of every array; a new store gets it last
@@ -53,20 +53,32 @@ DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT")
 
 
 class Mapped(NamedTuple):
-    """An array's file in memory."""
+    """An array's file in memory.
+
+    Attributes:
+        array: The array.
+        file: Its file.
+        size: Bytes of the whole file.
+        inode: The file's inode.
+    """
 
     array: np.ndarray
     file: str
-    size: int  # bytes of the whole file
+    size: int
     inode: int
 
 
 class StoreFiles:
     """The files of one store: header, segments and clips in memory, arrays mapped from disk.
 
-    ``settings`` and ``class_names`` are the arguments of `data.prepare()`, ``specs`` is {array: ClipSpec},
-    ``segments`` are the annotated segments and ``clips`` the segment and start of each row. Raise DataError, with the
-    file, for a folder that is not a store or an array that is damaged.
+    `settings` and `class_names` are the arguments of `data.prepare()`, `specs` is {array: ClipSpec}, `segments` are the
+    annotated segments and `clips` the segment and start of each row.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        DataError: The folder is not a store, or an array is damaged; with the file.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -141,7 +153,11 @@ class StoreFiles:
         return self.__dict__ | {"maps": {}}  # a copy in another process maps the files itself
 
     def check_format(self, header: Any) -> None:
-        """Raise DataError if this is not the header of a store that this version can read."""
+        """Raise DataError unless this version can read the store.
+
+        Args:
+            header: Its header.
+        """
         form = header.get("format") if isinstance(header, dict) else None
         if form == FORMAT:
             return
@@ -177,13 +193,21 @@ class StoreFiles:
             self.stamp = stamp
 
     def has(self, name: str) -> bool:
-        """Return whether the store has this array; the header is read again if needed."""
+        """Return whether the store has this array; the header is read again if needed.
+
+        Args:
+            name: Name of the array.
+        """
         if name not in self.arrays:
             self.refresh()
         return name in self.arrays
 
     def is_added(self, name: str) -> bool:
-        """Return whether an array was made by `add()`; an array NAME.done then marks the rows that are written."""
+        """Return whether an array was made by `add()`; an array NAME.done then marks the rows that are written.
+
+        Args:
+            name: Name of the array.
+        """
         return self.has(name) and f"{name}.done" in self.arrays
 
     @property
@@ -196,6 +220,10 @@ class StoreFiles:
         """Return an array's memory-mapped file, shared with all processes that map it.
 
         Raise DataError for a file that is damaged, or was cut since it was mapped: that would end the process.
+
+        Args:
+            name: Name of the array.
+            mode: "r" or "r+", as for `numpy.memmap`.
         """
         if (name, mode) not in self.maps:
             self.maps[name, mode] = self.map(name, mode)
@@ -212,7 +240,12 @@ class StoreFiles:
         return mapped.array
 
     def map(self, name: str, mode: str) -> Mapped:
-        """Map an array's file into memory."""
+        """Map an array's file into memory. Raise DataError if it is unknown or damaged.
+
+        Args:
+            name: Name of the array.
+            mode: "r" or "r+", as for `numpy.memmap`.
+        """
         if not self.has(name):
             raise DataError(f"{self.path}: the store has no array {name!r}, only {', '.join(self.names)}")
         entry = self.arrays[name]
@@ -234,10 +267,15 @@ class StoreFiles:
         return Mapped(array.view(np.ndarray), str(file), array.offset + array.nbytes, inode)
 
     def put(self, name: str, rows: Any, values: Any) -> None:
-        """Write rows of an array; ``rows`` is a numpy index. Of several processes, each writes only bytes of its rows.
+        """Write rows of an array. Of several processes, each writes only bytes of its rows.
 
         A mapped page also holds rows of other processes. NFS would write the page back as a whole, with the values that
         these rows had when this machine read them. O_DSYNC stops the NFS client from extending a write to the page.
+
+        Args:
+            name: Name of the array.
+            rows: A numpy index.
+            values: The rows, or one value for all.
         """
         array = self.array(name, "r+")
         if files.environment_share()["world_size"] == 1 or not hasattr(os, "pwrite"):
@@ -254,11 +292,19 @@ class StoreFiles:
                     content, start = content[written:], start + written
 
     def segment(self, row: int) -> Segment:
-        """Return the segment that a clip is a part of."""
+        """Return the segment that a clip is a part of.
+
+        Args:
+            row: Row of the clip.
+        """
         return self.segments[self.clips[row]["segment"]]
 
     def describe(self, row: int) -> dict[str, Any]:
-        """Return a description of a clip: segment id, video, wearer, start and stop (s), label, split, status."""
+        """Return a description of a clip: segment id, video, wearer, start and stop (s), label, split, status.
+
+        Args:
+            row: Row of the clip.
+        """
         segment, start = self.segment(row), self.clips[row]["start"]
         seconds = next((spec.seconds for spec in self.specs.values()), CLIP_SECONDS)
         return {
@@ -275,7 +321,12 @@ class StoreFiles:
     def add(self, name: str, shape: Sequence[int], dtype: Any) -> None:
         """Create an array and the one that marks its written rows, unless they exist. The caller holds the lock.
 
-        An array of another shape or dtype is replaced if none of its rows is written.
+        An array of another shape or dtype is replaced if none of its rows is written. Otherwise raise DataError.
+
+        Args:
+            name: Name of the array.
+            shape: Shape of a row.
+            dtype: Type of its numbers, as numpy takes it.
         """
         header = files.read_json(self.path / "store.json")
         arrays, n = header["arrays"], len(self)
@@ -304,7 +355,11 @@ class StoreFiles:
         self.arrays.update(arrays)
 
     def classes_are_used(self, besides: str | None = None) -> bool:
-        """Return whether `prepare()` gave the class names, or logits of a teacher other than ``besides`` need them."""
+        """Return whether `prepare()` gave the class names, or logits of a teacher need them.
+
+        Args:
+            besides: Name of a teacher that does not count; None: all count.
+        """
         header = files.read_json(self.path / "store.json")
         if header["class_names"] and not header.get("classes_from_teacher"):
             return True
@@ -312,7 +367,13 @@ class StoreFiles:
         return any(self.array(f"{name}.done").any() for name in logits if self.is_added(name))
 
     def name_classes(self, names: list[str]) -> None:
-        """Write class names of a teacher into the header, unless others are used. The caller holds the lock."""
+        """Write class names of a teacher into the header. Raise DataError if others are used.
+
+        The caller holds the lock.
+
+        Args:
+            names: Names of the classes.
+        """
         header = files.read_json(self.path / "store.json")
         found = header["class_names"]
         if found and found != names and self.classes_are_used():
@@ -400,7 +461,7 @@ def check_folder(path: Path, arrays: Mapping[str, Any]) -> None:
 def check_settings(path: Path, segments: Sequence[Segment], header: Mapping[str, Any], *, again: bool = False) -> None:
     """Raise DataError, with the differences, if a store was begun with other segments or settings.
 
-    With ``again``, segments without a finished clip may differ in IMU, clock and wearer; the store gets the new ones.
+    With `again`, segments without a finished clip may differ in IMU, clock and wearer; the store gets the new ones.
     The caller holds the lock.
     """
     old, advice = StoreFiles(path), f"Give another folder, or delete {path} to start again."

@@ -81,7 +81,14 @@ CHUNK = 10_000  # records of an IMU in memory
 class VRS:
     """A VRS file: `tags` of the file, `stream_tags` as {(type, instance): tags}, and where its records are.
 
-    `notes` lists what is unusual. Raise AriaError for a file that is not VRS or was cut off, DataError for no file.
+    `notes` lists what is unusual.
+
+    Args:
+        path: The file.
+
+    Raises:
+        AriaError: The file is not VRS or was cut off.
+        DataError: There is not a file at this path.
 
     >>> from egodistill.recordings import aria
     >>> aria.VRS("walk.mp4")
@@ -119,11 +126,19 @@ class VRS:
             self.offsets, self.records = self._find_records(file, index, first or description + header[0])
 
     def count(self, stream: tuple[int, int]) -> int:
-        """Return the number of data records of a stream."""
+        """Return the number of data records of a stream.
+
+        Args:
+            stream: Its (type, instance).
+        """
         return len(self._places(stream))
 
     def data(self, stream: tuple[int, int]) -> Iterator[tuple[int, bytes]]:
-        """Yield (version of the format, content) of each data record of a stream. Raise AriaError for lz4."""
+        """Yield (version of the format, content) of each data record of a stream. Raise AriaError for lz4.
+
+        Args:
+            stream: Its (type, instance).
+        """
         with open(self.path, "rb") as file:
             for offset in self._places(stream):
                 try:
@@ -136,6 +151,10 @@ class VRS:
         """Return the numbers at the start of a data record, by name, and how many fields of variable length follow.
 
         Raise AriaError if the stream's tags do not describe them.
+
+        Args:
+            stream: Its (type, instance).
+            version: Version of the format.
         """
         if (stream, version) in self._layouts:
             return self._layouts[stream, version]
@@ -169,7 +188,7 @@ class VRS:
     def _stored(self, file: IO[bytes], offset: int) -> tuple[tuple, bytes]:
         """Return header and content as it is stored, which may be cut off. Raise what `_record()` raises."""
         if not 0 <= offset <= self.size:
-            raise struct.error("there is no such place in the file")
+            raise struct.error("the offset is outside the file")
         file.seek(offset)
         header = RECORD_HEADER.unpack(file.read(self.header_size)[: RECORD_HEADER.size])
         return header, file.read(max(0, header[0] - self.header_size))
@@ -282,9 +301,12 @@ def _zstd() -> Callable[[bytes, int], bytes] | None:
 class AriaRecording(VRS):
     """A Project Aria recording: head motion in the axes of the RGB camera, and the pictures, upright.
 
-    Zero of its clock is the capture time of the first picture. With `device_clock` it is that of the glasses' own
-    clock, because the pictures are in another file; the recording need not have any. Raise AriaError that names the
-    file.
+    Zero of its clock is the capture time of the first picture. Errors are AriaErrors that name the file.
+
+    Args:
+        path: The VRS file.
+        device_clock: Zero is that of the glasses' own clock, because the pictures are in another file; the recording
+            need not have any.
     """
 
     def __init__(self, path: str | os.PathLike, *, device_clock: bool = False) -> None:
@@ -292,7 +314,7 @@ class AriaRecording(VRS):
         self.device = self.tags.get("device_type", "")
         if self.device not in STREAMS:
             raise AriaError(
-                f"{path}: recorded by {self.device or 'no named device'}; Aria (Gen 1) and Oatmeal (Gen 2) are known"
+                f"{path}: recorded by {self.device or 'an unnamed device'}; Aria (Gen 1) and Oatmeal (Gen 2) are known"
             )
         self.streams = STREAMS[self.device]
         if not device_clock and not self.count(self.streams["camera-rgb"]):
@@ -302,10 +324,10 @@ class AriaRecording(VRS):
         self.zero = 0 if device_clock else next(self._packets())[0]
 
     def imu(self) -> Imu:
-        """Return the samples of the left IMU, which is the nearer to the camera, or of the right one if it is missing.
+        """Return the samples of the left IMU, which is nearer to the camera, or of the right one if it is missing.
 
         Values are rectified and times corrected by the factory calibration. Axes are those of a GoPro: X to the left, Y
-        to the user, Z up. Raise AriaError if there are no samples, or no calibration.
+        to the user, Z up. Raise AriaError if samples or calibration are missing.
         """
         found = [label for label in ("imu-left", "imu-right") if self.count(self.streams[label]) > 1]
         if not found:
@@ -336,7 +358,11 @@ class AriaRecording(VRS):
         yield from _decoded(decoder, None)
 
     def upright(self, picture: av.VideoFrame) -> av.VideoFrame:
-        """Return a picture upright, with even sides, as H.264 needs them (yuv420p)."""
+        """Return a picture upright, with even sides, as H.264 needs them (yuv420p).
+
+        Args:
+            picture: One of `pictures()`.
+        """
         turns = QUARTER_TURNS[self.device]
         pixels = np.rot90(picture.to_ndarray(format="rgb24"), turns)
         height, width = (side - side % 2 for side in pixels.shape[:2])
@@ -366,7 +392,9 @@ class AriaRecording(VRS):
         for words, codec in (("image/jpg", "mjpeg"), ("codec=H.265", "hevc"), ("codec=H.264", "h264")):
             if any(words in text for text in formats):
                 return codec
-        raise AriaError(f"{self.path}: its pictures are {' or '.join(formats) or 'of no format'}, not JPEG or H.265")
+        raise AriaError(
+            f"{self.path}: its pictures are {' or '.join(formats) or 'of unknown format'}, not JPEG or H.265"
+        )
 
     def _samples(self, stream: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
         """Return times in ns [n], which samples are valid [n, 2], and raw accelerometer and gyroscope [n, 3]."""
@@ -437,7 +465,16 @@ def _rotation(transform: dict) -> np.ndarray:
 
 
 class Converted(NamedTuple):
-    """Files written by `convert()`, number of frames and of IMU samples, length in seconds, and what is unusual."""
+    """The result of `convert()`.
+
+    Attributes:
+        video: The video that was written.
+        imu: The table that was written.
+        frames: Number of frames.
+        samples: Number of IMU samples.
+        seconds: Length of the video.
+        notes: What is unusual.
+    """
 
     video: str
     imu: str
@@ -464,9 +501,18 @@ def convert(
 
     The video is upright H.264 with a key frame every 12 frames; each frame has its capture time, counted from the first
     one. The table has the columns time,ax,ay,az,gx,gy,gz of `imu.read_imu()`, on the video's clock: the accelerometer's
-    samples, and the gyroscope interpolated to their times. `quality` is x264's CRF. Both files appear when they are
-    complete. Raise AriaError for a recording that cannot be used, DataError for another quality than 0 to 51, or if a
-    file exists and `overwrite` is False.
+    samples, and the gyroscope interpolated to their times. Both files appear when they are complete.
+
+    Args:
+        path: The recording.
+        folder: Where to write both files.
+        quality: x264's CRF, 0 to 51: lower is better and larger.
+        overwrite: Replace files of these names.
+        progress: Show a progress bar.
+
+    Raises:
+        AriaError: The recording cannot be used.
+        DataError: `quality` is out of range, or a file exists and `overwrite` is False.
 
     >>> from egodistill.recordings import aria
     >>> aria.convert("walk.mp4", "films")

@@ -31,11 +31,18 @@ JUMP = 0.02  # seconds by which a frame's time may be wrong before it counts as 
 
 
 def read_audio(video: str | os.PathLike, starts: Sequence[float], seconds: float = AUDIO_SECONDS) -> np.ndarray:
-    """Return ``seconds`` of sound from each of these times on, mono float32 [n, seconds * 16000] between -1 and 1.
+    """Return sound from each of these times on, mono float32 [n, seconds * 16000] between -1 and 1.
 
     All channels are mixed and resampled to 16 kHz. Up to 5 % of an excerpt may be missing and is filled with zeros.
-    Raise VideoError, with file and time, if more is missing or the video has no sound; ValueError if no times are
-    given.
+
+    Args:
+        video: The video file.
+        starts: Times at which excerpts start, in seconds, n of them.
+        seconds: Length of each excerpt.
+
+    Raises:
+        VideoError: More than 5 % of an excerpt is missing, or the video has no sound; with file and time.
+        ValueError: No times are given, or they are not finite.
 
     >>> from egodistill import data
     >>> data.read_audio("walk.mp4", [1.0, 5.0]).shape
@@ -54,10 +61,18 @@ def read_audio(video: str | os.PathLike, starts: Sequence[float], seconds: float
 def audio_at(
     video: str | os.PathLike, starts: Sequence[float], seconds: float = AUDIO_SECONDS
 ) -> Iterator[tuple[int, np.ndarray | None]]:
-    """Decode a video's sound in one pass: yield (index into ``starts``, mono float32 samples at 16 kHz).
+    """Decode a video's sound in one pass: yield (index into `starts`, mono float32 samples at 16 kHz).
 
-    Excerpts come in the order of their starts; one of which more than 5 % is missing is None. Raise VideoError
-    for a video that cannot be read or has no sound, ValueError for times that are not finite.
+    Excerpts come in the order of their starts; one of which more than 5 % is missing is None.
+
+    Args:
+        video: The video file.
+        starts: Times at which excerpts start, in seconds, in any order.
+        seconds: Length of each excerpt.
+
+    Raises:
+        VideoError: The video cannot be read or has no sound.
+        ValueError: The times are not finite.
     """
     if not np.isfinite(starts).all():
         raise ValueError(f"{video}: the times contain NaN or infinity")
@@ -94,7 +109,7 @@ def audio_at(
 
 
 class Decoder:
-    """Decode sound as mono at AUDIO_RATE. Sample numbers are counted anew from the first frame after each gap."""
+    """A decoder of sound, mono at AUDIO_RATE. Sample numbers are counted anew from the first frame after each gap."""
 
     def __init__(self, container: av.container.InputContainer, stream: av.audio.stream.AudioStream) -> None:
         self.container, self.stream, self.zero = container, stream, clock_zero(container)
@@ -144,11 +159,14 @@ class Decoder:
 
 
 def log_mel(sound: np.ndarray) -> np.ndarray:
-    """Return the log-mel spectrogram of sound at 16 kHz [..., n] for ListenToLook: float32 [..., n // 160 + 1, 40].
+    """Return the log-mel spectrogram of sound for ListenToLook, float32 [..., n // 160 + 1, 40].
 
     40 triangular mel bands from 0 to 8 kHz; power of centred Hann windows of 400 samples every 160, with reflected
     ends; log(x + 1e-6). The sources do not fix the mel scale (here 2595 log10(1 + f / 700)), the reflection and the
     1e-6.
+
+    Args:
+        sound: Samples at 16 kHz [..., n].
 
     >>> from egodistill import data
     >>> data.log_mel(data.read_audio("walk.mp4", [1.0])).shape

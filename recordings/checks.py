@@ -32,13 +32,21 @@ from .offset import Axes, Offset, Rates, Survey, axes_of, offset_of, rates_of, s
 __all__ = ["HEADER", "Check", "SensorCheck", "check"]
 
 _WIDTH = 100  # columns of a terminal that a row of `check` fits in
-_IN_STEP = 0.05  # s: a smaller offset is no fault
+_IN_STEP = 0.05  # s: a smaller offset is not a fault
 _UPRIGHT = 60.0  # degrees: a camera that a head carries leans less
 _FIELDS_OF_VIEW = (4.0, 1000.0)  # degrees: outside of these, the gyroscope's unit is wrong
 
 
 class SensorCheck(NamedTuple):
-    """One sensor's time stamps: rate (Hz), median step (s), share of the video covered, gaps, longest gap (s)."""
+    """The time stamps of one sensor.
+
+    Attributes:
+        rate: Samples per second.
+        median_step: Median step between samples in seconds.
+        coverage: Share of the video that is covered.
+        gaps: Number of gaps.
+        longest_gap: The longest of them in seconds.
+    """
 
     rate: float
     median_step: float
@@ -49,38 +57,71 @@ class SensorCheck(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Check:
-    """The result of `check()`; unknown values are None. `problem` is why a recording cannot be used, or None."""
+    """The result of `check()`; unknown values are None.
+
+    Attributes:
+        path: The video.
+        problem: Why the recording cannot be used, or None.
+        duration: Length in seconds.
+        fps: Frames per second.
+        width: Width of a frame in pixels, as coded, before rotation.
+        height: Its height.
+        rotation: Degrees by which a reader must rotate the frames.
+        codec: Name of the video's codec.
+        keyframe_every: Median distance of key frames in seconds.
+        audio: Whether the video has sound.
+        variable_rate: Whether the frame rate varies.
+        broken_packets: Number of packets that could not be decoded, among those that `check()` read.
+        unordered_frames: Number of frames before a frame with an earlier time, among the decoded ones.
+        repeated_frames: Number of frames with the time of another one, among the decoded ones.
+        last_frame: Time of the last decoded frame in seconds; long before the duration if the file is truncated.
+        streams: Number of video streams; the one that players show is read.
+        holes: (start, stop) in seconds between which no frame begins, in the whole recording.
+        blank: (start, stop) in seconds of blank images, among the decoded frames.
+        frozen: (start, stop) in seconds of equal images, among the decoded frames.
+        imu: Where the IMU comes from.
+        imu_axes: The axes with which its samples were read, see `clips.Recording`.
+        accel: Time stamps of the accelerometer.
+        gyro: Time stamps of the gyroscope.
+        gravity: Mean norm of the acceleration in m/s2.
+        imu_notes: `Imu.notes`: ignored rows, axes that are unknown or equal.
+        offset: The offset of the IMU's clock.
+        no_offset: Why there is no offset although there is an IMU.
+        axes: The axes of the IMU; None without a reliable offset.
+        mean_accel: Mean acceleration along each axis of the IMU in m/s2.
+        rates: Motion of picture and IMU in each excerpt, which `pictures.draw_check()` draws.
+    """
 
     path: str
     problem: str | None = None
-    duration: float | None = None  # s
+    duration: float | None = None
     fps: float | None = None
-    width: int | None = None  # as coded, before rotation
+    width: int | None = None
     height: int | None = None
-    rotation: int | None = None  # degrees by which a reader must rotate the frames
+    rotation: int | None = None
     codec: str | None = None
-    keyframe_every: float | None = None  # median, s
+    keyframe_every: float | None = None
     audio: bool | None = None
     variable_rate: bool | None = None
-    broken_packets: int | None = None  # this, the next three, `blank` and `frozen`: among the decoded frames
+    broken_packets: int | None = None
     unordered_frames: int | None = None
     repeated_frames: int | None = None
-    last_frame: float | None = None  # s; long before the duration if the file is truncated
-    streams: int | None = None  # video streams; the one that players show is read
-    holes: tuple[tuple[float, float], ...] = ()  # (start, stop) in s: no frame begins; of the whole recording
+    last_frame: float | None = None
+    streams: int | None = None
+    holes: tuple[tuple[float, float], ...] = ()
     blank: tuple[tuple[float, float], ...] = ()
     frozen: tuple[tuple[float, float], ...] = ()
-    imu: str | None = None  # where it comes from
-    imu_axes: str = "gopro"  # with which its samples were read; see `clips.Recording`
+    imu: str | None = None
+    imu_axes: str = "gopro"
     accel: SensorCheck | None = None
     gyro: SensorCheck | None = None
-    gravity: float | None = None  # mean norm of the acceleration, m/s2
-    imu_notes: tuple[str, ...] = ()  # Imu.notes: ignored rows, axes that are unknown or equal
+    gravity: float | None = None
+    imu_notes: tuple[str, ...] = ()
     offset: Offset | None = None
-    no_offset: str | None = None  # why there is no offset although there is an IMU
-    axes: Axes | None = None  # None without a reliable offset
-    mean_accel: tuple[float, float, float] | None = None  # m/s2, along each axis of the IMU
-    rates: tuple[Rates, ...] = ()  # what `pictures.draw_check()` draws: picture and IMU in each excerpt
+    no_offset: str | None = None
+    axes: Axes | None = None
+    mean_accel: tuple[float, float, float] | None = None
+    rates: tuple[Rates, ...] = ()
 
     @property
     def notes(self) -> list[str]:
@@ -147,10 +188,10 @@ class Check:
 
     @property
     def field_of_view(self) -> float | None:
-        """Return the horizontal field of view in degrees that picture and gyroscope imply, or None.
+        """Return the horizontal field of view in degrees that picture and gyroscope imply.
 
-        It is that of a lens without distortion, and wrong by the factor by which the gyroscope's unit is. None without
-        a reliable offset.
+        It assumes a lens without distortion. If the gyroscope's unit is wrong, it is wrong by the same factor. It is
+        None without a reliable offset.
         """
         if self.offset is None or not self.offset.reliable or not self.offset.pixels_per_radian.any():
             return None
@@ -159,13 +200,13 @@ class Check:
         return math.degrees(width / pixels)
 
     def verdict(self) -> str:
-        """Return one sentence that says whether axes and clock look right, and what would mend them."""
+        """Return one sentence that says whether axes and clock look right, and how to fix them."""
         if self.problem is not None or self.gyro is None:
             return f"Nothing to compare with the picture: {self.problem or 'there is no IMU'}."
         if self.offset is None or not self.offset.reliable:
             reason = self.no_offset if self.offset is None else self.offset.reason
             reason = (reason or "the picture was not compared with the gyroscope").removeprefix(f"{self.path}: ")
-            return f"Neither axes nor clock can be told: {reason}."
+            return f"Neither axes nor clock can be determined: {reason}."
         seconds, axes = self.offset.seconds, self._axes_sentence()
         clock = "so does the clock" if self.axes.reliable and self.axes.turn == "XYZ" else "the clock looks right"
         if abs(seconds) > _IN_STEP:
@@ -184,7 +225,7 @@ class Check:
             lines.append(
                 f"gravity: {self.gravity:.2f} m/s2 (9.81 if the unit is right), {angle:.0f} degrees from the picture's "
                 f"vertical; the camera looks {_either(down, 'down', 'up')} and leans {_either(right, 'right', 'left')}"
-                + ("; a worn camera hardly does, so the axes may be others" if angle > _UPRIGHT else "")
+                + ("; a worn camera seldom does, so the axes may be wrong" if angle > _UPRIGHT else "")
             )
         if self.offset is not None:
             lines.append(
@@ -197,15 +238,15 @@ class Check:
     def _axes_sentence(self) -> str:
         axes = self.axes
         if not axes.reliable:
-            return f"the axes cannot be told: {axes.reason}"
+            return f"the axes are undecided: {axes.reason}"
         (first, best), (second, after) = list(axes.fits.items())[:2]
         proof = f"the next-best rotation, {second}, {after:.2f}; the best in {axes.share:.0%} of samples of the video"
         if first == "XYZ":
             return f"the axes look right (fit {best:.2f}, {proof})"
-        given, mending = cameras.turn_matrix(self.imu_axes), cameras.turn_matrix(first)
-        turn = first if given is None else cameras.turn_text(mending @ given)
+        given, missing = cameras.turn_matrix(self.imu_axes), cameras.turn_matrix(first)
+        turn = first if given is None else cameras.turn_text(missing @ given)
         proof = f"as they are {axes.fits['XYZ']:.2f}, {proof}"
-        return f"the axes are wrong: --imu-axes {turn} mends them (fit {best:.2f}, {proof})"
+        return f"the axes are wrong: --imu-axes {turn} fixes them (fit {best:.2f}, {proof})"
 
     def _tilt(self) -> tuple[float, float, float]:
         """Return by how many degrees the camera looks down, leans to the right, and gravity is off the vertical."""
@@ -293,12 +334,21 @@ def check(
 ) -> Check:
     """Examine a recording: header, frames, IMU, the offset between video and IMU, and the axes of the IMU.
 
-    `video`, `imu`, `imu_offset`, `imu_stretch` and `imu_axes` are those of `clips.open_recording()`; the clock is what
-    you already know about it, such as where a clip was cut out of a longer video. Without IMU files, telemetry in the
-    video is used. Only `excerpts` excerpts of `seconds` each, spread evenly, and `samples` key frames between them are
-    decoded; faults elsewhere are not seen.
-    Raise DataError only for what `clips.open_recording()` refuses, such as a .vrs file. Of any other file that cannot
-    be read, `problem` has the reason, so that one bad file does not end a long list.
+    Only excerpts, spread evenly, and key frames between them are decoded; faults elsewhere are not seen. Raise
+    DataError only for what `clips.open_recording()` refuses, such as a .vrs file. If any other file cannot be read,
+    `problem` has the reason, so that one bad file does not end a long list.
+
+    Args:
+        video: The video, or what else `clips.open_recording()` takes.
+        imu: The IMU's files, as in `clips.open_recording()`; without them, telemetry in the video is used.
+        imu_offset: What you already know about the clock in seconds, such as where a clip was cut out of a video.
+        imu_stretch: What you already know about its rate, see `clips.Recording`.
+        imu_axes: The axes of the samples, see `clips.Recording`.
+        offset: Whether to compare image motion with the gyroscope: offset and axes.
+        max_offset: The largest offset to try, in seconds.
+        excerpts: Number of excerpts.
+        seconds: Length of each.
+        samples: Number of key frames between them.
 
     >>> from egodistill import recordings
     >>> found = recordings.check("walk.mp4", "walk.csv")

@@ -76,22 +76,27 @@ VIDEO_SUFFIXES = (".avi", ".insv", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 
 @dataclasses.dataclass(frozen=True)
 class ClipSpec:
-    """The content of a clip of ``seconds`` seconds: frames, IMU samples, sound.
-
-    frames        Number of frames; 0: none.
-    size, crop    Their height and width in pixels. The whole frame is resized to this square (the aspect ratio
-                  changes), or with `crop` its centre square. If `crop` is not given, teachers crop, others do not.
-    sampling      Which frames: a rule of `video.clip_times()`, or "ends", evenly from the clip's start to its end.
-    exact         False: the nearest key frames instead, which cost far less to decode.
-    tolerance     Take the frames that are cheapest to decode within this many seconds of their times, 0: exact frames.
-    seed          Seed of the samplings "random" and "ages".
-    imu_samples, imu_rate   Number of IMU samples (0: none) and their rate in Hz.
-    imu_axes      Name of the axes of both sensors, see `Recording`; "file" in stores of earlier versions is "gopro".
-    audio         Log-mel bands of the clip's middle two seconds, as ListenToLook reads them.
+    """The content of a clip: frames, IMU samples, sound.
 
     In the spec of a model, None means that the model accepts any value; clips are then decoded with the default. The
-    normalisation of pixels is not part of a spec. Raise DataError for values that are out of range or do not fit
-    together.
+    normalisation of pixels is not part of a spec.
+
+    Attributes:
+        frames: Number of frames; 0: none.
+        size: Height and width of a frame in pixels. The whole frame becomes this square; its aspect ratio changes.
+        crop: Resize the centre square of a frame instead. If not given, teachers crop, others do not.
+        sampling: Which frames: a rule of `video.clip_times()`, or "ends", evenly from the clip's start to its end.
+        exact: False: the nearest key frames instead, which cost far less to decode.
+        tolerance: Take the frames that are cheapest to decode within this many seconds of their times; 0: exact frames.
+        seed: Seed of the samplings "random" and "ages".
+        imu_samples: Number of IMU samples; 0: none.
+        imu_rate: Their rate in Hz.
+        imu_axes: Name of the axes of both sensors, see `Recording`; "file" in stores of earlier versions is "gopro".
+        audio: Whether there are log-mel bands of the clip's middle two seconds, as ListenToLook reads them.
+        seconds: Length of the clip.
+
+    Raises:
+        DataError: Values are out of range or do not fit together.
 
     >>> from egodistill.recordings import clips
     >>> spec = clips.ClipSpec(frames=4, size=64, sampling="first", imu_samples=422)
@@ -171,9 +176,10 @@ class ClipSpec:
         return kinds[0]
 
     def arrays(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Return {array name: (dtype, shape)} of one clip; frames called `name` come with their times, "`name`.times".
+        """Return {array name: (dtype, shape)} of one clip. Raise DataError unless the spec has one kind of array.
 
-        Raise DataError unless the spec has exactly one kind of array.
+        Args:
+            name: Name of the array; frames come with their times, "NAME.times".
         """
         if self.kind == "imu":
             return {name: ("float32", (self.imu_samples, 6))}
@@ -186,7 +192,9 @@ class ClipSpec:
     def times(self, start: float, row: int = 0) -> np.ndarray:
         """Return the times of the frames of a clip in seconds, ascending, float64 [frames].
 
-        `row` is the clip's row in its store: with sampling "random" or "ages", `seed` and `row` decide the times.
+        Args:
+            start: Start of the clip in seconds.
+            row: The clip's row in its store; with sampling "random" or "ages", `seed` and `row` decide the times.
         """
         if self.sampling == "ends":
             return np.linspace(start, start + self.seconds, self.frames)
@@ -199,7 +207,11 @@ def _is_positive(value: Any) -> bool:
 
 
 def read_axes(text: str) -> tuple[str, np.ndarray | None]:
-    """Return what `cameras.axes_and_turn()` returns: the name of axes, and the turn into them. Raise DataError."""
+    """Return what `cameras.axes_and_turn()` returns: the name of axes, and the turn into them. Raise DataError.
+
+    Args:
+        text: A name of axes, or a turn such as "XZy".
+    """
     try:
         return cameras.axes_and_turn(text)
     except cameras.CameraError as error:
@@ -208,6 +220,11 @@ def read_axes(text: str) -> tuple[str, np.ndarray | None]:
 
 def require_axes(source: str, axes: str, spec: ClipSpec) -> None:
     """Raise DataError if the samples of a source have other axes than those of a clip.
+
+    Args:
+        source: The source as the error names it.
+        axes: Name of the axes of its samples.
+        spec: The content of the clip.
 
     >>> from egodistill.recordings import clips
     >>> clips.require_axes("walk.csv", "gopro", clips.ClipSpec(imu_samples=422, imu_axes="glasses"))
@@ -233,8 +250,12 @@ FIELDS = {
 def spec_differences(one: ClipSpec, other: ClipSpec, *, ignore: Sequence[str] = ()) -> dict[str, tuple[Any, Any]]:
     """Return the fields that differ, {field: (value in one, value in other)}.
 
-    Only kinds of array that both specs have are compared. Fields in `ignore`, and fields that are None in either
-    spec, are left out.
+    Only kinds of array that both specs have are compared. Fields that are None in either spec are left out.
+
+    Args:
+        one: A spec.
+        other: Another one.
+        ignore: Names of more fields to leave out.
 
     >>> from egodistill.recordings import clips
     >>> one = clips.ClipSpec(frames=4, imu_samples=422, sampling="first")
@@ -258,6 +279,9 @@ def _same(one: Any, other: Any) -> bool:
 def frames_name(spec: ClipSpec) -> str:
     """Return the name of a student's frames in a store.
 
+    Args:
+        spec: The content of the clips.
+
     >>> from egodistill.recordings import clips
     >>> clips.frames_name(clips.ClipSpec(frames=4)), clips.frames_name(clips.ClipSpec(frames=4, sampling="first"))
     ('frames_4', 'frames_4_first')
@@ -270,8 +294,11 @@ def spec_of(model: Any) -> ClipSpec:
     """Return the spec of the clips that a model reads: its `clip_spec`, or one built from the attributes of a student.
 
     These are `num_frames`, `frame_size`, `sampling`, `exact`, `tolerance`, `imu_samples`, `imu_rate`, `imu_axes` and
-    `clip_seconds`. If the model lacks one, its field is None; of `num_frames` it is 1 if the model reads "frames", of
-    `imu_samples` 422.
+    `clip_seconds`. The field of an attribute that the model lacks is None. Two have defaults: `num_frames` is 1 if
+    the model reads "frames", `imu_samples` 422 if it reads "imu".
+
+    Args:
+        model: A student, a teacher, or another object with these attributes.
 
     >>> from egodistill import EgoDistill
     >>> from egodistill.recordings import clips
@@ -307,15 +334,20 @@ def spec_of(model: Any) -> ClipSpec:
 class Recording:
     """A video, its IMU, the clock between them, and the wearer of the camera.
 
-    ``imu`` is one CSV, a pair of CSVs (accelerometer, gyroscope), or None for telemetry inside the
-    video. An IMU sample stamped t was taken at ``imu_offset + imu_stretch * t`` seconds of the
-    video: clocks of public recordings differ by up to a second (`egodistill check` measures it).
-    ``zero_accel`` is an option of `read_imu()`: zeros if there is no accelerometer.
+    An IMU sample stamped t was taken at `imu_offset + imu_stretch * t` seconds of the video: clocks of public
+    recordings differ by up to a second (`egodistill check` measures it). Students read recordings whose axes have the
+    same name as those of their training.
 
-    ``imu_axes`` are the axes of the samples: "gopro" (X to the left, Y to the user, Z up), which all
-    readers of cameras return; a turn that makes them so, such as "XZy" (`egodistill check` finds it),
-    applied when they are read; or a name of your own, with which they stay as they are. Students read
-    recordings whose axes have the same name as those of their training.
+    Attributes:
+        video: The video file.
+        imu: One CSV, a pair of CSVs (accelerometer, gyroscope), or None for telemetry inside the video.
+        imu_offset: Seconds of the video at which the IMU's clock is zero.
+        imu_stretch: Seconds of the video per second of the IMU's clock.
+        wearer: Name of the person who wore the camera, if known.
+        zero_accel: Take zeros if there is no accelerometer, as in `read_imu()`.
+        imu_axes: The axes of the samples: "gopro" (X to the left, Y to the user, Z up), which all readers of cameras
+            return; a turn that makes them so, such as "XZy" (`egodistill check` finds it), applied when they are
+            read; or a name of your own, with which they stay as they are.
 
     >>> from egodistill import data
     >>> walk = data.Recording("walk.mp4", "walk.csv", imu_offset=0.2)
@@ -382,10 +414,19 @@ class Recording:
         return self.__dict__["samples"]
 
     def clip(self, start: float, spec: ClipSpec, **limits: Any) -> dict[str, np.ndarray]:
-        """Return the arrays of the clip that starts at ``start`` seconds: "frames", "imu" and "audio", as in the spec.
+        """Return the arrays of a clip: "frames", "imu" and "audio", as in the spec.
 
-        "frames.times" are the times of the decoded frames. ``limits`` are options of `decode_clips()`. Raise
-        VideoError, IMUError or DataError.
+        "frames.times" are the times of the decoded frames.
+
+        Args:
+            start: Start of the clip in seconds.
+            spec: Its content.
+            limits: Options of `decode_clips()`.
+
+        Raises:
+            VideoError: The video cannot be read, or has no frame or sound at a time of the clip.
+            IMUError: The IMU cannot be read, or does not cover the clip.
+            DataError: The samples have other axes than the clip.
         """
         ((_, found),) = decode_clips(self, {0: start}, spec.parts(), **limits)
         if isinstance(found, Exception):
@@ -424,7 +465,7 @@ def neon_recording(path: Path) -> Recording | None:
     """Return the recording of a Pupil Labs Neon: its folder in the Cloud format, or its scene video. None for others.
 
     The clock maps the times of the frames in world_timestamps.csv to those in the video, by the first and the last
-    frame. Raise DataError if the folder has no video, or several, or if the video has another number of frames.
+    frame. Raise DataError unless the folder has exactly one video and the video has as many frames as the table.
     """
     folder = path if path.is_dir() else path.parent
     imu, times = folder / "imu.csv", folder / cameras.FRAME_TIMES
@@ -492,12 +533,20 @@ def open_recording(
     """Return the recording of a video file, or of a folder that a Pupil Labs Neon recorded.
 
     Without `imu`, the functions in `READERS` are called in turn, and the first recording that one returns is used; if
-    none does, the IMU is telemetry inside the video. The other arguments are the fields of `Recording`; `imu_offset`
-    and `imu_stretch` are applied on top of a reader's own, and `imu_axes` other than "gopro" replace its own. A
-    `Recording` is returned unchanged. Raise DataError if other arguments come with one, and what a reader raises.
+    none does, the IMU is telemetry inside the video. Raise DataError if other arguments come with a `Recording`, and
+    what a reader raises.
 
     A camera of your own is one more reader, which `prepare()`, `check()` and `predict()` then use for videos without
-    IMU files. This one finds NAME.txt beside NAME.mp4:
+    IMU files. The example adds one that finds NAME.txt beside NAME.mp4.
+
+    Args:
+        path: The video or folder. A `Recording` is returned unchanged.
+        imu: As in `Recording`.
+        imu_offset: As in `Recording`, on top of a reader's own.
+        imu_stretch: As in `Recording`, on top of a reader's own.
+        wearer: As in `Recording`, instead of a reader's own.
+        zero_accel: As in `Recording`.
+        imu_axes: As in `Recording`; other than "gopro" they replace a reader's own.
 
     >>> import shutil
     >>> from egodistill import data
@@ -536,9 +585,10 @@ def open_recording(
 
 
 def find_videos(folder: str | os.PathLike) -> list[str]:
-    """Return the paths of the videos in a folder and its subfolders, sorted; hidden files and folders do not count.
+    """Return the paths of the videos in a folder and its subfolders, sorted. Raise DataError if there is none.
 
-    Raise DataError if there is none.
+    Args:
+        folder: Where to search; hidden files and folders do not count.
 
     >>> from egodistill.recordings import clips
     >>> clips.find_videos("world")[:2]
@@ -563,12 +613,18 @@ def find_videos(folder: str | os.PathLike) -> list[str]:
 
 
 def clip_starts(start: float, stop: float, duration: float, seconds: float = CLIP_SECONDS) -> list[float]:
-    """Return the starts of the clips that cover a segment of a video of ``duration`` seconds.
+    """Return the starts of the clips that cover a segment of a video, in seconds.
 
-    There are ceil(length / seconds) clips, at least one, spread evenly from the segment's start to
-    its end. A segment shorter than a clip gets one clip around its centre. Clips that would extend
-    beyond an end of the video are moved inside; in a video shorter than a clip the clip starts at 0.
-    Raise DataError for a segment that is empty or starts after the end of the video.
+    There are ceil(length / seconds) clips, at least one, spread evenly from the segment's start to its end. A segment
+    shorter than a clip gets one clip around its centre. Clips that would extend beyond an end of the video are moved
+    inside; in a video shorter than a clip the clip starts at 0. Raise DataError for a segment that is empty or starts
+    after the end of the video.
+
+    Args:
+        start: Start of the segment in seconds.
+        stop: Its end in seconds.
+        duration: Length of the video in seconds.
+        seconds: Length of a clip.
 
     >>> from egodistill import data
     >>> [round(start, 3) for start in data.clip_starts(1.0, 6.0, duration=23.4)]
@@ -591,9 +647,14 @@ def clip_starts(start: float, stop: float, duration: float, seconds: float = CLI
 
 
 def strided_starts(duration: float, length: float, stride: float) -> list[float]:
-    """Return where the clips of a recording start (s): every ``stride``, and a last one that ends with the recording.
+    """Return where the clips of a recording start (s): at regular steps, and a last one that ends with the recording.
 
     As in `clip_starts()`, a recording shorter than a clip has one clip, which starts at 0.
+
+    Args:
+        duration: Length of the recording in seconds.
+        length: Length of a clip in seconds.
+        stride: Seconds from one start to the next.
 
     >>> from egodistill.recordings import clips
     >>> clips.strided_starts(10.0, length=2.0, stride=3.0)
@@ -616,13 +677,18 @@ def decode_clips(
 ) -> Iterator[tuple[int, dict[str, np.ndarray] | Exception]]:
     """Decode clips of a recording in one pass: yield each row with its arrays by name, or with its error.
 
-    ``starts`` is {row: start in seconds}, ``specs`` is {array name: spec with one kind of array} (see
-    `ClipSpec.parts()`). Frames come with the times from which they are shown, as "NAME.times". Clips come in the
-    order of their ends, errors as soon as they are known; only overlapping clips are held in memory. A clip that is
-    longer than its video ends with the last frame. A clip fails if a sensor covers less than the share
-    ``min_coverage`` of it; parts where samples are more than ``max_gap`` seconds apart are not covered. It also fails
-    if a frame of it would be on screen for more than ``max_hold`` seconds: a hole in the recording. ``threads`` is the
-    number of decoding threads, 0 for FFmpeg's choice.
+    Frames come with the times from which they are shown, as "NAME.times". Clips come in the order of their ends,
+    errors as soon as they are known; only overlapping clips are held in memory. A clip that is longer than its video
+    ends with the last frame.
+
+    Args:
+        recording: The video and its IMU.
+        starts: {row: start of its clip in seconds}.
+        specs: {array name: spec with one kind of array}, see `ClipSpec.parts()`.
+        min_coverage: A clip fails if a sensor covers less than this share of it.
+        max_gap: Parts where samples are more than this many seconds apart are not covered.
+        max_hold: A clip fails if a frame of it would be on screen for more seconds: a hole in the recording.
+        threads: Number of decoding threads; 0: FFmpeg's choice.
 
     >>> from egodistill.recordings import clips
     >>> walk = clips.open_recording("walk.mp4", "walk.csv")
@@ -774,5 +840,9 @@ class _Framer:
 
 
 def name_files(source: str | Iterable[str]) -> str:
-    """Return the file of an IMU, or both, as text."""
+    """Return the file of an IMU, or both, as text.
+
+    Args:
+        source: The file, or both.
+    """
     return source if isinstance(source, str) else " and ".join(source)

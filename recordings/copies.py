@@ -38,9 +38,17 @@ __all__ = ["Transcoded", "transcode"]
 
 
 class Transcoded(NamedTuple):
-    """A working copy: its path, the size of both files, and what happened to frames and streams.
+    """A working copy of a video.
 
-    `speedup` is how many times faster one frame every 2 s is read from the copy (None: not measured).
+    Attributes:
+        path: The copy.
+        source_bytes: Size of the original.
+        copy_bytes: Size of the copy.
+        frames: Number of frames in the copy.
+        broken_packets: Number of packets that could not be decoded and were skipped.
+        repeated_frames: Number of frames left out because another frame had the same time.
+        left_out: Audio and telemetry that MP4 cannot hold.
+        speedup: How many times faster one frame every 2 s is read from the copy; None: not measured.
     """
 
     path: str
@@ -48,8 +56,8 @@ class Transcoded(NamedTuple):
     copy_bytes: int
     frames: int
     broken_packets: int
-    repeated_frames: int  # left out, because another frame had the same time
-    left_out: tuple[str, ...]  # audio and telemetry that MP4 cannot hold
+    repeated_frames: int
+    left_out: tuple[str, ...]
     speedup: float | None
 
 
@@ -63,15 +71,25 @@ def transcode(
     measure: bool = False,
     overwrite: bool = False,
 ) -> Transcoded:
-    """Write a working copy of `video` to `out` (.mp4): small H.264 with a key frame every `keyframe_every` frames.
+    """Write a working copy of a video: small H.264 with many key frames.
 
     All frames keep their times, in the original's time base and counted from its zero, so the frame on screen at any
-    time is the same. Frames are scaled down to `short_side` pixels and stored upright. Audio and GoPro telemetry are
-    copied unchanged. `quality` is x264's CRF: lower is better and larger. Broken packets are skipped and counted.
-    There are no B-frames and no deblocking, which made sparse reading over twice as fast for 7 % more bytes.
+    time is the same. Frames are stored upright. Audio and GoPro telemetry are copied unchanged. Broken packets are
+    skipped and counted. There are no B-frames and no deblocking, which made sparse reading over twice as fast for 7 %
+    more bytes. The file appears under its name when it is complete.
 
-    The file appears under its name when it is complete. With `measure`, one frame every 2 s is read from both files.
-    Raise DataError for an unusable setting or `out`, VideoError for a video that cannot be read.
+    Args:
+        video: The original.
+        out: The copy to write, .mp4, in an existing folder.
+        short_side: Frames are scaled down to this many pixels on their shorter side, at least 16.
+        keyframe_every: A key frame every this many frames, at least 1.
+        quality: x264's CRF, 0 to 51: lower is better and larger.
+        measure: Also measure `speedup`: read one frame every 2 s from both files.
+        overwrite: Replace a file at `out`.
+
+    Raises:
+        DataError: A setting or `out` is unusable.
+        VideoError: The video cannot be read.
 
     >>> from egodistill.recordings import copies
     >>> copy = copies.transcode("walk.mp4", "small.mp4", short_side=32)
@@ -130,7 +148,7 @@ def _seconds_to_read(video: Path, times: np.ndarray) -> float:
 
 
 class _Copier:
-    """Copy an open video: encode frames again, and copy the packets of sound and telemetry unchanged."""
+    """A copier of an open video: it encodes frames again, and copies packets of sound and telemetry unchanged."""
 
     def __init__(self, source: av.container.InputContainer, video: Path) -> None:
         self.source, self.video = source, video
@@ -227,7 +245,7 @@ def _in_order(frames: Iterator[av.VideoFrame], faults: Faults) -> Iterator[av.Vi
 
 
 class _Painter:
-    """Convert frames for the copy: small, upright, 8 bits, with the colour space of the original."""
+    """A converter of frames for the copy: small, upright, 8 bits, with the colour space of the original."""
 
     def __init__(self, first: av.VideoFrame, short_side: int) -> None:
         scale = min(1.0, short_side / min(first.width, first.height))

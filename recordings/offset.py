@@ -56,36 +56,64 @@ _SAME = 0.02  # mean difference, in grey levels, below which two frames are equa
 
 @dataclasses.dataclass
 class Faults:
-    """Count what was wrong with a video while it was decoded."""
+    """Counts of what was wrong with a video while it was decoded.
 
-    broken: int = 0  # packets that could not be decoded
-    unordered: int = 0  # frames that came before a frame with an earlier time
-    repeated: int = 0  # frames with the time of another frame
+    Attributes:
+        broken: Packets that could not be decoded.
+        unordered: Frames that came before a frame with an earlier time.
+        repeated: Frames with the time of another frame.
+    """
+
+    broken: int = 0
+    unordered: int = 0
+    repeated: int = 0
 
 
 @dataclasses.dataclass
 class Motion:
-    """Image motion in one excerpt: the times of n + 1 frames, and the motion between them."""
+    """Image motion in one excerpt.
 
-    times: np.ndarray  # [n + 1], s
-    shifts: np.ndarray  # [n, 2], pixels to the right and down in the frame as coded
-    weights: np.ndarray  # [n], 0: nothing in common with the previous frame, 1: the previous frame, shifted
+    Attributes:
+        times: Times of its frames in seconds [n + 1].
+        shifts: Motion from each frame to the next [n, 2], pixels to the right and down in the frame as coded.
+        weights: 0: nothing in common with the previous frame, 1: the previous frame, shifted [n].
+    """
+
+    times: np.ndarray
+    shifts: np.ndarray
+    weights: np.ndarray
 
 
 class Survey(NamedTuple):
-    """The result of `survey()`: image motion, and times and faults of the decoded frames."""
+    """The result of `survey()`: image motion, and times and faults of the decoded frames.
+
+    Attributes:
+        motions: Image motion in each excerpt: `times` [n + 1] in seconds, `shifts` [n, 2] in pixels, `weights` [n].
+        times: Times of all decoded frames in seconds, ascending [m].
+        blank: Whether a frame is blank, bool [m].
+        frozen: Whether it equals the previous frame, bool [m].
+        keys: Times of the known key frames in seconds, ascending.
+        rotation: Degrees by which a reader must rotate the frames.
+        faults: What was wrong with the decoded frames.
+    """
 
     motions: list[Motion]
-    times: np.ndarray  # [m], s, ascending, of every decoded frame
-    blank: np.ndarray  # [m], bool
-    frozen: np.ndarray  # [m], bool: equal to the previous frame
-    keys: list[float]  # times of the known key frames, s, ascending
-    rotation: int  # degrees
+    times: np.ndarray
+    blank: np.ndarray
+    frozen: np.ndarray
+    keys: list[float]
+    rotation: int
     faults: Faults
 
 
 def ordered_frames(packets: Iterator[av.Packet], faults: Faults, reorder: int = 4) -> Iterator[av.VideoFrame]:
-    """Yield decoded frames in the order of their times; a few are held back, as some phones write them unordered."""
+    """Yield decoded frames in the order of their times; a few are held back, as some phones write them unordered.
+
+    Args:
+        packets: Packets of one video stream.
+        faults: Where to count broken packets and unordered frames.
+        reorder: Number of frames held back.
+    """
     held: list[tuple[int, int, av.VideoFrame]] = []
     order, latest = itertools.count(), -math.inf
     for packet in packets:
@@ -107,10 +135,19 @@ def ordered_frames(packets: Iterator[av.Packet], faults: Faults, reorder: int = 
 
 
 def survey(video: str | os.PathLike, excerpts: int, seconds: float, samples: int = 0) -> Survey:
-    """Decode `excerpts` excerpts of `seconds` each, spread over a video, and `samples` key frames between them.
+    """Decode excerpts, spread over a video, and key frames between them; measure image motion.
 
-    Only two small frames are in memory at once, and a few numbers for each decoded frame. Raise DataError for numbers
-    that are not above 0, VideoError if no frame can be decoded.
+    Only two small frames are in memory at once, and a few numbers for each decoded frame.
+
+    Args:
+        video: The video file.
+        excerpts: Number of excerpts.
+        seconds: Length of each.
+        samples: Number of key frames between them.
+
+    Raises:
+        DataError: `excerpts` or `seconds` is not above 0.
+        VideoError: No frame can be decoded.
     """
     if excerpts < 1 or not seconds > 0:
         raise DataError(f"{video}: excerpts and seconds must be above 0, not {excerpts} and {seconds}")
@@ -130,7 +167,7 @@ def survey(video: str | os.PathLike, excerpts: int, seconds: float, samples: int
 
 
 class _Surveyor:
-    """Decode and examine the frames of an open video."""
+    """A reader that decodes and examines the frames of an open video."""
 
     def __init__(self, container: av.container.InputContainer, video: str | os.PathLike) -> None:
         self.container, self.video = container, video
@@ -195,7 +232,7 @@ class _Surveyor:
 
 
 class GreyScaler:
-    """Convert decoded frames to small grey images, float32 [h, w]."""
+    """A converter of decoded frames to small grey images, float32 [h, w]."""
 
     def __init__(self, width: int, height: int) -> None:
         self.factor = max(1.0, min(width, height) / _SHORT_SIDE)
@@ -208,7 +245,7 @@ class GreyScaler:
 
 
 class MotionMeter:
-    """Measure the shift from each frame to the next by phase correlation (Kuglin and Hines 1975), with subpixels."""
+    """A meter of the shift from each frame to the next: phase correlation (Kuglin and Hines 1975), with subpixels."""
 
     def __init__(self, grey: GreyScaler) -> None:
         self.grey, self.times, self.shifts, self.weights = grey, [], [], []
@@ -269,7 +306,14 @@ _CLEAR = 0.25  # share of the distance from their best correlation to 1 by which
 
 
 class Excerpt(NamedTuple):
-    """The offset that one excerpt of a recording suggests; with correlation 0, none."""
+    """The offset that one excerpt of a recording suggests.
+
+    Attributes:
+        start: Start of the excerpt in seconds.
+        stop: Its end in seconds.
+        seconds: The offset.
+        correlation: Its correlation, 0 to 1; at 0 the excerpt suggests none.
+    """
 
     start: float
     stop: float
@@ -281,14 +325,18 @@ class Excerpt(NamedTuple):
 class Offset:
     """The time offset between an IMU and its video: add `seconds` to the IMU's time stamps and it matches the video.
 
-    `correlation` is the multiple correlation of the image shift with the three gyroscope axes at that offset, 0 to 1.
-    `chance` is the highest correlation of false gyroscopes: the true one reversed and shifted, with the same search
-    over all offsets. `reason` says why the offset cannot be trusted: the correlation is not clearly above `chance`, or
-    the offset is at the edge of the search. It is None if the offset is `reliable`.
-
-    `excerpts` has the offset of each decoded excerpt. `drift` is the slope of a line through them (s/s; 1e-4 is 0.36 s
-    per hour), or None if fewer than three excerpts have one. `pixels_per_radian` [2, 3] is the image shift to the
-    right and down per turn about each axis, in pixels of the frame as coded.
+    Attributes:
+        seconds: The offset.
+        correlation: Multiple correlation of the image shift with the three gyroscope axes at that offset, 0 to 1.
+        chance: The highest correlation of false gyroscopes: the true one reversed and shifted, with the same search
+            over all offsets.
+        reason: Why the offset cannot be trusted: the correlation is not clearly above `chance`, or the offset is at
+            the edge of the search. None if the offset is `reliable`.
+        drift: Slope of a line through the offsets of the excerpts (s/s; 1e-4 is 0.36 s per hour), or None if fewer
+            than three excerpts have one.
+        excerpts: The offset of each decoded excerpt.
+        pixels_per_radian: Image shift to the right and down per turn about each axis, in pixels of the frame as
+            coded [2, 3].
     """
 
     seconds: float
@@ -315,14 +363,21 @@ def estimate_offset(
 ) -> Offset:
     """Estimate the seconds to add to the IMU's time stamps so that its gyroscope matches the image motion.
 
-    `imu` is an `Imu` or what `read_imu()` takes; None: the telemetry in the video. Offsets up to `max_offset` seconds
-    in both directions are tried. Only `excerpts` excerpts of `seconds` each, spread evenly, are decoded, however long
-    the video is.
-
     For each offset, the image shift between neighbouring frames is regressed on the turn about the three gyroscope axes
     in the same interval, so the axes may have any order and sign. Image stabilisation hides the motion and lowers the
     correlation. The time of exposure within a frame remains unknown, about 10 to 20 ms.
-    Raise VideoError, IMUError or DataError if there is nothing to compare.
+
+    Args:
+        video: The video file.
+        imu: An `Imu` or what `read_imu()` takes; None: the telemetry in the video.
+        max_offset: The largest offset to try, in seconds in both directions.
+        excerpts: Number of excerpts, spread evenly; only these are decoded, however long the video is.
+        seconds: Length of each.
+
+    Raises:
+        VideoError: The video cannot be read.
+        IMUError: The IMU cannot be read.
+        DataError: There is nothing to compare, or an argument is out of range.
 
     >>> from egodistill.recordings import offset
     >>> found = offset.estimate_offset("walk.mp4", "walk.csv")
@@ -338,6 +393,12 @@ def offset_of(video: str | os.PathLike, seen: Survey, imu: Imu, max_offset: floa
     """Compare the image motion that `survey()` found with the gyroscope of an IMU.
 
     Raise DataError if there is nothing to compare.
+
+    Args:
+        video: The video file, for errors.
+        seen: The result of `survey()`.
+        imu: The samples.
+        max_offset: The largest offset to try, in seconds in both directions.
     """
     if not 0 < max_offset < math.inf:
         raise DataError(f"max_offset must be a number of seconds above 0, not {max_offset}")
@@ -485,25 +546,38 @@ _FITS = 0.9  # the cosine of 26 degrees: axes that are further askew fit no turn
 
 
 class Rates(NamedTuple):
-    """Motion between neighbouring frames of one excerpt: that of the picture, and the readings of the IMU."""
+    """Motion between neighbouring frames of one excerpt: that of the picture, and the readings of the IMU.
 
-    times: np.ndarray  # [n], s, half-way between two frames
-    shifts: np.ndarray  # [n, 2], pixels per second to the right and down in the upright picture
-    turns: np.ndarray  # [n, 3], rad/s: the gyroscope's mean between the two frames
-    accel: np.ndarray  # [n, 3], m/s2, half-way
-    weights: np.ndarray  # [n], as in `survey()`; 0 where there are no readings
+    Attributes:
+        times: Half-way between two frames, in seconds [n].
+        shifts: Pixels per second to the right and down in the upright picture [n, 2].
+        turns: The gyroscope's mean between the two frames in rad/s [n, 3].
+        accel: The acceleration half-way in m/s2 [n, 3].
+        weights: As in `survey()`; 0 where there are no readings [n].
+    """
+
+    times: np.ndarray
+    shifts: np.ndarray
+    turns: np.ndarray
+    accel: np.ndarray
+    weights: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Axes:
     """The one of the 24 turns of an IMU's axes that makes them the camera's, and how sure that is.
 
-    `turn` names the columns that become X (left), Y (to the user) and Z (up), small letters with the opposite sign:
-    "XYZ" changes nothing. A lens moves the picture to the right by some pixels per radian of a turn about Z, upwards by
-    as many per radian of a turn about X, and not at all by a turn about Y. `fits` has the cosine between this map and
-    the measured one for all turns, the best first: 1 is a perfect fit. `turn` is the best in a share `share` of
-    bootstrap samples of the `stretches` of about 1 s. `pixels_per_radian` is measured, to the right and
-    up. `reason` says why the axes cannot be trusted, or is None.
+    A lens moves the picture to the right by some pixels per radian of a turn about Z, upwards by as many per radian of
+    a turn about X, and not at all by a turn about Y.
+
+    Attributes:
+        turn: The columns that become X (left), Y (to the user) and Z (up), small letters with the opposite sign:
+            "XYZ" changes nothing.
+        fits: Cosine between the lens's map and the measured one for all turns, the best first: 1 is a perfect fit.
+        stretches: Number of stretches of about 1 s with readings.
+        share: Share of bootstrap samples of the stretches in which `turn` is the best.
+        pixels_per_radian: As measured, to the right and up.
+        reason: Why the axes cannot be trusted, or None.
     """
 
     turn: str
@@ -522,7 +596,10 @@ class Axes:
 def rates_of(seen: Survey, imu: Imu, offset: Offset | None = None) -> list[Rates]:
     """Return the motion in each excerpt that `survey()` found, by picture and IMU.
 
-    `offset` moves the IMU's clock; each excerpt has its own offset if it suggests one, because clocks may drift.
+    Args:
+        seen: The result of `survey()`.
+        imu: The samples.
+        offset: Moves the IMU's clock; each excerpt has its own offset if it suggests one, because clocks may drift.
 
     >>> from egodistill import imu
     >>> from egodistill.recordings import offset
@@ -552,7 +629,10 @@ def rates_of(seen: Survey, imu: Imu, offset: Offset | None = None) -> list[Rates
 
 
 def axes_of(rates: Sequence[Rates]) -> Axes:
-    """Return the turn of the IMU's axes that makes them the camera's, from `rates_of()` with the clocks in step.
+    """Return the turn of the IMU's axes that makes them the camera's.
+
+    Args:
+        rates: The result of `rates_of()` with the clocks in step.
 
     >>> from egodistill import imu
     >>> from egodistill.recordings import offset
@@ -576,14 +656,13 @@ def axes_of(rates: Sequence[Rates]) -> Axes:
         reason = f"{_STRETCHES} stretches of {_STRETCH:g} s with readings are needed, and there are {len(stretches)}"
     elif share < _SURE:
         reason = (
-            f"the rotation {first} fits the picture with {best:.2f}, {second} with {after:.2f}, and in {share:.0%} of "
-            f"samples of {len(stretches)} stretches the first is the best of 24: the head turns too little, or too "
-            f"similarly about two axes"
+            f"{first} fits best ({best:.2f}; next: {second}, {after:.2f}), but in only {share:.0%} of resamples of "
+            f"{len(stretches)} stretches: record more head rotation about all three axes"
         )
     elif best < _FITS:
         reason = (
-            f"the best rotation, {first}, fits the picture with {best:.2f}, and {_FITS:g} is needed: the axes lie "
-            f"askew, or the camera stabilises the image"
+            f"the best rotation, {first}, fits the picture with {best:.2f}, and {_FITS:g} is needed: the axes are not "
+            f"along the camera's, or the camera stabilises the image"
         )
     left, _, up = turns[order[0]]
     return Axes(first, named, len(stretches), share, (float(pixels[0] @ up), float(-pixels[1] @ left)), reason)

@@ -31,7 +31,14 @@ CHECK_TITLE = "egodistill check"  # in the files of `draw_check()`: distinguishe
 
 
 def save_figure(figure: Figure, file: Path, title: str | None = None, dpi: int = 150) -> None:
-    """Write a figure atomically, as PNG or SVG by its suffix, and the same bytes each time."""
+    """Write a figure atomically, and the same bytes each time.
+
+    Args:
+        figure: The figure of matplotlib.
+        file: Where to write it: .png or .svg.
+        title: The title in the file's metadata.
+        dpi: Dots per inch of a PNG.
+    """
     import matplotlib
 
     format = file.suffix[1:].lower()
@@ -52,6 +59,9 @@ _TURNED, _MOVED = "#0072B2", "#D55E00"
 def require_picture(path: str | os.PathLike) -> None:
     """Raise DataError unless a picture can be drawn and written to this path: PNG or SVG, by matplotlib.
 
+    Args:
+        path: The file of the picture.
+
     >>> from egodistill.recordings import pictures
     >>> pictures.require_picture("check.gif")
     Traceback (most recent call last):
@@ -65,12 +75,15 @@ def require_picture(path: str | os.PathLike) -> None:
 
 
 def draw_check(found: Check, path: str | os.PathLike) -> Path:
-    """Draw what the sensors of a recording measured beside the motion of its picture; write and return ``path``.
+    """Draw what the sensors of a recording measured beside the motion of its picture; return the path.
 
     The excerpt with the largest turns is drawn: first the gyroscope's turn about each axis, and how far the picture
     moved meanwhile; then the accelerometer. In camera axes (X to the left, Y to the user, Z up) the two curves of a
-    row are alike. Raise DataError if the recording has no IMU, for another suffix than .png and .svg, and if matplotlib
-    is not installed.
+    row are alike. Raise DataError if the recording has no IMU or matplotlib is not installed.
+
+    Args:
+        found: The result of `check()`.
+        path: The file to write, .png or .svg; another suffix is a DataError.
 
     >>> from egodistill import recordings
     >>> recordings.draw_check(recordings.check("walk.mp4"), "check.png").name
@@ -115,7 +128,7 @@ def draw_check(found: Check, path: str | os.PathLike) -> Path:
     for curves in grid[:, 0]:
         curves.set_xlim(rates.times[0], rates.times[-1])
     title = f"{Path(found.path).name}\n{textwrap.fill(found.verdict(), 130)}"
-    title = title.encode(errors="backslashreplace").decode()  # a name may be no UTF-8, and have dollars
+    title = title.encode(errors="backslashreplace").decode()  # a name need not be UTF-8, and may have dollars
     figure.suptitle(title, fontsize=10, parse_math=False)
     save_figure(figure, Path(path), CHECK_TITLE, dpi=110)
     return Path(path)

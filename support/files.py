@@ -87,10 +87,13 @@ Result = TypeVar("Result")
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` at the end, or remove it after an error.
+    """Yield a temporary path beside `path`; rename it to `path` at the end, or remove it after an error.
 
     A missing folder is created. After an error, an existing file is unchanged. Raise EgoDistillOSError, with the free
     space, if the system cannot write.
+
+    Args:
+        path: The file to write. A pipe or device is written to at the end.
 
     >>> from pathlib import Path
     >>> from egodistill.support import files
@@ -137,10 +140,16 @@ def check_output(
     ours: Sequence[bytes] = (),
     overwrite: bool = False,
 ) -> None:
-    """Raise DataError unless a result may be written to ``path``. Call it before any work.
+    """Raise DataError unless a result may be written to a path. Call it before any work.
 
-    A folder, one of the ``inputs`` and a file of a clip store are never replaced. Another existing file is replaced
-    only if it is empty, if its first megabyte has a match of one of the patterns ``ours``, or with ``overwrite``.
+    A folder, an input and a file of a clip store are never replaced. Another existing file is replaced only if it is
+    empty, if it is an earlier result, or with `overwrite`.
+
+    Args:
+        path: The path.
+        inputs: Files that the result is made from.
+        ours: Patterns; a match of one in the first megabyte of a file shows that it is an earlier result.
+        overwrite: Also replace other files.
     """
     path = Path(path)
     if is_stream(path):
@@ -166,19 +175,31 @@ def check_output(
 
 
 def training_file(out: str | os.PathLike) -> Path:
-    """Return the path of the checkpoint from which an interrupted training of the model ``out`` continues."""
+    """Return the path of the checkpoint from which an interrupted training continues.
+
+    Args:
+        out: The model that the training writes.
+    """
     return Path(f"{out}.training")
 
 
 def remove_parts(path: str | os.PathLike) -> None:
-    """Remove the temporary files of ``path`` that killed processes left; those of running ones stay."""
+    """Remove the temporary files of `path` that killed processes left; those of running ones stay.
+
+    Args:
+        path: The path that `atomic_write()` writes.
+    """
     path = Path(path)
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         remove_dead_part(part)
 
 
 def remove_dead_part(part: Path) -> None:
-    """Remove a temporary file of `atomic_write()` unless the process that writes it is alive, or may be."""
+    """Remove a temporary file of `atomic_write()` unless the process that writes it is alive, or may be.
+
+    Args:
+        part: The temporary file.
+    """
     with contextlib.suppress(OSError), part_lock(part) as is_dead:
         if is_dead:
             part.unlink()
@@ -210,7 +231,12 @@ def flock(file: IO, operation: int) -> bool:
 
 
 def replace_file(source: Path, target: Path) -> None:
-    """Rename a file to ``target``. Windows refuses while another process reads ``target``, so retry for a second."""
+    """Rename a file to `target`. Windows refuses while another process reads `target`, so retry for a second.
+
+    Args:
+        source: The file.
+        target: Its new path.
+    """
     for _ in range(20):
         with contextlib.suppress(PermissionError):
             os.replace(source, target)
@@ -221,7 +247,11 @@ def replace_file(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Convert an error in writing ``path`` to an EgoDistillOSError that names the file and the free space."""
+    """Convert an error in writing a file to an EgoDistillOSError that names the file and the free space.
+
+    Args:
+        path: The file that the block writes.
+    """
     try:
         yield
     except OSError as error:
@@ -237,7 +267,11 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def free_megabytes(path: str | os.PathLike) -> float:
-    """Return the free space in MB on the disk of ``path``, which need not exist."""
+    """Return the free space in MB on the disk of a path.
+
+    Args:
+        path: The path, which need not exist.
+    """
     folder = next(folder for folder in (Path(path).absolute(), *Path(path).absolute().parents) if folder.is_dir())
     return shutil.disk_usage(folder).free / 1e6
 
@@ -246,6 +280,10 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     """Write a JSON file atomically. A list is written with one line per item.
 
     Raise DataError for a number that is infinite or NaN, which JSON does not have.
+
+    Args:
+        path: The file to write.
+        value: A JSON value.
     """
     try:
         if isinstance(value, list):
@@ -270,9 +308,13 @@ def not_finite(value: Any, name: str = "") -> list[str]:
 
 
 def require_file(path: str | os.PathLike, largest: int | None = None) -> None:
-    """Raise DataError unless a path leads to a regular file, of at most ``largest`` bytes.
+    """Raise DataError unless a path leads to a regular file.
 
     Pipes and devices have no end, or wait for a writer.
+
+    Args:
+        path: The path.
+        largest: Most bytes that the file may have; None: any number.
 
     >>> from egodistill.support import files
     >>> files.require_file("/dev/null")
@@ -296,7 +338,11 @@ def require_file(path: str | os.PathLike, largest: int | None = None) -> None:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Return the content of a JSON file. Raise DataError if it is missing, damaged or larger than 1 GB."""
+    """Return the content of a JSON file. Raise DataError if it is missing, damaged or larger than 1 GB.
+
+    Args:
+        path: The file.
+    """
     require_file(path, LARGEST_JSON)
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -309,7 +355,11 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def signature(path: str | os.PathLike) -> str:
-    """Return the size of a file and a checksum of its first and last 16 kB: enough to notice another file."""
+    """Return the size of a file and a checksum of its first and last 16 kB: enough to notice another file.
+
+    Args:
+        path: The file.
+    """
     with open(path, "rb", buffering=0) as file:
         checksum = zlib.crc32(file.read(1 << 14))
         size = file.seek(0, os.SEEK_END)
@@ -318,7 +368,12 @@ def signature(path: str | os.PathLike) -> str:
 
 
 def append_line(path: Path, content: Mapping[str, Any]) -> None:
-    """Append a JSON line to a file to which several processes write. An incomplete last line is ended first."""
+    """Append a JSON line to a file to which several processes write. An incomplete last line is ended first.
+
+    Args:
+        path: The file.
+        content: JSON values of the line's object.
+    """
     text = json.dumps(content).encode() + b"\n"
     with disk_errors(path), open(path, "ab+") as file:
         if file.tell():
@@ -329,9 +384,13 @@ def append_line(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path, *fields: str) -> Iterator[dict[str, Any]]:
-    """Yield the objects with these fields among the lines of a file written by `append_line()`.
+    """Yield the objects with some fields among the lines of a file written by `append_line()`.
 
     Damaged lines, such as a full disk leaves, are skipped.
+
+    Args:
+        path: The file, which may be missing.
+        fields: Names of the fields.
     """
     if os.path.lexists(path):
         require_file(path, LARGEST_JSON)
@@ -349,7 +408,11 @@ def content(folder: str | os.PathLike) -> list[str]:
 
 
 def is_system_file(name: str) -> bool:
-    """Return whether a file with this name was written by a file manager, such as .DS_Store or desktop.ini."""
+    """Return whether a file with this name was written by a file manager, such as .DS_Store or desktop.ini.
+
+    Args:
+        name: The name, without a folder.
+    """
     return name.lower() in (".ds_store", ".localized", ".directory", "thumbs.db", "ehthumbs.db", "desktop.ini")
 
 
@@ -363,6 +426,9 @@ def lock(path: str | os.PathLike) -> Iterator[None]:
 
     The system releases the lock if the process dies. A lock held on another machine may not be visible on this one. So
     with WORLD_SIZE > 1, and where the file system has no locks, the process also holds the file ".NAME.held".
+
+    Args:
+        path: The file to lock.
     """
     with contextlib.ExitStack() as stack:
         _, locked = stack.enter_context(system_lock(path))
@@ -375,7 +441,7 @@ def lock(path: str | os.PathLike) -> Iterator[None]:
 def system_lock(path: str | os.PathLike, busy: str | None = None) -> Iterator[tuple[IO[str], bool]]:
     """Hold the system's lock on a file; yield the open file, and False if the file system has no locks.
 
-    Wait for another holder; with ``busy``, raise DataError with this message instead.
+    Wait for another holder; with `busy`, raise DataError with this message instead.
     """
     with open(path, "a", encoding="utf-8") as file:
         if fcntl is not None:
@@ -404,9 +470,9 @@ def system_lock(path: str | os.PathLike, busy: str | None = None) -> Iterator[tu
 
 @contextlib.contextmanager
 def held_file(path: Path) -> Iterator[None]:
-    """Hold ``path`` by a file that only one process of all machines can create; wait for another that does.
+    """Hold `path` by a file that only one process of all machines can create; wait for another that does.
 
-    The file of a killed process stays, because it cannot be told from that of a slow one; a message names it.
+    The file of a killed process stays, because it cannot be distinguished from that of a slow one; a message names it.
     """
     held, waits = path.with_name(f".{path.name}.held"), 0
     while True:
@@ -429,10 +495,14 @@ def held_file(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def work_lock(path: str | os.PathLike, busy: str | None = None) -> Iterator[None]:
-    """Hold ``path`` while the block works on it; wait for another process that does, or raise DataError(``busy``).
+    """Hold `path` while the block works on it.
 
     The lock is the file ".NAME.lock" beside it, which is removed at the end. Where the file system has no locks, print
     a warning and go on: work takes long, and a file that outlives its process would stop a run that continues.
+
+    Args:
+        path: What the block works on.
+        busy: Text of the DataError if another process holds it; None: wait for that process.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -461,9 +531,12 @@ def work_lock(path: str | os.PathLike, busy: str | None = None) -> Iterator[None
 
 @contextlib.contextmanager
 def output_lock(path: str | os.PathLike) -> Iterator[None]:
-    """Let no other process write ``path`` during the block; raise DataError at once if one already does.
+    """Let no other process write `path` during the block; raise DataError at once if one already does.
 
     For a file that grows while a command runs. Pipes and devices are not locked.
+
+    Args:
+        path: The file.
     """
     path = Path(path)
     with contextlib.ExitStack() as stack:
@@ -521,7 +594,12 @@ def environment_share() -> dict[str, int]:
 
 
 def check_share(rank: int, world_size: int) -> None:
-    """Raise DataError if the rank is not below the world size."""
+    """Raise DataError if the rank is not below the world size.
+
+    Args:
+        rank: Number of this process, from 0 on.
+        world_size: Number of processes.
+    """
     if not 0 <= rank < world_size:
         raise DataError(f"rank {rank} is not one of the {world_size} processes, 0 to {world_size - 1}")
 
@@ -534,6 +612,10 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
     """Return the settings in which two runs differ: {name: (before, now)}, nested ones as "outer.inner".
 
     Values are compared after conversion to JSON.
+
+    Args:
+        before: Settings of the first run.
+        now: Settings of the second one.
 
     >>> from egodistill.support import files
     >>> files.differences({"epochs": 5, "student": {"width": 16}}, {"epochs": 5, "student": {"width": 32}})
@@ -556,7 +638,13 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def require_same_run(source: Any, before: Mapping[str, Any], now: Mapping[str, Any], advice: str) -> None:
     """Raise DataError if the settings of an unfinished run differ from those of the call that continues it.
 
-    The message starts with ``source``, names each setting that differs with both values, and ends with ``advice``.
+    The message names settings that differ, with both values, at most five.
+
+    Args:
+        source: Where the message starts: the run's file or folder.
+        before: Settings of the unfinished run.
+        now: Settings of the call.
+        advice: Where the message ends: what to do.
     """
     if different := differences(before, now):
         changes = [f"{name} was {shorten(old)} and is now {shorten(new)}" for name, (old, new) in different.items()]
@@ -576,9 +664,12 @@ def shorten(value: Any, length: int = 200) -> str:
 def read_ahead(
     items: Iterable[Item], read: Callable[[Item], Result], begin: Callable[[], None] | None = None
 ) -> Iterator[tuple[Result, float]]:
-    """Yield (``read(item)``, seconds waited for it) for each item, while a thread already reads the next item.
+    """Yield (`read(item)`, seconds waited for it) for each item, while a thread already reads the next item.
 
-    ``begin`` is called once in that thread. An error in ``read()`` is raised when its item is due.
+    Args:
+        items: The items.
+        read: Reads one; its error is raised when the item is due.
+        begin: Called once in that thread.
 
     >>> from egodistill.support import files
     >>> [result for result, waited in files.read_ahead([1, 2, 3], lambda number: number**2)]
@@ -601,6 +692,13 @@ class Progress:
     """Progress of a long step on stderr: amount, speed and time left.
 
     A terminal shows one line that is updated. A log file gets one line per minute, and one at the end.
+
+    Args:
+        title: Name of the step.
+        total: Amount of work.
+        unit: What is counted.
+        done: Amount that was done before; it does not count for the speed.
+        show: Whether to print anything.
     """
 
     def __init__(self, title: str, total: int, *, unit: str = "clips", done: int = 0, show: bool = True) -> None:
@@ -618,11 +716,21 @@ class Progress:
         self.close()
 
     def step(self, count: int = 1, note: str = "") -> None:
-        """Add to the number that is done; ``note`` is shown at the end of the line."""
+        """Add to the amount that is done.
+
+        Args:
+            count: How much.
+            note: Text at the end of the line.
+        """
         self.update(self.done + count, note)
 
     def update(self, done: int, note: str = "") -> None:
-        """Set the number that is done."""
+        """Set the amount that is done.
+
+        Args:
+            done: How much.
+            note: Text at the end of the line.
+        """
         self.done, self.note = done, note
         if time.monotonic() - self.drawn > (0.2 if self.terminal else 60):
             self.draw("" if self.terminal else "\n")
@@ -633,7 +741,11 @@ class Progress:
         self.show = False
 
     def draw(self, end: str) -> None:
-        """Print the line."""
+        """Print the line.
+
+        Args:
+            end: What follows it, as for `print()`.
+        """
         self.drawn = time.monotonic()
         if not self.show:
             return

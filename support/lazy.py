@@ -25,7 +25,7 @@ def hand_on(
     """Return `__getattr__` and `__dir__` of a package that hands on its modules and these names of theirs.
 
     Args:
-        package: its `__name__`.
+        package: Its `__name__`.
         modules: {module below the package: names that are handed on beside it}.
         renamed: {old name of a module: its place below the package}.
 

@@ -34,7 +34,12 @@ LARGEST_FRAME = 1 << 30  # bytes; HD-EPIC's narrations have tens of megabytes
 
 
 def first_bytes(path: str | os.PathLike, count: int = 64) -> bytes:
-    """Return the first bytes of a regular file, or none if it cannot be read, which its reader then reports."""
+    """Return the first bytes of a regular file, or none if it cannot be read, which its reader then reports.
+
+    Args:
+        path: The file.
+        count: Number of bytes.
+    """
     if not os.path.isfile(path):  # a pipe would wait for its writer
         return b""
     try:
@@ -45,12 +50,22 @@ def first_bytes(path: str | os.PathLike, count: int = 64) -> bytes:
 
 
 def is_pickle(path: str | os.PathLike) -> bool:
-    """Return whether a file is a pickle of protocol 2 or later, by its first byte, with which no text begins."""
+    """Return whether a file is a pickle of protocol 2 or later, by its first byte, with which no text begins.
+
+    Args:
+        path: The file.
+    """
     return first_bytes(path, 1) == b"\x80"
 
 
 def read_pickle(path: str | os.PathLike, unpickler: type[ArrayUnpickler], kind: str) -> Any:
-    """Return the content of a pickle. Raise EgoDistillError, which names its `kind`, if it cannot be read."""
+    """Return the content of a pickle. Raise EgoDistillError if it cannot be read.
+
+    Args:
+        path: The file.
+        unpickler: The reader, which decides what the file may refer to.
+        kind: What the file should be, for errors.
+    """
     try:
         with open(path, "rb") as file:
             _check_numbers(file)
@@ -94,7 +109,7 @@ class Stub:
 
 
 class DtypeStub(Stub):
-    """Stand-in for a numpy.dtype, whose state in a file could declare bytes to be addresses of objects."""
+    """A stand-in for a numpy.dtype, whose state in a file could declare bytes to be addresses of objects."""
 
     def plain(self) -> np.dtype:
         """Return the dtype, made from name and byte order alone. Raise UnpicklingError unless it has single values."""
@@ -145,7 +160,12 @@ class ArrayUnpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what `allowed` has for this name. Raise UnpicklingError for a name that is not in it."""
+        """Return what `allowed` has for this name. Raise UnpicklingError for a name that is not in it.
+
+        Args:
+            module: Module of the function.
+            name: Its name.
+        """
         found = self.allowed.get((module.replace("numpy._core", "numpy.core"), name))  # the name since numpy 2
         if found is None:
             raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not {self.content}")
@@ -178,6 +198,9 @@ def read_data_frame(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     Values are as they were, of any type that the file may contain: numbers, texts, lists, tuples, None. Raise
     DataError that names the file, and what it refers to if that is not part of such a table; nothing of it is called.
+
+    Args:
+        path: The file.
 
     >>> import pickle
     >>> from pathlib import Path

@@ -1,10 +1,10 @@
-"""Work in several Python processes, without a ``__main__`` guard in the caller's script.
+"""Work in several Python processes, without a `__main__` guard in the caller's script.
 
     work = Processes("experiments.synthetic.write_bundle", str(out), bundles, workers=4)
     with Watch(files.Progress("render", total), count):      # a bar that asks count() for what is done
         work.run()
 
-A process imports the package and calls a function of one of its modules, as ``write_bundle(str(out), bundle)``; bundles
+A process imports the package and calls a function of one of its modules, as `write_bundle(str(out), bundle)`; bundles
 are JSON values. Nothing is forked, so no process inherits a lock that is held, and a decoder that crashes ends only one
 process. The processes communicate through files only.
 """
@@ -51,8 +51,13 @@ WORKER = (
 class Processes:
     """Processes that work on bundles, and a thread for each that starts it and handles its exit code.
 
-    ``target`` is a function of the package, such as "data.fill_bundle", which gets ``argument`` and a bundle. A process
-    works on one bundle, and up to ``workers`` of them run at a time. Subclasses may handle exit codes in another way.
+    A process works on one bundle. Subclasses may handle exit codes in another way.
+
+    Args:
+        target: A function of the package, such as "data.fill_bundle", which gets `argument` and a bundle.
+        argument: Its first argument.
+        bundles: JSON values.
+        workers: Number of processes that run at a time, at most.
     """
 
     def __init__(self, target: str, argument: str, bundles: Iterable[Any], workers: int) -> None:
@@ -80,7 +85,12 @@ class Processes:
             process.kill()
 
     def handle_exit(self, bundle: Any, code: int) -> None:
-        """Handle a process that has ended; raise EgoDistillError unless its code is 0."""
+        """Handle a process that has ended; raise EgoDistillError unless its code is 0.
+
+        Args:
+            bundle: The bundle that it worked on.
+            code: Its exit code.
+        """
         if code:
             raise EgoDistillError(
                 f"a process of {self.target}() ended with code {code} ({explain(code)}); finished work is kept: "
@@ -107,7 +117,7 @@ class Processes:
         group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
         process = subprocess.Popen(command, stdin=subprocess.PIPE, encoding="utf-8", creationflags=group)
         self.running.add(process)
-        # The pipe stays open until the process has ended: a closed pipe tells the process that its parent has died.
+        # The pipe stays open until the process has ended: a closed pipe shows the process that its parent has died.
         with contextlib.suppress(OSError):  # It crashed before it read its bundle; its exit code is handled later.
             print(json.dumps(bundle), file=process.stdin, flush=True)
         process.wait()
@@ -151,7 +161,12 @@ def _end_with_parent() -> None:
 
 
 class Watch:
-    """A progress bar that asks twice a second how much all processes have done, while a `with` block runs."""
+    """A progress bar that asks twice a second how much all processes have done, while a `with` block runs.
+
+    Args:
+        bar: The bar.
+        count: Returns how much is done.
+    """
 
     def __init__(self, bar: files.Progress, count: Callable[[], int]) -> None:
         self.bar, self.count = bar, count

@@ -44,7 +44,11 @@ LARGEST_VALUE = 1 << 28  # characters of one video in Ego4D's annotations, whose
 
 
 def first_line(path: Path) -> str:
-    """Return the first line of a table. Raise DataError if it cannot be read."""
+    """Return the first line of a table. Raise DataError if it cannot be read.
+
+    Args:
+        path: The table.
+    """
     files.require_file(path, LARGEST_TABLE)
     try:
         with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
@@ -62,9 +66,15 @@ def read_table(
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the rows of a CSV with header, each with its place for error messages; column names become lower case.
 
-    Columns other than ``needed`` and ``optional`` are an error, unless their names start with '#' or '_'; if
-    ``optional`` is None, they are ignored. With ``rows``, an ascending range, yield only these, counted from 0 below
-    the header; the lines between them are not checked. Raise DataError with file and row.
+    Raise DataError with file and row.
+
+    Args:
+        path: The table.
+        needed: Columns that it must have.
+        optional: Columns that it may have. Others are an error, unless their names start with '#' or '_'. None: all
+            others are ignored.
+        rows: Yield only these rows, an ascending range counted from 0 below the header; the lines between them are not
+            checked. None: all rows.
     """
     line = 1
     files.require_file(path, LARGEST_TABLE)
@@ -103,7 +113,7 @@ def read_table(
 
 
 def _lines(path: Path, file: TextIO, rows: range | None) -> Iterator[str]:
-    """Yield the lines of a table, the first and those of ``rows``. Raise DataError for a line that is too long."""
+    """Yield the lines of a table, the first and those of `rows`. Raise DataError for a line that is too long."""
     number = -1
     while line := file.readline(LONGEST_LINE):
         if len(line) == LONGEST_LINE:
@@ -116,7 +126,7 @@ def _lines(path: Path, file: TextIO, rows: range | None) -> Iterator[str]:
 
 
 def _check_header(path: Path, header: list[str], needed: Sequence[str], optional: Sequence[str] | None) -> None:
-    """Raise DataError for missing and repeated columns, and, unless ``optional`` is None, for unknown ones."""
+    """Raise DataError for missing and repeated columns, and, unless `optional` is None, for unknown ones."""
     text, known = ",".join(header), (*needed, *(optional or ()))
     if missing := [name for name in needed if name not in header]:
         for sign in ";\t":
@@ -141,7 +151,13 @@ def _similar(name: str, others: Sequence[str]) -> str:
 
 
 def start_and_stop(where: str, start: str, stop: str) -> tuple[float, float]:
-    """Return start and stop in seconds from text such as '83.5' or '00:01:23.50'. Raise DataError for other text."""
+    """Return start and stop in seconds from text such as '83.5' or '00:01:23.50'. Raise DataError for other text.
+
+    Args:
+        where: File and row, for errors.
+        start: Text of the start.
+        stop: Text of the stop, which must be later.
+    """
     seconds = []
     for text in (start, stop):
         parts = text.split(":")
@@ -158,16 +174,27 @@ def start_and_stop(where: str, start: str, stop: str) -> tuple[float, float]:
 
 
 def class_number(where: str, row: Mapping[str, str], column: str) -> int:
-    """Return the number of a class in a row. Raise DataError if the cell is not a whole number."""
+    """Return the number of a class in a row. Raise DataError if the cell is not a whole number.
+
+    Args:
+        where: File and row, for errors.
+        row: The cells by column.
+        column: The column with the class.
+    """
     if not re.fullmatch(r"\d{1,9}", row[column]):
         raise DataError(f"{where}: {column} {row[column][:40]!r} is not the whole number of a class")
     return int(row[column])
 
 
 def require_id(where: str, name: object, what: str) -> str:
-    """Return an id that becomes part of a path. Raise DataError, which says ``what`` it must be, unless it is a word.
+    """Return an id that becomes part of a path. Raise DataError unless it is a word.
 
     An id that is not a word, such as "../x", could lead out of the root of the data set.
+
+    Args:
+        where: File and place, for errors.
+        name: The id.
+        what: What it must be, for errors.
     """
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name):
         raise DataError(f"{where}: {name!r} is not {what}")
@@ -179,9 +206,14 @@ def json_items(
 ) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
     """Yield the objects of the list or dict under one of these names in a JSON file; without names, of the whole file.
 
-    Yield (place for error messages, key in a dict or None in a list, object). Only one object is in memory at a
-    time; ``chunk`` is how many characters are read at once. Raise DataError with file and place, and with the text
-    ``otherwise`` for a value that is not an object.
+    Yield (place for error messages, key in a dict or None in a list, object). Only one object is in memory at a time.
+    Raise DataError with file and place.
+
+    Args:
+        path: The file.
+        names: Read the lists or dicts with these names at the top level; empty: the whole file.
+        chunk: Number of characters that are read at once.
+        otherwise: The error's text for a value that is not an object.
     """
     found = not names
     with _json_reader(path, chunk) as reader:
@@ -203,6 +235,10 @@ def first_name(path: Path, names: Sequence[str]) -> str | None:
     """Return the first of these names at the top level of a JSON file; None if it has none of them, or is a list.
 
     Raise DataError with file and place for invalid JSON before it.
+
+    Args:
+        path: The file.
+        names: The names.
     """
     with _json_reader(path, 1 << 20) as reader:
         for name in reader.members("[{"):
@@ -226,9 +262,15 @@ def _json_reader(path: Path, chunk: int) -> Iterator[JSONReader]:
 
 
 class JSONReader:
-    """Read a JSON file value by value, so that a large list need not fit in memory.
+    """A reader of a JSON file, value by value, so that a large list need not fit in memory.
 
-    Raise DataError, with file and place, for invalid JSON.
+    Args:
+        file: The open file.
+        path: Its path, for errors.
+        chunk: Number of characters that are read at once.
+
+    Raises:
+        DataError: The JSON is invalid; with file and place.
     """
 
     SPACE = re.compile(r"[ \t\r\n]*")
@@ -241,7 +283,11 @@ class JSONReader:
         self.base = 0  # where the text starts in the file, in characters
 
     def members(self, brackets: str) -> Iterator[str | None]:
-        """Iterate over the next list ("[") or dict ("{"): yield keys or Nones; call `value()` after each."""
+        """Iterate over the next list or dict: yield keys or Nones; call `value()` after each.
+
+        Args:
+            brackets: What may come: "[", "{" or "[{".
+        """
         opened = self._take(brackets)
         closing = "]" if opened == "[" else "}"
         while self._next_sign() != closing:

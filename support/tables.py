@@ -41,7 +41,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text: a header and rows of as many cells. The first column is aligned left, the others right.
+    """A table of text. The first column is aligned left, the others right.
+
+    Attributes:
+        header: The cells of the header.
+        rows: Rows of as many cells.
 
     >>> from egodistill.support import tables
     >>> table = tables.Table(["model", "top-1"], [["EgoDistill", "76.2"], ["VisOnly", "39.0"]])
@@ -76,7 +80,11 @@ class Table:
 
 
 def markdown_option(parser: argparse.ArgumentParser) -> None:
-    """Add --markdown, the document of `report()`."""
+    """Add --markdown, the document of `report()`.
+
+    Args:
+        parser: The parser that gets the option.
+    """
     text = "also write each table to a section of this Markdown document, named after the command and the processor"
     parser.add_argument("--markdown", metavar="FILE", help=text)
 
@@ -86,8 +94,14 @@ def report(
 ) -> None:
     """Print a table; with a path, also write it to the section "NAME, MACHINE" of that Markdown document.
 
-    ``words`` is the command as in ``sys.argv``; the caption names it. ``machine`` is what the numbers depend on, by
-    default the processor. Raise what `write_section()` does.
+    Raise what `write_section()` does.
+
+    Args:
+        table: The table.
+        name: NAME in the section.
+        path: The document; None: print only.
+        words: The command as in `sys.argv`; the caption names it.
+        machine: What the numbers depend on, by default the processor.
     """
     print(table.text())
     if path is not None:
@@ -98,8 +112,17 @@ def report(
 def write_section(path: str | os.PathLike, name: str, table: Table, *, caption: str = "") -> None:
     """Write a table with a caption into a Markdown document, between the comments `<!-- name -->` and `<!-- /name -->`.
 
-    If the document already has this section, replace it; otherwise append it. A missing document is created. Raise
-    DataError for a section without an end, EgoDistillOSError if the document cannot be written.
+    If the document already has this section, replace it; otherwise append it. A missing document is created.
+
+    Args:
+        path: The document.
+        name: Name of the section.
+        table: The table.
+        caption: Text below it.
+
+    Raises:
+        DataError: The section has no end.
+        EgoDistillOSError: The document cannot be written.
 
     >>> from egodistill.support import tables
     >>> table = tables.Table(["model", "top-1"], [["EgoDistill", "76.2"]])
@@ -134,7 +157,12 @@ def write_section(path: str | os.PathLike, name: str, table: Table, *, caption: 
 
 
 def provenance(command: str, machine: str | None = None) -> str:
-    """Return a caption: the command, versions, machine (by default the processor), number of cores and date."""
+    """Return a caption: the command, versions, machine, number of cores and date.
+
+    Args:
+        command: The command as one would type it.
+        machine: What the numbers depend on, by default the processor.
+    """
     versions = f"egodistill {__version__}, torch {importlib.metadata.version('torch')}"
     return (
         f"`{command}`; {versions}, {machine or processor()}, {files.available_cores()} cores, {datetime.date.today()}."
@@ -143,6 +171,9 @@ def provenance(command: str, machine: str | None = None) -> str:
 
 def command_line(words: Sequence[str]) -> str:
     """Return a command as one would type it, without --markdown; OMP_NUM_THREADS precedes it if it is set.
+
+    Args:
+        words: The command as in `sys.argv`.
 
     >>> from egodistill.support import tables
     >>> tables.command_line(["/tmp/benchmarks/imu.py", "--markdown", "results/demo.md"]).split("=1 ")[-1]
@@ -167,6 +198,10 @@ def processor() -> str:
 
 
 def short_processor(name: str | None = None) -> str:
-    """Return vendor and family of a processor, by default of this one, such as "AMD EPYC" or "Intel Xeon"."""
+    """Return vendor and family of a processor, such as "AMD EPYC" or "Intel Xeon".
+
+    Args:
+        name: Its full name; None: that of this machine's processor.
+    """
     name = re.sub(r"\((R|TM)\)|\bCPU\b|^\d+th Gen ", " ", name or processor())
     return " ".join(name.split()[:2])

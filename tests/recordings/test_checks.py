@@ -150,7 +150,7 @@ def test_turns_in_another_unit_are_told_by_the_picture(panned, tmp_path, factor,
 
 
 def test_check_says_whether_axes_and_clock_look_right(wearer, tmp_path):
-    """Right ones, and columns in another order with a clock that is late; gravity is told in the axes of the camera."""
+    """Right ones, and columns in another order with a late clock; gravity is reported in the axes of the camera."""
     video, files = files_of(wearer)
     good = checks.check(video, files)
     assert good.axes.turn == "XYZ" and good.axes.reliable
@@ -166,10 +166,10 @@ def test_check_says_whether_axes_and_clock_look_right(wearer, tmp_path):
     )
     found = checks.check(video, order)
     assert found.axes.turn == "zXy" and found.axes.reliable and found.problem is None
-    assert any(note.startswith("the axes are wrong: --imu-axes zXy mends them") for note in found.notes)
+    assert any(note.startswith("the axes are wrong: --imu-axes zXy fixes them") for note in found.notes)
     assert re.match(r"The axes are wrong: --imu-axes zXy .*; the clock is wrong: add \+0\.[34]", found.verdict())
-    half = checks.check(video, order, imu_axes="yXZ")  # a turn that is given is part of the one that is told
-    assert half.imu_axes == "yXZ" and "--imu-axes zXy mends them" in half.verdict()
+    half = checks.check(video, order, imu_axes="yXZ")  # a turn that is given is part of the one that is reported
+    assert half.imu_axes == "yXZ" and "--imu-axes zXy fixes them" in half.verdict()
     whole = checks.check(video, order, imu_axes="zXy")
     assert whole.axes.turn == "XYZ" and whole.axes.fits["XYZ"] == pytest.approx(found.axes.fits["zXy"], abs=0.01)
     assert good.mean_accel == pytest.approx(imu.accel.mean(0), abs=1e-3)
@@ -182,7 +182,7 @@ def test_check_says_whether_axes_and_clock_look_right(wearer, tmp_path):
     [
         ((0, 4.9, 8.5), "30 degrees from the picture's vertical; the camera looks 30 degrees down and leans 0 degrees"),
         ((4.9, 0, 8.5), "30 degrees from .* looks 0 degrees .* and leans 30 degrees right$"),
-        ((0, -9.8, 0.5), "87 degrees from .* looks 87 degrees up .* the axes may be others"),
+        ((0, -9.8, 0.5), "87 degrees from .* looks 87 degrees up .* the axes may be wrong"),
     ],
 )
 def test_the_report_says_where_gravity_points(panned, tmp_path, accel, words):
@@ -195,13 +195,13 @@ def test_the_report_says_where_gravity_points(panned, tmp_path, accel, words):
     report = " ".join(found.report().split())
     assert re.search(words.removesuffix("$"), report) and re.search(r"gravity: 9\.8\d m/s2", report)
     assert "gyroscope: 194.6 samples per second, 1 gaps, the longest 0.21 s" in report
-    assert report.endswith("Neither axes nor clock can be told: the picture was not compared with the gyroscope.")
+    assert report.endswith("Neither axes nor clock can be determined: the picture was not compared with the gyroscope.")
 
 
 def test_a_recording_that_tells_nothing_about_axes_says_so(sample_data, tmp_path):
     gopro = checks.check(sample_data / "gopro" / "max-heromode.mp4")
     assert gopro.axes is None and gopro.rates
-    assert re.match("Neither axes nor clock can be told: in 10.5 s .* stabilises", gopro.verdict())
+    assert re.match("Neither axes nor clock can be determined: in 10.5 s .* stabilises", gopro.verdict())
     rng = np.random.default_rng(0)
     wall = np.kron(rng.integers(0, 255, (12, 16, 3)), np.ones((8, 8, 1)))
     pictures = [np.clip(wall + rng.normal(0, 2, wall.shape), 0, 255).astype(np.uint8) for _ in range(8 * RATE)]
@@ -307,7 +307,7 @@ KNOWN_NOTES = {
         "too few",
     ],
     # Axes of the module: right, forward, up.
-    "neon/scene_300p.mp4 neon/imu_ego4d_columns.csv": ["the axes are wrong: --imu-axes xyZ mends them"],
+    "neon/scene_300p.mp4 neon/imu_ego4d_columns.csv": ["the axes are wrong: --imu-axes xyZ fixes them"],
 }
 
 

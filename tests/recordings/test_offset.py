@@ -269,7 +269,7 @@ def test_each_planted_turn_is_found_and_undone(neon, turn):
 def test_a_stabilised_walk_does_not_tell_its_axes(sample_data):
     video = sample_data / "gopro" / "max-heromode.mp4"
     found = axes_of(rates_of(survey(video, 6, 20.0), read_imu(video)))
-    assert not found.reliable and found.share < 0.9 and "of samples of 11 stretches" in found.reason
+    assert not found.reliable and found.share < 0.9 and "of resamples of 11 stretches" in found.reason
 
 
 @pytest.mark.parametrize(
@@ -309,13 +309,13 @@ def test_the_certainty_of_axes_is_that_of_separate_stretches():
     assert "there are 0" in axes_of([]).reason
     half = lost._replace(turns=np.where(lost.times[:, None] < 4, lost.turns, lost.turns[:, [1, 0, 2]]))
     found = axes_of([half])
-    assert not found.reliable and found.share < 0.99 and "of samples of 8 stretches" in found.reason
+    assert not found.reliable and found.share < 0.99 and "of resamples of 8 stretches" in found.reason
 
 
 def test_a_head_that_does_not_nod_does_not_tell_the_axes():
     found = axes_of([rates(still=(0, 1))])
     assert not found.reliable
-    assert "too little, or too similarly about two axes" in found.reason and found.turn[2] == "Z"
+    assert "record more head rotation about all three axes" in found.reason and found.turn[2] == "Z"
 
 
 def test_a_picture_that_no_turn_explains_does_not_tell_the_axes():
