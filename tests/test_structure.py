@@ -98,6 +98,21 @@ def test_imports_lead_down(module):
         assert place(other) == here or FLOOR.get(place(other), 99) < FLOOR[here], f"{module} imports {other}"
 
 
+# Tests of the whole: documents, packaging, platforms, and what several modules do together.
+WHOLE = "api compatibility docstrings fuzz package portability readme site structure tutorials types".split()
+
+
+def test_tests_mirror_the_rooms():
+    """A file of tests has the name of a module, and perhaps of a part of it, in the folder of its room."""
+    strangers = []
+    for file in sorted(ROOT.glob("tests/**/test_*.py")):
+        room, name = file.parent.name, file.stem.removeprefix("test_")
+        own = ROOT / "benchmarks" if room == "benchmarks" else ROOT if room == "tests" else ROOT / room
+        if not any(name == module.stem or name.startswith(f"{module.stem}_") for module in own.glob("*.py")):
+            strangers.append(f"{room}/{file.name}")
+    assert strangers == [f"tests/test_{name}.py" for name in WHOLE if (ROOT / "tests" / f"test_{name}.py").exists()]
+
+
 def test_no_modules_import_each_other():
     arrows = {module: imports(module) for module in FILES}
     done: set[str] = set()

@@ -219,6 +219,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["finetune", "pretrain_imu", "distill"])
 def test_a_killed_run_ends_with_the_same_bits(tmp_path, stage):
     script = tmp_path / "run.py"
@@ -356,6 +357,7 @@ def stop_after_the_first(end_epoch):
     return stop
 
 
+@pytest.mark.slow
 def test_precision_is_chosen_when_a_training_starts_and_written_down(tmp_path, monkeypatch, capsys):
     """Settings can be built where there is no device yet."""
     monkeypatch.setattr(runtime, "pick_device", lambda *_: pytest.fail("asked for the device"))

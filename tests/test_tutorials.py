@@ -84,6 +84,7 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("tutorials")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(path, place, monkeypatch):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")

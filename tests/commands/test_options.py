@@ -25,6 +25,7 @@ from egodistill.recordings import copies
 from egodistill.support import tables
 
 
+@pytest.mark.slow
 def test_training_options_reach_the_stage(demo, tmp_path, monkeypatch):
     given = []
 

@@ -33,6 +33,7 @@ def test_status_measures_over_a_time(value, capsys):
     assert f"--seconds: {value!r} is not a number of seconds above 0" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_a_real_recording_goes_all_the_way(sample_data, tmp_path, capsys):
     """prepare, finetune, extract, pretrain, distill, evaluate, measure, predict; the telemetry is
     taken out of the MP4."""
@@ -235,6 +236,7 @@ def test_check_draws_each_recording(sample_data, tmp_path, monkeypatch, capsys):
     run(capsys, "check", glasses, "--plot", "mine.png", "--no-offset", "--overwrite")
 
 
+@pytest.mark.slow
 def test_check_and_transcode(sample_data, tmp_path, capsys):
     world = synthetic.render(tmp_path / "world", train_acts=16, test_acts=3, train_wearers=1, progress=False)
     video = next((world.root / "P01" / "videos").iterdir())

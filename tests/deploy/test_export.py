@@ -91,6 +91,7 @@ def test_onnx_agrees(precision, tmp_path):
     assert [value.name for value in graph.output] == [entry["name"] for entry in description["outputs"]]
 
 
+@pytest.mark.slow
 @MODERN
 @COMPILER
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -103,6 +104,7 @@ def test_compiled_agrees(precision, tmp_path):
     assert_same(model, file, 1e-5 if precision == "fp32" else INT8_ERROR)
 
 
+@pytest.mark.slow
 @MODERN
 @COMPILER
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -384,6 +386,7 @@ def killed_again_and_again(file):
         shutil.copytree(Path(file).parent, Path(file).parent.with_name(f"after-{k}"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork and SIGKILL")
 def test_export_killed_anywhere_leaves_nothing_that_is_taken_for_whole(quick, tmp_path):
     (tmp_path / "out").mkdir()
@@ -663,6 +666,7 @@ def test_an_onnx_pair_agrees(arguments, tmp_path):
         assert [value.name for value in graph.output] == [entry["name"] for entry in description["outputs"]]
 
 
+@pytest.mark.slow
 @MODERN
 @COMPILER
 def test_a_compiled_pair_for_one_clip_agrees(tmp_path):

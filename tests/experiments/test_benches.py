@@ -101,6 +101,7 @@ def test_a_run_is_trained_by_the_stage_of_its_settings(monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_runs_with_a_share_of_the_teachers_outputs_take_equally_many_steps(demo, monkeypatch):
     bench = bench_of(demo)
     clips = len(bench.train_clips(data.ClipStore(bench.store)))
@@ -228,6 +229,7 @@ def test_processes_end_with_the_one_that_began_them(demo, tmp_path):
             os.killpg(parent.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_two_processes_in_one_folder_share_the_runs(demo, tmp_path):
     """Each run is trained once; the process that comes second waits for it."""
     code = (
@@ -247,6 +249,7 @@ def test_two_processes_in_one_folder_share_the_runs(demo, tmp_path):
     assert not [file for file in (tmp_path / "out").rglob("*") if file.suffix in (".lock", ".part", ".training")]
 
 
+@pytest.mark.slow
 def test_a_failure_ends_the_other_processes(demo, tmp_path):
     runs = [Run("AdaFuse", frames=3), Run("AdaFuse", frames=2)]
     with pytest.raises(ValueError, match="num_frames=3"):

@@ -78,6 +78,7 @@ COMPARE = (
 )
 
 
+@pytest.mark.slow
 def test_compare_takes_what_the_demo_has_trained(demo, compared):
     printed, before = compared
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -316,6 +317,7 @@ def test_runs_see_the_frames_of_their_rule(demo, sampled):
         bench.splits(replace(run, sampling="centre"))
 
 
+@pytest.mark.slow
 def test_runs_in_processes_give_the_same(demo, compared, tmp_path, capsys):
     """Two at a time, in processes of their own: the same weights, bit by bit."""
     threads = torch.get_num_threads()
