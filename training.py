@@ -617,7 +617,7 @@ def prepare_modules(objective: Objective, device: torch.device, sync_batch_norm:
 
 def log_path(checkpoint: str | os.PathLike) -> Path:
     """Return the path of the history that is written beside a checkpoint, one JSON line per epoch."""
-    path = Path(checkpoint)  # the end of "tau1.5" is no suffix
+    path = Path(checkpoint)  # the end of "tau1.5" is not a suffix
     return path.with_name((path.stem if path.suffix in (".pt", ".pth", ".ckpt", ".training") else path.name) + ".jsonl")
 
 
