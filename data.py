@@ -9,7 +9,7 @@
     batch = train.read("frames_8", [0, 5, 7])           # uint8 [3, 8, 3, 224, 224], RGB
     imu = train.read("imu", [0, 5, 7])                  # float32 [3, 422, 6], m/s2 and rad/s
 
-The data flow, and the module of each step::
+The data flow, and the module of each step:
 
     annotations --read_*--> [Segment] --prepare()--> ClipStore --read()--> numpy arrays
       annotations.py       segments.py  clips.py         store.py
@@ -97,7 +97,7 @@ __all__ = [
 
 
 def find_clips(segments: Sequence[Segment], workers: int) -> list[tuple[int, float]]:
-    """Return (index of its segment, start in seconds) of each clip; ``workers`` threads read the videos' durations."""
+    """Return (index of its segment, start in seconds) of each clip; `workers` threads read the videos' durations."""
     videos = sorted({segment.video for segment in segments})
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         durations = dict(zip(videos, pool.map(_duration, videos), strict=True))
@@ -132,7 +132,7 @@ def find_imu(recording: Recording) -> Recording:
 def name_imu_files(segments: Iterable[Segment], imu: bool = True) -> list[Segment]:
     """Return the segments; those that name no IMU get what `find_imu()` finds for their video.
 
-    Without ``imu`` they get the video and the wearer only. The store records the result, so that every process of
+    Without `imu` they get the video and the wearer only. The store records the result, so that every process of
     `prepare()` reads the same recording. A recording that cannot be opened stays as it is: `fill()` tries again, and
     its clips fail with the reason.
     """
@@ -265,49 +265,64 @@ def prepare(
     class_names: Sequence[str] | None = None,
     consumer: Consumer | None = None,
 ) -> ClipStore:
-    """Decode every clip of ``segments`` once into the folder ``out``, and return its store.
+    """Decode every clip of `segments` once into the folder `out`, and return its store.
 
-    The arrays, with one row per clip (see ClipStore):
+    The arrays have one row per clip (see `ClipStore`):
 
-    - ``frames_N`` uint8 [n, N, 3, frame_size, frame_size] for each N of ``num_frames``, at the
-      centres of N equal parts of the clip; the whole frame is resized to the square, as in the
-      paper. ``sampling`` is one rule of ``clip_times``, or several; rules other than "uniform" are
-      part of the name, such as ``frames_N_first`` (``seed`` is that of "random" and "ages"). With
-      ``exact=False``, these frames and the ends are the nearest key frames, which cost far less
-      to decode; with ``tolerance=0.25``, those that are cheapest to decode within 0.25 s of the
-      exact ones. ``frames_N.times`` float64 [n, N] are the times of the frames. A clip fails if one of
-      its frames would be on screen for more than ``max_hold`` seconds: a hole in the recording
-    - ``ends`` uint8 [n, 2, 3, frame_size, frame_size]: the frames at the clip's start and end
-    - ``clip`` uint8 [n, clip_frames, 3, clip_size, clip_size], for teachers: the centre square of
-      each frame, undistorted
-    - ``imu`` float32 [n, 422, 6]: accelerometer in m/s2, gravity included, and gyroscope in rad/s.
-      A clip fails if a sensor covers less than the share ``min_coverage`` of it; parts where
-      samples are more than ``max_gap`` seconds apart are not covered. ``zero_accel`` is an option
-      of read_imu
-    - ``audio`` float32 [n, 201, 40]: log-mel bands of the clip's middle two seconds, see log_mel
+    - `frames_N` uint8 [n, N, 3, frame_size, frame_size] for each N of `num_frames`: the whole frame, resized to the
+      square as in the paper. `frames_N.times` float64 [n, N] are the times of the frames.
+    - `ends` uint8 [n, 2, 3, frame_size, frame_size]: the frames at the clip's start and end.
+    - `clip` uint8 [n, clip_frames, 3, clip_size, clip_size], for teachers: the centre square of each frame,
+      undistorted.
+    - `imu` float32 [n, 422, 6]: accelerometer in m/s2, gravity included, and gyroscope in rad/s.
+    - `audio` float32 [n, 201, 40]: log-mel bands of the clip's middle two seconds; see `log_mel()`.
 
-    ``workers`` processes decode one video each (None: one per core; 1: no other process, except with a
-    ``consumer``). The same call continues a run that was killed. A clip that cannot be decoded is recorded with the
-    reason in ``failures.jsonl``, and skipped until a call with ``retry_failed``, in which segments without a finished
-    clip may have another IMU, clock or wearer than before, such as a table that was missing. If a file has changed
-    since its clips were prepared (its size, or its first or last 16 kB), ``retry_failed`` prepares them all again;
-    without it, the call fails. Let earlier calls end before you give ``retry_failed``.
+    The same call continues a run that was killed. A clip that cannot be decoded is recorded with the reason in
+    `failures.jsonl`; later calls skip it, unless `retry_failed` is given. If a file has changed since its clips were
+    prepared (its size, or its first or last 16 kB), the call fails, unless `retry_failed` prepares them all again.
 
-    Several machines can fill one folder: each call decodes every ``world_size``-th recording, from number
-    ``rank`` on. The machines do not communicate and may start at any time. Pass
-    ``**files.environment_share()`` to take both numbers from torchrun.
+    Several machines can fill one folder: each call decodes a share of the recordings. The machines do not communicate
+    and may start at any time. Pass `**files.environment_share()` to take `rank` and `world_size` from torchrun.
 
-    ``class_names`` sets the order of the classes (default: the labels, sorted). A store without any label has no
-    classes until `teachers.extract()` gives it the teacher's.
+    Args:
+        segments: The parts of videos whose clips are decoded, as the readers of this module return them.
+        out: The folder of the store; new, or that of an earlier call with the same arguments.
+        num_frames: N, the number of frames of a student; several numbers give several arrays.
+        frame_size: Height and width of `frames_N` and `ends` in pixels.
+        clip_frames: Number of frames of `clip`; None: do not write this array.
+        clip_size: Height and width of `clip` in pixels.
+        imu: False: do not write `imu`.
+        audio: Also write `audio`.
+        ends: False: do not write `ends`.
+        sampling: One rule of `clip_times()`, or several. "uniform" takes the centres of N equal parts of the clip; the
+            other rules are part of the array's name, such as `frames_N_first`.
+        seed: The seed of the rules "random" and "ages".
+        exact: False: `frames_N` and `ends` are the nearest key frames, which cost far less to decode.
+        tolerance: Seconds. Above 0, such as 0.25, `frames_N` and `ends` are those that are cheapest to decode within
+            this time of the exact ones.
+        min_coverage: A clip fails if a sensor covers less than this share of it.
+        max_gap: Seconds. Parts where IMU samples are further apart are not covered.
+        max_hold: Seconds. A clip fails if one of its frames would be on screen for longer: a hole in the recording.
+        zero_accel: The option of `read_imu()`.
+        workers: Number of processes, which decode one video each; None: one per core; 1: no other process, except with
+            a `consumer`.
+        rank: Number of the first recording that this call decodes.
+        world_size: Of the recordings from `rank` on, decode every `world_size`-th.
+        max_bad: The largest share of clips that may fail, 0 to 1.
+        retry_failed: Try failed clips again. Segments without a finished clip may then have another IMU, clock or
+            wearer than before, such as a table that was missing. Let earlier calls end first.
+        progress: Show a progress bar on stderr.
+        class_names: The classes in their order; None: the labels, sorted. A store without any label has no classes
+            until `teachers.extract()` gives it the teacher's.
+        consumer: A reader of the frames of all clips while they are decoded, on one machine only.
+            `teachers.Extraction(teacher)` writes a teacher's outputs, so that the store needs no `clip`, which is most
+            of its size; `distillation.EndFeatures(model)` writes image features instead of `ends`, which is most of the
+            rest; `one_pass.Together` runs both.
 
-    ``consumer`` reads frames of all clips while they are decoded: `teachers.Extraction(teacher)` writes a
-    teacher's outputs, and the store needs no array "clip", which is most of its size;
-    `distillation.EndFeatures(model)` writes image features instead of ``ends``, which is most of the rest;
-    `one_pass.Together` runs both. One machine only.
-
-    Raise DataError if a setting is out of range, ``out`` is a file or has other content, a label is not
-    among ``class_names``, the IMU axes of the segments differ, the disk has too little free space, or, at the end, more
-    than the share ``max_bad`` of the clips failed.
+    Raises:
+        DataError: If a setting is out of range, `out` is a file or has other content, a label is not among
+            `class_names`, the IMU axes of the segments differ, the disk has too little free space, or, at the end, more
+            than the share `max_bad` of the clips failed.
 
     >>> from egodistill import data
     >>> segments = data.read_csv("segments.csv")
@@ -479,7 +494,7 @@ def fill(store: StoreWriter, rows: Sequence[int]) -> None:
 
 
 def fill_in_processes(store: StoreWriter, jobs: Sequence[list[int]], workers: int) -> None:
-    """Fill a store in ``workers`` processes at a time, each for a bundle of recordings.
+    """Fill a store in `workers` processes at a time, each for a bundle of recordings.
 
     If a decoder crashes, only its recording fails.
     """

@@ -73,13 +73,21 @@ Reduction = Literal["mean", "sum"]
 
 @dataclass(frozen=True)
 class PretrainingSettings(Training):
-    """Settings of stage 1 (section 3.4), in addition to those of `Training`."""
+    """Settings of stage 1 (section 3.4), in addition to those of `Training`.
 
-    nce_tau: float = 0.1  # temperature of L_NCE
+    Attributes:
+        nce_tau: Temperature of L_NCE, above 0.
+        nce_weight: Weight of L_NCE.
+        l1_weight: Weight of L_1; 0 trains without a teacher.
+        l1_reduction: "mean" or "sum" of L_1 over the D dimensions of a feature.
+        symmetric: Also compute L_NCE from head motion to frames.
+    """
+
+    nce_tau: float = 0.1
     nce_weight: float = 1.0
     l1_weight: float = 1.0
-    l1_reduction: Reduction = "mean"  # of L_1 over the D dimensions of a feature
-    symmetric: bool = False  # also L_NCE from head motion to frames
+    l1_reduction: Reduction = "mean"
+    symmetric: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,7 +97,15 @@ class PretrainingSettings(Training):
 
 
 class PretrainingOptions(TrainingOptions, total=False):
-    """The fields of `PretrainingSettings` as keyword arguments of `pretrain_imu()`."""
+    """The fields of `PretrainingSettings`, which explains them, as keyword arguments of `pretrain_imu()`.
+
+    Attributes:
+        nce_tau: Temperature of L_NCE.
+        nce_weight: Weight of L_NCE.
+        l1_weight: Weight of L_1.
+        l1_reduction: "mean" or "sum".
+        symmetric: Also compute L_NCE from head motion to frames.
+    """
 
     nce_tau: float
     nce_weight: float
@@ -100,13 +116,21 @@ class PretrainingOptions(TrainingOptions, total=False):
 
 @dataclass(frozen=True)
 class DistillationSettings(Training):
-    """Settings of stage 2 (equation 6), in addition to those of `Training`."""
+    """Settings of stage 2 (equation 6), in addition to those of `Training`.
 
-    alpha: float = 0.95  # weight of L_KD; L_GT is weighted by 1 - alpha
-    beta: float = 1.0  # weight of L_1
-    tau: float = 1.0  # temperature of L_KD
-    tau_squared: bool = False  # multiply L_KD by tau squared
-    l1_reduction: Reduction = "mean"  # of L_1 over the D dimensions of a feature
+    Attributes:
+        alpha: Weight of L_KD, 0 to 1; L_GT is weighted by 1 - alpha.
+        beta: Weight of L_1.
+        tau: Temperature of L_KD, above 0.
+        tau_squared: Multiply L_KD by tau squared.
+        l1_reduction: "mean" or "sum" of L_1 over the D dimensions of a feature.
+    """
+
+    alpha: float = 0.95
+    beta: float = 1.0
+    tau: float = 1.0
+    tau_squared: bool = False
+    l1_reduction: Reduction = "mean"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -116,7 +140,15 @@ class DistillationSettings(Training):
 
 
 class DistillationOptions(TrainingOptions, total=False):
-    """The fields of `DistillationSettings` as keyword arguments of `distill()`."""
+    """The fields of `DistillationSettings`, which explains them, as keyword arguments of `distill()`.
+
+    Attributes:
+        alpha: Weight of L_KD.
+        beta: Weight of L_1.
+        tau: Temperature of L_KD.
+        tau_squared: Multiply L_KD by tau squared.
+        l1_reduction: "mean" or "sum".
+    """
 
     alpha: float
     beta: float
@@ -128,6 +160,17 @@ class DistillationOptions(TrainingOptions, total=False):
 @dataclass(frozen=True)
 class StudentSettings:
     """Arguments of `EgoDistill` that do not depend on the clips; its docstring explains them.
+
+    Attributes:
+        num_frames: N, the number of frames.
+        image_encoder: Name of the image encoder.
+        image_weights: "imagenet", the path of a file, or None for random.
+        use_imu: False: a model that reads frames only.
+        imu_vector: "flatten" or "mean" of the IMU features over time.
+        imu_width: Width of the IMU encoder's last layer.
+        hidden: Width of the hidden layers in the fusion network.
+        fusion_layers: Number of hidden layers in the fusion network.
+        feature_dim: D, the size of the teacher's feature, unless `build()` is given another.
 
     >>> from egodistill import StudentSettings
     >>> student = StudentSettings(image_encoder="resnet10x8", image_weights=None).build(num_classes=8, frame_size=64)
@@ -143,10 +186,16 @@ class StudentSettings:
     imu_width: int = 16
     hidden: int = 1024
     fusion_layers: int = 2
-    feature_dim: int = 768  # unless `build()` is given another
+    feature_dim: int = 768
 
     def build(self, num_classes: int, *, feature_dim: int | None = None, **clips: Any) -> EgoDistill:
-        """Return a new student. `feature_dim` is the size of the teacher's feature, `clips` the other arguments."""
+        """Return a new student.
+
+        Args:
+            num_classes: C.
+            feature_dim: D, the size of the teacher's feature; None: that of these settings.
+            clips: The arguments of `EgoDistill` that depend on the clips, such as `frame_size`.
+        """
         arguments = asdict(self) | ({} if feature_dim is None else {"feature_dim": feature_dim})
         return EgoDistill(num_classes, **arguments, **clips)
 
@@ -154,6 +203,12 @@ class StudentSettings:
 @dataclass(frozen=True)
 class Recipe:
     """All settings that decide a student's accuracy: its architecture, and the settings of each training stage.
+
+    Attributes:
+        student: The architecture.
+        finetuning: Training on labels alone: VisOnly, VisIMU and baselines.
+        pretraining: Stage 1, `pretrain_imu()`.
+        distillation: Stage 2, `distill()`.
 
     >>> from egodistill import EGO4D, EPIC_KITCHENS
     >>> EPIC_KITCHENS.distillation.tau, EGO4D.distillation.tau
@@ -164,12 +219,16 @@ class Recipe:
     """
 
     student: StudentSettings = StudentSettings()
-    finetuning: Training = Training()  # on labels alone: VisOnly, VisIMU and baselines
+    finetuning: Training = Training()
     pretraining: PretrainingSettings = PretrainingSettings()
     distillation: DistillationSettings = DistillationSettings()
 
     def with_training(self, **changes: Unpack[TrainingOptions]) -> Recipe:
-        """Return the recipe with these settings changed in all stages."""
+        """Return the recipe with some settings changed in all stages.
+
+        Args:
+            changes: Fields of `Training`.
+        """
         return replace(self, **{stage: replace(getattr(self, stage), **changes) for stage in STAGES})
 
     def record(self) -> dict[str, Any]:
@@ -222,7 +281,10 @@ def change_settings(kind: type[Settings], settings: Settings, changes: Mapping[s
 def action_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """Return L_ACT (equation 1) or L_GT (equation 5): cross-entropy of logits [B, C] and class indices [B] -> [B].
 
-    ``smoothing`` is the share of the target that is spread evenly over all classes; the paper has none.
+    Args:
+        logits: [B, C].
+        labels: Class indices, int64 [B].
+        smoothing: Share of the target that is spread evenly over all classes; the paper has none.
 
     >>> import torch
     >>> from egodistill.distillation import action_loss
@@ -235,8 +297,11 @@ def action_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tenso
 def feature_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:
     """Return L_1 (equation 3): the mean absolute difference of features [B, D], or the sum, per clip [B].
 
-    The default mean over dimensions makes beta = 1 independent of D. Raise EgoDistillError for another ``reduction``
-    than "mean" or "sum".
+    Args:
+        student: The student's features [B, D].
+        teacher: The teacher's features [B, D].
+        reduction: "mean" or "sum" over the D dimensions; another one raises EgoDistillError. The mean makes beta = 1
+            independent of D.
 
     >>> import torch
     >>> from egodistill.distillation import feature_loss
@@ -252,8 +317,14 @@ def feature_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "me
 def distillation_loss(student: Tensor, teacher: Tensor, tau: float, *, tau_squared: bool = False) -> Tensor:
     """Return L_KD (equation 4): KL(softmax(teacher / tau) || softmax(student / tau)) of logits [B, C], per clip [B].
 
-    As in the paper, there is no factor tau^2, so at tau = 10 the gradient is about a hundredth of that at tau = 1.
-    ``tau_squared`` adds the factor (Hinton, Vinyals, Dean 2015, section 2).
+    As in the paper, the default has no factor tau^2, so at tau = 10 the gradient is about a hundredth of that at tau =
+    1.
+
+    Args:
+        student: The student's logits [B, C].
+        teacher: The teacher's logits [B, C].
+        tau: Temperature.
+        tau_squared: Multiply by tau^2 (Hinton, Vinyals, Dean 2015, section 2).
 
     >>> import torch
     >>> from egodistill.distillation import distillation_loss
@@ -270,7 +341,12 @@ def contrastive_loss(predicted: Tensor, actual: Tensor, tau: float = 0.1, *, sym
     """Return L_NCE (equation 7) of IMU features predicted from frames and actual ones, both [B, D], per clip [B].
 
     The positive of row i is column i of the cosine similarities; the other clips of the batch are negatives.
-    ``symmetric`` averages both directions.
+
+    Args:
+        predicted: IMU features predicted from frames [B, D].
+        actual: IMU features of the samples [B, D].
+        tau: Temperature.
+        symmetric: Average the losses of both directions.
 
     >>> import torch
     >>> from egodistill.distillation import contrastive_loss
@@ -293,7 +369,7 @@ def label_scale(known: Tensor, weight: Tensor, everywhere: bool) -> float:
     """Return the number of clips of a batch divided by that of its labelled ones; 0 if it has none.
 
     The mean over a batch of a loss that is 0 for clips without a label, times this, is the mean over the labelled ones.
-    ``known`` is bool [b], True for clips with a label; ``weight`` [b] is that of the batch. With ``everywhere``, clips
+    `known` is bool [b], True for clips with a label; `weight` [b] is that of the batch. With `everywhere`, clips
     are counted over all processes.
     """
     counts = [float(weight.sum()), float(weight[known].sum())]
@@ -337,7 +413,13 @@ class LabelledObjective(Objective):
 
 
 class Finetune(LabelledObjective):
-    """Objective of `finetune()`: L_ACT (equation 1), and the model's own extra losses if it has any."""
+    """Objective of `finetune()`: L_ACT (equation 1), and the model's own extra losses if it has any.
+
+    Args:
+        model: Any model; see `batches.Model`.
+        store: The clips to train on.
+        smoothing: Share of the target that is spread evenly over all classes.
+    """
 
     def __init__(self, model: nn.Module, store: Store, smoothing: float = 0.0) -> None:
         batches.require_labels(store, some=True)
@@ -364,15 +446,27 @@ def finetune(
 ) -> History:
     """Train any model, teacher or student, on labels alone with L_ACT (equation 1).
 
-    VisOnly and VisIMU of the paper are trained like this. With ``validation``, clips of other wearers, the model keeps
-    the weights of the epoch with the highest accuracy on them, see `training.train()`. ``changes`` override fields of
-    ``settings``. Parameters with ``requires_grad=False`` are not trained. L_ACT is the mean over the labelled clips of
-    a batch, 0 if it has none; leave clips without a label out (``store.select(store.labels >= 0)``) unless the model's
-    own losses or batch norm are to see them. Return one dict per epoch: loss, top1 (on the training clips, during
-    training), learning_rate, clips_per_second, loader_share (of the time, waiting for data). Raise EgoDistillError if
-    the store lacks an array (the message says how to add it), if model and store differ in classes or frame size, if no
-    clip has a label, if the checkpoint is from another run, or if the loss becomes infinite or NaN (the message names
-    the clips). Raise EgoDistillOSError if the checkpoint cannot be written or another process of the training has died.
+    VisOnly and VisIMU of the paper are trained like this. Parameters with `requires_grad=False` are not trained. L_ACT
+    is the mean over the labelled clips of a batch, 0 if it has none; leave clips without a label out
+    (`store.select(store.labels >= 0)`) unless the model's own losses or batch norm are to see them.
+
+    Args:
+        model: The model to train, in place; see `batches.Model`.
+        store: The clips to train on.
+        settings: The settings; the defaults are the paper's for EPIC-KITCHENS.
+        validation: Clips of other wearers. With them, the model keeps the weights of the epoch with the highest
+            accuracy on them; see `training.train()`.
+        changes: Fields that override those of `settings`, such as `epochs=5`.
+
+    Returns:
+        One dict per epoch: loss, top1 (on the training clips, during training), learning_rate, clips_per_second,
+        loader_share (of the time, waiting for data).
+
+    Raises:
+        EgoDistillError: If the store lacks an array (the message says how to add it), if model and store differ in
+            classes or frame size, if no clip has a label, if the checkpoint is from another run, or if the loss becomes
+            infinite or NaN (the message names the clips).
+        EgoDistillOSError: If the checkpoint cannot be written or another process of the training has died.
 
     >>> from egodistill import EgoDistill, data, finetune
     >>> train = data.ClipStore("store").split("train")
@@ -413,9 +507,15 @@ def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
 class PretrainIMU(Objective):
     """Objective of `pretrain_imu()`: nce_weight L_NCE + l1_weight L_1 (section 3.4).
 
-    Image features are computed once, by `setup()`. ``frames`` is the name of the store's array with the frames that
-    the model reads. With ``teacher_rows``, only these clips have a teacher's feature and L_1; `setup()` reads the
-    features.
+    Image features are computed once, by `setup()`.
+
+    Args:
+        model: The student.
+        predictor: The predictor h.
+        frames: Name of the store's array with the frames that the model reads.
+        settings: The settings of stage 1.
+        teacher: Name of outputs in the store; None without L_1.
+        teacher_rows: bool [clips]: only these have a teacher's feature, which `setup()` reads, and L_1. None: all.
     """
 
     def __init__(
@@ -438,7 +538,12 @@ class PretrainIMU(Objective):
         self.find_unused = not settings.l1_weight  # Without L_1 the fusion network has no gradient.
 
     def setup(self, store: Store, settings: Training) -> None:
-        """Compute the image features of all clips; read the teacher's features of those that have one."""
+        """Compute the image features of all clips; read the teacher's features of those that have one.
+
+        Args:
+            store: The clips to train on.
+            settings: The settings of the training.
+        """
         self.features = frozen_features(self.model, store, self.frames, settings)
         if self.target and self.teacher_rows is not None:
             rows = np.flatnonzero(self.teacher_rows)
@@ -481,19 +586,31 @@ def pretrain_imu(
 ) -> History:
     """Train the IMU encoder, the predictor h and the fusion network without labels: stage 1, section 3.4.
 
-    The loss is L_NCE (equation 7) + L_1 to the feature of ``teacher``, the name of a teacher whose outputs
-    `teachers.extract()` added to the store; use None with ``l1_weight=0``. ``changes`` override fields of ``settings``.
-    If only some clips have outputs, pass ``teacher_rows=store.done("NAME.feature")``, bool [clips]; the others have no
-    L_1, and take part in L_NCE alone.
+    The loss is L_NCE (equation 7) + L_1 to the teacher's feature.
 
     The image encoder is frozen and in evaluation mode, because training it here makes it collapse (a footnote of the
     paper). So the features of all frames are computed once and kept in memory: (N + 2) x d numbers per clip, d = 512
-    for ResNet-18. A GRU, which starts from random weights, is trained, too. The predictor is not part of the student;
-    pass your own to keep it. Under torchrun, the clips of all processes are negatives.
+    for ResNet-18. A GRU, which starts from random weights, is trained, too. Under torchrun, the clips of all processes
+    are negatives.
 
-    Return one dict per epoch: loss, nce, l1, matching (the share of clips whose predicted IMU feature is closest to
-    their own one in the batch), and the last three entries of `finetune()`. Raise the errors of `finetune()`, except
-    for labels, and EgoDistillError for a model without IMU.
+    Args:
+        model: The student, with head motion; it is trained in place.
+        store: The clips to train on; labels are not read.
+        settings: The settings of stage 1; the defaults are the paper's.
+        teacher: Name of a teacher whose outputs `teachers.extract()` added to the store; None with `l1_weight=0`.
+        teacher_rows: If only some clips have outputs, `store.done("NAME.feature")`, bool [clips]; the others have no
+            L_1, and take part in L_NCE alone.
+        predictor: The predictor h, which is not part of the student; pass your own to keep it. None: a new one.
+        changes: Fields that override those of `settings`, such as `epochs=5`.
+
+    Returns:
+        One dict per epoch: loss, nce, l1, matching (the share of clips whose predicted IMU feature is closest to their
+            own
+        one in the batch), and the last three entries of `finetune()`.
+
+    Raises:
+        EgoDistillError: If the model has no IMU encoder, and as in `finetune()`, except for labels.
+        EgoDistillOSError: As in `finetune()`.
 
     >>> from egodistill import EgoDistill, data, pretrain_imu
     >>> train = data.ClipStore("store").split("train")
@@ -553,9 +670,15 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 class EndFeatures:
     """A consumer of `data.prepare()` that writes image features of the end frames instead of these frames.
 
-    Only stage 1 reads the end frames, and it needs only what the frozen image encoder of ``model`` computes from them:
-    4 kB per clip instead of 301 kB (ResNet-18, 224 pixels). `pretrain_imu()` accepts the store for models with the same
-    image encoder. The array is "end_features" float32 [n, 2, d]; "end_features.teacher.json" identifies the encoder.
+    Only stage 1 reads the end frames, and it needs only what the frozen image encoder computes from them: 4 kB per clip
+    instead of 301 kB (ResNet-18, 224 pixels). `pretrain_imu()` accepts the store for models with the same image
+    encoder. The array is "end_features" float32 [n, 2, d]; "end_features.teacher.json" identifies the encoder.
+
+    Args:
+        model: The student whose image encoder is used.
+        batch_size: Clips per batch.
+        device: Device to compute on; None: a GPU if there is one.
+        precision: "fp32", "bf16" for mixed precision, or "auto".
 
     >>> from egodistill import EgoDistill, data, distillation
     >>> segments = data.read_epic_kitchens("world/EPIC_100_train.csv", "world")
@@ -589,7 +712,11 @@ class EndFeatures:
     def open(self, store: Any) -> Iterator[Callable[[np.ndarray, Mapping[str, np.ndarray]], None]]:
         """Yield a function that writes the features of rows from their frames: "ends" uint8 [B, 2, 3, H, W].
 
-        Raise DataError if the store has features of another encoder, or a feature is not finite.
+        Args:
+            store: The store that is filled; the features become an array of it.
+
+        Raises:
+            DataError: If the store has features of another encoder, or a feature is not finite.
         """
         claim = claim_outputs(store, "end_features", self.identity)
         store.add("end_features", (2, self.model.image_dim), np.float32)
@@ -656,7 +783,14 @@ def frozen_features(model: EgoDistill, store: Store, frames: str, settings: Trai
 
 
 class Distill(LabelledObjective):
-    """Objective of `distill()`: alpha L_KD + (1 - alpha) L_GT + beta L_1 (equation 6)."""
+    """Objective of `distill()`: alpha L_KD + (1 - alpha) L_GT + beta L_1 (equation 6).
+
+    Args:
+        model: The student; see `batches.Model`.
+        store: The clips to train on.
+        settings: The settings of stage 2.
+        teacher: Name of outputs in the store.
+    """
 
     def __init__(self, model: Model, store: Store, settings: DistillationSettings, teacher: str) -> None:
         inputs = batches.arrays_of(model, store)
@@ -697,16 +831,28 @@ def distill(
 ) -> History:
     """Train a whole student with alpha L_KD + (1 - alpha) L_GT + beta L_1: stage 2, equation 6.
 
-    ``teacher`` is the name of a teacher whose outputs `teachers.extract()` added to the store. ``changes`` override
-    fields of ``settings``. The defaults are the paper's for EPIC-KITCHENS; `EGO4D.distillation` has those for Ego4D.
-
     Clips need no labels. L_GT is the mean over the labelled clips of a batch, 0 if it has none; the other terms are
     means over all clips. Their weights stay, so without any label the loss is alpha L_KD + beta L_1.
 
-    Return one dict per epoch: loss, kd, gt, l1, top1, and the last three entries of `finetune()`. gt and top1 are means
-    over the labelled clips, and absent without any; if a clip has no label, "agreement" is the share of all clips whose
-    best class is the teacher's. Raise the errors of `finetune()`, except for labels, and EgoDistillError if the
-    features of student and teacher differ in size, or their numbers of classes do.
+    Args:
+        model: The student to train, in place; see `batches.Model`.
+        store: The clips to train on.
+        settings: The settings of stage 2. The defaults are the paper's for EPIC-KITCHENS; `EGO4D.distillation` has
+            those for Ego4D.
+        teacher: Name of a teacher whose outputs `teachers.extract()` added to the store.
+        changes: Fields that override those of `settings`, such as `tau=4.0`.
+
+    Returns:
+        One dict per epoch: loss, kd, gt, l1, top1, and the last three entries of `finetune()`. gt and top1 are means
+            over
+        the labelled clips, and absent without any; if a clip has no label, "agreement" is the share of all clips whose
+            best
+        class is the teacher's.
+
+    Raises:
+        EgoDistillError: If the features of student and teacher differ in size, or their numbers of classes do, and as
+            in `finetune()`, except for labels.
+        EgoDistillOSError: As in `finetune()`.
 
     >>> from egodistill import EgoDistill, data, distill
     >>> train = data.ClipStore("store").split("train")

@@ -66,17 +66,29 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of `evaluate()`: accuracy over the S segments ("videos") of a store."""
+    """The result of `evaluate()`: accuracy over the S segments ("videos") of a store.
 
-    top1: float  # Share of segments with the right class, 0 to 1.
-    per_class: dict[str, float]  # The same for each class that occurs.
-    confusion: Tensor  # int64 [C, C]: rows are true classes, columns predicted ones.
-    scores: Tensor  # float32 [S, C]: probabilities averaged over the clips of each segment.
-    labels: Tensor  # int64 [S]
-    feature_distance: float | None  # Mean absolute difference between clip features and the teacher's.
-    clips: int  # Number of clips.
-    precision: str = "fp32"  # Precision in which the model ran, "fp32" or "bf16".
-    wearers: Sequence[str] = ()  # Wearer of each segment, in the order of labels; "" if the store names none.
+    Attributes:
+        top1: Share of segments with the right class, 0 to 1.
+        per_class: The same for each class that occurs.
+        confusion: int64 [C, C]: rows are true classes, columns predicted ones.
+        scores: float32 [S, C]: probabilities averaged over the clips of each segment.
+        labels: int64 [S].
+        feature_distance: Mean absolute difference between clip features and the teacher's; None without a teacher.
+        clips: Number of clips.
+        precision: Precision in which the model ran, such as "fp32" or "bf16".
+        wearers: Wearer of each segment, in the order of labels; "" if the store names none.
+    """
+
+    top1: float
+    per_class: dict[str, float]
+    confusion: Tensor
+    scores: Tensor
+    labels: Tensor
+    feature_distance: float | None
+    clips: int
+    precision: str = "fp32"
+    wearers: Sequence[str] = ()
 
     @property
     def correct(self) -> Tensor:
@@ -101,11 +113,20 @@ def evaluate(
 ) -> Evaluation:
     """Return an `Evaluation`: per-video top-1 accuracy (section 4.1), by softmax scores averaged over each segment.
 
-    With `teacher`, the name of outputs in the store, also return the mean absolute difference between the model's
-    features and the teacher's. `precision` is "fp32", "bf16", or "auto": bf16 on hardware that is fast at it (see
-    `runtime.pick_precision`). `compile` uses torch.compile, which takes about a minute first. The wearers of the result
-    come from an attribute `wearers` of the store, a name or None for each clip. Raise EgoDistillError if the store
-    lacks an array or labels, or does not fit the model.
+    Args:
+        model: A student, teacher or baseline; see `batches.Model`.
+        store: Clips that all have a label. The wearers of the result come from its attribute `wearers`, if it has one:
+            a name or None for each clip.
+        teacher: Name of outputs in the store. With it, the result has the mean absolute difference between the model's
+            features and the teacher's.
+        batch_size: Clips per batch.
+        device: Device to compute on; None: a GPU if there is one.
+        precision: "fp32", "bf16", or "auto": bf16 on hardware that is fast at it (see `runtime.pick_precision()`).
+        compile: Use torch.compile, which takes about a minute first.
+        progress: Show a progress bar on stderr.
+
+    Raises:
+        EgoDistillError: If the store lacks an array or labels, or does not fit the model.
 
     >>> from egodistill import EgoDistill, data, evaluate
     >>> model, test = EgoDistill.load("student.pt"), data.ClipStore("store").split("test")
@@ -201,7 +222,16 @@ def outputs(
 ) -> Iterator[tuple[Output, dict[str, Tensor]]]:
     """Yield the outputs of a model in evaluation mode for all clips, batch by batch in order, with the batch.
 
-    The batch contains the arrays that the model reads and those in `targets`; see `batches.read_batches()`.
+    Args:
+        model: A student, teacher or baseline; see `batches.Model`.
+        store: The clips.
+        targets: Names of arrays that the batch has in addition to those that the model reads; see
+            `batches.read_batches()`.
+        batch_size: Clips per batch.
+        device: Device to compute on; None: a GPU if there is one.
+        precision: The result of `runtime.pick_precision()`, such as "fp32".
+        compile: Use torch.compile.
+        progress: Show a progress bar on stderr.
 
     >>> from egodistill import EgoDistill, data, inference
     >>> model, store = EgoDistill.load("student.pt"), data.ClipStore("store")
@@ -230,14 +260,23 @@ def outputs(
 
 @dataclass(frozen=True)
 class Agreement:
-    """The result of `agreement()`: how close a model is to a teacher on the clips of a store; it is not an accuracy."""
+    """The result of `agreement()`: how close a model is to a teacher on the clips of a store; it is not an accuracy.
 
-    top1: float  # Share of clips whose best class is the teacher's, 0 to 1.
-    top5: float  # Share of clips with the teacher's best class among the model's five best.
-    kl: float  # Mean over the clips of KL(teacher || model) of the softmax scores, in nats.
-    r2: float | None  # 1 - |model - teacher|^2 / |training mean - teacher|^2 of the features, summed over the clips.
-    clips: int  # Number of clips.
-    precision: str = "fp32"  # Precision in which the model ran, "fp32" or "bf16".
+    Attributes:
+        top1: Share of clips whose best class is the teacher's, 0 to 1.
+        top5: Share of clips with the teacher's best class among the model's five best.
+        kl: Mean over the clips of KL(teacher || model) of the softmax scores, in nats.
+        r2: 1 - |model - teacher|^2 / |training mean - teacher|^2 of the features, summed over the clips, or None.
+        clips: Number of clips.
+        precision: Precision in which the model ran, such as "fp32" or "bf16".
+    """
+
+    top1: float
+    top5: float
+    kl: float
+    r2: float | None
+    clips: int
+    precision: str = "fp32"
 
     def __str__(self) -> str:
         r2 = "" if self.r2 is None else f", R2 of the feature {self.r2:.3f}"
@@ -262,11 +301,22 @@ def agreement(
 ) -> Agreement:
     """Return how close the outputs of a model are to those of a teacher in the store, clip by clip, without labels.
 
-    `teacher` is the name of outputs in the store. `train` are the clips on which the model was trained. They give the
-    baseline of R2, the mean of the teacher's features: R2 is 1 for a model that returns the teacher's features, and 0
-    for one that always returns this mean. It is None without `train`, and if all of the teacher's features equal the
-    mean. The other arguments are those of `evaluate()`. Raise EgoDistillError if the store lacks an array or does not
-    fit the model, or if the sizes of features or the numbers of classes differ.
+    Args:
+        model: A student, teacher or baseline; see `batches.Model`.
+        store: The clips, with or without labels.
+        teacher: Name of outputs in the store.
+        train: The clips on which the model was trained. They give the baseline of R2, the mean of the teacher's
+            features: R2 is 1 for a model that returns the teacher's features, and 0 for one that always returns this
+            mean. It is None without `train`, and if all of the teacher's features equal the mean.
+        batch_size: Clips per batch.
+        device: Device to compute on; None: a GPU if there is one.
+        precision: "fp32", "bf16" or "auto", as in `evaluate()`.
+        compile: Use torch.compile, as in `evaluate()`.
+        progress: Show a progress bar on stderr.
+
+    Raises:
+        EgoDistillError: If the store lacks an array or does not fit the model, or if the sizes of features or the
+            numbers of classes differ.
 
     >>> from egodistill import EgoDistill, agreement, data
     >>> model, store = EgoDistill.load("student.pt"), data.ClipStore("store")
@@ -326,10 +376,15 @@ def require_same_classes(scores: Tensor, target: Tensor, teacher: str) -> None:
 
 
 class Retrieval(NamedTuple):
-    """The result of `retrieve()`: the clips of a store that are nearest to each query, the nearest first."""
+    """The result of `retrieve()`: the clips of a store that are nearest to each of Q queries, the nearest first.
 
-    rows: Tensor  # int64 [Q, top]: rows of the store; `store.clips[row]` describes a clip
-    distance: Tensor  # float32 [Q, top]
+    Attributes:
+        rows: int64 [Q, top]: rows of the store; `store.clips[row]` describes a clip.
+        distance: float32 [Q, top].
+    """
+
+    rows: Tensor
+    distance: Tensor
 
 
 @torch.no_grad()
@@ -346,12 +401,24 @@ def retrieve(
 ) -> Retrieval:
     """Find the clips of a store that are nearest to queries of frames and head motion (section 4.4, figure 6).
 
-    `inputs` are Q queries in the order of `model.inputs`, such as frames uint8 [Q, N, 3, H, W] and imu float
-    [Q, 422, 6]; to query one frame with several head motions, use `frames.expand(Q, ...)`. Their features are compared
-    with the features of `teacher` in the store, or without `teacher` with the model's own features of all clips.
-    `metric` is "cosine" (1 - similarity) or "l1" (mean absolute difference); the paper does not give one. The model
-    runs in fp32. Raise EgoDistillError if the store lacks an array, inputs are missing, feature sizes differ, or `top`
-    is larger than the number of clips.
+    The model runs in fp32.
+
+    Args:
+        model: A student, teacher or baseline; see `batches.Model`.
+        store: The clips among which to search.
+        inputs: Q queries in the order of `model.inputs`, such as frames uint8 [Q, N, 3, H, W] and imu float [Q, 422,
+            6]; to query one frame with several head motions, use `frames.expand(Q, ...)`.
+        teacher: Name of outputs in the store, with whose features those of the queries are compared; None: with the
+            model's own features of all clips.
+        top: Number of clips to return for each query.
+        metric: "cosine" (1 - similarity) or "l1" (mean absolute difference); the paper does not give one.
+        batch_size: Clips or queries per batch.
+        device: Device to compute on; None: a GPU if there is one.
+        progress: Show a progress bar on stderr.
+
+    Raises:
+        EgoDistillError: If the store lacks an array, inputs are missing, feature sizes differ, or `top` is larger than
+            the number of clips.
 
     >>> import torch
     >>> from egodistill import EgoDistill, data, retrieve
@@ -395,8 +462,17 @@ def retrieve(
 class Cost(NamedTuple):
     """The cost of a model for one clip, from `measure()`.
 
-    GMACs are billions of multiply-adds: half of what torch's FlopCounterMode counts (convolutions and matrix products;
-    no norms, activations or pooling).
+    Attributes:
+        gmacs: Billions of multiply-adds: half of what torch's FlopCounterMode counts (convolutions and matrix products;
+            not norms, activations and pooling).
+        params: Number of parameters.
+        ms_per_clip: Median milliseconds per clip.
+        batch_size: Clips per pass.
+        device: Name of the GPU, or kind of another device, such as "cpu".
+        precision: Precision in which the model ran, such as "fp32" or "bf16".
+        repeats: Number of timed passes; the time is their median.
+        same_top1: Share of random inputs with the same best class as in fp32 without compiling.
+        feature_error: Largest difference of a feature value from fp32, divided by the largest feature value.
     """
 
     gmacs: float
@@ -404,10 +480,10 @@ class Cost(NamedTuple):
     ms_per_clip: float
     batch_size: int
     device: str
-    precision: str = "fp32"  # Precision in which the model ran, "fp32" or "bf16".
-    repeats: int = 0  # Number of timed passes; the time is their median.
-    same_top1: float = 1.0  # Share of random inputs with the same best class as in fp32 without compiling.
-    feature_error: float = 0.0  # Largest difference of a feature value from fp32, divided by the largest feature value.
+    precision: str = "fp32"
+    repeats: int = 0
+    same_top1: float = 1.0
+    feature_error: float = 0.0
 
 
 @torch.no_grad()
@@ -424,12 +500,22 @@ def measure(
     """Return multiply-adds, parameters and median milliseconds per clip of a model.
 
     The inputs are `batches.example_inputs()`: their shapes follow from the model's `clip_spec`, or from the attributes
-    that `clips.spec_of()` reads. The time is the median of `repeats` forward passes after two warm-up passes, divided
-    by the batch size; on a GPU it is measured with device events. Reading and decoding are not included. After
-    `seconds` no further pass starts, but at least two are timed; a first pass that takes longer than `seconds` replaces
-    the warm-up, and is timed. `precision` and `compile` are options of `evaluate()`; `same_top1` and `feature_error` of
-    the result show their effect on the outputs. Raise EgoDistillError if no multiply-adds can be counted, or if nothing
-    says the size of the model's frames.
+    that `clips.spec_of()` reads. The time is the median of forward passes after two warm-up passes, divided by the
+    batch size; on a GPU it is measured with device events. Reading and decoding are not included. `same_top1` and
+    `feature_error` of the result show the effect of `precision` and `compile` on the outputs.
+
+    Args:
+        model: A student, teacher or baseline; see `batches.Model`.
+        batch_size: Clips per pass.
+        device: Device to compute on; None: a GPU if there is one.
+        precision: "fp32", "bf16" or "auto", as in `evaluate()`.
+        compile: Use torch.compile, as in `evaluate()`.
+        repeats: Number of timed passes.
+        seconds: After this time, no further pass starts, but at least two are timed; a first pass that takes longer
+            replaces the warm-up, and is timed. None: no limit.
+
+    Raises:
+        EgoDistillError: If multiply-adds cannot be counted, or if nothing says the size of the model's frames.
 
     >>> from egodistill import EgoDistill, measure
     >>> cost = measure(EgoDistill.load("student.pt"), batch_size=2, repeats=2, device="cpu", precision="fp32")
@@ -505,10 +591,15 @@ def output_error(fast: Output | Tensor, exact: Output | Tensor) -> dict[str, flo
 
 
 def count_macs(model: nn.Module, device: torch.device) -> float:
-    """Return the multiply-adds of a model in evaluation mode for one clip. On the meta device nothing is computed.
+    """Return the multiply-adds of a model in evaluation mode for one clip.
 
-    Raise EgoDistillError if the model has weights, but none of its operations can be counted, and for exported files,
-    which show neither.
+    Args:
+        model: A student, teacher or baseline; see `batches.Model`.
+        device: Device to compute on. On the meta device nothing is computed.
+
+    Raises:
+        EgoDistillError: If the model has weights, but none of its operations can be counted, and for exported files,
+            which show neither.
 
     >>> import torch
     >>> from egodistill import EgoDistill, inference
@@ -544,7 +635,14 @@ def count_macs(model: nn.Module, device: torch.device) -> float:
 
 
 class Prediction(NamedTuple):
-    """One clip of a recording: start and stop in seconds, and its best classes with probabilities, or the problem."""
+    """One clip of a recording, with its best classes or the problem.
+
+    Attributes:
+        start: Start of the clip in seconds on the video's clock.
+        stop: Its end in seconds.
+        classes: (name, probability) of the best classes, the best first; [] if there is a problem.
+        problem: Why the clip could not be classified, or None.
+    """
 
     start: float
     stop: float
@@ -575,18 +673,37 @@ def predict(
 ) -> Iterator[Prediction]:
     """Classify a recording clip by clip: yield the `top` classes of a clip every `stride` seconds.
 
-    By default, `stride` is the length of a clip. `video`, `imu`, `imu_offset`, `imu_stretch`, `zero_accel` and
-    `imu_axes` are arguments of `clips.open_recording()`; correct the IMU's clock as for the training clips.
-    `min_coverage`, `max_gap` and `max_hold` are options of `data.prepare()`. Frames are chosen as in training, unless
-    `exact` or `tolerance` is given: `exact=False` takes the nearest key frames, which are cheap to decode,
-    `tolerance=0.25` the frames that are cheapest to decode within 0.25 s of their times. `precision` and `compile` are
-    options of `evaluate()`.
+    The recording is decoded in one pass, in constant memory. A clip that cannot be classified, because IMU samples or a
+    frame are missing, has no classes, and `problem` is the reason. Errors are raised before the first clip.
 
-    The recording is decoded in one pass, in constant memory. A clip that cannot be classified, because IMU samples or
-    a frame are missing, has no classes, and `problem` is the reason. Before the first clip, raise EgoDistillError for
-    samples in other axes than those of the training, for a `stride` that is below a hundredth of a clip or another
-    value out of range, for a model with an input that no recording has, and if nothing says the size of its frames;
-    raise VideoError or IMUError for a file that cannot be read.
+    Args:
+        model: A student, teacher or baseline; see `batches.Model`.
+        video: Video file or recording, as in `clips.open_recording()`.
+        imu: File with the IMU samples, or a pair (accelerometer, gyroscope); None: what `clips.open_recording()` finds.
+        imu_offset: Seconds. A sample stamped t was taken at `imu_offset + imu_stretch * t` of the video; correct the
+            clock as for the training clips.
+        imu_stretch: Factor of the IMU's clock.
+        zero_accel: Zeros if there is no accelerometer, as in `read_imu()`.
+        imu_axes: Axes of the IMU samples; see `clips.Recording`.
+        min_coverage: The share of a clip that each sensor must cover, as in `data.prepare()`.
+        max_gap: Seconds. Parts where IMU samples are further apart are not covered, as in `data.prepare()`.
+        max_hold: Seconds that a frame may be on screen, as in `data.prepare()`.
+        stride: Seconds from clip to clip; None: the length of a clip.
+        top: Number of classes to return for each clip.
+        exact: False: the nearest key frames, which are cheap to decode. With `exact` and `tolerance` None, frames are
+            chosen as in training.
+        tolerance: Seconds. 0.25 takes the frames that are cheapest to decode within 0.25 s of their times.
+        batch_size: Clips per batch.
+        device: Device to compute on; None: a GPU if there is one.
+        precision: "fp32", "bf16" or "auto", as in `evaluate()`.
+        compile: Use torch.compile, as in `evaluate()`.
+
+    Raises:
+        EgoDistillError: For samples in other axes than those of the training, for a `stride` that is below a hundredth
+            of a clip or another value out of range, for a model with an input that recordings do not have, and if
+            nothing says the size of its frames.
+        VideoError: If the video cannot be read.
+        IMUError: If the IMU samples cannot be read.
 
     >>> from egodistill import EgoDistill, predict
     >>> model = EgoDistill.load("student.pt")

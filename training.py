@@ -49,6 +49,27 @@ class Training:
 
     Raise EgoDistillError for a value that is out of range.
 
+    Attributes:
+        epochs: Number of passes over the clips.
+        batch_size: Clips per step, summed over all processes.
+        learning_rate: Learning rate of AdamW.
+        decay_epochs: With the schedule "step", the learning rate is multiplied by `decay` after these epochs.
+        decay: Factor above 0, at most 1.
+        schedule: "step", the paper's; or "cosine", down to zero, which suits short trainings.
+        warmup_epochs: The learning rate increases linearly from zero over these.
+        weight_decay: Weight decay of AdamW, by default AdamW's own; the paper does not give one.
+        seed: Clip order and dropout depend only on it, the epoch and the step.
+        precision: "fp32"; mixed precision with "bf16", or with "fp16" for GPUs without bf16; "auto": bf16 where it is
+            faster, else fp32. With "auto", the same seed gives other weights on another kind of machine.
+        device: Device to train on; None: a GPU if there is one.
+        checkpoint: File to resume from, and to write during training; None: none.
+        checkpoint_seconds: Seconds after which it is written again within an epoch; it is also written after each
+            epoch.
+        progress: Show a progress bar on stderr.
+        sync_batch_norm: With several processes, compute batch norm over the whole batch.
+        augment: Random changes of the frames, different for each clip and epoch.
+        label_smoothing: Share of the target of L_ACT and L_GT that is spread evenly over all classes.
+
     >>> from egodistill import Training
     >>> settings = Training(epochs=50, decay_epochs=(30, 40))
     >>> settings.learning_rate_at(0), settings.learning_rate_at(30)
@@ -56,24 +77,22 @@ class Training:
     """
 
     epochs: int = 50
-    batch_size: int = 64  # summed over all processes
+    batch_size: int = 64
     learning_rate: float = 1e-4
-    decay_epochs: tuple[int, ...] = (30, 40)  # "step": the learning rate is multiplied by `decay` after these epochs
+    decay_epochs: tuple[int, ...] = (30, 40)
     decay: float = 0.1
-    schedule: Schedule = "step"  # the paper's; or "cosine", down to zero, which suits short trainings
-    warmup_epochs: float = 0.0  # The learning rate increases linearly from zero over these.
-    weight_decay: float = 0.01  # the default of AdamW; the paper does not give one
-    seed: int = 0  # Clip order and dropout depend only on it, the epoch and the step.
-    # "bf16" and "fp16" (for GPUs without bf16) are mixed precision; "auto" is bf16 where it is faster, else fp32. With
-    # "auto", the same seed gives other weights on another kind of machine.
+    schedule: Schedule = "step"
+    warmup_epochs: float = 0.0
+    weight_decay: float = 0.01
+    seed: int = 0
     precision: Precision = "auto"
-    device: str | None = None  # None: a GPU if there is one
-    checkpoint: str | os.PathLike | None = None  # file to resume from, and to write during training
-    checkpoint_seconds: float = 300.0  # how often to write it within an epoch; it is also written after each epoch
+    device: str | None = None
+    checkpoint: str | os.PathLike | None = None
+    checkpoint_seconds: float = 300.0
     progress: bool = True
-    sync_batch_norm: bool = False  # with several processes: batch norm over the whole batch
-    augment: Augment = Augment()  # random changes of the frames, different for each clip and epoch
-    label_smoothing: float = 0.0  # L_ACT and L_GT: share of the target that is spread evenly over all classes
+    sync_batch_norm: bool = False
+    augment: Augment = Augment()
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         batches.use_python_numbers(self)
@@ -96,7 +115,11 @@ class Training:
         runtime.require_precision(self.precision)
 
     def learning_rate_at(self, epoch: float) -> float:
-        """Return the learning rate at a time in epochs, counted from 0; 2.5 is the middle of the third epoch."""
+        """Return the learning rate at this time of the training.
+
+        Args:
+            epoch: Time in epochs, counted from 0; 2.5 is the middle of the third epoch.
+        """
         if self.schedule == "cosine":
             factor = (1 + math.cos(math.pi * min(epoch / self.epochs, 1.0))) / 2
         else:
@@ -109,7 +132,27 @@ class Training:
 
 
 class TrainingOptions(TypedDict, total=False):
-    """The fields of `Training` as keyword arguments: `finetune(model, store, epochs=5)`."""
+    """The fields of `Training`, which explains them, as keyword arguments: `finetune(model, store, epochs=5)`.
+
+    Attributes:
+        epochs: Number of passes over the clips.
+        batch_size: Clips per step.
+        learning_rate: Learning rate of AdamW.
+        decay_epochs: Epochs after which the learning rate decays.
+        decay: Factor of the decay.
+        schedule: "step" or "cosine".
+        warmup_epochs: Epochs with an increasing learning rate.
+        weight_decay: Weight decay of AdamW.
+        seed: Seed of clip order and dropout.
+        precision: "fp32", "bf16", "fp16" or "auto".
+        device: Device to train on.
+        checkpoint: File to resume from and to write.
+        checkpoint_seconds: Seconds between two writes within an epoch.
+        progress: Show a progress bar on stderr.
+        sync_batch_norm: Batch norm over the batches of all processes.
+        augment: Random changes of the frames.
+        label_smoothing: Share of the target that is spread over all classes.
+    """
 
     epochs: int
     batch_size: int
@@ -133,14 +176,17 @@ class TrainingOptions(TypedDict, total=False):
 class Objective(nn.Module):
     """Base class of what a stage trains: the model, the arrays that it reads, and the losses of a batch.
 
-    model    The network. Other modules of the objective are trained, too.
-    reads    Names of the store's arrays.
-    record   What must be equal for a run to be resumed, in addition to `Training.record()`; "stage" is the name of the
-             stage in messages.
+    Under torchrun, set `find_unused = True` (of the objective or its model) if a step can leave trained parameters
+    without a gradient: it is DistributedDataParallel's `find_unused_parameters`. `train()` shows an example.
 
-    Under torchrun, set ``find_unused = True`` (of the objective or its model) if a step can leave trained parameters
-    without a gradient: it is DistributedDataParallel's `find_unused_parameters`. `train()` shows an example. Raise
-    EgoDistillError if ``record`` has no "stage".
+    Args:
+        model: The network. Other modules of the objective are trained, too.
+        reads: Names of the store's arrays.
+        record: What must be equal for a run to be resumed, in addition to `Training.record()`; "stage" is the name of
+            the stage in messages.
+
+    Raises:
+        EgoDistillError: If `record` has no "stage".
     """
 
     find_unused = False
@@ -153,23 +199,32 @@ class Objective(nn.Module):
 
     @property
     def stage(self) -> str:
-        """Name of the stage in messages."""
+        """Return the name of the stage in messages."""
         return self.record["stage"]
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return values per clip, each [b]: "loss", whose mean is minimized, and others to report.
 
         "loss" must be 0 for a clip to which no term applies. Clips with NaN in another value are left out of its mean.
-        The batch holds the arrays of ``reads``, "label", "row", and "weight", which is 1, or 0 for clips that a process
+        The batch holds the arrays of `reads`, "label", "row", and "weight", which is 1, or 0 for clips that a process
         of torchrun only reads to take part in a step.
         """
         raise NotImplementedError
 
     def setup(self, store: Store, settings: Training) -> None:
-        """Compute what the training needs; called once before the first step, when the objective is on its device."""
+        """Compute what the training needs; called once before the first step, when the objective is on its device.
+
+        Args:
+            store: The clips to train on.
+            settings: The settings of the training.
+        """
 
     def set_progress(self, done: float) -> None:
-        """Pass the progress of the training, 0 to 1, to models that depend on it, such as STTS."""
+        """Pass the progress of the training to models that depend on it, such as STTS.
+
+        Args:
+            done: Share of the training that is done, 0 to 1.
+        """
         if hasattr(self.model, "set_progress"):
             self.model.set_progress(done)
 
@@ -177,21 +232,30 @@ class Objective(nn.Module):
 def train(objective: Objective, store: Store, settings: Training, validation: Store | None = None) -> History:
     """Minimize an objective with AdamW over shuffled batches of a store; return one dict per epoch.
 
-    With ``validation``, clips that are not trained on, the history also has the means of the objective's values on
-    them, as "validation_loss" and so on, and the model ends with the weights of the epoch with the highest
-    "validation_top1", or the lowest "validation_loss" if the objective has no "top1"; the earlier one of equal epochs.
-
-    With ``settings.checkpoint``, a run that was killed continues from the last saved step when it is started again with
+    With `settings.checkpoint`, a run that was killed continues from the last saved step when it is started again with
     the same arguments; other start weights, clips or teacher outputs are an error. It ends with the same weights as an
     uninterrupted run (bit by bit on CPU). A finished run is loaded. The history is also written beside the checkpoint,
     as one JSON line per epoch. With precision "auto", a run begins in the precision that is faster here, which it
     prints, and continues in that of its checkpoint.
 
-    Under torchrun, each of K processes takes a share of every batch, and DistributedDataParallel averages the
-    gradients. The result is that of one process with the whole batch, so a run may be resumed with another K. Batch
-    norm is the exception: in training it sees only the clips of its process (unless ``sync_batch_norm``), and after
-    each step its running statistics are averaged over the processes, weighted by clips. Process 0 writes the files;
-    all processes return the same history. Raise the errors of `distillation.finetune()`.
+    Training on several processes under torchrun computes the same losses and gradients as one process: each of K
+    processes takes a share of every batch, and DistributedDataParallel averages the gradients. So a run may be resumed
+    with another K. Batch norm is the exception: in training it sees only the clips of its process (unless
+    `sync_batch_norm`), and after each step its running statistics are averaged over the processes, weighted by clips.
+    Process 0 writes the files; all processes return the same history.
+
+    Args:
+        objective: The model, the arrays that it reads, and the losses of a batch.
+        store: The clips to train on, two or more.
+        settings: The settings of the training.
+        validation: Clips of the same classes that are not trained on. With them, the history also has the means of the
+            objective's values on them, as "validation_loss" and so on, and the model ends with the weights of the epoch
+            with the highest "validation_top1", or the lowest "validation_loss" if the objective has no "top1"; the
+            earlier one of equal epochs.
+
+    Raises:
+        EgoDistillError: As in `distillation.finetune()`.
+        EgoDistillOSError: As in `distillation.finetune()`.
 
     >>> from egodistill import EgoDistill, data, training
     >>> class MatchFeature(training.Objective):
@@ -230,7 +294,7 @@ def require_other_clips(store: Store, validation: Store) -> None:
     ids = [{clip["id"] for clip in getattr(one, "clips", ())} for one in (store, validation)]
     if both := sorted(ids[0] & ids[1]):
         raise EgoDistillError(
-            f"{len(both)} of the validation clips are trained on, such as {both[0]}, so they cannot tell which epoch "
+            f"{len(both)} of the validation clips are trained on, such as {both[0]}, so they cannot show which epoch "
             f"is best; give a split of other wearers"
         )
 
@@ -553,7 +617,7 @@ def prepare_modules(objective: Objective, device: torch.device, sync_batch_norm:
 
 def log_path(checkpoint: str | os.PathLike) -> Path:
     """Return the path of the history that is written beside a checkpoint, one JSON line per epoch."""
-    path = Path(checkpoint)  # the end of "tau1.5" is no suffix
+    path = Path(checkpoint)  # the end of "tau1.5" is not a suffix
     return path.with_name((path.stem if path.suffix in (".pt", ".pth", ".ckpt", ".training") else path.name) + ".jsonl")
 
 
@@ -569,7 +633,7 @@ def logged_precision(checkpoint: str | os.PathLike) -> str:
 
 
 def logged_seconds(checkpoint: str | os.PathLike, clips: int) -> float:
-    """Return about how many seconds the epochs in the history beside a checkpoint took, each of ``clips`` clips.
+    """Return about how many seconds the epochs in the history beside a checkpoint took, each of `clips` clips.
 
     An epoch in which a process had nothing left to do has no rate, and does not count.
     """
@@ -597,6 +661,9 @@ def rank_rows(rows: Tensor) -> Tensor:
 
 def fold_seed(*numbers: int) -> int:
     """Combine several numbers into one seed.
+
+    Args:
+        numbers: Integers; their order counts.
 
     >>> from egodistill import training
     >>> training.fold_seed(0, 3), training.fold_seed(3, 0)

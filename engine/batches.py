@@ -133,7 +133,12 @@ class Store(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, name: str, index: Any) -> np.ndarray:
-        """Return a copy of rows of an array; `index` is a numpy index."""
+        """Return a copy of rows of an array.
+
+        Args:
+            name: Name of the array.
+            index: A numpy index.
+        """
         ...
 
 
@@ -150,9 +155,17 @@ STUDENT_OPTIONS = {"frames": "num_frames", "size": "frame_size", "seconds": "cli
 def arrays_of(model: Model, store: Store, *, classes: bool = True) -> list[str]:
     """Return the names of the store's arrays that a model reads, in its order.
 
-    A model whose `class_names` are None gets the store's. Raise EgoDistillError if the store lacks an array, if the
-    classes differ, or if the clips do (length, size and sampling of frames, rate of the IMU). A model with the
-    attribute `resizes`, such as a teacher, reads frames of any size. Without `classes`, do not compare the classes.
+    A model whose `class_names` are None gets the store's. A model with the attribute `resizes`, such as a teacher,
+    reads frames of any size.
+
+    Args:
+        model: The model; see `Model`.
+        store: The clips.
+        classes: False: do not compare the classes.
+
+    Raises:
+        EgoDistillError: If the store lacks an array, if the classes differ, or if the clips do (length, size and
+            sampling of frames, rate of the IMU).
 
     >>> from egodistill import EgoDistill, batches, data
     >>> batches.arrays_of(EgoDistill.load("student.pt"), data.ClipStore("store"))
@@ -178,7 +191,11 @@ def arrays_of(model: Model, store: Store, *, classes: bool = True) -> list[str]:
 
 
 def inputs_of(model: Model) -> tuple[str, ...]:
-    """Return the names of a model's inputs. Raise EgoDistillError if it does not name them in a tuple or list."""
+    """Return the names of a model's inputs. Raise EgoDistillError if it does not name them in a tuple or list.
+
+    Args:
+        model: The model; see `Model`.
+    """
     inputs = getattr(model, "inputs", None)
     if not (inputs and isinstance(inputs, (tuple, list)) and all(isinstance(name, str) for name in inputs)):
         raise EgoDistillError(
@@ -204,6 +221,9 @@ def clip_spec_of(model: Model) -> clips.ClipSpec:
 
     Raise EgoDistillError if nothing says the size of its frames.
 
+    Args:
+        model: The model; see `Model`.
+
     >>> from egodistill import EgoDistill, batches
     >>> batches.clip_spec_of(EgoDistill.load("student.pt")).size
     64
@@ -218,9 +238,12 @@ def clip_spec_of(model: Model) -> clips.ClipSpec:
 
 
 def as_output(model: Model, output: Any, num_classes: int | None = None) -> Output:
-    """Return the output of a model, any pair of feature [B, D] and logits [B, C], as an `Output`.
+    """Return the output of a model as an `Output`.
 
-    Raise EgoDistillError for anything else, and if C is not `num_classes`.
+    Args:
+        model: The model, whose name is in the messages.
+        output: Any pair of feature [B, D] and logits [B, C]; anything else raises EgoDistillError.
+        num_classes: C; another number of logits raises EgoDistillError. None: any.
 
     >>> import torch
     >>> from egodistill import batches
@@ -296,6 +319,9 @@ def require_clips(model: Model, store: Store, name: str) -> None:
 def stored_axes(store: Store) -> str:
     """Return the name of the axes of a store's IMU samples, the argument `imu_axes` of a student.
 
+    Args:
+        store: The clips.
+
     >>> from egodistill import batches, data
     >>> batches.stored_axes(data.ClipStore("store"))
     'gopro'
@@ -318,7 +344,11 @@ def stored_spec(store: Store, name: str) -> clips.ClipSpec:
 
 
 def input_specs(model: Model, spec: clips.ClipSpec) -> dict[str, clips.ClipSpec]:
-    """Return {input: spec} for a model whose clips have this spec. Raise EgoDistillError for inputs of other kinds.
+    """Return {input: spec} for a model. Raise EgoDistillError for inputs of other kinds.
+
+    Args:
+        model: The model; see `Model`.
+        spec: The spec of its clips, such as `clip_spec_of()`.
 
     >>> from egodistill import EgoDistill, batches
     >>> student = EgoDistill.load("student.pt")
@@ -339,8 +369,14 @@ def example_inputs(model: Model, batch_size: int = 1) -> tuple[Tensor, ...]:
     """Return random inputs for a model, in its order, on the CPU.
 
     "frames" and "clip" are uint8 [B, N, 3, H, W], "imu" is float32 [B, samples, 6], "audio" float32 [B, steps, bands].
-    Raise EgoDistillError for other inputs, if a model reads "clip" without a number of frames, and if nothing says the
-    size of its frames.
+
+    Args:
+        model: The model; see `Model`.
+        batch_size: B.
+
+    Raises:
+        EgoDistillError: For other inputs, if a model reads "clip" without a number of frames, and if nothing says the
+            size of its frames.
 
     >>> from egodistill import EgoDistill, batches
     >>> [(x.dtype, tuple(x.shape)) for x in batches.example_inputs(EgoDistill.load("student.pt"), batch_size=2)]
@@ -357,16 +393,25 @@ def example_inputs(model: Model, batch_size: int = 1) -> tuple[Tensor, ...]:
 
 
 def require_array(store: Store, name: str, source: str) -> None:
-    """Raise EgoDistillError if the store lacks an array; `source` is the call that writes it, for the message."""
+    """Raise EgoDistillError if the store lacks an array.
+
+    Args:
+        store: The clips.
+        name: Name of the array.
+        source: The call that writes it, for the message.
+    """
     require_store(store)
     if name not in store.names:
         raise EgoDistillError(f"the store has no array {name!r} (it has {', '.join(store.names)}); {source} writes it")
 
 
 def require_teacher(store: Store, teacher: str, *outputs: str) -> list[str]:
-    """Return the names of a teacher's arrays for these `outputs` ("feature", "logits").
+    """Return the names of a teacher's arrays. Raise EgoDistillError if the store lacks one.
 
-    Raise EgoDistillError if the store lacks one.
+    Args:
+        store: The clips.
+        teacher: Name of outputs in the store.
+        outputs: Which of its outputs: "feature", "logits".
 
     >>> from egodistill import batches, data
     >>> batches.require_teacher(data.ClipStore("store"), "x3d", "feature", "logits")
@@ -390,7 +435,12 @@ def require_teacher(store: Store, teacher: str, *outputs: str) -> list[str]:
 
 
 def require_labels(store: Store, *, some: bool = False) -> None:
-    """Raise EgoDistillError if a clip has no label; with `some`, if none of them has one."""
+    """Raise EgoDistillError if a clip has no label.
+
+    Args:
+        store: The clips.
+        some: Raise it only if none of them has one.
+    """
     require_store(store)
     count = int((torch.as_tensor(store.labels) < 0).sum())
     if count and count == len(store):
@@ -406,14 +456,25 @@ def require_labels(store: Store, *, some: bool = False) -> None:
 
 
 def clip_ids(store: Store, rows: Tensor) -> str:
-    """Return the segment ids of these clips, at most five, as text; their rows if the store has no ids."""
+    """Return the segment ids of clips, at most five, as text; their rows if the store has no ids.
+
+    Args:
+        store: The clips.
+        rows: Rows of the store, int64 [b].
+    """
     clips, shown = getattr(store, "clips", None), rows.tolist()[:5]
     more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
     return ", ".join(str(clips[row]["id"] if clips else row) for row in shown) + more
 
 
 def require_finite(store: Store, rows: Tensor, name: str, values: Tensor) -> None:
-    """Raise DataError, which names the clips, unless the values [B, ...] of these rows of a store are finite.
+    """Raise DataError, which names the clips, unless values of a store are finite.
+
+    Args:
+        store: The clips.
+        rows: Rows of the store, int64 [b].
+        name: What the values are, for the message.
+        values: The values of these rows, [b, ...].
 
     >>> import torch
     >>> from egodistill import batches, data
@@ -442,9 +503,16 @@ def require_number(
     below: bool = False,
     whole: bool = False,
 ) -> None:
-    """Raise EgoDistillError unless a setting is a finite number from `least` to `most`.
+    """Raise EgoDistillError unless a setting is a finite number in a range.
 
-    `above` and `below` exclude these two themselves; `whole` requires an integer.
+    Args:
+        name: Name of the setting, for the message.
+        value: Its value, of any type.
+        least: The smallest number allowed.
+        most: The largest number allowed.
+        above: Exclude `least` itself.
+        below: Exclude `most` itself.
+        whole: Require an integer.
 
     >>> from egodistill import batches
     >>> batches.require_number("alpha", 1.5, 0, 1)
@@ -476,11 +544,19 @@ def read_batches(
     pick: Callable[[Tensor], Tensor] | None = None,
     change: Callable[[dict[str, Tensor]], None] | None = None,
 ) -> Iterator[tuple[dict[str, Tensor], float]]:
-    """Yield batches of these rows of the store, with the seconds waited for each; a thread reads the next batch ahead.
+    """Yield batches of rows of a store, with the seconds waited for each; a thread reads the next batch ahead.
 
-    A batch holds the arrays `names` and "label" [b] on the device, and "row" [b] on the CPU. `pick` selects the rows of
-    a batch that are read. `change` modifies a batch in place, on the CPU, in the thread that reads. Raise DataError,
-    which names the clips, for a value that is not finite.
+    A batch holds the arrays `names` and "label" [b] on the device, and "row" [b] on the CPU. Raise DataError, which
+    names the clips, for a value that is not finite.
+
+    Args:
+        store: The clips.
+        names: Names of the arrays to read.
+        rows: Rows of the store, in the order of reading, int64 [n].
+        batch_size: Clips per batch.
+        device: Device of the tensors.
+        pick: Function that selects those rows of a batch that are read.
+        change: Function that modifies a batch in place, on the CPU, in the thread that reads.
 
     >>> import torch
     >>> from egodistill import batches, data
@@ -532,12 +608,13 @@ def is_frames(name: str) -> bool:
 class Augment:
     """Random changes of the frames of training clips, a student's or a teacher's; none by default, as in the paper.
 
-    crop     Crop each frame at random and resize the crop to the frame's size. Sides of the crop are shorter than the
-             frame's by up to this share: 0.3 gives 0.7 to 1 of the frame's.
-    jitter   Multiply each colour by a factor between 1 - jitter and 1 + jitter: half of it is the same for the three
-             colours (brightness), half of it is not (tint).
-
     All frames of a clip are changed alike. Raise EgoDistillError for a share outside of 0 <= share < 1.
+
+    Attributes:
+        crop: Crop each frame at random and resize the crop to the frame's size. Sides of the crop are shorter than the
+            frame's by up to this share: 0.3 gives 0.7 to 1 of the frame's.
+        jitter: Multiply each colour by a factor between 1 - jitter and 1 + jitter: half of it is the same for the three
+            colours (brightness), half of it is not (tint).
 
     >>> from egodistill import Augment, EgoDistill, data, finetune
     >>> model, train = EgoDistill.load("student.pt"), data.ClipStore("store").split("train")
@@ -553,21 +630,36 @@ class Augment:
         require_number("jitter", self.jitter, 0, 1, below=True)
 
     def apply(self, batch: dict[str, Tensor], seeds: Sequence[int]) -> None:
-        """Change a batch in place; the change of a clip depends on its seed only, not on the number of processes."""
+        """Change a batch in place; the change of a clip depends on its seed only, not on the number of processes.
+
+        Args:
+            batch: {array: values [b, ...]}; arrays that hold no frames stay as they are.
+            seeds: Seed of each clip.
+        """
         steps = [step for share, step in ((self.crop, self.crop_frames), (self.jitter, self.jitter_frames)) if share]
         for name in filter(is_frames, list(batch)):
             for step in steps:
                 batch[name] = torch.stack([step(x, seed) for x, seed in zip(batch[name], seeds, strict=True)])
 
     def jitter_frames(self, frames: Tensor, seed: int) -> Tensor:
-        """Multiply the colours of all frames of a clip by the same factors: uint8 [N, 3, H, W] -> the same shape."""
+        """Multiply the colours of all frames of a clip by the same factors; return the same shape.
+
+        Args:
+            frames: uint8 [N, 3, H, W].
+            seed: Seed of the factors.
+        """
         numbers = torch.rand(7, generator=torch.Generator().manual_seed(seed))  # The first three are the crop's.
         common, *own = (2 * numbers[3:] - 1).tolist()
         factors = 1 + self.jitter * (common + torch.tensor(own)) / 2
         return (frames * factors[:, None, None]).round().clamp(0, 255).to(frames.dtype)
 
     def crop_frames(self, frames: Tensor, seed: int) -> Tensor:
-        """Crop all frames of a clip alike and resize the crop: uint8 [N, 3, H, W] -> the same shape."""
+        """Crop all frames of a clip alike and resize the crop; return the same shape.
+
+        Args:
+            frames: uint8 [N, 3, H, W].
+            seed: Seed of the crop.
+        """
         size, *place = torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
         full = frames.shape[2:]
         sides = [max(1, round(side * (1 - self.crop * size))) for side in full]

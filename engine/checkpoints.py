@@ -82,8 +82,13 @@ MAX_ENTRIES, MAX_NAME, MAX_COMPRESSION = 1 << 13, 1000, 20
 def save_model(model: nn.Module, path: str | os.PathLike) -> None:
     """Write a model to one self-contained file for `load_model()`; the file is complete or absent.
 
-    Raise EgoDistillError for a class that is not in `MODEL_CLASSES` and for weights that are not finite or not float32,
-    EgoDistillOSError if the file cannot be written.
+    Args:
+        model: A model of a class in `MODEL_CLASSES`.
+        path: The file.
+
+    Raises:
+        EgoDistillError: For another class, and for weights that are not finite or not float32.
+        EgoDistillOSError: If the file cannot be written.
     """
     name = next((kind.__name__ for kind in type(model).__mro__ if kind.__name__ in MODEL_CLASSES), None)
     if name is None:
@@ -121,8 +126,14 @@ def load_model(path: str | os.PathLike, expected: None = None) -> nn.Module: ...
 def load_model(path: str | os.PathLike, expected: type[nn.Module] | None = None) -> nn.Module:
     """Return the model in a file, in evaluation mode, on the CPU.
 
-    Raise EgoDistillOSError if the file does not exist. Raise EgoDistillError, with the file's name, if it is damaged,
-    does not contain a model (of the class `expected`, if given), or if its weights do not fit.
+    Args:
+        path: The file.
+        expected: Class of the model; None: any in `MODEL_CLASSES`.
+
+    Raises:
+        EgoDistillOSError: If the file does not exist.
+        EgoDistillError: If the file is damaged, does not contain a model of the class `expected`, or its weights do not
+            fit; the message has the file's name.
 
     >>> from egodistill.engine import checkpoints
     >>> for file in ("student.pt", "teacher.pt"):
@@ -180,7 +191,7 @@ class SizeLimit:
 
 @contextlib.contextmanager
 def limited_size(size: int, count: int) -> Iterator[None]:
-    """Limit a model built in the block to the parameters and buffers of a file, ``count`` of ``size`` bytes in total.
+    """Limit a model built in the block to the parameters and buffers of a file, `count` of `size` bytes in total.
 
     `SPARE_TENSORS` and `SPARE_BYTES` come on top. Each tensor is counted before its memory is written to. Raise
     EgoDistillError, in the constructor, for more.
@@ -212,10 +223,18 @@ def load_strictly(
 ) -> None:
     """Load weights into a module; each tensor must fit, and none may be missing or left over.
 
-    `source` and `names`, {our key: key in the file}, are for the error message. Parameters whose names start with one
-    of `keep` may be missing and are left unchanged. Floating-point weights of another precision are converted, or with
-    `exact` are an error. A module on the meta device gets new tensors. Raise EgoDistillError that lists everything
-    that does not fit.
+    A module on the meta device gets new tensors.
+
+    Args:
+        module: The module.
+        weights: {key: tensor}, as in `module.state_dict()`.
+        source: Where the weights are from, for the message.
+        names: {our key: key in the file}, for the message.
+        keep: Parameters whose names start with one of these may be missing and are left unchanged.
+        exact: Floating-point weights of another precision are an error; without it, they are converted.
+
+    Raises:
+        EgoDistillError: If something does not fit; the message lists everything that does not.
 
     >>> from torch import nn
     >>> from egodistill.engine import checkpoints
@@ -274,6 +293,10 @@ def dtype_fits(found: torch.dtype, wanted: torch.dtype, exact: bool) -> bool:
 def weights_fingerprint(module: nn.Module, settings: Any = None) -> str:
     """Return a hash of a module's weights and buffers, and of JSON values beside them.
 
+    Args:
+        module: The module.
+        settings: The JSON values.
+
     >>> import torch
     >>> from egodistill.engine import checkpoints
     >>> one, other = (torch.nn.Linear(2, 3) for _ in range(2))
@@ -299,8 +322,10 @@ def shorten(names: Sequence[str], count: int = 5) -> str:
 def write_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     """Write a dict of tensors and plain values atomically. Raise EgoDistillOSError if the file cannot be written.
 
-    Numpy numbers, strings and arrays are converted to Python's numbers, strings and lists, because `read_checkpoint()`
-    cannot read them.
+    Args:
+        path: The file.
+        content: The dict. Numpy numbers, strings and arrays in it are converted to Python's numbers, strings and lists,
+            because `read_checkpoint()` cannot read them.
 
     >>> import torch
     >>> from egodistill.engine import checkpoints
@@ -340,7 +365,12 @@ def tensor_bytes(content: Any) -> int:
 def read_tensors(path: str | os.PathLike) -> dict[str, Any]:
     """Return the dict of tensors and plain values in a file; code in the file never runs (`weights_only`).
 
-    Raise EgoDistillOSError if the file does not exist, EgoDistillError if it is damaged or has other content.
+    Args:
+        path: The file.
+
+    Raises:
+        EgoDistillOSError: If the file does not exist.
+        EgoDistillError: If the file is damaged or has other content.
     """
     check_archive(path)
     try:
@@ -360,7 +390,7 @@ def check_archive(path: str | os.PathLike, compression: int = 1) -> None:
     """Raise EgoDistillError if a path is not a regular file, or a zip archive with damaged or compressed entries.
 
     torch does not compare checksums. It writes no compressed entries, and a small file of them could fill the memory.
-    With `compression` above 1, they are allowed if they unpack to at most so many times the size of the file.
+    With `compression` above 1, they are allowed if they unpack to at most this many times the size of the file.
     """
     try:
         mode = os.stat(path).st_mode
@@ -396,7 +426,12 @@ def check_archive(path: str | os.PathLike, compression: int = 1) -> None:
 
 
 def read_checkpoint(path: str | os.PathLike, expected: str) -> dict[str, Any]:
-    """Return the dict that `write_checkpoint()` wrote. Raise EgoDistillError if its "format" is not `expected`."""
+    """Return the dict that `write_checkpoint()` wrote.
+
+    Args:
+        path: The file.
+        expected: Value of its entry "format"; another one raises EgoDistillError.
+    """
     content = read_tensors(path)
     form = content.get("format")
     if isinstance(form, str) and form != expected and form.rstrip("0123456789") == expected.rstrip("0123456789"):
@@ -419,23 +454,24 @@ def read_checkpoint(path: str | os.PathLike, expected: str) -> dict[str, Any]:
 class Layout:
     """The names of one network's weights in one code base; the networks' modules keep these as plain data.
 
-    network      The class of the network.
-    source       The code base.
-    marker       Pattern that matches the start of a key that no later layout in the list has; see `find_layout()`.
-    rules        (pattern, replacement), applied in order, which turn its keys into ours.
-    ignored      Pattern that matches whole keys that are not weights.
-    joined       {ours: theirs}: parts of keys whose tensors are concatenated along the first dimension.
-    dimensions   {our key: n}: tensors that get leading dimensions of 1 up to n.
-    axes         {pattern of our keys: dimensions}: the order of their dimensions here; those left out must be 1.
-    ones         {end of our key: end of another key}: weights that the layout leaves out; they are ones, in the shape
-                 of the other.
+    Attributes:
+        network: The class of the network.
+        source: The code base.
+        marker: Pattern that matches the start of a key that no later layout in the list has; see `find_layout()`.
+        rules: (pattern, replacement), applied in order, which turn its keys into ours.
+        ignored: Pattern that matches whole keys that are not weights; the default matches none.
+        joined: {ours: theirs}: parts of keys whose tensors are concatenated along the first dimension.
+        dimensions: {our key: n}: tensors that get leading dimensions of 1 up to n.
+        axes: {pattern of our keys: dimensions}: the order of their dimensions here; those left out must be 1.
+        ones: {end of our key: end of another key}: weights that the layout leaves out; they are ones, in the shape of
+            the other.
     """
 
     network: type[nn.Module]
     source: str
     marker: str
     rules: tuple[tuple[str, str], ...] = ()
-    ignored: str = "(?!)"  # nothing
+    ignored: str = "(?!)"
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dimensions: Mapping[str, int] = field(default_factory=dict)
     axes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -446,8 +482,14 @@ def read_weights(checkpoint: str | os.PathLike | Mapping[str, Any], *, unsafe_pi
     """Return {name: tensor} of a file with published weights, or of the content of one.
 
     Files of torch, of numpy (.npz) and of flax (a pickle of nested dicts, whose names are joined by "/") are read.
-    `unsafe_pickle` also allows Caffe2's files (.pkl), from which only numpy arrays are read. Raise EgoDistillOSError
-    if the file does not exist, EgoDistillError if it is damaged or does not contain named weights.
+
+    Args:
+        checkpoint: The file, or its content.
+        unsafe_pickle: Also read Caffe2's files (.pkl), of which only numpy arrays are read.
+
+    Raises:
+        EgoDistillOSError: If the file does not exist.
+        EgoDistillError: If the file is damaged or does not contain named weights.
 
     >>> import torch
     >>> from egodistill.engine import checkpoints
@@ -552,7 +594,13 @@ def read_npz(path: str) -> dict[str, Any]:
 
 
 def find_layout(state: Mapping[str, Any], layouts: Iterable[Layout], source: str) -> Layout:
-    """Return the first layout whose marker matches a key. Raise EgoDistillError, which lists them, if none does."""
+    """Return the first layout whose marker matches a key. Raise EgoDistillError, which lists them, if none does.
+
+    Args:
+        state: {key: weight} of a checkpoint.
+        layouts: The layouts to compare with.
+        source: Where the weights are from, for the message.
+    """
     known = []
     for layout in layouts:
         if any(re.match(layout.marker, key) for key in state):
@@ -566,7 +614,9 @@ def find_layout(state: Mapping[str, Any], layouts: Iterable[Layout], source: str
 def rename(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     """Return the weights with our keys, {our key: key in `state`}, and the keys that are not weights.
 
-    Raise EgoDistillError if two keys are the same weight.
+    Args:
+        state: {key: weight} of a checkpoint; two keys of the same weight raise EgoDistillError.
+        layout: Its layout.
 
     >>> import torch
     >>> from egodistill import teachers

@@ -67,7 +67,11 @@ TIMEOUT = timedelta(minutes=5)  # for a process that does not answer; writing a 
 
 
 def join_processes(device: torch.device) -> None:
-    """Join the process group of torchrun (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), unless already done."""
+    """Join the process group of torchrun (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), unless already done.
+
+    Args:
+        device: Device of this process; it decides between NCCL and gloo.
+    """
     share = files.environment_share()
     if share["world_size"] > 1 and not distributed.is_initialized():
         if device.type == "cuda":
@@ -162,7 +166,11 @@ def is_first_failure() -> bool:
 
 
 def propagate_failure(stage: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Decorate a training stage: destroying this rank's process group unblocks the ranks that wait for it."""
+    """Decorate a training stage: destroying this rank's process group unblocks the ranks that wait for it.
+
+    Args:
+        stage: The function of the stage.
+    """
 
     @functools.wraps(stage)
     def run(*arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
@@ -214,14 +222,23 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 
 def sum_over_processes(values: list[float], device: torch.device) -> list[float]:
-    """Return the values, each summed over all processes."""
+    """Return the values, each summed over all processes.
+
+    Args:
+        values: Numbers of this process.
+        device: Device of this process.
+    """
     if rank_and_world_size()[1] == 1:
         return values
     return all_reduce_sum(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
 
 
 def broadcast_object(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of process 0, whose files other machines may not see."""
+    """Return the content of process 0, whose files other machines may not see.
+
+    Args:
+        content: The content of this process, a dict that can be pickled.
+    """
     box = [content]
     if rank_and_world_size()[1] > 1:
         with distributed_errors():
@@ -242,11 +259,16 @@ class AllReduceSum(torch.autograd.Function):
 
 
 class Share(NamedTuple):
-    """Part of a batch of ``total`` clips that this process trains on: the clips from ``start`` to ``stop``.
+    """Part of a batch that this process trains on.
 
     A share has at least two clips, because batch norm and the contrastive loss need them. If a batch is too small, the
     last processes have no share. They compute the first clips with weight 0, because all processes must take part in
     every communication.
+
+    Attributes:
+        start: Number of its first clip in the batch.
+        stop: Number after its last clip.
+        total: Number of clips in the batch.
 
     >>> from egodistill.engine import distributed
     >>> distributed.Share.of(64)  # without torchrun
@@ -259,17 +281,30 @@ class Share(NamedTuple):
 
     @classmethod
     def of(cls, total: int) -> Share:
-        """Return the share of this process."""
+        """Return the share of this process.
+
+        Args:
+            total: Number of clips in the batch.
+        """
         rank, processes = rank_and_world_size()
         active = max(1, min(processes, total // 2))
         return cls(*(min(k, active) * total // active for k in (rank, rank + 1)), total)
 
     def rows(self, batch: Tensor) -> Tensor:
-        """Return the rows of a batch that this process reads."""
+        """Return the rows of a batch that this process reads.
+
+        Args:
+            batch: Rows of the whole batch.
+        """
         return batch[self.start : self.stop] if self.stop > self.start else batch[:2]
 
     def weights(self, clips: int, device: torch.device) -> Tensor:
-        """Return the weight of each clip that this process reads: 1, or 0 without a share, float [clips]."""
+        """Return the weight of each clip that this process reads: 1, or 0 without a share, float [clips].
+
+        Args:
+            clips: Number of these clips.
+            device: Device of the result.
+        """
         return torch.full((clips,), float(self.stop > self.start), device=device)
 
 
@@ -277,6 +312,10 @@ def gather(own: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows of all processes with a weight above 0, in batch order, and the indices of this process's rows.
 
     Gradients flow back to all processes. The indices are int64 [b]; rows without weight have index 0.
+
+    Args:
+        own: The rows of this process, [b, ...].
+        weight: Their weights, float [b].
     """
     counts = weight > 0
     places = (counts.cumsum(0) - 1).clamp(min=0)
@@ -295,8 +334,11 @@ def gather(own: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 def parallel(objective: nn.Module, *, find_unused: bool) -> nn.Module:
     """Wrap an objective in DistributedDataParallel, which averages gradients over the processes.
 
-    Weights and buffers are copied from process 0. With ``find_unused``, a step may leave parameters without a gradient,
-    in some processes or in all.
+    Weights and buffers are copied from process 0.
+
+    Args:
+        objective: The objective.
+        find_unused: A step may leave parameters without a gradient, in some processes or in all.
     """
     if rank_and_world_size()[1] == 1:
         return objective
@@ -313,7 +355,12 @@ def parallel(objective: nn.Module, *, find_unused: bool) -> nn.Module:
 
 @torch.no_grad()
 def average_statistics(model: nn.Module, weight: float) -> None:
-    """Average the running statistics of batch norms in training mode over the processes, weighted by ``weight``."""
+    """Average the running statistics of batch norms in training mode over the processes.
+
+    Args:
+        model: The model with the batch norms.
+        weight: Weight of this process; those of all processes add up to 1.
+    """
     norms = [part for part in model.modules() if isinstance(part, BATCH_NORMS) and part.training]
     statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
     if not statistics or rank_and_world_size()[1] == 1:
@@ -358,7 +405,11 @@ class SyncBatchNorm(nn.BatchNorm1d):
 
 
 def sync_batch_norm(model: nn.Module) -> None:
-    """Replace the batch norms of a model by `SyncBatchNorm`."""
+    """Replace the batch norms of a model by `SyncBatchNorm`.
+
+    Args:
+        model: The model, changed in place.
+    """
     for parent in list(model.modules()):
         for name, norm in list(parent.named_children()):
             if isinstance(norm, BATCH_NORMS) and norm.affine and norm.track_running_stats:
@@ -370,7 +421,12 @@ def sync_batch_norm(model: nn.Module) -> None:
 
 
 def share_batch_norm(model: nn.Module, share: Share) -> None:
-    """Set the share of the next batch that this process has in each `SyncBatchNorm`."""
+    """Set the share of the next batch that this process has in each `SyncBatchNorm`.
+
+    Args:
+        model: The model with the batch norms.
+        share: The share.
+    """
     for part in model.modules():
         if isinstance(part, SyncBatchNorm):
             part.share = share

@@ -64,14 +64,16 @@ BF16_MARGIN = 1.2  # bf16 must be faster by this factor in the trial, whose resu
 def pick_device(device: str | torch.device | None) -> torch.device:
     """Return the given device, or by default a GPU if there is one; under torchrun, the GPU of this process.
 
-    Raise EgoDistillError for a device that does not exist here.
+    Args:
+        device: A device or its name, such as "cuda:1"; None: the default. One that does not exist here raises
+            EgoDistillError.
     """
     try:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if place == torch.device("cuda") and "LOCAL_RANK" in os.environ:
             place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         if place.type == "meta":
-            raise RuntimeError("it holds shapes, no values")
+            raise RuntimeError("it holds shapes, not values")
         torch.empty(0, device=place)  # on the GPU of this process, or each would take memory on the first one
     except (RuntimeError, AssertionError, ImportError) as error:  # A torch without CUDA asserts, without HPU imports.
         raise EgoDistillError(f"the device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
@@ -83,8 +85,11 @@ def bf16_speed(device: torch.device) -> tuple[bool, str]:
 
     It is faster on NVIDIA GPUs with compute capability 8 or higher, on CPUs with AMX, and on AMD CPUs with AVX512_BF16
     (Zen 4 and later; on a Zen 5, students and baselines took 0.4 to 0.7 of the time). On an Intel Xeon with AVX512_BF16
-    and no AMX the student took 1.5 times as long. If oneDNN emulates bf16, a training step takes 12 to 25 times as
-    long. A CPU that torch does not describe (torch 2.4 describes none) counts as slow.
+    but without AMX, the student took 1.5 times as long. If oneDNN emulates bf16, a training step takes 12 to 25 times
+    as long. A CPU that torch does not describe (torch 2.4 describes none) counts as slow.
+
+    Args:
+        device: The device.
     """
     if device.type == "cuda":
         if torch.version.hip is not None:
@@ -118,10 +123,12 @@ def has_bf16_kernels() -> bool:
 
 
 def pick_precision(device: torch.device, precision: str, model: Any = None) -> str:
-    """Return the precision for inference; "auto" is bf16 if it is faster by `bf16_speed()`, otherwise fp32.
+    """Return the precision for inference. Raise EgoDistillError for weights that cannot run in mixed precision.
 
-    A model with an attribute ``precision``, such as an exported file, runs only in that one. Raise EgoDistillError for
-    weights that cannot run in mixed precision.
+    Args:
+        device: Device of the model.
+        precision: "fp32", "bf16", "fp16", or "auto": bf16 if it is faster by `bf16_speed()`, otherwise fp32.
+        model: The model. One with an attribute `precision`, such as an exported file, runs only in that one.
 
     >>> import torch
     >>> from egodistill.engine import runtime
@@ -145,6 +152,10 @@ def pick_training_precision(device: torch.device, model: nn.Module) -> tuple[str
     """Return "bf16" if a model's training is faster in it than in fp32, otherwise "fp32", and the reason.
 
     The reason is a clause to follow "because". On CPUs, `bf16_gain()` decides, if the CPU reports AMX or AVX512_BF16.
+
+    Args:
+        device: Device of the training.
+        model: The model or objective.
     """
     if unmixable_weight(model):
         return "fp32", "the model has weights that are not float32"
@@ -155,7 +166,8 @@ def pick_training_precision(device: torch.device, model: nn.Module) -> tuple[str
     if not (has_bf16_kernels() and (cpu.get("amx_bf16") or cpu.get("avx512_bf16"))):
         return "fp32", f"{name} reports neither AMX nor AVX512_BF16 to torch {torch.__version__}"
     gain = bf16_gain(*trial_layer(model))
-    return "bf16" if gain >= BF16_MARGIN else "fp32", f"bf16 ran {gain:.1f} times as fast as fp32 in a trial on {name}"
+    reason = f"bf16 was {gain:.2f}x as fast as fp32 in a trial on {name} ({BF16_MARGIN:.2f}x is needed)"
+    return "bf16" if gain >= BF16_MARGIN else "fp32", reason
 
 
 WIDEST_TRIAL = 1024
@@ -177,11 +189,14 @@ def trial_layer(model: nn.Module) -> tuple[int, int]:
 
 @functools.lru_cache
 def bf16_gain(dims: int, channels: int) -> float:
-    """Return how many times as fast as in fp32 this CPU trains a layer with so many channels in bf16.
+    """Return the speed-up of bf16 over fp32 for training such a layer on this CPU.
 
-    ``dims`` is 1, 2 or 3 for a convolution, 0 for a linear layer. The trial takes a fraction of a second, or a few for
-    wide layers: forward and backward passes in both precisions take turns, and the result is the median. It counts
-    processor time, which other programs change less.
+    The trial takes a fraction of a second, or a few for wide layers: forward and backward passes in both precisions
+    take turns, and the result is the median. It counts processor time, which other programs change less.
+
+    Args:
+        dims: 1, 2 or 3 for a convolution, 0 for a linear layer.
+        channels: Number of input and of output channels.
     """
     clock = time.perf_counter if sys.platform == "win32" else time.process_time  # That of Windows has steps of 15.6 ms.
     shape = {0: (2048, channels), 1: (4, channels, 1024), 2: (4, channels, 32, 32), 3: (4, channels, 4, 16, 16)}[dims]
@@ -213,7 +228,11 @@ def unmixable_weight(model: nn.Module) -> tuple[str, torch.dtype] | None:
 
 
 def require_precision(precision: str) -> None:
-    """Raise EgoDistillError for an unknown precision."""
+    """Raise EgoDistillError for an unknown precision.
+
+    Args:
+        precision: One of `PRECISIONS`.
+    """
     if precision not in PRECISIONS:
         raise EgoDistillError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
 
@@ -221,7 +240,10 @@ def require_precision(precision: str) -> None:
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
     """Return a context in which operations that gain from it run in bf16 or fp16, if that is the precision.
 
-    An exported program has a precision of its own, such as int8, which the context does not change.
+    Args:
+        device: Device of the operations.
+        precision: "fp32", "bf16" or "fp16". An exported program has a precision of its own, such as "int8", which the
+            context does not change.
     """
     enabled = precision in ("bf16", "fp16")
     return torch.autocast(device.type, DTYPES[precision] if enabled else torch.bfloat16, enabled=enabled)
@@ -234,9 +256,12 @@ CAST_COPIES: weakref.WeakKeyDictionary[nn.Module, tuple[Any, nn.Module]] = weakr
 def with_cast_weights(model: nn.Module, precision: str) -> nn.Module:
     """Return a copy of a model whose linear layers and convolutions have weights in this precision.
 
-    In fp32, return the model itself. Autocast converts fp32 weights in every call, which for a single clip takes longer
-    than the network. Under `autocast()` the copy returns the same outputs to the bit. Callers share one copy until the
-    model's weights change.
+    Autocast converts fp32 weights in every call, which for a single clip takes longer than the network. Under
+    `autocast()` the copy returns the same outputs to the bit. Callers share one copy until the model's weights change.
+
+    Args:
+        model: The model, with weights in fp32.
+        precision: "bf16" or "fp16"; "fp32" returns the model itself.
 
     >>> import torch
     >>> from egodistill import EgoDistill
@@ -262,10 +287,13 @@ def with_cast_weights(model: nn.Module, precision: str) -> nn.Module:
 
 
 class Compiled:
-    """Callable that runs a model through torch.compile, or uncompiled with a message on stderr if that fails.
+    """A callable that runs a model through torch.compile, or uncompiled with a message on stderr if that fails.
 
     The model is compiled for the size of the first batch. A smaller last batch runs uncompiled, because compiling again
     would take longer.
+
+    Args:
+        model: The model.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -291,7 +319,12 @@ class Compiled:
 
 @contextlib.contextmanager
 def evaluation(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Move a model to a device, in evaluation mode; afterwards restore its device and the mode of each layer."""
+    """Move a model to a device, in evaluation mode; afterwards restore its device and the mode of each layer.
+
+    Args:
+        model: The model.
+        device: The device.
+    """
     modes = {layer: layer.training for layer in model.modules()}
     home = next((parameter.device for parameter in model.parameters()), device)
     model.to(device).eval()
@@ -305,7 +338,11 @@ def evaluation(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def keep_frozen_statistics(model: nn.Module) -> None:
-    """Put batch norms with frozen weights into evaluation mode, so that their statistics do not change."""
+    """Put batch norms with frozen weights into evaluation mode, so that their statistics do not change.
+
+    Args:
+        model: The model with the batch norms.
+    """
     for part in model.modules():
         if isinstance(part, BATCH_NORMS) and part.affine and not part.weight.requires_grad:
             part.eval()
@@ -321,7 +358,3 @@ def lower_thread_priority() -> None:
         thread = threading.get_native_id()
         with contextlib.suppress(OSError):  # A sandbox may forbid this.
             os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + 5)
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Several processes, under torchrun

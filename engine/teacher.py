@@ -41,9 +41,13 @@ class TeacherError(EgoDistillError):
 class Pixels:
     """The normalisation of a clip's pixels.
 
-    Pixels are divided by 255; then `mean` is subtracted and the result divided by `std`, one value per channel, in the
-    order of `channels` ("RGB" or "BGR"). The defaults are those of most networks trained on Kinetics. Raise
-    TeacherError for values that are out of range.
+    Pixels are divided by 255; then `mean` is subtracted and the result divided by `std`. The defaults are those of most
+    networks trained on Kinetics. Raise TeacherError for values that are out of range.
+
+    Attributes:
+        mean: One value per channel, in the order of `channels`.
+        std: One value above 0 per channel, in the order of `channels`.
+        channels: "RGB" or "BGR".
 
     >>> from egodistill import teachers
     >>> teachers.Pixels(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), channels="BGR")
@@ -68,16 +72,17 @@ class Teacher(nn.Module):
     """A video network together with everything that its outputs depend on.
 
     Args:
-        net: a network that takes a normalised clip, float [B, 3, T, H, W], and returns (feature, logits).
-        clip_spec: the clip that it reads, such as `ClipSpec(frames=16, size=112)`; the centre square of each frame,
-            as in the array "clip" of a store, unless `crop` is False. Clips of another size are resized.
-        pixels: normalisation of the pixels.
+        net: A network that takes a normalised clip, float [B, 3, T, H, W], and returns (feature, logits).
+        clip_spec: The clip that it reads, such as `ClipSpec(frames=16, size=112)`; the centre square of each frame, as
+            in the array "clip" of a store, unless `crop` is False. Clips of another size are resized.
+        pixels: Normalisation of the pixels.
         feature_dim: D, the size of its feature.
-        class_names: the C classes in the order of its logits.
-        name: name of its arrays in a store, "{name}.feature" and "{name}.logits".
-        origin: source of its weights, if they were published.
+        class_names: The C classes in the order of its logits.
+        name: Name of its arrays in a store, "{name}.feature" and "{name}.logits".
+        origin: Source of its weights, if they were published.
 
-    Raise TeacherError for arguments or a clip that do not fit.
+    Raises:
+        TeacherError: If the arguments, or later a clip, do not fit.
 
     >>> import torch
     >>> from egodistill import data, teachers
@@ -157,7 +162,11 @@ class Teacher(nn.Module):
         return self.encode(x.transpose(1, 2))
 
     def encode(self, x: Tensor) -> student.Output:
-        """Return the outputs for a normalised clip, float [B, 3, T, H, W], in the channel order of `pixels`."""
+        """Return the outputs for a normalised clip.
+
+        Args:
+            x: The clip, float [B, 3, T, H, W], in the channel order of `pixels`.
+        """
         feature, logits = self.net(x)
         got = (tuple(feature.shape), tuple(logits.shape))
         wanted = ((len(x), self.feature_dim), (len(x), len(self.class_names)))
@@ -203,17 +212,27 @@ class Teacher(nn.Module):
     ) -> Teacher:
         """Return a teacher made from any video model with the input [B, 3, T, H, W].
 
-        `feature_layer` is the name, as in `module.named_modules()`, of the classifier, a linear layer or convolution:
-        its input is the feature, its output the logits. Later operations of the model, such as a softmax, do not
-        count; positions in time and space are averaged. Without `class_names` the classes are "0", "1", ...; `name`
-        is by default the module's class name in lower case. `clip_spec` and `pixels` are those of the constructor.
-        Raise TeacherError if there is no such layer, if its number of classes differs, or if it is TorchScript
-        (`torch.jit.script()`, `trace()`) or a program of `torch.export`; wrap the model from which that was made.
+        Later operations of the model than its classifier, such as a softmax, do not count; positions in time and space
+        are averaged.
 
             r3d = Teacher.wrap(r3d_18(), feature_layer="fc", clip_spec=ClipSpec(frames=16, size=112))
             swin = Teacher.wrap(swin3d_t(), feature_layer="head", clip_spec=ClipSpec(frames=32, size=224))
 
-        A teacher of your own writes its outputs into a store like a published one:
+        The example below writes the outputs of such a teacher into a store, like those of a published one.
+
+        Args:
+            module: The video model, with weights in float32.
+            feature_layer: Name, as in `module.named_modules()`, of the classifier, a linear layer or convolution: its
+                input is the feature, its output the logits.
+            clip_spec: The clip that it reads, as in the constructor.
+            pixels: Normalisation of the pixels, as in the constructor.
+            class_names: The C classes in the order of the logits; None: "0", "1", ...
+            name: Name of its arrays in a store; None: the module's class name in lower case.
+
+        Raises:
+            TeacherError: If there is no such layer, if its number of classes differs, or if it is TorchScript
+                (`torch.jit.script()`, `trace()`) or a program of `torch.export`; wrap the model from which that was
+                made.
 
         >>> from collections import OrderedDict
         >>> from torch import nn
@@ -268,7 +287,12 @@ class Teacher(nn.Module):
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any], class_names: Sequence[str]) -> Teacher:
-        """Return a teacher with these `arguments`; its network is on the meta device, without weights."""
+        """Return a teacher whose network is on the meta device, without weights.
+
+        Args:
+            arguments: The property `arguments` of a teacher.
+            class_names: The C classes in the order of its logits.
+        """
         settings = dict(arguments)
         network, options = NETWORKS[settings.pop("network")], settings.pop("options")
         with torch.device("meta"):  # the weights are loaded later: use no memory and no random numbers
@@ -282,7 +306,12 @@ class Teacher(nn.Module):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one self-contained file for `load()`; the file is complete or absent.
 
-        Raise TeacherError for a network that is not this library's, EgoDistillOSError if the file cannot be written.
+        Args:
+            path: The file.
+
+        Raises:
+            TeacherError: If the network is not one of this library.
+            EgoDistillOSError: If the file cannot be written.
         """
         checkpoints.save_model(self, path)
 
@@ -290,8 +319,13 @@ class Teacher(nn.Module):
     def load(cls, path: str | os.PathLike[str]) -> Teacher:
         """Return the teacher that `save()` wrote, in evaluation mode, on the CPU. No code in the file runs.
 
-        Raise EgoDistillOSError if the file does not exist. Raise EgoDistillError, with the file's name, if it is
-        damaged, contains something else, or if its weights are not exactly those of its network.
+        Args:
+            path: The file.
+
+        Raises:
+            EgoDistillOSError: If the file does not exist.
+            EgoDistillError: If the file is damaged, contains something else, or its weights are not exactly those of
+                its network; the message has the file's name.
         """
         return checkpoints.load_model(path, cls)
 
@@ -299,7 +333,7 @@ class Teacher(nn.Module):
 class Wrapped(nn.Module):
     """A model from elsewhere; a hook on its classifier captures feature and logits.
 
-    Raise TeacherError for weights other than float32, a layer that is missing or no classifier, TorchScript, and
+    Raise TeacherError for weights other than float32, a layer that is missing or not a classifier, TorchScript, and
     programs of `torch.export`.
     """
 

@@ -422,7 +422,7 @@ def test_weights_of_another_precision_are_refused_where_they_do_not_run():
     with pytest.raises(ValueError, match=r"weights of EgoDistill are torch.float16 .*model.float\(\) first"):
         evaluate(small().half(), Store(), precision="bf16", **QUIET)
     assert evaluate(small().double(), Store(), precision="fp32", **QUIET).clips == 32
-    with pytest.raises(ValueError, match="'meta' cannot be used: it holds shapes, no values"):
+    with pytest.raises(ValueError, match="'meta' cannot be used: it holds shapes, not values"):
         evaluate(small(), Store(), device="meta", progress=False)
 
 
