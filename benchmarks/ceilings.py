@@ -1,19 +1,20 @@
-"""Estimate what frames, head motion and sound can tell about the verbs of the rendered world, without rendering it.
+"""Estimate what frames, head motion and sound can show about the verbs of the rendered world, without rendering it.
 
     OMP_NUM_THREADS=1 python benchmarks/ceilings.py --results results/ceilings.jsonl      # an hour on two cores
 
-A classifier sees the true state of 100,000 acts that are drawn, but not rendered, with the noise of the sensors, and is
-told the thing. What it reaches on acts of other wearers is a lower estimate of the best possible accuracy of any model
-with these inputs; a model that is more than two standard errors above it means that the world or the estimate is wrong.
+A classifier sees the true state of 100,000 acts that are drawn, but not rendered, with the noise of the sensors, and
+knows the object. What it reaches on acts of other wearers is a lower estimate of the best possible accuracy of any
+model with these inputs; a model that is more than two standard errors above it means that the world or the estimate is
+wrong.
 
-* Frames: for each of the times of `clips.ClipSpec`, whether the thing is in view, and with an error of about one pixel
+* Frames: for each of the times of `clips.ClipSpec`, whether the object is in view, and with an error of about one pixel
   of 64 (12 mm, 0.9 degrees): the progress of the act, the hand's displacement, and the direction of the head.
 * Head motion: the readings of the wearer's sensor on its own clock, averaged to 50 Hz.
 * Sound: the energy in three bands at 50 Hz.
 
-The analytic bound is (1 + q) / 2 for a pair whose verb one input tells in a share q of the acts, such as head motion in
-the share that the head follows: a guess in the others. Single acts count as known. Besides, two probes of what must not
-tell anything (time in the recording, wearer, mean acceleration, length), and what head motion alone tells of the thing.
+The analytic bound is (1 + q) / 2 for a pair whose verb one input shows in a share q of the acts, such as head motion in
+the share that the head follows: a guess in the others. Single acts count as known. Probes check what must not show
+anything (time in the recording, wearer, mean acceleration, length), and what head motion alone shows of the object.
 """
 
 from __future__ import annotations
@@ -58,9 +59,9 @@ INPUTS: dict[str, tuple[str, ...]] = (
 
 
 def see_frames(act: behaviour.Act, count: int, state: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return what ``count`` frames show, [count, 7], with an error of about a pixel; zeros if the thing is out of view.
+    """Return what `count` frames show, [count, 7], with an error of about a pixel; zeros if the object is out of view.
 
-    ``state`` [6, n] is that of the head in all frames of the recording.
+    `state` [6, n] is that of the head in all frames of the recording.
     """
     rows = np.floor(video.clip_times(act.centre - CLIP / 2, count) * behaviour.FRAME_RATE + 1e-6).astype(int)
     rows = rows.clip(0, state.shape[1] - 1)
@@ -80,7 +81,7 @@ def blur(act: behaviour.Act, rng: np.random.Generator) -> np.ndarray:
 
 
 def averages(times: np.ndarray, values: np.ndarray, begin: float) -> np.ndarray:
-    """Return readings [STEPS, 3] at 50 Hz from ``begin`` on, each the mean of four."""
+    """Return readings [STEPS, 3] at 50 Hz from `begin` on, each the mean of four."""
     grid = begin + (np.arange(4 * STEPS) + 0.5) / 200
     fine = np.stack([np.interp(grid, times, column) for column in values.T], -1)
     return fine.reshape(STEPS, 4, 3).mean(1)
@@ -133,7 +134,7 @@ def draw(acts: int, seed: int, coupling: float, processes: int) -> dict[str, np.
 
 
 class Judge(nn.Module):
-    """Classifier of the verb from some inputs and the thing: one logit per thing, for its second verb."""
+    """Classifier of the verb from some inputs and the object: one logit per object, for its second verb."""
 
     def __init__(self, sizes: dict[str, tuple[int, ...]], outputs: int, *, told: bool = True) -> None:
         super().__init__()
@@ -178,7 +179,7 @@ def pair_loss(logits: Tensor, things: Tensor, second: Tensor) -> Tensor:
 
 
 def probe(train: dict[str, Tensor], test: dict[str, Tensor], name: str, target: str, epochs: int) -> Tensor:
-    """Return whether a classifier of ``target`` from one input, not told the thing, is right, bool [acts]."""
+    """Return whether a classifier of `target` from one input, without the object, is right, bool [acts]."""
     torch.manual_seed(0)
     classes = len(behaviour.VERBS if target == "verb" else behaviour.THINGS)
     model = Judge({name: tuple(train[name].shape[1:])}, classes, told=False)

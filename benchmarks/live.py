@@ -244,7 +244,7 @@ def resident_megabytes() -> float:
 
 
 def feed(stream: Any, seconds: float) -> None:
-    """Give a stream samples and the pictures that it asks for, in real time, for so many seconds."""
+    """Give a stream samples and the pictures that it asks for, in real time, for `seconds`."""
     rng = np.random.default_rng(0)
     rate = stream.spec.imu_rate
     picture = rng.integers(0, 256, PICTURE, dtype=np.uint8)

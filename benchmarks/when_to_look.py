@@ -1,8 +1,8 @@
-"""How old a frame may be, and when a sleeping camera should look: curves and gates on world A of `evidence.py`.
+"""How old a frame may be, and when a sleeping camera should take one: curves and gates on world A of `evidence.py`.
 
     python benchmarks/evidence.py run --out EV            # also trains the students; then:
     python benchmarks/when_to_look.py measure --out EV    # appends lines to results/ages.jsonl and results/looks.jsonl
-    python benchmarks/when_to_look.py report --markdown results/when_to_look.md    # tables and a figure, from these lines alone
+    python benchmarks/when_to_look.py report --markdown results/when_to_look.md    # tables and a figure, from the lines
 
 Two kinds of student are compared, with one and two frames: those of the main comparison, whose frames lie at fixed
 places of the clip, and students whose frames are up to 4 s older than the clip's end (sampling "ages"). Accuracy by age
@@ -11,15 +11,15 @@ is that of test clips; a second frame is 1 s older than the first.
 Gates are compared on the untrimmed recordings. An answer is due every 0.5 s, and the camera could take a frame with
 each. All windows and frames are encoded once and all pairs are fused once, so a gate is a table look-up
 (`gates.simulate()`). The threshold of a gate is chosen on the recordings of other wearers, a world of seed 1, so that
-it takes 3, 6, 12 or 30 looks a minute there; the looks in the tables are those on the test wearers. All is measured
-again on other recordings, world C, and with frames of at most 4 s, the limit of a `Stream`. Accuracy is that of answers
-whose clip has its middle in an annotated act; a third of the time is annotated. F1 is that of events
-(`events.Tracker`) that overlap an annotated act of their label by half of both together. Without an annotated part for
-training, background is no class: between acts a good student should give no event.
+it makes 3, 6, 12 or 30 frame requests a minute there; the requests ("looks") in the tables are those on the test
+wearers. All is measured again on other recordings, world C, and with frames of at most 4 s, the limit of a `Stream`.
+Accuracy is that of answers whose clip has its middle in an annotated act; a third of the time is annotated. F1 is that
+of events (`events.Tracker`) that overlap an annotated act of their label by half of both together. Without an annotated
+part for training, background is not a class: between acts a good student should not give an event.
 
-A look decodes one frame. GMACs a second are those of the student, 2 answers a second, and of a gate's own embedding. A
-camera is on for its start-up and one frame (`--frame-time` seconds) per look. `report` adds the power of looks and
-operations for the energies that it is given; it knows none.
+A frame request decodes one frame. GMACs a second are those of the student, 2 answers a second, and of a gate's own
+embedding. A camera is on for its start-up and one frame (`--frame-time` seconds) per request. `report` adds the power
+of requests and operations for the energies that it is given; it knows none.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def measure_ages(out: Path, seed: int) -> None:
 class Day:
     """An untrimmed recording through the eyes of one student.
 
-    ``scores`` [K, A, C] are the probabilities of answer k with the frame of the answer a before, for A ages; ``truth``
-    is the label of each answer's middle, -1 between the acts, and ``acts`` are (start, stop, label).
+    `scores` [K, A, C] are the probabilities of answer k with the frame of the answer a before, for A ages; `truth` is
+    the label of each answer's middle, -1 between the acts, and `acts` are (start, stop, label).
     """
 
     wearer: str
@@ -171,7 +171,7 @@ def days(model: Any, world: synthetic.World, max_age: float) -> list[Day]:
 
 
 def looked(gate: gates.Gate, day: Day) -> tuple[np.ndarray, int]:
-    """Return the probabilities of each answer [K, C], zeros without a frame, and the number of looks."""
+    """Return the probabilities of each answer [K, C], zeros without a frame, and the number of frame requests."""
     looks = gates.simulate(gate, day.windows, day.stops, day.stops, max_age=day.max_age)
     return chosen(day, looks.used), len(looks.taken)
 
@@ -183,7 +183,7 @@ def chosen(day: Day, used: np.ndarray) -> np.ndarray:
 
 
 def best(day: Day, price: float) -> tuple[np.ndarray, int]:
-    """Return the same for the looks of the oracle."""
+    """Return the same for the frame requests of the oracle."""
     right = (day.scores.argmax(2) == day.truth[:, None]) & (day.truth >= 0)[:, None]
     looks = gates.best_looks(right, price)
     k, ages = np.arange(len(looks)), day.scores.shape[1]
@@ -250,7 +250,7 @@ GATES: dict[str, tuple[Callable[[Student, float, int], gates.Gate], float, float
 
 
 def threshold_for(budget: float, looks: Callable[[float], float], low: float, high: float) -> float:
-    """Return the threshold at which a gate takes so many looks a minute, or the nearest number that it can reach."""
+    """Return the threshold at which a gate makes `budget` frame requests a minute, or the nearest that it can reach."""
     tried = {}
     for _ in range(14):
         middle = (low + high) / 2
@@ -264,7 +264,7 @@ def minutely(looks: Sequence[int], some: Sequence[Day]) -> float:
 
 
 def per_minute(make: Callable[[], gates.Gate], some: Sequence[Day]) -> float:
-    """Return the looks a minute of a gate, which is made anew for each recording."""
+    """Return the frame requests a minute of a gate, which is made anew for each recording."""
     return minutely([looked(make(), day)[1] for day in some], some)
 
 
@@ -365,7 +365,7 @@ def curve() -> tables.Table:
 
 @dataclass(frozen=True)
 class Camera:
-    """What a look costs: seconds to take and read a frame, and, if they are known, energies in joules."""
+    """What a frame request costs: seconds to take and read a frame, and, if they are known, energies in joules."""
 
     frame_time: float = 1 / 30
     look_energy: float | None = None
@@ -380,11 +380,11 @@ class Camera:
             raise EgoDistillError("the power needs both energies: give look_energy and gmac_energy, or neither")
 
     def on(self, looks: float, start_up: float) -> float:
-        """Return the share of time in which the camera is on, in %, for so many looks a minute."""
+        """Return the share of time in which the camera is on, in %, for `looks` frame requests a minute."""
         return 100 * min(1.0, looks * (start_up + self.frame_time) / 60)
 
     def power(self, looks: float, gmacs: float) -> float | None:
-        """Return the mean power in W for so many looks a minute and GMACs a second, or None without energies."""
+        """Return the mean power in W for `looks` frame requests a minute and GMACs a second; None without energies."""
         if self.look_energy is None or self.gmac_energy is None:
             return None
         return looks / 60 * self.look_energy + gmacs * self.gmac_energy
@@ -412,7 +412,7 @@ class Played:
 
 
 def played(kind: str, world: str = "A", max_age: float = max(BUDGETS)) -> dict[tuple[float, str], Played]:
-    """Return what each gate reached with one kind of student, {(looks a minute that were wanted, gate): ...}."""
+    """Return what each gate reached with one kind of student, {(wanted frame requests a minute, gate): ...}."""
     groups: dict[tuple[float, str], list[dict[str, Any]]] = {}
     for line in files.read_lines(LOOKS_FILE, "student", "seed", "world", "max_age", "gate", "budget", "wearers"):
         if (line["student"], line["world"], line["max_age"]) == (kind, world, max_age):
@@ -437,7 +437,7 @@ def gate_table(found: Mapping[tuple[float, str], Played], camera: Camera) -> tab
 
 
 def default_table() -> tables.Table:
-    """Return what the default of `Stream` and a camera that always looks gain over 30 looks at a fixed period.
+    """Return what the default of `Stream` and a camera that is always on gain over 30 frame requests at a fixed period.
 
     Frames are of up to 4 s, the student is that of all ages.
     """
@@ -452,7 +452,7 @@ def default_table() -> tables.Table:
 
 
 def figure(stem: Path) -> list[Path]:
-    """Draw accuracy by the age of the frame, and by looks a minute for each gate; write and return .png and .svg."""
+    """Draw accuracy by age of the frame, and by frame requests a minute for each gate; return the .png and .svg."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(10, 4.2), layout="constrained")

@@ -33,11 +33,17 @@ SKIP, REUSE, KEEP = 0, 1, 2  # actions of a policy on a channel of a frame
 
 
 class Gflops(NamedTuple):
-    """Billions of operations for one clip, counted as by AdaFuse's authors (see `AdaFuse.count_operations()`)."""
+    """Billions of operations for one clip, counted as by AdaFuse's authors (see `AdaFuse.count_operations()`).
 
-    upb: float  # Upper bound: operations that read a skipped channel are saved.
-    real: float  # Operations whose results are never read are saved, too.
-    dense: float  # Nothing is saved.
+    Attributes:
+        upb: Upper bound: operations that read a skipped channel are saved.
+        real: Operations whose results are never read are saved, too.
+        dense: Nothing is saved.
+    """
+
+    upb: float
+    real: float
+    dense: float
 
 
 class GatedBottleneck(student.Bottleneck):
@@ -73,30 +79,43 @@ class Policy(nn.Module):
 class AdaFuse(Baseline):
     """A ResNet-50 whose policies skip channels of a frame, reuse the previous frame's, or keep them.
 
-    num_classes      C. The feature is the mean over the frames of the pooled last map, D = 32 * width.
-    gates            "last": only the blocks of the last stage have policies, one each. This is the configuration of
-                     the released training script and of the paper's 38.85 M parameters. "all": each block has a
-                     policy, and policies of equal shape share all but the batch norm (the released AdaFuse-R50-TSN).
-    temporal_shift   TSM (Lin et al., ICCV 2019): an eighth of the channels come from the next frame, another eighth
-                     from the previous one. No operations are counted for it.
-    num_frames, frame_size, width, depths   T, height and width, channels of the stem, blocks per stage.
-    weights          "imagenet" (torchvision downloads them), a ResNet-50 state dict of torchvision or the path of
-                     one, or None for random. Policies and classifier always start with random weights.
+    The feature is the mean over the frames of the pooled last map, D = 32 * width. After a forward pass, `decisions`
+    holds the actions, uint8 [B, T, w] per gated block (0 skip, 1 reuse, 2 keep).
 
-    Choices where the released code differs from its paper, or neither gives a value:
+    Where the released code differs from its paper, or neither gives a value, the choice is an argument:
+    `sample_at_evaluation`, `last_frame`, `efficiency`, `efficiency_weight`, `tau`, `policy_hidden` and
+    `history_gradient`.
 
-    sample_at_evaluation   The released code draws noise at evaluation, too; False takes the likeliest action.
-    last_frame             In `real`, "released" counts the second-to-last frame instead of the last, because of a
-                           leftover loop variable in the released code; "corrected" counts the last.
-    efficiency             The count that the loss reduces: "upb", or "real" (used for Something-Something v2, with
-                           efficiency_weight=0.075).
-    efficiency_weight      Its weight in the loss, in 1 / GFLOPs per frame.
-    tau                    Temperature of the Gumbel softmax; constant, as the released decay option has no effect.
-    policy_hidden          "last": hidden units of each policy (1024). "all": hidden units times channels (196608).
-    history_gradient       False: no gradient through channels reused from the previous frame.
+    Args:
+        num_classes: C.
+        gates: "last": only the blocks of the last stage have policies, one each. This is the configuration of the
+            released training script and of the paper's 38.85 M parameters. "all": each block has a policy, and policies
+            of equal shape share all but the batch norm (the released AdaFuse-R50-TSN).
+        temporal_shift: TSM (Lin et al., ICCV 2019): an eighth of the channels come from the next frame, another eighth
+            from the previous one. No operations are counted for it.
+        num_frames: T, the number of frames.
+        frame_size: Height and width of the frames in pixels.
+        width: Channels of the stem.
+        depths: Number of blocks per stage.
+        dropout: Rate of dropout before the classifier.
+        sample_at_evaluation: True: draw noise at evaluation, too, as the released code does. False: take the likeliest
+            action.
+        last_frame: "released": `Gflops.real` counts the second-to-last frame instead of the last, because of a leftover
+            loop variable in the released code. "corrected": it counts the last.
+        efficiency: The count that the loss reduces: "upb", or "real" (used for Something-Something v2, with
+            `efficiency_weight=0.075`).
+        efficiency_weight: Weight of that count in the loss, in 1 / GFLOPs per frame.
+        tau: Temperature of the Gumbel softmax; constant, as the released decay option has no effect.
+        policy_hidden: Hidden units of each policy with "last", hidden units times channels with "all"; None: 1024 and
+            196608.
+        history_gradient: False: no gradient flows through channels reused from the previous frame.
+        clip_seconds: Length of a clip in seconds.
+        weights: "imagenet" (torchvision downloads them), a ResNet-50 state dict of torchvision or the path of one, or
+            None for random. Policies and classifier always start with random weights.
+        class_names: C names; None: training takes them from the store.
 
-    After a forward pass, `decisions` holds the actions, uint8 [B, T, w] per gated block (0 skip, 1 reuse, 2 keep).
-    Raise BaselineError for arguments or inputs that do not fit.
+    Raises:
+        BaselineError: If an argument or an input does not fit.
 
     >>> import torch
     >>> from egodistill import data
@@ -165,7 +184,12 @@ class AdaFuse(Baseline):
         return cast("list[GatedBottleneck]", self.backbone.blocks)
 
     def build_policies(self, *, shared: bool, hidden: int | None) -> nn.ModuleList:
-        """Return a policy for each gated block; with `shared`, policies of equal shape share all but the batch norm."""
+        """Return a policy for each gated block.
+
+        Args:
+            shared: Policies of equal shape share all but the batch norm.
+            hidden: The argument `policy_hidden` of the model.
+        """
         policies = nn.ModuleList()
         layers: dict[tuple[int, int], tuple[nn.Linear, nn.Linear]] = {}
         for number, block in enumerate(self.blocks[self.first_gate :]):
@@ -181,7 +205,11 @@ class AdaFuse(Baseline):
         return self.encode(self.pixels(frames))
 
     def encode(self, pixels: Tensor) -> student.Output:
-        """Return the outputs for normalised frames, float [B, T, 3, H, W]; logits are averaged over the frames."""
+        """Return the outputs for normalised frames; logits are averaged over the frames.
+
+        Args:
+            pixels: Frames from `pixels()`, float [B, T, 3, H, W].
+        """
         count = pixels.shape[1]
         x = self.backbone.stem(pixels.flatten(0, 1))
         actions = []
@@ -196,7 +224,13 @@ class AdaFuse(Baseline):
         return student.Output(feature.mean(1), self.classifier(self.dropout(feature)).mean(1))
 
     def decide(self, policy: Policy, x: Tensor, count: int) -> Tensor:
-        """Return one-hot actions [B, T, w, 3] for a block with the input x [B * T, Cin, H, W]."""
+        """Return one-hot actions [B, T, w, 3] for a block.
+
+        Args:
+            policy: The policy of the block.
+            x: The input of the block, [B * T, Cin, H, W].
+            count: T, the number of frames.
+        """
         pooled = x.mean((2, 3)).unflatten(0, (-1, count))
         both = torch.cat([previous_frame(pooled), pooled], dim=2)
         log_probabilities = policy(both.flatten(0, 1))
@@ -204,7 +238,12 @@ class AdaFuse(Baseline):
         return straight_through_gumbel(log_probabilities, noise, self.tau).unflatten(0, (-1, count))
 
     def merge(self, y: Tensor, action: Tensor) -> Tensor:
-        """Return y [B * T, w, H, W] with channels kept, replaced by the previous frame's (unmasked), or set to 0."""
+        """Return y with channels kept, replaced by the previous frame's (unmasked), or set to 0.
+
+        Args:
+            y: Output of a block's first convolution, [B * T, w, H, W].
+            action: One-hot actions [B, T, w, 3], from `decide()`.
+        """
         y = y.unflatten(0, action.shape[:2])
         previous = previous_frame(y if self.history_gradient else y.detach())
         keep, reuse = (action[..., k, None, None].to(y.dtype) for k in (KEEP, REUSE))
@@ -234,7 +273,11 @@ class AdaFuse(Baseline):
         return total, saved
 
     def record_decisions(self, actions: list[Tensor]) -> None:
-        """Store the decisions and their cost, GFLOPs per frame (upb, real) of each clip, differentiable in training."""
+        """Store the decisions and their cost, GFLOPs per frame (upb, real) of each clip, differentiable in training.
+
+        Args:
+            actions: One-hot actions [B, T, w, 3] of each gated block.
+        """
         self.decisions = [action.detach().argmax(3).to(torch.uint8) for action in actions]
         upb = real = torch.full((len(actions[0]),), self.frame_macs / 1e9, device=actions[0].device)
         for action, (first, second) in zip(actions, self.block_macs, strict=True):
@@ -253,7 +296,8 @@ class AdaFuse(Baseline):
     def gflops(self) -> Gflops:
         """Return the mean cost per clip of the last batch, at `frame_size`, if masked channels were not computed.
 
-        Raise BaselineError if there was no batch, or if `extra_loss()` has been called since.
+        Raises:
+            BaselineError: If there was no batch, or if `extra_loss()` has been called since.
         """
         if not self.decisions:
             raise BaselineError("AdaFuse.gflops() returns the cost of a batch; run the model on one first")
@@ -265,7 +309,12 @@ class AdaFuse(Baseline):
     def extra_loss(self, output: student.Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the term that training adds to its loss: the weighted GFLOPs per frame of each clip, [B].
 
-        Raise BaselineError unless it is called once after a forward pass.
+        Args:
+            output: The model's outputs; not used.
+            batch: The batch; not used.
+
+        Raises:
+            BaselineError: If it is not called exactly once after a forward pass.
         """
         if self.spent is None:
             raise BaselineError("AdaFuse.extra_loss() must be called once after a forward pass")
@@ -280,10 +329,14 @@ def gumbel_noise(like: Tensor) -> Tensor:
 
 
 def straight_through_gumbel(log_probabilities: Tensor, noise: Tensor | None, tau: float) -> Tensor:
-    """Return a one-hot choice along the last axis, float [..., n] -> float [..., n] (Jang, Gu, Poole, ICLR 2017).
+    """Return a one-hot choice along the last axis, float [..., n] (Jang, Gu, Poole, ICLR 2017).
 
-    The gradient is that of softmax((log p + noise) / tau). With Gumbel noise the choice is a sample, without noise
-    (None) the likeliest one.
+    The gradient is that of softmax((log p + noise) / tau).
+
+    Args:
+        log_probabilities: log p, float [..., n].
+        noise: Gumbel noise of the same shape, with which the choice is a sample. None: the choice is the likeliest one.
+        tau: Temperature.
 
     >>> import torch
     >>> from egodistill.experiments import adafuse

@@ -45,6 +45,18 @@ class BaselineError(EgoDistillError):
 class Baseline(nn.Module):
     """The base class of AdaFuse, STTS and ListenToLook; `Baseline.load(path)` returns any of them.
 
+    Args:
+        normalise: Mean and standard deviation of RGB pixels (0 to 1), three numbers each.
+        num_classes: C.
+        num_frames: Number of frames.
+        frame_size: Height and width of the frames in pixels, at least 32.
+        width: Channels of the first layer; at least 1.
+        clip_seconds: Length of a clip in seconds.
+        class_names: C names; None: training takes them from the store.
+
+    Raises:
+        BaselineError: If an argument or an input does not fit.
+
     >>> from egodistill.experiments import adafuse, baselines
     >>> model = adafuse.AdaFuse(8, frame_size=64, width=8, depths=(1, 1, 1, 1), policy_hidden=8, weights=None)
     >>> model.save("baseline.pt")
@@ -84,7 +96,11 @@ class Baseline(nn.Module):
         def __call__(self, *inputs: Tensor) -> student.Output: ...
 
     def pixels(self, frames: Tensor) -> Tensor:
-        """Return normalised frames: uint8 [B, N, 3, H, W] -> float of the same shape."""
+        """Return normalised frames, float [B, N, 3, H, W].
+
+        Args:
+            frames: RGB as the store returns them, uint8 [B, N, 3, H, W]; others raise BaselineError.
+        """
         if frames.ndim != 5 or frames.shape[1:3] != (self.num_frames, 3) or frames.dtype != torch.uint8:
             raise BaselineError(
                 f"{type(self).__name__} reads frames as uint8 [batch, {self.num_frames}, 3, height, width]; got "
@@ -93,20 +109,34 @@ class Baseline(nn.Module):
         return (frames.float() - self.mean) / self.std
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write one self-contained file for `load()`; the file is complete or absent."""
+        """Write one self-contained file for `load()`; the file is complete or absent.
+
+        Args:
+            path: The file to write.
+        """
         checkpoints.save_model(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Baseline:
         """Return the model that `save()` wrote, in evaluation mode, on the CPU.
 
-        Raise EgoDistillOSError if the file does not exist, EgoDistillError if it is damaged or does not fit.
+        Args:
+            path: The model file.
+
+        Raises:
+            EgoDistillOSError: If the file does not exist.
+            EgoDistillError: If it is damaged or does not fit.
         """
         return checkpoints.load_model(path, cls)
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any], class_names: list[str] | None) -> Baseline:
-        """Return a model with these `arguments` and random weights, for `load()`."""
+        """Return a model with random weights, for `load()`.
+
+        Args:
+            arguments: Arguments of the constructor by name.
+            class_names: C names, or None.
+        """
         return cls(**arguments, class_names=class_names, weights=None)
 
 

@@ -66,15 +66,18 @@ STAGE_1_LOSSES = ("nce", "pretrain_l1")  # names for `Run.without`
 class Run:
     """One network trained with one seed.
 
-    method     Name of a student or baseline in the paper, or of a run that these depend on: "teacher", "stage 1", or
-               "start", which trains the image encoder that replaces ImageNet weights.
-    teacher    Name of the teacher's outputs in the store; "{seed}" in it stands for the seed.
-    without    Losses left out: "kd", "l1", "gt" of stage 2; "nce", "pretrain_l1" of stage 1 (both: no stage 1).
-    share      Share of the training clips that have outputs of the teacher; stage 2 uses only these. Stage 1 uses all
-               clips (those without outputs in L_NCE only), or with ``stage_1_on="share"`` the same share. Both of
-               these, and EgoDistill without stage 1, take equally many steps in total. None: all clips have outputs,
-               and a run without stage 1 is shorter.
-    sampling   How the frames of a clip are chosen, one of `video.SAMPLING`.
+    Attributes:
+        method: Name of a student or baseline in the paper, or of a run that these depend on: "teacher", "stage 1", or
+            "start", which trains the image encoder that replaces ImageNet weights.
+        seed: Seed of the initial weights and of the order of the clips.
+        frames: N, the number of frames.
+        teacher: Name of the teacher's outputs in the store; "{seed}" in it stands for the seed.
+        without: Losses left out: "kd", "l1", "gt" of stage 2; "nce", "pretrain_l1" of stage 1 (both: no stage 1).
+        sampling: How the frames of a clip are chosen, one of `video.SAMPLING`.
+        share: Share of the training clips that have outputs of the teacher; stage 2 uses only these. None: all clips
+            have outputs, and a run without stage 1 is shorter.
+        stage_1_on: With a share, the clips of stage 1: "all" (those without outputs in L_NCE only), or "share", the
+            same as in stage 2. Both of these, and EgoDistill without stage 1, take equally many steps in total.
 
     >>> from egodistill import experiments
     >>> experiments.Run("EgoDistill", seed=1, frames=4, teacher="x3d", without=("kd",)).name
@@ -115,14 +118,20 @@ class Run:
 class Bench:
     """A store, a protocol, and a folder in which runs are trained and evaluated.
 
-    store        Folder of a clip store with the splits ``train`` and ``test``.
-    out          Folder for weights and results. A folder with runs of another protocol or store is refused.
-    protocol     Sizes and schedules: one of PROTOCOLS, or your own.
-    every        Train on every so many-th clip only; 1: on all.
-    validation   A split on which the best epoch of the bench's own teachers is chosen (default: they keep the last).
-    teachers     Teachers that the bench trains itself, by name; `egodistill demo` uses this.
+    Attributes:
+        store: Folder of a clip store with the splits `train` and `test`.
+        out: Folder for weights and results. A folder with runs of another protocol or store is refused.
+        protocol: Sizes and schedules: one of `PROTOCOLS`, or your own.
+        train: Name of the split to train on.
+        test: Name of the split to evaluate on.
+        every: Train on every n-th clip only, a positive integer; 1: on all.
+        validation: A split on which the best epoch of the bench's own teachers is chosen; None: they keep the last.
+        teachers: Teachers that the bench trains itself, by name; `egodistill demo` uses this.
+        device: Device to train on; None: a GPU if there is one.
+        progress: Show a progress bar for each training on stderr.
 
-    Raise EgoDistillError if ``every`` is not a positive integer, or if the protocol changes an unknown method.
+    Raises:
+        EgoDistillError: If `every` is not a positive integer, or if the protocol changes an unknown method.
 
     >>> from dataclasses import replace
     >>> from egodistill import StudentSettings, experiments
@@ -169,7 +178,7 @@ class Bench:
             )
 
     def check_folder(self) -> None:
-        """Write the bench's settings file. Raise DataError if the folder holds runs of another protocol or store."""
+        """Write the bench's settings file, or raise DataError if the folder holds runs of another protocol or store."""
         store = data.ClipStore(self.store)
         views = {"train": self.train_clips(store), "test": store.split(self.test)}
         if self.validation is not None:
@@ -188,22 +197,39 @@ class Bench:
             files.write_json(segments, contrasts.segments_record(views["test"]))
 
     def path(self, run: Run, suffix: str = ".pt") -> Path:
-        """Return the path of a run's weights, or with the suffix ".json" of its result."""
+        """Return the path of a run's weights or result.
+
+        Args:
+            run: The run.
+            suffix: ".pt" for the weights, ".json" for the result.
+        """
         return Path(self.out, run.name + suffix)
 
     def result(self, run: Run) -> dict[str, Any]:
-        """Return the result of a finished run. Raise DataError if there is none."""
+        """Return the result of a finished run.
+
+        Args:
+            run: The run; DataError if it has no result.
+        """
         return files.read_json(self.path(run, ".json"))
 
     def outcome(self, run: Run) -> Outcome:
         """Return which test segments a finished run has right, for `contrasts`.
 
-        Raise DataError if there is no result, or if it does not record this; see `contrasts.read_outcome()`.
+        Args:
+            run: The run.
+
+        Raises:
+            DataError: If there is no result, or if it does not record this; see `contrasts.read_outcome()`.
         """
         return replace(contrasts.read_outcome(self.path(run, ".json")), name=run.name)
 
     def splits(self, run: Run) -> tuple[Any, Any]:
-        """Return the training and the test clips. Raise DataError if the store lacks the frames of the run."""
+        """Return the training and the test clips of a run.
+
+        Args:
+            run: The run; DataError if the store lacks its frames.
+        """
         store = data.ClipStore(self.store)
         if run.sampling != "uniform" and run.sampling not in samplings(store, run.frames):
             raise DataError(
@@ -216,12 +242,20 @@ class Bench:
         return train, store.split(self.test)
 
     def train_clips(self, store: data.ClipStore) -> data.ClipStore:
-        """Return the clips to train on."""
+        """Return the clips to train on.
+
+        Args:
+            store: The whole store.
+        """
         clips = store.split(self.train)
         return clips.select(slice(None, None, self.every)) if self.every > 1 else clips
 
     def dependencies(self, run: Run) -> list[Run]:
-        """Return the runs that must be finished before this one."""
+        """Return the runs that must be finished before another one.
+
+        Args:
+            run: The other one.
+        """
         if run.method in ("teacher", "start"):
             return []
         first = [Run("teacher", run.seed, teacher=run.teacher)] if run.teacher in self.teachers else []
@@ -230,19 +264,31 @@ class Bench:
         return first + [Run("start", run.seed)] * self.has_start(run)
 
     def has_start(self, run: Run) -> bool:
-        """Return whether the run's image network starts from the replacement for ImageNet weights."""
+        """Return whether a run's image network starts from the replacement for ImageNet weights.
+
+        Args:
+            run: The run.
+        """
         student = self.protocol.recipe.student
         same = self.protocol.listen_to_look.image_encoder == student.image_encoder
         starts = (*STUDENTS, "stage 1", *(["ListenToLook"] if same else []))
         return student.image_weights is None and run.method in starts
 
     def run(self, runs: Iterable[Run], jobs: int = 1, done: Callable[[Run], None] | None = None) -> None:
-        """Train and evaluate all runs and their dependencies, except finished ones.
+        """Train and evaluate all runs and their dependencies, except finished ones, and print one line per run.
 
-        ``jobs`` runs at a time are trained in separate processes that share the cores. Print one line per run, and call
-        ``done(run)`` in this process: first for each run that was finished before, then for each run as it ends. Raise
-        DataError if the folder holds runs of another protocol or store, or if the store lacks the frames of a run, and
-        the errors of training. Runs that were finished before an error are kept.
+        Runs that were finished before an error are kept.
+
+        Args:
+            runs: The runs.
+            jobs: Number of runs that are trained at a time, in separate processes that share the cores.
+            done: `done(run)` is called in this process: first for each run that was finished before, then for each run
+                as it ends.
+
+        Raises:
+            DataError: If the folder holds runs of another protocol or store, or if the store lacks the frames or the
+                labels that a run needs.
+            EgoDistillError: If the store lacks the teacher's outputs, and for the errors of training.
         """
         self.check_folder()
         done, wanted = done or (lambda run: None), self.with_dependencies(runs)
@@ -281,7 +327,11 @@ class Bench:
             pool.shutdown(cancel_futures=True)
 
     def check_labels(self, runs: Sequence[Run]) -> None:
-        """Raise DataError if no training clip has a label that a run trains on, or a test clip has none."""
+        """Raise DataError if no training clip has a label that a run trains on, or a test clip has none.
+
+        Args:
+            runs: The runs that are left.
+        """
         store = data.ClipStore(self.store)
         on_labels = [run for run in runs if run.method not in (*DISTILLED, "stage 1")]
         if on_labels and not (self.train_clips(store).labels >= 0).any():
@@ -297,7 +347,11 @@ class Bench:
             )
 
     def with_dependencies(self, runs: Iterable[Run]) -> list[Run]:
-        """Return the runs and all their dependencies, each after its own dependencies."""
+        """Return the runs and all their dependencies, each after its own dependencies.
+
+        Args:
+            runs: The runs.
+        """
         order: dict[Run, None] = {}
 
         def visit(run: Run) -> None:
@@ -311,13 +365,21 @@ class Bench:
         return list(order)
 
     def hours(self, runs: Iterable[Run]) -> float:
-        """Return the training time of finished runs and their dependencies, summed, in hours."""
+        """Return the training time of finished runs and their dependencies, summed, in hours.
+
+        Args:
+            runs: The runs.
+        """
         return sum(self.result(run)["seconds"] for run in self.with_dependencies(runs)) / 3600
 
     def is_done(self, run: Run) -> bool:
         """Return whether a run has a result and, for a teacher, the store has its outputs for all clips.
 
-        Raise DataError for a result of other outputs of its teacher, or of a teacher of another recipe.
+        Args:
+            run: The run.
+
+        Raises:
+            DataError: If there is a result of other outputs of its teacher, or of a teacher of another recipe.
         """
         file = self.path(run, ".json")
         if not file.exists():
@@ -336,7 +398,11 @@ class Bench:
         return all(name in store.names and store.done(name).all() for name in arrays)
 
     def provenance(self, run: Run) -> dict[str, Any]:
-        """Return the fingerprints of the teacher outputs that a run learns from, to be kept with its result."""
+        """Return the fingerprints of the teacher outputs that a run learns from, to be kept with its result.
+
+        Args:
+            run: The run; {} if it has no teacher or is one.
+        """
         if run.teacher is None or run.method == "teacher":
             return {}
         store, reads = data.ClipStore(self.store), [f"{run.outputs}.{kind}" for kind in ("feature", "logits")]
@@ -346,6 +412,9 @@ class Bench:
         """Train a run unless it is trained, evaluate it, write the result, and return a line that describes it.
 
         If another process works on the same run in the same folder, wait for its result.
+
+        Args:
+            run: The run; its dependencies must be finished.
         """
         self.path(run).parent.mkdir(parents=True, exist_ok=True)
         with files.work_lock(self.path(run)):
@@ -399,7 +468,12 @@ class Bench:
         return f"{summary} ({seconds:.0f} s)"
 
     def build(self, run: Run, store: Any) -> nn.Module:
-        """Return a new network for a run, or the one that an earlier stage trained."""
+        """Return a new network for a run, or the one that an earlier stage trained.
+
+        Args:
+            run: The run.
+            store: Its training clips.
+        """
         if run.method == "teacher":
             return build_teacher(self.teachers[run.teacher], run.outputs, store)
         if run.method == "EgoDistill" and not set(STAGE_1_LOSSES) <= set(run.without):
@@ -425,7 +499,13 @@ class Bench:
         return model
 
     def build_baseline(self, run: Run, store: Any, width: int) -> baselines.Baseline:
-        """Return a new baseline; `width` is the size of ListenToLook's feature."""
+        """Return a new baseline.
+
+        Args:
+            run: The run.
+            store: Its training clips.
+            width: D, the size of ListenToLook's feature.
+        """
         kind, _, variant = run.method.partition(" ")
         classes = len(store.class_names)
         options = {"num_frames": run.frames, "frame_size": store.settings["frame_size"]}
@@ -441,11 +521,19 @@ class Bench:
         return model
 
     def start(self, run: Run) -> nn.Module:
-        """Return the image encoder that replaces ImageNet weights for runs with this seed."""
+        """Return the image encoder that replaces ImageNet weights.
+
+        Args:
+            run: The run that starts from it; there is one encoder per seed.
+        """
         return EgoDistill.load(self.path(Run("start", run.seed))).image_encoder
 
     def settings(self, run: Run) -> Training:
-        """Return the settings of the stage that trains a run."""
+        """Return the settings of the stage that trains a run.
+
+        Args:
+            run: The run.
+        """
         recipe, without = self.protocol.recipe, run.without
         settings: Training = recipe.finetuning
         if run.method == "teacher":
@@ -468,7 +556,12 @@ class Bench:
         return replace(settings, seed=run.seed, device=self.device, progress=self.progress, checkpoint=file)
 
     def epochs_of_share(self, run: Run, settings: Training) -> int:
-        """Return the epochs of a stage with which all runs of one share take equally many steps."""
+        """Return the epochs of a stage with which all runs of one share take equally many steps.
+
+        Args:
+            run: A run with a share.
+            settings: The settings of its stage, with the epochs of a run without one.
+        """
         clips = len(self.train_clips(data.ClipStore(self.store)))
         share, first = max(1, round(run.share * clips)), replace(run, share=None, without=())
         if run.method == "stage 1":
@@ -505,7 +598,7 @@ def outcome_record(found: inference.Evaluation, test: Any) -> dict[str, Any]:
 
 
 def fit(run: Run, model: Any, store: Any, settings: Training, validation: Any = None) -> None:
-    """Train a run's model with the stage that its settings are for; the best epoch on ``validation`` is kept."""
+    """Train a run's model with the stage that its settings are for; the best epoch on `validation` is kept."""
     if isinstance(settings, PretrainingSettings):
         partly = run.share is not None and run.stage_1_on == "all"
         rows = taught_rows(run, len(store)) if partly else None

@@ -9,12 +9,12 @@
     kinds = {"reversal": ["take", "put"], "cyclic": ["cut", "mix"]}
     contrasts.difference(first, second, groups=kinds, weights={"reversal": 0.8, "cyclic": 0.2})
 
-`experiments.difference()` does the same with the runs of a bench, which writes two things that are read here. The
-result of each run has one bit for each test segment, 1 for a right one, by wearer and in the order of the store:
+`experiments.difference()` does the same with the runs of a bench, which writes two kinds of files that are read here.
+The result of each run has one bit for each test segment, 1 for a right one, by wearer and in the order of the store:
 
     "test": "9f86d081884c7d65", "correct": {"P30": {"segments": 6, "bits": "b4"}, ...}
 
-And the file ``segments.json`` in the bench's folder says which segments these are; "test" above is its digest:
+And the file `segments.json` in the bench's folder says which segments these are; "test" above is its digest:
 
     "class_names": ["take", ...], "wearers": {"P30": {"ids": ["P30_101_0", ...], "classes": [0, 2, ...]}, ...}
 """
@@ -48,12 +48,13 @@ SEGMENTS_FILE = "segments.json"
 class Outcome:
     """The result of one run: for each test segment, whether it is right.
 
-    name      For messages.
-    seed      Of the training; runs of two methods are paired by it.
-    correct   {wearer: bool [segments of this wearer]}. The wearer "" stands for unknown ones.
-    test      Digest of the test segments; only outcomes with the same digest can be compared.
-    classes   {wearer: class names of the segments}, needed for groups of classes only.
-    teacher   What identifies the teacher that the run learned from; None without one, or if it does not matter.
+    Attributes:
+        name: For messages.
+        seed: Seed of the training; runs of two methods are paired by it.
+        correct: {wearer: bool [segments of this wearer]}. The wearer "" stands for unknown ones.
+        test: Digest of the test segments; only outcomes with the same digest can be compared.
+        classes: {wearer: class names of the segments}, needed for groups of classes only.
+        teacher: What identifies the teacher that the run learned from; None without one, or if it does not matter.
 
     >>> import numpy as np
     >>> from egodistill.experiments import contrasts
@@ -76,9 +77,11 @@ class Outcome:
 
 
 def split_by_wearer(values: ArrayLike, wearers: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return {wearer: values of this wearer}, in the order of `values` [S]; wearers are sorted.
+    """Return {wearer: values of this wearer}, in the order of the values; wearers are sorted.
 
-    Raise EgoDistillError if there is not one wearer per value.
+    Args:
+        values: One value per segment, [S].
+        wearers: Name of the wearer of each; another number of them raises EgoDistillError.
 
     >>> from egodistill.experiments import contrasts
     >>> contrasts.split_by_wearer([1, 2, 3], ["b", "a", "b"])
@@ -93,6 +96,9 @@ def split_by_wearer(values: ArrayLike, wearers: Sequence[str]) -> dict[str, np.n
 def pack(correct: Mapping[str, ArrayLike]) -> dict[str, dict[str, Any]]:
     """Return which segments are right, by wearer, as it is kept in a result; `unpack()` is the inverse.
 
+    Args:
+        correct: {wearer: bool [n]}.
+
     >>> from egodistill.experiments import contrasts
     >>> contrasts.pack({"P30": [True, False, True, True, False, True]})
     {'P30': {'segments': 6, 'bits': 'b4'}}
@@ -105,7 +111,10 @@ def pack(correct: Mapping[str, ArrayLike]) -> dict[str, dict[str, Any]]:
 
 
 def unpack(record: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Return which segments are right, bool [n] of each wearer. Raise DataError if bits are missing or left over.
+    """Return which segments are right, bool [n] of each wearer.
+
+    Args:
+        record: What `pack()` returned; DataError if bits are missing or left over.
 
     >>> from egodistill.experiments import contrasts
     >>> contrasts.unpack({"P30": {"segments": 3, "bits": "a0"}})
@@ -126,7 +135,10 @@ def unpack(record: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def segments_record(store: Any) -> dict[str, Any]:
-    """Return the content of ``segments.json`` for the segments of a `data.ClipStore`: ids, wearers, classes, a digest.
+    """Return the content of `segments.json` for the segments of a store: ids, wearers, classes, a digest.
+
+    Args:
+        store: The test clips, a `data.ClipStore`.
 
     >>> from egodistill import data
     >>> from egodistill.experiments import contrasts
@@ -147,11 +159,16 @@ def segments_record(store: Any) -> dict[str, Any]:
 
 
 def read_outcome(path: str | os.PathLike) -> Outcome:
-    """Return the outcome of a run from its result, such as ``out/seed-0/visimu-n1.json`` in a bench's folder.
+    """Return the outcome of a run from its result.
 
-    The classes of the segments come from ``segments.json`` in the folder above it, if it is there. Raise DataError for
-    a result of an earlier version, which does not say which segments are right, and for one of other segments than
-    those of ``segments.json``.
+    The classes of the segments come from `segments.json` in the folder above the result's, if it is there.
+
+    Args:
+        path: The result, such as `out/seed-0/visimu-n1.json` in a bench's folder.
+
+    Raises:
+        DataError: For a result of an earlier version, which does not say which segments are right, and for one of other
+            segments than those of `segments.json`.
     """
     path = Path(path)
     result = files.read_json(path)
@@ -183,10 +200,17 @@ def accuracy(
 ) -> Interval:
     """Return the accuracy of a method in %, with its interval over the seeds and wearers of its outcomes.
 
-    Each wearer has equal weight. With ``groups``, {name: class names}, only segments of these classes count, equally.
-    With ``weights`` too, {name: weight}, the accuracy on a wearer is the weighted mean of the accuracies of the groups;
-    weights are divided by their sum. Raise EgoDistillError if the outcomes are of different segments, if a seed occurs
-    twice, if a wearer has no segment of a group, if the classes are unknown, and for one seed with one wearer.
+    Each wearer has equal weight.
+
+    Args:
+        outcomes: The method's runs, one per seed.
+        groups: {name: class names}: only segments of these classes count, equally. None: all segments.
+        weights: {name: weight} of the groups: the accuracy on a wearer is the weighted mean of the accuracies of the
+            groups. Weights are divided by their sum.
+
+    Raises:
+        EgoDistillError: If the outcomes are of different segments, if a seed occurs twice, if a wearer has no segment
+            of a group, if the classes are unknown, and for one seed with one wearer.
 
     >>> import numpy as np
     >>> from egodistill.experiments import contrasts
@@ -211,8 +235,15 @@ def difference(
 ) -> Interval:
     """Return by how many points the first method is better than the second, paired by seed and wearer.
 
-    ``groups`` and ``weights`` are those of `accuracy()`. Raise EgoDistillError for what it does, and if a seed or a
-    wearer occurs in one method only, or if the two were evaluated on different segments.
+    Args:
+        first: Runs of the first method, one per seed.
+        second: Runs of the second method, of the same seeds.
+        groups: As in `accuracy()`.
+        weights: As in `accuracy()`.
+
+    Raises:
+        EgoDistillError: As `accuracy()`, and if a seed or a wearer occurs in one method only, or if the two were
+            evaluated on different segments.
 
     >>> import numpy as np
     >>> from egodistill.experiments import contrasts

@@ -45,11 +45,17 @@ def draw(
     title: str = "",
     ceilings: Mapping[tuple[str, int], float] | None = None,
 ) -> list[Path]:
-    """Draw accuracy against GMACs, the paper's Figure 3; write and return ``stem``.png and ``stem``.svg.
+    """Draw accuracy against GMACs, the paper's Figure 3; write and return a .png and a .svg.
 
-    Error bars are the 95 % intervals of the rows, or their standard deviations if they have none. ``ceilings``,
-    {(method, frames): accuracy in %}, are the best possible accuracies from a method's inputs, drawn as short lines.
-    Raise ImportError if matplotlib is not installed.
+    Error bars are the 95 % intervals of the rows, or their standard deviations if they have none. Raise ImportError if
+    matplotlib is not installed.
+
+    Args:
+        rows: Rows of `experiments.rows()`; those without GMACs are left out.
+        stem: Path of the two files without their suffix.
+        title: Title above the figure.
+        ceilings: {(method, frames): accuracy in %}, the best possible accuracies from a method's inputs, drawn as short
+            lines.
 
     >>> from egodistill import experiments
     >>> row = experiments.Row("EgoDistill", 1, "1 frame + IMU", 76.2, 1.1, [], 0.057, None, None, {}, None)
@@ -111,7 +117,12 @@ def draw(
 
 
 def save(figure: Figure, stem: str | os.PathLike) -> list[Path]:
-    """Write ``stem``.png and ``stem``.svg and return both; the same figure gives the same bytes."""
+    """Write a figure as .png and .svg, and return both paths; the same figure gives the same bytes.
+
+    Args:
+        figure: The figure.
+        stem: Path of the two files without their suffix.
+    """
     paths = [Path(f"{stem}.{suffix}") for suffix in ("png", "svg")]
     for file in paths:
         save_figure(figure, file)

@@ -41,12 +41,16 @@ __all__ = ["Interval", "Spread", "holm", "one_way", "spread", "t_cdf", "t_quanti
 class Interval:
     """A mean with its 95 % interval, in the unit of the numbers that it was computed from.
 
-    mean, low, high       The estimate and the ends of the interval.
-    degrees_of_freedom    Of Student's t.
-    p                     Two-sided p-value of the hypothesis that the mean is zero.
-    seeds, wearers        Size of the table.
+    As text it has signs; a format such as `.1f` is applied to each number.
 
-    As text it has signs; a format such as ``.1f`` is applied to each number.
+    Attributes:
+        mean: The estimate.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        degrees_of_freedom: Of Student's t.
+        p: Two-sided p-value of the hypothesis that the mean is zero.
+        seeds: Number of seeds in the table.
+        wearers: Number of wearers in the table.
 
     >>> from egodistill.experiments import intervals
     >>> found = intervals.Interval(3.24, 1.1, 5.3, 6.2, 0.004, seeds=5, wearers=20)
@@ -78,7 +82,13 @@ class Interval:
 
 
 class Spread(NamedTuple):
-    """Means of tables, variances of these means, and degrees of freedom; each [...] like the tables [..., S, W]."""
+    """Statistics of tables [..., S, W] of S seeds and W wearers.
+
+    Attributes:
+        mean: Means of the tables, [...].
+        variance: Variances of these means, [...].
+        degrees_of_freedom: Of Student's t, [...].
+    """
 
     mean: np.ndarray
     variance: np.ndarray
@@ -86,13 +96,19 @@ class Spread(NamedTuple):
 
 
 def spread(tables: ArrayLike) -> Spread:
-    """Return mean, variance of the mean and degrees of freedom of each table [..., S, W] of S seeds and W wearers.
+    """Return mean, variance of the mean and degrees of freedom of each table.
 
     With one seed, only the wearers vary: variance over the wearers / W with W - 1 degrees of freedom. With one wearer,
     only the seeds. With several of both: V of the module's docstring, with Satterthwaite's degrees of freedom for the
     three mean squares, but at least min(S, W) - 1, the smallest that a sum of two mean squares can have. This also
-    applies where V is at its lower limit, and to a constant table, whose variance is 0. Raise EgoDistillError for a
-    table of one number, from which no variance can be computed, and for numbers that are not finite.
+    applies where V is at its lower limit, and to a constant table, whose variance is 0.
+
+    Args:
+        tables: float [..., S, W] of S seeds and W wearers.
+
+    Raises:
+        EgoDistillError: For a table of one number, from which no variance can be computed, an empty one, and numbers
+            that are not finite.
 
     >>> from egodistill.experiments import intervals
     >>> intervals.spread([[[1.0, 2.0, 3.0]], [[5.0, 5.0, 5.0]]]).mean  # two tables of one seed and three wearers
@@ -134,10 +150,13 @@ def spread(tables: ArrayLike) -> Spread:
 
 
 def two_way(table: ArrayLike) -> Interval:
-    """Return the mean of a table [S, W] of seeds and wearers with its 95 % interval; see `spread()`.
+    """Return the mean of a table with its 95 % interval; see `spread()`.
 
     A table that is exactly constant has an interval without width, and the p-value 0, or 1 if it is zero: it shows no
-    variation from which to judge. Raise EgoDistillError as `spread()`.
+    variation from which to judge.
+
+    Args:
+        table: float [S, W] of S seeds and W wearers; EgoDistillError as in `spread()`.
 
     >>> from egodistill.experiments import intervals
     >>> print(intervals.two_way([[3.0, 5.5, 2.0], [4.0, 4.5, 1.0]]))
@@ -158,7 +177,10 @@ def two_way(table: ArrayLike) -> Interval:
 def one_way(values: Sequence[float]) -> Interval:
     """Return the mean of one number per seed with the plain Student interval of 95 %.
 
-    The interval is for other seeds on the same clips. Raise EgoDistillError for fewer than two numbers.
+    The interval is for other seeds on the same clips.
+
+    Args:
+        values: One number per seed; fewer than two raise EgoDistillError.
 
     >>> from egodistill.experiments import intervals
     >>> print(f"{intervals.one_way([1.5, 2.0, 0.5]):+.2f}")
@@ -174,8 +196,10 @@ def holm(p: Sequence[float]) -> list[float]:
     """Return the p-values of a family of tests, adjusted by Holm's step-down procedure, in the same order.
 
     Rejecting those of at most 0.05 keeps the probability of any false rejection at 5 %, however the tests depend on
-    each other (Holm, "A simple sequentially rejective multiple test procedure", 1979). Raise EgoDistillError for a
-    number outside 0 to 1.
+    each other (Holm, "A simple sequentially rejective multiple test procedure", 1979).
+
+    Args:
+        p: The p-values; a number outside 0 to 1 raises EgoDistillError.
 
     >>> from egodistill.experiments import intervals
     >>> intervals.holm([0.04, 0.01, 0.03])
@@ -196,10 +220,14 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def t_cdf(t: ArrayLike, degrees: ArrayLike) -> np.ndarray:
-    """Return the probability that Student's t is at most ``t``, as an array of the shape of both arguments together.
+    """Return the probability that Student's t is at most `t`, as an array of the shape of both arguments together.
 
-    ``degrees`` are any positive numbers; inf is the normal distribution, which also replaces t above 1e8 degrees. The
-    lower tail keeps its relative precision. Raise EgoDistillError for degrees that are not positive.
+    The lower tail keeps its relative precision.
+
+    Args:
+        t: Any numbers.
+        degrees: Degrees of freedom. inf is the normal distribution, which also replaces t above 1e8 degrees. Numbers
+            that are not positive raise EgoDistillError.
 
     >>> from egodistill.experiments import intervals
     >>> print(intervals.t_cdf([0.0, 12.706], 1).round(4))
@@ -212,9 +240,14 @@ def t_cdf(t: ArrayLike, degrees: ArrayLike) -> np.ndarray:
 
 
 def t_quantile(q: ArrayLike, degrees: ArrayLike) -> np.ndarray:
-    """Return the t for which `t_cdf()` is ``q``, by bisection; inf and -inf for 1 and 0.
+    """Return the t for which `t_cdf()` is `q`, by bisection.
 
-    Raise EgoDistillError for a probability outside 0 to 1 and degrees that are not positive.
+    Args:
+        q: Probabilities, 0 to 1; the quantiles of 0 and 1 are -inf and inf.
+        degrees: Degrees of freedom.
+
+    Raises:
+        EgoDistillError: For a probability outside 0 to 1, and degrees that are not positive.
 
     >>> from egodistill.experiments import intervals
     >>> print(intervals.t_quantile(0.975, [1, 4, 6.5, float("inf")]).round(3))

@@ -48,23 +48,31 @@ class AudioNet(nn.Module):
 class ListenToLook(Baseline):
     """A network for one or more frames and the clip's sound -> the teacher's feature and class logits.
 
-    num_classes      C.
-    feature_dim      D, the size of the teacher's feature. 512 is the original's, and results in the paper's 25.53 M
-                     parameters; `distill()` from a teacher with 768 needs 768 (25.81 M).
-    num_frames       N. The image features of several frames go through a GRU, whose last state is used.
-    gru              True: a single frame goes through the GRU, too, as in the paper's parameter count. None: only
-                     several frames do.
-    hidden           Width of the fusion network's hidden layer.
-    audio_steps, mel_bands   Size of the spectrogram. 201 steps of 10 ms (2.0 s of the longer clip) result in the
-                     paper's operation count; the released network fits 33 to 48 bands, of which we chose 40.
-    frame_size, width, depths   Height and width, channels of both stems, blocks per stage.
-    weights          "imagenet" (torchvision downloads them), a ResNet-18 state dict of torchvision or the path of
-                     one, for both networks except the sound's stem; or None for random.
-
     The model takes frames uint8 [B, N, 3, H, W] and the sound as a log-mel spectrogram, float [B, steps, bands], as
     written by `data.prepare(..., audio=True)` and computed by `data.log_mel()`. Train it with `distill()`; the authors'
-    own distillation, L1 of the features and divergence of the class scores, is `distill(..., alpha=1)`. Raise
-    BaselineError for arguments or inputs that do not fit.
+    own distillation, L1 of the features and divergence of the class scores, is `distill(..., alpha=1)`.
+
+    Args:
+        num_classes: C.
+        feature_dim: D, the size of the teacher's feature. 512 is the original's, and results in the paper's 25.53 M
+            parameters; `distill()` from a teacher with 768 needs 768 (25.81 M).
+        num_frames: N. The image features of several frames go through a GRU, whose last state is used.
+        gru: True: a single frame goes through the GRU, too, as in the paper's parameter count. None: only several
+            frames do.
+        frame_size: Height and width of the frames in pixels.
+        width: Channels of both stems.
+        depths: Number of blocks per stage, of both networks.
+        hidden: Width of the fusion network's hidden layer.
+        audio_steps: Number of time steps of the spectrogram. 201 steps of 10 ms (2.0 s of the longer clip) result in
+            the paper's operation count.
+        mel_bands: Number of bands of the spectrogram; the released network fits 33 to 48, of which we chose 40.
+        clip_seconds: Length of a clip in seconds.
+        weights: "imagenet" (torchvision downloads them), a ResNet-18 state dict of torchvision or the path of one, for
+            both networks except the sound's stem; or None for random.
+        class_names: C names; None: training takes them from the store.
+
+    Raises:
+        BaselineError: If an argument or an input does not fit.
 
     >>> import torch
     >>> from egodistill import data
@@ -128,11 +136,20 @@ class ListenToLook(Baseline):
         return self.encode(self.pixels(frames), audio)
 
     def encode(self, pixels: Tensor, spectrogram: Tensor) -> student.Output:
-        """Return the outputs for normalised frames, float [B, N, 3, H, W], and spectrogram [B, steps, bands]."""
+        """Return the outputs for normalised frames and their sound.
+
+        Args:
+            pixels: Frames from `pixels()`, float [B, N, 3, H, W].
+            spectrogram: float [B, steps, bands].
+        """
         image = self.aggregate(self.image.maps(pixels.flatten(0, 1)).mean((2, 3)).unflatten(0, pixels.shape[:2]))
         feature = self.fusion(torch.cat([image, self.audio(spectrogram)], dim=1))
         return student.Output(feature, self.classifier(feature))
 
     def aggregate(self, features: Tensor) -> Tensor:
-        """Return one image feature of all frames: [B, N, d] -> [B, d]."""
+        """Return one image feature of all frames, [B, d].
+
+        Args:
+            features: [B, N, d], of each frame.
+        """
         return features[:, 0] if self.gru is None else self.gru(features)[1][-1]

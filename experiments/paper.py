@@ -62,8 +62,14 @@ def comparison(
 ) -> list[Run]:
     """Return the runs of Figure 3: each method with each number of frames, AdaFuse and STTS only with the largest.
 
-    Variants of STTS that keep the same tokens at the store's frame size (two do at 64 pixels) are one run. Raise
-    EgoDistillError for an unknown method.
+    Variants of STTS that keep the same tokens at the store's frame size (two do at 64 pixels) are one run.
+
+    Args:
+        bench: The bench; its store and protocol decide which variants of STTS keep the same tokens.
+        teacher: Name of the teacher's outputs in the store; "{seed}" in it stands for the seed.
+        seeds: Each run is repeated with each seed.
+        num_frames: Numbers of frames.
+        methods: Some of `METHODS`; another one raises EgoDistillError.
 
     >>> from egodistill import experiments
     >>> bench = experiments.Bench("store", "out", experiments.PROTOCOLS["demo"])
@@ -85,7 +91,13 @@ def comparison(
 
 
 def kept_tokens(bench: Bench, method: str, frames: int) -> tuple[int, int]:
-    """Return the number of temporal tokens that a variant of STTS keeps, and the side of its spatial window."""
+    """Return the number of temporal tokens that a variant of STTS keeps, and the side of its spatial window.
+
+    Args:
+        bench: Its store gives the frame size, its protocol the network's.
+        method: One of `STTS_METHODS`.
+        frames: Number of frames.
+    """
     size = data.ClipStore(bench.store).settings["frame_size"]
     options = asdict(bench.protocol.stts) | stts.STTS_VARIANTS[method.split()[1]] | {"weights": None}
     with torch.device("meta"):
@@ -109,6 +121,10 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
 def ablation(teacher: str, seeds: Sequence[int] = (0, 1, 2)) -> list[Run]:
     """Return the runs of Table 1: VisIMU, and EgoDistill with N = 1 without each of the losses of both stages.
 
+    Args:
+        teacher: Name of the teacher's outputs in the store; "{seed}" in it stands for the seed.
+        seeds: Each run is repeated with each seed.
+
     >>> from egodistill import experiments
     >>> for run in experiments.ablation("x3d", seeds=(0,))[:3]:
     ...     print(run.method, run.without)
@@ -123,6 +139,12 @@ def ablation(teacher: str, seeds: Sequence[int] = (0, 1, 2)) -> list[Run]:
 def frame_choices(bench: Bench, teacher: str, seeds: Sequence[int] = (0, 1, 2), frames: int = 4) -> list[Run]:
     """Return the runs of Table 4: EgoDistill with each choice of frames that the store has.
 
+    Args:
+        bench: The bench, for its store.
+        teacher: Name of the teacher's outputs in the store; "{seed}" in it stands for the seed.
+        seeds: Each run is repeated with each seed.
+        frames: N, the number of frames.
+
     >>> from egodistill import experiments
     >>> bench = experiments.Bench("store", "out", experiments.PROTOCOLS["demo"])
     >>> [run.sampling for run in experiments.frame_choices(bench, "x3d", seeds=(0,))]
@@ -134,7 +156,23 @@ def frame_choices(bench: Bench, teacher: str, seeds: Sequence[int] = (0, 1, 2), 
 
 
 class Row(NamedTuple):
-    """Results of one method over its seeds: accuracy in %, and its cost per clip, measured by `inference.measure()`."""
+    """Results of one method over its seeds: accuracy, and cost per clip as measured by `inference.measure()`.
+
+    Attributes:
+        method: Name of the method, as in `Run`.
+        frames: N, the number of frames.
+        inputs: What the model reads, such as "1 frame + IMU".
+        top1: Mean over the seeds of the accuracy in %.
+        std: Standard deviation over the seeds; None for one seed.
+        top1_seeds: Accuracy in % of each seed.
+        gmacs: Billions of multiply-adds; for AdaFuse, those that its decisions need. None if not measured.
+        params: Number of parameters; None if not measured.
+        ms_per_clip: Milliseconds; None if not measured.
+        per_class: {class: mean over the seeds of the accuracy on it in %}.
+        run: One run of these settings, which stands for all seeds.
+        precision: Precision of the training; several if the seeds were trained on different machines, "" if unknown.
+        interval: Interval of the accuracy with equal weight for each wearer; None if it cannot be computed.
+    """
 
     method: str
     frames: int
@@ -147,15 +185,19 @@ class Row(NamedTuple):
     ms_per_clip: float | None
     per_class: dict[str, float]
     run: Run
-    precision: str = ""  # of the training; several if the seeds were trained on different machines, "" if unknown
-    interval: Interval | None = None  # of the accuracy with equal weight for each wearer; None if it cannot be computed
+    precision: str = ""
+    interval: Interval | None = None
 
 
 def rows(bench: Bench, runs: Iterable[Run], *, costs: bool = True) -> list[Row]:
     """Return one row per method and number of frames: mean and standard deviation of the accuracy over the seeds.
 
-    With ``costs``, also measure the cost of the network of the first seed. `Bench` shows an example. Raise DataError
-    for a run that is not finished.
+    `Bench` shows an example.
+
+    Args:
+        bench: The bench of the runs.
+        runs: Finished runs; another one raises DataError.
+        costs: Also measure the cost of the network of the first seed.
     """
     kinds: dict[Run, list[Run]] = {}
     for run in runs:
@@ -198,8 +240,12 @@ def row(kind: Run, found: list[dict[str, Any]], inputs: str, gmacs: float | None
 def teacher_row(bench: Bench, teacher: str, seeds: Sequence[int], checkpoint: str | os.PathLike | None = None) -> Row:
     """Return the row of a teacher, evaluated from its outputs in the store.
 
-    Its cost is measured if there is a file: `checkpoint` ("{seed}" in it stands for the seed), or a teacher that the
-    bench trained itself.
+    Args:
+        bench: The bench; its test split is evaluated.
+        teacher: Name of the outputs; "{seed}" in it stands for the seed.
+        seeds: Seeds of the teachers.
+        checkpoint: Model file of the teacher, whose cost is measured; "{seed}" in it stands for the seed. None: that of
+            a teacher that the bench trained itself, else the cost is not measured.
     """
     run = Run("teacher", seeds[0], teacher=teacher)
     if checkpoint is None and bench.path(run).exists():
@@ -237,7 +283,13 @@ def describe_inputs(model: Any) -> str:
 
 
 class Contrast(NamedTuple):
-    """A paired difference of accuracies in points; both runs stand for all seeds, as `Row.run`."""
+    """A paired difference of accuracies in points; both runs stand for all seeds, as `Row.run`.
+
+    Attributes:
+        first: The run whose accuracy is the minuend.
+        second: The run whose accuracy is subtracted.
+        interval: The difference with its interval.
+    """
 
     first: Run
     second: Run
@@ -245,10 +297,17 @@ class Contrast(NamedTuple):
 
 
 def leads(bench: Bench, runs: Iterable[Run]) -> list[Contrast]:
-    """Return EgoDistill minus each other method with as many frames, for runs such as those of `comparison()`.
+    """Return EgoDistill minus each other method with as many frames.
 
     Runs of several teachers are compared with EgoDistill of their own teacher, runs without one with that of each.
-    Raise DataError if a result does not say which segments are right, EgoDistillError for one seed with one wearer.
+
+    Args:
+        bench: The bench of the runs.
+        runs: Finished runs, such as those of `comparison()`.
+
+    Raises:
+        DataError: If a result does not say which segments are right.
+        EgoDistillError: For one seed with one wearer.
     """
     kinds: dict[Run, list[Run]] = {}
     for run in runs:
@@ -269,9 +328,15 @@ def leads(bench: Bench, runs: Iterable[Run]) -> list[Contrast]:
 def write_rows(
     rows: list[Row], stem: str | os.PathLike, about: Mapping[str, Any], differences: Sequence[Contrast] = ()
 ) -> list[Path]:
-    """Write ``stem``.json with rows, differences and ``about``, ``stem``.csv with one line per row; return both paths.
+    """Write rows as .json, with differences and notes, and as .csv with one line per row; return both paths.
 
-    ``low`` and ``high`` in the table are the ends of the accuracy's interval, whose middle is ``mean_of_wearers``.
+    `low` and `high` in the table are the ends of the accuracy's interval, whose middle is `mean_of_wearers`.
+
+    Args:
+        rows: Rows of `rows()`.
+        stem: Path of the two files without their suffix.
+        about: Notes for the .json, such as the origin of the numbers.
+        differences: Differences of `leads()`, for the .json.
     """
     json_file, csv_file = Path(f"{stem}.json"), Path(f"{stem}.csv")
     content: dict[str, Any] = {

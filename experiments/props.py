@@ -1,4 +1,4 @@
-"""The look of the rendered world: kitchen things and a hand, drawn on flat sprites.
+"""The look of the rendered world: kitchen objects and a hand, drawn on flat sprites.
 
     import numpy as np
     from egodistill.experiments import props
@@ -6,7 +6,7 @@
     hand = props.Hand(progress=np.linspace(0, 1, 5), stroke=np.zeros((5, 2)), presence=np.ones(5))
     parts = props.station("plate", 7, hand, skin=(0.8, 0.6, 0.5), sleeve=(0.2, 0.3, 0.5), pitch=0.3)
 
-A station is one thing with the hand at it, as sprites for `scene.Camera` in vertical planes, 0.6 to 1 m away.
+A station is one object with the hand at it, as sprites for `scene.Camera` in vertical planes, 0.6 to 1 m away.
 Its picture depends on its appearance (a seed) and on where the hand is, never on the verb.
 """
 
@@ -31,8 +31,8 @@ TEXELS = 180  # of a sprite's picture per metre; a frame of 96 pixels has about 
 class Sketch:
     """Picture of a sprite while it is drawn.
 
-    Coordinates are ``x`` to the right and ``y`` down, -1 to 1 within the sprite's half width and half height. It is
-    drawn at twice its resolution; `image` averages, so that edges are smooth.
+    Coordinates are `x` to the right and `y` down, -1 to 1 within the sprite's half width and half height. It is drawn
+    at twice its resolution; `image` averages, so that edges are smooth.
     """
 
     def __init__(self, half_width: float, half_height: float) -> None:
@@ -43,7 +43,7 @@ class Sketch:
         self.rgba = np.zeros((4, rows, cols), np.float32)
 
     def fill(self, mask: np.ndarray, colour: Colour, opacity: float = 1.0, window: tuple = (slice(None),) * 2) -> None:
-        """Paint over the picture where ``mask`` is true; it covers the rows and columns of ``window``."""
+        """Paint over the picture where `mask` is true; it covers the rows and columns of `window`."""
         for channel, value in zip(self.rgba, (*colour, 1.0), strict=True):
             channel = channel[window]
             paint = value if opacity == 1 else channel * np.float32(1 - opacity) + np.float32(opacity * value)
@@ -86,7 +86,7 @@ WOODS = (OAK, PINE, WALNUT, BIRCH)
 
 
 class Stage:
-    """Place and looks of one station: what the drawing functions share."""
+    """Place and appearance of one station: what the drawing functions share."""
 
     def __init__(self, appearance: int, number: int, hand: Hand, skin: Colour, sleeve: Colour, pitch: float) -> None:
         self.rng = rng = np.random.default_rng([appearance, number])
@@ -98,7 +98,7 @@ class Stage:
         self.scale, self.tilt = rng.uniform(0.85, 1.15), rng.normal(0.0, 0.06)
 
     def scaled(self, *metres: float) -> list[float]:
-        """Return lengths scaled to the size of the thing."""
+        """Return lengths scaled to the size of the object."""
         return [self.scale * value for value in metres]
 
     def tone(self, *colours: Colour) -> Colour:
@@ -112,7 +112,7 @@ class Stage:
         return up * sin - right * cos, right * sin + up * cos
 
     def hand(self, kind: str, left, up, angle=0.2, *, arm: float = 0.25, size=1.0) -> list[Placed]:
-        """Return forearm and hand at a place (m, station axes). The forearm leans by ``arm`` rad, from the right."""
+        """Return forearm and hand at a place (m, station axes). The forearm leans by `arm` rad, from the right."""
         sketch = Sketch(0.062, 0.068)
         x, y = sketch.x, sketch.y
         fold = shade(self.skin, 0.8)
@@ -146,7 +146,7 @@ def shade(colour: Colour, factor: float) -> Colour:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Things. Each function returns a station's sprites, from back to front.
+# Objects. Each function returns a station's sprites, from back to front.
 
 
 def cupboard(stage: Stage) -> list[Placed]:
@@ -565,9 +565,11 @@ DRAWABLE = tuple(DRAW)
 class Hand(NamedTuple):
     """The position of the hand at n times.
 
-    ``progress`` [n] is the position along the path of a thing that is moved once, 0 to 1. ``stroke`` [n, 2] is the
-    displacement, left and up in metres, from the working point of a thing that is worked on in strokes (pan, bowl,
-    carrot, dough). ``presence`` [n] is 1 while the hand is at the thing and 0 when it is out of sight below.
+    Attributes:
+        progress: [n], position along the path of an object that is moved once, 0 to 1.
+        stroke: [n, 2], displacement, left and up in metres, from the working point of an object that is worked on in
+            strokes (pan, bowl, carrot, dough).
+        presence: [n], 1 while the hand is at the object and 0 when it is out of sight below.
 
     >>> import numpy as np
     >>> from egodistill.experiments import props
@@ -582,10 +584,15 @@ class Hand(NamedTuple):
 
 
 def station(thing: str, appearance: int, hand: Hand, skin: Colour, sleeve: Colour, pitch: float) -> list[Placed]:
-    """Return the sprites of one station, from back to front, while the hand is where ``hand`` says.
+    """Return the sprites of one station, from back to front, while the hand is where `hand` says.
 
-    ``thing`` is one of `DRAWABLE`. ``appearance`` is the seed of its size, place, colours and of the clutter beside it.
-    ``pitch`` is the angle of the station below the horizon, in rad. Raise KeyError for another thing.
+    Args:
+        thing: Name of the object, one of `DRAWABLE`; another one raises KeyError.
+        appearance: Seed of its size, place, colours and of the clutter beside it.
+        hand: Position of the hand at n times.
+        skin: Colour of the hand: red, green, blue, 0 to 1.
+        sleeve: Colour of the sleeve, the same.
+        pitch: Angle of the station below the horizon in rad.
 
     >>> import numpy as np
     >>> from egodistill.experiments import props
@@ -601,7 +608,7 @@ def station(thing: str, appearance: int, hand: Hand, skin: Colour, sleeve: Colou
 
 
 def clutter(stage: Stage) -> list[Placed]:
-    """Return the sprites of one or two unimportant things behind a third of the stations, [] for the others."""
+    """Return the sprites of one or two unimportant objects behind a third of the stations, [] for the others."""
     rng, found = stage.rng, []
     for _ in range(rng.integers(1, 3) if rng.random() < 1 / 3 else 0):
         sketch = Sketch(rng.uniform(0.025, 0.05), rng.uniform(0.03, 0.075))

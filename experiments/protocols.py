@@ -25,7 +25,15 @@ __all__ = ["PROTOCOLS", "AdaFuseSettings", "ListenToLookSettings", "Protocol", "
 
 @dataclass(frozen=True)
 class AdaFuseSettings:
-    """Arguments of `adafuse.AdaFuse`, with the defaults of its paper."""
+    """Arguments of `adafuse.AdaFuse`, which explains them, with the defaults of its paper.
+
+    Attributes:
+        weights: "imagenet", the path of a file, or None for random.
+        width: Channels of the stem.
+        depths: Number of blocks per stage.
+        policy_hidden: Hidden units of each policy; None: the paper's.
+        dropout: Rate of dropout before the classifier.
+    """
 
     weights: str | None = "imagenet"
     width: int = 64
@@ -36,7 +44,16 @@ class AdaFuseSettings:
 
 @dataclass(frozen=True)
 class STTSSettings:
-    """Arguments of `stts.STTS`, with the defaults of its paper."""
+    """Arguments of `stts.STTS`, which explains them, with the defaults of its paper.
+
+    Attributes:
+        weights: "kinetics", the path of a file, or None for random.
+        width: Channels of the first block.
+        depths: Number of blocks per stage.
+        dropout: Rate of dropout before the classifier.
+        drop_path: Rate of stochastic depth in the last block.
+        samples: Number of noise samples per selection.
+    """
 
     weights: str | None = "kinetics"
     width: int = 96
@@ -48,7 +65,14 @@ class STTSSettings:
 
 @dataclass(frozen=True)
 class ListenToLookSettings:
-    """Arguments of `listen_to_look.ListenToLook`, with the defaults of its paper."""
+    """Arguments of `listen_to_look.ListenToLook`, which explains them, with the defaults of its paper.
+
+    Attributes:
+        weights: "imagenet", the path of a file, or None for random.
+        width: Channels of both stems.
+        depths: Number of blocks per stage, of both networks.
+        hidden: Width of the fusion network's hidden layer.
+    """
 
     weights: str | None = "imagenet"
     width: int = 64
@@ -67,9 +91,14 @@ class ListenToLookSettings:
 class Protocol:
     """The settings of all methods of a comparison: the students' recipe, and those of the baselines.
 
-    narrow    STTS is too narrow for its published initialization; see `benches.init_narrow()`.
-    changes   {method: settings of its training that differ from the recipe's}, such as {"VisIMU": {"epochs": 12}}; the
-              method "stage 1" is EgoDistill's first stage.
+    Attributes:
+        recipe: The students, and the stages of training of all methods.
+        adafuse: AdaFuse.
+        stts: STTS, in all variants.
+        listen_to_look: ListenToLook.
+        narrow: STTS is too narrow for its published initialization; see `benches.init_narrow()`.
+        changes: {method: settings of its training that differ from the recipe's}, such as {"VisIMU": {"epochs": 12}};
+            the method "stage 1" is EgoDistill's first stage.
 
     >>> from dataclasses import replace
     >>> from egodistill.experiments import protocols
@@ -114,10 +143,11 @@ PROTOCOLS = {
 class TeacherRecipe:
     """The settings to build a teacher and train it on labels.
 
-    architecture   One of `teachers.MODELS`.
-    training       Settings of `finetune()`.
-    options        Options of the network for `teachers.load()`.
-    narrow         The transformer is too narrow for its published initialization; see `benches.init_narrow()`.
+    Attributes:
+        architecture: One of `teachers.MODELS`.
+        training: Settings of `finetune()`.
+        options: Options of the network for `teachers.load()`.
+        narrow: The transformer is too narrow for its published initialization; see `benches.init_narrow()`.
     """
 
     architecture: str

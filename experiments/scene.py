@@ -1,8 +1,8 @@
 """The camera of the rendered world: a room, sprites in vertical planes, and a pinhole that looks at them.
 
-`synthetic` decides what happens and when, `props` what a thing and a hand look like; this module makes the pictures.
-Axes are those of the world: left, forward and up of a wearer who looks along azimuth 0, from the rest position of the
-eyes.
+`synthetic` decides what happens and when, `props` what an object and a hand look like; this module makes the pictures.
+Axes are those of the world: x forward, y left and z up for a wearer who looks along azimuth 0, from the rest position
+of the eyes.
 
     import numpy as np
     from egodistill.experiments import props, scene
@@ -38,7 +38,13 @@ BLOCK = 16  # frames rendered at a time, so that intermediate results stay in th
 
 
 class Room(NamedTuple):
-    """Surroundings of one recording: a cylindrical wall and a counter, a disc below the eyes (lengths in metres).
+    """Surroundings of one recording: a cylindrical wall and a counter, a disc below the eyes.
+
+    Attributes:
+        wall: Texture of the wall, from `wall_texture()`.
+        counter: Texture of the counter, from `counter_texture()`.
+        counter_height: Height of the counter relative to the rest position of the eyes in m; negative is below.
+        radius: Radius of the wall in m.
 
     >>> import numpy as np
     >>> from egodistill.experiments import scene
@@ -56,6 +62,9 @@ class Room(NamedTuple):
 
 def wall_texture(rng: np.random.Generator) -> torch.Tensor:
     """Return a texture for the wall, float32 [1, 3, 192, 2048]: 1024 columns, twice, so that sampling never wraps.
+
+    Args:
+        rng: Source of random numbers.
 
     >>> import numpy as np
     >>> from egodistill.experiments import scene
@@ -76,6 +85,9 @@ def wall_texture(rng: np.random.Generator) -> torch.Tensor:
 
 def counter_texture(rng: np.random.Generator) -> torch.Tensor:
     """Return a texture for the counter, float32 [1, 3, 256, 256].
+
+    Args:
+        rng: Source of random numbers.
 
     >>> import numpy as np
     >>> from egodistill.experiments import scene
@@ -103,10 +115,18 @@ def noise_texture(
 
 
 class Placed(NamedTuple):
-    """Sprite in a vertical plane at ``depth`` metres from the rest position of the eyes.
+    """Sprite in a vertical plane, in the axes of its station.
 
-    ``image`` is RGBA, float32 [1, 4, h, w], its colours multiplied by its alpha. The other fields are one number, or
-    one per frame.
+    All fields but `image` and `depth` are one number, or one per frame.
+
+    Attributes:
+        image: RGBA, float32 [1, 4, h, w], its colours multiplied by its alpha.
+        depth: Distance of the plane from the rest position of the eyes in m.
+        left: Centre of the sprite, to the left (m).
+        up: Centre of the sprite, upwards (m).
+        half: Half width and half height (m).
+        angle: Rotation, anticlockwise as seen (rad).
+        opacity: 0 to 1.
 
     >>> import torch
     >>> from egodistill.experiments import scene
@@ -117,10 +137,10 @@ class Placed(NamedTuple):
 
     image: torch.Tensor
     depth: float
-    left: np.ndarray | float  # centre (m, station axes)
+    left: np.ndarray | float
     up: np.ndarray | float
-    half: tuple[np.ndarray | float, np.ndarray | float]  # half width and half height (m)
-    angle: np.ndarray | float = 0.0  # anticlockwise as seen (rad)
+    half: tuple[np.ndarray | float, np.ndarray | float]
+    angle: np.ndarray | float = 0.0
     opacity: np.ndarray | float = 1.0
 
 
@@ -129,7 +149,12 @@ class Placed(NamedTuple):
 
 
 class Camera:
-    """Pinhole camera of ``width`` x ``height`` pixels; ``field_of_view`` is horizontal, in rad.
+    """Pinhole camera.
+
+    Args:
+        width: Width of a picture in pixels.
+        height: Height of a picture in pixels.
+        field_of_view: Horizontal, in rad.
 
     >>> from egodistill.experiments import scene
     >>> camera = scene.Camera(96, 64)
@@ -155,9 +180,12 @@ class Camera:
     ) -> np.ndarray:
         """Return n frames, uint8 [n, height, width, 3].
 
-        ``rotation`` [n, 3, 3] has the camera's left, back and up in the world as columns, ``position`` [n, 3] is in
-        metres. ``parts`` are stations: (azimuth in rad, sprites from back to front). ``light`` multiplies red, green
-        and blue.
+        Args:
+            rotation: [n, 3, 3], whose columns are the camera's left, back and up in the world.
+            position: [n, 3] in metres.
+            parts: Stations: (azimuth in rad, sprites from back to front).
+            room: The surroundings.
+            light: Factors of red, green and blue.
 
         >>> import numpy as np, torch
         >>> from egodistill.experiments import scene
@@ -184,7 +212,13 @@ class Camera:
         return frames
 
     def surroundings(self, rotation: torch.Tensor, position: torch.Tensor, room: Room) -> torch.Tensor:
-        """Return pictures of the room alone, float32 [n, 3, height, width]."""
+        """Return pictures of the room alone, float32 [n, 3, height, width].
+
+        Args:
+            rotation: float32 [n, 3, 3], as for `render()`.
+            position: float32 [n, 3] in metres.
+            room: The surroundings.
+        """
         count = len(rotation)
         rays = (rotation @ self.rays.view(3, -1)).view(count, 3, self.height, self.width)
         dx, dy, dz = rays.unbind(1)
@@ -292,7 +326,7 @@ class Projection:
 
 
 def sample(image: torch.Tensor, grid: torch.Tensor, padding: str) -> torch.Tensor:
-    """Return colours [n, channels, h, w] of an image [1, channels, ...] at ``grid`` [n, 2, h, w]."""
+    """Return colours [n, channels, h, w] of an image [1, channels, ...] at `grid` [n, 2, h, w]."""
     # Coordinates stay in separate planes: it is the faster layout for `grid_sample`.
     return grid_sample(
         image.expand(len(grid), -1, -1, -1), grid.permute(0, 2, 3, 1), padding_mode=padding, align_corners=False

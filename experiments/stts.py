@@ -53,28 +53,40 @@ class Scorer(nn.Module):
 class STTS(Baseline):
     """An MViT-B that keeps the frames with the best scores, and within them the window with the best score.
 
-    num_classes      C. The feature is the normalised class token, D = 8 * width.
-    time_ratio       Share of the temporal tokens (two frames each) that are kept before the first block; None: all.
-    space_ratio      Share of the area that is kept as a window before the second block of the third stage; None:
-                     all. `STTS(C, **STTS_VARIANTS["T0.8-S0.9"])` has the released settings. With 4 frames there
-                     are two temporal tokens, and every valid ratio below 1 keeps one of them.
-    num_frames, frame_size, width, depths   T, height and width, channels of the first block, blocks per stage.
-    drop_path        Rate of stochastic depth in the last block; it grows linearly from 0 in the first.
-    weights          "kinetics" (MViT-B 16x4 on Kinetics-400, downloaded by torchvision), a state dict in the layout
-                     of torchvision, PySlowFast, pytorchvideo or STTS, or the path of one, or None for random. The
-                     classifier is not loaded; position embeddings are interpolated if frames or size differ (our
-                     choice: the checkpoint from which the authors started is not released).
-
-    Choices where the released code differs from its paper, or neither gives a value:
-
-    sigma            Scale of the noise in training; it decreases linearly to 0 over the training (`set_progress`).
-    samples          Number of noise samples per selection.
-    jacobian         Gradient of the selection: "diagonal" is the released one, in which a score depends only on its own
-                     candidate; "full" is that of the perturbed maximum (Berthet et al., NeurIPS 2020).
+    The feature is the normalised class token, D = 8 * width. `STTS(C, **STTS_VARIANTS["T0.8-S0.9"])` has the released
+    settings.
 
     At evaluation the selection is a plain top-k. `selection` holds that of the last forward pass: for "time" and
     "space" the scores [B, candidates] scaled to 0..1 (for space one row per kept frame), and the chosen indices [B, k]
-    in order. Raise BaselineError for arguments or inputs that do not fit.
+    in order.
+
+    Where the released code differs from its paper, or neither gives a value, the choice is an argument: `sigma`,
+    `samples` and `jacobian`.
+
+    Args:
+        num_classes: C.
+        time_ratio: Share of the temporal tokens (two frames each) that are kept before the first block; None: all. With
+            4 frames there are two temporal tokens, and every valid ratio below 1 keeps one of them.
+        space_ratio: Share of the area that is kept as a window before the second block of the third stage; None: all.
+        num_frames: T, the number of frames.
+        frame_size: Height and width of the frames in pixels, a multiple of 32.
+        width: Channels of the first block, a multiple of 4.
+        depths: Number of blocks of each of the four stages, at least 1, in the third at least 2.
+        dropout: Rate of dropout before the classifier.
+        drop_path: Rate of stochastic depth in the last block; it grows linearly from 0 in the first.
+        sigma: Scale of the noise in training; it decreases linearly to 0 over the training (`set_progress()`).
+        samples: Number of noise samples per selection.
+        jacobian: Gradient of the selection: "diagonal" is the released one, in which a score depends only on its own
+            candidate; "full" is that of the perturbed maximum (Berthet et al., NeurIPS 2020).
+        clip_seconds: Length of a clip in seconds.
+        weights: "kinetics" (MViT-B 16x4 on Kinetics-400, downloaded by torchvision), a state dict in the layout of
+            torchvision, PySlowFast, pytorchvideo or STTS, or the path of one, or None for random. The classifier is not
+            loaded; position embeddings are interpolated if frames or size differ (our choice: the checkpoint from which
+            the authors started is not released).
+        class_names: C names; None: training takes them from the store.
+
+    Raises:
+        BaselineError: If an argument or an input does not fit.
 
     >>> import torch
     >>> from egodistill import data
@@ -129,7 +141,13 @@ class STTS(Baseline):
             self.load_pretrained(weights)
 
     def build_transformer(self, width: int, depths: Sequence[int], drop_path: float) -> None:
-        """Build MViT's patches, positions and blocks, with MViT's parameter names."""
+        """Build MViT's patches, positions and blocks, with MViT's parameter names.
+
+        Args:
+            width: Channels of the first block.
+            depths: Number of blocks per stage.
+            drop_path: Rate of stochastic depth in the last block.
+        """
         times, side, _ = self.grid
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(3, width, (3, 7, 7), (2, 4, 4), (1, 3, 3))})
         self.cls_token, self.pos_embed_class = (nn.Parameter(torch.zeros(1, 1, width)) for _ in range(2))
@@ -141,7 +159,12 @@ class STTS(Baseline):
         self.norm = nn.LayerNorm(self.feature_dim, eps=1e-6)
 
     def build_time_selection(self, ratio: float | None, dim: int) -> None:
-        """Build the scorer of temporal tokens and the table of their tokens; None keeps all."""
+        """Build the scorer of temporal tokens and the table of their tokens.
+
+        Args:
+            ratio: Share of the temporal tokens to keep; None: all. One that keeps none raises BaselineError.
+            dim: Channels of a token.
+        """
         times, side, _ = self.grid
         self.keep_times = times if ratio is None else int(times * ratio)
         if not 1 <= self.keep_times <= times:
@@ -154,7 +177,12 @@ class STTS(Baseline):
             self.register_buffer("time_table", torch.arange(times * side**2).view(times, -1), persistent=False)
 
     def build_space_selection(self, ratio: float | None, dim: int) -> None:
-        """Build the scorer of windows and the table of their tokens on the third stage's map; None keeps all."""
+        """Build the scorer of windows and the table of their tokens on the third stage's map.
+
+        Args:
+            ratio: Share of the area to keep, above 0 and at most 1, else BaselineError; None: all.
+            dim: Channels of a token.
+        """
         self.space_scorer = None if ratio is None else Scorer(dim)
         if ratio is None:
             return
@@ -171,7 +199,11 @@ class STTS(Baseline):
         self.register_buffer("space_table", windows.flatten(2).flatten(0, 1).contiguous(), persistent=False)
 
     def load_pretrained(self, weights: student.Weights) -> None:
-        """Load published weights; the classifier stays random, and so do the scorers if the weights are of an MViT."""
+        """Load published weights; the classifier stays random, and so do the scorers if the weights are of an MViT.
+
+        Args:
+            weights: The argument of the model, other than None.
+        """
         state, source = load_pretrained(weights, "kinetics", "MViT_V1_B_Weights.KINETICS400_V1", "head.")
         layout = checkpoints.find_layout(state, STTS_LAYOUTS, source)
         state, names, _ = checkpoints.rename(state, layout)
@@ -182,7 +214,11 @@ class STTS(Baseline):
         return self.encode(self.pixels(frames))
 
     def encode(self, pixels: Tensor) -> student.Output:
-        """Return the outputs for normalised frames, float [B, T, 3, H, W]."""
+        """Return the outputs for normalised frames.
+
+        Args:
+            pixels: Frames from `pixels()`, float [B, T, 3, H, W]. Another size than the model's raises BaselineError.
+        """
         x = self.patch_embed["proj"](pixels.transpose(1, 2))
         if x.shape[2:] != self.grid:
             raise BaselineError(
@@ -206,6 +242,10 @@ class STTS(Baseline):
         """Return the tokens [B, 1 + S', C] of the best times, in order, and their grid.
 
         The score of a time uses the mean and the maximum of its tokens.
+
+        Args:
+            x: Class token and tokens, [B, 1 + S, C].
+            grid: Number of tokens in time, height and width.
         """
         maps = x[:, 1:].unflatten(1, (grid[0], -1))
         scores = self.time_scorer(torch.cat([maps.mean(2), maps.amax(2)], dim=2))
@@ -216,6 +256,10 @@ class STTS(Baseline):
         """Return the tokens [B, 1 + S', C] in the best window of each time, and their grid.
 
         The score of a window is the mean of its tokens' scores.
+
+        Args:
+            x: Class token and tokens, [B, 1 + S, C].
+            grid: Number of tokens in time, height and width.
         """
         tokens = x[:, 1:].unflatten(1, (grid[0], -1)).flatten(0, 1)
         scores = self.space_scorer(tokens).view(-1, 1, *grid[1:])
@@ -224,10 +268,16 @@ class STTS(Baseline):
         return torch.cat([x[:, :1], tokens], dim=1), (grid[0], self.window, self.window)
 
     def select(self, name: str, tokens: Tensor, scores: Tensor, table: Tensor, k: int) -> Tensor:
-        """Return the tokens of the k best candidates: [B, n, C] -> [B, k * L, C].
+        """Return the tokens of the k best candidates, [B, k * L, C].
 
-        `table` [d, L] lists the tokens of each candidate. In training each selected candidate is a mean of all
-        candidates, weighted by how often noisy scores choose them.
+        In training each selected candidate is a mean of all candidates, weighted by how often noisy scores choose them.
+
+        Args:
+            name: The key of `selection` that is set, "time" or "space".
+            tokens: [B, n, C].
+            scores: [B, d], of the candidates.
+            table: Numbers of the tokens of each candidate, [d, L].
+            k: Number of candidates to select.
         """
         low, high = (extreme(scores.float(), dim=1, keepdim=True) for extreme in (torch.amin, torch.amax))
         scores = (scores.float() - low) / (high - low + 1e-5)
@@ -239,11 +289,19 @@ class STTS(Baseline):
         return tokens.take_along_dim(table[index].flatten(1)[:, :, None], dim=1)
 
     def set_progress(self, share: float) -> None:
-        """Reduce the noise; training calls this with the share that is done, 0 to 1."""
+        """Reduce the noise; training calls this.
+
+        Args:
+            share: Share of the training that is done, 0 to 1.
+        """
         self.sigma = self.arguments["sigma"] * (1 - share)
 
     def fit_positions(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the weights with position embeddings resized to this model's number of frames and frame size."""
+        """Return the weights with position embeddings resized to this model's number of frames and frame size.
+
+        Args:
+            state: Weights by the model's names.
+        """
         state = dict(state)
         if (times := state.get("pos_embed_temporal")) is not None and times.shape[1] != self.grid[0]:
             resized = F.interpolate(times.transpose(1, 2), self.grid[0], mode="linear")
@@ -282,14 +340,24 @@ def gaussian_noise(x: Tensor, samples: int) -> Tensor:
 def perturbed_topk(
     x: Tensor, k: int, sigma: float, *, samples: int = 500, noise: Tensor | None = None, jacobian: str = "diagonal"
 ) -> Tensor:
-    """Return the k best of d scores as a differentiable selection, [B, d] -> [B, k, d].
+    """Return the k best of d scores as a differentiable selection, [B, k, d].
 
-    Row j is the share of `samples` noisy scores x + sigma * noise in which each candidate is the j-th, by index, of
-    the k best; noise is standard normal [B, samples, d]. Its gradient (Cordonnier et al., "Differentiable Patch
-    Selection for Image Recognition", CVPR 2021) is estimated from the same samples: the derivative of the mean of
-    f(x + sigma Z) with respect to x_c is the mean of f(x + sigma Z) Z_c / sigma. `jacobian="full"` computes it for all
-    pairs; "diagonal", as released, drops pairs of different candidates. Without noise (sigma <= 1e-20) rows are one-hot
-    and the gradient is zero. Raise BaselineError for another `jacobian`, or a k that is not from 1 to d.
+    Row j is the share of the noisy scores x + sigma * noise in which each candidate is the j-th, by index, of the k
+    best. Its gradient (Cordonnier et al., "Differentiable Patch Selection for Image Recognition", CVPR 2021) is
+    estimated from the same samples: the derivative of the mean of f(x + sigma Z) with respect to x_c is the mean of
+    f(x + sigma Z) Z_c / sigma. Without noise (sigma <= 1e-20) rows are one-hot and the gradient is zero.
+
+    Args:
+        x: Scores [B, d].
+        k: Number of candidates to select, 1 to d.
+        sigma: Scale of the noise.
+        samples: Number of noisy scores.
+        noise: Standard normal [B, samples, d]; None: drawn here.
+        jacobian: "full" computes the gradient for all pairs of candidates; "diagonal", as released, drops pairs of
+            different ones.
+
+    Raises:
+        BaselineError: If `k` is not from 1 to d, or `jacobian` is neither of these.
 
     >>> import torch
     >>> from egodistill.experiments import stts

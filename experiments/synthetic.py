@@ -10,17 +10,17 @@ are simulated. The files have the layout of EPIC-KITCHENS-100, so they go throug
 
 What happens
 ------------
-Twenty verbs, equally frequent, on twelve things (`behaviour.THINGS`), of three kinds:
+Twenty verbs, equally frequent, on twelve objects (`behaviour.THINGS`), of three kinds:
 
 * Reversal pairs (open and close a cupboard, ...): an act of the second verb is an act of the first, reversed in time.
-* Cyclic pairs (wash and dry a pan, ...): the hand goes round on the thing, slowly for one verb, fast for the other.
+* Cyclic pairs (wash and dry a pan, ...): the hand goes round on the object, slowly for one verb, fast for the other.
   Strokes drift in rate and pause.
 * Single acts (pour, throw, scrape, press), which one frame identifies.
 
 All parameters of an act (duration, path, lag of the head, ...) are drawn before the verb, and only the direction of
-time or the rate depends on it. In a share of the acts of each thing, `Thing.follow`, the head moves with the hand: by 2
-to 17 degrees in a reversal or single act, by 0.3 to 2 degrees in the rhythm of a cyclic one. In the others it does not.
-`coupling` scales these shares. Heads also move for other reasons: sway, steps, and glances of 2 to 17 degrees.
+time or the rate depends on it. In a share of the acts of each object, `Thing.follow`, the head moves with the hand: by
+2 to 17 degrees in a reversal or single act, by 0.3 to 2 degrees in the rhythm of a cyclic one. In the others it does
+not. `coupling` scales these shares. Heads also move for other reasons: sway, steps, and glances of 2 to 17 degrees.
 
 An act takes 0.6 to 3 s. The next one begins 0.4 to 3.2 s later at another station, to which the head turns in between,
 so that 40 % of the clips of 64/30 s around an act contain part of another act or a turn.
@@ -31,8 +31,8 @@ force R^T (a - g). Both follow from the pose function that also renders the pict
 towards the wearer, Z up.
 
 The microphone records the noise of the room, a rustle around each act, and in a share of the acts (`Thing.heard`) a
-knock when the thing leaves its place, or returns to it in the backward verb; or the rhythm of the strokes. Things have
-overlapping pitches.
+knock when the object leaves its place, or returns to it in the backward verb; or the rhythm of the strokes. Objects
+have overlapping pitches.
 
 Pictures are sharp by default: one frame shows no speed. With a `shutter` of 1/50 s they are blurred by all that moves,
 hand and head, in this time.
@@ -97,8 +97,14 @@ EPIC_TEST_WEARERS = ("P30", "P35", "P37")  # the paper's, so the default split o
 class World(NamedTuple):
     """Paths of a rendered world, and who is in it.
 
-    ``annotations`` is the table of the trimmed recordings, ``truth`` a table of their verbs without wrong ones,
-    ``untrimmed`` that of long recordings of test wearers, a third of which is annotated, or None.
+    Attributes:
+        root: The folder of the world.
+        annotations: Table of the trimmed recordings, for `data.read_epic_kitchens()`.
+        train_wearers: Names of the wearers for training.
+        validation_wearers: Names of the wearers for validation.
+        test_wearers: Names of the wearers for testing.
+        truth: Table of the verbs of the trimmed recordings, without wrong ones.
+        untrimmed: Table of the long recordings of test wearers, a third of which is annotated; None: there are none.
     """
 
     root: Path
@@ -240,16 +246,32 @@ def render(
     workers: int | None = None,
     progress: bool = True,
 ) -> World:
-    """Render a world into the folder ``out`` and return its paths and wearers.
+    """Render a world into a folder and return its paths and wearers.
 
     Acts are divided evenly among the wearers of a split: training P01, P02, ..., test P30, P35, P37 (the paper's) and
-    others from P31 on, validation from P99 downwards. ``untrimmed`` is the number of long recordings, of as many test
-    wearers. ``size`` is (width, height) in pixels, even numbers; ``label_noise`` the share of wrong training labels;
-    ``coupling`` (0 to 1) scales the shares of acts that the head follows; ``things`` are the `Thing.look` of those of
-    `behaviour.THINGS` that are in the world, all by default; ``shutter`` is the time of exposure of a frame in s, whose
-    middle is the frame's time, 0 for sharp pictures. The same arguments give the same bytes. An interrupted rendering
-    continues. Raise WorldError for invalid arguments, and for a folder that holds a world with
-    other settings, or other files.
+    others from P31 on, validation from P99 downwards. The same arguments give the same bytes. An interrupted rendering
+    continues.
+
+    Args:
+        out: The folder of the world; new, empty, or that of an earlier call with the same arguments.
+        seed: Seed of the world.
+        train_acts: Number of acts for training.
+        validation_acts: Number of acts for validation.
+        test_acts: Number of acts for testing.
+        train_wearers: Number of wearers for training, 1 to 29.
+        validation_wearers: Number of wearers for validation.
+        test_wearers: Number of wearers for testing, at least 1.
+        untrimmed: Number of long recordings, each of another test wearer.
+        size: (width, height) of the pictures in pixels, even numbers of at least 32.
+        label_noise: Share of training labels with a wrong verb, at least 0 and below 1.
+        coupling: Factor of the shares of acts that the head follows, 0 to 1.
+        things: Names of the objects that are in the world, values of `Thing.look` in `behaviour.THINGS`; None: all.
+        shutter: Time of exposure of a frame in s, whose middle is the frame's time; 0 for sharp pictures.
+        workers: Number of processes; None: one per core.
+        progress: Show a progress bar on stderr.
+
+    Raises:
+        WorldError: For invalid arguments, and for a folder that holds a world with other settings, or other files.
 
     >>> from egodistill import synthetic
     >>> world = synthetic.render(
@@ -322,7 +344,7 @@ def write_recordings(plan: Sequence[RenderedRecording], out: Path, workers: int 
 
 
 def write_bundle(out: str, bundle: Iterable[Mapping[str, Any]]) -> None:
-    """Write recordings, given by their fields, below ``out``. All compute on one core."""
+    """Write recordings, given by their fields, below `out`. All compute on one core."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -360,7 +382,7 @@ def write_classes(things: Sequence[Thing], table: Path) -> None:
 
 
 def shares(total: int, parts: int) -> list[int]:
-    """Divide ``total`` into ``parts`` integers that differ by at most 1."""
+    """Divide `total` into `parts` integers that differ by at most 1."""
     return [total * (k + 1) // parts - total * k // parts for k in range(parts)]
 
 
@@ -369,20 +391,37 @@ def shares(total: int, parts: int) -> list[int]:
 
 
 class Plan(NamedTuple):
-    """The events of one recording: its wearer, their acts and head motion."""
+    """The events of one recording: its wearer, their acts and head motion.
+
+    Attributes:
+        wearer: The wearer.
+        acts: Their acts in order.
+        head: The motion of their head.
+        duration: Length of the recording (s).
+    """
 
     wearer: Wearer
     acts: list[Act]
     head: HeadMotion
-    duration: float  # s
+    duration: float
 
 
 @dataclass(frozen=True)
 class RenderedRecording:
     """One video of a world with its sound, head motion and annotations, all determined by these settings.
 
-    ``first`` is the number of acts before it in its split, which balances the verbs. ``label_noise`` is the share of
-    wrong labels. ``things`` are the `Thing.look` of the things that are handled, None for all. ``shutter`` is in s.
+    Attributes:
+        name: Wearer and number, such as "P01_101".
+        acts: Number of acts.
+        seed: Seed of the world.
+        width: Width of the pictures in pixels.
+        height: Height of the pictures in pixels.
+        label_noise: Share of wrong labels.
+        coupling: Factor of the shares of acts that the head follows, 0 to 1.
+        first: Number of acts before it in its split, which balances the verbs.
+        untrimmed: True: longer gaps between the acts, so that a third of the time is annotated.
+        things: Names of the objects that are handled, values of `Thing.look`; None: all.
+        shutter: Time of exposure of a frame in s; 0 for sharp pictures.
 
     >>> from egodistill import behaviour, synthetic
     >>> recording = synthetic.RenderedRecording("P01_101", acts=8)
@@ -391,7 +430,7 @@ class RenderedRecording:
     (['insert', 'open', 'turn-on'], 8)
     """
 
-    name: str  # wearer and number, such as "P01_101"
+    name: str
     acts: int
     seed: int = 0
     width: int = 96
@@ -414,7 +453,11 @@ class RenderedRecording:
         return Plan(wearer, acts, HeadMotion(wearer, acts, duration, rng), duration)
 
     def rng(self, purpose: int) -> np.random.Generator:
-        """Return independent random numbers for each recording and purpose."""
+        """Return independent random numbers for each recording and purpose.
+
+        Args:
+            purpose: Number of the purpose.
+        """
         wearer, number = self.name.split("_")
         return np.random.default_rng([self.seed, int(wearer[1:]), int(number), purpose])
 
@@ -450,17 +493,29 @@ class RenderedRecording:
         return rows
 
     def files(self, root: Path) -> list[Path]:
-        """Return the paths of the video, the accelerometer table and the gyroscope table below ``root``."""
+        """Return the paths of the video, the accelerometer table and the gyroscope table.
+
+        Args:
+            root: The folder of the world.
+        """
         folder = root / self.name.split("_")[0]
         tables = [folder / "meta_data" / f"{self.name}-{sensor}.csv" for sensor in ("accl", "gyro")]
         return [folder / "videos" / f"{self.name}.MP4", *tables]
 
     def exists(self, root: Path) -> bool:
-        """Return whether all three files exist."""
+        """Return whether all three files exist.
+
+        Args:
+            root: The folder of the world.
+        """
         return all(file.exists() for file in self.files(root))
 
     def write(self, root: Path) -> None:
-        """Write the files below ``root``, in the layout of EPIC-KITCHENS. Each file is written atomically."""
+        """Write the files in the layout of EPIC-KITCHENS, each atomically.
+
+        Args:
+            root: The folder of the world.
+        """
         plan = self.draw()
         video, *tables = self.files(root)
         for file in (video, *tables):
@@ -507,12 +562,16 @@ class RenderedRecording:
             yield sharp.reshape(t.size, exposures.size, *sharp.shape[1:]).mean(1).round().astype(np.uint8)
 
     def sound(self, plan: Plan) -> np.ndarray:
-        """Return the sound, int16 [samples] at ``SOUND_RATE``."""
+        """Return the sound, int16 [samples] at `SOUND_RATE`.
+
+        Args:
+            plan: The events, from `draw()`.
+        """
         rng = self.rng(5)
         sound = rng.normal(0.0, rng.uniform(0.002, 0.006), round(plan.duration * SOUND_RATE))
         for act in plan.acts:
             loud, heard = rng.uniform(0.7, 1.4), rng.random() < THINGS[act.thing].heard
-            pitch = log_uniform(rng, 300, 3000)  # of any thing, so that pitch does not reveal the thing
+            pitch = log_uniform(rng, 300, 3000)  # of any object, so that pitch does not reveal which it is
             # The rustle begins before the act and ends after it: its exact time, with the progress that one frame
             # shows, would reveal in which direction a reversal runs.
             begin, end = act.start - rng.uniform(0.1, 0.9), act.stop + rng.uniform(0.1, 0.9)
@@ -548,7 +607,7 @@ class RenderedRecording:
 
 
 def station(act: Act, wearer: Wearer, t: np.ndarray) -> list[scene.Placed]:
-    """Return the sprites at an act's station at times ``t``, from back to front."""
+    """Return the sprites at an act's station at times `t`, from back to front."""
     hand = props.Hand(act.progress(t), act.path(t), act.presence(t))
     return props.station(THINGS[act.thing].look, act.appearance, hand, wearer.skin, wearer.sleeve, act.pitch)
 
