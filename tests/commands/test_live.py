@@ -425,7 +425,7 @@ def test_a_feed_that_fails_ends_the_command_after_its_answers(kitchen, files, ca
     cut.write_text("".join(lines[: len(lines) // 2]) + "x\n" * 100)
     samples_from(monkeypatch, cut)
     found, said = answers_of(capsys, *of_kitchen(kitchen, files, "--imu", "-", "--fast"), code=1)
-    assert 0 < len(found) < len(fast) and "100 lines in a row are no samples" in said
+    assert 0 < len(found) < len(fast) and "100 lines in a row are not samples" in said
     assert f"answers: {len(found)} due" in said
 
 
