@@ -173,7 +173,8 @@ class Source:
     Attributes:
         video: The frames.
         samples: The samples, if the student reads them.
-        recorded: Whether the samples, if any, are in a complete file, on the video's clock but for `offset` and `stretch`.
+        recorded: Whether the samples, if any, are in a complete file, on the video's clock but for `offset` and
+            `stretch`.
         clock: Clock of this host, which ends the feeds.
         pace: When moments of a file are due.
         offset: Seconds: a time t of the video is offset + stretch * t on the clock of the samples.
