@@ -123,10 +123,15 @@ MODULES |= dict.fromkeys(("demo", "synthesize", "compare", "ablate"), "demo") | 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command, with the arguments of the process or others, and return the exit code.
+    """Run a command, and return the exit code.
 
-    An error that the user can fix (ValueError, OSError) is one line on stderr and exit code 1. Raise SystemExit for
-    unknown commands and options, and for --help.
+    An error that the user can fix (ValueError, OSError) is one line on stderr and exit code 1.
+
+    Args:
+        argv: The command and its options; None: those of the process.
+
+    Raises:
+        SystemExit: For unknown commands and options, and for --help.
 
     >>> from egodistill.commands import cli
     >>> code = cli.main(["status", "store", "--seconds", "0.1"])

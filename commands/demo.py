@@ -281,9 +281,18 @@ def cost_table(rows: list[paper.Row]) -> Table:
 class Demo:
     """Sizes and settings of the demo.
 
-    ``things`` are the looks of the things in its world (`behaviour.THINGS`): a quarter of them, in which the kinds of
-    verbs are as frequent as in all. ``teachers`` are those that --teachers can name; the first is the teacher of the
-    comparison.
+    Attributes:
+        train_acts: Number of annotated actions of the training wearers.
+        test_acts: Number of annotated actions of the test wearers.
+        world_seed: Seed of the world.
+        things: Names of the objects in the world (`behaviour.THINGS`): a quarter of them, in which the kinds of verbs
+            are as frequent as in all.
+        video_pixels: Height and width of the rendered videos.
+        pixels: Height and width of the frames in the store.
+        clip_frames: Number of frames per clip for teachers.
+        num_frames: Numbers of frames per clip for students.
+        teachers: The teachers that --teachers can name; the first is that of the comparison.
+        protocol: Settings of the trainings and methods.
     """
 
     train_acts: int = 800
@@ -358,13 +367,13 @@ def synthesize_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", help="folder to write to")
     parser.add_argument("--seed", type=int, default=0, help="seed of the world")
     parser.add_argument(
-        "--train-acts", metavar="N", type=int, default=800, help="number of annotated acts of the training wearers"
+        "--train-acts", metavar="N", type=int, default=800, help="number of annotated actions of the training wearers"
     )
     parser.add_argument(
-        "--test-acts", metavar="N", type=int, default=400, help="number of annotated acts of the test wearers"
+        "--test-acts", metavar="N", type=int, default=400, help="number of annotated actions of the test wearers"
     )
     parser.add_argument(
-        "--label-noise", metavar="SHARE", type=float, default=0.25, help="share of training acts with a wrong verb"
+        "--label-noise", metavar="SHARE", type=float, default=0.25, help="share of training actions with a wrong verb"
     )
 
 

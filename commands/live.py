@@ -82,7 +82,7 @@ def live_options(parser: argparse.ArgumentParser) -> None:
         choices=CHOICES["frames"],
         default="centre",
         help="frames from the middle of the clip, as in training (the camera always runs), or the newest ones (it "
-        "sleeps between two looks)",
+        "sleeps between two frame requests)",
     )
     parser.add_argument(
         "--slack", metavar="SECONDS", type=float, default=0.05, help="time to wait for late samples and frames"
@@ -105,8 +105,8 @@ def live_options(parser: argparse.ArgumentParser) -> None:
         "--period",
         metavar="SECONDS",
         type=float,
-        help="with newest: time between two looks (default: look when the head has moved fast; for a student without "
-        "IMU, or with several frames, 2)",
+        help="with newest: time between two frame requests (default: a request when the head has moved fast; for a "
+        "student without IMU, or with several frames, 2)",
     )
     group = parser.add_argument_group("IMU samples")
     imu_option(group, '; or -, lines such as {"time": 1.25, "accel": [x, y, z], "gyro": [x, y, z]} on standard input')
@@ -170,8 +170,17 @@ def load_for_stream(path: str, device: str | None) -> Any:
 class Source:
     """Frames, samples if the student reads them, and the clock between them.
 
-    `offset` and `stretch` convert a time of the video to the clock of the samples; with `align`, `offset` is computed
-    from arrivals. `recorded`: the samples, if any, are in a complete file, on the video's clock but for these two.
+    Attributes:
+        video: The frames.
+        samples: The samples, if the student reads them.
+        recorded: Whether the samples, if any, are in a complete file, on the video's clock but for `offset` and
+            `stretch`.
+        clock: Clock of this host, which ends the feeds.
+        pace: When moments of a file are due.
+        offset: Seconds: a time t of the video is offset + stretch * t on the clock of the samples.
+        stretch: Factor of the video's clock.
+        align: Whether `offset` is computed from arrivals.
+        turn: Rotation [3, 3] of samples that come, into the axes of the student; None: they have these axes.
     """
 
     video: feeds.VideoFeed
@@ -182,7 +191,7 @@ class Source:
     offset: float = 0.0
     stretch: float = 1.0
     align: bool = False
-    turn: np.ndarray | None = None  # of the axes of samples that come
+    turn: np.ndarray | None = None
 
     def pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the samples, turned into the axes of the student."""
@@ -426,9 +435,11 @@ def answers_as_they_come(inputs: Inputs, stream: Stream, stop: float) -> Iterato
 class Latency:
     """Times of the answers of a stream, in the parts that LiteRT's `benchmark_model` reports.
 
-    `load_seconds` is the time before the first answer that the program itself took. The steady state begins after
-    the first answer and `WARM_UP` further ones; answers that encode a frame are apart from those from head motion
-    alone. Times are those of the networks, `Answer.seconds`.
+    The steady state begins after the first answer and `WARM_UP` further ones; answers that encode a frame are apart
+    from those from head motion alone. Times are those of the networks, `Answer.seconds`.
+
+    Args:
+        load_seconds: Time before the first answer that the program itself took.
 
     >>> from egodistill import Answer
     >>> from egodistill.commands.live import Latency
@@ -463,7 +474,13 @@ class Latency:
             self.steady["with a frame" if answer.encoded else "motion only"].append(answer.seconds)
 
     def lines(self, *, dropped: int, due: int, megabytes: float | None) -> list[str]:
-        """Return the report: answers dropped of those that were due, and the peak of the memory if it is known."""
+        """Return the lines of the report.
+
+        Args:
+            dropped: Number of answers that were dropped.
+            due: Number of answers that were due, dropped ones included.
+            megabytes: Peak of the memory; None: unknown.
+        """
         first = "none" if self.first is None else f"{1e3 * self.first:.1f} ms"
         found = [("init", f"load {self.load_seconds:.2f} s, first answer {first}")]
         if self.warm_up:
@@ -586,7 +603,7 @@ def summary(source: Source, stats: arrivals.Stats, share_on: float) -> list[str]
     answers = f"answers: {stats.due:,} due, {stats.given:,} with classes, {stats.problems:,} with a problem"
     answers += f", {stats.dropped:,} dropped; camera on {100 * share_on:.1f} % of the time"
     if stats.requests:
-        answers += f", {stats.answered:,} of {stats.requests:,} looks"
+        answers += f", {stats.answered:,} of {stats.requests:,} frame requests answered"
     unused = stats.refused + stats.replaced
     found = f"input: {stats.frames:,} frames, {stats.encoded:,} encoded, {unused:,} not needed"
     found += f", {source.video.dropped:,} skipped by the decoder, {source.video.broken:,} broken"

@@ -78,7 +78,12 @@ def root_option(parser: argparse.ArgumentParser) -> None:
 
 
 def imu_option(parser: argparse.ArgumentParser, more: str = "") -> None:
-    """Add --imu, for `imu_files()`; `more` is a further choice that its help names."""
+    """Add --imu, for `imu_files()`.
+
+    Args:
+        parser: The parser, or a group of it.
+        more: A further choice that the help names.
+    """
     parser.add_argument(
         "--imu",
         nargs="+",

@@ -328,7 +328,12 @@ def teacher_clip(name: str) -> dict[str, int | None]:
 
 
 def one_pass(a: argparse.Namespace, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments of `data.prepare()` for its teacher and --end-features; ``given`` are options of both."""
+    """Return arguments of `data.prepare()` for its teacher and --end-features.
+
+    Args:
+        a: The parsed arguments of `prepare`.
+        given: Options of both, as keyword arguments.
+    """
     consumers: list[Any] = []
     arguments: dict[str, Any] = {}
     if a.teacher_file or a.architecture or a.pretrained:

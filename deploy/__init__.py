@@ -2,7 +2,7 @@
 
 stream        answers while samples and frames arrive
 arrivals      its buffers and clock
-gates         when to look at a new frame
+gates         when to request a new frame
 events        labels that do not flicker
 feeds         cameras, addresses, pipes and files, as they come
 export        a student as one file, or as two programs

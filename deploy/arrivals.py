@@ -25,7 +25,7 @@ Times = float | int | Sequence[float] | Sequence[int] | np.ndarray
 
 RESTART = 1.0  # seconds of samples from the past after which a clock counts as restarted
 ROUNDING = 1e-6  # seconds, as in video.py: a frame at 1/30 s is on screen at 0.0333333
-ON_SCREEN = 0.1  # seconds: a frame that began at most so long before a place is on screen there, as for `predict()`
+ON_SCREEN = 0.1  # seconds: a frame that began at most this long before a place is on screen there, as for `predict()`
 KEPT_FRAMES = 64  # scaled pictures that are kept at most, times the frames of a clip
 
 
@@ -35,35 +35,60 @@ class Stats:
 
     At any time:
 
-    samples  = used + late + double + invalid + held        (readings of one sensor: a full row has two)
-    frames   = encoded + refused + replaced + waiting
-    due      = given + problems + dropped + pending         (answers; `given` are those with classes)
-    requests = answered + given_up + outstanding
+        samples  = used + late + double + invalid + held
+        frames   = encoded + refused + replaced + waiting
+        due      = given + problems + dropped + pending
+        requests = answered + given_up + outstanding
+
+    Attributes:
+        samples: Readings of one sensor that came: a full row has two.
+        used: Readings that were added.
+        late: Readings more than `slack` older than the newest one of their sensor.
+        double: Readings with the time of another one.
+        invalid: Readings without a finite time, partly without a number, or with a time from the future.
+        held: Readings more than `max_jump` ahead; the next ones will show whether they are valid.
+        frames: Frames that came.
+        encoded: Frames that an answer uses.
+        refused: Frames that no coming answer would use: too old, too far ahead, or a nearer one was there.
+        replaced: Frames that were dropped because a later one fits better, or because there were too many.
+        waiting: Frames that are kept for coming answers.
+        due: Answers that were due.
+        given: Answers with classes.
+        problems: Answers with a problem.
+        dropped: Answers dropped because more than `max_pending` were due, the stream was reset, or the model failed.
+        pending: Answers that are due and not given yet.
+        requests: Frame requests.
+        answered: Requests that a frame has answered.
+        given_up: Requests without a frame within `camera_timeout`, or ended by a reset of the stream.
+        outstanding: 1 if a request waits for its frame, or 0.
+        restarts: Restarts of the clock.
+        camera_on: Seconds from requests to their frames, or to `camera_timeout`.
+        frame_lateness: Largest number of seconds by which a refused frame came too late.
     """
 
     samples: int = 0
     used: int = 0
-    late: int = 0  # More than `slack` older than the newest sample of this sensor.
-    double: int = 0  # With the time of another sample.
-    invalid: int = 0  # Without a finite time, partly without a number, or with a time from the future.
-    held: int = 0  # More than `max_jump` ahead; the next samples will show whether they are valid.
+    late: int = 0
+    double: int = 0
+    invalid: int = 0
+    held: int = 0
     frames: int = 0
     encoded: int = 0
-    refused: int = 0  # No coming answer would use them: too old, too far ahead, or a nearer one was there.
-    replaced: int = 0  # A later frame fits better, or there were too many.
+    refused: int = 0
+    replaced: int = 0
     waiting: int = 0
     due: int = 0
     given: int = 0
     problems: int = 0
-    dropped: int = 0  # More than `max_pending` were due, the stream was reset, or the model failed.
+    dropped: int = 0
     pending: int = 0
     requests: int = 0
     answered: int = 0
-    given_up: int = 0  # No frame within `camera_timeout`, or the stream was reset.
+    given_up: int = 0
     outstanding: int = 0
-    restarts: int = 0  # Restarts of the clock.
-    camera_on: float = 0.0  # Seconds from requests to their frames, or to `camera_timeout`.
-    frame_lateness: float = 0.0  # Largest number of seconds by which a refused frame came too late.
+    restarts: int = 0
+    camera_on: float = 0.0
+    frame_lateness: float = 0.0
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -81,7 +106,14 @@ class Clock:
         self.origin: int | None = None
 
     def seconds(self, times: Times) -> np.ndarray:
-        """Return times as float64 [n]; NaN for values that are no time. Raise EgoDistillError for a change of unit."""
+        """Return times as float64 [n] in seconds; NaN for values that are not a time.
+
+        Args:
+            times: Float seconds or integer nanoseconds, one or [n].
+
+        Raises:
+            EgoDistillError: For a change of unit, and for values that are neither.
+        """
         try:
             given = np.atleast_1d(np.asarray(times))
         except (ValueError, OverflowError) as error:
@@ -111,20 +143,34 @@ class Clock:
         return np.where(np.abs(rough) < 2**62, exact, np.nan)  # beyond it, the difference overflows
 
     def second(self, moment: float | int) -> float:
-        """Return one time in seconds. Raise EgoDistillError unless it is one finite number."""
+        """Return one time in seconds.
+
+        Args:
+            moment: Float seconds or integer nanoseconds.
+
+        Raises:
+            EgoDistillError: Unless it is one finite number.
+        """
         found = self.seconds(moment)
         if len(found) != 1 or not math.isfinite(found[0]):
             raise EgoDistillError(f"a time must be one finite number; got {moment!r}")
         return float(found[0])
 
     def given(self, seconds: float) -> float | int:
-        """Return a time in the caller's unit: float seconds, or an int of nanoseconds."""
+        """Return a time in the caller's unit: float seconds, or an int of nanoseconds.
+
+        Args:
+            seconds: The time, as from `second()`.
+        """
         return seconds if self.origin is None else self.origin + round(seconds * 1e9)
 
     def move_origin(self, seconds: float) -> Callable[[np.ndarray], np.ndarray]:
-        """Move the origin of integer times to this time in seconds; return a function that converts earlier results.
+        """Move the origin of integer times; return a function that converts earlier results.
 
         Results then do not depend on which sample happened to arrive first. Float seconds stay as they are.
+
+        Args:
+            seconds: The time, as from `second()`, that becomes the origin.
         """
         if self.origin is None:
             return lambda times: times
@@ -143,6 +189,11 @@ class Sensor:
     A sample more than `max_jump` ahead of the newest one is held back: samples near it in the next call confirm it,
     samples near the old ones prove that its time was wrong. `add()` returns True if the clock was restarted: in two
     calls or more, for at least `RESTART` seconds, all samples were more than `max_jump` in the past.
+
+    Args:
+        slack: Seconds by which samples may arrive after newer ones.
+        max_jump: Seconds by which the clock may jump ahead at once.
+        stats: Counters in which this sensor counts.
     """
 
     def __init__(self, slack: float, max_jump: float, stats: Stats) -> None:
@@ -153,7 +204,12 @@ class Sensor:
         self.past: tuple[float, float, int] | None = None  # first, last, number of consecutive calls with only those
 
     def add(self, times: np.ndarray, values: np.ndarray) -> bool:
-        """Add samples in any order, times [n] without NaN and values [n, 3]; return whether the clock was restarted."""
+        """Add samples in any order; return whether the clock was restarted.
+
+        Args:
+            times: [n], seconds, without NaN.
+            values: [n, 3].
+        """
         order = np.argsort(times, kind="stable")
         times, values = times[order], values[order]
         self.stats.samples += len(times)
@@ -172,13 +228,22 @@ class Sensor:
         return False
 
     def first_ahead(self, times: np.ndarray) -> int:
-        """Return the index of the first of ascending times that jumps ahead by more than `max_jump`; n if none does."""
+        """Return the index of the first sample that jumps ahead by more than `max_jump`; n if none does.
+
+        Args:
+            times: [n], seconds, ascending.
+        """
         newest = self.newest if math.isfinite(self.newest) else times[0]
         jumps = np.flatnonzero(np.diff(np.maximum(times, newest), prepend=newest) > self.max_jump)
         return int(jumps[0]) if len(jumps) else len(times)
 
     def with_held(self, times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the new samples, with those that were held back if the new ones confirm them."""
+        """Return the new samples, with those that were held back if the new ones confirm them.
+
+        Args:
+            times: [n], seconds, ascending.
+            values: [n, 3].
+        """
         held_times, held_values = self.held
         self.held = (np.empty(0), np.empty((0, 3)))
         self.stats.held -= len(held_times)
@@ -192,7 +257,11 @@ class Sensor:
         return merged[order], np.concatenate((held_values, values))[order]
 
     def note_past(self, times: np.ndarray) -> bool:
-        """Note samples from the past; return whether the clock was restarted."""
+        """Note samples from the past; return whether the clock was restarted.
+
+        Args:
+            times: [n], seconds, ascending.
+        """
         if not len(times):
             return False
         if times[-1] >= self.newest - self.max_jump:
@@ -203,7 +272,12 @@ class Sensor:
         return self.past[1] - self.past[0] >= RESTART and calls > 0
 
     def merge(self, times: np.ndarray, values: np.ndarray) -> None:
-        """Add samples that are not too late; of two samples with the same time, keep the one that came first."""
+        """Add samples that are not too late; of two samples with the same time, keep the one that came first.
+
+        Args:
+            times: [n], seconds, ascending.
+            values: [n, 3].
+        """
         fresh = times >= self.newest - self.slack
         self.stats.late += len(times) - int(np.count_nonzero(fresh))
         times, values = times[fresh], values[fresh]
@@ -222,17 +296,30 @@ class Sensor:
         self.newest = max(self.newest, float(times[-1]))
 
     def has_between(self, start: float, stop: float) -> bool:
-        """Return whether there is a sample from `start` to `stop`."""
+        """Return whether there is a sample in a span of time.
+
+        Args:
+            start: Start of the span, in seconds.
+            stop: Its end, in seconds.
+        """
         place = np.searchsorted(self.times, start)
         return bool(place < len(self.times) and self.times[place] <= stop)
 
     def forget(self, before: float) -> None:
-        """Drop the samples that windows from `before` on do not need; the last one before it is needed."""
+        """Drop the samples that windows to come do not need; the last one before them is needed.
+
+        Args:
+            before: Start of the first of these windows, in seconds.
+        """
         place = max(int(np.searchsorted(self.times, before, side="right")) - 1, 0)
         self.times, self.values = self.times[place:], self.values[place:]
 
     def move(self, convert: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Convert all times."""
+        """Convert all times.
+
+        Args:
+            convert: Function of times, as from `Clock.move_origin()`.
+        """
         self.times = convert(self.times)
         self.held = (convert(self.held[0]), self.held[1])
         self.first, self.newest = (float(convert(np.float64(t))) for t in (self.first, self.newest))
@@ -245,27 +332,51 @@ class Sensor:
 
 @dataclasses.dataclass
 class Schedule:
-    """The grid of answers: answer k is about the clip from `anchor + k * every` on, as `predict()` counts."""
+    """The grid of answers: answer k is about the clip from `anchor + k * every` on, as `predict()` counts.
+
+    Attributes:
+        spec: The clips of the model.
+        every: Seconds between answers.
+        anchor: Start of the first clip in seconds; None before it is known.
+        next: Number of the first answer that is not due yet.
+    """
 
     spec: ClipSpec
     every: float
     anchor: float | None = None
-    next: int = 0  # the first answer that is not due yet
+    next: int = 0
 
     def start(self, number: int) -> float:
-        """Return the time at which the clip of an answer starts."""
+        """Return the time in seconds at which the clip of an answer starts.
+
+        Args:
+            number: Number of the answer.
+        """
         return self.anchor + number * self.every
 
     def stop(self, number: int) -> float:
-        """Return the time at which the clip of an answer stops."""
+        """Return the time in seconds at which the clip of an answer stops.
+
+        Args:
+            number: Number of the answer.
+        """
         return self.start(number) + self.spec.seconds
 
     def grid_end(self, number: int) -> float:
-        """Return the time of the last IMU sample of a clip."""
+        """Return the time in seconds of the last IMU sample of a clip.
+
+        Args:
+            number: Number of the answer.
+        """
         return self.start(number) + (self.spec.imu_samples - 1) / self.spec.imu_rate
 
     def last_before(self, moment: float, end: Callable[[int], float]) -> int:
-        """Return the last answer whose `end` is not after a moment; -1 if there is none."""
+        """Return the last answer whose `end` is not after a moment; -1 if there is none.
+
+        Args:
+            moment: The time in seconds.
+            end: Function from the number of an answer to a time in seconds, such as `stop`.
+        """
         if moment < end(0):
             return -1
         number = math.floor((moment - end(0)) / self.every) + 1
@@ -280,29 +391,46 @@ class Schedule:
 
 @dataclasses.dataclass(eq=False)
 class TimedFrame:
-    """A kept frame: its time in seconds on the clock of the samples, and its picture until it is encoded."""
+    """A kept frame: its time, and its picture until it is encoded.
+
+    Attributes:
+        time: Seconds on the clock of the samples.
+        picture: uint8 [H, W, 3] as it came, or [3, size, size] once `scaled`; None once it is encoded.
+        scaled: Whether the picture has the model's size.
+        taken: Whether an answer uses it: it is or will be encoded.
+        feature: Torch tensor [1, 1, d], or None.
+    """
 
     time: float
-    picture: np.ndarray | None  # uint8 [H, W, 3] as it came, or [3, size, size] once `scaled`
+    picture: np.ndarray | None
     scaled: bool = False
-    taken: bool = False  # used by an answer: it is or will be encoded
-    feature: Any = None  # torch tensor [1, 1, d]
+    taken: bool = False
+    feature: Any = None
 
 
 class Frames:
     """The frames that coming answers may use, in order of time.
 
-    "centre": those on screen at the places of `ClipSpec.times()` in a clip, or else those nearest to them, at most
-    `tolerance` away. "newest": the last N before a clip's end, at most `max_age` old. Only the newest picture is kept
-    in its own size; the others are scaled to the model's. So there are at most one picture, and `KEPT_FRAMES * N`
-    scaled ones. Raise EgoDistillError for "centre" with a sampling rule whose places differ from clip to clip.
+    Only the newest picture is kept in its own size; the others are scaled to the model's. So there are at most one
+    picture, and `KEPT_FRAMES * N` scaled ones.
+
+    Args:
+        schedule: The grid of answers.
+        choice: "centre": the frames on screen at the places of `ClipSpec.times()` in a clip, or else those nearest to
+            them. "newest": the last N before a clip's end.
+        tolerance: Seconds, with "centre": how far a frame may be from its place.
+        max_age: Seconds before a clip's end, with "newest": the age above which a frame is not used.
+        stats: Counters in which frames count.
+
+    Raises:
+        EgoDistillError: For "centre" with a sampling rule whose places differ from clip to clip.
     """
 
     def __init__(self, schedule: Schedule, choice: str, tolerance: float, max_age: float, stats: Stats) -> None:
         if choice == "centre" and schedule.spec.sampling in DRAWN:
             raise EgoDistillError(
                 f"the model was trained with sampling={schedule.spec.sampling!r}, whose places differ from clip to "
-                "clip, so frames='centre' does not know where to look; give frames='newest'"
+                "clip, so frames='centre' has no fixed places; give frames='newest'"
             )
         self.schedule, self.choice, self.tolerance, self.max_age = schedule, choice, tolerance, max_age
         self.stats, self.count = stats, schedule.spec.frames
@@ -311,7 +439,12 @@ class Frames:
         self.scaler = Scaler(schedule.spec.size, bool(schedule.spec.crop))
 
     def add(self, frame: TimedFrame, first: int) -> None:
-        """Add a frame, and drop those that no answer from number `first` on can use."""
+        """Add a frame, and drop those that no answer to come can use.
+
+        Args:
+            frame: The frame, not scaled.
+            first: Number of the first answer to come.
+        """
         times = [known.time for known in self.kept]
         place = int(np.searchsorted(times, frame.time))
         if place < len(times) and times[place] == frame.time:
@@ -325,7 +458,12 @@ class Frames:
                 self.scale(known)
 
     def thin(self, first: int, new: TimedFrame | None = None) -> None:
-        """Drop the frames that no answer from number `first` on can use."""
+        """Drop the frames that no answer to come can use.
+
+        Args:
+            first: Number of the first answer to come.
+            new: The frame that has just come, if any: if it is dropped, it counts as refused.
+        """
         if self.schedule.anchor is None:
             needed = set(self.kept[-KEPT_FRAMES * self.count :])
         else:
@@ -348,7 +486,11 @@ class Frames:
                 self.stats.frame_lateness = max(self.stats.frame_lateness, late)
 
     def needed(self, first: int) -> set[TimedFrame]:
-        """Return the frames that answers from number `first` on can use."""
+        """Return the frames that answers to come can use.
+
+        Args:
+            first: Number of the first answer to come.
+        """
         if not self.kept:
             return set()
         schedule, latest = self.schedule, self.kept[-1].time
@@ -370,6 +512,9 @@ class Frames:
 
         A frame that began at most `ON_SCREEN` seconds before a place is on screen there: take it, as `predict()` does.
         Without one, because the camera is slower, take the nearest.
+
+        Args:
+            number: Number of the answer.
         """
         times = np.array([frame.time for frame in self.kept])
         found: list[TimedFrame | None] = []
@@ -384,12 +529,20 @@ class Frames:
         return found
 
     def newest(self, number: int) -> list[TimedFrame]:
-        """Return the last frames before the end of an answer's clip, at most `count`, none older than `max_age`."""
+        """Return the last frames before the end of an answer's clip, at most `count`, none older than `max_age`.
+
+        Args:
+            number: Number of the answer.
+        """
         stop = self.schedule.stop(number)
         return [frame for frame in self.kept if stop - self.max_age <= frame.time <= stop][-self.count :]
 
     def pick(self, number: int) -> list[TimedFrame]:
-        """Return the frames of an answer in order of time; fewer than the model needs if there are no more."""
+        """Return the frames of an answer in order of time; fewer than the model needs if there are no more.
+
+        Args:
+            number: Number of the answer.
+        """
         found = self.nearest(number) if self.choice == "centre" else self.newest(number)
         return list(dict.fromkeys(frame for frame in found if frame is not None))
 
@@ -399,7 +552,11 @@ class Frames:
             self.scale(self.kept[-1])
 
     def scale(self, frame: TimedFrame) -> None:
-        """Bring a picture [H, W, 3] to the model's size, [3, size, size]; one of that size is only transposed."""
+        """Bring a picture [H, W, 3] to the model's size, [3, size, size]; one of that size is only transposed.
+
+        Args:
+            frame: The frame whose picture to scale; one that is scaled stays as it is.
+        """
         if frame.scaled:
             return
         if frame.picture.shape[:2] == (self.schedule.spec.size,) * 2:

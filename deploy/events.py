@@ -36,7 +36,14 @@ class Labelling(Protocol):
 
 
 class Event(NamedTuple):
-    """A label that held from `start` to `stop`, on the clock of the answers, and its highest probability."""
+    """A label that held for a time, on the clock of the answers.
+
+    Attributes:
+        start: Start in seconds, or nanoseconds if the times of the answers are integers.
+        stop: End, in the same unit.
+        label: Name of the class.
+        score: Highest probability of the class in this time.
+    """
 
     start: float
     stop: float
@@ -56,17 +63,20 @@ class Part:
 
 @dataclasses.dataclass
 class Tracker:
-    """Find events one answer at a time: `add()` returns the events that have ended, `finish()` the last ones.
-
-    start, end     An event begins when the probability of the best class reaches `start`. It ends when that falls below
-                   `end`, or when another class is the best and reaches `start`.
-    min_seconds    Shorter events are left out.
-    max_pause      Events of one label are joined if at most so many seconds, and no other event, are between them.
+    """Finder of events one answer at a time: `add()` returns the events that have ended, `finish()` the last ones.
 
     An answer describes the middle of its clip, so an event begins and ends halfway between two such middles. Answers
     without classes (`problem`) change nothing, but an event ends before a hole: clips that are more than `max_pause`
-    apart. Times are seconds, or nanoseconds if they are integers. Raise EgoDistillError for thresholds that do not
-    fit, and for answers that are not in order of time.
+    apart. Times are seconds, or nanoseconds if they are integers.
+
+    Attributes:
+        start: An event begins when the probability of the best class reaches this, 0 to 1.
+        end: An event ends when its probability falls below this, or when another class is the best and reaches `start`.
+        min_seconds: Shorter events are left out.
+        max_pause: Events of one label are joined if at most this many seconds, and no other event, are between them.
+
+    Raises:
+        EgoDistillError: For thresholds that do not fit, and for answers that are not in order of time.
 
     >>> from egodistill import events
     >>> from egodistill.inference import Prediction
@@ -99,7 +109,11 @@ class Tracker:
         self._last: Labelling | None = None  # the last answer with classes
 
     def add(self, answer: Labelling) -> list[Event]:
-        """Take the next answer, and return the events that have ended, in order of time."""
+        """Take the next answer, and return the events that have ended, in order of time.
+
+        Args:
+            answer: An `inference.Prediction` or a `stream.Answer`.
+        """
         last, moment = self._last, middle(answer)
         if last is not None and moment <= middle(last):
             raise EgoDistillError(
@@ -179,7 +193,15 @@ def events(
     min_seconds: float = 1.0,
     max_pause: float = 1.0,
 ) -> Iterator[Event]:
-    """Yield the events of the answers of `predict()` or of a `Stream`, each as soon as it has ended; see `Tracker`."""
+    """Yield the events of answers, each as soon as it has ended; see `Tracker`.
+
+    Args:
+        answers: Answers of `predict()` or of a `Stream`, in order of time.
+        start: Probability at which an event begins.
+        end: Probability below which it ends.
+        min_seconds: Shorter events are left out.
+        max_pause: Seconds: the longest pause between events of one label that are joined.
+    """
     tracker = Tracker(start, end, min_seconds, max_pause)
     for answer in answers:
         yield from tracker.add(answer)

@@ -114,12 +114,21 @@ def export(
     batch_size: int | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write a student to `path` (.pt2, or .onnx) and its description to `path`.json; return the description.
+    """Write a student to a file and its description to FILE.json; return the description.
 
-    The file takes any number of clips (None) or exactly `batch_size`: a compiled file for one clip is faster.
-    For int8, `calibrate` is a store whose clips (`calibration_clips` of them, evenly spaced) set the range of
-    activations; without it, random inputs do, with a warning. Raise ExportError if a package is missing, options do not
-    fit together, or a file would be overwritten.
+    Args:
+        model: The student.
+        path: File to write, ending in .pt2, or in .onnx for the format "onnx".
+        format: "export", "aoti" or "onnx"; see the table in the module's introduction.
+        precision: "fp32", "bf16" or "int8"; not bf16 for the format "onnx".
+        calibrate: For int8: a store whose clips set the range of activations; None: random inputs do, with a warning.
+        calibration_clips: Number of clips of this store to use, evenly spaced.
+        batch_size: The file takes exactly this number of clips; None: any number. A compiled file for one clip is
+            faster.
+        overwrite: Replace an existing file.
+
+    Raises:
+        ExportError: If a package is missing, options do not fit together, or a file would be overwritten.
 
     >>> from egodistill import EgoDistill, export
     >>> description = export.export(EgoDistill.load("student.pt"), "student.pt2")
@@ -149,8 +158,20 @@ def export_pair(
     For the path STEM.pt2 (or STEM.onnx), the files are STEM.frame.pt2 and STEM.motion.pt2. `frame` takes pictures,
     uint8 [B, 3, H, W], and returns their image features, float32 [B, d]. `motion` takes the image features of each
     clip's frames in order of time, float32 [B, N, d], and the IMU samples, float32 [B, T, 6], unless the student has
-    use_imu=False; it returns feature [B, D] and logits [B, C]. `batch_size` counts the pictures of `frame` and the
-    clips of `motion`. The other options, and the errors, are those of `export()`.
+    use_imu=False; it returns feature [B, D] and logits [B, C].
+
+    Args:
+        model: The student.
+        path: STEM.pt2, or STEM.onnx for the format "onnx".
+        format: As in `export()`.
+        precision: As in `export()`.
+        calibrate: As in `export()`.
+        calibration_clips: As in `export()`.
+        batch_size: Exact number of pictures of `frame` and of clips of `motion`; None: any number.
+        overwrite: Replace existing files.
+
+    Raises:
+        ExportError: As in `export()`.
 
     >>> from egodistill import EgoDistill, export
     >>> for description in export.export_pair(EgoDistill.load("student.pt"), "device.pt2"):
@@ -413,7 +434,9 @@ def model_inputs(model: EgoDistill, batch_size: int) -> tuple[Tensor, ...]:
 def store_clips(model: EgoDistill, store: Any, count: int | None = None) -> Iterator[tuple[Tensor, ...]]:
     """Yield the model's inputs in batches, for all clips of a store or for `count` evenly spaced ones.
 
-    Raise ExportError for a store without clips, EgoDistillError for one that does not fit the model.
+    Raises:
+        ExportError: For a store without clips.
+        EgoDistillError: For a store that does not fit the model.
     """
     names = batches.arrays_of(model, store)
     if not len(store):
@@ -642,16 +665,27 @@ FORMATS = {
 
 
 class Comparison(NamedTuple):
-    """The comparison of one exported file with its original model, from `compare()`."""
+    """The comparison of one exported file with its original model, from `compare()`.
 
-    file: str  # "original" for the model itself, in eager torch; for a pair its path, STEM.SUFFIX.
-    kind: str  # Format of the file, "eager" for the model itself.
+    Attributes:
+        file: The file; "original" for the model itself, in eager torch; for a pair its path, STEM.SUFFIX.
+        kind: Format of the file; "eager" for the model itself.
+        precision: Precision of the file; "fp32" for the model itself.
+        agreement: Share of clips with the same best class as the original, 0 to 1.
+        feature_difference: Largest absolute difference over all clips and dimensions.
+        top1: Share of clips with the right class, 0 to 1; None if a clip of the store has no label.
+        megabytes: Size of the file; of a pair, of both programs; of the model itself, of its weights.
+        milliseconds: Processor time for one clip on one core.
+    """
+
+    file: str
+    kind: str
     precision: str
-    agreement: float  # Share of clips with the same best class as the original, 0 to 1.
-    feature_difference: float  # Largest absolute difference over all clips and dimensions.
-    top1: float | None  # Share of clips with the right class; None if a clip of the store has no label.
-    megabytes: float  # Of a pair, both programs.
-    milliseconds: float  # Processor time for one clip on one core.
+    agreement: float
+    feature_difference: float
+    top1: float | None
+    megabytes: float
+    milliseconds: float
 
 
 @torch.no_grad()
@@ -665,11 +699,19 @@ def compare(
 ) -> list[Comparison]:
     """Compare exported files with their original on all clips of a store; the first row is the original.
 
-    `paths` are files of `export()`, and `pairs` are paths that were given to `export_pair()`; their rows follow.
+    All models run on one thread. The time is the median of several runs with a single clip; the models take turns, and
+    processor time is measured, so that other programs have less effect. Reading is not included.
 
-    All models run on one thread. The time is the median of `repeats` runs with a single clip; the models take turns,
-    and processor time is measured, so that other programs have less effect. Reading is not included. Raise ExportError
-    if a file cannot be loaded or the store has no clips, EgoDistillError if the store does not fit the model.
+    Args:
+        model: The student that was exported.
+        store: The clips, with or without labels.
+        paths: Files of `export()`.
+        pairs: Paths that were given to `export_pair()`; their rows follow those of `paths`.
+        repeats: Number of timed runs of each model.
+
+    Raises:
+        ExportError: If a file cannot be loaded or the store has no clips.
+        EgoDistillError: If the store does not fit the model.
 
     >>> from egodistill import EgoDistill, data, export
     >>> model, test = EgoDistill.load("student.pt"), data.ClipStore("store").split("test")

@@ -130,8 +130,14 @@ class Program:
     """An exported file that runs for any number of clips (or pictures): `inputs` in, a list of tensors out.
 
     It runs on the CPU, with the number of threads that torch has when the file is loaded. A file with a fixed
-    `batch_size` runs as often as necessary. Raise ExportError if the file, its description or a package is missing or
-    damaged, or if it is not the expected part of a student.
+    `batch_size` runs as often as necessary.
+
+    Args:
+        path: The exported file.
+        part: The part of a student that it must be: "student", "frame" or "motion".
+
+    Raises:
+        ExportError: If the file, its description or a package is missing or damaged, or if it is not the expected part.
     """
 
     def __init__(self, path: str | os.PathLike, part: str) -> None:
@@ -162,7 +168,7 @@ class Program:
             raise ExportError(f"{self.path} takes {' and '.join(self.inputs)}; got {len(inputs)} inputs")
         with torch.autocast("cpu", enabled=False):  # the dtypes of a program are fixed
             count = len(inputs[0])
-            inputs = tuple(x.contiguous() for x in inputs)  # compiled code does not look at strides
+            inputs = tuple(x.contiguous() for x in inputs)  # compiled code ignores strides
             size = self.batch_size or count
             if size == count:
                 return list(self.run(*inputs))
@@ -190,9 +196,14 @@ class Exported(LoadedModel):
     """An exported file as a model for `evaluate()` and `predict()`; see `load_exported()`.
 
     It takes the inputs that its `description` (the JSON) names, for any number of clips, and returns `Output`. It runs
-    on the CPU only, with the number of threads that torch has when the file is loaded. A file with a fixed
-    `batch_size` runs as often as necessary. Raise ExportError if the file, its description or a package is missing or
-    damaged.
+    on the CPU only, with the number of threads that torch has when the file is loaded. A file with a fixed `batch_size`
+    runs as often as necessary.
+
+    Args:
+        path: The exported file.
+
+    Raises:
+        ExportError: If the file, its description or a package is missing or damaged.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -210,8 +221,14 @@ class Pair(LoadedModel):
 
     `encode_frames()` runs the program `frame`, `fuse()` the program `motion`; nothing is computed between them. So what
     `aggregate()` returns are the image features of all N frames, [B, N, d], and what `encode_imu()` returns are the IMU
-    samples. `description` is that of `motion`. Otherwise it is like `Exported`. Raise ExportError also if the two files
-    are not of one export.
+    samples. `description` is that of `motion`. Otherwise it is like `Exported`.
+
+    Args:
+        path: The path that was given to `export_pair()`, STEM.SUFFIX.
+
+    Raises:
+        ExportError: If a file, its description or a package is missing or damaged, or if the two files are not of one
+            export.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -230,20 +247,38 @@ class Pair(LoadedModel):
         return self.fuse(self.encode_frames(frames), imu)
 
     def encode_frames(self, frames: Tensor, count: int | None = None) -> Tensor:
-        """Return the image features of frames: uint8 [B, N, 3, H, W] -> [B, N, d], for any N."""
+        """Return the image features of frames, [B, N, d].
+
+        Args:
+            frames: uint8 [B, N, 3, H, W], for any N.
+            count: Not used; a student's method has it.
+        """
         (features,) = self.frame(frames.flatten(0, 1))
         return features.unflatten(0, frames.shape[:2])
 
     def aggregate(self, features: Tensor) -> Tensor:
-        """Return the image features [B, N, d] as they are, because `motion` takes all of them."""
+        """Return the image features as they are, because `motion` takes all of them.
+
+        Args:
+            features: [B, N, d].
+        """
         return features
 
     def encode_imu(self, imu: Tensor) -> Tensor:
-        """Return the IMU samples [B, T, 6] as they are."""
+        """Return the IMU samples as they are.
+
+        Args:
+            imu: [B, T, 6].
+        """
         return imu
 
     def fuse(self, image: Tensor, imu: Tensor | None) -> Output:
-        """Return feature [B, D] and logits [B, C] of image features [B, N, d] and IMU samples [B, T, 6]."""
+        """Return feature [B, D] and logits [B, C].
+
+        Args:
+            image: Image features [B, N, d].
+            imu: IMU samples [B, T, 6]; None for a student without IMU.
+        """
         return Output(*self.motion(image, *([] if imu is None else [imu])))
 
 
@@ -260,8 +295,13 @@ def equal_parts(inputs: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, .
 def load_exported(path: str | os.PathLike) -> Exported:
     """Return the file that `export()` wrote as a model.
 
-    An exported file is a program, and a compiled one machine code: load it only if you trust its source. Raise
-    ExportError if the file, its description or a package is missing or damaged.
+    An exported file is a program, and a compiled one machine code: load it only if you trust its source.
+
+    Args:
+        path: The exported file; its description is beside it.
+
+    Raises:
+        ExportError: If the file, its description or a package is missing or damaged.
 
     >>> from egodistill import EgoDistill, batches, export
     >>> model = EgoDistill.load("student.pt")
@@ -277,8 +317,14 @@ def load_exported(path: str | os.PathLike) -> Exported:
 def load_pair(path: str | os.PathLike) -> Pair:
     """Return the two files that `export_pair()` wrote for this path as one model.
 
-    Load them only if you trust their source; see `load_exported()`. Raise ExportError if a file, its description or a
-    package is missing or damaged, and if the two files are not of one export.
+    Load them only if you trust their source; see `load_exported()`.
+
+    Args:
+        path: The path that was given to `export_pair()`, STEM.SUFFIX.
+
+    Raises:
+        ExportError: If a file, its description or a package is missing or damaged, or if the two files are not of one
+            export.
 
     >>> from egodistill import EgoDistill, batches, export
     >>> model = EgoDistill.load("student.pt")

@@ -63,7 +63,7 @@ WAITED = 0.005  # seconds above which a packet was waited for
 AHEAD = 1.0  # seconds that a live source may be ahead of real speed
 TIMEOUT = 20.0  # seconds without a packet after which an address counts as gone
 DECODED = 2  # frames that are decoded ahead if none may be dropped
-POLL = 0.05  # seconds between two looks at a growing file
+POLL = 0.05  # seconds between two reads of a growing file
 LONGEST_LINE = 100_000  # bytes
 JUDGED = 1000  # first readings of a feed whose units are checked
 ENOUGH = 100  # readings of a sensor that are enough for it; of fewer, a single wild one is the largest 1 %
@@ -92,7 +92,11 @@ class HostClock:
         return time.time()
 
     def sleep(self, seconds: float) -> bool:
-        """Sleep, and return True; return False as soon as the clock is stopped."""
+        """Sleep, and return True; return False as soon as the clock is stopped.
+
+        Args:
+            seconds: How long to sleep.
+        """
         return not self._stop.wait(seconds)
 
     def stop(self) -> None:
@@ -108,7 +112,11 @@ class HostClock:
 class Pace:
     """Real speed: when a moment of a recording is due on this host.
 
-    `ahead` is the number of seconds by which moments may be early. Without `start()`, the first moment starts it.
+    Without `start()`, the first moment starts it.
+
+    Args:
+        clock: Clock of this host; its `stop()` ends a wait.
+        ahead: Seconds by which moments may be early.
 
     >>> from egodistill.deploy import feeds
     >>> pace = feeds.Pace(feeds.HostClock())
@@ -124,27 +132,42 @@ class Pace:
         self._origin: float | None = None
 
     def start(self, moment: float) -> None:
-        """Let this moment be due now."""
+        """Let this moment be due now.
+
+        Args:
+            moment: Time in the recording, in seconds.
+        """
         self._origin = self.clock.now() - moment
 
     def lateness(self, moment: float) -> float:
-        """Return the seconds since this moment was due; negative: until it is."""
+        """Return the seconds since this moment was due; negative: until it is.
+
+        Args:
+            moment: Time in the recording, in seconds.
+        """
         if self._origin is None:
             self.start(moment)
         return self.clock.now() - self._origin - moment
 
     def wait(self, moment: float) -> bool:
-        """Wait until this moment is due, and return True; return False if the clock is stopped."""
+        """Wait until this moment is due, and return True; return False if the clock is stopped.
+
+        Args:
+            moment: Time in the recording, in seconds.
+        """
         early = -self.lateness(moment) - self.ahead
         return self.clock.sleep(early) if early > 0 else not self.clock.stopped
 
 
 class ArrivalDelay:
-    """Track when frames or samples with time stamps arrive on this host: the `first` stamp, and the `delay`.
+    """Record of when frames or samples with time stamps arrive on this host: the `first` stamp, and the `delay`.
 
     `delay` is the smallest difference between arrival and stamp in seconds; frames or samples that were buffered on
     their way have a larger one. The difference of the delays of two sensors is the offset between their clocks, if both
     are equally fast.
+
+    Args:
+        clock: Clock of this host.
 
     >>> from egodistill.deploy import feeds
     >>> camera = feeds.ArrivalDelay(feeds.HostClock())
@@ -160,7 +183,11 @@ class ArrivalDelay:
         self.began = math.inf  # of the clock
 
     def add(self, moment: float) -> None:
-        """Note that something stamped with this time, in seconds, has just arrived."""
+        """Note that a frame or sample has just arrived.
+
+        Args:
+            moment: Its time stamp in seconds.
+        """
         now = self.clock.now()
         if self.first is None:
             self.first, self.began = moment, now
@@ -174,8 +201,12 @@ class ArrivalDelay:
 def source_kind(source: str | os.PathLike) -> str:
     """Return what a source of frames is: "file", "address", "device" or "pipe".
 
-    Raise VideoError for a source that does not exist, and for an address whose protocol is not among rtsp, http, https,
-    rtmp, tcp, udp, rtp and srt.
+    Args:
+        source: A path or an address, as for `VideoFeed`. A path that does not exist is a "file"; opening it raises
+            VideoError.
+
+    Raises:
+        VideoError: For an address whose protocol is not among rtsp, http, https, rtmp, tcp, udp, rtp and srt.
 
     >>> from egodistill.deploy import feeds
     >>> feeds.source_kind("walk.mp4"), feeds.source_kind("tcp://127.0.0.1:5000")
@@ -203,12 +234,6 @@ def source_kind(source: str | os.PathLike) -> str:
 class VideoFeed:
     """Frames of a video as they come: iterate over (time in seconds, upright RGB, uint8 [height, width, 3]), once.
 
-    source     A file; an address such as rtsp://, http://, tcp:// or udp://; a device such as /dev/video0 (Linux); or
-               a named pipe. Network access is allowed for an address, and only for one.
-    realtime   False: all frames of a file, as fast as they are decoded.
-    clock      Ends the feed with `stop()`.
-    pace       When frames of a file are due; share it with the samples. By default the first frame starts it.
-
     The time of a frame of a file is the one that a player shows, 0 at the start of the file: usually the start of its
     exposure. For all other sources, only differences between their time stamps mean something: the time is that of the
     arrival of the first frame on this host, in seconds since 1970, plus the difference to the first stamp. It includes
@@ -219,8 +244,18 @@ class VideoFeed:
     second behind skips to the next key frame. Both are counted in `dropped`, broken packets and frames in `broken`.
 
     The feed ends with its source. If something ended it early, such as a lost connection, `problem` says what. `end` is
-    the time at which the last frame ends, in seconds. Raise VideoError at once for a file that is no video and for
-    realtime=False with another source than a file; for other sources, when the first frame is asked for.
+    the time at which the last frame ends, in seconds.
+
+    Args:
+        source: A file; an address such as rtsp://, http://, tcp:// or udp://; a device such as /dev/video0 (Linux); or
+            a named pipe. Network access is allowed for an address, and only for one.
+        realtime: False: all frames of a file, as fast as they are decoded.
+        clock: Ends the feed with `stop()`.
+        pace: When frames of a file are due; share it with the samples. None: the first frame starts it.
+
+    Raises:
+        VideoError: At once for a file that is not a video and for realtime=False with another source than a file; for
+            other sources, when the first frame is asked for.
 
     >>> from egodistill.deploy import feeds
     >>> feed = feeds.VideoFeed("walk.mp4", realtime=False)
@@ -398,7 +433,10 @@ def reason_of(error: Exception) -> str:
 def split_samples(times: np.ndarray, readings: np.ndarray, seconds: float = CHUNK) -> Samples:
     """Yield samples in their order, one piece for each interval [k * seconds, (k + 1) * seconds) that has any.
 
-    Times are [n] seconds, or nanoseconds if they are integers; readings are [n, 6].
+    Args:
+        times: [n], seconds, or nanoseconds if they are integers.
+        readings: [n, 6].
+        seconds: Length of the intervals.
 
     >>> import numpy as np
     >>> from egodistill.deploy import feeds
@@ -414,9 +452,13 @@ def split_samples(times: np.ndarray, readings: np.ndarray, seconds: float = CHUN
 
 
 def recorded_samples(motion: Imu, seconds: float = CHUNK) -> Samples:
-    """Yield the samples of a recording in order of time, in pieces of `seconds`: times [n], readings [n, 6].
+    """Yield the samples of a recording in order of time: times [n], readings [n, 6].
 
     A row has one sensor; the other three columns are NaN.
+
+    Args:
+        motion: The IMU samples of the recording.
+        seconds: Length of the pieces, as in `split_samples()`.
 
     >>> from egodistill import data
     >>> from egodistill.deploy import feeds
@@ -434,12 +476,20 @@ def recorded_samples(motion: Imu, seconds: float = CHUNK) -> Samples:
 class LineSamples:
     """Samples from lines of text as they arrive: iterate over (times [n], readings float64 [n, 6]), once.
 
-    `blocks` are bytes as they come; each piece has the lines that a block completes. `parse` returns time and six
-    readings of a line, None for a header, and raises ValueError for a line that is no sample. Such a line is skipped
-    and counted in `bad`; `report` gets a sentence about the first one, and IMUError is raised after a hundred in a row.
-    It also gets one if the first thousand readings, or all of a feed that ends before, are unlikely in m/s2 and rad/s;
-    of a sensor with fewer than a hundred it says that they are too few to tell. Empty lines are skipped.
-    `json_samples()` and `table_samples()` make such feeds.
+    Each piece has the lines that a block completes. Empty lines are skipped. A line that is not a sample is skipped and
+    counted in `bad`. `json_samples()` and `table_samples()` make such feeds.
+
+    Args:
+        name: Name of the source, for messages.
+        blocks: Bytes as they come.
+        parse: Returns time and six readings of a line, or None for a header; raises ValueError for a line that is not a
+            sample.
+        report: Gets a sentence about the first line that is not a sample. It also gets one if the first thousand
+            readings, or all of a feed that ends before, are unlikely in m/s2 and rad/s; of a sensor with fewer than a
+            hundred it says that they are too few to check.
+
+    Raises:
+        IMUError: After a hundred lines in a row that are not samples.
 
     >>> from egodistill.deploy import feeds
     >>> def parse(line):
@@ -521,7 +571,7 @@ class LineSamples:
             self._in_a_row += 1
             sentence = f"{self.name}: line {self.lines}: {error}"
             if self._in_a_row >= BAD_IN_A_ROW:
-                raise IMUError(f"{sentence}. {BAD_IN_A_ROW} lines in a row are no samples") from error
+                raise IMUError(f"{sentence}. {BAD_IN_A_ROW} lines in a row are not samples") from error
             if self.bad == 1:
                 self.report(f"{sentence}. Such lines are skipped and counted")
             return None
@@ -580,10 +630,16 @@ def shortened(line: str) -> str:
 def json_samples(
     descriptor: int, *, clock: HostClock, report: Callable[[str], object], name: str = "standard input"
 ) -> LineSamples:
-    """Return samples from JSON lines in a pipe or file that is open, such as `sys.stdin.fileno()`.
+    """Return samples from JSON lines in a pipe or file that is open; see `LineSamples`.
 
     A line is one object, {"time": 1.25, "accel": [x, y, z], "gyro": [x, y, z]}, in m/s2 and rad/s, with one sensor or
-    both. Times are seconds; if the first one is an integer, all are integer nanoseconds. See `LineSamples`.
+    both. Times are seconds; if the first one is an integer, all are integer nanoseconds.
+
+    Args:
+        descriptor: Descriptor of the open file, such as `sys.stdin.fileno()`.
+        clock: Ends the feed with `stop()`.
+        report: Gets messages, as in `LineSamples`.
+        name: Name of the source, for messages.
 
     >>> import os
     >>> from egodistill.deploy import feeds
@@ -613,9 +669,17 @@ def pipe_blocks(descriptor: int, clock: HostClock) -> Iterator[bytes]:
 def table_samples(path: str | os.PathLike, *, clock: HostClock, report: Callable[[str], object]) -> LineSamples:
     """Return the samples of a CSV table that another program writes, from its first row on and as it grows.
 
-    The columns are those of `imu.read_imu()`. A line counts when it ends. The feed ends when the clock is stopped.
-    Raise IMUError that names the file if it does not exist, has other columns, is truncated, or is replaced by another
-    file. See `LineSamples` for rows that are no samples.
+    A line counts when it ends. The feed ends when the clock is stopped. See `LineSamples` for rows that are not
+    samples.
+
+    Args:
+        path: The table, with the columns of `imu.read_imu()`.
+        clock: Ends the feed with `stop()`.
+        report: Gets messages, as in `LineSamples`.
+
+    Raises:
+        IMUError: With the name of the file, if it does not exist, has other columns, is truncated, or is replaced by
+            another file.
 
     >>> from egodistill.deploy import feeds
     >>> clock = feeds.HostClock()
@@ -629,7 +693,7 @@ def table_samples(path: str | os.PathLike, *, clock: HostClock, report: Callable
 
 
 class TableRow:
-    """Parser of the lines of a table; the first one is its header. An empty cell, NULL and nan are no reading."""
+    """Parser of the lines of a table; the first one is its header. An empty cell, NULL and nan are not readings."""
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path, self.unit, self.columns = path, 1.0, []

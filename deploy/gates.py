@@ -2,13 +2,14 @@
 
     from egodistill import Stream, gates
 
-    gate = gates.Turned(0.6)                            # look again after the head has turned by 0.6 rad
+    gate = gates.Turned(0.6)                            # request a frame after the head has turned by 0.6 rad
     with Stream(student, frames="newest", gate=gate) as stream:
         ...
 
 A gate is called after each answer with the IMU window, the ages of the frames that were used, and the end of the clip;
-it returns whether to look again. Any function with these arguments is a gate. `simulate()` runs a gate on a recording
-whose windows and frame times are known; `best_looks()` returns the looks of an oracle, which no gate can exceed.
+it returns whether to request a new frame. Any function with these arguments is a gate. `simulate()` runs a gate on a
+recording whose windows and frame times are known; `best_looks()` returns the frame requests of an oracle, which no gate
+can exceed.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ __all__ = [
 TOLERANCE = 1e-6  # s; an age of four steps of 0.5 s may be a little below 2.0
 FAST = 1.5  # rad/s: the head turns to something new; the threshold of the default gate of `Stream`
 
-# (window [samples, 6] in m/s2 and rad/s, ages of the frames in s, end of the window in s) -> whether to look again
+# (window [samples, 6] in m/s2 and rad/s, ages of the frames in s, end of the window in s) -> whether to request a frame
 Gate = Callable[[np.ndarray, Sequence[float], float], bool]
 
 
 class Never:
-    """Keep the first frame.
+    """Gate that keeps the first frame.
 
     >>> from egodistill import gates
     >>> gates.Never()(None, [9.0], 12.0)
@@ -57,7 +58,7 @@ class Never:
 
 
 class Always:
-    """Take a frame for each answer.
+    """Gate that takes a frame for each answer.
 
     >>> from egodistill import gates
     >>> gates.Always()(None, [0.0], 12.0)
@@ -70,7 +71,10 @@ class Always:
 
 @dataclasses.dataclass
 class Period:
-    """Look again when the newest frame is so many seconds old, like `Stream(period=...)`.
+    """Gate that requests a frame when the newest one has reached a fixed age, like `Stream(period=...)`.
+
+    Attributes:
+        seconds: Age of the newest frame, in seconds, from which on to request another.
 
     >>> from egodistill import gates
     >>> gate = gates.Period(2.0)
@@ -89,7 +93,11 @@ class Period:
 
 @dataclasses.dataclass
 class Random:
-    """Look again with a fixed probability after each answer, whatever happens; `seed` makes the looks repeatable.
+    """Gate that requests a frame with a fixed probability after each answer, whatever happens.
+
+    Attributes:
+        probability: Probability of a request after an answer, 0 to 1.
+        seed: Makes the requests repeatable.
 
     >>> from egodistill import gates
     >>> gate = gates.Random(0.25)
@@ -110,9 +118,12 @@ class Random:
 
 @dataclasses.dataclass
 class Moved:
-    """Look again while the head moves: the gyroscope's RMS is at least ``rate`` (rad/s) over the last ``seconds``.
+    """Gate that requests frames while the head moves: the RMS of the gyroscope over the end of the window is high.
 
-    The window ends with these seconds, and has ``imu_rate`` samples per second.
+    Attributes:
+        rate: RMS in rad/s from which on to request a frame.
+        seconds: Seconds at the end of the window over which the RMS is taken.
+        imu_rate: Samples of the window per second.
 
     >>> import numpy as np
     >>> from egodistill import gates
@@ -139,11 +150,14 @@ class Moved:
 
 @dataclasses.dataclass
 class Turned:
-    """Look again when the head has turned by this angle, in rad, since the newest frame: the camera shows other things.
+    """Gate that requests a frame when the head has turned far since the newest frame: the camera shows other objects.
 
     The gyroscope is integrated, axis by axis, from the time of the frame to the end of the window, or from the window's
-    start if the frame is older; so the angle is that of small turns. Without a frame the answer is yes. ``imu_rate`` is
-    the number of samples of the window per second.
+    start if the frame is older; so the angle is that of small turns. Without a frame the answer is yes.
+
+    Attributes:
+        angle: Angle in rad from which on to request a frame.
+        imu_rate: Samples of the window per second.
 
     >>> import numpy as np
     >>> from egodistill import gates
@@ -169,13 +183,15 @@ class Turned:
 
 
 class Changed:
-    """Look again when the student's IMU embedding has changed since the last look: the head moves in another way.
+    """Gate that requests a frame when the student's IMU embedding has changed since the last request.
 
-    model      a student with an IMU encoder, in evaluation mode; not exported programs, which do not return it.
-    distance   cosine distance, 0 to 2, between the embeddings of the present window and of the one at the last look,
-               from which on to look. The first window counts as a look.
+    Args:
+        model: A student with an IMU encoder, in evaluation mode; not exported programs, which do not return it.
+        distance: Cosine distance, 0 to 2, between the embeddings of the present window and of the one at the last
+            request, from which on the head moves in another way. The first window counts as a request.
 
-    Raise EgoDistillError for a model without IMU encoder, an exported one, and a distance below 0.
+    Raises:
+        EgoDistillError: For a model without IMU encoder, an exported one, and a distance below 0.
 
     >>> import numpy as np
     >>> from egodistill import EgoDistill, gates
@@ -205,7 +221,11 @@ class Changed:
 
     @torch.no_grad()
     def embed(self, window: np.ndarray) -> np.ndarray:
-        """Return the embedding of a window, float [D] of length 1."""
+        """Return the embedding of a window, float [D] of length 1.
+
+        Args:
+            window: [samples, 6] in m/s2 and rad/s.
+        """
         device = next(self.model.parameters()).device
         motion = self.model.encode_imu(torch.from_numpy(np.asarray(window, np.float32)).to(device)[None])
         vector = motion.flatten().float().cpu().numpy()
@@ -213,10 +233,15 @@ class Changed:
 
 
 class Looks(NamedTuple):
-    """The looks of a gate on a recording, from `simulate()`, as indices of frames."""
+    """The frame requests of a gate on a recording, from `simulate()`, as indices of frames.
 
-    used: np.ndarray  # int [K]: the frame of each answer, -1 for none
-    taken: list[int]  # the frames that were taken, in order
+    Attributes:
+        used: int [K]: the frame of each answer, -1 for none.
+        taken: The frames that were taken, in order.
+    """
+
+    used: np.ndarray
+    taken: list[int]
 
 
 def simulate(
@@ -228,13 +253,22 @@ def simulate(
     slack: float = 0.05,
     max_age: float = 4.0,
 ) -> Looks:
-    """Return the looks that a `Stream` with this gate and N = 1 takes of a recording, without running a network.
+    """Return the frames that a `Stream` with this gate and N = 1 takes of a recording, without running a network.
 
-    ``windows`` are the IMU windows of K answers, ``stops`` [K] their ends and ``frames`` [F] the times at which the
-    camera could take a frame, all in seconds and in order. The first frame is taken unasked, and another one when the
-    newest would be older than ``max_age`` at the next answer. A look that is asked for after an answer takes the first
-    frame at least ``slack`` after the end of its window, because the answer is not known earlier. Raise EgoDistillError
-    for times that are not in order.
+    The first frame is taken without a request of the gate, and another one when the newest would be older than
+    `max_age` at the next answer. A request after an answer takes the first frame at least `slack` after the end of its
+    window, because the answer is not known earlier.
+
+    Args:
+        gate: The gate.
+        windows: The IMU windows of K answers, as the gate takes them.
+        stops: [K], the ends of these windows in seconds, in order.
+        frames: [F], the times at which the camera could take a frame, in seconds and in order.
+        slack: Seconds, as for `Stream`.
+        max_age: Seconds: the age above which a frame is not used.
+
+    Raises:
+        EgoDistillError: For times that are not in order.
 
     >>> import numpy as np
     >>> from egodistill import gates
@@ -263,11 +297,14 @@ def simulate(
 
 
 def best_looks(right: np.ndarray, price: float) -> np.ndarray:
-    """Return the looks that maximise right answers minus ``price`` per look: bool [K], by dynamic programming.
+    """Return the requests that maximise right answers minus `price` per request: bool [K], by dynamic programming.
 
-    ``right`` is bool [K, A]: right[k, a] is whether answer k is right with the frame that was taken a answers before
-    it. An answer without a look among the last A answers, its own included, counts as wrong. No gate can have more
-    right answers with as many looks: this is an oracle, which knows the labels.
+    An answer without a request among the last A answers, its own included, counts as wrong. No gate can have more right
+    answers with as many requests: this is an oracle, which knows the labels.
+
+    Args:
+        right: bool [K, A]: right[k, a] is whether answer k is right with the frame that was taken a answers before it.
+        price: The right answers that a request costs.
 
     >>> import numpy as np
     >>> from egodistill import gates

@@ -44,21 +44,34 @@ CHOICES = {"frames": ("centre", "newest"), "on_restart": ("raise", "reset")}
 
 
 class StreamClockError(EgoDistillError):
-    """The clock of the samples was restarted. The stream has been reset, and accepts the new clock."""
+    """The clock of the samples was restarted; the stream has been reset, and accepts the new clock."""
 
 
 class Answer(NamedTuple):
-    """One answer of a stream: the best classes of the clip from `start` to `stop`, or the problem."""
+    """One answer of a stream: the best classes of the clip from `start` to `stop`, or the problem.
 
-    start: float  # On the clock of the samples: seconds, or an int of nanoseconds if that is what the samples have.
+    Attributes:
+        start: Start of the clip on the clock of the samples: seconds, or an int of nanoseconds if that is what the
+            samples have.
+        stop: Its end, in the same unit.
+        classes: (name, probability) of the best classes, the best first; [] if there is a problem.
+        problem: Why there are no classes, or None.
+        frame_age: `stop` minus the time of each frame that was used, in seconds.
+        delay: Seconds on this host between the arrival of the sample that made the answer due and the answer.
+        lag: Seconds from `stop` to the newest sample.
+        encoded: Number of frames whose feature was computed for this answer; the others were known.
+        seconds: Seconds on this host that the networks took.
+    """
+
+    start: float
     stop: float
-    classes: list[tuple[str, float]]  # The best ones with their probabilities; empty if there is a problem.
-    problem: str | None = None  # Why there are no classes.
-    frame_age: tuple[float, ...] = ()  # `stop` minus the time of each frame that was used, in seconds.
-    delay: float = 0.0  # Seconds on this host between the arrival of the sample that made it due and the answer.
-    lag: float = 0.0  # Seconds from `stop` to the newest sample.
-    encoded: int = 0  # Frames whose feature was computed for this answer; the others were known.
-    seconds: float = 0.0  # Seconds on this host that the networks took.
+    classes: list[tuple[str, float]]
+    problem: str | None = None
+    frame_age: tuple[float, ...] = ()
+    delay: float = 0.0
+    lag: float = 0.0
+    encoded: int = 0
+    seconds: float = 0.0
 
 
 class Job(NamedTuple):
@@ -75,39 +88,46 @@ class Job(NamedTuple):
 class Stream:
     """Answers about head motion and frames as they arrive; see the module's introduction for the six lines of use.
 
-    model      An `EgoDistill` in evaluation mode, on its device, a pair of exported programs (`export.load_pair()`), or
-               another model with the methods of `student.Student`. Many streams may share one.
-    every      Seconds between answers. Answer k is about [stop - clip_seconds, stop] with stop = first sample +
-               clip_seconds + k * every. The first sample is the first time at which both sensors have one.
-    frames     "centre": the frames on screen at the places at which the model was trained; of a camera below 10 Hz,
-               the nearest ones, at most `tolerance` seconds away. Answers are those of `predict()`, and describe
-               what happened half a clip ago; the camera must run. Not for the samplings "random" and "ages".
-               "newest": the last N frames, none older than `max_age` seconds, for a student trained with such ages.
-    slack      Seconds, on the sensor's clock, by which samples and frames may arrive after newer ones; every answer
-               waits so long. A delay that all input shares does not count. If frames arrive seconds after the
-               samples of the same time, set it to that delay.
-    min_coverage, max_gap   Options of `predict()`: share of a window that samples must cover, longest bridged gap (s).
-    frame_clock   (offset, stretch): a frame stamped t was taken at offset + stretch * t on the clock of the samples.
-    gate       With "newest": `gate(window, ages, stop)` is asked after each answer whether to look again, with the IMU
-               window [samples, 6], the ages of the frames used and the end of the clip in seconds. It is not
-               asked about the first look, nor about one that replaces a frame that has become too old. The model must
-               read IMU samples, at the gate's `imu_rate` if it has one. None: `gates.Moved(gates.FAST)`, which is
-               better than a period when requests are rare (docs/results.md); for a model without IMU, or with several
-               frames, a period of 2 s.
-    period     With "newest", instead of a gate: look every so many seconds.
-    camera_delay, camera_timeout   Seconds by which frames are requested early, and after which a request is given up.
-    max_pending   How many due answers may wait for `results()`; beyond it, the oldest are dropped and counted.
-    max_jump   Seconds by which the clock may jump ahead at once; see below. Also how long a sensor waits for the other
-               one before it counts as silent.
-    on_restart   "raise" StreamClockError, or "reset" silently, when the clock of the samples was restarted.
-    top        Number of classes of an answer.
-    precision  Option of `evaluate()`.
-
-    Times are float seconds, or integers, which are nanoseconds; all of one clock and one kind. Raise EgoDistillError
-    for arguments that do not fit.
+    Times are float seconds, or integers, which are nanoseconds; all of one clock and one kind.
 
     Memory, whatever the input: (clip_seconds + slack + (max_pending + 1) * every + max_jump) seconds of samples, 32
     bytes per reading; `arrivals.KEPT_FRAMES` * N pictures of the model's size, one as it came, and their features.
+
+    Args:
+        model: An `EgoDistill` in evaluation mode, on its device, a pair of exported programs (`export.load_pair()`), or
+            another model with the methods of `student.Student`. Many streams may share one.
+        every: Seconds between answers. Answer k is about [stop - clip_seconds, stop] with stop = first sample +
+            clip_seconds + k * every. The first sample is the first time at which both sensors have one.
+        frames: "centre": the frames on screen at the places at which the model was trained; of a camera below 10 Hz,
+            the nearest ones, at most `tolerance` away. Answers are those of `predict()`, and describe what happened
+            half a clip ago; the camera must run. Not for the samplings "random" and "ages". "newest": the last N
+            frames, none older than `max_age`, for a student trained with such ages.
+        slack: Seconds, on the sensor's clock, by which samples and frames may arrive after newer ones; every answer
+            waits this long. A delay that all input shares does not count. If frames arrive seconds after the samples of
+            the same time, set it to that delay.
+        tolerance: Seconds, with "centre": how far a frame may be from its place.
+        max_age: Seconds, with "newest": the age above which a frame is not used.
+        min_coverage: Share of a window that samples must cover, as in `predict()`.
+        max_gap: Seconds: the longest gap between samples that is bridged, as in `predict()`.
+        frame_clock: (offset, stretch): a frame stamped t was taken at offset + stretch * t on the clock of the samples.
+        gate: With "newest": `gate(window, ages, stop)` is asked after each answer whether to request a frame, with the
+            IMU window [samples, 6], the ages of the frames used and the end of the clip in seconds. It is not asked
+            about the first request, nor about one that replaces a frame that has become too old. The model must read
+            IMU samples, at the gate's `imu_rate` if it has one. None: `gates.Moved(gates.FAST)`, which is better than a
+            period when requests are rare (docs/results.md); for a model without IMU, or with several frames, a period
+            of 2 s.
+        period: With "newest", instead of a gate: seconds between frame requests.
+        camera_delay: Seconds by which frames are requested early.
+        camera_timeout: Seconds after which a request is given up.
+        max_pending: How many due answers may wait for `results()`; beyond it, the oldest are dropped and counted.
+        max_jump: Seconds by which the clock may jump ahead at once; see `accept_imu()`. Also how long a sensor waits
+            for the other one before it counts as silent.
+        on_restart: "raise" StreamClockError, or "reset" silently, when the clock of the samples was restarted.
+        top: Number of classes of an answer.
+        precision: "fp32", "bf16" or "auto", as in `evaluate()`.
+
+    Raises:
+        EgoDistillError: For arguments that do not fit.
 
     >>> import numpy as np
     >>> from egodistill import EgoDistill, Stream
@@ -153,7 +173,7 @@ class Stream:
         if period is not None:
             batches.require_number("period", period, 0, above=True)
             if gate is not None:
-                raise EgoDistillError("gate and period both say when to look; give one of them")
+                raise EgoDistillError("gate and period both say when to request a frame; give one of them")
         batches.require_number("camera_timeout", camera_timeout, 0, above=True)
         batches.require_number("min_coverage", min_coverage, 0, 1, above=True)
         batches.require_number("max_pending", max_pending, 1, whole=True)
@@ -164,7 +184,8 @@ class Stream:
         for name, value in (("gate", gate), ("period", period)):
             if value is not None and frames != "newest":
                 raise EgoDistillError(
-                    f"{name} decides when to look, so it needs frames='newest'; 'centre' always looks"
+                    f"{name} decides when to request a frame, so it needs frames='newest'; with 'centre' the camera "
+                    f"always runs"
                 )
         if gate is not None and not self.spec.imu_samples:
             raise EgoDistillError("gate is asked about head motion, and this model reads none; give period instead")
@@ -230,15 +251,21 @@ class Stream:
     # --- Input: any thread --------------------------------------------------------------------------
 
     def accept_imu(self, times: Times, readings: Any) -> None:
-        """Add samples: times [n] and readings float [n, 6] in m/s2 and rad/s, in the axes of the training recordings.
+        """Add samples, in any order, in the axes of the training recordings.
 
-        Both are copied; the order does not matter. A row of one sensor has NaN in the other three columns. Samples are
-        dropped and counted (`stats`) if they lack a finite time or number, have the time of another sample, or are more
-        than `slack` older than the newest one. A sample more than `max_jump` ahead is held back until the next call
-        shows whether it is valid. If all samples are more than `max_jump` in the past for a second, the clock was
-        restarted: the stream is reset, and the next call begins the new recording. Then raise StreamClockError once,
-        unless on_restart="reset". Raise EgoDistillError for other shapes, another kind of times, and a stream that was
-        closed.
+        Samples are dropped and counted (`stats`) if they lack a finite time or number, have the time of another sample,
+        or are more than `slack` older than the newest one. A sample more than `max_jump` ahead is held back until the
+        next call shows whether it is valid. If all samples are more than `max_jump` in the past for a second, the clock
+        was restarted: the stream is reset, and the next call begins the new recording.
+
+        Args:
+            times: [n], seconds or nanoseconds. Copied.
+            readings: Float [n, 6]: accelerometer xyz in m/s2, gyroscope xyz in rad/s. Copied. A row of one sensor has
+                NaN in the other three columns.
+
+        Raises:
+            StreamClockError: Once, if the clock was restarted, unless on_restart="reset".
+            EgoDistillError: For other shapes, another kind of times, and a stream that was closed.
         """
         try:
             table = np.array(readings, np.float64, ndmin=2)
@@ -274,12 +301,17 @@ class Stream:
         return restarted
 
     def accept_frame(self, moment: float | int, picture: np.ndarray) -> None:
-        """Add a frame: the middle of its exposure on the camera's clock (`frame_clock`), and RGB uint8 [H, W, 3].
+        """Add a frame; it is dropped and counted if no coming answer would use it.
 
-        The picture is upright, copied, and of any size. It is dropped and counted if no coming answer would use it.
         Pictures of the model's size give the scores of `predict()` to the bit. Others are scaled from RGB, where
         `predict()` scales what was decoded, so that probabilities differ slightly (by less than 2e-3 in the tests).
-        Raise EgoDistillError for another shape or type, another kind of time, and a stream that was closed.
+
+        Args:
+            moment: Middle of the exposure on the camera's clock (`frame_clock`), in seconds or nanoseconds.
+            picture: Upright RGB, uint8 [H, W, 3] of any size. Copied.
+
+        Raises:
+            EgoDistillError: For another shape or type, another kind of time, and a stream that was closed.
         """
         given = np.asarray(picture)
         if given.ndim != 3 or given.shape[2] != 3 or given.dtype != np.uint8 or not 0 < given.size <= LARGEST_PICTURE:
@@ -294,7 +326,7 @@ class Stream:
             if self._request is not None and seconds >= self._request:
                 self._stats.answered += 1
                 self._stats.camera_on += seconds - self._request
-                self._request, self._look = None, False  # the frame also answers a later wish of the gate
+                self._request, self._look = None, False  # the frame also answers a later request of the gate
             if not self.spec.imu_samples and self._sensors[0].add(np.array([seconds]), np.zeros((1, 3))):
                 self._stats.refused += 1
                 self._restart()
@@ -315,9 +347,12 @@ class Stream:
         return offset + (stretch - 1) * origin + stretch * seconds if self.frame_clock != (0.0, 1.0) else seconds
 
     def wants_frame(self, now: float | int) -> bool:
-        """Return whether to take a frame now; `now` is on the clock of the samples. It is True once per request.
+        """Return whether to take a frame now; it is True once per request.
 
         A request stays outstanding until a frame taken at `now` or later arrives, or `camera_timeout` has passed.
+
+        Args:
+            now: The time on the clock of the samples, in seconds or nanoseconds.
         """
         with self._lock:
             self._require_open()
@@ -361,9 +396,12 @@ class Stream:
             return [answer for _ in range(count) if (answer := self._compute()) is not None]
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until an answer is due or the input has ended, at most `timeout` seconds; return whether one is due.
+        """Wait until an answer is due or the input has ended; return whether one is due.
 
         The time is used to scale a new picture. In asyncio: `await asyncio.to_thread(stream.wait, 0.5)`.
+
+        Args:
+            timeout: Seconds to wait at most; None: without limit.
         """
         end = math.inf if timeout is None else time.monotonic() + timeout
         with self._lock:

@@ -217,7 +217,7 @@ def test_newest_looks_once_per_period(kitchen, files, capsys):
     found, said = answers_of(capsys, *of_kitchen(kitchen, files, *imu_of(kitchen), *words))
     encoded = [one["encoded"] for one in found if one["problem"] is None]
     assert 2 <= sum(encoded) <= 3 and len(encoded) > 5 and set(encoded) == {0, 1}
-    (looks,) = re.findall(r"(\d) of \d looks", said)
+    (looks,) = re.findall(r"(\d) of \d frame requests", said)
     share = float(re.search(r"camera on ([\d.]+) % of the time", said)[1])
     assert share == pytest.approx(100 * int(looks) * 0.04 / STEADY[-1], abs=0.1)
 
@@ -425,7 +425,7 @@ def test_a_feed_that_fails_ends_the_command_after_its_answers(kitchen, files, ca
     cut.write_text("".join(lines[: len(lines) // 2]) + "x\n" * 100)
     samples_from(monkeypatch, cut)
     found, said = answers_of(capsys, *of_kitchen(kitchen, files, "--imu", "-", "--fast"), code=1)
-    assert 0 < len(found) < len(fast) and "100 lines in a row are no samples" in said
+    assert 0 < len(found) < len(fast) and "100 lines in a row are not samples" in said
     assert f"answers: {len(found)} due" in said
 
 
@@ -541,7 +541,8 @@ def test_the_summary_names_all_losses():
     stats = arrivals.Stats(due=9, given=6, problems=2, dropped=1, requests=4, answered=3, frames=50, encoded=5)
     stats.refused, stats.replaced, stats.samples, stats.late, stats.restarts = 40, 4, 1234, 8, 1
     assert live_command.summary(source, stats, 0.125) == [
-        "answers: 9 due, 6 with classes, 2 with a problem, 1 dropped; camera on 12.5 % of the time, 3 of 4 looks",
+        "answers: 9 due, 6 with classes, 2 with a problem, 1 dropped; camera on 12.5 % of the time, "
+        "3 of 4 frame requests answered",
         "input: 50 frames, 5 encoded, 44 not needed, 3 skipped by the decoder, 2 broken; 1,234 readings, 8 late, "
         "0 double, 0 invalid, 7 bad lines, 1 restarts of the clock",
     ]

@@ -317,7 +317,7 @@ def test_places_that_differ_from_clip_to_clip_are_no_centre(sampling):
 
 
 def test_a_frame_on_screen_comes_before_a_nearer_one_that_begins_later(model):
-    """As in predict(), if the camera runs; of a camera that sleeps, the frame before is one of an earlier look."""
+    """As in predict(), if the camera runs; of a camera that sleeps, the frame before is one of an earlier request."""
     times, readings = samples(0, 3)
     middle = CLIP / 2
     for shots, used in (
@@ -485,7 +485,7 @@ def test_a_gate_decides_when_to_look(model):
         EgoDistillError, match="gate is asked about head motion, and this model reads none; give period"
     ):
         open_stream(student(use_imu=False), frames="newest", gate=gate)
-    with pytest.raises(EgoDistillError, match="period decides when to look, so it needs frames='newest'"):
+    with pytest.raises(EgoDistillError, match="period decides when to request a frame, so it needs frames='newest'"):
         open_stream(model, period=2.0)
 
 
@@ -513,7 +513,7 @@ def test_unless_told_otherwise_a_stream_looks_when_the_head_has_moved_fast(model
     assert looks_of(model, gate=gates.Moved(gates.FAST)) == looks_of(model)
     every = pytest.approx(np.arange(0, 12, 2.0))
     assert looks_of(model, period=2.0) == every == looks_of(student(2)) == looks_of(student(use_imu=False))
-    with pytest.raises(EgoDistillError, match="gate and period both say when to look; give one of them"):
+    with pytest.raises(EgoDistillError, match="gate and period both say when to request a frame; give one of them"):
         open_stream(model, frames="newest", gate=gates.Never(), period=2.0)
 
 
