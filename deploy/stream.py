@@ -32,7 +32,7 @@ from ..engine import batches, runtime
 from ..engine.runtime import Precision
 from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu
 from ..support.errors import EgoDistillError
-from .arrivals import Clock, Frames, Schedule, Sensor, Stats, TimedFrame, Times
+from .arrivals import Alignment, Clock, Frames, Schedule, Sensor, Stats, TimedFrame, Times
 from .gates import FAST, TOLERANCE, Gate, Moved
 
 __all__ = ["Answer", "Stream", "StreamClockError"]
@@ -40,6 +40,7 @@ __all__ = ["Answer", "Stream", "StreamClockError"]
 
 LARGEST_PICTURE = 1 << 28  # bytes
 FRAME_LEAD = 60.0  # seconds: a frame further ahead of the newest sample has a wrong time
+SENSORS = ("accelerometer", "gyroscope")
 CHOICES = {"frames": ("centre", "newest"), "on_restart": ("raise", "reset")}
 
 
@@ -237,6 +238,7 @@ class Stream:
         else:  # frames are the clock
             self._sensors = [Sensor(self.slack, FRAME_LEAD, Stats())]
         self._frames = Frames(self._schedule, self.choice, self.tolerance, self.max_age, self._stats)
+        self._alignment = Alignment()
         self._pending: deque[tuple[int, float]] = deque()
         self._request: float | None = None
         self._asked = -math.inf  # "centre": the last place of a clip for which a frame was requested
@@ -297,7 +299,12 @@ class Stream:
             wrong = int(np.count_nonzero(present & ~usable))
             self._stats.samples += wrong
             self._stats.invalid += wrong
-            restarted |= sensor.add(seconds[usable], values[usable])
+            stamps, steps = seconds[usable], len(sensor.steps)
+            if sensor is self._sensors[0]:
+                self._alignment.note_samples(stamps)
+            restarted |= sensor.add(stamps, values[usable])
+            if len(sensor.steps) > steps:  # by its time, a frame of before would be younger than it is
+                self._frames.forget(sensor.steps[-1].stop)
         return restarted
 
     def accept_frame(self, moment: float | int, picture: np.ndarray) -> None:
@@ -327,10 +334,11 @@ class Stream:
                 self._stats.answered += 1
                 self._stats.camera_on += seconds - self._request
                 self._request, self._look = None, False  # the frame also answers a later request of the gate
-            if not self.spec.imu_samples and self._sensors[0].add(np.array([seconds]), np.zeros((1, 3))):
+            if not self.spec.imu_samples and self._sensors[0].add(np.array([seconds]), np.full((1, 3), np.nan)):
                 self._stats.refused += 1
                 self._restart()
                 return
+            self._alignment.note_frame(seconds)
             ahead = max(sensor.newest for sensor in self._sensors)
             if not self.spec.frames or (math.isfinite(ahead) and seconds > ahead + FRAME_LEAD):
                 self._stats.refused += 1
@@ -549,6 +557,7 @@ class Stream:
                     window = motion.window(start, samples, rate, **self.limits)
                 except CoverageError as error:
                     problem = str(error)
+            problem = problem or self._stepped(self._schedule.start(number), self._schedule.stop(number))
             frames = self._frames.pick(number) if self.spec.frames else []
             if problem is None and len(frames) < self.spec.frames:
                 problem = self._lacking(frames)
@@ -561,6 +570,21 @@ class Stream:
                         self._stats.waiting -= 1
             self._frames.thin(self._first_open())
             return Job(number, self._schedule, arrived, window, frames, problem)
+
+    def _stepped(self, start: float, stop: float) -> str | None:
+        """Return which step of a clock parts what an answer would join; None if there is none."""
+        names = SENSORS if self.spec.imu_samples else ("frames",)
+        for name, sensor in zip(names, self._sensors, strict=True):
+            if (step := sensor.stepped(start, stop)) is not None:
+                return (
+                    f"the clock of the {name} stepped back by {step.seconds:.2f} s at {step.stop:.2f} s, in this clip"
+                )
+        if self._alignment.apart:
+            return (
+                f"frames and samples are no longer on one clock: one of their clocks stepped by "
+                f"{abs(self._alignment.apart):.1f} s"
+            )
+        return None
 
     def _lacking(self, frames: list[TimedFrame]) -> str:
         where = f"within {self.tolerance:g} s of its place" if self.choice == "centre" else ""
