@@ -375,6 +375,7 @@ class Sensor:
         readings, kept = readings[first], times >= earlier[0] - 1e-6
         places = np.searchsorted(earlier, times - 1e-6).clip(0, len(earlier) - 1)
         same = (np.abs(earlier[places] - times) <= 1e-6) & (readings[places] == values).all(axis=1)
+        same &= (readings[places] != readings[places - 1]).any(axis=1)  # a frozen sensor repeats all readings
         rerun.compared += int(np.count_nonzero(kept))
         rerun.repeated += int(np.count_nonzero(same & kept))
         rerun.known += int(np.count_nonzero((earlier >= times.min()) & (earlier <= times.max())))

@@ -145,6 +145,17 @@ def test_no_answer_joins_frames_across_a_step_of_their_clock(step, fps):
     assert all(later - earlier < 1.4 for earlier, later in witness.seen)  # 1.07 s apart
 
 
+def test_a_step_back_of_sensors_that_repeat_one_reading_is_seen():
+    times, answers = np.arange(0, 10, 1 / 200), []
+    times[1200:] -= 1.5
+    with Stream(Witness().eval(), every=0.25, max_pending=99, tolerance=9.0) as stream:
+        stream.accept_frame(1.0, picture(30))
+        for part in np.split(times, np.arange(20, len(times), 20)):
+            stream.accept_imu(part, np.tile([0, 0, 9.8, 0, 0, 0], (len(part), 1)))
+            answers += stream.results()
+    assert sum("stepped back by 1.5" in (answer.problem or "") for answer in answers) == 8
+
+
 def moving(times):
     """Readings of a head that moves."""
     return np.sin(np.outer(times, np.arange(1, 7))) + np.array([0, 0, 9.8, 0, 0, 0])
