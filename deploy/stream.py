@@ -33,7 +33,7 @@ from ..engine.runtime import Precision
 from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu
 from ..support.errors import EgoDistillError
 from .arrivals import Alignment, Clock, Frames, Schedule, Sensor, Stats, TimedFrame, Times
-from .gates import FAST, TOLERANCE, Gate, Moved
+from .gates import FAST, TOLERANCE, Gate, Moved, Period, decide
 
 __all__ = ["Answer", "Stream", "StreamClockError"]
 
@@ -117,7 +117,7 @@ class Stream:
             IMU samples, at the gate's `imu_rate` if it has one. None: `gates.Moved(gates.FAST)`, which is better than a
             period when requests are rare (docs/results.md); for a model without IMU, or with several frames, a period
             of 2 s.
-        period: With "newest", instead of a gate: seconds between frame requests.
+        period: With "newest", instead of a gate: seconds between frame requests, at most `max_age`.
         camera_delay: Seconds by which frames are requested early.
         camera_timeout: Seconds after which a request is given up.
         max_pending: How many due answers may wait for `results()`; beyond it, the oldest are dropped and counted.
@@ -188,6 +188,9 @@ class Stream:
                     f"{name} decides when to request a frame, so it needs frames='newest'; with 'centre' the camera "
                     f"always runs"
                 )
+        longest = gate.seconds if isinstance(gate, Period) else period or 0.0
+        if longest > max_age:
+            raise EgoDistillError(f"the period must be at most max_age, {max_age:g} s; got {longest}")
         if gate is not None and not self.spec.imu_samples:
             raise EgoDistillError("gate is asked about head motion, and this model reads none; give period instead")
         rate = self.spec.imu_rate
@@ -637,7 +640,7 @@ class Stream:
                 seconds=took,
             )
         if self.gate is not None and job.window is not None:
-            look = bool(self.gate(job.window, ages, stop))
+            look = decide(self.gate, job.window, ages, stop)
             with self._lock:  # a decision counts if it is about the newest frame and this clock
                 later = any(frame.time > stop for frame in self._frames.kept)
                 self._look |= look and not later and job.schedule is self._schedule
