@@ -625,7 +625,8 @@ def _frozen_sentence(sensor: str, stamps: np.ndarray, values: np.ndarray) -> str
     if stamps[-1] - stamps[0] <= FROZEN:
         return ""
     moved = values[1:] != values[:-1]
-    moves = np.flatnonzero(moved[:, 0] | moved[:, 1] | moved[:, 2])  # the last sample of each run of equal ones
+    ends = moved[:, 0] | moved[:, 1] | moved[:, 2] | (np.diff(stamps) > LONG_ENOUGH)  # nobody knows what is in a gap
+    moves = np.flatnonzero(ends)  # the last sample of each run of equal ones
     first, last = np.concatenate(([0], moves + 1)), np.concatenate((moves, [len(values) - 1]))
     longest = int(np.argmax(stamps[last] - stamps[first]))
     start, stop = stamps[first[longest]], stamps[last[longest]]
@@ -658,28 +659,24 @@ def _turn_fault(accel_time: np.ndarray, accel: np.ndarray, gyro_time: np.ndarray
     When a head turns by w in a short time, the direction of gravity u in its axes changes by u x w. Acceleration makes
     the measured change larger, a turn about the vertical changes neither.
     """
-    edges = np.arange(max(accel_time[0], gyro_time[0]), min(accel_time[-1], gyro_time[-1]), GRAVITY_STEP)
-    slow = math.sqrt(np.square(gyro).sum() / len(gyro)) * GRAVITY_STEP < GRAVITY_TURN
-    if slow or len(edges) < 8:
+    if math.sqrt(np.square(gyro).sum() / len(gyro)) * GRAVITY_STEP < GRAVITY_TURN:
         return ""
-    cuts = np.searchsorted(accel_time, edges)
-    counts = np.diff(cuts)
-    sums = np.concatenate((np.zeros((1, 3)), np.cumsum(accel, axis=0)))
-    gravity = (sums[cuts[1:]] - sums[cuts[:-1]]) / np.maximum(counts, 1)[:, None]
-    length = _norms(gravity)
-    steps = np.diff(gyro_time)[:, None]
-    angles = np.concatenate((np.zeros((1, 3)), np.cumsum(steps * (gyro[1:] + gyro[:-1]) / 2, axis=0)))
-    centres = (edges[1:] + edges[:-1]) / 2
+    cells = np.floor(accel_time / GRAVITY_STEP)
+    starts = np.flatnonzero(np.diff(cells, prepend=np.nan) != 0)
+    counts = np.diff(starts, append=len(cells))
+    gravity = np.add.reduceat(accel, starts) / counts[:, None]
+    directions = gravity / np.maximum(_norms(gravity), 1e-12)[:, None]
+    steps = np.diff(gyro_time)[:, None] * (gyro[1:] + gyro[:-1]) / 2
+    angles = np.concatenate((np.zeros((1, 3)), np.cumsum(steps, axis=0)))
+    centres = np.add.reduceat(accel_time, starts) / counts
     turns = np.diff(np.stack([np.interp(centres, gyro_time, axis) for axis in angles.T], axis=1), axis=0)
-    full = (counts > 0) & (length > 0)
-    kept = full[1:] & full[:-1]
-    directions = gravity / np.maximum(length, 1e-12)[:, None]
+    kept = np.diff(cells[starts]) == 1
     seen = np.diff(directions, axis=0)[kept]
     expected = np.cross((directions[1:] + directions[:-1])[kept] / 2, turns[kept])
     if len(seen) < 8:
         return ""
     turn, turned = (math.sqrt(np.square(x).sum() / len(x)) for x in (expected, seen))
-    if turn < GRAVITY_TURN or turn < TURNS_AS_FAR * turned:
+    if not turn > max(GRAVITY_TURN, TURNS_AS_FAR * turned):
         return ""
     return (
         f"the gyroscope turns {turn / max(turned, 1e-3):.0f} times as far as the gravity that the accelerometer "

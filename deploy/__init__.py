@@ -3,6 +3,7 @@
 stream        answers while samples and frames arrive
 arrivals      its buffers and clock
 gates         when to request a new frame
+health        what is wrong with the input
 events        labels that do not flicker
 feeds         cameras, addresses, pipes and files, as they come
 export        a student as one file, or as two programs
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
         exported as exported,
         feeds as feeds,
         gates as gates,
+        health as health,
         stream as stream,
     )
 else:
     from ..support.lazy import hand_on
 
     __getattr__, __dir__ = hand_on(
-        __name__, dict.fromkeys(("arrivals", "events", "export", "exported", "feeds", "gates", "stream"), ())
+        __name__, dict.fromkeys(("arrivals", "events", "export", "exported", "feeds", "gates", "health", "stream"), ())
     )

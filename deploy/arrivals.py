@@ -113,7 +113,7 @@ class Clock:
         self.origin: int | None = None
 
     def seconds(self, times: Times) -> np.ndarray:
-        """Return times as float64 [n] in seconds; NaN for values that are not a time.
+        """Return times as float64 [n] in seconds; NaN for values that are not a time, or masked.
 
         Args:
             times: Float seconds or integer nanoseconds, one or [n].
@@ -131,6 +131,11 @@ class Clock:
             raise EgoDistillError(
                 f"times must be float seconds or integer nanoseconds, [n]; got {given.dtype} {list(given.shape)}"
             )
+        hidden = np.ma.getmask(times)
+        if hidden is not np.ma.nomask:
+            found = np.full(len(given), np.nan)
+            found[~np.atleast_1d(hidden)] = self.seconds(given[~np.atleast_1d(hidden)])
+            return found
         if not given.size:
             return np.empty(0)
         kind = "float seconds" if given.dtype.kind == "f" else "integer nanoseconds"
@@ -273,7 +278,8 @@ class Sensor:
         if len(self.held[0]):
             times, values = self.with_held(times, values)
         ahead = self.first_ahead(times)
-        if self.rerun or times[0] < self.newest - STEP_BACK or (np.diff(given[0]) < -STEP_BACK).any():
+        back = times[-1] - times[0] > STEP_BACK and bool((given[0][1:] < given[0][:-1] - STEP_BACK).any())
+        if back or self.rerun is not None or times[0] < self.newest - STEP_BACK:
             self.note_steps(*given, times[ahead] if ahead < len(times) else math.inf)
         self.held = (times[ahead:], values[ahead:])
         self.stats.held += len(times) - ahead
@@ -466,15 +472,15 @@ class Alignment:
         """Note samples of one sensor, in the order in which they came.
 
         Args:
-            times: [n], seconds.
+            times: [n], seconds, at least one.
         """
-        if not len(times):
-            return
-        steps = np.diff(times, prepend=self.sample)
-        leaps = steps[np.abs(steps) > LEAP]
-        for leap in leaps if len(leaps) < UNORDERED else ():
-            self.note_leap(-float(leap))
-        self.sample, self.fresh = float(times[-1]), True
+        first, last = float(times[0]), float(times[-1])
+        if not (abs(first - self.sample) <= LEAP and 0 <= last - first <= LEAP):
+            steps = np.diff(times, prepend=self.sample)
+            leaps = steps[np.abs(steps) > LEAP]
+            for leap in leaps if len(leaps) < UNORDERED else ():
+                self.note_leap(-float(leap))
+        self.sample, self.fresh = last, True
 
     def note_frame(self, moment: float) -> None:
         """Note a frame as it arrives.
@@ -681,17 +687,6 @@ class Frames:
                     late = self.schedule.stop(first) - self.max_age - frame.time
                 self.stats.frame_lateness = max(self.stats.frame_lateness, late)
 
-    def forget(self, moment: float) -> None:
-        """Drop the frames up to a time.
-
-        Args:
-            moment: The time in seconds.
-        """
-        for frame in [frame for frame in self.kept if frame.time <= moment]:
-            self.kept.remove(frame)
-            self.stats.waiting -= not frame.taken
-            self.stats.replaced += not frame.taken
-
     def needed(self, first: int) -> set[TimedFrame]:
         """Return the frames that answers to come can use.
 
@@ -771,3 +766,14 @@ class Frames:
         else:
             frame.picture = self.scaler(av.VideoFrame.from_ndarray(frame.picture, format="rgb24"))
         frame.scaled = True
+
+    def forget(self, moment: float) -> None:
+        """Drop the frames up to a time.
+
+        Args:
+            moment: The time in seconds.
+        """
+        for frame in [frame for frame in self.kept if frame.time <= moment]:
+            self.kept.remove(frame)
+            self.stats.waiting -= not frame.taken
+            self.stats.replaced += not frame.taken

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from heads import head
 from painted import ramp, write_table
 
 from egodistill.imu import CoverageError, Imu, IMUError, motion_states, read_imu, unit_notes
@@ -233,17 +234,6 @@ def test_shaken_readings_of_a_thousand_are_noted_and_not_refused():
     assert "mean acceleration 934.6 m/s2" in unit_notes("u", "accelerometer", values)[0]
 
 
-def head(seconds=10.0, rate=200.0, seed=0):
-    """A head that nods and shakes, with the gravity that its accelerometer measures, and noise."""
-    times, rng = np.arange(round(seconds * rate)) / rate, np.random.default_rng(seed)
-    phase = [np.sin(1.3 * times + 0.3), np.sin(0.9 * times)]
-    pitch, gyro = 0.25 * phase[0], np.zeros((len(times), 3))
-    gyro[:, 0], gyro[:, 2] = 0.25 * 1.3 * np.cos(1.3 * times + 0.3), 0.5 * phase[1]
-    accel = 9.81 * np.stack([np.zeros_like(pitch), np.sin(pitch), np.cos(pitch)], axis=1)
-    noise = rng.normal(0, 1, (len(times), 6)) * [0.05, 0.05, 0.05, 0.005, 0.005, 0.005]
-    return times, accel + noise[:, :3], gyro + noise[:, 3:]
-
-
 def states(times, accel, gyro, **options):
     return dict(motion_states(Imu(times, accel, times, gyro), **options))
 
@@ -314,6 +304,16 @@ def test_states_do_not_depend_on_the_order_of_samples_and_on_doubles():
     order = np.random.default_rng(0).permutation(np.repeat(np.arange(len(times)), 2))
     assert states(times[order], accel[order], gyro[order]) == {}
     assert list(states(times[order], 0 * accel[order], gyro[order])) == ["accelerometer dead"]
+
+
+def test_times_from_the_future_and_gaps_are_no_states():
+    times, accel, gyro = head(20.0)
+    wild = times.copy()
+    wild[[700, 1500]] = 1e9, 1e300
+    assert states(wild, accel, gyro) == {}
+    gap = (times < 5) | (times > 12)
+    accel[np.flatnonzero(times > 12)[0]] = accel[np.flatnonzero(times < 5)[-1]]
+    assert states(times[gap], accel[gap], gyro[gap]) == {}
 
 
 def test_exchanged_sensors_are_noted(tmp_path):
