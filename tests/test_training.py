@@ -388,6 +388,7 @@ def test_precision_is_chosen_when_a_training_starts_and_written_down(tmp_path, m
         finetune(small().double(), Store(16), dataclasses.replace(settings, precision="bf16", checkpoint=None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_keeps_weights_losses_and_optimizer_in_fp32(precision, tmp_path, monkeypatch):
     """With fp16, gradients are scaled, and a step whose gradients overflow is left out; the scale is kept."""

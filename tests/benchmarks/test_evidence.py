@@ -166,6 +166,7 @@ class FakeBench:
         return {"top1": float(right.mean()), "seconds": 60.0, "test": "t", "correct": correct, "confusion": confusion}
 
 
+@pytest.mark.slow
 def test_lines_come_as_cells_are_done_and_tables_need_nothing_else(scripts, monkeypatch, tmp_path, capsys):
     evidence, report = scripts
     tuned(evidence)

@@ -274,6 +274,7 @@ def sampled(demo, tmp_path_factory):
     return store
 
 
+@pytest.mark.slow
 def test_ablate_makes_tables_1_and_4(small, sampled, capsys):
     out = sampled.path.parent / "out"  # Not that of the demo, whose store has other arrays.
     command = f"ablate {sampled.path} --teacher slowfast-{{seed}} --out {out} --preset demo --seeds 0"
