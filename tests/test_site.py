@@ -1,10 +1,12 @@
 """The site: `tools/site.py` builds it without a warning or a broken link, and everything public is on a page."""
 
 import importlib.util
+import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import is_typeddict
 
 import pytest
 
@@ -12,7 +14,7 @@ import egodistill
 
 ROOT = Path(egodistill.__file__).parent
 pytestmark = pytest.mark.skipif(not (ROOT / "tools").is_dir(), reason="no tools beside the package: not a checkout")
-pytest.importorskip("pdoc", reason='building the site needs pip install ".[docs]"')
+docstrings = pytest.importorskip("pdoc.docstrings", reason='building the site needs pip install ".[docs]"')
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +74,40 @@ def test_every_document_and_every_public_name_is_there(site, tool):
             rf'<a href="(egodistill/[\w/]+\.html)#{name}">|<section id="{name}">', pages["egodistill.html"]
         )
         assert place and f'<section id="{name}">' in pages[place[1] or "egodistill.html"], name
+
+
+def with_arguments(api):
+    """Yield each public function, method and class that can be called, as (name, itself, its docstrings)."""
+    for module in map(api.import_module, [*api.MODULES, *api.LOWER]):
+        for name in module.__all__:
+            value = getattr(module, name)
+            path = f"{module.__name__}.{name}"
+            if inspect.isfunction(value):
+                yield path, value, [value.__doc__]
+            elif inspect.isclass(value) and not (issubclass(value, Exception) or is_typeddict(value)):
+                if not getattr(value, "_is_protocol", False):
+                    bases = [base for base in value.__mro__ if base.__module__.startswith("egodistill")]
+                    yield path, value, [doc for base in bases for doc in (base.__doc__, base.__init__.__doc__)]
+                for method, member in vars(value).items():
+                    member = getattr(member, "__func__", member)  # of a class method or static method
+                    if inspect.isfunction(member) and not method.startswith("_") and member.__doc__:
+                        yield f"{path}.{method}", member, [member.__doc__]
+
+
+def lacking_arguments(api):
+    """Return 'name: arguments' for everything public whose page does not list each of its arguments."""
+    lacking = {}
+    for path, value, texts in with_arguments(api):
+        pages = (docstrings.convert(inspect.cleandoc(text), "google", None) for text in texts if text)
+        lists = re.findall(r"(?ms)^###### (?:Arguments|Attributes):\n(.*?)(?=^######|\Z)", "\n".join(pages))
+        listed = re.findall(r"(?m)^ - \*\*(.+?):\*\*", "".join(lists))
+        shown = {name for names in listed for name in re.findall(r"\w+", names.partition(" (")[0])} | {"self", "cls"}
+        missing = [name for name in inspect.signature(value).parameters if not (name in shown or name.startswith("_"))]
+        if missing:
+            lacking.setdefault(value, f"{path}: {', '.join(missing)}")
+    return list(lacking.values())
+
+
+def test_arguments_of_everything_public_are_listed(tool):
+    lacking = lacking_arguments(tool.api)
+    assert not lacking, "\n".join(lacking)
