@@ -206,8 +206,10 @@ class Objective(nn.Module):
         """Return values per clip, each [b]: "loss", whose mean is minimized, and others to report.
 
         "loss" must be 0 for a clip to which no term applies. Clips with NaN in another value are left out of its mean.
-        The batch holds the arrays of `reads`, "label", "row", and "weight", which is 1, or 0 for clips that a process
-        of torchrun only reads to take part in a step.
+
+        Args:
+            batch: The arrays of `reads`, "label", "row", and "weight", which is 1, or 0 for clips that a process of
+                torchrun only reads to take part in a step.
         """
         raise NotImplementedError
 
