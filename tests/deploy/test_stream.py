@@ -157,7 +157,7 @@ def test_a_stream_and_predict_agree_on_a_whole_video(tmp_path, num_frames):
 
 
 @pytest.mark.parametrize("unit", ["seconds", "nanoseconds"])
-@pytest.mark.parametrize("rate", [100.0, 197.3, 1000.0])
+@pytest.mark.parametrize("rate", [97.3, 197.3, 1000.0])
 def test_chunks_and_order_do_not_matter(model, rate, unit):
     """Bit by bit: any chunks, any order within slack, doubles in between, seconds or nanoseconds near 1.7e18."""
     times, readings = samples(0, 6, rate)
