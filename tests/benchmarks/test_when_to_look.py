@@ -136,6 +136,18 @@ def test_the_default_is_compared_with_more_looks_at_a_fixed_period(script):
     ]
 
 
+def test_shares_of_right_answers_and_their_differences_stay_within_100(script):
+    def gate(*right):
+        counts = {"seen": 100, "hits": 1, "events": 2, "acts": 2, "looks": 5, "seconds": 60}
+        wearers = [{"P30": counts | {"right": k}, "P31": counts | {"right": k}} for k in right]
+        about = {"gate": "random", "gmacs": dict.fromkeys(("frame", "motion", "answer"), 1.0)}
+        return script.Played([about | {"seed": seed, "wearers": own} for seed, own in enumerate(wearers)])
+
+    one, base = gate(100, 0), gate(0, 100)
+    (_, row) = script.gate_table({(6, "fixed period"): base, (6, "random"): one}, script.Camera()).rows
+    assert row[3:5] == ["50.0 (0.0 to 100.0)", "+0.0 (-100.0 to +100.0)"]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
