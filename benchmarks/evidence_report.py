@@ -1,7 +1,7 @@
 """Write the tables and figures of the evidence from the lines in results/, without training anything.
 
-    python benchmarks/evidence_report.py                          # prints them
-    python benchmarks/evidence_report.py --markdown results/evidence_report.md    # and writes them there, and figures/*.png
+    python benchmarks/evidence_report.py                          # prints them, and writes figures/*
+    python benchmarks/evidence_report.py --markdown results/evidence_report.md    # and writes them there
 
 Differences are paired by seed and wearer, with two-way intervals (`intervals`): those of the primary contrasts are
 tested by Holm's procedure within each world; all other numbers are descriptive. Published differences are those of
