@@ -817,7 +817,7 @@ def again(name: str, out: Path, jobs: int, *, replaces: bool = False) -> None:
 
     What the folder has of the steps is used, so that a killed run continues; a network that is finished there is
     compared, and not trained again. The same is printed for each network on the way that has a published line. New
-    lines go to OUT/again; with ``replaces``, that of the cell also takes the place of the published line.
+    lines go to OUT/again; with `replaces`, that of the cell also takes the place of the published line.
     """
     cell, origin = cell_named(name), origin_of_lines()
     todo = steps(cell, out, hours_by_kind())

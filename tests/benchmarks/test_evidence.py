@@ -565,6 +565,7 @@ def published_in(evidence, folder, world, *names):
     return evidence.path_of(world).read_text()
 
 
+@pytest.mark.slow
 def test_a_line_is_made_again_beside_the_published_one(small, tmp_path, capsys):
     evidence, names = small, ("seed-0/slowfast-0", "seed-0/egodistill-n1-slowfast-0", "seed-0/visimu-n1")
     before = published_in(evidence, tmp_path / "first", "A", *names)
@@ -600,6 +601,7 @@ def test_a_line_is_made_again_beside_the_published_one(small, tmp_path, capsys):
     assert len(list(files.read_lines(tmp_path / "second" / "again" / "A.jsonl"))) == 2  # not a second time
 
 
+@pytest.mark.slow
 def test_a_line_of_a_varied_world_needs_networks_of_the_other_one(small, tmp_path, capsys):
     """Stores of other frames have none from which the image network could be trained that students start from."""
     evidence, name = small, "seed-0/visimu-n1"

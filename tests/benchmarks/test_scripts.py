@@ -111,6 +111,7 @@ def test_busy(script, monkeypatch):
     assert rows == [["one thread", "0.00", "4.00", "2.00", "6.00"], ["torch's default", "1.00", "5.00", "3.00", "7.00"]]
 
 
+@pytest.mark.slow
 def test_ceilings(script, tmp_path):
     _, main = script("ceilings")
     options = ("--acts", 330, "--epochs", 1, "--coupling", 1, "--processes", 1, "--results", tmp_path / "lines.jsonl")
@@ -181,7 +182,7 @@ def test_int8(script, monkeypatch):
     module, main = script("int8")
     for name, replacement in (
         ("export", lambda model, path, **options: None),
-        ("load", lambda path: None),
+        ("load_exported", lambda path: None),
         ("milliseconds", lambda programs, inputs, repeats: [10.0]),
     ):
         monkeypatch.setattr(module.export, name, replacement)
@@ -293,3 +294,16 @@ def test_shares_of_stored_tables_are_0_to_100_percent(document):
                     signed, low, high = found[1] != "", float(found[2]), float(found[3])
                     assert low >= (-100 if signed else 0) or "R2" in name, (name, cell)
                     assert high <= 100, (name, cell)
+
+
+def test_the_readme_of_results_explains_every_field_and_counts_the_commits_that_are_gone():
+    text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"`(\w+)`", text.partition("## Fields")[2].partition("## Bits")[0]))
+    for path in (ROOT / "results").glob("*.jsonl"):
+        assert set().union(*files.read_lines(path)) <= explained, path
+    gone = re.findall(r"(?m)^\| `(\S+\.jsonl)` \| `(\w+)` \| (\d+) \|", text)
+    for name, commit in {(name, commit) for name, commit, _ in gone}:
+        lines = list(files.read_lines(ROOT / "results" / name, "commit"))
+        counted = sum(int(count) for one, other, count in gone if (one, other) == (name, commit))
+        assert sum(line["commit"].startswith(commit) for line in lines) == counted, name
+    assert f"{sum(int(count) for *_, count in gone)} of the" in text
