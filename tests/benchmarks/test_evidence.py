@@ -603,7 +603,7 @@ def test_a_line_is_made_again_beside_the_published_one(small, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_line_of_a_varied_world_needs_networks_of_the_other_one(small, tmp_path, capsys):
-    """Stores of other frames have none from which the image network could be trained that students start from."""
+    """They are taken over: a store of other frames has none from which students' image network could be trained."""
     evidence, name = small, "seed-0/visimu-n1"
     first = tmp_path / "first"
     published_in(evidence, first, "A", "seed-0/slowfast-0", name)
@@ -612,6 +612,7 @@ def test_a_line_of_a_varied_world_needs_networks_of_the_other_one(small, tmp_pat
     evidence.again(f"A-with-exchanged-head-motion/{name}", tmp_path / "second", 1)
     printed = capsys.readouterr().out
     assert "slowfast" not in printed and "A/seed-0/visimu-n1:" not in printed  # neither is needed
+    assert printed.count("] seed-0/start\n") == printed.count("] seed-0/visimu-n1\n") == 1
     assert "clips of world A-with-exchanged-head-motion" in printed and "20 of 20 bits agree" in printed
     assert evidence.path_of(evidence.EXCHANGED).read_text() == before
     runs = [tmp_path / "second" / world / "runs" / "seed-0" for world in ("A", "A-with-exchanged-head-motion")]
