@@ -96,7 +96,7 @@ FRAME_OPTIONS = {  # of `prepare()`
     OTHER_FRAMES: {"num_frames": 4, "sampling": ["random", "first", "last", "centre"]},
     ANY_AGE: {"num_frames": (1, 2, BINS), "sampling": "ages"},
 }
-RENDER_HOURS, DECODE_HOURS = 0.7, 0.3  # core hours that a world took on an Intel Xeon, by docs/log.md
+RENDER_HOURS, DECODE_HOURS = 0.7, 0.3  # core hours that a world took on an Intel Xeon
 MAIN, SMALL = 5, 3  # seeds of the main comparison, and of the others
 SHARES = (0.1, 0.25, 1.0)  # of the training clips that have outputs of the teacher, for what stage 1 gives
 TEACHER = "slowfast-{seed}"
@@ -739,7 +739,7 @@ def kind_of(run: Run) -> tuple[str, int, str | None]:
 def hours_by_kind() -> dict[tuple[str, int, str | None], float]:
     """Return the median core hours of the finished cells of each kind, and an estimate for what has no lines.
 
-    Stage 1 takes about as long as the EgoDistill of as many frames (docs/log.md), and "start" twice as long as VisOnly,
+    Stage 1 takes about as long as the EgoDistill of as many frames, and "start" twice as long as VisOnly,
     because it has twice the epochs.
     """
     seconds: dict[tuple[str, int, str | None], list[float]] = {}
@@ -895,8 +895,18 @@ def replace_line(path: Path, new: Mapping[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("make", "teachers", "tune", "freeze", "plan", "run", "curve", "lines"):
-        command = commands.add_parser(name)
+    purposes = {
+        "make": "render and decode a world",
+        "teachers": "train A's first teachers, and test them on A's validation wearers",
+        "tune": "try settings of each method on A's validation wearers",
+        "freeze": "write results/protocol.json",
+        "plan": "show the networks that are left, and their hours",
+        "run": "train and evaluate networks, and write their lines",
+        "curve": "train teachers on a part of A's clips",
+        "lines": "show the published lines, and the hours to make each again",
+    }
+    for name, purpose in purposes.items():
+        command = commands.add_parser(name, help=purpose)
         if name == "make":
             command.add_argument("world", choices=tuple(WORLDS))
         if name in ("make", "teachers", "tune", "run", "curve"):
@@ -908,12 +918,16 @@ def main() -> None:
             command.add_argument("--teachers", nargs="*", default=list(known), choices=known)
         if name in ("teachers", "run"):
             default = "0,1" if name == "teachers" else None
-            command.add_argument("--seeds", type=demo.parse_seeds, default=default)
-            command.add_argument("--jobs", type=int, default=files.available_cores())
+            command.add_argument(
+                "--seeds", type=demo.parse_seeds, default=default, help="such as 0,1; default: the plan's"
+            )
+            command.add_argument("--jobs", type=int, default=files.available_cores(), help="processes at a time")
         if name == "run":
             for option, example in (("--parts", "main,rivals"), ("--worlds", "A,B")):
                 command.add_argument(option, type=lambda text: text.split(","), help=f"such as {example}")
-            command.add_argument("--minutes", type=float, default=150)
+            command.add_argument(
+                "--minutes", type=float, default=150, help="begin nothing after this time (default: 150)"
+            )
             command.add_argument(
                 "--again", metavar="LINE", help="make this published line again, such as A/seed-0/visimu-n1"
             )

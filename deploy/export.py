@@ -92,7 +92,7 @@ __all__ = [
 EXPORT_PRECISIONS = ("fp32", "bf16", "int8")
 BATCH = 16  # clips at a time, in calibration and comparison
 SMALLEST_STEP = 2.0**-30  # of int8 values
-SLOW_INT8 = (  # docs/results.md, "Exported files"
+SLOW_INT8 = (  # docs/results.md
     "note: an int8 program that is not compiled is slower than fp32: at the paper's size 194 ms per clip instead of 52 "
     "on one core of an AMD EPYC (Zen 4). Compiled, with --format aoti --batch-size 1, it takes 11 ms"
 )

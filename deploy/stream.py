@@ -114,8 +114,8 @@ class Stream:
             IMU window [samples, 6], the ages of the frames used and the end of the clip in seconds. It is not asked
             about the first request, nor about one that replaces a frame that has become too old. The model must read
             IMU samples, at the gate's `imu_rate` if it has one. None: `gates.Moved(gates.FAST)`, which is better than a
-            period when requests are rare (docs/results.md); for a model without IMU, or with several frames, a period
-            of 2 s.
+            period with 6 to 12 requests a minute (docs/results.md); for a model without IMU, or with several frames, a
+            period of 2 s.
         period: With "newest", instead of a gate: seconds between frame requests.
         camera_delay: Seconds by which frames are requested early.
         camera_timeout: Seconds after which a request is given up.

@@ -9,7 +9,7 @@
     kinds = {"reversal": ["take", "put"], "cyclic": ["cut", "mix"]}
     contrasts.difference(first, second, groups=kinds, weights={"reversal": 0.8, "cyclic": 0.2})
 
-`experiments.difference()` does the same with the runs of a bench, which writes two kinds of files that are read here.
+A bench writes two kinds of files that are read here.
 The result of each run has one bit for each test segment, 1 for a right one, by wearer and in the order of the store:
 
     "test": "9f86d081884c7d65", "correct": {"P30": {"segments": 6, "bits": "b4"}, ...}

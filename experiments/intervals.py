@@ -19,7 +19,8 @@ seed s on the clips of wearer w, the variance of the mean of the S x W table is
 
 where MS are the mean squares of the analysis of variance of two crossed random factors, and the interval is Student's t
 with Satterthwaite's degrees of freedom (Satterthwaite, "An approximate distribution of estimates of variance
-components", 1946). tests/test_intervals.py simulates experiments and counts how often the interval contains the truth.
+components", 1946). tests/experiments/test_intervals.py simulates experiments and counts how often the interval contains
+the truth.
 """
 
 from __future__ import annotations

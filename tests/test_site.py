@@ -47,8 +47,8 @@ def test_a_broken_link_is_found(tool, tmp_path):
 
 
 def test_links_of_documents_lead_to_pages_or_to_the_repository(tool, tmp_path):
-    text = '<a href="../README.md#live"> <a href="log.md"> <a href="../data.py"> <a href="https://x.org/a.md">'
-    places = ["../index.html#live", "log.html", f"{tool.FILES}/data.py", "https://x.org/a.md"]
+    text = '<a href="../README.md#live"> <a href="log.md"> <a href="../results"> <a href="../data.py"> <a href="https://x.org/a.md">'
+    places = ["../index.html#live", "log.html", "../results/index.html", f"{tool.FILES}/data.py", "https://x.org/a.md"]
     assert re.findall('"(.*?)"', tool.relink(text, Path("docs"), tmp_path)) == places
     tool.relink('<img src="../figures/idea.png">', Path("docs"), tmp_path)
     assert (tmp_path / "figures/idea.png").is_file()
@@ -58,7 +58,9 @@ def test_links_of_documents_lead_to_pages_or_to_the_repository(tool, tmp_path):
 def test_every_document_and_every_public_name_is_there(site, tool):
     pages = {path.relative_to(site).as_posix(): path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
     documents = {
-        f"{path.parent.name}/{path.stem}.html" for room in ("docs", "results") for path in ROOT.glob(f"{room}/*.md")
+        f"{path.parent.name}/{path.stem.replace('README', 'index')}.html"
+        for room in ("docs", "results")
+        for path in ROOT.glob(f"{room}/*.md")
     }
     modules = {f"egodistill/{name.replace('.', '/')}.html" for name in [*tool.api.MODULES[1:], *tool.api.LOWER]}
     assert pages.keys() >= {

@@ -65,7 +65,7 @@ def documents() -> dict[str, Module]:
     pages = {}
     for path in (path for folder in ("", "docs", "results") for path in sorted((ROOT / folder).glob("*.md"))):
         place = path.relative_to(ROOT).as_posix()
-        name = "index" if place == "README.md" else place.removesuffix(".md").replace("/", ".")
+        name = re.sub(r"README$", "index", place.removesuffix(".md")).replace("/", ".")
         text = path.read_text(encoding="utf-8")
         pages[name] = page = Module(ModuleType(name))
         page.docstring = text if text.startswith("# ") else f"# {place}\n\n{text}"
@@ -154,6 +154,8 @@ def relink(html: str, folder: Path, out: Path) -> str:
             (out / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / path, out / path)
             return found[0]
+        if (ROOT / path / "README.md").exists():
+            return f"{start}{link.rstrip('/')}/index.html{anchor}"
         if path.suffix == ".md":
             return f"{start}{re.sub('README.md$', 'index.md', link).removesuffix('.md')}.html{anchor}"
         return f"{start}{FILES}/{path.as_posix()}{anchor}"
