@@ -370,8 +370,9 @@ def test_precision_is_chosen_when_a_training_starts_and_written_down(tmp_path, m
     assert capsys.readouterr().err.count("Training in bf16, because the test says so.") == 1
     assert torch.load(tmp_path / "c.pt", weights_only=True)["about"]["precision"] == "bf16"
     assert json.loads((tmp_path / "c.jsonl").read_text())["precision"] == "bf16"
-    monkeypatch.setattr(runtime, "pick_training_precision", lambda *_: pytest.fail("chosen again"))
-    finetune(small(), Store(16), settings)  # continues on another machine
+    monkeypatch.setattr(runtime, "pick_training_precision", lambda *_: ("fp32", "this one has no AMX"))
+    finetune(small(), Store(16), settings)  # a finished run, on another machine
+    assert not capsys.readouterr().err
     half = dataclasses.replace(settings, precision="fp16", checkpoint=tmp_path / "half.pt")
     finetune(small(), Store(16), half)
     finetune(small(), Store(16), dataclasses.replace(half, precision="auto"))  # in what it began with, too
@@ -390,6 +391,66 @@ def test_precision_is_chosen_when_a_training_starts_and_written_down(tmp_path, m
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stage", ["finetune", "pretrain_imu", "distill"])
+def test_a_run_continues_in_the_precision_in_which_it_began(stage, tmp_path, monkeypatch, capsys):
+    """On a machine where "auto" is another one, too, which is then said."""
+
+    def run(epochs_before_it_stops=None):
+        model, seen = small(), set()
+        model.imu_encoder.register_forward_hook(lambda layer, inputs, output: seen.add(output.dtype))
+        settings = FAST | {"epochs": 2, "checkpoint": tmp_path / "c.pt", "precision": "auto"}
+        call = {"finetune": finetune, "pretrain_imu": pretrain_imu, "distill": distill}[stage]
+        with monkeypatch.context() as patch:
+            if epochs_before_it_stops:
+                patch.setattr(training.TrainingLoop, "end_epoch", stop_after_the_first(training.TrainingLoop.end_epoch))
+            elif epochs_before_it_stops == 0:
+                patch.setattr(training.TrainingLoop, "end_epoch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with contextlib.suppress(KeyboardInterrupt):
+                call(model, Store(16), **settings | ({} if stage == "finetune" else {"teacher": "t"}))
+        return seen, capsys.readouterr().err
+
+    def begin_in(precision, reason):
+        monkeypatch.setattr(runtime, "pick_training_precision", lambda *_: (precision, reason))
+
+    begin_in("bf16", "it has AMX")
+    assert run(0) == ({torch.bfloat16}, "") and not (tmp_path / "c.pt").exists()  # nothing to continue
+    assert run(1) == ({torch.bfloat16}, "")
+    begin_in("fp32", "it has no AMX")
+    seen, said = run()
+    assert seen == {torch.bfloat16}
+    assert (
+        f"{tmp_path / 'c.pt'}: continuing in bf16, as it began; here it would begin in fp32, because it has no AMX"
+        in said
+    )
+
+
+def test_a_run_that_continues_on_another_machine_says_that_its_bits_may_differ(tmp_path, monkeypatch, capsys):
+    settings = FAST | {"epochs": 3, "checkpoint": tmp_path / "c.pt"}
+
+    def run(stops=True):
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            if stops:
+                patch.setattr(training.TrainingLoop, "end_epoch", stop_after_the_first(training.TrainingLoop.end_epoch))
+            finetune(small(), Store(16), **settings)
+        return capsys.readouterr().err
+
+    run()
+    here = runtime.what_decides_bits(torch.device("cpu"))
+    assert torch.load(tmp_path / "c.pt", weights_only=True)["bits"] == here | {"processes": 1}
+    assert run() == ""
+    monkeypatch.setattr(runtime, "what_decides_bits", lambda device: here | {"threads": 64, "torch": "9.9"})
+    said = run(stops=False)
+    assert (
+        f"c.pt: torch was {torch.__version__!r} and is now '9.9'; threads was {here['threads']} and is now 64" in said
+    )
+    assert "may differ in their last bits" in said
+    assert run(stops=False) == ""  # finished
+    content = torch.load(tmp_path / "c.pt", weights_only=True)
+    del content["bits"]  # an older version did not write it down
+    torch.save(content, tmp_path / "c.pt")
+    assert run(stops=False) == ""
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_keeps_weights_losses_and_optimizer_in_fp32(precision, tmp_path, monkeypatch):
     """With fp16, gradients are scaled, and a step whose gradients overflow is left out; the scale is kept."""
