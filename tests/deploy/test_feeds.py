@@ -196,11 +196,23 @@ def test_a_playlist_from_the_network_reads_no_file_of_this_machine(transport, tm
         assert read(feeds.VideoFeed(f"{address}/own.m3u8", clock=FakeClock()))[-1][1] == 49
         with pytest.raises(VideoError):
             list(feeds.VideoFeed(f"{address}/list.m3u8", clock=FakeClock()))
-        # A file never reaches the network.
+        # A file never reaches the network, nor other files.
         (tmp_path / "trap.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{address}/a.ts\n")
         with pytest.raises(VideoError):
             list(feeds.VideoFeed(tmp_path / "trap.mp4", realtime=False))
         server.shutdown()
+
+
+def test_what_only_names_videos_is_refused_as_a_file_and_in_a_pipe(steady, tmp_path):
+    text = f"ffconcat version 1.0\nfile {steady}\n"
+    (tmp_path / "list.mp4").write_text(text)
+    with pytest.raises(VideoError, match=r"list\.mp4: a list of files for FFmpeg, not a video in one file"):
+        feeds.VideoFeed(tmp_path / "list.mp4")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    threading.Thread(target=pipe.write_text, args=[text], daemon=True).start()
+    with pytest.raises(VideoError, match="pipe: cannot be opened"):
+        list(feeds.VideoFeed(pipe))
 
 
 @pytest.mark.parametrize(
