@@ -210,6 +210,7 @@ SCRIPT = """
         return step(self, *a, **k)
     torch.optim.AdamW.step = counted
     if stage == "finetune":
+        settings |= dict(validation=toys.Store(8, seed=1), augment=egodistill.Augment(crop=0.3, jitter=0.2))
         egodistill.finetune(model, store, **settings)
     elif stage == "distill":
         egodistill.distill(model, store, teacher="t", **settings)
@@ -232,6 +233,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, stage):
 
     whole = run("whole.pt", 0)
     assert whole.returncode == 0 and int(whole.stdout) == 12, whole.stderr
+    assert run("killed.pt", 1).returncode == -signal.SIGKILL  # before there is a checkpoint
     assert run("killed.pt", 5).returncode == -signal.SIGKILL  # in the second epoch
     stopped = run("killed.pt", 4, signal.SIGINT)  # and Ctrl-C
     assert stopped.returncode == -signal.SIGINT and "KeyboardInterrupt" in stopped.stderr
