@@ -65,17 +65,18 @@ from ..student import EgoDistill, IMUEncoder, Output
 from ..support import files
 from ..support.version import __version__
 from ..video import DRAWN
-from .exported import (
+from .descriptions import (
     DESCRIPTION_FORMAT,
+    EXPORT_PRECISIONS,
+    KINDS,
     PAIR,
     WHOLE,
     ExportError,
     description_of,
-    load_exported,
-    load_pair,
     pair_files,
-    require_packages,
+    seal,
 )
+from .exported import load_exported, load_pair, require_packages
 
 __all__ = [
     "FORMATS",
@@ -89,7 +90,6 @@ __all__ = [
     "load_pair",
 ]
 
-EXPORT_PRECISIONS = ("fp32", "bf16", "int8")
 BATCH = 16  # clips at a time, in calibration and comparison
 SMALLEST_STEP = 2.0**-30  # of int8 values
 SLOW_INT8 = (  # docs/results.md, "Exported files"
@@ -215,8 +215,9 @@ def write_files(model: EgoDistill, parts: Mapping[Path, type[Plain]], settings: 
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f".{next(iter(parts)).name}.", dir=folder) as new:
-                for path, program, description in zip(parts, programs, descriptions, strict=True):
-                    FORMATS[settings.format].write(program, description, Path(new, path.name))
+                for k, (path, program) in enumerate(zip(parts, programs, strict=True)):
+                    FORMATS[settings.format].write(program, descriptions[k], Path(new, path.name))
+                    description = descriptions[k] = seal(descriptions[k], Path(new, path.name))
                     text = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
                     Path(new, description_of(path).name).write_text(text, encoding="utf-8")
                 for path in parts:  # without a description, an export is incomplete until all files are replaced
@@ -650,13 +651,13 @@ IMPORTS = {
     "int8": "import torch, torch.ao.quantization.fx._decomposed",  # not needed by compiled code
 }
 FORMATS = {
-    "export": Format(".pt2", write_program, "{imports}; torch.export.load('{file}').module()({inputs})"),
+    "export": Format(KINDS["export"][1], write_program, "{imports}; torch.export.load('{file}').module()({inputs})"),
     "aoti": Format(
-        ".pt2",
+        KINDS["aoti"][1],
         write_compiled,
         "import torch; torch._inductor.aoti_load_package('{file}')({inputs}), or AOTIModelPackageLoader in C++",
     ),
-    "onnx": Format(".onnx", write_onnx, "onnxruntime.InferenceSession('{file}').run(None, inputs by name)"),
+    "onnx": Format(KINDS["onnx"][1], write_onnx, "onnxruntime.InferenceSession('{file}').run(None, inputs by name)"),
 }
 
 

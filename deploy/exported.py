@@ -8,18 +8,19 @@
     image_features = pair.encode_frames(frames)               # once per picture
     feature, logits = pair.fuse(image_features, imu)          # once per answer
 
-Beside each file, `FILE.json` describes it. `export` also offers `load_exported()` and `load_pair()`.
+`export` also offers `load_exported()` and `load_pair()`. Beside each file, `FILE.json` describes it (`descriptions`).
+An exported file is code that can do anything when it is loaded: load only files whose source you trust.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -27,49 +28,12 @@ from torch import Tensor, nn
 from ..recordings import clips
 from ..student import Output
 from ..support import files
-from ..support.errors import EgoDistillError
+from .descriptions import PAIR, WHOLE, ExportError, is_sealed, pair_files, read_description
 
 __all__ = ["ExportError", "Exported", "Pair", "Program", "load_exported", "load_pair"]
 
-DESCRIPTION_FORMAT = "egodistill export 2"
-WHOLE, PAIR = "student", ("frame", "motion")  # parts of a student: its only file, or its two
-
-
-class ExportError(EgoDistillError):
-    """A model cannot be exported, or a file cannot be run; the message says why, and what to install or do."""
-
-
 # ---------------------------------------------------------------------------------------------------------------
-# Files
-
-
-def description_of(path: Path) -> Path:
-    """Return the JSON file that describes an exported file."""
-    return path.with_name(f"{path.name}.json")
-
-
-def pair_files(path: str | os.PathLike) -> list[Path]:
-    """Return the files of a pair: STEM.frame.SUFFIX and STEM.motion.SUFFIX for STEM.SUFFIX."""
-    path = Path(path)
-    return [path.with_name(f"{path.stem}.{part}{path.suffix}") for part in PAIR]
-
-
-def read_description(path: Path) -> dict[str, Any]:
-    """Return the description of an exported file. Raise ExportError if one of the two is missing or damaged."""
-    described = description_of(path)
-    for file, why in (
-        (path, "no such file"),
-        (described, "the description is missing: the export was interrupted, or it was not copied with the file"),
-    ):
-        if not file.is_file():
-            raise ExportError(f"{file}: {why}")
-    try:
-        description = json.loads(described.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ExportError(f"{described} is not valid JSON: {error}") from error
-    if not isinstance(description, dict) or description.get("format") != DESCRIPTION_FORMAT:
-        raise ExportError(f"{described} is not a description in the format {DESCRIPTION_FORMAT!r}; export again")
-    return description
+# Opening files
 
 
 def require_packages(*packages: str, purpose: str) -> list[ModuleType]:
@@ -158,8 +122,7 @@ class Program:
             raise
         except Exception as error:  # torch and onnxruntime have no common class for these errors
             raise ExportError(
-                f"{self.path} cannot be opened: it is truncated, in another format, or contains more than a program "
-                f"({type(error).__name__})"
+                f"{self.path} cannot be opened: it is damaged, or contains more than a program ({type(error).__name__})"
             ) from error
 
     @torch.no_grad()
@@ -179,8 +142,11 @@ class Program:
 class LoadedModel(nn.Module):
     """A model of exported programs; `program`, which returns feature and logits, has the description."""
 
-    def __init__(self, inputs: tuple[str, ...], program: Program) -> None:
+    def __init__(self, inputs: tuple[str, ...], program: Program, *others: Program) -> None:
         super().__init__()
+        if not all(is_sealed(one.description) for one in (program, *others)):
+            text = f"{program.path} was exported before version 0.5, without hashes: damage, or a description of "
+            warnings.warn(f"{text}another program, would not be noticed; export the student again", stacklevel=4)
         self.inputs, self.description, self.batch_size = inputs, program.description, program.batch_size
         self.clip_spec = clips.ClipSpec(**self.description["clip_spec"])
         self.precision, self.class_names = self.description["precision"], self.description["class_names"]
@@ -240,7 +206,7 @@ class Pair(LoadedModel):
                     f"({files.shorten(frame.description[key])} and {files.shorten(motion.description[key])}); "
                     f"copy both files of one export, or export the pair again"
                 )
-        super().__init__(("frames", *motion.inputs[1:]), motion)
+        super().__init__(("frames", *motion.inputs[1:]), motion, frame)
         self.frame, self.motion = frame, motion
 
     def forward(self, frames: Tensor, imu: Tensor | None = None) -> Output:
