@@ -16,17 +16,20 @@ import dataclasses
 import hashlib
 import json
 import os
+import platform
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..recordings import clips
 from ..support import files
 from ..support.errors import EgoDistillError
 
-__all__ = ["ExportError", "description_of", "pair_files", "read_description", "seal"]
+__all__ = ["ExportError", "check_processor", "description_of", "pair_files", "read_description", "seal"]
 
 DESCRIPTION_FORMAT = "egodistill export 3"
 OLD_FORMAT = "egodistill export 2"  # of versions 0.3 and 0.4, without hashes
@@ -120,7 +123,7 @@ def seal(description: Mapping[str, Any], path: Path) -> dict[str, Any]:
         description: The description.
         path: The file of the program.
     """
-    content = {key: value for key, value in description.items() if key != "fingerprint"} | {"sha256": hash_of(path)}
+    content = dict(description) | {"sha256": hash_of(path)}
     return content | {"fingerprint": fingerprint(content)}
 
 
@@ -287,6 +290,53 @@ NEW_RULES: list[tuple[str, str, Callable[[Any], bool]]] = [
     ("calibration", *or_null("an object", lambda value: isinstance(value, dict))),
     ("state", *or_null("an object", lambda value: isinstance(value, dict))),
     ("compiled_for", *or_null("system, machine and instruction set", is_processor)),
+    ("instructions", *or_null("a list of names", are_texts)),
     ("versions", "an object", lambda value: isinstance(value, dict)),
     ("sha256", "a SHA-256", is_hash),
 ]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The processor that a program was compiled for
+
+LEVELS = {"AVX2": ("avx2",), "AVX512": ("avx2", "avx512_f")}  # instruction sets behind torch's names
+# Instruction sets that processors of some makers lack, and that compilers do not use by themselves
+UNUSED = ("aes", "clflush", "clflushopt", "clwb", "fma4", "sha", "sse4a")
+
+
+def processor() -> str:
+    """Return system, machine and torch's name of the widest instructions, such as "Linux x86_64 AVX512"."""
+    return f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def instructions() -> dict[str, bool]:
+    """Return {instruction set that compiled code may use: whether this processor has it}, as far as torch knows.
+
+    $ATEN_CPU_CAPABILITY and the like change what torch uses, not what the processor has.
+    """
+    if hasattr(torch.cpu, "get_capabilities"):
+        found = torch.cpu.get_capabilities()
+    else:  # older torch
+        found = {"avx2": torch.cpu._is_avx2_supported(), "avx512_f": torch.cpu._is_avx512_supported()}
+    return {name: value for name, value in found.items() if isinstance(value, bool) and name not in UNUSED}
+
+
+def check_processor(path: Path, description: Mapping[str, Any]) -> None:
+    """Raise ExportError if a program was compiled for a processor with instructions that this one does not have.
+
+    Args:
+        path: The exported file.
+        description: Its description.
+    """
+    if description["kind"] != "aoti" or not is_processor(made := description.get("compiled_for")):
+        return
+    *place, level = made.split(maxsplit=2)
+    needed = description.get("instructions") or LEVELS.get(level, ())
+    here = instructions()
+    lacking = [name for name in needed if here.get(name) is False]
+    if place != [platform.system(), platform.machine()] or lacking:
+        lacks = f", which lacks {', '.join(lacking)}" if lacking else ""
+        raise ExportError(
+            f"{path} was compiled for another processor: for {made}, and this one is {processor()}{lacks}. Export the "
+            f"student again on this machine, or in the format 'export' or 'onnx'"
+        )

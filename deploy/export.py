@@ -43,7 +43,6 @@ import importlib
 import io
 import json
 import os
-import platform
 import shutil
 import statistics
 import sys
@@ -73,7 +72,9 @@ from .descriptions import (
     WHOLE,
     ExportError,
     description_of,
+    instructions,
     pair_files,
+    processor,
     seal,
 )
 from .exported import load_exported, load_pair, require_packages
@@ -567,9 +568,8 @@ def describe(model: EgoDistill, path: Path, settings: Settings, part: type[Plain
         "class_names": model.class_names,
         "inside": [inside[name] for name in names if name in inside],
         "state": describe_state(spec) if part in (FrameProgram, MotionProgram) else None,
-        "compiled_for": f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-        if format == "aoti"
-        else None,
+        "compiled_for": processor() if format == "aoti" else None,
+        "instructions": sorted(name for name, has in instructions().items() if has) if format == "aoti" else None,
         "versions": {"egodistill": __version__, "torch": torch.__version__}
         | {name: importlib.import_module(name).__version__ for name in modules},
     }

@@ -15,12 +15,13 @@ An exported file is code that can do anything when it is loaded: load only files
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,16 @@ from torch import Tensor, nn
 from ..recordings import clips
 from ..student import Output
 from ..support import files
-from .descriptions import PAIR, WHOLE, ExportError, is_sealed, pair_files, read_description
+from .descriptions import (
+    PAIR,
+    WHOLE,
+    ExportError,
+    check_processor,
+    is_sealed,
+    pair_files,
+    read_description,
+    shape_text,
+)
 
 __all__ = ["ExportError", "Exported", "Pair", "Program", "load_exported", "load_pair"]
 
@@ -94,14 +104,16 @@ class Program:
     """An exported file that runs for any number of clips (or pictures): `inputs` in, a list of tensors out.
 
     It runs on the CPU, with the number of threads that torch has when the file is loaded. A file with a fixed
-    `batch_size` runs as often as necessary.
+    `batch_size` runs as often as necessary. Inputs are compared with the description first: compiled code would read
+    beyond them, or take their bytes for other numbers.
 
     Args:
         path: The exported file.
         part: The part of a student that it must be: "student", "frame" or "motion".
 
     Raises:
-        ExportError: If the file, its description or a package is missing or damaged, or if it is not the expected part.
+        ExportError: If the file, its description or a package is missing or damaged, if it is not the expected part,
+            or was compiled for another processor.
     """
 
     def __init__(self, path: str | os.PathLike, part: str) -> None:
@@ -113,10 +125,13 @@ class Program:
                 f"{self.path} is the part {found!r} of a student, not {part!r}: load() opens a whole student (part "
                 f"{WHOLE!r}), load_pair('STEM.pt2') the files STEM.frame.pt2 and STEM.motion.pt2"
             )
-        self.inputs: tuple[str, ...] = tuple(entry["name"] for entry in self.description["inputs"])
-        batch = self.description["inputs"][0]["shape"][0]
+        entries = self.description["inputs"]
+        self.inputs: tuple[str, ...] = tuple(entry["name"] for entry in entries)
+        self.kinds = [(getattr(torch, entry["dtype"]), tuple(entry["shape"][1:])) for entry in entries]
+        batch = entries[0]["shape"][0]
         self.batch_size: int | None = batch if isinstance(batch, int) else None
         try:
+            check_processor(self.path, self.description)
             self.run = OPENERS[self.description["kind"]](self.path, self.inputs)
         except ExportError:
             raise
@@ -127,8 +142,7 @@ class Program:
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        if len(inputs) != len(self.inputs):
-            raise ExportError(f"{self.path} takes {' and '.join(self.inputs)}; got {len(inputs)} inputs")
+        self.check(inputs)
         with torch.autocast("cpu", enabled=False):  # the dtypes of a program are fixed
             count = len(inputs[0])
             inputs = tuple(x.contiguous() for x in inputs)  # compiled code ignores strides
@@ -137,6 +151,26 @@ class Program:
                 return list(self.run(*inputs))
             parts = [self.run(*part) for part in equal_parts(inputs, size)]
             return [torch.cat(outputs)[:count] for outputs in zip(*parts, strict=True)]
+
+    def check(self, inputs: Sequence[Tensor]) -> None:
+        """Raise ExportError unless number, types, shapes and values of the inputs are those of the description.
+
+        Args:
+            inputs: One tensor for each name in `inputs`.
+        """
+        if len(inputs) != len(self.inputs):
+            raise ExportError(f"{self.path} takes {' and '.join(self.inputs)}; got {len(inputs)} inputs")
+        for name, value, (dtype, sizes) in zip(self.inputs, inputs, self.kinds, strict=True):
+            if not isinstance(value, Tensor) or value.dtype != dtype or value.shape[1:] != sizes or not value.is_cpu:
+                wanted = f"{str(dtype).removeprefix('torch.')} {shape_text(sizes)}"
+                raise ExportError(f"{self.path}: {name} must be {wanted} on the CPU; got {text_of(value)}")
+            # A sum is finite if all values are, unless they are huge.
+            if dtype.is_floating_point and not math.isfinite(value.sum().item()) and not value.isfinite().all():
+                raise ExportError(f"{self.path}: {name} has values that are NaN or infinite")
+        counts = [len(value) for value in inputs]
+        if counts[0] < 1 or counts != [counts[0]] * len(counts):
+            names = " and ".join(self.inputs)
+            raise ExportError(f"{self.path}: {names} must be of the same number of clips, at least 1; got {counts}")
 
 
 class LoadedModel(nn.Module):
@@ -219,6 +253,10 @@ class Pair(LoadedModel):
             frames: uint8 [B, N, 3, H, W], for any N.
             count: Not used; a student's method has it.
         """
+        if not isinstance(frames, Tensor) or frames.ndim != 5:
+            raise ExportError(
+                f"{self.frame.path}: frames must be uint8 [batch, frames, 3, height, width]; got {text_of(frames)}"
+            )
         (features,) = self.frame(frames.flatten(0, 1))
         return features.unflatten(0, frames.shape[:2])
 
@@ -251,11 +289,17 @@ class Pair(LoadedModel):
 def equal_parts(inputs: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]:
     """Yield the clips in parts of `size`; the last part is filled up with copies of the last clip."""
     count = len(inputs[0])
-    if any(len(x) != count for x in inputs):
-        raise ExportError(f"the inputs have different numbers of clips: {[len(x) for x in inputs]}")
     for start in range(0, count, size):
         rows = torch.arange(start, start + size).clamp(max=count - 1)
         yield tuple(x[rows] for x in inputs)
+
+
+def text_of(value: Any) -> str:
+    """Return type, shape and place of an input as text, such as "float64 [2, 422, 6]"."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    place = "" if value.is_cpu else f" on {value.device}"
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}{place}"
 
 
 def load_exported(path: str | os.PathLike) -> Exported:

@@ -86,7 +86,7 @@ def rewrite(file, change, *, seal=True, old=False) -> None:
     content = json.loads(described.read_text(encoding="utf-8"))
     change(content)
     if old:
-        content = {key: value for key, value in content.items() if key not in ("sha256", "fingerprint")}
+        content = {key: value for key, value in content.items() if key not in ("instructions", "sha256", "fingerprint")}
         content["format"] = descriptions.OLD_FORMAT
     elif seal:
         content = descriptions.seal(content, file)

@@ -1,12 +1,14 @@
 """Program and description: of one export, undamaged, and what they say they are; nothing is loaded before that."""
 
 import io
+import platform
 import shutil
 import warnings
 import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from small_students import CLASSES, assert_same, rewrite, student
 
 from egodistill.deploy import descriptions, export, exported
@@ -183,7 +185,7 @@ WRONG = {
 }
 NEW_WRONG = {
     **dict.fromkeys(("file", "student", "run", "batch", "inside", "versions"), (None, 5)),
-    **dict.fromkeys(("calibration", "state", "compiled_for"), (5, "x")),
+    **dict.fromkeys(("calibration", "state", "compiled_for", "instructions"), (5, "x")),
 }
 
 
@@ -235,6 +237,57 @@ def test_a_spoilt_description_is_refused(text, file, unopened):
     descriptions.description_of(file).write_text(text)
     with pytest.raises(ExportError, match=r"student\.pt2\.json is not"):
         export.load_exported(file)
+
+
+# --- The processor
+
+
+HERE = f"{platform.system()} {platform.machine()}"
+
+
+@pytest.mark.parametrize(
+    ("made", "needed", "words"),
+    [
+        (f"{HERE} AVX512", ["avx2", "avx512_f", "avx512_vnni"], r"lacks avx512_f, avx512_vnni\. Export .* on this mac"),
+        (f"{HERE} AVX2", ["avx2"], None),
+        (f"{HERE} AVX2", ["avx2", "aes", "of_the_future"], None),
+        (f"{HERE} AVX512", "lost", r"compiled for another processor: for .* AVX512, .* which lacks avx512_f\. "),
+        (f"{HERE} AVX2", "lost", None),
+        (f"{platform.system()} riscv64 DEFAULT", [], r"for another processor: for .* riscv64 DEFAULT, and this one is"),
+        (f"Plan9 {platform.machine()} AVX2", ["avx2"], r"for Plan9 .*\. Export the student again on this machine"),
+        (f"Plan9 {platform.machine()} AVX2", "lost", r"for Plan9 .*\. Export the student again on this machine"),
+    ],
+)
+@pytest.mark.parametrize("newest", [True, False])
+def test_a_program_for_another_processor_is_refused(made, needed, words, newest, file, monkeypatch):
+    """`lost`: as in descriptions of 0.4. An environment that torch shall use AVX2 in does not matter."""
+    found = {"avx2": True, "avx512_f": False, "avx512_vnni": False, "aes": False, "cpu_name": "x", "l1d_cache_size": 1}
+    if newest:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    else:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+        monkeypatch.setattr(torch.cpu, "_is_avx2_supported", lambda: True, raising=False)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: False, raising=False)
+        words = words and words.replace(", avx512_vnni", "")  # older torch does not know
+    monkeypatch.setitem(exported.OPENERS, "aoti", lambda path, names: "opened")
+    file.write_bytes(COMPILED)
+    about = {"kind": "aoti", "compiled_for": made} | ({} if needed == "lost" else {"instructions": needed})
+    rewrite(file, lambda description: description.update(about), old=needed == "lost")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if words is None:
+            assert export.load_exported(file).program.run == "opened"
+            return
+        with pytest.raises(ExportError, match=words):
+            export.load_exported(file)
+
+
+def test_the_processor_of_a_compiled_program_is_described(tmp_path):
+    settings = export.Settings("aoti", "fp32", None, 256, None, False)
+    about = export.describe(student(), tmp_path / "a.pt2", settings)
+    assert about["compiled_for"].startswith(HERE) and about["instructions"] == sorted(about["instructions"])
+    assert not {"aes", "sha"} & {*about["instructions"]}
+    descriptions.check_processor(tmp_path / "a.pt2", about)
 
 
 # --- Files of earlier versions
