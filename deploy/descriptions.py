@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -272,6 +273,25 @@ def is_processor(value: Any) -> bool:
     return is_text(value) and len(value.split()) >= 3
 
 
+def is_calibration(value: Any) -> bool:
+    if not isinstance(value, dict) or not value.keys() >= {"clips", "random", "ranges", "compared"}:
+        return False
+    ranges = value["ranges"]
+    return ranges is None or (
+        isinstance(ranges, dict)
+        and are_numbers(ranges.get("pictures"), 2)
+        and ("imu" not in ranges or are_numbers(ranges["imu"], 6))
+    )
+
+
+def are_numbers(value: Any, count: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == count
+        and all(isinstance(number, float) and math.isfinite(number) for number in value)
+    )
+
+
 def or_null(what: str, holds: Callable[[Any], bool]) -> tuple[str, Callable[[Any], bool]]:
     return f"{what}, or null", lambda value: value is None or holds(value)
 
@@ -287,7 +307,7 @@ RULES: list[tuple[str, str, Callable[[Any], bool]]] = [
 NEW_RULES: list[tuple[str, str, Callable[[Any], bool]]] = [
     *((key, "a text", is_text) for key in ("file", "student", "run", "batch")),
     ("inside", "a list of texts", are_texts),
-    ("calibration", *or_null("an object", lambda value: isinstance(value, dict))),
+    ("calibration", *or_null("an object with clips, random, ranges and compared", is_calibration)),
     ("state", *or_null("an object", lambda value: isinstance(value, dict))),
     ("compiled_for", *or_null("system, machine and instruction set", is_processor)),
     ("instructions", *or_null("a list of names", are_texts)),

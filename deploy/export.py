@@ -77,7 +77,7 @@ from .descriptions import (
     processor,
     seal,
 )
-from .exported import load_exported, load_pair, require_packages
+from .exported import head_motion, load_exported, load_pair, picture_means, require_packages
 
 __all__ = [
     "FORMATS",
@@ -92,6 +92,7 @@ __all__ = [
 ]
 
 BATCH = 16  # clips at a time, in calibration and comparison
+STRONG_MOTION = 3  # times that of clips
 SMALLEST_STEP = 2.0**-30  # of int8 values
 SLOW_INT8 = (  # docs/results.md, "Exported files"
     "note: an int8 program that is not compiled is slower than fp32: at the paper's size 194 ms per clip instead of 52 "
@@ -210,8 +211,12 @@ def write_files(model: EgoDistill, parts: Mapping[Path, type[Plain]], settings: 
     model = copy.deepcopy(model).cpu().eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's warnings here concern its internals
-        programs = [build_program(model, part, settings) for part in parts.values()]
-        descriptions = [describe(model, path, settings, part) for path, part in parts.items()]
+        built = [build_program(model, part, settings) for part in parts.values()]
+        programs = [program for program, _ in built]
+        descriptions = [
+            describe(model, path, settings, part, compared)
+            for (path, part), (_, compared) in zip(parts.items(), built, strict=True)
+        ]
         folder = next(iter(parts)).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -232,16 +237,20 @@ def write_files(model: EgoDistill, parts: Mapping[Path, type[Plain]], settings: 
     return descriptions
 
 
-def build_program(model: EgoDistill, part: type[Plain], settings: Settings) -> torch.export.ExportedProgram:
-    """Return a part of a student, quantised if it should be, as a program."""
+def build_program(
+    model: EgoDistill, part: type[Plain], settings: Settings
+) -> tuple[torch.export.ExportedProgram, dict[str, Any] | None]:
+    """Return a part of a student as a program, quantised if it should be, and how far int8 is from fp32."""
     if settings.precision != "int8":
-        return trace(part(model, settings.precision), model, settings.batch_size, part)
-    if settings.calibrate is None:
+        return trace(part(model, settings.precision), model, settings.batch_size, part), None
+    store, plain = settings.calibrate, part(model)
+    if store is None:
         examples: Iterable[tuple[Tensor, ...]] = [model_inputs(model, BATCH)]
     else:
-        examples = store_clips(model, settings.calibrate, settings.calibration_clips)
-    quantised = quantise(trace(part(model), model, None, part), (part.take(model, *clips) for clips in examples))
-    return trace(quantised, model, settings.batch_size, part)
+        examples = store_clips(model, store, settings.calibration_clips)
+    quantised = quantise(trace(plain, model, None, part), (part.take(model, *clips) for clips in examples))
+    compared = None if store is None else compare_int8(plain, quantised, model, next(store_clips(model, store, BATCH)))
+    return trace(quantised, model, settings.batch_size, part), compared
 
 
 def check_request(model: Any, paths: Sequence[Path], settings: Settings) -> None:
@@ -480,6 +489,41 @@ def quantise(program: torch.export.ExportedProgram, clips: Iterable[tuple[Tensor
     return converted
 
 
+def compare_int8(
+    plain: Plain, quantised: nn.Module, model: EgoDistill, clips: tuple[Tensor, ...]
+) -> dict[str, dict[str, float]]:
+    """Return how far a quantised part of a student is from fp32: {what inputs: {"equal_labels", "feature_error"}}.
+
+    Both are shares; the error is the largest difference, relative to the largest value in fp32. A program that returns
+    no logits has no labels.
+    """
+    found = {}
+    for name, inputs in unusual_inputs(*clips).items():
+        if name == "strong head motion" and "imu" not in plain.inputs_of(model):
+            continue
+        given = plain.take(model, *inputs)
+        wanted, got = plain(*given), quantised(*given)
+        error = (got[0] - wanted[0]).abs().max() / wanted[0].abs().max().clamp_min(1e-30)
+        labels = [output.argmax(1) for output in (wanted[-1], got[-1])]
+        same = {"equal_labels": float((labels[0] == labels[1]).float().mean())} if len(wanted) > 1 else {}
+        found[name] = same | {"feature_error": float(error)}
+    return found
+
+
+def unusual_inputs(frames: Tensor, *imu: Tensor) -> dict[str, tuple[Tensor, ...]]:
+    """Return {name: inputs} for clips as they are, and for what the clips of a calibration may not have."""
+    noise = torch.randint(256, frames.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = {
+        "calibration clips": (frames, *imu),
+        "dark pictures": (frames // 16, *imu),
+        "noise pictures": (noise, *imu),
+    }
+    for samples in imu:
+        mean = samples.mean(dim=1, keepdim=True)
+        found["strong head motion"] = (frames, mean + STRONG_MOTION * (samples - mean))
+    return found
+
+
 def which_frame(spec: clips.ClipSpec) -> str:
     """Describe which frame of a video is the one for a time."""
     if not spec.exact:
@@ -493,8 +537,17 @@ def which_frame(spec: clips.ClipSpec) -> str:
     )
 
 
-def describe(model: EgoDistill, path: Path, settings: Settings, part: type[Plain] = Plain) -> dict[str, Any]:
-    """Return the description with everything that is needed to use the file without this library."""
+def describe(
+    model: EgoDistill,
+    path: Path,
+    settings: Settings,
+    part: type[Plain] = Plain,
+    compared: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the description with everything that is needed to use the file without this library.
+
+    `compared` is what `compare_int8()` returned.
+    """
     spec, batch = clips.spec_of(model).complete(), settings.batch_size or "batch"
     format, precision, names = settings.format, settings.precision, part.inputs_of(model)
     moments = None if spec.sampling in DRAWN else spec.times(0.0).tolist()
@@ -559,7 +612,7 @@ def describe(model: EgoDistill, path: Path, settings: Settings, part: type[Plain
         "student": checkpoints.weights_fingerprint(model),
         "kind": format,
         "precision": precision,
-        "calibration": describe_calibration(settings),
+        "calibration": describe_calibration(model, settings, compared),
         "run": FORMATS[format].run.format(file=path.name, inputs=", ".join(names), imports=IMPORTS[precision]),
         "clip_spec": dataclasses.asdict(spec),
         "inputs": [inputs[name] for name in names],
@@ -575,13 +628,28 @@ def describe(model: EgoDistill, path: Path, settings: Settings, part: type[Plain
     }
 
 
-def describe_calibration(settings: Settings) -> dict[str, Any] | None:
-    """Return the number of calibration clips of an int8 file and whether they are random; None without int8."""
+def describe_calibration(
+    model: EgoDistill, settings: Settings, compared: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """Return how an int8 file was calibrated: on what clips, and how far it is from fp32; None without int8."""
     if settings.precision != "int8":
         return None
     if settings.calibrate is None:
-        return {"clips": BATCH, "random": True}
-    return {"clips": min(settings.calibration_clips, len(settings.calibrate)), "random": False}
+        return {"clips": BATCH, "random": True, "ranges": None, "compared": None}
+    count = min(settings.calibration_clips, len(settings.calibrate))
+    ranges = ranges_of(store_clips(model, settings.calibrate, count))
+    return {"clips": count, "random": False, "ranges": ranges, "compared": compared}
+
+
+def ranges_of(examples: Iterable[tuple[Tensor, ...]]) -> dict[str, list[float]]:
+    """Return the lowest and highest mean of a picture, and the largest head motion of each channel, of clips."""
+    means, motions = [], []
+    for frames, *imu in examples:
+        means.append(picture_means(frames))
+        motions += map(head_motion, imu)
+    pictures = torch.cat(means)
+    found = {"pictures": [float(pictures.min()), float(pictures.max())]}
+    return found | ({"imu": torch.stack(motions).amax(0).tolist()} if motions else {})
 
 
 def describe_state(spec: clips.ClipSpec) -> dict[str, Any]:

@@ -40,6 +40,9 @@ from .descriptions import (
     shape_text,
 )
 
+CHANNELS = [f"{sensor} {axis}" for sensor in ("accelerometer", "gyroscope") for axis in "xyz"]
+FAR_MOTION = 1.5  # times the largest of the calibration
+
 __all__ = ["ExportError", "Exported", "Pair", "Program", "load_exported", "load_pair"]
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -128,6 +131,8 @@ class Program:
         entries = self.description["inputs"]
         self.inputs: tuple[str, ...] = tuple(entry["name"] for entry in entries)
         self.kinds = [(getattr(torch, entry["dtype"]), tuple(entry["shape"][1:])) for entry in entries]
+        calibration = self.description["calibration"] if is_sealed(self.description) else None
+        self.ranges: dict[str, list[float]] | None = calibration and calibration["ranges"]
         batch = entries[0]["shape"][0]
         self.batch_size: int | None = batch if isinstance(batch, int) else None
         try:
@@ -143,6 +148,8 @@ class Program:
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         self.check(inputs)
+        if self.ranges:
+            self.check_ranges(inputs)
         with torch.autocast("cpu", enabled=False):  # the dtypes of a program are fixed
             count = len(inputs[0])
             inputs = tuple(x.contiguous() for x in inputs)  # compiled code ignores strides
@@ -171,6 +178,48 @@ class Program:
         if counts[0] < 1 or counts != [counts[0]] * len(counts):
             names = " and ".join(self.inputs)
             raise ExportError(f"{self.path}: {names} must be of the same number of clips, at least 1; got {counts}")
+
+    def check_ranges(self, inputs: Sequence[Tensor]) -> None:
+        """Warn, once, if inputs are far outside of those that an int8 program was calibrated with.
+
+        Args:
+            inputs: As for `check()`.
+        """
+        given, beyond = dict(zip(self.inputs, inputs, strict=True)), None
+        if "imu" in given and "imu" in self.ranges:
+            motion, known = head_motion(given["imu"]), self.ranges["imu"]
+            for name, found, most in zip(CHANNELS, motion.tolist(), known, strict=True):
+                if found > FAR_MOTION * most:
+                    beyond = f"{name} is up to {found:.3g} from its mean over the clip, and was up to {most:.3g}"
+        for name in ("frame", "frames"):
+            if name in given:
+                low, high = self.ranges["pictures"]
+                found = picture_means(given[name])
+                darkest, brightest = float(found.min()), float(found.max())
+                if darkest < low / 2 or brightest > (high + 255) / 2:
+                    beyond = f"pictures have means of {darkest:.0f} to {brightest:.0f}, and had {low:.0f} to {high:.0f}"
+        if beyond:
+            self.ranges = None
+            text = f"{self.path}: these inputs are far outside of those that its int8 was calibrated with: {beyond}"
+            warnings.warn(f"{text}. Its answers may differ from fp32; calibrate it with such clips", stacklevel=2)
+
+
+def head_motion(imu: Tensor) -> Tensor:
+    """Return the largest distance of each channel from its mean over the clip, [6].
+
+    Args:
+        imu: [B, T, 6].
+    """
+    return (imu - imu.mean(dim=1, keepdim=True)).abs().amax(dim=(0, 1))
+
+
+def picture_means(frames: Tensor) -> Tensor:
+    """Return the mean of each picture, from every eighth pixel of both directions.
+
+    Args:
+        frames: uint8 [..., 3, H, W].
+    """
+    return frames[..., ::8, ::8].flatten(-3).float().mean(-1).flatten()
 
 
 class LoadedModel(nn.Module):

@@ -185,7 +185,8 @@ WRONG = {
 }
 NEW_WRONG = {
     **dict.fromkeys(("file", "student", "run", "batch", "inside", "versions"), (None, 5)),
-    **dict.fromkeys(("calibration", "state", "compiled_for", "instructions"), (5, "x")),
+    "calibration": (5, "x", {}, {"clips": 1, "random": False, "ranges": {}, "compared": None}),
+    **dict.fromkeys(("state", "compiled_for", "instructions"), (5, "x")),
 }
 
 

@@ -3,7 +3,9 @@
 import dataclasses
 import io
 import os
+import re
 import shutil
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -145,6 +147,40 @@ def test_a_pair_checks_its_inputs(tmp_path):
     ):
         with pytest.raises(exported.ExportError, match=words):
             call()
+
+
+def test_inputs_far_outside_of_an_int8_calibration_are_warned_of_once(written, tmp_path):
+    model, file = student(), tmp_path / "student.pt2"
+    for path in (written[1], Path(f"{written[1]}.json")):
+        shutil.copy(path, tmp_path)
+    frames, imu = inputs(model, 3)
+    ranges = export.ranges_of([(frames, imu)])
+    about = {"clips": 3, "random": False, "ranges": ranges, "compared": None}
+    mean = imu.mean(1, keepdim=True)
+    turned = mean + (imu - mean) * torch.tensor([1, 1, 1, 1, 2, 1])
+    for calibrated, given, words in (
+        (None, (frames, 9 * imu), None),
+        (about | {"ranges": None}, (frames, 9 * imu), None),
+        (about, (frames, imu + 30), None),  # another gravity
+        (about, (frames, mean + 1.4 * (imu - mean)), None),
+        (
+            about,
+            (frames, turned),
+            r"student\.pt2: .* far outside .*: gyroscope y is up to .* from its mean over the clip",
+        ),
+        (about, (frames // 8, imu), r"student\.pt2: .* far outside .*: pictures have means of \d+ to \d+, and had "),
+        (about, (255 - frames // 8, imu), r"pictures have means of"),
+    ):
+        rewrite(file, lambda description, calibrated=calibrated: description.update(calibration=calibrated))
+        run = exported.load_exported(file)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                run(frames, imu)
+                run(*given)
+        assert len(caught) == (words is not None), given
+        if words is not None:
+            assert re.search(words, str(caught[0].message))
 
 
 @pytest.mark.slow
