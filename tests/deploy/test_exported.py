@@ -181,6 +181,12 @@ def test_inputs_far_outside_of_an_int8_calibration_are_warned_of_once(written, t
         assert len(caught) == (words is not None), given
         if words is not None:
             assert re.search(words, str(caught[0].message))
+    run = exported.load_exported(file)
+    for _ in range(2):
+        run(frames[:1], imu[:1])
+    with pytest.warns(UserWarning, match="pictures have means of"):
+        for _ in range(exported.RANGE_EVERY):
+            run(frames[1:2] // 8, imu[1:2])
 
 
 @pytest.mark.slow
