@@ -31,7 +31,9 @@ then packed for the kernels of that size, which saves a tenth of the time in int
 
 Normalisation of the frames and removal of the IMU's mean are part of the files. Everything else that the programmer of
 a device needs (shapes, colour order, resizing, rate, units, class names, what to keep between calls) is in `FILE.json`
-beside each. The JSON files are written last: an export without them is incomplete.
+beside each, with hashes of the program and of the JSON itself. The JSON files are written last: an export without them
+is incomplete. An int8 file's JSON also has the ranges of its calibration clips, and how far it is from fp32 on what
+these may not have: dark pictures, noise pictures, strong head motion.
 """
 
 from __future__ import annotations

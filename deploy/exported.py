@@ -375,7 +375,8 @@ def load_exported(path: str | os.PathLike) -> Exported:
         path: The exported file; its description is beside it.
 
     Raises:
-        ExportError: If the file, its description or a package is missing or damaged.
+        ExportError: If the file, its description or a package is missing or damaged, if the two do not belong together,
+            or if the file was compiled for another processor.
 
     >>> from egodistill import EgoDistill, batches, export
     >>> model = EgoDistill.load("student.pt")
