@@ -181,8 +181,9 @@ def kind_of(path: Path) -> str | None:
 def check_description(where: Path, found: Mapping[str, Any]) -> None:
     """Raise ExportError, with file and key, unless a description has all values, and they fit each other."""
     sealed = is_sealed(found)
+    of_03 = not sealed and "part" not in found  # a whole student
     for key, what, holds in [*RULES, *(NEW_RULES if sealed else [])]:
-        if sealed or key in found or key != "part":  # without it: of version 0.3, a whole student
+        if not (of_03 and key in ("part", "student")):
             require(where, found, key, what, holds)
     wanted = tensors_of(found, spec_of(found["clip_spec"]))
     batch = None
@@ -299,13 +300,14 @@ def or_null(what: str, holds: Callable[[Any], bool]) -> tuple[str, Callable[[Any
 # (key, what it must be, whether a value is that); inputs and outputs follow from these
 RULES: list[tuple[str, str, Callable[[Any], bool]]] = [
     ("part", f"one of {(WHOLE, *PAIR)}", lambda value: value in (WHOLE, *PAIR)),
+    ("student", "a text", is_text),
     ("kind", f"one of {tuple(KINDS)}", lambda value: value in tuple(KINDS)),
     ("precision", f"one of {EXPORT_PRECISIONS}", lambda value: value in EXPORT_PRECISIONS),
     ("clip_spec", "the fields of a clips.ClipSpec", lambda value: spec_of(value) is not None),
     ("class_names", *or_null("a list of names", are_texts)),
 ]
 NEW_RULES: list[tuple[str, str, Callable[[Any], bool]]] = [
-    *((key, "a text", is_text) for key in ("file", "student", "run", "batch")),
+    *((key, "a text", is_text) for key in ("file", "run", "batch")),
     ("inside", "a list of texts", are_texts),
     ("calibration", *or_null("an object with clips, random, ranges and compared", is_calibration)),
     ("state", *or_null("an object", lambda value: isinstance(value, dict))),

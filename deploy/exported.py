@@ -40,11 +40,11 @@ from .descriptions import (
     shape_text,
 )
 
-CHANNELS = [f"{sensor} {axis}" for sensor in ("accelerometer", "gyroscope") for axis in "xyz"]
-FAR_MOTION = 1.5  # times the largest of the calibration
-RANGE_EVERY = 16  # calls for one clip are compared with the calibration: all of them would cost a small program 10 %
-
 __all__ = ["ExportError", "Exported", "Pair", "Program", "load_exported", "load_pair"]
+
+CHANNELS = [f"{sensor} {axis}" for sensor in ("accelerometer", "gyroscope") for axis in "xyz"]
+FAR_MOTION = 1.5  # times the largest head motion of the calibration
+RANGE_EVERY = 16  # one of 16 calls for a single clip is compared with the calibration: it takes time
 
 # ---------------------------------------------------------------------------------------------------------------
 # Opening files
@@ -243,8 +243,10 @@ class LoadedModel(nn.Module):
     def __init__(self, inputs: tuple[str, ...], program: Program, *others: Program) -> None:
         super().__init__()
         if not all(is_sealed(one.description) for one in (program, *others)):
-            text = f"{program.path} was exported before version 0.5, without hashes: damage, or a description of "
-            warnings.warn(f"{text}another program, would not be noticed; export the student again", stacklevel=4)
+            text = "without hashes: damage, or a description of another program, would not be noticed"
+            warnings.warn(
+                f"{program.path} was exported before version 0.5, {text}; export the student again", stacklevel=4
+            )
         self.inputs, self.description, self.batch_size = inputs, program.description, program.batch_size
         self.clip_spec = clips.ClipSpec(**self.description["clip_spec"])
         self.precision, self.class_names = self.description["precision"], self.description["class_names"]

@@ -167,6 +167,7 @@ def test_programs_of_all_versions_of_torch_are_known(name, tmp_path):
 
 TENSOR = {"name": "frames", "dtype": "uint8", "shape": ["batch", 1, 3, 32, 32]}
 WRONG = {
+    "student": (None, 5),
     "part": ("half", None, ["student"], 1),
     "kind": ("tflite", None, [], 5),
     "precision": ("int4", None, 5),
@@ -184,7 +185,7 @@ WRONG = {
     "class_names": ("abcd", ["a", 2], [1, 2, 3, 4], 5, {}),
 }
 NEW_WRONG = {
-    **dict.fromkeys(("file", "student", "run", "batch", "inside", "versions"), (None, 5)),
+    **dict.fromkeys(("file", "run", "batch", "inside", "versions"), (None, 5)),
     "calibration": (5, "x", {}, {"clips": 1, "random": False, "ranges": {}, "compared": None}),
     **dict.fromkeys(("state", "compiled_for", "instructions"), (5, "x")),
 }
