@@ -74,7 +74,7 @@ def live_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         required=True,
         help="file of a trained student, or the name of a pair that `export --pair` wrote: NAME.pt2 for NAME.frame.pt2 "
-        "and NAME.motion.pt2",
+        "and NAME.motion.pt2; a pair is code, so use only one whose source you trust",
     )
     parser.add_argument("--every", metavar="SECONDS", type=float, default=0.5, help="time between two answers")
     parser.add_argument(

@@ -34,8 +34,8 @@ WIDTH = 100  # characters of the arguments; the rest is `...`
 HEAD = """# API
 
 Public names and first sentences (`python tools/api.py`); `help()` shows the rest. Internal: `commands`; in `support`
-all but `errors`; `datasets.store_files`; `engine.runtime`, `engine.distributed`, `engine.teacher`; `deploy.exported`;
-`experiments.props`, `experiments.scene`. Names in `support.errors` are those of `egodistill`.
+all but `errors`; `datasets.store_files`; `engine.runtime`, `engine.distributed`, `engine.teacher`; `deploy.exported`,
+`deploy.descriptions`; `experiments.props`, `experiments.scene`. Names in `support.errors` are those of `egodistill`.
 """
 
 
