@@ -134,14 +134,14 @@ class _Table:
     @functools.cached_property
     def twins(self) -> list[tuple[int, dict[tuple[str | None, str], int]]]:
         """Return the segments with the times of an earlier one, and {(label, split): first segment} at these times."""
-        seen: dict[tuple[str, float, float], dict[tuple[str | None, str], int]] = {}
-        found = []
-        for number, one in enumerate(self.segments):
-            known = seen.setdefault((one.video, round(one.start, 3), round(one.stop, 3)), {})
-            if known:
-                found.append((number, known))
-            known.setdefault((one.label, one.split), number)
-        return found
+        times = [(one.video, round(one.start, 3), round(one.stop, 3)) for one in self.segments]
+        first: dict[tuple[str, float, float], int] = {}
+        twins = [number for number, time in enumerate(times) if first.setdefault(time, number) != number]
+        known: dict[tuple[str, float, float], dict[tuple[str | None, str], int]] = collections.defaultdict(dict)
+        for number in sorted({*twins, *(first[times[number]] for number in twins)}):
+            one = self.segments[number]
+            known[times[number]].setdefault((one.label, one.split), number)
+        return [(number, known[times[number]]) for number in twins]
 
     @functools.cached_property
     def recordings(self) -> list[int]:
@@ -200,6 +200,9 @@ def labels_that_overlap(table: _Table) -> Found:
     for number in sorted(labelled, key=lambda number: table.segments[number].start):
         one = table.segments[number]
         known = latest[one.video]
+        if not known or table.segments[known[0]].stop <= one.start:
+            known[:] = [number]
+            continue
         for k in known:
             other = table.segments[k]
             shared = min(one.stop, other.stop) - one.start

@@ -272,7 +272,7 @@ def read_csv(path: str | os.PathLike, *, class_names: Sequence[str] | None = Non
     separated by ';' (accelerometer;gyroscope), or empty: telemetry inside the video. Optional columns `imu_offset` (s),
     `imu_stretch`, `wearer` and `imu_axes` are fields of Segment. An empty label means that there is none, an empty
     split "train". Names of columns may be in upper case; other columns are an error, unless their names start with '#'
-    or '_'. Raise DataError that names file and row.
+    or '_'. Raise DataError that names file and row. `contradictions.find()` compares the rows with each other.
 
     Args:
         path: The table.

@@ -249,7 +249,8 @@ EXPERIMENT = (
 
 
 SEGMENTS = (
-    "annotations --root --min-instances --split-seed --audio --imu-offsets --imu-axes --stride --split-by --test-share"
+    "annotations --root --min-instances --split-seed --audio --imu-offsets --imu-axes --strict --stride --split-by "
+    "--test-share"
 )
 
 

@@ -11,7 +11,8 @@ from painted import write_epic_imu, write_table
 
 from egodistill import DataError, data
 from egodistill.datasets import contradictions, segments
-from egodistill.recordings.clips import clip_starts
+from egodistill.experiments import synthetic
+from egodistill.recordings.clips import clip_starts, probe_videos
 from egodistill.video import VideoInfo
 
 LENGTH = 60.0  # seconds of each video
@@ -511,3 +512,33 @@ def test_nothing_untrue_is_said_of_real_tables(sample, tmp_path):
             trained = {one.label for one in found if one.split == "train"}
             missing = {one.label for one in found} - trained
             assert f" {len(missing)} classes have no segment with the split train" in said[0]
+
+
+def test_nothing_is_said_of_worlds(tmp_path, monkeypatch):
+    """Of worlds in their usual size, with the lengths of their videos, none of which is rendered."""
+    lengths = {}
+
+    def write(plan, out, workers, progress):
+        for recording in plan:
+            wearer = out / recording.name.split("_")[0]
+            lengths[recording.name] = recording.draw().duration
+            (wearer / "meta_data").mkdir(parents=True, exist_ok=True)
+            for sensor in ("accl", "gyro"):
+                (wearer / "meta_data" / f"{recording.name}-{sensor}.csv").touch()
+
+    monkeypatch.setattr(synthetic, "write_recordings", write)
+    for seed in (0, 1):
+        world = synthetic.render(tmp_path / str(seed), seed=seed, untrimmed=2)
+        for table in (world.annotations, world.untrimmed):
+            found = data.read_epic_kitchens(table, world.root)
+            videos = {one.video: VideoInfo(lengths[Path(one.video).stem], 30.0, 96, 96, True) for one in found}
+            assert len(found) > 20 and contradictions.find(found, videos) == []
+
+
+def test_nothing_is_said_of_the_sample_recordings(sample_data):
+    """As windows of recordings without labels; a table of the walk's own is in the tests of the commands."""
+    for rule in ("stretch", "recording"):
+        found = data.read_recordings(sample_data, data.Windows(split_by=rule))
+        assert contradictions.find(found, probe_videos({one.video for one in found}, 2)) == []
+        named = data.name_imu_files(found)
+        assert contradictions.find(named, origin=found.origin) == []
