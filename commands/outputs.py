@@ -17,7 +17,7 @@ TRAINING = ("finetune", "pretrain", "distill")
 # {command: patterns that identify an earlier result of the same kind}. Such a file is replaced without --overwrite;
 # a model only beside the checkpoint of its training, so that a model from elsewhere stays.
 RESULT_MARKS = dict.fromkeys(TRAINING, (b"egodistill model",)) | {
-    "check": (rb"\A(\xef\xbb\xbf)?video,imu_offset\r?\n",),
+    "check": (rb"\A(\xef\xbb\xbf)?video,imu_offset(,[^\n]*)?\r?\n",),
     "evaluate": (rb'\A\{\s*"format": "egodistill evaluation',),
     "measure": (rb'\A\{\s*"format": "egodistill measurement',),
     "predict": (rb'\A\[\n\{"start": ', rb"\Astart,stop,class_1", rb"\A\[\n+\]\n*\Z"),

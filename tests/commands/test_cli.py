@@ -249,7 +249,8 @@ EXPERIMENT = (
 
 
 SEGMENTS = (
-    "annotations --root --min-instances --split-seed --audio --imu-offsets --imu-axes --stride --split-by --test-share"
+    "annotations --root --min-instances --split-seed --audio --imu-offsets --imu-axes --strict --stride --split-by "
+    "--test-share"
 )
 
 
@@ -397,7 +398,7 @@ def test_an_output_never_replaces_what_is_not_a_result(command, tmp_path, monkey
 @pytest.mark.parametrize(
     ("command", "mine"),
     [
-        ("check", "video,imu_offset,imu_stretch\na.mp4,0.5,1.001\n"),
+        ("check", "video,imu_offsets\na.mp4,0.5\n"),
         ("evaluate", '{"note": "of egodistill evaluation 1"}'),
         ("measure", '{"note": "of egodistill measurement 1"}'),
     ],

@@ -255,7 +255,9 @@ EXPERIMENT_ARRIVALS = {
 # {command: [(words, {where an option must arrive: its value}), ...]}; {tmp} is a folder. Together, the words of a
 # command use all of its options, with other values than the defaults.
 ARRIVALS = {
-    "segments": [(f"{SEGMENT_WORDS} --classes 1", SEGMENT_ARRIVALS | {"most_common.n": 1})],
+    "segments": [
+        (f"{SEGMENT_WORDS} --classes 1 --strict", SEGMENT_ARRIVALS | {"most_common.n": 1, "notes_of.strict": True})
+    ],
     "check": [
         (
             "t.csv --root r --max-offset 0.7 --out {tmp}/o.csv --plot {tmp}/p.png --overwrite",
@@ -304,7 +306,7 @@ ARRIVALS = {
         (
             f"{SEGMENT_WORDS} --out {{tmp}}/s --num-frames 2 3 --frame-size 96 --sampling first last --key-frames "
             "--clip-frames 6 --clip-size 80 --zero-accel --min-coverage 0.6 --max-gap 0.2 --max-hold 3 "
-            "--workers 3 --max-bad 0.4 --retry-failed",
+            "--workers 3 --max-bad 0.4 --retry-failed --strict",
             SEGMENT_ARRIVALS
             | {
                 "prepare.out": "{tmp}/s",
@@ -323,6 +325,7 @@ ARRIVALS = {
                 "prepare.workers": 3,
                 "prepare.max_bad": 0.4,
                 "prepare.retry_failed": True,
+                "prepare.strict": True,
                 "prepare.consumer": None,
             },
         ),
@@ -684,6 +687,7 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(annotations, "read_annotations", segments)
     spies.put(annotations, "with_imu_offsets", segments)
     spies.put(annotations, "with_imu_axes", segments)
+    spies.put(commands.contradictions, "notes_of")
     spies.put(commands.Counter, "most_common", lambda given: list(given["self"].items())[: given["n"]])
     spies.put(recordings, "check", recordings.Check("v.mp4", rates=("one",)))
     spies.put(commands, "draw_check")
