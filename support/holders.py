@@ -159,6 +159,7 @@ class Wait:
         time.sleep(STEP)
 
     def check(self) -> None:
+        """Look at the holder: take its file away if it has ended; raise DataError if it seems dead elsewhere."""
         now, touched = time.monotonic(), self.path.stat().st_mtime_ns
         record = self.path.read_text(encoding="utf-8", errors="replace")
         self.next_check = now + CHECK
