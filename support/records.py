@@ -168,7 +168,7 @@ def start_and_stop(where: str, start: str, stop: str) -> tuple[float, float]:
             value = math.nan
         if not (0 <= value < math.inf and "-" not in text):
             raise DataError(f"{where}: {text!r} is not a time in seconds or HH:MM:SS")
-        if max(units[1:], default=0) >= 60:
+        if len(units) > 1 and max(units[1:]) >= 60:
             raise DataError(f"{where}: {text!r} is not a time: minutes and seconds after a ':' are below 60")
         seconds.append(value)
     if seconds[1] <= seconds[0]:
