@@ -338,8 +338,9 @@ def instructions() -> dict[str, bool]:
     """
     if hasattr(torch.cpu, "get_capabilities"):
         found = torch.cpu.get_capabilities()
-    else:  # older torch
-        found = {"avx2": torch.cpu._is_avx2_supported(), "avx512_f": torch.cpu._is_avx512_supported()}
+    else:  # older torch, from 2.6 on, the first that compiles
+        checks = {"avx2": "_is_avx2_supported", "avx512_f": "_is_avx512_supported"}
+        found = {name: getattr(torch.cpu, has)() for name, has in checks.items() if hasattr(torch.cpu, has)}
     return {name: value for name, value in found.items() if isinstance(value, bool) and name not in UNUSED}
 
 
