@@ -32,14 +32,13 @@ from ..engine import batches, runtime
 from ..engine.runtime import Precision
 from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu
 from ..support.errors import EgoDistillError
-from .arrivals import Clock, Frames, Schedule, Sensor, Stats, TimedFrame, Times
+from .arrivals import FRAME_LEAD, Clock, Frames, Schedule, Sensor, Stats, TimedFrame, Times
 from .gates import FAST, TOLERANCE, Gate, Moved
 
 __all__ = ["Answer", "Stream", "StreamClockError"]
 
 
 LARGEST_PICTURE = 1 << 28  # bytes
-FRAME_LEAD = 60.0  # seconds: a frame further ahead of the newest sample has a wrong time
 CHOICES = {"frames": ("centre", "newest"), "on_restart": ("raise", "reset")}
 
 
@@ -91,7 +90,8 @@ class Stream:
     Times are float seconds, or integers, which are nanoseconds; all of one clock and one kind.
 
     Memory, whatever the input: (clip_seconds + slack + (max_pending + 1) * every + max_jump) seconds of samples, 32
-    bytes per reading; `arrivals.KEPT_FRAMES` * N pictures of the model's size, one as it came, and their features.
+    bytes per reading; the pictures of coming answers in the model's size, one as it came, and their features. While
+    frames are ahead of the samples, they wait: at most `arrivals.KEPT_BYTES`, 128 MiB.
 
     Args:
         model: An `EgoDistill` in evaluation mode, on its device, a pair of exported programs (`export.load_pair()`), or
@@ -331,7 +331,7 @@ class Stream:
                 self._stats.refused += 1
                 self._restart()
                 return
-            ahead = max(sensor.newest for sensor in self._sensors)
+            ahead = max(self._frames.latest, *(sensor.newest for sensor in self._sensors))
             if not self.spec.frames or (math.isfinite(ahead) and seconds > ahead + FRAME_LEAD):
                 self._stats.refused += 1
                 return
@@ -514,7 +514,7 @@ class Stream:
         if self._request is not None:
             self._request = float(convert(np.float64(self._request)))
         self._schedule.anchor = float(convert(np.float64(anchor)))
-        self._frames.thin(0)
+        self._frames.begin(max(sensor.newest for sensor in self._sensors))
 
     def _last_due(self, final: bool) -> int:
         """Return the number of the last answer that is due."""
