@@ -33,7 +33,7 @@ from ..engine.runtime import Precision
 from ..imu import LARGEST_READING, MAX_GAP, CoverageError, Imu
 from ..support.errors import EgoDistillError
 from .arrivals import FRAME_LEAD, Clock, Frames, Schedule, Sensor, Stats, TimedFrame, Times
-from .gates import FAST, TOLERANCE, Gate, Moved
+from .gates import FAST, TOLERANCE, Gate, Moved, replacement
 
 __all__ = ["Answer", "Stream", "StreamClockError"]
 
@@ -71,6 +71,22 @@ class Answer(NamedTuple):
     lag: float = 0.0
     encoded: int = 0
     seconds: float = 0.0
+
+
+@dataclasses.dataclass
+class Request:
+    """A frame request whose frame has not come yet.
+
+    Attributes:
+        since: Time of the request in seconds; a frame that is taken then or later answers it. If a request is repeated,
+            a late frame of the first one answers, too.
+        last: Time at which it was made or repeated last.
+        decided: Whether the gate has asked for it.
+    """
+
+    since: float
+    last: float
+    decided: bool
 
 
 class Job(NamedTuple):
@@ -117,8 +133,11 @@ class Stream:
             period when requests are rare (docs/results.md); for a model without IMU, or with several frames, a period
             of 2 s.
         period: With "newest", instead of a gate: seconds between frame requests.
-        camera_delay: Seconds by which frames are requested early.
-        camera_timeout: Seconds after which a request is given up.
+        camera_delay: Seconds that the camera takes from a request to its frame, the most that is usual. Frames are
+            requested so much earlier that they come in time: before the present one is too old, the period has passed
+            or, with "centre", the place is reached. Decisions of a gate cannot be known earlier.
+        camera_timeout: Seconds after which a request without a frame is given up and, if a frame is still needed,
+            repeated. None: half a second after the frame should have come, slack + max(1, camera_delay + 0.5).
         max_pending: How many due answers may wait for `results()`; beyond it, the oldest are dropped and counted.
         max_jump: Seconds by which the clock may jump ahead at once; see `accept_imu()`. Also how long a sensor waits
             for the other one before it counts as silent.
@@ -157,7 +176,7 @@ class Stream:
         gate: Gate | None = None,
         period: float | None = None,
         camera_delay: float = 0.0,
-        camera_timeout: float = 10.0,
+        camera_timeout: float | None = None,
         max_pending: int = 2,
         max_jump: float = 2.0,
         on_restart: Literal["raise", "reset"] = "raise",
@@ -174,6 +193,8 @@ class Stream:
             batches.require_number("period", period, 0, above=True)
             if gate is not None:
                 raise EgoDistillError("gate and period both say when to request a frame; give one of them")
+        if camera_timeout is None:
+            camera_timeout = slack + max(1.0, camera_delay + 0.5)
         batches.require_number("camera_timeout", camera_timeout, 0, above=True)
         batches.require_number("min_coverage", min_coverage, 0, 1, above=True)
         batches.require_number("max_pending", max_pending, 1, whole=True)
@@ -238,7 +259,7 @@ class Stream:
             self._sensors = [Sensor(self.slack, FRAME_LEAD, Stats())]
         self._frames = Frames(self._schedule, self.choice, self.tolerance, self.max_age, self._stats)
         self._pending: deque[tuple[int, float]] = deque()
-        self._request: float | None = None
+        self._request: Request | None = None
         self._asked = -math.inf  # "centre": the last place of a clip for which a frame was requested
         self._look = True  # "newest" with a gate: its last decision
 
@@ -323,9 +344,9 @@ class Stream:
             self._require_open()
             seconds = self._frame_seconds(moment)
             self._stats.frames += 1
-            if self._request is not None and seconds >= self._request:
+            if self._request is not None and seconds >= self._request.since:
                 self._stats.answered += 1
-                self._stats.camera_on += seconds - self._request
+                self._stats.camera_on += max(0.0, seconds - self._request.last)
                 self._request, self._look = None, False  # the frame also answers a later request of the gate
             if not self.spec.imu_samples and self._sensors[0].add(np.array([seconds]), np.zeros((1, 3))):
                 self._stats.refused += 1
@@ -349,32 +370,40 @@ class Stream:
     def wants_frame(self, now: float | int) -> bool:
         """Return whether to take a frame now; it is True once per request.
 
-        A request stays outstanding until a frame taken at `now` or later arrives, or `camera_timeout` has passed.
+        A request stays outstanding until a frame taken at `now` or later arrives. After `camera_timeout` without one,
+        the next call repeats it if a frame is still needed; a late frame then answers, too.
 
         Args:
             now: The time on the clock of the samples, in seconds or nanoseconds.
         """
         with self._lock:
             self._require_open()
-            moment = self._clock.second(now)
-            if self._request is not None:
-                if moment - self._request < self.camera_timeout:
+            moment = since = self._clock.second(now)
+            if (former := self._request) is not None:
+                if moment - former.last < self.camera_timeout:
                     return False
                 self._stats.given_up += 1
                 self._stats.camera_on += self.camera_timeout
-                self._request = None
+                self._request, since = None, former.since
+                self._look |= former.decided
             if not self.spec.frames or not self._needs_look(moment + self.camera_delay):
                 return False
             self._stats.requests += 1
-            self._request, self._look = moment, False
+            self._request, self._look = Request(since, moment, self._look), False
             return True
 
     def _needs_look(self, moment: float) -> bool:
         """Return whether a frame at this time would be of use."""
+        schedule = self._schedule
         if self.choice == "newest":
             newest = max((frame.time for frame in self._frames.kept if frame.time <= moment), default=-math.inf)
-            return newest == -math.inf or (self._look if self.gate else moment - newest >= self.period - TOLERANCE)
-        schedule = self._schedule
+            if schedule.anchor is not None:
+                following = max(self._first_open(), schedule.first_from(moment, schedule.stop))
+                if schedule.stop(following) - self.max_age > moment:
+                    return False  # it would be too old for the next answer
+            if newest == -math.inf or self._replacement(newest) <= moment:
+                return True
+            return self._look if self.gate else moment - newest >= self.period - TOLERANCE
         if schedule.anchor is None:
             return not self.spec.imu_samples
         ends = (lambda k, place=place: schedule.start(k) + place for place in map(float, self._frames.places))
@@ -383,6 +412,13 @@ class Stream:
             return False
         self._asked = wanted
         return True
+
+    def _replacement(self, newest: float) -> float:
+        """Return when to take the frame that replaces the newest one, which becomes too old."""
+        schedule, end = self._schedule, newest + self.max_age
+        if schedule.anchor is not None:  # of the first answer that cannot use it
+            end = schedule.stop(schedule.last_before(end, schedule.stop) + 1)
+        return replacement(end, self.every, slack=self.slack, max_age=self.max_age, camera_delay=self.camera_delay)
 
     # --- Output: one thread at a time ---------------------------------------------------------------
 
@@ -511,8 +547,8 @@ class Stream:
             sensor.move(convert)
         for frame in self._frames.kept:
             frame.time = float(convert(np.float64(frame.time)))
-        if self._request is not None:
-            self._request = float(convert(np.float64(self._request)))
+        if (request := self._request) is not None:
+            request.since, request.last = (float(convert(np.float64(t))) for t in (request.since, request.last))
         self._schedule.anchor = float(convert(np.float64(anchor)))
         self._frames.begin(max(sensor.newest for sensor in self._sensors))
 

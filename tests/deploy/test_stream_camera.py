@@ -9,10 +9,115 @@ from streams import CLIP, check, offline, open_stream, picture, samples, student
 
 from egodistill.deploy import arrivals, gates
 
+STILL = [0.0, 0.0, 9.8, 0.0, 0.0, 0.0]
+
 
 @pytest.fixture(scope="module")
 def model():
     return student()
+
+
+def sleeping(stream, seconds, delay, lost=(), late=0.0):
+    """Feed a still head and the pictures that a stream requests, `delay` after each request, but for the `lost` ones.
+
+    Returns the answers and the times of the requests.
+    """
+    times = np.arange(0, seconds, 1 / 200)
+    asked, coming, answers = [], [], []
+    for k in range(0, len(times), 10):
+        now = float(times[k + 9])
+        while coming and coming[0] + late <= now:
+            stream.accept_frame(coming.pop(0), picture())
+        stream.accept_imu(times[k : k + 10], np.tile(STILL, (10, 1)))
+        answers += stream.results()
+        if stream.wants_frame(now):
+            if len(asked) not in lost:
+                coming.append(now + delay)
+            asked.append(now)
+    check(stream)
+    return answers, asked
+
+
+# --- Requests in time ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.3, 1.0, 2.0])
+@pytest.mark.parametrize("options", [{}, {"gate": gates.Never()}, {"period": 3.0}, {"period": 9.0}])
+def test_a_frame_that_becomes_too_old_is_replaced_in_time(model, delay, options):
+    with open_stream(model, frames="newest", camera_delay=delay, **options) as stream:
+        answers, asked = sleeping(stream, 40, delay)
+    assert len(answers) > 70 and all(answer.problem is None for answer in answers)
+    period = min(options.get("period", 9.0), 4.0)
+    assert len(asked) <= 2 + 40 / (period - 0.5 - 0.5 * delay)
+
+
+@pytest.mark.parametrize(("every", "slack"), [(0.5, 2.0), (0.25, 0.6), (2.0, 0.05), (6.0, 0.05)])
+def test_requests_in_time_for_late_frames_and_rare_answers(model, every, slack):
+    """Frames come as late as `slack` says; answers are rarer than a frame lives."""
+    with open_stream(model, frames="newest", gate=gates.Never(), every=every, slack=slack) as stream:
+        answers, asked = sleeping(stream, 40, 0.0, late=0.9 * slack)
+    assert len(answers) > 5 and all(answer.problem is None for answer in answers)
+    assert len(asked) <= 13
+
+
+def test_frames_are_requested_before_the_first_sample(model):
+    """Samples that come 8 s late find a frame for each of their answers."""
+    times, readings = samples(0, 14)
+    with open_stream(model, frames="newest", max_pending=99, camera_delay=0.5) as stream:
+        for now in np.arange(0, 8, 0.1).tolist():
+            if stream.wants_frame(now):
+                stream.accept_frame(now + 0.5, picture())
+        for k in range(0, len(times), 20):
+            stream.accept_imu(times[k : k + 20], readings[k : k + 20])
+            if stream.wants_frame(now := 8 + float(times[k])):
+                stream.accept_frame(now + 0.5, picture())
+        answers = stream.results()
+        counts = check(stream)
+    assert len(answers) == 24 and all(answer.problem is None for answer in answers) and counts.requests < 12
+
+
+# --- Lost pictures -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("delay", "slack", "patience"), [(0.0, 0.05, 1.05), (0.2, 0.05, 1.05), (1.0, 0.05, 1.55), (3.0, 2.0, 5.5)]
+)
+@pytest.mark.parametrize("options", [{}, {"gate": gates.Always()}, {"period": 1.0}])
+def test_a_lost_picture_is_requested_again_soon(model, delay, slack, patience, options):
+    with open_stream(model, frames="newest", camera_delay=delay, slack=slack, **options) as stream:
+        assert stream.camera_timeout == pytest.approx(patience)
+        assert stream.wants_frame(10.0)
+        assert not stream.wants_frame(10.0 + patience - 0.02)
+        assert stream.wants_frame(10.0 + patience + 0.02)
+        counts = check(stream)
+        assert (counts.requests, counts.given_up, counts.outstanding) == (2, 1, 1)
+        stream.accept_frame(10.0 + delay, picture())  # it was late, not lost: it answers
+        assert check(stream).answered == 1
+
+
+def test_a_decision_of_the_gate_whose_picture_is_lost_is_repeated(model):
+    decisions = iter([True] + [False] * 99)
+    with open_stream(
+        model, frames="newest", gate=lambda *about: next(decisions), camera_delay=0.5, max_age=9.0
+    ) as stream:
+        answers, asked = sleeping(stream, 6, 0.5, lost=(1, 2))
+        counts = check(stream)
+    assert (counts.requests, counts.given_up, counts.answered) == (4, 2, 2)
+    assert np.diff(asked[1:]) == pytest.approx([1.05, 1.05], abs=0.051)
+    assert all(answer.problem is None for answer in answers)
+
+
+def test_a_camera_that_is_gone_is_asked_again_and_again(model):
+    with open_stream(model, frames="newest", camera_delay=1.0) as stream:
+        answers, asked = sleeping(stream, 20, 1.0, lost=range(1, 99))
+    assert np.diff(asked[1:]) == pytest.approx(np.full(len(asked) - 2, 1.55), abs=0.051)
+    assert answers[-1].problem == "no frame of the last 4 s"
+
+
+def test_a_timeout_that_is_given_is_kept(model):
+    with open_stream(model, frames="newest", camera_delay=1.0, camera_timeout=7.0) as stream:
+        _, asked = sleeping(stream, 20, 1.0, lost=range(99))
+    assert np.diff(asked) == pytest.approx([7.0, 7.0], abs=0.051)
 
 
 # --- A camera ahead of the samples -----------------------------------------------------------------------------
@@ -209,3 +314,27 @@ def test_the_frames_that_are_kept_are_those_that_answers_use(choice, count, tole
             if rng.random() < 0.3:
                 first += int(rng.integers(1, 3))
                 frames.thin(first)
+
+
+@pytest.mark.parametrize("gate", [gates.Never(), gates.Always(), gates.Random(0.2, seed=1), gates.Period(2.5)])
+@pytest.mark.parametrize(("delay", "slack"), [(0.3, 0.05), (1.0, 0.05), (0.7, 0.3), (1.6, 0.05), (0.0, 0.7)])
+def test_simulated_requests_are_those_of_a_stream_with_this_delay(model, gate, delay, slack):
+    seen, decided = [], []
+
+    def noted(window, ages, stop):
+        seen.append((window.copy(), stop))
+        decided.append(bool(gate(window, ages, stop)))
+        return decided[-1]
+
+    with open_stream(model, frames="newest", gate=noted, camera_delay=delay, slack=slack) as stream:
+        answers, _ = sleeping(stream, 30, delay)
+    stops = np.array([stop for _, stop in seen])
+    again = iter(decided)
+    # The camera could take a picture `delay` after each question.
+    frames = np.arange(0, 30 * 20) * 0.05 + 0.045 + delay
+    found = gates.simulate(
+        lambda *about: next(again), [one for one, _ in seen], stops, frames, slack=slack, camera_delay=delay
+    )
+    used = [frames[k] if k >= 0 else np.nan for k in found.used]
+    own = [answer.stop - answer.frame_age[0] if answer.frame_age else np.nan for answer in answers]
+    assert used == pytest.approx(own, nan_ok=True, abs=1e-6)
