@@ -248,6 +248,8 @@ class Stream:
         self._lock = threading.Condition()
         self._computing = threading.Lock()
         self._open, self._finished, self._taken = True, False, 0
+        self._ready: list[Answer] = []  # computed, not yet given
+        self._failure: Exception | None = None  # raised once the answers before it have been given
         self._begin()
 
     def _begin(self) -> None:
@@ -266,8 +268,10 @@ class Stream:
     def __enter__(self) -> Stream:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.close()
+        if error is None:
+            self._raise_failure()
 
     # --- Input: any thread --------------------------------------------------------------------------
 
@@ -423,16 +427,35 @@ class Stream:
     # --- Output: one thread at a time ---------------------------------------------------------------
 
     def results(self) -> list[Answer]:
-        """Run the networks for the answers that are due, and return these, the oldest first. Never wait for input."""
+        """Run the networks for the answers that are due, and return these, the oldest first. Never wait for input.
+
+        If the model or the gate raises an error after answers have been computed, those are returned, and the next call
+        raises it, or else the end of the `with` block. An answer whose model fails is dropped and counted.
+        """
         with self._computing:
+            self._raise_failure()
             with self._lock:
                 count = len(self._pending)
                 if not count:
                     self._frames.scale_newest()
-            return [answer for _ in range(count) if (answer := self._compute()) is not None]
+            try:
+                for _ in range(count):
+                    self._compute()
+            except Exception as error:
+                if not self._ready:
+                    raise
+                self._failure = error
+            found, self._ready = self._ready, []
+            return found
+
+    def _raise_failure(self) -> None:
+        """Raise the error that came after answers which have been given."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until an answer is due or the input has ended; return whether one is due.
+        """Wait until an answer is due or the input has ended; return whether `results()` has something to give.
 
         The time is used to scale a new picture. In asyncio: `await asyncio.to_thread(stream.wait, 0.5)`.
 
@@ -441,10 +464,13 @@ class Stream:
         """
         end = math.inf if timeout is None else time.monotonic() + timeout
         with self._lock:
-            while self._open and not self._finished and not self._pending and (left := end - time.monotonic()) > 0:
+            while self._open and not (self._finished or self._has_results()) and (left := end - time.monotonic()) > 0:
                 self._frames.scale_newest()
                 self._lock.wait(None if left == math.inf else left)
-            return bool(self._pending)
+            return self._has_results()
+
+    def _has_results(self) -> bool:
+        return bool(self._pending or self._ready or self._failure)
 
     def finish(self) -> list[Answer]:
         """End the input, and return the answers that the samples so far complete, without waiting for `slack`."""
@@ -604,10 +630,10 @@ class Stream:
         count = self.spec.frames
         return f"no frame {where}" if count == 1 else f"{len(frames)} of {count} frames, each {where}"
 
-    def _compute(self) -> Answer | None:
-        """Return the next answer that is due."""
+    def _compute(self) -> None:
+        """Compute the next answer that is due, and ask the gate about it."""
         if (job := self._take()) is None:
-            return None
+            return
         classes: list[tuple[str, float]] = []
         problem, encoded, took = job.problem, 0, 0.0
         try:
@@ -631,7 +657,7 @@ class Stream:
             self._taken = 0
             if job.schedule is not self._schedule:  # the clock was restarted meanwhile
                 self._stats.dropped += 1
-                return None
+                return
             self._stats.given += problem is None
             self._stats.problems += problem is not None
             stop, start = job.schedule.stop(job.number), job.schedule.start(job.number)
@@ -648,12 +674,12 @@ class Stream:
                 encoded=encoded,
                 seconds=took,
             )
+            self._ready.append(answer)
         if self.gate is not None and job.window is not None:
             look = bool(self.gate(job.window, ages, stop))
             with self._lock:  # a decision counts if it is about the newest frame and this clock
                 later = any(frame.time > stop for frame in self._frames.kept)
                 self._look |= look and not later and job.schedule is self._schedule
-        return answer
 
     @torch.no_grad()
     def _scores(self, job: Job) -> Tensor:
