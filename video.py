@@ -120,13 +120,7 @@ def probe(video: str | os.PathLike) -> VideoInfo:
     """
     with open_video(video) as container:
         stream = video_stream(container, video)
-        if stream.duration:
-            end = ((stream.start_time or 0) + stream.duration) * stream.time_base
-            duration = float(end) - clock_zero(container)
-        elif container.duration:  # Matroska knows the length of the whole file only, counted from its own zero
-            own_zero = "matroska" in container.format.name
-            duration = container.duration / 1e6 - (clock_zero(container) if own_zero else 0.0)
-        else:
+        if (duration := declared_end(container, stream)) is None:
             raise VideoError(f"{video}: the header gives no duration")
         fps, has_audio = float(stream.average_rate or 0), bool(container.streams.audio)
         return VideoInfo(duration, fps, stream.width, stream.height, has_audio)
@@ -834,6 +828,22 @@ def clock_zero(container: av.container.InputContainer) -> float:
         container: The video, from `open_video()`.
     """
     return max(0.0, (container.start_time or 0) / 1e6)
+
+
+def declared_end(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> float | None:
+    """Return when a video ends on the player's clock in seconds, as its header says; None if it does not.
+
+    Args:
+        container: The video, from `open_video()`.
+        stream: Its video stream.
+    """
+    if stream.duration:
+        end = ((stream.start_time or 0) + stream.duration) * stream.time_base
+        return float(end) - clock_zero(container)
+    if container.duration:  # Matroska knows the length of the whole file only, counted from its own zero
+        own_zero = "matroska" in container.format.name
+        return container.duration / 1e6 - (clock_zero(container) if own_zero else 0.0)
+    return None
 
 
 # --- Which frames of a clip ----------------------------------------------------------------------

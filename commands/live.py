@@ -137,7 +137,7 @@ def live_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--events", action="store_true", help="give labels that last instead of single answers")
     group.add_argument("--json", action="store_true", help="print JSON lines in a terminal, too, as into a pipe")
     group.add_argument("--out", metavar="JSONL", help="also write the JSON lines to this file")
-    overwrite_option(group)
+    overwrite_option(group, "an existing file, also an earlier result")
 
 
 def check_options(a: argparse.Namespace, kind: str) -> None:

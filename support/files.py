@@ -137,7 +137,7 @@ def check_output(
     path: str | os.PathLike,
     inputs: Iterable[str | os.PathLike] = (),
     *,
-    ours: Sequence[bytes] = (),
+    ours: Sequence[bytes] | None = (),
     overwrite: bool = False,
 ) -> None:
     """Raise DataError unless a result may be written to a path. Call it before any work.
@@ -148,7 +148,8 @@ def check_output(
     Args:
         path: The path.
         inputs: Files that the result is made from.
-        ours: Patterns; a match of one in the first megabyte of a file shows that it is an earlier result.
+        ours: Patterns; a match of one in the first megabyte of a file shows that it is an earlier result. None: earlier
+            results stay, too.
         overwrite: Also replace other files.
     """
     path = Path(path)
@@ -170,8 +171,9 @@ def check_output(
             raise DataError(f"{path}: also an input of this command; give another path")
     with open(path, "rb") as file:
         start = file.read(1 << 20)
-    if start and not overwrite and not any(re.search(pattern, start) for pattern in ours):
-        raise DataError(f"{path}: already exists and is not an earlier result; give another path, or --overwrite")
+    if start and not overwrite and not any(re.search(pattern, start) for pattern in ours or ()):
+        why = "" if ours is None else " and is not an earlier result"
+        raise DataError(f"{path}: already exists{why}; give another path, or --overwrite")
 
 
 def training_file(out: str | os.PathLike) -> Path:

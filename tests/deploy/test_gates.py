@@ -172,7 +172,8 @@ def test_simulated_looks_are_those_of_a_stream_with_a_slow_camera(model, make, d
         seen.append((arguments[0].copy(), arguments[2]))
         return gate(*arguments)
 
-    with Stream(model, frames="newest", gate=noted, max_age=4.0, slack=slack, precision="fp32") as stream:
+    options = {"max_age": 4.0, "slack": slack, "camera_delay": delay}
+    with Stream(model, frames="newest", gate=noted, precision="fp32", **options) as stream:
         for k in range(0, len(times), 10):
             stream.accept_imu(times[k : k + 10], readings[k : k + 10])
             now = times[k + 9]
@@ -183,7 +184,7 @@ def test_simulated_looks_are_those_of_a_stream_with_a_slow_camera(model, make, d
                 coming.append(frames[np.searchsorted(frames, now + delay)])
                 taken += coming
     stops = np.array([stop for _, stop in seen])
-    found = gates.simulate(make(model), [one for one, _ in seen], stops, frames, slack=slack + delay)
+    found = gates.simulate(make(model), [one for one, _ in seen], stops, frames, **options)
     ages = [(stop - frames[k],) if k >= 0 else () for k, stop in zip(found.used, stops, strict=True)]
     assert len(ages) == len(used) > 40
     for one, other in zip(ages, used, strict=True):
