@@ -548,6 +548,8 @@ ARRIVALS = {
                 "load_for_stream.device": "cpu",
                 "VideoFeed.source": "v.mp4",
                 "VideoFeed.realtime": False,
+                "VideoFeed.timeout": None,
+                "VideoFeed.reconnect": 0.0,
                 "open_recording of live.path": "v.mp4",
                 "open_recording of live.imu": ["a.csv", "g.csv"],
                 "open_recording of live.imu_axes": "XZy",
@@ -571,9 +573,13 @@ ARRIVALS = {
             },
         ),
         (
-            "tcp://127.0.0.1:9 --student a.pt --imu-follow t.csv --align arrival --tolerance 0.25",
+            "tcp://127.0.0.1:9 --student a.pt --imu-follow t.csv --align arrival --tolerance 0.25 --timeout 7 "
+            "--reconnect 60",
             {
                 "VideoFeed.realtime": True,
+                "VideoFeed.timeout": 7.0,
+                "VideoFeed.reconnect": 60.0,
+                "table_samples.timeout": 7.0,
                 "table_samples.path": "t.csv",
                 "Inputs.source.align": True,
                 "Stream.tolerance": 0.25,
@@ -732,15 +738,12 @@ def spies_for_all_commands(monkeypatch, tmp_path) -> Spies:
     spies.put(inference, "measure", cost)
 
     spies.put(live, "load_for_stream", student)
-    spies.put(
-        feeds,
-        "VideoFeed",
-        lambda given: argparse.Namespace(live="://" in given["source"], problem="", dropped=0, broken=0),
-    )
+    counts = {"problem": "", "dropped": 0, "broken": 0, "reconnections": 0}
+    spies.put(feeds, "VideoFeed", lambda given: argparse.Namespace(live="://" in given["source"], **counts))
     spies.put(feeds, "table_samples", [])
     unread = argparse.Namespace(motion=lambda: None, imu_axes="gopro")
     spies.put(egodistill.recordings.clips, "open_recording", unread, label="open_recording of live")
-    finished = {"finish": lambda: [], "stats": arrivals.Stats(given=1)}
+    finished = {"finish": lambda: [], "wait": lambda seconds: False, "stats": arrivals.Stats(given=1)}
     spies.put(live, "Stream", lambda given: argparse.Namespace(choice=given["frames"], **finished))
     spies.put(live, "answers_in_order", [])
     spies.put(live, "answers_as_they_come", [])
